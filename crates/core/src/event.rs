@@ -1,0 +1,358 @@
+//! What the world sees of a run: Agno's events, their names and their fields.
+//!
+//! An event has three parts, flat in JSON: its *kind* (the `event` field and what belongs to it alone), its *origin*
+//! (which run, agent, team and step it speaks of) and its place in the log (`event_index`, set by whoever reads the log).
+//! Fields without a value are left out.
+
+use crate::id::{DefinitionId, RunId, SessionId};
+use crate::message::ToolExecution;
+use crate::metrics::{Metrics, RunMetrics, Usage};
+use crate::run::{RunInfo, RunOutput};
+use crate::step::{StepIndex, StepOutput};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::sync::Arc;
+
+/// Which run, executor and step an event speaks of.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Origin {
+    /// The workflow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workflow_id: Option<DefinitionId>,
+    /// Workflow events only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workflow_name: Option<Arc<str>>,
+    /// The session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<SessionId>,
+    /// Workflow events: the workflow's run. Agent and team events: the run of that agent or team.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<RunId>,
+    /// Agent events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent_id: Option<DefinitionId>,
+    /// Agent events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent_name: Option<Arc<str>>,
+    /// Team events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub team_id: Option<DefinitionId>,
+    /// Team events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub team_name: Option<Arc<str>>,
+    /// A member's events: the team's run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent_run_id: Option<RunId>,
+    /// Agent and team events inside a workflow: the workflow's run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workflow_run_id: Option<RunId>,
+    /// The step; the same in all events of one step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step_id: Option<Arc<str>>,
+    /// Its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step_name: Option<Arc<str>>,
+    /// Its place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step_index: Option<StepIndex>,
+    /// The container the step stands in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent_step_id: Option<Arc<str>>,
+    /// 0, and 1 more for each workflow that runs as a step of another.
+    pub nested_depth: u32,
+}
+
+impl Origin {
+    /// The origin of a workflow's own events.
+    pub fn workflow(info: &RunInfo) -> Self {
+        Self {
+            workflow_id: Some(info.workflow_id.clone()),
+            workflow_name: Some(info.workflow_name.clone()),
+            session_id: Some(info.session_id.clone()),
+            run_id: Some(info.run_id.clone()),
+            ..Self::default()
+        }
+    }
+}
+
+/// The model behind an agent or team.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ModelInfo {
+    /// Its id, for example `gpt-5.2`.
+    pub model: String,
+    /// Its provider, for example `OpenAI`.
+    pub model_provider: String,
+}
+
+/// A model call that ended. Unlike [`Usage`] elsewhere, zero counts are written.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ModelRequestDone {
+    /// Its id.
+    pub model: String,
+    /// Its provider.
+    pub model_provider: String,
+    /// Tokens of the prompt.
+    pub input_tokens: u64,
+    /// Tokens of the answer.
+    pub output_tokens: u64,
+    /// Their sum.
+    pub total_tokens: u64,
+    /// Seconds to the first token, when streamed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_to_first_token: Option<f64>,
+    /// Part of the answer spent on reasoning.
+    pub reasoning_tokens: u64,
+    /// Part of the prompt read from a cache.
+    pub cache_read_tokens: u64,
+    /// Part of the prompt written to a cache.
+    pub cache_write_tokens: u64,
+}
+
+impl ModelRequestDone {
+    /// From the usage of an answer.
+    pub fn new(model: &ModelInfo, usage: Usage, time_to_first_token: Option<f64>) -> Self {
+        Self {
+            model: model.model.clone(),
+            model_provider: model.model_provider.clone(),
+            input_tokens: usage.input_tokens,
+            output_tokens: usage.output_tokens,
+            total_tokens: usage.total_tokens,
+            time_to_first_token,
+            reasoning_tokens: usage.reasoning_tokens,
+            cache_read_tokens: usage.cache_read_tokens,
+            cache_write_tokens: usage.cache_write_tokens,
+        }
+    }
+}
+
+/// A piece of an agent's or team's answer while it streams.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContentDelta {
+    /// The text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+    /// True when a workflow's own agent speaks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workflow_agent: Option<bool>,
+    /// `str`.
+    pub content_type: String,
+    /// Reasoning text.
+    pub reasoning_content: String,
+    /// Ids the provider gave.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_provider_data: Option<Value>,
+}
+
+/// A tool call that is about to start or has ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ToolEvent {
+    /// What happened, for people; absent at the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+    /// The call.
+    pub tool: Box<ToolExecution>,
+}
+
+/// A tool call that failed; follows its `ToolCallCompleted`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ToolErrorEvent {
+    /// Why.
+    pub error: String,
+    /// The call.
+    pub tool: Box<ToolExecution>,
+}
+
+/// An agent or team run that ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunDone {
+    /// The answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<Value>,
+    /// `str`, or the schema's name.
+    pub content_type: String,
+    /// Ids the provider gave.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_provider_data: Option<Value>,
+    /// Teams: the members' runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub member_responses: Vec<RunOutput>,
+    /// The session's state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_state: Option<Value>,
+    /// What it used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Metrics>,
+    /// The caller's own data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Value>,
+}
+
+/// An agent or team run that failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunFailed {
+    /// Why.
+    pub content: String,
+    /// [`crate::FailureKind::code`].
+    pub error_type: String,
+}
+
+/// A workflow run that ended well, or was cancelled.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct WorkflowDone {
+    /// The result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<Value>,
+    /// `str`, or the class of a structured result.
+    pub content_type: String,
+    /// The caller's own data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Value>,
+    /// What it used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<RunMetrics>,
+    /// The steps.
+    #[serde(default)]
+    pub step_results: Vec<Arc<StepOutput>>,
+}
+
+/// What happened. The variant's name is Agno's event name and stands in the `event` field.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event")]
+#[expect(missing_docs, reason = "the names are Agno's; the payloads document themselves")]
+pub enum EventKind {
+    WorkflowStarted,
+    WorkflowCompleted(Box<WorkflowDone>),
+    WorkflowError {
+        error: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error_type: Option<String>,
+    },
+    WorkflowCancelled {
+        reason: String,
+        content: String,
+    },
+    WorkflowPaused {
+        status: String,
+        paused_step_index: u32,
+        paused_step_name: Arc<str>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pause_kind: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step_requirements: Option<Vec<Value>>,
+        step_results: Vec<Arc<StepOutput>>,
+    },
+    StepStarted,
+    StepOutput {
+        step_output: Arc<StepOutput>,
+    },
+    StepCompleted {
+        content: Value,
+        content_type: String,
+        step_response: Arc<StepOutput>,
+    },
+    StepError {
+        error: String,
+    },
+    StepProgress {
+        attempt: u32,
+        content: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        data: Option<Value>,
+    },
+    /// An event of the user's own, or of ours that Agno has no name for: `fields` lie flat beside the common ones.
+    CustomEvent {
+        #[serde(flatten)]
+        fields: Map<String, Value>,
+    },
+    RunStarted(ModelInfo),
+    RunContent(ContentDelta),
+    RunContentCompleted,
+    RunCompleted(Box<RunDone>),
+    RunError(RunFailed),
+    ModelRequestStarted(ModelInfo),
+    ModelRequestCompleted(ModelRequestDone),
+    ToolCallStarted(ToolEvent),
+    ToolCallCompleted(ToolEvent),
+    ToolCallError(ToolErrorEvent),
+    TeamRunStarted(ModelInfo),
+    TeamRunContent(ContentDelta),
+    TeamRunContentCompleted,
+    TeamRunCompleted(Box<RunDone>),
+    TeamRunError(RunFailed),
+    TeamModelRequestStarted(ModelInfo),
+    TeamModelRequestCompleted(ModelRequestDone),
+    TeamToolCallStarted(ToolEvent),
+    TeamToolCallCompleted(ToolEvent),
+    TeamToolCallError(ToolErrorEvent),
+}
+
+impl EventKind {
+    /// Agno's name of this event.
+    pub fn name(&self) -> &'static str {
+        use EventKind::*;
+        match self {
+            WorkflowStarted => "WorkflowStarted",
+            WorkflowCompleted(_) => "WorkflowCompleted",
+            WorkflowError { .. } => "WorkflowError",
+            WorkflowCancelled { .. } => "WorkflowCancelled",
+            WorkflowPaused { .. } => "WorkflowPaused",
+            StepStarted => "StepStarted",
+            StepOutput { .. } => "StepOutput",
+            StepCompleted { .. } => "StepCompleted",
+            StepError { .. } => "StepError",
+            StepProgress { .. } => "StepProgress",
+            CustomEvent { .. } => "CustomEvent",
+            RunStarted(_) => "RunStarted",
+            RunContent(_) => "RunContent",
+            RunContentCompleted => "RunContentCompleted",
+            RunCompleted(_) => "RunCompleted",
+            RunError(_) => "RunError",
+            ModelRequestStarted(_) => "ModelRequestStarted",
+            ModelRequestCompleted(_) => "ModelRequestCompleted",
+            ToolCallStarted(_) => "ToolCallStarted",
+            ToolCallCompleted(_) => "ToolCallCompleted",
+            ToolCallError(_) => "ToolCallError",
+            TeamRunStarted(_) => "TeamRunStarted",
+            TeamRunContent(_) => "TeamRunContent",
+            TeamRunContentCompleted => "TeamRunContentCompleted",
+            TeamRunCompleted(_) => "TeamRunCompleted",
+            TeamRunError(_) => "TeamRunError",
+            TeamModelRequestStarted(_) => "TeamModelRequestStarted",
+            TeamModelRequestCompleted(_) => "TeamModelRequestCompleted",
+            TeamToolCallStarted(_) => "TeamToolCallStarted",
+            TeamToolCallCompleted(_) => "TeamToolCallCompleted",
+            TeamToolCallError(_) => "TeamToolCallError",
+        }
+    }
+}
+
+/// One event of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunEvent {
+    /// Seconds since 1970.
+    pub created_at: i64,
+    /// What happened.
+    #[serde(flatten)]
+    pub kind: EventKind,
+    /// Where.
+    #[serde(flatten)]
+    pub origin: Origin,
+    /// Its place in the run's log, from 0 without a gap. Not stored: the log knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_index: Option<u64>,
+}
+
+impl RunEvent {
+    /// Agno's name of this event.
+    pub fn name(&self) -> &'static str {
+        self.kind.name()
+    }
+
+    /// The terminal event of its run: nothing follows it.
+    pub fn is_terminal(&self) -> bool {
+        let ends = matches!(self.kind, EventKind::WorkflowCompleted(_) | EventKind::WorkflowError { .. });
+        ends && self.origin.nested_depth == 0
+    }
+}

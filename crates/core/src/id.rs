@@ -1,0 +1,201 @@
+//! Identifiers: each its own type, parsed once at the edge.
+//!
+//! Ids are text. Those we make are UUIDs: a run's is version 7, so sorting by id is sorting by time; ids *inside* a run
+//! are version 5, derived from the run's id and a path, so that a recovered run finds the same ids without having stored
+//! them. Making a version 7 id needs a clock and chance, which this crate has not: the caller passes both.
+
+use crate::failure::InvalidId;
+use crate::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// Longest id accepted from outside, in bytes.
+pub const ID_LEN_MAX: usize = 128;
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Accepts 1 to [`ID_LEN_MAX`] bytes of text without white space or control characters.
+            ///
+            /// # Errors
+            /// [`InvalidId`] names the kind of id and what is wrong with it.
+            pub fn parse(text: &str) -> Result<Self, InvalidId> {
+                check($what, text)?;
+                Ok(Self(Arc::from(text)))
+            }
+
+            /// The id as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+
+            /// The same text, shared.
+            pub fn to_shared(&self) -> Arc<str> {
+                self.0.clone()
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+            fn try_from(text: String) -> Result<Self, InvalidId> {
+                Self::parse(&text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> String {
+                id.0.to_string()
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = InvalidId;
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                Self::parse(text)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({})", stringify!($name), self.0)
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+text_id!(
+    /// One execution of a workflow, or of an agent or team inside one. Agno's `run_id`.
+    RunId,
+    "run id"
+);
+text_id!(
+    /// The conversation a run belongs to. Agno's `session_id`; any text the user likes, within the limits of an id.
+    SessionId,
+    "session id"
+);
+text_id!(
+    /// One process that executes runs, for as long as it lives.
+    WorkerId,
+    "worker id"
+);
+text_id!(
+    /// A workflow, agent or team: the [`slug`] of its name unless chosen. Agno's `workflow_id`, `agent_id`, `team_id`.
+    DefinitionId,
+    "definition id"
+);
+
+impl RunId {
+    /// A new id for a run accepted at `at`. `chance` must be fresh random bits: equal arguments give equal ids.
+    pub fn new(at: Timestamp, chance: u128) -> Self {
+        Self(uuid_v7(at, chance))
+    }
+
+    /// The id of something inside this run, found again from its path alone.
+    ///
+    /// ```
+    /// use outlive_core::RunId;
+    /// let run = RunId::parse("0193-example").unwrap();
+    /// assert_eq!(run.derive("0/step"), run.derive("0/step"));
+    /// assert_ne!(run.derive("0/step"), run.derive("1/step"));
+    /// ```
+    pub fn derive(&self, path: &str) -> Arc<str> {
+        let mut name = String::with_capacity(self.0.len() + 1 + path.len());
+        name.push_str(&self.0);
+        name.push('/');
+        name.push_str(path);
+        uuid_text(Uuid::new_v5(&NAMESPACE, name.as_bytes()))
+    }
+
+    /// [`RunId::derive`] as the id of a run nested in this one (an agent's, a team's, a member's).
+    pub fn derive_run(&self, path: &str) -> RunId {
+        RunId(self.derive(path))
+    }
+}
+
+impl SessionId {
+    /// A session of its own for a run that named none. See [`RunId::new`] for the arguments.
+    pub fn new(at: Timestamp, chance: u128) -> Self {
+        Self(uuid_v7(at, chance))
+    }
+}
+
+impl WorkerId {
+    /// A new worker. See [`RunId::new`] for the arguments.
+    pub fn new(at: Timestamp, chance: u128) -> Self {
+        Self(uuid_v7(at, chance))
+    }
+}
+
+impl DefinitionId {
+    /// The id Agno gives a thing of this name, see [`slug`].
+    ///
+    /// # Errors
+    /// When nothing is left of the name.
+    pub fn from_name(name: &str) -> Result<Self, InvalidId> {
+        Self::parse(&slug(name))
+    }
+}
+
+/// The namespace of derived ids (a random constant, fixed for ever).
+const NAMESPACE: Uuid = Uuid::from_u128(0x6f75_746c_6976_4e5a_9c1d_52e8_30ab_77f4);
+
+fn uuid_v7(at: Timestamp, chance: u128) -> Arc<str> {
+    let millis = u64::try_from(at.as_micros() / 1000).unwrap_or(0);
+    let mut bytes = [0u8; 10];
+    bytes.copy_from_slice(&chance.to_be_bytes()[..10]);
+    uuid_text(uuid::Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid())
+}
+
+fn uuid_text(id: Uuid) -> Arc<str> {
+    Arc::from(&*id.hyphenated().encode_lower(&mut [0; 36]))
+}
+
+fn check(what: &'static str, text: &str) -> Result<(), InvalidId> {
+    let problem = if text.is_empty() {
+        "is empty".to_owned()
+    } else if text.len() > ID_LEN_MAX {
+        format!("has {} bytes, the limit is {ID_LEN_MAX}", text.len())
+    } else if let Some(bad) = text.chars().find(|c| c.is_whitespace() || c.is_control()) {
+        format!("contains {bad:?}")
+    } else {
+        return Ok(());
+    };
+    Err(InvalidId { what, problem })
+}
+
+/// A name as an id, the way Agno makes one: lower case, runs of anything but letters and digits become one `-`.
+///
+/// ```
+/// assert_eq!(outlive_core::slug("Content Creation Workflow"), "content-creation-workflow");
+/// ```
+pub fn slug(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for c in name.chars().flat_map(char::to_lowercase) {
+        if c.is_alphanumeric() {
+            out.push(c);
+        } else if !out.is_empty() && !out.ends_with('-') {
+            out.push('-');
+        }
+    }
+    out.truncate(out.trim_end_matches('-').len());
+    out
+}

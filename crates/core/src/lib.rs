@@ -1,0 +1,33 @@
+//! The vocabulary of outlive, the pure machines that decide what a run does next, and the ports to the world.
+//!
+//! Nothing here performs I/O, reads a clock or rolls dice: time, ids and randomness arrive as arguments, and what should
+//! happen leaves as data. That is what lets every decision be tested as *log in, commands out*.
+
+mod event;
+mod failure;
+mod id;
+pub mod log;
+mod message;
+mod metrics;
+pub mod port;
+mod retry;
+mod run;
+mod step;
+mod time;
+
+pub use event::{
+    ContentDelta, EventKind, ModelInfo, ModelRequestDone, Origin, RunDone, RunEvent, RunFailed, ToolErrorEvent,
+    ToolEvent, WorkflowDone,
+};
+pub use failure::{Failure, FailureKind, InvalidId};
+pub use id::{DefinitionId, ID_LEN_MAX, RunId, SessionId, WorkerId, slug};
+pub use log::{Entry, Key, Page, Record};
+pub use message::{
+    FinishReason, FunctionCall, Media, Message, ModelDelta, ModelRequest, ModelResponse, ModelResult, OutputSchema,
+    Role, ToolCall, ToolEffect, ToolExecution, ToolResult, ToolSpec,
+};
+pub use metrics::{Metrics, ModelUsage, RunMetrics, StepMetrics, Usage};
+pub use retry::Retry;
+pub use run::{RunInfo, RunInput, RunOutput, RunStatus, WorkflowRunOutput, content_text};
+pub use step::{ExecutorKind, StepIndex, StepInput, StepOutput, StepType};
+pub use time::Timestamp;

@@ -1,0 +1,116 @@
+//! What a run used: tokens and time, in the shape Agno stores.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+/// Tokens of one model call, or a sum of several. Zero counts are left out of the JSON, as Agno does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    /// Tokens of the prompt, cached ones included.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub input_tokens: u64,
+    /// Tokens of the answer, reasoning included.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub output_tokens: u64,
+    /// Their sum, as the provider counted it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub total_tokens: u64,
+    /// Part of `output_tokens` spent on reasoning.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub reasoning_tokens: u64,
+    /// Part of `input_tokens` read from the provider's prompt cache.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub cache_read_tokens: u64,
+    /// Part of `input_tokens` written to the provider's prompt cache.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub cache_write_tokens: u64,
+}
+
+impl std::ops::AddAssign for Usage {
+    fn add_assign(&mut self, other: Usage) {
+        self.input_tokens += other.input_tokens;
+        self.output_tokens += other.output_tokens;
+        self.total_tokens += other.total_tokens;
+        self.reasoning_tokens += other.reasoning_tokens;
+        self.cache_read_tokens += other.cache_read_tokens;
+        self.cache_write_tokens += other.cache_write_tokens;
+    }
+}
+
+/// Usage of one model, inside [`Metrics::details`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ModelUsage {
+    /// The tokens.
+    #[serde(flatten)]
+    pub usage: Usage,
+    /// The model's id, for example `gpt-5.2`.
+    pub id: String,
+    /// The provider and its endpoint, for example `OpenAI Responses`.
+    pub provider: String,
+}
+
+/// What an agent run, a team run, a step or one message used. A team's numbers include its members.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Metrics {
+    /// The tokens.
+    #[serde(flatten)]
+    pub usage: Usage,
+    /// Seconds from the start to the first token of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_to_first_token: Option<f64>,
+    /// Seconds from the start to the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration: Option<f64>,
+    /// The same tokens for each model, under the key `model`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub details: BTreeMap<String, Vec<ModelUsage>>,
+}
+
+impl Metrics {
+    /// Counts one answer of the model `id` at `provider`.
+    pub fn count(&mut self, usage: Usage, id: &str, provider: &str) {
+        self.usage += usage;
+        let models = self.details.entry("model".to_owned()).or_default();
+        match models.iter_mut().find(|m| m.id == id && m.provider == provider) {
+            Some(model) => model.usage += usage,
+            None => models.push(ModelUsage { usage, id: id.to_owned(), provider: provider.to_owned() }),
+        }
+    }
+
+    /// Adds the tokens of `other` (a member's, say); its times are left alone.
+    pub fn absorb(&mut self, other: &Metrics) {
+        for model in other.details.get("model").into_iter().flatten() {
+            self.count(model.usage, &model.id, &model.provider);
+        }
+    }
+}
+
+/// One step's line in [`RunMetrics`]. Only agent and team steps have one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepMetrics {
+    /// The step's name.
+    pub step_name: Arc<str>,
+    /// `agent` or `team`.
+    pub executor_type: String,
+    /// The agent's or team's name.
+    pub executor_name: Arc<str>,
+    /// What it used.
+    pub metrics: Option<Metrics>,
+}
+
+/// What a workflow run used. Present from PENDING on, then with no steps and no duration.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunMetrics {
+    /// By step name.
+    pub steps: BTreeMap<String, StepMetrics>,
+    /// Seconds from the first claim to the end; absent while the run is not over.
+    pub duration: Option<f64>,
+}

@@ -1,0 +1,395 @@
+//! The store, cut by use: runs and leases, the run log, sessions.
+//!
+//! A store keeps text and never looks inside it (a session's state excepted, which it merges key by key). Every method
+//! is one transaction: it happens wholly or not at all, and when it has returned `Ok` it is on stable storage.
+//!
+//! ```text
+//! create_run ─► claim ─► commit* ─► commit(status terminal)
+//!                 ▲          └─► release (stop, back-off, pause)
+//!                 └── a lease that ended: any worker may claim again, with a higher epoch
+//! ```
+
+use super::BoxFuture;
+use crate::id::{DefinitionId, RunId, SessionId, WorkerId};
+use crate::log::Page;
+use crate::run::{RunInfo, RunStatus};
+use crate::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What went wrong in a store, told apart by what a caller can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DbErrorKind {
+    /// A newer lease exists, or this one was given up: stop at once, tell nobody, change nothing.
+    Fenced,
+    /// No such run or session.
+    NotFound,
+    /// The idempotency key, or the run id, is taken by another request. Nothing happened.
+    Conflict,
+    /// The session does not take another run now (policy `reject`). Nothing happened.
+    SessionBusy,
+    /// The status table forbids the change. Nothing happened.
+    IllegalStatus,
+    /// The disk is full. Nothing happened; try again when there is space.
+    Full,
+    /// Locked or unreachable for the moment. Nothing happened; try again.
+    Busy,
+    /// The write may or may not have happened (a failed sync). The store takes no more writes; restart the process.
+    OutcomeUnknown,
+    /// Stored bytes are not what was written.
+    Corrupt,
+    /// The database is not one of ours, or is newer than this program. Nothing was touched.
+    Refused,
+    /// Anything else the storage reported.
+    Storage,
+}
+
+/// A store's error: a kind, and a message that names the object and the remedy.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct DbError {
+    kind: DbErrorKind,
+    message: Arc<str>,
+}
+
+impl DbError {
+    /// An error of this kind.
+    pub fn new(kind: DbErrorKind, message: impl fmt::Display) -> Self {
+        Self { kind, message: Arc::from(message.to_string()) }
+    }
+
+    /// What kind.
+    pub fn kind(&self) -> DbErrorKind {
+        self.kind
+    }
+
+    /// Whether the same call may succeed later without anyone doing anything wrong.
+    pub fn is_transient(&self) -> bool {
+        matches!(self.kind, DbErrorKind::Full | DbErrorKind::Busy)
+    }
+}
+
+/// What happens to a run whose session already has an unfinished one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SessionPolicy {
+    /// It waits; runs of a session execute in the order in which they were accepted.
+    #[default]
+    Queue,
+    /// It is refused with [`DbErrorKind::SessionBusy`].
+    Reject,
+    /// It executes at once.
+    Parallel,
+}
+
+/// A run to be accepted.
+#[derive(Clone, Debug)]
+pub struct NewRun {
+    /// Who it is.
+    pub info: RunInfo,
+    /// The input as JSON text.
+    pub input: Option<Arc<str>>,
+    /// The caller's data, and options that recovery needs, as JSON text.
+    pub options: Option<Arc<str>>,
+    /// Hash of the definition it was submitted to.
+    pub definition: Arc<str>,
+    /// The same key and the same `fingerprint` again give the same run. Already scoped to user and workflow.
+    pub idempotency_key: Option<Arc<str>>,
+    /// Hash of what was asked; compared when the key is seen again.
+    pub fingerprint: Arc<str>,
+    /// What to do when the session is busy.
+    pub policy: SessionPolicy,
+    /// State a session starts with when this run creates it.
+    pub session_state: Option<Map<String, Value>>,
+    /// Now.
+    pub at: Timestamp,
+}
+
+/// The answer to [`RunStore::create_run`].
+#[derive(Clone, Debug)]
+pub enum Accepted {
+    /// It is on stable storage. With a lease when a worker was given and nothing is in the way: the caller executes it.
+    New {
+        /// The right to execute it.
+        lease: Option<Lease>,
+    },
+    /// The key was seen before with the same request: this is that run.
+    Existing(RunId),
+}
+
+/// The right to execute a run, until a newer epoch exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The run.
+    pub run_id: RunId,
+    /// Who holds it.
+    pub worker: WorkerId,
+    /// The fencing number: every claim raises it by one, every write carries it.
+    pub epoch: u64,
+}
+
+/// That someone asked for a run to be cancelled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CancelIntent {
+    /// When.
+    pub at: Timestamp,
+    /// Why, in the asker's words.
+    pub reason: Arc<str>,
+}
+
+/// One run as it is stored.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Who it is.
+    pub info: RunInfo,
+    /// Where it stands.
+    pub status: RunStatus,
+    /// The input as JSON text.
+    pub input: Option<Arc<str>>,
+    /// The caller's data and options, as JSON text.
+    pub options: Option<Arc<str>>,
+    /// Hash of its definition.
+    pub definition: Arc<str>,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+    /// The newest epoch; 0 when nobody has claimed it.
+    pub epoch: u64,
+    /// Who holds the lease; none when nobody does.
+    pub worker: Option<WorkerId>,
+    /// Claims without progress since. Raised by a claim, set back by progress and by a graceful release.
+    pub claims: u32,
+    /// Claims in all.
+    pub attempt: u32,
+    /// Not to be claimed before this.
+    pub due_at: Option<Timestamp>,
+    /// Set once someone asked for its end.
+    pub cancel: Option<CancelIntent>,
+    /// Length of its log: the index the next entry gets.
+    pub next_index: u64,
+    /// The step it is at, for people: `1/2 Research Step`.
+    pub progress: Option<Arc<str>>,
+    /// The output as JSON text ([`crate::WorkflowRunOutput`]), once there is one (at the end, or at a pause).
+    pub output: Option<Arc<str>>,
+}
+
+/// What a worker is willing to take.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// Who asks.
+    pub worker: WorkerId,
+    /// The workflows it has the definitions of. Runs with a cancel intent are given to anyone.
+    pub workflows: Arc<[DefinitionId]>,
+    /// At most this many runs.
+    pub limit: u32,
+    /// Runs with this many claims without progress or more are left alone, unless `suspects` allows one.
+    pub suspect_claims: u32,
+    /// Whether one suspect may be among them.
+    pub suspects: bool,
+    /// Now.
+    pub at: Timestamp,
+}
+
+/// The answer to [`RunStore::claim`].
+#[derive(Clone, Debug, Default)]
+pub struct Claimed {
+    /// The runs, each with its lease; `epoch`, `claims` and `attempt` already raised, and that is durable.
+    pub runs: Vec<(Run, Lease)>,
+    /// When the next run that waits for a time becomes due.
+    pub next_due: Option<Timestamp>,
+    /// Whether there was more than `limit` allowed.
+    pub more: bool,
+}
+
+/// What a commit changes in the run's row. `Default` changes nothing.
+#[derive(Clone, Debug, Default)]
+pub struct RunPatch {
+    /// The new status; checked against the table.
+    pub status: Option<RunStatus>,
+    /// The new progress text.
+    pub progress: Option<Arc<str>>,
+    /// The new output as JSON text.
+    pub output: Option<Arc<str>>,
+    /// The run got somewhere: `claims` starts again at 0.
+    pub is_progress: bool,
+    /// Gives the lease up with this commit.
+    pub release: Option<Release>,
+}
+
+/// How a lease is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Release {
+    /// Not to be claimed before this.
+    pub due_at: Option<Timestamp>,
+}
+
+/// Entries, run row and session, changed together under a lease.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    /// The lease; a stale epoch fails with [`DbErrorKind::Fenced`] and changes nothing.
+    pub lease: Lease,
+    /// Entries to append; `first_index` must be the run's `next_index`.
+    pub page: Option<Page>,
+    /// Changes to the run's row.
+    pub patch: RunPatch,
+    /// Changes to the session's state, key by key; null removes. Raises the session's version by one.
+    pub session: Option<Map<String, Value>>,
+    /// Now.
+    pub at: Timestamp,
+}
+
+/// The answer to [`RunStore::request_cancel`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cancelled {
+    /// The intent is durable. Someone holds the lease and will see it.
+    Requested,
+    /// The intent is durable and nobody holds the lease: claim the run to finish it.
+    Unowned,
+    /// The run was over already, like this.
+    Already(RunStatus),
+}
+
+/// Which runs to list, newest first.
+#[derive(Clone, Debug, Default)]
+pub struct RunFilter {
+    /// Only these statuses; empty means all.
+    pub statuses: Vec<RunStatus>,
+    /// Only this workflow.
+    pub workflow_id: Option<DefinitionId>,
+    /// Only this session.
+    pub session_id: Option<SessionId>,
+    /// Only this user.
+    pub user_id: Option<Arc<str>>,
+    /// Only ids that begin with this.
+    pub id_prefix: Option<String>,
+    /// Continue after this cursor.
+    pub after: Option<String>,
+    /// At most this many; 0 means 50, the most is 1000.
+    pub limit: u32,
+}
+
+/// A page of runs. Their `output` and `input` are not filled in.
+#[derive(Clone, Debug, Default)]
+pub struct RunPage {
+    /// The runs, newest first.
+    pub runs: Vec<Run>,
+    /// Where to go on, when there is more.
+    pub next: Option<String>,
+}
+
+/// One session.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// Its id.
+    pub session_id: SessionId,
+    /// Its state.
+    pub state: Map<String, Value>,
+    /// How many changes made it.
+    pub version: u64,
+    /// Its first run's user.
+    pub user_id: Option<Arc<str>>,
+    /// Its first run's workflow.
+    pub workflow_id: Option<DefinitionId>,
+    /// When it began.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+}
+
+/// Something changed that this handle on the store did not do itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// Anything may have changed: another process committed.
+    Anything,
+    /// This run changed.
+    Run(RunId),
+    /// The store failed and takes no more writes.
+    Failed,
+}
+
+/// Is called with [`News`], from any thread; must return at once.
+pub type Watcher = Arc<dyn Fn(News) + Send + Sync>;
+
+/// Runs and leases.
+pub trait RunStore: Send + Sync {
+    /// Accepts a run, and with it its session. With `worker`, claims it at once when nothing is in the way.
+    ///
+    /// # Errors
+    /// `Conflict` when the idempotency key or the run id is taken by another request, `SessionBusy`, `Full`, `Busy`,
+    /// and `OutcomeUnknown`, after which the caller repeats with the same key.
+    fn create_run(&self, run: NewRun, worker: Option<WorkerId>) -> BoxFuture<'_, Result<Accepted, DbError>>;
+
+    /// The run, if it exists.
+    fn run(&self, run_id: RunId) -> BoxFuture<'_, Result<Option<Run>, DbError>>;
+
+    /// Runs, newest first, without input and output.
+    fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<RunPage, DbError>>;
+
+    /// Registers a worker, or renews it: its leases are good until `at + period` by the store's own reckoning.
+    ///
+    /// # Errors
+    /// `Fenced` when the worker was declared dead meanwhile: it holds no lease any more.
+    fn heartbeat(&self, worker: WorkerId, at: Timestamp, period: Duration) -> BoxFuture<'_, Result<(), DbError>>;
+
+    /// Ends a worker: whatever leases it still holds are free, and `claims` of those runs is set back.
+    fn retire(&self, worker: WorkerId, at: Timestamp) -> BoxFuture<'_, Result<(), DbError>>;
+
+    /// Takes runs that are PENDING or RUNNING, due, not behind an earlier run of their session (policy `Queue`), and held
+    /// by nobody or by a dead worker. Raises `epoch`, `claims` and `attempt` of each. Oldest first.
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, DbError>>;
+
+    /// Takes this one run if nobody living holds it, whatever its workflow, its due time and its session.
+    fn claim_run(
+        &self,
+        run_id: RunId,
+        worker: WorkerId,
+        at: Timestamp,
+    ) -> BoxFuture<'_, Result<Option<(Run, Lease)>, DbError>>;
+
+    /// Makes the wish durable that the run end.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    fn request_cancel(&self, run_id: RunId, cancel: CancelIntent) -> BoxFuture<'_, Result<Cancelled, DbError>>;
+
+    /// Runs this worker holds that someone wants cancelled.
+    fn cancels(&self, worker: WorkerId) -> BoxFuture<'_, Result<Vec<(RunId, CancelIntent)>, DbError>>;
+}
+
+/// The run log.
+pub trait LogStore: Send + Sync {
+    /// Appends and changes everything in `commit`, or nothing.
+    ///
+    /// # Errors
+    /// `Fenced` on a stale epoch, `IllegalStatus`, `Full`, `Busy`, `OutcomeUnknown`.
+    fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<(), DbError>>;
+
+    /// Pages from the one that holds `from` on, up to about `bytes_max` bytes of body, at least one page if there is any.
+    fn read(&self, run_id: RunId, from: u64, bytes_max: usize) -> BoxFuture<'_, Result<Vec<Page>, DbError>>;
+}
+
+/// Sessions.
+pub trait SessionStore: Send + Sync {
+    /// The session, if it exists.
+    fn session(&self, session_id: SessionId) -> BoxFuture<'_, Result<Option<Session>, DbError>>;
+}
+
+/// A store for runs. Cheap to clone behind its `Arc`; opened at first use.
+pub trait Db: RunStore + LogStore + SessionStore + 'static {
+    /// Where the data is, for people: a path, a URL without its password, `memory`.
+    fn location(&self) -> String;
+
+    /// Opens the store if it is not open yet, so that problems show before a run exists.
+    ///
+    /// # Errors
+    /// `Refused`, `Corrupt`, `Busy`, `Storage`.
+    fn open(&self) -> BoxFuture<'_, Result<(), DbError>>;
+
+    /// Calls `watcher` within 50 ms of a commit by another process, and when the store fails. Dropping every clone of
+    /// the watcher that the caller holds does not unsubscribe; watchers live as long as the store.
+    fn watch(&self, watcher: Watcher);
+}

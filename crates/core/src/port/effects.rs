@@ -1,0 +1,98 @@
+//! The one way work reaches the world and the log: every call is recorded, and no recorded call is made again.
+//!
+//! An executor never hears of storage. It says what it is about to do, waits until that is durable, does it, and says how
+//! it ended. The engine's implementation keeps the run log; an agent that runs alone has one that keeps nothing.
+
+use super::BoxFuture;
+use crate::event::EventKind;
+use crate::event::Origin;
+use crate::log::{Key, Record};
+use crate::time::Timestamp;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The run may not go on here: its lease is lost, it is being cancelled, or the store has failed. Return at once and do
+/// nothing more; whatever the executor returns after this is ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Halt;
+
+/// What the log knows of a key.
+#[derive(Clone, Debug)]
+pub enum Recall {
+    /// Nothing: it never started.
+    Nothing,
+    /// It started before a crash and its outcome is unknown.
+    Started,
+    /// It ended, like this.
+    Done(Arc<RawValue>),
+}
+
+/// A step's access to the world.
+pub trait Effects: Send + Sync {
+    /// The time, from the injected clock.
+    fn now(&self) -> Timestamp;
+
+    /// What an earlier process recorded of `key`. Only the first question about a key is answered from the log; once this
+    /// process has begun with a key, its own memory is the executor's.
+    fn recall(&self, key: &Key) -> Recall;
+
+    /// Appends an entry. It becomes durable with the next commit: when [`Effects::durable`] is awaited, or as soon as
+    /// the run has nothing else to do.
+    fn tell(&self, kind: EventKind, origin: &Origin, record: Option<Record>);
+
+    /// Appends a piece of streamed text. Pieces of one origin are merged for 20 to 50 ms before they are written.
+    fn stream(&self, kind: EventKind, origin: &Origin);
+
+    /// Waits until everything told so far is on stable storage and this process still holds the lease.
+    ///
+    /// # Errors
+    /// [`Halt`] when it cannot or does not.
+    fn durable(&self) -> BoxFuture<'_, Result<(), Halt>>;
+
+    /// Waits, without holding up anything else of the run.
+    fn sleep(&self, wait: Duration) -> BoxFuture<'static, ()>;
+
+    /// Fresh random bits.
+    fn chance(&self) -> u64;
+}
+
+/// Does `call` once: the recorded answer if there is one, else intent, commit, call, result.
+///
+/// `intent` and `done` give the entries' events; `done` is not told on a replay, since the log has it.
+///
+/// # Cancel safety
+/// Dropping the future drops the call. Its outcome is then unknown, and the next process repeats it under the same key.
+///
+/// # Errors
+/// [`Halt`] when the intent could not be made durable; the call was not made.
+pub async fn once<T, F>(
+    effects: &dyn Effects,
+    origin: &Origin,
+    key: &Key,
+    intent: EventKind,
+    call: F,
+    done: impl FnOnce(&T) -> EventKind,
+) -> Result<T, Halt>
+where
+    T: Serialize + DeserializeOwned,
+    F: Future<Output = T>,
+{
+    match effects.recall(key) {
+        Recall::Done(value) => {
+            if let Ok(known) = serde_json::from_str(value.get()) {
+                return Ok(known);
+            }
+        }
+        Recall::Started => {}
+        Recall::Nothing => effects.tell(intent, origin, Some(Record::Intent { key: key.clone() })),
+    }
+    effects.durable().await?;
+    let result = call.await;
+    let value = serde_json::value::to_raw_value(&result).expect("results of calls are plain data");
+    effects.tell(done(&result), origin, Some(Record::Result { key: key.clone(), value: Arc::from(value) }));
+    Ok(result)
+}

@@ -1,0 +1,166 @@
+//! What runs inside a step: a function, an agent, a team, another workflow.
+
+use super::{BoxFuture, Effects};
+use crate::event::Origin;
+use crate::failure::Failure;
+use crate::id::DefinitionId;
+use crate::log::Key;
+use crate::run::{RunInfo, RunOutput};
+use crate::step::{ExecutorKind, StepIndex, StepInput, StepOutput};
+use serde_json::{Map, Value};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What an executor is, for events, outputs and the definition's hash.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExecutorInfo {
+    /// Function, agent, team or workflow.
+    pub kind: ExecutorKind,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its id, for agents, teams and workflows.
+    pub id: Option<DefinitionId>,
+}
+
+/// Facts about one attempt at one step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepInfo {
+    /// Its key: the path in the definition, and from the second attempt on `~2`, `~3` …
+    pub key: Key,
+    /// Its id in events.
+    pub step_id: Arc<str>,
+    /// Its name.
+    pub step_name: Arc<str>,
+    /// Its place.
+    pub step_index: StepIndex,
+    /// From 1; 2 or more after a failure and a retry, not after a crash.
+    pub attempt: u32,
+}
+
+/// The session's state as one step sees and changes it. Changes are recorded and applied with the step's end.
+#[derive(Clone, Debug, Default)]
+pub struct SessionState {
+    inner: Arc<Mutex<StateInner>>,
+}
+
+#[derive(Debug, Default)]
+struct StateInner {
+    state: Arc<Map<String, Value>>,
+    patch: Map<String, Value>,
+}
+
+impl SessionState {
+    /// A view on `state` without changes yet.
+    pub fn new(state: Arc<Map<String, Value>>) -> Self {
+        Self { inner: Arc::new(Mutex::new(StateInner { state, patch: Map::new() })) }
+    }
+
+    /// The value under `key`, with this step's own changes.
+    pub fn get(&self, key: &str) -> Option<Value> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        match inner.patch.get(key) {
+            Some(Value::Null) => None,
+            Some(changed) => Some(changed.clone()),
+            None => inner.state.get(key).cloned(),
+        }
+    }
+
+    /// Sets `key`. Null removes it.
+    pub fn set(&self, key: impl Into<String>, value: impl Into<Value>) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.patch.insert(key.into(), value.into());
+    }
+
+    /// The whole state, with this step's own changes.
+    pub fn all(&self) -> Map<String, Value> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = (*inner.state).clone();
+        merge(&mut all, &inner.patch);
+        all
+    }
+
+    /// What this step changed, key by key, null for what it removed; nothing when nothing changed.
+    pub fn patch(&self) -> Option<Value> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        (!inner.patch.is_empty()).then(|| Value::Object(inner.patch.clone()))
+    }
+}
+
+/// Applies `patch` key by key: null removes, anything else replaces.
+pub fn merge(state: &mut Map<String, Value>, patch: &Map<String, Value>) {
+    for (key, value) in patch {
+        match value {
+            Value::Null => drop(state.remove(key)),
+            value => drop(state.insert(key.clone(), value.clone())),
+        }
+    }
+}
+
+/// Everything a step may use. Cheap to clone.
+#[derive(Clone)]
+pub struct StepContext {
+    /// The workflow run.
+    pub run: Arc<RunInfo>,
+    /// The step.
+    pub step: Arc<StepInfo>,
+    /// The session's state.
+    pub state: SessionState,
+    /// The world and the log.
+    pub effects: Arc<dyn Effects>,
+}
+
+impl StepContext {
+    /// A key to hand to other services so that they can see a repetition: the same for every attempt after a crash.
+    pub fn idempotency_key(&self) -> String {
+        format!("{}/{}", self.run.run_id, self.step.key)
+    }
+
+    /// The origin of this step's own events.
+    pub fn origin(&self) -> Origin {
+        Origin {
+            step_id: Some(self.step.step_id.clone()),
+            step_name: Some(self.step.step_name.clone()),
+            step_index: Some(self.step.step_index.clone()),
+            ..Origin::workflow(&self.run)
+        }
+    }
+}
+
+/// What an executor gives back: the step's output, and the agent's or team's run behind it.
+#[derive(Clone, Debug)]
+pub struct Executed {
+    /// The output. Names and ids are filled in by the machine.
+    pub output: StepOutput,
+    /// The run behind it.
+    pub run: Option<Arc<RunOutput>>,
+}
+
+impl From<StepOutput> for Executed {
+    fn from(output: StepOutput) -> Self {
+        Self { output, run: None }
+    }
+}
+
+/// Runs one step.
+pub trait Executor: Send + Sync + 'static {
+    /// What this is.
+    fn info(&self) -> ExecutorInfo;
+
+    /// Problems that would make every run fail, in words for a person: a missing key, an empty team. Asked once, at
+    /// `build()`.
+    fn problems(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Does the step's work. Every call that leaves the process goes through `context.effects`.
+    ///
+    /// # Cancel safety
+    /// The future is dropped when the run is cancelled, times out or loses its lease.
+    ///
+    /// # Errors
+    /// A [`Failure`] that says what failed and whether trying again may help.
+    fn execute<'a>(
+        &'a self,
+        context: StepContext,
+        input: Arc<StepInput>,
+    ) -> BoxFuture<'a, Result<Executed, Failure>>;
+}

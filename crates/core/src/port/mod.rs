@@ -1,0 +1,17 @@
+//! The ports: what the machines and the engine need from outside, as small object-safe traits.
+
+mod clock;
+mod db;
+mod effects;
+mod executor;
+
+pub use clock::{Chance, Clock};
+pub use db::{
+    Accepted, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Lease, LogStore, NewRun, News,
+    Release, Run, RunFilter, RunPage, RunPatch, RunStore, Session, SessionPolicy, SessionStore, Watcher,
+};
+pub use effects::{Effects, Halt, Recall, once};
+pub use executor::{merge, Executed, Executor, ExecutorInfo, SessionState, StepContext, StepInfo};
+
+/// A boxed future, the price of an object-safe async trait without a macro.
+pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

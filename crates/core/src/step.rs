@@ -1,0 +1,201 @@
+//! What goes into a step and what comes out, in Agno's shape.
+
+use crate::message::Media;
+use crate::metrics::Metrics;
+use crate::run::content_text;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A step's place: a number at the top level, `[container, child]` inside a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum StepIndex {
+    /// At the top level, from 0.
+    At(u32),
+    /// Inside a container.
+    Inside(Vec<u32>),
+}
+
+/// What runs inside a step. Agno's `executor_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExecutorKind {
+    /// A function of the user's.
+    Function,
+    /// An agent.
+    Agent,
+    /// A team.
+    Team,
+    /// Another workflow.
+    Workflow,
+    /// The branches of a Parallel.
+    Parallel,
+}
+
+impl ExecutorKind {
+    /// Agno's word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Function => "function",
+            Self::Agent => "agent",
+            Self::Team => "team",
+            Self::Workflow => "workflow",
+            Self::Parallel => "parallel",
+        }
+    }
+}
+
+/// The kind of a step. Agno's `step_type`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are Agno's and say it")]
+pub enum StepType {
+    #[default]
+    Step,
+    Steps,
+    Parallel,
+    Loop,
+    Condition,
+    Router,
+    Workflow,
+}
+
+/// What a step is given.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StepInput {
+    /// The run's input: text, an object, or null.
+    pub input: Option<Value>,
+    /// Every earlier step's output, by step name.
+    pub previous_step_outputs: BTreeMap<Arc<str>, Arc<StepOutput>>,
+    /// The content of the step before, absent for the first.
+    pub previous_step_content: Option<Value>,
+    /// The caller's own data.
+    pub additional_data: Option<Value>,
+    /// Images for the step.
+    pub images: Option<Vec<Media>>,
+    /// Videos for the step.
+    pub videos: Option<Vec<Media>>,
+    /// Audio for the step.
+    pub audio: Option<Vec<Media>>,
+    /// Files for the step.
+    pub files: Option<Vec<Media>>,
+}
+
+impl StepInput {
+    /// What the step should work on, as text: the content of the step before, for the first step the run's input.
+    pub fn text(&self) -> String {
+        content_text(self.previous_step_content.as_ref().or(self.input.as_ref()))
+    }
+
+    /// The run's input as text.
+    pub fn input_text(&self) -> String {
+        content_text(self.input.as_ref())
+    }
+}
+
+/// What a step gave back. All keys but `steps` are always written, nulls too, as Agno does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepOutput {
+    /// Text, an object, an array, or null.
+    pub content: Option<Value>,
+    /// The step's name.
+    pub step_name: Option<Arc<str>>,
+    /// The step's id, the one its events carry.
+    pub step_id: Option<Arc<str>>,
+    /// The kind of step.
+    pub step_type: StepType,
+    /// What ran inside.
+    pub executor_type: Option<ExecutorKind>,
+    /// Its name.
+    pub executor_name: Option<Arc<str>>,
+    /// The run of the agent, team or workflow inside.
+    pub step_run_id: Option<Arc<str>>,
+    /// Images it made.
+    pub images: Option<Vec<Media>>,
+    /// Videos it made.
+    pub videos: Option<Vec<Media>>,
+    /// Audio it made.
+    pub audio: Option<Vec<Media>>,
+    /// Files it made.
+    pub files: Option<Vec<Media>>,
+    /// What it used.
+    pub metrics: Option<Metrics>,
+    /// Whether it did what it should.
+    pub success: bool,
+    /// Why not.
+    pub error: Option<String>,
+    /// The workflow ends after this step.
+    pub stop: bool,
+    /// The step waits for a person.
+    pub is_paused: bool,
+    /// The children of a container.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepOutput>,
+}
+
+impl Default for StepOutput {
+    fn default() -> Self {
+        Self {
+            content: None,
+            step_name: None,
+            step_id: None,
+            step_type: StepType::Step,
+            executor_type: None,
+            executor_name: None,
+            step_run_id: None,
+            images: None,
+            videos: None,
+            audio: None,
+            files: None,
+            metrics: None,
+            success: true,
+            error: None,
+            stop: false,
+            is_paused: false,
+            steps: Vec::new(),
+        }
+    }
+}
+
+impl StepOutput {
+    /// A success with this content. Name, id and executor are filled in by whoever runs the step.
+    pub fn new(content: impl Into<Value>) -> Self {
+        Self { content: Some(content.into()), ..Self::default() }
+    }
+
+    /// A success after which the workflow ends.
+    pub fn stop(content: impl Into<Value>) -> Self {
+        Self { stop: true, ..Self::new(content) }
+    }
+
+    /// The content as text.
+    pub fn text(&self) -> String {
+        content_text(self.content.as_ref())
+    }
+}
+
+impl From<String> for StepOutput {
+    fn from(content: String) -> Self {
+        Self::new(content)
+    }
+}
+
+impl From<&str> for StepOutput {
+    fn from(content: &str) -> Self {
+        Self::new(content)
+    }
+}
+
+impl From<Value> for StepOutput {
+    fn from(content: Value) -> Self {
+        Self::new(content)
+    }
+}
+
+impl From<()> for StepOutput {
+    fn from((): ()) -> Self {
+        Self::default()
+    }
+}
