@@ -352,7 +352,10 @@ impl RunEvent {
 
     /// The terminal event of its run: nothing follows it.
     pub fn is_terminal(&self) -> bool {
-        let ends = matches!(self.kind, EventKind::WorkflowCompleted(_) | EventKind::WorkflowError { .. });
+        let ends = matches!(
+            self.kind,
+            EventKind::WorkflowCompleted(_) | EventKind::WorkflowError { .. }
+        );
         ends && self.origin.nested_depth == 0
     }
 }

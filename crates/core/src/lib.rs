@@ -7,6 +7,7 @@ mod event;
 mod failure;
 mod id;
 pub mod log;
+pub mod machine;
 mod message;
 mod metrics;
 pub mod port;
@@ -14,6 +15,7 @@ mod retry;
 mod run;
 mod step;
 mod time;
+mod workflow;
 
 pub use event::{
     ContentDelta, EventKind, ModelInfo, ModelRequestDone, Origin, RunDone, RunEvent, RunFailed, ToolErrorEvent,
@@ -31,3 +33,4 @@ pub use retry::Retry;
 pub use run::{RunInfo, RunInput, RunOutput, RunStatus, WorkflowRunOutput, content_text};
 pub use step::{ExecutorKind, StepIndex, StepInput, StepOutput, StepType};
 pub use time::Timestamp;
+pub use workflow::{Definition, DefinitionBuilder, InvalidDefinition, Node, OnError, Step, StepNode};

@@ -62,6 +62,8 @@ pub enum Record {
         epoch: u64,
         /// How often the run has been taken, this time included.
         attempt: u32,
+        /// When.
+        at: Timestamp,
     },
     /// A call is about to leave the process.
     Intent {
@@ -91,6 +93,11 @@ pub enum Record {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         state: Option<Value>,
     },
+    /// The run ended.
+    Ended {
+        /// When.
+        at: Timestamp,
+    },
     /// A step failed and will be tried again.
     Retry {
         /// Its path.
@@ -106,7 +113,7 @@ impl Record {
     /// The key this record is about.
     pub fn key(&self) -> Option<&Key> {
         match self {
-            Record::Claimed { .. } => None,
+            Record::Claimed { .. } | Record::Ended { .. } => None,
             Record::Intent { key }
             | Record::Result { key, .. }
             | Record::Said { key }
@@ -118,7 +125,7 @@ impl Record {
     /// Whether this shows that the run got somewhere (the poison count starts again).
     pub fn is_progress(&self) -> bool {
         match self {
-            Record::Result { .. } | Record::Step { .. } | Record::Retry { .. } => true,
+            Record::Result { .. } | Record::Step { .. } | Record::Retry { .. } | Record::Ended { .. } => true,
             Record::Claimed { .. } | Record::Intent { .. } | Record::Said { .. } => false,
         }
     }
@@ -149,7 +156,10 @@ impl Entry {
 
     /// An entry with a record.
     pub fn recorded(event: RunEvent, record: Record) -> Self {
-        Self { event, record: Some(record) }
+        Self {
+            event,
+            record: Some(record),
+        }
     }
 }
 
@@ -183,14 +193,19 @@ impl Page {
         let mut line = Vec::with_capacity(512);
         for (index, entry) in (first_index..).zip(entries) {
             line.clear();
-            serde_json::to_writer(&mut line, entry).expect("an entry has string keys only and writing to memory succeeds");
+            serde_json::to_writer(&mut line, entry)
+                .expect("an entry has string keys only and writing to memory succeeds");
             let json = std::str::from_utf8(&line).expect("serde_json writes UTF-8");
             body.push_str(&format!("{:08x} ", checksum(index, json)));
             body.push_str(json);
             body.push('\n');
         }
         let count = u32::try_from(entries.len()).expect("a commit has fewer than 2^32 entries");
-        Page { first_index, count, body }
+        Page {
+            first_index,
+            count,
+            body,
+        }
     }
 
     /// Index after the last entry.
@@ -203,10 +218,16 @@ impl Page {
     /// # Errors
     /// [`Damaged`] names the first entry whose checksum or JSON is wrong.
     pub fn decode(&self, run_id: &RunId) -> Result<Vec<Entry>, Damaged> {
-        let damaged = |event_index, problem: &str| Damaged { run_id: run_id.clone(), event_index, problem: problem.to_owned() };
+        let damaged = |event_index, problem: &str| Damaged {
+            run_id: run_id.clone(),
+            event_index,
+            problem: problem.to_owned(),
+        };
         let mut entries = Vec::with_capacity(self.count as usize);
         for (index, line) in (self.first_index..).zip(self.body.lines()) {
-            let (sum, json) = line.split_at_checked(9).ok_or_else(|| damaged(index, "it is cut short"))?;
+            let (sum, json) = line
+                .split_at_checked(9)
+                .ok_or_else(|| damaged(index, "it is cut short"))?;
             if u32::from_str_radix(sum.trim_end(), 16) != Ok(checksum(index, json)) {
                 return Err(damaged(index, "its checksum is wrong"));
             }

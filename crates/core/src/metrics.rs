@@ -80,7 +80,11 @@ impl Metrics {
         let models = self.details.entry("model".to_owned()).or_default();
         match models.iter_mut().find(|m| m.id == id && m.provider == provider) {
             Some(model) => model.usage += usage,
-            None => models.push(ModelUsage { usage, id: id.to_owned(), provider: provider.to_owned() }),
+            None => models.push(ModelUsage {
+                usage,
+                id: id.to_owned(),
+                provider: provider.to_owned(),
+            }),
         }
     }
 

@@ -29,8 +29,14 @@ pub enum RunStatus {
 
 impl RunStatus {
     /// Every status, in the order of a run's life.
-    pub const ALL: [RunStatus; 6] =
-        [Self::Pending, Self::Running, Self::Paused, Self::Completed, Self::Cancelled, Self::Error];
+    pub const ALL: [RunStatus; 6] = [
+        Self::Pending,
+        Self::Running,
+        Self::Paused,
+        Self::Completed,
+        Self::Cancelled,
+        Self::Error,
+    ];
 
     /// The one table of legal changes. A store refuses what it forbids.
     ///

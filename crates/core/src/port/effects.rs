@@ -93,6 +93,13 @@ where
     effects.durable().await?;
     let result = call.await;
     let value = serde_json::value::to_raw_value(&result).expect("results of calls are plain data");
-    effects.tell(done(&result), origin, Some(Record::Result { key: key.clone(), value: Arc::from(value) }));
+    effects.tell(
+        done(&result),
+        origin,
+        Some(Record::Result {
+            key: key.clone(),
+            value: Arc::from(value),
+        }),
+    );
     Ok(result)
 }

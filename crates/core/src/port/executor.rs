@@ -51,7 +51,12 @@ struct StateInner {
 impl SessionState {
     /// A view on `state` without changes yet.
     pub fn new(state: Arc<Map<String, Value>>) -> Self {
-        Self { inner: Arc::new(Mutex::new(StateInner { state, patch: Map::new() })) }
+        Self {
+            inner: Arc::new(Mutex::new(StateInner {
+                state,
+                patch: Map::new(),
+            })),
+        }
     }
 
     /// The value under `key`, with this step's own changes.
@@ -158,9 +163,5 @@ pub trait Executor: Send + Sync + 'static {
     ///
     /// # Errors
     /// A [`Failure`] that says what failed and whether trying again may help.
-    fn execute<'a>(
-        &'a self,
-        context: StepContext,
-        input: Arc<StepInput>,
-    ) -> BoxFuture<'a, Result<Executed, Failure>>;
+    fn execute<'a>(&'a self, context: StepContext, input: Arc<StepInput>) -> BoxFuture<'a, Result<Executed, Failure>>;
 }

@@ -11,7 +11,7 @@ pub use db::{
     Release, Run, RunFilter, RunPage, RunPatch, RunStore, Session, SessionPolicy, SessionStore, Watcher,
 };
 pub use effects::{Effects, Halt, Recall, once};
-pub use executor::{merge, Executed, Executor, ExecutorInfo, SessionState, StepContext, StepInfo};
+pub use executor::{Executed, Executor, ExecutorInfo, SessionState, StepContext, StepInfo, merge};
 
 /// A boxed future, the price of an object-safe async trait without a macro.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

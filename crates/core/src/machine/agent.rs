@@ -1,0 +1,230 @@
+//! The agent loop as a machine: call the model, call the tools it asked for, until it answers in words.
+//!
+//! ```text
+//! CallModel(turn) ──answer with calls──► CallTools(turn) ──all results──► CallModel(turn + 1)
+//!        └──answer in words──► Done
+//! ```
+//! Two limits keep a confused model from going on for ever: turns, and answers whose calls had arguments that are no JSON.
+
+use crate::failure::{Failure, FailureKind};
+use crate::id::RunId;
+use crate::message::{Message, ModelResponse, Role, ToolCall, ToolResult};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::sync::Arc;
+
+/// When an agent gives up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentLimits {
+    /// Model calls in one run, at most.
+    pub turns_max: u32,
+    /// Tool calls in one run, at most; calls beyond it are answered with a refusal, not executed.
+    pub tool_calls_max: Option<u32>,
+    /// Answers with malformed tool arguments, at most; each is sent back to the model to be mended.
+    pub repairs_max: u32,
+}
+
+impl Default for AgentLimits {
+    /// 50 turns, no limit of tool calls, 3 repairs.
+    fn default() -> Self {
+        Self {
+            turns_max: 50,
+            tool_calls_max: None,
+            repairs_max: 3,
+        }
+    }
+}
+
+/// What the agent does next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AgentCommand {
+    /// Send the conversation to the model.
+    CallModel {
+        /// From 0.
+        turn: u32,
+    },
+    /// Make these calls, at the same time, and give back each result.
+    CallTools {
+        /// The turn that asked.
+        turn: u32,
+        /// The calls without a result, with their place in the turn.
+        calls: Vec<(u32, ToolCall)>,
+    },
+    /// The last message is the answer.
+    Done,
+    /// A limit was reached.
+    Failed(Failure),
+}
+
+/// One run of one agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AgentMachine {
+    run_id: RunId,
+    limits: AgentLimits,
+    messages: Vec<Message>,
+    turn: u32,
+    tool_calls: u32,
+    repairs: u32,
+    open: Vec<(ToolCall, Option<ToolResult>)>,
+    answered: bool,
+    out_of_budget: bool,
+}
+
+impl AgentMachine {
+    /// A run that begins with these messages (instructions, history, the question).
+    pub fn new(run_id: RunId, limits: AgentLimits, messages: Vec<Message>) -> Self {
+        Self {
+            run_id,
+            limits,
+            messages,
+            turn: 0,
+            tool_calls: 0,
+            repairs: 0,
+            open: Vec::new(),
+            answered: false,
+            out_of_budget: false,
+        }
+    }
+
+    /// What is next.
+    pub fn next(&self) -> AgentCommand {
+        if self.answered {
+            return AgentCommand::Done;
+        }
+        if self.repairs > self.limits.repairs_max {
+            let message = format!(
+                "the model wrote malformed tool arguments in {} answers, the limit is {}",
+                self.repairs, self.limits.repairs_max
+            );
+            return AgentCommand::Failed(Failure::new(FailureKind::Limit, message));
+        }
+        let waiting = |(place, (call, result)): (u32, &(ToolCall, Option<ToolResult>))| {
+            result.is_none().then(|| (place, call.clone()))
+        };
+        let calls: Vec<_> = (0..).zip(&self.open).filter_map(waiting).collect();
+        if !calls.is_empty() {
+            return AgentCommand::CallTools {
+                turn: self.turn - 1,
+                calls,
+            };
+        }
+        if self.turn >= self.limits.turns_max {
+            let message = format!(
+                "the model still asked for tools after {} turns, the limit of this agent; raise it or change its instructions",
+                self.turn
+            );
+            return AgentCommand::Failed(Failure::new(FailureKind::Limit, message));
+        }
+        AgentCommand::CallModel { turn: self.turn }
+    }
+
+    /// The model answered turn `turn`. `at` is seconds since 1970.
+    pub fn answered(&mut self, response: ModelResponse, metrics: crate::metrics::Metrics, at: i64) {
+        self.turn += 1;
+        let mut message = Message::new(Role::Assistant, "", self.message_id(), at);
+        message.content = response.content.filter(|text| !text.is_empty());
+        message.reasoning_content = response.reasoning_content;
+        message.tool_calls.clone_from(&response.tool_calls);
+        message.provider_data = response.provider_data.or(response.model_provider_data);
+        message.metrics = Some(metrics);
+        self.messages.push(message);
+        self.answered = response.tool_calls.is_empty();
+        let malformed = |call: &ToolCall| parse_arguments(call).is_err();
+        self.repairs += u32::from(response.tool_calls.iter().any(malformed));
+        self.open = response.tool_calls.into_iter().map(|call| (call, None)).collect();
+        self.refuse_over_budget();
+        self.refuse_malformed();
+        self.close_turn(at);
+    }
+
+    /// The call at `place` of the current turn has this result.
+    pub fn tool_result(&mut self, place: u32, result: ToolResult, at: i64) {
+        if let Some((_, slot)) = self.open.get_mut(place as usize) {
+            *slot = Some(result);
+        }
+        self.close_turn(at);
+    }
+
+    /// The conversation so far.
+    pub fn messages(&self) -> &[Message] {
+        &self.messages
+    }
+
+    /// Whether the budget of tool calls is spent, so that tools need not be offered any more.
+    pub fn is_out_of_budget(&self) -> bool {
+        self.out_of_budget
+    }
+
+    fn refuse_over_budget(&mut self) {
+        let Some(limit) = self.limits.tool_calls_max else {
+            return;
+        };
+        for (_, result) in &mut self.open {
+            if self.tool_calls < limit {
+                self.tool_calls += 1;
+            } else {
+                self.out_of_budget = true;
+                *result = Some(ToolResult::error(format!(
+                    "not executed: the limit of {limit} tool calls is reached; answer with what you have"
+                )));
+            }
+        }
+    }
+
+    fn refuse_malformed(&mut self) {
+        for (call, result) in self.open.iter_mut().filter(|(_, result)| result.is_none()) {
+            if let Err(problem) = parse_arguments(call) {
+                *result = Some(ToolResult::error(format!(
+                    "not executed: the arguments are not a JSON object ({problem}); call {} again with valid JSON",
+                    call.function.name
+                )));
+            }
+        }
+    }
+
+    /// Once every call of the turn has its result, the results join the conversation, in the order of the calls.
+    fn close_turn(&mut self, at: i64) {
+        if self.open.iter().any(|(_, result)| result.is_none()) {
+            return;
+        }
+        for (call, result) in std::mem::take(&mut self.open) {
+            let Some(result) = result else { continue };
+            let mut message = Message::new(Role::Tool, result.content, self.message_id(), at);
+            message.tool_args = serde_json::from_str(&call.function.arguments).ok();
+            message.tool_name = Some(call.function.name);
+            message.tool_call_id = Some(call.id);
+            message.tool_call_error = Some(result.is_error);
+            self.messages.push(message);
+        }
+    }
+
+    fn message_id(&self) -> Arc<str> {
+        self.run_id.derive(&format!("message/{}", self.messages.len()))
+    }
+}
+
+/// A call's arguments as an object. No text at all counts as no arguments.
+///
+/// # Errors
+/// What is wrong with the text.
+pub(super) fn parse_arguments(call: &ToolCall) -> Result<Value, String> {
+    let text = call.function.arguments.trim();
+    if text.is_empty() {
+        return Ok(Value::Object(serde_json::Map::new()));
+    }
+    match serde_json::from_str(text) {
+        Ok(value @ Value::Object(_)) => Ok(value),
+        Ok(_) => Err("it is another kind of value".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+impl ToolCall {
+    /// The arguments as a JSON object. No text at all counts as no arguments.
+    ///
+    /// # Errors
+    /// What is wrong with the text.
+    pub fn arguments(&self) -> Result<Value, String> {
+        parse_arguments(self)
+    }
+}

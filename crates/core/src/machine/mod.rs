@@ -1,0 +1,16 @@
+//! The machines: pure state that folds what happened and says what is next.
+//!
+//! ```text
+//! log ──apply──► machine ──next──► what to say, and what to do then
+//!                   ▲                          │
+//!                   └───────── entries ◄───────┘ (the engine does it and appends how it ended)
+//! ```
+//! No clock, no I/O, no chance, no `.await`. A machine can be written down and read back at any moment.
+
+mod agent;
+mod team;
+mod workflow;
+
+pub use agent::{AgentCommand, AgentLimits, AgentMachine};
+pub use team::{DELEGATE_TOOL, TeamCall, TeamCommand, TeamMachine};
+pub use workflow::{Decision, Execute, Mismatch, Then, WorkflowMachine};

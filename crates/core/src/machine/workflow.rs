@@ -1,0 +1,626 @@
+//! The workflow machine: which step is next, and what the log says of it.
+//!
+//! It never trusts its memory over the log: every change goes through [`WorkflowMachine::apply`], whether the entry was
+//! just made or read back after a crash, so both ways end in the same state.
+//!
+//! ```text
+//!            say StepStarted                 Step recorded
+//! Ready ───────────────────────► Executing ───────────────► Ready (next step) … Ended
+//!   ▲                                │
+//!   └──────── due ◄─── Waiting ◄─────┘ Retry recorded
+//! ```
+
+use crate::event::{EventKind, Origin, RunEvent, WorkflowDone};
+use crate::failure::{Failure, FailureKind};
+use crate::log::{Entry, Key, Record};
+use crate::metrics::{RunMetrics, StepMetrics};
+use crate::port::{Executed, StepInfo};
+use crate::run::{RunInfo, RunOutput, RunStatus, WorkflowRunOutput};
+use crate::step::{ExecutorKind, StepIndex, StepInput, StepOutput, StepType};
+use crate::time::Timestamp;
+use crate::workflow::{Node, OnError, StepNode};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+/// Where the run is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+enum Phase {
+    /// Nothing has been said yet.
+    Fresh,
+    /// The step at `at` may start.
+    Ready,
+    /// Its start is in the log, its end is not.
+    Executing,
+    /// It failed and may start again at the given time.
+    Waiting(Timestamp),
+    /// A terminal event is in the log, or a pause.
+    Ended(RunStatus),
+}
+
+/// One run of one workflow.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkflowMachine {
+    info: Arc<RunInfo>,
+    input: Option<Value>,
+    additional_data: Option<Value>,
+    nodes: Arc<[Node]>,
+    created_at: i64,
+    started_at: Option<Timestamp>,
+    last_at: Timestamp,
+    phase: Phase,
+    at: usize,
+    attempt: u32,
+    outputs: Vec<Arc<StepOutput>>,
+    runs: Vec<Arc<RunOutput>>,
+    content: Option<Value>,
+    paused: Option<Arc<str>>,
+    cancelled_before_start: bool,
+}
+
+/// What the machine wants said, and done after that.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// Entries to append and apply first.
+    pub say: Vec<Entry>,
+    /// What to do once they are durable.
+    pub then: Then,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Then {
+    /// Execute a step and hand its end to [`WorkflowMachine::settle`].
+    Execute(Box<Execute>),
+    /// Nothing before this time.
+    Wait(Timestamp),
+    /// The run is over, or paused.
+    End(RunStatus),
+}
+
+/// One attempt at one step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Execute {
+    /// Its place in the top-level sequence.
+    pub step: usize,
+    /// Facts for the executor.
+    pub info: Arc<StepInfo>,
+    /// What it is given.
+    pub input: Arc<StepInput>,
+    /// Longest time for it, in milliseconds.
+    pub timeout_ms: Option<u64>,
+}
+
+/// The log tells of another definition than this one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("definition changed: entry {event_index} speaks of step {found:?}, this definition has {expected} there")]
+pub struct Mismatch {
+    /// The first entry that does not fit.
+    pub event_index: u64,
+    /// The step it names.
+    pub found: String,
+    /// What stands in its place now.
+    pub expected: String,
+}
+
+impl WorkflowMachine {
+    /// A run nobody has started.
+    pub fn new(
+        info: Arc<RunInfo>,
+        nodes: Arc<[Node]>,
+        input: Option<Value>,
+        additional_data: Option<Value>,
+        created_at: Timestamp,
+    ) -> Self {
+        Self {
+            info,
+            input,
+            additional_data,
+            nodes,
+            created_at: created_at.as_seconds(),
+            started_at: None,
+            last_at: created_at,
+            phase: Phase::Fresh,
+            at: 0,
+            attempt: 1,
+            outputs: Vec::new(),
+            runs: Vec::new(),
+            content: None,
+            paused: None,
+            cancelled_before_start: false,
+        }
+    }
+
+    /// Takes one entry into account, in the order of the log.
+    ///
+    /// # Errors
+    /// [`Mismatch`] when the entry speaks of a step that this definition does not have at that place.
+    pub fn apply(&mut self, entry: &Entry) -> Result<(), Mismatch> {
+        match &entry.record {
+            Some(Record::Claimed { at, .. }) => {
+                self.started_at.get_or_insert(*at);
+                self.last_at = *at;
+            }
+            Some(Record::Step { run, .. }) => self.runs.extend(run.clone()),
+            Some(Record::Retry { attempt, due_at, .. }) => {
+                self.attempt = attempt + 1;
+                self.phase = Phase::Waiting(*due_at);
+            }
+            Some(Record::Ended { at }) => self.last_at = *at,
+            Some(Record::Intent { .. } | Record::Result { .. } | Record::Said { .. }) | None => {}
+        }
+        let is_step_end = matches!(entry.record, Some(Record::Step { .. }));
+        match &entry.event.kind {
+            EventKind::WorkflowStarted => self.phase = Phase::Ready,
+            EventKind::StepStarted => {
+                self.expect_step(entry)?;
+                self.phase = Phase::Executing;
+            }
+            EventKind::StepOutput { step_output: output }
+            | EventKind::StepCompleted {
+                step_response: output, ..
+            } if is_step_end => {
+                self.expect_step(entry)?;
+                self.outputs.push(output.clone());
+                self.at = if output.stop { self.nodes.len() } else { self.at + 1 };
+                self.attempt = 1;
+                self.phase = Phase::Ready;
+            }
+            EventKind::WorkflowError { error, .. } => {
+                self.content = Some(Value::String(error.clone()));
+                self.phase = Phase::Ended(RunStatus::Error);
+            }
+            EventKind::WorkflowCancelled { content, .. } => {
+                self.cancelled_before_start = self.phase == Phase::Fresh;
+                self.content = Some(Value::String(content.clone()));
+                self.phase = Phase::Ended(RunStatus::Cancelled);
+            }
+            EventKind::WorkflowCompleted(done) => {
+                self.outputs.clone_from(&done.step_results);
+                if self.phase != Phase::Ended(RunStatus::Cancelled) {
+                    self.content.clone_from(&done.content);
+                    self.phase = Phase::Ended(RunStatus::Completed);
+                }
+            }
+            EventKind::WorkflowPaused { paused_step_name, .. } => {
+                self.paused = Some(paused_step_name.clone());
+                self.phase = Phase::Ended(RunStatus::Paused);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn expect_step(&self, entry: &Entry) -> Result<(), Mismatch> {
+        let found = entry.event.origin.step_name.as_deref().unwrap_or_default();
+        let node = self.nodes.get(self.at).map(|node| &**node.name());
+        if node == Some(found) {
+            return Ok(());
+        }
+        Err(Mismatch {
+            event_index: entry.event.event_index.unwrap_or_default(),
+            found: found.to_owned(),
+            expected: node.map_or_else(|| "no step".to_owned(), |name| format!("step {name:?}")),
+        })
+    }
+
+    /// What is next. `claim` is said by the run's first entry.
+    pub fn next(&self, claim: &Record, at: Timestamp) -> Decision {
+        match &self.phase {
+            Phase::Fresh => {
+                let started = Entry::recorded(self.event(EventKind::WorkflowStarted, at), claim.clone());
+                let mut decision = self.start_step(at);
+                decision.say.insert(0, started);
+                decision
+            }
+            Phase::Ready => self.start_step(at),
+            Phase::Waiting(due) if *due > at => Decision {
+                say: Vec::new(),
+                then: Then::Wait(*due),
+            },
+            Phase::Executing | Phase::Waiting(_) => {
+                let node = self
+                    .step()
+                    .expect("a step whose start is in the log exists: expect_step has seen it");
+                Decision {
+                    say: Vec::new(),
+                    then: self.execute(node),
+                }
+            }
+            Phase::Ended(status) => Decision {
+                say: Vec::new(),
+                then: Then::End(*status),
+            },
+        }
+    }
+
+    /// The entries that end the attempt in progress.
+    ///
+    /// `state` is what the step changed in the session; `chance` decides the jitter of a back-off.
+    pub fn settle(
+        &self,
+        result: Result<Executed, Failure>,
+        state: Option<Value>,
+        chance: u64,
+        at: Timestamp,
+    ) -> Vec<Entry> {
+        let Some(node) = self.step() else { return Vec::new() };
+        let key = self.step_key();
+        match result {
+            Ok(executed) => self.succeeded(node, executed, state, key, at),
+            Err(failure) if failure.retryable && self.attempt <= node.retry.times => {
+                let due_at = at + node.retry.wait(self.attempt, failure.retry_after_ms, chance);
+                let mut fields = Map::new();
+                fields.insert("name".into(), json!("StepRetrying"));
+                fields.insert("error".into(), json!(failure.message));
+                fields.insert("failed_attempt".into(), json!(self.attempt));
+                fields.insert("due_at".into(), json!(due_at.as_seconds()));
+                let event = self.step_event(node, EventKind::CustomEvent { fields }, at);
+                vec![Entry::recorded(
+                    event,
+                    Record::Retry {
+                        key,
+                        attempt: self.attempt,
+                        due_at,
+                    },
+                )]
+            }
+            Err(failure) if node.on_error == OnError::Skip => {
+                let output = StepOutput {
+                    content: Some(Value::String(format!("Step skipped due to error: {}", failure.message))),
+                    step_name: Some(node.name.clone()),
+                    step_id: Some(self.step_id()),
+                    success: false,
+                    error: Some(failure.message),
+                    ..StepOutput::default()
+                };
+                let event = self.step_event(
+                    node,
+                    EventKind::StepOutput {
+                        step_output: Arc::new(output),
+                    },
+                    at,
+                );
+                vec![Entry::recorded(
+                    event,
+                    Record::Step {
+                        key,
+                        run: None,
+                        state: None,
+                    },
+                )]
+            }
+            Err(failure) if failure.kind == FailureKind::OutcomeUnknown => vec![self.paused(node, &failure, at)],
+            Err(failure) => {
+                let error = EventKind::StepError {
+                    error: failure.message.clone(),
+                };
+                let mut say = vec![Entry::event(self.step_event(node, error, at))];
+                say.extend(self.fail(&failure, at));
+                say
+            }
+        }
+    }
+
+    fn succeeded(
+        &self,
+        node: &StepNode,
+        executed: Executed,
+        state: Option<Value>,
+        key: Key,
+        at: Timestamp,
+    ) -> Vec<Entry> {
+        let output = Arc::new(StepOutput {
+            step_name: Some(node.name.clone()),
+            step_id: Some(self.step_id()),
+            step_type: StepType::Step,
+            executor_type: Some(node.executor_type),
+            executor_name: Some(node.executor_name.clone()),
+            ..executed.output
+        });
+        let record = Record::Step {
+            key,
+            run: executed.run,
+            state,
+        };
+        let said = self.step_event(
+            node,
+            EventKind::StepOutput {
+                step_output: output.clone(),
+            },
+            at,
+        );
+        if output.stop {
+            return vec![Entry::recorded(said, record)];
+        }
+        let completed = EventKind::StepCompleted {
+            content: output.content.clone().unwrap_or(Value::Null),
+            content_type: content_type(output.content.as_ref()).to_owned(),
+            step_response: output,
+        };
+        let completed = Entry::recorded(self.step_event(node, completed, at), record);
+        match node.executor_type {
+            ExecutorKind::Function => vec![Entry::event(said), completed],
+            _ => vec![completed],
+        }
+    }
+
+    /// The entries that end the run because someone asked; `partial` is what the step in progress had written so far.
+    pub fn cancel(&self, reason: &str, partial: Option<String>, claim: &Record, at: Timestamp) -> Vec<Entry> {
+        let content = format!("Run {} was cancelled", self.info.run_id);
+        let cancelled = EventKind::WorkflowCancelled {
+            reason: reason.to_owned(),
+            content: content.clone(),
+        };
+        let mut step_results = self.outputs.clone();
+        if let (Phase::Executing | Phase::Waiting(_), Some(node)) = (&self.phase, self.step()) {
+            step_results.push(Arc::new(StepOutput {
+                content: partial.map(Value::String),
+                step_name: Some(node.name.clone()),
+                step_id: Some(self.step_id()),
+                success: false,
+                error: Some("Cancelled during execution".to_owned()),
+                ..StepOutput::default()
+            }));
+        }
+        let done = WorkflowDone {
+            content: Some(Value::String(content)),
+            content_type: "str".to_owned(),
+            step_results,
+            metrics: Some(self.metrics(at)),
+            metadata: None,
+        };
+        let first = match self.phase {
+            Phase::Fresh => Entry::recorded(self.event(cancelled, at), claim.clone()),
+            _ => Entry::event(self.event(cancelled, at)),
+        };
+        let done = self.event(EventKind::WorkflowCompleted(Box::new(done)), at);
+        vec![first, Entry::recorded(done, Record::Ended { at })]
+    }
+
+    /// The entries that end the run ERROR.
+    pub fn fail(&self, failure: &Failure, at: Timestamp) -> Vec<Entry> {
+        let error_type = Some(failure.kind.code().to_owned());
+        let error = EventKind::WorkflowError {
+            error: failure.message.clone(),
+            error_type,
+        };
+        vec![Entry::recorded(self.event(error, at), Record::Ended { at })]
+    }
+
+    /// The entry that pauses the run because its definition is not the one the log speaks of.
+    pub fn pause(&self, reason: &str, at: Timestamp) -> Entry {
+        let name = self.step().map_or_else(|| Arc::from(""), |node| node.name.clone());
+        Entry::event(self.event(self.pause_event(name, reason), at))
+    }
+
+    fn paused(&self, node: &StepNode, failure: &Failure, at: Timestamp) -> Entry {
+        Entry::event(self.event(self.pause_event(node.name.clone(), &failure.message), at))
+    }
+
+    fn pause_event(&self, name: Arc<str>, reason: &str) -> EventKind {
+        EventKind::WorkflowPaused {
+            status: RunStatus::Paused.as_str().to_owned(),
+            paused_step_index: u32::try_from(self.at).unwrap_or(u32::MAX),
+            paused_step_name: name,
+            pause_kind: Some("executor".to_owned()),
+            step_requirements: Some(vec![json!({ "reason": reason })]),
+            step_results: self.outputs.clone(),
+        }
+    }
+
+    /// The entry that says a run goes on after its worker was lost. Readers drop partial text after it.
+    pub fn resumed(&self, claim: &Record, attempt: u32, at: Timestamp) -> Entry {
+        let mut fields = Map::new();
+        fields.insert("name".into(), json!("RunResumed"));
+        fields.insert("attempt".into(), json!(attempt));
+        if let (Phase::Executing, Some(node)) = (&self.phase, self.step()) {
+            fields.insert("paths".into(), json!([self.step_key()]));
+            fields.insert("resumed_step".into(), json!(node.name));
+        }
+        Entry::recorded(self.event(EventKind::CustomEvent { fields }, at), claim.clone())
+    }
+
+    /// Where the run stands, once it has ended or paused.
+    pub fn ended(&self) -> Option<RunStatus> {
+        match self.phase {
+            Phase::Ended(status) => Some(status),
+            _ => None,
+        }
+    }
+
+    /// Whether anything has been said yet.
+    pub fn is_fresh(&self) -> bool {
+        self.phase == Phase::Fresh
+    }
+
+    /// When the run was first claimed.
+    pub fn started_at(&self) -> Option<Timestamp> {
+        self.started_at
+    }
+
+    /// The steps that ended so far.
+    pub fn outputs(&self) -> &[Arc<StepOutput>] {
+        &self.outputs
+    }
+
+    /// The step the run is at, for people: `1/2 Research Step`.
+    pub fn progress(&self) -> String {
+        match self.nodes.get(self.at) {
+            Some(node) => format!("{}/{} {}", self.at + 1, self.nodes.len(), node.name()),
+            None => format!("{0}/{0}", self.nodes.len()),
+        }
+    }
+
+    /// The run as a poll sees it.
+    pub fn output(&self) -> WorkflowRunOutput {
+        let status = self.ended().unwrap_or(if self.is_fresh() {
+            RunStatus::Pending
+        } else {
+            RunStatus::Running
+        });
+        let is_paused = status == RunStatus::Paused;
+        WorkflowRunOutput {
+            content: self.content.clone(),
+            content_type: content_type(self.content.as_ref()).to_owned(),
+            status,
+            cancellation_stage: (status == RunStatus::Cancelled).then(|| {
+                if self.cancelled_before_start {
+                    "PENDING"
+                } else {
+                    "EXECUTING"
+                }
+                .to_owned()
+            }),
+            paused_step_index: is_paused.then(|| u32::try_from(self.at).unwrap_or(u32::MAX)),
+            paused_step_name: self.paused.clone().filter(|_| is_paused),
+            pause_kind: is_paused.then(|| "executor".to_owned()),
+            step_results: self.outputs.clone(),
+            step_executor_runs: self.runs.clone(),
+            metrics: Some(self.metrics(self.last_at)),
+            ..WorkflowRunOutput::pending(&self.info, self.input.clone(), self.created_at)
+        }
+    }
+
+    fn metrics(&self, at: Timestamp) -> RunMetrics {
+        let mut metrics = RunMetrics::default();
+        for output in &self.outputs {
+            let (Some(name), Some(kind), Some(executor)) =
+                (&output.step_name, output.executor_type, &output.executor_name)
+            else {
+                continue;
+            };
+            if matches!(kind, ExecutorKind::Agent | ExecutorKind::Team) {
+                let line = StepMetrics {
+                    step_name: name.clone(),
+                    executor_type: kind.as_str().to_owned(),
+                    executor_name: executor.clone(),
+                    metrics: output.metrics.clone(),
+                };
+                metrics.steps.insert(name.to_string(), line);
+            }
+        }
+        metrics.duration = self.started_at.map(|start| at.since(start).as_secs_f64());
+        metrics
+    }
+
+    fn completed(&self, at: Timestamp) -> Entry {
+        let content = self.outputs.last().and_then(|output| output.content.clone());
+        let done = WorkflowDone {
+            content_type: content_type(content.as_ref()).to_owned(),
+            content,
+            metadata: None,
+            metrics: Some(self.metrics(at)),
+            step_results: self.outputs.clone(),
+        };
+        Entry::recorded(
+            self.event(EventKind::WorkflowCompleted(Box::new(done)), at),
+            Record::Ended { at },
+        )
+    }
+
+    fn start_step(&self, at: Timestamp) -> Decision {
+        match self.step() {
+            Some(node) => Decision {
+                say: vec![self.step_started(node, at)],
+                then: self.execute(node),
+            },
+            None => Decision {
+                say: vec![self.completed(at)],
+                then: Then::End(RunStatus::Completed),
+            },
+        }
+    }
+
+    fn step(&self) -> Option<&StepNode> {
+        match self.nodes.get(self.at)? {
+            Node::Step(step) => Some(step),
+            Node::Steps { .. }
+            | Node::Parallel { .. }
+            | Node::Loop { .. }
+            | Node::Condition { .. }
+            | Node::Router { .. }
+            | Node::Workflow { .. } => unreachable!("build() makes sequences of steps only"),
+        }
+    }
+
+    fn step_key(&self) -> Key {
+        match self.attempt {
+            1 => Key::new(self.at.to_string()),
+            attempt => Key::new(format!("{}~{attempt}", self.at)),
+        }
+    }
+
+    fn step_id(&self) -> Arc<str> {
+        self.info.run_id.derive(&self.at.to_string())
+    }
+
+    fn step_index(&self) -> StepIndex {
+        StepIndex::At(u32::try_from(self.at).unwrap_or(u32::MAX))
+    }
+
+    fn execute(&self, node: &StepNode) -> Then {
+        let info = StepInfo {
+            key: self.step_key(),
+            step_id: self.step_id(),
+            step_name: node.name.clone(),
+            step_index: self.step_index(),
+            attempt: self.attempt,
+        };
+        let named = |output: &Arc<StepOutput>| Some((output.step_name.clone()?, output.clone()));
+        let input = StepInput {
+            input: self.input.clone(),
+            previous_step_outputs: self.outputs.iter().filter_map(named).collect(),
+            previous_step_content: self.outputs.last().and_then(|output| output.content.clone()),
+            additional_data: self.additional_data.clone(),
+            ..StepInput::default()
+        };
+        Then::Execute(Box::new(Execute {
+            step: self.at,
+            info: Arc::new(info),
+            input: Arc::new(input),
+            timeout_ms: node.timeout_ms,
+        }))
+    }
+
+    fn step_started(&self, node: &StepNode, at: Timestamp) -> Entry {
+        let event = self.step_event(node, EventKind::StepStarted, at);
+        Entry::recorded(event, Record::Intent { key: self.step_key() })
+    }
+
+    fn event(&self, kind: EventKind, at: Timestamp) -> RunEvent {
+        let origin = Origin::workflow(&self.info);
+        RunEvent {
+            created_at: at.as_seconds(),
+            kind,
+            origin,
+            event_index: None,
+        }
+    }
+
+    fn step_event(&self, node: &StepNode, kind: EventKind, at: Timestamp) -> RunEvent {
+        let origin = Origin {
+            step_id: Some(self.step_id()),
+            step_name: Some(node.name.clone()),
+            step_index: Some(self.step_index()),
+            ..Origin::workflow(&self.info)
+        };
+        RunEvent {
+            created_at: at.as_seconds(),
+            kind,
+            origin,
+            event_index: None,
+        }
+    }
+}
+
+/// Agno's `content_type`: the Python class of the content.
+fn content_type(content: Option<&Value>) -> &'static str {
+    match content {
+        None | Some(Value::Null | Value::String(_)) => "str",
+        Some(Value::Object(_)) => "dict",
+        Some(Value::Array(_)) => "list",
+        Some(Value::Bool(_)) => "bool",
+        Some(Value::Number(_)) => "float",
+    }
+}
