@@ -1,2 +1,183 @@
-//! stub
-fn main() {}
+//! The project's chores, one word each; `cargo xtask help` is their documentation.
+//!
+//! Owns how the project is checked, and must never depend on the project itself: it has to build in seconds and to run
+//! when nothing else compiles. The invariant it keeps: a chore that could not be carried out has failed.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line speaks to a terminal"
+)]
+
+mod cargo;
+mod ci;
+mod metadata;
+mod readme;
+mod sabotage;
+mod tidy;
+
+use cargo::Cargo;
+use std::process::ExitCode;
+
+/// What went wrong, in words for a person.
+type Problem = String;
+
+struct Task {
+    name: &'static str,
+    help: &'static str,
+    run: fn(&Cargo, &[String]) -> Result<(), Problem>,
+}
+
+/// Every chore, in the order in which `help` shows them.
+const TASKS: &[Task] = &[
+    Task {
+        name: "ci",
+        help: "everything below that can fail: tidy, lint, test, sabotage, readme",
+        run: ci::run,
+    },
+    Task {
+        name: "test",
+        help: "all tests of the workspace, as the README says",
+        run: |cargo, _| test(cargo),
+    },
+    Task {
+        name: "lint",
+        help: "formatting, clippy and documentation, each without a warning",
+        run: |cargo, _| lint(cargo),
+    },
+    Task {
+        name: "tidy",
+        help: "the house rules: who may depend on whom, module headers, words, links",
+        run: |cargo, _| tidy::run(cargo),
+    },
+    Task {
+        name: "sabotage",
+        help: "breaks the engine on purpose, one promise at a time, and demands that a test notices",
+        run: |cargo, _| sabotage::run(cargo),
+    },
+    Task {
+        name: "readme",
+        help: "runs the first command of the README, without any key, and reads its output",
+        run: |cargo, _| readme::run(cargo),
+    },
+    Task {
+        name: "bench",
+        help: "the benchmark, in release mode; arguments are passed on",
+        run: bench,
+    },
+    Task {
+        name: "demo",
+        help: "the demonstration, in release mode; arguments are passed on",
+        run: demo,
+    },
+    Task {
+        name: "help",
+        help: "this text",
+        run: |_, _| help(),
+    },
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (name, rest) = arguments
+        .split_first()
+        .map_or(("help", &[][..]), |(name, rest)| (name.as_str(), rest));
+    match dispatch(name, rest) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("xtask {name} failed: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(name: &str, rest: &[String]) -> Result<(), Problem> {
+    let name = if matches!(name, "-h" | "--help") { "help" } else { name };
+    let task = TASKS
+        .iter()
+        .find(|task| task.name == name)
+        .ok_or_else(|| unknown(name))?;
+    (task.run)(&Cargo::from_environment()?, rest)
+}
+
+fn unknown(name: &str) -> Problem {
+    let names: Vec<&str> = TASKS.iter().map(|task| task.name).collect();
+    format!("there is no task `{name}`, choose one of {}", names.join(", "))
+}
+
+fn help() -> Result<(), Problem> {
+    println!("usage: cargo xtask TASK [ARGUMENTS]\n");
+    for Task { name, help, .. } in TASKS {
+        println!("  {name:<10}{help}");
+    }
+    println!("\nNothing is installed. No task needs the network once the dependencies are there.");
+    Ok(())
+}
+
+fn test(cargo: &Cargo) -> Result<(), Problem> {
+    cargo.run(&readme::arguments(readme::TEST))
+}
+
+fn lint(cargo: &Cargo) -> Result<(), Problem> {
+    cargo.run(&["fmt", "--all", "--check"])?;
+    cargo.run(&[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--locked",
+        "--",
+        "-D",
+        "warnings",
+    ])?;
+    cargo.run_with(
+        &[("RUSTDOCFLAGS", "-D warnings")],
+        &["doc", "--workspace", "--no-deps", "--locked"],
+    )
+}
+
+fn bench(cargo: &Cargo, rest: &[String]) -> Result<(), Problem> {
+    passing_on(
+        cargo,
+        &[
+            "run",
+            "--release",
+            "--locked",
+            "-p",
+            "outlive",
+            "--example",
+            "bench",
+            "--",
+        ],
+        rest,
+    )
+}
+
+fn demo(cargo: &Cargo, rest: &[String]) -> Result<(), Problem> {
+    passing_on(cargo, &readme::arguments(readme::DEMO), rest)
+}
+
+fn passing_on(cargo: &Cargo, fixed: &[&str], rest: &[String]) -> Result<(), Problem> {
+    let all: Vec<&str> = fixed.iter().copied().chain(rest.iter().map(String::as_str)).collect();
+    cargo.run(&all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_task_is_refused_and_the_known_ones_are_named() {
+        let problem = dispatch("tset", &[]).unwrap_err();
+        assert!(
+            problem.contains("`tset`") && problem.contains("test, lint"),
+            "{problem}"
+        );
+    }
+
+    #[test]
+    fn every_task_is_listed_once() {
+        let mut names: Vec<&str> = TASKS.iter().map(|task| task.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), TASKS.len());
+    }
+}

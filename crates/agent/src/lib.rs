@@ -3,5 +3,19 @@
 //! This crate knows no database, no lease and no workflow. Everything that must be done only once goes through
 //! [`outlive_core::port::Effects`]; alone, an agent runs with effects that keep nothing.
 
+mod agent;
+mod driver;
+#[cfg(any(feature = "openai", feature = "http-tools"))]
+mod http;
 pub mod model;
+mod profile;
+mod prompt;
+mod solo;
+mod team;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod tool;
+
+pub use agent::Agent;
+pub use profile::IntoInstructions;
+pub use team::{IntoMember, Member, Team};

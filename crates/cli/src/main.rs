@@ -1,2 +1,93 @@
-//! stub
-fn main() {}
+//! The `outlive` command: a demonstration, and what one does with runs that are stored: list, show, follow, cancel.
+//!
+//! It has no rule of its own: statuses, results and logs are read through the library. Standard output carries what was
+//! asked for, standard error everything else.
+
+mod cli;
+mod cmd;
+mod demo;
+mod exit;
+mod fold;
+mod output;
+mod store;
+mod style;
+mod times;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use cli::Cli;
+use exit::{Exit, Problem};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    report_panics();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
+    cli.global.color.apply();
+    let done = start(&cli);
+    let exit = done.unwrap_or_else(|problem| problem.report(cli.global.json));
+    ExitCode::from(exit as u8)
+}
+
+fn start(cli: &Cli) -> Result<Exit, Problem> {
+    log(cli.global.verbose)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let done = runtime.block_on(cmd::run(cli));
+    // A command that has answered does not wait for what others still do in this process: it is all on disk.
+    runtime.shutdown_background();
+    done
+}
+
+/// Help and version are results; a mistake in the arguments is a problem like others when a program reads along.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let is_help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    let is_json = std::env::args_os().any(|argument| argument == "--json");
+    if is_json && !is_help {
+        let text = error.render().to_string();
+        let (first, rest) = text.trim().split_once("\n\n").unwrap_or((text.trim(), ""));
+        let problem = Problem::new(Exit::Usage, "usage", first.trim_start_matches("error: ").trim());
+        return ExitCode::from(problem.hint(rest.trim()).report(true) as u8);
+    }
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8))
+}
+
+/// What the library logs, on standard error: warnings, more with `-v`, or what `OUTLIVE_LOG` says.
+fn log(verbose: u8) -> Result<(), Problem> {
+    use tracing_subscriber::EnvFilter;
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        _ => "debug",
+    };
+    let wanted = std::env::var("OUTLIVE_LOG").ok().filter(|text| !text.trim().is_empty());
+    let filter = EnvFilter::try_new(wanted.as_deref().unwrap_or(level)).map_err(|error| {
+        let problem =
+            Problem::new(Exit::Configuration, "configuration", format!("OUTLIVE_LOG cannot be read: {error}"));
+        problem.hint("write a level, or levels by module: OUTLIVE_LOG=info,outlive_engine=debug")
+    })?;
+    let is_plain = anstream::AutoStream::choice(&std::io::stderr()) == anstream::ColorChoice::Never;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(!is_plain).init();
+    Ok(())
+}
+
+/// A panic is a bug of ours: a short report instead of a backtrace, unless `RUST_BACKTRACE` asks for one.
+fn report_panics() {
+    if std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0") {
+        return;
+    }
+    std::panic::set_hook(Box::new(|panic| {
+        use std::io::Write;
+        let place = panic.location().map(|place| format!(" at {}:{}", place.file(), place.line())).unwrap_or_default();
+        let said = panic.payload_as_str().unwrap_or("no message");
+        let version = env!("CARGO_PKG_VERSION");
+        let _ = writeln!(
+            std::io::stderr(),
+            "outlive {version} has met a bug of its own{place}: {said}\n\
+             What was acknowledged is on disk and runs go on with the next process.\n\
+             For a report, please run it again with RUST_BACKTRACE=1"
+        );
+    }));
+}

@@ -215,6 +215,9 @@ pub struct WorkflowDone {
     /// The steps.
     #[serde(default)]
     pub step_results: Vec<Arc<StepOutput>>,
+    /// The agent and team runs behind the steps, where a stream carries them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_executor_runs: Option<Vec<Arc<RunOutput>>>,
 }
 
 /// What happened. The variant's name is Agno's event name and stands in the `event` field.
@@ -242,6 +245,10 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         step_requirements: Option<Vec<Value>>,
         step_results: Vec<Arc<StepOutput>>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step_executor_runs: Option<Vec<Arc<RunOutput>>>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        metadata: Option<Value>,
     },
     StepStarted,
     StepOutput {
@@ -352,10 +359,7 @@ impl RunEvent {
 
     /// The terminal event of its run: nothing follows it.
     pub fn is_terminal(&self) -> bool {
-        let ends = matches!(
-            self.kind,
-            EventKind::WorkflowCompleted(_) | EventKind::WorkflowError { .. }
-        );
+        let ends = matches!(self.kind, EventKind::WorkflowCompleted(_) | EventKind::WorkflowError { .. });
         ends && self.origin.nested_depth == 0
     }
 }

@@ -103,12 +103,7 @@ pub struct Failure {
 impl Failure {
     /// A failure of this kind.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            retryable: kind.is_retryable(),
-            retry_after_ms: None,
-        }
+        Self { kind, message: message.into(), retryable: kind.is_retryable(), retry_after_ms: None }
     }
 
     /// The user's function failed; tried again if the step has retries left.
@@ -118,10 +113,7 @@ impl Failure {
 
     /// The user's function failed for good: retries are skipped.
     pub fn fatal(message: impl fmt::Display) -> Self {
-        Self {
-            retryable: false,
-            ..Self::function(message)
-        }
+        Self { retryable: false, ..Self::function(message) }
     }
 
     /// Asks to wait this long before the next try.

@@ -125,6 +125,11 @@ impl RunId {
         uuid_text(Uuid::new_v5(&NAMESPACE, name.as_bytes()))
     }
 
+    /// A hash of `text`, to compare requests by. Equal texts have equal fingerprints.
+    pub fn fingerprint(text: &str) -> String {
+        Uuid::new_v5(&NAMESPACE, text.as_bytes()).simple().to_string()
+    }
+
     /// [`RunId::derive`] as the id of a run nested in this one (an agent's, a team's, a member's).
     pub fn derive_run(&self, path: &str) -> RunId {
         RunId(self.derive(path))

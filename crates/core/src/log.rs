@@ -98,7 +98,7 @@ pub enum Record {
         /// When.
         at: Timestamp,
     },
-    /// A step failed and will be tried again.
+    /// A step failed and will be tried again. This is also the intent of the next attempt.
     Retry {
         /// Its path.
         key: Key,
@@ -156,10 +156,7 @@ impl Entry {
 
     /// An entry with a record.
     pub fn recorded(event: RunEvent, record: Record) -> Self {
-        Self {
-            event,
-            record: Some(record),
-        }
+        Self { event, record: Some(record) }
     }
 }
 
@@ -201,11 +198,7 @@ impl Page {
             body.push('\n');
         }
         let count = u32::try_from(entries.len()).expect("a commit has fewer than 2^32 entries");
-        Page {
-            first_index,
-            count,
-            body,
-        }
+        Page { first_index, count, body }
     }
 
     /// Index after the last entry.
@@ -218,16 +211,11 @@ impl Page {
     /// # Errors
     /// [`Damaged`] names the first entry whose checksum or JSON is wrong.
     pub fn decode(&self, run_id: &RunId) -> Result<Vec<Entry>, Damaged> {
-        let damaged = |event_index, problem: &str| Damaged {
-            run_id: run_id.clone(),
-            event_index,
-            problem: problem.to_owned(),
-        };
+        let damaged =
+            |event_index, problem: &str| Damaged { run_id: run_id.clone(), event_index, problem: problem.to_owned() };
         let mut entries = Vec::with_capacity(self.count as usize);
         for (index, line) in (self.first_index..).zip(self.body.lines()) {
-            let (sum, json) = line
-                .split_at_checked(9)
-                .ok_or_else(|| damaged(index, "it is cut short"))?;
+            let (sum, json) = line.split_at_checked(9).ok_or_else(|| damaged(index, "it is cut short"))?;
             if u32::from_str_radix(sum.trim_end(), 16) != Ok(checksum(index, json)) {
                 return Err(damaged(index, "its checksum is wrong"));
             }

@@ -77,10 +77,7 @@ impl ToolCall {
             id: id.into(),
             call_id: None,
             kind: "function".to_owned(),
-            function: FunctionCall {
-                name: name.into(),
-                arguments: arguments.into(),
-            },
+            function: FunctionCall { name: name.into(), arguments: arguments.into() },
         }
     }
 }
@@ -254,12 +251,7 @@ impl ModelResponse {
 
     /// An answer that asks for tools.
     pub fn calls(tool_calls: Vec<ToolCall>) -> Self {
-        Self {
-            content: None,
-            tool_calls,
-            finish_reason: FinishReason::ToolCalls,
-            ..Self::text("")
-        }
+        Self { content: None, tool_calls, finish_reason: FinishReason::ToolCalls, ..Self::text("") }
     }
 }
 
@@ -291,20 +283,12 @@ pub struct ToolResult {
 impl ToolResult {
     /// A success.
     pub fn ok(content: impl Into<String>) -> Self {
-        Self {
-            content: content.into(),
-            is_error: false,
-            child_run_id: None,
-            duration: None,
-        }
+        Self { content: content.into(), is_error: false, child_run_id: None, duration: None }
     }
 
     /// A failure the model is told of.
     pub fn error(content: impl Into<String>) -> Self {
-        Self {
-            is_error: true,
-            ..Self::ok(content)
-        }
+        Self { is_error: true, ..Self::ok(content) }
     }
 }
 
@@ -401,10 +385,7 @@ impl ToolExecution {
     pub fn completed(mut self, result: &ToolResult) -> Self {
         self.tool_call_error = Some(result.is_error);
         self.result = Some(result.content.clone());
-        self.metrics = Some(Metrics {
-            duration: result.duration,
-            ..Metrics::default()
-        });
+        self.metrics = Some(Metrics { duration: result.duration, ..Metrics::default() });
         self.child_run_id = result.child_run_id.as_ref().map(ToString::to_string);
         self
     }

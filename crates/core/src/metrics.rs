@@ -68,6 +68,12 @@ pub struct Metrics {
     /// Seconds from the start to the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration: Option<f64>,
+    /// Tool calls only: when it started, in seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<f64>,
+    /// Tool calls only: when it ended, in seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_time: Option<f64>,
     /// The same tokens for each model, under the key `model`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub details: BTreeMap<String, Vec<ModelUsage>>,
@@ -80,11 +86,7 @@ impl Metrics {
         let models = self.details.entry("model".to_owned()).or_default();
         match models.iter_mut().find(|m| m.id == id && m.provider == provider) {
             Some(model) => model.usage += usage,
-            None => models.push(ModelUsage {
-                usage,
-                id: id.to_owned(),
-                provider: provider.to_owned(),
-            }),
+            None => models.push(ModelUsage { usage, id: id.to_owned(), provider: provider.to_owned() }),
         }
     }
 

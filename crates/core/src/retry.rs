@@ -17,21 +17,14 @@ pub struct Retry {
 impl Default for Retry {
     /// No retries; 1 s doubling to 5 min once some are asked for.
     fn default() -> Self {
-        Self {
-            times: 0,
-            backoff_ms: 1000,
-            backoff_ms_max: 300_000,
-        }
+        Self { times: 0, backoff_ms: 1000, backoff_ms_max: 300_000 }
     }
 }
 
 impl Retry {
     /// This many tries after the first.
     pub fn times(times: u32) -> Self {
-        Self {
-            times,
-            ..Self::default()
-        }
+        Self { times, ..Self::default() }
     }
 
     /// Wait this long before the second try.
@@ -49,10 +42,7 @@ impl Retry {
     /// The wait after the failed attempt `attempt` (from 1): the doubled back-off, between half and all of it as `chance`
     /// (any random bits) decides, and never less than the other side's `Retry-After`.
     pub fn wait(&self, attempt: u32, retry_after_ms: Option<u64>, chance: u64) -> Duration {
-        let full = self
-            .backoff_ms
-            .saturating_mul(1u64 << attempt.saturating_sub(1).min(32))
-            .min(self.backoff_ms_max);
+        let full = self.backoff_ms.saturating_mul(1u64 << attempt.saturating_sub(1).min(32)).min(self.backoff_ms_max);
         let half = full / 2;
         let jittered = half + chance % (full - half + 1);
         Duration::from_millis(jittered.max(retry_after_ms.unwrap_or(0)))

@@ -29,14 +29,8 @@ pub enum RunStatus {
 
 impl RunStatus {
     /// Every status, in the order of a run's life.
-    pub const ALL: [RunStatus; 6] = [
-        Self::Pending,
-        Self::Running,
-        Self::Paused,
-        Self::Completed,
-        Self::Cancelled,
-        Self::Error,
-    ];
+    pub const ALL: [RunStatus; 6] =
+        [Self::Pending, Self::Running, Self::Paused, Self::Completed, Self::Cancelled, Self::Error];
 
     /// The one table of legal changes. A store refuses what it forbids.
     ///
@@ -164,15 +158,18 @@ pub struct RunOutput {
     pub created_at: i64,
     /// Where it stands.
     pub status: RunStatus,
+    /// CANCELLED only: `PENDING` (before it started) or `EXECUTING`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancellation_stage: Option<String>,
     /// The step it ran in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workflow_step_id: Option<Arc<str>>,
     /// What it used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Metrics>,
-    /// Kept for Agno's shape; the events are in the workflow run's log.
-    #[serde(default)]
-    pub events: Vec<Value>,
+    /// Kept for Agno's shape: an empty list in a stored run, absent in events. The events are in the workflow run's log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<Vec<Value>>,
     /// The conversation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub messages: Vec<Message>,

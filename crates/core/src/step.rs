@@ -162,18 +162,12 @@ impl Default for StepOutput {
 impl StepOutput {
     /// A success with this content. Name, id and executor are filled in by whoever runs the step.
     pub fn new(content: impl Into<Value>) -> Self {
-        Self {
-            content: Some(content.into()),
-            ..Self::default()
-        }
+        Self { content: Some(content.into()), ..Self::default() }
     }
 
     /// A success after which the workflow ends.
     pub fn stop(content: impl Into<Value>) -> Self {
-        Self {
-            stop: true,
-            ..Self::new(content)
-        }
+        Self { stop: true, ..Self::new(content) }
     }
 
     /// The content as text.

@@ -61,25 +61,13 @@ pub enum Node {
     /// Branches at the same time.
     Parallel { name: Arc<str>, steps: Vec<Node> },
     /// A sequence repeated until a verdict or `max_iterations`.
-    Loop {
-        name: Arc<str>,
-        steps: Vec<Node>,
-        max_iterations: u32,
-    },
+    Loop { name: Arc<str>, steps: Vec<Node>, max_iterations: u32 },
     /// One sequence or another, by a verdict.
-    Condition {
-        name: Arc<str>,
-        steps: Vec<Node>,
-        else_steps: Vec<Node>,
-    },
+    Condition { name: Arc<str>, steps: Vec<Node>, else_steps: Vec<Node> },
     /// Some of the choices, by a selection.
     Router { name: Arc<str>, choices: Vec<Node> },
     /// Another workflow.
-    Workflow {
-        name: Arc<str>,
-        workflow_id: DefinitionId,
-        steps: Vec<Node>,
-    },
+    Workflow { name: Arc<str>, workflow_id: DefinitionId, steps: Vec<Node> },
 }
 
 impl Node {
@@ -123,11 +111,7 @@ where
     T: Into<crate::step::StepOutput>,
 {
     fn info(&self) -> ExecutorInfo {
-        ExecutorInfo {
-            kind: ExecutorKind::Function,
-            name: self.name.clone(),
-            id: None,
-        }
+        ExecutorInfo { kind: ExecutorKind::Function, name: self.name.clone(), id: None }
     }
 
     fn execute<'a>(&'a self, context: StepContext, input: Arc<StepInput>) -> BoxFuture<'a, Result<Executed, Failure>> {
@@ -264,10 +248,7 @@ impl Definition {
 
 impl fmt::Debug for Definition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Definition")
-            .field("id", &self.id)
-            .field("nodes", &self.nodes)
-            .finish_non_exhaustive()
+        f.debug_struct("Definition").field("id", &self.id).field("nodes", &self.nodes).finish_non_exhaustive()
     }
 }
 
@@ -337,25 +318,15 @@ impl DefinitionBuilder {
                 problems.push("a step has an empty name".to_owned());
             }
             if !names.insert(step.name.clone()) {
-                problems.push(format!(
-                    "two steps are named {:?}: names identify steps, give each its own",
-                    step.name
-                ));
+                problems.push(format!("two steps are named {:?}: names identify steps, give each its own", step.name));
             }
             let [executor] = step.executors.as_slice() else {
                 let count = step.executors.len();
-                problems.push(format!(
-                    "step {:?} has {count} executors: give it one agent, team or function",
-                    step.name
-                ));
+                problems
+                    .push(format!("step {:?} has {count} executors: give it one agent, team or function", step.name));
                 continue;
             };
-            problems.extend(
-                executor
-                    .problems()
-                    .into_iter()
-                    .map(|p| format!("step {:?}: {p}", step.name)),
-            );
+            problems.extend(executor.problems().into_iter().map(|p| format!("step {:?}: {p}", step.name)));
             let info = executor.info();
             nodes.push(Node::Step(StepNode {
                 name: step.name,
@@ -369,23 +340,12 @@ impl DefinitionBuilder {
             executors.push(executor.clone());
         }
         let (Some(id), true) = (id, problems.is_empty()) else {
-            return Err(InvalidDefinition {
-                name: self.name,
-                problems,
-            });
+            return Err(InvalidDefinition { name: self.name, problems });
         };
         let timeout_ms = self.timeout.map(millis);
         let hash = hash(&id, &nodes, timeout_ms);
         let nodes = Arc::from(nodes);
-        Ok(Definition {
-            id,
-            name: self.name,
-            description: self.description,
-            nodes,
-            timeout_ms,
-            hash,
-            executors,
-        })
+        Ok(Definition { id, name: self.name, description: self.description, nodes, timeout_ms, hash, executors })
     }
 }
 
@@ -395,9 +355,5 @@ fn millis(duration: Duration) -> u64 {
 
 fn hash(id: &DefinitionId, nodes: &[Node], timeout_ms: Option<u64>) -> Arc<str> {
     let text = serde_json::to_string(&(id, nodes, timeout_ms)).expect("a tree has string keys only");
-    Arc::from(
-        uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, text.as_bytes())
-            .simple()
-            .to_string(),
-    )
+    Arc::from(uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, text.as_bytes()).simple().to_string())
 }

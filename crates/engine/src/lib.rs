@@ -1,1 +1,29 @@
-//! stub
+//! The engine: accepts runs, executes them under a lease, writes their log, and lets anyone read it.
+//!
+//! ```text
+//! submit ──► Db::create_run ──► drive (one task a run) ──► Db::commit ──► hub: "run X has news"
+//!                 ▲                 ▲                                        │
+//!            worker: claims what nobody executes                  readers read the log
+//! ```
+//! It knows no HTTP, no SQL, no model and no agent: what runs inside a step is an [`outlive_core::port::Executor`].
+
+mod clock;
+mod drive;
+mod engine;
+mod error;
+mod events;
+mod handle;
+mod hub;
+mod journal;
+mod lease;
+mod options;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod worker;
+
+pub use clock::{SystemChance, SystemClock};
+pub use engine::{Engine, EngineBuilder, Submit};
+pub use error::Error;
+pub use events::EventStream;
+pub use handle::{RunHandle, run_output};
+pub use options::Options;

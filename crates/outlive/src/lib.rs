@@ -1,1 +1,62 @@
-//! stub
+//! Background execution of AI-agent workflows that outlives its process.
+//!
+//! Compose [`Agent`]s, [`Team`]s and function steps into a [`Workflow`] with a database, start a run in the background,
+//! get its `run_id` at once, poll [`Workflow::get_run`] or follow its events, and print the result. Every model call and
+//! every tool call is recorded before anyone sees it: when the process dies, the next one goes on after the last recorded
+//! call, and repeats at most the calls that were in flight.
+//!
+//! ```
+//! use outlive::prelude::*;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> outlive::Result<()> {
+//! let workflow = Workflow::builder("Greeting")
+//!     .db(InMemoryDb::new())
+//!     .step(Step::function("greet", |_, input| async move { Ok::<_, Failure>(format!("Hello, {}", input.text())) }))
+//!     .build()?;
+//!
+//! let run = workflow.run("world").background().await?; // stored when this returns
+//! let found = workflow.get_run(run.run_id()).await?.expect("the id is known from the moment of its answer");
+//! assert_eq!(found.run_id, *run.run_id());
+//! assert_eq!(run.await?.text(), "Hello, world");
+//! # Ok(())
+//! # }
+//! ```
+
+mod error;
+#[cfg(feature = "pprint")]
+mod pprint;
+mod workflow;
+
+pub use error::{Error, Result};
+pub use outlive_agent as agent;
+pub use outlive_agent::{Agent, Team};
+pub use outlive_core as core;
+pub use outlive_core::{
+    Failure, FailureKind, OnError, Retry, RunEvent, RunId, RunOutput, RunStatus, Step, StepInput, StepOutput,
+    WorkflowRunOutput,
+};
+pub use outlive_db as db;
+pub use outlive_engine as engine;
+pub use outlive_engine::{Engine, EventStream, Options, RunHandle};
+#[cfg(feature = "pprint")]
+pub use pprint::{Markdown, pprint_run_response, render_run_response};
+pub use workflow::{RunRequest, Workflow, WorkflowBuilder};
+
+/// What most programs need, for `use outlive::prelude::*`. It brings no `Result` and no `Error`.
+pub mod prelude {
+    pub use crate::core::port::{SessionPolicy, StepContext};
+    pub use crate::{Agent, Engine, Failure, OnError, Retry, RunHandle, RunStatus, Step, StepInput, StepOutput, Team};
+    pub use crate::{Workflow, WorkflowRunOutput};
+    #[cfg(feature = "pprint")]
+    pub use crate::{Markdown, pprint_run_response};
+    #[cfg(feature = "openai")]
+    pub use outlive_agent::model::{OpenAIChat, OpenAIResponses};
+    pub use outlive_agent::model::ScriptedModel;
+    pub use outlive_agent::tool::{Tool, ToolContext};
+    #[cfg(feature = "http-tools")]
+    pub use outlive_agent::tool::{HackerNewsTools, YFinanceTools};
+    pub use outlive_db::InMemoryDb;
+    #[cfg(feature = "sqlite")]
+    pub use outlive_db::SqliteDb;
+}

@@ -1,5 +1,13 @@
 //! Models: one call, one answer. A model knows its wire format and nothing of loops, logs or retries.
 
+#[cfg(feature = "openai")]
+mod openai;
+mod scripted;
+
+#[cfg(feature = "openai")]
+pub use openai::{OpenAI, OpenAIChat, OpenAIResponses};
+pub use scripted::ScriptedModel;
+
 use futures::Stream;
 use outlive_core::port::BoxFuture;
 use outlive_core::{Failure, ModelDelta, ModelInfo, ModelRequest, ModelResponse};
@@ -46,3 +54,67 @@ pub trait Model: Send + Sync + 'static {
 
 /// A model, shared.
 pub type SharedModel = Arc<dyn Model>;
+
+/// What can be given as a model: a model, a shared one, or a name that [`parse`] understands.
+pub trait IntoModel {
+    /// The model.
+    ///
+    /// # Errors
+    /// A name that names no model, with what would.
+    fn into_model(self) -> Result<SharedModel, String>;
+}
+
+impl<M: Model> IntoModel for M {
+    fn into_model(self) -> Result<SharedModel, String> {
+        Ok(Arc::new(self))
+    }
+}
+
+impl IntoModel for SharedModel {
+    fn into_model(self) -> Result<SharedModel, String> {
+        Ok(self)
+    }
+}
+
+impl IntoModel for &str {
+    fn into_model(self) -> Result<SharedModel, String> {
+        parse(self)
+    }
+}
+
+impl IntoModel for String {
+    fn into_model(self) -> Result<SharedModel, String> {
+        parse(&self)
+    }
+}
+
+/// The model a name stands for: `openai:ID` (Responses), `openai-chat:ID` (Chat Completions) or `ollama:ID` (on this
+/// machine or at `OLLAMA_HOST`). Nothing is asked of a server; see [`Model::problems`] for what may be missing.
+///
+/// # Errors
+/// When the provider is not known or the id is empty, in words that name the providers.
+///
+/// ```
+/// let model = outlive_agent::model::parse("openai:gpt-5.2").unwrap();
+/// assert_eq!(model.info().model, "gpt-5.2");
+/// assert!(outlive_agent::model::parse("gpt-5.2").is_err());
+/// ```
+pub fn parse(name: &str) -> Result<SharedModel, String> {
+    const KNOWN: &str = "write openai:ID, openai-chat:ID or ollama:ID, for example openai:gpt-5.2";
+    let Some((provider, id)) = name.trim().split_once(':') else {
+        return Err(format!("model {name:?} names no provider: {KNOWN}"));
+    };
+    let id = id.trim();
+    if id.is_empty() {
+        return Err(format!("model {name:?} names no id: {KNOWN}"));
+    }
+    match provider.trim() {
+        #[cfg(feature = "openai")]
+        "openai" => OpenAIResponses::new(id).into_model(),
+        #[cfg(feature = "openai")]
+        "openai-chat" => OpenAIChat::new(id).into_model(),
+        #[cfg(feature = "openai")]
+        "ollama" => OpenAIChat::ollama(id).into_model(),
+        other => Err(format!("model {name:?} names the unknown provider {other:?}: {KNOWN}")),
+    }
+}

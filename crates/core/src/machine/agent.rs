@@ -27,11 +27,7 @@ pub struct AgentLimits {
 impl Default for AgentLimits {
     /// 50 turns, no limit of tool calls, 3 repairs.
     fn default() -> Self {
-        Self {
-            turns_max: 50,
-            tool_calls_max: None,
-            repairs_max: 3,
-        }
+        Self { turns_max: 50, tool_calls_max: None, repairs_max: 3 }
     }
 }
 
@@ -103,10 +99,7 @@ impl AgentMachine {
         };
         let calls: Vec<_> = (0..).zip(&self.open).filter_map(waiting).collect();
         if !calls.is_empty() {
-            return AgentCommand::CallTools {
-                turn: self.turn - 1,
-                calls,
-            };
+            return AgentCommand::CallTools { turn: self.turn - 1, calls };
         }
         if self.turn >= self.limits.turns_max {
             let message = format!(

@@ -65,10 +65,7 @@ pub struct TeamMachine {
 impl TeamMachine {
     /// A run of a team with these members that begins with these messages.
     pub fn new(run_id: RunId, limits: AgentLimits, members: Arc<[DefinitionId]>, messages: Vec<Message>) -> Self {
-        Self {
-            leader: AgentMachine::new(run_id, limits, messages),
-            members,
-        }
+        Self { leader: AgentMachine::new(run_id, limits, messages), members }
     }
 
     /// What is next.
@@ -76,10 +73,7 @@ impl TeamMachine {
         match self.leader.next() {
             AgentCommand::CallModel { turn } => TeamCommand::CallModel { turn },
             AgentCommand::CallTools { turn, calls } => {
-                let calls = calls
-                    .into_iter()
-                    .map(|(place, call)| (place, self.plan(call)))
-                    .collect();
+                let calls = calls.into_iter().map(|(place, call)| (place, self.plan(call))).collect();
                 TeamCommand::Work { turn, calls }
             }
             AgentCommand::Done => TeamCommand::Done,
@@ -112,20 +106,13 @@ impl TeamMachine {
             return TeamCall::Tool(call);
         }
         let arguments = call.arguments().unwrap_or_default();
-        let text = |name: &str| {
-            arguments
-                .get(name)
-                .and_then(Value::as_str)
-                .map(str::trim)
-                .unwrap_or_default()
-        };
+        let text = |name: &str| arguments.get(name).and_then(Value::as_str).map(str::trim).unwrap_or_default();
         let (member_id, task) = (text("member_id"), text("task").to_owned());
         let member = self.members.iter().position(|member| member.as_str() == member_id);
         match member {
-            Some(_) if task.is_empty() => TeamCall::Refuse {
-                call,
-                reason: "the task is empty: say what to do".to_owned(),
-            },
+            Some(_) if task.is_empty() => {
+                TeamCall::Refuse { call, reason: "the task is empty: say what to do".to_owned() }
+            }
             Some(member) => TeamCall::Delegate { call, member, task },
             None => {
                 let known: Vec<_> = self.members.iter().map(DefinitionId::as_str).collect();

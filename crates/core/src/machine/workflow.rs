@@ -45,6 +45,7 @@ pub struct WorkflowMachine {
     input: Option<Value>,
     additional_data: Option<Value>,
     nodes: Arc<[Node]>,
+    is_bound: bool,
     created_at: i64,
     started_at: Option<Timestamp>,
     last_at: Timestamp,
@@ -89,6 +90,9 @@ pub struct Execute {
     pub input: Arc<StepInput>,
     /// Longest time for it, in milliseconds.
     pub timeout_ms: Option<u64>,
+    /// What runs inside. A function leaves the process as soon as it starts; agents and teams wait for durability
+    /// themselves, before each call.
+    pub executor_type: ExecutorKind,
 }
 
 /// The log tells of another definition than this one.
@@ -104,10 +108,10 @@ pub struct Mismatch {
 }
 
 impl WorkflowMachine {
-    /// A run nobody has started.
+    /// A run nobody has started. Without the definition's `nodes` the log can be folded and the run ended, no more.
     pub fn new(
         info: Arc<RunInfo>,
-        nodes: Arc<[Node]>,
+        nodes: Option<Arc<[Node]>>,
         input: Option<Value>,
         additional_data: Option<Value>,
         created_at: Timestamp,
@@ -116,7 +120,8 @@ impl WorkflowMachine {
             info,
             input,
             additional_data,
-            nodes,
+            is_bound: nodes.is_some(),
+            nodes: nodes.unwrap_or_else(|| Arc::from([])),
             created_at: created_at.as_seconds(),
             started_at: None,
             last_at: created_at,
@@ -156,10 +161,9 @@ impl WorkflowMachine {
                 self.expect_step(entry)?;
                 self.phase = Phase::Executing;
             }
-            EventKind::StepOutput { step_output: output }
-            | EventKind::StepCompleted {
-                step_response: output, ..
-            } if is_step_end => {
+            EventKind::StepOutput { step_output: output } | EventKind::StepCompleted { step_response: output, .. }
+                if is_step_end =>
+            {
                 self.expect_step(entry)?;
                 self.outputs.push(output.clone());
                 self.at = if output.stop { self.nodes.len() } else { self.at + 1 };
@@ -194,7 +198,7 @@ impl WorkflowMachine {
     fn expect_step(&self, entry: &Entry) -> Result<(), Mismatch> {
         let found = entry.event.origin.step_name.as_deref().unwrap_or_default();
         let node = self.nodes.get(self.at).map(|node| &**node.name());
-        if node == Some(found) {
+        if node == Some(found) || !self.is_bound {
             return Ok(());
         }
         Err(Mismatch {
@@ -214,23 +218,12 @@ impl WorkflowMachine {
                 decision
             }
             Phase::Ready => self.start_step(at),
-            Phase::Waiting(due) if *due > at => Decision {
-                say: Vec::new(),
-                then: Then::Wait(*due),
-            },
+            Phase::Waiting(due) if *due > at => Decision { say: Vec::new(), then: Then::Wait(*due) },
             Phase::Executing | Phase::Waiting(_) => {
-                let node = self
-                    .step()
-                    .expect("a step whose start is in the log exists: expect_step has seen it");
-                Decision {
-                    say: Vec::new(),
-                    then: self.execute(node),
-                }
+                let node = self.step().expect("a step whose start is in the log exists: expect_step has seen it");
+                Decision { say: Vec::new(), then: self.execute(node) }
             }
-            Phase::Ended(status) => Decision {
-                say: Vec::new(),
-                then: Then::End(*status),
-            },
+            Phase::Ended(status) => Decision { say: Vec::new(), then: Then::End(*status) },
         }
     }
 
@@ -256,14 +249,7 @@ impl WorkflowMachine {
                 fields.insert("failed_attempt".into(), json!(self.attempt));
                 fields.insert("due_at".into(), json!(due_at.as_seconds()));
                 let event = self.step_event(node, EventKind::CustomEvent { fields }, at);
-                vec![Entry::recorded(
-                    event,
-                    Record::Retry {
-                        key,
-                        attempt: self.attempt,
-                        due_at,
-                    },
-                )]
+                vec![Entry::recorded(event, Record::Retry { key, attempt: self.attempt, due_at })]
             }
             Err(failure) if node.on_error == OnError::Skip => {
                 let output = StepOutput {
@@ -274,27 +260,12 @@ impl WorkflowMachine {
                     error: Some(failure.message),
                     ..StepOutput::default()
                 };
-                let event = self.step_event(
-                    node,
-                    EventKind::StepOutput {
-                        step_output: Arc::new(output),
-                    },
-                    at,
-                );
-                vec![Entry::recorded(
-                    event,
-                    Record::Step {
-                        key,
-                        run: None,
-                        state: None,
-                    },
-                )]
+                let event = self.step_event(node, EventKind::StepOutput { step_output: Arc::new(output) }, at);
+                vec![Entry::recorded(event, Record::Step { key, run: None, state: None })]
             }
             Err(failure) if failure.kind == FailureKind::OutcomeUnknown => vec![self.paused(node, &failure, at)],
             Err(failure) => {
-                let error = EventKind::StepError {
-                    error: failure.message.clone(),
-                };
+                let error = EventKind::StepError { error: failure.message.clone() };
                 let mut say = vec![Entry::event(self.step_event(node, error, at))];
                 say.extend(self.fail(&failure, at));
                 say
@@ -318,18 +289,8 @@ impl WorkflowMachine {
             executor_name: Some(node.executor_name.clone()),
             ..executed.output
         });
-        let record = Record::Step {
-            key,
-            run: executed.run,
-            state,
-        };
-        let said = self.step_event(
-            node,
-            EventKind::StepOutput {
-                step_output: output.clone(),
-            },
-            at,
-        );
+        let record = Record::Step { key, run: executed.run, state };
+        let said = self.step_event(node, EventKind::StepOutput { step_output: output.clone() }, at);
         if output.stop {
             return vec![Entry::recorded(said, record)];
         }
@@ -348,16 +309,15 @@ impl WorkflowMachine {
     /// The entries that end the run because someone asked; `partial` is what the step in progress had written so far.
     pub fn cancel(&self, reason: &str, partial: Option<String>, claim: &Record, at: Timestamp) -> Vec<Entry> {
         let content = format!("Run {} was cancelled", self.info.run_id);
-        let cancelled = EventKind::WorkflowCancelled {
-            reason: reason.to_owned(),
-            content: content.clone(),
-        };
+        let cancelled = EventKind::WorkflowCancelled { reason: reason.to_owned(), content: content.clone() };
         let mut step_results = self.outputs.clone();
         if let (Phase::Executing | Phase::Waiting(_), Some(node)) = (&self.phase, self.step()) {
             step_results.push(Arc::new(StepOutput {
                 content: partial.map(Value::String),
                 step_name: Some(node.name.clone()),
                 step_id: Some(self.step_id()),
+                executor_type: Some(node.executor_type),
+                executor_name: Some(node.executor_name.clone()),
                 success: false,
                 error: Some("Cancelled during execution".to_owned()),
                 ..StepOutput::default()
@@ -368,7 +328,7 @@ impl WorkflowMachine {
             content_type: "str".to_owned(),
             step_results,
             metrics: Some(self.metrics(at)),
-            metadata: None,
+            ..WorkflowDone::default()
         };
         let first = match self.phase {
             Phase::Fresh => Entry::recorded(self.event(cancelled, at), claim.clone()),
@@ -381,10 +341,7 @@ impl WorkflowMachine {
     /// The entries that end the run ERROR.
     pub fn fail(&self, failure: &Failure, at: Timestamp) -> Vec<Entry> {
         let error_type = Some(failure.kind.code().to_owned());
-        let error = EventKind::WorkflowError {
-            error: failure.message.clone(),
-            error_type,
-        };
+        let error = EventKind::WorkflowError { error: failure.message.clone(), error_type };
         vec![Entry::recorded(self.event(error, at), Record::Ended { at })]
     }
 
@@ -406,6 +363,8 @@ impl WorkflowMachine {
             pause_kind: Some("executor".to_owned()),
             step_requirements: Some(vec![json!({ "reason": reason })]),
             step_results: self.outputs.clone(),
+            step_executor_runs: None,
+            metadata: None,
         }
     }
 
@@ -434,6 +393,11 @@ impl WorkflowMachine {
         self.phase == Phase::Fresh
     }
 
+    /// Facts about the run.
+    pub fn info(&self) -> &Arc<RunInfo> {
+        &self.info
+    }
+
     /// When the run was first claimed.
     pub fn started_at(&self) -> Option<Timestamp> {
         self.started_at
@@ -454,24 +418,14 @@ impl WorkflowMachine {
 
     /// The run as a poll sees it.
     pub fn output(&self) -> WorkflowRunOutput {
-        let status = self.ended().unwrap_or(if self.is_fresh() {
-            RunStatus::Pending
-        } else {
-            RunStatus::Running
-        });
+        let status = self.ended().unwrap_or(if self.is_fresh() { RunStatus::Pending } else { RunStatus::Running });
         let is_paused = status == RunStatus::Paused;
         WorkflowRunOutput {
             content: self.content.clone(),
             content_type: content_type(self.content.as_ref()).to_owned(),
             status,
-            cancellation_stage: (status == RunStatus::Cancelled).then(|| {
-                if self.cancelled_before_start {
-                    "PENDING"
-                } else {
-                    "EXECUTING"
-                }
-                .to_owned()
-            }),
+            cancellation_stage: (status == RunStatus::Cancelled)
+                .then(|| if self.cancelled_before_start { "PENDING" } else { "EXECUTING" }.to_owned()),
             paused_step_index: is_paused.then(|| u32::try_from(self.at).unwrap_or(u32::MAX)),
             paused_step_name: self.paused.clone().filter(|_| is_paused),
             pause_kind: is_paused.then(|| "executor".to_owned()),
@@ -509,26 +463,17 @@ impl WorkflowMachine {
         let done = WorkflowDone {
             content_type: content_type(content.as_ref()).to_owned(),
             content,
-            metadata: None,
             metrics: Some(self.metrics(at)),
             step_results: self.outputs.clone(),
+            ..WorkflowDone::default()
         };
-        Entry::recorded(
-            self.event(EventKind::WorkflowCompleted(Box::new(done)), at),
-            Record::Ended { at },
-        )
+        Entry::recorded(self.event(EventKind::WorkflowCompleted(Box::new(done)), at), Record::Ended { at })
     }
 
     fn start_step(&self, at: Timestamp) -> Decision {
         match self.step() {
-            Some(node) => Decision {
-                say: vec![self.step_started(node, at)],
-                then: self.execute(node),
-            },
-            None => Decision {
-                say: vec![self.completed(at)],
-                then: Then::End(RunStatus::Completed),
-            },
+            Some(node) => Decision { say: vec![self.step_started(node, at)], then: self.execute(node) },
+            None => Decision { say: vec![self.completed(at)], then: Then::End(RunStatus::Completed) },
         }
     }
 
@@ -580,6 +525,7 @@ impl WorkflowMachine {
             info: Arc::new(info),
             input: Arc::new(input),
             timeout_ms: node.timeout_ms,
+            executor_type: node.executor_type,
         }))
     }
 
@@ -590,12 +536,7 @@ impl WorkflowMachine {
 
     fn event(&self, kind: EventKind, at: Timestamp) -> RunEvent {
         let origin = Origin::workflow(&self.info);
-        RunEvent {
-            created_at: at.as_seconds(),
-            kind,
-            origin,
-            event_index: None,
-        }
+        RunEvent { created_at: at.as_seconds(), kind, origin, event_index: None }
     }
 
     fn step_event(&self, node: &StepNode, kind: EventKind, at: Timestamp) -> RunEvent {
@@ -605,12 +546,7 @@ impl WorkflowMachine {
             step_index: Some(self.step_index()),
             ..Origin::workflow(&self.info)
         };
-        RunEvent {
-            created_at: at.as_seconds(),
-            kind,
-            origin,
-            event_index: None,
-        }
+        RunEvent { created_at: at.as_seconds(), kind, origin, event_index: None }
     }
 }
 

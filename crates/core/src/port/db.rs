@@ -58,10 +58,7 @@ pub struct DbError {
 impl DbError {
     /// An error of this kind.
     pub fn new(kind: DbErrorKind, message: impl fmt::Display) -> Self {
-        Self {
-            kind,
-            message: Arc::from(message.to_string()),
-        }
+        Self { kind, message: Arc::from(message.to_string()) }
     }
 
     /// What kind.

@@ -6,10 +6,13 @@
 use super::BoxFuture;
 use crate::event::EventKind;
 use crate::event::Origin;
+use crate::failure::Failure;
 use crate::log::{Key, Record};
+use crate::run::RunOutput;
 use crate::time::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use serde_json::value::RawValue;
 use std::future::Future;
 use std::sync::Arc;
@@ -29,6 +32,15 @@ pub enum Recall {
     Started,
     /// It ended, like this.
     Done(Arc<RawValue>),
+}
+
+/// An earlier run of the same session, as far as a conversation needs it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HistoryRun {
+    /// What the workflow was asked; absent when nothing was.
+    pub input: Option<Value>,
+    /// The agent and team runs it made, in order. A team's members are in its `member_responses`.
+    pub runs: Vec<RunOutput>,
 }
 
 /// A step's access to the world.
@@ -58,6 +70,16 @@ pub trait Effects: Send + Sync {
 
     /// Fresh random bits.
     fn chance(&self) -> u64;
+
+    /// The newest `limit` runs of this session that ended COMPLETED before this one, oldest first. None where there is no
+    /// session. The answer may change while the run goes on: whoever builds on it records it.
+    ///
+    /// # Errors
+    /// When the session cannot be read.
+    fn history(&self, limit: u32) -> BoxFuture<'_, Result<Vec<HistoryRun>, Failure>> {
+        let _ = limit;
+        Box::pin(async { Ok(Vec::new()) })
+    }
 }
 
 /// Does `call` once: the recorded answer if there is one, else intent, commit, call, result.
@@ -93,13 +115,6 @@ where
     effects.durable().await?;
     let result = call.await;
     let value = serde_json::value::to_raw_value(&result).expect("results of calls are plain data");
-    effects.tell(
-        done(&result),
-        origin,
-        Some(Record::Result {
-            key: key.clone(),
-            value: Arc::from(value),
-        }),
-    );
+    effects.tell(done(&result), origin, Some(Record::Result { key: key.clone(), value: Arc::from(value) }));
     Ok(result)
 }

@@ -1,7 +1,7 @@
 //! What runs inside a step: a function, an agent, a team, another workflow.
 
 use super::{BoxFuture, Effects};
-use crate::event::Origin;
+use crate::event::{EventKind, Origin};
 use crate::failure::Failure;
 use crate::id::DefinitionId;
 use crate::log::Key;
@@ -51,12 +51,7 @@ struct StateInner {
 impl SessionState {
     /// A view on `state` without changes yet.
     pub fn new(state: Arc<Map<String, Value>>) -> Self {
-        Self {
-            inner: Arc::new(Mutex::new(StateInner {
-                state,
-                patch: Map::new(),
-            })),
-        }
+        Self { inner: Arc::new(Mutex::new(StateInner { state, patch: Map::new() })) }
     }
 
     /// The value under `key`, with this step's own changes.
@@ -117,6 +112,13 @@ impl StepContext {
     /// A key to hand to other services so that they can see a repetition: the same for every attempt after a crash.
     pub fn idempotency_key(&self) -> String {
         format!("{}/{}", self.run.run_id, self.step.key)
+    }
+
+    /// Tells readers how far the step has come (a `StepProgress` event). It is durable with the next commit; a step that
+    /// tells much awaits [`Effects::durable`] now and then, so that it cannot outrun the disk.
+    pub fn progress(&self, content: impl Into<String>, data: Option<Value>) {
+        let kind = EventKind::StepProgress { attempt: self.step.attempt, content: content.into(), data };
+        self.effects.tell(kind, &self.origin(), None);
     }
 
     /// The origin of this step's own events.

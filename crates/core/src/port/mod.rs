@@ -10,7 +10,7 @@ pub use db::{
     Accepted, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Lease, LogStore, NewRun, News,
     Release, Run, RunFilter, RunPage, RunPatch, RunStore, Session, SessionPolicy, SessionStore, Watcher,
 };
-pub use effects::{Effects, Halt, Recall, once};
+pub use effects::{Effects, Halt, HistoryRun, Recall, once};
 pub use executor::{Executed, Executor, ExecutorInfo, SessionState, StepContext, StepInfo, merge};
 
 /// A boxed future, the price of an object-safe async trait without a macro.

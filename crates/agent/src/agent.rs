@@ -1,0 +1,228 @@
+//! Agents: a model with a role, instructions and tools, that works on a task until it answers in words.
+//!
+//! An agent is a value. It must never know a store or a workflow: as a step it is an [`Executor`], alone it runs with
+//! effects that keep nothing. Either way the same loop does the work.
+
+use crate::driver::{Place, Task, Worker, drive};
+use crate::model::IntoModel;
+use crate::profile::{IntoInstructions, OutputShape, Profile, model_problems};
+use crate::solo::Solo;
+use crate::tool::{IntoTools, Tool};
+use outlive_core::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext};
+use outlive_core::{ExecutorKind, Failure, FailureKind, Retry, RunEvent, RunOutput, StepInput, StepOutput};
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// An agent. Cheap to clone.
+///
+/// ```
+/// use outlive_agent::Agent;
+/// use outlive_agent::model::ScriptedModel;
+/// use outlive_core::ModelResponse;
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let agent = Agent::new("Greeter")
+///     .model(ScriptedModel::replies([ModelResponse::text("Hello, Ada.")]))
+///     .instructions("Greet people by name");
+/// let run = agent.run("I am Ada").await.unwrap_or_else(|failure| panic!("{}", failure.message));
+/// assert_eq!(run.content, Some("Hello, Ada.".into()));
+/// # });
+/// ```
+#[derive(Clone)]
+pub struct Agent {
+    profile: Arc<Profile>,
+}
+
+impl Agent {
+    /// An agent of this name, without a model yet. Its id is the slug of the name, unless chosen.
+    pub fn new(name: impl AsRef<str>) -> Self {
+        Self { profile: Arc::new(Profile::new(name.as_ref())) }
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Profile)) -> Self {
+        change(Arc::make_mut(&mut self.profile));
+        self
+    }
+
+    /// Chooses the id: 1 to 128 bytes of text without white space. A bad one is reported by `problems()`.
+    pub fn id(self, id: impl AsRef<str>) -> Self {
+        self.with(|profile| profile.set_id(id.as_ref()))
+    }
+
+    /// The model: a value, or a name such as `openai:gpt-5.2`. A name without a model is reported by `problems()`.
+    pub fn model(self, model: impl IntoModel) -> Self {
+        self.with(|profile| profile.set_model(model))
+    }
+
+    /// One more tool.
+    pub fn tool(self, tool: Tool) -> Self {
+        self.with(|profile| profile.tools.push(tool))
+    }
+
+    /// More tools: a toolkit or a list.
+    pub fn tools(self, tools: impl IntoTools) -> Self {
+        self.with(|profile| profile.tools.extend(tools.into_tools()))
+    }
+
+    /// What it is there for; a team's leader reads it too.
+    pub fn role(self, role: impl Into<String>) -> Self {
+        self.with(|profile| profile.role = Some(role.into()))
+    }
+
+    /// What it is told to do: one text, or a list. Further calls add to it.
+    pub fn instructions(self, instructions: impl IntoInstructions) -> Self {
+        self.with(|profile| profile.instructions.extend(instructions.into_instructions()))
+    }
+
+    /// What stands first in its system message.
+    pub fn description(self, description: impl Into<String>) -> Self {
+        self.with(|profile| profile.description = Some(description.into()))
+    }
+
+    /// What the answer should look like, in words.
+    pub fn expected_output(self, wish: impl Into<String>) -> Self {
+        self.with(|profile| profile.expected_output = Some(wish.into()))
+    }
+
+    /// The answer must be JSON that reads as a `T`; the run's content is then that value and its `content_type` the
+    /// schema's name. An answer that is not is sent back to be mended, twice at most.
+    pub fn output_schema<T: JsonSchema + DeserializeOwned>(self) -> Self {
+        self.with(|profile| profile.output = Some(OutputShape::of::<T>()))
+    }
+
+    /// [`Agent::output_schema`] from a JSON Schema. Of the answer it is checked that it is JSON, an object where the
+    /// schema says so, and that it has the keys the schema requires at the top.
+    pub fn output_schema_json(self, name: impl AsRef<str>, schema: Value) -> Self {
+        self.with(|profile| profile.output = Some(OutputShape::json(name.as_ref(), schema)))
+    }
+
+    /// Whether to ask for Markdown; off unless set.
+    pub fn markdown(self, wanted: bool) -> Self {
+        self.with(|profile| profile.markdown = wanted)
+    }
+
+    /// Tool calls in one run, at most; no limit unless set. Calls beyond it are refused and the model told to answer.
+    pub fn tool_call_limit(self, calls: u32) -> Self {
+        self.with(|profile| profile.limits.tool_calls_max = Some(calls))
+    }
+
+    /// Model calls in one run, at most; 50 unless set.
+    pub fn turns_max(self, turns: u32) -> Self {
+        self.with(|profile| profile.limits.turns_max = turns)
+    }
+
+    /// Whether the answer is streamed; on unless set.
+    pub fn stream(self, wanted: bool) -> Self {
+        self.with(|profile| profile.stream = wanted)
+    }
+
+    /// Whether the model is told what this agent was asked and answered in earlier runs of the session; off unless set.
+    pub fn add_history_to_context(self, wanted: bool) -> Self {
+        self.with(|profile| profile.history = wanted)
+    }
+
+    /// How many earlier runs of the session are looked at; 3 unless set.
+    pub fn num_history_runs(self, runs: u32) -> Self {
+        self.with(|profile| profile.history_runs = runs)
+    }
+
+    /// How patiently a model call is repeated when it was refused for the moment, was cut off or came back empty; 3 times
+    /// after 1 s, 2 s and 4 s unless set, later when the provider asks for it.
+    pub fn retry(self, retry: Retry) -> Self {
+        self.with(|profile| profile.retry = retry)
+    }
+
+    /// Longest time for one attempt at a model call; none unless set.
+    pub fn timeout(self, limit: Duration) -> Self {
+        self.with(|profile| profile.timeout = Some(limit))
+    }
+
+    pub(crate) fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    pub(crate) fn worker(&self) -> Worker<'_> {
+        Worker { profile: &self.profile, members: None }
+    }
+
+    /// Works on `input` alone: nothing is stored, and the end of the process is the end of the run.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the run and every call in flight.
+    ///
+    /// # Errors
+    /// What failed: the definition (see `problems()`), the model, a limit.
+    pub async fn run(&self, input: impl Into<Value>) -> Result<RunOutput, Failure> {
+        self.run_with(input, |_| {}).await
+    }
+
+    /// [`Agent::run`], showing every event to `listener` as it happens.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the run and every call in flight.
+    ///
+    /// # Errors
+    /// As [`Agent::run`].
+    pub async fn run_with(
+        &self,
+        input: impl Into<Value>,
+        listener: impl FnMut(RunEvent) + Send,
+    ) -> Result<RunOutput, Failure> {
+        run_alone(self.worker(), "agent", self.problems(), Task::new(input), listener).await
+    }
+}
+
+/// A run without a workflow.
+pub(crate) async fn run_alone(
+    worker: Worker<'_>,
+    part: &str,
+    problems: Vec<String>,
+    task: Task,
+    listener: impl FnMut(RunEvent) + Send,
+) -> Result<RunOutput, Failure> {
+    if !problems.is_empty() {
+        return Err(Failure::new(FailureKind::Definition, problems.join("; ")));
+    }
+    let effects = Solo::new(listener);
+    let place = Place::alone(&effects, effects.run_id(), part);
+    drive(worker, place, task).await?.into_result()
+}
+
+/// A run as a step.
+pub(crate) async fn run_in_step(worker: Worker<'_>, place: Place<'_>, task: Task) -> Result<Executed, Failure> {
+    let run = drive(worker, place, task).await?.into_result()?;
+    let output = StepOutput {
+        content: run.content.clone(),
+        step_run_id: Some(run.run_id.to_shared()),
+        metrics: run.metrics.clone(),
+        ..StepOutput::default()
+    };
+    Ok(Executed { output, run: Some(Arc::new(run)) })
+}
+
+impl fmt::Debug for Agent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Agent").field("name", &self.profile.name).finish_non_exhaustive()
+    }
+}
+
+impl Executor for Agent {
+    fn info(&self) -> ExecutorInfo {
+        ExecutorInfo { kind: ExecutorKind::Agent, name: self.profile.name.clone(), id: self.profile.id().ok() }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let problems = self.profile.problems().into_iter().chain(model_problems(&self.profile.model));
+        problems.map(|problem| format!("agent {:?}: {problem}", &*self.profile.name)).collect()
+    }
+
+    fn execute<'a>(&'a self, context: StepContext, input: Arc<StepInput>) -> BoxFuture<'a, Result<Executed, Failure>> {
+        Box::pin(
+            async move { run_in_step(self.worker(), Place::in_step(&context, "agent"), Task::of_step(&input)).await },
+        )
+    }
+}

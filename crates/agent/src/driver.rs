@@ -1,0 +1,386 @@
+//! The agent loop: carries out what an [`AgentMachine`] or a [`TeamMachine`] decides, through [`Effects`].
+//!
+//! ```text
+//! machine.next() ──► recorded? ──yes──► the recorded answer
+//!       ▲                └──no──► intent told ─ durable ─ call ─ result told
+//!       └───────────────────── answer ◄──────────────────────────┘
+//! ```
+//! It must never know what keeps the log, nor a workflow beyond the ids its events carry. Everything is polled by the one
+//! future it returns: dropping that drops every call in flight.
+//!
+//! Invariant: each key is asked of the log once, before anything is told under it; a call whose result the log has is not
+//! made again, and what the log has is not told again.
+
+mod ask;
+mod machine;
+mod place;
+mod voice;
+mod work;
+
+use crate::model::SharedModel;
+use crate::profile::OutputShape;
+use crate::prompt;
+use machine::Machine;
+use outlive_core::machine::{AgentLimits, AgentMachine, TeamCommand, TeamMachine};
+use outlive_core::port::{BoxFuture, Effects, Halt, Recall};
+use outlive_core::{
+    DefinitionId, EventKind, Failure, FailureKind, Key, Message, Metrics, ModelInfo, Origin, Record, Role, RunDone,
+    RunFailed, RunId, RunInput, RunOutput, RunStatus, Timestamp, ToolExecution, ToolSpec, content_text,
+};
+pub(crate) use place::{Place, Task, Worker};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Map, Value};
+use std::sync::Arc;
+use voice::Voice;
+
+/// How often an answer that does not have the shape asked for is sent back to be mended.
+const MENDS_MAX: u32 = 2;
+
+/// How a run ended; the record of its last entry.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Ended {
+    /// COMPLETED, or ERROR with what was done until then.
+    pub(crate) run: RunOutput,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) failure: Option<Failure>,
+}
+
+impl Ended {
+    /// The run, if it did not fail.
+    pub(crate) fn into_result(self) -> Result<RunOutput, Failure> {
+        match self.failure {
+            None => Ok(self.run),
+            Some(failure) => Err(failure),
+        }
+    }
+}
+
+/// Makes one run, or takes it up where the log leaves it.
+///
+/// # Cancel safety
+/// Dropping it drops every call in flight; the next process repeats those under their keys.
+///
+/// # Errors
+/// Only what must reach whoever runs the whole: the run may not go on here, a tool's outcome is unknown, a record cannot
+/// be read. A run that failed is an [`Ended`].
+pub(crate) fn drive<'a>(worker: Worker<'a>, place: Place<'a>, task: Task) -> BoxFuture<'a, Result<Ended, Failure>> {
+    Box::pin(async move {
+        let done = place.base.join("done");
+        if let Recall::Done(value) = place.effects.recall(&done) {
+            return read(&done, &value);
+        }
+        let mut drive = Drive::new(worker, place, task)?;
+        match drive.run().await {
+            Err(failure) if goes_up(&failure) => Err(failure),
+            Err(failure) => Ok(drive.fail(failure, &done)),
+            Ok(answer) => Ok(drive.complete(answer, &done)),
+        }
+    })
+}
+
+/// Whether a failure is no matter of this run alone: a leader cannot work around it.
+fn goes_up(failure: &Failure) -> bool {
+    matches!(failure.kind, FailureKind::Cancelled | FailureKind::OutcomeUnknown | FailureKind::Definition)
+}
+
+fn halted(_: Halt) -> Failure {
+    Failure::new(FailureKind::Cancelled, "the run may not go on in this process")
+}
+
+/// A recorded value is never computed again, so one that cannot be read stops the run.
+fn read<T: DeserializeOwned>(key: &Key, value: &RawValue) -> Result<T, Failure> {
+    serde_json::from_str(value.get()).map_err(|error| {
+        let message =
+            format!("the record of {key} cannot be read ({error}): run the version of the program that wrote it");
+        Failure::new(FailureKind::Definition, message)
+    })
+}
+
+fn result(key: Key, value: &impl Serialize) -> Record {
+    let value = to_raw_value(value).expect("results are plain data with string keys");
+    Record::Result { key, value: Arc::from(value) }
+}
+
+/// One run in progress.
+struct Drive<'a> {
+    worker: Worker<'a>,
+    voice: Voice,
+    place: Place<'a>,
+    task: Task,
+    id: DefinitionId,
+    run_id: RunId,
+    origin: Origin,
+    model: SharedModel,
+    info: ModelInfo,
+    specs: Vec<ToolSpec>,
+    system: Option<String>,
+    members: Arc<[DefinitionId]>,
+    started_at: Timestamp,
+    /// Model calls made or recalled; the number of the next turn.
+    turns: u32,
+    metrics: Metrics,
+    machine: Machine,
+    tools: Vec<ToolExecution>,
+    member_responses: Vec<RunOutput>,
+    model_provider_data: Option<Value>,
+}
+
+impl<'a> Drive<'a> {
+    fn new(worker: Worker<'a>, place: Place<'a>, task: Task) -> Result<Self, Failure> {
+        let refuse = |problem: String| Failure::new(FailureKind::Definition, problem).context(worker.title());
+        let model = worker.model().map_err(refuse)?;
+        let id = worker.profile.id().map_err(refuse)?;
+        let roster = crate::team::roster(worker.members.unwrap_or_default()).map_err(refuse)?;
+        let mut specs: Vec<_> = worker.profile.tools.iter().map(|tool| tool.spec().clone()).collect();
+        let system = match worker.voice() {
+            Voice::Agent => prompt::of_agent(worker.profile),
+            Voice::Team => {
+                specs.insert(0, prompt::delegate_tool(&roster));
+                prompt::of_leader(worker.profile, &roster)
+            }
+        };
+        Ok(Self {
+            voice: worker.voice(),
+            run_id: place.run_id(),
+            origin: place.origin(worker, id.clone()),
+            info: model.info(),
+            members: roster.into_iter().map(|member| member.id).collect(),
+            started_at: place.effects.now(),
+            turns: 0,
+            metrics: Metrics::default(),
+            machine: Machine::Agent(AgentMachine::new(place.run_id(), worker.profile.limits, Vec::new())),
+            tools: Vec::new(),
+            member_responses: Vec::new(),
+            model_provider_data: None,
+            worker,
+            place,
+            task,
+            id,
+            model,
+            specs,
+            system,
+        })
+    }
+
+    fn effects(&self) -> &'a dyn Effects {
+        self.place.effects
+    }
+
+    fn key(&self, part: &str) -> Key {
+        self.place.base.join(part)
+    }
+
+    fn now(&self) -> i64 {
+        self.effects().now().as_seconds()
+    }
+
+    fn tell(&self, kind: EventKind, record: Option<Record>) {
+        self.effects().tell(kind, &self.origin, record);
+    }
+
+    fn say_once(&self, key: Key, kind: impl FnOnce() -> EventKind) {
+        if matches!(self.effects().recall(&key), Recall::Nothing) {
+            self.tell(kind(), Some(Record::Said { key }));
+        }
+    }
+
+    async fn durable(&self) -> Result<(), Failure> {
+        self.effects().durable().await.map_err(halted)
+    }
+
+    /// The loop. Gives the answer; the conversation stays in the machine.
+    async fn run(&mut self) -> Result<Value, Failure> {
+        let history = self.start().await?;
+        self.machine = self.machine(self.opening(history));
+        let mut mends = 0;
+        loop {
+            match self.machine.next() {
+                TeamCommand::CallModel { .. } => {
+                    let response = self.ask().await?;
+                    let metrics = self.count(&response);
+                    self.machine.answered(response, metrics, self.now());
+                }
+                TeamCommand::Work { calls, .. } => {
+                    for (place, result) in self.work(calls).await? {
+                        self.machine.result(place, result, self.now());
+                    }
+                }
+                TeamCommand::Failed(failure) => return Err(failure),
+                TeamCommand::Done => match self.answer() {
+                    Ok(answer) => return Ok(answer),
+                    Err((shape, problem)) if mends < MENDS_MAX => {
+                        mends += 1;
+                        self.machine = self.machine(self.with_mend(shape, &problem));
+                    }
+                    Err((shape, problem)) => return Err(bad_shape(shape, &problem)),
+                },
+            }
+        }
+    }
+
+    /// Says that the run has started. What the session remembers is read once and recorded with it.
+    async fn start(&self) -> Result<Vec<Message>, Failure> {
+        let started = || self.voice.started(self.info.clone());
+        if !self.worker.profile.history {
+            self.say_once(self.key("started"), started);
+            return Ok(Vec::new());
+        }
+        let key = self.key("history");
+        if let Recall::Done(value) = self.effects().recall(&key) {
+            return read(&key, &value);
+        }
+        let runs = self.effects().history(self.worker.profile.history_runs).await?;
+        let own = runs.iter().flat_map(|run| &run.runs);
+        let mut messages = Vec::new();
+        own.for_each(|run| self.remember(run, &mut messages));
+        self.tell(started(), Some(result(key, &messages)));
+        Ok(messages)
+    }
+
+    /// What was asked and answered in an earlier run of this same agent or team, also where it was a member.
+    fn remember(&self, run: &RunOutput, messages: &mut Vec<Message>) {
+        let id = match self.voice {
+            Voice::Agent => run.agent_id.as_ref(),
+            Voice::Team => run.team_id.as_ref(),
+        };
+        if id == Some(&self.id) && run.status == RunStatus::Completed {
+            let own = || run.messages.iter().filter(|message| !message.from_history);
+            let asked = own().find(|message| message.role == Role::User);
+            let answered = own().rfind(|message| message.role == Role::Assistant && message.content.is_some());
+            for message in asked.into_iter().chain(answered) {
+                // What a provider wants back with a turn belongs to the turns before it, which are not sent.
+                messages.push(Message {
+                    from_history: true,
+                    provider_data: None,
+                    metrics: None,
+                    tool_calls: Vec::new(),
+                    ..message.clone()
+                });
+            }
+        }
+        run.member_responses.iter().for_each(|member| self.remember(member, messages));
+    }
+
+    fn opening(&self, history: Vec<Message>) -> Vec<Message> {
+        let mut messages = Vec::with_capacity(history.len() + 2);
+        if let Some(system) = &self.system {
+            messages.push(self.message(Role::System, system.clone(), 0));
+        }
+        messages.extend(history);
+        let mut question = self.message(Role::User, content_text(Some(&self.task.content)), messages.len());
+        question.images.clone_from(&self.task.images);
+        question.files.clone_from(&self.task.files);
+        messages.push(question);
+        messages
+    }
+
+    /// A message of ours, with the id its place in the conversation gives it, as the machine does for its own.
+    fn message(&self, role: Role, text: String, place: usize) -> Message {
+        Message::new(role, text, self.run_id.derive(&format!("message/{place}")), self.now())
+    }
+
+    /// A machine that goes on from these messages, with what is left of the limits.
+    fn machine(&self, messages: Vec<Message>) -> Machine {
+        let limits = self.worker.profile.limits;
+        let tool_calls = u32::try_from(self.tools.len()).unwrap_or(u32::MAX);
+        let limits = AgentLimits {
+            turns_max: limits.turns_max.saturating_sub(self.turns),
+            tool_calls_max: limits.tool_calls_max.map(|most| most.saturating_sub(tool_calls)),
+            ..limits
+        };
+        let run_id = self.run_id.clone();
+        match self.voice {
+            Voice::Agent => Machine::Agent(AgentMachine::new(run_id, limits, messages)),
+            Voice::Team => Machine::Team(TeamMachine::new(run_id, limits, self.members.clone(), messages)),
+        }
+    }
+
+    /// The last message as the answer that was asked for.
+    fn answer(&self) -> Result<Value, (&'a OutputShape, String)> {
+        let text = self.machine.messages().last().and_then(|message| message.content.clone()).unwrap_or_default();
+        match &self.worker.profile.output {
+            None => Ok(Value::String(text)),
+            Some(shape) => shape.parse(&text).map_err(|problem| (shape, problem)),
+        }
+    }
+
+    fn with_mend(&self, shape: &OutputShape, problem: &str) -> Vec<Message> {
+        let mut messages = self.machine.messages().to_vec();
+        let wish = prompt::mend(problem, &shape.schema.schema);
+        messages.push(self.message(Role::User, wish, messages.len()));
+        messages
+    }
+
+    fn complete(self, answer: Value, done: &Key) -> Ended {
+        self.say_once(self.key("content"), || self.voice.content_completed());
+        let run = self.output(Some(answer), RunStatus::Completed);
+        let event = RunDone {
+            content: run.content.clone(),
+            content_type: run.content_type.clone(),
+            model_provider_data: run.model_provider_data.clone(),
+            member_responses: run.member_responses.clone(),
+            session_state: run.session_state.clone(),
+            metrics: run.metrics.clone(),
+            metadata: run.metadata.clone(),
+        };
+        let ended = Ended { run, failure: None };
+        self.tell(self.voice.completed(event), Some(result(done.clone(), &ended)));
+        ended
+    }
+
+    fn fail(self, failure: Failure, done: &Key) -> Ended {
+        let failure = failure.context(self.worker.title());
+        let event = RunFailed { content: failure.message.clone(), error_type: failure.kind.code().to_owned() };
+        let run = self.output(Some(Value::String(failure.message.clone())), RunStatus::Error);
+        let ended = Ended { run, failure: Some(failure) };
+        self.tell(self.voice.error(event), Some(result(done.clone(), &ended)));
+        ended
+    }
+
+    fn output(&self, content: Option<Value>, status: RunStatus) -> RunOutput {
+        let shape = self.worker.profile.output.as_ref().filter(|_| status == RunStatus::Completed);
+        let workflow = self.place.workflow;
+        let is_member = self.place.parent.is_some();
+        let duration = self.effects().now().since(self.started_at).as_secs_f64();
+        RunOutput {
+            run_id: self.run_id.clone(),
+            agent_id: self.origin.agent_id.clone(),
+            agent_name: self.origin.agent_name.clone(),
+            team_id: self.origin.team_id.clone(),
+            team_name: self.origin.team_name.clone(),
+            session_id: self.origin.session_id.clone(),
+            parent_run_id: self.place.parent.clone().or_else(|| workflow.map(|workflow| workflow.run.run_id.clone())),
+            user_id: workflow.and_then(|workflow| workflow.run.user_id.clone()),
+            content,
+            content_type: shape.map_or_else(|| "str".to_owned(), |shape| shape.schema.name.clone()),
+            reasoning_content: self.machine.messages().last().and_then(|message| message.reasoning_content.clone()),
+            model_provider_data: self.model_provider_data.clone(),
+            model: Some(self.info.model.clone()),
+            model_provider: Some(self.info.model_provider.clone()),
+            session_state: workflow.map(|workflow| Value::Object(workflow.state.all())),
+            created_at: self.started_at.as_seconds(),
+            status,
+            cancellation_stage: None,
+            workflow_step_id: workflow.filter(|_| !is_member).map(|workflow| workflow.step.step_id.clone()),
+            metrics: Some(Metrics { duration: Some(duration), ..self.metrics.clone() }),
+            events: Some(Vec::new()),
+            messages: self.machine.messages().to_vec(),
+            metadata: workflow.map(|_| Value::Object(Map::new())),
+            tools: self.tools.clone(),
+            input: Some(RunInput { input_content: self.task.content.clone() }),
+            member_responses: self.member_responses.clone(),
+        }
+    }
+}
+
+fn bad_shape(shape: &OutputShape, problem: &str) -> Failure {
+    let name = &shape.schema.name;
+    let message = format!("the answer is still no {name} after {MENDS_MAX} requests to mend it: {problem}");
+    Failure { retryable: false, ..Failure::new(FailureKind::BadResponse, message) }
+}
+
+#[cfg(test)]
+mod tests;

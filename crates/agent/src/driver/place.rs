@@ -1,0 +1,133 @@
+//! Who works, where and on what: what tells one run of the loop from another.
+//!
+//! It must never know how a run goes. Keys and ids depend on the place alone, never on the order in which things happened,
+//! so that a run taken up again finds its own.
+
+use super::voice::Voice;
+use crate::model::SharedModel;
+use crate::profile::Profile;
+use crate::team::{Member, common_model};
+use outlive_core::port::{Effects, SessionState, StepContext, StepInfo};
+use outlive_core::{DefinitionId, Key, Media, Origin, RunId, RunInfo, StepInput};
+use serde_json::Value;
+
+/// Who works: an agent, or a team's leader with its members.
+#[derive(Clone, Copy)]
+pub(crate) struct Worker<'a> {
+    pub(crate) profile: &'a Profile,
+    /// Of a team; an agent has none, and is no team without members either.
+    pub(crate) members: Option<&'a [Member]>,
+}
+
+/// Where a run stands: its place in a workflow run, or alone.
+#[derive(Clone)]
+pub(crate) struct Place<'a> {
+    pub(crate) effects: &'a dyn Effects,
+    /// What the run's own keys begin with.
+    pub(super) base: Key,
+    /// The run everything is derived from: the workflow's, or its own when alone.
+    pub(super) root: RunId,
+    pub(super) workflow: Option<Workflow<'a>>,
+    /// A member's: the team's run.
+    pub(super) parent: Option<RunId>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Workflow<'a> {
+    pub(super) run: &'a RunInfo,
+    pub(super) step: &'a StepInfo,
+    pub(super) state: &'a SessionState,
+}
+
+impl<'a> Place<'a> {
+    /// In a step; `part` tells the run apart from whatever else the step may record.
+    pub(crate) fn in_step(context: &'a StepContext, part: &str) -> Self {
+        Self {
+            effects: &*context.effects,
+            base: context.step.key.join(part),
+            root: context.run.run_id.clone(),
+            workflow: Some(Workflow { run: &context.run, step: &context.step, state: &context.state }),
+            parent: None,
+        }
+    }
+
+    /// Without a workflow.
+    pub(crate) fn alone(effects: &'a dyn Effects, root: RunId, part: &str) -> Self {
+        Self { effects, base: Key::new(part), root, workflow: None, parent: None }
+    }
+
+    pub(super) fn of_member(&self, call: &Key) -> Self {
+        Self { base: call.join("m"), parent: Some(self.run_id()), ..self.clone() }
+    }
+
+    pub(super) fn run_id(&self) -> RunId {
+        self.root.derive_run(self.base.as_str())
+    }
+
+    pub(super) fn origin(&self, worker: Worker<'_>, id: DefinitionId) -> Origin {
+        let name = worker.profile.name.clone();
+        let mut origin =
+            Origin { run_id: Some(self.run_id()), parent_run_id: self.parent.clone(), ..Origin::default() };
+        match worker.voice() {
+            Voice::Agent => (origin.agent_id, origin.agent_name) = (Some(id), Some(name)),
+            Voice::Team => (origin.team_id, origin.team_name) = (Some(id), Some(name)),
+        }
+        if let Some(Workflow { run, step, .. }) = self.workflow {
+            origin.workflow_id = Some(run.workflow_id.clone());
+            origin.workflow_run_id = Some(run.run_id.clone());
+            origin.session_id = Some(run.session_id.clone());
+            origin.step_id = Some(step.step_id.clone());
+            origin.step_name = Some(step.step_name.clone());
+            origin.step_index = Some(step.step_index.clone());
+        }
+        origin
+    }
+}
+
+/// What a run is asked to do.
+#[derive(Clone, Default)]
+pub(crate) struct Task {
+    pub(super) content: Value,
+    pub(super) images: Vec<Media>,
+    pub(super) files: Vec<Media>,
+}
+
+impl Task {
+    pub(crate) fn new(content: impl Into<Value>) -> Self {
+        Self { content: content.into(), ..Self::default() }
+    }
+
+    /// The content of the step before, for the first step the run's input, with the step's images and files.
+    pub(crate) fn of_step(input: &StepInput) -> Self {
+        Self {
+            content: input.previous_step_content.clone().or_else(|| input.input.clone()).unwrap_or_default(),
+            images: input.images.clone().unwrap_or_default(),
+            files: input.files.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl Worker<'_> {
+    pub(super) fn voice(self) -> Voice {
+        match self.members {
+            None => Voice::Agent,
+            Some(_) => Voice::Team,
+        }
+    }
+
+    /// `agent "Finance Agent"`, for errors.
+    pub(super) fn title(self) -> String {
+        match self.voice() {
+            Voice::Agent => format!("agent {:?}", &*self.profile.name),
+            Voice::Team => format!("team {:?}", &*self.profile.name),
+        }
+    }
+
+    pub(super) fn model(self) -> Result<SharedModel, String> {
+        match (&self.profile.model, self.members) {
+            (Some(model), _) => model.clone(),
+            (None, Some(members)) => common_model(members),
+            (None, None) => Err("it has no model: give it one with .model(..)".to_owned()),
+        }
+    }
+}

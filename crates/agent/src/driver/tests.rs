@@ -1,0 +1,880 @@
+//! The loop against a log in memory that can be cut after any entry and taken up again.
+
+use crate::model::{IntoModel, Model, ModelStream, ScriptedModel};
+use crate::tool::{Tool, ToolContext};
+use crate::{Agent, Team};
+use outlive_core::port::{
+    BoxFuture, Effects, Executed, Executor, Halt, HistoryRun, Recall, SessionState, StepContext, StepInfo,
+};
+use outlive_core::{
+    DefinitionId, Entry, EventKind, Failure, FailureKind, FinishReason, Key, Media, ModelInfo, ModelRequest,
+    ModelResponse, Origin, Record, Retry, Role, RunEvent, RunId, RunInfo, RunOutput, RunStatus, SessionId, StepIndex,
+    StepInput, Timestamp, ToolCall, ToolEffect, Usage,
+};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::Duration;
+
+/// A run log in memory. Its clock stands still, so that equal runs are equal to the last byte.
+#[derive(Default)]
+struct Log {
+    entries: Mutex<Vec<Entry>>,
+    recorded: Mutex<HashMap<Key, Recall>>,
+    /// Length of the log after each commit.
+    commits: Mutex<Vec<usize>>,
+    /// From this length on nothing more becomes durable.
+    halt_at: Option<usize>,
+    waits: Mutex<Vec<Duration>>,
+    history: Vec<HistoryRun>,
+}
+
+impl Log {
+    /// The log a process finds that takes the run up after `entries`.
+    fn after(entries: &[Entry]) -> Self {
+        let mut recorded = HashMap::new();
+        for record in entries.iter().filter_map(|entry| entry.record.clone()) {
+            match record {
+                Record::Intent { key } | Record::Said { key } => recorded.insert(key, Recall::Started),
+                Record::Result { key, value } => recorded.insert(key, Recall::Done(value)),
+                other => panic!("an executor makes no such record: {other:?}"),
+            };
+        }
+        Self { entries: Mutex::new(entries.to_vec()), recorded: Mutex::new(recorded), ..Self::default() }
+    }
+
+    fn entries(&self) -> Vec<Entry> {
+        self.entries.lock().unwrap().clone()
+    }
+
+    /// The events' names, streamed text left out.
+    fn names(&self) -> Vec<&'static str> {
+        let names = self.entries().into_iter().map(|entry| entry.event.name());
+        names.filter(|name| !name.ends_with("RunContent")).collect()
+    }
+
+    fn streamed(&self) -> String {
+        let text = |entry: Entry| match entry.event.kind {
+            EventKind::RunContent(delta) | EventKind::TeamRunContent(delta) => delta.content,
+            _ => None,
+        };
+        self.entries().into_iter().filter_map(text).collect()
+    }
+
+    fn is_halted(&self) -> bool {
+        self.halt_at.is_some_and(|end| self.entries.lock().unwrap().len() >= end)
+    }
+
+    fn append(&self, kind: EventKind, origin: &Origin, record: Option<Record>) {
+        let event = RunEvent { created_at: 0, kind, origin: origin.clone(), event_index: None };
+        self.entries.lock().unwrap().push(Entry { event, record });
+    }
+}
+
+impl Effects for Log {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(1_700_000_000_000_000)
+    }
+
+    fn recall(&self, key: &Key) -> Recall {
+        self.recorded.lock().unwrap().remove(key).unwrap_or(Recall::Nothing)
+    }
+
+    fn tell(&self, kind: EventKind, origin: &Origin, record: Option<Record>) {
+        self.append(kind, origin, record);
+    }
+
+    fn stream(&self, kind: EventKind, origin: &Origin) {
+        self.append(kind, origin, None);
+    }
+
+    /// Lets everything else of the run go on first, as the engine does, and then commits all at once.
+    fn durable(&self) -> BoxFuture<'_, Result<(), Halt>> {
+        let mut has_yielded = false;
+        Box::pin(std::future::poll_fn(move |cx| {
+            if self.is_halted() {
+                return Poll::Ready(Err(Halt));
+            }
+            if !std::mem::replace(&mut has_yielded, true) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let (mut commits, end) = (self.commits.lock().unwrap(), self.entries.lock().unwrap().len());
+            if commits.last() != Some(&end) {
+                commits.push(end);
+            }
+            Poll::Ready(Ok(()))
+        }))
+    }
+
+    fn sleep(&self, wait: Duration) -> BoxFuture<'static, ()> {
+        self.waits.lock().unwrap().push(wait);
+        Box::pin(tokio::time::sleep(wait))
+    }
+
+    fn chance(&self) -> u64 {
+        0
+    }
+
+    fn history(&self, limit: u32) -> BoxFuture<'_, Result<Vec<HistoryRun>, Failure>> {
+        let skipped = self.history.len().saturating_sub(limit as usize);
+        Box::pin(async move { Ok(self.history[skipped..].to_vec()) })
+    }
+}
+
+fn context(log: &Arc<Log>) -> StepContext {
+    let run = RunInfo {
+        run_id: RunId::parse("run-1").unwrap(),
+        workflow_id: DefinitionId::parse("flow").unwrap(),
+        workflow_name: "Flow".into(),
+        session_id: SessionId::parse("session-1").unwrap(),
+        user_id: Some("ada".into()),
+    };
+    let step = StepInfo {
+        key: Key::new("0"),
+        step_id: "step-0".into(),
+        step_name: "Step".into(),
+        step_index: StepIndex::At(0),
+        attempt: 1,
+    };
+    StepContext { run: Arc::new(run), step: Arc::new(step), state: SessionState::default(), effects: log.clone() }
+}
+
+async fn execute(executor: &dyn Executor, log: &Arc<Log>, input: &str) -> Result<Executed, Failure> {
+    let input = StepInput { input: Some(input.into()), ..StepInput::default() };
+    executor.execute(context(log), Arc::new(input)).await
+}
+
+async fn run(executor: &dyn Executor, log: &Arc<Log>) -> RunOutput {
+    match execute(executor, log, "AI trends").await {
+        Ok(executed) => Arc::unwrap_or_clone(executed.run.expect("agents and teams give their run")),
+        Err(failure) => panic!("{failure:?}"),
+    }
+}
+
+async fn failed(executor: &dyn Executor, log: &Arc<Log>) -> Failure {
+    match execute(executor, log, "AI trends").await {
+        Ok(executed) => panic!("it gave {:?}", executed.output.content),
+        Err(failure) => failure,
+    }
+}
+
+fn text(content: &str) -> ModelResponse {
+    let usage = Usage { input_tokens: 10, output_tokens: 2, total_tokens: 12, ..Usage::default() };
+    ModelResponse { usage, model_provider_data: Some(json!({ "response_id": "r" })), ..ModelResponse::text(content) }
+}
+
+fn calls<const N: usize>(calls: [(&str, &str); N]) -> ModelResponse {
+    let call = |(place, (name, arguments)): (usize, (&str, &str))| ToolCall::new(format!("c{place}"), name, arguments);
+    ModelResponse { usage: text("").usage, ..ModelResponse::calls(calls.into_iter().enumerate().map(call).collect()) }
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Of {
+    of: String,
+}
+
+/// A tool that counts its calls.
+fn counting(name: &str, count: &Arc<AtomicUsize>) -> Tool {
+    let (count, title) = (count.clone(), name.to_owned());
+    Tool::new(name, "for tests", move |arguments: Of, _: ToolContext| {
+        count.fetch_add(1, Ordering::SeqCst);
+        let answer = format!("{title} of {}", arguments.of);
+        async move { Ok::<_, Failure>(answer) }
+    })
+}
+
+/// An agent that asks for two tools at once and then answers; its model, and the count of tool calls.
+fn two_tools(name: &str) -> (Agent, ScriptedModel, Arc<AtomicUsize>) {
+    let model = ScriptedModel::replies([
+        calls([("price", r#"{"of":"ACME"}"#), ("weather", r#"{"of":"Delft"}"#)]),
+        text("12 and sunny"),
+    ]);
+    let count = Arc::new(AtomicUsize::new(0));
+    let agent = Agent::new(name)
+        .model(model.clone())
+        .tools([counting("price", &count), counting("weather", &count)])
+        .role("Knows things")
+        .instructions(["Be brief", "Be right"]);
+    (agent, model, count)
+}
+
+/// A team whose leader delegates to both members at once; all models, and the count of tool calls.
+fn pair() -> (Team, Vec<ScriptedModel>, Arc<AtomicUsize>) {
+    let (finance, finance_model, count) = two_tools("Finance Agent");
+    let writer_model = ScriptedModel::replies([text("a fine line")]);
+    let writer = Agent::new("Writer").model(writer_model.clone()).role("Writes");
+    let leader = ScriptedModel::replies([
+        calls([
+            ("delegate_task_to_member", r#"{"member_id":"finance-agent","task":"the price"}"#),
+            ("delegate_task_to_member", r#"{"member_id":"writer","task":"a line"}"#),
+        ]),
+        text("all together"),
+    ]);
+    let team = Team::new("Research Team").model(leader.clone()).members([finance, writer]).instructions("Research");
+    (team, vec![leader, finance_model, writer_model], count)
+}
+
+#[tokio::test]
+async fn an_agent_with_two_tools_speaks_in_the_known_order() {
+    let (agent, ..) = two_tools("Finance Agent");
+    let log = Arc::new(Log::default());
+    let output = run(&agent, &log).await;
+    assert_eq!(
+        log.names(),
+        [
+            "RunStarted",
+            "ModelRequestStarted",
+            "ModelRequestCompleted",
+            "ToolCallStarted",
+            "ToolCallStarted",
+            "ToolCallCompleted",
+            "ToolCallCompleted",
+            "ModelRequestStarted",
+            "ModelRequestCompleted",
+            "RunContentCompleted",
+            "RunCompleted",
+        ]
+    );
+    assert_eq!(log.streamed(), "12 and sunny");
+    let roles: Vec<_> = output.messages.iter().map(|message| message.role).collect();
+    assert_eq!(roles, [Role::System, Role::User, Role::Assistant, Role::Tool, Role::Tool, Role::Assistant]);
+    assert_eq!(
+        output.messages[0].content.as_deref(),
+        Some("<your_role>\nKnows things\n</your_role>\n\n<instructions>\n- Be brief\n- Be right\n</instructions>")
+    );
+    assert_eq!(output.messages[4].content.as_deref(), Some("weather of Delft"));
+    assert_eq!(output.content, Some("12 and sunny".into()));
+    assert_eq!(output.tools[0].result.as_deref(), Some("price of ACME"));
+    let metrics = output.metrics.unwrap();
+    assert_eq!((metrics.usage.total_tokens, metrics.details["model"].len()), (24, 1));
+    assert_eq!(output.model_provider_data, Some(json!({ "response_id": "r" })));
+}
+
+#[tokio::test]
+async fn events_and_output_name_run_step_and_workflow() {
+    let (team, ..) = pair();
+    let log = Arc::new(Log::default());
+    let output = run(&team, &log).await;
+    let member = &output.member_responses[0];
+    assert_eq!(output.parent_run_id.as_ref().map(RunId::as_str), Some("run-1"));
+    assert_eq!(
+        (member.parent_run_id.as_ref(), member.agent_name.as_deref()),
+        (Some(&output.run_id), Some("Finance Agent"))
+    );
+    assert_eq!(output.run_id, RunId::parse("run-1").unwrap().derive_run("0/team"));
+    assert_eq!(member.run_id, RunId::parse("run-1").unwrap().derive_run("0/team/t0/0/m"));
+    assert_eq!(output.tools[0].child_run_id.as_deref(), Some(member.run_id.as_str()));
+    for entry in log.entries() {
+        let origin = entry.event.origin;
+        assert_eq!(origin.step_id.as_deref(), Some("step-0"));
+        assert_eq!(origin.workflow_run_id.as_ref().map(RunId::as_str), Some("run-1"));
+        assert_eq!(origin.parent_run_id.is_some(), origin.agent_id.is_some(), "members only have a parent");
+    }
+}
+
+#[tokio::test]
+async fn a_team_speaks_in_the_known_order_and_delegates_in_one_commit() {
+    let (team, ..) = pair();
+    let log = Arc::new(Log::default());
+    let output = run(&team, &log).await;
+    let names = log.names();
+    assert_eq!(
+        names[..9],
+        [
+            "TeamRunStarted",
+            "TeamModelRequestStarted",
+            "TeamModelRequestCompleted",
+            "TeamToolCallStarted",
+            "TeamToolCallStarted",
+            "RunStarted",
+            "ModelRequestStarted",
+            "RunStarted",
+            "ModelRequestStarted",
+        ]
+    );
+    assert_eq!(log.commits.lock().unwrap()[..2], [2, 9], "two intents, then everything up to the members' first calls");
+    let end = names.len() - 5;
+    assert_eq!(
+        names[end..],
+        [
+            "TeamToolCallCompleted",
+            "TeamModelRequestStarted",
+            "TeamModelRequestCompleted",
+            "TeamRunContentCompleted",
+            "TeamRunCompleted",
+        ]
+    );
+    let members: Vec<_> = output.member_responses.iter().map(|run| run.content.clone().unwrap()).collect();
+    assert_eq!(members, ["12 and sunny", "a fine line"], "in the order of the delegations");
+    assert_eq!(output.member_responses[1].messages.last().unwrap().content.as_deref(), Some("a fine line"));
+    assert_eq!(output.member_responses[1].messages[1].content.as_deref(), Some("a line"), "the task and nothing else");
+    assert_eq!(output.metrics.unwrap().usage.total_tokens, 5 * 12, "members are counted");
+    let system = output.messages[0].content.clone().unwrap();
+    assert!(system.starts_with("Research\n\n"), "{system}");
+    assert!(
+        system.contains(r#"<member id="finance-agent" name="Finance Agent">Role: Knows things</member>"#),
+        "{system}"
+    );
+}
+
+/// Takes the run up after each of its entries and compares; gives how many places there were.
+async fn cut_everywhere<E: Executor>(make: impl Fn() -> (E, Vec<ScriptedModel>, Arc<AtomicUsize>)) -> usize {
+    let (executor, models, tool_calls) = make();
+    let whole = Arc::new(Log::default());
+    let expected = run(&executor, &whole).await;
+    let model_calls: usize = models.iter().map(ScriptedModel::calls).sum();
+    let tool_calls = tool_calls.load(Ordering::SeqCst);
+    let entries = whole.entries();
+    for end in 0..=entries.len() {
+        let (executor, models, tools_again) = make();
+        let log = Arc::new(Log::after(&entries[..end]));
+        assert_eq!(run(&executor, &log).await, expected, "after {end} entries");
+        let ended = |name: &str| entries[..end].iter().filter(|entry| entry.event.name().ends_with(name)).count();
+        let delegations = ended("TeamToolCallCompleted");
+        let made: usize = models.iter().map(ScriptedModel::calls).sum();
+        assert_eq!(made, model_calls - ended("ModelRequestCompleted"), "model calls after {end} entries");
+        let made = tools_again.load(Ordering::SeqCst);
+        assert_eq!(made, tool_calls - (ended("ToolCallCompleted") - delegations), "tool calls after {end} entries");
+        assert_told_once(&log.entries(), &entries);
+    }
+    entries.len()
+}
+
+/// Nothing was told twice, nothing was left out, and every result came after its intent.
+fn assert_told_once(entries: &[Entry], expected: &[Entry]) {
+    let records = |entries: &[Entry]| {
+        let mut records: Vec<_> =
+            entries.iter().filter_map(|entry| serde_json::to_string(&entry.record).ok()).collect();
+        records.retain(|record| record != "null");
+        records.sort();
+        records
+    };
+    assert_eq!(records(entries), records(expected));
+    let mut intents = BTreeSet::new();
+    for record in entries.iter().filter_map(|entry| entry.record.as_ref()) {
+        let key = record.key().unwrap().clone();
+        match record {
+            Record::Intent { .. } => assert!(intents.insert(key)),
+            Record::Result { .. } if key.as_str().ends_with("done") || key.as_str().ends_with("history") => {}
+            Record::Result { .. } => assert!(intents.contains(&key), "{key} has no intent"),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_agent_cut_after_any_entry_ends_the_same() {
+    let places = cut_everywhere(|| {
+        let (agent, model, count) = two_tools("Finance Agent");
+        (agent, vec![model], count)
+    });
+    assert_eq!(places.await, 15, "eleven events and four pieces of text");
+}
+
+#[tokio::test]
+async fn a_team_cut_after_any_entry_ends_the_same() {
+    let places = cut_everywhere(pair).await;
+    assert_eq!(places, 11 + 11 + 5 + 3 * 4);
+}
+
+#[tokio::test]
+async fn failures_and_mended_answers_cut_after_any_entry_end_the_same() {
+    let make = || {
+        let broken = ScriptedModel::from_fn("broken", |_| Err(Failure::new(FailureKind::BadRequest, "no")));
+        let leader = ScriptedModel::replies([
+            calls([
+                ("delegate_task_to_member", r#"{"member_id":"broken","task":"x"}"#),
+                ("delegate_task_to_member", r#"{"member_id":"nobody","task":"x"}"#),
+                ("missing", "{}"),
+            ]),
+            text("no JSON"),
+            text(r#"{"of":"it"}"#),
+        ]);
+        let team = Team::new("Team").model(leader.clone()).member(Agent::new("Broken").model(broken.clone()));
+        (team.output_schema::<Of>(), leader, broken)
+    };
+    let (team, ..) = make();
+    let whole = Arc::new(Log::default());
+    let expected = run(&team, &whole).await;
+    assert_eq!(expected.content, Some(json!({ "of": "it" })));
+    assert_eq!((expected.member_responses.len(), expected.member_responses[0].status), (1, RunStatus::Error));
+    let entries = whole.entries();
+    for end in 0..=entries.len() {
+        let (team, leader, broken) = make();
+        let log = Arc::new(Log::after(&entries[..end]));
+        assert_eq!(run(&team, &log).await, expected, "after {end} entries");
+        assert_told_once(&log.entries(), &entries);
+        let recorded = |name: &str| entries[..end].iter().filter(|entry| entry.event.name() == name).count();
+        assert_eq!(leader.calls(), 3 - recorded("TeamModelRequestCompleted"));
+        assert_eq!(broken.calls(), 1 - recorded("RunError"));
+    }
+}
+
+#[tokio::test]
+async fn a_halt_ends_the_run_at_once_and_without_a_word() {
+    for end in 1..=24 {
+        let (team, models, _) = pair();
+        let log = Arc::new(Log { halt_at: Some(end), ..Log::default() });
+        let failure = failed(&team, &log).await;
+        assert_eq!(failure.kind, FailureKind::Cancelled, "halted at {end}");
+        let entries = log.entries();
+        assert!(entries.iter().all(|entry| !entry.event.name().ends_with("Error")), "halted at {end}");
+        let last = entries.last().unwrap().event.name();
+        assert_ne!(last, "TeamRunCompleted", "halted at {end}");
+        if end <= 2 {
+            assert_eq!(models[0].calls(), 0, "an intent that is not durable starts no call");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_once_tool_in_flight_at_a_crash_is_not_called_again() {
+    let make = || {
+        let (_, model, count) = two_tools("x");
+        let tools = [counting("price", &count).effect(ToolEffect::Once), counting("weather", &count)];
+        let agent = Agent::new("Finance Agent").model(model).tools(tools);
+        (
+            Team::new("Team")
+                .model(pair().1.remove(0))
+                .members([agent, Agent::new("Writer").model(pair().1.remove(2))]),
+            count,
+        )
+    };
+    let (team, _) = make();
+    let whole = Arc::new(Log::default());
+    run(&team, &whole).await;
+    let entries = whole.entries();
+    let started = entries.iter().rposition(|entry| entry.event.name() == "ToolCallStarted").unwrap();
+    let (team, count) = make();
+    let log = Arc::new(Log::after(&entries[..=started]));
+    let failure = failed(&team, &log).await;
+    assert_eq!(failure.kind, FailureKind::OutcomeUnknown);
+    assert!(failure.message.contains("price") && failure.message.contains("ACME"), "{}", failure.message);
+    assert_eq!(count.load(Ordering::SeqCst), 0, "the other call of the turn waits as well");
+    assert!(log.names().iter().all(|name| !name.ends_with("Error")), "{:?}", log.names());
+
+    let completed = entries.iter().rposition(|entry| entry.event.name() == "ToolCallCompleted").unwrap();
+    let (team, count) = make();
+    run(&team, &Arc::new(Log::after(&entries[..=completed]))).await;
+    assert_eq!(count.load(Ordering::SeqCst), 0, "both results are known");
+}
+
+#[tokio::test]
+async fn a_tool_is_given_the_same_key_again() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let make = || {
+        let seen = seen.clone();
+        let tool = Tool::new("price", "for tests", move |_: Of, context: ToolContext| {
+            seen.lock().unwrap().push(context.idempotency_key.to_string());
+            async { Ok::<_, Failure>("12") }
+        });
+        Agent::new("A").model(ScriptedModel::replies([calls([("price", r#"{"of":"x"}"#)]), text("12")])).tool(tool)
+    };
+    let whole = Arc::new(Log::default());
+    run(&make(), &whole).await;
+    let entries = whole.entries();
+    let started = entries.iter().position(|entry| entry.event.name() == "ToolCallStarted").unwrap();
+    run(&make(), &Arc::new(Log::after(&entries[..=started]))).await;
+    assert_eq!(*seen.lock().unwrap(), ["run-1/0/agent/t0/0", "run-1/0/agent/t0/0"]);
+}
+
+#[tokio::test]
+async fn an_agent_that_never_answers_reaches_its_turn_limit() {
+    let model = ScriptedModel::from_fn("m", |_| Ok(calls([("price", r#"{"of":"x"}"#)])));
+    let agent = Agent::new("A").model(model.clone()).tool(counting("price", &Arc::default())).turns_max(3);
+    let log = Arc::new(Log::default());
+    let failure = failed(&agent, &log).await;
+    assert_eq!((failure.kind, model.calls()), (FailureKind::Limit, 3));
+    assert!(failure.message.starts_with("agent \"A\": "), "{}", failure.message);
+    assert_eq!(log.names().last(), Some(&"RunError"));
+    let log = Arc::new(Log::after(&log.entries()));
+    assert_eq!(failed(&agent, &log).await, failure, "the failure is recorded");
+    assert_eq!(model.calls(), 3);
+}
+
+#[tokio::test]
+async fn calls_beyond_the_limit_are_refused_and_tools_no_longer_offered() {
+    let model = ScriptedModel::from_fn("m", |request: &ModelRequest| match request.tools.len() {
+        0 => Ok(text("enough")),
+        _ => Ok(calls([("price", r#"{"of":"x"}"#), ("price", r#"{"of":"y"}"#)])),
+    });
+    let count = Arc::new(AtomicUsize::new(0));
+    let agent = Agent::new("A").model(model).tool(counting("price", &count)).tool_call_limit(3);
+    let output = run(&agent, &Arc::new(Log::default())).await;
+    assert_eq!((count.load(Ordering::SeqCst), output.tools.len()), (3, 3));
+    let refused = output.messages.iter().filter(|message| message.tool_call_error == Some(true)).count();
+    assert_eq!(refused, 1);
+}
+
+#[tokio::test]
+async fn what_goes_wrong_with_a_tool_is_told_to_the_model() {
+    let failing = Tool::new("failing", "for tests", |_: (), _: ToolContext| async {
+        Err::<String, _>(Failure::function("the site is down"))
+    });
+    let panicking = Tool::new("panicking", "for tests", |_: (), _: ToolContext| async {
+        if true {
+            panic!("oh no");
+        }
+        Ok::<_, Failure>("never")
+    });
+    let huge = Tool::new("huge", "for tests", |_: (), _: ToolContext| async { Ok::<_, Failure>("ä".repeat(200_000)) });
+    let model = ScriptedModel::replies([
+        calls([
+            ("failing", ""),
+            ("panicking", "{}"),
+            ("huge", "{}"),
+            ("price", r#"{"to":"x"}"#),
+            ("price", "{broken"),
+            ("nothing", "{}"),
+        ]),
+        text("done"),
+    ]);
+    let count = Arc::new(AtomicUsize::new(0));
+    let agent = Agent::new("A").model(model).tools([failing, panicking, huge]).tool(counting("price", &count));
+    let log = Arc::new(Log::default());
+    let output = run(&agent, &log).await;
+    let told: Vec<_> = output.messages[2..8].iter().map(|message| message.content.clone().unwrap()).collect();
+    assert_eq!(told[0], "the site is down");
+    assert_eq!(told[1], "the tool panicked: oh no");
+    assert!(told[2].ends_with("[cut here: the result has 400000 bytes, 262144 are shown]"));
+    assert!(told[3].contains("of"), "{}", told[3]);
+    assert!(told[4].contains("not a JSON object"), "{}", told[4]);
+    assert!(told[5].contains("failing, panicking, huge, price"), "{}", told[5]);
+    assert_eq!(count.load(Ordering::SeqCst), 0);
+    let errors = log.names().iter().filter(|name| **name == "ToolCallError").count();
+    assert_eq!(errors, 4, "the malformed call was never made");
+    assert_eq!(log.names().len(), 2 + 2 * 2 + 5 * 2 + 4 + 1);
+}
+
+#[tokio::test]
+async fn malformed_arguments_are_sent_back_only_so_often() {
+    let model = ScriptedModel::from_fn("m", |_| Ok(calls([("price", "{broken")])));
+    let agent = Agent::new("A").model(model.clone()).tool(counting("price", &Arc::default()));
+    let failure = failed(&agent, &Arc::new(Log::default())).await;
+    assert_eq!((failure.kind, model.calls()), (FailureKind::Limit, 4));
+}
+
+/// A model that fails with each of these and then answers.
+fn moody(failures: Vec<Failure>) -> ScriptedModel {
+    let failures = Mutex::new(failures.into_iter());
+    ScriptedModel::from_fn("m", move |_| failures.lock().unwrap().next().map_or_else(|| Ok(text("at last")), Err))
+}
+
+#[tokio::test(start_paused = true)]
+async fn transient_failures_are_waited_out_and_retry_after_is_obeyed() {
+    let model = moody(vec![
+        Failure::new(FailureKind::RateLimit, "slow down").retry_after(Duration::from_secs(30)),
+        Failure::new(FailureKind::Unavailable, "down"),
+        Failure::new(FailureKind::Truncated, "cut"),
+    ]);
+    let agent = Agent::new("A").model(model.clone());
+    let log = Arc::new(Log::default());
+    let begun = tokio::time::Instant::now();
+    assert_eq!(run(&agent, &log).await.content, Some("at last".into()));
+    assert_eq!(*log.waits.lock().unwrap(), [30_000, 1_000, 2_000].map(Duration::from_millis));
+    assert_eq!(begun.elapsed().as_secs(), 33);
+    assert_eq!(
+        log.names(),
+        [
+            "RunStarted",
+            "ModelRequestStarted",
+            "CustomEvent",
+            "CustomEvent",
+            "CustomEvent",
+            "ModelRequestCompleted",
+            "RunContentCompleted",
+            "RunCompleted",
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_keeps_failing_fails_the_run_with_its_kind() {
+    let model = moody(vec![Failure::new(FailureKind::Unavailable, "down"); 9]);
+    let agent = Agent::new("A").model(model.clone()).retry(Retry::times(2));
+    let log = Arc::new(Log::default());
+    let failure = failed(&agent, &log).await;
+    assert_eq!((failure.kind, model.calls()), (FailureKind::Unavailable, 3));
+    assert_eq!(failure.message, "agent \"A\": model m: down");
+    assert_eq!(log.names().last(), Some(&"RunError"));
+
+    let model = moody(vec![Failure::new(FailureKind::Auth, "who are you"); 9]);
+    failed(&Agent::new("A").model(model.clone()), &Arc::new(Log::default())).await;
+    assert_eq!(model.calls(), 1, "waiting does not help");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_answer_is_asked_for_again() {
+    let model = ScriptedModel::from_fn("m", |_| Ok(text(" ")));
+    let failure = failed(&Agent::new("A").model(model.clone()), &Arc::new(Log::default())).await;
+    assert_eq!((failure.kind, model.calls()), (FailureKind::BadResponse, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_takes_too_long_is_given_up() {
+    let model = ScriptedModel::replies([text("late")]).delay(Duration::from_secs(60));
+    let agent = Agent::new("A").model(model.clone()).timeout(Duration::from_secs(5)).retry(Retry::times(1));
+    let failure = failed(&agent, &Arc::new(Log::default())).await;
+    assert_eq!((failure.kind, model.calls()), (FailureKind::Timeout, 2));
+}
+
+/// A model whose streams end before the answer.
+struct Broken;
+
+impl Model for Broken {
+    fn info(&self) -> ModelInfo {
+        ModelInfo { model: "broken".into(), model_provider: "None".into() }
+    }
+
+    fn endpoint(&self) -> String {
+        "None".into()
+    }
+
+    fn respond(&self, _: ModelRequest) -> BoxFuture<'_, Result<ModelResponse, Failure>> {
+        Box::pin(async { Ok(ModelResponse { finish_reason: FinishReason::Length, ..text("half an ans") }) })
+    }
+
+    fn stream(&self, _: ModelRequest) -> ModelStream<'_> {
+        Box::pin(futures::stream::empty())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_breaks_off_is_truncated_and_a_cut_answer_is_kept() {
+    let failure = failed(&Agent::new("A").model(Broken), &Arc::new(Log::default())).await;
+    assert_eq!(failure.kind, FailureKind::Truncated);
+    let log = Arc::new(Log::default());
+    let output = run(&Agent::new("A").model(Broken).stream(false), &log).await;
+    assert_eq!(output.content, Some("half an ans".into()));
+    assert_eq!(log.streamed(), "");
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[expect(dead_code, reason = "read as a shape only")]
+struct Plan {
+    topic: String,
+    weeks: u8,
+}
+
+#[tokio::test]
+async fn an_answer_of_another_shape_is_mended() {
+    let model = ScriptedModel::replies([
+        text("gladly"),
+        text(r#"{"topic":"AI","weeks":"four"}"#),
+        text("```json\n{\"topic\":\"AI\",\"weeks\":4}\n```"),
+    ]);
+    let agent = Agent::new("A").model(model).output_schema::<Plan>().markdown(true);
+    let output = run(&agent, &Arc::new(Log::default())).await;
+    assert_eq!(output.content, Some(json!({ "topic": "AI", "weeks": 4 })));
+    assert_eq!(output.content_type, "Plan");
+    let wishes: Vec<_> = output.messages.iter().filter(|message| message.role == Role::User).collect();
+    assert_eq!(wishes.len(), 3);
+    assert!(wishes[2].content.as_ref().unwrap().contains("weeks"));
+    let ids: BTreeSet<_> = output.messages.iter().map(|message| &message.id).collect();
+    assert_eq!(ids.len(), output.messages.len(), "ids are unique");
+
+    let model = ScriptedModel::from_fn("m", |_| Ok(text("gladly")));
+    let agent = Agent::new("A")
+        .model(model.clone())
+        .output_schema_json("a plan", json!({ "type": "object", "required": ["topic"] }));
+    let failure = failed(&agent, &Arc::new(Log::default())).await;
+    assert_eq!((failure.kind, model.calls(), failure.retryable), (FailureKind::BadResponse, 3, false));
+    assert!(failure.message.contains("a_plan"), "{}", failure.message);
+}
+
+#[tokio::test]
+async fn a_failed_member_is_told_to_the_leader() {
+    let broken = ScriptedModel::from_fn("broken", |_| Err(Failure::new(FailureKind::Quota, "no quota left")));
+    let leader = ScriptedModel::replies([
+        calls([("delegate_task_to_member", r#"{"member_id":"broken","task":"x"}"#)]),
+        text("without it then"),
+    ]);
+    let team = Team::new("Team").model(leader).member(Agent::new("Broken").model(broken));
+    let log = Arc::new(Log::default());
+    let output = run(&team, &log).await;
+    assert_eq!(output.content, Some("without it then".into()));
+    let told = output.messages[3].content.clone().unwrap();
+    assert!(told.contains("agent \"Broken\"") && told.contains("no quota left"), "{told}");
+    let names = log.names();
+    let place = names.iter().position(|name| *name == "RunError").unwrap();
+    assert_eq!(names[place..place + 3], ["RunError", "TeamToolCallCompleted", "TeamToolCallError"]);
+}
+
+#[tokio::test]
+async fn a_team_can_be_a_member() {
+    let inner = Team::new("Inner").member(Agent::new("Deep").model(ScriptedModel::replies([text("deep")])));
+    let inner = inner.model(ScriptedModel::replies([
+        calls([("delegate_task_to_member", r#"{"member_id":"deep","task":"dig"}"#)]),
+        text("dug"),
+    ]));
+    let outer = Team::new("Outer").member(inner).model(ScriptedModel::replies([
+        calls([("delegate_task_to_member", r#"{"member_id":"inner","task":"have it dug"}"#)]),
+        text("all done"),
+    ]));
+    let output = run(&outer, &Arc::new(Log::default())).await;
+    let inner = &output.member_responses[0];
+    assert_eq!(inner.member_responses[0].content, Some("deep".into()));
+    assert_eq!(inner.member_responses[0].parent_run_id.as_ref(), Some(&inner.run_id));
+    assert_eq!(output.metrics.unwrap().usage.total_tokens, 5 * 12);
+}
+
+#[tokio::test]
+async fn the_step_before_and_pictures_are_what_the_agent_is_asked() {
+    let agent = Agent::new("A").model(ScriptedModel::replies([text("seen")]));
+    let picture = Media { url: Some("https://example.org/a.png".into()), ..Media::default() };
+    let input = StepInput {
+        input: Some("the run's input".into()),
+        previous_step_content: Some(json!({ "plan": [1, 2] })),
+        images: Some(vec![picture.clone()]),
+        ..StepInput::default()
+    };
+    let Ok(executed) = agent.execute(context(&Arc::new(Log::default())), Arc::new(input)).await else {
+        panic!("it failed");
+    };
+    let output = executed.run.unwrap();
+    assert_eq!(output.messages[0].content.as_deref(), Some(r#"{"plan":[1,2]}"#));
+    assert_eq!(output.messages[0].images, [picture]);
+    assert_eq!(output.input.clone().unwrap().input_content, json!({ "plan": [1, 2] }));
+    assert_eq!(executed.output.step_run_id.as_deref(), Some(output.run_id.as_str()));
+}
+
+#[tokio::test]
+async fn earlier_runs_of_the_session_are_remembered_and_recorded() {
+    let model = || ScriptedModel::from_fn("m", |request| Ok(text(&format!("answer {}", request.messages.len()))));
+    let agent =
+        || Agent::new("A").model(model()).instructions("Remember").add_history_to_context(true).num_history_runs(2);
+    let mut history = Vec::new();
+    for _ in 0..3 {
+        let log = Arc::new(Log { history: history.clone(), ..Log::default() });
+        let output = run(&agent(), &log).await;
+        let other = RunOutput { agent_id: DefinitionId::parse("b").ok(), ..output.clone() };
+        history.push(HistoryRun { input: None, runs: vec![other, output] });
+    }
+    let last = history.pop().unwrap().runs.pop().unwrap();
+    let roles: Vec<_> = last.messages.iter().map(|message| (message.role, message.from_history)).collect();
+    assert_eq!(
+        roles,
+        [
+            (Role::System, false),
+            (Role::User, true),
+            (Role::Assistant, true),
+            (Role::User, true),
+            (Role::Assistant, true),
+            (Role::User, false),
+            (Role::Assistant, false),
+        ]
+    );
+    assert_eq!(last.messages[4].content.as_deref(), Some("answer 4"));
+
+    let whole = Arc::new(Log { history: history.clone(), ..Log::default() });
+    let expected = run(&agent(), &whole).await;
+    for end in 1..whole.entries().len() {
+        let log = Arc::new(Log { history: Vec::new(), ..Log::after(&whole.entries()[..end]) });
+        assert_eq!(run(&agent(), &log).await, expected, "the session has changed meanwhile, after {end} entries");
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_stops_the_run() {
+    let (team, ..) = pair();
+    let whole = Arc::new(Log::default());
+    run(&team, &whole).await;
+    let mut entries = whole.entries();
+    entries.truncate(3);
+    let Some(Record::Result { value, .. }) = &mut entries[2].record else { panic!("the third entry is an answer") };
+    *value = Arc::from(serde_json::value::to_raw_value(&Value::Null).unwrap());
+    let failure = failed(&team, &Arc::new(Log::after(&entries))).await;
+    assert_eq!(failure.kind, FailureKind::Definition);
+    assert!(failure.message.contains("0/team/t0"), "{}", failure.message);
+}
+
+#[test]
+fn problems_are_all_found_before_a_run() {
+    let model = || ScriptedModel::new([]);
+    assert!(two_tools("Fine").0.problems().is_empty());
+    assert!(pair().0.problems().is_empty());
+    let all = |executor: &dyn Executor| executor.problems().join("\n");
+    assert!(all(&Agent::new("A")).contains("agent \"A\": it has no model"));
+    assert!(all(&Agent::new("A").model("nonsense")).contains("nonsense"));
+    assert!(all(&Agent::new(" ").model(model())).contains("name"));
+    assert!(all(&Agent::new("A").model(model()).id("a b")).contains("white space"));
+    assert!(all(&Agent::new("A").model(model()).turns_max(0)).contains("turns_max"));
+    let tool = || counting("price", &Arc::default());
+    assert!(all(&Agent::new("A").model(model()).tools([tool(), tool()])).contains("price"));
+    let reserved = counting("delegate_task_to_member", &Arc::default());
+    assert!(all(&Agent::new("A").model(model()).tool(reserved)).contains("delegate_task_to_member"));
+    assert!(all(&Team::new("T").model(model())).contains("no members"));
+    assert!(all(&Team::new("T")).contains("no members"));
+
+    let named = |name: &str, id: &'static str| Agent::new(name).model(ScriptedModel::from_fn(id, |_| Ok(text("x"))));
+    assert!(Team::new("T").members([named("A", "m"), named("B", "m")]).problems().is_empty());
+    let disagreeing = all(&Team::new("T").members([named("A", "m"), named("B", "n")]));
+    assert!(disagreeing.contains("do not agree on one (m, n)"), "{disagreeing}");
+    let twice = all(&Team::new("T").members([named("A", "m"), named("a", "m")]));
+    assert!(twice.contains("two of its members have the id a"), "{twice}");
+    let nested = all(&Team::new("T").member(Team::new("U").member(Agent::new("A"))).model(model()));
+    assert!(nested.contains("team \"U\"") && nested.contains("agent \"A\": it has no model"), "{nested}");
+}
+
+#[tokio::test]
+async fn an_agent_works_alone_and_shows_its_events() {
+    let (agent, ..) = two_tools("Finance Agent");
+    let mut events = Vec::new();
+    let Ok(output) = agent.run_with("hello", |event| events.push(event)).await else { panic!("it failed") };
+    assert_eq!(output.content, Some("12 and sunny".into()));
+    assert_eq!((output.session_id, output.parent_run_id), (None, None));
+    assert_eq!(events.first().map(RunEvent::name), Some("RunStarted"));
+    assert_eq!(events.last().map(RunEvent::name), Some("RunCompleted"));
+    assert!(events.iter().all(|event| event.origin.run_id.as_ref() == Some(&output.run_id)));
+    let Err(failure) = Agent::new("A").run("hello").await else { panic!("it has no model") };
+    assert_eq!(failure.kind, FailureKind::Definition);
+}
+
+#[test]
+fn a_team_takes_the_model_its_members_agree_on() {
+    let shared = ScriptedModel::new([text("x")]).into_model().unwrap();
+    let member = |name: &str| Agent::new(name).model(shared.clone());
+    let team = Team::new("T").members([member("A"), member("B")]);
+    let model = super::Worker::model(team.worker()).unwrap();
+    assert!(Arc::ptr_eq(&model, &shared));
+}
+
+#[test]
+fn a_run_of_an_agent_is_a_small_future() {
+    let (agent, ..) = two_tools("A");
+    let log = Arc::new(Log::default());
+    let future = execute(&agent, &log, "x");
+    assert!(size_of_val(&future) < 1024, "{}", size_of_val(&future));
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_a_run_drops_every_call_in_flight() {
+    struct Guard(Arc<AtomicUsize>);
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let hanging = |name: &str| {
+        let dropped = dropped.clone();
+        Tool::new(name, "for tests", move |_: Of, _: ToolContext| {
+            let guard = Guard(dropped.clone());
+            async move {
+                std::future::pending::<()>().await;
+                drop(guard);
+                Ok::<_, Failure>("never")
+            }
+        })
+    };
+    let agent = Agent::new("A").model(two_tools("A").1).tools([hanging("price"), hanging("weather")]);
+    let log = Arc::new(Log::default());
+    let given_up = tokio::time::timeout(Duration::from_secs(1), execute(&agent, &log, "x")).await;
+    assert!(given_up.is_err());
+    assert_eq!(dropped.load(Ordering::SeqCst), 2);
+}

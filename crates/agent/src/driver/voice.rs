@@ -1,0 +1,89 @@
+//! Who speaks in events: an agent, or a team's leader, whose events have names of their own.
+
+use outlive_core::{
+    ContentDelta, EventKind, ModelDelta, ModelInfo, ModelRequestDone, RunDone, RunFailed, ToolErrorEvent, ToolEvent,
+};
+
+/// Who speaks in events.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Voice {
+    Agent,
+    Team,
+}
+
+impl Voice {
+    pub(super) fn started(self, model: ModelInfo) -> EventKind {
+        match self {
+            Voice::Agent => EventKind::RunStarted(model),
+            Voice::Team => EventKind::TeamRunStarted(model),
+        }
+    }
+
+    pub(super) fn request_started(self, model: ModelInfo) -> EventKind {
+        match self {
+            Voice::Agent => EventKind::ModelRequestStarted(model),
+            Voice::Team => EventKind::TeamModelRequestStarted(model),
+        }
+    }
+
+    pub(super) fn request_completed(self, done: ModelRequestDone) -> EventKind {
+        match self {
+            Voice::Agent => EventKind::ModelRequestCompleted(done),
+            Voice::Team => EventKind::TeamModelRequestCompleted(done),
+        }
+    }
+
+    pub(super) fn content(self, delta: ModelDelta) -> EventKind {
+        let mut content = ContentDelta { content_type: "str".to_owned(), ..ContentDelta::default() };
+        match delta {
+            ModelDelta::Content(text) => content.content = Some(text),
+            ModelDelta::Reasoning(text) => content.reasoning_content = text,
+        }
+        match self {
+            Voice::Agent => EventKind::RunContent(ContentDelta { workflow_agent: Some(false), ..content }),
+            Voice::Team => EventKind::TeamRunContent(content),
+        }
+    }
+
+    pub(super) fn content_completed(self) -> EventKind {
+        match self {
+            Voice::Agent => EventKind::RunContentCompleted,
+            Voice::Team => EventKind::TeamRunContentCompleted,
+        }
+    }
+
+    pub(super) fn tool_started(self, event: ToolEvent) -> EventKind {
+        match self {
+            Voice::Agent => EventKind::ToolCallStarted(event),
+            Voice::Team => EventKind::TeamToolCallStarted(event),
+        }
+    }
+
+    pub(super) fn tool_completed(self, event: ToolEvent) -> EventKind {
+        match self {
+            Voice::Agent => EventKind::ToolCallCompleted(event),
+            Voice::Team => EventKind::TeamToolCallCompleted(event),
+        }
+    }
+
+    pub(super) fn tool_error(self, event: ToolErrorEvent) -> EventKind {
+        match self {
+            Voice::Agent => EventKind::ToolCallError(event),
+            Voice::Team => EventKind::TeamToolCallError(event),
+        }
+    }
+
+    pub(super) fn completed(self, done: RunDone) -> EventKind {
+        match self {
+            Voice::Agent => EventKind::RunCompleted(Box::new(done)),
+            Voice::Team => EventKind::TeamRunCompleted(Box::new(done)),
+        }
+    }
+
+    pub(super) fn error(self, failed: RunFailed) -> EventKind {
+        match self {
+            Voice::Agent => EventKind::RunError(failed),
+            Voice::Team => EventKind::TeamRunError(failed),
+        }
+    }
+}

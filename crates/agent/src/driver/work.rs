@@ -1,0 +1,236 @@
+//! The calls of one turn, to tools and to members, at the same time.
+//!
+//! Invariant: every intent of a turn is told before the first of its calls leaves; a call that must not run twice and may
+//! have run keeps its whole turn from starting.
+
+use super::place::{Place, Task};
+use super::{Drive, Ended, drive, read, result};
+use crate::tool::{ToolContext, ToolError};
+use futures::future::FutureExt;
+use futures::stream::{FuturesUnordered, StreamExt};
+use outlive_core::machine::TeamCall;
+use outlive_core::port::Recall;
+use outlive_core::{
+    Failure, FailureKind, Key, Record, RunOutput, ToolCall, ToolEffect, ToolErrorEvent, ToolEvent, ToolExecution,
+    ToolResult, content_text,
+};
+use serde_json::Value;
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+/// Longest tool result a model is shown, in bytes; the rest is cut off, with a note.
+const TOOL_RESULT_LEN_MAX: usize = 256 * 1024;
+
+/// One call of a turn, with what the log knows of it.
+struct Planned {
+    place: u32,
+    key: Key,
+    recall: Recall,
+    call: TeamCall,
+    execution: ToolExecution,
+}
+
+/// The same with its result.
+struct Performed {
+    place: u32,
+    execution: ToolExecution,
+    result: ToolResult,
+    member: Option<RunOutput>,
+}
+
+impl Drive<'_> {
+    /// All calls of one turn, at the same time.
+    pub(super) async fn work(&mut self, calls: Vec<(u32, TeamCall)>) -> Result<Vec<(u32, ToolResult)>, Failure> {
+        let turn = self.key(&format!("t{}", self.turns - 1));
+        let planned: Vec<_> = calls.into_iter().map(|(place, call)| self.plan(place, call, &turn)).collect();
+        // Looked at before anything starts: when one call waits for a person, none of its turn goes on.
+        planned.iter().try_for_each(|planned| self.refuse_unknown_outcome(planned))?;
+        // Told before the first wait, so that they ride in one commit with the answer that asked for them.
+        planned.iter().filter(|planned| matches!(planned.recall, Recall::Nothing)).for_each(|new| self.announce(new));
+        let mut working: FuturesUnordered<_> = planned.into_iter().map(|planned| self.perform(planned)).collect();
+        let mut performed = Vec::new();
+        while let Some(done) = working.next().await {
+            performed.push(done?);
+        }
+        drop(working);
+        performed.sort_by_key(|done| done.place);
+        Ok(performed.into_iter().map(|done| self.note(done)).collect())
+    }
+
+    fn plan(&self, place: u32, call: TeamCall, turn: &Key) -> Planned {
+        let key = turn.join(place);
+        let mut execution = ToolExecution::started(tool_call(&call), self.now());
+        if let TeamCall::Delegate { .. } = call {
+            execution.child_run_id = Some(self.place.of_member(&key).run_id().to_string());
+        }
+        Planned { place, recall: self.effects().recall(&key), key, call, execution }
+    }
+
+    fn refuse_unknown_outcome(&self, planned: &Planned) -> Result<(), Failure> {
+        let (Recall::Started, TeamCall::Tool(call)) = (&planned.recall, &planned.call) else {
+            return Ok(());
+        };
+        match self.worker.profile.tool(&call.function.name).map(|tool| tool.0.effect()) {
+            Some(ToolEffect::Once) => {
+                let (name, arguments) = (&call.function.name, &call.function.arguments);
+                let message = format!(
+                    "{}: nobody knows whether the tool {name} ran with {arguments}: it was in flight when its process \
+                     ended, and it must not run twice",
+                    self.worker.title()
+                );
+                Err(Failure::new(FailureKind::OutcomeUnknown, message))
+            }
+            Some(ToolEffect::Read | ToolEffect::Idempotent) | None => Ok(()),
+        }
+    }
+
+    fn announce(&self, planned: &Planned) {
+        let started = ToolEvent { content: None, tool: Box::new(planned.execution.clone()) };
+        self.tell(self.voice.tool_started(started), Some(Record::Intent { key: planned.key.clone() }));
+    }
+
+    async fn perform(&self, planned: Planned) -> Result<Performed, Failure> {
+        let Planned { place, key, recall, call, execution } = planned;
+        if let Recall::Done(value) = recall {
+            let result: ToolResult = read(&key, &value)?;
+            let member = match call {
+                TeamCall::Delegate { .. } => recall_member(&self.place.of_member(&key))?,
+                TeamCall::Tool(_) | TeamCall::Refuse { .. } => None,
+            };
+            let execution = execution.completed(&result);
+            self.tell_tool_error(&key, &execution, &result);
+            return Ok(Performed { place, execution, result, member });
+        }
+        let begun = self.effects().now();
+        let (mut answer, member) = match call {
+            TeamCall::Tool(call) => (self.call_tool(&call, &key).await?, None),
+            TeamCall::Delegate { member, task, .. } => self.delegate(member, task, &key).await?,
+            TeamCall::Refuse { reason, .. } => (ToolResult::error(reason), None),
+        };
+        answer.duration = Some(self.effects().now().since(begun).as_secs_f64());
+        let execution = execution.completed(&answer);
+        let completed = ToolEvent { content: Some(summary(&execution)), tool: Box::new(execution.clone()) };
+        self.tell(self.voice.tool_completed(completed), Some(result(key.clone(), &answer)));
+        self.tell_tool_error(&key, &execution, &answer);
+        Ok(Performed { place, execution, result: answer, member })
+    }
+
+    fn tell_tool_error(&self, key: &Key, execution: &ToolExecution, result: &ToolResult) {
+        if result.is_error {
+            let event = || ToolErrorEvent { error: result.content.clone(), tool: Box::new(execution.clone()) };
+            self.say_once(key.join("error"), || self.voice.tool_error(event()));
+        }
+    }
+
+    fn note(&mut self, done: Performed) -> (u32, ToolResult) {
+        self.tools.push(done.execution);
+        if let Some(member) = done.member {
+            self.metrics.absorb(&member.metrics.clone().unwrap_or_default());
+            self.member_responses.push(member);
+        }
+        (done.place, done.result)
+    }
+
+    async fn call_tool(&self, call: &ToolCall, key: &Key) -> Result<ToolResult, Failure> {
+        let name = &call.function.name;
+        let Some(tool) = self.worker.profile.tool(name) else {
+            let known: Vec<_> = self.specs.iter().map(|spec| spec.name.as_str()).collect();
+            let known = if known.is_empty() { "there are none".to_owned() } else { known.join(", ") };
+            return Ok(ToolResult::error(format!("there is no tool {name:?}; the tools are: {known}")));
+        };
+        let arguments = match call.arguments() {
+            Ok(arguments) => arguments,
+            Err(problem) => {
+                return Ok(ToolResult::error(format!("the arguments are no JSON object: {problem}")));
+            }
+        };
+        self.durable().await?;
+        let context = ToolContext {
+            idempotency_key: Arc::from(format!("{}/{key}", self.place.root)),
+            run_id: self.run_id.clone(),
+        };
+        // Made inside, so that a panic before the first await is caught as well.
+        let call = AssertUnwindSafe(async { tool.call(arguments, context).await });
+        Ok(match call.catch_unwind().await {
+            Ok(Ok(text)) => ToolResult::ok(capped(text)),
+            Ok(Err(ToolError::Arguments(problem))) => {
+                ToolResult::error(capped(format!("the arguments do not fit: {problem}")))
+            }
+            Ok(Err(ToolError::Failed(failure))) => ToolResult::error(capped(failure.message)),
+            Err(panic) => ToolResult::error(capped(format!("the tool panicked: {}", panic_text(&*panic)))),
+        })
+    }
+
+    async fn delegate(
+        &self,
+        member: usize,
+        task: String,
+        key: &Key,
+    ) -> Result<(ToolResult, Option<RunOutput>), Failure> {
+        let members = self.worker.members.unwrap_or_default();
+        let member = members.get(member).expect("the machine delegates to members of this team only");
+        let ended = drive(member.worker(), self.place.of_member(key), Task::new(task)).await?;
+        let mut answer = match &ended.failure {
+            None => ToolResult::ok(capped(content_text(ended.run.content.as_ref()))),
+            Some(failure) => ToolResult::error(capped(failure.message.clone())),
+        };
+        answer.child_run_id = Some(ended.run.run_id.clone());
+        Ok((answer, Some(ended.run)))
+    }
+}
+
+/// The member's run behind a delegation that the log has the result of.
+fn recall_member(place: &Place<'_>) -> Result<Option<RunOutput>, Failure> {
+    let done = place.base.join("done");
+    match place.effects.recall(&done) {
+        Recall::Done(value) => read::<Ended>(&done, &value).map(|ended| Some(ended.run)),
+        Recall::Started | Recall::Nothing => Ok(None),
+    }
+}
+
+fn tool_call(call: &TeamCall) -> &ToolCall {
+    match call {
+        TeamCall::Tool(call) | TeamCall::Delegate { call, .. } | TeamCall::Refuse { call, .. } => call,
+    }
+}
+
+/// One line for people: the call, and how long it took.
+fn summary(execution: &ToolExecution) -> String {
+    let arguments = match &execution.tool_args {
+        Value::Object(arguments) => {
+            let pairs = arguments.iter().map(|(name, value)| format!("{name}={}", short(content_text(Some(value)))));
+            pairs.collect::<Vec<_>>().join(", ")
+        }
+        other => content_text(Some(other)),
+    };
+    let duration = execution.metrics.as_ref().and_then(|metrics| metrics.duration).unwrap_or_default();
+    let how = if execution.tool_call_error == Some(true) { "failed after" } else { "completed in" };
+    format!("{}({arguments}) {how} {duration:.4}s", execution.tool_name)
+}
+
+/// The beginning of a text; the whole stands beside it in the event.
+fn short(mut text: String) -> String {
+    const SHOWN: usize = 200;
+    if text.len() > SHOWN {
+        text.truncate(text.floor_char_boundary(SHOWN));
+        text.push('…');
+    }
+    text
+}
+
+/// The text, or as much of its beginning as a model is shown, with a note that something is missing.
+fn capped(mut text: String) -> String {
+    let length = text.len();
+    if length <= TOOL_RESULT_LEN_MAX {
+        return text;
+    }
+    text.truncate(text.floor_char_boundary(TOOL_RESULT_LEN_MAX));
+    text.push_str(&format!("\n[cut here: the result has {length} bytes, {TOOL_RESULT_LEN_MAX} are shown]"));
+    text
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
+}

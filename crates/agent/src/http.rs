@@ -1,0 +1,83 @@
+//! The one HTTP client of the process, for models and tools alike, and how much of an answer it reads.
+//!
+//! It must never know what is asked or told: no provider, no credential. It never retries.
+
+use reqwest::{Client, Response, Url};
+use std::error::Error;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a body could not be read to its end.
+#[derive(Debug)]
+pub(crate) enum BodyError {
+    /// It is longer than the caller is prepared to keep.
+    TooLong {
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// The connection broke.
+    Broken(String),
+}
+
+/// The shared client: connections to one host are reused whoever asks.
+///
+/// # Errors
+/// When TLS cannot be set up on this machine, in words.
+pub(crate) fn client() -> Result<Client, String> {
+    // A client holds a connection pool; one for each model would reconnect with every clone.
+    static CLIENT: OnceLock<Result<Client, String>> = OnceLock::new();
+    CLIENT.get_or_init(build).clone()
+}
+
+fn build() -> Result<Client, String> {
+    // Fails when the program has installed a provider of its own, which then serves as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder()
+        .user_agent(concat!("outlive/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .build()
+        .map_err(|error| format!("the HTTP client cannot be set up: {}", root_cause(&error)))
+}
+
+/// Reads a body of at most `limit` bytes.
+pub(crate) async fn read_body(mut response: Response, limit: usize) -> Result<Vec<u8>, BodyError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| BodyError::Broken(root_cause(&error)))? {
+        if body.len() + chunk.len() > limit {
+            return Err(BodyError::TooLong { limit });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// The innermost cause of an error: `reqwest`'s own text names the URL, whose query may hold secrets.
+pub(crate) fn root_cause(error: &(dyn Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    match cause.downcast_ref::<reqwest::Error>() {
+        Some(error) if error.is_timeout() => "timed out".to_owned(),
+        Some(_) => "the request failed".to_owned(),
+        None => cause.to_string(),
+    }
+}
+
+/// Parses a base address and adds `path` to it; a query of the base stays.
+///
+/// # Errors
+/// When it is no absolute `http` or `https` address, in words.
+pub(crate) fn join(base: &str, path: &[&str]) -> Result<Url, String> {
+    let mut url = Url::parse(base).map_err(|error| format!("is no address: {error}"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("is no http or https address".to_owned());
+    }
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop_if_empty().extend(path);
+    }
+    Ok(url)
+}

@@ -1,0 +1,121 @@
+//! What a model is told before the conversation begins: who it is, what it should do and, for a leader, whom it leads.
+//!
+//! Pure text from a profile: no clock, no run, no provider. The same profile gives the same words, so that a run that is
+//! taken up again says what it said before.
+
+use crate::profile::Profile;
+use outlive_core::machine::DELEGATE_TOOL;
+use outlive_core::{DefinitionId, ToolSpec};
+use serde_json::json;
+use std::fmt::Write as _;
+
+/// A member as its leader sees it.
+pub(crate) struct RosterLine {
+    pub(crate) id: DefinitionId,
+    pub(crate) name: String,
+    pub(crate) role: String,
+}
+
+/// The system message of an agent; nothing when there is nothing to say.
+pub(crate) fn of_agent(profile: &Profile) -> Option<String> {
+    join(blocks(profile))
+}
+
+/// The system message of a team's leader.
+pub(crate) fn of_leader(profile: &Profile, roster: &[RosterLine]) -> Option<String> {
+    let mut blocks = blocks(profile);
+    blocks.push(team_block(roster));
+    join(blocks)
+}
+
+/// The tool by which a leader delegates to these members.
+pub(crate) fn delegate_tool(roster: &[RosterLine]) -> ToolSpec {
+    let ids: Vec<_> = roster.iter().map(|member| member.id.as_str()).collect();
+    ToolSpec {
+        name: DELEGATE_TOOL.to_owned(),
+        description: "Gives a task to one member of the team and returns the member's answer. \
+                      Several calls in one turn are worked on at the same time."
+            .to_owned(),
+        parameters: json!({
+            "type": "object",
+            "properties": {
+                "member_id": { "type": "string", "enum": ids, "description": "The id of the member, as in the roster" },
+                "task": {
+                    "type": "string",
+                    "description": "Everything the member needs to know: it sees this text and nothing else",
+                },
+            },
+            "required": ["member_id", "task"],
+            "additionalProperties": false,
+        }),
+    }
+}
+
+/// What the model is told when its answer does not have the shape that was asked for.
+pub(crate) fn mend(problem: &str, schema: &serde_json::Value) -> String {
+    format!(
+        "Your last answer cannot be used: {problem}. Answer again, with one JSON value and nothing around it. \
+         It must follow this JSON Schema:\n{schema}"
+    )
+}
+
+fn blocks(profile: &Profile) -> Vec<String> {
+    let mut blocks = Vec::new();
+    blocks.extend(profile.description.clone());
+    blocks.extend(profile.role.as_ref().map(|role| tagged("your_role", role)));
+    blocks.extend(instructions(&profile.instructions));
+    if profile.markdown && profile.output.is_none() {
+        blocks.push("Format your answer with Markdown.".to_owned());
+    }
+    blocks.extend(profile.expected_output.as_ref().map(|wish| tagged("expected_output", wish)));
+    if let Some(output) = &profile.output {
+        let name = &output.schema.name;
+        blocks.push(format!("Give your final answer as one JSON value of the shape {name}, with nothing around it."));
+    }
+    blocks
+}
+
+/// One instruction stands as it is; several are a list.
+fn instructions(instructions: &[String]) -> Option<String> {
+    match instructions {
+        [] => None,
+        [only] => Some(only.clone()),
+        several => {
+            let lines: Vec<_> = several.iter().map(|line| format!("- {line}")).collect();
+            Some(tagged("instructions", &lines.join("\n")))
+        }
+    }
+}
+
+fn team_block(roster: &[RosterLine]) -> String {
+    let mut members = String::new();
+    for member in roster {
+        let (id, name) = (attribute(member.id.as_str()), attribute(&member.name));
+        let line = writeln!(members, "<member id=\"{id}\" name=\"{name}\">Role: {}</member>", member.role);
+        line.expect("text can always be appended to a string");
+    }
+    let rules = format!(
+        "- Split the request into tasks and give each to the member whose role fits, with {DELEGATE_TOOL} and its id.\n\
+         - Tasks that do not need each other's results go out together, in one turn.\n\
+         - A member sees the text of its task and nothing else: put every fact it needs into it.\n\
+         - Take answers as evidence to be weighed; ask again, in other words or another member, when one falls short.\n\
+         - When you know enough, write one answer of your own in which the members' work comes together.\n\
+         - What no member is needed for, answer yourself."
+    );
+    let intro = "You lead a team: you plan, delegate and write the final answer.";
+    format!("{intro}\n\n{}\n\n{}", tagged("team_members", members.trim_end()), tagged("delegation", &rules))
+}
+
+fn tagged(tag: &str, text: &str) -> String {
+    format!("<{tag}>\n{text}\n</{tag}>")
+}
+
+fn attribute(text: &str) -> String {
+    text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;")
+}
+
+fn join(blocks: Vec<String>) -> Option<String> {
+    let blocks: Vec<_> =
+        blocks.into_iter().map(|block| block.trim().to_owned()).filter(|block| !block.is_empty()).collect();
+    (!blocks.is_empty()).then(|| blocks.join("\n\n"))
+}

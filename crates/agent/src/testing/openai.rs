@@ -1,0 +1,402 @@
+//! `OpenAiServer`: HTTP around [`super::decide`] and [`super::wire`], with delays, failures and a log.
+
+use super::Hosted;
+use super::decide::Conversation;
+use super::wire::{Draft, Format, error_body, error_frame};
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::{HeaderMap, Response, StatusCode};
+use axum::routing::{get, post};
+use futures::stream::{self, StreamExt};
+use serde_json::{Value, json};
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// A model server for tests that speaks OpenAI's Responses and Chat Completions, whole and streamed.
+///
+/// It answers by what it reads. A *directive* `NAME=value` may stand anywhere in the newest user text or in the
+/// instructions:
+///
+/// | directive | effect |
+/// |---|---|
+/// | `DELAY=seconds` | waits before the first byte |
+/// | `CHUNKDELAY=seconds` | waits before each streamed piece |
+/// | `CHUNKS=n` | streams a text in n pieces (6 unless set) |
+/// | `REPLY=word` | answers with that word |
+/// | `JSON=value` | answers with that JSON value |
+/// | `ERROR=status` or `ERROR=status:code` | answers with that status and an error body |
+/// | `ERRORN=status:n:key` | does so for the first n calls that carry this key |
+/// | `STREAMERR=1` | starts to stream, then sends an error event |
+/// | `CUT=1` | starts to answer, then drops the connection |
+/// | `GARBAGE=1` | answers with what is not JSON |
+/// | `TOOL=name:value` | calls that tool with that JSON value, once after each user text |
+/// | `TOOLFOREVER=1` | calls tools in every turn |
+/// | `NOTOOL=1` | calls no tool |
+///
+/// Without one, a team's leader (who has a tool with the argument `member_id`) delegates to every member in one turn; an
+/// agent with tools calls the first of them once, its arguments made from the schema; then comes an answer that depends
+/// on the user text and the names of the tools alone, or that fits the output schema asked for.
+#[derive(Debug)]
+pub struct OpenAiServer {
+    hosted: Hosted,
+    shared: Arc<Shared>,
+}
+
+/// One request and what became of it.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    /// For example `/v1/responses`.
+    pub path: String,
+    /// The request's body; null if it was no JSON.
+    pub request: Value,
+    /// Whether a key came along.
+    pub has_key: bool,
+    /// The status answered; absent while the server waits.
+    pub status: Option<u16>,
+    /// When it came, counted from the start of the server.
+    pub started: Duration,
+    /// When it was over, in the same count; absent until then.
+    pub ended: Option<Duration>,
+    /// Whether the client went away before its answer was whole.
+    pub client_gone: bool,
+}
+
+/// An answer that is given whatever is asked; see [`OpenAiServer::answer_next`].
+#[derive(Clone, Debug)]
+pub struct PlannedAnswer {
+    /// The status.
+    pub status: u16,
+    /// Headers, `content-type` among them.
+    pub headers: Vec<(String, String)>,
+    /// The body, byte for byte.
+    pub body: Vec<u8>,
+    /// Whether the connection is dropped after the body, so that it looks cut off.
+    pub cut: bool,
+}
+
+impl PlannedAnswer {
+    /// A stream of events, given as the body's text.
+    pub fn events(body: impl Into<Vec<u8>>) -> Self {
+        let headers = vec![("content-type".to_owned(), "text/event-stream".to_owned())];
+        Self { status: 200, headers, body: body.into(), cut: false }
+    }
+
+    /// A whole answer.
+    pub fn json(status: u16, body: &Value) -> Self {
+        let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
+        Self { status, headers, body: body.to_string().into(), cut: false }
+    }
+
+    /// The same with another header.
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The same, the connection dropped after the body.
+    pub fn cut(mut self) -> Self {
+        self.cut = true;
+        self
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<Record>,
+    changed: watch::Sender<()>,
+    begun: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Record {
+    log: Vec<Exchange>,
+    planned: VecDeque<PlannedAnswer>,
+    /// Calls seen for each key of `ERRORN`.
+    keyed: HashMap<String, usize>,
+    in_flight: usize,
+    in_flight_max: usize,
+    answers: usize,
+}
+
+impl OpenAiServer {
+    /// A server at a free port of the loopback interface.
+    pub async fn start() -> Self {
+        Self::start_at(([127, 0, 0, 1], 0).into()).expect("the loopback interface has a free port")
+    }
+
+    /// A server at this address; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// When the address is taken.
+    pub fn start_at(address: SocketAddr) -> std::io::Result<Self> {
+        let shared =
+            Arc::new(Shared { state: Mutex::default(), changed: watch::Sender::new(()), begun: Instant::now() });
+        let router = Router::new()
+            .route("/v1/responses", post(responses))
+            .route("/v1/chat/completions", post(chat))
+            .route("/v1/models", get(models))
+            .fallback(unknown)
+            .layer(DefaultBodyLimit::disable())
+            .with_state(shared.clone());
+        Ok(Self { hosted: Hosted::start(address, router)?, shared })
+    }
+
+    /// The address a client is told: `http://127.0.0.1:PORT/v1`.
+    pub fn url(&self) -> String {
+        format!("http://{}/v1", self.hosted.address)
+    }
+
+    /// Every request so far, in the order they came.
+    pub fn log(&self) -> Vec<Exchange> {
+        self.shared.lock().log.clone()
+    }
+
+    /// The most requests that were in work at the same time.
+    pub fn in_flight_max(&self) -> usize {
+        self.shared.lock().in_flight_max
+    }
+
+    /// Forgets the log and what was planned.
+    pub fn reset(&self) {
+        let mut state = self.shared.lock();
+        let in_flight = state.in_flight;
+        *state = Record { in_flight, in_flight_max: in_flight, answers: state.answers, ..Record::default() };
+    }
+
+    /// Answers the next `times` requests with an error of this status.
+    pub fn fail_next(&self, status: u16, headers: &[(&str, &str)], times: usize) {
+        let mut answer = PlannedAnswer::json(status, &error_body(status, None, &format!("scripted failure {status}")));
+        for (name, value) in headers {
+            answer = answer.header(name, value);
+        }
+        self.shared.lock().planned.extend(std::iter::repeat_n(answer, times));
+    }
+
+    /// Answers the next request like this.
+    pub fn answer_next(&self, answer: PlannedAnswer) {
+        self.shared.lock().planned.push_back(answer);
+    }
+
+    /// Waits until the log looks like this. Waits for ever if it never does: give it a deadline.
+    pub async fn wait_until(&self, mut looks: impl FnMut(&[Exchange]) -> bool) {
+        let mut changed = self.shared.changed.subscribe();
+        while !looks(&self.shared.lock().log) {
+            changed.changed().await.expect("the server outlives the wait");
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Record> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// A request in work. Dropped before [`InWork::finished`], the client has gone.
+struct InWork {
+    shared: Arc<Shared>,
+    at: usize,
+    finished: bool,
+}
+
+impl InWork {
+    fn begin(shared: Arc<Shared>, path: &str, headers: &HeaderMap, request: Value) -> Self {
+        let mut state = shared.lock();
+        state.log.push(Exchange {
+            path: path.to_owned(),
+            request,
+            has_key: headers.contains_key(AUTHORIZATION),
+            status: None,
+            started: shared.begun.elapsed(),
+            ended: None,
+            client_gone: false,
+        });
+        state.in_flight += 1;
+        state.in_flight_max = state.in_flight_max.max(state.in_flight);
+        let at = state.log.len() - 1;
+        drop(state);
+        shared.changed.send_replace(());
+        Self { shared, at, finished: false }
+    }
+
+    fn answered(&self, status: u16) {
+        if let Some(exchange) = self.shared.lock().log.get_mut(self.at) {
+            exchange.status = Some(status);
+        }
+        self.shared.changed.send_replace(());
+    }
+
+    fn finished(mut self) {
+        self.finished = true;
+    }
+}
+
+impl Drop for InWork {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.in_flight = state.in_flight.saturating_sub(1);
+        let ended = self.shared.begun.elapsed();
+        if let Some(exchange) = state.log.get_mut(self.at) {
+            exchange.ended = Some(ended);
+            exchange.client_gone = !self.finished;
+        }
+        drop(state);
+        self.shared.changed.send_replace(());
+    }
+}
+
+async fn responses(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response<Body> {
+    answer(shared, Format::Responses, "/v1/responses", headers, body).await
+}
+
+async fn chat(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response<Body> {
+    answer(shared, Format::Chat, "/v1/chat/completions", headers, body).await
+}
+
+async fn models() -> Response<Body> {
+    let model = json!({"id": "gpt-5.2", "object": "model", "created": 0, "owned_by": "test"});
+    plain(200, &json!({"object": "list", "data": [model]}))
+}
+
+async fn unknown() -> Response<Body> {
+    plain(404, &error_body(404, None, "no such route"))
+}
+
+async fn answer(shared: Arc<Shared>, format: Format, path: &str, headers: HeaderMap, body: Bytes) -> Response<Body> {
+    let request: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let work = InWork::begin(shared.clone(), path, &headers, request.clone());
+    let planned = shared.lock().planned.pop_front();
+    if let Some(planned) = planned {
+        return give(work, planned);
+    }
+    let field = if format == Format::Responses { "input" } else { "messages" };
+    if !request["model"].is_string() || request.get(field).is_none() || !request["previous_response_id"].is_null() {
+        let problem = format!("the body needs model and {field}, and must not build on a stored response");
+        return refuse(work, 400, None, &problem);
+    }
+    let conversation = Conversation::read(&request);
+    pause(seconds(&conversation, "DELAY")).await;
+    if let Some((status, code)) = scripted_error(&shared, &conversation) {
+        return refuse(work, status, code.as_deref(), &format!("scripted failure {status}"));
+    }
+    let number = {
+        let mut state = shared.lock();
+        state.answers += 1;
+        state.answers
+    };
+    let chunks = conversation.directive("CHUNKS").and_then(|count| count.parse().ok()).unwrap_or(6);
+    let decision = conversation.decide();
+    let written = Draft { request: &request, decision: &decision, number, chunks }.write(format);
+    let (cut, garbage) = (conversation.says("CUT"), conversation.says("GARBAGE"));
+    if request["stream"] == true {
+        let mut frames = written.frames;
+        let early = frames.len().saturating_sub(2).min(5);
+        if conversation.says("STREAMERR") {
+            frames.truncate(early);
+            frames.push(error_frame(format));
+        } else if garbage {
+            frames.truncate(early);
+            frames.push("data: {\"type\": \"respon".to_owned());
+        } else if cut {
+            frames.truncate(early);
+        }
+        return events(work, frames, seconds(&conversation, "CHUNKDELAY"), cut);
+    }
+    let mut planned = PlannedAnswer::json(200, &written.whole);
+    if garbage {
+        planned.body = b"<html>scripted garbage</html>".to_vec();
+    } else if cut {
+        planned.body.truncate(planned.body.len() / 2);
+        planned.cut = true;
+    }
+    give(work, planned)
+}
+
+fn scripted_error(shared: &Shared, conversation: &Conversation) -> Option<(u16, Option<String>)> {
+    if let Some(error) = conversation.directive("ERROR") {
+        let (status, code) = error.split_once(':').map_or((error, None), |(status, code)| (status, Some(code)));
+        return Some((status.parse().ok()?, code.map(str::to_owned)));
+    }
+    let mut parts = conversation.directive("ERRORN")?.splitn(3, ':');
+    let (status, times, key) = (parts.next()?.parse().ok()?, parts.next()?.parse::<usize>().ok()?, parts.next()?);
+    let mut state = shared.lock();
+    let seen = state.keyed.entry(key.to_owned()).or_default();
+    *seen += 1;
+    (*seen <= times).then_some((status, None))
+}
+
+fn refuse(work: InWork, status: u16, code: Option<&str>, message: &str) -> Response<Body> {
+    let mut answer = PlannedAnswer::json(status, &error_body(status, code, message));
+    if status == 429 || status >= 500 {
+        answer = answer.header("retry-after-ms", "10");
+    }
+    give(work, answer)
+}
+
+fn plain(status: u16, body: &Value) -> Response<Body> {
+    let mut response = Response::new(Body::from(body.to_string()));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(CONTENT_TYPE, "application/json".parse().expect("a header value"));
+    response
+}
+
+fn give(work: InWork, planned: PlannedAnswer) -> Response<Body> {
+    work.answered(planned.status);
+    let end = if planned.cut { End::Cut } else { End::Whole };
+    let mut response = Response::builder().status(planned.status);
+    for (name, value) in &planned.headers {
+        response = response.header(name, value);
+    }
+    let pieces = vec![Bytes::from(planned.body)];
+    response.body(body(work, pieces, Duration::ZERO, end)).expect("the planned headers are legal")
+}
+
+fn events(work: InWork, frames: Vec<String>, chunk_delay: Duration, cut: bool) -> Response<Body> {
+    work.answered(200);
+    let pieces = frames.into_iter().map(|frame| Bytes::from(frame + "\n\n")).collect();
+    let end = if cut { End::Cut } else { End::Whole };
+    let response = Response::builder().header(CONTENT_TYPE, "text/event-stream; charset=utf-8");
+    response.body(body(work, pieces, chunk_delay, end)).expect("the headers are legal")
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Whole,
+    Cut,
+}
+
+/// A body in pieces, with a wait before each that holds text.
+fn body(work: InWork, pieces: Vec<Bytes>, chunk_delay: Duration, end: End) -> Body {
+    let pieces = stream::unfold((pieces.into_iter(), work), move |(mut pieces, work)| async move {
+        let Some(piece) = pieces.next() else {
+            work.finished();
+            return None;
+        };
+        if piece.windows(7).any(|part| part == b"\"delta\"") {
+            pause(chunk_delay).await;
+        }
+        Some((Ok(piece), (pieces, work)))
+    });
+    let cut = stream::iter((end == End::Cut).then_some(())).then(|()| async {
+        // The connection writes what it has when it must wait, and throws it away when it fails.
+        tokio::task::yield_now().await;
+        Err(std::io::Error::other("scripted end of the connection"))
+    });
+    Body::from_stream(pieces.chain(cut))
+}
+
+fn seconds(conversation: &Conversation, name: &str) -> Duration {
+    let seconds = conversation.directive(name).and_then(|text| text.parse().ok()).unwrap_or(0.0);
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
+}
+
+async fn pause(wait: Duration) {
+    if !wait.is_zero() {
+        tokio::time::sleep(wait).await;
+    }
+}

@@ -1,0 +1,118 @@
+//! A web site that tools read: its address, and how much and how long it may talk.
+//!
+//! Knows no tool. A failure names what was asked for and never an address with its query.
+
+use crate::http::{self, BodyError};
+use outlive_core::{Failure, FailureKind};
+use reqwest::header::{HeaderMap, HeaderValue};
+use reqwest::{Method, Url};
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The longest answer that is read, in bytes.
+const ANSWER_LEN_MAX: usize = 4 << 20;
+/// The longest an answer may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where a site is found.
+#[derive(Clone, Debug)]
+pub(super) struct Site {
+    /// As people know it.
+    pub(super) name: &'static str,
+    /// The variable that moves it, for tests and mirrors.
+    pub(super) variable: &'static str,
+    /// Set by the user.
+    pub(super) base_url: Option<Arc<str>>,
+}
+
+/// A page to ask for.
+pub(super) struct Page<'a> {
+    pub(super) method: Method,
+    /// The host's address when nobody moved the site.
+    pub(super) host: &'static str,
+    pub(super) path: &'a [&'a str],
+    pub(super) query: &'a [(&'a str, &'a str)],
+    pub(super) headers: HeaderMap,
+    pub(super) body: String,
+}
+
+/// What came back.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Vec<u8>,
+}
+
+impl<'a> Page<'a> {
+    pub(super) fn get(host: &'static str, path: &'a [&'a str]) -> Self {
+        Self { method: Method::GET, host, path, query: &[], headers: HeaderMap::new(), body: String::new() }
+    }
+}
+
+impl Site {
+    /// Fetches a page, whatever its status.
+    pub(super) async fn fetch(&self, page: Page<'_>) -> Result<Answer, Failure> {
+        let fetched = tokio::time::timeout(TIMEOUT, self.try_fetch(page)).await;
+        fetched
+            .unwrap_or_else(|_| Err(self.failure(FailureKind::Timeout, format!("has not answered within {TIMEOUT:?}"))))
+    }
+
+    /// Fetches a page that must be there and be JSON.
+    pub(super) async fn json(&self, page: Page<'_>) -> Result<Value, Failure> {
+        let answer = self.fetch(page).await?;
+        if !(200..300).contains(&answer.status) {
+            return Err(self.refused(&answer));
+        }
+        serde_json::from_slice(&answer.body)
+            .map_err(|_| self.failure(FailureKind::BadResponse, "sent an answer that is not JSON".to_owned()))
+    }
+
+    /// The failure that a bad status means.
+    pub(super) fn refused(&self, answer: &Answer) -> Failure {
+        let kind = match answer.status {
+            429 => FailureKind::RateLimit,
+            401 | 403 => FailureKind::Auth,
+            500.. => FailureKind::Unavailable,
+            _ => FailureKind::BadRequest,
+        };
+        self.failure(kind, format!("answered {}", answer.status))
+    }
+
+    pub(super) fn failure(&self, kind: FailureKind, what: String) -> Failure {
+        Failure::new(kind, format!("{} {what}", self.name))
+    }
+
+    async fn try_fetch(&self, page: Page<'_>) -> Result<Answer, Failure> {
+        let url = self.url(&page).map_err(|problem| Failure::new(FailureKind::BadRequest, problem))?;
+        let unavailable = |what: String| self.failure(FailureKind::Unavailable, what);
+        let client = http::client().map_err(unavailable)?;
+        let mut request = client.request(page.method, url).headers(page.headers);
+        if !page.body.is_empty() {
+            request = request.header("content-type", HeaderValue::from_static("application/json")).body(page.body);
+        }
+        let response = request
+            .send()
+            .await
+            .map_err(|error| unavailable(format!("cannot be reached: {}", http::root_cause(&error))))?;
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let body = http::read_body(response, ANSWER_LEN_MAX).await.map_err(|error| match error {
+            BodyError::TooLong { limit } => {
+                self.failure(FailureKind::BadResponse, format!("sent an answer of more than {limit} bytes"))
+            }
+            BodyError::Broken(cause) => unavailable(format!("broke off its answer: {cause}")),
+        })?;
+        Ok(Answer { status, headers, body })
+    }
+
+    fn url(&self, page: &Page<'_>) -> Result<Url, String> {
+        let moved = std::env::var(self.variable).ok().filter(|url| !url.trim().is_empty());
+        let base = self.base_url.as_deref().or(moved.as_deref()).unwrap_or(page.host);
+        let mut url =
+            http::join(base, page.path).map_err(|problem| format!("the address of {} {problem}", self.name))?;
+        if !page.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(page.query);
+        }
+        Ok(url)
+    }
+}

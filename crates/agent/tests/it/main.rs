@@ -1,0 +1,11 @@
+//! Models, tools and the servers they are tested against.
+
+mod conversation;
+mod failures;
+mod live;
+mod model_server;
+mod openai;
+mod quirks;
+mod scripted;
+mod sites;
+mod tools;

@@ -1,0 +1,180 @@
+//! Servers that speak almost like OpenAI. Every stream here is byte for byte what such a server sends.
+
+use crate::conversation::{bad, good, question, streamed, text};
+use outlive_agent::model::{Model, OpenAIChat, OpenAIResponses};
+use outlive_agent::testing::{OpenAiServer, PlannedAnswer};
+use outlive_core::{FailureKind, FinishReason, ModelResponse};
+use serde_json::json;
+
+async fn responses(body: &str) -> (String, ModelResponse) {
+    let server = OpenAiServer::start().await;
+    server.answer_next(PlannedAnswer::events(body));
+    let model = OpenAIResponses::new("local").base_url(server.url()).api_key("");
+    let (deltas, answer) = good(streamed(&model, question("hi")).await);
+    (text(&deltas), answer)
+}
+
+async fn chat(body: &str) -> (String, ModelResponse) {
+    let server = OpenAiServer::start().await;
+    server.answer_next(PlannedAnswer::events(body));
+    let model = OpenAIChat::new("local").base_url(server.url()).api_key("");
+    let (deltas, answer) = good(streamed(&model, question("hi")).await);
+    (text(&deltas), answer)
+}
+
+#[tokio::test]
+async fn events_without_numbers_and_indices_are_enough() {
+    let (text, answer) = responses(
+        r#"event: response.created
+data: {"type":"response.created","response":{"id":"resp_a","object":"response","status":"in_progress"}}
+
+event: response.output_item.added
+data: {"type":"response.output_item.added","item":{"content":[],"id":"msg_a","role":"assistant","status":"in_progress","type":"message"}}
+
+event: response.output_text.delta
+data: {"type":"response.output_text.delta","item_id":"msg_a","delta":"Good"}
+
+event: response.output_text.delta
+data: {"type":"response.output_text.delta","item_id":"msg_a","delta":" day"}
+
+event: response.completed
+data: {"type":"response.completed","response":{"id":"resp_a","status":"completed","output":[{"type":"message","id":"msg_a","content":[{"type":"output_text","text":"Good day"}],"role":"assistant"}],"usage":{"input_tokens":3,"output_tokens":2,"total_tokens":5,"input_tokens_details":{"cached_tokens":1}}}}
+
+"#,
+    )
+    .await;
+    assert_eq!((text.as_str(), answer.content.as_deref()), ("Good day", Some("Good day")));
+    assert_eq!((answer.usage.total_tokens, answer.usage.cache_read_tokens, answer.usage.reasoning_tokens), (5, 1, 0));
+}
+
+#[tokio::test]
+async fn a_call_whose_arguments_are_only_streamed_is_whole() {
+    let (_, answer) = responses(
+        r#"data: {"type":"response.output_item.added","item":{"id":"fc_a","arguments":"","call_id":"call_a","name":"price","type":"function_call"}}
+
+data: {"type":"response.function_call_arguments.delta","delta":"{\"symbol\":","item_id":"fc_a"}
+
+data: {"type":"response.output_item.added","item":{"id":"fc_b","arguments":"","call_id":"call_b","name":"time","type":"function_call"}}
+
+data: {"type":"response.function_call_arguments.delta","delta":"{}","item_id":"fc_b"}
+
+data: {"type":"response.function_call_arguments.delta","delta":"\"A\"}","item_id":"fc_a"}
+
+data: {"type":"response.completed","response":{"id":"resp_a","status":"completed","output":[]}}
+
+"#,
+    )
+    .await;
+    let calls: Vec<_> =
+        answer.tool_calls.iter().map(|call| (call.id.as_str(), call.function.arguments.as_str())).collect();
+    assert_eq!(calls, [("fc_a", r#"{"symbol":"A"}"#), ("fc_b", "{}")]);
+    assert_eq!(answer.finish_reason, FinishReason::ToolCalls);
+}
+
+#[tokio::test]
+async fn text_that_is_only_streamed_is_whole() {
+    let (_, answer) = responses(
+        r#"data: {"type":"response.output_text.delta","delta":"Hi"}
+
+data: {"type":"response.output_text.delta","delta":" there"}
+
+data: {"type":"response.completed","response":{"id":"resp_a"}}
+
+"#,
+    )
+    .await;
+    assert_eq!(answer.content.as_deref(), Some("Hi there"));
+}
+
+#[tokio::test]
+async fn nulls_comments_and_carriage_returns_are_harmless() {
+    let (text, answer) = chat(concat!(
+        ": keep-alive\r\n\r\n",
+        "data: {\"choices\":[{\"finish_reason\":null,\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":null,\"tool_calls\":null}}],\"id\":\"c1\",\"system_fingerprint\":\"b0\",\"usage\":null}\r\n\r\n",
+        "data: {\"choices\":[{\"finish_reason\":null,\"index\":0,\"delta\":{\"content\":\"W\u{f6}rld\"}}],\"id\":\"c1\"}\r\n\r\n",
+        "data: {\"choices\":[{\"finish_reason\":\"stop\",\"index\":0,\"delta\":{}}],\"id\":\"c1\"}\r\n\r\n",
+        "data: {\"choices\":[],\"id\":\"c1\",\"usage\":{\"completion_tokens\":2,\"prompt_tokens\":3,\"total_tokens\":5},\"timings\":{\"cache_n\":1}}\r\n\r\n",
+        "data: [DONE]\r\n\r\n",
+    ))
+    .await;
+    assert_eq!((text.as_str(), answer.content.as_deref()), ("W\u{f6}rld", Some("W\u{f6}rld")));
+    assert_eq!(answer.model_provider_data, Some(json!({"id": "c1", "system_fingerprint": "b0"})));
+    assert_eq!(answer.usage.total_tokens, 5);
+}
+
+#[tokio::test]
+async fn a_chat_stream_may_end_without_its_sentinel() {
+    let (_, answer) =
+        chat("data: {\"choices\":[{\"finish_reason\":\"length\",\"delta\":{\"content\":\"Hm\"}}]}\n\n").await;
+    assert_eq!(answer.finish_reason, FinishReason::Length);
+    let (_, answer) = chat("data: {\"choices\":[{\"delta\":{\"content\":\"Hm\"}}]}\n\ndata: [DONE]\n\n").await;
+    assert_eq!(answer.finish_reason, FinishReason::Stop);
+}
+
+#[tokio::test]
+async fn calls_in_pieces_are_put_together_by_index_or_by_id() {
+    let (_, answer) = chat(
+        r#"data: {"choices":[{"delta":{"tool_calls":[{"index":0,"id":"x","type":"function","function":{"name":"a","arguments":"{"}}]}}]}
+
+data: {"choices":[{"delta":{"tool_calls":[{"index":1,"id":"y","type":"function","function":{"name":"b","arguments":""}}]}}]}
+
+data: {"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"}"}},{"index":1,"function":{"arguments":"{}"}}]}}]}
+
+data: {"choices":[{"delta":{"tool_calls":[{"index":0,"id":"z","function":{"name":"c","arguments":"{}"}}]},"finish_reason":"stop"}]}
+
+data: [DONE]
+
+"#,
+    )
+    .await;
+    let calls: Vec<_> =
+        answer.tool_calls.iter().map(|call| [&call.id, &call.function.name, &call.function.arguments]).collect();
+    assert_eq!(calls, [["x", "a", "{}"], ["y", "b", "{}"], ["z", "c", "{}"]]);
+    assert_eq!(answer.finish_reason, FinishReason::ToolCalls);
+}
+
+#[tokio::test]
+async fn calls_without_ids_get_ids_that_differ() {
+    let (_, answer) = chat(
+        r#"data: {"id":"c","choices":[{"delta":{"tool_calls":[{"function":{"name":"a","arguments":{"x":1}}},{"function":{"name":"b","arguments":"{}"}}]},"finish_reason":"tool_calls"}]}
+
+data: [DONE]
+
+"#,
+    )
+    .await;
+    let calls: Vec<_> = answer.tool_calls.iter().map(|call| [&call.id, &call.function.arguments]).collect();
+    assert_eq!(calls, [["call_c_0", r#"{"x":1}"#], ["call_c_1", "{}"]]);
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_stream_is_heard_all_the_same() {
+    let server = OpenAiServer::start().await;
+    let model = OpenAIChat::new("local").base_url(server.url()).api_key("");
+    let body = json!({"id": "c", "choices": [{"message": {"content": "All at once"}, "finish_reason": "stop"}]});
+    server.answer_next(PlannedAnswer::json(200, &body));
+    let (deltas, answer) = good(streamed(&model, question("hi")).await);
+    assert_eq!((text(&deltas), answer.content), ("All at once".to_owned(), Some("All at once".to_owned())));
+    let error = json!({"error": {"code": 503, "message": "loading the model"}});
+    server.answer_next(PlannedAnswer::json(200, &error));
+    assert_eq!(bad(streamed(&model, question("hi")).await).kind, FailureKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_after_the_last_word_loses_nothing() {
+    let server = OpenAiServer::start().await;
+    let body = "data: {\"choices\":[{\"finish_reason\":\"stop\",\"delta\":{\"content\":\"Bye\"}}]}\n\n";
+    server.answer_next(PlannedAnswer::events(body).cut());
+    let model = OpenAIChat::new("local").base_url(server.url()).api_key("");
+    let (_, answer) = good(streamed(&model, question("hi")).await);
+    assert_eq!(answer.content.as_deref(), Some("Bye"));
+}
+
+#[tokio::test]
+async fn a_refusal_is_an_answer() {
+    let server = OpenAiServer::start().await;
+    let output = json!([{"type": "message", "content": [{"type": "refusal", "refusal": "I would rather not."}]}]);
+    server.answer_next(PlannedAnswer::json(200, &json!({"id": "r", "status": "completed", "output": output})));
+    let model = OpenAIResponses::new("gpt-5.2").base_url(server.url()).api_key("");
+    assert_eq!(good(model.respond(question("hi")).await).content.as_deref(), Some("I would rather not."));
+}

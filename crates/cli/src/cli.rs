@@ -1,0 +1,118 @@
+//! The arguments, in the words of the help text.
+
+use crate::cmd;
+use crate::exit::{Exit, Problem};
+use crate::times::TimeFormat;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Runs AI-agent workflows in the background so that a run outlives the process that started it
+#[derive(Debug, Parser)]
+#[command(name = "outlive", version, disable_help_subcommand = true, max_term_width = 100, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  outlive demo                    a sample workflow: no key, no network
+  outlive demo --crash            the same, killed in the middle; then: outlive demo --resume
+  outlive ls status:error since:1d
+  outlive events @last -f
+  outlive output @last > plan.md
+
+Exit codes: 0 done, 1 error, 2 wrong usage, 3 not found, 5 wrong state, 7 configuration,
+10 run failed, 11 run was cancelled, 13 --timeout passed, 130 interrupted";
+
+/// How a run is named.
+pub(crate) const RUN_HELP: &str = "Full id, its first characters (4 or more), @last or @last-failed";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Demo(cmd::demo::Demo),
+    Ls(cmd::ls::Ls),
+    Show(cmd::show::Show),
+    Events(cmd::events::Events),
+    Output(cmd::output::Output),
+    Cancel(cmd::cancel::Cancel),
+    Version(cmd::version::Version),
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Options for every command")]
+pub(crate) struct Global {
+    /// Database file [default: $OUTLIVE_DB, else .outlive/data.db; for demo: demo.db]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) db: Option<PathBuf>,
+    /// Sessions table, if the program that made the database chose one [default: $OUTLIVE_SESSION_TABLE]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) session_table: Option<String>,
+    /// One JSON document on standard output, errors as JSON on standard error; for events one object a line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say nothing but the result
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Log what the library does; twice for more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// When to use colours; NO_COLOR and CLICOLOR_FORCE decide for auto
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
+    #[arg(help = "When to use colours: auto, always or never")]
+    pub(crate) color: Color,
+    /// How times are shown: relative, local or utc
+    #[arg(long, global = true, value_name = "HOW", default_value = "relative", hide_possible_values = true)]
+    pub(crate) time_format: TimeFormat,
+    /// Longest time to wait, for example 30s or 5m; the run goes on without us
+    #[arg(long, global = true, value_name = "DURATION", value_parser = crate::times::parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+impl Global {
+    /// The sessions table, if one is named.
+    pub(crate) fn session_table(&self) -> Option<String> {
+        let environment = || std::env::var("OUTLIVE_SESSION_TABLE").ok().filter(|name| !name.is_empty());
+        self.session_table.clone().or_else(environment)
+    }
+
+    /// The database to read: the flag, else the environment, else the project's.
+    pub(crate) fn database(&self) -> Result<PathBuf, Problem> {
+        if let Some(path) = &self.db {
+            return Ok(path.clone());
+        }
+        match std::env::var_os("OUTLIVE_DB") {
+            None => Ok(PathBuf::from(".outlive/data.db")),
+            Some(path) if path.is_empty() => {
+                let problem = Problem::new(Exit::Configuration, "configuration", "OUTLIVE_DB is set to nothing");
+                Err(problem.hint("set it to the path of a database, or unset it"))
+            }
+            Some(path) => Ok(PathBuf::from(path)),
+        }
+    }
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal.
+    Auto,
+    /// Everywhere.
+    Always,
+    /// Nowhere.
+    Never,
+}
+
+impl Color {
+    /// Makes every stream of this process follow the choice. `auto` leaves it to the environment.
+    pub(crate) fn apply(self) {
+        match self {
+            Color::Auto => {}
+            Color::Always => anstream::ColorChoice::Always.write_global(),
+            Color::Never => anstream::ColorChoice::Never.write_global(),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! `outlive cancel`: makes the wish durable that runs end, and waits a moment to see it come true.
+
+use crate::cli::{Global, RUN_HELP};
+use crate::exit::{Exit, Problem};
+use crate::output;
+use crate::store::Store;
+use crate::style::{self, Mark};
+use clap::Args;
+use outlive::core::{RunId, RunStatus};
+use outlive::engine::{Engine, run_output};
+use serde_json::json;
+use std::time::Duration;
+
+/// Cancel runs: what they have done is kept, what is in flight is dropped
+///
+/// The wish is on disk when this returns; whichever process executes the run sees it. A run that nobody executes is ended
+/// here.
+#[derive(Debug, Args)]
+pub(crate) struct Cancel {
+    #[arg(value_name = "RUN", required = true, help = RUN_HELP)]
+    runs: Vec<String>,
+    /// Why, for whoever reads the log
+    #[arg(long, value_name = "TEXT", default_value = "cancelled from the command line")]
+    reason: String,
+}
+
+/// How long to wait for the end unless told.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Cancel {
+    pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
+        let store = Store::open(global).await?;
+        // All names are looked up before anything happens.
+        let mut ids = Vec::new();
+        for name in &self.runs {
+            let run = store.find(name).await?;
+            if run.status.is_terminal() {
+                return Err(over(&run.info.run_id, run.status));
+            }
+            ids.push(run.info.run_id);
+        }
+        let engine = store.engine().await?;
+        let done = self.cancel(&engine, &ids, global).await;
+        engine.shutdown().await?;
+        done
+    }
+
+    async fn cancel(&self, engine: &Engine, ids: &[RunId], global: &Global) -> Result<Exit, Problem> {
+        for id in ids {
+            if let Some(status) = engine.cancel(id, &self.reason).await? {
+                return Err(over(id, status));
+            }
+        }
+        let mut exit = Exit::Done;
+        let mut shown = Vec::new();
+        for id in ids {
+            let status = self.settled(engine, id, global).await?;
+            if !status.is_terminal() && global.timeout.is_some() {
+                exit = Exit::TimedOut;
+            }
+            shown.push(json!({ "id": id, "status": style::status_word(status), "cancel_requested": true }));
+            if !global.json {
+                let word = match status {
+                    RunStatus::Cancelled => "cancelled",
+                    status if status.is_terminal() => "was over before it could be cancelled",
+                    _ => "will be cancelled by the process that executes it",
+                };
+                output::line(format_args!("{} {id} {word}", Mark::of(status).shown()))?;
+            }
+        }
+        if global.json {
+            output::json(&json!({ "runs": shown }))?;
+        }
+        Ok(exit)
+    }
+
+    /// The run's status once it has ended, or after the time there is.
+    async fn settled(&self, engine: &Engine, id: &RunId, global: &Global) -> Result<RunStatus, Problem> {
+        let patience = global.timeout.unwrap_or(PATIENCE);
+        match tokio::time::timeout(patience, engine.attach(id.clone()).wait()).await {
+            Ok(ended) => Ok(ended?.status),
+            Err(_) => {
+                let run = engine.db().run(id.clone()).await?;
+                Ok(run.map_or(RunStatus::Running, |run| run_output(&run).status))
+            }
+        }
+    }
+}
+
+fn over(id: &RunId, status: RunStatus) -> Problem {
+    let status = style::status_word(status);
+    Problem::new(Exit::WrongState, "run_over", format!("run {id} is over already: {status}"))
+}

@@ -1,0 +1,287 @@
+//! `outlive demo`: a workflow one can watch, kill and take up again, without a key and without a network.
+
+use crate::cli::Global;
+use crate::demo::{self, Progress};
+use crate::exit::{Exit, Problem};
+use crate::store::{ModelCalls, Store, database, model_calls};
+use crate::style::{self, DIM};
+use crate::{output, times};
+use clap::Args;
+use outlive::core::port::{Run, RunFilter};
+use outlive::core::{EventKind, RunEvent, RunStatus};
+use outlive::{RunHandle, Workflow, WorkflowRunOutput};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Try it out: a sample workflow on scripted replies (not an AI), without a key or a network
+///
+/// Two agents research as a team, a third plans. The run is kept in demo.db in this directory (or where --db says), where
+/// the other commands can look at it.
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Kill this process (SIGKILL) in the middle of the second step
+    #[arg(long, conflicts_with = "resume")]
+    crash: bool,
+    /// Go on with the run that an earlier process left unfinished
+    #[arg(long)]
+    resume: bool,
+    /// Ask where the run stands every so many seconds instead of following its events
+    #[arg(long, value_name = "SECONDS", value_parser = crate::times::parse_duration, conflicts_with = "crash")]
+    poll: Option<Duration>,
+}
+
+/// Pieces of the planner's answer that are on disk when `--crash` strikes.
+const PIECES_BEFORE_CRASH: usize = 8;
+
+/// How following a run came to its end.
+enum Followed {
+    Ended(Box<WorkflowRunOutput>),
+    Interrupted,
+    TimedOut,
+}
+
+impl Demo {
+    pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
+        let path = global.db.clone().unwrap_or_else(|| PathBuf::from("demo.db"));
+        if self.resume && !path.exists() {
+            return Err(nothing_to_resume(&path));
+        }
+        let db = database(&path, global);
+        db.open().await?;
+        let store = Store { db, path };
+        let workflow = demo::workflow(store.db.clone())?;
+        let unfinished = unfinished(&store, &workflow).await?;
+        if self.resume && unfinished.is_empty() {
+            return Err(nothing_to_resume(&store.path));
+        }
+        output::note(global, format_args!("Using in-process engine, {}", store.path.display()));
+        let found = format!("Found {}", style::counted(unfinished.len(), "unfinished run"));
+        let exit = if self.resume {
+            let ids: Vec<_> = unfinished.iter().map(|run| style::short_id(run.info.run_id.as_str())).collect();
+            self.say(global, format_args!("{found}: {}\n", ids.join(", ")))?;
+            self.go_on(&workflow, &store, &unfinished, global).await?
+        } else {
+            if !unfinished.is_empty() {
+                output::note(global, format_args!("{found} from before; this process goes on with it as well"));
+            }
+            self.follow(&workflow, &store, None, global).await?
+        };
+        workflow.shutdown().await?;
+        Ok(exit)
+    }
+
+    /// Goes on with runs of an earlier process, one after the other for whoever watches.
+    async fn go_on(
+        &self,
+        workflow: &Workflow,
+        store: &Store,
+        unfinished: &[Run],
+        global: &Global,
+    ) -> Result<Exit, Problem> {
+        let mut exit = Exit::Done;
+        for run in unfinished {
+            exit = self.follow(workflow, store, Some(run), global).await?;
+            if matches!(exit, Exit::Interrupted | Exit::TimedOut) {
+                break;
+            }
+        }
+        Ok(exit)
+    }
+
+    /// Starts a run, or goes on with one, and shows it to its end.
+    async fn follow(
+        &self,
+        workflow: &Workflow,
+        store: &Store,
+        earlier: Option<&Run>,
+        global: &Global,
+    ) -> Result<Exit, Problem> {
+        let started = Instant::now();
+        let run = match earlier {
+            Some(run) => workflow.attach(&run.info.run_id).await?,
+            None => workflow.run(demo::INPUT).background().await?,
+        };
+        if earlier.is_none() {
+            self.say(global, format_args!("Model   demo (scripted replies, not an AI)\nRun     {}\n", run.run_id()))?;
+        }
+        let ended = tokio::select! {
+            ended = self.watch(&run, earlier, global, &store.path) => Followed::Ended(Box::new(ended?)),
+            Ok(()) = tokio::signal::ctrl_c() => Followed::Interrupted,
+            () = super::events::passed(global.timeout) => Followed::TimedOut,
+        };
+        let resume = command(&store.path, "demo --resume");
+        match ended {
+            Followed::Ended(output) => {
+                let calls = match earlier {
+                    Some(_) => Some(model_calls(&store.entries(run.run_id(), 0).await?)),
+                    None => None,
+                };
+                self.conclude(&output, calls, started.elapsed(), store, global)?;
+                Ok(Exit::of(output.status))
+            }
+            Followed::Interrupted => {
+                // The second press need not wait for calls in flight: nothing is lost either way.
+                tokio::spawn(async {
+                    let _ = tokio::signal::ctrl_c().await;
+                    std::process::exit(Exit::Interrupted as i32);
+                });
+                output::note(global, format_args!("\nStopped; continue with: {resume}"));
+                Ok(Exit::Interrupted)
+            }
+            Followed::TimedOut => {
+                output::note(global, format_args!("\nTime is up; the run is kept. Continue with: {resume}"));
+                Ok(Exit::TimedOut)
+            }
+        }
+    }
+
+    /// Shows the run until it ends.
+    async fn watch(
+        &self,
+        run: &RunHandle,
+        earlier: Option<&Run>,
+        global: &Global,
+        path: &Path,
+    ) -> Result<WorkflowRunOutput, Problem> {
+        if let Some(poll) = self.poll {
+            return self.poll(run, poll, global).await;
+        }
+        let mut progress = Progress::new(earlier.map_or(0, |run| run.next_index), global.quiet || global.json);
+        let mut events = run.events(None);
+        let mut pieces = 0;
+        while let Some(event) = events.next().await? {
+            progress.apply(&event)?;
+            pieces += usize::from(is_planners_text(&event));
+            if self.crash && pieces >= PIECES_BEFORE_CRASH {
+                progress.end_text()?;
+                say_last_words(path)?;
+                kill_this_process();
+            }
+        }
+        Ok(run.wait().await?)
+    }
+
+    /// The other way to wait: ask, and ask again.
+    async fn poll(&self, run: &RunHandle, period: Duration, global: &Global) -> Result<WorkflowRunOutput, Problem> {
+        let mut count = 0;
+        loop {
+            count += 1;
+            let now = run.get().await?.ok_or_else(|| outlive::engine::Error::RunNotFound(run.run_id().clone()))?;
+            let status = style::status_word(now.status);
+            self.say(global, format_args!("Poll #{count} (every {} s): {status}", period.as_secs_f64()))?;
+            if now.has_completed() {
+                return Ok(now);
+            }
+            tokio::time::sleep(period).await;
+        }
+    }
+
+    /// The last lines.
+    fn conclude(
+        &self,
+        output: &WorkflowRunOutput,
+        calls: Option<ModelCalls>,
+        took: Duration,
+        store: &Store,
+        global: &Global,
+    ) -> Result<(), Problem> {
+        if global.json {
+            output::json(&document(output, calls, took))?;
+            return Ok(());
+        }
+        let took = times::span(took.as_secs_f64());
+        match output.status {
+            RunStatus::Completed => output::line(format_args!("\nCompleted in {took}"))?,
+            RunStatus::Error => output::line(format_args!("\nFailed in {took}: {}", style::line(&output.text(), 400)))?,
+            RunStatus::Cancelled => output::line(format_args!("\nCancelled after {took}"))?,
+            RunStatus::Pending | RunStatus::Running | RunStatus::Paused => {}
+        }
+        if let Some(ModelCalls { before, repeated }) = calls {
+            let which = match repeated {
+                0 => String::new(),
+                1 => " (the one in flight)".to_owned(),
+                several => format!(" (the {several} in flight)"),
+            };
+            output::line(format_args!("Model calls before the crash: {before}, repeated: {repeated}{which}"))?;
+        } else {
+            let hint =
+                |arguments: &str, what: &str| format!("{:<36} {DIM}{what}{DIM:#}", command(&store.path, arguments));
+            self.say(global, format_args!("Try: {}", hint("demo --crash", "see a run survive kill -9")))?;
+            self.say(global, format_args!("     {}", hint("events @last", "what is on disk of it")))?;
+        }
+        Ok(())
+    }
+
+    /// A line of the demonstration; nothing with `--quiet` and `--json`.
+    fn say(&self, global: &Global, text: impl std::fmt::Display) -> Result<(), Problem> {
+        if !(global.quiet || global.json) {
+            output::line(text)?;
+        }
+        Ok(())
+    }
+}
+
+/// The demonstration's runs that nobody has finished, newest first.
+async fn unfinished(store: &Store, workflow: &Workflow) -> Result<Vec<Run>, Problem> {
+    let filter = RunFilter {
+        statuses: vec![RunStatus::Pending, RunStatus::Running],
+        workflow_id: Some(workflow.definition().id.clone()),
+        ..RunFilter::default()
+    };
+    Ok(store.db.runs(filter).await?.runs)
+}
+
+fn document(output: &WorkflowRunOutput, calls: Option<ModelCalls>, took: Duration) -> Value {
+    json!({
+        "id": output.run_id,
+        "status": style::status_word(output.status),
+        "model": "demo",
+        "is_ai": false,
+        "duration_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        "model_calls": calls.map(|calls| json!({
+            "before_crash": calls.before,
+            "repeated": calls.repeated,
+        })),
+        "content": output.content,
+    })
+}
+
+fn nothing_to_resume(path: &Path) -> Problem {
+    let message = format!("nothing is unfinished in {}", path.display());
+    Problem::new(Exit::NotFound, "run_not_found", message)
+        .hint(format!("make something with: {}", command(path, "demo --crash")))
+}
+
+/// A command that can be pasted: it names the database where the default is another.
+fn command(path: &Path, arguments: &str) -> String {
+    let is_default = path == Path::new("demo.db") && arguments.starts_with("demo");
+    let db = if is_default { String::new() } else { format!(" --db {}", path.display()) };
+    format!("outlive {arguments}{db}")
+}
+
+fn is_planners_text(event: &RunEvent) -> bool {
+    let is_planning = event.origin.step_name.as_deref() == Some(demo::PLANNING);
+    is_planning && matches!(event.kind, EventKind::RunContent(_))
+}
+
+/// What must be said while there is somebody to say it.
+fn say_last_words(path: &Path) -> Result<(), Problem> {
+    output::line("\nKilling this process now (SIGKILL), in the middle of a model call.")?;
+    output::line(format_args!("Go on with: {}", command(path, "demo --resume")))?;
+    Ok(())
+}
+
+/// Dies as with `kill -9`: no handler runs, nothing is flushed, nothing is given back.
+#[cfg(unix)]
+fn kill_this_process() {
+    let itself = rustix::process::getpid();
+    let _ = rustix::process::kill_process(itself, rustix::process::Signal::KILL);
+    std::process::abort();
+}
+
+/// Dies without running any handler.
+#[cfg(not(unix))]
+fn kill_this_process() {
+    std::process::abort();
+}

@@ -1,0 +1,128 @@
+//! `outlive events`: a run's log as it was told, stored events first, then live ones.
+
+use crate::cli::{Global, RUN_HELP};
+use crate::exit::{Exit, Problem};
+use crate::store::Store;
+use crate::style::{self, DIM};
+use crate::times::TimeFormat;
+use crate::{output, times};
+use clap::Args;
+use outlive::core::{EventKind, RunEvent, RunId, Timestamp};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Print a run's events, one a line
+///
+/// With --json each line is the event as every subscriber sees it. With -f the command ends with the run.
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    #[arg(value_name = "RUN", help = RUN_HELP)]
+    run: String,
+    /// Go on with new events until the run ends
+    #[arg(short, long)]
+    follow: bool,
+    /// Only events after this index
+    #[arg(long, value_name = "N")]
+    after: Option<u64>,
+}
+
+impl Events {
+    pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
+        let store = Store::open(global).await?;
+        let run_id = store.find(&self.run).await?.info.run_id;
+        if self.follow {
+            return self.follow(&store, &run_id, global).await;
+        }
+        let from = self.after.map_or(0, |after| after + 1);
+        for entry in store.entries(&run_id, from).await? {
+            print(&entry.event, global)?;
+        }
+        Ok(Exit::Done)
+    }
+
+    async fn follow(&self, store: &Store, run_id: &RunId, global: &Global) -> Result<Exit, Problem> {
+        let engine = store.engine().await?;
+        let told = async {
+            let mut events = engine.events(run_id, self.after);
+            while let Some(event) = events.next().await? {
+                print(&event, global)?;
+            }
+            Ok(Exit::Done)
+        };
+        let exit = tokio::select! {
+            exit = told => exit,
+            Ok(()) = tokio::signal::ctrl_c() => {
+                output::note(global, format_args!("Detached; the run goes on: outlive events {run_id} -f"));
+                Ok(Exit::Interrupted)
+            }
+            () = passed(global.timeout) => {
+                let message = format!("run {run_id} is not over yet");
+                Err(Problem::new(Exit::TimedOut, "timeout", message).hint("it goes on; --timeout sets how long to wait"))
+            }
+        };
+        engine.shutdown().await?;
+        exit
+    }
+}
+
+/// Ready after this time; never without one.
+pub(crate) async fn passed(timeout: Option<Duration>) {
+    match timeout {
+        Some(timeout) => tokio::time::sleep(timeout).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn print(event: &RunEvent, global: &Global) -> Result<(), Problem> {
+    let at = Timestamp::from_micros(event.created_at.saturating_mul(1_000_000));
+    if global.json {
+        let mut document = serde_json::to_value(event).map_err(std::io::Error::other)?;
+        document["created_at"] = json!(times::rfc3339(at));
+        output::json(&document)?;
+        return Ok(());
+    }
+    let index = event.event_index.unwrap_or_default();
+    // An event's own time is a fact of the past; "3 min ago" in every line would say less.
+    let format = if global.time_format == TimeFormat::Relative { TimeFormat::Local } else { global.time_format };
+    let time = times::shown(at, format, at);
+    let who = event.origin.agent_name.as_deref().or(event.origin.team_name.as_deref());
+    let who = who.or(event.origin.step_name.as_deref()).unwrap_or_default();
+    let line =
+        format!("{DIM}{index:>5}  {time}{DIM:#}  {:<26} {:<24} {}", event.name(), style::line(who, 24), about(event));
+    output::line(line.trim_end())?;
+    Ok(())
+}
+
+/// What an event says, on one line.
+fn about(event: &RunEvent) -> String {
+    use EventKind::*;
+    let text = |text: &str| style::line(text, 80);
+    match &event.kind {
+        WorkflowError { error, .. } | StepError { error } => text(error),
+        WorkflowCancelled { reason, .. } => text(reason),
+        WorkflowPaused { paused_step_name, .. } => text(paused_step_name),
+        StepProgress { content, .. } => text(content),
+        CustomEvent { fields } => text(fields.get("name").and_then(Value::as_str).unwrap_or_default()),
+        RunContent(delta) | TeamRunContent(delta) => text(delta.content.as_deref().unwrap_or_default()),
+        RunError(failed) | TeamRunError(failed) => text(&failed.content),
+        RunStarted(model) | TeamRunStarted(model) | ModelRequestStarted(model) | TeamModelRequestStarted(model) => {
+            text(&model.model)
+        }
+        ModelRequestCompleted(done) | TeamModelRequestCompleted(done) => {
+            format!("{} tokens", style::short_count(done.total_tokens))
+        }
+        ToolCallStarted(call) | ToolCallCompleted(call) | TeamToolCallStarted(call) | TeamToolCallCompleted(call) => {
+            text(&format!("{} {}", call.tool.tool_name, call.tool.tool_args))
+        }
+        ToolCallError(call) | TeamToolCallError(call) => text(&format!("{}: {}", call.tool.tool_name, call.error)),
+        WorkflowStarted
+        | WorkflowCompleted(_)
+        | StepStarted
+        | StepOutput { .. }
+        | StepCompleted { .. }
+        | RunContentCompleted
+        | RunCompleted(_)
+        | TeamRunContentCompleted
+        | TeamRunCompleted(_) => String::new(),
+    }
+}

@@ -1,0 +1,146 @@
+//! `outlive ls`: runs, newest first.
+
+use super::run_json;
+use crate::cli::Global;
+use crate::exit::{Exit, Problem};
+use crate::store::Store;
+use crate::style::{self, Mark};
+use crate::{output, times};
+use clap::Args;
+use outlive::core::port::{Run, RunFilter};
+use outlive::core::{DefinitionId, RunStatus, SessionId, Timestamp};
+use serde_json::json;
+use std::time::Duration;
+
+/// List runs, newest first
+///
+/// Filters: status:running, status:error,cancelled, workflow:NAME, session:ID, user:ID, since:1d. A run must fit all of
+/// them.
+#[derive(Debug, Args)]
+pub(crate) struct Ls {
+    /// Which runs: status:…, workflow:…, session:…, user:…, since:…
+    #[arg(value_name = "FILTER")]
+    filters: Vec<String>,
+    /// How many runs at most
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+    limit: u32,
+}
+
+/// Runs in one page of the store.
+const PAGE: u32 = 200;
+
+impl Ls {
+    pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
+        let wanted = Wanted::parse(&self.filters)?;
+        let store = Store::open(global).await?;
+        let now = times::now();
+        let (runs, has_more) = self.read(&store, wanted, now).await?;
+        if global.json {
+            let runs: Vec<_> = runs.iter().map(run_json).collect();
+            output::json(&json!({ "runs": runs, "more": has_more }))?;
+            return Ok(Exit::Done);
+        }
+        if runs.is_empty() {
+            output::note(global, format_args!("no such runs in {}", store.path.display()));
+            if global.session_table().is_none() {
+                output::note(
+                    global,
+                    "a program that chose its own sessions table keeps its runs apart: --session-table",
+                );
+            }
+            return Ok(Exit::Done);
+        }
+        output::write(table(&runs, global, now))?;
+        if has_more {
+            output::note(global, format_args!("more with: -n {}", self.limit.saturating_mul(5)));
+        }
+        Ok(Exit::Done)
+    }
+
+    async fn read(&self, store: &Store, wanted: Wanted, now: Timestamp) -> Result<(Vec<Run>, bool), Problem> {
+        let limit = self.limit as usize;
+        let is_recent = |run: &Run| wanted.since.is_none_or(|since| now.since(run.created_at) <= since);
+        let mut filter = wanted.filter;
+        let mut runs = Vec::new();
+        loop {
+            // One more than wanted tells whether there are more.
+            let missing = u32::try_from(limit + 1 - runs.len()).unwrap_or(u32::MAX);
+            filter.limit = missing.min(PAGE);
+            let page = store.db.runs(filter.clone()).await?;
+            let is_end = page.next.is_none() || !page.runs.iter().all(is_recent);
+            runs.extend(page.runs.into_iter().filter(is_recent));
+            if is_end || runs.len() > limit {
+                let has_more = runs.len() > limit;
+                runs.truncate(limit);
+                return Ok((runs, has_more));
+            }
+            filter.after = page.next;
+        }
+    }
+}
+
+/// The filter words, understood.
+#[derive(Debug, Default)]
+struct Wanted {
+    filter: RunFilter,
+    since: Option<Duration>,
+}
+
+impl Wanted {
+    fn parse(words: &[String]) -> Result<Self, Problem> {
+        let mut wanted = Self::default();
+        for word in words {
+            let (name, value) = word.split_once(':').unwrap_or((word, ""));
+            wanted.add(name, value).map_err(|problem| {
+                let problem = Problem::new(Exit::Usage, "filter_unknown", format!("filter {word:?}: {problem}"));
+                problem.hint("filters are status:, workflow:, session:, user: and since:, for example status:error")
+            })?;
+        }
+        Ok(wanted)
+    }
+
+    fn add(&mut self, name: &str, value: &str) -> Result<(), String> {
+        match name {
+            "status" => {
+                for word in value.split(',') {
+                    let status = RunStatus::parse(word).ok_or_else(|| format!("there is no status {word:?}"))?;
+                    self.filter.statuses.push(status);
+                }
+            }
+            "workflow" => {
+                let id = DefinitionId::from_name(value).map_err(|error| error.to_string())?;
+                self.filter.workflow_id = Some(id);
+            }
+            "session" => self.filter.session_id = Some(SessionId::parse(value).map_err(|error| error.to_string())?),
+            "user" => self.filter.user_id = Some(value.into()),
+            "since" => self.since = Some(times::parse_duration(value)?),
+            _ => return Err("there is no such filter".to_owned()),
+        }
+        Ok(())
+    }
+}
+
+/// The runs as a table: as wide as its words.
+fn table(runs: &[Run], global: &Global, now: Timestamp) -> String {
+    let row = |run: &Run| {
+        [
+            style::short_id(run.info.run_id.as_str()).to_owned(),
+            format!("{} {}", Mark::of(run.status).text(style::has_utf8()), style::status_word(run.status)),
+            style::line(&run.info.workflow_name, 40),
+            style::line(run.progress.as_deref().unwrap_or_default(), 40),
+            times::shown(run.created_at, global.time_format, now),
+        ]
+    };
+    let heads = ["RUN", "STATUS", "WORKFLOW", "STEP", "STARTED"].map(str::to_owned);
+    let rows: Vec<_> = std::iter::once(heads).chain(runs.iter().map(row)).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths: [usize; 5] = std::array::from_fn(width);
+    let mut table = String::new();
+    for (place, row) in rows.iter().enumerate() {
+        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let line = cells.join("  ");
+        let bold = if place == 0 { style::BOLD } else { anstyle::Style::new() };
+        table.push_str(&format!("{bold}{}{bold:#}\n", line.trim_end()));
+    }
+    table
+}

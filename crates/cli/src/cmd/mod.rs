@@ -1,0 +1,61 @@
+//! The verbs, one file each. What several of them say is here.
+
+pub(crate) mod cancel;
+pub(crate) mod demo;
+pub(crate) mod events;
+pub(crate) mod ls;
+pub(crate) mod output;
+pub(crate) mod show;
+pub(crate) mod version;
+
+use crate::cli::{Cli, Command};
+use crate::exit::{Exit, Problem};
+use crate::fold::StepView;
+use crate::{style, times};
+use outlive::core::port::Run;
+use serde_json::{Value, json};
+
+/// Does what was asked.
+pub(crate) async fn run(cli: &Cli) -> Result<Exit, Problem> {
+    let global = &cli.global;
+    match &cli.command {
+        Command::Demo(demo) => demo.run(global).await,
+        Command::Ls(ls) => ls.run(global).await,
+        Command::Show(show) => show.run(global).await,
+        Command::Events(events) => events.run(global).await,
+        Command::Output(output) => output.run(global).await,
+        Command::Cancel(cancel) => cancel.run(global).await,
+        Command::Version(version) => version.run(global),
+    }
+}
+
+/// A run as programs read it in a list.
+fn run_json(run: &Run) -> Value {
+    json!({
+        "id": run.info.run_id,
+        "status": style::status_word(run.status),
+        "workflow_id": run.info.workflow_id,
+        "workflow_name": run.info.workflow_name,
+        "session_id": run.info.session_id,
+        "user_id": run.info.user_id,
+        "step": run.progress,
+        "attempt": run.attempt,
+        "cancel_requested": run.cancel.is_some(),
+        "created_at": times::rfc3339(run.created_at),
+        "updated_at": times::rfc3339(run.updated_at),
+    })
+}
+
+/// `2 members · 4 tool calls · 1.9k tokens`, as far as there is any of it.
+pub(crate) fn step_facts(step: &StepView) -> String {
+    let mut facts = Vec::new();
+    facts.extend((step.members() > 0).then(|| style::counted(step.members(), "member")));
+    facts.extend((step.tool_calls > 0).then(|| style::counted(step.tool_calls, "tool call")));
+    facts.extend((step.tokens > 0).then(|| format!("{} tokens", style::short_count(step.tokens))));
+    facts.join(style::dot())
+}
+
+/// A line about a step: mark, name, what is to be said of it.
+pub(crate) fn step_line(mark: style::Mark, name: &str, rest: &str) -> String {
+    format!(" {} {:<24} {rest}", mark.shown(), style::line(name, 60)).trim_end().to_owned()
+}

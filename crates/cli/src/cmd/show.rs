@@ -1,0 +1,137 @@
+//! `outlive show`: where a run stands, step by step.
+
+use super::{run_json, step_facts, step_line};
+use crate::cli::{Global, RUN_HELP};
+use crate::exit::{Exit, Problem};
+use crate::fold::{RunView, StepState, StepView};
+use crate::store::Store;
+use crate::style::{self, BOLD, DIM, Mark};
+use crate::{output, times};
+use clap::Args;
+use outlive::core::port::Run;
+use outlive::core::{RunStatus, content_text};
+use outlive::engine::run_output;
+use serde_json::{Value, json};
+
+/// Show where a run stands: its steps, what they used, why it failed
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    #[arg(value_name = "RUN", help = RUN_HELP)]
+    run: String,
+}
+
+impl Show {
+    pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
+        let store = Store::open(global).await?;
+        let run = store.find(&self.run).await?;
+        let entries = store.entries(&run.info.run_id, 0).await?;
+        let view = RunView::of(entries.iter().map(|entry| &entry.event));
+        if global.json {
+            output::json(&document(&run, &view))?;
+        } else {
+            output::write(page(&run, &view, global))?;
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn input(run: &Run) -> Option<Value> {
+    run.input.as_deref().and_then(|text| serde_json::from_str(text).ok())
+}
+
+fn document(run: &Run, view: &RunView) -> Value {
+    let mut document = run_json(run);
+    let output = run_output(run);
+    let is_failed = run.status == RunStatus::Error;
+    document["input"] = json!(input(run));
+    document["steps"] = view.steps.iter().map(StepView::to_json).collect();
+    document["resumes"] = json!(view.resumes);
+    document["tokens"] = json!(view.tokens());
+    document["duration_ms"] = json!(view.seconds.map(crate::fold::millis));
+    document["content"] = if is_failed { Value::Null } else { json!(output.content) };
+    document["error"] = json!(failure(run, view));
+    document["cancel_reason"] = json!(view.cancel_reason);
+    document["events"] = json!(run.next_index);
+    document
+}
+
+/// Why it failed, from the log or else from its row.
+fn failure(run: &Run, view: &RunView) -> Option<String> {
+    let stored = || Some(run_output(run).text()).filter(|text| !text.is_empty());
+    if run.status == RunStatus::Error { view.error.clone().or_else(stored) } else { None }
+}
+
+fn page(run: &Run, view: &RunView, global: &Global) -> String {
+    let mut lines = vec![head(run, global)];
+    let mut fact = |name: &str, text: String| lines.push(format!("{DIM}{name:<8}{DIM:#} {text}"));
+    fact("Session", style::line(run.info.session_id.as_str(), 128));
+    if let Some(user) = &run.info.user_id {
+        fact("User", style::line(user, 128));
+    }
+    if let Some(input) = input(run) {
+        fact("Input", style::line(&content_text(Some(&input)), 200));
+    }
+    if let Some(cancel) = &run.cancel {
+        fact("Cancel", format!("asked for: {}", style::line(&cancel.reason, 200)));
+    }
+    if view.resumes > 0 {
+        let times = style::counted(view.resumes as usize, "time");
+        fact("Resumed", format!("{times} by another process"));
+    }
+    lines.push(String::new());
+    for step in &view.steps {
+        lines.push(step_line(mark(step.state), &step.name, &about(step)));
+        lines.extend(step.error.as_deref().map(|error| format!("     {}", style::line(error, 400))));
+    }
+    if view.steps.is_empty() {
+        lines.push(format!(" {DIM}no step has started{DIM:#}"));
+    }
+    lines.push(String::new());
+    lines.push(foot(run, view));
+    lines.join("\n") + "\n"
+}
+
+fn head(run: &Run, global: &Global) -> String {
+    let mark = Mark::of(run.status);
+    let name = style::line(&run.info.workflow_name, 80);
+    let started = times::shown(run.created_at, global.time_format, times::now());
+    let status = format!("{} {}", mark.shown(), style::status_word(run.status));
+    format!("{DIM}{:<8}{DIM:#} {}   {status}   {BOLD}{name}{BOLD:#}   {started}", "Run", run.info.run_id)
+}
+
+fn mark(state: StepState) -> Mark {
+    match state {
+        StepState::Running => Mark::Active,
+        StepState::Completed => Mark::Done,
+        StepState::Failed | StepState::Skipped => Mark::Failed,
+        StepState::Cancelled => Mark::Cancelled,
+    }
+}
+
+fn about(step: &StepView) -> String {
+    let mut parts = Vec::new();
+    parts.extend(step.seconds.map(times::span));
+    parts.extend((step.attempts > 1).then(|| style::counted(step.attempts as usize, "attempt")));
+    parts.extend((step.state == StepState::Skipped).then(|| "failed, the run went on".to_owned()));
+    parts.extend(Some(step_facts(step)).filter(|facts| !facts.is_empty()));
+    parts.join("   ")
+}
+
+fn foot(run: &Run, view: &RunView) -> String {
+    let id = style::short_id(run.info.run_id.as_str());
+    let took = view.seconds.map(|seconds| format!(" in {}", times::span(seconds))).unwrap_or_default();
+    match run.status {
+        RunStatus::Pending => "waits for a process that executes its workflow".to_owned(),
+        RunStatus::Running => format!("follow it: outlive events {id} -f"),
+        RunStatus::Paused => "paused: waits for a person".to_owned(),
+        RunStatus::Completed => format!("completed{took}; the result: outlive output {id}"),
+        RunStatus::Cancelled => {
+            let reason = view.cancel_reason.as_deref().map(|reason| format!(": {}", style::line(reason, 200)));
+            format!("cancelled{took}{}", reason.unwrap_or_default())
+        }
+        RunStatus::Error => {
+            let why = failure(run, view).unwrap_or_else(|| "no reason is stored".to_owned());
+            format!("failed{took}: {}", style::line(&why, 400))
+        }
+    }
+}

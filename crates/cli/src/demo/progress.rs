@@ -1,0 +1,125 @@
+//! The demonstration as it happens: a line when a step starts, the text as it streams, a line when the step has ended.
+//! Lines are only ever added, so it looks the same in a file.
+
+use super::RESEARCH;
+use crate::cmd::{step_facts, step_line};
+use crate::fold::{RunView, StepState, StepView};
+use crate::style::{self, DIM, Mark};
+use crate::{output, times};
+use outlive::core::{EventKind, RunEvent};
+use std::io;
+use std::time::Instant;
+
+/// Shows a run, event by event.
+pub(crate) struct Progress {
+    view: RunView,
+    /// Events before this index happened before this process; they are folded and not shown.
+    shown_from: u64,
+    kept_shown: bool,
+    is_quiet: bool,
+    step_since: Instant,
+    /// Text is being streamed and stands on an open line.
+    in_text: bool,
+}
+
+impl Progress {
+    /// Shows what happens from `shown_from` on.
+    pub(crate) fn new(shown_from: u64, is_quiet: bool) -> Self {
+        Self {
+            view: RunView::default(),
+            shown_from,
+            kept_shown: shown_from == 0,
+            is_quiet,
+            step_since: Instant::now(),
+            in_text: false,
+        }
+    }
+
+    /// Folds and shows one event.
+    pub(crate) fn apply(&mut self, event: &RunEvent) -> io::Result<()> {
+        let is_old = event.event_index.is_some_and(|index| index < self.shown_from);
+        if !is_old && !self.kept_shown {
+            self.kept_shown = true;
+            self.show_kept()?;
+        }
+        self.view.apply(event);
+        if is_old || self.is_quiet { Ok(()) } else { self.show(event) }
+    }
+
+    /// What an earlier process did.
+    fn show_kept(&mut self) -> io::Result<()> {
+        self.step_since = Instant::now();
+        if self.is_quiet {
+            return Ok(());
+        }
+        for step in self.view.steps.iter().filter(|step| step.state == StepState::Completed) {
+            output::line(step_line(Mark::Kept, &step.name, "kept from before, not run again"))?;
+        }
+        match self.view.active() {
+            Some(step) => output::line(step_line(Mark::Active, &step.name, "goes on")),
+            None => Ok(()),
+        }
+    }
+
+    fn show(&mut self, event: &RunEvent) -> io::Result<()> {
+        use EventKind::*;
+        let name = event.origin.step_name.as_deref().unwrap_or_default();
+        match &event.kind {
+            StepStarted => {
+                self.step_since = Instant::now();
+                output::line(step_line(Mark::Active, name, ""))
+            }
+            RunContent(delta) | TeamRunContent(delta) if event.origin.parent_run_id.is_none() => {
+                self.text(delta.content.as_deref().unwrap_or_default())
+            }
+            ToolCallStarted(call) => {
+                self.end_text()?;
+                let who = event.origin.agent_name.as_deref().unwrap_or(RESEARCH);
+                output::line(format_args!("   {DIM}{who}: {}{DIM:#}", style::line(&call.tool.tool_name, 60)))
+            }
+            StepCompleted { .. } | StepOutput { .. } | StepError { .. } => {
+                self.end_text()?;
+                self.step_ended()
+            }
+            WorkflowError { error, .. } => {
+                self.end_text()?;
+                output::line(format_args!("{} {}", Mark::Failed.shown(), style::line(error, 400)))
+            }
+            WorkflowCancelled { reason, .. } => {
+                self.end_text()?;
+                output::line(format_args!("{} {}", Mark::Cancelled.shown(), style::line(reason, 400)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn step_ended(&self) -> io::Result<()> {
+        let Some(step) = self.view.steps.last() else { return Ok(()) };
+        let mark = if step.state == StepState::Completed { Mark::Done } else { Mark::Failed };
+        output::line(step_line(mark, &step.name, &self.about(step)))
+    }
+
+    fn about(&self, step: &StepView) -> String {
+        let took = times::span(self.step_since.elapsed().as_secs_f64());
+        let facts = if step.was_resumed { "the call in flight was repeated".to_owned() } else { step_facts(step) };
+        format!("{took:>6}   {facts}")
+    }
+
+    /// More of an answer, three columns in. A line is indented by its first character, so that empty ones stay empty.
+    fn text(&mut self, text: &str) -> io::Result<()> {
+        let mut shown = String::new();
+        for c in style::clean(text).chars() {
+            if c != '\n' && !self.in_text {
+                shown.push_str("   ");
+            }
+            self.in_text = c != '\n';
+            shown.push(c);
+        }
+        output::write(shown)
+    }
+
+    /// Ends the line the streamed text stands on.
+    pub(crate) fn end_text(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.in_text) { output::write("\n") } else { Ok(()) }
+    }
+}

@@ -1,0 +1,154 @@
+//! How a command ends: an exit code, and for a problem what failed and what to do about it.
+
+use crate::style;
+use outlive::core::port::{DbError, DbErrorKind};
+use outlive::{Error, RunStatus, engine};
+use serde_json::json;
+use std::fmt::Display;
+use std::io::{self, Write};
+
+/// The exit codes. Scripts depend on them: none ever changes its meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    /// Done; for a run: completed.
+    Done = 0,
+    /// Any other error.
+    Other = 1,
+    /// Wrong usage.
+    Usage = 2,
+    /// No such run, database or thing.
+    NotFound = 3,
+    /// The run is not in a state for this.
+    WrongState = 5,
+    /// Configuration or credential missing or unreadable.
+    Configuration = 7,
+    /// The run failed.
+    RunFailed = 10,
+    /// The run was cancelled.
+    RunCancelled = 11,
+    /// `--timeout` passed; the run goes on.
+    TimedOut = 13,
+    /// Ctrl-C.
+    Interrupted = 130,
+}
+
+impl Exit {
+    /// The code that tells how a run ended.
+    pub(crate) fn of(status: RunStatus) -> Exit {
+        match status {
+            RunStatus::Error => Exit::RunFailed,
+            RunStatus::Cancelled => Exit::RunCancelled,
+            RunStatus::Pending | RunStatus::Running | RunStatus::Paused | RunStatus::Completed => Exit::Done,
+        }
+    }
+}
+
+/// Why a command did not do what it was asked: for people a message and a hint, for programs a code.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    pub(crate) exit: Exit,
+    code: &'static str,
+    message: String,
+    hint: Option<String>,
+    is_retryable: bool,
+    /// The reader has gone away: there is nobody to tell.
+    is_silent: bool,
+}
+
+impl Problem {
+    /// A problem with this exit code, this name for programs and this message (lower case, no full stop).
+    pub(crate) fn new(exit: Exit, code: &'static str, message: impl Display) -> Self {
+        Self { exit, code, message: message.to_string(), hint: None, is_retryable: false, is_silent: false }
+    }
+
+    /// Adds what to do about it. Nothing is added by an empty text.
+    pub(crate) fn hint(mut self, hint: impl Display) -> Self {
+        self.hint = Some(hint.to_string()).filter(|hint| !hint.is_empty());
+        self
+    }
+
+    /// Tells it on standard error, and returns the code to exit with.
+    pub(crate) fn report(self, as_json: bool) -> Exit {
+        if self.is_silent {
+            return Exit::Done;
+        }
+        let mut stderr = anstream::stderr().lock();
+        let _ = if as_json {
+            writeln!(stderr, "{}", self.to_json())
+        } else {
+            let (red, message) = (style::RED.bold(), style::clean(&self.message));
+            let hint = self.hint.as_deref().map(|hint| format!("\n  {}", style::clean(hint).replace('\n', "\n  ")));
+            writeln!(stderr, "{red}error:{red:#} {message}{}", hint.unwrap_or_default())
+        };
+        self.exit
+    }
+
+    fn to_json(&self) -> serde_json::Value {
+        json!({
+            "error": {
+                "code": self.code,
+                "message": self.message,
+                "hint": self.hint,
+                "retryable": self.is_retryable,
+            }
+        })
+    }
+}
+
+impl From<io::Error> for Problem {
+    fn from(error: io::Error) -> Self {
+        let is_silent = error.kind() == io::ErrorKind::BrokenPipe;
+        Self { is_silent, ..Self::new(Exit::Other, "io", error) }
+    }
+}
+
+impl From<DbError> for Problem {
+    fn from(error: DbError) -> Self {
+        let (exit, code, hint) = match error.kind() {
+            DbErrorKind::NotFound => (Exit::NotFound, "not_found", ""),
+            DbErrorKind::Conflict => (Exit::WrongState, "conflict", ""),
+            DbErrorKind::SessionBusy => (Exit::WrongState, "session_busy", ""),
+            DbErrorKind::IllegalStatus => (Exit::WrongState, "wrong_state", ""),
+            DbErrorKind::Fenced => (Exit::Other, "fenced", "another process executes the run now; try again"),
+            DbErrorKind::Full => (Exit::Other, "disk_full", "make room on the disk and try again"),
+            DbErrorKind::Busy => (Exit::Other, "database_busy", "try again in a moment"),
+            DbErrorKind::OutcomeUnknown => (Exit::Other, "outcome_unknown", "look at the run before trying again"),
+            DbErrorKind::Corrupt => (Exit::Other, "database_corrupt", "restore the file from a backup"),
+            DbErrorKind::Refused => (Exit::Other, "database_refused", "choose the right file with --db"),
+            DbErrorKind::Storage => (Exit::Other, "storage", ""),
+        };
+        let is_retryable = error.is_transient();
+        Self { is_retryable, ..Self::new(exit, code, error).hint(hint) }
+    }
+}
+
+impl From<engine::Error> for Problem {
+    fn from(error: engine::Error) -> Self {
+        use engine::Error as E;
+        match error {
+            E::Db(error) | E::Conflict(error) | E::SessionBusy(error) => error.into(),
+            E::InvalidId(error) => Self::new(Exit::Usage, "invalid_id", error),
+            E::RunNotFound(_) => Self::new(Exit::NotFound, "run_not_found", error),
+            E::UnknownWorkflow(_) => Self::new(Exit::NotFound, "workflow_not_found", error),
+            E::InputTooLong { .. } => Self::new(Exit::Usage, "input_too_long", error),
+            E::Damaged(_) => Self::new(Exit::Other, "log_damaged", error),
+            E::Stopped(_) => Self::new(Exit::Other, "engine_stopped", error),
+        }
+    }
+}
+
+impl From<outlive::core::log::Damaged> for Problem {
+    fn from(error: outlive::core::log::Damaged) -> Self {
+        engine::Error::from(error).into()
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Engine(error) => error.into(),
+            error => Self::new(Exit::Configuration, "definition", error),
+        }
+    }
+}

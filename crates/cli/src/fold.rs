@@ -1,0 +1,230 @@
+//! A run's events folded into what people want to know of it: which steps, how they went, what they used.
+//!
+//! Pure: events in, a picture out. Statuses are taken from the events, never worked out.
+
+use outlive::core::{EventKind, RunEvent, StepOutput};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+/// How a step stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StepState {
+    /// Its start is in the log, its end is not.
+    Running,
+    /// It ended well.
+    Completed,
+    /// It failed, and the run with it.
+    Failed,
+    /// It failed, and the run went on.
+    Skipped,
+    /// It was at work when the run was cancelled.
+    Cancelled,
+}
+
+impl StepState {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            StepState::Running => "running",
+            StepState::Completed => "completed",
+            StepState::Failed => "error",
+            StepState::Skipped => "skipped",
+            StepState::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// One step.
+#[derive(Clone, Debug)]
+pub(crate) struct StepView {
+    pub(crate) name: String,
+    pub(crate) state: StepState,
+    /// Seconds, once it has ended and if the log says it.
+    pub(crate) seconds: Option<f64>,
+    members: BTreeSet<String>,
+    pub(crate) tool_calls: usize,
+    pub(crate) model_calls: usize,
+    pub(crate) tokens: u64,
+    /// From 1; one more for each retry.
+    pub(crate) attempts: u32,
+    pub(crate) error: Option<String>,
+    /// Whether a process was lost while it was at work.
+    pub(crate) was_resumed: bool,
+}
+
+impl StepView {
+    fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            state: StepState::Running,
+            seconds: None,
+            members: BTreeSet::new(),
+            tool_calls: 0,
+            model_calls: 0,
+            tokens: 0,
+            attempts: 1,
+            error: None,
+            was_resumed: false,
+        }
+    }
+
+    /// Agents and teams a team's leader called.
+    pub(crate) fn members(&self) -> usize {
+        self.members.len()
+    }
+
+    fn end(&mut self, output: &StepOutput) {
+        self.state = if output.success { StepState::Completed } else { StepState::Skipped };
+        self.error = output.error.clone();
+        if let Some(metrics) = &output.metrics {
+            self.seconds = metrics.duration;
+            self.tokens = self.tokens.max(metrics.usage.total_tokens);
+        }
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        json!({
+            "name": self.name,
+            "status": self.state.word(),
+            "duration_ms": self.seconds.map(millis),
+            "members": self.members(),
+            "tool_calls": self.tool_calls,
+            "model_calls": self.model_calls,
+            "tokens": self.tokens,
+            "attempts": self.attempts,
+            "error": self.error,
+        })
+    }
+}
+
+/// Seconds as whole milliseconds.
+pub(crate) fn millis(seconds: f64) -> u64 {
+    // A negative or endless duration would be a broken log; it shows as 0 or the greatest number.
+    (seconds * 1e3).round() as u64
+}
+
+/// One run.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RunView {
+    pub(crate) steps: Vec<StepView>,
+    /// How often another process went on with it.
+    pub(crate) resumes: u32,
+    pub(crate) error: Option<String>,
+    pub(crate) cancel_reason: Option<String>,
+    /// Seconds from the first claim to the end, once it has ended.
+    pub(crate) seconds: Option<f64>,
+}
+
+impl RunView {
+    /// The picture these events make.
+    pub(crate) fn of<'a>(events: impl IntoIterator<Item = &'a RunEvent>) -> Self {
+        let mut view = Self::default();
+        events.into_iter().for_each(|event| view.apply(event));
+        view
+    }
+
+    /// The step an event speaks of.
+    fn step(&mut self, event: &RunEvent) -> Option<&mut StepView> {
+        let name = event.origin.step_name.as_deref()?;
+        self.steps.iter_mut().rev().find(|step| step.name == name)
+    }
+
+    /// The step at work.
+    pub(crate) fn active(&self) -> Option<&StepView> {
+        self.steps.last().filter(|step| step.state == StepState::Running)
+    }
+
+    /// Tokens of all steps.
+    pub(crate) fn tokens(&self) -> u64 {
+        self.steps.iter().map(|step| step.tokens).sum()
+    }
+
+    /// Folds one more event.
+    pub(crate) fn apply(&mut self, event: &RunEvent) {
+        use EventKind::*;
+        match &event.kind {
+            StepStarted => {
+                let name = event.origin.step_name.as_deref().unwrap_or_default();
+                self.steps.push(StepView::new(name));
+            }
+            StepCompleted { step_response, .. } => {
+                if let Some(step) = self.step(event) {
+                    step.end(step_response);
+                }
+            }
+            StepOutput { step_output } => {
+                if let Some(step) = self.step(event) {
+                    step.end(step_output);
+                }
+            }
+            StepError { error } => {
+                if let Some(step) = self.step(event) {
+                    step.state = StepState::Failed;
+                    step.error = Some(error.clone());
+                }
+            }
+            WorkflowError { error, .. } => self.error = Some(error.clone()),
+            WorkflowCancelled { reason, .. } => {
+                self.cancel_reason = Some(reason.clone());
+                self.steps.iter_mut().filter(|step| step.state == StepState::Running).for_each(|step| {
+                    step.state = StepState::Cancelled;
+                });
+            }
+            WorkflowCompleted(done) => {
+                self.seconds = done.metrics.as_ref().and_then(|metrics| metrics.duration);
+            }
+            CustomEvent { fields } => self.custom(fields.get("name").and_then(Value::as_str), event),
+            RunStarted(_) | TeamRunStarted(_) => {
+                let member = event.origin.parent_run_id.as_ref().and(event.origin.run_id.as_ref());
+                if let (Some(member), Some(step)) = (member.map(ToString::to_string), self.step(event)) {
+                    step.members.insert(member);
+                }
+            }
+            ToolCallStarted(_) => {
+                if let Some(step) = self.step(event) {
+                    step.tool_calls += 1;
+                }
+            }
+            ModelRequestCompleted(done) | TeamModelRequestCompleted(done) => {
+                if let Some(step) = self.step(event) {
+                    step.model_calls += 1;
+                    step.tokens += done.total_tokens;
+                }
+            }
+            WorkflowStarted
+            | WorkflowPaused { .. }
+            | StepProgress { .. }
+            | RunContent(_)
+            | RunContentCompleted
+            | RunCompleted(_)
+            | RunError(_)
+            | ModelRequestStarted(_)
+            | ToolCallCompleted(_)
+            | ToolCallError(_)
+            | TeamRunContent(_)
+            | TeamRunContentCompleted
+            | TeamRunCompleted(_)
+            | TeamRunError(_)
+            | TeamModelRequestStarted(_)
+            | TeamToolCallStarted(_)
+            | TeamToolCallCompleted(_)
+            | TeamToolCallError(_) => {}
+        }
+    }
+
+    fn custom(&mut self, name: Option<&str>, event: &RunEvent) {
+        match name {
+            Some("RunResumed") => {
+                self.resumes += 1;
+                if let Some(step) = self.steps.last_mut().filter(|step| step.state == StepState::Running) {
+                    step.was_resumed = true;
+                }
+            }
+            Some("StepRetrying") => {
+                if let Some(step) = self.step(event) {
+                    step.attempts += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Where things are written: the result to standard output, remarks to standard error. A line is written at once, so that
+//! whoever reads along sees it.
+
+use crate::cli::Global;
+use serde_json::Value;
+use std::fmt::Display;
+use std::io::{self, Write};
+
+/// Writes to standard output, without colours where they are not wanted.
+pub(crate) fn write(text: impl Display) -> io::Result<()> {
+    let mut stdout = anstream::stdout().lock();
+    write!(stdout, "{text}")?;
+    stdout.flush()
+}
+
+/// [`write`] and a line's end.
+pub(crate) fn line(text: impl Display) -> io::Result<()> {
+    write(format_args!("{text}\n"))
+}
+
+/// One JSON document, or one line of a stream of them.
+pub(crate) fn json(value: &Value) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{value}")?;
+    stdout.flush()
+}
+
+/// A remark on standard error; nothing with `--quiet` and `--json`.
+pub(crate) fn note(global: &Global, text: impl Display) {
+    if !(global.quiet || global.json) {
+        // Nobody to tell is no reason to stop.
+        let _ = writeln!(anstream::stderr().lock(), "{text}");
+    }
+}

@@ -1,0 +1,196 @@
+//! The database as the reading verbs see it: opened only if it is there, never through an engine that executes.
+
+use crate::cli::Global;
+use crate::exit::{Exit, Problem};
+use crate::style;
+use outlive::core::port::{Db, Run, RunFilter};
+use outlive::core::{Entry, Record, RunId, RunStatus};
+use outlive::db::SqliteDb;
+use outlive::engine::{Engine, Options};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Fewest characters of an id that name a run.
+const PREFIX_LEN_MIN: usize = 4;
+
+/// How many runs an ambiguous prefix lists.
+const CANDIDATES_MAX: u32 = 8;
+
+/// Bytes of log read at once.
+const READ_BYTES: usize = 1 << 20;
+
+/// An open database.
+pub(crate) struct Store {
+    pub(crate) db: Arc<dyn Db>,
+    pub(crate) path: PathBuf,
+}
+
+impl Store {
+    /// Opens the database the arguments name.
+    ///
+    /// # Errors
+    /// When there is no such file; none is made.
+    pub(crate) async fn open(global: &Global) -> Result<Self, Problem> {
+        Self::open_at(global.database()?, global).await
+    }
+
+    /// [`Store::open`] for this file.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub(crate) async fn open_at(path: PathBuf, global: &Global) -> Result<Self, Problem> {
+        if !path.exists() {
+            let message = format!("no database at {}", path.display());
+            let problem = Problem::new(Exit::NotFound, "database_not_found", message);
+            return Err(problem.hint("name the file with --db, or make one: outlive demo"));
+        }
+        let db = database(&path, global);
+        db.open().await?;
+        Ok(Self { db, path })
+    }
+
+    /// The run that `text` names.
+    ///
+    /// # Errors
+    /// When there is none, or more than one; the runs are then listed.
+    pub(crate) async fn find(&self, text: &str) -> Result<Run, Problem> {
+        match text {
+            "@last" => self.newest(RunFilter::default(), "no run yet").await,
+            "@last-failed" => {
+                let filter = RunFilter { statuses: vec![RunStatus::Error], ..RunFilter::default() };
+                self.newest(filter, "no failed run").await
+            }
+            _ if text.starts_with('@') => {
+                let problem = Problem::new(Exit::Usage, "usage", format!("{text} names no run"));
+                Err(problem.hint("write @last or @last-failed"))
+            }
+            _ => self.find_by_id(text).await,
+        }
+    }
+
+    async fn newest(&self, filter: RunFilter, none: &str) -> Result<Run, Problem> {
+        let page = self.db.runs(RunFilter { limit: 1, ..filter }).await?;
+        match page.runs.into_iter().next() {
+            Some(run) => self.whole(run.info.run_id).await,
+            None => Err(Problem::new(Exit::NotFound, "run_not_found", format!("{none} in {}", self.path.display()))),
+        }
+    }
+
+    async fn find_by_id(&self, text: &str) -> Result<Run, Problem> {
+        let id = RunId::parse(text).map_err(|error| Problem::new(Exit::Usage, "invalid_id", error))?;
+        if let Some(run) = self.db.run(id).await? {
+            return Ok(run);
+        }
+        let missing = || {
+            let message = format!("there is no run {text} in {}", self.path.display());
+            Problem::new(Exit::NotFound, "run_not_found", message).hint("see them all with: outlive ls")
+        };
+        if text.len() < PREFIX_LEN_MIN {
+            return Err(missing().hint(format!("the beginning of an id needs {PREFIX_LEN_MIN} characters or more")));
+        }
+        let filter = RunFilter { id_prefix: Some(text.to_owned()), limit: CANDIDATES_MAX, ..RunFilter::default() };
+        let page = self.db.runs(filter).await?;
+        match page.runs.as_slice() {
+            [] => Err(missing()),
+            [only] => self.whole(only.info.run_id.clone()).await,
+            several => Err(ambiguous(text, several, page.next.is_some())),
+        }
+    }
+
+    /// Lists leave input and output out; this does not.
+    async fn whole(&self, run_id: RunId) -> Result<Run, Problem> {
+        let gone = || Problem::new(Exit::NotFound, "run_not_found", format!("run {run_id} is gone"));
+        self.db.run(run_id.clone()).await?.ok_or_else(gone)
+    }
+
+    /// The run's log as it is stored now, from index `from` on.
+    ///
+    /// # Errors
+    /// When stored entries are damaged.
+    pub(crate) async fn entries(&self, run_id: &RunId, from: u64) -> Result<Vec<Entry>, Problem> {
+        let mut entries = Vec::new();
+        let mut next = from;
+        loop {
+            let pages = self.db.read(run_id.clone(), next, READ_BYTES).await?;
+            let before = next;
+            for page in pages {
+                next = page.end();
+                let is_wanted = |entry: &Entry| entry.event.event_index.is_some_and(|index| index >= from);
+                entries.extend(page.decode(run_id)?.into_iter().filter(is_wanted));
+            }
+            if next <= before {
+                return Ok(entries);
+            }
+        }
+    }
+
+    /// An engine that reads and cancels, and executes nothing.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) async fn engine(&self) -> Result<Engine, Problem> {
+        let options = Options { execute: false, ..Options::default() };
+        Ok(Engine::builder(self.db.clone()).options(options).start().await?)
+    }
+}
+
+/// A handle on the file; nothing is opened yet.
+pub(crate) fn database(path: &Path, global: &Global) -> Arc<dyn Db> {
+    let db = SqliteDb::new(path);
+    match global.session_table() {
+        Some(table) => Arc::new(db.session_table(table)),
+        None => Arc::new(db),
+    }
+}
+
+fn ambiguous(text: &str, runs: &[Run], has_more: bool) -> Problem {
+    let line = |run: &Run| {
+        let status = style::status_word(run.status);
+        format!("{}  {status}  {}", run.info.run_id, style::line(&run.info.workflow_name, 60))
+    };
+    let mut lines: Vec<_> = runs.iter().map(line).collect();
+    if has_more {
+        lines.push("and more".to_owned());
+    }
+    let message = format!("{text} is the beginning of several runs");
+    Problem::new(Exit::Usage, "run_ambiguous", message).hint(lines.join("\n"))
+}
+
+/// Model calls in a run's log, and how many of them were in flight when a process was lost and so had to be repeated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ModelCalls {
+    /// Begun before the last loss.
+    pub(crate) before: usize,
+    /// Begun before a loss and not ended then.
+    pub(crate) repeated: usize,
+}
+
+/// Counts what the log says of model calls before its last "resumed" mark.
+pub(crate) fn model_calls(entries: &[Entry]) -> ModelCalls {
+    let mut calls = ModelCalls::default();
+    let mut begun = 0;
+    let mut open = std::collections::BTreeSet::new();
+    for entry in entries {
+        let is_request = matches!(entry.event.name(), "ModelRequestStarted" | "TeamModelRequestStarted");
+        match &entry.record {
+            Some(Record::Intent { key }) if is_request => {
+                begun += 1;
+                open.insert(key.clone());
+            }
+            Some(Record::Result { key, .. }) => drop(open.remove(key)),
+            Some(Record::Claimed { .. }) => {
+                calls.before = begun;
+                calls.repeated += open.len();
+            }
+            Some(
+                Record::Intent { .. }
+                | Record::Said { .. }
+                | Record::Step { .. }
+                | Record::Ended { .. }
+                | Record::Retry { .. },
+            )
+            | None => {}
+        }
+    }
+    calls
+}

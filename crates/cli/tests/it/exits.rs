@@ -1,0 +1,151 @@
+//! One test for each exit code.
+
+use crate::fixture::Place;
+
+#[test]
+fn zero_a_completed_run_prints_its_result_and_nothing_else() {
+    let done = Place::with_runs().on_runs(&["output", "order-1"]).exits(0);
+    assert_eq!(done.stdout, "# Done\n\n**order-1 please**\n");
+    assert_eq!(done.stderr, "");
+}
+
+#[test]
+fn one_a_file_that_is_no_database_is_refused_and_not_touched() {
+    let place = Place::new();
+    std::fs::write(place.path("notes.txt"), "shopping list").unwrap();
+    let done = place.run(&["ls", "--db", "notes.txt"]).exits(1);
+    assert!(done.stderr.starts_with("error: ") && done.stderr.contains("notes.txt"), "{}", done.stderr);
+    assert_eq!(std::fs::read_to_string(place.path("notes.txt")).unwrap(), "shopping list");
+    let error = place.run(&["ls", "--db", "notes.txt", "--json"]).exits(1).error();
+    assert_eq!(error["code"], "database_refused");
+    assert_eq!(error["retryable"], false);
+}
+
+#[test]
+fn one_a_damaged_database_says_which_file_is_damaged() {
+    let place = Place::with_runs();
+    let mut bytes = std::fs::read(place.path("runs.db")).unwrap();
+    assert!(bytes.len() > 8_192, "the runs are in the file itself");
+    bytes[4_096..].fill(0xa5);
+    std::fs::write(place.path("runs.db"), bytes).unwrap();
+    let done = place.on_runs(&["ls"]).exits(1);
+    assert!(done.stderr.contains("runs.db"), "{}", done.stderr);
+    assert_eq!(done.stdout, "");
+}
+
+#[test]
+fn two_wrong_usage_is_refused_before_anything_is_opened() {
+    let place = Place::new();
+    place.run(&["frobnicate"]).exits(2);
+    place.run(&["show"]).exits(2);
+    place.run(&["demo", "--crash", "--resume"]).exits(2);
+    let done = place.run(&["ls", "status:purple"]).exits(2);
+    assert!(done.stderr.contains("purple"), "{}", done.stderr);
+    assert_eq!(place.run(&["frobnicate", "--json"]).exits(2).error()["code"], "usage");
+}
+
+#[test]
+fn two_an_ambiguous_prefix_lists_the_runs_it_could_mean() {
+    let place = Place::with_runs();
+    let done = place.on_runs(&["show", "order"]).exits(2);
+    for id in ["order-1", "order-2", "order-3", "order-4"] {
+        assert!(done.stderr.contains(id), "{}", done.stderr);
+    }
+    let error = place.on_runs(&["show", "order", "--json"]).exits(2).error();
+    assert_eq!(error["code"], "run_ambiguous");
+}
+
+#[test]
+fn three_a_missing_database_is_not_made_by_looking_for_it() {
+    let place = Place::new();
+    for verb in [&["ls"][..], &["show", "@last"], &["events", "@last"], &["output", "@last"], &["cancel", "@last"]] {
+        let done = place.run(verb).exits(3);
+        assert!(done.stderr.contains("no database at .outlive/data.db"), "{}", done.stderr);
+    }
+    assert!(!place.path(".outlive").exists());
+}
+
+#[test]
+fn three_a_run_that_is_not_there_is_not_found() {
+    let place = Place::with_runs();
+    let done = place.on_runs(&["show", "order-9"]).exits(3);
+    assert!(done.stderr.contains("there is no run order-9 in runs.db"), "{}", done.stderr);
+    let done = place.on_runs(&["show", "ord"]).exits(3);
+    assert!(done.stderr.contains("4 characters"), "{}", done.stderr);
+}
+
+#[test]
+fn three_nothing_unfinished_cannot_be_resumed() {
+    let place = Place::new();
+    let done = place.run(&["demo", "--resume"]).exits(3);
+    assert!(done.stderr.contains("nothing is unfinished in demo.db"), "{}", done.stderr);
+    assert!(!place.path("demo.db").exists());
+    let place = Place::with_runs();
+    place.on_runs(&["demo", "--resume"]).exits(3);
+}
+
+#[test]
+fn five_what_is_over_cannot_be_cancelled_and_what_is_not_has_no_result() {
+    let place = Place::with_runs();
+    let done = place.on_runs(&["cancel", "order-1"]).exits(5);
+    assert!(done.stderr.contains("over already: completed"), "{}", done.stderr);
+    let error = place.on_runs(&["output", "order-4", "--json"]).exits(5).error();
+    assert_eq!(error["code"], "run_unfinished");
+}
+
+#[test]
+fn seven_configuration_that_cannot_be_read_is_named() {
+    let place = Place::with_runs();
+    let mut command = place.command(&["ls", "--db", "runs.db"]);
+    command.env("OUTLIVE_LOG", "outlive=loud=very");
+    let done = crate::fixture::Done::of(command).exits(7);
+    assert!(done.stderr.contains("OUTLIVE_LOG"), "{}", done.stderr);
+    let mut command = place.command(&["ls"]);
+    command.env("OUTLIVE_DB", "");
+    crate::fixture::Done::of(command).exits(7);
+}
+
+#[test]
+fn ten_the_result_of_a_failed_run_is_why_it_failed() {
+    let done = Place::with_runs().on_runs(&["output", "@last-failed"]).exits(10);
+    assert_eq!(done.stdout, "");
+    assert!(
+        done.stderr.contains("order-2 failed") && done.stderr.contains("the kitchen is on fire"),
+        "{}",
+        done.stderr
+    );
+}
+
+#[test]
+fn eleven_a_cancelled_run_has_no_result() {
+    let done = Place::with_runs().on_runs(&["output", "order-3"]).exits(11);
+    assert!(done.stderr.contains("order-3 was cancelled"), "{}", done.stderr);
+}
+
+#[test]
+fn thirteen_a_wait_that_is_too_long_leaves_the_run_alone() {
+    let place = Place::with_runs();
+    let done = place.on_runs(&["events", "order-4", "-f", "--timeout", "100ms"]).exits(13);
+    assert!(done.stderr.contains("order-4 is not over yet"), "{}", done.stderr);
+    assert_eq!(place.on_runs(&["show", "order-4", "--json"]).exits(0).json()["status"], "pending");
+}
+
+#[test]
+fn a_run_that_nobody_executes_is_cancelled_at_once_and_says_why() {
+    let place = Place::with_runs();
+    let done = place.on_runs(&["cancel", "order-4", "--reason", "closing time"]).exits(0);
+    assert_eq!(done.stdout, "⊘ order-4 cancelled\n");
+    let shown = place.on_runs(&["show", "order-4", "--json"]).exits(0).json();
+    assert_eq!((&shown["status"], &shown["cancel_reason"]), (&"cancelled".into(), &"closing time".into()));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let place = Place::with_runs();
+    let mut command = place.command(&["--db", "runs.db", "events", "order-1"]);
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let done = crate::fixture::Done::from(child.wait_with_output().unwrap()).exits(0);
+    assert_eq!(done.stderr, "");
+}

@@ -1,0 +1,35 @@
+//! Every help text beside its snapshot, so that a change of wording is seen in review.
+//!
+//! `OUTLIVE_UPDATE_SNAPSHOTS=1 cargo test -p outlive-cli` writes them anew.
+
+use crate::fixture::Place;
+use std::path::Path;
+
+#[test]
+fn every_help_text_is_the_one_in_its_snapshot() {
+    let place = Place::new();
+    let is_update = std::env::var_os("OUTLIVE_UPDATE_SNAPSHOTS").is_some();
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/snapshots");
+    for verb in ["", "demo", "ls", "show", "events", "output", "cancel", "version"] {
+        let arguments: Vec<_> = [verb, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
+        let help = place.run(&arguments).exits(0);
+        assert_eq!(help.stderr, "");
+        let name = if verb.is_empty() { "outlive" } else { verb };
+        let path = directory.join(format!("{name}.txt"));
+        if is_update {
+            std::fs::write(&path, &help.stdout).unwrap();
+        }
+        let expected = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(help.stdout, expected, "the help of {name:?} has changed; see {}", path.display());
+    }
+}
+
+#[test]
+fn the_version_is_told_in_three_ways() {
+    let place = Place::new();
+    let version = env!("CARGO_PKG_VERSION");
+    for arguments in [["--version"], ["version"]] {
+        assert_eq!(place.run(&arguments).exits(0).stdout, format!("outlive {version}\n"));
+    }
+    assert_eq!(place.run(&["version", "--json"]).exits(0).json()["version"], version);
+}

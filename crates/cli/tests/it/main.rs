@@ -1,0 +1,12 @@
+//! The command as people and scripts meet it: the built program, its output, its exit codes.
+
+#![expect(clippy::unwrap_used, reason = "a helper of tests fails its test the same way")]
+
+#[cfg(unix)]
+mod crash;
+mod demo;
+mod exits;
+mod fixture;
+mod help;
+mod json;
+mod look;

@@ -1,0 +1,8 @@
+//! What core promises, tested as data.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod golden;
+mod ids;
+mod log;
+mod machines;

@@ -1,0 +1,1220 @@
+//! What a store must do, as tests: the definition of done of every implementation of the `Db` port.
+//!
+//! A case gets two handles on one fresh, empty store, as two processes would have them. It panics with a message when the
+//! store does something else than the port says. Cases never look inside a store and never wait for time to pass: they
+//! hand in the times.
+//!
+//! ```
+//! use outlive_db::{InMemoryDb, conformance};
+//! use std::sync::Arc;
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! conformance::all(async || {
+//!     let one = InMemoryDb::new();
+//!     conformance::Stores { other: Arc::new(one.another_process()), one: Arc::new(one) }
+//! })
+//! .await;
+//! # }
+//! ```
+
+use outlive_core::port::{
+    Accepted, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Lease, NewRun,
+    News, Release, Run, RunFilter, RunPatch, Session, SessionPolicy,
+};
+use outlive_core::{DefinitionId, Page, RunId, RunInfo, RunStatus, SessionId, Timestamp, WorkerId};
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Two handles on one fresh, empty store, as two processes would have them.
+#[derive(Clone)]
+pub struct Stores {
+    /// The handle most cases use alone.
+    pub one: Arc<dyn Db>,
+    /// The other process's.
+    pub other: Arc<dyn Db>,
+}
+
+/// One thing a store must do.
+#[derive(Clone, Copy)]
+pub struct Case {
+    /// What, as a sentence.
+    pub name: &'static str,
+    check: fn(Stores) -> BoxFuture<'static, ()>,
+}
+
+impl Case {
+    /// Checks it.
+    ///
+    /// # Panics
+    /// When the store does something else.
+    pub async fn check(&self, stores: Stores) {
+        (self.check)(stores).await;
+    }
+}
+
+/// Checks every case, each with stores of its own.
+///
+/// # Panics
+/// At the first case the store does not pass.
+pub async fn all(make: impl AsyncFn() -> Stores) {
+    for case in cases() {
+        case.check(make().await).await;
+    }
+}
+
+/// Every case, in the order of the port's methods.
+pub fn cases() -> Vec<Case> {
+    macro_rules! list {
+        ($($name:ident),* $(,)?) => {
+            vec![$(Case { name: stringify!($name), check: |stores| Box::pin($name(stores)) }),*]
+        };
+    }
+    list![
+        an_accepted_run_is_stored_as_it_was_given,
+        an_unknown_run_is_nothing,
+        a_store_opens_and_says_where_it_is,
+        a_run_with_a_worker_is_claimed_at_once,
+        an_unknown_worker_gets_nothing,
+        a_dead_worker_gets_no_lease_with_a_new_run,
+        the_same_key_and_request_is_the_same_run,
+        the_same_key_and_another_request_is_a_conflict,
+        a_run_id_is_taken_once,
+        twins_at_the_same_time_become_one_run,
+        a_queued_run_waits_for_the_runs_before_it,
+        a_paused_run_holds_up_its_session,
+        a_rejected_run_leaves_nothing_behind,
+        a_parallel_run_waits_for_nobody,
+        a_claim_is_oldest_first_and_limited,
+        a_claim_raises_epoch_claims_and_attempt,
+        a_claim_takes_known_workflows_only,
+        a_claim_gives_runs_to_be_cancelled_to_anyone,
+        a_claim_waits_until_a_run_is_due,
+        a_claim_leaves_paused_and_ended_runs_alone,
+        a_claim_leaves_suspects_alone_but_one,
+        a_claim_never_takes_from_the_living,
+        a_lapsed_worker_loses_its_runs_to_a_claim,
+        a_lapsed_worker_renews_if_nobody_noticed,
+        concurrent_claims_never_share_a_run,
+        a_run_is_claimed_by_name_whatever_its_due_time_and_session,
+        a_held_ended_or_unknown_run_is_not_claimed_by_name,
+        a_retired_worker_gives_everything_back,
+        a_commit_changes_log_row_and_session_together,
+        a_commit_of_nothing_changes_nothing_but_the_time,
+        a_stale_epoch_changes_nothing,
+        another_worker_with_the_epoch_is_fenced,
+        a_commit_to_an_unknown_run_fails,
+        the_status_table_is_enforced,
+        a_page_must_continue_the_log,
+        progress_and_release_set_claims_back,
+        a_released_run_is_free_and_the_lease_is_over,
+        a_terminal_status_frees_the_lease,
+        a_cancel_is_durable_and_tells_who_acts,
+        a_workers_cancels_are_those_it_holds,
+        a_log_is_read_from_the_middle_of_a_page,
+        a_read_is_bounded_but_never_empty_handed,
+        text_comes_back_byte_for_byte,
+        session_state_merges_key_by_key,
+        the_first_run_makes_the_session,
+        a_list_is_newest_first_and_goes_on_after_its_cursor,
+        a_list_is_filtered,
+        a_list_is_bounded,
+        an_acknowledged_write_is_seen_by_the_other_process,
+        the_other_process_hears_of_a_commit,
+        a_handle_hears_nothing_of_its_own_commits,
+    ]
+}
+
+const PERIOD: Duration = Duration::from_secs(30);
+/// Longest wait for news; far above the promise of 50 ms, so that a busy machine does not fail the case.
+const NEWS_WAIT: Duration = Duration::from_secs(10);
+
+fn second(second: i64) -> Timestamp {
+    Timestamp::from_micros(1_700_000_000_000_000 + second * 1_000_000)
+}
+
+fn run_id(text: &str) -> RunId {
+    RunId::parse(text).expect("a good id")
+}
+
+fn session_id(text: &str) -> SessionId {
+    SessionId::parse(text).expect("a good id")
+}
+
+fn worker_id(text: &str) -> WorkerId {
+    WorkerId::parse(text).expect("a good id")
+}
+
+fn workflow_id(text: &str) -> DefinitionId {
+    DefinitionId::parse(text).expect("a good id")
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        other => panic!("{other} is no object"),
+    }
+}
+
+/// A run in a session of its own.
+fn new_run(id: &str) -> NewRun {
+    NewRun {
+        info: RunInfo {
+            run_id: run_id(id),
+            workflow_id: workflow_id("flow"),
+            workflow_name: Arc::from("Flow"),
+            session_id: session_id(&format!("session-of-{id}")),
+            user_id: None,
+        },
+        input: None,
+        options: None,
+        definition: Arc::from("definition-hash"),
+        idempotency_key: None,
+        fingerprint: Arc::from("fingerprint"),
+        policy: SessionPolicy::Queue,
+        session_state: None,
+        at: second(0),
+    }
+}
+
+fn in_session(id: &str, session: &str, policy: SessionPolicy) -> NewRun {
+    let mut run = new_run(id);
+    run.info.session_id = session_id(session);
+    run.policy = policy;
+    run
+}
+
+fn with_key(id: &str, key: &str, fingerprint: &str) -> NewRun {
+    NewRun { idempotency_key: Some(Arc::from(key)), fingerprint: Arc::from(fingerprint), ..new_run(id) }
+}
+
+/// A page of `count` entries; a store must not care what is inside.
+fn page(first_index: u64, count: u32) -> Page {
+    let line = |index| format!("entry {index} of a page, \"quoted\", ünïcode ✓\n");
+    Page { first_index, count, body: (first_index..first_index + u64::from(count)).map(line).collect() }
+}
+
+fn commit_of(lease: &Lease) -> Commit {
+    Commit { lease: lease.clone(), page: None, patch: RunPatch::default(), session: None, at: second(5) }
+}
+
+fn becoming(lease: &Lease, status: RunStatus) -> Commit {
+    let mut commit = commit_of(lease);
+    commit.patch.status = Some(status);
+    commit
+}
+
+fn releasing(lease: &Lease, due_at: Option<Timestamp>) -> Commit {
+    let mut commit = commit_of(lease);
+    commit.patch.release = Some(Release { due_at });
+    commit
+}
+
+fn claim_of(worker: &str, at: Timestamp) -> Claim {
+    Claim {
+        worker: worker_id(worker),
+        workflows: Arc::from([workflow_id("flow")]),
+        limit: 100,
+        suspect_claims: 3,
+        suspects: true,
+        at,
+    }
+}
+
+fn intent(reason: &str) -> CancelIntent {
+    CancelIntent { at: second(3), reason: Arc::from(reason) }
+}
+
+#[track_caller]
+fn expect_kind<T: std::fmt::Debug>(result: Result<T, DbError>, kind: DbErrorKind) {
+    match result {
+        Ok(value) => panic!("expected {kind:?}, got {value:?}"),
+        Err(error) => {
+            assert_eq!(error.kind(), kind, "{error}");
+            assert!(!error.to_string().is_empty(), "an error says what is wrong");
+        }
+    }
+}
+
+fn ids(claimed: &Claimed) -> Vec<&str> {
+    claimed.runs.iter().map(|(run, _)| run.info.run_id.as_str()).collect()
+}
+
+/// Everything a reader can see of a run, to compare before and after.
+async fn picture(db: &dyn Db, id: &str) -> String {
+    let run = run_of(db, id).await;
+    let session = db.session(run.info.session_id.clone()).await.expect("session is read");
+    let pages = db.read(run_id(id), 0, usize::MAX).await.expect("log is read");
+    format!("{run:?} {session:?} {pages:?}")
+}
+
+async fn run_of(db: &dyn Db, id: &str) -> Run {
+    db.run(run_id(id)).await.expect("run is read").expect("run exists")
+}
+
+async fn session_of(db: &dyn Db, id: &str) -> Session {
+    let session = db.session(session_id(id)).await.expect("session is read");
+    session.expect("session exists")
+}
+
+async fn register(db: &dyn Db, worker: &str) {
+    let registered = db.heartbeat(worker_id(worker), second(0), PERIOD).await;
+    registered.expect("a new worker is registered");
+}
+
+async fn accept(db: &dyn Db, run: NewRun) {
+    match db.create_run(run, None).await {
+        Ok(Accepted::New { lease: None }) => {}
+        other => panic!("expected a new run without a lease, got {other:?}"),
+    }
+}
+
+async fn start(db: &dyn Db, run: NewRun, worker: &str) -> Lease {
+    match db.create_run(run, Some(worker_id(worker))).await {
+        Ok(Accepted::New { lease: Some(lease) }) => lease,
+        other => panic!("expected a new run with a lease, got {other:?}"),
+    }
+}
+
+async fn claim(db: &dyn Db, claim: Claim) -> Claimed {
+    db.claim(claim).await.expect("a claim succeeds")
+}
+
+async fn commit(db: &dyn Db, commit: Commit) {
+    db.commit(commit).await.expect("a commit succeeds");
+}
+
+async fn finish(db: &dyn Db, lease: &Lease) {
+    commit(db, becoming(lease, RunStatus::Running)).await;
+    commit(db, becoming(lease, RunStatus::Completed)).await;
+}
+
+// Accepting runs.
+
+async fn an_accepted_run_is_stored_as_it_was_given(Stores { one: db, .. }: Stores) {
+    let mut new = new_run("r1");
+    new.info.user_id = Some(Arc::from("ada"));
+    new.input = Some(Arc::from(r#"{"text":"hé"}"#));
+    new.options = Some(Arc::from(r#"{"a":1}"#));
+    accept(&*db, new.clone()).await;
+
+    let run = run_of(&*db, "r1").await;
+    assert_eq!(run.info, new.info);
+    assert_eq!((run.input, run.options), (new.input, new.options));
+    assert_eq!(run.definition, new.definition);
+    assert_eq!((run.created_at, run.updated_at), (second(0), second(0)));
+    assert_eq!(run.status, RunStatus::Pending);
+    assert_eq!((run.epoch, run.claims, run.attempt, run.next_index), (0, 0, 0, 0));
+    assert_eq!((run.worker, run.due_at, run.cancel), (None, None, None));
+    assert_eq!((run.progress, run.output), (None, None));
+}
+
+async fn an_unknown_run_is_nothing(Stores { one: db, .. }: Stores) {
+    assert!(db.run(run_id("r1")).await.expect("asking is fine").is_none());
+    assert!(db.session(session_id("s1")).await.expect("asking is fine").is_none());
+    assert!(db.read(run_id("r1"), 0, 1000).await.expect("asking is fine").is_empty());
+    assert!(db.runs(RunFilter::default()).await.expect("asking is fine").runs.is_empty());
+    expect_kind(db.request_cancel(run_id("r1"), intent("no")).await, DbErrorKind::NotFound);
+}
+
+async fn a_store_opens_and_says_where_it_is(Stores { one: db, .. }: Stores) {
+    db.open().await.expect("a fresh store opens");
+    db.open().await.expect("opening again is harmless");
+    assert!(!db.location().is_empty());
+}
+
+async fn a_run_with_a_worker_is_claimed_at_once(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let lease = start(&*db, new_run("r1"), "w1").await;
+    assert_eq!((lease.run_id, lease.worker, lease.epoch), (run_id("r1"), worker_id("w1"), 1));
+    let run = run_of(&*db, "r1").await;
+    assert_eq!(run.status, RunStatus::Pending);
+    assert_eq!((run.worker, run.epoch, run.claims, run.attempt), (Some(worker_id("w1")), 1, 1, 1));
+}
+
+async fn an_unknown_worker_gets_nothing(Stores { one: db, .. }: Stores) {
+    expect_kind(db.create_run(new_run("r1"), Some(worker_id("w1"))).await, DbErrorKind::Storage);
+    assert!(db.run(run_id("r1")).await.expect("run is read").is_none());
+    accept(&*db, new_run("r1")).await;
+    expect_kind(db.claim(claim_of("w1", second(1))).await, DbErrorKind::Storage);
+    expect_kind(db.claim_run(run_id("r1"), worker_id("w1"), second(1)).await, DbErrorKind::Storage);
+    assert_eq!(run_of(&*db, "r1").await.epoch, 0);
+    db.retire(worker_id("w1"), second(1)).await.expect("retiring nobody is harmless");
+    let cancels = db.cancels(worker_id("w1")).await.expect("asking is fine");
+    assert!(cancels.is_empty());
+}
+
+async fn a_dead_worker_gets_no_lease_with_a_new_run(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    db.retire(worker_id("w1"), second(1)).await.expect("a worker retires");
+    match db.create_run(new_run("r1"), Some(worker_id("w1"))).await {
+        Ok(Accepted::New { lease: None }) => {}
+        other => panic!("expected a run without a lease, got {other:?}"),
+    }
+    assert_eq!(run_of(&*db, "r1").await.worker, None);
+}
+
+async fn the_same_key_and_request_is_the_same_run(Stores { one: db, other }: Stores) {
+    register(&*db, "w1").await;
+    start(&*db, with_key("r1", "key", "print"), "w1").await;
+    for handle in [&db, &other] {
+        match handle.create_run(with_key("r2", "key", "print"), Some(worker_id("w1"))).await {
+            Ok(Accepted::Existing(id)) => assert_eq!(id, run_id("r1")),
+            other => panic!("expected the existing run, got {other:?}"),
+        }
+    }
+    assert!(db.run(run_id("r2")).await.expect("run is read").is_none());
+    let second_session = db.session(session_id("session-of-r2")).await.expect("session is read");
+    assert!(second_session.is_none(), "a repeated request makes no session");
+    let run = run_of(&*db, "r1").await;
+    assert_eq!(run.epoch, 1, "a repeated request claims nothing");
+}
+
+async fn the_same_key_and_another_request_is_a_conflict(Stores { one: db, .. }: Stores) {
+    accept(&*db, with_key("r1", "key", "print")).await;
+    expect_kind(db.create_run(with_key("r2", "key", "other"), None).await, DbErrorKind::Conflict);
+    assert!(db.run(run_id("r2")).await.expect("run is read").is_none());
+    accept(&*db, with_key("r3", "other key", "print")).await;
+    accept(&*db, new_run("r4")).await;
+    accept(&*db, new_run("r5")).await;
+}
+
+async fn a_run_id_is_taken_once(Stores { one: db, .. }: Stores) {
+    accept(&*db, with_key("r1", "key", "print")).await;
+    let before = picture(&*db, "r1").await;
+    expect_kind(db.create_run(with_key("r1", "key 2", "print"), None).await, DbErrorKind::Conflict);
+    expect_kind(db.create_run(new_run("r1"), None).await, DbErrorKind::Conflict);
+    assert_eq!(picture(&*db, "r1").await, before);
+    accept(&*db, with_key("r2", "key 2", "print")).await;
+}
+
+async fn twins_at_the_same_time_become_one_run(Stores { one: db, other }: Stores) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..16 {
+        let handle = if number % 2 == 0 { db.clone() } else { other.clone() };
+        let run = with_key(&format!("r{number}"), "key", "print");
+        tasks.spawn(async move { handle.create_run(run, None).await.expect("a twin is accepted") });
+    }
+    let answers = tasks.join_all().await;
+    let new = answers.iter().filter(|answer| matches!(answer, Accepted::New { .. })).count();
+    assert_eq!(new, 1, "{answers:?}");
+    let stored = db.runs(RunFilter::default()).await.expect("runs are listed").runs;
+    assert_eq!(stored.len(), 1);
+    for answer in answers {
+        if let Accepted::Existing(id) = answer {
+            assert_eq!(id, stored[0].info.run_id);
+        }
+    }
+}
+
+// Sessions in line.
+
+async fn a_queued_run_waits_for_the_runs_before_it(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let first = start(&*db, in_session("r1", "s", SessionPolicy::Queue), "w1").await;
+    for id in ["r2", "r3"] {
+        let new = in_session(id, "s", SessionPolicy::Queue);
+        match db.create_run(new, Some(worker_id("w1"))).await {
+            Ok(Accepted::New { lease: None }) => {}
+            other => panic!("a run behind another must wait, got {other:?}"),
+        }
+    }
+    assert!(claim(&*db, claim_of("w1", second(1))).await.runs.is_empty());
+
+    // Giving the lease back does not let the next one pass.
+    commit(&*db, releasing(&first, Some(second(100)))).await;
+    assert!(claim(&*db, claim_of("w1", second(1))).await.runs.is_empty());
+    let first = claim(&*db, claim_of("w1", second(100))).await.runs.remove(0).1;
+    assert_eq!(first.run_id, run_id("r1"));
+
+    finish(&*db, &first).await;
+    let claimed = claim(&*db, claim_of("w1", second(101))).await;
+    assert_eq!((ids(&claimed), claimed.more), (vec!["r2"], false));
+    finish(&*db, &claimed.runs[0].1).await;
+    assert_eq!(ids(&claim(&*db, claim_of("w1", second(101))).await), ["r3"]);
+}
+
+async fn a_paused_run_holds_up_its_session(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let first = start(&*db, in_session("r1", "s", SessionPolicy::Queue), "w1").await;
+    accept(&*db, in_session("r2", "s", SessionPolicy::Queue)).await;
+    commit(&*db, becoming(&first, RunStatus::Running)).await;
+    let mut pause = releasing(&first, None);
+    pause.patch.status = Some(RunStatus::Paused);
+    commit(&*db, pause).await;
+    assert!(claim(&*db, claim_of("w1", second(9))).await.runs.is_empty());
+    expect_kind(db.create_run(in_session("r3", "s", SessionPolicy::Reject), None).await, DbErrorKind::SessionBusy);
+
+    let resumed = db.claim_run(run_id("r1"), worker_id("w1"), second(9)).await;
+    let (_, lease) = resumed.expect("a claim succeeds").expect("a paused run is claimed by name");
+    commit(&*db, becoming(&lease, RunStatus::Cancelled)).await;
+    assert_eq!(ids(&claim(&*db, claim_of("w1", second(9))).await), ["r2"]);
+}
+
+async fn a_rejected_run_leaves_nothing_behind(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let first = start(&*db, in_session("r1", "s", SessionPolicy::Reject), "w1").await;
+    let mut rejected = in_session("r2", "s", SessionPolicy::Reject);
+    rejected.idempotency_key = Some(Arc::from("key"));
+    expect_kind(db.create_run(rejected.clone(), Some(worker_id("w1"))).await, DbErrorKind::SessionBusy);
+    assert!(db.run(run_id("r2")).await.expect("run is read").is_none());
+    finish(&*db, &first).await;
+    start(&*db, rejected, "w1").await;
+}
+
+async fn a_parallel_run_waits_for_nobody(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let first = start(&*db, in_session("r1", "s", SessionPolicy::Queue), "w1").await;
+    let parallel = start(&*db, in_session("r2", "s", SessionPolicy::Parallel), "w1").await;
+    accept(&*db, in_session("r3", "s", SessionPolicy::Parallel)).await;
+    accept(&*db, in_session("r4", "s", SessionPolicy::Queue)).await;
+    assert_eq!(ids(&claim(&*db, claim_of("w1", second(1))).await), ["r3"]);
+
+    // What was accepted with `Parallel` is still in front of what queues behind it.
+    finish(&*db, &first).await;
+    assert!(claim(&*db, claim_of("w1", second(1))).await.runs.is_empty());
+    finish(&*db, &parallel).await;
+    assert!(claim(&*db, claim_of("w1", second(1))).await.runs.is_empty());
+    let third = Lease { run_id: run_id("r3"), ..first };
+    finish(&*db, &third).await;
+    assert_eq!(ids(&claim(&*db, claim_of("w1", second(1))).await), ["r4"]);
+}
+
+// Claims.
+
+async fn a_claim_is_oldest_first_and_limited(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    // Accept order decides, not the id.
+    for id in ["r5", "r1", "r4", "r2", "r3"] {
+        accept(&*db, new_run(id)).await;
+    }
+    let limited = |limit| Claim { limit, ..claim_of("w1", second(1)) };
+    let none = claim(&*db, limited(0)).await;
+    assert!(none.runs.is_empty() && none.more);
+    let claimed = claim(&*db, limited(2)).await;
+    assert_eq!((ids(&claimed), claimed.more), (vec!["r5", "r1"], true));
+    let claimed = claim(&*db, limited(3)).await;
+    assert_eq!((ids(&claimed), claimed.more), (vec!["r4", "r2", "r3"], false));
+    let claimed = claim(&*db, limited(3)).await;
+    assert_eq!((ids(&claimed), claimed.more), (vec![], false));
+}
+
+async fn a_claim_raises_epoch_claims_and_attempt(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let mut new = new_run("r1");
+    new.input = Some(Arc::from("\"in\""));
+    accept(&*db, new).await;
+    for number in 1..=3u32 {
+        let (run, lease) = claim(&*db, claim_of("w1", second(i64::from(number)))).await.runs.remove(0);
+        assert_eq!(lease.epoch, u64::from(number));
+        assert_eq!((run.epoch, run.attempt, run.claims), (u64::from(number), number, 1));
+        assert_eq!(run.worker, Some(worker_id("w1")));
+        assert_eq!(run.input.as_deref(), Some("\"in\""));
+        assert_eq!(run.updated_at, second(i64::from(number)));
+        let stored = run_of(&*db, "r1").await;
+        assert_eq!(format!("{stored:?}"), format!("{run:?}"), "what a claim gives is what is stored");
+        commit(&*db, releasing(&lease, None)).await;
+    }
+}
+
+async fn a_claim_takes_known_workflows_only(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    for (id, workflow) in [("r1", "foreign"), ("r2", "flow"), ("r3", "flow-2"), ("r4", "flow")] {
+        let mut run = new_run(id);
+        run.info.workflow_id = workflow_id(workflow);
+        accept(&*db, run).await;
+    }
+    let nothing = Claim { workflows: Arc::from([]), ..claim_of("w1", second(1)) };
+    assert!(claim(&*db, nothing).await.runs.is_empty());
+    let both = Claim {
+        workflows: Arc::from([workflow_id("flow-2"), workflow_id("flow"), workflow_id("flow")]),
+        ..claim_of("w1", second(1))
+    };
+    let claimed = claim(&*db, both).await;
+    assert_eq!((ids(&claimed), claimed.more), (vec!["r2", "r3", "r4"], false));
+}
+
+async fn a_claim_gives_runs_to_be_cancelled_to_anyone(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    for (id, workflow) in [("r1", "foreign"), ("r2", "flow"), ("r3", "foreign")] {
+        let mut run = new_run(id);
+        run.info.workflow_id = workflow_id(workflow);
+        accept(&*db, run).await;
+    }
+    for id in ["r2", "r3"] {
+        let cancelled = db.request_cancel(run_id(id), intent("enough")).await;
+        assert_eq!(cancelled.expect("a cancel succeeds"), Cancelled::Unowned);
+    }
+    let claimed = claim(&*db, claim_of("w1", second(4))).await;
+    assert_eq!((ids(&claimed), claimed.more), (vec!["r2", "r3"], false));
+    assert_eq!(claimed.runs[1].0.cancel, Some(intent("enough")));
+}
+
+async fn a_claim_waits_until_a_run_is_due(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    for (id, due) in [("r1", 50), ("r2", 40), ("r3", 60)] {
+        let lease = start(&*db, new_run(id), "w1").await;
+        commit(&*db, releasing(&lease, Some(second(due)))).await;
+    }
+    accept(&*db, new_run("r4")).await;
+    let mut foreign = new_run("r5");
+    foreign.info.workflow_id = workflow_id("foreign");
+    let lease = start(&*db, foreign, "w1").await;
+    commit(&*db, releasing(&lease, Some(second(20)))).await;
+
+    let claimed = claim(&*db, claim_of("w1", second(10))).await;
+    assert_eq!(ids(&claimed), ["r4"]);
+    assert_eq!(claimed.next_due, Some(second(40)), "the earliest it could claim");
+    let claimed = claim(&*db, claim_of("w1", second(39))).await;
+    assert_eq!((ids(&claimed), claimed.next_due), (vec![], Some(second(40))));
+    let claimed = claim(&*db, claim_of("w1", second(50))).await;
+    assert_eq!((ids(&claimed), claimed.next_due), (vec!["r1", "r2"], Some(second(60))));
+    let claimed = claim(&*db, claim_of("w1", second(60))).await;
+    assert_eq!((ids(&claimed), claimed.next_due), (vec!["r3"], None));
+}
+
+async fn a_claim_leaves_paused_and_ended_runs_alone(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    for (id, status) in [
+        ("r1", RunStatus::Paused),
+        ("r2", RunStatus::Completed),
+        ("r3", RunStatus::Cancelled),
+        ("r4", RunStatus::Error),
+        ("r5", RunStatus::Running),
+    ] {
+        let lease = start(&*db, new_run(id), "w1").await;
+        commit(&*db, becoming(&lease, RunStatus::Running)).await;
+        let mut end = releasing(&lease, None);
+        end.patch.status = Some(status);
+        commit(&*db, end).await;
+    }
+    assert_eq!(ids(&claim(&*db, claim_of("w1", second(9))).await), ["r5"]);
+}
+
+async fn a_claim_leaves_suspects_alone_but_one(Stores { one: db, .. }: Stores) {
+    // Claims without progress: taken, and lost with the worker.
+    for id in ["r1", "r2", "r3"] {
+        accept(&*db, new_run(id)).await;
+    }
+    for number in 0..3 {
+        let worker = format!("crasher-{number}");
+        let at = second(100 * number);
+        let beat = db.heartbeat(worker_id(&worker), at, PERIOD).await;
+        beat.expect("a new worker is registered");
+        let claimed = claim(&*db, claim_of(&worker, at)).await;
+        assert_eq!(claimed.runs.len(), 3, "{:?}", ids(&claimed));
+    }
+    accept(&*db, new_run("r4")).await;
+    db.heartbeat(worker_id("w1"), second(300), PERIOD).await.expect("a new worker is registered");
+    let cautious = Claim { suspects: false, ..claim_of("w1", second(300)) };
+    let claimed = claim(&*db, cautious).await;
+    assert_eq!((ids(&claimed), claimed.more), (vec!["r4"], false));
+    accept(&*db, new_run("r5")).await;
+    let claimed = claim(&*db, claim_of("w1", second(300))).await;
+    assert_eq!((ids(&claimed), claimed.more), (vec!["r1", "r5"], false));
+    assert_eq!(claimed.runs[0].0.claims, 4);
+    let limited = Claim { limit: 0, ..claim_of("w1", second(300)) };
+    assert!(claim(&*db, limited).await.more, "a suspect it may take counts");
+    let tolerant = Claim { suspect_claims: 9, suspects: false, ..claim_of("w1", second(300)) };
+    assert_eq!(ids(&claim(&*db, tolerant).await), ["r2", "r3"]);
+}
+
+async fn a_claim_never_takes_from_the_living(Stores { one: db, other }: Stores) {
+    register(&*db, "w1").await;
+    register(&*other, "w2").await;
+    let lease = start(&*db, new_run("r1"), "w1").await;
+    assert!(claim(&*other, claim_of("w2", second(29))).await.runs.is_empty());
+    let renewed = db.heartbeat(worker_id("w1"), second(29), PERIOD).await;
+    renewed.expect("a living worker renews");
+    assert!(claim(&*other, claim_of("w2", second(58))).await.runs.is_empty());
+    let mine = claim(&*db, claim_of("w1", second(500))).await;
+    assert!(mine.runs.is_empty(), "a worker does not take from itself");
+    commit(&*db, commit_of(&lease)).await;
+}
+
+async fn a_lapsed_worker_loses_its_runs_to_a_claim(Stores { one: db, other }: Stores) {
+    register(&*db, "w1").await;
+    let lease = start(&*db, new_run("r1"), "w1").await;
+    let by_name = start(&*db, new_run("r2"), "w1").await;
+    other.heartbeat(worker_id("w2"), second(30), PERIOD).await.expect("a new worker is registered");
+    let claimed = claim(&*other, Claim { limit: 1, ..claim_of("w2", second(30)) }).await;
+    assert_eq!((ids(&claimed), claimed.more), (vec!["r1"], true));
+    assert_eq!(claimed.runs[0].0.claims, 2, "no progress was made");
+    assert_eq!(claimed.runs[0].1.epoch, 2);
+    expect_kind(db.heartbeat(worker_id("w1"), second(31), PERIOD).await, DbErrorKind::Fenced);
+    expect_kind(db.claim(claim_of("w1", second(31))).await, DbErrorKind::Fenced);
+    expect_kind(db.claim_run(run_id("r2"), worker_id("w1"), second(31)).await, DbErrorKind::Fenced);
+    expect_kind(db.commit(commit_of(&lease)).await, DbErrorKind::Fenced);
+    expect_kind(db.commit(commit_of(&by_name)).await, DbErrorKind::Fenced);
+    assert_eq!(ids(&claim(&*other, claim_of("w2", second(31))).await), ["r2"]);
+}
+
+async fn a_lapsed_worker_renews_if_nobody_noticed(Stores { one: db, other }: Stores) {
+    register(&*db, "w1").await;
+    let lease = start(&*db, new_run("r1"), "w1").await;
+    commit(&*db, commit_of(&lease)).await;
+    let renewed = db.heartbeat(worker_id("w1"), second(1000), PERIOD).await;
+    renewed.expect("nobody declared it dead");
+    other.heartbeat(worker_id("w2"), second(1001), PERIOD).await.expect("a new worker is registered");
+    assert!(claim(&*other, claim_of("w2", second(1001))).await.runs.is_empty());
+    commit(&*db, commit_of(&lease)).await;
+}
+
+async fn concurrent_claims_never_share_a_run(Stores { one: db, other }: Stores) {
+    register(&*db, "w1").await;
+    register(&*other, "w2").await;
+    for number in 0..40 {
+        accept(&*db, new_run(&format!("r{number}"))).await;
+    }
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..8 {
+        let (handle, worker) = if number % 2 == 0 { (db.clone(), "w1") } else { (other.clone(), "w2") };
+        let some = Claim { limit: 5, ..claim_of(worker, second(1)) };
+        tasks.spawn(async move { claim(&*handle, some).await });
+    }
+    let claimed = tasks.join_all().await;
+    let mut taken: Vec<&str> = claimed.iter().flat_map(ids).collect();
+    taken.sort_unstable();
+    taken.dedup();
+    assert_eq!(taken.len(), 40, "8 claims of 5 runs take 40 different runs");
+}
+
+async fn a_run_is_claimed_by_name_whatever_its_due_time_and_session(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let mut foreign = in_session("r1", "s", SessionPolicy::Queue);
+    foreign.info.workflow_id = workflow_id("foreign");
+    let lease = start(&*db, foreign, "w1").await;
+    commit(&*db, releasing(&lease, Some(second(1000)))).await;
+    accept(&*db, in_session("r2", "s", SessionPolicy::Queue)).await;
+    for (id, epoch) in [("r1", 2), ("r2", 1)] {
+        let claimed = db.claim_run(run_id(id), worker_id("w1"), second(6)).await;
+        let (run, lease) = claimed.expect("a claim succeeds").expect("nobody holds it");
+        assert_eq!((run.info.run_id.as_str(), run.epoch, lease.epoch), (id, epoch, epoch));
+        assert_eq!((run.claims, run.worker), (1, Some(worker_id("w1"))));
+        commit(&*db, commit_of(&lease)).await;
+    }
+}
+
+async fn a_held_ended_or_unknown_run_is_not_claimed_by_name(Stores { one: db, other }: Stores) {
+    register(&*db, "w1").await;
+    register(&*other, "w2").await;
+    let lease = start(&*db, new_run("r1"), "w1").await;
+    let try_claim = async |worker: &str, id: &str, at| {
+        let claimed = other.claim_run(run_id(id), worker_id(worker), at).await;
+        claimed.expect("asking is fine").map(|(_, lease)| lease.epoch)
+    };
+    assert_eq!(try_claim("w2", "r1", second(1)).await, None);
+    assert_eq!(try_claim("w2", "unknown", second(1)).await, None);
+    assert_eq!(try_claim("w2", "r1", second(30)).await, Some(2), "its holder lapsed");
+    expect_kind(db.commit(commit_of(&lease)).await, DbErrorKind::Fenced);
+    let lease = Lease { worker: worker_id("w2"), epoch: 2, ..lease };
+    finish(&*db, &lease).await;
+    assert_eq!(try_claim("w2", "r1", second(31)).await, None);
+}
+
+async fn a_retired_worker_gives_everything_back(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    register(&*db, "w2").await;
+    let lease = start(&*db, new_run("r1"), "w1").await;
+    let kept = start(&*db, new_run("r2"), "w2").await;
+    db.retire(worker_id("w1"), second(2)).await.expect("a worker retires");
+    db.retire(worker_id("w1"), second(2)).await.expect("retiring twice is harmless");
+    let run = run_of(&*db, "r1").await;
+    assert_eq!((run.worker, run.claims, run.attempt), (None, 0, 1));
+    expect_kind(db.commit(commit_of(&lease)).await, DbErrorKind::Fenced);
+    expect_kind(db.heartbeat(worker_id("w1"), second(2), PERIOD).await, DbErrorKind::Fenced);
+    commit(&*db, commit_of(&kept)).await;
+    let claimed = claim(&*db, claim_of("w2", second(2))).await;
+    assert_eq!(ids(&claimed), ["r1"]);
+    assert_eq!((claimed.runs[0].0.claims, claimed.runs[0].0.attempt), (1, 2));
+}
+
+// Commits.
+
+async fn a_commit_changes_log_row_and_session_together(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let lease = start(&*db, new_run("r1"), "w1").await;
+    let full = Commit {
+        lease: lease.clone(),
+        page: Some(page(0, 3)),
+        patch: RunPatch {
+            status: Some(RunStatus::Running),
+            progress: Some(Arc::from("1/2 Research")),
+            output: Some(Arc::from("{\"content\":1}")),
+            is_progress: true,
+            release: None,
+        },
+        session: Some(object(json!({"topic": "ai"}))),
+        at: second(7),
+    };
+    commit(&*db, full).await;
+    let run = run_of(&*db, "r1").await;
+    assert_eq!((run.status, run.next_index, run.claims), (RunStatus::Running, 3, 0));
+    assert_eq!((run.progress.as_deref(), run.updated_at), (Some("1/2 Research"), second(7)));
+    assert_eq!(run.output.as_deref(), Some("{\"content\":1}"));
+    assert_eq!((run.worker, run.created_at), (Some(worker_id("w1")), second(0)));
+    assert_eq!(db.read(run_id("r1"), 0, 1).await.expect("log is read"), [page(0, 3)]);
+    let session = session_of(&*db, "session-of-r1").await;
+    assert_eq!((session.version, session.updated_at), (1, second(7)));
+    assert_eq!(session.state, object(json!({"topic": "ai"})));
+
+    let mut next = commit_of(&lease);
+    next.page = Some(page(3, 1));
+    next.patch.output = Some(Arc::from("{\"content\":2}"));
+    commit(&*db, next).await;
+    let run = run_of(&*db, "r1").await;
+    assert_eq!((run.next_index, run.output.as_deref()), (4, Some("{\"content\":2}")));
+    assert_eq!(run.progress.as_deref(), Some("1/2 Research"), "what is not in the patch stays");
+    assert_eq!(session_of(&*db, "session-of-r1").await.version, 1);
+}
+
+async fn a_commit_of_nothing_changes_nothing_but_the_time(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let lease = start(&*db, new_run("r1"), "w1").await;
+    let mut before = run_of(&*db, "r1").await;
+    commit(&*db, commit_of(&lease)).await;
+    before.updated_at = second(5);
+    assert_eq!(format!("{:?}", run_of(&*db, "r1").await), format!("{before:?}"));
+}
+
+async fn a_stale_epoch_changes_nothing(Stores { one: db, other }: Stores) {
+    register(&*db, "w1").await;
+    let stale = start(&*db, new_run("r1"), "w1").await;
+    other.heartbeat(worker_id("w2"), second(31), PERIOD).await.expect("a new worker is registered");
+    let fresh = claim(&*other, claim_of("w2", second(31))).await.runs.remove(0).1;
+    let before = picture(&*db, "r1").await;
+    let attempts: [fn(&mut Commit); 8] = [
+        |_| {},
+        |c| c.page = Some(page(0, 2)),
+        |c| c.page = Some(page(9, 2)),
+        |c| c.patch.status = Some(RunStatus::Running),
+        |c| c.patch.status = Some(RunStatus::Completed),
+        |c| c.session = Some(object(json!({"a": 1}))),
+        |c| c.patch.output = Some(Arc::from("1")),
+        |c| c.patch.release = Some(Release::default()),
+    ];
+    for change in attempts {
+        let mut zombie = commit_of(&stale);
+        change(&mut zombie);
+        expect_kind(db.commit(zombie).await, DbErrorKind::Fenced);
+        let after = picture(&*db, "r1").await;
+        assert_eq!(after, before, "a zombie's commit must change nothing");
+    }
+    finish(&*other, &fresh).await;
+    let ended = picture(&*db, "r1").await;
+    for lease in [&stale, &fresh] {
+        expect_kind(db.commit(becoming(lease, RunStatus::Error)).await, DbErrorKind::Fenced);
+    }
+    assert_eq!(picture(&*db, "r1").await, ended, "nothing changes an ended run");
+}
+
+async fn another_worker_with_the_epoch_is_fenced(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    register(&*db, "w2").await;
+    let lease = start(&*db, new_run("r1"), "w1").await;
+    for (worker, epoch) in [("w2", 1), ("w1", 0), ("w1", 2), ("nobody", 1)] {
+        let worker = worker_id(worker);
+        let wrong = Lease { worker, epoch, ..lease.clone() };
+        expect_kind(db.commit(commit_of(&wrong)).await, DbErrorKind::Fenced);
+    }
+    commit(&*db, commit_of(&lease)).await;
+}
+
+async fn a_commit_to_an_unknown_run_fails(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let lease = Lease { run_id: run_id("r1"), worker: worker_id("w1"), epoch: 1 };
+    expect_kind(db.commit(commit_of(&lease)).await, DbErrorKind::NotFound);
+}
+
+async fn the_status_table_is_enforced(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    for from in [RunStatus::Pending, RunStatus::Running, RunStatus::Paused] {
+        for to in RunStatus::ALL {
+            let id = format!("{from}-{to}");
+            let lease = start(&*db, new_run(&id), "w1").await;
+            if from != RunStatus::Pending {
+                commit(&*db, becoming(&lease, RunStatus::Running)).await;
+                commit(&*db, becoming(&lease, from)).await;
+            }
+            let before = picture(&*db, &id).await;
+            let mut change = becoming(&lease, to);
+            change.page = Some(page(0, 1));
+            change.session = Some(object(json!({"a": 1})));
+            let result = db.commit(change).await;
+            if from.may_become(to) {
+                result.unwrap_or_else(|e| panic!("{from} may become {to}: {e}"));
+                assert_eq!(run_of(&*db, &id).await.status, to);
+            } else {
+                expect_kind(result, DbErrorKind::IllegalStatus);
+                assert_eq!(picture(&*db, &id).await, before);
+            }
+        }
+    }
+}
+
+async fn a_page_must_continue_the_log(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let lease = start(&*db, new_run("r1"), "w1").await;
+    let with_page = |first, count| Commit {
+        page: Some(page(first, count)),
+        session: Some(object(json!({"first": first}))),
+        ..commit_of(&lease)
+    };
+    commit(&*db, with_page(0, 2)).await;
+    let before = picture(&*db, "r1").await;
+    for (first, count) in [(0, 1), (1, 1), (3, 1), (2, 0)] {
+        expect_kind(db.commit(with_page(first, count)).await, DbErrorKind::Storage);
+        assert_eq!(picture(&*db, "r1").await, before);
+    }
+    commit(&*db, with_page(2, 1)).await;
+}
+
+async fn progress_and_release_set_claims_back(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let lease = start(&*db, new_run("r1"), "w1").await;
+    commit(&*db, becoming(&lease, RunStatus::Running)).await;
+    assert_eq!(run_of(&*db, "r1").await.claims, 1, "a commit alone is no progress");
+    let mut progress = commit_of(&lease);
+    progress.patch.is_progress = true;
+    commit(&*db, progress).await;
+    assert_eq!(run_of(&*db, "r1").await.claims, 0);
+
+    let lease = start(&*db, new_run("r2"), "w1").await;
+    commit(&*db, releasing(&lease, None)).await;
+    assert_eq!(run_of(&*db, "r2").await.claims, 0);
+}
+
+async fn a_released_run_is_free_and_the_lease_is_over(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let lease = start(&*db, new_run("r1"), "w1").await;
+    let mut release = releasing(&lease, Some(second(40)));
+    release.page = Some(page(0, 1));
+    commit(&*db, release).await;
+    let run = run_of(&*db, "r1").await;
+    assert_eq!((run.worker, run.due_at, run.next_index), (None, Some(second(40)), 1));
+    assert_eq!(run.epoch, 1);
+    expect_kind(db.commit(commit_of(&lease)).await, DbErrorKind::Fenced);
+
+    let lease = claim(&*db, claim_of("w1", second(40))).await.runs.remove(0).1;
+    commit(&*db, releasing(&lease, None)).await;
+    assert_eq!(run_of(&*db, "r1").await.due_at, None);
+    assert_eq!(ids(&claim(&*db, claim_of("w1", second(1))).await), ["r1"]);
+}
+
+async fn a_terminal_status_frees_the_lease(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let lease = start(&*db, new_run("r1"), "w1").await;
+    commit(&*db, becoming(&lease, RunStatus::Error)).await;
+    let run = run_of(&*db, "r1").await;
+    assert_eq!((run.status, run.worker), (RunStatus::Error, None));
+    expect_kind(db.commit(commit_of(&lease)).await, DbErrorKind::Fenced);
+}
+
+// Cancels.
+
+async fn a_cancel_is_durable_and_tells_who_acts(Stores { one: db, other }: Stores) {
+    register(&*db, "w1").await;
+    accept(&*db, new_run("r1")).await;
+    let ask = async |id: &str, intent| db.request_cancel(run_id(id), intent).await.expect("a cancel succeeds");
+    assert_eq!(ask("r1", intent("first")).await, Cancelled::Unowned);
+    assert_eq!(ask("r1", intent("second")).await, Cancelled::Unowned);
+    let run = run_of(&*other, "r1").await;
+    assert_eq!(run.cancel, Some(intent("first")), "the first wish stands");
+    assert_eq!((run.status, run.updated_at), (RunStatus::Pending, second(3)));
+
+    let lease = start(&*db, new_run("r2"), "w1").await;
+    assert_eq!(ask("r2", intent("stop")).await, Cancelled::Requested);
+    let late = CancelIntent { at: second(30), ..intent("late") };
+    assert_eq!(ask("r2", late).await, Cancelled::Unowned, "its holder lapsed");
+    expect_kind(db.commit(commit_of(&lease)).await, DbErrorKind::Fenced);
+
+    register(&*db, "w2").await;
+    let lease = start(&*db, new_run("r3"), "w2").await;
+    finish(&*db, &lease).await;
+    let before = picture(&*db, "r3").await;
+    assert_eq!(ask("r3", intent("late")).await, Cancelled::Already(RunStatus::Completed));
+    assert_eq!(picture(&*db, "r3").await, before);
+}
+
+async fn a_workers_cancels_are_those_it_holds(Stores { one: db, other }: Stores) {
+    register(&*db, "w1").await;
+    register(&*db, "w2").await;
+    start(&*db, new_run("r1"), "w1").await;
+    start(&*db, new_run("r2"), "w1").await;
+    let ended = start(&*db, new_run("r3"), "w1").await;
+    start(&*db, new_run("r4"), "w2").await;
+    accept(&*db, new_run("r5")).await;
+    for id in ["r2", "r3", "r4", "r5"] {
+        other.request_cancel(run_id(id), intent("stop")).await.expect("a cancel succeeds");
+    }
+    commit(&*db, becoming(&ended, RunStatus::Cancelled)).await;
+    let cancels = db.cancels(worker_id("w1")).await.expect("cancels are read");
+    assert_eq!(cancels, [(run_id("r2"), intent("stop"))]);
+}
+
+// The log.
+
+async fn written_pages(db: &dyn Db, id: &str, counts: &[u32]) -> Vec<Page> {
+    register(db, "w1").await;
+    let lease = start(db, new_run(id), "w1").await;
+    let mut pages = Vec::new();
+    let mut next = 0;
+    for count in counts {
+        pages.push(page(next, *count));
+        let mut append = commit_of(&lease);
+        append.page = Some(page(next, *count));
+        commit(db, append).await;
+        next += u64::from(*count);
+    }
+    pages
+}
+
+async fn a_log_is_read_from_the_middle_of_a_page(Stores { one: db, .. }: Stores) {
+    let pages = written_pages(&*db, "r1", &[3, 1, 4]).await;
+    accept(&*db, new_run("r2")).await;
+    for (from, skipped) in [(0, 0), (2, 0), (3, 1), (4, 2), (7, 2), (8, 3), (100, 3)] {
+        let read = db.read(run_id("r1"), from, usize::MAX).await.expect("log is read");
+        assert_eq!(read, pages[skipped..], "from entry {from}");
+    }
+    let empty = db.read(run_id("r2"), 0, usize::MAX).await.expect("log is read");
+    assert!(empty.is_empty());
+}
+
+async fn a_read_is_bounded_but_never_empty_handed(Stores { one: db, .. }: Stores) {
+    let pages = written_pages(&*db, "r1", &[1; 20]).await;
+    let mut next = 0;
+    let mut reads = 0;
+    let mut all = Vec::new();
+    while next < 20 {
+        let some = db.read(run_id("r1"), next, pages[0].body.len() * 3).await.expect("log is read");
+        let bytes: usize = some.iter().map(|page| page.body.len()).sum();
+        assert!(bytes <= pages[0].body.len() * 5, "{bytes} bytes is far above the bound");
+        next = some.last().expect("there is more").end();
+        all.extend(some);
+        reads += 1;
+    }
+    assert_eq!(all, pages);
+    assert!(reads > 3, "the bound was ignored");
+    for bytes_max in [0, 1] {
+        let one = db.read(run_id("r1"), 5, bytes_max).await.expect("log is read");
+        assert_eq!(one, pages[5..6]);
+    }
+}
+
+async fn text_comes_back_byte_for_byte(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let odd = "nul \0, tab \t, line\r\n, \u{10ffff}, emoji 🦀, quote ' \" \\, no end of line";
+    let large = odd.repeat(20_000);
+    let mut new = new_run("r1");
+    new.input = Some(Arc::from(odd));
+    new.options = Some(Arc::from(""));
+    new.info.user_id = Some(Arc::from("o'brien"));
+    let lease = start(&*db, new, "w1").await;
+    let body = Page { first_index: 0, count: 1, body: large.clone() };
+    let mut all = commit_of(&lease);
+    all.page = Some(body.clone());
+    all.patch.output = Some(Arc::from(large.as_str()));
+    all.patch.progress = Some(Arc::from(odd));
+    all.session = Some(object(json!({odd: {"deep": [1, 2.5, null, odd]}})));
+    commit(&*db, all).await;
+    let run = run_of(&*db, "r1").await;
+    assert_eq!(run.input.as_deref(), Some(odd));
+    assert_eq!(run.options.as_deref(), Some(""));
+    assert_eq!(run.progress.as_deref(), Some(odd));
+    assert_eq!(run.info.user_id.as_deref(), Some("o'brien"));
+    assert!(run.output.as_deref() == Some(large.as_str()));
+    assert!(db.read(run_id("r1"), 0, 10).await.expect("log is read") == [body]);
+    let session = session_of(&*db, "session-of-r1").await;
+    assert_eq!(Value::Object(session.state), json!({odd: {"deep": [1, 2.5, null, odd]}}));
+}
+
+// Sessions.
+
+async fn session_state_merges_key_by_key(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let mut new = in_session("r1", "s", SessionPolicy::Parallel);
+    new.session_state = Some(object(json!({"kept": 1, "gone": 2, "changed": {"a": 1, "b": 2}})));
+    let one = start(&*db, new, "w1").await;
+    let two = start(&*db, in_session("r2", "s", SessionPolicy::Parallel), "w1").await;
+    let mut change = commit_of(&one);
+    change.session = Some(object(json!({"gone": null, "changed": {"c": 3}, "never": null})));
+    commit(&*db, change).await;
+    let mut change = commit_of(&two);
+    change.session = Some(object(json!({"added": true})));
+    commit(&*db, change).await;
+    let session = session_of(&*db, "s").await;
+    assert_eq!(Value::Object(session.state), json!({"kept": 1, "changed": {"c": 3}, "added": true}));
+    assert_eq!(session.version, 2);
+    let mut nothing = commit_of(&two);
+    nothing.session = Some(Map::new());
+    commit(&*db, nothing).await;
+    assert_eq!(session_of(&*db, "s").await.version, 3, "every change counts, an empty one too");
+}
+
+async fn the_first_run_makes_the_session(Stores { one: db, .. }: Stores) {
+    let mut first = in_session("r1", "s", SessionPolicy::Queue);
+    first.info.user_id = Some(Arc::from("ada"));
+    first.session_state = Some(object(json!({"a": 1})));
+    accept(&*db, first).await;
+    let mut second_run = in_session("r2", "s", SessionPolicy::Queue);
+    second_run.info.user_id = Some(Arc::from("bob"));
+    second_run.info.workflow_id = workflow_id("other");
+    second_run.session_state = Some(object(json!({"a": 2, "b": 2})));
+    second_run.at = second(9);
+    accept(&*db, second_run).await;
+    let session = session_of(&*db, "s").await;
+    assert_eq!(session.session_id, session_id("s"));
+    assert_eq!(Value::Object(session.state), json!({"a": 1}));
+    assert_eq!((session.version, session.user_id.as_deref()), (0, Some("ada")));
+    assert_eq!(session.workflow_id, Some(workflow_id("flow")));
+    assert_eq!((session.created_at, session.updated_at), (second(0), second(0)));
+}
+
+// Lists.
+
+async fn listed(db: &dyn Db, filter: RunFilter) -> (Vec<String>, Option<String>) {
+    let page = db.runs(filter).await.expect("runs are listed");
+    let ids = page.runs.iter().map(|run| run.info.run_id.to_string()).collect();
+    (ids, page.next)
+}
+
+async fn a_list_is_newest_first_and_goes_on_after_its_cursor(Stores { one: db, other }: Stores) {
+    for number in [3, 1, 4, 5, 2] {
+        accept(&*db, new_run(&format!("r{number}"))).await;
+    }
+    let mut seen = Vec::new();
+    let mut after = None;
+    loop {
+        let filter = RunFilter { after, limit: 2, ..RunFilter::default() };
+        let (ids, next) = listed(&*db, filter).await;
+        if seen.is_empty() {
+            // A run that is accepted while someone reads on does not disturb the reading.
+            accept(&*other, new_run("r9")).await;
+        }
+        seen.extend(ids);
+        after = next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, ["r2", "r5", "r4", "r1", "r3"]);
+    let exactly = RunFilter { limit: 6, ..RunFilter::default() };
+    let (ids, next) = listed(&*db, exactly).await;
+    assert_eq!((ids.len(), next), (6, None), "no cursor when there is no more");
+    let nonsense = RunFilter { after: Some("nonsense".to_owned()), ..RunFilter::default() };
+    expect_kind(db.runs(nonsense).await, DbErrorKind::Storage);
+}
+
+async fn a_list_is_filtered(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    for (id, workflow, session, user) in [
+        ("aa1", "flow", "s1", Some("ada")),
+        ("aa2", "flow", "s2", None),
+        ("ab1", "other", "s1", Some("bob")),
+        ("a%", "other", "s1", Some("bob")),
+    ] {
+        let mut run = in_session(id, session, SessionPolicy::Parallel);
+        run.info.workflow_id = workflow_id(workflow);
+        run.info.user_id = user.map(Arc::from);
+        run.input = Some(Arc::from("1"));
+        let lease = start(&*db, run, "w1").await;
+        let mut change = becoming(&lease, RunStatus::Running);
+        change.patch.output = Some(Arc::from("2"));
+        commit(&*db, change).await;
+        if id == "aa2" {
+            commit(&*db, becoming(&lease, RunStatus::Completed)).await;
+        }
+    }
+    let check = async |filter: RunFilter, expected: &[&str]| {
+        let described = format!("{filter:?}");
+        assert_eq!(listed(&*db, filter).await.0, expected, "{described}");
+    };
+    let all = RunFilter::default();
+    let by_status = |statuses: &[RunStatus]| RunFilter { statuses: statuses.to_vec(), ..RunFilter::default() };
+    let by_prefix = |prefix: &str| RunFilter { id_prefix: Some(prefix.to_owned()), ..RunFilter::default() };
+    check(all.clone(), &["a%", "ab1", "aa2", "aa1"]).await;
+    check(by_status(&[RunStatus::Completed]), &["aa2"]).await;
+    check(by_status(&[RunStatus::Paused]), &[]).await;
+    check(by_status(&[RunStatus::Completed, RunStatus::Running]), &["a%", "ab1", "aa2", "aa1"]).await;
+    check(RunFilter { workflow_id: Some(workflow_id("other")), ..all.clone() }, &["a%", "ab1"]).await;
+    check(RunFilter { session_id: Some(session_id("s1")), ..all.clone() }, &["a%", "ab1", "aa1"]).await;
+    check(RunFilter { session_id: Some(session_id("unknown")), ..all.clone() }, &[]).await;
+    check(RunFilter { user_id: Some(Arc::from("ada")), ..all.clone() }, &["aa1"]).await;
+    check(by_prefix("aa"), &["aa2", "aa1"]).await;
+    check(by_prefix("a%"), &["a%"]).await;
+    check(by_prefix(""), &["a%", "ab1", "aa2", "aa1"]).await;
+    let several = RunFilter {
+        statuses: vec![RunStatus::Running],
+        workflow_id: Some(workflow_id("other")),
+        session_id: Some(session_id("s1")),
+        user_id: Some(Arc::from("bob")),
+        id_prefix: Some("ab".to_owned()),
+        limit: 1,
+        after: None,
+    };
+    check(several, &["ab1"]).await;
+    let page = db.runs(all).await.expect("runs are listed");
+    assert!(page.runs.iter().all(|run| run.input.is_none() && run.output.is_none()));
+    assert_eq!(page.runs[2].status, RunStatus::Completed);
+    assert_eq!(page.runs[0].worker, Some(worker_id("w1")));
+}
+
+async fn a_list_is_bounded(Stores { one: db, .. }: Stores) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..1001 {
+        let db = db.clone();
+        tasks.spawn(async move { accept(&*db, new_run(&format!("r{number}"))).await });
+    }
+    tasks.join_all().await;
+    for (limit, length) in [(0, 50), (1000, 1000), (u32::MAX, 1000)] {
+        let filter = RunFilter { limit, ..RunFilter::default() };
+        let (ids, next) = listed(&*db, filter).await;
+        assert_eq!(ids.len(), length);
+        assert!(next.is_some());
+    }
+}
+
+// Several processes.
+
+async fn an_acknowledged_write_is_seen_by_the_other_process(Stores { one, other }: Stores) {
+    register(&*one, "w1").await;
+    for number in 0..50 {
+        let id = format!("r{number}");
+        let (writer, reader) = if number % 2 == 0 { (&one, &other) } else { (&other, &one) };
+        let lease = start(&**writer, new_run(&id), "w1").await;
+        assert_eq!(run_of(&**reader, &id).await.epoch, 1);
+        let mut append = commit_of(&lease);
+        append.page = Some(page(0, 1));
+        commit(&**reader, append).await;
+        let read = writer.read(run_id(&id), 0, 1).await.expect("log is read");
+        assert_eq!(read, [page(0, 1)]);
+    }
+}
+
+async fn the_other_process_hears_of_a_commit(Stores { one, other }: Stores) {
+    other.open().await.expect("a fresh store opens");
+    let (sender, mut news) = mpsc::unbounded_channel();
+    other.watch(Arc::new(move |told| drop(sender.send(told))));
+    for id in ["r1", "r2"] {
+        while news.try_recv().is_ok() {}
+        accept(&*one, new_run(id)).await;
+        let told = tokio::time::timeout(NEWS_WAIT, news.recv()).await.expect("news arrives");
+        assert!(matches!(told, Some(News::Anything | News::Run(_))), "{told:?}");
+    }
+}
+
+async fn a_handle_hears_nothing_of_its_own_commits(Stores { one, other }: Stores) {
+    one.open().await.expect("a fresh store opens");
+    other.open().await.expect("a fresh store opens");
+    let (sender, mut own) = mpsc::unbounded_channel();
+    one.watch(Arc::new(move |told| drop(sender.send(told))));
+    let (sender, mut foreign) = mpsc::unbounded_channel();
+    other.watch(Arc::new(move |told| drop(sender.send(told))));
+    accept(&*one, new_run("r1")).await;
+    // Once the other process has heard, this one has had its chance too.
+    tokio::time::timeout(NEWS_WAIT, foreign.recv()).await.expect("news arrives");
+    accept(&*one, new_run("r2")).await;
+    let told = own.try_recv();
+    assert!(told.is_err(), "told of its own commit: {told:?}");
+}

@@ -1,0 +1,585 @@
+//! A store in memory: the port's rules and nothing else. It has no thread, no clock and no chance, so a simulation that
+//! uses it is deterministic; its futures are ready at the first poll. It must never know how runs are executed.
+//!
+//! Everything stands behind one lock that no callback runs under. A method checks first and changes afterwards, so each
+//! happens wholly or not at all.
+
+use crate::rules::{self, Earlier, Picker, Standing};
+use outlive_core::port::{
+    Accepted, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Lease, LogStore,
+    NewRun, News, Run, RunFilter, RunPage, RunStore, Session, SessionPolicy, SessionStore, Watcher, merge,
+};
+use outlive_core::{Page, RunId, RunStatus, SessionId, Timestamp, WorkerId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// A method of the port, as a fault hook sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(missing_docs, reason = "the names are the port's methods")]
+pub enum Operation {
+    CreateRun,
+    Run,
+    Runs,
+    Heartbeat,
+    Retire,
+    Claim,
+    ClaimRun,
+    RequestCancel,
+    Cancels,
+    Commit,
+    Read,
+    Session,
+}
+
+/// What goes wrong with a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing happens; the caller gets an error of this kind.
+    Refuse(DbErrorKind),
+    /// It happens, but the caller gets `OutcomeUnknown`.
+    LoseReply,
+}
+
+/// Is asked before every call whether it goes wrong. Must return at once and not call the store.
+pub type Faults = Arc<dyn Fn(Operation) -> Option<Fault> + Send + Sync>;
+
+/// A store that forgets everything with its last clone.
+///
+/// ```
+/// use outlive_core::port::Db;
+/// use outlive_db::InMemoryDb;
+///
+/// assert_eq!(InMemoryDb::new().location(), "memory");
+/// ```
+#[derive(Clone)]
+pub struct InMemoryDb {
+    shared: Arc<Mutex<Shared>>,
+    process: Arc<Process>,
+}
+
+/// One process's view of the store: what clones share.
+struct Process {
+    number: usize,
+    faults: Mutex<Option<Faults>>,
+}
+
+struct Shared {
+    tables: Tables,
+    processes: usize,
+    watchers: Vec<(usize, Watcher)>,
+}
+
+impl Default for InMemoryDb {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for InMemoryDb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InMemoryDb").field("process", &self.process.number).finish_non_exhaustive()
+    }
+}
+
+impl InMemoryDb {
+    /// An empty store.
+    pub fn new() -> Self {
+        let shared = Shared { tables: Tables::default(), processes: 1, watchers: Vec::new() };
+        Self { shared: Arc::new(Mutex::new(shared)), process: Process::numbered(0) }
+    }
+
+    /// The same data as another process would see it: what one does is [`News`] to the other's watchers. Clones belong
+    /// to the process they were cloned from.
+    pub fn another_process(&self) -> Self {
+        let mut shared = lock(&self.shared);
+        let number = shared.processes;
+        shared.processes += 1;
+        Self { shared: self.shared.clone(), process: Process::numbered(number) }
+    }
+
+    /// Asks `faults` before every later call of this process and its clones.
+    #[cfg(feature = "testing")]
+    pub fn faults(&self, faults: Faults) {
+        *lock(&self.process.faults) = Some(faults);
+    }
+
+    /// Makes the worker dead at once, as if its process had been killed: its leases are free, its heartbeat is fenced.
+    /// `claims` of its runs stay as they are, which is the difference to `retire`.
+    #[cfg(feature = "testing")]
+    pub fn crash(&self, worker: &WorkerId) {
+        self.tell_others(|tables| tables.bury(worker));
+    }
+
+    /// Runs one method: fault, work, news to the other processes.
+    fn operate<T>(
+        &self,
+        operation: Operation,
+        work: impl FnOnce(&mut Tables) -> Result<T, DbError>,
+    ) -> Result<T, DbError> {
+        // The hook is cloned out of its lock so that it may set another hook.
+        let faults = lock(&self.process.faults).clone();
+        let fault = faults.and_then(|faults| faults(operation));
+        if let Some(Fault::Refuse(kind)) = fault {
+            return Err(DbError::new(kind, format!("{operation:?} was refused by a fault")));
+        }
+        let result = self.tell_others(work);
+        match fault {
+            Some(Fault::LoseReply) => Err(DbError::new(
+                DbErrorKind::OutcomeUnknown,
+                format!("the reply to {operation:?} was lost by a fault"),
+            )),
+            _ => result,
+        }
+    }
+
+    fn tell_others<T>(&self, work: impl FnOnce(&mut Tables) -> T) -> T {
+        let mut shared = lock(&self.shared);
+        let before = shared.tables.changes;
+        let result = work(&mut shared.tables);
+        let others: Vec<Watcher> = if shared.tables.changes == before {
+            Vec::new()
+        } else {
+            let is_other = |(process, _): &&(usize, Watcher)| *process != self.process.number;
+            shared.watchers.iter().filter(is_other).map(|w| w.1.clone()).collect()
+        };
+        drop(shared);
+        for watcher in others {
+            watcher(News::Anything);
+        }
+        result
+    }
+}
+
+impl Process {
+    fn numbered(number: usize) -> Arc<Self> {
+        Arc::new(Self { number, faults: Mutex::new(None) })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl RunStore for InMemoryDb {
+    fn create_run(&self, run: NewRun, worker: Option<WorkerId>) -> BoxFuture<'_, Result<Accepted, DbError>> {
+        Box::pin(async move { self.operate(Operation::CreateRun, |tables| tables.create_run(run, worker)) })
+    }
+
+    fn run(&self, run_id: RunId) -> BoxFuture<'_, Result<Option<Run>, DbError>> {
+        Box::pin(
+            async move { self.operate(Operation::Run, |tables| Ok(tables.find(&run_id).map(|row| row.run.clone()))) },
+        )
+    }
+
+    fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<RunPage, DbError>> {
+        Box::pin(async move { self.operate(Operation::Runs, |tables| tables.list(&filter)) })
+    }
+
+    fn heartbeat(&self, worker: WorkerId, at: Timestamp, period: Duration) -> BoxFuture<'_, Result<(), DbError>> {
+        Box::pin(async move { self.operate(Operation::Heartbeat, |tables| tables.heartbeat(worker, at + period)) })
+    }
+
+    fn retire(&self, worker: WorkerId, at: Timestamp) -> BoxFuture<'_, Result<(), DbError>> {
+        Box::pin(async move {
+            self.operate(Operation::Retire, |tables| {
+                tables.retire(&worker, at);
+                Ok(())
+            })
+        })
+    }
+
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, DbError>> {
+        Box::pin(async move { self.operate(Operation::Claim, |tables| tables.claim(&claim)) })
+    }
+
+    fn claim_run(
+        &self,
+        run_id: RunId,
+        worker: WorkerId,
+        at: Timestamp,
+    ) -> BoxFuture<'_, Result<Option<(Run, Lease)>, DbError>> {
+        Box::pin(async move { self.operate(Operation::ClaimRun, |tables| tables.claim_run(&run_id, &worker, at)) })
+    }
+
+    fn request_cancel(&self, run_id: RunId, cancel: CancelIntent) -> BoxFuture<'_, Result<Cancelled, DbError>> {
+        Box::pin(async move { self.operate(Operation::RequestCancel, |tables| tables.request_cancel(&run_id, cancel)) })
+    }
+
+    fn cancels(&self, worker: WorkerId) -> BoxFuture<'_, Result<Vec<(RunId, CancelIntent)>, DbError>> {
+        Box::pin(async move { self.operate(Operation::Cancels, |tables| Ok(tables.cancels(&worker))) })
+    }
+}
+
+impl LogStore for InMemoryDb {
+    fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<(), DbError>> {
+        Box::pin(async move { self.operate(Operation::Commit, |tables| tables.commit(commit)) })
+    }
+
+    fn read(&self, run_id: RunId, from: u64, bytes_max: usize) -> BoxFuture<'_, Result<Vec<Page>, DbError>> {
+        Box::pin(async move { self.operate(Operation::Read, |tables| Ok(tables.read(&run_id, from, bytes_max))) })
+    }
+}
+
+impl SessionStore for InMemoryDb {
+    fn session(&self, session_id: SessionId) -> BoxFuture<'_, Result<Option<Session>, DbError>> {
+        Box::pin(async move {
+            self.operate(Operation::Session, |tables| {
+                Ok(tables.sessions.get(&session_id).map(|row| row.session.clone()))
+            })
+        })
+    }
+}
+
+impl Db for InMemoryDb {
+    fn location(&self) -> String {
+        "memory".to_owned()
+    }
+
+    fn open(&self) -> BoxFuture<'_, Result<(), DbError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn watch(&self, watcher: Watcher) {
+        lock(&self.shared).watchers.push((self.process.number, watcher));
+    }
+}
+
+/// The data. Runs are numbered in the order in which they were accepted.
+#[derive(Default)]
+struct Tables {
+    runs: BTreeMap<u64, RunRow>,
+    accepted: u64,
+    run_by_id: BTreeMap<RunId, u64>,
+    run_by_key: BTreeMap<Arc<str>, u64>,
+    unfinished: BTreeSet<u64>,
+    sessions: BTreeMap<SessionId, SessionRow>,
+    workers: BTreeMap<WorkerId, Worker>,
+    /// Counts changes that another process would notice.
+    changes: u64,
+}
+
+struct RunRow {
+    run: Run,
+    idempotency_key: Option<Arc<str>>,
+    fingerprint: Arc<str>,
+    policy: SessionPolicy,
+    /// By their first index.
+    pages: BTreeMap<u64, Page>,
+}
+
+struct SessionRow {
+    session: Session,
+    unfinished: BTreeSet<u64>,
+}
+
+struct Worker {
+    good_until: Timestamp,
+    is_dead: bool,
+}
+
+impl Tables {
+    fn find(&self, run_id: &RunId) -> Option<&RunRow> {
+        self.run_by_id.get(run_id).and_then(|seq| self.runs.get(seq))
+    }
+
+    fn row(&mut self, seq: u64) -> &mut RunRow {
+        self.runs.get_mut(&seq).expect("rows are never removed")
+    }
+
+    fn create_run(&mut self, new: NewRun, worker: Option<WorkerId>) -> Result<Accepted, DbError> {
+        let by_key = new.idempotency_key.as_ref().and_then(|key| self.run_by_key.get(key));
+        if let Some(seq) = by_key.or_else(|| self.run_by_id.get(&new.info.run_id)) {
+            let row = &self.runs[seq];
+            let earlier = Earlier {
+                run_id: row.run.info.run_id.clone(),
+                idempotency_key: row.idempotency_key.clone(),
+                fingerprint: row.fingerprint.clone(),
+            };
+            return rules::repetition(&new, earlier).map(Accepted::Existing);
+        }
+        let session_id = new.info.session_id.clone();
+        let session = self.sessions.get(&session_id);
+        let is_busy = session.is_some_and(|session| !session.unfinished.is_empty());
+        if is_busy && new.policy == SessionPolicy::Reject {
+            return Err(rules::session_busy(&session_id));
+        }
+        let is_behind = is_busy && rules::waits_in_line(new.policy);
+        let is_alive = match &worker {
+            Some(worker) => !self.workers.get(worker).ok_or_else(|| rules::unknown_worker(worker))?.is_dead,
+            None => false,
+        };
+
+        let at = new.at;
+        let seq = self.insert(new);
+        self.changes += 1;
+        let lease = worker.filter(|_| is_alive && !is_behind).map(|worker| self.take(seq, &worker, at).1);
+        Ok(Accepted::New { lease })
+    }
+
+    fn insert(&mut self, new: NewRun) -> u64 {
+        self.accepted += 1;
+        let seq = self.accepted;
+        self.run_by_id.insert(new.info.run_id.clone(), seq);
+        if let Some(key) = &new.idempotency_key {
+            self.run_by_key.insert(key.clone(), seq);
+        }
+        self.unfinished.insert(seq);
+        let session = self.sessions.entry(new.info.session_id.clone()).or_insert_with(|| SessionRow {
+            session: Session {
+                session_id: new.info.session_id.clone(),
+                state: new.session_state.unwrap_or_default(),
+                version: 0,
+                user_id: new.info.user_id.clone(),
+                workflow_id: Some(new.info.workflow_id.clone()),
+                created_at: new.at,
+                updated_at: new.at,
+            },
+            unfinished: BTreeSet::new(),
+        });
+        session.unfinished.insert(seq);
+        let row = RunRow {
+            run: Run {
+                info: new.info,
+                status: RunStatus::Pending,
+                input: new.input,
+                options: new.options,
+                definition: new.definition,
+                created_at: new.at,
+                updated_at: new.at,
+                epoch: 0,
+                worker: None,
+                claims: 0,
+                attempt: 0,
+                due_at: None,
+                cancel: None,
+                next_index: 0,
+                progress: None,
+                output: None,
+            },
+            idempotency_key: new.idempotency_key,
+            fingerprint: new.fingerprint,
+            policy: new.policy,
+            pages: BTreeMap::new(),
+        };
+        self.runs.insert(seq, row);
+        seq
+    }
+
+    fn take(&mut self, seq: u64, worker: &WorkerId, at: Timestamp) -> (Run, Lease) {
+        self.changes += 1;
+        let run = &mut self.row(seq).run;
+        run.worker = Some(worker.clone());
+        run.epoch += 1;
+        run.claims += 1;
+        run.attempt += 1;
+        run.updated_at = at;
+        let lease = Lease { run_id: run.info.run_id.clone(), worker: worker.clone(), epoch: run.epoch };
+        (run.clone(), lease)
+    }
+
+    fn list(&self, filter: &RunFilter) -> Result<RunPage, DbError> {
+        let before = rules::parse_cursor(filter)?.unwrap_or(u64::MAX);
+        let limit = rules::list_limit(filter);
+        let mut fitting = self.runs.range(..before).rev().filter(|(_, row)| fits(filter, &row.run));
+        let listed: Vec<_> = fitting.by_ref().take(limit).collect();
+        let next = fitting.next().and(listed.last()).map(|(seq, _)| seq.to_string());
+        let bare = |run: &Run| Run { input: None, output: None, ..run.clone() };
+        Ok(RunPage { runs: listed.iter().map(|(_, row)| bare(&row.run)).collect(), next })
+    }
+
+    fn heartbeat(&mut self, worker: WorkerId, good_until: Timestamp) -> Result<(), DbError> {
+        match self.workers.get_mut(&worker) {
+            Some(known) if known.is_dead => Err(rules::dead_worker(&worker)),
+            Some(known) => {
+                known.good_until = good_until;
+                Ok(())
+            }
+            None => {
+                let is_dead = false;
+                self.workers.insert(worker, Worker { good_until, is_dead });
+                Ok(())
+            }
+        }
+    }
+
+    fn retire(&mut self, worker: &WorkerId, at: Timestamp) {
+        for seq in self.bury(worker) {
+            let run = &mut self.row(seq).run;
+            run.claims = 0;
+            run.updated_at = at;
+        }
+    }
+
+    /// Declares the worker dead and frees its leases. Gives back the runs it held.
+    fn bury(&mut self, worker: &WorkerId) -> Vec<u64> {
+        let Some(known) = self.workers.get_mut(worker) else {
+            return Vec::new();
+        };
+        known.is_dead = true;
+        let is_held = |seq: &u64| self.runs[seq].run.worker.as_ref() == Some(worker);
+        let held: Vec<u64> = self.unfinished.iter().copied().filter(is_held).collect();
+        for seq in &held {
+            self.row(*seq).run.worker = None;
+        }
+        self.changes += held.len() as u64;
+        held
+    }
+
+    /// Declares every worker dead whose period is over, but not the one that asks.
+    fn bury_stalled(&mut self, at: Timestamp, asks: Option<&WorkerId>) {
+        let is_stalled =
+            |(id, worker): &(&WorkerId, &Worker)| !worker.is_dead && worker.good_until <= at && asks != Some(*id);
+        let stalled: Vec<WorkerId> = self.workers.iter().filter(is_stalled).map(|(id, _)| id.clone()).collect();
+        for worker in stalled {
+            self.bury(&worker);
+        }
+    }
+
+    fn check_alive(&self, worker: &WorkerId) -> Result<(), DbError> {
+        match self.workers.get(worker) {
+            None => Err(rules::unknown_worker(worker)),
+            Some(known) if known.is_dead => Err(rules::dead_worker(worker)),
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn is_behind(&self, seq: u64, row: &RunRow) -> bool {
+        let session = &self.sessions[&row.run.info.session_id];
+        rules::waits_in_line(row.policy) && session.unfinished.first().is_some_and(|first| *first < seq)
+    }
+
+    fn claim(&mut self, claim: &Claim) -> Result<Claimed, DbError> {
+        self.check_alive(&claim.worker)?;
+        self.bury_stalled(claim.at, Some(&claim.worker));
+        let mut picker = Picker::new(claim);
+        let mut next_due = None;
+        for seq in &self.unfinished {
+            let row = &self.runs[seq];
+            let run = &row.run;
+            let is_known = claim.workflows.contains(&run.info.workflow_id) || run.cancel.is_some();
+            let is_runnable = matches!(run.status, RunStatus::Pending | RunStatus::Running) && run.worker.is_none();
+            if !is_known || !is_runnable || self.is_behind(*seq, row) {
+                continue;
+            }
+            match run.due_at.filter(|due| *due > claim.at) {
+                Some(due) if Picker::is_eligible(claim, run.claims) => {
+                    next_due = Some(next_due.map_or(due, |earliest: Timestamp| earliest.min(due)));
+                }
+                Some(_) => {}
+                None => drop(picker.offer(*seq, run.claims)),
+            }
+        }
+        let take = |(seq, _): &(u64, u32)| self.take(*seq, &claim.worker, claim.at);
+        Ok(Claimed { runs: picker.picked.iter().map(take).collect(), next_due, more: picker.more })
+    }
+
+    fn claim_run(&mut self, run_id: &RunId, worker: &WorkerId, at: Timestamp) -> Result<Option<(Run, Lease)>, DbError> {
+        self.check_alive(worker)?;
+        self.bury_stalled(at, Some(worker));
+        let Some(&seq) = self.run_by_id.get(run_id) else {
+            return Ok(None);
+        };
+        let run = &self.runs[&seq].run;
+        if run.status.is_terminal() || run.worker.is_some() {
+            return Ok(None);
+        }
+        Ok(Some(self.take(seq, worker, at)))
+    }
+
+    fn request_cancel(&mut self, run_id: &RunId, cancel: CancelIntent) -> Result<Cancelled, DbError> {
+        let seq = *self.run_by_id.get(run_id).ok_or_else(|| rules::no_run(run_id))?;
+        let status = self.runs[&seq].run.status;
+        if status.is_terminal() {
+            return Ok(Cancelled::Already(status));
+        }
+        self.bury_stalled(cancel.at, None);
+        self.changes += 1;
+        let run = &mut self.row(seq).run;
+        run.updated_at = cancel.at;
+        run.cancel.get_or_insert(cancel);
+        Ok(match run.worker {
+            Some(_) => Cancelled::Requested,
+            None => Cancelled::Unowned,
+        })
+    }
+
+    fn cancels(&self, worker: &WorkerId) -> Vec<(RunId, CancelIntent)> {
+        let runs = self.unfinished.iter().map(|seq| &self.runs[seq].run);
+        let held = runs.filter(|run| run.worker.as_ref() == Some(worker));
+        held.filter_map(|run| Some((run.info.run_id.clone(), run.cancel.clone()?))).collect()
+    }
+
+    fn commit(&mut self, commit: Commit) -> Result<(), DbError> {
+        let run_id = &commit.lease.run_id;
+        let seq = *self.run_by_id.get(run_id).ok_or_else(|| rules::no_run(run_id))?;
+        let run = &self.runs[&seq].run;
+        let standing = Standing {
+            is_holder: run.worker.as_ref() == Some(&commit.lease.worker),
+            epoch: run.epoch,
+            status: run.status,
+            next_index: run.next_index,
+        };
+        rules::admit(&commit, &standing)?;
+
+        self.changes += 1;
+        let session_id = run.info.session_id.clone();
+        let row = self.row(seq);
+        if let Some(page) = commit.page {
+            row.run.next_index = page.end();
+            row.pages.insert(page.first_index, page);
+        }
+        let run = &mut row.run;
+        let patch = commit.patch;
+        run.updated_at = commit.at;
+        run.status = patch.status.unwrap_or(run.status);
+        run.progress = patch.progress.or(run.progress.take());
+        run.output = patch.output.or(run.output.take());
+        if patch.is_progress || patch.release.is_some() {
+            run.claims = 0;
+        }
+        if let Some(release) = patch.release {
+            run.worker = None;
+            run.due_at = release.due_at;
+        }
+        let is_over = run.status.is_terminal();
+        if is_over {
+            run.worker = None;
+            run.due_at = None;
+            self.unfinished.remove(&seq);
+        }
+        let session = self.sessions.get_mut(&session_id).expect("a run has a session");
+        if is_over {
+            session.unfinished.remove(&seq);
+        }
+        if let Some(patch) = commit.session {
+            merge(&mut session.session.state, &patch);
+            session.session.version += 1;
+            session.session.updated_at = commit.at;
+        }
+        Ok(())
+    }
+
+    fn read(&self, run_id: &RunId, from: u64, bytes_max: usize) -> Vec<Page> {
+        let Some(row) = self.find(run_id).filter(|row| from < row.run.next_index) else {
+            return Vec::new();
+        };
+        let first = row.pages.range(..=from).next_back().map_or(0, |(first, _)| *first);
+        let mut bytes = 0;
+        let fits = |page: &&Page| {
+            let is_first = bytes == 0;
+            bytes += page.body.len().max(1);
+            is_first || bytes <= bytes_max
+        };
+        row.pages.range(first..).map(|(_, page)| page).take_while(fits).cloned().collect()
+    }
+}
+
+fn fits(filter: &RunFilter, run: &Run) -> bool {
+    (filter.statuses.is_empty() || filter.statuses.contains(&run.status))
+        && filter.workflow_id.as_ref().is_none_or(|id| *id == run.info.workflow_id)
+        && filter.session_id.as_ref().is_none_or(|id| *id == run.info.session_id)
+        && filter.user_id.as_ref().is_none_or(|id| run.info.user_id.as_ref() == Some(id))
+        && filter.id_prefix.as_ref().is_none_or(|prefix| run.info.run_id.as_str().starts_with(prefix))
+}

@@ -1,0 +1,181 @@
+//! What every store decides alike, as functions of plain values: whether a commit may happen, which runs a claim takes,
+//! how long a list is. They never touch storage; a store asks them before it writes anything.
+
+use outlive_core::port::{Claim, Commit, DbError, DbErrorKind, NewRun, RunFilter, SessionPolicy};
+use outlive_core::{RunId, RunStatus, SessionId, WorkerId};
+
+/// What a commit is held against.
+pub(crate) struct Standing {
+    /// Whether the commit's worker is the run's holder.
+    pub(crate) is_holder: bool,
+    /// The run's newest epoch.
+    pub(crate) epoch: u64,
+    /// The run's status.
+    pub(crate) status: RunStatus,
+    /// The index the run's next entry gets.
+    pub(crate) next_index: u64,
+}
+
+/// Whether the commit may happen to a run that stands like this.
+///
+/// # Errors
+/// `Fenced` first, so that a lost lease learns nothing else; then `Storage` for a page out of place, `IllegalStatus`.
+pub(crate) fn admit(commit: &Commit, standing: &Standing) -> Result<(), DbError> {
+    let run_id = &commit.lease.run_id;
+    let holds = standing.is_holder && standing.epoch == commit.lease.epoch;
+    if !holds && !cfg!(feature = "sabotage-skip-epoch-check") {
+        return Err(fenced(commit));
+    }
+    if let Some(page) = &commit.page
+        && (page.first_index != standing.next_index || page.count == 0)
+    {
+        let (count, first, next) = (page.count, page.first_index, standing.next_index);
+        let message =
+            format!("a page of {count} entries from {first} on does not continue the log of run {run_id} at {next}");
+        return Err(DbError::new(DbErrorKind::Storage, message));
+    }
+    match commit.patch.status {
+        Some(to) if !standing.status.may_become(to) => {
+            let message = format!("run {run_id} is {} and cannot become {to}", standing.status);
+            Err(DbError::new(DbErrorKind::IllegalStatus, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn fenced(commit: &Commit) -> DbError {
+    let (run_id, epoch) = (&commit.lease.run_id, commit.lease.epoch);
+    let message = format!("the lease on run {run_id} with epoch {epoch} is over: stop working on it");
+    DbError::new(DbErrorKind::Fenced, message)
+}
+
+/// The error for a run that is not there.
+pub(crate) fn no_run(run_id: &RunId) -> DbError {
+    DbError::new(DbErrorKind::NotFound, format!("there is no run {run_id}"))
+}
+
+/// The error for a worker that was declared dead.
+pub(crate) fn dead_worker(worker: &WorkerId) -> DbError {
+    let message = format!("worker {worker} was declared dead and holds no lease: go on as a new worker");
+    DbError::new(DbErrorKind::Fenced, message)
+}
+
+/// The error for a worker that never sent a heartbeat.
+pub(crate) fn unknown_worker(worker: &WorkerId) -> DbError {
+    let message = format!("unknown worker {worker}: register it with a heartbeat first");
+    DbError::new(DbErrorKind::Storage, message)
+}
+
+/// The error for a session that takes no second run.
+pub(crate) fn session_busy(session: &SessionId) -> DbError {
+    let message = format!("session {session} has an unfinished run: wait for its end or cancel it");
+    DbError::new(DbErrorKind::SessionBusy, message)
+}
+
+/// What an earlier run with the same idempotency key or the same run id was.
+pub(crate) struct Earlier {
+    /// Its id.
+    pub(crate) run_id: RunId,
+    /// Its key.
+    pub(crate) idempotency_key: Option<std::sync::Arc<str>>,
+    /// The hash of what was asked.
+    pub(crate) fingerprint: std::sync::Arc<str>,
+}
+
+/// Whether `run` is the same request as an earlier one: the same key, if any, and the same fingerprint.
+///
+/// # Errors
+/// `Conflict` when it is another request.
+pub(crate) fn repetition(run: &NewRun, earlier: Earlier) -> Result<RunId, DbError> {
+    if earlier.idempotency_key == run.idempotency_key && earlier.fingerprint == run.fingerprint {
+        return Ok(earlier.run_id);
+    }
+    let message = if earlier.run_id == run.info.run_id {
+        format!("run id {} is taken by another request: choose a new one", earlier.run_id)
+    } else {
+        format!("the idempotency key belongs to another request, run {}: choose a new one", earlier.run_id)
+    };
+    Err(DbError::new(DbErrorKind::Conflict, message))
+}
+
+/// Whether a run with this policy can be behind others of its session.
+pub(crate) fn waits_in_line(policy: SessionPolicy) -> bool {
+    match policy {
+        SessionPolicy::Queue | SessionPolicy::Reject => true,
+        SessionPolicy::Parallel => false,
+    }
+}
+
+/// Takes runs in the order offered, as far as a claim allows.
+pub(crate) struct Picker {
+    limit: usize,
+    suspect_claims: u32,
+    suspects: bool,
+    /// What was taken: accept number and claims without progress.
+    pub(crate) picked: Vec<(u64, u32)>,
+    /// Whether there was one more.
+    pub(crate) more: bool,
+}
+
+impl Picker {
+    /// Takes what `claim` allows.
+    pub(crate) fn new(claim: &Claim) -> Self {
+        Self {
+            limit: claim.limit as usize,
+            suspect_claims: claim.suspect_claims,
+            suspects: claim.suspects,
+            picked: Vec::new(),
+            more: false,
+        }
+    }
+
+    /// Takes one more than `claim` allows: for candidates of one query, so that a second picker over those of all queries
+    /// can tell whether there was more.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn with_one_more(claim: &Claim) -> Self {
+        let mut picker = Self::new(claim);
+        picker.limit += 1;
+        picker
+    }
+
+    /// Whether a run with this many claims may be waited for at all.
+    pub(crate) fn is_eligible(claim: &Claim, claims: u32) -> bool {
+        claim.suspects || claims < claim.suspect_claims
+    }
+
+    /// Takes the run or leaves it alone. False when nothing further can be taken.
+    pub(crate) fn offer(&mut self, seq: u64, claims: u32) -> bool {
+        let is_suspect = claims >= self.suspect_claims;
+        if is_suspect && !self.suspects {
+            return true;
+        }
+        if self.picked.len() == self.limit {
+            self.more = true;
+            return false;
+        }
+        self.suspects &= !is_suspect;
+        self.picked.push((seq, claims));
+        true
+    }
+}
+
+/// How many runs a list has at most.
+pub(crate) fn list_limit(filter: &RunFilter) -> usize {
+    match filter.limit {
+        0 => 50,
+        limit => limit.min(1000) as usize,
+    }
+}
+
+/// The accept number a cursor stands for.
+///
+/// # Errors
+/// `Storage` when no list gave out this cursor.
+pub(crate) fn parse_cursor(filter: &RunFilter) -> Result<Option<u64>, DbError> {
+    let parse = |cursor: &String| {
+        let message = format!("cursor {cursor:?} did not come from a list of runs: begin without one");
+        let number: Option<u64> = cursor.parse().ok().filter(|n| i64::try_from(*n).is_ok());
+        number.ok_or_else(|| DbError::new(DbErrorKind::Storage, message))
+    };
+    filter.after.as_ref().map(parse).transpose()
+}

@@ -1,0 +1,73 @@
+//! The first bytes of a database file, read without SQLite so that a file that is not ours is never touched.
+//!
+//! SQLite guards a database with POSIX locks, and a process loses *all* its locks on a file as soon as it closes *any*
+//! descriptor of it, whoever opened it. So a file that was opened here must stay open while the process may have it open
+//! through SQLite as well; another process would otherwise take the database for unused and remove its log. That is why
+//! this is a list for the whole process, one descriptor a file, closed only once the file itself is deleted.
+
+use super::workers::private;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+/// Length of a database file's header.
+pub(super) const HEADER_LEN: usize = 100;
+
+static OPEN: Mutex<Vec<File>> = Mutex::new(Vec::new());
+
+/// Reads up to [`HEADER_LEN`] bytes of the file, which is created, for its owner alone, when it is missing.
+pub(super) fn create_or_read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    open.retain(|file| !is_deleted(file));
+    let known = open.iter().position(|file| is_at(file, path));
+    let place = match known {
+        Some(place) => place,
+        None => {
+            open.push(create_or_open(path)?);
+            open.len() - 1
+        }
+    };
+    let file = &mut open[place];
+    let mut header = Vec::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.take(HEADER_LEN as u64).read_to_end(&mut header)?;
+    Ok(header)
+}
+
+fn create_or_open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true);
+    // SQLite gives the files beside it the rights of this one.
+    private(&mut options);
+    match options.open(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => File::open(path),
+        created => created,
+    }
+}
+
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), path.metadata()) {
+        (Ok(file), Ok(path)) => (file.dev(), file.ino()) == (path.dev(), path.ino()),
+        _ => false,
+    }
+}
+
+#[cfg(unix)]
+fn is_deleted(file: &File) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
+}
+
+// Elsewhere locks belong to a descriptor, and every one may be closed at once.
+#[cfg(not(unix))]
+fn is_at(_: &File, _: &Path) -> bool {
+    false
+}
+
+#[cfg(not(unix))]
+fn is_deleted(_: &File) -> bool {
+    true
+}

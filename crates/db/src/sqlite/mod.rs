@@ -1,0 +1,350 @@
+//! One file with full durability: `SqliteDb`.
+//!
+//! ```text
+//!            ┌─ mailbox ─► writer thread ─► write connection ─┐
+//! SqliteDb ──┼─ mailbox ─► reader thread ─► read connection ──┼─► the file, and its write-ahead log
+//!            └─ mailbox ─► reader thread ─► read connection ──┘
+//! ```
+//! This is the one place with SQL. It keeps text, and must never know what is in a page, an input or an output. The
+//! invariant: what a method has answered with `Ok` survives the loss of the process and of power.
+
+mod failure;
+mod header;
+mod mailbox;
+mod open;
+mod reader;
+mod rows;
+mod schema;
+mod tables;
+mod watchers;
+mod workers;
+mod writer;
+
+#[cfg(feature = "testing")]
+pub use failure::Stage;
+#[cfg(feature = "testing")]
+pub use watchers::Injected;
+
+use failure::{Fail, Place};
+use mailbox::{Mailbox, mailbox};
+use outlive_core::port::{
+    Accepted, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Lease, LogStore,
+    NewRun, Run, RunFilter, RunPage, RunStore, Session, SessionStore, Watcher,
+};
+use outlive_core::{Page, RunId, SessionId, Timestamp, WorkerId};
+use reader::{Reader, Reading};
+use schema::Sql;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use tables::Tables;
+use tokio::sync::{OnceCell, oneshot};
+use watchers::Watchers;
+use workers::Locks;
+use writer::{Call, Operation, Writer};
+
+/// A store in one SQLite file. Cheap to clone; several processes may use one file at the same time.
+///
+/// The file, and the directories above it, are made at first use, for the owner alone. Beside it lie `-wal` and `-shm`
+/// while it is open, and a directory `-workers` with a lock file for each living worker. A file that is not ours is
+/// refused and not touched. When the last clone is dropped, what was submitted is finished and the file is closed.
+///
+/// # Cancel safety
+/// A call whose future is dropped may still happen; repeat it or read to find out. After a drop before the future is
+/// first polled, nothing happens.
+///
+/// ```no_run
+/// use outlive_core::port::Db;
+/// use outlive_db::SqliteDb;
+///
+/// # async fn example() -> Result<(), outlive_core::port::DbError> {
+/// let db = SqliteDb::new("tmp/workflow.db").session_table("workflow_session");
+/// db.open().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct SqliteDb {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    path: PathBuf,
+    session_table: String,
+    watchers: Arc<Watchers>,
+    threads: OnceCell<Threads>,
+}
+
+/// The threads of an open store, and the ways to them.
+struct Threads {
+    writer: Option<Mailbox<Box<dyn Operation>>>,
+    readers: Vec<Mailbox<Reading>>,
+    next_reader: AtomicUsize,
+    reader_joins: Vec<JoinHandle<()>>,
+    writer_join: Option<JoinHandle<()>>,
+}
+
+/// Read connections.
+const READERS: usize = 2;
+
+impl fmt::Debug for SqliteDb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteDb")
+            .field("path", &self.handle.path)
+            .field("session_table", &self.handle.session_table)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SqliteDb {
+    /// The store at `path`. Nothing is opened or made yet; problems show at [`Db::open`] or at first use.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self::with(path.into(), schema::SESSION_TABLE.to_owned())
+    }
+
+    /// Keeps sessions in the table `name`, and runs in tables named after it; `outlive_sessions` by default. Letters,
+    /// digits and `_`, 64 at most, no digit first; anything else is an error when the store is opened.
+    #[must_use]
+    pub fn session_table(self, name: impl Into<String>) -> Self {
+        Self::with(self.handle.path.clone(), name.into())
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.handle.path
+    }
+
+    /// Has the next transaction fail like this.
+    #[cfg(feature = "testing")]
+    pub fn inject(&self, injected: Injected) {
+        self.handle.watchers.inject(injected);
+    }
+
+    fn with(path: PathBuf, session_table: String) -> Self {
+        Self { handle: Arc::new(Handle { path, session_table, watchers: Arc::default(), threads: OnceCell::new() }) }
+    }
+
+    async fn threads(&self) -> Result<&Threads, DbError> {
+        self.handle.threads.get_or_try_init(|| self.handle.start()).await
+    }
+
+    /// Has the writer do `work` in its next transaction.
+    async fn write<T, F>(&self, work: F) -> Result<T, DbError>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Tables) -> Result<T, Fail> + Send + 'static,
+    {
+        let writer = self.threads().await?.writer.as_ref().expect("threads end with the last handle only");
+        let (reply, answer) = oneshot::channel();
+        let result = None;
+        let is_sent = writer.send(Box::new(Call { work, result, reply })).await;
+        match answer.await {
+            Ok(answer) if is_sent => answer,
+            // The thread has died with the call in its hands.
+            _ => Err(Place::new(&self.handle.path).failed()),
+        }
+    }
+
+    /// Has a reader do `work`.
+    async fn read_with<T, F>(&self, work: F) -> Result<T, DbError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Reader) -> Result<T, Fail> + Send + 'static,
+    {
+        let threads = self.threads().await?;
+        let next = threads.next_reader.fetch_add(1, Ordering::Relaxed) % threads.readers.len();
+        let (reply, answer) = oneshot::channel();
+        let reading: Reading = Box::new(move |reader| {
+            // A caller that has gone needs no answer.
+            drop(reply.send(work(reader).map_err(|fail| reader.place.fail(fail))));
+        });
+        let is_sent = threads.readers[next].send(reading).await;
+        match answer.await {
+            Ok(answer) if is_sent => answer,
+            _ => {
+                let path = self.handle.path.display();
+                let message = format!("the reader of database {path} has died: restart the process");
+                Err(DbError::new(DbErrorKind::Storage, message))
+            }
+        }
+    }
+}
+
+impl Handle {
+    /// Opens the file on the thread that will write to it, because opening blocks.
+    async fn start(&self) -> Result<Threads, DbError> {
+        let (path, watchers) = (self.path.clone(), self.watchers.clone());
+        let sql = Arc::new(Sql::new(&self.session_table));
+        let (report, opened) = oneshot::channel();
+        let writer = move || match set_up(&path, &sql, &watchers) {
+            Ok((writer, threads)) => {
+                // Nobody waits any more when the caller was dropped; then the threads find their mailboxes closed.
+                if report.send(Ok(threads)).is_ok() {
+                    writer.run();
+                }
+            }
+            Err(error) => drop(report.send(Err(error))),
+        };
+        let join = spawn("outlive-db-writer", writer)?;
+        let died = || DbError::new(DbErrorKind::Storage, "the thread that opens the database has died");
+        let mut threads = opened.await.map_err(|_| died())??;
+        threads.writer_join = Some(join);
+        Ok(threads)
+    }
+}
+
+fn set_up(path: &Path, sql: &Arc<Sql>, watchers: &Arc<Watchers>) -> Result<(Writer, Threads), DbError> {
+    let open::Opened { path, mut writer } = open::open(path, sql)?;
+    let place = Place::new(&path);
+    let mut readers = Vec::new();
+    let mut reader_joins = Vec::new();
+    for _ in 0..READERS {
+        let reader = Reader {
+            connection: open::open_reader(&path)?,
+            sql: sql.clone(),
+            place: place.clone(),
+            watchers: watchers.clone(),
+        };
+        let (sender, inbox) = mailbox();
+        reader_joins.push(spawn("outlive-db-reader", move || reader.serve(&inbox))?);
+        readers.push(sender);
+    }
+    let log_pages = Arc::new(AtomicI32::new(0));
+    let noted = log_pages.clone();
+    let note = move |_: &mut rusqlite::hooks::Wal, pages| {
+        noted.store(pages, Ordering::Relaxed);
+        Ok(())
+    };
+    writer.wal_hook(Some(note)).map_err(|error| place.error(&error))?;
+    let data_version = open::data_version(&writer).map_err(|error| place.error(&error))?;
+    let (sender, inbox) = mailbox();
+    let writer = Writer {
+        tables: Tables::new(writer, sql.clone(), Locks::new(&path)),
+        inbox,
+        watchers: watchers.clone(),
+        place,
+        log_pages,
+        copied_pages: 0,
+        data_version,
+        looked_at: Instant::now(),
+        sync_time: Duration::ZERO,
+        in_flight: 0,
+    };
+    let threads =
+        Threads { writer: Some(sender), readers, next_reader: AtomicUsize::new(0), reader_joins, writer_join: None };
+    Ok((writer, threads))
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, DbError> {
+    let spawned = thread::Builder::new().name(name.to_owned()).spawn(work);
+    spawned.map_err(|error| DbError::new(DbErrorKind::Storage, format!("cannot start a thread: {error}")))
+}
+
+impl Drop for Threads {
+    /// Closes the mailboxes and waits until what is in them is done. The writer's goes last, so that its connection is
+    /// the last to close, which empties the write-ahead log.
+    fn drop(&mut self) {
+        self.readers.clear();
+        self.reader_joins.drain(..).for_each(join);
+        self.writer = None;
+        self.writer_join.take().into_iter().for_each(join);
+    }
+}
+
+fn join(handle: JoinHandle<()>) {
+    // A watcher may hold the last handle, and then this is the writer's own thread.
+    if handle.thread().id() != thread::current().id() && handle.join().is_err() {
+        tracing::error!("a database thread panicked");
+    }
+}
+
+impl RunStore for SqliteDb {
+    fn create_run(&self, run: NewRun, worker: Option<WorkerId>) -> BoxFuture<'_, Result<Accepted, DbError>> {
+        Box::pin(self.write(move |tables| tables.create_run(&run, worker.as_ref())))
+    }
+
+    fn run(&self, run_id: RunId) -> BoxFuture<'_, Result<Option<Run>, DbError>> {
+        Box::pin(self.read_with(move |reader| reader.run(&run_id)))
+    }
+
+    fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<RunPage, DbError>> {
+        Box::pin(self.read_with(move |reader| reader.runs(&filter)))
+    }
+
+    fn heartbeat(&self, worker: WorkerId, at: Timestamp, period: Duration) -> BoxFuture<'_, Result<(), DbError>> {
+        Box::pin(self.write(move |tables| tables.heartbeat(&worker, at + period)))
+    }
+
+    fn retire(&self, worker: WorkerId, at: Timestamp) -> BoxFuture<'_, Result<(), DbError>> {
+        Box::pin(self.write(move |tables| tables.retire(&worker, at)))
+    }
+
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, DbError>> {
+        Box::pin(self.write(move |tables| tables.claim(&claim)))
+    }
+
+    fn claim_run(
+        &self,
+        run_id: RunId,
+        worker: WorkerId,
+        at: Timestamp,
+    ) -> BoxFuture<'_, Result<Option<(Run, Lease)>, DbError>> {
+        Box::pin(self.write(move |tables| tables.claim_run(&run_id, &worker, at)))
+    }
+
+    fn request_cancel(&self, run_id: RunId, cancel: CancelIntent) -> BoxFuture<'_, Result<Cancelled, DbError>> {
+        Box::pin(self.write(move |tables| tables.request_cancel(&run_id, &cancel)))
+    }
+
+    fn cancels(&self, worker: WorkerId) -> BoxFuture<'_, Result<Vec<(RunId, CancelIntent)>, DbError>> {
+        Box::pin(self.read_with(move |reader| reader.cancels(&worker)))
+    }
+}
+
+impl LogStore for SqliteDb {
+    fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<(), DbError>> {
+        Box::pin(self.write(move |tables| tables.commit(&commit)))
+    }
+
+    fn read(&self, run_id: RunId, from: u64, bytes_max: usize) -> BoxFuture<'_, Result<Vec<Page>, DbError>> {
+        Box::pin(self.read_with(move |reader| reader.pages(&run_id, from, bytes_max)))
+    }
+}
+
+impl SessionStore for SqliteDb {
+    fn session(&self, session_id: SessionId) -> BoxFuture<'_, Result<Option<Session>, DbError>> {
+        Box::pin(self.read_with(move |reader| reader.session(&session_id)))
+    }
+}
+
+impl Db for SqliteDb {
+    fn location(&self) -> String {
+        self.handle.path.display().to_string()
+    }
+
+    fn open(&self) -> BoxFuture<'_, Result<(), DbError>> {
+        Box::pin(async move {
+            // A watcher that was added meanwhile must not wait for the first write.
+            self.threads().await?.nudge();
+            Ok(())
+        })
+    }
+
+    fn watch(&self, watcher: Watcher) {
+        self.handle.watchers.add(watcher);
+        if let Some(threads) = self.handle.threads.get() {
+            threads.nudge();
+        }
+    }
+}
+
+impl Threads {
+    fn nudge(&self) {
+        if let Some(writer) = &self.writer {
+            writer.nudge();
+        }
+    }
+}

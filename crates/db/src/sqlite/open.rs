@@ -1,0 +1,258 @@
+//! Opening: what the file is, before SQLite gets to touch it; creating and migrating; the settings that make `COMMIT`
+//! mean *on stable storage*, each read back.
+//!
+//! The invariant: a file that is refused is left exactly as it was, without a `-wal` or `-shm` beside it.
+
+use super::failure::{Fail, Place};
+use super::header::{HEADER_LEN, create_or_read};
+use super::schema::{self, APPLICATION_ID, Sql, USER_VERSION};
+use super::workers::create_private_directory;
+use outlive_core::port::{DbError, DbErrorKind};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long to wait for another process's lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Files up to this size are checked whole when they are opened.
+const CHECKED_BYTES_MAX: u64 = 64 << 20;
+/// A database file begins with this; `user_version` is at 60, `application_id` at 68.
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+
+/// A database that is open.
+pub(super) struct Opened {
+    /// The file, without links.
+    pub(super) path: PathBuf,
+    pub(super) writer: Connection,
+}
+
+/// Opens, and creates or migrates, the table set of `sql` in the database at `path`.
+///
+/// # Errors
+/// `Refused`, `Corrupt`, `Busy`, `Full`, `Storage`; see the port.
+pub(super) fn open(path: &Path, sql: &Sql) -> Result<Opened, DbError> {
+    schema::check_name(&sql.table)?;
+    let place = Place::new(path);
+    if path.as_os_str().is_empty() || path.as_os_str() == ":memory:" {
+        return Err(place.refused("is no file: give a path, or use InMemoryDb"));
+    }
+    create_directory(path, &place)?;
+    inspect(path, &place)?;
+    let path = fs::canonicalize(path).map_err(|error| place.io("open", &error))?;
+    let writer = connect(&path, &place)?;
+    let prepared = prepare(&writer, sql, &place);
+    prepared.map_err(|fail| place.fail(fail))?;
+    Ok(Opened { path, writer })
+}
+
+/// A connection that only reads.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, DbError> {
+    let place = Place::new(path);
+    let reader = connect(path, &place)?;
+    let configured = reader.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -16384;");
+    configured.map_err(|error| place.error(&error))?;
+    Ok(reader)
+}
+
+/// Changes whenever another connection commits.
+pub(super) fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
+}
+
+/// After a failed sync the write-ahead log is all we can trust: the next process must find it.
+pub(super) fn keep_log_on_close(connection: &Connection) {
+    if let Err(error) = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true) {
+        tracing::warn!(%error, "cannot keep the write-ahead log");
+    }
+}
+
+fn create_directory(path: &Path, place: &Place) -> Result<(), DbError> {
+    match path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        Some(directory) => {
+            create_private_directory(directory).map_err(|error| place.io("create the directory of", &error))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Looks at the header without SQLite, and refuses what is not ours.
+fn inspect(path: &Path, place: &Place) -> Result<(), DbError> {
+    if path.is_dir() {
+        return Err(place.refused("is a directory: give the path of a file"));
+    }
+    let header = create_or_read(path).map_err(|error| place.io("open", &error))?;
+    if header.is_empty() {
+        return Ok(());
+    }
+    if header.len() < HEADER_LEN || !header.starts_with(MAGIC) {
+        return Err(place.refused("is not a database: choose another path"));
+    }
+    let number = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    if number(68) != APPLICATION_ID {
+        return Err(place.refused(&whose(path)));
+    }
+    let version = number(60);
+    if version > USER_VERSION {
+        let why = format!(
+            "was made by a newer outlive (format {version}, this program knows {USER_VERSION}): upgrade outlive"
+        );
+        return Err(place.refused(&why));
+    }
+    Ok(())
+}
+
+/// Whose database this is, in words.
+fn whose(path: &Path) -> String {
+    match agno_table(path) {
+        Ok(Some(table)) => {
+            format!("is a database made by Agno (table {table}): outlive keeps its own file, choose another path")
+        }
+        // One that cannot be read is not ours either.
+        Ok(None) | Err(_) => "is another application's database: choose another path".to_owned(),
+    }
+}
+
+/// A table by which Agno's databases are known. `immutable` keeps SQLite from making any file.
+fn agno_table(path: &Path) -> rusqlite::Result<Option<String>> {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(immutable_uri(&path), flags)?;
+    let sql = "SELECT m.name FROM sqlite_schema m WHERE m.type = 'table' AND (m.name = 'agno_schema_versions' \
+        OR 3 = (SELECT count(*) FROM pragma_table_info(m.name) c \
+        WHERE c.name IN ('session_id', 'session_type', 'session_data'))) ORDER BY m.name LIMIT 1";
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    rows.next()?.map(|row| row.get(0)).transpose()
+}
+
+fn immutable_uri(path: &Path) -> String {
+    let mut uri = String::from("file:");
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'/' | b'-' | b'.' | b'_' => uri.push(char::from(*byte)),
+            byte if byte.is_ascii_alphanumeric() => uri.push(char::from(*byte)),
+            byte => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    uri.push_str("?immutable=1");
+    uri
+}
+
+fn connect(path: &Path, place: &Place) -> Result<Connection, DbError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connect = || {
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.set_prepared_statement_cache_capacity(128);
+        // Otherwise SQLite compiles a statement again when it is bound to other values, a fifth of the writer's time.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+        // A checkpoint at the writer's own time, not inside a COMMIT that someone waits for.
+        connection
+            .execute_batch("PRAGMA trusted_schema = OFF; PRAGMA temp_store = MEMORY; PRAGMA wal_autocheckpoint = 0;")?;
+        Ok(connection)
+    };
+    connect().map_err(|error| place.error(&error))
+}
+
+fn prepare(writer: &Connection, sql: &Sql, place: &Place) -> Result<(), Fail> {
+    let settings = "PRAGMA cache_size = -65536; PRAGMA journal_size_limit = 67108864; PRAGMA fullfsync = ON; \
+        PRAGMA checkpoint_fullfsync = ON; PRAGMA synchronous = FULL;";
+    writer.execute_batch(settings)?;
+    create_shared(writer, place)?;
+    check(writer, place)?;
+    enter_wal(writer, place)?;
+    let synchronous: i64 = writer.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
+    if synchronous != 2 {
+        let why = format!("does not take synchronous=FULL (it has {synchronous}): put it on another file system");
+        return Err(place.refused(&why).into());
+    }
+    create_tables(writer, sql, place)
+}
+
+/// In one transaction and with a rollback journal, so that the header on disk always tells the truth: the file is either
+/// empty or marked as ours. Of several processes at once, the first creates and the others find it done.
+fn create_shared(writer: &Connection, place: &Place) -> Result<(), Fail> {
+    if user_version(writer)? == USER_VERSION {
+        return Ok(());
+    }
+    transact(writer, "EXCLUSIVE", || match user_version(writer)? {
+        0 => Ok(writer.execute_batch(&schema::create_shared())?),
+        USER_VERSION => Ok(()),
+        other => Err(place.refused(&format!("has the unknown format {other}: upgrade outlive")).into()),
+    })
+}
+
+fn create_tables(writer: &Connection, sql: &Sql, place: &Place) -> Result<(), Fail> {
+    let table = &sql.table;
+    let registered = format!("SELECT count(*) FROM outlive_meta WHERE name = 'tables:{table}' COLLATE NOCASE");
+    let count = |sql: &str| writer.query_row(sql, [], |row| row.get::<_, u32>(0));
+    if count(&registered)? > 0 {
+        return Ok(());
+    }
+    transact(writer, "IMMEDIATE", || {
+        if count(&registered)? > 0 {
+            return Ok(());
+        }
+        let names: Vec<String> = ["", "_runs", "_run_requests", "_run_events", "_run_outputs"]
+            .iter()
+            .map(|suffix| format!("'{table}{suffix}'"))
+            .collect();
+        let taken = format!("SELECT count(*) FROM sqlite_schema WHERE name COLLATE NOCASE IN ({})", names.join(", "));
+        if count(&taken)? > 0 {
+            let why = format!("has other tables whose names begin with {table}: choose another session table");
+            return Err(place.refused(&why).into());
+        }
+        let number = count("SELECT count(*) + 1 FROM outlive_meta WHERE name LIKE 'tables:%'")?;
+        Ok(writer.execute_batch(&schema::create_tables(table, number))?)
+    })
+}
+
+fn transact(writer: &Connection, kind: &str, work: impl FnOnce() -> Result<(), Fail>) -> Result<(), Fail> {
+    writer.execute_batch(&format!("BEGIN {kind}"))?;
+    let done = work().and_then(|()| Ok(writer.execute_batch("COMMIT")?));
+    if done.is_err() && !writer.is_autocommit() {
+        writer.execute_batch("ROLLBACK")?;
+    }
+    done
+}
+
+fn user_version(writer: &Connection) -> rusqlite::Result<u32> {
+    writer.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
+/// Never repairs anything.
+fn check(writer: &Connection, place: &Place) -> Result<(), Fail> {
+    let pages: u64 = writer.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0))?.unsigned_abs();
+    let page_size: u64 = writer.query_row("PRAGMA page_size", [], |row| row.get::<_, i64>(0))?.unsigned_abs();
+    let verdict: String = if pages * page_size <= CHECKED_BYTES_MAX {
+        writer.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?
+    } else {
+        // Reading the schema reads the header and the first pages.
+        writer.query_row("SELECT iif(count(*) > 0, 'ok', 'no schema') FROM sqlite_schema", [], |row| row.get(0))?
+    };
+    match verdict.as_str() {
+        "ok" => Ok(()),
+        problem => Err(place.corrupt(problem.trim()).into()),
+    }
+}
+
+/// Changing the journal mode needs the file alone and does not wait for it by itself, so this does.
+fn enter_wal(writer: &Connection, place: &Place) -> Result<(), Fail> {
+    let deadline = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        let entered = writer.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0));
+        match entered {
+            Ok(mode) if mode == "wal" => return Ok(()),
+            Ok(mode) => {
+                let why = format!("does not take journal_mode=WAL (it has {mode}): put it on a local file system");
+                return Err(place.refused(&why).into());
+            }
+            Err(error) if place.error(&error).kind() == DbErrorKind::Busy && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The names and the text of SQL: migrations, statements, and which name belongs to which table set.
+//!
+//! It owns every SQL text that names a table. A session table's name is checked before it becomes part of one, which is
+//! the only place where text is put into SQL.
+
+use outlive_core::port::{DbError, DbErrorKind};
+
+/// In the header of every file of ours, at offset 68: `OUTL`.
+pub(super) const APPLICATION_ID: u32 = 0x4F55_544C;
+/// The number of the newest migration; in the header at offset 60.
+pub(super) const USER_VERSION: u32 = 1;
+/// The session table when none is named.
+pub(super) const SESSION_TABLE: &str = "outlive_sessions";
+/// Longest name of a session table, in bytes.
+const NAME_LEN_MAX: usize = 64;
+
+const SHARED_0001: &str = include_str!("../../migrations/sqlite/0001_shared.sql");
+const TABLES_0001: &str = include_str!("../../migrations/sqlite/0001_tables.sql");
+
+/// Creates what all table sets share, and marks the file as ours.
+pub(super) fn create_shared() -> String {
+    format!("{SHARED_0001}\nPRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = {USER_VERSION};")
+}
+
+/// Creates table set number `number` (from 1). The first one's views have the plain names.
+pub(super) fn create_tables(table: &str, number: u32) -> String {
+    let suffix = if number == 1 { String::new() } else { format!("_{table}") };
+    let tables = TABLES_0001.replace("{T}", table).replace("{V}", &suffix);
+    format!("{tables}\nINSERT INTO outlive_meta (name, value) VALUES ('tables:{table}', '{number}');")
+}
+
+/// Checks the name of a session table.
+///
+/// # Errors
+/// `Storage` when it cannot be one.
+pub(super) fn check_name(table: &str) -> Result<(), DbError> {
+    let lower = table.to_ascii_lowercase();
+    let problem = if table.is_empty() || table.len() > NAME_LEN_MAX {
+        format!("must have 1 to {NAME_LEN_MAX} characters")
+    } else if !table.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        "may contain letters, digits and _ only".to_owned()
+    } else if table.starts_with(|c: char| c.is_ascii_digit()) {
+        "must not begin with a digit".to_owned()
+    } else if ["sqlite_", "chk_", "outlive_meta", "outlive_workers"].iter().any(|taken| lower.starts_with(taken)) {
+        "is reserved".to_owned()
+    } else {
+        return Ok(());
+    };
+    let message = format!("session table {table:?} {problem}: choose another name");
+    Err(DbError::new(DbErrorKind::Storage, message))
+}
+
+/// The statements of one table set.
+pub(super) struct Sql {
+    pub(super) table: String,
+
+    pub(super) worker_by_id: String,
+    pub(super) worker_is_dead: String,
+    pub(super) insert_worker: String,
+    pub(super) renew_worker: String,
+    pub(super) living_workers: String,
+    pub(super) bury_worker: String,
+    pub(super) free_runs: String,
+    pub(super) retire_runs: String,
+
+    pub(super) request_by_key: String,
+    pub(super) request_by_run: String,
+    pub(super) session_seq: String,
+    pub(super) first_unfinished: String,
+    pub(super) insert_session: String,
+    pub(super) insert_run: String,
+    pub(super) insert_request: String,
+
+    pub(super) ready: String,
+    pub(super) due: String,
+    pub(super) not_due: String,
+    pub(super) to_cancel: String,
+    pub(super) take: String,
+    pub(super) standing: String,
+    pub(super) set_cancel: String,
+    pub(super) cancels: String,
+
+    pub(super) update_run: String,
+    pub(super) append: String,
+    pub(super) set_output: String,
+    pub(super) next_in_line: String,
+    pub(super) session_state: String,
+    pub(super) update_session: String,
+
+    pub(super) run_by_id: String,
+    pub(super) run_by_seq: String,
+    pub(super) list: String,
+    pub(super) pages: String,
+    pub(super) session: String,
+}
+
+/// Columns of a whole run, in the order `rows::run` reads them; `{IO}` stands for input and output.
+const RUN: &str = "SELECT r.run_id, r.workflow_id, q.workflow_name, s.session_id, q.user_id, r.status, q.options, \
+    q.definition, q.created_at, r.updated_at, r.epoch, w.worker_id, r.claims, r.attempt, r.due_at, r.cancel_at, \
+    r.cancel_reason, r.next_index, r.progress, {IO}, r.seq \
+    FROM {T}_runs r JOIN {T}_run_requests q ON q.seq = r.seq JOIN {T} s ON s.seq = r.session_seq \
+    LEFT JOIN outlive_workers w ON w.seq = r.worker";
+const WITH_OUTPUT: &str = " LEFT JOIN {T}_run_outputs o ON o.seq = r.seq";
+const CLAIMABLE: &str = "FROM {T}_runs INDEXED BY {T}_runs_claimable \
+    WHERE worker IS NULL AND status < 2 AND is_behind = 0 AND workflow_id = ?1";
+
+impl Sql {
+    /// The statements for this session table, whose name was checked.
+    pub(super) fn new(table: &str) -> Self {
+        let sql = |text: &str| text.replace("{T}", table);
+        let whole = format!("{}{WITH_OUTPUT}", RUN.replace("{IO}", "q.input, o.output"));
+        Self {
+            table: table.to_owned(),
+
+            worker_by_id: sql(
+                "SELECT seq, is_dead FROM outlive_workers WHERE worker_id = ?1 AND session_table = '{T}'",
+            ),
+            worker_is_dead: sql("SELECT is_dead FROM outlive_workers WHERE seq = ?1"),
+            insert_worker: sql(
+                "INSERT INTO outlive_workers (worker_id, session_table, good_until) VALUES (?1, '{T}', ?2)",
+            ),
+            renew_worker: sql("UPDATE outlive_workers SET good_until = ?2 WHERE seq = ?1"),
+            living_workers: sql(
+                "SELECT seq, worker_id, good_until FROM outlive_workers WHERE session_table = '{T}' AND is_dead = 0",
+            ),
+            bury_worker: sql("UPDATE outlive_workers SET is_dead = 1 WHERE seq = ?1"),
+            free_runs: sql("UPDATE {T}_runs SET worker = NULL WHERE seq IN \
+                (SELECT seq FROM {T}_runs INDEXED BY {T}_runs_unfinished WHERE status < 3 AND worker = ?1)"),
+            retire_runs: sql("UPDATE {T}_runs SET worker = NULL, claims = 0, updated_at = ?2 WHERE seq IN \
+                (SELECT seq FROM {T}_runs INDEXED BY {T}_runs_unfinished WHERE status < 3 AND worker = ?1)"),
+
+            request_by_key: sql("SELECT r.run_id, q.idempotency_key, q.fingerprint \
+                FROM {T}_run_requests q JOIN {T}_runs r ON r.seq = q.seq WHERE q.idempotency_key = ?1"),
+            request_by_run: sql("SELECT r.run_id, q.idempotency_key, q.fingerprint \
+                FROM {T}_runs r JOIN {T}_run_requests q ON q.seq = r.seq WHERE r.run_id = ?1"),
+            session_seq: sql("SELECT seq FROM {T} WHERE session_id = ?1"),
+            first_unfinished: sql("SELECT seq FROM {T}_runs INDEXED BY {T}_runs_unfinished \
+                WHERE status < 3 AND session_seq = ?1 ORDER BY seq LIMIT 1"),
+            insert_session: sql("INSERT INTO {T} (session_id, state, version, user_id, workflow_id, created_at, \
+                updated_at) VALUES (?1, ?2, 0, ?3, ?4, ?5, ?5)"),
+            insert_run: sql(
+                "INSERT INTO {T}_runs (run_id, session_seq, workflow_id, status, is_behind, epoch, worker, \
+                claims, attempt, due_at, next_index, updated_at) VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?5, ?5, 0, 0, ?7)",
+            ),
+            insert_request: sql("INSERT INTO {T}_run_requests (seq, workflow_name, user_id, definition, fingerprint, \
+                idempotency_key, created_at, options, input) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"),
+
+            ready: sql(&format!("SELECT seq, claims {CLAIMABLE} AND due_at = 0 ORDER BY seq")),
+            due: sql(&format!("SELECT seq, claims {CLAIMABLE} AND due_at > 0 AND due_at <= ?2 ORDER BY seq")),
+            not_due: sql(&format!("SELECT due_at, claims {CLAIMABLE} AND due_at > 0 AND due_at > ?2 ORDER BY due_at")),
+            to_cancel: sql("SELECT seq, claims, due_at FROM {T}_runs INDEXED BY {T}_runs_to_cancel \
+                WHERE cancel_at IS NOT NULL AND status < 3 AND status < 2 AND worker IS NULL AND is_behind = 0 \
+                ORDER BY seq"),
+            take: sql("UPDATE {T}_runs SET worker = ?2, epoch = epoch + 1, claims = claims + 1, \
+                attempt = attempt + 1, updated_at = ?3 WHERE seq = ?1"),
+            standing: sql("SELECT seq, session_seq, status, epoch, worker, next_index FROM {T}_runs WHERE run_id = ?1"),
+            set_cancel: sql("UPDATE {T}_runs SET cancel_at = coalesce(cancel_at, ?2), \
+                cancel_reason = coalesce(cancel_reason, ?3), updated_at = ?2 WHERE seq = ?1"),
+            cancels: sql("SELECT r.run_id, r.cancel_at, r.cancel_reason \
+                FROM {T}_runs r INDEXED BY {T}_runs_to_cancel \
+                WHERE r.cancel_at IS NOT NULL AND r.status < 3 AND r.worker = \
+                (SELECT seq FROM outlive_workers WHERE worker_id = ?1 AND session_table = '{T}') ORDER BY r.seq"),
+
+            update_run: sql("UPDATE {T}_runs SET status = ?2, next_index = ?3, updated_at = ?4, \
+                progress = coalesce(?5, progress), claims = iif(?6, 0, claims), worker = iif(?7, NULL, worker), \
+                due_at = coalesce(?8, due_at) WHERE seq = ?1"),
+            append: sql("INSERT INTO {T}_run_events (run_seq, first_index, count, epoch, body) \
+                VALUES (?1, ?2, ?3, ?4, ?5)"),
+            set_output: sql("INSERT INTO {T}_run_outputs (seq, output) VALUES (?1, ?2) \
+                ON CONFLICT (seq) DO UPDATE SET output = excluded.output"),
+            next_in_line: sql("UPDATE {T}_runs SET is_behind = 0 WHERE seq = ?1 AND is_behind = 1"),
+            session_state: sql("SELECT state FROM {T} WHERE seq = ?1"),
+            update_session: sql("UPDATE {T} SET state = ?2, version = version + 1, updated_at = ?3 WHERE seq = ?1"),
+
+            run_by_id: sql(&format!("{whole} WHERE r.run_id = ?1")),
+            run_by_seq: sql(&format!("{whole} WHERE r.seq = ?1")),
+            list: sql(&RUN.replace("{IO}", "NULL, NULL")),
+            pages: sql("SELECT first_index, count, body FROM {T}_run_events WHERE run_seq = \
+                (SELECT seq FROM {T}_runs WHERE run_id = ?1) AND first_index >= coalesce(\
+                (SELECT max(e.first_index) FROM {T}_run_events e WHERE e.run_seq = \
+                (SELECT seq FROM {T}_runs WHERE run_id = ?1) AND e.first_index <= ?2), 0) ORDER BY first_index"),
+            session: sql("SELECT session_id, state, version, user_id, workflow_id, created_at, updated_at \
+                FROM {T} WHERE session_id = ?1"),
+        }
+    }
+
+    /// [`Sql::list`] with these conditions, newest first.
+    pub(super) fn list_where(&self, conditions: &[String], limit: usize) -> String {
+        let list = &self.list;
+        let conditions = conditions.join(" AND ");
+        format!("{list} WHERE {conditions} ORDER BY r.seq DESC LIMIT {limit}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_could_break_out_of_sql_is_refused() {
+        for name in ["", "a b", "a;drop", "ä", "1a", "a\"", "sqlite_a", "chk_run", "outlive_meta", "OUTLIVE_WORKERS"] {
+            let error = check_name(name).expect_err(name);
+            assert!(error.to_string().contains("choose another name"), "{error}");
+        }
+        assert!(check_name(&"a".repeat(65)).is_err());
+        for name in [SESSION_TABLE, "workflow_session", "_1", "T"] {
+            check_name(name).expect(name);
+        }
+    }
+}

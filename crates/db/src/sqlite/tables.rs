@@ -1,0 +1,448 @@
+//! The port's writing methods as statements. Every method runs inside a transaction that the writer opens and ends.
+//!
+//! The invariant: a method that says no has written nothing, so the others of its transaction are undisturbed. (One
+//! exception says no *because* of what it wrote: a heartbeat that finds its own process declared gone.)
+
+use super::failure::Fail;
+use super::rows::{self, count, due_column, first, id, int, status_column, value};
+use super::schema::Sql;
+use super::workers::{Life, Locks};
+use crate::rules::{self, Earlier, Picker, Standing};
+use outlive_core::port::{
+    Accepted, CancelIntent, Cancelled, Claim, Claimed, Commit, DbError, DbErrorKind, Lease, NewRun, Run, SessionPolicy,
+    merge,
+};
+use outlive_core::{RunId, RunStatus, Timestamp, WorkerId};
+use rusqlite::{Connection, Params, Row, params};
+use serde_json::{Map, Value};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The write connection and what it knows.
+pub(super) struct Tables {
+    connection: Connection,
+    sql: Arc<Sql>,
+    locks: Locks,
+    /// Numbers of workers, which never change. Forgotten with a rollback, which may undo one.
+    numbers: HashMap<WorkerId, i64>,
+}
+
+/// A worker's row.
+#[derive(Clone, Copy)]
+struct Worker {
+    seq: i64,
+    is_dead: bool,
+}
+
+/// A run as it is held and stands.
+struct Held {
+    seq: i64,
+    session_seq: i64,
+    status: RunStatus,
+    epoch: u64,
+    worker: Option<i64>,
+    next_index: u64,
+}
+
+impl Tables {
+    pub(super) fn new(connection: Connection, sql: Arc<Sql>, locks: Locks) -> Self {
+        Self { connection, sql, locks, numbers: HashMap::new() }
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Must be called when a transaction was rolled back.
+    pub(super) fn forget(&mut self) {
+        self.numbers.clear();
+    }
+
+    fn execute(&self, sql: &str, params: impl Params) -> Result<(), Fail> {
+        self.connection.prepare_cached(sql)?.execute(params)?;
+        Ok(())
+    }
+
+    fn execute_and_number(&self, sql: &str, params: impl Params) -> Result<i64, Fail> {
+        Ok(self.connection.prepare_cached(sql)?.insert(params)?)
+    }
+
+    // Workers.
+
+    fn worker(&mut self, worker: &WorkerId) -> Result<Option<Worker>, Fail> {
+        if let Some(&seq) = self.numbers.get(worker) {
+            let is_dead = value(&self.connection, &self.sql.worker_is_dead, [seq])?.unwrap_or(true);
+            return Ok(Some(Worker { seq, is_dead }));
+        }
+        let found = first(&self.connection, &self.sql.worker_by_id, [worker.as_str()], |row| {
+            let (seq, is_dead) = (row.get(0)?, row.get(1)?);
+            Ok(Worker { seq, is_dead })
+        })?;
+        if let Some(found) = found {
+            self.numbers.insert(worker.clone(), found.seq);
+        }
+        Ok(found)
+    }
+
+    fn living_worker(&mut self, worker: &WorkerId) -> Result<i64, Fail> {
+        match self.worker(worker)? {
+            None => Err(rules::unknown_worker(worker).into()),
+            Some(known) if known.is_dead => Err(rules::dead_worker(worker).into()),
+            Some(known) => Ok(known.seq),
+        }
+    }
+
+    pub(super) fn heartbeat(&mut self, worker: &WorkerId, good_until: Timestamp) -> Result<(), Fail> {
+        match self.worker(worker)? {
+            None => self.register(worker, good_until),
+            Some(known) if known.is_dead => {
+                self.locks.remove(worker);
+                Err(rules::dead_worker(worker).into())
+            }
+            Some(known) if self.locks.life(worker) == Life::Gone => {
+                self.bury(known.seq, worker)?;
+                Err(rules::dead_worker(worker).into())
+            }
+            Some(known) => self.execute(&self.sql.renew_worker, params![known.seq, good_until.as_micros()]),
+        }
+    }
+
+    fn register(&mut self, worker: &WorkerId, good_until: Timestamp) -> Result<(), Fail> {
+        // When another handle has the lock, that handle's process lives, and that is what the lock is to say.
+        self.locks.take(worker).map_err(|error| {
+            let message = format!("cannot lock a file for worker {worker}: {error}");
+            DbError::new(DbErrorKind::Storage, message)
+        })?;
+        self.execute(&self.sql.insert_worker, params![worker.as_str(), good_until.as_micros()])?;
+        let mut statement =
+            self.connection.prepare_cached("SELECT worker_id FROM outlive_workers WHERE is_dead = 0")?;
+        let mut rows = statement.query([])?;
+        let mut living = std::collections::HashSet::new();
+        while let Some(row) = rows.next()? {
+            living.insert(id(&row.get::<_, Arc<str>>(0)?)?);
+        }
+        self.locks.sweep(&living);
+        Ok(())
+    }
+
+    pub(super) fn retire(&mut self, worker: &WorkerId, at: Timestamp) -> Result<(), Fail> {
+        let Some(known) = self.worker(worker)? else {
+            return Ok(());
+        };
+        self.execute(&self.sql.retire_runs, params![known.seq, at.as_micros()])?;
+        self.bury(known.seq, worker)
+    }
+
+    /// Declares a worker dead and frees what it holds.
+    fn bury(&mut self, seq: i64, worker: &WorkerId) -> Result<(), Fail> {
+        self.execute(&self.sql.bury_worker, [seq])?;
+        self.execute(&self.sql.free_runs, [seq])?;
+        self.locks.remove(worker);
+        Ok(())
+    }
+
+    /// Declares every worker dead whose period is over or whose process is gone, but not the one that asks.
+    fn bury_the_dead(&mut self, at: Timestamp, asks: Option<i64>) -> Result<(), Fail> {
+        let mut dead: Vec<(i64, WorkerId)> = Vec::new();
+        {
+            let mut statement = self.connection.prepare_cached(&self.sql.living_workers)?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                let (seq, good_until): (i64, i64) = (row.get(0)?, row.get(2)?);
+                if Some(seq) == asks {
+                    continue;
+                }
+                let worker: WorkerId = id(&row.get::<_, Arc<str>>(1)?)?;
+                if good_until <= at.as_micros() || self.locks.life(&worker) == Life::Gone {
+                    dead.push((seq, worker));
+                }
+            }
+        }
+        dead.iter().try_for_each(|(seq, worker)| self.bury(*seq, worker))
+    }
+
+    // Runs.
+
+    pub(super) fn create_run(&mut self, new: &NewRun, worker: Option<&WorkerId>) -> Result<Accepted, Fail> {
+        if let Some(earlier) = self.earlier(new)? {
+            return Ok(Accepted::Existing(rules::repetition(new, earlier)?));
+        }
+        let session_id = new.info.session_id.as_str();
+        let session: Option<i64> = value(&self.connection, &self.sql.session_seq, [session_id])?;
+        let is_busy = match session {
+            Some(session) => self.first_unfinished(session)?.is_some(),
+            None => false,
+        };
+        if is_busy && new.policy == SessionPolicy::Reject {
+            return Err(rules::session_busy(&new.info.session_id).into());
+        }
+        let is_behind = is_busy && rules::waits_in_line(new.policy);
+        let holder = match worker {
+            Some(worker) => {
+                let known = self.worker(worker)?.ok_or_else(|| rules::unknown_worker(worker))?;
+                (!known.is_dead && !is_behind).then_some(known.seq)
+            }
+            None => None,
+        };
+
+        self.insert(new, session, is_behind, holder)?;
+        let lease = worker.filter(|_| holder.is_some()).map(|worker| Lease {
+            run_id: new.info.run_id.clone(),
+            worker: worker.clone(),
+            epoch: 1,
+        });
+        Ok(Accepted::New { lease })
+    }
+
+    fn earlier(&self, new: &NewRun) -> Result<Option<Earlier>, Fail> {
+        let read = |row: &Row<'_>| {
+            Ok(Earlier {
+                run_id: id(&row.get::<_, Arc<str>>(0)?)?,
+                idempotency_key: row.get(1)?,
+                fingerprint: row.get(2)?,
+            })
+        };
+        if let Some(key) = &new.idempotency_key
+            && let Some(earlier) = first(&self.connection, &self.sql.request_by_key, [&**key], read)?
+        {
+            return Ok(Some(earlier));
+        }
+        first(&self.connection, &self.sql.request_by_run, [new.info.run_id.as_str()], read)
+    }
+
+    fn insert(&self, new: &NewRun, session: Option<i64>, is_behind: bool, holder: Option<i64>) -> Result<(), Fail> {
+        let (info, sql, at) = (&new.info, &self.sql, new.at.as_micros());
+        let session = match session {
+            Some(session) => session,
+            None => {
+                let state = new.session_state.as_ref().map_or_else(|| "{}".to_owned(), json);
+                let (session_id, user_id) = (info.session_id.as_str(), info.user_id.as_deref());
+                let columns = params![session_id, state, user_id, info.workflow_id.as_str(), at];
+                self.execute_and_number(&sql.insert_session, columns)?
+            }
+        };
+        let (run_id, workflow_id) = (info.run_id.as_str(), info.workflow_id.as_str());
+        let claims = i64::from(holder.is_some());
+        let columns = params![run_id, session, workflow_id, is_behind, claims, holder, at];
+        let seq = self.execute_and_number(&sql.insert_run, columns)?;
+        let columns = params![
+            seq,
+            &*info.workflow_name,
+            info.user_id.as_deref(),
+            &*new.definition,
+            &*new.fingerprint,
+            new.idempotency_key.as_deref(),
+            at,
+            new.options.as_deref(),
+            new.input.as_deref(),
+        ];
+        self.execute(&sql.insert_request, columns)
+    }
+
+    fn first_unfinished(&self, session: i64) -> Result<Option<i64>, Fail> {
+        value(&self.connection, &self.sql.first_unfinished, [session])
+    }
+
+    fn row(&self, run_id: &RunId) -> Result<Option<Held>, Fail> {
+        first(&self.connection, &self.sql.standing, [run_id.as_str()], |row| {
+            Ok(Held {
+                seq: row.get(0)?,
+                session_seq: row.get(1)?,
+                status: rows::status(row.get(2)?)?,
+                epoch: count(row.get(3)?)?,
+                worker: row.get(4)?,
+                next_index: count(row.get(5)?)?,
+            })
+        })
+    }
+
+    // Claims.
+
+    pub(super) fn claim(&mut self, claim: &Claim) -> Result<Claimed, Fail> {
+        let worker = self.living_worker(&claim.worker)?;
+        self.bury_the_dead(claim.at, Some(worker))?;
+        let mut candidates = Candidates::default();
+        let mut workflows: Vec<&str> = claim.workflows.iter().map(|workflow| workflow.as_str()).collect();
+        workflows.sort_unstable();
+        workflows.dedup();
+        for workflow in workflows {
+            self.claimable(claim, workflow, &mut candidates)?;
+        }
+        self.to_cancel(claim, &mut candidates)?;
+
+        let (picked, more) = candidates.pick(claim);
+        let mut runs = Vec::with_capacity(picked.len());
+        for seq in picked {
+            runs.push(self.take(seq, worker, &claim.worker, claim.at)?);
+        }
+        Ok(Claimed { runs, next_due: candidates.next_due.map(Timestamp::from_micros), more })
+    }
+
+    /// Runs of one workflow: those for any time, those whose time has come, and when the next one's comes.
+    fn claimable(&self, claim: &Claim, workflow: &str, candidates: &mut Candidates) -> Result<(), Fail> {
+        let at = claim.at.as_micros();
+        let mut statement = self.connection.prepare_cached(&self.sql.ready)?;
+        candidates.offer(claim, statement.query(params![workflow])?)?;
+        let mut statement = self.connection.prepare_cached(&self.sql.due)?;
+        candidates.offer(claim, statement.query(params![workflow, at])?)?;
+        let mut statement = self.connection.prepare_cached(&self.sql.not_due)?;
+        let mut rows = statement.query(params![workflow, at])?;
+        while let Some(row) = rows.next()? {
+            if Picker::is_eligible(claim, row.get(1)?) {
+                candidates.wait_for(row.get(0)?);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs someone wants cancelled, of any workflow. They are few.
+    fn to_cancel(&self, claim: &Claim, candidates: &mut Candidates) -> Result<(), Fail> {
+        let mut statement = self.connection.prepare_cached(&self.sql.to_cancel)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (seq, claims, due_at): (i64, u32, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            if due_at <= claim.at.as_micros() {
+                candidates.found.push((seq, claims));
+            } else if Picker::is_eligible(claim, claims) {
+                candidates.wait_for(due_at);
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&self, seq: i64, number: i64, worker: &WorkerId, at: Timestamp) -> Result<(Run, Lease), Fail> {
+        self.execute(&self.sql.take, params![seq, number, at.as_micros()])?;
+        let run = rows::run_by_seq(&self.connection, &self.sql, seq)?;
+        let lease = Lease { run_id: run.info.run_id.clone(), worker: worker.clone(), epoch: run.epoch };
+        Ok((run, lease))
+    }
+
+    pub(super) fn claim_run(
+        &mut self,
+        run_id: &RunId,
+        worker: &WorkerId,
+        at: Timestamp,
+    ) -> Result<Option<(Run, Lease)>, Fail> {
+        let number = self.living_worker(worker)?;
+        self.bury_the_dead(at, Some(number))?;
+        match self.row(run_id)? {
+            Some(row) if row.worker.is_none() && !row.status.is_terminal() => {
+                self.take(row.seq, number, worker, at).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    pub(super) fn request_cancel(&mut self, run_id: &RunId, cancel: &CancelIntent) -> Result<Cancelled, Fail> {
+        let row = self.row(run_id)?.ok_or_else(|| rules::no_run(run_id))?;
+        if row.status.is_terminal() {
+            return Ok(Cancelled::Already(row.status));
+        }
+        self.bury_the_dead(cancel.at, None)?;
+        self.execute(&self.sql.set_cancel, params![row.seq, cancel.at.as_micros(), &*cancel.reason])?;
+        let row = self.row(run_id)?.ok_or_else(|| rules::no_run(run_id))?;
+        Ok(match row.worker {
+            Some(_) => Cancelled::Requested,
+            None => Cancelled::Unowned,
+        })
+    }
+
+    // Commits.
+
+    pub(super) fn commit(&mut self, commit: &Commit) -> Result<(), Fail> {
+        let lease = &commit.lease;
+        let row = self.row(&lease.run_id)?.ok_or_else(|| rules::no_run(&lease.run_id))?;
+        // Whether the holder was declared dead need not be asked: that freed the run.
+        let is_holder = match self.numbers.get(&lease.worker) {
+            Some(seq) => row.worker == Some(*seq),
+            None => row.worker.is_some() && row.worker == self.worker(&lease.worker)?.map(|worker| worker.seq),
+        };
+        let standing = Standing { is_holder, epoch: row.epoch, status: row.status, next_index: row.next_index };
+        rules::admit(commit, &standing)?;
+        // The session is read before anything is written, because reading it can fail.
+        let session = commit.session.as_ref().map(|patch| self.merged(row.session_seq, patch)).transpose()?;
+
+        let patch = &commit.patch;
+        let status = patch.status.unwrap_or(row.status);
+        let is_over = status.is_terminal();
+        let frees = is_over || patch.release.is_some();
+        let due_at = frees.then(|| due_column(patch.release.filter(|_| !is_over).and_then(|release| release.due_at)));
+        let columns = params![
+            row.seq,
+            status_column(status),
+            int(commit.page.as_ref().map_or(row.next_index, |page| page.end())),
+            commit.at.as_micros(),
+            patch.progress.as_deref(),
+            patch.is_progress || patch.release.is_some(),
+            frees,
+            due_at,
+        ];
+        self.execute(&self.sql.update_run, columns)?;
+        if let Some(page) = &commit.page {
+            let (first_index, epoch) = (int(page.first_index), int(lease.epoch));
+            self.execute(&self.sql.append, params![row.seq, first_index, page.count, epoch, page.body])?;
+        }
+        if let Some(output) = &patch.output {
+            self.execute(&self.sql.set_output, params![row.seq, &**output])?;
+        }
+        if let Some(state) = session {
+            self.execute(&self.sql.update_session, params![row.session_seq, state, commit.at.as_micros()])?;
+        }
+        if is_over && let Some(next) = self.first_unfinished(row.session_seq)? {
+            self.execute(&self.sql.next_in_line, [next])?;
+        }
+        Ok(())
+    }
+
+    fn merged(&self, session: i64, patch: &Map<String, Value>) -> Result<String, Fail> {
+        let read = |row: &Row<'_>| rows::state(row.get_ref(0)?.as_str().map_err(|e| rows::damaged(e.to_string()))?);
+        let state = first(&self.connection, &self.sql.session_state, [session], read)?;
+        let mut state = state.ok_or_else(|| rows::damaged(format!("session number {session} is missing")))?;
+        merge(&mut state, patch);
+        Ok(json(&state))
+    }
+}
+
+fn json(state: &Map<String, Value>) -> String {
+    serde_json::to_string(state).expect("an object with string keys is JSON")
+}
+
+/// What a claim could take, gathered from several queries.
+#[derive(Default)]
+struct Candidates {
+    /// Accept number and claims.
+    found: Vec<(i64, u32)>,
+    next_due: Option<i64>,
+}
+
+impl Candidates {
+    /// Keeps of `rows`, which come oldest first, as many as the claim could take at most, and one more.
+    fn offer(&mut self, claim: &Claim, mut rows: rusqlite::Rows<'_>) -> Result<(), Fail> {
+        let mut picker = Picker::with_one_more(claim);
+        while let Some(row) = rows.next()? {
+            if !picker.offer(count(row.get(0)?)?, row.get(1)?) {
+                break;
+            }
+        }
+        self.found.extend(picker.picked.iter().map(|(seq, claims)| (int(*seq), *claims)));
+        Ok(())
+    }
+
+    fn wait_for(&mut self, due_at: i64) {
+        self.next_due = Some(self.next_due.map_or(due_at, |earliest| earliest.min(due_at)));
+    }
+
+    /// What the claim takes, oldest first, and whether there was more.
+    fn pick(&mut self, claim: &Claim) -> (Vec<i64>, bool) {
+        self.found.sort_unstable();
+        self.found.dedup();
+        let mut picker = Picker::new(claim);
+        for (seq, claims) in &self.found {
+            if !picker.offer(seq.unsigned_abs(), *claims) {
+                break;
+            }
+        }
+        (picker.picked.iter().map(|(seq, _)| int(*seq)).collect(), picker.more)
+    }
+}

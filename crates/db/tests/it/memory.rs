@@ -1,0 +1,90 @@
+//! The store in memory.
+
+use outlive_core::port::{Accepted, Db, DbErrorKind, NewRun, RunStore, SessionPolicy};
+use outlive_core::{DefinitionId, RunId, RunInfo, SessionId, Timestamp, WorkerId};
+use outlive_db::{Fault, InMemoryDb, Operation, conformance};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+#[tokio::test]
+async fn it_conforms() {
+    conformance::all(async || {
+        let one = InMemoryDb::new();
+        conformance::Stores { other: Arc::new(one.another_process()), one: Arc::new(one) }
+    })
+    .await;
+}
+
+const NOW: Timestamp = Timestamp::from_micros(1);
+
+fn run_id() -> RunId {
+    RunId::parse("r1").unwrap()
+}
+
+fn new_run() -> NewRun {
+    NewRun {
+        info: RunInfo {
+            run_id: run_id(),
+            workflow_id: DefinitionId::parse("flow").unwrap(),
+            workflow_name: Arc::from("Flow"),
+            session_id: SessionId::parse("s1").unwrap(),
+            user_id: None,
+        },
+        input: None,
+        options: None,
+        definition: Arc::from("definition"),
+        idempotency_key: Some(Arc::from("key")),
+        fingerprint: Arc::from("fingerprint"),
+        policy: SessionPolicy::Queue,
+        session_state: None,
+        at: NOW,
+    }
+}
+
+#[tokio::test]
+async fn a_refused_call_did_not_happen_and_a_lost_reply_did() {
+    let db = InMemoryDb::new();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let list = seen.clone();
+    db.faults(Arc::new(move |operation| {
+        let mut list = list.lock().unwrap();
+        list.push(operation);
+        match list.len() {
+            1 => Some(Fault::Refuse(DbErrorKind::Busy)),
+            3 => Some(Fault::LoseReply),
+            _ => None,
+        }
+    }));
+    assert_eq!(db.create_run(new_run(), None).await.unwrap_err().kind(), DbErrorKind::Busy);
+    assert!(db.run(run_id()).await.unwrap().is_none());
+    assert_eq!(db.create_run(new_run(), None).await.unwrap_err().kind(), DbErrorKind::OutcomeUnknown);
+    assert!(matches!(db.create_run(new_run(), None).await.unwrap(), Accepted::Existing(id) if id == run_id()));
+    let expected = [Operation::CreateRun, Operation::Run, Operation::CreateRun, Operation::CreateRun];
+    assert_eq!(*seen.lock().unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_crashed_worker_is_dead_at_once_and_keeps_the_claim_count() {
+    let db = InMemoryDb::new();
+    let [one, two] = ["w1", "w2"].map(|id| WorkerId::parse(id).unwrap());
+    for worker in [&one, &two] {
+        db.heartbeat(worker.clone(), NOW, Duration::from_secs(60)).await.unwrap();
+    }
+    db.create_run(new_run(), Some(one.clone())).await.unwrap();
+    assert!(db.claim_run(run_id(), two.clone(), NOW).await.unwrap().is_none());
+    db.crash(&one);
+    let (run, lease) = db.claim_run(run_id(), two, NOW).await.unwrap().unwrap();
+    assert_eq!((run.claims, lease.epoch), (2, 2));
+    let beat = db.heartbeat(one, NOW, Duration::from_secs(60)).await;
+    assert_eq!(beat.unwrap_err().kind(), DbErrorKind::Fenced);
+}
+
+#[tokio::test]
+async fn clones_are_one_process_and_share_the_hook() {
+    let db = InMemoryDb::new();
+    let other = db.another_process();
+    db.faults(Arc::new(|_| Some(Fault::Refuse(DbErrorKind::Full))));
+    assert_eq!(db.clone().run(run_id()).await.unwrap_err().kind(), DbErrorKind::Full);
+    other.create_run(new_run(), None).await.unwrap();
+    assert_eq!(other.location(), "memory");
+}

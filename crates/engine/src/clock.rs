@@ -1,0 +1,26 @@
+//! The real clock and real chance.
+
+use outlive_core::Timestamp;
+use outlive_core::port::{Chance, Clock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The machine's wall clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    }
+}
+
+/// The machine's source of randomness.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemChance;
+
+impl Chance for SystemChance {
+    fn bits(&self) -> u64 {
+        rand::random()
+    }
+}

@@ -1,0 +1,483 @@
+//! Drives one run: asks the machine, executes, appends, and commits whenever the run comes to rest.
+//!
+//! One task a run, and everything the run does is polled by it. So dropping the work drops every call in flight, which is
+//! how a cancel reaches a model's HTTP request, and a run that rests costs one small task.
+
+use crate::engine::Inner;
+use crate::journal::{InFlight, Journal};
+use futures::FutureExt;
+use outlive_core::log::{Entry, Record};
+use outlive_core::machine::{Execute, Then, WorkflowMachine};
+use outlive_core::port::{
+    BoxFuture, Commit, DbError, DbErrorKind, Effects, Executed, Lease, Run, SessionState, StepContext,
+};
+use outlive_core::{Definition, ExecutorKind, Failure, FailureKind, Timestamp};
+use serde_json::{Map, Value};
+use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::{Sleep, sleep, sleep_until};
+
+/// How others stop a run that executes here.
+#[derive(Debug, Default)]
+pub(crate) struct Control {
+    stop: Mutex<Option<Stop>>,
+    changed: Notify,
+}
+
+/// Why a run is to stop. Later reasons replace weaker ones.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stop {
+    /// Start nothing new; give the lease back once calls in flight have ended.
+    Drain,
+    /// Drop what is in flight and give the lease back.
+    Release,
+    /// Drop what is in flight and end CANCELLED.
+    Cancel(Arc<str>),
+    /// The lease is lost: drop everything and write nothing.
+    Lost,
+}
+
+impl Control {
+    pub(crate) fn stop(&self, stop: Stop) {
+        let mut current = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.as_ref().is_none_or(|current| *current < stop) {
+            *current = Some(stop);
+            self.changed.notify_one();
+        }
+    }
+
+    fn current(&self) -> Option<Stop> {
+        self.stop.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits for a reason to drop what is in flight; turns the journal off when nothing new may start.
+    async fn stopped(&self, journal: &Journal) -> Stop {
+        loop {
+            match self.current() {
+                Some(Stop::Drain) => journal.halt(),
+                Some(stop) => return stop,
+                None => {}
+            }
+            self.changed.notified().await;
+        }
+    }
+}
+
+/// How the work of a run came to rest.
+enum Rest {
+    /// The machine says the run has ended or is paused.
+    Ended,
+    /// Nothing to do before this time.
+    Park(Timestamp),
+    /// Nothing new may start.
+    Halted,
+    /// Stopped from outside.
+    Stopped(Stop),
+    /// The run's own time is over.
+    TimedOut(u64),
+}
+
+/// The run is not ours any more, or cannot be written.
+struct Lost;
+
+/// Drives a claimed run until it ends, parks or is lost. `session` is its session's state when the caller knows it.
+pub(crate) async fn drive(
+    inner: Arc<Inner>,
+    run: Run,
+    lease: Lease,
+    control: Arc<Control>,
+    session: Option<Arc<Map<String, Value>>>,
+) {
+    let run_id = run.info.run_id.clone();
+    let definition = inner.definition(&run.info.workflow_id, &run.definition);
+    let journal = open(&inner, &run, lease, definition.as_deref());
+    let mut pump = Pump { inner: inner.clone(), journal: journal.clone(), stage: Stage::Idle, stream_timer: None };
+    let prepared = prepare(&inner, &run, &journal, definition.is_some(), session).await;
+    let result = match prepared {
+        Err(error) => Err(inner.give_up(&run_id, &error)),
+        Ok(None) => pump.flush().await,
+        Ok(Some(session)) => {
+            let definition = definition.expect("prepare() ends runs without a definition");
+            attend(&inner, &mut pump, &control, &run, definition, session).await
+        }
+    };
+    if let Err(Lost) = result {
+        tracing::debug!(%run_id, "run dropped");
+    }
+}
+
+fn open(inner: &Inner, run: &Run, lease: Lease, definition: Option<&Definition>) -> Arc<Journal> {
+    let parse = |text: &Option<Arc<str>>| text.as_deref().and_then(|text| serde_json::from_str(text).ok());
+    let nodes = definition.map(|definition| definition.nodes.clone());
+    let options: Option<Value> = parse(&run.options);
+    let additional_data = options.and_then(|mut options| options.get_mut("additional_data").map(Value::take));
+    let info = Arc::new(run.info.clone());
+    let machine = WorkflowMachine::new(info, nodes, parse(&run.input), additional_data, run.created_at);
+    Arc::new(Journal::new(inner.services.clone(), lease, machine, run.status))
+}
+
+/// Folds the log and settles what can be settled without executing. `Some` means: execute, with this session state.
+async fn prepare(
+    inner: &Inner,
+    run: &Run,
+    journal: &Journal,
+    is_known: bool,
+    session: Option<Arc<Map<String, Value>>>,
+) -> Result<Option<Arc<Map<String, Value>>>, DbError> {
+    let now = inner.services.clock.now();
+    let claim = claim_record(run, journal, now);
+    if run.next_index > 0 {
+        match replay(inner, run, journal).await? {
+            Ok(()) => journal.append([journal.machine(|m| m.resumed(&claim, run.attempt, now))]),
+            Err(Unreadable::Damaged(damaged)) => {
+                journal.skip_to(run.next_index);
+                let failure = Failure::new(FailureKind::BadResponse, damaged.to_string());
+                journal.append(journal.machine(|m| m.fail(&failure, now)));
+                return Ok(None);
+            }
+            Err(Unreadable::Changed(mismatch)) => {
+                journal.skip_to(run.next_index);
+                journal.append([journal.machine(|m| m.pause(&mismatch.to_string(), now))]);
+                journal.release(None);
+                return Ok(None);
+            }
+        }
+    }
+    if let Some(cancel) = &run.cancel {
+        journal.append(journal.machine(|m| m.cancel(&cancel.reason, None, &claim, now)));
+        return Ok(None);
+    }
+    if run.claims > inner.options.claims_max {
+        let count = run.claims - 1;
+        let message = format!("poisoned: {count} workers were lost while executing this run and it made no progress");
+        journal.append(journal.machine(|m| m.fail(&Failure::new(FailureKind::Poisoned, message), now)));
+        return Ok(None);
+    }
+    if !is_known {
+        journal.release(None);
+        return Ok(None);
+    }
+    let state = match session {
+        Some(state) => state,
+        None => {
+            let session = inner.services.db.session(run.info.session_id.clone()).await?;
+            Arc::new(session.map(|session| session.state).unwrap_or_default())
+        }
+    };
+    Ok(Some(state))
+}
+
+enum Unreadable {
+    Damaged(outlive_core::log::Damaged),
+    Changed(outlive_core::machine::Mismatch),
+}
+
+/// Bytes of log read at once while folding it.
+const REPLAY_BYTES: usize = 1 << 20;
+
+async fn replay(inner: &Inner, run: &Run, journal: &Journal) -> Result<Result<(), Unreadable>, DbError> {
+    let run_id = &run.info.run_id;
+    let mut from = 0;
+    while from < run.next_index {
+        let pages = inner.services.db.read(run_id.clone(), from, REPLAY_BYTES).await?;
+        if pages.is_empty() {
+            let problem = "it is missing".to_owned();
+            let damaged = outlive_core::log::Damaged { run_id: run_id.clone(), event_index: from, problem };
+            return Ok(Err(Unreadable::Damaged(damaged)));
+        }
+        for page in pages {
+            from = page.end();
+            let entries = match page.decode(run_id) {
+                Ok(entries) => entries,
+                Err(damaged) => return Ok(Err(Unreadable::Damaged(damaged))),
+            };
+            for entry in entries {
+                if let Err(mismatch) = journal.replay(entry) {
+                    return Ok(Err(Unreadable::Changed(mismatch)));
+                }
+            }
+        }
+    }
+    Ok(Ok(()))
+}
+
+fn claim_record(run: &Run, journal: &Journal, at: Timestamp) -> Record {
+    let lease = journal.lease();
+    Record::Claimed { worker: lease.worker.clone(), epoch: lease.epoch, attempt: run.attempt, at }
+}
+
+/// Executes the run and sees it to its rest.
+async fn attend(
+    inner: &Arc<Inner>,
+    pump: &mut Pump,
+    control: &Control,
+    run: &Run,
+    definition: Arc<Definition>,
+    session: Arc<Map<String, Value>>,
+) -> Result<(), Lost> {
+    let journal = pump.journal.clone();
+    let claim = claim_record(run, &journal, inner.services.clock.now());
+    let rest = {
+        let deadline = deadline(inner, &journal, &definition);
+        let work = execute(inner, &journal, definition, &claim, session);
+        let work = async {
+            tokio::select! {
+                biased;
+                stop = control.stopped(&journal) => Rest::Stopped(stop),
+                rest = work => rest,
+                limit = deadline => Rest::TimedOut(limit),
+            }
+        };
+        pump.run(Box::pin(work)).await?
+    };
+    let now = inner.services.clock.now();
+    match rest {
+        Rest::Ended => {
+            if journal.machine(WorkflowMachine::ended).is_some_and(|status| !status.is_terminal()) {
+                journal.release(None);
+            }
+        }
+        Rest::Park(due_at) => journal.release(Some(due_at)),
+        Rest::Halted | Rest::Stopped(Stop::Release | Stop::Drain) => journal.release(None),
+        Rest::Stopped(Stop::Lost) => return Err(Lost),
+        Rest::Stopped(Stop::Cancel(reason)) => {
+            let partial = journal.partial_text();
+            journal.append(journal.machine(|m| m.cancel(&reason, partial, &claim, now)));
+        }
+        Rest::TimedOut(limit_ms) => {
+            let message = format!("the run took longer than its limit of {limit_ms} ms");
+            journal.append(journal.machine(|m| m.fail(&Failure::new(FailureKind::Timeout, message), now)));
+        }
+    }
+    pump.flush().await
+}
+
+/// Waits until the run's own time is over; for ever when it has no limit.
+fn deadline(inner: &Inner, journal: &Journal, definition: &Definition) -> BoxFuture<'static, u64> {
+    let Some(limit_ms) = definition.timeout_ms else {
+        return Box::pin(std::future::pending());
+    };
+    let now = inner.services.clock.now();
+    let spent = journal.machine(|m| m.started_at()).map_or(Duration::ZERO, |started| now.since(started));
+    let left = Duration::from_millis(limit_ms).saturating_sub(spent);
+    Box::pin(async move {
+        sleep(left).await;
+        limit_ms
+    })
+}
+
+/// Asks the machine and does what it says, until it says rest.
+async fn execute(
+    inner: &Arc<Inner>,
+    journal: &Arc<Journal>,
+    definition: Arc<Definition>,
+    claim: &Record,
+    session: Arc<Map<String, Value>>,
+) -> Rest {
+    let mut session = session;
+    loop {
+        if journal.is_halted() {
+            return Rest::Halted;
+        }
+        let now = inner.services.clock.now();
+        let decision = journal.machine(|m| m.next(claim, now));
+        if !decision.say.is_empty() {
+            journal.append(decision.say);
+        }
+        match decision.then {
+            Then::End(_) => return Rest::Ended,
+            Then::Wait(due_at) if due_at.since(now) > inner.options.park_after => return Rest::Park(due_at),
+            Then::Wait(due_at) => sleep(due_at.since(now)).await,
+            Then::Execute(step) => {
+                journal.set_progress(journal.machine(WorkflowMachine::progress));
+                let leaves_at_once = step.executor_type == ExecutorKind::Function;
+                if leaves_at_once && journal.durable().await.is_err() {
+                    return Rest::Halted;
+                }
+                let state = SessionState::new(session.clone());
+                let result = execute_step(journal, &definition, &step, state.clone()).await;
+                if journal.is_halted() && matches!(&result, Err(failure) if failure.kind == FailureKind::Cancelled) {
+                    return Rest::Halted;
+                }
+                let patch = result.is_ok().then(|| state.patch()).flatten();
+                if patch.is_some() {
+                    session = Arc::new(state.all());
+                }
+                let (now, chance) = (inner.services.clock.now(), inner.services.chance.bits());
+                let entries: Vec<Entry> = journal.machine(|m| m.settle(result, patch.clone(), chance, now));
+                journal.merge_session(patch);
+                journal.append(entries);
+            }
+        }
+    }
+}
+
+/// One attempt at one step. A panic of the user's code and a time-out are failures like others.
+async fn execute_step(
+    journal: &Arc<Journal>,
+    definition: &Definition,
+    step: &Execute,
+    state: SessionState,
+) -> Result<Executed, Failure> {
+    let Some(executor) = definition.executor(step.step) else {
+        return Err(Failure::new(FailureKind::Definition, "the step has no executor"));
+    };
+    let context = StepContext {
+        run: journal.machine(|m| m.info().clone()),
+        step: step.info.clone(),
+        state,
+        effects: journal.clone(),
+    };
+    let input = step.input.clone();
+    let work = AssertUnwindSafe(async { executor.execute(context, input).await }).catch_unwind();
+    let ended = match step.timeout_ms {
+        None => work.await,
+        Some(limit_ms) => match tokio::time::timeout(Duration::from_millis(limit_ms), work).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                let message = format!("step {:?} took longer than its limit of {limit_ms} ms", step.info.step_name);
+                return Err(Failure::new(FailureKind::Timeout, message));
+            }
+        },
+    };
+    ended.unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned());
+        Err(Failure::new(FailureKind::Panic, format!("step {:?} panicked: {said}", step.info.step_name)))
+    })
+}
+
+/// Moves a run's entries to the store while its work goes on.
+struct Pump {
+    inner: Arc<Inner>,
+    journal: Arc<Journal>,
+    stage: Stage,
+    stream_timer: Option<Pin<Box<Sleep>>>,
+}
+
+enum Stage {
+    Idle,
+    Writing { write: BoxFuture<'static, Result<(), DbError>>, commit: Box<Commit>, in_flight: InFlight, tries: u32 },
+    BackingOff { until: Pin<Box<Sleep>>, commit: Box<Commit>, in_flight: InFlight, tries: u32 },
+}
+
+impl Pump {
+    /// Polls `work`, and whenever it rests commits what it has appended.
+    async fn run<T>(&mut self, mut work: Pin<Box<dyn Future<Output = T> + Send + '_>>) -> Result<T, Lost> {
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(Err(lost)) = self.poll_commit(cx) {
+                    return Poll::Ready(Err(lost));
+                }
+                if let Poll::Ready(output) = work.as_mut().poll(cx) {
+                    return Poll::Ready(Ok(output));
+                }
+                if !matches!(self.stage, Stage::Idle) || !self.begin(false) {
+                    break;
+                }
+            }
+            self.poll_stream_timer(cx);
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Commits everything that is left.
+    async fn flush(&mut self) -> Result<(), Lost> {
+        poll_fn(|cx| {
+            loop {
+                match self.poll_commit(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Err(lost)) => return Poll::Ready(Err(lost)),
+                    Poll::Ready(Ok(())) if self.begin(true) => {}
+                    Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+                }
+            }
+        })
+        .await
+    }
+
+    /// Starts a commit if there is something to commit.
+    fn begin(&mut self, is_final: bool) -> bool {
+        let Some((commit, in_flight)) = self.journal.begin_commit(is_final) else {
+            return false;
+        };
+        let write = self.journal.write(commit.clone());
+        self.stage = Stage::Writing { write, commit: Box::new(commit), in_flight, tries: 1 };
+        self.stream_timer = None;
+        true
+    }
+
+    /// Polls the commit in flight; ready when there is none any more.
+    fn poll_commit(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
+        loop {
+            match std::mem::replace(&mut self.stage, Stage::Idle) {
+                Stage::Idle => return Poll::Ready(Ok(())),
+                Stage::Writing { mut write, commit, in_flight, tries } => match write.as_mut().poll(cx) {
+                    Poll::Pending => {
+                        self.stage = Stage::Writing { write, commit, in_flight, tries };
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(Ok(())) => {
+                        self.journal.end_commit(&in_flight);
+                        return Poll::Ready(Ok(()));
+                    }
+                    Poll::Ready(Err(error)) if error.is_transient() => {
+                        // A full disk or a lock is no reason to fail a run: it stalls and goes on by itself.
+                        tracing::warn!(run_id = %commit.lease.run_id, %error, "commit delayed");
+                        let wait = Duration::from_millis(50 << tries.min(6));
+                        self.stage = Stage::BackingOff { until: Box::pin(sleep(wait)), commit, in_flight, tries };
+                    }
+                    Poll::Ready(Err(error)) => {
+                        return Poll::Ready(Err(self.inner.give_up(&commit.lease.run_id, &error)));
+                    }
+                },
+                Stage::BackingOff { mut until, commit, in_flight, tries } => match until.as_mut().poll(cx) {
+                    Poll::Pending => {
+                        self.stage = Stage::BackingOff { until, commit, in_flight, tries };
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(()) => {
+                        let write = self.journal.write((*commit).clone());
+                        self.stage = Stage::Writing { write, commit, in_flight, tries: tries + 1 };
+                    }
+                },
+            }
+        }
+    }
+
+    /// Makes sure that streamed text wakes this task when it is due.
+    fn poll_stream_timer(&mut self, cx: &mut Context<'_>) {
+        let Some(due) = self.journal.stream_due() else { return };
+        let timer = self.stream_timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        if timer.as_mut().poll(cx).is_ready() {
+            self.stream_timer = None;
+            cx.waker().wake_by_ref();
+        }
+    }
+}
+
+impl Inner {
+    /// Decides what an error of the store means for a run, and for the engine.
+    fn give_up(&self, run_id: &outlive_core::RunId, error: &DbError) -> Lost {
+        match error.kind() {
+            DbErrorKind::Fenced => tracing::info!(%run_id, "another worker executes this run now"),
+            DbErrorKind::OutcomeUnknown => self.fail(error),
+            DbErrorKind::NotFound
+            | DbErrorKind::Conflict
+            | DbErrorKind::SessionBusy
+            | DbErrorKind::IllegalStatus
+            | DbErrorKind::Full
+            | DbErrorKind::Busy
+            | DbErrorKind::Corrupt
+            | DbErrorKind::Refused
+            | DbErrorKind::Storage => tracing::error!(%run_id, %error, "run cannot be written"),
+        }
+        Lost
+    }
+}

@@ -1,0 +1,550 @@
+//! The engine's front: register definitions, submit, read, cancel, shut down.
+
+use crate::clock::{SystemChance, SystemClock};
+use crate::drive::{Control, Stop, drive};
+use crate::error::Error;
+use crate::events::EventStream;
+use crate::handle::{RunHandle, run_output};
+use crate::hub::Hub;
+use crate::journal::Services;
+use crate::lease::LeaseClock;
+use crate::options::Options;
+use crate::worker;
+use outlive_core::port::{
+    Accepted, CancelIntent, Cancelled, Chance, Clock, Db, DbError, Lease, NewRun, News, Run, SessionPolicy,
+};
+use outlive_core::{Definition, DefinitionId, RunId, RunInfo, RunStatus, SessionId, WorkerId, WorkflowRunOutput};
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::Instant;
+
+/// A request to run a workflow.
+#[derive(Clone, Debug, Default)]
+pub struct Submit {
+    /// Text, an object, or nothing.
+    pub input: Option<Value>,
+    /// The caller's id for the run; made when absent.
+    pub run_id: Option<String>,
+    /// The conversation it belongs to; the run gets a session of its own when absent.
+    pub session_id: Option<String>,
+    /// Whose run it is.
+    pub user_id: Option<String>,
+    /// State the session starts with, if this run creates it.
+    pub session_state: Option<Map<String, Value>>,
+    /// The caller's own data; steps see it.
+    pub additional_data: Option<Value>,
+    /// The same key and the same request again give the same run; the same key and another request are refused.
+    pub idempotency_key: Option<String>,
+    /// What to do when the session has an unfinished run.
+    pub policy: SessionPolicy,
+}
+
+/// Accepts, executes and reads runs. Cheap to clone; all clones are the same engine.
+///
+/// Dropping the last clone without [`Engine::shutdown`] loses nothing: the next engine on the store goes on.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) inner: Arc<Inner>,
+    _guard: Arc<StopGuard>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) services: Arc<Services>,
+    pub(crate) options: Options,
+    pub(crate) definitions: RwLock<HashMap<DefinitionId, Vec<Arc<Definition>>>>,
+    pub(crate) worker: RwLock<WorkerId>,
+    pub(crate) wake: Notify,
+    /// Runs submitted here that this process could not take at once.
+    pub(crate) unleased: AtomicUsize,
+    /// A run that crashed its workers executes here; the next of its kind waits.
+    pub(crate) suspects: AtomicUsize,
+    pub(crate) news: Notify,
+    running: Mutex<HashMap<RunId, Running>>,
+    emptied: Notify,
+    failed: Mutex<Option<Arc<str>>>,
+    pub(crate) stop: watch::Sender<bool>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+struct Running {
+    control: Arc<Control>,
+    abort: Option<AbortHandle>,
+}
+
+/// Stops the background tasks when the last handle goes.
+struct StopGuard(Arc<Inner>);
+
+impl Drop for StopGuard {
+    fn drop(&mut self) {
+        self.0.stop.send_replace(true);
+    }
+}
+
+/// An engine under construction.
+#[must_use]
+pub struct EngineBuilder {
+    db: Arc<dyn Db>,
+    clock: Arc<dyn Clock>,
+    chance: Arc<dyn Chance>,
+    options: Options,
+    definitions: Vec<Arc<Definition>>,
+}
+
+impl EngineBuilder {
+    /// Registers a workflow.
+    pub fn workflow(mut self, definition: Arc<Definition>) -> Self {
+        self.definitions.push(definition);
+        self
+    }
+
+    /// Uses another clock.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Uses another source of randomness.
+    pub fn chance(mut self, chance: Arc<dyn Chance>) -> Self {
+        self.chance = chance;
+        self
+    }
+
+    /// Uses these options.
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Opens the store, registers as a worker and begins to take over what nobody executes.
+    ///
+    /// # Errors
+    /// Whatever keeps the store from opening.
+    pub async fn start(self) -> Result<Engine, Error> {
+        self.db.open().await?;
+        let now = self.clock.now();
+        let worker = WorkerId::new(now, self.chance.wide_bits());
+        let services = Services {
+            db: self.db,
+            clock: self.clock,
+            chance: self.chance,
+            hub: Arc::new(Hub::default()),
+            lease_clock: Arc::new(LeaseClock::new(Instant::now() + self.options.lease_period)),
+            stream_period: self.options.stream_period,
+        };
+        let inner = Arc::new(Inner {
+            services: Arc::new(services),
+            options: self.options,
+            definitions: RwLock::default(),
+            worker: RwLock::new(worker),
+            wake: Notify::new(),
+            unleased: AtomicUsize::new(0),
+            suspects: AtomicUsize::new(0),
+            news: Notify::new(),
+            running: Mutex::default(),
+            emptied: Notify::new(),
+            failed: Mutex::default(),
+            stop: watch::Sender::new(false),
+            tasks: Mutex::default(),
+        });
+        let engine = Engine { _guard: Arc::new(StopGuard(inner.clone())), inner };
+        for definition in self.definitions {
+            engine.register(definition);
+        }
+        engine.watch_store();
+        worker::heartbeat(&engine.inner).await?;
+        let tasks = [worker::keep_lease(engine.inner.clone()), worker::follow_news(engine.inner.clone())];
+        let mut handles: Vec<_> = tasks.into_iter().map(tokio::spawn).collect();
+        if engine.inner.options.execute {
+            handles.push(tokio::spawn(worker::take_over(engine.inner.clone())));
+        }
+        engine.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(handles);
+        Ok(engine)
+    }
+}
+
+impl Engine {
+    /// Starts to build an engine on a store.
+    pub fn builder(db: Arc<dyn Db>) -> EngineBuilder {
+        EngineBuilder {
+            db,
+            clock: Arc::new(SystemClock),
+            chance: Arc::new(SystemChance),
+            options: Options::default(),
+            definitions: Vec::new(),
+        }
+    }
+
+    /// Registers one more workflow, or another version of one; runs that wait for it are taken over.
+    pub fn register(&self, definition: Arc<Definition>) {
+        let mut definitions = self.inner.definitions.write().unwrap_or_else(PoisonError::into_inner);
+        let versions = definitions.entry(definition.id.clone()).or_default();
+        versions.retain(|known| known.hash != definition.hash);
+        versions.push(definition);
+        drop(definitions);
+        self.inner.wake.notify_one();
+    }
+
+    /// The store.
+    pub fn db(&self) -> &Arc<dyn Db> {
+        &self.inner.services.db
+    }
+
+    /// Accepts a run. When this returns, the run is on stable storage and will be executed.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the run may or may not have been accepted; repeat with the same idempotency key.
+    ///
+    /// # Errors
+    /// [`Error::UnknownWorkflow`], [`Error::InputTooLong`], [`Error::InvalidId`], [`Error::Conflict`],
+    /// [`Error::SessionBusy`], [`Error::Stopped`], or the store's error. No run exists then, unless the store says
+    /// that the outcome is unknown.
+    pub async fn submit(&self, workflow_id: &DefinitionId, submit: Submit) -> Result<RunHandle, Error> {
+        self.inner.check_running()?;
+        let unknown = || Error::UnknownWorkflow(workflow_id.to_shared());
+        let definition = self.inner.newest(workflow_id).ok_or_else(unknown)?;
+        let is_own_session = submit.session_id.is_none();
+        let new = self.inner.new_run(&definition, submit)?;
+        let state = Arc::new(new.session_state.clone().unwrap_or_default());
+        let run = pending_run(&new);
+        let worker = self.inner.has_room().then(|| self.inner.worker());
+        let accepted = self.inner.create_run(new, worker).await?;
+        let run_id = match accepted {
+            Accepted::Existing(run_id) => run_id,
+            Accepted::New { lease: Some(lease) } => {
+                let run_id = lease.run_id.clone();
+                let run = Run { epoch: lease.epoch, claims: 1, attempt: 1, worker: Some(lease.worker.clone()), ..run };
+                self.inner.execute(run, lease, is_own_session.then_some(state), false);
+                run_id
+            }
+            Accepted::New { lease: None } => {
+                self.inner.unleased.fetch_add(1, Ordering::Relaxed);
+                self.inner.wake.notify_one();
+                run.info.run_id
+            }
+        };
+        Ok(self.attach(run_id))
+    }
+
+    /// A handle on a run, from its id alone. Whether the run exists shows when the handle is used.
+    pub fn attach(&self, run_id: RunId) -> RunHandle {
+        RunHandle::new(self.clone(), run_id)
+    }
+
+    /// The run as it is stored, whoever executes it; nothing when there is no such run.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn get_run(&self, run_id: &RunId) -> Result<Option<WorkflowRunOutput>, Error> {
+        let run = self.inner.services.db.run(run_id.clone()).await?;
+        Ok(run.map(|run| run_output(&run)))
+    }
+
+    /// The run's events after index `after` (from the first when absent), stored ones first, then live, until the run's
+    /// last.
+    pub fn events(&self, run_id: &RunId, after: Option<u64>) -> EventStream {
+        EventStream::new(self.clone(), run_id.clone(), after)
+    }
+
+    /// Makes the wish durable that a run end, and sees to it. Returns the status if the run was over already.
+    ///
+    /// # Errors
+    /// [`Error::RunNotFound`], or the store's.
+    pub async fn cancel(&self, run_id: &RunId, reason: &str) -> Result<Option<RunStatus>, Error> {
+        let at = self.inner.services.clock.now();
+        let intent = CancelIntent { at, reason: Arc::from(reason) };
+        let db = &self.inner.services.db;
+        let cancelled = db.request_cancel(run_id.clone(), intent.clone()).await.map_err(|error| {
+            let is_missing = error.kind() == outlive_core::port::DbErrorKind::NotFound;
+            if is_missing { Error::RunNotFound(run_id.clone()) } else { error.into() }
+        })?;
+        match cancelled {
+            Cancelled::Already(status) => return Ok(Some(status)),
+            Cancelled::Requested => self.inner.stop_run(run_id, Stop::Cancel(intent.reason)),
+            Cancelled::Unowned => {
+                if let Some((run, lease)) = db.claim_run(run_id.clone(), self.inner.worker(), at).await? {
+                    self.inner.execute(run, lease, None, false);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Why the engine has stopped by itself, if it has: the store failed and takes no more writes. The process should
+    /// end; a new one recovers from what is on stable storage.
+    pub fn failure(&self) -> Option<Arc<str>> {
+        self.inner.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Stops: takes nothing new, lets calls in flight end for up to [`Options::shutdown_grace`], gives every lease back.
+    /// What is unfinished waits in the store for the next engine, which need not wait for a lease to end.
+    ///
+    /// # Cancel safety
+    /// Safe: leases that were not given back end by themselves.
+    ///
+    /// # Errors
+    /// The store's, when the leases could not be given back.
+    pub async fn shutdown(&self) -> Result<(), Error> {
+        let inner = &self.inner;
+        inner.mark_stopped("it was shut down");
+        inner.stop.send_replace(true);
+        inner.stop_all(&Stop::Drain);
+        if tokio::time::timeout(inner.options.shutdown_grace, inner.until_empty()).await.is_err() {
+            inner.stop_all(&Stop::Release);
+            // Dropping calls and one commit: a store that cannot do that in this time is not worth waiting for.
+            let _ = tokio::time::timeout(Duration::from_secs(5), inner.until_empty()).await;
+        }
+        let tasks: Vec<_> = std::mem::take(&mut *inner.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        for task in tasks {
+            task.abort();
+            let _ = task.await;
+        }
+        inner.services.db.retire(inner.worker(), inner.services.clock.now()).await?;
+        Ok(())
+    }
+
+    /// Ends everything this engine does, as a crash would: nothing is written any more, no lease is given back.
+    #[cfg(feature = "testing")]
+    pub fn kill(&self) {
+        let inner = &self.inner;
+        inner.mark_stopped("it was killed");
+        inner.stop.send_replace(true);
+        for task in inner.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            task.abort();
+        }
+        for running in inner.running().values() {
+            running.abort.iter().for_each(AbortHandle::abort);
+        }
+    }
+
+    /// The worker this engine is to its store.
+    #[cfg(feature = "testing")]
+    pub fn worker(&self) -> WorkerId {
+        self.inner.worker()
+    }
+
+    fn watch_store(&self) {
+        let inner = Arc::downgrade(&self.inner);
+        self.inner.services.db.watch(Arc::new(move |news| {
+            let Some(inner) = inner.upgrade() else { return };
+            match news {
+                News::Anything | News::Run(_) => {
+                    inner.services.hub.publish_foreign();
+                    inner.news.notify_one();
+                }
+                News::Failed => inner.mark_stopped("its store failed; restart the process"),
+            }
+        }));
+    }
+}
+
+fn pending_run(new: &NewRun) -> Run {
+    Run {
+        info: new.info.clone(),
+        status: RunStatus::Pending,
+        input: new.input.clone(),
+        options: new.options.clone(),
+        definition: new.definition.clone(),
+        created_at: new.at,
+        updated_at: new.at,
+        epoch: 0,
+        worker: None,
+        claims: 0,
+        attempt: 0,
+        due_at: None,
+        cancel: None,
+        next_index: 0,
+        progress: None,
+        output: None,
+    }
+}
+
+impl Inner {
+    pub(crate) fn worker(&self) -> WorkerId {
+        self.worker.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn running_len(&self) -> usize {
+        self.running().len()
+    }
+
+    pub(crate) fn is_running(&self, run_id: &RunId) -> bool {
+        self.running().contains_key(run_id)
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<RunId, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_room(&self) -> bool {
+        self.options.execute && self.running_len() < self.options.runs_max
+    }
+
+    fn newest(&self, id: &DefinitionId) -> Option<Arc<Definition>> {
+        let definitions = self.definitions.read().unwrap_or_else(PoisonError::into_inner);
+        definitions.get(id)?.last().cloned()
+    }
+
+    /// The definition a run was submitted to, else the newest of its workflow: replay decides whether it fits.
+    pub(crate) fn definition(&self, id: &DefinitionId, hash: &str) -> Option<Arc<Definition>> {
+        let definitions = self.definitions.read().unwrap_or_else(PoisonError::into_inner);
+        let versions = definitions.get(id)?;
+        versions.iter().find(|version| &*version.hash == hash).or(versions.last()).cloned()
+    }
+
+    fn new_run(&self, definition: &Definition, submit: Submit) -> Result<NewRun, Error> {
+        let at = self.services.clock.now();
+        let run_id = match &submit.run_id {
+            Some(text) => RunId::parse(text)?,
+            None => RunId::new(at, self.services.chance.wide_bits()),
+        };
+        let session_id = match &submit.session_id {
+            Some(text) => SessionId::parse(text)?,
+            None => SessionId::new(at, self.services.chance.wide_bits()),
+        };
+        let input = submit.input.as_ref().map(|input| Arc::<str>::from(input.to_string()));
+        let options = submit.additional_data.map(|data| Arc::from(json!({ "additional_data": data }).to_string()));
+        let bytes =
+            input.as_ref().map_or(0, |text| text.len()) + options.as_ref().map_or(0, |text: &Arc<str>| text.len());
+        let limit = self.options.input_bytes_max;
+        if bytes > limit {
+            return Err(Error::InputTooLong { bytes, limit });
+        }
+        let user_id: Option<Arc<str>> = submit.user_id.map(Arc::from);
+        let asked = json!([definition.id, submit.run_id, submit.session_id, user_id, input, options]).to_string();
+        let scope = |key: String| Arc::from(json!([definition.id, user_id, key]).to_string());
+        Ok(NewRun {
+            fingerprint: fingerprint(&asked),
+            idempotency_key: submit.idempotency_key.map(scope),
+            info: RunInfo {
+                run_id,
+                workflow_id: definition.id.clone(),
+                workflow_name: definition.name.clone(),
+                session_id,
+                user_id,
+            },
+            input,
+            options,
+            definition: definition.hash.clone(),
+            policy: submit.policy,
+            session_state: submit.session_state,
+            at,
+        })
+    }
+
+    #[cfg(not(feature = "sabotage-ack-before-commit"))]
+    async fn create_run(&self, new: NewRun, worker: Option<WorkerId>) -> Result<Accepted, DbError> {
+        self.services.db.create_run(new, worker).await
+    }
+
+    /// The defect: says yes before the store has said it.
+    #[cfg(feature = "sabotage-ack-before-commit")]
+    async fn create_run(self: &Arc<Self>, new: NewRun, _: Option<WorkerId>) -> Result<Accepted, DbError> {
+        let inner = self.clone();
+        tokio::spawn(async move { inner.services.db.create_run(new, None).await });
+        Ok(Accepted::New { lease: None })
+    }
+
+    /// Executes a run this process holds the lease of.
+    pub(crate) fn execute(
+        self: &Arc<Self>,
+        run: Run,
+        lease: Lease,
+        session: Option<Arc<Map<String, Value>>>,
+        is_suspect: bool,
+    ) {
+        let control = Arc::new(Control::default());
+        let run_id = run.info.run_id.clone();
+        let mut running = self.running();
+        running.insert(run_id.clone(), Running { control: control.clone(), abort: None });
+        let place = Place { inner: self.clone(), run_id: run_id.clone(), is_suspect };
+        let inner = self.clone();
+        let task = tokio::spawn(async move {
+            let _place = place;
+            drive(inner, run, lease, control, session).await;
+        });
+        if let Some(running) = running.get_mut(&run_id) {
+            running.abort = Some(task.abort_handle());
+        }
+        drop(running);
+        if self.failed.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+            self.stop_run(&run_id, Stop::Release);
+        }
+    }
+
+    pub(crate) fn stop_run(&self, run_id: &RunId, stop: Stop) {
+        if let Some(running) = self.running().get(run_id) {
+            running.control.stop(stop);
+        }
+    }
+
+    pub(crate) fn stop_all(&self, stop: &Stop) {
+        for running in self.running().values() {
+            running.control.stop(stop.clone());
+        }
+    }
+
+    async fn until_empty(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            if self.running().is_empty() {
+                return;
+            }
+            emptied.await;
+        }
+    }
+
+    pub(crate) fn check_running(&self) -> Result<(), Error> {
+        match &*self.failed.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(reason) => Err(Error::Stopped(reason.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn mark_stopped(&self, reason: &str) {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| Arc::from(reason));
+    }
+
+    /// The store takes no more writes: everything here stops, nothing is acknowledged any more.
+    pub(crate) fn fail(&self, error: &DbError) {
+        tracing::error!(%error, "the store failed; this engine stops");
+        self.mark_stopped(&error.to_string());
+        self.stop_all(&Stop::Lost);
+        self.stop.send_replace(true);
+    }
+}
+
+/// A run's place among those executing; given up when its task ends, however it ends.
+struct Place {
+    inner: Arc<Inner>,
+    run_id: RunId,
+    is_suspect: bool,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut running = self.inner.running();
+        running.remove(&self.run_id);
+        let is_empty = running.is_empty();
+        drop(running);
+        if self.is_suspect {
+            self.inner.suspects.fetch_sub(1, Ordering::Relaxed);
+            self.inner.wake.notify_one();
+        }
+        if is_empty {
+            self.inner.emptied.notify_waiters();
+        }
+        if self.inner.unleased.load(Ordering::Relaxed) > 0 {
+            self.inner.wake.notify_one();
+        }
+    }
+}
+
+/// A hash of what was asked, to tell a repeated request from another one under the same key.
+fn fingerprint(asked: &str) -> Arc<str> {
+    Arc::from(RunId::fingerprint(asked))
+}

@@ -1,0 +1,60 @@
+//! What can go wrong between a caller and the engine.
+
+use outlive_core::port::{DbError, DbErrorKind};
+use outlive_core::{InvalidId, RunId};
+use std::sync::Arc;
+
+/// Why the engine refused or failed. Nothing happened unless the variant says otherwise.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// No definition of this workflow is registered with this engine.
+    #[error("no workflow {0:?} is registered; register its definition, or check the id")]
+    UnknownWorkflow(Arc<str>),
+    /// The input is too long.
+    #[error("the input has {bytes} bytes, the limit is {limit}; pass a reference to the data instead")]
+    InputTooLong {
+        /// Its length as JSON.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// An id cannot be one.
+    #[error(transparent)]
+    InvalidId(#[from] InvalidId),
+    /// The idempotency key, or the run id, was used for another request.
+    #[error("{0}")]
+    Conflict(DbError),
+    /// The session has an unfinished run and its policy is to refuse others.
+    #[error("{0}")]
+    SessionBusy(DbError),
+    /// No such run.
+    #[error("there is no run {0}")]
+    RunNotFound(RunId),
+    /// Stored entries of a run are damaged.
+    #[error(transparent)]
+    Damaged(#[from] outlive_core::log::Damaged),
+    /// The engine has been shut down, or its store has failed.
+    #[error("the engine has stopped: {0}")]
+    Stopped(Arc<str>),
+    /// The store refused or failed.
+    #[error("{0}")]
+    Db(DbError),
+}
+
+impl From<DbError> for Error {
+    fn from(error: DbError) -> Self {
+        match error.kind() {
+            DbErrorKind::Conflict => Error::Conflict(error),
+            DbErrorKind::SessionBusy => Error::SessionBusy(error),
+            DbErrorKind::Fenced
+            | DbErrorKind::NotFound
+            | DbErrorKind::IllegalStatus
+            | DbErrorKind::Full
+            | DbErrorKind::Busy
+            | DbErrorKind::OutcomeUnknown
+            | DbErrorKind::Corrupt
+            | DbErrorKind::Refused
+            | DbErrorKind::Storage => Error::Db(error),
+        }
+    }
+}

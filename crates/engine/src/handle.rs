@@ -1,0 +1,105 @@
+//! Handles: a run from outside. Holding one costs nothing and dropping one changes nothing.
+
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::events::EventStream;
+use outlive_core::port::{BoxFuture, Run};
+use outlive_core::{RunId, RunStatus, WorkflowRunOutput};
+use std::fmt;
+use std::future::IntoFuture;
+use std::time::Duration;
+
+/// How long a waiter trusts in being told: then it looks for itself.
+const LOOK_PERIOD: Duration = Duration::from_secs(2);
+
+/// A run, wherever it executes. Awaiting the handle waits for the run's end.
+#[derive(Clone)]
+pub struct RunHandle {
+    engine: Engine,
+    run_id: RunId,
+}
+
+impl fmt::Debug for RunHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RunHandle({})", self.run_id)
+    }
+}
+
+impl RunHandle {
+    pub(crate) fn new(engine: Engine, run_id: RunId) -> Self {
+        Self { engine, run_id }
+    }
+
+    /// The run's id: all that another process needs.
+    pub fn run_id(&self) -> &RunId {
+        &self.run_id
+    }
+
+    /// The run as it is now; nothing when there is no such run.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn get(&self) -> Result<Option<WorkflowRunOutput>, Error> {
+        self.engine.get_run(&self.run_id).await
+    }
+
+    /// The run's events after index `after`, from the first when absent: stored ones, then live ones, to the last.
+    pub fn events(&self, after: Option<u64>) -> EventStream {
+        self.engine.events(&self.run_id, after)
+    }
+
+    /// Asks for the run's end. See [`Engine::cancel`].
+    ///
+    /// # Errors
+    /// [`Error::RunNotFound`], or the store's.
+    pub async fn cancel(&self, reason: &str) -> Result<Option<RunStatus>, Error> {
+        self.engine.cancel(&self.run_id, reason).await
+    }
+
+    /// Waits for the run's end: COMPLETED, ERROR or CANCELLED.
+    ///
+    /// # Cancel safety
+    /// Safe: waiting changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::RunNotFound`], the store's, or [`Error::Stopped`] when this engine's store has failed.
+    pub async fn wait(&self) -> Result<WorkflowRunOutput, Error> {
+        let mut ear = self.engine.inner.services.hub.subscribe(&self.run_id);
+        loop {
+            let mark = *ear.mark.borrow_and_update();
+            let executes_here = self.engine.inner.is_running(&self.run_id) && !mark.ended;
+            if !executes_here {
+                let found = self.engine.inner.services.db.run(self.run_id.clone()).await?;
+                let run = found.ok_or_else(|| Error::RunNotFound(self.run_id.clone()))?;
+                if run.status.is_terminal() {
+                    return Ok(run_output(&run));
+                }
+                self.engine.inner.check_running()?;
+            }
+            let news = ear.mark.wait_for(|now| now.ended != mark.ended || now.foreign != mark.foreign);
+            let _ = tokio::time::timeout(LOOK_PERIOD, news).await;
+        }
+    }
+}
+
+impl IntoFuture for RunHandle {
+    type Output = Result<WorkflowRunOutput, Error>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { self.wait().await })
+    }
+}
+
+/// A stored run as a poll shows it.
+pub fn run_output(run: &Run) -> WorkflowRunOutput {
+    let stored = run.output.as_deref().and_then(|text| serde_json::from_str::<WorkflowRunOutput>(text).ok());
+    match stored {
+        Some(output) if output.status == run.status => output,
+        _ => {
+            let input = run.input.as_deref().and_then(|text| serde_json::from_str(text).ok());
+            let output = WorkflowRunOutput::pending(&run.info, input, run.created_at.as_seconds());
+            WorkflowRunOutput { status: run.status, ..output }
+        }
+    }
+}

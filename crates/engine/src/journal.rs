@@ -1,0 +1,410 @@
+//! The journal: one run's log while this process writes it.
+//!
+//! Everything a run says is appended here first and becomes durable with the next commit. A commit starts when somebody
+//! waits for it or when the run has nothing else to do ([`Journal::begin_commit`] is called whenever the run's task comes
+//! to rest), so a result and the intent of the next call ride together. At most one commit is in flight.
+//!
+//! Invariant: the machine is the fold of everything appended, committed or not.
+
+use crate::handle::run_output;
+use crate::hub::Hub;
+use crate::lease::LeaseClock;
+use outlive_core::log::{Entry, Key, Page, Record};
+use outlive_core::machine::{Mismatch, WorkflowMachine};
+use outlive_core::port::{
+    BoxFuture, Chance, Clock, Commit, Db, DbError, Effects, Halt, HistoryRun, Lease, Recall, Release, RunFilter,
+    RunPatch,
+};
+use outlive_core::{EventKind, Failure, FailureKind, Origin, RunEvent, RunId, RunInfo, RunStatus, Timestamp};
+use serde_json::{Map, Value};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Services the journal uses.
+pub(crate) struct Services {
+    pub(crate) db: Arc<dyn Db>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) chance: Arc<dyn Chance>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) lease_clock: Arc<LeaseClock>,
+    pub(crate) stream_period: Duration,
+}
+
+/// One run's log while this process writes it.
+pub(crate) struct Journal {
+    services: Arc<Services>,
+    lease: Lease,
+    state: Mutex<State>,
+}
+
+struct State {
+    machine: WorkflowMachine,
+    status: RunStatus,
+    /// Index of the first pending entry.
+    next_index: u64,
+    pending: Vec<Entry>,
+    /// Pending entries are more than streamed text, or somebody waits.
+    is_urgent: bool,
+    /// When streamed text must be committed at the latest.
+    stream_due: Option<Instant>,
+    /// Everything before this index is on stable storage.
+    durable_end: u64,
+    is_committing: bool,
+    waiting: Vec<Waker>,
+    halted: bool,
+    /// What an earlier process recorded.
+    recorded: HashMap<Key, Recall>,
+    session: Option<Map<String, Value>>,
+    progress: Option<Arc<str>>,
+    release: Option<Release>,
+    /// Text streamed by answers that have not ended, by the run that speaks.
+    partial: Vec<(Option<RunId>, String)>,
+}
+
+/// What is needed to finish a commit.
+pub(crate) struct InFlight {
+    end: u64,
+    ended: bool,
+}
+
+impl Journal {
+    pub(crate) fn new(services: Arc<Services>, lease: Lease, machine: WorkflowMachine, status: RunStatus) -> Self {
+        let state = State {
+            machine,
+            status,
+            next_index: 0,
+            pending: Vec::new(),
+            is_urgent: false,
+            stream_due: None,
+            durable_end: 0,
+            is_committing: false,
+            waiting: Vec::new(),
+            halted: false,
+            recorded: HashMap::new(),
+            session: None,
+            progress: None,
+            release: None,
+            partial: Vec::new(),
+        };
+        Self { services, lease, state: Mutex::new(state) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Folds an entry that an earlier process wrote.
+    pub(crate) fn replay(&self, entry: Entry) -> Result<(), Mismatch> {
+        let mut state = self.lock();
+        state.machine.apply(&entry)?;
+        state.next_index += 1;
+        state.durable_end = state.next_index;
+        match entry.record {
+            Some(Record::Intent { key }) => drop(state.recorded.insert(key, Recall::Started)),
+            Some(Record::Result { key, value }) => drop(state.recorded.insert(key, Recall::Done(value))),
+            Some(Record::Said { key }) => drop(state.recorded.insert(key, Recall::Started)),
+            Some(Record::Claimed { .. } | Record::Step { .. } | Record::Retry { .. } | Record::Ended { .. }) | None => {
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on after a log that cannot be folded.
+    pub(crate) fn skip_to(&self, next_index: u64) {
+        let mut state = self.lock();
+        state.next_index = next_index;
+        state.durable_end = next_index;
+    }
+
+    /// Asks the machine.
+    pub(crate) fn machine<T>(&self, ask: impl FnOnce(&WorkflowMachine) -> T) -> T {
+        ask(&self.lock().machine)
+    }
+
+    /// Appends entries of the workflow itself.
+    pub(crate) fn append(&self, entries: impl IntoIterator<Item = Entry>) {
+        let mut state = self.lock();
+        for entry in entries {
+            state.append(entry);
+        }
+        state.is_urgent = true;
+    }
+
+    /// Changes the session's state with the next commit.
+    pub(crate) fn merge_session(&self, patch: Option<Value>) {
+        let Some(Value::Object(patch)) = patch else { return };
+        self.lock().session.get_or_insert_default().extend(patch);
+    }
+
+    /// Shows this progress text from the next commit on.
+    pub(crate) fn set_progress(&self, progress: String) {
+        self.lock().progress = Some(Arc::from(progress));
+    }
+
+    /// Gives the lease up with the next commit.
+    pub(crate) fn release(&self, due_at: Option<Timestamp>) {
+        let mut state = self.lock();
+        state.release = Some(Release { due_at });
+        state.is_urgent = true;
+    }
+
+    /// From now on nothing new may start: whoever waits for durability is turned away.
+    pub(crate) fn halt(&self) {
+        let mut state = self.lock();
+        state.halted = true;
+        state.wake();
+    }
+
+    pub(crate) fn is_halted(&self) -> bool {
+        self.lock().halted
+    }
+
+    /// The text of answers that were streaming when the run was stopped.
+    pub(crate) fn partial_text(&self) -> Option<String> {
+        let text: Vec<_> = self.lock().partial.iter().map(|(_, text)| text.clone()).collect();
+        (!text.is_empty()).then(|| text.join("\n"))
+    }
+
+    /// When streamed text is due, if nothing more urgent is pending.
+    pub(crate) fn stream_due(&self) -> Option<Instant> {
+        self.lock().stream_due
+    }
+
+    /// Puts everything pending into one commit, if it is time for one and none is in flight.
+    pub(crate) fn begin_commit(&self, is_final: bool) -> Option<(Commit, InFlight)> {
+        let mut state = self.lock();
+        let is_due = state.stream_due.is_some_and(|due| due <= Instant::now());
+        if state.is_committing || !(state.is_urgent || is_due || is_final) {
+            return None;
+        }
+        let pending = std::mem::take(&mut state.pending);
+        state.is_urgent = false;
+        state.stream_due = None;
+        if pending.is_empty() && state.release.is_none() && state.session.is_none() {
+            return None;
+        }
+        let page = (!pending.is_empty()).then(|| Page::encode(state.next_index, &pending));
+        state.next_index += pending.len() as u64;
+        state.is_committing = true;
+        let mut patch = RunPatch {
+            is_progress: pending.iter().filter_map(|e| e.record.as_ref()).any(Record::is_progress),
+            progress: state.progress.take(),
+            release: state.release.take(),
+            ..RunPatch::default()
+        };
+        let ended = state.machine.ended();
+        let status = ended.unwrap_or(RunStatus::Running);
+        if state.status != status {
+            patch.status = Some(status);
+            state.status = status;
+            if ended.is_some() {
+                let output = serde_json::to_string(&state.machine.output()).expect("outputs have string keys only");
+                patch.output = Some(Arc::from(output));
+            }
+        }
+        let commit = Commit {
+            lease: self.lease.clone(),
+            page,
+            patch,
+            session: state.session.take(),
+            at: self.services.clock.now(),
+        };
+        #[cfg(feature = "sabotage-publish-before-append")]
+        {
+            state.durable_end = state.next_index;
+            state.wake();
+        }
+        let in_flight = InFlight { end: state.next_index, ended: ended.is_some_and(RunStatus::is_terminal) };
+        Some((commit, in_flight))
+    }
+
+    /// The commit is durable: tells whoever waited for it, then the world.
+    pub(crate) fn end_commit(&self, in_flight: &InFlight) {
+        let mut state = self.lock();
+        state.is_committing = false;
+        state.durable_end = in_flight.end;
+        state.wake();
+        drop(state);
+        self.services.hub.publish(&self.lease.run_id, in_flight.end, in_flight.ended);
+    }
+
+    /// Writes a commit.
+    pub(crate) fn write(&self, commit: Commit) -> BoxFuture<'static, Result<(), DbError>> {
+        let db = self.services.db.clone();
+        Box::pin(async move { db.commit(commit).await })
+    }
+
+    fn event(&self, kind: EventKind, origin: &Origin) -> RunEvent {
+        let created_at = self.services.clock.now().as_seconds();
+        RunEvent { created_at, kind, origin: origin.clone(), event_index: None }
+    }
+}
+
+impl State {
+    fn append(&mut self, entry: Entry) {
+        self.machine.apply(&entry).expect("entries made here speak of this definition");
+        self.pending.push(entry);
+    }
+
+    fn end(&self) -> u64 {
+        self.next_index + self.pending.len() as u64
+    }
+
+    fn wake(&mut self) {
+        self.waiting.drain(..).for_each(Waker::wake);
+    }
+
+    /// Merges streamed text into the entry before it, if that is a piece of the same answer and not yet written.
+    fn merge_stream(&mut self, event: &RunEvent) -> bool {
+        let Some(last) = self.pending.last_mut() else {
+            return false;
+        };
+        if last.record.is_some() || last.event.origin.run_id != event.origin.run_id {
+            return false;
+        }
+        match (&mut last.event.kind, &event.kind) {
+            (EventKind::RunContent(text), EventKind::RunContent(more))
+            | (EventKind::TeamRunContent(text), EventKind::TeamRunContent(more)) => {
+                text.reasoning_content.push_str(&more.reasoning_content);
+                match (&mut text.content, &more.content) {
+                    (Some(content), Some(more)) => content.push_str(more),
+                    (content, more) => *content = content.take().or_else(|| more.clone()),
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn note_partial(&mut self, event: &RunEvent) {
+        let run_id = &event.origin.run_id;
+        let place = self.partial.iter().position(|(speaker, _)| speaker == run_id);
+        match &event.kind {
+            EventKind::RunContent(delta) | EventKind::TeamRunContent(delta) => {
+                let Some(text) = &delta.content else { return };
+                match place {
+                    Some(place) => self.partial[place].1.push_str(text),
+                    None => self.partial.push((run_id.clone(), text.clone())),
+                }
+            }
+            // An answer that ended, or one that broke off and is asked for again.
+            EventKind::ModelRequestCompleted(_)
+            | EventKind::TeamModelRequestCompleted(_)
+            | EventKind::CustomEvent { .. } => {
+                if let Some(place) = place {
+                    self.partial.remove(place);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Effects for Journal {
+    fn now(&self) -> Timestamp {
+        self.services.clock.now()
+    }
+
+    fn recall(&self, key: &Key) -> Recall {
+        self.lock().recorded.remove(key).unwrap_or(Recall::Nothing)
+    }
+
+    fn tell(&self, kind: EventKind, origin: &Origin, record: Option<Record>) {
+        let event = self.event(kind, origin);
+        let mut state = self.lock();
+        if state.halted && record.as_ref().is_none_or(|record| !record.is_progress()) {
+            return;
+        }
+        state.note_partial(&event);
+        state.append(Entry { event, record });
+        state.is_urgent = true;
+    }
+
+    fn stream(&self, kind: EventKind, origin: &Origin) {
+        let event = self.event(kind, origin);
+        let mut state = self.lock();
+        state.note_partial(&event);
+        if !state.merge_stream(&event) {
+            state.append(Entry::event(event));
+        }
+        if state.stream_due.is_none() {
+            state.stream_due = Some(Instant::now() + self.services.stream_period);
+        }
+    }
+
+    fn durable(&self) -> BoxFuture<'_, Result<(), Halt>> {
+        Box::pin(async move {
+            let end = {
+                let mut state = self.lock();
+                if state.durable_end < state.end() {
+                    state.is_urgent = true;
+                }
+                state.end()
+            };
+            poll_fn(|cx| {
+                let mut state = self.lock();
+                if state.halted {
+                    return Poll::Ready(Err(Halt));
+                }
+                if state.durable_end >= end {
+                    return Poll::Ready(Ok(()));
+                }
+                state.waiting.push(cx.waker().clone());
+                Poll::Pending
+            })
+            .await?;
+            // The commit may have taken longer than the lease lasts: then another process may execute this run by now.
+            if !self.services.lease_clock.is_good() {
+                self.services.lease_clock.good().await;
+            }
+            if self.is_halted() { Err(Halt) } else { Ok(()) }
+        })
+    }
+
+    fn sleep(&self, wait: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(wait))
+    }
+
+    fn chance(&self) -> u64 {
+        self.services.chance.bits()
+    }
+
+    fn history(&self, limit: u32) -> BoxFuture<'_, Result<Vec<HistoryRun>, Failure>> {
+        Box::pin(async move {
+            let info = self.machine(|machine| machine.info().clone());
+            read_history(&*self.services.db, &info, limit).await.map_err(|error| {
+                Failure::new(FailureKind::Unavailable, format!("the session's history cannot be read: {error}"))
+            })
+        })
+    }
+}
+
+/// The newest `limit` completed runs of a run's session, oldest first.
+async fn read_history(db: &dyn Db, info: &RunInfo, limit: u32) -> Result<Vec<HistoryRun>, DbError> {
+    if limit == 0 {
+        return Ok(Vec::new());
+    }
+    let filter = RunFilter {
+        statuses: vec![RunStatus::Completed],
+        session_id: Some(info.session_id.clone()),
+        limit,
+        ..RunFilter::default()
+    };
+    let mut history = Vec::new();
+    for listed in db.runs(filter).await?.runs.into_iter().rev() {
+        // A list leaves input and output out.
+        let Some(run) = db.run(listed.info.run_id).await? else { continue };
+        let output = run_output(&run);
+        let runs = output.step_executor_runs.iter().map(|run| (**run).clone()).collect();
+        history.push(HistoryRun { input: output.input, runs });
+    }
+    Ok(history)
+}

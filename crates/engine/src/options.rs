@@ -1,0 +1,45 @@
+//! How an engine behaves; every bound it keeps.
+
+use std::time::Duration;
+
+/// Options of an engine. The defaults suit a laptop and a small server.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Runs executed at the same time by this process; further ones wait in the store.
+    pub runs_max: usize,
+    /// Longest input of a run as JSON, in bytes.
+    pub input_bytes_max: usize,
+    /// How long a lease lasts without a heartbeat.
+    pub lease_period: Duration,
+    /// Time between heartbeats.
+    pub heartbeat_period: Duration,
+    /// Time between looks for runs that nobody executes.
+    pub scan_period: Duration,
+    /// Streamed text is committed at the latest after this time.
+    pub stream_period: Duration,
+    /// A back-off longer than this gives the run back to the store instead of holding memory.
+    pub park_after: Duration,
+    /// Claims without progress after which a run ends ERROR (`poisoned`).
+    pub claims_max: u32,
+    /// How long a shutdown waits for calls in flight.
+    pub shutdown_grace: Duration,
+    /// Whether this engine executes runs. Without, it submits, reads and cancels.
+    pub execute: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            runs_max: 16_384,
+            input_bytes_max: 1 << 20,
+            lease_period: Duration::from_secs(15),
+            heartbeat_period: Duration::from_secs(5),
+            scan_period: Duration::from_secs(1),
+            stream_period: Duration::from_millis(30),
+            park_after: Duration::from_secs(5),
+            claims_max: 3,
+            shutdown_grace: Duration::from_secs(25),
+            execute: true,
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! What tests of workflows need: a store that crashes its process at a chosen entry, the sweep over all entries, and the
+//! invariants every log must keep.
+//!
+//! A sweep runs a workflow once, then once for each entry of its log with a crash right after that entry became durable,
+//! and once more right before, each time finishing in a fresh engine. It compares outputs and counts calls.
+
+use crate::engine::{Engine, Submit};
+use crate::handle::run_output;
+use crate::options::Options;
+use outlive_core::log::{Entry, Key, Record};
+use outlive_core::machine::WorkflowMachine;
+use outlive_core::port::{
+    Accepted, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Clock, Commit, Db, DbError, Lease, LogStore, NewRun,
+    Run, RunFilter, RunPage, RunStore, Session, SessionStore, Watcher,
+};
+use outlive_core::{Definition, Page, RunId, SessionId, Timestamp, WorkerId, WorkflowRunOutput};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// The wall clock of simulated time: moves with the runtime's timer, which a test pauses.
+#[derive(Clone, Copy, Debug)]
+pub struct SimulatedClock(Instant);
+
+impl SimulatedClock {
+    /// A clock that shows 2026-11-23 now.
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl Clock for SimulatedClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(1_795_404_467_000_000) + self.0.elapsed()
+    }
+}
+
+/// Where one process after another opens the same store.
+pub trait Stage: Send + Sync {
+    /// Opens the store, as a new process does.
+    fn open(&self) -> Arc<dyn Db>;
+
+    /// The process with this worker is gone.
+    fn crashed(&self, worker: &WorkerId);
+}
+
+/// When, relative to the commit that holds the entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// The commit does not happen.
+    Before,
+    /// The commit is durable; nobody is told.
+    After,
+}
+
+/// A store whose process dies at a chosen entry: from then on nothing that was asked is ever answered.
+pub struct CrashingDb {
+    inner: Arc<dyn Db>,
+    at: Mutex<Option<(u64, Moment)>>,
+    crashed: Notify,
+}
+
+impl CrashingDb {
+    /// Dies at the commit that holds entry `index` of any run.
+    pub fn new(inner: Arc<dyn Db>, index: u64, moment: Moment) -> Arc<Self> {
+        Arc::new(Self { inner, at: Mutex::new(Some((index, moment))), crashed: Notify::new() })
+    }
+
+    /// Waits for the crash.
+    pub async fn crashed(&self) {
+        self.crashed.notified().await;
+    }
+
+    fn crash_at(&self, page: Option<&Page>) -> Option<Moment> {
+        let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        let (index, moment) = (*at)?;
+        let page = page?;
+        (page.first_index..page.end()).contains(&index).then(|| {
+            *at = None;
+            moment
+        })
+    }
+}
+
+impl RunStore for CrashingDb {
+    fn create_run(&self, run: NewRun, worker: Option<WorkerId>) -> BoxFuture<'_, Result<Accepted, DbError>> {
+        self.inner.create_run(run, worker)
+    }
+    fn run(&self, run_id: RunId) -> BoxFuture<'_, Result<Option<Run>, DbError>> {
+        self.inner.run(run_id)
+    }
+    fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<RunPage, DbError>> {
+        self.inner.runs(filter)
+    }
+    fn heartbeat(&self, worker: WorkerId, at: Timestamp, period: Duration) -> BoxFuture<'_, Result<(), DbError>> {
+        self.inner.heartbeat(worker, at, period)
+    }
+    fn retire(&self, worker: WorkerId, at: Timestamp) -> BoxFuture<'_, Result<(), DbError>> {
+        self.inner.retire(worker, at)
+    }
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, DbError>> {
+        self.inner.claim(claim)
+    }
+    fn claim_run(
+        &self,
+        run_id: RunId,
+        worker: WorkerId,
+        at: Timestamp,
+    ) -> BoxFuture<'_, Result<Option<(Run, Lease)>, DbError>> {
+        self.inner.claim_run(run_id, worker, at)
+    }
+    fn request_cancel(&self, run_id: RunId, cancel: CancelIntent) -> BoxFuture<'_, Result<Cancelled, DbError>> {
+        self.inner.request_cancel(run_id, cancel)
+    }
+    fn cancels(&self, worker: WorkerId) -> BoxFuture<'_, Result<Vec<(RunId, CancelIntent)>, DbError>> {
+        self.inner.cancels(worker)
+    }
+}
+
+impl LogStore for CrashingDb {
+    fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<(), DbError>> {
+        Box::pin(async move {
+            match self.crash_at(commit.page.as_ref()) {
+                None => return self.inner.commit(commit).await,
+                Some(Moment::Before) => {}
+                Some(Moment::After) => self.inner.commit(commit).await?,
+            }
+            self.crashed.notify_one();
+            std::future::pending().await
+        })
+    }
+    fn read(&self, run_id: RunId, from: u64, bytes_max: usize) -> BoxFuture<'_, Result<Vec<Page>, DbError>> {
+        self.inner.read(run_id, from, bytes_max)
+    }
+}
+
+impl SessionStore for CrashingDb {
+    fn session(&self, session_id: SessionId) -> BoxFuture<'_, Result<Option<Session>, DbError>> {
+        self.inner.session(session_id)
+    }
+}
+
+impl Db for CrashingDb {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+    fn open(&self) -> BoxFuture<'_, Result<(), DbError>> {
+        self.inner.open()
+    }
+    fn watch(&self, watcher: Watcher) {
+        self.inner.watch(watcher);
+    }
+}
+
+/// A workflow under test: built anew for every process, and how many calls left those processes so far.
+pub struct Subject<'a> {
+    /// Builds the definition, as each process does.
+    pub build: &'a (dyn Fn() -> Arc<Definition> + Sync),
+    /// The run's input.
+    pub input: Value,
+    /// The wall clock of every process.
+    pub clock: Arc<dyn Clock>,
+    /// Calls that have left any process: functions entered, models asked, tools called.
+    pub calls: &'a (dyn Fn() -> usize + Sync),
+}
+
+/// What a sweep did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sweep {
+    /// Entries of the undisturbed run's log.
+    pub entries: u64,
+    /// Crashes survived.
+    pub crashes: u32,
+    /// Calls made again because they were in flight at a crash.
+    pub repeated_calls: usize,
+}
+
+/// Crashes a workflow once after and once before each entry of its log.
+///
+/// # Panics
+/// When an output differs from the undisturbed run's, a recorded call was made again, more calls were repeated than were
+/// in flight, or the log breaks an invariant.
+pub async fn crash_after_each_entry<S: Stage>(stage: impl Fn() -> S, subject: Subject<'_>) -> Sweep {
+    let undisturbed = {
+        let stage = stage();
+        let before = (subject.calls)();
+        let engine = start(stage.open(), &subject).await;
+        let output = finish(&engine, &subject).await;
+        let log = read_log(&**engine.db(), &output.run_id).await;
+        engine.shutdown().await.expect("the store works");
+        (normal(&output), log.len() as u64, (subject.calls)() - before)
+    };
+    let (expected, entries, calls) = undisturbed;
+    let mut sweep = Sweep { entries, ..Sweep::default() };
+    for index in 0..entries {
+        for moment in [Moment::After, Moment::Before] {
+            let stage = stage();
+            let before = (subject.calls)();
+            let in_flight = crash(&stage, &subject, index, moment).await;
+            let engine = start(stage.open(), &subject).await;
+            let output = finish(&engine, &subject).await;
+            let place = format!("crash {moment:?} entry {index} of {entries}");
+            assert_eq!(normal(&output), expected, "{place}: the output changed");
+            let log = read_log(&**engine.db(), &output.run_id).await;
+            assert_eq!(broken_invariants(&log, &output), Vec::<String>::new(), "{place}");
+            let made = (subject.calls)() - before;
+            assert!(made >= calls, "{place}: {made} calls made, {calls} are needed");
+            assert!(made <= calls + in_flight, "{place}: {made} calls made, {calls} needed, {in_flight} in flight");
+            sweep.crashes += 1;
+            sweep.repeated_calls += made - calls;
+            engine.shutdown().await.expect("the store works");
+        }
+    }
+    sweep
+}
+
+/// Runs the subject until it crashes; returns how many calls were in flight.
+async fn crash(stage: &impl Stage, subject: &Subject<'_>, index: u64, moment: Moment) -> usize {
+    let db = stage.open();
+    let crashing = CrashingDb::new(db.clone(), index, moment);
+    let engine = start(crashing.clone(), subject).await;
+    let handle = submit(&engine, subject).await;
+    tokio::select! {
+        () = crashing.crashed() => {}
+        _ = handle.wait() => panic!("the run ended before entry {index}: its log must not depend on chance"),
+    }
+    let worker = engine.worker();
+    engine.kill();
+    let in_flight = in_flight(&read_log(&*db, handle.run_id()).await);
+    drop((handle, engine, crashing, db));
+    // Aborted tasks let go of the store when the runtime next gets to them.
+    tokio::task::yield_now().await;
+    stage.crashed(&worker);
+    in_flight
+}
+
+async fn start(db: Arc<dyn Db>, subject: &Subject<'_>) -> Engine {
+    let options = Options { scan_period: Duration::from_millis(50), ..Options::default() };
+    let builder = Engine::builder(db).options(options).clock(subject.clock.clone()).workflow((subject.build)());
+    builder.start().await.expect("the store opens")
+}
+
+async fn submit(engine: &Engine, subject: &Subject<'_>) -> crate::handle::RunHandle {
+    let definition = (subject.build)();
+    let request = Submit {
+        input: Some(subject.input.clone()),
+        run_id: Some("0193e4a2-0000-7000-8000-000000000001".to_owned()),
+        session_id: Some("sweep".to_owned()),
+        idempotency_key: Some("sweep".to_owned()),
+        ..Submit::default()
+    };
+    engine.submit(&definition.id, request).await.expect("the run is accepted, or known")
+}
+
+/// Submits (or finds, by its key) the run and waits for its end.
+async fn finish(engine: &Engine, subject: &Subject<'_>) -> WorkflowRunOutput {
+    let handle = submit(engine, subject).await;
+    let ended = tokio::time::timeout(Duration::from_secs(60), handle.wait()).await;
+    ended.expect("the run ends").expect("the store works")
+}
+
+/// The whole log of a run.
+///
+/// # Panics
+/// When it cannot be read.
+pub async fn read_log(db: &dyn Db, run_id: &RunId) -> Vec<Entry> {
+    let mut log: Vec<Entry> = Vec::new();
+    loop {
+        let pages = db.read(run_id.clone(), log.len() as u64, 1 << 20).await.expect("the log can be read");
+        if pages.is_empty() {
+            return log;
+        }
+        for page in pages {
+            log.extend(page.decode(run_id).expect("the log is sound"));
+        }
+    }
+}
+
+/// Calls whose intent is in the log and whose end is not: at most these are repeated after a crash.
+pub fn in_flight(log: &[Entry]) -> usize {
+    let mut open: BTreeSet<Key> = BTreeSet::new();
+    for record in log.iter().filter_map(|entry| entry.record.as_ref()) {
+        match record {
+            Record::Intent { key } => drop(open.insert(key.clone())),
+            Record::Result { key, .. } | Record::Step { key, .. } => drop(open.remove(key)),
+            Record::Retry { key, attempt, .. } => {
+                open.remove(key);
+                let step = key.as_str().split('~').next().unwrap_or_default();
+                open.insert(Key::new(format!("{step}~{}", attempt + 1)));
+            }
+            Record::Claimed { .. } | Record::Said { .. } | Record::Ended { .. } => {}
+        }
+    }
+    // A step's own intent covers what runs inside it.
+    let is_container = |key: &Key| open.iter().any(|other| other.as_str().starts_with(&format!("{key}/")));
+    open.iter().filter(|key| !is_container(key)).count()
+}
+
+/// Every broken promise of a finished run's log; none when all is well.
+pub fn broken_invariants(log: &[Entry], output: &WorkflowRunOutput) -> Vec<String> {
+    let mut broken = Vec::new();
+    let dense = log.iter().zip(0..).all(|(entry, index)| entry.event.event_index == Some(index));
+    if !dense {
+        broken.push("indexes are not dense".to_owned());
+    }
+    let terminal: Vec<_> = log.iter().filter(|entry| entry.event.is_terminal()).collect();
+    if terminal.len() != 1 || !log.last().is_some_and(|last| last.event.is_terminal()) {
+        broken.push(format!("{} terminal events, and the last entry must be the only one", terminal.len()));
+    }
+    broken.extend(broken_keys(log));
+    let mut epochs = log.iter().filter_map(|entry| match &entry.record {
+        Some(Record::Claimed { epoch, .. }) => Some(*epoch),
+        _ => None,
+    });
+    let mut last = 0;
+    if !epochs.all(|epoch| std::mem::replace(&mut last, epoch) < epoch) {
+        broken.push("epochs do not rise".to_owned());
+    }
+    if !output.status.is_terminal() {
+        broken.push(format!("the run is {}", output.status));
+    }
+    broken
+}
+
+fn broken_keys(log: &[Entry]) -> Vec<String> {
+    let mut broken = Vec::new();
+    let (mut intents, mut results) = (BTreeMap::new(), BTreeMap::new());
+    for record in log.iter().filter_map(|entry| entry.record.as_ref()) {
+        match record {
+            Record::Intent { key } => {
+                *intents.entry(key.clone()).or_insert(0) += 1;
+                if results.contains_key(key) {
+                    broken.push(format!("an intent for {key}, which has a result"));
+                }
+            }
+            Record::Result { key, .. } | Record::Step { key, .. } => *results.entry(key.clone()).or_insert(0) += 1,
+            Record::Claimed { .. } | Record::Said { .. } | Record::Retry { .. } | Record::Ended { .. } => {}
+        }
+    }
+    broken.extend(intents.iter().filter(|(_, n)| **n > 1).map(|(key, n)| format!("{n} intents for {key}")));
+    broken.extend(results.iter().filter(|(_, n)| **n > 1).map(|(key, n)| format!("{n} results for {key}")));
+    broken
+}
+
+/// The run row must equal the fold of its log.
+pub fn fold(run: &Run, definition: &Definition, log: &[Entry]) -> WorkflowRunOutput {
+    let input = run.input.as_deref().and_then(|text| serde_json::from_str(text).ok());
+    let nodes = Some(definition.nodes.clone());
+    let mut machine = WorkflowMachine::new(Arc::new(run.info.clone()), nodes, input, None, run.created_at);
+    for entry in log {
+        machine.apply(entry).expect("the log is of this definition");
+    }
+    machine.output()
+}
+
+/// Whether a run's row equals the fold of its log.
+pub fn row_equals_fold(run: &Run, definition: &Definition, log: &[Entry]) -> bool {
+    run_output(run) == fold(run, definition, log)
+}
+
+/// An output without what may differ between two executions of the same: times and durations.
+pub fn normal(output: &WorkflowRunOutput) -> Value {
+    fn strip(value: &mut Value) {
+        match value {
+            Value::Object(map) => {
+                for key in ["created_at", "duration", "time_to_first_token", "start_time", "end_time"] {
+                    map.remove(key);
+                }
+                map.values_mut().for_each(strip);
+            }
+            Value::Array(items) => items.iter_mut().for_each(strip),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    let mut value = serde_json::to_value(output).expect("outputs have string keys only");
+    strip(&mut value);
+    value
+}

@@ -1,0 +1,9 @@
+//! The engine with function steps, on the in-memory store, in paused time.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod runs;
+mod simulation;
+mod stage;
+mod stops;
+mod sweep;

@@ -1,0 +1,270 @@
+//! Runs that end by themselves: submitted, polled, followed.
+
+use crate::stage::{Calls, append, engine, engine_with, input, slow, workflow};
+use outlive_core::port::{LogStore, RunStore, SessionPolicy, SessionStore};
+use outlive_core::{EventKind, Failure, FailureKind, OnError, Retry, RunId, RunStatus, SessionId, Step, StepInput};
+use outlive_db::InMemoryDb;
+use outlive_engine::testing::{broken_invariants, read_log, row_equals_fold};
+use outlive_engine::{Error, Options, Submit};
+use serde_json::json;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
+
+#[tokio::test(start_paused = true)]
+async fn a_run_is_found_by_its_id_from_the_moment_of_the_answer_to_its_end() {
+    let db = InMemoryDb::new();
+    let definition = workflow([append("a", &Calls::default()), append("b", &Calls::default())]);
+    let engine = engine(&db, &definition).await;
+    let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+    let found = run.get().await.unwrap().unwrap();
+    assert!(matches!(found.status, RunStatus::Pending | RunStatus::Running));
+    let ended = run.wait().await.unwrap();
+    assert_eq!((ended.status, ended.text().as_str()), (RunStatus::Completed, "hi a b"));
+    let stored = db.run(run.run_id().clone()).await.unwrap().unwrap();
+    let log = read_log(&db, run.run_id()).await;
+    assert!(row_equals_fold(&stored, &definition, &log));
+    assert_eq!(broken_invariants(&log, &ended), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_run_is_nothing_and_an_unknown_workflow_an_error() {
+    let db = InMemoryDb::new();
+    let definition = workflow([append("a", &Calls::default())]);
+    let engine = engine(&db, &definition).await;
+    let nobody = RunId::parse("nobody").unwrap();
+    assert!(engine.get_run(&nobody).await.unwrap().is_none());
+    assert!(matches!(engine.attach(nobody.clone()).wait().await, Err(Error::RunNotFound(_))));
+    assert!(matches!(engine.events(&nobody, None).next().await, Err(Error::RunNotFound(_))));
+    assert!(matches!(engine.cancel(&nobody, "why not").await, Err(Error::RunNotFound(_))));
+    let other = outlive_core::DefinitionId::parse("other").unwrap();
+    assert!(matches!(engine.submit(&other, input("hi")).await, Err(Error::UnknownWorkflow(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_subscriber_sees_the_same_events_whenever_and_wherever_it_begins() {
+    let db = InMemoryDb::new();
+    let definition = workflow([slow("a", Duration::from_secs(1)), slow("b", Duration::from_secs(1))]);
+    let engine = engine(&db, &definition).await;
+    let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+    let follow = |after: Option<u64>| {
+        let mut events = run.events(after);
+        async move {
+            let mut seen = Vec::new();
+            while let Some(event) = events.next().await.unwrap() {
+                seen.push(serde_json::to_string(&event).unwrap());
+            }
+            seen
+        }
+    };
+    let (live, from_two) = tokio::join!(follow(None), follow(Some(1)));
+    let later = follow(None).await;
+    assert_eq!(live.len(), 8);
+    assert_eq!(live, later);
+    assert_eq!(live[2..], from_two);
+    assert!(follow(Some(7)).await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_visible_that_is_not_stored() {
+    let db = InMemoryDb::new();
+    let definition = workflow([append("a", &Calls::default()), slow("b", Duration::from_secs(1))]);
+    let engine = engine(&db, &definition).await;
+    let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+    let mut events = run.events(None);
+    while let Some(event) = events.next().await.unwrap() {
+        let pages = db.read(run.run_id().clone(), event.event_index.unwrap(), 1).await.unwrap();
+        assert!(!pages.is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_key_gives_the_same_run_and_another_request_under_it_is_refused() {
+    let db = InMemoryDb::new();
+    let calls = Calls::default();
+    let definition = workflow([append("a", &calls)]);
+    let engine = engine(&db, &definition).await;
+    let ask = |text: &str| Submit { idempotency_key: Some("k".to_owned()), ..input(text) };
+    let first = engine.submit(&definition.id, ask("hi")).await.unwrap();
+    first.wait().await.unwrap();
+    let second = engine.submit(&definition.id, ask("hi")).await.unwrap();
+    assert_eq!(first.run_id(), second.run_id());
+    assert!(matches!(engine.submit(&definition.id, ask("other")).await, Err(Error::Conflict(_))));
+    assert_eq!(calls.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn input_beyond_the_limit_is_refused_before_a_run_exists() {
+    let db = InMemoryDb::new();
+    let definition = workflow([append("a", &Calls::default())]);
+    let engine = engine_with(&db, &definition, Options { input_bytes_max: 10, ..Options::default() }).await;
+    let refused = engine.submit(&definition.id, input("much too long")).await;
+    assert!(matches!(refused, Err(Error::InputTooLong { bytes: 15, limit: 10 })));
+    assert!(db.runs(Default::default()).await.unwrap().runs.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn runs_of_one_session_execute_in_the_order_in_which_they_were_accepted() {
+    let db = InMemoryDb::new();
+    let count = Step::function("count", |context, _: Arc<StepInput>| async move {
+        let seen = context.state.get("count").and_then(|n| n.as_u64()).unwrap_or(0);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        context.state.set("count", seen + 1);
+        Ok::<_, Failure>(json!(seen + 1))
+    });
+    let definition = workflow([count]);
+    let engine = engine(&db, &definition).await;
+    let ask = || Submit { session_id: Some("s".to_owned()), ..input("hi") };
+    let mut runs = Vec::new();
+    for _ in 0..5 {
+        runs.push(engine.submit(&definition.id, ask()).await.unwrap());
+    }
+    for (n, run) in (1..).zip(runs) {
+        assert_eq!(run.wait().await.unwrap().content, Some(json!(n)));
+    }
+    let session = db.session(SessionId::parse("s").unwrap()).await.unwrap().unwrap();
+    assert_eq!((session.state["count"].as_u64(), session.version), (Some(5), 5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_session_refuses_or_runs_in_parallel_when_asked_to() {
+    let db = InMemoryDb::new();
+    let definition = workflow([slow("a", Duration::from_secs(9))]);
+    let engine = engine(&db, &definition).await;
+    let ask = |policy| Submit { session_id: Some("s".to_owned()), policy, ..input("hi") };
+    let start = Instant::now();
+    let first = engine.submit(&definition.id, ask(SessionPolicy::Queue)).await.unwrap();
+    let refused = engine.submit(&definition.id, ask(SessionPolicy::Reject)).await;
+    assert!(matches!(refused, Err(Error::SessionBusy(_))), "{refused:?}");
+    let beside = engine.submit(&definition.id, ask(SessionPolicy::Parallel)).await.unwrap();
+    beside.wait().await.unwrap();
+    first.wait().await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_is_tried_again_after_its_back_off_and_a_long_one_holds_no_memory() {
+    let db = InMemoryDb::new();
+    let attempts = Arc::new(AtomicU32::new(0));
+    let counted = attempts.clone();
+    let flaky = Step::function("flaky", move |_, _: Arc<StepInput>| {
+        let attempt = counted.fetch_add(1, Ordering::Relaxed) + 1;
+        async move { if attempt < 3 { Err(Failure::function("not yet")) } else { Ok("there") } }
+    });
+    let retry = Retry::times(5).backoff(Duration::from_secs(60));
+    let definition = workflow([flaky.retry(retry)]);
+    let engine = engine(&db, &definition).await;
+    let start = Instant::now();
+    let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+    let mut events = run.events(None);
+    while events.next().await.unwrap().is_some_and(|event| event.name() != "CustomEvent") {}
+    // The back-off is longer than `park_after`: nobody holds the run, only the store knows it.
+    let parked = db.run(run.run_id().clone()).await.unwrap().unwrap();
+    assert!(parked.worker.is_none() && parked.due_at.is_some());
+    let ended = run.wait().await.unwrap();
+    assert_eq!((ended.status, attempts.load(Ordering::Relaxed)), (RunStatus::Completed, 3));
+    assert!(start.elapsed() >= Duration::from_secs(30 + 60), "{:?}", start.elapsed());
+    assert!(start.elapsed() <= Duration::from_secs(60 + 120 + 5), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_a_users_function_fails_its_run_and_no_other() {
+    let db = InMemoryDb::new();
+    let bad = Step::function("bad", |_, input: Arc<StepInput>| async move {
+        assert!(input.text() != "bad", "this input is cursed");
+        Ok::<_, Failure>("fine")
+    });
+    let definition = workflow([bad]);
+    let engine = engine(&db, &definition).await;
+    let bad = engine.submit(&definition.id, input("bad")).await.unwrap();
+    let good = engine.submit(&definition.id, input("good")).await.unwrap();
+    let ended = bad.wait().await.unwrap();
+    assert_eq!(ended.status, RunStatus::Error);
+    assert!(ended.text().contains("this input is cursed"), "{}", ended.text());
+    assert_eq!(good.wait().await.unwrap().status, RunStatus::Completed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_and_a_run_that_take_too_long_fail() {
+    let db = InMemoryDb::new();
+    let hour = Duration::from_secs(3600);
+    let by_step = workflow([slow("a", hour).timeout(Duration::from_secs(2))]);
+    let engine = engine(&db, &by_step).await;
+    let ended = engine.submit(&by_step.id, input("hi")).await.unwrap().wait().await.unwrap();
+    assert_eq!(ended.status, RunStatus::Error);
+    assert!(ended.text().contains("limit of 2000 ms"), "{}", ended.text());
+
+    let builder = outlive_core::Definition::builder("By run").timeout(Duration::from_secs(3));
+    let by_run = Arc::new(builder.step(slow("a", hour)).build().unwrap());
+    engine.register(by_run.clone());
+    let start = Instant::now();
+    let ended = engine.submit(&by_run.id, input("hi")).await.unwrap().wait().await.unwrap();
+    assert_eq!(ended.status, RunStatus::Error);
+    assert!(ended.text().contains("limit of 3000 ms"), "{}", ended.text());
+    assert!(start.elapsed() < Duration::from_secs(4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_skipped_failure_is_told_and_the_run_completes() {
+    let db = InMemoryDb::new();
+    let fails = Step::function("fails", |_, _: Arc<StepInput>| async { Err::<String, _>(Failure::fatal("no power")) });
+    let definition = workflow([fails.on_error(OnError::Skip), append("b", &Calls::default())]);
+    let engine = engine(&db, &definition).await;
+    let ended = engine.submit(&definition.id, input("hi")).await.unwrap().wait().await.unwrap();
+    assert_eq!(ended.status, RunStatus::Completed);
+    assert_eq!(ended.step_results[0].error.as_deref(), Some("no power"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_runs_than_there_is_room_for_wait_in_the_store() {
+    let db = InMemoryDb::new();
+    let definition = workflow([slow("a", Duration::from_secs(1))]);
+    let engine = engine_with(&db, &definition, Options { runs_max: 2, ..Options::default() }).await;
+    let mut runs = Vec::new();
+    let start = Instant::now();
+    for _ in 0..6 {
+        runs.push(engine.submit(&definition.id, input("hi")).await.unwrap());
+    }
+    for run in runs {
+        assert_eq!(run.wait().await.unwrap().status, RunStatus::Completed);
+    }
+    assert!(start.elapsed() >= Duration::from_secs(3));
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_whose_definition_changed_is_paused_and_says_where() {
+    let db = InMemoryDb::new();
+    let old = workflow([append("a", &Calls::default()), slow("b", Duration::from_secs(3600))]);
+    let first = engine(&db, &old).await;
+    let run = first.submit(&old.id, input("hi")).await.unwrap();
+    let mut events = run.events(Some(3));
+    assert_eq!(events.next().await.unwrap().unwrap().name(), "StepStarted");
+    db.crash(&first.worker());
+    first.kill();
+    let new = workflow([append("a", &Calls::default()), append("c", &Calls::default())]);
+    let second = engine(&db, &new).await;
+    let mut events = second.events(run.run_id(), Some(4));
+    let paused = events.next().await.unwrap().unwrap();
+    let EventKind::WorkflowPaused { step_requirements: Some(why), .. } = paused.kind else { panic!("{paused:?}") };
+    assert!(why[0]["reason"].as_str().unwrap().contains("entry 4 speaks of step \"b\""), "{why:?}");
+    let stored = db.run(run.run_id().clone()).await.unwrap().unwrap();
+    assert_eq!(stored.status, RunStatus::Paused);
+    assert!(stored.worker.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_keeps_its_kind_in_the_log() {
+    let db = InMemoryDb::new();
+    let fails = Step::function("fails", |_, _: Arc<StepInput>| async {
+        Err::<String, _>(Failure::new(FailureKind::Auth, "the key was refused"))
+    });
+    let definition = workflow([fails]);
+    let engine = engine(&db, &definition).await;
+    let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+    run.wait().await.unwrap();
+    let last = read_log(&db, run.run_id()).await.pop().unwrap();
+    let EventKind::WorkflowError { error_type, .. } = last.event.kind else { panic!("{last:?}") };
+    assert_eq!(error_type.as_deref(), Some("model_authentication_error"));
+}

@@ -1,0 +1,34 @@
+//! Measures the engine on a real file at full durability.
+//!
+//! ```text
+//! bench W1 --n 20000            throughput: runs of three steps that do nothing
+//! bench W2 --n 100 --load 1000  latency of a submit: idle, with runs in flight, during a burst
+//! bench W3 --past 1,10000       latency of a poll, by the number of finished runs
+//! bench W4 --n 10000            runs that wait 10 s: lateness and memory
+//! bench W5 --n 40000            events to one subscriber: latency and rate
+//! bench W6a --n 200             starts runs of three half-second steps and prints their ids: kill it
+//! bench W6b --ids FILE          recovers them
+//! bench W7                      prints a line once the first run is accepted
+//! bench raw                     the same disk's limit: bare SQLite commits, single and grouped
+//! bench table                   all of it, each in a process of its own, as the table of docs/benchmarks.md
+//! ```
+//! Every workload prints JSON lines. `PEER_DIR` names the folder for data, `STEP_LOG` a file that W6's steps append to.
+
+mod measure;
+mod raw;
+mod table;
+mod workloads;
+
+use measure::Arguments;
+
+fn main() {
+    let arguments = Arguments::from_env();
+    match arguments.workload.as_str() {
+        "table" => table::print(&arguments),
+        "raw" => raw::print(),
+        _ => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime starts");
+            runtime.block_on(workloads::run(&arguments));
+        }
+    }
+}

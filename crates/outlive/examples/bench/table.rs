@@ -1,0 +1,118 @@
+//! Runs every workload in a process of its own and prints one Markdown table: figure, target, raw limit of the same run.
+
+use crate::measure::Arguments;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+#[expect(clippy::print_stdout, reason = "the table is this program's output")]
+pub(crate) fn print(arguments: &Arguments) {
+    let rounds = arguments.number("rounds", 3);
+    let n = arguments.number("n", 20_000).to_string();
+    let mut throughput: Vec<(Value, Value)> = Vec::new();
+    for _ in 0..rounds {
+        throughput.push((workload(&["W1", "--n", &n]), workload(&["raw"])));
+    }
+    throughput.sort_by(|a, b| figure(&a.0, "/runs_per_s").total_cmp(&figure(&b.0, "/runs_per_s")));
+    let (w1, raw) = throughput.swap_remove(throughput.len() / 2);
+    let w2 = workload(&["W2"]);
+    let w3 = workload(&["W3", "--past", "1,10000"]);
+    let w4 = workload(&["W4"]);
+    let w5 = workload(&["W5"]);
+    let w6 = killed_and_recovered();
+    let w7 = cold_start();
+    println!("| figure | measured | target | measured beside it |\n| --- | --- | --- | --- |");
+    let row = |figure: &str, measured: String, target: &str, beside: String| {
+        println!("| {figure} | {measured} | {target} | {beside} |");
+    };
+    let get = |value: &Value, path: &str| format!("{}", figure(value, path));
+    row("runs/s, three no-op steps", get(&w1, "/runs_per_s"), "≥ 4,000", format!("median of {rounds}, {n} runs each"));
+    row("CPU per run", format!("{} ms", get(&w1, "/cpu_ms_per_run")), "≤ 0.3 ms", "all of the process, the submitting client too".into());
+    let grouped = figure(&raw, "/grouped100/rows_per_s");
+    let share = figure(&w1, "/entries_per_s") / grouped.max(1.0) * 100.0;
+    row("log entries/s", get(&w1, "/entries_per_s"), "≥ 50 % of raw rows/s", format!("raw SQLite in groups of 100: {grouped:.0} rows/s; {share:.0} %"));
+    let single = figure(&raw, "/single/p50_ms");
+    row("submit, idle, p50", format!("{} ms", get(&w2, "/idle/p50_ms")), "≤ 3 × raw commit", format!("raw SQLite single commit p50: {single} ms; {:.1} ×", figure(&w2, "/idle/p50_ms") / single));
+    row("submit with 1,000 runs in flight, p99", format!("{} ms", get(&w2, "/held1000/p99_ms")), "≤ 20 ms", format!("p50 {} ms", get(&w2, "/held1000/p50_ms")));
+    row("submit during a burst of 1,000, p99", format!("{} ms", get(&w2, "/burst1000_probe/p99_ms")), "–", format!("p50 {} ms", get(&w2, "/burst1000_probe/p50_ms")));
+    let (one, many) = (figure(&w3, "/1/p50_ms"), figure(&w3, "/10000/p50_ms"));
+    row("poll, 1 finished run, p50", format!("{one} ms"), "≤ 0.2 ms", format!("p99 {} ms", get(&w3, "/1/p99_ms")));
+    row("poll, 10,000 finished runs, p50", format!("{many} ms"), "≤ 1.2 × with one", format!("{:.2} ×", many / one));
+    row("10,000 runs waiting 10 s: over the ideal", format!("{} s", get(&w4, "/over_ideal_s")), "≤ 1 s", format!("accepted in {} s", get(&w4, "/accept_s")));
+    row("memory per waiting run", format!("{} B", get(&w4, "/rss_bytes_per_run")), "≤ 8,192 B", format!("process {} MiB at most", get(&w4, "/rss_peak_mb")));
+    row("event to subscriber, p99", format!("{} ms", get(&w5, "/latency/p99_ms")), "≤ 5 ms", format!("p50 {} ms", get(&w5, "/latency/p50_ms")));
+    row("events/s to one subscriber", get(&w5, "/events_per_s"), "≥ 20,000", "each durable before it is seen".into());
+    row("recovered after `kill -9`", format!("{} of {}", get(&w6, "/completed"), get(&w6, "/of")), "all of 200", format!("finished steps repeated: {}", get(&w6, "/repeated")));
+    row("first progress after restart", format!("{} s", get(&w6, "/t_first_progress_s")), "≤ 0.5 s", format!("all done after {} s", get(&w6, "/t_last_done_s")));
+    row("process start to first accepted run", format!("{} ms", get(&w7, "/accepted_ms")), "≤ 50 ms", format!("idle process {} MiB", get(&w7, "/rss_idle_mb")));
+}
+
+fn figure(value: &Value, path: &str) -> f64 {
+    value.pointer(path).and_then(Value::as_f64).unwrap_or(f64::NAN)
+}
+
+/// Starts this program again with its data in `folder`.
+fn start(folder: &Path, words: &[&str]) -> Child {
+    let program = std::env::current_exe().expect("this program has a path");
+    let mut command = Command::new(program);
+    command.args(words).env("PEER_DIR", folder).env("STEP_LOG", folder.join("steps.log"));
+    command.stdout(Stdio::piped()).spawn().expect("this program starts")
+}
+
+fn lines(child: &mut Child) -> impl Iterator<Item = Value> + use<> {
+    let output = child.stdout.take().expect("its output is piped");
+    BufReader::new(output).lines().map_while(Result::ok).filter_map(|line| serde_json::from_str(&line).ok())
+}
+
+fn workload(words: &[&str]) -> Value {
+    let folder = tempfile::tempdir_in(crate::measure::folder()).expect("the folder can be written");
+    let mut child = start(folder.path(), words);
+    let last = lines(&mut child).last().unwrap_or_else(|| panic!("{words:?} printed nothing"));
+    child.wait().expect("it ends");
+    last
+}
+
+fn killed_and_recovered() -> Value {
+    let folder = tempfile::tempdir_in(crate::measure::folder()).expect("the folder can be written");
+    let mut child = start(folder.path(), &["W6a"]);
+    let ids = lines(&mut child).next().expect("it prints the ids");
+    std::thread::sleep(Duration::from_millis(700));
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+    let log = folder.path().join("steps.log");
+    let before = std::fs::read_to_string(&log).unwrap_or_default();
+    let file = folder.path().join("ids.json");
+    std::fs::write(&file, ids.to_string()).expect("the folder can be written");
+    let mut child = start(folder.path(), &["W6b", "--ids", &file.to_string_lossy()]);
+    let mut figures = lines(&mut child).last().expect("it reports");
+    child.wait().expect("it ends");
+    let all = std::fs::read_to_string(&log).unwrap_or_default();
+    let ended: Vec<&str> = before.lines().filter_map(|line| line.strip_prefix("end ")).collect();
+    let after = all.get(before.len()..).unwrap_or_default();
+    let again: Vec<&str> = after.lines().filter_map(|line| line.strip_prefix("start ")).collect();
+    // A step may have ended in the moment of the kill, before its result was durable; it is in flight then.
+    figures["repeated"] = json!(again.iter().filter(|step| ended.contains(step)).count());
+    figures
+}
+
+/// Starts a process five times; the median.
+fn cold_start() -> Value {
+    let mut starts: Vec<Value> = (0..5).map(|_| one_cold_start()).collect();
+    starts.sort_by(|a, b| figure(a, "/accepted_ms").total_cmp(&figure(b, "/accepted_ms")));
+    starts.swap_remove(2)
+}
+
+fn one_cold_start() -> Value {
+    let folder = tempfile::tempdir_in(crate::measure::folder()).expect("the folder can be written");
+    let begin = Instant::now();
+    let mut child = start(folder.path(), &["W7"]);
+    let mut output = lines(&mut child);
+    output.next().expect("it reports the first accepted run");
+    let accepted = begin.elapsed().as_secs_f64() * 1e3;
+    let mut figures = output.last().expect("it reports its memory");
+    child.wait().expect("it ends");
+    figures["accepted_ms"] = json!((accepted * 10.0).round() / 10.0);
+    figures
+}

@@ -1,0 +1,18 @@
+//! The facade's one error.
+
+use outlive_core::InvalidDefinition;
+
+/// Why something the user asked for did not happen.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A workflow cannot be built; every problem is listed.
+    #[error(transparent)]
+    Definition(#[from] InvalidDefinition),
+    /// The engine refused or failed.
+    #[error(transparent)]
+    Engine(#[from] outlive_engine::Error),
+}
+
+/// A result with the facade's error.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,267 @@
+//! The workflow as users hold it: a definition, a database, and the engine that the first use starts.
+//!
+//! There is one path. Foreground, background and streaming all submit, let the engine execute, and read the log.
+
+use crate::error::Result;
+use outlive_core::port::{BoxFuture, Db, SessionPolicy};
+use outlive_core::{Definition, DefinitionBuilder, InvalidDefinition, RunId, RunStatus, Step, WorkflowRunOutput};
+use outlive_engine::{Engine, EventStream, Options, RunHandle, Submit};
+use serde_json::{Map, Value};
+use std::fmt;
+use std::future::IntoFuture;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::OnceCell;
+
+/// A workflow with its database. Cheap to clone; clones share one engine.
+///
+/// The engine starts at the first use and then also takes over this workflow's unfinished runs, whichever process began
+/// them. Leaving without [`Workflow::shutdown`] loses nothing.
+#[derive(Clone)]
+pub struct Workflow {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    definition: Arc<Definition>,
+    db: Arc<dyn Db>,
+    options: Options,
+    engine: OnceCell<Engine>,
+}
+
+/// A workflow under construction.
+#[must_use]
+pub struct WorkflowBuilder {
+    name: Arc<str>,
+    definition: DefinitionBuilder,
+    db: Option<Arc<dyn Db>>,
+    options: Options,
+}
+
+impl WorkflowBuilder {
+    /// Keeps runs here.
+    pub fn db(mut self, db: impl Db) -> Self {
+        self.db = Some(Arc::new(db));
+        self
+    }
+
+    /// Keeps runs in a store that others hold too.
+    pub fn shared_db(mut self, db: Arc<dyn Db>) -> Self {
+        self.db = Some(db);
+        self
+    }
+
+    /// Chooses the id; otherwise it is made from the name (`Content Creation` becomes `content-creation`).
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.definition = self.definition.id(id);
+        self
+    }
+
+    /// What the workflow is for.
+    pub fn description(mut self, text: impl AsRef<str>) -> Self {
+        self.definition = self.definition.description(text);
+        self
+    }
+
+    /// Adds a step after the ones before.
+    pub fn step(mut self, step: Step) -> Self {
+        self.definition = self.definition.step(step);
+        self
+    }
+
+    /// Adds steps after the ones before.
+    pub fn steps(self, steps: impl IntoIterator<Item = Step>) -> Self {
+        steps.into_iter().fold(self, Self::step)
+    }
+
+    /// Longest time for a whole run; a longer one ends ERROR.
+    pub fn timeout(mut self, longest: Duration) -> Self {
+        self.definition = self.definition.timeout(longest);
+        self
+    }
+
+    /// How the engine behaves.
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Checks everything. Nothing is opened yet.
+    ///
+    /// # Errors
+    /// Every problem at once: no database, no steps, names given twice, a missing key, an empty team …
+    pub fn build(self) -> Result<Workflow> {
+        let missing = "it has no database: give it one with .db(SqliteDb::new(\"tmp/workflow.db\"))";
+        let (definition, db) = match (self.definition.build(), self.db) {
+            (Ok(definition), Some(db)) => (definition, db),
+            (Ok(_), None) => {
+                return Err(InvalidDefinition { name: self.name, problems: vec![missing.to_owned()] }.into());
+            }
+            (Err(invalid), Some(_)) => return Err(invalid.into()),
+            (Err(mut invalid), None) => {
+                invalid.problems.push(missing.to_owned());
+                return Err(invalid.into());
+            }
+        };
+        let definition = Arc::new(definition);
+        Ok(Workflow { inner: Arc::new(Inner { definition, db, options: self.options, engine: OnceCell::new() }) })
+    }
+}
+
+impl Workflow {
+    /// Starts to build a workflow.
+    pub fn builder(name: impl AsRef<str>) -> WorkflowBuilder {
+        WorkflowBuilder {
+            name: Arc::from(name.as_ref()),
+            definition: Definition::builder(name),
+            db: None,
+            options: Options::default(),
+        }
+    }
+
+    /// The workflow's definition, for an [`Engine`] shared by several workflows.
+    pub fn definition(&self) -> &Arc<Definition> {
+        &self.inner.definition
+    }
+
+    /// The engine, started by the first call.
+    ///
+    /// # Errors
+    /// Whatever keeps the database from opening.
+    pub async fn engine(&self) -> Result<&Engine> {
+        let inner = &self.inner;
+        let start = || async {
+            let builder = Engine::builder(inner.db.clone()).options(inner.options.clone());
+            builder.workflow(inner.definition.clone()).start().await
+        };
+        Ok(inner.engine.get_or_try_init(start).await?)
+    }
+
+    /// A run of this workflow. Await it for the result, or say `.background()` or `.stream()`.
+    pub fn run(&self, input: impl Into<Value>) -> RunRequest {
+        let input = Some(input.into()).filter(|input| !input.is_null());
+        RunRequest { workflow: self.clone(), submit: Submit { input, ..Submit::default() } }
+    }
+
+    /// The run as it is stored, whichever process executes it; nothing when there is no such run.
+    ///
+    /// # Errors
+    /// When the text is no id, or the database fails.
+    pub async fn get_run(&self, run_id: impl AsRef<str>) -> Result<Option<WorkflowRunOutput>> {
+        Ok(self.engine().await?.get_run(&parse(run_id)?).await?)
+    }
+
+    /// A handle on a run of any process, from its id alone.
+    ///
+    /// # Errors
+    /// When the text is no id, or the database does not open.
+    pub async fn attach(&self, run_id: impl AsRef<str>) -> Result<RunHandle> {
+        Ok(self.engine().await?.attach(parse(run_id)?))
+    }
+
+    /// Asks for a run's end; returns its status if it was over already. The wish is durable when this returns.
+    ///
+    /// # Errors
+    /// When there is no such run, or the database fails.
+    pub async fn cancel_run(&self, run_id: impl AsRef<str>, reason: &str) -> Result<Option<RunStatus>> {
+        Ok(self.engine().await?.cancel(&parse(run_id)?, reason).await?)
+    }
+
+    /// Stops executing: calls in flight may end, then what is unfinished is left for the next process at once.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn shutdown(&self) -> Result<()> {
+        match self.inner.engine.get() {
+            Some(engine) => Ok(engine.shutdown().await?),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Workflow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Workflow").field("id", &self.inner.definition.id).finish_non_exhaustive()
+    }
+}
+
+fn parse(run_id: impl AsRef<str>) -> Result<RunId> {
+    RunId::parse(run_id.as_ref()).map_err(|error| outlive_engine::Error::from(error).into())
+}
+
+/// A run to be: with its session, user and state, in the foreground, in the background or as a stream.
+#[must_use = "a run starts when this is awaited, or with .background() or .stream()"]
+pub struct RunRequest {
+    workflow: Workflow,
+    submit: Submit,
+}
+
+impl RunRequest {
+    /// The conversation the run belongs to; a session of its own when not said.
+    pub fn session_id(mut self, id: impl Into<String>) -> Self {
+        self.submit.session_id = Some(id.into());
+        self
+    }
+
+    /// Whose run it is.
+    pub fn user_id(mut self, id: impl Into<String>) -> Self {
+        self.submit.user_id = Some(id.into());
+        self
+    }
+
+    /// State the session starts with, if this run creates it.
+    pub fn session_state(mut self, state: Map<String, Value>) -> Self {
+        self.submit.session_state = Some(state);
+        self
+    }
+
+    /// The caller's own data; steps see it as `additional_data`.
+    pub fn additional_data(mut self, data: impl Into<Value>) -> Self {
+        self.submit.additional_data = Some(data.into());
+        self
+    }
+
+    /// Chooses the run's id.
+    pub fn run_id(mut self, id: impl Into<String>) -> Self {
+        self.submit.run_id = Some(id.into());
+        self
+    }
+
+    /// The same key and the same request again give the same run.
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.submit.idempotency_key = Some(key.into());
+        self
+    }
+
+    /// What to do when the session has an unfinished run: wait (the default), refuse, or run beside it.
+    pub fn session_policy(mut self, policy: SessionPolicy) -> Self {
+        self.submit.policy = policy;
+        self
+    }
+
+    /// Starts the run; it is on stable storage when the future is ready, and goes on whatever becomes of the handle.
+    ///
+    /// # Errors
+    /// When the run was refused or could not be stored; then there is no run.
+    pub async fn background(self) -> Result<RunHandle> {
+        let engine = self.workflow.engine().await?;
+        Ok(engine.submit(&self.workflow.inner.definition.id, self.submit).await?)
+    }
+
+    /// Starts the run and follows its events from the first.
+    ///
+    /// # Errors
+    /// As [`RunRequest::background`].
+    pub async fn stream(self) -> Result<EventStream> {
+        Ok(self.background().await?.events(None))
+    }
+}
+
+impl IntoFuture for RunRequest {
+    type Output = Result<WorkflowRunOutput>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { Ok(self.background().await?.wait().await?) })
+    }
+}

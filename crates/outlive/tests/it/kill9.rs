@@ -1,0 +1,103 @@
+//! `kill -9` of a real process at random moments. The next start completes the run and repeats at most what was in flight.
+
+use crate::example::{Example, event_lines};
+use crate::world::World;
+use outlive::core::port::{LogStore, RunStore};
+use outlive::core::{Entry, RunId};
+use outlive::engine::testing::{broken_invariants, in_flight, read_log};
+use outlive::prelude::*;
+use std::time::Duration;
+
+const TRIALS: u64 = 30;
+
+/// A number below `limit` that depends on the seed alone.
+fn dice(seed: u64, limit: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (z ^ (z >> 31)) % limit
+}
+
+/// Waits until the run's log has `length` entries, watching from outside as any other process may.
+async fn until_length(db: &SqliteDb, run_id: &RunId, length: u64) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while db.run(run_id.clone()).await.unwrap().is_none_or(|run| run.next_index < length && !run.status.is_terminal()) {
+        assert!(tokio::time::Instant::now() < deadline, "the log of {run_id} does not reach {length} entries");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// A run that is not disturbed: how long its log is and how many calls it takes.
+async fn undisturbed(input: &str) -> (u64, usize) {
+    let world = World::new().await;
+    let mut example = Example::start(&world, &[input, "--poll", "0.05"]);
+    let run_id = example.run_id();
+    let (code, output) = example.finish();
+    assert_eq!(code, Some(0), "{output}");
+    let log = read_log(&world.db(), &run_id).await;
+    (log.len() as u64, calls(&world))
+}
+
+/// Requests that reached the model server.
+fn calls(world: &World) -> usize {
+    world.models.log().len()
+}
+
+/// Kills at entry `at` and then `pause` later, follows with a new process, and checks everything.
+async fn trial(seed: u64, input: &str, entries: u64, needed: usize) -> usize {
+    let world = World::new().await;
+    let mut example = Example::start(&world, &[input, "--poll", "0.05"]);
+    let run_id = example.run_id();
+    let watching = world.db();
+    let at = dice(seed, entries);
+    until_length(&watching, &run_id, at).await;
+    // A moment between two commits is as good as one right after a commit.
+    tokio::time::sleep(Duration::from_micros(dice(seed ^ 0xabcd, 20_000))).await;
+    let before = event_lines(&read_log(&watching, &run_id).await);
+    example.kill();
+    let log_at_crash = read_log(&watching, &run_id).await;
+    drop(watching);
+    let id = run_id.to_string();
+    let mut follower = Example::start(&world, &["--run-id", &id, "--poll", "0.05"]);
+    let (code, output) = follower.finish();
+    let place = format!("seed {seed}, killed at entry {at} of {entries}");
+    assert_eq!(code, Some(0), "{place}: {output}");
+    assert!(output.contains("Final Result:"), "{place}: {output}");
+    let db = world.db();
+    let log: Vec<Entry> = read_log(&db, &run_id).await;
+    let row = db.run(run_id.clone()).await.unwrap().unwrap();
+    assert_eq!(broken_invariants(&log, &outlive::engine::run_output(&row)), Vec::<String>::new(), "{place}");
+    assert_eq!(event_lines(&log)[..before.len()], before, "{place}: what was seen stays as it was seen");
+    assert!(!db.read(run_id, 0, 1).await.unwrap().is_empty());
+    let made = calls(&world);
+    // Model calls in flight, and tool calls, which the model server does not count.
+    let allowed = needed + in_flight(&log_at_crash);
+    assert!((needed..=allowed).contains(&made), "{place}: {made} model calls, {needed} needed, {allowed} allowed");
+    made - needed
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_survives_kill_minus_nine_at_thirty_random_moments() {
+    let input = "AI trends DELAY=0.05 CHUNKS=8 CHUNKDELAY=0.01";
+    let (entries, needed) = undisturbed(input).await;
+    // Another set of moments: KILL_SEED=1000 cargo test -p outlive kill
+    let first = std::env::var("KILL_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1u64);
+    for pair in 0..TRIALS / 2 {
+        let seed = first + pair * 2;
+        tokio::join!(trial(seed, input, entries, needed), trial(seed + 1, input, entries, needed));
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_only_follows_reports_the_end_of_a_finished_run() {
+    let world = World::new().await;
+    let mut example = Example::start(&world, &["AI trends", "--poll", "0.05"]);
+    let run_id = example.run_id().to_string();
+    assert_eq!(example.finish().0, Some(0));
+    let mut follower = Example::start(&world, &["--run-id", &run_id, "--poll", "0.05"]);
+    let (code, output) = follower.finish();
+    assert_eq!(code, Some(0), "{output}");
+    assert!(output.contains("Final Result:"));
+    let mut nobody = Example::start(&world, &["--run-id", "no-such-run", "--poll", "0.05"]);
+    assert_eq!(nobody.finish().0, Some(3));
+}

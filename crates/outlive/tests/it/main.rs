@@ -1,0 +1,11 @@
+//! End to end: the facade on real SQLite files, real HTTP model servers, real processes and real SIGKILLs.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod example;
+mod faults;
+mod kill9;
+mod seed;
+mod several;
+mod sweep;
+mod world;

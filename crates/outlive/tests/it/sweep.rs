@@ -1,0 +1,86 @@
+//! A crash after each entry of the examples' logs, on real SQLite files.
+
+use outlive::agent::tool::Tool;
+use outlive::core::port::Db;
+use outlive::core::{ModelRequest, ModelResponse, Role, ToolCall, WorkerId};
+use outlive::engine::SystemClock;
+use outlive::engine::testing::{Stage, Subject, crash_after_each_entry};
+use outlive::prelude::*;
+use serde_json::json;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A file that one process after another opens.
+struct FileStage(tempfile::TempDir);
+
+impl FileStage {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+}
+
+impl Stage for FileStage {
+    fn open(&self) -> Arc<dyn Db> {
+        Arc::new(SqliteDb::new(self.0.path().join("workflow.db")))
+    }
+
+    fn crashed(&self, _worker: &WorkerId) {
+        // Its lock on the file is gone with its handle: that is how the next process knows.
+    }
+}
+
+#[derive(schemars::JsonSchema, serde::Deserialize)]
+struct Look {
+    topic: String,
+}
+
+/// Decides from the conversation alone, as a real model would: delegate to both, look once, then answer.
+fn script(request: &ModelRequest) -> ModelResponse {
+    let has_tool = |name: &str| request.tools.iter().any(|tool| tool.name == name);
+    let results = request.messages.iter().filter(|message| message.role == Role::Tool).count();
+    let delegate = |member: &str| {
+        let arguments = json!({ "member_id": member, "task": format!("look into {member}") }).to_string();
+        ToolCall::new(format!("call-{member}"), "delegate_task_to_member", arguments)
+    };
+    match results {
+        0 if has_tool("delegate_task_to_member") => ModelResponse::calls(vec![delegate("left"), delegate("right")]),
+        0 if has_tool("look") => {
+            let call = |n: u32| ToolCall::new(format!("call-{n}"), "look", json!({ "topic": n.to_string() }).to_string());
+            ModelResponse::calls(vec![call(1), call(2)])
+        }
+        _ => {
+            let said = request.messages.iter().filter_map(|message| message.content.as_deref());
+            ModelResponse::text(format!("I have read {} letters", said.map(str::len).sum::<usize>()))
+        }
+    }
+}
+
+fn workflow(model: &ScriptedModel, tool_calls: &Arc<AtomicUsize>) -> Workflow {
+    let counted = tool_calls.clone();
+    let look = Tool::new("look", "Looks into a topic", move |look: Look, _context| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        async move { Ok::<_, Failure>(format!("all about {}", look.topic)) }
+    });
+    let member = |name: &str| Agent::new(name).model(model.clone()).tool(look.clone());
+    let team = Team::new("Team").members([member("Left"), member("Right")]);
+    let writer = Agent::new("Writer").model(model.clone());
+    Workflow::builder("Sweep")
+        .db(InMemoryDb::new())
+        .step(Step::new("Research").team(team))
+        .step(Step::new("Write").agent(writer))
+        .build()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_team_and_an_agent_survive_a_crash_at_every_entry() {
+    let model = ScriptedModel::from_fn("scripted", |request| Ok(script(request))).chunks(3);
+    let tool_calls = Arc::new(AtomicUsize::new(0));
+    let build = || workflow(&model, &tool_calls).definition().clone();
+    let calls = || model.calls() + tool_calls.load(Ordering::Relaxed);
+    let subject = Subject { build: &build, input: json!("a topic"), clock: Arc::new(SystemClock), calls: &calls };
+    let sweep = crash_after_each_entry(FileStage::new, subject).await;
+    assert!(sweep.entries > 40, "{sweep:?}");
+    assert_eq!(sweep.crashes as u64, sweep.entries * 2);
+    assert!(sweep.repeated_calls > 0, "some calls were in flight: {sweep:?}");
+}
