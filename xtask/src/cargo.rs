@@ -18,14 +18,9 @@ impl Cargo {
     /// From the variables `cargo run` sets.
     pub(crate) fn from_environment() -> Result<Self, Problem> {
         let manifest_dir = std::env::var_os("CARGO_MANIFEST_DIR").ok_or("start it as `cargo xtask`")?;
-        let root = Path::new(&manifest_dir)
-            .parent()
-            .ok_or("the workspace has no root directory")?;
+        let root = Path::new(&manifest_dir).parent().ok_or("the workspace has no root directory")?;
         let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        Ok(Self {
-            program,
-            root: root.to_owned(),
-        })
+        Ok(Self { program, root: root.to_owned() })
     }
 
     /// The workspace's root directory.
@@ -44,14 +39,8 @@ impl Cargo {
         eprintln!("$ {line}");
         let mut command = self.command(arguments);
         command.envs(variables.iter().copied());
-        let status = command
-            .status()
-            .map_err(|e| format!("`{line}` could not be started: {e}"))?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(format!("`{line}` ended with {status}"))
-        }
+        let status = command.status().map_err(|e| format!("`{line}` could not be started: {e}"))?;
+        if status.success() { Ok(()) } else { Err(format!("`{line}` ended with {status}")) }
     }
 
     /// What cargo prints to standard output. Standard error goes to the terminal.
@@ -83,25 +72,17 @@ impl Cargo {
 fn is_set_by_cargo_run(name: &str) -> bool {
     name.starts_with("CARGO_PKG_")
         || name.starts_with("CARGO_MANIFEST_")
-        || matches!(
-            name,
-            "CARGO" | "CARGO_BIN_NAME" | "CARGO_CRATE_NAME" | "CARGO_PRIMARY_PACKAGE"
-        )
+        || matches!(name, "CARGO" | "CARGO_BIN_NAME" | "CARGO_CRATE_NAME" | "CARGO_PRIMARY_PACKAGE")
 }
 
 fn line(variables: &[(&str, &str)], arguments: &[&str]) -> String {
-    let variables: String = variables
-        .iter()
-        .map(|(name, value)| format!("{name}='{value}' "))
-        .collect();
+    let variables: String = variables.iter().map(|(name, value)| format!("{name}='{value}' ")).collect();
     format!("{variables}cargo {}", arguments.join(" "))
 }
 
 fn output_of(mut command: Command, line: &str) -> Result<String, Problem> {
     command.stdin(Stdio::null()).stderr(Stdio::inherit());
-    let Output { status, stdout, .. } = command
-        .output()
-        .map_err(|e| format!("`{line}` could not be started: {e}"))?;
+    let Output { status, stdout, .. } = command.output().map_err(|e| format!("`{line}` could not be started: {e}"))?;
     if !status.success() {
         return Err(format!("`{line}` ended with {status}"));
     }

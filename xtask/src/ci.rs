@@ -9,13 +9,8 @@ use std::time::{Duration, Instant};
 type Stage = (&'static str, fn(&Cargo) -> Result<(), Problem>);
 
 /// From cheap to dear. The README's command comes last because it needs a release build.
-const STAGES: &[Stage] = &[
-    ("tidy", tidy::run),
-    ("lint", lint),
-    ("test", test),
-    ("sabotage", sabotage::run),
-    ("readme", readme::run),
-];
+const STAGES: &[Stage] =
+    &[("tidy", tidy::run), ("lint", lint), ("test", test), ("sabotage", sabotage::run), ("readme", readme::run)];
 
 /// Runs every stage.
 pub(crate) fn run(cargo: &Cargo, _: &[String]) -> Result<(), Problem> {
@@ -39,11 +34,7 @@ fn stages(stages: &[Stage], cargo: &Cargo) -> Result<(), Problem> {
 }
 
 fn timing(name: &str, elapsed: Duration, passed: bool) -> String {
-    format!(
-        "{name:<10}{:>8.1} s  {}",
-        elapsed.as_secs_f64(),
-        if passed { "passed" } else { "FAILED" }
-    )
+    format!("{name:<10}{:>8.1} s  {}", elapsed.as_secs_f64(), if passed { "passed" } else { "FAILED" })
 }
 
 #[cfg(test)]
@@ -53,20 +44,14 @@ mod tests {
     #[test]
     fn the_first_failure_ends_it_and_is_named() {
         let cargo = Cargo::from_environment().unwrap();
-        let made_up: &[Stage] = &[
-            ("one", |_| Ok(())),
-            ("two", |_| Err("it broke".to_owned())),
-            ("three", |_| panic!("not reached")),
-        ];
+        let made_up: &[Stage] =
+            &[("one", |_| Ok(())), ("two", |_| Err("it broke".to_owned())), ("three", |_| panic!("not reached"))];
         assert_eq!(stages(made_up, &cargo), Err("two: it broke".to_owned()));
     }
 
     #[test]
     fn a_stage_is_shown_with_its_time_and_its_end() {
-        assert_eq!(
-            timing("lint", Duration::from_millis(61_250), true),
-            "lint          61.2 s  passed"
-        );
+        assert_eq!(timing("lint", Duration::from_millis(61_250), true), "lint          61.2 s  passed");
         assert!(timing("lint", Duration::ZERO, false).ends_with("FAILED"));
     }
 }

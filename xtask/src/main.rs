@@ -2,11 +2,7 @@
 //!
 //! Owns how the project is checked, and must never depend on the project itself: it has to build in seconds and to run
 //! when nothing else compiles. The invariant it keeps: a chore that could not be carried out has failed.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command line speaks to a terminal"
-)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line speaks to a terminal")]
 
 mod cargo;
 mod ci;
@@ -29,16 +25,8 @@ struct Task {
 
 /// Every chore, in the order in which `help` shows them.
 const TASKS: &[Task] = &[
-    Task {
-        name: "ci",
-        help: "everything below that can fail: tidy, lint, test, sabotage, readme",
-        run: ci::run,
-    },
-    Task {
-        name: "test",
-        help: "all tests of the workspace, as the README says",
-        run: |cargo, _| test(cargo),
-    },
+    Task { name: "ci", help: "everything below that can fail: tidy, lint, test, sabotage, readme", run: ci::run },
+    Task { name: "test", help: "all tests of the workspace, as the README says", run: |cargo, _| test(cargo) },
     Task {
         name: "lint",
         help: "formatting, clippy and documentation, each without a warning",
@@ -59,28 +47,14 @@ const TASKS: &[Task] = &[
         help: "runs the first command of the README, without any key, and reads its output",
         run: |cargo, _| readme::run(cargo),
     },
-    Task {
-        name: "bench",
-        help: "the benchmark, in release mode; arguments are passed on",
-        run: bench,
-    },
-    Task {
-        name: "demo",
-        help: "the demonstration, in release mode; arguments are passed on",
-        run: demo,
-    },
-    Task {
-        name: "help",
-        help: "this text",
-        run: |_, _| help(),
-    },
+    Task { name: "bench", help: "the benchmark, in release mode; arguments are passed on", run: bench },
+    Task { name: "demo", help: "the demonstration, in release mode; arguments are passed on", run: demo },
+    Task { name: "help", help: "this text", run: |_, _| help() },
 ];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (name, rest) = arguments
-        .split_first()
-        .map_or(("help", &[][..]), |(name, rest)| (name.as_str(), rest));
+    let (name, rest) = arguments.split_first().map_or(("help", &[][..]), |(name, rest)| (name.as_str(), rest));
     match dispatch(name, rest) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
@@ -92,10 +66,7 @@ fn main() -> ExitCode {
 
 fn dispatch(name: &str, rest: &[String]) -> Result<(), Problem> {
     let name = if matches!(name, "-h" | "--help") { "help" } else { name };
-    let task = TASKS
-        .iter()
-        .find(|task| task.name == name)
-        .ok_or_else(|| unknown(name))?;
+    let task = TASKS.iter().find(|task| task.name == name).ok_or_else(|| unknown(name))?;
     (task.run)(&Cargo::from_environment()?, rest)
 }
 
@@ -119,36 +90,12 @@ fn test(cargo: &Cargo) -> Result<(), Problem> {
 
 fn lint(cargo: &Cargo) -> Result<(), Problem> {
     cargo.run(&["fmt", "--all", "--check"])?;
-    cargo.run(&[
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--locked",
-        "--",
-        "-D",
-        "warnings",
-    ])?;
-    cargo.run_with(
-        &[("RUSTDOCFLAGS", "-D warnings")],
-        &["doc", "--workspace", "--no-deps", "--locked"],
-    )
+    cargo.run(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])?;
+    cargo.run_with(&[("RUSTDOCFLAGS", "-D warnings")], &["doc", "--workspace", "--no-deps", "--locked"])
 }
 
 fn bench(cargo: &Cargo, rest: &[String]) -> Result<(), Problem> {
-    passing_on(
-        cargo,
-        &[
-            "run",
-            "--release",
-            "--locked",
-            "-p",
-            "outlive",
-            "--example",
-            "bench",
-            "--",
-        ],
-        rest,
-    )
+    passing_on(cargo, &["run", "--release", "--locked", "-p", "outlive", "--example", "bench", "--"], rest)
 }
 
 fn demo(cargo: &Cargo, rest: &[String]) -> Result<(), Problem> {
@@ -167,10 +114,7 @@ mod tests {
     #[test]
     fn an_unknown_task_is_refused_and_the_known_ones_are_named() {
         let problem = dispatch("tset", &[]).unwrap_err();
-        assert!(
-            problem.contains("`tset`") && problem.contains("test, lint"),
-            "{problem}"
-        );
+        assert!(problem.contains("`tset`") && problem.contains("test, lint"), "{problem}");
     }
 
     #[test]

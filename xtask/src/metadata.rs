@@ -41,11 +41,7 @@ pub(crate) fn members(cargo: &Cargo) -> Result<Vec<Member>, Problem> {
 pub(crate) fn parse(json: &str) -> Result<Vec<Member>, Problem> {
     let metadata: Value = serde_json::from_str(json).map_err(|e| format!("cargo metadata is not JSON: {e}"))?;
     let members: Vec<Member> = list(&metadata["packages"]).map(member).collect();
-    if members.is_empty() {
-        Err("cargo metadata names no package".to_owned())
-    } else {
-        Ok(members)
-    }
+    if members.is_empty() { Err("cargo metadata names no package".to_owned()) } else { Ok(members) }
 }
 
 fn member(package: &Value) -> Member {
@@ -53,9 +49,7 @@ fn member(package: &Value) -> Member {
     Member {
         name: text(&package["name"]),
         dependencies: list(&package["dependencies"]).map(dependency).collect(),
-        features: features
-            .map(|(name, on)| (name.clone(), list(on).map(text).collect()))
-            .collect(),
+        features: features.map(|(name, on)| (name.clone(), list(on).map(text).collect())).collect(),
     }
 }
 
@@ -65,11 +59,7 @@ fn dependency(value: &Value) -> Dependency {
         Some("build") => Kind::Build,
         _ => Kind::Normal,
     };
-    Dependency {
-        name: text(&value["name"]),
-        kind,
-        features: list(&value["features"]).map(text).collect(),
-    }
+    Dependency { name: text(&value["name"]), kind, features: list(&value["features"]).map(text).collect() }
 }
 
 fn list(value: &Value) -> impl Iterator<Item = &Value> {
@@ -90,11 +80,7 @@ mod tests {
             {"name": "b", "kind": null, "features": ["f"]}, {"name": "c", "kind": "dev", "features": []},
             {"name": "d", "kind": "build", "features": []}]}]}"#;
         let members = parse(json).unwrap();
-        let kinds: Vec<(&str, Kind)> = members[0]
-            .dependencies
-            .iter()
-            .map(|d| (d.name.as_str(), d.kind))
-            .collect();
+        let kinds: Vec<(&str, Kind)> = members[0].dependencies.iter().map(|d| (d.name.as_str(), d.kind)).collect();
         assert_eq!(kinds, [("b", Kind::Normal), ("c", Kind::Dev), ("d", Kind::Build)]);
         assert_eq!(members[0].features["default"], ["x"]);
         assert_eq!(members[0].dependencies[0].features, ["f"]);

@@ -22,9 +22,7 @@ const EXPECTED: &str = "Completed";
 pub(crate) fn run(cargo: &Cargo) -> Result<(), Problem> {
     let path = cargo.root().join("README.md");
     let page = fs::read_to_string(path).map_err(|e| format!("README.md cannot be read: {e}"))?;
-    let first = *commands(&page)
-        .first()
-        .ok_or("README.md has no command in a ```sh block")?;
+    let first = *commands(&page).first().ok_or("README.md has no command in a ```sh block")?;
     eprintln!("$ {first}");
     judge(first, &output(cargo, first)?)
 }
@@ -67,14 +65,8 @@ fn output(cargo: &Cargo, command: &str) -> Result<String, Problem> {
         return Err(format!("`{command}` is not a cargo command, and nothing else is run"));
     }
     let mut child = cargo.command(&arguments(command));
-    child
-        .env_remove("OPENAI_API_KEY")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = child
-        .spawn()
-        .map_err(|e| format!("`{command}` could not be started: {e}"))?;
+    child.env_remove("OPENAI_API_KEY").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = child.spawn().map_err(|e| format!("`{command}` could not be started: {e}"))?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let printed = thread::scope(|scope| {
         let beside = scope.spawn(|| pass_on(stderr, |line| eprintln!("{line}")));
@@ -82,21 +74,13 @@ fn output(cargo: &Cargo, command: &str) -> Result<String, Problem> {
         printed + &beside.join().expect("reading lines does not panic")
     });
     let status = child.wait().map_err(|e| format!("`{command}` was lost: {e}"))?;
-    if status.success() {
-        Ok(printed)
-    } else {
-        Err(format!("`{command}` ended with {status}"))
-    }
+    if status.success() { Ok(printed) } else { Err(format!("`{command}` ended with {status}")) }
 }
 
 /// Shows each line as it comes, and returns them all. What is not UTF-8 ends it.
 fn pass_on(from: Option<impl Read>, show: impl Fn(&str)) -> String {
     let mut all = String::new();
-    for line in from
-        .into_iter()
-        .flat_map(|from| BufReader::new(from).lines())
-        .map_while(Result::ok)
-    {
+    for line in from.into_iter().flat_map(|from| BufReader::new(from).lines()).map_while(Result::ok) {
         show(&line);
         all.push_str(&line);
         all.push('\n');
@@ -108,9 +92,7 @@ fn judge(command: &str, printed: &str) -> Result<(), Problem> {
     if printed.contains(EXPECTED) {
         return Ok(());
     }
-    Err(format!(
-        "`{command}` ended well but its output does not contain `{EXPECTED}`"
-    ))
+    Err(format!("`{command}` ended well but its output does not contain `{EXPECTED}`"))
 }
 
 #[cfg(test)]
@@ -133,11 +115,7 @@ mod tests {
         assert_eq!(check(&format!("```sh\n{TEST}\n```")).len(), 1);
         assert_eq!(check(&format!("```sh\n{DEMO}\n```")).len(), 1);
         assert_eq!(check(&format!("```text\n{DEMO}\n{TEST}\n```")).len(), 2);
-        assert_eq!(
-            check(&format!("```sh\n{TEST}\n{DEMO}\n```")).len(),
-            1,
-            "the demonstration comes first"
-        );
+        assert_eq!(check(&format!("```sh\n{TEST}\n{DEMO}\n```")).len(), 1, "the demonstration comes first");
     }
 
     #[test]

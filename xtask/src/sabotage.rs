@@ -59,21 +59,14 @@ const TESTS_FAILED: i32 = 101;
 /// Runs the tests once per sabotage.
 pub(crate) fn run(cargo: &Cargo) -> Result<(), Problem> {
     let leaks = check(&metadata::members(cargo)?);
-    let leaks = [
-        leaks,
-        reaches(&cargo.read(&["tree", "--locked", "-e", "features", "-p", "outlive-cli"])?),
-    ]
-    .concat();
+    let leaks = [leaks, reaches(&cargo.read(&["tree", "--locked", "-e", "features", "-p", "outlive-cli"])?)].concat();
     if !leaks.is_empty() {
         return Err(leaks.join("\n"));
     }
     for sabotage in SABOTAGES {
         let healthy = end_of_tests(cargo, sabotage, &[])?;
         if healthy != End::Passed {
-            return Err(format!(
-                "the tests `{}` of {} must pass before a sabotage",
-                sabotage.filter, sabotage.package
-            ));
+            return Err(format!("the tests `{}` of {} must pass before a sabotage", sabotage.filter, sabotage.package));
         }
         let end = end_of_tests(cargo, sabotage, &["--features", sabotage.feature])?;
         println!("{}: {}", sabotage.feature, verdict(sabotage, end)?);
@@ -92,38 +85,19 @@ enum End {
 }
 
 fn verdict(sabotage: &Sabotage, end: End) -> Result<&'static str, Problem> {
-    let Sabotage {
-        package,
-        feature,
-        filter,
-        breaks,
-    } = sabotage;
+    let Sabotage { package, feature, filter, breaks } = sabotage;
     let again = format!("cargo test -p {package} --test it --features {feature} {filter}");
     match end {
         End::TestsFailed => Ok("noticed"),
-        End::Passed => Err(format!(
-            "{feature} was not noticed; a test must fail when this is broken: {breaks}"
-        )),
-        End::Broken => Err(format!(
-            "{feature} broke the test program instead of failing a test, see `{again}`"
-        )),
-        End::Hung => Err(format!(
-            "{feature} made the tests hang, give them a deadline; see `{again}`"
-        )),
+        End::Passed => Err(format!("{feature} was not noticed; a test must fail when this is broken: {breaks}")),
+        End::Broken => Err(format!("{feature} broke the test program instead of failing a test, see `{again}`")),
+        End::Hung => Err(format!("{feature} made the tests hang, give them a deadline; see `{again}`")),
     }
 }
 
 /// Builds the tests, which must succeed, then runs them by themselves.
 fn end_of_tests(cargo: &Cargo, sabotage: &Sabotage, features: &[&str]) -> Result<End, Problem> {
-    let build = [
-        "test",
-        "--no-run",
-        "--locked",
-        "--message-format",
-        "json-render-diagnostics",
-        "-p",
-        sabotage.package,
-    ];
+    let build = ["test", "--no-run", "--locked", "--message-format", "json-render-diagnostics", "-p", sabotage.package];
     let arguments = [&build, &["--test", "it"][..], features].concat();
     eprintln!("$ cargo {}", arguments.join(" "));
     let Built { program, directory } = built(&cargo.read(&arguments)?)?;
@@ -136,14 +110,9 @@ fn end_of_tests(cargo: &Cargo, sabotage: &Sabotage, features: &[&str]) -> Result
 
 fn wait(mut command: Command, deadline: Duration) -> Result<End, Problem> {
     let start = Instant::now();
-    let mut child = command
-        .spawn()
-        .map_err(|e| format!("the test program could not be started: {e}"))?;
+    let mut child = command.spawn().map_err(|e| format!("the test program could not be started: {e}"))?;
     loop {
-        if let Some(status) = child
-            .try_wait()
-            .map_err(|e| format!("the test program was lost: {e}"))?
-        {
+        if let Some(status) = child.try_wait().map_err(|e| format!("the test program was lost: {e}"))? {
             return Ok(end(status));
         }
         if start.elapsed() > deadline {
@@ -174,17 +143,12 @@ struct Built {
 
 /// Finds the `it` test program in cargo's messages.
 fn built(messages: &str) -> Result<Built, Problem> {
-    let messages = messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     messages
         .filter(|message| message["target"]["name"] == "it")
         .find_map(|message| {
             let directory = Path::new(message["manifest_path"].as_str()?).parent()?.to_owned();
-            Some(Built {
-                program: PathBuf::from(message["executable"].as_str()?),
-                directory,
-            })
+            Some(Built { program: PathBuf::from(message["executable"].as_str()?), directory })
         })
         .ok_or_else(|| "cargo built no test program named `it`".to_owned())
 }
@@ -199,10 +163,7 @@ fn on_by_another_feature(member: &Member) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (name, turned_on) in member.features.iter().filter(|(name, _)| !name.starts_with(PREFIX)) {
         for other in turned_on.iter().filter(|other| other.contains(PREFIX)) {
-            problems.push(format!(
-                "{}: feature `{name}` turns on `{other}`, which breaks a promise",
-                member.name
-            ));
+            problems.push(format!("{}: feature `{name}` turns on `{other}`, which breaks a promise", member.name));
         }
     }
     problems
@@ -212,15 +173,9 @@ fn on_by_dependency(member: &Member) -> Vec<Problem> {
     let shipped = |dependency: &&Dependency| dependency.kind != Kind::Dev && dependency.name.starts_with("outlive");
     let mut problems = Vec::new();
     for dependency in member.dependencies.iter().filter(shipped) {
-        for feature in dependency
-            .features
-            .iter()
-            .filter(|f| NEVER_SHIPPED.iter().any(|never| f.starts_with(never)))
-        {
+        for feature in dependency.features.iter().filter(|f| NEVER_SHIPPED.iter().any(|never| f.starts_with(never))) {
             let (from, to) = (&member.name, &dependency.name);
-            problems.push(format!(
-                "{from} depends on {to} with `{feature}`: only dev-dependencies may"
-            ));
+            problems.push(format!("{from} depends on {to} with `{feature}`: only dev-dependencies may"));
         }
     }
     problems
@@ -230,12 +185,7 @@ fn on_by_dependency(member: &Member) -> Vec<Problem> {
 fn reaches(tree: &str) -> Vec<Problem> {
     let lines = tree.lines().filter(|line| line.contains(PREFIX));
     lines
-        .map(|line| {
-            format!(
-                "outlive-cli is built with {}",
-                line.trim_start_matches([' ', '│', '├', '└', '─'])
-            )
-        })
+        .map(|line| format!("outlive-cli is built with {}", line.trim_start_matches([' ', '│', '├', '└', '─'])))
         .collect()
 }
 
@@ -246,20 +196,9 @@ mod tests {
 
     fn member(features: &[(&str, &[&str])], kind: Kind, with: &str) -> Member {
         let owned = |on: &[&str]| on.iter().map(|f| (*f).to_owned()).collect();
-        let dependency = Dependency {
-            name: "outlive-engine".to_owned(),
-            kind,
-            features: vec![with.to_owned()],
-        };
-        let features: BTreeMap<_, _> = features
-            .iter()
-            .map(|(name, on)| ((*name).to_owned(), owned(on)))
-            .collect();
-        Member {
-            name: "outlive".to_owned(),
-            dependencies: vec![dependency],
-            features,
-        }
+        let dependency = Dependency { name: "outlive-engine".to_owned(), kind, features: vec![with.to_owned()] };
+        let features: BTreeMap<_, _> = features.iter().map(|(name, on)| ((*name).to_owned(), owned(on))).collect();
+        Member { name: "outlive".to_owned(), dependencies: vec![dependency], features }
     }
 
     #[test]
@@ -283,21 +222,14 @@ mod tests {
     #[test]
     fn tests_may_ask_for_test_helpers_and_a_sabotage_may_reach_down() {
         assert!(check(&[member(&[], Kind::Dev, "testing")]).is_empty());
-        let down = member(
-            &[("sabotage-x", &["outlive-engine/sabotage-x"])],
-            Kind::Normal,
-            "sqlite",
-        );
+        let down = member(&[("sabotage-x", &["outlive-engine/sabotage-x"])], Kind::Normal, "sqlite");
         assert!(check(&[down]).is_empty());
     }
 
     #[test]
     fn a_sabotage_in_the_tree_of_the_program_is_found() {
         let tree = "outlive-cli v0.1.0\n└── outlive feature \"sabotage-x\"\n";
-        assert_eq!(
-            reaches(tree),
-            ["outlive-cli is built with outlive feature \"sabotage-x\""]
-        );
+        assert_eq!(reaches(tree), ["outlive-cli is built with outlive feature \"sabotage-x\""]);
         assert!(reaches("outlive-cli v0.1.0\n└── outlive feature \"sqlite\"\n").is_empty());
     }
 
@@ -337,10 +269,7 @@ mod tests {
         let messages = r#"{"target": {"name": "outlive"}, "executable": "/x/lib", "manifest_path": "/x/Cargo.toml"}
             not JSON
             {"target": {"name": "it"}, "executable": "/x/it", "manifest_path": "/x/Cargo.toml"}"#;
-        let expected = Built {
-            program: PathBuf::from("/x/it"),
-            directory: PathBuf::from("/x"),
-        };
+        let expected = Built { program: PathBuf::from("/x/it"), directory: PathBuf::from("/x") };
         assert_eq!(built(messages), Ok(expected));
         assert!(built("").is_err());
     }

@@ -168,7 +168,7 @@ pub struct Page {
     /// How many entries, at least 1.
     pub count: u32,
     /// The entries, in this module's format. A store keeps it as it is.
-    pub body: String,
+    pub body: Arc<str>,
 }
 
 /// A page that is not what was written.
@@ -198,7 +198,7 @@ impl Page {
             body.push('\n');
         }
         let count = u32::try_from(entries.len()).expect("a commit has fewer than 2^32 entries");
-        Page { first_index, count, body }
+        Page { first_index, count, body: Arc::from(body) }
     }
 
     /// Index after the last entry.

@@ -192,7 +192,8 @@ fn with_key(id: &str, key: &str, fingerprint: &str) -> NewRun {
 /// A page of `count` entries; a store must not care what is inside.
 fn page(first_index: u64, count: u32) -> Page {
     let line = |index| format!("entry {index} of a page, \"quoted\", ünïcode ✓\n");
-    Page { first_index, count, body: (first_index..first_index + u64::from(count)).map(line).collect() }
+    let body: String = (first_index..first_index + u64::from(count)).map(line).collect();
+    Page { first_index, count, body: body.into() }
 }
 
 fn commit_of(lease: &Lease) -> Commit {
@@ -1011,7 +1012,7 @@ async fn text_comes_back_byte_for_byte(Stores { one: db, .. }: Stores) {
     new.options = Some(Arc::from(""));
     new.info.user_id = Some(Arc::from("o'brien"));
     let lease = start(&*db, new, "w1").await;
-    let body = Page { first_index: 0, count: 1, body: large.clone() };
+    let body = Page { first_index: 0, count: 1, body: large.as_str().into() };
     let mut all = commit_of(&lease);
     all.page = Some(body.clone());
     all.patch.output = Some(Arc::from(large.as_str()));

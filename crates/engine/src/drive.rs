@@ -4,23 +4,19 @@
 //! how a cancel reaches a model's HTTP request, and a run that rests costs one small task.
 
 use crate::engine::Inner;
-use crate::journal::{InFlight, Journal};
+use crate::journal::Journal;
+use crate::pump::Pump;
 use futures::FutureExt;
 use outlive_core::log::{Entry, Record};
 use outlive_core::machine::{Execute, Then, WorkflowMachine};
-use outlive_core::port::{
-    BoxFuture, Commit, DbError, DbErrorKind, Effects, Executed, Lease, Run, SessionState, StepContext,
-};
+use outlive_core::port::{BoxFuture, DbError, DbErrorKind, Effects, Executed, Lease, Run, SessionState, StepContext};
 use outlive_core::{Definition, ExecutorKind, Failure, FailureKind, Timestamp};
 use serde_json::{Map, Value};
-use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::{Sleep, sleep, sleep_until};
+use tokio::time::sleep;
 
 /// How others stop a run that executes here.
 #[derive(Debug, Default)]
@@ -88,7 +84,7 @@ struct Lost;
 /// Drives a claimed run until it ends, parks or is lost. `session` is its session's state when the caller knows it.
 pub(crate) async fn drive(
     inner: Arc<Inner>,
-    run: Run,
+    run: Box<Run>,
     lease: Lease,
     control: Arc<Control>,
     session: Option<Arc<Map<String, Value>>>,
@@ -96,14 +92,18 @@ pub(crate) async fn drive(
     let run_id = run.info.run_id.clone();
     let definition = inner.definition(&run.info.workflow_id, &run.definition);
     let journal = open(&inner, &run, lease, definition.as_deref());
-    let mut pump = Pump { inner: inner.clone(), journal: journal.clone(), stage: Stage::Idle, stream_timer: None };
-    let prepared = prepare(&inner, &run, &journal, definition.is_some(), session).await;
+    let mut pump = Pump::new(journal.clone());
+    let claim = claim_record(&run, &journal, inner.services.clock.now());
+    // Boxed and dropped, so that a run that waits for hours does not hold what only its beginning needs.
+    let prepared = Box::pin(prepare(&inner, &run, &journal, &claim, definition.is_some(), session)).await;
+    drop(run);
     let result = match prepared {
         Err(error) => Err(inner.give_up(&run_id, &error)),
-        Ok(None) => pump.flush().await,
+        Ok(None) => pump.flush().await.map_err(|error| inner.give_up(&run_id, &error)),
         Ok(Some(session)) => {
             let definition = definition.expect("prepare() ends runs without a definition");
-            attend(&inner, &mut pump, &control, &run, definition, session).await
+            let attended = attend(&inner, &mut pump, &control, &claim, definition, session).await;
+            attended.unwrap_or_else(|error| Err(inner.give_up(&run_id, &error)))
         }
     };
     if let Err(Lost) = result {
@@ -126,14 +126,14 @@ async fn prepare(
     inner: &Inner,
     run: &Run,
     journal: &Journal,
+    claim: &Record,
     is_known: bool,
     session: Option<Arc<Map<String, Value>>>,
 ) -> Result<Option<Arc<Map<String, Value>>>, DbError> {
     let now = inner.services.clock.now();
-    let claim = claim_record(run, journal, now);
     if run.next_index > 0 {
         match replay(inner, run, journal).await? {
-            Ok(()) => journal.append([journal.machine(|m| m.resumed(&claim, run.attempt, now))]),
+            Ok(()) => journal.append([journal.machine(|m| m.resumed(claim, run.attempt, now))]),
             Err(Unreadable::Damaged(damaged)) => {
                 journal.skip_to(run.next_index);
                 let failure = Failure::new(FailureKind::BadResponse, damaged.to_string());
@@ -149,7 +149,7 @@ async fn prepare(
         }
     }
     if let Some(cancel) = &run.cancel {
-        journal.append(journal.machine(|m| m.cancel(&cancel.reason, None, &claim, now)));
+        journal.append(journal.machine(|m| m.cancel(&cancel.reason, None, claim, now)));
         return Ok(None);
     }
     if run.claims > inner.options.claims_max {
@@ -216,15 +216,14 @@ async fn attend(
     inner: &Arc<Inner>,
     pump: &mut Pump,
     control: &Control,
-    run: &Run,
+    claim: &Record,
     definition: Arc<Definition>,
     session: Arc<Map<String, Value>>,
-) -> Result<(), Lost> {
-    let journal = pump.journal.clone();
-    let claim = claim_record(run, &journal, inner.services.clock.now());
+) -> Result<Result<(), Lost>, DbError> {
+    let journal = pump.journal().clone();
     let rest = {
         let deadline = deadline(inner, &journal, &definition);
-        let work = execute(inner, &journal, definition, &claim, session);
+        let work = execute(inner, &journal, definition, claim, session);
         let work = async {
             tokio::select! {
                 biased;
@@ -244,17 +243,17 @@ async fn attend(
         }
         Rest::Park(due_at) => journal.release(Some(due_at)),
         Rest::Halted | Rest::Stopped(Stop::Release | Stop::Drain) => journal.release(None),
-        Rest::Stopped(Stop::Lost) => return Err(Lost),
+        Rest::Stopped(Stop::Lost) => return Ok(Err(Lost)),
         Rest::Stopped(Stop::Cancel(reason)) => {
             let partial = journal.partial_text();
-            journal.append(journal.machine(|m| m.cancel(&reason, partial, &claim, now)));
+            journal.append(journal.machine(|m| m.cancel(&reason, partial, claim, now)));
         }
         Rest::TimedOut(limit_ms) => {
             let message = format!("the run took longer than its limit of {limit_ms} ms");
             journal.append(journal.machine(|m| m.fail(&Failure::new(FailureKind::Timeout, message), now)));
         }
     }
-    pump.flush().await
+    pump.flush().await.map(Ok)
 }
 
 /// Waits until the run's own time is over; for ever when it has no limit.
@@ -350,116 +349,6 @@ async fn execute_step(
         let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned());
         Err(Failure::new(FailureKind::Panic, format!("step {:?} panicked: {said}", step.info.step_name)))
     })
-}
-
-/// Moves a run's entries to the store while its work goes on.
-struct Pump {
-    inner: Arc<Inner>,
-    journal: Arc<Journal>,
-    stage: Stage,
-    stream_timer: Option<Pin<Box<Sleep>>>,
-}
-
-enum Stage {
-    Idle,
-    Writing { write: BoxFuture<'static, Result<(), DbError>>, commit: Box<Commit>, in_flight: InFlight, tries: u32 },
-    BackingOff { until: Pin<Box<Sleep>>, commit: Box<Commit>, in_flight: InFlight, tries: u32 },
-}
-
-impl Pump {
-    /// Polls `work`, and whenever it rests commits what it has appended.
-    async fn run<T>(&mut self, mut work: Pin<Box<dyn Future<Output = T> + Send + '_>>) -> Result<T, Lost> {
-        poll_fn(|cx| {
-            loop {
-                if let Poll::Ready(Err(lost)) = self.poll_commit(cx) {
-                    return Poll::Ready(Err(lost));
-                }
-                if let Poll::Ready(output) = work.as_mut().poll(cx) {
-                    return Poll::Ready(Ok(output));
-                }
-                if !matches!(self.stage, Stage::Idle) || !self.begin(false) {
-                    break;
-                }
-            }
-            self.poll_stream_timer(cx);
-            Poll::Pending
-        })
-        .await
-    }
-
-    /// Commits everything that is left.
-    async fn flush(&mut self) -> Result<(), Lost> {
-        poll_fn(|cx| {
-            loop {
-                match self.poll_commit(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Err(lost)) => return Poll::Ready(Err(lost)),
-                    Poll::Ready(Ok(())) if self.begin(true) => {}
-                    Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
-                }
-            }
-        })
-        .await
-    }
-
-    /// Starts a commit if there is something to commit.
-    fn begin(&mut self, is_final: bool) -> bool {
-        let Some((commit, in_flight)) = self.journal.begin_commit(is_final) else {
-            return false;
-        };
-        let write = self.journal.write(commit.clone());
-        self.stage = Stage::Writing { write, commit: Box::new(commit), in_flight, tries: 1 };
-        self.stream_timer = None;
-        true
-    }
-
-    /// Polls the commit in flight; ready when there is none any more.
-    fn poll_commit(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
-        loop {
-            match std::mem::replace(&mut self.stage, Stage::Idle) {
-                Stage::Idle => return Poll::Ready(Ok(())),
-                Stage::Writing { mut write, commit, in_flight, tries } => match write.as_mut().poll(cx) {
-                    Poll::Pending => {
-                        self.stage = Stage::Writing { write, commit, in_flight, tries };
-                        return Poll::Pending;
-                    }
-                    Poll::Ready(Ok(())) => {
-                        self.journal.end_commit(&in_flight);
-                        return Poll::Ready(Ok(()));
-                    }
-                    Poll::Ready(Err(error)) if error.is_transient() => {
-                        // A full disk or a lock is no reason to fail a run: it stalls and goes on by itself.
-                        tracing::warn!(run_id = %commit.lease.run_id, %error, "commit delayed");
-                        let wait = Duration::from_millis(50 << tries.min(6));
-                        self.stage = Stage::BackingOff { until: Box::pin(sleep(wait)), commit, in_flight, tries };
-                    }
-                    Poll::Ready(Err(error)) => {
-                        return Poll::Ready(Err(self.inner.give_up(&commit.lease.run_id, &error)));
-                    }
-                },
-                Stage::BackingOff { mut until, commit, in_flight, tries } => match until.as_mut().poll(cx) {
-                    Poll::Pending => {
-                        self.stage = Stage::BackingOff { until, commit, in_flight, tries };
-                        return Poll::Pending;
-                    }
-                    Poll::Ready(()) => {
-                        let write = self.journal.write((*commit).clone());
-                        self.stage = Stage::Writing { write, commit, in_flight, tries: tries + 1 };
-                    }
-                },
-            }
-        }
-    }
-
-    /// Makes sure that streamed text wakes this task when it is due.
-    fn poll_stream_timer(&mut self, cx: &mut Context<'_>) {
-        let Some(due) = self.journal.stream_due() else { return };
-        let timer = self.stream_timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
-        if timer.as_mut().poll(cx).is_ready() {
-            self.stream_timer = None;
-            cx.waker().wake_by_ref();
-        }
-    }
 }
 
 impl Inner {

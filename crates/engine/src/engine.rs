@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
@@ -135,6 +135,7 @@ impl EngineBuilder {
             hub: Arc::new(Hub::default()),
             lease_clock: Arc::new(LeaseClock::new(Instant::now() + self.options.lease_period)),
             stream_period: self.options.stream_period,
+            commit_places: Semaphore::new(self.options.commits_max),
         };
         let inner = Arc::new(Inner {
             services: Arc::new(services),
@@ -462,7 +463,7 @@ impl Inner {
         let mut running = self.running();
         running.insert(run_id.clone(), Running { control: control.clone(), abort: None });
         let place = Place { inner: self.clone(), run_id: run_id.clone(), is_suspect };
-        let inner = self.clone();
+        let (inner, run) = (self.clone(), Box::new(run));
         let task = tokio::spawn(async move {
             let _place = place;
             drive(inner, run, lease, control, session).await;
@@ -531,6 +532,7 @@ impl Drop for Place {
         running.remove(&self.run_id);
         let is_empty = running.is_empty();
         drop(running);
+        self.inner.services.hub.publish_gone(&self.run_id);
         if self.is_suspect {
             self.inner.suspects.fetch_sub(1, Ordering::Relaxed);
             self.inner.wake.notify_one();

@@ -57,7 +57,7 @@ impl EventStream {
                 continue;
             }
             let next_index = self.next_index;
-            let news = self.ear.mark.wait_for(|now| now.next_index > next_index || now.foreign != mark.foreign);
+            let news = self.ear.mark.wait_for(|now| now.next_index > next_index || now.looks != mark.looks);
             let _ = tokio::time::timeout(LOOK_PERIOD, news).await;
         }
     }

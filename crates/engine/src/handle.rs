@@ -76,7 +76,7 @@ impl RunHandle {
                 }
                 self.engine.inner.check_running()?;
             }
-            let news = ear.mark.wait_for(|now| now.ended != mark.ended || now.foreign != mark.foreign);
+            let news = ear.mark.wait_for(|now| now.ended != mark.ended || now.looks != mark.looks);
             let _ = tokio::time::timeout(LOOK_PERIOD, news).await;
         }
     }

@@ -12,8 +12,8 @@ pub(crate) struct Mark {
     pub(crate) next_index: u64,
     /// The run has reached its end.
     pub(crate) ended: bool,
-    /// Raised when another process changed something.
-    pub(crate) foreign: u64,
+    /// Raised when readers should look for themselves: another process changed something, or the run left this one.
+    pub(crate) looks: u64,
 }
 
 /// Readers by run. Runs without readers cost nothing.
@@ -49,11 +49,19 @@ impl Hub {
         }
     }
 
+    /// A run does not execute here any more: whoever counted on being told looks for himself.
+    pub(crate) fn publish_gone(&self, run_id: &RunId) {
+        let topic = self.lock().get(run_id).cloned();
+        if let Some(topic) = topic {
+            topic.send_modify(|mark| mark.looks += 1);
+        }
+    }
+
     /// Another process may have changed any run.
     pub(crate) fn publish_foreign(&self) {
         let topics: Vec<_> = self.lock().values().cloned().collect();
         for topic in topics {
-            topic.send_modify(|mark| mark.foreign += 1);
+            topic.send_modify(|mark| mark.looks += 1);
         }
     }
 

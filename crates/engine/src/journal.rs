@@ -1,7 +1,7 @@
 //! The journal: one run's log while this process writes it.
 //!
 //! Everything a run says is appended here first and becomes durable with the next commit. A commit starts when somebody
-//! waits for it or when the run has nothing else to do ([`Journal::begin_commit`] is called whenever the run's task comes
+//! waits for it or when the run has nothing else to do ([`Journal::wants_commit`] is asked whenever the run's task comes
 //! to rest), so a result and the intent of the next call ride together. At most one commit is in flight.
 //!
 //! Invariant: the machine is the fold of everything appended, committed or not.
@@ -22,6 +22,7 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 /// Services the journal uses.
@@ -32,6 +33,7 @@ pub(crate) struct Services {
     pub(crate) hub: Arc<Hub>,
     pub(crate) lease_clock: Arc<LeaseClock>,
     pub(crate) stream_period: Duration,
+    pub(crate) commit_places: Semaphore,
 }
 
 /// One run's log while this process writes it.
@@ -66,7 +68,7 @@ struct State {
 }
 
 /// What is needed to finish a commit.
-pub(crate) struct InFlight {
+struct InFlight {
     end: u64,
     ended: bool,
 }
@@ -178,19 +180,45 @@ impl Journal {
         self.lock().stream_due
     }
 
-    /// Puts everything pending into one commit, if it is time for one and none is in flight.
-    pub(crate) fn begin_commit(&self, is_final: bool) -> Option<(Commit, InFlight)> {
-        let mut state = self.lock();
+    /// Whether it is time for a commit and none is in flight.
+    pub(crate) fn wants_commit(&self, is_final: bool) -> bool {
+        let state = self.lock();
         let is_due = state.stream_due.is_some_and(|due| due <= Instant::now());
-        if state.is_committing || !(state.is_urgent || is_due || is_final) {
+        !state.is_committing && state.has_pending() && (state.is_urgent || is_due || is_final)
+    }
+
+    /// Commits everything pending. A store that is full or busy is no reason to fail a run: it stalls and goes on by itself.
+    ///
+    /// # Cancel safety
+    /// The commit may or may not happen. Only a run that is given up may drop this.
+    pub(crate) async fn write(self: Arc<Self>) -> Result<(), DbError> {
+        // Entries are written down only once there is room: ten thousand runs that wake at once would otherwise hold ten
+        // thousand written pages.
+        let _place = self.services.commit_places.acquire().await;
+        let Some((commit, in_flight)) = self.begin_commit() else { return Ok(()) };
+        for tries in 0u32.. {
+            match self.services.db.commit(commit.clone()).await {
+                Ok(()) => break,
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(run_id = %self.lease.run_id, %error, "commit delayed");
+                    tokio::time::sleep(Duration::from_millis(100 << tries.min(5))).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.end_commit(&in_flight);
+        Ok(())
+    }
+
+    /// Puts everything pending into one commit.
+    fn begin_commit(&self) -> Option<(Commit, InFlight)> {
+        let mut state = self.lock();
+        if !state.has_pending() {
             return None;
         }
         let pending = std::mem::take(&mut state.pending);
         state.is_urgent = false;
         state.stream_due = None;
-        if pending.is_empty() && state.release.is_none() && state.session.is_none() {
-            return None;
-        }
         let page = (!pending.is_empty()).then(|| Page::encode(state.next_index, &pending));
         state.next_index += pending.len() as u64;
         state.is_committing = true;
@@ -227,19 +255,13 @@ impl Journal {
     }
 
     /// The commit is durable: tells whoever waited for it, then the world.
-    pub(crate) fn end_commit(&self, in_flight: &InFlight) {
+    fn end_commit(&self, in_flight: &InFlight) {
         let mut state = self.lock();
         state.is_committing = false;
         state.durable_end = in_flight.end;
         state.wake();
         drop(state);
         self.services.hub.publish(&self.lease.run_id, in_flight.end, in_flight.ended);
-    }
-
-    /// Writes a commit.
-    pub(crate) fn write(&self, commit: Commit) -> BoxFuture<'static, Result<(), DbError>> {
-        let db = self.services.db.clone();
-        Box::pin(async move { db.commit(commit).await })
     }
 
     fn event(&self, kind: EventKind, origin: &Origin) -> RunEvent {
@@ -256,6 +278,10 @@ impl State {
 
     fn end(&self) -> u64 {
         self.next_index + self.pending.len() as u64
+    }
+
+    fn has_pending(&self) -> bool {
+        !self.pending.is_empty() || self.release.is_some() || self.session.is_some()
     }
 
     fn wake(&mut self) {

@@ -17,6 +17,7 @@ mod hub;
 mod journal;
 mod lease;
 mod options;
+mod pump;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod worker;

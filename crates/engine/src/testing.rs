@@ -258,7 +258,7 @@ async fn submit(engine: &Engine, subject: &Subject<'_>) -> crate::handle::RunHan
 /// Submits (or finds, by its key) the run and waits for its end.
 async fn finish(engine: &Engine, subject: &Subject<'_>) -> WorkflowRunOutput {
     let handle = submit(engine, subject).await;
-    let ended = tokio::time::timeout(Duration::from_secs(60), handle.wait()).await;
+    let ended = tokio::time::timeout(Duration::from_secs(600), handle.wait()).await;
     ended.expect("the run ends").expect("the store works")
 }
 

@@ -47,15 +47,15 @@ pub use workflow::{RunRequest, Workflow, WorkflowBuilder};
 pub mod prelude {
     pub use crate::core::port::{SessionPolicy, StepContext};
     pub use crate::{Agent, Engine, Failure, OnError, Retry, RunHandle, RunStatus, Step, StepInput, StepOutput, Team};
-    pub use crate::{Workflow, WorkflowRunOutput};
     #[cfg(feature = "pprint")]
     pub use crate::{Markdown, pprint_run_response};
+    pub use crate::{Workflow, WorkflowRunOutput};
+    pub use outlive_agent::model::ScriptedModel;
     #[cfg(feature = "openai")]
     pub use outlive_agent::model::{OpenAIChat, OpenAIResponses};
-    pub use outlive_agent::model::ScriptedModel;
-    pub use outlive_agent::tool::{Tool, ToolContext};
     #[cfg(feature = "http-tools")]
     pub use outlive_agent::tool::{HackerNewsTools, YFinanceTools};
+    pub use outlive_agent::tool::{Tool, ToolContext};
     pub use outlive_db::InMemoryDb;
     #[cfg(feature = "sqlite")]
     pub use outlive_db::SqliteDb;

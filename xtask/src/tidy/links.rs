@@ -10,10 +10,7 @@ use crate::Problem;
 pub(super) fn check(files: &[File], exists: &dyn Fn(&str) -> bool) -> Vec<Problem> {
     let mut problems = Vec::new();
     for file in files.iter().filter(|file| file.path.ends_with(".md")) {
-        for (number, target) in targets(&file.text)
-            .into_iter()
-            .filter(|(_, target)| is_relative(target))
-        {
+        for (number, target) in targets(&file.text).into_iter().filter(|(_, target)| is_relative(target)) {
             if !resolve(&file.path, target).is_some_and(|path| exists(&path)) {
                 problems.push(format!("{}:{number}: the link to `{target}` leads nowhere", file.path));
             }

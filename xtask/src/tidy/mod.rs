@@ -25,20 +25,8 @@ struct File {
 pub(crate) fn run(cargo: &Cargo) -> Result<(), Problem> {
     let files = files(cargo)?;
     let members = metadata::members(cargo)?;
-    let tree = cargo.read(&[
-        "tree",
-        "--locked",
-        "-p",
-        "outlive-core",
-        "-e",
-        "normal",
-        "--prefix",
-        "none",
-    ])?;
-    let page = files
-        .iter()
-        .find(|file| file.path == "README.md")
-        .map_or("", |file| file.text.as_str());
+    let tree = cargo.read(&["tree", "--locked", "-p", "outlive-core", "-e", "normal", "--prefix", "none"])?;
+    let page = files.iter().find(|file| file.path == "README.md").map_or("", |file| file.text.as_str());
     let problems = [
         floors::check(&members),
         purity::check(&tree),
@@ -56,11 +44,7 @@ pub(crate) fn run(cargo: &Cargo) -> Result<(), Problem> {
     }
     match problems.len() {
         0 => {
-            println!(
-                "{} files and {} crates keep the house rules",
-                files.len(),
-                members.len()
-            );
+            println!("{} files and {} crates keep the house rules", files.len(), members.len());
             Ok(())
         }
         count => Err(format!("{count} house rules are broken, see above")),
@@ -72,27 +56,13 @@ fn files(cargo: &Cargo) -> Result<Vec<File>, Problem> {
     let listed = cargo.read_program("git", &["ls-files", "--cached", "--others", "--exclude-standard", "-z"])?;
     let paths = listed.split_terminator('\0');
     // A file that was deleted but not yet committed is listed and has no text; neither has a picture.
-    let read = |path: &str| {
-        Some(File {
-            path: path.to_owned(),
-            text: fs::read_to_string(cargo.root().join(path)).ok()?,
-        })
-    };
+    let read =
+        |path: &str| Some(File { path: path.to_owned(), text: fs::read_to_string(cargo.root().join(path)).ok()? });
     let files: Vec<File> = paths.filter_map(read).collect();
-    if files.is_empty() {
-        Err("git lists no file, run it in a checkout".to_owned())
-    } else {
-        Ok(files)
-    }
+    if files.is_empty() { Err("git lists no file, run it in a checkout".to_owned()) } else { Ok(files) }
 }
 
 #[cfg(test)]
 fn made_up(files: &[(&str, &str)]) -> Vec<File> {
-    files
-        .iter()
-        .map(|(path, text)| File {
-            path: (*path).to_owned(),
-            text: (*text).to_owned(),
-        })
-        .collect()
+    files.iter().map(|(path, text)| File { path: (*path).to_owned(), text: (*text).to_owned() }).collect()
 }

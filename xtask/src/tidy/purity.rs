@@ -29,9 +29,7 @@ pub(super) fn check(tree: &str) -> Vec<Problem> {
     if !tree.lines().any(|line| crate_name(line) == "outlive-core") {
         return vec!["the dependency tree of outlive-core is missing".to_owned()];
     }
-    let forbidden = FORBIDDEN
-        .iter()
-        .filter(|name| tree.lines().any(|line| crate_name(line) == **name));
+    let forbidden = FORBIDDEN.iter().filter(|name| tree.lines().any(|line| crate_name(line) == **name));
     forbidden
         .map(|name| format!("outlive-core is built with {name}: see `cargo tree -p outlive-core -i {name}`"))
         .collect()
@@ -49,10 +47,7 @@ mod tests {
     fn a_runtime_in_the_tree_is_found() {
         let problems = check("outlive-core v0.1.0\nserde v1.0.0\ntokio v1.54.0\nmio v1.0.0\n");
         assert_eq!(problems.len(), 2);
-        assert!(
-            problems[0].contains("mio") && problems[1].contains("tokio"),
-            "{problems:?}"
-        );
+        assert!(problems[0].contains("mio") && problems[1].contains("tokio"), "{problems:?}");
     }
 
     #[test]

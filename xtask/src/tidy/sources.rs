@@ -13,13 +13,8 @@ const UNSAFE_ALLOWED: &str = "crates/py/";
 pub(super) fn headers(files: &[File]) -> Vec<Problem> {
     let modules = files.iter().filter(|file| is_module(&file.path));
     let bare = modules.filter(|file| !file.text.starts_with("//!"));
-    bare.map(|file| {
-        format!(
-            "{}: begin with `//!`: what it owns, what it must never know, its invariant",
-            file.path
-        )
-    })
-    .collect()
+    bare.map(|file| format!("{}: begin with `//!`: what it owns, what it must never know, its invariant", file.path))
+        .collect()
 }
 
 fn is_module(path: &str) -> bool {
@@ -35,9 +30,7 @@ fn is_module(path: &str) -> bool {
 /// Unsafe code, and exceptions from the rule against it.
 pub(super) fn no_unsafe(files: &[File]) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let sources = files
-        .iter()
-        .filter(|file| file.path.ends_with(".rs") && !file.path.starts_with(UNSAFE_ALLOWED));
+    let sources = files.iter().filter(|file| file.path.ends_with(".rs") && !file.path.starts_with(UNSAFE_ALLOWED));
     for file in sources {
         for (number, line) in (1..).zip(file.text.lines()).filter(|(_, line)| has_unsafe(line)) {
             problems.push(format!("{}:{number}: unsafe code: `{}`", file.path, line.trim()));
@@ -73,11 +66,7 @@ pub(super) fn lints_inherited(files: &[File]) -> Vec<Problem> {
 
 /// The lines below a table's header, up to the next one.
 fn table<'a>(manifest: &'a str, header: &str) -> Vec<&'a str> {
-    let below = manifest
-        .lines()
-        .map(str::trim)
-        .skip_while(|line| *line != header)
-        .skip(1);
+    let below = manifest.lines().map(str::trim).skip_while(|line| *line != header).skip(1);
     below.take_while(|line| !line.starts_with('[')).collect()
 }
 
@@ -102,18 +91,12 @@ mod tests {
     #[test]
     fn unsafe_code_is_found_with_its_line() {
         let files = made_up(&[("crates/db/src/lib.rs", "//! Db.\nlet x = unsafe { y() };\n")]);
-        assert_eq!(
-            no_unsafe(&files),
-            ["crates/db/src/lib.rs:2: unsafe code: `let x = unsafe { y() };`"]
-        );
+        assert_eq!(no_unsafe(&files), ["crates/db/src/lib.rs:2: unsafe code: `let x = unsafe { y() };`"]);
     }
 
     #[test]
     fn an_attribute_that_would_let_unsafe_in_is_found() {
-        assert_eq!(
-            no_unsafe(&made_up(&[("crates/db/src/a.rs", "#[unsafe(no_mangle)]")])).len(),
-            1
-        );
+        assert_eq!(no_unsafe(&made_up(&[("crates/db/src/a.rs", "#[unsafe(no_mangle)]")])).len(), 1);
     }
 
     #[test]
@@ -128,10 +111,7 @@ mod tests {
         let without = "[package]\nname = \"a\"\n[dependencies]\nworkspace = true\n";
         let with = "[package]\nname = \"a\"\n\n[lints]\nworkspace = true\n";
         let files = made_up(&[("crates/a/Cargo.toml", without), ("crates/b/Cargo.toml", with)]);
-        assert_eq!(
-            lints_inherited(&files),
-            ["crates/a/Cargo.toml: add `[lints]` with `workspace = true`"]
-        );
+        assert_eq!(lints_inherited(&files), ["crates/a/Cargo.toml: add `[lints]` with `workspace = true`"]);
     }
 
     #[test]

@@ -18,56 +18,16 @@ const REGISTRY: &str = "the address of a package registry";
 const UNFINISHED: &str = "unfinished code";
 
 const WORDS: &[Word] = &[
-    Word {
-        text: concat!("/", "work/"),
-        why: MACHINE,
-        is_path: true,
-    },
-    Word {
-        text: concat!("/", "root/"),
-        why: MACHINE,
-        is_path: true,
-    },
-    Word {
-        text: concat!("/tmp", "/bash"),
-        why: MACHINE,
-        is_path: true,
-    },
-    Word {
-        text: concat!("crates", ".io"),
-        why: REGISTRY,
-        is_path: false,
-    },
-    Word {
-        text: concat!("npmjs", ".org"),
-        why: REGISTRY,
-        is_path: false,
-    },
-    Word {
-        text: concat!("pypi", ".org"),
-        why: REGISTRY,
-        is_path: false,
-    },
-    Word {
-        text: concat!("python", "hosted.org"),
-        why: REGISTRY,
-        is_path: false,
-    },
-    Word {
-        text: concat!("proxy.golang", ".org"),
-        why: REGISTRY,
-        is_path: false,
-    },
-    Word {
-        text: concat!("todo", "!("),
-        why: UNFINISHED,
-        is_path: false,
-    },
-    Word {
-        text: concat!("unimplemented", "!("),
-        why: UNFINISHED,
-        is_path: false,
-    },
+    Word { text: concat!("/", "work/"), why: MACHINE, is_path: true },
+    Word { text: concat!("/", "root/"), why: MACHINE, is_path: true },
+    Word { text: concat!("/tmp", "/bash"), why: MACHINE, is_path: true },
+    Word { text: concat!("crates", ".io"), why: REGISTRY, is_path: false },
+    Word { text: concat!("npmjs", ".org"), why: REGISTRY, is_path: false },
+    Word { text: concat!("pypi", ".org"), why: REGISTRY, is_path: false },
+    Word { text: concat!("python", "hosted.org"), why: REGISTRY, is_path: false },
+    Word { text: concat!("proxy.golang", ".org"), why: REGISTRY, is_path: false },
+    Word { text: concat!("todo", "!("), why: UNFINISHED, is_path: false },
+    Word { text: concat!("unimplemented", "!("), why: UNFINISHED, is_path: false },
 ];
 
 /// Cargo writes the registry's address into its lock file itself.
@@ -75,11 +35,7 @@ const EXEMPT: &str = "Cargo.lock";
 
 /// Forbidden words, with their place.
 pub(super) fn check(files: &[File]) -> Vec<Problem> {
-    files
-        .iter()
-        .filter(|file| file.path != EXEMPT)
-        .flat_map(in_file)
-        .collect()
+    files.iter().filter(|file| file.path != EXEMPT).flat_map(in_file).collect()
 }
 
 fn in_file(file: &File) -> Vec<Problem> {
@@ -95,8 +51,7 @@ fn in_file(file: &File) -> Vec<Problem> {
 impl Word {
     fn stands_in(&self, line: &str) -> bool {
         let belongs_to_a_path = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | '~' | '*');
-        line.match_indices(self.text)
-            .any(|(at, _)| !self.is_path || !line[..at].ends_with(belongs_to_a_path))
+        line.match_indices(self.text).any(|(at, _)| !self.is_path || !line[..at].ends_with(belongs_to_a_path))
     }
 }
 

@@ -24,10 +24,10 @@ fn every_flipped_bit_is_found_and_its_entry_named() {
     let page = Page::encode(0, &entries(2));
     let second = page.body.find('\n').unwrap() + 1;
     for place in 0..page.body.len() {
-        let mut bytes = page.body.clone().into_bytes();
+        let mut bytes = page.body.as_bytes().to_vec();
         bytes[place] ^= 1;
         let Ok(body) = String::from_utf8(bytes) else { continue };
-        let damaged = Page { body, ..page.clone() }.decode(&run);
+        let damaged = Page { body: body.into(), ..page.clone() }.decode(&run);
         let Err(damaged) = damaged else { panic!("a flipped bit at {place} was not found") };
         if place + 1 != second {
             assert_eq!(damaged.event_index, u64::from(place >= second), "bit at {place}: {damaged}");
@@ -46,7 +46,7 @@ fn a_page_at_the_wrong_place_is_found() {
 fn a_page_that_lost_its_tail_is_found() {
     let run = RunId::parse("run").unwrap();
     let page = Page::encode(0, &entries(2));
-    let body = page.body[..=page.body.find('\n').unwrap()].to_owned();
+    let body = page.body[..=page.body.find('\n').unwrap()].into();
     let damaged = Page { body, ..page }.decode(&run).unwrap_err();
     assert_eq!(damaged.event_index, 1);
 }

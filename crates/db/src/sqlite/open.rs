@@ -51,7 +51,7 @@ pub(super) fn open(path: &Path, sql: &Sql) -> Result<Opened, DbError> {
 pub(super) fn open_reader(path: &Path) -> Result<Connection, DbError> {
     let place = Place::new(path);
     let reader = connect(path, &place)?;
-    let configured = reader.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -16384;");
+    let configured = reader.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -2048;");
     configured.map_err(|error| place.error(&error))?;
     Ok(reader)
 }
@@ -157,7 +157,7 @@ fn connect(path: &Path, place: &Place) -> Result<Connection, DbError> {
 }
 
 fn prepare(writer: &Connection, sql: &Sql, place: &Place) -> Result<(), Fail> {
-    let settings = "PRAGMA cache_size = -65536; PRAGMA journal_size_limit = 67108864; PRAGMA fullfsync = ON; \
+    let settings = "PRAGMA page_size = 8192; PRAGMA cache_size = -6144; PRAGMA journal_size_limit = 67108864; PRAGMA fullfsync = ON; \
         PRAGMA checkpoint_fullfsync = ON; PRAGMA synchronous = FULL;";
     writer.execute_batch(settings)?;
     create_shared(writer, place)?;

@@ -86,7 +86,7 @@ impl Reader {
             if bytes > bytes_max && !pages.is_empty() {
                 break;
             }
-            let page = Page { first_index: count(row.get(0)?)?, count: row.get(1)?, body: body.to_owned() };
+            let page = Page { first_index: count(row.get(0)?)?, count: row.get(1)?, body: body.into() };
             match pages.last() {
                 Some(last) if last.end() != page.first_index => {
                     let (missing, found) = (last.end(), page.first_index);

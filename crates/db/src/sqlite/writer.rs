@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Operations in one transaction, at most.
-const GROUP_MAX: usize = 256;
+const GROUP_MAX: usize = 512;
 /// How long a pause in the arrivals ends the gathering of a group, as a part of a sync.
 const SYNC_PART: u32 = 16;
 /// And at most.

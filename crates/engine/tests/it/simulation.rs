@@ -77,7 +77,7 @@ async fn simulate(seed: u64) -> u64 {
         let builder = Engine::builder(Arc::new(db.clone())).workflow(workflow.clone()).options(options);
         builder.clock(clock.clone()).chance(Arc::new(chance.clone())).start()
     };
-    let mut engines = vec![start().await.unwrap(), start().await.unwrap()];
+    let mut engines = [start().await.unwrap(), start().await.unwrap()];
     let mut accepted = Vec::new();
     for round in 0..60 {
         let place = usize::try_from(chance.below(2)).unwrap();

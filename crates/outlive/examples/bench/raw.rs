@@ -28,8 +28,10 @@ fn commits(path: &std::path::Path, rows: u64, count: u64) -> Value {
         let begin = Instant::now();
         let transaction = connection.transaction().expect("nobody else writes");
         for row in 0..rows {
-            let run = format!("{:032x}", u128::from(n * rows + row).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
-            let mut insert = transaction.prepare_cached("INSERT INTO log VALUES (?1, ?2, ?3)").expect("the table exists");
+            let run =
+                format!("{:032x}", u128::from(n * rows + row).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
+            let mut insert =
+                transaction.prepare_cached("INSERT INTO log VALUES (?1, ?2, ?3)").expect("the table exists");
             insert.execute(params![run, i64::try_from(row).unwrap_or_default(), body]).expect("the row is new");
         }
         transaction.commit().expect("the disk takes it");

@@ -29,24 +29,79 @@ pub(crate) fn print(arguments: &Arguments) {
     };
     let get = |value: &Value, path: &str| format!("{}", figure(value, path));
     row("runs/s, three no-op steps", get(&w1, "/runs_per_s"), "≥ 4,000", format!("median of {rounds}, {n} runs each"));
-    row("CPU per run", format!("{} ms", get(&w1, "/cpu_ms_per_run")), "≤ 0.3 ms", "all of the process, the submitting client too".into());
+    row(
+        "CPU per run",
+        format!("{} ms", get(&w1, "/cpu_ms_per_run")),
+        "≤ 0.3 ms",
+        "all of the process, the submitting client too".into(),
+    );
     let grouped = figure(&raw, "/grouped100/rows_per_s");
     let share = figure(&w1, "/entries_per_s") / grouped.max(1.0) * 100.0;
-    row("log entries/s", get(&w1, "/entries_per_s"), "≥ 50 % of raw rows/s", format!("raw SQLite in groups of 100: {grouped:.0} rows/s; {share:.0} %"));
+    row(
+        "log entries/s",
+        get(&w1, "/entries_per_s"),
+        "≥ 50 % of raw rows/s",
+        format!("raw SQLite in groups of 100: {grouped:.0} rows/s; {share:.0} %"),
+    );
     let single = figure(&raw, "/single/p50_ms");
-    row("submit, idle, p50", format!("{} ms", get(&w2, "/idle/p50_ms")), "≤ 3 × raw commit", format!("raw SQLite single commit p50: {single} ms; {:.1} ×", figure(&w2, "/idle/p50_ms") / single));
-    row("submit with 1,000 runs in flight, p99", format!("{} ms", get(&w2, "/held1000/p99_ms")), "≤ 20 ms", format!("p50 {} ms", get(&w2, "/held1000/p50_ms")));
-    row("submit during a burst of 1,000, p99", format!("{} ms", get(&w2, "/burst1000_probe/p99_ms")), "–", format!("p50 {} ms", get(&w2, "/burst1000_probe/p50_ms")));
+    row(
+        "submit, idle, p50",
+        format!("{} ms", get(&w2, "/idle/p50_ms")),
+        "≤ 3 × raw commit",
+        format!("raw SQLite single commit p50: {single} ms; {:.1} ×", figure(&w2, "/idle/p50_ms") / single),
+    );
+    row(
+        "submit with 1,000 runs in flight, p99",
+        format!("{} ms", get(&w2, "/held1000/p99_ms")),
+        "≤ 20 ms",
+        format!("p50 {} ms", get(&w2, "/held1000/p50_ms")),
+    );
+    row(
+        "submit during a burst of 1,000, p99",
+        format!("{} ms", get(&w2, "/burst1000_probe/p99_ms")),
+        "–",
+        format!("p50 {} ms", get(&w2, "/burst1000_probe/p50_ms")),
+    );
     let (one, many) = (figure(&w3, "/1/p50_ms"), figure(&w3, "/10000/p50_ms"));
     row("poll, 1 finished run, p50", format!("{one} ms"), "≤ 0.2 ms", format!("p99 {} ms", get(&w3, "/1/p99_ms")));
     row("poll, 10,000 finished runs, p50", format!("{many} ms"), "≤ 1.2 × with one", format!("{:.2} ×", many / one));
-    row("10,000 runs waiting 10 s: over the ideal", format!("{} s", get(&w4, "/over_ideal_s")), "≤ 1 s", format!("accepted in {} s", get(&w4, "/accept_s")));
-    row("memory per waiting run", format!("{} B", get(&w4, "/rss_bytes_per_run")), "≤ 8,192 B", format!("process {} MiB at most", get(&w4, "/rss_peak_mb")));
-    row("event to subscriber, p99", format!("{} ms", get(&w5, "/latency/p99_ms")), "≤ 5 ms", format!("p50 {} ms", get(&w5, "/latency/p50_ms")));
+    row(
+        "10,000 runs waiting 10 s: over the ideal",
+        format!("{} s", get(&w4, "/over_ideal_s")),
+        "≤ 1 s",
+        format!("accepted in {} s", get(&w4, "/accept_s")),
+    );
+    row(
+        "memory per waiting run",
+        format!("{} B", get(&w4, "/rss_bytes_per_run")),
+        "≤ 8,192 B",
+        format!("process {} MiB at most", get(&w4, "/rss_peak_mb")),
+    );
+    row(
+        "event to subscriber, p99",
+        format!("{} ms", get(&w5, "/latency/p99_ms")),
+        "≤ 5 ms",
+        format!("p50 {} ms", get(&w5, "/latency/p50_ms")),
+    );
     row("events/s to one subscriber", get(&w5, "/events_per_s"), "≥ 20,000", "each durable before it is seen".into());
-    row("recovered after `kill -9`", format!("{} of {}", get(&w6, "/completed"), get(&w6, "/of")), "all of 200", format!("finished steps repeated: {}", get(&w6, "/repeated")));
-    row("first progress after restart", format!("{} s", get(&w6, "/t_first_progress_s")), "≤ 0.5 s", format!("all done after {} s", get(&w6, "/t_last_done_s")));
-    row("process start to first accepted run", format!("{} ms", get(&w7, "/accepted_ms")), "≤ 50 ms", format!("idle process {} MiB", get(&w7, "/rss_idle_mb")));
+    row(
+        "recovered after `kill -9`",
+        format!("{} of {}", get(&w6, "/completed"), get(&w6, "/of")),
+        "all of 200",
+        format!("finished steps repeated: {}", get(&w6, "/repeated")),
+    );
+    row(
+        "first progress after restart",
+        format!("{} s", get(&w6, "/t_first_progress_s")),
+        "≤ 0.5 s",
+        format!("all done after {} s", get(&w6, "/t_last_done_s")),
+    );
+    row(
+        "process start to first accepted run",
+        format!("{} ms", get(&w7, "/accepted_ms")),
+        "≤ 50 ms",
+        format!("idle process {} MiB", get(&w7, "/rss_idle_mb")),
+    );
 }
 
 fn figure(value: &Value, path: &str) -> f64 {

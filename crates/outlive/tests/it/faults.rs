@@ -77,7 +77,8 @@ async fn a_stream_that_is_cut_is_repeated_and_its_partial_text_is_no_answer() {
     assert_eq!(ended.status, RunStatus::Error, "{}", ended.text());
     assert_eq!(world.models.log().len(), 2);
     world.models.reset();
-    let half = "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"half\"}\n\n";
+    let half =
+        "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"half\"}\n\n";
     world.models.answer_next(PlannedAnswer::events(half).cut());
     let ended = ask(&world, "hi", patient()).await;
     assert_eq!(ended.status, RunStatus::Completed, "{}", ended.text());
@@ -101,9 +102,8 @@ async fn a_model_that_repeats_one_tool_call_for_ever_is_stopped() {
 async fn a_tool_that_fails_is_told_to_the_model_and_the_run_goes_on() {
     let world = World::new().await;
     world.sites.fail_next("/v0", 503, 20);
-    let agent = Agent::new("Solo")
-        .model(world.responses())
-        .tools(HackerNewsTools::default().base_url(&world.sites.url()));
+    let agent =
+        Agent::new("Solo").model(world.responses()).tools(HackerNewsTools::default().base_url(&world.sites.url()));
     let ended = world.one_agent(agent).run("hi").await.unwrap();
     assert_eq!(ended.status, RunStatus::Completed, "{}", ended.text());
     assert_eq!(ended.step_executor_runs[0].tools[0].tool_call_error, Some(true));

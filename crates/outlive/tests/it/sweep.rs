@@ -45,7 +45,8 @@ fn script(request: &ModelRequest) -> ModelResponse {
     match results {
         0 if has_tool("delegate_task_to_member") => ModelResponse::calls(vec![delegate("left"), delegate("right")]),
         0 if has_tool("look") => {
-            let call = |n: u32| ToolCall::new(format!("call-{n}"), "look", json!({ "topic": n.to_string() }).to_string());
+            let call =
+                |n: u32| ToolCall::new(format!("call-{n}"), "look", json!({ "topic": n.to_string() }).to_string());
             ModelResponse::calls(vec![call(1), call(2)])
         }
         _ => {

@@ -58,7 +58,7 @@ fn new_run(id: &str) -> NewRun {
 }
 
 fn line_page(first_index: u64, text: &str) -> Page {
-    Page { first_index, count: 1, body: format!("{text}\n") }
+    Page { first_index, count: 1, body: format!("{text}\n").into() }
 }
 
 fn append(lease: &Lease, page: Page) -> Commit {
