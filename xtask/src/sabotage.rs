@@ -30,19 +30,19 @@ const SABOTAGES: &[Sabotage] = &[
     Sabotage {
         package: "outlive-engine",
         feature: "sabotage-ack-before-commit",
-        filter: "",
+        filter: "runs::",
         breaks: "a run id is given out only once the run is on stable storage",
     },
     Sabotage {
         package: "outlive-db",
         feature: "sabotage-skip-epoch-check",
-        filter: "",
+        filter: "it_conforms",
         breaks: "a worker that lost its lease changes nothing",
     },
     Sabotage {
         package: "outlive-engine",
         feature: "sabotage-publish-before-append",
-        filter: "",
+        filter: "sweep::",
         breaks: "nobody sees an event that is not in the log",
     },
 ];

@@ -16,6 +16,9 @@ const PREFIX_LEN_MIN: usize = 4;
 /// How many runs an ambiguous prefix lists.
 const CANDIDATES_MAX: u32 = 8;
 
+/// The session table of a database whose workflow named none.
+const DEFAULT_TABLE: &str = "outlive_sessions";
+
 /// Bytes of log read at once.
 const READ_BYTES: usize = 1 << 20;
 
@@ -44,7 +47,10 @@ impl Store {
             let problem = Problem::new(Exit::NotFound, "database_not_found", message);
             return Err(problem.hint("name the file with --db, or make one: outlive demo"));
         }
-        let db = database(&path, global);
+        let db: Arc<dyn Db> = match global.session_table() {
+            Some(_) => database(&path, global),
+            None => Arc::new(SqliteDb::new(&path).session_table(the_session_table(&path)?)),
+        };
         db.open().await?;
         Ok(Self { db, path })
     }
@@ -131,6 +137,19 @@ impl Store {
     pub(crate) async fn engine(&self) -> Result<Engine, Problem> {
         let options = Options { execute: false, ..Options::default() };
         Ok(Engine::builder(self.db.clone()).options(options).start().await?)
+    }
+}
+
+/// The file's session table: the only one, or the default one if it is among several.
+fn the_session_table(path: &Path) -> Result<String, Problem> {
+    let mut tables = SqliteDb::new(path).session_tables()?;
+    match tables.len() {
+        1 => Ok(tables.remove(0)),
+        _ if tables.iter().any(|table| table == DEFAULT_TABLE) || tables.is_empty() => Ok(DEFAULT_TABLE.to_owned()),
+        _ => {
+            let message = format!("{} has several session tables: {}", path.display(), tables.join(", "));
+            Err(Problem::new(Exit::Usage, "usage", message).hint("name one with --session-table"))
+        }
     }
 }
 

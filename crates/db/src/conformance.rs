@@ -90,6 +90,7 @@ pub fn cases() -> Vec<Case> {
         a_claim_raises_epoch_claims_and_attempt,
         a_claim_takes_known_workflows_only,
         a_claim_gives_runs_to_be_cancelled_to_anyone,
+        a_claim_gives_runs_to_be_cancelled_also_when_they_wait,
         a_claim_waits_until_a_run_is_due,
         a_claim_leaves_paused_and_ended_runs_alone,
         a_claim_leaves_suspects_alone_but_one,
@@ -550,6 +551,26 @@ async fn a_claim_gives_runs_to_be_cancelled_to_anyone(Stores { one: db, .. }: St
     let claimed = claim(&*db, claim_of("w1", second(4))).await;
     assert_eq!((ids(&claimed), claimed.more), (vec!["r2", "r3"], false));
     assert_eq!(claimed.runs[1].0.cancel, Some(intent("enough")));
+}
+
+async fn a_claim_gives_runs_to_be_cancelled_also_when_they_wait(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let lease = start(&*db, new_run("r1"), "w1").await;
+    commit(&*db, releasing(&lease, Some(second(500)))).await;
+    let lease = start(&*db, new_run("r2"), "w1").await;
+    commit(&*db, becoming(&lease, RunStatus::Running)).await;
+    let mut paused = releasing(&lease, None);
+    paused.patch.status = Some(RunStatus::Paused);
+    commit(&*db, paused).await;
+    let mut behind = new_run("r3");
+    behind.info.session_id = db.run(run_id("r1")).await.expect("it can be read").expect("it exists").info.session_id;
+    accept(&*db, behind).await;
+    for id in ["r1", "r2", "r3"] {
+        let cancelled = db.request_cancel(run_id(id), intent("enough")).await;
+        assert_eq!(cancelled.expect("a cancel succeeds"), Cancelled::Unowned);
+    }
+    let claimed = claim(&*db, claim_of("w1", second(10))).await;
+    assert_eq!(ids(&claimed), ["r1", "r2", "r3"]);
 }
 
 async fn a_claim_waits_until_a_run_is_due(Stores { one: db, .. }: Stores) {

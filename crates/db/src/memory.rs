@@ -458,7 +458,11 @@ impl Tables {
         for seq in &self.unfinished {
             let row = &self.runs[seq];
             let run = &row.run;
-            let is_known = claim.workflows.contains(&run.info.workflow_id) || run.cancel.is_some();
+            if run.cancel.is_some() && run.worker.is_none() {
+                picker.offer(*seq, run.claims);
+                continue;
+            }
+            let is_known = claim.workflows.contains(&run.info.workflow_id);
             let is_runnable = matches!(run.status, RunStatus::Pending | RunStatus::Running) && run.worker.is_none();
             if !is_known || !is_runnable || self.is_behind(*seq, row) {
                 continue;

@@ -60,3 +60,8 @@ pub mod prelude {
     #[cfg(feature = "sqlite")]
     pub use outlive_db::SqliteDb;
 }
+
+/// The README's Rust is compiled with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+pub struct Readme;

@@ -339,7 +339,8 @@ pub trait RunStore: Send + Sync {
     fn retire(&self, worker: WorkerId, at: Timestamp) -> BoxFuture<'_, Result<(), DbError>>;
 
     /// Takes runs that are PENDING or RUNNING, due, not behind an earlier run of their session (policy `Queue`), and held
-    /// by nobody or by a dead worker. Raises `epoch`, `claims` and `attempt` of each. Oldest first.
+    /// by nobody or by a dead worker. A run with a cancel intent is taken whatever its workflow, its due time, its session
+    /// and also when it is PAUSED. Raises `epoch`, `claims` and `attempt` of each. Oldest first.
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, DbError>>;
 
     /// Takes this one run if nobody living holds it, whatever its workflow, its due time and its session.

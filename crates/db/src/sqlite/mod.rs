@@ -112,6 +112,14 @@ impl SqliteDb {
         Self::with(self.handle.path.clone(), name.into())
     }
 
+    /// The session tables the file holds, oldest first; the file must exist. Nothing is created.
+    ///
+    /// # Errors
+    /// `Refused` when the file is not one of ours, `Corrupt`, `Busy`, `Storage`.
+    pub fn session_tables(&self) -> Result<Vec<String>, DbError> {
+        open::session_tables(self.path())
+    }
+
     /// Where the file is.
     pub fn path(&self) -> &Path {
         &self.handle.path

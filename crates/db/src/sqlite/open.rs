@@ -56,6 +56,19 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, DbError> {
     Ok(reader)
 }
 
+/// The session tables a file holds, oldest first. Nothing is created.
+pub(super) fn session_tables(path: &Path) -> Result<Vec<String>, DbError> {
+    let place = Place::new(path);
+    inspect(path, &place)?;
+    let connection = connect(path, &place)?;
+    let read = || {
+        let mut statement = connection.prepare(schema::SESSION_TABLES)?;
+        let tables = statement.query_map([], |row| row.get(0))?;
+        tables.collect::<rusqlite::Result<Vec<String>>>()
+    };
+    read().map_err(|error| place.error(&error))
+}
+
 /// Changes whenever another connection commits.
 pub(super) fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))

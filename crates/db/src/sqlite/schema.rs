@@ -29,6 +29,10 @@ pub(super) fn create_tables(table: &str, number: u32) -> String {
     format!("{tables}\nINSERT INTO outlive_meta (name, value) VALUES ('tables:{table}', '{number}');")
 }
 
+/// The session tables of a file.
+pub(super) const SESSION_TABLES: &str =
+    "SELECT substr(name, 8) FROM outlive_meta WHERE name LIKE 'tables:%' ORDER BY CAST(value AS INTEGER)";
+
 /// Checks the name of a session table.
 ///
 /// # Errors
@@ -148,9 +152,9 @@ impl Sql {
             ready: sql(&format!("SELECT seq, claims {CLAIMABLE} AND due_at = 0 ORDER BY seq")),
             due: sql(&format!("SELECT seq, claims {CLAIMABLE} AND due_at > 0 AND due_at <= ?2 ORDER BY seq")),
             not_due: sql(&format!("SELECT due_at, claims {CLAIMABLE} AND due_at > 0 AND due_at > ?2 ORDER BY due_at")),
-            to_cancel: sql("SELECT seq, claims, due_at FROM {T}_runs INDEXED BY {T}_runs_to_cancel \
-                WHERE cancel_at IS NOT NULL AND status < 3 AND status < 2 AND worker IS NULL AND is_behind = 0 \
-                ORDER BY seq"),
+            to_cancel: sql("SELECT seq, claims FROM {T}_runs INDEXED BY {T}_runs_to_cancel \
+                WHERE cancel_at IS NOT NULL AND status < 3 AND worker IS NULL ORDER BY seq"),
+
             take: sql("UPDATE {T}_runs SET worker = ?2, epoch = epoch + 1, claims = claims + 1, \
                 attempt = attempt + 1, updated_at = ?3 WHERE seq = ?1"),
             standing: sql("SELECT seq, session_seq, status, epoch, worker, next_index FROM {T}_runs WHERE run_id = ?1"),

@@ -296,19 +296,10 @@ impl Tables {
         Ok(())
     }
 
-    /// Runs someone wants cancelled, of any workflow. They are few.
+    /// Runs someone wants cancelled, of any workflow, due or not, paused or behind others. They are few.
     fn to_cancel(&self, claim: &Claim, candidates: &mut Candidates) -> Result<(), Fail> {
         let mut statement = self.connection.prepare_cached(&self.sql.to_cancel)?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let (seq, claims, due_at): (i64, u32, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            if due_at <= claim.at.as_micros() {
-                candidates.found.push((seq, claims));
-            } else if Picker::is_eligible(claim, claims) {
-                candidates.wait_for(due_at);
-            }
-        }
-        Ok(())
+        candidates.offer(claim, statement.query([])?)
     }
 
     fn take(&self, seq: i64, number: i64, worker: &WorkerId, at: Timestamp) -> Result<(Run, Lease), Fail> {
