@@ -149,3 +149,16 @@ fn a_reader_that_goes_away_is_no_error() {
     let done = crate::fixture::Done::from(child.wait_with_output().unwrap()).exits(0);
     assert_eq!(done.stderr, "");
 }
+
+#[test]
+fn a_file_with_several_session_tables_wants_one_named() {
+    let place = Place::with_runs();
+    let db = outlive::db::SqliteDb::new(place.path("runs.db")).session_table("tea_shop");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(outlive::core::port::Db::open(&db)).unwrap();
+    drop(db);
+    let refused = place.on_runs(&["ls"]).exits(2);
+    assert!(refused.stderr.contains("coffee_shop, tea_shop"), "{}", refused.stderr);
+    let listed = place.on_runs(&["ls", "--session-table", "coffee_shop"]).exits(0);
+    assert!(listed.stdout.contains("Coffee Shop"), "{}", listed.stdout);
+}

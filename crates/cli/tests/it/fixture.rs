@@ -65,6 +65,7 @@ impl Place {
     }
 }
 
+/// A workflow that names its session table, as the reading verbs then find out by themselves.
 fn shop(path: &std::path::Path, options: Options) -> Workflow {
     let work = |_: StepContext, input: Arc<StepInput>| async move {
         match input.text().as_str() {
@@ -73,7 +74,7 @@ fn shop(path: &std::path::Path, options: Options) -> Workflow {
         }
     };
     Workflow::builder("Coffee Shop")
-        .db(SqliteDb::new(path))
+        .db(SqliteDb::new(path).session_table("coffee_shop"))
         .options(options)
         .step(Step::function("Brew", work))
         .build()
