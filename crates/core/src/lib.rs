@@ -31,6 +31,6 @@ pub use message::{
 pub use metrics::{Metrics, ModelUsage, RunMetrics, StepMetrics, Usage};
 pub use retry::Retry;
 pub use run::{RunInfo, RunInput, RunOutput, RunStatus, WorkflowRunOutput, content_text};
-pub use step::{ExecutorKind, StepIndex, StepInput, StepOutput, StepType};
+pub use step::{Attachments, ExecutorKind, StepIndex, StepInput, StepOutput, StepType};
 pub use time::Timestamp;
 pub use workflow::{Definition, DefinitionBuilder, InvalidDefinition, Node, OnError, Step, StepNode};

@@ -61,6 +61,27 @@ pub enum StepType {
     Workflow,
 }
 
+/// What a run was given beside its input; every step sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Attachments {
+    /// The caller's own data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub additional_data: Option<Value>,
+    /// Images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub images: Option<Vec<Media>>,
+    /// Videos.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub videos: Option<Vec<Media>>,
+    /// Audio.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audio: Option<Vec<Media>>,
+    /// Files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<Vec<Media>>,
+}
+
 /// What a step is given.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

@@ -112,12 +112,11 @@ pub(crate) async fn drive(
 }
 
 fn open(inner: &Inner, run: &Run, lease: Lease, definition: Option<&Definition>) -> Arc<Journal> {
-    let parse = |text: &Option<Arc<str>>| text.as_deref().and_then(|text| serde_json::from_str(text).ok());
+    let input = run.input.as_deref().and_then(|text| serde_json::from_str(text).ok());
     let nodes = definition.map(|definition| definition.nodes.clone());
-    let options: Option<Value> = parse(&run.options);
-    let additional_data = options.and_then(|mut options| options.get_mut("additional_data").map(Value::take));
+    let attached = run.options.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     let info = Arc::new(run.info.clone());
-    let machine = WorkflowMachine::new(info, nodes, parse(&run.input), additional_data, run.created_at);
+    let machine = WorkflowMachine::new(info, nodes, input, attached, run.created_at);
     Arc::new(Journal::new(inner.services.clone(), lease, machine, run.status))
 }
 

@@ -13,7 +13,9 @@ use crate::worker;
 use outlive_core::port::{
     Accepted, CancelIntent, Cancelled, Chance, Clock, Db, DbError, Lease, NewRun, News, Run, SessionPolicy,
 };
-use outlive_core::{Definition, DefinitionId, RunId, RunInfo, RunStatus, SessionId, WorkerId, WorkflowRunOutput};
+use outlive_core::{
+    Attachments, Definition, DefinitionId, RunId, RunInfo, RunStatus, SessionId, WorkerId, WorkflowRunOutput,
+};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,8 +38,8 @@ pub struct Submit {
     pub user_id: Option<String>,
     /// State the session starts with, if this run creates it.
     pub session_state: Option<Map<String, Value>>,
-    /// The caller's own data; steps see it.
-    pub additional_data: Option<Value>,
+    /// The caller's own data, images, files: what steps see beside the input.
+    pub attachments: Attachments,
     /// The same key and the same request again give the same run; the same key and another request are refused.
     pub idempotency_key: Option<String>,
     /// What to do when the session has an unfinished run.
@@ -408,9 +410,9 @@ impl Inner {
             None => SessionId::new(at, self.services.chance.wide_bits()),
         };
         let input = submit.input.as_ref().map(|input| Arc::<str>::from(input.to_string()));
-        let options = submit.additional_data.map(|data| Arc::from(json!({ "additional_data": data }).to_string()));
-        let bytes =
-            input.as_ref().map_or(0, |text| text.len()) + options.as_ref().map_or(0, |text: &Arc<str>| text.len());
+        let attached = (submit.attachments != Attachments::default()).then_some(&submit.attachments);
+        let options = attached.map(|attached| Arc::<str>::from(json!(attached).to_string()));
+        let bytes = input.as_ref().map_or(0, |text| text.len()) + options.as_ref().map_or(0, |text| text.len());
         let limit = self.options.input_bytes_max;
         if bytes > limit {
             return Err(Error::InputTooLong { bytes, limit });

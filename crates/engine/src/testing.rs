@@ -13,7 +13,7 @@ use outlive_core::port::{
     Accepted, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Clock, Commit, Db, DbError, Lease, LogStore, NewRun,
     Run, RunFilter, RunPage, RunStore, Session, SessionStore, Watcher,
 };
-use outlive_core::{Definition, Page, RunId, SessionId, Timestamp, WorkerId, WorkflowRunOutput};
+use outlive_core::{Attachments, Definition, Page, RunId, SessionId, Timestamp, WorkerId, WorkflowRunOutput};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -349,7 +349,8 @@ fn broken_keys(log: &[Entry]) -> Vec<String> {
 pub fn fold(run: &Run, definition: &Definition, log: &[Entry]) -> WorkflowRunOutput {
     let input = run.input.as_deref().and_then(|text| serde_json::from_str(text).ok());
     let nodes = Some(definition.nodes.clone());
-    let mut machine = WorkflowMachine::new(Arc::new(run.info.clone()), nodes, input, None, run.created_at);
+    let mut machine =
+        WorkflowMachine::new(Arc::new(run.info.clone()), nodes, input, Attachments::default(), run.created_at);
     for entry in log {
         machine.apply(entry).expect("the log is of this definition");
     }

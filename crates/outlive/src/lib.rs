@@ -33,7 +33,7 @@ pub use outlive_agent as agent;
 pub use outlive_agent::{Agent, Team};
 pub use outlive_core as core;
 pub use outlive_core::{
-    Failure, FailureKind, OnError, Retry, RunEvent, RunId, RunOutput, RunStatus, Step, StepInput, StepOutput,
+    Failure, FailureKind, Media, OnError, Retry, RunEvent, RunId, RunOutput, RunStatus, Step, StepInput, StepOutput,
     WorkflowRunOutput,
 };
 pub use outlive_db as db;

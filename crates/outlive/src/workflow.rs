@@ -4,7 +4,9 @@
 
 use crate::error::Result;
 use outlive_core::port::{BoxFuture, Db, SessionPolicy};
-use outlive_core::{Definition, DefinitionBuilder, InvalidDefinition, RunId, RunStatus, Step, WorkflowRunOutput};
+use outlive_core::{
+    Definition, DefinitionBuilder, InvalidDefinition, Media, RunId, RunStatus, Step, WorkflowRunOutput,
+};
 use outlive_engine::{Engine, EventStream, Options, RunHandle, Submit};
 use serde_json::{Map, Value};
 use std::fmt;
@@ -217,7 +219,19 @@ impl RunRequest {
 
     /// The caller's own data; steps see it as `additional_data`.
     pub fn additional_data(mut self, data: impl Into<Value>) -> Self {
-        self.submit.additional_data = Some(data.into());
+        self.submit.attachments.additional_data = Some(data.into());
+        self
+    }
+
+    /// Images that the agents of every step are shown.
+    pub fn images(mut self, images: impl IntoIterator<Item = Media>) -> Self {
+        self.submit.attachments.images.get_or_insert_default().extend(images);
+        self
+    }
+
+    /// Files that the agents of every step are given.
+    pub fn files(mut self, files: impl IntoIterator<Item = Media>) -> Self {
+        self.submit.attachments.files.get_or_insert_default().extend(files);
         self
     }
 

@@ -16,7 +16,7 @@ use crate::log::{Entry, Key, Record};
 use crate::metrics::{RunMetrics, StepMetrics};
 use crate::port::{Executed, StepInfo};
 use crate::run::{RunInfo, RunOutput, RunStatus, WorkflowRunOutput};
-use crate::step::{ExecutorKind, StepIndex, StepInput, StepOutput, StepType};
+use crate::step::{Attachments, ExecutorKind, StepIndex, StepInput, StepOutput, StepType};
 use crate::time::Timestamp;
 use crate::workflow::{Node, OnError, StepNode};
 use serde::{Deserialize, Serialize};
@@ -43,7 +43,7 @@ enum Phase {
 pub struct WorkflowMachine {
     info: Arc<RunInfo>,
     input: Option<Value>,
-    additional_data: Option<Value>,
+    attachments: Attachments,
     nodes: Arc<[Node]>,
     is_bound: bool,
     created_at: i64,
@@ -113,13 +113,13 @@ impl WorkflowMachine {
         info: Arc<RunInfo>,
         nodes: Option<Arc<[Node]>>,
         input: Option<Value>,
-        additional_data: Option<Value>,
+        attachments: Attachments,
         created_at: Timestamp,
     ) -> Self {
         Self {
             info,
             input,
-            additional_data,
+            attachments,
             is_bound: nodes.is_some(),
             nodes: nodes.unwrap_or_else(|| Arc::from([])),
             created_at: created_at.as_seconds(),
@@ -517,8 +517,11 @@ impl WorkflowMachine {
             input: self.input.clone(),
             previous_step_outputs: self.outputs.iter().filter_map(named).collect(),
             previous_step_content: self.outputs.last().and_then(|output| output.content.clone()),
-            additional_data: self.additional_data.clone(),
-            ..StepInput::default()
+            additional_data: self.attachments.additional_data.clone(),
+            images: self.attachments.images.clone(),
+            videos: self.attachments.videos.clone(),
+            audio: self.attachments.audio.clone(),
+            files: self.attachments.files.clone(),
         };
         Then::Execute(Box::new(Execute {
             step: self.at,

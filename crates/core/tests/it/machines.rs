@@ -27,7 +27,7 @@ fn machine(steps: Vec<Step>) -> WorkflowMachine {
         session_id: SessionId::parse("session").unwrap(),
         user_id: None,
     };
-    WorkflowMachine::new(Arc::new(info), Some(definition.nodes.clone()), Some("hi".into()), None, NOW)
+    WorkflowMachine::new(Arc::new(info), Some(definition.nodes.clone()), Some("hi".into()), Default::default(), NOW)
 }
 
 fn claim() -> Record {

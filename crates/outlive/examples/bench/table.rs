@@ -27,7 +27,7 @@ pub(crate) fn print(arguments: &Arguments) {
     let row = |figure: &str, measured: String, target: &str, beside: String| {
         println!("| {figure} | {measured} | {target} | {beside} |");
     };
-    let get = |value: &Value, path: &str| format!("{}", figure(value, path));
+    let get = |value: &Value, path: &str| shown(figure(value, path));
     row("runs/s, three no-op steps", get(&w1, "/runs_per_s"), "≥ 4,000", format!("median of {rounds}, {n} runs each"));
     row(
         "CPU per run",
@@ -102,6 +102,11 @@ pub(crate) fn print(arguments: &Arguments) {
         "≤ 50 ms",
         format!("idle process {} MiB", get(&w7, "/rss_idle_mb")),
     );
+}
+
+/// Three digits after the point for what is small, none for what is large.
+fn shown(figure: f64) -> String {
+    if figure.abs() >= 100.0 { format!("{figure:.0}") } else { format!("{}", (figure * 1000.0).round() / 1000.0) }
 }
 
 fn figure(value: &Value, path: &str) -> f64 {

@@ -2,6 +2,7 @@
 
 use crate::example::Example;
 use crate::world::{KEY, World};
+use outlive::Media;
 use outlive::agent::model::IntoModel;
 use outlive::core::content_text;
 use outlive::engine::testing::{broken_invariants, read_log, row_equals_fold};
@@ -129,4 +130,21 @@ async fn a_structured_answer_is_stored_as_an_object() {
         assert!(ended.content.unwrap()["headline"].is_string());
         workflow.shutdown().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn an_image_and_a_file_of_the_run_reach_the_model() {
+    let world = World::new().await;
+    let workflow = world.one_agent(Agent::new("Solo").model(world.responses()));
+    let image = Media { url: Some("https://example.com/cat.png".to_owned()), ..Media::default() };
+    let file = Media {
+        content: Some("aGVsbG8=".to_owned()),
+        mime_type: Some("application/pdf".to_owned()),
+        filename: Some("hello.pdf".to_owned()),
+        ..Media::default()
+    };
+    let ended = workflow.run("what is this?").images([image]).files([file]).await.unwrap();
+    assert_eq!(ended.status, RunStatus::Completed, "{}", ended.text());
+    let asked = world.models.log()[0].request.to_string();
+    assert!(asked.contains("https://example.com/cat.png") && asked.contains("hello.pdf"), "{asked}");
 }
