@@ -44,14 +44,8 @@ pub(crate) fn workflow(db: Arc<dyn Db>) -> outlive::Result<Workflow> {
         "Plan a content schedule over 4 weeks for the provided topic and research content",
         "Ensure that I have posts for 3 posts per week",
     ]);
-    // A process that was killed gives nothing back, so the next one waits for the lease to end: a short one here.
-    let options = Options {
-        lease_period: Duration::from_secs(2),
-        heartbeat_period: ms(500),
-        scan_period: ms(200),
-        shutdown_grace: Duration::from_secs(2),
-        ..Options::default()
-    };
+    // Ctrl-C during a demo should not take half a minute.
+    let options = Options { shutdown_grace: Duration::from_secs(2), ..Options::default() };
     Workflow::builder("Content Creation Demo")
         .description("The content creation workflow on a scripted model, with canned data")
         .shared_db(db)

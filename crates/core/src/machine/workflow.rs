@@ -251,6 +251,7 @@ impl WorkflowMachine {
                 let event = self.step_event(node, EventKind::CustomEvent { fields }, at);
                 vec![Entry::recorded(event, Record::Retry { key, attempt: self.attempt, due_at })]
             }
+            Err(failure) if failure.kind == FailureKind::OutcomeUnknown => vec![self.paused(node, &failure, at)],
             Err(failure) if node.on_error == OnError::Skip => {
                 let output = StepOutput {
                     content: Some(Value::String(format!("Step skipped due to error: {}", failure.message))),
@@ -263,7 +264,6 @@ impl WorkflowMachine {
                 let event = self.step_event(node, EventKind::StepOutput { step_output: Arc::new(output) }, at);
                 vec![Entry::recorded(event, Record::Step { key, run: None, state: None })]
             }
-            Err(failure) if failure.kind == FailureKind::OutcomeUnknown => vec![self.paused(node, &failure, at)],
             Err(failure) => {
                 let error = EventKind::StepError { error: failure.message.clone() };
                 let mut say = vec![Entry::event(self.step_event(node, error, at))];
@@ -459,7 +459,7 @@ impl WorkflowMachine {
     }
 
     fn completed(&self, at: Timestamp) -> Entry {
-        let content = self.outputs.last().and_then(|output| output.content.clone());
+        let content = self.last_content();
         let done = WorkflowDone {
             content_type: content_type(content.as_ref()).to_owned(),
             content,
@@ -475,6 +475,11 @@ impl WorkflowMachine {
             Some(node) => Decision { say: vec![self.step_started(node, at)], then: self.execute(node) },
             None => Decision { say: vec![self.completed(at)], then: Then::End(RunStatus::Completed) },
         }
+    }
+
+    /// The content of the last step that succeeded: what a skipped failure says of itself is nobody's content.
+    fn last_content(&self) -> Option<Value> {
+        self.outputs.iter().rfind(|output| output.success).and_then(|output| output.content.clone())
     }
 
     fn step(&self) -> Option<&StepNode> {
@@ -516,7 +521,7 @@ impl WorkflowMachine {
         let input = StepInput {
             input: self.input.clone(),
             previous_step_outputs: self.outputs.iter().filter_map(named).collect(),
-            previous_step_content: self.outputs.last().and_then(|output| output.content.clone()),
+            previous_step_content: self.last_content(),
             additional_data: self.attachments.additional_data.clone(),
             images: self.attachments.images.clone(),
             videos: self.attachments.videos.clone(),

@@ -135,17 +135,32 @@ fn a_failed_step_ends_the_run_and_is_never_its_content_under_completed() {
 }
 
 #[test]
-fn a_skipped_failure_says_so_in_its_output_and_the_run_goes_on() {
-    let mut machine = machine(vec![step("a").on_error(OnError::Skip), step("b")]);
-    let log = run(&mut machine, |input, _| match input.previous_step_content {
-        None => Err(Failure::fatal("no power")),
-        Some(_) => Ok(StepOutput::new("done")),
+fn a_skipped_failure_says_so_in_its_output_and_is_nobodys_content() {
+    let mut machine =
+        machine(vec![step("a"), step("b").on_error(OnError::Skip), step("c"), step("d").on_error(OnError::Skip)]);
+    let mut seen = Vec::new();
+    let log = run(&mut machine, |input, _| {
+        seen.push(input.text());
+        if seen.len() % 2 == 0 {
+            Err(Failure::fatal("no power"))
+        } else {
+            Ok(StepOutput::new(format!("{}!", input.text())))
+        }
     });
-    assert_eq!(names(&log)[2..4], ["StepOutput", "StepStarted"]);
+    assert_eq!(seen, ["hi", "hi!", "hi!", "hi!!"]);
+    assert_eq!(names(&log).iter().filter(|name| **name == "StepOutput").count(), 4);
     let output = machine.output();
-    assert_eq!(output.status, RunStatus::Completed);
-    assert_eq!(output.step_results[0].error.as_deref(), Some("no power"));
-    assert!(!output.step_results[0].success);
+    assert_eq!((output.status, output.text().as_str()), (RunStatus::Completed, "hi!!"));
+    assert_eq!(output.step_results[3].error.as_deref(), Some("no power"));
+    assert!(!output.step_results[3].success);
+}
+
+#[test]
+fn a_tool_whose_outcome_nobody_knows_pauses_the_run_also_where_failures_are_skipped() {
+    let mut machine = machine(vec![step("a").on_error(OnError::Skip).retry(Retry::times(3)), step("b")]);
+    let log = run(&mut machine, |_, _| Err(Failure::new(FailureKind::OutcomeUnknown, "pay(5) may have run")));
+    assert_eq!(names(&log).last(), Some(&"WorkflowPaused"));
+    assert_eq!(machine.output().status, RunStatus::Paused);
 }
 
 #[test]

@@ -25,9 +25,9 @@ const SYNC_PART: u32 = 16;
 const PAUSE_MAX: Duration = Duration::from_micros(500);
 /// How often to look whether another process committed; news is promised within 50 ms.
 const NEWS_INTERVAL: Duration = Duration::from_millis(20);
-/// Pages of the write-ahead log after which it is copied into the database (16 MB).
+/// Pages of the write-ahead log after which it is copied into the database (32 MB).
 const CHECKPOINT_PAGES: i32 = 4000;
-/// Pages after which writing waits for readers, so that the log can start again (160 MB).
+/// Pages after which writing waits for readers, so that the log can start again (320 MB).
 const RESTART_PAGES: i32 = 40_000;
 
 /// One call that waits in the mailbox.
