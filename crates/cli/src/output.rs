@@ -13,7 +13,7 @@ pub(crate) fn write(text: impl Display) -> io::Result<()> {
     stdout.flush()
 }
 
-/// [`write`] and a line's end.
+/// [`write()`] and a line's end.
 pub(crate) fn line(text: impl Display) -> io::Result<()> {
     write(format_args!("{text}\n"))
 }

@@ -98,15 +98,16 @@ impl AgentMachine {
             result.is_none().then(|| (place, call.clone()))
         };
         let calls: Vec<_> = (0..).zip(&self.open).filter_map(waiting).collect();
-        if !calls.is_empty() {
-            return AgentCommand::CallTools { turn: self.turn - 1, calls };
-        }
+        // Checked before the calls of the last turn are made: no model would read their results.
         if self.turn >= self.limits.turns_max {
             let message = format!(
                 "the model still asked for tools after {} turns, the limit of this agent; raise it or change its instructions",
                 self.turn
             );
             return AgentCommand::Failed(Failure::new(FailureKind::Limit, message));
+        }
+        if !calls.is_empty() {
+            return AgentCommand::CallTools { turn: self.turn - 1, calls };
         }
         AgentCommand::CallModel { turn: self.turn }
     }
