@@ -9,7 +9,7 @@ use crate::Problem;
 struct Word {
     text: &'static str,
     why: &'static str,
-    /// A path must stand at the beginning of something: `a/work/b` is somebody else's.
+    /// Whether the word must stand at the beginning of something: the same letters inside a longer path are somebody else's.
     is_path: bool,
 }
 

@@ -244,9 +244,13 @@ impl Bench {
             }
         });
         let start = Instant::now();
-        // A few callers at once: the memory measured is the engine's, not ten thousand callers'.
-        let submits = futures::stream::iter(0..n).map(|_| self.submit("sleep10", payload()));
-        let handles: Vec<_> = submits.buffered(arguments.number("clients", 256)).collect().await;
+        let handles = match arguments.number("callers", 0) {
+            0 => self.submit_all("sleep10", n, 100_000).await.0,
+            callers => {
+                let submits = futures::stream::iter(0..n).map(|_| self.submit("sleep10", payload()));
+                submits.buffered(callers).collect().await
+            }
+        };
         let accepted = start.elapsed();
         wait(handles).await;
         let wall = start.elapsed();
