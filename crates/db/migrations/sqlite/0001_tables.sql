@@ -31,10 +31,10 @@ CREATE TABLE {T}_runs (
     cancel_at     INTEGER,
     cancel_reason TEXT
 ) STRICT;
--- The runs of a session, newest last.
-CREATE INDEX {T}_runs_by_session ON {T}_runs (session_seq);
--- Who is first in a session's line, and what a worker holds.
+-- The runs of a session, oldest first, in two indexes so that accepting a run writes one: the unfinished, which say who is
+-- first in the session's line and what a worker holds, and the finished.
 CREATE INDEX {T}_runs_unfinished ON {T}_runs (session_seq, seq, worker) WHERE status < 3;
+CREATE INDEX {T}_runs_finished ON {T}_runs (session_seq, seq) WHERE status >= 3;
 -- What may be claimed. A run claimed when it is accepted never enters.
 CREATE INDEX {T}_runs_claimable ON {T}_runs (workflow_id, due_at)
     WHERE worker IS NULL AND status < 2 AND is_behind = 0;

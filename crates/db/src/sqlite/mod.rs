@@ -3,11 +3,13 @@
 //! ```text
 //!            ┌─ mailbox ─► writer thread ─► write connection ─┐
 //! SqliteDb ──┼─ mailbox ─► reader thread ─► read connection ──┼─► the file, and its write-ahead log
-//!            └─ mailbox ─► reader thread ─► read connection ──┘
+//!            └─ mailbox ─► reader thread ─► read connection ──┤
+//!               writer ──► copier thread ─► its connection ───┘
 //! ```
 //! This is the one place with SQL. It keeps text, and must never know what is in a page, an input or an output. The
 //! invariant: what a method has answered with `Ok` survives the loss of the process and of power.
 
+mod copier;
 mod failure;
 mod header;
 mod mailbox;
@@ -25,6 +27,7 @@ pub use failure::Stage;
 #[cfg(feature = "testing")]
 pub use watchers::Injected;
 
+use copier::Copier;
 use failure::{Fail, Place};
 use mailbox::{Mailbox, mailbox};
 use outlive_core::port::{
@@ -228,6 +231,7 @@ fn set_up(path: &Path, sql: &Arc<Sql>, watchers: &Arc<Watchers>) -> Result<(Writ
     };
     writer.wal_hook(Some(note)).map_err(|error| place.error(&error))?;
     let data_version = open::data_version(&writer).map_err(|error| place.error(&error))?;
+    let copier = Copier::start(open::open_copier(&path)?, place.clone(), watchers.clone())?;
     let (sender, inbox) = mailbox();
     let writer = Writer {
         tables: Tables::new(writer, sql.clone(), Locks::new(&path)),
@@ -235,7 +239,7 @@ fn set_up(path: &Path, sql: &Arc<Sql>, watchers: &Arc<Watchers>) -> Result<(Writ
         watchers: watchers.clone(),
         place,
         log_pages,
-        copied_pages: 0,
+        copier,
         data_version,
         looked_at: Instant::now(),
         sync_time: Duration::ZERO,

@@ -56,6 +56,17 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, DbError> {
     Ok(reader)
 }
 
+/// A connection that copies the write-ahead log. It needs no pages of its own.
+pub(super) fn open_copier(path: &Path) -> Result<Connection, DbError> {
+    let place = Place::new(path);
+    let copier = connect(path, &place)?;
+    // As safe as a commit: what is copied may be all that is left once the log starts again.
+    let configured =
+        copier.execute_batch("PRAGMA synchronous = FULL; PRAGMA checkpoint_fullfsync = ON; PRAGMA cache_size = 8;");
+    configured.map_err(|error| place.error(&error))?;
+    Ok(copier)
+}
+
 /// The session tables a file holds, oldest first. Nothing is created.
 pub(super) fn session_tables(path: &Path) -> Result<Vec<String>, DbError> {
     let place = Place::new(path);
@@ -170,7 +181,7 @@ fn connect(path: &Path, place: &Place) -> Result<Connection, DbError> {
 }
 
 fn prepare(writer: &Connection, sql: &Sql, place: &Place) -> Result<(), Fail> {
-    let settings = "PRAGMA page_size = 8192; PRAGMA cache_size = -6144; PRAGMA journal_size_limit = 67108864; PRAGMA fullfsync = ON; \
+    let settings = "PRAGMA page_size = 4096; PRAGMA cache_size = -6144; PRAGMA journal_size_limit = 67108864; PRAGMA fullfsync = ON; \
         PRAGMA checkpoint_fullfsync = ON; PRAGMA synchronous = FULL;";
     writer.execute_batch(settings)?;
     create_shared(writer, place)?;

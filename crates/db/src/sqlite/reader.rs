@@ -46,7 +46,7 @@ impl Reader {
 
     pub(super) fn runs(&self, filter: &RunFilter) -> Result<RunPage, Fail> {
         let limit = rules::list_limit(filter);
-        let (conditions, values) = conditions(filter)?;
+        let (conditions, values) = conditions(&self.sql, filter)?;
         let sql = self.sql.list_where(&conditions, limit + 1);
         let mut statement = self.connection.prepare_cached(&sql)?;
         let mut rows = statement.query(params_from_iter(values))?;
@@ -107,7 +107,7 @@ impl Reader {
 }
 
 /// The filter as conditions and the values of their parameters.
-fn conditions(filter: &RunFilter) -> Result<(Vec<String>, Vec<Value>), Fail> {
+fn conditions(sql: &Sql, filter: &RunFilter) -> Result<(Vec<String>, Vec<Value>), Fail> {
     let mut conditions = Vec::new();
     let mut values = Vec::new();
     let mut add = |condition: &str, value: Value| {
@@ -120,7 +120,7 @@ fn conditions(filter: &RunFilter) -> Result<(Vec<String>, Vec<Value>), Fail> {
         add("r.workflow_id = ?", Value::Text(workflow_id.to_string()));
     }
     if let Some(session_id) = &filter.session_id {
-        add("s.session_id = ?", Value::Text(session_id.to_string()));
+        add(&sql.in_session, Value::Text(session_id.to_string()));
     }
     if let Some(user_id) = &filter.user_id {
         add("q.user_id = ?", Value::Text(user_id.to_string()));

@@ -94,6 +94,7 @@ pub(super) struct Sql {
     pub(super) run_by_id: String,
     pub(super) run_by_seq: String,
     pub(super) list: String,
+    pub(super) in_session: String,
     pub(super) pages: String,
     pub(super) session: String,
 }
@@ -157,7 +158,8 @@ impl Sql {
 
             take: sql("UPDATE {T}_runs SET worker = ?2, epoch = epoch + 1, claims = claims + 1, \
                 attempt = attempt + 1, updated_at = ?3 WHERE seq = ?1"),
-            standing: sql("SELECT seq, session_seq, status, epoch, worker, next_index FROM {T}_runs WHERE run_id = ?1"),
+            standing: sql("SELECT seq, session_seq, status, epoch, worker, next_index, cancel_at IS NOT NULL \
+                FROM {T}_runs WHERE run_id = ?1"),
             set_cancel: sql("UPDATE {T}_runs SET cancel_at = coalesce(cancel_at, ?2), \
                 cancel_reason = coalesce(cancel_reason, ?3), updated_at = ?2 WHERE seq = ?1"),
             cancels: sql("SELECT r.run_id, r.cancel_at, r.cancel_reason \
@@ -179,6 +181,11 @@ impl Sql {
             run_by_id: sql(&format!("{whole} WHERE r.run_id = ?1")),
             run_by_seq: sql(&format!("{whole} WHERE r.seq = ?1")),
             list: sql(&RUN.replace("{IO}", "NULL, NULL")),
+            in_session: sql("r.seq IN (\
+                SELECT u.seq FROM {T}_runs u INDEXED BY {T}_runs_unfinished \
+                WHERE u.status < 3 AND u.session_seq = (SELECT seq FROM {T} WHERE session_id = ?) \
+                UNION ALL SELECT f.seq FROM {T}_runs f INDEXED BY {T}_runs_finished \
+                WHERE f.status >= 3 AND f.session_seq = (SELECT seq FROM {T} WHERE session_id = ?))"),
             pages: sql("SELECT first_index, count, body FROM {T}_run_events WHERE run_seq = \
                 (SELECT seq FROM {T}_runs WHERE run_id = ?1) AND first_index >= coalesce(\
                 (SELECT max(e.first_index) FROM {T}_run_events e WHERE e.run_seq = \

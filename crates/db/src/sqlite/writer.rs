@@ -2,11 +2,12 @@
 //! one sync; when that has succeeded, and not before, everyone is answered.
 //!
 //! ```text
-//! callers ──► mailbox ──► [ BEGIN IMMEDIATE, operation*, COMMIT ] ──► answers ──► checkpoint when the log is long
+//! callers ──► mailbox ──► [ BEGIN IMMEDIATE, operation*, COMMIT ] ──► answers ──► the copier
 //!                │ idle: has another process committed? ──► watchers
 //! ```
 //! It must never know what an operation does. The invariant: an answer `Ok` is sent only after a successful `COMMIT`.
 
+use super::copier::{self, Copier, Rest};
 use super::failure::{Fail, Place, Stage, Verdict, verdict};
 use super::mailbox::{Inbox, Mail};
 use super::tables::Tables;
@@ -25,10 +26,6 @@ const SYNC_PART: u32 = 16;
 const PAUSE_MAX: Duration = Duration::from_micros(500);
 /// How often to look whether another process committed; news is promised within 50 ms.
 const NEWS_INTERVAL: Duration = Duration::from_millis(20);
-/// Pages of the write-ahead log after which it is copied into the database (32 MB).
-const CHECKPOINT_PAGES: i32 = 4000;
-/// Pages after which writing waits for readers, so that the log can start again (320 MB).
-const RESTART_PAGES: i32 = 40_000;
 
 /// One call that waits in the mailbox.
 pub(super) trait Operation: Send {
@@ -85,8 +82,7 @@ pub(super) struct Writer {
     pub(super) place: Place,
     /// Length of the write-ahead log, kept by SQLite's hook.
     pub(super) log_pages: Arc<AtomicI32>,
-    /// Its length when it was last copied.
-    pub(super) copied_pages: i32,
+    pub(super) copier: Copier,
     /// Changes when another process commits.
     pub(super) data_version: i64,
     pub(super) looked_at: Instant,
@@ -106,17 +102,18 @@ impl Writer {
                     let mut group = vec![first];
                     self.gather(&mut group);
                     self.execute(group);
-                    self.checkpoint_when_long();
                 }
                 Mail::Idle => {}
                 Mail::Closed => break,
             }
+            self.copy_log();
             self.look_for_news();
         }
+        self.copier.close();
         if self.watchers.has_failed() {
             super::open::keep_log_on_close(self.tables.connection());
         } else {
-            drop(self.checkpoint("PASSIVE"));
+            drop(copier::copy(self.tables.connection(), "PASSIVE"));
         }
     }
 
@@ -202,28 +199,20 @@ impl Writer {
         self.watchers.tell(&News::Failed);
     }
 
-    fn checkpoint_when_long(&mut self) {
-        let pages = self.log_pages.load(Ordering::Relaxed);
-        if pages < self.copied_pages {
-            self.copied_pages = 0; // the log has started again
-        }
-        if pages - self.copied_pages < CHECKPOINT_PAGES || self.watchers.has_failed() {
+    fn copy_log(&mut self) {
+        if self.watchers.has_failed() {
             return;
         }
-        let mode = if pages < RESTART_PAGES { "PASSIVE" } else { "RESTART" };
-        self.copied_pages = pages;
-        match self.checkpoint(mode) {
-            Err(error) if verdict(Stage::Commit, &error) == Verdict::FailForGood => {
-                self.fail_for_good(Vec::new(), &error);
-            }
-            Err(error) => tracing::warn!(%error, "the write-ahead log was not copied and grows"),
-            Ok(()) => {}
+        let log = self.log_pages.load(Ordering::Relaxed);
+        let mode = match self.copier.look(log) {
+            Rest::Nothing => return,
+            Rest::Copy => "PASSIVE",
+            Rest::CopyAndWait => "RESTART",
+        };
+        if let Err(error) = copier::copy(self.tables.connection(), mode) {
+            copier::report(&error, &self.place, &self.watchers);
         }
-    }
-
-    fn checkpoint(&self, mode: &str) -> rusqlite::Result<()> {
-        let sql = format!("PRAGMA wal_checkpoint({mode})");
-        self.tables.connection().query_row(&sql, [], |_| Ok(()))
+        self.copier.rest_is_copied(log);
     }
 
     fn look_for_news(&mut self) {
