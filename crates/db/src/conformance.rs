@@ -113,6 +113,7 @@ pub fn cases() -> Vec<Case> {
         a_terminal_status_frees_the_lease,
         a_cancel_is_durable_and_tells_who_acts,
         a_workers_cancels_are_those_it_holds,
+        a_run_to_be_cancelled_ends_cancelled,
         a_log_is_read_from_the_middle_of_a_page,
         a_read_is_bounded_but_never_empty_handed,
         text_comes_back_byte_for_byte,
@@ -973,6 +974,19 @@ async fn a_workers_cancels_are_those_it_holds(Stores { one: db, other }: Stores)
     commit(&*db, becoming(&ended, RunStatus::Cancelled)).await;
     let cancels = db.cancels(worker_id("w1")).await.expect("cancels are read");
     assert_eq!(cancels, [(run_id("r2"), intent("stop"))]);
+}
+
+async fn a_run_to_be_cancelled_ends_cancelled(Stores { one: db, other }: Stores) {
+    register(&*db, "w1").await;
+    let lease = start(&*db, new_run("r1"), "w1").await;
+    other.request_cancel(run_id("r1"), intent("stop")).await.expect("a cancel succeeds");
+    commit(&*db, becoming(&lease, RunStatus::Running)).await;
+    let before = picture(&*db, "r1").await;
+    for status in [RunStatus::Completed, RunStatus::Error] {
+        expect_kind(db.commit(becoming(&lease, status)).await, DbErrorKind::CancelRequested);
+    }
+    assert_eq!(picture(&*db, "r1").await, before);
+    commit(&*db, becoming(&lease, RunStatus::Cancelled)).await;
 }
 
 // The log.

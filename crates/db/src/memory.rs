@@ -524,6 +524,7 @@ impl Tables {
             epoch: run.epoch,
             status: run.status,
             next_index: run.next_index,
+            has_cancel: run.cancel.is_some(),
         };
         rules::admit(&commit, &standing)?;
 

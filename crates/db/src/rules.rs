@@ -14,12 +14,14 @@ pub(crate) struct Standing {
     pub(crate) status: RunStatus,
     /// The index the run's next entry gets.
     pub(crate) next_index: u64,
+    /// Whether someone wants it cancelled.
+    pub(crate) has_cancel: bool,
 }
 
 /// Whether the commit may happen to a run that stands like this.
 ///
 /// # Errors
-/// `Fenced` first, so that a lost lease learns nothing else; then `Storage` for a page out of place, `IllegalStatus`.
+/// `Fenced` first, so that a lost lease learns nothing else; then `Storage` for a page out of place, `IllegalStatus`, `CancelRequested`.
 pub(crate) fn admit(commit: &Commit, standing: &Standing) -> Result<(), DbError> {
     let run_id = &commit.lease.run_id;
     let holds = standing.is_holder && standing.epoch == commit.lease.epoch;
@@ -38,6 +40,10 @@ pub(crate) fn admit(commit: &Commit, standing: &Standing) -> Result<(), DbError>
         Some(to) if !standing.status.may_become(to) => {
             let message = format!("run {run_id} is {} and cannot become {to}", standing.status);
             Err(DbError::new(DbErrorKind::IllegalStatus, message))
+        }
+        Some(to) if standing.has_cancel && to.is_terminal() && to != RunStatus::Cancelled => {
+            let message = format!("run {run_id} is to be cancelled and cannot become {to}");
+            Err(DbError::new(DbErrorKind::CancelRequested, message))
         }
         _ => Ok(()),
     }

@@ -9,7 +9,10 @@ use crate::pump::Pump;
 use futures::FutureExt;
 use outlive_core::log::{Entry, Record};
 use outlive_core::machine::{Execute, Then, WorkflowMachine};
-use outlive_core::port::{BoxFuture, DbError, DbErrorKind, Effects, Executed, Lease, Run, SessionState, StepContext};
+use outlive_core::port::{
+    BoxFuture, Commit, DbError, DbErrorKind, Effects, Executed, Lease, Release, Run, RunPatch, SessionState,
+    StepContext,
+};
 use outlive_core::{Definition, ExecutorKind, Failure, FailureKind, Timestamp};
 use serde_json::{Map, Value};
 use std::panic::AssertUnwindSafe;
@@ -78,9 +81,6 @@ enum Rest {
     TimedOut(u64),
 }
 
-/// The run is not ours any more, or cannot be written.
-struct Lost;
-
 /// Drives a claimed run until it ends, parks or is lost. `session` is its session's state when the caller knows it.
 pub(crate) async fn drive(
     inner: Arc<Inner>,
@@ -89,25 +89,32 @@ pub(crate) async fn drive(
     control: Arc<Control>,
     session: Option<Arc<Map<String, Value>>>,
 ) {
-    let run_id = run.info.run_id.clone();
+    if let Err(error) = drive_once(&inner, run, lease.clone(), &control, session).await {
+        inner.give_up(lease, &error).await;
+    }
+}
+
+/// Drives the run to its rest from where its log ends.
+async fn drive_once(
+    inner: &Arc<Inner>,
+    run: Box<Run>,
+    lease: Lease,
+    control: &Control,
+    session: Option<Arc<Map<String, Value>>>,
+) -> Result<(), DbError> {
     let definition = inner.definition(&run.info.workflow_id, &run.definition);
-    let journal = open(&inner, &run, lease, definition.as_deref());
+    let journal = open(inner, &run, lease, definition.as_deref());
     let mut pump = Pump::new(journal.clone());
     let claim = claim_record(&run, &journal, inner.services.clock.now());
     // Boxed and dropped, so that a run that waits for hours does not hold what only its beginning needs.
-    let prepared = Box::pin(prepare(&inner, &run, &journal, &claim, definition.is_some(), session)).await;
+    let prepared = Box::pin(prepare(inner, &run, &journal, &claim, definition.is_some(), session)).await?;
     drop(run);
-    let result = match prepared {
-        Err(error) => Err(inner.give_up(&run_id, &error)),
-        Ok(None) => pump.flush().await.map_err(|error| inner.give_up(&run_id, &error)),
-        Ok(Some(session)) => {
+    match prepared {
+        None => pump.flush().await,
+        Some(session) => {
             let definition = definition.expect("prepare() ends runs without a definition");
-            let attended = attend(&inner, &mut pump, &control, &claim, definition, session).await;
-            attended.unwrap_or_else(|error| Err(inner.give_up(&run_id, &error)))
+            attend(inner, &mut pump, control, &claim, definition, session).await
         }
-    };
-    if let Err(Lost) = result {
-        tracing::debug!(%run_id, "run dropped");
     }
 }
 
@@ -133,6 +140,8 @@ async fn prepare(
     if run.next_index > 0 {
         match replay(inner, run, journal).await? {
             Ok(()) => journal.append([journal.machine(|m| m.resumed(claim, run.attempt, now))]),
+            // What cannot be read can still be cancelled.
+            Err(_) if run.cancel.is_some() => journal.skip_to(run.next_index),
             Err(Unreadable::Damaged(damaged)) => {
                 journal.skip_to(run.next_index);
                 let failure = Failure::new(FailureKind::BadResponse, damaged.to_string());
@@ -218,7 +227,7 @@ async fn attend(
     claim: &Record,
     definition: Arc<Definition>,
     session: Arc<Map<String, Value>>,
-) -> Result<Result<(), Lost>, DbError> {
+) -> Result<(), DbError> {
     let journal = pump.journal().clone();
     let rest = {
         let deadline = deadline(inner, &journal, &definition);
@@ -242,7 +251,10 @@ async fn attend(
         }
         Rest::Park(due_at) => journal.release(Some(due_at)),
         Rest::Halted | Rest::Stopped(Stop::Release | Stop::Drain) => journal.release(None),
-        Rest::Stopped(Stop::Lost) => return Ok(Err(Lost)),
+        Rest::Stopped(Stop::Lost) => {
+            tracing::debug!(run_id = %journal.lease().run_id, "run dropped");
+            return Ok(());
+        }
         Rest::Stopped(Stop::Cancel(reason)) => {
             let partial = journal.partial_text();
             journal.append(journal.machine(|m| m.cancel(&reason, partial, claim, now)));
@@ -252,7 +264,7 @@ async fn attend(
             journal.append(journal.machine(|m| m.fail(&Failure::new(FailureKind::Timeout, message), now)));
         }
     }
-    pump.flush().await.map(Ok)
+    pump.flush().await
 }
 
 /// Waits until the run's own time is over; for ever when it has no limit.
@@ -352,10 +364,14 @@ async fn execute_step(
 
 impl Inner {
     /// Decides what an error of the store means for a run, and for the engine.
-    fn give_up(&self, run_id: &outlive_core::RunId, error: &DbError) -> Lost {
+    async fn give_up(&self, lease: Lease, error: &DbError) {
+        let run_id = lease.run_id.clone();
         match error.kind() {
             DbErrorKind::Fenced => tracing::info!(%run_id, "another worker executes this run now"),
             DbErrorKind::OutcomeUnknown => self.fail(error),
+            // The wish became durable while the run's end was on its way. Who claims the run next, at once, ends it from
+            // what its log says.
+            DbErrorKind::CancelRequested => self.hand_over(lease, None).await,
             DbErrorKind::NotFound
             | DbErrorKind::Conflict
             | DbErrorKind::SessionBusy
@@ -364,8 +380,25 @@ impl Inner {
             | DbErrorKind::Busy
             | DbErrorKind::Corrupt
             | DbErrorKind::Refused
-            | DbErrorKind::Storage => tracing::error!(%run_id, %error, "run cannot be written"),
+            | DbErrorKind::Storage => {
+                tracing::error!(%run_id, %error, "run stalls");
+                let due_at = self.services.clock.now() + self.options.park_after;
+                self.hand_over(lease, Some(due_at)).await;
+            }
         }
-        Lost
+    }
+
+    /// Gives a run back without a word in its log.
+    async fn hand_over(&self, lease: Lease, due_at: Option<Timestamp>) {
+        let run_id = lease.run_id.clone();
+        let patch = RunPatch { release: Some(Release { due_at }), ..RunPatch::default() };
+        let commit = Commit { lease, page: None, patch, session: None, at: self.services.clock.now() };
+        match self.services.commit(commit).await {
+            Ok(()) if due_at.is_none() => self.wake.notify_one(),
+            Ok(()) => {}
+            Err(error) => {
+                tracing::error!(%run_id, %error, "run cannot be given back and waits for this process to end")
+            }
+        }
     }
 }

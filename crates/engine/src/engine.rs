@@ -66,6 +66,7 @@ pub(crate) struct Inner {
     /// A run that crashed its workers executes here; the next of its kind waits.
     pub(crate) suspects: AtomicUsize,
     pub(crate) news: Notify,
+    submit_places: Semaphore,
     running: Mutex<HashMap<RunId, Running>>,
     emptied: Notify,
     failed: Mutex<Option<Arc<str>>>,
@@ -139,12 +140,14 @@ impl EngineBuilder {
             stream_period: self.options.stream_period,
             commit_places: Semaphore::new(self.options.commits_max),
         };
+        let submits_max = self.options.submits_max;
         let inner = Arc::new(Inner {
             services: Arc::new(services),
             options: self.options,
             definitions: RwLock::default(),
             worker: RwLock::new(worker),
             wake: Notify::new(),
+            submit_places: Semaphore::new(submits_max),
             unleased: AtomicUsize::new(0),
             suspects: AtomicUsize::new(0),
             news: Notify::new(),
@@ -207,6 +210,12 @@ impl Engine {
     /// [`Error::SessionBusy`], [`Error::Stopped`], or the store's error. No run exists then, unless the store says
     /// that the outcome is unknown.
     pub async fn submit(&self, workflow_id: &DefinitionId, submit: Submit) -> Result<RunHandle, Error> {
+        // Boxed, so that of ten thousand callers at once only those whose turn it is hold more than their request.
+        let _place = self.inner.submit_places.acquire().await;
+        Box::pin(self.accept(workflow_id, submit)).await
+    }
+
+    async fn accept(&self, workflow_id: &DefinitionId, submit: Submit) -> Result<RunHandle, Error> {
         self.inner.check_running()?;
         let unknown = || Error::UnknownWorkflow(workflow_id.to_shared());
         let definition = self.inner.newest(workflow_id).ok_or_else(unknown)?;

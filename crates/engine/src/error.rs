@@ -49,6 +49,7 @@ impl From<DbError> for Error {
             DbErrorKind::Fenced
             | DbErrorKind::NotFound
             | DbErrorKind::IllegalStatus
+            | DbErrorKind::CancelRequested
             | DbErrorKind::Full
             | DbErrorKind::Busy
             | DbErrorKind::OutcomeUnknown

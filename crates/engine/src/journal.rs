@@ -36,6 +36,23 @@ pub(crate) struct Services {
     pub(crate) commit_places: Semaphore,
 }
 
+impl Services {
+    /// Commits; waits until a full disk has room and a busy store answers.
+    pub(crate) async fn commit(&self, commit: Commit) -> Result<(), DbError> {
+        let mut pause = Duration::from_millis(100);
+        loop {
+            match self.db.commit(commit.clone()).await {
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(run_id = %commit.lease.run_id, %error, "commit delayed");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_millis(3200));
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
 /// One run's log while this process writes it.
 pub(crate) struct Journal {
     services: Arc<Services>,
@@ -196,16 +213,7 @@ impl Journal {
         // thousand written pages.
         let _place = self.services.commit_places.acquire().await;
         let Some((commit, in_flight)) = self.begin_commit() else { return Ok(()) };
-        for tries in 0u32.. {
-            match self.services.db.commit(commit.clone()).await {
-                Ok(()) => break,
-                Err(error) if error.is_transient() => {
-                    tracing::warn!(run_id = %self.lease.run_id, %error, "commit delayed");
-                    tokio::time::sleep(Duration::from_millis(100 << tries.min(5))).await;
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        self.services.commit(commit).await?;
         self.end_commit(&in_flight);
         Ok(())
     }

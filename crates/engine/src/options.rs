@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct Options {
     /// Runs executed at the same time by this process; further ones wait in the store.
     pub runs_max: usize,
+    /// Requests to run a workflow that are on their way to the store at the same time; further ones wait.
+    pub submits_max: usize,
     /// Commits written down and on their way to the store at the same time; further ones wait.
     pub commits_max: usize,
     /// Longest input of a run as JSON, in bytes.
@@ -33,7 +35,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             runs_max: 16_384,
-            commits_max: 1024,
+            submits_max: 512,
+            commits_max: 512,
             input_bytes_max: 1 << 20,
             lease_period: Duration::from_secs(15),
             heartbeat_period: Duration::from_secs(5),

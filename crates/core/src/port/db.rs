@@ -33,6 +33,9 @@ pub enum DbErrorKind {
     SessionBusy,
     /// The status table forbids the change. Nothing happened.
     IllegalStatus,
+    /// The run cannot end like this, because the wish to cancel it became durable first. Nothing happened; end it
+    /// CANCELLED.
+    CancelRequested,
     /// The disk is full. Nothing happened; try again when there is space.
     Full,
     /// Locked or unreachable for the moment. Nothing happened; try again.
@@ -230,7 +233,8 @@ pub struct Release {
 /// Entries, run row and session, changed together under a lease.
 #[derive(Clone, Debug)]
 pub struct Commit {
-    /// The lease; a stale epoch fails with [`DbErrorKind::Fenced`] and changes nothing.
+    /// The lease; a stale epoch fails with [`DbErrorKind::Fenced`] and changes nothing. A terminal status other than
+    /// CANCELLED fails with [`DbErrorKind::CancelRequested`] when there is a [`CancelIntent`], and changes nothing.
     pub lease: Lease,
     /// Entries to append; `first_index` must be the run's `next_index`.
     pub page: Option<Page>,

@@ -42,6 +42,7 @@ struct Held {
     epoch: u64,
     worker: Option<i64>,
     next_index: u64,
+    has_cancel: bool,
 }
 
 impl Tables {
@@ -252,6 +253,7 @@ impl Tables {
                 epoch: count(row.get(3)?)?,
                 worker: row.get(4)?,
                 next_index: count(row.get(5)?)?,
+                has_cancel: row.get(6)?,
             })
         })
     }
@@ -349,7 +351,8 @@ impl Tables {
             Some(seq) => row.worker == Some(*seq),
             None => row.worker.is_some() && row.worker == self.worker(&lease.worker)?.map(|worker| worker.seq),
         };
-        let standing = Standing { is_holder, epoch: row.epoch, status: row.status, next_index: row.next_index };
+        let Held { epoch, status, next_index, has_cancel, .. } = row;
+        let standing = Standing { is_holder, epoch, status, next_index, has_cancel };
         rules::admit(commit, &standing)?;
         // The session is read before anything is written, because reading it can fail.
         let session = commit.session.as_ref().map(|patch| self.merged(row.session_seq, patch)).transpose()?;

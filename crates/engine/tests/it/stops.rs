@@ -1,7 +1,7 @@
 //! Runs that are stopped: cancelled, drained, crashed, taken over, poisoned.
 
 use crate::stage::{Calls, append, engine, engine_with, input, slow, workflow};
-use outlive_core::port::{CancelIntent, DbErrorKind, RunStore};
+use outlive_core::port::{CancelIntent, DbErrorKind, RunStore, StepContext};
 use outlive_core::{Failure, RunStatus, Step, StepInput, Timestamp};
 use outlive_db::InMemoryDb;
 use outlive_engine::testing::{broken_invariants, read_log};
@@ -80,6 +80,27 @@ async fn a_wish_to_cancel_survives_a_crash() {
     db.crash(&first.worker());
     let second = engine(&db, &definition).await;
     assert_eq!(second.attach(run.run_id().clone()).wait().await.unwrap().status, RunStatus::Cancelled);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wish_to_cancel_that_is_durable_wins_over_an_end_that_is_not() {
+    let db = InMemoryDb::new();
+    let other = db.another_process();
+    let step = Step::function("a", move |context: StepContext, _: Arc<StepInput>| {
+        let other = other.clone();
+        async move {
+            let intent = CancelIntent { at: Timestamp::default(), reason: Arc::from("at the last moment") };
+            other.request_cancel(context.run.run_id.clone(), intent).await.unwrap();
+            Ok::<_, Failure>("done")
+        }
+    });
+    let definition = workflow([step]);
+    let engine = engine(&db, &definition).await;
+    let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+    let ended = run.wait().await.unwrap();
+    assert_eq!(ended.status, RunStatus::Cancelled);
+    let log = read_log(&db, run.run_id()).await;
+    assert_eq!(broken_invariants(&log, &ended), Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]
@@ -192,6 +213,21 @@ async fn a_run_that_crashes_its_workers_is_given_up_and_its_neighbours_are_not()
     for run in good {
         assert_eq!(db.run(run.run_id().clone()).await.unwrap().unwrap().status, RunStatus::Running);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_storage_error_stalls_a_run_until_it_goes_away() {
+    let db = InMemoryDb::new();
+    let definition = workflow([append("a", &Calls::default()), append("b", &Calls::default())]);
+    let engine = engine(&db, &definition).await;
+    let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+    let times = std::sync::atomic::AtomicU32::new(0);
+    db.faults(Arc::new(move |operation| {
+        let is_commit = matches!(operation, outlive_db::Operation::Commit);
+        (is_commit && times.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 1)
+            .then_some(outlive_db::Fault::Refuse(DbErrorKind::Storage))
+    }));
+    assert_eq!(run.wait().await.unwrap().text(), "hi a b");
 }
 
 #[tokio::test(start_paused = true)]
