@@ -1,0 +1,14 @@
+//! Serves workflows over HTTP, Server-Sent Events and WebSocket, in the wire format of Agno's clients.
+//!
+//! ```text
+//! socket ──► listen ──► guard ──► auth ──► routes ──► engine
+//!            limits     host,     who,     one call   submits,
+//!            times      origin    scope    each       reads the log
+//!                                             │
+//!                                   wire ◄────┘  what Agno's clients expect
+//! ```
+//! The one place with HTTP. It never runs a step and never reads a table: it asks the engine, as the caller whose
+//! credential it saw. The invariant: whatever a client is told about a run is on stable storage.
+
+pub mod config;
+pub mod problem;

@@ -1,0 +1,104 @@
+//! What a refused request is told: a status, words, and a code for programs. Never an internal detail.
+//!
+//! The body is Agno's, `{"detail": …}`, because its clients show it; our code and the request's id travel as the headers
+//! `x-error-code` and `x-request-id`, and on `/api` in the body too.
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// The header with the code.
+pub const ERROR_CODE: HeaderName = HeaderName::from_static("x-error-code");
+
+/// A refused or failed request.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// For programs: lower case words joined by underscores.
+    pub code: &'static str,
+    /// For people.
+    pub detail: Detail,
+    /// When to try again.
+    pub retry_after: Option<Duration>,
+    /// Further headers.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// The words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Detail {
+    /// One sentence.
+    Text(String),
+    /// What is wrong with which fields.
+    Fields(Vec<FieldProblem>),
+}
+
+/// What is wrong with one field, in FastAPI's shape. The value is not repeated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FieldProblem {
+    /// The kind, for example `missing`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// Where: `["body", "message"]`, `["query", "limit"]`.
+    pub loc: Vec<String>,
+    /// For people.
+    pub msg: String,
+}
+
+impl Problem {
+    /// With this status, code and text.
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: Detail::Text(detail.into()), retry_after: None, headers: Vec::new() }
+    }
+
+    /// 404 for something that is not there, or not there for this caller: both look the same.
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", detail)
+    }
+
+    /// 422 about one field.
+    pub fn field(kind: &'static str, place: &str, field: &str, msg: impl Into<String>) -> Self {
+        let problem = FieldProblem { kind, loc: vec![place.to_owned(), field.to_owned()], msg: msg.into() };
+        Self::fields(vec![problem])
+    }
+
+    /// 422 about several fields.
+    pub fn fields(problems: Vec<FieldProblem>) -> Self {
+        let detail = Detail::Fields(problems);
+        Self { detail, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request", "") }
+    }
+
+    /// With a header.
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// Says when to try again.
+    pub fn retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
+    /// The body.
+    pub fn body(&self) -> Value {
+        json!({ "detail": self.detail })
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, axum::Json(self.body())).into_response();
+        let headers = response.headers_mut();
+        headers.insert(ERROR_CODE, HeaderValue::from_static(self.code));
+        if let Some(after) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+        }
+        headers.extend(self.headers);
+        response
+    }
+}
