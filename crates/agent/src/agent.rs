@@ -3,13 +3,14 @@
 //! An agent is a value. It must never know a store or a workflow: as a step it is an [`Executor`], alone it runs with
 //! effects that keep nothing. Either way the same loop does the work.
 
+use crate::describe;
 use crate::driver::{Place, Task, Worker, drive};
 use crate::model::IntoModel;
 use crate::profile::{IntoInstructions, OutputShape, Profile, model_problems};
 use crate::solo::Solo;
 use crate::tool::{IntoTools, Tool};
 use outlive_core::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext};
-use outlive_core::{ExecutorKind, Failure, FailureKind, Retry, RunEvent, RunOutput, StepInput, StepOutput};
+use outlive_core::{ExecutorKind, Failure, FailureKind, Retry, RunEvent, RunOutput, Secret, StepInput, StepOutput};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -141,6 +142,12 @@ impl Agent {
         self.with(|profile| profile.timeout = Some(limit))
     }
 
+    /// What a client that asks may know of it: the answer to Agno's `GET /agents/{id}`, without the database. Only what was
+    /// given here, never a key or an address.
+    pub fn describe(&self) -> Value {
+        describe::agent(&self.profile)
+    }
+
     pub(crate) fn profile(&self) -> &Profile {
         &self.profile
     }
@@ -215,9 +222,17 @@ impl Executor for Agent {
         ExecutorInfo { kind: ExecutorKind::Agent, name: self.profile.name.clone(), id: self.profile.id().ok() }
     }
 
+    fn describe(&self) -> Option<Value> {
+        Some(Agent::describe(self))
+    }
+
     fn problems(&self) -> Vec<String> {
         let problems = self.profile.problems().into_iter().chain(model_problems(&self.profile.model));
         problems.map(|problem| format!("agent {:?}: {problem}", &*self.profile.name)).collect()
+    }
+
+    fn secrets(&self) -> Vec<Secret> {
+        self.profile.secrets()
     }
 
     fn execute<'a>(&'a self, context: StepContext, input: Arc<StepInput>) -> BoxFuture<'a, Result<Executed, Failure>> {

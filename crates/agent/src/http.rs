@@ -1,8 +1,9 @@
-//! The one HTTP client of the process, for models and tools alike, and how much of an answer it reads.
+//! The one HTTP client of the process, for models and tools alike, and how much of an answer it reads. Requests made for
+//! strangers have a client of their own, built on the same ground (`outbound`).
 //!
 //! It must never know what is asked or told: no provider, no credential. It never retries.
 
-use reqwest::{Client, Response, Url};
+use reqwest::{Client, ClientBuilder, Response, Url};
 use std::error::Error;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -33,13 +34,18 @@ pub(crate) fn client() -> Result<Client, String> {
 }
 
 fn build() -> Result<Client, String> {
+    builder().build().map_err(|error| not_set_up(&error))
+}
+
+/// What every client of this process has in common.
+pub(crate) fn builder() -> ClientBuilder {
     // Fails when the program has installed a provider of its own, which then serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Client::builder()
-        .user_agent(concat!("outlive/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT_TIMEOUT)
-        .build()
-        .map_err(|error| format!("the HTTP client cannot be set up: {}", root_cause(&error)))
+    Client::builder().user_agent(concat!("outlive/", env!("CARGO_PKG_VERSION"))).connect_timeout(CONNECT_TIMEOUT)
+}
+
+pub(crate) fn not_set_up(error: &reqwest::Error) -> String {
+    format!("the HTTP client cannot be set up: {}", root_cause(error))
 }
 
 /// Reads a body of at most `limit` bytes.

@@ -4,10 +4,13 @@
 //! [`outlive_core::port::Effects`]; alone, an agent runs with effects that keep nothing.
 
 mod agent;
+mod describe;
 mod driver;
 #[cfg(any(feature = "openai", feature = "http-tools"))]
 mod http;
 pub mod model;
+#[cfg(any(feature = "openai", feature = "http-tools"))]
+pub mod outbound;
 mod profile;
 mod prompt;
 mod solo;

@@ -5,7 +5,7 @@
 use crate::model::{IntoModel, SharedModel};
 use crate::tool::Tool;
 use outlive_core::machine::{AgentLimits, DELEGATE_TOOL};
-use outlive_core::{DefinitionId, OutputSchema, Retry};
+use outlive_core::{DefinitionId, OutputSchema, Retry, Secret};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -185,6 +185,11 @@ impl Profile {
     }
 
     /// What would make every run fail, the model left aside.
+    /// The key of its model.
+    pub(crate) fn secrets(&self) -> Vec<Secret> {
+        self.model.iter().flatten().flat_map(|model| model.secrets()).collect()
+    }
+
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems: Vec<_> = self.id().err().into_iter().collect();
         if self.limits.turns_max == 0 {

@@ -4,13 +4,14 @@
 //! else; what they say and use is recorded under keys of their own.
 
 use crate::agent::{Agent, run_alone, run_in_step};
+use crate::describe;
 use crate::driver::{Place, Task, Worker};
 use crate::model::{IntoModel, SharedModel};
 use crate::profile::{IntoInstructions, OutputShape, Profile, model_problems};
 use crate::prompt::RosterLine;
 use crate::tool::{IntoTools, Tool};
 use outlive_core::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext};
-use outlive_core::{DefinitionId, ExecutorKind, Failure, Retry, RunEvent, RunOutput, StepInput};
+use outlive_core::{DefinitionId, ExecutorKind, Failure, Retry, RunEvent, RunOutput, Secret, StepInput};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -77,6 +78,20 @@ impl Member {
 
     fn name(&self) -> &str {
         &self.profile().name
+    }
+
+    fn secrets(&self) -> Vec<Secret> {
+        match self {
+            Member::Agent(agent) => Executor::secrets(agent),
+            Member::Team(team) => Executor::secrets(team),
+        }
+    }
+
+    pub(crate) fn describe(&self) -> Value {
+        match self {
+            Member::Agent(agent) => agent.describe(),
+            Member::Team(team) => team.describe(),
+        }
     }
 
     fn problems(&self) -> Vec<String> {
@@ -269,6 +284,12 @@ impl Team {
         self.with(|profile| profile.timeout = Some(limit))
     }
 
+    /// What a client that asks may know of it and its members: the answer to Agno's `GET /teams/{id}`, without the
+    /// database. Only what was given here, never a key or an address.
+    pub fn describe(&self) -> Value {
+        describe::team(&self.profile, &self.members)
+    }
+
     pub(crate) fn worker(&self) -> Worker<'_> {
         Worker { profile: &self.profile, members: Some(&self.members) }
     }
@@ -332,10 +353,18 @@ impl Executor for Team {
         ExecutorInfo { kind: ExecutorKind::Team, name: self.profile.name.clone(), id: self.profile.id().ok() }
     }
 
+    fn describe(&self) -> Option<Value> {
+        Some(Team::describe(self))
+    }
+
     fn problems(&self) -> Vec<String> {
         let own = [self.profile.problems(), self.member_problems(), self.model_problems()].concat();
         let titled = own.into_iter().map(|problem| format!("team {:?}: {problem}", &*self.profile.name));
         titled.chain(self.members.iter().flat_map(Member::problems)).collect()
+    }
+
+    fn secrets(&self) -> Vec<Secret> {
+        self.profile.secrets().into_iter().chain(self.members.iter().flat_map(Member::secrets)).collect()
     }
 
     fn execute<'a>(&'a self, context: StepContext, input: Arc<StepInput>) -> BoxFuture<'a, Result<Executed, Failure>> {

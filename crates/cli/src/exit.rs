@@ -68,6 +68,12 @@ impl Problem {
         self
     }
 
+    /// What failed, and what to do about it, for a list of several.
+    pub(crate) fn text(&self) -> String {
+        let hint = self.hint.as_deref().map(|hint| format!("\n{hint}"));
+        format!("{}{}", self.message, hint.unwrap_or_default())
+    }
+
     /// Tells it on standard error, and returns the code to exit with.
     pub(crate) fn report(self, as_json: bool) -> Exit {
         if self.is_silent {
@@ -130,7 +136,9 @@ impl From<engine::Error> for Problem {
             E::Db(error) | E::Conflict(error) | E::SessionBusy(error) => error.into(),
             E::InvalidId(error) => Self::new(Exit::Usage, "invalid_id", error),
             E::RunNotFound(_) => Self::new(Exit::NotFound, "run_not_found", error),
+            E::SessionNotFound(_) => Self::new(Exit::NotFound, "session_not_found", error),
             E::UnknownWorkflow(_) => Self::new(Exit::NotFound, "workflow_not_found", error),
+            E::Input(_) => Self::new(Exit::Usage, "invalid_input", error),
             E::InputTooLong { .. } => Self::new(Exit::Usage, "input_too_long", error),
             E::Damaged(_) => Self::new(Exit::Other, "log_damaged", error),
             E::Stopped(_) => Self::new(Exit::Other, "engine_stopped", error),

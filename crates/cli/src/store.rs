@@ -2,8 +2,9 @@
 
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};
+use crate::settings::Settings;
 use crate::style;
-use outlive::core::port::{Db, Run, RunFilter};
+use outlive::core::port::{Access, Db, Run, RunFilter};
 use outlive::core::{Entry, Record, RunId, RunStatus};
 use outlive::db::SqliteDb;
 use outlive::engine::{Engine, Options};
@@ -47,10 +48,8 @@ impl Store {
             let problem = Problem::new(Exit::NotFound, "database_not_found", message);
             return Err(problem.hint("name the file with --db, or make one: outlive demo"));
         }
-        let db: Arc<dyn Db> = match global.session_table() {
-            Some(_) => database(&path, global),
-            None => Arc::new(SqliteDb::new(&path).session_table(the_session_table(&path)?)),
-        };
+        let table = global.session_table()?.unwrap_or_default();
+        let db: Arc<dyn Db> = Arc::new(sqlite(&path, &table)?);
         db.open().await?;
         Ok(Self { db, path })
     }
@@ -75,7 +74,7 @@ impl Store {
     }
 
     async fn newest(&self, filter: RunFilter, none: &str) -> Result<Run, Problem> {
-        let page = self.db.runs(RunFilter { limit: 1, ..filter }).await?;
+        let page = self.db.runs(Access::All, RunFilter { limit: 1, ..filter }).await?;
         match page.runs.into_iter().next() {
             Some(run) => self.whole(run.info.run_id).await,
             None => Err(Problem::new(Exit::NotFound, "run_not_found", format!("{none} in {}", self.path.display()))),
@@ -84,7 +83,7 @@ impl Store {
 
     async fn find_by_id(&self, text: &str) -> Result<Run, Problem> {
         let id = RunId::parse(text).map_err(|error| Problem::new(Exit::Usage, "invalid_id", error))?;
-        if let Some(run) = self.db.run(id).await? {
+        if let Some(run) = self.db.run(Access::All, id).await? {
             return Ok(run);
         }
         let missing = || {
@@ -95,7 +94,7 @@ impl Store {
             return Err(missing().hint(format!("the beginning of an id needs {PREFIX_LEN_MIN} characters or more")));
         }
         let filter = RunFilter { id_prefix: Some(text.to_owned()), limit: CANDIDATES_MAX, ..RunFilter::default() };
-        let page = self.db.runs(filter).await?;
+        let page = self.db.runs(Access::All, filter).await?;
         match page.runs.as_slice() {
             [] => Err(missing()),
             [only] => self.whole(only.info.run_id.clone()).await,
@@ -106,7 +105,7 @@ impl Store {
     /// Lists leave input and output out; this does not.
     async fn whole(&self, run_id: RunId) -> Result<Run, Problem> {
         let gone = || Problem::new(Exit::NotFound, "run_not_found", format!("run {run_id} is gone"));
-        self.db.run(run_id.clone()).await?.ok_or_else(gone)
+        self.db.run(Access::All, run_id.clone()).await?.ok_or_else(gone)
     }
 
     /// The run's log as it is stored now, from index `from` on.
@@ -117,7 +116,7 @@ impl Store {
         let mut entries = Vec::new();
         let mut next = from;
         loop {
-            let pages = self.db.read(run_id.clone(), next, READ_BYTES).await?;
+            let pages = self.db.read(Access::All, run_id.clone(), next, READ_BYTES).await?;
             let before = next;
             for page in pages {
                 next = page.end();
@@ -154,12 +153,33 @@ fn the_session_table(path: &Path) -> Result<String, Problem> {
 }
 
 /// A handle on the file; nothing is opened yet.
-pub(crate) fn database(path: &Path, global: &Global) -> Arc<dyn Db> {
+///
+/// # Errors
+/// When a setting makes no sense.
+pub(crate) fn database(path: &Path, global: &Global) -> Result<Arc<dyn Db>, Problem> {
     let db = SqliteDb::new(path);
-    match global.session_table() {
+    Ok(match global.session_table()? {
         Some(table) => Arc::new(db.session_table(table)),
         None => Arc::new(db),
-    }
+    })
+}
+
+/// A handle on the file the settings name, which may be there or not; nothing is opened yet.
+///
+/// # Errors
+/// As [`Store::open`], but for a file that is not there.
+pub(crate) fn handle(settings: &Settings) -> Result<SqliteDb, Problem> {
+    sqlite(&settings.db, &settings.session_table)
+}
+
+/// With this session table, else the file's own, else the default one.
+fn sqlite(path: &Path, table: &str) -> Result<SqliteDb, Problem> {
+    let db = SqliteDb::new(path);
+    Ok(match table {
+        "" if path.exists() => db.session_table(the_session_table(path)?),
+        "" => db,
+        table => db.session_table(table),
+    })
 }
 
 fn ambiguous(text: &str, runs: &[Run], has_more: bool) -> Problem {

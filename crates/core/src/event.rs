@@ -9,7 +9,7 @@ use crate::message::ToolExecution;
 use crate::metrics::{Metrics, RunMetrics, Usage};
 use crate::run::{RunInfo, RunOutput};
 use crate::step::{StepIndex, StepOutput};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
@@ -220,6 +220,28 @@ pub struct WorkflowDone {
     pub step_executor_runs: Option<Vec<Arc<RunOutput>>>,
 }
 
+/// The names that every event's JSON keeps for itself: [`RunEvent`]'s and [`Origin`]'s.
+pub(crate) const COMMON_FIELDS: [&str; 18] = [
+    "event",
+    "created_at",
+    "event_index",
+    "workflow_id",
+    "workflow_name",
+    "session_id",
+    "run_id",
+    "agent_id",
+    "agent_name",
+    "team_id",
+    "team_name",
+    "parent_run_id",
+    "workflow_run_id",
+    "step_id",
+    "step_name",
+    "step_index",
+    "parent_step_id",
+    "nested_depth",
+];
+
 /// What happened. The variant's name is Agno's event name and stands in the `event` field.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event")]
@@ -270,7 +292,7 @@ pub enum EventKind {
     },
     /// An event of the user's own, or of ours that Agno has no name for: `fields` lie flat beside the common ones.
     CustomEvent {
-        #[serde(flatten)]
+        #[serde(flatten, deserialize_with = "own_fields")]
         fields: Map<String, Value>,
     },
     RunStarted(ModelInfo),
@@ -293,6 +315,14 @@ pub enum EventKind {
     TeamToolCallStarted(ToolEvent),
     TeamToolCallCompleted(ToolEvent),
     TeamToolCallError(ToolErrorEvent),
+}
+
+/// The fields of a custom event that are not the common ones. Lying flat in one object, both are offered to whoever reads
+/// the event's own; what is taken twice would be written twice.
+fn own_fields<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map<String, Value>, D::Error> {
+    let mut fields = Map::deserialize(deserializer)?;
+    fields.retain(|name, _| !COMMON_FIELDS.contains(&name.as_str()));
+    Ok(fields)
 }
 
 impl EventKind {

@@ -11,8 +11,10 @@ pub mod machine;
 mod message;
 mod metrics;
 pub mod port;
+mod redact;
 mod retry;
 mod run;
+mod secret;
 mod step;
 mod time;
 mod workflow;
@@ -29,8 +31,10 @@ pub use message::{
     Role, ToolCall, ToolEffect, ToolExecution, ToolResult, ToolSpec,
 };
 pub use metrics::{Metrics, ModelUsage, RunMetrics, StepMetrics, Usage};
+pub use redact::{REDACTED, Redactor, SECRET_LEN_MIN};
 pub use retry::Retry;
 pub use run::{RunInfo, RunInput, RunOutput, RunStatus, WorkflowRunOutput, content_text};
-pub use step::{Attachments, ExecutorKind, StepIndex, StepInput, StepOutput, StepType};
+pub use secret::Secret;
+pub use step::{Attachments, ExecutorKind, InputSchema, InvalidInput, StepIndex, StepInput, StepOutput, StepType};
 pub use time::Timestamp;
-pub use workflow::{Definition, DefinitionBuilder, InvalidDefinition, Node, OnError, Step, StepNode};
+pub use workflow::{Definition, DefinitionBuilder, Function, InvalidDefinition, Node, OnError, Step, StepNode};

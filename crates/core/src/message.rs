@@ -262,6 +262,8 @@ pub enum ModelDelta {
     Content(String),
     /// More reasoning text.
     Reasoning(String),
+    /// The answer begins; ids the provider gave it.
+    Begun(serde_json::Value),
 }
 
 /// What a tool gave back: text for the model, and whether it is an error.

@@ -6,6 +6,7 @@ use crate::run::content_text;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 /// A step's place: a number at the top level, `[container, child]` inside a container.
@@ -80,6 +81,51 @@ pub struct Attachments {
     /// Files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<Vec<Media>>,
+}
+
+/// The shape a workflow's input must have. Agno's `input_schema`.
+#[derive(Clone)]
+pub struct InputSchema {
+    /// As JSON Schema, for those who ask what to send.
+    pub schema: Value,
+    read: Arc<ReadInput>,
+}
+
+type ReadInput = dyn Fn(Value) -> Result<Value, String> + Send + Sync;
+
+impl InputSchema {
+    /// A schema, and what reads an input by it: the value as steps are to see it (defaults filled in), or what is wrong
+    /// with it.
+    pub fn new(schema: Value, read: impl Fn(Value) -> Result<Value, String> + Send + Sync + 'static) -> Self {
+        Self { schema, read: Arc::new(read) }
+    }
+
+    /// Reads an input: text as JSON, anything else as it is, nothing as null.
+    ///
+    /// # Errors
+    /// [`InvalidInput`] says what is wrong with it.
+    pub fn read(&self, input: Option<Value>) -> Result<Value, InvalidInput> {
+        let value = match input {
+            Some(Value::String(text)) => serde_json::from_str(&text)
+                .map_err(|error| InvalidInput { problem: format!("it is no JSON: {error}") })?,
+            other => other.unwrap_or_default(),
+        };
+        (self.read)(value).map_err(|problem| InvalidInput { problem })
+    }
+}
+
+impl fmt::Debug for InputSchema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InputSchema").field("schema", &self.schema).finish_non_exhaustive()
+    }
+}
+
+/// An input that its workflow's schema does not allow. The sentence begins as Agno's does, for clients that show it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("Input failed schema validation: {problem}")]
+pub struct InvalidInput {
+    /// What is wrong with it.
+    pub problem: String,
 }
 
 /// What a step is given.

@@ -6,10 +6,12 @@
 
 use crate::failure::Failure;
 use crate::id::{DefinitionId, slug};
-use crate::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext};
+use crate::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext, merge};
 use crate::retry::Retry;
-use crate::step::{ExecutorKind, StepInput};
+use crate::secret::Secret;
+use crate::step::{ExecutorKind, InputSchema, InvalidInput, StepInput};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
@@ -98,13 +100,37 @@ impl Node {
     }
 }
 
-/// A function as an executor.
-struct FunctionExecutor<F> {
+/// An async function as an executor, with a name of its own; [`Step::function`] names it after its step.
+///
+/// ```
+/// use outlive_core::{Failure, Function, Step};
+/// let upper = Function::new("upper", |_, input| async move { Ok::<_, Failure>(input.text().to_uppercase()) });
+/// let step = Step::new("first").executor(upper);
+/// ```
+pub struct Function<F> {
     name: Arc<str>,
     function: F,
 }
 
-impl<F, T, R> Executor for FunctionExecutor<F>
+impl<F, T, R> Function<F>
+where
+    F: Fn(StepContext, Arc<StepInput>) -> R + Send + Sync + 'static,
+    R: Future<Output = Result<T, Failure>> + Send + 'static,
+    T: Into<crate::step::StepOutput> + 'static,
+{
+    /// The function, under the name that outputs and events give as `executor_name`.
+    pub fn new(name: impl AsRef<str>, function: F) -> Self {
+        Self { name: Arc::from(name.as_ref()), function }
+    }
+}
+
+impl<F> fmt::Debug for Function<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Function").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl<F, T, R> Executor for Function<F>
 where
     F: Fn(StepContext, Arc<StepInput>) -> R + Send + Sync + 'static,
     R: Future<Output = Result<T, Failure>> + Send + 'static,
@@ -161,7 +187,7 @@ impl Step {
         T: Into<crate::step::StepOutput> + 'static,
     {
         let name: Arc<str> = Arc::from(name.as_ref());
-        Self::new(&name).executor(FunctionExecutor { name, function })
+        Self::new(&name).executor(Function { name, function })
     }
 
     /// What the step is for.
@@ -223,8 +249,14 @@ pub struct Definition {
     pub nodes: Arc<[Node]>,
     /// Longest time for a whole run, from its first claim on, in milliseconds.
     pub timeout_ms: Option<u64>,
-    /// Hash of everything above: a run is pinned to it.
+    /// Hash of id, tree and time limit: a run is pinned to it.
     pub hash: Arc<str>,
+    /// State new sessions start with.
+    pub session_state: Map<String, Value>,
+    /// What inputs must look like; anything will do when absent.
+    pub input_schema: Option<InputSchema>,
+    /// The workflow was given as one function: its one step is that function, not something the user named.
+    pub is_function: bool,
     executors: Vec<Arc<dyn Executor>>,
 }
 
@@ -236,8 +268,50 @@ impl Definition {
             id: None,
             description: None,
             timeout: None,
+            session_state: Map::new(),
+            input_schema: None,
+            is_function: false,
             steps: Vec::new(),
         }
+    }
+
+    /// Starts the definition that runs an agent or a team by itself, as a workflow of one step: its name is the
+    /// executor's, its id `agent:ID` or `team:ID`.
+    pub fn of(executor: impl Executor) -> DefinitionBuilder {
+        let info = executor.info();
+        let builder = Self::builder(&info.name).step(Step::new(&info.name).executor(executor));
+        match info.id {
+            Some(id) => builder.id(format!("{}:{id}", info.kind.as_str())),
+            // Whatever has no id says so among its problems, and `build()` reports them.
+            None => builder,
+        }
+    }
+
+    /// The input as the steps are to see it: checked and read by the input schema if there is one, else as it is.
+    ///
+    /// # Errors
+    /// [`InvalidInput`] when it does not fit; the run should be refused before it exists.
+    pub fn accept_input(&self, input: Option<Value>) -> Result<Option<Value>, InvalidInput> {
+        match &self.input_schema {
+            Some(schema) => schema.read(input).map(Some),
+            None => Ok(input),
+        }
+    }
+
+    /// What a session starts with when a run of this workflow creates it: the workflow's state, with the run's `own` laid
+    /// over it key by key; null removes. Nothing when that is nothing.
+    pub fn initial_state(&self, own: Option<Map<String, Value>>) -> Option<Map<String, Value>> {
+        if self.session_state.is_empty() {
+            return own;
+        }
+        let mut state = self.session_state.clone();
+        merge(&mut state, &own.unwrap_or_default());
+        Some(state)
+    }
+
+    /// What must not be stored of what its steps work with.
+    pub fn secrets(&self) -> impl Iterator<Item = Secret> {
+        self.executors.iter().flat_map(|executor| executor.secrets())
     }
 
     /// The executor of the step at this place in the top-level sequence.
@@ -270,6 +344,9 @@ pub struct DefinitionBuilder {
     id: Option<String>,
     description: Option<Arc<str>>,
     timeout: Option<Duration>,
+    session_state: Map<String, Value>,
+    input_schema: Option<InputSchema>,
+    is_function: bool,
     steps: Vec<Step>,
 }
 
@@ -292,23 +369,51 @@ impl DefinitionBuilder {
         self
     }
 
+    /// State new sessions start with; a run's own is laid over it.
+    pub fn session_state(mut self, state: Map<String, Value>) -> Self {
+        self.session_state = state;
+        self
+    }
+
+    /// What inputs must look like.
+    pub fn input_schema(mut self, schema: InputSchema) -> Self {
+        self.input_schema = Some(schema);
+        self
+    }
+
     /// Adds a step after the ones before.
     pub fn step(mut self, step: Step) -> Self {
         self.steps.push(step);
         self
     }
 
+    /// Makes the whole workflow one async function, in one step that bears the workflow's name.
+    pub fn function<F, T, R>(mut self, function: F) -> Self
+    where
+        F: Fn(StepContext, Arc<StepInput>) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<T, Failure>> + Send + 'static,
+        T: Into<crate::step::StepOutput> + 'static,
+    {
+        self.is_function = true;
+        let step = Step::function(&self.name, function);
+        self.step(step)
+    }
+
     /// Checks everything.
     ///
     /// # Errors
-    /// [`InvalidDefinition`] lists every problem: no steps, a name given twice, a step with no executor or with two, what
-    /// an executor reports of itself (a missing key, an empty team).
+    /// [`InvalidDefinition`] lists every problem: no steps, a name given twice, a step with no executor or with two, steps
+    /// beside the one function of a workflow, what an executor reports of itself (a missing key, an empty team).
     pub fn build(self) -> Result<Definition, InvalidDefinition> {
         let mut problems = Vec::new();
         let id = self.id.unwrap_or_else(|| slug(&self.name));
         let id = DefinitionId::parse(&id).map_err(|e| problems.push(e.to_string())).ok();
         if self.steps.is_empty() {
             problems.push("it has no steps: add one with .step(..)".to_owned());
+        }
+        if self.is_function && self.steps.len() > 1 {
+            problems
+                .push("it is one function and has steps too: make the function a step, or leave them out".to_owned());
         }
         let mut names = BTreeSet::new();
         let mut nodes = Vec::new();
@@ -345,7 +450,18 @@ impl DefinitionBuilder {
         let timeout_ms = self.timeout.map(millis);
         let hash = hash(&id, &nodes, timeout_ms);
         let nodes = Arc::from(nodes);
-        Ok(Definition { id, name: self.name, description: self.description, nodes, timeout_ms, hash, executors })
+        Ok(Definition {
+            id,
+            name: self.name,
+            description: self.description,
+            nodes,
+            timeout_ms,
+            hash,
+            session_state: self.session_state,
+            input_schema: self.input_schema,
+            is_function: self.is_function,
+            executors,
+        })
     }
 }
 

@@ -18,8 +18,9 @@
 //! ```
 
 use outlive_core::port::{
-    Accepted, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Lease, NewRun,
-    News, Release, Run, RunFilter, RunPatch, Session, SessionPolicy,
+    Accepted, Access, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Lease,
+    NewRun, NewSession, News, Order, Release, Run, RunFilter, RunPatch, Session, SessionFilter, SessionKind,
+    SessionPatch, SessionPolicy, SessionSort,
 };
 use outlive_core::{DefinitionId, Page, RunId, RunInfo, RunStatus, SessionId, Timestamp, WorkerId};
 use serde_json::{Map, Value, json};
@@ -113,15 +114,36 @@ pub fn cases() -> Vec<Case> {
         a_terminal_status_frees_the_lease,
         a_cancel_is_durable_and_tells_who_acts,
         a_workers_cancels_are_those_it_holds,
+        living_workers_are_listed_with_the_runs_they_hold,
         a_run_to_be_cancelled_ends_cancelled,
         a_log_is_read_from_the_middle_of_a_page,
         a_read_is_bounded_but_never_empty_handed,
         text_comes_back_byte_for_byte,
         session_state_merges_key_by_key,
         the_first_run_makes_the_session,
+        a_created_session_is_stored_as_it_was_given,
+        a_session_id_is_taken_once,
+        a_run_joins_a_session_that_was_created,
+        a_session_is_changed_part_by_part,
+        a_replaced_state_goes_on_changing_key_by_key,
+        a_list_of_sessions_is_sorted,
+        a_list_of_sessions_is_filtered,
+        a_list_of_sessions_goes_by_pages,
+        a_deleted_session_takes_its_runs_with_it,
+        a_session_with_an_unfinished_run_is_not_deleted,
+        a_forced_deletion_takes_unfinished_runs_too,
         a_list_is_newest_first_and_goes_on_after_its_cursor,
         a_list_is_filtered,
         a_list_is_bounded,
+        a_list_can_be_oldest_first,
+        a_list_has_inputs_and_outputs_on_request,
+        a_list_is_limited_to_a_time,
+        a_list_counts_by_status_on_request,
+        someone_elses_run_is_not_there,
+        a_run_is_accepted_only_among_ones_own,
+        someone_elses_key_is_a_conflict_that_tells_nothing,
+        someone_elses_session_is_not_there,
+        a_list_has_only_ones_own_runs,
         an_acknowledged_write_is_seen_by_the_other_process,
         the_other_process_hears_of_a_commit,
         a_handle_hears_nothing_of_its_own_commits,
@@ -176,6 +198,7 @@ fn new_run(id: &str) -> NewRun {
         fingerprint: Arc::from("fingerprint"),
         policy: SessionPolicy::Queue,
         session_state: None,
+        session_kind: SessionKind::Workflow,
         at: second(0),
     }
 }
@@ -247,17 +270,17 @@ fn ids(claimed: &Claimed) -> Vec<&str> {
 /// Everything a reader can see of a run, to compare before and after.
 async fn picture(db: &dyn Db, id: &str) -> String {
     let run = run_of(db, id).await;
-    let session = db.session(run.info.session_id.clone()).await.expect("session is read");
-    let pages = db.read(run_id(id), 0, usize::MAX).await.expect("log is read");
+    let session = db.session(Access::All, run.info.session_id.clone()).await.expect("session is read");
+    let pages = db.read(Access::All, run_id(id), 0, usize::MAX).await.expect("log is read");
     format!("{run:?} {session:?} {pages:?}")
 }
 
 async fn run_of(db: &dyn Db, id: &str) -> Run {
-    db.run(run_id(id)).await.expect("run is read").expect("run exists")
+    db.run(Access::All, run_id(id)).await.expect("run is read").expect("run exists")
 }
 
 async fn session_of(db: &dyn Db, id: &str) -> Session {
-    let session = db.session(session_id(id)).await.expect("session is read");
+    let session = db.session(Access::All, session_id(id)).await.expect("session is read");
     session.expect("session exists")
 }
 
@@ -267,14 +290,14 @@ async fn register(db: &dyn Db, worker: &str) {
 }
 
 async fn accept(db: &dyn Db, run: NewRun) {
-    match db.create_run(run, None).await {
+    match db.create_run(Access::All, run, None).await {
         Ok(Accepted::New { lease: None }) => {}
         other => panic!("expected a new run without a lease, got {other:?}"),
     }
 }
 
 async fn start(db: &dyn Db, run: NewRun, worker: &str) -> Lease {
-    match db.create_run(run, Some(worker_id(worker))).await {
+    match db.create_run(Access::All, run, Some(worker_id(worker))).await {
         Ok(Accepted::New { lease: Some(lease) }) => lease,
         other => panic!("expected a new run with a lease, got {other:?}"),
     }
@@ -314,11 +337,11 @@ async fn an_accepted_run_is_stored_as_it_was_given(Stores { one: db, .. }: Store
 }
 
 async fn an_unknown_run_is_nothing(Stores { one: db, .. }: Stores) {
-    assert!(db.run(run_id("r1")).await.expect("asking is fine").is_none());
-    assert!(db.session(session_id("s1")).await.expect("asking is fine").is_none());
-    assert!(db.read(run_id("r1"), 0, 1000).await.expect("asking is fine").is_empty());
-    assert!(db.runs(RunFilter::default()).await.expect("asking is fine").runs.is_empty());
-    expect_kind(db.request_cancel(run_id("r1"), intent("no")).await, DbErrorKind::NotFound);
+    assert!(db.run(Access::All, run_id("r1")).await.expect("asking is fine").is_none());
+    assert!(db.session(Access::All, session_id("s1")).await.expect("asking is fine").is_none());
+    assert!(db.read(Access::All, run_id("r1"), 0, 1000).await.expect("asking is fine").is_empty());
+    assert!(db.runs(Access::All, RunFilter::default()).await.expect("asking is fine").runs.is_empty());
+    expect_kind(db.request_cancel(Access::All, run_id("r1"), intent("no")).await, DbErrorKind::NotFound);
 }
 
 async fn a_store_opens_and_says_where_it_is(Stores { one: db, .. }: Stores) {
@@ -337,8 +360,8 @@ async fn a_run_with_a_worker_is_claimed_at_once(Stores { one: db, .. }: Stores) 
 }
 
 async fn an_unknown_worker_gets_nothing(Stores { one: db, .. }: Stores) {
-    expect_kind(db.create_run(new_run("r1"), Some(worker_id("w1"))).await, DbErrorKind::Storage);
-    assert!(db.run(run_id("r1")).await.expect("run is read").is_none());
+    expect_kind(db.create_run(Access::All, new_run("r1"), Some(worker_id("w1"))).await, DbErrorKind::Storage);
+    assert!(db.run(Access::All, run_id("r1")).await.expect("run is read").is_none());
     accept(&*db, new_run("r1")).await;
     expect_kind(db.claim(claim_of("w1", second(1))).await, DbErrorKind::Storage);
     expect_kind(db.claim_run(run_id("r1"), worker_id("w1"), second(1)).await, DbErrorKind::Storage);
@@ -351,7 +374,7 @@ async fn an_unknown_worker_gets_nothing(Stores { one: db, .. }: Stores) {
 async fn a_dead_worker_gets_no_lease_with_a_new_run(Stores { one: db, .. }: Stores) {
     register(&*db, "w1").await;
     db.retire(worker_id("w1"), second(1)).await.expect("a worker retires");
-    match db.create_run(new_run("r1"), Some(worker_id("w1"))).await {
+    match db.create_run(Access::All, new_run("r1"), Some(worker_id("w1"))).await {
         Ok(Accepted::New { lease: None }) => {}
         other => panic!("expected a run without a lease, got {other:?}"),
     }
@@ -362,13 +385,13 @@ async fn the_same_key_and_request_is_the_same_run(Stores { one: db, other }: Sto
     register(&*db, "w1").await;
     start(&*db, with_key("r1", "key", "print"), "w1").await;
     for handle in [&db, &other] {
-        match handle.create_run(with_key("r2", "key", "print"), Some(worker_id("w1"))).await {
+        match handle.create_run(Access::All, with_key("r2", "key", "print"), Some(worker_id("w1"))).await {
             Ok(Accepted::Existing(id)) => assert_eq!(id, run_id("r1")),
             other => panic!("expected the existing run, got {other:?}"),
         }
     }
-    assert!(db.run(run_id("r2")).await.expect("run is read").is_none());
-    let second_session = db.session(session_id("session-of-r2")).await.expect("session is read");
+    assert!(db.run(Access::All, run_id("r2")).await.expect("run is read").is_none());
+    let second_session = db.session(Access::All, session_id("session-of-r2")).await.expect("session is read");
     assert!(second_session.is_none(), "a repeated request makes no session");
     let run = run_of(&*db, "r1").await;
     assert_eq!(run.epoch, 1, "a repeated request claims nothing");
@@ -376,8 +399,8 @@ async fn the_same_key_and_request_is_the_same_run(Stores { one: db, other }: Sto
 
 async fn the_same_key_and_another_request_is_a_conflict(Stores { one: db, .. }: Stores) {
     accept(&*db, with_key("r1", "key", "print")).await;
-    expect_kind(db.create_run(with_key("r2", "key", "other"), None).await, DbErrorKind::Conflict);
-    assert!(db.run(run_id("r2")).await.expect("run is read").is_none());
+    expect_kind(db.create_run(Access::All, with_key("r2", "key", "other"), None).await, DbErrorKind::Conflict);
+    assert!(db.run(Access::All, run_id("r2")).await.expect("run is read").is_none());
     accept(&*db, with_key("r3", "other key", "print")).await;
     accept(&*db, new_run("r4")).await;
     accept(&*db, new_run("r5")).await;
@@ -386,8 +409,8 @@ async fn the_same_key_and_another_request_is_a_conflict(Stores { one: db, .. }: 
 async fn a_run_id_is_taken_once(Stores { one: db, .. }: Stores) {
     accept(&*db, with_key("r1", "key", "print")).await;
     let before = picture(&*db, "r1").await;
-    expect_kind(db.create_run(with_key("r1", "key 2", "print"), None).await, DbErrorKind::Conflict);
-    expect_kind(db.create_run(new_run("r1"), None).await, DbErrorKind::Conflict);
+    expect_kind(db.create_run(Access::All, with_key("r1", "key 2", "print"), None).await, DbErrorKind::Conflict);
+    expect_kind(db.create_run(Access::All, new_run("r1"), None).await, DbErrorKind::Conflict);
     assert_eq!(picture(&*db, "r1").await, before);
     accept(&*db, with_key("r2", "key 2", "print")).await;
 }
@@ -397,12 +420,12 @@ async fn twins_at_the_same_time_become_one_run(Stores { one: db, other }: Stores
     for number in 0..16 {
         let handle = if number % 2 == 0 { db.clone() } else { other.clone() };
         let run = with_key(&format!("r{number}"), "key", "print");
-        tasks.spawn(async move { handle.create_run(run, None).await.expect("a twin is accepted") });
+        tasks.spawn(async move { handle.create_run(Access::All, run, None).await.expect("a twin is accepted") });
     }
     let answers = tasks.join_all().await;
     let new = answers.iter().filter(|answer| matches!(answer, Accepted::New { .. })).count();
     assert_eq!(new, 1, "{answers:?}");
-    let stored = db.runs(RunFilter::default()).await.expect("runs are listed").runs;
+    let stored = db.runs(Access::All, RunFilter::default()).await.expect("runs are listed").runs;
     assert_eq!(stored.len(), 1);
     for answer in answers {
         if let Accepted::Existing(id) = answer {
@@ -418,7 +441,7 @@ async fn a_queued_run_waits_for_the_runs_before_it(Stores { one: db, .. }: Store
     let first = start(&*db, in_session("r1", "s", SessionPolicy::Queue), "w1").await;
     for id in ["r2", "r3"] {
         let new = in_session(id, "s", SessionPolicy::Queue);
-        match db.create_run(new, Some(worker_id("w1"))).await {
+        match db.create_run(Access::All, new, Some(worker_id("w1"))).await {
             Ok(Accepted::New { lease: None }) => {}
             other => panic!("a run behind another must wait, got {other:?}"),
         }
@@ -447,7 +470,10 @@ async fn a_paused_run_holds_up_its_session(Stores { one: db, .. }: Stores) {
     pause.patch.status = Some(RunStatus::Paused);
     commit(&*db, pause).await;
     assert!(claim(&*db, claim_of("w1", second(9))).await.runs.is_empty());
-    expect_kind(db.create_run(in_session("r3", "s", SessionPolicy::Reject), None).await, DbErrorKind::SessionBusy);
+    expect_kind(
+        db.create_run(Access::All, in_session("r3", "s", SessionPolicy::Reject), None).await,
+        DbErrorKind::SessionBusy,
+    );
 
     let resumed = db.claim_run(run_id("r1"), worker_id("w1"), second(9)).await;
     let (_, lease) = resumed.expect("a claim succeeds").expect("a paused run is claimed by name");
@@ -460,8 +486,8 @@ async fn a_rejected_run_leaves_nothing_behind(Stores { one: db, .. }: Stores) {
     let first = start(&*db, in_session("r1", "s", SessionPolicy::Reject), "w1").await;
     let mut rejected = in_session("r2", "s", SessionPolicy::Reject);
     rejected.idempotency_key = Some(Arc::from("key"));
-    expect_kind(db.create_run(rejected.clone(), Some(worker_id("w1"))).await, DbErrorKind::SessionBusy);
-    assert!(db.run(run_id("r2")).await.expect("run is read").is_none());
+    expect_kind(db.create_run(Access::All, rejected.clone(), Some(worker_id("w1"))).await, DbErrorKind::SessionBusy);
+    assert!(db.run(Access::All, run_id("r2")).await.expect("run is read").is_none());
     finish(&*db, &first).await;
     start(&*db, rejected, "w1").await;
 }
@@ -546,7 +572,7 @@ async fn a_claim_gives_runs_to_be_cancelled_to_anyone(Stores { one: db, .. }: St
         accept(&*db, run).await;
     }
     for id in ["r2", "r3"] {
-        let cancelled = db.request_cancel(run_id(id), intent("enough")).await;
+        let cancelled = db.request_cancel(Access::All, run_id(id), intent("enough")).await;
         assert_eq!(cancelled.expect("a cancel succeeds"), Cancelled::Unowned);
     }
     let claimed = claim(&*db, claim_of("w1", second(4))).await;
@@ -564,10 +590,11 @@ async fn a_claim_gives_runs_to_be_cancelled_also_when_they_wait(Stores { one: db
     paused.patch.status = Some(RunStatus::Paused);
     commit(&*db, paused).await;
     let mut behind = new_run("r3");
-    behind.info.session_id = db.run(run_id("r1")).await.expect("it can be read").expect("it exists").info.session_id;
+    behind.info.session_id =
+        db.run(Access::All, run_id("r1")).await.expect("it can be read").expect("it exists").info.session_id;
     accept(&*db, behind).await;
     for id in ["r1", "r2", "r3"] {
-        let cancelled = db.request_cancel(run_id(id), intent("enough")).await;
+        let cancelled = db.request_cancel(Access::All, run_id(id), intent("enough")).await;
         assert_eq!(cancelled.expect("a cancel succeeds"), Cancelled::Unowned);
     }
     let claimed = claim(&*db, claim_of("w1", second(10))).await;
@@ -777,7 +804,7 @@ async fn a_commit_changes_log_row_and_session_together(Stores { one: db, .. }: S
     assert_eq!((run.progress.as_deref(), run.updated_at), (Some("1/2 Research"), second(7)));
     assert_eq!(run.output.as_deref(), Some("{\"content\":1}"));
     assert_eq!((run.worker, run.created_at), (Some(worker_id("w1")), second(0)));
-    assert_eq!(db.read(run_id("r1"), 0, 1).await.expect("log is read"), [page(0, 3)]);
+    assert_eq!(db.read(Access::All, run_id("r1"), 0, 1).await.expect("log is read"), [page(0, 3)]);
     let session = session_of(&*db, "session-of-r1").await;
     assert_eq!((session.version, session.updated_at), (1, second(7)));
     assert_eq!(session.state, object(json!({"topic": "ai"})));
@@ -939,7 +966,8 @@ async fn a_terminal_status_frees_the_lease(Stores { one: db, .. }: Stores) {
 async fn a_cancel_is_durable_and_tells_who_acts(Stores { one: db, other }: Stores) {
     register(&*db, "w1").await;
     accept(&*db, new_run("r1")).await;
-    let ask = async |id: &str, intent| db.request_cancel(run_id(id), intent).await.expect("a cancel succeeds");
+    let ask =
+        async |id: &str, intent| db.request_cancel(Access::All, run_id(id), intent).await.expect("a cancel succeeds");
     assert_eq!(ask("r1", intent("first")).await, Cancelled::Unowned);
     assert_eq!(ask("r1", intent("second")).await, Cancelled::Unowned);
     let run = run_of(&*other, "r1").await;
@@ -960,6 +988,29 @@ async fn a_cancel_is_durable_and_tells_who_acts(Stores { one: db, other }: Store
     assert_eq!(picture(&*db, "r3").await, before);
 }
 
+async fn living_workers_are_listed_with_the_runs_they_hold(Stores { one: db, other }: Stores) {
+    for worker in ["w1", "w2", "w3"] {
+        register(&*db, worker).await;
+    }
+    let mut adas = new_run("r1");
+    adas.info.user_id = Some(Arc::from("ada"));
+    start(&*db, adas, "w1").await;
+    let ended = start(&*db, new_run("r2"), "w1").await;
+    start(&*db, new_run("r3"), "w2").await;
+    accept(&*db, new_run("r4")).await;
+    db.retire(worker_id("w3"), second(2)).await.expect("a worker retires");
+    let held = async |access: Access| {
+        let workers = other.workers(access).await.expect("workers are listed");
+        workers.into_iter().map(|known| (known.worker.to_string(), known.runs)).collect::<Vec<_>>()
+    };
+    assert_eq!(held(Access::All).await, [("w1".to_owned(), 2), ("w2".to_owned(), 1)]);
+    assert_eq!(held(Access::User(Arc::from("ada"))).await, [("w1".to_owned(), 1), ("w2".to_owned(), 0)]);
+    commit(&*db, becoming(&ended, RunStatus::Cancelled)).await;
+    assert_eq!(held(Access::All).await, [("w1".to_owned(), 1), ("w2".to_owned(), 1)]);
+    let workers = db.workers(Access::All).await.expect("workers are listed");
+    assert!(workers.iter().all(|known| known.good_until > second(0)), "{workers:?}");
+}
+
 async fn a_workers_cancels_are_those_it_holds(Stores { one: db, other }: Stores) {
     register(&*db, "w1").await;
     register(&*db, "w2").await;
@@ -969,7 +1020,7 @@ async fn a_workers_cancels_are_those_it_holds(Stores { one: db, other }: Stores)
     start(&*db, new_run("r4"), "w2").await;
     accept(&*db, new_run("r5")).await;
     for id in ["r2", "r3", "r4", "r5"] {
-        other.request_cancel(run_id(id), intent("stop")).await.expect("a cancel succeeds");
+        other.request_cancel(Access::All, run_id(id), intent("stop")).await.expect("a cancel succeeds");
     }
     commit(&*db, becoming(&ended, RunStatus::Cancelled)).await;
     let cancels = db.cancels(worker_id("w1")).await.expect("cancels are read");
@@ -979,7 +1030,7 @@ async fn a_workers_cancels_are_those_it_holds(Stores { one: db, other }: Stores)
 async fn a_run_to_be_cancelled_ends_cancelled(Stores { one: db, other }: Stores) {
     register(&*db, "w1").await;
     let lease = start(&*db, new_run("r1"), "w1").await;
-    other.request_cancel(run_id("r1"), intent("stop")).await.expect("a cancel succeeds");
+    other.request_cancel(Access::All, run_id("r1"), intent("stop")).await.expect("a cancel succeeds");
     commit(&*db, becoming(&lease, RunStatus::Running)).await;
     let before = picture(&*db, "r1").await;
     for status in [RunStatus::Completed, RunStatus::Error] {
@@ -1010,10 +1061,10 @@ async fn a_log_is_read_from_the_middle_of_a_page(Stores { one: db, .. }: Stores)
     let pages = written_pages(&*db, "r1", &[3, 1, 4]).await;
     accept(&*db, new_run("r2")).await;
     for (from, skipped) in [(0, 0), (2, 0), (3, 1), (4, 2), (7, 2), (8, 3), (100, 3)] {
-        let read = db.read(run_id("r1"), from, usize::MAX).await.expect("log is read");
+        let read = db.read(Access::All, run_id("r1"), from, usize::MAX).await.expect("log is read");
         assert_eq!(read, pages[skipped..], "from entry {from}");
     }
-    let empty = db.read(run_id("r2"), 0, usize::MAX).await.expect("log is read");
+    let empty = db.read(Access::All, run_id("r2"), 0, usize::MAX).await.expect("log is read");
     assert!(empty.is_empty());
 }
 
@@ -1023,7 +1074,7 @@ async fn a_read_is_bounded_but_never_empty_handed(Stores { one: db, .. }: Stores
     let mut reads = 0;
     let mut all = Vec::new();
     while next < 20 {
-        let some = db.read(run_id("r1"), next, pages[0].body.len() * 3).await.expect("log is read");
+        let some = db.read(Access::All, run_id("r1"), next, pages[0].body.len() * 3).await.expect("log is read");
         let bytes: usize = some.iter().map(|page| page.body.len()).sum();
         assert!(bytes <= pages[0].body.len() * 5, "{bytes} bytes is far above the bound");
         next = some.last().expect("there is more").end();
@@ -1033,7 +1084,7 @@ async fn a_read_is_bounded_but_never_empty_handed(Stores { one: db, .. }: Stores
     assert_eq!(all, pages);
     assert!(reads > 3, "the bound was ignored");
     for bytes_max in [0, 1] {
-        let one = db.read(run_id("r1"), 5, bytes_max).await.expect("log is read");
+        let one = db.read(Access::All, run_id("r1"), 5, bytes_max).await.expect("log is read");
         assert_eq!(one, pages[5..6]);
     }
 }
@@ -1060,7 +1111,7 @@ async fn text_comes_back_byte_for_byte(Stores { one: db, .. }: Stores) {
     assert_eq!(run.progress.as_deref(), Some(odd));
     assert_eq!(run.info.user_id.as_deref(), Some("o'brien"));
     assert!(run.output.as_deref() == Some(large.as_str()));
-    assert!(db.read(run_id("r1"), 0, 10).await.expect("log is read") == [body]);
+    assert!(db.read(Access::All, run_id("r1"), 0, 10).await.expect("log is read") == [body]);
     let session = session_of(&*db, "session-of-r1").await;
     assert_eq!(Value::Object(session.state), json!({odd: {"deep": [1, 2.5, null, odd]}}));
 }
@@ -1107,10 +1158,299 @@ async fn the_first_run_makes_the_session(Stores { one: db, .. }: Stores) {
     assert_eq!((session.created_at, session.updated_at), (second(0), second(0)));
 }
 
+fn new_session(id: &str, user_id: Option<&str>) -> NewSession {
+    NewSession {
+        session_id: session_id(id),
+        kind: SessionKind::Workflow,
+        name: None,
+        user_id: user_id.map(Arc::from),
+        workflow_id: None,
+        state: Map::new(),
+        metadata: Map::new(),
+        at: second(0),
+    }
+}
+
+async fn a_created_session_is_stored_as_it_was_given(Stores { one: db, other }: Stores) {
+    for (number, kind) in SessionKind::ALL.into_iter().enumerate() {
+        let id = format!("s{number}");
+        let new = NewSession {
+            kind,
+            name: Some(Arc::from("a \"näme\"")),
+            workflow_id: Some(workflow_id("helper")),
+            state: object(json!({"a": [1, null]})),
+            metadata: object(json!({"b": {"c": "d"}})),
+            at: second(4),
+            ..new_session(&id, Some("ada"))
+        };
+        let created = db.create_session(Access::All, new.clone()).await.expect("a session is created");
+        assert_eq!(session_of(&*other, &id).await, created);
+        let expected = Session {
+            session_id: new.session_id,
+            kind: new.kind,
+            name: new.name,
+            state: new.state,
+            metadata: new.metadata,
+            version: 0,
+            user_id: new.user_id,
+            workflow_id: new.workflow_id,
+            created_at: second(4),
+            updated_at: second(4),
+        };
+        assert_eq!(created, expected);
+    }
+    let bare = db.create_session(Access::All, new_session("bare", None)).await.expect("a session is created");
+    assert_eq!((bare.name, bare.user_id, bare.workflow_id), (None, None, None));
+}
+
+async fn a_session_id_is_taken_once(Stores { one: db, .. }: Stores) {
+    db.create_session(Access::All, new_session("s1", None)).await.expect("a session is created");
+    accept(&*db, in_session("r1", "s2", SessionPolicy::Queue)).await;
+    for id in ["s1", "s2"] {
+        let before = session_of(&*db, id).await;
+        let again = NewSession { name: Some(Arc::from("again")), ..new_session(id, None) };
+        expect_kind(db.create_session(Access::All, again).await, DbErrorKind::Conflict);
+        assert_eq!(session_of(&*db, id).await, before);
+    }
+}
+
+async fn a_run_joins_a_session_that_was_created(Stores { one: db, .. }: Stores) {
+    let new = NewSession { kind: SessionKind::Team, state: object(json!({"a": 1})), ..new_session("s", None) };
+    let created = db.create_session(Access::All, new).await.expect("a session is created");
+    let mut run = in_session("r1", "s", SessionPolicy::Queue);
+    run.session_kind = SessionKind::Agent;
+    run.session_state = Some(object(json!({"b": 2})));
+    run.info.user_id = Some(Arc::from("ada"));
+    accept(&*db, run).await;
+    assert_eq!(session_of(&*db, "s").await, created, "the run changes nothing of it");
+
+    let mut run = in_session("r2", "of-an-agent", SessionPolicy::Queue);
+    run.session_kind = SessionKind::Agent;
+    accept(&*db, run).await;
+    let made = session_of(&*db, "of-an-agent").await;
+    assert_eq!((made.kind, made.name, made.metadata), (SessionKind::Agent, None, Map::new()));
+}
+
+async fn a_session_is_changed_part_by_part(Stores { one: db, other }: Stores) {
+    let new = NewSession {
+        state: object(json!({"kept": 1})),
+        metadata: object(json!({"kept": 1})),
+        ..new_session("s", Some("ada"))
+    };
+    let mut expected = db.create_session(Access::All, new).await.expect("a session is created");
+    let patches = [
+        SessionPatch { name: Some(Arc::from("one")), ..SessionPatch::default() },
+        SessionPatch { state: Some(object(json!({"new": 2}))), ..SessionPatch::default() },
+        SessionPatch { metadata: Some(Map::new()), ..SessionPatch::default() },
+        SessionPatch::default(),
+        SessionPatch { name: Some(Arc::from("")), state: Some(Map::new()), metadata: Some(object(json!({"a": 1}))) },
+    ];
+    for (patch, number) in patches.into_iter().zip(1..) {
+        let changed = db.update_session(Access::All, session_id("s"), patch.clone(), second(number)).await;
+        expected.name = patch.name.or(expected.name);
+        expected.state = patch.state.unwrap_or(expected.state);
+        expected.metadata = patch.metadata.unwrap_or(expected.metadata);
+        expected.version += 1;
+        expected.updated_at = second(number);
+        assert_eq!(changed.expect("a session is changed").as_ref(), Some(&expected));
+        assert_eq!(session_of(&*other, "s").await, expected);
+    }
+    let unknown = db.update_session(Access::All, session_id("unknown"), SessionPatch::default(), second(1)).await;
+    assert!(unknown.expect("asking is fine").is_none());
+}
+
+async fn a_replaced_state_goes_on_changing_key_by_key(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let mut new = in_session("r1", "s", SessionPolicy::Queue);
+    new.session_state = Some(object(json!({"old": 1, "gone": 1})));
+    let lease = start(&*db, new, "w1").await;
+    let patch = SessionPatch { state: Some(object(json!({"old": 2, "new": 2}))), ..SessionPatch::default() };
+    db.update_session(Access::All, session_id("s"), patch, second(2)).await.expect("a session is changed");
+    let mut change = commit_of(&lease);
+    change.session = Some(object(json!({"old": 3})));
+    commit(&*db, change).await;
+    let session = session_of(&*db, "s").await;
+    assert_eq!((Value::Object(session.state), session.version), (json!({"old": 3, "new": 2}), 2));
+}
+
+async fn listed_sessions(db: &dyn Db, filter: SessionFilter) -> (Vec<String>, u64) {
+    let page = db.sessions(Access::All, filter).await.expect("sessions are listed");
+    (page.sessions.iter().map(|session| session.session_id.to_string()).collect(), page.total)
+}
+
+async fn a_list_of_sessions_is_sorted(Stores { one: db, .. }: Stores) {
+    for (id, name, created, updated) in [
+        ("c", Some("b"), 2, 9),
+        ("a", None, 3, 4),
+        ("b", Some("B"), 1, 5),
+        ("e", Some("b"), 2, 9),
+        ("d", Some("ä"), 4, 6),
+    ] {
+        let new = NewSession { name: name.map(Arc::from), at: second(created), ..new_session(id, None) };
+        db.create_session(Access::All, new).await.expect("a session is created");
+        let changed = db.update_session(Access::All, session_id(id), SessionPatch::default(), second(updated)).await;
+        assert!(changed.expect("a session is changed").is_some());
+    }
+    for (sort, expected) in [
+        (SessionSort::CreatedAt, ["b", "c", "e", "a", "d"]),
+        (SessionSort::UpdatedAt, ["a", "b", "d", "c", "e"]),
+        (SessionSort::Name, ["a", "b", "c", "e", "d"]),
+    ] {
+        let filter = SessionFilter { sort, ..SessionFilter::default() };
+        let (ids, total) = listed_sessions(&*db, filter.clone()).await;
+        assert_eq!((ids, total), (expected.map(str::to_owned).to_vec(), 5), "{sort:?}");
+        let (mut ids, _) = listed_sessions(&*db, SessionFilter { descending: true, ..filter }).await;
+        ids.reverse();
+        assert_eq!(ids, expected, "{sort:?}, reversed");
+    }
+}
+
+async fn a_list_of_sessions_is_filtered(Stores { one: db, .. }: Stores) {
+    for (id, kind, component, user_id, name) in [
+        ("s1", SessionKind::Workflow, Some("flow"), Some("ada"), Some("100% Sure")),
+        ("s2", SessionKind::Agent, Some("flow"), Some("bob"), Some("100 per cent")),
+        ("s3", SessionKind::Team, None, None, None),
+        ("s4", SessionKind::Workflow, Some("other"), Some("ada"), Some("a_b\\É")),
+    ] {
+        let workflow_id = component.map(workflow_id);
+        let new = NewSession { kind, workflow_id, name: name.map(Arc::from), ..new_session(id, user_id) };
+        db.create_session(Access::All, new).await.expect("a session is created");
+    }
+    let check = async |filter: SessionFilter, expected: &[&str]| {
+        let described = format!("{filter:?}");
+        let (ids, total) = listed_sessions(&*db, filter).await;
+        assert_eq!((ids.len(), total), (expected.len(), expected.len() as u64), "{described}");
+        assert_eq!(ids, expected, "{described}");
+    };
+    let all = SessionFilter::default();
+    let named = |name: &str| SessionFilter { name: Some(name.to_owned()), ..SessionFilter::default() };
+    check(all.clone(), &["s1", "s2", "s3", "s4"]).await;
+    check(SessionFilter { kind: Some(SessionKind::Workflow), ..all.clone() }, &["s1", "s4"]).await;
+    check(SessionFilter { kind: Some(SessionKind::Team), ..all.clone() }, &["s3"]).await;
+    check(SessionFilter { component_id: Some(workflow_id("flow")), ..all.clone() }, &["s1", "s2"]).await;
+    check(SessionFilter { user_id: Some(Arc::from("ada")), ..all.clone() }, &["s1", "s4"]).await;
+    check(named("100"), &["s1", "s2"]).await;
+    check(named("%"), &["s1"]).await;
+    check(named("_"), &["s4"]).await;
+    check(named("\\"), &["s4"]).await;
+    check(named("SURE"), &["s1"]).await;
+    check(named("Per C"), &["s2"]).await;
+    check(named("É"), &["s4"]).await;
+    check(named("nothing"), &[]).await;
+    check(named(""), &["s1", "s2", "s3", "s4"]).await;
+    let several = SessionFilter {
+        kind: Some(SessionKind::Workflow),
+        component_id: Some(workflow_id("other")),
+        user_id: Some(Arc::from("ada")),
+        ..named("a_B")
+    };
+    check(several, &["s4"]).await;
+}
+
+async fn a_list_of_sessions_goes_by_pages(Stores { one: db, .. }: Stores) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..1001 {
+        let db = db.clone();
+        let new = new_session(&format!("s{number:04}"), Some("ada"));
+        tasks.spawn(async move { db.create_session(Access::All, new).await.expect("a session is created") });
+    }
+    tasks.join_all().await;
+    for (limit, offset, length) in [(0, 0, 20), (5, 0, 5), (u32::MAX, 0, 1000), (1000, 1000, 1), (5, 1001, 0)] {
+        let (ids, total) = listed_sessions(&*db, SessionFilter { limit, offset, ..SessionFilter::default() }).await;
+        assert_eq!((ids.len(), total), (length, 1001), "limit {limit}, offset {offset}");
+    }
+    let (beyond, _) = listed_sessions(&*db, SessionFilter { offset: u64::MAX, ..SessionFilter::default() }).await;
+    assert!(beyond.is_empty());
+    let mut seen = std::collections::BTreeSet::new();
+    for page in 0..11 {
+        let filter = SessionFilter { limit: 100, offset: page * 100, descending: true, ..SessionFilter::default() };
+        seen.extend(listed_sessions(&*db, filter).await.0);
+    }
+    assert_eq!(seen.len(), 1001, "each is on one page");
+}
+
+/// Everything that a session and its runs are, ended or not.
+async fn with_two_runs(db: &dyn Db, session: &str, ends: [bool; 2]) -> Vec<Lease> {
+    let mut leases = Vec::new();
+    for (number, is_ended) in (1..).zip(ends) {
+        let id = format!("{session}-r{number}");
+        let mut new = in_session(&id, session, SessionPolicy::Parallel);
+        new.idempotency_key = Some(Arc::from(format!("key of {id}")));
+        let lease = start(db, new, "w1").await;
+        let mut change = becoming(&lease, RunStatus::Running);
+        change.page = Some(page(0, 3));
+        change.patch.output = Some(Arc::from("out"));
+        commit(db, change).await;
+        if is_ended {
+            commit(db, becoming(&lease, RunStatus::Completed)).await;
+        }
+        leases.push(lease);
+    }
+    leases
+}
+
+async fn a_deleted_session_takes_its_runs_with_it(Stores { one: db, other }: Stores) {
+    register(&*db, "w1").await;
+    with_two_runs(&*db, "s1", [true, true]).await;
+    with_two_runs(&*db, "s2", [true, true]).await;
+    db.create_session(Access::All, new_session("s3", None)).await.expect("a session is created");
+    let kept = (picture(&*db, "s2-r1").await, picture(&*db, "s2-r2").await);
+    let ids: Vec<SessionId> = ["s1", "unknown", "s3", "s1"].map(session_id).to_vec();
+    let deleted = db.delete_sessions(Access::All, ids.clone(), false).await;
+    assert_eq!(deleted.expect("they have no unfinished run"), 2);
+    for id in ["s1", "s3"] {
+        assert!(other.session(Access::All, session_id(id)).await.expect("session is read").is_none());
+    }
+    for id in ["s1-r1", "s1-r2"] {
+        assert!(other.run(Access::All, run_id(id)).await.expect("run is read").is_none());
+        assert!(other.read(Access::All, run_id(id), 0, 1000).await.expect("log is read").is_empty());
+    }
+    assert_eq!(listed(&*db, RunFilter::default()).await.0, ["s2-r2", "s2-r1"]);
+    assert_eq!((picture(&*db, "s2-r1").await, picture(&*db, "s2-r2").await), kept);
+    assert_eq!(db.delete_sessions(Access::All, ids, false).await.expect("asking is fine"), 0);
+    assert_eq!(db.delete_sessions(Access::All, Vec::new(), true).await.expect("asking is fine"), 0);
+
+    // Ids and keys are free, and nothing of what was is found again.
+    let lease = start(&*db, with_key("s1-r1", "key of s1-r2", "new"), "w1").await;
+    assert_eq!(lease.epoch, 1);
+    let run = run_of(&*db, "s1-r1").await;
+    assert_eq!((run.status, run.next_index, run.output), (RunStatus::Pending, 0, None));
+    assert!(db.read(Access::All, run_id("s1-r1"), 0, 1000).await.expect("log is read").is_empty());
+}
+
+async fn a_session_with_an_unfinished_run_is_not_deleted(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    with_two_runs(&*db, "s1", [true, true]).await;
+    let leases = with_two_runs(&*db, "s2", [true, false]).await;
+    let ids: Vec<SessionId> = ["s1", "s2"].map(session_id).to_vec();
+    let before = (picture(&*db, "s1-r1").await, picture(&*db, "s2-r2").await);
+    let error = db.delete_sessions(Access::All, ids.clone(), false).await.expect_err("a run is unfinished");
+    assert_eq!(error.kind(), DbErrorKind::SessionBusy);
+    assert!(error.to_string().contains("s2") && error.to_string().contains("cancel"), "{error}");
+    assert_eq!((picture(&*db, "s1-r1").await, picture(&*db, "s2-r2").await), before);
+    commit(&*db, becoming(&leases[1], RunStatus::Cancelled)).await;
+    assert_eq!(db.delete_sessions(Access::All, ids, false).await.expect("all have ended"), 2);
+}
+
+async fn a_forced_deletion_takes_unfinished_runs_too(Stores { one: db, other }: Stores) {
+    register(&*db, "w1").await;
+    let leases = with_two_runs(&*db, "s", [true, false]).await;
+    accept(&*db, in_session("queued", "s", SessionPolicy::Queue)).await;
+    other.request_cancel(Access::All, run_id("s-r2"), intent("stop")).await.expect("a cancel succeeds");
+    let deleted = other.delete_sessions(Access::All, vec![session_id("s")], true).await;
+    assert_eq!(deleted.expect("it is forced"), 1);
+    expect_kind(db.commit(commit_of(&leases[1])).await, DbErrorKind::NotFound);
+    assert!(db.cancels(worker_id("w1")).await.expect("cancels are read").is_empty());
+    assert!(claim(&*db, claim_of("w1", second(9))).await.runs.is_empty());
+    assert!(db.claim_run(run_id("queued"), worker_id("w1"), second(9)).await.expect("asking is fine").is_none());
+    // The worker goes on with other work.
+    start(&*db, new_run("r9"), "w1").await;
+}
+
 // Lists.
 
 async fn listed(db: &dyn Db, filter: RunFilter) -> (Vec<String>, Option<String>) {
-    let page = db.runs(filter).await.expect("runs are listed");
+    let page = db.runs(Access::All, filter).await.expect("runs are listed");
     let ids = page.runs.iter().map(|run| run.info.run_id.to_string()).collect();
     (ids, page.next)
 }
@@ -1139,7 +1479,7 @@ async fn a_list_is_newest_first_and_goes_on_after_its_cursor(Stores { one: db, o
     let (ids, next) = listed(&*db, exactly).await;
     assert_eq!((ids.len(), next), (6, None), "no cursor when there is no more");
     let nonsense = RunFilter { after: Some("nonsense".to_owned()), ..RunFilter::default() };
-    expect_kind(db.runs(nonsense).await, DbErrorKind::Storage);
+    expect_kind(db.runs(Access::All, nonsense).await, DbErrorKind::Storage);
 }
 
 async fn a_list_is_filtered(Stores { one: db, .. }: Stores) {
@@ -1187,10 +1527,10 @@ async fn a_list_is_filtered(Stores { one: db, .. }: Stores) {
         user_id: Some(Arc::from("bob")),
         id_prefix: Some("ab".to_owned()),
         limit: 1,
-        after: None,
+        ..all.clone()
     };
     check(several, &["ab1"]).await;
-    let page = db.runs(all).await.expect("runs are listed");
+    let page = db.runs(Access::All, all).await.expect("runs are listed");
     assert!(page.runs.iter().all(|run| run.input.is_none() && run.output.is_none()));
     assert_eq!(page.runs[2].status, RunStatus::Completed);
     assert_eq!(page.runs[0].worker, Some(worker_id("w1")));
@@ -1211,6 +1551,250 @@ async fn a_list_is_bounded(Stores { one: db, .. }: Stores) {
     }
 }
 
+async fn a_list_can_be_oldest_first(Stores { one: db, .. }: Stores) {
+    for number in [3, 1, 4, 5, 2] {
+        accept(&*db, in_session(&format!("r{number}"), "s", SessionPolicy::Queue)).await;
+    }
+    let oldest = RunFilter { order: Order::OldestFirst, limit: 2, ..RunFilter::default() };
+    for session_id in [None, Some(session_id("s"))] {
+        let (mut seen, mut after) = (Vec::new(), None);
+        loop {
+            let filter = RunFilter { after, session_id: session_id.clone(), ..oldest.clone() };
+            let (ids, next) = listed(&*db, filter).await;
+            seen.extend(ids);
+            after = next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(seen, ["r3", "r1", "r4", "r5", "r2"]);
+    }
+}
+
+async fn a_list_has_inputs_and_outputs_on_request(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let lease = start(&*db, NewRun { input: Some(Arc::from("1")), ..new_run("r1") }, "w1").await;
+    let mut change = becoming(&lease, RunStatus::Running);
+    change.patch.output = Some(Arc::from("2"));
+    commit(&*db, change).await;
+    accept(&*db, new_run("r2")).await;
+    let whole = RunFilter { with_payload: true, ..RunFilter::default() };
+    let runs = db.runs(Access::All, whole).await.expect("runs are listed").runs;
+    for run in &runs {
+        let stored = run_of(&*db, run.info.run_id.as_str()).await;
+        assert_eq!(format!("{run:?}"), format!("{stored:?}"), "what is listed is what is stored");
+    }
+    assert_eq!((runs[1].input.as_deref(), runs[1].output.as_deref()), (Some("1"), Some("2")));
+    assert_eq!(runs.len(), 2);
+}
+
+async fn a_list_is_limited_to_a_time(Stores { one: db, .. }: Stores) {
+    for number in 1..=4 {
+        accept(&*db, NewRun { at: second(number), ..new_run(&format!("r{number}")) }).await;
+    }
+    let all = RunFilter::default();
+    for (created_from, created_to, expected) in [
+        (Some(2), None, vec!["r4", "r3", "r2"]),
+        (None, Some(2), vec!["r1"]),
+        (Some(2), Some(4), vec!["r3", "r2"]),
+        (Some(5), None, vec![]),
+    ] {
+        let (created_from, created_to) = (created_from.map(second), created_to.map(second));
+        let filter = RunFilter { created_from, created_to, ..all.clone() };
+        assert_eq!(listed(&*db, filter).await.0, expected);
+    }
+}
+
+async fn a_list_counts_by_status_on_request(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    for (id, workflow, user, end) in [
+        ("r1", "flow", "ada", None),
+        ("r2", "flow", "ada", Some(RunStatus::Error)),
+        ("r3", "other", "ada", Some(RunStatus::Error)),
+        ("r4", "flow", "bob", Some(RunStatus::Cancelled)),
+    ] {
+        let mut run = of_user(id, "s", user);
+        run.policy = SessionPolicy::Parallel;
+        run.info.workflow_id = workflow_id(workflow);
+        let lease = start(&*db, run, "w1").await;
+        if let Some(end) = end {
+            commit(&*db, becoming(&lease, end)).await;
+        }
+    }
+    let all = RunFilter { with_counts: true, ..RunFilter::default() };
+    let counts = async |access: Access, filter: RunFilter| {
+        let page = db.runs(access, filter).await.expect("runs are listed");
+        page.counts.expect("they were asked for")
+    };
+    let (pending, error, cancelled) = (RunStatus::Pending, RunStatus::Error, RunStatus::Cancelled);
+    let whole = [(pending, 1), (cancelled, 1), (error, 2)];
+    assert_eq!(counts(Access::All, all.clone()).await, whole);
+    let narrowed = RunFilter { statuses: vec![error], limit: 1, after: Some("2".to_owned()), ..all.clone() };
+    assert_eq!(counts(Access::All, narrowed).await, whole, "statuses and cursor apart");
+    assert_eq!(counts(user("ada"), all.clone()).await, [(pending, 1), (error, 2)]);
+    assert_eq!(counts(user("eve"), all.clone()).await, []);
+    let of_flow = RunFilter { workflow_id: Some(workflow_id("flow")), ..all.clone() };
+    assert_eq!(counts(Access::All, of_flow.clone()).await, [(pending, 1), (cancelled, 1), (error, 1)]);
+    assert_eq!(counts(user("bob"), of_flow).await, [(cancelled, 1)]);
+    let of_session = RunFilter { session_id: Some(session_id("s")), id_prefix: Some("r4".to_owned()), ..all.clone() };
+    assert_eq!(counts(Access::All, of_session).await, [(cancelled, 1)]);
+    let later = RunFilter { created_from: Some(second(1)), ..all };
+    assert_eq!(counts(Access::All, later).await, []);
+    let unasked = db.runs(Access::All, RunFilter::default()).await.expect("runs are listed");
+    assert_eq!(unasked.counts, None);
+}
+
+// Whose runs and sessions.
+
+fn user(user_id: &str) -> Access {
+    Access::User(Arc::from(user_id))
+}
+
+fn of_user(id: &str, session: &str, user_id: &str) -> NewRun {
+    let mut run = in_session(id, session, SessionPolicy::Queue);
+    run.info.user_id = Some(Arc::from(user_id));
+    run
+}
+
+async fn someone_elses_run_is_not_there(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let lease = start(&*db, of_user("r1", "s1", "ada"), "w1").await;
+    let mut change = becoming(&lease, RunStatus::Running);
+    change.page = Some(page(0, 1));
+    commit(&*db, change).await;
+    // Nobody's run is nobody's.
+    accept(&*db, new_run("r2")).await;
+    for (id, others) in [("r1", vec!["bob", "Ada", ""]), ("r2", vec!["ada", "bob", ""])] {
+        let before = picture(&*db, id).await;
+        for other in others {
+            let access = user(other);
+            assert!(db.run(access.clone(), run_id(id)).await.expect("asking is fine").is_none());
+            assert!(db.read(access.clone(), run_id(id), 0, 1000).await.expect("asking is fine").is_empty());
+            let cancelled = db.request_cancel(access.clone(), run_id(id), intent("mine")).await;
+            let unknown = db.request_cancel(access, run_id("r9"), intent("mine")).await;
+            let said = |result: Result<Cancelled, DbError>| result.expect_err("there is no such run").to_string();
+            expect_kind(cancelled.clone(), DbErrorKind::NotFound);
+            assert_eq!(said(cancelled), said(unknown).replace("r9", id), "it answers as an unknown run does");
+        }
+        assert_eq!(picture(&*db, id).await, before);
+    }
+    let own = db.run(user("ada"), run_id("r1")).await.expect("run is read").expect("it is hers");
+    assert_eq!(own.status, RunStatus::Running);
+    assert_eq!(db.read(user("ada"), run_id("r1"), 0, 1000).await.expect("log is read"), [page(0, 1)]);
+    let cancelled = db.request_cancel(user("ada"), run_id("r1"), intent("enough")).await;
+    assert_eq!(cancelled.expect("it is hers"), Cancelled::Requested);
+}
+
+async fn a_run_is_accepted_only_among_ones_own(Stores { one: db, .. }: Stores) {
+    let accept_as = async |access: Access, run: NewRun| db.create_run(access, run, None).await;
+    accept_as(user("ada"), of_user("r1", "s1", "ada")).await.expect("her own session begins");
+    accept_as(user("ada"), of_user("r2", "s1", "ada")).await.expect("her own session goes on");
+    accept(&*db, in_session("r3", "nobodys", SessionPolicy::Queue)).await;
+    let before = picture(&*db, "r1").await;
+    let anonymous = in_session("r4", "s2", SessionPolicy::Queue);
+    for run in [of_user("r4", "s1", "bob"), of_user("r4", "nobodys", "bob"), of_user("r4", "s2", "ada"), anonymous] {
+        let described = format!("{:?}", run.info);
+        let refused = accept_as(user("bob"), run).await;
+        assert_eq!(refused.expect_err(&described).kind(), DbErrorKind::NotFound, "{described}");
+        assert!(db.run(Access::All, run_id("r4")).await.expect("run is read").is_none());
+    }
+    assert!(db.session(Access::All, session_id("s2")).await.expect("session is read").is_none());
+    assert_eq!(picture(&*db, "r1").await, before);
+    accept_as(user("bob"), of_user("r4", "s2", "bob")).await.expect("his own session begins");
+    // An administrator may.
+    accept_as(Access::All, of_user("r5", "s1", "bob")).await.expect("no restriction");
+}
+
+async fn someone_elses_key_is_a_conflict_that_tells_nothing(Stores { one: db, .. }: Stores) {
+    let keyed = |id: &str, session: &str, user_id: &str| {
+        let run = of_user(id, session, user_id);
+        NewRun { idempotency_key: Some(Arc::from("key")), ..run }
+    };
+    let ask = async |access: Access, run: NewRun| db.create_run(access, run, None).await;
+    ask(user("ada"), keyed("secret-1", "s1", "ada")).await.expect("a new run");
+    match ask(user("ada"), keyed("r2", "s1", "ada")).await {
+        Ok(Accepted::Existing(id)) => assert_eq!(id, run_id("secret-1")),
+        other => panic!("expected her own run, got {other:?}"),
+    }
+    let error = ask(user("bob"), keyed("r2", "s2", "bob")).await.expect_err("the key is taken");
+    assert_eq!(error.kind(), DbErrorKind::Conflict);
+    assert!(!error.to_string().contains("secret"), "{error}");
+    let error = ask(user("bob"), keyed("secret-1", "s2", "bob")).await.expect_err("the id is taken");
+    assert_eq!(error.kind(), DbErrorKind::Conflict);
+    assert!(db.session(Access::All, session_id("s2")).await.expect("session is read").is_none());
+}
+
+async fn someone_elses_session_is_not_there(Stores { one: db, .. }: Stores) {
+    db.create_session(user("ada"), new_session("s1", Some("ada"))).await.expect("her own session");
+    db.create_session(Access::All, new_session("s2", None)).await.expect("nobody's session");
+    let before = format!("{:?} {:?}", session_of(&*db, "s1").await, session_of(&*db, "s2").await);
+    let bob = user("bob");
+    let changes = || SessionPatch { name: Some(Arc::from("bob's")), ..SessionPatch::default() };
+    for id in ["s1", "s2", "unknown"] {
+        let id = session_id(id);
+        assert!(db.session(bob.clone(), id.clone()).await.expect("asking is fine").is_none());
+        let changed = db.update_session(bob.clone(), id.clone(), changes(), second(9)).await;
+        assert!(changed.expect("asking is fine").is_none());
+        for force in [false, true] {
+            let deleted = db.delete_sessions(bob.clone(), vec![id.clone()], force).await;
+            assert_eq!(deleted.expect("asking is fine"), 0);
+        }
+    }
+    for filter in [SessionFilter::default(), SessionFilter { user_id: Some(Arc::from("ada")), ..Default::default() }] {
+        let page = db.sessions(bob.clone(), filter).await.expect("sessions are listed");
+        assert_eq!((page.sessions.len(), page.total), (0, 0));
+    }
+    // A busy session of someone else's is no more there than an idle one.
+    accept(&*db, of_user("r1", "s1", "ada")).await;
+    assert_eq!(db.delete_sessions(bob.clone(), vec![session_id("s1")], false).await.expect("asking is fine"), 0);
+    expect_kind(db.create_session(bob.clone(), new_session("s1", Some("bob"))).await, DbErrorKind::Conflict);
+    expect_kind(db.create_session(bob.clone(), new_session("s3", Some("ada"))).await, DbErrorKind::NotFound);
+    expect_kind(db.create_session(bob.clone(), new_session("s3", None)).await, DbErrorKind::NotFound);
+    assert!(db.session(Access::All, session_id("s3")).await.expect("session is read").is_none());
+    let after = format!("{:?} {:?}", session_of(&*db, "s1").await, session_of(&*db, "s2").await);
+    assert_eq!(after, before);
+
+    let ada = user("ada");
+    let hers = db.sessions(ada.clone(), SessionFilter::default()).await.expect("sessions are listed");
+    assert_eq!((hers.sessions.len(), hers.total), (1, 1));
+    let changed = db.update_session(ada.clone(), session_id("s1"), changes(), second(9)).await;
+    assert_eq!(changed.expect("it is hers").expect("it is there").version, 1);
+    let both = vec![session_id("s1"), session_id("s2")];
+    assert_eq!(db.delete_sessions(ada, both, true).await.expect("one is hers"), 1);
+    session_of(&*db, "s2").await;
+}
+
+async fn a_list_has_only_ones_own_runs(Stores { one: db, .. }: Stores) {
+    for (id, user_id) in [("r1", Some("ada")), ("r2", Some("bob")), ("r3", None), ("r4", Some("ada"))] {
+        let mut run = in_session(id, "shared", SessionPolicy::Parallel);
+        run.info.user_id = user_id.map(Arc::from);
+        accept(&*db, run).await;
+    }
+    let filters = [
+        RunFilter::default(),
+        RunFilter { session_id: Some(session_id("shared")), ..RunFilter::default() },
+        RunFilter { workflow_id: Some(workflow_id("flow")), ..RunFilter::default() },
+        RunFilter { statuses: vec![RunStatus::Pending], ..RunFilter::default() },
+        RunFilter { id_prefix: Some("r".to_owned()), ..RunFilter::default() },
+        RunFilter { with_payload: true, created_from: Some(second(0)), ..RunFilter::default() },
+    ];
+    for filter in filters {
+        let described = format!("{filter:?}");
+        let ids = async |access: Access, filter: RunFilter| {
+            let page = db.runs(access, filter).await.expect("runs are listed");
+            page.runs.iter().map(|run| run.info.run_id.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(user("ada"), filter.clone()).await, ["r4", "r1"], "{described}");
+        assert_eq!(ids(user("bob"), filter.clone()).await, ["r2"], "{described}");
+        assert_eq!(ids(user("eve"), filter.clone()).await, Vec::<String>::new(), "{described}");
+        let of_ada = RunFilter { user_id: Some(Arc::from("ada")), ..filter.clone() };
+        assert_eq!(ids(user("bob"), of_ada.clone()).await, Vec::<String>::new(), "{described}");
+        assert_eq!(ids(Access::All, of_ada).await, ["r4", "r1"], "{described}");
+        let oldest = RunFilter { order: Order::OldestFirst, limit: 1, ..filter };
+        assert_eq!(ids(user("ada"), oldest).await, ["r1"], "{described}");
+    }
+}
+
 // Several processes.
 
 async fn an_acknowledged_write_is_seen_by_the_other_process(Stores { one, other }: Stores) {
@@ -1223,7 +1807,7 @@ async fn an_acknowledged_write_is_seen_by_the_other_process(Stores { one, other 
         let mut append = commit_of(&lease);
         append.page = Some(page(0, 1));
         commit(&**reader, append).await;
-        let read = writer.read(run_id(&id), 0, 1).await.expect("log is read");
+        let read = writer.read(Access::All, run_id(&id), 0, 1).await.expect("log is read");
         assert_eq!(read, [page(0, 1)]);
     }
 }

@@ -14,6 +14,6 @@ mod sqlite;
 
 pub use memory::{Fault, Faults, InMemoryDb, Operation};
 #[cfg(feature = "sqlite")]
-pub use sqlite::SqliteDb;
+pub use sqlite::{Inspection, SqliteDb, StoredKey};
 #[cfg(all(feature = "sqlite", feature = "testing"))]
 pub use sqlite::{Injected, Stage};

@@ -6,10 +6,12 @@
 
 use crate::rules::{self, Earlier, Picker, Standing};
 use outlive_core::port::{
-    Accepted, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Lease, LogStore,
-    NewRun, News, Run, RunFilter, RunPage, RunStore, Session, SessionPolicy, SessionStore, Watcher, merge,
+    Accepted, Access, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Lease,
+    LivingWorker, LogStore, NewRun, NewSession, News, Order, Run, RunFilter, RunPage, RunStore, Session, SessionFilter, SessionPage,
+    SessionPatch, SessionPolicy, SessionSort, SessionStore, Watcher, merge,
 };
 use outlive_core::{Page, RunId, RunStatus, SessionId, Timestamp, WorkerId};
+use serde_json::Map;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,9 +30,14 @@ pub enum Operation {
     ClaimRun,
     RequestCancel,
     Cancels,
+    Workers,
     Commit,
     Read,
     Session,
+    Sessions,
+    CreateSession,
+    UpdateSession,
+    DeleteSessions,
 }
 
 /// What goes wrong with a call.
@@ -163,18 +170,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl RunStore for InMemoryDb {
-    fn create_run(&self, run: NewRun, worker: Option<WorkerId>) -> BoxFuture<'_, Result<Accepted, DbError>> {
-        Box::pin(async move { self.operate(Operation::CreateRun, |tables| tables.create_run(run, worker)) })
+    fn create_run(
+        &self,
+        access: Access,
+        run: NewRun,
+        worker: Option<WorkerId>,
+    ) -> BoxFuture<'_, Result<Accepted, DbError>> {
+        Box::pin(async move { self.operate(Operation::CreateRun, |tables| tables.create_run(&access, run, worker)) })
     }
 
-    fn run(&self, run_id: RunId) -> BoxFuture<'_, Result<Option<Run>, DbError>> {
-        Box::pin(
-            async move { self.operate(Operation::Run, |tables| Ok(tables.find(&run_id).map(|row| row.run.clone()))) },
-        )
+    fn run(&self, access: Access, run_id: RunId) -> BoxFuture<'_, Result<Option<Run>, DbError>> {
+        Box::pin(async move {
+            let read = |tables: &mut Tables| Ok(tables.find(&access, &run_id).map(|row| row.run.clone()));
+            self.operate(Operation::Run, read)
+        })
     }
 
-    fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<RunPage, DbError>> {
-        Box::pin(async move { self.operate(Operation::Runs, |tables| tables.list(&filter)) })
+    fn runs(&self, access: Access, filter: RunFilter) -> BoxFuture<'_, Result<RunPage, DbError>> {
+        Box::pin(async move { self.operate(Operation::Runs, |tables| tables.list(&access, &filter)) })
     }
 
     fn heartbeat(&self, worker: WorkerId, at: Timestamp, period: Duration) -> BoxFuture<'_, Result<(), DbError>> {
@@ -203,12 +216,23 @@ impl RunStore for InMemoryDb {
         Box::pin(async move { self.operate(Operation::ClaimRun, |tables| tables.claim_run(&run_id, &worker, at)) })
     }
 
-    fn request_cancel(&self, run_id: RunId, cancel: CancelIntent) -> BoxFuture<'_, Result<Cancelled, DbError>> {
-        Box::pin(async move { self.operate(Operation::RequestCancel, |tables| tables.request_cancel(&run_id, cancel)) })
+    fn request_cancel(
+        &self,
+        access: Access,
+        run_id: RunId,
+        cancel: CancelIntent,
+    ) -> BoxFuture<'_, Result<Cancelled, DbError>> {
+        Box::pin(async move {
+            self.operate(Operation::RequestCancel, |tables| tables.request_cancel(&access, &run_id, cancel))
+        })
     }
 
     fn cancels(&self, worker: WorkerId) -> BoxFuture<'_, Result<Vec<(RunId, CancelIntent)>, DbError>> {
         Box::pin(async move { self.operate(Operation::Cancels, |tables| Ok(tables.cancels(&worker))) })
+    }
+
+    fn workers(&self, access: Access) -> BoxFuture<'_, Result<Vec<LivingWorker>, DbError>> {
+        Box::pin(async move { self.operate(Operation::Workers, |tables| Ok(tables.living_workers(&access))) })
     }
 }
 
@@ -217,17 +241,58 @@ impl LogStore for InMemoryDb {
         Box::pin(async move { self.operate(Operation::Commit, |tables| tables.commit(commit)) })
     }
 
-    fn read(&self, run_id: RunId, from: u64, bytes_max: usize) -> BoxFuture<'_, Result<Vec<Page>, DbError>> {
-        Box::pin(async move { self.operate(Operation::Read, |tables| Ok(tables.read(&run_id, from, bytes_max))) })
+    fn read(
+        &self,
+        access: Access,
+        run_id: RunId,
+        from: u64,
+        bytes_max: usize,
+    ) -> BoxFuture<'_, Result<Vec<Page>, DbError>> {
+        Box::pin(
+            async move { self.operate(Operation::Read, |tables| Ok(tables.read(&access, &run_id, from, bytes_max))) },
+        )
     }
 }
 
 impl SessionStore for InMemoryDb {
-    fn session(&self, session_id: SessionId) -> BoxFuture<'_, Result<Option<Session>, DbError>> {
+    fn session(&self, access: Access, session_id: SessionId) -> BoxFuture<'_, Result<Option<Session>, DbError>> {
         Box::pin(async move {
-            self.operate(Operation::Session, |tables| {
-                Ok(tables.sessions.get(&session_id).map(|row| row.session.clone()))
-            })
+            let read = |tables: &mut Tables| Ok(tables.session(&access, &session_id).map(|row| row.session.clone()));
+            self.operate(Operation::Session, read)
+        })
+    }
+
+    fn sessions(&self, access: Access, filter: SessionFilter) -> BoxFuture<'_, Result<SessionPage, DbError>> {
+        Box::pin(async move { self.operate(Operation::Sessions, |tables| Ok(tables.list_sessions(&access, &filter))) })
+    }
+
+    fn create_session(&self, access: Access, session: NewSession) -> BoxFuture<'_, Result<Session, DbError>> {
+        Box::pin(
+            async move { self.operate(Operation::CreateSession, |tables| tables.create_session(&access, session)) },
+        )
+    }
+
+    fn update_session(
+        &self,
+        access: Access,
+        session_id: SessionId,
+        patch: SessionPatch,
+        at: Timestamp,
+    ) -> BoxFuture<'_, Result<Option<Session>, DbError>> {
+        Box::pin(async move {
+            let update = |tables: &mut Tables| Ok(tables.update_session(&access, &session_id, patch, at));
+            self.operate(Operation::UpdateSession, update)
+        })
+    }
+
+    fn delete_sessions(
+        &self,
+        access: Access,
+        session_ids: Vec<SessionId>,
+        force: bool,
+    ) -> BoxFuture<'_, Result<u64, DbError>> {
+        Box::pin(async move {
+            self.operate(Operation::DeleteSessions, |tables| tables.delete_sessions(&access, session_ids, force))
         })
     }
 }
@@ -255,6 +320,7 @@ struct Tables {
     run_by_key: BTreeMap<Arc<str>, u64>,
     unfinished: BTreeSet<u64>,
     sessions: BTreeMap<SessionId, SessionRow>,
+    sessions_created: u64,
     workers: BTreeMap<WorkerId, Worker>,
     /// Counts changes that another process would notice.
     changes: u64,
@@ -270,6 +336,8 @@ struct RunRow {
 }
 
 struct SessionRow {
+    /// Its place in the order of creation.
+    seq: u64,
     session: Session,
     unfinished: BTreeSet<u64>,
 }
@@ -280,27 +348,31 @@ struct Worker {
 }
 
 impl Tables {
-    fn find(&self, run_id: &RunId) -> Option<&RunRow> {
-        self.run_by_id.get(run_id).and_then(|seq| self.runs.get(seq))
+    fn find(&self, access: &Access, run_id: &RunId) -> Option<&RunRow> {
+        let row = self.run_by_id.get(run_id).and_then(|seq| self.runs.get(seq));
+        row.filter(|row| access.sees(row.run.info.user_id.as_deref()))
     }
 
     fn row(&mut self, seq: u64) -> &mut RunRow {
-        self.runs.get_mut(&seq).expect("rows are never removed")
+        self.runs.get_mut(&seq).expect("a row goes together with everything that names it")
     }
 
-    fn create_run(&mut self, new: NewRun, worker: Option<WorkerId>) -> Result<Accepted, DbError> {
+    fn create_run(&mut self, access: &Access, new: NewRun, worker: Option<WorkerId>) -> Result<Accepted, DbError> {
+        rules::check_owner(access, &new, None)?;
         let by_key = new.idempotency_key.as_ref().and_then(|key| self.run_by_key.get(key));
         if let Some(seq) = by_key.or_else(|| self.run_by_id.get(&new.info.run_id)) {
             let row = &self.runs[seq];
             let earlier = Earlier {
                 run_id: row.run.info.run_id.clone(),
+                user_id: row.run.info.user_id.clone(),
                 idempotency_key: row.idempotency_key.clone(),
                 fingerprint: row.fingerprint.clone(),
             };
-            return rules::repetition(&new, earlier).map(Accepted::Existing);
+            return rules::repetition(access, &new, earlier).map(Accepted::Existing);
         }
         let session_id = new.info.session_id.clone();
         let session = self.sessions.get(&session_id);
+        rules::check_owner(access, &new, session.map(|row| row.session.user_id.as_deref()))?;
         let is_busy = session.is_some_and(|session| !session.unfinished.is_empty());
         if is_busy && new.policy == SessionPolicy::Reject {
             return Err(rules::session_busy(&session_id));
@@ -326,18 +398,19 @@ impl Tables {
             self.run_by_key.insert(key.clone(), seq);
         }
         self.unfinished.insert(seq);
-        let session = self.sessions.entry(new.info.session_id.clone()).or_insert_with(|| SessionRow {
-            session: Session {
+        if !self.sessions.contains_key(&new.info.session_id) {
+            self.insert_session(NewSession {
                 session_id: new.info.session_id.clone(),
-                state: new.session_state.unwrap_or_default(),
-                version: 0,
+                kind: new.session_kind,
+                name: None,
                 user_id: new.info.user_id.clone(),
                 workflow_id: Some(new.info.workflow_id.clone()),
-                created_at: new.at,
-                updated_at: new.at,
-            },
-            unfinished: BTreeSet::new(),
-        });
+                state: new.session_state.unwrap_or_default(),
+                metadata: Map::new(),
+                at: new.at,
+            });
+        }
+        let session = self.sessions.get_mut(&new.info.session_id).expect("it was there or was made");
         session.unfinished.insert(seq);
         let row = RunRow {
             run: Run {
@@ -379,14 +452,28 @@ impl Tables {
         (run.clone(), lease)
     }
 
-    fn list(&self, filter: &RunFilter) -> Result<RunPage, DbError> {
-        let before = rules::parse_cursor(filter)?.unwrap_or(u64::MAX);
-        let limit = rules::list_limit(filter);
-        let mut fitting = self.runs.range(..before).rev().filter(|(_, row)| fits(filter, &row.run));
-        let listed: Vec<_> = fitting.by_ref().take(limit).collect();
+    fn list(&self, access: &Access, filter: &RunFilter) -> Result<RunPage, DbError> {
+        let cursor = rules::parse_cursor(filter)?;
+        let ordered: Box<dyn Iterator<Item = (&u64, &RunRow)>> = match filter.order {
+            Order::NewestFirst => Box::new(self.runs.range(..cursor.unwrap_or(u64::MAX)).rev()),
+            Order::OldestFirst => Box::new(self.runs.range(cursor.map_or(0, |cursor| cursor + 1)..)),
+        };
+        let is_listed = |run: &Run| fits(access, filter, run);
+        let has_status = |run: &Run| filter.statuses.is_empty() || filter.statuses.contains(&run.status);
+        let mut fitting = ordered.filter(|(_, row)| is_listed(&row.run) && has_status(&row.run));
+        let listed: Vec<_> = fitting.by_ref().take(rules::list_limit(filter)).collect();
         let next = fitting.next().and(listed.last()).map(|(seq, _)| seq.to_string());
-        let bare = |run: &Run| Run { input: None, output: None, ..run.clone() };
-        Ok(RunPage { runs: listed.iter().map(|(_, row)| bare(&row.run)).collect(), next })
+        let shown = |run: &Run| match filter.with_payload {
+            true => run.clone(),
+            false => Run { input: None, output: None, ..run.clone() },
+        };
+        let counts = filter.with_counts.then(|| {
+            let runs = || self.runs.values().filter(|row| is_listed(&row.run));
+            let count = |status| runs().filter(|row| row.run.status == status).count() as u64;
+            let counts = RunStatus::ALL.map(|status| (status, count(status)));
+            counts.into_iter().filter(|(_, count)| *count > 0).collect()
+        });
+        Ok(RunPage { runs: listed.iter().map(|(_, row)| shown(&row.run)).collect(), next, counts })
     }
 
     fn heartbeat(&mut self, worker: WorkerId, good_until: Timestamp) -> Result<(), DbError> {
@@ -492,9 +579,9 @@ impl Tables {
         Ok(Some(self.take(seq, worker, at)))
     }
 
-    fn request_cancel(&mut self, run_id: &RunId, cancel: CancelIntent) -> Result<Cancelled, DbError> {
-        let seq = *self.run_by_id.get(run_id).ok_or_else(|| rules::no_run(run_id))?;
-        let status = self.runs[&seq].run.status;
+    fn request_cancel(&mut self, access: &Access, run_id: &RunId, cancel: CancelIntent) -> Result<Cancelled, DbError> {
+        let status = self.find(access, run_id).ok_or_else(|| rules::no_run(run_id))?.run.status;
+        let seq = self.run_by_id[run_id];
         if status.is_terminal() {
             return Ok(Cancelled::Already(status));
         }
@@ -513,6 +600,18 @@ impl Tables {
         let runs = self.unfinished.iter().map(|seq| &self.runs[seq].run);
         let held = runs.filter(|run| run.worker.as_ref() == Some(worker));
         held.filter_map(|run| Some((run.info.run_id.clone(), run.cancel.clone()?))).collect()
+    }
+
+    fn living_workers(&self, access: &Access) -> Vec<LivingWorker> {
+        let held = self.unfinished.iter().map(|seq| &self.runs[seq].run);
+        let seen: Vec<&Run> = held.filter(|run| access.sees(run.info.user_id.as_deref())).collect();
+        let living = self.workers.iter().filter(|(_, worker)| !worker.is_dead);
+        let standing = living.map(|(id, worker)| LivingWorker {
+            worker: id.clone(),
+            good_until: worker.good_until,
+            runs: seen.iter().filter(|run| run.worker.as_ref() == Some(id)).count() as u64,
+        });
+        standing.collect()
     }
 
     fn commit(&mut self, commit: Commit) -> Result<(), DbError> {
@@ -566,8 +665,8 @@ impl Tables {
         Ok(())
     }
 
-    fn read(&self, run_id: &RunId, from: u64, bytes_max: usize) -> Vec<Page> {
-        let Some(row) = self.find(run_id).filter(|row| from < row.run.next_index) else {
+    fn read(&self, access: &Access, run_id: &RunId, from: u64, bytes_max: usize) -> Vec<Page> {
+        let Some(row) = self.find(access, run_id).filter(|row| from < row.run.next_index) else {
             return Vec::new();
         };
         let first = row.pages.range(..=from).next_back().map_or(0, |(first, _)| *first);
@@ -579,12 +678,119 @@ impl Tables {
         };
         row.pages.range(first..).map(|(_, page)| page).take_while(fits).cloned().collect()
     }
+
+    // Sessions.
+
+    fn session(&self, access: &Access, session_id: &SessionId) -> Option<&SessionRow> {
+        self.sessions.get(session_id).filter(|row| access.sees(row.session.user_id.as_deref()))
+    }
+
+    fn list_sessions(&self, access: &Access, filter: &SessionFilter) -> SessionPage {
+        let fits = |row: &&SessionRow| session_fits(access, filter, &row.session);
+        let mut rows: Vec<&SessionRow> = self.sessions.values().filter(fits).collect();
+        rows.sort_by(|one, two| {
+            let (a, b) = (&one.session, &two.session);
+            let order = match filter.sort {
+                SessionSort::CreatedAt => a.created_at.cmp(&b.created_at),
+                SessionSort::UpdatedAt => a.updated_at.cmp(&b.updated_at),
+                SessionSort::Name => a.name.cmp(&b.name),
+            };
+            order.then(one.seq.cmp(&two.seq))
+        });
+        if filter.descending {
+            rows.reverse();
+        }
+        let offset = usize::try_from(filter.offset).unwrap_or(usize::MAX);
+        let shown = rows.iter().skip(offset).take(rules::session_limit(filter));
+        SessionPage { sessions: shown.map(|row| row.session.clone()).collect(), total: rows.len() as u64 }
+    }
+
+    fn create_session(&mut self, access: &Access, new: NewSession) -> Result<Session, DbError> {
+        if !access.sees(new.user_id.as_deref()) {
+            return Err(rules::no_session(&new.session_id));
+        }
+        if self.sessions.contains_key(&new.session_id) {
+            return Err(rules::session_taken(&new.session_id));
+        }
+        self.changes += 1;
+        Ok(self.insert_session(new).clone())
+    }
+
+    fn insert_session(&mut self, new: NewSession) -> &Session {
+        self.sessions_created += 1;
+        let session = Session {
+            session_id: new.session_id.clone(),
+            kind: new.kind,
+            name: new.name,
+            state: new.state,
+            metadata: new.metadata,
+            version: 0,
+            user_id: new.user_id,
+            workflow_id: new.workflow_id,
+            created_at: new.at,
+            updated_at: new.at,
+        };
+        let row = SessionRow { seq: self.sessions_created, session, unfinished: BTreeSet::new() };
+        &self.sessions.entry(new.session_id).or_insert(row).session
+    }
+
+    fn update_session(
+        &mut self,
+        access: &Access,
+        session_id: &SessionId,
+        patch: SessionPatch,
+        at: Timestamp,
+    ) -> Option<Session> {
+        let row = self.sessions.get_mut(session_id)?;
+        let session = Some(&mut row.session).filter(|session| access.sees(session.user_id.as_deref()))?;
+        self.changes += 1;
+        session.name = patch.name.or(session.name.take());
+        if let Some(state) = patch.state {
+            session.state = state;
+        }
+        if let Some(metadata) = patch.metadata {
+            session.metadata = metadata;
+        }
+        session.version += 1;
+        session.updated_at = at;
+        Some(session.clone())
+    }
+
+    fn delete_sessions(&mut self, access: &Access, session_ids: Vec<SessionId>, force: bool) -> Result<u64, DbError> {
+        let found: BTreeSet<SessionId> =
+            session_ids.into_iter().filter(|session_id| self.session(access, session_id).is_some()).collect();
+        let busy = found.iter().find(|session_id| !self.sessions[*session_id].unfinished.is_empty());
+        if let Some(busy) = busy.filter(|_| !force) {
+            return Err(rules::session_in_use(busy));
+        }
+        self.changes += found.len() as u64;
+        self.sessions.retain(|session_id, _| !found.contains(session_id));
+        self.runs.retain(|_, row| !found.contains(&row.run.info.session_id));
+        let runs = &self.runs;
+        self.run_by_id.retain(|_, seq| runs.contains_key(seq));
+        self.run_by_key.retain(|_, seq| runs.contains_key(seq));
+        self.unfinished.retain(|seq| runs.contains_key(seq));
+        Ok(found.len() as u64)
+    }
 }
 
-fn fits(filter: &RunFilter, run: &Run) -> bool {
-    (filter.statuses.is_empty() || filter.statuses.contains(&run.status))
+/// Whether a run is among those asked for, its status apart.
+fn fits(access: &Access, filter: &RunFilter, run: &Run) -> bool {
+    access.sees(run.info.user_id.as_deref())
         && filter.workflow_id.as_ref().is_none_or(|id| *id == run.info.workflow_id)
         && filter.session_id.as_ref().is_none_or(|id| *id == run.info.session_id)
         && filter.user_id.as_ref().is_none_or(|id| run.info.user_id.as_ref() == Some(id))
         && filter.id_prefix.as_ref().is_none_or(|prefix| run.info.run_id.as_str().starts_with(prefix))
+        && filter.created_from.is_none_or(|from| run.created_at >= from)
+        && filter.created_to.is_none_or(|to| run.created_at < to)
+}
+
+fn session_fits(access: &Access, filter: &SessionFilter, session: &Session) -> bool {
+    let lower = |text: &str| text.to_ascii_lowercase();
+    let is_named = |part: &str| session.name.as_deref().is_some_and(|name| lower(name).contains(&lower(part)));
+    access.sees(session.user_id.as_deref())
+        && filter.kind.is_none_or(|kind| kind == session.kind)
+        && filter.component_id.as_ref().is_none_or(|id| session.workflow_id.as_ref() == Some(id))
+        && filter.user_id.as_ref().is_none_or(|id| session.user_id.as_ref() == Some(id))
+        && filter.name.as_deref().filter(|part| !part.is_empty()).is_none_or(is_named)
 }

@@ -1,8 +1,11 @@
 //! What every store decides alike, as functions of plain values: whether a commit may happen, which runs a claim takes,
 //! how long a list is. They never touch storage; a store asks them before it writes anything.
 
-use outlive_core::port::{Claim, Commit, DbError, DbErrorKind, NewRun, RunFilter, SessionPolicy};
+use outlive_core::port::{
+    Access, Claim, Commit, DbError, DbErrorKind, NewRun, RunFilter, SessionFilter, SessionPolicy,
+};
 use outlive_core::{RunId, RunStatus, SessionId, WorkerId};
+use std::sync::Arc;
 
 /// What a commit is held against.
 pub(crate) struct Standing {
@@ -60,6 +63,22 @@ pub(crate) fn no_run(run_id: &RunId) -> DbError {
     DbError::new(DbErrorKind::NotFound, format!("there is no run {run_id}"))
 }
 
+/// The error for a session that is not there, or not the caller's.
+pub(crate) fn no_session(session_id: &SessionId) -> DbError {
+    DbError::new(DbErrorKind::NotFound, format!("there is no session {session_id}"))
+}
+
+/// The error for a session that is there already.
+pub(crate) fn session_taken(session_id: &SessionId) -> DbError {
+    DbError::new(DbErrorKind::Conflict, format!("session id {session_id} is taken: choose a new one"))
+}
+
+/// The error for a session that cannot be deleted.
+pub(crate) fn session_in_use(session_id: &SessionId) -> DbError {
+    let message = format!("session {session_id} has an unfinished run: cancel it first");
+    DbError::new(DbErrorKind::SessionBusy, message)
+}
+
 /// The error for a worker that was declared dead.
 pub(crate) fn dead_worker(worker: &WorkerId) -> DbError {
     let message = format!("worker {worker} was declared dead and holds no lease: go on as a new worker");
@@ -78,28 +97,42 @@ pub(crate) fn session_busy(session: &SessionId) -> DbError {
     DbError::new(DbErrorKind::SessionBusy, message)
 }
 
+/// Whether a run, and then its session if it is there already, are the caller's: `session` is whose session it is.
+///
+/// # Errors
+/// `NotFound`, the same for a run of someone else's as for a session of someone else's.
+pub(crate) fn check_owner(access: &Access, run: &NewRun, session: Option<Option<&str>>) -> Result<(), DbError> {
+    let is_own = access.sees(run.info.user_id.as_deref()) && session.is_none_or(|owner| access.sees(owner));
+    if is_own { Ok(()) } else { Err(no_session(&run.info.session_id)) }
+}
+
 /// What an earlier run with the same idempotency key or the same run id was.
 pub(crate) struct Earlier {
     /// Its id.
     pub(crate) run_id: RunId,
+    /// Whose it is.
+    pub(crate) user_id: Option<Arc<str>>,
     /// Its key.
-    pub(crate) idempotency_key: Option<std::sync::Arc<str>>,
+    pub(crate) idempotency_key: Option<Arc<str>>,
     /// The hash of what was asked.
-    pub(crate) fingerprint: std::sync::Arc<str>,
+    pub(crate) fingerprint: Arc<str>,
 }
 
 /// Whether `run` is the same request as an earlier one: the same key, if any, and the same fingerprint.
 ///
 /// # Errors
-/// `Conflict` when it is another request.
-pub(crate) fn repetition(run: &NewRun, earlier: Earlier) -> Result<RunId, DbError> {
-    if earlier.idempotency_key == run.idempotency_key && earlier.fingerprint == run.fingerprint {
+/// `Conflict` when it is another request, or someone else's, of which the caller learns nothing more.
+pub(crate) fn repetition(access: &Access, run: &NewRun, earlier: Earlier) -> Result<RunId, DbError> {
+    let is_visible = access.sees(earlier.user_id.as_deref());
+    if is_visible && earlier.idempotency_key == run.idempotency_key && earlier.fingerprint == run.fingerprint {
         return Ok(earlier.run_id);
     }
     let message = if earlier.run_id == run.info.run_id {
         format!("run id {} is taken by another request: choose a new one", earlier.run_id)
-    } else {
+    } else if is_visible {
         format!("the idempotency key belongs to another request, run {}: choose a new one", earlier.run_id)
+    } else {
+        "the idempotency key belongs to another request: choose a new one".to_owned()
     };
     Err(DbError::new(DbErrorKind::Conflict, message))
 }
@@ -165,11 +198,22 @@ impl Picker {
     }
 }
 
+/// The longest list.
+const LIST_MAX: u32 = 1000;
+
 /// How many runs a list has at most.
 pub(crate) fn list_limit(filter: &RunFilter) -> usize {
     match filter.limit {
         0 => 50,
-        limit => limit.min(1000) as usize,
+        limit => limit.min(LIST_MAX) as usize,
+    }
+}
+
+/// How many sessions a list has at most.
+pub(crate) fn session_limit(filter: &SessionFilter) -> usize {
+    match filter.limit {
+        0 => 20,
+        limit => limit.min(LIST_MAX) as usize,
     }
 }
 

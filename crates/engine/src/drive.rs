@@ -10,7 +10,7 @@ use futures::FutureExt;
 use outlive_core::log::{Entry, Record};
 use outlive_core::machine::{Execute, Then, WorkflowMachine};
 use outlive_core::port::{
-    BoxFuture, Commit, DbError, DbErrorKind, Effects, Executed, Lease, Release, Run, RunPatch, SessionState,
+    Access, BoxFuture, Commit, DbError, DbErrorKind, Effects, Executed, Lease, Release, Run, RunPatch, SessionState,
     StepContext,
 };
 use outlive_core::{Definition, ExecutorKind, Failure, FailureKind, Timestamp};
@@ -173,7 +173,7 @@ async fn prepare(
     let state = match session {
         Some(state) => state,
         None => {
-            let session = inner.services.db.session(run.info.session_id.clone()).await?;
+            let session = inner.services.db.session(Access::All, run.info.session_id.clone()).await?;
             Arc::new(session.map(|session| session.state).unwrap_or_default())
         }
     };
@@ -192,7 +192,7 @@ async fn replay(inner: &Inner, run: &Run, journal: &Journal) -> Result<Result<()
     let run_id = &run.info.run_id;
     let mut from = 0;
     while from < run.next_index {
-        let pages = inner.services.db.read(run_id.clone(), from, REPLAY_BYTES).await?;
+        let pages = inner.services.db.read(Access::All, run_id.clone(), from, REPLAY_BYTES).await?;
         if pages.is_empty() {
             let problem = "it is missing".to_owned();
             let damaged = outlive_core::log::Damaged { run_id: run_id.clone(), event_index: from, problem };
@@ -372,8 +372,8 @@ impl Inner {
             // The wish became durable while the run's end was on its way. Who claims the run next, at once, ends it from
             // what its log says.
             DbErrorKind::CancelRequested => self.hand_over(lease, None).await,
-            DbErrorKind::NotFound
-            | DbErrorKind::Conflict
+            DbErrorKind::NotFound => tracing::info!(%run_id, "the run was deleted with its session"),
+            DbErrorKind::Conflict
             | DbErrorKind::SessionBusy
             | DbErrorKind::IllegalStatus
             | DbErrorKind::Full

@@ -9,12 +9,14 @@ use crate::hub::Hub;
 use crate::journal::Services;
 use crate::lease::LeaseClock;
 use crate::options::Options;
+use crate::stats::{self, Counters};
 use crate::worker;
 use outlive_core::port::{
-    Accepted, CancelIntent, Cancelled, Chance, Clock, Db, DbError, Lease, NewRun, News, Run, SessionPolicy,
+    Accepted, Access, CancelIntent, Cancelled, Chance, Clock, Db, DbError, DbErrorKind, Lease, NewRun, News, Run,
+    SessionKind, SessionPolicy,
 };
 use outlive_core::{
-    Attachments, Definition, DefinitionId, RunId, RunInfo, RunStatus, SessionId, WorkerId, WorkflowRunOutput,
+    Attachments, Definition, DefinitionId, Redactor, RunId, RunInfo, RunStatus, SessionId, WorkerId, WorkflowRunOutput,
 };
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
@@ -34,10 +36,12 @@ pub struct Submit {
     pub run_id: Option<String>,
     /// The conversation it belongs to; the run gets a session of its own when absent.
     pub session_id: Option<String>,
-    /// Whose run it is.
+    /// Whose run it is. A restricted engine ([`Engine::for_user`]) fills in its own user and refuses another.
     pub user_id: Option<String>,
     /// State the session starts with, if this run creates it.
     pub session_state: Option<Map<String, Value>>,
+    /// The session's kind, if this run creates it.
+    pub session_kind: SessionKind,
     /// The caller's own data, images, files: what steps see beside the input.
     pub attachments: Attachments,
     /// The same key and the same request again give the same run; the same key and another request are refused.
@@ -48,10 +52,14 @@ pub struct Submit {
 
 /// Accepts, executes and reads runs. Cheap to clone; all clones are the same engine.
 ///
+/// What a handle may see and change is decided by its access: everything, or with [`Engine::for_user`] one user's runs and
+/// sessions. Those of others are to it as if they did not exist.
+///
 /// Dropping the last clone without [`Engine::shutdown`] loses nothing: the next engine on the store goes on.
 #[derive(Clone)]
 pub struct Engine {
     pub(crate) inner: Arc<Inner>,
+    pub(crate) access: Access,
     _guard: Arc<StopGuard>,
 }
 
@@ -75,6 +83,7 @@ pub(crate) struct Inner {
 }
 
 struct Running {
+    session_id: SessionId,
     control: Arc<Control>,
     abort: Option<AbortHandle>,
 }
@@ -139,6 +148,8 @@ impl EngineBuilder {
             lease_clock: Arc::new(LeaseClock::new(Instant::now() + self.options.lease_period)),
             stream_period: self.options.stream_period,
             commit_places: Semaphore::new(self.options.commits_max),
+            counters: Counters::default(),
+            redactor: RwLock::default(),
         };
         let submits_max = self.options.submits_max;
         let inner = Arc::new(Inner {
@@ -157,7 +168,7 @@ impl EngineBuilder {
             stop: watch::Sender::new(false),
             tasks: Mutex::default(),
         });
-        let engine = Engine { _guard: Arc::new(StopGuard(inner.clone())), inner };
+        let engine = Engine { _guard: Arc::new(StopGuard(inner.clone())), inner, access: Access::All };
         for definition in self.definitions {
             engine.register(definition);
         }
@@ -191,11 +202,32 @@ impl Engine {
         let versions = definitions.entry(definition.id.clone()).or_default();
         versions.retain(|known| known.hash != definition.hash);
         versions.push(definition);
+        let of_models = definitions.values().flatten().flat_map(|definition| definition.secrets());
+        let redactor = Redactor::new(self.inner.options.secrets.iter().cloned().chain(of_models));
+        *self.inner.services.redactor.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(redactor);
         drop(definitions);
         self.inner.wake.notify_one();
     }
 
-    /// The store.
+    /// The same engine, restricted to one user's runs and sessions.
+    ///
+    /// ```
+    /// # use outlive_core::{DefinitionBuilder, Failure, Step, StepInput};
+    /// # use std::sync::Arc;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # let db = Arc::new(outlive_db::InMemoryDb::new());
+    /// # let engine = outlive_engine::Engine::builder(db).start().await.unwrap();
+    /// let ada = engine.for_user("ada");
+    /// let run_id = outlive_core::RunId::parse("somebody-elses").unwrap();
+    /// assert!(ada.get_run(&run_id).await.unwrap().is_none());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn for_user(&self, user_id: impl Into<Arc<str>>) -> Self {
+        Self { access: Access::User(user_id.into()), ..self.clone() }
+    }
+
+    /// The store, without restriction: not for answering a user.
     pub fn db(&self) -> &Arc<dyn Db> {
         &self.inner.services.db
     }
@@ -206,25 +238,44 @@ impl Engine {
     /// If the future is dropped the run may or may not have been accepted; repeat with the same idempotency key.
     ///
     /// # Errors
-    /// [`Error::UnknownWorkflow`], [`Error::InputTooLong`], [`Error::InvalidId`], [`Error::Conflict`],
-    /// [`Error::SessionBusy`], [`Error::Stopped`], or the store's error. No run exists then, unless the store says
+    /// [`Error::UnknownWorkflow`], [`Error::Input`], [`Error::InputTooLong`], [`Error::InvalidId`],
+    /// [`Error::SessionNotFound`] when the session or the run is to be another user's than this engine's,
+    /// [`Error::Conflict`], [`Error::SessionBusy`], [`Error::Stopped`], or the store's error. No run exists then, unless the store says
     /// that the outcome is unknown.
     pub async fn submit(&self, workflow_id: &DefinitionId, submit: Submit) -> Result<RunHandle, Error> {
         // Boxed, so that of ten thousand callers at once only those whose turn it is hold more than their request.
+        let began = Instant::now();
         let _place = self.inner.submit_places.acquire().await;
-        Box::pin(self.accept(workflow_id, submit)).await
+        let handle = Box::pin(self.accept(workflow_id, submit)).await?;
+        self.inner.services.counters.submitted(began);
+        Ok(handle)
     }
 
     async fn accept(&self, workflow_id: &DefinitionId, submit: Submit) -> Result<RunHandle, Error> {
         self.inner.check_running()?;
         let unknown = || Error::UnknownWorkflow(workflow_id.to_shared());
         let definition = self.inner.newest(workflow_id).ok_or_else(unknown)?;
+        let submit = Submit {
+            input: definition.accept_input(submit.input)?,
+            session_state: definition.initial_state(submit.session_state),
+            ..submit
+        };
         let is_own_session = submit.session_id.is_none();
-        let new = self.inner.new_run(&definition, submit)?;
+        let own = self.access.user().map(|user_id| user_id.to_string());
+        let new = self.inner.new_run(&definition, Submit { user_id: submit.user_id.or(own), ..submit })?;
         let state = Arc::new(new.session_state.clone().unwrap_or_default());
         let run = pending_run(&new);
         let worker = self.inner.has_room().then(|| self.inner.worker());
-        let accepted = self.inner.create_run(new, worker).await?;
+        let session_id = new.info.session_id.clone();
+        let accepted = self.inner.create_run(self.access.clone(), new, worker).await.map_err(|error| {
+            let is_foreign = error.kind() == DbErrorKind::NotFound;
+            if is_foreign { Error::SessionNotFound(session_id) } else { error.into() }
+        })?;
+        let is_repeated = matches!(accepted, Accepted::Existing(_));
+        if !is_repeated {
+            stats::add(&self.inner.services.counters.runs_accepted);
+        }
+        self.inner.services.hub.changed(&run.info.run_id);
         let run_id = match accepted {
             Accepted::Existing(run_id) => run_id,
             Accepted::New { lease: Some(lease) } => {
@@ -239,7 +290,7 @@ impl Engine {
                 run.info.run_id
             }
         };
-        Ok(self.attach(run_id))
+        Ok(self.attach(run_id).repeated(is_repeated))
     }
 
     /// A handle on a run, from its id alone. Whether the run exists shows when the handle is used.
@@ -252,8 +303,11 @@ impl Engine {
     /// # Errors
     /// The store's.
     pub async fn get_run(&self, run_id: &RunId) -> Result<Option<WorkflowRunOutput>, Error> {
-        let run = self.inner.services.db.run(run_id.clone()).await?;
-        Ok(run.map(|run| run_output(&run)))
+        Ok(self.stored_run(run_id).await?.map(|run| run_output(&run)))
+    }
+
+    pub(crate) async fn stored_run(&self, run_id: &RunId) -> Result<Option<Run>, Error> {
+        Ok(self.inner.services.db.run(self.access.clone(), run_id.clone()).await?)
     }
 
     /// The run's events after index `after` (from the first when absent), stored ones first, then live, until the run's
@@ -270,8 +324,9 @@ impl Engine {
         let at = self.inner.services.clock.now();
         let intent = CancelIntent { at, reason: Arc::from(reason) };
         let db = &self.inner.services.db;
-        let cancelled = db.request_cancel(run_id.clone(), intent.clone()).await.map_err(|error| {
-            let is_missing = error.kind() == outlive_core::port::DbErrorKind::NotFound;
+        let cancelled = db.request_cancel(self.access.clone(), run_id.clone(), intent.clone()).await;
+        let cancelled = cancelled.map_err(|error| {
+            let is_missing = error.kind() == DbErrorKind::NotFound;
             if is_missing { Error::RunNotFound(run_id.clone()) } else { error.into() }
         })?;
         match cancelled {
@@ -290,6 +345,19 @@ impl Engine {
     /// end; a new one recovers from what is on stable storage.
     pub fn failure(&self) -> Option<Arc<str>> {
         self.inner.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until this engine stops, by itself or because it is shut down, so that readers need not outlive it. Ready at
+    /// once when it has stopped.
+    ///
+    /// # Cancel safety
+    /// Safe: waiting changes nothing.
+    pub fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut stop = self.inner.stop.subscribe();
+        async move {
+            // An error means that the engine is gone altogether.
+            let _ = stop.wait_for(|stop| *stop).await;
+        }
     }
 
     /// Stops: takes nothing new, lets calls in flight end for up to [`Options::shutdown_grace`], gives every lease back.
@@ -348,7 +416,10 @@ impl Engine {
                     inner.services.hub.publish_foreign();
                     inner.news.notify_one();
                 }
-                News::Failed => inner.mark_stopped("its store failed; restart the process"),
+                News::Failed => {
+                    inner.mark_stopped("its store failed; restart the process");
+                    inner.stop.send_replace(true);
+                }
             }
         }));
     }
@@ -444,20 +515,26 @@ impl Inner {
             definition: definition.hash.clone(),
             policy: submit.policy,
             session_state: submit.session_state,
+            session_kind: submit.session_kind,
             at,
         })
     }
 
     #[cfg(not(feature = "sabotage-ack-before-commit"))]
-    async fn create_run(&self, new: NewRun, worker: Option<WorkerId>) -> Result<Accepted, DbError> {
-        self.services.db.create_run(new, worker).await
+    async fn create_run(&self, access: Access, new: NewRun, worker: Option<WorkerId>) -> Result<Accepted, DbError> {
+        self.services.db.create_run(access, new, worker).await
     }
 
     /// The defect: says yes before the store has said it.
     #[cfg(feature = "sabotage-ack-before-commit")]
-    async fn create_run(self: &Arc<Self>, new: NewRun, _: Option<WorkerId>) -> Result<Accepted, DbError> {
+    async fn create_run(
+        self: &Arc<Self>,
+        access: Access,
+        new: NewRun,
+        _: Option<WorkerId>,
+    ) -> Result<Accepted, DbError> {
         let inner = self.clone();
-        tokio::spawn(async move { inner.services.db.create_run(new, None).await });
+        tokio::spawn(async move { inner.services.db.create_run(access, new, None).await });
         Ok(Accepted::New { lease: None })
     }
 
@@ -472,7 +549,8 @@ impl Inner {
         let control = Arc::new(Control::default());
         let run_id = run.info.run_id.clone();
         let mut running = self.running();
-        running.insert(run_id.clone(), Running { control: control.clone(), abort: None });
+        let session_id = run.info.session_id.clone();
+        running.insert(run_id.clone(), Running { session_id, control: control.clone(), abort: None });
         let place = Place { inner: self.clone(), run_id: run_id.clone(), is_suspect };
         let (inner, run) = (self.clone(), Box::new(run));
         let task = tokio::spawn(async move {
@@ -491,6 +569,18 @@ impl Inner {
     pub(crate) fn stop_run(&self, run_id: &RunId, stop: Stop) {
         if let Some(running) = self.running().get(run_id) {
             running.control.stop(stop);
+        }
+    }
+
+    /// Whether a run of this session executes here.
+    pub(crate) fn executes_in(&self, session_id: &SessionId) -> bool {
+        self.running().values().any(|running| running.session_id == *session_id)
+    }
+
+    /// Drops the runs of a deleted session that execute here.
+    pub(crate) fn drop_runs_of(&self, session_id: &SessionId) {
+        for running in self.running().values().filter(|running| running.session_id == *session_id) {
+            running.control.stop(Stop::Lost);
         }
     }
 

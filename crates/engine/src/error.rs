@@ -1,7 +1,7 @@
 //! What can go wrong between a caller and the engine.
 
 use outlive_core::port::{DbError, DbErrorKind};
-use outlive_core::{InvalidId, RunId};
+use outlive_core::{InvalidId, RunId, SessionId};
 use std::sync::Arc;
 
 /// Why the engine refused or failed. Nothing happened unless the variant says otherwise.
@@ -10,6 +10,9 @@ pub enum Error {
     /// No definition of this workflow is registered with this engine.
     #[error("no workflow {0:?} is registered; register its definition, or check the id")]
     UnknownWorkflow(Arc<str>),
+    /// The input does not fit the workflow's schema.
+    #[error(transparent)]
+    Input(#[from] outlive_core::InvalidInput),
     /// The input is too long.
     #[error("the input has {bytes} bytes, the limit is {limit}; pass a reference to the data instead")]
     InputTooLong {
@@ -21,15 +24,18 @@ pub enum Error {
     /// An id cannot be one.
     #[error(transparent)]
     InvalidId(#[from] InvalidId),
-    /// The idempotency key, or the run id, was used for another request.
+    /// The idempotency key, or the run's or session's id, was used for another request.
     #[error("{0}")]
     Conflict(DbError),
-    /// The session has an unfinished run and its policy is to refuse others.
+    /// The session has an unfinished run: it takes no other, or cannot be deleted.
     #[error("{0}")]
     SessionBusy(DbError),
-    /// No such run.
+    /// No such run, or not the caller's.
     #[error("there is no run {0}")]
     RunNotFound(RunId),
+    /// No such session, or not the caller's.
+    #[error("there is no session {0}")]
+    SessionNotFound(SessionId),
     /// Stored entries of a run are damaged.
     #[error(transparent)]
     Damaged(#[from] outlive_core::log::Damaged),

@@ -3,13 +3,17 @@
 
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::hub::Ear;
+use crate::hub::{Ear, Mark};
 use outlive_core::{RunEvent, RunId};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Bytes of log read at once: what one subscriber may hold in memory.
 const READ_BYTES: usize = 256 << 10;
+
+/// Events a subscriber takes over at once from what others have read.
+const GIVEN_MAX: usize = 64;
 
 /// How long a subscriber trusts in being told: then it looks for itself.
 const LOOK_PERIOD: Duration = Duration::from_secs(2);
@@ -20,15 +24,20 @@ pub struct EventStream {
     run_id: RunId,
     ear: Ear,
     next_index: u64,
-    buffer: VecDeque<RunEvent>,
+    buffer: VecDeque<Arc<RunEvent>>,
+    /// `looks` when the log was last read.
+    looked: Option<u64>,
+    /// The run was found, by this stream's access.
+    is_known: bool,
     is_over: bool,
 }
 
 impl EventStream {
     pub(crate) fn new(engine: Engine, run_id: RunId, after: Option<u64>) -> Self {
         let ear = engine.inner.services.hub.subscribe(&run_id);
-        let next_index = after.map_or(0, |after| after + 1);
-        Self { engine, run_id, ear, next_index, buffer: VecDeque::new(), is_over: false }
+        let next_index = after.map_or(0, |after| after.saturating_add(1));
+        let buffer = VecDeque::new();
+        Self { engine, run_id, ear, next_index, buffer, looked: None, is_known: false, is_over: false }
     }
 
     /// The next event; nothing after the run's last. While the run is unfinished this waits.
@@ -41,25 +50,36 @@ impl EventStream {
     pub async fn next(&mut self) -> Result<Option<RunEvent>, Error> {
         loop {
             if let Some(event) = self.buffer.pop_front() {
-                return Ok(Some(event));
+                return Ok(Some(Arc::unwrap_or_clone(event)));
             }
             if self.is_over {
                 return Ok(None);
             }
             let mark = *self.ear.mark.borrow_and_update();
-            if self.read().await? {
-                continue;
-            }
-            if !self.is_unfinished().await? {
-                self.is_over = true;
-                // The run may have ended between the two reads: what it said last must not be missed.
-                self.read().await?;
-                continue;
+            if !self.is_at_the_end(&mark) {
+                self.looked = Some(mark.looks);
+                if self.read().await? {
+                    continue;
+                }
+                if !self.is_unfinished().await? {
+                    self.is_over = true;
+                    // The run may have ended between the two reads: what it said last must not be missed.
+                    self.read().await?;
+                    continue;
+                }
             }
             let next_index = self.next_index;
             let news = self.ear.mark.wait_for(|now| now.next_index > next_index || now.looks != mark.looks);
-            let _ = tokio::time::timeout(LOOK_PERIOD, news).await;
+            if tokio::time::timeout(LOOK_PERIOD, news).await.is_err() {
+                self.looked = None;
+            }
         }
+    }
+
+    /// Whether nothing can have been written since the last read: this process executes the run, and has said how long
+    /// the log is.
+    fn is_at_the_end(&self, mark: &Mark) -> bool {
+        self.looked == Some(mark.looks) && mark.next_index == self.next_index && self.next_index > 0 && !mark.ended
     }
 
     /// The events that are stored now, without waiting for more.
@@ -68,31 +88,58 @@ impl EventStream {
     /// As [`EventStream::next`].
     pub async fn stored(mut self) -> Result<Vec<RunEvent>, Error> {
         while self.read().await? {}
-        if self.buffer.is_empty() && self.next_index == 0 {
+        if self.buffer.is_empty() {
             self.is_unfinished().await?;
         }
-        Ok(self.buffer.into())
+        Ok(self.buffer.into_iter().map(Arc::unwrap_or_clone).collect())
     }
 
     async fn read(&mut self) -> Result<bool, Error> {
-        let db = &self.engine.inner.services.db;
-        let pages = db.read(self.run_id.clone(), self.next_index, READ_BYTES).await?;
-        let before = self.next_index;
-        for page in pages {
-            for entry in page.decode(&self.run_id)? {
-                let index = entry.event.event_index.unwrap_or_default();
-                if index >= self.next_index {
-                    self.next_index = index + 1;
-                    self.is_over |= entry.event.is_terminal();
-                    self.buffer.push_back(entry.event);
-                }
-            }
+        if !self.ear.has_company() {
+            let (events, _) = self.stored_events().await?;
+            return Ok(self.take(events));
         }
-        Ok(self.next_index > before)
+        // What others have read may only be given to those who may read it.
+        if !self.is_known {
+            self.is_unfinished().await?;
+            self.is_known = true;
+        }
+        let mut recent = self.ear.recent().await;
+        let mut events = recent.from(self.next_index, GIVEN_MAX);
+        if events.is_empty() {
+            let bytes;
+            (events, bytes) = self.stored_events().await?;
+            recent.keep(&events, bytes / events.len().max(1));
+        }
+        drop(recent);
+        Ok(self.take(events))
+    }
+
+    /// What the store has from the next index on, and how many bytes it is there.
+    async fn stored_events(&self) -> Result<(Vec<Arc<RunEvent>>, usize), Error> {
+        let db = &self.engine.inner.services.db;
+        let pages = db.read(self.engine.access.clone(), self.run_id.clone(), self.next_index, READ_BYTES).await?;
+        let (mut events, mut bytes) = (Vec::new(), 0);
+        for page in pages {
+            bytes += page.body.len();
+            let entries = page.decode(&self.run_id)?.into_iter().map(|entry| entry.event);
+            let is_new = |event: &RunEvent| event.event_index.is_some_and(|index| index >= self.next_index);
+            events.extend(entries.filter(is_new).map(Arc::new));
+        }
+        Ok((events, bytes))
+    }
+
+    /// Takes what was read; false when there was nothing.
+    fn take(&mut self, events: Vec<Arc<RunEvent>>) -> bool {
+        let Some(last) = events.last() else { return false };
+        self.next_index = last.event_index.map_or(self.next_index, |index| index + 1);
+        self.is_over |= last.is_terminal();
+        self.buffer.extend(events);
+        true
     }
 
     async fn is_unfinished(&self) -> Result<bool, Error> {
-        let run = self.engine.inner.services.db.run(self.run_id.clone()).await?;
+        let run = self.engine.stored_run(&self.run_id).await?;
         let run = run.ok_or_else(|| Error::RunNotFound(self.run_id.clone()))?;
         Ok(!run.status.is_terminal())
     }

@@ -3,7 +3,7 @@
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::events::EventStream;
-use outlive_core::port::{BoxFuture, Run};
+use outlive_core::port::{Access, BoxFuture, Run};
 use outlive_core::{RunId, RunStatus, WorkflowRunOutput};
 use std::fmt;
 use std::future::IntoFuture;
@@ -17,6 +17,7 @@ const LOOK_PERIOD: Duration = Duration::from_secs(2);
 pub struct RunHandle {
     engine: Engine,
     run_id: RunId,
+    is_repeated: bool,
 }
 
 impl fmt::Debug for RunHandle {
@@ -27,7 +28,16 @@ impl fmt::Debug for RunHandle {
 
 impl RunHandle {
     pub(crate) fn new(engine: Engine, run_id: RunId) -> Self {
-        Self { engine, run_id }
+        Self { engine, run_id, is_repeated: false }
+    }
+
+    pub(crate) fn repeated(self, is_repeated: bool) -> Self {
+        Self { is_repeated, ..self }
+    }
+
+    /// Whether the request that gave this handle was a repetition: its idempotency key was known, and this is that run.
+    pub fn is_repeated(&self) -> bool {
+        self.is_repeated
     }
 
     /// The run's id: all that another process needs.
@@ -65,11 +75,14 @@ impl RunHandle {
     /// [`Error::RunNotFound`], the store's, or [`Error::Stopped`] when this engine's store has failed.
     pub async fn wait(&self) -> Result<WorkflowRunOutput, Error> {
         let mut ear = self.engine.inner.services.hub.subscribe(&self.run_id);
+        // Whose run it is must be known before anyone waits for it: someone else's is not there.
+        let mut is_known = self.engine.access == Access::All;
         loop {
             let mark = *ear.mark.borrow_and_update();
             let executes_here = self.engine.inner.is_running(&self.run_id) && !mark.ended;
-            if !executes_here {
-                let found = self.engine.inner.services.db.run(self.run_id.clone()).await?;
+            if !executes_here || !is_known {
+                let found = self.engine.stored_run(&self.run_id).await?;
+                is_known = true;
                 let run = found.ok_or_else(|| Error::RunNotFound(self.run_id.clone()))?;
                 if run.status.is_terminal() {
                     return Ok(run_output(&run));

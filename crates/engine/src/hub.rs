@@ -1,9 +1,42 @@
 //! The hub: wakes readers with "this run has news". It carries no events, so it can lose nothing: readers read the log.
+//!
+//! What one reader of a run has read lies here for a while, so that a thousand readers of one run do not read the same
+//! page a thousand times ([`Recent`]). It was read from the log, and whoever does not find what they need reads the log.
 
-use outlive_core::RunId;
-use std::collections::HashMap;
+use outlive_core::{RunEvent, RunId};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
+
+/// Changes a reader of all runs may be behind before it is told [`Change::Anything`] instead.
+const CHANGES_MAX: usize = 1024;
+
+/// What has news. A hint, never the truth: that is in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// This run, by a commit of this process.
+    Run(RunId),
+    /// Any run: another process changed something, or this reader fell behind.
+    Anything,
+}
+
+/// Hears of every change. Whoever holds it slows nobody.
+#[derive(Debug)]
+pub struct Changes(broadcast::Receiver<Change>);
+
+impl Changes {
+    /// The next change; nothing once the engine is gone.
+    ///
+    /// # Cancel safety
+    /// Safe: what was not returned comes at the next call.
+    pub async fn next(&mut self) -> Option<Change> {
+        match self.0.recv().await {
+            Ok(change) => Some(change),
+            Err(broadcast::error::RecvError::Lagged(_)) => Some(Change::Anything),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}
 
 /// What a reader is told. A hint, never the truth: that is in the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,15 +49,71 @@ pub(crate) struct Mark {
     pub(crate) looks: u64,
 }
 
-/// Readers by run. Runs without readers cost nothing.
-#[derive(Debug, Default)]
+/// Readers by run, and readers of all runs. Runs without readers cost nothing.
+#[derive(Debug)]
 pub(crate) struct Hub {
-    topics: Mutex<HashMap<RunId, Arc<watch::Sender<Mark>>>>,
+    topics: Mutex<HashMap<RunId, Arc<Topic>>>,
+    changes: broadcast::Sender<Change>,
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        Self { topics: Mutex::default(), changes: broadcast::Sender::new(CHANGES_MAX) }
+    }
+}
+
+/// A run with readers.
+#[derive(Debug)]
+struct Topic {
+    mark: watch::Sender<Mark>,
+    recent: tokio::sync::Mutex<Recent>,
+}
+
+/// Events kept for the readers of one run, and their bytes on disk.
+const RECENT_MAX: usize = 512;
+const RECENT_BYTES_MAX: usize = 512 << 10;
+
+/// The newest events that were read of a run, without a gap.
+#[derive(Debug, Default)]
+pub(crate) struct Recent {
+    events: VecDeque<(Arc<RunEvent>, usize)>,
+    bytes: usize,
+}
+
+impl Recent {
+    /// At most `max` events from this index on; none when they are not here.
+    pub(crate) fn from(&self, index: u64, max: usize) -> Vec<Arc<RunEvent>> {
+        let first = self.events.front().and_then(|(event, _)| event.event_index);
+        let skip = first.and_then(|first| usize::try_from(index.checked_sub(first)?).ok());
+        let skip = skip.unwrap_or(self.events.len());
+        self.events.iter().skip(skip).take(max).map(|(event, _)| event.clone()).collect()
+    }
+
+    /// Keeps these events, each of about so many bytes, if they continue what is here or are newer.
+    pub(crate) fn keep(&mut self, events: &[Arc<RunEvent>], bytes_each: usize) {
+        let index = |event: &Arc<RunEvent>| event.event_index.unwrap_or_default();
+        let (Some(first), Some(last)) = (events.first(), events.last()) else { return };
+        let end = self.events.back().map(|(event, _)| index(event) + 1);
+        match end {
+            Some(end) if index(last) < end => return,
+            Some(end) if index(first) != end => (self.events, self.bytes) = (VecDeque::new(), 0),
+            Some(_) | None => {}
+        }
+        for event in events {
+            self.events.push_back((event.clone(), bytes_each));
+            self.bytes += bytes_each;
+        }
+        while self.events.len() > RECENT_MAX || self.bytes > RECENT_BYTES_MAX {
+            let Some((_, bytes)) = self.events.pop_front() else { break };
+            self.bytes -= bytes;
+        }
+    }
 }
 
 /// One reader's ear. Dropping it unsubscribes.
 #[derive(Debug)]
 pub(crate) struct Ear {
+    topic: Arc<Topic>,
     hub: Arc<Hub>,
     run_id: RunId,
     pub(crate) mark: watch::Receiver<Mark>,
@@ -34,15 +123,30 @@ impl Hub {
     /// Listens for news of a run. Subscribe first, read then: news in between is not lost.
     pub(crate) fn subscribe(self: &Arc<Self>, run_id: &RunId) -> Ear {
         let mut topics = self.lock();
-        let topic = topics.entry(run_id.clone()).or_insert_with(|| Arc::new(watch::Sender::new(Mark::default())));
-        Ear { hub: self.clone(), run_id: run_id.clone(), mark: topic.subscribe() }
+        let new = || Topic { mark: watch::Sender::new(Mark::default()), recent: tokio::sync::Mutex::default() };
+        let topic = topics.entry(run_id.clone()).or_insert_with(|| Arc::new(new())).clone();
+        Ear { hub: self.clone(), run_id: run_id.clone(), mark: topic.mark.subscribe(), topic }
+    }
+
+    /// Listens for news of all runs.
+    pub(crate) fn changes(&self) -> Changes {
+        Changes(self.changes.subscribe())
+    }
+
+    /// Tells the readers of all runs.
+    pub(crate) fn changed(&self, run_id: &RunId) {
+        if self.changes.receiver_count() > 0 {
+            // An error means that the last listener has just gone.
+            let _ = self.changes.send(Change::Run(run_id.clone()));
+        }
     }
 
     /// A commit of this process is durable.
     pub(crate) fn publish(&self, run_id: &RunId, next_index: u64, ended: bool) {
+        self.changed(run_id);
         let topic = self.lock().get(run_id).cloned();
         if let Some(topic) = topic {
-            topic.send_modify(|mark| {
+            topic.mark.send_modify(|mark| {
                 mark.next_index = mark.next_index.max(next_index);
                 mark.ended |= ended;
             });
@@ -53,20 +157,33 @@ impl Hub {
     pub(crate) fn publish_gone(&self, run_id: &RunId) {
         let topic = self.lock().get(run_id).cloned();
         if let Some(topic) = topic {
-            topic.send_modify(|mark| mark.looks += 1);
+            topic.mark.send_modify(|mark| mark.looks += 1);
         }
     }
 
     /// Another process may have changed any run.
     pub(crate) fn publish_foreign(&self) {
+        let _ = self.changes.send(Change::Anything);
         let topics: Vec<_> = self.lock().values().cloned().collect();
         for topic in topics {
-            topic.send_modify(|mark| mark.looks += 1);
+            topic.mark.send_modify(|mark| mark.looks += 1);
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<RunId, Arc<watch::Sender<Mark>>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<RunId, Arc<Topic>>> {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ear {
+    /// Whether others read the same run here.
+    pub(crate) fn has_company(&self) -> bool {
+        self.topic.mark.receiver_count() > 1
+    }
+
+    /// What was read of the run lately, for one reader at a time: whoever reads the log meanwhile reads for all.
+    pub(crate) async fn recent(&self) -> tokio::sync::MutexGuard<'_, Recent> {
+        self.topic.recent.lock().await
     }
 }
 
@@ -74,7 +191,7 @@ impl Drop for Ear {
     fn drop(&mut self) {
         let mut topics = self.hub.lock();
         // This ear is still counted: one receiver means nobody else listens.
-        if topics.get(&self.run_id).is_some_and(|topic| topic.receiver_count() <= 1) {
+        if topics.get(&self.run_id).is_some_and(|topic| topic.mark.receiver_count() <= 1) {
             topics.remove(&self.run_id);
         }
     }

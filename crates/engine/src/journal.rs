@@ -9,21 +9,26 @@
 use crate::handle::run_output;
 use crate::hub::Hub;
 use crate::lease::LeaseClock;
-use outlive_core::log::{Entry, Key, Page, Record};
+use crate::stats::{self, Counters};
+use outlive_core::log::{Entry, Key, Record};
 use outlive_core::machine::{Mismatch, WorkflowMachine};
 use outlive_core::port::{
-    BoxFuture, Chance, Clock, Commit, Db, DbError, Effects, Halt, HistoryRun, Lease, Recall, Release, RunFilter,
-    RunPatch,
+    Access, BoxFuture, Chance, Clock, Commit, Db, DbError, DbErrorKind, Effects, Halt, HistoryRun, Lease, Recall,
+    Release, RunFilter, RunPatch,
 };
-use outlive_core::{EventKind, Failure, FailureKind, Origin, RunEvent, RunId, RunInfo, RunStatus, Timestamp};
+use outlive_core::{EventKind, Failure, FailureKind, Origin, Redactor, RunEvent, RunId, RunInfo, RunStatus, Timestamp};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+
+/// Streamed pieces that one commit keeps apart; further ones are merged.
+const STREAMED_MAX: usize = 32;
 
 /// Services the journal uses.
 pub(crate) struct Services {
@@ -34,20 +39,33 @@ pub(crate) struct Services {
     pub(crate) lease_clock: Arc<LeaseClock>,
     pub(crate) stream_period: Duration,
     pub(crate) commit_places: Semaphore,
+    pub(crate) counters: Counters,
+    pub(crate) redactor: RwLock<Arc<Redactor>>,
 }
 
 impl Services {
     /// Commits; waits until a full disk has room and a busy store answers.
     pub(crate) async fn commit(&self, commit: Commit) -> Result<(), DbError> {
         let mut pause = Duration::from_millis(100);
+        let began = Instant::now();
         loop {
             match self.db.commit(commit.clone()).await {
+                Ok(()) => {
+                    self.counters.committed(began, commit.patch.status);
+                    return Ok(());
+                }
                 Err(error) if error.is_transient() => {
+                    stats::add(&self.counters.commits_delayed);
                     tracing::warn!(run_id = %commit.lease.run_id, %error, "commit delayed");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_millis(3200));
                 }
-                done => return done,
+                Err(error) => {
+                    if error.kind() == DbErrorKind::Fenced {
+                        stats::add(&self.counters.writes_fenced);
+                    }
+                    return Err(error);
+                }
             }
         }
     }
@@ -227,12 +245,16 @@ impl Journal {
         let pending = std::mem::take(&mut state.pending);
         state.is_urgent = false;
         state.stream_due = None;
-        let page = (!pending.is_empty()).then(|| Page::encode(state.next_index, &pending));
+        let redactor = self.services.redactor.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let page = (!pending.is_empty()).then(|| redactor.page(state.next_index, &pending));
         state.next_index += pending.len() as u64;
         state.is_committing = true;
         let mut patch = RunPatch {
             is_progress: pending.iter().filter_map(|e| e.record.as_ref()).any(Record::is_progress),
-            progress: state.progress.take(),
+            progress: state.progress.take().map(|text| match redactor.text(&text) {
+                Cow::Borrowed(_) => text.clone(),
+                Cow::Owned(redacted) => Arc::from(redacted),
+            }),
             release: state.release.take(),
             ..RunPatch::default()
         };
@@ -243,16 +265,14 @@ impl Journal {
             state.status = status;
             if ended.is_some() {
                 let output = serde_json::to_string(&state.machine.output()).expect("outputs have string keys only");
-                patch.output = Some(Arc::from(output));
+                patch.output = Some(redactor.shared_json(Arc::from(output)));
             }
         }
-        let commit = Commit {
-            lease: self.lease.clone(),
-            page,
-            patch,
-            session: state.session.take(),
-            at: self.services.clock.now(),
-        };
+        let mut session = state.session.take();
+        if let Some(fields) = &mut session {
+            redactor.map(fields);
+        }
+        let commit = Commit { lease: self.lease.clone(), page, patch, session, at: self.services.clock.now() };
         #[cfg(feature = "sabotage-publish-before-append")]
         {
             state.durable_end = state.next_index;
@@ -296,8 +316,13 @@ impl State {
         self.waiting.drain(..).for_each(Waker::wake);
     }
 
-    /// Merges streamed text into the entry before it, if that is a piece of the same answer and not yet written.
+    /// Merges streamed text into the entry before it, if that is a piece of the same answer and not yet written, and
+    /// much is pending: a reader sees a model's pieces as they came, but a flood of tiny ones does not become a flood of
+    /// entries.
     fn merge_stream(&mut self, event: &RunEvent) -> bool {
+        if self.pending.len() < STREAMED_MAX {
+            return false;
+        }
         let Some(last) = self.pending.last_mut() else {
             return false;
         };
@@ -430,12 +455,11 @@ async fn read_history(db: &dyn Db, info: &RunInfo, limit: u32) -> Result<Vec<His
         statuses: vec![RunStatus::Completed],
         session_id: Some(info.session_id.clone()),
         limit,
+        with_payload: true,
         ..RunFilter::default()
     };
     let mut history = Vec::new();
-    for listed in db.runs(filter).await?.runs.into_iter().rev() {
-        // A list leaves input and output out.
-        let Some(run) = db.run(listed.info.run_id).await? else { continue };
+    for run in db.runs(Access::All, filter).await?.runs.into_iter().rev() {
         let output = run_output(&run);
         let runs = output.step_executor_runs.iter().map(|run| (**run).clone()).collect();
         history.push(HistoryRun { input: output.input, runs });

@@ -18,6 +18,8 @@ mod journal;
 mod lease;
 mod options;
 mod pump;
+mod sessions;
+pub mod stats;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod worker;
@@ -27,4 +29,7 @@ pub use engine::{Engine, EngineBuilder, Submit};
 pub use error::Error;
 pub use events::EventStream;
 pub use handle::{RunHandle, run_output};
+pub use hub::{Change, Changes};
 pub use options::Options;
+pub use sessions::RunStanding;
+pub use stats::Stats;

@@ -1,5 +1,6 @@
 //! How an engine behaves; every bound it keeps.
 
+use outlive_core::Secret;
 use std::time::Duration;
 
 /// Options of an engine. The defaults suit a laptop and a small server.
@@ -27,6 +28,9 @@ pub struct Options {
     pub claims_max: u32,
     /// How long a shutdown waits for calls in flight.
     pub shutdown_grace: Duration,
+    /// What must not reach the log, an output or a session, beside the keys of the models in use and what looks like a
+    /// key. What a caller submits is kept as it is.
+    pub secrets: Vec<Secret>,
     /// Whether this engine executes runs. Without, it submits, reads and cancels.
     pub execute: bool,
 }
@@ -45,6 +49,7 @@ impl Default for Options {
             park_after: Duration::from_secs(5),
             claims_max: 3,
             shutdown_grace: Duration::from_secs(25),
+            secrets: Vec::new(),
             execute: true,
         }
     }

@@ -10,8 +10,9 @@ use crate::options::Options;
 use outlive_core::log::{Entry, Key, Record};
 use outlive_core::machine::WorkflowMachine;
 use outlive_core::port::{
-    Accepted, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Clock, Commit, Db, DbError, Lease, LogStore, NewRun,
-    Run, RunFilter, RunPage, RunStore, Session, SessionStore, Watcher,
+    Accepted, Access, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Clock, Commit, Db, DbError, Lease,
+    LivingWorker, LogStore, NewRun, NewSession, Run, RunFilter, RunPage, RunStore, Session, SessionFilter, SessionPage,
+    SessionPatch, SessionStore, Watcher,
 };
 use outlive_core::{Attachments, Definition, Page, RunId, SessionId, Timestamp, WorkerId, WorkflowRunOutput};
 use serde_json::Value;
@@ -86,14 +87,19 @@ impl CrashingDb {
 }
 
 impl RunStore for CrashingDb {
-    fn create_run(&self, run: NewRun, worker: Option<WorkerId>) -> BoxFuture<'_, Result<Accepted, DbError>> {
-        self.inner.create_run(run, worker)
+    fn create_run(
+        &self,
+        access: Access,
+        run: NewRun,
+        worker: Option<WorkerId>,
+    ) -> BoxFuture<'_, Result<Accepted, DbError>> {
+        self.inner.create_run(access, run, worker)
     }
-    fn run(&self, run_id: RunId) -> BoxFuture<'_, Result<Option<Run>, DbError>> {
-        self.inner.run(run_id)
+    fn run(&self, access: Access, run_id: RunId) -> BoxFuture<'_, Result<Option<Run>, DbError>> {
+        self.inner.run(access, run_id)
     }
-    fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<RunPage, DbError>> {
-        self.inner.runs(filter)
+    fn runs(&self, access: Access, filter: RunFilter) -> BoxFuture<'_, Result<RunPage, DbError>> {
+        self.inner.runs(access, filter)
     }
     fn heartbeat(&self, worker: WorkerId, at: Timestamp, period: Duration) -> BoxFuture<'_, Result<(), DbError>> {
         self.inner.heartbeat(worker, at, period)
@@ -112,11 +118,19 @@ impl RunStore for CrashingDb {
     ) -> BoxFuture<'_, Result<Option<(Run, Lease)>, DbError>> {
         self.inner.claim_run(run_id, worker, at)
     }
-    fn request_cancel(&self, run_id: RunId, cancel: CancelIntent) -> BoxFuture<'_, Result<Cancelled, DbError>> {
-        self.inner.request_cancel(run_id, cancel)
+    fn request_cancel(
+        &self,
+        access: Access,
+        run_id: RunId,
+        cancel: CancelIntent,
+    ) -> BoxFuture<'_, Result<Cancelled, DbError>> {
+        self.inner.request_cancel(access, run_id, cancel)
     }
     fn cancels(&self, worker: WorkerId) -> BoxFuture<'_, Result<Vec<(RunId, CancelIntent)>, DbError>> {
         self.inner.cancels(worker)
+    }
+    fn workers(&self, access: Access) -> BoxFuture<'_, Result<Vec<LivingWorker>, DbError>> {
+        self.inner.workers(access)
     }
 }
 
@@ -132,14 +146,43 @@ impl LogStore for CrashingDb {
             std::future::pending().await
         })
     }
-    fn read(&self, run_id: RunId, from: u64, bytes_max: usize) -> BoxFuture<'_, Result<Vec<Page>, DbError>> {
-        self.inner.read(run_id, from, bytes_max)
+    fn read(
+        &self,
+        access: Access,
+        run_id: RunId,
+        from: u64,
+        bytes_max: usize,
+    ) -> BoxFuture<'_, Result<Vec<Page>, DbError>> {
+        self.inner.read(access, run_id, from, bytes_max)
     }
 }
 
 impl SessionStore for CrashingDb {
-    fn session(&self, session_id: SessionId) -> BoxFuture<'_, Result<Option<Session>, DbError>> {
-        self.inner.session(session_id)
+    fn session(&self, access: Access, session_id: SessionId) -> BoxFuture<'_, Result<Option<Session>, DbError>> {
+        self.inner.session(access, session_id)
+    }
+    fn sessions(&self, access: Access, filter: SessionFilter) -> BoxFuture<'_, Result<SessionPage, DbError>> {
+        self.inner.sessions(access, filter)
+    }
+    fn create_session(&self, access: Access, session: NewSession) -> BoxFuture<'_, Result<Session, DbError>> {
+        self.inner.create_session(access, session)
+    }
+    fn update_session(
+        &self,
+        access: Access,
+        session_id: SessionId,
+        patch: SessionPatch,
+        at: Timestamp,
+    ) -> BoxFuture<'_, Result<Option<Session>, DbError>> {
+        self.inner.update_session(access, session_id, patch, at)
+    }
+    fn delete_sessions(
+        &self,
+        access: Access,
+        session_ids: Vec<SessionId>,
+        force: bool,
+    ) -> BoxFuture<'_, Result<u64, DbError>> {
+        self.inner.delete_sessions(access, session_ids, force)
     }
 }
 
@@ -269,7 +312,7 @@ async fn finish(engine: &Engine, subject: &Subject<'_>) -> WorkflowRunOutput {
 pub async fn read_log(db: &dyn Db, run_id: &RunId) -> Vec<Entry> {
     let mut log: Vec<Entry> = Vec::new();
     loop {
-        let pages = db.read(run_id.clone(), log.len() as u64, 1 << 20).await.expect("the log can be read");
+        let pages = db.read(Access::All, run_id.clone(), log.len() as u64, 1 << 20).await.expect("the log can be read");
         if pages.is_empty() {
             return log;
         }

@@ -6,6 +6,7 @@
 use crate::drive::Stop;
 use crate::engine::Inner;
 use crate::error::Error;
+use crate::stats;
 use outlive_core::port::{BoxFuture, Claim, DbErrorKind};
 use outlive_core::{Timestamp, WorkerId};
 use std::sync::Arc;
@@ -40,7 +41,10 @@ pub(crate) fn keep_lease(inner: Arc<Inner>) -> BoxFuture<'static, ()> {
             match heartbeat(&inner).await {
                 Ok(()) => {}
                 Err(Error::Db(error)) if error.kind() == DbErrorKind::Fenced => start_over(&inner),
-                Err(error) => tracing::warn!(%error, "heartbeat failed"),
+                Err(error) => {
+                    stats::add(&inner.services.counters.heartbeats_failed);
+                    tracing::warn!(%error, "heartbeat failed");
+                }
             }
         }
     })
@@ -48,6 +52,7 @@ pub(crate) fn keep_lease(inner: Arc<Inner>) -> BoxFuture<'static, ()> {
 
 /// This worker was declared dead while it slept: what it executed belongs to others now.
 fn start_over(inner: &Inner) {
+    stats::add(&inner.services.counters.leases_lost);
     tracing::warn!("this worker's leases were taken over; its runs are dropped and it starts anew");
     inner.stop_all(&Stop::Lost);
     let worker = WorkerId::new(inner.services.clock.now(), inner.services.chance.wide_bits());
@@ -123,8 +128,10 @@ async fn claim(inner: &Arc<Inner>) -> Result<Instant, Error> {
             suspects: inner.suspects.load(Ordering::Relaxed) == 0,
             at: now,
         };
+        let began = Instant::now();
         let claimed = inner.services.db.claim(claim).await?;
         let count = claimed.runs.len();
+        inner.services.counters.claimed(began, count);
         let waiting = inner.unleased.load(Ordering::Relaxed);
         inner.unleased.store(waiting.saturating_sub(count), Ordering::Relaxed);
         for (run, lease) in claimed.runs {

@@ -78,6 +78,12 @@ impl Drive<'_> {
                 match stream.next().await {
                     Some(Ok(ModelEvent::Delta(ModelDelta::Content(text) | ModelDelta::Reasoning(text))))
                         if text.is_empty() => {}
+                    Some(Ok(ModelEvent::Delta(delta @ ModelDelta::Begun(_)))) => {
+                        // Of a team's answers Agno does not tell the ids, and its clients count events.
+                        if self.worker.members.is_none() {
+                            self.effects().stream(self.voice.content(delta), &self.origin);
+                        }
+                    }
                     Some(Ok(ModelEvent::Delta(delta))) => {
                         first_token.get_or_insert_with(seconds);
                         self.effects().stream(self.voice.content(delta), &self.origin);

@@ -38,6 +38,7 @@ impl Voice {
         match delta {
             ModelDelta::Content(text) => content.content = Some(text),
             ModelDelta::Reasoning(text) => content.reasoning_content = text,
+            ModelDelta::Begun(ids) => content.model_provider_data = Some(ids),
         }
         match self {
             Voice::Agent => EventKind::RunContent(ContentDelta { workflow_agent: Some(false), ..content }),

@@ -10,7 +10,7 @@ pub use scripted::ScriptedModel;
 
 use futures::Stream;
 use outlive_core::port::BoxFuture;
-use outlive_core::{Failure, ModelDelta, ModelInfo, ModelRequest, ModelResponse};
+use outlive_core::{Failure, ModelDelta, ModelInfo, ModelRequest, ModelResponse, Secret};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -39,6 +39,11 @@ pub trait Model: Send + Sync + 'static {
 
     /// What would make every call fail, in words for a person: a missing key. Asked once, before a run exists.
     fn problems(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// What must not be stored: its key.
+    fn secrets(&self) -> Vec<Secret> {
         Vec::new()
     }
 

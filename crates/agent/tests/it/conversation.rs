@@ -66,7 +66,7 @@ pub(crate) async fn streamed(
 pub(crate) fn text(deltas: &[ModelDelta]) -> String {
     let texts = deltas.iter().map(|delta| match delta {
         ModelDelta::Content(text) => text.as_str(),
-        ModelDelta::Reasoning(_) => "",
+        ModelDelta::Reasoning(_) | ModelDelta::Begun(_) => "",
     });
     texts.collect()
 }

@@ -3,6 +3,7 @@
 use crate::conversation::{AnyModel, bad, good, message, price_tool, question, streamed, text, tool_result, turn};
 use futures::StreamExt;
 use outlive_agent::model::{IntoModel, Model, OpenAIChat, OpenAIResponses, parse};
+use outlive_agent::outbound::Outbound;
 use outlive_agent::testing::{OpenAiServer, PlannedAnswer};
 use outlive_core::{FailureKind, FinishReason, Media, ModelDelta, OutputSchema, Role};
 use serde_json::json;
@@ -163,6 +164,36 @@ async fn images_and_files_are_shown_by_address_or_by_value() {
             {"type": "file", "file": {"filename": "report.pdf", "file_data": "data:application/pdf;base64,QUJD"}},
         ])
     );
+}
+
+#[tokio::test]
+async fn a_provider_is_not_asked_to_fetch_what_is_not_public() {
+    let server = OpenAiServer::start().await;
+    let asked_about = |address: &str, as_file: bool| {
+        let mut request = question("What is this?");
+        let media = vec![Media { url: Some(address.to_owned()), ..Media::default() }];
+        let user = &mut request.messages[1];
+        if as_file {
+            user.files = media
+        } else {
+            user.images = media
+        }
+        request
+    };
+    for address in ["http://169.254.169.254/a?token=secret", "https://[::1]/a", "file:///etc/passwd", "a.png"] {
+        for (model, as_file) in both(&server).iter().zip([false, true]) {
+            let failure = bad(model.respond(asked_about(address, as_file)).await);
+            assert_eq!(failure.kind, FailureKind::BadRequest, "{failure:?}");
+            assert!(failure.message.starts_with("an image or a file cannot be sent"), "{failure:?}");
+            assert!(!failure.message.contains("secret"), "{failure:?}");
+        }
+    }
+    assert!(server.log().is_empty());
+    let opened = Outbound::default().allow("127.0.0.1:9100").expect("a host with a port");
+    let model = OpenAIChat::new("gpt-5.2").base_url(server.url()).api_key("sk-test-key").outbound(opened);
+    for address in ["http://127.0.0.1:9100/a.png", "data:image/png;base64,QUJD", "https://example.com/a.png"] {
+        good(model.respond(asked_about(address, false)).await);
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use crate::store::Store;
 use crate::style::{self, Mark};
 use clap::Args;
 use outlive::core::{RunId, RunStatus};
-use outlive::engine::{Engine, run_output};
+use outlive::engine::Engine;
 use serde_json::json;
 use std::time::Duration;
 
@@ -80,8 +80,8 @@ impl Cancel {
         match tokio::time::timeout(patience, engine.attach(id.clone()).wait()).await {
             Ok(ended) => Ok(ended?.status),
             Err(_) => {
-                let run = engine.db().run(id.clone()).await?;
-                Ok(run.map_or(RunStatus::Running, |run| run_output(&run).status))
+                let standing = engine.standing(id).await?;
+                Ok(standing.map_or(RunStatus::Running, |standing| standing.status))
             }
         }
     }

@@ -7,7 +7,7 @@ use crate::store::{ModelCalls, Store, database, model_calls};
 use crate::style::{self, DIM};
 use crate::{output, times};
 use clap::Args;
-use outlive::core::port::{Run, RunFilter};
+use outlive::core::port::{Access, Run, RunFilter};
 use outlive::core::{EventKind, RunEvent, RunStatus};
 use outlive::{RunHandle, Workflow, WorkflowRunOutput};
 use serde_json::{Value, json};
@@ -47,7 +47,7 @@ impl Demo {
         if self.resume && !path.exists() {
             return Err(nothing_to_resume(&path));
         }
-        let db = database(&path, global);
+        let db = database(&path, global)?;
         db.open().await?;
         let store = Store { db, path };
         let workflow = demo::workflow(store.db.clone())?;
@@ -229,7 +229,7 @@ async fn unfinished(store: &Store, workflow: &Workflow) -> Result<Vec<Run>, Prob
         workflow_id: Some(workflow.definition().id.clone()),
         ..RunFilter::default()
     };
-    Ok(store.db.runs(filter).await?.runs)
+    Ok(store.db.runs(Access::All, filter).await?.runs)
 }
 
 fn document(output: &WorkflowRunOutput, calls: Option<ModelCalls>, took: Duration) -> Value {

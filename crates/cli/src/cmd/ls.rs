@@ -7,7 +7,7 @@ use crate::store::Store;
 use crate::style::{self, Mark};
 use crate::{output, times};
 use clap::Args;
-use outlive::core::port::{Run, RunFilter};
+use outlive::core::port::{Access, Run, RunFilter};
 use outlive::core::{DefinitionId, RunStatus, SessionId, Timestamp};
 use serde_json::json;
 use std::time::Duration;
@@ -42,7 +42,7 @@ impl Ls {
         }
         if runs.is_empty() {
             output::note(global, format_args!("no such runs in {}", store.path.display()));
-            if global.session_table().is_none() {
+            if global.session_table()?.is_none() {
                 output::note(
                     global,
                     "a program that chose its own sessions table keeps its runs apart: --session-table",
@@ -66,7 +66,7 @@ impl Ls {
             // One more than wanted tells whether there are more.
             let missing = u32::try_from(limit + 1 - runs.len()).unwrap_or(u32::MAX);
             filter.limit = missing.min(PAGE);
-            let page = store.db.runs(filter.clone()).await?;
+            let page = store.db.runs(Access::All, filter.clone()).await?;
             let is_end = page.next.is_none() || !page.runs.iter().all(is_recent);
             runs.extend(page.runs.into_iter().filter(is_recent));
             if is_end || runs.len() > limit {

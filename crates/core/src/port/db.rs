@@ -3,6 +3,9 @@
 //! A store keeps text and never looks inside it (a session's state excepted, which it merges key by key). Every method
 //! is one transaction: it happens wholly or not at all, and when it has returned `Ok` it is on stable storage.
 //!
+//! A method that names a run or a session on a caller's behalf is told whose they may be ([`Access`]); what is not among
+//! them is, to that caller, not there. Methods that act by a lease need no access: the lease is the right.
+//!
 //! ```text
 //! create_run ─► claim ─► commit* ─► commit(status terminal)
 //!                 ▲          └─► release (stop, back-off, pause)
@@ -20,16 +23,42 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Whose runs and sessions a caller may see and change. Those of anyone else are to it as if they did not exist; runs and
+/// sessions without a user are nobody's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// Everyone's and nobody's: the process itself, or an administrator.
+    #[default]
+    All,
+    /// This user's alone.
+    User(Arc<str>),
+}
+
+impl Access {
+    /// The user it is restricted to, if it is.
+    pub fn user(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::All => None,
+            Self::User(user_id) => Some(user_id),
+        }
+    }
+
+    /// Whether what belongs to `owner` may be seen.
+    pub fn sees(&self, owner: Option<&str>) -> bool {
+        self.user().is_none_or(|user_id| owner == Some(&**user_id))
+    }
+}
+
 /// What went wrong in a store, told apart by what a caller can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DbErrorKind {
     /// A newer lease exists, or this one was given up: stop at once, tell nobody, change nothing.
     Fenced,
-    /// No such run or session.
+    /// No such run or session, or not the caller's.
     NotFound,
-    /// The idempotency key, or the run id, is taken by another request. Nothing happened.
+    /// The idempotency key, or the run's or session's id, is taken by another request. Nothing happened.
     Conflict,
-    /// The session does not take another run now (policy `reject`). Nothing happened.
+    /// The session does not take another run now (policy `reject`), or cannot be deleted now. Nothing happened.
     SessionBusy,
     /// The status table forbids the change. Nothing happened.
     IllegalStatus,
@@ -88,6 +117,24 @@ pub enum SessionPolicy {
     Parallel,
 }
 
+/// What a session's conversation is held with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SessionKind {
+    /// A workflow.
+    #[default]
+    Workflow,
+    /// An agent alone.
+    Agent,
+    /// A team alone.
+    Team,
+}
+
+impl SessionKind {
+    /// Every kind.
+    pub const ALL: [SessionKind; 3] = [Self::Workflow, Self::Agent, Self::Team];
+}
+
 /// A run to be accepted.
 #[derive(Clone, Debug)]
 pub struct NewRun {
@@ -107,6 +154,8 @@ pub struct NewRun {
     pub policy: SessionPolicy,
     /// State a session starts with when this run creates it.
     pub session_state: Option<Map<String, Value>>,
+    /// The session's kind when this run creates it.
+    pub session_kind: SessionKind,
     /// Now.
     pub at: Timestamp,
 }
@@ -257,7 +306,28 @@ pub enum Cancelled {
     Already(RunStatus),
 }
 
-/// Which runs to list, newest first.
+/// The order of a list of runs: that in which they were accepted, or its reverse.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// The last accepted first.
+    #[default]
+    NewestFirst,
+    /// The first accepted first.
+    OldestFirst,
+}
+
+/// A worker that has not been declared dead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LivingWorker {
+    /// Who.
+    pub worker: WorkerId,
+    /// Until when its leases are good unless it renews them.
+    pub good_until: Timestamp,
+    /// How many runs it holds, of those the caller may see.
+    pub runs: u64,
+}
+
+/// Which runs to list, and what of them. `Default` is the newest 50.
 #[derive(Clone, Debug, Default)]
 pub struct RunFilter {
     /// Only these statuses; empty means all.
@@ -270,38 +340,131 @@ pub struct RunFilter {
     pub user_id: Option<Arc<str>>,
     /// Only ids that begin with this.
     pub id_prefix: Option<String>,
-    /// Continue after this cursor.
+    /// Only runs accepted at this time or later.
+    pub created_from: Option<Timestamp>,
+    /// Only runs accepted before this time.
+    pub created_to: Option<Timestamp>,
+    /// In which order.
+    pub order: Order,
+    /// Continue after this cursor, which came from a list in the same order.
     pub after: Option<String>,
     /// At most this many; 0 means 50, the most is 1000.
     pub limit: u32,
+    /// Whether `input` and `output` are filled in.
+    pub with_payload: bool,
+    /// Whether to count as well how many runs there are of each status.
+    pub with_counts: bool,
 }
 
-/// A page of runs. Their `output` and `input` are not filled in.
+/// A page of runs. Their `input` and `output` are filled in only when the filter asked for them.
 #[derive(Clone, Debug, Default)]
 pub struct RunPage {
-    /// The runs, newest first.
+    /// The runs, in the filter's order.
     pub runs: Vec<Run>,
     /// Where to go on, when there is more.
     pub next: Option<String>,
+    /// When asked for: how many runs there are of each status, whatever the filter's `statuses`, `after` and `limit`, in
+    /// the order of [`RunStatus::ALL`]; statuses without runs are left out.
+    pub counts: Option<Vec<(RunStatus, u64)>>,
 }
 
 /// One session.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Session {
     /// Its id.
     pub session_id: SessionId,
+    /// What it is held with; set when it is created.
+    pub kind: SessionKind,
+    /// What people call it; absent until someone names it.
+    pub name: Option<Arc<str>>,
     /// Its state.
     pub state: Map<String, Value>,
+    /// The caller's own data.
+    pub metadata: Map<String, Value>,
     /// How many changes made it.
     pub version: u64,
-    /// Its first run's user.
+    /// Whose it is: its first run's user, or as it was created.
     pub user_id: Option<Arc<str>>,
-    /// Its first run's workflow.
+    /// Its first run's workflow, or as it was created. For agents and teams, theirs.
     pub workflow_id: Option<DefinitionId>,
     /// When it began.
     pub created_at: Timestamp,
     /// When it last changed.
     pub updated_at: Timestamp,
+}
+
+/// A session to be created before it has a run.
+#[derive(Clone, Debug)]
+pub struct NewSession {
+    /// Its id.
+    pub session_id: SessionId,
+    /// What it is held with.
+    pub kind: SessionKind,
+    /// What people call it.
+    pub name: Option<Arc<str>>,
+    /// Whose it is.
+    pub user_id: Option<Arc<str>>,
+    /// The workflow, agent or team.
+    pub workflow_id: Option<DefinitionId>,
+    /// The state it starts with.
+    pub state: Map<String, Value>,
+    /// The caller's own data.
+    pub metadata: Map<String, Value>,
+    /// Now.
+    pub at: Timestamp,
+}
+
+/// What to change of a session. `Default` changes nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SessionPatch {
+    /// The new name.
+    pub name: Option<Arc<str>>,
+    /// Replaces the state wholly.
+    pub state: Option<Map<String, Value>>,
+    /// Replaces the metadata wholly.
+    pub metadata: Option<Map<String, Value>>,
+}
+
+/// What a list of sessions is sorted by. Among equals the one created first is first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SessionSort {
+    /// When they began.
+    #[default]
+    CreatedAt,
+    /// When they last changed.
+    UpdatedAt,
+    /// By name, byte by byte; those without one first.
+    Name,
+}
+
+/// Which sessions to list. `Default` is the oldest 20.
+#[derive(Clone, Debug, Default)]
+pub struct SessionFilter {
+    /// Only this kind.
+    pub kind: Option<SessionKind>,
+    /// Only those held with this workflow, agent or team.
+    pub component_id: Option<DefinitionId>,
+    /// Only this user's.
+    pub user_id: Option<Arc<str>>,
+    /// Only those whose name contains this text; ASCII letters match in either case.
+    pub name: Option<String>,
+    /// By what to sort.
+    pub sort: SessionSort,
+    /// Whether to reverse the order.
+    pub descending: bool,
+    /// At most this many; 0 means 20, the most is 1000.
+    pub limit: u32,
+    /// How many to leave out at the beginning.
+    pub offset: u64,
+}
+
+/// A page of sessions.
+#[derive(Clone, Debug, Default)]
+pub struct SessionPage {
+    /// The sessions, in the filter's order.
+    pub sessions: Vec<Session>,
+    /// How many there are in all, whatever `limit` and `offset`.
+    pub total: u64,
 }
 
 /// Something changed that this handle on the store did not do itself.
@@ -323,15 +486,24 @@ pub trait RunStore: Send + Sync {
     /// Accepts a run, and with it its session. With `worker`, claims it at once when nothing is in the way.
     ///
     /// # Errors
-    /// `Conflict` when the idempotency key or the run id is taken by another request, `SessionBusy`, `Full`, `Busy`,
-    /// and `OutcomeUnknown`, after which the caller repeats with the same key.
-    fn create_run(&self, run: NewRun, worker: Option<WorkerId>) -> BoxFuture<'_, Result<Accepted, DbError>>;
+    /// `NotFound` when the run is not the caller's own, or its session is there and is not; `Conflict` when the
+    /// idempotency key or the run id is taken by another request, `SessionBusy`, `Full`, `Busy`, and `OutcomeUnknown`,
+    /// after which the caller repeats with the same key.
+    fn create_run(
+        &self,
+        access: Access,
+        run: NewRun,
+        worker: Option<WorkerId>,
+    ) -> BoxFuture<'_, Result<Accepted, DbError>>;
 
     /// The run, if it exists.
-    fn run(&self, run_id: RunId) -> BoxFuture<'_, Result<Option<Run>, DbError>>;
+    fn run(&self, access: Access, run_id: RunId) -> BoxFuture<'_, Result<Option<Run>, DbError>>;
 
-    /// Runs, newest first, without input and output.
-    fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<RunPage, DbError>>;
+    /// Lists runs.
+    ///
+    /// # Errors
+    /// `Storage` when no list gave out the cursor.
+    fn runs(&self, access: Access, filter: RunFilter) -> BoxFuture<'_, Result<RunPage, DbError>>;
 
     /// Registers a worker, or renews it: its leases are good until `at + period` by the store's own reckoning.
     ///
@@ -359,10 +531,18 @@ pub trait RunStore: Send + Sync {
     ///
     /// # Errors
     /// `NotFound`.
-    fn request_cancel(&self, run_id: RunId, cancel: CancelIntent) -> BoxFuture<'_, Result<Cancelled, DbError>>;
+    fn request_cancel(
+        &self,
+        access: Access,
+        run_id: RunId,
+        cancel: CancelIntent,
+    ) -> BoxFuture<'_, Result<Cancelled, DbError>>;
 
     /// Runs this worker holds that someone wants cancelled.
     fn cancels(&self, worker: WorkerId) -> BoxFuture<'_, Result<Vec<(RunId, CancelIntent)>, DbError>>;
+
+    /// The workers that have not been declared dead, by id; `access` restricts only the runs that are counted.
+    fn workers(&self, access: Access) -> BoxFuture<'_, Result<Vec<LivingWorker>, DbError>>;
 }
 
 /// The run log.
@@ -370,17 +550,54 @@ pub trait LogStore: Send + Sync {
     /// Appends and changes everything in `commit`, or nothing.
     ///
     /// # Errors
-    /// `Fenced` on a stale epoch, `IllegalStatus`, `Full`, `Busy`, `OutcomeUnknown`.
+    /// `Fenced` on a stale epoch, `NotFound` when the run was deleted, `IllegalStatus`, `Full`, `Busy`, `OutcomeUnknown`.
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<(), DbError>>;
 
     /// Pages from the one that holds `from` on, up to about `bytes_max` bytes of body, at least one page if there is any.
-    fn read(&self, run_id: RunId, from: u64, bytes_max: usize) -> BoxFuture<'_, Result<Vec<Page>, DbError>>;
+    fn read(
+        &self,
+        access: Access,
+        run_id: RunId,
+        from: u64,
+        bytes_max: usize,
+    ) -> BoxFuture<'_, Result<Vec<Page>, DbError>>;
 }
 
 /// Sessions.
 pub trait SessionStore: Send + Sync {
     /// The session, if it exists.
-    fn session(&self, session_id: SessionId) -> BoxFuture<'_, Result<Option<Session>, DbError>>;
+    fn session(&self, access: Access, session_id: SessionId) -> BoxFuture<'_, Result<Option<Session>, DbError>>;
+
+    /// Lists sessions.
+    fn sessions(&self, access: Access, filter: SessionFilter) -> BoxFuture<'_, Result<SessionPage, DbError>>;
+
+    /// Creates a session without a run. Gives back what is stored.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not to be the caller's own, `Conflict` when the id is taken.
+    fn create_session(&self, access: Access, session: NewSession) -> BoxFuture<'_, Result<Session, DbError>>;
+
+    /// Changes a session and raises its version by one. Gives back what is stored now; nothing when there is no such
+    /// session. A run that executes meanwhile changes the state key by key, whatever it was replaced by.
+    fn update_session(
+        &self,
+        access: Access,
+        session_id: SessionId,
+        patch: SessionPatch,
+        at: Timestamp,
+    ) -> BoxFuture<'_, Result<Option<Session>, DbError>>;
+
+    /// Deletes sessions with all their runs and logs, and says how many there were; ids that are not there are ignored.
+    /// With `force`, unfinished runs too: whoever executes one finds its lease gone (`NotFound`).
+    ///
+    /// # Errors
+    /// `SessionBusy` when one of them has an unfinished run and `force` is not set; then none is deleted.
+    fn delete_sessions(
+        &self,
+        access: Access,
+        session_ids: Vec<SessionId>,
+        force: bool,
+    ) -> BoxFuture<'_, Result<u64, DbError>>;
 }
 
 /// A store for runs. Cheap to clone behind its `Arc`; opened at first use.

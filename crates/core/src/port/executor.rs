@@ -1,11 +1,12 @@
 //! What runs inside a step: a function, an agent, a team, another workflow.
 
 use super::{BoxFuture, Effects};
-use crate::event::{EventKind, Origin};
+use crate::event::{COMMON_FIELDS, EventKind, Origin};
 use crate::failure::Failure;
 use crate::id::DefinitionId;
 use crate::log::Key;
 use crate::run::{RunInfo, RunOutput};
+use crate::secret::Secret;
 use crate::step::{ExecutorKind, StepIndex, StepInput, StepOutput};
 use serde_json::{Map, Value};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -121,6 +122,17 @@ impl StepContext {
         self.effects.tell(kind, &self.origin(), None);
     }
 
+    /// Tells readers something of the step's own (a `CustomEvent`): `fields` lie flat beside the common ones, so a field
+    /// with the name of a common one (`event`, `created_at`, `event_index`, or one of [`Origin`]'s) is left out. Durable as
+    /// [`StepContext::progress`].
+    pub fn event(&self, mut fields: Map<String, Value>) {
+        fields.retain(|name, _| !COMMON_FIELDS.contains(&name.as_str()));
+        // Agno's custom events name the step by its id alone. That they name the run is ours: without it nobody could
+        // tell whose they are where several runs share a connection.
+        let origin = Origin { step_name: None, step_index: None, ..self.origin() };
+        self.effects.tell(EventKind::CustomEvent { fields }, &origin, None);
+    }
+
     /// The origin of this step's own events.
     pub fn origin(&self) -> Origin {
         Origin {
@@ -152,9 +164,19 @@ pub trait Executor: Send + Sync + 'static {
     /// What this is.
     fn info(&self) -> ExecutorInfo;
 
+    /// What a client that asks may know of it, in Agno's shape; nothing where there is nothing to tell. Never a secret.
+    fn describe(&self) -> Option<Value> {
+        None
+    }
+
     /// Problems that would make every run fail, in words for a person: a missing key, an empty team. Asked once, at
     /// `build()`.
     fn problems(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// What must not be stored of what it works with: keys of models. Asked when a definition is registered.
+    fn secrets(&self) -> Vec<Secret> {
         Vec::new()
     }
 

@@ -7,8 +7,9 @@ mod executor;
 
 pub use clock::{Chance, Clock};
 pub use db::{
-    Accepted, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Lease, LogStore, NewRun, News,
-    Release, Run, RunFilter, RunPage, RunPatch, RunStore, Session, SessionPolicy, SessionStore, Watcher,
+    Accepted, Access, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Lease, LivingWorker,
+    LogStore, NewRun, NewSession, News, Order, Release, Run, RunFilter, RunPage, RunPatch, RunStore, Session,
+    SessionFilter, SessionKind, SessionPage, SessionPatch, SessionPolicy, SessionSort, SessionStore, Watcher,
 };
 pub use effects::{Effects, Halt, HistoryRun, Recall, once};
 pub use executor::{Executed, Executor, ExecutorInfo, SessionState, StepContext, StepInfo, merge};

@@ -16,3 +16,17 @@ CREATE TABLE outlive_workers (
     UNIQUE (worker_id, session_table)
 ) STRICT;
 CREATE INDEX outlive_workers_living ON outlive_workers (session_table) WHERE is_dead = 0;
+
+-- API keys. What was revoked stays, so that it can be seen who could do what.
+CREATE TABLE outlive_keys (
+    key_id       TEXT PRIMARY KEY,
+    prefix       TEXT NOT NULL,        -- the begin of the key, to recognise it by
+    digest       BLOB NOT NULL UNIQUE, -- SHA-256 of the key
+    name         TEXT NOT NULL,
+    scopes       TEXT NOT NULL,        -- separated by spaces
+    user_id      TEXT,
+    created_at   INTEGER NOT NULL,     -- microseconds since 1970, here and below
+    expires_at   INTEGER,
+    last_used_at INTEGER,
+    revoked_at   INTEGER
+) STRICT, WITHOUT ROWID;

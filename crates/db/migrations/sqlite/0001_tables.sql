@@ -3,13 +3,18 @@
 CREATE TABLE {T} (
     seq         INTEGER PRIMARY KEY,
     session_id  TEXT NOT NULL UNIQUE,
-    state       TEXT NOT NULL, -- a JSON object
     version     INTEGER NOT NULL,
+    kind        INTEGER NOT NULL, -- 0 workflow, 1 agent, 2 team
     user_id     TEXT,
     workflow_id TEXT,
     created_at  INTEGER NOT NULL,
-    updated_at  INTEGER NOT NULL
+    updated_at  INTEGER NOT NULL,
+    name        TEXT,
+    metadata    TEXT NOT NULL, -- a JSON object
+    state       TEXT NOT NULL  -- a JSON object
 ) STRICT;
+-- What belongs to no user is in no index by user, here and below, and costs none.
+CREATE INDEX {T}_by_user ON {T} (user_id) WHERE user_id IS NOT NULL;
 
 -- What changes while a run lives. Rows are kept short because every commit of a run rewrites one; what never changes is
 -- in {T}_run_requests under the same number. `seq` is the accept order.
@@ -38,6 +43,7 @@ CREATE INDEX {T}_runs_finished ON {T}_runs (session_seq, seq) WHERE status >= 3;
 -- What may be claimed. A run claimed when it is accepted never enters.
 CREATE INDEX {T}_runs_claimable ON {T}_runs (workflow_id, due_at)
     WHERE worker IS NULL AND status < 2 AND is_behind = 0;
+CREATE INDEX {T}_runs_by_workflow ON {T}_runs (workflow_id);
 CREATE INDEX {T}_runs_to_cancel ON {T}_runs (worker) WHERE cancel_at IS NOT NULL AND status < 3;
 
 CREATE TABLE {T}_run_requests (
@@ -52,6 +58,7 @@ CREATE TABLE {T}_run_requests (
     input           TEXT
 ) STRICT;
 CREATE UNIQUE INDEX {T}_run_requests_by_key ON {T}_run_requests (idempotency_key) WHERE idempotency_key IS NOT NULL;
+CREATE INDEX {T}_run_requests_by_user ON {T}_run_requests (user_id) WHERE user_id IS NOT NULL;
 
 -- The run log: a row is a page, what one commit appended. Pages lie in commit order, so writing is appending.
 CREATE TABLE {T}_run_events (

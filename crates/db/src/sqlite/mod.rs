@@ -12,6 +12,8 @@
 mod copier;
 mod failure;
 mod header;
+mod keys;
+mod lists;
 mod mailbox;
 mod open;
 mod reader;
@@ -22,6 +24,8 @@ mod watchers;
 mod workers;
 mod writer;
 
+pub use keys::{Inspection, StoredKey};
+
 #[cfg(feature = "testing")]
 pub use failure::Stage;
 #[cfg(feature = "testing")]
@@ -31,8 +35,9 @@ use copier::Copier;
 use failure::{Fail, Place};
 use mailbox::{Mailbox, mailbox};
 use outlive_core::port::{
-    Accepted, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Lease, LogStore,
-    NewRun, Run, RunFilter, RunPage, RunStore, Session, SessionStore, Watcher,
+    Accepted, Access, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Lease,
+    LivingWorker, LogStore, NewRun, NewSession, Run, RunFilter, RunPage, RunStore, Session, SessionFilter, SessionPage, SessionPatch,
+    SessionStore, Watcher,
 };
 use outlive_core::{Page, RunId, SessionId, Timestamp, WorkerId};
 use reader::{Reader, Reading};
@@ -274,16 +279,21 @@ fn join(handle: JoinHandle<()>) {
 }
 
 impl RunStore for SqliteDb {
-    fn create_run(&self, run: NewRun, worker: Option<WorkerId>) -> BoxFuture<'_, Result<Accepted, DbError>> {
-        Box::pin(self.write(move |tables| tables.create_run(&run, worker.as_ref())))
+    fn create_run(
+        &self,
+        access: Access,
+        run: NewRun,
+        worker: Option<WorkerId>,
+    ) -> BoxFuture<'_, Result<Accepted, DbError>> {
+        Box::pin(self.write(move |tables| tables.create_run(&access, &run, worker.as_ref())))
     }
 
-    fn run(&self, run_id: RunId) -> BoxFuture<'_, Result<Option<Run>, DbError>> {
-        Box::pin(self.read_with(move |reader| reader.run(&run_id)))
+    fn run(&self, access: Access, run_id: RunId) -> BoxFuture<'_, Result<Option<Run>, DbError>> {
+        Box::pin(self.read_with(move |reader| reader.run(&access, &run_id)))
     }
 
-    fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<RunPage, DbError>> {
-        Box::pin(self.read_with(move |reader| reader.runs(&filter)))
+    fn runs(&self, access: Access, filter: RunFilter) -> BoxFuture<'_, Result<RunPage, DbError>> {
+        Box::pin(self.read_with(move |reader| reader.runs(&access, &filter)))
     }
 
     fn heartbeat(&self, worker: WorkerId, at: Timestamp, period: Duration) -> BoxFuture<'_, Result<(), DbError>> {
@@ -307,12 +317,21 @@ impl RunStore for SqliteDb {
         Box::pin(self.write(move |tables| tables.claim_run(&run_id, &worker, at)))
     }
 
-    fn request_cancel(&self, run_id: RunId, cancel: CancelIntent) -> BoxFuture<'_, Result<Cancelled, DbError>> {
-        Box::pin(self.write(move |tables| tables.request_cancel(&run_id, &cancel)))
+    fn request_cancel(
+        &self,
+        access: Access,
+        run_id: RunId,
+        cancel: CancelIntent,
+    ) -> BoxFuture<'_, Result<Cancelled, DbError>> {
+        Box::pin(self.write(move |tables| tables.request_cancel(&access, &run_id, &cancel)))
     }
 
     fn cancels(&self, worker: WorkerId) -> BoxFuture<'_, Result<Vec<(RunId, CancelIntent)>, DbError>> {
         Box::pin(self.read_with(move |reader| reader.cancels(&worker)))
+    }
+
+    fn workers(&self, access: Access) -> BoxFuture<'_, Result<Vec<LivingWorker>, DbError>> {
+        Box::pin(self.read_with(move |reader| reader.workers(&access)))
     }
 }
 
@@ -321,14 +340,47 @@ impl LogStore for SqliteDb {
         Box::pin(self.write(move |tables| tables.commit(&commit)))
     }
 
-    fn read(&self, run_id: RunId, from: u64, bytes_max: usize) -> BoxFuture<'_, Result<Vec<Page>, DbError>> {
-        Box::pin(self.read_with(move |reader| reader.pages(&run_id, from, bytes_max)))
+    fn read(
+        &self,
+        access: Access,
+        run_id: RunId,
+        from: u64,
+        bytes_max: usize,
+    ) -> BoxFuture<'_, Result<Vec<Page>, DbError>> {
+        Box::pin(self.read_with(move |reader| reader.pages(&access, &run_id, from, bytes_max)))
     }
 }
 
 impl SessionStore for SqliteDb {
-    fn session(&self, session_id: SessionId) -> BoxFuture<'_, Result<Option<Session>, DbError>> {
-        Box::pin(self.read_with(move |reader| reader.session(&session_id)))
+    fn session(&self, access: Access, session_id: SessionId) -> BoxFuture<'_, Result<Option<Session>, DbError>> {
+        Box::pin(self.read_with(move |reader| reader.session(&access, &session_id)))
+    }
+
+    fn sessions(&self, access: Access, filter: SessionFilter) -> BoxFuture<'_, Result<SessionPage, DbError>> {
+        Box::pin(self.read_with(move |reader| reader.sessions(&access, &filter)))
+    }
+
+    fn create_session(&self, access: Access, session: NewSession) -> BoxFuture<'_, Result<Session, DbError>> {
+        Box::pin(self.write(move |tables| tables.create_session(&access, &session)))
+    }
+
+    fn update_session(
+        &self,
+        access: Access,
+        session_id: SessionId,
+        patch: SessionPatch,
+        at: Timestamp,
+    ) -> BoxFuture<'_, Result<Option<Session>, DbError>> {
+        Box::pin(self.write(move |tables| tables.update_session(&access, &session_id, &patch, at)))
+    }
+
+    fn delete_sessions(
+        &self,
+        access: Access,
+        session_ids: Vec<SessionId>,
+        force: bool,
+    ) -> BoxFuture<'_, Result<u64, DbError>> {
+        Box::pin(self.write(move |tables| tables.delete_sessions(&access, &session_ids, force)))
     }
 }
 

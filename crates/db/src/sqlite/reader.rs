@@ -2,15 +2,15 @@
 //! after it was asked for, hence sees everything acknowledged before.
 
 use super::failure::{Fail, Place};
+use super::lists::{self, Query};
 use super::mailbox::{Inbox, Mail};
-use super::rows::{self, count, first, id, int, status_column};
+use super::rows::{self, count, first, id, int};
 use super::schema::Sql;
 use super::watchers::Watchers;
 use crate::rules;
-use outlive_core::port::{CancelIntent, Run, RunFilter, RunPage, Session};
-use outlive_core::{Page, RunId, SessionId, Timestamp, WorkerId};
-use rusqlite::types::Value;
-use rusqlite::{Connection, params, params_from_iter};
+use outlive_core::port::{Access, CancelIntent, LivingWorker, Run, RunFilter, RunPage, Session, SessionFilter, SessionPage};
+use outlive_core::{Page, RunId, RunStatus, SessionId, Timestamp, WorkerId};
+use rusqlite::{CachedStatement, Connection, params};
 use std::sync::Arc;
 
 /// A read that waits in the mailbox; it answers its caller itself.
@@ -39,17 +39,16 @@ impl Reader {
         }
     }
 
-    pub(super) fn run(&self, run_id: &RunId) -> Result<Option<Run>, Fail> {
-        let found = first(&self.connection, &self.sql.run_by_id, [run_id.as_str()], rows::run)?;
+    pub(super) fn run(&self, access: &Access, run_id: &RunId) -> Result<Option<Run>, Fail> {
+        let columns = params![run_id.as_str(), access.user().map(|user_id| &**user_id)];
+        let found = first(&self.connection, &self.sql.run_by_id, columns, rows::run)?;
         Ok(found.map(|(run, _)| run))
     }
 
-    pub(super) fn runs(&self, filter: &RunFilter) -> Result<RunPage, Fail> {
+    pub(super) fn runs(&self, access: &Access, filter: &RunFilter) -> Result<RunPage, Fail> {
         let limit = rules::list_limit(filter);
-        let (conditions, values) = conditions(&self.sql, filter)?;
-        let sql = self.sql.list_where(&conditions, limit + 1);
-        let mut statement = self.connection.prepare_cached(&sql)?;
-        let mut rows = statement.query(params_from_iter(values))?;
+        let mut statement = self.prepared(&lists::runs(&self.sql, access, filter, limit + 1)?)?;
+        let mut rows = statement.raw_query();
         let mut page = RunPage::default();
         let mut last = 0;
         while let Some(row) = rows.next()? {
@@ -61,7 +60,31 @@ impl Reader {
             page.runs.push(run);
             last = seq;
         }
+        if filter.with_counts {
+            page.counts = Some(self.counts(&lists::counts(&self.sql, access, filter))?);
+        }
         Ok(page)
+    }
+
+    fn counts(&self, query: &Query) -> Result<Vec<(RunStatus, u64)>, Fail> {
+        let mut statement = self.prepared(query)?;
+        let mut rows = statement.raw_query();
+        let mut counts = Vec::new();
+        if let Some(row) = rows.next()? {
+            for (column, status) in RunStatus::ALL.into_iter().enumerate() {
+                counts.push((status, count(row.get(column)?)?));
+            }
+        }
+        counts.retain(|(_, count)| *count > 0);
+        Ok(counts)
+    }
+
+    fn prepared(&self, query: &Query) -> Result<CachedStatement<'_>, Fail> {
+        let mut statement = self.connection.prepare_cached(&query.text)?;
+        for (place, value) in query.values.iter().enumerate() {
+            statement.raw_bind_parameter(place + 1, value)?;
+        }
+        Ok(statement)
     }
 
     pub(super) fn cancels(&self, worker: &WorkerId) -> Result<Vec<(RunId, CancelIntent)>, Fail> {
@@ -75,9 +98,28 @@ impl Reader {
         Ok(cancels)
     }
 
-    pub(super) fn pages(&self, run_id: &RunId, from: u64, bytes_max: usize) -> Result<Vec<Page>, Fail> {
+    pub(super) fn workers(&self, access: &Access) -> Result<Vec<LivingWorker>, Fail> {
+        let mut statement = self.connection.prepare_cached(&self.sql.workers)?;
+        let mut rows = statement.query(params![access.user().map(|user_id| &**user_id)])?;
+        let mut workers = Vec::new();
+        while let Some(row) = rows.next()? {
+            let worker = id(&row.get::<_, Arc<str>>(0)?)?;
+            let (good_until, runs) = (Timestamp::from_micros(row.get(1)?), count(row.get(2)?)?);
+            workers.push(LivingWorker { worker, good_until, runs });
+        }
+        Ok(workers)
+    }
+
+    pub(super) fn pages(
+        &self,
+        access: &Access,
+        run_id: &RunId,
+        from: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<Page>, Fail> {
+        let user_id = access.user().map(|user_id| &**user_id);
         let mut statement = self.connection.prepare_cached(&self.sql.pages)?;
-        let mut rows = statement.query(params![run_id.as_str(), int(from)])?;
+        let mut rows = statement.query(params![run_id.as_str(), int(from), user_id])?;
         let mut pages: Vec<Page> = Vec::new();
         let mut bytes = 0;
         while let Some(row) = rows.next()? {
@@ -101,37 +143,23 @@ impl Reader {
         Ok(pages)
     }
 
-    pub(super) fn session(&self, session_id: &SessionId) -> Result<Option<Session>, Fail> {
-        first(&self.connection, &self.sql.session, [session_id.as_str()], rows::session)
+    pub(super) fn session(&self, access: &Access, session_id: &SessionId) -> Result<Option<Session>, Fail> {
+        let columns = params![session_id.as_str(), access.user().map(|user_id| &**user_id)];
+        first(&self.connection, &self.sql.session, columns, rows::session)
     }
-}
 
-/// The filter as conditions and the values of their parameters.
-fn conditions(sql: &Sql, filter: &RunFilter) -> Result<(Vec<String>, Vec<Value>), Fail> {
-    let mut conditions = Vec::new();
-    let mut values = Vec::new();
-    let mut add = |condition: &str, value: Value| {
-        values.push(value);
-        conditions.push(condition.replace('?', &format!("?{}", values.len())));
-    };
-    let before = rules::parse_cursor(filter)?.map_or(i64::MAX, int);
-    add("r.seq < ?", Value::Integer(before));
-    if let Some(workflow_id) = &filter.workflow_id {
-        add("r.workflow_id = ?", Value::Text(workflow_id.to_string()));
+    pub(super) fn sessions(&self, access: &Access, filter: &SessionFilter) -> Result<SessionPage, Fail> {
+        let [list, total] = lists::sessions(&self.sql, access, filter);
+        let mut page = SessionPage::default();
+        let mut statement = self.prepared(&list)?;
+        let mut rows = statement.raw_query();
+        while let Some(row) = rows.next()? {
+            page.sessions.push(rows::session(row)?);
+        }
+        let mut statement = self.prepared(&total)?;
+        if let Some(row) = statement.raw_query().next()? {
+            page.total = count(row.get(0)?)?;
+        }
+        Ok(page)
     }
-    if let Some(session_id) = &filter.session_id {
-        add(&sql.in_session, Value::Text(session_id.to_string()));
-    }
-    if let Some(user_id) = &filter.user_id {
-        add("q.user_id = ?", Value::Text(user_id.to_string()));
-    }
-    if let Some(prefix) = filter.id_prefix.as_ref().filter(|prefix| !prefix.is_empty()) {
-        add("r.run_id >= ?", Value::Text(prefix.clone()));
-        add("r.run_id < ?", Value::Text(format!("{prefix}{}", char::MAX)));
-    }
-    if !filter.statuses.is_empty() {
-        let statuses: Vec<String> = filter.statuses.iter().map(|s| status_column(*s).to_string()).collect();
-        conditions.push(format!("r.status IN ({})", statuses.join(", ")));
-    }
-    Ok((conditions, values))
 }

@@ -2,7 +2,7 @@
 
 use super::failure::Fail;
 use super::schema::Sql;
-use outlive_core::port::{CancelIntent, Run, Session};
+use outlive_core::port::{CancelIntent, Run, Session, SessionKind};
 use outlive_core::{DefinitionId, RunId, RunInfo, RunStatus, SessionId, Timestamp, WorkerId};
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, Params, Row};
@@ -28,6 +28,17 @@ pub(super) fn status_column(status: RunStatus) -> i64 {
 pub(super) fn status(column: i64) -> Result<RunStatus, Fail> {
     let status = usize::try_from(column).ok().and_then(|place| RunStatus::ALL.get(place));
     status.copied().ok_or_else(|| damaged(format!("a run has status {column}")))
+}
+
+/// A session's kind as it is stored: its place in [`SessionKind::ALL`].
+pub(super) fn kind_column(kind: SessionKind) -> i64 {
+    let place = SessionKind::ALL.iter().position(|k| *k == kind);
+    int(place.expect("ALL has every kind") as u64)
+}
+
+fn kind(column: i64) -> Result<SessionKind, Fail> {
+    let kind = usize::try_from(column).ok().and_then(|place| SessionKind::ALL.get(place));
+    kind.copied().ok_or_else(|| damaged(format!("a session has kind {column}")))
 }
 
 /// A count as it was stored.
@@ -119,20 +130,23 @@ pub(super) fn run_by_seq(connection: &Connection, sql: &Sql, seq: i64) -> Result
 
 /// A session from a row with the columns of [`Sql::session`].
 pub(super) fn session(row: &Row<'_>) -> Result<Session, Fail> {
-    let session_id: Arc<str> = row.get(0)?;
+    let text = |column: usize| row.get_ref(column).map_err(Fail::from)?.as_str().map_err(|e| damaged(e.to_string()));
     let workflow_id: Option<Arc<str>> = row.get(4)?;
     Ok(Session {
-        session_id: id(&session_id)?,
-        state: state(row.get_ref(1)?.as_str().map_err(|e| damaged(e.to_string()))?)?,
-        version: count(row.get(2)?)?,
+        session_id: id(text(0)?)?,
+        version: count(row.get(1)?)?,
+        kind: kind(row.get(2)?)?,
         user_id: row.get(3)?,
         workflow_id: workflow_id.as_deref().map(id).transpose()?,
         created_at: time(row.get(5)?),
         updated_at: time(row.get(6)?),
+        name: row.get(7)?,
+        metadata: object(text(8)?)?,
+        state: object(text(9)?)?,
     })
 }
 
-/// A session's state as it was stored.
-pub(super) fn state(text: &str) -> Result<serde_json::Map<String, serde_json::Value>, Fail> {
-    serde_json::from_str(text).map_err(|e| damaged(format!("a session's state: {e}")))
+/// A session's state or metadata as it was stored.
+pub(super) fn object(text: &str) -> Result<serde_json::Map<String, serde_json::Value>, Fail> {
+    serde_json::from_str(text).map_err(|e| damaged(format!("a session's JSON: {e}")))
 }

@@ -45,7 +45,7 @@ pub(super) fn check_name(table: &str) -> Result<(), DbError> {
         "may contain letters, digits and _ only".to_owned()
     } else if table.starts_with(|c: char| c.is_ascii_digit()) {
         "must not begin with a digit".to_owned()
-    } else if ["sqlite_", "chk_", "outlive_meta", "outlive_workers"].iter().any(|taken| lower.starts_with(taken)) {
+    } else if ["sqlite_", "chk_", "outlive_meta", "outlive_workers", "outlive_keys"].iter().any(|taken| lower.starts_with(taken)) {
         "is reserved".to_owned()
     } else {
         return Ok(());
@@ -63,13 +63,14 @@ pub(super) struct Sql {
     pub(super) insert_worker: String,
     pub(super) renew_worker: String,
     pub(super) living_workers: String,
+    pub(super) workers: String,
     pub(super) bury_worker: String,
     pub(super) free_runs: String,
     pub(super) retire_runs: String,
 
     pub(super) request_by_key: String,
     pub(super) request_by_run: String,
-    pub(super) session_seq: String,
+    pub(super) session_owner: String,
     pub(super) first_unfinished: String,
     pub(super) insert_session: String,
     pub(super) insert_run: String,
@@ -81,6 +82,7 @@ pub(super) struct Sql {
     pub(super) to_cancel: String,
     pub(super) take: String,
     pub(super) standing: String,
+    pub(super) run_owner: String,
     pub(super) set_cancel: String,
     pub(super) cancels: String,
 
@@ -94,11 +96,25 @@ pub(super) struct Sql {
     pub(super) run_by_id: String,
     pub(super) run_by_seq: String,
     pub(super) list: String,
+    pub(super) list_whole: String,
     pub(super) in_session: String,
+    pub(super) unfinished: String,
     pub(super) pages: String,
+
     pub(super) session: String,
+    pub(super) sessions: String,
+    pub(super) patch_session: String,
+    pub(super) delete_session: [String; 5],
 }
 
+/// Columns of a session, in the order `rows::session` reads them.
+const SESSION: &str = "SELECT s.session_id, s.version, s.kind, s.user_id, s.workflow_id, s.created_at, s.updated_at, \
+    s.name, s.metadata, s.state FROM {T} s";
+/// The accept numbers of a session's runs.
+const RUNS_OF_SESSION: &str = "SELECT u.seq FROM {T}_runs u INDEXED BY {T}_runs_unfinished \
+    WHERE u.status < 3 AND u.session_seq = {S} \
+    UNION ALL SELECT f.seq FROM {T}_runs f INDEXED BY {T}_runs_finished \
+    WHERE f.status >= 3 AND f.session_seq = {S}";
 /// Columns of a whole run, in the order `rows::run` reads them; `{IO}` stands for input and output.
 const RUN: &str = "SELECT r.run_id, r.workflow_id, q.workflow_name, s.session_id, q.user_id, r.status, q.options, \
     q.definition, q.created_at, r.updated_at, r.epoch, w.worker_id, r.claims, r.attempt, r.due_at, r.cancel_at, \
@@ -128,21 +144,26 @@ impl Sql {
             living_workers: sql(
                 "SELECT seq, worker_id, good_until FROM outlive_workers WHERE session_table = '{T}' AND is_dead = 0",
             ),
+            workers: sql("SELECT w.worker_id, w.good_until, coalesce(h.held, 0) FROM outlive_workers w LEFT JOIN \
+                (SELECT r.worker, count(*) AS held FROM {T}_runs r INDEXED BY {T}_runs_unfinished \
+                JOIN {T}_run_requests q ON q.seq = r.seq WHERE r.status < 3 AND r.worker IS NOT NULL \
+                AND (?1 IS NULL OR q.user_id = ?1) GROUP BY r.worker) h ON h.worker = w.seq \
+                WHERE w.session_table = '{T}' AND w.is_dead = 0 ORDER BY w.worker_id"),
             bury_worker: sql("UPDATE outlive_workers SET is_dead = 1 WHERE seq = ?1"),
             free_runs: sql("UPDATE {T}_runs SET worker = NULL WHERE seq IN \
                 (SELECT seq FROM {T}_runs INDEXED BY {T}_runs_unfinished WHERE status < 3 AND worker = ?1)"),
             retire_runs: sql("UPDATE {T}_runs SET worker = NULL, claims = 0, updated_at = ?2 WHERE seq IN \
                 (SELECT seq FROM {T}_runs INDEXED BY {T}_runs_unfinished WHERE status < 3 AND worker = ?1)"),
 
-            request_by_key: sql("SELECT r.run_id, q.idempotency_key, q.fingerprint \
+            request_by_key: sql("SELECT r.run_id, q.user_id, q.idempotency_key, q.fingerprint \
                 FROM {T}_run_requests q JOIN {T}_runs r ON r.seq = q.seq WHERE q.idempotency_key = ?1"),
-            request_by_run: sql("SELECT r.run_id, q.idempotency_key, q.fingerprint \
+            request_by_run: sql("SELECT r.run_id, q.user_id, q.idempotency_key, q.fingerprint \
                 FROM {T}_runs r JOIN {T}_run_requests q ON q.seq = r.seq WHERE r.run_id = ?1"),
-            session_seq: sql("SELECT seq FROM {T} WHERE session_id = ?1"),
+            session_owner: sql("SELECT seq, user_id FROM {T} WHERE session_id = ?1"),
             first_unfinished: sql("SELECT seq FROM {T}_runs INDEXED BY {T}_runs_unfinished \
                 WHERE status < 3 AND session_seq = ?1 ORDER BY seq LIMIT 1"),
-            insert_session: sql("INSERT INTO {T} (session_id, state, version, user_id, workflow_id, created_at, \
-                updated_at) VALUES (?1, ?2, 0, ?3, ?4, ?5, ?5)"),
+            insert_session: sql("INSERT INTO {T} (session_id, version, kind, user_id, workflow_id, created_at, \
+                updated_at, name, metadata, state) VALUES (?1, 0, ?2, ?3, ?4, ?5, ?5, ?6, ?7, ?8)"),
             insert_run: sql(
                 "INSERT INTO {T}_runs (run_id, session_seq, workflow_id, status, is_behind, epoch, worker, \
                 claims, attempt, due_at, next_index, updated_at) VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?5, ?5, 0, 0, ?7)",
@@ -160,6 +181,8 @@ impl Sql {
                 attempt = attempt + 1, updated_at = ?3 WHERE seq = ?1"),
             standing: sql("SELECT seq, session_seq, status, epoch, worker, next_index, cancel_at IS NOT NULL \
                 FROM {T}_runs WHERE run_id = ?1"),
+            run_owner: sql("SELECT q.user_id FROM {T}_runs r JOIN {T}_run_requests q ON q.seq = r.seq \
+                WHERE r.run_id = ?1"),
             set_cancel: sql("UPDATE {T}_runs SET cancel_at = coalesce(cancel_at, ?2), \
                 cancel_reason = coalesce(cancel_reason, ?3), updated_at = ?2 WHERE seq = ?1"),
             cancels: sql("SELECT r.run_id, r.cancel_at, r.cancel_reason \
@@ -178,29 +201,40 @@ impl Sql {
             session_state: sql("SELECT state FROM {T} WHERE seq = ?1"),
             update_session: sql("UPDATE {T} SET state = ?2, version = version + 1, updated_at = ?3 WHERE seq = ?1"),
 
-            run_by_id: sql(&format!("{whole} WHERE r.run_id = ?1")),
+            run_by_id: sql(&format!("{whole} WHERE r.run_id = ?1 AND (?2 IS NULL OR q.user_id = ?2)")),
             run_by_seq: sql(&format!("{whole} WHERE r.seq = ?1")),
             list: sql(&RUN.replace("{IO}", "NULL, NULL")),
-            in_session: sql("r.seq IN (\
-                SELECT u.seq FROM {T}_runs u INDEXED BY {T}_runs_unfinished \
-                WHERE u.status < 3 AND u.session_seq = (SELECT seq FROM {T} WHERE session_id = ?) \
-                UNION ALL SELECT f.seq FROM {T}_runs f INDEXED BY {T}_runs_finished \
-                WHERE f.status >= 3 AND f.session_seq = (SELECT seq FROM {T} WHERE session_id = ?))"),
-            pages: sql("SELECT first_index, count, body FROM {T}_run_events WHERE run_seq = \
-                (SELECT seq FROM {T}_runs WHERE run_id = ?1) AND first_index >= coalesce(\
-                (SELECT max(e.first_index) FROM {T}_run_events e WHERE e.run_seq = \
-                (SELECT seq FROM {T}_runs WHERE run_id = ?1) AND e.first_index <= ?2), 0) ORDER BY first_index"),
-            session: sql("SELECT session_id, state, version, user_id, workflow_id, created_at, updated_at \
-                FROM {T} WHERE session_id = ?1"),
+            list_whole: sql(&whole),
+            unfinished: sql(
+                "r.seq IN (SELECT u.seq FROM {T}_runs u INDEXED BY {T}_runs_unfinished WHERE u.status < 3)",
+            ),
+            in_session: sql(&format!("r.seq IN ({})", runs_of("(SELECT seq FROM {T} WHERE session_id = ?)"))),
+            pages: sql("WITH run (seq) AS MATERIALIZED (\
+                SELECT r.seq FROM {T}_runs r JOIN {T}_run_requests q ON q.seq = r.seq \
+                WHERE r.run_id = ?1 AND (?3 IS NULL OR q.user_id = ?3)) \
+                SELECT first_index, count, body FROM {T}_run_events WHERE run_seq = (SELECT seq FROM run) \
+                AND first_index >= coalesce((SELECT max(e.first_index) FROM {T}_run_events e \
+                WHERE e.run_seq = (SELECT seq FROM run) AND e.first_index <= ?2), 0) ORDER BY first_index"),
+
+            session: sql(&format!("{SESSION} WHERE s.session_id = ?1 AND (?2 IS NULL OR s.user_id = ?2)")),
+            sessions: sql(SESSION),
+            patch_session: sql("UPDATE {T} SET name = coalesce(?3, name), state = coalesce(?4, state), \
+                metadata = coalesce(?5, metadata), version = version + 1, updated_at = ?6 \
+                WHERE session_id = ?1 AND (?2 IS NULL OR user_id = ?2)"),
+            delete_session: [
+                sql(&format!("DELETE FROM {{T}}_run_events WHERE run_seq IN ({})", runs_of("?1"))),
+                sql(&format!("DELETE FROM {{T}}_run_outputs WHERE seq IN ({})", runs_of("?1"))),
+                sql(&format!("DELETE FROM {{T}}_run_requests WHERE seq IN ({})", runs_of("?1"))),
+                sql(&format!("DELETE FROM {{T}}_runs WHERE seq IN ({})", runs_of("?1"))),
+                sql("DELETE FROM {T} WHERE seq = ?1"),
+            ],
         }
     }
+}
 
-    /// [`Sql::list`] with these conditions, newest first.
-    pub(super) fn list_where(&self, conditions: &[String], limit: usize) -> String {
-        let list = &self.list;
-        let conditions = conditions.join(" AND ");
-        format!("{list} WHERE {conditions} ORDER BY r.seq DESC LIMIT {limit}")
-    }
+/// The accept numbers of the runs of the session that `session`, an expression, gives the number of.
+fn runs_of(session: &str) -> String {
+    RUNS_OF_SESSION.replace("{S}", session)
 }
 
 #[cfg(test)]
@@ -209,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_name_that_could_break_out_of_sql_is_refused() {
-        for name in ["", "a b", "a;drop", "ä", "1a", "a\"", "sqlite_a", "chk_run", "outlive_meta", "OUTLIVE_WORKERS"] {
+        for name in ["", "a b", "a;drop", "ä", "1a", "a\"", "sqlite_a", "chk_run", "outlive_meta", "OUTLIVE_WORKERS", "outlive_keys"] {
             let error = check_name(name).expect_err(name);
             assert!(error.to_string().contains("choose another name"), "{error}");
         }

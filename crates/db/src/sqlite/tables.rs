@@ -4,18 +4,18 @@
 //! exception says no *because* of what it wrote: a heartbeat that finds its own process declared gone.)
 
 use super::failure::Fail;
-use super::rows::{self, count, due_column, first, id, int, status_column, value};
+use super::rows::{self, count, due_column, first, id, int, kind_column, status_column, value};
 use super::schema::Sql;
 use super::workers::{Life, Locks};
 use crate::rules::{self, Earlier, Picker, Standing};
 use outlive_core::port::{
-    Accepted, CancelIntent, Cancelled, Claim, Claimed, Commit, DbError, DbErrorKind, Lease, NewRun, Run, SessionPolicy,
-    merge,
+    Accepted, Access, CancelIntent, Cancelled, Claim, Claimed, Commit, DbError, DbErrorKind, Lease, NewRun, NewSession,
+    Run, Session, SessionPatch, SessionPolicy, merge,
 };
-use outlive_core::{RunId, RunStatus, Timestamp, WorkerId};
+use outlive_core::{RunId, RunStatus, SessionId, Timestamp, WorkerId};
 use rusqlite::{Connection, Params, Row, params};
 use serde_json::{Map, Value};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// The write connection and what it knows.
@@ -32,6 +32,12 @@ pub(super) struct Tables {
 struct Worker {
     seq: i64,
     is_dead: bool,
+}
+
+/// A session's number and whose it is.
+struct Owned {
+    seq: i64,
+    user_id: Option<Arc<str>>,
 }
 
 /// A run as it is held and stands.
@@ -164,12 +170,19 @@ impl Tables {
 
     // Runs.
 
-    pub(super) fn create_run(&mut self, new: &NewRun, worker: Option<&WorkerId>) -> Result<Accepted, Fail> {
+    pub(super) fn create_run(
+        &mut self,
+        access: &Access,
+        new: &NewRun,
+        worker: Option<&WorkerId>,
+    ) -> Result<Accepted, Fail> {
+        rules::check_owner(access, new, None)?;
         if let Some(earlier) = self.earlier(new)? {
-            return Ok(Accepted::Existing(rules::repetition(new, earlier)?));
+            return Ok(Accepted::Existing(rules::repetition(access, new, earlier)?));
         }
-        let session_id = new.info.session_id.as_str();
-        let session: Option<i64> = value(&self.connection, &self.sql.session_seq, [session_id])?;
+        let session = self.owned(&new.info.session_id)?;
+        rules::check_owner(access, new, session.as_ref().map(|session| session.user_id.as_deref()))?;
+        let session = session.map(|session| session.seq);
         let is_busy = match session {
             Some(session) => self.first_unfinished(session)?.is_some(),
             None => false,
@@ -199,8 +212,9 @@ impl Tables {
         let read = |row: &Row<'_>| {
             Ok(Earlier {
                 run_id: id(&row.get::<_, Arc<str>>(0)?)?,
-                idempotency_key: row.get(1)?,
-                fingerprint: row.get(2)?,
+                user_id: row.get(1)?,
+                idempotency_key: row.get(2)?,
+                fingerprint: row.get(3)?,
             })
         };
         if let Some(key) = &new.idempotency_key
@@ -215,12 +229,16 @@ impl Tables {
         let (info, sql, at) = (&new.info, &self.sql, new.at.as_micros());
         let session = match session {
             Some(session) => session,
-            None => {
-                let state = new.session_state.as_ref().map_or_else(|| "{}".to_owned(), json);
-                let (session_id, user_id) = (info.session_id.as_str(), info.user_id.as_deref());
-                let columns = params![session_id, state, user_id, info.workflow_id.as_str(), at];
-                self.execute_and_number(&sql.insert_session, columns)?
-            }
+            None => self.insert_session(&NewSession {
+                session_id: info.session_id.clone(),
+                kind: new.session_kind,
+                name: None,
+                user_id: info.user_id.clone(),
+                workflow_id: Some(info.workflow_id.clone()),
+                state: new.session_state.clone().unwrap_or_default(),
+                metadata: Map::new(),
+                at: new.at,
+            })?,
         };
         let (run_id, workflow_id) = (info.run_id.as_str(), info.workflow_id.as_str());
         let claims = i64::from(holder.is_some());
@@ -327,7 +345,16 @@ impl Tables {
         }
     }
 
-    pub(super) fn request_cancel(&mut self, run_id: &RunId, cancel: &CancelIntent) -> Result<Cancelled, Fail> {
+    pub(super) fn request_cancel(
+        &mut self,
+        access: &Access,
+        run_id: &RunId,
+        cancel: &CancelIntent,
+    ) -> Result<Cancelled, Fail> {
+        let owner: Option<Arc<str>> = value(&self.connection, &self.sql.run_owner, [run_id.as_str()])?.flatten();
+        if !access.sees(owner.as_deref()) {
+            return Err(rules::no_run(run_id).into());
+        }
         let row = self.row(run_id)?.ok_or_else(|| rules::no_run(run_id))?;
         if row.status.is_terminal() {
             return Ok(Cancelled::Already(row.status));
@@ -390,16 +417,95 @@ impl Tables {
     }
 
     fn merged(&self, session: i64, patch: &Map<String, Value>) -> Result<String, Fail> {
-        let read = |row: &Row<'_>| rows::state(row.get_ref(0)?.as_str().map_err(|e| rows::damaged(e.to_string()))?);
+        let read = |row: &Row<'_>| rows::object(row.get_ref(0)?.as_str().map_err(|e| rows::damaged(e.to_string()))?);
         let state = first(&self.connection, &self.sql.session_state, [session], read)?;
         let mut state = state.ok_or_else(|| rows::damaged(format!("session number {session} is missing")))?;
         merge(&mut state, patch);
         Ok(json(&state))
     }
+
+    // Sessions.
+
+    fn owned(&self, session_id: &SessionId) -> Result<Option<Owned>, Fail> {
+        let read = |row: &Row<'_>| Ok(Owned { seq: row.get(0)?, user_id: row.get(1)? });
+        first(&self.connection, &self.sql.session_owner, [session_id.as_str()], read)
+    }
+
+    fn session(&self, access: &Access, session_id: &SessionId) -> Result<Option<Session>, Fail> {
+        let columns = params![session_id.as_str(), access.user().map(|user_id| &**user_id)];
+        first(&self.connection, &self.sql.session, columns, rows::session)
+    }
+
+    pub(super) fn create_session(&mut self, access: &Access, new: &NewSession) -> Result<Session, Fail> {
+        let session_id = &new.session_id;
+        if !access.sees(new.user_id.as_deref()) {
+            return Err(rules::no_session(session_id).into());
+        }
+        if self.owned(session_id)?.is_some() {
+            return Err(rules::session_taken(session_id).into());
+        }
+        self.insert_session(new)?;
+        let stored = self.session(access, session_id)?;
+        stored.ok_or_else(|| rows::damaged(format!("session {session_id} is not where it was put")))
+    }
+
+    fn insert_session(&self, new: &NewSession) -> Result<i64, Fail> {
+        let columns = params![
+            new.session_id.as_str(),
+            kind_column(new.kind),
+            new.user_id.as_deref(),
+            new.workflow_id.as_ref().map(|workflow_id| workflow_id.as_str()),
+            new.at.as_micros(),
+            new.name.as_deref(),
+            json(&new.metadata),
+            json(&new.state),
+        ];
+        self.execute_and_number(&self.sql.insert_session, columns)
+    }
+
+    pub(super) fn update_session(
+        &mut self,
+        access: &Access,
+        session_id: &SessionId,
+        patch: &SessionPatch,
+        at: Timestamp,
+    ) -> Result<Option<Session>, Fail> {
+        let columns = params![
+            session_id.as_str(),
+            access.user().map(|user_id| &**user_id),
+            patch.name.as_deref(),
+            patch.state.as_ref().map(json),
+            patch.metadata.as_ref().map(json),
+            at.as_micros(),
+        ];
+        self.execute(&self.sql.patch_session, columns)?;
+        self.session(access, session_id)
+    }
+
+    pub(super) fn delete_sessions(
+        &mut self,
+        access: &Access,
+        session_ids: &[SessionId],
+        force: bool,
+    ) -> Result<u64, Fail> {
+        let mut found = BTreeSet::new();
+        for session_id in session_ids.iter().collect::<BTreeSet<_>>() {
+            let session = self.owned(session_id)?.filter(|session| access.sees(session.user_id.as_deref()));
+            let Some(Owned { seq, .. }) = session else { continue };
+            if !force && self.first_unfinished(seq)?.is_some() {
+                return Err(rules::session_in_use(session_id).into());
+            }
+            found.insert(seq);
+        }
+        for seq in &found {
+            self.sql.delete_session.iter().try_for_each(|sql| self.execute(sql, [seq]))?;
+        }
+        Ok(found.len() as u64)
+    }
 }
 
-fn json(state: &Map<String, Value>) -> String {
-    serde_json::to_string(state).expect("an object with string keys is JSON")
+fn json(object: &Map<String, Value>) -> String {
+    serde_json::to_string(object).expect("an object with string keys is JSON")
 }
 
 /// What a claim could take, gathered from several queries.

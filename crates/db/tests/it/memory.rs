@@ -1,6 +1,6 @@
 //! The store in memory.
 
-use outlive_core::port::{Accepted, Db, DbErrorKind, NewRun, RunStore, SessionPolicy};
+use outlive_core::port::{Accepted, Access, Db, DbErrorKind, NewRun, RunStore, SessionKind, SessionPolicy};
 use outlive_core::{DefinitionId, RunId, RunInfo, SessionId, Timestamp, WorkerId};
 use outlive_db::{Fault, InMemoryDb, Operation, conformance};
 use std::sync::{Arc, Mutex};
@@ -37,6 +37,7 @@ fn new_run() -> NewRun {
         fingerprint: Arc::from("fingerprint"),
         policy: SessionPolicy::Queue,
         session_state: None,
+        session_kind: SessionKind::Workflow,
         at: NOW,
     }
 }
@@ -55,10 +56,12 @@ async fn a_refused_call_did_not_happen_and_a_lost_reply_did() {
             _ => None,
         }
     }));
-    assert_eq!(db.create_run(new_run(), None).await.unwrap_err().kind(), DbErrorKind::Busy);
-    assert!(db.run(run_id()).await.unwrap().is_none());
-    assert_eq!(db.create_run(new_run(), None).await.unwrap_err().kind(), DbErrorKind::OutcomeUnknown);
-    assert!(matches!(db.create_run(new_run(), None).await.unwrap(), Accepted::Existing(id) if id == run_id()));
+    assert_eq!(db.create_run(Access::All, new_run(), None).await.unwrap_err().kind(), DbErrorKind::Busy);
+    assert!(db.run(Access::All, run_id()).await.unwrap().is_none());
+    assert_eq!(db.create_run(Access::All, new_run(), None).await.unwrap_err().kind(), DbErrorKind::OutcomeUnknown);
+    assert!(
+        matches!(db.create_run(Access::All, new_run(), None).await.unwrap(), Accepted::Existing(id) if id == run_id())
+    );
     let expected = [Operation::CreateRun, Operation::Run, Operation::CreateRun, Operation::CreateRun];
     assert_eq!(*seen.lock().unwrap(), expected);
 }
@@ -70,7 +73,7 @@ async fn a_crashed_worker_is_dead_at_once_and_keeps_the_claim_count() {
     for worker in [&one, &two] {
         db.heartbeat(worker.clone(), NOW, Duration::from_secs(60)).await.unwrap();
     }
-    db.create_run(new_run(), Some(one.clone())).await.unwrap();
+    db.create_run(Access::All, new_run(), Some(one.clone())).await.unwrap();
     assert!(db.claim_run(run_id(), two.clone(), NOW).await.unwrap().is_none());
     db.crash(&one);
     let (run, lease) = db.claim_run(run_id(), two, NOW).await.unwrap().unwrap();
@@ -84,7 +87,7 @@ async fn clones_are_one_process_and_share_the_hook() {
     let db = InMemoryDb::new();
     let other = db.another_process();
     db.faults(Arc::new(|_| Some(Fault::Refuse(DbErrorKind::Full))));
-    assert_eq!(db.clone().run(run_id()).await.unwrap_err().kind(), DbErrorKind::Full);
-    other.create_run(new_run(), None).await.unwrap();
+    assert_eq!(db.clone().run(Access::All, run_id()).await.unwrap_err().kind(), DbErrorKind::Full);
+    other.create_run(Access::All, new_run(), None).await.unwrap();
     assert_eq!(other.location(), "memory");
 }

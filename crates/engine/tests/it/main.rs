@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+mod owners;
 mod runs;
+mod sessions;
 mod simulation;
 mod stage;
 mod stops;

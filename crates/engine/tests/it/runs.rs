@@ -1,7 +1,7 @@
 //! Runs that end by themselves: submitted, polled, followed.
 
 use crate::stage::{Calls, append, engine, engine_with, input, slow, workflow};
-use outlive_core::port::{LogStore, RunStore, SessionPolicy, SessionStore};
+use outlive_core::port::{Access, LogStore, RunStore, SessionPolicy, SessionStore, StepContext};
 use outlive_core::{EventKind, Failure, FailureKind, OnError, Retry, RunId, RunStatus, SessionId, Step, StepInput};
 use outlive_db::InMemoryDb;
 use outlive_engine::testing::{broken_invariants, read_log, row_equals_fold};
@@ -22,7 +22,7 @@ async fn a_run_is_found_by_its_id_from_the_moment_of_the_answer_to_its_end() {
     assert!(matches!(found.status, RunStatus::Pending | RunStatus::Running));
     let ended = run.wait().await.unwrap();
     assert_eq!((ended.status, ended.text().as_str()), (RunStatus::Completed, "hi a b"));
-    let stored = db.run(run.run_id().clone()).await.unwrap().unwrap();
+    let stored = db.run(Access::All, run.run_id().clone()).await.unwrap().unwrap();
     let log = read_log(&db, run.run_id()).await;
     assert!(row_equals_fold(&stored, &definition, &log));
     assert_eq!(broken_invariants(&log, &ended), Vec::<String>::new());
@@ -74,7 +74,7 @@ async fn nothing_is_visible_that_is_not_stored() {
     let run = engine.submit(&definition.id, input("hi")).await.unwrap();
     let mut events = run.events(None);
     while let Some(event) = events.next().await.unwrap() {
-        let pages = db.read(run.run_id().clone(), event.event_index.unwrap(), 1).await.unwrap();
+        let pages = db.read(Access::All, run.run_id().clone(), event.event_index.unwrap(), 1).await.unwrap();
         assert!(!pages.is_empty());
     }
 }
@@ -101,7 +101,7 @@ async fn input_beyond_the_limit_is_refused_before_a_run_exists() {
     let engine = engine_with(&db, &definition, Options { input_bytes_max: 10, ..Options::default() }).await;
     let refused = engine.submit(&definition.id, input("much too long")).await;
     assert!(matches!(refused, Err(Error::InputTooLong { bytes: 15, limit: 10 })));
-    assert!(db.runs(Default::default()).await.unwrap().runs.is_empty());
+    assert!(db.runs(Access::All, Default::default()).await.unwrap().runs.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -123,7 +123,7 @@ async fn runs_of_one_session_execute_in_the_order_in_which_they_were_accepted() 
     for (n, run) in (1..).zip(runs) {
         assert_eq!(run.wait().await.unwrap().content, Some(json!(n)));
     }
-    let session = db.session(SessionId::parse("s").unwrap()).await.unwrap().unwrap();
+    let session = db.session(Access::All, SessionId::parse("s").unwrap()).await.unwrap().unwrap();
     assert_eq!((session.state["count"].as_u64(), session.version), (Some(5), 5));
 }
 
@@ -160,7 +160,7 @@ async fn a_step_is_tried_again_after_its_back_off_and_a_long_one_holds_no_memory
     let mut events = run.events(None);
     while events.next().await.unwrap().is_some_and(|event| event.name() != "CustomEvent") {}
     // The back-off is longer than `park_after`: nobody holds the run, only the store knows it.
-    let parked = db.run(run.run_id().clone()).await.unwrap().unwrap();
+    let parked = db.run(Access::All, run.run_id().clone()).await.unwrap().unwrap();
     assert!(parked.worker.is_none() && parked.due_at.is_some());
     let ended = run.wait().await.unwrap();
     assert_eq!((ended.status, attempts.load(Ordering::Relaxed)), (RunStatus::Completed, 3));
@@ -249,7 +249,7 @@ async fn a_run_whose_definition_changed_is_paused_and_says_where() {
     let paused = events.next().await.unwrap().unwrap();
     let EventKind::WorkflowPaused { step_requirements: Some(why), .. } = paused.kind else { panic!("{paused:?}") };
     assert!(why[0]["reason"].as_str().unwrap().contains("entry 4 speaks of step \"b\""), "{why:?}");
-    let stored = db.run(run.run_id().clone()).await.unwrap().unwrap();
+    let stored = db.run(Access::All, run.run_id().clone()).await.unwrap().unwrap();
     assert_eq!(stored.status, RunStatus::Paused);
     assert!(stored.worker.is_none());
 }
@@ -267,4 +267,63 @@ async fn a_failure_keeps_its_kind_in_the_log() {
     let last = read_log(&db, run.run_id()).await.pop().unwrap();
     let EventKind::WorkflowError { error_type, .. } = last.event.kind else { panic!("{last:?}") };
     assert_eq!(error_type.as_deref(), Some("model_authentication_error"));
+}
+
+#[tokio::test]
+async fn many_readers_of_one_run_see_the_same_events_each_from_where_it_begins() {
+    let db = InMemoryDb::new();
+    let step = Step::function("tell", |context: StepContext, _: Arc<StepInput>| async move {
+        for n in 0..1000 {
+            context.progress(n.to_string(), None);
+            if n % 7 == 0 {
+                context.effects.durable().await.map_err(|_| Failure::new(FailureKind::Cancelled, "halted"))?;
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok::<_, Failure>("told")
+    });
+    let definition = workflow([step]);
+    let engine = engine(&db, &definition).await;
+    let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+    let readers = (0..40u64).map(|reader| {
+        let mut events = run.events((reader % 4 > 0).then_some(reader * 25));
+        tokio::spawn(async move {
+            let mut seen = Vec::new();
+            while let Some(event) = events.next().await.unwrap() {
+                seen.push(serde_json::to_string(&event).unwrap());
+            }
+            (reader, seen)
+        })
+    });
+    let readers: Vec<_> = readers.collect();
+    run.wait().await.unwrap();
+    let all: Vec<_> =
+        read_log(&db, run.run_id()).await.iter().map(|e| serde_json::to_string(&e.event).unwrap()).collect();
+    for reader in readers {
+        let (reader, seen) = reader.await.unwrap();
+        let from = if reader % 4 > 0 { usize::try_from(reader * 25 + 1).unwrap() } else { 0 };
+        assert_eq!(seen, all[from..], "reader {reader}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_known_secret_reaches_neither_log_nor_output_nor_session() {
+    const CANARY: &str = "canary-5f2e9c1d7a";
+    let db = InMemoryDb::new();
+    let step = Step::function("leak", |context: StepContext, _: Arc<StepInput>| async move {
+        context.progress(format!("using {CANARY}"), Some(json!({ "authorization": CANARY })));
+        context.state.set("note", format!("kept {CANARY}"));
+        Ok::<_, Failure>(format!("the key is {CANARY}"))
+    });
+    let definition = workflow([step]);
+    let options = Options { secrets: vec![CANARY.into()], ..Options::default() };
+    let engine = engine_with(&db, &definition, options).await;
+    let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+    let ended = run.wait().await.unwrap();
+    assert_eq!(ended.text(), "the key is [redacted]");
+    let log = serde_json::to_string(&read_log(&db, run.run_id()).await).unwrap();
+    let session = db.session(Access::All, ended.session_id.clone()).await.unwrap().unwrap();
+    for text in [log, serde_json::to_string(&ended).unwrap(), serde_json::to_string(&session.state).unwrap()] {
+        assert!(!text.contains(CANARY) && text.contains("[redacted]"), "{text}");
+    }
 }

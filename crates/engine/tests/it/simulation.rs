@@ -2,7 +2,7 @@
 //! one seed. A failure prints its seed; the same seed gives the same run of events.
 
 use crate::stage::{Calls, workflow};
-use outlive_core::port::{Chance, DbErrorKind, RunStore};
+use outlive_core::port::{Access, Chance, DbErrorKind, RunStore};
 use outlive_core::{Definition, Failure, Retry, RunStatus, Step, StepInput};
 use outlive_db::{Fault, InMemoryDb, Operation};
 use outlive_engine::testing::{SimulatedClock, broken_invariants, read_log, row_equals_fold};
@@ -124,7 +124,7 @@ async fn simulate(seed: u64) -> u64 {
         let ended = ended.unwrap_or_else(|_| panic!("seed {seed}: run {run_id} does not end")).unwrap();
         let log = read_log(&db, run_id).await;
         assert_eq!(broken_invariants(&log, &ended), Vec::<String>::new(), "seed {seed}, run {run_id}");
-        let stored = db.run(run_id.clone()).await.unwrap().unwrap();
+        let stored = db.run(Access::All, run_id.clone()).await.unwrap().unwrap();
         assert!(row_equals_fold(&stored, &workflow, &log), "seed {seed}, run {run_id}: the row is not the fold");
         assert_eq!(run_output(&stored).status, ended.status);
         assert_ne!(ended.status, RunStatus::Error, "seed {seed}, run {run_id}: {}", ended.text());

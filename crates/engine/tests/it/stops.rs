@@ -1,7 +1,7 @@
 //! Runs that are stopped: cancelled, drained, crashed, taken over, poisoned.
 
 use crate::stage::{Calls, append, engine, engine_with, input, slow, workflow};
-use outlive_core::port::{CancelIntent, DbErrorKind, RunStore, StepContext};
+use outlive_core::port::{Access, CancelIntent, DbErrorKind, RunStore, StepContext};
 use outlive_core::{Failure, RunStatus, Step, StepInput, Timestamp};
 use outlive_db::InMemoryDb;
 use outlive_engine::testing::{broken_invariants, read_log};
@@ -75,7 +75,7 @@ async fn a_wish_to_cancel_survives_a_crash() {
     let run = first.submit(&definition.id, input("hi")).await.unwrap();
     said(&run, "StepStarted").await;
     let intent = CancelIntent { at: Timestamp::default(), reason: Arc::from("enough") };
-    db.request_cancel(run.run_id().clone(), intent).await.unwrap();
+    db.request_cancel(Access::All, run.run_id().clone(), intent).await.unwrap();
     first.kill();
     db.crash(&first.worker());
     let second = engine(&db, &definition).await;
@@ -90,7 +90,7 @@ async fn a_wish_to_cancel_that_is_durable_wins_over_an_end_that_is_not() {
         let other = other.clone();
         async move {
             let intent = CancelIntent { at: Timestamp::default(), reason: Arc::from("at the last moment") };
-            other.request_cancel(context.run.run_id.clone(), intent).await.unwrap();
+            other.request_cancel(Access::All, context.run.run_id.clone(), intent).await.unwrap();
             Ok::<_, Failure>("done")
         }
     });
@@ -113,7 +113,7 @@ async fn a_shutdown_lets_calls_in_flight_end_and_gives_the_lease_back_at_once() 
     said(&run, "StepStarted").await;
     first.shutdown().await.unwrap();
     assert_eq!(calls.count(), 0, "nothing new starts");
-    let stored = db.run(run.run_id().clone()).await.unwrap().unwrap();
+    let stored = db.run(Access::All, run.run_id().clone()).await.unwrap().unwrap();
     assert_eq!((stored.status, stored.worker.clone(), stored.claims), (RunStatus::Running, None, 0));
     let names: Vec<_> = read_log(&db, run.run_id()).await.iter().map(|e| e.event.name()).collect();
     assert!(names.contains(&"StepCompleted"), "the step that was in flight is recorded: {names:?}");
@@ -135,7 +135,7 @@ async fn a_shutdown_does_not_wait_for_ever() {
     let start = Instant::now();
     engine.shutdown().await.unwrap();
     assert!(start.elapsed() <= Duration::from_secs(31), "{:?}", start.elapsed());
-    assert!(db.run(run.run_id().clone()).await.unwrap().unwrap().worker.is_none());
+    assert!(db.run(Access::All, run.run_id().clone()).await.unwrap().unwrap().worker.is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -193,7 +193,7 @@ async fn a_run_that_crashes_its_workers_is_given_up_and_its_neighbours_are_not()
         good.push(engine.submit(&definition.id, input("good")).await.unwrap());
         // Crash as soon as the bad run executes here, or is given up.
         let stored = loop {
-            let stored = db.run(bad.run_id().clone()).await.unwrap().unwrap();
+            let stored = db.run(Access::All, bad.run_id().clone()).await.unwrap().unwrap();
             if stored.worker.as_ref() == Some(&engine.worker()) || stored.status.is_terminal() {
                 break stored;
             }
@@ -207,11 +207,11 @@ async fn a_run_that_crashes_its_workers_is_given_up_and_its_neighbours_are_not()
         engine.kill();
         db.crash(&engine.worker());
     }
-    let stored = db.run(poison.unwrap()).await.unwrap().unwrap();
+    let stored = db.run(Access::All, poison.unwrap()).await.unwrap().unwrap();
     assert_eq!(stored.status, RunStatus::Error, "{claims:?}");
     assert!(stored.output.unwrap().contains("poisoned: 3 workers were lost"));
     for run in good {
-        assert_eq!(db.run(run.run_id().clone()).await.unwrap().unwrap().status, RunStatus::Running);
+        assert_eq!(db.run(Access::All, run.run_id().clone()).await.unwrap().unwrap().status, RunStatus::Running);
     }
 }
 

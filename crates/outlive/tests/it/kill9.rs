@@ -2,7 +2,7 @@
 
 use crate::example::{Example, event_lines};
 use crate::world::World;
-use outlive::core::port::{LogStore, RunStore};
+use outlive::core::port::{Access, LogStore, RunStore};
 use outlive::core::{Entry, RunId};
 use outlive::engine::testing::{broken_invariants, in_flight, read_log};
 use outlive::prelude::*;
@@ -21,7 +21,12 @@ fn dice(seed: u64, limit: u64) -> u64 {
 /// Waits until the run's log has `length` entries, watching from outside as any other process may.
 async fn until_length(db: &SqliteDb, run_id: &RunId, length: u64) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-    while db.run(run_id.clone()).await.unwrap().is_none_or(|run| run.next_index < length && !run.status.is_terminal()) {
+    while db
+        .run(Access::All, run_id.clone())
+        .await
+        .unwrap()
+        .is_none_or(|run| run.next_index < length && !run.status.is_terminal())
+    {
         assert!(tokio::time::Instant::now() < deadline, "the log of {run_id} does not reach {length} entries");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -65,10 +70,10 @@ async fn trial(seed: u64, input: &str, entries: u64, needed: usize) -> usize {
     assert!(output.contains("Final Result:"), "{place}: {output}");
     let db = world.db();
     let log: Vec<Entry> = read_log(&db, &run_id).await;
-    let row = db.run(run_id.clone()).await.unwrap().unwrap();
+    let row = db.run(Access::All, run_id.clone()).await.unwrap().unwrap();
     assert_eq!(broken_invariants(&log, &outlive::engine::run_output(&row)), Vec::<String>::new(), "{place}");
     assert_eq!(event_lines(&log)[..before.len()], before, "{place}: what was seen stays as it was seen");
-    assert!(!db.read(run_id, 0, 1).await.unwrap().is_empty());
+    assert!(!db.read(Access::All, run_id, 0, 1).await.unwrap().is_empty());
     let made = calls(&world);
     // Model calls in flight, and tool calls, which the model server does not count.
     let allowed = needed + in_flight(&log_at_crash);

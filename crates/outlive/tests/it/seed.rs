@@ -5,6 +5,7 @@ use crate::world::{KEY, World};
 use outlive::Media;
 use outlive::agent::model::IntoModel;
 use outlive::core::content_text;
+use outlive::core::port::Access;
 use outlive::engine::testing::{broken_invariants, read_log, row_equals_fold};
 use outlive::prelude::*;
 
@@ -31,7 +32,7 @@ async fn runs_to_its_end(world: &World, model: impl IntoModel + Clone, stream: b
     let db = workflow.engine().await.unwrap().db().clone();
     let log = read_log(&*db, run.run_id()).await;
     assert_eq!(broken_invariants(&log, &ended), Vec::<String>::new());
-    let row = db.run(run.run_id().clone()).await.unwrap().unwrap();
+    let row = db.run(Access::All, run.run_id().clone()).await.unwrap().unwrap();
     assert!(row_equals_fold(&row, workflow.definition(), &log));
     let deltas = log.iter().filter(|entry| entry.event.name().ends_with("RunContent")).count();
     assert_eq!(deltas > 0, stream);

@@ -162,9 +162,12 @@ struct Call {
 
 impl Collector for Pieces {
     fn event(&mut self, event: Value) -> Result<Vec<ModelDelta>, Refusal> {
+        let was_named = self.id.is_some();
         self.head(&event)?;
+        let begun = self.ids().filter(|_| !was_named && self.id.is_some()).map(ModelDelta::Begun);
         // Only one choice is ever asked for. The last event, with the usage, has none.
-        Ok(event["choices"].get(0).map(|choice| self.choice(choice, "delta")).unwrap_or_default())
+        let pieces = event["choices"].get(0).map(|choice| self.choice(choice, "delta")).unwrap_or_default();
+        Ok(begun.into_iter().chain(pieces).collect())
     }
 
     fn is_complete(&self) -> bool {
@@ -178,6 +181,14 @@ impl Collector for Pieces {
 }
 
 impl Pieces {
+    /// What the server called this answer.
+    fn ids(&self) -> Option<Value> {
+        let mut ids = Map::new();
+        ids.extend(self.id.as_ref().map(|id| ("id".to_owned(), json!(id))));
+        ids.extend(self.system_fingerprint.as_ref().map(|print| ("system_fingerprint".to_owned(), json!(print))));
+        (!ids.is_empty()).then_some(Value::Object(ids))
+    }
+
     fn head(&mut self, body: &Value) -> Result<(), Refusal> {
         if body.get("error").is_some_and(|error| !error.is_null()) {
             return Err(Refusal::Error(body.clone()));
@@ -245,6 +256,7 @@ impl Pieces {
     }
 
     fn into_response(self) -> ModelResponse {
+        let ids = self.ids();
         let answer_id = self.id.as_deref().unwrap_or_default();
         let tool_calls: Vec<_> = self
             .calls
@@ -255,9 +267,6 @@ impl Pieces {
                 ToolCall::new(id, call.name, call.arguments)
             })
             .collect();
-        let mut ids = Map::new();
-        ids.extend(self.id.map(|id| ("id".to_owned(), json!(id))));
-        ids.extend(self.system_fingerprint.map(|print| ("system_fingerprint".to_owned(), json!(print))));
         ModelResponse {
             content: Some(self.content).filter(|text| !text.is_empty() || tool_calls.is_empty()),
             reasoning_content: Some(self.reasoning).filter(|text| !text.is_empty()),
@@ -269,7 +278,7 @@ impl Pieces {
                 _ => FinishReason::Stop,
             },
             usage: self.usage,
-            model_provider_data: (!ids.is_empty()).then_some(Value::Object(ids)),
+            model_provider_data: ids,
             provider_data: None,
             tool_calls,
             time_to_first_token: None,

@@ -4,7 +4,7 @@
 
 use super::Refusal;
 use crate::http::{self, BodyError};
-use outlive_core::{Failure, FailureKind};
+use outlive_core::{Failure, FailureKind, Secret};
 use reqwest::Url;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
@@ -25,7 +25,8 @@ pub(super) struct HttpAnswer<'a> {
 /// Puts failures of one endpoint into words, without the key.
 pub(super) struct Wording {
     pub(super) endpoint: String,
-    pub(super) key: String,
+    /// None where none is set.
+    pub(super) key: Option<Secret>,
 }
 
 /// An error object as servers write it: `{"error": {…}}`, `{"error": "text"}`, or the fields themselves.
@@ -94,7 +95,7 @@ impl Wording {
     }
 
     fn failure(&self, kind: FailureKind, what: &str, message: &str) -> Failure {
-        let message = shorten(&redact(message, &self.key));
+        let message = shorten(&redact(message, self.key.as_ref().map_or("", Secret::expose)));
         let colon = if message.is_empty() { "" } else { ": " };
         Failure::new(kind, format!("{} {what}{colon}{message}", self.endpoint))
     }

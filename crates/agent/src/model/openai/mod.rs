@@ -2,7 +2,8 @@
 //!
 //! This module owns the connection: key, address, time limits, one request, one answer. What the bytes mean is the
 //! business of [`responses`] and [`chat`]; what an error means that of [`failure`]. It never retries, it never relies
-//! on a conversation stored at the provider, and the key appears in no error, log or debug text.
+//! on a conversation stored at the provider, and the key appears in no error, log or debug text. Addresses of images and
+//! files are the users': the provider is asked to fetch only what [`Outbound`] allows.
 //!
 //! ```text
 //! ModelRequest --Endpoint::body--> JSON --HTTP--> JSON ------------Endpoint::answer--> ModelResponse
@@ -15,11 +16,12 @@ mod responses;
 
 use super::{Model, ModelEvent, ModelStream};
 use crate::http;
+use crate::outbound::{NotAllowed, Outbound};
 use eventsource_stream::{Event, EventStreamError, Eventsource};
 use failure::{HttpAnswer, Wording};
 use futures::stream::{self, BoxStream, StreamExt};
 use outlive_core::port::BoxFuture;
-use outlive_core::{Failure, FailureKind, ModelDelta, ModelInfo, ModelRequest, ModelResponse};
+use outlive_core::{Failure, FailureKind, Media, ModelDelta, ModelInfo, ModelRequest, ModelResponse, Secret};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Response, Url};
 use serde_json::{Map, Value};
@@ -62,13 +64,14 @@ pub struct OpenAI<E> {
     endpoint: PhantomData<fn() -> E>,
 }
 
-/// What both endpoints share. Not `Debug`: it holds the key.
+/// What both endpoints share.
 #[derive(Clone)]
 pub struct Settings {
     id: Arc<str>,
     provider: Provider,
     base_url: Option<String>,
-    api_key: Option<String>,
+    api_key: Option<Secret>,
+    outbound: Outbound,
     timeout: Duration,
     idle_timeout: Duration,
     system_role: &'static str,
@@ -169,6 +172,7 @@ impl<E: Endpoint> OpenAI<E> {
             provider: Provider::OpenAI,
             base_url: None,
             api_key: None,
+            outbound: Outbound::default(),
             timeout: Duration::from_secs(600),
             idle_timeout: Duration::from_secs(300),
             system_role: "developer",
@@ -189,8 +193,15 @@ impl<E: Endpoint> OpenAI<E> {
     }
 
     /// The key; an empty one means that none is sent.
-    pub fn api_key(mut self, key: impl Into<String>) -> Self {
+    pub fn api_key(mut self, key: impl Into<Secret>) -> Self {
         self.settings.api_key = Some(key.into());
+        self
+    }
+
+    /// Which addresses of images and files the provider may be asked to fetch; those that [`Outbound::default`] allows
+    /// unless set.
+    pub fn outbound(mut self, outbound: Outbound) -> Self {
+        self.settings.outbound = outbound;
         self
     }
 
@@ -249,7 +260,7 @@ impl<E: Endpoint> OpenAI<E> {
     }
 
     fn wording(&self) -> Wording {
-        Wording { endpoint: self.endpoint(), key: self.settings.key().unwrap_or_default() }
+        Wording { endpoint: self.endpoint(), key: self.settings.key() }
     }
 
     fn endpoint_url(&self) -> Result<Url, String> {
@@ -264,7 +275,7 @@ impl<E: Endpoint> OpenAI<E> {
         headers.insert(ACCEPT, HeaderValue::from_static(accepted));
         let key = self.settings.key().ok_or_else(|| Failure::new(FailureKind::Auth, self.missing_key()))?;
         if !key.is_empty() {
-            let mut bearer = HeaderValue::from_str(&format!("Bearer {key}"))
+            let mut bearer = HeaderValue::from_str(&format!("Bearer {}", key.expose()))
                 .map_err(|_| Failure::new(FailureKind::Auth, self.unusable_key()))?;
             bearer.set_sensitive(true);
             headers.insert(AUTHORIZATION, bearer);
@@ -284,6 +295,7 @@ impl<E: Endpoint> OpenAI<E> {
     async fn send(&self, request: &ModelRequest) -> Result<Response, Failure> {
         let url = self.endpoint_url().map_err(|problem| Failure::new(FailureKind::BadRequest, problem))?;
         let headers = self.headers(request.stream)?;
+        self.settings.check_media(request)?;
         let body = E::body(&self.settings, request).to_string();
         let client = http::client().map_err(|problem| Failure::new(FailureKind::Unavailable, problem))?;
         let wording = self.wording();
@@ -402,9 +414,24 @@ impl Settings {
         }
     }
 
-    fn key(&self) -> Option<String> {
-        let environment = || std::env::var("OPENAI_API_KEY").ok().filter(|key| !key.trim().is_empty());
-        self.api_key.clone().or_else(environment).map(|key| key.trim().to_owned())
+    fn key(&self) -> Option<Secret> {
+        let environment = || std::env::var("OPENAI_API_KEY").ok().map(Secret::from).filter(|key| !key.is_empty());
+        self.api_key.clone().or_else(environment)
+    }
+
+    /// Whether the provider may be asked to fetch what the conversation refers to.
+    fn check_media(&self, request: &ModelRequest) -> Result<(), Failure> {
+        let mut media = request.messages.iter().flat_map(|message| message.images.iter().chain(&message.files));
+        media.try_for_each(|one| self.check_address(one)).map_err(|problem| {
+            Failure::new(FailureKind::BadRequest, format!("an image or a file cannot be sent to the model: {problem}"))
+        })
+    }
+
+    fn check_address(&self, media: &Media) -> Result<(), NotAllowed> {
+        let Some(address) = &media.url else { return Ok(()) };
+        let url = Url::parse(address).map_err(|_| NotAllowed::Unreadable)?;
+        // The content itself, written as an address: nothing is fetched.
+        if url.scheme() == "data" { Ok(()) } else { self.outbound.check(&url) }
     }
 }
 
@@ -434,11 +461,15 @@ impl<E: Endpoint> Model for OpenAI<E> {
         }
         match self.settings.key() {
             None => problems.push(self.missing_key()),
-            Some(key) if HeaderValue::from_str(&key).is_err() => problems.push(self.unusable_key()),
+            Some(key) if HeaderValue::from_str(key.expose()).is_err() => problems.push(self.unusable_key()),
             Some(_) => {}
         }
         problems.extend(self.endpoint_url().err());
         problems
+    }
+
+    fn secrets(&self) -> Vec<Secret> {
+        self.settings.key().into_iter().collect()
     }
 
     fn respond(&self, request: ModelRequest) -> BoxFuture<'_, Result<ModelResponse, Failure>> {

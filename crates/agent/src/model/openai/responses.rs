@@ -280,6 +280,10 @@ impl Collector for Items {
         let delta = event["delta"].as_str().unwrap_or_default().to_owned();
         let mut told = Vec::new();
         match kind.as_str() {
+            "response.created" => {
+                let id = event["response"]["id"].as_str();
+                told.extend(id.map(|id| ModelDelta::Begun(json!({ "response_id": id }))));
+            }
             "response.output_item.added" | "response.output_item.done" => {
                 let value = event["item"].take();
                 let id = value["id"].as_str().map(str::to_owned);

@@ -1,7 +1,7 @@
 //! What a failing disk does to callers: nothing is lost silently, nothing is claimed that is not known.
 
 use super::{append, line_page, new_run, register, run_id, start};
-use outlive_core::port::{Db, DbErrorKind, LogStore, News, RunFilter, RunStore};
+use outlive_core::port::{Access, Db, DbErrorKind, LogStore, News, RunFilter, RunStore};
 use outlive_db::{Injected, SqliteDb, Stage};
 use std::sync::{Arc, Mutex};
 
@@ -22,12 +22,12 @@ async fn full_and_busy_change_nothing_and_pass() {
         (Stage::Commit, BUSY, DbErrorKind::Busy),
     ] {
         db.inject(Injected { stage, code });
-        let error = db.create_run(new_run("r1"), None).await.unwrap_err();
+        let error = db.create_run(Access::All, new_run("r1"), None).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.is_transient());
-        assert!(db.run(run_id("r1")).await.unwrap().is_none(), "{stage:?} {kind:?}");
+        assert!(db.run(Access::All, run_id("r1")).await.unwrap().is_none(), "{stage:?} {kind:?}");
     }
-    db.create_run(new_run("r1"), None).await.unwrap();
+    db.create_run(Access::All, new_run("r1"), None).await.unwrap();
 }
 
 #[tokio::test]
@@ -42,7 +42,7 @@ async fn a_worker_whose_registration_was_rolled_back_can_register_again() {
     register(&db, "w1").await;
     let lease = start(&db, "r1", "w1").await;
     db.commit(append(&lease, line_page(0, "one"))).await.unwrap();
-    assert_eq!(db.run(run_id("r1")).await.unwrap().unwrap().worker, Some(super::worker_id("w1")));
+    assert_eq!(db.run(Access::All, run_id("r1")).await.unwrap().unwrap().worker, Some(super::worker_id("w1")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -56,7 +56,7 @@ async fn one_operations_error_does_not_take_the_others_with_it() {
         let mut tasks = tokio::task::JoinSet::new();
         for number in 0..20 {
             let db = db.clone();
-            tasks.spawn(async move { db.create_run(new_run(&format!("r{round}-{number}")), None).await });
+            tasks.spawn(async move { db.create_run(Access::All, new_run(&format!("r{round}-{number}")), None).await });
         }
         for result in tasks.join_all().await {
             if let Err(error) = result {
@@ -68,7 +68,7 @@ async fn one_operations_error_does_not_take_the_others_with_it() {
     // An error hits a group of one, or is gone when the group is tried one by one.
     assert!(refused <= 20, "{refused} of 400 were refused by 20 errors");
     let filter = RunFilter { limit: 1000, ..RunFilter::default() };
-    assert_eq!(db.runs(filter).await.unwrap().runs.len(), 400 - refused);
+    assert_eq!(db.runs(Access::All, filter).await.unwrap().runs.len(), 400 - refused);
 }
 
 #[tokio::test]
@@ -88,15 +88,15 @@ async fn after_a_failed_sync_the_store_takes_no_more_writes() {
     assert_eq!(error.kind(), DbErrorKind::OutcomeUnknown);
     assert!(error.to_string().contains("restart the process"), "{error}");
     for id in ["r2", "r3"] {
-        let error = db.create_run(new_run(id), None).await.unwrap_err();
+        let error = db.create_run(Access::All, new_run(id), None).await.unwrap_err();
         assert_eq!(error.kind(), DbErrorKind::OutcomeUnknown);
     }
     assert_eq!(*told.lock().unwrap(), [News::Failed]);
-    let read = db.read(run_id("r1"), 0, 1000).await.unwrap();
+    let read = db.read(Access::All, run_id("r1"), 0, 1000).await.unwrap();
     assert_eq!(read, [line_page(0, "kept")], "reads go on");
     drop(db);
 
     let db = SqliteDb::new(&path);
-    assert_eq!(db.read(run_id("r1"), 0, 1000).await.unwrap(), [line_page(0, "kept")]);
-    db.create_run(new_run("r2"), None).await.unwrap();
+    assert_eq!(db.read(Access::All, run_id("r1"), 0, 1000).await.unwrap(), [line_page(0, "kept")]);
+    db.create_run(Access::All, new_run("r2"), None).await.unwrap();
 }

@@ -1,7 +1,7 @@
 //! Which files are opened, how they are made, and that a refused one is left alone.
 
 use super::{files, new_run, register, run_id};
-use outlive_core::port::{Db, DbErrorKind, RunFilter, RunStore};
+use outlive_core::port::{Access, Db, DbErrorKind, RunFilter, RunStore};
 use outlive_db::SqliteDb;
 use rusqlite::Connection;
 use std::fs;
@@ -14,7 +14,7 @@ async fn refusal(path: &Path) -> String {
     let db = SqliteDb::new(path);
     let error = db.open().await.unwrap_err();
     assert_eq!(error.kind(), DbErrorKind::Refused, "{error}");
-    let error = db.run(run_id("r1")).await.unwrap_err();
+    let error = db.run(Access::All, run_id("r1")).await.unwrap_err();
     assert_eq!(error.kind(), DbErrorKind::Refused, "{error}");
     drop(db);
     assert!(fs::read(path).unwrap() == bytes, "a refused file was changed");
@@ -118,7 +118,7 @@ async fn a_store_that_was_refused_opens_once_the_way_is_free() {
     db.open().await.unwrap_err();
     fs::remove_file(&path).unwrap();
     db.open().await.unwrap();
-    db.create_run(new_run("r1"), None).await.unwrap();
+    db.create_run(Access::All, new_run("r1"), None).await.unwrap();
 }
 
 #[cfg(unix)]
@@ -169,12 +169,12 @@ async fn everyone_who_creates_the_file_at_once_succeeds() {
             let db = SqliteDb::new(&path).session_table(if number % 2 == 0 { "even" } else { "odd" });
             tasks.spawn(async move {
                 db.open().await.unwrap();
-                db.create_run(new_run(&format!("r{number}")), None).await.unwrap();
+                db.create_run(Access::All, new_run(&format!("r{number}")), None).await.unwrap();
             });
         }
         tasks.join_all().await;
         let even = SqliteDb::new(&path).session_table("even");
-        assert_eq!(even.runs(RunFilter::default()).await.unwrap().runs.len(), 3);
+        assert_eq!(even.runs(Access::All, RunFilter::default()).await.unwrap().runs.len(), 3);
     }
 }
 
@@ -204,7 +204,7 @@ async fn a_damaged_file_is_named_and_not_repaired() {
     let path = directory.path().join("a.db");
     let db = SqliteDb::new(&path);
     for number in 0..200 {
-        db.create_run(new_run(&format!("r{number}")), None).await.unwrap();
+        db.create_run(Access::All, new_run(&format!("r{number}")), None).await.unwrap();
     }
     drop(db);
     let whole = fs::read(&path).unwrap();

@@ -6,7 +6,8 @@ mod processes;
 mod views;
 
 use outlive_core::port::{
-    Accepted, Claim, Claimed, Commit, Db, Lease, LogStore, NewRun, RunPatch, RunStore, SessionPolicy,
+    Accepted, Access, Claim, Claimed, Commit, Db, Lease, LogStore, NewRun, RunPatch, RunStore, SessionKind,
+    SessionPolicy,
 };
 use outlive_core::{DefinitionId, Page, RunId, RunInfo, SessionId, Timestamp, WorkerId};
 use outlive_db::{SqliteDb, conformance};
@@ -53,6 +54,7 @@ fn new_run(id: &str) -> NewRun {
         fingerprint: Arc::from("fingerprint"),
         policy: SessionPolicy::Queue,
         session_state: None,
+        session_kind: SessionKind::Workflow,
         at: second(0),
     }
 }
@@ -70,7 +72,7 @@ async fn register(db: &SqliteDb, worker: &str) {
 }
 
 async fn start(db: &SqliteDb, id: &str, worker: &str) -> Lease {
-    match db.create_run(new_run(id), Some(worker_id(worker))).await.unwrap() {
+    match db.create_run(Access::All, new_run(id), Some(worker_id(worker))).await.unwrap() {
         Accepted::New { lease: Some(lease) } => lease,
         other => panic!("expected a lease, got {other:?}"),
     }
@@ -109,7 +111,7 @@ async fn what_was_acknowledged_is_there_after_closing() {
     assert_eq!(left, ["a.db", "a.db-workers", "a.db-workers/w1"], "the log was copied and closed");
 
     let db = SqliteDb::new(&path);
-    let pages = db.read(run_id("r1"), 0, 1000).await.unwrap();
+    let pages = db.read(Access::All, run_id("r1"), 0, 1000).await.unwrap();
     assert_eq!(pages, [line_page(0, "one"), line_page(1, "two")]);
     register(&db, "w2").await;
     assert_eq!(claimed_ids(&claim(&db, "w2").await), ["r1"], "the worker went with its handle");
@@ -134,7 +136,7 @@ async fn closing_finishes_what_was_submitted() {
     let db = SqliteDb::new(&path);
     db.open().await.unwrap();
     for number in 0..100 {
-        let mut accepted = Box::pin(db.create_run(new_run(&format!("r{number}")), None));
+        let mut accepted = Box::pin(db.create_run(Access::All, new_run(&format!("r{number}")), None));
         // Polled once: submitted, and then forgotten by its caller.
         let polled = std::future::poll_fn(|context| std::task::Poll::Ready(accepted.as_mut().poll(context))).await;
         drop(polled);
@@ -142,7 +144,7 @@ async fn closing_finishes_what_was_submitted() {
     drop(db);
     let db = SqliteDb::new(&path);
     for number in 0..100 {
-        assert!(db.run(run_id(&format!("r{number}"))).await.unwrap().is_some(), "run {number}");
+        assert!(db.run(Access::All, run_id(&format!("r{number}"))).await.unwrap().is_some(), "run {number}");
     }
 }
 
@@ -157,9 +159,9 @@ async fn table_sets_of_one_file_do_not_mix() {
     let lease = start(&one, "r1", "w").await;
     start(&two, "r1", "w").await;
     one.commit(append(&lease, line_page(0, "one"))).await.unwrap();
-    assert!(two.read(run_id("r1"), 0, 1000).await.unwrap().is_empty());
+    assert!(two.read(Access::All, run_id("r1"), 0, 1000).await.unwrap().is_empty());
     one.retire(worker_id("w"), second(1)).await.unwrap();
-    assert_eq!(two.run(run_id("r1")).await.unwrap().unwrap().worker, Some(worker_id("w")));
+    assert_eq!(two.run(Access::All, run_id("r1")).await.unwrap().unwrap().worker, Some(worker_id("w")));
     two.heartbeat(worker_id("w"), second(1), PERIOD).await.unwrap();
     let sql = rusqlite::Connection::open(&path).unwrap();
     let count = |view: &str| sql.query_row(&format!("SELECT count(*) FROM {view}"), [], |row| row.get::<_, i64>(0));
@@ -182,4 +184,27 @@ fn files(directory: &std::path::Path) -> Vec<String> {
     }
     found.sort();
     found
+}
+
+/// Each page is a part of the time that a submit takes: see `docs/decisions/007-commit-groups-and-checkpoints.md`.
+#[tokio::test]
+async fn accepting_a_run_writes_few_pages() {
+    let directory = tempfile::tempdir().unwrap();
+    let db = SqliteDb::new(directory.path().join("a.db"));
+    register(&db, "w1").await;
+    let log_len = || std::fs::metadata(directory.path().join("a.db-wal")).unwrap().len();
+    // Run, request, session; run id, session id, the session's line, the workflow's runs; a user's runs and sessions.
+    for (user_id, expected) in [(None, 7), (Some("ada"), 9)] {
+        let mut counts = Vec::new();
+        for number in 0..21 {
+            let mut run = new_run(&format!("r{number}-{expected}"));
+            run.info.user_id = user_id.map(Arc::from);
+            let before = log_len();
+            db.create_run(Access::All, run, Some(worker_id("w1"))).await.unwrap();
+            counts.push((log_len() - before) / (4096 + 24));
+        }
+        // Now and then a full page becomes two.
+        counts.sort_unstable();
+        assert_eq!(counts[counts.len() / 2], expected, "{counts:?}");
+    }
 }

@@ -1,7 +1,7 @@
 //! Several processes on one file: who lives, who is dead, and what a killed one leaves.
 
 use super::{append, claim, claimed_ids, line_page, register, run_id, second, start, worker_id};
-use outlive_core::port::{Accepted, CancelIntent, Cancelled, Db, DbErrorKind, LogStore, RunStore};
+use outlive_core::port::{Accepted, Access, CancelIntent, Cancelled, Db, DbErrorKind, LogStore, RunStore};
 use outlive_db::SqliteDb;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
@@ -45,7 +45,7 @@ async fn a_killed_process_is_taken_over_at_once_and_loses_nothing() {
     assert!(alive >= 30);
     assert!(claim(&db, "heir").await.runs.is_empty(), "its process lives");
     let intent = CancelIntent { at: second(1), reason: Arc::from("stop") };
-    let cancelled = db.request_cancel(run_id("r1"), intent.clone()).await.unwrap();
+    let cancelled = db.request_cancel(Access::All, run_id("r1"), intent.clone()).await.unwrap();
     assert_eq!(cancelled, Cancelled::Requested, "its process lives");
 
     child.kill().unwrap();
@@ -60,7 +60,7 @@ async fn a_killed_process_is_taken_over_at_once_and_loses_nothing() {
     assert!(run.next_index > last, "entry {last} was acknowledged, the log ends at {}", run.next_index);
     let mut next = 0;
     while next < run.next_index {
-        for page in db.read(run_id("r1"), next, 10_000).await.unwrap() {
+        for page in db.read(Access::All, run_id("r1"), next, 10_000).await.unwrap() {
             assert_eq!(page, line_page(next, "an entry"));
             next += 1;
         }
@@ -81,7 +81,7 @@ async fn a_cancel_finds_out_that_the_holder_is_gone() {
     drop(gone);
     let db = SqliteDb::new(&path);
     let intent = CancelIntent { at: second(1), reason: Arc::from("stop") };
-    assert_eq!(db.request_cancel(run_id("r1"), intent).await.unwrap(), Cancelled::Unowned);
+    assert_eq!(db.request_cancel(Access::All, run_id("r1"), intent).await.unwrap(), Cancelled::Unowned);
     register(&db, "w1").await;
     let claimed = db.claim_run(run_id("r2"), worker_id("w1"), second(1)).await.unwrap();
     assert_eq!(claimed.unwrap().1.epoch, 2);
@@ -139,7 +139,7 @@ async fn a_watcher_added_before_opening_hears_of_others() {
     let (sender, mut news) = tokio::sync::mpsc::unbounded_channel();
     one.watch(Arc::new(move |told| drop(sender.send(told))));
     one.open().await.unwrap();
-    let accepted = two.create_run(super::new_run("r1"), None).await.unwrap();
+    let accepted = two.create_run(Access::All, super::new_run("r1"), None).await.unwrap();
     assert!(matches!(accepted, Accepted::New { lease: None }));
     let told = tokio::time::timeout(std::time::Duration::from_secs(10), news.recv()).await.unwrap();
     assert_eq!(told, Some(outlive_core::port::News::Anything));

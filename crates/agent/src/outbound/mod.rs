@@ -1,0 +1,264 @@
+//! Requests made for a stranger: an address that a user, a model or a definition names is fetched under this policy or not
+//! at all, so that nobody can make this process talk to its own machine and network.
+//!
+//! ```text
+//! address ─check: scheme, port, name, number─► names looked up once ─every address checked─► connected to those
+//!    ▲                                                                                              │
+//!    └───────────────────────────── at most 3 redirections ◄────────────────────────────────────────┘
+//! ```
+//! It owns a client of its own, without proxies from the environment. It must never know what is fetched or why. Addresses
+//! that the program itself is configured with (a model server, a tool's site) are not its business.
+//!
+//! Invariant: a connection is made only to an opened host, or to a public address that was checked after the last lookup.
+
+mod addresses;
+mod policy;
+#[cfg(test)]
+mod tests;
+
+use crate::http::{self, BodyError};
+use outlive_core::{Failure, FailureKind};
+use policy::Policy;
+pub use policy::{InvalidHost, NotAllowed};
+pub use reqwest::Url;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::LOCATION;
+use reqwest::{Client, Proxy, Response, redirect};
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// How many times an answer may send on to another address.
+const REDIRECTIONS_MAX: usize = 3;
+/// Stands for whatever must not be reached: a name that no policy opens and no network has.
+const NOWHERE: &str = "http://refused.invalid";
+
+/// How much, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest answer that is kept, in bytes after decompression; 4 MiB unless set.
+    pub bytes_max: usize,
+    /// The longest all of it may take, redirections included; 10 seconds unless set.
+    pub timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { bytes_max: 4 << 20, timeout: Duration::from_secs(10) }
+    }
+}
+
+/// What may be fetched for a user, a model or a definition. By default: `https`, ports 80 and 443, and hosts with public
+/// names all of whose addresses are public. Cheap to clone.
+///
+/// ```
+/// use outlive_agent::outbound::{Outbound, Url};
+///
+/// let outbound = Outbound::default().allow("127.0.0.1:9100")?;
+/// let url = |text| Url::parse(text).expect("an address");
+/// assert!(outbound.check(&url("https://example.org/a.png")).is_ok());
+/// assert!(outbound.check(&url("http://127.0.0.1:9100/metrics")).is_ok());
+/// assert!(outbound.check(&url("https://127.0.0.1/")).is_err());
+/// assert!(outbound.check(&url("https://metadata.google.internal/")).is_err());
+/// # Ok::<(), outlive_agent::outbound::InvalidHost>(())
+/// ```
+#[derive(Clone)]
+pub struct Outbound {
+    policy: Arc<Policy>,
+    names: Arc<dyn Resolve>,
+    client: Arc<OnceLock<Result<Client, String>>>,
+}
+
+impl Default for Outbound {
+    fn default() -> Self {
+        Self::with(Policy::default(), Arc::new(SystemNames))
+    }
+}
+
+impl fmt::Debug for Outbound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outbound").field("policy", &self.policy).finish_non_exhaustive()
+    }
+}
+
+impl Outbound {
+    fn with(policy: Policy, names: Arc<dyn Resolve>) -> Self {
+        Self { policy: Arc::new(policy), names, client: Arc::default() }
+    }
+
+    /// Opens exactly this host at this port, by `http` as well as `https` and whatever its address is:
+    /// `127.0.0.1:9100`, `[::1]:9100`, `files.internal:443`. Its other ports are closed.
+    ///
+    /// # Errors
+    /// When the text is no host with a port.
+    pub fn allow(self, host_and_port: &str) -> Result<Self, InvalidHost> {
+        let mut policy = Policy::clone(&self.policy);
+        policy.open(host_and_port)?;
+        Ok(Self::with(policy, self.names))
+    }
+
+    /// Lets public hosts be asked by plain `http` too.
+    pub fn allow_http(self) -> Self {
+        let mut policy = Policy::clone(&self.policy);
+        policy.plain_http = true;
+        Self::with(policy, self.names)
+    }
+
+    /// Looks names up with this instead of the operating system. Its answers are checked all the same.
+    pub fn names(self, names: Arc<dyn Resolve>) -> Self {
+        Self::with(Policy::clone(&self.policy), names)
+    }
+
+    /// Whether this address may be asked for, as far as can be told without looking its host up: enough for an address
+    /// that somebody else, a model's provider, will fetch.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self, url: &Url) -> Result<(), NotAllowed> {
+        self.policy.check(url)
+    }
+
+    /// A client for requests of another kind than [`Outbound::get`]. Every connection it makes is checked; a request to an
+    /// address that [`Outbound::check`] refuses fails to connect. It follows no redirection: what leads elsewhere, and
+    /// which credentials may go there, is the caller's to decide. The caller limits time and size.
+    ///
+    /// # Errors
+    /// [`FailureKind::Unavailable`] when TLS cannot be set up on this machine.
+    pub fn client(&self) -> Result<Client, Failure> {
+        let built = self.client.get_or_init(|| self.build());
+        built.clone().map_err(|problem| Failure::new(FailureKind::Unavailable, problem))
+    }
+
+    /// Fetches what is there, following at most three redirections, each of which is checked as the first address was. No
+    /// cookie, credential or referrer is sent to anyone.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the request.
+    ///
+    /// # Errors
+    /// [`FailureKind::BadRequest`] for an address that is not allowed or that answers with a 4xx status, `Timeout`,
+    /// `Unavailable` and `BadResponse` for a host that is too slow, out of order or too talkative.
+    pub async fn get(&self, url: &Url, limits: Limits) -> Result<Vec<u8>, Failure> {
+        let fetched = tokio::time::timeout(limits.timeout, self.fetch(url, limits.bytes_max)).await;
+        fetched.unwrap_or_else(|_| {
+            Err(failure(FailureKind::Timeout, url, &format!("has not answered within {:?}", limits.timeout)))
+        })
+    }
+
+    async fn fetch(&self, url: &Url, bytes_max: usize) -> Result<Vec<u8>, Failure> {
+        let client = self.client()?;
+        let mut url = url.clone();
+        for _ in 0..=REDIRECTIONS_MAX {
+            self.check(&url).map_err(refused)?;
+            let response = client.get(url.clone()).send().await.map_err(|error| unreachable(&url, &error))?;
+            match redirection(&url, &response) {
+                Some(next) => url = next.map_err(refused)?,
+                None => return read(&url, response, bytes_max).await,
+            }
+        }
+        let problem = format!("has sent on more than {REDIRECTIONS_MAX} times");
+        Err(failure(FailureKind::BadResponse, &url, &problem))
+    }
+
+    fn build(&self) -> Result<Client, String> {
+        let policy = self.policy.clone();
+        // The client does not look numbers up, and whoever uses it may forget to check. This is asked before every
+        // connection; it also keeps proxies of the environment out, which would look names up themselves.
+        let gate = Proxy::custom(move |url| policy.check(url).is_err().then_some(NOWHERE));
+        let names = CheckedNames { policy: self.policy.clone(), names: self.names.clone() };
+        http::builder()
+            .no_proxy()
+            .proxy(gate)
+            .dns_resolver(Arc::new(names))
+            .redirect(redirect::Policy::none())
+            .referer(false)
+            .build()
+            .map_err(|error| http::not_set_up(&error))
+    }
+}
+
+/// Where an answer leads, if it leads elsewhere.
+fn redirection(url: &Url, response: &Response) -> Option<Result<Url, NotAllowed>> {
+    let location = response.headers().get(LOCATION).filter(|_| response.status().is_redirection())?;
+    let next = location.to_str().ok().and_then(|location| url.join(location).ok());
+    Some(next.ok_or(NotAllowed::Unreadable))
+}
+
+async fn read(url: &Url, response: Response, bytes_max: usize) -> Result<Vec<u8>, Failure> {
+    let status = response.status();
+    if !status.is_success() {
+        let kind = match status.as_u16() {
+            401 | 403 => FailureKind::Auth,
+            429 => FailureKind::RateLimit,
+            500.. => FailureKind::Unavailable,
+            _ => FailureKind::BadRequest,
+        };
+        return Err(failure(kind, url, &format!("answered {}", status.as_u16())));
+    }
+    http::read_body(response, bytes_max).await.map_err(|error| match error {
+        BodyError::TooLong { limit } => {
+            failure(FailureKind::BadResponse, url, &format!("sent an answer of more than {limit} bytes"))
+        }
+        BodyError::Broken(cause) => failure(FailureKind::Truncated, url, &format!("broke off its answer: {cause}")),
+    })
+}
+
+fn failure(kind: FailureKind, url: &Url, what: &str) -> Failure {
+    Failure::new(kind, format!("{} {what}", url.host_str().unwrap_or_default()))
+}
+
+fn refused(problem: NotAllowed) -> Failure {
+    Failure::new(FailureKind::BadRequest, problem.to_string())
+}
+
+/// Nothing came back: what was looked up may be at the bottom of it.
+fn unreachable(url: &Url, error: &(dyn Error + 'static)) -> Failure {
+    let mut cause = Some(error);
+    while let Some(one) = cause {
+        if let Some(problem) = one.downcast_ref::<NotAllowed>() {
+            return refused(problem.clone());
+        }
+        cause = one.source();
+    }
+    failure(FailureKind::Unavailable, url, &format!("cannot be reached: {}", http::root_cause(error)))
+}
+
+/// The operating system's way to look names up.
+struct SystemNames;
+
+impl Resolve for SystemNames {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let addresses: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            Ok(Box::new(addresses.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Looks names up and passes on nothing that may not be reached.
+struct CheckedNames {
+    policy: Arc<Policy>,
+    names: Arc<dyn Resolve>,
+}
+
+impl Resolve for CheckedNames {
+    fn resolve(&self, name: Name) -> Resolving {
+        let host = name.as_str().to_owned();
+        if let Err(problem) = self.policy.check_name(&host) {
+            return Box::pin(async move { Err(problem.into()) });
+        }
+        let (policy, lookup) = (self.policy.clone(), self.names.resolve(name));
+        Box::pin(async move {
+            let addresses: Vec<_> = lookup.await?.collect();
+            if addresses.is_empty() {
+                return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address").into());
+            }
+            // One address that is not public makes the whole name suspect.
+            addresses.iter().try_for_each(|address| policy.check_address(&host, address.ip()))?;
+            Ok(Box::new(addresses.into_iter()) as Addrs)
+        })
+    }
+}

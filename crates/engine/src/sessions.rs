@@ -1,0 +1,191 @@
+//! What an engine reads and changes beside its own work, with its access: lists of runs, where a run stands, sessions.
+//!
+//! It must never know more than the store tells it: a session that is another user's is one that is not there.
+
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::hub::Changes;
+use outlive_core::port::{
+    Access, DbErrorKind, LivingWorker, NewSession, Run, RunFilter, RunPage, Session, SessionFilter, SessionPage,
+    SessionPatch,
+};
+use outlive_core::{DefinitionId, Page, RunEvent, RunId, RunStatus, SessionId, Timestamp, WorkerId};
+use std::sync::Arc;
+
+/// Bytes of log read at once.
+const READ_BYTES: usize = 256 << 10;
+
+/// Where a run stands, without its input and output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunStanding {
+    /// Its id.
+    pub run_id: RunId,
+    /// Its workflow.
+    pub workflow_id: DefinitionId,
+    /// Its session.
+    pub session_id: SessionId,
+    /// Whose run it is, if the caller said.
+    pub user_id: Option<Arc<str>>,
+    /// Its status.
+    pub status: RunStatus,
+    /// Length of its log: the index its next event gets.
+    pub next_index: u64,
+    /// The step it is at, for people: `1/2 Research Step`.
+    pub progress: Option<Arc<str>>,
+    /// How often it was claimed.
+    pub attempt: u32,
+    /// Who executes it; absent when nobody does.
+    pub worker: Option<WorkerId>,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+}
+
+impl Engine {
+    /// Hears of every change of any run from now on, whoever it belongs to: not for answering a user.
+    pub fn changes(&self) -> Changes {
+        self.inner.services.hub.changes()
+    }
+
+    /// The workers that live as far as the store knows. A restricted engine counts only its own user's runs.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn workers(&self) -> Result<Vec<LivingWorker>, Error> {
+        Ok(self.inner.services.db.workers(self.access.clone()).await?)
+    }
+
+    /// The run as it is stored, with its input and options; nothing when there is no such run.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn record(&self, run_id: &RunId) -> Result<Option<Run>, Error> {
+        self.stored_run(run_id).await
+    }
+
+    /// Up to `count` stored events from index `from` on, in order; fewer only at the end of the log. Does not wait for
+    /// more.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], or the store's.
+    pub async fn stored_events(&self, run_id: &RunId, from: u64, count: usize) -> Result<Vec<RunEvent>, Error> {
+        let mut events = Vec::new();
+        let mut next = from;
+        while events.len() < count {
+            let pages = self.inner.services.db.read(self.access.clone(), run_id.clone(), next, READ_BYTES).await?;
+            let Some(end) = pages.last().map(Page::end).filter(|end| *end > next) else { break };
+            for page in pages {
+                let entries = page.decode(run_id)?.into_iter().map(|entry| entry.event);
+                events.extend(entries.filter(|event| event.event_index >= Some(next)));
+            }
+            next = end;
+        }
+        events.truncate(count);
+        Ok(events)
+    }
+
+    /// Where a run stands; nothing when there is no such run.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn standing(&self, run_id: &RunId) -> Result<Option<RunStanding>, Error> {
+        let run = self.stored_run(run_id).await?;
+        Ok(run.map(|run| RunStanding {
+            run_id: run.info.run_id,
+            workflow_id: run.info.workflow_id,
+            session_id: run.info.session_id,
+            user_id: run.info.user_id,
+            status: run.status,
+            next_index: run.next_index,
+            progress: run.progress,
+            attempt: run.attempt,
+            worker: run.worker,
+            created_at: run.created_at,
+            updated_at: run.updated_at,
+        }))
+    }
+
+    /// Lists runs. The payload of a run, when asked for, is read with [`crate::run_output`].
+    ///
+    /// # Errors
+    /// The store's; `Storage` when no list gave out the cursor.
+    pub async fn runs(&self, filter: RunFilter) -> Result<RunPage, Error> {
+        Ok(self.inner.services.db.runs(self.access.clone(), filter).await?)
+    }
+
+    /// The session; nothing when there is no such session.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn session(&self, session_id: &SessionId) -> Result<Option<Session>, Error> {
+        Ok(self.inner.services.db.session(self.access.clone(), session_id.clone()).await?)
+    }
+
+    /// Lists sessions.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn sessions(&self, filter: SessionFilter) -> Result<SessionPage, Error> {
+        Ok(self.inner.services.db.sessions(self.access.clone(), filter).await?)
+    }
+
+    /// An id for a session that has none yet.
+    pub fn new_session_id(&self) -> SessionId {
+        let services = &self.inner.services;
+        SessionId::new(services.clock.now(), services.chance.wide_bits())
+    }
+
+    /// Creates a session without a run, now. A restricted engine fills in its own user.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the session may or may not have been created.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when the id is taken, [`Error::SessionNotFound`] when it is to be another user's than this
+    /// engine's, or the store's.
+    pub async fn create_session(&self, session: NewSession) -> Result<Session, Error> {
+        let session_id = session.session_id.clone();
+        let at = self.inner.services.clock.now();
+        let user_id = session.user_id.or_else(|| self.access.user().cloned());
+        let created = self.inner.services.db.create_session(self.access.clone(), NewSession { user_id, at, ..session });
+        created.await.map_err(|error| {
+            let is_foreign = error.kind() == DbErrorKind::NotFound;
+            if is_foreign { Error::SessionNotFound(session_id) } else { error.into() }
+        })
+    }
+
+    /// Changes a session; gives back what it is now, and nothing when there is no such session.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the change may or may not have happened.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn update_session(&self, session_id: &SessionId, patch: SessionPatch) -> Result<Option<Session>, Error> {
+        let at = self.inner.services.clock.now();
+        Ok(self.inner.services.db.update_session(self.access.clone(), session_id.clone(), patch, at).await?)
+    }
+
+    /// Deletes sessions with all their runs and logs, and says how many there were; ids that are not there are ignored.
+    /// With `force`, also runs that have not ended: what they were doing is dropped.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped they may or may not have been deleted; all of them or none.
+    ///
+    /// # Errors
+    /// [`Error::SessionBusy`] when one of them has an unfinished run and `force` is not set; then none is deleted. The
+    /// store's.
+    pub async fn delete_sessions(&self, session_ids: Vec<SessionId>, force: bool) -> Result<u64, Error> {
+        let db = &self.inner.services.db;
+        let deleted = db.delete_sessions(self.access.clone(), session_ids.clone(), force).await?;
+        // What executes elsewhere notices at its next commit; what executes here need not get that far.
+        for session_id in session_ids.iter().filter(|session_id| self.inner.executes_in(session_id)) {
+            // Not every id that was named is one that was deleted.
+            if db.session(Access::All, session_id.clone()).await?.is_none() {
+                self.inner.drop_runs_of(session_id);
+            }
+        }
+        Ok(deleted)
+    }
+}

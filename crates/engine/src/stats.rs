@@ -1,0 +1,182 @@
+//! What an engine has done since it started, in numbers for whoever operates it.
+//!
+//! It counts and must never decide anything. The invariant: counting takes no lock and never waits, and what is told of
+//! one number need not fit what is told of another at the same instant.
+
+use crate::engine::Engine;
+use outlive_core::RunStatus;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The longest duration each part of a [`Histogram`] counts, in seconds; the last part counts what is longer.
+pub const BOUNDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+const PARTS: usize = BOUNDS.len() + 1;
+
+/// Durations, counted by length.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    parts: [AtomicU64; PARTS],
+    micros: AtomicU64,
+}
+
+impl Histogram {
+    /// Counts one.
+    pub fn add(&self, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        let part = BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len());
+        add(&self.parts[part]);
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        self.micros.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// What was counted so far.
+    pub fn read(&self) -> Durations {
+        Durations {
+            parts: std::array::from_fn(|part| read(&self.parts[part])),
+            sum: Duration::from_micros(read(&self.micros)),
+        }
+    }
+}
+
+/// What a [`Histogram`] has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Durations {
+    /// How many there were of each length, in the order of [`BOUNDS`]; the last are the longer ones.
+    pub parts: [u64; PARTS],
+    /// All together.
+    pub sum: Duration,
+}
+
+impl Durations {
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.parts.iter().sum()
+    }
+}
+
+/// What an engine has done since it started, and does now. Other processes on the same store count for themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Runs accepted; a repeated request counts once.
+    pub runs_accepted: u64,
+    /// Runs that ended here COMPLETED.
+    pub runs_completed: u64,
+    /// Runs that ended here ERROR.
+    pub runs_failed: u64,
+    /// Runs that ended here CANCELLED.
+    pub runs_cancelled: u64,
+    /// Runs that execute here now.
+    pub runs_executing: u64,
+    /// Runs taken over from the store.
+    pub runs_claimed: u64,
+    /// Looks for unfinished runs that found none.
+    pub claims_empty: u64,
+    /// Heartbeats that the store did not take.
+    pub heartbeats_failed: u64,
+    /// How often this worker was declared dead and lost what it held.
+    pub leases_lost: u64,
+    /// Writes refused because another worker has the run.
+    pub writes_fenced: u64,
+    /// Commits tried again because the disk was full or the store busy.
+    pub commits_delayed: u64,
+    /// From asking to accept a run to its being on stable storage.
+    pub submits: Durations,
+    /// From handing a commit to the store to its being on stable storage.
+    pub commits: Durations,
+    /// Looks for unfinished runs.
+    pub claims: Durations,
+}
+
+/// Where the parts of an engine count.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) runs_accepted: AtomicU64,
+    runs_completed: AtomicU64,
+    runs_failed: AtomicU64,
+    runs_cancelled: AtomicU64,
+    runs_claimed: AtomicU64,
+    claims_empty: AtomicU64,
+    pub(crate) heartbeats_failed: AtomicU64,
+    pub(crate) leases_lost: AtomicU64,
+    pub(crate) writes_fenced: AtomicU64,
+    pub(crate) commits_delayed: AtomicU64,
+    submits: Histogram,
+    commits: Histogram,
+    claims: Histogram,
+}
+
+impl Counters {
+    /// A request was answered.
+    pub(crate) fn submitted(&self, since: Instant) {
+        self.submits.add(since.elapsed());
+    }
+
+    /// A commit is durable; the run's status is from now on `status`, if it changed.
+    pub(crate) fn committed(&self, since: Instant, status: Option<RunStatus>) {
+        self.commits.add(since.elapsed());
+        match status {
+            Some(RunStatus::Completed) => add(&self.runs_completed),
+            Some(RunStatus::Error) => add(&self.runs_failed),
+            Some(RunStatus::Cancelled) => add(&self.runs_cancelled),
+            Some(RunStatus::Pending | RunStatus::Running | RunStatus::Paused) | None => {}
+        }
+    }
+
+    /// A look for unfinished runs found this many.
+    pub(crate) fn claimed(&self, since: Instant, runs: usize) {
+        self.claims.add(since.elapsed());
+        self.runs_claimed.fetch_add(runs as u64, Ordering::Relaxed);
+        if runs == 0 {
+            add(&self.claims_empty);
+        }
+    }
+}
+
+/// Counts one.
+pub(crate) fn add(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+impl Engine {
+    /// What it has done since it started, whoever asks.
+    pub fn stats(&self) -> Stats {
+        let counters = &self.inner.services.counters;
+        Stats {
+            runs_accepted: read(&counters.runs_accepted),
+            runs_completed: read(&counters.runs_completed),
+            runs_failed: read(&counters.runs_failed),
+            runs_cancelled: read(&counters.runs_cancelled),
+            runs_executing: self.inner.running_len() as u64,
+            runs_claimed: read(&counters.runs_claimed),
+            claims_empty: read(&counters.claims_empty),
+            heartbeats_failed: read(&counters.heartbeats_failed),
+            leases_lost: read(&counters.leases_lost),
+            writes_fenced: read(&counters.writes_fenced),
+            commits_delayed: read(&counters.commits_delayed),
+            submits: counters.submits.read(),
+            commits: counters.commits.read(),
+            claims: counters.claims.read(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_is_counted_where_it_belongs() {
+        let histogram = Histogram::default();
+        for millis in [0, 1, 2, 300, 60_000] {
+            histogram.add(Duration::from_millis(millis));
+        }
+        let read = histogram.read();
+        assert_eq!((read.parts[0], read.parts[1], read.parts[8], read.parts[12]), (2, 1, 1, 1));
+        assert_eq!((read.count(), read.sum), (5, Duration::from_millis(60_303)));
+    }
+}

@@ -1,0 +1,146 @@
+//! Sessions and standings through an engine, and its end as others see it.
+
+use crate::stage::{Calls, append, engine, input, slow, workflow};
+use outlive_core::port::{Access, LogStore, RunStore, SessionKind, SessionStore};
+use outlive_core::{Failure, RunStatus, SessionId, Step, StepInput};
+use outlive_db::{Fault, InMemoryDb, Operation};
+use outlive_engine::{Error, RunHandle, Submit};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn in_session(session_id: &str) -> Submit {
+    Submit { session_id: Some(session_id.to_owned()), session_kind: SessionKind::Agent, ..input("hi") }
+}
+
+fn session_id(text: &str) -> SessionId {
+    SessionId::parse(text).unwrap()
+}
+
+/// Waits until the run has said `name`.
+async fn said(run: &RunHandle, name: &str) {
+    let mut events = run.events(None);
+    while events.next().await.unwrap().expect("the run goes on").name() != name {}
+}
+
+/// Says when the work inside a step is dropped.
+struct Dropped(Arc<Notify>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_standing_tells_where_a_run_is() {
+    let db = InMemoryDb::new();
+    let definition = workflow([append("a", &Calls::default()), slow("b", HOUR)]);
+    let engine = engine(&db, &definition).await;
+    let submit = Submit { user_id: Some("ada".to_owned()), ..in_session("s") };
+    let run = engine.submit(&definition.id, submit).await.unwrap();
+    said(&run, "StepCompleted").await;
+    let standing = engine.standing(run.run_id()).await.unwrap().unwrap();
+    assert_eq!((standing.status, standing.attempt), (RunStatus::Running, 1));
+    assert_eq!((standing.user_id.as_deref(), standing.session_id), (Some("ada"), session_id("s")));
+    assert_eq!((standing.workflow_id, standing.worker), (definition.id.clone(), Some(engine.worker())));
+    assert!(standing.next_index > 2 && standing.progress.is_some());
+    assert!(standing.updated_at >= standing.created_at);
+    assert_eq!(engine.session(&session_id("s")).await.unwrap().unwrap().kind, SessionKind::Agent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_with_an_unfinished_run_is_kept_until_the_run_has_ended() {
+    let db = InMemoryDb::new();
+    let definition = workflow([slow("a", HOUR)]);
+    let engine = engine(&db, &definition).await;
+    let run = engine.submit(&definition.id, in_session("s")).await.unwrap();
+    let deleted = engine.delete_sessions(vec![session_id("s")], false).await;
+    assert!(matches!(deleted, Err(Error::SessionBusy(_))), "{deleted:?}");
+    run.cancel("enough").await.unwrap();
+    run.wait().await.unwrap();
+    assert_eq!(engine.delete_sessions(vec![session_id("s")], false).await.unwrap(), 1);
+    assert!(matches!(run.wait().await, Err(Error::RunNotFound(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forced_deletion_drops_what_the_session_was_doing_here() {
+    let db = InMemoryDb::new();
+    let dropped = Arc::new(Notify::new());
+    let guard = dropped.clone();
+    let step = Step::function("a", move |_, _: Arc<StepInput>| {
+        let guard = Dropped(guard.clone());
+        async move {
+            tokio::time::sleep(HOUR).await;
+            drop(guard);
+            Ok::<_, Failure>("too late")
+        }
+    });
+    let definition = workflow([step]);
+    let engine = engine(&db, &definition).await;
+    let run = engine.for_user("ada").submit(&definition.id, in_session("s")).await.unwrap();
+    let kept = engine.submit(&definition.id, in_session("t")).await.unwrap();
+    said(&run, "StepStarted").await;
+    // Who may not delete it cannot stop it by naming it either.
+    assert_eq!(engine.for_user("bob").delete_sessions(vec![session_id("s")], true).await.unwrap(), 0);
+    assert!(engine.standing(run.run_id()).await.unwrap().is_some());
+
+    let begun = Instant::now();
+    assert_eq!(engine.delete_sessions(vec![session_id("s")], true).await.unwrap(), 1);
+    dropped.notified().await;
+    assert!(matches!(run.wait().await, Err(Error::RunNotFound(_))));
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!(engine.standing(kept.run_id()).await.unwrap().unwrap().status, RunStatus::Running);
+    assert!(engine.failure().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_deleted_by_another_process_is_not_written_again() {
+    let db = InMemoryDb::new();
+    let definition = workflow([slow("a", Duration::from_secs(5)), append("b", &Calls::default())]);
+    let engine = engine(&db, &definition).await;
+    let run = engine.submit(&definition.id, in_session("s")).await.unwrap();
+    said(&run, "StepStarted").await;
+    let other = db.another_process();
+    assert_eq!(other.delete_sessions(Access::All, vec![session_id("s")], true).await.unwrap(), 1);
+    assert!(matches!(run.wait().await, Err(Error::RunNotFound(_))));
+    tokio::time::sleep(HOUR).await;
+    assert!(db.run(Access::All, run.run_id().clone()).await.unwrap().is_none());
+    assert!(db.read(Access::All, run.run_id().clone(), 0, 1000).await.unwrap().is_empty());
+    assert!(db.session(Access::All, session_id("s")).await.unwrap().is_none());
+    // The engine is well and takes other work.
+    let next = engine.submit(&definition.id, in_session("s")).await.unwrap();
+    assert_eq!(next.wait().await.unwrap().status, RunStatus::Completed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_follows_an_engine_hears_of_its_end() {
+    let db = InMemoryDb::new();
+    let definition = workflow([append("a", &Calls::default())]);
+    let first = engine(&db, &definition).await;
+    let stopped = first.stopped();
+    let ahead = tokio::time::timeout(HOUR, first.for_user("ada").stopped()).await;
+    assert!(ahead.is_err(), "it has not stopped");
+    first.shutdown().await.unwrap();
+    stopped.await;
+    first.stopped().await;
+
+    let second = engine(&db, &definition).await;
+    let stopped = second.stopped();
+    drop(second);
+    stopped.await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_ends_the_engine_for_its_followers() {
+    let db = InMemoryDb::new();
+    let definition = workflow([append("a", &Calls::default())]);
+    let engine = engine(&db, &definition).await;
+    db.faults(Arc::new(|operation| matches!(operation, Operation::Commit).then_some(Fault::LoseReply)));
+    engine.submit(&definition.id, input("hi")).await.unwrap();
+    engine.stopped().await;
+    assert!(engine.failure().is_some());
+}
