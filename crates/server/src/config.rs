@@ -33,6 +33,12 @@ pub struct Limits {
     pub keep_alive_period: Duration,
     /// Time for requests in flight when the server stops.
     pub drain_period: Duration,
+    /// Time to authenticate on a WebSocket.
+    pub socket_auth_period: Duration,
+    /// How often the credential of an open stream or socket is looked at again, and a socket is pinged.
+    pub recheck_period: Duration,
+    /// Event streams one caller may have open at the same time.
+    pub streams_per_caller_max: usize,
 }
 
 impl Default for Limits {
@@ -52,6 +58,9 @@ impl Default for Limits {
             write_idle_period: Duration::from_secs(30),
             keep_alive_period: Duration::from_secs(60),
             drain_period: Duration::from_secs(10),
+            socket_auth_period: Duration::from_secs(10),
+            recheck_period: Duration::from_secs(30),
+            streams_per_caller_max: 1000,
         }
     }
 }

@@ -10,5 +10,23 @@
 //! The one place with HTTP. It never runs a step and never reads a table: it asks the engine, as the caller whose
 //! credential it saw. The invariant: whatever a client is told about a run is on stable storage.
 
+pub mod auth;
 pub mod config;
+mod events_ws;
+mod follow;
+pub mod guard;
+pub mod json;
+pub mod listen;
+mod openapi;
+mod metrics;
 pub mod problem;
+mod routes;
+mod server;
+mod sse;
+pub mod state;
+mod streams;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod wire;
+
+pub use server::{Server, ServerBuilder};

@@ -3,6 +3,7 @@
 //! The body is Agno's, `{"detail": …}`, because its clients show it; our code and the request's id travel as the headers
 //! `x-error-code` and `x-request-id`, and on `/api` in the body too.
 
+use crate::guard::request;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -25,6 +26,8 @@ pub struct Problem {
     pub retry_after: Option<Duration>,
     /// Further headers.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// What the thing is that does not allow it, for example a run's status; on `/api` in the body as `status`.
+    pub state: Option<&'static str>,
 }
 
 /// The words.
@@ -52,7 +55,7 @@ pub struct FieldProblem {
 impl Problem {
     /// With this status, code and text.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: Detail::Text(detail.into()), retry_after: None, headers: Vec::new() }
+        Self { status, code, detail: Detail::Text(detail.into()), retry_after: None, headers: Vec::new(), state: None }
     }
 
     /// 404 for something that is not there, or not there for this caller: both look the same.
@@ -78,10 +81,27 @@ impl Problem {
         self
     }
 
+    /// Says what the thing is that does not allow it.
+    pub fn state(mut self, state: &'static str) -> Self {
+        self.state = Some(state);
+        self
+    }
+
     /// Says when to try again.
     pub fn retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
         self
+    }
+
+    /// The detail in one sentence, for where no fields can be shown.
+    pub fn words(&self) -> String {
+        match &self.detail {
+            Detail::Text(text) => text.clone(),
+            Detail::Fields(fields) => {
+                let fields = fields.iter().map(|field| format!("{}: {}", field.loc.join("."), field.msg));
+                fields.collect::<Vec<_>>().join("; ")
+            }
+        }
     }
 
     /// The body.
@@ -92,7 +112,15 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut response = (self.status, axum::Json(self.body())).into_response();
+        let mut body = self.body();
+        if let Some(request) = request::current().filter(|request| request.is_api) {
+            body["error_code"] = json!(self.code);
+            body["request_id"] = json!(request.id);
+            if let Some(state) = self.state {
+                body["status"] = json!(state);
+            }
+        }
+        let mut response = (self.status, axum::Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(ERROR_CODE, HeaderValue::from_static(self.code));
         if let Some(after) = self.retry_after {

@@ -1,3 +1,13 @@
 //! The server from outside.
 
+mod api;
+mod auth;
+mod bad_http;
+mod door;
+mod isolation;
+mod openapi;
 mod problem;
+mod recordings;
+mod served;
+mod socket;
+mod wire;

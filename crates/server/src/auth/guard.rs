@@ -1,0 +1,69 @@
+//! What stands before every handler: who is it, may they, and only then the handler.
+
+use super::authenticate::Auth;
+use super::principal::Principal;
+use super::rules::{Needs, Rule, authorize};
+use crate::problem::Problem;
+use axum::extract::{ConnectInfo, FromRequestParts, RawPathParams, Request};
+use axum::http::request::Parts;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures::future::BoxFuture;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+/// The state of one route's guard.
+#[derive(Clone)]
+pub(super) struct Guard {
+    rule: Rule,
+    auth: Arc<Auth>,
+}
+
+type Pass = fn(axum::extract::State<Guard>, Request, Next) -> BoxFuture<'static, Response>;
+
+/// The guard of one route.
+pub(super) fn layer(
+    rule: Rule,
+    auth: Arc<Auth>,
+) -> axum::middleware::FromFnLayer<Pass, Guard, (axum::extract::State<Guard>, Request)> {
+    axum::middleware::from_fn_with_state(Guard { rule, auth }, pass)
+}
+
+fn pass(guard: axum::extract::State<Guard>, request: Request, next: Next) -> BoxFuture<'static, Response> {
+    Box::pin(async move {
+        let (mut parts, body) = request.into_parts();
+        match guard.admit(&mut parts).await {
+            Ok(()) => next.run(Request::from_parts(parts, body)).await,
+            Err(problem) => problem.into_response(),
+        }
+    })
+}
+
+impl Guard {
+    async fn admit(&self, parts: &mut Parts) -> Result<(), Problem> {
+        let principal = match self.rule.needs {
+            Needs::Open => self.auth.anonymous(),
+            Needs::Identity | Needs::Scope(_) => Some(self.identify(parts).await?),
+        };
+        if let Some(principal) = principal {
+            parts.extensions.insert(principal);
+        }
+        Ok(())
+    }
+
+    async fn identify(&self, parts: &mut Parts) -> Result<Principal, Problem> {
+        let peer = peer(parts);
+        let principal = self.auth.authenticate_request(&parts.headers, parts.uri.query(), peer).await?;
+        let parameters =
+            RawPathParams::from_request_parts(parts, &()).await.map_err(|_| Problem::not_found("Not Found"))?;
+        let parameters: Vec<(&str, &str)> = parameters.iter().collect();
+        authorize(&principal, &self.rule, &parameters)?;
+        Ok(principal)
+    }
+}
+
+/// The address of the other end. Headers of proxies are not believed.
+fn peer(parts: &Parts) -> IpAddr {
+    let info = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+    info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| info.0.ip())
+}

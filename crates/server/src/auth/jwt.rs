@@ -1,0 +1,256 @@
+//! JSON Web Tokens. What is accepted is fixed by the settings: keys, their algorithms, audience and issuer.
+//!
+//! The invariants: the token chooses neither algorithm nor key, only which of the configured keys to try; nothing is
+//! ever fetched; a token without an end is refused.
+
+use super::error::{AuthError, AuthErrorKind};
+use super::principal::{Principal, PrincipalKind};
+use super::scope::{SCOPES_MAX, Scopes};
+use outlive_core::Secret;
+use jsonwebtoken::errors::{Error, ErrorKind};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Header, Validation};
+use outlive_core::Timestamp;
+use serde_json::{Map, Value};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The most that clocks may differ.
+const LEEWAY_MAX: Duration = Duration::from_secs(30);
+/// Longest `sub` in bytes.
+const SUBJECT_BYTES_MAX: usize = 256;
+/// Begins of user ids that the server keeps for itself and for its service accounts.
+const RESERVED_SUBJECTS: [&str; 2] = ["__", "sa:"];
+
+/// Why the settings for tokens cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JwtConfigError {
+    /// The algorithm is not one of ours.
+    #[error("unknown algorithm {0:?} for tokens, use one of HS256, RS256, PS256, ES256 (or 384, 512) or EdDSA")]
+    UnknownAlgorithm(String),
+    /// The key does not fit the algorithm.
+    #[error(
+        "the key for {0} tokens cannot be used, give a shared secret for HS and a public key in PEM for the others"
+    )]
+    UnusableKey(String),
+}
+
+/// A key that verifies tokens, and the one algorithm it is for.
+pub struct JwtKey {
+    id: Option<String>,
+    key: DecodingKey,
+    validation: Validation,
+}
+
+impl JwtKey {
+    /// A shared secret (`HS256`) or a public key in PEM (`RS256`, `PS256`, `ES256`, `EdDSA`, …).
+    ///
+    /// # Errors
+    /// When the algorithm is unknown or the key is not of its kind.
+    pub fn new(algorithm: &str, key: &Secret) -> Result<Self, JwtConfigError> {
+        let unknown = || JwtConfigError::UnknownAlgorithm(algorithm.to_owned());
+        let parsed: Algorithm = algorithm.parse().map_err(|_| unknown())?;
+        let key = decoding_key(parsed, key).ok_or_else(|| JwtConfigError::UnusableKey(algorithm.to_owned()))?;
+        Ok(Self { id: None, key, validation: validation(parsed) })
+    }
+
+    /// Only for tokens that name this key in `kid`.
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.id = Some(id.into());
+        self
+    }
+}
+
+fn decoding_key(algorithm: Algorithm, key: &Secret) -> Option<DecodingKey> {
+    let bytes = key.expose().as_bytes();
+    if family(algorithm) != AlgorithmFamily::Hmac {
+        return match family(algorithm) {
+            AlgorithmFamily::Rsa => DecodingKey::from_rsa_pem(bytes),
+            AlgorithmFamily::Ec => DecodingKey::from_ec_pem(bytes),
+            AlgorithmFamily::Ed | AlgorithmFamily::Hmac => DecodingKey::from_ed_pem(bytes),
+        }
+        .ok();
+    }
+    // A public key as a shared secret would let anyone who knows it sign.
+    let usable = !bytes.is_empty() && !key.expose().contains("-----BEGIN");
+    usable.then(|| DecodingKey::from_secret(bytes))
+}
+
+fn family(algorithm: Algorithm) -> AlgorithmFamily {
+    let families = [AlgorithmFamily::Hmac, AlgorithmFamily::Rsa, AlgorithmFamily::Ec];
+    families.into_iter().find(|family| family.algorithms().contains(&algorithm)).unwrap_or(AlgorithmFamily::Ed)
+}
+
+/// The signature only: times are checked here, against the injected clock; the audience by the verifier's settings.
+fn validation(algorithm: Algorithm) -> Validation {
+    let mut validation = Validation::new(algorithm);
+    validation.required_spec_claims.clear();
+    validation.validate_exp = false;
+    validation.validate_aud = false;
+    validation
+}
+
+/// Verifies tokens.
+pub struct JwtVerifier {
+    keys: Vec<JwtKey>,
+    audience: Option<String>,
+    issuer: Option<String>,
+    leeway: Duration,
+}
+
+impl JwtVerifier {
+    /// Accepts tokens that one of these keys has signed.
+    pub fn new(keys: Vec<JwtKey>) -> Self {
+        Self { keys, audience: None, issuer: None, leeway: Duration::ZERO }
+    }
+
+    /// Requires this audience in `aud`.
+    pub fn audience(mut self, audience: impl Into<String>) -> Self {
+        self.audience = Some(audience.into());
+        self
+    }
+
+    /// Requires this issuer in `iss`.
+    pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
+        self.issuer = Some(issuer.into());
+        self
+    }
+
+    /// How much clocks may differ: at most 30 s, more counts as 30 s.
+    pub fn leeway(mut self, leeway: Duration) -> Self {
+        self.leeway = leeway.min(LEEWAY_MAX);
+        self
+    }
+
+    pub(super) fn verify(&self, token: &str, now: Timestamp) -> Result<Principal, AuthError> {
+        let claims = self.verified_claims(token)?;
+        let expires_at = self.check_times(&claims, now)?;
+        self.check_audience(&claims)?;
+        self.check_issuer(&claims)?;
+        let user_id = Some(subject(&claims)?);
+        Ok(Principal { kind: PrincipalKind::User, user_id, scopes: scopes(&claims)?, expires_at: Some(expires_at) })
+    }
+
+    fn verified_claims(&self, token: &str) -> Result<Map<String, Value>, AuthError> {
+        if token.split('.').count() != 3 {
+            return Err(AuthError::invalid_token("Not enough segments"));
+        }
+        let header = jsonwebtoken::decode_header(token).map_err(|error| refusal(&error))?;
+        check_header(&header)?;
+        let mut last = AuthError::invalid_token("The specified alg value is not allowed");
+        for key in self.candidates(&header)? {
+            match jsonwebtoken::decode::<Map<String, Value>>(token, &key.key, &key.validation) {
+                Ok(token) => return Ok(token.claims),
+                Err(error) => last = refusal(&error),
+            }
+        }
+        Err(last)
+    }
+
+    /// The keys to try: the one the token names, when keys have names; of those, the ones for its algorithm.
+    fn candidates<'a>(&'a self, header: &'a Header) -> Result<impl Iterator<Item = &'a JwtKey>, AuthError> {
+        let named = self.keys.iter().any(|key| key.id.is_some());
+        let wanted = header.kid.as_deref().filter(|_| named);
+        if wanted.is_some_and(|kid| self.keys.iter().all(|key| key.id.as_deref() != Some(kid))) {
+            return Err(AuthError::invalid_token("Unknown key id"));
+        }
+        let fits = move |key: &&JwtKey| {
+            key.validation.algorithms.contains(&header.alg) && (wanted.is_none() || key.id.as_deref() == wanted)
+        };
+        Ok(self.keys.iter().filter(fits))
+    }
+
+    /// Until when the token is good.
+    fn check_times(&self, claims: &Map<String, Value>, now: Timestamp) -> Result<Timestamp, AuthError> {
+        let end = time(claims, "exp")?.ok_or_else(|| AuthError::invalid_token("Token is missing the \"exp\" claim"))?;
+        let end = end + self.leeway;
+        if end <= now {
+            return Err(AuthError::new(AuthErrorKind::Expired, "Token has expired"));
+        }
+        for name in ["nbf", "iat"] {
+            if time(claims, name)?.is_some_and(|start| start > now + self.leeway) {
+                return Err(AuthError::invalid_token(&format!("The token is not yet valid ({name})")));
+            }
+        }
+        Ok(end)
+    }
+
+    fn check_audience(&self, claims: &Map<String, Value>) -> Result<(), AuthError> {
+        let Some(audience) = self.audience.as_deref() else { return Ok(()) };
+        let is_ours = |value: &Value| value.as_str() == Some(audience);
+        match claims.get("aud") {
+            Some(Value::Array(audiences)) if audiences.iter().any(is_ours) => Ok(()),
+            Some(value) if is_ours(value) => Ok(()),
+            Some(_) | None => Err(AuthError::invalid_token("Audience doesn't match")),
+        }
+    }
+
+    fn check_issuer(&self, claims: &Map<String, Value>) -> Result<(), AuthError> {
+        let Some(issuer) = self.issuer.as_deref() else { return Ok(()) };
+        let is_ours = claims.get("iss").and_then(Value::as_str) == Some(issuer);
+        if is_ours { Ok(()) } else { Err(AuthError::invalid_token("Invalid issuer")) }
+    }
+}
+
+/// A token that brings its own key, says where to get one, or asks for what we do not know, is refused outright.
+fn check_header(header: &Header) -> Result<(), AuthError> {
+    let brought = [
+        ("jku", header.jku.is_some()),
+        ("jwk", header.jwk.is_some()),
+        ("x5u", header.x5u.is_some()),
+        ("x5c", header.x5c.is_some()),
+        ("crit", header.crit.is_some()),
+        ("zip", header.zip.is_some()),
+    ];
+    match brought.iter().find(|(_, is_there)| *is_there) {
+        Some((name, _)) => Err(AuthError::invalid_token(&format!("Header parameter not allowed: {name}"))),
+        None => Ok(()),
+    }
+}
+
+/// A claim that is a time in seconds since 1970.
+fn time(claims: &Map<String, Value>, name: &str) -> Result<Option<Timestamp>, AuthError> {
+    let Some(value) = claims.get(name) else { return Ok(None) };
+    let seconds = value.as_i64().or_else(|| value.as_f64().map(whole));
+    let seconds = seconds.ok_or_else(|| AuthError::invalid_token(&format!("The claim {name} must be a number")))?;
+    Ok(Some(Timestamp::from_micros(seconds.saturating_mul(1_000_000))))
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a cast of a float saturates, and fractions of a second do not matter"
+)]
+fn whole(seconds: f64) -> i64 {
+    seconds as i64
+}
+
+/// The user id. Without one there is no user, and nothing to keep apart from others.
+fn subject(claims: &Map<String, Value>) -> Result<Arc<str>, AuthError> {
+    let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
+    let is_plain = subject.len() <= SUBJECT_BYTES_MAX && !subject.chars().any(char::is_control);
+    let is_reserved = RESERVED_SUBJECTS.iter().any(|begin| subject.starts_with(begin));
+    if subject.is_empty() || subject.trim() != subject || !is_plain || is_reserved {
+        return Err(AuthError::invalid_token("The claim sub is missing or not allowed"));
+    }
+    Ok(subject.into())
+}
+
+/// The scopes: a list of texts, or one text with spaces. None when the claim is absent.
+fn scopes(claims: &Map<String, Value>) -> Result<Scopes, AuthError> {
+    let refused = || AuthError::invalid_token("The claim scopes must be a list of at most 256 texts");
+    let texts: Vec<&str> = match claims.get("scopes") {
+        None => Vec::new(),
+        Some(Value::String(text)) => text.split_whitespace().collect(),
+        Some(Value::Array(values)) => values.iter().map(Value::as_str).collect::<Option<_>>().ok_or_else(refused)?,
+        Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) => return Err(refused()),
+    };
+    if texts.len() > SCOPES_MAX { Err(refused()) } else { Ok(Scopes::parse(texts)) }
+}
+
+/// In the words that clients of Agno know. Nothing of the token is repeated.
+fn refusal(error: &Error) -> AuthError {
+    AuthError::invalid_token(match error.kind() {
+        ErrorKind::InvalidSignature => "Signature verification failed",
+        ErrorKind::InvalidAlgorithm => "The specified alg value is not allowed",
+        _ => "Invalid token encoding",
+    })
+}

@@ -1,0 +1,257 @@
+//! Accepts connections and speaks HTTP/1.1 on them, within [`Limits`].
+//!
+//! ```text
+//! accept ──► slots ──► socket ──► hyper ──► router
+//!            how many  times,     parses    one call for each request
+//!                      screen
+//! ```
+//! It never looks at what a request means: names of hosts, origins, bodies and paths are the guard's. The invariant:
+//! every connection holds a slot until its socket is closed, and no peer can keep one without making progress.
+//!
+//! A TCP connection is refused in two places only. When all slots are taken the next connection waits in the system's
+//! queue; when one address holds its share, its next connection is told 503 and closed.
+
+mod screen;
+mod slots;
+mod socket;
+mod turn;
+
+use crate::config::Limits;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::http::{Request, Response};
+use futures::future::{join, join_all};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use slots::{Slot, Slots};
+use socket::Socket;
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tower::ServiceExt;
+use turn::Turns;
+
+/// How long nothing is accepted after the system refused to hand out a connection, usually for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// What hyper may hold of one connection's input, at least.
+const BUFFER_BYTES_MIN: usize = 64 << 10;
+/// The number of header lines hyper reads without allocating.
+const HEADERS_WITHOUT_ALLOCATION: usize = 100;
+/// Told to an address that holds its share of the connections.
+const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: 33\r\n\
+    retry-after: 1\r\nx-error-code: too_many_connections\r\nconnection: close\r\n\r\n{\"detail\":\"Too many connections\"}";
+
+/// How far the end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    /// Accepting.
+    Open,
+    /// Requests in flight are answered, nothing else begins.
+    Draining,
+    /// Whatever is still open is cut.
+    Cut,
+}
+
+/// Tells a part of the server how far the end has come.
+#[derive(Clone, Debug)]
+struct Ending(watch::Receiver<Stage>);
+
+impl Ending {
+    /// Ready when the stage is reached, or when nobody is left who could tell.
+    async fn reached(&mut self, stage: Stage) {
+        let _ = self.0.wait_for(|now| *now >= stage).await;
+    }
+}
+
+/// Serves `router` on all listeners until `shutdown`, and then until the requests in flight are answered or
+/// `limits.drain_period` is over. Each request carries [`ConnectInfo`] with the peer's [`SocketAddr`].
+///
+/// # Cancel safety
+/// A drop closes every connection at once; requests in flight get no answer.
+///
+/// # Errors
+/// `InvalidInput` without a listener. Errors of single connections are logged and end only those.
+pub async fn serve(
+    listeners: Vec<TcpListener>,
+    router: Router,
+    limits: Limits,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    if listeners.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no address to listen on, bind at least one"));
+    }
+    let drain_period = limits.drain_period;
+    let slots = Slots::new(limits.connections_max, limits.connections_per_address_max);
+    let (stage, ending) = watch::channel(Stage::Open);
+    let door = Door { router, http: protocol(&limits), limits, slots: Arc::clone(&slots), ending: Ending(ending) };
+    let accepting = join_all(listeners.into_iter().map(|listener| door.accept(listener)));
+    let closing = async {
+        shutdown.await;
+        stage.send_replace(Stage::Draining);
+        if tokio::time::timeout(drain_period, slots.all_free()).await.is_err() {
+            tracing::warn!("connections were still open after the drain period, closing them");
+        }
+        stage.send_replace(Stage::Cut);
+    };
+    join(accepting, closing).await;
+    Ok(())
+}
+
+/// How HTTP is spoken. The timer is what makes the periods count at all.
+fn protocol(limits: &Limits) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        // A bound on waiting for a head as a whole; `Socket` tells its two parts apart. It must be set: only with it is
+        // a read begun as soon as an answer is complete, which is where the socket begins to count.
+        .header_read_timeout(limits.header_period.saturating_add(limits.keep_alive_period))
+        .max_header_size(limits.header_bytes_max)
+        .max_buf_size(limits.header_bytes_max.max(BUFFER_BYTES_MIN));
+    if limits.headers_max != HEADERS_WITHOUT_ALLOCATION {
+        http.max_headers(limits.headers_max);
+    }
+    http
+}
+
+/// What every connection is served with.
+struct Door {
+    router: Router,
+    http: http1::Builder,
+    limits: Limits,
+    slots: Arc<Slots>,
+    ending: Ending,
+}
+
+impl Door {
+    /// Accepts until the drain begins, then waits for the connections it accepted.
+    async fn accept(&self, listener: TcpListener) {
+        let mut conversations = JoinSet::new();
+        let mut ending = self.ending.clone();
+        loop {
+            tokio::select! {
+                biased;
+                () = ending.reached(Stage::Draining) => break,
+                Some(ended) = conversations.join_next() => note(ended),
+                (stream, peer, slot) = self.next(&listener) => {
+                    conversations.spawn(self.converse(stream, peer, slot));
+                }
+            }
+        }
+        drop(listener);
+        while let Some(ended) = conversations.join_next().await {
+            note(ended);
+        }
+    }
+
+    /// The next connection there is a slot for.
+    ///
+    /// # Cancel safety
+    /// Safe: a connection that was accepted is returned in the same poll.
+    async fn next(&self, listener: &TcpListener) -> (TcpStream, SocketAddr, Slot) {
+        loop {
+            let free = self.slots.free().await;
+            match listener.accept().await {
+                Ok((stream, peer)) => match self.slots.take(free, peer.ip()) {
+                    Some(slot) => return (stream, peer, slot),
+                    None => refuse(&stream),
+                },
+                Err(error) if is_about_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::error!(%error, "could not accept a connection, trying again shortly");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Speaks HTTP on one connection until it ends, is upgraded, or the server stops.
+    fn converse(&self, stream: TcpStream, peer: SocketAddr, slot: Slot) -> impl Future<Output = ()> + use<> {
+        let turns = Arc::new(Turns::default());
+        let mut ending = self.ending.clone();
+        let socket = Socket::new(stream, slot, &self.limits, Arc::clone(&turns), ending.clone());
+        let service = answering(self.router.clone(), peer, turns);
+        let connection = self.http.serve_connection(TokioIo::new(socket), service).with_upgrades();
+        async move {
+            let mut connection = pin!(connection);
+            let ended = tokio::select! {
+                biased;
+                ended = connection.as_mut() => Some(ended),
+                () = ending.reached(Stage::Draining) => None,
+            };
+            let ended = match ended {
+                Some(ended) => ended,
+                None => {
+                    connection.as_mut().graceful_shutdown();
+                    tokio::select! {
+                        biased;
+                        ended = connection => ended,
+                        () = ending.reached(Stage::Cut) => Ok(()),
+                    }
+                }
+            };
+            if let Err(error) = ended {
+                // The peer's doing, mostly: it went away, was too slow, or did not speak HTTP.
+                tracing::debug!(%peer, %error, "a connection ended early");
+            }
+        }
+    }
+}
+
+/// Hands each request to the router, and keeps `turns` told of whose turn it is.
+fn answering(
+    router: Router,
+    peer: SocketAddr,
+    turns: Arc<Turns>,
+) -> TowerToHyperService<
+    impl tower::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone,
+> {
+    TowerToHyperService::new(tower::service_fn(move |request: Request<Incoming>| {
+        let turn = Turns::begin(&turns, &request);
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(ConnectInfo(peer));
+        let router = router.clone();
+        async move { router.oneshot(request).await.map(|response| turn.answer(response)) }
+    }))
+}
+
+/// Whether accepting failed because that one connection went away again.
+fn is_about_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// Says why, as far as that needs no waiting, and closes.
+fn refuse(stream: &TcpStream) {
+    let _ = stream.try_write(BUSY);
+    tracing::debug!("an address has too many connections, closed one");
+}
+
+fn note(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!("a connection's task panicked; other connections go on");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::BUSY;
+
+    #[test]
+    fn the_refusal_says_how_long_it_is() {
+        let text = std::str::from_utf8(BUSY).expect("ASCII");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{head}");
+        assert!(serde_json::from_str::<serde_json::Value>(body).is_ok(), "{body}");
+    }
+}

@@ -1,0 +1,265 @@
+//! A TCP stream that loses patience: it ends itself when the peer makes no progress that it owes.
+//!
+//! It knows whose turn it is and nothing of requests. The invariant: while bytes are owed by the peer, a timer runs.
+//! It carries the connection's slot, so that an upgraded connection counts for as long as it is open.
+
+use super::screen::Screen;
+use super::slots::Slot;
+use super::turn::{Place, Turns};
+use super::{Ending, Stage};
+use crate::config::Limits;
+use futures::future::BoxFuture;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+/// How long the peer may go on sending after the last answer. Closing while it does would take the answer from it.
+const LINGER_PERIOD: Duration = Duration::from_secs(1);
+/// How much of that is read at once.
+const LINGER_BYTES: usize = 4 << 10;
+/// Handed to the parser after malformed bytes, so that it comes to a decision.
+const END_OF_HEAD: &[u8] = b"\r\n\r\n";
+
+/// One connection's stream.
+pub(super) struct Socket {
+    stream: TcpStream,
+    turns: Arc<Turns>,
+    reading: Patience,
+    writing: Patience,
+    waits: Waits,
+    screen: Screen,
+    verdict: Verdict,
+    /// Nothing more is expected from the peer.
+    is_ended: bool,
+    cut: Option<BoxFuture<'static, ()>>,
+    header_period: Duration,
+    keep_alive_period: Duration,
+    write_idle_period: Duration,
+    _slot: Slot,
+}
+
+/// What the socket waits for from the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waits {
+    /// Nothing with a limit here.
+    No,
+    /// The rest of the head after this many requests.
+    Head(usize),
+    /// The beginning of another request after this many.
+    Request(usize),
+    /// The end of what it sends, after the last answer.
+    End,
+}
+
+/// What the screen found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Nothing yet.
+    Fine,
+    /// The parser has the bytes that are malformed, and needs the end of the head.
+    Malformed,
+    /// It has that too.
+    Told,
+}
+
+/// A timer that may be off.
+struct Patience {
+    sleep: Pin<Box<Sleep>>,
+    is_on: bool,
+}
+
+impl Patience {
+    fn new(period: Duration) -> Self {
+        Self { sleep: Box::pin(tokio::time::sleep(period)), is_on: true }
+    }
+
+    fn start(&mut self, period: Duration) {
+        let now = Instant::now();
+        // A period too long for the clock is as good as none.
+        self.sleep.as_mut().reset(now.checked_add(period).unwrap_or(now + Duration::from_secs(1 << 31)));
+        self.is_on = true;
+    }
+
+    fn stop(&mut self) {
+        self.is_on = false;
+    }
+
+    /// Ready when the time is over.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_on { self.sleep.as_mut().poll(cx) } else { Poll::Pending }
+    }
+}
+
+impl Socket {
+    /// The time for the first request begins now.
+    pub(super) fn new(stream: TcpStream, slot: Slot, limits: &Limits, turns: Arc<Turns>, mut ending: Ending) -> Self {
+        // An event must not wait for the next one. Failure costs time only.
+        let _ = stream.set_nodelay(true);
+        let mut writing = Patience::new(limits.write_idle_period);
+        writing.stop();
+        Self {
+            stream,
+            turns,
+            reading: Patience::new(limits.header_period),
+            writing,
+            waits: Waits::Head(0),
+            screen: Screen::new(),
+            verdict: Verdict::Fine,
+            is_ended: false,
+            cut: Some(Box::pin(async move { ending.reached(Stage::Cut).await })),
+            header_period: limits.header_period,
+            keep_alive_period: limits.keep_alive_period,
+            write_idle_period: limits.write_idle_period,
+            _slot: slot,
+        }
+    }
+
+    /// Looks at bytes that were just read, and spoils them for the parser if they are malformed.
+    fn look_at(&mut self, fresh: &mut [u8]) {
+        self.is_ended |= fresh.is_empty();
+        if self.turns.place() == Place::Upgraded {
+            return;
+        }
+        if let Some(at) = self.screen.take(fresh) {
+            // No parser accepts this byte in a head, so the answer is its own 400.
+            fresh[at] = 0;
+            self.verdict = Verdict::Malformed;
+        }
+    }
+
+    fn wanted(&self) -> Waits {
+        let count = self.turns.count();
+        match self.turns.place() {
+            Place::Upgraded | Place::Answering => Waits::No,
+            Place::Waiting if self.screen.is_in_head() || count == 0 => Waits::Head(count),
+            Place::Waiting => Waits::Request(count),
+        }
+    }
+
+    /// Nothing could be read. Fails when the peer has had its time.
+    fn wait_to_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let wanted = self.wanted();
+        if wanted != self.waits {
+            self.waits = wanted;
+            match wanted {
+                Waits::No | Waits::End => self.reading.stop(),
+                Waits::Head(_) => self.reading.start(self.header_period),
+                Waits::Request(_) => self.reading.start(self.keep_alive_period),
+            }
+        }
+        if self.reading.poll(cx).is_ready() {
+            self.is_ended = true;
+            let reason = match self.waits {
+                Waits::Request(_) => "no further request came",
+                _ => "the head of the request took too long",
+            };
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, reason)));
+        }
+        self.wait_for_cut(cx)
+    }
+
+    /// Fails when the server's drain period is over.
+    fn wait_for_cut(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(cut) = &mut self.cut {
+            ready!(cut.as_mut().poll(cx));
+            self.cut = None;
+        }
+        self.is_ended = true;
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the server stopped")))
+    }
+
+    /// Counts the time in which nothing could be written.
+    fn written(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.writing.stop();
+            return written;
+        }
+        if !self.writing.is_on {
+            self.writing.start(self.write_idle_period);
+        }
+        ready!(self.writing.poll(cx));
+        // What is left in the system's buffer would keep memory for a peer that does not read.
+        let _ = self.stream.set_zero_linger();
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the answer was not read")))
+    }
+
+    /// Reads on until the peer is done, for a while, if it may still be sending a message that nobody reads.
+    fn linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.is_ended |= self.verdict == Verdict::Fine && !self.screen.is_in_message();
+        if self.waits != Waits::End {
+            self.waits = Waits::End;
+            self.reading.start(LINGER_PERIOD);
+        }
+        let mut storage = [0; LINGER_BYTES];
+        while !self.is_ended {
+            // First, so that a peer that never pauses does not get longer.
+            if self.reading.poll(cx).is_ready() {
+                break;
+            }
+            let mut buffer = ReadBuf::new(&mut storage);
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)) {
+                Ok(()) => self.is_ended = buffer.filled().is_empty(),
+                Err(_) => self.is_ended = true,
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.verdict == Verdict::Malformed && buffer.remaining() >= END_OF_HEAD.len() {
+            this.verdict = Verdict::Told;
+            buffer.put_slice(END_OF_HEAD);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        match Pin::new(&mut this.stream).poll_read(cx, buffer) {
+            Poll::Ready(Ok(())) => {
+                this.look_at(&mut buffer.filled_mut()[before..]);
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => this.wait_to_read(cx),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.written(cx, written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bytes);
+        this.written(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+        this.linger(cx).map(Ok)
+    }
+}

@@ -1,0 +1,216 @@
+//! Numbers for whoever operates the server, in the text format that Prometheus reads.
+//!
+//! It owns what is counted of requests, and how numbers are written. It must never know a run's or a user's id: every
+//! label has a few values, so that the list of numbers does not grow. The invariant: a name, once given, keeps its meaning.
+
+use crate::guard::request::REQUEST_ID;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
+use outlive_engine::stats::{BOUNDS, Durations, Histogram, Stats};
+use std::fmt::{Display, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+/// The classes of answers.
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+/// The methods that are told apart; the last stands for all others.
+const METHODS: [&str; 4] = ["GET", "POST", "DELETE", "other"];
+
+/// What was counted of requests.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    answers: [[AtomicU64; CLASSES.len()]; METHODS.len()],
+    times: Histogram,
+}
+
+/// How many unfinished runs there are in the store.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Unfinished {
+    /// Accepted, and nobody executes them.
+    pub(crate) queued: usize,
+    /// Begun.
+    pub(crate) running: usize,
+    /// Waiting for somebody.
+    pub(crate) paused: usize,
+    /// How long the oldest of the queued has waited, in seconds.
+    pub(crate) oldest_seconds: f64,
+}
+
+/// Counts every request to `router`, and tells of each in one line at level debug.
+pub(crate) fn observed(router: Router, metrics: Arc<Metrics>) -> Router {
+    router.layer(from_fn_with_state(metrics, observe))
+}
+
+async fn observe(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let response = next.run(request).await;
+    let (status, took) = (response.status(), began.elapsed());
+    metrics.count(&method, status);
+    metrics.times.add(took);
+    // The query is left out: it may hold what nobody should read. Control characters are
+    // written as escapes.
+    let request_id = response.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
+    let (method, status, millis) = (method.as_str(), status.as_u16(), took.as_secs_f64() * 1e3);
+    let path = path.escape_debug();
+    tracing::debug!(request_id, method, %path, status, millis, "request answered");
+    response
+}
+
+impl Metrics {
+    fn count(&self, method: &Method, status: StatusCode) {
+        let row = METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(METHODS.len() - 1);
+        let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
+        self.answers[row][class].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Everything, as text.
+    pub(crate) fn text(&self, stats: &Stats, unfinished: Option<&Unfinished>) -> String {
+        let mut page = Page::default();
+        page.runs(stats);
+        if let Some(unfinished) = unfinished {
+            page.unfinished(unfinished);
+        }
+        page.histogram("submit_seconds", "From a request for a run to its being on stable storage", &stats.submits);
+        page.histogram("journal_commit_seconds", "From a commit to its being on stable storage", &stats.commits);
+        page.histogram("claim_seconds", "Looks for unfinished runs", &stats.claims);
+        page.name("http_requests_total", "Requests answered", "counter");
+        for (method, row) in METHODS.iter().zip(&self.answers) {
+            for (class, count) in CLASSES.iter().zip(row) {
+                let labels = format!("{{method=\"{method}\",code=\"{class}\"}}");
+                page.value("http_requests_total", &labels, count.load(Ordering::Relaxed));
+            }
+        }
+        page.histogram("http_request_seconds", "From a request's head to its answer's head", &self.times.read());
+        page.process();
+        page.0
+    }
+}
+
+/// The text under construction.
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn runs(&mut self, stats: &Stats) {
+        self.counter("runs_accepted_total", "Runs accepted by this process", stats.runs_accepted);
+        self.counter("runs_finished_total", "Runs that this process brought to their end", {
+            stats.runs_completed + stats.runs_failed + stats.runs_cancelled
+        });
+        self.counter("runs_failed_total", "Of them, those that ended ERROR", stats.runs_failed);
+        self.counter("runs_cancelled_total", "Of them, those that ended CANCELLED", stats.runs_cancelled);
+        self.gauge("runs_executing", "Runs that execute in this process", stats.runs_executing);
+        self.counter("runs_claimed_total", "Runs taken over from the store", stats.runs_claimed);
+        self.counter("claims_empty_total", "Looks for unfinished runs that found none", stats.claims_empty);
+        self.counter("lease_renew_fail_total", "Heartbeats that the store did not take", stats.heartbeats_failed);
+        self.counter("lease_lost_total", "Times this worker was declared dead", stats.leases_lost);
+        self.counter("lease_fenced_write_total", "Writes refused: another worker has the run", stats.writes_fenced);
+        self.counter("journal_delayed_total", "Commits tried again: disk full, store busy", stats.commits_delayed);
+    }
+
+    fn unfinished(&mut self, unfinished: &Unfinished) {
+        self.gauge("runs_queued", "Runs in the store that nobody executes (counted up to 1000)", unfinished.queued);
+        self.gauge("runs_running", "Runs in the store that have begun (counted up to 1000)", unfinished.running);
+        self.gauge("runs_paused", "Runs in the store that wait for somebody (counted up to 1000)", unfinished.paused);
+        self.gauge("queue_oldest_seconds", "How long the oldest queued run has waited", unfinished.oldest_seconds);
+    }
+
+    /// What Prometheus's own clients tell of their process, under the same names.
+    fn process(&mut self) {
+        let Some(process) = Process::read() else { return };
+        for (name, what, value) in [
+            ("process_resident_memory_bytes", "Memory in use", process.resident_bytes),
+            ("process_open_fds", "Open file descriptors", process.descriptors),
+            ("process_threads", "Threads", process.threads),
+        ] {
+            let _ = write!(self.0, "# HELP {name} {what}\n# TYPE {name} gauge\n{name} {value}\n");
+        }
+    }
+
+    fn counter(&mut self, name: &str, what: &str, value: impl Display) {
+        self.name(name, what, "counter");
+        self.value(name, "", value);
+    }
+
+    fn gauge(&mut self, name: &str, what: &str, value: impl Display) {
+        self.name(name, what, "gauge");
+        self.value(name, "", value);
+    }
+
+    fn histogram(&mut self, name: &str, what: &str, durations: &Durations) {
+        self.name(name, what, "histogram");
+        let mut count = 0;
+        for (bound, part) in BOUNDS.iter().zip(durations.parts) {
+            count += part;
+            self.value(&format!("{name}_bucket"), &format!("{{le=\"{bound}\"}}"), count);
+        }
+        self.value(&format!("{name}_bucket"), "{le=\"+Inf\"}", durations.count());
+        self.value(&format!("{name}_sum"), "", durations.sum.as_secs_f64());
+        self.value(&format!("{name}_count"), "", durations.count());
+    }
+
+    fn name(&mut self, name: &str, what: &str, kind: &str) {
+        let _ = write!(self.0, "# HELP outlive_{name} {what}\n# TYPE outlive_{name} {kind}\n");
+    }
+
+    fn value(&mut self, name: &str, labels: &str, value: impl Display) {
+        let _ = writeln!(self.0, "outlive_{name}{labels} {value}");
+    }
+}
+
+/// What the system says of this process.
+struct Process {
+    resident_bytes: u64,
+    descriptors: u64,
+    threads: u64,
+}
+
+impl Process {
+    /// Nothing where the system has no `/proc`.
+    fn read() -> Option<Self> {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let number = |field: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+            line.split_whitespace().next()?.parse::<u64>().ok()
+        };
+        Some(Self {
+            resident_bytes: number("VmRSS:")? << 10,
+            descriptors: std::fs::read_dir("/proc/self/fd").ok()?.count() as u64,
+            threads: number("Threads:")?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn every_line_is_a_comment_or_a_name_and_a_number() {
+        let metrics = Metrics::default();
+        metrics.count(&Method::GET, StatusCode::OK);
+        metrics.count(&Method::PATCH, StatusCode::NOT_FOUND);
+        metrics.times.add(Duration::from_millis(3));
+        let text = metrics.text(&Stats { runs_accepted: 7, ..Stats::default() }, Some(&Unfinished::default()));
+        for line in text.lines().filter(|line| !line.starts_with("# ")) {
+            let (name, number) = line.rsplit_once(' ').expect(line);
+            assert!(number.parse::<f64>().is_ok() && !name.contains(' '), "{line}");
+        }
+        for expected in [
+            "outlive_runs_accepted_total 7\n",
+            "outlive_http_requests_total{method=\"GET\",code=\"2xx\"} 1\n",
+            "outlive_http_requests_total{method=\"other\",code=\"4xx\"} 1\n",
+            "outlive_http_request_seconds_bucket{le=\"0.0025\"} 0\n",
+            "outlive_http_request_seconds_bucket{le=\"0.005\"} 1\n",
+            "outlive_http_request_seconds_bucket{le=\"+Inf\"} 1\n",
+            "outlive_http_request_seconds_sum 0.003\n",
+        ] {
+            assert!(text.contains(expected), "{expected}{text}");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! `/api`: what the dashboard and scripts call. Runs of every kind side by side, read and changed as the caller may.
+//!
+//! It adds no rule of its own: the engine decides, and [`Caller::engine`] sees to it that another user's run is one that is
+//! not there. Errors carry `detail`, `error_code` and `request_id` in the body.
+
+mod events;
+mod feed;
+mod query;
+mod range;
+mod runs;
+pub(crate) mod shape;
+mod steps;
+mod stream;
+mod workers;
+
+use super::{Table, field};
+use crate::auth::{Doc, Field, Needs, Routes};
+use crate::problem::Problem;
+use outlive_core::RunId;
+use outlive_core::port::Run;
+use outlive_engine::Engine;
+use std::sync::Arc;
+
+const READ: Needs = Needs::scope("runs:read");
+const WRITE: Needs = Needs::scope("runs:write");
+
+const LIST_QUERY: &[Field] = &[
+    field("status", "string", false, "Only runs of these statuses, separated by commas: RUNNING,ERROR"),
+    field("workflow_id", "string", false, "Only runs of this workflow, agent:ID or team:ID"),
+    field("session_id", "string", false, "Only runs of this session"),
+    field("user_id", "string", false, "Only runs of this user; for administrators"),
+    field("q", "string", false, "Only runs whose id begins with this"),
+    field(
+        "created_from",
+        "string",
+        false,
+        "Only runs accepted at this time or later (RFC 3339, or seconds since 1970)",
+    ),
+    field("created_to", "string", false, "Only runs accepted before this time"),
+    field("preview", "boolean", false, "With the begin of each input and error (default false)"),
+    field("limit", "integer", false, "At most this many, 1 to 1000 (default 100)"),
+    field("cursor", "string", false, "Go on after the page that gave this as `next_cursor`"),
+];
+const EVENTS_QUERY: &[Field] = &[
+    field("after", "integer", false, "Events after this index, the first of them first"),
+    field("before", "integer", false, "The last events before this index"),
+    field("kind", "string", false, "Only events of these names, separated by commas"),
+    field("limit", "integer", false, "At most this many, 1 to 1000 (default 200)"),
+];
+const OUTPUT_QUERY: &[Field] = &[field("format", "string", false, "json (default), md or text")];
+const STREAM_QUERY: &[Field] = &[field(
+    "after",
+    "integer",
+    false,
+    "Events after this index; a Last-Event-ID header wins (default: from the first)",
+)];
+const KEY: &[Field] = &[field("Idempotency-Key", "string", false, "The same key and request again give the same run")];
+const PART: &[Field] = &[
+    field("If-None-Match", "string", false, "Tags of what the client has"),
+    field("Range", "string", false, "One range of bytes"),
+];
+const LAST: &[Field] = &[field("Last-Event-ID", "integer", false, "The index of the last event the client has")];
+const FEED_QUERY: &[Field] = &[field("topics", "string", false, "runs, workers, or both (default runs)")];
+
+pub(super) fn routes() -> Table {
+    let doc = |summary| Doc { summary, tag: "api", ..Doc::default() };
+    let feeds = Arc::new(feed::Feeds::default());
+    Routes::new()
+        .get("/api/runs", READ, runs::list)
+        .doc(Doc { query: LIST_QUERY, answer: Some("RunList"), ..doc("Runs, the newest first, with counts by status") })
+        .post("/api/runs", WRITE, runs::create)
+        .doc(Doc { headers: KEY, body: Some("CreateRun"), answer: Some("AcceptedRun"), ..doc("Start a run") })
+        .get("/api/runs/{run_id}", READ, runs::get)
+        .doc(Doc { answer: Some("RunDetail"), ..doc("A run with its steps, without their outputs") })
+        .get("/api/runs/{run_id}/steps/{step_id}/output", READ, steps::output)
+        .doc(Doc {
+            query: OUTPUT_QUERY,
+            headers: PART,
+            answer: Some("StepOutput"),
+            ..doc("What a step gave back; Range and ETag work")
+        })
+        .get("/api/runs/{run_id}/events", READ, events::list)
+        .doc(Doc { query: EVENTS_QUERY, answer: Some("EventPage"), ..doc("A page of a run's log, by index") })
+        .get("/api/runs/{run_id}/stream", READ, stream::run)
+        .doc(Doc { query: STREAM_QUERY, headers: LAST, ..doc("A run's log as it grows, as Server-Sent Events") })
+        .post("/api/runs/{run_id}/cancel", WRITE, runs::cancel)
+        .doc(Doc { answer: Some("CancelledRun"), ..doc("Ask for a run's end; 409 when it has ended by itself") })
+        .post("/api/runs/{run_id}/rerun", WRITE, runs::rerun)
+        .doc(Doc {
+            headers: KEY,
+            answer: Some("AcceptedRun"),
+            ..doc("Start a new run with the same input in the same session")
+        })
+        .get("/api/stream", READ, move |caller, query| stream::lists(feeds.clone(), caller, query))
+        .doc(Doc { query: FEED_QUERY, ..doc("Which runs change, as Server-Sent Events") })
+        .get("/api/workers", Needs::scope("workers:read"), workers::list)
+        .doc(Doc { answer: Some("WorkerList"), ..doc("The processes that execute runs") })
+}
+
+/// The run, if it is there for this caller.
+async fn find(engine: &Engine, run_id: &str) -> Result<Run, Problem> {
+    let missing = || Problem::not_found("Run not found");
+    let run_id = RunId::parse(run_id).map_err(|_| missing())?;
+    engine.record(&run_id).await?.ok_or_else(missing)
+}

@@ -1,0 +1,222 @@
+//! Runs: list, read, start, cancel, start again.
+
+use super::shape::{AcceptedRun, CancelledRun, CreateRun, RunDetail, RunLine, RunList};
+use super::{find, query, steps};
+use crate::json::Json as Body;
+use crate::problem::{FieldProblem, Problem};
+use crate::routes::caller::Caller;
+use crate::routes::runs::{REPLAYED, check_session, idempotency_key};
+use crate::state::{Component, Kind, State};
+use axum::Json;
+use axum::extract::{Path, Query};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use outlive_core::port::{Access, DbErrorKind, RunFilter};
+use outlive_core::{Attachments, DefinitionId, ID_LEN_MAX, RunId, RunStatus, SessionId};
+use outlive_engine::{Engine, Error, Submit};
+use serde::Deserialize;
+use std::sync::Arc;
+
+const LIMIT: u64 = 100;
+const LIMIT_MAX: u64 = 1000;
+
+/// The query of a list. Texts, so that what is wrong with one can be said by its name.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct ListQuery {
+    status: Option<String>,
+    workflow_id: Option<String>,
+    session_id: Option<String>,
+    user_id: Option<String>,
+    q: Option<String>,
+    created_from: Option<String>,
+    created_to: Option<String>,
+    preview: Option<String>,
+    limit: Option<String>,
+    cursor: Option<String>,
+}
+
+impl ListQuery {
+    fn filter(&self, access: &Access) -> Result<RunFilter, Problem> {
+        let invalid = |name: &str, error: outlive_core::InvalidId| {
+            Problem::field("value_error", "query", name, error.to_string())
+        };
+        let workflow_id = self.workflow_id.as_deref().map(DefinitionId::parse).transpose();
+        let session_id = self.session_id.as_deref().map(SessionId::parse).transpose();
+        let limit = query::number("limit", self.limit.as_deref(), 1, LIMIT_MAX)?.unwrap_or(LIMIT);
+        Ok(RunFilter {
+            statuses: query::words(self.status.as_deref()).map(status).collect::<Result<_, _>>()?,
+            workflow_id: workflow_id.map_err(|error| invalid("workflow_id", error))?,
+            session_id: session_id.map_err(|error| invalid("session_id", error))?,
+            user_id: self.user(access)?,
+            id_prefix: self.q.clone().filter(|prefix| !prefix.is_empty()),
+            created_from: query::time("created_from", self.created_from.as_deref())?,
+            created_to: query::time("created_to", self.created_to.as_deref())?,
+            after: self.cursor.clone(),
+            limit: u32::try_from(limit).expect("the limit is at most 1000"),
+            with_payload: query::boolean("preview", self.preview.as_deref())?,
+            with_counts: true,
+            ..RunFilter::default()
+        })
+    }
+
+    /// A user may name themselves, an administrator anyone.
+    fn user(&self, access: &Access) -> Result<Option<Arc<str>>, Problem> {
+        match self.user_id.as_deref() {
+            Some(named) if access.user().is_some_and(|own| **own != *named) => {
+                let detail = "Only an administrator can list the runs of another user";
+                Err(Problem::new(StatusCode::FORBIDDEN, "insufficient_scope", detail))
+            }
+            named => Ok(named.map(Arc::from)),
+        }
+    }
+}
+
+fn status(word: &str) -> Result<RunStatus, Problem> {
+    let known = "Input should be PENDING, RUNNING, PAUSED, COMPLETED, CANCELLED or ERROR";
+    RunStatus::parse(word).ok_or_else(|| Problem::field("enum", "query", "status", known))
+}
+
+/// `GET /api/runs`.
+pub(super) async fn list(caller: Caller, Query(query): Query<ListQuery>) -> Result<Json<RunList>, Problem> {
+    let filter = query.filter(&caller.principal.access())?;
+    let (has_cursor, has_preview) = (filter.after.is_some(), filter.with_payload);
+    let page = match caller.engine().runs(filter).await {
+        // What the port says of a cursor that no list gave out.
+        Err(Error::Db(error)) if has_cursor && error.kind() == DbErrorKind::Storage => {
+            return Err(Problem::field("value_error", "query", "cursor", "Input should be the next_cursor of a list"));
+        }
+        page => page?,
+    };
+    let line = if has_preview { RunLine::with_preview } else { RunLine::new };
+    Ok(Json(RunList {
+        runs: page.runs.iter().map(line).collect(),
+        counts: page.counts.unwrap_or_default().into_iter().map(|(status, count)| (status.as_str(), count)).collect(),
+        next_cursor: page.next,
+    }))
+}
+
+/// `GET /api/runs/{run_id}`. Header and steps are of the same moment: those of the event `seq`.
+pub(super) async fn get(caller: Caller, Path(run_id): Path<String>) -> Result<Json<RunDetail>, Problem> {
+    let engine = caller.engine();
+    let run = find(&engine, &run_id).await?;
+    let steps = steps::lines(&engine, &run).await?;
+    Ok(Json(RunDetail::new(&run, steps)))
+}
+
+/// `POST /api/runs`.
+pub(super) async fn create(
+    caller: Caller,
+    headers: HeaderMap,
+    Body(body): Body<CreateRun>,
+) -> Result<Response, Problem> {
+    let component = component(&caller.state, &body.workflow_id)?;
+    let wrong: Vec<FieldProblem> = [("run_id", &body.run_id), ("session_id", &body.session_id)]
+        .into_iter()
+        .filter(|(_, id)| id.as_deref().is_some_and(|id| !is_plain(id)))
+        .map(|(name, _)| FieldProblem {
+            kind: "string_pattern_mismatch",
+            loc: vec!["body".to_owned(), name.to_owned()],
+            msg: format!("Input should be 1 to {ID_LEN_MAX} letters, digits or . _ : -"),
+        })
+        .collect();
+    if !wrong.is_empty() {
+        return Err(Problem { code: "invalid_id", ..Problem::fields(wrong) });
+    }
+    let engine = caller.engine();
+    let user_id = caller.principal.acts_for(body.user_id.as_deref()).map(str::to_owned);
+    if let Some(session_id) = &body.session_id {
+        check_session(&engine, component, session_id, user_id.as_deref()).await?;
+    }
+    let submit = Submit {
+        input: body.input,
+        run_id: body.run_id,
+        session_id: body.session_id,
+        user_id,
+        session_state: body.session_state,
+        session_kind: component.kind.session(),
+        attachments: Attachments { additional_data: body.additional_data, ..Attachments::default() },
+        idempotency_key: idempotency_key(&headers)?,
+        ..Submit::default()
+    };
+    accept(&engine, &component.definition.id, submit, None).await
+}
+
+/// What is served under this id: a workflow, or the workflow around an agent or team.
+fn component<'a>(state: &'a State, workflow_id: &str) -> Result<&'a Component, Problem> {
+    let found = state.components.values().find(|component| component.definition.id.as_str() == workflow_id);
+    found.map_or_else(|| state.component(Kind::Workflow, workflow_id), Ok)
+}
+
+/// What an id that a client chooses may consist of: it stands in headers and paths.
+fn is_plain(id: &str) -> bool {
+    let is_sign = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
+    (1..=ID_LEN_MAX).contains(&id.len()) && id.bytes().all(is_sign)
+}
+
+async fn accept(
+    engine: &Engine,
+    workflow_id: &DefinitionId,
+    submit: Submit,
+    rerun_of: Option<String>,
+) -> Result<Response, Problem> {
+    let handle = engine.submit(workflow_id, submit).await?;
+    let run_id = handle.run_id().as_str();
+    let run = find(engine, run_id).await?;
+    // A run that was just accepted may be running already; it is told as it was accepted.
+    let (code, status) =
+        if handle.is_repeated() { (StatusCode::OK, run.status) } else { (StatusCode::ACCEPTED, RunStatus::Pending) };
+    let body = AcceptedRun {
+        run_id: run_id.to_owned(),
+        session_id: run.info.session_id.to_string(),
+        status: status.as_str(),
+        rerun_of,
+    };
+    let mut response = (code, Json(body)).into_response();
+    if let Ok(place) = HeaderValue::from_str(&format!("/api/runs/{run_id}")) {
+        response.headers_mut().insert(header::LOCATION, place);
+    }
+    if handle.is_repeated() {
+        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+/// `POST /api/runs/{run_id}/cancel`.
+pub(super) async fn cancel(caller: Caller, Path(run_id): Path<String>) -> Result<Json<CancelledRun>, Problem> {
+    let engine = caller.engine();
+    let run_id = RunId::parse(&run_id).map_err(|_| Problem::not_found("Run not found"))?;
+    let (outcome, status) = match engine.cancel(&run_id, "cancelled by a client").await? {
+        None => {
+            let run = find(&engine, run_id.as_str()).await?;
+            ("requested", run.status)
+        }
+        Some(RunStatus::Cancelled) => ("cancelled", RunStatus::Cancelled),
+        Some(over) => {
+            let detail = format!("The run has ended: its status is {over}");
+            let problem = Problem::new(StatusCode::CONFLICT, "already_over", detail);
+            return Err(problem.state(over.as_str()));
+        }
+    };
+    Ok(Json(CancelledRun { run_id: run_id.to_string(), outcome, status: status.as_str() }))
+}
+
+/// `POST /api/runs/{run_id}/rerun`.
+pub(super) async fn rerun(caller: Caller, Path(run_id): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
+    let engine = caller.engine();
+    let run = find(&engine, &run_id).await?;
+    let attachments = run.options.as_deref().map(serde_json::from_str::<Attachments>).transpose();
+    let input = run.input.as_deref().map(serde_json::from_str).transpose();
+    let (Ok(attachments), Ok(input)) = (attachments, input) else {
+        let detail = "The stored input cannot be read";
+        return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "journal_corrupt", detail));
+    };
+    let submit = Submit {
+        input,
+        session_id: Some(run.info.session_id.to_string()),
+        user_id: run.info.user_id.as_deref().map(str::to_owned),
+        attachments: attachments.unwrap_or_default(),
+        idempotency_key: idempotency_key(&headers)?,
+        ..Submit::default()
+    };
+    accept(&engine, &run.info.workflow_id, submit, Some(run.info.run_id.to_string())).await
+}

@@ -1,0 +1,262 @@
+//! The bodies of `/api`: their own types, converted by hand, so that a rename inside changes no key that a client reads.
+//! OpenAPI's schemas come from them.
+
+use crate::wire::{iso, iso_micros};
+use outlive_core::port::{LivingWorker, Run};
+use outlive_core::{RunEvent, RunStatus, Timestamp};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// Letters of an input or error in a preview.
+const PREVIEW_CHARS: usize = 200;
+
+/// The index of the last event of a log of this length.
+pub(super) fn seq(next_index: u64) -> Option<u64> {
+    next_index.checked_sub(1)
+}
+
+/// A run to be started.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreateRun {
+    /// The workflow; an agent is `agent:ID`, a team `team:ID`.
+    pub(crate) workflow_id: String,
+    /// Text or an object.
+    #[serde(default)]
+    pub(crate) input: Option<Value>,
+    /// The session; made when absent.
+    #[serde(default)]
+    pub(crate) session_id: Option<String>,
+    /// The user; a credential that names one wins.
+    #[serde(default)]
+    pub(crate) user_id: Option<String>,
+    /// The run's id; made when absent.
+    #[serde(default)]
+    pub(crate) run_id: Option<String>,
+    /// State the session starts with, if this run creates it.
+    #[serde(default)]
+    pub(crate) session_state: Option<Map<String, Value>>,
+    /// The caller's own data, which steps see.
+    #[serde(default)]
+    pub(crate) additional_data: Option<Value>,
+}
+
+/// A run that was accepted, now or by an earlier request with the same Idempotency-Key.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct AcceptedRun {
+    /// The run.
+    pub(crate) run_id: String,
+    /// Its session.
+    pub(crate) session_id: String,
+    /// Its status.
+    #[schemars(extend("enum" = ["PENDING", "RUNNING", "PAUSED", "COMPLETED", "CANCELLED", "ERROR"]))]
+    pub(crate) status: &'static str,
+    /// The run whose input this one repeats.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rerun_of: Option<String>,
+}
+
+/// What became of a wish to cancel.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct CancelledRun {
+    /// The run.
+    pub(crate) run_id: String,
+    /// `requested`: it will end. `cancelled`: it has ended like this.
+    #[schemars(extend("enum" = ["requested", "cancelled"]))]
+    pub(crate) outcome: &'static str,
+    /// Its status now.
+    #[schemars(extend("enum" = ["PENDING", "RUNNING", "PAUSED", "COMPLETED", "CANCELLED", "ERROR"]))]
+    pub(crate) status: &'static str,
+}
+
+/// A run without its payload.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct RunLine {
+    /// The run.
+    pub(crate) run_id: String,
+    /// Its workflow; `agent:ID` for an agent, `team:ID` for a team.
+    pub(crate) workflow_id: String,
+    /// The workflow's name when the run was accepted.
+    pub(crate) workflow_name: String,
+    /// Its session.
+    pub(crate) session_id: String,
+    /// Whose run it is.
+    pub(crate) user_id: Option<String>,
+    /// Its status.
+    #[schemars(extend("enum" = ["PENDING", "RUNNING", "PAUSED", "COMPLETED", "CANCELLED", "ERROR"]))]
+    pub(crate) status: &'static str,
+    /// The step it is at, for people: `1/2 Research Step`.
+    pub(crate) progress: Option<String>,
+    /// How often it was claimed.
+    pub(crate) attempt: u32,
+    /// Who executes it.
+    pub(crate) worker_id: Option<String>,
+    /// When it was accepted, in RFC 3339.
+    pub(crate) created_at: String,
+    /// When it last changed.
+    pub(crate) updated_at: String,
+    /// When someone asked for its end.
+    pub(crate) cancel_requested_at: Option<String>,
+    /// Index of its last event; null while there is none.
+    pub(crate) seq: Option<u64>,
+    /// Where asked for: the begin of its input as text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) input_preview: Option<String>,
+    /// Where asked for: the first line of why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error_preview: Option<String>,
+}
+
+impl RunLine {
+    pub(super) fn new(run: &Run) -> Self {
+        Self {
+            run_id: run.info.run_id.to_string(),
+            workflow_id: run.info.workflow_id.to_string(),
+            workflow_name: run.info.workflow_name.to_string(),
+            session_id: run.info.session_id.to_string(),
+            user_id: run.info.user_id.as_deref().map(str::to_owned),
+            status: run.status.as_str(),
+            progress: run.progress.as_deref().map(str::to_owned),
+            attempt: run.attempt,
+            worker_id: run.worker.as_ref().map(ToString::to_string),
+            created_at: iso_micros(run.created_at),
+            updated_at: iso_micros(run.updated_at),
+            cancel_requested_at: run.cancel.as_ref().map(|cancel| iso_micros(cancel.at)),
+            seq: seq(run.next_index),
+            input_preview: None,
+            error_preview: None,
+        }
+    }
+
+    /// With the begin of input and error, which `run` must carry.
+    pub(super) fn with_preview(run: &Run) -> Self {
+        let input = input(run).map(|input| begin(&outlive_core::content_text(Some(&input))));
+        let error = error(run).map(|error| begin(error.lines().next().unwrap_or_default()));
+        Self { input_preview: input, error_preview: error, ..Self::new(run) }
+    }
+}
+
+fn begin(text: &str) -> String {
+    text.chars().take(PREVIEW_CHARS).collect()
+}
+
+fn input(run: &Run) -> Option<Value> {
+    run.input.as_deref().and_then(|text| serde_json::from_str(text).ok())
+}
+
+/// Why a run failed.
+fn error(run: &Run) -> Option<String> {
+    (run.status == RunStatus::Error).then(|| outlive_engine::run_output(run).text())
+}
+
+/// A page of runs.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct RunList {
+    /// The runs, the newest first.
+    pub(crate) runs: Vec<RunLine>,
+    /// How many runs there are of each status, for the same filter without `status` and `cursor`.
+    pub(crate) counts: BTreeMap<&'static str, u64>,
+    /// Where to go on; null when there is no more.
+    pub(crate) next_cursor: Option<String>,
+}
+
+/// A run with its steps. Follow it from `seq`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct RunDetail {
+    /// The run.
+    #[serde(flatten)]
+    pub(crate) line: RunLine,
+    /// What it was asked.
+    pub(crate) input: Option<Value>,
+    /// Why it failed.
+    pub(crate) error: Option<String>,
+    /// Hash of the definition it executes.
+    pub(crate) definition: String,
+    /// The steps that have begun, in the order in which they did.
+    pub(crate) steps: Vec<StepLine>,
+}
+
+impl RunDetail {
+    pub(super) fn new(run: &Run, steps: Vec<StepLine>) -> Self {
+        let (input, error) = (input(run), error(run));
+        Self { line: RunLine::new(run), input, error, definition: run.definition.to_string(), steps }
+    }
+}
+
+/// A step without its output.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(crate) struct StepLine {
+    /// The step, within its run.
+    pub(crate) step_id: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// Its place: a number at the top level, `[container, child]` inside a container.
+    pub(crate) index: Value,
+    /// The container it stands in.
+    pub(crate) parent_step_id: Option<String>,
+    /// 1 more for each workflow that runs as a step of another.
+    pub(crate) nested_depth: u32,
+    /// `running`, `completed`, `error` or `cancelled`.
+    #[schemars(extend("enum" = ["running", "completed", "error", "cancelled"]))]
+    pub(crate) status: &'static str,
+    /// `agent`, `team`, `function`, `workflow` or `parallel`; known once it has ended.
+    pub(crate) executor_type: Option<&'static str>,
+    /// The name of what ran inside.
+    pub(crate) executor_name: Option<String>,
+    /// When it began, in RFC 3339, to the second.
+    pub(crate) started_at: String,
+    /// When it ended.
+    pub(crate) ended_at: Option<String>,
+    /// How often it was begun.
+    pub(crate) attempt: u32,
+    /// Why it failed.
+    pub(crate) error: Option<String>,
+    /// Whether its output can be read.
+    pub(crate) has_output: bool,
+    /// Index of the event with which it began.
+    pub(crate) first_seq: u64,
+}
+
+/// The time of an event, which is whole seconds.
+pub(super) fn event_time(event: &RunEvent) -> String {
+    iso(Timestamp::from_micros(event.created_at.saturating_mul(1_000_000)))
+}
+
+/// A page of a run's log.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct EventPage {
+    /// The events, in order of `event_index`.
+    pub(crate) events: Vec<Value>,
+    /// How many events the log has, whatever the filter.
+    pub(crate) total: u64,
+    /// `after` of the next page; null when nothing is stored beyond this one.
+    pub(crate) next_after: Option<u64>,
+    /// `before` of the previous page; null when this one begins the log.
+    pub(crate) previous_before: Option<u64>,
+}
+
+/// The workers.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct WorkerList {
+    /// By id, hence the longest-living first.
+    pub(crate) workers: Vec<Worker>,
+}
+
+/// A process that executes runs.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Worker {
+    /// Its id.
+    pub(crate) worker_id: String,
+    /// Until when it is taken to live unless it is heard of again.
+    pub(crate) good_until: String,
+    /// How many runs it holds, of those the caller may see.
+    pub(crate) runs: u64,
+}
+
+impl Worker {
+    pub(super) fn new(living: &LivingWorker) -> Self {
+        Self { worker_id: living.worker.to_string(), good_until: iso_micros(living.good_until), runs: living.runs }
+    }
+}

@@ -1,0 +1,184 @@
+//! The steps of a run, folded from its log, and what one of them gave back.
+
+use super::find;
+use super::range::{self, Payload};
+use super::shape::{StepLine, event_time};
+use crate::problem::Problem;
+use crate::routes::caller::Caller;
+use axum::extract::{Path, Query};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use outlive_core::port::Run;
+use outlive_core::{EventKind, RunEvent, RunStatus, StepOutput};
+use outlive_engine::{Engine, run_output};
+use serde::Deserialize;
+use serde_json::json;
+use std::collections::HashMap;
+
+/// Events held in memory at once.
+const WINDOW: u64 = 512;
+
+/// The steps as of the moment `run` was read.
+pub(super) async fn lines(engine: &Engine, run: &Run) -> Result<Vec<StepLine>, Problem> {
+    let mut fold = Fold::default();
+    let mut from = 0;
+    while from < run.next_index {
+        let count = WINDOW.min(run.next_index - from);
+        let events = engine.stored_events(&run.info.run_id, from, usize::try_from(count).unwrap_or(usize::MAX)).await?;
+        if events.is_empty() {
+            break;
+        }
+        from += events.len() as u64;
+        events.iter().for_each(|event| fold.apply(event));
+    }
+    Ok(fold.finish(run.status))
+}
+
+/// Steps by their events.
+#[derive(Default)]
+struct Fold {
+    steps: Vec<StepLine>,
+    places: HashMap<String, usize>,
+}
+
+impl Fold {
+    fn apply(&mut self, event: &RunEvent) {
+        let Some(step_id) = event.origin.step_id.as_deref() else { return };
+        match &event.kind {
+            EventKind::StepStarted => self.begin(step_id, event),
+            EventKind::StepOutput { step_output } => self.end(step_id, step_output, event),
+            EventKind::StepCompleted { step_response, .. } => self.end(step_id, step_response, event),
+            EventKind::StepError { error } => {
+                if let Some(step) = self.step(step_id) {
+                    (step.status, step.error) = ("error", Some(error.clone()));
+                    step.ended_at = Some(event_time(event));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn step(&mut self, step_id: &str) -> Option<&mut StepLine> {
+        self.places.get(step_id).map(|place| &mut self.steps[*place])
+    }
+
+    fn begin(&mut self, step_id: &str, event: &RunEvent) {
+        if let Some(again) = self.step(step_id) {
+            again.attempt += 1;
+            (again.status, again.ended_at, again.error) = ("running", None, None);
+            return;
+        }
+        self.places.insert(step_id.to_owned(), self.steps.len());
+        let origin = &event.origin;
+        self.steps.push(StepLine {
+            step_id: step_id.to_owned(),
+            name: origin.step_name.as_deref().unwrap_or_default().to_owned(),
+            index: json!(origin.step_index),
+            parent_step_id: origin.parent_step_id.as_deref().map(str::to_owned),
+            nested_depth: origin.nested_depth,
+            status: "running",
+            executor_type: None,
+            executor_name: None,
+            started_at: event_time(event),
+            ended_at: None,
+            attempt: 1,
+            error: None,
+            has_output: false,
+            first_seq: event.event_index.unwrap_or_default(),
+        });
+    }
+
+    fn end(&mut self, step_id: &str, output: &StepOutput, event: &RunEvent) {
+        let Some(step) = self.step(step_id) else { return };
+        step.status = if output.success { "completed" } else { "error" };
+        step.ended_at = Some(event_time(event));
+        step.executor_type = output.executor_type.map(|kind| kind.as_str());
+        step.executor_name = output.executor_name.as_deref().map(str::to_owned);
+        step.error = output.error.clone();
+        step.has_output = true;
+    }
+
+    /// A step that is open in a run that is over ended with it.
+    fn finish(mut self, status: RunStatus) -> Vec<StepLine> {
+        let ended = match status {
+            RunStatus::Cancelled => "cancelled",
+            RunStatus::Error | RunStatus::Completed => "error",
+            RunStatus::Pending | RunStatus::Running | RunStatus::Paused => return self.steps,
+        };
+        for step in self.steps.iter_mut().filter(|step| step.status == "running") {
+            step.status = ended;
+        }
+        self.steps
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct OutputQuery {
+    format: Option<String>,
+}
+
+/// `GET /api/runs/{run_id}/steps/{step_id}/output`.
+pub(super) async fn output(
+    caller: Caller,
+    Path((run_id, step_id)): Path<(String, String)>,
+    Query(query): Query<OutputQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let engine = caller.engine();
+    let run = find(&engine, &run_id).await?;
+    let format = query.format.as_deref().unwrap_or("json");
+    if !matches!(format, "json" | "md" | "text") {
+        return Err(Problem::field("enum", "query", "format", "Input should be 'json', 'md' or 'text'"));
+    }
+    let output = match finished_output(&run, &step_id) {
+        Some(output) => output,
+        None => logged_output(&engine, &run, &step_id).await?,
+    };
+    let payload = match format {
+        "json" => Payload::json(&output),
+        "md" => Payload::file(output.text(), "text/markdown; charset=utf-8", "output.md"),
+        _ => Payload::file(output.text(), "text/plain; charset=utf-8", "output.txt"),
+    };
+    range::answer(payload, &headers)
+}
+
+/// From the result of a run that has one.
+fn finished_output(run: &Run, step_id: &str) -> Option<StepOutput> {
+    fn find<'a>(outputs: impl IntoIterator<Item = &'a StepOutput>, step_id: &str) -> Option<&'a StepOutput> {
+        outputs.into_iter().find_map(|output| {
+            let is_it = output.step_id.as_deref() == Some(step_id);
+            if is_it { Some(output) } else { find(&output.steps, step_id) }
+        })
+    }
+    run.output.as_ref()?;
+    let result = run_output(run);
+    find(result.step_results.iter().map(|output| &**output), step_id).cloned()
+}
+
+/// From the log of a run that is under way, or has ended before the step counted.
+async fn logged_output(engine: &Engine, run: &Run, step_id: &str) -> Result<StepOutput, Problem> {
+    let (mut from, mut found, mut has_begun) = (0, None, false);
+    while from < run.next_index {
+        let events =
+            engine.stored_events(&run.info.run_id, from, usize::try_from(WINDOW).unwrap_or(usize::MAX)).await?;
+        if events.is_empty() {
+            break;
+        }
+        from += events.len() as u64;
+        for event in events.into_iter().filter(|event| event.origin.step_id.as_deref() == Some(step_id)) {
+            has_begun = true;
+            match event.kind {
+                EventKind::StepOutput { step_output: output }
+                | EventKind::StepCompleted { step_response: output, .. } => {
+                    found = Some(output);
+                }
+                _ => {}
+            }
+        }
+    }
+    match found {
+        Some(output) => Ok((*output).clone()),
+        None if has_begun => Err(Problem::new(StatusCode::NOT_FOUND, "output_missing", "The step has no output yet")),
+        None => Err(Problem::not_found("Step not found")),
+    }
+}

@@ -1,0 +1,41 @@
+//! Who asks, and what of.
+
+use crate::auth::{Access, AuthErrorKind, Principal};
+use crate::problem::Problem;
+use crate::state::State;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use outlive_engine::Engine;
+use std::sync::Arc;
+
+/// A caller, with the server's state.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    pub(crate) state: Arc<State>,
+    pub(crate) principal: Principal,
+}
+
+impl Caller {
+    /// The engine as this caller may see it: the only way from a request to runs and sessions.
+    pub(crate) fn engine(&self) -> Engine {
+        match self.principal.access() {
+            Access::All => self.state.engine.clone(),
+            Access::User(user_id) => self.state.engine.for_user(user_id),
+        }
+    }
+
+    /// Whether the credential has ended, or was revoked, since it was shown. When that cannot be found out, it has not.
+    pub(crate) async fn is_expired(&self) -> bool {
+        let checked = self.state.auth.recheck(&self.principal).await;
+        checked.is_err_and(|error| error.kind() == AuthErrorKind::Expired)
+    }
+}
+
+impl FromRequestParts<Arc<State>> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &Arc<State>) -> Result<Self, Problem> {
+        let principal = Principal::from_request_parts(parts, state).await?;
+        Ok(Self { state: state.clone(), principal })
+    }
+}

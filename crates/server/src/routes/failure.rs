@@ -1,0 +1,69 @@
+//! What the engine's errors are to a client.
+
+use crate::problem::Problem;
+use axum::http::StatusCode;
+use outlive_core::port::{DbError, DbErrorKind};
+use outlive_engine::Error;
+use std::time::Duration;
+
+/// When to come back to a server that cannot serve for the moment.
+const SOON: Duration = Duration::from_secs(1);
+const LATER: Duration = Duration::from_secs(30);
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::UnknownWorkflow(_) => Problem::not_found("Workflow not found"),
+            Error::RunNotFound(_) => Problem::not_found("Run not found"),
+            Error::SessionNotFound(_) => Problem::not_found("Session not found"),
+            Error::Input(invalid) => Problem::new(StatusCode::BAD_REQUEST, "input_invalid", invalid.to_string()),
+            Error::InputTooLong { limit, .. } => {
+                let detail = format!("The input is longer than {limit} bytes: pass a reference to the data instead");
+                Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "input_too_long", detail)
+            }
+            Error::InvalidId(invalid) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_id", invalid.to_string()),
+            Error::Conflict(error) => Problem::new(StatusCode::CONFLICT, "idempotency_mismatch", error.to_string()),
+            Error::SessionBusy(error) => Problem::new(StatusCode::CONFLICT, "session_busy", error.to_string()),
+            Error::Stopped(_) => {
+                let detail = "The server takes no runs any more: it is stopping";
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", detail).retry_after(LATER)
+            }
+            Error::Damaged(damaged) => {
+                tracing::error!(error = %damaged, "stored entries are damaged");
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "journal_corrupt", "The stored run is damaged")
+            }
+            Error::Db(error) => error.into(),
+        }
+    }
+}
+
+impl From<DbError> for Problem {
+    fn from(error: DbError) -> Self {
+        let new = |status, code, detail: &str| Problem::new(status, code, detail);
+        match error.kind() {
+            DbErrorKind::NotFound => Problem::not_found("Not Found"),
+            DbErrorKind::Full => {
+                let detail = "The server's disk is full: nothing was accepted";
+                new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", detail).retry_after(LATER)
+            }
+            DbErrorKind::Busy => {
+                new(StatusCode::SERVICE_UNAVAILABLE, "database_busy", "The database is busy: try again").retry_after(SOON)
+            }
+            DbErrorKind::OutcomeUnknown => {
+                let detail = "Whether this was stored is unknown: repeat it with the same idempotency key";
+                new(StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", detail).retry_after(LATER)
+            }
+            DbErrorKind::Conflict => Problem::new(StatusCode::CONFLICT, "conflict", error.to_string()),
+            DbErrorKind::SessionBusy => Problem::new(StatusCode::CONFLICT, "session_busy", error.to_string()),
+            DbErrorKind::IllegalStatus
+            | DbErrorKind::CancelRequested
+            | DbErrorKind::Fenced
+            | DbErrorKind::Corrupt
+            | DbErrorKind::Refused
+            | DbErrorKind::Storage => {
+                tracing::error!(%error, "a request failed at the database");
+                new(StatusCode::INTERNAL_SERVER_ERROR, "storage_error", "Internal server error (storage)")
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The table of routes: what there is, what it needs, and what documentation says of it.
+
+pub(crate) mod api;
+pub(crate) mod caller;
+mod discovery;
+mod failure;
+mod operations;
+pub(crate) mod runs;
+mod sessions;
+mod socket;
+
+use crate::auth::{Doc, Field, Needs, Routes};
+use crate::events_ws;
+use crate::openapi;
+use crate::state::{Kind, State};
+use std::sync::Arc;
+
+type Table = Routes<Arc<State>>;
+
+/// Every route.
+pub(crate) fn all() -> Table {
+    discovery::routes()
+        .merge(runs_of(Kind::Workflow))
+        .merge(runs_of(Kind::Agent))
+        .merge(runs_of(Kind::Team))
+        .merge(socket())
+        .merge(sessions::routes())
+        .merge(api::routes())
+        .merge(openapi::routes())
+        .merge(operations::routes())
+}
+
+/// A field of a form or query.
+const fn field(name: &'static str, kind: &'static str, required: bool, summary: &'static str) -> Field {
+    Field { name, kind, required, summary }
+}
+
+const RUN_FORM: &[Field] = &[
+    field("message", "string", true, "The input; its JSON where the workflow has an input schema"),
+    field("stream", "boolean", false, "Answer with Server-Sent Events (default true)"),
+    field("background", "boolean", false, "Answer at once; the run goes on without the client (default false)"),
+    field("session_id", "string", false, "The session; made when absent"),
+    field("user_id", "string", false, "The user; a credential that names one wins"),
+    field("session_state", "string", false, "JSON object laid over the session's state when the session begins"),
+    field("metadata", "string", false, "JSON object that steps see"),
+    field("dependencies", "string", false, "JSON object that steps see"),
+];
+const RESUME_FORM: &[Field] = &[
+    field("last_event_index", "integer", false, "The last event the client has; absent: from the first"),
+    field("session_id", "string", false, "Not needed"),
+];
+const GET_QUERY: &[Field] = &[
+    field("session_id", "string", false, "Not needed; another session's is not found"),
+    field("wait", "string", false, "Wait for the run's end, at most this long: 30s, 500ms"),
+];
+const LIST_QUERY: &[Field] = &[
+    field("session_id", "string", true, "The session"),
+    field("status", "string", false, "Only runs with this status"),
+];
+
+/// The words of one kind: paths and scopes are written out, so that they can be found and compared.
+struct Words {
+    runs: &'static str,
+    run: &'static str,
+    cancel: &'static str,
+    resume: &'static str,
+    read: &'static str,
+    start: &'static str,
+    tag: &'static str,
+}
+
+fn words(kind: Kind) -> Words {
+    match kind {
+        Kind::Workflow => Words {
+            runs: "/workflows/{workflow_id}/runs",
+            run: "/workflows/{workflow_id}/runs/{run_id}",
+            cancel: "/workflows/{workflow_id}/runs/{run_id}/cancel",
+            resume: "/workflows/{workflow_id}/runs/{run_id}/resume",
+            read: "workflows:{workflow_id}:read",
+            start: "workflows:{workflow_id}:run",
+            tag: "workflows",
+        },
+        Kind::Agent => Words {
+            runs: "/agents/{agent_id}/runs",
+            run: "/agents/{agent_id}/runs/{run_id}",
+            cancel: "/agents/{agent_id}/runs/{run_id}/cancel",
+            resume: "/agents/{agent_id}/runs/{run_id}/resume",
+            read: "agents:{agent_id}:read",
+            start: "agents:{agent_id}:run",
+            tag: "agents",
+        },
+        Kind::Team => Words {
+            runs: "/teams/{team_id}/runs",
+            run: "/teams/{team_id}/runs/{run_id}",
+            cancel: "/teams/{team_id}/runs/{run_id}/cancel",
+            resume: "/teams/{team_id}/runs/{run_id}/resume",
+            read: "teams:{team_id}:read",
+            start: "teams:{team_id}:run",
+            tag: "teams",
+        },
+    }
+}
+
+/// Runs of one kind.
+fn runs_of(kind: Kind) -> Table {
+    let words = words(kind);
+    let doc = |summary| Doc { summary, tag: words.tag, ..Doc::default() };
+    Routes::new()
+        .post(words.runs, Needs::scope(words.start), move |caller, id, headers, request| {
+            runs::post(kind, caller, id, headers, request)
+        })
+        .doc(Doc { form: RUN_FORM, answer: Some("Run"), ..doc("Start a run") })
+        .get(words.runs, Needs::scope(words.read), move |caller, id, query| runs::list(kind, caller, id, query))
+        .doc(Doc { query: LIST_QUERY, ..doc("The runs of a session, oldest first") })
+        .get(words.run, Needs::scope(words.read), move |caller, ids, query| runs::get(kind, caller, ids, query))
+        .doc(Doc { query: GET_QUERY, answer: Some("Run"), ..doc("A run as it is now") })
+        .post(words.cancel, Needs::scope(words.start), move |caller, ids| runs::cancel(kind, caller, ids))
+        .doc(doc("Ask for a run's end"))
+        .post(words.resume, Needs::scope(words.read), move |caller, ids, headers, request| {
+            runs::resume(kind, caller, ids, headers, request)
+        })
+        .doc(Doc { form: RESUME_FORM, ..doc("Follow a run from where the client left, as Server-Sent Events") })
+}
+
+/// The socket and its actions.
+fn socket() -> Table {
+    let doc = |summary| Doc { summary, tag: "workflows", ..Doc::default() };
+    Routes::new()
+        .get(events_ws::PATH, Needs::Open, socket::upgrade)
+        .doc(doc("Runs over a WebSocket"))
+        .message(events_ws::PATH, "ping", Needs::Identity)
+        .doc(doc("Answered with pong"))
+        .message(events_ws::PATH, "start-workflow", Needs::scope("workflows:{workflow_id}:run"))
+        .doc(doc("Start a run and follow it"))
+        .message(events_ws::PATH, "reconnect", Needs::scope("workflows:{}:read"))
+        .doc(doc("Follow a run from where the client left"))
+        .message(events_ws::PATH, "cancel-workflow", Needs::scope("workflows:{}:run"))
+        .doc(doc("Ask for a run's end"))
+        .message(events_ws::PATH, "continue-workflow", Needs::scope("workflows:{}:run"))
+        .doc(doc("Continue a paused run"))
+}

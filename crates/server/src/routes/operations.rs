@@ -1,0 +1,53 @@
+//! What operators ask for. It shows numbers and must never show a run, a user or an input.
+
+use super::Table;
+use super::caller::Caller;
+use crate::auth::{Doc, Needs, Routes};
+use crate::metrics::Unfinished;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use outlive_core::RunStatus;
+use outlive_core::port::{Access, Clock, DbError, Order, RunFilter};
+use outlive_engine::{Engine, SystemClock};
+
+/// The format, as Prometheus names it.
+const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// A question about the store must stay cheap however much is in it: no status is counted further.
+const COUNTED_MAX: u32 = 1_000;
+
+pub(super) fn routes() -> Table {
+    Routes::new().get("/metrics", Needs::scope("metrics:read"), metrics).doc(Doc {
+        summary: "Numbers of this process and of the store, for Prometheus",
+        tag: "server",
+        ..Doc::default()
+    })
+}
+
+async fn metrics(caller: Caller) -> Response {
+    let state = &caller.state;
+    // A store that does not answer is no reason to hide the numbers that tell why.
+    let unfinished =
+        unfinished(&state.engine).await.inspect_err(|error| tracing::warn!(%error, "runs were not counted"));
+    let text = state.metrics.text(&state.engine.stats(), unfinished.ok().as_ref());
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
+}
+
+async fn unfinished(engine: &Engine) -> Result<Unfinished, DbError> {
+    let now = SystemClock.now();
+    let mut found = Unfinished::default();
+    for status in [RunStatus::Pending, RunStatus::Running, RunStatus::Paused] {
+        let filter =
+            RunFilter { statuses: vec![status], order: Order::OldestFirst, limit: COUNTED_MAX, ..RunFilter::default() };
+        let runs = engine.db().runs(Access::All, filter).await?.runs;
+        let mut queued = runs.iter().filter(|run| run.worker.is_none()).peekable();
+        match status {
+            RunStatus::Pending => {
+                found.oldest_seconds = queued.peek().map_or(0.0, |run| now.since(run.created_at).as_secs_f64());
+                found.queued = queued.count();
+            }
+            RunStatus::Running => found.running = runs.len(),
+            _ => found.paused = runs.len(),
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,395 @@
+//! Runs of workflows, agents and teams: start, read, list, cancel, resume. One set of functions for all three kinds.
+//!
+//! Starting has one way in, [`start`], for forms and for sockets; what differs is only how a client is told.
+
+use super::caller::Caller;
+use crate::follow::{Follow, Way};
+use crate::problem::Problem;
+use crate::sse::{self, Numbering, Selection};
+use crate::state::{Component, Kind};
+use crate::wire::form::{Fields, ResumeForm, RunForm};
+use crate::wire::run::{self as shapes, Shape};
+use crate::wire::agent;
+use crate::wire::list::{self, Nulls};
+use axum::extract::{Path, Query, Request};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use outlive_core::port::{Order, RunFilter};
+use outlive_core::{Attachments, RunId, RunStatus, SessionId, WorkflowRunOutput};
+use outlive_engine::{Engine, Error, RunStanding, Submit};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Longest wait a client may ask for.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// Runs read at once for a list that Agno does not page.
+const LIST_PAGE: u32 = 200;
+/// And at most, in one answer.
+const LIST_MAX: usize = 10_000;
+
+/// Tells which run an answer speaks of, also where Agno's body does not.
+const RUN_ID: HeaderName = HeaderName::from_static("x-run-id");
+/// What became of a wish to cancel: `requested`, `already_over` or `not_found`.
+const CANCEL_OUTCOME: HeaderName = HeaderName::from_static("x-cancel-outcome");
+/// Whether an `Idempotency-Key` was seen before.
+pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replay");
+
+/// What a client asks for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Start {
+    /// The message; its JSON where the workflow has an input schema.
+    pub(crate) message: String,
+    pub(crate) session_id: Option<String>,
+    pub(crate) user_id: Option<String>,
+    pub(crate) session_state: Option<Map<String, Value>>,
+    pub(crate) attachments: Attachments,
+    pub(crate) idempotency_key: Option<String>,
+}
+
+/// A run that was accepted.
+pub(crate) struct Started {
+    /// The engine as the caller sees it.
+    pub(crate) engine: Engine,
+    pub(crate) run_id: RunId,
+    /// The idempotency key was seen before; this is that run.
+    pub(crate) is_repeated: bool,
+}
+
+impl Start {
+    /// From a posted form.
+    ///
+    /// # Errors
+    /// When an upload is none of the kinds that can be attached.
+    fn from_form(form: RunForm) -> Result<Self, Problem> {
+        let attachments = form.attachments()?;
+        Ok(Self {
+            message: form.message,
+            session_id: form.session_id,
+            user_id: form.user_id,
+            session_state: form.session_state,
+            attachments,
+            idempotency_key: None,
+        })
+    }
+
+    /// From a socket's `start-workflow` frame.
+    ///
+    /// # Errors
+    /// When a field has the wrong type.
+    pub(crate) fn from_frame(frame: Map<String, Value>) -> Result<Self, Problem> {
+        let text = |name: &str| match frame.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(_) => Err(Problem::field("string_type", "body", name, "Input should be a valid string")),
+        };
+        let session_state = match frame.get("session_state") {
+            None | Some(Value::Null) => None,
+            Some(Value::Object(state)) => Some(state.clone()),
+            Some(_) => return Err(Problem::field("dict_type", "body", "session_state", "Input should be an object")),
+        };
+        Ok(Self {
+            message: text("message")?.unwrap_or_default(),
+            session_id: text("session_id")?,
+            user_id: text("user_id")?,
+            session_state,
+            attachments: Attachments { additional_data: frame.get("additional_data").cloned(), ..Attachments::default() },
+            idempotency_key: text("idempotency_key")?,
+        })
+    }
+}
+
+/// Accepts a run for a caller. When this returns, the run is on stable storage.
+///
+/// # Errors
+/// What a client is told when there is no such component or session, the input does not fit, or the engine refuses.
+pub(crate) async fn start(caller: &Caller, kind: Kind, id: &str, start: Start) -> Result<Started, Problem> {
+    let component = caller.state.component(kind, id)?;
+    let engine = caller.engine();
+    let user_id = caller.principal.acts_for(start.user_id.as_deref()).map(str::to_owned);
+    if let Some(session_id) = &start.session_id {
+        check_session(&engine, component, session_id, user_id.as_deref()).await?;
+    }
+    let submit = Submit {
+        input: Some(Value::String(start.message)),
+        session_id: start.session_id,
+        user_id,
+        session_state: start.session_state,
+        session_kind: component.kind.session(),
+        idempotency_key: start.idempotency_key,
+        attachments: start.attachments,
+        ..Submit::default()
+    };
+    let handle = engine.submit(&component.definition.id, submit).await?;
+    Ok(Started { run_id: handle.run_id().clone(), is_repeated: handle.is_repeated(), engine })
+}
+
+/// A session belongs to one component and one user.
+pub(super) async fn check_session(
+    engine: &Engine,
+    component: &Component,
+    session_id: &str,
+    user_id: Option<&str>,
+) -> Result<(), Problem> {
+    let Ok(session_id) = SessionId::parse(session_id) else { return Ok(()) };
+    let Some(session) = engine.session(&session_id).await? else { return Ok(()) };
+    let of_other = session.workflow_id.as_ref().is_some_and(|id| *id != component.definition.id);
+    let of_another = matches!((session.user_id.as_deref(), user_id), (Some(owner), Some(user)) if owner != user);
+    if of_other || of_another {
+        return Err(Problem::not_found("Session not found"));
+    }
+    Ok(())
+}
+
+/// `POST /{kind}/{id}/runs`.
+pub(crate) async fn post(
+    kind: Kind,
+    caller: Caller,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    request: Request,
+) -> Result<Response, Problem> {
+    // Whether there is such a thing comes before what is wrong with the form.
+    caller.state.component(kind, &id)?;
+    let form = RunForm::parse(Fields::read(request, &caller.state.limits).await?)?;
+    let (is_streamed, is_background) = (form.stream, form.background);
+    let selection = if form.stream_events { Selection::Everything } else { Selection::Milestones };
+    let idempotency_key = idempotency_key(&headers)?;
+    // Before the run is accepted: a refusal must leave nothing behind.
+    let slot = is_streamed.then(|| caller.state.streams.take(&caller.principal)).transpose()?;
+    let ask = Start { idempotency_key, ..Start::from_form(form)? };
+    let started = start(&caller, kind, &id, ask).await?;
+    let mut response = match (slot, is_background) {
+        (Some(slot), is_background) => {
+            let numbering = if is_background { Numbering::Shown } else { Numbering::Hidden };
+            let follow = Follow::from_start(&started.engine, started.run_id.clone());
+            sse::response(&caller, slot, caller.state.component(kind, &id)?, follow, numbering, selection).await?
+        }
+        (None, true) => accepted(&started).await?,
+        (None, false) => finished(caller.state.component(kind, &id)?, &started).await?,
+    };
+    let headers = response.headers_mut();
+    headers.insert(RUN_ID, header_of(&started.run_id));
+    if started.is_repeated {
+        headers.insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+fn header_of(run_id: &RunId) -> HeaderValue {
+    HeaderValue::from_str(run_id.as_str()).expect("ids are letters, digits and a few signs")
+}
+
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    let bad = "an Idempotency-Key is 1 to 255 visible ASCII characters";
+    let text = key.to_str().ok().filter(|key| (1..=255).contains(&key.len()));
+    let text = text.ok_or_else(|| Problem::field("string_type", "header", "Idempotency-Key", bad))?;
+    Ok(Some(text.to_owned()))
+}
+
+async fn accepted(started: &Started) -> Result<Response, Problem> {
+    let standing = standing(&started.engine, &started.run_id).await?;
+    // A run that was just accepted may be running already; it is told as it was accepted.
+    let status = if started.is_repeated { standing.status } else { RunStatus::Pending };
+    let body = shapes::accepted(started.run_id.as_str(), standing.session_id.as_str(), status);
+    Ok((StatusCode::ACCEPTED, axum::Json(body)).into_response())
+}
+
+async fn finished(component: &Component, started: &Started) -> Result<Response, Problem> {
+    let run = started.engine.attach(started.run_id.clone()).wait().await?;
+    if run.status == RunStatus::Error && component.kind == Kind::Workflow {
+        let detail = "Internal server error (StepError)";
+        let problem = Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "run_failed", detail);
+        return Err(problem.header(RUN_ID, header_of(&started.run_id)));
+    }
+    Ok(shown(component, &run, Shape::Result, None))
+}
+
+/// A run in the shape of its component's kind.
+fn shown(component: &Component, run: &WorkflowRunOutput, shape: Shape, progress: Option<&str>) -> Response {
+    let standing = shapes::Standing { progress };
+    match component.face() {
+        Some(face) => axum::Json(agent::run(run, &face, shape, standing)).into_response(),
+        None => axum::Json(shapes::workflow_run(run, shape, standing)).into_response(),
+    }
+}
+
+async fn standing(engine: &Engine, run_id: &RunId) -> Result<RunStanding, Problem> {
+    let standing = engine.standing(run_id).await?;
+    standing.ok_or_else(|| Problem::not_found("Run not found"))
+}
+
+/// Finds a run of this component; one of another component is not found.
+async fn find(engine: &Engine, component: &Component, run_id: &str) -> Result<RunStanding, Problem> {
+    let missing = || Problem::not_found("Run not found");
+    let run_id = RunId::parse(run_id).map_err(|_| missing())?;
+    let standing = standing(engine, &run_id).await?;
+    if standing.workflow_id != component.definition.id { Err(missing()) } else { Ok(standing) }
+}
+
+/// The query of a read.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct ReadQuery {
+    session_id: Option<String>,
+    /// How long the server may wait for the run's end: `30s`, `500ms`, `2`.
+    wait: Option<String>,
+}
+
+/// `GET /{kind}/{id}/runs/{run_id}`.
+pub(crate) async fn get(
+    kind: Kind,
+    caller: Caller,
+    Path((id, run_id)): Path<(String, String)>,
+    Query(query): Query<ReadQuery>,
+) -> Result<Response, Problem> {
+    let component = caller.state.component(kind, &id)?;
+    let engine = caller.engine();
+    let found = find(&engine, component, &run_id).await?;
+    if query.session_id.as_deref().is_some_and(|asked| asked != found.session_id.as_str()) {
+        return Err(Problem::not_found("Run not found"));
+    }
+    if let Some(wait) = query.wait.as_deref().map(parse_wait).transpose()? {
+        // Over or not, what is stored then is the answer.
+        let _ = timeout(wait, engine.attach(found.run_id.clone()).wait()).await;
+    }
+    let run = engine.get_run(&found.run_id).await?.ok_or_else(|| Problem::not_found("Run not found"))?;
+    let standing = standing(&engine, &found.run_id).await?;
+    Ok(shown(component, &run, Shape::Polled, standing.progress.as_deref()))
+}
+
+/// A time to wait: a number of seconds, or one with `s` or `ms` behind it.
+fn parse_wait(text: &str) -> Result<Duration, Problem> {
+    let (digits, is_ms) = match text.strip_suffix("ms") {
+        Some(digits) => (digits, true),
+        None => (text.strip_suffix('s').unwrap_or(text), false),
+    };
+    let number: Option<u64> = digits.parse().ok();
+    let wait = number.map(|n| if is_ms { Duration::from_millis(n) } else { Duration::from_secs(n) });
+    let bad = || Problem::field("time_period", "query", "wait", "Input should be a time such as 30s or 500ms");
+    Ok(wait.ok_or_else(bad)?.min(WAIT_MAX))
+}
+
+/// The query of a list.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct ListQuery {
+    session_id: Option<String>,
+    status: Option<String>,
+}
+
+/// `GET /{kind}/{id}/runs`.
+pub(crate) async fn list(
+    kind: Kind,
+    caller: Caller,
+    Path(id): Path<String>,
+    Query(query): Query<ListQuery>,
+) -> Result<Response, Problem> {
+    let component = caller.state.component(kind, &id)?;
+    let Some(session_id) = query.session_id else {
+        return Err(Problem::field("missing", "query", "session_id", "Field required"));
+    };
+    let engine = caller.engine();
+    let missing = || Problem::not_found("Session not found");
+    let session_id = SessionId::parse(&session_id).map_err(|_| missing())?;
+    engine.session(&session_id).await?.ok_or_else(missing)?;
+    let statuses = match query.status.as_deref() {
+        None | Some("") => Vec::new(),
+        Some(status) => match serde_json::from_value(json!(status)) {
+            Ok(status) => vec![status],
+            Err(_) => return Ok(axum::Json(json!([])).into_response()),
+        },
+    };
+    let filter = RunFilter {
+        statuses,
+        workflow_id: Some(component.definition.id.clone()),
+        session_id: Some(session_id),
+        ..RunFilter::default()
+    };
+    let runs = session_runs(&engine, filter).await?;
+    let listed: Vec<Value> = runs.iter().map(|run| listed(component, run)).collect();
+    Ok(axum::Json(listed).into_response())
+}
+
+fn listed(component: &Component, run: &WorkflowRunOutput) -> Value {
+    match component.face() {
+        Some(face) => list::agent_run(run, &face, Nulls::Written),
+        None => list::workflow_run(run, Nulls::Written),
+    }
+}
+
+/// The runs of a filter, oldest first, with input and output.
+pub(crate) async fn session_runs(
+    engine: &Engine,
+    filter: RunFilter,
+) -> Result<Vec<WorkflowRunOutput>, Problem> {
+    let mut filter = RunFilter { order: Order::OldestFirst, with_payload: true, limit: LIST_PAGE, ..filter };
+    let mut runs = Vec::new();
+    loop {
+        let page = engine.runs(filter.clone()).await?;
+        runs.extend(page.runs.iter().map(outlive_engine::run_output));
+        match page.next {
+            Some(next) if runs.len() < LIST_MAX => filter.after = Some(next),
+            _ => return Ok(runs),
+        }
+    }
+}
+
+/// `POST /{kind}/{id}/runs/{run_id}/cancel`. Agno answers `{}` whatever becomes of it, and a client of its takes anything
+/// else for a failure; what did become of it stands in a header. `/api` says it aloud.
+pub(crate) async fn cancel(
+    kind: Kind,
+    caller: Caller,
+    Path((id, run_id)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let component = caller.state.component(kind, &id)?;
+    let engine = caller.engine();
+    let outcome = match find(&engine, component, &run_id).await {
+        Ok(found) => match engine.cancel(&found.run_id, "cancelled by a client").await? {
+            None => "requested",
+            Some(_) => "already_over",
+        },
+        Err(problem) if problem.status == StatusCode::NOT_FOUND => "not_found",
+        Err(problem) => return Err(problem),
+    };
+    let outcome = [(CANCEL_OUTCOME, HeaderValue::from_static(outcome))];
+    Ok((outcome, axum::Json(json!({}))).into_response())
+}
+
+/// `POST /{kind}/{id}/runs/{run_id}/resume`.
+pub(crate) async fn resume(
+    kind: Kind,
+    caller: Caller,
+    Path((id, run_id)): Path<(String, String)>,
+    headers: HeaderMap,
+    request: Request,
+) -> Result<Response, Problem> {
+    let component = caller.state.component(kind, &id)?;
+    let engine = caller.engine();
+    let form = ResumeForm::parse(Fields::read(request, &caller.state.limits).await?)?;
+    let after = match form.last_event_index {
+        Some(index) => Some(index),
+        None => last_event_id(&headers)?,
+    };
+    let slot = caller.state.streams.take(&caller.principal)?;
+    let follow = match find(&engine, component, &run_id).await {
+        Ok(found) => Follow::resume(&engine, found.run_id, sse::inner_index(kind, after), Way::Resume).await,
+        Err(problem) if problem.status == StatusCode::NOT_FOUND => {
+            return Ok(sse::error(&format!("Run {run_id} not found in buffer or database")));
+        }
+        Err(problem) => return Err(problem),
+    };
+    match follow {
+        Ok(follow) => Ok(sse::response(&caller, slot, component, follow, Numbering::Shown, Selection::Everything).await?),
+        Err(Error::RunNotFound(_)) => Ok(sse::error(&format!("Run {run_id} not found in buffer or database"))),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The `Last-Event-ID` a browser sends when it comes back by itself.
+pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    let Some(value) = headers.get("last-event-id") else { return Ok(None) };
+    let index = value.to_str().ok().and_then(|text| text.parse::<i64>().ok()).and_then(|n| u64::try_from(n).ok());
+    let bad = || Problem::field("int_parsing", "header", "Last-Event-ID", "Input should be the id of an event");
+    index.ok_or_else(bad).map(Some)
+}

@@ -1,0 +1,149 @@
+//! The server put together: an engine, what it serves, and how it presents itself.
+
+use crate::auth::{Auth, RouteTable};
+use crate::config::Limits;
+use crate::guard::{self, GuardConfig};
+use crate::listen;
+use crate::metrics;
+use crate::routes;
+use crate::state::{Component, Presentation, State};
+use crate::streams::Streams;
+use axum::Router;
+use outlive_core::Timestamp;
+use outlive_engine::{Engine, SystemClock};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::SystemTime;
+use tokio::net::TcpListener;
+
+/// A server under construction.
+#[must_use]
+pub struct ServerBuilder {
+    engine: Engine,
+    auth: Auth,
+    presentation: Presentation,
+    components: Vec<Component>,
+    limits: Limits,
+    guard: GuardConfig,
+    is_open_to_all: bool,
+}
+
+impl ServerBuilder {
+    /// How it presents itself.
+    pub fn presentation(mut self, presentation: Presentation) -> Self {
+        self.presentation = presentation;
+        self
+    }
+
+    /// Serves a workflow, agent or team. Its definition must be registered with the engine where its runs execute.
+    pub fn component(mut self, component: Component) -> Self {
+        self.components.push(component);
+        self
+    }
+
+    /// Who may call.
+    pub fn auth(mut self, auth: Auth) -> Self {
+        self.auth = auth;
+        self
+    }
+
+    /// What one caller may use.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Serves other machines even when no credential is asked for; `/health` then says so.
+    pub fn open_to_all(mut self) -> Self {
+        self.is_open_to_all = true;
+        self
+    }
+
+    /// Which hosts and origins are believed. Sizes and times are those of [`ServerBuilder::limits`].
+    pub fn guard(mut self, guard: GuardConfig) -> Self {
+        self.guard = guard;
+        self
+    }
+
+    /// The server.
+    pub fn build(self) -> Server {
+        let auth = Arc::new(self.auth);
+        let components = self.components.into_iter().map(|component| ((component.kind, component.id.clone()), component));
+        let state = Arc::new(State {
+            engine: self.engine,
+            auth: auth.clone(),
+            components: components.collect::<BTreeMap<_, _>>(),
+            presentation: self.presentation,
+            limits: self.limits.clone(),
+            streams: Streams::new(self.limits.streams_per_caller_max),
+            is_open_to_all: self.is_open_to_all && !auth.is_on(),
+            metrics: Arc::default(),
+            started_at: now(),
+        });
+        let metrics = state.metrics.clone();
+        let routes = routes::all();
+        let rules = routes.table();
+        let routes = routes.into_router(state, auth.clone());
+        let guarded = guard::guarded(routes, GuardConfig { limits: self.limits.clone(), ..self.guard });
+        let router = metrics::observed(guarded, metrics);
+        Server { router, rules, auth, limits: self.limits, is_open_to_all: self.is_open_to_all }
+    }
+}
+
+/// Serves runs over HTTP. Cheap to clone.
+#[derive(Clone)]
+pub struct Server {
+    router: Router,
+    rules: RouteTable,
+    auth: Arc<Auth>,
+    limits: Limits,
+    is_open_to_all: bool,
+}
+
+impl Server {
+    /// Begins to build a server in front of an engine.
+    pub fn builder(engine: Engine) -> ServerBuilder {
+        ServerBuilder {
+            engine,
+            auth: Auth::new(Arc::new(SystemClock)),
+            presentation: Presentation::default(),
+            components: Vec::new(),
+            limits: Limits::default(),
+            guard: GuardConfig::default(),
+            is_open_to_all: false,
+        }
+    }
+
+    /// The routes, for a server of the caller's own. Its connections need the limits that [`Server::serve`] gives them.
+    pub fn router(&self) -> Router {
+        self.router.clone()
+    }
+
+    /// What there is, and what it needs.
+    pub fn rules(&self) -> &RouteTable {
+        &self.rules
+    }
+
+    /// Serves connections until `shutdown` is ready, and then until what is in flight has ended or its time is over.
+    ///
+    /// # Errors
+    /// `PermissionDenied` when an address can be reached from elsewhere and no credential is asked for; else the
+    /// operating system's.
+    pub async fn serve(&self, listeners: Vec<TcpListener>, shutdown: impl Future<Output = ()> + Send) -> io::Result<()> {
+        for listener in &listeners {
+            let address = listener.local_addr()?;
+            if !address.ip().is_loopback() && !self.auth.is_on() && !self.is_open_to_all {
+                let message = format!("{address} can be reached from other machines and no credential is asked for: \
+                    set OS_SECURITY_KEY, or listen on 127.0.0.1");
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+            }
+        }
+        listen::serve(listeners, self.router(), self.limits.clone(), shutdown).await
+    }
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}

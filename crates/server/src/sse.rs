@@ -1,0 +1,186 @@
+//! Server-Sent Events: a followed run as the body of an answer.
+//!
+//! The client's socket draws the stream, so a client that does not read costs nothing but its connection, which `listen`
+//! cuts after a time. A comment every few seconds keeps proxies from doing so.
+
+use crate::follow::{Follow, Told};
+use crate::problem::Problem;
+use crate::routes::caller::Caller;
+use crate::state::{Component, Kind};
+use crate::streams::StreamSlot;
+use crate::wire::frame::{self, Frame};
+use crate::wire::agent::{self, Face, View};
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use outlive_engine::Error;
+use serde_json::json;
+use std::convert::Infallible;
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// Silence after which a comment is sent.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
+
+/// Whether events carry their index. Agno leaves it out of streams that nobody can come back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Numbering {
+    /// With `event_index` and an `id:` line.
+    Shown,
+    /// Without.
+    Hidden,
+}
+
+/// Which of a workflow's events a stream tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Selection {
+    /// All of them.
+    Everything,
+    /// The run's beginning, outputs and end: `stream_events=false`.
+    Milestones,
+}
+
+/// The index in the run's log of what a client of this kind calls `index`: an agent's run is shown without the events of
+/// the workflow around it.
+pub(crate) fn inner_index(kind: Kind, index: Option<u64>) -> Option<u64> {
+    match (kind, index) {
+        (Kind::Workflow, index) => index,
+        (Kind::Agent | Kind::Team, index) => index.map(agent::log_index),
+    }
+}
+
+/// Follows a run until its end, or until the caller's credential ends.
+///
+/// # Errors
+/// The engine's, when what a returning client has seen cannot be read.
+pub(crate) async fn response(
+    caller: &Caller,
+    slot: StreamSlot,
+    component: &Component,
+    follow: Follow,
+    numbering: Numbering,
+    selection: Selection,
+) -> Result<Response, Error> {
+    let view = match component.face() {
+        Some(face) => Some(view(face, &follow).await?),
+        None => None,
+    };
+    let caller = caller.clone();
+    let recheck_at = Instant::now() + caller.state.limits.recheck_period;
+    let telling = Telling { follow, view, numbering, selection, caller, recheck_at, is_over: false, _slot: slot };
+    Ok(stream(telling))
+}
+
+/// The view of a client that may have come back: it has seen what the client has seen, or it would tell an end twice.
+async fn view(face: Face, follow: &Follow) -> Result<View, Error> {
+    let mut view = View::new(face);
+    follow
+        .look_back(|event| {
+            view.show(event);
+        })
+        .await?;
+    Ok(view)
+}
+
+/// Follows a run's log until its end, every event as it is stored, whatever kind of component runs.
+pub(crate) fn log(caller: &Caller, slot: StreamSlot, follow: Follow) -> Response {
+    let recheck_at = Instant::now() + caller.state.limits.recheck_period;
+    stream(Telling {
+        follow,
+        view: None,
+        numbering: Numbering::Shown,
+        selection: Selection::Everything,
+        caller: caller.clone(),
+        recheck_at,
+        is_over: false,
+        _slot: slot,
+    })
+}
+
+fn stream(telling: Telling) -> Response {
+    let frames = futures::stream::unfold(telling, |mut telling| async move {
+        let frame = telling.next().await?;
+        Some((Ok::<_, Infallible>(Bytes::from(frame)), telling))
+    });
+    answer(Body::from_stream(frames))
+}
+
+/// A stream of one frame that says what is wrong; Agno answers so where a run is not found.
+pub(crate) fn error(message: &str) -> Response {
+    answer(Body::from(Frame::notice(frame::error(message)).sse()))
+}
+
+/// Such a stream as an answer.
+pub(crate) fn answer(body: Body) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, CONTENT_TYPE),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        // Proxies that gather answers before they pass them on are asked not to.
+        (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ];
+    (StatusCode::OK, headers, body).into_response()
+}
+
+struct Telling {
+    follow: Follow,
+    /// How an agent's or team's clients see its run.
+    view: Option<View>,
+    numbering: Numbering,
+    selection: Selection,
+    caller: Caller,
+    /// When the credential is looked at again, however much there is to tell.
+    recheck_at: Instant,
+    is_over: bool,
+    _slot: StreamSlot,
+}
+
+impl Telling {
+    /// The next frame as text; nothing at the stream's end.
+    async fn next(&mut self) -> Option<String> {
+        loop {
+            if self.is_over {
+                return None;
+            }
+            let told = tokio::select! {
+                biased;
+                () = sleep_until(self.recheck_at) => {
+                    if self.caller.is_expired().await {
+                        self.is_over = true;
+                        let notice = json!({ "event": "auth_expired", "error": "the credential has expired" });
+                        return Some(Frame::notice(notice).sse());
+                    }
+                    self.recheck_at = Instant::now() + self.caller.state.limits.recheck_period;
+                    continue;
+                }
+                told = timeout(KEEP_ALIVE, self.follow.next()) => told,
+                () = self.caller.state.engine.stopped() => return None,
+            };
+            match told {
+                Err(_) => return Some(frame::KEEP_ALIVE.to_owned()),
+                Ok(Ok(Some(Told::Notice(notice)))) => return Some(Frame::notice(notice).sse()),
+                Ok(Ok(Some(Told::Event(event)))) => {
+                    let is_left_out = self.view.is_none() && self.selection == Selection::Milestones;
+                    if is_left_out && !frame::is_milestone(&event.kind) {
+                        continue;
+                    }
+                    let frame = match (&mut self.view, self.numbering) {
+                        (None, Numbering::Shown) => Some(Frame::event(*event)),
+                        (None, Numbering::Hidden) => Some(Frame::foreground(*event)),
+                        (Some(view), Numbering::Shown) => view.show(*event),
+                        (Some(view), Numbering::Hidden) => view.show_foreground(*event),
+                    };
+                    if let Some(frame) = frame {
+                        return Some(frame.sse());
+                    }
+                }
+                Ok(Ok(None)) => return None,
+                Ok(Err(error)) => {
+                    self.is_over = true;
+                    return Some(Frame::notice(frame::error(&Problem::from(error).words())).sse());
+                }
+            }
+        }
+    }
+}

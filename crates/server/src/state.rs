@@ -1,0 +1,145 @@
+//! What every request needs: the engine, what is served, and the settings.
+
+use crate::auth::Auth;
+use crate::config::Limits;
+use crate::metrics::Metrics;
+use crate::problem::Problem;
+use crate::streams::Streams;
+use crate::wire::agent::{Face, Voice};
+use outlive_core::port::SessionKind;
+use outlive_core::{Definition, Timestamp};
+use outlive_engine::Engine;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// What kind of thing is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// A workflow.
+    Workflow,
+    /// An agent of its own.
+    Agent,
+    /// A team of its own.
+    Team,
+}
+
+impl Kind {
+    /// What sessions with it are.
+    pub(crate) fn session(self) -> SessionKind {
+        match self {
+            Self::Workflow => SessionKind::Workflow,
+            Self::Agent => SessionKind::Agent,
+            Self::Team => SessionKind::Team,
+        }
+    }
+
+    /// The collection's name in paths and scopes.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Workflow => "workflows",
+            Self::Agent => "agents",
+            Self::Team => "teams",
+        }
+    }
+}
+
+/// The kind as it begins a sentence.
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Workflow => "Workflow",
+            Self::Agent => "Agent",
+            Self::Team => "Team",
+        })
+    }
+}
+
+/// A workflow, agent or team that is served. An agent or a team runs as a workflow of one step, so that its runs are as
+/// durable as any; clients see the agent's run alone.
+#[derive(Clone, Debug)]
+pub struct Component {
+    /// What it is.
+    pub kind: Kind,
+    /// The id in paths.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub description: Option<String>,
+    /// What executes.
+    pub definition: Arc<Definition>,
+    /// Agents and teams: the description a client gets, in Agno's shape. Workflows are described by their definition.
+    pub details: Value,
+}
+
+/// How the server presents itself.
+#[derive(Clone, Debug)]
+pub struct Presentation {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub description: Option<String>,
+    /// The database's id, as discovery shows it.
+    pub db_id: String,
+    /// The table of its sessions, as discovery shows it.
+    pub session_table: String,
+}
+
+impl Default for Presentation {
+    fn default() -> Self {
+        Self { id: "outlive".to_owned(), name: "outlive".to_owned(), description: None, db_id: "outlive-db".to_owned(), session_table: "outlive_sessions".to_owned() }
+    }
+}
+
+/// Shared by all requests.
+pub(crate) struct State {
+    pub(crate) engine: Engine,
+    pub(crate) auth: Arc<Auth>,
+    pub(crate) components: BTreeMap<(Kind, String), Component>,
+    pub(crate) presentation: Presentation,
+    pub(crate) limits: Limits,
+    pub(crate) streams: Arc<Streams>,
+    /// Other machines are served and nobody is asked for a credential.
+    pub(crate) is_open_to_all: bool,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) started_at: Timestamp,
+}
+
+impl State {
+    /// The component with this id.
+    ///
+    /// # Errors
+    /// 404 in Agno's words.
+    pub(crate) fn component(&self, kind: Kind, id: &str) -> Result<&Component, Problem> {
+        let missing = || Problem { code: "unknown_component", ..Problem::not_found(format!("{kind} not found")) };
+        self.components.get(&(kind, id.to_owned())).ok_or_else(missing)
+    }
+
+    /// The components of a kind, by id.
+    pub(crate) fn components(&self, kind: Kind) -> impl Iterator<Item = &Component> {
+        self.components.values().filter(move |component| component.kind == kind)
+    }
+}
+
+impl Component {
+    /// How clients of `/agents` and `/teams` know it; nothing for a workflow.
+    pub(crate) fn face(&self) -> Option<Face> {
+        let voice = match self.kind {
+            Kind::Workflow => return None,
+            Kind::Agent => Voice::Agent,
+            Kind::Team => Voice::Team,
+        };
+        let of_model = |key: &str| self.details["model"][key].as_str().map(str::to_owned);
+        Some(Face {
+            voice,
+            id: self.id.clone(),
+            name: self.name.clone(),
+            model: of_model("model"),
+            model_provider: of_model("provider"),
+        })
+    }
+}

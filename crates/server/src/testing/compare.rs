@@ -1,0 +1,261 @@
+//! The comparer: where an answer differs from a recorded one in keys, types or order.
+//!
+//! It must never look at values. The invariant: whatever is not listed as allowed is reported.
+
+use super::KeySets;
+use serde::Deserialize;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// The shape of a JSON value.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Shape {
+    /// Anything without parts.
+    Leaf(Leaf),
+    /// Every different shape among the elements; none for an empty array.
+    Array(Vec<Shape>),
+    /// Keys and what stands under them.
+    Object(BTreeMap<String, Shape>),
+}
+
+/// The type of a value without parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Leaf {
+    /// null.
+    Null,
+    /// true or false.
+    Bool,
+    /// A number without a fraction.
+    Int,
+    /// A number with one, or any number where one may have a fraction.
+    Float,
+    /// A string.
+    String,
+    /// A body that is not JSON.
+    Text,
+}
+
+/// A difference that is meant. The text is the end of a path: `progress`, `metrics.duration`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allowed<'a> {
+    /// A key of our own.
+    Extra(&'a str),
+    /// A key of Agno's that we leave out.
+    Missing(&'a str),
+    /// A value of another type.
+    Type(&'a str),
+    /// Whatever is under this key is not compared.
+    Under(&'a str),
+}
+
+/// Where `actual` differs from what was recorded, one line each.
+///
+/// The elements of an array are each compared with the recorded shape that fits best. Where the recorded array is empty
+/// nothing is known of its elements.
+pub fn differences(recorded: &Shape, actual: &Value, allowed: &[Allowed<'_>]) -> Vec<String> {
+    let mut found = Vec::new();
+    Comparer { allowed }.compare("", recorded, actual, &mut found);
+    found
+}
+
+struct Comparer<'a> {
+    allowed: &'a [Allowed<'a>],
+}
+
+impl Comparer<'_> {
+    fn compare(&self, path: &str, recorded: &Shape, actual: &Value, found: &mut Vec<String>) {
+        if self.allows(path, |allowed| matches!(allowed, Allowed::Under(_))) {
+            return;
+        }
+        match (recorded, actual) {
+            (Shape::Object(keys), Value::Object(object)) => {
+                self.keys(path, keys.keys(), object.keys().collect(), found);
+                for (key, shape) in keys {
+                    if let Some(value) = object.get(key) {
+                        self.compare(&join(path, key), shape, value, found);
+                    }
+                }
+            }
+            (Shape::Array(shapes), Value::Array(values)) => self.elements(path, shapes, values, found),
+            (Shape::Leaf(leaf), value) if leaf.fits(value) => {}
+            (recorded, value) => {
+                if !self.allows(path, |allowed| matches!(allowed, Allowed::Type(_))) {
+                    found.push(format!("{}: was {recorded}, is {}", at(path), kind(value)));
+                }
+            }
+        }
+    }
+
+    fn keys<'k>(
+        &self,
+        path: &str,
+        recorded: impl Iterator<Item = &'k String>,
+        actual: BTreeSet<&String>,
+        found: &mut Vec<String>,
+    ) {
+        let recorded: BTreeSet<_> = recorded.collect();
+        for key in recorded.difference(&actual) {
+            if !self.allows(&join(path, key), |allowed| matches!(allowed, Allowed::Missing(_) | Allowed::Under(_))) {
+                found.push(format!("{}: is missing", join(path, key)));
+            }
+        }
+        for key in actual.difference(&recorded) {
+            if !self.allows(&join(path, key), |allowed| matches!(allowed, Allowed::Extra(_) | Allowed::Under(_))) {
+                found.push(format!("{}: is new", join(path, key)));
+            }
+        }
+    }
+
+    fn elements(&self, path: &str, shapes: &[Shape], values: &[Value], found: &mut Vec<String>) {
+        let path = format!("{path}[]");
+        if values.is_empty() && !shapes.is_empty() {
+            if !self.allows(&path, |allowed| matches!(allowed, Allowed::Type(_))) {
+                found.push(format!("{path}: is empty"));
+            }
+            return;
+        }
+        for value in values {
+            let candidates = shapes.iter().map(|shape| {
+                let mut found = Vec::new();
+                self.compare(&path, shape, value, &mut found);
+                found
+            });
+            // Elements of different kinds differ in their own keys first. Equal ones differ equally: one line says it.
+            let distance = |found: &Vec<String>| (found.iter().filter(|line| is_own(&path, line)).count(), found.len());
+            for line in candidates.min_by_key(distance).unwrap_or_default() {
+                if !found.contains(&line) {
+                    found.push(line);
+                }
+            }
+        }
+    }
+
+    fn allows(&self, path: &str, is_kind: impl Fn(&Allowed<'_>) -> bool) -> bool {
+        let plain = path.replace("[]", "");
+        self.allowed.iter().filter(|allowed| is_kind(allowed)).any(|allowed| {
+            let (Allowed::Extra(end) | Allowed::Missing(end) | Allowed::Type(end) | Allowed::Under(end)) = allowed;
+            plain.strip_suffix(end).is_some_and(|before| before.is_empty() || before.ends_with('.'))
+        })
+    }
+}
+
+impl Leaf {
+    fn fits(self, value: &Value) -> bool {
+        match (self, value) {
+            (Self::Null, Value::Null)
+            | (Self::Bool, Value::Bool(_))
+            | (Self::String | Self::Text, Value::String(_)) => true,
+            (Self::Int, Value::Number(number)) => !number.is_f64(),
+            (Self::Float, Value::Number(_)) => true,
+            (Self::Null | Self::Bool | Self::Int | Self::Float | Self::String | Self::Text, _) => false,
+        }
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Leaf(Leaf::Null) => "null",
+            Self::Leaf(Leaf::Bool) => "bool",
+            Self::Leaf(Leaf::Int) => "int",
+            Self::Leaf(Leaf::Float) => "float",
+            Self::Leaf(Leaf::String) => "string",
+            Self::Leaf(Leaf::Text) => "text",
+            Self::Array(_) => "array",
+            Self::Object(_) => "object",
+        })
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(number) if number.is_f64() => "float",
+        Value::Number(_) => "int",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// Whether a line speaks of the value at `path` itself or of one of its keys, not of anything deeper.
+fn is_own(path: &str, line: &str) -> bool {
+    let place = line.split(": ").next().unwrap_or_default();
+    place.strip_prefix(path).is_some_and(|rest| !rest.trim_start_matches('.').contains(['.', '[']))
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+fn at(path: &str) -> &str {
+    if path.is_empty() { "the body" } else { path }
+}
+
+/// One event of a stream as a client got it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Told {
+    /// Its name.
+    pub name: String,
+    /// Its JSON.
+    pub body: Value,
+}
+
+/// Where a stream differs from a recorded one, one line each.
+///
+/// Events of agents may interleave and answers may come in any number of pieces. So the order is compared without the
+/// events of agents (those of teams included), and of these the number of each name, pieces of an answer only as there or
+/// not. Of each event the keys are compared with the recorded set of its name that fits best.
+pub fn stream_differences(frames: &[String], keys: &KeySets, actual: &[Told], allowed: &[Allowed<'_>]) -> Vec<String> {
+    let mut found = Vec::new();
+    let recorded: Vec<&str> = frames.iter().map(String::as_str).collect();
+    let told: Vec<&str> = actual.iter().map(|told| told.name.as_str()).collect();
+    let order = |names: &[&str]| -> Vec<String> {
+        names.iter().filter(|name| !is_agents(name)).map(|name| (*name).to_owned()).collect()
+    };
+    if order(&recorded) != order(&told) {
+        found.push(format!("order: was {:?}, is {:?}", order(&recorded), order(&told)));
+    }
+    let (before, now) = (counts(&recorded), counts(&told));
+    for name in before.keys().chain(now.keys()).collect::<BTreeSet<_>>() {
+        let (before, now) = (before.get(name).copied().unwrap_or(0), now.get(name).copied().unwrap_or(0));
+        if before != now {
+            found.push(format!("{name}: was told {before} times, is told {now} times"));
+        }
+    }
+    let comparer = Comparer { allowed };
+    for told in actual {
+        let Some(sets) = keys.get(&told.name) else { continue };
+        let actual: BTreeSet<&String> = told.body.as_object().map(|body| body.keys().collect()).unwrap_or_default();
+        let candidates = sets.iter().map(|set| {
+            let mut found = Vec::new();
+            comparer.keys(&told.name, set.iter(), actual.clone(), &mut found);
+            found
+        });
+        for line in candidates.min_by_key(Vec::len).unwrap_or_default() {
+            if !found.contains(&line) {
+                found.push(line);
+            }
+        }
+    }
+    found
+}
+
+/// Whether this is an event of an agent or a team.
+fn is_agents(name: &str) -> bool {
+    let name = name.strip_prefix("Team").unwrap_or(name);
+    ["Run", "ModelRequest", "ToolCall"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+fn counts<'a>(names: &[&'a str]) -> BTreeMap<&'a str, usize> {
+    let mut counts = BTreeMap::new();
+    for name in names.iter().filter(|name| is_agents(name)) {
+        let count = counts.entry(*name).or_insert(0);
+        if matches!(*name, "RunContent" | "TeamRunContent") { *count = 1 } else { *count += 1 }
+    }
+    counts
+}

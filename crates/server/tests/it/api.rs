@@ -1,0 +1,8 @@
+//! `/api` from outside: lists, reads, starts, streams, and whose things each caller sees.
+
+mod bad;
+mod lists;
+mod runs;
+pub(crate) mod stage;
+mod streams;
+mod users;

@@ -1,0 +1,203 @@
+//! Starting, reading, cancelling and repeating one run.
+
+use super::stage::Stage;
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn a_run_is_started_and_read() {
+    let stage = Stage::new().await;
+    let body = json!({ "workflow_id": "echo", "input": "hello", "run_id": "chosen:1", "session_id": "s-1" });
+    let answer = stage.ada.post("/api/runs", body).await;
+    assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.text());
+    assert_eq!(answer.json(), json!({ "run_id": "chosen:1", "session_id": "s-1", "status": "PENDING" }));
+    assert_eq!(answer.header("location"), Some("/api/runs/chosen:1"));
+    assert_eq!(answer.header("idempotent-replay"), None);
+    stage.ended("chosen:1").await;
+    let run = stage.ada.get_json("/api/runs/chosen:1").await;
+    for (key, expected) in [
+        ("run_id", json!("chosen:1")),
+        ("workflow_id", json!("echo")),
+        ("workflow_name", json!("Echo")),
+        ("session_id", json!("s-1")),
+        ("user_id", json!("ada")),
+        ("status", json!("COMPLETED")),
+        ("input", json!("hello")),
+        ("error", Value::Null),
+        ("attempt", json!(1)),
+    ] {
+        assert_eq!(run[key], expected, "{key}: {run}");
+    }
+    let events = stage.ada.get_json("/api/runs/chosen:1/events").await;
+    assert_eq!(run["seq"].as_u64().map(|seq| seq + 1), events["total"].as_u64());
+    let steps = run["steps"].as_array().expect("steps");
+    let seen: Vec<_> =
+        steps.iter().map(|step| (&step["name"], &step["index"], &step["status"], &step["has_output"])).collect();
+    assert_eq!(json!(seen), json!([["first", 0, "completed", true], ["second", 1, "completed", true]]),);
+    assert!(steps.iter().all(|step| step.get("content").is_none() && step["executor_type"] == "function"), "{run}");
+}
+
+#[tokio::test]
+async fn a_failed_run_says_why_and_which_step() {
+    let stage = Stage::new().await;
+    let run_id = stage.ada.start("broken", "x").await;
+    stage.ended(&run_id).await;
+    let run = stage.ada.get_json(&format!("/api/runs/{run_id}")).await;
+    assert_eq!((&run["status"], &run["steps"][0]["status"]), (&json!("ERROR"), &json!("error")), "{run}");
+    assert!(run["error"].as_str().is_some_and(|error| error.contains("no such city")), "{run}");
+    let list = stage.ada.get_json("/api/runs?preview=true").await;
+    let preview = list["runs"][0]["error_preview"].as_str().expect("a preview");
+    assert!(preview.contains("no such city") && !preview.contains("second line"), "{preview}");
+    assert_eq!(list["runs"][0]["input_preview"], "x");
+}
+
+#[tokio::test]
+async fn an_output_is_read_in_three_formats_whole_or_in_part() {
+    let stage = Stage::new().await;
+    let run_id = stage.ada.start("echo", "hello").await;
+    stage.ended(&run_id).await;
+    let run = stage.ada.get_json(&format!("/api/runs/{run_id}")).await;
+    let step_id = run["steps"][0]["step_id"].as_str().expect("an id");
+    let path = format!("/api/runs/{run_id}/steps/{step_id}/output");
+    let whole = stage.ada.get(&path).await;
+    assert_eq!(
+        (whole.json()["content"].clone(), whole.header("content-type")),
+        (json!("hello first"), Some("application/json"))
+    );
+    let text = format!("{path}?format=text");
+    let as_text = stage.ada.get(&text).await;
+    assert_eq!(as_text.text(), "hello first");
+    assert_eq!(as_text.header("content-disposition"), Some("attachment; filename=\"output.txt\""));
+    assert_eq!(as_text.header("x-content-type-options"), Some("nosniff"));
+    let markdown = stage.ada.get(&format!("{path}?format=md")).await;
+    assert_eq!(
+        (markdown.text(), markdown.header("content-type")),
+        ("hello first", Some("text/markdown; charset=utf-8"))
+    );
+    let etag = as_text.header("etag").expect("a tag").to_owned();
+    assert!(etag.starts_with('"') && Some(etag.as_str()) != whole.header("etag"), "{etag}");
+    for known in [etag.clone(), format!("\"other\", {etag}"), "*".to_owned()] {
+        let unchanged = stage.ada.send("GET", &text, &[("if-none-match", &known)], None).await;
+        assert_eq!(
+            (unchanged.status.as_u16(), unchanged.text(), unchanged.header("etag")),
+            (304, "", Some(etag.as_str()))
+        );
+    }
+    let changed = stage.ada.send("GET", &text, &[("if-none-match", "\"other\"")], None).await;
+    assert_eq!(changed.text(), "hello first");
+    let part = stage.ada.send("GET", &text, &[("range", "bytes=6-10")], None).await;
+    assert_eq!(
+        (part.status.as_u16(), part.text(), part.header("content-range")),
+        (206, "first", Some("bytes 6-10/11"))
+    );
+    let of_other = stage.ada.send("GET", &text, &[("range", "bytes=6-10"), ("if-range", "\"other\"")], None).await;
+    assert_eq!((of_other.status.as_u16(), of_other.text()), (200, "hello first"));
+    let beyond = stage.ada.send("GET", &text, &[("range", "bytes=11-")], None).await;
+    assert_eq!(beyond.problem(), (416, "range_not_satisfiable".to_owned()));
+    assert_eq!(beyond.header("content-range"), Some("bytes */11"));
+    assert_eq!(stage.ada.get(&format!("{path}?format=pdf")).await.problem().0, 422);
+    let unknown = stage.ada.get(&format!("/api/runs/{run_id}/steps/nothing/output")).await;
+    assert_eq!(unknown.problem(), (404, "not_found".to_owned()));
+}
+
+#[tokio::test]
+async fn an_output_is_there_while_the_run_goes_on_and_not_before_the_step_has_ended() {
+    let stage = Stage::new().await;
+    let run_id = stage.ada.start("gate", "x").await;
+    stage.begun(&run_id).await;
+    let run = stage.ada.get_json(&format!("/api/runs/{run_id}")).await;
+    let step = &run["steps"][0];
+    assert_eq!(
+        (&step["status"], &step["has_output"], &run["status"]),
+        (&json!("running"), &json!(false), &json!("RUNNING"))
+    );
+    let path = format!("/api/runs/{run_id}/steps/{}/output", step["step_id"].as_str().expect("an id"));
+    assert_eq!(stage.ada.get(&path).await.problem(), (404, "output_missing".to_owned()));
+    stage.gate.add_permits(1);
+    stage.ended(&run_id).await;
+    assert_eq!(stage.ada.get_json(&path).await["content"], "x");
+}
+
+#[tokio::test]
+async fn a_log_is_paged_in_both_directions() {
+    let stage = Stage::new().await;
+    let run_id = stage.ada.start("echo", "hello").await;
+    stage.ended(&run_id).await;
+    let path = format!("/api/runs/{run_id}/events");
+    let all = stage.ada.get_json(&path).await;
+    let total = all["total"].as_u64().expect("a number");
+    let index = |page: &Value| -> Vec<u64> {
+        let events = page["events"].as_array().expect("events").iter();
+        events.map(|event| event["event_index"].as_u64().expect("an index")).collect()
+    };
+    assert_eq!(index(&all), (0..total).collect::<Vec<_>>());
+    assert_eq!((&all["next_after"], &all["previous_before"]), (&Value::Null, &Value::Null));
+
+    let (mut forwards, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = stage.ada.get_json(&format!("{path}?limit=2{after}")).await;
+        assert_eq!(page["total"], total);
+        forwards.extend(index(&page));
+        let Some(next) = page["next_after"].as_u64() else { break };
+        after = format!("&after={next}");
+    }
+    assert_eq!(forwards, (0..total).collect::<Vec<_>>());
+
+    let (mut backwards, mut before) = (Vec::new(), total);
+    loop {
+        let page = stage.ada.get_json(&format!("{path}?limit=2&before={before}")).await;
+        backwards.splice(0..0, index(&page));
+        let Some(previous) = page["previous_before"].as_u64() else { break };
+        before = previous;
+    }
+    assert_eq!(backwards, (0..total).collect::<Vec<_>>());
+
+    let steps = stage.ada.get_json(&format!("{path}?kind=StepStarted,StepCompleted&limit=3")).await;
+    let names: Vec<_> =
+        steps["events"].as_array().expect("events").iter().map(|event| event["event"].clone()).collect();
+    assert_eq!(json!(names), json!(["StepStarted", "StepCompleted", "StepStarted"]));
+    let last = stage.ada.get_json(&format!("{path}?kind=StepStarted&limit=1&before={total}")).await;
+    assert_eq!(
+        (last["events"][0]["step_name"].clone(), last["events"].as_array().map(Vec::len)),
+        (json!("second"), Some(1))
+    );
+}
+
+#[tokio::test]
+async fn a_run_is_repeated_with_the_same_input_in_the_same_session() {
+    let stage = Stage::new().await;
+    let body = json!({ "workflow_id": "echo", "input": "hello", "session_id": "s-1", "additional_data": { "a": 1 } });
+    let first = stage.ada.post("/api/runs", body).await.json()["run_id"].as_str().expect("an id").to_owned();
+    stage.ended(&first).await;
+    let path = format!("/api/runs/{first}/rerun");
+    let key = [("idempotency-key", "again-1")];
+    let again = stage.ada.send("POST", &path, &key, None).await;
+    assert_eq!(again.status, StatusCode::ACCEPTED, "{}", again.text());
+    let body = again.json();
+    assert_eq!((&body["rerun_of"], &body["session_id"]), (&json!(first), &json!("s-1")));
+    let second = body["run_id"].as_str().expect("an id");
+    assert_ne!(second, first);
+    stage.ended(second).await;
+    let run = stage.ada.get_json(&format!("/api/runs/{second}")).await;
+    assert_eq!((&run["input"], &run["user_id"], &run["status"]), (&json!("hello"), &json!("ada"), &json!("COMPLETED")));
+    let stored = stage.engine.record(&second.parse().expect("an id")).await.expect("the store works").expect("a run");
+    assert_eq!(stored.options.as_deref(), Some(r#"{"additional_data":{"a":1}}"#));
+    let repeated = stage.ada.send("POST", &path, &key, None).await;
+    assert_eq!((repeated.status, &repeated.json()["run_id"]), (StatusCode::OK, &json!(second)));
+}
+
+#[tokio::test]
+async fn workers_are_listed_with_what_they_hold() {
+    let stage = Stage::new().await;
+    let run_id = stage.ada.start("gate", "x").await;
+    stage.begun(&run_id).await;
+    for (client, runs) in [(&stage.admin, 1), (&stage.ada, 1), (&stage.bob, 0)] {
+        let workers = client.get_json("/api/workers").await;
+        assert_eq!(workers["workers"].as_array().map(Vec::len), Some(1), "{workers}");
+        assert_eq!(workers["workers"][0]["runs"], runs, "{workers}");
+        assert!(workers["workers"][0]["good_until"].as_str().is_some_and(|text| text.ends_with('Z')), "{workers}");
+    }
+    let run = stage.ada.get_json(&format!("/api/runs/{run_id}")).await;
+    assert_eq!(run["worker_id"], stage.ada.get_json("/api/workers").await["workers"][0]["worker_id"]);
+    stage.gate.add_permits(1);
+}

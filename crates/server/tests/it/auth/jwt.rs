@@ -1,0 +1,306 @@
+//! Tokens.
+
+use super::*;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, EncodingKey};
+use outlive_server::auth::jwt::{JwtConfigError, JwtKey, JwtVerifier};
+use serde_json::{Value, json};
+
+const SECRET: &str = "a-secret-for-tests-of-32-bytes-or-more";
+
+const RSA_PUBLIC: &str = "-----BEGIN PUBLIC KEY-----
+MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAu15wKec53+DDARKQmoYT
+ixSv4wg38cs2ZkVN2BEEYWUZ7r5UTnUtjvoxSvjr83B178n3GqSM8UbfBoke4PNR
+YHS/O7X71bEdhfpFwvsC8gX4n8FeneYEuDRmZLHZVxp+09nH2aE+BYFEGVP7TTA3
+OgcqgDNvtCKKfI4+wQCI+Ng5R35PDJzE0Lr96pAm+vuBStJGA4Dw5juLEnUse3o9
+jMx2nKEnHoeGtFjDYG6ZGPq3qyXbhkGstEvXnz0wEGMnQUBvfKlUwFOKmy5b8QEF
+ODcND//qvDvI1xlvqZ8CMueuoXakRrfPuq+KI5/hkJ50h3FgBHTXUtquw0lr4vaj
+0QIDAQAB
+-----END PUBLIC KEY-----
+";
+const EC_PUBLIC: &str = "-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEyZCVmyNiyX1cyXDgaUZ0QfhSM+X8
+nc81P/ooutxjIQccP/w2lSiXA6Q2x7a0h8tKQ65RHrhdevfOQTWuQ6g9Ig==
+-----END PUBLIC KEY-----
+";
+const ED_PUBLIC: &str = "-----BEGIN PUBLIC KEY-----
+MCowBQYDK2VwAyEAHiZZs80WzC2CzNFSUrNltvB1c6VVr7vb1AyeS027V7g=
+-----END PUBLIC KEY-----
+";
+/// `{"sub":"u-1","scopes":["workflows:read"],"exp":4102444800}`, signed with keys that were thrown away.
+const RS256: &str = "eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJ1LTEiLCJzY29wZXMiOlsid29ya2Zsb3dzOnJlYWQiXSwiZXhwIjo0MTAyNDQ0ODAwfQ.qSZ0oBrwLm-cEMIH_IwNXCK8b_uzhmCVCM2Y97QzFpWZTciMeR9w5NFWSxUusX6JNvzLTqLkBkJrjHXyGbnmkFT5XtSUk3hM58WYmVk_3Bw6mxyKbzCNPRKLQ1VD_p88PTpyYj3voKCSrbygAXVrBkJ-FvRa1Whk6GM8m5AtgrAfLiv15PS1Ga8nPXW_aAuUb0K18Bc9O5odp0jKdof8eXrRno0cVDaTFRzyvgQbWy6i2XyR94N1jc0CLNmji2xZte_iAdOshQjp2K9IHyxRVRq0qX56FLx6_-OijtSd1HuLQ7vp9xKaUGfbxF-5N7pkqUhgE9BBVYzCh4inUAvoUQ";
+const ES256: &str = "eyJhbGciOiJFUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJ1LTEiLCJzY29wZXMiOlsid29ya2Zsb3dzOnJlYWQiXSwiZXhwIjo0MTAyNDQ0ODAwfQ.EBZD_LU1oXKOWHACn5VlWIzDd6Cm-17KJhFwy8TuzOVRRfeof02bD28iTp9sEU78tc-XQ_2Dzi6O9I_XEeTp6Q";
+const EDDSA: &str = "eyJhbGciOiJFZERTQSIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJ1LTEiLCJzY29wZXMiOlsid29ya2Zsb3dzOnJlYWQiXSwiZXhwIjo0MTAyNDQ0ODAwfQ.epAaI-d3U_xVX0N6liFBbKxg3GY3a8ZEwwISv3h1bx1lmRZk8wfO9k5b9dlF8nGF-QdLdfj0SZ87rqxo8IO8AQ";
+
+/// Any header and claims, signed with HS256.
+fn signed(header: &Value, claims: &Value, secret: &str) -> String {
+    let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let message = format!("{}.{}", encode(header), encode(claims));
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).expect("signed");
+    format!("{message}.{signature}")
+}
+
+/// A good token, after `change`.
+fn token(change: impl FnOnce(&mut Value)) -> String {
+    let mut claims = json!({ "sub": "u-1", "scopes": ["workflows:read"], "exp": NOW_S + 600, "aud": "contract-os" });
+    change(&mut claims);
+    signed(&json!({ "alg": "HS256", "typ": "JWT" }), &claims, SECRET)
+}
+
+fn key(algorithm: &str, text: &str) -> JwtKey {
+    JwtKey::new(algorithm, &Secret::new(text)).expect("a usable key")
+}
+
+fn auth(verifier: JwtVerifier) -> Auth {
+    Auth::new(TestClock::new()).jwt(verifier)
+}
+
+fn hs256() -> Auth {
+    auth(JwtVerifier::new(vec![key("HS256", SECRET)]))
+}
+
+/// Why the token is refused.
+async fn refusal(auth: &Auth, token: &str) -> String {
+    // Each from another address, so that the limiter stays out of it.
+    static NEXT: AtomicI64 = AtomicI64::new(0);
+    let peer = IpAddr::from(u32::try_from(NEXT.fetch_add(1, Ordering::Relaxed)).expect("few").to_be_bytes());
+    match auth.authenticate(token, peer).await {
+        Ok(principal) => panic!("admitted: {principal:?}"),
+        Err(error) => error.detail().to_owned(),
+    }
+}
+
+async fn admitted(auth: &Auth, token: &str) -> Principal {
+    auth.authenticate(token, address(PEER)).await.expect("admitted")
+}
+
+#[tokio::test]
+async fn refusals_have_agnos_words() {
+    let server = Server::new(hs256());
+    let missing = server.send("GET", "/config", &[], PEER).await;
+    assert_eq!(missing.detail(), "Authorization header missing");
+    assert_eq!(missing.header("www-authenticate"), Some("Bearer"));
+    let wrong = signed(&json!({ "alg": "HS256" }), &json!({ "sub": "u-1", "exp": NOW_S + 600 }), "another secret");
+    let expired = token(|claims| claims["exp"] = json!(NOW_S - 60));
+    let cases = [
+        ("not-a-jwt", "Invalid token: Not enough segments"),
+        (&wrong, "Invalid token: Signature verification failed"),
+        (&expired, "Token has expired"),
+    ];
+    for (token, detail) in cases {
+        let answer = server.get("/workflows", &format!("Bearer {token}")).await;
+        assert_eq!((answer.status, answer.detail().as_str()), (StatusCode::UNAUTHORIZED, detail));
+        assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+    }
+    let read = format!("Bearer {}", token(|_| ()));
+    assert_eq!(server.get("/workflows", &read).await.status, StatusCode::OK);
+    let answer = server.get("/sessions", &read).await;
+    assert_eq!(answer.status, StatusCode::FORBIDDEN);
+    assert_eq!(answer.detail(), "Insufficient permissions. Required scope(s): sessions:read");
+    assert_eq!(server.get("/health", "Bearer not-a-jwt").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_socket_is_told_the_reason_and_its_type() {
+    let error = hs256().authenticate("bad", address(PEER)).await.unwrap_err();
+    assert_eq!((error.to_string().as_str(), error.error_type()), ("Not enough segments", Some("invalid_token")));
+    let error = security_key().authenticate("bad", address(PEER)).await.unwrap_err();
+    assert_eq!((error.to_string().as_str(), error.error_type()), ("Invalid token", None));
+}
+
+#[tokio::test]
+async fn a_user_sees_their_own_things_unless_admin() {
+    let auth = hs256();
+    let user = admitted(&auth, &token(|_| ())).await;
+    assert_eq!(user.access(), Access::User("u-1".into()));
+    assert_eq!(user.acts_for(Some("spoofed")), Some("u-1"));
+    let admin = admitted(&auth, &token(|claims| claims["scopes"] = json!(["agent_os:admin"]))).await;
+    assert_eq!(admin.access(), Access::All);
+    assert_eq!(admin.user_id.as_deref(), Some("u-1"));
+}
+
+#[tokio::test]
+async fn public_keys_of_every_family_verify() {
+    for (algorithm, public, token) in
+        [("RS256", RSA_PUBLIC, RS256), ("ES256", EC_PUBLIC, ES256), ("EdDSA", ED_PUBLIC, EDDSA)]
+    {
+        let auth = auth(JwtVerifier::new(vec![key(algorithm, public)]));
+        assert_eq!(admitted(&auth, token).await.user_id.as_deref(), Some("u-1"), "{algorithm}");
+        let (begin, signature) = token.rsplit_once('.').unwrap();
+        let mut bytes = URL_SAFE_NO_PAD.decode(signature).unwrap();
+        bytes[10] ^= 1;
+        let forged = format!("{begin}.{}", URL_SAFE_NO_PAD.encode(bytes));
+        assert_eq!(refusal(&auth, &forged).await, "Invalid token: Signature verification failed", "{algorithm}");
+    }
+}
+
+#[tokio::test]
+async fn b03_the_algorithm_is_fixed_by_the_settings() {
+    let claims = json!({ "sub": "u-1", "scopes": ["agent_os:admin"], "exp": NOW_S + 600 });
+    let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let auth_hs = hs256();
+    for alg in ["none", "None", "nOnE", ""] {
+        let unsigned = format!("{}.{}.", encode(&json!({ "alg": alg })), encode(&claims));
+        refusal(&auth_hs, &unsigned).await;
+    }
+    let auth_rs = auth(JwtVerifier::new(vec![key("RS256", RSA_PUBLIC)]));
+    for secret in [RSA_PUBLIC, RSA_PUBLIC.trim_end()] {
+        let confused = signed(&json!({ "alg": "HS256" }), &claims, secret);
+        assert_eq!(refusal(&auth_rs, &confused).await, "Invalid token: The specified alg value is not allowed");
+        let mislabelled = signed(&json!({ "alg": "RS256" }), &claims, secret);
+        assert_eq!(refusal(&auth_rs, &mislabelled).await, "Invalid token: Signature verification failed");
+    }
+    // Also when both kinds of keys are configured, a key serves its own algorithm only.
+    let both = auth(JwtVerifier::new(vec![key("RS256", RSA_PUBLIC), key("HS256", SECRET)]));
+    let confused = signed(&json!({ "alg": "HS256" }), &claims, RSA_PUBLIC);
+    assert_eq!(refusal(&both, &confused).await, "Invalid token: Signature verification failed");
+    assert!(admitted(&both, RS256).await.user_id.is_some());
+    assert!(admitted(&both, &token(|_| ())).await.user_id.is_some());
+}
+
+#[tokio::test]
+async fn b03_a_token_brings_no_key_and_names_only_known_ones() {
+    let claims = json!({ "sub": "u-1", "exp": NOW_S + 600 });
+    let auth_one = hs256();
+    let brought = [
+        json!({ "alg": "HS256", "jku": "http://127.0.0.1:1/keys" }),
+        json!({ "alg": "HS256", "x5u": "http://127.0.0.1:1/cert" }),
+        json!({ "alg": "HS256", "x5c": ["MIIB"] }),
+        json!({ "alg": "HS256", "jwk": { "kty": "oct", "k": URL_SAFE_NO_PAD.encode(SECRET) } }),
+        json!({ "alg": "HS256", "crit": ["exp"] }),
+        json!({ "alg": "HS256", "jku": 7 }),
+    ];
+    for header in brought {
+        refusal(&auth_one, &signed(&header, &claims, SECRET)).await;
+    }
+    let named = vec![key("HS256", SECRET).id("new"), key("HS256", "the older secret of this server").id("old")];
+    let auth_named = auth(JwtVerifier::new(named));
+    let with = |kid: &str, secret: &str| signed(&json!({ "alg": "HS256", "kid": kid }), &claims, secret);
+    admitted(&auth_named, &with("new", SECRET)).await;
+    assert_eq!(refusal(&auth_named, &with("other", SECRET)).await, "Invalid token: Unknown key id");
+    assert_eq!(refusal(&auth_named, &with("old", SECRET)).await, "Invalid token: Signature verification failed");
+}
+
+#[tokio::test]
+async fn b04_times_are_numbers_and_the_end_is_required() {
+    let auth_strict = hs256();
+    let refused: [(&str, Value); 8] = [
+        ("exp", Value::Null),
+        ("exp", json!((NOW_S + 600).to_string())),
+        ("exp", json!([])),
+        ("exp", json!(-1)),
+        ("exp", json!(NOW_S)),
+        ("nbf", json!(NOW_S + 60)),
+        ("nbf", json!("soon")),
+        ("iat", json!(NOW_S + 60)),
+    ];
+    for (name, value) in refused {
+        let text = format!("{name}={value}");
+        let token = token(|claims| claims[name] = value);
+        assert!(auth_strict.authenticate(&token, address("::1")).await.is_err(), "{text}");
+    }
+    let endless = token(|claims| drop(claims.as_object_mut().unwrap().remove("exp")));
+    assert_eq!(refusal(&auth_strict, &endless).await, "Invalid token: Token is missing the \"exp\" claim");
+    admitted(&auth_strict, &token(|claims| claims["exp"] = json!(NOW_S as f64 + 600.5))).await;
+    let forever = admitted(&auth_strict, &token(|claims| claims["exp"] = json!(i64::MAX))).await;
+    assert!(auth_strict.recheck(&forever).await.is_ok());
+}
+
+#[tokio::test]
+async fn b04_clocks_may_differ_by_thirty_seconds_at_most() {
+    let lenient = JwtVerifier::new(vec![key("HS256", SECRET)]).leeway(Duration::from_secs(3600));
+    let auth_lenient = auth(lenient);
+    let late = admitted(&auth_lenient, &token(|claims| claims["exp"] = json!(NOW_S - 29))).await;
+    assert!(auth_lenient.recheck(&late).await.is_ok());
+    assert_eq!(refusal(&auth_lenient, &token(|claims| claims["exp"] = json!(NOW_S - 30))).await, "Token has expired");
+    admitted(&auth_lenient, &token(|claims| claims["nbf"] = json!(NOW_S + 30))).await;
+    refusal(&auth_lenient, &token(|claims| claims["nbf"] = json!(NOW_S + 31))).await;
+}
+
+#[tokio::test]
+async fn b04_audience_and_issuer_are_checked_when_set() {
+    let verifier = JwtVerifier::new(vec![key("HS256", SECRET)]).audience("contract-os").issuer("us");
+    let auth_both = auth(verifier);
+    let with = |audience: Value, issuer: Value| {
+        token(|claims| {
+            claims["aud"] = audience;
+            claims["iss"] = issuer;
+        })
+    };
+    admitted(&auth_both, &with(json!("contract-os"), json!("us"))).await;
+    admitted(&auth_both, &with(json!(["other", "contract-os"]), json!("us"))).await;
+    for audience in [json!("other"), json!(["other"]), json!([]), Value::Null, json!("contract-os2")] {
+        assert_eq!(refusal(&auth_both, &with(audience, json!("us"))).await, "Invalid token: Audience doesn't match");
+    }
+    for issuer in [json!("them"), json!(["us"]), Value::Null] {
+        let token = with(json!("contract-os"), issuer);
+        assert_eq!(refusal(&auth_both, &token).await, "Invalid token: Invalid issuer");
+    }
+    // Not set: not looked at, as with Agno.
+    admitted(&hs256(), &with(json!("other"), json!("them"))).await;
+}
+
+#[tokio::test]
+async fn b05_scopes_are_a_short_list_or_a_text() {
+    let auth = hs256();
+    let with = |scopes: Value| token(|claims| claims["scopes"] = scopes);
+    let text = admitted(&auth, &with(json!("workflows:read  config:read"))).await;
+    assert_eq!(text.scopes, Scopes::parse(["workflows:read", "config:read"]));
+    for refused in [Value::Null, json!(7), json!({}), json!(true), json!([1]), json!(["workflows:read", null])] {
+        refusal(&auth, &with(refused)).await;
+    }
+    let many = |count: usize| json!((0..count).map(|number| format!("w:i{number}:r")).collect::<Vec<_>>());
+    refusal(&auth, &with(many(10_000))).await;
+    refusal(&auth, &with(many(257))).await;
+    admitted(&auth, &with(many(256))).await;
+    let none = token(|claims| drop(claims.as_object_mut().unwrap().remove("scopes")));
+    assert_eq!(admitted(&auth, &none).await.scopes, Scopes::default());
+    refusal(&auth, &token(|claims| claims["padding"] = json!("x".repeat(1 << 20)))).await;
+}
+
+#[tokio::test]
+async fn b06_a_token_names_a_user_and_no_reserved_one() {
+    let auth = hs256();
+    let long = "u".repeat(10 << 10);
+    let refused = ["", " ", "sa:x", "__scheduler__", "u-1\n", "u\n1", "u\0", " u-1", &long];
+    for subject in refused.into_iter().map(Value::from).chain([Value::Null, json!(7)]) {
+        let detail = refusal(&auth, &token(|claims| claims["sub"] = subject)).await;
+        assert_eq!(detail, "Invalid token: The claim sub is missing or not allowed");
+    }
+    let nobody = token(|claims| drop(claims.as_object_mut().unwrap().remove("sub")));
+    refusal(&auth, &nobody).await;
+    refusal(&auth, &token(|claims| claims["sub"] = json!(["u-1"]))).await;
+    let user = admitted(&auth, &token(|claims| claims["sub"] = json!("auth0|Zoë@example.org"))).await;
+    assert_eq!(user.user_id.as_deref(), Some("auth0|Zoë@example.org"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_token_is_told_so_however_often_it_comes() {
+    let server = Server::new(hs256());
+    let expired = format!("Bearer {}", token(|claims| claims["exp"] = json!(NOW_S - 60)));
+    for _ in 0..30 {
+        assert_eq!(server.get("/config", &expired).await.detail(), "Token has expired");
+    }
+    for _ in 0..20 {
+        server.get("/config", "Bearer forged").await;
+    }
+    assert_eq!(server.get("/config", "Bearer forged").await.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(server.get("/config", &expired).await.detail(), "Token has expired");
+}
+
+#[test]
+fn a_key_that_does_not_fit_its_algorithm_is_refused_at_the_start() {
+    let refused = |algorithm: &str, text: &str| JwtKey::new(algorithm, &Secret::new(text)).err();
+    let unusable = |algorithm: &str| Some(JwtConfigError::UnusableKey(algorithm.to_owned()));
+    assert_eq!(refused("none", SECRET), Some(JwtConfigError::UnknownAlgorithm("none".to_owned())));
+    assert_eq!(refused("HS256", ""), unusable("HS256"));
+    assert_eq!(refused("HS256", RSA_PUBLIC), unusable("HS256"));
+    assert_eq!(refused("RS256", SECRET), unusable("RS256"));
+    assert_eq!(refused("RS256", EC_PUBLIC), unusable("RS256"));
+    assert_eq!(refused("ES256", RSA_PUBLIC), unusable("ES256"));
+    assert_eq!(refused("EdDSA", EC_PUBLIC), unusable("EdDSA"));
+    let message = refused("RS256", "hunter2").unwrap().to_string();
+    assert!(!message.contains("hunter2"));
+}

@@ -1,0 +1,496 @@
+//! A whole server in this process: an engine in memory, a workflow, an agent and a team that tests steer, real TCP.
+
+use crate::door::UPGRADE;
+use futures::{SinkExt, StreamExt};
+use outlive_core::port::{Clock, Db};
+use outlive_core::{Definition, Failure, RunId, Step, Timestamp};
+use outlive_db::InMemoryDb;
+use outlive_engine::{Engine, Options, Submit};
+use outlive_server::auth::key::{KeyRecord, KeyStore, MemoryKeyStore, NewKey};
+use outlive_server::auth::{Auth, Needs, RouteTable, Scopes};
+use outlive_server::config::Limits;
+use outlive_server::state::{Component, Kind};
+use outlive_server::Server;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{oneshot, watch};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+/// No test waits longer for anything.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) async fn in_time<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(PATIENCE, future).await.expect("it takes too long")
+}
+
+/// A clock that tests set; it begins at the machine's time.
+pub(crate) struct TestClock(AtomicI64);
+
+impl TestClock {
+    pub(crate) fn advance(&self, by: Duration) {
+        self.0.fetch_add(i64::try_from(by.as_micros()).expect("short"), Ordering::Relaxed);
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// What a server is started with.
+pub(crate) struct Setup {
+    pub(crate) limits: Limits,
+    pub(crate) with_keys: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { limits: Limits::default(), with_keys: true }
+    }
+}
+
+/// The running server.
+pub(crate) struct Served {
+    pub(crate) engine: Engine,
+    pub(crate) address: SocketAddr,
+    pub(crate) rules: RouteTable,
+    pub(crate) clock: Arc<TestClock>,
+    pub(crate) keys: Arc<MemoryKeyStore>,
+    release: watch::Sender<bool>,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Served {
+    pub(crate) async fn start() -> Self {
+        Self::with(Setup::default()).await
+    }
+
+    pub(crate) async fn with(setup: Setup) -> Self {
+        Self::on(InMemoryDb::new(), setup).await
+    }
+
+    pub(crate) async fn on(db: impl Db, setup: Setup) -> Self {
+        let (release, released) = watch::channel(false);
+        let definitions = definitions(&released);
+        let options = Options { stream_period: Duration::from_millis(1), ..Options::default() };
+        let builder = Engine::builder(Arc::new(db)).options(options);
+        let builder = definitions.iter().fold(builder, |builder, (_, definition)| builder.workflow(definition.clone()));
+        let engine = builder.start().await.expect("the engine starts");
+        let clock = Arc::new(TestClock(AtomicI64::new(outlive_engine::SystemClock.now().as_micros())));
+        let keys = Arc::new(MemoryKeyStore::default());
+        let auth = Auth::new(clock.clone());
+        let auth = if setup.with_keys { auth.keys(keys.clone()) } else { auth };
+        let builder = Server::builder(engine.clone()).limits(setup.limits).auth(auth);
+        let components = definitions.into_iter().map(|(kind, definition)| component(kind, definition));
+        let server = components.fold(builder, |builder, component| builder.component(component)).build();
+        let rules = server.rules().clone();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let (stop, stopped) = oneshot::channel::<()>();
+        tokio::spawn(async move {
+            let stopped = async {
+                let _ = stopped.await;
+            };
+            server.serve(vec![listener], stopped).await
+        });
+        Self { engine, address, rules, clock, keys, release, _stop: stop }
+    }
+
+    /// Lets every run that is held go on, now and later.
+    pub(crate) fn release(&self) {
+        self.release.send_replace(true);
+    }
+
+    /// A key of this user, with these scopes.
+    pub(crate) async fn key(&self, user: Option<&str>, scopes: Scopes) -> (String, KeyRecord) {
+        let key = NewKey { name: "test".to_owned(), scopes, user_id: user.map(Arc::from), expires_at: None };
+        self.mint(key).await
+    }
+
+    pub(crate) async fn mint(&self, key: NewKey) -> (String, KeyRecord) {
+        let (secret, record) = KeyRecord::mint(key, self.clock.now());
+        self.keys.add(record.clone()).await.expect("kept");
+        (secret.expose().to_owned(), record)
+    }
+
+    /// A key of this user that may use every route but those for admins.
+    pub(crate) async fn user(&self, user: &str) -> String {
+        self.key(Some(user), self.scopes_but(None)).await.0
+    }
+
+    /// Every scope of the table, without the admin's and without `left_out`.
+    pub(crate) fn scopes_but(&self, left_out: Option<&str>) -> Scopes {
+        let wanted: Vec<String> = self.rules.iter().filter_map(|rule| whole_scope(rule.needs)).collect();
+        let wanted = wanted.iter().map(String::as_str);
+        Scopes::parse(wanted.filter(|scope| *scope != "agent_os:admin" && Some(*scope) != left_out))
+    }
+
+    /// One request over a connection of its own.
+    pub(crate) async fn ask(&self, request: Ask<'_>) -> Answer {
+        let mut stream = self.send(request).await;
+        let mut bytes = Vec::new();
+        // A reset is an end too.
+        let _ = in_time(stream.read_to_end(&mut bytes)).await;
+        Answer::read(&bytes)
+    }
+
+    /// Sends the request by HTTP/1.0, whose answers end with the connection.
+    pub(crate) async fn send(&self, request: Ask<'_>) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).await.expect("the server listens");
+        let Ask { method, path, token, headers, content_type, body } = request;
+        let token = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
+        let length = body.len();
+        let head = format!(
+            "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: {content_type}\r\n\
+             Content-Length: {length}\r\n{token}{headers}\r\n{body}"
+        );
+        stream.write_all(head.as_bytes()).await.expect("the server reads");
+        stream
+    }
+
+    pub(crate) async fn get(&self, path: &str, token: &str) -> Answer {
+        self.ask(Ask { path, token: Some(token), ..Ask::default() }).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, token: &str, form: &str) -> Answer {
+        self.ask(Ask { method: "POST", path, token: Some(token), body: form, ..Ask::default() }).await
+    }
+
+    /// Submits without HTTP.
+    pub(crate) async fn submit(&self, workflow: &str, input: &str) -> RunId {
+        let workflow = outlive_core::DefinitionId::parse(workflow).expect("an id");
+        let submit = Submit { input: Some(json!(input)), ..Submit::default() };
+        self.engine.submit(&workflow, submit).await.expect("accepted").run_id().clone()
+    }
+
+    /// Waits until a run's log has this many entries.
+    pub(crate) async fn until_length(&self, run_id: &RunId, length: u64) {
+        let mut events = self.engine.events(run_id, None);
+        for _ in 0..length {
+            in_time(events.next()).await.expect("readable").expect("so many events");
+        }
+    }
+
+    pub(crate) async fn end_of(&self, run_id: &RunId) -> outlive_core::WorkflowRunOutput {
+        in_time(self.engine.attach(run_id.clone()).wait()).await.expect("it ends")
+    }
+
+    pub(crate) async fn socket(&self) -> Socket {
+        self.open("").await.expect("upgraded")
+    }
+
+    /// A socket, with this `Origin` unless it is empty.
+    pub(crate) async fn open(&self, origin: &str) -> Result<Socket, tokio_tungstenite::tungstenite::Error> {
+        use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+        let mut request = format!("ws://{}/workflows/ws", self.address).into_client_request()?;
+        if !origin.is_empty() {
+            request.headers_mut().insert("origin", origin.parse().expect("a header"));
+        }
+        let (stream, _) = tokio_tungstenite::connect_async(request).await?;
+        Ok(Socket { stream })
+    }
+
+    /// A socket on which this token was accepted.
+    pub(crate) async fn socket_of(&self, token: &str) -> Socket {
+        let mut socket = self.socket().await;
+        socket.say(json!({ "action": "authenticate", "token": token })).await;
+        assert_eq!(socket.event().await["event"], "connected");
+        assert_eq!(socket.event().await["event"], "authenticated");
+        socket
+    }
+
+    /// A socket of bytes: upgraded, its greeting read.
+    pub(crate) async fn raw(&self) -> Raw {
+        let mut stream = TcpStream::connect(self.address).await.expect("the server listens");
+        let head = format!("GET /workflows/ws HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}\r\n");
+        stream.write_all(head.as_bytes()).await.expect("the server reads");
+        let mut raw = Raw { stream, bytes: Vec::new(), head: String::new() };
+        let end = loop {
+            if let Some(at) = raw.bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+                break at + 4;
+            }
+            assert!(raw.read().await > 0, "no answer");
+        };
+        raw.head = String::from_utf8(raw.bytes.drain(..end).collect()).expect("text");
+        assert!(raw.head.starts_with("HTTP/1.1 101"), "{}", raw.head);
+        let (opcode, _) = raw.frame().await.expect("a greeting");
+        assert_eq!(opcode, 1);
+        raw
+    }
+
+    pub(crate) async fn is_well(&self) -> bool {
+        self.ask(Ask { path: "/health", ..Ask::default() }).await.status == 200
+    }
+}
+
+/// A rule's scope for all ids.
+pub(crate) fn whole_scope(needs: Needs) -> Option<String> {
+    let Needs::Scope(scope) = needs else { return None };
+    let parts: Vec<&str> = scope.split(':').collect();
+    Some(format!("{}:{}", parts[0], parts[parts.len() - 1]))
+}
+
+/// The size of an event of the workflow `flood`.
+const FLOOD_BYTES: usize = 64 << 10;
+
+/// `held` tells as many events as its input says and ends when it is released; `ticks` tells them one after the other
+/// and ends; `flood` tells large ones; the others answer at once.
+fn definitions(released: &watch::Receiver<bool>) -> Vec<(Kind, Arc<Definition>)> {
+    let shout = || Step::function("shout", async |_, input| Ok::<_, Failure>(input.text().to_uppercase()));
+    let of = |id: &str, step: Step| {
+        let definition = Definition::builder(id).id(id).step(step).build();
+        Arc::new(definition.expect("a definition without problems"))
+    };
+    let released = released.clone();
+    let held = Step::function("held", move |context, input| {
+        let mut released = released.clone();
+        async move {
+            for n in 0..count(&input.text()) {
+                context.progress(n.to_string(), None);
+            }
+            let _ = released.wait_for(|released| *released).await;
+            Ok::<_, Failure>("released")
+        }
+    });
+    let ticks = Step::function("ticks", async |context, input| {
+        for n in 0..count(&input.text()) {
+            context.progress(n.to_string(), None);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok::<_, Failure>("ticked")
+    });
+    let flood = Step::function("flood", async |context, input| {
+        for _ in 0..count(&input.text()) {
+            context.progress("x".repeat(FLOOD_BYTES), None);
+            tokio::task::yield_now().await;
+        }
+        Ok::<_, Failure>("flooded")
+    });
+    let say = Step::function("say", async |context, input| {
+        context.progress(input.text(), Some(json!({ "data": input.text() })));
+        Ok::<_, Failure>(input.text())
+    });
+    vec![
+        (Kind::Workflow, of("echo", shout())),
+        (Kind::Workflow, of("held", held)),
+        (Kind::Workflow, of("ticks", ticks)),
+        (Kind::Workflow, of("say", say)),
+        (Kind::Workflow, of("flood", flood)),
+        (Kind::Agent, of("agent:helper", shout())),
+        (Kind::Team, of("team:crew", shout())),
+    ]
+}
+
+fn count(text: &str) -> u32 {
+    text.split(' ').next().and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
+fn component(kind: Kind, definition: Arc<Definition>) -> Component {
+    let id = definition.id.as_str().rsplit(':').next().expect("an id").to_owned();
+    let details = json!({ "id": id, "name": id, "model": { "model": "m", "provider": "p" } });
+    Component { kind, name: id.clone(), id, description: None, definition, details }
+}
+
+/// A request.
+#[derive(Clone, Copy)]
+pub(crate) struct Ask<'a> {
+    pub(crate) method: &'a str,
+    pub(crate) path: &'a str,
+    pub(crate) token: Option<&'a str>,
+    /// Whole lines.
+    pub(crate) headers: &'a str,
+    pub(crate) content_type: &'a str,
+    pub(crate) body: &'a str,
+}
+
+impl Default for Ask<'_> {
+    fn default() -> Self {
+        let content_type = "application/x-www-form-urlencoded";
+        Self { method: "GET", path: "/", token: None, headers: "", content_type, body: "" }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn read(bytes: &[u8]) -> Self {
+        let text = String::from_utf8(bytes.to_vec()).expect("text");
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("not an answer: {text:?}"));
+        let status = head[9..12].parse().expect("a status");
+        Self { status, head: head.to_owned(), body: body.to_owned() }
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("not JSON: {self:?}"))
+    }
+
+    /// A text of the body.
+    pub(crate) fn text(&self, key: &str) -> String {
+        self.json()[key].as_str().unwrap_or_else(|| panic!("no {key}: {self:?}")).to_owned()
+    }
+}
+
+/// A client's end of a WebSocket.
+pub(crate) struct Socket {
+    pub(crate) stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
+}
+
+impl Socket {
+    /// Whatever can be sent; a server that closes early is seen in what it answers.
+    pub(crate) async fn send(&mut self, message: Message) {
+        let _ = in_time(self.stream.send(message)).await;
+    }
+
+    pub(crate) async fn say(&mut self, frame: Value) {
+        self.send(Message::text(frame.to_string())).await;
+    }
+
+    /// The next text as JSON, also when it is in the form of a Server-Sent Event.
+    pub(crate) async fn event(&mut self) -> Value {
+        match self.next().await {
+            Heard::Event(event) => event,
+            Heard::Closed(frame) => panic!("closed: {frame:?}"),
+        }
+    }
+
+    /// The next event with this name; others are passed over.
+    pub(crate) async fn until(&mut self, name: &str) -> Value {
+        loop {
+            let event = self.event().await;
+            if event["event"] == name {
+                return event;
+            }
+        }
+    }
+
+    pub(crate) async fn next(&mut self) -> Heard {
+        loop {
+            match in_time(self.stream.next()).await {
+                Some(Ok(Message::Text(text))) => {
+                    let json = text.split_once("data: ").map_or(text.as_str(), |(_, data)| data.trim_end());
+                    return Heard::Event(serde_json::from_str(json).unwrap_or_else(|_| panic!("not JSON: {text}")));
+                }
+                Some(Ok(Message::Close(frame))) => return Heard::Closed(frame),
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return Heard::Closed(None),
+            }
+        }
+    }
+
+    /// The close code, after whatever comes before it.
+    pub(crate) async fn closed(&mut self) -> Option<u16> {
+        loop {
+            if let Heard::Closed(frame) = self.next().await {
+                return frame.map(|frame| frame.code.into());
+            }
+        }
+    }
+}
+
+/// A client's end of a WebSocket that keeps no rule of its own.
+pub(crate) struct Raw {
+    stream: TcpStream,
+    bytes: Vec<u8>,
+    /// The answer to the upgrade.
+    pub(crate) head: String,
+}
+
+impl Raw {
+    /// Whatever can be sent; a server that closes early is seen in what it answers.
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> bool {
+        in_time(self.stream.write_all(bytes)).await.is_ok()
+    }
+
+    /// One frame with a mask of zeroes. `first` is its first byte: flags and opcode.
+    pub(crate) async fn say(&mut self, first: u8, payload: &[u8]) -> bool {
+        let mut frame = vec![first];
+        match u16::try_from(payload.len()).expect("a short payload") {
+            length @ 0..126 => frame.push(0x80 | u8::try_from(length).expect("less than 126")),
+            length => {
+                frame.push(0x80 | 126);
+                frame.extend(length.to_be_bytes());
+            }
+        }
+        frame.extend([0; 4]);
+        frame.extend(payload);
+        self.send(&frame).await
+    }
+
+    /// The next frame of the server: opcode and payload; none after its end.
+    pub(crate) async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
+        loop {
+            if let Some((opcode, start, length)) = self.peek()
+                && self.bytes.len() >= start + length
+            {
+                let payload = self.bytes[start..start + length].to_vec();
+                self.bytes.drain(..start + length);
+                return Some((opcode, payload));
+            }
+            if self.read().await == 0 {
+                return None;
+            }
+        }
+    }
+
+    /// The next frame's opcode, where its payload starts, and how long it is.
+    fn peek(&self) -> Option<(u8, usize, usize)> {
+        let (&first, &second) = (self.bytes.first()?, self.bytes.get(1)?);
+        let (start, length) = match second {
+            126 => (4, u64::from(u16::from_be_bytes(self.bytes.get(2..4)?.try_into().ok()?))),
+            127 => (10, u64::from_be_bytes(self.bytes.get(2..10)?.try_into().ok()?)),
+            length => (2, u64::from(length)),
+        };
+        Some((first & 0x0f, start, usize::try_from(length).ok()?))
+    }
+
+    /// The close code, after whatever comes before it; none when the connection ends without.
+    pub(crate) async fn closed(&mut self) -> Option<u16> {
+        loop {
+            let (opcode, payload) = self.frame().await?;
+            if opcode == 8 {
+                return Some(u16::from_be_bytes([payload[0], payload[1]]));
+            }
+        }
+    }
+
+    async fn read(&mut self) -> usize {
+        // A reset is an end too.
+        in_time(self.stream.read_buf(&mut self.bytes)).await.unwrap_or(0)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum Heard {
+    Event(Value),
+    Closed(Option<CloseFrame>),
+}
+
+impl Served {
+    pub(crate) fn clock_now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// A key that may do what [`Served::user`]'s may, until this time.
+    pub(crate) async fn mint_until(&self, user: Option<&str>, end: Timestamp) -> String {
+        let scopes = self.scopes_but(None);
+        let key = NewKey { scopes, user_id: user.map(Arc::from), expires_at: Some(end), ..NewKey::default() };
+        self.mint(key).await.0
+    }
+
+    pub(crate) async fn revoke(&self, record: &KeyRecord) {
+        assert!(self.keys.revoke(&record.id, self.clock.now()).await.expect("kept"), "there is such a key");
+    }
+}
