@@ -1,6 +1,7 @@
 //! The facade's one error.
 
 use outlive_core::InvalidDefinition;
+use std::sync::Arc;
 
 /// Why something the user asked for did not happen.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -12,6 +13,15 @@ pub enum Error {
     /// The engine refused or failed.
     #[error(transparent)]
     Engine(#[from] outlive_engine::Error),
+    /// An address cannot be served.
+    #[error("cannot serve: {0}")]
+    Serve(Arc<std::io::Error>),
+}
+
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Self {
+        Self::Serve(Arc::new(error))
+    }
 }
 
 /// A result with the facade's error.

@@ -24,8 +24,13 @@
 //! ```
 
 mod error;
+mod input;
+#[cfg(all(feature = "server", feature = "sqlite"))]
+mod keys;
 #[cfg(feature = "pprint")]
 mod pprint;
+#[cfg(feature = "server")]
+mod server;
 mod workflow;
 
 pub use error::{Error, Result};
@@ -33,14 +38,20 @@ pub use outlive_agent as agent;
 pub use outlive_agent::{Agent, Team};
 pub use outlive_core as core;
 pub use outlive_core::{
-    Failure, FailureKind, Media, OnError, Retry, RunEvent, RunId, RunOutput, RunStatus, Step, StepInput, StepOutput,
-    WorkflowRunOutput,
+    Failure, FailureKind, Function, Media, OnError, Retry, RunEvent, RunId, RunOutput, RunStatus, Step, StepInput,
+    StepOutput, WorkflowRunOutput,
 };
 pub use outlive_db as db;
 pub use outlive_engine as engine;
 pub use outlive_engine::{Engine, EventStream, Options, RunHandle};
 #[cfg(feature = "pprint")]
 pub use pprint::{Markdown, pprint_run_response, render_run_response};
+#[cfg(all(feature = "server", feature = "sqlite"))]
+pub use keys::SqliteKeys;
+#[cfg(feature = "server")]
+pub use outlive_server as serving;
+#[cfg(feature = "server")]
+pub use server::{Server, ServerBuilder};
 pub use workflow::{RunRequest, Workflow, WorkflowBuilder};
 
 /// What most programs need, for `use outlive::prelude::*`. It brings no `Result` and no `Error`.

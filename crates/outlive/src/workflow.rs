@@ -3,11 +3,16 @@
 //! There is one path. Foreground, background and streaming all submit, let the engine execute, and read the log.
 
 use crate::error::Result;
-use outlive_core::port::{BoxFuture, Db, SessionPolicy};
+use crate::input;
+use outlive_core::port::{BoxFuture, Db, Executor, SessionPolicy, StepContext};
 use outlive_core::{
-    Definition, DefinitionBuilder, InvalidDefinition, Media, RunId, RunStatus, Step, WorkflowRunOutput,
+    Definition, DefinitionBuilder, Failure, InvalidDefinition, Media, RunId, RunStatus, Step, StepInput, StepOutput,
+    WorkflowRunOutput,
 };
 use outlive_engine::{Engine, EventStream, Options, RunHandle, Submit};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::fmt;
 use std::future::IntoFuture;
@@ -76,6 +81,66 @@ impl WorkflowBuilder {
         steps.into_iter().fold(self, Self::step)
     }
 
+    /// Makes the whole workflow one async function, in one step that bears the workflow's name.
+    ///
+    /// ```
+    /// use outlive::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> outlive::Result<()> {
+    /// let workflow = Workflow::builder("Shout")
+    ///     .db(InMemoryDb::new())
+    ///     .function(|_, input| async move { Ok::<_, Failure>(input.text().to_uppercase()) })
+    ///     .build()?;
+    /// assert_eq!(workflow.run("hello").await?.text(), "HELLO");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn function<F, T, R>(mut self, function: F) -> Self
+    where
+        F: Fn(StepContext, Arc<StepInput>) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<T, Failure>> + Send + 'static,
+        T: Into<StepOutput> + 'static,
+    {
+        self.definition = self.definition.function(function);
+        self
+    }
+
+    /// State that new sessions start with; a run's own [`RunRequest::session_state`] is laid over it key by key. Steps read
+    /// and change it through [`StepContext::state`].
+    pub fn session_state(mut self, state: Map<String, Value>) -> Self {
+        self.definition = self.definition.session_state(state);
+        self
+    }
+
+    /// Inputs must read as a `T`: an object, or its text as JSON. Steps see what `T` writes, defaults filled in; any other
+    /// input is refused before a run exists.
+    ///
+    /// ```
+    /// use outlive::prelude::*;
+    ///
+    /// #[derive(serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
+    /// struct Topic {
+    ///     topic: String,
+    ///     #[serde(default)]
+    ///     depth: u32,
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> outlive::Result<()> {
+    /// let echo = Step::function("echo", |_, input| async move { Ok::<_, Failure>(input.input_text()) });
+    /// let workflow = Workflow::builder("Echo").db(InMemoryDb::new()).input_schema::<Topic>().step(echo).build()?;
+    /// assert_eq!(workflow.run(r#"{"topic": "AI"}"#).await?.text(), r#"{"depth":0,"topic":"AI"}"#);
+    /// let refused = workflow.run(r#"{"depth": 3}"#).await.expect_err("it has no topic").to_string();
+    /// assert_eq!(refused, "Input failed schema validation: missing field `topic`");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn input_schema<T: JsonSchema + DeserializeOwned + Serialize + 'static>(mut self) -> Self {
+        self.definition = self.definition.input_schema(input::schema_of::<T>());
+        self
+    }
+
     /// Longest time for a whole run; a longer one ends ERROR.
     pub fn timeout(mut self, longest: Duration) -> Self {
         self.definition = self.definition.timeout(longest);
@@ -113,12 +178,24 @@ impl WorkflowBuilder {
 impl Workflow {
     /// Starts to build a workflow.
     pub fn builder(name: impl AsRef<str>) -> WorkflowBuilder {
-        WorkflowBuilder {
-            name: Arc::from(name.as_ref()),
-            definition: Definition::builder(name),
-            db: None,
-            options: Options::default(),
-        }
+        let name: Arc<str> = Arc::from(name.as_ref());
+        let definition = Definition::builder(&name);
+        WorkflowBuilder { name, definition, db: None, options: Options::default() }
+    }
+
+    /// Starts to build the workflow that runs an agent or a team by itself, in one step. Its name is the executor's, its
+    /// id `agent:ID` or `team:ID`.
+    ///
+    /// ```
+    /// use outlive::prelude::*;
+    ///
+    /// let agent = Agent::new("Solo Agent").model(ScriptedModel::replies([]));
+    /// let workflow = Workflow::of(agent).db(InMemoryDb::new()).build().unwrap();
+    /// assert_eq!(workflow.definition().id.as_str(), "agent:solo-agent");
+    /// ```
+    pub fn of(executor: impl Executor) -> WorkflowBuilder {
+        let name = executor.info().name;
+        WorkflowBuilder { name, definition: Definition::of(executor), db: None, options: Options::default() }
     }
 
     /// The workflow's definition, for an [`Engine`] shared by several workflows.
@@ -211,7 +288,7 @@ impl RunRequest {
         self
     }
 
-    /// State the session starts with, if this run creates it.
+    /// State the session starts with, if this run creates it; laid over the workflow's own.
     pub fn session_state(mut self, state: Map<String, Value>) -> Self {
         self.submit.session_state = Some(state);
         self

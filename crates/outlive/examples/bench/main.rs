@@ -9,6 +9,8 @@
 //! bench W6a --n 200             starts runs of three half-second steps and prints their ids: kill it
 //! bench W6b --ids FILE          recovers them
 //! bench W7                      prints a line once the first run is accepted
+//! bench S1 --ws 1000 --sse 1000 followers of one run, 10 % of them stalled: does the run slow down, how late are they
+//! bench S2                      a server that idles: memory, and time from its start to the first accepted run
 //! bench raw                     the same disk's limit: bare SQLite commits, single and grouped
 //! bench table                   all of it, each in a process of its own, as the table of docs/benchmarks.md
 //! ```
@@ -16,6 +18,7 @@
 
 mod measure;
 mod raw;
+mod serve;
 mod table;
 mod workloads;
 
@@ -26,6 +29,16 @@ fn main() {
     match arguments.workload.as_str() {
         "table" => table::print(&arguments),
         "raw" => raw::print(),
+        "serve" | "S1" | "S2" => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime starts");
+            runtime.block_on(async {
+                match arguments.workload.as_str() {
+                    "serve" => serve::serve().await,
+                    "S1" => serve::followers(&arguments).await,
+                    _ => serve::idle().await,
+                }
+            });
+        }
         _ => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime starts");
             runtime.block_on(workloads::run(&arguments));

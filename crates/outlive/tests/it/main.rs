@@ -2,10 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+mod agno;
+mod agno_workflows;
 mod example;
 mod faults;
 mod kill9;
 mod seed;
+mod serve_crash;
 mod several;
 mod sweep;
 mod world;

@@ -1,0 +1,297 @@
+//! The workflows, agents and teams of the example: every one that needs agents, teams and functions in sequence.
+//!
+//! Names and ids are those of the Agno server whose answers the tests of this repository were recorded from, so that its
+//! clients find here what they found there. It must never know how it is served.
+//!
+//! Left out until there is a way to ask a person: the tool of Careful Agent, which deletes a file after a confirmation.
+
+use super::text::{PythonJson, argument};
+use outlive::agent::model::SharedModel;
+use outlive::core::port::{Db, Executor};
+use outlive::prelude::*;
+use outlive::{Function, Result};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// The two endpoints of one model server.
+pub(crate) struct Models {
+    /// Speaks the Responses API.
+    pub(crate) responses: SharedModel,
+    /// Speaks Chat Completions.
+    pub(crate) chat: SharedModel,
+}
+
+/// The agents that can be run by themselves.
+pub(crate) fn agents(models: &Models) -> Vec<Agent> {
+    vec![
+        Agent::new("Solo Agent")
+            .id("solo-agent")
+            .model(models.responses.clone())
+            .tool(top_stories())
+            .instructions("Be brief."),
+        Agent::new("Plain Agent").id("plain-agent").model(models.chat.clone()).instructions("Be brief."),
+        Agent::new("Careful Agent").id("careful-agent").model(models.responses.clone()),
+    ]
+}
+
+/// The teams that can be run by themselves.
+pub(crate) fn teams(models: &Models) -> Vec<Team> {
+    vec![research_team(&models.responses, "")]
+}
+
+/// Agents and teams as workflows of one step each.
+pub(crate) fn alone(models: &Models, db: &Arc<dyn Db>) -> Result<Vec<Workflow>> {
+    let agents = agents(models).into_iter().map(Workflow::of);
+    let teams = teams(models).into_iter().map(Workflow::of);
+    agents.chain(teams).map(|workflow| workflow.shared_db(db.clone()).build()).collect()
+}
+
+/// The workflows, all of them on `db` but the one that is to have none of its own.
+pub(crate) fn workflows(models: &Models, db: &Arc<dyn Db>) -> Result<Vec<Workflow>> {
+    let on_db = |name: &str| Workflow::builder(name).shared_db(db.clone());
+    let count = Map::from_iter([("count".to_owned(), json!(0))]);
+    let workflows = [
+        content_creation(on_db("Content Creation Workflow"), &models.responses, ""),
+        content_creation(on_db("Content Creation Chat"), &models.chat, " C"),
+        content_creation(on_db("Content Creation Stored"), &models.responses, " S"),
+        on_db("Fn Pipeline").step(step("upper", upper())).step(step("exclaim", exclaim())),
+        on_db("Plain Fn").step(step("plain", plain())),
+        on_db("Echo").step(step("one", upper())).step(step("echo", echo_input())),
+        on_db("Stateful").session_state(count.clone()).step(step("counter", counter())),
+        on_db("Stateful Slow").session_state(count).step(step("counter", slow_counter())),
+        on_db("Slow").steps(slow_steps()),
+        on_db("Slow Stored").steps(slow_steps()),
+        on_db("Generator").step(step("gen", generator())).step(step("gen_text", text_generator())),
+        on_db("Progress").step(step("progress", progress())),
+        on_db("Failing").step(step("upper", upper())).step(step("boom", boom())),
+        on_db("Failing Default")
+            .step(step("upper", upper()))
+            .step(tried_three_more_times_then_skipped(step("boom", boom())))
+            .step(step("after", exclaim())),
+        on_db("Failing Skip Flag").step(step("boom", boom()).on_error(OnError::Skip)).step(step("after", exclaim())),
+        on_db("Failing Agent").step(step("agent", writer(models)).on_error(OnError::Skip)),
+        on_db("Flaky").step(tried_three_more_times_then_skipped(step("flaky", flaky()))),
+        on_db("Early Stop").step(step("stopper", stopper())).step(step("never", upper())),
+        on_db("Custom Fn")
+            .function(async |_, input: Arc<StepInput>| done(format!("custom function got {}", input.input_text()))),
+        on_db("Schema Wf").input_schema::<Topic>().step(step("echo", echo_input())),
+        Workflow::builder("No Db").db(InMemoryDb::new()).step(step("upper", upper())),
+    ];
+    workflows.into_iter().map(|workflow| workflow.build()).collect()
+}
+
+fn step(name: &str, executor: impl Executor) -> Step {
+    Step::new(name).executor(executor)
+}
+
+/// What Agno does with a failing step unless told otherwise. Here it has to be said.
+fn tried_three_more_times_then_skipped(step: Step) -> Step {
+    step.retry(Retry::times(3).backoff(Duration::ZERO)).on_error(OnError::Skip)
+}
+
+// Agents and teams
+
+fn content_creation(workflow: outlive::WorkflowBuilder, model: &SharedModel, suffix: &str) -> outlive::WorkflowBuilder {
+    let planner = Agent::new(format!("Content Planner{suffix}")).model(model.clone()).instructions([
+        "Plan a content schedule over 4 weeks for the provided topic and research content",
+        "Ensure that I have posts for 3 posts per week",
+    ]);
+    workflow
+        .description("Automated content creation from blog posts to social media")
+        .step(Step::new("Research Step").team(research_team(model, suffix)))
+        .step(Step::new("Content Planning Step").agent(planner))
+}
+
+fn research_team(model: &SharedModel, suffix: &str) -> Team {
+    let hackernews = Agent::new(format!("Hackernews Agent{suffix}"))
+        .model(model.clone())
+        .tool(top_stories())
+        .role("Extract key insights and content from Hackernews posts");
+    let finance = Agent::new(format!("Finance Agent{suffix}"))
+        .model(model.clone())
+        .tool(stock_price())
+        .role("Get stock prices and financial data");
+    Team::new(format!("Research Team{suffix}"))
+        .model(model.clone())
+        .members([hackernews, finance])
+        .instructions("Research tech topics and related stocks")
+}
+
+fn writer(models: &Models) -> Agent {
+    Agent::new("Writer").model(models.responses.clone()).instructions("Answer in one line.")
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Stories {
+    /// How many, at most.
+    #[serde(default = "ten")]
+    num_stories: u32,
+}
+
+fn ten() -> u32 {
+    10
+}
+
+fn top_stories() -> Tool {
+    Tool::new(
+        "get_top_hackernews_stories",
+        "Lists the top stories of Hacker News.",
+        |stories: Stories, _: ToolContext| {
+            let listed = format!(r#"[{{"title": "AI trends", "score": {}}}]"#, stories.num_stories);
+            async move { Ok::<_, Infallible>(listed) }
+        },
+    )
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Stock {
+    /// For example NVDA.
+    symbol: String,
+}
+
+fn stock_price() -> Tool {
+    Tool::new("get_current_stock_price", "Gives the price of a stock.", |stock: Stock, _: ToolContext| async move {
+        Ok::<_, Infallible>(format!("{}: 101.5 USD", stock.symbol))
+    })
+}
+
+// Function steps
+
+type Done = std::result::Result<StepOutput, Failure>;
+
+fn done(content: impl Into<StepOutput>) -> Done {
+    Ok(content.into())
+}
+
+fn upper() -> impl Executor {
+    Function::new("upper", async |_, input: Arc<StepInput>| done(input.text().to_uppercase()))
+}
+
+fn exclaim() -> impl Executor {
+    Function::new("exclaim", async |_, input: Arc<StepInput>| done(format!("{}!", input.text())))
+}
+
+fn plain() -> impl Executor {
+    Function::new("plain", async |_, input: Arc<StepInput>| done(format!("plain:{}", input.input_text())))
+}
+
+/// What the step was given, as JSON.
+fn echo_input() -> impl Executor {
+    Function::new("echo_input", async |_, input: Arc<StepInput>| {
+        let seen = json!({
+            "input": input.input,
+            "previous_step_content": input.previous_step_content,
+            "additional_data": input.additional_data,
+        });
+        done(PythonJson(&seen).to_string())
+    })
+}
+
+fn count_of(context: &StepContext) -> i64 {
+    context.state.get("count").and_then(|count| count.as_i64()).unwrap_or(0)
+}
+
+fn count(context: &StepContext, next: i64) -> Done {
+    context.state.set("count", next);
+    done(format!("count={next}"))
+}
+
+fn counter() -> impl Executor {
+    Function::new("counter", async |context: StepContext, _| count(&context, count_of(&context) + 1))
+}
+
+/// Reads, waits and writes: what is lost if two runs of a session do it at the same time.
+fn slow_counter() -> impl Executor {
+    Function::new("slow_counter", async |context: StepContext, _| {
+        let seen = count_of(&context);
+        context.effects.sleep(Duration::from_millis(200)).await;
+        count(&context, seen + 1)
+    })
+}
+
+/// Two steps that wait as long as the input says (`sleep=0.5`), a second each unless it does.
+fn slow_steps() -> [Step; 2] {
+    let slow = Function::new("slow", async |context: StepContext, input: Arc<StepInput>| {
+        let seconds = wait(&context, &input).await?;
+        done(format!("slept {seconds:?}"))
+    });
+    let slow2 = Function::new("slow2", async |context: StepContext, input: Arc<StepInput>| {
+        wait(&context, &input).await?;
+        done("second sleep done")
+    });
+    [step("slow", slow), step("slow2", slow2)]
+}
+
+async fn wait(context: &StepContext, input: &StepInput) -> std::result::Result<f64, Failure> {
+    let seconds = argument(&input.input_text(), "sleep").unwrap_or(1.0);
+    context.effects.sleep(Duration::try_from_secs_f64(seconds)?).await;
+    Ok(seconds)
+}
+
+/// Makes pieces of text, and in the end something else: the end is its content.
+fn generator() -> impl Executor {
+    Function::new("gen", async |context: StepContext, _| {
+        let mut pieces = Vec::new();
+        for piece in 0..3 {
+            pieces.push(format!("piece{piece} "));
+            context.effects.sleep(Duration::from_millis(10)).await;
+        }
+        done("final of gen")
+    })
+}
+
+/// Makes pieces of text and nothing else: together they are its content.
+fn text_generator() -> impl Executor {
+    Function::new("gen_text", async |_, _| done((0..3).map(|piece| format!("t{piece} ")).collect::<String>()))
+}
+
+/// Says how far it is, and something of its own.
+fn progress() -> impl Executor {
+    Function::new("progress", async |context: StepContext, _| {
+        context.progress("half way", Some(json!({ "done": 1, "of": 2 })));
+        context.event(Map::from_iter([
+            ("note".to_owned(), Value::from("custom payload")),
+            ("n".to_owned(), Value::from(3)),
+        ]));
+        done("progress done")
+    })
+}
+
+fn boom() -> impl Executor {
+    Function::new("boom", async |_, _| -> Done { Err(Failure::function("scripted step failure")) })
+}
+
+/// Fails twice for each input, then succeeds.
+fn flaky() -> impl Executor {
+    let attempts: Mutex<HashMap<String, u32>> = Mutex::default();
+    Function::new("flaky", move |_, input: Arc<StepInput>| {
+        let mut attempts = attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        let attempt = attempts.entry(input.input_text()).or_default();
+        *attempt += 1;
+        let ended = match *attempt {
+            1 | 2 => Err(Failure::function(format!("flaky attempt {attempt}"))),
+            _ => done(format!("ok after {attempt}")),
+        };
+        async move { ended }
+    })
+}
+
+fn stopper() -> impl Executor {
+    Function::new("stopper", async |_, _| Ok::<_, Failure>(StepOutput::stop("stopped early")))
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Topic {
+    topic: String,
+    #[serde(default = "one")]
+    depth: i64,
+}
+
+fn one() -> i64 {
+    1
+}

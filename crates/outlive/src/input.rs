@@ -1,0 +1,29 @@
+//! Input schemas made of Rust types.
+//!
+//! Knows no workflow. What a schema lets through reads as its type, and steps see it as that type writes it.
+
+use outlive_core::InputSchema;
+use schemars::{JsonSchema, SchemaGenerator};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// The schema of inputs that read as a `T`.
+pub(crate) fn schema_of<T: JsonSchema + DeserializeOwned + Serialize + 'static>() -> InputSchema {
+    let mut schema = SchemaGenerator::default().into_root_schema_for::<T>().to_value();
+    if let Some(fields) = schema.as_object_mut() {
+        // Says which JSON Schema this is written in; clients draw a form of the rest.
+        fields.remove("$schema");
+    }
+    InputSchema::new(schema, read::<T>)
+}
+
+/// Through the type and back, so that defaults are filled in and what it does not know is gone.
+fn read<T: DeserializeOwned + Serialize>(value: Value) -> Result<Value, String> {
+    let input: T =
+        serde_path_to_error::deserialize(value).map_err(|error| match error.path().to_string().as_str() {
+            "." => error.inner().to_string(),
+            path => format!("at {path}: {}", error.inner()),
+        })?;
+    serde_json::to_value(input).map_err(|error| error.to_string())
+}

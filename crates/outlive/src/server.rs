@@ -1,0 +1,272 @@
+//! The server as users hold it: workflows, agents and teams on one database, behind one address.
+//!
+//! It wires: one engine for everything that is served, and the server in front of it. It adds no rule of its own.
+
+use crate::error::Result;
+use crate::workflow::Workflow;
+use outlive_agent::{Agent, Team};
+use outlive_core::port::Db;
+use outlive_core::{Definition, DefinitionBuilder, InvalidDefinition};
+use outlive_engine::{Engine, Options, SystemClock};
+use outlive_server::auth::{Auth, Secret};
+use outlive_server::config::Limits;
+use outlive_server::guard::{GuardConfig, Hosts, Origins};
+use outlive_server::state::{Component, Kind, Presentation};
+use serde_json::Value;
+use std::sync::Arc;
+use tokio::net::{TcpListener, lookup_host};
+
+/// Serves workflows, agents and teams to Agno's clients and to others: HTTP, Server-Sent Events, WebSocket.
+///
+/// Its runs are as durable as any: clients may leave and come back, and the process may die and come back.
+///
+/// ```no_run
+/// use outlive::Server;
+/// use outlive::prelude::*;
+///
+/// # async fn example() -> outlive::Result<()> {
+/// let db = SqliteDb::new("tmp/workflow.db");
+/// let greet = Step::function("greet", |_, input| async move { Ok::<_, Failure>(format!("Hello, {}", input.text())) });
+/// let workflow = Workflow::builder("Greeting").db(db.clone()).step(greet).build()?;
+/// let server = Server::builder(db).workflow(&workflow).start().await?;
+/// server.serve("127.0.0.1:7777").await?; // until Ctrl-C
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Server {
+    engine: Engine,
+    server: outlive_server::Server,
+}
+
+/// A server under construction.
+#[must_use]
+pub struct ServerBuilder {
+    db: Arc<dyn Db>,
+    options: Options,
+    presentation: Presentation,
+    components: Vec<Component>,
+    problems: Vec<InvalidDefinition>,
+    auth: Auth,
+    limits: Limits,
+    guard: GuardConfig,
+    is_open_to_all: bool,
+}
+
+impl ServerBuilder {
+    /// How it presents itself to clients: an id and a name.
+    pub fn name(mut self, id: impl Into<String>, name: impl Into<String>) -> Self {
+        (self.presentation.id, self.presentation.name) = (id.into(), name.into());
+        self
+    }
+
+    /// What it is for.
+    pub fn description(mut self, text: impl Into<String>) -> Self {
+        self.presentation.description = Some(text.into());
+        self
+    }
+
+    /// The id under which clients see the database.
+    pub fn db_id(mut self, id: impl Into<String>) -> Self {
+        self.presentation.db_id = id.into();
+        self
+    }
+
+    /// The table of sessions that clients are shown.
+    pub fn session_table(mut self, name: impl Into<String>) -> Self {
+        self.presentation.session_table = name.into();
+        self
+    }
+
+    /// Serves a workflow. Its runs are kept in the server's database, whatever database it has of its own.
+    pub fn workflow(mut self, workflow: &Workflow) -> Self {
+        let definition = workflow.definition().clone();
+        self.components.push(Component {
+            kind: Kind::Workflow,
+            id: definition.id.to_string(),
+            name: definition.name.to_string(),
+            description: definition.description.as_deref().map(str::to_owned),
+            definition,
+            details: Value::Null,
+        });
+        self
+    }
+
+    /// Serves an agent of its own.
+    pub fn agent(self, agent: &Agent) -> Self {
+        self.executor(Kind::Agent, agent.describe(), Definition::of(agent.clone()))
+    }
+
+    /// Serves a team of its own.
+    pub fn team(self, team: &Team) -> Self {
+        self.executor(Kind::Team, team.describe(), Definition::of(team.clone()))
+    }
+
+    fn executor(mut self, kind: Kind, details: Value, definition: DefinitionBuilder) -> Self {
+        match definition.build() {
+            Ok(definition) => {
+                let text = |key: &str| details[key].as_str().unwrap_or_default().to_owned();
+                self.components.push(Component {
+                    kind,
+                    id: text("id"),
+                    name: text("name"),
+                    description: details["description"].as_str().map(str::to_owned),
+                    definition: Arc::new(definition),
+                    details,
+                });
+            }
+            Err(invalid) => self.problems.push(invalid),
+        }
+        self
+    }
+
+    /// Asks every caller for this key (`Authorization: Bearer …`).
+    pub fn security_key(mut self, key: impl Into<String>) -> Self {
+        let key = Secret::new(key);
+        self.auth = self.auth.security_key(&key);
+        self.secret(key)
+    }
+
+    /// Asks callers for what this says.
+    pub fn auth(mut self, auth: Auth) -> Self {
+        self.auth = auth;
+        self
+    }
+
+    /// A value that must not be stored, wherever it turns up. The keys of models are known already.
+    pub fn secret(mut self, secret: Secret) -> Self {
+        self.options.secrets.push(secret);
+        self
+    }
+
+    /// What one caller may use.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The names it answers to beside those of this machine.
+    pub fn hosts(mut self, hosts: Hosts) -> Self {
+        self.guard.hosts = hosts;
+        self
+    }
+
+    /// The web pages that may use it from elsewhere.
+    pub fn origins(mut self, origins: Origins) -> Self {
+        self.guard.origins = origins;
+        self
+    }
+
+    /// Serves other machines even when nobody is asked for a credential. Whoever reaches the address may then do
+    /// everything.
+    pub fn open_to_all(mut self) -> Self {
+        self.is_open_to_all = true;
+        self
+    }
+
+    /// How the engine behaves.
+    pub fn options(mut self, options: Options) -> Self {
+        let secrets = std::mem::take(&mut self.options.secrets);
+        self.options = options;
+        self.options.secrets.extend(secrets);
+        self
+    }
+
+    /// Opens the database, takes over unfinished runs, and is ready to serve.
+    ///
+    /// # Errors
+    /// What is wrong with an agent or team, or whatever keeps the database from opening.
+    pub async fn start(mut self) -> Result<Server> {
+        if let Some(invalid) = self.problems.pop() {
+            return Err(invalid.into());
+        }
+        let definitions = self.components.iter().map(|component| component.definition.clone());
+        let engine = definitions.fold(Engine::builder(self.db).options(self.options), |builder, definition| {
+            builder.workflow(definition)
+        });
+        let engine = engine.start().await?;
+        let server = outlive_server::Server::builder(engine.clone())
+            .presentation(self.presentation)
+            .auth(self.auth)
+            .guard(self.guard)
+            .limits(self.limits);
+        let server = if self.is_open_to_all { server.open_to_all() } else { server };
+        let server = self.components.into_iter().fold(server, |server, component| server.component(component)).build();
+        Ok(Server { engine, server })
+    }
+}
+
+impl Server {
+    /// Begins to build a server on a database.
+    pub fn builder(db: impl Db) -> ServerBuilder {
+        Self::on(Arc::new(db))
+    }
+
+    /// The same, on a store that others hold too.
+    pub fn on(db: Arc<dyn Db>) -> ServerBuilder {
+        ServerBuilder {
+            db,
+            options: Options::default(),
+            presentation: Presentation::default(),
+            components: Vec::new(),
+            problems: Vec::new(),
+            auth: Auth::new(Arc::new(SystemClock)),
+            limits: Limits::default(),
+            guard: GuardConfig::default(),
+            is_open_to_all: false,
+        }
+    }
+
+    /// The engine behind it.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Serves at this address until Ctrl-C or SIGTERM, then lets what is in flight end.
+    ///
+    /// # Errors
+    /// When the address cannot be bound, or can be reached from other machines and no credential is asked for.
+    pub async fn serve(&self, address: &str) -> Result<()> {
+        self.serve_on(bind(address).await?, stop_signal()).await
+    }
+
+    /// The same, on sockets that listen already, until `stop` is ready.
+    ///
+    /// # Errors
+    /// As [`Server::serve`].
+    pub async fn serve_on(&self, listeners: Vec<TcpListener>, stop: impl Future<Output = ()> + Send) -> Result<()> {
+        let stopping = async {
+            stop.await;
+            // Streams end with the engine, and so let the server end; what is in flight may take its time meanwhile.
+            let engine = self.engine.clone();
+            tokio::spawn(async move { engine.shutdown().await });
+        };
+        self.server.serve(listeners, stopping).await?;
+        Ok(self.engine.shutdown().await?)
+    }
+}
+
+/// Listens at every address that a name and a port stand for.
+async fn bind(address: &str) -> Result<Vec<TcpListener>> {
+    let mut listeners = Vec::new();
+    for address in lookup_host(address).await? {
+        listeners.push(TcpListener::bind(address).await?);
+    }
+    Ok(listeners)
+}
+
+/// Ready when the process is asked to end.
+async fn stop_signal() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await;
+}
