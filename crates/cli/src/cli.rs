@@ -1,7 +1,8 @@
 //! The arguments, in the words of the help text.
 
 use crate::cmd;
-use crate::exit::{Exit, Problem};
+use crate::exit::Problem;
+use crate::settings::Settings;
 use crate::times::TimeFormat;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ Examples:
   outlive ls status:error since:1d
   outlive events @last -f
   outlive output @last > plan.md
+  outlive serve                   over HTTP and WebSocket, on this machine
 
 Exit codes: 0 done, 1 error, 2 wrong usage, 3 not found, 5 wrong state, 7 configuration,
 10 run failed, 11 run was cancelled, 13 --timeout passed, 130 interrupted";
@@ -39,13 +41,18 @@ pub(crate) enum Command {
     Events(cmd::events::Events),
     Output(cmd::output::Output),
     Cancel(cmd::cancel::Cancel),
+    Serve(cmd::serve::Serve),
+    Worker(cmd::worker::Worker),
+    Keys(cmd::keys::Keys),
+    Config(cmd::config::Config),
+    Doctor(cmd::doctor::Doctor),
     Version(cmd::version::Version),
 }
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options for every command")]
 pub(crate) struct Global {
-    /// Database file [default: $OUTLIVE_DB, else .outlive/data.db; for demo: demo.db]
+    /// Database file [default: $OUTLIVE_DB, else outlive.toml, else .outlive/data.db; for demo: demo.db]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) db: Option<PathBuf>,
     /// Sessions table, if the program that made the database chose one [default: $OUTLIVE_SESSION_TABLE]
@@ -73,25 +80,20 @@ pub(crate) struct Global {
 }
 
 impl Global {
-    /// The sessions table, if one is named.
-    pub(crate) fn session_table(&self) -> Option<String> {
-        let environment = || std::env::var("OUTLIVE_SESSION_TABLE").ok().filter(|name| !name.is_empty());
-        self.session_table.clone().or_else(environment)
+    /// The sessions table, if one is named: by the flag, the environment or `outlive.toml`.
+    ///
+    /// # Errors
+    /// When a setting makes no sense.
+    pub(crate) fn session_table(&self) -> Result<Option<String>, Problem> {
+        Ok(Some(Settings::load(self)?.session_table).filter(|name| !name.is_empty()))
     }
 
-    /// The database to read: the flag, else the environment, else the project's.
+    /// The database to read: the flag's, else the environment's, else the project's.
+    ///
+    /// # Errors
+    /// When a setting makes no sense.
     pub(crate) fn database(&self) -> Result<PathBuf, Problem> {
-        if let Some(path) = &self.db {
-            return Ok(path.clone());
-        }
-        match std::env::var_os("OUTLIVE_DB") {
-            None => Ok(PathBuf::from(".outlive/data.db")),
-            Some(path) if path.is_empty() => {
-                let problem = Problem::new(Exit::Configuration, "configuration", "OUTLIVE_DB is set to nothing");
-                Err(problem.hint("set it to the path of a database, or unset it"))
-            }
-            Some(path) => Ok(PathBuf::from(path)),
-        }
+        Ok(Settings::load(self)?.db)
     }
 }
 

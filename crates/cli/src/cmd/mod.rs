@@ -1,12 +1,17 @@
 //! The verbs, one file each. What several of them say is here.
 
 pub(crate) mod cancel;
+pub(crate) mod config;
 pub(crate) mod demo;
+pub(crate) mod doctor;
 pub(crate) mod events;
+pub(crate) mod keys;
 pub(crate) mod ls;
 pub(crate) mod output;
+pub(crate) mod serve;
 pub(crate) mod show;
 pub(crate) mod version;
+pub(crate) mod worker;
 
 use crate::cli::{Cli, Command};
 use crate::exit::{Exit, Problem};
@@ -25,6 +30,11 @@ pub(crate) async fn run(cli: &Cli) -> Result<Exit, Problem> {
         Command::Events(events) => events.run(global).await,
         Command::Output(output) => output.run(global).await,
         Command::Cancel(cancel) => cancel.run(global).await,
+        Command::Serve(serve) => serve.run(global).await,
+        Command::Worker(worker) => worker.run(global).await,
+        Command::Keys(keys) => keys.run(global).await,
+        Command::Config(config) => config.run(global),
+        Command::Doctor(doctor) => doctor.run(global).await,
         Command::Version(version) => version.run(global),
     }
 }

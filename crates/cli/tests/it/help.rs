@@ -5,16 +5,36 @@
 use crate::fixture::Place;
 use std::path::Path;
 
+const VERBS: [&str; 17] = [
+    "",
+    "demo",
+    "ls",
+    "show",
+    "events",
+    "output",
+    "cancel",
+    "serve",
+    "worker",
+    "keys",
+    "keys mint",
+    "keys ls",
+    "keys revoke",
+    "config",
+    "config show",
+    "doctor",
+    "version",
+];
+
 #[test]
 fn every_help_text_is_the_one_in_its_snapshot() {
     let place = Place::new();
     let is_update = std::env::var_os("OUTLIVE_UPDATE_SNAPSHOTS").is_some();
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/snapshots");
-    for verb in ["", "demo", "ls", "show", "events", "output", "cancel", "version"] {
-        let arguments: Vec<_> = [verb, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
+    for verb in VERBS {
+        let arguments: Vec<_> = verb.split_whitespace().chain(["--help"]).collect();
         let help = place.run(&arguments).exits(0);
         assert_eq!(help.stderr, "");
-        let name = if verb.is_empty() { "outlive" } else { verb };
+        let name = if verb.is_empty() { "outlive".to_owned() } else { verb.replace(' ', "-") };
         let path = directory.join(format!("{name}.txt"));
         if is_update {
             std::fs::write(&path, &help.stdout).unwrap();

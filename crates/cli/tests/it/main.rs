@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails its test the same way")]
 
+mod config;
 #[cfg(unix)]
 mod crash;
 mod demo;
@@ -10,3 +11,5 @@ mod fixture;
 mod help;
 mod json;
 mod look;
+#[cfg(unix)]
+mod serve;

@@ -1,0 +1,62 @@
+//! `outlive config`: which settings hold, and why.
+
+use crate::cli::Global;
+use crate::exit::{Exit, Problem};
+use crate::output;
+use crate::settings::{Settings, TABLE};
+use crate::style::DIM;
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+
+/// Show settings
+#[derive(Debug, Args)]
+pub(crate) struct Config {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Show(Show),
+}
+
+/// Show every setting as it holds here
+///
+/// A flag wins over an environment variable, a variable over outlive.toml (in this directory or one above), the file over
+/// the default. A setting's variable is its name in capitals: OUTLIVE_LIMITS_BODY_BYTES_MAX for limits.body_bytes_max.
+/// Secrets are no settings and never shown.
+#[derive(Debug, Args)]
+struct Show {
+    /// Where each value came from
+    #[arg(long)]
+    origin: bool,
+}
+
+impl Config {
+    pub(crate) fn run(&self, global: &Global) -> Result<Exit, Problem> {
+        let Verb::Show(show) = &self.verb;
+        let mut settings = Settings::load(global)?;
+        let mut document = Map::new();
+        for setting in TABLE {
+            let origin = settings.origin(setting.name).to_string();
+            let place = (setting.place)(&mut settings);
+            if global.json {
+                document.insert(setting.name.to_owned(), show.json(place.json(), &origin));
+                continue;
+            }
+            let line = format!("{} = {}", setting.name, crate::style::line(&place.shown(), 200));
+            let remark = if show.origin { origin } else { setting.about.to_owned() };
+            output::line(format_args!("{line:<48} {DIM}# {remark}{DIM:#}"))?;
+        }
+        if global.json {
+            output::json(&Value::Object(document))?;
+        }
+        Ok(Exit::Done)
+    }
+}
+
+impl Show {
+    fn json(&self, value: Value, origin: &str) -> Value {
+        if self.origin { json!({ "value": value, "origin": origin }) } else { value }
+    }
+}

@@ -1,0 +1,216 @@
+//! `outlive doctor`: looks at everything a server needs, and says what it found. It changes nothing and repairs nothing.
+
+use crate::cli::Global;
+use crate::exit::{Exit, Problem};
+use crate::settings::{self, Settings, TABLE};
+use crate::style::{self, Mark};
+use crate::{output, store};
+use clap::Args;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// Check the settings, the database and the room it has
+///
+/// The whole file is read, which takes a moment for a large one. Exit code 0 when all is well, also when there is something
+/// to remark; 1 when the database is damaged or not ours; 7 when a setting makes no sense.
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {}
+
+/// With less free space than this, runs soon stall.
+const FREE_BYTES_MIN: u64 = 512 << 20;
+/// Descriptors a process needs beside those of its connections.
+const DESCRIPTORS_BESIDE: u64 = 64;
+
+/// One thing that was looked at.
+struct Finding {
+    name: &'static str,
+    detail: String,
+    verdict: Verdict,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Fine,
+    Remark,
+    Bad(Exit),
+}
+
+impl Finding {
+    fn fine(name: &'static str, detail: impl Into<String>) -> Self {
+        Self { name, detail: detail.into(), verdict: Verdict::Fine }
+    }
+
+    fn remark(name: &'static str, detail: impl Into<String>) -> Self {
+        Self { name, detail: detail.into(), verdict: Verdict::Remark }
+    }
+
+    fn bad(name: &'static str, problem: &Problem) -> Self {
+        Self { name, detail: problem.text(), verdict: Verdict::Bad(problem.exit) }
+    }
+
+    fn word(&self) -> &'static str {
+        match self.verdict {
+            Verdict::Fine => "ok",
+            Verdict::Remark => "remark",
+            Verdict::Bad(_) => "bad",
+        }
+    }
+
+    fn json(&self) -> Value {
+        json!({ "name": self.name, "verdict": self.word(), "detail": self.detail })
+    }
+
+    fn print(&self) -> Result<(), Problem> {
+        let mark = match self.verdict {
+            Verdict::Fine => Mark::Done,
+            Verdict::Remark => Mark::Paused,
+            Verdict::Bad(_) => Mark::Failed,
+        };
+        // A line of the detail stands under the one before.
+        let detail = style::clean(&self.detail).replace('\n', "\n                  ");
+        Ok(output::line(format_args!(" {} {:<14} {detail}", mark.shown(), self.name))?)
+    }
+}
+
+impl Doctor {
+    pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
+        let mut findings = vec![Finding::fine("program", format!("outlive {}", env!("CARGO_PKG_VERSION")))];
+        match Settings::load(global) {
+            Ok(mut settings) => {
+                findings.push(about_settings(&mut settings));
+                findings.extend(about_variables());
+                findings.extend(about_descriptors(&settings));
+                findings.extend(about_database(&settings).await);
+                findings.extend(about_space(&settings.db));
+            }
+            Err(problem) => findings.push(Finding::bad("settings", &problem)),
+        }
+        if global.json {
+            let is_well = !findings.iter().any(|finding| matches!(finding.verdict, Verdict::Bad(_)));
+            output::json(
+                &json!({ "ok": is_well, "findings": findings.iter().map(Finding::json).collect::<Vec<_>>() }),
+            )?;
+        } else {
+            findings.iter().try_for_each(Finding::print)?;
+        }
+        let bad = findings.iter().find_map(|finding| match finding.verdict {
+            Verdict::Bad(exit) => Some(exit),
+            Verdict::Fine | Verdict::Remark => None,
+        });
+        Ok(bad.unwrap_or(Exit::Done))
+    }
+}
+
+/// Where settings come from, and those that somebody chose.
+fn about_settings(settings: &mut Settings) -> Finding {
+    let mut detail = match settings.file() {
+        Some(path) => format!("from {}", path.display()),
+        None => format!("no {} here or above", settings::FILE_NAME),
+    };
+    for setting in TABLE {
+        let origin = settings.origin(setting.name);
+        if origin != settings::Origin::Default {
+            let shown = (setting.place)(settings).shown();
+            detail.push_str(&format!("\n{} = {shown} ({origin})", setting.name));
+        }
+    }
+    Finding::fine("settings", detail)
+}
+
+/// Variables that look like settings and are none.
+fn about_variables() -> Option<Finding> {
+    let known: Vec<String> = TABLE.iter().map(settings::Setting::variable).collect();
+    let is_stray = |name: &String| name.starts_with("OUTLIVE_") && !known.contains(name);
+    let mut stray: Vec<String> =
+        std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(is_stray).collect();
+    stray.sort();
+    let nearest = |name: &str| {
+        let name = name.trim_start_matches("OUTLIVE_").to_ascii_lowercase();
+        let name = name.replacen("limits_", "limits.", 1).replacen("engine_", "engine.", 1);
+        settings::nearest(&name).map(|known| format!(", did you mean {known}?")).unwrap_or_default()
+    };
+    let lines: Vec<_> = stray.iter().map(|name| format!("{name} is no setting{}", nearest(name))).collect();
+    (!lines.is_empty()).then(|| Finding::remark("environment", lines.join("\n")))
+}
+
+/// The file, as far as it can be read.
+async fn about_database(settings: &Settings) -> Vec<Finding> {
+    let path = settings.db.display();
+    if !settings.db.exists() {
+        return vec![Finding::fine("database", format!("none yet at {path}; it is made at first use"))];
+    }
+    let inspected = async {
+        let db = store::handle(settings)?;
+        let found = db.inspect().await?;
+        let keys = db.keys().await?.len();
+        Ok::<_, Problem>((found, keys))
+    };
+    match inspected.await {
+        Err(problem) => vec![Finding::bad("database", &problem)],
+        Ok((found, keys)) if found.faults.is_empty() => {
+            let size = size(found.bytes);
+            let keys = style::counted(keys, "API key");
+            vec![
+                Finding::fine("database", format!("{path}, format {}, {size}, {keys}", found.format)),
+                Finding::fine("sqlite", found.sqlite_version),
+                Finding::fine("integrity", "the whole file was read and is sound"),
+            ]
+        }
+        Ok((found, _)) => {
+            let message = format!("{path} is damaged: {}", found.faults.join("; "));
+            let problem = Problem::new(Exit::Other, "database_corrupt", message).hint("restore the file from a backup");
+            vec![Finding::bad("integrity", &problem)]
+        }
+    }
+}
+
+#[cfg(unix)]
+fn about_space(path: &Path) -> Option<Finding> {
+    // The directory may not be there yet; the nearest one above is on the same disk, as far as one can tell.
+    let here = std::env::current_dir().ok()?.join(path);
+    let directory = here.ancestors().skip(1).find(|directory| directory.is_dir())?;
+    let space = rustix::fs::statvfs(directory).ok()?;
+    let free = space.f_bavail.saturating_mul(space.f_frsize);
+    let detail = format!("{} free in {}", size(free), directory.display());
+    Some(if free < FREE_BYTES_MIN {
+        Finding::remark("disk", format!("{detail}; runs stall when it is full"))
+    } else {
+        Finding::fine("disk", detail)
+    })
+}
+
+#[cfg(not(unix))]
+fn about_space(_: &Path) -> Option<Finding> {
+    None
+}
+
+/// Whether the system lets the server have as many connections as it is meant to.
+#[cfg(unix)]
+fn about_descriptors(settings: &Settings) -> Option<Finding> {
+    let Some(allowed) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current else {
+        return Some(Finding::fine("descriptors", "no limit"));
+    };
+    let wanted = settings.limits.connections_max as u64 + DESCRIPTORS_BESIDE;
+    Some(if allowed < wanted {
+        let detail = format!(
+            "{allowed} allowed, limits.connections_max needs {wanted}: raise it (ulimit -n {wanted}) or lower the setting"
+        );
+        Finding::remark("descriptors", detail)
+    } else {
+        Finding::fine("descriptors", format!("{allowed} allowed"))
+    })
+}
+
+#[cfg(not(unix))]
+fn about_descriptors(_: &Settings) -> Option<Finding> {
+    None
+}
+
+/// `1.5 MiB`.
+fn size(bytes: u64) -> String {
+    let units = [("GiB", 1_u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match units.iter().find(|(_, unit)| bytes >= *unit) {
+        Some((name, unit)) => format!("{:.1} {name}", bytes as f64 / *unit as f64),
+        None => format!("{bytes} bytes"),
+    }
+}

@@ -1,0 +1,178 @@
+//! `outlive keys`: the credentials of callers, kept in the database as digests.
+//!
+//! The invariant: a key's text is printed once, when it is made, and is nowhere afterwards.
+
+use crate::cli::Global;
+use crate::exit::{Exit, Problem};
+use crate::settings::Settings;
+use crate::style::{self, DIM};
+use crate::{output, store, times};
+use clap::{Args, Subcommand};
+use outlive::SqliteKeys;
+use outlive::serving::auth::key::{KeyRecord, KeyStore, NewKey};
+use outlive::serving::auth::scope::{Scopes, is_scope};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Make, list and revoke API keys
+///
+/// A server on this database asks for one of them from its next start on; keys made and revoked while it runs with keys
+/// count at once.
+#[derive(Debug, Args)]
+pub(crate) struct Keys {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Mint(Mint),
+    Ls(Ls),
+    Revoke(Revoke),
+}
+
+/// Make a key and print it, this once
+#[derive(Debug, Args)]
+struct Mint {
+    /// What its holder may do, like workflows:run, workflows:ID:read, sessions:read or metrics:read; agent_os:admin may
+    /// do everything. May be given several times
+    #[arg(long, value_name = "SCOPE", required = true, value_parser = scope)]
+    scope: Vec<String>,
+    /// Whose runs and sessions its holder reaches [default: everybody's]
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+    /// When it ends, for example 30d [default: never]
+    #[arg(long, value_name = "DURATION", value_parser = times::parse_duration)]
+    expires: Option<Duration>,
+    /// What it is for
+    #[arg(long, value_name = "TEXT")]
+    name: Option<String>,
+}
+
+/// List keys, the oldest first, also those that have ended
+#[derive(Debug, Args)]
+struct Ls {}
+
+/// End a key for good, on every server at once
+#[derive(Debug, Args)]
+struct Revoke {
+    /// Its id, from `outlive keys ls`
+    #[arg(value_name = "ID")]
+    id: String,
+}
+
+impl Keys {
+    pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
+        let settings = Settings::load(global)?;
+        if !settings.db.exists() && !matches!(self.verb, Verb::Mint(_)) {
+            let message = format!("no database at {}", settings.db.display());
+            let problem = Problem::new(Exit::NotFound, "database_not_found", message);
+            return Err(problem.hint("name the file with --db, or make one: outlive keys mint"));
+        }
+        let keys = SqliteKeys::new(store::handle(&settings)?);
+        match &self.verb {
+            Verb::Mint(mint) => mint.run(&keys, global).await,
+            Verb::Ls(Ls {}) => list(&keys, global).await,
+            Verb::Revoke(revoke) => revoke.run(&keys, global).await,
+        }
+    }
+}
+
+impl Mint {
+    async fn run(&self, keys: &SqliteKeys, global: &Global) -> Result<Exit, Problem> {
+        let now = times::now();
+        let new = NewKey {
+            name: self.name.clone().unwrap_or_default(),
+            scopes: Scopes::parse(self.scope.iter().map(String::as_str)),
+            user_id: self.user.as_deref().map(Into::into),
+            expires_at: self.expires.map(|period| now + period),
+        };
+        let (secret, record) = KeyRecord::mint(new, now);
+        let document = json(&record);
+        keys.add(record.clone()).await?;
+        if global.json {
+            let mut document = document;
+            document["key"] = json!(secret.expose());
+            output::json(&document)?;
+        } else {
+            output::note(global, format_args!("Key {}; it is shown this once:", record.id));
+            output::line(secret.expose())?;
+        }
+        Ok(Exit::Done)
+    }
+}
+
+impl Revoke {
+    async fn run(&self, keys: &SqliteKeys, global: &Global) -> Result<Exit, Problem> {
+        if !keys.revoke(&self.id, times::now()).await? {
+            let problem = Problem::new(Exit::NotFound, "key_not_found", format!("there is no key {}", self.id));
+            return Err(problem.hint("see them all with: outlive keys ls"));
+        }
+        if global.json {
+            output::json(&json!({ "id": self.id, "revoked": true }))?;
+        } else {
+            output::line(format_args!("{} revoked", style::line(&self.id, 60)))?;
+        }
+        Ok(Exit::Done)
+    }
+}
+
+async fn list(keys: &SqliteKeys, global: &Global) -> Result<Exit, Problem> {
+    let records = keys.list().await?;
+    if global.json {
+        output::json(&json!({ "keys": records.iter().map(json).collect::<Vec<_>>() }))?;
+        return Ok(Exit::Done);
+    }
+    if records.is_empty() {
+        output::note(global, "No keys yet; make one with: outlive keys mint --scope workflows:run");
+    }
+    for record in &records {
+        let user = record.key.user_id.as_deref().map(|user| format!(" user {}", style::line(user, 40)));
+        let used = match record.last_used_at {
+            Some(at) => format!("used {}", times::shown(at, global.time_format, times::now())),
+            None => "never used".to_owned(),
+        };
+        let scopes = record.key.scopes.to_string();
+        output::line(format_args!(
+            "{}  {:<8} {}…  {scopes}{}  {DIM}{used}  {}{DIM:#}",
+            record.id,
+            state(record),
+            record.prefix,
+            user.unwrap_or_default(),
+            style::line(&record.key.name, 40)
+        ))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn state(record: &KeyRecord) -> &'static str {
+    match (record.revoked_at, record.is_valid(times::now())) {
+        (Some(_), _) => "revoked",
+        (None, true) => "valid",
+        (None, false) => "expired",
+    }
+}
+
+/// A key as programs read it. Its text is not among it: nobody has it.
+fn json(record: &KeyRecord) -> Value {
+    json!({
+        "id": record.id,
+        "prefix": record.prefix,
+        "name": record.key.name,
+        "scopes": record.key.scopes.iter().collect::<Vec<_>>(),
+        "user_id": record.key.user_id,
+        "state": state(record),
+        "created_at": times::rfc3339(record.created_at),
+        "expires_at": record.key.expires_at.map(times::rfc3339),
+        "last_used_at": record.last_used_at.map(times::rfc3339),
+        "revoked_at": record.revoked_at.map(times::rfc3339),
+    })
+}
+
+fn scope(text: &str) -> Result<String, String> {
+    if is_scope(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("no scope: write resource:action or resource:id:action, like workflows:run".to_owned())
+    }
+}

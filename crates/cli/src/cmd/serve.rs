@@ -1,0 +1,235 @@
+//! `outlive serve`: workflows over HTTP and WebSocket, until it is told to stop.
+//!
+//! It wires settings to the library's server and adds no rule but one: what other machines can reach asks for a
+//! credential, or somebody has said in so many words that it shall not.
+
+use crate::cli::Global;
+use crate::exit::{Exit, Problem};
+use crate::settings::{self, Given, LogFormat, Origin, Settings};
+use crate::{demo, output, stop, store};
+use clap::Args;
+use outlive::core::port::Db;
+use outlive::db::SqliteDb;
+use outlive::engine::SystemClock;
+use outlive::serving::auth::{Auth, Secret};
+use outlive::serving::guard::{Hosts, Origins};
+use outlive::{Server, SqliteKeys};
+use serde_json::json;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::net::{TcpListener, lookup_host};
+
+/// The variable with the one key that may do everything.
+const SECURITY_KEY: &str = "OS_SECURITY_KEY";
+/// A shorter key could be guessed, or is a word.
+const KEY_CHARS_MIN: usize = 32;
+
+/// Serve workflows over HTTP and WebSocket, and execute their runs
+///
+/// Agno's clients work with it unchanged. Callers are asked for the key in OS_SECURITY_KEY, or for one made with
+/// `outlive keys mint`; without either, only this machine is served. Ctrl-C or SIGTERM lets what is in flight end.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Where to listen; port 0 takes a free one [default: 127.0.0.1:7878]
+    #[arg(long, value_name = "HOST:PORT")]
+    addr: Option<String>,
+    /// Accept and show runs, but leave executing them to `outlive worker`
+    #[arg(long)]
+    no_execute: bool,
+    /// A web page that may call from elsewhere, like https://runs.example; may be given several times
+    #[arg(long, value_name = "ORIGIN")]
+    allow_origin: Vec<String>,
+    /// A host name to answer to, beside those of this machine; may be given several times
+    #[arg(long, value_name = "HOST")]
+    allow_host: Vec<String>,
+    /// Serve other machines even if there is no credential to ask for
+    #[arg(long)]
+    insecure_no_auth: bool,
+    /// How log lines look: text or json
+    #[arg(long, value_name = "FORMAT", hide_possible_values = true)]
+    log_format: Option<LogFormat>,
+}
+
+impl Serve {
+    /// Every setting, with this command's flags on top.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub(crate) fn settings(&self, global: &Global) -> Result<Settings, Problem> {
+        let mut settings = Settings::load(global)?;
+        if let Some(addr) = &self.addr {
+            settings.set("addr", Given::Text(addr.clone()), Origin::Flag("--addr"))?;
+        }
+        if self.no_execute {
+            settings.set("execute", Given::Switch(false), Origin::Flag("--no-execute"))?;
+        }
+        for (name, flag, texts) in
+            [("allow_origins", "--allow-origin", &self.allow_origin), ("allow_hosts", "--allow-host", &self.allow_host)]
+        {
+            if !texts.is_empty() {
+                settings.set(name, Given::List(texts.clone()), Origin::Flag(flag))?;
+            }
+        }
+        settings.log_format = self.log_format.unwrap_or(settings.log_format);
+        Ok(settings)
+    }
+
+    pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
+        let mut settings = self.settings(global)?;
+        let addresses = resolve(&settings.addr).await?;
+        let origins =
+            Origins::new(settings.allow_origins.iter().map(String::as_str)).map_err(settings::configuration)?;
+        let hosts = Hosts::listed(settings.allow_hosts.iter().map(String::as_str)).map_err(settings::configuration)?;
+        let is_exposed = addresses.iter().any(|address| !address.ip().is_loopback());
+        let db = store::handle(&settings)?;
+        let key = security_key(global);
+        let auth = auth(&db, &key).await?;
+        // Nobody should find the key in the log of a run whose input or tool has seen it.
+        settings.engine.secrets.push(outlive::core::Secret::new(key));
+        if is_exposed && !auth.is_on() && !self.insecure_no_auth {
+            return Err(exposed(&settings.addr));
+        }
+        if is_exposed && !auth.is_on() {
+            let warning = "warning: no credential is asked for (--insecure-no-auth): whoever reaches this address may \
+                do everything";
+            say(warning);
+        }
+        let hosts = hosts_of(hosts, &settings, &addresses, auth.is_on());
+        let mode = auth.mode();
+        let listeners = bind(&settings.addr, addresses).await?;
+        let stop = stop::stop_signal()?;
+        let server = self.start(db, &settings, auth, hosts, origins).await?;
+        announce(&listeners, &settings, mode, global)?;
+        let engine = server.engine().clone();
+        let has_failed = AtomicBool::new(false);
+        let stopping = async {
+            tokio::select! {
+                () = stop => output::note(global, "Stopping; what is in flight may end"),
+                () = engine.stopped() => has_failed.store(true, Ordering::Relaxed),
+            }
+        };
+        server.serve_on(listeners, stopping).await?;
+        if has_failed.load(Ordering::Relaxed) {
+            let problem = Problem::new(Exit::Other, "engine_stopped", "the database failed, and so did this server");
+            return Err(problem.hint("nothing acknowledged is lost; start it again, and see: outlive doctor"));
+        }
+        Ok(Exit::Done)
+    }
+
+    async fn start(
+        &self,
+        db: SqliteDb,
+        settings: &Settings,
+        auth: Auth,
+        hosts: Hosts,
+        origins: Origins,
+    ) -> Result<Server, Problem> {
+        let db: Arc<dyn Db> = Arc::new(db);
+        let workflow = demo::workflow(db.clone())?;
+        let server = Server::on(db)
+            .name("outlive", "outlive")
+            .workflow(&workflow)
+            .auth(auth)
+            .hosts(hosts)
+            .origins(origins)
+            .limits(settings.limits.clone())
+            .options(settings.engine.clone());
+        let server = if self.insecure_no_auth { server.open_to_all() } else { server };
+        Ok(server.start().await?)
+    }
+}
+
+/// The key in the environment; empty when there is none.
+fn security_key(global: &Global) -> String {
+    let key = std::env::var(SECURITY_KEY).unwrap_or_default();
+    if !key.is_empty() && key.chars().count() < KEY_CHARS_MIN && !global.quiet {
+        say(&format!(
+            "warning: {SECURITY_KEY} is shorter than {KEY_CHARS_MIN} characters and could be guessed; make one with: \
+             openssl rand -hex 32"
+        ));
+    }
+    key
+}
+
+/// The credentials to ask for: the key in the environment, and those in the file once there is one.
+async fn auth(db: &SqliteDb, key: &str) -> Result<Auth, Problem> {
+    let auth = Auth::new(Arc::new(SystemClock)).security_key(&Secret::new(key));
+    let has_keys = db.path().exists() && !db.keys().await?.is_empty();
+    Ok(if has_keys || auth.is_on() { auth.keys(Arc::new(SqliteKeys::new(db.clone()))) } else { auth })
+}
+
+/// A warning on standard error, also with `--json`: standard output stays what it was.
+fn say(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(anstream::stderr().lock(), "{text}");
+}
+
+/// E7: both remedies, and the way out.
+fn exposed(addr: &str) -> Problem {
+    let message = format!("{addr} can be reached from other machines and no credential is asked for");
+    settings::configuration(message).hint(format!(
+        "set {SECURITY_KEY} to a long random text, or make a key with: outlive keys mint\n\
+         or listen on this machine only: --addr 127.0.0.1:7878\n\
+         (--insecure-no-auth serves everyone all the same)"
+    ))
+}
+
+/// Where a credential protects and no name is listed, any name is right: it is the credential that a page from elsewhere
+/// does not have. Without one, the addresses that were asked for are names too.
+fn hosts_of(hosts: Hosts, settings: &Settings, addresses: &[SocketAddr], has_auth: bool) -> Hosts {
+    let is_exposed = addresses.iter().any(|address| !address.ip().is_loopback());
+    match hosts {
+        Hosts::Listed(names) if names.is_empty() && has_auth && is_exposed => Hosts::Any,
+        Hosts::Listed(mut names) => {
+            let asked = settings.addr.rsplit_once(':').map(|(host, _)| host.to_ascii_lowercase());
+            names.extend(asked.filter(|host| !matches!(host.as_str(), "" | "0.0.0.0" | "[::]")));
+            Hosts::Listed(names)
+        }
+        Hosts::Any => Hosts::Any,
+    }
+}
+
+async fn resolve(addr: &str) -> Result<Vec<SocketAddr>, Problem> {
+    let wrong = |why: String| {
+        settings::configuration(format!("{addr} is no address to listen on: {why}"))
+            .hint("write a host and a port: --addr 127.0.0.1:7878")
+    };
+    let addresses: Vec<_> = lookup_host(addr).await.map_err(|error| wrong(error.to_string()))?.collect();
+    if addresses.is_empty() { Err(wrong("it stands for none".to_owned())) } else { Ok(addresses) }
+}
+
+async fn bind(addr: &str, addresses: Vec<SocketAddr>) -> Result<Vec<TcpListener>, Problem> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let listener = TcpListener::bind(address).await.map_err(|error| cannot_listen(addr, &error))?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn cannot_listen(addr: &str, error: &io::Error) -> Problem {
+    let problem = settings::configuration(format!("cannot listen on {addr}: {error}"));
+    match error.kind() {
+        io::ErrorKind::AddrInUse => problem.hint("another program is there; choose another port with --addr"),
+        _ => problem.hint("choose another address with --addr"),
+    }
+}
+
+/// One line, once a client can connect.
+fn announce(listeners: &[TcpListener], settings: &Settings, auth: &str, global: &Global) -> Result<(), Problem> {
+    let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
+    let urls: Vec<_> = addresses.iter().map(|address| format!("http://{address}")).collect();
+    if global.json {
+        output::json(&json!({
+            "listening": urls,
+            "db": settings.db,
+            "auth": auth,
+            "executes": settings.engine.execute,
+            "pid": std::process::id(),
+        }))?;
+    }
+    output::note(global, format_args!("Listening on {}, {}", urls.join(" and "), settings.db.display()));
+    Ok(())
+}

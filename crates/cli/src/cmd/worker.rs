@@ -1,0 +1,58 @@
+//! `outlive worker`: executes runs without serving anyone, until it is told to stop.
+
+use crate::cli::Global;
+use crate::exit::{Exit, Problem};
+use crate::settings::{Given, LogFormat, Origin, Settings};
+use crate::{demo, output, stop, store};
+use clap::Args;
+use outlive::Engine;
+use outlive::core::port::Db;
+use serde_json::json;
+use std::sync::Arc;
+
+/// Execute runs, whoever accepted them: also those of an `outlive serve --no-execute` on the same database
+///
+/// Several workers may share one database. Ctrl-C or SIGTERM lets calls in flight end; what is unfinished then goes on in
+/// whichever process is there.
+#[derive(Debug, Args)]
+pub(crate) struct Worker {
+    /// How log lines look: text or json
+    #[arg(long, value_name = "FORMAT", hide_possible_values = true)]
+    log_format: Option<LogFormat>,
+}
+
+impl Worker {
+    /// Every setting, with this command's flags on top.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub(crate) fn settings(&self, global: &Global) -> Result<Settings, Problem> {
+        let mut settings = Settings::load(global)?;
+        settings.set("execute", Given::Switch(true), Origin::Default)?;
+        settings.log_format = self.log_format.unwrap_or(settings.log_format);
+        Ok(settings)
+    }
+
+    pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
+        let settings = self.settings(global)?;
+        let db: Arc<dyn Db> = Arc::new(store::handle(&settings)?);
+        let workflow = demo::workflow(db.clone())?;
+        let stop = stop::stop_signal()?;
+        let engine = Engine::builder(db).options(settings.engine.clone()).workflow(workflow.definition().clone());
+        let engine = engine.start().await?;
+        if global.json {
+            output::json(&json!({ "working": true, "db": settings.db, "pid": std::process::id() }))?;
+        }
+        output::note(global, format_args!("Working on {}", settings.db.display()));
+        tokio::select! {
+            () = stop => output::note(global, "Stopping; calls in flight may end"),
+            () = engine.stopped() => {}
+        }
+        let failure = engine.failure();
+        engine.shutdown().await?;
+        match failure {
+            None => Ok(Exit::Done),
+            Some(reason) => Err(outlive::engine::Error::Stopped(reason).into()),
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! Settings: what they are called, where each came from, and which values make sense.
+//!
+//! ```text
+//! default ◄── outlive.toml ◄── environment ◄── flag        what stands further right wins
+//! ```
+//! [`TABLE`] is the one list: files, variables, `config show` and suggestions all read it. A secret is no setting: it can
+//! only come from the environment, and is never shown. The invariant: a name that is not in the table is an error.
+
+mod table;
+mod value;
+
+use crate::cli::Global;
+use crate::exit::{Exit, Problem};
+use outlive::Options;
+use outlive::serving::config::Limits;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+pub(crate) use table::{Setting, TABLE};
+pub(crate) use value::Given;
+
+/// The file's name; it is looked for in this directory and in those above.
+pub(crate) const FILE_NAME: &str = "outlive.toml";
+/// Distance up to which two names are taken for the same one, mistyped.
+const TYPO_MAX: usize = 3;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Nobody chose it.
+    #[default]
+    Default,
+    /// This file.
+    File(PathBuf),
+    /// This environment variable.
+    Environment(String),
+    /// This flag.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Environment(name) => write!(f, "${name}"),
+            Self::Flag(flag) => f.write_str(flag),
+        }
+    }
+}
+
+/// Every setting.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) db: PathBuf,
+    /// Empty: the file's own, or the default one.
+    pub(crate) session_table: String,
+    pub(crate) addr: String,
+    pub(crate) allow_hosts: Vec<String>,
+    pub(crate) allow_origins: Vec<String>,
+    /// Empty: by `-v`.
+    pub(crate) log: String,
+    pub(crate) log_format: LogFormat,
+    pub(crate) limits: Limits,
+    pub(crate) engine: Options,
+    origins: BTreeMap<&'static str, Origin>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            db: PathBuf::from(".outlive/data.db"),
+            session_table: String::new(),
+            addr: "127.0.0.1:7878".to_owned(),
+            allow_hosts: Vec::new(),
+            allow_origins: Vec::new(),
+            log: String::new(),
+            log_format: LogFormat::Text,
+            limits: Limits::default(),
+            engine: Options::default(),
+            origins: BTreeMap::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// As the file, the environment and the flags for every command have it.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or something in it or in a variable is no setting, or has a value that makes no
+    /// sense. The problem names it and where it stands.
+    pub(crate) fn load(global: &Global) -> Result<Self, Problem> {
+        let here = std::env::current_dir()?;
+        let mut settings = Self::default();
+        if let Some(path) = find(&here) {
+            settings.read_file(&path)?;
+        }
+        settings.read_environment(|name| std::env::var_os(name))?;
+        if let Some(db) = &global.db {
+            settings.set_db(db.clone(), Origin::Flag("--db"));
+        }
+        if let Some(table) = &global.session_table {
+            settings.set("session_table", Given::Text(table.clone()), Origin::Flag("--session-table"))?;
+        }
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// What commands that answer and end need for their log lines; a file with a mistake does not keep them from it.
+    pub(crate) fn for_logging() -> Self {
+        Self { log: std::env::var("OUTLIVE_LOG").unwrap_or_default(), ..Self::default() }
+    }
+
+    /// Gives the setting `name` a value.
+    ///
+    /// # Errors
+    /// When the value makes no sense.
+    pub(crate) fn set(&mut self, name: &'static str, given: Given, origin: Origin) -> Result<(), Problem> {
+        let setting = table::find(name).expect("the caller names settings of the table");
+        (setting.place)(self).set(given).map_err(|wanted| {
+            let problem = configuration(format!("{name} ({origin}) {wanted}"));
+            problem.hint("see every setting and where it came from: outlive config show")
+        })?;
+        self.origins.insert(setting.name, origin);
+        Ok(())
+    }
+
+    fn set_db(&mut self, path: PathBuf, origin: Origin) {
+        self.db = path;
+        self.origins.insert("db", origin);
+    }
+
+    /// Where the value of `name` came from.
+    pub(crate) fn origin(&self, name: &str) -> Origin {
+        self.origins.get(name).cloned().unwrap_or_default()
+    }
+
+    /// The file that was read, if one was.
+    pub(crate) fn file(&self) -> Option<PathBuf> {
+        find(&std::env::current_dir().ok()?)
+    }
+
+    fn read_file(&mut self, path: &Path) -> Result<(), Problem> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| configuration(format!("{} cannot be read: {error}", path.display())))?;
+        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+            let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+            let place = line.map(|line| format!(", line {line}")).unwrap_or_default();
+            // Without the source line: it may hold what should not be there.
+            configuration(format!("{}{place} is no TOML: {}", path.display(), error.message().replace('\n', " ")))
+        })?;
+        let mut leaves = Vec::new();
+        flatten("", table, &mut leaves);
+        for (name, value) in leaves {
+            let Some(setting) = table::find(&name) else { return Err(unknown(&name, path)) };
+            let wanted =
+                || configuration(format!("{name} ({}) must be a text, number, switch or list", path.display()));
+            let given = Given::of_toml(value).ok_or_else(wanted)?;
+            match (setting.name, given) {
+                // A path in a file is seen from the file.
+                ("db", Given::Text(db)) if !db.is_empty() => {
+                    self.set_db(path.with_file_name(db), Origin::File(path.to_owned()));
+                }
+                (name, given) => self.set(name, given, Origin::File(path.to_owned()))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn read_environment(&mut self, variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> Result<(), Problem> {
+        for setting in TABLE {
+            let name = setting.variable();
+            let Some(value) = variable(&name) else { continue };
+            if setting.name == "db" {
+                if value.is_empty() {
+                    let problem = configuration("OUTLIVE_DB is set to nothing");
+                    return Err(problem.hint("set it to the path of a database, or unset it"));
+                }
+                self.set_db(PathBuf::from(value), Origin::Environment(name));
+                continue;
+            }
+            let text = value.into_string().map_err(|_| configuration(format!("{name} is no text")))?;
+            if !text.trim().is_empty() {
+                self.set(setting.name, Given::Text(text), Origin::Environment(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Values that make no sense together.
+    fn check(&self) -> Result<(), Problem> {
+        let (lease, heartbeat) = (self.engine.lease_period, self.engine.heartbeat_period);
+        if heartbeat * 2 > lease {
+            let message = "engine.heartbeat_period must be at most half of engine.lease_period";
+            return Err(configuration(message).hint(format!(
+                "it is {}, and the lease lasts {}: one lost heartbeat must not lose a run",
+                value::period(heartbeat),
+                value::period(lease)
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Exit 7.
+pub(crate) fn configuration(message: impl fmt::Display) -> Problem {
+    Problem::new(Exit::Configuration, "configuration", message)
+}
+
+/// The nearest file upwards.
+fn find(here: &Path) -> Option<PathBuf> {
+    here.ancestors().map(|directory| directory.join(FILE_NAME)).find(|path| path.is_file())
+}
+
+/// `[limits] body_bytes_max = 1` is `limits.body_bytes_max`.
+fn flatten(prefix: &str, table: toml::Table, leaves: &mut Vec<(String, toml::Value)>) {
+    for (key, value) in table {
+        let name = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
+        match value {
+            toml::Value::Table(table) => flatten(&name, table, leaves),
+            value => leaves.push((name, value)),
+        }
+    }
+}
+
+fn unknown(name: &str, path: &Path) -> Problem {
+    let problem = configuration(format!("{} has no meaning in {}", crate::style::line(name, 80), path.display()));
+    let last = name.rsplit('.').next().unwrap_or(name).to_ascii_lowercase();
+    if last.contains("key") || last.contains("secret") || last.contains("token") || last.contains("password") {
+        return problem.hint("secrets do not belong in a file: set OS_SECURITY_KEY in the environment");
+    }
+    match nearest(name) {
+        Some(known) => problem.hint(format!("did you mean {known}?")),
+        None => problem.hint("see every setting: outlive config show"),
+    }
+}
+
+/// The setting that `name` is probably meant to be: one with few letters different, or with the same last word.
+pub(crate) fn nearest(name: &str) -> Option<&'static str> {
+    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
+    let distance = |known: &str| {
+        let whole = strsim::damerau_levenshtein(name, known);
+        // A setting that stands under the wrong heading.
+        let part = strsim::damerau_levenshtein(&last(name), &last(known)) + 1;
+        whole.min(part)
+    };
+    let nearest = TABLE.iter().map(|setting| (distance(setting.name), setting.name)).min()?;
+    // Of a short name, three letters are most.
+    let allowed = TYPO_MAX.min(last(name).chars().count() / 2 + 1);
+    (nearest.0 <= allowed).then_some(nearest.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistyped_name_has_a_suggestion_and_nonsense_has_none() {
+        assert_eq!(nearest("adr"), Some("addr"));
+        assert_eq!(nearest("limits.conections_max"), Some("limits.connections_max"));
+        assert_eq!(nearest("limit.runs_max"), Some("engine.runs_max"));
+        assert_eq!(nearest("favourite_colour"), None);
+    }
+
+    #[test]
+    fn a_heartbeat_that_is_too_rare_is_refused() {
+        let mut settings = Settings::default();
+        settings.check().expect("the defaults make sense");
+        let given = Given::Text("10s".to_owned());
+        settings.set("engine.heartbeat_period", given, Origin::Default).expect("a duration");
+        assert!(settings.check().is_err());
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file_and_nothing_else_changes() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join(FILE_NAME);
+        std::fs::write(&path, "addr = \"127.0.0.1:1\"\ndb = \"runs.db\"\n[engine]\nruns_max = 7\n").expect("a file");
+        let mut settings = Settings::default();
+        settings.read_file(&path).expect("settings");
+        let variable = |name: &str| (name == "OUTLIVE_ENGINE_RUNS_MAX").then(|| "9".into());
+        settings.read_environment(variable).expect("a number");
+        assert_eq!((settings.engine.runs_max, settings.addr.as_str()), (9, "127.0.0.1:1"));
+        assert_eq!(settings.db, directory.path().join("runs.db"), "a path in a file is seen from the file");
+        assert_eq!(settings.origin("addr"), Origin::File(path));
+        assert_eq!(settings.origin("limits.headers_max"), Origin::Default);
+    }
+}

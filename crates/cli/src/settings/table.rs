@@ -1,0 +1,159 @@
+//! The one list of settings. The invariant: a limit of the server or an option of the engine is here, or is none for a
+//! command line.
+
+use super::Settings;
+use super::value::Place;
+
+/// One setting.
+pub(crate) struct Setting {
+    /// Its name in the file: a dot stands for a heading.
+    pub(crate) name: &'static str,
+    /// What it is.
+    pub(crate) about: &'static str,
+    /// Where its value lies.
+    pub(crate) place: for<'a> fn(&'a mut Settings) -> Place<'a>,
+}
+
+impl Setting {
+    /// Its environment variable: `OUTLIVE_LIMITS_HEADERS_MAX` for `limits.headers_max`.
+    pub(crate) fn variable(&self) -> String {
+        format!("OUTLIVE_{}", self.name.replace('.', "_").to_ascii_uppercase())
+    }
+}
+
+/// The setting with this name.
+pub(super) fn find(name: &str) -> Option<&'static Setting> {
+    TABLE.iter().find(|setting| setting.name == name)
+}
+
+const fn setting(name: &'static str, about: &'static str, place: for<'a> fn(&'a mut Settings) -> Place<'a>) -> Setting {
+    Setting { name, about, place }
+}
+
+/// Every setting.
+pub(crate) const TABLE: &[Setting] = &[
+    setting("db", "the database file", |s| Place::File(&mut s.db)),
+    setting("session_table", "the table of sessions, if not the file's own", |s| Place::Text(&mut s.session_table)),
+    setting("addr", "where to listen", |s| Place::Text(&mut s.addr)),
+    setting("allow_hosts", "host names to answer to, beside those of this machine", |s| {
+        Place::List(&mut s.allow_hosts)
+    }),
+    setting("allow_origins", "web pages that may call from elsewhere", |s| Place::List(&mut s.allow_origins)),
+    setting("execute", "whether to execute runs", |s| Place::Switch(&mut s.engine.execute)),
+    setting("log", "what to log: a level, or levels by module", |s| Place::Text(&mut s.log)),
+    setting("log_format", "how log lines look: text or json", |s| Place::Format(&mut s.log_format)),
+    setting("limits.connections_max", "connections at the same time", |s| Place::Count(&mut s.limits.connections_max)),
+    setting("limits.connections_per_address_max", "of them, from one address", |s| {
+        Place::Count(&mut s.limits.connections_per_address_max)
+    }),
+    setting("limits.header_bytes_max", "longest head of a request", |s| Place::Count(&mut s.limits.header_bytes_max)),
+    setting("limits.headers_max", "most header lines", |s| Place::Count(&mut s.limits.headers_max)),
+    setting("limits.uri_bytes_max", "longest URI", |s| Place::Count(&mut s.limits.uri_bytes_max)),
+    setting("limits.body_bytes_max", "longest body that is not multipart", |s| {
+        Place::Count(&mut s.limits.body_bytes_max)
+    }),
+    setting("limits.multipart_bytes_max", "longest multipart body", |s| {
+        Place::Count(&mut s.limits.multipart_bytes_max)
+    }),
+    setting("limits.header_period", "time for the head of a request", |s| Place::Period(&mut s.limits.header_period)),
+    setting("limits.body_idle_period", "longest pause inside a body", |s| {
+        Place::Period(&mut s.limits.body_idle_period)
+    }),
+    setting("limits.body_rate_min", "slowest body, in bytes a second", |s| Place::Rate(&mut s.limits.body_rate_min)),
+    setting("limits.body_grace", "time before the slowest rate counts", |s| Place::Period(&mut s.limits.body_grace)),
+    setting("limits.write_idle_period", "longest time a client may not read", |s| {
+        Place::Period(&mut s.limits.write_idle_period)
+    }),
+    setting("limits.keep_alive_period", "longest time between two requests", |s| {
+        Place::Period(&mut s.limits.keep_alive_period)
+    }),
+    setting("limits.drain_period", "time for requests in flight at the end", |s| {
+        Place::Period(&mut s.limits.drain_period)
+    }),
+    setting("limits.socket_auth_period", "time to authenticate on a WebSocket", |s| {
+        Place::Period(&mut s.limits.socket_auth_period)
+    }),
+    setting("limits.recheck_period", "how often an open stream's credential is looked at again", |s| {
+        Place::Period(&mut s.limits.recheck_period)
+    }),
+    setting("limits.streams_per_caller_max", "event streams of one caller", |s| {
+        Place::Count(&mut s.limits.streams_per_caller_max)
+    }),
+    setting("engine.runs_max", "runs executed at the same time", |s| Place::Count(&mut s.engine.runs_max)),
+    setting("engine.submits_max", "requests for a run on their way to the store", |s| {
+        Place::Count(&mut s.engine.submits_max)
+    }),
+    setting("engine.commits_max", "commits on their way to the store", |s| Place::Count(&mut s.engine.commits_max)),
+    setting("engine.input_bytes_max", "longest input of a run", |s| Place::Count(&mut s.engine.input_bytes_max)),
+    setting("engine.lease_period", "how long a lease lasts without a heartbeat", |s| {
+        Place::Period(&mut s.engine.lease_period)
+    }),
+    setting("engine.heartbeat_period", "time between heartbeats", |s| Place::Period(&mut s.engine.heartbeat_period)),
+    setting("engine.scan_period", "time between looks for runs nobody executes", |s| {
+        Place::Period(&mut s.engine.scan_period)
+    }),
+    setting("engine.stream_period", "streamed text is stored after this time", |s| {
+        Place::Period(&mut s.engine.stream_period)
+    }),
+    setting("engine.park_after", "a longer back-off leaves memory", |s| Place::Period(&mut s.engine.park_after)),
+    setting("engine.claims_max", "claims without progress before a run is given up", |s| {
+        Place::SmallCount(&mut s.engine.claims_max)
+    }),
+    setting("engine.shutdown_grace", "how long a shutdown waits for calls in flight", |s| {
+        Place::Period(&mut s.engine.shutdown_grace)
+    }),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::{Given, Origin};
+
+    #[test]
+    fn what_is_shown_of_a_setting_can_be_given_again() {
+        let mut settings = Settings::default();
+        for setting in TABLE {
+            let shown = (setting.place)(&mut settings).shown();
+            settings.set(setting.name, Given::Text(shown.clone()), Origin::Default).unwrap_or_else(|problem| {
+                panic!("{} = {shown:?}: {problem:?}", setting.name);
+            });
+            assert_eq!((setting.place)(&mut settings).shown(), shown);
+        }
+    }
+
+    #[test]
+    fn every_limit_and_every_option_is_a_setting() {
+        let settings = Settings::default();
+        let fields = |shown: String| -> Vec<String> {
+            let names = shown.lines().filter_map(|line| line.trim().split_once(": ").map(|(name, _)| name.to_owned()));
+            names.collect()
+        };
+        for (heading, names) in [
+            ("limits", fields(format!("{:#?}", settings.limits))),
+            ("engine", fields(format!("{:#?}", settings.engine))),
+        ] {
+            assert!(names.len() > 5, "{names:?}");
+            for name in names {
+                // Whether to execute stands without a heading, and a secret is no setting.
+                let is_elsewhere = matches!(name.as_str(), "execute" | "secrets");
+                let is_there = is_elsewhere || find(&format!("{heading}.{name}")).is_some();
+                assert!(is_there, "{heading}.{name} is no setting");
+            }
+        }
+    }
+
+    #[test]
+    fn no_number_may_stop_everything() {
+        let mut settings = Settings::default();
+        for (name, given) in [
+            ("engine.runs_max", Given::Number(0)),
+            ("engine.claims_max", Given::Number(-1)),
+            ("limits.drain_period", Given::Text("0s".to_owned())),
+            ("limits.headers_max", Given::Text("many".to_owned())),
+            ("execute", Given::Number(1)),
+            ("log_format", Given::Text("xml".to_owned())),
+        ] {
+            assert!(settings.set(name, given, Origin::Default).is_err(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! A setting's value, as text and as what it is. The invariant: what is shown can be given.
+
+use super::LogFormat;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A value as a person gave it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Given {
+    /// From a variable or a flag, or a text in the file.
+    Text(String),
+    /// A number in the file.
+    Number(i64),
+    /// A switch in the file.
+    Switch(bool),
+    /// A list in the file, or a flag that was given several times.
+    List(Vec<String>),
+}
+
+impl Given {
+    /// From the file; nothing when it is a date or a mixed list.
+    pub(super) fn of_toml(value: toml::Value) -> Option<Self> {
+        Some(match value {
+            toml::Value::String(text) => Self::Text(text),
+            toml::Value::Integer(number) => Self::Number(number),
+            toml::Value::Boolean(is_on) => Self::Switch(is_on),
+            toml::Value::Array(values) => {
+                let texts = values.iter().map(|value| value.as_str().map(str::to_owned));
+                Self::List(texts.collect::<Option<_>>()?)
+            }
+            toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Table(_) => return None,
+        })
+    }
+
+    fn text(self) -> Option<String> {
+        match self {
+            Self::Text(text) => Some(text.trim().to_owned()),
+            Self::Number(_) | Self::Switch(_) | Self::List(_) => None,
+        }
+    }
+
+    fn number(self) -> Option<u64> {
+        match self {
+            Self::Number(number) => u64::try_from(number).ok(),
+            Self::Text(text) => text.trim().replace('_', "").parse().ok(),
+            Self::Switch(_) | Self::List(_) => None,
+        }
+    }
+
+    fn switch(self) -> Option<bool> {
+        match self {
+            Self::Switch(is_on) => Some(is_on),
+            Self::Text(text) => match text.trim().to_ascii_lowercase().as_str() {
+                "true" | "1" | "yes" | "on" => Some(true),
+                "false" | "0" | "no" | "off" => Some(false),
+                _ => None,
+            },
+            Self::Number(_) | Self::List(_) => None,
+        }
+    }
+
+    fn list(self) -> Option<Vec<String>> {
+        match self {
+            Self::List(texts) => Some(texts),
+            Self::Text(text) => {
+                Some(text.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect())
+            }
+            Self::Number(_) | Self::Switch(_) => None,
+        }
+    }
+}
+
+/// Where a setting's value lies, and so what it can be.
+pub(crate) enum Place<'a> {
+    File(&'a mut PathBuf),
+    Text(&'a mut String),
+    List(&'a mut Vec<String>),
+    Format(&'a mut LogFormat),
+    Switch(&'a mut bool),
+    /// 1 or more.
+    Count(&'a mut usize),
+    /// 1 or more.
+    SmallCount(&'a mut u32),
+    /// 0 or more.
+    Rate(&'a mut u64),
+    /// More than nothing.
+    Period(&'a mut Duration),
+}
+
+impl Place<'_> {
+    /// Takes a value.
+    ///
+    /// # Errors
+    /// What it must be, in words that follow its name.
+    pub(super) fn set(self, given: Given) -> Result<(), &'static str> {
+        match self {
+            Self::File(place) => {
+                let text = given.text().filter(|text| !text.is_empty());
+                *place = PathBuf::from(text.ok_or("must be a path")?);
+            }
+            Self::Text(place) => *place = given.text().ok_or("must be a text")?,
+            Self::List(place) => *place = given.list().ok_or("must be a list of texts")?,
+            Self::Format(place) => {
+                *place = match given.text().as_deref() {
+                    Some("text") => LogFormat::Text,
+                    Some("json") => LogFormat::Json,
+                    _ => return Err("must be text or json"),
+                }
+            }
+            Self::Switch(place) => *place = given.switch().ok_or("must be true or false")?,
+            Self::Count(place) => {
+                let number = given.number().and_then(|number| usize::try_from(number).ok());
+                *place = number.filter(|number| (1..=1 << 32).contains(number)).ok_or(COUNT)?;
+            }
+            Self::SmallCount(place) => {
+                let number = given.number().and_then(|number| u32::try_from(number).ok());
+                *place = number.filter(|number| *number > 0).ok_or(COUNT)?;
+            }
+            Self::Rate(place) => *place = given.number().ok_or("must be a number, 0 or more")?,
+            Self::Period(place) => {
+                let text = given.text().ok_or(PERIOD)?;
+                let period = crate::times::parse_duration(&text).map_err(|_| PERIOD)?;
+                *place = Some(period).filter(|period| (SHORTEST..=LONGEST).contains(period)).ok_or(PERIOD)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The value for people, as it can be given again.
+    pub(crate) fn shown(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Text(text) => (*text).clone(),
+            Self::List(texts) => texts.join(","),
+            Self::Format(LogFormat::Text) => "text".to_owned(),
+            Self::Format(LogFormat::Json) => "json".to_owned(),
+            Self::Switch(is_on) => is_on.to_string(),
+            Self::Count(count) => count.to_string(),
+            Self::SmallCount(count) => count.to_string(),
+            Self::Rate(rate) => rate.to_string(),
+            Self::Period(length) => period(**length),
+        }
+    }
+
+    /// The value for programs.
+    pub(crate) fn json(&self) -> Value {
+        match self {
+            Self::File(_) | Self::Text(_) | Self::Format(_) | Self::Period(_) => json!(self.shown()),
+            Self::List(texts) => json!(texts),
+            Self::Switch(is_on) => json!(is_on),
+            Self::Count(count) => json!(count),
+            Self::SmallCount(count) => json!(count),
+            Self::Rate(rate) => json!(rate),
+        }
+    }
+}
+
+const COUNT: &str = "must be a whole number, 1 or more";
+const PERIOD: &str = "must be a duration from 1ms to 1d, like 500ms, 30s or 5m";
+const SHORTEST: Duration = Duration::from_millis(1);
+const LONGEST: Duration = Duration::from_secs(86_400);
+
+/// `30s`, `500ms`.
+pub(super) fn period(length: Duration) -> String {
+    match length.subsec_nanos() {
+        0 => format!("{}s", length.as_secs()),
+        _ => format!("{}ms", length.as_secs_f64() * 1e3),
+    }
+}

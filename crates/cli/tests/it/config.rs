@@ -1,0 +1,145 @@
+//! Settings from the file, the environment and flags, and what the doctor finds.
+
+use crate::fixture::{Done, Place};
+use std::process::Command;
+
+fn with(mut command: Command, variables: &[(&str, &str)]) -> Done {
+    command.envs(variables.iter().copied());
+    Done::of(command)
+}
+
+fn write(place: &Place, text: &str) {
+    std::fs::write(place.path("outlive.toml"), text).unwrap();
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_and_that_over_the_file() {
+    let place = Place::new();
+    write(&place, "db = \"file.db\"\naddr = \"127.0.0.1:1\"\n[engine]\nruns_max = 7\nlease_period = \"20s\"\n");
+    let variables = [("OUTLIVE_ADDR", "127.0.0.1:2"), ("OUTLIVE_ENGINE_RUNS_MAX", "9"), ("OUTLIVE_DB", "variable.db")];
+    let command = place.command(&["config", "show", "--json", "--origin", "--db", "flag.db"]);
+    let shown = with(command, &variables).exits(0).json();
+    let check = |name: &str, value: serde_json::Value, origin: &str| {
+        assert_eq!(shown[name]["value"], value, "{name}");
+        let told = shown[name]["origin"].as_str().unwrap();
+        assert!(told.ends_with(origin), "{name} is from {told}");
+    };
+    check("db", "flag.db".into(), "--db");
+    check("addr", "127.0.0.1:2".into(), "$OUTLIVE_ADDR");
+    check("engine.runs_max", 9.into(), "$OUTLIVE_ENGINE_RUNS_MAX");
+    check("engine.lease_period", "20s".into(), "outlive.toml");
+    check("limits.headers_max", 100.into(), "default");
+}
+
+#[test]
+fn the_file_is_found_from_a_directory_below_and_names_the_database_of_every_verb() {
+    let place = Place::with_runs();
+    write(&place, "db = \"runs.db\"\n");
+    std::fs::create_dir_all(place.path("src/deep")).unwrap();
+    let mut command = place.command(&["output", "order-1"]);
+    command.current_dir(place.path("src/deep"));
+    assert_eq!(Done::of(command).exits(0).stdout, "# Done\n\n**order-1 please**\n");
+}
+
+#[test]
+fn an_unknown_name_is_an_error_with_a_suggestion() {
+    let place = Place::new();
+    for (text, expected) in [
+        ("adr = \"x\"", "did you mean addr?"),
+        ("[limits]\nconections_max = 1", "did you mean limits.connections_max?"),
+        ("runs_max = 1", "did you mean engine.runs_max?"),
+        ("security_key = \"hunter2\"", "set OS_SECURITY_KEY in the environment"),
+    ] {
+        write(&place, text);
+        for verb in [&["config", "show"][..], &["serve"], &["ls"]] {
+            let done = place.run(verb).exits(7);
+            assert!(done.stderr.contains(expected), "{text}: {}", done.stderr);
+            assert!(!done.stderr.contains("hunter2"), "{}", done.stderr);
+        }
+    }
+    place.run(&["version"]).exits(0);
+}
+
+#[test]
+fn a_value_that_makes_no_sense_is_named_with_its_place() {
+    let place = Place::new();
+    for (text, expected) in [
+        ("[engine]\nruns_max = 0", "engine.runs_max"),
+        ("[limits]\ndrain_period = \"soon\"", "limits.drain_period"),
+        ("[engine]\nheartbeat_period = \"10s\"", "engine.heartbeat_period must be at most half"),
+        ("addr = 7878", "addr"),
+        ("addr = 1979-05-27", "addr"),
+        ("addr = \"a\"\naddr = \"b\"", "line 2"),
+    ] {
+        write(&place, text);
+        let done = place.run(&["config", "show"]).exits(7);
+        assert!(done.stderr.contains(expected), "{text}: {}", done.stderr);
+    }
+    std::fs::remove_file(place.path("outlive.toml")).unwrap();
+    let done = with(place.command(&["config", "show"]), &[("OUTLIVE_EXECUTE", "maybe")]).exits(7);
+    assert!(done.stderr.contains("$OUTLIVE_EXECUTE") && done.stderr.contains("true or false"), "{}", done.stderr);
+}
+
+#[test]
+fn a_secret_is_no_setting_and_is_never_shown() {
+    let place = Place::new();
+    for verb in [&["config", "show", "--origin"][..], &["config", "show", "--json"], &["doctor"], &["doctor", "--json"]]
+    {
+        let done = with(place.command(verb), &[("OS_SECURITY_KEY", "hunter2"), ("OPENAI_API_KEY", "hunter2")]).exits(0);
+        assert!(!done.stdout.contains("hunter2") && !done.stderr.contains("hunter2"), "{}", done.stdout);
+    }
+}
+
+#[test]
+fn what_config_shows_can_be_given_again() {
+    let place = Place::new();
+    let shown = place.run(&["config", "show", "--json"]).exits(0).json();
+    let lines: Vec<_> = shown.as_object().unwrap().iter().map(|(name, value)| format!("{name} = {value}")).collect();
+    write(&place, &lines.join("\n"));
+    let mut again = place.run(&["config", "show", "--json"]).exits(0).json();
+    // A path in a file is seen from the file.
+    assert!(again["db"].as_str().unwrap().ends_with(".outlive/data.db"));
+    again["db"] = shown["db"].clone();
+    assert_eq!(again, shown);
+}
+
+#[test]
+fn a_doctor_finds_nothing_wrong_where_nothing_is() {
+    let place = Place::with_runs();
+    let before = std::fs::read(place.path("runs.db")).unwrap();
+    let found = place.on_runs(&["doctor", "--json"]).exits(0).json();
+    assert_eq!(found["ok"], true);
+    let names: Vec<_> = found["findings"].as_array().unwrap().iter().map(|f| f["name"].as_str().unwrap()).collect();
+    for name in ["settings", "database", "integrity", "sqlite", "disk"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+    assert_eq!(std::fs::read(place.path("runs.db")).unwrap(), before, "it changed the file");
+    let empty = Place::new();
+    empty.run(&["doctor"]).exits(0);
+    assert!(!empty.path(".outlive").exists(), "it made a database");
+}
+
+#[test]
+fn a_doctor_names_a_damaged_file_a_foreign_one_and_a_wrong_setting() {
+    let place = Place::with_runs();
+    let mut bytes = std::fs::read(place.path("runs.db")).unwrap();
+    bytes[4_096..].fill(0xa5);
+    std::fs::write(place.path("runs.db"), bytes).unwrap();
+    let found = place.on_runs(&["doctor", "--json"]).exits(1).json();
+    assert_eq!(found["ok"], false);
+    std::fs::write(place.path("notes.txt"), "shopping list").unwrap();
+    let done = place.run(&["doctor", "--db", "notes.txt"]).exits(1);
+    assert!(done.stdout.contains("notes.txt is not a database"), "{}", done.stdout);
+    write(&place, "favourite = 1");
+    let done = place.run(&["doctor"]).exits(7);
+    assert!(done.stdout.contains("favourite has no meaning"), "{}", done.stdout);
+}
+
+#[test]
+fn a_doctor_remarks_a_variable_that_is_no_setting() {
+    let place = Place::new();
+    let done =
+        with(place.command(&["doctor"]), &[("OUTLIVE_ADDRESS", "x"), ("OUTLIVE_LIMIT_HEADERS_MAX", "5")]).exits(0);
+    assert!(done.stdout.contains("OUTLIVE_ADDRESS is no setting"), "{}", done.stdout);
+    assert!(done.stdout.contains("OUTLIVE_LIMIT_HEADERS_MAX is no setting"), "{}", done.stdout);
+}

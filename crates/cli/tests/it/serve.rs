@@ -1,0 +1,286 @@
+//! The server and the worker as programs: started, spoken to over TCP, told to stop by signals.
+
+use crate::fixture::{Done, Place};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Longest time for anything here; a test that needs it has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+const RUNS: &str = "/workflows/content-creation-demo/runs";
+const KEY: &str = "correct-horse-battery-staple-of-32-and-more";
+
+/// A program that stays until it is told to stop.
+struct Running {
+    child: Child,
+    /// What it said when it was ready.
+    ready: Value,
+}
+
+impl Running {
+    /// Starts it and waits until it says in one line of JSON that it is ready.
+    fn start(mut command: Command) -> Self {
+        command.arg("--json").stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        if line.is_empty() {
+            let mut said = String::new();
+            child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+            panic!("it ended with {}: {said}", child.wait().unwrap());
+        }
+        Self { child, ready: serde_json::from_str(&line).unwrap() }
+    }
+
+    fn serve(place: &Place, arguments: &[&str]) -> Self {
+        Self::start(place.command(&[&["serve", "--addr", "127.0.0.1:0"], arguments].concat()))
+    }
+
+    fn ask(&self, method: &str, path: &str, headers: &[&str], body: &str) -> Answer {
+        let url = self.ready["listening"][0].as_str().unwrap();
+        let port = url.rsplit_once(':').unwrap().1.parse::<u16>().unwrap();
+        let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let has_host = headers.iter().any(|header| header.starts_with("host:"));
+        let mut head = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
+        head.push_str(if has_host { "" } else { "host: localhost\r\n" });
+        for header in headers {
+            head.push_str(&format!("{header}\r\n"));
+        }
+        socket.write_all(format!("{head}\r\n{body}").as_bytes()).unwrap();
+        let mut text = String::new();
+        socket.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        Answer { status: head[9..12].parse().unwrap(), head: head.to_ascii_lowercase(), body: body.to_owned() }
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path, &[], "")
+    }
+
+    /// Accepts a run and returns its id.
+    fn submit(&self) -> String {
+        let form = "message=AI+trends&stream=false&background=true";
+        let answer = self.ask("POST", RUNS, &["content-type: application/x-www-form-urlencoded"], form);
+        assert_eq!(answer.status, 202, "{}", answer.body);
+        answer.json()["run_id"].as_str().unwrap().to_owned()
+    }
+
+    /// SIGTERM, and what it said until its end.
+    fn stop(mut self) -> Done {
+        let process = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < deadline, "it does not stop");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let mut stderr = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        let code = self.child.wait().unwrap().code();
+        Done { code, stdout: String::new(), stderr }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    fn header(&self, name: &str) -> &str {
+        let value = self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        value.unwrap_or_else(|| panic!("no {name} in {}", self.head))
+    }
+}
+
+#[test]
+fn a_served_run_is_executed_and_is_still_there_after_sigterm() {
+    let place = Place::new();
+    let server = Running::serve(&place, &[]);
+    assert_eq!((&server.ready["auth"], &server.ready["executes"]), (&"none".into(), &true.into()));
+    assert_eq!(server.get("/health").json()["status"], "ok");
+    assert_eq!(server.get("/health").json().get("warning"), None);
+    let run_id = server.submit();
+    let run = server.get(&format!("{RUNS}/{run_id}?wait=60s"));
+    assert_eq!((run.status, &run.json()["status"]), (200, &"COMPLETED".into()), "{}", run.body);
+
+    let metrics = server.get("/metrics");
+    assert!(metrics.header("content-type").starts_with("text/plain"), "{}", metrics.head);
+    for line in ["outlive_runs_accepted_total 1\n", "outlive_runs_finished_total 1\n", "outlive_runs_queued 0\n"] {
+        assert!(metrics.body.contains(line), "{line}{}", metrics.body);
+    }
+    assert!(!metrics.body.contains(&run_id));
+
+    server.stop().exits(0);
+    let shown = place.run(&["show", &run_id, "--json"]).exits(0).json();
+    assert_eq!(shown["status"], "completed");
+}
+
+#[test]
+fn what_one_process_accepts_another_executes() {
+    let place = Place::new();
+    let server = Running::serve(&place, &["--no-execute"]);
+    let run_id = server.submit();
+    assert!(server.get("/metrics").body.contains("outlive_runs_queued 1\n"));
+    assert_eq!(server.get(&format!("{RUNS}/{run_id}")).json()["status"], "PENDING");
+
+    let worker = Running::start(place.command(&["worker"]));
+    assert_eq!(worker.ready["working"], true);
+    let run = server.get(&format!("{RUNS}/{run_id}?wait=60s"));
+    assert_eq!(run.json()["status"], "COMPLETED", "{}", run.body);
+    worker.stop().exits(0);
+    server.stop().exits(0);
+}
+
+#[test]
+fn a_signal_in_the_middle_of_a_run_gives_it_to_the_next_process_at_once() {
+    let place = Place::new();
+    let server = Running::serve(&place, &[]);
+    let run_id = server.submit();
+    server.stop().exits(0);
+    let status = |place: &Place| place.run(&["show", &run_id, "--json"]).exits(0).json()["status"].clone();
+    assert_ne!(status(&place), "completed", "the run was to be interrupted");
+    let server = Running::serve(&place, &[]);
+    let run = server.get(&format!("{RUNS}/{run_id}?wait=60s"));
+    assert_eq!(run.json()["status"], "COMPLETED", "{}", run.body);
+}
+
+#[test]
+fn e7_an_address_for_everyone_without_a_credential_is_refused_with_both_remedies() {
+    let place = Place::new();
+    for addr in ["0.0.0.0:0", "[::]:0"] {
+        let done = place.run(&["serve", "--addr", addr]).exits(7);
+        assert!(done.stderr.contains("OS_SECURITY_KEY") && done.stderr.contains("127.0.0.1"), "{}", done.stderr);
+    }
+    let error = place.run(&["serve", "--addr", "0.0.0.0:0", "--json"]).exits(7).error();
+    assert_eq!(error["code"], "configuration");
+    assert!(!place.path(".outlive").exists(), "a refused server makes no database");
+}
+
+#[test]
+fn e7_who_wants_no_credential_has_to_say_so_and_everyone_is_told() {
+    let place = Place::new();
+    let server = Running::start(place.command(&["serve", "--addr", "0.0.0.0:0", "--insecure-no-auth"]));
+    let health = server.get("/health").json();
+    assert!(health["warning"].as_str().unwrap().contains("no credential"), "{health}");
+    let elsewhere = server.ask("GET", "/health", &["host: evil.example"], "");
+    assert_eq!(elsewhere.status, 421, "another name stays refused");
+    let done = server.stop().exits(0);
+    assert!(done.stderr.contains("warning: no credential is asked for"), "{}", done.stderr);
+}
+
+#[test]
+fn the_security_key_is_asked_for_and_a_weak_one_is_remarked() {
+    let place = Place::new();
+    let mut command = place.command(&["serve", "--addr", "0.0.0.0:0"]);
+    command.env("OS_SECURITY_KEY", KEY);
+    let server = Running::start(command);
+    assert_eq!(server.ready["auth"], "security_key");
+    assert_eq!(server.get("/workflows").status, 401);
+    assert_eq!(server.get("/metrics").status, 401);
+    let right = format!("authorization: Bearer {KEY}");
+    assert_eq!(server.ask("GET", "/workflows", &[&right], "").status, 200);
+    assert_eq!(server.ask("GET", "/metrics", &[&right, "host: runs.example"], "").status, 200);
+    let done = server.stop().exits(0);
+    assert!(!done.stderr.contains("warning") && !done.stderr.contains(KEY), "{}", done.stderr);
+
+    let mut command = place.command(&["serve", "--addr", "127.0.0.1:0"]);
+    command.env("OS_SECURITY_KEY", "hunter2");
+    let done = Running::start(command).stop().exits(0);
+    assert!(done.stderr.contains("shorter than 32") && !done.stderr.contains("hunter2"), "{}", done.stderr);
+}
+
+#[test]
+fn a_minted_key_opens_what_its_scopes_name_until_another_process_revokes_it() {
+    let place = Place::new();
+    let minted = place.run(&["keys", "mint", "--scope", "workflows:read", "--name", "ci", "--json"]).exits(0).json();
+    let (key, id) = (minted["key"].as_str().unwrap(), minted["id"].as_str().unwrap());
+    let server = Running::serve(&place, &[]);
+    assert_eq!(server.ready["auth"], "api_key");
+    let header = format!("authorization: Bearer {key}");
+    let ask = |path: &str| server.ask("GET", path, &[&header], "").status;
+    assert_eq!((ask("/workflows"), ask("/metrics"), server.get("/workflows").status), (200, 403, 401));
+
+    let listed = place.run(&["keys", "ls", "--json"]).exits(0);
+    assert!(!listed.stdout.contains(key), "{}", listed.stdout);
+    let listed = listed.json();
+    assert_eq!((&listed["keys"][0]["id"], &listed["keys"][0]["state"]), (&id.into(), &"valid".into()));
+    assert!(listed["keys"][0]["last_used_at"].is_string(), "{listed}");
+
+    place.run(&["keys", "revoke", id]).exits(0);
+    assert_eq!(ask("/workflows"), 401);
+    assert!(place.run(&["keys", "ls"]).exits(0).stdout.contains("revoked"));
+    place.run(&["keys", "revoke", "nobody"]).exits(3);
+    place.run(&["keys", "mint", "--scope", "everything"]).exits(2);
+    server.stop().exits(0);
+    let file = std::fs::read(place.path(".outlive/data.db")).unwrap();
+    assert!(!file.windows(key.len()).any(|window| window == key.as_bytes()), "the key itself is in the file");
+}
+
+#[test]
+fn a_key_that_has_ended_is_refused() {
+    let place = Place::new();
+    let arguments = ["keys", "mint", "--scope", "workflows:read", "--expires", "1ms", "--json"];
+    let minted = place.run(&arguments).exits(0).json();
+    let server = Running::serve(&place, &[]);
+    let header = format!("authorization: Bearer {}", minted["key"].as_str().unwrap());
+    assert_eq!(server.ask("GET", "/workflows", &[&header], "").status, 401);
+    assert!(place.run(&["keys", "ls"]).exits(0).stdout.contains("expired"));
+}
+
+#[test]
+fn names_and_pages_from_elsewhere_are_let_in_when_they_are_listed() {
+    let place = Place::new();
+    let server = Running::serve(&place, &["--allow-host", "runs.example", "--allow-origin", "https://pages.example"]);
+    let ask = |headers: &[&str]| server.ask("GET", "/health", headers, "");
+    assert_eq!(ask(&["host: runs.example"]).status, 200);
+    assert_eq!(ask(&["host: other.example"]).status, 421);
+    let page = ask(&["origin: https://pages.example"]);
+    assert_eq!(page.header("access-control-allow-origin"), "https://pages.example");
+    let form = "content-type: application/x-www-form-urlencoded";
+    assert_eq!(server.ask("POST", RUNS, &["origin: https://evil.example", form], "message=x").status, 403);
+}
+
+#[test]
+fn a_request_leaves_one_line_of_json_with_the_id_its_client_was_told() {
+    let place = Place::new();
+    let mut command = place.command(&["serve", "--addr", "127.0.0.1:0", "--log-format", "json"]);
+    command.env("OUTLIVE_LOG", "warn,outlive_server=debug");
+    let server = Running::start(command);
+    let answer = server.get("/info?token=olv_not-to-be-logged");
+    let id = answer.header("x-request-id").to_owned();
+    let done = server.stop().exits(0);
+    let lines: Vec<Value> = done.stderr.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let about: Vec<_> = lines.iter().filter(|line| line["request_id"] == id.as_str()).collect();
+    assert_eq!(about.len(), 1, "{}", done.stderr);
+    assert_eq!((&about[0]["path"], &about[0]["method"]), (&"/info".into(), &"GET".into()));
+    assert!(!done.stderr.contains("not-to-be-logged"), "{}", done.stderr);
+}
+
+#[test]
+fn an_address_that_is_taken_or_is_none_is_named() {
+    let place = Place::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let done = place.run(&["serve", "--addr", &addr]).exits(7);
+    assert!(done.stderr.contains(&addr) && done.stderr.contains("--addr"), "{}", done.stderr);
+    let done = place.run(&["serve", "--addr", "here"]).exits(7);
+    assert!(done.stderr.contains("here is no address"), "{}", done.stderr);
+    place.run(&["serve", "--allow-origin", "*"]).exits(7);
+    place.run(&["serve", "--allow-host", "https://x"]).exits(7);
+}
