@@ -3,14 +3,20 @@
 //! Must never know what a stage does. The invariant: the first stage that fails ends it.
 
 use crate::cargo::Cargo;
-use crate::{Problem, lint, readme, sabotage, test, tidy};
+use crate::{Problem, agno_clients, lint, readme, sabotage, test, tidy};
 use std::time::{Duration, Instant};
 
 type Stage = (&'static str, fn(&Cargo) -> Result<(), Problem>);
 
 /// From cheap to dear. The README's command comes last because it needs a release build.
-const STAGES: &[Stage] =
-    &[("tidy", tidy::run), ("lint", lint), ("test", test), ("sabotage", sabotage::run), ("readme", readme::run)];
+const STAGES: &[Stage] = &[
+    ("tidy", tidy::run),
+    ("lint", lint),
+    ("test", test),
+    ("agno-clients", agno_clients::run_where_possible),
+    ("sabotage", sabotage::run),
+    ("readme", readme::run),
+];
 
 /// Runs every stage.
 pub(crate) fn run(cargo: &Cargo, _: &[String]) -> Result<(), Problem> {
@@ -34,7 +40,7 @@ fn stages(stages: &[Stage], cargo: &Cargo) -> Result<(), Problem> {
 }
 
 fn timing(name: &str, elapsed: Duration, passed: bool) -> String {
-    format!("{name:<10}{:>8.1} s  {}", elapsed.as_secs_f64(), if passed { "passed" } else { "FAILED" })
+    format!("{name:<14}{:>8.1} s  {}", elapsed.as_secs_f64(), if passed { "passed" } else { "FAILED" })
 }
 
 #[cfg(test)]
@@ -51,7 +57,7 @@ mod tests {
 
     #[test]
     fn a_stage_is_shown_with_its_time_and_its_end() {
-        assert_eq!(timing("lint", Duration::from_millis(61_250), true), "lint          61.2 s  passed");
+        assert_eq!(timing("lint", Duration::from_millis(61_250), true), "lint              61.2 s  passed");
         assert!(timing("lint", Duration::ZERO, false).ends_with("FAILED"));
     }
 }

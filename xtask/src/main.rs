@@ -4,6 +4,7 @@
 //! when nothing else compiles. The invariant it keeps: a chore that could not be carried out has failed.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line speaks to a terminal")]
 
+mod agno_clients;
 mod cargo;
 mod ci;
 mod metadata;
@@ -47,6 +48,11 @@ const TASKS: &[Task] = &[
         help: "runs the first command of the README, without any key, and reads its output",
         run: |cargo, _| readme::run(cargo),
     },
+    Task {
+        name: "agno-clients",
+        help: "Agno's own clients against the agno_app example; installs Agno in target/ at first",
+        run: |cargo, _| agno_clients::run(cargo),
+    },
     Task { name: "bench", help: "the benchmark, in release mode; arguments are passed on", run: bench },
     Task { name: "demo", help: "the demonstration, in release mode; arguments are passed on", run: demo },
     Task { name: "help", help: "this text", run: |_, _| help() },
@@ -78,9 +84,11 @@ fn unknown(name: &str) -> Problem {
 fn help() -> Result<(), Problem> {
     println!("usage: cargo xtask TASK [ARGUMENTS]\n");
     for Task { name, help, .. } in TASKS {
-        println!("  {name:<10}{help}");
+        println!("  {name:<14}{help}");
     }
-    println!("\nNothing is installed. No task needs the network once the dependencies are there.");
+    println!(
+        "\nNothing is installed and, once the dependencies are there, no task but agno-clients needs the network."
+    );
     Ok(())
 }
 

@@ -18,9 +18,10 @@
 //! ```
 
 use outlive_core::port::{
-    Accepted, Access, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Lease,
-    NewRun, NewSession, News, Order, Release, Run, RunFilter, RunPatch, Session, SessionFilter, SessionKind,
-    SessionPatch, SessionPolicy, SessionSort,
+    Accepted, Access, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Delivery,
+    DeliveryOutcome, DueHooks, Failing, Hook, HookEvents, HookMove, HookState, Lease, NewHook, NewRun, NewSession,
+    News, Order, Release, Run, RunFilter, RunPatch, Session, SessionFilter, SessionKind, SessionPatch, SessionPolicy,
+    SessionSort,
 };
 use outlive_core::{DefinitionId, Page, RunId, RunInfo, RunStatus, SessionId, Timestamp, WorkerId};
 use serde_json::{Map, Value, json};
@@ -144,6 +145,14 @@ pub fn cases() -> Vec<Case> {
         someone_elses_key_is_a_conflict_that_tells_nothing,
         someone_elses_session_is_not_there,
         a_list_has_only_ones_own_runs,
+        a_run_without_a_hook_has_none,
+        a_hook_is_due_when_it_has_something_to_send,
+        a_hook_is_held_by_one_at_a_time,
+        a_hook_that_was_taken_over_is_fenced,
+        a_hooks_cursor_moves_and_its_last_deliveries_are_kept,
+        a_rewound_hook_is_open_again,
+        a_refused_run_leaves_no_hook_and_a_deleted_one_takes_it_along,
+        someone_elses_hook_is_not_there,
         an_acknowledged_write_is_seen_by_the_other_process,
         the_other_process_hears_of_a_commit,
         a_handle_hears_nothing_of_its_own_commits,
@@ -199,6 +208,7 @@ fn new_run(id: &str) -> NewRun {
         policy: SessionPolicy::Queue,
         session_state: None,
         session_kind: SessionKind::Workflow,
+        hook: None,
         at: second(0),
     }
 }
@@ -1793,6 +1803,195 @@ async fn a_list_has_only_ones_own_runs(Stores { one: db, .. }: Stores) {
         let oldest = RunFilter { order: Order::OldestFirst, limit: 1, ..filter };
         assert_eq!(ids(user("ada"), oldest).await, ["r1"], "{described}");
     }
+}
+
+// Hooks.
+
+fn hooked(id: &str, events: HookEvents) -> NewRun {
+    NewRun { hook: Some(NewHook { url: Arc::from("https://example.org/h?ü=1"), events }), ..new_run(id) }
+}
+
+async fn due(db: &dyn Db, at: Timestamp) -> Vec<String> {
+    let due = db.due_hooks(at, 10).await.expect("due hooks are read");
+    due.run_ids.iter().map(ToString::to_string).collect()
+}
+
+async fn claim_hook(db: &dyn Db, id: &str, at: Timestamp) -> Option<Hook> {
+    db.claim_hook(run_id(id), at, PERIOD).await.expect("a claim of a hook succeeds")
+}
+
+async fn hook_of(db: &dyn Db, id: &str) -> (Hook, Vec<Delivery>) {
+    db.hook(Access::All, run_id(id)).await.expect("a hook is read").expect("the run has a hook")
+}
+
+/// Gives the hook up with its cursor here.
+fn moved_to(hook: &Hook, next_index: u64) -> HookMove {
+    HookMove {
+        run_id: hook.run_id.clone(),
+        epoch: hook.epoch,
+        next_index,
+        failing: None,
+        state: HookState::Open,
+        not_before: None,
+        delivery: None,
+    }
+}
+
+async fn a_run_without_a_hook_has_none(Stores { one: db, .. }: Stores) {
+    accept(&*db, new_run("r1")).await;
+    for id in ["r1", "unknown"] {
+        assert_eq!(db.hook(Access::All, run_id(id)).await.expect("read"), None);
+        assert_eq!(db.rewind_hook(Access::All, run_id(id), 0).await.expect("read"), None);
+        assert_eq!(claim_hook(&*db, id, second(9)).await, None);
+    }
+    assert_eq!(db.due_hooks(second(9), 10).await.expect("read"), DueHooks::default());
+}
+
+async fn a_hook_is_due_when_it_has_something_to_send(Stores { one: db, other }: Stores) {
+    register(&*db, "w1").await;
+    let all = start(&*db, hooked("all", HookEvents::All), "w1").await;
+    let end = start(&*db, hooked("end", HookEvents::End), "w1").await;
+    let waiting = other.due_hooks(second(9), 10).await.expect("read");
+    assert_eq!(waiting, DueHooks { has_open: true, ..DueHooks::default() });
+    for lease in [&all, &end] {
+        let mut begin = becoming(lease, RunStatus::Running);
+        begin.page = Some(page(0, 2));
+        commit(&*db, begin).await;
+    }
+    assert_eq!(due(&*other, second(9)).await, ["all"]);
+    for lease in [&all, &end] {
+        commit(&*db, becoming(lease, RunStatus::Completed)).await;
+    }
+    assert_eq!(due(&*other, second(9)).await, ["all", "end"]);
+    assert_eq!(other.due_hooks(second(9), 1).await.expect("read").run_ids.len(), 1);
+
+    let hook = claim_hook(&*db, "end", second(9)).await.expect("free");
+    let done = HookMove { state: HookState::Done, ..moved_to(&hook, 2) };
+    db.move_hook(done).await.expect("it moves");
+    assert_eq!(due(&*other, second(9)).await, ["all"]);
+    assert_eq!(claim_hook(&*other, "end", second(99)).await, None, "there is nothing left to send");
+}
+
+async fn a_hook_is_held_by_one_at_a_time(Stores { one, other }: Stores) {
+    register(&*one, "w1").await;
+    let lease = start(&*one, hooked("r1", HookEvents::All), "w1").await;
+    finish(&*one, &lease).await;
+    let hook = claim_hook(&*one, "r1", second(1)).await.expect("free");
+    let expected = Hook {
+        run_id: run_id("r1"),
+        url: Arc::from("https://example.org/h?ü=1"),
+        events: HookEvents::All,
+        state: HookState::Open,
+        next_index: 0,
+        failing: None,
+        not_before: Some(second(31)),
+        epoch: 1,
+    };
+    assert_eq!(hook, expected);
+    assert_eq!(claim_hook(&*other, "r1", second(30)).await, None);
+    let held = other.due_hooks(second(30), 10).await.expect("read");
+    assert_eq!(held, DueHooks { run_ids: Vec::new(), next_due: Some(second(31)), has_open: true });
+
+    one.move_hook(moved_to(&hook, 0)).await.expect("given up");
+    assert_eq!(claim_hook(&*other, "r1", second(2)).await.expect("free again").epoch, 2);
+}
+
+async fn a_hook_that_was_taken_over_is_fenced(Stores { one, other }: Stores) {
+    accept(&*one, hooked("r1", HookEvents::All)).await;
+    let old = claim_hook(&*one, "r1", second(1)).await.expect("free");
+    let new = claim_hook(&*other, "r1", second(31)).await.expect("the lease has ended");
+    let before = hook_of(&*one, "r1").await;
+    expect_kind(one.move_hook(moved_to(&old, 5)).await, DbErrorKind::Fenced);
+    assert_eq!(hook_of(&*one, "r1").await, before);
+    other.move_hook(moved_to(&new, 3)).await.expect("the newest epoch moves it");
+    expect_kind(
+        one.move_hook(HookMove { run_id: run_id("unknown"), ..moved_to(&new, 3) }).await,
+        DbErrorKind::NotFound,
+    );
+}
+
+async fn a_hooks_cursor_moves_and_its_last_deliveries_are_kept(Stores { one: db, other }: Stores) {
+    accept(&*db, hooked("r1", HookEvents::All)).await;
+    let hook = claim_hook(&*db, "r1", second(1)).await.expect("free");
+    let failed = Delivery {
+        event_index: 0,
+        attempt: 1,
+        at: second(1),
+        took: Duration::from_millis(1500),
+        outcome: DeliveryOutcome::Failed(Arc::from("timeout")),
+    };
+    let failing = Some(Failing { attempts: 1, since: second(1) });
+    let not_before = Some(second(4));
+    let step = HookMove { failing, not_before, delivery: Some(failed.clone()), ..moved_to(&hook, 0) };
+    db.move_hook(step).await.expect("it moves");
+    let (stored, deliveries) = hook_of(&*other, "r1").await;
+    assert_eq!((stored.failing, stored.not_before, deliveries), (failing, not_before, vec![failed.clone()]));
+    assert_eq!(claim_hook(&*db, "r1", second(3)).await, None, "it backs off");
+
+    let hook = claim_hook(&*db, "r1", second(4)).await.expect("its time has come");
+    for index in 0..60 {
+        let outcome = DeliveryOutcome::Answered(204);
+        let delivery = Delivery { event_index: index, attempt: 2, outcome, ..failed.clone() };
+        let step = HookMove { delivery: Some(delivery), not_before: Some(second(90)), ..moved_to(&hook, index + 1) };
+        db.move_hook(step).await.expect("it moves");
+    }
+    let (stored, deliveries) = hook_of(&*other, "r1").await;
+    assert_eq!((stored.next_index, stored.failing, stored.not_before), (60, None, Some(second(90))));
+    let indexes: Vec<u64> = deliveries.iter().map(|delivery| delivery.event_index).collect();
+    assert_eq!(indexes, (10..60).rev().collect::<Vec<_>>());
+    assert_eq!(deliveries[0].outcome, DeliveryOutcome::Answered(204));
+}
+
+async fn a_rewound_hook_is_open_again(Stores { one: db, other }: Stores) {
+    accept(&*db, hooked("r1", HookEvents::All)).await;
+    let hook = claim_hook(&*db, "r1", second(1)).await.expect("free");
+    let failing = Some(Failing { attempts: 9, since: second(1) });
+    let given_up = HookMove { state: HookState::GivenUp, failing, ..moved_to(&hook, 7) };
+    db.move_hook(given_up).await.expect("it moves");
+    assert!(!other.due_hooks(second(9), 10).await.expect("read").has_open);
+
+    let rewound = other.rewind_hook(Access::All, run_id("r1"), 3).await.expect("read").expect("a hook");
+    assert_eq!((rewound.next_index, rewound.state, rewound.failing), (3, HookState::Open, None));
+    let further = db.rewind_hook(Access::All, run_id("r1"), 99).await.expect("read").expect("a hook");
+    assert_eq!(further.next_index, 3, "it never goes forward");
+    expect_kind(db.move_hook(moved_to(&hook, 8)).await, DbErrorKind::Fenced);
+    let claimed = claim_hook(&*db, "r1", second(2)).await.expect("free");
+    assert!(claimed.epoch > further.epoch, "{claimed:?}");
+}
+
+async fn a_refused_run_leaves_no_hook_and_a_deleted_one_takes_it_along(Stores { one: db, other }: Stores) {
+    register(&*db, "w1").await;
+    let with_key = |id| NewRun { idempotency_key: Some(Arc::from("key")), ..hooked(id, HookEvents::End) };
+    let lease = start(&*db, with_key("r1"), "w1").await;
+    let changed = NewRun { fingerprint: Arc::from("other"), ..with_key("r2") };
+    expect_kind(db.create_run(Access::All, changed, None).await, DbErrorKind::Conflict);
+    let repeated = db.create_run(Access::All, with_key("r3"), None).await;
+    assert!(matches!(repeated, Ok(Accepted::Existing(_))));
+    for id in ["r2", "r3"] {
+        assert_eq!(db.hook(Access::All, run_id(id)).await.expect("read"), None);
+    }
+
+    finish(&*db, &lease).await;
+    let hook = claim_hook(&*db, "r1", second(1)).await.expect("free");
+    let session = session_id("session-of-r1");
+    db.delete_sessions(Access::All, vec![session], false).await.expect("deleted");
+    expect_kind(db.move_hook(moved_to(&hook, 1)).await, DbErrorKind::NotFound);
+    assert_eq!(other.due_hooks(second(99), 10).await.expect("read"), DueHooks::default());
+}
+
+async fn someone_elses_hook_is_not_there(Stores { one: db, .. }: Stores) {
+    let mut run = hooked("r1", HookEvents::All);
+    run.info.user_id = Some(Arc::from("ada"));
+    accept(&*db, run).await;
+    accept(&*db, hooked("nobodys", HookEvents::All)).await;
+    let (ada, bob) = (Access::User(Arc::from("ada")), Access::User(Arc::from("bob")));
+    let before = hook_of(&*db, "r1").await;
+    for (access, id) in [(&bob, "r1"), (&ada, "nobodys")] {
+        assert_eq!(db.hook(access.clone(), run_id(id)).await.expect("read"), None);
+        assert_eq!(db.rewind_hook(access.clone(), run_id(id), 0).await.expect("read"), None);
+    }
+    assert_eq!(db.hook(ada.clone(), run_id("r1")).await.expect("read"), Some(before));
+    assert!(db.rewind_hook(ada, run_id("r1"), 0).await.expect("read").is_some());
 }
 
 // Several processes.

@@ -13,7 +13,7 @@ mod rules;
 mod sqlite;
 
 pub use memory::{Fault, Faults, InMemoryDb, Operation};
-#[cfg(feature = "sqlite")]
-pub use sqlite::{Inspection, SqliteDb, StoredKey};
 #[cfg(all(feature = "sqlite", feature = "testing"))]
 pub use sqlite::{Injected, Stage};
+#[cfg(feature = "sqlite")]
+pub use sqlite::{Inspection, SqliteDb, StoredKey};

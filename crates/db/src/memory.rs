@@ -4,11 +4,14 @@
 //! Everything stands behind one lock that no callback runs under. A method checks first and changes afterwards, so each
 //! happens wholly or not at all.
 
+mod hooks;
+
 use crate::rules::{self, Earlier, Picker, Standing};
+use hooks::HookRow;
 use outlive_core::port::{
     Accepted, Access, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Lease,
-    LivingWorker, LogStore, NewRun, NewSession, News, Order, Run, RunFilter, RunPage, RunStore, Session, SessionFilter, SessionPage,
-    SessionPatch, SessionPolicy, SessionSort, SessionStore, Watcher, merge,
+    LivingWorker, LogStore, NewRun, NewSession, News, Order, Run, RunFilter, RunPage, RunStore, Session, SessionFilter,
+    SessionPage, SessionPatch, SessionPolicy, SessionSort, SessionStore, Watcher, merge,
 };
 use outlive_core::{Page, RunId, RunStatus, SessionId, Timestamp, WorkerId};
 use serde_json::Map;
@@ -38,6 +41,11 @@ pub enum Operation {
     CreateSession,
     UpdateSession,
     DeleteSessions,
+    DueHooks,
+    ClaimHook,
+    MoveHook,
+    Hook,
+    RewindHook,
 }
 
 /// What goes wrong with a call.
@@ -321,6 +329,9 @@ struct Tables {
     unfinished: BTreeSet<u64>,
     sessions: BTreeMap<SessionId, SessionRow>,
     sessions_created: u64,
+    /// By the number of their run.
+    hooks: BTreeMap<u64, HookRow>,
+    open_hooks: BTreeSet<u64>,
     workers: BTreeMap<WorkerId, Worker>,
     /// Counts changes that another process would notice.
     changes: u64,
@@ -409,6 +420,9 @@ impl Tables {
                 metadata: Map::new(),
                 at: new.at,
             });
+        }
+        if let Some(hook) = new.hook {
+            self.insert_hook(seq, new.info.run_id.clone(), hook);
         }
         let session = self.sessions.get_mut(&new.info.session_id).expect("it was there or was made");
         session.unfinished.insert(seq);
@@ -770,6 +784,7 @@ impl Tables {
         self.run_by_id.retain(|_, seq| runs.contains_key(seq));
         self.run_by_key.retain(|_, seq| runs.contains_key(seq));
         self.unfinished.retain(|seq| runs.contains_key(seq));
+        self.delete_hooks();
         Ok(found.len() as u64)
     }
 }

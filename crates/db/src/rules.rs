@@ -2,7 +2,7 @@
 //! how long a list is. They never touch storage; a store asks them before it writes anything.
 
 use outlive_core::port::{
-    Access, Claim, Commit, DbError, DbErrorKind, NewRun, RunFilter, SessionFilter, SessionPolicy,
+    Access, Claim, Commit, DbError, DbErrorKind, HookMove, NewRun, RunFilter, SessionFilter, SessionPolicy,
 };
 use outlive_core::{RunId, RunStatus, SessionId, WorkerId};
 use std::sync::Arc;
@@ -55,6 +55,13 @@ pub(crate) fn admit(commit: &Commit, standing: &Standing) -> Result<(), DbError>
 fn fenced(commit: &Commit) -> DbError {
     let (run_id, epoch) = (&commit.lease.run_id, commit.lease.epoch);
     let message = format!("the lease on run {run_id} with epoch {epoch} is over: stop working on it");
+    DbError::new(DbErrorKind::Fenced, message)
+}
+
+/// The error for a hook that somebody else has taken since.
+pub(crate) fn hook_fenced(step: &HookMove) -> DbError {
+    let (run_id, epoch) = (&step.run_id, step.epoch);
+    let message = format!("the hook of run {run_id} is not held with epoch {epoch} any more: stop sending");
     DbError::new(DbErrorKind::Fenced, message)
 }
 

@@ -12,8 +12,8 @@ use crate::options::Options;
 use crate::stats::{self, Counters};
 use crate::worker;
 use outlive_core::port::{
-    Accepted, Access, CancelIntent, Cancelled, Chance, Clock, Db, DbError, DbErrorKind, Lease, NewRun, News, Run,
-    SessionKind, SessionPolicy,
+    Accepted, Access, CancelIntent, Cancelled, Chance, Clock, Db, DbError, DbErrorKind, HookEvents, Lease, NewHook,
+    NewRun, News, Run, SessionKind, SessionPolicy,
 };
 use outlive_core::{
     Attachments, Definition, DefinitionId, Redactor, RunId, RunInfo, RunStatus, SessionId, WorkerId, WorkflowRunOutput,
@@ -48,6 +48,8 @@ pub struct Submit {
     pub idempotency_key: Option<String>,
     /// What to do when the session has an unfinished run.
     pub policy: SessionPolicy,
+    /// Where the run's events are to be sent, if anywhere. Whoever sends asks [`Engine::due_hooks`].
+    pub hook: Option<NewHook>,
 }
 
 /// Accepts, executes and reads runs. Cheap to clone; all clones are the same engine.
@@ -274,8 +276,8 @@ impl Engine {
         let is_repeated = matches!(accepted, Accepted::Existing(_));
         if !is_repeated {
             stats::add(&self.inner.services.counters.runs_accepted);
+            self.inner.services.hub.changed(&run.info.run_id);
         }
-        self.inner.services.hub.changed(&run.info.run_id);
         let run_id = match accepted {
             Accepted::Existing(run_id) => run_id,
             Accepted::New { lease: Some(lease) } => {
@@ -499,6 +501,11 @@ impl Inner {
         }
         let user_id: Option<Arc<str>> = submit.user_id.map(Arc::from);
         let asked = json!([definition.id, submit.run_id, submit.session_id, user_id, input, options]).to_string();
+        // A run without a hook keeps the fingerprint it has always had.
+        let asked = match &submit.hook {
+            Some(hook) => json!([asked, hook.url, hook.events == HookEvents::All]).to_string(),
+            None => asked,
+        };
         let scope = |key: String| Arc::from(json!([definition.id, user_id, key]).to_string());
         Ok(NewRun {
             fingerprint: fingerprint(&asked),
@@ -516,6 +523,7 @@ impl Inner {
             policy: submit.policy,
             session_state: submit.session_state,
             session_kind: submit.session_kind,
+            hook: submit.hook,
             at,
         })
     }

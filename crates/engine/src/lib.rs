@@ -13,6 +13,7 @@ mod engine;
 mod error;
 mod events;
 mod handle;
+mod hooks;
 mod hub;
 mod journal;
 mod lease;

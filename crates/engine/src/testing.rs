@@ -10,9 +10,9 @@ use crate::options::Options;
 use outlive_core::log::{Entry, Key, Record};
 use outlive_core::machine::WorkflowMachine;
 use outlive_core::port::{
-    Accepted, Access, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Clock, Commit, Db, DbError, Lease,
-    LivingWorker, LogStore, NewRun, NewSession, Run, RunFilter, RunPage, RunStore, Session, SessionFilter, SessionPage,
-    SessionPatch, SessionStore, Watcher,
+    Accepted, Access, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Clock, Commit, Db, DbError, Delivery,
+    DueHooks, Hook, HookMove, HookStore, Lease, LivingWorker, LogStore, NewRun, NewSession, Run, RunFilter, RunPage,
+    RunStore, Session, SessionFilter, SessionPage, SessionPatch, SessionStore, Watcher,
 };
 use outlive_core::{Attachments, Definition, Page, RunId, SessionId, Timestamp, WorkerId, WorkflowRunOutput};
 use serde_json::Value;
@@ -183,6 +183,29 @@ impl SessionStore for CrashingDb {
         force: bool,
     ) -> BoxFuture<'_, Result<u64, DbError>> {
         self.inner.delete_sessions(access, session_ids, force)
+    }
+}
+
+impl HookStore for CrashingDb {
+    fn due_hooks(&self, at: Timestamp, limit: u32) -> BoxFuture<'_, Result<DueHooks, DbError>> {
+        self.inner.due_hooks(at, limit)
+    }
+    fn claim_hook(
+        &self,
+        run_id: RunId,
+        at: Timestamp,
+        period: Duration,
+    ) -> BoxFuture<'_, Result<Option<Hook>, DbError>> {
+        self.inner.claim_hook(run_id, at, period)
+    }
+    fn move_hook(&self, step: HookMove) -> BoxFuture<'_, Result<(), DbError>> {
+        self.inner.move_hook(step)
+    }
+    fn hook(&self, access: Access, run_id: RunId) -> BoxFuture<'_, Result<Option<(Hook, Vec<Delivery>)>, DbError>> {
+        self.inner.hook(access, run_id)
+    }
+    fn rewind_hook(&self, access: Access, run_id: RunId, from: u64) -> BoxFuture<'_, Result<Option<Hook>, DbError>> {
+        self.inner.rewind_hook(access, run_id, from)
     }
 }
 

@@ -34,6 +34,8 @@ mod server;
 mod workflow;
 
 pub use error::{Error, Result};
+#[cfg(all(feature = "server", feature = "sqlite"))]
+pub use keys::SqliteKeys;
 pub use outlive_agent as agent;
 pub use outlive_agent::{Agent, Team};
 pub use outlive_core as core;
@@ -44,12 +46,10 @@ pub use outlive_core::{
 pub use outlive_db as db;
 pub use outlive_engine as engine;
 pub use outlive_engine::{Engine, EventStream, Options, RunHandle};
-#[cfg(feature = "pprint")]
-pub use pprint::{Markdown, pprint_run_response, render_run_response};
-#[cfg(all(feature = "server", feature = "sqlite"))]
-pub use keys::SqliteKeys;
 #[cfg(feature = "server")]
 pub use outlive_server as serving;
+#[cfg(feature = "pprint")]
+pub use pprint::{Markdown, pprint_run_response, render_run_response};
 #[cfg(feature = "server")]
 pub use server::{Server, ServerBuilder};
 pub use workflow::{RunRequest, Workflow, WorkflowBuilder};

@@ -4,15 +4,18 @@
 
 use crate::error::Result;
 use crate::workflow::Workflow;
+use outlive_agent::outbound::{NotAllowed, Outbound, Url};
 use outlive_agent::{Agent, Team};
-use outlive_core::port::Db;
+use outlive_core::port::{BoxFuture, Db};
 use outlive_core::{Definition, DefinitionBuilder, InvalidDefinition};
 use outlive_engine::{Engine, Options, SystemClock};
 use outlive_server::auth::{Auth, Secret};
 use outlive_server::config::Limits;
 use outlive_server::guard::{GuardConfig, Hosts, Origins};
 use outlive_server::state::{Component, Kind, Presentation};
+use outlive_server::webhook::{Deliver, DeliverError, SigningKey};
 use serde_json::Value;
+use std::io;
 use std::sync::Arc;
 use tokio::net::{TcpListener, lookup_host};
 
@@ -50,6 +53,8 @@ pub struct ServerBuilder {
     auth: Auth,
     limits: Limits,
     guard: GuardConfig,
+    webhook_secret: Option<Secret>,
+    webhook_addresses: Outbound,
     is_open_to_all: bool,
 }
 
@@ -133,6 +138,20 @@ impl ServerBuilder {
         self
     }
 
+    /// Sends webhooks, signed with this secret: `whsec_` and 24 to 64 random bytes in base64. Without one, a run that names
+    /// an address is refused.
+    pub fn webhook_secret(mut self, secret: impl Into<String>) -> Self {
+        let secret = Secret::new(secret);
+        self.webhook_secret = Some(secret.clone());
+        self.secret(secret)
+    }
+
+    /// The addresses that webhooks may be sent to. By default `https` to public hosts alone.
+    pub fn webhook_addresses(mut self, addresses: Outbound) -> Self {
+        self.webhook_addresses = addresses;
+        self
+    }
+
     /// A value that must not be stored, wherever it turns up. The keys of models are known already.
     pub fn secret(mut self, secret: Secret) -> Self {
         self.options.secrets.push(secret);
@@ -175,21 +194,26 @@ impl ServerBuilder {
     /// Opens the database, takes over unfinished runs, and is ready to serve.
     ///
     /// # Errors
-    /// What is wrong with an agent or team, or whatever keeps the database from opening.
+    /// What is wrong with an agent or team or with the webhook secret, or whatever keeps the database from opening.
     pub async fn start(mut self) -> Result<Server> {
         if let Some(invalid) = self.problems.pop() {
             return Err(invalid.into());
         }
+        let signing_key = self.webhook_secret.map(|secret| SigningKey::parse(secret.expose())).transpose();
+        let signing_key = signing_key.map_err(|invalid| io::Error::new(io::ErrorKind::InvalidInput, invalid))?;
         let definitions = self.components.iter().map(|component| component.definition.clone());
-        let engine = definitions.fold(Engine::builder(self.db).options(self.options), |builder, definition| {
-            builder.workflow(definition)
-        });
+        let engine = definitions
+            .fold(Engine::builder(self.db).options(self.options), |builder, definition| builder.workflow(definition));
         let engine = engine.start().await?;
         let server = outlive_server::Server::builder(engine.clone())
             .presentation(self.presentation)
             .auth(self.auth)
             .guard(self.guard)
             .limits(self.limits);
+        let server = match signing_key {
+            Some(key) => server.webhooks(key, Arc::new(Post(self.webhook_addresses))),
+            None => server,
+        };
         let server = if self.is_open_to_all { server.open_to_all() } else { server };
         let server = self.components.into_iter().fold(server, |server, component| server.component(component)).build();
         Ok(Server { engine, server })
@@ -213,6 +237,8 @@ impl Server {
             auth: Auth::new(Arc::new(SystemClock)),
             limits: Limits::default(),
             guard: GuardConfig::default(),
+            webhook_secret: None,
+            webhook_addresses: Outbound::default(),
             is_open_to_all: false,
         }
     }
@@ -244,6 +270,56 @@ impl Server {
         self.server.serve(listeners, stopping).await?;
         Ok(self.engine.shutdown().await?)
     }
+}
+
+/// Posts webhooks to addresses that strangers name.
+struct Post(Outbound);
+
+impl Post {
+    fn parse(&self, url: &str) -> Result<Url, NotAllowed> {
+        let url = Url::parse(url).map_err(|_| NotAllowed::Unreadable)?;
+        self.0.check(&url).map(|()| url)
+    }
+
+    async fn send(
+        &self,
+        url: Result<Url, NotAllowed>,
+        headers: Vec<(&'static str, String)>,
+        body: String,
+    ) -> Result<u16, DeliverError> {
+        let url = url.map_err(|_| DeliverError::NotAllowed)?;
+        let client = self.0.client().map_err(|_| DeliverError::Unreachable)?;
+        let request = headers.into_iter().fold(client.post(url), |request, (name, value)| request.header(name, value));
+        // Of the answer only the status counts: its body is never read.
+        match request.body(body).send().await {
+            Ok(response) => Ok(response.status().as_u16()),
+            Err(error) if error.is_timeout() => Err(DeliverError::Timeout),
+            Err(error) => Err(failed(&error)),
+        }
+    }
+}
+
+impl Deliver for Post {
+    fn check(&self, url: &str) -> Result<(), String> {
+        self.parse(url).map(drop).map_err(|problem| problem.to_string())
+    }
+
+    fn post(
+        &self,
+        url: &str,
+        headers: Vec<(&'static str, String)>,
+        body: String,
+    ) -> BoxFuture<'_, Result<u16, DeliverError>> {
+        let url = self.parse(url);
+        Box::pin(self.send(url, headers, body))
+    }
+}
+
+/// What was looked up may be at the bottom of it.
+fn failed(error: &(dyn std::error::Error + 'static)) -> DeliverError {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let is_refused = causes.into_iter().any(|cause| cause.is::<NotAllowed>());
+    if is_refused { DeliverError::NotAllowed } else { DeliverError::Unreachable }
 }
 
 /// Listens at every address that a name and a port stand for.

@@ -4,7 +4,7 @@
 //! reading the log, a client that reads slowly holds nothing up, and nothing waits in memory for it. The invariant: every
 //! frame about a run is one the run's log would give again.
 
-use crate::auth::{RouteTable, authorize};
+use crate::auth::{Principal, RouteTable, authorize};
 use crate::config::Limits;
 use crate::follow::{Follow, Told, Way};
 use crate::problem::Problem;
@@ -37,6 +37,8 @@ const NONSENSE_MAX: usize = 20;
 const TRIES_MAX: usize = 5;
 /// Pings of ours, one each `recheck_period`, that a client may leave without an answer.
 const UNANSWERED_MAX: u32 = 2;
+/// Characters of an id or an action that an answer repeats.
+const SHOWN_CHARS: usize = 128;
 /// Frames a client may send in one second: one that comes back may ask for all its runs at once.
 const FRAMES_MAX: usize = 2 * FOLLOWED_MAX;
 /// A client that needs this long for one frame …
@@ -182,7 +184,7 @@ impl Session {
         let text = match message {
             Message::Text(text) => text,
             Message::Binary(_) => return Err(End::Close(code::UNSUPPORTED, "text frames only")),
-            Message::Close(_) => return Err(End::Gone),
+            Message::Close(_) => return Err(self.farewell().await),
             Message::Ping(_) => return Ok(()),
             Message::Pong(_) => {
                 self.unanswered_pings = 0;
@@ -200,7 +202,7 @@ impl Session {
             Some(caller) => caller.clone(),
         };
         let Some(rule) = self.rules.message(PATH, action) else {
-            return self.nonsense(&format!("Unknown action: {action}")).await;
+            return self.nonsense(&format!("Unknown action: {}", begin(action))).await;
         };
         let fields: Vec<(&str, &str)> =
             frame.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_str()?))).collect();
@@ -214,8 +216,14 @@ impl Session {
             "cancel-workflow" => self.cancel(&caller, &frame).await,
             // Pauses cannot be continued yet: what can be said of the run is said.
             "continue-workflow" => self.not_paused(&caller, &frame).await,
-            other => self.nonsense(&format!("Unknown action: {other}")).await,
+            other => self.nonsense(&format!("Unknown action: {}", begin(other))).await,
         }
+    }
+
+    /// Lets the answer to the client's close frame go out: without it the client takes the end for a broken connection.
+    async fn farewell(&mut self) -> End {
+        let _ = timeout(SLOW, self.socket.recv()).await;
+        End::Gone
     }
 
     fn bound_rate(&mut self) -> Result<(), End> {
@@ -255,6 +263,9 @@ impl Session {
                 Ok(principal) => {
                     let answer = frame::authenticated(principal.user_id.as_deref());
                     // A later token that is right replaces an earlier one; a wrong one does not log out.
+                    if self.caller.as_ref().is_some_and(|before| !is_same(&before.principal, &principal)) {
+                        self.unfollow();
+                    }
                     self.caller = Some(Caller { state: self.state.clone(), principal });
                     return self.say(answer).await;
                 }
@@ -267,6 +278,11 @@ impl Session {
             return Err(End::Close(code::UNAUTHORIZED, "too many attempts to authenticate"));
         }
         Ok(())
+    }
+
+    /// Ends all subscriptions: they were another caller's.
+    fn unfollow(&mut self) {
+        self.followed.drain().for_each(|(_, subscription)| subscription.abort.abort());
     }
 
     async fn start(&mut self, caller: &Caller, frame: Map<String, Value>) -> Result<(), End> {
@@ -284,7 +300,7 @@ impl Session {
                 self.follow(follow, Shape::Sse).await
             }
             Err(problem) if problem.code == "unknown_component" => {
-                self.error(&format!("Workflow {workflow_id} not found")).await
+                self.error(&format!("Workflow {} not found", begin(&workflow_id))).await
             }
             Err(problem) => self.error(&problem.words()).await,
         }
@@ -301,7 +317,7 @@ impl Session {
                 None => return self.error("last_event_index must be a whole number from 0 on, or null").await,
             },
         };
-        let not_found = format!("Run {run_id} not found in buffer or database");
+        let not_found = format!("Run {} not found in buffer or database", begin(run_id));
         let Ok(parsed) = RunId::parse(run_id) else { return self.error(&not_found).await };
         let engine = caller.engine();
         match Follow::resume(&engine, parsed, after, Way::Reconnect).await {
@@ -313,7 +329,7 @@ impl Session {
 
     async fn cancel(&mut self, caller: &Caller, frame: &Map<String, Value>) -> Result<(), End> {
         let Some(run_id) = text(frame, "run_id") else { return self.error("run_id is required").await };
-        let not_found = format!("Run {run_id} not found");
+        let not_found = format!("Run {} not found", begin(run_id));
         let Ok(parsed) = RunId::parse(run_id) else { return self.error(&not_found).await };
         let engine = caller.engine();
         match engine.cancel(&parsed, "cancelled by a client").await {
@@ -332,7 +348,7 @@ impl Session {
             Err(_) => None,
         };
         let error = match standing {
-            None => format!("Run {run_id} not found"),
+            None => format!("Run {} not found", begin(run_id)),
             Some(standing) => format!("Run is not paused (status={})", standing.status),
         };
         self.error(&error).await
@@ -412,6 +428,17 @@ impl Session {
             Ok(Err(_)) | Err(_) => Err(End::Gone),
         }
     }
+}
+
+/// Whether both may follow the same runs.
+fn is_same(before: &Principal, now: &Principal) -> bool {
+    before.user_id == now.user_id && before.scopes == now.scopes
+}
+
+/// As much of what a client sent as it is told again.
+fn begin(text: &str) -> &str {
+    let end = text.char_indices().nth(SHOWN_CHARS).map_or(text.len(), |(end, _)| end);
+    &text[..end]
 }
 
 /// What a client is told whose frames cannot be read.

@@ -17,8 +17,8 @@ mod follow;
 pub mod guard;
 pub mod json;
 pub mod listen;
-mod openapi;
 mod metrics;
+mod openapi;
 pub mod problem;
 mod routes;
 mod server;
@@ -27,6 +27,7 @@ pub mod state;
 mod streams;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod webhook;
 pub mod wire;
 
 pub use server::{Server, ServerBuilder};

@@ -8,6 +8,7 @@ use crate::metrics;
 use crate::routes;
 use crate::state::{Component, Presentation, State};
 use crate::streams::Streams;
+use crate::webhook::{Deliver, Sender, SigningKey, Webhooks};
 use axum::Router;
 use outlive_core::Timestamp;
 use outlive_engine::{Engine, SystemClock};
@@ -16,6 +17,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 
 /// A server under construction.
 #[must_use]
@@ -26,6 +28,7 @@ pub struct ServerBuilder {
     components: Vec<Component>,
     limits: Limits,
     guard: GuardConfig,
+    webhooks: Option<Webhooks>,
     is_open_to_all: bool,
 }
 
@@ -45,6 +48,12 @@ impl ServerBuilder {
     /// Who may call.
     pub fn auth(mut self, auth: Auth) -> Self {
         self.auth = auth;
+        self
+    }
+
+    /// Sends webhooks, signed with this key, by this way. Without, a run that names an address is refused.
+    pub fn webhooks(mut self, key: SigningKey, deliver: Arc<dyn Deliver>) -> Self {
+        self.webhooks = Some(Webhooks::new(key, deliver));
         self
     }
 
@@ -69,7 +78,10 @@ impl ServerBuilder {
     /// The server.
     pub fn build(self) -> Server {
         let auth = Arc::new(self.auth);
-        let components = self.components.into_iter().map(|component| ((component.kind, component.id.clone()), component));
+        let components =
+            self.components.into_iter().map(|component| ((component.kind, component.id.clone()), component));
+        let webhooks = self.webhooks.map(Arc::new);
+        let sender = webhooks.clone().map(|webhooks| Sender::new(self.engine.clone(), webhooks));
         let state = Arc::new(State {
             engine: self.engine,
             auth: auth.clone(),
@@ -78,6 +90,7 @@ impl ServerBuilder {
             limits: self.limits.clone(),
             streams: Streams::new(self.limits.streams_per_caller_max),
             is_open_to_all: self.is_open_to_all && !auth.is_on(),
+            webhooks,
             metrics: Arc::default(),
             started_at: now(),
         });
@@ -87,7 +100,7 @@ impl ServerBuilder {
         let routes = routes.into_router(state, auth.clone());
         let guarded = guard::guarded(routes, GuardConfig { limits: self.limits.clone(), ..self.guard });
         let router = metrics::observed(guarded, metrics);
-        Server { router, rules, auth, limits: self.limits, is_open_to_all: self.is_open_to_all }
+        Server { router, rules, auth, limits: self.limits, sender, is_open_to_all: self.is_open_to_all }
     }
 }
 
@@ -98,6 +111,7 @@ pub struct Server {
     rules: RouteTable,
     auth: Arc<Auth>,
     limits: Limits,
+    sender: Option<Sender>,
     is_open_to_all: bool,
 }
 
@@ -111,11 +125,13 @@ impl Server {
             components: Vec::new(),
             limits: Limits::default(),
             guard: GuardConfig::default(),
+            webhooks: None,
             is_open_to_all: false,
         }
     }
 
-    /// The routes, for a server of the caller's own. Its connections need the limits that [`Server::serve`] gives them.
+    /// The routes, for a server of the caller's own. Its connections need the limits that [`Server::serve`] gives them, and
+    /// its webhooks [`Server::send_webhooks`].
     pub fn router(&self) -> Router {
         self.router.clone()
     }
@@ -125,21 +141,48 @@ impl Server {
         &self.rules
     }
 
+    /// Sends webhooks until `stop` is ready or the engine stops; ready at once where none are sent. [`Server::serve`] does
+    /// this too, and any number of processes may.
+    ///
+    /// # Cancel safety
+    /// Messages in flight are dropped and sent again later.
+    pub async fn send_webhooks(&self, stop: impl Future<Output = ()>) {
+        if let Some(sender) = self.sender.clone() {
+            sender.run(stop).await;
+        }
+    }
+
     /// Serves connections until `shutdown` is ready, and then until what is in flight has ended or its time is over.
     ///
     /// # Errors
     /// `PermissionDenied` when an address can be reached from elsewhere and no credential is asked for; else the
     /// operating system's.
-    pub async fn serve(&self, listeners: Vec<TcpListener>, shutdown: impl Future<Output = ()> + Send) -> io::Result<()> {
+    pub async fn serve(
+        &self,
+        listeners: Vec<TcpListener>,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> io::Result<()> {
         for listener in &listeners {
             let address = listener.local_addr()?;
             if !address.ip().is_loopback() && !self.auth.is_on() && !self.is_open_to_all {
-                let message = format!("{address} can be reached from other machines and no credential is asked for: \
-                    set OS_SECURITY_KEY, or listen on 127.0.0.1");
+                let message = format!(
+                    "{address} can be reached from other machines and no credential is asked for: \
+                    set OS_SECURITY_KEY, or listen on 127.0.0.1"
+                );
                 return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
             }
         }
-        listen::serve(listeners, self.router(), self.limits.clone(), shutdown).await
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = async {
+            let served = listen::serve(listeners, self.router(), self.limits.clone(), shutdown).await;
+            drop(stop);
+            served
+        };
+        let stopped = async {
+            // An error is the signal: nothing is ever sent.
+            let _ = stopped.await;
+        };
+        tokio::join!(serving, self.send_webhooks(stopped)).0
     }
 }
 

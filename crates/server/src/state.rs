@@ -5,6 +5,7 @@ use crate::config::Limits;
 use crate::metrics::Metrics;
 use crate::problem::Problem;
 use crate::streams::Streams;
+use crate::webhook::Webhooks;
 use crate::wire::agent::{Face, Voice};
 use outlive_core::port::SessionKind;
 use outlive_core::{Definition, Timestamp};
@@ -91,7 +92,13 @@ pub struct Presentation {
 
 impl Default for Presentation {
     fn default() -> Self {
-        Self { id: "outlive".to_owned(), name: "outlive".to_owned(), description: None, db_id: "outlive-db".to_owned(), session_table: "outlive_sessions".to_owned() }
+        Self {
+            id: "outlive".to_owned(),
+            name: "outlive".to_owned(),
+            description: None,
+            db_id: "outlive-db".to_owned(),
+            session_table: "outlive_sessions".to_owned(),
+        }
     }
 }
 
@@ -105,6 +112,8 @@ pub(crate) struct State {
     pub(crate) streams: Arc<Streams>,
     /// Other machines are served and nobody is asked for a credential.
     pub(crate) is_open_to_all: bool,
+    /// Absent: no run may name an address.
+    pub(crate) webhooks: Option<Arc<Webhooks>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) started_at: Timestamp,
 }

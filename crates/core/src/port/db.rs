@@ -12,7 +12,7 @@
 //!                 └── a lease that ended: any worker may claim again, with a higher epoch
 //! ```
 
-use super::BoxFuture;
+use super::{BoxFuture, HookStore, NewHook};
 use crate::id::{DefinitionId, RunId, SessionId, WorkerId};
 use crate::log::Page;
 use crate::run::{RunInfo, RunStatus};
@@ -156,6 +156,8 @@ pub struct NewRun {
     pub session_state: Option<Map<String, Value>>,
     /// The session's kind when this run creates it.
     pub session_kind: SessionKind,
+    /// Where its events are to be sent, if anywhere; stored with it.
+    pub hook: Option<NewHook>,
     /// Now.
     pub at: Timestamp,
 }
@@ -601,7 +603,7 @@ pub trait SessionStore: Send + Sync {
 }
 
 /// A store for runs. Cheap to clone behind its `Arc`; opened at first use.
-pub trait Db: RunStore + LogStore + SessionStore + 'static {
+pub trait Db: RunStore + LogStore + SessionStore + HookStore + 'static {
     /// Where the data is, for people: a path, a URL without its password, `memory`.
     fn location(&self) -> String;
 

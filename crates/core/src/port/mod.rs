@@ -4,6 +4,7 @@ mod clock;
 mod db;
 mod effects;
 mod executor;
+mod hooks;
 
 pub use clock::{Chance, Clock};
 pub use db::{
@@ -13,6 +14,10 @@ pub use db::{
 };
 pub use effects::{Effects, Halt, HistoryRun, Recall, once};
 pub use executor::{Executed, Executor, ExecutorInfo, SessionState, StepContext, StepInfo, merge};
+pub use hooks::{
+    DELIVERIES_MAX, Delivery, DeliveryOutcome, DueHooks, Failing, Hook, HookEvents, HookMove, HookState, HookStore,
+    NewHook,
+};
 
 /// A boxed future, the price of an object-safe async trait without a macro.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -76,6 +76,34 @@ CREATE TABLE {T}_run_outputs (
     output TEXT NOT NULL
 ) STRICT;
 
+-- Where a run's events are sent. Runs without a hook have no row.
+CREATE TABLE {T}_run_hooks (
+    seq           INTEGER PRIMARY KEY, -- the run's
+    url           TEXT NOT NULL,
+    events        INTEGER NOT NULL, -- 0 the last one, 1 all
+    state         INTEGER NOT NULL, -- 0 open, 1 done, 2 given up
+    next_index    INTEGER NOT NULL, -- nothing before this is to be sent any more
+    attempts      INTEGER NOT NULL, -- failed ones, of the event at next_index
+    failing_since INTEGER NOT NULL, -- 0: it does not fail
+    not_before    INTEGER NOT NULL, -- 0: at once; else the end of a lease or of a back-off
+    epoch         INTEGER NOT NULL,
+    deliveries    INTEGER NOT NULL  -- attempts in all
+) STRICT;
+CREATE INDEX {T}_run_hooks_open ON {T}_run_hooks (not_before) WHERE state = 0;
+
+-- The last attempts of each hook.
+CREATE TABLE {T}_run_hook_deliveries (
+    run_seq     INTEGER NOT NULL,
+    number      INTEGER NOT NULL,
+    event_index INTEGER NOT NULL,
+    attempt     INTEGER NOT NULL,
+    at          INTEGER NOT NULL,
+    took_ms     INTEGER NOT NULL,
+    status      INTEGER, -- of HTTP
+    error       TEXT,    -- where there was no answer
+    PRIMARY KEY (run_seq, number)
+) STRICT, WITHOUT ROWID;
+
 -- Stable views for checking a history from outside. They may be slow.
 CREATE VIEW chk_entry{V} (run_id, commit_seq, epoch, event_index, json) AS
     WITH RECURSIVE line (run_seq, commit_seq, epoch, event_index, json, rest) AS (

@@ -12,6 +12,7 @@
 mod copier;
 mod failure;
 mod header;
+mod hooks;
 mod keys;
 mod lists;
 mod mailbox;
@@ -36,8 +37,8 @@ use failure::{Fail, Place};
 use mailbox::{Mailbox, mailbox};
 use outlive_core::port::{
     Accepted, Access, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Lease,
-    LivingWorker, LogStore, NewRun, NewSession, Run, RunFilter, RunPage, RunStore, Session, SessionFilter, SessionPage, SessionPatch,
-    SessionStore, Watcher,
+    LivingWorker, LogStore, NewRun, NewSession, Run, RunFilter, RunPage, RunStore, Session, SessionFilter, SessionPage,
+    SessionPatch, SessionStore, Watcher,
 };
 use outlive_core::{Page, RunId, SessionId, Timestamp, WorkerId};
 use reader::{Reader, Reading};

@@ -8,7 +8,9 @@ use super::rows::{self, count, first, id, int};
 use super::schema::Sql;
 use super::watchers::Watchers;
 use crate::rules;
-use outlive_core::port::{Access, CancelIntent, LivingWorker, Run, RunFilter, RunPage, Session, SessionFilter, SessionPage};
+use outlive_core::port::{
+    Access, CancelIntent, LivingWorker, Run, RunFilter, RunPage, Session, SessionFilter, SessionPage,
+};
 use outlive_core::{Page, RunId, RunStatus, SessionId, Timestamp, WorkerId};
 use rusqlite::{CachedStatement, Connection, params};
 use std::sync::Arc;

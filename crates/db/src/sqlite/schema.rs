@@ -3,6 +3,7 @@
 //! It owns every SQL text that names a table. A session table's name is checked before it becomes part of one, which is
 //! the only place where text is put into SQL.
 
+use super::hooks::HookSql;
 use outlive_core::port::{DbError, DbErrorKind};
 
 /// In the header of every file of ours, at offset 68: `OUTL`.
@@ -45,7 +46,10 @@ pub(super) fn check_name(table: &str) -> Result<(), DbError> {
         "may contain letters, digits and _ only".to_owned()
     } else if table.starts_with(|c: char| c.is_ascii_digit()) {
         "must not begin with a digit".to_owned()
-    } else if ["sqlite_", "chk_", "outlive_meta", "outlive_workers", "outlive_keys"].iter().any(|taken| lower.starts_with(taken)) {
+    } else if ["sqlite_", "chk_", "outlive_meta", "outlive_workers", "outlive_keys"]
+        .iter()
+        .any(|taken| lower.starts_with(taken))
+    {
         "is reserved".to_owned()
     } else {
         return Ok(());
@@ -104,7 +108,9 @@ pub(super) struct Sql {
     pub(super) session: String,
     pub(super) sessions: String,
     pub(super) patch_session: String,
-    pub(super) delete_session: [String; 5],
+    pub(super) delete_session: [String; 7],
+
+    pub(super) hooks: HookSql,
 }
 
 /// Columns of a session, in the order `rows::session` reads them.
@@ -222,12 +228,16 @@ impl Sql {
                 metadata = coalesce(?5, metadata), version = version + 1, updated_at = ?6 \
                 WHERE session_id = ?1 AND (?2 IS NULL OR user_id = ?2)"),
             delete_session: [
+                sql(&format!("DELETE FROM {{T}}_run_hook_deliveries WHERE run_seq IN ({})", runs_of("?1"))),
+                sql(&format!("DELETE FROM {{T}}_run_hooks WHERE seq IN ({})", runs_of("?1"))),
                 sql(&format!("DELETE FROM {{T}}_run_events WHERE run_seq IN ({})", runs_of("?1"))),
                 sql(&format!("DELETE FROM {{T}}_run_outputs WHERE seq IN ({})", runs_of("?1"))),
                 sql(&format!("DELETE FROM {{T}}_run_requests WHERE seq IN ({})", runs_of("?1"))),
                 sql(&format!("DELETE FROM {{T}}_runs WHERE seq IN ({})", runs_of("?1"))),
                 sql("DELETE FROM {T} WHERE seq = ?1"),
             ],
+
+            hooks: HookSql::new(table),
         }
     }
 }
@@ -243,7 +253,19 @@ mod tests {
 
     #[test]
     fn a_name_that_could_break_out_of_sql_is_refused() {
-        for name in ["", "a b", "a;drop", "ä", "1a", "a\"", "sqlite_a", "chk_run", "outlive_meta", "OUTLIVE_WORKERS", "outlive_keys"] {
+        for name in [
+            "",
+            "a b",
+            "a;drop",
+            "ä",
+            "1a",
+            "a\"",
+            "sqlite_a",
+            "chk_run",
+            "outlive_meta",
+            "OUTLIVE_WORKERS",
+            "outlive_keys",
+        ] {
             let error = check_name(name).expect_err(name);
             assert!(error.to_string().contains("choose another name"), "{error}");
         }

@@ -60,12 +60,16 @@ impl Tables {
         &self.connection
     }
 
+    pub(super) fn sql(&self) -> &Sql {
+        &self.sql
+    }
+
     /// Must be called when a transaction was rolled back.
     pub(super) fn forget(&mut self) {
         self.numbers.clear();
     }
 
-    fn execute(&self, sql: &str, params: impl Params) -> Result<(), Fail> {
+    pub(super) fn execute(&self, sql: &str, params: impl Params) -> Result<(), Fail> {
         self.connection.prepare_cached(sql)?.execute(params)?;
         Ok(())
     }
@@ -255,7 +259,8 @@ impl Tables {
             new.options.as_deref(),
             new.input.as_deref(),
         ];
-        self.execute(&sql.insert_request, columns)
+        self.execute(&sql.insert_request, columns)?;
+        new.hook.as_ref().map_or(Ok(()), |hook| self.insert_hook(seq, hook))
     }
 
     fn first_unfinished(&self, session: i64) -> Result<Option<i64>, Fail> {

@@ -38,6 +38,7 @@ fn new_run() -> NewRun {
         policy: SessionPolicy::Queue,
         session_state: None,
         session_kind: SessionKind::Workflow,
+        hook: None,
         at: NOW,
     }
 }

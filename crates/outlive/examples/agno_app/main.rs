@@ -95,6 +95,9 @@ async fn serve(app: App) -> Result<(), String> {
         .db_id("contract-db")
         .session_table("workflow_session")
         .auth(auth()?);
+    for secret in ["OS_SECURITY_KEY", "JWT"].into_iter().filter_map(set) {
+        server = server.secret(secret);
+    }
     for workflow in app.workflows.iter().filter(|workflow| !workflow.definition().id.as_str().contains(':')) {
         server = server.workflow(workflow);
     }
@@ -112,7 +115,6 @@ async fn serve(app: App) -> Result<(), String> {
 /// What callers must show: the key in `OS_SECURITY_KEY`, or a token signed with `JWT` by HS256; nothing without them.
 fn auth() -> Result<Auth, String> {
     let auth = Auth::new(Arc::new(SystemClock));
-    let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty()).map(Secret::new);
     if let Some(secret) = set("JWT") {
         let key = JwtKey::new("HS256", &secret).map_err(told)?;
         return Ok(auth.jwt(JwtVerifier::new(vec![key])));
@@ -121,6 +123,10 @@ fn auth() -> Result<Auth, String> {
         Some(key) => auth.security_key(&key),
         None => auth,
     })
+}
+
+fn set(name: &str) -> Option<Secret> {
+    std::env::var(name).ok().filter(|value| !value.is_empty()).map(Secret::new)
 }
 
 fn say(line: impl Display) -> Result<(), String> {

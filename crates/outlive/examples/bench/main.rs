@@ -11,11 +11,14 @@
 //! bench W7                      prints a line once the first run is accepted
 //! bench S1 --ws 1000 --sse 1000 followers of one run, 10 % of them stalled: does the run slow down, how late are they
 //! bench S2                      a server that idles: memory, and time from its start to the first accepted run
+//! bench beside                  AgentOS and our server in turn, --rounds 3 times, as a table; --figures names some of
+//!                               throughput,memory,polls,start,kill; sizes by --n, --waiting, --past, --polls, --killed
 //! bench raw                     the same disk's limit: bare SQLite commits, single and grouped
 //! bench table                   all of it, each in a process of its own, as the table of docs/benchmarks.md
 //! ```
 //! Every workload prints JSON lines. `PEER_DIR` names the folder for data, `STEP_LOG` a file that W6's steps append to.
 
+mod beside;
 mod measure;
 mod raw;
 mod serve;
@@ -29,12 +32,14 @@ fn main() {
     match arguments.workload.as_str() {
         "table" => table::print(&arguments),
         "raw" => raw::print(),
-        "serve" | "S1" | "S2" => {
+        "serve" | "S1" | "S2" | "beside" | "beside-serve" => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime starts");
             runtime.block_on(async {
                 match arguments.workload.as_str() {
                     "serve" => serve::serve().await,
                     "S1" => serve::followers(&arguments).await,
+                    "beside" => beside::compare(&arguments).await,
+                    "beside-serve" => beside::serve().await,
                     _ => serve::idle().await,
                 }
             });

@@ -3,7 +3,7 @@
 //! The server is a process of its own; followers are in this one. `S1` runs the same workflow in turn without and with
 //! followers and compares what the step itself measured.
 
-use crate::measure::{Arguments, folder, latencies, report, rounded};
+use crate::measure::{Arguments, folder, latencies, report, rounded, rss_bytes_of};
 use futures::{SinkExt, StreamExt};
 use outlive::core::{Definition, Failure, StepInput};
 use outlive::db::SqliteDb;
@@ -80,10 +80,7 @@ impl Served {
     }
 
     fn rss_mib(&self) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or_default();
-        let kib: f64 = line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).unwrap_or(0.0);
-        rounded(kib / 1024.0)
+        rounded(rss_bytes_of(self.child.id()) as f64 / 1_048_576.0)
     }
 
     /// One request on a connection of its own; the answer's body.

@@ -3,6 +3,7 @@
 
 use crate::world::{KEY, World};
 use outlive::agent::testing::PlannedAnswer;
+use outlive::core::{EventKind, RunEvent};
 use outlive::prelude::*;
 use std::time::{Duration, Instant};
 
@@ -115,7 +116,8 @@ async fn a_cancelled_run_drops_the_models_request_within_a_second_and_keeps_the_
     let workflow = world.one_agent(Agent::new("Solo").model(world.responses()));
     let run = workflow.run("hi CHUNKS=400 CHUNKDELAY=0.05").background().await.unwrap();
     let mut events = run.events(None);
-    while events.next().await.unwrap().expect("the run goes on").name() != "RunContent" {}
+    let is_text = |event: &RunEvent| matches!(&event.kind, EventKind::RunContent(delta) if delta.content.is_some());
+    while !is_text(&events.next().await.unwrap().expect("the run goes on")) {}
     let start = Instant::now();
     run.cancel("enough").await.unwrap();
     world.models.wait_until(|log| log.iter().any(|exchange| exchange.client_gone)).await;

@@ -7,6 +7,7 @@ mod agno_workflows;
 mod example;
 mod faults;
 mod kill9;
+mod secrets;
 mod seed;
 mod serve_crash;
 mod several;

@@ -6,9 +6,9 @@
 use super::error::{AuthError, AuthErrorKind};
 use super::principal::{Principal, PrincipalKind};
 use super::scope::{SCOPES_MAX, Scopes};
-use outlive_core::Secret;
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Header, Validation};
+use outlive_core::Secret;
 use outlive_core::Timestamp;
 use serde_json::{Map, Value};
 use std::sync::Arc;

@@ -25,8 +25,8 @@ pub mod scope;
 
 pub use authenticate::Auth;
 pub use error::{AuthError, AuthErrorKind};
+pub use outlive_core::Secret;
 pub use outlive_core::port::Access;
 pub use principal::{Principal, PrincipalKind};
 pub use rules::{Doc, Field, Needs, RouteTable, Routes, Rule, Verb, authorize};
 pub use scope::Scopes;
-pub use outlive_core::Secret;

@@ -80,11 +80,8 @@ async fn ready(Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, Problem
 
 async fn info(Shared(state): Shared<Arc<State>>) -> Json<Value> {
     let count = |kind| state.components(kind).count();
-    let counts = shapes::Counts {
-        agents: count(Kind::Agent),
-        teams: count(Kind::Team),
-        workflows: count(Kind::Workflow),
-    };
+    let counts =
+        shapes::Counts { agents: count(Kind::Agent), teams: count(Kind::Team), workflows: count(Kind::Workflow) };
     let auth = shapes::Auth { mode: state.auth.mode(), user_isolation: state.auth.is_on() };
     Json(shapes::info(state.os(), env!("CARGO_PKG_VERSION"), counts, auth))
 }

@@ -21,7 +21,9 @@ impl From<Error> for Problem {
                 let detail = format!("The input is longer than {limit} bytes: pass a reference to the data instead");
                 Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "input_too_long", detail)
             }
-            Error::InvalidId(invalid) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_id", invalid.to_string()),
+            Error::InvalidId(invalid) => {
+                Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_id", invalid.to_string())
+            }
             Error::Conflict(error) => Problem::new(StatusCode::CONFLICT, "idempotency_mismatch", error.to_string()),
             Error::SessionBusy(error) => Problem::new(StatusCode::CONFLICT, "session_busy", error.to_string()),
             Error::Stopped(_) => {
@@ -47,7 +49,8 @@ impl From<DbError> for Problem {
                 new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", detail).retry_after(LATER)
             }
             DbErrorKind::Busy => {
-                new(StatusCode::SERVICE_UNAVAILABLE, "database_busy", "The database is busy: try again").retry_after(SOON)
+                new(StatusCode::SERVICE_UNAVAILABLE, "database_busy", "The database is busy: try again")
+                    .retry_after(SOON)
             }
             DbErrorKind::OutcomeUnknown => {
                 let detail = "Whether this was stored is unknown: repeat it with the same idempotency key";

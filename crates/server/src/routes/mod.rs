@@ -4,6 +4,7 @@ pub(crate) mod api;
 pub(crate) mod caller;
 mod discovery;
 mod failure;
+pub(crate) mod hooks;
 mod operations;
 pub(crate) mod runs;
 mod sessions;
@@ -26,6 +27,7 @@ pub(crate) fn all() -> Table {
         .merge(socket())
         .merge(sessions::routes())
         .merge(api::routes())
+        .merge(hooks::routes())
         .merge(openapi::routes())
         .merge(operations::routes())
 }
@@ -44,6 +46,8 @@ const RUN_FORM: &[Field] = &[
     field("session_state", "string", false, "JSON object laid over the session's state when the session begins"),
     field("metadata", "string", false, "JSON object that steps see"),
     field("dependencies", "string", false, "JSON object that steps see"),
+    field("webhook_url", "string", false, "Where the run's events are posted"),
+    field("webhook_events", "string", false, "Which of them: end (the last one, default) or all"),
 ];
 const RESUME_FORM: &[Field] = &[
     field("last_event_index", "integer", false, "The last event the client has; absent: from the first"),

@@ -7,16 +7,17 @@ use crate::follow::{Follow, Way};
 use crate::problem::Problem;
 use crate::sse::{self, Numbering, Selection};
 use crate::state::{Component, Kind};
-use crate::wire::form::{Fields, ResumeForm, RunForm};
-use crate::wire::run::{self as shapes, Shape};
+use crate::webhook::Ask;
 use crate::wire::agent;
+use crate::wire::form::{Fields, ResumeForm, RunForm};
 use crate::wire::list::{self, Nulls};
+use crate::wire::run::{self as shapes, Shape};
 use axum::extract::{Path, Query, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use outlive_core::port::{Order, RunFilter};
-use outlive_core::{Attachments, RunId, RunStatus, SessionId, WorkflowRunOutput};
-use outlive_engine::{Engine, Error, RunStanding, Submit};
+use outlive_core::{Attachments, DefinitionId, RunId, RunStatus, SessionId, WorkflowRunOutput};
+use outlive_engine::{Engine, Error, RunHandle, RunStanding, Submit};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -46,6 +47,7 @@ pub(crate) struct Start {
     pub(crate) session_state: Option<Map<String, Value>>,
     pub(crate) attachments: Attachments,
     pub(crate) idempotency_key: Option<String>,
+    pub(crate) webhook: Ask,
 }
 
 /// A run that was accepted.
@@ -71,6 +73,7 @@ impl Start {
             session_state: form.session_state,
             attachments,
             idempotency_key: None,
+            webhook: Ask { url: form.webhook_url, events: form.webhook_events },
         })
     }
 
@@ -94,8 +97,12 @@ impl Start {
             session_id: text("session_id")?,
             user_id: text("user_id")?,
             session_state,
-            attachments: Attachments { additional_data: frame.get("additional_data").cloned(), ..Attachments::default() },
+            attachments: Attachments {
+                additional_data: frame.get("additional_data").cloned(),
+                ..Attachments::default()
+            },
             idempotency_key: text("idempotency_key")?,
+            webhook: Ask { url: text("webhook_url")?, events: text("webhook_events")? },
         })
     }
 }
@@ -119,10 +126,26 @@ pub(crate) async fn start(caller: &Caller, kind: Kind, id: &str, start: Start) -
         session_kind: component.kind.session(),
         idempotency_key: start.idempotency_key,
         attachments: start.attachments,
+        hook: start.webhook.accept(caller.state.webhooks.as_deref())?,
         ..Submit::default()
     };
-    let handle = engine.submit(&component.definition.id, submit).await?;
+    let handle = submit_run(caller, &engine, &component.definition.id, submit).await?;
     Ok(Started { run_id: handle.run_id().clone(), is_repeated: handle.is_repeated(), engine })
+}
+
+/// Hands a run to the engine, and its hook, if it has one, to the sender.
+pub(super) async fn submit_run(
+    caller: &Caller,
+    engine: &Engine,
+    workflow_id: &DefinitionId,
+    submit: Submit,
+) -> Result<RunHandle, Problem> {
+    let has_hook = submit.hook.is_some();
+    let handle = engine.submit(workflow_id, submit).await?;
+    if let Some(webhooks) = caller.state.webhooks.as_ref().filter(|_| has_hook) {
+        webhooks.nudge();
+    }
+    Ok(handle)
 }
 
 /// A session belongs to one component and one user.
@@ -319,10 +342,7 @@ fn listed(component: &Component, run: &WorkflowRunOutput) -> Value {
 }
 
 /// The runs of a filter, oldest first, with input and output.
-pub(crate) async fn session_runs(
-    engine: &Engine,
-    filter: RunFilter,
-) -> Result<Vec<WorkflowRunOutput>, Problem> {
+pub(crate) async fn session_runs(engine: &Engine, filter: RunFilter) -> Result<Vec<WorkflowRunOutput>, Problem> {
     let mut filter = RunFilter { order: Order::OldestFirst, with_payload: true, limit: LIST_PAGE, ..filter };
     let mut runs = Vec::new();
     loop {
@@ -380,7 +400,9 @@ pub(crate) async fn resume(
         Err(problem) => return Err(problem),
     };
     match follow {
-        Ok(follow) => Ok(sse::response(&caller, slot, component, follow, Numbering::Shown, Selection::Everything).await?),
+        Ok(follow) => {
+            Ok(sse::response(&caller, slot, component, follow, Numbering::Shown, Selection::Everything).await?)
+        }
         Err(Error::RunNotFound(_)) => Ok(sse::error(&format!("Run {run_id} not found in buffer or database"))),
         Err(error) => Err(error.into()),
     }

@@ -13,7 +13,9 @@ use axum::Json;
 use axum::extract::{Path, Query};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use outlive_core::port::{NewSession, Order, RunFilter, Session, SessionFilter, SessionKind, SessionPatch, SessionSort};
+use outlive_core::port::{
+    NewSession, Order, RunFilter, Session, SessionFilter, SessionKind, SessionPatch, SessionSort,
+};
 use outlive_core::{DefinitionId, Metrics, SessionId, Timestamp, WorkflowRunOutput, content_text};
 use outlive_engine::Engine;
 use serde::Deserialize;
@@ -127,7 +129,8 @@ impl ListQuery {
         let number: i64 = text.parse().map_err(|_| {
             Problem::field("int_parsing", "query", name, "Input should be a valid integer, unable to parse string")
         })?;
-        let at_least = || Problem::field("greater_than_equal", "query", name, "Input should be greater than or equal to 1");
+        let at_least =
+            || Problem::field("greater_than_equal", "query", name, "Input should be greater than or equal to 1");
         u64::try_from(number).ok().filter(|number| *number >= 1).ok_or_else(at_least)
     }
 }
@@ -139,7 +142,8 @@ fn component_id(kind: Option<SessionKind>, id: &str) -> Result<DefinitionId, Pro
         Some(SessionKind::Team) => format!("team:{id}"),
         Some(SessionKind::Workflow) | None => id.to_owned(),
     };
-    DefinitionId::parse(&text).map_err(|invalid| Problem::field("value_error", "query", "component_id", invalid.to_string()))
+    DefinitionId::parse(&text)
+        .map_err(|invalid| Problem::field("value_error", "query", "component_id", invalid.to_string()))
 }
 
 async fn list(caller: Caller, Query(query): Query<ListQuery>) -> Result<Json<Value>, Problem> {
@@ -300,7 +304,8 @@ async fn create(
         SessionKind::Team => body.team_id,
     };
     let engine = caller.engine();
-    let invalid = |error: outlive_core::InvalidId| Problem::field("value_error", "body", "session_id", error.to_string());
+    let invalid =
+        |error: outlive_core::InvalidId| Problem::field("value_error", "body", "session_id", error.to_string());
     let session_id = body.session_id.map(|id| SessionId::parse(&id)).transpose().map_err(invalid)?;
     let new = NewSession {
         session_id: session_id.unwrap_or_else(|| engine.new_session_id()),
@@ -357,7 +362,11 @@ struct DeleteQuery {
     force: bool,
 }
 
-async fn delete(caller: Caller, Path(id): Path<String>, Query(query): Query<DeleteQuery>) -> Result<StatusCode, Problem> {
+async fn delete(
+    caller: Caller,
+    Path(id): Path<String>,
+    Query(query): Query<DeleteQuery>,
+) -> Result<StatusCode, Problem> {
     remove(&caller, vec![id], query.force).await
 }
 

@@ -176,6 +176,10 @@ pub struct RunForm {
     pub metadata: Option<Map<String, Value>>,
     /// False asks for a stream of milestones alone. True unless said otherwise.
     pub stream_events: bool,
+    /// Where the run's events are to be posted.
+    pub webhook_url: Option<String>,
+    /// Which of them: `end` or `all`.
+    pub webhook_events: Option<String>,
     /// Files, in the order in which they came.
     pub uploads: Vec<Upload>,
     /// Fields that nobody here knows, for the workflow.
@@ -202,6 +206,8 @@ impl RunForm {
             dependencies: reader.object("dependencies"),
             metadata: reader.object("metadata"),
             stream_events: reader.boolean("stream_events").unwrap_or(true),
+            webhook_url: reader.text("webhook_url"),
+            webhook_events: reader.text("webhook_events"),
             uploads: std::mem::take(&mut reader.fields.uploads),
             extra: reader.rest(),
         };

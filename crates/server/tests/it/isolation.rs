@@ -6,8 +6,8 @@ use crate::served::{Answer, Ask, Heard, Served, in_time, whole_scope};
 use outlive_core::{RunId, RunStatus};
 use outlive_server::auth::{Needs, Rule, Verb};
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt;
 use std::collections::{BTreeSet, HashMap};
+use tokio::io::AsyncReadExt;
 
 /// What a user has: in each kind one run that is over, and one workflow run that is not.
 struct Things {
@@ -24,9 +24,12 @@ async fn things(served: &Served, user: &str) -> Things {
     let key = served.user(user).await;
     let session = format!("session-of-{user}");
     let mut runs = Vec::new();
-    for (plural, id, message) in
-        [("workflows", "echo", "mine"), ("agents", "helper", "mine"), ("teams", "crew", "mine"), ("workflows", "held", "3")]
-    {
+    for (plural, id, message) in [
+        ("workflows", "echo", "mine"),
+        ("agents", "helper", "mine"),
+        ("teams", "crew", "mine"),
+        ("workflows", "held", "3"),
+    ] {
         // A session belongs to one component.
         let in_session = if id == "echo" { format!("&session_id={session}") } else { String::new() };
         let form = format!("message={message}&stream=false&background=true{in_session}");
@@ -117,7 +120,11 @@ fn requests(rule: &Rule) -> Vec<(String, &'static str, &'static str)> {
             vec![(path.to_owned(), JSON, r#"{"session_name":"stolen"}"#)]
         }
         (Verb::Patch, "/sessions/{session_id}") => {
-            vec![(path.to_owned(), JSON, r#"{"session_name":"stolen","session_state":{"stolen":1},"metadata":{"x":1}}"#)]
+            vec![(
+                path.to_owned(),
+                JSON,
+                r#"{"session_name":"stolen","session_state":{"stolen":1},"metadata":{"x":1}}"#,
+            )]
         }
         (Verb::Delete, "/sessions") => vec![
             (path.to_owned(), JSON, r#"{"session_ids":["{session_id}"]}"#),
@@ -152,7 +159,8 @@ async fn bad_b07_to_another_user_every_thing_is_as_unknown_as_one_that_never_was
     for rule in &rules {
         for (path, content_type, body) in requests(rule) {
             for (plural, id, run) in &alice.runs {
-                let about_kind = ["workflows", "agents", "teams"].iter().any(|kind| path.starts_with(&format!("/{kind}/")));
+                let about_kind =
+                    ["workflows", "agents", "teams"].iter().any(|kind| path.starts_with(&format!("/{kind}/")));
                 if about_kind && !path.starts_with(&format!("/{plural}/")) {
                     continue;
                 }
@@ -165,11 +173,17 @@ async fn bad_b07_to_another_user_every_thing_is_as_unknown_as_one_that_never_was
                     let fill = |text: &str| text.replace("{run_id}", run).replace("{session_id}", session);
                     let (path, body) = (fill(&of_component), fill(body));
                     let method = rule.method.as_str();
-                    let ask = Ask { method, path: &path, token: Some(&bob.key), content_type, body: &body, headers: "" };
+                    let ask =
+                        Ask { method, path: &path, token: Some(&bob.key), content_type, body: &body, headers: "" };
                     answers.push(plain(&served.ask(ask).await, [run, session]));
                     asked += 1;
                 }
-                assert_eq!(answers[0], answers[1], "{} {path}, asked for alice's and for nobody's", rule.method.as_str());
+                assert_eq!(
+                    answers[0],
+                    answers[1],
+                    "{} {path}, asked for alice's and for nobody's",
+                    rule.method.as_str()
+                );
                 let shows_nothing = !answers[0].1.contains("mine") && !answers[0].1.contains("MINE");
                 assert!(shows_nothing, "{} {path}: {:?}", rule.method.as_str(), answers[0]);
             }
@@ -188,7 +202,8 @@ async fn bad_b07_a_list_shows_a_user_their_own_things_whatever_it_is_asked_for()
     let served = Served::start().await;
     let alice = things(&served, "alice").await;
     let bob = things(&served, "bob").await;
-    for query in ["", "user_id=alice", "component_id=echo", "session_name=session-of-alice", "type=agent", "type=team"] {
+    for query in ["", "user_id=alice", "component_id=echo", "session_name=session-of-alice", "type=agent", "type=team"]
+    {
         let answer = served.get(&format!("/sessions?limit=100&{query}"), &bob.key).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         assert!(!answer.body.contains(&alice.session) && !answer.body.contains("alice"), "{query}: {}", answer.body);
@@ -211,10 +226,14 @@ async fn bad_b07_on_a_socket_another_users_run_is_as_unknown_as_one_that_never_w
     let bob = served.user("bob").await;
     let before = picture(&served, &alice).await;
     let mut socket = served.socket_of(&bob).await;
-    let actions: Vec<&str> = served.rules.iter().filter_map(|rule| match rule.method {
-        Verb::Message(action) => Some(action),
-        _ => None,
-    }).collect();
+    let actions: Vec<&str> = served
+        .rules
+        .iter()
+        .filter_map(|rule| match rule.method {
+            Verb::Message(action) => Some(action),
+            _ => None,
+        })
+        .collect();
     assert!(actions.len() >= 5, "{actions:?}");
     for action in actions {
         let frame = |run: &str| match action {
@@ -267,8 +286,16 @@ async fn bad_b08_nobody_runs_in_anothers_session_or_in_anothers_name() {
     socket.say(start).await;
     assert_eq!(socket.event().await["event"], "error");
     // A session cannot be made over another's either.
-    let body = json!({ "session_id": bob.session, "workflow_id": "echo", "session_state": { "stolen": 1 } }).to_string();
-    let ask = Ask { method: "POST", path: "/sessions", token: Some(&alice), content_type: "application/json", body: &body, headers: "" };
+    let body =
+        json!({ "session_id": bob.session, "workflow_id": "echo", "session_state": { "stolen": 1 } }).to_string();
+    let ask = Ask {
+        method: "POST",
+        path: "/sessions",
+        token: Some(&alice),
+        content_type: "application/json",
+        body: &body,
+        headers: "",
+    };
     let answer = served.ask(ask).await;
     assert!((400..500).contains(&answer.status), "{answer:?}");
     assert!(!answer.body.contains("mine"), "{answer:?}");
@@ -334,7 +361,13 @@ async fn read_until(stream: &mut tokio::net::TcpStream, heard: &mut String, text
 
 /// A request that reaches the rule's check of scopes.
 fn path_of(rule: &Rule) -> String {
-    let ids = [("{step_id}", "step"), ("{workflow_id}", "echo"), ("{agent_id}", "helper"), ("{team_id}", "crew"), ("{run_id}", NOBODY_RUN)];
+    let ids = [
+        ("{step_id}", "step"),
+        ("{workflow_id}", "echo"),
+        ("{agent_id}", "helper"),
+        ("{team_id}", "crew"),
+        ("{run_id}", NOBODY_RUN),
+    ];
     ids.iter().fold(rule.path.replace("{session_id}", NOBODY_SESSION), |path, (name, id)| path.replace(name, id))
 }
 
@@ -395,10 +428,14 @@ async fn bad_b10_every_route_asks_for_a_credential_but_those_that_are_listed_her
     // Without a credential a socket hears nothing of any run.
     let mut socket = served.socket().await;
     assert_eq!(socket.event().await["requires_auth"], true);
-    let messages: Vec<&str> = served.rules.iter().filter_map(|rule| match rule.method {
-        Verb::Message(action) => Some(action),
-        _ => None,
-    }).collect();
+    let messages: Vec<&str> = served
+        .rules
+        .iter()
+        .filter_map(|rule| match rule.method {
+            Verb::Message(action) => Some(action),
+            _ => None,
+        })
+        .collect();
     for action in messages {
         socket.say(json!({ "action": action, "workflow_id": "echo", "run_id": NOBODY_RUN })).await;
         match in_time(socket.next()).await {

@@ -3,6 +3,7 @@
 mod api;
 mod auth;
 mod bad_http;
+mod cancel;
 mod door;
 mod isolation;
 mod openapi;
@@ -10,4 +11,6 @@ mod problem;
 mod recordings;
 mod served;
 mod socket;
+mod streams;
+mod webhooks;
 mod wire;

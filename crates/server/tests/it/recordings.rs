@@ -119,6 +119,14 @@ fn elements_are_compared_with_the_shape_that_fits_best() {
 }
 
 #[test]
+fn elements_of_different_kinds_are_told_apart_by_their_own_keys() {
+    let recorded = json!([{ "agent": { "id": "string" } }, { "team": { "a": "int", "b": "int", "c": "int" } }]);
+    let actual = json!([{ "team": { "id": 1 } }]);
+    let expected = ["[].team.a: is missing", "[].team.b: is missing", "[].team.c: is missing", "[].team.id: is new"];
+    assert_eq!(found(recorded, actual, &[]), expected);
+}
+
+#[test]
 fn what_is_under_a_key_can_be_left_alone() {
     let recorded = json!({ "state": { "a": "int" }, "steps": [{ "state": "null" }] });
     let actual = json!({ "state": "x", "steps": [{ "state": {} }] });

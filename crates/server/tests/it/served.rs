@@ -6,11 +6,11 @@ use outlive_core::port::{Clock, Db};
 use outlive_core::{Definition, Failure, RunId, Step, Timestamp};
 use outlive_db::InMemoryDb;
 use outlive_engine::{Engine, Options, Submit};
+use outlive_server::Server;
 use outlive_server::auth::key::{KeyRecord, KeyStore, MemoryKeyStore, NewKey};
 use outlive_server::auth::{Auth, Needs, RouteTable, Scopes};
 use outlive_server::config::Limits;
 use outlive_server::state::{Component, Kind};
-use outlive_server::Server;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -380,7 +380,9 @@ impl Socket {
         loop {
             match in_time(self.stream.next()).await {
                 Some(Ok(Message::Text(text))) => {
-                    let json = text.split_once("data: ").map_or(text.as_str(), |(_, data)| data.trim_end());
+                    let is_sse = text.starts_with("event: ");
+                    let data = text.split_once("\ndata: ").filter(|_| is_sse).map(|(_, data)| data.trim_end());
+                    let json = data.unwrap_or(&text);
                     return Heard::Event(serde_json::from_str(json).unwrap_or_else(|_| panic!("not JSON: {text}")));
                 }
                 Some(Ok(Message::Close(frame))) => return Heard::Closed(frame),

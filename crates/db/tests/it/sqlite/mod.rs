@@ -55,6 +55,7 @@ fn new_run(id: &str) -> NewRun {
         policy: SessionPolicy::Queue,
         session_state: None,
         session_kind: SessionKind::Workflow,
+        hook: None,
         at: second(0),
     }
 }

@@ -5,6 +5,7 @@
 
 mod app;
 mod differences;
+mod endings;
 mod replay;
 mod socket;
 mod tokens;

@@ -1,7 +1,7 @@
 //! The replay of a recording: requests in order, ids filled in, answers compared.
 //!
-//! Nothing here sleeps: the last poll of a run is sent when the engine says that the run has ended, a request `during`
-//! another when that one has told of a step.
+//! Nothing here sleeps: a request about a run is sent when the engine says that the run is at its first step, the last
+//! poll of it when it has ended, a request `during` another when that one has told of a step.
 
 use super::app::App;
 use super::differences::Judge;
@@ -61,7 +61,8 @@ pub(crate) async fn replay(name: &str) {
     app.stop().await;
 }
 
-fn client() -> reqwest::Client {
+/// A client of its own.
+pub(crate) fn client() -> reqwest::Client {
     // The models of other tests in this process may have installed it already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::new()
@@ -79,9 +80,9 @@ async fn runs_before(app: &App) -> BTreeMap<String, String> {
     ];
     for (index, (workflow, message, stream)) in runs.into_iter().enumerate() {
         let session = format!("db-{}", index + 1);
-        let form = [("message", message), ("stream", stream), ("background", "true"), ("session_id", &session)];
+        let fields = [("message", message), ("stream", stream), ("background", "true"), ("session_id", &session)];
         let request = client.post(format!("http://{}/workflows/{workflow}/runs", app.address));
-        let answer = request.header("content-type", FORM).body(urlencoded(&form)).send().await.unwrap();
+        let answer = self::form(request, &fields).send().await.unwrap();
         let run_id = answer.headers()["x-run-id"].to_str().unwrap().to_owned();
         answer.bytes().await.unwrap();
         app.run_ended(&run_id).await;
@@ -90,7 +91,10 @@ async fn runs_before(app: &App) -> BTreeMap<String, String> {
     known
 }
 
-const FORM: &str = "application/x-www-form-urlencoded";
+/// The request with these fields as its body.
+pub(crate) fn form(request: reqwest::RequestBuilder, fields: &[(&str, &str)]) -> reqwest::RequestBuilder {
+    request.header("content-type", "application/x-www-form-urlencoded").body(urlencoded(fields))
+}
 
 fn urlencoded(fields: &[(&str, &str)]) -> String {
     let escaped = |text: &str| -> String {
@@ -141,9 +145,11 @@ impl Replay<'_> {
     }
 
     async fn send(&mut self, index: usize, exchange: &Exchange, request: &Request, recorded: &Response) -> Answer {
+        let run_id = request.path.split(['/', '?']).nth(4).unwrap_or_default();
         if self.is_last_poll(index) {
-            let run_id = request.path.split(['/', '?']).nth(4).unwrap_or_default();
             self.app.run_ended(run_id).await;
+        } else {
+            self.app.run_began(run_id).await;
         }
         let url = format!("http://{}{}", self.app.address, request.path);
         let mut sent = self.client.request(request.method.parse().unwrap(), url);
@@ -153,7 +159,7 @@ impl Replay<'_> {
         sent = match (&request.form, &request.json) {
             (Some(form), _) => {
                 let fields: Vec<_> = form.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-                sent.header("content-type", FORM).body(urlencoded(&fields))
+                self::form(sent, &fields)
             }
             (None, Some(json)) => sent.json(json),
             // The recording keeps no parts; this is the one request that was sent in some.
@@ -286,17 +292,16 @@ fn is_agents(line: &str) -> bool {
     ["Run", "ModelRequest", "ToolCall"].iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Events whose index does not follow the one before, of the same run.
+/// Events whose index does not follow that of the one before in their session: every session here has one run at a time.
 pub(crate) fn gaps(told: &[Told]) -> Vec<String> {
     let mut last: BTreeMap<&str, u64> = BTreeMap::new();
     let mut found = Vec::new();
-    // Events of a member's run have its id, and its workflow's beside it.
-    for (event, index) in told.iter().filter_map(|told| Some((told, told.body["event_index"].as_u64()?))) {
-        let run = ["session_id"].into_iter().find_map(|key| event.body[key].as_str()).unwrap_or_default();
-        if let Some(before) = last.insert(run, index)
+    for (told, index) in told.iter().filter_map(|told| Some((told, told.body["event_index"].as_u64()?))) {
+        let session = told.body["session_id"].as_str().unwrap_or_default();
+        if let Some(before) = last.insert(session, index)
             && index != before + 1
         {
-            found.push(format!("index {index} of {} follows {before}", event.name));
+            found.push(format!("index {index} of {} follows {before}", told.name));
         }
     }
     found

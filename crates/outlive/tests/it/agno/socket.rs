@@ -27,7 +27,8 @@ pub(crate) async fn talk(
     let has_one_line = recorded.len() == 1;
     let has_several = recorded.iter().filter(|name| *name == "WorkflowStarted").count() > 1;
     // A client that left while it caught up: when it was told that it had depends on how fast it was.
-    let has_left_early = recorded.iter().any(|name| name == "catch_up") && !recorded.iter().any(|name| name == "subscribed");
+    let has_left_early =
+        recorded.iter().any(|name| name == "catch_up") && !recorded.iter().any(|name| name == "subscribed");
     for line in &told_once(script) {
         match line {
             Line::Send { send } => {
@@ -36,8 +37,11 @@ pub(crate) async fn talk(
                     replay.known.insert("jwt".to_owned(), tokens::token(kind));
                     tokens_shown += 1;
                 }
-                let frame = filled_json(send, &replay.known).to_string();
-                talk.socket.send(Message::text(frame)).await.unwrap();
+                let frame = filled_json(send, &replay.known);
+                if let Some(run_id) = frame["run_id"].as_str() {
+                    replay.app.run_began(run_id).await;
+                }
+                talk.socket.send(Message::text(frame.to_string())).await.unwrap();
             }
             Line::SendText { send_text } => talk.socket.send(Message::text(send_text.clone())).await.unwrap(),
             Line::Receive { receive, form } => {
@@ -48,9 +52,9 @@ pub(crate) async fn talk(
             Line::Closed { .. } => {}
         }
     }
-    let is_part = script.iter().any(|line| {
-        matches!(line, Line::Send { send } if send["last_event_index"].as_u64().is_some_and(|index| index > 0))
-    });
+    let is_part = script.iter().any(
+        |line| matches!(line, Line::Send { send } if send["last_event_index"].as_u64().is_some_and(|index| index > 0)),
+    );
     if has_left_early {
         talk.told.retain(|told| told.name != "subscribed");
     }

@@ -1,9 +1,9 @@
 //! The credentials that the recordings name by kind.
 
 use jsonwebtoken::{EncodingKey, Header, encode};
+use outlive::engine::SystemClock;
 use outlive::serving::auth::jwt::{JwtKey, JwtVerifier};
 use outlive::serving::auth::{Auth, Secret};
-use outlive::engine::SystemClock;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -20,6 +20,8 @@ const GATHER: Duration = Duration::from_millis(250);
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// Runs read between two tellings; further ones wait for the next.
 const READS_MAX: usize = 256;
+/// Runs that may wait to be read. With more, followers read their lists again.
+const WAITING_MAX: usize = 4096;
 /// Finished runs among which those of other processes are looked for.
 const NEWEST: u32 = 100;
 /// Unfinished runs that are watched.
@@ -156,6 +158,10 @@ impl Watch {
                 changed.extend(self.look().await?);
             }
             self.looked_at = Instant::now();
+        }
+        if self.waiting.len() > WAITING_MAX {
+            self.waiting.clear();
+            self.send(News::Reset);
         }
         for _ in 0..READS_MAX {
             let Some(run_id) = self.waiting.pop_first() else { break };

@@ -1,6 +1,6 @@
 //! `/api`: what the dashboard and scripts call. Runs of every kind side by side, read and changed as the caller may.
 //!
-//! It adds no rule of its own: the engine decides, and [`Caller::engine`] sees to it that another user's run is one that is
+//! It adds no rule of its own: the engine decides, and `Caller::engine` sees to it that another user's run is one that is
 //! not there. Errors carry `detail`, `error_code` and `request_id` in the body.
 
 mod events;
@@ -38,7 +38,7 @@ const LIST_QUERY: &[Field] = &[
     ),
     field("created_to", "string", false, "Only runs accepted before this time"),
     field("preview", "boolean", false, "With the begin of each input and error (default false)"),
-    field("limit", "integer", false, "At most this many, 1 to 1000 (default 100)"),
+    field("limit", "integer", false, "At most this many, 1 to 1000, with preview to 100 (default 100)"),
     field("cursor", "string", false, "Go on after the page that gave this as `next_cursor`"),
 ];
 const EVENTS_QUERY: &[Field] = &[

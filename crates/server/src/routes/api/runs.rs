@@ -5,8 +5,9 @@ use super::{find, query, steps};
 use crate::json::Json as Body;
 use crate::problem::{FieldProblem, Problem};
 use crate::routes::caller::Caller;
-use crate::routes::runs::{REPLAYED, check_session, idempotency_key};
+use crate::routes::runs::{REPLAYED, check_session, idempotency_key, submit_run};
 use crate::state::{Component, Kind, State};
+use crate::webhook::Ask;
 use axum::Json;
 use axum::extract::{Path, Query};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -19,6 +20,8 @@ use std::sync::Arc;
 
 const LIMIT: u64 = 100;
 const LIMIT_MAX: u64 = 1000;
+/// Where inputs and outputs have to be read, of which each may be long.
+const PREVIEW_MAX: u64 = 100;
 
 /// The query of a list. Texts, so that what is wrong with one can be said by its name.
 #[derive(Debug, Default, Deserialize)]
@@ -42,7 +45,9 @@ impl ListQuery {
         };
         let workflow_id = self.workflow_id.as_deref().map(DefinitionId::parse).transpose();
         let session_id = self.session_id.as_deref().map(SessionId::parse).transpose();
-        let limit = query::number("limit", self.limit.as_deref(), 1, LIMIT_MAX)?.unwrap_or(LIMIT);
+        let has_preview = query::boolean("preview", self.preview.as_deref())?;
+        let most = if has_preview { PREVIEW_MAX } else { LIMIT_MAX };
+        let limit = query::number("limit", self.limit.as_deref(), 1, most)?.unwrap_or(LIMIT);
         Ok(RunFilter {
             statuses: query::words(self.status.as_deref()).map(status).collect::<Result<_, _>>()?,
             workflow_id: workflow_id.map_err(|error| invalid("workflow_id", error))?,
@@ -53,7 +58,7 @@ impl ListQuery {
             created_to: query::time("created_to", self.created_to.as_deref())?,
             after: self.cursor.clone(),
             limit: u32::try_from(limit).expect("the limit is at most 1000"),
-            with_payload: query::boolean("preview", self.preview.as_deref())?,
+            with_payload: has_preview,
             with_counts: true,
             ..RunFilter::default()
         })
@@ -122,6 +127,7 @@ pub(super) async fn create(
     if !wrong.is_empty() {
         return Err(Problem { code: "invalid_id", ..Problem::fields(wrong) });
     }
+    let webhook = Ask { url: body.webhook_url, events: body.webhook_events };
     let engine = caller.engine();
     let user_id = caller.principal.acts_for(body.user_id.as_deref()).map(str::to_owned);
     if let Some(session_id) = &body.session_id {
@@ -136,9 +142,10 @@ pub(super) async fn create(
         session_kind: component.kind.session(),
         attachments: Attachments { additional_data: body.additional_data, ..Attachments::default() },
         idempotency_key: idempotency_key(&headers)?,
+        hook: webhook.accept(caller.state.webhooks.as_deref())?,
         ..Submit::default()
     };
-    accept(&engine, &component.definition.id, submit, None).await
+    accept(&caller, &engine, &component.definition.id, submit, None).await
 }
 
 /// What is served under this id: a workflow, or the workflow around an agent or team.
@@ -153,13 +160,31 @@ fn is_plain(id: &str) -> bool {
     (1..=ID_LEN_MAX).contains(&id.len()) && id.bytes().all(is_sign)
 }
 
+/// Starting through `/api` asks for the same scope as the component's own route.
+fn may_run(caller: &Caller, workflow_id: &DefinitionId) -> Result<(), Problem> {
+    let state = &caller.state;
+    let kinds = [Kind::Workflow, Kind::Agent, Kind::Team];
+    let component = kinds.into_iter().flat_map(|kind| state.components(kind)).find(|c| c.definition.id == *workflow_id);
+    match component {
+        Some(component) if !caller.principal.may(component.kind.plural(), &component.id, "run") => {
+            let scope = format!("{}:run", component.kind.plural());
+            let detail = format!("Insufficient permissions. Required scope(s): {scope}");
+            Err(Problem::new(StatusCode::FORBIDDEN, "insufficient_scope", detail))
+        }
+        // What is not served is not found where it is submitted.
+        Some(_) | None => Ok(()),
+    }
+}
+
 async fn accept(
+    caller: &Caller,
     engine: &Engine,
     workflow_id: &DefinitionId,
     submit: Submit,
     rerun_of: Option<String>,
 ) -> Result<Response, Problem> {
-    let handle = engine.submit(workflow_id, submit).await?;
+    may_run(caller, workflow_id)?;
+    let handle = submit_run(caller, engine, workflow_id, submit).await?;
     let run_id = handle.run_id().as_str();
     let run = find(engine, run_id).await?;
     // A run that was just accepted may be running already; it is told as it was accepted.
@@ -218,5 +243,5 @@ pub(super) async fn rerun(caller: Caller, Path(run_id): Path<String>, headers: H
         idempotency_key: idempotency_key(&headers)?,
         ..Submit::default()
     };
-    accept(&engine, &run.info.workflow_id, submit, Some(run.info.run_id.to_string())).await
+    accept(&caller, &engine, &run.info.workflow_id, submit, Some(run.info.run_id.to_string())).await
 }

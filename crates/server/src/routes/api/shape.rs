@@ -41,6 +41,12 @@ pub(crate) struct CreateRun {
     /// The caller's own data, which steps see.
     #[serde(default)]
     pub(crate) additional_data: Option<Value>,
+    /// Where the run's events are posted.
+    #[serde(default)]
+    pub(crate) webhook_url: Option<String>,
+    /// Which of them: `end` (the last one, default) or `all`.
+    #[serde(default)]
+    pub(crate) webhook_events: Option<String>,
 }
 
 /// A run that was accepted, now or by an earlier request with the same Idempotency-Key.

@@ -11,6 +11,7 @@ use outlive_engine::{Engine, Options, SystemClock};
 use outlive_server::Server;
 use outlive_server::auth::key::{KeyRecord, KeyStore, MemoryKeyStore, NewKey};
 use outlive_server::auth::{Auth, Scopes};
+use outlive_server::config::Limits;
 use outlive_server::state::{Component, Kind};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -25,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Stage {
     pub(crate) db: InMemoryDb,
     pub(crate) engine: Engine,
+    pub(crate) keys: Arc<MemoryKeyStore>,
     /// Every run of the workflow `gate` waits for one permit.
     pub(crate) gate: Arc<Semaphore>,
     /// May do everything and sees everything.
@@ -177,15 +179,20 @@ fn read(event: &str) -> Sent {
 
 impl Stage {
     pub(crate) async fn new() -> Self {
-        Self::with(Options::default()).await
+        Self::with(Options::default(), Limits::default()).await
+    }
+
+    /// Looks at the credential of a stream again after every such time.
+    pub(crate) async fn rechecking(recheck_period: Duration) -> Self {
+        Self::with(Options::default(), Limits { recheck_period, ..Limits::default() }).await
     }
 
     /// Runs are accepted and never executed.
     pub(crate) async fn idle() -> Self {
-        Self::with(Options { execute: false, ..Options::default() }).await
+        Self::with(Options { execute: false, ..Options::default() }, Limits::default()).await
     }
 
-    async fn with(options: Options) -> Self {
+    async fn with(options: Options, limits: Limits) -> Self {
         let db = InMemoryDb::new();
         let gate = Arc::new(Semaphore::new(0));
         let definitions = [echo(), gated(gate.clone()), broken()];
@@ -196,8 +203,8 @@ impl Stage {
         let mut tokens = Vec::new();
         for (user_id, scopes) in [
             (None, "agent_os:admin"),
-            (Some("ada"), "runs:read runs:write workers:read"),
-            (Some("bob"), "runs:read runs:write workers:read"),
+            (Some("ada"), "runs:read runs:write workers:read workflows:run"),
+            (Some("bob"), "runs:read runs:write workers:read workflows:run"),
         ] {
             let key = NewKey {
                 scopes: Scopes::parse(scopes.split(' ')),
@@ -208,11 +215,11 @@ impl Stage {
             keys.add(record).await.expect("a key");
             tokens.push(secret.expose().to_owned());
         }
-        let auth = Auth::new(Arc::new(SystemClock)).keys(keys);
-        let router = serving(&engine, definitions).auth(auth).build().router();
+        let auth = Auth::new(Arc::new(SystemClock)).keys(keys.clone());
+        let router = serving(&engine, definitions).auth(auth).limits(limits).build().router();
         let client = |token: &String| Client { router: router.clone(), token: token.clone() };
         let (admin, ada, bob) = (client(&tokens[0]), client(&tokens[1]), client(&tokens[2]));
-        Self { db, engine, gate, admin, ada, bob }
+        Self { db, engine, keys, gate, admin, ada, bob }
     }
 
     /// The same engine behind a server that asks for no credentials.

@@ -1,7 +1,13 @@
 //! Streams: a run's log, and which runs change.
 
 use super::stage::{Sent, Stage};
+use outlive_core::Timestamp;
+use outlive_db::Operation;
+use outlive_server::auth::key::KeyStore;
 use serde_json::json;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 fn indexes(events: &[Sent]) -> Vec<Option<u64>> {
     events.iter().map(|event| event.id).collect()
@@ -65,10 +71,10 @@ async fn runs_of_another_process_are_told_too() {
     let stage = Stage::new().await;
     let mut events = stage.admin.follow("/api/stream?topics=runs,workers", &[]).await;
     assert_eq!(events.next().await.map(|event| event.name), Some("ready".to_owned()));
-    let other = outlive_engine::Engine::builder(std::sync::Arc::new(stage.db.another_process()));
+    let other = outlive_engine::Engine::builder(Arc::new(stage.db.another_process()));
     let step = outlive_core::Step::function("first", |_, _| async { Ok::<_, outlive_core::Failure>("done") });
     let definition = outlive_core::Definition::builder("Elsewhere").step(step).build().expect("a definition");
-    let other = other.workflow(std::sync::Arc::new(definition)).start().await.expect("an engine");
+    let other = other.workflow(Arc::new(definition)).start().await.expect("an engine");
     let workflow_id = "elsewhere".parse().expect("an id");
     let submitted = other.submit(&workflow_id, outlive_engine::Submit::default());
     let run_id = submitted.await.expect("a run").run_id().to_string();
@@ -94,4 +100,51 @@ async fn a_stream_of_the_lists_ends_with_the_engine() {
     assert_eq!(events.next().await.map(|event| event.name), Some("ready".to_owned()));
     stage.engine.shutdown().await.expect("the store works");
     assert_eq!(events.next().await, None);
+}
+
+#[tokio::test]
+async fn followers_share_one_look_at_the_store() {
+    let stage = Stage::new().await;
+    let lists = Arc::new(AtomicUsize::new(0));
+    let counter = lists.clone();
+    stage.db.faults(Arc::new(move |operation| {
+        counter.fetch_add(usize::from(operation == Operation::Runs), Ordering::Relaxed);
+        None
+    }));
+    let mut followers = Vec::new();
+    for _ in 0..20 {
+        let mut events = stage.ada.follow("/api/stream", &[]).await;
+        assert_eq!(events.next().await.map(|event| event.name), Some("ready".to_owned()));
+        followers.push(events);
+    }
+    assert_eq!(lists.load(Ordering::Relaxed), 2, "the unfinished runs and the newest, once");
+    let run_id = stage.ada.start("echo", "x").await;
+    for events in &mut followers {
+        assert_eq!(events.next().await.map(|event| event.data["run_id"].clone()), Some(json!(run_id)));
+    }
+    // When all have gone the task goes, and whoever comes next begins anew.
+    drop(followers);
+    let mut events = stage.ada.follow("/api/stream", &[]).await;
+    assert_eq!(events.next().await.map(|event| event.name), Some("ready".to_owned()));
+    assert_eq!(lists.load(Ordering::Relaxed), 4);
+}
+
+#[tokio::test]
+async fn bad_b11_streams_end_when_the_key_is_revoked() {
+    let stage = Stage::rechecking(Duration::from_millis(20)).await;
+    let run_id = stage.ada.start("gate", "x").await;
+    stage.begun(&run_id).await;
+    let open = [
+        stage.ada.follow("/api/stream", &[]).await,
+        stage.ada.follow(&format!("/api/runs/{run_id}/stream"), &[]).await,
+    ];
+    for record in stage.keys.list().await.expect("keys") {
+        stage.keys.revoke(&record.id, Timestamp::from_micros(1)).await.expect("a key");
+    }
+    for events in open {
+        let last = events.rest().await.pop().expect("an event");
+        assert_eq!(last.name, "auth_expired");
+    }
+    assert_eq!(stage.ada.get("/api/runs").await.problem().0, 401);
+    stage.gate.add_permits(1);
 }
