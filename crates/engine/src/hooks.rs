@@ -5,7 +5,7 @@
 
 use crate::engine::Engine;
 use crate::error::Error;
-use outlive_core::port::{Delivery, DueHooks, Hook, HookMove};
+use outlive_core::port::{DueHooks, Hook, HookHistory, HookMove};
 use outlive_core::{RunId, Timestamp};
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ impl Engine {
     ///
     /// # Errors
     /// The store's.
-    pub async fn hook(&self, run_id: &RunId) -> Result<Option<(Hook, Vec<Delivery>)>, Error> {
+    pub async fn hook(&self, run_id: &RunId) -> Result<Option<HookHistory>, Error> {
         Ok(self.inner.services.db.hook(self.access.clone(), run_id.clone()).await?)
     }
 

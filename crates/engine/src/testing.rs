@@ -10,8 +10,8 @@ use crate::options::Options;
 use outlive_core::log::{Entry, Key, Record};
 use outlive_core::machine::WorkflowMachine;
 use outlive_core::port::{
-    Accepted, Access, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Clock, Commit, Db, DbError, Delivery,
-    DueHooks, Hook, HookMove, HookStore, Lease, LivingWorker, LogStore, NewRun, NewSession, Run, RunFilter, RunPage,
+    Accepted, Access, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Clock, Commit, Db, DbError, DueHooks, Hook,
+    HookHistory, HookMove, HookStore, Lease, LivingWorker, LogStore, NewRun, NewSession, Run, RunFilter, RunPage,
     RunStore, Session, SessionFilter, SessionPage, SessionPatch, SessionStore, Watcher,
 };
 use outlive_core::{Attachments, Definition, Page, RunId, SessionId, Timestamp, WorkerId, WorkflowRunOutput};
@@ -201,7 +201,7 @@ impl HookStore for CrashingDb {
     fn move_hook(&self, step: HookMove) -> BoxFuture<'_, Result<(), DbError>> {
         self.inner.move_hook(step)
     }
-    fn hook(&self, access: Access, run_id: RunId) -> BoxFuture<'_, Result<Option<(Hook, Vec<Delivery>)>, DbError>> {
+    fn hook(&self, access: Access, run_id: RunId) -> BoxFuture<'_, Result<Option<HookHistory>, DbError>> {
         self.inner.hook(access, run_id)
     }
     fn rewind_hook(&self, access: Access, run_id: RunId, from: u64) -> BoxFuture<'_, Result<Option<Hook>, DbError>> {

@@ -139,6 +139,9 @@ pub struct DueHooks {
     pub has_open: bool,
 }
 
+/// A hook with its last deliveries, newest first.
+pub type HookHistory = (Hook, Vec<Delivery>);
+
 /// Hooks.
 pub trait HookStore: Send + Sync {
     /// The hooks with something to send, at most `limit`. Writes nothing.
@@ -160,7 +163,7 @@ pub trait HookStore: Send + Sync {
     fn move_hook(&self, step: HookMove) -> BoxFuture<'_, Result<(), DbError>>;
 
     /// A run's hook with its last [`DELIVERIES_MAX`] deliveries, the newest first; nothing when there is none.
-    fn hook(&self, access: Access, run_id: RunId) -> BoxFuture<'_, Result<Option<(Hook, Vec<Delivery>)>, DbError>>;
+    fn hook(&self, access: Access, run_id: RunId) -> BoxFuture<'_, Result<Option<HookHistory>, DbError>>;
 
     /// Sets the cursor back to `from` and opens the hook again; whoever holds it does so no more. It never moves the cursor
     /// forward. Nothing when there is no hook.

@@ -15,8 +15,8 @@ pub use db::{
 pub use effects::{Effects, Halt, HistoryRun, Recall, once};
 pub use executor::{Executed, Executor, ExecutorInfo, SessionState, StepContext, StepInfo, merge};
 pub use hooks::{
-    DELIVERIES_MAX, Delivery, DeliveryOutcome, DueHooks, Failing, Hook, HookEvents, HookMove, HookState, HookStore,
-    NewHook,
+    DELIVERIES_MAX, Delivery, DeliveryOutcome, DueHooks, Failing, Hook, HookEvents, HookHistory, HookMove, HookState,
+    HookStore, NewHook,
 };
 
 /// A boxed future, the price of an object-safe async trait without a macro.

@@ -3,8 +3,8 @@
 use super::{InMemoryDb, Operation, Tables};
 use crate::rules;
 use outlive_core::port::{
-    Access, BoxFuture, DELIVERIES_MAX, DbError, Delivery, DueHooks, Hook, HookEvents, HookMove, HookState, HookStore,
-    NewHook,
+    Access, BoxFuture, DELIVERIES_MAX, DbError, Delivery, DueHooks, Hook, HookEvents, HookHistory, HookMove, HookState,
+    HookStore, NewHook,
 };
 use outlive_core::{RunId, Timestamp};
 use std::collections::VecDeque;
@@ -34,7 +34,7 @@ impl HookStore for InMemoryDb {
         Box::pin(async move { self.operate(Operation::MoveHook, |tables| tables.move_hook(step)) })
     }
 
-    fn hook(&self, access: Access, run_id: RunId) -> BoxFuture<'_, Result<Option<(Hook, Vec<Delivery>)>, DbError>> {
+    fn hook(&self, access: Access, run_id: RunId) -> BoxFuture<'_, Result<Option<HookHistory>, DbError>> {
         Box::pin(async move { self.operate(Operation::Hook, |tables| Ok(tables.hook(&access, &run_id))) })
     }
 
@@ -117,7 +117,7 @@ impl Tables {
         Ok(())
     }
 
-    fn hook(&self, access: &Access, run_id: &RunId) -> Option<(Hook, Vec<Delivery>)> {
+    fn hook(&self, access: &Access, run_id: &RunId) -> Option<HookHistory> {
         self.find(access, run_id)?;
         let row = self.hooks.get(self.run_by_id.get(run_id)?)?;
         Some((row.hook.clone(), row.deliveries.iter().cloned().collect()))

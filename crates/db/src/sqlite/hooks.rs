@@ -8,7 +8,7 @@ use super::tables::Tables;
 use crate::rules;
 use outlive_core::port::{
     Access, BoxFuture, DELIVERIES_MAX, DbError, Delivery, DeliveryOutcome, DueHooks, Failing, Hook, HookEvents,
-    HookMove, HookState, HookStore, NewHook,
+    HookHistory, HookMove, HookState, HookStore, NewHook,
 };
 use outlive_core::{RunId, Timestamp};
 use rusqlite::{Connection, Row, params};
@@ -33,7 +33,7 @@ impl HookStore for SqliteDb {
         Box::pin(self.write(move |tables| tables.move_hook(&step)))
     }
 
-    fn hook(&self, access: Access, run_id: RunId) -> BoxFuture<'_, Result<Option<(Hook, Vec<Delivery>)>, DbError>> {
+    fn hook(&self, access: Access, run_id: RunId) -> BoxFuture<'_, Result<Option<HookHistory>, DbError>> {
         Box::pin(self.read_with(move |reader| reader.hook(&access, &run_id)))
     }
 
@@ -220,7 +220,7 @@ impl Reader {
         Ok(due)
     }
 
-    fn hook(&self, access: &Access, run_id: &RunId) -> Result<Option<(Hook, Vec<Delivery>)>, Fail> {
+    fn hook(&self, access: &Access, run_id: &RunId) -> Result<Option<HookHistory>, Fail> {
         let sql = &self.sql.hooks;
         let Some(found) = find(&self.connection, sql, access, run_id)? else { return Ok(None) };
         let mut statement = self.connection.prepare_cached(&sql.deliveries)?;

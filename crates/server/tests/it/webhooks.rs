@@ -86,12 +86,12 @@ impl Receiver {
     }
 
     fn posted(&self) -> Vec<Posted> {
-        self.posted.lock().unwrap().iter().map(|(posted, _)| posted.clone()).collect()
+        self.posted.lock().expect("nobody panics while holding it").iter().map(|(posted, _)| posted.clone()).collect()
     }
 
     /// Those that were answered with yes.
     fn accepted(&self) -> Vec<Posted> {
-        let posted = self.posted.lock().unwrap();
+        let posted = self.posted.lock().expect("nobody panics while holding it");
         posted.iter().filter(|(_, is_accepted)| *is_accepted).map(|(posted, _)| posted.clone()).collect()
     }
 
@@ -114,7 +114,7 @@ impl Deliver for Receiver {
         body: String,
     ) -> BoxFuture<'_, Result<u16, DeliverError>> {
         assert_eq!(url, URL);
-        let mut posted = self.posted.lock().unwrap();
+        let mut posted = self.posted.lock().expect("nobody panics while holding it");
         let reaction = (self.behaviour)(posted.len());
         let is_accepted = matches!(reaction, Reaction::Answer(200..=299));
         posted.push((Posted { headers, body, at: Instant::now() }, is_accepted));
