@@ -113,6 +113,7 @@ fn requests(rule: &Rule) -> Vec<(String, &'static str, &'static str)> {
             (format!("{path}?q={{run_id}}&preview=true"), FORM, ""),
         ],
         (Verb::Post, _) if path.ends_with("/cancel") || path.ends_with("/rerun") => vec![(path.to_owned(), FORM, "")],
+        (Verb::Post, _) if path.ends_with("/redeliver") => vec![(format!("{path}?from=0"), FORM, "")],
         (Verb::Post, _) if path.ends_with("/resume") => {
             vec![(path.to_owned(), FORM, ""), (path.to_owned(), FORM, "last_event_index=1&session_id={session_id}")]
         }

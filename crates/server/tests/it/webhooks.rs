@@ -345,24 +345,6 @@ async fn a_receiver_that_does_not_answer_is_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_receiver_that_fails_for_a_day_is_given_up_and_can_be_sent_to_again() {
-    let receiver = Receiver::new(|_| Reaction::Answer(500));
-    let process = process(InMemoryDb::new(), &receiver).await;
-    let run_id = process.start("end").await;
-    let begun = Instant::now();
-    let hook = process.settled(&run_id).await;
-    assert_eq!(hook["state"], "given_up", "{hook}");
-    let day = Duration::from_secs(24 * 60 * 60);
-    assert!(begun.elapsed() >= day && begun.elapsed() < day + Duration::from_secs(600), "{:?}", begun.elapsed());
-    let tries = receiver.posted().len();
-    assert!((280..420).contains(&tries), "{tries} attempts in a day");
-
-    let (status, hook) = process.post(&format!("/api/runs/{run_id}/webhook/redeliver"), Value::Null).await;
-    assert_eq!((status, &hook["state"], &hook["failed_attempts"]), (200, &json!("open"), &json!(0)));
-    receiver.until(tries + 1).await;
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_receiver_that_is_gone_is_left_alone() {
     let receiver = Receiver::new(|_| Reaction::Answer(410));
     let process = process(InMemoryDb::new(), &receiver).await;
