@@ -14,6 +14,7 @@ use outlive_server::state::{Component, Kind};
 use outlive_server::webhook::{Deliver, DeliverError, SigningKey};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -32,12 +33,26 @@ fn key() -> SigningKey {
     SigningKey::parse(SECRET).expect("a secret")
 }
 
-/// The runtime's time, which a test pauses.
-struct TestClock(Instant);
+/// The runtime's time, which a test pauses, and what a test skips.
+struct TestClock {
+    began: Instant,
+    skipped: Mutex<Duration>,
+}
+
+impl TestClock {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { began: Instant::now(), skipped: Mutex::default() })
+    }
+
+    fn skip(&self, time: Duration) {
+        *self.skipped.lock().expect("nobody panics while holding it") += time;
+    }
+}
 
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_micros(1_700_000_000_000_000) + self.0.elapsed()
+        let skipped = *self.skipped.lock().expect("nobody panics while holding it");
+        Timestamp::from_micros(1_700_000_000_000_000) + self.began.elapsed() + skipped
     }
 }
 
@@ -131,6 +146,7 @@ impl Deliver for Receiver {
 
 /// A process that serves and sends.
 struct Process {
+    clock: Arc<TestClock>,
     engine: Engine,
     server: Server,
     sending: JoinHandle<()>,
@@ -147,8 +163,8 @@ fn definition() -> Arc<Definition> {
     Arc::new(Definition::builder("Echo").step(step("first")).step(step("second")).build().expect("a definition"))
 }
 
-async fn engine(db: InMemoryDb) -> Engine {
-    let builder = Engine::builder(Arc::new(db)).clock(Arc::new(TestClock(Instant::now())));
+async fn engine(db: InMemoryDb, clock: Arc<TestClock>) -> Engine {
+    let builder = Engine::builder(Arc::new(db)).clock(clock);
     builder.workflow(definition()).start().await.expect("an engine")
 }
 
@@ -168,11 +184,12 @@ fn server(engine: &Engine, receiver: Option<Arc<Receiver>>) -> Server {
 }
 
 async fn process(db: InMemoryDb, receiver: &Arc<Receiver>) -> Process {
-    let engine = engine(db).await;
+    let clock = TestClock::new();
+    let engine = engine(db, clock.clone()).await;
     let server = server(&engine, Some(receiver.clone()));
     let sender = server.clone();
     let sending = tokio::spawn(async move { sender.send_webhooks(std::future::pending()).await });
-    Process { engine, server, sending }
+    Process { clock, engine, server, sending }
 }
 
 async fn ask(router: Router, request: Request<Body>) -> (u16, Value) {
@@ -207,14 +224,16 @@ impl Process {
     async fn settled(&self, run_id: &str) -> Value {
         let path = format!("/api/runs/{run_id}/webhook");
         let settling = async {
+            let mut pause = Duration::from_millis(100);
             loop {
                 let (status, hook) = self.get(&path).await;
                 assert_eq!(status, 200, "{hook}");
                 if hook["state"] != "open" {
                     return hook;
                 }
-                // Time is simulated: the sender's own timers decide how far it goes.
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                // Time is simulated: the sender's own timers decide how far it goes. Each look costs real time.
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(60));
             }
         };
         timeout(PATIENCE, settling).await.expect("it settles")
@@ -354,6 +373,36 @@ async fn a_receiver_that_is_gone_is_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_receiver_that_fails_for_a_day_is_given_up_and_can_be_sent_to_again() {
+    static IS_MENDED: AtomicBool = AtomicBool::new(false);
+    let receiver = Receiver::new(|_| match IS_MENDED.load(Ordering::SeqCst) {
+        true => Reaction::Answer(200),
+        false => Reaction::Answer(503),
+    });
+    let process = process(InMemoryDb::new(), &receiver).await;
+    let run_id = process.start("all").await;
+    // 23 hours, then the last one: the waits between them are shown elsewhere.
+    for (tries, hours) in [(3, 23), (5, 1)] {
+        receiver.until(tries).await;
+        let (_, hook) = process.get(&format!("/api/runs/{run_id}/webhook")).await;
+        assert_eq!((&hook["state"], &hook["next_index"]), (&json!("open"), &json!(0)), "{hook}");
+        process.clock.skip(Duration::from_secs(hours * 60 * 60));
+    }
+    let hook = process.settled(&run_id).await;
+    assert_eq!((&hook["state"], &hook["next_index"]), (&json!("given_up"), &json!(0)), "{hook}");
+    let posted = receiver.posted();
+    assert_eq!((&hook["failed_attempts"], posted.len()), (&json!(6), 6));
+    assert!(posted.iter().all(|one| one.index() == 0), "no event is skipped");
+
+    IS_MENDED.store(true, Ordering::SeqCst);
+    let (status, hook) = process.post(&format!("/api/runs/{run_id}/webhook/redeliver"), Value::Null).await;
+    assert_eq!((status, &hook["state"], &hook["failed_attempts"]), (200, &json!("open"), &json!(0)), "{hook}");
+    assert_eq!(process.settled(&run_id).await["state"], "done");
+    let accepted: Vec<u64> = receiver.accepted().iter().map(Posted::index).collect();
+    assert_eq!(accepted, (0..process.length(&run_id).await).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
 async fn events_are_sent_again_from_where_one_asks() {
     let receiver = Receiver::new(yes);
     let process = process(InMemoryDb::new(), &receiver).await;
@@ -382,7 +431,7 @@ async fn events_are_sent_again_from_where_one_asks() {
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_sent_is_refused_before_there_is_a_run() {
     let receiver = Receiver::new(yes);
-    let engine = engine(InMemoryDb::new()).await;
+    let engine = engine(InMemoryDb::new(), TestClock::new()).await;
     let (on, off) = (server(&engine, Some(receiver.clone())), server(&engine, None));
     let long = format!("https://receiver.example/{}", "x".repeat(2048));
     for (server, url, events, code, field) in [
@@ -430,7 +479,7 @@ async fn the_same_key_with_another_address_is_another_request() {
 #[tokio::test]
 async fn a_run_started_on_a_socket_has_its_webhook_sent_by_the_server_that_serves() {
     let receiver = Receiver::new(yes);
-    let engine = engine(InMemoryDb::new()).await;
+    let engine = engine(InMemoryDb::new(), TestClock::new()).await;
     let server = server(&engine, Some(receiver.clone()));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
