@@ -244,16 +244,25 @@ impl Engine {
     /// [`Error::SessionNotFound`] when the session or the run is to be another user's than this engine's,
     /// [`Error::Conflict`], [`Error::SessionBusy`], [`Error::Stopped`], or the store's error. No run exists then, unless the store says
     /// that the outcome is unknown.
-    pub async fn submit(&self, workflow_id: &DefinitionId, submit: Submit) -> Result<RunHandle, Error> {
-        // Boxed, so that of ten thousand callers at once only those whose turn it is hold more than their request.
-        let began = Instant::now();
-        let _place = self.inner.submit_places.acquire().await;
-        let handle = Box::pin(self.accept(workflow_id, submit)).await?;
-        self.inner.services.counters.submitted(began);
-        Ok(handle)
+    pub fn submit(
+        &self,
+        workflow_id: &DefinitionId,
+        submit: Submit,
+    ) -> impl Future<Output = Result<RunHandle, Error>> + Send {
+        // Both are boxed, so that of ten thousand callers at once only those whose turn it is hold more than their request,
+        // and each holds that once.
+        let submit = Box::new(submit);
+        async move {
+            let began = Instant::now();
+            let _place = self.inner.submit_places.acquire().await;
+            let handle = Box::pin(self.accept(workflow_id, submit)).await?;
+            self.inner.services.counters.submitted(began);
+            Ok(handle)
+        }
     }
 
-    async fn accept(&self, workflow_id: &DefinitionId, submit: Submit) -> Result<RunHandle, Error> {
+    async fn accept(&self, workflow_id: &DefinitionId, submit: Box<Submit>) -> Result<RunHandle, Error> {
+        let submit = *submit;
         self.inner.check_running()?;
         let unknown = || Error::UnknownWorkflow(workflow_id.to_shared());
         let definition = self.inner.newest(workflow_id).ok_or_else(unknown)?;
