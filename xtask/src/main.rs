@@ -26,7 +26,11 @@ struct Task {
 
 /// Every chore, in the order in which `help` shows them.
 const TASKS: &[Task] = &[
-    Task { name: "ci", help: "everything below that can fail: tidy, lint, test, sabotage, readme", run: ci::run },
+    Task {
+        name: "ci",
+        help: "everything below that can fail: tidy, lint, test, agno-clients, sabotage, readme",
+        run: ci::run,
+    },
     Task { name: "test", help: "all tests of the workspace, as the README says", run: |cargo, _| test(cargo) },
     Task {
         name: "lint",

@@ -25,6 +25,8 @@ pub(crate) fn print(arguments: &Arguments) {
     let w5 = workload(&["W5"]);
     let w6 = killed_and_recovered();
     let w7 = cold_start();
+    let s1 = workload(&["S1"]);
+    let s2 = workload(&["S2"]);
     println!("| figure | measured | target | measured beside it |\n| --- | --- | --- | --- |");
     let row = |figure: &str, measured: String, target: &str, beside: String| {
         println!("| {figure} | {measured} | {target} | {beside} |");
@@ -103,6 +105,34 @@ pub(crate) fn print(arguments: &Arguments) {
         "≤ 50 ms",
         format!("idle process {} MiB", get(&w7, "/rss_idle_mb")),
     );
+    let stalled = get(&s1, "/stalled_percent");
+    row(
+        "run followed by 1,000 WebSockets and 1,000 event streams",
+        format!("{} × alone", get(&s1, "/ratio")),
+        "≤ 1.1 ×",
+        format!(
+            "{stalled} % of them stalled; {} ms, alone {} ms",
+            get(&s1, "/run_followed_ms"),
+            get(&s1, "/run_alone_ms")
+        ),
+    );
+    row(
+        "event at the followers' end, p99",
+        format!("{} ms", get(&s1, "/lag/p99_ms")),
+        "–",
+        format!(
+            "p50 {} ms; 20 events/s to 1,800 readers, {} % of them seen",
+            get(&s1, "/lag/p50_ms"),
+            shown(figure(&s1, "/delivered_share") * 100.0)
+        ),
+    );
+    row(
+        "server, start to first accepted run",
+        format!("{} ms", get(&s2, "/accepted_ms")),
+        "< 50 ms",
+        "over HTTP, the store's creation included".into(),
+    );
+    row("server, idle", format!("{} MiB", get(&s2, "/rss_idle_mib")), "≤ 30 MiB", "after one run".into());
 }
 
 /// Three digits after the point for what is small, none for what is large.
