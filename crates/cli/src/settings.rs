@@ -68,6 +68,7 @@ pub(crate) struct Settings {
     pub(crate) addr: String,
     pub(crate) allow_hosts: Vec<String>,
     pub(crate) allow_origins: Vec<String>,
+    pub(crate) webhook_hosts: Vec<String>,
     /// Empty: by `-v`.
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
@@ -84,6 +85,7 @@ impl Default for Settings {
             addr: "127.0.0.1:7878".to_owned(),
             allow_hosts: Vec::new(),
             allow_origins: Vec::new(),
+            webhook_hosts: Vec::new(),
             log: String::new(),
             log_format: LogFormat::Text,
             limits: Limits::default(),

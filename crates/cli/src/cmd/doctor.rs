@@ -120,7 +120,8 @@ fn about_settings(settings: &mut Settings) -> Finding {
 /// Variables that look like settings and are none.
 fn about_variables() -> Option<Finding> {
     let known: Vec<String> = TABLE.iter().map(settings::Setting::variable).collect();
-    let is_stray = |name: &String| name.starts_with("OUTLIVE_") && !known.contains(name);
+    let is_secret = |name: &String| name == super::serve::WEBHOOK_SECRET;
+    let is_stray = |name: &String| name.starts_with("OUTLIVE_") && !known.contains(name) && !is_secret(name);
     let mut stray: Vec<String> =
         std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(is_stray).collect();
     stray.sort();

@@ -8,12 +8,14 @@ use crate::exit::{Exit, Problem};
 use crate::settings::{self, Given, LogFormat, Origin, Settings};
 use crate::{demo, output, stop, store};
 use clap::Args;
+use outlive::agent::outbound::Outbound;
 use outlive::core::port::Db;
 use outlive::db::SqliteDb;
 use outlive::engine::SystemClock;
 use outlive::serving::auth::{Auth, Secret};
 use outlive::serving::guard::{Hosts, Origins};
-use outlive::{Server, SqliteKeys};
+use outlive::serving::webhook::SigningKey;
+use outlive::{Server, ServerBuilder, SqliteKeys};
 use serde_json::json;
 use std::io;
 use std::net::SocketAddr;
@@ -23,13 +25,16 @@ use tokio::net::{TcpListener, lookup_host};
 
 /// The variable with the one key that may do everything.
 const SECURITY_KEY: &str = "OS_SECURITY_KEY";
+/// The variable with the secret that webhooks are signed with.
+pub(super) const WEBHOOK_SECRET: &str = "OUTLIVE_WEBHOOK_SECRET";
 /// A shorter key could be guessed, or is a word.
 const KEY_CHARS_MIN: usize = 32;
 
 /// Serve workflows over HTTP and WebSocket, and execute their runs
 ///
 /// Agno's clients work with it unchanged. Callers are asked for the key in OS_SECURITY_KEY, or for one made with
-/// `outlive keys mint`; without either, only this machine is served. Ctrl-C or SIGTERM lets what is in flight end.
+/// `outlive keys mint`; without either, only this machine is served. Webhooks are sent when OUTLIVE_WEBHOOK_SECRET is set.
+/// Ctrl-C or SIGTERM lets what is in flight end.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
     /// Where to listen; port 0 takes a free one [default: 127.0.0.1:7878]
@@ -137,8 +142,23 @@ impl Serve {
             .limits(settings.limits.clone())
             .options(settings.engine.clone());
         let server = if self.insecure_no_auth { server.open_to_all() } else { server };
-        Ok(server.start().await?)
+        Ok(with_webhooks(server, settings)?.start().await?)
     }
+}
+
+/// Sends webhooks if there is a secret to sign them with.
+fn with_webhooks(server: ServerBuilder, settings: &Settings) -> Result<ServerBuilder, Problem> {
+    let Ok(secret) = std::env::var(WEBHOOK_SECRET) else { return Ok(server) };
+    SigningKey::parse(&secret).map_err(|invalid| {
+        let hint = format!("make one with: echo {WEBHOOK_SECRET}=whsec_$(openssl rand -base64 32)");
+        settings::configuration(format!("{WEBHOOK_SECRET}: {invalid}")).hint(hint)
+    })?;
+    let mut addresses = Outbound::default();
+    for host in &settings.webhook_hosts {
+        addresses =
+            addresses.allow(host).map_err(|invalid| settings::configuration(format!("webhook_hosts: {invalid}")))?;
+    }
+    Ok(server.webhook_secret(secret).webhook_addresses(addresses))
 }
 
 /// The key in the environment; empty when there is none.

@@ -39,6 +39,9 @@ pub(crate) const TABLE: &[Setting] = &[
         Place::List(&mut s.allow_hosts)
     }),
     setting("allow_origins", "web pages that may call from elsewhere", |s| Place::List(&mut s.allow_origins)),
+    setting("webhook_hosts", "hosts with ports that webhooks may be sent to, beside public ones by https", |s| {
+        Place::List(&mut s.webhook_hosts)
+    }),
     setting("execute", "whether to execute runs", |s| Place::Switch(&mut s.engine.execute)),
     setting("log", "what to log: a level, or levels by module", |s| Place::Text(&mut s.log)),
     setting("log_format", "how log lines look: text or json", |s| Place::Format(&mut s.log_format)),

@@ -3,7 +3,7 @@
 use crate::fixture::{Done, Place};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ struct Running {
 
 impl Running {
     /// Starts it and waits until it says in one line of JSON that it is ready.
-    fn start(mut command: Command) -> Self {
+    fn start(command: &mut Command) -> Self {
         command.arg("--json").stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
@@ -35,7 +35,7 @@ impl Running {
     }
 
     fn serve(place: &Place, arguments: &[&str]) -> Self {
-        Self::start(place.command(&[&["serve", "--addr", "127.0.0.1:0"], arguments].concat()))
+        Self::start(&mut place.command(&[&["serve", "--addr", "127.0.0.1:0"], arguments].concat()))
     }
 
     fn ask(&self, method: &str, path: &str, headers: &[&str], body: &str) -> Answer {
@@ -108,6 +108,66 @@ impl Answer {
     }
 }
 
+/// Takes one request, answers 204, and returns what it was.
+fn receive_one(listener: &TcpListener) -> String {
+    let (mut socket, _) = listener.accept().unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut request = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let text = String::from_utf8_lossy(&request).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length =
+                head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+            if Some(body.len()) == length {
+                socket.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").unwrap();
+                return text;
+            }
+        }
+        let count = socket.read(&mut buffer).unwrap();
+        assert!(count > 0, "cut off: {text}");
+        request.extend_from_slice(&buffer[..count]);
+    }
+}
+
+#[test]
+fn the_end_of_a_run_is_posted_to_a_host_that_the_settings_open() {
+    let receiver = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = receiver.local_addr().unwrap().to_string();
+    let place = Place::new();
+    let mut command = place.command(&["serve", "--addr", "127.0.0.1:0"]);
+    command.env("OUTLIVE_WEBHOOK_HOSTS", &host);
+    let secret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    let server = Running::start(command.env("OUTLIVE_WEBHOOK_SECRET", secret).env("NO_PROXY", "*"));
+    let form = |url: &str| format!("message=AI+trends&stream=false&background=true&webhook_url={url}");
+    let kind = ["content-type: application/x-www-form-urlencoded"];
+    assert_eq!(server.ask("POST", RUNS, &kind, &form("http://127.0.0.1:1/")).status, 422);
+    let accepted = server.ask("POST", RUNS, &kind, &form(&format!("http://{host}/hook")));
+    assert_eq!(accepted.status, 202, "{}", accepted.body);
+    let accepted = accepted.json();
+    let run_id = accepted["run_id"].as_str().unwrap();
+
+    let posted = receive_one(&receiver);
+    let (head, body) = posted.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("POST /hook HTTP/1.1"), "{head}");
+    let event: Value = serde_json::from_str(body).unwrap();
+    assert_eq!((&event["event"], &event["run_id"]), (&"WorkflowCompleted".into(), &run_id.into()));
+    assert!(head.contains(&format!("webhook-id: {run_id}_{}", event["event_index"])), "{head}");
+    assert!(head.contains("webhook-signature: v1,"), "{head}");
+    assert!(!posted.contains(secret), "{posted}");
+}
+
+#[test]
+fn a_webhook_secret_that_is_none_keeps_the_server_from_starting() {
+    let place = Place::new();
+    let mut command = place.command(&["serve", "--addr", "127.0.0.1:0"]);
+    command.env("OUTLIVE_WEBHOOK_SECRET", "hunter2-hunter2");
+    let done = Done::of(command);
+    assert_eq!(done.code, Some(7));
+    assert!(done.stderr.contains("OUTLIVE_WEBHOOK_SECRET") && done.stderr.contains("openssl rand"), "{}", done.stderr);
+    assert!(!done.stderr.contains("hunter2"), "{}", done.stderr);
+}
+
 #[test]
 fn a_served_run_is_executed_and_is_still_there_after_sigterm() {
     let place = Place::new();
@@ -139,7 +199,7 @@ fn what_one_process_accepts_another_executes() {
     assert!(server.get("/metrics").body.contains("outlive_runs_queued 1\n"));
     assert_eq!(server.get(&format!("{RUNS}/{run_id}")).json()["status"], "PENDING");
 
-    let worker = Running::start(place.command(&["worker"]));
+    let worker = Running::start(&mut place.command(&["worker"]));
     assert_eq!(worker.ready["working"], true);
     let run = server.get(&format!("{RUNS}/{run_id}?wait=60s"));
     assert_eq!(run.json()["status"], "COMPLETED", "{}", run.body);
@@ -175,7 +235,7 @@ fn e7_an_address_for_everyone_without_a_credential_is_refused_with_both_remedies
 #[test]
 fn e7_who_wants_no_credential_has_to_say_so_and_everyone_is_told() {
     let place = Place::new();
-    let server = Running::start(place.command(&["serve", "--addr", "0.0.0.0:0", "--insecure-no-auth"]));
+    let server = Running::start(&mut place.command(&["serve", "--addr", "0.0.0.0:0", "--insecure-no-auth"]));
     let health = server.get("/health").json();
     assert!(health["warning"].as_str().unwrap().contains("no credential"), "{health}");
     let elsewhere = server.ask("GET", "/health", &["host: evil.example"], "");
@@ -189,7 +249,7 @@ fn the_security_key_is_asked_for_and_a_weak_one_is_remarked() {
     let place = Place::new();
     let mut command = place.command(&["serve", "--addr", "0.0.0.0:0"]);
     command.env("OS_SECURITY_KEY", KEY);
-    let server = Running::start(command);
+    let server = Running::start(&mut command);
     assert_eq!(server.ready["auth"], "security_key");
     assert_eq!(server.get("/workflows").status, 401);
     assert_eq!(server.get("/metrics").status, 401);
@@ -201,7 +261,7 @@ fn the_security_key_is_asked_for_and_a_weak_one_is_remarked() {
 
     let mut command = place.command(&["serve", "--addr", "127.0.0.1:0"]);
     command.env("OS_SECURITY_KEY", "hunter2");
-    let done = Running::start(command).stop().exits(0);
+    let done = Running::start(&mut command).stop().exits(0);
     assert!(done.stderr.contains("shorter than 32") && !done.stderr.contains("hunter2"), "{}", done.stderr);
 }
 
@@ -261,7 +321,7 @@ fn a_request_leaves_one_line_of_json_with_the_id_its_client_was_told() {
     let place = Place::new();
     let mut command = place.command(&["serve", "--addr", "127.0.0.1:0", "--log-format", "json"]);
     command.env("OUTLIVE_LOG", "warn,outlive_server=debug");
-    let server = Running::start(command);
+    let server = Running::start(&mut command);
     let answer = server.get("/info?token=olv_not-to-be-logged");
     let id = answer.header("x-request-id").to_owned();
     let done = server.stop().exits(0);
