@@ -90,7 +90,8 @@ pub(crate) async fn drive(
     session: Option<Arc<Map<String, Value>>>,
 ) {
     if let Err(error) = drive_once(&inner, run, lease.clone(), &control, session).await {
-        inner.give_up(lease, &error).await;
+        // Boxed, because no run but this one needs the room.
+        Box::pin(inner.give_up(lease, &error)).await;
     }
 }
 
@@ -230,17 +231,18 @@ async fn attend(
 ) -> Result<(), DbError> {
     let journal = pump.journal().clone();
     let rest = {
-        let deadline = deadline(inner, &journal, &definition);
-        let work = execute(inner, &journal, definition, claim, session);
-        let work = async {
+        let journal = &journal;
+        let deadline = deadline(inner, journal, &definition);
+        // The futures are made inside: a future that is moved in is held twice, for as long as the run takes.
+        let work = Box::pin(async move {
             tokio::select! {
                 biased;
-                stop = control.stopped(&journal) => Rest::Stopped(stop),
-                rest = work => rest,
+                stop = control.stopped(journal) => Rest::Stopped(stop),
+                rest = execute(inner, journal, definition, claim, session) => rest,
                 limit = deadline => Rest::TimedOut(limit),
             }
-        };
-        pump.run(Box::pin(work)).await?
+        });
+        pump.run(work).await?
     };
     let now = inner.services.clock.now();
     match rest {
