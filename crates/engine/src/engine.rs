@@ -52,6 +52,22 @@ pub struct Submit {
     pub hook: Option<NewHook>,
 }
 
+impl Submit {
+    /// The same input and data as those of a stored run, for its user, in its session: what is submitted to start it again.
+    ///
+    /// # Errors
+    /// When what is stored cannot be read.
+    pub fn again(run: &Run) -> Result<Self, serde_json::Error> {
+        Ok(Self {
+            input: run.input.as_deref().map(serde_json::from_str).transpose()?,
+            session_id: Some(run.info.session_id.to_string()),
+            user_id: run.info.user_id.as_deref().map(str::to_owned),
+            attachments: run.options.as_deref().map(serde_json::from_str).transpose()?.unwrap_or_default(),
+            ..Self::default()
+        })
+    }
+}
+
 /// Accepts, executes and reads runs. Cheap to clone; all clones are the same engine.
 ///
 /// What a handle may see and change is decided by its access: everything, or with [`Engine::for_user`] one user's runs and

@@ -4,7 +4,7 @@
 //! it: no key twice, no NUL, no half of a character, no number that would be rounded to another.
 
 use crate::problem::{Detail, FieldProblem, Problem};
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, OptionalFromRequest, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use bytes::Bytes;
 use serde::Deserializer;
@@ -30,17 +30,31 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let is_json = has_json_type(request.headers());
-        let body = Bytes::from_request(request, state).await.map_err(|rejection| {
-            Problem::new(rejection.status(), "body_unreadable", "Request body could not be read")
-        })?;
-        // A body that is missing needs no type; that it is missing is the more useful answer.
-        if !is_json && !body.is_empty() {
-            let detail = "Content-Type must be application/json";
-            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", detail));
-        }
-        parse(&body).map(Self)
+        parse(&read(request, state).await?).map(Self)
     }
+}
+
+/// A body that may be missing.
+impl<T: DeserializeOwned, S: Send + Sync> OptionalFromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Option<Self>, Problem> {
+        let body = read(request, state).await?;
+        if body.is_empty() { Ok(None) } else { parse(&body).map(Self).map(Some) }
+    }
+}
+
+async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+    let is_json = has_json_type(request.headers());
+    let body = Bytes::from_request(request, state)
+        .await
+        .map_err(|rejection| Problem::new(rejection.status(), "body_unreadable", "Request body could not be read"))?;
+    // A body that is missing needs no type; that it is missing is the more useful answer.
+    if !is_json && !body.is_empty() {
+        let detail = "Content-Type must be application/json";
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", detail));
+    }
+    Ok(body)
 }
 
 /// Reads one JSON text strictly. `["body", …]` is where problems with fields are said to be.

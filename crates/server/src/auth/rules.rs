@@ -116,6 +116,8 @@ pub struct Doc {
     pub form: &'static [Field],
     /// The name of the schema of its JSON body.
     pub body: Option<&'static str>,
+    /// Whether it takes requests without that body too.
+    pub is_body_optional: bool,
     /// The name of the schema of its answer.
     pub answer: Option<&'static str>,
 }

@@ -86,7 +86,7 @@ fn operation(rule: &Rule) -> Value {
         operation["parameters"] = Value::Array(parameters);
     }
     if let Some(content) = body(&doc) {
-        operation["requestBody"] = json!({ "required": true, "content": content });
+        operation["requestBody"] = json!({ "required": !doc.is_body_optional, "content": content });
     }
     match rule.needs {
         Needs::Open => operation["security"] = json!([]),
@@ -177,6 +177,7 @@ fn schemas() -> Map<String, Value> {
     let mut generator = settings.into_generator();
     add::<shape::CreateRun>(&mut generator);
     add::<shape::AcceptedRun>(&mut generator);
+    add::<shape::CancelRun>(&mut generator);
     add::<shape::CancelledRun>(&mut generator);
     add::<shape::RunList>(&mut generator);
     add::<shape::RunDetail>(&mut generator);

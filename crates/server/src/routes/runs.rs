@@ -273,13 +273,19 @@ pub(crate) async fn get(
     if query.session_id.as_deref().is_some_and(|asked| asked != found.session_id.as_str()) {
         return Err(Problem::not_found("Run not found"));
     }
-    if let Some(wait) = query.wait.as_deref().map(parse_wait).transpose()? {
-        // Over or not, what is stored then is the answer.
-        let _ = timeout(wait, engine.attach(found.run_id.clone()).wait()).await;
-    }
+    wait(&engine, &found.run_id, query.wait.as_deref()).await?;
     let run = engine.get_run(&found.run_id).await?.ok_or_else(|| Problem::not_found("Run not found"))?;
     let standing = standing(&engine, &found.run_id).await?;
     Ok(shown(component, &run, Shape::Polled, standing.progress.as_deref()))
+}
+
+/// Waits for a run's end, as long as was asked for and at most [`WAIT_MAX`]. Over or not, what is stored then is the
+/// answer.
+pub(super) async fn wait(engine: &Engine, run_id: &RunId, asked: Option<&str>) -> Result<(), Problem> {
+    if let Some(longest) = asked.map(parse_wait).transpose()? {
+        let _ = timeout(longest, engine.attach(run_id.clone()).wait()).await;
+    }
+    Ok(())
 }
 
 /// A time to wait: a number of seconds, or one with `s` or `ms` behind it.

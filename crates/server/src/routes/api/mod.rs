@@ -37,6 +37,7 @@ const LIST_QUERY: &[Field] = &[
         "Only runs accepted at this time or later (RFC 3339, or seconds since 1970)",
     ),
     field("created_to", "string", false, "Only runs accepted before this time"),
+    field("order", "string", false, "newest (first, default) or oldest"),
     field("preview", "boolean", false, "With the begin of each input and error (default false)"),
     field("limit", "integer", false, "At most this many, 1 to 1000, with preview to 100 (default 100)"),
     field("cursor", "string", false, "Go on after the page that gave this as `next_cursor`"),
@@ -48,6 +49,8 @@ const EVENTS_QUERY: &[Field] = &[
     field("limit", "integer", false, "At most this many, 1 to 1000 (default 200)"),
 ];
 const OUTPUT_QUERY: &[Field] = &[field("format", "string", false, "json (default), md or text")];
+const WAIT_QUERY: &[Field] =
+    &[field("wait", "string", false, "Wait for the run's end, at most this long: 30s, 500ms; a minute is most")];
 const STREAM_QUERY: &[Field] = &[field(
     "after",
     "integer",
@@ -72,6 +75,13 @@ pub(super) fn routes() -> Table {
         .doc(Doc { headers: KEY, body: Some("CreateRun"), answer: Some("AcceptedRun"), ..doc("Start a run") })
         .get("/api/runs/{run_id}", READ, runs::get)
         .doc(Doc { answer: Some("RunDetail"), ..doc("A run with its steps, without their outputs") })
+        .get("/api/runs/{run_id}/output", READ, runs::output)
+        .doc(Doc {
+            query: WAIT_QUERY,
+            headers: PART,
+            answer: Some("Run"),
+            ..doc("What a run gave back, or where it stands until it has; Range and ETag work")
+        })
         .get("/api/runs/{run_id}/steps/{step_id}/output", READ, steps::output)
         .doc(Doc {
             query: OUTPUT_QUERY,
@@ -84,7 +94,12 @@ pub(super) fn routes() -> Table {
         .get("/api/runs/{run_id}/stream", READ, stream::run)
         .doc(Doc { query: STREAM_QUERY, headers: LAST, ..doc("A run's log as it grows, as Server-Sent Events") })
         .post("/api/runs/{run_id}/cancel", WRITE, runs::cancel)
-        .doc(Doc { answer: Some("CancelledRun"), ..doc("Ask for a run's end; 409 when it has ended by itself") })
+        .doc(Doc {
+            body: Some("CancelRun"),
+            is_body_optional: true,
+            answer: Some("CancelledRun"),
+            ..doc("Ask for a run's end; 409 when it has ended by itself")
+        })
         .post("/api/runs/{run_id}/rerun", WRITE, runs::rerun)
         .doc(Doc {
             headers: KEY,

@@ -5,7 +5,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use outlive_core::StepOutput;
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 use std::ops::Range;
@@ -19,7 +19,7 @@ pub(super) struct Payload {
 }
 
 impl Payload {
-    pub(super) fn json(output: &StepOutput) -> Self {
+    pub(super) fn json(output: &impl Serialize) -> Self {
         let bytes = serde_json::to_vec(output).expect("an output has string keys only and memory takes every write");
         Self { bytes: bytes.into(), content_type: "application/json", file_name: None }
     }

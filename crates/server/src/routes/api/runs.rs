@@ -1,20 +1,21 @@
 //! Runs: list, read, start, cancel, start again.
 
-use super::shape::{AcceptedRun, CancelledRun, CreateRun, RunDetail, RunLine, RunList};
+use super::range::{self, Payload};
+use super::shape::{AcceptedRun, CancelRun, CancelledRun, CreateRun, RunDetail, RunLine, RunList};
 use super::{find, query, steps};
 use crate::json::Json as Body;
 use crate::problem::{FieldProblem, Problem};
 use crate::routes::caller::Caller;
-use crate::routes::runs::{REPLAYED, check_session, idempotency_key, submit_run};
+use crate::routes::runs::{REPLAYED, check_session, idempotency_key, submit_run, wait};
 use crate::state::{Component, Kind, State};
 use crate::webhook::Ask;
 use axum::Json;
 use axum::extract::{Path, Query};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use outlive_core::port::{Access, DbErrorKind, RunFilter};
+use outlive_core::port::{Access, DbErrorKind, Order, RunFilter};
 use outlive_core::{Attachments, DefinitionId, ID_LEN_MAX, RunId, RunStatus, SessionId};
-use outlive_engine::{Engine, Error, Submit};
+use outlive_engine::{Engine, Error, Submit, run_output};
 use serde::Deserialize;
 use std::sync::Arc;
 
@@ -22,6 +23,8 @@ const LIMIT: u64 = 100;
 const LIMIT_MAX: u64 = 1000;
 /// Where inputs and outputs have to be read, of which each may be long.
 const PREVIEW_MAX: u64 = 100;
+/// Longest reason for a cancel: it stands in the log, in an event.
+const REASON_CHARS_MAX: usize = 1000;
 
 /// The query of a list. Texts, so that what is wrong with one can be said by its name.
 #[derive(Debug, Default, Deserialize)]
@@ -33,6 +36,7 @@ pub(super) struct ListQuery {
     q: Option<String>,
     created_from: Option<String>,
     created_to: Option<String>,
+    order: Option<String>,
     preview: Option<String>,
     limit: Option<String>,
     cursor: Option<String>,
@@ -56,12 +60,20 @@ impl ListQuery {
             id_prefix: self.q.clone().filter(|prefix| !prefix.is_empty()),
             created_from: query::time("created_from", self.created_from.as_deref())?,
             created_to: query::time("created_to", self.created_to.as_deref())?,
+            order: self.order()?,
             after: self.cursor.clone(),
             limit: u32::try_from(limit).expect("the limit is at most 1000"),
             with_payload: has_preview,
             with_counts: true,
-            ..RunFilter::default()
         })
+    }
+
+    fn order(&self) -> Result<Order, Problem> {
+        match self.order.as_deref() {
+            None | Some("newest") => Ok(Order::NewestFirst),
+            Some("oldest") => Ok(Order::OldestFirst),
+            Some(_) => Err(Problem::field("enum", "query", "order", "Input should be 'newest' or 'oldest'")),
+        }
     }
 
     /// A user may name themselves, an administrator anyone.
@@ -106,6 +118,26 @@ pub(super) async fn get(caller: Caller, Path(run_id): Path<String>) -> Result<Js
     let run = find(&engine, &run_id).await?;
     let steps = steps::lines(&engine, &run).await?;
     Ok(Json(RunDetail::new(&run, steps)))
+}
+
+/// The query of a run's output.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct OutputQuery {
+    wait: Option<String>,
+}
+
+/// `GET /api/runs/{run_id}/output`. What a poll inside the process would see, also while the run goes on.
+pub(super) async fn output(
+    caller: Caller,
+    Path(run_id): Path<String>,
+    Query(query): Query<OutputQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let engine = caller.engine();
+    let found = find(&engine, &run_id).await?;
+    wait(&engine, &found.info.run_id, query.wait.as_deref()).await?;
+    let run = find(&engine, &run_id).await?;
+    range::answer(Payload::json(&run_output(&run)), &headers)
 }
 
 /// `POST /api/runs`.
@@ -207,10 +239,19 @@ async fn accept(
 }
 
 /// `POST /api/runs/{run_id}/cancel`.
-pub(super) async fn cancel(caller: Caller, Path(run_id): Path<String>) -> Result<Json<CancelledRun>, Problem> {
+pub(super) async fn cancel(
+    caller: Caller,
+    Path(run_id): Path<String>,
+    body: Option<Body<CancelRun>>,
+) -> Result<Json<CancelledRun>, Problem> {
     let engine = caller.engine();
     let run_id = RunId::parse(&run_id).map_err(|_| Problem::not_found("Run not found"))?;
-    let (outcome, status) = match engine.cancel(&run_id, "cancelled by a client").await? {
+    let reason = body.and_then(|Body(body)| body.reason).unwrap_or_else(|| "cancelled by a client".to_owned());
+    if !(1..=REASON_CHARS_MAX).contains(&reason.chars().count()) {
+        let should = format!("Input should have 1 to {REASON_CHARS_MAX} characters");
+        return Err(Problem::field("string_length", "body", "reason", should));
+    }
+    let (outcome, status) = match engine.cancel(&run_id, &reason).await? {
         None => {
             let run = find(&engine, run_id.as_str()).await?;
             ("requested", run.status)
@@ -229,19 +270,10 @@ pub(super) async fn cancel(caller: Caller, Path(run_id): Path<String>) -> Result
 pub(super) async fn rerun(caller: Caller, Path(run_id): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
     let engine = caller.engine();
     let run = find(&engine, &run_id).await?;
-    let attachments = run.options.as_deref().map(serde_json::from_str::<Attachments>).transpose();
-    let input = run.input.as_deref().map(serde_json::from_str).transpose();
-    let (Ok(attachments), Ok(input)) = (attachments, input) else {
+    let again = Submit::again(&run).map_err(|_| {
         let detail = "The stored input cannot be read";
-        return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "journal_corrupt", detail));
-    };
-    let submit = Submit {
-        input,
-        session_id: Some(run.info.session_id.to_string()),
-        user_id: run.info.user_id.as_deref().map(str::to_owned),
-        attachments: attachments.unwrap_or_default(),
-        idempotency_key: idempotency_key(&headers)?,
-        ..Submit::default()
-    };
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "journal_corrupt", detail)
+    })?;
+    let submit = Submit { idempotency_key: idempotency_key(&headers)?, ..again };
     accept(&caller, &engine, &run.info.workflow_id, submit, Some(run.info.run_id.to_string())).await
 }

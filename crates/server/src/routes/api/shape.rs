@@ -64,6 +64,15 @@ pub(crate) struct AcceptedRun {
     pub(crate) rerun_of: Option<String>,
 }
 
+/// Why a run is to end.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CancelRun {
+    /// For whoever reads the log, 1 to 1000 characters.
+    #[serde(default)]
+    pub(crate) reason: Option<String>,
+}
+
 /// What became of a wish to cancel.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct CancelledRun {

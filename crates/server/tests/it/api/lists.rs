@@ -24,6 +24,9 @@ async fn a_list_is_filtered_and_counted() {
     let all = stage.ada.get_json("/api/runs").await;
     assert_eq!(all["counts"], json!({ "COMPLETED": 2, "ERROR": 1 }));
     assert_eq!(ids(&stage.ada, "").await, ["b-1", "a-2", "a-1"]);
+    assert_eq!(ids(&stage.ada, "order=oldest").await, ["a-1", "a-2", "b-1"]);
+    assert_eq!(ids(&stage.ada, "order=newest&limit=1").await, ["b-1"]);
+    assert_eq!(stage.ada.get("/api/runs?order=best").await.problem().0, 422);
     assert_eq!(ids(&stage.ada, "status=error").await, ["a-2"]);
     assert_eq!(ids(&stage.ada, "status=ERROR,COMPLETED").await.len(), 3);
     assert_eq!(ids(&stage.ada, "workflow_id=echo").await, ["b-1", "a-1"]);

@@ -101,6 +101,42 @@ async fn an_output_is_read_in_three_formats_whole_or_in_part() {
 }
 
 #[tokio::test]
+async fn a_runs_output_is_read_at_once_or_when_it_is_over() {
+    let stage = Stage::new().await;
+    let run_id = stage.ada.start("gate", "x").await;
+    stage.begun(&run_id).await;
+    let path = format!("/api/runs/{run_id}/output");
+    let early = stage.ada.get_json(&path).await;
+    assert_eq!((&early["status"], early.get("content")), (&json!("RUNNING"), None), "{early}");
+    assert_eq!(stage.ada.get_json(&format!("{path}?wait=1ms")).await["status"], "RUNNING");
+    let waiting = format!("{path}?wait=60s");
+    let (over, ()) = tokio::join!(stage.ada.get(&waiting), async { stage.gate.add_permits(1) });
+    let seen = over.json();
+    assert_eq!(
+        (&seen["status"], &seen["content"], &seen["run_id"]),
+        (&json!("COMPLETED"), &json!("x"), &json!(run_id))
+    );
+    let tag = over.header("etag").expect("a tag");
+    assert_eq!(stage.ada.send("GET", &path, &[("if-none-match", tag)], None).await.status, StatusCode::NOT_MODIFIED);
+    assert_eq!(stage.ada.get(&format!("{path}?wait=soon")).await.problem().0, 422);
+    assert_eq!(stage.bob.get(&path).await.problem(), (404, "not_found".to_owned()));
+}
+
+#[tokio::test]
+async fn a_cancel_may_say_why() {
+    let stage = Stage::idle().await;
+    let run_id = stage.ada.start("echo", "x").await;
+    let path = format!("/api/runs/{run_id}/cancel");
+    for reason in [json!(""), json!("x".repeat(1001)), json!(7)] {
+        assert_eq!(stage.ada.post(&path, json!({ "reason": reason })).await.problem().0, 422);
+    }
+    assert_eq!(stage.ada.post(&path, json!({ "reason": "closing time" })).await.status, StatusCode::OK);
+    stage.ended(&run_id).await;
+    let events = stage.ada.get_json(&format!("/api/runs/{run_id}/events?kind=WorkflowCancelled")).await;
+    assert_eq!(events["events"][0]["reason"], "closing time", "{events}");
+}
+
+#[tokio::test]
 async fn an_output_is_there_while_the_run_goes_on_and_not_before_the_step_has_ended() {
     let stage = Stage::new().await;
     let run_id = stage.ada.start("gate", "x").await;
