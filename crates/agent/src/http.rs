@@ -1,5 +1,5 @@
-//! The one HTTP client of the process, for models and tools alike, and how much of an answer it reads. Requests made for
-//! strangers have a client of their own, built on the same ground (`outbound`).
+//! The one HTTP client of the process, for models and tools alike, and how much of an answer it reads. Whoever needs a
+//! client of their own builds it on the same ground: [`crate::outbound`] for strangers' requests, the client of a server.
 //!
 //! It must never know what is asked or told: no provider, no credential. It never retries.
 
@@ -13,7 +13,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a body could not be read to its end.
 #[derive(Debug)]
-pub(crate) enum BodyError {
+pub enum BodyError {
     /// It is longer than the caller is prepared to keep.
     TooLong {
         /// The limit, in bytes.
@@ -27,7 +27,7 @@ pub(crate) enum BodyError {
 ///
 /// # Errors
 /// When TLS cannot be set up on this machine, in words.
-pub(crate) fn client() -> Result<Client, String> {
+pub fn client() -> Result<Client, String> {
     // A client holds a connection pool; one for each model would reconnect with every clone.
     static CLIENT: OnceLock<Result<Client, String>> = OnceLock::new();
     CLIENT.get_or_init(build).clone()
@@ -38,18 +38,22 @@ fn build() -> Result<Client, String> {
 }
 
 /// What every client of this process has in common.
-pub(crate) fn builder() -> ClientBuilder {
+pub fn builder() -> ClientBuilder {
     // Fails when the program has installed a provider of its own, which then serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder().user_agent(concat!("outlive/", env!("CARGO_PKG_VERSION"))).connect_timeout(CONNECT_TIMEOUT)
 }
 
-pub(crate) fn not_set_up(error: &reqwest::Error) -> String {
+/// Why a client could not be built, in words.
+pub fn not_set_up(error: &reqwest::Error) -> String {
     format!("the HTTP client cannot be set up: {}", root_cause(error))
 }
 
-/// Reads a body of at most `limit` bytes.
-pub(crate) async fn read_body(mut response: Response, limit: usize) -> Result<Vec<u8>, BodyError> {
+/// Reads a body of at most `limit` bytes, counted after decompression.
+///
+/// # Errors
+/// [`BodyError`], as soon as it is clear.
+pub async fn read_body(mut response: Response, limit: usize) -> Result<Vec<u8>, BodyError> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| BodyError::Broken(root_cause(&error)))? {
         if body.len() + chunk.len() > limit {
@@ -61,7 +65,7 @@ pub(crate) async fn read_body(mut response: Response, limit: usize) -> Result<Ve
 }
 
 /// The innermost cause of an error: `reqwest`'s own text names the URL, whose query may hold secrets.
-pub(crate) fn root_cause(error: &(dyn Error + 'static)) -> String {
+pub fn root_cause(error: &(dyn Error + 'static)) -> String {
     let mut cause = error;
     while let Some(next) = cause.source() {
         cause = next;
@@ -77,7 +81,7 @@ pub(crate) fn root_cause(error: &(dyn Error + 'static)) -> String {
 ///
 /// # Errors
 /// When it is no absolute `http` or `https` address, in words.
-pub(crate) fn join(base: &str, path: &[&str]) -> Result<Url, String> {
+pub fn join(base: &str, path: &[&str]) -> Result<Url, String> {
     let mut url = Url::parse(base).map_err(|error| format!("is no address: {error}"))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err("is no http or https address".to_owned());

@@ -6,10 +6,10 @@
 mod agent;
 mod describe;
 mod driver;
-#[cfg(any(feature = "openai", feature = "http-tools"))]
-mod http;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod model;
-#[cfg(any(feature = "openai", feature = "http-tools"))]
+#[cfg(feature = "http")]
 pub mod outbound;
 mod profile;
 mod prompt;

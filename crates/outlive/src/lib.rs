@@ -23,6 +23,8 @@
 //! # }
 //! ```
 
+#[cfg(feature = "client")]
+pub mod client;
 mod error;
 mod input;
 #[cfg(all(feature = "server", feature = "sqlite"))]
@@ -33,6 +35,8 @@ mod pprint;
 mod server;
 mod workflow;
 
+#[cfg(feature = "client")]
+pub use client::{Client, ClientError};
 pub use error::{Error, Result};
 #[cfg(all(feature = "server", feature = "sqlite"))]
 pub use keys::SqliteKeys;

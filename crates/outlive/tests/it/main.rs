@@ -4,6 +4,7 @@
 
 mod agno;
 mod agno_workflows;
+mod client;
 mod example;
 mod faults;
 mod kill9;

@@ -1,0 +1,265 @@
+//! The client of a server of ours: starts, follows and changes runs from another process, in the words of the facade.
+//!
+//! ```text
+//! Client ──► connection ──► HTTP         one request, one bounded answer, or why there is none
+//!    └─────► follow ──► retry            a run's events through as many connections as it takes
+//! ```
+//! It speaks `/api`, and reads answers into the types that the facade has anyway. It must never know a store, nor decide
+//! what a caller may do. Invariants: the credential is in no error, no log and no debug text, and goes to no other address
+//! than the one given; no answer takes more memory than its limit.
+
+mod connection;
+mod error;
+mod follow;
+mod retry;
+mod shape;
+
+use connection::Connection;
+pub use error::{ClientError, Refusal};
+pub use follow::Following;
+use outlive_core::port::{LivingWorker, RunFilter};
+use outlive_core::{RunId, RunStatus, Secret, WorkflowRunOutput};
+use retry::Retry;
+pub use shape::{Accepted, EventPage, RunDetail, RunList, RunSummary, StepSummary, Submission};
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Longest time for which the server is asked to hold an answer back.
+const WAIT_MAX: Duration = Duration::from_secs(25);
+/// Pause after an answer that came sooner than it was asked to.
+const EARLY_PAUSE: Duration = Duration::from_millis(200);
+
+/// Speaks to a server: `outlive serve`, or an `outlive::Server` of one's own. Cheap to clone; clones share connections.
+///
+/// Waiting and following go on through lost connections and restarts of the server. Everything else is one request, and
+/// is never repeated by itself.
+///
+/// ```no_run
+/// use outlive::client::{Client, Submission};
+///
+/// # async fn example() -> Result<(), outlive::client::ClientError> {
+/// let client = Client::builder("http://127.0.0.1:7878").token("a-key-of-mine").build()?;
+/// let run = client.submit(&Submission::new("content-creation-demo").input("AI trends in 2024")).await?;
+/// let mut events = client.follow(&run.run_id, None);
+/// while let Some(event) = events.next().await? {
+///     eprintln!("{}", event.name());
+/// }
+/// println!("{}", client.output(&run.run_id).await?.text());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Client {
+    connection: Arc<Connection>,
+    give_up_after: Option<Duration>,
+}
+
+/// A client under construction.
+#[must_use]
+pub struct ClientBuilder {
+    server: String,
+    token: Option<Secret>,
+    limits: connection::Limits,
+    give_up_after: Option<Duration>,
+}
+
+impl ClientBuilder {
+    /// The credential to show: a security key, an API key or a JSON Web Token. An empty one is none.
+    pub fn token(mut self, token: impl Into<Secret>) -> Self {
+        self.token = Some(token.into()).filter(|token| !token.is_empty());
+        self
+    }
+
+    /// Longest time for an answer, its body included; 30 seconds unless set.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.limits.timeout = timeout;
+        self
+    }
+
+    /// Longest silence on a stream before its connection is taken for lost; 45 seconds unless set. The server says
+    /// something every 15.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.idle_timeout = timeout;
+        self
+    }
+
+    /// Longest answer, and longest event of a stream, in bytes after decompression; 64 MiB unless set.
+    pub fn answer_bytes_max(mut self, bytes: usize) -> Self {
+        self.limits.answer_bytes_max = bytes;
+        self
+    }
+
+    /// How long following and waiting go on trying while the server cannot be reached; for ever unless set.
+    pub fn give_up_after(mut self, longest: Duration) -> Self {
+        self.give_up_after = Some(longest);
+        self
+    }
+
+    /// The client. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`ClientError::Unusable`] when the address is none, or holds a credential, or the token has characters that no
+    /// header can carry.
+    pub fn build(self) -> Result<Client, ClientError> {
+        let connection = Connection::new(&self.server, self.token, self.limits)?;
+        Ok(Client { connection: Arc::new(connection), give_up_after: self.give_up_after })
+    }
+}
+
+impl Client {
+    /// A client of this server, without a credential: `Client::new("http://127.0.0.1:7878")`.
+    ///
+    /// # Errors
+    /// As [`ClientBuilder::build`].
+    pub fn new(server: impl Into<String>) -> Result<Self, ClientError> {
+        Self::builder(server).build()
+    }
+
+    /// Begins to build a client of the server at this address. A path is kept: the server may stand below one.
+    pub fn builder(server: impl Into<String>) -> ClientBuilder {
+        ClientBuilder { server: server.into(), token: None, limits: connection::Limits::default(), give_up_after: None }
+    }
+
+    /// The server's address.
+    pub fn server(&self) -> &str {
+        self.connection.server()
+    }
+
+    /// Starts a run. When this returns, the run is on the server's stable storage and will be executed.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, or fails with [`ClientError::Unreachable`], the run may or may not have been accepted;
+    /// repeat with the same idempotency key.
+    ///
+    /// # Errors
+    /// [`ClientError::NotFound`] when there is no such workflow, [`ClientError::Invalid`] when the input does not fit,
+    /// [`ClientError::Conflict`] when the idempotency key, run or session is taken, and whatever any request can fail with.
+    pub async fn submit(&self, submission: &Submission) -> Result<Accepted, ClientError> {
+        let key = submission.idempotency_key.as_deref();
+        let answer = self.connection.post(&["api", "runs"], Some(submission), key).await?;
+        shape::accepted(&answer)
+    }
+
+    /// Starts a new run with the input of this one, in its session.
+    ///
+    /// # Cancel safety
+    /// As [`Client::submit`].
+    ///
+    /// # Errors
+    /// As [`Client::submit`]; [`ClientError::NotFound`] also when there is no such run.
+    pub async fn rerun(&self, run_id: &RunId, idempotency_key: Option<&str>) -> Result<Accepted, ClientError> {
+        let path = ["api", "runs", run_id.as_str(), "rerun"];
+        shape::accepted(&self.connection.post(&path, None::<&()>, idempotency_key).await?)
+    }
+
+    /// A run with its steps.
+    ///
+    /// # Errors
+    /// [`ClientError::NotFound`], and whatever any request can fail with.
+    pub async fn run(&self, run_id: &RunId) -> Result<RunDetail, ClientError> {
+        self.connection.get(&["api", "runs", run_id.as_str()], &[]).await
+    }
+
+    /// A page of runs. `with_payload` fills in the previews, a limit above 1000 (with previews 100) is lowered to it, and
+    /// runs are counted in any case.
+    ///
+    /// # Errors
+    /// [`ClientError::NotAllowed`] when another user's are asked for, [`ClientError::Invalid`] when no list gave out the
+    /// cursor, and whatever any request can fail with.
+    pub async fn runs(&self, filter: &RunFilter) -> Result<RunList, ClientError> {
+        self.connection.get(&["api", "runs"], &shape::query(filter)).await
+    }
+
+    /// Stored events after index `after`, from the first when absent: at most `limit`, 1 to 1000.
+    ///
+    /// # Errors
+    /// [`ClientError::NotFound`], and whatever any request can fail with.
+    pub async fn events(&self, run_id: &RunId, after: Option<u64>, limit: u32) -> Result<EventPage, ClientError> {
+        let mut query = vec![("limit", limit.to_string())];
+        query.extend(after.map(|after| ("after", after.to_string())));
+        self.connection.get(&["api", "runs", run_id.as_str(), "events"], &query).await
+    }
+
+    /// The run's events after index `after`, from the first when absent: stored ones, then live ones, to the last.
+    ///
+    /// Each comes once and in order, through as many connections as that takes. It ends with an error when the server
+    /// refuses (4xx), keeps failing in the same place, or when [`ClientBuilder::give_up_after`] has passed.
+    pub fn follow(&self, run_id: &RunId, after: Option<u64>) -> Following {
+        Following::new(self.connection.clone(), run_id.clone(), after, Retry::new(self.give_up_after))
+    }
+
+    /// The run as it is now: its result once it is over, and why it failed if it did.
+    ///
+    /// # Errors
+    /// [`ClientError::NotFound`], and whatever any request can fail with.
+    pub async fn output(&self, run_id: &RunId) -> Result<WorkflowRunOutput, ClientError> {
+        self.connection.get(&["api", "runs", run_id.as_str(), "output"], &[]).await
+    }
+
+    /// Waits for the run's end: COMPLETED, ERROR or CANCELLED. Goes on through lost connections, like [`Client::follow`].
+    ///
+    /// # Cancel safety
+    /// Safe: waiting changes nothing.
+    ///
+    /// # Errors
+    /// [`ClientError::NotFound`] and other refusals at once; what passes only after [`ClientBuilder::give_up_after`].
+    pub async fn wait(&self, run_id: &RunId) -> Result<WorkflowRunOutput, ClientError> {
+        let mut retry = Retry::new(self.give_up_after);
+        let period = WAIT_MAX.min(self.connection.idle_timeout() / 2);
+        let path = ["api", "runs", run_id.as_str(), "output"];
+        loop {
+            let asked = Instant::now();
+            match self.connection.get_after::<WorkflowRunOutput>(&path, period).await {
+                Ok(output) if output.has_completed() => return Ok(output),
+                Ok(_) => {
+                    retry.succeeded();
+                    // A server that is about to stop does not hold answers back.
+                    if asked.elapsed() < period / 2 {
+                        tokio::time::sleep(EARLY_PAUSE).await;
+                    }
+                }
+                Err(error) => retry.pause(error).await?,
+            }
+        }
+    }
+
+    /// Makes the wish durable that a run end; returns its status if it was over already.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the wish may or may not be there; repeating it is harmless.
+    ///
+    /// # Errors
+    /// [`ClientError::NotFound`], and whatever any request can fail with.
+    pub async fn cancel(&self, run_id: &RunId, reason: &str) -> Result<Option<RunStatus>, ClientError> {
+        let path = ["api", "runs", run_id.as_str(), "cancel"];
+        let body = serde_json::json!({ "reason": reason });
+        match self.connection.post(&path, Some(&body), None).await {
+            Ok(answer) => shape::cancelled(&answer),
+            Err(ClientError::Conflict(refusal)) if refusal.run_status.is_some() => Ok(refusal.run_status),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The processes that execute runs, as far as the store knows.
+    ///
+    /// # Errors
+    /// Whatever any request can fail with.
+    pub async fn workers(&self) -> Result<Vec<LivingWorker>, ClientError> {
+        let list: shape::WorkerList = self.connection.get(&["api", "workers"], &[]).await?;
+        Ok(list.workers.into_iter().map(Into::into).collect())
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("server", &self.server()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ClientBuilder {
+    /// Without the address: it may hold a credential before it is checked.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientBuilder").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,339 @@
+//! What is sent and what comes back, in types: the core's own where it has them.
+//!
+//! What a newer server says beyond them is ignored.
+
+use super::connection::Answer;
+use super::error::ClientError;
+use outlive_core::port::{LivingWorker, Order, Run, RunFilter};
+use outlive_core::{DefinitionId, RunEvent, RunId, RunInfo, RunStatus, SessionId, Timestamp, WorkerId};
+use serde::{Deserialize, Deserializer, Serialize, de};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Runs that a list holds unless it is told how many, and at most.
+const LIST_DEFAULT: u32 = 50;
+const LIST_MAX: u32 = 1000;
+const PREVIEW_MAX: u32 = 100;
+/// Says whether an idempotency key was seen before.
+const REPLAYED: &str = "idempotent-replay";
+
+/// A run to be started.
+///
+/// ```
+/// use outlive::client::Submission;
+///
+/// let submission = Submission::new("content-creation-demo")
+///     .input("AI trends in 2024")
+///     .session_id("session-1")
+///     .idempotency_key("order-17");
+/// ```
+#[derive(Clone, Debug, Default, Serialize)]
+#[must_use]
+pub struct Submission {
+    workflow_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session_state: Option<Map<String, Value>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    additional_data: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webhook_url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webhook_events: Option<&'static str>,
+    #[serde(skip)]
+    pub(super) idempotency_key: Option<String>,
+}
+
+impl Submission {
+    /// A run of this workflow; of an agent or team that is served alone with `agent:ID` or `team:ID`.
+    pub fn new(workflow_id: impl Into<String>) -> Self {
+        Self { workflow_id: workflow_id.into(), ..Self::default() }
+    }
+
+    /// What it is asked: text or an object.
+    pub fn input(mut self, input: impl Into<Value>) -> Self {
+        self.input = Some(input.into()).filter(|input| !input.is_null());
+        self
+    }
+
+    /// The conversation the run belongs to; a session of its own when not said.
+    pub fn session_id(mut self, id: impl Into<String>) -> Self {
+        self.session_id = Some(id.into());
+        self
+    }
+
+    /// Whose run it is. A credential that names a user wins.
+    pub fn user_id(mut self, id: impl Into<String>) -> Self {
+        self.user_id = Some(id.into());
+        self
+    }
+
+    /// State the session starts with, if this run creates it.
+    pub fn session_state(mut self, state: Map<String, Value>) -> Self {
+        self.session_state = Some(state);
+        self
+    }
+
+    /// The caller's own data; steps see it as `additional_data`.
+    pub fn additional_data(mut self, data: impl Into<Value>) -> Self {
+        self.additional_data = Some(data.into());
+        self
+    }
+
+    /// Chooses the run's id.
+    pub fn run_id(mut self, id: impl Into<String>) -> Self {
+        self.run_id = Some(id.into());
+        self
+    }
+
+    /// Where the server posts the run's last event.
+    pub fn webhook(mut self, url: impl Into<String>) -> Self {
+        self.webhook_url = Some(url.into());
+        self
+    }
+
+    /// Where the server posts each of the run's events.
+    pub fn webhook_for_every_event(mut self, url: impl Into<String>) -> Self {
+        (self.webhook_url, self.webhook_events) = (Some(url.into()), Some("all"));
+        self
+    }
+
+    /// The same key and the same request again give the same run.
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.idempotency_key = Some(key.into());
+        self
+    }
+}
+
+/// A run that was accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub struct Accepted {
+    /// The run: all that another process needs.
+    pub run_id: RunId,
+    /// Its session.
+    pub session_id: SessionId,
+    /// Its status.
+    pub status: RunStatus,
+    /// The run whose input this one repeats.
+    #[serde(default)]
+    pub rerun_of: Option<RunId>,
+    /// The request was a repetition: its idempotency key was known, and this is that run.
+    #[serde(skip)]
+    pub is_repeated: bool,
+}
+
+pub(super) fn accepted(answer: &Answer) -> Result<Accepted, ClientError> {
+    let accepted: Accepted = answer.read()?;
+    Ok(Accepted { is_repeated: answer.headers.contains_key(REPLAYED), ..accepted })
+}
+
+#[derive(Deserialize)]
+struct Cancelled {
+    outcome: String,
+    status: RunStatus,
+}
+
+/// The run's status if it was over already.
+pub(super) fn cancelled(answer: &Answer) -> Result<Option<RunStatus>, ClientError> {
+    let cancelled: Cancelled = answer.read()?;
+    Ok((cancelled.outcome == "cancelled").then_some(cancelled.status))
+}
+
+/// A run without its input and output.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[non_exhaustive]
+pub struct RunSummary {
+    /// Who it is.
+    #[serde(flatten)]
+    pub info: RunInfo,
+    /// Where it stands.
+    pub status: RunStatus,
+    /// The step it is at, for people: `1/2 Research Step`.
+    #[serde(default)]
+    pub progress: Option<Arc<str>>,
+    /// How often it was claimed.
+    #[serde(default)]
+    pub attempt: u32,
+    /// Who executes it; absent when nobody does.
+    #[serde(default, rename = "worker_id")]
+    pub worker: Option<WorkerId>,
+    /// When it was accepted.
+    #[serde(deserialize_with = "instant")]
+    pub created_at: Timestamp,
+    /// When it last changed.
+    #[serde(deserialize_with = "instant")]
+    pub updated_at: Timestamp,
+    /// When someone asked for its end.
+    #[serde(default, deserialize_with = "instant_if_any")]
+    pub cancel_requested_at: Option<Timestamp>,
+    /// Length of its log: the index its next event gets.
+    #[serde(default, rename = "seq", deserialize_with = "after_last")]
+    pub next_index: u64,
+    /// In a list that asked for it: the begin of its input, as text.
+    #[serde(default)]
+    pub input_preview: Option<String>,
+    /// In a list that asked for it: the first line of why it failed.
+    #[serde(default)]
+    pub error_preview: Option<String>,
+}
+
+/// The same of a run in a store at hand.
+impl From<Run> for RunSummary {
+    fn from(run: Run) -> Self {
+        Self {
+            info: run.info,
+            status: run.status,
+            progress: run.progress,
+            attempt: run.attempt,
+            worker: run.worker,
+            created_at: run.created_at,
+            updated_at: run.updated_at,
+            cancel_requested_at: run.cancel.map(|cancel| cancel.at),
+            next_index: run.next_index,
+            input_preview: None,
+            error_preview: None,
+        }
+    }
+}
+
+/// A page of runs.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[non_exhaustive]
+pub struct RunList {
+    /// The runs, in the order asked for.
+    pub runs: Vec<RunSummary>,
+    /// How many runs there are of each status, whatever the filter's `statuses` and `after`; statuses without runs are left
+    /// out.
+    #[serde(default)]
+    pub counts: BTreeMap<RunStatus, u64>,
+    /// Where to go on (`RunFilter::after`), when there is more.
+    #[serde(default, rename = "next_cursor")]
+    pub next: Option<String>,
+}
+
+/// A run with its steps.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[non_exhaustive]
+pub struct RunDetail {
+    /// The run.
+    #[serde(flatten)]
+    pub run: RunSummary,
+    /// What it was asked.
+    #[serde(default)]
+    pub input: Option<Value>,
+    /// Why it failed.
+    #[serde(default)]
+    pub error: Option<String>,
+    /// Hash of the definition it executes.
+    pub definition: Arc<str>,
+    /// The steps that have begun, in the order in which they did.
+    pub steps: Vec<StepSummary>,
+}
+
+/// A step without its output.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[non_exhaustive]
+pub struct StepSummary {
+    /// The step, within its run.
+    pub step_id: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// `running`, `completed`, `error` or `cancelled`.
+    pub status: String,
+    /// How often it was begun.
+    #[serde(default)]
+    pub attempt: u32,
+    /// Why it failed.
+    #[serde(default)]
+    pub error: Option<String>,
+    /// Whether its output can be read.
+    #[serde(default)]
+    pub has_output: bool,
+    /// Index of the event with which it began.
+    #[serde(default, rename = "first_seq")]
+    pub first_index: u64,
+}
+
+/// A page of a run's events.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[non_exhaustive]
+pub struct EventPage {
+    /// The events, in order of their index.
+    pub events: Vec<RunEvent>,
+    /// How many events the log has.
+    pub total: u64,
+    /// `after` of the next page; absent when nothing is stored beyond this one.
+    #[serde(default)]
+    pub next_after: Option<u64>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct WorkerList {
+    pub(super) workers: Vec<Worker>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Worker {
+    worker_id: WorkerId,
+    #[serde(deserialize_with = "instant")]
+    good_until: Timestamp,
+    runs: u64,
+}
+
+impl From<Worker> for LivingWorker {
+    fn from(worker: Worker) -> Self {
+        Self { worker: worker.worker_id, good_until: worker.good_until, runs: worker.runs }
+    }
+}
+
+/// A filter as the server reads it.
+pub(super) fn query(filter: &RunFilter) -> Vec<(&'static str, String)> {
+    let most = if filter.with_payload { PREVIEW_MAX } else { LIST_MAX };
+    let limit = if filter.limit == 0 { LIST_DEFAULT } else { filter.limit };
+    let mut query = vec![("limit", limit.min(most).to_string())];
+    if !filter.statuses.is_empty() {
+        let statuses: Vec<_> = filter.statuses.iter().map(|status| status.as_str()).collect();
+        query.push(("status", statuses.join(",")));
+    }
+    query.extend(filter.workflow_id.as_ref().map(|id: &DefinitionId| ("workflow_id", id.to_string())));
+    query.extend(filter.session_id.as_ref().map(|id| ("session_id", id.to_string())));
+    query.extend(filter.user_id.as_ref().map(|id| ("user_id", id.to_string())));
+    query.extend(filter.id_prefix.clone().map(|prefix| ("q", prefix)));
+    query.extend(filter.created_from.map(|at| ("created_from", shown(at))));
+    query.extend(filter.created_to.map(|at| ("created_to", shown(at))));
+    query.extend((filter.order == Order::OldestFirst).then(|| ("order", "oldest".to_owned())));
+    query.extend(filter.with_payload.then(|| ("preview", "true".to_owned())));
+    query.extend(filter.after.clone().map(|cursor| ("cursor", cursor)));
+    query
+}
+
+fn shown(at: Timestamp) -> String {
+    jiff::Timestamp::from_microsecond(at.as_micros()).unwrap_or(jiff::Timestamp::MAX).to_string()
+}
+
+fn parse<E: de::Error>(text: &str) -> Result<Timestamp, E> {
+    let at = text.parse::<jiff::Timestamp>().map_err(|_| E::custom("a time is not in RFC 3339"))?;
+    Ok(Timestamp::from_micros(at.as_microsecond()))
+}
+
+fn instant<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+    parse(&String::deserialize(deserializer)?)
+}
+
+fn instant_if_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    Option::<String>::deserialize(deserializer)?.as_deref().map(parse).transpose()
+}
+
+/// The server names the last event; what comes next is one more.
+fn after_last<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    Ok(Option::<u64>::deserialize(deserializer)?.map_or(0, |last| last.saturating_add(1)))
+}
