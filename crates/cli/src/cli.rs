@@ -26,9 +26,11 @@ Examples:
   outlive events @last -f
   outlive output @last > plan.md
   outlive serve                   over HTTP and WebSocket, on this machine
+  outlive run -d content-creation-demo @topic.txt --server http://127.0.0.1:7878
 
-Exit codes: 0 done, 1 error, 2 wrong usage, 3 not found, 5 wrong state, 7 configuration,
-10 run failed, 11 run was cancelled, 13 --timeout passed, 130 interrupted";
+Exit codes: 0 done, 1 error, 2 wrong usage, 3 not found, 4 not allowed, 5 wrong state,
+6 server unreachable, 7 configuration, 10 run failed, 11 run was cancelled,
+12 run waits for a person, 13 --timeout passed, 130 interrupted";
 
 /// How a run is named.
 pub(crate) const RUN_HELP: &str = "Full id, its first characters (4 or more), @last or @last-failed";
@@ -36,11 +38,14 @@ pub(crate) const RUN_HELP: &str = "Full id, its first characters (4 or more), @l
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Demo(cmd::demo::Demo),
+    Run(cmd::run::Run),
+    Watch(cmd::watch::Watch),
     Ls(cmd::ls::Ls),
     Show(cmd::show::Show),
     Events(cmd::events::Events),
     Output(cmd::output::Output),
     Cancel(cmd::cancel::Cancel),
+    Rerun(cmd::rerun::Rerun),
     Serve(cmd::serve::Serve),
     Worker(cmd::worker::Worker),
     Keys(cmd::keys::Keys),
@@ -58,7 +63,10 @@ pub(crate) struct Global {
     /// Sessions table, if the program that made the database chose one [default: $OUTLIVE_SESSION_TABLE]
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) session_table: Option<String>,
-    /// One JSON document on standard output, errors as JSON on standard error; for events one object a line
+    /// Server to ask instead of opening a database [default: $OUTLIVE_SERVER, else outlive.toml]; its key is in $OUTLIVE_TOKEN
+    #[arg(long, global = true, value_name = "URL", conflicts_with_all = ["db", "session_table"])]
+    pub(crate) server: Option<String>,
+    /// One JSON document on standard output, errors as JSON on standard error; for events, run and watch one object a line
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// Say nothing but the result
@@ -86,14 +94,6 @@ impl Global {
     /// When a setting makes no sense.
     pub(crate) fn session_table(&self) -> Result<Option<String>, Problem> {
         Ok(Some(Settings::load(self)?.session_table).filter(|name| !name.is_empty()))
-    }
-
-    /// The database to read: the flag's, else the environment's, else the project's.
-    ///
-    /// # Errors
-    /// When a setting makes no sense.
-    pub(crate) fn database(&self) -> Result<PathBuf, Problem> {
-        Ok(Settings::load(self)?.db)
     }
 }
 

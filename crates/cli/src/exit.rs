@@ -2,8 +2,9 @@
 
 use crate::style;
 use outlive::core::port::{DbError, DbErrorKind};
-use outlive::{Error, RunStatus, engine};
+use outlive::{ClientError, Error, RunStatus, engine};
 use serde_json::json;
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, Write};
 
@@ -19,14 +20,20 @@ pub(crate) enum Exit {
     Usage = 2,
     /// No such run, database or thing.
     NotFound = 3,
+    /// The server asks for a credential, or for another one.
+    NotAllowed = 4,
     /// The run is not in a state for this.
     WrongState = 5,
+    /// The server cannot be reached.
+    Unreachable = 6,
     /// Configuration or credential missing or unreadable.
     Configuration = 7,
     /// The run failed.
     RunFailed = 10,
     /// The run was cancelled.
     RunCancelled = 11,
+    /// The run waits for a person.
+    RunPaused = 12,
     /// `--timeout` passed; the run goes on.
     TimedOut = 13,
     /// Ctrl-C.
@@ -39,7 +46,8 @@ impl Exit {
         match status {
             RunStatus::Error => Exit::RunFailed,
             RunStatus::Cancelled => Exit::RunCancelled,
-            RunStatus::Pending | RunStatus::Running | RunStatus::Paused | RunStatus::Completed => Exit::Done,
+            RunStatus::Paused => Exit::RunPaused,
+            RunStatus::Pending | RunStatus::Running | RunStatus::Completed => Exit::Done,
         }
     }
 }
@@ -48,7 +56,7 @@ impl Exit {
 #[derive(Debug)]
 pub(crate) struct Problem {
     pub(crate) exit: Exit,
-    code: &'static str,
+    code: Cow<'static, str>,
     message: String,
     hint: Option<String>,
     is_retryable: bool,
@@ -58,7 +66,8 @@ pub(crate) struct Problem {
 
 impl Problem {
     /// A problem with this exit code, this name for programs and this message (lower case, no full stop).
-    pub(crate) fn new(exit: Exit, code: &'static str, message: impl Display) -> Self {
+    pub(crate) fn new(exit: Exit, code: impl Into<Cow<'static, str>>, message: impl Display) -> Self {
+        let code = code.into();
         Self { exit, code, message: message.to_string(), hint: None, is_retryable: false, is_silent: false }
     }
 
@@ -137,12 +146,39 @@ impl From<engine::Error> for Problem {
             E::InvalidId(error) => Self::new(Exit::Usage, "invalid_id", error),
             E::RunNotFound(_) => Self::new(Exit::NotFound, "run_not_found", error),
             E::SessionNotFound(_) => Self::new(Exit::NotFound, "session_not_found", error),
-            E::UnknownWorkflow(_) => Self::new(Exit::NotFound, "workflow_not_found", error),
+            E::UnknownWorkflow(_) => Self::new(Exit::NotFound, "workflow_not_found", error).hint(
+                "this program alone knows the demonstration's workflow; name a server with --server or OUTLIVE_SERVER",
+            ),
             E::Input(_) => Self::new(Exit::Usage, "invalid_input", error),
             E::InputTooLong { .. } => Self::new(Exit::Usage, "input_too_long", error),
             E::Damaged(_) => Self::new(Exit::Other, "log_damaged", error),
             E::Stopped(_) => Self::new(Exit::Other, "engine_stopped", error),
         }
+    }
+}
+
+impl From<ClientError> for Problem {
+    fn from(error: ClientError) -> Self {
+        use ClientError as E;
+        let (exit, code, hint) = match &error {
+            E::Unusable { .. } => (Exit::Configuration, "configuration", "see outlive config show --origin"),
+            E::Unreachable { .. } => {
+                (Exit::Unreachable, "server_unreachable", "start it with: outlive serve; or name another with --server")
+            }
+            E::NotAllowed(_) => {
+                (Exit::NotAllowed, "not_allowed", "set OUTLIVE_TOKEN to a key; make one with: outlive keys mint")
+            }
+            E::NotFound(_) => (Exit::NotFound, "not_found", ""),
+            E::Conflict(_) => (Exit::WrongState, "conflict", ""),
+            E::Invalid(_) => (Exit::Usage, "invalid_request", ""),
+            E::RateLimited(_) => (Exit::Other, "rate_limited", "try again in a moment"),
+            E::Garbled { .. } => (Exit::Other, "answer_garbled", "is there another program at this address?"),
+            E::Failed(_) => (Exit::Other, "server_failed", "look for the request in the server's log"),
+            _ => (Exit::Other, "client", ""),
+        };
+        let said = error.refusal().map(|refusal| refusal.code.clone()).filter(|code| !code.is_empty());
+        let code = said.map_or(Cow::Borrowed(code), Cow::Owned);
+        Self { is_retryable: error.is_transient(), ..Self::new(exit, code, error).hint(hint) }
     }
 }
 

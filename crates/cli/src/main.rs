@@ -1,4 +1,5 @@
-//! The `outlive` command: a demonstration, and what one does with runs that are stored: list, show, follow, cancel.
+//! The `outlive` command: a demonstration, and what one does with runs, in a database or behind a server: start, list,
+//! show, follow, cancel.
 //!
 //! It has no rule of its own: statuses, results and logs are read through the library. Standard output carries what was
 //! asked for, standard error everything else.
@@ -9,6 +10,8 @@ mod demo;
 mod exit;
 mod fold;
 mod output;
+mod progress;
+mod runs;
 mod settings;
 mod stop;
 mod store;

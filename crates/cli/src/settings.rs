@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 pub(crate) use table::{Setting, TABLE};
 pub(crate) use value::Given;
 
+/// The variable with the credential to show to a server.
+pub(crate) const TOKEN: &str = "OUTLIVE_TOKEN";
 /// The file's name; it is looked for in this directory and in those above.
 pub(crate) const FILE_NAME: &str = "outlive.toml";
 /// Distance up to which two names are taken for the same one, mistyped.
@@ -63,6 +65,8 @@ impl fmt::Display for Origin {
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) db: PathBuf,
+    /// Empty: the database is opened here.
+    pub(crate) server: String,
     /// Empty: the file's own, or the default one.
     pub(crate) session_table: String,
     pub(crate) addr: String,
@@ -81,6 +85,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             db: PathBuf::from(".outlive/data.db"),
+            server: String::new(),
             session_table: String::new(),
             addr: "127.0.0.1:7878".to_owned(),
             allow_hosts: Vec::new(),
@@ -113,6 +118,12 @@ impl Settings {
         }
         if let Some(table) = &global.session_table {
             settings.set("session_table", Given::Text(table.clone()), Origin::Flag("--session-table"))?;
+        }
+        // Whoever names a file wants that file.
+        let file = [("--db", global.db.is_some()), ("--session-table", global.session_table.is_some())];
+        let file = file.into_iter().find_map(|(flag, is_given)| is_given.then(|| (String::new(), flag)));
+        if let Some((server, flag)) = global.server.clone().map(|server| (server, "--server")).or(file) {
+            settings.set("server", Given::Text(server), Origin::Flag(flag))?;
         }
         settings.check()?;
         Ok(settings)
@@ -201,6 +212,13 @@ impl Settings {
 
     /// Values that make no sense together.
     fn check(&self) -> Result<(), Problem> {
+        // It is shown in many places.
+        if self.server.contains(['@', '?', '#']) {
+            let message = format!("server ({}) is more than an address", self.origin("server"));
+            return Err(
+                configuration(message).hint("write scheme, host and port, and set a credential as OUTLIVE_TOKEN")
+            );
+        }
         let (lease, heartbeat) = (self.engine.lease_period, self.engine.heartbeat_period);
         if heartbeat * 2 > lease {
             let message = "engine.heartbeat_period must be at most half of engine.lease_period";
@@ -239,7 +257,8 @@ fn unknown(name: &str, path: &Path) -> Problem {
     let problem = configuration(format!("{} has no meaning in {}", crate::style::line(name, 80), path.display()));
     let last = name.rsplit('.').next().unwrap_or(name).to_ascii_lowercase();
     if last.contains("key") || last.contains("secret") || last.contains("token") || last.contains("password") {
-        return problem.hint("secrets do not belong in a file: set OS_SECURITY_KEY in the environment");
+        return problem
+            .hint("secrets do not belong in a file: set OS_SECURITY_KEY in the environment, or OUTLIVE_TOKEN");
     }
     match nearest(name) {
         Some(known) => problem.hint(format!("did you mean {known}?")),

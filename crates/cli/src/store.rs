@@ -1,21 +1,13 @@
-//! The database as the reading verbs see it: opened only if it is there, never through an engine that executes.
+//! A database at hand: opened only if it is there, and read without an engine.
 
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};
 use crate::settings::Settings;
-use crate::style;
-use outlive::core::port::{Access, Db, Run, RunFilter};
-use outlive::core::{Entry, Record, RunId, RunStatus};
+use outlive::core::port::{Access, Db};
+use outlive::core::{Entry, Record, RunId};
 use outlive::db::SqliteDb;
-use outlive::engine::{Engine, Options};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// Fewest characters of an id that name a run.
-const PREFIX_LEN_MIN: usize = 4;
-
-/// How many runs an ambiguous prefix lists.
-const CANDIDATES_MAX: u32 = 8;
 
 /// The session table of a database whose workflow named none.
 const DEFAULT_TABLE: &str = "outlive_sessions";
@@ -30,18 +22,10 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Opens the database the arguments name.
+    /// Opens this file.
     ///
     /// # Errors
     /// When there is no such file; none is made.
-    pub(crate) async fn open(global: &Global) -> Result<Self, Problem> {
-        Self::open_at(global.database()?, global).await
-    }
-
-    /// [`Store::open`] for this file.
-    ///
-    /// # Errors
-    /// As [`Store::open`].
     pub(crate) async fn open_at(path: PathBuf, global: &Global) -> Result<Self, Problem> {
         if !path.exists() {
             let message = format!("no database at {}", path.display());
@@ -52,60 +36,6 @@ impl Store {
         let db: Arc<dyn Db> = Arc::new(sqlite(&path, &table)?);
         db.open().await?;
         Ok(Self { db, path })
-    }
-
-    /// The run that `text` names.
-    ///
-    /// # Errors
-    /// When there is none, or more than one; the runs are then listed.
-    pub(crate) async fn find(&self, text: &str) -> Result<Run, Problem> {
-        match text {
-            "@last" => self.newest(RunFilter::default(), "no run yet").await,
-            "@last-failed" => {
-                let filter = RunFilter { statuses: vec![RunStatus::Error], ..RunFilter::default() };
-                self.newest(filter, "no failed run").await
-            }
-            _ if text.starts_with('@') => {
-                let problem = Problem::new(Exit::Usage, "usage", format!("{text} names no run"));
-                Err(problem.hint("write @last or @last-failed"))
-            }
-            _ => self.find_by_id(text).await,
-        }
-    }
-
-    async fn newest(&self, filter: RunFilter, none: &str) -> Result<Run, Problem> {
-        let page = self.db.runs(Access::All, RunFilter { limit: 1, ..filter }).await?;
-        match page.runs.into_iter().next() {
-            Some(run) => self.whole(run.info.run_id).await,
-            None => Err(Problem::new(Exit::NotFound, "run_not_found", format!("{none} in {}", self.path.display()))),
-        }
-    }
-
-    async fn find_by_id(&self, text: &str) -> Result<Run, Problem> {
-        let id = RunId::parse(text).map_err(|error| Problem::new(Exit::Usage, "invalid_id", error))?;
-        if let Some(run) = self.db.run(Access::All, id).await? {
-            return Ok(run);
-        }
-        let missing = || {
-            let message = format!("there is no run {text} in {}", self.path.display());
-            Problem::new(Exit::NotFound, "run_not_found", message).hint("see them all with: outlive ls")
-        };
-        if text.len() < PREFIX_LEN_MIN {
-            return Err(missing().hint(format!("the beginning of an id needs {PREFIX_LEN_MIN} characters or more")));
-        }
-        let filter = RunFilter { id_prefix: Some(text.to_owned()), limit: CANDIDATES_MAX, ..RunFilter::default() };
-        let page = self.db.runs(Access::All, filter).await?;
-        match page.runs.as_slice() {
-            [] => Err(missing()),
-            [only] => self.whole(only.info.run_id.clone()).await,
-            several => Err(ambiguous(text, several, page.next.is_some())),
-        }
-    }
-
-    /// Lists leave input and output out; this does not.
-    async fn whole(&self, run_id: RunId) -> Result<Run, Problem> {
-        let gone = || Problem::new(Exit::NotFound, "run_not_found", format!("run {run_id} is gone"));
-        self.db.run(Access::All, run_id.clone()).await?.ok_or_else(gone)
     }
 
     /// The run's log as it is stored now, from index `from` on.
@@ -127,15 +57,6 @@ impl Store {
                 return Ok(entries);
             }
         }
-    }
-
-    /// An engine that reads and cancels, and executes nothing.
-    ///
-    /// # Errors
-    /// The store's.
-    pub(crate) async fn engine(&self) -> Result<Engine, Problem> {
-        let options = Options { execute: false, ..Options::default() };
-        Ok(Engine::builder(self.db.clone()).options(options).start().await?)
     }
 }
 
@@ -167,7 +88,7 @@ pub(crate) fn database(path: &Path, global: &Global) -> Result<Arc<dyn Db>, Prob
 /// A handle on the file the settings name, which may be there or not; nothing is opened yet.
 ///
 /// # Errors
-/// As [`Store::open`], but for a file that is not there.
+/// As [`Store::open_at`], but for a file that is not there.
 pub(crate) fn handle(settings: &Settings) -> Result<SqliteDb, Problem> {
     sqlite(&settings.db, &settings.session_table)
 }
@@ -180,19 +101,6 @@ fn sqlite(path: &Path, table: &str) -> Result<SqliteDb, Problem> {
         "" => db,
         table => db.session_table(table),
     })
-}
-
-fn ambiguous(text: &str, runs: &[Run], has_more: bool) -> Problem {
-    let line = |run: &Run| {
-        let status = style::status_word(run.status);
-        format!("{}  {status}  {}", run.info.run_id, style::line(&run.info.workflow_name, 60))
-    };
-    let mut lines: Vec<_> = runs.iter().map(line).collect();
-    if has_more {
-        lines.push("and more".to_owned());
-    }
-    let message = format!("{text} is the beginning of several runs");
-    Problem::new(Exit::Usage, "run_ambiguous", message).hint(lines.join("\n"))
 }
 
 /// Model calls in a run's log, and how many of them were in flight when a process was lost and so had to be repeated.

@@ -3,18 +3,17 @@
 use crate::cli::{Global, RUN_HELP};
 use crate::exit::{Exit, Problem};
 use crate::output;
-use crate::store::Store;
+use crate::runs::Runs;
 use crate::style::{self, Mark};
 use clap::Args;
 use outlive::core::{RunId, RunStatus};
-use outlive::engine::Engine;
 use serde_json::json;
 use std::time::Duration;
 
 /// Cancel runs: what they have done is kept, what is in flight is dropped
 ///
 /// The wish is on disk when this returns; whichever process executes the run sees it. A run that nobody executes is ended
-/// here.
+/// at once.
 #[derive(Debug, Args)]
 pub(crate) struct Cancel {
     #[arg(value_name = "RUN", required = true, help = RUN_HELP)]
@@ -29,32 +28,31 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Cancel {
     pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
-        let store = Store::open(global).await?;
+        let runs = Runs::open(global).await?;
         // All names are looked up before anything happens.
         let mut ids = Vec::new();
         for name in &self.runs {
-            let run = store.find(name).await?;
+            let run = runs.find(name).await?;
             if run.status.is_terminal() {
                 return Err(over(&run.info.run_id, run.status));
             }
             ids.push(run.info.run_id);
         }
-        let engine = store.engine().await?;
-        let done = self.cancel(&engine, &ids, global).await;
-        engine.shutdown().await?;
+        let done = self.cancel(&runs, &ids, global).await;
+        runs.close().await?;
         done
     }
 
-    async fn cancel(&self, engine: &Engine, ids: &[RunId], global: &Global) -> Result<Exit, Problem> {
+    async fn cancel(&self, runs: &Runs, ids: &[RunId], global: &Global) -> Result<Exit, Problem> {
         for id in ids {
-            if let Some(status) = engine.cancel(id, &self.reason).await? {
+            if let Some(status) = runs.cancel(id, &self.reason).await? {
                 return Err(over(id, status));
             }
         }
         let mut exit = Exit::Done;
         let mut shown = Vec::new();
         for id in ids {
-            let status = self.settled(engine, id, global).await?;
+            let status = runs.settled(id, global.timeout.unwrap_or(PATIENCE)).await?;
             if !status.is_terminal() && global.timeout.is_some() {
                 exit = Exit::TimedOut;
             }
@@ -72,18 +70,6 @@ impl Cancel {
             output::json(&json!({ "runs": shown }))?;
         }
         Ok(exit)
-    }
-
-    /// The run's status once it has ended, or after the time there is.
-    async fn settled(&self, engine: &Engine, id: &RunId, global: &Global) -> Result<RunStatus, Problem> {
-        let patience = global.timeout.unwrap_or(PATIENCE);
-        match tokio::time::timeout(patience, engine.attach(id.clone()).wait()).await {
-            Ok(ended) => Ok(ended?.status),
-            Err(_) => {
-                let standing = engine.standing(id).await?;
-                Ok(standing.map_or(RunStatus::Running, |standing| standing.status))
-            }
-        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! `outlive demo`: a workflow one can watch, kill and take up again, without a key and without a network.
 
 use crate::cli::Global;
-use crate::demo::{self, Progress};
+use crate::demo;
 use crate::exit::{Exit, Problem};
+use crate::output;
+use crate::progress::Progress;
 use crate::store::{ModelCalls, Store, database, model_calls};
 use crate::style::{self, DIM};
-use crate::{output, times};
 use clap::Args;
 use outlive::core::port::{Access, Run, RunFilter};
 use outlive::core::{EventKind, RunEvent, RunStatus};
@@ -190,12 +191,8 @@ impl Demo {
             output::json(&document(output, calls, took))?;
             return Ok(());
         }
-        let took = times::span(took.as_secs_f64());
-        match output.status {
-            RunStatus::Completed => output::line(format_args!("\nCompleted in {took}"))?,
-            RunStatus::Error => output::line(format_args!("\nFailed in {took}: {}", style::line(&output.text(), 400)))?,
-            RunStatus::Cancelled => output::line(format_args!("\nCancelled after {took}"))?,
-            RunStatus::Pending | RunStatus::Running | RunStatus::Paused => {}
+        if let Some(line) = super::last_line(output, took.as_secs_f64()) {
+            output::line(line)?;
         }
         if let Some(ModelCalls { before, repeated }) = calls {
             let which = match repeated {

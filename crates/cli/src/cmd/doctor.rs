@@ -4,15 +4,17 @@ use crate::cli::Global;
 use crate::exit::{Exit, Problem};
 use crate::settings::{self, Settings, TABLE};
 use crate::style::{self, Mark};
-use crate::{output, store};
+use crate::{output, runs, store};
 use clap::Args;
+use outlive::core::port::RunFilter;
 use serde_json::{Value, json};
 use std::path::Path;
 
 /// Check the settings, the database and the room it has
 ///
 /// The whole file is read, which takes a moment for a large one. Exit code 0 when all is well, also when there is something
-/// to remark; 1 when the database is damaged or not ours; 7 when a setting makes no sense.
+/// to remark; 1 when the database is damaged or not ours; 7 when a setting makes no sense; 6 when a server is named that
+/// does not answer.
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {}
 
@@ -79,6 +81,7 @@ impl Doctor {
             Ok(mut settings) => {
                 findings.push(about_settings(&mut settings));
                 findings.extend(about_variables());
+                findings.extend(about_server(&settings).await);
                 findings.extend(about_descriptors(&settings));
                 findings.extend(about_database(&settings).await);
                 findings.extend(about_space(&settings.db));
@@ -119,9 +122,9 @@ fn about_settings(settings: &mut Settings) -> Finding {
 
 /// Variables that look like settings and are none.
 fn about_variables() -> Option<Finding> {
-    let known: Vec<String> = TABLE.iter().map(settings::Setting::variable).collect();
-    let is_secret = |name: &String| name == super::serve::WEBHOOK_SECRET;
-    let is_stray = |name: &String| name.starts_with("OUTLIVE_") && !known.contains(name) && !is_secret(name);
+    let secrets = [settings::TOKEN, super::serve::WEBHOOK_SECRET].map(str::to_owned);
+    let known: Vec<String> = TABLE.iter().map(settings::Setting::variable).chain(secrets).collect();
+    let is_stray = |name: &String| name.starts_with("OUTLIVE_") && !known.contains(name);
     let mut stray: Vec<String> =
         std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(is_stray).collect();
     stray.sort();
@@ -132,6 +135,22 @@ fn about_variables() -> Option<Finding> {
     };
     let lines: Vec<_> = stray.iter().map(|name| format!("{name} is no setting{}", nearest(name))).collect();
     (!lines.is_empty()).then(|| Finding::remark("environment", lines.join("\n")))
+}
+
+/// Whether the server that the other verbs ask answers, and lets this caller in.
+async fn about_server(settings: &Settings) -> Option<Finding> {
+    if settings.server.is_empty() {
+        return None;
+    }
+    let asked = async {
+        let client = runs::client(settings)?;
+        client.runs(&RunFilter { limit: 1, ..RunFilter::default() }).await?;
+        Ok::<_, Problem>(format!("{} answers", client.server()))
+    };
+    Some(match asked.await {
+        Ok(detail) => Finding::fine("server", detail),
+        Err(problem) => Finding::bad("server", &problem),
+    })
 }
 
 /// The file, as far as it can be read.

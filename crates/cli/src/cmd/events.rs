@@ -2,7 +2,7 @@
 
 use crate::cli::{Global, RUN_HELP};
 use crate::exit::{Exit, Problem};
-use crate::store::Store;
+use crate::runs::Runs;
 use crate::style::{self, DIM};
 use crate::times::TimeFormat;
 use crate::{output, times};
@@ -28,41 +28,42 @@ pub(crate) struct Events {
 
 impl Events {
     pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
-        let store = Store::open(global).await?;
-        let run_id = store.find(&self.run).await?.info.run_id;
+        let runs = Runs::open(global).await?;
+        let run_id = runs.find(&self.run).await?.info.run_id;
         if self.follow {
-            return self.follow(&store, &run_id, global).await;
+            let exit = self.follow(&runs, &run_id, global).await;
+            runs.close().await?;
+            return exit;
         }
-        let from = self.after.map_or(0, |after| after + 1);
-        for entry in store.entries(&run_id, from).await? {
-            print(&entry.event, global)?;
+        for event in runs.events(&run_id, self.after).await? {
+            print(&event, global)?;
         }
         Ok(Exit::Done)
     }
 
-    async fn follow(&self, store: &Store, run_id: &RunId, global: &Global) -> Result<Exit, Problem> {
-        let engine = store.engine().await?;
+    async fn follow(&self, runs: &Runs, run_id: &RunId, global: &Global) -> Result<Exit, Problem> {
         let told = async {
-            let mut events = engine.events(run_id, self.after);
+            let mut events = runs.follow(run_id, self.after).await?;
             while let Some(event) = events.next().await? {
                 print(&event, global)?;
             }
             Ok(Exit::Done)
         };
-        let exit = tokio::select! {
+        tokio::select! {
             exit = told => exit,
             Ok(()) = tokio::signal::ctrl_c() => {
                 output::note(global, format_args!("Detached; the run goes on: outlive events {run_id} -f"));
                 Ok(Exit::Interrupted)
             }
-            () = passed(global.timeout) => {
-                let message = format!("run {run_id} is not over yet");
-                Err(Problem::new(Exit::TimedOut, "timeout", message).hint("it goes on; --timeout sets how long to wait"))
-            }
-        };
-        engine.shutdown().await?;
-        exit
+            () = passed(global.timeout) => Err(unfinished(run_id)),
+        }
     }
+}
+
+/// `--timeout` has passed.
+pub(super) fn unfinished(run_id: &RunId) -> Problem {
+    let message = format!("run {run_id} is not over yet");
+    Problem::new(Exit::TimedOut, "timeout", message).hint("it goes on; --timeout sets how long to wait")
 }
 
 /// Ready after this time; never without one.
@@ -73,7 +74,8 @@ pub(crate) async fn passed(timeout: Option<Duration>) {
     }
 }
 
-fn print(event: &RunEvent, global: &Global) -> Result<(), Problem> {
+/// One line about an event, or its JSON.
+pub(super) fn print(event: &RunEvent, global: &Global) -> Result<(), Problem> {
     let at = Timestamp::from_micros(event.created_at.saturating_mul(1_000_000));
     if global.json {
         let mut document = serde_json::to_value(event).map_err(std::io::Error::other)?;

@@ -3,11 +3,12 @@
 use super::run_json;
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};
-use crate::store::Store;
+use crate::runs::Runs;
 use crate::style::{self, Mark};
 use crate::{output, times};
 use clap::Args;
-use outlive::core::port::{Access, Run, RunFilter};
+use outlive::client::RunSummary;
+use outlive::core::port::RunFilter;
 use outlive::core::{DefinitionId, RunStatus, SessionId, Timestamp};
 use serde_json::json;
 use std::time::Duration;
@@ -26,27 +27,24 @@ pub(crate) struct Ls {
     limit: u32,
 }
 
-/// Runs in one page of the store.
+/// Runs in one page.
 const PAGE: u32 = 200;
 
 impl Ls {
     pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
         let wanted = Wanted::parse(&self.filters)?;
-        let store = Store::open(global).await?;
+        let found = Runs::open(global).await?;
         let now = times::now();
-        let (runs, has_more) = self.read(&store, wanted, now).await?;
+        let (runs, has_more) = self.read(&found, wanted, now).await?;
         if global.json {
             let runs: Vec<_> = runs.iter().map(run_json).collect();
             output::json(&json!({ "runs": runs, "more": has_more }))?;
             return Ok(Exit::Done);
         }
         if runs.is_empty() {
-            output::note(global, format_args!("no such runs in {}", store.path.display()));
-            if global.session_table()?.is_none() {
-                output::note(
-                    global,
-                    "a program that chose its own sessions table keeps its runs apart: --session-table",
-                );
+            output::note(global, format_args!("no such runs in {}", found.place()));
+            if let Some(remark) = found.remark_on_nothing(global)? {
+                output::note(global, remark);
             }
             return Ok(Exit::Done);
         }
@@ -57,16 +55,16 @@ impl Ls {
         Ok(Exit::Done)
     }
 
-    async fn read(&self, store: &Store, wanted: Wanted, now: Timestamp) -> Result<(Vec<Run>, bool), Problem> {
+    async fn read(&self, found: &Runs, wanted: Wanted, now: Timestamp) -> Result<(Vec<RunSummary>, bool), Problem> {
         let limit = self.limit as usize;
-        let is_recent = |run: &Run| wanted.since.is_none_or(|since| now.since(run.created_at) <= since);
+        let is_recent = |run: &RunSummary| wanted.since.is_none_or(|since| now.since(run.created_at) <= since);
         let mut filter = wanted.filter;
         let mut runs = Vec::new();
         loop {
             // One more than wanted tells whether there are more.
             let missing = u32::try_from(limit + 1 - runs.len()).unwrap_or(u32::MAX);
             filter.limit = missing.min(PAGE);
-            let page = store.db.runs(Access::All, filter.clone()).await?;
+            let page = found.list(filter.clone()).await?;
             let is_end = page.next.is_none() || !page.runs.iter().all(is_recent);
             runs.extend(page.runs.into_iter().filter(is_recent));
             if is_end || runs.len() > limit {
@@ -121,8 +119,8 @@ impl Wanted {
 }
 
 /// The runs as a table: as wide as its words.
-fn table(runs: &[Run], global: &Global, now: Timestamp) -> String {
-    let row = |run: &Run| {
+fn table(runs: &[RunSummary], global: &Global, now: Timestamp) -> String {
+    let row = |run: &RunSummary| {
         [
             style::short_id(run.info.run_id.as_str()).to_owned(),
             format!("{} {}", Mark::of(run.status).text(style::has_utf8()), style::status_word(run.status)),

@@ -8,28 +8,37 @@ pub(crate) mod events;
 pub(crate) mod keys;
 pub(crate) mod ls;
 pub(crate) mod output;
+pub(crate) mod rerun;
+pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod show;
 pub(crate) mod version;
+pub(crate) mod watch;
 pub(crate) mod worker;
 
 use crate::cli::{Cli, Command};
 use crate::exit::{Exit, Problem};
 use crate::fold::StepView;
 use crate::{style, times};
-use outlive::core::port::Run;
+use outlive::WorkflowRunOutput;
+use outlive::client::RunSummary;
+use outlive::core::RunStatus;
 use serde_json::{Value, json};
 
 /// Does what was asked.
 pub(crate) async fn run(cli: &Cli) -> Result<Exit, Problem> {
     let global = &cli.global;
+    refuse_server(cli)?;
     match &cli.command {
         Command::Demo(demo) => demo.run(global).await,
+        Command::Run(run) => run.run(global).await,
+        Command::Watch(watch) => watch.run(global).await,
         Command::Ls(ls) => ls.run(global).await,
         Command::Show(show) => show.run(global).await,
         Command::Events(events) => events.run(global).await,
         Command::Output(output) => output.run(global).await,
         Command::Cancel(cancel) => cancel.run(global).await,
+        Command::Rerun(rerun) => rerun.run(global).await,
         Command::Serve(serve) => serve.run(global).await,
         Command::Worker(worker) => worker.run(global).await,
         Command::Keys(keys) => keys.run(global).await,
@@ -39,8 +48,24 @@ pub(crate) async fn run(cli: &Cli) -> Result<Exit, Problem> {
     }
 }
 
+/// `--server` beside a verb that works on this machine is a mistake.
+fn refuse_server(cli: &Cli) -> Result<(), Problem> {
+    let verb = match &cli.command {
+        Command::Demo(_) => "demo",
+        Command::Serve(_) => "serve",
+        Command::Worker(_) => "worker",
+        Command::Keys(_) => "keys",
+        _ => return Ok(()),
+    };
+    if cli.global.server.is_none() {
+        return Ok(());
+    }
+    let message = format!("outlive {verb} works on this machine and asks no server");
+    Err(Problem::new(Exit::Usage, "usage", message).hint("leave out --server"))
+}
+
 /// A run as programs read it in a list.
-fn run_json(run: &Run) -> Value {
+fn run_json(run: &RunSummary) -> Value {
     json!({
         "id": run.info.run_id,
         "status": style::status_word(run.status),
@@ -50,10 +75,21 @@ fn run_json(run: &Run) -> Value {
         "user_id": run.info.user_id,
         "step": run.progress,
         "attempt": run.attempt,
-        "cancel_requested": run.cancel.is_some(),
+        "cancel_requested": run.cancel_requested_at.is_some(),
         "created_at": times::rfc3339(run.created_at),
         "updated_at": times::rfc3339(run.updated_at),
     })
+}
+
+/// The last line about a run that is over; nothing for one that is not.
+fn last_line(output: &WorkflowRunOutput, seconds: f64) -> Option<String> {
+    let took = times::span(seconds);
+    match output.status {
+        RunStatus::Completed => Some(format!("\nCompleted in {took}")),
+        RunStatus::Error => Some(format!("\nFailed in {took}: {}", style::line(&output.text(), 400))),
+        RunStatus::Cancelled => Some(format!("\nCancelled after {took}")),
+        RunStatus::Pending | RunStatus::Running | RunStatus::Paused => None,
+    }
 }
 
 /// `2 members · 4 tool calls · 1.9k tokens`, as far as there is any of it.

@@ -2,11 +2,10 @@
 
 use crate::cli::{Global, RUN_HELP};
 use crate::exit::{Exit, Problem};
-use crate::store::Store;
+use crate::runs::Runs;
 use crate::{output, style, times};
 use clap::Args;
 use outlive::core::RunStatus;
-use outlive::engine::run_output;
 use outlive::{Markdown, WorkflowRunOutput, pprint_run_response};
 use serde_json::json;
 use std::io::IsTerminal;
@@ -20,9 +19,9 @@ pub(crate) struct Output {
 
 impl Output {
     pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
-        let store = Store::open(global).await?;
-        let run = store.find(&self.run).await?;
-        let result = run_output(&run);
+        let runs = Runs::open(global).await?;
+        let run = runs.find(&self.run).await?;
+        let result = runs.output(&run.info.run_id).await?;
         if !result.status.is_terminal() {
             let status = style::status_word(result.status);
             let problem =

@@ -4,13 +4,13 @@ use super::{run_json, step_facts, step_line};
 use crate::cli::{Global, RUN_HELP};
 use crate::exit::{Exit, Problem};
 use crate::fold::{RunView, StepState, StepView};
-use crate::store::Store;
+use crate::runs::Runs;
 use crate::style::{self, BOLD, DIM, Mark};
 use crate::{output, times};
 use clap::Args;
-use outlive::core::port::Run;
+use outlive::WorkflowRunOutput;
+use outlive::client::RunSummary;
 use outlive::core::{RunStatus, content_text};
-use outlive::engine::run_output;
 use serde_json::{Value, json};
 
 /// Show where a run stands: its steps, what they used, why it failed
@@ -22,57 +22,55 @@ pub(crate) struct Show {
 
 impl Show {
     pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
-        let store = Store::open(global).await?;
-        let run = store.find(&self.run).await?;
-        let entries = store.entries(&run.info.run_id, 0).await?;
-        let view = RunView::of(entries.iter().map(|entry| &entry.event));
+        let runs = Runs::open(global).await?;
+        let mut run = runs.find(&self.run).await?;
+        let output = runs.output(&run.info.run_id).await?;
+        // It may have ended between the two: what is shown of it has to be of one moment.
+        run.status = output.status;
+        let events = runs.events(&run.info.run_id, None).await?;
+        let view = RunView::of(&events);
         if global.json {
-            output::json(&document(&run, &view))?;
+            output::json(&document(&run, &output, &view))?;
         } else {
-            output::write(page(&run, &view, global))?;
+            output::write(page(&run, &output, &view, global))?;
         }
         Ok(Exit::Done)
     }
 }
 
-fn input(run: &Run) -> Option<Value> {
-    run.input.as_deref().and_then(|text| serde_json::from_str(text).ok())
-}
-
-fn document(run: &Run, view: &RunView) -> Value {
+fn document(run: &RunSummary, output: &WorkflowRunOutput, view: &RunView) -> Value {
     let mut document = run_json(run);
-    let output = run_output(run);
     let is_failed = run.status == RunStatus::Error;
-    document["input"] = json!(input(run));
+    document["input"] = json!(output.input);
     document["steps"] = view.steps.iter().map(StepView::to_json).collect();
     document["resumes"] = json!(view.resumes);
     document["tokens"] = json!(view.tokens());
     document["duration_ms"] = json!(view.seconds.map(crate::fold::millis));
     document["content"] = if is_failed { Value::Null } else { json!(output.content) };
-    document["error"] = json!(failure(run, view));
+    document["error"] = json!(failure(output, view));
     document["cancel_reason"] = json!(view.cancel_reason);
     document["events"] = json!(run.next_index);
     document
 }
 
 /// Why it failed, from the log or else from its row.
-fn failure(run: &Run, view: &RunView) -> Option<String> {
-    let stored = || Some(run_output(run).text()).filter(|text| !text.is_empty());
-    if run.status == RunStatus::Error { view.error.clone().or_else(stored) } else { None }
+fn failure(output: &WorkflowRunOutput, view: &RunView) -> Option<String> {
+    let stored = || Some(output.text()).filter(|text| !text.is_empty());
+    if output.status == RunStatus::Error { view.error.clone().or_else(stored) } else { None }
 }
 
-fn page(run: &Run, view: &RunView, global: &Global) -> String {
+fn page(run: &RunSummary, output: &WorkflowRunOutput, view: &RunView, global: &Global) -> String {
     let mut lines = vec![head(run, global)];
     let mut fact = |name: &str, text: String| lines.push(format!("{DIM}{name:<8}{DIM:#} {text}"));
     fact("Session", style::line(run.info.session_id.as_str(), 128));
     if let Some(user) = &run.info.user_id {
         fact("User", style::line(user, 128));
     }
-    if let Some(input) = input(run) {
-        fact("Input", style::line(&content_text(Some(&input)), 200));
+    if let Some(input) = &output.input {
+        fact("Input", style::line(&content_text(Some(input)), 200));
     }
-    if let Some(cancel) = &run.cancel {
-        fact("Cancel", format!("asked for: {}", style::line(&cancel.reason, 200)));
+    if let Some(reason) = &run.cancel_reason {
+        fact("Cancel", format!("asked for: {}", style::line(reason, 200)));
     }
     if view.resumes > 0 {
         let times = style::counted(view.resumes as usize, "time");
@@ -87,11 +85,11 @@ fn page(run: &Run, view: &RunView, global: &Global) -> String {
         lines.push(format!(" {DIM}no step has started{DIM:#}"));
     }
     lines.push(String::new());
-    lines.push(foot(run, view));
+    lines.push(foot(run, output, view));
     lines.join("\n") + "\n"
 }
 
-fn head(run: &Run, global: &Global) -> String {
+fn head(run: &RunSummary, global: &Global) -> String {
     let mark = Mark::of(run.status);
     let name = style::line(&run.info.workflow_name, 80);
     let started = times::shown(run.created_at, global.time_format, times::now());
@@ -117,7 +115,7 @@ fn about(step: &StepView) -> String {
     parts.join("   ")
 }
 
-fn foot(run: &Run, view: &RunView) -> String {
+fn foot(run: &RunSummary, output: &WorkflowRunOutput, view: &RunView) -> String {
     let id = style::short_id(run.info.run_id.as_str());
     let took = view.seconds.map(|seconds| format!(" in {}", times::span(seconds))).unwrap_or_default();
     match run.status {
@@ -130,7 +128,7 @@ fn foot(run: &Run, view: &RunView) -> String {
             format!("cancelled{took}{}", reason.unwrap_or_default())
         }
         RunStatus::Error => {
-            let why = failure(run, view).unwrap_or_else(|| "no reason is stored".to_owned());
+            let why = failure(output, view).unwrap_or_else(|| "no reason is stored".to_owned());
             format!("failed{took}: {}", style::line(&why, 400))
         }
     }

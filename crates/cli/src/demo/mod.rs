@@ -1,10 +1,7 @@
 //! The demonstration's workflow: a research team of two members with tools, then a planner. The model is a script and the
 //! tools return canned data, so it needs no key and no network, and says so.
 
-mod progress;
 mod script;
-
-pub(crate) use progress::Progress;
 
 use outlive::agent::model::ScriptedModel;
 use outlive::core::ToolEffect;

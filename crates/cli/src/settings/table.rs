@@ -33,6 +33,7 @@ const fn setting(name: &'static str, about: &'static str, place: for<'a> fn(&'a 
 /// Every setting.
 pub(crate) const TABLE: &[Setting] = &[
     setting("db", "the database file", |s| Place::File(&mut s.db)),
+    setting("server", "the server to ask instead of opening the database", |s| Place::Text(&mut s.server)),
     setting("session_table", "the table of sessions, if not the file's own", |s| Place::Text(&mut s.session_table)),
     setting("addr", "where to listen", |s| Place::Text(&mut s.addr)),
     setting("allow_hosts", "host names to answer to, beside those of this machine", |s| {

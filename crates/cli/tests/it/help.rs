@@ -5,14 +5,17 @@
 use crate::fixture::Place;
 use std::path::Path;
 
-const VERBS: [&str; 17] = [
+const VERBS: [&str; 20] = [
     "",
     "demo",
+    "run",
+    "watch",
     "ls",
     "show",
     "events",
     "output",
     "cancel",
+    "rerun",
     "serve",
     "worker",
     "keys",

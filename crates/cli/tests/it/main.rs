@@ -12,4 +12,8 @@ mod help;
 mod json;
 mod look;
 #[cfg(unix)]
+mod running;
+#[cfg(unix)]
 mod serve;
+#[cfg(unix)]
+mod there;

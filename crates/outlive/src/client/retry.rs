@@ -62,7 +62,12 @@ impl Retry {
         }
         let asked = error.refusal().and_then(|refusal| refusal.retry_after);
         let pause = asked.unwrap_or_else(|| pause(self.failures));
-        tracing::debug!(%error, ?pause, "trying again");
+        // Said once: who waits for an hour wants no line every five seconds.
+        if self.failures == 1 {
+            tracing::warn!(%error, "the server does not answer as it should; trying again");
+        } else {
+            tracing::debug!(%error, ?pause, "trying again");
+        }
         let rest = self.give_up_after.map(|longest| longest.saturating_sub(since.elapsed()));
         tokio::time::sleep(rest.map_or(pause, |rest| pause.min(rest))).await;
         Ok(())

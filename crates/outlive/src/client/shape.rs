@@ -175,6 +175,9 @@ pub struct RunSummary {
     /// When someone asked for its end.
     #[serde(default, deserialize_with = "instant_if_any")]
     pub cancel_requested_at: Option<Timestamp>,
+    /// Why.
+    #[serde(default)]
+    pub cancel_reason: Option<Arc<str>>,
     /// Length of its log: the index its next event gets.
     #[serde(default, rename = "seq", deserialize_with = "after_last")]
     pub next_index: u64,
@@ -197,7 +200,8 @@ impl From<Run> for RunSummary {
             worker: run.worker,
             created_at: run.created_at,
             updated_at: run.updated_at,
-            cancel_requested_at: run.cancel.map(|cancel| cancel.at),
+            cancel_requested_at: run.cancel.as_ref().map(|cancel| cancel.at),
+            cancel_reason: run.cancel.map(|cancel| cancel.reason),
             next_index: run.next_index,
             input_preview: None,
             error_preview: None,

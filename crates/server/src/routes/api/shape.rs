@@ -114,6 +114,8 @@ pub(crate) struct RunLine {
     pub(crate) updated_at: String,
     /// When someone asked for its end.
     pub(crate) cancel_requested_at: Option<String>,
+    /// Why.
+    pub(crate) cancel_reason: Option<String>,
     /// Index of its last event; null while there is none.
     pub(crate) seq: Option<u64>,
     /// Where asked for: the begin of its input as text.
@@ -139,6 +141,7 @@ impl RunLine {
             created_at: iso_micros(run.created_at),
             updated_at: iso_micros(run.updated_at),
             cancel_requested_at: run.cancel.as_ref().map(|cancel| iso_micros(cancel.at)),
+            cancel_reason: run.cancel.as_ref().map(|cancel| cancel.reason.to_string()),
             seq: seq(run.next_index),
             input_preview: None,
             error_preview: None,

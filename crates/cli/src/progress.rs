@@ -1,7 +1,6 @@
-//! The demonstration as it happens: a line when a step starts, the text as it streams, a line when the step has ended.
+//! A run as it happens: a line when a step starts, the text as it streams, a line when the step has ended.
 //! Lines are only ever added, so it looks the same in a file.
 
-use super::RESEARCH;
 use crate::cmd::{step_facts, step_line};
 use crate::fold::{RunView, StepState, StepView};
 use crate::style::{self, DIM, Mark};
@@ -61,6 +60,11 @@ impl Progress {
         }
     }
 
+    /// How long the run took, once it is over and if the log says it.
+    pub(crate) fn seconds(&self) -> Option<f64> {
+        self.view.seconds
+    }
+
     fn show(&mut self, event: &RunEvent) -> io::Result<()> {
         use EventKind::*;
         let name = event.origin.step_name.as_deref().unwrap_or_default();
@@ -74,7 +78,7 @@ impl Progress {
             }
             ToolCallStarted(call) => {
                 self.end_text()?;
-                let who = event.origin.agent_name.as_deref().unwrap_or(RESEARCH);
+                let who = style::line(event.origin.agent_name.as_deref().unwrap_or(name), 60);
                 output::line(format_args!("   {DIM}{who}: {}{DIM:#}", style::line(&call.tool.tool_name, 60)))
             }
             StepCompleted { .. } | StepOutput { .. } | StepError { .. } => {
@@ -100,7 +104,9 @@ impl Progress {
     }
 
     fn about(&self, step: &StepView) -> String {
-        let took = times::span(self.step_since.elapsed().as_secs_f64());
+        // The log knows it best; what it says of a step that was interrupted is not what somebody has waited for.
+        let told = step.seconds.filter(|_| !step.was_resumed);
+        let took = times::span(told.unwrap_or_else(|| self.step_since.elapsed().as_secs_f64()));
         let facts = if step.was_resumed { "the call in flight was repeated".to_owned() } else { step_facts(step) };
         format!("{took:>6}   {facts}")
     }

@@ -1,0 +1,127 @@
+//! `outlive run`: starts a run, and follows it or leaves it to itself.
+
+use super::watch::watch;
+use crate::cli::Global;
+use crate::exit::{Exit, Problem};
+use crate::output;
+use crate::runs::{Accepted, Role, Runs};
+use clap::Args;
+use outlive::core::DefinitionId;
+use outlive::engine::Submit;
+use serde_json::{Value, json};
+use std::io::Read;
+
+/// Start a run of a workflow and show it as it happens; with -d print its id and leave it to itself
+///
+/// A server executes it, if one is named. Without one this process does, and the only workflow it knows is the
+/// demonstration's: content-creation-demo. Ctrl-C leaves a server's run alone; a run of this process goes on in the next
+/// one that executes.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The workflow: its id or its name; agent:ID and team:ID for what is served alone
+    #[arg(value_name = "NAME")]
+    workflow: String,
+    /// What it is asked: a text, @FILE for what is in a file, - for standard input
+    #[arg(value_name = "INPUT", conflicts_with = "json_input")]
+    input: Option<String>,
+    /// What it is asked, as JSON
+    #[arg(long, value_name = "JSON")]
+    json_input: Option<String>,
+    #[command(flatten)]
+    detach: Detach,
+    /// The session it belongs to; one of its own unless said
+    #[arg(long, value_name = "ID")]
+    session: Option<String>,
+    /// Whose run it is; a credential that names a user wins
+    #[arg(long, value_name = "ID")]
+    user: Option<String>,
+    /// The same key and the same request again give the same run
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+}
+
+/// Whether to stay.
+#[derive(Debug, Args)]
+pub(super) struct Detach {
+    /// Print the run's id and return; the run goes on
+    #[arg(short, long)]
+    detach: bool,
+}
+
+impl Detach {
+    /// What this process has to be able to do.
+    pub(super) fn role(&self) -> Role {
+        if self.detach { Role::Accepts } else { Role::Executes }
+    }
+
+    /// Tells of a run that was accepted, and stays with it or not.
+    pub(super) async fn go_on(&self, runs: &Runs, run: &Accepted, global: &Global) -> Result<Exit, Problem> {
+        let run_id = &run.run_id;
+        if !self.detach {
+            output::note(global, format_args!("Run {run_id}"));
+            return watch(runs, run_id, global).await;
+        }
+        if global.json {
+            output::json(&json!({ "id": run_id, "session_id": run.session_id, "repeated": run.is_repeated }))?;
+        } else {
+            output::line(run_id)?;
+        }
+        if runs.is_waiting_for_others() {
+            output::note(global, "Accepted; it waits for a process that executes: outlive worker");
+        }
+        output::note(global, format_args!("Follow it with: outlive watch {run_id}"));
+        Ok(Exit::Done)
+    }
+}
+
+impl Run {
+    pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
+        let workflow_id = self.workflow_id()?;
+        let submit = Submit {
+            input: self.input()?,
+            session_id: self.session.clone(),
+            user_id: self.user.clone(),
+            idempotency_key: self.idempotency_key.clone(),
+            ..Submit::default()
+        };
+        let runs = Runs::open_to_start(&workflow_id, self.detach.role(), global).await?;
+        let done = async {
+            let accepted = runs.submit(&workflow_id, submit).await?;
+            self.detach.go_on(&runs, &accepted, global).await
+        };
+        let done = done.await;
+        runs.close().await?;
+        done
+    }
+
+    /// A text with white space in it can only be a name.
+    fn workflow_id(&self) -> Result<DefinitionId, Problem> {
+        let id = DefinitionId::parse(&self.workflow).or_else(|_| DefinitionId::from_name(&self.workflow));
+        id.map_err(|error| Problem::new(Exit::Usage, "invalid_id", error))
+    }
+
+    fn input(&self) -> Result<Option<Value>, Problem> {
+        if let Some(text) = &self.json_input {
+            let value = serde_json::from_str(text).map_err(|error| {
+                Problem::new(Exit::Usage, "invalid_input", format!("--json-input is no JSON: {error}"))
+            })?;
+            return Ok(Some(value));
+        }
+        let Some(input) = self.input.as_deref() else { return Ok(None) };
+        let text = match input.strip_prefix('@') {
+            Some(path) => std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?,
+            None if input == "-" => {
+                let mut text = String::new();
+                std::io::stdin().read_to_string(&mut text).map_err(|error| unreadable("standard input", &error))?;
+                text
+            }
+            None => input.to_owned(),
+        };
+        Ok(Some(Value::String(text)))
+    }
+}
+
+fn unreadable(what: &str, error: &std::io::Error) -> Problem {
+    let exit = if error.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Other };
+    Problem::new(exit, "input_unreadable", format!("{what} cannot be read: {error}"))
+}

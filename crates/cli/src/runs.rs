@@ -1,0 +1,424 @@
+//! Runs as the verbs see them, wherever they are kept: in the database at hand or behind a server.
+//!
+//! ```text
+//! verb ──► Runs ──► Here: store, and an engine once one is needed
+//!            └────► There: client of a server
+//! ```
+//! It must never print, but for the one line that says which of the two it is. The invariant: no verb asks which it is; what
+//! both give is the same, to the letter.
+
+use crate::cli::Global;
+use crate::demo;
+use crate::exit::{Exit, Problem};
+use crate::output;
+use crate::settings::{self, Settings, TOKEN};
+use crate::store::{self, Store};
+use crate::style;
+use outlive::client::{self, Client, ClientError, RunSummary, Submission};
+use outlive::core::port::{Access, RunFilter};
+use outlive::core::{DefinitionId, RunEvent, RunId, RunStatus, SessionId, WorkflowRunOutput};
+use outlive::engine::{Engine, EventStream, Options, Submit, run_output};
+use std::time::Duration;
+use tokio::sync::OnceCell;
+
+/// Fewest characters of an id that name a run.
+const PREFIX_LEN_MIN: usize = 4;
+/// How many runs an ambiguous prefix lists.
+const CANDIDATES_MAX: u32 = 8;
+/// Events asked for at once. Each may be long.
+const PAGE: u32 = 200;
+
+/// What an engine of this process, if the runs are here, is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Reads and cancels.
+    Reads,
+    /// Accepts runs as well, for others to execute.
+    Accepts,
+    /// Executes what it accepts.
+    Executes,
+}
+
+/// Where runs are.
+pub(crate) enum Runs {
+    /// In a database of this machine.
+    Here(Box<Here>),
+    /// Behind a server.
+    There(Client),
+}
+
+/// A database, and the engine that the first need for one starts.
+pub(crate) struct Here {
+    store: Store,
+    role: Role,
+    options: Options,
+    engine: OnceCell<Engine>,
+}
+
+/// A page of runs.
+pub(crate) struct Page {
+    pub(crate) runs: Vec<RunSummary>,
+    pub(crate) next: Option<String>,
+}
+
+/// A run that was accepted.
+pub(crate) struct Accepted {
+    pub(crate) run_id: RunId,
+    pub(crate) session_id: SessionId,
+    pub(crate) is_repeated: bool,
+}
+
+/// A run's events as they come.
+pub(crate) enum Following {
+    Here(EventStream),
+    There(client::Following),
+}
+
+impl Following {
+    /// The next event; nothing after the run's last.
+    pub(crate) async fn next(&mut self) -> Result<Option<RunEvent>, Problem> {
+        match self {
+            Self::Here(events) => Ok(events.next().await?),
+            Self::There(events) => Ok(events.next().await?),
+        }
+    }
+}
+
+impl Runs {
+    /// Where the flags, the environment and `outlive.toml` say, to read and to cancel.
+    ///
+    /// # Errors
+    /// When a setting makes no sense, or there is no such database; none is made.
+    pub(crate) async fn open(global: &Global) -> Result<Self, Problem> {
+        Self::open_as(Role::Reads, global).await
+    }
+
+    /// The same, for a process of this role.
+    ///
+    /// # Errors
+    /// As [`Runs::open`].
+    pub(crate) async fn open_as(role: Role, global: &Global) -> Result<Self, Problem> {
+        let settings = Settings::load(global)?;
+        if settings.server.is_empty() {
+            let store = Store::open_at(settings.db, global).await?;
+            return Ok(Self::Here(Box::new(Here::new(store, role, settings.engine))));
+        }
+        Self::there(&settings, global)
+    }
+
+    /// The same, to start a run of this workflow: a database that is not there is made, if the workflow is known here.
+    ///
+    /// # Errors
+    /// As [`Runs::open`].
+    pub(crate) async fn open_to_start(
+        workflow_id: &DefinitionId,
+        role: Role,
+        global: &Global,
+    ) -> Result<Self, Problem> {
+        let settings = Settings::load(global)?;
+        if !settings.server.is_empty() {
+            return Self::there(&settings, global);
+        }
+        let db = std::sync::Arc::new(store::handle(&settings)?);
+        let store = Store { db, path: settings.db };
+        let here = Here::new(store, role, settings.engine);
+        let known = demo::workflow(here.store.db.clone())?.definition().id.clone();
+        if *workflow_id != known {
+            return Err(outlive::engine::Error::UnknownWorkflow(workflow_id.to_shared()).into());
+        }
+        here.store.db.open().await?;
+        Ok(Self::Here(Box::new(here)))
+    }
+
+    fn there(settings: &Settings, global: &Global) -> Result<Self, Problem> {
+        let client = client(settings)?;
+        output::note(global, format_args!("Using server {}", client.server()));
+        Ok(Self::There(client))
+    }
+
+    /// Where, for people.
+    pub(crate) fn place(&self) -> String {
+        match self {
+            Self::Here(here) => here.store.path.display().to_string(),
+            Self::There(client) => client.server().to_owned(),
+        }
+    }
+
+    /// Where else runs could be, when there are none.
+    pub(crate) fn remark_on_nothing(&self, global: &Global) -> Result<Option<&'static str>, Problem> {
+        Ok(match self {
+            Self::Here(_) if global.session_table()?.is_none() => {
+                Some("a program that chose its own sessions table keeps its runs apart: --session-table")
+            }
+            Self::Here(_) | Self::There(_) => None,
+        })
+    }
+
+    /// Whether the end of this process interrupts what it has started.
+    pub(crate) fn is_executing(&self) -> bool {
+        matches!(self, Self::Here(here) if here.role == Role::Executes)
+    }
+
+    /// Whether what this process has started waits for another to execute it.
+    pub(crate) fn is_waiting_for_others(&self) -> bool {
+        matches!(self, Self::Here(here) if here.role == Role::Accepts)
+    }
+
+    /// The run that `text` names.
+    ///
+    /// # Errors
+    /// When there is none, or more than one; the runs are then listed.
+    pub(crate) async fn find(&self, text: &str) -> Result<RunSummary, Problem> {
+        match text {
+            "@last" => self.newest(RunFilter::default(), "no run yet").await,
+            "@last-failed" => {
+                let filter = RunFilter { statuses: vec![RunStatus::Error], ..RunFilter::default() };
+                self.newest(filter, "no failed run").await
+            }
+            _ if text.starts_with('@') => {
+                let problem = Problem::new(Exit::Usage, "usage", format!("{text} names no run"));
+                Err(problem.hint("write @last or @last-failed"))
+            }
+            _ => self.find_by_id(text).await,
+        }
+    }
+
+    async fn newest(&self, filter: RunFilter, none: &str) -> Result<RunSummary, Problem> {
+        let page = self.list(RunFilter { limit: 1, ..filter }).await?;
+        let missing = || Problem::new(Exit::NotFound, "run_not_found", format!("{none} in {}", self.place()));
+        page.runs.into_iter().next().ok_or_else(missing)
+    }
+
+    async fn find_by_id(&self, text: &str) -> Result<RunSummary, Problem> {
+        let id = RunId::parse(text).map_err(|error| Problem::new(Exit::Usage, "invalid_id", error))?;
+        if let Some(run) = self.run(&id).await? {
+            return Ok(run);
+        }
+        let missing = || {
+            let message = format!("there is no run {text} in {}", self.place());
+            Problem::new(Exit::NotFound, "run_not_found", message).hint("see them all with: outlive ls")
+        };
+        if text.len() < PREFIX_LEN_MIN {
+            return Err(missing().hint(format!("the beginning of an id needs {PREFIX_LEN_MIN} characters or more")));
+        }
+        let filter = RunFilter { id_prefix: Some(text.to_owned()), limit: CANDIDATES_MAX, ..RunFilter::default() };
+        let mut page = self.list(filter).await?;
+        match page.runs.len() {
+            0 => Err(missing()),
+            1 => Ok(page.runs.remove(0)),
+            _ => Err(ambiguous(text, &page)),
+        }
+    }
+
+    /// The run with this id.
+    async fn run(&self, id: &RunId) -> Result<Option<RunSummary>, Problem> {
+        match self {
+            Self::Here(here) => Ok(here.store.db.run(Access::All, id.clone()).await?.map(RunSummary::from)),
+            Self::There(client) => match client.run(id).await {
+                Ok(found) => Ok(Some(found.run)),
+                Err(ClientError::NotFound(_)) => Ok(None),
+                Err(error) => Err(error.into()),
+            },
+        }
+    }
+
+    /// A page of runs.
+    ///
+    /// # Errors
+    /// The store's or the server's, here and below.
+    pub(crate) async fn list(&self, filter: RunFilter) -> Result<Page, Problem> {
+        match self {
+            Self::Here(here) => {
+                let page = here.store.db.runs(Access::All, filter).await?;
+                Ok(Page { runs: page.runs.into_iter().map(RunSummary::from).collect(), next: page.next })
+            }
+            Self::There(client) => {
+                let list = client.runs(&filter).await?;
+                Ok(Page { runs: list.runs, next: list.next })
+            }
+        }
+    }
+
+    /// Where a run stands now.
+    pub(crate) async fn status(&self, id: &RunId) -> Result<RunStatus, Problem> {
+        Ok(self.run(id).await?.ok_or_else(|| gone(id))?.status)
+    }
+
+    /// The run's result, or what there is of it.
+    pub(crate) async fn output(&self, id: &RunId) -> Result<WorkflowRunOutput, Problem> {
+        match self {
+            Self::Here(here) => {
+                let run = here.store.db.run(Access::All, id.clone()).await?;
+                Ok(run_output(&run.ok_or_else(|| gone(id))?))
+            }
+            Self::There(client) => Ok(client.output(id).await?),
+        }
+    }
+
+    /// The events that are stored now, after index `after`.
+    pub(crate) async fn events(&self, id: &RunId, after: Option<u64>) -> Result<Vec<RunEvent>, Problem> {
+        match self {
+            Self::Here(here) => {
+                let entries = here.store.entries(id, after.map_or(0, |after| after.saturating_add(1))).await?;
+                Ok(entries.into_iter().map(|entry| entry.event).collect())
+            }
+            Self::There(client) => {
+                let (mut events, mut after) = (Vec::new(), after);
+                loop {
+                    let page = client.events(id, after, PAGE).await?;
+                    events.extend(page.events);
+                    match page.next_after {
+                        Some(next) => after = Some(next),
+                        None => return Ok(events),
+                    }
+                }
+            }
+        }
+    }
+
+    /// The events after index `after`: those that are stored, then those that come.
+    pub(crate) async fn follow(&self, id: &RunId, after: Option<u64>) -> Result<Following, Problem> {
+        match self {
+            Self::Here(here) => Ok(Following::Here(here.engine().await?.events(id, after))),
+            Self::There(client) => Ok(Following::There(client.follow(id, after))),
+        }
+    }
+
+    /// The run's status once it is over, or where it stands after this time.
+    pub(crate) async fn settled(&self, id: &RunId, patience: Duration) -> Result<RunStatus, Problem> {
+        let over = async {
+            match self {
+                Self::Here(here) => Ok::<_, Problem>(here.engine().await?.attach(id.clone()).wait().await?),
+                Self::There(client) => Ok(client.wait(id).await?),
+            }
+        };
+        match tokio::time::timeout(patience, over).await {
+            Ok(output) => Ok(output?.status),
+            Err(_) => self.status(id).await,
+        }
+    }
+
+    /// Makes the wish durable that a run end; its status if it was over already.
+    pub(crate) async fn cancel(&self, id: &RunId, reason: &str) -> Result<Option<RunStatus>, Problem> {
+        match self {
+            Self::Here(here) => Ok(here.engine().await?.cancel(id, reason).await?),
+            Self::There(client) => Ok(client.cancel(id, reason).await?),
+        }
+    }
+
+    /// Starts a run.
+    pub(crate) async fn submit(&self, workflow_id: &DefinitionId, submit: Submit) -> Result<Accepted, Problem> {
+        match self {
+            Self::Here(here) => here.submit(workflow_id, submit).await,
+            Self::There(client) => Ok(client.submit(&submission(workflow_id, submit)).await?.into()),
+        }
+    }
+
+    /// Starts a run with the input of this one.
+    pub(crate) async fn rerun(&self, id: &RunId) -> Result<Accepted, Problem> {
+        match self {
+            Self::Here(here) => {
+                let run = here.store.db.run(Access::All, id.clone()).await?.ok_or_else(|| gone(id))?;
+                let unreadable =
+                    |_| Problem::new(Exit::Other, "journal_corrupt", format!("the input of run {id} cannot be read"));
+                let submit = Submit::again(&run).map_err(unreadable)?;
+                here.submit(&run.info.workflow_id, submit).await
+            }
+            Self::There(client) => Ok(client.rerun(id, None).await?.into()),
+        }
+    }
+
+    /// Ends what this process did for it. What is unfinished goes on elsewhere.
+    pub(crate) async fn close(&self) -> Result<(), Problem> {
+        match self {
+            Self::Here(here) => match here.engine.get() {
+                Some(engine) => Ok(engine.shutdown().await?),
+                None => Ok(()),
+            },
+            Self::There(_) => Ok(()),
+        }
+    }
+}
+
+impl Here {
+    fn new(store: Store, role: Role, options: Options) -> Self {
+        // Ctrl-C should not take half a minute.
+        let shutdown_grace = Duration::from_secs(2);
+        let options = Options { execute: role == Role::Executes, shutdown_grace, ..options };
+        Self { store, role, options, engine: OnceCell::new() }
+    }
+
+    async fn engine(&self) -> Result<&Engine, Problem> {
+        let start = || async {
+            let builder = Engine::builder(self.store.db.clone()).options(self.options.clone());
+            let builder = match self.role {
+                Role::Reads => builder,
+                Role::Accepts | Role::Executes => {
+                    builder.workflow(demo::workflow(self.store.db.clone())?.definition().clone())
+                }
+            };
+            Ok::<_, Problem>(builder.start().await?)
+        };
+        self.engine.get_or_try_init(start).await
+    }
+
+    async fn submit(&self, workflow_id: &DefinitionId, submit: Submit) -> Result<Accepted, Problem> {
+        let engine = self.engine().await?;
+        let handle = engine.submit(workflow_id, submit).await?;
+        let standing = engine.standing(handle.run_id()).await?.ok_or_else(|| gone(handle.run_id()))?;
+        Ok(Accepted { run_id: standing.run_id, session_id: standing.session_id, is_repeated: handle.is_repeated() })
+    }
+}
+
+impl From<client::Accepted> for Accepted {
+    fn from(accepted: client::Accepted) -> Self {
+        Self { run_id: accepted.run_id, session_id: accepted.session_id, is_repeated: accepted.is_repeated }
+    }
+}
+
+/// A client of the server that the settings name, with the credential of the environment.
+///
+/// # Errors
+/// When the address is none, or the credential cannot be sent.
+pub(crate) fn client(settings: &Settings) -> Result<Client, Problem> {
+    let token = match std::env::var(TOKEN) {
+        Ok(token) => token,
+        Err(std::env::VarError::NotPresent) => String::new(),
+        Err(std::env::VarError::NotUnicode(_)) => return Err(settings::configuration(format!("{TOKEN} is no text"))),
+    };
+    Ok(Client::builder(&settings.server).token(token).build()?)
+}
+
+/// The same request for a server.
+fn submission(workflow_id: &DefinitionId, submit: Submit) -> Submission {
+    let submission = Submission::new(workflow_id.as_str());
+    let with = |submission: Submission, value: Option<String>, set: fn(Submission, String) -> Submission| match value {
+        Some(value) => set(submission, value),
+        None => submission,
+    };
+    let submission = match submit.input {
+        Some(input) => submission.input(input),
+        None => submission,
+    };
+    let submission = with(submission, submit.run_id, Submission::run_id);
+    let submission = with(submission, submit.session_id, Submission::session_id);
+    let submission = with(submission, submit.user_id, Submission::user_id);
+    with(submission, submit.idempotency_key, Submission::idempotency_key)
+}
+
+fn gone(id: &RunId) -> Problem {
+    Problem::new(Exit::NotFound, "run_not_found", format!("run {id} is gone"))
+}
+
+fn ambiguous(text: &str, page: &Page) -> Problem {
+    let line = |run: &RunSummary| {
+        let status = style::status_word(run.status);
+        format!("{}  {status}  {}", run.info.run_id, style::line(&run.info.workflow_name, 60))
+    };
+    let mut lines: Vec<_> = page.runs.iter().map(line).collect();
+    if page.next.is_some() {
+        lines.push("and more".to_owned());
+    }
+    let message = format!("{text} is the beginning of several runs");
+    Problem::new(Exit::Usage, "run_ambiguous", message).hint(lines.join("\n"))
+}
