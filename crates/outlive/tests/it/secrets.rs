@@ -300,6 +300,7 @@ async fn s15_s16_no_planted_secret_is_found_in_files_logs_events_errors_or_answe
     for id in &ids {
         for path in [
             format!("/api/runs/{id}"),
+            format!("/api/runs/{id}/output"),
             format!("/api/runs/{id}/events?limit=1000"),
             format!("/workflows/leaky/runs/{id}"),
         ] {
