@@ -118,11 +118,26 @@ impl RunId {
     /// assert_ne!(run.derive("0/step"), run.derive("1/step"));
     /// ```
     pub fn derive(&self, path: &str) -> Arc<str> {
+        uuid_text(self.derive_uuid(path))
+    }
+
+    fn derive_uuid(&self, path: &str) -> Uuid {
         let mut name = String::with_capacity(self.0.len() + 1 + path.len());
         name.push_str(&self.0);
         name.push('/');
         name.push_str(path);
-        uuid_text(Uuid::new_v5(&NAMESPACE, name.as_bytes()))
+        Uuid::new_v5(&NAMESPACE, name.as_bytes())
+    }
+
+    /// [`RunId::derive`] as bytes.
+    pub(crate) fn derive_bytes(&self, path: &str) -> [u8; 16] {
+        self.derive_uuid(path).into_bytes()
+    }
+
+    /// The bytes of an id that is a UUID, written as we write them.
+    pub(crate) fn uuid_bytes(&self) -> Option<[u8; 16]> {
+        let id = Uuid::try_parse(&self.0).ok()?;
+        (!id.is_nil() && *uuid_text(id) == *self.0).then(|| id.into_bytes())
     }
 
     /// A hash of `text`, to compare requests by. Equal texts have equal fingerprints.

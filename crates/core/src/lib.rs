@@ -17,6 +17,7 @@ mod run;
 mod secret;
 mod step;
 mod time;
+pub mod trace;
 mod workflow;
 
 pub use event::{

@@ -143,6 +143,10 @@ impl PartialEq for Record {
 pub struct Entry {
     /// What the world sees.
     pub event: RunEvent,
+    /// When, where whole seconds (the event's `created_at`) are too coarse. Pieces of streamed text have none, and neither
+    /// have entries written before this was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
     /// What only recovery needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<Record>,
@@ -151,12 +155,22 @@ pub struct Entry {
 impl Entry {
     /// An entry that only tells.
     pub fn event(event: RunEvent) -> Self {
-        Self { event, record: None }
+        Self { event, at: None, record: None }
     }
 
     /// An entry with a record.
     pub fn recorded(event: RunEvent, record: Record) -> Self {
-        Self { event, record: Some(record) }
+        Self { event, at: None, record: Some(record) }
+    }
+
+    /// The same, written down at this time.
+    pub fn at(self, at: Timestamp) -> Self {
+        Self { at: Some(at), ..self }
+    }
+
+    /// When it was written down, as precisely as it says.
+    pub fn time(&self) -> Timestamp {
+        self.at.unwrap_or_else(|| Timestamp::from_seconds(self.event.created_at))
     }
 }
 

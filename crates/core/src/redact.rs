@@ -148,14 +148,16 @@ impl Redactor {
         clean
     }
 
-    /// Writes entries down as [`Page::encode`] does, without secrets.
-    pub fn page(&self, first_index: u64, entries: &[Entry]) -> Page {
+    /// Writes entries down as [`Page::encode`] does, without secrets. The entries become what was written.
+    pub fn page(&self, first_index: u64, entries: &mut [Entry]) -> Page {
         let page = Page::encode(first_index, entries);
         if self.is_clean(&page.body) {
             return page;
         }
-        let clean: Vec<_> = entries.iter().map(|entry| self.entry(entry)).collect();
-        Page::encode(first_index, &clean)
+        for entry in &mut *entries {
+            *entry = self.entry(entry);
+        }
+        Page::encode(first_index, entries)
     }
 
     /// JSON text that is kept shared, without secrets.

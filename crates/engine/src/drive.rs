@@ -205,6 +205,7 @@ async fn replay(inner: &Inner, run: &Run, journal: &Journal) -> Result<Result<()
                 Ok(entries) => entries,
                 Err(damaged) => return Ok(Err(Unreadable::Damaged(damaged))),
             };
+            journal.recount(&entries);
             for entry in entries {
                 if let Err(mismatch) = journal.replay(entry) {
                     return Ok(Err(Unreadable::Changed(mismatch)));

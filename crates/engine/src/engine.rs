@@ -13,7 +13,7 @@ use crate::stats::{self, Counters};
 use crate::worker;
 use outlive_core::port::{
     Accepted, Access, CancelIntent, Cancelled, Chance, Clock, Db, DbError, DbErrorKind, HookEvents, Lease, NewHook,
-    NewRun, News, Run, SessionKind, SessionPolicy,
+    NewRun, News, Observer, Run, SessionKind, SessionPolicy,
 };
 use outlive_core::{
     Attachments, Definition, DefinitionId, Redactor, RunId, RunInfo, RunStatus, SessionId, WorkerId, WorkflowRunOutput,
@@ -121,6 +121,7 @@ pub struct EngineBuilder {
     db: Arc<dyn Db>,
     clock: Arc<dyn Clock>,
     chance: Arc<dyn Chance>,
+    observer: Option<Arc<dyn Observer>>,
     options: Options,
     definitions: Vec<Arc<Definition>>,
 }
@@ -141,6 +142,12 @@ impl EngineBuilder {
     /// Uses another source of randomness.
     pub fn chance(mut self, chance: Arc<dyn Chance>) -> Self {
         self.chance = chance;
+        self
+    }
+
+    /// Tells this one of every commit.
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = Some(observer);
         self
     }
 
@@ -168,6 +175,7 @@ impl EngineBuilder {
             commit_places: Semaphore::new(self.options.commits_max),
             counters: Counters::default(),
             redactor: RwLock::default(),
+            observer: self.observer,
         };
         let submits_max = self.options.submits_max;
         let inner = Arc::new(Inner {
@@ -209,6 +217,7 @@ impl Engine {
             db,
             clock: Arc::new(SystemClock),
             chance: Arc::new(SystemChance),
+            observer: None,
             options: Options::default(),
             definitions: Vec::new(),
         }
@@ -410,8 +419,11 @@ impl Engine {
             task.abort();
             let _ = task.await;
         }
-        inner.services.db.retire(inner.worker(), inner.services.clock.now()).await?;
-        Ok(())
+        let retired = inner.services.db.retire(inner.worker(), inner.services.clock.now()).await;
+        if let Some(observer) = &inner.services.observer {
+            observer.flush().await;
+        }
+        Ok(retired?)
     }
 
     /// Ends everything this engine does, as a crash would: nothing is written any more, no lease is given back.

@@ -13,8 +13,8 @@ use crate::stats::{self, Counters};
 use outlive_core::log::{Entry, Key, Record};
 use outlive_core::machine::{Mismatch, WorkflowMachine};
 use outlive_core::port::{
-    Access, BoxFuture, Chance, Clock, Commit, Db, DbError, DbErrorKind, Effects, Halt, HistoryRun, Lease, Recall,
-    Release, RunFilter, RunPatch,
+    Access, BoxFuture, Chance, Clock, Commit, Db, DbError, DbErrorKind, Effects, Halt, HistoryRun, Lease, Observer,
+    Recall, Release, RunFilter, RunPatch, Witness,
 };
 use outlive_core::{EventKind, Failure, FailureKind, Origin, Redactor, RunEvent, RunId, RunInfo, RunStatus, Timestamp};
 use serde_json::{Map, Value};
@@ -41,6 +41,7 @@ pub(crate) struct Services {
     pub(crate) commit_places: Semaphore,
     pub(crate) counters: Counters,
     pub(crate) redactor: RwLock<Arc<Redactor>>,
+    pub(crate) observer: Option<Arc<dyn Observer>>,
 }
 
 impl Services {
@@ -100,16 +101,21 @@ struct State {
     release: Option<Release>,
     /// Text streamed by answers that have not ended, by the run that speaks.
     partial: Vec<(Option<RunId>, String)>,
+    /// Hears of what is durable.
+    witness: Option<Box<dyn Witness>>,
 }
 
 /// What is needed to finish a commit.
 struct InFlight {
     end: u64,
     ended: bool,
+    /// What was written, if anybody wants to hear of it.
+    entries: Vec<Entry>,
 }
 
 impl Journal {
     pub(crate) fn new(services: Arc<Services>, lease: Lease, machine: WorkflowMachine, status: RunStatus) -> Self {
+        let witness = services.observer.as_ref().and_then(|observer| observer.witness(machine.info()));
         let state = State {
             machine,
             status,
@@ -126,6 +132,7 @@ impl Journal {
             progress: None,
             release: None,
             partial: Vec::new(),
+            witness,
         };
         Self { services, lease, state: Mutex::new(state) }
     }
@@ -136,6 +143,13 @@ impl Journal {
 
     pub(crate) fn lease(&self) -> &Lease {
         &self.lease
+    }
+
+    /// Tells the witness of entries that an earlier process wrote.
+    pub(crate) fn recount(&self, entries: &[Entry]) {
+        if let Some(witness) = &mut self.lock().witness {
+            witness.replayed(entries);
+        }
     }
 
     /// Folds an entry that an earlier process wrote.
@@ -168,9 +182,10 @@ impl Journal {
 
     /// Appends entries of the workflow itself.
     pub(crate) fn append(&self, entries: impl IntoIterator<Item = Entry>) {
+        let at = self.services.clock.now();
         let mut state = self.lock();
         for entry in entries {
-            state.append(entry);
+            state.append(entry.at(at));
         }
         state.is_urgent = true;
     }
@@ -232,7 +247,7 @@ impl Journal {
         let _place = self.services.commit_places.acquire().await;
         let Some((commit, in_flight)) = self.begin_commit() else { return Ok(()) };
         self.services.commit(commit).await?;
-        self.end_commit(&in_flight);
+        self.end_commit(in_flight);
         Ok(())
     }
 
@@ -242,11 +257,11 @@ impl Journal {
         if !state.has_pending() {
             return None;
         }
-        let pending = std::mem::take(&mut state.pending);
+        let mut pending = std::mem::take(&mut state.pending);
         state.is_urgent = false;
         state.stream_due = None;
         let redactor = self.services.redactor.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let page = (!pending.is_empty()).then(|| redactor.page(state.next_index, &pending));
+        let page = (!pending.is_empty()).then(|| redactor.page(state.next_index, &mut pending));
         state.next_index += pending.len() as u64;
         state.is_committing = true;
         let mut patch = RunPatch {
@@ -278,23 +293,26 @@ impl Journal {
             state.durable_end = state.next_index;
             state.wake();
         }
-        let in_flight = InFlight { end: state.next_index, ended: ended.is_some_and(RunStatus::is_terminal) };
+        let entries = if state.witness.is_some() { pending } else { Vec::new() };
+        let in_flight = InFlight { end: state.next_index, ended: ended.is_some_and(RunStatus::is_terminal), entries };
         Some((commit, in_flight))
     }
 
     /// The commit is durable: tells whoever waited for it, then the world.
-    fn end_commit(&self, in_flight: &InFlight) {
+    fn end_commit(&self, in_flight: InFlight) {
         let mut state = self.lock();
         state.is_committing = false;
         state.durable_end = in_flight.end;
         state.wake();
         drop(state);
         self.services.hub.publish(&self.lease.run_id, in_flight.end, in_flight.ended);
+        if let Some(witness) = &mut self.lock().witness {
+            witness.committed(&in_flight.entries);
+        }
     }
 
-    fn event(&self, kind: EventKind, origin: &Origin) -> RunEvent {
-        let created_at = self.services.clock.now().as_seconds();
-        RunEvent { created_at, kind, origin: origin.clone(), event_index: None }
+    fn event(&self, kind: EventKind, origin: &Origin, at: Timestamp) -> RunEvent {
+        RunEvent { created_at: at.as_seconds(), kind, origin: origin.clone(), event_index: None }
     }
 }
 
@@ -377,18 +395,19 @@ impl Effects for Journal {
     }
 
     fn tell(&self, kind: EventKind, origin: &Origin, record: Option<Record>) {
-        let event = self.event(kind, origin);
+        let at = self.services.clock.now();
+        let event = self.event(kind, origin, at);
         let mut state = self.lock();
         if state.halted && record.as_ref().is_none_or(|record| !record.is_progress()) {
             return;
         }
         state.note_partial(&event);
-        state.append(Entry { event, record });
+        state.append(Entry { event, at: Some(at), record });
         state.is_urgent = true;
     }
 
     fn stream(&self, kind: EventKind, origin: &Origin) {
-        let event = self.event(kind, origin);
+        let event = self.event(kind, origin, self.services.clock.now());
         let mut state = self.lock();
         state.note_partial(&event);
         if !state.merge_stream(&event) {

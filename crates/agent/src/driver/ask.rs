@@ -138,6 +138,7 @@ fn retrying(attempt: u32, failure: &Failure, due_at: Timestamp) -> EventKind {
     let mut fields = Map::new();
     fields.insert("name".into(), json!("ModelRequestRetrying"));
     fields.insert("error".into(), json!(failure.message));
+    fields.insert("error_type".into(), json!(failure.kind.code()));
     fields.insert("failed_attempt".into(), json!(attempt));
     fields.insert("due_at".into(), json!(due_at.as_seconds()));
     EventKind::CustomEvent { fields }

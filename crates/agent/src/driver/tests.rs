@@ -71,7 +71,7 @@ impl Log {
 
     fn append(&self, kind: EventKind, origin: &Origin, record: Option<Record>) {
         let event = RunEvent { created_at: 0, kind, origin: origin.clone(), event_index: None };
-        self.entries.lock().unwrap().push(Entry { event, record });
+        self.entries.lock().unwrap().push(Entry { event, at: None, record });
     }
 }
 

@@ -246,6 +246,7 @@ impl WorkflowMachine {
                 let mut fields = Map::new();
                 fields.insert("name".into(), json!("StepRetrying"));
                 fields.insert("error".into(), json!(failure.message));
+                fields.insert("error_type".into(), json!(failure.kind.code()));
                 fields.insert("failed_attempt".into(), json!(self.attempt));
                 fields.insert("due_at".into(), json!(due_at.as_seconds()));
                 let event = self.step_event(node, EventKind::CustomEvent { fields }, at);

@@ -5,6 +5,7 @@ mod db;
 mod effects;
 mod executor;
 mod hooks;
+mod observer;
 
 pub use clock::{Chance, Clock};
 pub use db::{
@@ -18,6 +19,7 @@ pub use hooks::{
     DELIVERIES_MAX, Delivery, DeliveryOutcome, DueHooks, Failing, Hook, HookEvents, HookHistory, HookMove, HookState,
     HookStore, NewHook,
 };
+pub use observer::{Observer, Witness};
 
 /// A boxed future, the price of an object-safe async trait without a macro.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

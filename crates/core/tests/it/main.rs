@@ -6,3 +6,4 @@ mod golden;
 mod ids;
 mod log;
 mod machines;
+mod traces;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 fn entry(kind: EventKind, record: Option<Record>) -> Entry {
     let origin = Origin::workflow(&new_run("r1").info);
     let event = RunEvent { created_at: 1, kind, origin, event_index: None };
-    Entry { event, record }
+    Entry { event, at: None, record }
 }
 
 fn rows(sql: &Connection, query: &str) -> Vec<String> {
