@@ -37,7 +37,7 @@ fn build() -> Result<Client, String> {
     builder().build().map_err(|error| not_set_up(&error))
 }
 
-/// What every client of this process has in common.
+/// What every client of this process has in common: TLS, a name, and how long a connection may take.
 pub fn builder() -> ClientBuilder {
     // Fails when the program has installed a provider of its own, which then serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();

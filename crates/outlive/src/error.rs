@@ -16,6 +16,10 @@ pub enum Error {
     /// An address cannot be served.
     #[error("cannot serve: {0}")]
     Serve(Arc<std::io::Error>),
+    /// Traces cannot be sent as the environment or the program asks.
+    #[cfg(feature = "otlp")]
+    #[error("cannot send traces: {0}")]
+    Traces(String),
 }
 
 impl From<std::io::Error> for Error {

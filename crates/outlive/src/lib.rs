@@ -29,6 +29,8 @@ mod error;
 mod input;
 #[cfg(all(feature = "server", feature = "sqlite"))]
 mod keys;
+#[cfg(feature = "otlp")]
+mod otlp;
 #[cfg(feature = "pprint")]
 mod pprint;
 #[cfg(feature = "server")]
@@ -40,6 +42,8 @@ pub use client::{Client, ClientError};
 pub use error::{Error, Result};
 #[cfg(all(feature = "server", feature = "sqlite"))]
 pub use keys::SqliteKeys;
+#[cfg(feature = "otlp")]
+pub use otlp::Otlp;
 pub use outlive_agent as agent;
 pub use outlive_agent::{Agent, Team};
 pub use outlive_core as core;

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::workflow::Workflow;
 use outlive_agent::outbound::{NotAllowed, Outbound, Url};
 use outlive_agent::{Agent, Team};
-use outlive_core::port::{BoxFuture, Db};
+use outlive_core::port::{BoxFuture, Db, Observer};
 use outlive_core::{Definition, DefinitionBuilder, InvalidDefinition};
 use outlive_engine::{Engine, Options, SystemClock};
 use outlive_server::auth::{Auth, Secret};
@@ -46,6 +46,7 @@ pub struct Server {
 #[must_use]
 pub struct ServerBuilder {
     db: Arc<dyn Db>,
+    observer: Option<Arc<dyn Observer>>,
     options: Options,
     presentation: Presentation,
     components: Vec<Component>,
@@ -183,6 +184,12 @@ impl ServerBuilder {
         self
     }
 
+    /// Tells this one of every commit: `Otlp`, for example, with the feature of that name.
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
     /// How the engine behaves.
     pub fn options(mut self, options: Options) -> Self {
         let secrets = std::mem::take(&mut self.options.secrets);
@@ -204,6 +211,10 @@ impl ServerBuilder {
         let definitions = self.components.iter().map(|component| component.definition.clone());
         let engine = definitions
             .fold(Engine::builder(self.db).options(self.options), |builder, definition| builder.workflow(definition));
+        let engine = match self.observer {
+            Some(observer) => engine.observer(observer),
+            None => engine,
+        };
         let engine = engine.start().await?;
         let server = outlive_server::Server::builder(engine.clone())
             .presentation(self.presentation)
@@ -230,6 +241,7 @@ impl Server {
     pub fn on(db: Arc<dyn Db>) -> ServerBuilder {
         ServerBuilder {
             db,
+            observer: None,
             options: Options::default(),
             presentation: Presentation::default(),
             components: Vec::new(),

@@ -4,7 +4,7 @@
 
 use crate::error::Result;
 use crate::input;
-use outlive_core::port::{BoxFuture, Db, Executor, SessionPolicy, StepContext};
+use outlive_core::port::{BoxFuture, Db, Executor, Observer, SessionPolicy, StepContext};
 use outlive_core::{
     Definition, DefinitionBuilder, Failure, InvalidDefinition, Media, RunId, RunStatus, Step, StepInput, StepOutput,
     WorkflowRunOutput,
@@ -32,6 +32,7 @@ pub struct Workflow {
 struct Inner {
     definition: Arc<Definition>,
     db: Arc<dyn Db>,
+    observer: Option<Arc<dyn Observer>>,
     options: Options,
     engine: OnceCell<Engine>,
 }
@@ -42,6 +43,7 @@ pub struct WorkflowBuilder {
     name: Arc<str>,
     definition: DefinitionBuilder,
     db: Option<Arc<dyn Db>>,
+    observer: Option<Arc<dyn Observer>>,
     options: Options,
 }
 
@@ -147,6 +149,12 @@ impl WorkflowBuilder {
         self
     }
 
+    /// Tells this one of every commit: `Otlp`, for example, with the feature of that name.
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
     /// How the engine behaves.
     pub fn options(mut self, options: Options) -> Self {
         self.options = options;
@@ -171,7 +179,8 @@ impl WorkflowBuilder {
             }
         };
         let definition = Arc::new(definition);
-        Ok(Workflow { inner: Arc::new(Inner { definition, db, options: self.options, engine: OnceCell::new() }) })
+        let (observer, options, engine) = (self.observer, self.options, OnceCell::new());
+        Ok(Workflow { inner: Arc::new(Inner { definition, db, observer, options, engine }) })
     }
 }
 
@@ -180,7 +189,7 @@ impl Workflow {
     pub fn builder(name: impl AsRef<str>) -> WorkflowBuilder {
         let name: Arc<str> = Arc::from(name.as_ref());
         let definition = Definition::builder(&name);
-        WorkflowBuilder { name, definition, db: None, options: Options::default() }
+        WorkflowBuilder { name, definition, db: None, observer: None, options: Options::default() }
     }
 
     /// Starts to build the workflow that runs an agent or a team by itself, in one step. Its name is the executor's, its
@@ -195,7 +204,8 @@ impl Workflow {
     /// ```
     pub fn of(executor: impl Executor) -> WorkflowBuilder {
         let name = executor.info().name;
-        WorkflowBuilder { name, definition: Definition::of(executor), db: None, options: Options::default() }
+        let definition = Definition::of(executor);
+        WorkflowBuilder { name, definition, db: None, observer: None, options: Options::default() }
     }
 
     /// The workflow's definition, for an [`Engine`] shared by several workflows.
@@ -211,6 +221,10 @@ impl Workflow {
         let inner = &self.inner;
         let start = || async {
             let builder = Engine::builder(inner.db.clone()).options(inner.options.clone());
+            let builder = match &inner.observer {
+                Some(observer) => builder.observer(observer.clone()),
+                None => builder,
+            };
             builder.workflow(inner.definition.clone()).start().await
         };
         Ok(inner.engine.get_or_try_init(start).await?)

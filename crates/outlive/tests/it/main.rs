@@ -13,4 +13,5 @@ mod seed;
 mod serve_crash;
 mod several;
 mod sweep;
+mod traces;
 mod world;
