@@ -192,6 +192,7 @@ impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
             Error::Engine(error) => error.into(),
+            Error::Traces(_) => Self::new(Exit::Configuration, "configuration", error),
             error => Self::new(Exit::Configuration, "definition", error),
         }
     }

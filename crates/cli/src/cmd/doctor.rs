@@ -6,6 +6,7 @@ use crate::settings::{self, Settings, TABLE};
 use crate::style::{self, Mark};
 use crate::{output, runs, store};
 use clap::Args;
+use outlive::Otlp;
 use outlive::core::port::RunFilter;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -82,6 +83,7 @@ impl Doctor {
                 findings.push(about_settings(&mut settings));
                 findings.extend(about_variables());
                 findings.extend(about_server(&settings).await);
+                findings.push(about_traces());
                 findings.extend(about_descriptors(&settings));
                 findings.extend(about_database(&settings).await);
                 findings.extend(about_space(&settings.db));
@@ -151,6 +153,15 @@ async fn about_server(settings: &Settings) -> Option<Finding> {
         Ok(detail) => Finding::fine("server", detail),
         Err(problem) => Finding::bad("server", &problem),
     })
+}
+
+/// Where spans go, as OpenTelemetry's own variables say. An address may hold a credential, so it is not shown.
+fn about_traces() -> Finding {
+    match Otlp::from_env() {
+        Ok(otlp) if otlp.is_on() => Finding::fine("traces", "sent to the collector that OTEL_EXPORTER_OTLP_… names"),
+        Ok(_) => Finding::fine("traces", "not sent: OTEL_EXPORTER_OTLP_ENDPOINT names no collector"),
+        Err(error) => Finding::bad("traces", &error.into()),
+    }
 }
 
 /// The file, as far as it can be read.

@@ -15,7 +15,7 @@ use outlive::engine::SystemClock;
 use outlive::serving::auth::{Auth, Secret};
 use outlive::serving::guard::{Hosts, Origins};
 use outlive::serving::webhook::SigningKey;
-use outlive::{Server, ServerBuilder, SqliteKeys};
+use outlive::{Otlp, Server, ServerBuilder, SqliteKeys};
 use serde_json::json;
 use std::io;
 use std::net::SocketAddr;
@@ -140,6 +140,7 @@ impl Serve {
             .hosts(hosts)
             .origins(origins)
             .limits(settings.limits.clone())
+            .observer(Otlp::from_env()?)
             .options(settings.engine.clone());
         let server = if self.insecure_no_auth { server.open_to_all() } else { server };
         Ok(with_webhooks(server, settings)?.start().await?)

@@ -5,8 +5,8 @@ use crate::exit::{Exit, Problem};
 use crate::settings::{Given, LogFormat, Origin, Settings};
 use crate::{demo, output, stop, store};
 use clap::Args;
-use outlive::Engine;
 use outlive::core::port::Db;
+use outlive::{Engine, Otlp};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ impl Worker {
         let workflow = demo::workflow(db.clone())?;
         let stop = stop::stop_signal()?;
         let engine = Engine::builder(db).options(settings.engine.clone()).workflow(workflow.definition().clone());
-        let engine = engine.start().await?;
+        let engine = engine.observer(Arc::new(Otlp::from_env()?)).start().await?;
         if global.json {
             output::json(&json!({ "working": true, "db": settings.db, "pid": std::process::id() }))?;
         }

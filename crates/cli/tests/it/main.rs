@@ -17,3 +17,5 @@ mod running;
 mod serve;
 #[cfg(unix)]
 mod there;
+#[cfg(unix)]
+mod traces;

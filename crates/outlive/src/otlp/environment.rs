@@ -3,15 +3,18 @@
 //! It must never repeat an address: it may hold a credential.
 
 use reqwest::Url;
+use std::time::Duration;
+
+/// How long a request may take unless the environment says otherwise, as the specification has it.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Whether spans are to be sent.
 ///
 /// # Errors
 /// What is asked for and cannot be done.
 pub(super) fn is_wanted(variable: impl Fn(&str) -> Option<String>) -> Result<bool, String> {
-    let set = |name: &str| variable(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
-    let either =
-        |name: &str| set(&format!("OTEL_EXPORTER_OTLP_TRACES_{name}")).or(set(&format!("OTEL_EXPORTER_OTLP_{name}")));
+    let set = |name: &str| set(&variable, name);
+    let either = |name: &str| either(&variable, name);
     let is_off = set("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
         || set("OTEL_TRACES_EXPORTER").is_some_and(|value| value == "none");
     match either("ENDPOINT") {
@@ -29,6 +32,23 @@ pub(super) fn is_wanted(variable: impl Fn(&str) -> Option<String>) -> Result<boo
     }
 }
 
+/// How long a request to the collector may take.
+pub(super) fn timeout(variable: impl Fn(&str) -> Option<String>) -> Duration {
+    let millis = either(&variable, "TIMEOUT").and_then(|value| value.parse().ok());
+    millis.map_or(TIMEOUT, Duration::from_millis)
+}
+
+/// The value of a variable that says something.
+fn set(variable: impl Fn(&str) -> Option<String>, name: &str) -> Option<String> {
+    variable(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+}
+
+/// What is said for traces alone, else what is said for all signals.
+fn either(variable: impl Fn(&str) -> Option<String>, name: &str) -> Option<String> {
+    let for_traces = set(&variable, &format!("OTEL_EXPORTER_OTLP_TRACES_{name}"));
+    for_traces.or_else(|| set(&variable, &format!("OTEL_EXPORTER_OTLP_{name}")))
+}
+
 /// Whether spans can be sent to this address.
 ///
 /// # Errors
@@ -40,10 +60,22 @@ pub(super) fn check(address: &str) -> Result<(), &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::is_wanted;
+    use super::{is_wanted, timeout};
 
-    fn asked(variables: &[(&str, &str)]) -> Result<bool, String> {
-        is_wanted(|name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()))
+    fn variables(set: &[(&str, &str)]) -> impl Fn(&str) -> Option<String> {
+        |name| set.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+    }
+
+    fn asked(set: &[(&str, &str)]) -> Result<bool, String> {
+        is_wanted(variables(set))
+    }
+
+    #[test]
+    fn the_limit_for_traces_wins_over_the_general_one() {
+        let (all, traces) = (("OTEL_EXPORTER_OTLP_TIMEOUT", "2000"), ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "500"));
+        let limit = |set: &[(&str, &str)]| timeout(variables(set)).as_millis();
+        assert_eq!((limit(&[]), limit(&[all]), limit(&[all, traces])), (10_000, 2000, 500));
+        assert_eq!(limit(&[("OTEL_EXPORTER_OTLP_TIMEOUT", "soon")]), 10_000);
     }
 
     const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");

@@ -99,7 +99,9 @@ impl Otlp {
         exporter: opentelemetry_otlp::SpanExporterBuilder<opentelemetry_otlp::HttpExporterBuilderSet>,
     ) -> Result<Self> {
         let refused = |error: ExporterBuildError| Error::Traces(error.to_string());
-        let client = outlive_agent::http::builder().redirect(reqwest::redirect::Policy::none());
+        // The exporter's own limit holds between its attempts, the client's while one is under way.
+        let limit = environment::timeout(|name| std::env::var(name).ok());
+        let client = outlive_agent::http::builder().redirect(reqwest::redirect::Policy::none()).timeout(limit);
         let client = client.build().map_err(|_| Error::Traces("the HTTP client cannot be set up".to_owned()))?;
         let mut exporter = exporter.with_http_client(client).build().map_err(refused)?;
         exporter.set_resource(&resource());
@@ -168,8 +170,9 @@ impl Queue {
     }
 
     fn push(&self, span: Span) {
-        if self.sender.try_send(Message::Span(Box::new(span))).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+        let is_lost = self.sender.try_send(Message::Span(Box::new(span))).is_err();
+        if is_lost && self.dropped.fetch_add(1, Ordering::Relaxed) == 0 {
+            tracing::warn!("the collector of traces does not keep up; spans are dropped");
         }
     }
 

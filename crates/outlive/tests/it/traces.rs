@@ -353,7 +353,12 @@ async fn a_shutdown_waits_for_a_collector_that_never_answers_but_not_for_ever() 
     otlp.witness(&run).unwrap().committed(&log);
     let began = tokio::time::Instant::now();
     otlp.flush().await;
-    assert_eq!(began.elapsed().as_secs(), 5);
+    assert_eq!((began.elapsed().as_secs(), otlp.dropped()), (5, 0), "the request is still under way");
+    // The exporter counts its own time by a clock that does not stand still, and so repeats the request for a while.
+    for _ in 0..60 {
+        otlp.flush().await;
+    }
+    assert_eq!(otlp.dropped(), 1, "a request has a limit too");
 }
 
 #[tokio::test]
