@@ -17,7 +17,7 @@ use futures::future::{AbortHandle, Abortable, Aborted, BoxFuture};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use outlive_core::RunId;
-use outlive_engine::Error;
+use outlive_engine::{Error, RunStanding};
 use serde_json::{Map, Value, json};
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -318,11 +318,13 @@ impl Session {
             },
         };
         let not_found = format!("Run {} not found in buffer or database", begin(run_id));
-        let Ok(parsed) = RunId::parse(run_id) else { return self.error(&not_found).await };
-        let engine = caller.engine();
-        match Follow::resume(&engine, parsed, after, Way::Reconnect).await {
+        let follow = match find(caller, run_id, "read").await {
+            Ok(found) => Follow::resume(&caller.engine(), found.run_id, after, Way::Reconnect).await,
+            Err(error) => Err(error),
+        };
+        match follow {
             Ok(follow) => self.follow(follow, Shape::Json).await,
-            Err(Error::RunNotFound(_)) => self.error(&not_found).await,
+            Err(Error::RunNotFound(_) | Error::InvalidId(_)) => self.error(&not_found).await,
             Err(error) => self.error(&Problem::from(error).words()).await,
         }
     }
@@ -330,26 +332,24 @@ impl Session {
     async fn cancel(&mut self, caller: &Caller, frame: &Map<String, Value>) -> Result<(), End> {
         let Some(run_id) = text(frame, "run_id") else { return self.error("run_id is required").await };
         let not_found = format!("Run {} not found", begin(run_id));
-        let Ok(parsed) = RunId::parse(run_id) else { return self.error(&not_found).await };
-        let engine = caller.engine();
-        match engine.cancel(&parsed, "cancelled by a client").await {
-            Ok(None) => self.say(json!({ "event": "cancel_requested", "run_id": parsed })).await,
+        let cancelled = match find(caller, run_id, "run").await {
+            Ok(found) => caller.engine().cancel(&found.run_id, "cancelled by a client").await,
+            Err(error) => Err(error),
+        };
+        match cancelled {
+            Ok(None) => self.say(json!({ "event": "cancel_requested", "run_id": run_id })).await,
             Ok(Some(status)) => self.error(&format!("Run is over (status={status})")).await,
-            Err(Error::RunNotFound(_)) => self.error(&not_found).await,
+            Err(Error::RunNotFound(_) | Error::InvalidId(_)) => self.error(&not_found).await,
             Err(error) => self.error(&Problem::from(error).words()).await,
         }
     }
 
     async fn not_paused(&mut self, caller: &Caller, frame: &Map<String, Value>) -> Result<(), End> {
         let Some(run_id) = text(frame, "run_id") else { return self.error("run_id is required").await };
-        let engine = caller.engine();
-        let standing = match RunId::parse(run_id) {
-            Ok(parsed) => engine.standing(&parsed).await.unwrap_or_default(),
-            Err(_) => None,
-        };
-        let error = match standing {
-            None => format!("Run {} not found", begin(run_id)),
-            Some(standing) => format!("Run is not paused (status={})", standing.status),
+        let error = match find(caller, run_id, "run").await {
+            Ok(found) => format!("Run is not paused (status={})", found.status),
+            Err(Error::RunNotFound(_) | Error::InvalidId(_)) => format!("Run {} not found", begin(run_id)),
+            Err(error) => Problem::from(error).words(),
         };
         self.error(&error).await
     }
@@ -428,6 +428,15 @@ impl Session {
             Ok(Err(_)) | Err(_) => Err(End::Gone),
         }
     }
+}
+
+/// The run, if it is there for this caller and they may do this with what executes it. A frame names a run alone, so its
+/// rule could only ask for the scope for some workflow; whether it is the one for this workflow is seen here.
+async fn find(caller: &Caller, run_id: &str, action: &str) -> Result<RunStanding, Error> {
+    let run_id = RunId::parse(run_id)?;
+    let found = caller.engine().standing(&run_id).await?;
+    let found = found.filter(|standing| caller.may(&standing.workflow_id, action));
+    found.ok_or(Error::RunNotFound(run_id))
 }
 
 /// Whether both may follow the same runs.

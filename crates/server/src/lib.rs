@@ -18,6 +18,7 @@ pub mod guard;
 pub mod json;
 pub mod listen;
 mod metrics;
+mod names;
 mod openapi;
 pub mod problem;
 mod routes;
@@ -27,6 +28,7 @@ pub mod state;
 mod streams;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod urlencoded;
 pub mod webhook;
 pub mod wire;
 

@@ -8,7 +8,7 @@ use crate::streams::Streams;
 use crate::webhook::Webhooks;
 use crate::wire::agent::{Face, Voice};
 use outlive_core::port::SessionKind;
-use outlive_core::{Definition, Timestamp};
+use outlive_core::{Definition, DefinitionId, Timestamp};
 use outlive_engine::Engine;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -126,6 +126,11 @@ impl State {
     pub(crate) fn component(&self, kind: Kind, id: &str) -> Result<&Component, Problem> {
         let missing = || Problem { code: "unknown_component", ..Problem::not_found(format!("{kind} not found")) };
         self.components.get(&(kind, id.to_owned())).ok_or_else(missing)
+    }
+
+    /// The component whose runs have this workflow.
+    pub(crate) fn component_of(&self, workflow_id: &DefinitionId) -> Option<&Component> {
+        self.components.values().find(|component| component.definition.id == *workflow_id)
     }
 
     /// The components of a kind, by id.

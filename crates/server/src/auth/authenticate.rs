@@ -5,6 +5,7 @@ use super::jwt::JwtVerifier;
 use super::key::{self, KeyDigest, KeyRecord, KeyStore};
 use super::limiter::{Limiter, Source};
 use super::principal::{Principal, PrincipalKind};
+use crate::urlencoded;
 use axum::http::{HeaderMap, header};
 use outlive_core::Secret;
 use outlive_core::Timestamp;
@@ -208,9 +209,9 @@ impl Auth {
 /// Whether a query string holds what looks like a credential. Such a URL ends in histories and logs of others, so it is
 /// refused even when the header is right.
 fn has_credential(query: &str) -> bool {
-    query.split('&').any(|pair| {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        QUERY_NAMES.iter().any(|known| name.eq_ignore_ascii_case(known)) || value.starts_with(key::PREFIX)
+    urlencoded::pairs(query.as_bytes()).is_ok_and(|pairs| {
+        let is_known = |name: &str| QUERY_NAMES.iter().any(|known| name.eq_ignore_ascii_case(known));
+        pairs.iter().any(|(name, value)| is_known(name) || value.contains(key::PREFIX))
     })
 }
 

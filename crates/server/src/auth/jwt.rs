@@ -6,6 +6,7 @@
 use super::error::{AuthError, AuthErrorKind};
 use super::principal::{Principal, PrincipalKind};
 use super::scope::{SCOPES_MAX, Scopes};
+use crate::names;
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Header, Validation};
 use outlive_core::Secret;
@@ -16,10 +17,6 @@ use std::time::Duration;
 
 /// The most that clocks may differ.
 const LEEWAY_MAX: Duration = Duration::from_secs(30);
-/// Longest `sub` in bytes.
-const SUBJECT_BYTES_MAX: usize = 256;
-/// Begins of user ids that the server keeps for itself and for its service accounts.
-const RESERVED_SUBJECTS: [&str; 2] = ["__", "sa:"];
 
 /// Why the settings for tokens cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -226,9 +223,7 @@ fn whole(seconds: f64) -> i64 {
 /// The user id. Without one there is no user, and nothing to keep apart from others.
 fn subject(claims: &Map<String, Value>) -> Result<Arc<str>, AuthError> {
     let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
-    let is_plain = subject.len() <= SUBJECT_BYTES_MAX && !subject.chars().any(char::is_control);
-    let is_reserved = RESERVED_SUBJECTS.iter().any(|begin| subject.starts_with(begin));
-    if subject.is_empty() || subject.trim() != subject || !is_plain || is_reserved {
+    if !names::is_user(subject) {
         return Err(AuthError::invalid_token("The claim sub is missing or not allowed"));
     }
     Ok(subject.into())

@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn b02_after_twenty_failures_in_a_minute_a_source_is_told_to_wait() {
+    async fn bad_b02_after_twenty_failures_in_a_minute_a_source_is_told_to_wait() {
         let limiter = Limiter::default();
         for _ in 0..20 {
             assert_eq!(limiter.failed(address("10.0.0.1")), None);

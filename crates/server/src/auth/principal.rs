@@ -2,6 +2,7 @@
 
 use super::key::KeyDigest;
 use super::scope::Scopes;
+use crate::names;
 use crate::problem::Problem;
 use axum::extract::FromRequestParts;
 use axum::http::StatusCode;
@@ -66,8 +67,14 @@ impl Principal {
     }
 
     /// The user a request acts for: the caller's own, or else the one it names.
-    pub fn acts_for<'a>(&'a self, named: Option<&'a str>) -> Option<&'a str> {
-        self.user_id.as_deref().or(named)
+    ///
+    /// # Errors
+    /// 422 when the one it names is no user's id.
+    pub fn acts_for<'a>(&'a self, named: Option<&'a str>) -> Result<Option<&'a str>, Problem> {
+        match self.user_id.as_deref() {
+            Some(own) => Ok(Some(own)),
+            None => named.map(names::user).transpose(),
+        }
     }
 }
 

@@ -2,11 +2,12 @@
 //! could look different to two of them is refused here. The invariant: a path that passes has one reading.
 
 use crate::problem::Problem;
+use crate::urlencoded;
 use axum::http::StatusCode;
 
-/// 400 for a path with more than one reading, or for text in a query that no store can keep.
+/// 400 for a path with more than one reading, or for a query with what is no text.
 pub(super) fn admit(path: &str, query: &str) -> Result<(), Problem> {
-    if is_plain(path) && has_no_nul(query) {
+    if is_plain(path) && urlencoded::pairs(query.as_bytes()).is_ok() {
         return Ok(());
     }
     Err(Problem::new(StatusCode::BAD_REQUEST, "path_invalid", "Invalid path"))
@@ -31,23 +32,14 @@ fn is_plain_segment(segment: &str) -> bool {
 
 /// The bytes, or none for an escape that is none.
 fn decoded(segment: &str) -> Option<Vec<u8>> {
-    let mut rest = segment.bytes();
+    let mut rest = segment.as_bytes();
     let mut bytes = Vec::with_capacity(segment.len());
-    while let Some(byte) = rest.next() {
-        if byte == b'%' {
-            let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
-            let (high, low) = (digit(rest.next())?, digit(rest.next())?);
-            bytes.push(u8::try_from(high << 4 | low).expect("two digits of four bits"));
-        } else {
-            bytes.push(byte);
-        }
+    while let Some((byte, after)) = rest.split_first() {
+        let (byte, after) = if *byte == b'%' { (urlencoded::escaped(after)?, &after[2..]) } else { (*byte, after) };
+        bytes.push(byte);
+        rest = after;
     }
     Some(bytes)
-}
-
-/// Wrong escapes in a query are left to whoever reads it, as elsewhere.
-fn has_no_nul(query: &str) -> bool {
-    !query.contains("%00")
 }
 
 #[cfg(test)]
@@ -96,6 +88,7 @@ mod tests {
         ] {
             assert!(!is_plain(path), "{path}");
         }
-        assert!(admit("/x", "name=%00").is_err());
+        assert!(admit("/x", "name=%00").is_err() && admit("/x", "name=%ff").is_err());
+        assert!(admit("/x", "name=%C3%A9&rest=100%").is_ok());
     }
 }

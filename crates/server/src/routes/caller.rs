@@ -2,9 +2,10 @@
 
 use crate::auth::{Access, AuthErrorKind, Principal};
 use crate::problem::Problem;
-use crate::state::State;
+use crate::state::{Kind, State};
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use outlive_core::DefinitionId;
 use outlive_engine::Engine;
 use std::sync::Arc;
 
@@ -21,6 +22,15 @@ impl Caller {
         match self.principal.access() {
             Access::All => self.state.engine.clone(),
             Access::User(user_id) => self.state.engine.for_user(user_id),
+        }
+    }
+
+    /// Whether they may do this with what is stored under this id: the scope is that of the component it belongs to.
+    pub(crate) fn may(&self, workflow_id: &DefinitionId, action: &str) -> bool {
+        match self.state.component_of(workflow_id) {
+            Some(component) => self.principal.may(component.kind.plural(), &component.id, action),
+            // What is no longer served has left its runs behind.
+            None => self.principal.may(Kind::Workflow.plural(), workflow_id.as_str(), action),
         }
     }
 

@@ -1,12 +1,13 @@
 //! A run's webhook: how far it has got, what the receiver answered, and sending again.
 
 use super::caller::Caller;
+use super::query::{self, Query};
 use super::{Table, field};
 use crate::auth::{Doc, Field, Needs, Routes};
 use crate::problem::Problem;
 use crate::wire::iso_micros;
 use axum::Json;
-use axum::extract::{Path, Query};
+use axum::extract::Path;
 use outlive_core::RunId;
 use outlive_core::port::{Delivery, DeliveryOutcome, Hook, HookEvents, HookState};
 use outlive_engine::Engine;
@@ -130,9 +131,8 @@ async fn redeliver(
     Path(run_id): Path<String>,
     Query(query): Query<RedeliverQuery>,
 ) -> Result<Json<Webhook>, Problem> {
-    let from = query.from.as_deref().map_or(Ok(0), str::parse).ok().filter(|from: &u64| i64::try_from(*from).is_ok());
-    let invalid = || Problem::field("int_parsing", "query", "from", "Input should be a whole number from 0 on");
-    let (run_id, from) = (parse(&run_id)?, from.ok_or_else(invalid)?);
+    let from = query::index("from", query.from.as_deref())?.unwrap_or(0);
+    let run_id = parse(&run_id)?;
     let engine = caller.engine();
     engine.rewind_hook(&run_id, from).await?.ok_or_else(missing)?;
     if let Some(webhooks) = &caller.state.webhooks {

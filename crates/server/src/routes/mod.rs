@@ -6,6 +6,7 @@ mod discovery;
 mod failure;
 pub(crate) mod hooks;
 mod operations;
+mod query;
 pub(crate) mod runs;
 mod sessions;
 mod socket;

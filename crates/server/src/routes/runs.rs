@@ -3,7 +3,9 @@
 //! Starting has one way in, [`start`], for forms and for sockets; what differs is only how a client is told.
 
 use super::caller::Caller;
+use super::query::Query;
 use crate::follow::{Follow, Way};
+use crate::names;
 use crate::problem::Problem;
 use crate::sse::{self, Numbering, Selection};
 use crate::state::{Component, Kind};
@@ -12,7 +14,7 @@ use crate::wire::agent;
 use crate::wire::form::{Fields, ResumeForm, RunForm};
 use crate::wire::list::{self, Nulls};
 use crate::wire::run::{self as shapes, Shape};
-use axum::extract::{Path, Query, Request};
+use axum::extract::{Path, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use outlive_core::port::{Order, RunFilter};
@@ -82,9 +84,10 @@ impl Start {
     /// # Errors
     /// When a field has the wrong type.
     pub(crate) fn from_frame(frame: Map<String, Value>) -> Result<Self, Problem> {
+        // An empty text counts as missing, as in a form.
         let text = |name: &str| match frame.get(name) {
             None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(Value::String(text)) => Ok(Some(text.clone()).filter(|text| !text.is_empty())),
             Some(_) => Err(Problem::field("string_type", "body", name, "Input should be a valid string")),
         };
         let session_state = match frame.get("session_state") {
@@ -92,6 +95,7 @@ impl Start {
             Some(Value::Object(state)) => Some(state.clone()),
             Some(_) => return Err(Problem::field("dict_type", "body", "session_state", "Input should be an object")),
         };
+        let key = text("idempotency_key")?;
         Ok(Self {
             message: text("message")?.unwrap_or_default(),
             session_id: text("session_id")?,
@@ -101,7 +105,7 @@ impl Start {
                 additional_data: frame.get("additional_data").cloned(),
                 ..Attachments::default()
             },
-            idempotency_key: text("idempotency_key")?,
+            idempotency_key: key.map(|key| names::idempotency_key(&key, "body", "idempotency_key")).transpose()?,
             webhook: Ask { url: text("webhook_url")?, events: text("webhook_events")? },
         })
     }
@@ -113,8 +117,9 @@ impl Start {
 /// What a client is told when there is no such component or session, the input does not fit, or the engine refuses.
 pub(crate) async fn start(caller: &Caller, kind: Kind, id: &str, start: Start) -> Result<Started, Problem> {
     let component = caller.state.component(kind, id)?;
+    names::ids(&[("session_id", start.session_id.as_deref())])?;
     let engine = caller.engine();
-    let user_id = caller.principal.acts_for(start.user_id.as_deref()).map(str::to_owned);
+    let user_id = caller.principal.acts_for(start.user_id.as_deref())?.map(str::to_owned);
     if let Some(session_id) = &start.session_id {
         check_session(&engine, component, session_id, user_id.as_deref()).await?;
     }
@@ -205,11 +210,11 @@ fn header_of(run_id: &RunId) -> HeaderValue {
 }
 
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
-    let bad = "an Idempotency-Key is 1 to 255 visible ASCII characters";
-    let text = key.to_str().ok().filter(|key| (1..=255).contains(&key.len()));
-    let text = text.ok_or_else(|| Problem::field("string_type", "header", "Idempotency-Key", bad))?;
-    Ok(Some(text.to_owned()))
+    let mut keys = headers.get_all("idempotency-key").iter();
+    let Some(key) = keys.next() else { return Ok(None) };
+    // Of two, this server and a proxy before it could look at different ones. No key is empty.
+    let key = if keys.next().is_some() { "" } else { key.to_str().unwrap_or_default() };
+    names::idempotency_key(key, "header", "Idempotency-Key").map(Some)
 }
 
 async fn accepted(started: &Started) -> Result<Response, Problem> {
@@ -416,8 +421,11 @@ pub(crate) async fn resume(
 
 /// The `Last-Event-ID` a browser sends when it comes back by itself.
 pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
-    let Some(value) = headers.get("last-event-id") else { return Ok(None) };
-    let index = value.to_str().ok().and_then(|text| text.parse::<i64>().ok()).and_then(|n| u64::try_from(n).ok());
+    let mut values = headers.get_all("last-event-id").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let digits = |text: &&str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let text = value.to_str().ok().filter(digits).filter(|_| values.next().is_none());
+    let index = text.and_then(|text| u64::try_from(text.parse::<i64>().ok()?).ok());
     let bad = || Problem::field("int_parsing", "header", "Last-Event-ID", "Input should be the id of an event");
     index.ok_or_else(bad).map(Some)
 }

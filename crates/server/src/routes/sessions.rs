@@ -2,15 +2,17 @@
 
 use super::Table;
 use super::caller::Caller;
+use super::query::{self, Query};
 use super::runs::session_runs;
 use crate::auth::{Doc, Needs, Routes};
 use crate::json::Json as Body;
+use crate::names;
 use crate::problem::Problem;
 use crate::state::{Component, Kind};
 use crate::wire::list::{self, Nulls};
 use crate::wire::session::{self as shapes, SessionFacts};
 use axum::Json;
-use axum::extract::{Path, Query};
+use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use outlive_core::port::{
@@ -238,18 +240,20 @@ async fn get(caller: Caller, Path(id): Path<String>, Query(query): Query<TypeQue
 #[derive(Debug, Default, Deserialize)]
 struct RunsQuery {
     status: Option<String>,
-    created_after: Option<i64>,
-    created_before: Option<i64>,
+    created_after: Option<String>,
+    created_before: Option<String>,
 }
 
 async fn runs(caller: Caller, Path(id): Path<String>, Query(query): Query<RunsQuery>) -> Result<Json<Value>, Problem> {
+    let from = query::integer("created_after", query.created_after.as_deref())?;
+    let to = query::integer("created_before", query.created_before.as_deref())?;
     let engine = caller.engine();
     let session = find(&engine, &id, || Problem::not_found(format!("Session with ID {id} not found"))).await?;
     let runs = runs_of(&engine, &session).await?;
     let is_wanted = |run: &&WorkflowRunOutput| {
         query.status.as_deref().is_none_or(|status| status == run.status.to_string())
-            && query.created_after.is_none_or(|from| run.created_at >= from)
-            && query.created_before.is_none_or(|to| run.created_at <= to)
+            && from.is_none_or(|from| run.created_at >= from)
+            && to.is_none_or(|to| run.created_at <= to)
     };
     let component = component(&caller, &session);
     Ok(Json(runs.iter().filter(is_wanted).map(|run| shown(component, run, Nulls::LeftOut)).collect()))
@@ -304,14 +308,14 @@ async fn create(
         SessionKind::Team => body.team_id,
     };
     let engine = caller.engine();
-    let invalid =
-        |error: outlive_core::InvalidId| Problem::field("value_error", "body", "session_id", error.to_string());
-    let session_id = body.session_id.map(|id| SessionId::parse(&id)).transpose().map_err(invalid)?;
+    names::ids(&[("session_id", body.session_id.as_deref())])?;
+    let session_id =
+        body.session_id.map(|id| SessionId::parse(&id)).transpose().map_err(outlive_engine::Error::from)?;
     let new = NewSession {
         session_id: session_id.unwrap_or_else(|| engine.new_session_id()),
         kind,
-        name: body.session_name.map(Arc::from),
-        user_id: caller.principal.acts_for(body.user_id.as_deref()).map(Arc::from),
+        name: body.session_name.as_deref().map(names::session_name).transpose()?.map(Arc::from),
+        user_id: caller.principal.acts_for(body.user_id.as_deref())?.map(Arc::from),
         workflow_id: component.map(|id| component_id(Some(kind), &id)).transpose()?,
         state: body.session_state.unwrap_or_default(),
         metadata: body.metadata.unwrap_or_default(),
@@ -327,7 +331,7 @@ struct RenameBody {
 }
 
 async fn rename(caller: Caller, Path(id): Path<String>, Body(body): Body<RenameBody>) -> Result<Json<Value>, Problem> {
-    let patch = SessionPatch { name: Some(body.session_name.into()), ..SessionPatch::default() };
+    let patch = SessionPatch { name: Some(names::session_name(&body.session_name)?.into()), ..SessionPatch::default() };
     change(&caller, &id, patch).await
 }
 
@@ -339,7 +343,7 @@ struct PatchBody {
 }
 
 async fn patch(caller: Caller, Path(id): Path<String>, Body(body): Body<PatchBody>) -> Result<Json<Value>, Problem> {
-    let name = body.session_name.map(Arc::from);
+    let name = body.session_name.as_deref().map(names::session_name).transpose()?.map(Arc::from);
     change(&caller, &id, SessionPatch { name, state: body.session_state, metadata: body.metadata }).await
 }
 
@@ -358,8 +362,13 @@ async fn change(caller: &Caller, id: &str, patch: SessionPatch) -> Result<Json<V
 
 #[derive(Debug, Default, Deserialize)]
 struct DeleteQuery {
-    #[serde(default)]
-    force: bool,
+    force: Option<String>,
+}
+
+impl DeleteQuery {
+    fn is_forced(&self) -> Result<bool, Problem> {
+        query::boolean("force", self.force.as_deref())
+    }
 }
 
 async fn delete(
@@ -367,7 +376,7 @@ async fn delete(
     Path(id): Path<String>,
     Query(query): Query<DeleteQuery>,
 ) -> Result<StatusCode, Problem> {
-    remove(&caller, vec![id], query.force).await
+    remove(&caller, vec![id], query.is_forced()?).await
 }
 
 #[derive(Debug, Deserialize)]
@@ -380,7 +389,7 @@ async fn delete_many(
     Query(query): Query<DeleteQuery>,
     Body(body): Body<DeleteBody>,
 ) -> Result<StatusCode, Problem> {
-    remove(&caller, body.session_ids, query.force).await
+    remove(&caller, body.session_ids, query.is_forced()?).await
 }
 
 /// Deletes what is there; what is not there needs no deleting.

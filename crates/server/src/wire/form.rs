@@ -5,8 +5,9 @@
 //! name is never a path, a media type is believed only as far as the content agrees.
 
 use crate::config::Limits;
+use crate::json;
 use crate::problem::{FieldProblem, Problem};
-use axum::Form;
+use crate::urlencoded::{self, NoText};
 use axum::extract::multipart::{Field, Multipart, MultipartError};
 use axum::extract::{DefaultBodyLimit, FromRequest, Request};
 use axum::http::{StatusCode, header};
@@ -66,9 +67,10 @@ impl Fields {
         match &*media_type {
             "application/x-www-form-urlencoded" => {
                 DefaultBodyLimit::max(limits.body_bytes_max).apply(&mut request);
-                let Form(pairs) = Form::<Vec<(String, String)>>::from_request(request, &())
+                let body = Bytes::from_request(request, &())
                     .await
                     .map_err(|rejection| malformed(rejection.status(), "form", limits.body_bytes_max))?;
+                let pairs = urlencoded::pairs(&body).map_err(no_text)?;
                 if pairs.len() > FIELDS_MAX {
                     return Err(too_large(format!("The form has more than {FIELDS_MAX} fields")));
                 }
@@ -102,7 +104,7 @@ impl Fields {
                 return Err(Problem::new(StatusCode::BAD_REQUEST, "malformed_body", detail));
             };
             if part.file_name().is_none() && !is_upload_field(&field) {
-                let text = part.text().await.map_err(refused)?;
+                let text = urlencoded::plain(part.bytes().await.map_err(refused)?.into()).map_err(no_text)?;
                 fields.texts.entry(field).or_default().push(text);
                 continue;
             }
@@ -145,6 +147,10 @@ fn malformed(status: StatusCode, what: &str, limit: usize) -> Problem {
         return too_large(format!("The body is longer than {limit} bytes"));
     }
     Problem::new(StatusCode::BAD_REQUEST, "malformed_body", format!("The body is not a well-formed {what}"))
+}
+
+fn no_text(_: NoText) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "malformed_body", "The form has text that is not UTF-8 or has a NUL")
 }
 
 fn too_large(detail: String) -> Problem {
@@ -312,7 +318,7 @@ impl ContinueForm {
 fn answers(reader: &mut Reader, field: &'static str) -> Result<Option<Vec<Map<String, Value>>>, Problem> {
     let Some(text) = reader.text(field) else { return Ok(None) };
     let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, "invalid_answers", detail);
-    let value: Value = serde_json::from_str(&text).map_err(|_| bad(format!("Invalid JSON in {field} field")))?;
+    let value: Value = json::parse(text.as_bytes()).map_err(|_| bad(format!("Invalid JSON in {field} field")))?;
     serde_json::from_value(value)
         .map(Some)
         .map_err(|_| bad(format!("Invalid structure or content for {field}: an array of objects is expected")))
@@ -394,11 +400,13 @@ impl Reader {
 
     fn json(&mut self, field: &'static str) -> Option<Value> {
         let text = self.text(field)?;
-        let parsed = serde_json::from_str(&text).ok();
-        if parsed.is_none() {
-            self.wrong("json_invalid", field, "Input should be valid JSON");
+        match json::parse(text.as_bytes()) {
+            Ok(value) => Some(value),
+            Err(problem) => {
+                self.wrong(problem.code, field, problem.words());
+                None
+            }
         }
-        parsed
     }
 
     fn object(&mut self, field: &'static str) -> Option<Map<String, Value>> {

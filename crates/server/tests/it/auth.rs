@@ -163,7 +163,7 @@ async fn without_credentials_configured_everyone_may_do_everything() {
 }
 
 #[tokio::test]
-async fn b01_what_is_not_the_security_key_is_refused_with_agnos_words() {
+async fn bad_b01_what_is_not_the_security_key_is_refused_with_agnos_words() {
     let server = Server::new(security_key());
     let (required, invalid) = ("Authorization header required", "Invalid authentication token");
     let cases: [(&[&str], &str); 8] = [
@@ -212,7 +212,7 @@ async fn an_open_route_does_not_know_its_caller() {
 }
 
 #[tokio::test]
-async fn b01_a_key_in_the_query_string_is_refused_and_not_logged() {
+async fn bad_b01_a_key_in_the_query_string_is_refused_and_not_logged() {
     let (server, key) = key_server(key_with(&["config:read"])).await;
     let bare = key.trim_start_matches("Bearer ");
     let logged = Logged::default();
@@ -234,7 +234,7 @@ async fn b01_a_key_in_the_query_string_is_refused_and_not_logged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b02_wrong_keys_are_slowed_down_per_address_and_a_right_one_never() {
+async fn bad_b02_wrong_keys_are_slowed_down_per_address_and_a_right_one_never() {
     let server = Server::new(security_key());
     for _ in 0..20 {
         assert_eq!(server.get("/config", "Bearer wrong").await.status, StatusCode::UNAUTHORIZED);
@@ -251,7 +251,7 @@ async fn b02_wrong_keys_are_slowed_down_per_address_and_a_right_one_never() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b02_guesses_at_one_api_key_are_slowed_down_from_whatever_address() {
+async fn bad_b02_guesses_at_one_api_key_are_slowed_down_from_whatever_address() {
     let (server, key) = key_server(key_with(&["config:read"])).await;
     let guess = format!("{}guess", &key[.."Bearer olv_".len() + 8]);
     for number in 0..20 {
@@ -276,7 +276,7 @@ async fn an_api_key_is_its_user_or_else_everyone_within_its_scopes() {
 }
 
 #[tokio::test]
-async fn b11_a_key_that_ended_or_was_revoked_is_refused_and_found_on_open_connections() {
+async fn bad_b11_a_key_that_ended_or_was_revoked_is_refused_and_found_on_open_connections() {
     let clock = TestClock::new();
     let keys = Arc::new(MemoryKeyStore::default());
     let auth = Auth::new(clock.clone()).keys(keys.clone());
@@ -353,7 +353,7 @@ async fn when_keys_cannot_be_looked_up_nobody_is_admitted() {
 }
 
 #[tokio::test]
-async fn b09_a_scope_for_something_else_is_refused_and_named() {
+async fn bad_b09_a_scope_for_something_else_is_refused_and_named() {
     let (server, key) = key_server(key_with(&["agents:read", "workflows:fn-pipeline:run"])).await;
     for id in ["echo", "*", "%2A", "a:b", "fn-pipeline%3Arun", "%252A", "fn-pipeline%2F"] {
         let answer = server.send("POST", &format!("/workflows/{id}/runs"), &[&key], PEER).await;
@@ -383,7 +383,7 @@ async fn a_list_shows_what_the_scopes_allow() {
 }
 
 #[tokio::test]
-async fn b10_every_route_has_a_rule_and_is_closed_unless_it_says_open() {
+async fn bad_b10_every_route_has_a_rule_and_is_closed_unless_it_says_open() {
     let table = routes().table();
     let server = Server::new(security_key());
     for rule in table.iter().filter(|rule| !matches!(rule.method, Verb::Message(_))) {
@@ -397,7 +397,7 @@ async fn b10_every_route_has_a_rule_and_is_closed_unless_it_says_open() {
 }
 
 #[tokio::test]
-async fn b10_an_action_without_a_rule_does_not_exist() {
+async fn bad_b10_an_action_without_a_rule_does_not_exist() {
     let table = routes().table();
     assert!(table.message("/workflows/ws", "dance").is_none());
     assert!(table.message("/ws", "ping").is_none());
@@ -415,7 +415,7 @@ async fn b10_an_action_without_a_rule_does_not_exist() {
 
 #[test]
 #[should_panic(expected = "Overlapping method route")]
-fn b10_a_route_cannot_be_added_twice() {
+fn bad_b10_a_route_cannot_be_added_twice() {
     let twice = Routes::new().get("/config", Needs::scope("config:read"), async || "one");
     let twice = twice.get("/config", Needs::Open, async || "two");
     drop(twice.into_router((), Arc::new(security_key())));
@@ -423,7 +423,7 @@ fn b10_a_route_cannot_be_added_twice() {
 
 #[test]
 #[should_panic(expected = "names a parameter that the path does not have")]
-fn b10_a_scope_cannot_name_a_parameter_that_is_not_there() {
+fn bad_b10_a_scope_cannot_name_a_parameter_that_is_not_there() {
     let routes = Routes::new().get("/workflows/{id}", Needs::scope("workflows:{workflow_id}:read"), async || "");
     drop(routes.into_router((), Arc::new(security_key())));
 }
@@ -442,7 +442,7 @@ async fn two_methods_of_one_path_keep_their_own_rules() {
 }
 
 #[tokio::test]
-async fn b12_the_check_and_the_router_see_the_same_path() {
+async fn bad_b12_the_check_and_the_router_see_the_same_path() {
     let (server, key) = key_server(key_with(&["workflows:x:read"])).await;
     assert_eq!(server.get("/workflows/x", &key).await.body, "workflow x");
     let cases = [

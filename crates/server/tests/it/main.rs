@@ -3,6 +3,7 @@
 mod api;
 mod auth;
 mod bad_http;
+mod bad_served;
 mod cancel;
 mod door;
 mod isolation;

@@ -1,12 +1,13 @@
 //! A page of a run's log, by index, in either direction.
 
+use super::find;
 use super::shape::EventPage;
-use super::{find, query};
 use crate::problem::Problem;
 use crate::routes::caller::Caller;
+use crate::routes::query::{self, Query};
 use crate::wire::frame::Frame;
 use axum::Json;
-use axum::extract::{Path, Query};
+use axum::extract::Path;
 use outlive_core::RunEvent;
 use outlive_core::port::Run;
 use outlive_engine::Engine;

@@ -5,7 +5,6 @@
 
 mod events;
 mod feed;
-mod query;
 mod range;
 mod runs;
 pub(crate) mod shape;

@@ -2,19 +2,21 @@
 
 use super::range::{self, Payload};
 use super::shape::{AcceptedRun, CancelRun, CancelledRun, CreateRun, RunDetail, RunLine, RunList};
-use super::{find, query, steps};
+use super::{find, steps};
 use crate::json::Json as Body;
-use crate::problem::{FieldProblem, Problem};
+use crate::names;
+use crate::problem::Problem;
 use crate::routes::caller::Caller;
+use crate::routes::query::{self, Query};
 use crate::routes::runs::{REPLAYED, check_session, idempotency_key, submit_run, wait};
 use crate::state::{Component, Kind, State};
 use crate::webhook::Ask;
 use axum::Json;
-use axum::extract::{Path, Query};
+use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use outlive_core::port::{Access, DbErrorKind, Order, RunFilter};
-use outlive_core::{Attachments, DefinitionId, ID_LEN_MAX, RunId, RunStatus, SessionId};
+use outlive_core::{Attachments, DefinitionId, RunId, RunStatus, SessionId};
 use outlive_engine::{Engine, Error, Submit, run_output};
 use serde::Deserialize;
 use std::sync::Arc;
@@ -147,21 +149,10 @@ pub(super) async fn create(
     Body(body): Body<CreateRun>,
 ) -> Result<Response, Problem> {
     let component = component(&caller.state, &body.workflow_id)?;
-    let wrong: Vec<FieldProblem> = [("run_id", &body.run_id), ("session_id", &body.session_id)]
-        .into_iter()
-        .filter(|(_, id)| id.as_deref().is_some_and(|id| !is_plain(id)))
-        .map(|(name, _)| FieldProblem {
-            kind: "string_pattern_mismatch",
-            loc: vec!["body".to_owned(), name.to_owned()],
-            msg: format!("Input should be 1 to {ID_LEN_MAX} letters, digits or . _ : -"),
-        })
-        .collect();
-    if !wrong.is_empty() {
-        return Err(Problem { code: "invalid_id", ..Problem::fields(wrong) });
-    }
+    names::ids(&[("run_id", body.run_id.as_deref()), ("session_id", body.session_id.as_deref())])?;
     let webhook = Ask { url: body.webhook_url, events: body.webhook_events };
     let engine = caller.engine();
-    let user_id = caller.principal.acts_for(body.user_id.as_deref()).map(str::to_owned);
+    let user_id = caller.principal.acts_for(body.user_id.as_deref())?.map(str::to_owned);
     if let Some(session_id) = &body.session_id {
         check_session(&engine, component, session_id, user_id.as_deref()).await?;
     }
@@ -186,26 +177,14 @@ fn component<'a>(state: &'a State, workflow_id: &str) -> Result<&'a Component, P
     found.map_or_else(|| state.component(Kind::Workflow, workflow_id), Ok)
 }
 
-/// What an id that a client chooses may consist of: it stands in headers and paths.
-fn is_plain(id: &str) -> bool {
-    let is_sign = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
-    (1..=ID_LEN_MAX).contains(&id.len()) && id.bytes().all(is_sign)
-}
-
 /// Starting through `/api` asks for the same scope as the component's own route.
 fn may_run(caller: &Caller, workflow_id: &DefinitionId) -> Result<(), Problem> {
-    let state = &caller.state;
-    let kinds = [Kind::Workflow, Kind::Agent, Kind::Team];
-    let component = kinds.into_iter().flat_map(|kind| state.components(kind)).find(|c| c.definition.id == *workflow_id);
-    match component {
-        Some(component) if !caller.principal.may(component.kind.plural(), &component.id, "run") => {
-            let scope = format!("{}:run", component.kind.plural());
-            let detail = format!("Insufficient permissions. Required scope(s): {scope}");
-            Err(Problem::new(StatusCode::FORBIDDEN, "insufficient_scope", detail))
-        }
-        // What is not served is not found where it is submitted.
-        Some(_) | None => Ok(()),
+    if caller.may(workflow_id, "run") {
+        return Ok(());
     }
+    let kind = caller.state.component_of(workflow_id).map_or(Kind::Workflow, |component| component.kind);
+    let detail = format!("Insufficient permissions. Required scope(s): {}:run", kind.plural());
+    Err(Problem::new(StatusCode::FORBIDDEN, "insufficient_scope", detail))
 }
 
 async fn accept(

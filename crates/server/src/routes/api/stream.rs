@@ -1,17 +1,18 @@
 //! Streams: a run's log as it grows, and which runs change.
 
 use super::feed::{Changed, Feeds, Follower, News};
-use super::{find, query, shape};
+use super::{find, shape};
 use crate::auth::Access;
 use crate::follow::Follow;
 use crate::problem::Problem;
 use crate::routes::caller::Caller;
+use crate::routes::query::{self, Query};
 use crate::routes::runs::last_event_id;
 use crate::sse;
 use crate::streams::StreamSlot;
 use crate::wire::frame::{self, Frame};
 use axum::body::Body;
-use axum::extract::{Path, Query};
+use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;

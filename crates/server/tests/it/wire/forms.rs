@@ -97,7 +97,7 @@ fn fields_nobody_knows_are_kept_for_the_workflow() {
 }
 
 #[tokio::test]
-async fn bad_a1_a_body_that_is_no_form_has_no_message() {
+async fn bad_a01_a_body_that_is_no_form_has_no_message() {
     let json = Fields::read(request("application/json", "{\"message\":\"x\"}"), &Limits::default()).await.unwrap();
     assert_eq!(refusal(RunForm::parse(json)), one("missing", "message"));
     let nothing = Fields::read(Request::post("/").body(Body::empty()).unwrap(), &Limits::default()).await.unwrap();
@@ -224,12 +224,12 @@ async fn bad_c10_a_thousand_images_are_refused() {
 }
 
 #[test]
-fn bad_c8_a_session_state_is_an_object_and_its_keys_are_data() {
+fn bad_c08_a_session_state_is_an_object_and_its_keys_are_data() {
     assert_eq!(refusal(run(&[("message", "x"), ("session_state", "7")])), one("dict_type", "session_state"));
     let odd = run(&[("message", "x"), ("session_state", "{\"__proto__\":{\"a\":1}}")]).unwrap();
     assert_eq!(json!(odd.session_state), json!({ "__proto__": { "a": 1 } }));
     let deep = format!("{{\"a\":{}", "[".repeat(10_000));
-    assert_eq!(refusal(run(&[("message", "x"), ("session_state", &deep)])), one("json_invalid", "session_state"));
+    assert_eq!(refusal(run(&[("message", "x"), ("session_state", &deep)])), one("json_too_deep", "session_state"));
 }
 
 #[tokio::test]

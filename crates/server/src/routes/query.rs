@@ -1,7 +1,34 @@
-//! Reads the values of query parameters. Each refusal is a 422 that names the parameter and what it should be.
+//! Reads query parameters. Each refusal is a 422 that names the parameter and what it should be.
 
 use crate::problem::Problem;
+use crate::urlencoded;
+use axum::extract::FromRequestParts;
+use axum::http::StatusCode;
+use axum::http::request::Parts;
 use outlive_core::Timestamp;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+/// The parameters as a `T`, whose fields are texts that may be absent: what each of them means is read with the
+/// functions below, so that a refusal can name it. Parameters `T` does not know are left alone.
+pub(crate) struct Query<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        let malformed = || Problem::new(StatusCode::BAD_REQUEST, "query_invalid", "Invalid query");
+        let pairs = urlencoded::pairs(parts.uri.query().unwrap_or_default().as_bytes()).map_err(|_| malformed())?;
+        let mut texts = Map::new();
+        for (name, value) in pairs {
+            if texts.contains_key(&name) {
+                return Err(Problem::field("multiple_values", "query", &name, "Parameter was given more than once"));
+            }
+            texts.insert(name, Value::String(value));
+        }
+        serde_json::from_value(Value::Object(texts)).map(Self).map_err(|_| malformed())
+    }
+}
 
 /// A whole number between these bounds, both included.
 pub(super) fn number(name: &str, text: Option<&str>, min: u64, max: u64) -> Result<Option<u64>, Problem> {
@@ -16,6 +43,12 @@ pub(super) fn number(name: &str, text: Option<&str>, min: u64, max: u64) -> Resu
 /// An index of a run's log. The largest a store can keep bounds it.
 pub(super) fn index(name: &str, text: Option<&str>) -> Result<Option<u64>, Problem> {
     number(name, text, 0, i64::MAX.unsigned_abs() - 1)
+}
+
+/// A whole number of either sign.
+pub(super) fn integer(name: &str, text: Option<&str>) -> Result<Option<i64>, Problem> {
+    let bad = |_| Problem::field("int_parsing", "query", name, "Input should be a valid integer");
+    text.map(str::parse).transpose().map_err(bad)
 }
 
 /// `true` or `false`.
