@@ -9,6 +9,7 @@ use super::turn::{Place, Turns};
 use super::{Ending, Stage};
 use crate::config::Limits;
 use futures::future::BoxFuture;
+use socket2::{SockRef, TcpKeepalive};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -101,6 +102,7 @@ impl Socket {
     pub(super) fn new(stream: TcpStream, slot: Slot, limits: &Limits, turns: Arc<Turns>, mut ending: Ending) -> Self {
         // An event must not wait for the next one. Failure costs time only.
         let _ = stream.set_nodelay(true);
+        notice_silence(&stream, limits.write_idle_period);
         let mut writing = Patience::new(limits.write_idle_period);
         writing.stop();
         Self {
@@ -212,6 +214,18 @@ impl Socket {
     }
 }
 
+/// Lets the system end a connection whose peer has vanished: what is sent now and then into a stream of events fits the
+/// system's buffer for hours, so that no write would ever have to wait. Failure costs time only.
+fn notice_silence(stream: &TcpStream, period: Duration) {
+    let socket = SockRef::from(stream);
+    let probes = TcpKeepalive::new().with_time(period / 2).with_interval(period / 6);
+    #[cfg(unix)]
+    let probes = probes.with_retries(3);
+    let _ = socket.set_tcp_keepalive(&probes);
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let _ = socket.set_tcp_user_timeout(Some(period));
+}
+
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
@@ -261,5 +275,25 @@ impl AsyncWrite for Socket {
         let this = self.get_mut();
         ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
         this.linger(cx).map(Ok)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    /// The system's part cannot be seen without a network that loses packets; that it was asked to do it can.
+    #[tokio::test]
+    async fn bad_d15_the_system_is_asked_to_end_connections_to_peers_that_have_vanished() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("it listens");
+        let (stream, _) = listener.accept().await.expect("a connection");
+        notice_silence(&stream, Duration::from_secs(30));
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().expect("readable"));
+        assert_eq!(socket.tcp_keepalive_time().expect("readable"), Duration::from_secs(15));
+        assert_eq!(socket.tcp_user_timeout().expect("readable"), Some(Duration::from_secs(30)));
+        drop(client);
     }
 }

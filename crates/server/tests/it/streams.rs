@@ -104,7 +104,21 @@ async fn bad_d13_an_index_that_is_none_is_refused_by_its_name() {
     let resume = format!("/workflows/echo/runs/{run_id}/resume");
     let stream = format!("/api/runs/{run_id}/stream");
     let long = "9".repeat(10 << 10);
-    for index in ["abc", "-1", "+5", "1,2", "1\r\nLast-Event-ID: 2", "", "1.5", "1e3", "0x1", " ", "18446744073709551616", "9223372036854775808", &long] {
+    for index in [
+        "abc",
+        "-1",
+        "+5",
+        "1,2",
+        "1\r\nLast-Event-ID: 2",
+        "",
+        "1.5",
+        "1e3",
+        "0x1",
+        " ",
+        "18446744073709551616",
+        "9223372036854775808",
+        &long,
+    ] {
         let headers = format!("Last-Event-ID: {index}\r\n");
         for (method, path) in [("POST", &resume), ("GET", &stream)] {
             let answer = served.ask(Ask { method, path, headers: &headers, ..Ask::default() }).await;
