@@ -152,6 +152,7 @@ impl From<engine::Error> for Problem {
             E::Input(_) => Self::new(Exit::Usage, "invalid_input", error),
             E::InputTooLong { .. } => Self::new(Exit::Usage, "input_too_long", error),
             E::Damaged(_) => Self::new(Exit::Other, "log_damaged", error),
+            E::QueueFull { .. } => Self { is_retryable: true, ..Self::new(Exit::Other, "queue_full", error) },
             E::Stopped(_) => Self::new(Exit::Other, "engine_stopped", error),
         }
     }

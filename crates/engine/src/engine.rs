@@ -9,6 +9,7 @@ use crate::hub::Hub;
 use crate::journal::Services;
 use crate::lease::LeaseClock;
 use crate::options::Options;
+use crate::queue::Queue;
 use crate::stats::{self, Counters};
 use crate::worker;
 use outlive_core::port::{
@@ -93,6 +94,7 @@ pub(crate) struct Inner {
     pub(crate) suspects: AtomicUsize,
     pub(crate) news: Notify,
     submit_places: Semaphore,
+    queue: Queue,
     running: Mutex<HashMap<RunId, Running>>,
     emptied: Notify,
     failed: Mutex<Option<Arc<str>>>,
@@ -185,6 +187,7 @@ impl EngineBuilder {
             worker: RwLock::new(worker),
             wake: Notify::new(),
             submit_places: Semaphore::new(submits_max),
+            queue: Queue::default(),
             unleased: AtomicUsize::new(0),
             suspects: AtomicUsize::new(0),
             news: Notify::new(),
@@ -265,7 +268,7 @@ impl Engine {
     /// If the future is dropped the run may or may not have been accepted; repeat with the same idempotency key.
     ///
     /// # Errors
-    /// [`Error::UnknownWorkflow`], [`Error::Input`], [`Error::InputTooLong`], [`Error::InvalidId`],
+    /// [`Error::UnknownWorkflow`], [`Error::Input`], [`Error::InputTooLong`], [`Error::InvalidId`], [`Error::QueueFull`],
     /// [`Error::SessionNotFound`] when the session or the run is to be another user's than this engine's,
     /// [`Error::Conflict`], [`Error::SessionBusy`], [`Error::Stopped`], or the store's error. No run exists then, unless the store says
     /// that the outcome is unknown.
@@ -291,11 +294,8 @@ impl Engine {
         self.inner.check_running()?;
         let unknown = || Error::UnknownWorkflow(workflow_id.to_shared());
         let definition = self.inner.newest(workflow_id).ok_or_else(unknown)?;
-        let submit = Submit {
-            input: definition.accept_input(submit.input)?,
-            session_state: definition.initial_state(submit.session_state),
-            ..submit
-        };
+        let submit = Submit { input: definition.accept_input(submit.input)?, ..submit };
+        self.inner.queue.admit(&*self.inner.services.db, self.inner.options.queued_max).await?;
         let is_own_session = submit.session_id.is_none();
         let own = self.access.user().map(|user_id| user_id.to_string());
         let new = self.inner.new_run(&definition, Submit { user_id: submit.user_id.or(own), ..submit })?;
@@ -321,6 +321,7 @@ impl Engine {
                 run_id
             }
             Accepted::New { lease: None } => {
+                self.inner.queue.joined();
                 self.inner.unleased.fetch_add(1, Ordering::Relaxed);
                 self.inner.wake.notify_one();
                 run.info.run_id
@@ -538,9 +539,13 @@ impl Inner {
         }
         let user_id: Option<Arc<str>> = submit.user_id.map(Arc::from);
         let asked = json!([definition.id, submit.run_id, submit.session_id, user_id, input, options]).to_string();
-        // A run without a hook keeps the fingerprint it has always had.
+        // A run without a hook and without a state keeps the fingerprint it has always had.
         let asked = match &submit.hook {
             Some(hook) => json!([asked, hook.url, hook.events == HookEvents::All]).to_string(),
+            None => asked,
+        };
+        let asked = match &submit.session_state {
+            Some(state) => json!([asked, state]).to_string(),
             None => asked,
         };
         let scope = |key: String| Arc::from(json!([definition.id, user_id, key]).to_string());
@@ -558,7 +563,7 @@ impl Inner {
             options,
             definition: definition.hash.clone(),
             policy: submit.policy,
-            session_state: submit.session_state,
+            session_state: definition.initial_state(submit.session_state),
             session_kind: submit.session_kind,
             hook: submit.hook,
             at,

@@ -30,6 +30,12 @@ pub enum Error {
     /// The session has an unfinished run: it takes no other, or cannot be deleted.
     #[error("{0}")]
     SessionBusy(DbError),
+    /// As many runs wait as may: accepted ones are executed, further ones are refused until some have begun.
+    #[error("{limit} runs wait already, which is the limit; try again later")]
+    QueueFull {
+        /// The limit.
+        limit: usize,
+    },
     /// No such run, or not the caller's.
     #[error("there is no run {0}")]
     RunNotFound(RunId),

@@ -19,6 +19,7 @@ mod journal;
 mod lease;
 mod options;
 mod pump;
+mod queue;
 mod sessions;
 pub mod stats;
 #[cfg(feature = "testing")]

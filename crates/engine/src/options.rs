@@ -8,6 +8,9 @@ use std::time::Duration;
 pub struct Options {
     /// Runs executed at the same time by this process; further ones wait in the store.
     pub runs_max: usize,
+    /// Runs that may wait in the store, whoever accepted them; further ones are refused. Several processes together may
+    /// exceed it, each by what it accepts between two looks.
+    pub queued_max: usize,
     /// Requests to run a workflow that are on their way to the store at the same time; further ones wait.
     pub submits_max: usize,
     /// Commits written down and on their way to the store at the same time; further ones wait.
@@ -39,6 +42,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             runs_max: 16_384,
+            queued_max: 100_000,
             submits_max: 512,
             commits_max: 512,
             input_bytes_max: 1 << 20,

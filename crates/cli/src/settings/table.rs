@@ -84,6 +84,7 @@ pub(crate) const TABLE: &[Setting] = &[
         Place::Count(&mut s.limits.streams_per_caller_max)
     }),
     setting("engine.runs_max", "runs executed at the same time", |s| Place::Count(&mut s.engine.runs_max)),
+    setting("engine.queued_max", "runs that may wait for their turn", |s| Place::Count(&mut s.engine.queued_max)),
     setting("engine.submits_max", "requests for a run on their way to the store", |s| {
         Place::Count(&mut s.engine.submits_max)
     }),

@@ -91,6 +91,9 @@ async fn the_same_key_gives_the_same_run_and_another_request_under_it_is_refused
     let second = engine.submit(&definition.id, ask("hi")).await.unwrap();
     assert_eq!(first.run_id(), second.run_id());
     assert!(matches!(engine.submit(&definition.id, ask("other")).await, Err(Error::Conflict(_))));
+    let state = json!({ "mood": "good" }).as_object().cloned();
+    let other_state = Submit { session_state: state, ..ask("hi") };
+    assert!(matches!(engine.submit(&definition.id, other_state).await, Err(Error::Conflict(_))));
     assert_eq!(calls.count(), 1);
 }
 
@@ -231,6 +234,35 @@ async fn more_runs_than_there_is_room_for_wait_in_the_store() {
     }
     assert!(start.elapsed() >= Duration::from_secs(3));
     assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn bad_c13_a_full_queue_refuses_and_takes_runs_again_once_some_have_begun() {
+    let db = InMemoryDb::new();
+    let definition = workflow([slow("a", Duration::from_secs(1))]);
+    let options = Options { runs_max: 1, queued_max: 2, ..Options::default() };
+    let engine = engine_with(&db, &definition, options.clone()).await;
+    let ask = || engine.submit(&definition.id, input("hi"));
+    let mut accepted = Vec::new();
+    for _ in 0..3 {
+        accepted.push(ask().await.expect("one executes and two wait"));
+    }
+    for _ in 0..10 {
+        assert!(matches!(ask().await, Err(Error::QueueFull { limit: 2 })));
+    }
+    // Another process that only accepts looks at the same queue.
+    let other = Options { execute: false, ..options };
+    let other = engine_with(&db, &definition, other).await;
+    let mut refused = 0;
+    for _ in 0..10 {
+        refused += usize::from(other.submit(&definition.id, input("hi")).await.is_err());
+    }
+    assert_eq!(refused, 8, "it found out when it had accepted two itself");
+    for run in accepted {
+        assert_eq!(run.wait().await.unwrap().status, RunStatus::Completed, "what was accepted is executed");
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(ask().await.expect("there is room again").wait().await.unwrap().status, RunStatus::Completed);
 }
 
 #[tokio::test(start_paused = true)]

@@ -26,6 +26,10 @@ impl From<Error> for Problem {
             }
             Error::Conflict(error) => Problem::new(StatusCode::CONFLICT, "idempotency_mismatch", error.to_string()),
             Error::SessionBusy(error) => Problem::new(StatusCode::CONFLICT, "session_busy", error.to_string()),
+            Error::QueueFull { .. } => {
+                let detail = "Too many runs wait already: try again later";
+                Problem::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", detail).retry_after(SOON)
+            }
             Error::Stopped(_) => {
                 let detail = "The server takes no runs any more: it is stopping";
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", detail).retry_after(LATER)
