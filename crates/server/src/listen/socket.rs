@@ -24,6 +24,8 @@ use tokio::time::{Instant, Sleep};
 const LINGER_PERIOD: Duration = Duration::from_secs(1);
 /// How much of that is read at once.
 const LINGER_BYTES: usize = 4 << 10;
+/// Shortest time after which a peer counts as vanished: a lost packet is sent again several times in it.
+const SILENCE_PERIOD_MIN: Duration = Duration::from_secs(6);
 /// Handed to the parser after malformed bytes, so that it comes to a decision.
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 
@@ -217,6 +219,7 @@ impl Socket {
 /// Lets the system end a connection whose peer has vanished: what is sent now and then into a stream of events fits the
 /// system's buffer for hours, so that no write would ever have to wait. Failure costs time only.
 fn notice_silence(stream: &TcpStream, period: Duration) {
+    let period = period.max(SILENCE_PERIOD_MIN);
     let socket = SockRef::from(stream);
     let probes = TcpKeepalive::new().with_time(period / 2).with_interval(period / 6);
     #[cfg(unix)]

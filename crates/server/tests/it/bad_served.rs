@@ -1,10 +1,14 @@
 //! Bad inputs to a whole server, on every way in. Each test is named after its row in `docs/bad-inputs.md`.
 
-use crate::served::{Answer, Ask, Served, Setup};
+use crate::served::{Answer, Ask, Served, Setup, in_time};
 use outlive_core::RunStatus;
-use outlive_core::port::RunFilter;
+use outlive_core::port::{DbErrorKind, RunFilter};
+use outlive_db::{Fault, InMemoryDb, Operation};
+use outlive_engine::Options;
 use outlive_server::auth::Scopes;
 use serde_json::{Value, json};
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const RUNS: &str = "/workflows/echo/runs";
 
@@ -221,4 +225,109 @@ async fn bad_c03_an_idempotency_key_is_one_short_line_on_every_way_in() {
         assert_eq!(socket.event().await["event"], "error", "{key:.10?}");
     }
     assert_eq!(runs(&served).await, 0);
+}
+
+#[tokio::test]
+async fn bad_c05_what_is_not_paused_is_not_continued() {
+    let served = open_to_everyone().await;
+    let running = served.submit("held", "3").await;
+    served.until_length(&running, 5).await;
+    let over = served.submit("echo", "x").await;
+    served.end_of(&over).await;
+    let mut socket = served.socket().await;
+    socket.event().await;
+    for (run_id, words) in [
+        (json!(running), "not paused"),
+        (json!(over), "not paused"),
+        (json!("nothing"), "not found"),
+        (json!("a b"), "not found"),
+        (Value::Null, "required"),
+    ] {
+        socket.say(json!({ "action": "continue-workflow", "run_id": run_id, "step_requirements": [{}] })).await;
+        let event = socket.event().await;
+        assert!(event["error"].as_str().is_some_and(|error| error.contains(words)), "{run_id}: {event}");
+    }
+    served.release();
+    assert_eq!(served.end_of(&running).await.status, RunStatus::Completed);
+}
+
+#[tokio::test]
+async fn bad_c07_a_session_with_a_running_run_is_deleted_only_when_forced() {
+    let served = open_to_everyone().await;
+    let body = "stream=false&background=true&message=3&session_id=busy";
+    let ask = Ask { method: "POST", path: "/workflows/held/runs", body, ..Ask::default() };
+    let run_id = served.ask(ask).await.text("run_id").parse().expect("an id");
+    served.until_length(&run_id, 5).await;
+    let delete = async |path| served.ask(Ask { method: "DELETE", path, ..Ask::default() }).await;
+    let refused = delete("/sessions/busy").await;
+    assert_eq!(refused.status, 409, "{refused:?}");
+    assert!(refused.head.contains("x-error-code: session_busy"), "{refused:?}");
+    assert_eq!(runs(&served).await, 1);
+    assert_eq!(delete("/sessions/busy?force=true").await.status, 204);
+    assert_eq!(runs(&served).await, 0);
+    assert!(served.is_well().await);
+}
+
+#[tokio::test]
+async fn bad_c08_a_state_over_the_limit_of_a_body_is_refused_unread() {
+    let served = open_to_everyone().await;
+    let head = "POST /workflows/echo/runs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 52428800\r\n\r\n";
+    let mut stream = tokio::net::TcpStream::connect(served.address).await.expect("it listens");
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    let mut bytes = Vec::new();
+    let _ = in_time(stream.read_to_end(&mut bytes)).await;
+    assert_eq!(Answer::read(&bytes).status, 413);
+    for body in [json!({ "session_state": [] }), json!({ "session_state": "x" }), json!({ "session_state": 7 })] {
+        let answer = served.post_json("/sessions", &body).await;
+        assert_eq!((answer.status, place(&answer)), (422, "body.session_state".to_owned()));
+    }
+    let state = json!({ "__proto__": { "admin": true }, "constructor": 1 });
+    let answer = served.post_json("/sessions", &json!({ "session_id": "s", "session_state": state })).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    let shown = served.ask(Ask { path: "/sessions/s", ..Ask::default() }).await.json();
+    assert_eq!(shown["session_state"], state, "plain data");
+}
+
+#[tokio::test]
+async fn bad_c12_a_server_that_stops_accepts_nothing_and_says_when_to_come_back() {
+    let served = open_to_everyone().await;
+    served.engine.shutdown().await.expect("it stops");
+    let answer = served.submit_form("message=x").await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(answer.head.contains("retry-after: "), "{answer:?}");
+    let answer = served.post_json("/api/runs", &json!({ "workflow_id": "echo" })).await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(answer.head.contains("retry-after: "), "{answer:?}");
+    assert_eq!(runs(&served).await, 0);
+}
+
+#[tokio::test]
+async fn bad_c12_a_store_that_refuses_makes_no_run_and_no_promise() {
+    for (fault, status) in [(DbErrorKind::Busy, 503), (DbErrorKind::Full, 507), (DbErrorKind::OutcomeUnknown, 503)] {
+        let db = InMemoryDb::new();
+        let served = Served::on(db.clone(), Setup { with_keys: false, ..Setup::default() }).await;
+        db.faults(Arc::new(move |operation| (operation == Operation::CreateRun).then_some(Fault::Refuse(fault))));
+        let answer = served.submit_form("message=x").await;
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert!(answer.head.contains("retry-after: "), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn bad_c13_who_finds_the_queue_full_is_told_when_to_come_back() {
+    let options = Options { runs_max: 1, queued_max: 1, ..Options::default() };
+    let served = Served::with(Setup { with_keys: false, options, ..Setup::default() }).await;
+    let held = served.submit("held", "3").await;
+    let waits = served.submit_form("message=x").await;
+    assert_eq!(waits.status, 202, "{waits:?}");
+    for background in ["true", "false"] {
+        let body = format!("stream=false&background={background}&message=x");
+        let answer = served.ask(Ask { method: "POST", path: RUNS, body: &body, ..Ask::default() }).await;
+        assert_eq!(answer.status, 429, "{answer:?}");
+        assert!(answer.head.contains("retry-after: 1") && answer.head.contains("queue_full"), "{answer:?}");
+    }
+    served.release();
+    assert_eq!(served.end_of(&held).await.status, RunStatus::Completed);
+    let run_id = waits.text("run_id").parse().expect("an id");
+    assert_eq!(served.end_of(&run_id).await.status, RunStatus::Completed, "what was accepted is executed");
 }

@@ -49,11 +49,13 @@ impl Clock for TestClock {
 pub(crate) struct Setup {
     pub(crate) limits: Limits,
     pub(crate) with_keys: bool,
+    pub(crate) options: Options,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { limits: Limits::default(), with_keys: true }
+        let options = Options { stream_period: Duration::from_millis(1), ..Options::default() };
+        Self { limits: Limits::default(), with_keys: true, options }
     }
 }
 
@@ -80,8 +82,7 @@ impl Served {
     pub(crate) async fn on(db: impl Db, setup: Setup) -> Self {
         let (release, released) = watch::channel(false);
         let definitions = definitions(&released);
-        let options = Options { stream_period: Duration::from_millis(1), ..Options::default() };
-        let builder = Engine::builder(Arc::new(db)).options(options);
+        let builder = Engine::builder(Arc::new(db)).options(setup.options);
         let builder = definitions.iter().fold(builder, |builder, (_, definition)| builder.workflow(definition.clone()));
         let engine = builder.start().await.expect("the engine starts");
         let clock = Arc::new(TestClock(AtomicI64::new(outlive_engine::SystemClock.now().as_micros())));

@@ -19,7 +19,7 @@ async fn open_to_everyone() -> Served {
 }
 
 async fn with(limits: Limits, with_keys: bool) -> Served {
-    Served::with(Setup { limits, with_keys }).await
+    Served::with(Setup { limits, with_keys, ..Setup::default() }).await
 }
 
 fn reconnect(run_id: &RunId, last: Option<u64>) -> Value {

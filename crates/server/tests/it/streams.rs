@@ -204,7 +204,7 @@ async fn until(stream: &mut tokio::net::TcpStream, text: &str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_d16_a_user_with_many_streams_is_told_to_end_some_and_others_are_not() {
     let limits = Limits { streams_per_caller_max: 3, ..Limits::default() };
-    let served = Served::with(Setup { limits, with_keys: true }).await;
+    let served = Served::with(Setup { limits, ..Setup::default() }).await;
     let (alice, bob) = (served.user("alice").await, served.user("bob").await);
     let form = "message=1&stream=false&background=true";
     let run_id = served.post("/workflows/held/runs", &alice, form).await.text("run_id");

@@ -429,7 +429,7 @@ async fn events_are_sent_again_from_where_one_asks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_sent_is_refused_before_there_is_a_run() {
+async fn bad_c10_what_cannot_be_sent_is_refused_before_there_is_a_run() {
     let receiver = Receiver::new(yes);
     let engine = engine(InMemoryDb::new(), TestClock::new()).await;
     let (on, off) = (server(&engine, Some(receiver.clone())), server(&engine, None));
