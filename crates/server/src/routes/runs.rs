@@ -17,7 +17,7 @@ use crate::wire::run::{self as shapes, Shape};
 use axum::extract::{Path, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use outlive_core::port::{Order, RunFilter};
+use outlive_core::port::{Order, Run, RunFilter};
 use outlive_core::{Attachments, DefinitionId, RunId, RunStatus, SessionId, WorkflowRunOutput};
 use outlive_engine::{Engine, Error, RunHandle, RunStanding, Submit};
 use serde::Deserialize;
@@ -28,9 +28,11 @@ use tokio::time::timeout;
 /// Longest wait a client may ask for.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Runs read at once for a list that Agno does not page.
-const LIST_PAGE: u32 = 200;
+const LIST_PAGE: u32 = 20;
 /// And at most, in one answer.
 const LIST_MAX: usize = 10_000;
+/// And no further page after so many bytes of inputs and outputs: a session may hold more than memory does.
+const LIST_BYTES_MAX: usize = 32 << 20;
 
 /// Tells which run an answer speaks of, also where Agno's body does not.
 const RUN_ID: HeaderName = HeaderName::from_static("x-run-id");
@@ -352,15 +354,22 @@ fn listed(component: &Component, run: &WorkflowRunOutput) -> Value {
     }
 }
 
-/// The runs of a filter, oldest first, with input and output.
+/// What of a run can be long, in bytes.
+fn payload_bytes(run: &Run) -> usize {
+    [&run.input, &run.output].into_iter().flatten().map(|text| text.len()).sum()
+}
+
+/// The runs of a filter, oldest first, with input and output; as many as one answer may hold. `GET /api/runs` has pages.
 pub(crate) async fn session_runs(engine: &Engine, filter: RunFilter) -> Result<Vec<WorkflowRunOutput>, Problem> {
     let mut filter = RunFilter { order: Order::OldestFirst, with_payload: true, limit: LIST_PAGE, ..filter };
     let mut runs = Vec::new();
+    let mut bytes = 0;
     loop {
         let page = engine.runs(filter.clone()).await?;
+        bytes += page.runs.iter().map(payload_bytes).sum::<usize>();
         runs.extend(page.runs.iter().map(outlive_engine::run_output));
         match page.next {
-            Some(next) if runs.len() < LIST_MAX => filter.after = Some(next),
+            Some(next) if runs.len() < LIST_MAX && bytes < LIST_BYTES_MAX => filter.after = Some(next),
             _ => return Ok(runs),
         }
     }

@@ -4,7 +4,7 @@ use crate::served::{Answer, Ask, Served, Setup, in_time};
 use outlive_core::RunStatus;
 use outlive_core::port::{DbErrorKind, RunFilter};
 use outlive_db::{Fault, InMemoryDb, Operation};
-use outlive_engine::Options;
+use outlive_engine::{Options, Submit};
 use outlive_server::auth::Scopes;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -330,4 +330,19 @@ async fn bad_c13_who_finds_the_queue_full_is_told_when_to_come_back() {
     assert_eq!(served.end_of(&held).await.status, RunStatus::Completed);
     let run_id = waits.text("run_id").parse().expect("an id");
     assert_eq!(served.end_of(&run_id).await.status, RunStatus::Completed, "what was accepted is executed");
+}
+
+#[tokio::test]
+async fn bad_c15_a_session_larger_than_memory_is_not_read_into_it() {
+    let options = Options { execute: false, ..Options::default() };
+    let served = Served::with(Setup { with_keys: false, options, ..Setup::default() }).await;
+    let input = Value::String("x".repeat(1_000_000));
+    for _ in 0..50 {
+        let submit = Submit { input: Some(input.clone()), session_id: Some("s".to_owned()), ..Submit::default() };
+        served.engine.submit(&"echo".parse().expect("an id"), submit).await.expect("accepted");
+    }
+    let length = served.ask(Ask { path: "/sessions/s/runs", ..Ask::default() }).await.body.len() >> 20;
+    assert!((32..45).contains(&length), "{length} MiB");
+    let page = served.ask(Ask { path: "/api/runs?session_id=s&limit=1000", ..Ask::default() }).await.json();
+    assert_eq!(page["runs"].as_array().map(Vec::len), Some(50), "all of them are listed in pages");
 }
