@@ -6,6 +6,8 @@
 mod floors;
 mod links;
 mod purity;
+mod routes;
+mod rows;
 mod sources;
 mod words;
 
@@ -33,6 +35,8 @@ pub(crate) fn run(cargo: &Cargo) -> Result<(), Problem> {
         sources::headers(&files),
         sources::no_unsafe(&files),
         sources::lints_inherited(&files),
+        routes::check(&files),
+        rows::check(&files),
         words::check(&files),
         links::check(&files, &|path| cargo.root().join(path).exists()),
         readme::check(page),

@@ -162,6 +162,17 @@ impl RouteTable {
 ///     .doc(Doc { summary: "Run a workflow", tag: "workflows", ..Doc::default() });
 /// assert_eq!(routes.table().iter().count(), 2);
 /// ```
+///
+/// A route without a rule does not compile, and neither does one with its handler in the rule's place:
+///
+/// ```compile_fail
+/// # use outlive_server::auth::{Needs, Routes};
+/// let routes: Routes = Routes::new().get("/health", async || "ok");
+/// ```
+/// ```compile_fail
+/// # use outlive_server::auth::{Needs, Routes};
+/// let routes: Routes = Routes::new().get("/health", async || "ok", Needs::Open);
+/// ```
 pub struct Routes<S = ()> {
     rules: Vec<Rule>,
     /// The handlers, each with the number of its rule. Messages have none: their socket's route handles them.

@@ -1,0 +1,98 @@
+//! The table of bad inputs against the tests that hold its rows.
+//!
+//! Must never know what a row means. The invariant: a row has tests or says why not, a test that is named exists, and a
+//! test that is named after a row stands in it.
+
+use super::File;
+use crate::Problem;
+use std::collections::BTreeSet;
+
+const PAGE: &str = "docs/bad-inputs.md";
+/// What the name of such a test begins with; the row's id follows.
+const PREFIX: &str = "bad_";
+/// How a row without tests begins to say why.
+const REASON: &str = "does not apply: ";
+
+/// Rows without tests, names without tests, tests without rows.
+pub(super) fn check(files: &[File]) -> Vec<Problem> {
+    let Some(page) = files.iter().find(|file| file.path == PAGE) else { return Vec::new() };
+    let sources = files.iter().filter(|file| file.path.starts_with("crates/") && file.path.ends_with(".rs"));
+    let tests: BTreeSet<&str> = sources.flat_map(|file| tests(&file.text)).collect();
+    let mut named = BTreeSet::new();
+    let mut problems = Vec::new();
+    for (number, line) in (1..).zip(page.text.lines()) {
+        let Some((id, held)) = row(line) else { continue };
+        let names: Vec<&str> = held.split('`').skip(1).step_by(2).collect();
+        let prefix = format!("{PREFIX}{}_", id.to_ascii_lowercase());
+        for name in &names {
+            if !name.starts_with(&prefix) {
+                problems.push(format!("{PAGE}:{number}: `{name}` does not begin with `{prefix}`"));
+            } else if !tests.contains(name) {
+                problems.push(format!("{PAGE}:{number}: there is no test `{name}`"));
+            }
+        }
+        if names.is_empty() && !held.starts_with(REASON) {
+            problems.push(format!("{PAGE}:{number}: {id} has no test: name one, or say `{REASON}…`"));
+        }
+        named.extend(names);
+    }
+    let missing = tests.difference(&named).map(|name| format!("{PAGE}: no row names the test `{name}`"));
+    problems.extend(missing);
+    problems
+}
+
+/// The id of a row and what holds it.
+fn row(line: &str) -> Option<(&str, &str)> {
+    let cells: Vec<&str> = line.strip_prefix('|')?.strip_suffix('|')?.split('|').map(str::trim).collect();
+    let [id, .., held] = cells[..] else { return None };
+    is_id(id).then_some((id, held))
+}
+
+/// A letter and two digits.
+fn is_id(id: &str) -> bool {
+    matches!(id.as_bytes(), [letter, tens, ones]
+        if letter.is_ascii_alphabetic() && tens.is_ascii_digit() && ones.is_ascii_digit())
+}
+
+/// The functions of a source whose name is that of a row's test.
+fn tests(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| {
+        let line = line.trim_start();
+        let name = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ")?.split('(').next()?;
+        let id = name.strip_prefix(PREFIX)?.split('_').next()?;
+        is_id(id).then_some(name)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::made_up;
+    use super::check;
+
+    const TEST: &str = "#[test]\nfn bad_a01_x() {}\n#[tokio::test]\nasync fn bad_b02_y() {}\nfn bad_shape() {}\n";
+
+    fn found(page: &str) -> Vec<String> {
+        check(&made_up(&[("docs/bad-inputs.md", page), ("crates/server/tests/it/bad.rs", TEST)]))
+    }
+
+    #[test]
+    fn a_table_that_names_its_tests_is_fine() {
+        let page = "| id | what | tests |\n|---|---|---|\n| A01 | x | `bad_a01_x` |\n| B02 | y | `bad_b02_y` |\n\
+            | C03 | z | does not apply: there is none |\n";
+        assert_eq!(found(page), Vec::<String>::new());
+    }
+
+    #[test]
+    fn whatever_does_not_fit_is_found() {
+        let page = "| A01 | x | `bad_a01_gone` |\n| B02 | y | `bad_a01_x` |\n| C03 | z | later |\n";
+        assert_eq!(
+            found(page),
+            [
+                "docs/bad-inputs.md:1: there is no test `bad_a01_gone`",
+                "docs/bad-inputs.md:2: `bad_a01_x` does not begin with `bad_b02_`",
+                "docs/bad-inputs.md:3: C03 has no test: name one, or say `does not apply: …`",
+                "docs/bad-inputs.md: no row names the test `bad_b02_y`",
+            ]
+        );
+    }
+}
