@@ -12,17 +12,34 @@ use tokio::io::AsyncReadExt;
 /// What a user has: in each kind one run that is over, and one workflow run that is not.
 struct Things {
     key: String,
+    /// That of the workflow `echo`.
     session: String,
-    /// Component, id and run id for `workflows`, `agents`, `teams`, and the unfinished one.
-    runs: Vec<(&'static str, &'static str, String)>,
+    /// Of `workflows`, `agents`, `teams`, and the unfinished one.
+    runs: Vec<Thing>,
 }
+
+/// A run with a webhook, made under an idempotency key, in a session of its component.
+struct Thing {
+    plural: &'static str,
+    id: &'static str,
+    run: String,
+    session: String,
+}
+
+impl Thing {
+    fn run_id(&self) -> RunId {
+        RunId::parse(&self.run).expect("an id")
+    }
+}
+
+/// Under which every user's things were made.
+const KEY: &str = "Idempotency-Key: everybodys\r\n";
 
 const NOBODY_RUN: &str = "00000000-0000-4000-8000-000000000000";
 const NOBODY_SESSION: &str = "session-of-nobody";
 
 async fn things(served: &Served, user: &str) -> Things {
     let key = served.user(user).await;
-    let session = format!("session-of-{user}");
     let mut runs = Vec::new();
     for (plural, id, message) in [
         ("workflows", "echo", "mine"),
@@ -31,40 +48,43 @@ async fn things(served: &Served, user: &str) -> Things {
         ("workflows", "held", "3"),
     ] {
         // A session belongs to one component.
-        let in_session = if id == "echo" { format!("&session_id={session}") } else { String::new() };
-        let form = format!("message={message}&stream=false&background=true{in_session}");
-        let answer = served.post(&format!("/{plural}/{id}/runs"), &key, &form).await;
+        let session = if id == "echo" { format!("session-of-{user}") } else { format!("session-of-{user}-{id}") };
+        let webhook = format!("webhook_url=https://receiver.example/mine&webhook_events=all&session_id={session}");
+        let body = format!("message={message}&stream=false&background=true&{webhook}");
+        let path = format!("/{plural}/{id}/runs");
+        let ask = Ask { method: "POST", path: &path, token: Some(&key), headers: KEY, body: &body, ..Ask::default() };
+        let answer = served.ask(ask).await;
         assert_eq!(answer.status, 202, "{answer:?}");
-        let run_id = answer.text("run_id");
-        let parsed = RunId::parse(&run_id).expect("an id");
+        let thing = Thing { plural, id, run: answer.text("run_id"), session };
         if id == "held" {
-            served.until_length(&parsed, 5).await;
+            served.until_length(&thing.run_id(), 5).await;
         } else {
-            served.end_of(&parsed).await;
+            served.end_of(&thing.run_id()).await;
         }
-        runs.push((plural, id, run_id));
+        runs.push(thing);
     }
-    Things { key, session, runs }
+    Things { key, session: format!("session-of-{user}"), runs }
 }
 
 /// Everything a user's things look like to the user.
 async fn picture(served: &Served, things: &Things) -> Vec<(String, u16, Value)> {
-    let session = &things.session;
-    let mut paths = vec![
-        format!("/sessions/{session}"),
-        format!("/sessions/{session}/runs"),
-        format!("/sessions/{session}/run-previews"),
-        format!("/workflows/echo/runs?session_id={session}"),
-    ];
-    paths.extend(things.runs.iter().map(|(plural, id, run_id)| format!("/{plural}/{id}/runs/{run_id}")));
+    let mut paths = Vec::new();
+    for Thing { plural, id, run, session } in &things.runs {
+        paths.extend([
+            format!("/sessions/{session}"),
+            format!("/sessions/{session}/runs"),
+            format!("/sessions/{session}/run-previews"),
+            format!("/{plural}/{id}/runs?session_id={session}"),
+            format!("/{plural}/{id}/runs/{run}"),
+        ]);
+    }
     let mut picture = Vec::new();
     for path in paths {
         let answer = served.get(&path, &things.key).await;
         assert_eq!(answer.status, 200, "{path}: {answer:?}");
         picture.push((path, answer.status, answer.json()));
     }
-    for (_, _, run_id) in &things.runs {
-        let run_id = RunId::parse(run_id).expect("an id");
+    for run_id in things.runs.iter().map(Thing::run_id) {
         let events = served.engine.events(&run_id, None).stored().await.expect("readable");
         picture.push((run_id.to_string(), 0, json!(events)));
     }
@@ -150,16 +170,30 @@ async fn bad_b07_to_another_user_every_thing_is_as_unknown_as_one_that_never_was
     let alice = things(&served, "alice").await;
     let bob = things(&served, "bob").await;
     let before = picture(&served, &alice).await;
-    let mut steps = HashMap::new();
-    for (_, _, run) in &alice.runs {
+    let (mut steps, mut tags) = (HashMap::new(), Vec::new());
+    for Thing { run, .. } in &alice.runs {
         let detail = served.get(&format!("/api/runs/{run}"), &alice.key).await.json();
-        steps.insert(run.clone(), detail["steps"][0]["step_id"].as_str().expect("a step").to_owned());
+        let step = detail["steps"][0]["step_id"].as_str().expect("a step").to_owned();
+        for path in [format!("/api/runs/{run}/output"), format!("/api/runs/{run}/steps/{step}/output")] {
+            let answer = served.get(&path, &alice.key).await;
+            tags.extend(answer.head.lines().find_map(|line| line.strip_prefix("etag: ")).map(str::to_owned));
+        }
+        steps.insert(run.clone(), step);
     }
+    assert!(tags.len() > alice.runs.len(), "outputs have tags: {tags:?}");
+    // What a client brings along of what it has seen: alice's own.
+    let brought = [
+        String::new(),
+        "Last-Event-ID: 1\r\n".to_owned(),
+        format!("If-None-Match: {}\r\n", tags.join(", ")),
+        "If-None-Match: *\r\nRange: bytes=0-0\r\n".to_owned(),
+        KEY.to_owned(),
+    ];
     let mut asked = 0;
     let rules: Vec<Rule> = served.rules.iter().copied().collect();
     for rule in &rules {
         for (path, content_type, body) in requests(rule) {
-            for (plural, id, run) in &alice.runs {
+            for Thing { plural, id, run, session } in &alice.runs {
                 let about_kind =
                     ["workflows", "agents", "teams"].iter().any(|kind| path.starts_with(&format!("/{kind}/")));
                 if about_kind && !path.starts_with(&format!("/{plural}/")) {
@@ -169,30 +203,27 @@ async fn bad_b07_to_another_user_every_thing_is_as_unknown_as_one_that_never_was
                     .iter()
                     .fold(path.clone(), |path, name| path.replace(name, id));
                 let of_component = of_component.replace("{step_id}", &steps[run]);
-                let mut answers = Vec::new();
-                for [run, session] in [[run.as_str(), &alice.session], [NOBODY_RUN, NOBODY_SESSION]] {
-                    let fill = |text: &str| text.replace("{run_id}", run).replace("{session_id}", session);
-                    let (path, body) = (fill(&of_component), fill(body));
-                    let method = rule.method.as_str();
-                    let ask =
-                        Ask { method, path: &path, token: Some(&bob.key), content_type, body: &body, headers: "" };
-                    answers.push(plain(&served.ask(ask).await, [run, session]));
-                    asked += 1;
+                let method = rule.method.as_str();
+                for headers in &brought {
+                    let mut answers = Vec::new();
+                    for [run, session] in [[run.as_str(), session], [NOBODY_RUN, NOBODY_SESSION]] {
+                        let fill = |text: &str| text.replace("{run_id}", run).replace("{session_id}", session);
+                        let (path, body) = (fill(&of_component), fill(body));
+                        let ask =
+                            Ask { method, path: &path, token: Some(&bob.key), content_type, body: &body, headers };
+                        answers.push(plain(&served.ask(ask).await, [run, session]));
+                        asked += 1;
+                    }
+                    assert_eq!(answers[0], answers[1], "{method} {path} {headers}, asked for alice's and for nobody's");
+                    let shows_nothing = !answers[0].1.contains("mine") && !answers[0].1.contains("MINE");
+                    assert!(shows_nothing, "{method} {path} {headers}: {:?}", answers[0]);
                 }
-                assert_eq!(
-                    answers[0],
-                    answers[1],
-                    "{} {path}, asked for alice's and for nobody's",
-                    rule.method.as_str()
-                );
-                let shows_nothing = !answers[0].1.contains("mine") && !answers[0].1.contains("MINE");
-                assert!(shows_nothing, "{} {path}: {:?}", rule.method.as_str(), answers[0]);
             }
         }
     }
-    assert!(asked > 100, "only {asked} requests: the matrix is not made from the routes any more");
+    assert!(asked > 800, "only {asked} requests: the matrix is not made from the routes any more");
     assert_eq!(picture(&served, &alice).await, before, "nothing of alice's has changed");
-    let run = RunId::parse(&alice.runs[3].2).expect("an id");
+    let run = alice.runs[3].run_id();
     assert_eq!(served.engine.get_run(&run).await.expect("readable").expect("there").status, RunStatus::Running);
     served.release();
     assert_eq!(served.end_of(&run).await.status, RunStatus::Completed, "nobody cancelled it");
@@ -244,7 +275,7 @@ async fn bad_b07_on_a_socket_another_users_run_is_as_unknown_as_one_that_never_w
             "continue-workflow" => Some(json!({ "action": action, "run_id": run, "step_requirements": [] })),
             other => panic!("this test must learn the action {other}"),
         };
-        for (_, _, run) in &alice.runs {
+        for Thing { run, .. } in &alice.runs {
             let mut answers = Vec::new();
             for run in [run.as_str(), NOBODY_RUN] {
                 let Some(frame) = frame(run) else { continue };
@@ -259,7 +290,7 @@ async fn bad_b07_on_a_socket_another_users_run_is_as_unknown_as_one_that_never_w
     assert_eq!(picture(&served, &alice).await, before, "nothing of alice's has changed");
     // Nothing about the run came later either: the next thing heard is the answer to a ping.
     served.release();
-    served.end_of(&RunId::parse(&alice.runs[3].2).expect("an id")).await;
+    served.end_of(&alice.runs[3].run_id()).await;
     socket.say(json!({ "action": "ping" })).await;
     assert_eq!(socket.event().await["event"], "pong");
 }
@@ -276,9 +307,13 @@ async fn bad_b08_nobody_runs_in_anothers_session_or_in_anothers_name() {
         assert_eq!(answer.status, 404, "{mode}: {answer:?}");
         assert!(!answer.body.contains("bob\""), "{answer:?}");
     }
-    for plural in ["agents/helper", "teams/crew"] {
-        let form = format!("message=intruder&session_id={}&stream=false", bob.session);
-        assert_eq!(served.post(&format!("/{plural}/runs"), &alice, &form).await.status, 404, "{plural}");
+    // Nor in that of the same agent or team, whose history its next run would be told.
+    for Thing { plural, id, session, .. } in &bob.runs {
+        for session in [session, &bob.session] {
+            let form = format!("message=intruder&session_id={session}&stream=false");
+            let answer = served.post(&format!("/{plural}/{id}/runs"), &alice, &form).await;
+            assert_eq!(answer.status, 404, "{plural} {session}: {answer:?}");
+        }
     }
     let mut socket = served.socket_of(&alice).await;
     let start = json!({
@@ -303,16 +338,24 @@ async fn bad_b08_nobody_runs_in_anothers_session_or_in_anothers_name() {
     assert_eq!(picture(&served, &bob).await, before, "nothing of bob's has changed");
     // What says that a request is a repeated one says so for one user only.
     let headers = "Idempotency-Key: same\r\n";
-    let ask_keyed = |token| {
-        let (path, body) = ("/workflows/echo/runs", "message=hello&stream=false&background=true");
-        served.ask(Ask { method: "POST", path, token: Some(token), headers, body, ..Ask::default() })
-    };
-    let (of_bob, of_alice) = (ask_keyed(bob.key.as_str()).await, ask_keyed(alice.as_str()).await);
-    assert_eq!((of_bob.status, of_alice.status), (202, 202));
-    assert_ne!(of_bob.text("run_id"), of_alice.text("run_id"));
+    for path in ["/workflows/echo/runs", "/agents/helper/runs", "/teams/crew/runs"] {
+        let ask_keyed = |token| {
+            let body = "message=hello&stream=false&background=true";
+            served.ask(Ask { method: "POST", path, token: Some(token), headers, body, ..Ask::default() })
+        };
+        let (of_bob, of_alice) = (ask_keyed(bob.key.as_str()).await, ask_keyed(alice.as_str()).await);
+        assert_eq!((of_bob.status, of_alice.status), (202, 202));
+        assert_ne!(of_bob.text("run_id"), of_alice.text("run_id"), "{path}");
+        assert!(!of_alice.head.contains("idempotent-replay"), "{of_alice:?}");
+    }
+    let keyed =
+        json!({ "action": "start-workflow", "workflow_id": "echo", "message": "hello", "idempotency_key": "same" });
+    let of_bob = ask_on_socket(&served, &bob.key, &keyed).await;
+    let of_alice = ask_on_socket(&served, &alice, &keyed).await;
+    assert_ne!(of_bob, of_alice);
     // A run cannot be put in another's place, nor into another's session, by the other way in.
     for body in [
-        json!({ "workflow_id": "echo", "input": "intruder", "run_id": bob.runs[0].2 }),
+        json!({ "workflow_id": "echo", "input": "intruder", "run_id": bob.runs[0].run }),
         json!({ "workflow_id": "echo", "input": "intruder", "session_id": bob.session, "user_id": "bob" }),
     ] {
         let body = body.to_string();
@@ -320,7 +363,7 @@ async fn bad_b08_nobody_runs_in_anothers_session_or_in_anothers_name() {
         assert!((400..500).contains(&answer.status), "{answer:?}");
         assert!(!answer.body.contains("mine") && !answer.body.contains("COMPLETED"), "{answer:?}");
     }
-    let own = RunId::parse(&bob.runs[0].2).expect("an id");
+    let own = bob.runs[0].run_id();
     assert_eq!(served.engine.get_run(&own).await.expect("readable").expect("there").user_id.as_deref(), Some("bob"));
     // Who is named in the form does not matter: the credential decides.
     let answer = served.post("/workflows/echo/runs", &alice, "message=hello&user_id=bob&stream=false").await;
@@ -334,6 +377,33 @@ async fn bad_b08_nobody_runs_in_anothers_session_or_in_anothers_name() {
     assert_eq!(answer.status, 201, "{answer:?}");
     assert_eq!(served.get("/sessions/made-by-alice", &bob.key).await.status, 404);
     assert_eq!(served.get("/sessions/made-by-alice", &alice).await.json()["user_id"], "alice");
+}
+
+/// The id of the run that a frame starts.
+async fn ask_on_socket(served: &Served, key: &str, frame: &Value) -> String {
+    let mut socket = served.socket_of(key).await;
+    socket.say(frame.clone()).await;
+    socket.until("WorkflowStarted").await["run_id"].as_str().expect("an id").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_b07_a_cursor_of_anothers_list_is_a_place_in_ones_own() {
+    let served = Served::start().await;
+    let alice = things(&served, "alice").await;
+    let bob = things(&served, "bob").await;
+    for query in ["limit=1", "limit=2&order=oldest", "limit=1&preview=true"] {
+        let page = served.get(&format!("/api/runs?{query}"), &alice.key).await.json();
+        let cursor = page["next_cursor"].as_str().expect("alice has more");
+        let order = if query.contains("oldest") { "order=oldest" } else { "order=newest" };
+        let answer = served.get(&format!("/api/runs?{order}&limit=100&cursor={cursor}"), &bob.key).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        for run in answer.json()["runs"].as_array().expect("a list") {
+            let run_id = run["run_id"].as_str().expect("an id");
+            assert!(bob.runs.iter().any(|own| own.run == run_id), "{query}: {run}");
+        }
+        assert!(!answer.body.contains("alice"), "{answer:?}");
+    }
+    served.release();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
