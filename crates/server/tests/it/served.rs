@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{oneshot, watch};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -96,7 +96,7 @@ impl Served {
         let components = definitions.into_iter().map(|(kind, definition)| component(kind, definition));
         let server = components.fold(builder, |builder, component| builder.component(component)).build();
         let rules = server.rules().clone();
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let listener = listener();
         let address = listener.local_addr().expect("bound");
         let (stop, stopped) = oneshot::channel::<()>();
         tokio::spawn(async move {
@@ -213,7 +213,17 @@ impl Served {
 
     /// A socket of bytes: upgraded, its greeting read.
     pub(crate) async fn raw(&self) -> Raw {
-        let mut stream = TcpStream::connect(self.address).await.expect("the server listens");
+        Self::upgrade(TcpStream::connect(self.address).await.expect("the server listens")).await
+    }
+
+    /// The same, where the client's system keeps little of what it does not read.
+    pub(crate) async fn narrow(&self) -> Raw {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(KEPT_BYTES).expect("a smaller buffer");
+        Self::upgrade(socket.connect(self.address).await.expect("the server listens")).await
+    }
+
+    async fn upgrade(mut stream: TcpStream) -> Raw {
         let head = format!("GET /workflows/ws HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}\r\n");
         stream.write_all(head.as_bytes()).await.expect("the server reads");
         let mut raw = Raw { stream, bytes: Vec::new(), head: String::new() };
@@ -255,11 +265,24 @@ pub(crate) fn whole_scope(needs: Needs) -> Option<String> {
     Some(format!("{}:{}", parts[0], parts[parts.len() - 1]))
 }
 
-/// The size of an event of the workflow `flood`.
+/// What a system keeps of a stream that is not read, about, at either end: little, so that little fills it. Less than two
+/// segments of the loopback device would make reading slow as well.
+const KEPT_BYTES: u32 = 128 << 10;
+
+/// Listens at a free port. Accepted connections inherit its buffer.
+fn listener() -> TcpListener {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_send_buffer_size(KEPT_BYTES).expect("a smaller buffer");
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+    socket.listen(1024).expect("listening")
+}
+
+/// The size of a large event of the workflow `flood`.
 const FLOOD_BYTES: usize = 64 << 10;
 
 /// `held` tells as many events as its input says and ends when it is released; `ticks` tells them one after the other
-/// and ends; `flood` tells large ones; the others answer at once.
+/// and ends; `flood` tells large ones, and then as many small ones as the
+/// second number says; the others answer at once.
 fn definitions(released: &watch::Receiver<bool>) -> Vec<(Kind, Arc<Definition>)> {
     let shout = || Step::function("shout", async |_, input| Ok::<_, Failure>(input.text().to_uppercase()));
     let of = |id: &str, step: Step| {
@@ -285,8 +308,12 @@ fn definitions(released: &watch::Receiver<bool>) -> Vec<(Kind, Arc<Definition>)>
         Ok::<_, Failure>("ticked")
     });
     let flood = Step::function("flood", async |context, input| {
-        for _ in 0..count(&input.text()) {
-            context.progress("x".repeat(FLOOD_BYTES), None);
+        let input = input.text();
+        let small = input.split_once(' ').map_or(0, |(_, small)| count(small));
+        for bytes in
+            [(count(&input), FLOOD_BYTES), (small, 1)].iter().flat_map(|(count, bytes)| (0..*count).map(|_| *bytes))
+        {
+            context.progress("x".repeat(bytes), None);
             tokio::task::yield_now().await;
         }
         Ok::<_, Failure>("flooded")
@@ -483,6 +510,17 @@ impl Raw {
                 return Some(u16::from_be_bytes([payload[0], payload[1]]));
             }
         }
+    }
+
+    /// Waits, without reading, until the system keeps so much that the server is about to wait for this client.
+    pub(crate) async fn filled(&mut self) {
+        let mut bytes = vec![0; KEPT_BYTES as usize / 2];
+        let is_full = async {
+            while self.stream.peek(&mut bytes).await.expect("open") < bytes.len() {
+                tokio::task::yield_now().await;
+            }
+        };
+        in_time(is_full).await;
     }
 
     async fn read(&mut self) -> usize {
