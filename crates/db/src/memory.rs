@@ -9,9 +9,9 @@ mod hooks;
 use crate::rules::{self, Earlier, Picker, Standing};
 use hooks::HookRow;
 use outlive_core::port::{
-    Accepted, Access, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Lease,
-    LivingWorker, LogStore, NewRun, NewSession, News, Order, Run, RunFilter, RunPage, RunStore, Session, SessionFilter,
-    SessionPage, SessionPatch, SessionPolicy, SessionSort, SessionStore, Watcher, merge,
+    Accepted, Access, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Health,
+    Lease, LivingWorker, LogStore, NewRun, NewSession, News, Order, Run, RunFilter, RunPage, RunStore, Session,
+    SessionFilter, SessionPage, SessionPatch, SessionPolicy, SessionSort, SessionStore, Watcher, merge,
 };
 use outlive_core::{Page, RunId, RunStatus, SessionId, Timestamp, WorkerId};
 use serde_json::Map;
@@ -78,6 +78,7 @@ pub struct InMemoryDb {
 struct Process {
     number: usize,
     faults: Mutex<Option<Faults>>,
+    health: Mutex<Health>,
 }
 
 struct Shared {
@@ -118,6 +119,12 @@ impl InMemoryDb {
     #[cfg(feature = "testing")]
     pub fn faults(&self, faults: Faults) {
         *lock(&self.process.faults) = Some(faults);
+    }
+
+    /// Gives this as its health from now on, to this process and its clones.
+    #[cfg(feature = "testing")]
+    pub fn set_health(&self, health: Health) {
+        *lock(&self.process.health) = health;
     }
 
     /// Makes the worker dead at once, as if its process had been killed: its leases are free, its heartbeat is fenced.
@@ -169,7 +176,7 @@ impl InMemoryDb {
 
 impl Process {
     fn numbered(number: usize) -> Arc<Self> {
-        Arc::new(Self { number, faults: Mutex::new(None) })
+        Arc::new(Self { number, faults: Mutex::new(None), health: Mutex::default() })
     }
 }
 
@@ -312,6 +319,10 @@ impl Db for InMemoryDb {
 
     fn open(&self) -> BoxFuture<'_, Result<(), DbError>> {
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn health(&self) -> Health {
+        *lock(&self.process.health)
     }
 
     fn watch(&self, watcher: Watcher) {

@@ -10,8 +10,8 @@ use crate::options::Options;
 use outlive_core::log::{Entry, Key, Record};
 use outlive_core::machine::WorkflowMachine;
 use outlive_core::port::{
-    Accepted, Access, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Clock, Commit, Db, DbError, DueHooks, Hook,
-    HookHistory, HookMove, HookStore, Lease, LivingWorker, LogStore, NewRun, NewSession, Run, RunFilter, RunPage,
+    Accepted, Access, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Clock, Commit, Db, DbError, DueHooks, Health,
+    Hook, HookHistory, HookMove, HookStore, Lease, LivingWorker, LogStore, NewRun, NewSession, Run, RunFilter, RunPage,
     RunStore, Session, SessionFilter, SessionPage, SessionPatch, SessionStore, Watcher,
 };
 use outlive_core::{Attachments, Definition, Page, RunId, SessionId, Timestamp, WorkerId, WorkflowRunOutput};
@@ -215,6 +215,9 @@ impl Db for CrashingDb {
     }
     fn open(&self) -> BoxFuture<'_, Result<(), DbError>> {
         self.inner.open()
+    }
+    fn health(&self) -> Health {
+        self.inner.health()
     }
     fn watch(&self, watcher: Watcher) {
         self.inner.watch(watcher);

@@ -602,6 +602,40 @@ pub trait SessionStore: Send + Sync {
     ) -> BoxFuture<'_, Result<u64, DbError>>;
 }
 
+/// How many there were, and of how much together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Total<T> {
+    /// How many.
+    pub count: u64,
+    /// Their sum.
+    pub sum: T,
+}
+
+/// Room where a store keeps its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that this process may still use.
+    pub free_bytes: u64,
+    /// Bytes in all.
+    pub total_bytes: u64,
+}
+
+/// How a store does, in numbers for whoever operates it: since this handle opened it, by this process. What a store has
+/// nothing to say of is absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Room for further data.
+    pub room: Option<Room>,
+    /// Bytes of the write-ahead log on disk.
+    pub log_bytes: Option<u64>,
+    /// Calls that the storage refused or failed, and copies that failed; what the port's rules refuse is none.
+    pub errors: u64,
+    /// Transactions that were written, and the calls that shared them.
+    pub groups: Total<u64>,
+    /// Copies of the write-ahead log into the database.
+    pub copies: Total<Duration>,
+}
+
 /// A store for runs. Cheap to clone behind its `Arc`; opened at first use.
 pub trait Db: RunStore + LogStore + SessionStore + HookStore + 'static {
     /// Where the data is, for people: a path, a URL without its password, `memory`.
@@ -612,6 +646,11 @@ pub trait Db: RunStore + LogStore + SessionStore + HookStore + 'static {
     /// # Errors
     /// `Refused`, `Corrupt`, `Busy`, `Storage`.
     fn open(&self) -> BoxFuture<'_, Result<(), DbError>>;
+
+    /// How it does. Waits for nobody; asks the operating system no more than how much room there is.
+    fn health(&self) -> Health {
+        Health::default()
+    }
 
     /// Calls `watcher` within 50 ms of a commit by another process, and when the store fails. Dropping every clone of
     /// the watcher that the caller holds does not unsubscribe; watchers live as long as the store.

@@ -5,6 +5,7 @@
 //! log that starts again often also stays short, and a commit that overwrites a file is cheaper than one that extends it.
 
 use super::failure::{Place, Stage, Verdict, verdict};
+use super::numbers::Numbers;
 use super::watchers::Watchers;
 use outlive_core::port::{DbError, News};
 use rusqlite::Connection;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::mpsc::{self, SyncSender};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 /// Pages to copy that make a pass worth its syncs (8 MB).
 const PASS_PAGES: i32 = 4000;
@@ -53,13 +55,18 @@ pub(super) enum Rest {
 
 impl Copier {
     /// Starts the thread, on a connection of its own.
-    pub(super) fn start(connection: Connection, place: Place, watchers: Arc<Watchers>) -> Result<Self, DbError> {
+    pub(super) fn start(
+        connection: Connection,
+        place: Place,
+        watchers: Arc<Watchers>,
+        numbers: Arc<Numbers>,
+    ) -> Result<Self, DbError> {
         let (requests, inbox) = mpsc::sync_channel(1);
         let copied = Arc::new(AtomicI32::new(0));
         let noted = copied.clone();
         let work = move || {
             for () in inbox {
-                let pages = copy(&connection, "PASSIVE").unwrap_or_else(|error| {
+                let pages = copy(&connection, "PASSIVE", &numbers).unwrap_or_else(|error| {
                     report(&error, &place, &watchers);
                     0
                 });
@@ -113,8 +120,14 @@ impl Copier {
 }
 
 /// Copies what can be copied; gives how many pages of the log are in the database now.
-pub(super) fn copy(connection: &Connection, mode: &str) -> rusqlite::Result<Pages> {
-    connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| row.get(2))
+pub(super) fn copy(connection: &Connection, mode: &str, numbers: &Numbers) -> rusqlite::Result<Pages> {
+    let begun = Instant::now();
+    let copied = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| row.get(2));
+    match copied {
+        Ok(_) => numbers.copied(begun.elapsed()),
+        Err(_) => numbers.failed(1),
+    }
+    copied
 }
 
 /// A copy that failed loses nothing, unless its sync failed: then nobody knows what the disk holds.

@@ -16,6 +16,7 @@ mod hooks;
 mod keys;
 mod lists;
 mod mailbox;
+mod numbers;
 mod open;
 mod reader;
 mod rows;
@@ -35,10 +36,11 @@ pub use watchers::Injected;
 use copier::Copier;
 use failure::{Fail, Place};
 use mailbox::{Mailbox, mailbox};
+use numbers::Numbers;
 use outlive_core::port::{
-    Accepted, Access, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Lease,
-    LivingWorker, LogStore, NewRun, NewSession, Run, RunFilter, RunPage, RunStore, Session, SessionFilter, SessionPage,
-    SessionPatch, SessionStore, Watcher,
+    Accepted, Access, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Health,
+    Lease, LivingWorker, LogStore, NewRun, NewSession, Run, RunFilter, RunPage, RunStore, Session, SessionFilter,
+    SessionPage, SessionPatch, SessionStore, Watcher,
 };
 use outlive_core::{Page, RunId, SessionId, Timestamp, WorkerId};
 use reader::{Reader, Reading};
@@ -84,6 +86,7 @@ struct Handle {
     path: PathBuf,
     session_table: String,
     watchers: Arc<Watchers>,
+    numbers: Arc<Numbers>,
     threads: OnceCell<Threads>,
 }
 
@@ -141,7 +144,8 @@ impl SqliteDb {
     }
 
     fn with(path: PathBuf, session_table: String) -> Self {
-        Self { handle: Arc::new(Handle { path, session_table, watchers: Arc::default(), threads: OnceCell::new() }) }
+        let (watchers, numbers) = (Arc::default(), Arc::default());
+        Self { handle: Arc::new(Handle { path, session_table, watchers, numbers, threads: OnceCell::new() }) }
     }
 
     async fn threads(&self) -> Result<&Threads, DbError> {
@@ -176,7 +180,7 @@ impl SqliteDb {
         let (reply, answer) = oneshot::channel();
         let reading: Reading = Box::new(move |reader| {
             // A caller that has gone needs no answer.
-            drop(reply.send(work(reader).map_err(|fail| reader.place.fail(fail))));
+            drop(reply.send(work(reader).map_err(|fail| reader.failed(fail))));
         });
         let is_sent = threads.readers[next].send(reading).await;
         match answer.await {
@@ -193,10 +197,10 @@ impl SqliteDb {
 impl Handle {
     /// Opens the file on the thread that will write to it, because opening blocks.
     async fn start(&self) -> Result<Threads, DbError> {
-        let (path, watchers) = (self.path.clone(), self.watchers.clone());
+        let (path, watchers, numbers) = (self.path.clone(), self.watchers.clone(), self.numbers.clone());
         let sql = Arc::new(Sql::new(&self.session_table));
         let (report, opened) = oneshot::channel();
-        let writer = move || match set_up(&path, &sql, &watchers) {
+        let writer = move || match set_up(&path, &sql, &watchers, &numbers) {
             Ok((writer, threads)) => {
                 // Nobody waits any more when the caller was dropped; then the threads find their mailboxes closed.
                 if report.send(Ok(threads)).is_ok() {
@@ -213,7 +217,12 @@ impl Handle {
     }
 }
 
-fn set_up(path: &Path, sql: &Arc<Sql>, watchers: &Arc<Watchers>) -> Result<(Writer, Threads), DbError> {
+fn set_up(
+    path: &Path,
+    sql: &Arc<Sql>,
+    watchers: &Arc<Watchers>,
+    numbers: &Arc<Numbers>,
+) -> Result<(Writer, Threads), DbError> {
     let open::Opened { path, mut writer } = open::open(path, sql)?;
     let place = Place::new(&path);
     let mut readers = Vec::new();
@@ -224,6 +233,7 @@ fn set_up(path: &Path, sql: &Arc<Sql>, watchers: &Arc<Watchers>) -> Result<(Writ
             sql: sql.clone(),
             place: place.clone(),
             watchers: watchers.clone(),
+            numbers: numbers.clone(),
         };
         let (sender, inbox) = mailbox();
         reader_joins.push(spawn("outlive-db-reader", move || reader.serve(&inbox))?);
@@ -237,12 +247,13 @@ fn set_up(path: &Path, sql: &Arc<Sql>, watchers: &Arc<Watchers>) -> Result<(Writ
     };
     writer.wal_hook(Some(note)).map_err(|error| place.error(&error))?;
     let data_version = open::data_version(&writer).map_err(|error| place.error(&error))?;
-    let copier = Copier::start(open::open_copier(&path)?, place.clone(), watchers.clone())?;
+    let copier = Copier::start(open::open_copier(&path)?, place.clone(), watchers.clone(), numbers.clone())?;
     let (sender, inbox) = mailbox();
     let writer = Writer {
         tables: Tables::new(writer, sql.clone(), Locks::new(&path)),
         inbox,
         watchers: watchers.clone(),
+        numbers: numbers.clone(),
         place,
         log_pages,
         copier,
@@ -396,6 +407,10 @@ impl Db for SqliteDb {
             self.threads().await?.nudge();
             Ok(())
         })
+    }
+
+    fn health(&self) -> Health {
+        self.handle.numbers.health(&self.handle.path)
     }
 
     fn watch(&self, watcher: Watcher) {

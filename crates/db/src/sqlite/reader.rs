@@ -4,12 +4,13 @@
 use super::failure::{Fail, Place};
 use super::lists::{self, Query};
 use super::mailbox::{Inbox, Mail};
+use super::numbers::Numbers;
 use super::rows::{self, count, first, id, int};
 use super::schema::Sql;
 use super::watchers::Watchers;
 use crate::rules;
 use outlive_core::port::{
-    Access, CancelIntent, LivingWorker, Run, RunFilter, RunPage, Session, SessionFilter, SessionPage,
+    Access, CancelIntent, DbError, LivingWorker, Run, RunFilter, RunPage, Session, SessionFilter, SessionPage,
 };
 use outlive_core::{Page, RunId, RunStatus, SessionId, Timestamp, WorkerId};
 use rusqlite::{CachedStatement, Connection, params};
@@ -24,6 +25,7 @@ pub(super) struct Reader {
     pub(super) sql: Arc<Sql>,
     pub(super) place: Place,
     pub(super) watchers: Arc<Watchers>,
+    pub(super) numbers: Arc<Numbers>,
 }
 
 impl Reader {
@@ -39,6 +41,12 @@ impl Reader {
         if self.watchers.has_failed() {
             super::open::keep_log_on_close(&self.connection);
         }
+    }
+
+    /// The error a caller gets.
+    pub(super) fn failed(&self, fail: Fail) -> DbError {
+        self.numbers.failed(usize::from(matches!(fail, Fail::Sqlite(_))));
+        self.place.fail(fail)
     }
 
     pub(super) fn run(&self, access: &Access, run_id: &RunId) -> Result<Option<Run>, Fail> {

@@ -10,6 +10,7 @@
 use super::copier::{self, Copier, Rest};
 use super::failure::{Fail, Place, Stage, Verdict, verdict};
 use super::mailbox::{Inbox, Mail};
+use super::numbers::Numbers;
 use super::tables::Tables;
 use super::watchers::Watchers;
 use outlive_core::port::{DbError, News};
@@ -79,6 +80,7 @@ pub(super) struct Writer {
     pub(super) tables: Tables,
     pub(super) inbox: Inbox<Box<dyn Operation>>,
     pub(super) watchers: Arc<Watchers>,
+    pub(super) numbers: Arc<Numbers>,
     pub(super) place: Place,
     /// Length of the write-ahead log, kept by SQLite's hook.
     pub(super) log_pages: Arc<AtomicI32>,
@@ -113,7 +115,7 @@ impl Writer {
         if self.watchers.has_failed() {
             super::open::keep_log_on_close(self.tables.connection());
         } else {
-            drop(copier::copy(self.tables.connection(), "PASSIVE"));
+            drop(copier::copy(self.tables.connection(), "PASSIVE", &self.numbers));
         }
     }
 
@@ -152,6 +154,7 @@ impl Writer {
         let begun = Instant::now();
         self.statement(Stage::Commit, "COMMIT")?;
         self.sync_time = begun.elapsed();
+        self.numbers.grouped(group.len());
         self.in_flight = group.len() + self.inbox.len();
         Ok(())
     }
@@ -188,6 +191,7 @@ impl Writer {
     }
 
     fn refuse(&self, group: Group, error: &DbError) {
+        self.numbers.failed(group.len());
         group.into_iter().for_each(|operation| operation.refuse(error.clone()));
     }
 
@@ -209,7 +213,7 @@ impl Writer {
             Rest::Copy => "PASSIVE",
             Rest::CopyAndWait => "RESTART",
         };
-        if let Err(error) = copier::copy(self.tables.connection(), mode) {
+        if let Err(error) = copier::copy(self.tables.connection(), mode, &self.numbers) {
             copier::report(&error, &self.place, &self.watchers);
         }
         self.copier.rest_is_copied(log);

@@ -1,9 +1,10 @@
 //! What a failing disk does to callers: nothing is lost silently, nothing is claimed that is not known.
 
 use super::{append, line_page, new_run, register, run_id, start};
-use outlive_core::port::{Access, Db, DbErrorKind, LogStore, News, RunFilter, RunStore};
+use outlive_core::port::{Access, Db, DbErrorKind, Lease, LogStore, News, RunFilter, RunStore};
 use outlive_db::{Injected, SqliteDb, Stage};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 const FULL: i32 = rusqlite::ffi::SQLITE_FULL;
 const BUSY: i32 = rusqlite::ffi::SQLITE_BUSY;
@@ -99,4 +100,40 @@ async fn after_a_failed_sync_the_store_takes_no_more_writes() {
     let db = SqliteDb::new(&path);
     assert_eq!(db.read(Access::All, run_id("r1"), 0, 1000).await.unwrap(), [line_page(0, "kept")]);
     db.create_run(Access::All, new_run("r2"), None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_tells_how_it_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let db = SqliteDb::new(directory.path().join("a.db"));
+    assert_eq!(db.health().groups.count, 0, "nothing was written before it is opened");
+    db.open().await.unwrap();
+    register(&db, "w").await;
+    let lease = start(&db, "a", "w").await;
+    let before = db.health();
+    assert!(before.groups.count > 0 && before.groups.sum >= before.groups.count, "{before:?}");
+    assert_eq!((before.errors, before.copies.count), (0, 0));
+    let room = before.room.expect("the system tells how much room there is");
+    assert!(room.free_bytes > 0 && room.free_bytes <= room.total_bytes, "{room:?}");
+
+    db.inject(Injected { stage: Stage::Commit, code: FULL });
+    db.commit(append(&lease, line_page(0, "lost"))).await.unwrap_err();
+    assert_eq!(db.health().errors, before.errors + 1);
+    // What the port's rules refuse is no error of the storage.
+    let stale = Lease { epoch: 7, ..lease.clone() };
+    db.commit(append(&stale, line_page(0, "late"))).await.unwrap_err();
+    assert_eq!(db.health().errors, before.errors + 1);
+
+    // So much that the log is copied.
+    let text = "x".repeat(1 << 20);
+    let mut index = 0;
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while db.health().copies.count == 0 {
+        assert!(std::time::Instant::now() < deadline, "nothing was copied after {index} MiB");
+        db.commit(append(&lease, line_page(index, &text))).await.unwrap();
+        index += 1;
+    }
+    let after = db.health();
+    assert!(after.log_bytes > before.log_bytes && after.copies.sum > Duration::ZERO, "{after:?}");
+    assert!(after.groups.count > before.groups.count);
 }
