@@ -6,6 +6,7 @@
 use crate::engine::Inner;
 use crate::journal::Journal;
 use crate::pump::Pump;
+use crate::stats;
 use futures::FutureExt;
 use outlive_core::log::{Entry, Record};
 use outlive_core::machine::{Execute, Then, WorkflowMachine};
@@ -19,7 +20,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// How others stop a run that executes here.
 #[derive(Debug, Default)]
@@ -108,7 +109,11 @@ async fn drive_once(
     let mut pump = Pump::new(journal.clone());
     let claim = claim_record(&run, &journal, inner.services.clock.now());
     // Boxed and dropped, so that a run that waits for hours does not hold what only its beginning needs.
+    let begun = Instant::now();
     let prepared = Box::pin(prepare(inner, &run, &journal, &claim, definition.is_some(), session)).await?;
+    if run.next_index > 0 {
+        inner.services.counters.recoveries.add(begun.elapsed());
+    }
     drop(run);
     match prepared {
         None => pump.flush().await,
@@ -316,6 +321,9 @@ async fn execute(
                 let result = execute_step(journal, &definition, &step, state.clone()).await;
                 if journal.is_halted() && matches!(&result, Err(failure) if failure.kind == FailureKind::Cancelled) {
                     return Rest::Halted;
+                }
+                if matches!(&result, Err(failure) if failure.kind == FailureKind::OutcomeUnknown) {
+                    stats::add(&inner.services.counters.outcomes_unknown);
                 }
                 let patch = result.is_ok().then(|| state.patch()).flatten();
                 if patch.is_some() {

@@ -10,6 +10,7 @@ use crate::journal::Services;
 use crate::lease::LeaseClock;
 use crate::options::Options;
 use crate::queue::Queue;
+use crate::room::LowWater;
 use crate::stats::{self, Counters};
 use crate::worker;
 use outlive_core::port::{
@@ -95,6 +96,7 @@ pub(crate) struct Inner {
     pub(crate) news: Notify,
     submit_places: Semaphore,
     queue: Queue,
+    low_water: LowWater,
     running: Mutex<HashMap<RunId, Running>>,
     emptied: Notify,
     failed: Mutex<Option<Arc<str>>>,
@@ -188,6 +190,7 @@ impl EngineBuilder {
             wake: Notify::new(),
             submit_places: Semaphore::new(submits_max),
             queue: Queue::default(),
+            low_water: LowWater::default(),
             unleased: AtomicUsize::new(0),
             suspects: AtomicUsize::new(0),
             news: Notify::new(),
@@ -270,7 +273,7 @@ impl Engine {
     /// # Errors
     /// [`Error::UnknownWorkflow`], [`Error::Input`], [`Error::InputTooLong`], [`Error::InvalidId`], [`Error::QueueFull`],
     /// [`Error::SessionNotFound`] when the session or the run is to be another user's than this engine's,
-    /// [`Error::Conflict`], [`Error::SessionBusy`], [`Error::Stopped`], or the store's error. No run exists then, unless the store says
+    /// [`Error::Conflict`], [`Error::SessionBusy`], [`Error::DiskLow`], [`Error::Stopped`], or the store's error. No run exists then, unless the store says
     /// that the outcome is unknown.
     pub fn submit(
         &self,
@@ -291,7 +294,7 @@ impl Engine {
 
     async fn accept(&self, workflow_id: &DefinitionId, submit: Box<Submit>) -> Result<RunHandle, Error> {
         let submit = *submit;
-        self.inner.check_running()?;
+        self.ready()?;
         let unknown = || Error::UnknownWorkflow(workflow_id.to_shared());
         let definition = self.inner.newest(workflow_id).ok_or_else(unknown)?;
         let submit = Submit { input: definition.accept_input(submit.input)?, ..submit };
@@ -376,6 +379,15 @@ impl Engine {
             }
         }
         Ok(None)
+    }
+
+    /// Whether it takes further runs.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`], [`Error::DiskLow`].
+    pub fn ready(&self) -> Result<(), Error> {
+        self.inner.check_running()?;
+        self.inner.low_water.check(&*self.inner.services.db, &self.inner.options)
     }
 
     /// Why the engine has stopped by itself, if it has: the store failed and takes no more writes. The process should

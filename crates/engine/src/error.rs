@@ -48,6 +48,14 @@ pub enum Error {
     /// The engine has been shut down, or its store has failed.
     #[error("the engine has stopped: {0}")]
     Stopped(Arc<str>),
+    /// The store's disk is so full that what was accepted needs the rest.
+    #[error("the store's disk has {free_bytes} bytes left and {needed_bytes} are kept for runs that go on: make space")]
+    DiskLow {
+        /// What is left.
+        free_bytes: u64,
+        /// What must be left.
+        needed_bytes: u64,
+    },
     /// The store refused or failed.
     #[error("{0}")]
     Db(DbError),

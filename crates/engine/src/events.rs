@@ -30,6 +30,8 @@ pub struct EventStream {
     /// The run was found, by this stream's access.
     is_known: bool,
     is_over: bool,
+    /// It was told of a commit that it waited for, and has not read it yet.
+    waits: bool,
 }
 
 impl EventStream {
@@ -37,7 +39,7 @@ impl EventStream {
         let ear = engine.inner.services.hub.subscribe(&run_id);
         let next_index = after.map_or(0, |after| after.saturating_add(1));
         let buffer = VecDeque::new();
-        Self { engine, run_id, ear, next_index, buffer, looked: None, is_known: false, is_over: false }
+        Self { engine, run_id, ear, next_index, buffer, looked: None, is_known: false, is_over: false, waits: false }
     }
 
     /// The next event; nothing after the run's last. While the run is unfinished this waits.
@@ -56,9 +58,13 @@ impl EventStream {
                 return Ok(None);
             }
             let mark = *self.ear.mark.borrow_and_update();
+            let is_waited_for = std::mem::take(&mut self.waits) && mark.next_index > self.next_index;
             if !self.is_at_the_end(&mark) {
                 self.looked = Some(mark.looks);
                 if self.read().await? {
+                    if let Some(told_at) = mark.told_at.filter(|_| is_waited_for) {
+                        self.engine.inner.services.counters.event_lags.add(told_at.elapsed());
+                    }
                     continue;
                 }
                 if !self.is_unfinished().await? {
@@ -70,8 +76,9 @@ impl EventStream {
             }
             let next_index = self.next_index;
             let news = self.ear.mark.wait_for(|now| now.next_index > next_index || now.looks != mark.looks);
-            if tokio::time::timeout(LOOK_PERIOD, news).await.is_err() {
-                self.looked = None;
+            match tokio::time::timeout(LOOK_PERIOD, news).await {
+                Ok(_) => self.waits = true,
+                Err(_) => self.looked = None,
             }
         }
     }

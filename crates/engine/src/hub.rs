@@ -7,6 +7,7 @@ use outlive_core::{RunEvent, RunId};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 
 /// Changes a reader of all runs may be behind before it is told [`Change::Anything`] instead.
 const CHANGES_MAX: usize = 1024;
@@ -43,6 +44,8 @@ impl Changes {
 pub(crate) struct Mark {
     /// Length of the log after the newest commit seen by this process.
     pub(crate) next_index: u64,
+    /// When this process was told of it.
+    pub(crate) told_at: Option<Instant>,
     /// The run has reached its end.
     pub(crate) ended: bool,
     /// Raised when readers should look for themselves: another process changed something, or the run left this one.
@@ -148,6 +151,7 @@ impl Hub {
         if let Some(topic) = topic {
             topic.mark.send_modify(|mark| {
                 mark.next_index = mark.next_index.max(next_index);
+                mark.told_at = Some(Instant::now());
                 mark.ended |= ended;
             });
         }

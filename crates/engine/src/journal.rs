@@ -10,6 +10,7 @@ use crate::handle::run_output;
 use crate::hub::Hub;
 use crate::lease::LeaseClock;
 use crate::stats::{self, Counters};
+use crate::tally::{Count, Tally};
 use outlive_core::log::{Entry, Key, Record};
 use outlive_core::machine::{Mismatch, WorkflowMachine};
 use outlive_core::port::{
@@ -21,6 +22,7 @@ use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -103,6 +105,7 @@ struct State {
     partial: Vec<(Option<RunId>, String)>,
     /// Hears of what is durable.
     witness: Option<Box<dyn Witness>>,
+    count: Count,
 }
 
 /// What is needed to finish a commit.
@@ -111,6 +114,7 @@ struct InFlight {
     ended: bool,
     /// What was written, if anybody wants to hear of it.
     entries: Vec<Entry>,
+    tally: Option<Box<Tally>>,
 }
 
 impl Journal {
@@ -133,6 +137,7 @@ impl Journal {
             release: None,
             partial: Vec::new(),
             witness,
+            count: Count::default(),
         };
         Self { services, lease, state: Mutex::new(state) }
     }
@@ -294,12 +299,16 @@ impl Journal {
             state.wake();
         }
         let entries = if state.witness.is_some() { pending } else { Vec::new() };
-        let in_flight = InFlight { end: state.next_index, ended: ended.is_some_and(RunStatus::is_terminal), entries };
+        let ended = ended.is_some_and(RunStatus::is_terminal);
+        let in_flight = InFlight { end: state.next_index, ended, entries, tally: state.count.take() };
         Some((commit, in_flight))
     }
 
     /// The commit is durable: tells whoever waited for it, then the world.
     fn end_commit(&self, in_flight: InFlight) {
+        if let Some(tally) = &in_flight.tally {
+            self.services.counters.tallied(tally);
+        }
         let mut state = self.lock();
         state.is_committing = false;
         state.durable_end = in_flight.end;
@@ -316,9 +325,18 @@ impl Journal {
     }
 }
 
+impl Drop for Journal {
+    /// Calls under way are dropped with the run's work.
+    fn drop(&mut self) {
+        let open = self.lock().count.open();
+        self.services.counters.models_aborted.fetch_add(open, Ordering::Relaxed);
+    }
+}
+
 impl State {
     fn append(&mut self, entry: Entry) {
         self.machine.apply(&entry).expect("entries made here speak of this definition");
+        self.count.note(&entry);
         self.pending.push(entry);
     }
 

@@ -20,8 +20,10 @@ mod lease;
 mod options;
 mod pump;
 mod queue;
+mod room;
 mod sessions;
 pub mod stats;
+mod tally;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod worker;

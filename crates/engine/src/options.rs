@@ -17,6 +17,10 @@ pub struct Options {
     pub commits_max: usize,
     /// Longest input of a run as JSON, in bytes.
     pub input_bytes_max: usize,
+    /// With less room than this on the store's disk, in bytes, no further run is accepted.
+    pub disk_free_min: u64,
+    /// Nor with less than this part of it, in percent.
+    pub disk_free_percent_min: u32,
     /// How long a lease lasts without a heartbeat.
     pub lease_period: Duration,
     /// Time between heartbeats.
@@ -46,6 +50,8 @@ impl Default for Options {
             submits_max: 512,
             commits_max: 512,
             input_bytes_max: 1 << 20,
+            disk_free_min: 512 << 20,
+            disk_free_percent_min: 5,
             lease_period: Duration::from_secs(15),
             heartbeat_period: Duration::from_secs(5),
             scan_period: Duration::from_secs(1),

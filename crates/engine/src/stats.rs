@@ -4,13 +4,14 @@
 //! one number need not fit what is told of another at the same instant.
 
 use crate::engine::Engine;
-use outlive_core::RunStatus;
+use crate::tally::Tally;
+use outlive_core::{RunStatus, Usage};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// The longest duration each part of a [`Histogram`] counts, in seconds; the last part counts what is longer.
-pub const BOUNDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+pub const BOUNDS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0];
 const PARTS: usize = BOUNDS.len() + 1;
 
 /// Durations, counted by length.
@@ -64,6 +65,8 @@ pub struct Stats {
     pub runs_completed: u64,
     /// Runs that ended here ERROR.
     pub runs_failed: u64,
+    /// Of them, runs given up because they lost one worker after the other.
+    pub runs_poisoned: u64,
     /// Runs that ended here CANCELLED.
     pub runs_cancelled: u64,
     /// Runs that execute here now.
@@ -86,6 +89,24 @@ pub struct Stats {
     pub commits: Durations,
     /// Looks for unfinished runs.
     pub claims: Durations,
+    /// From taking over a run with a log to its going on.
+    pub recoveries: Durations,
+    /// How much later than asked for the engine's own timers woke it.
+    pub lateness: Durations,
+    /// From a commit's being told of to a reader that waited for it having its first event.
+    pub event_lags: Durations,
+    /// Calls of models that were begun.
+    pub model_calls: u64,
+    /// Calls of models that failed and were made once more.
+    pub model_retries: u64,
+    /// Calls of models that were left without an answer: cancelled, timed out, or for another process to make again.
+    pub model_aborted: u64,
+    /// From a model call's intent to its answer's, further attempts included.
+    pub models: Durations,
+    /// What models counted.
+    pub usage: Usage,
+    /// Runs that paused because nobody knows whether a call happened that must not happen twice.
+    pub outcomes_unknown: u64,
 }
 
 /// Where the parts of an engine count.
@@ -94,6 +115,7 @@ pub(crate) struct Counters {
     pub(crate) runs_accepted: AtomicU64,
     runs_completed: AtomicU64,
     runs_failed: AtomicU64,
+    runs_poisoned: AtomicU64,
     runs_cancelled: AtomicU64,
     runs_claimed: AtomicU64,
     claims_empty: AtomicU64,
@@ -104,6 +126,52 @@ pub(crate) struct Counters {
     submits: Histogram,
     commits: Histogram,
     claims: Histogram,
+    pub(crate) recoveries: Histogram,
+    pub(crate) lateness: Histogram,
+    pub(crate) event_lags: Histogram,
+    model_calls: AtomicU64,
+    model_retries: AtomicU64,
+    pub(crate) models_aborted: AtomicU64,
+    models: Histogram,
+    tokens: Tokens,
+    pub(crate) outcomes_unknown: AtomicU64,
+}
+
+/// [`Usage`], counted.
+#[derive(Debug, Default)]
+struct Tokens {
+    input: AtomicU64,
+    output: AtomicU64,
+    total: AtomicU64,
+    reasoning: AtomicU64,
+    cache_read: AtomicU64,
+    cache_write: AtomicU64,
+}
+
+impl Tokens {
+    fn add(&self, usage: Usage) {
+        for (counter, count) in [
+            (&self.input, usage.input_tokens),
+            (&self.output, usage.output_tokens),
+            (&self.total, usage.total_tokens),
+            (&self.reasoning, usage.reasoning_tokens),
+            (&self.cache_read, usage.cache_read_tokens),
+            (&self.cache_write, usage.cache_write_tokens),
+        ] {
+            counter.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    fn read(&self) -> Usage {
+        Usage {
+            input_tokens: read(&self.input),
+            output_tokens: read(&self.output),
+            total_tokens: read(&self.total),
+            reasoning_tokens: read(&self.reasoning),
+            cache_read_tokens: read(&self.cache_read),
+            cache_write_tokens: read(&self.cache_write),
+        }
+    }
 }
 
 impl Counters {
@@ -120,6 +188,17 @@ impl Counters {
             Some(RunStatus::Error) => add(&self.runs_failed),
             Some(RunStatus::Cancelled) => add(&self.runs_cancelled),
             Some(RunStatus::Pending | RunStatus::Running | RunStatus::Paused) | None => {}
+        }
+    }
+
+    /// What a durable commit's entries add up to.
+    pub(crate) fn tallied(&self, tally: &Tally) {
+        self.model_calls.fetch_add(tally.model_calls, Ordering::Relaxed);
+        self.model_retries.fetch_add(tally.model_retries, Ordering::Relaxed);
+        tally.model_times.iter().for_each(|took| self.models.add(*took));
+        self.tokens.add(tally.usage);
+        if tally.is_poisoned {
+            add(&self.runs_poisoned);
         }
     }
 
@@ -150,6 +229,7 @@ impl Engine {
             runs_accepted: read(&counters.runs_accepted),
             runs_completed: read(&counters.runs_completed),
             runs_failed: read(&counters.runs_failed),
+            runs_poisoned: read(&counters.runs_poisoned),
             runs_cancelled: read(&counters.runs_cancelled),
             runs_executing: self.inner.running_len() as u64,
             runs_claimed: read(&counters.runs_claimed),
@@ -161,6 +241,15 @@ impl Engine {
             submits: counters.submits.read(),
             commits: counters.commits.read(),
             claims: counters.claims.read(),
+            recoveries: counters.recoveries.read(),
+            lateness: counters.lateness.read(),
+            event_lags: counters.event_lags.read(),
+            model_calls: read(&counters.model_calls),
+            model_retries: read(&counters.model_retries),
+            model_aborted: read(&counters.models_aborted),
+            models: counters.models.read(),
+            usage: counters.tokens.read(),
+            outcomes_unknown: read(&counters.outcomes_unknown),
         }
     }
 }
@@ -176,7 +265,7 @@ mod tests {
             histogram.add(Duration::from_millis(millis));
         }
         let read = histogram.read();
-        assert_eq!((read.parts[0], read.parts[1], read.parts[8], read.parts[12]), (2, 1, 1, 1));
+        assert_eq!((read.parts[0], read.parts[1], read.parts[8], read.parts[13]), (2, 1, 1, 1));
         assert_eq!((read.count(), read.sum), (5, Duration::from_millis(60_303)));
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 /// Runs taken in one transaction.
 const CLAIM_BATCH: usize = 256;
@@ -33,10 +33,11 @@ pub(crate) fn keep_lease(inner: Arc<Inner>) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let mut stop = inner.stop.subscribe();
         loop {
+            let next = Instant::now() + inner.options.heartbeat_period;
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return,
-                () = sleep(inner.options.heartbeat_period) => {}
+                () = sleep_until(next) => inner.services.counters.lateness.add(next.elapsed()),
             }
             match heartbeat(&inner).await {
                 Ok(()) => {}
@@ -100,7 +101,7 @@ pub(crate) fn take_over(inner: Arc<Inner>) -> BoxFuture<'static, ()> {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return,
                 () = inner.wake.notified() => {}
-                () = sleep_until(next) => {}
+                () = sleep_until(next) => inner.services.counters.lateness.add(next.elapsed()),
             }
         }
     })

@@ -6,6 +6,7 @@
 
 use crate::auth::{Principal, RouteTable, authorize};
 use crate::follow::{Follow, Told, Way};
+use crate::metrics::{Subscriber, Transport};
 use crate::problem::Problem;
 use crate::routes::caller::Caller;
 use crate::routes::runs::{self, Start};
@@ -82,6 +83,7 @@ struct Followed {
     shape: Shape,
     /// Which subscription of its run this is: a later one replaces an earlier one.
     number: u64,
+    _subscriber: Subscriber,
 }
 
 /// A run's latest subscription on a socket.
@@ -359,7 +361,8 @@ impl Session {
             return self.error(&format!("A socket follows {FOLLOWED_MAX} runs at most: open another one")).await;
         }
         self.subscriptions += 1;
-        self.draw(run_id, Followed { follow, shape, number: self.subscriptions });
+        let _subscriber = self.state.metrics.subscriber(Transport::Socket);
+        self.draw(run_id, Followed { follow, shape, number: self.subscriptions, _subscriber });
         Ok(())
     }
 
@@ -403,6 +406,7 @@ impl Session {
             }
         }
         if begun.elapsed() > SLOW && followed.follow.lag().await > LAG_MAX {
+            self.state.metrics.lagged(Transport::Socket);
             let resume_after = followed.follow.next_index().checked_sub(1);
             let lagged = json!({ "event": "lagged", "run_id": run_id, "last_event_index": resume_after });
             self.say(lagged).await?;

@@ -1,18 +1,20 @@
 //! Numbers for whoever operates the server, in the text format that Prometheus reads.
 //!
-//! It owns what is counted of requests, and how numbers are written. It must never know a run's or a user's id: every
+//! It owns what is counted of requests and of whoever follows runs, and how numbers are written. It must never know a run's or a user's id: every
 //! label has a few values, so that the list of numbers does not grow. The invariant: a name, once given, keeps its meaning.
 
 use crate::guard::request::REQUEST_ID;
+use crate::problem::ERROR_CODE;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
+use outlive_core::port::{Health, Total};
 use outlive_engine::stats::{BOUNDS, Durations, Histogram, Stats};
 use std::fmt::{Display, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
 /// The classes of answers.
@@ -20,11 +22,68 @@ const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// The methods that are told apart; the last stands for all others.
 const METHODS: [&str; 4] = ["GET", "POST", "DELETE", "other"];
 
-/// What was counted of requests.
+/// The code of a connection that was refused because its address has its share.
+pub(crate) const TOO_MANY_CONNECTIONS: &str = "too_many_connections";
+/// The codes of answers that refuse what is too much, or comes at a bad time.
+const SHED: [&str; 11] = [
+    TOO_MANY_CONNECTIONS,
+    "too_many_streams",
+    "too_many_failures",
+    "body_too_large",
+    "body_too_slow",
+    "input_too_long",
+    "disk_low",
+    "disk_full",
+    "database_busy",
+    "outcome_unknown",
+    "stopping",
+];
+
+/// How somebody follows a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    /// By Server-Sent Events.
+    Sse,
+    /// By the WebSocket.
+    Socket,
+}
+
+const TRANSPORTS: [(Transport, &str); 2] = [(Transport::Sse, "sse"), (Transport::Socket, "websocket")];
+
+/// What was counted of requests and subscriptions.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     answers: [[AtomicU64; CLASSES.len()]; METHODS.len()],
     times: Histogram,
+    shed: [AtomicU64; SHED.len()],
+    subscribers: [AtomicI64; TRANSPORTS.len()],
+    lagged: [AtomicU64; TRANSPORTS.len()],
+}
+
+/// One subscription; counts from the moment it is taken until it is dropped, wherever it has been moved to.
+#[derive(Debug)]
+pub(crate) struct Subscriber {
+    metrics: Arc<Metrics>,
+    transport: Transport,
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        self.metrics.subscribers[self.transport as usize].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What is asked for each time the numbers are.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    /// What the engine has done.
+    pub(crate) stats: Stats,
+    /// How the store does.
+    pub(crate) health: Health,
+    /// The runs in the store, unless they could not be counted.
+    pub(crate) unfinished: Option<Unfinished>,
+    /// Tasks of this process.
+    pub(crate) tasks: usize,
 }
 
 /// How many unfinished runs there are in the store.
@@ -52,6 +111,9 @@ async fn observe(State(metrics): State<Arc<Metrics>>, request: Request, next: Ne
     let (status, took) = (response.status(), began.elapsed());
     metrics.count(&method, status);
     metrics.times.add(took);
+    if let Some(code) = response.headers().get(ERROR_CODE).and_then(|code| code.to_str().ok()) {
+        metrics.refused(code);
+    }
     // The query is left out: it may hold what nobody should read. Control characters are
     // written as escapes.
     let request_id = response.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
@@ -68,16 +130,49 @@ impl Metrics {
         self.answers[row][class].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Something was refused with this code; other codes are not counted.
+    pub(crate) fn refused(&self, code: &str) {
+        if let Some(reason) = SHED.iter().position(|known| *known == code) {
+            self.shed[reason].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Somebody follows a run, until this is dropped.
+    pub(crate) fn subscriber(self: &Arc<Self>, transport: Transport) -> Subscriber {
+        self.subscribers[transport as usize].fetch_add(1, Ordering::Relaxed);
+        Subscriber { metrics: self.clone(), transport }
+    }
+
+    /// A subscriber was too slow and has to come back or to look again.
+    pub(crate) fn lagged(&self, transport: Transport) {
+        self.lagged[transport as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Everything, as text.
-    pub(crate) fn text(&self, stats: &Stats, unfinished: Option<&Unfinished>) -> String {
+    pub(crate) fn text(&self, seen: &Seen) -> String {
         let mut page = Page::default();
+        let stats = &seen.stats;
         page.runs(stats);
-        if let Some(unfinished) = unfinished {
+        if let Some(unfinished) = &seen.unfinished {
             page.unfinished(unfinished);
         }
+        page.models(stats);
+        page.store(&seen.health);
         page.histogram("submit_seconds", "From a request for a run to its being on stable storage", &stats.submits);
         page.histogram("journal_commit_seconds", "From a commit to its being on stable storage", &stats.commits);
         page.histogram("claim_seconds", "Looks for unfinished runs", &stats.claims);
+        page.histogram("recovery_seconds", "From taking over a run with a log to its going on", &stats.recoveries);
+        page.histogram("tick_lateness_seconds", "How late the engine's own timers fired", &stats.lateness);
+        page.histogram("event_lag_seconds", "From a commit to a reader that waited for it", &stats.event_lags);
+        page.labelled("subscribers", "Runs and lists that are followed now", "gauge", "transport", {
+            TRANSPORTS.map(|(transport, name)| (name, self.subscribers[transport as usize].load(Ordering::Relaxed)))
+        });
+        page.labelled("subscriber_lagged_total", "Subscribers that were too slow", "counter", "transport", {
+            TRANSPORTS.map(|(transport, name)| (name, self.lagged[transport as usize].load(Ordering::Relaxed)))
+        });
+        let shed = SHED.iter().zip(&self.shed).map(|(reason, count)| (*reason, count.load(Ordering::Relaxed)));
+        page.labelled("shed_total", "Refused because it was too much, or at a bad time", "counter", "reason", shed);
+        page.gauge("tasks", "Tasks of this process", seen.tasks);
         page.name("http_requests_total", "Requests answered", "counter");
         for (method, row) in METHODS.iter().zip(&self.answers) {
             for (class, count) in CLASSES.iter().zip(row) {
@@ -102,6 +197,7 @@ impl Page {
             stats.runs_completed + stats.runs_failed + stats.runs_cancelled
         });
         self.counter("runs_failed_total", "Of them, those that ended ERROR", stats.runs_failed);
+        self.counter("runs_poisoned_total", "Of them, runs given up after losing their workers", stats.runs_poisoned);
         self.counter("runs_cancelled_total", "Of them, those that ended CANCELLED", stats.runs_cancelled);
         self.gauge("runs_executing", "Runs that execute in this process", stats.runs_executing);
         self.counter("runs_claimed_total", "Runs taken over from the store", stats.runs_claimed);
@@ -117,6 +213,45 @@ impl Page {
         self.gauge("runs_running", "Runs in the store that have begun (counted up to 1000)", unfinished.running);
         self.gauge("runs_paused", "Runs in the store that wait for somebody (counted up to 1000)", unfinished.paused);
         self.gauge("queue_oldest_seconds", "How long the oldest queued run has waited", unfinished.oldest_seconds);
+    }
+
+    fn models(&mut self, stats: &Stats) {
+        self.counter("model_calls_total", "Model calls begun", stats.model_calls);
+        self.counter("model_retries_total", "Model calls that failed and were made once more", stats.model_retries);
+        self.counter("model_aborted_total", "Model calls left without an answer", stats.model_aborted);
+        self.histogram(
+            "model_seconds",
+            "From a model call's intent to its answer, with further attempts",
+            &stats.models,
+        );
+        let usage = stats.usage;
+        self.labelled(
+            "tokens_total",
+            "Tokens that models counted",
+            "counter",
+            "kind",
+            [
+                ("input", usage.input_tokens),
+                ("output", usage.output_tokens),
+                ("cached", usage.cache_read_tokens),
+                ("reasoning", usage.reasoning_tokens),
+            ],
+        );
+        let unknown = "Runs paused because a call may have happened that must not happen twice";
+        self.counter("tool_unknown_outcome_total", unknown, stats.outcomes_unknown);
+    }
+
+    fn store(&mut self, health: &Health) {
+        self.counter("db_errors_total", "Calls that the storage refused or failed", health.errors);
+        self.summary("journal_batch_size", "Calls that shared a transaction", health.groups, health.groups.sum);
+        let seconds = health.copies.sum.as_secs_f64();
+        self.summary("checkpoint_seconds", "Copies of the write-ahead log", health.copies, seconds);
+        if let Some(bytes) = health.log_bytes {
+            self.gauge("wal_bytes", "Length of the write-ahead log", bytes);
+        }
+        if let Some(room) = health.room {
+            self.gauge("disk_free_bytes", "Room for further data", room.free_bytes);
+        }
     }
 
     /// What Prometheus's own clients tell of their process, under the same names.
@@ -139,6 +274,27 @@ impl Page {
     fn gauge(&mut self, name: &str, what: &str, value: impl Display) {
         self.name(name, what, "gauge");
         self.value(name, "", value);
+    }
+
+    fn labelled<'a>(
+        &mut self,
+        name: &str,
+        what: &str,
+        kind: &str,
+        label: &str,
+        values: impl IntoIterator<Item = (&'a str, impl Display)>,
+    ) {
+        self.name(name, what, kind);
+        for (value, count) in values {
+            self.value(name, &format!("{{{label}=\"{value}\"}}"), count);
+        }
+    }
+
+    /// How many there were and their sum; from both follows the mean of any time.
+    fn summary<T>(&mut self, name: &str, what: &str, total: Total<T>, sum: impl Display) {
+        self.name(name, what, "summary");
+        self.value(&format!("{name}_sum"), "", sum);
+        self.value(&format!("{name}_count"), "", total.count);
     }
 
     fn histogram(&mut self, name: &str, what: &str, durations: &Durations) {
@@ -188,6 +344,8 @@ impl Process {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use outlive_core::Usage;
+    use outlive_core::port::Room;
     use std::time::Duration;
 
     #[test]
@@ -196,7 +354,18 @@ mod tests {
         metrics.count(&Method::GET, StatusCode::OK);
         metrics.count(&Method::PATCH, StatusCode::NOT_FOUND);
         metrics.times.add(Duration::from_millis(3));
-        let text = metrics.text(&Stats { runs_accepted: 7, ..Stats::default() }, Some(&Unfinished::default()));
+        metrics.refused("body_too_large");
+        metrics.refused("not_found");
+        let health = Health {
+            room: Some(Room { free_bytes: 5, total_bytes: 9 }),
+            log_bytes: Some(4),
+            errors: 2,
+            groups: Total { count: 3, sum: 12 },
+            copies: Total { count: 1, sum: Duration::from_millis(250) },
+        };
+        let usage = Usage { input_tokens: 10, cache_read_tokens: 6, ..Usage::default() };
+        let stats = Stats { runs_accepted: 7, usage, ..Stats::default() };
+        let text = metrics.text(&Seen { stats, health, unfinished: Some(Unfinished::default()), tasks: 8 });
         for line in text.lines().filter(|line| !line.starts_with("# ")) {
             let (name, number) = line.rsplit_once(' ').expect(line);
             assert!(number.parse::<f64>().is_ok() && !name.contains(' '), "{line}");
@@ -209,6 +378,16 @@ mod tests {
             "outlive_http_request_seconds_bucket{le=\"0.005\"} 1\n",
             "outlive_http_request_seconds_bucket{le=\"+Inf\"} 1\n",
             "outlive_http_request_seconds_sum 0.003\n",
+            "outlive_shed_total{reason=\"body_too_large\"} 1\n",
+            "outlive_tokens_total{kind=\"input\"} 10\n",
+            "outlive_tokens_total{kind=\"cached\"} 6\n",
+            "outlive_db_errors_total 2\n",
+            "outlive_journal_batch_size_sum 12\n",
+            "outlive_journal_batch_size_count 3\n",
+            "outlive_checkpoint_seconds_sum 0.25\n",
+            "outlive_wal_bytes 4\n",
+            "outlive_disk_free_bytes 5\n",
+            "outlive_tasks 8\n",
         ] {
             assert!(text.contains(expected), "{expected}{text}");
         }

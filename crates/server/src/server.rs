@@ -4,7 +4,7 @@ use crate::auth::{Auth, RouteTable};
 use crate::config::Limits;
 use crate::guard::{self, GuardConfig};
 use crate::listen;
-use crate::metrics;
+use crate::metrics::{self, Metrics};
 use crate::routes;
 use crate::state::{Component, Presentation, State};
 use crate::streams::Streams;
@@ -99,8 +99,8 @@ impl ServerBuilder {
         let rules = routes.table();
         let routes = routes.into_router(state, auth.clone());
         let guarded = guard::guarded(routes, GuardConfig { limits: self.limits.clone(), ..self.guard });
-        let router = metrics::observed(guarded, metrics);
-        Server { router, rules, auth, limits: self.limits, sender, is_open_to_all: self.is_open_to_all }
+        let router = metrics::observed(guarded, metrics.clone());
+        Server { router, rules, auth, limits: self.limits, sender, metrics, is_open_to_all: self.is_open_to_all }
     }
 }
 
@@ -112,6 +112,7 @@ pub struct Server {
     auth: Arc<Auth>,
     limits: Limits,
     sender: Option<Sender>,
+    metrics: Arc<Metrics>,
     is_open_to_all: bool,
 }
 
@@ -174,7 +175,9 @@ impl Server {
         }
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = async {
-            let served = listen::serve(listeners, self.router(), self.limits.clone(), shutdown).await;
+            let metrics = self.metrics.clone();
+            let on_refusal = Arc::new(move || metrics.refused(metrics::TOO_MANY_CONNECTIONS));
+            let served = listen::serve(listeners, self.router(), self.limits.clone(), on_refusal, shutdown).await;
             drop(stop);
             served
         };

@@ -4,6 +4,7 @@
 //! cuts after a time. A comment every few seconds keeps proxies from doing so.
 
 use crate::follow::{Follow, Told};
+use crate::metrics::{Subscriber, Transport};
 use crate::problem::Problem;
 use crate::routes::caller::Caller;
 use crate::state::{Component, Kind};
@@ -69,7 +70,9 @@ pub(crate) async fn response(
     };
     let caller = caller.clone();
     let recheck_at = Instant::now() + caller.state.limits.recheck_period;
-    let telling = Telling { follow, view, numbering, selection, caller, recheck_at, is_over: false, _slot: slot };
+    let _subscriber = caller.state.metrics.subscriber(Transport::Sse);
+    let telling =
+        Telling { follow, view, numbering, selection, caller, recheck_at, is_over: false, _slot: slot, _subscriber };
     Ok(stream(telling))
 }
 
@@ -96,6 +99,7 @@ pub(crate) fn log(caller: &Caller, slot: StreamSlot, follow: Follow) -> Response
         recheck_at,
         is_over: false,
         _slot: slot,
+        _subscriber: caller.state.metrics.subscriber(Transport::Sse),
     })
 }
 
@@ -134,6 +138,7 @@ struct Telling {
     recheck_at: Instant,
     is_over: bool,
     _slot: StreamSlot,
+    _subscriber: Subscriber,
 }
 
 impl Telling {

@@ -90,6 +90,12 @@ pub(crate) const TABLE: &[Setting] = &[
     }),
     setting("engine.commits_max", "commits on their way to the store", |s| Place::Count(&mut s.engine.commits_max)),
     setting("engine.input_bytes_max", "longest input of a run", |s| Place::Count(&mut s.engine.input_bytes_max)),
+    setting("engine.disk_free_min", "with less room on the disk, in bytes, no run is accepted", |s| {
+        Place::Rate(&mut s.engine.disk_free_min)
+    }),
+    setting("engine.disk_free_percent_min", "nor with less of it, in percent", |s| {
+        Place::Percent(&mut s.engine.disk_free_percent_min)
+    }),
     setting("engine.lease_period", "how long a lease lasts without a heartbeat", |s| {
         Place::Period(&mut s.engine.lease_period)
     }),
@@ -156,6 +162,7 @@ mod tests {
             ("limits.drain_period", Given::Text("0s".to_owned())),
             ("limits.headers_max", Given::Text("many".to_owned())),
             ("execute", Given::Number(1)),
+            ("engine.disk_free_percent_min", Given::Number(100)),
             ("log_format", Given::Text("xml".to_owned())),
         ] {
             assert!(settings.set(name, given, Origin::Default).is_err(), "{name}");

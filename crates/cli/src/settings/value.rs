@@ -82,6 +82,8 @@ pub(crate) enum Place<'a> {
     Count(&'a mut usize),
     /// 1 or more.
     SmallCount(&'a mut u32),
+    /// A part, short of the whole.
+    Percent(&'a mut u32),
     /// 0 or more.
     Rate(&'a mut u64),
     /// More than nothing.
@@ -117,6 +119,10 @@ impl Place<'_> {
                 let number = given.number().and_then(|number| u32::try_from(number).ok());
                 *place = number.filter(|number| *number > 0).ok_or(COUNT)?;
             }
+            Self::Percent(place) => {
+                let number = given.number().and_then(|number| u32::try_from(number).ok());
+                *place = number.filter(|number| *number < 100).ok_or("must be a whole number from 0 to 99")?;
+            }
             Self::Rate(place) => *place = given.number().ok_or("must be a number, 0 or more")?,
             Self::Period(place) => {
                 let text = given.text().ok_or(PERIOD)?;
@@ -137,7 +143,7 @@ impl Place<'_> {
             Self::Format(LogFormat::Json) => "json".to_owned(),
             Self::Switch(is_on) => is_on.to_string(),
             Self::Count(count) => count.to_string(),
-            Self::SmallCount(count) => count.to_string(),
+            Self::SmallCount(count) | Self::Percent(count) => count.to_string(),
             Self::Rate(rate) => rate.to_string(),
             Self::Period(length) => period(**length),
         }
@@ -150,7 +156,7 @@ impl Place<'_> {
             Self::List(texts) => json!(texts),
             Self::Switch(is_on) => json!(is_on),
             Self::Count(count) => json!(count),
-            Self::SmallCount(count) => json!(count),
+            Self::SmallCount(count) | Self::Percent(count) => json!(count),
             Self::Rate(rate) => json!(rate),
         }
     }

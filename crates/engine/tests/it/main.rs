@@ -8,5 +8,6 @@ mod runs;
 mod sessions;
 mod simulation;
 mod stage;
+mod stats;
 mod stops;
 mod sweep;

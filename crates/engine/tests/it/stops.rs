@@ -1,7 +1,7 @@
 //! Runs that are stopped: cancelled, drained, crashed, taken over, poisoned.
 
 use crate::stage::{Calls, append, engine, engine_with, input, slow, workflow};
-use outlive_core::port::{Access, CancelIntent, DbErrorKind, RunStore, StepContext};
+use outlive_core::port::{Access, CancelIntent, DbErrorKind, Health, Room, RunStore, StepContext};
 use outlive_core::{Failure, RunStatus, Step, StepInput, Timestamp};
 use outlive_db::InMemoryDb;
 use outlive_engine::testing::{broken_invariants, read_log};
@@ -201,6 +201,7 @@ async fn a_run_that_crashes_its_workers_is_given_up_and_its_neighbours_are_not()
         };
         claims.push(stored.claims);
         if stored.status.is_terminal() {
+            assert_eq!((engine.stats().runs_poisoned, engine.stats().runs_failed), (1, 1));
             break;
         }
         said(good.last().unwrap(), "StepCompleted").await;
@@ -213,6 +214,35 @@ async fn a_run_that_crashes_its_workers_is_given_up_and_its_neighbours_are_not()
     for run in good {
         assert_eq!(db.run(Access::All, run.run_id().clone()).await.unwrap().unwrap().status, RunStatus::Running);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_is_nearly_full_takes_no_run_and_finishes_those_it_took() {
+    let db = InMemoryDb::new();
+    let with = |free_bytes, total_bytes| Health { room: Some(Room { free_bytes, total_bytes }), ..Health::default() };
+    const MIB: u64 = 1 << 20;
+    const SECOND: Duration = Duration::from_secs(1);
+    let definition = workflow([slow("a", HOUR)]);
+    let engine = engine(&db, &definition).await;
+    let accepted = engine.submit(&definition.id, input("x")).await.unwrap();
+    for (free, total) in [(511 * MIB, 1000 * MIB), (999 * MIB, 20_000 * MIB)] {
+        db.set_health(with(free, total));
+        tokio::time::sleep(SECOND).await;
+        let refused = engine.submit(&definition.id, input("y")).await.unwrap_err();
+        assert!(matches!(refused, Error::DiskLow { free_bytes, .. } if free_bytes == free), "{refused}");
+        assert!(matches!(engine.ready(), Err(Error::DiskLow { .. })));
+    }
+    assert_eq!(accepted.wait().await.unwrap().status, RunStatus::Completed);
+    for (free, total) in [(512 * MIB, 1000 * MIB), (1000 * MIB, 20_000 * MIB)] {
+        db.set_health(with(free, total));
+        tokio::time::sleep(SECOND).await;
+        engine.ready().unwrap();
+        engine.submit(&definition.id, input("z")).await.unwrap();
+        // It looks at most once a second.
+        db.set_health(with(0, total));
+        engine.ready().unwrap();
+    }
+    assert_eq!(engine.stats().runs_accepted, 3, "what was refused made no run");
 }
 
 #[tokio::test(start_paused = true)]

@@ -73,6 +73,9 @@ impl Ending {
     }
 }
 
+/// Is told of every connection that is refused.
+pub type OnRefusal = Arc<dyn Fn() + Send + Sync>;
+
 /// Serves `router` on all listeners until `shutdown`, and then until the requests in flight are answered or
 /// `limits.drain_period` is over. Each request carries [`ConnectInfo`] with the peer's [`SocketAddr`].
 ///
@@ -85,6 +88,7 @@ pub async fn serve(
     listeners: Vec<TcpListener>,
     router: Router,
     limits: Limits,
+    on_refusal: OnRefusal,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     if listeners.is_empty() {
@@ -93,7 +97,8 @@ pub async fn serve(
     let drain_period = limits.drain_period;
     let slots = Slots::new(limits.connections_max, limits.connections_per_address_max);
     let (stage, ending) = watch::channel(Stage::Open);
-    let door = Door { router, http: protocol(&limits), limits, slots: Arc::clone(&slots), ending: Ending(ending) };
+    let door =
+        Door { router, http: protocol(&limits), limits, slots: Arc::clone(&slots), ending: Ending(ending), on_refusal };
     let accepting = join_all(listeners.into_iter().map(|listener| door.accept(listener)));
     let closing = async {
         shutdown.await;
@@ -129,6 +134,7 @@ struct Door {
     limits: Limits,
     slots: Arc<Slots>,
     ending: Ending,
+    on_refusal: OnRefusal,
 }
 
 impl Door {
@@ -162,7 +168,10 @@ impl Door {
             match listener.accept().await {
                 Ok((stream, peer)) => match self.slots.take(free, peer.ip()) {
                     Some(slot) => return (stream, peer, slot),
-                    None => refuse(&stream),
+                    None => {
+                        refuse(&stream);
+                        (self.on_refusal)();
+                    }
                 },
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) => {

@@ -70,12 +70,10 @@ async fn health(Shared(state): Shared<Arc<State>>) -> Json<Value> {
     Json(health)
 }
 
-/// Unlike `/health`, false while the server drains or its store has failed.
+/// Unlike `/health`, false while the server drains, its store has failed or its disk is nearly full.
 async fn ready(Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, Problem> {
-    match state.engine.failure() {
-        None => Ok(Json(json!({ "status": "ready" }))),
-        Some(reason) => Err(outlive_engine::Error::Stopped(reason).into()),
-    }
+    state.engine.ready()?;
+    Ok(Json(json!({ "status": "ready" })))
 }
 
 async fn info(Shared(state): Shared<Arc<State>>) -> Json<Value> {

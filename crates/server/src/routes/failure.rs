@@ -34,6 +34,10 @@ impl From<Error> for Problem {
                 let detail = "The server takes no runs any more: it is stopping";
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", detail).retry_after(LATER)
             }
+            Error::DiskLow { .. } => {
+                let detail = "The server's disk is nearly full: runs that were accepted go on, no other is taken";
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "disk_low", detail).retry_after(LATER)
+            }
             Error::Damaged(damaged) => {
                 tracing::error!(error = %damaged, "stored entries are damaged");
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "journal_corrupt", "The stored run is damaged")

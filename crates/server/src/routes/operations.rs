@@ -3,7 +3,7 @@
 use super::Table;
 use super::caller::Caller;
 use crate::auth::{Doc, Needs, Routes};
-use crate::metrics::Unfinished;
+use crate::metrics::{Seen, Unfinished};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use outlive_core::RunStatus;
@@ -28,7 +28,13 @@ async fn metrics(caller: Caller) -> Response {
     // A store that does not answer is no reason to hide the numbers that tell why.
     let unfinished =
         unfinished(&state.engine).await.inspect_err(|error| tracing::warn!(%error, "runs were not counted"));
-    let text = state.metrics.text(&state.engine.stats(), unfinished.ok().as_ref());
+    let seen = Seen {
+        stats: state.engine.stats(),
+        health: state.engine.db().health(),
+        unfinished: unfinished.ok(),
+        tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks(),
+    };
+    let text = state.metrics.text(&seen);
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
 }
 

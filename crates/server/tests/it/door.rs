@@ -61,7 +61,7 @@ impl Server {
         let (reached, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let router = guarded(routes(&reached, &release), GuardConfig { limits: limits.clone(), ..config });
         let (stop, stopped) = oneshot::channel::<()>();
-        let running = tokio::spawn(serve(vec![listener], router, limits, async {
+        let running = tokio::spawn(serve(vec![listener], router, limits, Arc::new(|| {}), async {
             let _ = stopped.await;
         }));
         Self { address, reached, release, stop: Some(stop), running }
@@ -341,7 +341,7 @@ async fn several_listeners_are_one_server() {
     let (stop, stopped) = oneshot::channel::<()>();
     let (reached, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let router = guarded(routes(&reached, &release), GuardConfig::default());
-    let running = tokio::spawn(serve(listeners, router, Limits::default(), async {
+    let running = tokio::spawn(serve(listeners, router, Limits::default(), Arc::new(|| {}), async {
         let _ = stopped.await;
     }));
     for address in addresses {
@@ -351,7 +351,7 @@ async fn several_listeners_are_one_server() {
     }
     stop.send(()).expect("the server runs");
     in_time(running).await.expect("no panic").expect("a good end");
-    let none = serve(Vec::new(), Router::new(), Limits::default(), async {}).await;
+    let none = serve(Vec::new(), Router::new(), Limits::default(), Arc::new(|| {}), async {}).await;
     assert!(none.is_err(), "a server without an address serves nobody");
 }
 

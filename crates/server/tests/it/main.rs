@@ -7,6 +7,7 @@ mod bad_served;
 mod cancel;
 mod door;
 mod isolation;
+mod metrics;
 mod openapi;
 mod problem;
 mod recordings;

@@ -240,6 +240,18 @@ impl Served {
         raw
     }
 
+    /// A number of `/metrics`, by its name and labels. Asked again while this address has its share of connections.
+    pub(crate) async fn number(&self, name: &str) -> f64 {
+        let text = loop {
+            let answer = self.get("/metrics", "").await;
+            if answer.status != 503 {
+                break answer.body;
+            }
+        };
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no number {name}: {text}"))
+    }
+
     pub(crate) async fn is_well(&self) -> bool {
         self.ask(Ask { path: "/health", ..Ask::default() }).await.status == 200
     }

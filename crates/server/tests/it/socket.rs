@@ -357,6 +357,7 @@ async fn bad_d10_a_client_that_reads_too_slowly_is_told_where_to_go_on() {
         }
     };
     assert_eq!((lagged, code), (next.checked_sub(1), 1013));
+    assert_eq!(served.number("outlive_subscriber_lagged_total{transport=\"websocket\"}").await, 1.0);
     // From there the rest comes, without gap or repetition.
     let form = format!("last_event_index={}", next - 1);
     let rest = served.post(&format!("/workflows/flood/runs/{run_id}/resume"), "", &form).await;

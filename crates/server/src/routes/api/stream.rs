@@ -4,6 +4,7 @@ use super::feed::{Changed, Feeds, Follower, News};
 use super::{find, shape};
 use crate::auth::Access;
 use crate::follow::Follow;
+use crate::metrics::{Subscriber, Transport};
 use crate::problem::Problem;
 use crate::routes::caller::Caller;
 use crate::routes::query::{self, Query};
@@ -98,7 +99,9 @@ pub(super) async fn lists(
     let mut look = interval(KEEP_ALIVE.min(caller.state.limits.recheck_period));
     look.reset();
     let access = caller.principal.access();
-    let telling = Telling { follower, topics, access, caller, look, has_begun: false, is_over: false, _slot: slot };
+    let _subscriber = caller.state.metrics.subscriber(Transport::Sse);
+    let telling =
+        Telling { follower, topics, access, caller, look, has_begun: false, is_over: false, _slot: slot, _subscriber };
     let frames = futures::stream::unfold(telling, |mut telling| async move {
         let frame = telling.next().await?;
         Some((Ok::<_, Infallible>(Bytes::from(frame)), telling))
@@ -115,6 +118,7 @@ struct Telling {
     has_begun: bool,
     is_over: bool,
     _slot: StreamSlot,
+    _subscriber: Subscriber,
 }
 
 impl Telling {
@@ -134,7 +138,11 @@ impl Telling {
             let told = match news {
                 Ok(News::Runs(changed)) if self.topics.runs => self.tell(&changed),
                 Ok(News::Workers(count)) if self.topics.workers => notice("workers", &json!({ "count": count })),
-                Ok(News::Reset) | Err(RecvError::Lagged(_)) => notice("reset", &json!({})),
+                Ok(News::Reset) => notice("reset", &json!({})),
+                Err(RecvError::Lagged(_)) => {
+                    self.caller.state.metrics.lagged(Transport::Sse);
+                    notice("reset", &json!({}))
+                }
                 Ok(News::Runs(_) | News::Workers(_)) => continue,
                 Err(RecvError::Closed) => return None,
             };

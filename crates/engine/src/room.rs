@@ -1,0 +1,50 @@
+//! Room for further runs: below a low-water mark of the store's disk nothing new is accepted.
+//!
+//! What was accepted goes on, in the room that is kept back for it. It is asked for each run that is submitted, so it
+//! looks at most once a second. The invariant: a store that tells nothing of its disk has room.
+
+use crate::error::Error;
+use crate::options::Options;
+use outlive_core::port::{Db, Room};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Time between two looks.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+
+/// What the last look found.
+#[derive(Debug, Default)]
+pub(crate) struct LowWater(Mutex<Option<(Instant, Option<Room>)>>);
+
+impl LowWater {
+    /// Whether there is room for further runs.
+    ///
+    /// # Errors
+    /// [`Error::DiskLow`].
+    pub(crate) fn check(&self, db: &dyn Db, options: &Options) -> Result<(), Error> {
+        let Some(room) = self.look(db) else { return Ok(()) };
+        let needed_bytes = needed_bytes(&room, options);
+        if room.free_bytes >= needed_bytes {
+            return Ok(());
+        }
+        Err(Error::DiskLow { free_bytes: room.free_bytes, needed_bytes })
+    }
+
+    fn look(&self, db: &dyn Db) -> Option<Room> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match *last {
+            Some((at, room)) if at.elapsed() < LOOK_PERIOD => room,
+            _ => {
+                let room = db.health().room;
+                *last = Some((Instant::now(), room));
+                room
+            }
+        }
+    }
+}
+
+fn needed_bytes(room: &Room, options: &Options) -> u64 {
+    let part = room.total_bytes / 100 * u64::from(options.disk_free_percent_min);
+    part.max(options.disk_free_min)
+}
