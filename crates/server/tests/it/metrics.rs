@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 const DOCUMENTATION: &str = include_str!("../../../../docs/server.md");
 
 async fn with(limits: Limits) -> Served {
-    Served::with(Setup { limits, with_keys: false }).await
+    Served::with(Setup { limits, with_keys: false, ..Setup::default() }).await
 }
 
 /// Waits until a number is as wanted.
@@ -80,7 +80,7 @@ async fn what_is_refused_is_counted_by_its_reason() {
     let db = InMemoryDb::new();
     let limits =
         Limits { streams_per_caller_max: 0, body_bytes_max: 1000, connections_per_address_max: 2, ..Limits::default() };
-    let served = Served::on(db.clone(), Setup { limits, with_keys: false }).await;
+    let served = Served::on(db.clone(), Setup { limits, with_keys: false, ..Setup::default() }).await;
     let shed = |reason: &str| format!("outlive_shed_total{{reason=\"{reason}\"}}");
 
     let refused = served.post("/workflows/echo/runs", "", "message=x&stream=true").await;
