@@ -15,7 +15,7 @@ use crate::stats::{self, Counters};
 use crate::worker;
 use outlive_core::port::{
     Accepted, Access, CancelIntent, Cancelled, Chance, Clock, Db, DbError, DbErrorKind, HookEvents, Lease, NewHook,
-    NewRun, News, Observer, Run, SessionKind, SessionPolicy,
+    NewRun, News, Observer, RequestOptions, Run, SessionKind, SessionPolicy,
 };
 use outlive_core::{
     Attachments, Definition, DefinitionId, Redactor, RunId, RunInfo, RunStatus, SessionId, WorkerId, WorkflowRunOutput,
@@ -52,19 +52,25 @@ pub struct Submit {
     pub policy: SessionPolicy,
     /// Where the run's events are to be sent, if anywhere. Whoever sends asks [`Engine::due_hooks`].
     pub hook: Option<NewHook>,
+    /// The run that this one starts again; kept, and shown with it.
+    pub rerun_of: Option<RunId>,
 }
 
 impl Submit {
-    /// The same input and data as those of a stored run, for its user, in its session: what is submitted to start it again.
+    /// The same input, data and policy as those of a stored run, for its user, in its session: what is submitted to start it
+    /// again. Time-outs and retries are the workflow's own, in the version that is registered then.
     ///
     /// # Errors
     /// When what is stored cannot be read.
     pub fn again(run: &Run) -> Result<Self, serde_json::Error> {
+        let RequestOptions { attachments, policy, .. } = run.request_options()?;
         Ok(Self {
             input: run.input.as_deref().map(serde_json::from_str).transpose()?,
             session_id: Some(run.info.session_id.to_string()),
             user_id: run.info.user_id.as_deref().map(str::to_owned),
-            attachments: run.options.as_deref().map(serde_json::from_str).transpose()?.unwrap_or_default(),
+            attachments,
+            policy,
+            rerun_of: Some(run.info.run_id.clone()),
             ..Self::default()
         })
     }
@@ -542,22 +548,29 @@ impl Inner {
             None => SessionId::new(at, self.services.chance.wide_bits()),
         };
         let input = submit.input.as_ref().map(|input| Arc::<str>::from(input.to_string()));
-        let attached = (submit.attachments != Attachments::default()).then_some(&submit.attachments);
-        let options = attached.map(|attached| Arc::<str>::from(json!(attached).to_string()));
+        let attached = (submit.attachments != Attachments::default()).then(|| json!(submit.attachments).to_string());
+        let rerun_of = submit.rerun_of.clone();
+        let options =
+            RequestOptions { attachments: submit.attachments, rerun_of: submit.rerun_of, policy: submit.policy };
+        let options = (options != RequestOptions::default()).then(|| Arc::<str>::from(json!(options).to_string()));
         let bytes = input.as_ref().map_or(0, |text| text.len()) + options.as_ref().map_or(0, |text| text.len());
         let limit = self.options.input_bytes_max;
         if bytes > limit {
             return Err(Error::InputTooLong { bytes, limit });
         }
         let user_id: Option<Arc<str>> = submit.user_id.map(Arc::from);
-        let asked = json!([definition.id, submit.run_id, submit.session_id, user_id, input, options]).to_string();
-        // A run without a hook and without a state keeps the fingerprint it has always had.
+        let asked = json!([definition.id, submit.run_id, submit.session_id, user_id, input, attached]).to_string();
+        // A run without a hook, without a state and that is no repetition keeps the fingerprint it has always had.
         let asked = match &submit.hook {
             Some(hook) => json!([asked, hook.url, hook.events == HookEvents::All]).to_string(),
             None => asked,
         };
         let asked = match &submit.session_state {
             Some(state) => json!([asked, state]).to_string(),
+            None => asked,
+        };
+        let asked = match &rerun_of {
+            Some(rerun_of) => json!([asked, "rerun_of", rerun_of]).to_string(),
             None => asked,
         };
         let scope = |key: String| Arc::from(json!([definition.id, user_id, key]).to_string());

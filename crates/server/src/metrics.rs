@@ -25,10 +25,11 @@ const METHODS: [&str; 4] = ["GET", "POST", "DELETE", "other"];
 /// The code of a connection that was refused because its address has its share.
 pub(crate) const TOO_MANY_CONNECTIONS: &str = "too_many_connections";
 /// The codes of answers that refuse what is too much, or comes at a bad time.
-const SHED: [&str; 11] = [
+const SHED: [&str; 12] = [
     TOO_MANY_CONNECTIONS,
     "too_many_streams",
     "too_many_failures",
+    "queue_full",
     "body_too_large",
     "body_too_slow",
     "input_too_long",

@@ -74,6 +74,7 @@ fn run_json(run: &RunSummary) -> Value {
         "session_id": run.info.session_id,
         "user_id": run.info.user_id,
         "step": run.progress,
+        "rerun_of": run.rerun_of,
         "attempt": run.attempt,
         "cancel_requested": run.cancel_requested_at.is_some(),
         "created_at": times::rfc3339(run.created_at),

@@ -66,6 +66,9 @@ fn page(run: &RunSummary, output: &WorkflowRunOutput, view: &RunView, global: &G
     if let Some(user) = &run.info.user_id {
         fact("User", style::line(user, 128));
     }
+    if let Some(earlier) = &run.rerun_of {
+        fact("Rerun", format!("of {earlier}"));
+    }
     if let Some(input) = &output.input {
         fact("Input", style::line(&content_text(Some(input)), 200));
     }

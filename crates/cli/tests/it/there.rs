@@ -219,6 +219,8 @@ fn a_run_is_started_watched_and_repeated_the_same_way_here_and_there() {
     assert_eq!(timeless(&again.stdout), timeless(&here.stdout));
     let last = ask(&["show", "@last", "--json"]).exits(0).json();
     assert_eq!((&last["input"], &last["session_id"]), (&"AI trends".into(), &"s-1".into()));
+    assert_eq!(last["rerun_of"], id);
+    assert!(ask(&["show", "@last"]).exits(0).stdout.contains(&format!("of {id}")), "the earlier run is named");
     let outputs: Vec<String> =
         [place.run(&["output", "@last"]), ask(&["output", "@last"])].map(|done| done.exits(0).stdout).into();
     assert_eq!(outputs[0], outputs[1]);

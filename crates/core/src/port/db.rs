@@ -16,6 +16,7 @@ use super::{BoxFuture, HookStore, NewHook};
 use crate::id::{DefinitionId, RunId, SessionId, WorkerId};
 use crate::log::Page;
 use crate::run::{RunInfo, RunStatus};
+use crate::step::Attachments;
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -117,6 +118,12 @@ pub enum SessionPolicy {
     Parallel,
 }
 
+impl SessionPolicy {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// What a session's conversation is held with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -135,6 +142,21 @@ impl SessionKind {
     pub const ALL: [SessionKind; 3] = [Self::Workflow, Self::Agent, Self::Team];
 }
 
+/// What a run's request keeps beside its input: the JSON of [`NewRun::options`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RequestOptions {
+    /// What steps see beside the input.
+    #[serde(flatten)]
+    pub attachments: Attachments,
+    /// The run that this one starts again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rerun_of: Option<RunId>,
+    /// What was to happen if the session was busy.
+    #[serde(skip_serializing_if = "SessionPolicy::is_default")]
+    pub policy: SessionPolicy,
+}
+
 /// A run to be accepted.
 #[derive(Clone, Debug)]
 pub struct NewRun {
@@ -142,7 +164,7 @@ pub struct NewRun {
     pub info: RunInfo,
     /// The input as JSON text.
     pub input: Option<Arc<str>>,
-    /// The caller's data, and options that recovery needs, as JSON text.
+    /// The caller's data and options as JSON text ([`RequestOptions`]); none when there are none.
     pub options: Option<Arc<str>>,
     /// Hash of the definition it was submitted to.
     pub definition: Arc<str>,
@@ -229,6 +251,26 @@ pub struct Run {
     pub progress: Option<Arc<str>>,
     /// The output as JSON text ([`crate::WorkflowRunOutput`]), once there is one (at the end, or at a pause).
     pub output: Option<Arc<str>>,
+}
+
+impl Run {
+    /// What its request kept beside its input.
+    ///
+    /// # Errors
+    /// When what is stored cannot be read.
+    pub fn request_options(&self) -> Result<RequestOptions, serde_json::Error> {
+        self.options.as_deref().map_or_else(|| Ok(RequestOptions::default()), serde_json::from_str)
+    }
+
+    /// The run that this one starts again, if it does and that can be read.
+    pub fn rerun_of(&self) -> Option<RunId> {
+        /// The one field, so that attachments are passed over.
+        #[derive(Deserialize)]
+        struct RerunOf {
+            rerun_of: Option<RunId>,
+        }
+        serde_json::from_str::<RerunOf>(self.options.as_deref()?).ok()?.rerun_of
+    }
 }
 
 /// What a worker is willing to take.

@@ -10,9 +10,9 @@ mod observer;
 pub use clock::{Chance, Clock};
 pub use db::{
     Accepted, Access, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Health, Lease,
-    LivingWorker, LogStore, NewRun, NewSession, News, Order, Release, Room, Run, RunFilter, RunPage, RunPatch,
-    RunStore, Session, SessionFilter, SessionKind, SessionPage, SessionPatch, SessionPolicy, SessionSort, SessionStore,
-    Total, Watcher,
+    LivingWorker, LogStore, NewRun, NewSession, News, Order, Release, RequestOptions, Room, Run, RunFilter, RunPage,
+    RunPatch, RunStore, Session, SessionFilter, SessionKind, SessionPage, SessionPatch, SessionPolicy, SessionSort,
+    SessionStore, Total, Watcher,
 };
 pub use effects::{Effects, Halt, HistoryRun, Recall, once};
 pub use executor::{Executed, Executor, ExecutorInfo, SessionState, StepContext, StepInfo, merge};

@@ -2,7 +2,9 @@
 
 use crate::stage::{Calls, append, engine, engine_with, input, slow, workflow};
 use outlive_core::port::{Access, LogStore, RunStore, SessionPolicy, SessionStore, StepContext};
-use outlive_core::{EventKind, Failure, FailureKind, OnError, Retry, RunId, RunStatus, SessionId, Step, StepInput};
+use outlive_core::{
+    Attachments, EventKind, Failure, FailureKind, OnError, Retry, RunId, RunStatus, SessionId, Step, StepInput,
+};
 use outlive_db::InMemoryDb;
 use outlive_engine::testing::{broken_invariants, read_log, row_equals_fold};
 use outlive_engine::{Error, Options, Submit};
@@ -144,6 +146,43 @@ async fn a_busy_session_refuses_or_runs_in_parallel_when_asked_to() {
     beside.wait().await.unwrap();
     first.wait().await.unwrap();
     assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_started_again_keeps_what_it_was_asked_and_names_the_first() {
+    let db = InMemoryDb::new();
+    let definition = workflow([append("a", &Calls::default())]);
+    let engine = engine(&db, &definition).await;
+    let attachments = Attachments { additional_data: Some(json!({ "a": 1 })), ..Attachments::default() };
+    let stored = async |id: &RunId| db.run(Access::All, id.clone()).await.unwrap().unwrap();
+    let asked = Submit {
+        session_id: Some("s".to_owned()),
+        policy: SessionPolicy::Parallel,
+        attachments: attachments.clone(),
+        idempotency_key: Some("k".to_owned()),
+        ..input("hi")
+    };
+    let first = engine.submit(&definition.id, asked.clone()).await.unwrap();
+    let run = stored(first.run_id()).await;
+    assert_eq!((run.rerun_of(), run.request_options().unwrap().attachments), (None, attachments.clone()));
+
+    let again = Submit::again(&run).unwrap();
+    assert_eq!(
+        (again.policy, &again.attachments, &again.input),
+        (SessionPolicy::Parallel, &attachments, &Some(json!("hi")))
+    );
+    let key = Some("again".to_owned());
+    let second = engine.submit(&definition.id, Submit { idempotency_key: key.clone(), ..again.clone() }).await.unwrap();
+    assert_eq!(stored(second.run_id()).await.rerun_of().as_ref(), Some(first.run_id()));
+    // The same again is that run; the same without its origin is another request.
+    let third = engine.submit(&definition.id, Submit { idempotency_key: key.clone(), ..again.clone() }).await.unwrap();
+    assert_eq!((third.run_id(), third.is_repeated()), (second.run_id(), true));
+    let other = Submit { idempotency_key: key, rerun_of: None, ..again };
+    assert!(matches!(engine.submit(&definition.id, other).await, Err(Error::Conflict(_))));
+
+    // What was stored before runs told of whom they repeat is read like what has no such thing to tell.
+    let old = outlive_core::port::Run { options: Some(Arc::from(r#"{"additional_data":{"a":1}}"#)), ..run };
+    assert_eq!((old.rerun_of(), old.request_options().unwrap().policy), (None, SessionPolicy::Queue));
 }
 
 #[tokio::test(start_paused = true)]

@@ -178,6 +178,9 @@ pub struct RunSummary {
     /// Why.
     #[serde(default)]
     pub cancel_reason: Option<Arc<str>>,
+    /// The run that this one started again.
+    #[serde(default)]
+    pub rerun_of: Option<RunId>,
     /// Length of its log: the index its next event gets.
     #[serde(default, rename = "seq", deserialize_with = "after_last")]
     pub next_index: u64,
@@ -193,6 +196,7 @@ pub struct RunSummary {
 impl From<Run> for RunSummary {
     fn from(run: Run) -> Self {
         Self {
+            rerun_of: run.rerun_of(),
             info: run.info,
             status: run.status,
             progress: run.progress,

@@ -116,6 +116,8 @@ pub(crate) struct RunLine {
     pub(crate) cancel_requested_at: Option<String>,
     /// Why.
     pub(crate) cancel_reason: Option<String>,
+    /// The run that this one started again.
+    pub(crate) rerun_of: Option<String>,
     /// Index of its last event; null while there is none.
     pub(crate) seq: Option<u64>,
     /// Where asked for: the begin of its input as text.
@@ -142,6 +144,7 @@ impl RunLine {
             updated_at: iso_micros(run.updated_at),
             cancel_requested_at: run.cancel.as_ref().map(|cancel| iso_micros(cancel.at)),
             cancel_reason: run.cancel.as_ref().map(|cancel| cancel.reason.to_string()),
+            rerun_of: run.rerun_of().map(|run_id| run_id.to_string()),
             seq: seq(run.next_index),
             input_preview: None,
             error_preview: None,

@@ -217,7 +217,10 @@ async fn a_run_is_repeated_with_the_same_input_in_the_same_session() {
     let run = stage.ada.get_json(&format!("/api/runs/{second}")).await;
     assert_eq!((&run["input"], &run["user_id"], &run["status"]), (&json!("hello"), &json!("ada"), &json!("COMPLETED")));
     let stored = stage.engine.record(&second.parse().expect("an id")).await.expect("the store works").expect("a run");
-    assert_eq!(stored.options.as_deref(), Some(r#"{"additional_data":{"a":1}}"#));
+    assert_eq!(stored.request_options().expect("readable").attachments.additional_data, Some(json!({ "a": 1 })));
+    assert_eq!(run["rerun_of"], json!(first));
+    let listed = stage.ada.get_json("/api/runs?session_id=s-1").await;
+    assert_eq!((&listed["runs"][0]["rerun_of"], &listed["runs"][1]["rerun_of"]), (&json!(first), &json!(null)));
     let repeated = stage.ada.send("POST", &path, &key, None).await;
     assert_eq!((repeated.status, &repeated.json()["run_id"]), (StatusCode::OK, &json!(second)));
 }
