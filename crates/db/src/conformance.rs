@@ -18,10 +18,10 @@
 //! ```
 
 use outlive_core::port::{
-    Accepted, Access, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Delivery,
-    DeliveryOutcome, DueHooks, Failing, Hook, HookEvents, HookMove, HookState, Lease, NewHook, NewRun, NewSession,
-    News, Order, Release, Run, RunFilter, RunPatch, Session, SessionFilter, SessionKind, SessionPatch, SessionPolicy,
-    SessionSort,
+    AUDIT_LIMIT, Accepted, Access, AuditFilter, AuditKind, AuditPage, AuditRecord, BoxFuture, CancelIntent, Cancelled,
+    Claim, Claimed, Commit, Db, DbError, DbErrorKind, Delivery, DeliveryOutcome, DueHooks, Failing, Hook, HookEvents,
+    HookMove, HookState, Lease, NewHook, NewRun, NewSession, News, Order, Release, Run, RunFilter, RunPatch, Session,
+    SessionFilter, SessionKind, SessionPatch, SessionPolicy, SessionSort,
 };
 use outlive_core::{DefinitionId, Page, RunId, RunInfo, RunStatus, SessionId, Timestamp, WorkerId};
 use serde_json::{Map, Value, json};
@@ -153,6 +153,10 @@ pub fn cases() -> Vec<Case> {
         a_rewound_hook_is_open_again,
         a_refused_run_leaves_no_hook_and_a_deleted_one_takes_it_along,
         someone_elses_hook_is_not_there,
+        an_audit_record_is_stored_as_it_was_given,
+        the_audit_log_goes_by_pages_newest_first,
+        the_audit_log_is_filtered,
+        someone_elses_audit_record_is_not_there,
         an_acknowledged_write_is_seen_by_the_other_process,
         the_other_process_hears_of_a_commit,
         a_handle_hears_nothing_of_its_own_commits,
@@ -1995,6 +1999,89 @@ async fn someone_elses_hook_is_not_there(Stores { one: db, .. }: Stores) {
 }
 
 // Several processes.
+
+// The audit log.
+
+fn record(at: i64, kind: AuditKind, user_id: Option<&str>) -> AuditRecord {
+    AuditRecord {
+        at: second(at),
+        kind,
+        outcome: Arc::from("done"),
+        actor: user_id.map(|user_id| Arc::from(format!("key:of-{user_id}"))),
+        user_id: user_id.map(Arc::from),
+        address: Some("2001:db8::1".parse().expect("an address")),
+        request_id: Some(Arc::from("request")),
+        action: Arc::from("DELETE /sessions/{session_id}"),
+        target: Some(Arc::from("s1")),
+    }
+}
+
+async fn audited(db: &dyn Db, access: Access, filter: AuditFilter) -> Vec<i64> {
+    let page = db.audit(access, filter).await.expect("the audit log is read");
+    page.records.iter().map(|record| i64::try_from(record.at.since(second(0)).as_secs()).expect("short")).collect()
+}
+
+async fn an_audit_record_is_stored_as_it_was_given(Stores { one: db, other }: Stores) {
+    assert_eq!(db.audit(Access::All, AuditFilter::default()).await.expect("read"), AuditPage::default());
+    let whole = record(1, AuditKind::SessionDelete, Some("ü \u{1b}[2J\n\"'"));
+    let bare = AuditRecord { address: None, request_id: None, target: None, ..record(2, AuditKind::AuthFailed, None) };
+    db.append_audit(vec![whole.clone(), bare.clone()]).await.expect("appended");
+    db.append_audit(Vec::new()).await.expect("nothing is appended");
+    let page = other.audit(Access::All, AuditFilter::default()).await.expect("read");
+    assert_eq!(page, AuditPage { records: vec![bare, whole], next: None });
+}
+
+async fn the_audit_log_goes_by_pages_newest_first(Stores { one: db, .. }: Stores) {
+    for at in 0..5 {
+        db.append_audit(vec![record(at, AuditKind::RunCancel, None)]).await.expect("appended");
+    }
+    let mut filter = AuditFilter { limit: 2, ..AuditFilter::default() };
+    let mut seen = Vec::new();
+    loop {
+        let page = db.audit(Access::All, filter.clone()).await.expect("read");
+        assert!(page.records.len() <= 2);
+        seen.extend(page.records.iter().map(|record| record.at));
+        // What is appended meanwhile belongs before the first page.
+        db.append_audit(vec![record(9, AuditKind::RunCancel, None)]).await.expect("appended");
+        filter.before = page.next;
+        if page.next.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, [4, 3, 2, 1, 0].map(second));
+    let many = (0..200).map(|at| record(at, AuditKind::RunCancel, None)).collect();
+    db.append_audit(many).await.expect("appended");
+    assert_eq!(audited(&*db, Access::All, AuditFilter::default()).await.len(), AUDIT_LIMIT as usize);
+}
+
+async fn the_audit_log_is_filtered(Stores { one: db, .. }: Stores) {
+    let records = vec![
+        record(1, AuditKind::RunCancel, Some("ada")),
+        record(2, AuditKind::AuthFailed, None),
+        record(3, AuditKind::RunCancel, Some("bob")),
+    ];
+    db.append_audit(records).await.expect("appended");
+    let all = AuditFilter::default;
+    let found = async |filter| audited(&*db, Access::All, filter).await;
+    assert_eq!(found(AuditFilter { kind: Some(AuditKind::RunCancel), ..all() }).await, [3, 1]);
+    assert_eq!(found(AuditFilter { actor: Some(Arc::from("key:of-ada")), ..all() }).await, [1]);
+    assert_eq!(found(AuditFilter { actor: Some(Arc::from("bob")), ..all() }).await, [3], "by the user's name too");
+    assert_eq!(found(AuditFilter { since: Some(second(2)), ..all() }).await, [3, 2]);
+    let none = AuditFilter { kind: Some(AuditKind::AuthFailed), since: Some(second(3)), ..all() };
+    assert_eq!(found(none).await, [0_i64; 0]);
+}
+
+async fn someone_elses_audit_record_is_not_there(Stores { one: db, .. }: Stores) {
+    let records = vec![
+        record(1, AuditKind::RunCancel, Some("ada")),
+        record(2, AuditKind::AuthFailed, None),
+        record(3, AuditKind::RunCancel, Some("bob")),
+    ];
+    db.append_audit(records).await.expect("appended");
+    assert_eq!(audited(&*db, user("ada"), AuditFilter::default()).await, [1]);
+    let of_bob = AuditFilter { actor: Some(Arc::from("bob")), ..AuditFilter::default() };
+    assert_eq!(audited(&*db, user("ada"), of_bob).await, [0_i64; 0]);
+}
 
 async fn an_acknowledged_write_is_seen_by_the_other_process(Stores { one, other }: Stores) {
     register(&*one, "w1").await;

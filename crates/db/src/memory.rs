@@ -4,14 +4,16 @@
 //! Everything stands behind one lock that no callback runs under. A method checks first and changes afterwards, so each
 //! happens wholly or not at all.
 
+mod audit;
 mod hooks;
 
 use crate::rules::{self, Earlier, Picker, Standing};
 use hooks::HookRow;
 use outlive_core::port::{
-    Accepted, Access, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Health,
-    Lease, LivingWorker, LogStore, NewRun, NewSession, News, Order, Run, RunFilter, RunPage, RunStore, Session,
-    SessionFilter, SessionPage, SessionPatch, SessionPolicy, SessionSort, SessionStore, Watcher, merge,
+    Accepted, Access, AuditRecord, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError,
+    DbErrorKind, Health, Lease, LivingWorker, LogStore, NewRun, NewSession, News, Order, Run, RunFilter, RunPage,
+    RunStore, Session, SessionFilter, SessionPage, SessionPatch, SessionPolicy, SessionSort, SessionStore, Watcher,
+    merge,
 };
 use outlive_core::{Page, RunId, RunStatus, SessionId, Timestamp, WorkerId};
 use serde_json::Map;
@@ -46,6 +48,8 @@ pub enum Operation {
     MoveHook,
     Hook,
     RewindHook,
+    AppendAudit,
+    Audit,
 }
 
 /// What goes wrong with a call.
@@ -343,6 +347,7 @@ struct Tables {
     /// By the number of their run.
     hooks: BTreeMap<u64, HookRow>,
     open_hooks: BTreeSet<u64>,
+    audit: Vec<AuditRecord>,
     workers: BTreeMap<WorkerId, Worker>,
     /// Counts changes that another process would notice.
     changes: u64,

@@ -10,9 +10,10 @@ use crate::options::Options;
 use outlive_core::log::{Entry, Key, Record};
 use outlive_core::machine::WorkflowMachine;
 use outlive_core::port::{
-    Accepted, Access, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Clock, Commit, Db, DbError, DueHooks, Health,
-    Hook, HookHistory, HookMove, HookStore, Lease, LivingWorker, LogStore, NewRun, NewSession, Run, RunFilter, RunPage,
-    RunStore, Session, SessionFilter, SessionPage, SessionPatch, SessionStore, Watcher,
+    Accepted, Access, AuditFilter, AuditPage, AuditRecord, AuditStore, BoxFuture, CancelIntent, Cancelled, Claim,
+    Claimed, Clock, Commit, Db, DbError, DueHooks, Health, Hook, HookHistory, HookMove, HookStore, Lease, LivingWorker,
+    LogStore, NewRun, NewSession, Run, RunFilter, RunPage, RunStore, Session, SessionFilter, SessionPage, SessionPatch,
+    SessionStore, Watcher,
 };
 use outlive_core::{Attachments, Definition, Page, RunId, SessionId, Timestamp, WorkerId, WorkflowRunOutput};
 use serde_json::Value;
@@ -206,6 +207,15 @@ impl HookStore for CrashingDb {
     }
     fn rewind_hook(&self, access: Access, run_id: RunId, from: u64) -> BoxFuture<'_, Result<Option<Hook>, DbError>> {
         self.inner.rewind_hook(access, run_id, from)
+    }
+}
+
+impl AuditStore for CrashingDb {
+    fn append_audit(&self, records: Vec<AuditRecord>) -> BoxFuture<'_, Result<(), DbError>> {
+        self.inner.append_audit(records)
+    }
+    fn audit(&self, access: Access, filter: AuditFilter) -> BoxFuture<'_, Result<AuditPage, DbError>> {
+        self.inner.audit(access, filter)
     }
 }
 

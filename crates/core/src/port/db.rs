@@ -12,7 +12,7 @@
 //!                 └── a lease that ended: any worker may claim again, with a higher epoch
 //! ```
 
-use super::{BoxFuture, HookStore, NewHook};
+use super::{AuditStore, BoxFuture, HookStore, NewHook};
 use crate::id::{DefinitionId, RunId, SessionId, WorkerId};
 use crate::log::Page;
 use crate::run::{RunInfo, RunStatus};
@@ -679,7 +679,7 @@ pub struct Health {
 }
 
 /// A store for runs. Cheap to clone behind its `Arc`; opened at first use.
-pub trait Db: RunStore + LogStore + SessionStore + HookStore + 'static {
+pub trait Db: RunStore + LogStore + SessionStore + HookStore + AuditStore + 'static {
     /// Where the data is, for people: a path, a URL without its password, `memory`.
     fn location(&self) -> String;
 

@@ -1,5 +1,6 @@
 //! The ports: what the machines and the engine need from outside, as small object-safe traits.
 
+mod audit;
 mod clock;
 mod db;
 mod effects;
@@ -7,6 +8,7 @@ mod executor;
 mod hooks;
 mod observer;
 
+pub use audit::{AUDIT_LIMIT, AUDIT_LIMIT_MAX, AuditFilter, AuditKind, AuditPage, AuditRecord, AuditStore};
 pub use clock::{Chance, Clock};
 pub use db::{
     Accepted, Access, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Health, Lease,

@@ -104,6 +104,28 @@ CREATE TABLE {T}_run_hook_deliveries (
     PRIMARY KEY (run_seq, number)
 ) STRICT, WITHOUT ROWID;
 
+-- Who was refused, and who did what. Rows stay as they are for as long as the triggers do.
+CREATE TABLE {T}_audit (
+    seq        INTEGER PRIMARY KEY,
+    at         INTEGER NOT NULL,
+    kind       TEXT NOT NULL,
+    outcome    TEXT NOT NULL,
+    actor      TEXT,
+    user_id    TEXT,
+    address    TEXT,
+    request_id TEXT,
+    action     TEXT NOT NULL,
+    target     TEXT
+) STRICT;
+CREATE TRIGGER {T}_audit_no_update BEFORE UPDATE ON {T}_audit
+    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+CREATE TRIGGER {T}_audit_no_delete BEFORE DELETE ON {T}_audit
+    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+-- INSERT OR REPLACE would remove a row without asking the trigger above.
+CREATE TRIGGER {T}_audit_no_replace BEFORE INSERT ON {T}_audit
+    WHEN EXISTS (SELECT 1 FROM {T}_audit WHERE seq = NEW.seq)
+    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+
 -- Stable views for checking a history from outside. They may be slow.
 CREATE VIEW chk_entry{V} (run_id, commit_seq, epoch, event_index, json) AS
     WITH RECURSIVE line (run_seq, commit_seq, epoch, event_index, json, rest) AS (

@@ -9,6 +9,7 @@
 //! This is the one place with SQL. It keeps text, and must never know what is in a page, an input or an output. The
 //! invariant: what a method has answered with `Ok` survives the loss of the process and of power.
 
+mod audit;
 mod copier;
 mod failure;
 mod header;

@@ -219,10 +219,7 @@ fn create_tables(writer: &Connection, sql: &Sql, place: &Place) -> Result<(), Fa
         if count(&registered)? > 0 {
             return Ok(());
         }
-        let names: Vec<String> = ["", "_runs", "_run_requests", "_run_events", "_run_outputs"]
-            .iter()
-            .map(|suffix| format!("'{table}{suffix}'"))
-            .collect();
+        let names: Vec<String> = schema::TABLE_SUFFIXES.iter().map(|suffix| format!("'{table}{suffix}'")).collect();
         let taken = format!("SELECT count(*) FROM sqlite_schema WHERE name COLLATE NOCASE IN ({})", names.join(", "));
         if count(&taken)? > 0 {
             let why = format!("has other tables whose names begin with {table}: choose another session table");

@@ -3,6 +3,7 @@
 //! It owns every SQL text that names a table. A session table's name is checked before it becomes part of one, which is
 //! the only place where text is put into SQL.
 
+use super::audit::AuditSql;
 use super::hooks::HookSql;
 use outlive_core::port::{DbError, DbErrorKind};
 
@@ -12,6 +13,9 @@ pub(super) const APPLICATION_ID: u32 = 0x4F55_544C;
 pub(super) const USER_VERSION: u32 = 1;
 /// The session table when none is named.
 pub(super) const SESSION_TABLE: &str = "outlive_sessions";
+/// What the names of a set's tables end in.
+pub(super) const TABLE_SUFFIXES: [&str; 8] =
+    ["", "_runs", "_run_requests", "_run_events", "_run_outputs", "_run_hooks", "_run_hook_deliveries", "_audit"];
 /// Longest name of a session table, in bytes.
 const NAME_LEN_MAX: usize = 64;
 
@@ -111,6 +115,7 @@ pub(super) struct Sql {
     pub(super) delete_session: [String; 7],
 
     pub(super) hooks: HookSql,
+    pub(super) audit: AuditSql,
 }
 
 /// Columns of a session, in the order `rows::session` reads them.
@@ -238,6 +243,7 @@ impl Sql {
             ],
 
             hooks: HookSql::new(table),
+            audit: AuditSql::new(table),
         }
     }
 }

@@ -221,3 +221,39 @@ async fn a_damaged_file_is_named_and_not_repaired() {
         assert!(fs::read(&path).unwrap() == damaged);
     }
 }
+
+#[tokio::test]
+async fn the_audit_log_refuses_to_be_changed() {
+    use outlive_core::port::{Access, AuditFilter, AuditKind, AuditRecord, AuditStore};
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.db");
+    for table in ["outlive_sessions", "second"] {
+        let db = SqliteDb::new(&path).session_table(table);
+        let record = AuditRecord {
+            at: outlive_core::Timestamp::from_micros(1),
+            kind: AuditKind::KeyMint,
+            outcome: "done".into(),
+            actor: None,
+            user_id: None,
+            address: None,
+            request_id: None,
+            action: "outlive keys mint".into(),
+            target: None,
+        };
+        db.append_audit(vec![record.clone(), record]).await.unwrap();
+        let before = db.audit(Access::All, AuditFilter::default()).await.unwrap();
+        let sql = rusqlite::Connection::open(&path).unwrap();
+        for change in [
+            format!("UPDATE {table}_audit SET outcome = 'denied' WHERE seq = 1"),
+            format!("DELETE FROM {table}_audit WHERE seq = 1"),
+            format!("DELETE FROM {table}_audit"),
+            format!(
+                "INSERT OR REPLACE INTO {table}_audit (seq, at, kind, outcome, action) VALUES (1, 1, 'x', 'x', 'x')"
+            ),
+        ] {
+            let error = sql.execute(&change, []).expect_err(&change);
+            assert!(error.to_string().contains("append-only"), "{change}: {error}");
+        }
+        assert_eq!(db.audit(Access::All, AuditFilter::default()).await.unwrap(), before);
+    }
+}

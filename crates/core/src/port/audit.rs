@@ -1,0 +1,171 @@
+//! The audit log: who was refused, and who did what to somebody's runs, sessions and keys.
+//!
+//! It is for people who look afterwards. A run never waits for it and never reads it. It must never hold a credential, or
+//! what a run was asked and what it answered. The invariant: what was appended is neither changed nor removed through a
+//! store.
+
+use super::{Access, BoxFuture, DbError};
+use crate::time::Timestamp;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Records in a page unless the filter says otherwise.
+pub const AUDIT_LIMIT: u32 = 100;
+/// And at most.
+pub const AUDIT_LIMIT_MAX: u32 = 1000;
+
+/// What a record is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AuditKind {
+    /// A credential was missing, wrong or over.
+    AuthFailed,
+    /// A caller, a host name or a web page was not allowed what it asked for.
+    AccessDenied,
+    /// Somebody who may see everybody's things read a run or session of a user.
+    AdminRead,
+    /// Somebody asked for a run's end.
+    RunCancel,
+    /// Somebody started a run again.
+    RunRerun,
+    /// Somebody deleted a session with its runs.
+    SessionDelete,
+    /// An API key was made.
+    KeyMint,
+    /// An API key was ended.
+    KeyRevoke,
+    /// A server began to serve without asking for a credential.
+    ServerOpen,
+}
+
+impl AuditKind {
+    /// Every kind.
+    pub const ALL: [AuditKind; 9] = [
+        Self::AuthFailed,
+        Self::AccessDenied,
+        Self::AdminRead,
+        Self::RunCancel,
+        Self::RunRerun,
+        Self::SessionDelete,
+        Self::KeyMint,
+        Self::KeyRevoke,
+        Self::ServerOpen,
+    ];
+
+    /// Its name for programs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AuthFailed => "auth_failed",
+            Self::AccessDenied => "access_denied",
+            Self::AdminRead => "admin_read",
+            Self::RunCancel => "run_cancel",
+            Self::RunRerun => "run_rerun",
+            Self::SessionDelete => "session_delete",
+            Self::KeyMint => "key_mint",
+            Self::KeyRevoke => "key_revoke",
+            Self::ServerOpen => "server_open",
+        }
+    }
+
+    /// The kind with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+
+    /// Whether it is about something that was not allowed. Strangers can cause any number of those.
+    pub const fn is_refusal(self) -> bool {
+        matches!(self, Self::AuthFailed | Self::AccessDenied)
+    }
+}
+
+impl fmt::Display for AuditKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One line of the audit log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditRecord {
+    /// When.
+    pub at: Timestamp,
+    /// What it is about.
+    pub kind: AuditKind,
+    /// How it ended, as a word for programs: `done`, `requested`, `insufficient_scope`.
+    pub outcome: Arc<str>,
+    /// By what the caller is known: `key:ID`, `user:ID`, `security_key`, `anonymous`, `cli`. Absent while nobody knows who
+    /// it is.
+    pub actor: Option<Arc<str>>,
+    /// The user the caller is, where it is one.
+    pub user_id: Option<Arc<str>>,
+    /// The other end of the connection; a proxy's, where there is one.
+    pub address: Option<IpAddr>,
+    /// The id that the client was told in `x-request-id`.
+    pub request_id: Option<Arc<str>>,
+    /// What was asked for: a route as it stands in the table of routes, or a command.
+    pub action: Arc<str>,
+    /// The run, session or key it was done to.
+    pub target: Option<Arc<str>>,
+}
+
+/// Which records to list. `Default` is the newest [`AUDIT_LIMIT`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditFilter {
+    /// Only of this kind.
+    pub kind: Option<AuditKind>,
+    /// Only by this actor, or by a caller who is this user.
+    pub actor: Option<Arc<str>>,
+    /// Only at this time or later.
+    pub since: Option<Timestamp>,
+    /// Go on after the page that gave this as `next`.
+    pub before: Option<u64>,
+    /// At most this many; 0 means [`AUDIT_LIMIT`], the most is [`AUDIT_LIMIT_MAX`].
+    pub limit: u32,
+}
+
+impl AuditFilter {
+    /// How many records a page holds.
+    pub fn page_len(&self) -> usize {
+        let limit = if self.limit == 0 { AUDIT_LIMIT } else { self.limit.min(AUDIT_LIMIT_MAX) };
+        limit as usize
+    }
+
+    /// Whether a record is wanted, whatever its place.
+    pub fn fits(&self, record: &AuditRecord) -> bool {
+        let is_by = |actor: &Arc<str>| [&record.actor, &record.user_id].into_iter().flatten().any(|who| who == actor);
+        self.kind.is_none_or(|kind| kind == record.kind)
+            && self.actor.as_ref().is_none_or(is_by)
+            && self.since.is_none_or(|since| record.at >= since)
+    }
+}
+
+/// A page of the audit log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditPage {
+    /// The records, the newest first: in the reverse order of their being appended.
+    pub records: Vec<AuditRecord>,
+    /// Where the next page goes on, if there is more.
+    pub next: Option<u64>,
+}
+
+/// The audit log.
+pub trait AuditStore: Send + Sync {
+    /// Appends these records in this order, all or none.
+    fn append_audit(&self, records: Vec<AuditRecord>) -> BoxFuture<'_, Result<(), DbError>>;
+
+    /// A page, the newest first. A user sees what they did themselves.
+    fn audit(&self, access: Access, filter: AuditFilter) -> BoxFuture<'_, Result<AuditPage, DbError>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_name_of_its_own() {
+        for kind in AuditKind::ALL {
+            assert_eq!(AuditKind::parse(kind.as_str()), Some(kind));
+        }
+        assert_eq!(AuditKind::parse("auth-failed"), None);
+    }
+}
