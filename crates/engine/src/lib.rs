@@ -7,6 +7,7 @@
 //! ```
 //! It knows no HTTP, no SQL, no model and no agent: what runs inside a step is an [`outlive_core::port::Executor`].
 
+mod audit;
 mod clock;
 mod drive;
 mod engine;

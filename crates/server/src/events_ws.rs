@@ -4,6 +4,7 @@
 //! reading the log, a client that reads slowly holds nothing up, and nothing waits in memory for it. The invariant: every
 //! frame about a run is one the run's log would give again.
 
+use crate::audit::Visit;
 use crate::auth::{Principal, RouteTable, authorize};
 use crate::follow::{Follow, Told, Way};
 use crate::metrics::{Subscriber, Transport};
@@ -17,6 +18,7 @@ use futures::future::{AbortHandle, Abortable, Aborted, BoxFuture};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use outlive_core::RunId;
+use outlive_core::port::AuditKind;
 use outlive_engine::{Error, RunStanding};
 use serde_json::{Map, Value, json};
 use std::collections::{HashMap, VecDeque};
@@ -99,6 +101,7 @@ pub(crate) struct Session {
     rules: RouteTable,
     socket: WebSocket,
     peer: IpAddr,
+    visit: Visit,
     caller: Option<Caller>,
     tries: usize,
     followed: HashMap<RunId, Subscription>,
@@ -111,13 +114,15 @@ pub(crate) struct Session {
 
 impl Session {
     /// Serves a socket until it ends. Who the client is it says itself, unless the server asks nobody.
-    pub(crate) async fn serve(state: Arc<State>, rules: RouteTable, socket: WebSocket, peer: IpAddr) {
-        let caller = state.auth.anonymous().map(|principal| Caller { state: state.clone(), principal });
+    pub(crate) async fn serve(state: Arc<State>, rules: RouteTable, socket: WebSocket, peer: IpAddr, visit: Visit) {
+        let anonymous = state.auth.anonymous();
+        let caller = anonymous.map(|principal| Caller { state: state.clone(), principal, visit: visit.clone() });
         let mut session = Self {
             state,
             rules,
             socket,
             peer,
+            visit,
             caller,
             tries: 0,
             followed: HashMap::new(),
@@ -205,9 +210,11 @@ impl Session {
         let Some(rule) = self.rules.message(PATH, action) else {
             return self.nonsense(&format!("Unknown action: {}", begin(action))).await;
         };
+        let caller = Caller { visit: self.visit.message(rule.method.as_str()), ..caller };
         let fields: Vec<(&str, &str)> =
             frame.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_str()?))).collect();
         if let Err(problem) = authorize(&caller.principal, rule, &fields) {
+            self.state.audit.refusal(&caller.visit, Some(&caller.principal), problem.code);
             return self.error(&problem.words()).await;
         }
         match action {
@@ -267,10 +274,13 @@ impl Session {
                     if self.caller.as_ref().is_some_and(|before| !is_same(&before.principal, &principal)) {
                         self.unfollow();
                     }
-                    self.caller = Some(Caller { state: self.state.clone(), principal });
+                    self.caller = Some(Caller { state: self.state.clone(), principal, visit: self.visit.clone() });
                     return self.say(answer).await;
                 }
-                Err(error) => frame::auth_error(&error.to_string(), error.error_type()),
+                Err(error) => {
+                    self.state.audit.refusal(&self.visit.message("authenticate"), None, error.code());
+                    frame::auth_error(&error.to_string(), error.error_type())
+                }
             },
         };
         self.tries += 1;
@@ -320,7 +330,10 @@ impl Session {
         };
         let not_found = format!("Run {} not found in buffer or database", begin(run_id));
         let follow = match find(caller, run_id, "read").await {
-            Ok(found) => Follow::resume(&caller.engine(), found.run_id, after, Way::Reconnect).await,
+            Ok(found) => {
+                caller.sees(found.user_id.as_deref(), found.run_id.as_str());
+                Follow::resume(&caller.engine(), found.run_id, after, Way::Reconnect).await
+            }
             Err(error) => Err(error),
         };
         match follow {
@@ -338,7 +351,10 @@ impl Session {
             Err(error) => Err(error),
         };
         match cancelled {
-            Ok(None) => self.say(json!({ "event": "cancel_requested", "run_id": run_id })).await,
+            Ok(None) => {
+                caller.did(AuditKind::RunCancel, "requested", run_id);
+                self.say(json!({ "event": "cancel_requested", "run_id": run_id })).await
+            }
             Ok(Some(status)) => self.error(&format!("Run is over (status={status})")).await,
             Err(Error::RunNotFound(_) | Error::InvalidId(_)) => self.error(&not_found).await,
             Err(error) => self.error(&Problem::from(error).words()).await,

@@ -59,6 +59,10 @@ pub(crate) struct Metrics {
     shed: [AtomicU64; SHED.len()],
     subscribers: [AtomicI64; TRANSPORTS.len()],
     lagged: [AtomicU64; TRANSPORTS.len()],
+    /// Audit records that were lost.
+    pub(crate) audit_dropped: AtomicU64,
+    /// Refusals that were not recorded because there were too many.
+    pub(crate) audit_withheld: AtomicU64,
 }
 
 /// One subscription; counts from the moment it is taken until it is dropped, wherever it has been moved to.
@@ -182,6 +186,9 @@ impl Metrics {
             }
         }
         page.histogram("http_request_seconds", "From a request's head to its answer's head", &self.times.read());
+        let audit = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        page.counter("audit_dropped_total", "Audit records that were lost", audit(&self.audit_dropped));
+        page.counter("audit_withheld_total", "Refusals left out of the audit log", audit(&self.audit_withheld));
         page.process();
         page.0
     }

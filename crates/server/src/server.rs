@@ -1,5 +1,6 @@
 //! The server put together: an engine, what it serves, and how it presents itself.
 
+use crate::audit::{self, Audit};
 use crate::auth::{Auth, RouteTable};
 use crate::config::Limits;
 use crate::guard::{self, GuardConfig};
@@ -82,6 +83,8 @@ impl ServerBuilder {
             self.components.into_iter().map(|component| ((component.kind, component.id.clone()), component));
         let webhooks = self.webhooks.map(Arc::new);
         let sender = webhooks.clone().map(|webhooks| Sender::new(self.engine.clone(), webhooks));
+        let metrics = Arc::<Metrics>::default();
+        let audit = Audit::new(self.engine.clone(), metrics.clone());
         let state = Arc::new(State {
             engine: self.engine,
             auth: auth.clone(),
@@ -91,16 +94,16 @@ impl ServerBuilder {
             streams: Streams::new(self.limits.streams_per_caller_max),
             is_open_to_all: self.is_open_to_all && !auth.is_on(),
             webhooks,
-            metrics: Arc::default(),
+            metrics: metrics.clone(),
+            audit: audit.clone(),
             started_at: now(),
         });
-        let metrics = state.metrics.clone();
         let routes = routes::all();
         let rules = routes.table();
         let routes = routes.into_router(state, auth.clone());
         let guarded = guard::guarded(routes, GuardConfig { limits: self.limits.clone(), ..self.guard });
-        let router = metrics::observed(guarded, metrics.clone());
-        Server { router, rules, auth, limits: self.limits, sender, metrics, is_open_to_all: self.is_open_to_all }
+        let router = metrics::observed(audit::watched(guarded, audit.clone()), metrics.clone());
+        Server { router, rules, auth, audit, limits: self.limits, sender, metrics, is_open_to_all: self.is_open_to_all }
     }
 }
 
@@ -110,6 +113,7 @@ pub struct Server {
     router: Router,
     rules: RouteTable,
     auth: Arc<Auth>,
+    audit: Arc<Audit>,
     limits: Limits,
     sender: Option<Sender>,
     metrics: Arc<Metrics>,
@@ -163,8 +167,8 @@ impl Server {
         listeners: Vec<TcpListener>,
         shutdown: impl Future<Output = ()> + Send,
     ) -> io::Result<()> {
-        for listener in &listeners {
-            let address = listener.local_addr()?;
+        let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
+        for address in &addresses {
             if !address.ip().is_loopback() && !self.auth.is_on() && !self.is_open_to_all {
                 let message = format!(
                     "{address} can be reached from other machines and no credential is asked for: \
@@ -172,6 +176,10 @@ impl Server {
                 );
                 return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
             }
+        }
+        if !self.auth.is_on() {
+            let addresses = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+            self.audit.open(if self.is_open_to_all { "open_to_all" } else { "this_machine" }, &addresses);
         }
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = async {
@@ -185,7 +193,9 @@ impl Server {
             // An error is the signal: nothing is ever sent.
             let _ = stopped.await;
         };
-        tokio::join!(serving, self.send_webhooks(stopped)).0
+        let served = tokio::join!(serving, self.send_webhooks(stopped)).0;
+        self.audit.settle().await;
+        served
     }
 }
 

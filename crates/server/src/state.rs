@@ -1,5 +1,6 @@
 //! What every request needs: the engine, what is served, and the settings.
 
+use crate::audit::Audit;
 use crate::auth::Auth;
 use crate::config::Limits;
 use crate::metrics::Metrics;
@@ -115,6 +116,7 @@ pub(crate) struct State {
     /// Absent: no run may name an address.
     pub(crate) webhooks: Option<Arc<Webhooks>>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) audit: Arc<Audit>,
     pub(crate) started_at: Timestamp,
 }
 

@@ -15,6 +15,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Wrong credentials of one source that are answered plainly in one [`FAILURES_PERIOD`].
+const FAILURES_MAX: u32 = 20;
+const FAILURES_PERIOD: Duration = Duration::from_secs(60);
 /// Longest credential in bytes.
 const TOKEN_BYTES_MAX: usize = 16 << 10;
 /// How exactly a key's last use is kept.
@@ -38,7 +41,7 @@ pub struct Auth {
     security_key: Option<KeyDigest>,
     keys: Option<Arc<dyn KeyStore>>,
     jwt: Option<JwtVerifier>,
-    limiter: Limiter,
+    limiter: Limiter<Source>,
 }
 
 /// Accepts no credentials, asks for none; tells the time by the machine's clock.
@@ -51,7 +54,7 @@ impl Default for Auth {
 impl Auth {
     /// Accepts no credentials, asks for none.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, security_key: None, keys: None, jwt: None, limiter: Limiter::default() }
+        Self { clock, security_key: None, keys: None, jwt: None, limiter: Limiter::new(FAILURES_MAX, FAILURES_PERIOD) }
     }
 
     /// Accepts this one key, whose holder may do everything. An empty key is no key.
@@ -194,9 +197,9 @@ impl Auth {
 
     /// Counts against the address and, for an API key, against the key it pretends to be.
     fn count_failure(&self, token: &str, peer: IpAddr) -> Option<Duration> {
-        let by_address = self.limiter.failed(Source::address(peer));
+        let by_address = self.limiter.count(Source::address(peer));
         let prefix = key::public_part(token).to_owned();
-        let by_key = token.starts_with(key::PREFIX).then(|| self.limiter.failed(Source::KeyPrefix(prefix.into())));
+        let by_key = token.starts_with(key::PREFIX).then(|| self.limiter.count(Source::KeyPrefix(prefix.into())));
         by_address.max(by_key.flatten())
     }
 

@@ -5,6 +5,7 @@ use super::principal::Principal;
 use super::rules::{Needs, Rule, authorize};
 use crate::problem::Problem;
 use axum::extract::{ConnectInfo, FromRequestParts, RawPathParams, Request};
+use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -32,33 +33,36 @@ pub(super) fn layer(
 fn pass(guard: axum::extract::State<Guard>, request: Request, next: Next) -> BoxFuture<'static, Response> {
     Box::pin(async move {
         let (mut parts, body) = request.into_parts();
-        match guard.admit(&mut parts).await {
+        let admitted = guard.admit(&mut parts).await;
+        let caller = parts.extensions.get::<Principal>().cloned();
+        let mut response = match admitted {
             Ok(()) => next.run(Request::from_parts(parts, body)).await,
             Err(problem) => problem.into_response(),
+        };
+        // Whoever looks at refusals further out wants to know whose it was.
+        if let Some(caller) = caller.filter(|_| response.status() == StatusCode::FORBIDDEN) {
+            response.extensions_mut().insert(caller);
         }
+        response
     })
 }
 
 impl Guard {
+    /// Leaves the caller, once known, among the request's extensions.
     async fn admit(&self, parts: &mut Parts) -> Result<(), Problem> {
-        let principal = match self.rule.needs {
-            Needs::Open => self.auth.anonymous(),
-            Needs::Identity | Needs::Scope(_) => Some(self.identify(parts).await?),
-        };
-        if let Some(principal) = principal {
-            parts.extensions.insert(principal);
+        if self.rule.needs == Needs::Open {
+            if let Some(anonymous) = self.auth.anonymous() {
+                parts.extensions.insert(anonymous);
+            }
+            return Ok(());
         }
-        Ok(())
-    }
-
-    async fn identify(&self, parts: &mut Parts) -> Result<Principal, Problem> {
         let peer = peer(parts);
         let principal = self.auth.authenticate_request(&parts.headers, parts.uri.query(), peer).await?;
+        parts.extensions.insert(principal.clone());
         let parameters =
             RawPathParams::from_request_parts(parts, &()).await.map_err(|_| Problem::not_found("Not Found"))?;
         let parameters: Vec<(&str, &str)> = parameters.iter().collect();
-        authorize(&principal, &self.rule, &parameters)?;
-        Ok(principal)
+        authorize(&principal, &self.rule, &parameters)
     }
 }
 

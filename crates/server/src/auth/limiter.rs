@@ -1,22 +1,21 @@
-//! Counts wrong credentials. It never judges a right one: the caller asks only after a credential has failed.
+//! Counts what comes too often from one source: wrong credentials, refusals. It never judges what is right: the caller
+//! asks only after something went wrong.
 //!
-//! The invariant: its memory is bounded, however many addresses fail.
+//! The invariant: its memory is bounded, however many sources there are.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Failures that are answered plainly in one [`WINDOW`].
-const FAILURES_MAX: u32 = 20;
-const WINDOW: Duration = Duration::from_secs(60);
 /// Sources remembered at the same time.
 const SOURCES_MAX: usize = 8192;
 
 /// Where a wrong credential came from, or which key it pretends to be.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Source {
+pub(crate) enum Source {
     /// An address; of IPv6 the network, because its owner has 2⁶⁴ addresses.
     Address(IpAddr),
     /// The public part of an API key.
@@ -24,7 +23,7 @@ pub(super) enum Source {
 }
 
 impl Source {
-    pub(super) fn address(address: IpAddr) -> Self {
+    pub(crate) fn address(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V6(v6) => Self::Address(IpAddr::from((u128::from(v6) >> 64 << 64).to_be_bytes())),
             v4 => Self::Address(v4),
@@ -32,37 +31,45 @@ impl Source {
     }
 }
 
-#[derive(Default)]
-pub(super) struct Limiter(Mutex<HashMap<Source, Failures>>);
+/// Allows each source so much in each window of time.
+pub(crate) struct Limiter<S> {
+    sources: Mutex<HashMap<S, Window>>,
+    allowed: u32,
+    period: Duration,
+}
 
-struct Failures {
+struct Window {
     count: u32,
     ends_at: Instant,
 }
 
-impl Limiter {
-    /// Counts a failure. Answers how long to wait when the source failed too often.
-    pub(super) fn failed(&self, source: Source) -> Option<Duration> {
+impl<S: Hash + Eq> Limiter<S> {
+    pub(crate) fn new(allowed: u32, period: Duration) -> Self {
+        Self { sources: Mutex::default(), allowed, period }
+    }
+
+    /// Counts one more. Answers how long to wait when there were too many from this source.
+    pub(crate) fn count(&self, source: S) -> Option<Duration> {
         let now = Instant::now();
-        let mut sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         make_room(&mut sources, now);
-        let fresh = || Failures { count: 0, ends_at: now + WINDOW };
-        let failures = sources.entry(source).or_insert_with(fresh);
-        if failures.ends_at <= now {
-            *failures = fresh();
+        let fresh = || Window { count: 0, ends_at: now + self.period };
+        let window = sources.entry(source).or_insert_with(fresh);
+        if window.ends_at <= now {
+            *window = fresh();
         }
-        failures.count = failures.count.saturating_add(1);
-        (failures.count > FAILURES_MAX).then(|| failures.ends_at - now)
+        window.count = window.count.saturating_add(1);
+        (window.count > self.allowed).then(|| window.ends_at - now)
     }
 }
 
-/// Forgets what is over; when that is not enough, everything. A flood from thousands of addresses then starts again at
+/// Forgets what is over; when that is not enough, everything. A flood from thousands of sources then starts again at
 /// zero, which is cheaper than to let it fill the memory or to search for the oldest at each failure.
-fn make_room(sources: &mut HashMap<Source, Failures>, now: Instant) {
+fn make_room<S: Hash + Eq>(sources: &mut HashMap<S, Window>, now: Instant) {
     if sources.len() < SOURCES_MAX {
         return;
     }
-    sources.retain(|_, failures| failures.ends_at > now);
+    sources.retain(|_, window| window.ends_at > now);
     if sources.len() > SOURCES_MAX / 2 {
         sources.clear();
     }
@@ -72,21 +79,25 @@ fn make_room(sources: &mut HashMap<Source, Failures>, now: Instant) {
 mod tests {
     use super::*;
 
+    fn limiter() -> Limiter<Source> {
+        Limiter::new(20, Duration::from_secs(60))
+    }
+
     fn address(text: &str) -> Source {
         Source::address(text.parse().expect("an address"))
     }
 
     #[tokio::test(start_paused = true)]
     async fn bad_b02_after_twenty_failures_in_a_minute_a_source_is_told_to_wait() {
-        let limiter = Limiter::default();
+        let limiter = limiter();
         for _ in 0..20 {
-            assert_eq!(limiter.failed(address("10.0.0.1")), None);
+            assert_eq!(limiter.count(address("10.0.0.1")), None);
         }
         tokio::time::advance(Duration::from_secs(15)).await;
-        assert_eq!(limiter.failed(address("10.0.0.1")), Some(Duration::from_secs(45)));
-        assert_eq!(limiter.failed(address("10.0.0.2")), None);
+        assert_eq!(limiter.count(address("10.0.0.1")), Some(Duration::from_secs(45)));
+        assert_eq!(limiter.count(address("10.0.0.2")), None);
         tokio::time::advance(Duration::from_secs(45)).await;
-        assert_eq!(limiter.failed(address("10.0.0.1")), None);
+        assert_eq!(limiter.count(address("10.0.0.1")), None);
     }
 
     #[test]
@@ -98,10 +109,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_flood_of_addresses_fills_no_memory() {
-        let limiter = Limiter::default();
+        let limiter = limiter();
         for number in 0..100_000_u32 {
-            limiter.failed(Source::address(IpAddr::from(number.to_be_bytes())));
+            limiter.count(Source::address(IpAddr::from(number.to_be_bytes())));
         }
-        assert!(limiter.0.lock().expect("not poisoned").len() <= SOURCES_MAX);
+        assert!(limiter.sources.lock().expect("not poisoned").len() <= SOURCES_MAX);
     }
 }

@@ -18,7 +18,7 @@ pub mod jwt;
 #[path = "no_jwt.rs"]
 mod jwt;
 pub mod key;
-mod limiter;
+pub(crate) mod limiter;
 mod principal;
 mod rules;
 pub mod scope;

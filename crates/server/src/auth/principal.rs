@@ -53,6 +53,16 @@ impl Principal {
         Self { kind: PrincipalKind::SecurityKey, ..Self::anonymous() }
     }
 
+    /// By what logs know them. Never a credential, nor a piece of one.
+    pub fn actor(&self) -> Arc<str> {
+        match &self.kind {
+            PrincipalKind::Anonymous => "anonymous".into(),
+            PrincipalKind::SecurityKey => "security_key".into(),
+            PrincipalKind::Key { id, .. } => format!("key:{id}").into(),
+            PrincipalKind::User => format!("user:{}", self.user_id.as_deref().unwrap_or_default()).into(),
+        }
+    }
+
     /// Whose things they can reach: a user their own, and everybody's only with the admin scope.
     pub fn access(&self) -> Access {
         match &self.user_id {

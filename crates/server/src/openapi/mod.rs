@@ -183,6 +183,7 @@ fn schemas() -> Map<String, Value> {
     add::<shape::RunDetail>(&mut generator);
     add::<shape::EventPage>(&mut generator);
     add::<shape::WorkerList>(&mut generator);
+    add::<shape::AuditList>(&mut generator);
     add::<crate::routes::hooks::Webhook>(&mut generator);
     let mut schemas = generator.take_definitions(true);
     schemas.extend(written_by_hand());

@@ -1,11 +1,13 @@
 //! Who asks, and what of.
 
+use crate::audit::Visit;
 use crate::auth::{Access, AuthErrorKind, Principal};
 use crate::problem::Problem;
 use crate::state::{Kind, State};
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use outlive_core::DefinitionId;
+use outlive_core::port::AuditKind;
 use outlive_engine::Engine;
 use std::sync::Arc;
 
@@ -14,6 +16,7 @@ use std::sync::Arc;
 pub(crate) struct Caller {
     pub(crate) state: Arc<State>,
     pub(crate) principal: Principal,
+    pub(crate) visit: Visit,
 }
 
 impl Caller {
@@ -34,6 +37,16 @@ impl Caller {
         }
     }
 
+    /// Notes in the audit log what the caller did to `target`.
+    pub(crate) fn did(&self, kind: AuditKind, outcome: &str, target: &str) {
+        self.state.audit.deed(&self.visit, &self.principal, kind, outcome, target);
+    }
+
+    /// Notes that the caller is shown `target`, where it is another user's.
+    pub(crate) fn sees(&self, owner: Option<&str>, target: &str) {
+        self.state.audit.look(&self.visit, &self.principal, owner, target);
+    }
+
     /// Whether the credential has ended, or was revoked, since it was shown. When that cannot be found out, it has not.
     pub(crate) async fn is_expired(&self) -> bool {
         let checked = self.state.auth.recheck(&self.principal).await;
@@ -46,6 +59,7 @@ impl FromRequestParts<Arc<State>> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, state: &Arc<State>) -> Result<Self, Problem> {
         let principal = Principal::from_request_parts(parts, state).await?;
-        Ok(Self { state: state.clone(), principal })
+        let Ok(visit) = Visit::from_request_parts(parts, state).await;
+        Ok(Self { state: state.clone(), principal, visit })
     }
 }

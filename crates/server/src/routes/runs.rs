@@ -17,7 +17,7 @@ use crate::wire::run::{self as shapes, Shape};
 use axum::extract::{Path, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use outlive_core::port::{Order, Run, RunFilter};
+use outlive_core::port::{AuditKind, Order, Run, RunFilter};
 use outlive_core::{Attachments, DefinitionId, RunId, RunStatus, SessionId, WorkflowRunOutput};
 use outlive_engine::{Engine, Error, RunHandle, RunStanding, Submit};
 use serde::Deserialize;
@@ -280,6 +280,7 @@ pub(crate) async fn get(
     if query.session_id.as_deref().is_some_and(|asked| asked != found.session_id.as_str()) {
         return Err(Problem::not_found("Run not found"));
     }
+    caller.sees(found.user_id.as_deref(), found.run_id.as_str());
     wait(&engine, &found.run_id, query.wait.as_deref()).await?;
     let run = engine.get_run(&found.run_id).await?.ok_or_else(|| Problem::not_found("Run not found"))?;
     let standing = standing(&engine, &found.run_id).await?;
@@ -328,7 +329,8 @@ pub(crate) async fn list(
     let engine = caller.engine();
     let missing = || Problem::not_found("Session not found");
     let session_id = SessionId::parse(&session_id).map_err(|_| missing())?;
-    engine.session(&session_id).await?.ok_or_else(missing)?;
+    let session = engine.session(&session_id).await?.ok_or_else(missing)?;
+    caller.sees(session.user_id.as_deref(), session_id.as_str());
     let statuses = match query.status.as_deref() {
         None | Some("") => Vec::new(),
         Some(status) => match serde_json::from_value(json!(status)) {
@@ -386,7 +388,10 @@ pub(crate) async fn cancel(
     let engine = caller.engine();
     let outcome = match find(&engine, component, &run_id).await {
         Ok(found) => match engine.cancel(&found.run_id, "cancelled by a client").await? {
-            None => "requested",
+            None => {
+                caller.did(AuditKind::RunCancel, "requested", found.run_id.as_str());
+                "requested"
+            }
             Some(_) => "already_over",
         },
         Err(problem) if problem.status == StatusCode::NOT_FOUND => "not_found",
@@ -413,7 +418,10 @@ pub(crate) async fn resume(
     };
     let slot = caller.state.streams.take(&caller.principal)?;
     let follow = match find(&engine, component, &run_id).await {
-        Ok(found) => Follow::resume(&engine, found.run_id, sse::inner_index(kind, after), Way::Resume).await,
+        Ok(found) => {
+            caller.sees(found.user_id.as_deref(), found.run_id.as_str());
+            Follow::resume(&engine, found.run_id, sse::inner_index(kind, after), Way::Resume).await
+        }
         Err(problem) if problem.status == StatusCode::NOT_FOUND => {
             return Ok(sse::error(&format!("Run {run_id} not found in buffer or database")));
         }

@@ -16,7 +16,7 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use outlive_core::port::{
-    NewSession, Order, RunFilter, Session, SessionFilter, SessionKind, SessionPatch, SessionSort,
+    AuditKind, NewSession, Order, RunFilter, Session, SessionFilter, SessionKind, SessionPatch, SessionSort,
 };
 use outlive_core::{DefinitionId, Metrics, SessionId, Timestamp, WorkflowRunOutput, content_text};
 use outlive_engine::Engine;
@@ -28,6 +28,8 @@ use std::time::Instant;
 /// Sessions in a page unless the client says otherwise, and at most.
 const LIMIT: u32 = 20;
 const LIMIT_MAX: u32 = 1000;
+/// Sessions that one record of the audit log names.
+const NAMED_MAX: usize = 20;
 
 pub(super) fn routes() -> Table {
     let doc = |summary| Doc { summary, tag: "sessions", ..Doc::default() };
@@ -178,10 +180,17 @@ async fn first_input(engine: &Engine, session: &Session) -> Result<Option<String
     Ok(page.runs.first().map(|run| content_text(outlive_engine::run_output(run).input.as_ref())))
 }
 
-/// A session that the caller may see.
-async fn find(engine: &Engine, session_id: &str, missing: impl Fn() -> Problem) -> Result<Session, Problem> {
+/// A session, to be shown to the caller.
+async fn find(
+    caller: &Caller,
+    engine: &Engine,
+    session_id: &str,
+    missing: impl Fn() -> Problem,
+) -> Result<Session, Problem> {
     let id = SessionId::parse(session_id).map_err(|_| missing())?;
-    engine.session(&id).await?.ok_or_else(missing)
+    let session = engine.session(&id).await?.ok_or_else(missing)?;
+    caller.sees(session.user_id.as_deref(), id.as_str());
+    Ok(session)
 }
 
 async fn runs_of(engine: &Engine, session: &Session) -> Result<Vec<WorkflowRunOutput>, Problem> {
@@ -233,7 +242,7 @@ async fn get(caller: Caller, Path(id): Path<String>, Query(query): Query<TypeQue
     let kind = query.kind()?.unwrap_or_default();
     let missing = || Problem::not_found(format!("{} Session with id '{id}' not found", titled(kind)));
     let engine = caller.engine();
-    let session = find(&engine, &id, missing).await?;
+    let session = find(&caller, &engine, &id, missing).await?;
     Ok(Json(detail(&caller, &engine, &session).await?))
 }
 
@@ -248,7 +257,7 @@ async fn runs(caller: Caller, Path(id): Path<String>, Query(query): Query<RunsQu
     let from = query::integer("created_after", query.created_after.as_deref())?;
     let to = query::integer("created_before", query.created_before.as_deref())?;
     let engine = caller.engine();
-    let session = find(&engine, &id, || Problem::not_found(format!("Session with ID {id} not found"))).await?;
+    let session = find(&caller, &engine, &id, || Problem::not_found(format!("Session with ID {id} not found"))).await?;
     let runs = runs_of(&engine, &session).await?;
     let is_wanted = |run: &&WorkflowRunOutput| {
         query.status.as_deref().is_none_or(|status| status == run.status.to_string())
@@ -269,7 +278,7 @@ fn shown(component: Option<&Component>, run: &WorkflowRunOutput, nulls: Nulls) -
 
 async fn run(caller: Caller, Path((id, run_id)): Path<(String, String)>) -> Result<Json<Value>, Problem> {
     let engine = caller.engine();
-    let session = find(&engine, &id, || Problem::not_found(format!("Session with ID {id} not found"))).await?;
+    let session = find(&caller, &engine, &id, || Problem::not_found(format!("Session with ID {id} not found"))).await?;
     let missing = || Problem::not_found(format!("Run with ID {run_id} not found in session {id}"));
     let parsed = outlive_core::RunId::parse(&run_id).map_err(|_| missing())?;
     let run = engine.get_run(&parsed).await?.filter(|run| run.session_id == session.session_id).ok_or_else(missing)?;
@@ -278,7 +287,7 @@ async fn run(caller: Caller, Path((id, run_id)): Path<(String, String)>) -> Resu
 
 async fn previews(caller: Caller, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
     let engine = caller.engine();
-    let session = find(&engine, &id, || Problem::not_found(format!("Session with ID {id} not found"))).await?;
+    let session = find(&caller, &engine, &id, || Problem::not_found(format!("Session with ID {id} not found"))).await?;
     let face = component(&caller, &session).and_then(Component::face);
     let runs = runs_of(&engine, &session).await?;
     Ok(Json(runs.iter().map(|run| list::preview(run, face.as_ref())).collect()))
@@ -394,7 +403,18 @@ async fn delete_many(
 
 /// Deletes what is there; what is not there needs no deleting.
 async fn remove(caller: &Caller, ids: Vec<String>, force: bool) -> Result<StatusCode, Problem> {
-    let ids = ids.iter().filter_map(|id| SessionId::parse(id).ok()).collect();
-    caller.engine().delete_sessions(ids, force).await?;
+    let ids: Vec<_> = ids.iter().filter_map(|id| SessionId::parse(id).ok()).collect();
+    let (asked, named) = (ids.len() as u64, named(&ids));
+    let deleted = caller.engine().delete_sessions(ids, force).await?;
+    if deleted > 0 {
+        caller.did(AuditKind::SessionDelete, if deleted == asked { "deleted" } else { "deleted_some" }, &named);
+    }
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Sessions in few words.
+fn named(ids: &[SessionId]) -> String {
+    let (shown, rest) = ids.split_at(ids.len().min(NAMED_MAX));
+    let shown = shown.iter().map(SessionId::as_str).collect::<Vec<_>>().join(" ");
+    if rest.is_empty() { shown } else { format!("{shown} and {} more", rest.len()) }
 }

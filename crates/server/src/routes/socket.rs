@@ -1,5 +1,6 @@
 //! The upgrade to a WebSocket. Who the client is, it says inside.
 
+use crate::audit::Visit;
 use crate::auth::RouteTable;
 use crate::events_ws::Session;
 use crate::state::State;
@@ -18,8 +19,10 @@ pub(super) async fn upgrade(
     Shared(state): Shared<Arc<State>>,
     Extension(rules): Extension<RouteTable>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    visit: Visit,
     socket: WebSocketUpgrade,
 ) -> Response {
     let socket = socket.max_frame_size(FRAME_MAX).max_message_size(MESSAGE_MAX);
-    socket.on_upgrade(move |socket| Session::serve(state, rules, socket, peer.ip()))
+    let visit = visit.lasting();
+    socket.on_upgrade(move |socket| Session::serve(state, rules, socket, peer.ip(), visit))
 }

@@ -1,6 +1,7 @@
 //! The server from outside.
 
 mod api;
+mod audit;
 mod auth;
 mod bad_http;
 mod bad_served;

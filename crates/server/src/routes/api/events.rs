@@ -1,7 +1,7 @@
 //! A page of a run's log, by index, in either direction.
 
-use super::find;
 use super::shape::EventPage;
+use super::show;
 use crate::problem::Problem;
 use crate::routes::caller::Caller;
 use crate::routes::query::{self, Query};
@@ -42,7 +42,7 @@ pub(super) async fn list(
     let limit = query::number("limit", query.limit.as_deref(), 1, LIMIT_MAX)?.unwrap_or(LIMIT);
     let kinds = query::words(query.kind.as_deref()).map(str::to_owned).collect();
     let engine = caller.engine();
-    let run = find(&engine, &run_id).await?;
+    let run = show(&caller, &engine, &run_id).await?;
     let look = Look { engine: &engine, run: &run, kinds, limit: usize::try_from(limit).unwrap_or(usize::MAX) };
     let found = match before {
         Some(before) => look.backwards(before.min(run.next_index)).await?,

@@ -3,6 +3,7 @@
 //! It adds no rule of its own: the engine decides, and `Caller::engine` sees to it that another user's run is one that is
 //! not there. Errors carry `detail`, `error_code` and `request_id` in the body.
 
+mod audit;
 mod events;
 mod feed;
 mod range;
@@ -12,6 +13,7 @@ mod steps;
 mod stream;
 mod workers;
 
+use super::caller::Caller;
 use super::{Table, field};
 use crate::auth::{Doc, Field, Needs, Routes};
 use crate::problem::Problem;
@@ -62,6 +64,13 @@ const PART: &[Field] = &[
     field("Range", "string", false, "One range of bytes"),
 ];
 const LAST: &[Field] = &[field("Last-Event-ID", "integer", false, "The index of the last event the client has")];
+const AUDIT_QUERY: &[Field] = &[
+    field("kind", "string", false, "Only records of this kind"),
+    field("actor", "string", false, "Only by this actor, or by callers who are this user"),
+    field("since", "string", false, "Only at this time or later (RFC 3339, or seconds since 1970)"),
+    field("limit", "integer", false, "At most this many, 1 to 1000 (default 100)"),
+    field("cursor", "string", false, "Go on after the page that gave this as `next_cursor`"),
+];
 const FEED_QUERY: &[Field] = &[field("topics", "string", false, "runs, workers, or both (default runs)")];
 
 pub(super) fn routes() -> Table {
@@ -109,6 +118,19 @@ pub(super) fn routes() -> Table {
         .doc(Doc { query: FEED_QUERY, ..doc("Which runs change, as Server-Sent Events") })
         .get("/api/workers", Needs::scope("workers:read"), workers::list)
         .doc(Doc { answer: Some("WorkerList"), ..doc("The processes that execute runs") })
+        .get("/api/audit", Needs::scope("audit:read"), audit::list)
+        .doc(Doc {
+            query: AUDIT_QUERY,
+            answer: Some("AuditList"),
+            ..doc("Who was refused and who did what, the newest first")
+        })
+}
+
+/// The run, to be shown to this caller.
+async fn show(caller: &Caller, engine: &Engine, run_id: &str) -> Result<Run, Problem> {
+    let run = find(engine, run_id).await?;
+    caller.sees(run.info.user_id.as_deref(), run.info.run_id.as_str());
+    Ok(run)
 }
 
 /// The run, if it is there for this caller.

@@ -2,7 +2,7 @@
 
 use super::range::{self, Payload};
 use super::shape::{AcceptedRun, CancelRun, CancelledRun, CreateRun, RunDetail, RunLine, RunList};
-use super::{find, steps};
+use super::{find, show, steps};
 use crate::json::Json as Body;
 use crate::names;
 use crate::problem::Problem;
@@ -15,7 +15,7 @@ use axum::Json;
 use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use outlive_core::port::{Access, DbErrorKind, Order, RunFilter};
+use outlive_core::port::{Access, AuditKind, DbErrorKind, Order, RunFilter};
 use outlive_core::{Attachments, DefinitionId, RunId, RunStatus, SessionId};
 use outlive_engine::{Engine, Error, Submit, run_output};
 use serde::Deserialize;
@@ -117,7 +117,7 @@ pub(super) async fn list(caller: Caller, Query(query): Query<ListQuery>) -> Resu
 /// `GET /api/runs/{run_id}`. Header and steps are of the same moment: those of the event `seq`.
 pub(super) async fn get(caller: Caller, Path(run_id): Path<String>) -> Result<Json<RunDetail>, Problem> {
     let engine = caller.engine();
-    let run = find(&engine, &run_id).await?;
+    let run = show(&caller, &engine, &run_id).await?;
     let steps = steps::lines(&engine, &run).await?;
     Ok(Json(RunDetail::new(&run, steps)))
 }
@@ -138,7 +138,7 @@ pub(super) async fn output(
     let engine = caller.engine();
     let found = find(&engine, &run_id).await?;
     wait(&engine, &found.info.run_id, query.wait.as_deref()).await?;
-    let run = find(&engine, &run_id).await?;
+    let run = show(&caller, &engine, &run_id).await?;
     range::answer(Payload::json(&run_output(&run)), &headers)
 }
 
@@ -232,6 +232,7 @@ pub(super) async fn cancel(
     }
     let (outcome, status) = match engine.cancel(&run_id, &reason).await? {
         None => {
+            caller.did(AuditKind::RunCancel, "requested", run_id.as_str());
             let run = find(&engine, run_id.as_str()).await?;
             ("requested", run.status)
         }
@@ -254,5 +255,7 @@ pub(super) async fn rerun(caller: Caller, Path(run_id): Path<String>, headers: H
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "journal_corrupt", detail)
     })?;
     let submit = Submit { idempotency_key: idempotency_key(&headers)?, ..again };
-    accept(&caller, &engine, &run.info.workflow_id, submit, Some(run.info.run_id.to_string())).await
+    let answer = accept(&caller, &engine, &run.info.workflow_id, submit, Some(run.info.run_id.to_string())).await?;
+    caller.did(AuditKind::RunRerun, "accepted", run.info.run_id.as_str());
+    Ok(answer)
 }

@@ -1,6 +1,7 @@
 //! The bodies of `/api`: their own types, converted by hand, so that a rename inside changes no key that a client reads.
 //! OpenAPI's schemas come from them.
 
+use crate::audit::AuditLine;
 use crate::wire::{iso, iso_micros};
 use outlive_core::port::{LivingWorker, Run};
 use outlive_core::{RunEvent, RunStatus, Timestamp};
@@ -280,4 +281,13 @@ impl Worker {
     pub(super) fn new(living: &LivingWorker) -> Self {
         Self { worker_id: living.worker.to_string(), good_until: iso_micros(living.good_until), runs: living.runs }
     }
+}
+
+/// A page of the audit log, the newest record first.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct AuditList {
+    /// The records.
+    pub(crate) records: Vec<AuditLine>,
+    /// For the next page, if there is more.
+    pub(crate) next_cursor: Option<String>,
 }

@@ -1,8 +1,8 @@
 //! The steps of a run, folded from its log, and what one of them gave back.
 
-use super::find;
 use super::range::{self, Payload};
 use super::shape::{StepLine, event_time};
+use super::show;
 use crate::problem::Problem;
 use crate::routes::caller::Caller;
 use crate::routes::query::Query;
@@ -126,7 +126,7 @@ pub(super) async fn output(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let engine = caller.engine();
-    let run = find(&engine, &run_id).await?;
+    let run = show(&caller, &engine, &run_id).await?;
     let format = query.format.as_deref().unwrap_or("json");
     if !matches!(format, "json" | "md" | "text") {
         return Err(Problem::field("enum", "query", "format", "Input should be 'json', 'md' or 'text'"));

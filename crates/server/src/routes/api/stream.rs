@@ -1,7 +1,7 @@
 //! Streams: a run's log as it grows, and which runs change.
 
 use super::feed::{Changed, Feeds, Follower, News};
-use super::{find, shape};
+use super::{shape, show};
 use crate::auth::Access;
 use crate::follow::Follow;
 use crate::metrics::{Subscriber, Transport};
@@ -47,7 +47,7 @@ pub(super) async fn run(
         None => query::index("after", query.after.as_deref())?,
     };
     let engine = caller.engine();
-    let run = find(&engine, &run_id).await?;
+    let run = show(&caller, &engine, &run_id).await?;
     let slot = caller.state.streams.take(&caller.principal)?;
     Ok(sse::log(&caller, slot, Follow::after(&engine, run.info.run_id, after)))
 }
