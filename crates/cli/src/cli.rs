@@ -49,6 +49,7 @@ pub(crate) enum Command {
     Serve(cmd::serve::Serve),
     Worker(cmd::worker::Worker),
     Keys(cmd::keys::Keys),
+    Audit(cmd::audit::Audit),
     Config(cmd::config::Config),
     Doctor(cmd::doctor::Doctor),
     Version(cmd::version::Version),

@@ -15,7 +15,7 @@ use crate::settings::{self, Settings, TOKEN};
 use crate::store::{self, Store};
 use crate::style;
 use outlive::client::{self, Client, ClientError, RunSummary, Submission};
-use outlive::core::port::{Access, RunFilter};
+use outlive::core::port::{Access, AuditKind, RunFilter};
 use outlive::core::{DefinitionId, RunEvent, RunId, RunStatus, SessionId, WorkflowRunOutput};
 use outlive::engine::{Engine, EventStream, Options, Submit, run_output};
 use std::time::Duration;
@@ -301,7 +301,13 @@ impl Runs {
     /// Makes the wish durable that a run end; its status if it was over already.
     pub(crate) async fn cancel(&self, id: &RunId, reason: &str) -> Result<Option<RunStatus>, Problem> {
         match self {
-            Self::Here(here) => Ok(here.engine().await?.cancel(id, reason).await?),
+            Self::Here(here) => {
+                let over = here.engine().await?.cancel(id, reason).await?;
+                if over.is_none() {
+                    here.note(AuditKind::RunCancel, "requested", "outlive cancel", id).await?;
+                }
+                Ok(over)
+            }
             Self::There(client) => Ok(client.cancel(id, reason).await?),
         }
     }
@@ -322,7 +328,9 @@ impl Runs {
                 let unreadable =
                     |_| Problem::new(Exit::Other, "journal_corrupt", format!("the input of run {id} cannot be read"));
                 let submit = Submit::again(&run).map_err(unreadable)?;
-                here.submit(&run.info.workflow_id, submit).await
+                let accepted = here.submit(&run.info.workflow_id, submit).await?;
+                here.note(AuditKind::RunRerun, "accepted", "outlive rerun", id).await?;
+                Ok(accepted)
             }
             Self::There(client) => Ok(client.rerun(id, None).await?.into()),
         }
@@ -360,6 +368,11 @@ impl Here {
             Ok::<_, Problem>(builder.start().await?)
         };
         self.engine.get_or_try_init(start).await
+    }
+
+    /// A server records what it is asked for; what is done here nobody else would.
+    async fn note(&self, kind: AuditKind, outcome: &str, action: &str, id: &RunId) -> Result<(), Problem> {
+        Ok(store::note(&*self.store.db, kind, outcome, action, id.as_str()).await?)
     }
 
     async fn submit(&self, workflow_id: &DefinitionId, submit: Submit) -> Result<Accepted, Problem> {

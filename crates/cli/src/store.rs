@@ -1,9 +1,11 @@
-//! A database at hand: opened only if it is there, and read without an engine.
+//! A database at hand: opened only if it is there, and read without an engine. What commands do to it they note in its
+//! audit log.
 
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};
 use crate::settings::Settings;
-use outlive::core::port::{Access, Db};
+use crate::times;
+use outlive::core::port::{Access, AuditKind, AuditRecord, AuditStore, Db, DbError};
 use outlive::core::{Entry, Record, RunId};
 use outlive::db::SqliteDb;
 use std::path::{Path, PathBuf};
@@ -140,4 +142,29 @@ pub(crate) fn model_calls(entries: &[Entry]) -> ModelCalls {
         }
     }
     calls
+}
+
+/// Records what a command of this program did to `target`.
+///
+/// # Errors
+/// The store's. What was done is done.
+pub(crate) async fn note(
+    db: &dyn AuditStore,
+    kind: AuditKind,
+    outcome: &str,
+    action: &str,
+    target: &str,
+) -> Result<(), DbError> {
+    let record = AuditRecord {
+        at: times::now(),
+        kind,
+        outcome: outcome.into(),
+        actor: Some("cli".into()),
+        user_id: None,
+        address: None,
+        request_id: None,
+        action: action.into(),
+        target: Some(target.into()),
+    };
+    db.append_audit(vec![record]).await
 }

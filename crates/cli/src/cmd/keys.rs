@@ -9,6 +9,8 @@ use crate::style::{self, DIM};
 use crate::{output, store, times};
 use clap::{Args, Subcommand};
 use outlive::SqliteKeys;
+use outlive::core::port::AuditKind;
+use outlive::db::SqliteDb;
 use outlive::serving::auth::key::{KeyRecord, KeyStore, NewKey};
 use outlive::serving::auth::scope::{Scopes, is_scope};
 use serde_json::{Value, json};
@@ -69,17 +71,18 @@ impl Keys {
             let problem = Problem::new(Exit::NotFound, "database_not_found", message);
             return Err(problem.hint("name the file with --db, or make one: outlive keys mint"));
         }
-        let keys = SqliteKeys::new(store::handle(&settings)?);
+        let db = store::handle(&settings)?;
+        let keys = SqliteKeys::new(db.clone());
         match &self.verb {
-            Verb::Mint(mint) => mint.run(&keys, global).await,
+            Verb::Mint(mint) => mint.run(&db, &keys, global).await,
             Verb::Ls(Ls {}) => list(&keys, global).await,
-            Verb::Revoke(revoke) => revoke.run(&keys, global).await,
+            Verb::Revoke(revoke) => revoke.run(&db, &keys, global).await,
         }
     }
 }
 
 impl Mint {
-    async fn run(&self, keys: &SqliteKeys, global: &Global) -> Result<Exit, Problem> {
+    async fn run(&self, db: &SqliteDb, keys: &SqliteKeys, global: &Global) -> Result<Exit, Problem> {
         let now = times::now();
         let new = NewKey {
             name: self.name.clone().unwrap_or_default(),
@@ -90,6 +93,8 @@ impl Mint {
         let (secret, record) = KeyRecord::mint(new, now);
         let document = json(&record);
         keys.add(record.clone()).await?;
+        // Before it is printed: a key that is in no log is of no use to anyone.
+        store::note(db, AuditKind::KeyMint, "done", "outlive keys mint", &record.id).await?;
         if global.json {
             let mut document = document;
             document["key"] = json!(secret.expose());
@@ -103,11 +108,12 @@ impl Mint {
 }
 
 impl Revoke {
-    async fn run(&self, keys: &SqliteKeys, global: &Global) -> Result<Exit, Problem> {
+    async fn run(&self, db: &SqliteDb, keys: &SqliteKeys, global: &Global) -> Result<Exit, Problem> {
         if !keys.revoke(&self.id, times::now()).await? {
             let problem = Problem::new(Exit::NotFound, "key_not_found", format!("there is no key {}", self.id));
             return Err(problem.hint("see them all with: outlive keys ls"));
         }
+        store::note(db, AuditKind::KeyRevoke, "done", "outlive keys revoke", &self.id).await?;
         if global.json {
             output::json(&json!({ "id": self.id, "revoked": true }))?;
         } else {

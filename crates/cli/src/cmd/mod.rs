@@ -1,5 +1,6 @@
 //! The verbs, one file each. What several of them say is here.
 
+pub(crate) mod audit;
 pub(crate) mod cancel;
 pub(crate) mod config;
 pub(crate) mod demo;
@@ -41,6 +42,7 @@ pub(crate) async fn run(cli: &Cli) -> Result<Exit, Problem> {
         Command::Rerun(rerun) => rerun.run(global).await,
         Command::Serve(serve) => serve.run(global).await,
         Command::Worker(worker) => worker.run(global).await,
+        Command::Audit(audit) => audit.run(global).await,
         Command::Keys(keys) => keys.run(global).await,
         Command::Config(config) => config.run(global),
         Command::Doctor(doctor) => doctor.run(global).await,
@@ -55,6 +57,7 @@ fn refuse_server(cli: &Cli) -> Result<(), Problem> {
         Command::Serve(_) => "serve",
         Command::Worker(_) => "worker",
         Command::Keys(_) => "keys",
+        Command::Audit(_) => "audit",
         _ => return Ok(()),
     };
     if cli.global.server.is_none() {

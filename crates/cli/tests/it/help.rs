@@ -5,7 +5,7 @@
 use crate::fixture::Place;
 use std::path::Path;
 
-const VERBS: [&str; 20] = [
+const VERBS: [&str; 21] = [
     "",
     "demo",
     "run",
@@ -22,6 +22,7 @@ const VERBS: [&str; 20] = [
     "keys mint",
     "keys ls",
     "keys revoke",
+    "audit",
     "config",
     "config show",
     "doctor",

@@ -186,6 +186,32 @@ fn a_minted_key_opens_what_its_scopes_name_until_another_process_revokes_it() {
     place.run(&["keys", "revoke", "nobody"]).exits(3);
     place.run(&["keys", "mint", "--scope", "everything"]).exits(2);
     server.stop().exits(0);
+    let log = place.run(&["audit", "--json"]).exits(0);
+    assert!(!log.stdout.contains(key), "{}", log.stdout);
+    let log = log.json();
+    let told: Vec<_> = log["records"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .rev()
+        .map(|record| {
+            let text = |name: &str| record[name].as_str().unwrap_or("-").to_owned();
+            [text("kind"), text("outcome"), text("actor"), text("action"), text("target")]
+        })
+        .collect();
+    let holder = format!("key:{id}");
+    let expected = [
+        ["key_mint", "done", "cli", "outlive keys mint", id],
+        ["access_denied", "insufficient_scope", &holder, "GET /metrics", "-"],
+        ["auth_failed", "unauthenticated", "-", "GET /workflows", "-"],
+        ["key_revoke", "done", "cli", "outlive keys revoke", id],
+        ["auth_failed", "auth_expired", "-", "GET /workflows", "-"],
+    ];
+    assert_eq!(told, expected);
+    assert_eq!(place.run(&["audit", "--kind", "key_mint"]).exits(0).stdout.lines().count(), 1);
+    let of_key = place.run(&["audit", "--actor", &holder, "--since", "1h", "-n", "1"]).exits(0);
+    assert!(of_key.stdout.contains("access_denied") && of_key.stdout.lines().count() == 1, "{}", of_key.stdout);
+    place.run(&["audit", "--kind", "everything"]).exits(2);
     let file = std::fs::read(place.path(".outlive/data.db")).unwrap();
     assert!(!file.windows(key.len()).any(|window| window == key.as_bytes()), "the key itself is in the file");
 }
