@@ -32,7 +32,7 @@ pub use message::{
     Role, ToolCall, ToolEffect, ToolExecution, ToolResult, ToolSpec,
 };
 pub use metrics::{Metrics, ModelUsage, RunMetrics, StepMetrics, Usage};
-pub use redact::{REDACTED, Redactor, SECRET_LEN_MIN};
+pub use redact::{Passage, REDACTED, Redactor, SECRET_LEN_MIN};
 pub use retry::Retry;
 pub use run::{RunInfo, RunInput, RunOutput, RunStatus, WorkflowRunOutput, content_text};
 pub use secret::Secret;

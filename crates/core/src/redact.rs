@@ -8,23 +8,28 @@
 //! entries ──Page::encode──► body ──is_clean──yes──► stored as it is          (nearly always)
 //!                                      └──no──► JSON ─ redacted ─ encoded again ──► stored
 //! ```
+//! A text that is streamed goes through a [`Passage`] first, because a secret that is cut in two looks like none.
+//!
 //! Invariant: no known value of at least [`SECRET_LEN_MIN`] bytes survives in a string or an object key of what leaves
 //! here, neither as it is nor in base64, percent-encoded or escaped for JSON (up to three times). Numbers are left alone.
 
 mod encodings;
+mod passage;
 mod shapes;
 #[cfg(test)]
 mod tests;
+mod values;
 
 use crate::log::{Entry, Key, Page, Record};
 use crate::secret::Secret;
-use aho_corasick::{AhoCorasick, MatchKind};
 use encodings::{Encoding, encodings};
+pub use passage::Passage;
 use serde_json::{Map, Value};
 use shapes::Shapes;
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+use values::Values;
 
 /// What stands where a secret stood.
 pub const REDACTED: &str = "[redacted]";
@@ -44,9 +49,7 @@ pub const SECRET_LEN_MIN: usize = 8;
 /// assert_eq!(redactor.text("authorization by Bearer abcdefghijklmnop"), "authorization by Bearer [redacted]");
 /// ```
 pub struct Redactor {
-    values: Option<AhoCorasick>,
-    /// How the value was encoded, by the number of its pattern in `values`.
-    encodings: Vec<Encoding>,
+    values: Option<Values>,
     shapes: Shapes,
 }
 
@@ -59,8 +62,8 @@ impl Default for Redactor {
 
 impl fmt::Debug for Redactor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The automaton's own debug text spells the values.
-        f.debug_struct("Redactor").field("patterns", &self.encodings.len()).finish_non_exhaustive()
+        let patterns = self.values.as_ref().map_or(0, |values| values.encodings.len());
+        f.debug_struct("Redactor").field("patterns", &patterns).finish_non_exhaustive()
     }
 }
 
@@ -69,20 +72,14 @@ impl Redactor {
     /// [`SECRET_LEN_MIN`] bytes is passed over.
     pub fn new(secrets: impl IntoIterator<Item = Secret>) -> Self {
         let secrets = secrets.into_iter().filter(|secret| secret.expose().len() >= SECRET_LEN_MIN);
-        let (patterns, encodings): (Vec<_>, Vec<_>) = secrets.flat_map(|secret| encodings(secret.expose())).unzip();
-        let values = (!patterns.is_empty()).then(|| {
-            // The longest of those that begin at one place: the value with its escapes, not a part of it.
-            let mut builder = AhoCorasick::builder();
-            builder.match_kind(MatchKind::LeftmostLongest);
-            builder.build(&patterns).expect("secrets are far shorter than an automaton can hold")
-        });
-        Self { values, encodings, shapes: Shapes::new() }
+        let values = Values::new(secrets.flat_map(|secret| encodings(secret.expose())).collect());
+        Self { values, shapes: Shapes::new() }
     }
 
     /// Whether there is nothing to redact in a text, be it plain or JSON. A text that is not clean need not hold a secret:
     /// only redaction itself looks closely.
     pub fn is_clean(&self, text: &str) -> bool {
-        let holds_value = self.values.as_ref().is_some_and(|values| values.is_match(text));
+        let holds_value = self.values.as_ref().is_some_and(|values| values.automaton.is_match(text));
         !holds_value && self.shapes.find(text, 0).is_none()
     }
 
@@ -182,8 +179,8 @@ impl Redactor {
         let Some(values) = &self.values else { return Cow::Borrowed(text) };
         let mut kept_to = 0;
         let mut clean = String::new();
-        for found in values.find_iter(text) {
-            let range = match self.encodings[found.pattern().as_usize()] {
+        for found in values.automaton.find_iter(text) {
+            let range = match values.encodings[found.pattern().as_usize()] {
                 Encoding::Readable => found.range(),
                 Encoding::Base64 => encodings::base64_run(text, found.range()),
             };

@@ -10,6 +10,7 @@ use crate::handle::run_output;
 use crate::hub::Hub;
 use crate::lease::LeaseClock;
 use crate::stats::{self, Counters};
+use crate::streams::Streams;
 use crate::tally::{Count, Tally};
 use outlive_core::log::{Entry, Key, Record};
 use outlive_core::machine::{Mismatch, WorkflowMachine};
@@ -17,7 +18,7 @@ use outlive_core::port::{
     Access, BoxFuture, Chance, Clock, Commit, Db, DbError, DbErrorKind, Effects, Halt, HistoryRun, Lease, Observer,
     Recall, Release, RunFilter, RunPatch, Witness,
 };
-use outlive_core::{EventKind, Failure, FailureKind, Origin, Redactor, RunEvent, RunId, RunInfo, RunStatus, Timestamp};
+use outlive_core::{EventKind, Failure, FailureKind, Origin, Redactor, RunEvent, RunInfo, RunStatus, Timestamp};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -47,6 +48,10 @@ pub(crate) struct Services {
 }
 
 impl Services {
+    fn redactor(&self) -> Arc<Redactor> {
+        self.redactor.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Commits; waits until a full disk has room and a busy store answers.
     pub(crate) async fn commit(&self, commit: Commit) -> Result<(), DbError> {
         let mut pause = Duration::from_millis(100);
@@ -101,8 +106,8 @@ struct State {
     session: Option<Map<String, Value>>,
     progress: Option<Arc<str>>,
     release: Option<Release>,
-    /// Text streamed by answers that have not ended, by the run that speaks.
-    partial: Vec<(Option<RunId>, String)>,
+    /// Answers that stream and have not ended.
+    streams: Streams,
     /// Hears of what is durable.
     witness: Option<Box<dyn Witness>>,
     count: Count,
@@ -135,7 +140,7 @@ impl Journal {
             session: None,
             progress: None,
             release: None,
-            partial: Vec::new(),
+            streams: Streams::default(),
             witness,
             count: Count::default(),
         };
@@ -226,8 +231,7 @@ impl Journal {
 
     /// The text of answers that were streaming when the run was stopped.
     pub(crate) fn partial_text(&self) -> Option<String> {
-        let text: Vec<_> = self.lock().partial.iter().map(|(_, text)| text.clone()).collect();
-        (!text.is_empty()).then(|| text.join("\n"))
+        self.lock().streams.text()
     }
 
     /// When streamed text is due, if nothing more urgent is pending.
@@ -265,7 +269,7 @@ impl Journal {
         let mut pending = std::mem::take(&mut state.pending);
         state.is_urgent = false;
         state.stream_due = None;
-        let redactor = self.services.redactor.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let redactor = self.services.redactor();
         let page = (!pending.is_empty()).then(|| redactor.page(state.next_index, &mut pending));
         state.next_index += pending.len() as u64;
         state.is_committing = true;
@@ -378,29 +382,6 @@ impl State {
             _ => false,
         }
     }
-
-    fn note_partial(&mut self, event: &RunEvent) {
-        let run_id = &event.origin.run_id;
-        let place = self.partial.iter().position(|(speaker, _)| speaker == run_id);
-        match &event.kind {
-            EventKind::RunContent(delta) | EventKind::TeamRunContent(delta) => {
-                let Some(text) = &delta.content else { return };
-                match place {
-                    Some(place) => self.partial[place].1.push_str(text),
-                    None => self.partial.push((run_id.clone(), text.clone())),
-                }
-            }
-            // An answer that ended, or one that broke off and is asked for again.
-            EventKind::ModelRequestCompleted(_)
-            | EventKind::TeamModelRequestCompleted(_)
-            | EventKind::CustomEvent { .. } => {
-                if let Some(place) = place {
-                    self.partial.remove(place);
-                }
-            }
-            _ => {}
-        }
-    }
 }
 
 impl Effects for Journal {
@@ -419,15 +400,20 @@ impl Effects for Journal {
         if state.halted && record.as_ref().is_none_or(|record| !record.is_progress()) {
             return;
         }
-        state.note_partial(&event);
+        // An answer that ended, or one that broke off and is asked for again.
+        if let Some(rest) = state.streams.end(&origin.run_id, &self.services.redactor()) {
+            state.append(Entry::event(self.event(rest, origin, at)));
+        }
         state.append(Entry { event, at: Some(at), record });
         state.is_urgent = true;
     }
 
     fn stream(&self, kind: EventKind, origin: &Origin) {
-        let event = self.event(kind, origin, self.services.clock.now());
+        let mut event = self.event(kind, origin, self.services.clock.now());
         let mut state = self.lock();
-        state.note_partial(&event);
+        if !state.streams.pass(&mut event, &self.services.redactor()) {
+            return;
+        }
         if !state.merge_stream(&event) {
             state.append(Entry::event(event));
         }

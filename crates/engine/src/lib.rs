@@ -24,6 +24,7 @@ mod queue;
 mod room;
 mod sessions;
 pub mod stats;
+mod streams;
 mod tally;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -111,9 +111,15 @@ fn sextet(bytes: &[u8], index: usize) -> usize {
 
 /// The whole encoded text around what was found in it.
 pub(super) fn base64_run(text: &str, found: Range<usize>) -> Range<usize> {
-    let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/-_=".contains(byte);
-    let bytes = text.as_bytes();
-    let before = bytes[..found.start].iter().rev().take_while(|byte| is_base64(byte)).count();
-    let after = bytes[found.end..].iter().take_while(|byte| is_base64(byte)).count();
-    found.start - before..found.end + after
+    let before = text.as_bytes()[..found.start].iter().rev().take_while(|byte| is_base64(byte)).count();
+    found.start - before..base64_end(text, found.end)
+}
+
+/// Where the encoded text ends that goes on at `from`.
+pub(super) fn base64_end(text: &str, from: usize) -> usize {
+    from + text.as_bytes()[from..].iter().take_while(|byte| is_base64(byte)).count()
+}
+
+fn is_base64(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"+/-_=".contains(byte)
 }

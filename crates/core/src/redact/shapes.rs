@@ -16,9 +16,15 @@ const TOKEN_LEN_MIN: usize = 16;
 /// The shortest first and second part of a JWT.
 const JWT_PART_LEN_MIN: usize = 10;
 
+const PEM_BEGIN: &str = "-----BEGIN ";
+/// The longest label of a private key, with room.
+const PEM_LABEL_LEN_MAX: usize = 64;
+/// The longest of [`BEGINNINGS`].
+const BEGINNING_LEN_MAX: usize = "uthorization".len();
+
 /// What begins a shape.
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+pub(super) enum Kind {
     /// `sk-…` and `olv_…`.
     Key,
     /// `Bearer` and a token.
@@ -39,7 +45,7 @@ const BEGINNINGS: [(&str, Kind); 14] = [
     ("eyJ", Kind::Jwt),
     ("earer ", Kind::Bearer),
     ("EARER ", Kind::Bearer),
-    ("-----BEGIN ", Kind::Pem),
+    (PEM_BEGIN, Kind::Pem),
     ("uthorization", Kind::Header),
     ("UTHORIZATION", Kind::Header),
     ("ookie", Kind::Header),
@@ -55,7 +61,7 @@ const BEGINNINGS: [(&str, Kind); 14] = [
 pub(super) struct Found {
     pub(super) range: Range<usize>,
     /// What to put there, so that JSON within the text remains JSON.
-    replacement: String,
+    pub(super) replacement: String,
 }
 
 impl Found {
@@ -67,6 +73,23 @@ impl Found {
 /// Whether what stands under this name is a credential.
 pub(super) fn is_secret_header(name: &str) -> bool {
     SECRET_HEADERS.iter().any(|header| header.eq_ignore_ascii_case(name))
+}
+
+/// What was seen of a shape at one place.
+#[derive(Debug)]
+pub(super) struct Look {
+    pub(super) found: Option<Found>,
+    /// Present when the text is at its end and what follows could change this: from where on something may be removed.
+    pub(super) open: Option<usize>,
+}
+
+impl Look {
+    const NOTHING: Look = Look { found: None, open: None };
+
+    /// Nothing yet, but something from here on, perhaps.
+    fn open(from: usize) -> Look {
+        Look { found: None, open: Some(from) }
+    }
 }
 
 /// Finds shapes.
@@ -84,16 +107,41 @@ impl Shapes {
         Self { beginnings }
     }
 
+    /// The first place at `from` or later where a shape may begin.
+    pub(super) fn begin(&self, text: &str, from: usize) -> Option<(Range<usize>, Kind)> {
+        let hit = self.beginnings.find(Input::new(text).span(from..text.len()))?;
+        let (_, kind) = BEGINNINGS[hit.pattern().as_usize()];
+        Some((hit.range(), kind))
+    }
+
+    /// Where, at `from` or later, the end of the text may be the begin of a beginning: of one that is itself removed, and of
+    /// any. The text's end where it is not.
+    pub(super) fn open_from(&self, text: &str, from: usize) -> (usize, usize) {
+        let bytes = text.as_bytes();
+        let first = from.max(bytes.len().saturating_sub(BEGINNING_LEN_MAX));
+        let (mut secret, mut any) = (bytes.len(), bytes.len());
+        for place in first..bytes.len() {
+            for (beginning, kind) in BEGINNINGS {
+                if beginning.as_bytes().starts_with(&bytes[place..]) {
+                    any = any.min(place);
+                    if kind.may_begin(bytes, place) {
+                        secret = secret.min(place);
+                    }
+                }
+            }
+        }
+        (secret, any)
+    }
+
     /// The first shape that begins at `from` or later.
     pub(super) fn find(&self, text: &str, from: usize) -> Option<Found> {
         let mut from = from;
         loop {
-            let hit = self.beginnings.find(Input::new(text).span(from..text.len()))?;
-            let (_, kind) = BEGINNINGS[hit.pattern().as_usize()];
-            if let Some(found) = kind.look(text, hit.range()) {
+            let (hit, kind) = self.begin(text, from)?;
+            from = hit.start + 1;
+            if let Some(found) = kind.look(text, hit).found {
                 return Some(found);
             }
-            from = hit.start() + 1;
         }
     }
 
@@ -111,80 +159,117 @@ impl Shapes {
 }
 
 impl Kind {
-    fn look(self, text: &str, hit: Range<usize>) -> Option<Found> {
+    /// Looks closely at what begins here.
+    pub(super) fn look(self, text: &str, hit: Range<usize>) -> Look {
         let bytes = text.as_bytes();
         match self {
-            Kind::Key => {
-                let end = end_of(bytes, hit.end, is_token);
-                let is_key = begins_token(bytes, hit.start) && end - hit.end >= TOKEN_LEN_MIN;
-                is_key.then(|| Found::new(hit.start..end))
-            }
+            Kind::Key if begins_token(bytes, hit.start) => run(bytes, hit.start, hit.end, is_token),
+            Kind::Key => Look::NOTHING,
             Kind::Bearer => {
                 let start = end_of(bytes, hit.end, |byte| byte == b' ');
-                let end = end_of(bytes, start, is_bearer);
-                (end - start >= TOKEN_LEN_MIN).then(|| Found::new(start..end))
+                run(bytes, start, start, is_bearer)
             }
             Kind::Jwt => jwt(text, hit),
             Kind::Pem => pem(text, hit.start),
             Kind::Header => header(bytes, hit),
         }
     }
+
+    /// Whether a shape whose very beginning is removed may begin here.
+    fn may_begin(self, bytes: &[u8], place: usize) -> bool {
+        match self {
+            Kind::Key | Kind::Jwt => begins_token(bytes, place),
+            Kind::Pem => true,
+            Kind::Bearer | Kind::Header => false,
+        }
+    }
 }
 
-fn jwt(text: &str, hit: Range<usize>) -> Option<Found> {
+/// What reaches from `start` to the end of the token that is at `token`, if that is long enough.
+fn run(bytes: &[u8], start: usize, token: usize, belongs: impl Fn(u8) -> bool) -> Look {
+    let end = end_of(bytes, token, belongs);
+    let found = (end - token >= TOKEN_LEN_MIN).then(|| Found::new(start..end));
+    Look { found, open: (end == bytes.len()).then_some(start) }
+}
+
+fn jwt(text: &str, hit: Range<usize>) -> Look {
     let bytes = text.as_bytes();
     if !begins_token(bytes, hit.start) {
-        return None;
+        return Look::NOTHING;
     }
     let mut start = hit.start;
     for _ in 0..2 {
         let end = end_of(bytes, start, is_token);
-        if end - start < JWT_PART_LEN_MIN || bytes.get(end) != Some(&b'.') {
-            return None;
+        if end == bytes.len() {
+            return Look::open(hit.start);
+        }
+        if end - start < JWT_PART_LEN_MIN || bytes[end] != b'.' {
+            return Look::NOTHING;
         }
         start = end + 1;
     }
-    Some(Found::new(hit.start..end_of(bytes, start, is_token)))
+    let end = end_of(bytes, start, is_token);
+    Look { found: Some(Found::new(hit.start..end)), open: (end == bytes.len()).then_some(hit.start) }
 }
 
-fn pem(text: &str, start: usize) -> Option<Found> {
-    let label = text[start..].strip_prefix("-----BEGIN ")?;
-    let label = &label[..label.find("-----")?];
-    if !label.ends_with("PRIVATE KEY") && !label.ends_with("PRIVATE KEY BLOCK") {
-        return None;
+fn pem(text: &str, start: usize) -> Look {
+    const DASHES: &str = "-----";
+    let bytes = text.as_bytes();
+    let from = start + PEM_BEGIN.len();
+    let label_end = end_of(bytes, from, |byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b' ');
+    let label = &text[from..label_end];
+    if label.len() > PEM_LABEL_LEN_MAX {
+        return Look::NOTHING;
     }
-    let body = start + "-----BEGIN ".len() + label.len() + "-----".len();
+    if !text[label_end..].starts_with(DASHES) {
+        return if DASHES.starts_with(&text[label_end..]) { Look::open(start) } else { Look::NOTHING };
+    }
+    if !label.ends_with("PRIVATE KEY") && !label.ends_with("PRIVATE KEY BLOCK") {
+        return Look::NOTHING;
+    }
+    let body = label_end + DASHES.len();
     let ending = format!("-----END {label}-----");
-    if let Some(length) = text[body..].find("-----").filter(|length| text[body + length..].starts_with(&ending)) {
-        return Some(Found::new(start..body + length + ending.len()));
+    let dashes = text[body..].find(DASHES).map(|length| body + length);
+    let is_open = dashes.is_none_or(|dashes| ending.starts_with(&text[dashes..]) && text.len() - dashes < ending.len());
+    if let Some(dashes) = dashes.filter(|dashes| text[*dashes..].starts_with(&ending)) {
+        return Look { found: Some(Found::new(start..dashes + ending.len())), open: None };
     }
     // Cut off: what can belong to it goes.
-    let end = end_of(text.as_bytes(), body, |byte| byte.is_ascii_alphanumeric() || b"+/=\n\r\\".contains(&byte));
-    (end - body >= TOKEN_LEN_MIN).then(|| Found::new(start..end))
+    let end = end_of(bytes, body, |byte| byte.is_ascii_alphanumeric() || b"+/=\n\r\\".contains(&byte));
+    Look { found: (end - body >= TOKEN_LEN_MIN).then(|| Found::new(start..end)), open: is_open.then_some(start) }
 }
 
 /// `"cookie": "a=b"` with any number of backslashes before the quotes, and the same with a value that is no text.
-fn header(bytes: &[u8], name: Range<usize>) -> Option<Found> {
+fn header(bytes: &[u8], name: Range<usize>) -> Look {
     let opening = end_of(bytes, name.end, |byte| byte == b'\\');
     let depth = opening - name.end;
-    let quote = *bytes.get(opening).filter(|byte| b"\"'".contains(byte))?;
-    if !is_name(&bytes[name.end.saturating_sub(NAME_LEN_MAX)..name.end], quote) {
-        return None;
+    // Until the value begins nothing is removed.
+    let undecided = Look::open(bytes.len());
+    let Some(&quote) = bytes.get(opening) else { return undecided };
+    let before = &bytes[name.end.saturating_sub(NAME_LEN_MAX)..name.end];
+    if !b"\"'".contains(&quote) || !is_name(before, quote) {
+        return Look::NOTHING;
     }
-    let colon = skip_space(bytes, opening + 1);
-    if bytes.get(colon) != Some(&b':') {
-        return None;
+    let Some(colon) = skip_space(bytes, opening + 1) else { return undecided };
+    if bytes[colon] != b':' {
+        return Look::NOTHING;
     }
-    let value = skip_space(bytes, colon + 1);
-    let start = end_of(bytes, value, |byte| byte == b'\\') + 1;
-    if start == value + depth + 1 && bytes.get(start - 1) == Some(&quote) {
-        return Some(Found::new(start..end_of_string(bytes, start, quote, depth)));
+    let Some(value) = skip_space(bytes, colon + 1) else { return undecided };
+    let opening = end_of(bytes, value, |byte| byte == b'\\');
+    let Some(&first) = bytes.get(opening) else { return undecided };
+    if opening == value + depth && first == quote {
+        let start = opening + 1;
+        let end = end_of_string(bytes, start, quote, depth);
+        let open = end.is_none().then_some(start);
+        return Look { found: Some(Found::new(start..end.unwrap_or(bytes.len()))), open };
     }
     let end = end_of_value(bytes, value);
+    let open = end.is_none().then_some(value);
+    let end = end.unwrap_or(bytes.len());
     let quoted = format!("{}{}", "\\".repeat(depth), char::from(quote));
     let replacement = format!("{quoted}{REDACTED}{quoted}");
     let is_something = end > value && bytes[value..end] != *b"null";
-    is_something.then_some(Found { range: value..end, replacement })
+    Look { found: is_something.then_some(Found { range: value..end, replacement }), open }
 }
 
 /// Whether what ends here is the name of a header that carries credentials, all of what stands after this quote.
@@ -193,45 +278,49 @@ fn is_name(before: &[u8], quote: u8) -> bool {
     std::str::from_utf8(&before[start..]).is_ok_and(is_secret_header)
 }
 
-/// The end of a JSON value that is no text.
-fn end_of_value(bytes: &[u8], start: usize) -> usize {
+/// The end of a JSON value that is no text; nothing while it has none.
+fn end_of_value(bytes: &[u8], start: usize) -> Option<usize> {
     let mut open = 0_u32;
     for (index, byte) in bytes.iter().enumerate().skip(start) {
         match byte {
             b'[' | b'{' => open += 1,
-            b']' | b'}' if open == 1 => return index + 1,
+            b']' | b'}' if open == 1 => return Some(index + 1),
             b']' | b'}' if open > 1 => open -= 1,
-            b',' | b']' | b'}' | b' ' | b'\n' | b'\r' | b'\t' | b'"' | b'\'' | b'\\' if open == 0 => return index,
+            b',' | b']' | b'}' | b' ' | b'\n' | b'\r' | b'\t' | b'"' | b'\'' | b'\\' if open == 0 => {
+                return Some(index);
+            }
             _ => {}
         }
     }
-    bytes.len()
+    None
 }
 
-/// Passes over white space, written as it is or escaped.
-fn skip_space(bytes: &[u8], start: usize) -> usize {
+/// Passes over white space, written as it is or escaped, to the first byte of something else; nothing while there is none.
+fn skip_space(bytes: &[u8], start: usize) -> Option<usize> {
     let mut end = start;
     loop {
         end = end_of(bytes, end, |byte| byte.is_ascii_whitespace());
         let letter = end_of(bytes, end, |byte| byte == b'\\');
-        if letter == end || !bytes.get(letter).is_some_and(|byte| b"nrt".contains(byte)) {
-            return end;
+        let letter_byte = bytes.get(letter)?;
+        if letter == end || !b"nrt".contains(letter_byte) {
+            return Some(end);
         }
         end = letter + 1;
     }
 }
 
-/// Where a string ends that is written within `depth` backslashes: a quote with more of them is part of it.
-fn end_of_string(bytes: &[u8], start: usize, quote: u8, depth: usize) -> usize {
+/// Where a string ends that is written within `depth` backslashes: a quote with more of them is part of it. Nothing while
+/// it has no end.
+fn end_of_string(bytes: &[u8], start: usize, quote: u8, depth: usize) -> Option<usize> {
     let mut backslashes = 0;
     for (index, byte) in bytes.iter().enumerate().skip(start) {
         match *byte {
             b'\\' => backslashes += 1,
-            byte if byte == quote && backslashes <= depth => return index - backslashes,
+            byte if byte == quote && backslashes <= depth => return Some(index - backslashes),
             _ => backslashes = 0,
         }
     }
-    bytes.len()
+    None
 }
 
 /// Whether a token can begin here: after anything that is no part of one. The letter of an escaped line break is none.

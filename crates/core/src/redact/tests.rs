@@ -330,3 +330,194 @@ fn any_text_can_be_redacted_and_only_once() {
         assert!(!redactor.is_clean(&page) || clean == text, "{text:?} in {page}");
     }
 }
+
+/// The text as it leaves in pieces, cut where `numbers` say.
+fn in_pieces(redactor: &Redactor, text: &str, numbers: &mut Numbers) -> (String, Vec<String>) {
+    let mut passage = Passage::default();
+    let mut told = String::new();
+    let mut pieces = Vec::new();
+    let longest = 1 + numbers.below(12);
+    let mut rest = text;
+    while !rest.is_empty() {
+        let length = 1 + numbers.below(longest);
+        let cut = rest.char_indices().nth(length).map_or(rest.len(), |(place, _)| place);
+        pieces.push(rest[..cut].to_owned());
+        told.push_str(&redactor.piece(&mut passage, &rest[..cut]));
+        rest = &rest[cut..];
+    }
+    told.push_str(&redactor.end(passage));
+    (told, pieces)
+}
+
+#[test]
+fn a_text_in_pieces_is_the_whole_text_redacted() {
+    let mut numbers = Numbers(7);
+    let values = ["correct-horse", "horse-battery", "kiñata/7+b2", "aaaaaaaaab"];
+    let redactor = Redactor::new(values.map(Secret::from));
+    // What stands before a value in base64 may have left already, so there it begins with a blank.
+    let encoded = values.map(|value| format!(" {}", encode('/', value.as_bytes())));
+    let percent = values.map(urlencoded);
+    let mut parts = vec![
+        "\"cookie\"",
+        "'Set-Cookie'",
+        "\\\"authorization\\\"",
+        "x-api-key",
+        ":",
+        "[",
+        "]",
+        "{",
+        "}",
+        "\"",
+        "'",
+        "\\",
+        " ",
+        "  ",
+        "null",
+        "12",
+        "bearer ",
+        "Bearer ",
+        "BEARER",
+        "sk-",
+        "olv_",
+        "eyJ",
+        ".",
+        ",",
+        "-----BEGIN ",
+        "PRIVATE KEY",
+        "RSA ",
+        "-----",
+        "-----END ",
+        "PRIVATE KEY-----",
+        "aaaaaaaaaaaaaaaa",
+        "aaaaaaaaaaa",
+        "0123456789",
+        "-",
+        "s",
+        "e",
+        "é",
+        "🦀",
+        "\n",
+        "\\n",
+        "x",
+        "correct-",
+        "horse",
+        "corr",
+        "battery",
+        "=",
+        "+",
+        "\\u00e9",
+    ];
+    parts.extend(values);
+    parts.extend(encoded.iter().map(String::as_str));
+    parts.extend(percent.iter().map(String::as_str));
+    let mut redacted = 0;
+    for _ in 0..8_000 {
+        let length = numbers.below(24);
+        let text: String = (0..length).map(|_| parts[numbers.below(parts.len())]).collect();
+        let whole = redactor.text(&text);
+        redacted += usize::from(whole != text);
+        let (told, pieces) = in_pieces(&redactor, &text, &mut numbers);
+        assert_eq!(told, whole, "{text:?} in {pieces:?}");
+    }
+    assert!(redacted > 2_000, "only {redacted} texts had a secret");
+}
+
+#[test]
+fn credentials_of_every_shape_are_found_across_every_cut() {
+    let jwt = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl";
+    let pem = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nMIIEow==\n-----END RSA PRIVATE KEY-----";
+    for secret in [
+        "sk-proj-abcDEF0123456789_x",
+        "olv_0123456789abcdefghijklmnop",
+        "Bearer abc.def~ghi/jkl+mno=",
+        jwt,
+        pem,
+        "correct-horse",
+        r#"{\"x-api-key\" : \"a \\\" b\",\"d\":1}"#,
+        r#"{"Set-Cookie":[["a"],"b"],"d":1}"#,
+    ] {
+        let redactor = Redactor::new([Secret::from("correct-horse")]);
+        let text = format!("it is <{secret}>, you see");
+        let whole = redactor.text(&text).into_owned();
+        assert_ne!(whole, text);
+        for first in 0..=text.len() {
+            for second in first..=text.len() {
+                let mut passage = Passage::default();
+                let mut told = redactor.piece(&mut passage, &text[..first]);
+                told += &redactor.piece(&mut passage, &text[first..second]);
+                told += &redactor.piece(&mut passage, &text[second..]);
+                assert!(passage.is_empty(), "the text is over, so is the secret: {passage:?}");
+                told += &redactor.end(passage);
+                assert_eq!(told, whole, "cut at {first} and {second}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_canary_survives_in_pieces() {
+    let mut numbers = Numbers(0x1234_5678_9abc_def0);
+    for round in 0..100 {
+        let length = SECRET_LEN_MIN + numbers.below(24);
+        let secret = format!("k{}k", numbers.text(length));
+        let redactor = Redactor::new([Secret::from(secret.as_str())]);
+        let (noise, disguise) = (numbers.text(12), disguised(&secret, &mut numbers));
+        let text = format!("{noise}{disguise}{noise} {disguise}");
+        let (told, pieces) = in_pieces(&redactor, &text, &mut numbers);
+        assert!(!survives(&secret, &told), "round {round}: {secret:?} is in {told:?}, from {pieces:?}");
+    }
+}
+
+#[test]
+fn ordinary_pieces_leave_as_they_come() {
+    let pieces = [
+        "Ask", " the", " task", "-force", " about", " the", " risk", "-free", " rate", ".", "\n\n", "##", " A", " \"",
+        "cookie", "\"", " for", " the", " bear", " of", " good", " news", ";", " auth", "or", "ization", ":", " ey",
+        " `", "key", "`", " =", " *", "*",
+    ];
+    let redactor = Redactor::default();
+    let mut passage = Passage::default();
+    for piece in pieces {
+        let told = redactor.piece(&mut passage, piece);
+        if piece == " ey" {
+            // As a token may begin.
+            assert_eq!(told, " ");
+            assert_eq!(redactor.piece(&mut passage, "es"), "eyes");
+        } else {
+            assert_eq!(told, piece);
+            assert!(passage.is_empty());
+        }
+    }
+    // With a secret to look for, the first sign of it, as it is or encoded, may come a piece later.
+    let redactor = Redactor::new([Secret::from("Xylophone-7")]);
+    let mut passage = Passage::default();
+    let (mut come, mut told) = (0, 0);
+    for piece in pieces {
+        come += piece.len();
+        told += redactor.piece(&mut passage, piece).len();
+        assert!(come - told <= 2, "{piece:?} left {} bytes behind", come - told);
+    }
+}
+
+#[test]
+fn what_is_held_is_bounded() {
+    let redactor = Redactor::default();
+    let part = "a".repeat(100);
+    // A word of any length that began like a token is let go when no token is that long.
+    let mut passage = Passage::default();
+    let mut told = redactor.piece(&mut passage, "eyJ");
+    for _ in 0..200 {
+        told += &redactor.piece(&mut passage, &part);
+    }
+    assert!(told.len() > 10_000, "{}", told.len());
+    // A secret without an end is removed with all that follows.
+    let mut passage = Passage::default();
+    let mut told = redactor.piece(&mut passage, "x sk-");
+    for _ in 0..2000 {
+        told += &redactor.piece(&mut passage, &part);
+    }
+    assert_eq!(told, "x [redacted]");
+    assert!(passage.shapes_len() <= 70_000);
+    told += &redactor.piece(&mut passage, " more");
+    assert_eq!(told + &redactor.end(passage), "x [redacted]");
+}

@@ -8,7 +8,7 @@ use outlive::engine::SystemClock;
 use outlive::prelude::*;
 use outlive::serving::auth::Auth;
 use outlive::serving::auth::jwt::{JwtKey, JwtVerifier};
-use outlive::{RunId, Server};
+use outlive::{Options, RunId, Server};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -370,4 +370,40 @@ async fn s15_s16_no_planted_secret_is_found_in_files_logs_events_errors_or_answe
     found.sort();
     found.dedup();
     assert_eq!(found, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn s16_a_secret_that_a_model_streams_in_pieces_is_stored_in_none() {
+    use outlive::core::{EventKind, ModelResponse};
+    let token = "olv_0123456789abcdefghijklmnopqrstuvwxyz0123456";
+    let answer = format!("The key is {PROVIDER_KEY}, the token {token}; and the rest is plain, so it ends with os-can");
+    let world = World::new().await;
+    let length = answer.chars().count();
+    for pieces in [1, 3, 7, 20, length] {
+        let model = ScriptedModel::replies([ModelResponse::text(answer.clone())]).chunks(pieces);
+        let workflow = Workflow::builder("Whispers")
+            .db(world.db())
+            .options(Options { secrets: vec![Secret::new(PROVIDER_KEY), Secret::new(OS_KEY)], ..Options::default() })
+            .step(Step::new("whispers").agent(Agent::new("A").model(model)))
+            .build()
+            .unwrap();
+        let run = workflow.run("go").background().await.unwrap();
+        let run_id = run.run_id().clone();
+        run.await.unwrap();
+        let events = workflow.engine().await.unwrap().events(&run_id, None).stored().await.unwrap();
+        let mut told = String::new();
+        for event in &events {
+            if let EventKind::RunContent(delta) = &event.kind {
+                told.push_str(delta.content.as_deref().unwrap_or_default());
+            }
+        }
+        let expected = "The key is [redacted], the token [redacted]; and the rest is plain, so it ends with os-can";
+        assert_eq!(told, expected, "in {pieces} pieces");
+        let stored = serde_json::to_string(&events).unwrap();
+        assert!(
+            !stored.contains("canary-provider") && !stored.contains("0123456789abc"),
+            "in {pieces} pieces: {stored}"
+        );
+        workflow.shutdown().await.unwrap();
+    }
 }

@@ -1,0 +1,162 @@
+//! Answers that stream: what of each piece can be told by now, and what they have said so far.
+//!
+//! A piece that may be the begin of a secret is held back until the next, or the end, shows what it is. Knows no store. The
+//! invariant: what a stream lets go, put together, has no secret that its pieces had together.
+
+use outlive_core::{ContentDelta, EventKind, Passage, Redactor, RunEvent, RunId};
+
+/// Answers that have not ended, by the run that speaks.
+#[derive(Default)]
+pub(crate) struct Streams(Vec<Stream>);
+
+struct Stream {
+    speaker: Option<RunId>,
+    /// What it has said, for when the run is stopped.
+    text: String,
+    content: Passage,
+    reasoning: Passage,
+    /// An event of it without text, for what is held at the end.
+    silent: EventKind,
+}
+
+impl Streams {
+    /// Takes from a piece what cannot be told yet. False when nothing is left of it.
+    pub(crate) fn pass(&mut self, event: &mut RunEvent, redactor: &Redactor) -> bool {
+        let stream = self.of(event);
+        delta(&mut event.kind).is_none_or(|delta| stream.pass(delta, redactor))
+    }
+
+    /// Ends the stream of a run that says something else now: its answer is complete, or broke off and is asked for again.
+    /// Gives what was held back of it.
+    pub(crate) fn end(&mut self, speaker: &Option<RunId>, redactor: &Redactor) -> Option<EventKind> {
+        let place = self.0.iter().position(|stream| stream.speaker == *speaker)?;
+        let mut stream = self.0.remove(place);
+        let delta = delta(&mut stream.silent)?;
+        delta.content = Some(redactor.end(stream.content)).filter(|content| !content.is_empty());
+        delta.reasoning_content = redactor.end(stream.reasoning);
+        has_text(delta).then_some(stream.silent)
+    }
+
+    /// What all of them have said so far, as it came.
+    pub(crate) fn text(&self) -> Option<String> {
+        let texts: Vec<_> = self.0.iter().map(|stream| stream.text.as_str()).filter(|text| !text.is_empty()).collect();
+        (!texts.is_empty()).then(|| texts.join("\n"))
+    }
+
+    fn of(&mut self, event: &RunEvent) -> &mut Stream {
+        let speaker = &event.origin.run_id;
+        let known = self.0.iter().position(|stream| stream.speaker == *speaker);
+        let place = known.unwrap_or_else(|| {
+            self.0.push(Stream {
+                speaker: speaker.clone(),
+                text: String::new(),
+                content: Passage::default(),
+                reasoning: Passage::default(),
+                silent: silent(&event.kind),
+            });
+            self.0.len() - 1
+        });
+        &mut self.0[place]
+    }
+}
+
+impl Stream {
+    fn pass(&mut self, delta: &mut ContentDelta, redactor: &Redactor) -> bool {
+        if !has_text(delta) {
+            return true;
+        }
+        if let Some(content) = delta.content.take() {
+            self.text.push_str(&content);
+            let told = redactor.piece(&mut self.content, &content);
+            delta.content = Some(told).filter(|told| !told.is_empty());
+        }
+        if !delta.reasoning_content.is_empty() {
+            delta.reasoning_content = redactor.piece(&mut self.reasoning, &delta.reasoning_content);
+        }
+        has_text(delta)
+    }
+}
+
+/// The text of an event that streams some.
+fn delta(kind: &mut EventKind) -> Option<&mut ContentDelta> {
+    match kind {
+        EventKind::RunContent(delta) | EventKind::TeamRunContent(delta) => Some(delta),
+        _ => None,
+    }
+}
+
+fn has_text(delta: &ContentDelta) -> bool {
+    !delta.reasoning_content.is_empty() || delta.content.as_ref().is_some_and(|content| !content.is_empty())
+}
+
+/// The same event with nothing in it.
+fn silent(kind: &EventKind) -> EventKind {
+    let mut kind = kind.clone();
+    if let Some(delta) = delta(&mut kind) {
+        (delta.content, delta.reasoning_content, delta.model_provider_data) = (None, String::new(), None);
+    }
+    kind
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use outlive_core::{Origin, Secret};
+
+    fn piece(run_id: &str, content: Option<&str>, reasoning: &str) -> RunEvent {
+        let delta = ContentDelta {
+            content: content.map(str::to_owned),
+            content_type: "str".to_owned(),
+            reasoning_content: reasoning.to_owned(),
+            ..ContentDelta::default()
+        };
+        let origin = Origin { run_id: Some(run_id.parse().expect("an id")), ..Origin::default() };
+        RunEvent { created_at: 0, kind: EventKind::RunContent(delta), origin, event_index: None }
+    }
+
+    fn texts(kind: &mut EventKind) -> (String, String) {
+        let delta = delta(kind).expect("it streams");
+        (delta.content.clone().unwrap_or_default(), delta.reasoning_content.clone())
+    }
+
+    #[test]
+    fn a_secret_in_pieces_is_never_told_and_texts_do_not_mix() {
+        let redactor = Redactor::new([Secret::from("correct-horse")]);
+        let mut streams = Streams::default();
+        let mut told = Vec::new();
+        for (run_id, content, reasoning) in [
+            ("one", Some("it is corr"), ""),
+            ("two", Some("corr"), ""),
+            ("one", None, "I think correct"),
+            ("one", Some("ect-ho"), ""),
+            ("one", None, "-horse"),
+            ("two", Some("idor"), ""),
+            ("one", Some("rse! And corre"), ""),
+            ("one", None, ""),
+        ] {
+            let mut event = piece(run_id, content, reasoning);
+            let is_told = streams.pass(&mut event, &redactor);
+            told.push((run_id, is_told, texts(&mut event.kind)));
+        }
+        let text = |content: &str, reasoning: &str| (content.to_owned(), reasoning.to_owned());
+        let expected = [
+            ("one", true, text("it is ", "")),
+            ("two", false, text("", "")),
+            ("one", true, text("", "I think ")),
+            ("one", false, text("", "")),
+            ("one", true, text("", "[redacted]")),
+            ("two", true, text("corridor", "")),
+            ("one", true, text("[redacted]! And ", "")),
+            // What never had text is told as it is.
+            ("one", true, text("", "")),
+        ];
+        assert_eq!(told, expected);
+        assert_eq!(streams.text().as_deref(), Some("it is correct-horse! And corre\ncorridor"));
+        let one = Some("one".parse().expect("an id"));
+        let mut rest = streams.end(&one, &redactor).expect("something was held");
+        assert_eq!(texts(&mut rest), text("corre", ""));
+        assert!(streams.end(&one, &redactor).is_none());
+        assert!(streams.end(&Some("two".parse().expect("an id")), &redactor).is_none(), "nothing was held");
+        assert_eq!(streams.text(), None);
+    }
+}
