@@ -9,6 +9,7 @@ mod cmd;
 mod demo;
 mod exit;
 mod fold;
+mod log;
 mod output;
 mod progress;
 mod runs;
@@ -20,9 +21,9 @@ mod times;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use cli::{Cli, Command};
+use cli::Cli;
 use exit::{Exit, Problem};
-use settings::{LogFormat, Origin, Settings};
+use log::Log;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -38,9 +39,9 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: &Cli) -> Result<Exit, Problem> {
-    log(cli)?;
+    let log = Log::start(cli)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let done = runtime.block_on(cmd::run(cli));
+    let done = runtime.block_on(cmd::run(cli, &log));
     // A command that has answered does not wait for what others still do in this process: it is all on disk.
     runtime.shutdown_background();
     done
@@ -58,35 +59,6 @@ fn refuse(error: &clap::Error) -> ExitCode {
     }
     let _ = error.print();
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8))
-}
-
-/// What the library logs, on standard error: warnings, more with `-v`, or what `OUTLIVE_LOG` says. For commands that stay,
-/// `outlive.toml` may say it too.
-fn log(cli: &Cli) -> Result<(), Problem> {
-    use tracing_subscriber::EnvFilter;
-    let settings = match &cli.command {
-        Command::Serve(serve) => serve.settings(&cli.global)?,
-        Command::Worker(worker) => worker.settings(&cli.global)?,
-        _ => Settings::for_logging(),
-    };
-    let is_overruled = matches!(settings.origin("log"), Origin::File(_)) && cli.global.verbose > 0;
-    let wanted = Some(settings.log.trim()).filter(|text| !text.is_empty() && !is_overruled);
-    let level = match cli.global.verbose {
-        0 => "warn",
-        1 => "info",
-        _ => "debug",
-    };
-    let filter = EnvFilter::try_new(wanted.unwrap_or(level)).map_err(|error| {
-        settings::configuration(format!("OUTLIVE_LOG cannot be read: {error}"))
-            .hint("write a level, or levels by module: OUTLIVE_LOG=info,outlive_engine=debug")
-    })?;
-    let is_plain = anstream::AutoStream::choice(&std::io::stderr()) == anstream::ColorChoice::Never;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match settings.log_format {
-        LogFormat::Text => lines.with_ansi(!is_plain).init(),
-        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
-    }
-    Ok(())
 }
 
 /// A panic is a bug of ours: a short report instead of a backtrace, unless `RUST_BACKTRACE` asks for one.

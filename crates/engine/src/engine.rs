@@ -248,6 +248,12 @@ impl Engine {
         self.inner.wake.notify_one();
     }
 
+    /// What keeps secrets out of the store: for keeping the same ones out of other places. It knows those of the options and
+    /// of every workflow registered so far.
+    pub fn redactor(&self) -> Arc<Redactor> {
+        self.inner.services.redactor()
+    }
+
     /// The same engine, restricted to one user's runs and sessions.
     ///
     /// ```

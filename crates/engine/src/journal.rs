@@ -48,7 +48,7 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    fn redactor(&self) -> Arc<Redactor> {
+    pub(crate) fn redactor(&self) -> Arc<Redactor> {
         self.redactor.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

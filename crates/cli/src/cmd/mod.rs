@@ -20,6 +20,7 @@ pub(crate) mod worker;
 use crate::cli::{Cli, Command};
 use crate::exit::{Exit, Problem};
 use crate::fold::StepView;
+use crate::log::Log;
 use crate::{style, times};
 use outlive::WorkflowRunOutput;
 use outlive::client::RunSummary;
@@ -27,7 +28,7 @@ use outlive::core::RunStatus;
 use serde_json::{Value, json};
 
 /// Does what was asked.
-pub(crate) async fn run(cli: &Cli) -> Result<Exit, Problem> {
+pub(crate) async fn run(cli: &Cli, log: &Log) -> Result<Exit, Problem> {
     let global = &cli.global;
     refuse_server(cli)?;
     match &cli.command {
@@ -40,8 +41,8 @@ pub(crate) async fn run(cli: &Cli) -> Result<Exit, Problem> {
         Command::Output(output) => output.run(global).await,
         Command::Cancel(cancel) => cancel.run(global).await,
         Command::Rerun(rerun) => rerun.run(global).await,
-        Command::Serve(serve) => serve.run(global).await,
-        Command::Worker(worker) => worker.run(global).await,
+        Command::Serve(serve) => serve.run(global, log).await,
+        Command::Worker(worker) => worker.run(global, log).await,
         Command::Audit(audit) => audit.run(global).await,
         Command::Keys(keys) => keys.run(global).await,
         Command::Config(config) => config.run(global),

@@ -5,6 +5,7 @@
 
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};
+use crate::log::Log;
 use crate::settings::{self, Given, LogFormat, Origin, Settings};
 use crate::{demo, output, stop, store};
 use clap::Args;
@@ -81,7 +82,7 @@ impl Serve {
         Ok(settings)
     }
 
-    pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
+    pub(crate) async fn run(&self, global: &Global, log: &Log) -> Result<Exit, Problem> {
         let mut settings = self.settings(global)?;
         let addresses = resolve(&settings.addr).await?;
         let origins =
@@ -108,6 +109,7 @@ impl Serve {
         let server = self.start(db, &settings, auth, hosts, origins).await?;
         announce(&listeners, &settings, mode, global)?;
         let engine = server.engine().clone();
+        log.know(&engine);
         let has_failed = AtomicBool::new(false);
         let stopping = async {
             tokio::select! {

@@ -2,6 +2,7 @@
 
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};
+use crate::log::Log;
 use crate::settings::{Given, LogFormat, Origin, Settings};
 use crate::{demo, output, stop, store};
 use clap::Args;
@@ -33,13 +34,14 @@ impl Worker {
         Ok(settings)
     }
 
-    pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
+    pub(crate) async fn run(&self, global: &Global, log: &Log) -> Result<Exit, Problem> {
         let settings = self.settings(global)?;
         let db: Arc<dyn Db> = Arc::new(store::handle(&settings)?);
         let workflow = demo::workflow(db.clone())?;
         let stop = stop::stop_signal()?;
         let engine = Engine::builder(db).options(settings.engine.clone()).workflow(workflow.definition().clone());
         let engine = engine.observer(Arc::new(Otlp::from_env()?)).start().await?;
+        log.know(&engine);
         if global.json {
             output::json(&json!({ "working": true, "db": settings.db, "pid": std::process::id() }))?;
         }

@@ -257,6 +257,30 @@ fn a_request_leaves_one_line_of_json_with_the_id_its_client_was_told() {
 }
 
 #[test]
+fn no_log_line_holds_a_secret_whatever_its_form() {
+    const TOKEN: &str = "olv_0123456789abcdefghijklmnop";
+    for format in ["text", "json"] {
+        let place = Place::new();
+        // An error of the database names the file, and with it the key.
+        let db = place.path(&format!("of-{KEY}/a.db"));
+        let mut command = place.command(&["serve", "--addr", "127.0.0.1:0", "--log-format", format, "--db"]);
+        command.arg(&db).env("OS_SECURITY_KEY", KEY).env("OUTLIVE_LOG", "debug").env("NO_COLOR", "1");
+        let server = Running::start(&mut command);
+        let key = format!("authorization: Bearer {KEY}");
+        for path in [format!("/nothing/{KEY}"), format!("/nothing/{TOKEN}"), format!("/{}", KEY.replace('-', "%2d"))] {
+            server.ask("GET", &path, &[&key], "");
+        }
+        for file in ["a.db", "a.db-wal"] {
+            std::fs::write(db.with_file_name(file), vec![0xff; 1 << 16]).unwrap();
+        }
+        assert_eq!(server.ask("GET", "/sessions", &[&key], "").status, 500);
+        let log = server.stop().stderr;
+        assert!(log.contains("/nothing/[redacted]") && log.contains("of-[redacted]/a.db"), "{log}");
+        assert!(!log.contains(KEY) && !log.contains(TOKEN) && !log.contains("%2dhorse%2d"), "{log}");
+    }
+}
+
+#[test]
 fn an_address_that_is_taken_or_is_none_is_named() {
     let place = Place::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -323,14 +323,22 @@ fn end_of_string(bytes: &[u8], start: usize, quote: u8, depth: usize) -> Option<
     None
 }
 
-/// Whether a token can begin here: after anything that is no part of one. The letter of an escaped line break is none.
+/// Whether a token can begin here: after anything that is no part of one. The letter of an escaped line break is none, nor
+/// that of a colour.
 fn begins_token(bytes: &[u8], start: usize) -> bool {
     match bytes[..start] {
+        [ref before @ .., b'm'] if ends_with_colour(before) => true,
         [.., b'\\', letter] if b"nrtbf".contains(&letter) => true,
         [.., b'\\', b'u', _, _, _, _] => true,
         [.., before] => !is_token(before),
         [] => true,
     }
+}
+
+/// Whether a terminal's code for a colour ends here, but for its last letter.
+fn ends_with_colour(before: &[u8]) -> bool {
+    let numbers = before.iter().rev().take_while(|byte| byte.is_ascii_digit() || **byte == b';').count();
+    before[..before.len() - numbers].ends_with(b"\x1b[")
 }
 
 /// The end of the run of such bytes that begins at `start`.

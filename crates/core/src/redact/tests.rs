@@ -89,6 +89,7 @@ fn credentials_are_known_by_their_shape() {
         ("key=sk-proj-abcDEF0123456789_x;", "key=[redacted];"),
         ("olv_0123456789abcdefghijklmnop", "[redacted]"),
         ("\\nsk-0123456789abcdefghijklmnop", "\\n[redacted]"),
+        ("error\x1b[0m\x1b[2m=\x1b[0msk-0123456789abcdefghijklmnop", "error\x1b[0m\x1b[2m=\x1b[0m[redacted]"),
         ("authorization: BEARER  abc.def~ghi/jkl+mno=", "authorization: BEARER  [redacted]"),
         (&format!("<{jwt}>"), "<[redacted]>"),
         (&format!("<{unsigned}>"), "<[redacted]>"),
