@@ -174,7 +174,7 @@ impl Auth {
             return self.identify_key(keys, digest).await;
         }
         match &self.jwt {
-            Some(verifier) => verifier.verify(token, self.clock.now()),
+            Some(verifier) => verifier.verify(token, self.clock.now()).await,
             None => Err(AuthError::invalid_key()),
         }
     }

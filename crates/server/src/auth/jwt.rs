@@ -1,7 +1,11 @@
 //! JSON Web Tokens. What is accepted is fixed by the settings: keys, their algorithms, audience and issuer.
 //!
+//! Keys are given at the start, or stand in a [`JwksFile`] that may change.
+//!
 //! The invariants: the token chooses neither algorithm nor key, only which of the configured keys to try; nothing is
 //! ever fetched; a token without an end is refused.
+
+mod jwks;
 
 use super::error::{AuthError, AuthErrorKind};
 use super::principal::{Principal, PrincipalKind};
@@ -14,6 +18,8 @@ use outlive_core::Timestamp;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use jwks::{JWKS_BYTES_MAX, JwksFile};
 
 /// The most that clocks may differ.
 const LEEWAY_MAX: Duration = Duration::from_secs(30);
@@ -29,6 +35,14 @@ pub enum JwtConfigError {
         "the key for {0} tokens cannot be used, give a shared secret for HS and a public key in PEM for the others"
     )]
     UnusableKey(String),
+    /// A file with keys cannot be used.
+    #[error("the keys in {path} cannot be used: {why}")]
+    UnusableKeySet {
+        /// The file.
+        path: String,
+        /// Why.
+        why: String,
+    },
 }
 
 /// A key that verifies tokens, and the one algorithm it is for.
@@ -89,6 +103,7 @@ fn validation(algorithm: Algorithm) -> Validation {
 /// Verifies tokens.
 pub struct JwtVerifier {
     keys: Vec<JwtKey>,
+    file: Option<JwksFile>,
     audience: Option<String>,
     issuer: Option<String>,
     leeway: Duration,
@@ -97,7 +112,13 @@ pub struct JwtVerifier {
 impl JwtVerifier {
     /// Accepts tokens that one of these keys has signed.
     pub fn new(keys: Vec<JwtKey>) -> Self {
-        Self { keys, audience: None, issuer: None, leeway: Duration::ZERO }
+        Self { keys, file: None, audience: None, issuer: None, leeway: Duration::ZERO }
+    }
+
+    /// Accepts tokens that a key of this file has signed, too.
+    pub fn jwks(mut self, file: JwksFile) -> Self {
+        self.file = Some(file);
+        self
     }
 
     /// Requires this audience in `aud`.
@@ -118,42 +139,18 @@ impl JwtVerifier {
         self
     }
 
-    pub(super) fn verify(&self, token: &str, now: Timestamp) -> Result<Principal, AuthError> {
-        let claims = self.verified_claims(token)?;
+    pub(super) async fn verify(&self, token: &str, now: Timestamp) -> Result<Principal, AuthError> {
+        let of_file = match &self.file {
+            Some(file) => file.keys().await,
+            None => Arc::default(),
+        };
+        let keys: Vec<&JwtKey> = self.keys.iter().chain(&*of_file).collect();
+        let claims = verified_claims(&keys, token)?;
         let expires_at = self.check_times(&claims, now)?;
         self.check_audience(&claims)?;
         self.check_issuer(&claims)?;
         let user_id = Some(subject(&claims)?);
         Ok(Principal { kind: PrincipalKind::User, user_id, scopes: scopes(&claims)?, expires_at: Some(expires_at) })
-    }
-
-    fn verified_claims(&self, token: &str) -> Result<Map<String, Value>, AuthError> {
-        if token.split('.').count() != 3 {
-            return Err(AuthError::invalid_token("Not enough segments"));
-        }
-        let header = jsonwebtoken::decode_header(token).map_err(|error| refusal(&error))?;
-        check_header(&header)?;
-        let mut last = AuthError::invalid_token("The specified alg value is not allowed");
-        for key in self.candidates(&header)? {
-            match jsonwebtoken::decode::<Map<String, Value>>(token, &key.key, &key.validation) {
-                Ok(token) => return Ok(token.claims),
-                Err(error) => last = refusal(&error),
-            }
-        }
-        Err(last)
-    }
-
-    /// The keys to try: the one the token names, when keys have names; of those, the ones for its algorithm.
-    fn candidates<'a>(&'a self, header: &'a Header) -> Result<impl Iterator<Item = &'a JwtKey>, AuthError> {
-        let named = self.keys.iter().any(|key| key.id.is_some());
-        let wanted = header.kid.as_deref().filter(|_| named);
-        if wanted.is_some_and(|kid| self.keys.iter().all(|key| key.id.as_deref() != Some(kid))) {
-            return Err(AuthError::invalid_token("Unknown key id"));
-        }
-        let fits = move |key: &&JwtKey| {
-            key.validation.algorithms.contains(&header.alg) && (wanted.is_none() || key.id.as_deref() == wanted)
-        };
-        Ok(self.keys.iter().filter(fits))
     }
 
     /// Until when the token is good.
@@ -186,6 +183,36 @@ impl JwtVerifier {
         let is_ours = claims.get("iss").and_then(Value::as_str) == Some(issuer);
         if is_ours { Ok(()) } else { Err(AuthError::invalid_token("Invalid issuer")) }
     }
+}
+
+/// The claims of a token that one of these keys has signed.
+fn verified_claims(keys: &[&JwtKey], token: &str) -> Result<Map<String, Value>, AuthError> {
+    if token.split('.').count() != 3 {
+        return Err(AuthError::invalid_token("Not enough segments"));
+    }
+    let header = jsonwebtoken::decode_header(token).map_err(|error| refusal(&error))?;
+    check_header(&header)?;
+    let mut last = AuthError::invalid_token("The specified alg value is not allowed");
+    for key in candidates(keys, &header)? {
+        match jsonwebtoken::decode::<Map<String, Value>>(token, &key.key, &key.validation) {
+            Ok(token) => return Ok(token.claims),
+            Err(error) => last = refusal(&error),
+        }
+    }
+    Err(last)
+}
+
+/// The keys to try: the one the token names, when keys have names; of those, the ones for its algorithm.
+fn candidates<'a>(keys: &[&'a JwtKey], header: &Header) -> Result<Vec<&'a JwtKey>, AuthError> {
+    let named = keys.iter().any(|key| key.id.is_some());
+    let wanted = header.kid.as_deref().filter(|_| named);
+    if wanted.is_some_and(|kid| keys.iter().all(|key| key.id.as_deref() != Some(kid))) {
+        return Err(AuthError::invalid_token("Unknown key id"));
+    }
+    let fits = |key: &&JwtKey| {
+        key.validation.algorithms.contains(&header.alg) && (wanted.is_none() || key.id.as_deref() == wanted)
+    };
+    Ok(keys.iter().copied().filter(fits).collect())
 }
 
 /// A token that brings its own key, says where to get one, or asks for what we do not know, is refused outright.

@@ -4,7 +4,7 @@ use super::*;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey};
-use outlive_server::auth::jwt::{JwtConfigError, JwtKey, JwtVerifier};
+use outlive_server::auth::jwt::{JWKS_BYTES_MAX, JwksFile, JwtConfigError, JwtKey, JwtVerifier};
 use serde_json::{Value, json};
 
 const SECRET: &str = "a-secret-for-tests-of-32-bytes-or-more";
@@ -303,4 +303,162 @@ fn a_key_that_does_not_fit_its_algorithm_is_refused_at_the_start() {
     assert_eq!(refused("EdDSA", EC_PUBLIC), unusable("EdDSA"));
     let message = refused("RS256", "hunter2").unwrap().to_string();
     assert!(!message.contains("hunter2"));
+}
+
+/// The public keys above as a JSON Web Key, under this id.
+fn jwk(public: &str, id: &str) -> Value {
+    let der: Vec<u8> = {
+        let body: String = public.lines().filter(|line| !line.starts_with("-----")).collect();
+        base64::engine::general_purpose::STANDARD.decode(body).expect("base64")
+    };
+    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    match der.len() {
+        // The modulus is what lies before the exponent, 02 03 01 00 01.
+        294 => json!({ "kty": "RSA", "kid": id, "use": "sig", "n": encode(&der[33..289]), "e": "AQAB" }),
+        91 => json!({ "kty": "EC", "kid": id, "crv": "P-256", "x": encode(&der[27..59]), "y": encode(&der[59..]) }),
+        44 => json!({ "kty": "OKP", "kid": id, "crv": "Ed25519", "alg": "EdDSA", "x": encode(&der[12..]) }),
+        other => panic!("a key of {other} bytes"),
+    }
+}
+
+/// The same token with a key id in its header; the signature is over what it was before, and no good.
+fn renamed(token: &str, id: &str) -> String {
+    let (header, rest) = token.split_once('.').expect("three parts");
+    let mut header: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).expect("base64")).expect("JSON");
+    header["kid"] = json!(id);
+    format!("{}.{rest}", URL_SAFE_NO_PAD.encode(header.to_string()))
+}
+
+struct KeySet(tempfile::NamedTempFile);
+
+impl KeySet {
+    fn new(keys: &[Value]) -> Self {
+        let set = Self(tempfile::NamedTempFile::new().expect("a file"));
+        set.write(&json!({ "keys": keys }).to_string());
+        set
+    }
+
+    fn write(&self, text: &str) {
+        std::fs::write(self.0.path(), text).expect("writable");
+    }
+
+    fn open(&self, algorithms: &[&str]) -> Result<JwksFile, JwtConfigError> {
+        JwksFile::open(self.0.path(), algorithms.iter().copied())
+    }
+
+    fn auth(&self, algorithms: &[&str]) -> Auth {
+        auth(JwtVerifier::new(Vec::new()).jwks(self.open(algorithms).expect("usable")))
+    }
+}
+
+#[tokio::test]
+async fn a_key_set_verifies_and_its_names_choose() {
+    let set = KeySet::new(&[jwk(RSA_PUBLIC, "rsa"), jwk(EC_PUBLIC, "ec"), jwk(ED_PUBLIC, "ed")]);
+    let auth_all = set.auth(&["RS256", "ES256", "EdDSA"]);
+    for token in [RS256, ES256, EDDSA] {
+        assert_eq!(admitted(&auth_all, token).await.user_id.as_deref(), Some("u-1"));
+    }
+    assert_eq!(refusal(&auth_all, &renamed(RS256, "other")).await, "Invalid token: Unknown key id");
+    // The right name, but the signature is over another header; and a key of another kind.
+    assert_eq!(refusal(&auth_all, &renamed(RS256, "rsa")).await, "Invalid token: Signature verification failed");
+    let wrong_kind = refusal(&auth_all, &renamed(RS256, "ec")).await;
+    assert_eq!(wrong_kind, "Invalid token: The specified alg value is not allowed");
+    // Only what the settings name is accepted, whatever the file holds.
+    let auth_rsa = set.auth(&["RS256"]);
+    admitted(&auth_rsa, RS256).await;
+    assert_eq!(refusal(&auth_rsa, ES256).await, "Invalid token: The specified alg value is not allowed");
+    // Beside a secret of the settings.
+    let secret = key("HS256", SECRET).id("ours");
+    let both = auth(JwtVerifier::new(vec![secret]).jwks(set.open(&["RS256"]).expect("usable")));
+    admitted(&both, RS256).await;
+    let ours = signed(&json!({ "alg": "HS256", "kid": "ours" }), &json!({ "sub": "u-2", "exp": NOW_S + 600 }), SECRET);
+    assert_eq!(admitted(&both, &ours).await.user_id.as_deref(), Some("u-2"));
+}
+
+#[tokio::test]
+async fn b03_a_key_set_cannot_be_used_as_a_shared_secret() {
+    let public = jwk(RSA_PUBLIC, "rsa");
+    let set = KeySet::new(std::slice::from_ref(&public));
+    let auth_rsa = set.auth(&["RS256"]);
+    let claims = json!({ "sub": "u-1", "scopes": ["agent_os:admin"], "exp": NOW_S + 600 });
+    let modulus = public["n"].as_str().expect("text");
+    for secret in [RSA_PUBLIC, RSA_PUBLIC.trim_end(), modulus, &public.to_string()] {
+        for header in [json!({ "alg": "HS256" }), json!({ "alg": "HS256", "kid": "rsa" })] {
+            let confused = signed(&header, &claims, secret);
+            assert_eq!(refusal(&auth_rsa, &confused).await, "Invalid token: The specified alg value is not allowed");
+        }
+    }
+    let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    for alg in ["none", "None", ""] {
+        let unsigned = format!("{}.{}.", encode(&json!({ "alg": alg, "kid": "rsa" })), encode(&claims));
+        refusal(&auth_rsa, &unsigned).await;
+    }
+    // A secret in the file is none of its keys, and no algorithm of secrets can be asked for.
+    let shared = json!({ "kty": "oct", "kid": "s", "alg": "HS256", "k": URL_SAFE_NO_PAD.encode(SECRET) });
+    let with_secret = KeySet::new(&[public, shared]);
+    assert!(with_secret.open(&["HS256"]).is_err());
+    let auth_rsa = with_secret.auth(&["RS256"]);
+    let signed_with_it = signed(&json!({ "alg": "HS256", "kid": "s" }), &claims, SECRET);
+    assert_eq!(refusal(&auth_rsa, &signed_with_it).await, "Invalid token: Unknown key id");
+}
+
+#[test]
+fn what_a_key_set_may_not_hold_is_passed_over_and_without_a_key_it_is_refused() {
+    let with = |change: &dyn Fn(&mut Value)| {
+        let mut key = jwk(RSA_PUBLIC, "rsa");
+        change(&mut key);
+        key
+    };
+    let bad = [
+        with(&|key| key["use"] = json!("enc")),
+        with(&|key| key["alg"] = json!("RS512")),
+        with(&|key| key["alg"] = json!("RSA-OAEP")),
+        with(&|key| key["n"] = json!("AQAB")),
+        with(&|key| key["kty"] = json!("unheard-of")),
+        jwk(EC_PUBLIC, "ec"),
+        json!(7),
+    ];
+    for key in bad {
+        let error = KeySet::new(std::slice::from_ref(&key)).open(&["RS256"]).map(|_| ()).expect_err(&key.to_string());
+        assert!(matches!(error, JwtConfigError::UnusableKeySet { .. }), "{error}");
+        KeySet::new(&[key, jwk(RSA_PUBLIC, "rsa")]).open(&["RS256"]).expect("the other key is good");
+    }
+    let set = KeySet::new(&[]);
+    for text in ["", "{}", "[]", "{\"keys\":7}", "a-secret-that-is-not-repeated"] {
+        set.write(text);
+        let error = set.open(&["RS256"]).map(|_| ()).expect_err(text).to_string();
+        assert!(error.contains("cannot be used") && !error.contains("a-secret"), "{error}");
+    }
+    let padding = " ".repeat(usize::try_from(JWKS_BYTES_MAX).expect("small"));
+    set.write(&format!("{}{padding}", json!({ "keys": [jwk(RSA_PUBLIC, "rsa")] })));
+    assert!(set.open(&["RS256"]).map(|_| ()).expect_err("too long").to_string().contains("longer"));
+    assert!(JwksFile::open("/nowhere/keys.json", ["RS256"]).is_err());
+    assert!(matches!(set.open(&["RS257"]), Err(JwtConfigError::UnknownAlgorithm(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_are_rotated_by_writing_the_file_and_a_broken_file_changes_nothing() {
+    let set = KeySet::new(&[jwk(RSA_PUBLIC, "old")]);
+    let auth_rotating = set.auth(&["RS256", "ES256"]);
+    admitted(&auth_rotating, RS256).await;
+    set.write(&json!({ "keys": [jwk(EC_PUBLIC, "new")] }).to_string());
+    tokio::time::advance(Duration::from_secs(29)).await;
+    // However many tokens come, it is not looked at before its time.
+    assert_eq!(refusal(&auth_rotating, ES256).await, "Invalid token: The specified alg value is not allowed");
+    admitted(&auth_rotating, RS256).await;
+    tokio::time::advance(Duration::from_secs(1)).await;
+    admitted(&auth_rotating, ES256).await;
+    refusal(&auth_rotating, RS256).await;
+    for broken in ["{\"keys\": [{\"kty\"", ""] {
+        set.write(broken);
+        tokio::time::advance(Duration::from_secs(30)).await;
+        admitted(&auth_rotating, ES256).await;
+    }
+    std::fs::remove_file(set.0.path()).expect("it was there");
+    tokio::time::advance(Duration::from_secs(30)).await;
+    admitted(&auth_rotating, ES256).await;
+    set.write(&json!({ "keys": [jwk(RSA_PUBLIC, "old"), jwk(EC_PUBLIC, "new")] }).to_string());
+    tokio::time::advance(Duration::from_secs(30)).await;
+    admitted(&auth_rotating, RS256).await;
+    admitted(&auth_rotating, ES256).await;
 }
