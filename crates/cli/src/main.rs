@@ -39,6 +39,9 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: &Cli) -> Result<Exit, Problem> {
+    if !matches!(cli.command, Command::Version(_)) {
+        Settings::take_env_file(&cli.global)?;
+    }
     let log = Log::start(cli)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let done = runtime.block_on(cmd::run(cli, &log));

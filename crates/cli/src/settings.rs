@@ -1,19 +1,22 @@
 //! Settings: what they are called, where each came from, and which values make sense.
 //!
 //! ```text
-//! default ◄── outlive.toml ◄── environment ◄── flag        what stands further right wins
+//! default ◄── the user's file ◄── outlive.toml ◄── .env ◄── environment ◄── flag      what stands further right wins
 //! ```
 //! [`TABLE`] is the one list: files, variables, `config show` and suggestions all read it. A secret is no setting: it can
-//! only come from the environment, and is never shown. The invariant: a name that is not in the table is an error.
+//! only come from the environment (or `.env`), and is never shown. The invariant: a name that is not in the table is an error.
 
+mod env_file;
 mod table;
 mod value;
 
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};
+use env_file::EnvFile;
 use outlive::Options;
 use outlive::serving::config::Limits;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 pub(crate) use table::{Setting, TABLE};
@@ -23,6 +26,8 @@ pub(crate) use value::Given;
 pub(crate) const TOKEN: &str = "OUTLIVE_TOKEN";
 /// The file's name; it is looked for in this directory and in those above.
 pub(crate) const FILE_NAME: &str = "outlive.toml";
+/// The user's file, seen from where their settings are.
+const USER_FILE: &str = "outlive/config.toml";
 /// Distance up to which two names are taken for the same one, mistyped.
 const TYPO_MAX: usize = 3;
 
@@ -46,6 +51,8 @@ pub(crate) enum Origin {
     File(PathBuf),
     /// This environment variable.
     Environment(String),
+    /// This variable in this file.
+    EnvFile(String, PathBuf),
     /// This flag.
     Flag(&'static str),
 }
@@ -56,6 +63,7 @@ impl fmt::Display for Origin {
             Self::Default => f.write_str("default"),
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Environment(name) => write!(f, "${name}"),
+            Self::EnvFile(name, path) => write!(f, "${name} in {}", path.display()),
             Self::Flag(flag) => f.write_str(flag),
         }
     }
@@ -101,18 +109,17 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// As the file, the environment and the flags for every command have it.
+    /// As the files, the environment and the flags for every command have it.
     ///
     /// # Errors
     /// When the file cannot be read, or something in it or in a variable is no setting, or has a value that makes no
     /// sense. The problem names it and where it stands.
     pub(crate) fn load(global: &Global) -> Result<Self, Problem> {
-        let here = std::env::current_dir()?;
         let mut settings = Self::default();
-        if let Some(path) = find(&here) {
+        for path in Self::files() {
             settings.read_file(&path)?;
         }
-        settings.read_environment(|name| std::env::var_os(name))?;
+        settings.read_environment(&EnvFile::beside(project().as_deref())?, |name| std::env::var_os(name))?;
         if let Some(db) = &global.db {
             settings.set_db(db.clone(), Origin::Flag("--db"));
         }
@@ -158,9 +165,17 @@ impl Settings {
         self.origins.get(name).cloned().unwrap_or_default()
     }
 
-    /// The file that was read, if one was.
-    pub(crate) fn file(&self) -> Option<PathBuf> {
-        find(&std::env::current_dir().ok()?)
+    /// The files that are read: the user's and the project's, as far as there are such.
+    pub(crate) fn files() -> Vec<PathBuf> {
+        of_user(|name| std::env::var_os(name)).into_iter().chain(project()).collect()
+    }
+
+    /// Takes over what `.env` beside the project's file says and nobody has set.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(crate) fn take_env_file(global: &Global) -> Result<(), Problem> {
+        EnvFile::beside(project().as_deref())?.apply(global)
     }
 
     fn read_file(&mut self, path: &Path) -> Result<(), Problem> {
@@ -190,21 +205,25 @@ impl Settings {
         Ok(())
     }
 
-    fn read_environment(&mut self, variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> Result<(), Problem> {
+    fn read_environment(&mut self, file: &EnvFile, variable: impl Fn(&str) -> Option<OsString>) -> Result<(), Problem> {
         for setting in TABLE {
             let name = setting.variable();
             let Some(value) = variable(&name) else { continue };
+            let origin = match file.gave(&name, &value) {
+                Some(path) => Origin::EnvFile(name.clone(), path.to_owned()),
+                None => Origin::Environment(name.clone()),
+            };
             if setting.name == "db" {
                 if value.is_empty() {
                     let problem = configuration("OUTLIVE_DB is set to nothing");
                     return Err(problem.hint("set it to the path of a database, or unset it"));
                 }
-                self.set_db(PathBuf::from(value), Origin::Environment(name));
+                self.set_db(PathBuf::from(value), origin);
                 continue;
             }
             let text = value.into_string().map_err(|_| configuration(format!("{name} is no text")))?;
             if !text.trim().is_empty() {
-                self.set(setting.name, Given::Text(text), Origin::Environment(name))?;
+                self.set(setting.name, Given::Text(text), origin)?;
             }
         }
         Ok(())
@@ -237,9 +256,17 @@ pub(crate) fn configuration(message: impl fmt::Display) -> Problem {
     Problem::new(Exit::Configuration, "configuration", message)
 }
 
-/// The nearest file upwards.
-fn find(here: &Path) -> Option<PathBuf> {
+/// The project's file: the nearest one upwards.
+fn project() -> Option<PathBuf> {
+    let here = std::env::current_dir().ok()?;
     here.ancestors().map(|directory| directory.join(FILE_NAME)).find(|path| path.is_file())
+}
+
+/// The user's file, by the rules of the XDG base directories.
+fn of_user(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let directory = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")))?;
+    Some(directory.join(USER_FILE)).filter(|path| path.is_file())
 }
 
 /// `[limits] body_bytes_max = 1` is `limits.body_bytes_max`.
@@ -310,7 +337,7 @@ mod tests {
         let mut settings = Settings::default();
         settings.read_file(&path).expect("settings");
         let variable = |name: &str| (name == "OUTLIVE_ENGINE_RUNS_MAX").then(|| "9".into());
-        settings.read_environment(variable).expect("a number");
+        settings.read_environment(&EnvFile::default(), variable).expect("a number");
         assert_eq!((settings.engine.runs_max, settings.addr.as_str()), (9, "127.0.0.1:1"));
         assert_eq!(settings.db, directory.path().join("runs.db"), "a path in a file is seen from the file");
         assert_eq!(settings.origin("addr"), Origin::File(path));

@@ -22,8 +22,9 @@ enum Verb {
 
 /// Show every setting as it holds here
 ///
-/// A flag wins over an environment variable, a variable over outlive.toml (in this directory or one above), the file over
-/// the default. A setting's variable is its name in capitals: OUTLIVE_LIMITS_BODY_BYTES_MAX for limits.body_bytes_max.
+/// A flag wins over an environment variable, a variable over outlive.toml (in this directory or one above), that over the
+/// user's own file (outlive/config.toml in $XDG_CONFIG_HOME or ~/.config), the files over the default. A setting's variable
+/// is its name in capitals: OUTLIVE_LIMITS_BODY_BYTES_MAX for limits.body_bytes_max; .env beside outlive.toml is read too.
 /// Secrets are no settings and never shown.
 #[derive(Debug, Args)]
 struct Show {

@@ -108,9 +108,10 @@ impl Doctor {
 
 /// Where settings come from, and those that somebody chose.
 fn about_settings(settings: &mut Settings) -> Finding {
-    let mut detail = match settings.file() {
-        Some(path) => format!("from {}", path.display()),
-        None => format!("no {} here or above", settings::FILE_NAME),
+    let files: Vec<_> = Settings::files().iter().map(|path| path.display().to_string()).collect();
+    let mut detail = match files.is_empty() {
+        false => format!("from {}", files.join(" and ")),
+        true => format!("no {} here or above", settings::FILE_NAME),
     };
     for setting in TABLE {
         let origin = settings.origin(setting.name);

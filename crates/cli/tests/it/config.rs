@@ -1,6 +1,7 @@
 //! Settings from the file, the environment and flags, and what the doctor finds.
 
 use crate::fixture::{Done, Place};
+use crate::running::{KEY, Running};
 use std::process::Command;
 
 fn with(mut command: Command, variables: &[(&str, &str)]) -> Done {
@@ -142,4 +143,80 @@ fn a_doctor_remarks_a_variable_that_is_no_setting() {
         with(place.command(&["doctor"]), &[("OUTLIVE_ADDRESS", "x"), ("OUTLIVE_LIMIT_HEADERS_MAX", "5")]).exits(0);
     assert!(done.stdout.contains("OUTLIVE_ADDRESS is no setting"), "{}", done.stdout);
     assert!(done.stdout.contains("OUTLIVE_LIMIT_HEADERS_MAX is no setting"), "{}", done.stdout);
+}
+
+#[test]
+fn the_users_file_is_below_the_projects_and_above_the_default() {
+    let place = Place::new();
+    let user = place.path("home/.config/outlive");
+    std::fs::create_dir_all(&user).unwrap();
+    std::fs::write(user.join("config.toml"), "addr = \"127.0.0.1:1\"\nlog = \"info\"\n").unwrap();
+    write(&place, "addr = \"127.0.0.1:2\"\n");
+    let home = place.path("home");
+    let show = |name: &str, directory: &std::path::Path| {
+        let mut command = place.command(&["config", "show", "--json", "--origin"]);
+        command.env(name, directory);
+        Done::of(command).exits(0).json()
+    };
+    for shown in [show("HOME", &home), show("XDG_CONFIG_HOME", &home.join(".config"))] {
+        assert_eq!((&shown["addr"]["value"], &shown["log"]["value"]), (&"127.0.0.1:2".into(), &"info".into()));
+        assert!(shown["addr"]["origin"].as_str().unwrap().ends_with("/outlive.toml"), "{}", shown["addr"]);
+        assert!(shown["log"]["origin"].as_str().unwrap().ends_with("/outlive/config.toml"), "{}", shown["log"]);
+    }
+    assert_eq!(show("HOME", &place.path("nobody"))["log"]["origin"], "default");
+    // A mistake in it is named with its place.
+    std::fs::write(user.join("config.toml"), "adr = 1\n").unwrap();
+    let mut command = place.command(&["config", "show"]);
+    command.env("HOME", &home);
+    let done = Done::of(command).exits(7);
+    assert!(
+        done.stderr.contains("outlive/config.toml") && done.stderr.contains("did you mean addr?"),
+        "{}",
+        done.stderr
+    );
+}
+
+#[test]
+fn a_dot_env_beside_the_file_is_part_of_the_environment_and_is_said_once() {
+    let place = Place::new();
+    let text = "OUTLIVE_ADDR=127.0.0.1:3\nOUTLIVE_LOG=debug\nOS_SECURITY_KEY='hunter2'\nLD_PRELOAD=/nowhere.so\n";
+    std::fs::write(place.path(".env"), text).unwrap();
+    // Without the file beside it, it is somebody else's.
+    let alone = place.run(&["config", "show", "--json"]).exits(0);
+    assert_eq!(alone.json()["addr"], "127.0.0.1:7878");
+    write(&place, "addr = \"127.0.0.1:2\"\n");
+    std::fs::create_dir_all(place.path("below")).unwrap();
+    let mut command = place.command(&["config", "show", "--origin"]);
+    command.current_dir(place.path("below")).env("OUTLIVE_LOG", "warn");
+    let done = Done::of(command).exits(0);
+    let line = |name: &str| done.stdout.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    let addr = line("addr = ");
+    assert!(addr.contains("127.0.0.1:3") && addr.contains("$OUTLIVE_ADDR in ") && addr.ends_with("/.env"), "{addr}");
+    let log = line("log = ");
+    assert!(log.contains("warn") && log.ends_with("$OUTLIVE_LOG"), "what is set already wins: {log}");
+    let said: Vec<_> = done.stderr.lines().collect();
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].starts_with("Using OS_SECURITY_KEY, OUTLIVE_ADDR of ") && said[0].ends_with("/.env"), "{said:?}");
+    assert!(!done.stdout.contains("hunter2") && !done.stderr.contains("hunter2"));
+    let quiet = place.run(&["config", "show", "--quiet"]).exits(0);
+    assert_eq!(quiet.stderr, "");
+    // A flag wins over it, and a broken line is named without its value.
+    let flag = place.run(&["config", "show", "--json", "--db", "flag.db"]).exits(0).json();
+    assert_eq!(flag["db"], "flag.db");
+    std::fs::write(place.path(".env"), "# mine\nOS_SECURITY_KEY='hunter2\n").unwrap();
+    let broken = place.run(&["config", "show"]).exits(7);
+    assert!(broken.stderr.contains(".env, line 2: OS_SECURITY_KEY has no readable value"), "{}", broken.stderr);
+    assert!(!broken.stderr.contains("hunter2"), "{}", broken.stderr);
+    place.run(&["version"]).exits(0);
+}
+
+#[test]
+fn a_server_asks_for_the_key_that_a_dot_env_gives_it() {
+    let place = Place::new();
+    write(&place, "db = \"runs.db\"\n");
+    std::fs::write(place.path(".env"), format!("OS_SECURITY_KEY=\"{KEY}\"\n")).unwrap();
+    let server = Running::serve(&place, &[]);
+    assert_eq!(server.ask("GET", "/config", &[], "").status, 401);
+    assert_eq!(server.ask("GET", "/config", &[&format!("authorization: Bearer {KEY}")], "").status, 200);
+    server.stop().exits(0);
 }
