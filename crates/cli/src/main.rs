@@ -21,9 +21,10 @@ mod times;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use cli::Cli;
+use cli::{Cli, Command};
 use exit::{Exit, Problem};
 use log::Log;
+use settings::Settings;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
