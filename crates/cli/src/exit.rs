@@ -152,7 +152,7 @@ impl From<engine::Error> for Problem {
             E::Input(_) => Self::new(Exit::Usage, "invalid_input", error),
             E::InputTooLong { .. } => Self::new(Exit::Usage, "input_too_long", error),
             E::DiskLow { .. } => {
-                let hint = "make room on the disk, or lower engine.disk_free_min and engine.disk_free_percent_min";
+                let hint = "make room on the disk, or lower engine.disk_free_min";
                 Self { is_retryable: true, ..Self::new(Exit::Other, "disk_low", error).hint(hint) }
             }
             E::Damaged(_) => Self::new(Exit::Other, "log_damaged", error),

@@ -19,8 +19,8 @@ pub struct Options {
     pub input_bytes_max: usize,
     /// With less room than this on the store's disk, in bytes, no further run is accepted.
     pub disk_free_min: u64,
-    /// Nor with less than this part of it, in percent.
-    pub disk_free_percent_min: u32,
+    /// Of a small disk no more than this part is kept, in percent.
+    pub disk_free_percent_max: u32,
     /// How long a lease lasts without a heartbeat.
     pub lease_period: Duration,
     /// Time between heartbeats.
@@ -51,7 +51,7 @@ impl Default for Options {
             commits_max: 512,
             input_bytes_max: 1 << 20,
             disk_free_min: 512 << 20,
-            disk_free_percent_min: 5,
+            disk_free_percent_max: 5,
             lease_period: Duration::from_secs(15),
             heartbeat_period: Duration::from_secs(5),
             scan_period: Duration::from_secs(1),

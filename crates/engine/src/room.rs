@@ -44,7 +44,8 @@ impl LowWater {
     }
 }
 
+/// Some bytes whatever the disk's size: five in a hundred of a large disk are more than all runs will ever need.
 fn needed_bytes(room: &Room, options: &Options) -> u64 {
-    let part = room.total_bytes / 100 * u64::from(options.disk_free_percent_min);
-    part.max(options.disk_free_min)
+    let part = room.total_bytes / 100 * u64::from(options.disk_free_percent_max);
+    part.min(options.disk_free_min)
 }

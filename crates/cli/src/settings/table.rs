@@ -93,8 +93,8 @@ pub(crate) const TABLE: &[Setting] = &[
     setting("engine.disk_free_min", "with less room on the disk, in bytes, no run is accepted", |s| {
         Place::Rate(&mut s.engine.disk_free_min)
     }),
-    setting("engine.disk_free_percent_min", "nor with less of it, in percent", |s| {
-        Place::Percent(&mut s.engine.disk_free_percent_min)
+    setting("engine.disk_free_percent_max", "of a small disk no more than this part is kept, in percent", |s| {
+        Place::Percent(&mut s.engine.disk_free_percent_max)
     }),
     setting("engine.lease_period", "how long a lease lasts without a heartbeat", |s| {
         Place::Period(&mut s.engine.lease_period)
@@ -162,7 +162,7 @@ mod tests {
             ("limits.drain_period", Given::Text("0s".to_owned())),
             ("limits.headers_max", Given::Text("many".to_owned())),
             ("execute", Given::Number(1)),
-            ("engine.disk_free_percent_min", Given::Number(100)),
+            ("engine.disk_free_percent_max", Given::Number(100)),
             ("log_format", Given::Text("xml".to_owned())),
         ] {
             assert!(settings.set(name, given, Origin::Default).is_err(), "{name}");

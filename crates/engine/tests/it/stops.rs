@@ -225,7 +225,7 @@ async fn a_disk_that_is_nearly_full_takes_no_run_and_finishes_those_it_took() {
     let definition = workflow([slow("a", HOUR)]);
     let engine = engine(&db, &definition).await;
     let accepted = engine.submit(&definition.id, input("x")).await.unwrap();
-    for (free, total) in [(511 * MIB, 1000 * MIB), (999 * MIB, 20_000 * MIB)] {
+    for (free, total) in [(511 * MIB, 20_000 * MIB), (49 * MIB, 1000 * MIB)] {
         db.set_health(with(free, total));
         tokio::time::sleep(SECOND).await;
         let refused = engine.submit(&definition.id, input("y")).await.unwrap_err();
@@ -233,7 +233,7 @@ async fn a_disk_that_is_nearly_full_takes_no_run_and_finishes_those_it_took() {
         assert!(matches!(engine.ready(), Err(Error::DiskLow { .. })));
     }
     assert_eq!(accepted.wait().await.unwrap().status, RunStatus::Completed);
-    for (free, total) in [(512 * MIB, 1000 * MIB), (1000 * MIB, 20_000 * MIB)] {
+    for (free, total) in [(512 * MIB, 20_000 * MIB), (50 * MIB, 1000 * MIB)] {
         db.set_health(with(free, total));
         tokio::time::sleep(SECOND).await;
         engine.ready().unwrap();
