@@ -11,6 +11,7 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, redirect};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// The longest body of a refusal that is read; what matters of it is at its start.
@@ -76,6 +77,11 @@ pub(super) fn misfit(error: &serde_json::Error) -> String {
     }
 }
 
+fn is_of_this_machine(base: &Url) -> bool {
+    let host = base.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
 impl Connection {
     pub(super) fn new(server: &str, token: Option<Secret>, limits: Limits) -> Result<Self, ClientError> {
         // Nothing of the text is repeated: it may hold a credential.
@@ -88,7 +94,10 @@ impl Connection {
             return Err(unusable("it has a query or a fragment"));
         }
         let authorization = token.as_ref().map(bearer).transpose()?;
-        let client = http::builder()
+        let builder = http::builder();
+        // What is on this machine is asked without a proxy: the credential goes to no other address.
+        let builder = if is_of_this_machine(&base) { builder.no_proxy() } else { builder };
+        let client = builder
             .redirect(redirect::Policy::none())
             .referer(false)
             .read_timeout(limits.idle_timeout)
@@ -277,4 +286,20 @@ fn detail(body: &Value) -> Option<String> {
         _ => None,
     }
     .filter(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_is_asked_without_a_proxy() {
+        let is_own = |text: &str| is_of_this_machine(&http::join(text, &[]).unwrap());
+        for own in ["http://127.0.0.1:7878", "http://127.8.9.1", "http://[::1]:7878", "http://localhost/below"] {
+            assert!(is_own(own), "{own}");
+        }
+        for other in ["http://10.0.0.1", "https://localhost.example", "http://[2001:db8::1]", "https://runs.example"] {
+            assert!(!is_own(other), "{other}");
+        }
+    }
 }
