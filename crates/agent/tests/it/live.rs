@@ -16,7 +16,7 @@ fn both(tokens_max: u64) -> [AnyModel; 2] {
 }
 
 #[tokio::test]
-#[ignore = "needs a model server"]
+#[ignore = "asks a real model: set OUTLIVE_LIVE_BASE_URL and OUTLIVE_LIVE_MODEL"]
 async fn a_real_model_answers_whole_and_streamed() {
     for model in both(24) {
         let whole = good(model.respond(question("Say hello in one short sentence.")).await);
@@ -30,7 +30,7 @@ async fn a_real_model_answers_whole_and_streamed() {
 }
 
 #[tokio::test]
-#[ignore = "needs a model server"]
+#[ignore = "asks a real model: set OUTLIVE_LIVE_BASE_URL and OUTLIVE_LIVE_MODEL"]
 async fn a_real_model_stops_at_its_limit() {
     let [_, chat] = both(4);
     let (_, answer) = good(streamed(&*chat, question("Tell me a long story.")).await);
@@ -38,7 +38,7 @@ async fn a_real_model_stops_at_its_limit() {
 }
 
 #[tokio::test]
-#[ignore = "needs a model server"]
+#[ignore = "asks a real model: set OUTLIVE_LIVE_BASE_URL and OUTLIVE_LIVE_MODEL"]
 async fn a_real_model_takes_tools_and_their_results() {
     for model in both(60) {
         let mut request = question("What is the price of ACME?");
@@ -57,7 +57,7 @@ async fn a_real_model_takes_tools_and_their_results() {
 }
 
 #[tokio::test]
-#[ignore = "needs a model server"]
+#[ignore = "asks a real model: set OUTLIVE_LIVE_BASE_URL and OUTLIVE_LIVE_MODEL"]
 async fn a_real_model_keeps_to_a_schema() {
     let [_, chat] = both(80);
     let mut request = question("Name a city and its population.");
@@ -72,7 +72,7 @@ async fn a_real_model_keeps_to_a_schema() {
 }
 
 #[tokio::test]
-#[ignore = "needs a model server"]
+#[ignore = "asks a real model: set OUTLIVE_LIVE_BASE_URL and OUTLIVE_LIVE_MODEL"]
 async fn a_real_context_has_an_end() {
     for model in both(8) {
         let long = question(&"many words ".repeat(40_000));

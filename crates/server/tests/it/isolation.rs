@@ -258,14 +258,7 @@ async fn bad_b07_on_a_socket_another_users_run_is_as_unknown_as_one_that_never_w
     let bob = served.user("bob").await;
     let before = picture(&served, &alice).await;
     let mut socket = served.socket_of(&bob).await;
-    let actions: Vec<&str> = served
-        .rules
-        .iter()
-        .filter_map(|rule| match rule.method {
-            Verb::Message(action) => Some(action),
-            _ => None,
-        })
-        .collect();
+    let actions = messages(&served);
     assert!(actions.len() >= 5, "{actions:?}");
     for action in actions {
         let frame = |run: &str| match action {
@@ -499,14 +492,7 @@ async fn bad_b10_every_route_asks_for_a_credential_but_those_that_are_listed_her
     // Without a credential a socket hears nothing of any run.
     let mut socket = served.socket().await;
     assert_eq!(socket.event().await["requires_auth"], true);
-    let messages: Vec<&str> = served
-        .rules
-        .iter()
-        .filter_map(|rule| match rule.method {
-            Verb::Message(action) => Some(action),
-            _ => None,
-        })
-        .collect();
+    let messages = messages(&served);
     for action in messages {
         socket.say(json!({ "action": action, "workflow_id": "echo", "run_id": NOBODY_RUN })).await;
         match in_time(socket.next()).await {
@@ -514,4 +500,10 @@ async fn bad_b10_every_route_asks_for_a_credential_but_those_that_are_listed_her
             Heard::Closed(frame) => panic!("{frame:?}"),
         }
     }
+}
+
+/// What a client may say on a socket.
+fn messages(served: &Served) -> Vec<&'static str> {
+    let message = |verb| if let Verb::Message(action) = verb { Some(action) } else { None };
+    served.rules.iter().filter_map(|rule| message(rule.method)).collect()
 }
