@@ -1,37 +1,43 @@
-//! A bounded queue from async callers to one thread: senders wait without blocking, the thread waits without spinning.
+//! A bounded queue from async callers to one thread: senders wait without blocking, the thread waits without spinning, and
+//! is woken when there is enough to do, not by each letter: waking a thread costs more than most letters are worth.
 //!
-//! tokio's own queue has no blocking receive with a timeout, and a blocking queue's send would block an executor; so the
-//! bound is a semaphore that senders await, in front of an unbounded queue that can then never hold more than that.
+//! The bound is a semaphore that senders await. The invariant: whatever was sent is taken by the thread, or dropped with
+//! the thread's end.
 
-use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// Letters that may wait.
 const ROOM: usize = 1024;
 
-enum Letter<T> {
-    Work(T),
-    Nudge,
-}
-
 /// The senders' end.
-pub(super) struct Mailbox<T> {
-    sender: mpsc::Sender<Letter<T>>,
-    room: Arc<Semaphore>,
-}
+pub(super) struct Mailbox<T>(Arc<Shared<T>>);
 
 /// The thread's end.
-pub(super) struct Inbox<T> {
-    receiver: mpsc::Receiver<Letter<T>>,
-    room: Arc<Semaphore>,
+pub(super) struct Inbox<T>(Arc<Shared<T>>);
+
+struct Shared<T> {
+    room: Semaphore,
+    state: Mutex<State<T>>,
+    bell: Condvar,
+}
+
+struct State<T> {
+    letters: VecDeque<T>,
+    /// The thread sleeps until there are so many letters.
+    sleeps_for: Option<usize>,
+    is_nudged: bool,
+    has_senders: bool,
+    has_thread: bool,
 }
 
 /// What the thread found.
-pub(super) enum Mail<T> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mail {
     /// Something to do.
-    Work(T),
+    Work,
     /// Nothing: the time is over, or someone nudged.
     Idle,
     /// Every sender is gone and everything was taken.
@@ -39,81 +45,201 @@ pub(super) enum Mail<T> {
 }
 
 pub(super) fn mailbox<T>() -> (Mailbox<T>, Inbox<T>) {
-    let (sender, receiver) = mpsc::channel();
-    let room = Arc::new(Semaphore::new(ROOM));
-    let inbox = Inbox { receiver, room: room.clone() };
-    (Mailbox { sender, room }, inbox)
+    let state =
+        State { letters: VecDeque::new(), sleeps_for: None, is_nudged: false, has_senders: true, has_thread: true };
+    let shared = Arc::new(Shared { room: Semaphore::new(ROOM), state: Mutex::new(state), bell: Condvar::new() });
+    (Mailbox(shared.clone()), Inbox(shared))
 }
 
 impl<T> Mailbox<T> {
-    /// Queues `work`; false when the thread is gone.
+    /// Queues `letter`; false when the thread is gone.
     ///
     /// # Cancel safety
     /// Dropped before it is ready, nothing was queued.
-    pub(super) async fn send(&self, work: T) -> bool {
-        match self.room.acquire().await {
+    pub(super) async fn send(&self, letter: T) -> bool {
+        match self.0.room.acquire().await {
             Ok(permit) => permit.forget(),
             Err(_) => return false,
         }
-        self.sender.send(Letter::Work(work)).is_ok()
+        let mut state = self.0.lock();
+        if !state.has_thread {
+            return false;
+        }
+        state.letters.push_back(letter);
+        let is_enough = state.sleeps_for.is_some_and(|count| state.letters.len() >= count);
+        self.0.wake(state, is_enough);
+        true
     }
 
     /// Makes the thread look up.
     pub(super) fn nudge(&self) {
-        // A thread that is gone needs no nudge.
-        drop(self.sender.send(Letter::Nudge));
+        let mut state = self.0.lock();
+        state.is_nudged = true;
+        self.0.wake(state, true);
+    }
+}
+
+impl<T> Drop for Mailbox<T> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.has_senders = false;
+        self.0.wake(state, true);
     }
 }
 
 impl<T> Inbox<T> {
     /// Waits for work, at most this long if there is a limit.
-    pub(super) fn wait(&self, limit: Option<Duration>) -> Mail<T> {
-        let letter = match limit {
-            Some(limit) => self.receiver.recv_timeout(limit),
-            None => self.receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        };
-        match letter {
-            Ok(Letter::Work(work)) => {
-                self.room.add_permits(1);
-                Mail::Work(work)
+    pub(super) fn wait(&self, limit: Option<Duration>) -> Mail {
+        let mut state = self.0.lock();
+        let mut has_slept = false;
+        loop {
+            if !state.letters.is_empty() {
+                return Mail::Work;
             }
-            Ok(Letter::Nudge) | Err(RecvTimeoutError::Timeout) => Mail::Idle,
-            Err(RecvTimeoutError::Disconnected) => Mail::Closed,
+            if std::mem::take(&mut state.is_nudged) || (has_slept && limit.is_some()) {
+                return Mail::Idle;
+            }
+            if !state.has_senders {
+                return Mail::Closed;
+            }
+            state = self.0.sleep(state, 1, limit);
+            has_slept = true;
         }
     }
 
-    /// How much waits, at least.
+    /// Waits until there are `count` letters, or none has come for `pause`.
+    pub(super) fn wait_for(&self, count: usize, pause: Duration) {
+        let mut state = self.0.lock();
+        let mut before = None;
+        while state.letters.len() < count && state.has_senders && before != Some(state.letters.len()) {
+            before = Some(state.letters.len());
+            state = self.0.sleep(state, count, Some(pause));
+        }
+    }
+
+    /// How many letters wait.
     pub(super) fn len(&self) -> usize {
-        ROOM.saturating_sub(self.room.available_permits())
+        self.0.lock().letters.len()
     }
 
-    /// Adds what else is there, until `group` has `limit` members.
-    pub(super) fn gather(&self, group: &mut Vec<T>, limit: usize) {
-        let before = group.len();
-        while group.len() < limit {
-            match self.receiver.try_recv() {
-                Ok(Letter::Work(work)) => group.push(work),
-                Ok(Letter::Nudge) => {}
-                Err(_) => break,
-            }
-        }
-        self.room.add_permits(group.len() - before);
-    }
-
-    /// Adds what arrives, until `group` has `limit` members or nothing has come for `pause`.
-    pub(super) fn gather_patiently(&self, group: &mut Vec<T>, limit: usize, pause: Duration) {
-        self.gather(group, limit);
-        while group.len() < limit
-            && let Mail::Work(work) = self.wait(Some(pause))
-        {
-            group.push(work);
-            self.gather(group, limit);
-        }
+    /// Takes the oldest letters, at most `limit`.
+    pub(super) fn take(&self, limit: usize) -> Vec<T> {
+        let mut state = self.0.lock();
+        let count = limit.min(state.letters.len());
+        let taken = state.letters.drain(..count).collect();
+        drop(state);
+        self.0.room.add_permits(count);
+        taken
     }
 }
 
 impl<T> Drop for Inbox<T> {
     fn drop(&mut self) {
-        self.room.close();
+        self.0.room.close();
+        let mut state = self.0.lock();
+        state.has_thread = false;
+        let letters = std::mem::take(&mut state.letters);
+        drop(state);
+        drop(letters);
+    }
+}
+
+impl<T> Shared<T> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes the thread, if it sleeps and should not.
+    fn wake(&self, mut state: MutexGuard<'_, State<T>>, is_due: bool) {
+        let wakes = is_due && state.sleeps_for.take().is_some();
+        // The lock first, because whoever wakes wants it.
+        drop(state);
+        if wakes {
+            self.bell.notify_one();
+        }
+    }
+
+    /// Sleeps until there are `count` letters, someone nudges, the senders are gone or the time is over. May wake early.
+    fn sleep<'a>(
+        &self,
+        mut state: MutexGuard<'a, State<T>>,
+        count: usize,
+        limit: Option<Duration>,
+    ) -> MutexGuard<'a, State<T>> {
+        state.sleeps_for = Some(count);
+        let mut state = match limit {
+            Some(limit) => {
+                let woken = self.bell.wait_timeout(state, limit);
+                woken.unwrap_or_else(PoisonError::into_inner).0
+            }
+            None => self.bell.wait(state).unwrap_or_else(PoisonError::into_inner),
+        };
+        state.sleeps_for = None;
+        state
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+    use tokio::runtime::Builder;
+
+    fn send(mailbox: &Mailbox<u32>, letters: impl IntoIterator<Item = u32>) {
+        let runtime = Builder::new_current_thread().build().expect("a runtime starts");
+        letters.into_iter().for_each(|letter| assert!(runtime.block_on(mailbox.send(letter))));
+    }
+
+    #[test]
+    fn letters_come_in_order_in_groups_and_to_the_last() {
+        let (mailbox, inbox) = mailbox();
+        let reader = thread::spawn(move || {
+            let mut taken = Vec::new();
+            while inbox.wait(None) != Mail::Closed {
+                inbox.wait_for(7, Duration::from_micros(50));
+                let group = inbox.take(5);
+                assert!(group.len() <= 5);
+                taken.extend(group);
+            }
+            taken
+        });
+        // More than there is room for: the sender waits.
+        send(&mailbox, 0..5000);
+        drop(mailbox);
+        assert_eq!(reader.join().expect("the reader ends"), (0..5000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_group_that_is_whole_is_not_waited_for_and_one_that_is_not_only_a_pause() {
+        let (mailbox, inbox) = mailbox();
+        send(&mailbox, [1, 2]);
+        inbox.wait_for(2, Duration::MAX);
+        inbox.wait_for(3, Duration::from_millis(1));
+        assert_eq!(inbox.len(), 2);
+        assert_eq!(inbox.wait(None), Mail::Work);
+        assert_eq!(inbox.take(9), [1, 2]);
+        assert_eq!(inbox.wait(Some(Duration::from_millis(1))), Mail::Idle);
+        mailbox.nudge();
+        assert_eq!(inbox.wait(None), Mail::Idle);
+    }
+
+    #[test]
+    fn a_nudge_and_the_senders_end_wake_the_thread() {
+        let (mailbox, inbox) = mailbox::<u32>();
+        let found = thread::spawn(move || [inbox.wait(None), inbox.wait(None)]);
+        mailbox.nudge();
+        drop(mailbox);
+        assert_eq!(found.join().expect("it ends"), [Mail::Idle, Mail::Closed]);
+    }
+
+    #[test]
+    fn with_the_thread_gone_nothing_is_taken_and_what_waited_is_dropped() {
+        let (mailbox, inbox) = mailbox();
+        let letter = Arc::new(());
+        let runtime = Builder::new_current_thread().build().expect("a runtime starts");
+        assert!(runtime.block_on(mailbox.send(letter.clone())));
+        drop(inbox);
+        assert_eq!(Arc::strong_count(&letter), 1);
+        assert!(!runtime.block_on(mailbox.send(letter)));
     }
 }

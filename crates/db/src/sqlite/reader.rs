@@ -33,7 +33,7 @@ impl Reader {
     pub(super) fn serve(self, inbox: &Inbox<Reading>) {
         loop {
             match inbox.wait(None) {
-                Mail::Work(reading) => reading(&self),
+                Mail::Work => inbox.take(usize::MAX).into_iter().for_each(|reading| reading(&self)),
                 Mail::Idle => {}
                 Mail::Closed => break,
             }

@@ -100,9 +100,8 @@ impl Writer {
         loop {
             let limit = self.watchers.has_any().then_some(NEWS_INTERVAL);
             match self.inbox.wait(limit) {
-                Mail::Work(first) => {
-                    let mut group = vec![first];
-                    self.gather(&mut group);
+                Mail::Work => {
+                    let group = self.gather();
                     self.execute(group);
                 }
                 Mail::Idle => {}
@@ -121,13 +120,10 @@ impl Writer {
 
     /// Callers that were just answered often come back at once. Waiting a small part of a sync for them lets one sync
     /// serve all of them instead of every second one; a caller that is alone never waits.
-    fn gather(&mut self, group: &mut Group) {
-        self.inbox.gather(group, GROUP_MAX);
-        let expected = self.in_flight.min(GROUP_MAX);
-        if group.len() < expected {
-            let pause = (self.sync_time / SYNC_PART).min(PAUSE_MAX);
-            self.inbox.gather_patiently(group, expected, pause);
-        }
+    fn gather(&self) -> Group {
+        let pause = (self.sync_time / SYNC_PART).min(PAUSE_MAX);
+        self.inbox.wait_for(self.in_flight.min(GROUP_MAX), pause);
+        self.inbox.take(GROUP_MAX)
     }
 
     fn execute(&mut self, mut group: Group) {
