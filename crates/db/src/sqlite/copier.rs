@@ -15,13 +15,15 @@ use std::sync::mpsc::{self, SyncSender};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-/// Pages to copy that make a pass worth its syncs (8 MB).
+/// Pages to copy that make a pass worth its syncs while many write (16 MB).
 const PASS_PAGES: i32 = 4000;
-/// A rest this short is left to the writer (1 MB).
+/// And while few do (2 MB): then syncs are to spare, and what counts is how long a lone commit takes.
+const QUIET_PASS_PAGES: i32 = 500;
+/// A rest this short is left to the writer (512 KB).
 const REST_PAGES: i32 = 128;
 /// Passes after which the writer takes the rest, however long: it writes faster than the copier copies.
 const PASSES_MAX: u32 = 3;
-/// Length of the log at which the writer waits for readers, so that it can start again (320 MB).
+/// Length of the log at which the writer waits for readers, so that it can start again (160 MB).
 const RESTART_PAGES: i32 = 40_000;
 
 /// Pages of the log, from its beginning.
@@ -78,7 +80,7 @@ impl Copier {
     }
 
     /// Looks at a log of this length, between two groups: starts a pass when it is long, and says when the rest is due.
-    pub(super) fn look(&mut self, log: Pages) -> Rest {
+    pub(super) fn look(&mut self, log: Pages, is_quiet: bool) -> Rest {
         let copied = self.copied.load(Ordering::Acquire);
         if copied == COPYING {
             return Rest::Nothing;
@@ -90,7 +92,8 @@ impl Copier {
         if self.passes > 0 && (log - copied <= REST_PAGES || self.passes >= PASSES_MAX) {
             return if log < RESTART_PAGES { Rest::Copy } else { Rest::CopyAndWait };
         }
-        if self.passes > 0 || log - self.left >= PASS_PAGES {
+        let pass = if is_quiet { QUIET_PASS_PAGES } else { PASS_PAGES };
+        if self.passes > 0 || log - self.left >= pass {
             self.begin_pass();
         }
         Rest::Nothing

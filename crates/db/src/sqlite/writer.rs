@@ -25,6 +25,8 @@ const GROUP_MAX: usize = 512;
 const SYNC_PART: u32 = 16;
 /// And at most.
 const PAUSE_MAX: Duration = Duration::from_micros(500);
+/// It is quiet when no more calls than these were under way at the end of a group.
+const QUIET_CALLS: usize = 4;
 /// How often to look whether another process committed; news is promised within 50 ms.
 const NEWS_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -204,7 +206,8 @@ impl Writer {
             return;
         }
         let log = self.log_pages.load(Ordering::Relaxed);
-        let mode = match self.copier.look(log) {
+        let is_quiet = self.in_flight <= QUIET_CALLS;
+        let mode = match self.copier.look(log, is_quiet) {
             Rest::Nothing => return,
             Rest::Copy => "PASSIVE",
             Rest::CopyAndWait => "RESTART",
