@@ -16,6 +16,7 @@ mod retry;
 mod run;
 mod secret;
 mod step;
+mod text;
 mod time;
 pub mod trace;
 mod workflow;

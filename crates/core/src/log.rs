@@ -8,11 +8,13 @@
 use crate::event::RunEvent;
 use crate::id::{RunId, WorkerId};
 use crate::run::RunOutput;
+use crate::text;
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::fmt;
+use std::io::Write;
 use std::sync::Arc;
 
 /// The stable name of a call inside a run: its path in the definition, then turn and call. With the run's id in front it
@@ -200,19 +202,19 @@ pub struct Damaged {
 impl Page {
     /// Writes entries down, the first of which has index `first_index`.
     pub fn encode(first_index: u64, entries: &[Entry]) -> Page {
-        let mut body = String::with_capacity(entries.len() * 512);
-        let mut line = Vec::with_capacity(512);
-        for (index, entry) in (first_index..).zip(entries) {
-            line.clear();
-            serde_json::to_writer(&mut line, entry)
-                .expect("an entry has string keys only and writing to memory succeeds");
-            let json = std::str::from_utf8(&line).expect("serde_json writes UTF-8");
-            body.push_str(&format!("{:08x} ", checksum(index, json)));
-            body.push_str(json);
-            body.push('\n');
-        }
+        let body = text::written(|body| {
+            for (index, entry) in (first_index..).zip(entries) {
+                let begin = body.len();
+                body.extend(b"00000000 ");
+                let json = body.len();
+                text::write_json(body, entry);
+                let sum = checksum(index, &body[json..]);
+                write!(&mut body[begin..], "{sum:08x}").expect("it stands over the zeros");
+                body.push(b'\n');
+            }
+        });
         let count = u32::try_from(entries.len()).expect("a commit has fewer than 2^32 entries");
-        Page { first_index, count, body: Arc::from(body) }
+        Page { first_index, count, body }
     }
 
     /// Index after the last entry.
@@ -230,7 +232,7 @@ impl Page {
         let mut entries = Vec::with_capacity(self.count as usize);
         for (index, line) in (self.first_index..).zip(self.body.lines()) {
             let (sum, json) = line.split_at_checked(9).ok_or_else(|| damaged(index, "it is cut short"))?;
-            if u32::from_str_radix(sum.trim_end(), 16) != Ok(checksum(index, json)) {
+            if u32::from_str_radix(sum.trim_end(), 16) != Ok(checksum(index, json.as_bytes())) {
                 return Err(damaged(index, "its checksum is wrong"));
             }
             let mut entry: Entry = serde_json::from_str(json).map_err(|e| damaged(index, &e.to_string()))?;
@@ -244,9 +246,9 @@ impl Page {
     }
 }
 
-fn checksum(index: u64, json: &str) -> u32 {
+fn checksum(index: u64, json: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&index.to_le_bytes());
-    hasher.update(json.as_bytes());
+    hasher.update(json);
     hasher.finalize()
 }

@@ -4,6 +4,7 @@ use crate::id::{DefinitionId, RunId, SessionId};
 use crate::message::{Media, Message, ToolExecution};
 use crate::metrics::{Metrics, RunMetrics};
 use crate::step::StepOutput;
+use crate::text;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt;
@@ -267,6 +268,11 @@ pub struct WorkflowRunOutput {
 }
 
 impl WorkflowRunOutput {
+    /// The JSON text of it that a store keeps.
+    pub fn to_json(&self) -> Arc<str> {
+        text::json(self)
+    }
+
     /// A run nobody has started.
     pub fn pending(info: &RunInfo, input: Option<Value>, created_at: i64) -> Self {
         Self {

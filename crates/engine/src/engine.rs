@@ -20,6 +20,7 @@ use outlive_core::port::{
 use outlive_core::{
     Attachments, Definition, DefinitionId, Redactor, RunId, RunInfo, RunStatus, SessionId, WorkerId, WorkflowRunOutput,
 };
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -553,7 +554,7 @@ impl Inner {
             Some(text) => SessionId::parse(text)?,
             None => SessionId::new(at, self.services.chance.wide_bits()),
         };
-        let input = submit.input.as_ref().map(|input| Arc::<str>::from(input.to_string()));
+        let input = submit.input.as_ref().map(|input| Arc::<str>::from(text(input)));
         let attached = (submit.attachments != Attachments::default()).then(|| json!(submit.attachments).to_string());
         let rerun_of = submit.rerun_of.clone();
         let options =
@@ -565,21 +566,21 @@ impl Inner {
             return Err(Error::InputTooLong { bytes, limit });
         }
         let user_id: Option<Arc<str>> = submit.user_id.map(Arc::from);
-        let asked = json!([definition.id, submit.run_id, submit.session_id, user_id, input, attached]).to_string();
+        let asked = text(&(&definition.id, &submit.run_id, &submit.session_id, &user_id, &input, &attached));
         // A run without a hook, without a state and that is no repetition keeps the fingerprint it has always had.
         let asked = match &submit.hook {
-            Some(hook) => json!([asked, hook.url, hook.events == HookEvents::All]).to_string(),
+            Some(hook) => text(&(asked, &hook.url, hook.events == HookEvents::All)),
             None => asked,
         };
         let asked = match &submit.session_state {
-            Some(state) => json!([asked, state]).to_string(),
+            Some(state) => text(&(asked, state)),
             None => asked,
         };
         let asked = match &rerun_of {
-            Some(rerun_of) => json!([asked, "rerun_of", rerun_of]).to_string(),
+            Some(rerun_of) => text(&(asked, "rerun_of", rerun_of)),
             None => asked,
         };
-        let scope = |key: String| Arc::from(json!([definition.id, user_id, key]).to_string());
+        let scope = |key: String| Arc::from(text(&(&definition.id, &user_id, key)));
         Ok(NewRun {
             fingerprint: fingerprint(&asked),
             idempotency_key: submit.idempotency_key.map(scope),
@@ -731,4 +732,9 @@ impl Drop for Place {
 /// A hash of what was asked, to tell a repeated request from another one under the same key.
 fn fingerprint(asked: &str) -> Arc<str> {
     Arc::from(RunId::fingerprint(asked))
+}
+
+/// A value as JSON text.
+fn text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("keys are strings")
 }

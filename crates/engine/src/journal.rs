@@ -288,8 +288,7 @@ impl Journal {
             patch.status = Some(status);
             state.status = status;
             if ended.is_some() {
-                let output = serde_json::to_string(&state.machine.output()).expect("outputs have string keys only");
-                patch.output = Some(redactor.shared_json(Arc::from(output)));
+                patch.output = Some(redactor.shared_json(state.machine.output().to_json()));
             }
         }
         let mut session = state.session.take();

@@ -282,16 +282,18 @@ impl WorkflowMachine {
         key: Key,
         at: Timestamp,
     ) -> Vec<Entry> {
+        let origin = self.step_origin(node);
         let output = Arc::new(StepOutput {
-            step_name: Some(node.name.clone()),
-            step_id: Some(self.step_id()),
+            step_name: origin.step_name.clone(),
+            step_id: origin.step_id.clone(),
             step_type: StepType::Step,
             executor_type: Some(node.executor_type),
             executor_name: Some(node.executor_name.clone()),
             ..executed.output
         });
         let record = Record::Step { key, run: executed.run, state };
-        let said = self.step_event(node, EventKind::StepOutput { step_output: output.clone() }, at);
+        let event = |kind| RunEvent { created_at: at.as_seconds(), kind, origin: origin.clone(), event_index: None };
+        let said = event(EventKind::StepOutput { step_output: output.clone() });
         if output.stop {
             return vec![Entry::recorded(said, record)];
         }
@@ -300,7 +302,7 @@ impl WorkflowMachine {
             content_type: content_type(output.content.as_ref()).to_owned(),
             step_response: output,
         };
-        let completed = Entry::recorded(self.step_event(node, completed, at), record);
+        let completed = Entry::recorded(event(completed), record);
         match node.executor_type {
             ExecutorKind::Function => vec![Entry::event(said), completed],
             _ => vec![completed],
@@ -549,13 +551,16 @@ impl WorkflowMachine {
     }
 
     fn step_event(&self, node: &StepNode, kind: EventKind, at: Timestamp) -> RunEvent {
-        let origin = Origin {
+        RunEvent { created_at: at.as_seconds(), kind, origin: self.step_origin(node), event_index: None }
+    }
+
+    fn step_origin(&self, node: &StepNode) -> Origin {
+        Origin {
             step_id: Some(self.step_id()),
             step_name: Some(node.name.clone()),
             step_index: Some(self.step_index()),
             ..Origin::workflow(&self.info)
-        };
-        RunEvent { created_at: at.as_seconds(), kind, origin, event_index: None }
+        }
     }
 }
 
