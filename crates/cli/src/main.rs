@@ -27,6 +27,10 @@ use log::Log;
 use settings::Settings;
 use std::process::ExitCode;
 
+/// A run makes many small short-lived things on one thread that another drops (decision 014).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     report_panics();
     let cli = match Cli::try_parse() {

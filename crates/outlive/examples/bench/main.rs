@@ -27,6 +27,10 @@ mod workloads;
 
 use measure::Arguments;
 
+/// The one of the `outlive` binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let arguments = Arguments::from_env();
     match arguments.workload.as_str() {
