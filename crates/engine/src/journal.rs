@@ -401,7 +401,7 @@ impl Effects for Journal {
             return;
         }
         // An answer that ended, or one that broke off and is asked for again.
-        if let Some(rest) = state.streams.end(&origin.run_id, &self.services.redactor()) {
+        if let Some(rest) = state.streams.end(&origin.run_id, || self.services.redactor()) {
             state.append(Entry::event(self.event(rest, origin, at)));
         }
         state.append(Entry { event, at: Some(at), record });

@@ -4,6 +4,7 @@
 //! invariant: what a stream lets go, put together, has no secret that its pieces had together.
 
 use outlive_core::{ContentDelta, EventKind, Passage, Redactor, RunEvent, RunId};
+use std::sync::Arc;
 
 /// Answers that have not ended, by the run that speaks.
 #[derive(Default)]
@@ -28,9 +29,14 @@ impl Streams {
 
     /// Ends the stream of a run that says something else now: its answer is complete, or broke off and is asked for again.
     /// Gives what was held back of it.
-    pub(crate) fn end(&mut self, speaker: &Option<RunId>, redactor: &Redactor) -> Option<EventKind> {
+    pub(crate) fn end(
+        &mut self,
+        speaker: &Option<RunId>,
+        redactor: impl FnOnce() -> Arc<Redactor>,
+    ) -> Option<EventKind> {
         let place = self.0.iter().position(|stream| stream.speaker == *speaker)?;
         let mut stream = self.0.remove(place);
+        let redactor = redactor();
         let delta = delta(&mut stream.silent)?;
         delta.content = Some(redactor.end(stream.content)).filter(|content| !content.is_empty());
         delta.reasoning_content = redactor.end(stream.reasoning);
@@ -121,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_secret_in_pieces_is_never_told_and_texts_do_not_mix() {
-        let redactor = Redactor::new([Secret::from("correct-horse")]);
+        let redactor = Arc::new(Redactor::new([Secret::from("correct-horse")]));
         let mut streams = Streams::default();
         let mut told = Vec::new();
         for (run_id, content, reasoning) in [
@@ -153,10 +159,10 @@ mod tests {
         assert_eq!(told, expected);
         assert_eq!(streams.text().as_deref(), Some("it is correct-horse! And corre\ncorridor"));
         let one = Some("one".parse().expect("an id"));
-        let mut rest = streams.end(&one, &redactor).expect("something was held");
+        let mut rest = streams.end(&one, || redactor.clone()).expect("something was held");
         assert_eq!(texts(&mut rest), text("corre", ""));
-        assert!(streams.end(&one, &redactor).is_none());
-        assert!(streams.end(&Some("two".parse().expect("an id")), &redactor).is_none(), "nothing was held");
+        assert!(streams.end(&one, || redactor.clone()).is_none());
+        assert!(streams.end(&Some("two".parse().expect("an id")), || redactor.clone()).is_none(), "nothing was held");
         assert_eq!(streams.text(), None);
     }
 }
