@@ -19,7 +19,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use outlive_core::port::{AuditKind, Order, Run, RunFilter};
 use outlive_core::{Attachments, DefinitionId, RunId, RunStatus, SessionId, WorkflowRunOutput};
-use outlive_engine::{Engine, Error, RunHandle, RunStanding, Submit};
+use outlive_engine::{Engine, Error, RunHandle, Submit, run_output};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -220,10 +220,10 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Pro
 }
 
 async fn accepted(started: &Started) -> Result<Response, Problem> {
-    let standing = standing(&started.engine, &started.run_id).await?;
+    let run = find(&started.engine, started.run_id.as_str()).await?;
     // A run that was just accepted may be running already; it is told as it was accepted.
-    let status = if started.is_repeated { standing.status } else { RunStatus::Pending };
-    let body = shapes::accepted(started.run_id.as_str(), standing.session_id.as_str(), status);
+    let status = if started.is_repeated { run.status } else { RunStatus::Pending };
+    let body = shapes::accepted(started.run_id.as_str(), run.info.session_id.as_str(), status);
     Ok((StatusCode::ACCEPTED, axum::Json(body)).into_response())
 }
 
@@ -246,17 +246,20 @@ fn shown(component: &Component, run: &WorkflowRunOutput, shape: Shape, progress:
     }
 }
 
-async fn standing(engine: &Engine, run_id: &RunId) -> Result<RunStanding, Problem> {
-    let standing = engine.standing(run_id).await?;
-    standing.ok_or_else(|| Problem::not_found("Run not found"))
+fn missing() -> Problem {
+    Problem::not_found("Run not found")
+}
+
+/// The run, if it is there for whom the engine speaks.
+pub(super) async fn find(engine: &Engine, run_id: &str) -> Result<Run, Problem> {
+    let run_id = RunId::parse(run_id).map_err(|_| missing())?;
+    engine.record(&run_id).await?.ok_or_else(missing)
 }
 
 /// Finds a run of this component; one of another component is not found.
-async fn find(engine: &Engine, component: &Component, run_id: &str) -> Result<RunStanding, Problem> {
-    let missing = || Problem::not_found("Run not found");
-    let run_id = RunId::parse(run_id).map_err(|_| missing())?;
-    let standing = standing(engine, &run_id).await?;
-    if standing.workflow_id != component.definition.id { Err(missing()) } else { Ok(standing) }
+async fn find_of(engine: &Engine, component: &Component, run_id: &str) -> Result<Run, Problem> {
+    let run = find(engine, run_id).await?;
+    if run.info.workflow_id != component.definition.id { Err(missing()) } else { Ok(run) }
 }
 
 /// The query of a read.
@@ -276,24 +279,25 @@ pub(crate) async fn get(
 ) -> Result<Response, Problem> {
     let component = caller.state.component(kind, &id)?;
     let engine = caller.engine();
-    let found = find(&engine, component, &run_id).await?;
-    if query.session_id.as_deref().is_some_and(|asked| asked != found.session_id.as_str()) {
-        return Err(Problem::not_found("Run not found"));
+    let run = find_of(&engine, component, &run_id).await?;
+    if query.session_id.as_deref().is_some_and(|asked| asked != run.info.session_id.as_str()) {
+        return Err(missing());
     }
-    caller.sees(found.user_id.as_deref(), found.run_id.as_str());
-    wait(&engine, &found.run_id, query.wait.as_deref()).await?;
-    let run = engine.get_run(&found.run_id).await?.ok_or_else(|| Problem::not_found("Run not found"))?;
-    let standing = standing(&engine, &found.run_id).await?;
-    Ok(shown(component, &run, Shape::Polled, standing.progress.as_deref()))
+    caller.sees(run.info.user_id.as_deref(), run.info.run_id.as_str());
+    let run = wait(&engine, run, query.wait.as_deref()).await?;
+    Ok(shown(component, &run_output(&run), Shape::Polled, run.progress.as_deref()))
 }
 
 /// Waits for a run's end, as long as was asked for and at most [`WAIT_MAX`]. Over or not, what is stored then is the
 /// answer.
-pub(super) async fn wait(engine: &Engine, run_id: &RunId, asked: Option<&str>) -> Result<(), Problem> {
-    if let Some(longest) = asked.map(parse_wait).transpose()? {
-        let _ = timeout(longest, engine.attach(run_id.clone()).wait()).await;
+pub(super) async fn wait(engine: &Engine, run: Run, asked: Option<&str>) -> Result<Run, Problem> {
+    match asked.map(parse_wait).transpose()? {
+        Some(longest) if !run.status.is_terminal() => {
+            let _ = timeout(longest, engine.attach(run.info.run_id.clone()).wait()).await;
+            find(engine, run.info.run_id.as_str()).await
+        }
+        _ => Ok(run),
     }
-    Ok(())
 }
 
 /// A time to wait: a number of seconds, or one with `s` or `ms` behind it.
@@ -369,7 +373,7 @@ pub(crate) async fn session_runs(engine: &Engine, filter: RunFilter) -> Result<V
     loop {
         let page = engine.runs(filter.clone()).await?;
         bytes += page.runs.iter().map(payload_bytes).sum::<usize>();
-        runs.extend(page.runs.iter().map(outlive_engine::run_output));
+        runs.extend(page.runs.iter().map(run_output));
         match page.next {
             Some(next) if runs.len() < LIST_MAX && bytes < LIST_BYTES_MAX => filter.after = Some(next),
             _ => return Ok(runs),
@@ -386,10 +390,10 @@ pub(crate) async fn cancel(
 ) -> Result<Response, Problem> {
     let component = caller.state.component(kind, &id)?;
     let engine = caller.engine();
-    let outcome = match find(&engine, component, &run_id).await {
-        Ok(found) => match engine.cancel(&found.run_id, "cancelled by a client").await? {
+    let outcome = match find_of(&engine, component, &run_id).await {
+        Ok(found) => match engine.cancel(&found.info.run_id, "cancelled by a client").await? {
             None => {
-                caller.did(AuditKind::RunCancel, "requested", found.run_id.as_str());
+                caller.did(AuditKind::RunCancel, "requested", found.info.run_id.as_str());
                 "requested"
             }
             Some(_) => "already_over",
@@ -417,10 +421,10 @@ pub(crate) async fn resume(
         None => last_event_id(&headers)?,
     };
     let slot = caller.state.streams.take(&caller.principal)?;
-    let follow = match find(&engine, component, &run_id).await {
+    let follow = match find_of(&engine, component, &run_id).await {
         Ok(found) => {
-            caller.sees(found.user_id.as_deref(), found.run_id.as_str());
-            Follow::resume(&engine, found.run_id, sse::inner_index(kind, after), Way::Resume).await
+            caller.sees(found.info.user_id.as_deref(), found.info.run_id.as_str());
+            Follow::resume(&engine, found.info.run_id, sse::inner_index(kind, after), Way::Resume).await
         }
         Err(problem) if problem.status == StatusCode::NOT_FOUND => {
             return Ok(sse::error(&format!("Run {run_id} not found in buffer or database")));

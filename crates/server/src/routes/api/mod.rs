@@ -17,7 +17,7 @@ use super::caller::Caller;
 use super::{Table, field};
 use crate::auth::{Doc, Field, Needs, Routes};
 use crate::problem::Problem;
-use outlive_core::RunId;
+use crate::routes::runs::find;
 use outlive_core::port::Run;
 use outlive_engine::Engine;
 use std::sync::Arc;
@@ -131,11 +131,4 @@ async fn show(caller: &Caller, engine: &Engine, run_id: &str) -> Result<Run, Pro
     let run = find(engine, run_id).await?;
     caller.sees(run.info.user_id.as_deref(), run.info.run_id.as_str());
     Ok(run)
-}
-
-/// The run, if it is there for this caller.
-async fn find(engine: &Engine, run_id: &str) -> Result<Run, Problem> {
-    let missing = || Problem::not_found("Run not found");
-    let run_id = RunId::parse(run_id).map_err(|_| missing())?;
-    engine.record(&run_id).await?.ok_or_else(missing)
 }

@@ -2,13 +2,13 @@
 
 use super::range::{self, Payload};
 use super::shape::{AcceptedRun, CancelRun, CancelledRun, CreateRun, RunDetail, RunLine, RunList};
-use super::{find, show, steps};
+use super::{show, steps};
 use crate::json::Json as Body;
 use crate::names;
 use crate::problem::Problem;
 use crate::routes::caller::Caller;
 use crate::routes::query::{self, Query};
-use crate::routes::runs::{REPLAYED, check_session, idempotency_key, submit_run, wait};
+use crate::routes::runs::{REPLAYED, check_session, find, idempotency_key, submit_run, wait};
 use crate::state::{Component, Kind, State};
 use crate::webhook::Ask;
 use axum::Json;
@@ -136,9 +136,8 @@ pub(super) async fn output(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let engine = caller.engine();
-    let found = find(&engine, &run_id).await?;
-    wait(&engine, &found.info.run_id, query.wait.as_deref()).await?;
     let run = show(&caller, &engine, &run_id).await?;
+    let run = wait(&engine, run, query.wait.as_deref()).await?;
     range::answer(Payload::json(&run_output(&run)), &headers)
 }
 
