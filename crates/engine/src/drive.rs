@@ -3,7 +3,7 @@
 //! One task a run, and everything the run does is polled by it. So dropping the work drops every call in flight, which is
 //! how a cancel reaches a model's HTTP request, and a run that rests costs one small task.
 
-use crate::engine::Inner;
+use crate::engine::{Inner, Place};
 use crate::journal::Journal;
 use crate::pump::Pump;
 use crate::stats;
@@ -83,16 +83,24 @@ enum Rest {
 }
 
 /// Drives a claimed run until it ends, parks or is lost. `session` is its session's state when the caller knows it.
-pub(crate) async fn drive(
-    inner: Arc<Inner>,
-    run: Box<Run>,
+///
+/// No `async fn`: one holds each argument twice, for as long as the run takes.
+pub(crate) fn drive(
+    place: Place,
+    run: Run,
     lease: Lease,
     control: Arc<Control>,
     session: Option<Arc<Map<String, Value>>>,
-) {
-    if let Err(error) = drive_once(&inner, run, lease.clone(), &control, session).await {
-        // Boxed, because no run but this one needs the room.
-        Box::pin(inner.give_up(lease, &error)).await;
+) -> impl Future<Output = ()> + Send {
+    let run = Box::new(run);
+    async move {
+        let inner = place.inner();
+        let definition = inner.definition(&run.info.workflow_id, &run.definition);
+        let journal = open(inner, &run, lease, definition.as_deref());
+        if let Err(error) = drive_once(inner, run, definition, &journal, &control, session).await {
+            // Boxed, because no run but this one needs the room.
+            Box::pin(inner.give_up(journal.lease().clone(), &error)).await;
+        }
     }
 }
 
@@ -100,17 +108,16 @@ pub(crate) async fn drive(
 async fn drive_once(
     inner: &Arc<Inner>,
     run: Box<Run>,
-    lease: Lease,
+    definition: Option<Arc<Definition>>,
+    journal: &Arc<Journal>,
     control: &Control,
     session: Option<Arc<Map<String, Value>>>,
 ) -> Result<(), DbError> {
-    let definition = inner.definition(&run.info.workflow_id, &run.definition);
-    let journal = open(inner, &run, lease, definition.as_deref());
     let mut pump = Pump::new(journal.clone());
-    let claim = claim_record(&run, &journal, inner.services.clock.now());
+    let claim = claim_record(&run, journal, inner.services.clock.now());
     // Boxed and dropped, so that a run that waits for hours does not hold what only its beginning needs.
     let begun = Instant::now();
-    let prepared = Box::pin(prepare(inner, &run, &journal, &claim, definition.is_some(), session)).await?;
+    let prepared = Box::pin(prepare(inner, &run, journal, &claim, definition.is_some(), session)).await?;
     if run.next_index > 0 {
         inner.services.counters.recoveries.add(begun.elapsed());
     }

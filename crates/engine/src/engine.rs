@@ -634,11 +634,7 @@ impl Inner {
         let session_id = run.info.session_id.clone();
         running.insert(run_id.clone(), Running { session_id, control: control.clone(), abort: None });
         let place = Place { inner: self.clone(), run_id: run_id.clone(), is_suspect };
-        let (inner, run) = (self.clone(), Box::new(run));
-        let task = tokio::spawn(async move {
-            let _place = place;
-            drive(inner, run, lease, control, session).await;
-        });
+        let task = tokio::spawn(drive(place, run, lease, control, session));
         if let Some(running) = running.get_mut(&run_id) {
             running.abort = Some(task.abort_handle());
         }
@@ -703,10 +699,16 @@ impl Inner {
 }
 
 /// A run's place among those executing; given up when its task ends, however it ends.
-struct Place {
+pub(crate) struct Place {
     inner: Arc<Inner>,
     run_id: RunId,
     is_suspect: bool,
+}
+
+impl Place {
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
 }
 
 impl Drop for Place {

@@ -253,8 +253,12 @@ impl Journal {
     /// The commit may or may not happen. Only a run that is given up may drop this.
     pub(crate) async fn write(self: Arc<Self>) -> Result<(), DbError> {
         // Entries are written down only once there is room: ten thousand runs that wake at once would otherwise hold ten
-        // thousand written pages.
+        // thousand written pages. Boxed for the same reason.
         let _place = self.services.commit_places.acquire().await;
+        Box::pin(self.write_now()).await
+    }
+
+    async fn write_now(&self) -> Result<(), DbError> {
         let Some((commit, in_flight)) = self.begin_commit() else { return Ok(()) };
         self.services.commit(commit).await?;
         self.end_commit(in_flight);
