@@ -57,7 +57,7 @@ impl EventStream {
             if self.is_over {
                 return Ok(None);
             }
-            let mark = self.ear.mark.borrow_and_update().clone();
+            let mark = *self.ear.mark.borrow_and_update();
             let is_waited_for = std::mem::take(&mut self.waits) && mark.next_index > self.next_index;
             if !self.is_at_the_end(&mark) {
                 self.looked = Some(mark.looks);
@@ -86,8 +86,7 @@ impl EventStream {
     /// Whether nothing can have been written since the last read: this process executes the run, and has said how long
     /// the log is.
     fn is_at_the_end(&self, mark: &Mark) -> bool {
-        let is_read = mark.next_index == self.next_index && self.next_index > 0;
-        self.looked == Some(mark.looks) && is_read && mark.output.is_none()
+        self.looked == Some(mark.looks) && mark.next_index == self.next_index && self.next_index > 0 && !mark.ended
     }
 
     /// The events that are stored now, without waiting for more.

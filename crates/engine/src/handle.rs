@@ -78,11 +78,9 @@ impl RunHandle {
         // Whose run it is must be known before anyone waits for it: someone else's is not there.
         let mut is_known = self.engine.access == Access::All;
         loop {
-            let mark = ear.mark.borrow_and_update().clone();
-            if let Some(output) = mark.output.as_deref().filter(|_| is_known).and_then(stored_output) {
-                return Ok(output);
-            }
-            if !self.engine.inner.is_running(&self.run_id) || !is_known {
+            let mark = *ear.mark.borrow_and_update();
+            let executes_here = self.engine.inner.is_running(&self.run_id) && !mark.ended;
+            if !executes_here || !is_known {
                 let found = self.engine.stored_run(&self.run_id).await?;
                 is_known = true;
                 let run = found.ok_or_else(|| Error::RunNotFound(self.run_id.clone()))?;
@@ -91,7 +89,7 @@ impl RunHandle {
                 }
                 self.engine.inner.check_running()?;
             }
-            let news = ear.mark.wait_for(|now| now.output.is_some() || now.looks != mark.looks);
+            let news = ear.mark.wait_for(|now| now.ended != mark.ended || now.looks != mark.looks);
             let _ = tokio::time::timeout(LOOK_PERIOD, news).await;
         }
     }
@@ -108,7 +106,8 @@ impl IntoFuture for RunHandle {
 
 /// A stored run as a poll shows it.
 pub fn run_output(run: &Run) -> WorkflowRunOutput {
-    match run.output.as_deref().and_then(stored_output) {
+    let stored = run.output.as_deref().and_then(|text| serde_json::from_str::<WorkflowRunOutput>(text).ok());
+    match stored {
         Some(output) if output.status == run.status => output,
         _ => {
             let input = run.input.as_deref().and_then(|text| serde_json::from_str(text).ok());
@@ -116,9 +115,4 @@ pub fn run_output(run: &Run) -> WorkflowRunOutput {
             WorkflowRunOutput { status: run.status, ..output }
         }
     }
-}
-
-/// An output from its stored text.
-fn stored_output(text: &str) -> Option<WorkflowRunOutput> {
-    serde_json::from_str(text).ok()
 }

@@ -2,7 +2,6 @@
 //!
 //! What one reader of a run has read lies here for a while, so that a thousand readers of one run do not read the same
 //! page a thousand times ([`Recent`]). It was read from the log, and whoever does not find what they need reads the log.
-//! And whoever waits for a run's end is told the output that the commit has just stored, instead of reading it back.
 
 use outlive_core::{RunEvent, RunId};
 use std::collections::{HashMap, VecDeque};
@@ -41,14 +40,14 @@ impl Changes {
 }
 
 /// What a reader is told. A hint, never the truth: that is in the store.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mark {
     /// Length of the log after the newest commit seen by this process.
     pub(crate) next_index: u64,
     /// When this process was told of it.
     pub(crate) told_at: Option<Instant>,
-    /// The run has reached its end, and this was stored as its output.
-    pub(crate) output: Option<Arc<str>>,
+    /// The run has reached its end.
+    pub(crate) ended: bool,
     /// Raised when readers should look for themselves: another process changed something, or the run left this one.
     pub(crate) looks: u64,
 }
@@ -146,14 +145,14 @@ impl Hub {
     }
 
     /// A commit of this process is durable.
-    pub(crate) fn publish(&self, run_id: &RunId, next_index: u64, output: Option<Arc<str>>) {
+    pub(crate) fn publish(&self, run_id: &RunId, next_index: u64, ended: bool) {
         self.changed(run_id);
         let topic = self.lock().get(run_id).cloned();
         if let Some(topic) = topic {
             topic.mark.send_modify(|mark| {
                 mark.next_index = mark.next_index.max(next_index);
                 mark.told_at = Some(Instant::now());
-                mark.output = output.or_else(|| mark.output.take());
+                mark.ended |= ended;
             });
         }
     }

@@ -116,8 +116,7 @@ struct State {
 /// What is needed to finish a commit.
 struct InFlight {
     end: u64,
-    /// What was stored as the output of a run that ended.
-    output: Option<Arc<str>>,
+    ended: bool,
     /// What was written, if anybody wants to hear of it.
     entries: Vec<Entry>,
     tally: Option<Box<Tally>>,
@@ -307,8 +306,8 @@ impl Journal {
             state.wake();
         }
         let entries = if state.witness.is_some() { pending } else { Vec::new() };
-        let output = commit.patch.output.clone().filter(|_| status.is_terminal());
-        let in_flight = InFlight { end: state.next_index, output, entries, tally: state.count.take() };
+        let ended = ended.is_some_and(RunStatus::is_terminal);
+        let in_flight = InFlight { end: state.next_index, ended, entries, tally: state.count.take() };
         Some((commit, in_flight))
     }
 
@@ -322,7 +321,7 @@ impl Journal {
         state.durable_end = in_flight.end;
         state.wake();
         drop(state);
-        self.services.hub.publish(&self.lease.run_id, in_flight.end, in_flight.output);
+        self.services.hub.publish(&self.lease.run_id, in_flight.end, in_flight.ended);
         if let Some(witness) = &mut self.lock().witness {
             witness.committed(&in_flight.entries);
         }
