@@ -137,3 +137,19 @@ async fn it_tells_how_it_does() {
     assert!(after.log_bytes > before.log_bytes && after.copies.sum > Duration::ZERO, "{after:?}");
     assert!(after.groups.count > before.groups.count);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_few_write_the_log_stays_short() {
+    let directory = tempfile::tempdir().unwrap();
+    let db = SqliteDb::new(directory.path().join("a.db"));
+    db.open().await.unwrap();
+    register(&db, "w").await;
+    let lease = start(&db, "a", "w").await;
+    // 12 MB, less than what is copied at once while many write. Each commit is alone.
+    let text = "x".repeat(20_000);
+    for index in 0..600 {
+        db.commit(append(&lease, line_page(index, &text))).await.unwrap();
+    }
+    let health = db.health();
+    assert!(health.copies.count > 0 && health.log_bytes.expect("there is a log") < 8 << 20, "{health:?}");
+}
