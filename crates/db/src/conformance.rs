@@ -2,7 +2,7 @@
 //!
 //! A case gets two handles on one fresh, empty store, as two processes would have them. It panics with a message when the
 //! store does something else than the port says. Cases never look inside a store and never wait for time to pass: they
-//! hand in the times.
+//! hand in the times, and skip what a store would have to wait for.
 //!
 //! ```
 //! use outlive_db::{InMemoryDb, conformance};
@@ -11,7 +11,13 @@
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
 //! conformance::all(async || {
 //!     let one = InMemoryDb::new();
-//!     conformance::Stores { other: Arc::new(one.another_process()), one: Arc::new(one) }
+//!     let other = one.another_process();
+//!     let clocks = [one.clone(), other.clone()];
+//!     let skip: conformance::Skip = Arc::new(move |time| {
+//!         clocks.iter().for_each(|clock| clock.skip(time));
+//!         Box::pin(std::future::ready(()))
+//!     });
+//!     conformance::Stores { one: Arc::new(one), other: Arc::new(other), skip }
 //! })
 //! .await;
 //! # }
@@ -36,7 +42,12 @@ pub struct Stores {
     pub one: Arc<dyn Db>,
     /// The other process's.
     pub other: Arc<dyn Db>,
+    /// Lets time pass for both, where they judge whether a worker has fallen silent.
+    pub skip: Skip,
 }
+
+/// Lets time pass.
+pub type Skip = Arc<dyn Fn(Duration) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// One thing a store must do.
 #[derive(Clone, Copy)]
@@ -97,8 +108,12 @@ pub fn cases() -> Vec<Case> {
         a_claim_leaves_paused_and_ended_runs_alone,
         a_claim_leaves_suspects_alone_but_one,
         a_claim_never_takes_from_the_living,
-        a_lapsed_worker_loses_its_runs_to_a_claim,
-        a_lapsed_worker_renews_if_nobody_noticed,
+        a_silent_worker_loses_its_runs_to_a_claim,
+        a_silent_worker_renews_if_nobody_noticed,
+        a_wall_clock_that_jumps_takes_nothing_from_the_living,
+        whoever_did_not_look_declares_nobody_dead,
+        a_worker_with_a_longer_lease_may_be_silent_for_longer,
+        a_worker_takes_back_what_it_lost_sight_of,
         concurrent_claims_never_share_a_run,
         a_run_is_claimed_by_name_whatever_its_due_time_and_session,
         a_held_ended_or_unknown_run_is_not_claimed_by_name,
@@ -159,7 +174,7 @@ pub fn cases() -> Vec<Case> {
         someone_elses_audit_record_is_not_there,
         an_acknowledged_write_is_seen_by_the_other_process,
         the_other_process_hears_of_a_commit,
-        a_handle_hears_nothing_of_its_own_commits,
+        a_handle_hears_at_once_what_was_done_through_it,
     ]
 }
 
@@ -395,7 +410,7 @@ async fn a_dead_worker_gets_no_lease_with_a_new_run(Stores { one: db, .. }: Stor
     assert_eq!(run_of(&*db, "r1").await.worker, None);
 }
 
-async fn the_same_key_and_request_is_the_same_run(Stores { one: db, other }: Stores) {
+async fn the_same_key_and_request_is_the_same_run(Stores { one: db, other, .. }: Stores) {
     register(&*db, "w1").await;
     start(&*db, with_key("r1", "key", "print"), "w1").await;
     for handle in [&db, &other] {
@@ -429,7 +444,7 @@ async fn a_run_id_is_taken_once(Stores { one: db, .. }: Stores) {
     accept(&*db, with_key("r2", "key 2", "print")).await;
 }
 
-async fn twins_at_the_same_time_become_one_run(Stores { one: db, other }: Stores) {
+async fn twins_at_the_same_time_become_one_run(Stores { one: db, other, .. }: Stores) {
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..16 {
         let handle = if number % 2 == 0 { db.clone() } else { other.clone() };
@@ -656,21 +671,19 @@ async fn a_claim_leaves_paused_and_ended_runs_alone(Stores { one: db, .. }: Stor
     assert_eq!(ids(&claim(&*db, claim_of("w1", second(9))).await), ["r5"]);
 }
 
-async fn a_claim_leaves_suspects_alone_but_one(Stores { one: db, .. }: Stores) {
+async fn a_claim_leaves_suspects_alone_but_one(Stores { one: db, skip, .. }: Stores) {
     // Claims without progress: taken, and lost with the worker.
     for id in ["r1", "r2", "r3"] {
         accept(&*db, new_run(id)).await;
     }
     for number in 0..3 {
         let worker = format!("crasher-{number}");
-        let at = second(100 * number);
-        let beat = db.heartbeat(worker_id(&worker), at, PERIOD).await;
-        beat.expect("a new worker is registered");
-        let claimed = claim(&*db, claim_of(&worker, at)).await;
+        look_on(&*db, &worker, 100 * number, &skip).await;
+        let claimed = claim(&*db, claim_of(&worker, second(100 * number + 30))).await;
         assert_eq!(claimed.runs.len(), 3, "{:?}", ids(&claimed));
     }
     accept(&*db, new_run("r4")).await;
-    db.heartbeat(worker_id("w1"), second(300), PERIOD).await.expect("a new worker is registered");
+    look_on(&*db, "w1", 300, &skip).await;
     let cautious = Claim { suspects: false, ..claim_of("w1", second(300)) };
     let claimed = claim(&*db, cautious).await;
     assert_eq!((ids(&claimed), claimed.more), (vec!["r4"], false));
@@ -684,7 +697,7 @@ async fn a_claim_leaves_suspects_alone_but_one(Stores { one: db, .. }: Stores) {
     assert_eq!(ids(&claim(&*db, tolerant).await), ["r2", "r3"]);
 }
 
-async fn a_claim_never_takes_from_the_living(Stores { one: db, other }: Stores) {
+async fn a_claim_never_takes_from_the_living(Stores { one: db, other, .. }: Stores) {
     register(&*db, "w1").await;
     register(&*other, "w2").await;
     let lease = start(&*db, new_run("r1"), "w1").await;
@@ -697,11 +710,22 @@ async fn a_claim_never_takes_from_the_living(Stores { one: db, other }: Stores) 
     commit(&*db, commit_of(&lease)).await;
 }
 
-async fn a_lapsed_worker_loses_its_runs_to_a_claim(Stores { one: db, other }: Stores) {
+/// Has `watcher` look on, without a gap, for as long as a lease lasts; nobody else beats meanwhile.
+async fn look_on(db: &dyn Db, watcher: &str, from: i64, skip: &Skip) {
+    for look in 0..=3 {
+        let beat = db.heartbeat(worker_id(watcher), second(from + 10 * look), PERIOD).await;
+        beat.expect("the watcher lives");
+        if look < 3 {
+            skip(Duration::from_secs(10)).await;
+        }
+    }
+}
+
+async fn a_silent_worker_loses_its_runs_to_a_claim(Stores { one: db, other, skip }: Stores) {
     register(&*db, "w1").await;
     let lease = start(&*db, new_run("r1"), "w1").await;
     let by_name = start(&*db, new_run("r2"), "w1").await;
-    other.heartbeat(worker_id("w2"), second(30), PERIOD).await.expect("a new worker is registered");
+    look_on(&*other, "w2", 0, &skip).await;
     let claimed = claim(&*other, Claim { limit: 1, ..claim_of("w2", second(30)) }).await;
     assert_eq!((ids(&claimed), claimed.more), (vec!["r1"], true));
     assert_eq!(claimed.runs[0].0.claims, 2, "no progress was made");
@@ -709,23 +733,81 @@ async fn a_lapsed_worker_loses_its_runs_to_a_claim(Stores { one: db, other }: St
     expect_kind(db.heartbeat(worker_id("w1"), second(31), PERIOD).await, DbErrorKind::Fenced);
     expect_kind(db.claim(claim_of("w1", second(31))).await, DbErrorKind::Fenced);
     expect_kind(db.claim_run(run_id("r2"), worker_id("w1"), second(31)).await, DbErrorKind::Fenced);
+    expect_kind(db.reclaim(by_name.clone(), second(31)).await, DbErrorKind::Fenced);
     expect_kind(db.commit(commit_of(&lease)).await, DbErrorKind::Fenced);
     expect_kind(db.commit(commit_of(&by_name)).await, DbErrorKind::Fenced);
     assert_eq!(ids(&claim(&*other, claim_of("w2", second(31))).await), ["r2"]);
 }
 
-async fn a_lapsed_worker_renews_if_nobody_noticed(Stores { one: db, other }: Stores) {
+async fn a_silent_worker_renews_if_nobody_noticed(Stores { one: db, other, skip }: Stores) {
     register(&*db, "w1").await;
     let lease = start(&*db, new_run("r1"), "w1").await;
     commit(&*db, commit_of(&lease)).await;
-    let renewed = db.heartbeat(worker_id("w1"), second(1000), PERIOD).await;
+    look_on(&*other, "w2", 0, &skip).await;
+    let renewed = db.heartbeat(worker_id("w1"), second(30), PERIOD).await;
     renewed.expect("nobody declared it dead");
-    other.heartbeat(worker_id("w2"), second(1001), PERIOD).await.expect("a new worker is registered");
-    assert!(claim(&*other, claim_of("w2", second(1001))).await.runs.is_empty());
+    assert!(claim(&*other, claim_of("w2", second(31))).await.runs.is_empty());
     commit(&*db, commit_of(&lease)).await;
 }
 
-async fn concurrent_claims_never_share_a_run(Stores { one: db, other }: Stores) {
+async fn a_wall_clock_that_jumps_takes_nothing_from_the_living(Stores { one: db, other, .. }: Stores) {
+    register(&*db, "w1").await;
+    let lease = start(&*db, new_run("r1"), "w1").await;
+    other.heartbeat(worker_id("w2"), second(86_400), PERIOD).await.expect("a new worker is registered");
+    assert!(claim(&*other, claim_of("w2", second(86_400))).await.runs.is_empty());
+    assert!(claim(&*other, claim_of("w2", second(-86_400))).await.runs.is_empty());
+    let renewed = db.heartbeat(worker_id("w1"), second(-86_400), PERIOD).await;
+    renewed.expect("nobody declared it dead");
+    commit(&*db, commit_of(&lease)).await;
+}
+
+async fn whoever_did_not_look_declares_nobody_dead(Stores { one: db, other, skip }: Stores) {
+    register(&*db, "w1").await;
+    register(&*other, "w2").await;
+    let lease = start(&*db, new_run("r1"), "w1").await;
+    // Both were stopped, as by a machine that slept.
+    skip(PERIOD * 10).await;
+    assert!(claim(&*other, claim_of("w2", second(300))).await.runs.is_empty());
+    let renewed = db.heartbeat(worker_id("w1"), second(300), PERIOD).await;
+    renewed.expect("nobody declared it dead");
+    commit(&*db, commit_of(&lease)).await;
+}
+
+async fn a_worker_with_a_longer_lease_may_be_silent_for_longer(Stores { one: db, other, skip }: Stores) {
+    db.heartbeat(worker_id("w1"), second(0), PERIOD * 2).await.expect("a new worker is registered");
+    start(&*db, new_run("r1"), "w1").await;
+    look_on(&*other, "w2", 0, &skip).await;
+    assert!(claim(&*other, claim_of("w2", second(61))).await.runs.is_empty());
+    skip(PERIOD / 3).await;
+    look_on(&*other, "w2", 40, &skip).await;
+    assert_eq!(ids(&claim(&*other, claim_of("w2", second(71))).await), ["r1"]);
+}
+
+async fn a_worker_takes_back_what_it_lost_sight_of(Stores { one: db, other, .. }: Stores) {
+    register(&*db, "w1").await;
+    register(&*other, "w2").await;
+    let lost = start(&*db, new_run("r1"), "w1").await;
+    let kept = start(&*db, new_run("r2"), "w1").await;
+    let held = db.held(worker_id("w1")).await.expect("a list is read");
+    let mut held: Vec<(&str, u64)> = held.iter().map(|(run_id, epoch)| (run_id.as_str(), *epoch)).collect();
+    held.sort_unstable();
+    assert_eq!(held, [("r1", 1), ("r2", 1)]);
+    assert!(db.held(worker_id("w2")).await.expect("a list is read").is_empty());
+
+    let foreign = Lease { worker: worker_id("w2"), ..lost.clone() };
+    assert!(other.reclaim(foreign, second(1)).await.expect("asking is fine").is_none(), "it is not its own");
+    let taken = db.reclaim(lost.clone(), second(1)).await.expect("a claim succeeds");
+    let (run, lease) = taken.expect("it holds the run");
+    assert_eq!((run.epoch, run.claims, run.attempt, lease.epoch), (2, 2, 2, 2));
+    expect_kind(db.commit(commit_of(&lost)).await, DbErrorKind::Fenced);
+    assert!(db.reclaim(lost, second(2)).await.expect("asking is fine").is_none(), "that epoch is over");
+    commit(&*db, commit_of(&lease)).await;
+    finish(&*db, &kept).await;
+    assert!(db.reclaim(kept, second(2)).await.expect("asking is fine").is_none(), "it has ended");
+    assert_eq!(db.held(worker_id("w1")).await.expect("a list is read").len(), 1);
+}
+
+async fn concurrent_claims_never_share_a_run(Stores { one: db, other, .. }: Stores) {
     register(&*db, "w1").await;
     register(&*other, "w2").await;
     for number in 0..40 {
@@ -760,7 +842,7 @@ async fn a_run_is_claimed_by_name_whatever_its_due_time_and_session(Stores { one
     }
 }
 
-async fn a_held_ended_or_unknown_run_is_not_claimed_by_name(Stores { one: db, other }: Stores) {
+async fn a_held_ended_or_unknown_run_is_not_claimed_by_name(Stores { one: db, other, skip }: Stores) {
     register(&*db, "w1").await;
     register(&*other, "w2").await;
     let lease = start(&*db, new_run("r1"), "w1").await;
@@ -770,7 +852,8 @@ async fn a_held_ended_or_unknown_run_is_not_claimed_by_name(Stores { one: db, ot
     };
     assert_eq!(try_claim("w2", "r1", second(1)).await, None);
     assert_eq!(try_claim("w2", "unknown", second(1)).await, None);
-    assert_eq!(try_claim("w2", "r1", second(30)).await, Some(2), "its holder lapsed");
+    look_on(&*other, "w2", 0, &skip).await;
+    assert_eq!(try_claim("w2", "r1", second(30)).await, Some(2), "its holder fell silent");
     expect_kind(db.commit(commit_of(&lease)).await, DbErrorKind::Fenced);
     let lease = Lease { worker: worker_id("w2"), epoch: 2, ..lease };
     finish(&*db, &lease).await;
@@ -842,10 +925,10 @@ async fn a_commit_of_nothing_changes_nothing_but_the_time(Stores { one: db, .. }
     assert_eq!(format!("{:?}", run_of(&*db, "r1").await), format!("{before:?}"));
 }
 
-async fn a_stale_epoch_changes_nothing(Stores { one: db, other }: Stores) {
+async fn a_stale_epoch_changes_nothing(Stores { one: db, other, skip }: Stores) {
     register(&*db, "w1").await;
     let stale = start(&*db, new_run("r1"), "w1").await;
-    other.heartbeat(worker_id("w2"), second(31), PERIOD).await.expect("a new worker is registered");
+    look_on(&*other, "w2", 1, &skip).await;
     let fresh = claim(&*other, claim_of("w2", second(31))).await.runs.remove(0).1;
     let before = picture(&*db, "r1").await;
     let attempts: [fn(&mut Commit); 8] = [
@@ -977,7 +1060,7 @@ async fn a_terminal_status_frees_the_lease(Stores { one: db, .. }: Stores) {
 
 // Cancels.
 
-async fn a_cancel_is_durable_and_tells_who_acts(Stores { one: db, other }: Stores) {
+async fn a_cancel_is_durable_and_tells_who_acts(Stores { one: db, other, skip }: Stores) {
     register(&*db, "w1").await;
     accept(&*db, new_run("r1")).await;
     let ask =
@@ -991,7 +1074,8 @@ async fn a_cancel_is_durable_and_tells_who_acts(Stores { one: db, other }: Store
     let lease = start(&*db, new_run("r2"), "w1").await;
     assert_eq!(ask("r2", intent("stop")).await, Cancelled::Requested);
     let late = CancelIntent { at: second(30), ..intent("late") };
-    assert_eq!(ask("r2", late).await, Cancelled::Unowned, "its holder lapsed");
+    look_on(&*db, "watcher", 0, &skip).await;
+    assert_eq!(ask("r2", late).await, Cancelled::Unowned, "its holder fell silent");
     expect_kind(db.commit(commit_of(&lease)).await, DbErrorKind::Fenced);
 
     register(&*db, "w2").await;
@@ -1002,7 +1086,7 @@ async fn a_cancel_is_durable_and_tells_who_acts(Stores { one: db, other }: Store
     assert_eq!(picture(&*db, "r3").await, before);
 }
 
-async fn living_workers_are_listed_with_the_runs_they_hold(Stores { one: db, other }: Stores) {
+async fn living_workers_are_listed_with_the_runs_they_hold(Stores { one: db, other, .. }: Stores) {
     for worker in ["w1", "w2", "w3"] {
         register(&*db, worker).await;
     }
@@ -1025,7 +1109,7 @@ async fn living_workers_are_listed_with_the_runs_they_hold(Stores { one: db, oth
     assert!(workers.iter().all(|known| known.good_until > second(0)), "{workers:?}");
 }
 
-async fn a_workers_cancels_are_those_it_holds(Stores { one: db, other }: Stores) {
+async fn a_workers_cancels_are_those_it_holds(Stores { one: db, other, .. }: Stores) {
     register(&*db, "w1").await;
     register(&*db, "w2").await;
     start(&*db, new_run("r1"), "w1").await;
@@ -1041,7 +1125,7 @@ async fn a_workers_cancels_are_those_it_holds(Stores { one: db, other }: Stores)
     assert_eq!(cancels, [(run_id("r2"), intent("stop"))]);
 }
 
-async fn a_run_to_be_cancelled_ends_cancelled(Stores { one: db, other }: Stores) {
+async fn a_run_to_be_cancelled_ends_cancelled(Stores { one: db, other, .. }: Stores) {
     register(&*db, "w1").await;
     let lease = start(&*db, new_run("r1"), "w1").await;
     other.request_cancel(Access::All, run_id("r1"), intent("stop")).await.expect("a cancel succeeds");
@@ -1185,7 +1269,7 @@ fn new_session(id: &str, user_id: Option<&str>) -> NewSession {
     }
 }
 
-async fn a_created_session_is_stored_as_it_was_given(Stores { one: db, other }: Stores) {
+async fn a_created_session_is_stored_as_it_was_given(Stores { one: db, other, .. }: Stores) {
     for (number, kind) in SessionKind::ALL.into_iter().enumerate() {
         let id = format!("s{number}");
         let new = NewSession {
@@ -1245,7 +1329,7 @@ async fn a_run_joins_a_session_that_was_created(Stores { one: db, .. }: Stores) 
     assert_eq!((made.kind, made.name, made.metadata), (SessionKind::Agent, None, Map::new()));
 }
 
-async fn a_session_is_changed_part_by_part(Stores { one: db, other }: Stores) {
+async fn a_session_is_changed_part_by_part(Stores { one: db, other, .. }: Stores) {
     let new = NewSession {
         state: object(json!({"kept": 1})),
         metadata: object(json!({"kept": 1})),
@@ -1403,7 +1487,7 @@ async fn with_two_runs(db: &dyn Db, session: &str, ends: [bool; 2]) -> Vec<Lease
     leases
 }
 
-async fn a_deleted_session_takes_its_runs_with_it(Stores { one: db, other }: Stores) {
+async fn a_deleted_session_takes_its_runs_with_it(Stores { one: db, other, .. }: Stores) {
     register(&*db, "w1").await;
     with_two_runs(&*db, "s1", [true, true]).await;
     with_two_runs(&*db, "s2", [true, true]).await;
@@ -1446,7 +1530,7 @@ async fn a_session_with_an_unfinished_run_is_not_deleted(Stores { one: db, .. }:
     assert_eq!(db.delete_sessions(Access::All, ids, false).await.expect("all have ended"), 2);
 }
 
-async fn a_forced_deletion_takes_unfinished_runs_too(Stores { one: db, other }: Stores) {
+async fn a_forced_deletion_takes_unfinished_runs_too(Stores { one: db, other, .. }: Stores) {
     register(&*db, "w1").await;
     let leases = with_two_runs(&*db, "s", [true, false]).await;
     accept(&*db, in_session("queued", "s", SessionPolicy::Queue)).await;
@@ -1469,7 +1553,7 @@ async fn listed(db: &dyn Db, filter: RunFilter) -> (Vec<String>, Option<String>)
     (ids, page.next)
 }
 
-async fn a_list_is_newest_first_and_goes_on_after_its_cursor(Stores { one: db, other }: Stores) {
+async fn a_list_is_newest_first_and_goes_on_after_its_cursor(Stores { one: db, other, .. }: Stores) {
     for number in [3, 1, 4, 5, 2] {
         accept(&*db, new_run(&format!("r{number}"))).await;
     }
@@ -1851,7 +1935,7 @@ async fn a_run_without_a_hook_has_none(Stores { one: db, .. }: Stores) {
     assert_eq!(db.due_hooks(second(9), 10).await.expect("read"), DueHooks::default());
 }
 
-async fn a_hook_is_due_when_it_has_something_to_send(Stores { one: db, other }: Stores) {
+async fn a_hook_is_due_when_it_has_something_to_send(Stores { one: db, other, .. }: Stores) {
     register(&*db, "w1").await;
     let all = start(&*db, hooked("all", HookEvents::All), "w1").await;
     let end = start(&*db, hooked("end", HookEvents::End), "w1").await;
@@ -1876,7 +1960,7 @@ async fn a_hook_is_due_when_it_has_something_to_send(Stores { one: db, other }: 
     assert_eq!(claim_hook(&*other, "end", second(99)).await, None, "there is nothing left to send");
 }
 
-async fn a_hook_is_held_by_one_at_a_time(Stores { one, other }: Stores) {
+async fn a_hook_is_held_by_one_at_a_time(Stores { one, other, .. }: Stores) {
     register(&*one, "w1").await;
     let lease = start(&*one, hooked("r1", HookEvents::All), "w1").await;
     finish(&*one, &lease).await;
@@ -1900,7 +1984,7 @@ async fn a_hook_is_held_by_one_at_a_time(Stores { one, other }: Stores) {
     assert_eq!(claim_hook(&*other, "r1", second(2)).await.expect("free again").epoch, 2);
 }
 
-async fn a_hook_that_was_taken_over_is_fenced(Stores { one, other }: Stores) {
+async fn a_hook_that_was_taken_over_is_fenced(Stores { one, other, .. }: Stores) {
     accept(&*one, hooked("r1", HookEvents::All)).await;
     let old = claim_hook(&*one, "r1", second(1)).await.expect("free");
     let new = claim_hook(&*other, "r1", second(31)).await.expect("the lease has ended");
@@ -1914,7 +1998,7 @@ async fn a_hook_that_was_taken_over_is_fenced(Stores { one, other }: Stores) {
     );
 }
 
-async fn a_hooks_cursor_moves_and_its_last_deliveries_are_kept(Stores { one: db, other }: Stores) {
+async fn a_hooks_cursor_moves_and_its_last_deliveries_are_kept(Stores { one: db, other, .. }: Stores) {
     accept(&*db, hooked("r1", HookEvents::All)).await;
     let hook = claim_hook(&*db, "r1", second(1)).await.expect("free");
     let failed = Delivery {
@@ -1946,7 +2030,7 @@ async fn a_hooks_cursor_moves_and_its_last_deliveries_are_kept(Stores { one: db,
     assert_eq!(deliveries[0].outcome, DeliveryOutcome::Answered(204));
 }
 
-async fn a_rewound_hook_is_open_again(Stores { one: db, other }: Stores) {
+async fn a_rewound_hook_is_open_again(Stores { one: db, other, .. }: Stores) {
     accept(&*db, hooked("r1", HookEvents::All)).await;
     let hook = claim_hook(&*db, "r1", second(1)).await.expect("free");
     let failing = Some(Failing { attempts: 9, since: second(1) });
@@ -1963,7 +2047,7 @@ async fn a_rewound_hook_is_open_again(Stores { one: db, other }: Stores) {
     assert!(claimed.epoch > further.epoch, "{claimed:?}");
 }
 
-async fn a_refused_run_leaves_no_hook_and_a_deleted_one_takes_it_along(Stores { one: db, other }: Stores) {
+async fn a_refused_run_leaves_no_hook_and_a_deleted_one_takes_it_along(Stores { one: db, other, .. }: Stores) {
     register(&*db, "w1").await;
     let with_key = |id| NewRun { idempotency_key: Some(Arc::from("key")), ..hooked(id, HookEvents::End) };
     let lease = start(&*db, with_key("r1"), "w1").await;
@@ -2021,7 +2105,7 @@ async fn audited(db: &dyn Db, access: Access, filter: AuditFilter) -> Vec<i64> {
     page.records.iter().map(|record| i64::try_from(record.at.since(second(0)).as_secs()).expect("short")).collect()
 }
 
-async fn an_audit_record_is_stored_as_it_was_given(Stores { one: db, other }: Stores) {
+async fn an_audit_record_is_stored_as_it_was_given(Stores { one: db, other, .. }: Stores) {
     assert_eq!(db.audit(Access::All, AuditFilter::default()).await.expect("read"), AuditPage::default());
     let whole = record(1, AuditKind::SessionDelete, Some("ü \u{1b}[2J\n\"'"));
     let bare = AuditRecord { address: None, request_id: None, target: None, ..record(2, AuditKind::AuthFailed, None) };
@@ -2083,7 +2167,7 @@ async fn someone_elses_audit_record_is_not_there(Stores { one: db, .. }: Stores)
     assert_eq!(audited(&*db, user("ada"), of_bob).await, [0_i64; 0]);
 }
 
-async fn an_acknowledged_write_is_seen_by_the_other_process(Stores { one, other }: Stores) {
+async fn an_acknowledged_write_is_seen_by_the_other_process(Stores { one, other, .. }: Stores) {
     register(&*one, "w1").await;
     for number in 0..50 {
         let id = format!("r{number}");
@@ -2098,7 +2182,7 @@ async fn an_acknowledged_write_is_seen_by_the_other_process(Stores { one, other 
     }
 }
 
-async fn the_other_process_hears_of_a_commit(Stores { one, other }: Stores) {
+async fn the_other_process_hears_of_a_commit(Stores { one, other, .. }: Stores) {
     other.open().await.expect("a fresh store opens");
     let (sender, mut news) = mpsc::unbounded_channel();
     other.watch(Arc::new(move |told| drop(sender.send(told))));
@@ -2106,21 +2190,42 @@ async fn the_other_process_hears_of_a_commit(Stores { one, other }: Stores) {
         while news.try_recv().is_ok() {}
         accept(&*one, new_run(id)).await;
         let told = tokio::time::timeout(NEWS_WAIT, news.recv()).await.expect("news arrives");
-        assert!(matches!(told, Some(News::Anything | News::Run(_))), "{told:?}");
+        assert!(matches!(told, Some(News::Anything)), "{told:?}");
     }
 }
 
-async fn a_handle_hears_nothing_of_its_own_commits(Stores { one, other }: Stores) {
-    one.open().await.expect("a fresh store opens");
-    other.open().await.expect("a fresh store opens");
-    let (sender, mut own) = mpsc::unbounded_channel();
-    one.watch(Arc::new(move |told| drop(sender.send(told))));
-    let (sender, mut foreign) = mpsc::unbounded_channel();
-    other.watch(Arc::new(move |told| drop(sender.send(told))));
-    accept(&*one, new_run("r1")).await;
-    // Once the other process has heard, this one has had its chance too.
-    tokio::time::timeout(NEWS_WAIT, foreign.recv()).await.expect("news arrives");
-    accept(&*one, new_run("r2")).await;
-    let told = own.try_recv();
-    assert!(told.is_err(), "told of its own commit: {told:?}");
+async fn a_handle_hears_at_once_what_was_done_through_it(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let (sender, mut news) = mpsc::unbounded_channel();
+    db.watch(Arc::new(move |told| drop(sender.send(told))));
+    let mut told = async |count: usize| {
+        let mut told = Vec::new();
+        for _ in 0..count {
+            told.push(tokio::time::timeout(NEWS_WAIT, news.recv()).await.expect("news arrives").expect("it goes on"));
+        }
+        told
+    };
+    let ran = |id: &str, by: Option<&str>| News::Run { run_id: run_id(id), by: by.map(worker_id) };
+    let freed = |by: Option<&str>| News::Free { by: by.map(worker_id) };
+
+    accept(&*db, in_session("r1", "s", SessionPolicy::Queue)).await;
+    assert_eq!(told(2).await, [ran("r1", None), freed(None)]);
+    accept(&*db, in_session("r2", "s", SessionPolicy::Queue)).await;
+    assert_eq!(told(1).await, [ran("r2", None)], "it waits behind the other");
+    let (_, lease) = claim(&*db, claim_of("w1", second(1))).await.runs.remove(0);
+    finish(&*db, &lease).await;
+    let (ran_r1, next_in_line) = (ran("r1", Some("w1")), freed(Some("w1")));
+    assert_eq!(told(3).await, [ran_r1.clone(), ran_r1, next_in_line]);
+
+    let lease = start(&*db, new_run("r3"), "w1").await;
+    assert_eq!(told(1).await, [ran("r3", Some("w1"))], "nobody else may have it");
+    db.request_cancel(Access::All, run_id("r3"), intent("enough")).await.expect("a cancel succeeds");
+    assert_eq!(told(1).await, [ran("r3", None)]);
+    commit(&*db, releasing(&lease, Some(second(1000)))).await;
+    assert_eq!(told(1).await, [ran("r3", Some("w1"))], "it is not due");
+    expect_kind(db.commit(commit_of(&lease)).await, DbErrorKind::Fenced);
+    db.delete_sessions(Access::All, vec![session_id("session-of-r3")], true).await.expect("it is deleted");
+    assert_eq!(told(1).await, [ran("r3", None)], "what was refused is no news");
+    db.retire(worker_id("w1"), second(2)).await.expect("a worker retires");
+    assert_eq!(told(1).await, [freed(Some("w1"))]);
 }

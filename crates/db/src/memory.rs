@@ -8,6 +8,7 @@ mod audit;
 mod hooks;
 
 use crate::rules::{self, Earlier, Picker, Standing};
+use crate::silence::Silence;
 use hooks::HookRow;
 use outlive_core::port::{
     Accepted, Access, AuditRecord, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError,
@@ -34,6 +35,8 @@ pub enum Operation {
     Claim,
     ClaimRun,
     RequestCancel,
+    Reclaim,
+    Held,
     Cancels,
     Workers,
     Commit,
@@ -83,6 +86,7 @@ struct Process {
     number: usize,
     faults: Mutex<Option<Faults>>,
     health: Mutex<Health>,
+    others: Mutex<Others>,
 }
 
 struct Shared {
@@ -135,10 +139,16 @@ impl InMemoryDb {
     /// `claims` of its runs stay as they are, which is the difference to `retire`.
     #[cfg(feature = "testing")]
     pub fn crash(&self, worker: &WorkerId) {
-        self.tell_others(|tables| tables.bury(worker));
+        self.telling(|tables| tables.bury(worker));
     }
 
-    /// Runs one method: fault, work, news to the other processes.
+    /// Lets this much time pass for this process's judgement whether another worker has fallen silent.
+    #[cfg(feature = "testing")]
+    pub fn skip(&self, time: Duration) {
+        lock(&self.process.others).silence.skip(time);
+    }
+
+    /// Runs one method: fault, work, news to those who watch.
     fn operate<T>(
         &self,
         operation: Operation,
@@ -150,7 +160,7 @@ impl InMemoryDb {
         if let Some(Fault::Refuse(kind)) = fault {
             return Err(DbError::new(kind, format!("{operation:?} was refused by a fault")));
         }
-        let result = self.tell_others(work);
+        let result = self.telling(work);
         match fault {
             Some(Fault::LoseReply) => Err(DbError::new(
                 DbErrorKind::OutcomeUnknown,
@@ -160,19 +170,20 @@ impl InMemoryDb {
         }
     }
 
-    fn tell_others<T>(&self, work: impl FnOnce(&mut Tables) -> T) -> T {
+    fn telling<T>(&self, work: impl FnOnce(&mut Tables) -> T) -> T {
         let mut shared = lock(&self.shared);
         let before = shared.tables.changes;
         let result = work(&mut shared.tables);
-        let others: Vec<Watcher> = if shared.tables.changes == before {
-            Vec::new()
-        } else {
-            let is_other = |(process, _): &&(usize, Watcher)| *process != self.process.number;
-            shared.watchers.iter().filter(is_other).map(|w| w.1.clone()).collect()
-        };
+        let news = std::mem::take(&mut shared.tables.news);
+        let has_changed = shared.tables.changes != before;
+        let watchers = if has_changed || !news.is_empty() { shared.watchers.clone() } else { Vec::new() };
         drop(shared);
-        for watcher in others {
-            watcher(News::Anything);
+        for (process, watcher) in watchers {
+            if process == self.process.number {
+                news.iter().for_each(|news| watcher(news.clone()));
+            } else if has_changed {
+                watcher(News::Anything);
+            }
         }
         result
     }
@@ -180,7 +191,7 @@ impl InMemoryDb {
 
 impl Process {
     fn numbered(number: usize) -> Arc<Self> {
-        Arc::new(Self { number, faults: Mutex::new(None), health: Mutex::default() })
+        Arc::new(Self { number, faults: Mutex::new(None), health: Mutex::default(), others: Mutex::default() })
     }
 }
 
@@ -210,7 +221,11 @@ impl RunStore for InMemoryDb {
     }
 
     fn heartbeat(&self, worker: WorkerId, at: Timestamp, period: Duration) -> BoxFuture<'_, Result<(), DbError>> {
-        Box::pin(async move { self.operate(Operation::Heartbeat, |tables| tables.heartbeat(worker, at + period)) })
+        Box::pin(async move {
+            let mut others = lock(&self.process.others);
+            let beat = |tables: &mut Tables| tables.heartbeat(&mut others, worker, at, period);
+            self.operate(Operation::Heartbeat, beat)
+        })
     }
 
     fn retire(&self, worker: WorkerId, at: Timestamp) -> BoxFuture<'_, Result<(), DbError>> {
@@ -223,7 +238,9 @@ impl RunStore for InMemoryDb {
     }
 
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, DbError>> {
-        Box::pin(async move { self.operate(Operation::Claim, |tables| tables.claim(&claim)) })
+        Box::pin(async move {
+            self.operate(Operation::Claim, |tables| tables.claim(&mut lock(&self.process.others), &claim))
+        })
     }
 
     fn claim_run(
@@ -232,7 +249,15 @@ impl RunStore for InMemoryDb {
         worker: WorkerId,
         at: Timestamp,
     ) -> BoxFuture<'_, Result<Option<(Run, Lease)>, DbError>> {
-        Box::pin(async move { self.operate(Operation::ClaimRun, |tables| tables.claim_run(&run_id, &worker, at)) })
+        Box::pin(async move {
+            let mut others = lock(&self.process.others);
+            let claim = |tables: &mut Tables| tables.claim_run(&mut others, &run_id, &worker, at);
+            self.operate(Operation::ClaimRun, claim)
+        })
+    }
+
+    fn reclaim(&self, lost: Lease, at: Timestamp) -> BoxFuture<'_, Result<Option<(Run, Lease)>, DbError>> {
+        Box::pin(async move { self.operate(Operation::Reclaim, |tables| tables.reclaim(&lost, at)) })
     }
 
     fn request_cancel(
@@ -242,8 +267,14 @@ impl RunStore for InMemoryDb {
         cancel: CancelIntent,
     ) -> BoxFuture<'_, Result<Cancelled, DbError>> {
         Box::pin(async move {
-            self.operate(Operation::RequestCancel, |tables| tables.request_cancel(&access, &run_id, cancel))
+            let mut others = lock(&self.process.others);
+            let request = |tables: &mut Tables| tables.request_cancel(&mut others, &access, &run_id, cancel);
+            self.operate(Operation::RequestCancel, request)
         })
+    }
+
+    fn held(&self, worker: WorkerId) -> BoxFuture<'_, Result<Vec<(RunId, u64)>, DbError>> {
+        Box::pin(async move { self.operate(Operation::Held, |tables| Ok(tables.held(&worker))) })
     }
 
     fn cancels(&self, worker: WorkerId) -> BoxFuture<'_, Result<Vec<(RunId, CancelIntent)>, DbError>> {
@@ -351,6 +382,8 @@ struct Tables {
     workers: BTreeMap<WorkerId, Worker>,
     /// Counts changes that another process would notice.
     changes: u64,
+    /// What this call did that others of its process want to hear of.
+    news: Vec<News>,
 }
 
 struct RunRow {
@@ -371,7 +404,17 @@ struct SessionRow {
 
 struct Worker {
     good_until: Timestamp,
+    period: Duration,
+    beats: i64,
     is_dead: bool,
+}
+
+/// What one process has seen of other workers.
+#[derive(Default)]
+struct Others {
+    silence: Silence<WorkerId>,
+    /// The lease period of its own workers; none when it has none.
+    period: Option<Duration>,
 }
 
 impl Tables {
@@ -411,6 +454,10 @@ impl Tables {
         };
 
         let at = new.at;
+        self.ran(&new.info.run_id, worker.as_ref());
+        if !is_behind && !is_alive {
+            self.freed(worker.as_ref());
+        }
         let seq = self.insert(new);
         self.changes += 1;
         let lease = worker.filter(|_| is_alive && !is_behind).map(|worker| self.take(seq, &worker, at).1);
@@ -506,22 +553,31 @@ impl Tables {
         Ok(RunPage { runs: listed.iter().map(|(_, row)| shown(&row.run)).collect(), next, counts })
     }
 
-    fn heartbeat(&mut self, worker: WorkerId, good_until: Timestamp) -> Result<(), DbError> {
+    fn heartbeat(
+        &mut self,
+        silence: &mut Others,
+        worker: WorkerId,
+        at: Timestamp,
+        period: Duration,
+    ) -> Result<(), DbError> {
+        silence.period = Some(period);
+        self.look_around(silence);
+        let good_until = at + period;
         match self.workers.get_mut(&worker) {
-            Some(known) if known.is_dead => Err(rules::dead_worker(&worker)),
+            Some(known) if known.is_dead => return Err(rules::dead_worker(&worker)),
             Some(known) => {
                 known.good_until = good_until;
-                Ok(())
+                known.beats += 1;
             }
             None => {
-                let is_dead = false;
-                self.workers.insert(worker, Worker { good_until, is_dead });
-                Ok(())
+                self.workers.insert(worker, Worker { good_until, period, beats: 0, is_dead: false });
             }
         }
+        Ok(())
     }
 
     fn retire(&mut self, worker: &WorkerId, at: Timestamp) {
+        self.freed(Some(worker));
         for seq in self.bury(worker) {
             let run = &mut self.row(seq).run;
             run.claims = 0;
@@ -544,14 +600,33 @@ impl Tables {
         held
     }
 
-    /// Declares every worker dead whose period is over, but not the one that asks.
-    fn bury_stalled(&mut self, at: Timestamp, asks: Option<&WorkerId>) {
-        let is_stalled =
-            |(id, worker): &(&WorkerId, &Worker)| !worker.is_dead && worker.good_until <= at && asks != Some(*id);
-        let stalled: Vec<WorkerId> = self.workers.iter().filter(is_stalled).map(|(id, _)| id.clone()).collect();
-        for worker in stalled {
+    /// Declares every worker dead that has been silent for its whole lease, but not the one that asks.
+    fn bury_silent(&mut self, others: &mut Others, asks: Option<&WorkerId>) {
+        self.look_around(others);
+        let Some(period) = others.period else { return };
+        let is_silent = |(id, worker): &(&WorkerId, &Worker)| {
+            !worker.is_dead && asks != Some(*id) && others.silence.of(id) >= period.max(worker.period)
+        };
+        let silent: Vec<WorkerId> = self.workers.iter().filter(is_silent).map(|(id, _)| id.clone()).collect();
+        for worker in silent {
             self.bury(&worker);
         }
+    }
+
+    /// Notes which workers have beaten since the last look.
+    fn look_around(&self, others: &mut Others) {
+        if let Some(period) = others.period {
+            let living = self.workers.iter().filter(|(_, worker)| !worker.is_dead);
+            others.silence.look(period, living.map(|(id, worker)| (id.clone(), worker.beats)));
+        }
+    }
+
+    fn ran(&mut self, run_id: &RunId, by: Option<&WorkerId>) {
+        self.news.push(News::Run { run_id: run_id.clone(), by: by.cloned() });
+    }
+
+    fn freed(&mut self, by: Option<&WorkerId>) {
+        self.news.push(News::Free { by: by.cloned() });
     }
 
     fn check_alive(&self, worker: &WorkerId) -> Result<(), DbError> {
@@ -567,9 +642,9 @@ impl Tables {
         rules::waits_in_line(row.policy) && session.unfinished.first().is_some_and(|first| *first < seq)
     }
 
-    fn claim(&mut self, claim: &Claim) -> Result<Claimed, DbError> {
+    fn claim(&mut self, others: &mut Others, claim: &Claim) -> Result<Claimed, DbError> {
         self.check_alive(&claim.worker)?;
-        self.bury_stalled(claim.at, Some(&claim.worker));
+        self.bury_silent(others, Some(&claim.worker));
         let mut picker = Picker::new(claim);
         let mut next_due = None;
         for seq in &self.unfinished {
@@ -596,9 +671,15 @@ impl Tables {
         Ok(Claimed { runs: picker.picked.iter().map(take).collect(), next_due, more: picker.more })
     }
 
-    fn claim_run(&mut self, run_id: &RunId, worker: &WorkerId, at: Timestamp) -> Result<Option<(Run, Lease)>, DbError> {
+    fn claim_run(
+        &mut self,
+        others: &mut Others,
+        run_id: &RunId,
+        worker: &WorkerId,
+        at: Timestamp,
+    ) -> Result<Option<(Run, Lease)>, DbError> {
         self.check_alive(worker)?;
-        self.bury_stalled(at, Some(worker));
+        self.bury_silent(others, Some(worker));
         let Some(&seq) = self.run_by_id.get(run_id) else {
             return Ok(None);
         };
@@ -609,13 +690,28 @@ impl Tables {
         Ok(Some(self.take(seq, worker, at)))
     }
 
-    fn request_cancel(&mut self, access: &Access, run_id: &RunId, cancel: CancelIntent) -> Result<Cancelled, DbError> {
+    fn reclaim(&mut self, lost: &Lease, at: Timestamp) -> Result<Option<(Run, Lease)>, DbError> {
+        self.check_alive(&lost.worker)?;
+        let Some(&seq) = self.run_by_id.get(&lost.run_id) else { return Ok(None) };
+        let run = &self.runs[&seq].run;
+        let is_held = run.worker.as_ref() == Some(&lost.worker) && run.epoch == lost.epoch;
+        Ok(is_held.then(|| self.take(seq, &lost.worker, at)))
+    }
+
+    fn request_cancel(
+        &mut self,
+        others: &mut Others,
+        access: &Access,
+        run_id: &RunId,
+        cancel: CancelIntent,
+    ) -> Result<Cancelled, DbError> {
         let status = self.find(access, run_id).ok_or_else(|| rules::no_run(run_id))?.run.status;
         let seq = self.run_by_id[run_id];
         if status.is_terminal() {
             return Ok(Cancelled::Already(status));
         }
-        self.bury_stalled(cancel.at, None);
+        self.bury_silent(others, None);
+        self.ran(run_id, None);
         self.changes += 1;
         let run = &mut self.row(seq).run;
         run.updated_at = cancel.at;
@@ -624,6 +720,12 @@ impl Tables {
             Some(_) => Cancelled::Requested,
             None => Cancelled::Unowned,
         })
+    }
+
+    fn held(&self, worker: &WorkerId) -> Vec<(RunId, u64)> {
+        let runs = self.unfinished.iter().map(|seq| &self.runs[seq].run);
+        let held = runs.filter(|run| run.worker.as_ref() == Some(worker));
+        held.map(|run| (run.info.run_id.clone(), run.epoch)).collect()
     }
 
     fn cancels(&self, worker: &WorkerId) -> Vec<(RunId, CancelIntent)> {
@@ -678,6 +780,7 @@ impl Tables {
             run.due_at = release.due_at;
         }
         let is_over = run.status.is_terminal();
+        let is_given_back = patch.release.is_some_and(|release| release.due_at.is_none());
         if is_over {
             run.worker = None;
             run.due_at = None;
@@ -691,6 +794,11 @@ impl Tables {
             merge(&mut session.session.state, &patch);
             session.session.version += 1;
             session.session.updated_at = commit.at;
+        }
+        let opens = is_given_back || (is_over && !session.unfinished.is_empty());
+        self.ran(&commit.lease.run_id, Some(&commit.lease.worker));
+        if opens {
+            self.freed(Some(&commit.lease.worker));
         }
         Ok(())
     }
@@ -794,6 +902,9 @@ impl Tables {
             return Err(rules::session_in_use(busy));
         }
         self.changes += found.len() as u64;
+        let unfinished = found.iter().flat_map(|session_id| &self.sessions[session_id].unfinished);
+        let dropped: Vec<RunId> = unfinished.map(|seq| self.runs[seq].run.info.run_id.clone()).collect();
+        dropped.iter().for_each(|run_id| self.ran(run_id, None));
         self.sessions.retain(|session_id, _| !found.contains(session_id));
         self.runs.retain(|_, row| !found.contains(&row.run.info.session_id));
         let runs = &self.runs;

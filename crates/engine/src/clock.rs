@@ -24,3 +24,16 @@ impl Chance for SystemChance {
         rand::random()
     }
 }
+
+/// Whether the runtime's time is simulated: then only its own tasks live in it.
+#[cfg(feature = "testing")]
+pub(crate) fn is_simulated() -> bool {
+    let before = std::time::Instant::now();
+    let now = tokio::time::Instant::now().into_std();
+    now < before || now > std::time::Instant::now()
+}
+
+#[cfg(not(feature = "testing"))]
+pub(crate) fn is_simulated() -> bool {
+    false
+}

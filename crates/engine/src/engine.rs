@@ -4,7 +4,9 @@ use crate::clock::{SystemChance, SystemClock};
 use crate::drive::{Control, Stop, drive};
 use crate::error::Error;
 use crate::events::EventStream;
+use crate::finish::Finish;
 use crate::handle::{RunHandle, run_output};
+use crate::heart::{self, Heart, Stopping};
 use crate::hub::Hub;
 use crate::journal::Services;
 use crate::lease::LeaseClock;
@@ -25,7 +27,7 @@ use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
@@ -82,7 +84,9 @@ impl Submit {
 /// What a handle may see and change is decided by its access: everything, or with [`Engine::for_user`] one user's runs and
 /// sessions. Those of others are to it as if they did not exist.
 ///
-/// Dropping the last clone without [`Engine::shutdown`] loses nothing: the next engine on the store goes on.
+/// Everything it does happens on the runtime it was started on; whoever calls it may use another. Dropping the last clone
+/// without [`Engine::shutdown`] loses nothing: what executes here goes on, nothing further is taken, and what waits in the
+/// store is for the next engine.
 #[derive(Clone)]
 pub struct Engine {
     pub(crate) inner: Arc<Inner>,
@@ -94,35 +98,47 @@ pub(crate) struct Inner {
     pub(crate) services: Arc<Services>,
     pub(crate) options: Options,
     pub(crate) definitions: RwLock<HashMap<DefinitionId, Vec<Arc<Definition>>>>,
-    pub(crate) worker: RwLock<WorkerId>,
+    worker: RwLock<WorkerId>,
+    /// Where everything executes that is the engine's own.
+    pub(crate) runtime: Handle,
+    /// Told when there may be something to claim.
     pub(crate) wake: Notify,
+    /// Told when what is held should be compared with what executes.
+    pub(crate) check: Notify,
+    /// Told when a run that executes here may be wanted cancelled.
+    pub(crate) news: Notify,
+    /// Runs this worker held at the last comparison without executing them, by epoch.
+    pub(crate) strays: Mutex<HashMap<RunId, u64>>,
     /// Runs submitted here that this process could not take at once.
     pub(crate) unleased: AtomicUsize,
     /// A run that crashed its workers executes here; the next of its kind waits.
     pub(crate) suspects: AtomicUsize,
-    pub(crate) news: Notify,
-    submit_places: Semaphore,
+    submit_places: Arc<Semaphore>,
     queue: Queue,
     low_water: LowWater,
     running: Mutex<HashMap<RunId, Running>>,
     emptied: Notify,
     failed: Mutex<Option<Arc<str>>>,
-    pub(crate) stop: watch::Sender<bool>,
+    pub(crate) stop: watch::Sender<Stopping>,
+    /// Set when the heart has given everything back, or waits for nothing any more.
+    pub(crate) ended: watch::Sender<Option<Result<(), DbError>>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    heart: Mutex<Option<Heart>>,
 }
 
 struct Running {
     session_id: SessionId,
+    epoch: u64,
     control: Arc<Control>,
     abort: Option<AbortHandle>,
 }
 
-/// Stops the background tasks when the last handle goes.
+/// Takes nothing further once the last handle has gone.
 struct StopGuard(Arc<Inner>);
 
 impl Drop for StopGuard {
     fn drop(&mut self) {
-        self.0.stop.send_replace(true);
+        self.0.stop_at_least(Stopping::Left);
     }
 }
 
@@ -194,8 +210,11 @@ impl EngineBuilder {
             options: self.options,
             definitions: RwLock::default(),
             worker: RwLock::new(worker),
+            runtime: Handle::current(),
             wake: Notify::new(),
-            submit_places: Semaphore::new(submits_max),
+            check: Notify::new(),
+            strays: Mutex::default(),
+            submit_places: Arc::new(Semaphore::new(submits_max)),
             queue: Queue::default(),
             low_water: LowWater::default(),
             unleased: AtomicUsize::new(0),
@@ -204,17 +223,21 @@ impl EngineBuilder {
             running: Mutex::default(),
             emptied: Notify::new(),
             failed: Mutex::default(),
-            stop: watch::Sender::new(false),
+            stop: watch::Sender::new(Stopping::No),
+            ended: watch::Sender::new(None),
             tasks: Mutex::default(),
+            heart: Mutex::default(),
         });
         let engine = Engine { _guard: Arc::new(StopGuard(inner.clone())), inner, access: Access::All };
         for definition in self.definitions {
             engine.register(definition);
         }
         engine.watch_store();
-        worker::heartbeat(&engine.inner).await?;
-        let tasks = [worker::keep_lease(engine.inner.clone()), worker::follow_news(engine.inner.clone())];
-        let mut handles: Vec<_> = tasks.into_iter().map(tokio::spawn).collect();
+        heart::renew(&engine.inner, engine.inner.worker()).await?;
+        // Nothing below waits: an engine whose start is dropped has no heart and no tasks yet.
+        let heart = Heart::start(engine.inner.clone())?;
+        *engine.inner.heart.lock().unwrap_or_else(PoisonError::into_inner) = Some(heart);
+        let mut handles = vec![tokio::spawn(worker::attend(engine.inner.clone()))];
         if engine.inner.options.execute {
             handles.push(tokio::spawn(worker::take_over(engine.inner.clone())));
         }
@@ -281,7 +304,8 @@ impl Engine {
     /// Accepts a run. When this returns, the run is on stable storage and will be executed.
     ///
     /// # Cancel safety
-    /// If the future is dropped the run may or may not have been accepted; repeat with the same idempotency key.
+    /// If the future is dropped the run may or may not have been accepted; repeat with the same idempotency key. One that was
+    /// accepted is executed, whoever still waits.
     ///
     /// # Errors
     /// [`Error::UnknownWorkflow`], [`Error::Input`], [`Error::InputTooLong`], [`Error::InvalidId`], [`Error::QueueFull`],
@@ -298,10 +322,15 @@ impl Engine {
         let submit = Box::new(submit);
         async move {
             let began = Instant::now();
-            let _place = self.inner.submit_places.acquire().await;
-            let handle = Box::pin(self.accept(workflow_id, submit)).await?;
-            self.inner.services.counters.submitted(began);
-            Ok(handle)
+            let place = self.inner.submit_places.clone().acquire_owned().await;
+            let (engine, workflow_id) = (self.clone(), workflow_id.clone());
+            let accepting = async move {
+                let _place = place;
+                let handle = engine.accept(&workflow_id, submit).await?;
+                engine.inner.services.counters.submitted(began);
+                Ok(handle)
+            };
+            Finish::new(&self.inner.runtime, accepting).await
         }
     }
 
@@ -363,19 +392,27 @@ impl Engine {
         Ok(self.inner.services.db.run(self.access.clone(), run_id.clone()).await?)
     }
 
-    /// The run's events after index `after` (from the first when absent), stored ones first, then live, until the run's
-    /// last.
+    /// The run's events after index `after` (from the first when absent), stored ones first, then live, until the run is at
+    /// rest.
     pub fn events(&self, run_id: &RunId, after: Option<u64>) -> EventStream {
         EventStream::new(self.clone(), run_id.clone(), after)
     }
 
     /// Makes the wish durable that a run end, and sees to it. Returns the status if the run was over already.
     ///
+    /// # Cancel safety
+    /// If the future is dropped the wish may or may not have become durable; one that has is seen to.
+    ///
     /// # Errors
     /// [`Error::RunNotFound`], or the store's.
     pub async fn cancel(&self, run_id: &RunId, reason: &str) -> Result<Option<RunStatus>, Error> {
+        let (engine, run_id, reason) = (self.clone(), run_id.clone(), Arc::<str>::from(reason));
+        Finish::new(&self.inner.runtime, async move { engine.see_to_its_end(&run_id, reason).await }).await
+    }
+
+    async fn see_to_its_end(&self, run_id: &RunId, reason: Arc<str>) -> Result<Option<RunStatus>, Error> {
         let at = self.inner.services.clock.now();
-        let intent = CancelIntent { at, reason: Arc::from(reason) };
+        let intent = CancelIntent { at, reason };
         let db = &self.inner.services.db;
         let cancelled = db.request_cancel(self.access.clone(), run_id.clone(), intent.clone()).await;
         let cancelled = cancelled.map_err(|error| {
@@ -418,38 +455,36 @@ impl Engine {
         let mut stop = self.inner.stop.subscribe();
         async move {
             // An error means that the engine is gone altogether.
-            let _ = stop.wait_for(|stop| *stop).await;
+            let _ = stop.wait_for(|stop| *stop != Stopping::No).await;
         }
     }
 
     /// Stops: takes nothing new, lets calls in flight end for up to [`Options::shutdown_grace`], gives every lease back.
     /// What is unfinished waits in the store for the next engine, which need not wait for a lease to end.
     ///
+    /// A run whose code cannot be dropped, because it blocks its thread, keeps its lease until it returns or the process
+    /// ends; nobody waits for it here.
+    ///
     /// # Cancel safety
-    /// Safe: leases that were not given back end by themselves.
+    /// Safe: once begun, the engine stops whether or not anyone waits for it.
     ///
     /// # Errors
     /// The store's, when the leases could not be given back.
     pub async fn shutdown(&self) -> Result<(), Error> {
         let inner = &self.inner;
         inner.mark_stopped("it was shut down");
-        inner.stop.send_replace(true);
+        inner.stop_at_least(Stopping::Drain);
         inner.stop_all(&Stop::Drain);
-        if tokio::time::timeout(inner.options.shutdown_grace, inner.until_empty()).await.is_err() {
-            inner.stop_all(&Stop::Release);
-            // Dropping calls and one commit: a store that cannot do that in this time is not worth waiting for.
-            let _ = tokio::time::timeout(Duration::from_secs(5), inner.until_empty()).await;
-        }
+        let mut ended = inner.ended.subscribe();
+        let retired = ended.wait_for(Option::is_some).await.ok().and_then(|ended| ended.clone());
         let tasks: Vec<_> = std::mem::take(&mut *inner.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         for task in tasks {
-            task.abort();
             let _ = task.await;
         }
-        let retired = inner.services.db.retire(inner.worker(), inner.services.clock.now()).await;
         if let Some(observer) = &inner.services.observer {
             observer.flush().await;
         }
-        Ok(retired?)
+        Ok(retired.unwrap_or(Ok(()))?)
     }
 
     /// Ends everything this engine does, as a crash would: nothing is written any more, no lease is given back.
@@ -457,7 +492,10 @@ impl Engine {
     pub fn kill(&self) {
         let inner = &self.inner;
         inner.mark_stopped("it was killed");
-        inner.stop.send_replace(true);
+        inner.stop_at_least(Stopping::Failed);
+        if let Some(heart) = inner.heart.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            heart.join();
+        }
         for task in inner.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             task.abort();
         }
@@ -477,13 +515,22 @@ impl Engine {
         self.inner.services.db.watch(Arc::new(move |news| {
             let Some(inner) = inner.upgrade() else { return };
             match news {
-                News::Anything | News::Run(_) => {
+                News::Anything => {
                     inner.services.hub.publish_foreign();
                     inner.news.notify_one();
                 }
+                News::Run { by: Some(by), .. } | News::Free { by: Some(by) } if inner.is_worker(&by) => {}
+                News::Run { run_id, .. } => {
+                    inner.services.hub.publish_look(&run_id);
+                    // Whoever changed a run that executes here wants it cancelled, or has deleted it.
+                    if inner.is_running(&run_id) {
+                        inner.check.notify_one();
+                    }
+                }
+                News::Free { .. } => inner.wake.notify_one(),
                 News::Failed => {
                     inner.mark_stopped("its store failed; restart the process");
-                    inner.stop.send_replace(true);
+                    inner.stop_at_least(Stopping::Failed);
                 }
             }
         }));
@@ -514,6 +561,37 @@ fn pending_run(new: &NewRun) -> Run {
 impl Inner {
     pub(crate) fn worker(&self) -> WorkerId {
         self.worker.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_worker(&self, worker: WorkerId) {
+        *self.worker.write().unwrap_or_else(PoisonError::into_inner) = worker;
+    }
+
+    fn is_worker(&self, worker: &WorkerId) -> bool {
+        *self.worker.read().unwrap_or_else(PoisonError::into_inner) == *worker
+    }
+
+    /// Stops, unless it has stopped further already.
+    pub(crate) fn stop_at_least(&self, stopping: Stopping) {
+        self.stop.send_if_modified(|current| {
+            let is_further = *current < stopping;
+            *current = stopping.max(*current);
+            is_further
+        });
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.stop.borrow() != Stopping::No
+    }
+
+    /// The heart has given everything back, or gives up waiting.
+    pub(crate) fn end(&self, retired: Result<(), DbError>) {
+        self.ended.send_replace(Some(retired));
+    }
+
+    /// What executes here, and under which epoch.
+    pub(crate) fn executing(&self) -> HashMap<RunId, u64> {
+        self.running().iter().map(|(run_id, running)| (run_id.clone(), running.epoch)).collect()
     }
 
     pub(crate) fn running_len(&self) -> usize {
@@ -631,10 +709,16 @@ impl Inner {
         let control = Arc::new(Control::default());
         let run_id = run.info.run_id.clone();
         let mut running = self.running();
-        let session_id = run.info.session_id.clone();
-        running.insert(run_id.clone(), Running { session_id, control: control.clone(), abort: None });
-        let place = Place { inner: self.clone(), run_id: run_id.clone(), is_suspect };
-        let task = tokio::spawn(drive(place, run, lease, control, session));
+        let (session_id, epoch) = (run.info.session_id.clone(), lease.epoch);
+        // Whoever was slower to register the same run, or holds an older lease of it, has come too late.
+        if running.get(&run_id).is_some_and(|running| running.epoch >= epoch) {
+            return;
+        }
+        let replaced =
+            running.insert(run_id.clone(), Running { session_id, epoch, control: control.clone(), abort: None });
+        replaced.iter().for_each(|lost| lost.control.stop(Stop::Lost));
+        let place = Place { inner: self.clone(), run_id: run_id.clone(), epoch, is_suspect };
+        let task = self.runtime.spawn(drive(place, run, lease, control, session));
         if let Some(running) = running.get_mut(&run_id) {
             running.abort = Some(task.abort_handle());
         }
@@ -647,6 +731,13 @@ impl Inner {
     pub(crate) fn stop_run(&self, run_id: &RunId, stop: Stop) {
         if let Some(running) = self.running().get(run_id) {
             running.control.stop(stop);
+        }
+    }
+
+    /// Drops a run that executes here under a lease that is over.
+    pub(crate) fn drop_lost(&self, run_id: &RunId, epoch: u64) {
+        if let Some(running) = self.running().get(run_id).filter(|running| running.epoch == epoch) {
+            running.control.stop(Stop::Lost);
         }
     }
 
@@ -668,7 +759,7 @@ impl Inner {
         }
     }
 
-    async fn until_empty(&self) {
+    pub(crate) async fn until_empty(&self) {
         loop {
             let emptied = self.emptied.notified();
             if self.running().is_empty() {
@@ -685,7 +776,7 @@ impl Inner {
         }
     }
 
-    fn mark_stopped(&self, reason: &str) {
+    pub(crate) fn mark_stopped(&self, reason: &str) {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| Arc::from(reason));
     }
 
@@ -694,7 +785,7 @@ impl Inner {
         tracing::error!(%error, "the store failed; this engine stops");
         self.mark_stopped(&error.to_string());
         self.stop_all(&Stop::Lost);
-        self.stop.send_replace(true);
+        self.stop_at_least(Stopping::Failed);
     }
 }
 
@@ -702,6 +793,7 @@ impl Inner {
 pub(crate) struct Place {
     inner: Arc<Inner>,
     run_id: RunId,
+    epoch: u64,
     is_suspect: bool,
 }
 
@@ -713,8 +805,15 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Nobody executes it now: the next comparison finds it.
+            let mut strays = self.inner.strays.lock().unwrap_or_else(PoisonError::into_inner);
+            strays.insert(self.run_id.clone(), self.epoch);
+        }
         let mut running = self.inner.running();
-        running.remove(&self.run_id);
+        if running.get(&self.run_id).is_some_and(|running| running.epoch == self.epoch) {
+            running.remove(&self.run_id);
+        }
         let is_empty = running.is_empty();
         drop(running);
         self.inner.services.hub.publish_gone(&self.run_id);

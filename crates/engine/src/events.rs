@@ -4,6 +4,7 @@
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::hub::{Ear, Mark};
+use outlive_core::port::Run;
 use outlive_core::{RunEvent, RunId};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,6 +31,8 @@ pub struct EventStream {
     /// The run was found, by this stream's access.
     is_known: bool,
     is_over: bool,
+    /// A pause is an end.
+    ends_at_rest: bool,
     /// It was told of a commit that it waited for, and has not read it yet.
     waits: bool,
 }
@@ -38,11 +41,28 @@ impl EventStream {
     pub(crate) fn new(engine: Engine, run_id: RunId, after: Option<u64>) -> Self {
         let ear = engine.inner.services.hub.subscribe(&run_id);
         let next_index = after.map_or(0, |after| after.saturating_add(1));
-        let buffer = VecDeque::new();
-        Self { engine, run_id, ear, next_index, buffer, looked: None, is_known: false, is_over: false, waits: false }
+        Self {
+            engine,
+            run_id,
+            ear,
+            next_index,
+            buffer: VecDeque::new(),
+            looked: None,
+            is_known: false,
+            is_over: false,
+            ends_at_rest: true,
+            waits: false,
+        }
     }
 
-    /// The next event; nothing after the run's last. While the run is unfinished this waits.
+    /// Goes on waiting while the run is paused, until it has ended.
+    #[must_use]
+    pub fn through_pauses(self) -> Self {
+        Self { ends_at_rest: false, ..self }
+    }
+
+    /// The next event; nothing when the run has ended, or is paused and nothing of it executes. Until then this waits. After
+    /// a pause it may be asked again.
     ///
     /// # Cancel safety
     /// Safe: an event is lost to nobody by dropping the future.
@@ -60,19 +80,23 @@ impl EventStream {
             let mark = *self.ear.mark.borrow_and_update();
             let is_waited_for = std::mem::take(&mut self.waits) && mark.next_index > self.next_index;
             if !self.is_at_the_end(&mark) {
-                self.looked = Some(mark.looks);
                 if self.read().await? {
+                    self.looked = Some(mark.looks);
                     if let Some(told_at) = mark.told_at.filter(|_| is_waited_for) {
                         self.engine.inner.services.counters.event_lags.add(told_at.elapsed());
                     }
                     continue;
                 }
-                if !self.is_unfinished().await? {
-                    self.is_over = true;
-                    // The run may have ended between the two reads: what it said last must not be missed.
-                    self.read().await?;
-                    continue;
+                let run = self.stored_run().await?;
+                if run.status.is_terminal() || (self.ends_at_rest && run.is_at_rest()) {
+                    // It may have come to rest between the two reads: what it said last must not be missed.
+                    if self.read().await? {
+                        continue;
+                    }
+                    return Ok(None);
                 }
+                // Only after the reads: this future may be dropped at any of them.
+                self.looked = Some(mark.looks);
             }
             let next_index = self.next_index;
             let news = self.ear.mark.wait_for(|now| now.next_index > next_index || now.looks != mark.looks);
@@ -96,7 +120,7 @@ impl EventStream {
     pub async fn stored(mut self) -> Result<Vec<RunEvent>, Error> {
         while self.read().await? {}
         if self.buffer.is_empty() {
-            self.is_unfinished().await?;
+            self.stored_run().await?;
         }
         Ok(self.buffer.into_iter().map(Arc::unwrap_or_clone).collect())
     }
@@ -108,7 +132,7 @@ impl EventStream {
         }
         // What others have read may only be given to those who may read it.
         if !self.is_known {
-            self.is_unfinished().await?;
+            self.stored_run().await?;
             self.is_known = true;
         }
         let mut recent = self.ear.recent().await;
@@ -145,9 +169,8 @@ impl EventStream {
         true
     }
 
-    async fn is_unfinished(&self) -> Result<bool, Error> {
+    async fn stored_run(&self) -> Result<Run, Error> {
         let run = self.engine.stored_run(&self.run_id).await?;
-        let run = run.ok_or_else(|| Error::RunNotFound(self.run_id.clone()))?;
-        Ok(!run.status.is_terminal())
+        run.ok_or_else(|| Error::RunNotFound(self.run_id.clone()))
     }
 }

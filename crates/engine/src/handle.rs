@@ -12,7 +12,7 @@ use std::time::Duration;
 /// How long a waiter trusts in being told: then it looks for itself.
 const LOOK_PERIOD: Duration = Duration::from_secs(2);
 
-/// A run, wherever it executes. Awaiting the handle waits for the run's end.
+/// A run, wherever it executes. Awaiting the handle waits until the run is at rest.
 #[derive(Clone)]
 pub struct RunHandle {
     engine: Engine,
@@ -53,7 +53,8 @@ impl RunHandle {
         self.engine.get_run(&self.run_id).await
     }
 
-    /// The run's events after index `after`, from the first when absent: stored ones, then live ones, to the last.
+    /// The run's events after index `after`, from the first when absent: stored ones, then live ones, until the run is at
+    /// rest.
     pub fn events(&self, after: Option<u64>) -> EventStream {
         self.engine.events(&self.run_id, after)
     }
@@ -66,7 +67,8 @@ impl RunHandle {
         self.engine.cancel(&self.run_id, reason).await
     }
 
-    /// Waits for the run's end: COMPLETED, ERROR or CANCELLED.
+    /// Waits until the run is at rest: it has ended (COMPLETED, ERROR, CANCELLED), or it is PAUSED and nothing of it
+    /// executes any more. The output's status says which.
     ///
     /// # Cancel safety
     /// Safe: waiting changes nothing.
@@ -84,7 +86,7 @@ impl RunHandle {
                 let found = self.engine.stored_run(&self.run_id).await?;
                 is_known = true;
                 let run = found.ok_or_else(|| Error::RunNotFound(self.run_id.clone()))?;
-                if run.status.is_terminal() {
+                if run.is_at_rest() {
                     return Ok(run_output(&run));
                 }
                 self.engine.inner.check_running()?;

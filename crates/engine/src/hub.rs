@@ -157,7 +157,13 @@ impl Hub {
         }
     }
 
-    /// A run does not execute here any more: whoever counted on being told looks for himself.
+    /// A run was changed by somebody else of this process.
+    pub(crate) fn publish_look(&self, run_id: &RunId) {
+        self.changed(run_id);
+        self.publish_gone(run_id);
+    }
+
+    /// A run does not execute here any more: its readers must look for themselves.
     pub(crate) fn publish_gone(&self, run_id: &RunId) {
         let topic = self.lock().get(run_id).cloned();
         if let Some(topic) = topic {

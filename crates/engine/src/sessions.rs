@@ -4,6 +4,7 @@
 
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::finish::Finish;
 use crate::hub::Changes;
 use outlive_core::port::{
     Access, DbErrorKind, LivingWorker, NewSession, Run, RunFilter, RunPage, Session, SessionFilter, SessionPage,
@@ -40,6 +41,13 @@ pub struct RunStanding {
     pub created_at: Timestamp,
     /// When it last changed.
     pub updated_at: Timestamp,
+}
+
+impl RunStanding {
+    /// Whether nothing of it executes and nothing will until somebody acts: it has ended, or it is paused and was given back.
+    pub fn is_at_rest(&self) -> bool {
+        self.status.is_terminal() || (self.status == RunStatus::Paused && self.worker.is_none())
+    }
 }
 
 impl Engine {
@@ -177,6 +185,12 @@ impl Engine {
     /// [`Error::SessionBusy`] when one of them has an unfinished run and `force` is not set; then none is deleted. The
     /// store's.
     pub async fn delete_sessions(&self, session_ids: Vec<SessionId>, force: bool) -> Result<u64, Error> {
+        let engine = self.clone();
+        let deleting = async move { engine.delete_and_drop(session_ids, force).await };
+        Finish::new(&self.inner.runtime, deleting).await
+    }
+
+    async fn delete_and_drop(&self, session_ids: Vec<SessionId>, force: bool) -> Result<u64, Error> {
         let db = &self.inner.services.db;
         let deleted = db.delete_sessions(self.access.clone(), session_ids.clone(), force).await?;
         // What executes elsewhere notices at its next commit; what executes here need not get that far.

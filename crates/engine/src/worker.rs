@@ -1,4 +1,4 @@
-//! The worker: renews this process's leases and takes over runs that nobody executes.
+//! The worker: takes over runs that nobody executes, and sees to those it holds.
 //!
 //! Recovery is not an event but a standing condition: whatever is unfinished, due and not held by a living worker is taken,
 //! whether its last worker crashed a moment ago or the machine was off for a week.
@@ -6,9 +6,10 @@
 use crate::drive::Stop;
 use crate::engine::Inner;
 use crate::error::Error;
-use crate::stats;
-use outlive_core::port::{BoxFuture, Claim, DbErrorKind};
-use outlive_core::{Timestamp, WorkerId};
+use crate::heart::Stopping;
+use outlive_core::port::{BoxFuture, Claim, DbError, Lease, Run};
+use outlive_core::{RunId, Timestamp, WorkerId};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -18,71 +19,99 @@ use tokio::time::{Instant, sleep_until};
 /// Runs taken in one transaction.
 const CLAIM_BATCH: usize = 256;
 
-/// Registers or renews this worker.
-pub(crate) async fn heartbeat(inner: &Inner) -> Result<(), Error> {
-    let sent = Instant::now();
-    let period = inner.options.lease_period;
-    inner.services.db.heartbeat(inner.worker(), inner.services.clock.now(), period).await?;
-    // A tenth of the period is the margin for clocks that run at different speeds.
-    inner.services.lease_clock.renew(sent + period - period / 10);
+/// Sees to the runs this worker holds until all of them are given back: what is wanted cancelled, what nobody drives, what
+/// is not its own any more.
+pub(crate) fn attend(inner: Arc<Inner>) -> BoxFuture<'static, ()> {
+    let home = Home(inner.clone());
+    Box::pin(async move {
+        let mut ended = inner.ended.subscribe();
+        let mut next = Instant::now() + inner.options.heartbeat_period;
+        loop {
+            let checked = tokio::select! {
+                biased;
+                () = async { drop(ended.wait_for(Option::is_some).await) } => break,
+                () = inner.check.notified() => compare(&inner).await,
+                () = inner.news.notified(), if inner.running_len() > 0 => cancel_the_unwanted(&inner).await,
+                () = sleep_until(next) => {
+                    inner.services.counters.lateness.add(next.elapsed());
+                    next = Instant::now() + inner.options.heartbeat_period;
+                    Ok(())
+                }
+            };
+            if let Err(error) = checked {
+                tracing::warn!(%error, "the runs this worker holds could not be looked at");
+            }
+        }
+        drop(home);
+    })
+}
+
+/// The runtime that everything executes on. It may go before its engine does.
+struct Home(Arc<Inner>);
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if self.0.ended.borrow().is_none() {
+            self.0.mark_stopped("the runtime it was started on has ended; start another engine");
+            self.0.stop_at_least(Stopping::Left);
+        }
+    }
+}
+
+/// Stops the runs that someone wants cancelled.
+async fn cancel_the_unwanted(inner: &Inner) -> Result<(), DbError> {
+    for (run_id, intent) in inner.services.db.cancels(inner.worker()).await? {
+        inner.stop_run(&run_id, Stop::Cancel(intent.reason));
+    }
     Ok(())
 }
 
-/// Renews the lease until the engine stops.
-pub(crate) fn keep_lease(inner: Arc<Inner>) -> BoxFuture<'static, ()> {
-    Box::pin(async move {
-        let mut stop = inner.stop.subscribe();
-        loop {
-            let next = Instant::now() + inner.options.heartbeat_period;
-            tokio::select! {
-                biased;
-                _ = stop.wait_for(|stop| *stop) => return,
-                () = sleep_until(next) => inner.services.counters.lateness.add(next.elapsed()),
-            }
-            match heartbeat(&inner).await {
-                Ok(()) => {}
-                Err(Error::Db(error)) if error.kind() == DbErrorKind::Fenced => start_over(&inner),
-                Err(error) => {
-                    stats::add(&inner.services.counters.heartbeats_failed);
-                    tracing::warn!(%error, "heartbeat failed");
-                }
-            }
+/// Compares what the store says this worker holds with what it executes.
+///
+/// A run that is held and was not executed at the last comparison either is a stray: its submit was lost sight of, its
+/// driver panicked, or it could not be given back. It is claimed anew, so that nothing left of its driver can write, and
+/// driven. A run that executes and is not held any more was taken or deleted.
+async fn compare(inner: &Arc<Inner>) -> Result<(), DbError> {
+    cancel_the_unwanted(inner).await?;
+    let worker = inner.worker();
+    // Asked before the store: what is registered after this may be unknown to the store's answer.
+    let executing = inner.executing();
+    let held: HashMap<RunId, u64> = inner.services.db.held(worker.clone()).await?.into_iter().collect();
+    for (run_id, epoch) in &executing {
+        if held.get(run_id) != Some(epoch) && inner.worker() == worker {
+            inner.drop_lost(run_id, *epoch);
         }
-    })
+    }
+    for lost in strays(inner, worker, held) {
+        let run_id = lost.run_id.clone();
+        if let Some((run, lease)) = inner.services.db.reclaim(lost, inner.services.clock.now()).await? {
+            tracing::warn!(%run_id, attempt = run.attempt, "nobody executed this run; it goes on");
+            adopt(inner, run, lease);
+        }
+    }
+    Ok(())
 }
 
-/// This worker was declared dead while it slept: what it executed belongs to others now.
-fn start_over(inner: &Inner) {
-    stats::add(&inner.services.counters.leases_lost);
-    tracing::warn!("this worker's leases were taken over; its runs are dropped and it starts anew");
-    inner.stop_all(&Stop::Lost);
-    let worker = WorkerId::new(inner.services.clock.now(), inner.services.chance.wide_bits());
-    *inner.worker.write().unwrap_or_else(PoisonError::into_inner) = worker;
-}
-
-/// Looks for cancel wishes whenever another process changed something.
-pub(crate) fn follow_news(inner: Arc<Inner>) -> BoxFuture<'static, ()> {
-    Box::pin(async move {
-        let mut stop = inner.stop.subscribe();
-        loop {
-            tokio::select! {
-                biased;
-                _ = stop.wait_for(|stop| *stop) => return,
-                () = inner.news.notified() => {}
-            }
-            if inner.running_len() == 0 {
-                continue;
-            }
-            match inner.services.db.cancels(inner.worker()).await {
-                Ok(cancels) => {
-                    for (run_id, intent) in cancels {
-                        inner.stop_run(&run_id, Stop::Cancel(intent.reason));
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "cancel wishes could not be read"),
-            }
+/// What is held without being executed, now and at the last comparison; what is so for the first time is noted.
+fn strays(inner: &Inner, worker: WorkerId, held: HashMap<RunId, u64>) -> Vec<Lease> {
+    if inner.is_stopping() {
+        return Vec::new();
+    }
+    let executing = inner.executing();
+    let mut noted = inner.strays.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = std::mem::take(&mut *noted);
+    let mut strays = Vec::new();
+    for (run_id, epoch) in held {
+        if executing.contains_key(&run_id) {
+            continue;
         }
-    })
+        if before.get(&run_id) == Some(&epoch) {
+            strays.push(Lease { run_id, worker: worker.clone(), epoch });
+        } else {
+            noted.insert(run_id, epoch);
+        }
+    }
+    strays
 }
 
 /// Takes over runs until the engine stops.
@@ -99,7 +128,7 @@ pub(crate) fn take_over(inner: Arc<Inner>) -> BoxFuture<'static, ()> {
             };
             tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => return,
+                _ = stop.wait_for(|stop| *stop != Stopping::No) => return,
                 () = inner.wake.notified() => {}
                 () = sleep_until(next) => inner.services.counters.lateness.add(next.elapsed()),
             }
@@ -120,12 +149,11 @@ async fn claim(inner: &Arc<Inner>) -> Result<Instant, Error> {
             let definitions = inner.definitions.read().unwrap_or_else(PoisonError::into_inner);
             definitions.keys().cloned().collect()
         };
-        let suspect_claims = inner.options.claims_max.saturating_sub(1).max(1);
         let claim = Claim {
             worker: inner.worker(),
             workflows: Arc::from(workflows),
             limit: u32::try_from(room).unwrap_or(u32::MAX),
-            suspect_claims,
+            suspect_claims: suspect_claims(inner),
             suspects: inner.suspects.load(Ordering::Relaxed) == 0,
             at: now,
         };
@@ -137,14 +165,24 @@ async fn claim(inner: &Arc<Inner>) -> Result<Instant, Error> {
         inner.unleased.store(waiting.saturating_sub(count), Ordering::Relaxed);
         for (run, lease) in claimed.runs {
             tracing::info!(run_id = %run.info.run_id, attempt = run.attempt, "run taken over");
-            let is_suspect = run.claims > suspect_claims;
-            inner.suspects.fetch_add(usize::from(is_suspect), Ordering::Relaxed);
-            inner.execute(run, lease, None, is_suspect);
+            adopt(inner, run, lease);
         }
         if !claimed.more || count == 0 {
             return Ok(claimed.next_due.map_or(later, |due| later.min(Instant::now() + until(due, now))));
         }
     }
+}
+
+/// Executes a run that was claimed.
+fn adopt(inner: &Arc<Inner>, run: Run, lease: Lease) {
+    let is_suspect = run.claims > suspect_claims(inner);
+    inner.suspects.fetch_add(usize::from(is_suspect), Ordering::Relaxed);
+    inner.execute(run, lease, None, is_suspect);
+}
+
+/// Claims without progress that make a run a suspect.
+fn suspect_claims(inner: &Inner) -> u32 {
+    inner.options.claims_max.saturating_sub(1).max(1)
 }
 
 fn until(due: Timestamp, now: Timestamp) -> Duration {

@@ -254,6 +254,11 @@ pub struct Run {
 }
 
 impl Run {
+    /// Whether nothing of it executes and nothing will until somebody acts: it has ended, or it is paused and was given back.
+    pub fn is_at_rest(&self) -> bool {
+        self.status.is_terminal() || (self.status == RunStatus::Paused && self.worker.is_none())
+    }
+
     /// What its request kept beside its input.
     ///
     /// # Errors
@@ -511,13 +516,23 @@ pub struct SessionPage {
     pub total: u64,
 }
 
-/// Something changed that this handle on the store did not do itself.
+/// Something changed in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
-    /// Anything may have changed: another process committed.
+    /// Anything may have changed: another process, or another handle of this one, committed.
     Anything,
-    /// This run changed.
-    Run(RunId),
+    /// This run changed through this handle.
+    Run {
+        /// Which.
+        run_id: RunId,
+        /// The worker that did it; none when it was done on behalf of none.
+        by: Option<WorkerId>,
+    },
+    /// Through this handle a run became free to be claimed.
+    Free {
+        /// The worker that did it; none when it was done on behalf of none.
+        by: Option<WorkerId>,
+    },
     /// The store failed and takes no more writes.
     Failed,
 }
@@ -549,7 +564,11 @@ pub trait RunStore: Send + Sync {
     /// `Storage` when no list gave out the cursor.
     fn runs(&self, access: Access, filter: RunFilter) -> BoxFuture<'_, Result<RunPage, DbError>>;
 
-    /// Registers a worker, or renews it: its leases are good until `at + period` by the store's own reckoning.
+    /// Registers a worker, or renews it, and notes which others have done so since the last time.
+    ///
+    /// A worker's leases are good for as long as it beats. It is declared dead when its process is known to be gone, or when
+    /// a handle that itself kept looking, without a gap, by a clock that only runs forward, has seen no beat of it for its
+    /// whole `period`: a machine that slept, or a wall clock that was set, takes nothing from anyone.
     ///
     /// # Errors
     /// `Fenced` when the worker was declared dead meanwhile: it holds no lease any more.
@@ -581,6 +600,13 @@ pub trait RunStore: Send + Sync {
         run_id: RunId,
         cancel: CancelIntent,
     ) -> BoxFuture<'_, Result<Cancelled, DbError>>;
+
+    /// Takes a run anew that the lease's worker holds under it but knows not to execute: a claim like any other, so what
+    /// might be left of the earlier one is fenced.
+    fn reclaim(&self, lost: Lease, at: Timestamp) -> BoxFuture<'_, Result<Option<(Run, Lease)>, DbError>>;
+
+    /// The runs this worker holds, each with its epoch.
+    fn held(&self, worker: WorkerId) -> BoxFuture<'_, Result<Vec<(RunId, u64)>, DbError>>;
 
     /// Runs this worker holds that someone wants cancelled.
     fn cancels(&self, worker: WorkerId) -> BoxFuture<'_, Result<Vec<(RunId, CancelIntent)>, DbError>>;
@@ -694,7 +720,8 @@ pub trait Db: RunStore + LogStore + SessionStore + HookStore + AuditStore + 'sta
         Health::default()
     }
 
-    /// Calls `watcher` within 50 ms of a commit by another process, and when the store fails. Dropping every clone of
-    /// the watcher that the caller holds does not unsubscribe; watchers live as long as the store.
+    /// Calls `watcher` at once after what this handle did ([`News::Run`], [`News::Free`]), within 50 ms of a commit by
+    /// another process or handle, and when the store fails. Dropping every clone of the watcher that the caller holds does
+    /// not unsubscribe; watchers live as long as the store.
     fn watch(&self, watcher: Watcher);
 }

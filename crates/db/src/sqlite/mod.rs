@@ -138,6 +138,19 @@ impl SqliteDb {
         &self.handle.path
     }
 
+    /// Lets this much time pass for the judgement whether another worker has fallen silent.
+    ///
+    /// # Panics
+    /// When the store cannot be opened.
+    #[cfg(feature = "testing")]
+    pub async fn skip(&self, time: Duration) {
+        let skipped = self.write(move |tables| {
+            tables.skip(time);
+            Ok(())
+        });
+        skipped.await.expect("the store opens");
+    }
+
     /// Has the next transaction fail like this.
     #[cfg(feature = "testing")]
     pub fn inject(&self, injected: Injected) {
@@ -310,7 +323,7 @@ impl RunStore for SqliteDb {
     }
 
     fn heartbeat(&self, worker: WorkerId, at: Timestamp, period: Duration) -> BoxFuture<'_, Result<(), DbError>> {
-        Box::pin(self.write(move |tables| tables.heartbeat(&worker, at + period)))
+        Box::pin(self.write(move |tables| tables.heartbeat(&worker, at, period)))
     }
 
     fn retire(&self, worker: WorkerId, at: Timestamp) -> BoxFuture<'_, Result<(), DbError>> {
@@ -330,6 +343,10 @@ impl RunStore for SqliteDb {
         Box::pin(self.write(move |tables| tables.claim_run(&run_id, &worker, at)))
     }
 
+    fn reclaim(&self, lost: Lease, at: Timestamp) -> BoxFuture<'_, Result<Option<(Run, Lease)>, DbError>> {
+        Box::pin(self.write(move |tables| tables.reclaim(&lost, at)))
+    }
+
     fn request_cancel(
         &self,
         access: Access,
@@ -337,6 +354,10 @@ impl RunStore for SqliteDb {
         cancel: CancelIntent,
     ) -> BoxFuture<'_, Result<Cancelled, DbError>> {
         Box::pin(self.write(move |tables| tables.request_cancel(&access, &run_id, &cancel)))
+    }
+
+    fn held(&self, worker: WorkerId) -> BoxFuture<'_, Result<Vec<(RunId, u64)>, DbError>> {
+        Box::pin(self.read_with(move |reader| reader.held(&worker)))
     }
 
     fn cancels(&self, worker: WorkerId) -> BoxFuture<'_, Result<Vec<(RunId, CancelIntent)>, DbError>> {

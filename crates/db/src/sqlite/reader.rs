@@ -97,6 +97,16 @@ impl Reader {
         Ok(statement)
     }
 
+    pub(super) fn held(&self, worker: &WorkerId) -> Result<Vec<(RunId, u64)>, Fail> {
+        let mut statement = self.connection.prepare_cached(&self.sql.held)?;
+        let mut rows = statement.query([worker.as_str()])?;
+        let mut held = Vec::new();
+        while let Some(row) = rows.next()? {
+            held.push((id(&row.get::<_, Arc<str>>(0)?)?, count(row.get(1)?)?));
+        }
+        Ok(held)
+    }
+
     pub(super) fn cancels(&self, worker: &WorkerId) -> Result<Vec<(RunId, CancelIntent)>, Fail> {
         let mut statement = self.connection.prepare_cached(&self.sql.cancels)?;
         let mut rows = statement.query([worker.as_str()])?;

@@ -80,6 +80,7 @@ pub(super) struct Sql {
     pub(super) request_by_run: String,
     pub(super) session_owner: String,
     pub(super) first_unfinished: String,
+    pub(super) unfinished_of: String,
     pub(super) insert_session: String,
     pub(super) insert_run: String,
     pub(super) insert_request: String,
@@ -92,6 +93,7 @@ pub(super) struct Sql {
     pub(super) standing: String,
     pub(super) run_owner: String,
     pub(super) set_cancel: String,
+    pub(super) held: String,
     pub(super) cancels: String,
 
     pub(super) update_run: String,
@@ -151,7 +153,7 @@ impl Sql {
             insert_worker: sql(
                 "INSERT INTO outlive_workers (worker_id, session_table, good_until) VALUES (?1, '{T}', ?2)",
             ),
-            renew_worker: sql("UPDATE outlive_workers SET good_until = ?2 WHERE seq = ?1"),
+            renew_worker: sql("UPDATE outlive_workers SET good_until = max(good_until + 1, ?2) WHERE seq = ?1"),
             living_workers: sql(
                 "SELECT seq, worker_id, good_until FROM outlive_workers WHERE session_table = '{T}' AND is_dead = 0",
             ),
@@ -173,6 +175,8 @@ impl Sql {
             session_owner: sql("SELECT seq, user_id FROM {T} WHERE session_id = ?1"),
             first_unfinished: sql("SELECT seq FROM {T}_runs INDEXED BY {T}_runs_unfinished \
                 WHERE status < 3 AND session_seq = ?1 ORDER BY seq LIMIT 1"),
+            unfinished_of: sql("SELECT run_id FROM {T}_runs INDEXED BY {T}_runs_unfinished \
+                WHERE status < 3 AND session_seq = ?1"),
             insert_session: sql("INSERT INTO {T} (session_id, version, kind, user_id, workflow_id, created_at, \
                 updated_at, name, metadata, state) VALUES (?1, 0, ?2, ?3, ?4, ?5, ?5, ?6, ?7, ?8)"),
             insert_run: sql(
@@ -196,6 +200,10 @@ impl Sql {
                 WHERE r.run_id = ?1"),
             set_cancel: sql("UPDATE {T}_runs SET cancel_at = coalesce(cancel_at, ?2), \
                 cancel_reason = coalesce(cancel_reason, ?3), updated_at = ?2 WHERE seq = ?1"),
+            held: sql(
+                "SELECT run_id, epoch FROM {T}_runs INDEXED BY {T}_runs_unfinished WHERE status < 3 AND worker = \
+                (SELECT seq FROM outlive_workers WHERE worker_id = ?1 AND session_table = '{T}')",
+            ),
             cancels: sql("SELECT r.run_id, r.cancel_at, r.cancel_reason \
                 FROM {T}_runs r INDEXED BY {T}_runs_to_cancel \
                 WHERE r.cancel_at IS NOT NULL AND r.status < 3 AND r.worker = \

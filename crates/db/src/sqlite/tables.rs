@@ -8,15 +8,17 @@ use super::rows::{self, count, due_column, first, id, int, kind_column, status_c
 use super::schema::Sql;
 use super::workers::{Life, Locks};
 use crate::rules::{self, Earlier, Picker, Standing};
+use crate::silence::Silence;
 use outlive_core::port::{
     Accepted, Access, CancelIntent, Cancelled, Claim, Claimed, Commit, DbError, DbErrorKind, Lease, NewRun, NewSession,
-    Run, Session, SessionPatch, SessionPolicy, merge,
+    News, Run, Session, SessionPatch, SessionPolicy, merge,
 };
 use outlive_core::{RunId, RunStatus, SessionId, Timestamp, WorkerId};
 use rusqlite::{Connection, Params, Row, params};
 use serde_json::{Map, Value};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The write connection and what it knows.
 pub(super) struct Tables {
@@ -25,6 +27,12 @@ pub(super) struct Tables {
     locks: Locks,
     /// Numbers of workers, which never change. Forgotten with a rollback, which may undo one.
     numbers: HashMap<WorkerId, i64>,
+    /// How long other workers have been silent.
+    silence: Silence<i64>,
+    /// The lease period of this handle's own workers; none when it has no worker, and then it judges nobody by silence.
+    period: Option<Duration>,
+    /// What this transaction did that others of this process want to hear of.
+    news: Vec<News>,
 }
 
 /// A worker's row.
@@ -32,6 +40,13 @@ pub(super) struct Tables {
 struct Worker {
     seq: i64,
     is_dead: bool,
+}
+
+/// A worker that has not been declared dead.
+struct Living {
+    seq: i64,
+    worker: WorkerId,
+    good_until: i64,
 }
 
 /// A session's number and whose it is.
@@ -53,7 +68,8 @@ struct Held {
 
 impl Tables {
     pub(super) fn new(connection: Connection, sql: Arc<Sql>, locks: Locks) -> Self {
-        Self { connection, sql, locks, numbers: HashMap::new() }
+        let (numbers, silence) = (HashMap::new(), Silence::default());
+        Self { connection, sql, locks, numbers, silence, period: None, news: Vec::new() }
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -67,6 +83,30 @@ impl Tables {
     /// Must be called when a transaction was rolled back.
     pub(super) fn forget(&mut self) {
         self.numbers.clear();
+        self.news.clear();
+    }
+
+    /// What the transactions since the last call did.
+    pub(super) fn take_news(&mut self) -> Vec<News> {
+        std::mem::take(&mut self.news)
+    }
+
+    fn ran(&mut self, run_id: &RunId, by: Option<&WorkerId>) {
+        self.news.push(News::Run { run_id: run_id.clone(), by: by.cloned() });
+    }
+
+    /// Once is enough for all that one transaction frees.
+    fn freed(&mut self, by: Option<&WorkerId>) {
+        let news = News::Free { by: by.cloned() };
+        if !self.news.contains(&news) {
+            self.news.push(news);
+        }
+    }
+
+    /// Lets this much time pass for those that watch others.
+    #[cfg(feature = "testing")]
+    pub(super) fn skip(&mut self, time: Duration) {
+        self.silence.skip(time);
     }
 
     pub(super) fn execute(&self, sql: &str, params: impl Params) -> Result<(), Fail> {
@@ -103,9 +143,12 @@ impl Tables {
         }
     }
 
-    pub(super) fn heartbeat(&mut self, worker: &WorkerId, good_until: Timestamp) -> Result<(), Fail> {
+    pub(super) fn heartbeat(&mut self, worker: &WorkerId, at: Timestamp, period: Duration) -> Result<(), Fail> {
+        self.period = Some(period);
+        self.look_around()?;
+        let good_until = at + period;
         match self.worker(worker)? {
-            None => self.register(worker, good_until),
+            None => self.register(worker, good_until, period),
             Some(known) if known.is_dead => {
                 self.locks.remove(worker);
                 Err(rules::dead_worker(worker).into())
@@ -118,9 +161,9 @@ impl Tables {
         }
     }
 
-    fn register(&mut self, worker: &WorkerId, good_until: Timestamp) -> Result<(), Fail> {
+    fn register(&mut self, worker: &WorkerId, good_until: Timestamp, period: Duration) -> Result<(), Fail> {
         // When another handle has the lock, that handle's process lives, and that is what the lock is to say.
-        self.locks.take(worker).map_err(|error| {
+        self.locks.take(worker, period).map_err(|error| {
             let message = format!("cannot lock a file for worker {worker}: {error}");
             DbError::new(DbErrorKind::Storage, message)
         })?;
@@ -141,6 +184,7 @@ impl Tables {
             return Ok(());
         };
         self.execute(&self.sql.retire_runs, params![known.seq, at.as_micros()])?;
+        self.freed(Some(worker));
         self.bury(known.seq, worker)
     }
 
@@ -152,24 +196,41 @@ impl Tables {
         Ok(())
     }
 
-    /// Declares every worker dead whose period is over or whose process is gone, but not the one that asks.
+    /// Declares every worker dead whose process is gone or which has been silent for its whole lease, but not the one that
+    /// asks.
     fn bury_the_dead(&mut self, at: Timestamp, asks: Option<i64>) -> Result<(), Fail> {
-        let mut dead: Vec<(i64, WorkerId)> = Vec::new();
+        let living = self.look_around()?;
+        let others = living.into_iter().filter(|other| Some(other.seq) != asks);
+        let dead: Vec<Living> = others.filter(|other| self.is_dead(other, at)).collect();
+        dead.iter().try_for_each(|dead| self.bury(dead.seq, &dead.worker))
+    }
+
+    fn is_dead(&self, other: &Living, at: Timestamp) -> bool {
+        match self.locks.life(&other.worker) {
+            Life::Gone => true,
+            Life::Lives => self.period.is_some_and(|period| {
+                let silence = self.silence.of(&other.seq);
+                silence >= period && silence >= self.locks.period(&other.worker).unwrap_or(period)
+            }),
+            Life::Unknown => other.good_until <= at.as_micros(),
+        }
+    }
+
+    /// The workers that have not been declared dead; notes which of them have beaten since the last look.
+    fn look_around(&mut self) -> Result<Vec<Living>, Fail> {
+        let mut living: Vec<Living> = Vec::new();
         {
             let mut statement = self.connection.prepare_cached(&self.sql.living_workers)?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
-                let (seq, good_until): (i64, i64) = (row.get(0)?, row.get(2)?);
-                if Some(seq) == asks {
-                    continue;
-                }
-                let worker: WorkerId = id(&row.get::<_, Arc<str>>(1)?)?;
-                if good_until <= at.as_micros() || self.locks.life(&worker) == Life::Gone {
-                    dead.push((seq, worker));
-                }
+                let worker = id(&row.get::<_, Arc<str>>(1)?)?;
+                living.push(Living { seq: row.get(0)?, worker, good_until: row.get(2)? });
             }
         }
-        dead.iter().try_for_each(|(seq, worker)| self.bury(*seq, worker))
+        if let Some(period) = self.period {
+            self.silence.look(period, living.iter().map(|one| (one.seq, one.good_until)));
+        }
+        Ok(living)
     }
 
     // Runs.
@@ -204,6 +265,10 @@ impl Tables {
         };
 
         self.insert(new, session, is_behind, holder)?;
+        self.ran(&new.info.run_id, worker);
+        if holder.is_none() && !is_behind {
+            self.freed(worker);
+        }
         let lease = worker.filter(|_| holder.is_some()).map(|worker| Lease {
             run_id: new.info.run_id.clone(),
             worker: worker.clone(),
@@ -261,6 +326,20 @@ impl Tables {
         ];
         self.execute(&sql.insert_request, columns)?;
         new.hook.as_ref().map_or(Ok(()), |hook| self.insert_hook(seq, hook))
+    }
+
+    /// Whoever executes a run of this session is to hear that it is gone.
+    fn drops_runs_of(&mut self, session: i64) -> Result<(), Fail> {
+        let mut dropped = Vec::new();
+        {
+            let mut statement = self.connection.prepare_cached(&self.sql.unfinished_of)?;
+            let mut rows = statement.query([session])?;
+            while let Some(row) = rows.next()? {
+                dropped.push(id(&row.get::<_, Arc<str>>(0)?)?);
+            }
+        }
+        dropped.iter().for_each(|run_id| self.ran(run_id, None));
+        Ok(())
     }
 
     fn first_unfinished(&self, session: i64) -> Result<Option<i64>, Fail> {
@@ -350,6 +429,16 @@ impl Tables {
         }
     }
 
+    pub(super) fn reclaim(&mut self, lost: &Lease, at: Timestamp) -> Result<Option<(Run, Lease)>, Fail> {
+        let number = self.living_worker(&lost.worker)?;
+        match self.row(&lost.run_id)? {
+            Some(row) if row.worker == Some(number) && row.epoch == lost.epoch => {
+                self.take(row.seq, number, &lost.worker, at).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
     pub(super) fn request_cancel(
         &mut self,
         access: &Access,
@@ -367,6 +456,7 @@ impl Tables {
         self.bury_the_dead(cancel.at, None)?;
         self.execute(&self.sql.set_cancel, params![row.seq, cancel.at.as_micros(), &*cancel.reason])?;
         let row = self.row(run_id)?.ok_or_else(|| rules::no_run(run_id))?;
+        self.ran(run_id, None);
         Ok(match row.worker {
             Some(_) => Cancelled::Requested,
             None => Cancelled::Unowned,
@@ -415,8 +505,14 @@ impl Tables {
         if let Some(state) = session {
             self.execute(&self.sql.update_session, params![row.session_seq, state, commit.at.as_micros()])?;
         }
+        self.ran(&lease.run_id, Some(&lease.worker));
+        let mut opens = patch.release.is_some_and(|release| release.due_at.is_none());
         if is_over && let Some(next) = self.first_unfinished(row.session_seq)? {
             self.execute(&self.sql.next_in_line, [next])?;
+            opens = true;
+        }
+        if opens {
+            self.freed(Some(&lease.worker));
         }
         Ok(())
     }
@@ -503,6 +599,7 @@ impl Tables {
             found.insert(seq);
         }
         for seq in &found {
+            self.drops_runs_of(*seq)?;
             self.sql.delete_session.iter().try_for_each(|sql| self.execute(sql, [seq]))?;
         }
         Ok(found.len() as u64)

@@ -1,15 +1,17 @@
 //! Which workers of this machine live: each holds an OS lock on a file of its own, which the kernel frees when its
 //! process is gone, however it went. No process ids, so no reuse of them, and no difference between containers.
 //!
-//! Files are made, locked and removed only inside a write transaction, so no two processes do it at the same time.
+//! Files are made, locked and removed only inside a write transaction, so no two processes do it at the same time. A file
+//! holds its worker's lease period, in microseconds.
 //! It must never know what a worker holds.
 
 use outlive_core::WorkerId;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The locks this handle holds, and where to look for others'.
 pub(super) struct Locks {
@@ -41,8 +43,8 @@ impl Locks {
         self.held.contains_key(worker)
     }
 
-    /// Takes the lock of a worker; false when another handle has it.
-    pub(super) fn take(&mut self, worker: &WorkerId) -> io::Result<bool> {
+    /// Takes the lock of a worker with this lease period; false when another handle has it.
+    pub(super) fn take(&mut self, worker: &WorkerId, period: Duration) -> io::Result<bool> {
         if self.holds(worker) {
             return Ok(true);
         }
@@ -50,15 +52,23 @@ impl Locks {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         private(&mut options);
-        let file = options.open(self.file(worker))?;
+        let mut file = options.open(self.file(worker))?;
         match file.try_lock() {
             Ok(()) => {
+                file.set_len(0)?;
+                write!(file, "{}", period.as_micros())?;
                 self.held.insert(worker.clone(), file);
                 Ok(true)
             }
             Err(TryLockError::WouldBlock) => Ok(false),
             Err(TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    /// How long the worker's leases last without a beat, if its file says so.
+    pub(super) fn period(&self, worker: &WorkerId) -> Option<Duration> {
+        let text = fs::read_to_string(self.file(worker)).ok()?;
+        Some(Duration::from_micros(text.parse().ok()?))
     }
 
     /// Whether the worker's process lives. Asking does not disturb it.
@@ -141,6 +151,8 @@ pub(super) fn private(options: &mut OpenOptions) {
 mod tests {
     use super::*;
 
+    const PERIOD: Duration = Duration::from_secs(15);
+
     fn worker(id: &str) -> WorkerId {
         WorkerId::parse(id).expect("a good id")
     }
@@ -153,9 +165,10 @@ mod tests {
         let mut other = Locks::new(&path);
         let id = worker("../w 1/é".replace(' ', "_").as_str());
         assert_eq!(other.life(&id), Life::Unknown);
-        assert!(owner.take(&id).expect("a lock"));
-        assert!(owner.take(&id).expect("a lock"), "taking again is harmless");
-        assert!(!other.take(&id).expect("a lock"));
+        assert!(owner.take(&id, PERIOD).expect("a lock"));
+        assert!(owner.take(&id, PERIOD).expect("a lock"), "taking again is harmless");
+        assert!(!other.take(&id, PERIOD * 2).expect("a lock"));
+        assert_eq!(other.period(&id), Some(PERIOD));
         assert_eq!((owner.life(&id), other.life(&id)), (Life::Lives, Life::Lives));
         drop(owner);
         assert_eq!(other.life(&id), Life::Gone);
@@ -168,10 +181,10 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("a.db");
         let mut owner = Locks::new(&path);
-        owner.take(&worker("held")).expect("a lock");
+        owner.take(&worker("held"), PERIOD).expect("a lock");
         let mut gone = Locks::new(&path);
         for id in ["living", "litter"] {
-            gone.take(&worker(id)).expect("a lock");
+            gone.take(&worker(id), PERIOD).expect("a lock");
         }
         drop(gone);
         let mut sweeper = Locks::new(&path);

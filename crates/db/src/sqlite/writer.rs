@@ -3,9 +3,10 @@
 //!
 //! ```text
 //! callers ──► mailbox ──► [ BEGIN IMMEDIATE, operation*, COMMIT ] ──► answers ──► the copier
-//!                │ idle: has another process committed? ──► watchers
+//!                │ idle: has another process committed? ──► watchers ◄── what the group did
 //! ```
-//! It must never know what an operation does. The invariant: an answer `Ok` is sent only after a successful `COMMIT`.
+//! It must never know what an operation does. The invariant: an answer `Ok` is sent only after a successful `COMMIT`, and
+//! so is news.
 
 use super::copier::{self, Copier, Rest};
 use super::failure::{Fail, Place, Stage, Verdict, verdict};
@@ -133,7 +134,8 @@ impl Writer {
             return self.refuse(group, &self.place.failed());
         }
         let Err((stage, error)) = self.attempt(&mut group) else {
-            return group.into_iter().for_each(Operation::answer);
+            group.into_iter().for_each(Operation::answer);
+            return self.tables.take_news().iter().for_each(|news| self.watchers.tell(news));
         };
         self.roll_back();
         match verdict(stage, &error) {

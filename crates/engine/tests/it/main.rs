@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+mod dropped;
+mod hearts;
 mod observers;
 mod owners;
 mod runs;
@@ -11,3 +13,4 @@ mod stage;
 mod stats;
 mod stops;
 mod sweep;
+mod twins;

@@ -4,7 +4,7 @@ use crate::stage::{Calls, MemoryStage, append, input, workflow};
 use outlive_core::port::{BoxFuture, Db, Observer, Witness};
 use outlive_core::{Definition, Entry, Failure, Page, RunInfo, Secret, Step, StepInput};
 use outlive_db::InMemoryDb;
-use outlive_engine::testing::{CrashingDb, Moment, SimulatedClock, Stage, read_log};
+use outlive_engine::testing::{Moment, SimulatedClock, Stage, TroubledDb, read_log};
 use outlive_engine::{Engine, EngineBuilder, Options};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -102,7 +102,7 @@ async fn nothing_is_told_that_is_not_on_disk_and_the_next_process_is_told_all_of
     for index in 1..8 {
         let (db, first, second) = (InMemoryDb::new(), Notes::default(), Notes::default());
         let stage = MemoryStage(db.clone());
-        let crashing = CrashingDb::new(stage.open(), index, Moment::Before);
+        let crashing = TroubledDb::crashing(stage.open(), index, Moment::Before);
         let engine = builder(crashing.clone(), &definition, &first).start().await.unwrap();
         let run = engine.submit(&definition.id, input("hi")).await.unwrap();
         crashing.crashed().await;

@@ -1,7 +1,7 @@
 //! What the tests share: definitions, engines and a store that outlives them.
 
-use outlive_core::port::Db;
-use outlive_core::{Definition, Failure, Step, StepInput, StepOutput, WorkerId};
+use outlive_core::port::{Db, NewRun, Run, SessionKind, SessionPolicy};
+use outlive_core::{Definition, Failure, RunId, RunInfo, SessionId, Step, StepInput, StepOutput, WorkerId};
 use outlive_db::InMemoryDb;
 use outlive_engine::testing::{SimulatedClock, Stage};
 use outlive_engine::{Engine, Options, Submit};
@@ -53,6 +53,25 @@ pub(crate) async fn engine(db: &InMemoryDb, definition: &Arc<Definition>) -> Eng
 pub(crate) async fn engine_with(db: &InMemoryDb, definition: &Arc<Definition>, options: Options) -> Engine {
     let builder = Engine::builder(Arc::new(db.clone())).workflow(definition.clone()).options(options);
     builder.clock(Arc::new(SimulatedClock::start())).start().await.unwrap()
+}
+
+/// A run like one that is stored, under another id and in a session of its own.
+pub(crate) fn new_run(id: &str, like: &Run) -> NewRun {
+    let info =
+        RunInfo { run_id: RunId::parse(id).unwrap(), session_id: SessionId::parse(id).unwrap(), ..like.info.clone() };
+    NewRun {
+        info,
+        input: like.input.clone(),
+        options: None,
+        definition: like.definition.clone(),
+        idempotency_key: None,
+        fingerprint: Arc::from(id),
+        policy: SessionPolicy::Queue,
+        session_state: None,
+        session_kind: SessionKind::Workflow,
+        hook: None,
+        at: like.created_at,
+    }
 }
 
 pub(crate) fn input(text: &str) -> Submit {

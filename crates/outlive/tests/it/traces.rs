@@ -17,7 +17,7 @@ use outlive::core::{
     Usage,
 };
 use outlive::engine::Submit;
-use outlive::engine::testing::{CrashingDb, Moment, read_log};
+use outlive::engine::testing::{Moment, TroubledDb, read_log};
 use outlive::prelude::*;
 use outlive::{Options, Otlp, RunId};
 use prost::Message;
@@ -249,7 +249,7 @@ async fn a_trace_goes_on_in_the_process_that_takes_the_run_over() {
     for index in 1..entries {
         let collector = Collector::start(Manner::Takes).await;
         let db = InMemoryDb::new();
-        let crashing = CrashingDb::new(Arc::new(db.clone()), index, Moment::After);
+        let crashing = TroubledDb::crashing(Arc::new(db.clone()), index, Moment::After);
         let first = collector.otlp();
         let engine = process(crashing.clone(), &first).await;
         let run = submit(&engine).await;

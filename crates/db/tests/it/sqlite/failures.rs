@@ -92,7 +92,8 @@ async fn after_a_failed_sync_the_store_takes_no_more_writes() {
         let error = db.create_run(Access::All, new_run(id), None).await.unwrap_err();
         assert_eq!(error.kind(), DbErrorKind::OutcomeUnknown);
     }
-    assert_eq!(*told.lock().unwrap(), [News::Failed]);
+    let kept = News::Run { run_id: run_id("r1"), by: Some(super::worker_id("w1")) };
+    assert_eq!(*told.lock().unwrap(), [kept.clone(), kept, News::Failed], "nothing is told of what was refused");
     let read = db.read(Access::All, run_id("r1"), 0, 1000).await.unwrap();
     assert_eq!(read, [line_page(0, "kept")], "reads go on");
     drop(db);

@@ -1,5 +1,5 @@
-//! What tests of workflows need: a store that crashes its process at a chosen entry, the sweep over all entries, and the
-//! invariants every log must keep.
+//! What tests of workflows need: a store with trouble, the sweep that crashes at every entry, callers that go away, and
+//! the invariants every log must keep.
 //!
 //! A sweep runs a workflow once, then once for each entry of its log with a crash right after that entry became durable,
 //! and once more right before, each time finishing in a fresh engine. It compares outputs and counts calls.
@@ -9,19 +9,19 @@ use crate::handle::run_output;
 use crate::options::Options;
 use outlive_core::log::{Entry, Key, Record};
 use outlive_core::machine::WorkflowMachine;
-use outlive_core::port::{
-    Accepted, Access, AuditFilter, AuditPage, AuditRecord, AuditStore, BoxFuture, CancelIntent, Cancelled, Claim,
-    Claimed, Clock, Commit, Db, DbError, DueHooks, Health, Hook, HookHistory, HookMove, HookStore, Lease, LivingWorker,
-    LogStore, NewRun, NewSession, Run, RunFilter, RunPage, RunStore, Session, SessionFilter, SessionPage, SessionPatch,
-    SessionStore, Watcher,
-};
-use outlive_core::{Attachments, Definition, Page, RunId, SessionId, Timestamp, WorkerId, WorkflowRunOutput};
+use outlive_core::port::{Access, Clock, Db, Run};
+use outlive_core::{Attachments, Definition, RunId, Timestamp, WorkerId, WorkflowRunOutput};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
-use tokio::sync::Notify;
 use tokio::time::Instant;
+
+mod db;
+
+pub use db::{Moment, TroubledDb};
 
 /// The wall clock of simulated time: moves with the runtime's timer, which a test pauses.
 #[derive(Clone, Copy, Debug)]
@@ -49,189 +49,17 @@ pub trait Stage: Send + Sync {
     fn crashed(&self, worker: &WorkerId);
 }
 
-/// When, relative to the commit that holds the entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
-    /// The commit does not happen.
-    Before,
-    /// The commit is durable; nobody is told.
-    After,
-}
-
-/// A store whose process dies at a chosen entry: from then on nothing that was asked is ever answered.
-pub struct CrashingDb {
-    inner: Arc<dyn Db>,
-    at: Mutex<Option<(u64, Moment)>>,
-    crashed: Notify,
-}
-
-impl CrashingDb {
-    /// Dies at the commit that holds entry `index` of any run.
-    pub fn new(inner: Arc<dyn Db>, index: u64, moment: Moment) -> Arc<Self> {
-        Arc::new(Self { inner, at: Mutex::new(Some((index, moment))), crashed: Notify::new() })
+/// Polls a future so many times, each time after everyone else had a turn, and drops it: its output if it had one by then.
+pub async fn poll_and_drop<F: Future>(future: F, times: usize) -> Option<F::Output> {
+    let mut future = pin!(future);
+    for _ in 0..times {
+        let polled = std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await;
+        if let Poll::Ready(output) = polled {
+            return Some(output);
+        }
+        tokio::task::yield_now().await;
     }
-
-    /// Waits for the crash.
-    pub async fn crashed(&self) {
-        self.crashed.notified().await;
-    }
-
-    fn crash_at(&self, page: Option<&Page>) -> Option<Moment> {
-        let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
-        let (index, moment) = (*at)?;
-        let page = page?;
-        (page.first_index..page.end()).contains(&index).then(|| {
-            *at = None;
-            moment
-        })
-    }
-}
-
-impl RunStore for CrashingDb {
-    fn create_run(
-        &self,
-        access: Access,
-        run: NewRun,
-        worker: Option<WorkerId>,
-    ) -> BoxFuture<'_, Result<Accepted, DbError>> {
-        self.inner.create_run(access, run, worker)
-    }
-    fn run(&self, access: Access, run_id: RunId) -> BoxFuture<'_, Result<Option<Run>, DbError>> {
-        self.inner.run(access, run_id)
-    }
-    fn runs(&self, access: Access, filter: RunFilter) -> BoxFuture<'_, Result<RunPage, DbError>> {
-        self.inner.runs(access, filter)
-    }
-    fn heartbeat(&self, worker: WorkerId, at: Timestamp, period: Duration) -> BoxFuture<'_, Result<(), DbError>> {
-        self.inner.heartbeat(worker, at, period)
-    }
-    fn retire(&self, worker: WorkerId, at: Timestamp) -> BoxFuture<'_, Result<(), DbError>> {
-        self.inner.retire(worker, at)
-    }
-    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, DbError>> {
-        self.inner.claim(claim)
-    }
-    fn claim_run(
-        &self,
-        run_id: RunId,
-        worker: WorkerId,
-        at: Timestamp,
-    ) -> BoxFuture<'_, Result<Option<(Run, Lease)>, DbError>> {
-        self.inner.claim_run(run_id, worker, at)
-    }
-    fn request_cancel(
-        &self,
-        access: Access,
-        run_id: RunId,
-        cancel: CancelIntent,
-    ) -> BoxFuture<'_, Result<Cancelled, DbError>> {
-        self.inner.request_cancel(access, run_id, cancel)
-    }
-    fn cancels(&self, worker: WorkerId) -> BoxFuture<'_, Result<Vec<(RunId, CancelIntent)>, DbError>> {
-        self.inner.cancels(worker)
-    }
-    fn workers(&self, access: Access) -> BoxFuture<'_, Result<Vec<LivingWorker>, DbError>> {
-        self.inner.workers(access)
-    }
-}
-
-impl LogStore for CrashingDb {
-    fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<(), DbError>> {
-        Box::pin(async move {
-            match self.crash_at(commit.page.as_ref()) {
-                None => return self.inner.commit(commit).await,
-                Some(Moment::Before) => {}
-                Some(Moment::After) => self.inner.commit(commit).await?,
-            }
-            self.crashed.notify_one();
-            std::future::pending().await
-        })
-    }
-    fn read(
-        &self,
-        access: Access,
-        run_id: RunId,
-        from: u64,
-        bytes_max: usize,
-    ) -> BoxFuture<'_, Result<Vec<Page>, DbError>> {
-        self.inner.read(access, run_id, from, bytes_max)
-    }
-}
-
-impl SessionStore for CrashingDb {
-    fn session(&self, access: Access, session_id: SessionId) -> BoxFuture<'_, Result<Option<Session>, DbError>> {
-        self.inner.session(access, session_id)
-    }
-    fn sessions(&self, access: Access, filter: SessionFilter) -> BoxFuture<'_, Result<SessionPage, DbError>> {
-        self.inner.sessions(access, filter)
-    }
-    fn create_session(&self, access: Access, session: NewSession) -> BoxFuture<'_, Result<Session, DbError>> {
-        self.inner.create_session(access, session)
-    }
-    fn update_session(
-        &self,
-        access: Access,
-        session_id: SessionId,
-        patch: SessionPatch,
-        at: Timestamp,
-    ) -> BoxFuture<'_, Result<Option<Session>, DbError>> {
-        self.inner.update_session(access, session_id, patch, at)
-    }
-    fn delete_sessions(
-        &self,
-        access: Access,
-        session_ids: Vec<SessionId>,
-        force: bool,
-    ) -> BoxFuture<'_, Result<u64, DbError>> {
-        self.inner.delete_sessions(access, session_ids, force)
-    }
-}
-
-impl HookStore for CrashingDb {
-    fn due_hooks(&self, at: Timestamp, limit: u32) -> BoxFuture<'_, Result<DueHooks, DbError>> {
-        self.inner.due_hooks(at, limit)
-    }
-    fn claim_hook(
-        &self,
-        run_id: RunId,
-        at: Timestamp,
-        period: Duration,
-    ) -> BoxFuture<'_, Result<Option<Hook>, DbError>> {
-        self.inner.claim_hook(run_id, at, period)
-    }
-    fn move_hook(&self, step: HookMove) -> BoxFuture<'_, Result<(), DbError>> {
-        self.inner.move_hook(step)
-    }
-    fn hook(&self, access: Access, run_id: RunId) -> BoxFuture<'_, Result<Option<HookHistory>, DbError>> {
-        self.inner.hook(access, run_id)
-    }
-    fn rewind_hook(&self, access: Access, run_id: RunId, from: u64) -> BoxFuture<'_, Result<Option<Hook>, DbError>> {
-        self.inner.rewind_hook(access, run_id, from)
-    }
-}
-
-impl AuditStore for CrashingDb {
-    fn append_audit(&self, records: Vec<AuditRecord>) -> BoxFuture<'_, Result<(), DbError>> {
-        self.inner.append_audit(records)
-    }
-    fn audit(&self, access: Access, filter: AuditFilter) -> BoxFuture<'_, Result<AuditPage, DbError>> {
-        self.inner.audit(access, filter)
-    }
-}
-
-impl Db for CrashingDb {
-    fn location(&self) -> String {
-        self.inner.location()
-    }
-    fn open(&self) -> BoxFuture<'_, Result<(), DbError>> {
-        self.inner.open()
-    }
-    fn health(&self) -> Health {
-        self.inner.health()
-    }
-    fn watch(&self, watcher: Watcher) {
-        self.inner.watch(watcher);
-    }
+    None
 }
 
 /// A workflow under test: built anew for every process, and how many calls left those processes so far.
@@ -299,7 +127,7 @@ pub async fn crash_after_each_entry<S: Stage>(stage: impl Fn() -> S, subject: Su
 /// Runs the subject until it crashes; returns how many calls were in flight.
 async fn crash(stage: &impl Stage, subject: &Subject<'_>, index: u64, moment: Moment) -> usize {
     let db = stage.open();
-    let crashing = CrashingDb::new(db.clone(), index, moment);
+    let crashing = TroubledDb::crashing(db.clone(), index, moment);
     let engine = start(crashing.clone(), subject).await;
     let handle = submit(&engine, subject).await;
     tokio::select! {

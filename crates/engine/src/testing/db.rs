@@ -1,0 +1,222 @@
+//! A store with trouble: its process dies at a chosen entry, or every call takes its time.
+
+use outlive_core::port::{
+    Accepted, Access, AuditFilter, AuditPage, AuditRecord, AuditStore, BoxFuture, CancelIntent, Cancelled, Claim,
+    Claimed, Commit, Db, DbError, DueHooks, Health, Hook, HookHistory, HookMove, HookStore, Lease, LivingWorker,
+    LogStore, NewRun, NewSession, Run, RunFilter, RunPage, RunStore, Session, SessionFilter, SessionPage, SessionPatch,
+    SessionStore, Watcher,
+};
+use outlive_core::{Page, RunId, SessionId, Timestamp, WorkerId};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// When, relative to the commit that holds the entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// The commit does not happen.
+    Before,
+    /// The commit is durable; nobody is told.
+    After,
+}
+
+/// A store with one kind of trouble.
+pub struct TroubledDb {
+    inner: Arc<dyn Db>,
+    at: Mutex<Option<(u64, Moment)>>,
+    crashed: Notify,
+    yields: bool,
+}
+
+impl TroubledDb {
+    /// Dies at the commit that holds entry `index` of any run: from then on nothing that was asked is ever answered.
+    pub fn crashing(inner: Arc<dyn Db>, index: u64, moment: Moment) -> Arc<Self> {
+        Arc::new(Self { inner, at: Mutex::new(Some((index, moment))), crashed: Notify::new(), yields: false })
+    }
+
+    /// Lets everyone else go first, before each call and before each answer: a caller can be dropped at all of them.
+    pub fn yielding(inner: Arc<dyn Db>) -> Arc<Self> {
+        Arc::new(Self { inner, at: Mutex::default(), crashed: Notify::new(), yields: true })
+    }
+
+    /// A call, and what this store has in its way.
+    fn pass<'a, T: Send + 'a>(&self, call: BoxFuture<'a, T>) -> BoxFuture<'a, T> {
+        if !self.yields {
+            return call;
+        }
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            let answer = call.await;
+            tokio::task::yield_now().await;
+            answer
+        })
+    }
+
+    /// Waits for the crash.
+    pub async fn crashed(&self) {
+        self.crashed.notified().await;
+    }
+
+    fn crash_at(&self, page: Option<&Page>) -> Option<Moment> {
+        let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        let (index, moment) = (*at)?;
+        let page = page?;
+        (page.first_index..page.end()).contains(&index).then(|| {
+            *at = None;
+            moment
+        })
+    }
+}
+
+impl RunStore for TroubledDb {
+    fn create_run(
+        &self,
+        access: Access,
+        run: NewRun,
+        worker: Option<WorkerId>,
+    ) -> BoxFuture<'_, Result<Accepted, DbError>> {
+        self.pass(self.inner.create_run(access, run, worker))
+    }
+    fn run(&self, access: Access, run_id: RunId) -> BoxFuture<'_, Result<Option<Run>, DbError>> {
+        self.pass(self.inner.run(access, run_id))
+    }
+    fn runs(&self, access: Access, filter: RunFilter) -> BoxFuture<'_, Result<RunPage, DbError>> {
+        self.pass(self.inner.runs(access, filter))
+    }
+    fn heartbeat(&self, worker: WorkerId, at: Timestamp, period: Duration) -> BoxFuture<'_, Result<(), DbError>> {
+        self.pass(self.inner.heartbeat(worker, at, period))
+    }
+    fn retire(&self, worker: WorkerId, at: Timestamp) -> BoxFuture<'_, Result<(), DbError>> {
+        self.pass(self.inner.retire(worker, at))
+    }
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, DbError>> {
+        self.pass(self.inner.claim(claim))
+    }
+    fn claim_run(
+        &self,
+        run_id: RunId,
+        worker: WorkerId,
+        at: Timestamp,
+    ) -> BoxFuture<'_, Result<Option<(Run, Lease)>, DbError>> {
+        self.pass(self.inner.claim_run(run_id, worker, at))
+    }
+    fn request_cancel(
+        &self,
+        access: Access,
+        run_id: RunId,
+        cancel: CancelIntent,
+    ) -> BoxFuture<'_, Result<Cancelled, DbError>> {
+        self.pass(self.inner.request_cancel(access, run_id, cancel))
+    }
+    fn reclaim(&self, lost: Lease, at: Timestamp) -> BoxFuture<'_, Result<Option<(Run, Lease)>, DbError>> {
+        self.pass(self.inner.reclaim(lost, at))
+    }
+    fn held(&self, worker: WorkerId) -> BoxFuture<'_, Result<Vec<(RunId, u64)>, DbError>> {
+        self.pass(self.inner.held(worker))
+    }
+    fn cancels(&self, worker: WorkerId) -> BoxFuture<'_, Result<Vec<(RunId, CancelIntent)>, DbError>> {
+        self.pass(self.inner.cancels(worker))
+    }
+    fn workers(&self, access: Access) -> BoxFuture<'_, Result<Vec<LivingWorker>, DbError>> {
+        self.pass(self.inner.workers(access))
+    }
+}
+
+impl LogStore for TroubledDb {
+    fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<(), DbError>> {
+        Box::pin(async move {
+            match self.crash_at(commit.page.as_ref()) {
+                None => return self.pass(self.inner.commit(commit)).await,
+                Some(Moment::Before) => {}
+                Some(Moment::After) => self.inner.commit(commit).await?,
+            }
+            self.crashed.notify_one();
+            std::future::pending().await
+        })
+    }
+    fn read(
+        &self,
+        access: Access,
+        run_id: RunId,
+        from: u64,
+        bytes_max: usize,
+    ) -> BoxFuture<'_, Result<Vec<Page>, DbError>> {
+        self.pass(self.inner.read(access, run_id, from, bytes_max))
+    }
+}
+
+impl SessionStore for TroubledDb {
+    fn session(&self, access: Access, session_id: SessionId) -> BoxFuture<'_, Result<Option<Session>, DbError>> {
+        self.pass(self.inner.session(access, session_id))
+    }
+    fn sessions(&self, access: Access, filter: SessionFilter) -> BoxFuture<'_, Result<SessionPage, DbError>> {
+        self.pass(self.inner.sessions(access, filter))
+    }
+    fn create_session(&self, access: Access, session: NewSession) -> BoxFuture<'_, Result<Session, DbError>> {
+        self.pass(self.inner.create_session(access, session))
+    }
+    fn update_session(
+        &self,
+        access: Access,
+        session_id: SessionId,
+        patch: SessionPatch,
+        at: Timestamp,
+    ) -> BoxFuture<'_, Result<Option<Session>, DbError>> {
+        self.pass(self.inner.update_session(access, session_id, patch, at))
+    }
+    fn delete_sessions(
+        &self,
+        access: Access,
+        session_ids: Vec<SessionId>,
+        force: bool,
+    ) -> BoxFuture<'_, Result<u64, DbError>> {
+        self.pass(self.inner.delete_sessions(access, session_ids, force))
+    }
+}
+
+impl HookStore for TroubledDb {
+    fn due_hooks(&self, at: Timestamp, limit: u32) -> BoxFuture<'_, Result<DueHooks, DbError>> {
+        self.pass(self.inner.due_hooks(at, limit))
+    }
+    fn claim_hook(
+        &self,
+        run_id: RunId,
+        at: Timestamp,
+        period: Duration,
+    ) -> BoxFuture<'_, Result<Option<Hook>, DbError>> {
+        self.pass(self.inner.claim_hook(run_id, at, period))
+    }
+    fn move_hook(&self, step: HookMove) -> BoxFuture<'_, Result<(), DbError>> {
+        self.pass(self.inner.move_hook(step))
+    }
+    fn hook(&self, access: Access, run_id: RunId) -> BoxFuture<'_, Result<Option<HookHistory>, DbError>> {
+        self.pass(self.inner.hook(access, run_id))
+    }
+    fn rewind_hook(&self, access: Access, run_id: RunId, from: u64) -> BoxFuture<'_, Result<Option<Hook>, DbError>> {
+        self.pass(self.inner.rewind_hook(access, run_id, from))
+    }
+}
+
+impl AuditStore for TroubledDb {
+    fn append_audit(&self, records: Vec<AuditRecord>) -> BoxFuture<'_, Result<(), DbError>> {
+        self.pass(self.inner.append_audit(records))
+    }
+    fn audit(&self, access: Access, filter: AuditFilter) -> BoxFuture<'_, Result<AuditPage, DbError>> {
+        self.pass(self.inner.audit(access, filter))
+    }
+}
+
+impl Db for TroubledDb {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+    fn open(&self) -> BoxFuture<'_, Result<(), DbError>> {
+        self.pass(self.inner.open())
+    }
+    fn health(&self) -> Health {
+        self.inner.health()
+    }
+    fn watch(&self, watcher: Watcher) {
+        self.inner.watch(watcher);
+    }
+}
