@@ -1947,6 +1947,18 @@ async fn a_hook_is_due_when_it_has_something_to_send(Stores { one: db, other, ..
         commit(&*db, begin).await;
     }
     assert_eq!(due(&*other, second(9)).await, ["all"]);
+    let paused = start(&*db, hooked("paused", HookEvents::End), "w1").await;
+    let mut begin = becoming(&paused, RunStatus::Running);
+    begin.page = Some(page(0, 2));
+    commit(&*db, begin).await;
+    commit(&*db, becoming(&paused, RunStatus::Paused)).await;
+    assert_eq!(due(&*other, second(9)).await, ["all"], "somebody may still write to it");
+    commit(&*db, releasing(&paused, None)).await;
+    assert_eq!(due(&*other, second(9)).await, ["all", "paused"]);
+    let hook = claim_hook(&*db, "paused", second(9)).await.expect("it is open");
+    let told = moved_to(&hook, 2);
+    db.move_hook(told).await.expect("it is held");
+    assert_eq!(due(&*other, second(9)).await, ["all"], "its pause was told");
     for lease in [&all, &end] {
         commit(&*db, becoming(lease, RunStatus::Completed)).await;
     }

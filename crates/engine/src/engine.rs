@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::events::EventStream;
 use crate::finish::Finish;
 use crate::handle::{RunHandle, run_output};
-use crate::heart::{self, Heart, Stopping};
+use crate::heart::{self, End, Heart, Stopping};
 use crate::hub::Hub;
 use crate::journal::Services;
 use crate::lease::LeaseClock;
@@ -121,7 +121,7 @@ pub(crate) struct Inner {
     failed: Mutex<Option<Arc<str>>>,
     pub(crate) stop: watch::Sender<Stopping>,
     /// Set when the heart has given everything back, or waits for nothing any more.
-    pub(crate) ended: watch::Sender<Option<Result<(), DbError>>>,
+    pub(crate) ended: watch::Sender<Option<End>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     heart: Mutex<Option<Heart>>,
 }
@@ -476,7 +476,16 @@ impl Engine {
         inner.stop_at_least(Stopping::Drain);
         inner.stop_all(&Stop::Drain);
         let mut ended = inner.ended.subscribe();
-        let retired = ended.wait_for(Option::is_some).await.ok().and_then(|ended| ended.clone());
+        let end = ended.wait_for(Option::is_some).await.ok().and_then(|end| end.clone());
+        let heart = inner.heart.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let retired = match (end, heart) {
+            (Some(End::Retired(retired)), Some(heart)) => {
+                heart.join().await;
+                retired
+            }
+            (Some(End::Retired(retired)), None) => retired,
+            (Some(End::Stuck) | None, _) => Ok(()),
+        };
         let tasks: Vec<_> = std::mem::take(&mut *inner.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         for task in tasks {
             let _ = task.await;
@@ -484,7 +493,7 @@ impl Engine {
         if let Some(observer) = &inner.services.observer {
             observer.flush().await;
         }
-        Ok(retired.unwrap_or(Ok(()))?)
+        Ok(retired?)
     }
 
     /// Ends everything this engine does, as a crash would: nothing is written any more, no lease is given back.
@@ -494,7 +503,7 @@ impl Engine {
         inner.mark_stopped("it was killed");
         inner.stop_at_least(Stopping::Failed);
         if let Some(heart) = inner.heart.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            heart.join();
+            heart.kill();
         }
         for task in inner.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             task.abort();
@@ -585,8 +594,8 @@ impl Inner {
     }
 
     /// The heart has given everything back, or gives up waiting.
-    pub(crate) fn end(&self, retired: Result<(), DbError>) {
-        self.ended.send_replace(Some(retired));
+    pub(crate) fn end(&self, end: End) {
+        self.ended.send_replace(Some(end));
     }
 
     /// What executes here, and under which epoch.

@@ -110,7 +110,7 @@ impl EventStream {
     /// Whether nothing can have been written since the last read: this process executes the run, and has said how long
     /// the log is.
     fn is_at_the_end(&self, mark: &Mark) -> bool {
-        self.looked == Some(mark.looks) && mark.next_index == self.next_index && self.next_index > 0 && !mark.ended
+        self.looked == Some(mark.looks) && mark.next_index == self.next_index && self.next_index > 0 && !mark.rests
     }
 
     /// The events that are stored now, without waiting for more.

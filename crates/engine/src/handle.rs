@@ -81,7 +81,7 @@ impl RunHandle {
         let mut is_known = self.engine.access == Access::All;
         loop {
             let mark = *ear.mark.borrow_and_update();
-            let executes_here = self.engine.inner.is_running(&self.run_id) && !mark.ended;
+            let executes_here = self.engine.inner.is_running(&self.run_id) && !mark.rests;
             if !executes_here || !is_known {
                 let found = self.engine.stored_run(&self.run_id).await?;
                 is_known = true;
@@ -91,7 +91,7 @@ impl RunHandle {
                 }
                 self.engine.inner.check_running()?;
             }
-            let news = ear.mark.wait_for(|now| now.ended != mark.ended || now.looks != mark.looks);
+            let news = ear.mark.wait_for(|now| now.rests != mark.rests || now.looks != mark.looks);
             let _ = tokio::time::timeout(LOOK_PERIOD, news).await;
         }
     }

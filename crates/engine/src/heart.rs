@@ -35,6 +35,15 @@ pub(crate) enum Stopping {
     Failed,
 }
 
+/// What a heart leaves.
+#[derive(Clone, Debug)]
+pub(crate) enum End {
+    /// It gave everything back, or could not.
+    Retired(Result<(), DbError>),
+    /// Something cannot be dropped and keeps its lease. It beats on, and nobody need wait.
+    Stuck,
+}
+
 /// Where it beats.
 pub(crate) enum Heart {
     /// On a thread of its own.
@@ -61,9 +70,17 @@ impl Heart {
         thread.spawn(move || runtime.block_on(beat(inner))).map(Self::Thread).map_err(failed)
     }
 
-    /// Waits until it stands still. It must have been told to stop.
+    /// Waits until it holds nothing any more. It must have come to its end, or be about to.
+    pub(crate) async fn join(self) {
+        match self {
+            Self::Thread(thread) => drop(thread.join()),
+            Self::Task(task) => drop(task.await),
+        }
+    }
+
+    /// Stops it where it is. It must have been told to.
     #[cfg(feature = "testing")]
-    pub(crate) fn join(self) {
+    pub(crate) fn kill(self) {
         match self {
             Self::Thread(thread) => drop(thread.join()),
             Self::Task(task) => task.abort(),
@@ -89,7 +106,7 @@ async fn beat(inner: Arc<Inner>) {
     loop {
         let stopping = *stop.borrow_and_update();
         if stopping == Stopping::Failed {
-            return inner.end(Ok(()));
+            return inner.end(End::Retired(Ok(())));
         }
         if stopping == Stopping::Drain && drain.is_none() {
             drain = Some(Drain::Grace(Instant::now() + inner.options.shutdown_grace));
@@ -98,7 +115,7 @@ async fn beat(inner: Arc<Inner>) {
         tokio::select! {
             biased;
             _ = stop.changed() => {}
-            () = inner.until_empty(), if stopping != Stopping::No => return inner.end(retire(&inner).await),
+            () = inner.until_empty(), if stopping != Stopping::No => return inner.end(End::Retired(retire(&inner).await)),
             () = sleep_until(next) => {
                 next = Instant::now() + inner.options.heartbeat_period;
                 renew_or_start_over(&inner).await;
@@ -124,7 +141,7 @@ impl Drain {
             }
             Self::Dropping(_) => {
                 tracing::warn!("work that cannot be dropped goes on; its runs go to others when this process ends");
-                inner.end(Ok(()));
+                inner.end(End::Stuck);
                 Self::Stuck
             }
             Self::Stuck => Self::Stuck,

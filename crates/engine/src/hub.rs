@@ -46,8 +46,8 @@ pub(crate) struct Mark {
     pub(crate) next_index: u64,
     /// When this process was told of it.
     pub(crate) told_at: Option<Instant>,
-    /// The run has reached its end.
-    pub(crate) ended: bool,
+    /// The newest commit said that the run has ended, or is paused.
+    pub(crate) rests: bool,
     /// Raised when readers should look for themselves: another process changed something, or the run left this one.
     pub(crate) looks: u64,
 }
@@ -145,14 +145,14 @@ impl Hub {
     }
 
     /// A commit of this process is durable.
-    pub(crate) fn publish(&self, run_id: &RunId, next_index: u64, ended: bool) {
+    pub(crate) fn publish(&self, run_id: &RunId, next_index: u64, rests: bool) {
         self.changed(run_id);
         let topic = self.lock().get(run_id).cloned();
         if let Some(topic) = topic {
             topic.mark.send_modify(|mark| {
                 mark.next_index = mark.next_index.max(next_index);
                 mark.told_at = Some(Instant::now());
-                mark.ended |= ended;
+                mark.rests = rests;
             });
         }
     }

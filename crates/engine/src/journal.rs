@@ -116,7 +116,8 @@ struct State {
 /// What is needed to finish a commit.
 struct InFlight {
     end: u64,
-    ended: bool,
+    /// The run has ended, or is paused.
+    rests: bool,
     /// What was written, if anybody wants to hear of it.
     entries: Vec<Entry>,
     tally: Option<Box<Tally>>,
@@ -306,8 +307,8 @@ impl Journal {
             state.wake();
         }
         let entries = if state.witness.is_some() { pending } else { Vec::new() };
-        let ended = ended.is_some_and(RunStatus::is_terminal);
-        let in_flight = InFlight { end: state.next_index, ended, entries, tally: state.count.take() };
+        let rests = ended.is_some();
+        let in_flight = InFlight { end: state.next_index, rests, entries, tally: state.count.take() };
         Some((commit, in_flight))
     }
 
@@ -321,7 +322,7 @@ impl Journal {
         state.durable_end = in_flight.end;
         state.wake();
         drop(state);
-        self.services.hub.publish(&self.lease.run_id, in_flight.end, in_flight.ended);
+        self.services.hub.publish(&self.lease.run_id, in_flight.end, in_flight.rests);
         if let Some(witness) = &mut self.lock().witness {
             witness.committed(&in_flight.entries);
         }

@@ -17,8 +17,8 @@ use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use futures::future::{AbortHandle, Abortable, Aborted, BoxFuture};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use outlive_core::RunId;
 use outlive_core::port::AuditKind;
+use outlive_core::{RunId, RunStatus};
 use outlive_engine::{Error, RunStanding};
 use serde_json::{Map, Value, json};
 use std::collections::{HashMap, VecDeque};
@@ -364,6 +364,9 @@ impl Session {
     async fn not_paused(&mut self, caller: &Caller, frame: &Map<String, Value>) -> Result<(), End> {
         let Some(run_id) = text(frame, "run_id") else { return self.error("run_id is required").await };
         let error = match find(caller, run_id, "run").await {
+            Ok(found) if found.status == RunStatus::Paused => {
+                "A paused run cannot be continued yet: cancel it, or leave it".to_owned()
+            }
             Ok(found) => format!("Run is not paused (status={})", found.status),
             Err(Error::RunNotFound(_) | Error::InvalidId(_)) => format!("Run {} not found", begin(run_id)),
             Err(error) => Problem::from(error).words(),
@@ -378,6 +381,7 @@ impl Session {
         }
         self.subscriptions += 1;
         let _subscriber = self.state.metrics.subscriber(Transport::Socket);
+        let follow = follow.through_pauses();
         self.draw(run_id, Followed { follow, shape, number: self.subscriptions, _subscriber });
         Ok(())
     }

@@ -54,6 +54,11 @@ impl Follow {
         Self { engine: engine.clone(), run_id, events, first: VecDeque::new(), next_index, seen: 0, subscribed: None }
     }
 
+    /// Follows on when the run is paused, until it has ended.
+    pub(crate) fn through_pauses(self) -> Self {
+        Self { events: self.events.through_pauses(), ..self }
+    }
+
     /// From where a client left, with Agno's frames around it.
     ///
     /// # Errors
@@ -123,7 +128,7 @@ impl Follow {
         Ok(())
     }
 
-    /// What comes next; nothing after the run's last event.
+    /// What comes next; nothing when the run is at rest.
     ///
     /// # Cancel safety
     /// Safe: what was not returned comes at the next call.

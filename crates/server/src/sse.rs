@@ -52,7 +52,7 @@ pub(crate) fn inner_index(kind: Kind, index: Option<u64>) -> Option<u64> {
     }
 }
 
-/// Follows a run until its end, or until the caller's credential ends.
+/// Follows a run until it is at rest, or until the caller's credential ends.
 ///
 /// # Errors
 /// The engine's, when what a returning client has seen cannot be read.
@@ -87,7 +87,7 @@ async fn view(face: Face, follow: &Follow) -> Result<View, Error> {
     Ok(view)
 }
 
-/// Follows a run's log until its end, every event as it is stored, whatever kind of component runs.
+/// Follows a run's log until it is at rest, every event as it is stored, whatever kind of component runs.
 pub(crate) fn log(caller: &Caller, slot: StreamSlot, follow: Follow) -> Response {
     let recheck_at = Instant::now() + caller.state.limits.recheck_period;
     stream(Telling {

@@ -22,7 +22,7 @@ pub const DELIVERIES_MAX: usize = 50;
 /// Which of a run's events are sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum HookEvents {
-    /// The last one, once the run is over.
+    /// The last one, once the run is over; and where it stands still before that, paused.
     #[default]
     End,
     /// Every one.

@@ -71,7 +71,8 @@ impl Tables {
         let open = || self.open_hooks.iter().map(|seq| (&self.runs[seq].run, &self.hooks[seq].hook));
         let mut due: Vec<&Hook> = open()
             .filter(|(run, hook)| {
-                let has_news = hook.events == HookEvents::All && run.next_index > hook.next_index;
+                let is_told = hook.events == HookEvents::All || run.is_at_rest();
+                let has_news = is_told && run.next_index > hook.next_index;
                 hook.not_before.is_none_or(|until| until <= at) && (run.status.is_terminal() || has_news)
             })
             .map(|(_, hook)| hook)

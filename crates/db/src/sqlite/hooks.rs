@@ -69,7 +69,8 @@ impl HookSql {
                 not_before, epoch, deliveries) VALUES (?1, ?2, ?3, 0, 0, 0, 0, 0, 0, 0)"),
             due: sql("SELECT r.run_id FROM {T}_run_hooks h INDEXED BY {T}_run_hooks_open \
                 JOIN {T}_runs r ON r.seq = h.seq WHERE h.state = 0 AND h.not_before <= ?1 \
-                AND (r.status >= 3 OR (h.events = 1 AND r.next_index > h.next_index)) ORDER BY h.not_before LIMIT ?2"),
+                AND (r.status >= 3 OR (r.next_index > h.next_index \
+                AND (h.events = 1 OR (r.status = 2 AND r.worker IS NULL)))) ORDER BY h.not_before LIMIT ?2"),
             ahead: sql("SELECT (SELECT min(not_before) FROM {T}_run_hooks WHERE state = 0 AND not_before > ?1), \
                 EXISTS (SELECT 1 FROM {T}_run_hooks WHERE state = 0)"),
             claim: sql("UPDATE {T}_run_hooks SET epoch = epoch + 1, not_before = ?3 \

@@ -398,3 +398,36 @@ async fn a_known_secret_reaches_neither_log_nor_output_nor_session() {
         assert!(!text.contains(CANARY) && text.contains("[redacted]"), "{text}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_a_run_that_is_paused_comes_back_at_once_and_may_go_on() {
+    let db = InMemoryDb::new();
+    let doubts = Step::function("doubts", |_, _: Arc<StepInput>| async {
+        Err::<String, _>(Failure::new(FailureKind::OutcomeUnknown, "it may have been paid"))
+    });
+    let definition = workflow([slow("a", Duration::from_secs(3)), doubts]);
+    let engine = engine(&db, &definition).await;
+    let begun = Instant::now();
+    let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+    let (mut ending, mut lasting) = (run.events(None), run.events(None).through_pauses());
+    assert_eq!(run.wait().await.unwrap().status, RunStatus::Paused);
+    let mut seen = Vec::new();
+    while let Some(event) = ending.next().await.unwrap() {
+        seen.push(event.name().to_owned());
+    }
+    assert!(begun.elapsed() < Duration::from_secs(4), "nobody looked by himself: {:?}", begun.elapsed());
+    assert_eq!(seen.last().map(String::as_str), Some("WorkflowPaused"));
+    assert!(ending.next().await.unwrap().is_none(), "it may be asked again");
+    for name in &seen {
+        assert_eq!(lasting.next().await.unwrap().unwrap().name(), name);
+    }
+    assert!(engine.standing(run.run_id()).await.unwrap().unwrap().is_at_rest());
+
+    let next = tokio::spawn(async move { lasting.next().await.unwrap().unwrap().name().to_owned() });
+    tokio::task::yield_now().await;
+    assert!(!next.is_finished(), "it waits through the pause");
+    run.cancel("enough").await.unwrap();
+    assert_eq!(run.wait().await.unwrap().status, RunStatus::Cancelled);
+    next.await.unwrap();
+    assert!(ending.next().await.unwrap().is_some(), "what came after the pause is there for the other, too");
+}

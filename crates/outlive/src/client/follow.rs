@@ -38,7 +38,7 @@ impl Following {
         Self { events: events.fuse().boxed() }
     }
 
-    /// The next event; nothing after the run's last, or after an error. While the run is unfinished this waits.
+    /// The next event; nothing when the run has ended or is paused, or after an error. Until then this waits.
     ///
     /// # Cancel safety
     /// Safe: an event that was not returned comes at the next call.
@@ -158,10 +158,11 @@ impl Reading {
         }
     }
 
-    /// Whether the run is over, and all of its events were given out.
+    /// Whether the run is at rest, and all of its events were given out.
     async fn has_everything(&self) -> Result<bool, ClientError> {
         let run: RunSummary = self.connection.get(&["api", "runs", self.run_id.as_str()], &[]).await?;
-        Ok(run.status.is_terminal() && run.next_index <= self.next_index)
+        let is_at_rest = run.status.is_terminal() || run.status == RunStatus::Paused;
+        Ok(is_at_rest && run.next_index <= self.next_index)
     }
 }
 

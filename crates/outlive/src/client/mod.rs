@@ -211,7 +211,7 @@ impl Client {
         loop {
             let asked = Instant::now();
             match self.connection.get_after::<WorkflowRunOutput>(&path, period).await {
-                Ok(output) if output.has_completed() => return Ok(output),
+                Ok(output) if output.has_completed() || output.status == RunStatus::Paused => return Ok(output),
                 Ok(_) => {
                     retry.succeeded();
                     // A server that is about to stop does not hold answers back.

@@ -288,11 +288,11 @@ pub(crate) async fn get(
     Ok(shown(component, &run_output(&run), Shape::Polled, run.progress.as_deref()))
 }
 
-/// Waits for a run's end, as long as was asked for and at most [`WAIT_MAX`]. Over or not, what is stored then is the
-/// answer.
+/// Waits until a run is at rest, as long as was asked for and at most [`WAIT_MAX`]. At rest or not, what is stored then is
+/// the answer; its status tells an end from a pause.
 pub(super) async fn wait(engine: &Engine, run: Run, asked: Option<&str>) -> Result<Run, Problem> {
     match asked.map(parse_wait).transpose()? {
-        Some(longest) if !run.status.is_terminal() => {
+        Some(longest) if !run.is_at_rest() => {
             let _ = timeout(longest, engine.attach(run.info.run_id.clone()).wait()).await;
             find(engine, run.info.run_id.as_str()).await
         }

@@ -12,6 +12,7 @@ mod metrics;
 mod openapi;
 mod problem;
 mod recordings;
+mod rest;
 mod served;
 mod socket;
 mod streams;

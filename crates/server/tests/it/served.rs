@@ -3,7 +3,7 @@
 use crate::door::UPGRADE;
 use futures::{SinkExt, StreamExt};
 use outlive_core::port::{BoxFuture, Clock, Db};
-use outlive_core::{Definition, Failure, RunId, Step, Timestamp};
+use outlive_core::{Definition, Failure, FailureKind, RunId, Step, Timestamp};
 use outlive_db::InMemoryDb;
 use outlive_engine::{Engine, Options, Submit};
 use outlive_server::Server;
@@ -293,8 +293,8 @@ fn listener() -> TcpListener {
 const FLOOD_BYTES: usize = 64 << 10;
 
 /// `held` tells as many events as its input says and ends when it is released; `ticks` tells them one after the other
-/// and ends; `flood` tells large ones, and then as many small ones as the
-/// second number says; the others answer at once.
+/// and ends; `flood` tells large ones, and then as many small ones as the second number says; `doubts` pauses, because
+/// nobody knows what it did; the others answer at once.
 fn definitions(released: &watch::Receiver<bool>) -> Vec<(Kind, Arc<Definition>)> {
     let shout = || Step::function("shout", async |_, input| Ok::<_, Failure>(input.text().to_uppercase()));
     let of = |id: &str, step: Step| {
@@ -334,7 +334,11 @@ fn definitions(released: &watch::Receiver<bool>) -> Vec<(Kind, Arc<Definition>)>
         context.progress(input.text(), Some(json!({ "data": input.text() })));
         Ok::<_, Failure>(input.text())
     });
+    let doubts = Step::function("doubts", async |_, _| {
+        Err::<String, _>(Failure::new(FailureKind::OutcomeUnknown, "it may have been paid"))
+    });
     vec![
+        (Kind::Workflow, of("doubts", doubts)),
         (Kind::Workflow, of("echo", shout())),
         (Kind::Workflow, of("held", held)),
         (Kind::Workflow, of("ticks", ticks)),

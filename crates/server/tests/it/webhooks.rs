@@ -6,7 +6,7 @@ use axum::http::Request;
 use futures::{SinkExt, StreamExt};
 use http_body_util::BodyExt;
 use outlive_core::port::{BoxFuture, Clock};
-use outlive_core::{Definition, Failure, RunId, Step, Timestamp};
+use outlive_core::{Definition, Failure, FailureKind, RunId, Step, StepInput, Timestamp};
 use outlive_db::InMemoryDb;
 use outlive_engine::Engine;
 use outlive_server::Server;
@@ -158,8 +158,16 @@ impl Drop for Process {
     }
 }
 
+/// The second step pauses the run when it is asked to, as a call does whose outcome nobody knows.
 fn definition() -> Arc<Definition> {
-    let step = |name: &'static str| Step::function(name, async |_, input| Ok::<_, Failure>(input.text()));
+    let step = |name: &'static str| {
+        let doubts = name == "second";
+        Step::function(name, move |_, input: Arc<StepInput>| {
+            let unknown = Failure::new(FailureKind::OutcomeUnknown, "who knows");
+            let said = if doubts && input.text() == "pause" { Err(unknown) } else { Ok(input.text()) };
+            std::future::ready(said)
+        })
+    };
     Arc::new(Definition::builder("Echo").step(step("first")).step(step("second")).build().expect("a definition"))
 }
 
@@ -214,7 +222,11 @@ impl Process {
     }
 
     async fn start(&self, events: &str) -> String {
-        let body = json!({ "workflow_id": "echo", "input": "hello", "webhook_url": URL, "webhook_events": events });
+        self.start_with("hello", events).await
+    }
+
+    async fn start_with(&self, input: &str, events: &str) -> String {
+        let body = json!({ "workflow_id": "echo", "input": input, "webhook_url": URL, "webhook_events": events });
         let (status, answer) = self.post("/api/runs", body).await;
         assert_eq!(status, 202, "{answer}");
         answer["run_id"].as_str().expect("a run id").to_owned()
@@ -277,6 +289,21 @@ async fn the_end_of_a_run_is_posted_once_and_signed() {
     assert_eq!(hook["deliveries"].as_array().map(Vec::len), Some(1));
     assert_eq!(hook["deliveries"][0]["status_code"], 204);
     assert!(!hook.to_string().contains(&SECRET[6..]), "{hook}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_is_posted_as_a_pause_and_the_end_later() {
+    let receiver = Receiver::new(yes);
+    let process = process(InMemoryDb::new(), &receiver).await;
+    let run_id = process.start_with("pause", "end").await;
+    receiver.until(1).await;
+    let hook = process.get(&format!("/api/runs/{run_id}/webhook")).await.1;
+    assert_eq!(hook["state"], "open", "there is more to come");
+    let id = RunId::parse(&run_id).expect("an id");
+    process.engine.cancel(&id, "enough").await.expect("it is cancelled");
+    assert_eq!(process.settled(&run_id).await["state"], "done");
+    let posted: Vec<Value> = receiver.posted().iter().map(|posted| posted.event()["event"].clone()).collect();
+    assert_eq!(posted, ["WorkflowPaused", "WorkflowCompleted"]);
 }
 
 #[tokio::test(start_paused = true)]
