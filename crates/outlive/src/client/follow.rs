@@ -13,7 +13,7 @@ use super::error::ClientError;
 use super::retry::Retry;
 use super::shape::RunSummary;
 use futures::stream::{BoxStream, Stream, StreamExt, unfold};
-use outlive_core::{RunEvent, RunId};
+use outlive_core::{RunEvent, RunId, RunStatus};
 use reqwest::Response;
 use reqwest::header::HeaderMap;
 use serde::Deserialize;
