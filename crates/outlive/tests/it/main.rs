@@ -8,6 +8,7 @@ mod client;
 mod example;
 mod faults;
 mod kill9;
+mod rolling;
 mod secrets;
 mod seed;
 mod serve_crash;

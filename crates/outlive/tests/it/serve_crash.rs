@@ -70,12 +70,12 @@ impl Drop for Process {
 }
 
 /// A port that nobody listened at a moment ago.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Sends a form by HTTP/1.0, whose answers end with the connection, and reads past the head: status and body.
-async fn post(address: &str, path: &str, form: &str) -> std::io::Result<(u16, BufReader<TcpStream>)> {
+pub(crate) async fn post(address: &str, path: &str, form: &str) -> std::io::Result<(u16, BufReader<TcpStream>)> {
     let mut stream = TcpStream::connect(address).await?;
     let head = format!(
         "POST {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n\
@@ -222,16 +222,16 @@ impl Reader {
 }
 
 /// Past the test harness, which would hold it back.
-fn say(line: std::fmt::Arguments<'_>) {
+pub(crate) fn say(line: std::fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Random numbers that depend on the seed alone.
-struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
     /// From `OUTLIVE_SEED`, or another one at each start; printed, so that a failure can be had again.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let set = std::env::var("OUTLIVE_SEED").ok().and_then(|text| text.parse().ok());
         let seed = set.unwrap_or_else(|| {
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
@@ -241,7 +241,7 @@ impl Dice {
         Self(seed)
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
