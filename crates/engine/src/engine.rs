@@ -330,7 +330,7 @@ impl Engine {
                 engine.inner.services.counters.submitted(began);
                 Ok(handle)
             };
-            Finish::new(&self.inner.runtime, accepting).await
+            self.finish(accepting).await
         }
     }
 
@@ -407,7 +407,7 @@ impl Engine {
     /// [`Error::RunNotFound`], or the store's.
     pub async fn cancel(&self, run_id: &RunId, reason: &str) -> Result<Option<RunStatus>, Error> {
         let (engine, run_id, reason) = (self.clone(), run_id.clone(), Arc::<str>::from(reason));
-        Finish::new(&self.inner.runtime, async move { engine.see_to_its_end(&run_id, reason).await }).await
+        self.finish(async move { engine.see_to_its_end(&run_id, reason).await }).await
     }
 
     async fn see_to_its_end(&self, run_id: &RunId, reason: Arc<str>) -> Result<Option<RunStatus>, Error> {
@@ -429,6 +429,11 @@ impl Engine {
             }
         }
         Ok(None)
+    }
+
+    /// Work that must not be left half done: once polled it goes on to its end on this engine's runtime, whoever still waits.
+    pub fn finish<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Finish<T> {
+        Finish::new(&self.inner.runtime, work)
     }
 
     /// Whether it takes further runs.

@@ -4,12 +4,14 @@
 //! invariant: what was begun goes on to its end, as long as the runtime does.
 
 use outlive_core::port::BoxFuture;
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::runtime::Handle;
 
 /// A future whose work survives being dropped. Dropped before it is first polled, it does nothing at all.
-pub(crate) struct Finish<T: Send + 'static> {
+#[must_use = "it begins when it is awaited"]
+pub struct Finish<T: Send + 'static> {
     work: Option<BoxFuture<'static, T>>,
     is_begun: bool,
     runtime: Handle,
@@ -34,6 +36,12 @@ impl<T: Send + 'static> Future for Finish<T> {
             self.work = Some(work);
         }
         polled
+    }
+}
+
+impl<T: Send + 'static> fmt::Debug for Finish<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Finish").field("is_begun", &self.is_begun).finish_non_exhaustive()
     }
 }
 

@@ -36,6 +36,7 @@ pub use clock::{SystemChance, SystemClock};
 pub use engine::{Engine, EngineBuilder, Submit};
 pub use error::Error;
 pub use events::EventStream;
+pub use finish::Finish;
 pub use handle::{RunHandle, run_output};
 pub use hub::{Change, Changes};
 pub use options::Options;

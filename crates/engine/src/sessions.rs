@@ -4,7 +4,6 @@
 
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::finish::Finish;
 use crate::hub::Changes;
 use outlive_core::port::{
     Access, DbErrorKind, LivingWorker, NewSession, Run, RunFilter, RunPage, Session, SessionFilter, SessionPage,
@@ -186,8 +185,7 @@ impl Engine {
     /// store's.
     pub async fn delete_sessions(&self, session_ids: Vec<SessionId>, force: bool) -> Result<u64, Error> {
         let engine = self.clone();
-        let deleting = async move { engine.delete_and_drop(session_ids, force).await };
-        Finish::new(&self.inner.runtime, deleting).await
+        self.finish(async move { engine.delete_and_drop(session_ids, force).await }).await
     }
 
     async fn delete_and_drop(&self, session_ids: Vec<SessionId>, force: bool) -> Result<u64, Error> {

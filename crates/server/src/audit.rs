@@ -341,7 +341,8 @@ fn by(record: AuditRecord, caller: &Principal) -> AuditRecord {
     AuditRecord { actor: Some(caller.actor()), user_id: caller.user_id.clone(), ..record }
 }
 
-/// Records every refusal of `router`, whoever in it refused, and lets its handlers know the visit.
+/// Records every refusal of `router`, whoever in it refused, and lets its handlers know the visit. What a request changes
+/// is changed wholly, and recorded, also when the client goes away meanwhile.
 pub(crate) fn watched(router: Router, audit: Arc<Audit>) -> Router {
     router.layer(from_fn_with_state(audit, watch))
 }
@@ -349,7 +350,9 @@ pub(crate) fn watched(router: Router, audit: Arc<Audit>) -> Router {
 async fn watch(State(audit): State<Arc<Audit>>, mut request: Request, next: Next) -> Response {
     let visit = Visit::of(&request);
     request.extensions_mut().insert(visit.clone());
-    let response = next.run(request).await;
+    let only_looks = request.method().is_safe();
+    let answering = next.run(request);
+    let response = if only_looks { answering.await } else { audit.engine.finish(answering).await };
     let status = response.status();
     if let Some(code) = header(response.headers(), &ERROR_CODE).filter(|_| status.is_client_error()) {
         let request_id = header(response.headers(), &REQUEST_ID).map(Into::into);

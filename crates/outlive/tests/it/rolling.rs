@@ -255,7 +255,11 @@ async fn fifty_restarts_of_two_servers_in_turn_lose_nothing_and_make_no_call_bes
         let begun = happened.iter().filter(|what| *what == "begin").count();
         let in_turn = happened.chunks(2).all(|pair| pair[0] == "begin" && pair.get(1).is_none_or(|end| end != "begin"));
         assert!(in_turn, "{key} was made beside itself: {happened:?}");
-        assert_eq!(happened.iter().filter(|what| *what == "end").count(), usize::from(!paused.contains(run_id)), "{key}");
+        assert_eq!(
+            happened.iter().filter(|what| *what == "end").count(),
+            usize::from(!paused.contains(run_id)),
+            "{key}"
+        );
         assert!(ms > SHORT_MS || begun == 1, "{key} fits the grace and was made {begun} times: {happened:?}");
         assert!(!is_payment || begun == 1, "{key} must not be repeated: {happened:?}");
         repeated += begun - 1;

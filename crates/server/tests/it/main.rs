@@ -7,6 +7,7 @@ mod bad_http;
 mod bad_served;
 mod cancel;
 mod door;
+mod dropped;
 mod isolation;
 mod metrics;
 mod openapi;
