@@ -4,6 +4,7 @@
 //! page a thousand times ([`Recent`]). It was read from the log, and whoever does not find what they need reads the log.
 
 use outlive_core::{RunEvent, RunId};
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{broadcast, watch};
@@ -55,7 +56,7 @@ pub(crate) struct Mark {
 /// Readers by run, and readers of all runs. Runs without readers cost nothing.
 #[derive(Debug)]
 pub(crate) struct Hub {
-    topics: Mutex<HashMap<RunId, Arc<Topic>>>,
+    topics: Mutex<HashMap<RunId, Followed>>,
     changes: broadcast::Sender<Change>,
 }
 
@@ -65,7 +66,14 @@ impl Default for Hub {
     }
 }
 
-/// A run with readers.
+/// A run with readers. They are counted here and nowhere else, so that the topic goes with the last of them.
+#[derive(Debug)]
+struct Followed {
+    topic: Arc<Topic>,
+    ears: usize,
+}
+
+/// What the readers of one run share.
 #[derive(Debug)]
 struct Topic {
     mark: watch::Sender<Mark>,
@@ -127,7 +135,10 @@ impl Hub {
     pub(crate) fn subscribe(self: &Arc<Self>, run_id: &RunId) -> Ear {
         let mut topics = self.lock();
         let new = || Topic { mark: watch::Sender::new(Mark::default()), recent: tokio::sync::Mutex::default() };
-        let topic = topics.entry(run_id.clone()).or_insert_with(|| Arc::new(new())).clone();
+        let new = || Followed { topic: Arc::new(new()), ears: 0 };
+        let followed = topics.entry(run_id.clone()).or_insert_with(new);
+        followed.ears += 1;
+        let topic = followed.topic.clone();
         Ear { hub: self.clone(), run_id: run_id.clone(), mark: topic.mark.subscribe(), topic }
     }
 
@@ -147,8 +158,7 @@ impl Hub {
     /// A commit of this process is durable.
     pub(crate) fn publish(&self, run_id: &RunId, next_index: u64, rests: bool) {
         self.changed(run_id);
-        let topic = self.lock().get(run_id).cloned();
-        if let Some(topic) = topic {
+        if let Some(topic) = self.topic(run_id) {
             topic.mark.send_modify(|mark| {
                 mark.next_index = mark.next_index.max(next_index);
                 mark.told_at = Some(Instant::now());
@@ -165,8 +175,7 @@ impl Hub {
 
     /// A run does not execute here any more: its readers must look for themselves.
     pub(crate) fn publish_gone(&self, run_id: &RunId) {
-        let topic = self.lock().get(run_id).cloned();
-        if let Some(topic) = topic {
+        if let Some(topic) = self.topic(run_id) {
             topic.mark.send_modify(|mark| mark.looks += 1);
         }
     }
@@ -174,13 +183,17 @@ impl Hub {
     /// Another process may have changed any run.
     pub(crate) fn publish_foreign(&self) {
         let _ = self.changes.send(Change::Anything);
-        let topics: Vec<_> = self.lock().values().cloned().collect();
+        let topics: Vec<_> = self.lock().values().map(|followed| followed.topic.clone()).collect();
         for topic in topics {
             topic.mark.send_modify(|mark| mark.looks += 1);
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<RunId, Arc<Topic>>> {
+    fn topic(&self, run_id: &RunId) -> Option<Arc<Topic>> {
+        self.lock().get(run_id).map(|followed| followed.topic.clone())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<RunId, Followed>> {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -200,9 +213,54 @@ impl Ear {
 impl Drop for Ear {
     fn drop(&mut self) {
         let mut topics = self.hub.lock();
-        // This ear is still counted: one receiver means nobody else listens.
-        if topics.get(&self.run_id).is_some_and(|topic| topic.mark.receiver_count() <= 1) {
-            topics.remove(&self.run_id);
+        if let Entry::Occupied(mut followed) = topics.entry(self.run_id.clone()) {
+            followed.get_mut().ears -= 1;
+            if followed.get().ears == 0 {
+                followed.remove();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run_id() -> RunId {
+        RunId::parse("followed").expect("a good id")
+    }
+
+    #[test]
+    fn a_topic_goes_with_its_last_reader() {
+        let hub = Arc::new(Hub::default());
+        let (one, other) = (hub.subscribe(&run_id()), hub.subscribe(&run_id()));
+        // A receiver goes after its ear has looked, and whoever looks meanwhile still sees it.
+        let receivers = [one.mark.clone(), other.mark.clone()];
+        drop(one);
+        assert_eq!(hub.lock().len(), 1);
+        drop(other);
+        assert!(hub.lock().is_empty());
+        drop(receivers);
+        drop(hub.subscribe(&run_id()));
+        assert!(hub.lock().is_empty());
+    }
+
+    #[test]
+    fn readers_that_go_at_the_same_time_leave_nothing() {
+        let hub = Arc::new(Hub::default());
+        for _ in 0..500 {
+            let start = std::sync::Barrier::new(4);
+            let ears: Vec<Ear> = (0..4).map(|_| hub.subscribe(&run_id())).collect();
+            std::thread::scope(|scope| {
+                for ear in ears {
+                    let start = &start;
+                    scope.spawn(move || {
+                        start.wait();
+                        drop(ear);
+                    });
+                }
+            });
+            assert!(hub.lock().is_empty());
         }
     }
 }
