@@ -21,6 +21,7 @@ use crate::model::SharedModel;
 use crate::profile::OutputShape;
 use crate::prompt;
 use machine::Machine;
+use outlive_core::json;
 use outlive_core::machine::{AgentLimits, AgentMachine, TeamCommand, TeamMachine};
 use outlive_core::port::{BoxFuture, Effects, Halt, Recall};
 use outlive_core::{
@@ -91,8 +92,8 @@ fn halted(_: Halt) -> Failure {
 }
 
 /// A recorded value is never computed again, so one that cannot be read stops the run.
-fn read<T: DeserializeOwned>(key: &Key, value: &RawValue) -> Result<T, Failure> {
-    serde_json::from_str(value.get()).map_err(|error| {
+fn read<T: DeserializeOwned + Send>(key: &Key, value: &RawValue) -> Result<T, Failure> {
+    json::read_stored(value.get()).map_err(|error| {
         let message =
             format!("the record of {key} cannot be read ({error}): run the version of the program that wrote it");
         Failure::new(FailureKind::Definition, message)

@@ -5,7 +5,7 @@
 use crate::model::{IntoModel, SharedModel};
 use crate::tool::Tool;
 use outlive_core::machine::{AgentLimits, DELEGATE_TOOL};
-use outlive_core::{DefinitionId, OutputSchema, Retry, Secret};
+use outlive_core::{DefinitionId, OutputSchema, Retry, Secret, json};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -76,7 +76,7 @@ impl OutputShape {
     /// # Errors
     /// What is wrong with it, in words for the model.
     pub(crate) fn parse(&self, answer: &str) -> Result<Value, String> {
-        let value = serde_json::from_str(unfenced(answer)).map_err(|error| format!("it is no JSON: {error}"))?;
+        let value = json::read(unfenced(answer)).map_err(|error| format!("it is no JSON: {error}"))?;
         match self.check {
             Check::Typed(fits) => fits(&value)?,
             Check::RequiredKeys => has_required_keys(&value, &self.schema.schema)?,
@@ -86,10 +86,14 @@ impl OutputShape {
 }
 
 fn fits<T: DeserializeOwned>(value: &Value) -> Result<(), String> {
-    serde_path_to_error::deserialize::<_, T>(value).map(drop).map_err(|error| match error.path().to_string().as_str() {
-        "." => error.inner().to_string(),
-        path => format!("at {path}: {}", error.inner()),
-    })
+    let read = || {
+        let read = serde_path_to_error::deserialize::<_, T>(value);
+        read.map(drop).map_err(|error| match error.path().to_string().as_str() {
+            "." => error.inner().to_string(),
+            path => format!("at {path}: {}", error.inner()),
+        })
+    };
+    json::with_room_for(value, read).unwrap_or_else(|error| Err(error.to_string()))
 }
 
 fn has_required_keys(value: &Value, schema: &Value) -> Result<(), String> {

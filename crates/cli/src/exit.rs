@@ -1,7 +1,7 @@
 //! How a command ends: an exit code, and for a problem what failed and what to do about it.
 
 use crate::style;
-use outlive::core::port::{DbError, DbErrorKind};
+use outlive::core::port::{DbError, DbErrorKind, Unreadable};
 use outlive::{ClientError, Error, RunStatus, engine};
 use serde_json::json;
 use std::borrow::Cow;
@@ -130,6 +130,7 @@ impl From<DbError> for Problem {
             DbErrorKind::Busy => (Exit::Other, "database_busy", "try again in a moment"),
             DbErrorKind::OutcomeUnknown => (Exit::Other, "outcome_unknown", "look at the run before trying again"),
             DbErrorKind::Corrupt => (Exit::Other, "database_corrupt", "restore the file from a backup"),
+            DbErrorKind::Unreadable => (Exit::Other, "unreadable", ""),
             DbErrorKind::Refused => (Exit::Other, "database_refused", "choose the right file with --db"),
             DbErrorKind::Storage => (Exit::Other, "storage", ""),
         };
@@ -155,10 +156,18 @@ impl From<engine::Error> for Problem {
                 let hint = "make room on the disk, or lower engine.disk_free_min";
                 Self { is_retryable: true, ..Self::new(Exit::Other, "disk_low", error).hint(hint) }
             }
+            E::TooDeep { .. } => Self::new(Exit::Usage, "json_too_deep", error),
+            E::Unreadable(unreadable) => unreadable.into(),
             E::Damaged(_) => Self::new(Exit::Other, "log_damaged", error),
             E::QueueFull { .. } => Self { is_retryable: true, ..Self::new(Exit::Other, "queue_full", error) },
             E::Stopped(_) => Self::new(Exit::Other, "engine_stopped", error),
         }
+    }
+}
+
+impl From<Unreadable> for Problem {
+    fn from(unreadable: Unreadable) -> Self {
+        DbError::from(unreadable).into()
     }
 }
 

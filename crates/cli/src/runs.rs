@@ -59,6 +59,8 @@ pub(crate) struct Here {
 pub(crate) struct Page {
     pub(crate) runs: Vec<RunSummary>,
     pub(crate) next: Option<String>,
+    /// Runs that were left out because their rows are damaged: which, why, and what to do.
+    pub(crate) unreadable: Vec<String>,
 }
 
 /// A run that was accepted.
@@ -230,11 +232,13 @@ impl Runs {
         match self {
             Self::Here(here) => {
                 let page = here.store.db.runs(Access::All, filter).await?;
-                Ok(Page { runs: page.runs.into_iter().map(RunSummary::from).collect(), next: page.next })
+                let unreadable = page.unreadable.iter().map(ToString::to_string).collect();
+                let runs = page.runs.into_iter().map(RunSummary::from).collect();
+                Ok(Page { runs, next: page.next, unreadable })
             }
             Self::There(client) => {
                 let list = client.runs(&filter).await?;
-                Ok(Page { runs: list.runs, next: list.next })
+                Ok(Page { runs: list.runs, next: list.next, unreadable: list.unreadable })
             }
         }
     }
@@ -249,7 +253,7 @@ impl Runs {
         match self {
             Self::Here(here) => {
                 let run = here.store.db.run(Access::All, id.clone()).await?;
-                Ok(run_output(&run.ok_or_else(|| gone(id))?))
+                Ok(run_output(&run.ok_or_else(|| gone(id))?)?)
             }
             Self::There(client) => Ok(client.output(id).await?),
         }
@@ -325,10 +329,7 @@ impl Runs {
         match self {
             Self::Here(here) => {
                 let run = here.store.db.run(Access::All, id.clone()).await?.ok_or_else(|| gone(id))?;
-                let unreadable =
-                    |_| Problem::new(Exit::Other, "journal_corrupt", format!("the input of run {id} cannot be read"));
-                let submit = Submit::again(&run).map_err(unreadable)?;
-                let accepted = here.submit(&run.info.workflow_id, submit).await?;
+                let accepted = here.submit(&run.info.workflow_id, Submit::again(&run)?).await?;
                 here.note(AuditKind::RunRerun, "accepted", "outlive rerun", id).await?;
                 Ok(accepted)
             }

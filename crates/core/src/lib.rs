@@ -6,6 +6,7 @@
 mod event;
 mod failure;
 mod id;
+pub mod json;
 pub mod log;
 pub mod machine;
 mod message;

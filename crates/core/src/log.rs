@@ -7,6 +7,7 @@
 
 use crate::event::RunEvent;
 use crate::id::{RunId, WorkerId};
+use crate::json;
 use crate::run::RunOutput;
 use crate::text;
 use crate::time::Timestamp;
@@ -91,7 +92,7 @@ pub enum Record {
         /// The agent's or team's run inside it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         run: Option<Arc<RunOutput>>,
-        /// What it changed in the session's state , key by key; null removes.
+        /// What it changed in the session's state, key by key; null removes.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         state: Option<Value>,
     },
@@ -231,11 +232,12 @@ impl Page {
             |event_index, problem: &str| Damaged { run_id: run_id.clone(), event_index, problem: problem.to_owned() };
         let mut entries = Vec::with_capacity(self.count as usize);
         for (index, line) in (self.first_index..).zip(self.body.lines()) {
-            let (sum, json) = line.split_at_checked(9).ok_or_else(|| damaged(index, "it is cut short"))?;
-            if u32::from_str_radix(sum.trim_end(), 16) != Ok(checksum(index, json.as_bytes())) {
+            let (sum, text) = line.split_at_checked(9).ok_or_else(|| damaged(index, "it is cut short"))?;
+            if u32::from_str_radix(sum.trim_end(), 16) != Ok(checksum(index, text.as_bytes())) {
                 return Err(damaged(index, "its checksum is wrong"));
             }
-            let mut entry: Entry = serde_json::from_str(json).map_err(|e| damaged(index, &e.to_string()))?;
+            let entry = json::read_stored(text);
+            let mut entry: Entry = entry.map_err(|error| damaged(index, &json::problem(text, &error)))?;
             entry.event.event_index = Some(index);
             entries.push(entry);
         }

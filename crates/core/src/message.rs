@@ -3,6 +3,7 @@
 //! These types are what the log keeps, so they know no provider: an adapter turns them into a wire format and back.
 
 use crate::failure::Failure;
+use crate::json;
 use crate::metrics::{Metrics, Usage};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -360,7 +361,7 @@ impl ToolExecution {
         Self {
             tool_call_id: call.id.clone(),
             tool_name: call.function.name.clone(),
-            tool_args: serde_json::from_str(&call.function.arguments)
+            tool_args: json::read(&call.function.arguments)
                 .unwrap_or_else(|_| Value::String(call.function.arguments.clone())),
             tool_call_error: None,
             result: None,

@@ -20,6 +20,7 @@ mod shapes;
 mod tests;
 mod values;
 
+use crate::json;
 use crate::log::{Entry, Key, Page, Record};
 use crate::secret::Secret;
 use encodings::{Encoding, encodings};
@@ -97,7 +98,7 @@ impl Redactor {
         if self.is_clean(text) {
             return Cow::Borrowed(text);
         }
-        let Ok(mut value) = serde_json::from_str(text) else {
+        let Ok(mut value) = json::read_stored(text) else {
             return self.text(text);
         };
         self.value(&mut value);
@@ -171,7 +172,7 @@ impl Redactor {
         match self.json(&text) {
             Cow::Borrowed(_) => None,
             // Fails only when a value is one of the log's own words, such as an event's name: that is no secret.
-            Cow::Owned(clean) => serde_json::from_str(&clean).ok(),
+            Cow::Owned(clean) => json::read_stored(&clean).ok(),
         }
     }
 

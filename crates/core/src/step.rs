@@ -1,5 +1,6 @@
 //! What goes into a step and what comes out, in Agno's shape.
 
+use crate::json;
 use crate::message::Media;
 use crate::metrics::Metrics;
 use crate::run::content_text;
@@ -106,8 +107,9 @@ impl InputSchema {
     /// [`InvalidInput`] says what is wrong with it.
     pub fn read(&self, input: Option<Value>) -> Result<Value, InvalidInput> {
         let value = match input {
-            Some(Value::String(text)) => serde_json::from_str(&text)
-                .map_err(|error| InvalidInput { problem: format!("it is no JSON: {error}") })?,
+            Some(Value::String(text)) => {
+                json::read(&text).map_err(|error| InvalidInput { problem: format!("it is no JSON: {error}") })?
+            }
             other => other.unwrap_or_default(),
         };
         (self.read)(value).map_err(|problem| InvalidInput { problem })

@@ -27,7 +27,7 @@ use outlive_core::port::{
     AUDIT_LIMIT, Accepted, Access, AuditFilter, AuditKind, AuditPage, AuditRecord, BoxFuture, CancelIntent, Cancelled,
     Claim, Claimed, Commit, Db, DbError, DbErrorKind, Delivery, DeliveryOutcome, DueHooks, Failing, Hook, HookEvents,
     HookMove, HookState, Lease, NewHook, NewRun, NewSession, News, Order, Release, Run, RunFilter, RunPatch, Session,
-    SessionFilter, SessionKind, SessionPatch, SessionPolicy, SessionSort,
+    SessionFilter, SessionKind, SessionPatch, SessionPolicy, SessionSort, Unfinished,
 };
 use outlive_core::{DefinitionId, Page, RunId, RunInfo, RunStatus, SessionId, Timestamp, WorkerId};
 use serde_json::{Map, Value, json};
@@ -151,6 +151,8 @@ pub fn cases() -> Vec<Case> {
         a_list_is_newest_first_and_goes_on_after_its_cursor,
         a_list_is_filtered,
         a_list_is_bounded,
+        a_list_is_bounded_in_bytes,
+        unfinished_runs_are_counted_up_to_a_limit,
         a_list_can_be_oldest_first,
         a_list_has_inputs_and_outputs_on_request,
         a_list_is_limited_to_a_time,
@@ -1647,6 +1649,48 @@ async fn a_list_is_bounded(Stores { one: db, .. }: Stores) {
         assert_eq!(ids.len(), length);
         assert!(next.is_some());
     }
+}
+
+async fn a_list_is_bounded_in_bytes(Stores { one: db, .. }: Stores) {
+    let long: Arc<str> = format!("\"{}\"", "x".repeat(6 << 20)).into();
+    for number in 1..=5 {
+        accept(&*db, NewRun { input: Some(long.clone()), ..new_run(&format!("r{number}")) }).await;
+    }
+    let whole = |after| RunFilter { with_payload: true, order: Order::OldestFirst, after, ..RunFilter::default() };
+    let (ids, next) = listed(&*db, whole(None)).await;
+    assert_eq!(ids, ["r1", "r2", "r3"], "a page ends with the run that fills it");
+    assert_eq!(listed(&*db, whole(next)).await, (vec!["r4".to_owned(), "r5".to_owned()], None));
+    let (ids, next) = listed(&*db, RunFilter { with_payload: false, ..whole(None) }).await;
+    assert_eq!((ids.len(), next), (5, None), "what is not read does not count");
+}
+
+async fn unfinished_runs_are_counted_up_to_a_limit(Stores { one: db, .. }: Stores) {
+    let count = async |max| db.unfinished(max).await.expect("runs are counted");
+    assert_eq!(count(10).await, Unfinished::default());
+    register(&*db, "w1").await;
+    // Held, and not begun: it does not wait.
+    start(&*db, NewRun { at: second(1), ..new_run("held") }, "w1").await;
+    for (id, status) in [
+        ("a", RunStatus::Running),
+        ("b", RunStatus::Running),
+        ("c", RunStatus::Paused),
+        ("d", RunStatus::Completed),
+        ("e", RunStatus::Cancelled),
+    ] {
+        let lease = start(&*db, new_run(id), "w1").await;
+        if status != RunStatus::Cancelled {
+            commit(&*db, becoming(&lease, RunStatus::Running)).await;
+        }
+        commit(&*db, becoming(&lease, status)).await;
+    }
+    for number in 2..=5 {
+        let run = in_session(&format!("r{number}"), "s", SessionPolicy::Queue);
+        accept(&*db, NewRun { at: second(number), ..run }).await;
+    }
+    let all = Unfinished { queued: 4, queued_since: Some(second(2)), running: 2, paused: 1 };
+    assert_eq!(count(10).await, all);
+    assert_eq!(count(4).await, all);
+    assert_eq!(count(1).await, Unfinished { queued: 1, running: 1, ..all });
 }
 
 async fn a_list_can_be_oldest_first(Stores { one: db, .. }: Stores) {

@@ -13,8 +13,8 @@ use hooks::HookRow;
 use outlive_core::port::{
     Accepted, Access, AuditRecord, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError,
     DbErrorKind, Health, Lease, LivingWorker, LogStore, NewRun, NewSession, News, Order, Run, RunFilter, RunPage,
-    RunStore, Session, SessionFilter, SessionPage, SessionPatch, SessionPolicy, SessionSort, SessionStore, Watcher,
-    merge,
+    RunStore, Session, SessionFilter, SessionPage, SessionPatch, SessionPolicy, SessionSort, SessionStore, Unfinished,
+    Watcher, merge,
 };
 use outlive_core::{Page, RunId, RunStatus, SessionId, Timestamp, WorkerId};
 use serde_json::Map;
@@ -30,6 +30,7 @@ pub enum Operation {
     CreateRun,
     Run,
     Runs,
+    Unfinished,
     Heartbeat,
     Retire,
     Claim,
@@ -218,6 +219,10 @@ impl RunStore for InMemoryDb {
 
     fn runs(&self, access: Access, filter: RunFilter) -> BoxFuture<'_, Result<RunPage, DbError>> {
         Box::pin(async move { self.operate(Operation::Runs, |tables| tables.list(&access, &filter)) })
+    }
+
+    fn unfinished(&self, max: u64) -> BoxFuture<'_, Result<Unfinished, DbError>> {
+        Box::pin(async move { self.operate(Operation::Unfinished, |tables| Ok(tables.unfinished(max))) })
     }
 
     fn heartbeat(&self, worker: WorkerId, at: Timestamp, period: Duration) -> BoxFuture<'_, Result<(), DbError>> {
@@ -538,19 +543,39 @@ impl Tables {
         let is_listed = |run: &Run| fits(access, filter, run);
         let has_status = |run: &Run| filter.statuses.is_empty() || filter.statuses.contains(&run.status);
         let mut fitting = ordered.filter(|(_, row)| is_listed(&row.run) && has_status(&row.run));
-        let listed: Vec<_> = fitting.by_ref().take(rules::list_limit(filter)).collect();
-        let next = fitting.next().and(listed.last()).map(|(seq, _)| seq.to_string());
         let shown = |run: &Run| match filter.with_payload {
             true => run.clone(),
             false => Run { input: None, output: None, ..run.clone() },
         };
+        let (mut runs, mut last, mut bytes) = (Vec::new(), None, 0);
+        while runs.len() < rules::list_limit(filter)
+            && bytes <= rules::LIST_BYTES_MAX
+            && let Some((seq, row)) = fitting.next()
+        {
+            let run = shown(&row.run);
+            bytes += rules::list_bytes(&run);
+            runs.push(run);
+            last = Some(seq);
+        }
+        let next = fitting.next().and(last).map(u64::to_string);
         let counts = filter.with_counts.then(|| {
             let runs = || self.runs.values().filter(|row| is_listed(&row.run));
             let count = |status| runs().filter(|row| row.run.status == status).count() as u64;
             let counts = RunStatus::ALL.map(|status| (status, count(status)));
             counts.into_iter().filter(|(_, count)| *count > 0).collect()
         });
-        Ok(RunPage { runs: listed.iter().map(|(_, row)| shown(&row.run)).collect(), next, counts })
+        Ok(RunPage { runs, next, counts, unreadable: Vec::new() })
+    }
+
+    fn unfinished(&self, max: u64) -> Unfinished {
+        let having = |status| self.runs.values().map(|row| &row.run).filter(move |run| run.status == status);
+        let queued = || having(RunStatus::Pending).filter(|run| run.worker.is_none());
+        Unfinished {
+            queued: max.min(queued().count() as u64),
+            queued_since: queued().next().map(|run| run.created_at),
+            running: max.min(having(RunStatus::Running).count() as u64),
+            paused: max.min(having(RunStatus::Paused).count() as u64),
+        }
     }
 
     fn heartbeat(
@@ -840,7 +865,11 @@ impl Tables {
         }
         let offset = usize::try_from(filter.offset).unwrap_or(usize::MAX);
         let shown = rows.iter().skip(offset).take(rules::session_limit(filter));
-        SessionPage { sessions: shown.map(|row| row.session.clone()).collect(), total: rows.len() as u64 }
+        SessionPage {
+            sessions: shown.map(|row| row.session.clone()).collect(),
+            total: rows.len() as u64,
+            unreadable: Vec::new(),
+        }
     }
 
     fn create_session(&mut self, access: &Access, new: NewSession) -> Result<Session, DbError> {

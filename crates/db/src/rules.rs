@@ -2,7 +2,7 @@
 //! how long a list is. They never touch storage; a store asks them before it writes anything.
 
 use outlive_core::port::{
-    Access, Claim, Commit, DbError, DbErrorKind, HookMove, NewRun, RunFilter, SessionFilter, SessionPolicy,
+    Access, Claim, Commit, DbError, DbErrorKind, HookMove, NewRun, Run, RunFilter, SessionFilter, SessionPolicy,
 };
 use outlive_core::{RunId, RunStatus, SessionId, WorkerId};
 use std::sync::Arc;
@@ -207,6 +207,14 @@ impl Picker {
 
 /// The longest list.
 const LIST_MAX: u32 = 1000;
+
+/// Bytes of text with which a list of runs ends early: what one answer may take in memory, the last run's apart.
+pub(crate) const LIST_BYTES_MAX: usize = 16 << 20;
+
+/// What a run adds to them.
+pub(crate) fn list_bytes(run: &Run) -> usize {
+    [&run.input, &run.options, &run.output].into_iter().flatten().map(|text| text.len()).sum()
+}
 
 /// How many runs a list has at most.
 pub(crate) fn list_limit(filter: &RunFilter) -> usize {

@@ -14,7 +14,7 @@ use outlive_core::port::{
     Access, BoxFuture, Commit, DbError, DbErrorKind, Effects, Executed, Lease, Release, Run, RunPatch, SessionState,
     StepContext,
 };
-use outlive_core::{Definition, ExecutorKind, Failure, FailureKind, Timestamp};
+use outlive_core::{Definition, ExecutorKind, Failure, FailureKind, Timestamp, json};
 use serde_json::{Map, Value};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -96,8 +96,8 @@ pub(crate) fn drive(
     async move {
         let inner = place.inner();
         let definition = inner.definition(&run.info.workflow_id, &run.definition);
-        let journal = open(inner, &run, lease, definition.as_deref());
-        if let Err(error) = drive_once(inner, run, definition, &journal, &control, session).await {
+        let (journal, unreadable) = open(inner, &run, lease, definition.as_deref());
+        if let Err(error) = drive_once(inner, run, definition, &journal, unreadable, &control, session).await {
             // Boxed, because no run but this one needs the room.
             Box::pin(inner.give_up(journal.lease().clone(), &error)).await;
         }
@@ -110,6 +110,7 @@ async fn drive_once(
     run: Box<Run>,
     definition: Option<Arc<Definition>>,
     journal: &Arc<Journal>,
+    unreadable: Option<Failure>,
     control: &Control,
     session: Option<Arc<Map<String, Value>>>,
 ) -> Result<(), DbError> {
@@ -117,7 +118,7 @@ async fn drive_once(
     let claim = claim_record(&run, journal, inner.services.clock.now());
     // Boxed and dropped, so that a run that waits for hours does not hold what only its beginning needs.
     let begun = Instant::now();
-    let prepared = Box::pin(prepare(inner, &run, journal, &claim, definition.is_some(), session)).await?;
+    let prepared = Box::pin(prepare(inner, &run, journal, unreadable, &claim, definition.is_some(), session)).await?;
     if run.next_index > 0 {
         inner.services.counters.recoveries.add(begun.elapsed());
     }
@@ -131,13 +132,17 @@ async fn drive_once(
     }
 }
 
-fn open(inner: &Inner, run: &Run, lease: Lease, definition: Option<&Definition>) -> Arc<Journal> {
-    let input = run.input.as_deref().and_then(|text| serde_json::from_str(text).ok());
+/// The journal of a run, and why the run must not execute: without what it was asked, a step would work on nothing.
+fn open(inner: &Inner, run: &Run, lease: Lease, definition: Option<&Definition>) -> (Arc<Journal>, Option<Failure>) {
+    let (input, options) = (run.read_input(), run.request_options());
+    let unreadable = [input.as_ref().err(), options.as_ref().err()].into_iter().flatten().next();
+    let unreadable = unreadable.map(|error| Failure::new(FailureKind::BadResponse, error.to_string()));
+    let input = input.unwrap_or_default();
+    let attached = options.map(|options| options.attachments).unwrap_or_default();
     let nodes = definition.map(|definition| definition.nodes.clone());
-    let attached = run.options.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     let info = Arc::new(run.info.clone());
     let machine = WorkflowMachine::new(info, nodes, input, attached, run.created_at);
-    Arc::new(Journal::new(inner.services.clone(), lease, machine, run.status))
+    (Arc::new(Journal::new(inner.services.clone(), lease, machine, run.status)), unreadable)
 }
 
 /// Folds the log and settles what can be settled without executing. `Some` means: execute, with this session state.
@@ -145,6 +150,7 @@ async fn prepare(
     inner: &Inner,
     run: &Run,
     journal: &Journal,
+    unreadable: Option<Failure>,
     claim: &Record,
     is_known: bool,
     session: Option<Arc<Map<String, Value>>>,
@@ -173,6 +179,10 @@ async fn prepare(
         journal.append(journal.machine(|m| m.cancel(&cancel.reason, None, claim, now)));
         return Ok(None);
     }
+    if let Some(failure) = unreadable {
+        journal.append(journal.machine(|m| m.fail(&failure, now)));
+        return Ok(None);
+    }
     if run.claims > inner.options.claims_max {
         let count = run.claims - 1;
         let message = format!("poisoned: {count} workers were lost while executing this run and it made no progress");
@@ -186,8 +196,15 @@ async fn prepare(
     let state = match session {
         Some(state) => state,
         None => {
-            let session = inner.services.db.session(Access::All, run.info.session_id.clone()).await?;
-            Arc::new(session.map(|session| session.state).unwrap_or_default())
+            let session = inner.services.db.session(Access::All, run.info.session_id.clone()).await;
+            match session {
+                Err(error) if error.kind() == DbErrorKind::Unreadable => {
+                    let failure = Failure::new(FailureKind::BadResponse, error.to_string());
+                    journal.append(journal.machine(|m| m.fail(&failure, now)));
+                    return Ok(None);
+                }
+                session => Arc::new(session?.map(|session| session.state).unwrap_or_default()),
+            }
         }
     };
     Ok(Some(state))
@@ -205,11 +222,16 @@ async fn replay(inner: &Inner, run: &Run, journal: &Journal) -> Result<Result<()
     let run_id = &run.info.run_id;
     let mut from = 0;
     while from < run.next_index {
-        let pages = inner.services.db.read(Access::All, run_id.clone(), from, REPLAY_BYTES).await?;
-        if pages.is_empty() {
-            let problem = "it is missing".to_owned();
+        let damaged = |problem: String| {
             let damaged = outlive_core::log::Damaged { run_id: run_id.clone(), event_index: from, problem };
-            return Ok(Err(Unreadable::Damaged(damaged)));
+            Ok(Err(Unreadable::Damaged(damaged)))
+        };
+        let pages = match inner.services.db.read(Access::All, run_id.clone(), from, REPLAY_BYTES).await {
+            Err(error) if error.kind() == DbErrorKind::Unreadable => return damaged(error.to_string()),
+            pages => pages?,
+        };
+        if pages.is_empty() {
+            return damaged("it is missing".to_owned());
         }
         for page in pages {
             from = page.end();
@@ -332,6 +354,7 @@ async fn execute(
                 if matches!(&result, Err(failure) if failure.kind == FailureKind::OutcomeUnknown) {
                     stats::add(&inner.services.counters.outcomes_unknown);
                 }
+                let result = storable(result, &state);
                 let patch = result.is_ok().then(|| state.patch()).flatten();
                 if patch.is_some() {
                     session = Arc::new(state.all());
@@ -380,6 +403,17 @@ async fn execute_step(
     })
 }
 
+/// What a step gave back, or why it cannot be stored and read again.
+fn storable(result: Result<Executed, Failure>, state: &SessionState) -> Result<Executed, Failure> {
+    let mut executed = result?;
+    let refuse = |what: &'static str| {
+        move |too_deep| Failure::new(FailureKind::Limit, format!("{what} cannot be kept: {too_deep}"))
+    };
+    executed.output.content.iter_mut().try_for_each(json::admit).map_err(refuse("the step's output"))?;
+    state.check().map_err(refuse("what the step put into the session's state"))?;
+    Ok(executed)
+}
+
 impl Inner {
     /// Decides what an error of the store means for a run, and for the engine.
     async fn give_up(&self, lease: Lease, error: &DbError) {
@@ -389,7 +423,8 @@ impl Inner {
             DbErrorKind::OutcomeUnknown => self.fail(error),
             // The wish became durable while the run's end was on its way. Who claims the run next, at once, ends it from
             // what its log says.
-            DbErrorKind::CancelRequested => self.hand_over(lease, None).await,
+            // The same when a session's state is damaged under the run.
+            DbErrorKind::CancelRequested | DbErrorKind::Unreadable => self.hand_over(lease, None).await,
             DbErrorKind::NotFound => tracing::info!(%run_id, "the run was deleted with its session"),
             DbErrorKind::Conflict
             | DbErrorKind::SessionBusy

@@ -5,7 +5,7 @@ use crate::drive::{Control, Stop, drive};
 use crate::error::Error;
 use crate::events::EventStream;
 use crate::finish::Finish;
-use crate::handle::{RunHandle, run_output};
+use crate::handle::RunHandle;
 use crate::heart::{self, End, Heart, Stopping};
 use crate::hub::Hub;
 use crate::journal::Services;
@@ -15,15 +15,16 @@ use crate::queue::Queue;
 use crate::room::LowWater;
 use crate::stats::{self, Counters};
 use crate::worker;
+use outlive_core::json;
 use outlive_core::port::{
     Accepted, Access, CancelIntent, Cancelled, Chance, Clock, Db, DbError, DbErrorKind, HookEvents, Lease, NewHook,
-    NewRun, News, Observer, RequestOptions, Run, SessionKind, SessionPolicy,
+    NewRun, News, Observer, RequestOptions, Run, SessionKind, SessionPolicy, Unreadable, run_output,
 };
 use outlive_core::{
     Attachments, Definition, DefinitionId, Redactor, RunId, RunInfo, RunStatus, SessionId, WorkerId, WorkflowRunOutput,
 };
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -65,10 +66,10 @@ impl Submit {
     ///
     /// # Errors
     /// When what is stored cannot be read.
-    pub fn again(run: &Run) -> Result<Self, serde_json::Error> {
+    pub fn again(run: &Run) -> Result<Self, Unreadable> {
         let RequestOptions { attachments, policy, .. } = run.request_options()?;
         Ok(Self {
-            input: run.input.as_deref().map(serde_json::from_str).transpose()?,
+            input: run.read_input()?,
             session_id: Some(run.info.session_id.to_string()),
             user_id: run.info.user_id.as_deref().map(str::to_owned),
             attachments,
@@ -76,6 +77,16 @@ impl Submit {
             rerun_of: Some(run.info.run_id.clone()),
             ..Self::default()
         })
+    }
+
+    /// Refuses what is nested too deeply to be stored and read again.
+    fn check_depth(&mut self) -> Result<(), Error> {
+        let too_deep = |what| move |problem| Error::TooDeep { what, problem };
+        self.input.iter_mut().try_for_each(json::admit).map_err(too_deep("the input"))?;
+        let mut data = self.attachments.additional_data.iter_mut();
+        data.try_for_each(json::admit).map_err(too_deep("additional_data"))?;
+        let mut state = self.session_state.iter_mut().flat_map(Map::values_mut);
+        state.try_for_each(json::admit).map_err(too_deep("session_state"))
     }
 }
 
@@ -308,7 +319,8 @@ impl Engine {
     /// accepted is executed, whoever still waits.
     ///
     /// # Errors
-    /// [`Error::UnknownWorkflow`], [`Error::Input`], [`Error::InputTooLong`], [`Error::InvalidId`], [`Error::QueueFull`],
+    /// [`Error::UnknownWorkflow`], [`Error::Input`], [`Error::InputTooLong`], [`Error::TooDeep`],
+    /// [`Error::InvalidId`], [`Error::QueueFull`],
     /// [`Error::SessionNotFound`] when the session or the run is to be another user's than this engine's,
     /// [`Error::Conflict`], [`Error::SessionBusy`], [`Error::DiskLow`], [`Error::Stopped`], or the store's error. No run exists then, unless the store says
     /// that the outcome is unknown.
@@ -335,8 +347,9 @@ impl Engine {
     }
 
     async fn accept(&self, workflow_id: &DefinitionId, submit: Box<Submit>) -> Result<RunHandle, Error> {
-        let submit = *submit;
+        let mut submit = *submit;
         self.ready()?;
+        submit.check_depth()?;
         let unknown = || Error::UnknownWorkflow(workflow_id.to_shared());
         let definition = self.inner.newest(workflow_id).ok_or_else(unknown)?;
         let submit = Submit { input: definition.accept_input(submit.input)?, ..submit };
@@ -383,9 +396,9 @@ impl Engine {
     /// The run as it is stored, whoever executes it; nothing when there is no such run.
     ///
     /// # Errors
-    /// The store's.
+    /// [`Error::Unreadable`], or the store's.
     pub async fn get_run(&self, run_id: &RunId) -> Result<Option<WorkflowRunOutput>, Error> {
-        Ok(self.stored_run(run_id).await?.map(|run| run_output(&run)))
+        Ok(self.stored_run(run_id).await?.as_ref().map(run_output).transpose()?)
     }
 
     pub(crate) async fn stored_run(&self, run_id: &RunId) -> Result<Option<Run>, Error> {
@@ -647,11 +660,13 @@ impl Inner {
             None => SessionId::new(at, self.services.chance.wide_bits()),
         };
         let input = submit.input.as_ref().map(|input| Arc::<str>::from(text(input)));
-        let attached = (submit.attachments != Attachments::default()).then(|| json!(submit.attachments).to_string());
+        let attached =
+            (submit.attachments != Attachments::default()).then(|| serde_json::json!(submit.attachments).to_string());
         let rerun_of = submit.rerun_of.clone();
         let options =
             RequestOptions { attachments: submit.attachments, rerun_of: submit.rerun_of, policy: submit.policy };
-        let options = (options != RequestOptions::default()).then(|| Arc::<str>::from(json!(options).to_string()));
+        let options =
+            (options != RequestOptions::default()).then(|| Arc::<str>::from(serde_json::json!(options).to_string()));
         let bytes = input.as_ref().map_or(0, |text| text.len()) + options.as_ref().map_or(0, |text| text.len());
         let limit = self.options.input_bytes_max;
         if bytes > limit {

@@ -1,6 +1,7 @@
 //! What can go wrong between a caller and the engine.
 
-use outlive_core::port::{DbError, DbErrorKind};
+use outlive_core::json::TooDeep;
+use outlive_core::port::{DbError, DbErrorKind, Unreadable};
 use outlive_core::{InvalidId, RunId, SessionId};
 use std::sync::Arc;
 
@@ -42,6 +43,17 @@ pub enum Error {
     /// No such session, or not the caller's.
     #[error("there is no session {0}")]
     SessionNotFound(SessionId),
+    /// Something is nested deeper than it may be.
+    #[error("{what}: {problem}")]
+    TooDeep {
+        /// What: `the input`, `the session's state`.
+        what: &'static str,
+        /// The limit.
+        problem: TooDeep,
+    },
+    /// A stored part of a run cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
     /// Stored entries of a run are damaged.
     #[error(transparent)]
     Damaged(#[from] outlive_core::log::Damaged),
@@ -74,6 +86,7 @@ impl From<DbError> for Error {
             | DbErrorKind::Busy
             | DbErrorKind::OutcomeUnknown
             | DbErrorKind::Corrupt
+            | DbErrorKind::Unreadable
             | DbErrorKind::Refused
             | DbErrorKind::Storage => Error::Db(error),
         }

@@ -3,7 +3,7 @@
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::events::EventStream;
-use outlive_core::port::{Access, BoxFuture, Run};
+use outlive_core::port::{Access, BoxFuture, run_output};
 use outlive_core::{RunId, RunStatus, WorkflowRunOutput};
 use std::fmt;
 use std::future::IntoFuture;
@@ -48,7 +48,7 @@ impl RunHandle {
     /// The run as it is now; nothing when there is no such run.
     ///
     /// # Errors
-    /// The store's.
+    /// [`Error::Unreadable`], or the store's.
     pub async fn get(&self) -> Result<Option<WorkflowRunOutput>, Error> {
         self.engine.get_run(&self.run_id).await
     }
@@ -74,7 +74,7 @@ impl RunHandle {
     /// Safe: waiting changes nothing.
     ///
     /// # Errors
-    /// [`Error::RunNotFound`], the store's, or [`Error::Stopped`] when this engine's store has failed.
+    /// [`Error::RunNotFound`], [`Error::Unreadable`], the store's, or [`Error::Stopped`] when this engine's store has failed.
     pub async fn wait(&self) -> Result<WorkflowRunOutput, Error> {
         let mut ear = self.engine.inner.services.hub.subscribe(&self.run_id);
         // Whose run it is must be known before anyone waits for it: someone else's is not there.
@@ -87,7 +87,7 @@ impl RunHandle {
                 is_known = true;
                 let run = found.ok_or_else(|| Error::RunNotFound(self.run_id.clone()))?;
                 if run.is_at_rest() {
-                    return Ok(run_output(&run));
+                    return Ok(run_output(&run)?);
                 }
                 self.engine.inner.check_running()?;
             }
@@ -103,18 +103,5 @@ impl IntoFuture for RunHandle {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move { self.wait().await })
-    }
-}
-
-/// A stored run as a poll shows it.
-pub fn run_output(run: &Run) -> WorkflowRunOutput {
-    let stored = run.output.as_deref().and_then(|text| serde_json::from_str::<WorkflowRunOutput>(text).ok());
-    match stored {
-        Some(output) if output.status == run.status => output,
-        _ => {
-            let input = run.input.as_deref().and_then(|text| serde_json::from_str(text).ok());
-            let output = WorkflowRunOutput::pending(&run.info, input, run.created_at.as_seconds());
-            WorkflowRunOutput { status: run.status, ..output }
-        }
     }
 }

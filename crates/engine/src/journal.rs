@@ -6,7 +6,6 @@
 //!
 //! Invariant: the machine is the fold of everything appended, committed or not.
 
-use crate::handle::run_output;
 use crate::hub::Hub;
 use crate::lease::LeaseClock;
 use crate::stats::{self, Counters};
@@ -16,7 +15,7 @@ use outlive_core::log::{Entry, Key, Record};
 use outlive_core::machine::{Mismatch, WorkflowMachine};
 use outlive_core::port::{
     Access, BoxFuture, Chance, Clock, Commit, Db, DbError, DbErrorKind, Effects, Halt, HistoryRun, Lease, Observer,
-    Recall, Release, RunFilter, RunPatch, Witness,
+    Recall, Release, RunFilter, RunPatch, Witness, run_output,
 };
 use outlive_core::{EventKind, Failure, FailureKind, Origin, Redactor, RunEvent, RunInfo, RunStatus, Timestamp};
 use serde_json::{Map, Value};
@@ -467,7 +466,9 @@ impl Effects for Journal {
         Box::pin(async move {
             let info = self.machine(|machine| machine.info().clone());
             read_history(&*self.services.db, &info, limit).await.map_err(|error| {
-                Failure::new(FailureKind::Unavailable, format!("the session's history cannot be read: {error}"))
+                let is_lost = error.kind() == DbErrorKind::Unreadable;
+                let kind = if is_lost { FailureKind::Definition } else { FailureKind::Unavailable };
+                Failure::new(kind, format!("the session's history cannot be read: {error}"))
             })
         })
     }
@@ -478,7 +479,7 @@ async fn read_history(db: &dyn Db, info: &RunInfo, limit: u32) -> Result<Vec<His
     if limit == 0 {
         return Ok(Vec::new());
     }
-    let filter = RunFilter {
+    let mut filter = RunFilter {
         statuses: vec![RunStatus::Completed],
         session_id: Some(info.session_id.clone()),
         limit,
@@ -486,10 +487,23 @@ async fn read_history(db: &dyn Db, info: &RunInfo, limit: u32) -> Result<Vec<His
         ..RunFilter::default()
     };
     let mut history = Vec::new();
-    for run in db.runs(Access::All, filter).await?.runs.into_iter().rev() {
-        let output = run_output(&run);
-        let runs = output.step_executor_runs.iter().map(|run| (**run).clone()).collect();
-        history.push(HistoryRun { input: output.input, runs });
+    loop {
+        let page = db.runs(Access::All, filter.clone()).await?;
+        if let Some(error) = page.unreadable.into_iter().next() {
+            return Err(error);
+        }
+        filter.limit -= u32::try_from(page.runs.len()).unwrap_or(filter.limit).min(filter.limit);
+        for run in page.runs {
+            let output = run_output(&run)?;
+            let runs = output.step_executor_runs.iter().map(|run| (**run).clone()).collect();
+            history.push(HistoryRun { input: output.input, runs });
+        }
+        match page.next {
+            // A page may end before it is full.
+            Some(next) if filter.limit > 0 => filter.after = Some(next),
+            _ => break,
+        }
     }
+    history.reverse();
     Ok(history)
 }

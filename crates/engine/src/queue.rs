@@ -4,17 +4,14 @@
 //! reason to look; the invariant: nobody is refused unless a look found as many waiting as there may be.
 
 use crate::error::Error;
-use outlive_core::RunStatus;
-use outlive_core::port::{Access, Db, DbError, Order, RunFilter};
+use outlive_core::port::Db;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-/// How long a look that found the queue full is good for: a flood must not be a flood of looks.
+/// How long a look that found the queue full is good for, so that a burst of requests does not become a burst of queries.
 const FULL_PERIOD: Duration = Duration::from_secs(1);
-/// Runs read at once, the most that a store lists.
-const PAGE: u32 = 1000;
 
 /// The queue of a store, as one process knows it.
 #[derive(Debug, Default)]
@@ -48,24 +45,10 @@ impl Queue {
         if self.waiting.load(Ordering::Relaxed) < max {
             return Ok(());
         }
-        let found = look(db, max).await?;
+        let found = db.unfinished(max as u64).await?.queued;
+        let found = usize::try_from(found).unwrap_or(usize::MAX);
         self.waiting.store(found, Ordering::Relaxed);
         *full_until = (found >= max).then(|| Instant::now() + FULL_PERIOD);
         if found >= max { Err(Error::QueueFull { limit: max }) } else { Ok(()) }
-    }
-}
-
-/// How many wait, counted up to `max`.
-async fn look(db: &dyn Db, max: usize) -> Result<usize, DbError> {
-    let statuses = vec![RunStatus::Pending];
-    let mut filter = RunFilter { statuses, order: Order::OldestFirst, limit: PAGE, ..RunFilter::default() };
-    let mut found = 0;
-    loop {
-        let page = db.runs(Access::All, filter.clone()).await?;
-        found += page.runs.iter().filter(|run| run.worker.is_none()).count();
-        match page.next {
-            Some(next) if found < max => filter.after = Some(next),
-            _ => return Ok(found),
-        }
     }
 }

@@ -5,15 +5,20 @@
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::hub::Changes;
+use outlive_core::json;
 use outlive_core::port::{
     Access, DbErrorKind, LivingWorker, NewSession, Run, RunFilter, RunPage, Session, SessionFilter, SessionPage,
     SessionPatch,
 };
 use outlive_core::{DefinitionId, Page, RunEvent, RunId, RunStatus, SessionId, Timestamp, WorkerId};
+use serde_json::{Map, Value};
 use std::sync::Arc;
 
 /// Bytes of log read at once.
 const READ_BYTES: usize = 256 << 10;
+
+/// Bytes of events with which a caller's share ends early.
+const EVENTS_BYTES_MAX: usize = 16 << 20;
 
 /// Where a run stands, without its input and output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,18 +76,19 @@ impl Engine {
         self.stored_run(run_id).await
     }
 
-    /// Up to `count` stored events from index `from` on, in order; fewer only at the end of the log. Does not wait for
-    /// more.
+    /// Up to `count` stored events from index `from` on, in order; fewer at the end of the log, and once they have more than
+    /// 16 MiB together. Does not wait for more.
     ///
     /// # Errors
     /// [`Error::Damaged`], or the store's.
     pub async fn stored_events(&self, run_id: &RunId, from: u64, count: usize) -> Result<Vec<RunEvent>, Error> {
         let mut events = Vec::new();
-        let mut next = from;
-        while events.len() < count {
+        let (mut next, mut bytes) = (from, 0);
+        while events.len() < count && bytes <= EVENTS_BYTES_MAX {
             let pages = self.inner.services.db.read(self.access.clone(), run_id.clone(), next, READ_BYTES).await?;
             let Some(end) = pages.last().map(Page::end).filter(|end| *end > next) else { break };
             for page in pages {
+                bytes += page.body.len();
                 let entries = page.decode(run_id)?.into_iter().map(|entry| entry.event);
                 events.extend(entries.filter(|event| event.event_index >= Some(next)));
             }
@@ -152,6 +158,9 @@ impl Engine {
     /// [`Error::Conflict`] when the id is taken, [`Error::SessionNotFound`] when it is to be another user's than this
     /// engine's, or the store's.
     pub async fn create_session(&self, session: NewSession) -> Result<Session, Error> {
+        let mut session = session;
+        check_depth(&mut session.state, "session_state")?;
+        check_depth(&mut session.metadata, "metadata")?;
         let session_id = session.session_id.clone();
         let at = self.inner.services.clock.now();
         let user_id = session.user_id.or_else(|| self.access.user().cloned());
@@ -170,6 +179,9 @@ impl Engine {
     /// # Errors
     /// The store's.
     pub async fn update_session(&self, session_id: &SessionId, patch: SessionPatch) -> Result<Option<Session>, Error> {
+        let mut patch = patch;
+        patch.state.iter_mut().try_for_each(|state| check_depth(state, "session_state"))?;
+        patch.metadata.iter_mut().try_for_each(|metadata| check_depth(metadata, "metadata"))?;
         let at = self.inner.services.clock.now();
         Ok(self.inner.services.db.update_session(self.access.clone(), session_id.clone(), patch, at).await?)
     }
@@ -200,4 +212,9 @@ impl Engine {
         }
         Ok(deleted)
     }
+}
+
+/// Refuses what is nested too deeply to be stored and read again.
+fn check_depth(fields: &mut Map<String, Value>, what: &'static str) -> Result<(), Error> {
+    fields.values_mut().try_for_each(json::admit).map_err(|problem| Error::TooDeep { what, problem })
 }

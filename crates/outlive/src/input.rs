@@ -2,7 +2,7 @@
 //!
 //! Knows no workflow. What a schema lets through reads as its type, and steps see it as that type writes it.
 
-use outlive_core::InputSchema;
+use outlive_core::{InputSchema, json};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,10 +20,13 @@ pub(crate) fn schema_of<T: JsonSchema + DeserializeOwned + Serialize + 'static>(
 
 /// Through the type and back, so that defaults are filled in and what it does not know is gone.
 fn read<T: DeserializeOwned + Serialize>(value: Value) -> Result<Value, String> {
-    let input: T =
-        serde_path_to_error::deserialize(value).map_err(|error| match error.path().to_string().as_str() {
-            "." => error.inner().to_string(),
-            path => format!("at {path}: {}", error.inner()),
-        })?;
-    serde_json::to_value(input).map_err(|error| error.to_string())
+    let through = || {
+        let input: T =
+            serde_path_to_error::deserialize(&value).map_err(|error| match error.path().to_string().as_str() {
+                "." => error.inner().to_string(),
+                path => format!("at {path}: {}", error.inner()),
+            })?;
+        serde_json::to_value(input).map_err(|error| error.to_string())
+    };
+    json::with_room_for(&value, through).unwrap_or_else(|error| Err(error.to_string()))
 }

@@ -7,6 +7,7 @@ use crate::problem::{Detail, FieldProblem, Problem};
 use axum::extract::{FromRequest, OptionalFromRequest, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use bytes::Bytes;
+use outlive_core::json;
 use serde::Deserializer;
 use serde::de::{DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
@@ -15,8 +16,11 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::fmt;
 
-/// How deep arrays and objects may stand in each other.
-pub const DEPTH_MAX: usize = 64;
+/// How deep arrays and objects may stand in each other: as deep as a value may be, in a few levels of a body's own.
+pub const DEPTH_MAX: usize = json::DEPTH_MAX + 8;
+
+/// Levels that are read on the stack of whoever asks.
+const EASY_DEPTH: usize = 64;
 
 /// A body of JSON as a `T`. Refused are: another content type (415), nothing (422), text that is not JSON, is too deep
 /// or ambiguous (400, with line and column), and JSON that is no `T` (422, with the field).
@@ -26,7 +30,7 @@ pub struct Json<T>(
     pub T,
 );
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
@@ -35,7 +39,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
 }
 
 /// A body that may be missing.
-impl<T: DeserializeOwned, S: Send + Sync> OptionalFromRequest<S> for Json<T> {
+impl<T: DeserializeOwned + Send, S: Send + Sync> OptionalFromRequest<S> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Option<Self>, Problem> {
@@ -61,14 +65,35 @@ async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Prob
 ///
 /// # Errors
 /// The [`Problem`]s of [`Json`], except the one with the content type.
-pub fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
+pub fn parse<T: DeserializeOwned + Send>(text: &[u8]) -> Result<T, Problem> {
     if text.is_empty() {
         let missing = FieldProblem { kind: "missing", loc: vec!["body".to_owned()], msg: "Field required".to_owned() };
         return Err(Problem { code: "body_missing", ..Problem::fields(vec![missing]) });
     }
+    if json::depth(text) <= EASY_DEPTH {
+        return parse_here(text);
+    }
+    json::with_room(|| parse_here(text)).unwrap_or_else(|error| {
+        tracing::error!(%error, "no thread for a deep body");
+        Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "overloaded",
+            "The server has no room to read this: try again",
+        ))
+    })
+}
+
+fn parse_here<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
     check(text)?;
-    let mut reader = serde_json::Deserializer::from_slice(text);
+    let mut reader = deserializer(text);
     serde_path_to_error::deserialize(&mut reader).map_err(|error| misfit(error.path(), error.inner()))
+}
+
+/// The limit on depth is [`Strict`]'s.
+fn deserializer(text: &[u8]) -> serde_json::Deserializer<serde_json::de::SliceRead<'_>> {
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    reader.disable_recursion_limit();
+    reader
 }
 
 fn has_json_type(headers: &HeaderMap) -> bool {
@@ -89,7 +114,7 @@ enum Flaw {
 impl Flaw {
     fn words(self) -> (&'static str, &'static str) {
         match self {
-            Self::Deep => ("json_too_deep", "JSON is nested too deeply"),
+            Self::Deep => ("json_too_deep", "JSON is nested more than 512 levels deep"),
             Self::DuplicateKey => ("duplicate_key", "JSON object has a key twice"),
             Self::Nul => ("json_invalid", "JSON string has a NUL"),
         }
@@ -99,13 +124,11 @@ impl Flaw {
 /// Refuses what is not JSON, and what is but has flaws.
 fn check(text: &[u8]) -> Result<(), Problem> {
     let flaw = Cell::new(None);
-    let mut reader = serde_json::Deserializer::from_slice(text);
+    let mut reader = deserializer(text);
     let checked = Strict { flaw: &flaw, depth: 0 }.deserialize(&mut reader).and_then(|()| reader.end());
     if let Err(error) = checked {
         let (code, words) = match flaw.get() {
             Some(flaw) => flaw.words(),
-            // The parser gives up a little deeper than we do, before it asks us.
-            None if error.to_string().starts_with("recursion limit") => Flaw::Deep.words(),
             None => ("json_invalid", "JSON is not valid"),
         };
         return Err(invalid(code, words, error.line(), error.column()));

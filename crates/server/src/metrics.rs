@@ -95,11 +95,11 @@ pub(crate) struct Seen {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Unfinished {
     /// Accepted, and nobody executes them.
-    pub(crate) queued: usize,
+    pub(crate) queued: u64,
     /// Begun.
-    pub(crate) running: usize,
+    pub(crate) running: u64,
     /// Waiting for somebody.
-    pub(crate) paused: usize,
+    pub(crate) paused: u64,
     /// How long the oldest of the queued has waited, in seconds.
     pub(crate) oldest_seconds: f64,
 }

@@ -114,17 +114,22 @@ fn told<Out: Serialize>(done: Result<Out, impl Into<Failure>>) -> Result<String,
 }
 
 /// The arguments as the function wants them, or what is wrong with them and where.
-fn read<Args: DeserializeOwned>(arguments: Value) -> Result<Args, String> {
+fn read<Args: DeserializeOwned + Send>(arguments: Value) -> Result<Args, String> {
     let arguments = match arguments {
         // Models call tools without arguments in all these ways.
         Value::Null => json!({}),
         Value::String(text) if text.trim().is_empty() => json!({}),
         // Encoded twice; text that is no JSON fails below, as a string where an object should be.
-        Value::String(text) => serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        Value::String(text) => outlive_core::json::read(&text).unwrap_or(Value::String(text)),
         arguments => arguments,
     };
     let is_empty = arguments.as_object().is_some_and(Map::is_empty);
-    serde_path_to_error::deserialize(&arguments).or_else(|error| {
+    let fit = || fit(&arguments, is_empty);
+    outlive_core::json::with_room_for(&arguments, fit).unwrap_or_else(|error| Err(error.to_string()))
+}
+
+fn fit<Args: DeserializeOwned>(arguments: &Value, is_empty: bool) -> Result<Args, String> {
+    serde_path_to_error::deserialize(arguments).or_else(|error| {
         // `()` is null and not `{}`; for a struct null says less than the first error.
         let nothing = is_empty.then(|| serde_json::from_value(Value::Null).ok()).flatten();
         nothing.ok_or_else(|| {

@@ -35,7 +35,7 @@ impl Ls {
         let wanted = Wanted::parse(&self.filters)?;
         let found = Runs::open(global).await?;
         let now = times::now();
-        let (runs, has_more) = self.read(&found, wanted, now).await?;
+        let (runs, has_more) = self.read(global, &found, wanted, now).await?;
         if global.json {
             let runs: Vec<_> = runs.iter().map(run_json).collect();
             output::json(&json!({ "runs": runs, "more": has_more }))?;
@@ -55,7 +55,13 @@ impl Ls {
         Ok(Exit::Done)
     }
 
-    async fn read(&self, found: &Runs, wanted: Wanted, now: Timestamp) -> Result<(Vec<RunSummary>, bool), Problem> {
+    async fn read(
+        &self,
+        global: &Global,
+        found: &Runs,
+        wanted: Wanted,
+        now: Timestamp,
+    ) -> Result<(Vec<RunSummary>, bool), Problem> {
         let limit = self.limit as usize;
         let is_recent = |run: &RunSummary| wanted.since.is_none_or(|since| now.since(run.created_at) <= since);
         let mut filter = wanted.filter;
@@ -65,6 +71,8 @@ impl Ls {
             let missing = u32::try_from(limit + 1 - runs.len()).unwrap_or(u32::MAX);
             filter.limit = missing.min(PAGE);
             let page = found.list(filter.clone()).await?;
+            let damaged = page.runs.iter().filter_map(|run| run.unreadable.as_ref());
+            page.unreadable.iter().chain(damaged).for_each(|problem| output::note(global, problem));
             let is_end = page.next.is_none() || !page.runs.iter().all(is_recent);
             runs.extend(page.runs.into_iter().filter(is_recent));
             if is_end || runs.len() > limit {

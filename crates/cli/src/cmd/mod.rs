@@ -70,7 +70,7 @@ fn refuse_server(cli: &Cli) -> Result<(), Problem> {
 
 /// A run as programs read it in a list.
 fn run_json(run: &RunSummary) -> Value {
-    json!({
+    let mut document = json!({
         "id": run.info.run_id,
         "status": style::status_word(run.status),
         "workflow_id": run.info.workflow_id,
@@ -83,7 +83,11 @@ fn run_json(run: &RunSummary) -> Value {
         "cancel_requested": run.cancel_requested_at.is_some(),
         "created_at": times::rfc3339(run.created_at),
         "updated_at": times::rfc3339(run.updated_at),
-    })
+    });
+    if let Some(unreadable) = &run.unreadable {
+        document["unreadable"] = json!(unreadable);
+    }
+    document
 }
 
 /// The last line about a run that is over; nothing for one that is not.

@@ -102,7 +102,7 @@ impl Run {
 
     fn input(&self) -> Result<Option<Value>, Problem> {
         if let Some(text) = &self.json_input {
-            let value = serde_json::from_str(text).map_err(|error| {
+            let value = outlive::core::json::read(text).map_err(|error| {
                 Problem::new(Exit::Usage, "invalid_input", format!("--json-input is no JSON: {error}"))
             })?;
             return Ok(Some(value));

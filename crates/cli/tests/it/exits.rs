@@ -34,6 +34,37 @@ fn one_a_damaged_database_says_which_file_is_damaged() {
 }
 
 #[test]
+fn one_a_stored_part_that_cannot_be_read_is_named_with_its_run_and_the_others_are_shown() {
+    let place = Place::with_runs();
+    let damage = |sql: &str| {
+        let connection = rusqlite::Connection::open(place.path("runs.db")).unwrap();
+        let sql = sql.replace("{run}", "(SELECT seq FROM coffee_shop_runs WHERE run_id = 'order-1')");
+        assert_eq!(connection.execute(&sql, []).unwrap(), 1, "{sql}");
+    };
+    damage("UPDATE coffee_shop_run_outputs SET output = 'hunter2' WHERE seq = {run}");
+    for verb in ["output", "show"] {
+        let done = place.on_runs(&[verb, "order-1"]).exits(1);
+        assert!(done.stderr.contains("the output of run order-1 cannot be read"), "{}", done.stderr);
+        assert!(done.stderr.contains("backup") && !done.stderr.contains("hunter2"), "{}", done.stderr);
+        assert_eq!(done.stdout, "");
+        let error = place.on_runs(&[verb, "order-1", "--json"]).exits(1).error();
+        assert_eq!((&error["code"], &error["retryable"]), (&"unreadable".into(), &false.into()));
+        place.on_runs(&[verb, "order-2"]);
+    }
+    damage("UPDATE coffee_shop_run_requests SET input = '{' WHERE seq = {run}");
+    let done = place.on_runs(&["rerun", "order-1"]).exits(1);
+    assert!(done.stderr.contains("the input of run order-1 cannot be read"), "{}", done.stderr);
+    damage("UPDATE coffee_shop_run_requests SET options = '{' WHERE seq = {run}");
+    let done = place.on_runs(&["ls"]).exits(0);
+    assert!(done.stdout.contains("order-1") && done.stdout.contains("order-4"), "{}", done.stdout);
+    assert!(done.stderr.contains("the options of run order-1 cannot be read"), "{}", done.stderr);
+    damage("UPDATE coffee_shop_runs SET epoch = -5 WHERE seq = {run}");
+    let done = place.on_runs(&["ls"]).exits(0);
+    assert!(!done.stdout.contains("order-1") && done.stdout.contains("order-4"), "{}", done.stdout);
+    assert!(done.stderr.contains("the row of run order-1 cannot be read"), "{}", done.stderr);
+}
+
+#[test]
 fn two_wrong_usage_is_refused_before_anything_is_opened() {
     let place = Place::new();
     place.run(&["frobnicate"]).exits(2);

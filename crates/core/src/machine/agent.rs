@@ -8,6 +8,7 @@
 
 use crate::failure::{Failure, FailureKind};
 use crate::id::RunId;
+use crate::json;
 use crate::message::{Message, ModelResponse, Role, ToolCall, ToolResult};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -184,7 +185,7 @@ impl AgentMachine {
         for (call, result) in std::mem::take(&mut self.open) {
             let Some(result) = result else { continue };
             let mut message = Message::new(Role::Tool, result.content, self.message_id(), at);
-            message.tool_args = serde_json::from_str(&call.function.arguments).ok();
+            message.tool_args = json::read(&call.function.arguments).ok();
             message.tool_name = Some(call.function.name);
             message.tool_call_id = Some(call.id);
             message.tool_call_error = Some(result.is_error);
@@ -206,7 +207,7 @@ pub(super) fn parse_arguments(call: &ToolCall) -> Result<Value, String> {
     if text.is_empty() {
         return Ok(Value::Object(serde_json::Map::new()));
     }
-    match serde_json::from_str(text) {
+    match json::read(text) {
         Ok(value @ Value::Object(_)) => Ok(value),
         Ok(_) => Err("it is another kind of value".to_owned()),
         Err(error) => Err(error.to_string()),

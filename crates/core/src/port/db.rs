@@ -74,6 +74,8 @@ pub enum DbErrorKind {
     OutcomeUnknown,
     /// Stored bytes are not what was written.
     Corrupt,
+    /// The same of one run or session, which the message names. The others can be read.
+    Unreadable,
     /// The database is not one of ours, or is newer than this program. Nothing was touched.
     Refused,
     /// Anything else the storage reported.
@@ -258,24 +260,6 @@ impl Run {
     pub fn is_at_rest(&self) -> bool {
         self.status.is_terminal() || (self.status == RunStatus::Paused && self.worker.is_none())
     }
-
-    /// What its request kept beside its input.
-    ///
-    /// # Errors
-    /// When what is stored cannot be read.
-    pub fn request_options(&self) -> Result<RequestOptions, serde_json::Error> {
-        self.options.as_deref().map_or_else(|| Ok(RequestOptions::default()), serde_json::from_str)
-    }
-
-    /// The run that this one starts again, if it does and that can be read.
-    pub fn rerun_of(&self) -> Option<RunId> {
-        /// The one field, so that attachments are passed over.
-        #[derive(Deserialize)]
-        struct RerunOf {
-            rerun_of: Option<RunId>,
-        }
-        serde_json::from_str::<RerunOf>(self.options.as_deref()?).ok()?.rerun_of
-    }
 }
 
 /// What a worker is willing to take.
@@ -397,7 +381,8 @@ pub struct RunFilter {
     pub order: Order,
     /// Continue after this cursor, which came from a list in the same order.
     pub after: Option<String>,
-    /// At most this many; 0 means 50, the most is 1000.
+    /// At most this many; 0 means 50, the most is 1000. A page ends earlier, with a cursor, once its runs' texts have more
+    /// than 16 MiB.
     pub limit: u32,
     /// Whether `input` and `output` are filled in.
     pub with_payload: bool,
@@ -412,9 +397,24 @@ pub struct RunPage {
     pub runs: Vec<Run>,
     /// Where to go on, when there is more.
     pub next: Option<String>,
+    /// What was left out because its row cannot be read: each error names its run.
+    pub unreadable: Vec<DbError>,
     /// When asked for: how many runs there are of each status, whatever the filter's `statuses`, `after` and `limit`, in
     /// the order of [`RunStatus::ALL`]; statuses without runs are left out.
     pub counts: Option<Vec<(RunStatus, u64)>>,
+}
+
+/// How many unfinished runs there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    /// PENDING, and nobody holds them.
+    pub queued: u64,
+    /// When the oldest of those was accepted.
+    pub queued_since: Option<Timestamp>,
+    /// RUNNING, whether or not somebody holds them.
+    pub running: u64,
+    /// PAUSED.
+    pub paused: u64,
 }
 
 /// One session.
@@ -512,6 +512,8 @@ pub struct SessionFilter {
 pub struct SessionPage {
     /// The sessions, in the filter's order.
     pub sessions: Vec<Session>,
+    /// What was left out because it cannot be read: each error names its session.
+    pub unreadable: Vec<DbError>,
     /// How many there are in all, whatever `limit` and `offset`.
     pub total: u64,
 }
@@ -556,6 +558,9 @@ pub trait RunStore: Send + Sync {
     ) -> BoxFuture<'_, Result<Accepted, DbError>>;
 
     /// The run, if it exists.
+    ///
+    /// # Errors
+    /// `Unreadable` when its row is damaged. What its texts hold is for [`Run`]'s readers to say.
     fn run(&self, access: Access, run_id: RunId) -> BoxFuture<'_, Result<Option<Run>, DbError>>;
 
     /// Lists runs.
@@ -563,6 +568,9 @@ pub trait RunStore: Send + Sync {
     /// # Errors
     /// `Storage` when no list gave out the cursor.
     fn runs(&self, access: Access, filter: RunFilter) -> BoxFuture<'_, Result<RunPage, DbError>>;
+
+    /// How many unfinished runs there are, each number counted up to `max`. Reads no input and no output.
+    fn unfinished(&self, max: u64) -> BoxFuture<'_, Result<Unfinished, DbError>>;
 
     /// Registers a worker, or renews it, and notes which others have done so since the last time.
     ///
@@ -636,6 +644,9 @@ pub trait LogStore: Send + Sync {
 /// Sessions.
 pub trait SessionStore: Send + Sync {
     /// The session, if it exists.
+    ///
+    /// # Errors
+    /// `Unreadable` when its state or its metadata is damaged.
     fn session(&self, access: Access, session_id: SessionId) -> BoxFuture<'_, Result<Option<Session>, DbError>>;
 
     /// Lists sessions.

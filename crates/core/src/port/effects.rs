@@ -10,11 +10,8 @@ use crate::failure::Failure;
 use crate::log::{Key, Record};
 use crate::run::RunOutput;
 use crate::time::Timestamp;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,41 +77,4 @@ pub trait Effects: Send + Sync {
         let _ = limit;
         Box::pin(async { Ok(Vec::new()) })
     }
-}
-
-/// Does `call` once: the recorded answer if there is one, else intent, commit, call, result.
-///
-/// `intent` and `done` give the entries' events; `done` is not told on a replay, since the log has it.
-///
-/// # Cancel safety
-/// Dropping the future drops the call. Its outcome is then unknown, and the next process repeats it under the same key.
-///
-/// # Errors
-/// [`Halt`] when the intent could not be made durable; the call was not made.
-pub async fn once<T, F>(
-    effects: &dyn Effects,
-    origin: &Origin,
-    key: &Key,
-    intent: EventKind,
-    call: F,
-    done: impl FnOnce(&T) -> EventKind,
-) -> Result<T, Halt>
-where
-    T: Serialize + DeserializeOwned,
-    F: Future<Output = T>,
-{
-    match effects.recall(key) {
-        Recall::Done(value) => {
-            if let Ok(known) = serde_json::from_str(value.get()) {
-                return Ok(known);
-            }
-        }
-        Recall::Started => {}
-        Recall::Nothing => effects.tell(intent, origin, Some(Record::Intent { key: key.clone() })),
-    }
-    effects.durable().await?;
-    let result = call.await;
-    let value = serde_json::value::to_raw_value(&result).expect("results of calls are plain data");
-    effects.tell(done(&result), origin, Some(Record::Result { key: key.clone(), value: Arc::from(value) }));
-    Ok(result)
 }

@@ -4,6 +4,7 @@ use super::{BoxFuture, Effects};
 use crate::event::{COMMON_FIELDS, EventKind, Origin};
 use crate::failure::Failure;
 use crate::id::DefinitionId;
+use crate::json::{self, TooDeep};
 use crate::log::Key;
 use crate::run::{RunInfo, RunOutput};
 use crate::secret::Secret;
@@ -79,6 +80,15 @@ impl SessionState {
         all
     }
 
+    /// Checks what this step changed.
+    ///
+    /// # Errors
+    /// [`TooDeep`] when a value is deeper than [`json::DEPTH_MAX`]; it is taken out.
+    pub fn check(&self) -> Result<(), TooDeep> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.patch.values_mut().try_for_each(json::admit)
+    }
+
     /// What this step changed, key by key, null for what it removed; nothing when nothing changed.
     pub fn patch(&self) -> Option<Value> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
@@ -117,7 +127,10 @@ impl StepContext {
 
     /// Tells readers how far the step has come (a `StepProgress` event). It is durable with the next commit; a step that
     /// tells much awaits [`Effects::durable`] now and then, so that it cannot outrun the disk.
-    pub fn progress(&self, content: impl Into<String>, data: Option<Value>) {
+    ///
+    /// Data deeper than [`json::DEPTH_MAX`] is replaced by a text that says so.
+    pub fn progress(&self, content: impl Into<String>, mut data: Option<Value>) {
+        data.iter_mut().for_each(bound);
         let kind = EventKind::StepProgress { attempt: self.step.attempt, content: content.into(), data };
         self.effects.tell(kind, &self.origin(), None);
     }
@@ -127,6 +140,7 @@ impl StepContext {
     /// [`StepContext::progress`].
     pub fn event(&self, mut fields: Map<String, Value>) {
         fields.retain(|name, _| !COMMON_FIELDS.contains(&name.as_str()));
+        fields.values_mut().for_each(bound);
         // Agno's custom events name the step by its id alone. That they name the run is ours: without it nobody could
         // tell whose they are where several runs share a connection.
         let origin = Origin { step_name: None, step_index: None, ..self.origin() };
@@ -141,6 +155,13 @@ impl StepContext {
             step_index: Some(self.step.step_index.clone()),
             ..Origin::workflow(&self.run)
         }
+    }
+}
+
+/// What is told beside the work must not fail it, and what cannot be read again must not get into the log.
+fn bound(value: &mut Value) {
+    if let Err(too_deep) = json::admit(value) {
+        *value = Value::String(format!("left out: {too_deep}"));
     }
 }
 

@@ -7,6 +7,7 @@ mod effects;
 mod executor;
 mod hooks;
 mod observer;
+mod stored;
 
 pub use audit::{AUDIT_LIMIT, AUDIT_LIMIT_MAX, AuditFilter, AuditKind, AuditPage, AuditRecord, AuditStore};
 pub use clock::{Chance, Clock};
@@ -14,15 +15,16 @@ pub use db::{
     Accepted, Access, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Health, Lease,
     LivingWorker, LogStore, NewRun, NewSession, News, Order, Release, RequestOptions, Room, Run, RunFilter, RunPage,
     RunPatch, RunStore, Session, SessionFilter, SessionKind, SessionPage, SessionPatch, SessionPolicy, SessionSort,
-    SessionStore, Total, Watcher,
+    SessionStore, Total, Unfinished, Watcher,
 };
-pub use effects::{Effects, Halt, HistoryRun, Recall, once};
+pub use effects::{Effects, Halt, HistoryRun, Recall};
 pub use executor::{Executed, Executor, ExecutorInfo, SessionState, StepContext, StepInfo, merge};
 pub use hooks::{
     DELIVERIES_MAX, Delivery, DeliveryOutcome, DueHooks, Failing, Hook, HookEvents, HookHistory, HookMove, HookState,
     HookStore, NewHook,
 };
 pub use observer::{Observer, Witness};
+pub use stored::{Unreadable, run_output};
 
 /// A boxed future, the price of an object-safe async trait without a macro.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -522,3 +522,21 @@ fn what_is_held_is_bounded() {
     told += &redactor.piece(&mut passage, " more");
     assert_eq!(told + &redactor.end(passage), "x [redacted]");
 }
+
+#[test]
+fn a_secret_under_many_levels_goes_and_the_levels_stay() {
+    let nested = |core: &str, depth| (0..depth).fold(json!(core), |inner, _| json!({ "a": inner }));
+    for depth in [1, 126, 127, 128, 512] {
+        let fields = Map::from_iter([("value".to_owned(), nested(CANARY, depth))]);
+        let event = EventKind::CustomEvent { fields };
+        let event = RunEvent { created_at: 1, kind: event, origin: Origin::default(), event_index: None };
+        let record = Record::Result { key: Key::new("k"), value: to_raw_value(&nested(CANARY, depth)).unwrap().into() };
+        let page = redactor().page(0, &mut [Entry::recorded(event, record)]);
+        assert!(!page.body.contains("canary"), "{depth}");
+        let entries = page.decode(&RunId::parse("r").unwrap()).unwrap();
+        let EventKind::CustomEvent { fields } = &entries[0].event.kind else { panic!("{depth}") };
+        assert_eq!(fields["value"], nested(REDACTED, depth), "{depth}");
+        let text = nested(CANARY, depth).to_string();
+        assert_eq!(redactor().json(&text), nested(REDACTED, depth).to_string(), "{depth}");
+    }
+}

@@ -284,4 +284,15 @@ mod tests {
             assert!(plan.contains("outlive_sessions_by_user (user_id=?)") && !plan.contains("SCAN"), "{plan}");
         }
     }
+    #[test]
+    fn unfinished_runs_are_counted_in_their_index_without_what_was_asked() {
+        let query = Query { text: Sql::new(TABLE).count_unfinished, values: vec![int(10).into()] };
+        let plan = plan(&query);
+        let walks: Vec<_> = plan.lines().filter(|line| line.contains(" u ")).collect();
+        assert_eq!(walks.len(), 4, "{plan}");
+        let index = " u USING INDEX outlive_sessions_runs_unfinished";
+        assert!(walks.iter().all(|walk| walk.contains(index)), "{plan}");
+        let requests = plan.lines().filter(|line| line.contains(" q "));
+        assert_eq!(requests.collect::<Vec<_>>(), ["SEARCH q USING INTEGER PRIMARY KEY (rowid=?)"], "{plan}");
+    }
 }

@@ -41,7 +41,7 @@ use numbers::Numbers;
 use outlive_core::port::{
     Accepted, Access, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Health,
     Lease, LivingWorker, LogStore, NewRun, NewSession, Run, RunFilter, RunPage, RunStore, Session, SessionFilter,
-    SessionPage, SessionPatch, SessionStore, Watcher,
+    SessionPage, SessionPatch, SessionStore, Unfinished, Watcher,
 };
 use outlive_core::{Page, RunId, SessionId, Timestamp, WorkerId};
 use reader::{Reader, Reading};
@@ -320,6 +320,10 @@ impl RunStore for SqliteDb {
 
     fn runs(&self, access: Access, filter: RunFilter) -> BoxFuture<'_, Result<RunPage, DbError>> {
         Box::pin(self.read_with(move |reader| reader.runs(&access, &filter)))
+    }
+
+    fn unfinished(&self, max: u64) -> BoxFuture<'_, Result<Unfinished, DbError>> {
+        Box::pin(self.read_with(move |reader| reader.unfinished(max)))
     }
 
     fn heartbeat(&self, worker: WorkerId, at: Timestamp, period: Duration) -> BoxFuture<'_, Result<(), DbError>> {

@@ -11,6 +11,7 @@ use super::watchers::Watchers;
 use crate::rules;
 use outlive_core::port::{
     Access, CancelIntent, DbError, LivingWorker, Run, RunFilter, RunPage, Session, SessionFilter, SessionPage,
+    Unfinished, Unreadable,
 };
 use outlive_core::{Page, RunId, RunStatus, SessionId, Timestamp, WorkerId};
 use rusqlite::{CachedStatement, Connection, params};
@@ -51,8 +52,7 @@ impl Reader {
 
     pub(super) fn run(&self, access: &Access, run_id: &RunId) -> Result<Option<Run>, Fail> {
         let columns = params![run_id.as_str(), access.user().map(|user_id| &**user_id)];
-        let found = first(&self.connection, &self.sql.run_by_id, columns, rows::run)?;
-        Ok(found.map(|(run, _)| run))
+        first(&self.connection, &self.sql.run_by_id, columns, rows::run)
     }
 
     pub(super) fn runs(&self, access: &Access, filter: &RunFilter) -> Result<RunPage, Fail> {
@@ -60,20 +60,39 @@ impl Reader {
         let mut statement = self.prepared(&lists::runs(&self.sql, access, filter, limit + 1)?)?;
         let mut rows = statement.raw_query();
         let mut page = RunPage::default();
-        let mut last = 0;
+        let (mut last, mut taken, mut bytes) = (0, 0, 0);
         while let Some(row) = rows.next()? {
-            if page.runs.len() == limit {
+            if taken == limit || bytes > rules::LIST_BYTES_MAX {
                 page.next = Some(i64::to_string(&last));
                 break;
             }
-            let (run, seq) = rows::run(row)?;
-            page.runs.push(run);
-            last = seq;
+            match rows::run(row) {
+                Ok(run) => {
+                    bytes += rules::list_bytes(&run);
+                    page.runs.push(run);
+                }
+                Err(Fail::Said(error)) => page.unreadable.push(error),
+                Err(fail) => return Err(fail),
+            }
+            taken += 1;
+            last = rows::run_seq(row)?;
         }
         if filter.with_counts {
             page.counts = Some(self.counts(&lists::counts(&self.sql, access, filter))?);
         }
         Ok(page)
+    }
+
+    pub(super) fn unfinished(&self, max: u64) -> Result<Unfinished, Fail> {
+        let found = first(&self.connection, &self.sql.count_unfinished, [int(max)], |row| {
+            Ok(Unfinished {
+                queued: count(row.get(0)?)?,
+                queued_since: row.get::<_, Option<i64>>(1)?.map(Timestamp::from_micros),
+                running: count(row.get(2)?)?,
+                paused: count(row.get(3)?)?,
+            })
+        })?;
+        Ok(found.unwrap_or_default())
     }
 
     fn counts(&self, query: &Query) -> Result<Vec<(RunStatus, u64)>, Fail> {
@@ -143,8 +162,10 @@ impl Reader {
         let mut pages: Vec<Page> = Vec::new();
         let mut bytes = 0;
         while let Some(row) = rows.next()? {
-            let body = row.get_ref(2)?.as_str().map_err(|e| rows::damaged(e.to_string()))?;
+            // What is not UTF-8 is replaced, and then the checksums do not fit where it was.
+            let body = row.get_ref(2)?.as_bytes().map_err(|e| rows::damaged(e.to_string()))?;
             bytes += body.len();
+            let body = String::from_utf8_lossy(body);
             if bytes > bytes_max && !pages.is_empty() {
                 break;
             }
@@ -152,8 +173,8 @@ impl Reader {
             match pages.last() {
                 Some(last) if last.end() != page.first_index => {
                     let (missing, found) = (last.end(), page.first_index);
-                    let what = format!("entry {missing} of run {run_id} is missing, entry {found} is there");
-                    return Err(self.place.corrupt(&what).into());
+                    let problem = format!("entry {missing} is missing, entry {found} is there");
+                    return Err(DbError::from(Unreadable::of_run(run_id, "log", problem)).into());
                 }
                 // The page before `from` may be the log's last, and then ends before it.
                 None if page.end() <= from => continue,
@@ -174,7 +195,11 @@ impl Reader {
         let mut statement = self.prepared(&list)?;
         let mut rows = statement.raw_query();
         while let Some(row) = rows.next()? {
-            page.sessions.push(rows::session(row)?);
+            match rows::session(row) {
+                Ok(session) => page.sessions.push(session),
+                Err(Fail::Said(error)) => page.unreadable.push(error),
+                Err(fail) => return Err(fail),
+            }
         }
         let mut statement = self.prepared(&total)?;
         if let Some(row) = statement.raw_query().next()? {

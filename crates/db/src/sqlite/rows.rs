@@ -2,10 +2,11 @@
 
 use super::failure::Fail;
 use super::schema::Sql;
-use outlive_core::port::{CancelIntent, Run, Session, SessionKind};
+use outlive_core::port::{CancelIntent, DbError, Run, Session, SessionKind, Unreadable};
 use outlive_core::{DefinitionId, RunId, RunInfo, RunStatus, SessionId, Timestamp, WorkerId};
-use rusqlite::types::FromSql;
+use rusqlite::types::{FromSql, ValueRef};
 use rusqlite::{Connection, Params, Row};
+use serde_json::{Map, Value};
 use std::sync::Arc;
 
 /// For the columns SQLite stores as signed.
@@ -82,25 +83,68 @@ pub(super) fn value<T: FromSql>(connection: &Connection, sql: &str, params: impl
     first(connection, sql, params, |row| Ok(row.get(0)?))
 }
 
-/// A run from a row with the columns of [`Sql::run_by_id`], and its accept number.
-pub(super) fn run(row: &Row<'_>) -> Result<(Run, i64), Fail> {
+/// What reads a row that is damaged: an error that names what it holds, and no reason to give up other rows.
+fn unreadable(of: &str, fail: Fail) -> Fail {
+    let problem = match fail {
+        Fail::Said(error) => return Fail::Said(error),
+        Fail::Sqlite(rusqlite::Error::SqliteFailure(_, Some(what))) => what,
+        Fail::Sqlite(error) => error.to_string(),
+    };
+    DbError::from(Unreadable { part: "row", of: of.to_owned(), problem }).into()
+}
+
+/// A text for people. What is not UTF-8 in it shows.
+fn shown(row: &Row<'_>, column: usize) -> Result<Option<Arc<str>>, Fail> {
+    match row.get_ref(column)? {
+        ValueRef::Text(bytes) => Ok(Some(String::from_utf8_lossy(bytes).into())),
+        _ => Ok(row.get(column)?),
+    }
+}
+
+/// JSON that others will read. What is not UTF-8 becomes what is not JSON, so that they say so.
+fn json(row: &Row<'_>, column: usize) -> Result<Option<Arc<str>>, Fail> {
+    match row.get_ref(column)? {
+        ValueRef::Text(bytes) => Ok(Some(str::from_utf8(bytes).unwrap_or("(not UTF-8)").into())),
+        _ => Ok(row.get(column)?),
+    }
+}
+
+/// The accept number of a run from a row with the columns of [`Sql::run_by_id`].
+pub(super) fn run_seq(row: &Row<'_>) -> Result<i64, Fail> {
+    Ok(row.get(21)?)
+}
+
+/// A run from a row with the columns of [`Sql::run_by_id`].
+pub(super) fn run(row: &Row<'_>) -> Result<Run, Fail> {
+    read_run(row).map_err(|fail| match row.get_ref(0).map(|id| id.as_str().map(id_of::<RunId>)) {
+        Ok(Ok(Some(run_id))) => unreadable(&format!("run {run_id}"), fail),
+        _ => unreadable(&format!("run number {}", run_seq(row).unwrap_or_default()), fail),
+    })
+}
+
+fn id_of<T: std::str::FromStr>(text: &str) -> Option<T> {
+    text.parse().ok()
+}
+
+fn read_run(row: &Row<'_>) -> Result<Run, Fail> {
     let text = |column: usize| row.get_ref(column).map_err(Fail::from)?.as_str().map_err(|e| damaged(e.to_string()));
+    let needed = |column: usize| shown(row, column)?.ok_or_else(|| damaged(format!("column {column} is null")));
     let due_at: i64 = row.get(14)?;
-    let cancel = match (row.get::<_, Option<i64>>(15)?, row.get::<_, Option<Arc<str>>>(16)?) {
+    let cancel = match (row.get::<_, Option<i64>>(15)?, shown(row, 16)?) {
         (Some(at), reason) => Some(CancelIntent { at: time(at), reason: reason.unwrap_or_else(|| Arc::from("")) }),
         (None, _) => None,
     };
-    let run = Run {
+    Ok(Run {
         info: RunInfo {
             run_id: id::<RunId>(text(0)?)?,
             workflow_id: id::<DefinitionId>(text(1)?)?,
-            workflow_name: row.get(2)?,
+            workflow_name: needed(2)?,
             session_id: id::<SessionId>(text(3)?)?,
-            user_id: row.get(4)?,
+            user_id: shown(row, 4)?,
         },
         status: status(row.get(5)?)?,
-        options: row.get(6)?,
-        definition: row.get(7)?,
+        options: json(row, 6)?,
+        definition: needed(7)?,
         created_at: time(row.get(8)?),
         updated_at: time(row.get(9)?),
         epoch: count(row.get(10)?)?,
@@ -115,38 +159,55 @@ pub(super) fn run(row: &Row<'_>) -> Result<(Run, i64), Fail> {
         due_at: (due_at != 0).then(|| time(due_at)),
         cancel,
         next_index: count(row.get(17)?)?,
-        progress: row.get(18)?,
-        input: row.get(19)?,
-        output: row.get(20)?,
-    };
-    Ok((run, row.get(21)?))
+        progress: shown(row, 18)?,
+        input: json(row, 19)?,
+        output: json(row, 20)?,
+    })
 }
 
 /// The run at this place of the accept order.
 pub(super) fn run_by_seq(connection: &Connection, sql: &Sql, seq: i64) -> Result<Run, Fail> {
     let found = first(connection, &sql.run_by_seq, [seq], run)?;
-    found.map(|(run, _)| run).ok_or_else(|| damaged(format!("run number {seq} is not whole")))
+    found.ok_or_else(|| unreadable(&format!("run number {seq}"), damaged("a part of it is missing".to_owned())))
 }
 
 /// A session from a row with the columns of [`Sql::session`].
 pub(super) fn session(row: &Row<'_>) -> Result<Session, Fail> {
+    read_session(row).map_err(|fail| match row.get_ref(0).map(|id| id.as_str().map(id_of::<SessionId>)) {
+        Ok(Ok(Some(session_id))) => unreadable(&format!("session {session_id}"), fail),
+        _ => unreadable("a session whose id is lost", fail),
+    })
+}
+
+fn read_session(row: &Row<'_>) -> Result<Session, Fail> {
     let text = |column: usize| row.get_ref(column).map_err(Fail::from)?.as_str().map_err(|e| damaged(e.to_string()));
-    let workflow_id: Option<Arc<str>> = row.get(4)?;
+    let workflow_id = row.get_ref(4)?.as_str_or_null().map_err(|e| damaged(e.to_string()))?;
     Ok(Session {
         session_id: id(text(0)?)?,
         version: count(row.get(1)?)?,
         kind: kind(row.get(2)?)?,
-        user_id: row.get(3)?,
-        workflow_id: workflow_id.as_deref().map(id).transpose()?,
+        user_id: shown(row, 3)?,
+        workflow_id: workflow_id.map(id).transpose()?,
         created_at: time(row.get(5)?),
         updated_at: time(row.get(6)?),
-        name: row.get(7)?,
-        metadata: object(text(8)?)?,
-        state: object(text(9)?)?,
+        name: shown(row, 7)?,
+        metadata: metadata(row)?,
+        state: state(row)?,
     })
 }
 
-/// A session's state or metadata as it was stored.
-pub(super) fn object(text: &str) -> Result<serde_json::Map<String, serde_json::Value>, Fail> {
-    serde_json::from_str(text).map_err(|e| damaged(format!("a session's JSON: {e}")))
+/// The metadata of a session from a row with the columns of [`Sql::session`].
+pub(super) fn metadata(row: &Row<'_>) -> Result<Map<String, Value>, Fail> {
+    object(row, 8, "metadata")
+}
+
+/// The state of a session from a row with the columns of [`Sql::session`].
+pub(super) fn state(row: &Row<'_>) -> Result<Map<String, Value>, Fail> {
+    object(row, 9, "state")
+}
+
+fn object(row: &Row<'_>, column: usize, part: &'static str) -> Result<Map<String, Value>, Fail> {
+    let of = format!("session {}", shown(row, 0)?.unwrap_or_default());
+    let text = json(row, column)?.unwrap_or_default();
+    Unreadable::read(&text, part, of).map_err(|error| DbError::from(error).into())
 }

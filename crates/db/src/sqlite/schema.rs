@@ -100,7 +100,7 @@ pub(super) struct Sql {
     pub(super) append: String,
     pub(super) set_output: String,
     pub(super) next_in_line: String,
-    pub(super) session_state: String,
+    pub(super) session_by_seq: String,
     pub(super) update_session: String,
 
     pub(super) run_by_id: String,
@@ -109,6 +109,7 @@ pub(super) struct Sql {
     pub(super) list_whole: String,
     pub(super) in_session: String,
     pub(super) unfinished: String,
+    pub(super) count_unfinished: String,
     pub(super) pages: String,
 
     pub(super) session: String,
@@ -135,6 +136,10 @@ const RUN: &str = "SELECT r.run_id, r.workflow_id, q.workflow_name, s.session_id
     FROM {T}_runs r JOIN {T}_run_requests q ON q.seq = r.seq JOIN {T} s ON s.seq = r.session_seq \
     LEFT JOIN outlive_workers w ON w.seq = r.worker";
 const WITH_OUTPUT: &str = " LEFT JOIN {T}_run_outputs o ON o.seq = r.seq";
+/// The unfinished runs, and those of them that wait for a worker. Their rows are short: nothing long is read.
+const UNFINISHED: &str = "{T}_runs u INDEXED BY {T}_runs_unfinished WHERE u.status < 3";
+const QUEUED: &str =
+    "{T}_runs u INDEXED BY {T}_runs_unfinished WHERE u.status < 3 AND u.status = 0 AND u.worker IS NULL";
 const CLAIMABLE: &str = "FROM {T}_runs INDEXED BY {T}_runs_claimable \
     WHERE worker IS NULL AND status < 2 AND is_behind = 0 AND workflow_id = ?1";
 
@@ -217,7 +222,7 @@ impl Sql {
             set_output: sql("INSERT INTO {T}_run_outputs (seq, output) VALUES (?1, ?2) \
                 ON CONFLICT (seq) DO UPDATE SET output = excluded.output"),
             next_in_line: sql("UPDATE {T}_runs SET is_behind = 0 WHERE seq = ?1 AND is_behind = 1"),
-            session_state: sql("SELECT state FROM {T} WHERE seq = ?1"),
+            session_by_seq: sql(&format!("{SESSION} WHERE s.seq = ?1")),
             update_session: sql("UPDATE {T} SET state = ?2, version = version + 1, updated_at = ?3 WHERE seq = ?1"),
 
             run_by_id: sql(&format!("{whole} WHERE r.run_id = ?1 AND (?2 IS NULL OR q.user_id = ?2)")),
@@ -227,6 +232,12 @@ impl Sql {
             unfinished: sql(
                 "r.seq IN (SELECT u.seq FROM {T}_runs u INDEXED BY {T}_runs_unfinished WHERE u.status < 3)",
             ),
+            count_unfinished: sql(&format!(
+                "SELECT (SELECT count(*) FROM (SELECT 1 FROM {QUEUED} LIMIT ?1)), \
+                (SELECT q.created_at FROM {{T}}_run_requests q WHERE q.seq = (SELECT min(u.seq) FROM {QUEUED})), \
+                (SELECT count(*) FROM (SELECT 1 FROM {UNFINISHED} AND u.status = 1 LIMIT ?1)), \
+                (SELECT count(*) FROM (SELECT 1 FROM {UNFINISHED} AND u.status = 2 LIMIT ?1))"
+            )),
             in_session: sql(&format!("r.seq IN ({})", runs_of("(SELECT seq FROM {T} WHERE session_id = ?)"))),
             pages: sql("WITH run (seq) AS MATERIALIZED (\
                 SELECT r.seq FROM {T}_runs r JOIN {T}_run_requests q ON q.seq = r.seq \

@@ -377,7 +377,12 @@ impl Tables {
         let (picked, more) = candidates.pick(claim);
         let mut runs = Vec::with_capacity(picked.len());
         for seq in picked {
-            runs.push(self.take(seq, worker, &claim.worker, claim.at)?);
+            match self.take(seq, worker, &claim.worker, claim.at) {
+                Ok(taken) => runs.push(taken),
+                // It stays where it is; others must not wait for it.
+                Err(Fail::Said(error)) => tracing::error!(%error, "a run cannot be executed"),
+                Err(fail) => return Err(fail),
+            }
         }
         Ok(Claimed { runs, next_due: candidates.next_due.map(Timestamp::from_micros), more })
     }
@@ -392,7 +397,7 @@ impl Tables {
         let mut statement = self.connection.prepare_cached(&self.sql.not_due)?;
         let mut rows = statement.query(params![workflow, at])?;
         while let Some(row) = rows.next()? {
-            if Picker::is_eligible(claim, row.get(1)?) {
+            if Picker::is_eligible(claim, claims(row)?) {
                 candidates.wait_for(row.get(0)?);
                 break;
             }
@@ -407,8 +412,17 @@ impl Tables {
     }
 
     fn take(&self, seq: i64, number: i64, worker: &WorkerId, at: Timestamp) -> Result<(Run, Lease), Fail> {
-        self.execute(&self.sql.take, params![seq, number, at.as_micros()])?;
+        // The run is read before anything is written, because reading it can fail.
         let run = rows::run_by_seq(&self.connection, &self.sql, seq)?;
+        self.execute(&self.sql.take, params![seq, number, at.as_micros()])?;
+        let run = Run {
+            worker: Some(worker.clone()),
+            epoch: run.epoch + 1,
+            claims: run.claims + 1,
+            attempt: run.attempt + 1,
+            updated_at: at,
+            ..run
+        };
         let lease = Lease { run_id: run.info.run_id.clone(), worker: worker.clone(), epoch: run.epoch };
         Ok((run, lease))
     }
@@ -518,8 +532,7 @@ impl Tables {
     }
 
     fn merged(&self, session: i64, patch: &Map<String, Value>) -> Result<String, Fail> {
-        let read = |row: &Row<'_>| rows::object(row.get_ref(0)?.as_str().map_err(|e| rows::damaged(e.to_string()))?);
-        let state = first(&self.connection, &self.sql.session_state, [session], read)?;
+        let state = first(&self.connection, &self.sql.session_by_seq, [session], rows::state)?;
         let mut state = state.ok_or_else(|| rows::damaged(format!("session number {session} is missing")))?;
         merge(&mut state, patch);
         Ok(json(&state))
@@ -571,9 +584,15 @@ impl Tables {
         patch: &SessionPatch,
         at: Timestamp,
     ) -> Result<Option<Session>, Fail> {
+        let user_id = access.user().map(|user_id| &**user_id);
+        // What stays must be readable before anything is written; what is replaced need not be.
+        first(&self.connection, &self.sql.session, params![session_id.as_str(), user_id], |row| {
+            patch.metadata.is_none().then(|| rows::metadata(row)).transpose()?;
+            patch.state.is_none().then(|| rows::state(row)).transpose()
+        })?;
         let columns = params![
             session_id.as_str(),
-            access.user().map(|user_id| &**user_id),
+            user_id,
             patch.name.as_deref(),
             patch.state.as_ref().map(json),
             patch.metadata.as_ref().map(json),
@@ -610,6 +629,11 @@ fn json(object: &Map<String, Value>) -> String {
     serde_json::to_string(object).expect("an object with string keys is JSON")
 }
 
+/// The claims of a candidate. That a number is none is found when the run itself is read: here it would hold up the others.
+fn claims(row: &Row<'_>) -> Result<u32, Fail> {
+    Ok(u32::try_from(row.get::<_, i64>(1)?).unwrap_or_default())
+}
+
 /// What a claim could take, gathered from several queries.
 #[derive(Default)]
 struct Candidates {
@@ -623,7 +647,7 @@ impl Candidates {
     fn offer(&mut self, claim: &Claim, mut rows: rusqlite::Rows<'_>) -> Result<(), Fail> {
         let mut picker = Picker::with_one_more(claim);
         while let Some(row) = rows.next()? {
-            if !picker.offer(count(row.get(0)?)?, row.get(1)?) {
+            if !picker.offer(count(row.get(0)?)?, claims(row)?) {
                 break;
             }
         }

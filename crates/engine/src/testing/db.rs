@@ -4,7 +4,7 @@ use outlive_core::port::{
     Accepted, Access, AuditFilter, AuditPage, AuditRecord, AuditStore, BoxFuture, CancelIntent, Cancelled, Claim,
     Claimed, Commit, Db, DbError, DueHooks, Health, Hook, HookHistory, HookMove, HookStore, Lease, LivingWorker,
     LogStore, NewRun, NewSession, Run, RunFilter, RunPage, RunStore, Session, SessionFilter, SessionPage, SessionPatch,
-    SessionStore, Watcher,
+    SessionStore, Unfinished, Watcher,
 };
 use outlive_core::{Page, RunId, SessionId, Timestamp, WorkerId};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -82,6 +82,9 @@ impl RunStore for TroubledDb {
     }
     fn runs(&self, access: Access, filter: RunFilter) -> BoxFuture<'_, Result<RunPage, DbError>> {
         self.pass(self.inner.runs(access, filter))
+    }
+    fn unfinished(&self, max: u64) -> BoxFuture<'_, Result<Unfinished, DbError>> {
+        self.pass(self.inner.unfinished(max))
     }
     fn heartbeat(&self, worker: WorkerId, at: Timestamp, period: Duration) -> BoxFuture<'_, Result<(), DbError>> {
         self.pass(self.inner.heartbeat(worker, at, period))

@@ -5,11 +5,10 @@
 //! and once more right before, each time finishing in a fresh engine. It compares outputs and counts calls.
 
 use crate::engine::{Engine, Submit};
-use crate::handle::run_output;
 use crate::options::Options;
 use outlive_core::log::{Entry, Key, Record};
 use outlive_core::machine::WorkflowMachine;
-use outlive_core::port::{Access, Clock, Db, Run};
+use outlive_core::port::{Access, Clock, Db, Run, run_output};
 use outlive_core::{Attachments, Definition, RunId, Timestamp, WorkerId, WorkflowRunOutput};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -254,7 +253,7 @@ fn broken_keys(log: &[Entry]) -> Vec<String> {
 
 /// The run row must equal the fold of its log.
 pub fn fold(run: &Run, definition: &Definition, log: &[Entry]) -> WorkflowRunOutput {
-    let input = run.input.as_deref().and_then(|text| serde_json::from_str(text).ok());
+    let input = run.read_input().expect("the input can be read");
     let nodes = Some(definition.nodes.clone());
     let mut machine =
         WorkflowMachine::new(Arc::new(run.info.clone()), nodes, input, Attachments::default(), run.created_at);
@@ -266,7 +265,7 @@ pub fn fold(run: &Run, definition: &Definition, log: &[Entry]) -> WorkflowRunOut
 
 /// Whether a run's row equals the fold of its log.
 pub fn row_equals_fold(run: &Run, definition: &Definition, log: &[Entry]) -> bool {
-    run_output(run) == fold(run, definition, log)
+    run_output(run).expect("the row can be read") == fold(run, definition, log)
 }
 
 /// An output without what may differ between two executions of the same: times and durations.

@@ -164,7 +164,7 @@ async fn a_run_that_is_started_again_keeps_what_it_was_asked_and_names_the_first
     };
     let first = engine.submit(&definition.id, asked.clone()).await.unwrap();
     let run = stored(first.run_id()).await;
-    assert_eq!((run.rerun_of(), run.request_options().unwrap().attachments), (None, attachments.clone()));
+    assert_eq!((run.rerun_of().unwrap(), run.request_options().unwrap().attachments), (None, attachments.clone()));
 
     let again = Submit::again(&run).unwrap();
     assert_eq!(
@@ -173,7 +173,7 @@ async fn a_run_that_is_started_again_keeps_what_it_was_asked_and_names_the_first
     );
     let key = Some("again".to_owned());
     let second = engine.submit(&definition.id, Submit { idempotency_key: key.clone(), ..again.clone() }).await.unwrap();
-    assert_eq!(stored(second.run_id()).await.rerun_of().as_ref(), Some(first.run_id()));
+    assert_eq!(stored(second.run_id()).await.rerun_of().unwrap().as_ref(), Some(first.run_id()));
     // The same again is that run; the same without its origin is another request.
     let third = engine.submit(&definition.id, Submit { idempotency_key: key.clone(), ..again.clone() }).await.unwrap();
     assert_eq!((third.run_id(), third.is_repeated()), (second.run_id(), true));
@@ -182,7 +182,7 @@ async fn a_run_that_is_started_again_keeps_what_it_was_asked_and_names_the_first
 
     // What was stored before runs told of whom they repeat is read like what has no such thing to tell.
     let old = outlive_core::port::Run { options: Some(Arc::from(r#"{"additional_data":{"a":1}}"#)), ..run };
-    assert_eq!((old.rerun_of(), old.request_options().unwrap().policy), (None, SessionPolicy::Queue));
+    assert_eq!((old.rerun_of().unwrap(), old.request_options().unwrap().policy), (None, SessionPolicy::Queue));
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@
 
 use super::error::{ClientError, Refusal};
 use outlive_agent::http::{self, BodyError};
-use outlive_core::{RunStatus, Secret};
+use outlive_core::{RunStatus, Secret, json};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, redirect};
 use serde::Serialize;
@@ -58,10 +58,13 @@ pub(super) struct Answer {
 
 impl Answer {
     /// The body as a `T`.
-    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
-        serde_json::from_slice(&self.body).map_err(|error| ClientError::Garbled {
+    pub(super) fn read<T: DeserializeOwned + Send>(&self) -> Result<T, ClientError> {
+        let read = str::from_utf8(&self.body)
+            .map_err(|_| "it is not UTF-8".to_owned())
+            .and_then(|text| json::read_stored(text).map_err(|error| misfit(&error)));
+        read.map_err(|why| ClientError::Garbled {
             server: self.server.clone(),
-            why: misfit(&error),
+            why,
             request_id: text(&self.headers, &REQUEST_ID),
         })
     }
@@ -116,7 +119,7 @@ impl Connection {
     }
 
     /// Reads something.
-    pub(super) async fn get<T: DeserializeOwned>(
+    pub(super) async fn get<T: DeserializeOwned + Send>(
         &self,
         path: &[&str],
         query: &[(&str, String)],
@@ -125,7 +128,11 @@ impl Connection {
     }
 
     /// Reads something that the server may hold back for as long as `wait`.
-    pub(super) async fn get_after<T: DeserializeOwned>(&self, path: &[&str], wait: Duration) -> Result<T, ClientError> {
+    pub(super) async fn get_after<T: DeserializeOwned + Send>(
+        &self,
+        path: &[&str],
+        wait: Duration,
+    ) -> Result<T, ClientError> {
         let query = [("wait", format!("{}ms", wait.as_millis()))];
         self.answer(self.request(Method::GET, path, &query), self.limits.timeout + wait).await?.read()
     }

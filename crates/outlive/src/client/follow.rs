@@ -13,7 +13,7 @@ use super::error::ClientError;
 use super::retry::Retry;
 use super::shape::RunSummary;
 use futures::stream::{BoxStream, Stream, StreamExt, unfold};
-use outlive_core::{RunEvent, RunId, RunStatus};
+use outlive_core::{RunEvent, RunId, RunStatus, json};
 use reqwest::Response;
 use reqwest::header::HeaderMap;
 use serde::Deserialize;
@@ -130,7 +130,7 @@ impl Reading {
     /// The event whose turn it is. Nothing for one that was there already, and for notices.
     fn read(&self, data: &str) -> Result<Option<RunEvent>, ClientError> {
         let garbled = |why: &str| self.connection.garbled(why, &HeaderMap::new());
-        let event: RunEvent = match serde_json::from_str(data) {
+        let event: RunEvent = match json::read_stored(data) {
             Ok(event) => event,
             Err(_) => return self.notice(data).map(|()| None),
         };

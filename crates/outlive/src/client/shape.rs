@@ -190,13 +190,21 @@ pub struct RunSummary {
     /// In a list that asked for it: the first line of why it failed.
     #[serde(default)]
     pub error_preview: Option<String>,
+    /// What of it cannot be read, why, and what to do; what it says of that is absent then, and not so.
+    #[serde(default)]
+    pub unreadable: Option<String>,
 }
 
 /// The same of a run in a store at hand.
 impl From<Run> for RunSummary {
     fn from(run: Run) -> Self {
+        let (rerun_of, unreadable) = match run.rerun_of() {
+            Ok(rerun_of) => (rerun_of, None),
+            Err(unreadable) => (None, Some(unreadable.to_string())),
+        };
         Self {
-            rerun_of: run.rerun_of(),
+            rerun_of,
+            unreadable,
             info: run.info,
             status: run.status,
             progress: run.progress,
@@ -226,6 +234,9 @@ pub struct RunList {
     /// Where to go on (`RunFilter::after`), when there is more.
     #[serde(default, rename = "next_cursor")]
     pub next: Option<String>,
+    /// Runs that are not in the list because their rows are damaged: which, why, and what to do.
+    #[serde(default)]
+    pub unreadable: Vec<String>,
 }
 
 /// A run with its steps.

@@ -5,6 +5,7 @@
 mod agno;
 mod agno_workflows;
 mod client;
+mod deep;
 mod example;
 mod faults;
 mod kill9;
@@ -15,4 +16,5 @@ mod serve_crash;
 mod several;
 mod sweep;
 mod traces;
+mod unreadable;
 mod world;

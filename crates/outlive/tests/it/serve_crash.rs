@@ -260,7 +260,7 @@ async fn log_of(world: &World, run_id: &RunId) -> Vec<String> {
     let log = read_log(&db, run_id).await;
     let row = db.run(Access::All, run_id.clone()).await.unwrap().unwrap();
     assert_eq!(row.status, RunStatus::Completed);
-    assert_eq!(broken_invariants(&log, &outlive::engine::run_output(&row)), Vec::<String>::new());
+    assert_eq!(broken_invariants(&log, &outlive::engine::run_output(&row).unwrap()), Vec::<String>::new());
     event_lines(&log)
 }
 

@@ -2,7 +2,7 @@
 
 use crate::problem::Problem;
 use axum::http::StatusCode;
-use outlive_core::port::{DbError, DbErrorKind};
+use outlive_core::port::{DbError, DbErrorKind, Unreadable};
 use outlive_engine::Error;
 use std::time::Duration;
 
@@ -38,12 +38,20 @@ impl From<Error> for Problem {
                 let detail = "The server's disk is nearly full: runs that were accepted go on, no other is taken";
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "disk_low", detail).retry_after(LATER)
             }
+            Error::TooDeep { .. } => Problem::new(StatusCode::BAD_REQUEST, "json_too_deep", error.to_string()),
             Error::Damaged(damaged) => {
                 tracing::error!(error = %damaged, "stored entries are damaged");
-                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "journal_corrupt", "The stored run is damaged")
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "journal_corrupt", damaged.to_string())
             }
+            Error::Unreadable(unreadable) => DbError::from(unreadable).into(),
             Error::Db(error) => error.into(),
         }
+    }
+}
+
+impl From<Unreadable> for Problem {
+    fn from(unreadable: Unreadable) -> Self {
+        DbError::from(unreadable).into()
     }
 }
 
@@ -66,6 +74,10 @@ impl From<DbError> for Problem {
             }
             DbErrorKind::Conflict => Problem::new(StatusCode::CONFLICT, "conflict", error.to_string()),
             DbErrorKind::SessionBusy => Problem::new(StatusCode::CONFLICT, "session_busy", error.to_string()),
+            DbErrorKind::Unreadable => {
+                tracing::error!(%error, "what is stored cannot be read");
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", error.to_string())
+            }
             DbErrorKind::IllegalStatus
             | DbErrorKind::CancelRequested
             | DbErrorKind::Fenced

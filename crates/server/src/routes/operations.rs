@@ -6,14 +6,13 @@ use crate::auth::{Doc, Needs, Routes};
 use crate::metrics::{Seen, Unfinished};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use outlive_core::RunStatus;
-use outlive_core::port::{Access, Clock, DbError, Order, RunFilter};
+use outlive_core::port::{Clock, DbError};
 use outlive_engine::{Engine, SystemClock};
 
 /// The format, as Prometheus names it.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// A question about the store must stay cheap however much is in it: no status is counted further.
-const COUNTED_MAX: u32 = 1_000;
+const COUNTED_MAX: u64 = 1_000;
 
 pub(super) fn routes() -> Table {
     Routes::new().get("/metrics", Needs::scope("metrics:read"), metrics).doc(Doc {
@@ -39,21 +38,12 @@ async fn metrics(caller: Caller) -> Response {
 }
 
 async fn unfinished(engine: &Engine) -> Result<Unfinished, DbError> {
-    let now = SystemClock.now();
-    let mut found = Unfinished::default();
-    for status in [RunStatus::Pending, RunStatus::Running, RunStatus::Paused] {
-        let filter =
-            RunFilter { statuses: vec![status], order: Order::OldestFirst, limit: COUNTED_MAX, ..RunFilter::default() };
-        let runs = engine.db().runs(Access::All, filter).await?.runs;
-        let mut queued = runs.iter().filter(|run| run.worker.is_none()).peekable();
-        match status {
-            RunStatus::Pending => {
-                found.oldest_seconds = queued.peek().map_or(0.0, |run| now.since(run.created_at).as_secs_f64());
-                found.queued = queued.count();
-            }
-            RunStatus::Running => found.running = runs.len(),
-            _ => found.paused = runs.len(),
-        }
-    }
-    Ok(found)
+    let found = engine.db().unfinished(COUNTED_MAX).await?;
+    let waited = |since| SystemClock.now().since(since).as_secs_f64();
+    Ok(Unfinished {
+        queued: found.queued,
+        running: found.running,
+        paused: found.paused,
+        oldest_seconds: found.queued_since.map_or(0.0, waited),
+    })
 }

@@ -285,7 +285,7 @@ pub(crate) async fn get(
     }
     caller.sees(run.info.user_id.as_deref(), run.info.run_id.as_str());
     let run = wait(&engine, run, query.wait.as_deref()).await?;
-    Ok(shown(component, &run_output(&run), Shape::Polled, run.progress.as_deref()))
+    Ok(shown(component, &run_output(&run)?, Shape::Polled, run.progress.as_deref()))
 }
 
 /// Waits until a run is at rest, as long as was asked for and at most [`WAIT_MAX`]. At rest or not, what is stored then is
@@ -365,6 +365,16 @@ fn payload_bytes(run: &Run) -> usize {
     [&run.input, &run.output].into_iter().flatten().map(|text| text.len()).sum()
 }
 
+/// A run in a list. One that cannot be read says so where another says why it failed: clients show that, and the others.
+fn readable(run: &Run) -> WorkflowRunOutput {
+    run_output(run).unwrap_or_else(|unreadable| {
+        tracing::error!(error = %unreadable, "a run in a list cannot be read");
+        let output = WorkflowRunOutput::pending(&run.info, None, run.created_at.as_seconds());
+        let content = Some(Value::String(unreadable.to_string()));
+        WorkflowRunOutput { status: RunStatus::Error, content, ..output }
+    })
+}
+
 /// The runs of a filter, oldest first, with input and output; as many as one answer may hold. `GET /api/runs` has pages.
 pub(crate) async fn session_runs(engine: &Engine, filter: RunFilter) -> Result<Vec<WorkflowRunOutput>, Problem> {
     let mut filter = RunFilter { order: Order::OldestFirst, with_payload: true, limit: LIST_PAGE, ..filter };
@@ -373,7 +383,10 @@ pub(crate) async fn session_runs(engine: &Engine, filter: RunFilter) -> Result<V
     loop {
         let page = engine.runs(filter.clone()).await?;
         bytes += page.runs.iter().map(payload_bytes).sum::<usize>();
-        runs.extend(page.runs.iter().map(run_output));
+        if let Some(error) = page.unreadable.into_iter().next() {
+            return Err(error.into());
+        }
+        runs.extend(page.runs.iter().map(readable));
         match page.next {
             Some(next) if runs.len() < LIST_MAX && bytes < LIST_BYTES_MAX => filter.after = Some(next),
             _ => return Ok(runs),

@@ -161,7 +161,12 @@ async fn list(caller: Caller, Query(query): Query<ListQuery>) -> Result<Json<Val
         lines.push(shapes::summary(SessionFacts { first_input: first.as_deref(), ..SessionFacts::new(session) }));
     }
     let took = (begun.elapsed().as_secs_f64() * 1e6).round() / 1e3;
-    Ok(Json(shapes::page(lines, page, u64::from(limit), found.total, took)))
+    let mut body = shapes::page(lines, page, u64::from(limit), found.total, took);
+    if !found.unreadable.is_empty() {
+        // Sessions that are not among the lines: which, why, and what to do.
+        body["meta"]["unreadable"] = found.unreadable.iter().map(ToString::to_string).collect();
+    }
+    Ok(Json(body))
 }
 
 /// What the first run was asked: a session's name until it is given one.
@@ -177,7 +182,10 @@ async fn first_input(engine: &Engine, session: &Session) -> Result<Option<String
         ..RunFilter::default()
     };
     let page = engine.runs(filter).await?;
-    Ok(page.runs.first().map(|run| content_text(outlive_engine::run_output(run).input.as_ref())))
+    Ok(page.runs.first().map(|run| match run.read_input() {
+        Ok(input) => content_text(input.as_ref()),
+        Err(unreadable) => unreadable.to_string(),
+    }))
 }
 
 /// A session, to be shown to the caller.

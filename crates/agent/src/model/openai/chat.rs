@@ -135,7 +135,7 @@ pub(super) fn replayable_name(name: &str) -> String {
 
 /// Some servers fail on arguments in the history that are no JSON object, though a model wrote them.
 pub(super) fn replayable_arguments(arguments: &str) -> &str {
-    let is_object = serde_json::from_str::<Map<String, Value>>(arguments).is_ok();
+    let is_object = outlive_core::json::read::<Map<String, Value>>(arguments).is_ok();
     if is_object { arguments } else { "{}" }
 }
 

@@ -85,10 +85,12 @@ impl Look<'_> {
     async fn forwards(&self, begin: u64) -> Result<Found, Problem> {
         let mut found = Found { events: Vec::new(), begin, end: begin };
         while found.end < self.run.next_index && found.end - begin < LOOKED_AT_MAX {
-            let window = self.read(found.end, self.run.next_index.min(found.end + LIMIT_MAX)).await?;
+            let end = self.run.next_index.min(found.end + LIMIT_MAX);
+            let window = self.read(found.end, end).await?;
             if window.is_empty() {
                 break;
             }
+            let is_long = (window.len() as u64) < end - found.end;
             for event in window {
                 found.end += 1;
                 if self.fits(&event) {
@@ -98,16 +100,27 @@ impl Look<'_> {
                     return Ok(found);
                 }
             }
+            // What is long is shown in several pages.
+            if is_long && !found.events.is_empty() {
+                return Ok(found);
+            }
         }
         Ok(found)
     }
 
     async fn backwards(&self, end: u64) -> Result<Found, Problem> {
         let mut found = Found { events: Vec::new(), begin: end, end };
+        let mut size = LIMIT_MAX;
         'log: while found.begin > 0 && end - found.begin < LOOKED_AT_MAX {
-            let window = self.read(found.begin.saturating_sub(LIMIT_MAX), found.begin).await?;
-            if window.is_empty() {
-                break;
+            let begin = found.begin.saturating_sub(size);
+            let window = self.read(begin, found.begin).await?;
+            if (window.len() as u64) < found.begin - begin {
+                // It is so long that it was cut at its end, which is where to begin.
+                if size == 1 {
+                    break;
+                }
+                size = (size / 2).max(1);
+                continue;
             }
             for event in window.into_iter().rev() {
                 found.begin -= 1;
@@ -117,6 +130,9 @@ impl Look<'_> {
                 if found.events.len() == self.limit {
                     break 'log;
                 }
+            }
+            if size < LIMIT_MAX && !found.events.is_empty() {
+                break;
             }
         }
         found.events.reverse();

@@ -111,6 +111,7 @@ pub(super) async fn list(caller: Caller, Query(query): Query<ListQuery>) -> Resu
         runs: page.runs.iter().map(line).collect(),
         counts: page.counts.unwrap_or_default().into_iter().map(|(status, count)| (status.as_str(), count)).collect(),
         next_cursor: page.next,
+        unreadable: page.unreadable.iter().map(ToString::to_string).collect(),
     }))
 }
 
@@ -138,7 +139,7 @@ pub(super) async fn output(
     let engine = caller.engine();
     let run = show(&caller, &engine, &run_id).await?;
     let run = wait(&engine, run, query.wait.as_deref()).await?;
-    range::answer(Payload::json(&run_output(&run)), &headers)
+    range::answer(Payload::json(&run_output(&run)?), &headers)
 }
 
 /// `POST /api/runs`.
@@ -249,11 +250,7 @@ pub(super) async fn cancel(
 pub(super) async fn rerun(caller: Caller, Path(run_id): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
     let engine = caller.engine();
     let run = find(&engine, &run_id).await?;
-    let again = Submit::again(&run).map_err(|_| {
-        let detail = "The stored input cannot be read";
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "journal_corrupt", detail)
-    })?;
-    let submit = Submit { idempotency_key: idempotency_key(&headers)?, ..again };
+    let submit = Submit { idempotency_key: idempotency_key(&headers)?, ..Submit::again(&run)? };
     let answer = accept(&caller, &engine, &run.info.workflow_id, submit, Some(run.info.run_id.to_string())).await?;
     caller.did(AuditKind::RunRerun, "accepted", run.info.run_id.as_str());
     Ok(answer)

@@ -3,7 +3,7 @@
 
 use crate::audit::AuditLine;
 use crate::wire::{iso, iso_micros};
-use outlive_core::port::{LivingWorker, Run};
+use outlive_core::port::{LivingWorker, Run, Unreadable, run_output};
 use outlive_core::{RunEvent, RunStatus, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -127,10 +127,15 @@ pub(crate) struct RunLine {
     /// Where asked for: the first line of why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) error_preview: Option<String>,
+    /// What of it cannot be read, why, and what to do: then what it says of that is null, and not so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) unreadable: Option<String>,
 }
 
 impl RunLine {
     pub(super) fn new(run: &Run) -> Self {
+        let mut unreadable = None;
+        let rerun_of = readable(run.rerun_of(), &mut unreadable).flatten();
         Self {
             run_id: run.info.run_id.to_string(),
             workflow_id: run.info.workflow_id.to_string(),
@@ -145,18 +150,22 @@ impl RunLine {
             updated_at: iso_micros(run.updated_at),
             cancel_requested_at: run.cancel.as_ref().map(|cancel| iso_micros(cancel.at)),
             cancel_reason: run.cancel.as_ref().map(|cancel| cancel.reason.to_string()),
-            rerun_of: run.rerun_of().map(|run_id| run_id.to_string()),
+            rerun_of: rerun_of.map(|run_id| run_id.to_string()),
             seq: seq(run.next_index),
             input_preview: None,
             error_preview: None,
+            unreadable,
         }
     }
 
     /// With the begin of input and error, which `run` must carry.
     pub(super) fn with_preview(run: &Run) -> Self {
-        let input = input(run).map(|input| begin(&outlive_core::content_text(Some(&input))));
-        let error = error(run).map(|error| begin(error.lines().next().unwrap_or_default()));
-        Self { input_preview: input, error_preview: error, ..Self::new(run) }
+        let mut line = Self::new(run);
+        let input = readable(run.read_input(), &mut line.unreadable).flatten();
+        let error = readable(error(run), &mut line.unreadable).flatten();
+        line.input_preview = input.map(|input| begin(&outlive_core::content_text(Some(&input))));
+        line.error_preview = error.map(|error| begin(error.lines().next().unwrap_or_default()));
+        line
     }
 }
 
@@ -164,13 +173,15 @@ fn begin(text: &str) -> String {
     text.chars().take(PREVIEW_CHARS).collect()
 }
 
-fn input(run: &Run) -> Option<Value> {
-    run.input.as_deref().and_then(|text| serde_json::from_str(text).ok())
+/// What was read, or why not: the first problem stands for all.
+fn readable<T>(part: Result<T, Unreadable>, problem: &mut Option<String>) -> Option<T> {
+    part.map_err(|error| *problem = problem.take().or_else(|| Some(error.to_string()))).ok()
 }
 
-/// Why a run failed.
-fn error(run: &Run) -> Option<String> {
-    (run.status == RunStatus::Error).then(|| outlive_engine::run_output(run).text())
+/// Why a run failed. The output of one that completed is looked at as well: whether it can be read belongs to the run.
+fn error(run: &Run) -> Result<Option<String>, Unreadable> {
+    let output = run_output(run)?;
+    Ok((run.status == RunStatus::Error).then(|| output.text()))
 }
 
 /// A page of runs.
@@ -182,6 +193,9 @@ pub(crate) struct RunList {
     pub(crate) counts: BTreeMap<&'static str, u64>,
     /// Where to go on; null when there is no more.
     pub(crate) next_cursor: Option<String>,
+    /// Runs that are not in the list because their rows are damaged: which, why, and what to do.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) unreadable: Vec<String>,
 }
 
 /// A run with its steps. Follow it from `seq`.
@@ -202,8 +216,10 @@ pub(crate) struct RunDetail {
 
 impl RunDetail {
     pub(super) fn new(run: &Run, steps: Vec<StepLine>) -> Self {
-        let (input, error) = (input(run), error(run));
-        Self { line: RunLine::new(run), input, error, definition: run.definition.to_string(), steps }
+        let mut line = RunLine::new(run);
+        let input = readable(run.read_input(), &mut line.unreadable).flatten();
+        let error = readable(error(run), &mut line.unreadable).flatten();
+        Self { line, input, error, definition: run.definition.to_string(), steps }
     }
 }
 

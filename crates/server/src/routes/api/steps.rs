@@ -152,7 +152,8 @@ fn finished_output(run: &Run, step_id: &str) -> Option<StepOutput> {
         })
     }
     run.output.as_ref()?;
-    let result = run_output(run);
+    // The log has it too, and says so itself when it cannot be read.
+    let result = run_output(run).ok()?;
     find(result.step_results.iter().map(|output| &**output), step_id).cloned()
 }
 
