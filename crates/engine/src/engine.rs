@@ -197,9 +197,17 @@ impl EngineBuilder {
 
     /// Opens the store, registers as a worker and begins to take over what nobody executes.
     ///
+    /// # Cancel safety
+    /// If the future is dropped, what was begun is undone: no worker is left in the store.
+    ///
     /// # Errors
     /// Whatever keeps the store from opening.
     pub async fn start(self) -> Result<Engine, Error> {
+        // An engine that starts with nobody left to hold it gives everything back.
+        Finish::new(&Handle::current(), self.start_whole()).await
+    }
+
+    async fn start_whole(self) -> Result<Engine, Error> {
         self.db.open().await?;
         let now = self.clock.now();
         let worker = WorkerId::new(now, self.chance.wide_bits());
@@ -245,7 +253,6 @@ impl EngineBuilder {
         }
         engine.watch_store();
         heart::renew(&engine.inner, engine.inner.worker()).await?;
-        // Nothing below waits: an engine whose start is dropped has no heart and no tasks yet.
         let heart = Heart::start(engine.inner.clone())?;
         *engine.inner.heart.lock().unwrap_or_else(PoisonError::into_inner) = Some(heart);
         let mut handles = vec![tokio::spawn(worker::attend(engine.inner.clone()))];

@@ -31,7 +31,7 @@ pub(crate) fn attend(inner: Arc<Inner>) -> BoxFuture<'static, ()> {
                 biased;
                 () = async { drop(ended.wait_for(Option::is_some).await) } => break,
                 () = inner.check.notified() => compare(&inner).await,
-                () = inner.news.notified(), if inner.running_len() > 0 => cancel_the_unwanted(&inner).await,
+                () = inner.news.notified() => cancel_the_unwanted(&inner).await,
                 () = sleep_until(next) => {
                     inner.services.counters.lateness.add(next.elapsed());
                     next = Instant::now() + inner.options.heartbeat_period;
@@ -60,6 +60,9 @@ impl Drop for Home {
 
 /// Stops the runs that someone wants cancelled.
 async fn cancel_the_unwanted(inner: &Inner) -> Result<(), DbError> {
+    if inner.running_len() == 0 {
+        return Ok(());
+    }
     for (run_id, intent) in inner.services.db.cancels(inner.worker()).await? {
         inner.stop_run(&run_id, Stop::Cancel(intent.reason));
     }

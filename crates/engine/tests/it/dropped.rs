@@ -170,7 +170,6 @@ async fn an_engine_whose_start_was_dropped_holds_nothing() {
         let (db, definition) = (InMemoryDb::new(), definition());
         let engine = poll_and_drop(start(&db, &definition, Options::default()), times).await;
         let place = format!("start, dropped after {times} polls");
-        assert!(db.workers(Access::All).await.unwrap().iter().all(|worker| worker.runs == 0), "{place}");
         let is_started = engine.is_some();
         let engine = match engine {
             Some(engine) => engine,
@@ -178,6 +177,8 @@ async fn an_engine_whose_start_was_dropped_holds_nothing() {
         };
         let run = engine.submit(&definition.id, asked()).await.unwrap();
         assert_eq!(run.wait().await.unwrap().status, RunStatus::Completed, "{place}");
+        engine.shutdown().await.unwrap();
+        assert_eq!(db.workers(Access::All).await.unwrap(), [], "{place}: a worker is left");
         if is_started {
             assert!(times > 2, "it waits for nothing");
             break;

@@ -55,6 +55,22 @@ async fn a_cancelled_run_ends_within_a_second_and_drops_what_was_in_flight() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_cancel_in_another_process_reaches_the_one_that_executes_at_once() {
+    let db = InMemoryDb::new();
+    let definition = workflow([slow("a", HOUR)]);
+    let executes = engine(&db, &definition).await;
+    let asks = engine_with(&db.another_process(), &definition, Options { execute: false, ..Options::default() }).await;
+    // It has been idle for a while when the run comes.
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    let run = executes.submit(&definition.id, input("hi")).await.unwrap();
+    said(&run, "StepStarted").await;
+    let start = Instant::now();
+    asks.cancel(run.run_id(), "enough").await.unwrap();
+    assert_eq!(run.wait().await.unwrap().status, RunStatus::Cancelled);
+    assert!(start.elapsed() < Duration::from_millis(100), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_run_nobody_has_started_can_be_cancelled() {
     let db = InMemoryDb::new();
     let definition = workflow([slow("a", HOUR)]);

@@ -6,6 +6,7 @@ mod agno;
 mod agno_workflows;
 mod client;
 mod deep;
+mod dropped;
 mod example;
 mod faults;
 mod kill9;
