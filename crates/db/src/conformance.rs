@@ -131,6 +131,8 @@ pub fn cases() -> Vec<Case> {
         a_cancel_is_durable_and_tells_who_acts,
         a_workers_cancels_are_those_it_holds,
         living_workers_are_listed_with_the_runs_they_hold,
+        a_worker_is_listed_with_the_workflows_it_executes,
+        a_run_is_behind_while_an_earlier_one_of_its_session_is_unfinished,
         a_run_to_be_cancelled_ends_cancelled,
         a_log_is_read_from_the_middle_of_a_page,
         a_read_is_bounded_but_never_empty_handed,
@@ -1109,6 +1111,48 @@ async fn living_workers_are_listed_with_the_runs_they_hold(Stores { one: db, oth
     assert_eq!(held(Access::All).await, [("w1".to_owned(), 1), ("w2".to_owned(), 1)]);
     let workers = db.workers(Access::All).await.expect("workers are listed");
     assert!(workers.iter().all(|known| known.good_until > second(0)), "{workers:?}");
+}
+
+async fn a_worker_is_listed_with_the_workflows_it_executes(Stores { one: db, other, .. }: Stores) {
+    for worker in ["w1", "w2", "w3"] {
+        register(&*db, worker).await;
+    }
+    let told = async || {
+        let workers = other.workers(Access::All).await.expect("workers are listed");
+        let ids = |known: Arc<[DefinitionId]>| known.iter().map(ToString::to_string).collect::<Vec<_>>();
+        workers.into_iter().map(|known| (known.worker.to_string(), known.workflows.map(ids))).collect::<Vec<_>>()
+    };
+    let ask = async |worker: &str, workflows: &[&str]| {
+        let workflows = workflows.iter().map(|id| workflow_id(id)).collect();
+        claim(&*db, Claim { workflows, ..claim_of(worker, second(1)) }).await;
+    };
+    ask("w1", &["flow", "agent:ada"]).await;
+    ask("w3", &[]).await;
+    let none = |worker: &str| (worker.to_owned(), None::<Vec<String>>);
+    let some = |worker: &str, ids: &[&str]| (worker.to_owned(), Some(ids.iter().map(|id| (*id).to_owned()).collect()));
+    assert_eq!(told().await, [some("w1", &["flow", "agent:ada"]), none("w2"), some("w3", &[])]);
+    ask("w1", &["flow"]).await;
+    db.retire(worker_id("w3"), second(2)).await.expect("a worker retires");
+    assert_eq!(told().await, [some("w1", &["flow"]), none("w2")]);
+}
+
+async fn a_run_is_behind_while_an_earlier_one_of_its_session_is_unfinished(Stores { one: db, other, .. }: Stores) {
+    register(&*db, "w1").await;
+    let first = start(&*db, in_session("r1", "s", SessionPolicy::Queue), "w1").await;
+    accept(&*db, in_session("r2", "s", SessionPolicy::Queue)).await;
+    accept(&*db, in_session("r3", "s", SessionPolicy::Parallel)).await;
+    let behind = async || {
+        let runs = other.runs(Access::All, RunFilter { order: Order::OldestFirst, ..RunFilter::default() }).await;
+        let runs = runs.expect("runs are listed").runs;
+        for listed in &runs {
+            let read = other.run(Access::All, listed.info.run_id.clone()).await.expect("a run is read");
+            assert_eq!(read.map(|run| run.is_behind), Some(listed.is_behind));
+        }
+        runs.iter().map(|run| run.is_behind).collect::<Vec<_>>()
+    };
+    assert_eq!(behind().await, [false, true, false]);
+    finish(&*db, &first).await;
+    assert_eq!(behind().await, [false, false, false]);
 }
 
 async fn a_workers_cancels_are_those_it_holds(Stores { one: db, other, .. }: Stores) {

@@ -12,11 +12,11 @@ use crate::silence::Silence;
 use hooks::HookRow;
 use outlive_core::port::{
     Accepted, Access, AuditRecord, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError,
-    DbErrorKind, Health, Lease, LivingWorker, LogStore, NewRun, NewSession, News, Order, Run, RunFilter, RunPage,
+    DbErrorKind, Health, Lease, Life, LivingWorker, LogStore, NewRun, NewSession, News, Order, Run, RunFilter, RunPage,
     RunStore, Session, SessionFilter, SessionPage, SessionPatch, SessionPolicy, SessionSort, SessionStore, Unfinished,
     Watcher, merge,
 };
-use outlive_core::{Page, RunId, RunStatus, SessionId, Timestamp, WorkerId};
+use outlive_core::{DefinitionId, Page, RunId, RunStatus, SessionId, Timestamp, WorkerId};
 use serde_json::Map;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -212,8 +212,11 @@ impl RunStore for InMemoryDb {
 
     fn run(&self, access: Access, run_id: RunId) -> BoxFuture<'_, Result<Option<Run>, DbError>> {
         Box::pin(async move {
-            let read = |tables: &mut Tables| Ok(tables.find(&access, &run_id).map(|row| row.run.clone()));
-            self.operate(Operation::Run, read)
+            self.operate(Operation::Run, |tables| {
+                let row = tables.find(&access, &run_id);
+                Ok(row
+                    .map(|row| Run { is_behind: tables.is_behind(tables.run_by_id[&run_id], row), ..row.run.clone() }))
+            })
         })
     }
 
@@ -412,6 +415,7 @@ struct Worker {
     period: Duration,
     beats: i64,
     is_dead: bool,
+    workflows: Option<Arc<[DefinitionId]>>,
 }
 
 /// What one process has seen of other workers.
@@ -508,6 +512,7 @@ impl Tables {
                 claims: 0,
                 attempt: 0,
                 due_at: None,
+                is_behind: false,
                 cancel: None,
                 next_index: 0,
                 progress: None,
@@ -543,16 +548,16 @@ impl Tables {
         let is_listed = |run: &Run| fits(access, filter, run);
         let has_status = |run: &Run| filter.statuses.is_empty() || filter.statuses.contains(&run.status);
         let mut fitting = ordered.filter(|(_, row)| is_listed(&row.run) && has_status(&row.run));
-        let shown = |run: &Run| match filter.with_payload {
-            true => run.clone(),
-            false => Run { input: None, output: None, ..run.clone() },
+        let shown = |seq: u64, row: &RunRow| {
+            let run = Run { is_behind: self.is_behind(seq, row), ..row.run.clone() };
+            if filter.with_payload { run } else { Run { input: None, output: None, ..run } }
         };
         let (mut runs, mut last, mut bytes) = (Vec::new(), None, 0);
         while runs.len() < rules::list_limit(filter)
             && bytes <= rules::LIST_BYTES_MAX
             && let Some((seq, row)) = fitting.next()
         {
-            let run = shown(&row.run);
+            let run = shown(*seq, row);
             bytes += rules::list_bytes(&run);
             runs.push(run);
             last = Some(seq);
@@ -595,7 +600,7 @@ impl Tables {
                 known.beats += 1;
             }
             None => {
-                self.workers.insert(worker, Worker { good_until, period, beats: 0, is_dead: false });
+                self.workers.insert(worker, Worker { good_until, period, beats: 0, is_dead: false, workflows: None });
             }
         }
         Ok(())
@@ -664,12 +669,18 @@ impl Tables {
 
     fn is_behind(&self, seq: u64, row: &RunRow) -> bool {
         let session = &self.sessions[&row.run.info.session_id];
-        rules::waits_in_line(row.policy) && session.unfinished.first().is_some_and(|first| *first < seq)
+        let is_unfinished = session.unfinished.contains(&seq);
+        is_unfinished
+            && rules::waits_in_line(row.policy)
+            && session.unfinished.first().is_some_and(|first| *first < seq)
     }
 
     fn claim(&mut self, others: &mut Others, claim: &Claim) -> Result<Claimed, DbError> {
         self.check_alive(&claim.worker)?;
         self.bury_silent(others, Some(&claim.worker));
+        if let Some(worker) = self.workers.get_mut(&claim.worker) {
+            worker.workflows = Some(claim.workflows.clone());
+        }
         let mut picker = Picker::new(claim);
         let mut next_due = None;
         for seq in &self.unfinished {
@@ -767,6 +778,8 @@ impl Tables {
             worker: id.clone(),
             good_until: worker.good_until,
             runs: seen.iter().filter(|run| run.worker.as_ref() == Some(id)).count() as u64,
+            workflows: worker.workflows.clone(),
+            life: Life::Unknown,
         });
         standing.collect()
     }

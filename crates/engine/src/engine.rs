@@ -585,6 +585,7 @@ fn pending_run(new: &NewRun) -> Run {
         claims: 0,
         attempt: 0,
         due_at: None,
+        is_behind: false,
         cancel: None,
         next_index: 0,
         progress: None,

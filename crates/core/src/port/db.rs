@@ -245,6 +245,8 @@ pub struct Run {
     pub attempt: u32,
     /// Not to be claimed before this.
     pub due_at: Option<Timestamp>,
+    /// Whether an earlier unfinished run of its session goes first.
+    pub is_behind: bool,
     /// Set once someone asked for its end.
     pub cancel: Option<CancelIntent>,
     /// Length of its log: the index the next entry gets.
@@ -349,7 +351,18 @@ pub enum Order {
     OldestFirst,
 }
 
-/// A worker that has not been declared dead.
+/// What a store knows of a worker's process, beside when it was last heard of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Life {
+    /// It lives.
+    Lives,
+    /// It has ended.
+    Gone,
+    /// Nothing: only the lease period tells.
+    Unknown,
+}
+
+/// A worker that has not been declared dead. It may be dead all the same: nobody may have been there to declare it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LivingWorker {
     /// Who.
@@ -358,6 +371,26 @@ pub struct LivingWorker {
     pub good_until: Timestamp,
     /// How many runs it holds, of those the caller may see.
     pub runs: u64,
+    /// The workflows it last asked for runs of; none when it has never asked for any and so executes nothing.
+    pub workflows: Option<Arc<[DefinitionId]>>,
+    /// What is known of its process.
+    pub life: Life,
+}
+
+impl LivingWorker {
+    /// Whether it lives, as far as can be told at this time.
+    pub fn lives_at(&self, now: Timestamp) -> bool {
+        match self.life {
+            Life::Lives => true,
+            Life::Gone => false,
+            Life::Unknown => self.good_until > now,
+        }
+    }
+
+    /// Whether it executes runs of this workflow.
+    pub fn executes(&self, workflow_id: &DefinitionId) -> bool {
+        self.workflows.as_ref().is_some_and(|workflows| workflows.contains(workflow_id))
+    }
 }
 
 /// Which runs to list, and what of them. `Default` is the newest 50.

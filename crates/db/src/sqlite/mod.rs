@@ -248,6 +248,7 @@ fn set_up(
             place: place.clone(),
             watchers: watchers.clone(),
             numbers: numbers.clone(),
+            locks: Locks::new(&path),
         };
         let (sender, inbox) = mailbox();
         reader_joins.push(spawn("outlive-db-reader", move || reader.serve(&inbox))?);

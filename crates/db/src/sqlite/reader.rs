@@ -8,6 +8,7 @@ use super::numbers::Numbers;
 use super::rows::{self, count, first, id, int};
 use super::schema::Sql;
 use super::watchers::Watchers;
+use super::workers::Locks;
 use crate::rules;
 use outlive_core::port::{
     Access, CancelIntent, DbError, LivingWorker, Run, RunFilter, RunPage, Session, SessionFilter, SessionPage,
@@ -27,6 +28,8 @@ pub(super) struct Reader {
     pub(super) place: Place,
     pub(super) watchers: Arc<Watchers>,
     pub(super) numbers: Arc<Numbers>,
+    /// For asking, not for taking: it holds none.
+    pub(super) locks: Locks,
 }
 
 impl Reader {
@@ -144,7 +147,11 @@ impl Reader {
         while let Some(row) = rows.next()? {
             let worker = id(&row.get::<_, Arc<str>>(0)?)?;
             let (good_until, runs) = (Timestamp::from_micros(row.get(1)?), count(row.get(2)?)?);
-            workers.push(LivingWorker { worker, good_until, runs });
+            let workflows: Option<Arc<str>> = row.get(3)?;
+            let workflows =
+                workflows.map(|ids| ids.split_whitespace().map(id).collect::<Result<_, _>>()).transpose()?;
+            let life = self.locks.life(&worker);
+            workers.push(LivingWorker { worker, good_until, runs, workflows, life });
         }
         Ok(workers)
     }

@@ -134,6 +134,7 @@ fn read_run(row: &Row<'_>) -> Result<Run, Fail> {
         (Some(at), reason) => Some(CancelIntent { at: time(at), reason: reason.unwrap_or_else(|| Arc::from("")) }),
         (None, _) => None,
     };
+    let status = status(row.get(5)?)?;
     Ok(Run {
         info: RunInfo {
             run_id: id::<RunId>(text(0)?)?,
@@ -142,7 +143,7 @@ fn read_run(row: &Row<'_>) -> Result<Run, Fail> {
             session_id: id::<SessionId>(text(3)?)?,
             user_id: shown(row, 4)?,
         },
-        status: status(row.get(5)?)?,
+        status,
         options: json(row, 6)?,
         definition: needed(7)?,
         created_at: time(row.get(8)?),
@@ -157,6 +158,7 @@ fn read_run(row: &Row<'_>) -> Result<Run, Fail> {
         claims: small(row.get(12)?)?,
         attempt: small(row.get(13)?)?,
         due_at: (due_at != 0).then(|| time(due_at)),
+        is_behind: row.get(22)? && !status.is_terminal(),
         cancel,
         next_index: count(row.get(17)?)?,
         progress: shown(row, 18)?,

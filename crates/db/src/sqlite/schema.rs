@@ -74,6 +74,8 @@ pub(super) struct Sql {
     pub(super) workers: String,
     pub(super) bury_worker: String,
     pub(super) free_runs: String,
+    pub(super) note_workflows: String,
+    pub(super) forget_workflows: String,
     pub(super) retire_runs: String,
 
     pub(super) request_by_key: String,
@@ -132,7 +134,7 @@ const RUNS_OF_SESSION: &str = "SELECT u.seq FROM {T}_runs u INDEXED BY {T}_runs_
 /// Columns of a whole run, in the order `rows::run` reads them; `{IO}` stands for input and output.
 const RUN: &str = "SELECT r.run_id, r.workflow_id, q.workflow_name, s.session_id, q.user_id, r.status, q.options, \
     q.definition, q.created_at, r.updated_at, r.epoch, w.worker_id, r.claims, r.attempt, r.due_at, r.cancel_at, \
-    r.cancel_reason, r.next_index, r.progress, {IO}, r.seq \
+    r.cancel_reason, r.next_index, r.progress, {IO}, r.seq, r.is_behind \
     FROM {T}_runs r JOIN {T}_run_requests q ON q.seq = r.seq JOIN {T} s ON s.seq = r.session_seq \
     LEFT JOIN outlive_workers w ON w.seq = r.worker";
 const WITH_OUTPUT: &str = " LEFT JOIN {T}_run_outputs o ON o.seq = r.seq";
@@ -162,7 +164,8 @@ impl Sql {
             living_workers: sql(
                 "SELECT seq, worker_id, good_until FROM outlive_workers WHERE session_table = '{T}' AND is_dead = 0",
             ),
-            workers: sql("SELECT w.worker_id, w.good_until, coalesce(h.held, 0) FROM outlive_workers w LEFT JOIN \
+            workers: sql("SELECT w.worker_id, w.good_until, coalesce(h.held, 0), \
+                (SELECT m.value FROM outlive_meta m WHERE m.name = 'worker:' || w.seq) FROM outlive_workers w LEFT JOIN \
                 (SELECT r.worker, count(*) AS held FROM {T}_runs r INDEXED BY {T}_runs_unfinished \
                 JOIN {T}_run_requests q ON q.seq = r.seq WHERE r.status < 3 AND r.worker IS NOT NULL \
                 AND (?1 IS NULL OR q.user_id = ?1) GROUP BY r.worker) h ON h.worker = w.seq \
@@ -170,6 +173,9 @@ impl Sql {
             bury_worker: sql("UPDATE outlive_workers SET is_dead = 1 WHERE seq = ?1"),
             free_runs: sql("UPDATE {T}_runs SET worker = NULL WHERE seq IN \
                 (SELECT seq FROM {T}_runs INDEXED BY {T}_runs_unfinished WHERE status < 3 AND worker = ?1)"),
+            note_workflows: sql("INSERT INTO outlive_meta (name, value) VALUES ('worker:' || ?1, ?2) \
+                ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE value IS NOT excluded.value"),
+            forget_workflows: sql("DELETE FROM outlive_meta WHERE name = 'worker:' || ?1"),
             retire_runs: sql("UPDATE {T}_runs SET worker = NULL, claims = 0, updated_at = ?2 WHERE seq IN \
                 (SELECT seq FROM {T}_runs INDEXED BY {T}_runs_unfinished WHERE status < 3 AND worker = ?1)"),
 

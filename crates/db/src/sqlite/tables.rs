@@ -6,14 +6,14 @@
 use super::failure::Fail;
 use super::rows::{self, count, due_column, first, id, int, kind_column, status_column, value};
 use super::schema::Sql;
-use super::workers::{Life, Locks};
+use super::workers::Locks;
 use crate::rules::{self, Earlier, Picker, Standing};
 use crate::silence::Silence;
 use outlive_core::port::{
-    Accepted, Access, CancelIntent, Cancelled, Claim, Claimed, Commit, DbError, DbErrorKind, Lease, NewRun, NewSession,
-    News, Run, Session, SessionPatch, SessionPolicy, merge,
+    Accepted, Access, CancelIntent, Cancelled, Claim, Claimed, Commit, DbError, DbErrorKind, Lease, Life, NewRun,
+    NewSession, News, Run, Session, SessionPatch, SessionPolicy, merge,
 };
-use outlive_core::{RunId, RunStatus, SessionId, Timestamp, WorkerId};
+use outlive_core::{DefinitionId, RunId, RunStatus, SessionId, Timestamp, WorkerId};
 use rusqlite::{Connection, Params, Row, params};
 use serde_json::{Map, Value};
 use std::collections::{BTreeSet, HashMap};
@@ -27,6 +27,8 @@ pub(super) struct Tables {
     locks: Locks,
     /// Numbers of workers, which never change. Forgotten with a rollback, which may undo one.
     numbers: HashMap<WorkerId, i64>,
+    /// What workers have told of the workflows they execute. Forgotten likewise.
+    told: HashMap<i64, Arc<[DefinitionId]>>,
     /// How long other workers have been silent.
     silence: Silence<i64>,
     /// The lease period of this handle's own workers; none when it has no worker, and then it judges nobody by silence.
@@ -68,8 +70,8 @@ struct Held {
 
 impl Tables {
     pub(super) fn new(connection: Connection, sql: Arc<Sql>, locks: Locks) -> Self {
-        let (numbers, silence) = (HashMap::new(), Silence::default());
-        Self { connection, sql, locks, numbers, silence, period: None, news: Vec::new() }
+        let (numbers, told, silence) = (HashMap::new(), HashMap::new(), Silence::default());
+        Self { connection, sql, locks, numbers, told, silence, period: None, news: Vec::new() }
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -83,6 +85,7 @@ impl Tables {
     /// Must be called when a transaction was rolled back.
     pub(super) fn forget(&mut self) {
         self.numbers.clear();
+        self.told.clear();
         self.news.clear();
     }
 
@@ -192,6 +195,8 @@ impl Tables {
     fn bury(&mut self, seq: i64, worker: &WorkerId) -> Result<(), Fail> {
         self.execute(&self.sql.bury_worker, [seq])?;
         self.execute(&self.sql.free_runs, [seq])?;
+        self.execute(&self.sql.forget_workflows, [seq])?;
+        self.told.remove(&seq);
         self.locks.remove(worker);
         Ok(())
     }
@@ -365,6 +370,7 @@ impl Tables {
     pub(super) fn claim(&mut self, claim: &Claim) -> Result<Claimed, Fail> {
         let worker = self.living_worker(&claim.worker)?;
         self.bury_the_dead(claim.at, Some(worker))?;
+        self.note_workflows(worker, &claim.workflows)?;
         let mut candidates = Candidates::default();
         let mut workflows: Vec<&str> = claim.workflows.iter().map(|workflow| workflow.as_str()).collect();
         workflows.sort_unstable();
@@ -385,6 +391,17 @@ impl Tables {
             }
         }
         Ok(Claimed { runs, next_due: candidates.next_due.map(Timestamp::from_micros), more })
+    }
+
+    /// Remembers which workflows a worker executes, so that others can tell whom a run waits for. Written when it changes.
+    fn note_workflows(&mut self, worker: i64, workflows: &Arc<[DefinitionId]>) -> Result<(), Fail> {
+        if self.told.get(&worker).is_some_and(|told| told == workflows) {
+            return Ok(());
+        }
+        let ids: Vec<&str> = workflows.iter().map(|workflow| workflow.as_str()).collect();
+        self.execute(&self.sql.note_workflows, params![worker, ids.join(" ")])?;
+        self.told.insert(worker, workflows.clone());
+        Ok(())
     }
 
     /// Runs of one workflow: those for any time, those whose time has come, and when the next one's comes.

@@ -6,6 +6,7 @@
 //! It must never know what a worker holds.
 
 use outlive_core::WorkerId;
+use outlive_core::port::Life;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -17,17 +18,6 @@ use std::time::Duration;
 pub(super) struct Locks {
     directory: PathBuf,
     held: HashMap<WorkerId, File>,
-}
-
-/// What a lock file says of its worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Life {
-    /// Its process holds the lock.
-    Lives,
-    /// Its process is gone.
-    Gone,
-    /// There is no file, or it cannot be read: only the lease period tells.
-    Unknown,
 }
 
 impl Locks {
@@ -71,7 +61,8 @@ impl Locks {
         Some(Duration::from_micros(text.parse().ok()?))
     }
 
-    /// Whether the worker's process lives. Asking does not disturb it.
+    /// Whether the worker's process lives: whether it holds the lock. Unknown when there is no file, or it cannot be read.
+    /// Asking does not disturb it.
     pub(super) fn life(&self, worker: &WorkerId) -> Life {
         if self.holds(worker) {
             return Life::Lives;
