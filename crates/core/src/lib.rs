@@ -20,6 +20,7 @@ mod step;
 mod text;
 mod time;
 pub mod trace;
+mod waiting;
 mod workflow;
 
 pub use event::{
@@ -40,4 +41,5 @@ pub use run::{RunInfo, RunInput, RunOutput, RunStatus, WorkflowRunOutput, conten
 pub use secret::Secret;
 pub use step::{Attachments, ExecutorKind, InputSchema, InvalidInput, StepIndex, StepInput, StepOutput, StepType};
 pub use time::Timestamp;
+pub use waiting::{Remedy, Waiting, WaitsFor};
 pub use workflow::{Definition, DefinitionBuilder, Function, InvalidDefinition, Node, OnError, Step, StepNode};

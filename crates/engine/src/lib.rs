@@ -30,6 +30,7 @@ mod streams;
 mod tally;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod waits;
 mod worker;
 
 pub use clock::{SystemChance, SystemClock};

@@ -42,6 +42,13 @@ pub struct Options {
     pub execute: bool,
 }
 
+impl Options {
+    /// Claims without progress from which a run is a suspect.
+    pub(crate) fn suspect_claims(&self) -> u32 {
+        self.claims_max.saturating_sub(1).max(1)
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {

@@ -5,12 +5,13 @@
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::hub::Changes;
+use crate::waits::Look;
 use outlive_core::json;
 use outlive_core::port::{
-    Access, DbErrorKind, LivingWorker, NewSession, Run, RunFilter, RunPage, Session, SessionFilter, SessionPage,
+    Access, DbError, DbErrorKind, LivingWorker, NewSession, Run, RunFilter, RunPage, Session, SessionFilter, SessionPage,
     SessionPatch,
 };
-use outlive_core::{DefinitionId, Page, RunEvent, RunId, RunStatus, SessionId, Timestamp, WorkerId};
+use outlive_core::{DefinitionId, Page, RunEvent, RunId, RunStatus, SessionId, Timestamp, Waiting, WorkerId};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
@@ -117,6 +118,34 @@ impl Engine {
             created_at: run.created_at,
             updated_at: run.updated_at,
         }))
+    }
+
+    /// Why each of these runs is not over yet, as the store tells it now; nothing for those that are over. Of runs that
+    /// execute it is told which step they are at; [`Engine::waiting`] says more of one.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn waitings(&self, runs: &[Run]) -> Result<Vec<Option<Waiting>>, Error> {
+        if runs.iter().all(|run| run.status.is_terminal()) {
+            return Ok(vec![None; runs.len()]);
+        }
+        Ok(self.look().await?.over(runs).await?)
+    }
+
+    /// Why this run is not over yet, down to the call in flight; nothing when it is over.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn waiting(&self, run: &Run) -> Result<Option<Waiting>, Error> {
+        if run.status.is_terminal() {
+            return Ok(None);
+        }
+        Ok(self.look().await?.at(run).await?)
+    }
+
+    async fn look(&self) -> Result<Look<'_>, DbError> {
+        let services = &self.inner.services;
+        Look::new(&*services.db, self.access.clone(), services.clock.now(), &self.inner.options).await
     }
 
     /// Lists runs. The payload of a run, when asked for, is read with [`crate::run_output`].

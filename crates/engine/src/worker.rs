@@ -145,9 +145,7 @@ async fn claim(inner: &Arc<Inner>) -> Result<Instant, Error> {
         let now = inner.services.clock.now();
         let later = Instant::now() + inner.options.scan_period;
         let room = inner.options.runs_max.saturating_sub(inner.running_len()).min(CLAIM_BATCH);
-        if room == 0 {
-            return Ok(later);
-        }
+        // Without room it asks for nothing, and so tells the store all the same which workflows it executes.
         let workflows: Vec<_> = {
             let definitions = inner.definitions.read().unwrap_or_else(PoisonError::into_inner);
             definitions.keys().cloned().collect()
@@ -156,7 +154,7 @@ async fn claim(inner: &Arc<Inner>) -> Result<Instant, Error> {
             worker: inner.worker(),
             workflows: Arc::from(workflows),
             limit: u32::try_from(room).unwrap_or(u32::MAX),
-            suspect_claims: suspect_claims(inner),
+            suspect_claims: inner.options.suspect_claims(),
             suspects: inner.suspects.load(Ordering::Relaxed) == 0,
             at: now,
         };
@@ -178,14 +176,9 @@ async fn claim(inner: &Arc<Inner>) -> Result<Instant, Error> {
 
 /// Executes a run that was claimed.
 fn adopt(inner: &Arc<Inner>, run: Run, lease: Lease) {
-    let is_suspect = run.claims > suspect_claims(inner);
+    let is_suspect = run.claims > inner.options.suspect_claims();
     inner.suspects.fetch_add(usize::from(is_suspect), Ordering::Relaxed);
     inner.execute(run, lease, None, is_suspect);
-}
-
-/// Claims without progress that make a run a suspect.
-fn suspect_claims(inner: &Inner) -> u32 {
-    inner.options.claims_max.saturating_sub(1).max(1)
 }
 
 fn until(due: Timestamp, now: Timestamp) -> Duration {

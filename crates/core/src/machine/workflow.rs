@@ -351,20 +351,20 @@ impl WorkflowMachine {
     /// The entry that pauses the run because its definition is not the one the log speaks of.
     pub fn pause(&self, reason: &str, at: Timestamp) -> Entry {
         let name = self.step().map_or_else(|| Arc::from(""), |node| node.name.clone());
-        Entry::event(self.event(self.pause_event(name, reason), at))
+        Entry::event(self.event(self.pause_event(name, FailureKind::Definition, reason), at))
     }
 
     fn paused(&self, node: &StepNode, failure: &Failure, at: Timestamp) -> Entry {
-        Entry::event(self.event(self.pause_event(node.name.clone(), &failure.message), at))
+        Entry::event(self.event(self.pause_event(node.name.clone(), failure.kind, &failure.message), at))
     }
 
-    fn pause_event(&self, name: Arc<str>, reason: &str) -> EventKind {
+    fn pause_event(&self, name: Arc<str>, kind: FailureKind, reason: &str) -> EventKind {
         EventKind::WorkflowPaused {
             status: RunStatus::Paused.as_str().to_owned(),
             paused_step_index: u32::try_from(self.at).unwrap_or(u32::MAX),
             paused_step_name: name,
             pause_kind: Some("executor".to_owned()),
-            step_requirements: Some(vec![json!({ "reason": reason })]),
+            step_requirements: Some(vec![json!({ "reason": reason, "error_type": kind.code() })]),
             step_results: self.outputs.clone(),
             step_executor_runs: None,
             metadata: None,

@@ -14,3 +14,4 @@ mod stats;
 mod stops;
 mod sweep;
 mod twins;
+mod waits;

@@ -1,0 +1,400 @@
+//! Why a run is not over yet: folded from its row, from the line of its session, from who lives, and from the end of its
+//! log.
+//!
+//! It knows no engine: every answer comes from the store, so any process gives the same one, also one that executes
+//! nothing. It never changes anything. The invariant: an unfinished run always waits for something, and is called
+//! interrupted exactly when it has begun, is not paused, waits for no time, and no living process holds it.
+
+use crate::options::Options;
+use outlive_core::log::{Entry, Record};
+use outlive_core::port::{Access, Db, DbError, LivingWorker, Order, Run, RunFilter};
+use outlive_core::{
+    EventKind, FailureKind, Key, Page, Remedy, RunStatus, SessionId, Timestamp, ToolEvent, Waiting, WaitsFor,
+};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Entries at the end of a log among which the call in flight is looked for.
+const TAIL: u64 = 256;
+/// Entries at the end of a log that tell why it paused or backs off.
+const END: u64 = 4;
+/// Bytes of log read at once.
+const READ_BYTES: usize = 256 << 10;
+/// Longest text of another's that a reason quotes, in characters.
+const QUOTE_CHARS: usize = 500;
+
+/// One look at a store: who lives, and what time it is.
+pub struct Look<'a> {
+    db: &'a dyn Db,
+    access: Access,
+    now: Timestamp,
+    suspect_claims: u32,
+    workers: Vec<LivingWorker>,
+}
+
+/// How much of a log is read for a run that executes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    /// Nothing: the row says which step it is at.
+    Row,
+    /// Its end.
+    Tail,
+}
+
+/// Who is first in a session's line; nothing when the caller may not see it.
+type Heads = HashMap<SessionId, Option<Run>>;
+
+impl<'a> Look<'a> {
+    /// Looks, as the caller may.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn new(db: &'a dyn Db, access: Access, now: Timestamp, options: &Options) -> Result<Self, DbError> {
+        let workers = db.workers(access.clone()).await?;
+        Ok(Self { db, access, now, suspect_claims: options.suspect_claims(), workers })
+    }
+
+    /// Why this run is not over yet, down to the call in flight; nothing when it is over.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn at(&self, run: &Run) -> Result<Option<Waiting>, DbError> {
+        self.explain(run, Depth::Tail, &mut Heads::new()).await
+    }
+
+    /// The same of a list, without the calls in flight.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn over(&self, runs: &[Run]) -> Result<Vec<Option<Waiting>>, DbError> {
+        let mut heads = Heads::new();
+        let mut waitings = Vec::with_capacity(runs.len());
+        for run in runs {
+            waitings.push(self.explain(run, Depth::Row, &mut heads).await?);
+        }
+        Ok(waitings)
+    }
+
+    async fn explain(&self, run: &Run, depth: Depth, heads: &mut Heads) -> Result<Option<Waiting>, DbError> {
+        if run.status.is_terminal() {
+            return Ok(None);
+        }
+        if !run.is_behind || self.holder(run).is_some() || run.cancel.is_some() {
+            return self.alone(run, depth).await.map(Some);
+        }
+        let session_id = &run.info.session_id;
+        if !heads.contains_key(session_id) {
+            let head = self.head(session_id).await?;
+            heads.insert(session_id.clone(), head);
+        }
+        let head = heads.get(session_id).and_then(Option::as_ref).filter(|head| head.info.run_id != run.info.run_id);
+        let why = match head {
+            Some(head) => Some((head, self.alone(head, Depth::Row).await?)),
+            None => None,
+        };
+        Ok(Some(behind(why)))
+    }
+
+    /// The first unfinished run of a session, of those the caller may see.
+    async fn head(&self, session_id: &SessionId) -> Result<Option<Run>, DbError> {
+        let filter = RunFilter {
+            statuses: RunStatus::ALL.into_iter().filter(|status| !status.is_terminal()).collect(),
+            session_id: Some(session_id.clone()),
+            order: Order::OldestFirst,
+            limit: 1,
+            ..RunFilter::default()
+        };
+        Ok(self.db.runs(self.access.clone(), filter).await?.runs.into_iter().next())
+    }
+
+    /// The living worker that holds the run.
+    fn holder(&self, run: &Run) -> Option<&LivingWorker> {
+        let worker = run.worker.as_ref()?;
+        self.workers.iter().find(|known| known.worker == *worker && known.lives_at(self.now))
+    }
+
+    /// Why a run that is behind no other is not over.
+    async fn alone(&self, run: &Run, depth: Depth) -> Result<Waiting, DbError> {
+        let holder = self.holder(run);
+        let due_at = run.due_at.filter(|due_at| *due_at > self.now && run.worker.is_none());
+        let is_interrupted = run.status == RunStatus::Running && holder.is_none() && due_at.is_none();
+        let waiting = match (holder, due_at) {
+            _ if run.cancel.is_some() => self.cancelled(run, holder.is_some()),
+            _ if run.status == RunStatus::Paused => paused(run, &self.entries(run, TAIL).await?),
+            (Some(holder), _) => self.executing(run, holder, depth).await?,
+            (None, Some(due_at)) => backing_off(due_at, &self.entries(run, END).await?),
+            (None, None) => self.unheld(run),
+        };
+        Ok(Waiting { is_interrupted, ..waiting })
+    }
+
+    fn cancelled(&self, run: &Run, is_held: bool) -> Waiting {
+        let reason = run.cancel.as_ref().map(|cancel| quoted(&cancel.reason)).unwrap_or_default();
+        let asked = format!("someone asked for its end ({reason})");
+        if is_held {
+            return waiting(WaitsFor::Cancel, format!("{asked}; the process that executes it is about to end it"));
+        }
+        Waiting {
+            remedy: Some(Remedy::Cancel { run_id: run.info.run_id.clone() }),
+            hint: Some("ask for its end once more: whoever asks while no process holds it ends it at once".to_owned()),
+            ..waiting(WaitsFor::Cancel, format!("{asked}; no process is there to write that down"))
+        }
+    }
+
+    async fn executing(&self, run: &Run, holder: &LivingWorker, depth: Depth) -> Result<Waiting, DbError> {
+        if holder.good_until <= self.now {
+            let silent = self.now.since(holder.good_until).as_secs();
+            let reason =
+                format!("its process lives, and has renewed no lease for {silent} s beyond the end of its last one");
+            return Ok(Waiting {
+                on: Some(holder.worker.to_shared()),
+                hint: Some("let that process go on, or end it: another one then takes the run over".to_owned()),
+                ..waiting(WaitsFor::Worker, reason)
+            });
+        }
+        let in_flight = match depth {
+            Depth::Row => None,
+            Depth::Tail => in_flight(&self.entries(run, TAIL).await?, self.now),
+        };
+        Ok(in_flight.unwrap_or_else(|| match &run.progress {
+            Some(progress) => {
+                let reason = format!("a process is at step {progress}");
+                Waiting { on: Some(progress.clone()), ..waiting(WaitsFor::Step, reason) }
+            }
+            None => waiting(WaitsFor::Step, "a process is about to begin".to_owned()),
+        }))
+    }
+
+    /// It may be claimed, and nobody has.
+    fn unheld(&self, run: &Run) -> Waiting {
+        let workflow_id = &run.info.workflow_id;
+        let executing: Vec<_> =
+            self.workers.iter().filter(|known| known.workflows.is_some() && known.lives_at(self.now)).collect();
+        let able = executing.iter().filter(|known| known.executes(workflow_id)).count();
+        if able == 0 {
+            let nobody = match executing.len() {
+                0 => "no process executes runs of this database".to_owned(),
+                1 => format!("the one process that executes runs does not have the workflow {workflow_id}"),
+                n => format!("none of the {n} processes that execute runs has the workflow {workflow_id}"),
+            };
+            let reason = match (run.status, &run.worker) {
+                (RunStatus::Pending, _) => nobody,
+                (_, Some(_)) => format!("its process ended in the middle of it, and {nobody}"),
+                (_, None) => format!("no process executes it: its last one gave it back, and {nobody}"),
+            };
+            return Waiting {
+                on: Some(workflow_id.to_shared()),
+                remedy: Some(Remedy::StartWorker),
+                hint: Some(format!("start a program that has the workflow {workflow_id}: it goes on by itself then")),
+                ..waiting(WaitsFor::Worker, reason)
+            };
+        }
+        if run.claims >= self.suspect_claims {
+            let reason = format!(
+                "{} workers were lost while executing it and it made no progress: such runs are tried one at a time, \
+                 and this one ends ERROR if it takes one more worker with it",
+                run.claims
+            );
+            return Waiting {
+                remedy: Some(Remedy::Cancel { run_id: run.info.run_id.clone() }),
+                hint: Some("see what its last step does to its process; cancel it if it is not to be tried again".into()),
+                ..waiting(WaitsFor::Suspects, reason)
+            };
+        }
+        let who = if able == 1 { "the process that has".to_owned() } else { format!("one of the {able} processes with") };
+        waiting(WaitsFor::Room, format!("{who} its workflow takes it as soon as it has room"))
+    }
+
+    /// About the last `count` entries of the run's log, or those before the first that is damaged.
+    async fn entries(&self, run: &Run, count: u64) -> Result<Vec<Entry>, DbError> {
+        let mut entries = Vec::new();
+        let mut from = run.next_index.saturating_sub(count);
+        while from < run.next_index {
+            let pages = self.db.read(self.access.clone(), run.info.run_id.clone(), from, READ_BYTES).await?;
+            let Some(end) = pages.last().map(Page::end).filter(|end| *end > from) else { break };
+            for page in pages {
+                match page.decode(&run.info.run_id) {
+                    Ok(page) => entries.extend(page),
+                    Err(_) => return Ok(entries),
+                }
+            }
+            from = end;
+        }
+        Ok(entries)
+    }
+}
+
+fn waiting(waits_for: WaitsFor, reason: String) -> Waiting {
+    Waiting { waits_for, on: None, until: None, is_interrupted: false, reason, remedy: None, hint: None }
+}
+
+/// At most as much of a text as a reason quotes.
+fn quoted(text: &str) -> String {
+    match text.char_indices().nth(QUOTE_CHARS) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
+    }
+}
+
+/// Behind the first of its session, or behind one that the caller may not see.
+fn behind(head: Option<(&Run, Waiting)>) -> Waiting {
+    let Some((head, why)) = head else {
+        return waiting(WaitsFor::Session, "an earlier run of its session has to end first".to_owned());
+    };
+    let id = &head.info.run_id;
+    let state = match head.status {
+        RunStatus::Paused => "paused",
+        _ if why.is_interrupted => "interrupted",
+        RunStatus::Pending => "pending",
+        _ => "running",
+    };
+    let reason = format!("run {id} of its session has to end first; that one is {state}: {}", quoted(&why.reason));
+    let hint = match &why.remedy {
+        Some(Remedy::Cancel { run_id }) => Some(format!("cancel run {run_id}, and this one goes on")),
+        Some(Remedy::StartWorker) => why.hint,
+        None => None,
+    };
+    Waiting {
+        on: Some(id.to_shared()),
+        until: why.until,
+        remedy: why.remedy,
+        hint,
+        ..waiting(WaitsFor::Session, reason)
+    }
+}
+
+/// What a person has to decide about.
+fn paused(run: &Run, entries: &[Entry]) -> Waiting {
+    let pause = entries.iter().rev().find_map(|entry| match &entry.event.kind {
+        EventKind::WorkflowPaused { paused_step_name, step_requirements, .. } => {
+            let first = step_requirements.as_ref().and_then(|all| all.first());
+            let text = |name: &str| first.and_then(|first| first.get(name)).and_then(Value::as_str);
+            Some((paused_step_name.clone(), text("reason").map(quoted), text("error_type").map(str::to_owned)))
+        }
+        _ => None,
+    });
+    let (step, reason, kind) = pause.unwrap_or_else(|| (Arc::from(""), None, None));
+    let reason = reason.unwrap_or_else(|| "it is paused, and its log does not say why".to_owned());
+    let step = Some(step).filter(|step| !step.is_empty());
+    let is = |wanted: FailureKind| kind.as_deref() == Some(wanted.code());
+    let (on, what) = if is(FailureKind::OutcomeUnknown) {
+        let tool = open_calls(entries).into_iter().rev().find_map(|(_, call)| match call {
+            Call::Tool { name, .. } => Some(name),
+            Call::Model { .. } | Call::Step { .. } => None,
+        });
+        let see = "see at the tool's other end whether it ran";
+        (tool.or(step), format!("{see}; a paused run cannot be continued yet: cancel it, and start it again if it did not"))
+    } else if is(FailureKind::Definition) {
+        let back = "a paused run cannot be continued yet: cancel it, and start it again under the new definition";
+        (step, back.to_owned())
+    } else {
+        (step, "a paused run cannot be continued yet: cancel it, or leave it as it is".to_owned())
+    };
+    Waiting {
+        on,
+        remedy: Some(Remedy::Cancel { run_id: run.info.run_id.clone() }),
+        hint: Some(what),
+        ..waiting(WaitsFor::Person, reason)
+    }
+}
+
+fn backing_off(due_at: Timestamp, entries: &[Entry]) -> Waiting {
+    let retry = entries.iter().rev().find_map(retrying);
+    let (on, reason) = retry.unwrap_or_else(|| (None, "its process could not go on, and tries again".to_owned()));
+    Waiting { on, until: Some(due_at), ..waiting(WaitsFor::Time, reason) }
+}
+
+/// After which failure a step is tried again.
+fn retrying(entry: &Entry) -> Option<(Option<Arc<str>>, String)> {
+    let (EventKind::CustomEvent { fields }, Some(Record::Retry { attempt, .. })) = (&entry.event.kind, &entry.record)
+    else {
+        return None;
+    };
+    let step = entry.event.origin.step_name.clone();
+    let error = fields.get("error").and_then(Value::as_str).map(quoted).unwrap_or_default();
+    let name = step.as_deref().unwrap_or_default();
+    Some((step.clone(), format!("attempt {attempt} at step {name:?} failed ({error}); attempt {} follows", attempt + 1)))
+}
+
+/// What was begun and has not ended.
+enum Call {
+    Model { model: String, who: Arc<str> },
+    Tool { name: Arc<str>, who: Arc<str> },
+    Step { name: Arc<str> },
+}
+
+/// The calls whose intent is among the entries and whose result is not, in the order in which they were begun.
+/// Delegations are left out: their member's own calls stand for them.
+fn open_calls(entries: &[Entry]) -> Vec<(Key, Call)> {
+    let mut open: Vec<(Key, Call)> = Vec::new();
+    for entry in entries {
+        match &entry.record {
+            Some(Record::Intent { key }) => open.extend(begun(entry).map(|call| (key.clone(), call))),
+            Some(Record::Result { key, .. }) => open.retain(|(known, _)| known != key),
+            Some(Record::Step { key, .. } | Record::Retry { key, .. }) => {
+                open.retain(|(known, _)| known != key && !is_below(known, key));
+            }
+            Some(Record::Claimed { .. } | Record::Said { .. } | Record::Ended { .. }) | None => {}
+        }
+    }
+    open
+}
+
+fn is_below(key: &Key, step: &Key) -> bool {
+    key.as_str().strip_prefix(step.as_str()).is_some_and(|rest| rest.starts_with('/'))
+}
+
+fn begun(entry: &Entry) -> Option<Call> {
+    use EventKind::*;
+    let origin = &entry.event.origin;
+    let named = [&origin.agent_name, &origin.team_name, &origin.step_name].into_iter().flatten().next();
+    let who = named.cloned().unwrap_or_else(|| Arc::from(""));
+    let tool = |event: &ToolEvent| {
+        let is_delegation = event.tool.child_run_id.is_some();
+        (!is_delegation).then(|| Call::Tool { name: Arc::from(&*event.tool.tool_name), who: who.clone() })
+    };
+    match &entry.event.kind {
+        ModelRequestStarted(model) | TeamModelRequestStarted(model) => {
+            Some(Call::Model { model: model.model.clone(), who })
+        }
+        ToolCallStarted(event) | TeamToolCallStarted(event) => tool(event),
+        StepStarted => Some(Call::Step { name: who }),
+        _ => None,
+    }
+}
+
+/// What a run that executes is at.
+fn in_flight(entries: &[Entry], now: Timestamp) -> Option<Waiting> {
+    if let Some((on, reason)) = entries.last().and_then(retrying) {
+        let due_at = entries.last().and_then(|entry| match &entry.record {
+            Some(Record::Retry { due_at, .. }) => Some(*due_at),
+            _ => None,
+        });
+        return Some(Waiting { on, until: due_at.filter(|due| *due > now), ..waiting(WaitsFor::Time, reason) });
+    }
+    let open = open_calls(entries);
+    let calls = open.iter().filter(|(_, call)| !matches!(call, Call::Step { .. })).count();
+    let others = match calls {
+        0 | 1 => String::new(),
+        2 => ", and one more call is in flight".to_owned(),
+        n => format!(", and {} more calls are in flight", n - 1),
+    };
+    // Models and tools tell more than the step they stand in.
+    let newest = open.iter().rev().find(|(_, call)| !matches!(call, Call::Step { .. })).or_else(|| open.last());
+    if let Some((_, call)) = newest {
+        let (waits_for, on, reason) = match call {
+            Call::Model { model, who } => {
+                (WaitsFor::Model, Arc::from(&**model), format!("{who} waits for the model {model}{others}"))
+            }
+            Call::Tool { name, who } => (WaitsFor::Tool, name.clone(), format!("{who} waits for the tool {name}{others}")),
+            Call::Step { name } => (WaitsFor::Step, name.clone(), format!("step {name:?} executes")),
+        };
+        return Some(Waiting { on: Some(on), ..waiting(waits_for, reason) });
+    }
+    // The request may stand before what was read: a long answer is many entries.
+    let last = &entries.last()?.event;
+    let is_text = matches!(last.kind, EventKind::RunContent(_) | EventKind::TeamRunContent(_));
+    let who = last.origin.agent_name.as_deref().or(last.origin.team_name.as_deref()).unwrap_or_default();
+    is_text.then(|| waiting(WaitsFor::Model, format!("the model of {who} is answering")))
+}
