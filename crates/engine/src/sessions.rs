@@ -8,8 +8,8 @@ use crate::hub::Changes;
 use crate::waits::Look;
 use outlive_core::json;
 use outlive_core::port::{
-    Access, DbError, DbErrorKind, LivingWorker, NewSession, Run, RunFilter, RunPage, Session, SessionFilter, SessionPage,
-    SessionPatch,
+    Access, DbError, DbErrorKind, LivingWorker, NewSession, Run, RunFilter, RunPage, Session, SessionFilter,
+    SessionPage, SessionPatch,
 };
 use outlive_core::{DefinitionId, Page, RunEvent, RunId, RunStatus, SessionId, Timestamp, Waiting, WorkerId};
 use serde_json::{Map, Value};

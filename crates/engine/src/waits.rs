@@ -198,11 +198,14 @@ impl<'a> Look<'a> {
             );
             return Waiting {
                 remedy: Some(Remedy::Cancel { run_id: run.info.run_id.clone() }),
-                hint: Some("see what its last step does to its process; cancel it if it is not to be tried again".into()),
+                hint: Some(
+                    "see what its last step does to its process; cancel it if it is not to be tried again".into(),
+                ),
                 ..waiting(WaitsFor::Suspects, reason)
             };
         }
-        let who = if able == 1 { "the process that has".to_owned() } else { format!("one of the {able} processes with") };
+        let who =
+            if able == 1 { "the process that has".to_owned() } else { format!("one of the {able} processes with") };
         waiting(WaitsFor::Room, format!("{who} its workflow takes it as soon as it has room"))
     }
 
@@ -284,7 +287,10 @@ fn paused(run: &Run, entries: &[Entry]) -> Waiting {
             Call::Model { .. } | Call::Step { .. } => None,
         });
         let see = "see at the tool's other end whether it ran";
-        (tool.or(step), format!("{see}; a paused run cannot be continued yet: cancel it, and start it again if it did not"))
+        (
+            tool.or(step),
+            format!("{see}; a paused run cannot be continued yet: cancel it, and start it again if it did not"),
+        )
     } else if is(FailureKind::Definition) {
         let back = "a paused run cannot be continued yet: cancel it, and start it again under the new definition";
         (step, back.to_owned())
@@ -314,7 +320,10 @@ fn retrying(entry: &Entry) -> Option<(Option<Arc<str>>, String)> {
     let step = entry.event.origin.step_name.clone();
     let error = fields.get("error").and_then(Value::as_str).map(quoted).unwrap_or_default();
     let name = step.as_deref().unwrap_or_default();
-    Some((step.clone(), format!("attempt {attempt} at step {name:?} failed ({error}); attempt {} follows", attempt + 1)))
+    Some((
+        step.clone(),
+        format!("attempt {attempt} at step {name:?} failed ({error}); attempt {} follows", attempt + 1),
+    ))
 }
 
 /// What was begun and has not ended.
@@ -387,7 +396,9 @@ fn in_flight(entries: &[Entry], now: Timestamp) -> Option<Waiting> {
             Call::Model { model, who } => {
                 (WaitsFor::Model, Arc::from(&**model), format!("{who} waits for the model {model}{others}"))
             }
-            Call::Tool { name, who } => (WaitsFor::Tool, name.clone(), format!("{who} waits for the tool {name}{others}")),
+            Call::Tool { name, who } => {
+                (WaitsFor::Tool, name.clone(), format!("{who} waits for the tool {name}{others}"))
+            }
             Call::Step { name } => (WaitsFor::Step, name.clone(), format!("step {name:?} executes")),
         };
         return Some(Waiting { on: Some(on), ..waiting(waits_for, reason) });

@@ -2,7 +2,9 @@
 
 use crate::stage::{Calls, append, engine, engine_with, input, slow, workflow};
 use outlive_core::port::{Access, CancelIntent, Clock, RunStore, SessionPolicy, StepContext};
-use outlive_core::{Definition, Failure, Remedy, Retry, RunId, RunStatus, Step, StepInput, Timestamp, Waiting, WaitsFor};
+use outlive_core::{
+    Definition, Failure, Remedy, Retry, RunId, RunStatus, Step, StepInput, Timestamp, Waiting, WaitsFor,
+};
 use outlive_db::InMemoryDb;
 use outlive_engine::testing::SimulatedClock;
 use outlive_engine::waits::Look;

@@ -4,8 +4,10 @@
 
 use super::connection::Answer;
 use super::error::ClientError;
-use outlive_core::port::{LivingWorker, Order, Run, RunFilter};
-use outlive_core::{DefinitionId, RunEvent, RunId, RunInfo, RunStatus, SessionId, Timestamp, WorkerId};
+use outlive_core::port::{Life, LivingWorker, Order, Run, RunFilter};
+use outlive_core::{
+    DefinitionId, Remedy, RunEvent, RunId, RunInfo, RunStatus, SessionId, Timestamp, Waiting, WaitsFor, WorkerId,
+};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -157,6 +159,9 @@ pub struct RunSummary {
     pub info: RunInfo,
     /// Where it stands.
     pub status: RunStatus,
+    /// Why it is not over yet; absent once it is, or where nobody has looked.
+    #[serde(default, deserialize_with = "waiting")]
+    pub waiting: Option<Waiting>,
     /// The step it is at, for people: `1/2 Research Step`.
     #[serde(default)]
     pub progress: Option<Arc<str>>,
@@ -195,7 +200,20 @@ pub struct RunSummary {
     pub unreadable: Option<String>,
 }
 
-/// The same of a run in a store at hand.
+impl RunSummary {
+    /// The same with why it is not over yet.
+    #[must_use]
+    pub fn with_waiting(self, waiting: Option<Waiting>) -> Self {
+        Self { waiting, ..self }
+    }
+
+    /// Whether it had begun and no process executes it now, whatever its status says.
+    pub fn is_interrupted(&self) -> bool {
+        self.waiting.as_ref().is_some_and(|waiting| waiting.is_interrupted)
+    }
+}
+
+/// The same of a run in a store at hand, without why it is not over yet.
 impl From<Run> for RunSummary {
     fn from(run: Run) -> Self {
         let (rerun_of, unreadable) = match run.rerun_of() {
@@ -207,6 +225,7 @@ impl From<Run> for RunSummary {
             unreadable,
             info: run.info,
             status: run.status,
+            waiting: None,
             progress: run.progress,
             attempt: run.attempt,
             worker: run.worker,
@@ -306,11 +325,21 @@ pub(super) struct Worker {
     #[serde(deserialize_with = "instant")]
     good_until: Timestamp,
     runs: u64,
+    #[serde(default)]
+    workflows: Option<Arc<[DefinitionId]>>,
+    #[serde(default)]
+    life: String,
 }
 
 impl From<Worker> for LivingWorker {
     fn from(worker: Worker) -> Self {
-        Self { worker: worker.worker_id, good_until: worker.good_until, runs: worker.runs }
+        let life = match worker.life.as_str() {
+            "lives" => Life::Lives,
+            "gone" => Life::Gone,
+            _ => Life::Unknown,
+        };
+        let Worker { worker_id, good_until, runs, workflows, .. } = worker;
+        Self { worker: worker_id, good_until, runs, workflows, life }
     }
 }
 
@@ -350,6 +379,37 @@ fn instant<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::E
 
 fn instant_if_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
     Option::<String>::deserialize(deserializer)?.as_deref().map(parse).transpose()
+}
+
+/// What a newer server has no old word for is `Other`, or absent.
+fn waiting<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Waiting>, D::Error> {
+    #[derive(Deserialize)]
+    struct Told {
+        #[serde(rename = "for")]
+        waits_for: WaitsFor,
+        #[serde(default)]
+        on: Option<Arc<str>>,
+        #[serde(default, deserialize_with = "instant_if_any")]
+        until: Option<Timestamp>,
+        #[serde(default)]
+        is_interrupted: bool,
+        #[serde(default)]
+        reason: String,
+        #[serde(default)]
+        remedy: Option<Value>,
+        #[serde(default)]
+        hint: Option<String>,
+    }
+    let told = Option::<Told>::deserialize(deserializer)?;
+    Ok(told.map(|told| Waiting {
+        waits_for: told.waits_for,
+        on: told.on,
+        until: told.until,
+        is_interrupted: told.is_interrupted,
+        reason: told.reason,
+        remedy: told.remedy.and_then(|remedy| serde_json::from_value::<Remedy>(remedy).ok()),
+        hint: told.hint,
+    }))
 }
 
 /// The server names the last event; what comes next is one more.

@@ -2,7 +2,7 @@
 
 use futures::StreamExt;
 use outlive::client::{Client, ClientError, Submission};
-use outlive::core::port::{Order, RunFilter};
+use outlive::core::port::{Life, Order, RunFilter};
 use outlive::core::{EventKind, RunEvent, Secret};
 use outlive::prelude::*;
 use outlive::{Options, RunId, Server};
@@ -120,7 +120,10 @@ async fn a_run_is_started_followed_and_read_from_elsewhere() {
     assert_eq!((detail.run.next_index, detail.input), (last + 1, Some(json!("hello"))));
     assert_eq!((&*detail.steps[0].name, detail.steps[0].status.as_str()), ("say", "completed"));
     assert!(detail.run.created_at <= detail.run.updated_at);
-    assert_eq!(client.workers().await.unwrap().len(), 1);
+    assert_eq!(detail.run.waiting, None);
+    let workers = client.workers().await.unwrap();
+    assert_eq!((workers.len(), workers[0].life), (1, Life::Lives));
+    assert!(workers[0].executes(&detail.run.info.workflow_id));
     running.stop().await;
 }
 

@@ -99,16 +99,18 @@ fn status(word: &str) -> Result<RunStatus, Problem> {
 pub(super) async fn list(caller: Caller, Query(query): Query<ListQuery>) -> Result<Json<RunList>, Problem> {
     let filter = query.filter(&caller.principal.access())?;
     let (has_cursor, has_preview) = (filter.after.is_some(), filter.with_payload);
-    let page = match caller.engine().runs(filter).await {
+    let engine = caller.engine();
+    let page = match engine.runs(filter).await {
         // What the port says of a cursor that no list gave out.
         Err(Error::Db(error)) if has_cursor && error.kind() == DbErrorKind::Storage => {
             return Err(Problem::field("value_error", "query", "cursor", "Input should be the next_cursor of a list"));
         }
         page => page?,
     };
+    let waitings = engine.waitings(&page.runs).await?;
     let line = if has_preview { RunLine::with_preview } else { RunLine::new };
     Ok(Json(RunList {
-        runs: page.runs.iter().map(line).collect(),
+        runs: page.runs.iter().zip(&waitings).map(|(run, waiting)| line(run, waiting.as_ref())).collect(),
         counts: page.counts.unwrap_or_default().into_iter().map(|(status, count)| (status.as_str(), count)).collect(),
         next_cursor: page.next,
         unreadable: page.unreadable.iter().map(ToString::to_string).collect(),
@@ -120,7 +122,8 @@ pub(super) async fn get(caller: Caller, Path(run_id): Path<String>) -> Result<Js
     let engine = caller.engine();
     let run = show(&caller, &engine, &run_id).await?;
     let steps = steps::lines(&engine, &run).await?;
-    Ok(Json(RunDetail::new(&run, steps)))
+    let waiting = engine.waiting(&run).await?;
+    Ok(Json(RunDetail::new(&run, waiting.as_ref(), steps)))
 }
 
 /// The query of a run's output.

@@ -3,12 +3,13 @@
 
 use crate::audit::AuditLine;
 use crate::wire::{iso, iso_micros};
-use outlive_core::port::{LivingWorker, Run, Unreadable, run_output};
-use outlive_core::{RunEvent, RunStatus, Timestamp};
+use outlive_core::port::{Life, LivingWorker, Run, Unreadable, run_output};
+use outlive_core::{DefinitionId, Remedy, RunEvent, RunStatus, Timestamp, Waiting};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Letters of an input or error in a preview.
 const PREVIEW_CHARS: usize = 200;
@@ -87,6 +88,66 @@ pub(crate) struct CancelledRun {
     pub(crate) status: &'static str,
 }
 
+/// Why a run is not over yet.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct WaitingFor {
+    /// What it waits for: an earlier run of its `session`; a `worker`, that is a process with its workflow; `room` in one;
+    /// its turn among `suspects`, which crashed their workers; a `time`; a `person`; its end, which was asked for
+    /// (`cancel`); or what a process is at: a `model`, a `tool`, a `step`. Lists say `step` of all that executes.
+    #[serde(rename = "for")]
+    #[schemars(extend("enum" = [
+        "session", "worker", "room", "suspects", "time", "person", "cancel", "model", "tool", "step"
+    ]))]
+    pub(crate) waits_for: &'static str,
+    /// Whose name that is: the run in front, the workflow nobody has, the silent worker, the tool, the model, the step.
+    pub(crate) on: Option<String>,
+    /// Whether it had begun and no process executes it now, whatever its status says.
+    pub(crate) is_interrupted: bool,
+    /// When it goes on by itself, where that is known, in RFC 3339.
+    pub(crate) until: Option<String>,
+    /// The whole story on one line, for people.
+    pub(crate) reason: String,
+    /// What would end the wait; null when there is nothing to do.
+    pub(crate) remedy: Option<RemedyLine>,
+    /// The same in words.
+    pub(crate) hint: Option<String>,
+}
+
+/// What would end a wait.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct RemedyLine {
+    /// `start_worker`: start a process that executes the run's workflow. `cancel`: cancel the run `run_id`.
+    #[serde(rename = "do")]
+    #[schemars(extend("enum" = ["start_worker", "cancel"]))]
+    pub(crate) action: &'static str,
+    /// The run to cancel: the one that waits, or the one in front of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) run_id: Option<String>,
+}
+
+impl WaitingFor {
+    fn new(waiting: &Waiting) -> Self {
+        Self {
+            waits_for: waiting.waits_for.as_str(),
+            on: waiting.on.as_deref().map(str::to_owned),
+            is_interrupted: waiting.is_interrupted,
+            until: waiting.until.map(iso_micros),
+            reason: waiting.reason.clone(),
+            remedy: waiting.remedy.as_ref().map(RemedyLine::new),
+            hint: waiting.hint.clone(),
+        }
+    }
+}
+
+impl RemedyLine {
+    fn new(remedy: &Remedy) -> Self {
+        match remedy {
+            Remedy::StartWorker => Self { action: "start_worker", run_id: None },
+            Remedy::Cancel { run_id } => Self { action: "cancel", run_id: Some(run_id.to_string()) },
+        }
+    }
+}
+
 /// A run without its payload.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct RunLine {
@@ -103,6 +164,9 @@ pub(crate) struct RunLine {
     /// Its status.
     #[schemars(extend("enum" = ["PENDING", "RUNNING", "PAUSED", "COMPLETED", "CANCELLED", "ERROR"]))]
     pub(crate) status: &'static str,
+    /// Why it is not over yet; null once it is. A run that is RUNNING and executed by nobody is told from others by
+    /// `waiting.is_interrupted`.
+    pub(crate) waiting: Option<WaitingFor>,
     /// The step it is at, for people: `1/2 Research Step`.
     pub(crate) progress: Option<String>,
     /// How often it was claimed.
@@ -133,7 +197,7 @@ pub(crate) struct RunLine {
 }
 
 impl RunLine {
-    pub(super) fn new(run: &Run) -> Self {
+    pub(super) fn new(run: &Run, waiting: Option<&Waiting>) -> Self {
         let mut unreadable = None;
         let rerun_of = readable(run.rerun_of(), &mut unreadable).flatten();
         Self {
@@ -143,6 +207,7 @@ impl RunLine {
             session_id: run.info.session_id.to_string(),
             user_id: run.info.user_id.as_deref().map(str::to_owned),
             status: run.status.as_str(),
+            waiting: waiting.map(WaitingFor::new),
             progress: run.progress.as_deref().map(str::to_owned),
             attempt: run.attempt,
             worker_id: run.worker.as_ref().map(ToString::to_string),
@@ -159,8 +224,8 @@ impl RunLine {
     }
 
     /// With the begin of input and error, which `run` must carry.
-    pub(super) fn with_preview(run: &Run) -> Self {
-        let mut line = Self::new(run);
+    pub(super) fn with_preview(run: &Run, waiting: Option<&Waiting>) -> Self {
+        let mut line = Self::new(run, waiting);
         let input = readable(run.read_input(), &mut line.unreadable).flatten();
         let error = readable(error(run), &mut line.unreadable).flatten();
         line.input_preview = input.map(|input| begin(&outlive_core::content_text(Some(&input))));
@@ -215,8 +280,8 @@ pub(crate) struct RunDetail {
 }
 
 impl RunDetail {
-    pub(super) fn new(run: &Run, steps: Vec<StepLine>) -> Self {
-        let mut line = RunLine::new(run);
+    pub(super) fn new(run: &Run, waiting: Option<&Waiting>, steps: Vec<StepLine>) -> Self {
+        let mut line = RunLine::new(run, waiting);
         let input = readable(run.read_input(), &mut line.unreadable).flatten();
         let error = readable(error(run), &mut line.unreadable).flatten();
         Self { line, input, error, definition: run.definition.to_string(), steps }
@@ -291,11 +356,27 @@ pub(crate) struct Worker {
     pub(crate) good_until: String,
     /// How many runs it holds, of those the caller may see.
     pub(crate) runs: u64,
+    /// The workflows it executes; null when it executes none, but only reads and accepts.
+    pub(crate) workflows: Option<Vec<String>>,
+    /// What is known of its process, whatever `good_until` says.
+    #[schemars(extend("enum" = ["lives", "gone", "unknown"]))]
+    pub(crate) life: &'static str,
 }
 
 impl Worker {
     pub(super) fn new(living: &LivingWorker) -> Self {
-        Self { worker_id: living.worker.to_string(), good_until: iso_micros(living.good_until), runs: living.runs }
+        let ids = |ids: &Arc<[DefinitionId]>| ids.iter().map(ToString::to_string).collect();
+        Self {
+            worker_id: living.worker.to_string(),
+            good_until: iso_micros(living.good_until),
+            runs: living.runs,
+            workflows: living.workflows.as_ref().map(ids),
+            life: match living.life {
+                Life::Lives => "lives",
+                Life::Gone => "gone",
+                Life::Unknown => "unknown",
+            },
+        }
     }
 }
 

@@ -240,3 +240,55 @@ async fn workers_are_listed_with_what_they_hold() {
     assert_eq!(run["worker_id"], stage.ada.get_json("/api/workers").await["workers"][0]["worker_id"]);
     stage.gate.add_permits(1);
 }
+
+#[tokio::test]
+async fn an_unfinished_run_says_what_it_waits_for() {
+    let stage = Stage::new().await;
+    let start = async |session_id: &str| {
+        let body = json!({ "workflow_id": "gate", "input": "x", "session_id": session_id });
+        stage.ada.post("/api/runs", body).await.json()["run_id"].as_str().expect("a run id").to_owned()
+    };
+    let (first, second) = (start("s").await, start("s").await);
+    stage.begun(&first).await;
+    let detail = stage.ada.get_json(&format!("/api/runs/{first}")).await;
+    assert_eq!(
+        detail["waiting"],
+        json!({
+            "for": "step",
+            "on": "wait",
+            "is_interrupted": false,
+            "until": null,
+            "reason": "step \"wait\" executes",
+            "remedy": null,
+            "hint": null,
+        })
+    );
+    let behind = stage.ada.get_json(&format!("/api/runs/{second}")).await;
+    let told = (&behind["status"], &behind["waiting"]["for"], &behind["waiting"]["on"]);
+    assert_eq!(told, (&json!("PENDING"), &json!("session"), &json!(first)));
+    let list = stage.ada.get_json("/api/runs?preview=true").await;
+    assert_eq!(list["runs"][0]["waiting"], behind["waiting"]);
+    stage.gate.add_permits(2);
+    stage.ended(&second).await;
+    let list = stage.ada.get_json("/api/runs").await;
+    assert!(list["runs"].as_array().expect("runs").iter().all(|run| run["waiting"].is_null()), "{list}");
+}
+
+#[tokio::test]
+async fn a_run_whose_process_is_gone_keeps_its_status_and_the_truth_stands_beside_it() {
+    let stage = Stage::new().await;
+    let run_id = stage.ada.start("gate", "x").await;
+    stage.begun(&run_id).await;
+    let other = stage.reader().await;
+    stage.engine.kill();
+    stage.db.crash(&stage.engine.worker());
+    for path in [format!("/api/runs/{run_id}"), "/api/runs".to_owned()] {
+        let answer = other.get_json(&path).await;
+        let run = answer.get("runs").map_or(&answer, |runs| &runs[0]);
+        assert_eq!((&run["status"], &run["waiting"]["is_interrupted"]), (&json!("RUNNING"), &json!(true)), "{run}");
+        let told = (&run["waiting"]["for"], &run["waiting"]["on"], &run["waiting"]["remedy"]);
+        assert_eq!(told, (&json!("worker"), &json!("gate"), &json!({ "do": "start_worker" })));
+    }
+    let workers = other.get_json("/api/workers").await;
+    assert_eq!(workers["workers"][0]["workflows"], Value::Null, "a reader executes nothing: {workers}");
+}

@@ -228,6 +228,15 @@ impl Stage {
         Client { router: serving(&self.engine, definitions).build().router(), token: String::new() }
     }
 
+    /// Another process on the same store, which executes nothing, behind a server that asks for no credentials.
+    pub(crate) async fn reader(&self) -> Client {
+        let options = Options { execute: false, ..Options::default() };
+        let db = Arc::new(self.db.another_process());
+        let engine = Engine::builder(db).options(options).start().await.expect("an engine");
+        let definitions = [echo(), gated(self.gate.clone()), broken()];
+        Client { router: serving(&engine, definitions).build().router(), token: String::new() }
+    }
+
     /// Waits for the run's end.
     pub(crate) async fn ended(&self, run_id: &str) {
         let waiting = self.engine.attach(RunId::parse(run_id).expect("an id"));
