@@ -33,6 +33,18 @@ impl StepState {
     }
 }
 
+/// A tool call that failed.
+#[derive(Clone, Debug)]
+pub(crate) struct ToolFailure {
+    /// The agent or team that made it.
+    pub(crate) who: String,
+    pub(crate) tool: String,
+    pub(crate) error: String,
+}
+
+/// Failed tool calls that are kept of a step; what comes after is counted with the others only.
+const TOOL_FAILURES_MAX: usize = 20;
+
 /// One step.
 #[derive(Clone, Debug)]
 pub(crate) struct StepView {
@@ -42,6 +54,7 @@ pub(crate) struct StepView {
     pub(crate) seconds: Option<f64>,
     members: BTreeSet<String>,
     pub(crate) tool_calls: usize,
+    pub(crate) tool_failures: Vec<ToolFailure>,
     pub(crate) model_calls: usize,
     pub(crate) tokens: u64,
     /// From 1; one more for each retry.
@@ -59,6 +72,7 @@ impl StepView {
             seconds: None,
             members: BTreeSet::new(),
             tool_calls: 0,
+            tool_failures: Vec::new(),
             model_calls: 0,
             tokens: 0,
             attempts: 1,
@@ -88,11 +102,18 @@ impl StepView {
             "duration_ms": self.seconds.map(millis),
             "members": self.members(),
             "tool_calls": self.tool_calls,
+            "tool_failures": self.tool_failures.iter().map(ToolFailure::to_json).collect::<Vec<_>>(),
             "model_calls": self.model_calls,
             "tokens": self.tokens,
             "attempts": self.attempts,
             "error": self.error,
         })
+    }
+}
+
+impl ToolFailure {
+    fn to_json(&self) -> Value {
+        json!({ "by": self.who, "tool": self.tool, "error": self.error })
     }
 }
 
@@ -131,6 +152,13 @@ impl RunView {
     /// The step at work.
     pub(crate) fn active(&self) -> Option<&StepView> {
         self.steps.last().filter(|step| step.state == StepState::Running)
+    }
+
+    /// Whether the step an event speaks of has begun and not ended.
+    pub(crate) fn is_open(&self, event: &RunEvent) -> bool {
+        let name = event.origin.step_name.as_deref();
+        let step = self.steps.iter().rev().find(|step| Some(step.name.as_str()) == name);
+        step.is_some_and(|step| step.state == StepState::Running)
     }
 
     /// Tokens of all steps.
@@ -184,6 +212,16 @@ impl RunView {
                     step.tool_calls += 1;
                 }
             }
+            ToolCallError(failed) | TeamToolCallError(failed) => {
+                let origin = &event.origin;
+                let who = origin.agent_name.as_deref().or(origin.team_name.as_deref()).unwrap_or_default().to_owned();
+                if let Some(step) = self.step(event)
+                    && step.tool_failures.len() < TOOL_FAILURES_MAX
+                {
+                    let (tool, error) = (failed.tool.tool_name.clone(), failed.error.clone());
+                    step.tool_failures.push(ToolFailure { who, tool, error });
+                }
+            }
             ModelRequestCompleted(done) | TeamModelRequestCompleted(done) => {
                 if let Some(step) = self.step(event) {
                     step.model_calls += 1;
@@ -199,15 +237,13 @@ impl RunView {
             | RunError(_)
             | ModelRequestStarted(_)
             | ToolCallCompleted(_)
-            | ToolCallError(_)
             | TeamRunContent(_)
             | TeamRunContentCompleted
             | TeamRunCompleted(_)
             | TeamRunError(_)
             | TeamModelRequestStarted(_)
             | TeamToolCallStarted(_)
-            | TeamToolCallCompleted(_)
-            | TeamToolCallError(_) => {}
+            | TeamToolCallCompleted(_) => {}
         }
     }
 

@@ -17,6 +17,7 @@ mod settings;
 mod stop;
 mod store;
 mod style;
+mod table;
 mod times;
 
 use clap::Parser;

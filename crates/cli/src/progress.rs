@@ -5,7 +5,8 @@ use crate::cmd::{step_facts, step_line};
 use crate::fold::{RunView, StepState, StepView};
 use crate::style::{self, DIM, Mark};
 use crate::{output, times};
-use outlive::core::{EventKind, RunEvent};
+use outlive::core::{EventKind, RunEvent, ToolExecution, content_text};
+use serde_json::Value;
 use std::io;
 use std::time::Instant;
 
@@ -41,8 +42,9 @@ impl Progress {
             self.kept_shown = true;
             self.show_kept()?;
         }
+        let was_open = self.view.is_open(event);
         self.view.apply(event);
-        if is_old || self.is_quiet { Ok(()) } else { self.show(event) }
+        if is_old || self.is_quiet { Ok(()) } else { self.show(event, was_open) }
     }
 
     /// What an earlier process did.
@@ -65,7 +67,7 @@ impl Progress {
         self.view.seconds
     }
 
-    fn show(&mut self, event: &RunEvent) -> io::Result<()> {
+    fn show(&mut self, event: &RunEvent, was_open: bool) -> io::Result<()> {
         use EventKind::*;
         let name = event.origin.step_name.as_deref().unwrap_or_default();
         match &event.kind {
@@ -76,12 +78,15 @@ impl Progress {
             RunContent(delta) | TeamRunContent(delta) if event.origin.parent_run_id.is_none() => {
                 self.text(delta.content.as_deref().unwrap_or_default())
             }
-            ToolCallStarted(call) => {
+            // A delegation is told by what its member does.
+            ToolCallCompleted(call) | TeamToolCallCompleted(call) if call.tool.child_run_id.is_none() => {
                 self.end_text()?;
-                let who = style::line(event.origin.agent_name.as_deref().unwrap_or(name), 60);
-                output::line(format_args!("   {DIM}{who}: {}{DIM:#}", style::line(&call.tool.tool_name, 60)))
+                let origin = &event.origin;
+                let who = origin.agent_name.as_deref().or(origin.team_name.as_deref()).unwrap_or(name);
+                output::line(tool_line(who, &call.tool))
             }
-            StepCompleted { .. } | StepOutput { .. } | StepError { .. } => {
+            // A step of a function says its output and then that it has ended.
+            StepCompleted { .. } | StepOutput { .. } | StepError { .. } if was_open => {
                 self.end_text()?;
                 self.step_ended()
             }
@@ -128,4 +133,21 @@ impl Progress {
     pub(crate) fn end_text(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.in_text) { output::write("\n") } else { Ok(()) }
     }
+}
+
+/// `   Finance Agent: get_price {"symbol":"NVDA"} → {"price":131.2}   0.3 s`.
+fn tool_line(who: &str, tool: &ToolExecution) -> String {
+    let (who, name) = (style::line(who, 60), style::line(&tool.tool_name, 60));
+    let arguments = match &tool.tool_args {
+        Value::Object(none) if none.is_empty() => String::new(),
+        arguments => format!(" {}", style::line(&content_text(Some(arguments)), 60)),
+    };
+    let result = style::line(tool.result.as_deref().unwrap_or_default(), 60);
+    let result = match tool.tool_call_error {
+        Some(true) => format!("{} {result}", Mark::Failed.shown()),
+        Some(false) | None => format!("{} {result}", style::arrow()),
+    };
+    let took = tool.metrics.as_ref().and_then(|metrics| metrics.duration).map(times::span);
+    let took = took.map(|took| format!("   {took}")).unwrap_or_default();
+    format!("   {DIM}{who}: {name}{arguments}{DIM:#} {result}{DIM}{took}{DIM:#}")
 }

@@ -8,15 +8,18 @@
 //! both give is the same, to the letter.
 
 use crate::cli::Global;
+use crate::cmd;
 use crate::demo;
 use crate::exit::{Exit, Problem};
 use crate::output;
 use crate::settings::{self, Settings, TOKEN};
 use crate::store::{self, Store};
 use crate::style;
+use crate::times;
 use outlive::client::{self, Client, ClientError, RunSummary, Submission};
 use outlive::core::port::{Access, AuditKind, RunFilter};
 use outlive::core::{DefinitionId, RunEvent, RunId, RunStatus, SessionId, WorkflowRunOutput};
+use outlive::engine::waits::Look;
 use outlive::engine::{Engine, EventStream, Options, Submit, run_output};
 use std::time::Duration;
 use tokio::sync::OnceCell;
@@ -215,7 +218,13 @@ impl Runs {
     /// The run with this id.
     async fn run(&self, id: &RunId) -> Result<Option<RunSummary>, Problem> {
         match self {
-            Self::Here(here) => Ok(here.store.db.run(Access::All, id.clone()).await?.map(RunSummary::from)),
+            Self::Here(here) => match here.store.db.run(Access::All, id.clone()).await? {
+                Some(run) => {
+                    let waiting = here.look().await?.at(&run).await?;
+                    Ok(Some(RunSummary::from(run).with_waiting(waiting)))
+                }
+                None => Ok(None),
+            },
             Self::There(client) => match client.run(id).await {
                 Ok(found) => Ok(Some(found.run)),
                 Err(ClientError::NotFound(_)) => Ok(None),
@@ -233,7 +242,9 @@ impl Runs {
             Self::Here(here) => {
                 let page = here.store.db.runs(Access::All, filter).await?;
                 let unreadable = page.unreadable.iter().map(ToString::to_string).collect();
-                let runs = page.runs.into_iter().map(RunSummary::from).collect();
+                let waitings = here.look().await?.over(&page.runs).await?;
+                let summary = |(run, waiting)| RunSummary::from(run).with_waiting(waiting);
+                let runs = page.runs.into_iter().zip(waitings).map(summary).collect();
                 Ok(Page { runs, next: page.next, unreadable })
             }
             Self::There(client) => {
@@ -243,9 +254,14 @@ impl Runs {
         }
     }
 
+    /// The run as it stands now, down to the call in flight.
+    pub(crate) async fn standing(&self, id: &RunId) -> Result<RunSummary, Problem> {
+        self.run(id).await?.ok_or_else(|| gone(id))
+    }
+
     /// Where a run stands now.
     pub(crate) async fn status(&self, id: &RunId) -> Result<RunStatus, Problem> {
-        Ok(self.run(id).await?.ok_or_else(|| gone(id))?.status)
+        Ok(self.standing(id).await?.status)
     }
 
     /// The run's result, or what there is of it.
@@ -357,6 +373,11 @@ impl Here {
         Self { store, role, options, engine: OnceCell::new() }
     }
 
+    /// A look at who lives and what runs wait for.
+    async fn look(&self) -> Result<Look<'_>, Problem> {
+        Ok(Look::new(&*self.store.db, Access::All, times::now(), &self.options).await?)
+    }
+
     async fn engine(&self) -> Result<&Engine, Problem> {
         let start = || async {
             let builder = Engine::builder(self.store.db.clone()).options(self.options.clone());
@@ -426,7 +447,7 @@ fn gone(id: &RunId) -> Problem {
 
 fn ambiguous(text: &str, page: &Page) -> Problem {
     let line = |run: &RunSummary| {
-        let status = style::status_word(run.status);
+        let (_, status) = cmd::state(run);
         format!("{}  {status}  {}", run.info.run_id, style::line(&run.info.workflow_name, 60))
     };
     let mut lines: Vec<_> = page.runs.iter().map(line).collect();

@@ -23,6 +23,8 @@ pub(crate) enum Mark {
     Open,
     /// At work.
     Active,
+    /// Begun, and nobody is at work.
+    Interrupted,
     /// Waits for a person.
     Paused,
     /// Done.
@@ -52,6 +54,7 @@ impl Mark {
         let (sign, word) = match self {
             Mark::Open => ("–", "open"),
             Mark::Active => ("●", "run"),
+            Mark::Interrupted => ("!", "lost"),
             Mark::Paused => ("‖", "wait"),
             Mark::Done => ("✓", "ok"),
             Mark::Failed => ("✕", "FAIL"),
@@ -66,7 +69,7 @@ impl Mark {
         let style = match self {
             Mark::Open => DIM,
             Mark::Active | Mark::Kept => BLUE,
-            Mark::Paused | Mark::Cancelled => YELLOW,
+            Mark::Interrupted | Mark::Paused | Mark::Cancelled => YELLOW,
             Mark::Done => GREEN,
             Mark::Failed => RED,
         };
@@ -77,6 +80,16 @@ impl Mark {
 /// What stands between parts of a line.
 pub(crate) fn dot() -> &'static str {
     if has_utf8() { " · " } else { ", " }
+}
+
+/// What stands where something was left out.
+pub(crate) fn ellipsis() -> &'static str {
+    if has_utf8() { "…" } else { "..." }
+}
+
+/// Stands before what came out of something.
+pub(crate) fn arrow() -> &'static str {
+    if has_utf8() { "→" } else { "->" }
 }
 
 /// A status in our spelling: lower case.
@@ -122,7 +135,7 @@ pub(crate) fn line(text: &str, length: usize) -> String {
     let text = clean(text).split_whitespace().collect::<Vec<_>>().join(" ");
     match text.char_indices().nth(length) {
         None => text,
-        Some((end, _)) => format!("{}{}", &text[..end], if has_utf8() { "…" } else { "..." }),
+        Some((end, _)) => format!("{}{}", &text[..end], ellipsis()),
     }
 }
 

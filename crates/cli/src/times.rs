@@ -35,6 +35,11 @@ pub(crate) fn shown(at: Timestamp, format: TimeFormat, now: Timestamp) -> String
     }
 }
 
+/// A time that is to come: `in 12 s`.
+pub(crate) fn ahead(at: Timestamp, now: Timestamp) -> String {
+    format!("in {}", coarse(at.since(now)))
+}
+
 /// A duration in its largest unit: `14 s`, `3 min`, `2 h`, `5 d`.
 fn coarse(duration: Duration) -> String {
     let seconds = duration.as_secs();

@@ -191,9 +191,7 @@ impl Demo {
             output::json(&document(output, calls, took))?;
             return Ok(());
         }
-        if let Some(line) = super::last_line(output, took.as_secs_f64()) {
-            output::line(line)?;
-        }
+        super::tell_end(output, took.as_secs_f64(), global)?;
         if let Some(ModelCalls { before, repeated }) = calls {
             let which = match repeated {
                 0 => String::new(),

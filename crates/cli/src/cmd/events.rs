@@ -7,20 +7,24 @@ use crate::style::{self, DIM};
 use crate::times::TimeFormat;
 use crate::{output, times};
 use clap::Args;
-use outlive::core::{EventKind, RunEvent, RunId, Timestamp};
+use outlive::core::{EventKind, Origin, RunEvent, RunId, Timestamp};
 use serde_json::{Value, json};
 use std::time::Duration;
 
 /// Print a run's events, one a line
 ///
-/// With --json each line is the event as every subscriber sees it. With -f the command ends with the run.
+/// Streamed text is one line an answer, unless --all is given. With --json each line is the event as every subscriber sees
+/// it. With -f the command ends with the run.
 #[derive(Debug, Args)]
 pub(crate) struct Events {
-    #[arg(value_name = "RUN", help = RUN_HELP)]
+    #[arg(value_name = "RUN", default_value = "@last", help = RUN_HELP)]
     run: String,
     /// Go on with new events until the run ends
     #[arg(short, long)]
     follow: bool,
+    /// Each piece of streamed text on a line of its own
+    #[arg(short, long)]
+    all: bool,
     /// Only events after this index
     #[arg(long, value_name = "N")]
     after: Option<u64>,
@@ -35,18 +39,22 @@ impl Events {
             runs.close().await?;
             return exit;
         }
+        let mut lines = self.lines(global);
         for event in runs.events(&run_id, self.after).await? {
-            print(&event, global)?;
+            lines.print(&event)?;
         }
+        lines.end()?;
         Ok(Exit::Done)
     }
 
     async fn follow(&self, runs: &Runs, run_id: &RunId, global: &Global) -> Result<Exit, Problem> {
         let told = async {
+            let mut lines = self.lines(global);
             let mut events = runs.follow(run_id, self.after).await?;
             while let Some(event) = events.next().await? {
-                print(&event, global)?;
+                lines.print(&event)?;
             }
+            lines.end()?;
             Ok(Exit::Done)
         };
         tokio::select! {
@@ -57,6 +65,80 @@ impl Events {
             }
             () = passed(global.timeout) => Err(unfinished(run_id)),
         }
+    }
+}
+
+impl Events {
+    fn lines<'a>(&self, global: &'a Global) -> Lines<'a> {
+        Lines { global, folds: !(self.all || global.json), open: Vec::new() }
+    }
+}
+
+/// Prints events, the pieces of one answer as one line once something else of the same run comes.
+struct Lines<'a> {
+    global: &'a Global,
+    folds: bool,
+    open: Vec<Answer>,
+}
+
+/// Streamed text of which no line has been printed yet.
+struct Answer {
+    first: RunEvent,
+    pieces: usize,
+    chars: usize,
+    begin: String,
+}
+
+/// As much of an answer as a line shows.
+const BEGIN_CHARS: usize = 80;
+
+impl Lines<'_> {
+    fn print(&mut self, event: &RunEvent) -> Result<(), Problem> {
+        use EventKind::{RunContent, TeamRunContent};
+        match &event.kind {
+            RunContent(delta) | TeamRunContent(delta) if self.folds => {
+                self.add(event, delta.content.as_deref().unwrap_or_default());
+                Ok(())
+            }
+            _ => {
+                self.end_answers(&event.origin)?;
+                print(event, self.global)
+            }
+        }
+    }
+
+    fn add(&mut self, event: &RunEvent, text: &str) {
+        let is_same = |answer: &Answer| answer.first.origin.run_id == event.origin.run_id;
+        let place = self.open.iter().position(is_same).unwrap_or_else(|| {
+            self.open.push(Answer { first: event.clone(), pieces: 0, chars: 0, begin: String::new() });
+            self.open.len() - 1
+        });
+        let answer = &mut self.open[place];
+        answer.pieces += 1;
+        answer.chars += text.chars().count();
+        let missing = BEGIN_CHARS.saturating_sub(answer.begin.chars().count());
+        answer.begin.extend(text.chars().take(missing));
+    }
+
+    /// Of this agent or team; of all when the workflow speaks.
+    fn end_answers(&mut self, origin: &Origin) -> Result<(), Problem> {
+        let is_workflows = origin.agent_id.is_none() && origin.team_id.is_none();
+        let is_over = |answer: &mut Answer| is_workflows || answer.first.origin.run_id == origin.run_id;
+        let over: Vec<_> = self.open.extract_if(.., is_over).collect();
+        over.iter().try_for_each(|answer| self.print_answer(answer))
+    }
+
+    fn print_answer(&self, answer: &Answer) -> Result<(), Problem> {
+        let more = if answer.chars > BEGIN_CHARS { style::ellipsis() } else { "" };
+        let pieces = style::counted(answer.pieces, "piece");
+        let about = format!("{pieces}, {} characters: {}{more}", answer.chars, style::line(&answer.begin, BEGIN_CHARS));
+        print_line(&answer.first, &about, self.global)
+    }
+
+    /// Prints what is left.
+    fn end(&mut self) -> Result<(), Problem> {
+        let open = std::mem::take(&mut self.open);
+        open.iter().try_for_each(|answer| self.print_answer(answer))
     }
 }
 
@@ -76,21 +158,26 @@ pub(crate) async fn passed(timeout: Option<Duration>) {
 
 /// One line about an event, or its JSON.
 pub(super) fn print(event: &RunEvent, global: &Global) -> Result<(), Problem> {
-    let at = Timestamp::from_micros(event.created_at.saturating_mul(1_000_000));
     if global.json {
+        let at = Timestamp::from_seconds(event.created_at);
         let mut document = serde_json::to_value(event).map_err(std::io::Error::other)?;
         document["created_at"] = json!(times::rfc3339(at));
         output::json(&document)?;
         return Ok(());
     }
+    print_line(event, &about(event), global)
+}
+
+/// An event's line, with this to say of it.
+fn print_line(event: &RunEvent, about: &str, global: &Global) -> Result<(), Problem> {
+    let at = Timestamp::from_seconds(event.created_at);
     let index = event.event_index.unwrap_or_default();
     // An event's own time is a fact of the past; "3 min ago" in every line would say less.
     let format = if global.time_format == TimeFormat::Relative { TimeFormat::Local } else { global.time_format };
     let time = times::shown(at, format, at);
     let who = event.origin.agent_name.as_deref().or(event.origin.team_name.as_deref());
     let who = who.or(event.origin.step_name.as_deref()).unwrap_or_default();
-    let line =
-        format!("{DIM}{index:>5}  {time}{DIM:#}  {:<26} {:<24} {}", event.name(), style::line(who, 24), about(event));
+    let line = format!("{DIM}{index:>5}  {time}{DIM:#}  {:<26} {:<24} {}", event.name(), style::line(who, 24), about);
     output::line(line.trim_end())?;
     Ok(())
 }

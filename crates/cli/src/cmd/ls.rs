@@ -1,11 +1,11 @@
 //! `outlive ls`: runs, newest first.
 
-use super::run_json;
+use super::{run_json, short_waiting, state};
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};
 use crate::runs::Runs;
-use crate::style::{self, Mark};
-use crate::{output, times};
+use crate::table::{self, Column, KEPT};
+use crate::{output, style, times};
 use clap::Args;
 use outlive::client::RunSummary;
 use outlive::core::port::RunFilter;
@@ -16,7 +16,7 @@ use std::time::Duration;
 /// List runs, newest first
 ///
 /// Filters: status:running, status:error,cancelled, workflow:NAME, session:ID, user:ID, since:1d. A run must fit all of
-/// them.
+/// them. What had begun and nobody executes now is status:interrupted.
 #[derive(Debug, Args)]
 pub(crate) struct Ls {
     /// Which runs: status:…, workflow:…, session:…, user:…, since:…
@@ -27,6 +27,8 @@ pub(crate) struct Ls {
     limit: u32,
 }
 
+/// What the store calls RUNNING and nobody executes.
+const INTERRUPTED: &str = "interrupted";
 /// Runs in one page.
 const PAGE: u32 = 200;
 
@@ -64,17 +66,19 @@ impl Ls {
     ) -> Result<(Vec<RunSummary>, bool), Problem> {
         let limit = self.limit as usize;
         let is_recent = |run: &RunSummary| wanted.since.is_none_or(|since| now.since(run.created_at) <= since);
+        let is_wanted = |run: &RunSummary| wanted.states.is_empty() || wanted.states.contains(&state(run).1);
         let mut filter = wanted.filter;
         let mut runs = Vec::new();
         loop {
             // One more than wanted tells whether there are more.
             let missing = u32::try_from(limit + 1 - runs.len()).unwrap_or(u32::MAX);
-            filter.limit = missing.min(PAGE);
+            // What nobody executes is told from what is at work only after it was read.
+            filter.limit = if wanted.states.is_empty() { missing.min(PAGE) } else { PAGE };
             let page = found.list(filter.clone()).await?;
             let damaged = page.runs.iter().filter_map(|run| run.unreadable.as_ref());
             page.unreadable.iter().chain(damaged).for_each(|problem| output::note(global, problem));
             let is_end = page.next.is_none() || !page.runs.iter().all(is_recent);
-            runs.extend(page.runs.into_iter().filter(is_recent));
+            runs.extend(page.runs.into_iter().filter(|run| is_recent(run) && is_wanted(run)));
             if is_end || runs.len() > limit {
                 let has_more = runs.len() > limit;
                 runs.truncate(limit);
@@ -90,6 +94,8 @@ impl Ls {
 struct Wanted {
     filter: RunFilter,
     since: Option<Duration>,
+    /// The states asked for, in the words of the list.
+    states: Vec<&'static str>,
 }
 
 impl Wanted {
@@ -109,8 +115,11 @@ impl Wanted {
         match name {
             "status" => {
                 for word in value.split(',') {
-                    let status = RunStatus::parse(word).ok_or_else(|| format!("there is no status {word:?}"))?;
+                    let is_interrupted = word.eq_ignore_ascii_case(INTERRUPTED);
+                    let status = if is_interrupted { Some(RunStatus::Running) } else { RunStatus::parse(word) };
+                    let status = status.ok_or_else(|| format!("there is no status {word:?}"))?;
                     self.filter.statuses.push(status);
+                    self.states.push(if is_interrupted { INTERRUPTED } else { style::status_word(status) });
                 }
             }
             "workflow" => {
@@ -126,27 +135,28 @@ impl Wanted {
     }
 }
 
-/// The runs as a table: as wide as its words.
+const COLUMNS: [Column; 6] = [
+    Column { head: "RUN", width_min: Some(13), rank: KEPT },
+    Column { head: "STATUS", width_min: None, rank: KEPT },
+    Column { head: "WORKFLOW", width_min: Some(8), rank: 2 },
+    Column { head: "STEP", width_min: Some(8), rank: 1 },
+    Column { head: "WAITS FOR", width_min: Some(9), rank: 4 },
+    Column { head: "STARTED", width_min: None, rank: 3 },
+];
+
+/// The runs as a table that fits the terminal.
 fn table(runs: &[RunSummary], global: &Global, now: Timestamp) -> String {
     let row = |run: &RunSummary| {
+        let (mark, word) = state(run);
         [
             style::short_id(run.info.run_id.as_str()).to_owned(),
-            format!("{} {}", Mark::of(run.status).text(style::has_utf8()), style::status_word(run.status)),
+            format!("{} {word}", mark.text(style::has_utf8())),
             style::line(&run.info.workflow_name, 40),
             style::line(run.progress.as_deref().unwrap_or_default(), 40),
+            run.waiting.as_ref().map(|waiting| style::line(&short_waiting(waiting, now), 40)).unwrap_or_default(),
             times::shown(run.created_at, global.time_format, now),
         ]
     };
-    let heads = ["RUN", "STATUS", "WORKFLOW", "STEP", "STARTED"].map(str::to_owned);
-    let rows: Vec<_> = std::iter::once(heads).chain(runs.iter().map(row)).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: [usize; 5] = std::array::from_fn(width);
-    let mut table = String::new();
-    for (place, row) in rows.iter().enumerate() {
-        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        let line = cells.join("  ");
-        let bold = if place == 0 { style::BOLD } else { anstyle::Style::new() };
-        table.push_str(&format!("{bold}{}{bold:#}\n", line.trim_end()));
-    }
-    table
+    let rows: Vec<_> = runs.iter().map(row).collect();
+    table::table(&COLUMNS, &rows, table::width())
 }

@@ -17,14 +17,15 @@ pub(crate) mod version;
 pub(crate) mod watch;
 pub(crate) mod worker;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, Global};
 use crate::exit::{Exit, Problem};
 use crate::fold::StepView;
 use crate::log::Log;
-use crate::{style, times};
-use outlive::WorkflowRunOutput;
+use crate::style::Mark;
+use crate::{demo as demonstration, style, times};
 use outlive::client::RunSummary;
-use outlive::core::RunStatus;
+use outlive::core::{Remedy, RunStatus, Timestamp, Waiting, WaitsFor};
+use outlive::{Markdown, WorkflowRunOutput, pprint_run_response};
 use serde_json::{Value, json};
 
 /// Does what was asked.
@@ -68,11 +69,83 @@ fn refuse_server(cli: &Cli) -> Result<(), Problem> {
     Err(Problem::new(Exit::Usage, "usage", message).hint("leave out --server"))
 }
 
+/// How a run stands, in a word: its status, unless nobody is at work on what is RUNNING.
+pub(crate) fn state(run: &RunSummary) -> (Mark, &'static str) {
+    if run.is_interrupted() {
+        return (Mark::Interrupted, "interrupted");
+    }
+    (Mark::of(run.status), style::status_word(run.status))
+}
+
+/// What a run waits for, as programs read it.
+fn waiting_json(waiting: &Waiting) -> Value {
+    json!({
+        "for": waiting.waits_for,
+        "on": waiting.on,
+        "until": waiting.until.map(times::rfc3339),
+        "reason": waiting.reason,
+        "remedy": waiting.remedy,
+        "hint": waiting.hint,
+    })
+}
+
+/// What a run waits for, in as few words as a column has room for; nothing where the step says it.
+fn short_waiting(waiting: &Waiting, now: Timestamp) -> String {
+    let on = waiting.on.as_deref().unwrap_or_default();
+    let named = |what: &str| if on.is_empty() { what.to_owned() } else { format!("{what}: {on}") };
+    match waiting.waits_for {
+        WaitsFor::Session if on.is_empty() => "an earlier run".to_owned(),
+        WaitsFor::Session => format!("run {}", style::short_id(on)),
+        WaitsFor::Worker => "a process".to_owned(),
+        WaitsFor::Room => "room".to_owned(),
+        WaitsFor::Suspects => "its turn as a suspect".to_owned(),
+        WaitsFor::Time => waiting.until.map_or_else(|| "a while".to_owned(), |until| times::ahead(until, now)),
+        WaitsFor::Person => named("a person"),
+        WaitsFor::Cancel => "its end".to_owned(),
+        WaitsFor::Model | WaitsFor::Tool | WaitsFor::Step | WaitsFor::Other => String::new(),
+    }
+}
+
+/// What a run waits for, in one sentence.
+fn waiting_line(waiting: &Waiting, now: Timestamp) -> String {
+    let reason = style::line(&waiting.reason, REASON_CHARS);
+    match waiting.until.filter(|until| *until > now) {
+        Some(until) => format!("{reason}, {}", times::ahead(until, now)),
+        None => reason,
+    }
+}
+
+/// Longest reason that is shown.
+const REASON_CHARS: usize = 700;
+
+/// What would end the wait: in words, and as a command where there is one.
+fn remedy_lines(run: &RunSummary, global: &Global) -> Vec<String> {
+    let Some(waiting) = &run.waiting else { return Vec::new() };
+    let command = match &waiting.remedy {
+        Some(Remedy::Cancel { run_id }) => Some(command(global, &format!("cancel {run_id}"))),
+        // The only workflow this program has is the demonstration's.
+        Some(Remedy::StartWorker) if demonstration::is_ours(&run.info.workflow_id) => Some(command(global, "worker")),
+        Some(Remedy::StartWorker) | None => None,
+    };
+    waiting.hint.as_deref().map(|hint| style::line(hint, REASON_CHARS)).into_iter().chain(command).collect()
+}
+
+/// A command that can be pasted: it names the place where this one looked.
+fn command(global: &Global, arguments: &str) -> String {
+    let place = match (&global.db, &global.server) {
+        (Some(db), _) => format!(" --db {}", db.display()),
+        (None, Some(server)) if !arguments.starts_with("worker") => format!(" --server {server}"),
+        (None, _) => String::new(),
+    };
+    format!("outlive {arguments}{place}")
+}
+
 /// A run as programs read it in a list.
 fn run_json(run: &RunSummary) -> Value {
     let mut document = json!({
         "id": run.info.run_id,
-        "status": style::status_word(run.status),
+        "status": state(run).1,
+        "waiting": run.waiting.as_ref().map(waiting_json),
         "workflow_id": run.info.workflow_id,
         "workflow_name": run.info.workflow_name,
         "session_id": run.info.session_id,
@@ -88,6 +161,16 @@ fn run_json(run: &RunSummary) -> Value {
         document["unreadable"] = json!(unreadable);
     }
     document
+}
+
+/// The end of a run that was shown as it happened: on a terminal its result as people read it, then how it ended.
+fn tell_end(run: &WorkflowRunOutput, seconds: f64, global: &Global) -> Result<(), Problem> {
+    let is_styled = anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never;
+    if is_styled && !global.quiet && run.status == RunStatus::Completed {
+        crate::output::line("")?;
+        pprint_run_response(run, Markdown::Render);
+    }
+    last_line(run, seconds).map_or(Ok(()), |line| Ok(crate::output::line(line)?))
 }
 
 /// The last line about a run that is over; nothing for one that is not.
@@ -111,6 +194,6 @@ pub(crate) fn step_facts(step: &StepView) -> String {
 }
 
 /// A line about a step: mark, name, what is to be said of it.
-pub(crate) fn step_line(mark: style::Mark, name: &str, rest: &str) -> String {
+pub(crate) fn step_line(mark: Mark, name: &str, rest: &str) -> String {
     format!(" {} {:<24} {rest}", mark.shown(), style::line(name, 60)).trim_end().to_owned()
 }

@@ -1,10 +1,12 @@
 //! `outlive output`: the result and nothing else.
 
+use super::{command, remedy_lines, state, waiting_line};
 use crate::cli::{Global, RUN_HELP};
 use crate::exit::{Exit, Problem};
 use crate::runs::Runs;
 use crate::{output, style, times};
 use clap::Args;
+use outlive::client::RunSummary;
 use outlive::core::RunStatus;
 use outlive::{Markdown, WorkflowRunOutput, pprint_run_response};
 use serde_json::json;
@@ -13,7 +15,7 @@ use std::io::IsTerminal;
 /// Print a run's result: as it is, or on a terminal with its Markdown rendered
 #[derive(Debug, Args)]
 pub(crate) struct Output {
-    #[arg(value_name = "RUN", help = RUN_HELP)]
+    #[arg(value_name = "RUN", default_value = "@last", help = RUN_HELP)]
     run: String,
 }
 
@@ -23,10 +25,8 @@ impl Output {
         let run = runs.find(&self.run).await?;
         let result = runs.output(&run.info.run_id).await?;
         if !result.status.is_terminal() {
-            let status = style::status_word(result.status);
-            let problem =
-                Problem::new(Exit::WrongState, "run_unfinished", format!("run {} is {status}", result.run_id));
-            return Err(problem.hint(format!("follow it with: outlive events {} -f", result.run_id)));
+            let standing = runs.standing(&run.info.run_id).await?;
+            return Err(unfinished(&standing, global));
         }
         if global.json {
             output::json(&json!({
@@ -39,8 +39,12 @@ impl Output {
             return Ok(Exit::of(result.status));
         }
         match result.status {
-            RunStatus::Error => Err(ended(&result, Exit::RunFailed, "run_failed", "failed")),
-            RunStatus::Cancelled => Err(ended(&result, Exit::RunCancelled, "run_cancelled", "was cancelled")),
+            RunStatus::Error => Err(ended(&run, Exit::RunFailed, "run_failed", "failed", &result.text())),
+            RunStatus::Cancelled => {
+                // Its content says no more than that it was cancelled.
+                let why = run.cancel_reason.as_deref().unwrap_or_default();
+                Err(ended(&run, Exit::RunCancelled, "run_cancelled", "was cancelled", why))
+            }
             RunStatus::Completed | RunStatus::Pending | RunStatus::Running | RunStatus::Paused => print(&result),
         }
     }
@@ -59,8 +63,19 @@ fn print(result: &WorkflowRunOutput) -> Result<Exit, Problem> {
     Ok(Exit::Done)
 }
 
-fn ended(result: &WorkflowRunOutput, exit: Exit, code: &'static str, how: &str) -> Problem {
-    let why = style::line(&result.text(), 400);
-    let message = format!("run {} {how}{}{why}", result.run_id, if why.is_empty() { "" } else { ": " });
-    Problem::new(exit, code, message).hint(format!("see where: outlive show {}", result.run_id))
+fn ended(run: &RunSummary, exit: Exit, code: &'static str, how: &str, why: &str) -> Problem {
+    let (id, why) = (&run.info.run_id, style::line(why, 400));
+    let message = format!("run {id} {how}{}{why}", if why.is_empty() { "" } else { ": " });
+    Problem::new(exit, code, message).hint(format!("see where: outlive show {id}"))
+}
+
+fn unfinished(run: &RunSummary, global: &Global) -> Problem {
+    let (id, (_, state)) = (&run.info.run_id, state(run));
+    let why = run.waiting.as_ref().map(|waiting| format!(": {}", waiting_line(waiting, times::now())));
+    let message = format!("run {id} is {state}{}", why.unwrap_or_default());
+    let hint = match remedy_lines(run, global) {
+        lines if lines.is_empty() => format!("follow it with: {}", command(global, &format!("watch {id}"))),
+        lines => lines.join("\n"),
+    };
+    Problem::new(Exit::WrongState, "run_unfinished", message).hint(hint)
 }

@@ -1,32 +1,36 @@
 //! `outlive show`: where a run stands, step by step.
 
-use super::{run_json, step_facts, step_line};
+use super::{command, remedy_lines, run_json, state, step_facts, step_line, waiting_line};
 use crate::cli::{Global, RUN_HELP};
 use crate::exit::{Exit, Problem};
-use crate::fold::{RunView, StepState, StepView};
+use crate::fold::{RunView, StepState, StepView, ToolFailure};
 use crate::runs::Runs;
 use crate::style::{self, BOLD, DIM, Mark};
 use crate::{output, times};
 use clap::Args;
 use outlive::WorkflowRunOutput;
 use outlive::client::RunSummary;
-use outlive::core::{RunStatus, content_text};
+use outlive::core::{RunStatus, Waiting, WaitsFor, content_text};
 use serde_json::{Value, json};
 
-/// Show where a run stands: its steps, what they used, why it failed
+/// Show where a run stands: its steps, what they used, what it waits for or why it failed
 #[derive(Debug, Args)]
 pub(crate) struct Show {
-    #[arg(value_name = "RUN", help = RUN_HELP)]
+    #[arg(value_name = "RUN", default_value = "@last", help = RUN_HELP)]
     run: String,
 }
 
 impl Show {
     pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
         let runs = Runs::open(global).await?;
-        let mut run = runs.find(&self.run).await?;
-        let output = runs.output(&run.info.run_id).await?;
+        let found = runs.find(&self.run).await?.info.run_id;
+        let mut run = runs.standing(&found).await?;
+        let output = runs.output(&found).await?;
         // It may have ended between the two: what is shown of it has to be of one moment.
-        run.status = output.status;
+        if run.status != output.status {
+            run.status = output.status;
+            run.waiting = None;
+        }
         let events = runs.events(&run.info.run_id, None).await?;
         let view = RunView::of(&events);
         if global.json {
@@ -75,6 +79,9 @@ fn page(run: &RunSummary, output: &WorkflowRunOutput, view: &RunView, global: &G
     if let Some(reason) = &run.cancel_reason {
         fact("Cancel", format!("asked for: {}", style::line(reason, 200)));
     }
+    if let Some(waiting) = &run.waiting {
+        fact("Waits", format!("for {}: {}", waited_for(waiting), waiting_line(waiting, times::now())));
+    }
     if view.resumes > 0 {
         let times = style::counted(view.resumes as usize, "time");
         fact("Resumed", format!("{times} by another process"));
@@ -83,20 +90,21 @@ fn page(run: &RunSummary, output: &WorkflowRunOutput, view: &RunView, global: &G
     for step in &view.steps {
         lines.push(step_line(mark(step.state), &step.name, &about(step)));
         lines.extend(step.error.as_deref().map(|error| format!("     {}", style::line(error, 400))));
+        lines.extend(step.tool_failures.iter().map(tool_failure));
     }
     if view.steps.is_empty() {
         lines.push(format!(" {DIM}no step has started{DIM:#}"));
     }
     lines.push(String::new());
-    lines.push(foot(run, output, view));
+    lines.push(foot(run, output, view, global));
     lines.join("\n") + "\n"
 }
 
 fn head(run: &RunSummary, global: &Global) -> String {
-    let mark = Mark::of(run.status);
+    let (mark, word) = state(run);
     let name = style::line(&run.info.workflow_name, 80);
     let started = times::shown(run.created_at, global.time_format, times::now());
-    let status = format!("{} {}", mark.shown(), style::status_word(run.status));
+    let status = format!("{} {word}", mark.shown());
     format!("{DIM}{:<8}{DIM:#} {}   {status}   {BOLD}{name}{BOLD:#}   {started}", "Run", run.info.run_id)
 }
 
@@ -118,13 +126,40 @@ fn about(step: &StepView) -> String {
     parts.join("   ")
 }
 
-fn foot(run: &RunSummary, output: &WorkflowRunOutput, view: &RunView) -> String {
+/// What a run waits for, in a word or two.
+fn waited_for(waiting: &Waiting) -> String {
+    match waiting.waits_for {
+        WaitsFor::Session => "an earlier run".to_owned(),
+        WaitsFor::Worker => "a process".to_owned(),
+        WaitsFor::Suspects => "its turn".to_owned(),
+        WaitsFor::Person => "a person".to_owned(),
+        WaitsFor::Cancel => "its end".to_owned(),
+        WaitsFor::Time => "its next attempt".to_owned(),
+        WaitsFor::Model => "a model".to_owned(),
+        WaitsFor::Tool => "a tool".to_owned(),
+        WaitsFor::Step => "a step".to_owned(),
+        WaitsFor::Room => "room".to_owned(),
+        WaitsFor::Other => "something this version does not know".to_owned(),
+    }
+}
+
+fn tool_failure(failure: &ToolFailure) -> String {
+    let (who, tool) = (style::line(&failure.who, 60), style::line(&failure.tool, 60));
+    format!("     {} {who}: {tool}: {}", Mark::Failed.shown(), style::line(&failure.error, 400))
+}
+
+fn foot(run: &RunSummary, output: &WorkflowRunOutput, view: &RunView, global: &Global) -> String {
     let id = style::short_id(run.info.run_id.as_str());
     let took = view.seconds.map(|seconds| format!(" in {}", times::span(seconds))).unwrap_or_default();
     match run.status {
-        RunStatus::Pending => "waits for a process that executes its workflow".to_owned(),
-        RunStatus::Running => format!("follow it: outlive events {id} -f"),
-        RunStatus::Paused => "paused: waits for a person".to_owned(),
+        RunStatus::Pending | RunStatus::Running | RunStatus::Paused => {
+            let lines = remedy_lines(run, global);
+            if lines.is_empty() {
+                format!("follow it: {}", command(global, &format!("watch {id}")))
+            } else {
+                lines.join("\n  ")
+            }
+        }
         RunStatus::Completed => format!("completed{took}; the result: outlive output {id}"),
         RunStatus::Cancelled => {
             let reason = view.cancel_reason.as_deref().map(|reason| format!(": {}", style::line(reason, 200)));

@@ -1,14 +1,17 @@
 //! `outlive watch`: a run as it happens, to its end. Verbs that start a run end with this too.
 
 use super::events::{self, passed};
+use super::{remedy_lines, state, waiting_line};
 use crate::cli::{Global, RUN_HELP};
 use crate::exit::{Exit, Problem};
-use crate::output;
 use crate::progress::Progress;
 use crate::runs::Runs;
+use crate::{output, times};
 use clap::Args;
-use outlive::core::{EventKind, RunEvent, RunId, RunStatus};
-use std::time::Instant;
+use outlive::core::{EventKind, RunEvent, RunId, RunStatus, WaitsFor};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Show a run as it happens: what it has done, then what it does, until it ends
 ///
@@ -55,23 +58,90 @@ async fn show(runs: &Runs, run_id: &RunId, global: &Global) -> Result<Exit, Prob
     let started = Instant::now();
     let mut progress = Progress::new(0, global.quiet || global.json);
     let mut following = runs.follow(run_id, None).await?;
-    while let Some(event) = following.next().await? {
+    let mut silence = Silence::default();
+    loop {
+        // Kept while others are looked at: what is half read is not to be dropped.
+        let mut next = pin!(following.next());
+        let event = loop {
+            tokio::select! {
+                event = &mut next => break event?,
+                () = tokio::time::sleep(LOOK_PERIOD) => silence.look(runs, run_id, &mut progress, global).await?,
+            }
+        };
+        let Some(event) = event else { break };
+        silence.is_over();
         if global.json {
             events::print(&event, global)?;
         }
         progress.apply(&event)?;
         // An earlier pause that somebody has ended is one event among others.
         if is_pause(&event) && runs.status(run_id).await? == RunStatus::Paused {
-            output::note(global, format_args!("run {run_id} waits for a person"));
-            return Ok(Exit::RunPaused);
+            break;
         }
     }
     let output = runs.output(run_id).await?;
+    if output.status == RunStatus::Paused {
+        say_why_paused(runs, run_id, global).await?;
+        return Ok(Exit::RunPaused);
+    }
     let seconds = progress.seconds().unwrap_or_else(|| started.elapsed().as_secs_f64());
-    if let Some(line) = super::last_line(&output, seconds).filter(|_| !global.json) {
-        output::line(line)?;
+    if !global.json {
+        super::tell_end(&output, seconds, global)?;
     }
     Ok(Exit::of(output.status))
+}
+
+/// Time without an event after which the store is asked what the run waits for.
+const LOOK_PERIOD: Duration = Duration::from_secs(2);
+/// Looks without an event after which a call in flight is worth a line.
+const LOOKS_OF_WORK: u32 = 5;
+
+/// How long nothing has happened, and what was said of it.
+#[derive(Default)]
+struct Silence {
+    looks: u32,
+    said: Option<(WaitsFor, Option<Arc<str>>)>,
+}
+
+impl Silence {
+    fn is_over(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Says what the run waits for, once for each thing it waits for.
+    async fn look(
+        &mut self,
+        runs: &Runs,
+        run_id: &RunId,
+        progress: &mut Progress,
+        global: &Global,
+    ) -> Result<(), Problem> {
+        self.looks += 1;
+        let run = runs.standing(run_id).await?;
+        let Some(waiting) = &run.waiting else { return Ok(()) };
+        let what = Some((waiting.waits_for, waiting.on.clone()));
+        if self.said == what || (waiting.waits_for.is_work() && self.looks < LOOKS_OF_WORK) {
+            return Ok(());
+        }
+        self.said = what;
+        progress.end_text()?;
+        let (mark, word) = state(&run);
+        output::note(global, format_args!("{} {word}: {}", mark.shown(), waiting_line(waiting, times::now())));
+        for line in remedy_lines(&run, global) {
+            output::note(global, format_args!("  {line}"));
+        }
+        Ok(())
+    }
+}
+
+async fn say_why_paused(runs: &Runs, run_id: &RunId, global: &Global) -> Result<(), Problem> {
+    let run = runs.standing(run_id).await?;
+    let why = run.waiting.as_ref().map(|waiting| format!(": {}", waiting_line(waiting, times::now())));
+    output::note(global, format_args!("run {run_id} is paused and waits for a person{}", why.unwrap_or_default()));
+    for line in remedy_lines(&run, global) {
+        output::note(global, format_args!("  {line}"));
+    }
+    Ok(())
 }
 
 fn is_pause(event: &RunEvent) -> bool {

@@ -4,8 +4,8 @@
 mod script;
 
 use outlive::agent::model::ScriptedModel;
-use outlive::core::ToolEffect;
 use outlive::core::port::Db;
+use outlive::core::{DefinitionId, ToolEffect};
 use outlive::engine::Options;
 use outlive::prelude::*;
 use schemars::JsonSchema;
@@ -17,11 +17,19 @@ use std::time::Duration;
 /// What the demonstration asks for.
 pub(crate) const INPUT: &str = "AI trends in 2024";
 
+/// The workflow's name.
+const NAME: &str = "Content Creation Demo";
+
 /// Its first step.
 pub(crate) const RESEARCH: &str = "Research Step";
 
 /// Its second step, the one `--crash` dies in.
 pub(crate) const PLANNING: &str = "Content Planning Step";
+
+/// Whether this is the demonstration's workflow, the only one this program has.
+pub(crate) fn is_ours(workflow_id: &DefinitionId) -> bool {
+    DefinitionId::from_name(NAME).is_ok_and(|ours| ours == *workflow_id)
+}
 
 /// The workflow. `db` may hold other runs too; only its own are touched.
 pub(crate) fn workflow(db: Arc<dyn Db>) -> outlive::Result<Workflow> {
@@ -43,7 +51,7 @@ pub(crate) fn workflow(db: Arc<dyn Db>) -> outlive::Result<Workflow> {
     ]);
     // Ctrl-C during a demo should not take half a minute.
     let options = Options { shutdown_grace: Duration::from_secs(2), ..Options::default() };
-    Workflow::builder("Content Creation Demo")
+    Workflow::builder(NAME)
         .description("The content creation workflow on a scripted model, with canned data")
         .shared_db(db)
         .options(options)

@@ -14,7 +14,8 @@ fn a_killed_run_is_taken_up_and_only_the_call_in_flight_is_repeated() {
     assert!(said.contains("✓ Research Step") && !said.contains("✓ Content Planning Step"), "{said}");
     assert!(said.contains("Go on with: outlive demo --resume"), "{said}");
     let left = place.run(&["show", "@last", "--db", "demo.db", "--json"]).exits(0).json();
-    assert_eq!(left["status"], "running");
+    assert_eq!(left["status"], "interrupted");
+    assert_eq!((&left["waiting"]["for"], &left["waiting"]["remedy"]["do"]), (&"worker".into(), &"start_worker".into()));
     assert_eq!(left["steps"][0]["status"], "completed");
     assert_eq!(left["steps"][1]["status"], "running");
 

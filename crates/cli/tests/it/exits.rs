@@ -68,7 +68,6 @@ fn one_a_stored_part_that_cannot_be_read_is_named_with_its_run_and_the_others_ar
 fn two_wrong_usage_is_refused_before_anything_is_opened() {
     let place = Place::new();
     place.run(&["frobnicate"]).exits(2);
-    place.run(&["show"]).exits(2);
     place.run(&["demo", "--crash", "--resume"]).exits(2);
     let done = place.run(&["ls", "status:purple"]).exits(2);
     assert!(done.stderr.contains("purple"), "{}", done.stderr);
