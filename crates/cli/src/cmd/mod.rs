@@ -82,6 +82,7 @@ fn waiting_json(waiting: &Waiting) -> Value {
     json!({
         "for": waiting.waits_for,
         "on": waiting.on,
+        "is_interrupted": waiting.is_interrupted,
         "until": waiting.until.map(times::rfc3339),
         "reason": waiting.reason,
         "remedy": waiting.remedy,

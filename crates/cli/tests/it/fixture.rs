@@ -1,8 +1,11 @@
 //! A directory of its own for each test, a database with runs in it, and the command without this machine's settings.
 
-use outlive::core::port::StepContext;
-use outlive::db::SqliteDb;
-use outlive::{Failure, Options, Step, StepInput, Workflow};
+use outlive::Options;
+use outlive::core::{ModelResponse, ToolCall, ToolEffect};
+use outlive::prelude::*;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::json;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -63,6 +66,39 @@ impl Place {
         });
         place
     }
+}
+
+/// Puts a run `run-1` into `tools.db` in which an agent calls one tool that answers, one that fails, and then says something
+/// in many pieces, over several lines, in Markdown.
+pub(crate) fn with_tools() -> Place {
+    let place = Place::new();
+    let price = |wanted: Share, _: ToolContext| async move {
+        match wanted.symbol.as_str() {
+            "NVDA" => Ok(json!({ "price": 131.2 })),
+            other => Err(Failure::fatal(format!("there is no price of {other}"))),
+        }
+    };
+    let price = Tool::new("get_price", "The price of a share.", price).effect(ToolEffect::Read);
+    let call = |id: &str, symbol: &str| ToolCall::new(id, "get_price", json!({ "symbol": symbol }).to_string());
+    let calls = ModelResponse::calls(vec![call("c1", "NVDA"), call("c2", "XXXX")]);
+    let answer = ModelResponse::text("**Week 1**\n\n- buy a share\n- sell it again\n".repeat(4));
+    let model = ScriptedModel::replies([calls, answer]).chunks(40);
+    let agent = Agent::new("Broker").model(model).tools(vec![price]).stream(true);
+    let workflow = Workflow::builder("Trading").db(SqliteDb::new(place.path("tools.db")));
+    let workflow = workflow.step(Step::new("Trade").agent(agent)).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        workflow.run("go").run_id("run-1").await.unwrap();
+        workflow.shutdown().await.unwrap();
+    });
+    place
+}
+
+/// Which share.
+#[derive(Deserialize, JsonSchema)]
+struct Share {
+    /// Ticker symbol.
+    symbol: String,
 }
 
 /// A workflow that names its session table, as the reading verbs then find out by themselves.

@@ -11,6 +11,7 @@ mod fixture;
 mod help;
 mod json;
 mod look;
+mod once;
 #[cfg(unix)]
 mod running;
 #[cfg(unix)]
@@ -19,3 +20,5 @@ mod serve;
 mod there;
 #[cfg(unix)]
 mod traces;
+#[cfg(unix)]
+mod waits;
