@@ -33,13 +33,18 @@ pub struct Look<'a> {
     workers: Vec<LivingWorker>,
 }
 
-/// How much of a log is read for a run that executes.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// Runs of a list whose logs are read; what further ones wait for is told from their rows.
+const LISTED_LOGS: usize = 100;
+
+/// How much of a log is read.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Depth {
-    /// Nothing: the row says which step it is at.
+    /// Nothing.
     Row,
-    /// Its end.
-    Tail,
+    /// Of a run that rests, why it does. Of one that executes nothing: its row says which step it is at.
+    Rest,
+    /// What is in flight as well.
+    Calls,
 }
 
 /// Who is first in a session's line; nothing when the caller may not see it.
@@ -60,7 +65,7 @@ impl<'a> Look<'a> {
     /// # Errors
     /// The store's.
     pub async fn at(&self, run: &Run) -> Result<Option<Waiting>, DbError> {
-        self.explain(run, Depth::Tail, &mut Heads::new()).await
+        self.explain(run, Depth::Calls, &mut Heads::new()).await
     }
 
     /// The same of a list, without the calls in flight.
@@ -70,8 +75,9 @@ impl<'a> Look<'a> {
     pub async fn over(&self, runs: &[Run]) -> Result<Vec<Option<Waiting>>, DbError> {
         let mut heads = Heads::new();
         let mut waitings = Vec::with_capacity(runs.len());
-        for run in runs {
-            waitings.push(self.explain(run, Depth::Row, &mut heads).await?);
+        for (place, run) in runs.iter().enumerate() {
+            let depth = if place < LISTED_LOGS { Depth::Rest } else { Depth::Row };
+            waitings.push(self.explain(run, depth, &mut heads).await?);
         }
         Ok(waitings)
     }
@@ -90,7 +96,7 @@ impl<'a> Look<'a> {
         }
         let head = heads.get(session_id).and_then(Option::as_ref).filter(|head| head.info.run_id != run.info.run_id);
         let why = match head {
-            Some(head) => Some((head, self.alone(head, Depth::Row).await?)),
+            Some(head) => Some((head, self.alone(head, depth.min(Depth::Rest)).await?)),
             None => None,
         };
         Ok(Some(behind(why)))
@@ -121,9 +127,9 @@ impl<'a> Look<'a> {
         let is_interrupted = run.status == RunStatus::Running && holder.is_none() && due_at.is_none();
         let waiting = match (holder, due_at) {
             _ if run.cancel.is_some() => self.cancelled(run, holder.is_some()),
-            _ if run.status == RunStatus::Paused => paused(run, &self.entries(run, TAIL).await?),
+            _ if run.status == RunStatus::Paused => paused(run, &self.entries(run, depth, TAIL).await?),
             (Some(holder), _) => self.executing(run, holder, depth).await?,
-            (None, Some(due_at)) => backing_off(due_at, &self.entries(run, END).await?),
+            (None, Some(due_at)) => backing_off(due_at, &self.entries(run, depth, END).await?),
             (None, None) => self.unheld(run),
         };
         Ok(Waiting { is_interrupted, ..waiting })
@@ -154,8 +160,8 @@ impl<'a> Look<'a> {
             });
         }
         let in_flight = match depth {
-            Depth::Row => None,
-            Depth::Tail => in_flight(&self.entries(run, TAIL).await?, self.now),
+            Depth::Row | Depth::Rest => None,
+            Depth::Calls => in_flight(&self.entries(run, depth, TAIL).await?, self.now),
         };
         Ok(in_flight.unwrap_or_else(|| match &run.progress {
             Some(progress) => {
@@ -210,8 +216,11 @@ impl<'a> Look<'a> {
     }
 
     /// About the last `count` entries of the run's log, or those before the first that is damaged.
-    async fn entries(&self, run: &Run, count: u64) -> Result<Vec<Entry>, DbError> {
+    async fn entries(&self, run: &Run, depth: Depth, count: u64) -> Result<Vec<Entry>, DbError> {
         let mut entries = Vec::new();
+        if depth == Depth::Row {
+            return Ok(entries);
+        }
         let mut from = run.next_index.saturating_sub(count);
         while from < run.next_index {
             let pages = self.db.read(self.access.clone(), run.info.run_id.clone(), from, READ_BYTES).await?;
@@ -278,7 +287,7 @@ fn paused(run: &Run, entries: &[Entry]) -> Waiting {
         _ => None,
     });
     let (step, reason, kind) = pause.unwrap_or_else(|| (Arc::from(""), None, None));
-    let reason = reason.unwrap_or_else(|| "it is paused, and its log does not say why".to_owned());
+    let reason = reason.unwrap_or_else(|| "it is paused; its log says why".to_owned());
     let step = Some(step).filter(|step| !step.is_empty());
     let is = |wanted: FailureKind| kind.as_deref() == Some(wanted.code());
     let (on, what) = if is(FailureKind::OutcomeUnknown) {
@@ -307,7 +316,7 @@ fn paused(run: &Run, entries: &[Entry]) -> Waiting {
 
 fn backing_off(due_at: Timestamp, entries: &[Entry]) -> Waiting {
     let retry = entries.iter().rev().find_map(retrying);
-    let (on, reason) = retry.unwrap_or_else(|| (None, "its process could not go on, and tries again".to_owned()));
+    let (on, reason) = retry.unwrap_or_else(|| (None, "it could not go on, and is tried again".to_owned()));
     Waiting { on, until: Some(due_at), ..waiting(WaitsFor::Time, reason) }
 }
 

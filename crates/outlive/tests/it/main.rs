@@ -18,4 +18,5 @@ mod several;
 mod sweep;
 mod traces;
 mod unreadable;
+mod waits;
 mod world;
