@@ -1,5 +1,6 @@
 //! `outlive events`: a run's log as it was told, stored events first, then live ones.
 
+use super::{state, waiting_line};
 use crate::cli::{Global, RUN_HELP};
 use crate::exit::{Exit, Problem};
 use crate::runs::Runs;
@@ -60,10 +61,11 @@ impl Events {
         tokio::select! {
             exit = told => exit,
             Ok(()) = tokio::signal::ctrl_c() => {
-                output::note(global, format_args!("Detached; the run goes on: outlive events {run_id} -f"));
+                let how = left_behind(runs, run_id).await;
+                output::note(global, format_args!("Detached; {how}: outlive events {run_id} -f"));
                 Ok(Exit::Interrupted)
             }
-            () = passed(global.timeout) => Err(unfinished(run_id)),
+            () = passed(global.timeout) => Err(unfinished(runs, run_id).await),
         }
     }
 }
@@ -143,9 +145,21 @@ impl Lines<'_> {
 }
 
 /// `--timeout` has passed.
-pub(super) fn unfinished(run_id: &RunId) -> Problem {
-    let message = format!("run {run_id} is not over yet");
-    Problem::new(Exit::TimedOut, "timeout", message).hint("it goes on; --timeout sets how long to wait")
+pub(super) async fn unfinished(runs: &Runs, run_id: &RunId) -> Problem {
+    let message = format!("run {run_id} is not over yet; {}", left_behind(runs, run_id).await);
+    Problem::new(Exit::TimedOut, "timeout", message).hint("--timeout sets how long to wait; the run is left alone")
+}
+
+/// How it is with a run that nobody looks at any more.
+pub(super) async fn left_behind(runs: &Runs, run_id: &RunId) -> String {
+    let standing = runs.standing(run_id).await;
+    match standing.as_ref().map(|run| (state(run).1, &run.waiting)) {
+        Ok((word, Some(waiting))) if !waiting.waits_for.is_work() => {
+            format!("the run is {word} ({})", waiting_line(waiting, times::now()))
+        }
+        // Whether it can be read or not: it does not depend on who looks.
+        Ok(_) | Err(_) => "the run goes on".to_owned(),
+    }
 }
 
 /// Ready after this time; never without one.

@@ -37,20 +37,18 @@ impl Watch {
 /// # Errors
 /// When it cannot be read, or `--timeout` passes.
 pub(super) async fn watch(runs: &Runs, run_id: &RunId, global: &Global) -> Result<Exit, Problem> {
-    let goes_on = if runs.is_executing() {
-        format!(
-            "Stopped; the run goes on in the next process that executes: outlive worker; then: outlive watch {run_id}"
-        )
-    } else {
-        format!("Detached; the run goes on: outlive watch {run_id}")
-    };
     tokio::select! {
         exit = show(runs, run_id, global) => exit,
         Ok(()) = tokio::signal::ctrl_c() => {
-            output::note(global, format_args!("\n{goes_on}"));
+            let how = if runs.is_executing() {
+                "Stopped; the run goes on in the next process that executes: outlive worker; then".to_owned()
+            } else {
+                format!("Detached; {}", events::left_behind(runs, run_id).await)
+            };
+            output::note(global, format_args!("\n{how}: outlive watch {run_id}"));
             Ok(Exit::Interrupted)
         }
-        () = passed(global.timeout) => Err(events::unfinished(run_id)),
+        () = passed(global.timeout) => Err(events::unfinished(runs, run_id).await),
     }
 }
 

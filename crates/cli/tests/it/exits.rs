@@ -156,7 +156,11 @@ fn eleven_a_cancelled_run_has_no_result() {
 fn thirteen_a_wait_that_is_too_long_leaves_the_run_alone() {
     let place = Place::with_runs();
     let done = place.on_runs(&["events", "order-4", "-f", "--timeout", "100ms"]).exits(13);
-    assert!(done.stderr.contains("order-4 is not over yet"), "{}", done.stderr);
+    assert!(
+        done.stderr.contains("order-4 is not over yet; the run is pending (no process executes"),
+        "{}",
+        done.stderr
+    );
     assert_eq!(place.on_runs(&["show", "order-4", "--json"]).exits(0).json()["status"], "pending");
 }
 

@@ -1,7 +1,7 @@
 //! Several processes on one file: who lives, who is dead, and what a killed one leaves.
 
 use super::{append, claim, claimed_ids, line_page, register, run_id, second, start, worker_id};
-use outlive_core::port::{Accepted, Access, CancelIntent, Cancelled, Db, DbErrorKind, LogStore, RunStore};
+use outlive_core::port::{Accepted, Access, CancelIntent, Cancelled, Db, DbErrorKind, Life, LogStore, RunStore};
 use outlive_db::SqliteDb;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
@@ -44,12 +44,18 @@ async fn a_killed_process_is_taken_over_at_once_and_loses_nothing() {
     let alive = lines.by_ref().filter_map(|line| index(&line)).nth(30).unwrap();
     assert!(alive >= 30);
     assert!(claim(&db, "heir").await.runs.is_empty(), "its process lives");
+    let life = async || {
+        let workers = db.workers(Access::All).await.unwrap();
+        workers.into_iter().find(|known| known.worker == worker_id("victim")).map(|known| known.life)
+    };
+    assert_eq!(life().await, Some(Life::Lives));
     let intent = CancelIntent { at: second(1), reason: Arc::from("stop") };
     let cancelled = db.request_cancel(Access::All, run_id("r1"), intent.clone()).await.unwrap();
     assert_eq!(cancelled, Cancelled::Requested, "its process lives");
 
     child.kill().unwrap();
     child.wait().unwrap();
+    assert_eq!(life().await, Some(Life::Gone), "nobody has declared it dead, and it is known all the same");
     // What it could still say before it died counts.
     let last = lines.filter_map(|line| index(&line)).last().unwrap_or(alive);
 
