@@ -26,8 +26,8 @@
 use outlive_core::port::{
     AUDIT_LIMIT, Accepted, Access, AuditFilter, AuditKind, AuditPage, AuditRecord, BoxFuture, CancelIntent, Cancelled,
     Claim, Claimed, Commit, Db, DbError, DbErrorKind, Delivery, DeliveryOutcome, DueHooks, Failing, Hook, HookEvents,
-    HookMove, HookState, Lease, NewHook, NewRun, NewSession, News, Order, Release, Run, RunFilter, RunPatch, Session,
-    SessionFilter, SessionKind, SessionPatch, SessionPolicy, SessionSort, Unfinished,
+    HookMove, HookState, Lease, LivingWorker, NewHook, NewRun, NewSession, News, Order, Release, Run, RunFilter,
+    RunPatch, Session, SessionFilter, SessionKind, SessionPatch, SessionPolicy, SessionSort, Unfinished,
 };
 use outlive_core::{DefinitionId, Page, RunId, RunInfo, RunStatus, SessionId, Timestamp, WorkerId};
 use serde_json::{Map, Value, json};
@@ -1102,15 +1102,18 @@ async fn living_workers_are_listed_with_the_runs_they_hold(Stores { one: db, oth
     accept(&*db, new_run("r4")).await;
     db.retire(worker_id("w3"), second(2)).await.expect("a worker retires");
     let held = async |access: Access| {
-        let workers = other.workers(access).await.expect("workers are listed");
+        let workers = other.workers(Some(access)).await.expect("workers are listed");
         workers.into_iter().map(|known| (known.worker.to_string(), known.runs)).collect::<Vec<_>>()
     };
     assert_eq!(held(Access::All).await, [("w1".to_owned(), 2), ("w2".to_owned(), 1)]);
     assert_eq!(held(Access::User(Arc::from("ada"))).await, [("w1".to_owned(), 1), ("w2".to_owned(), 0)]);
     commit(&*db, becoming(&ended, RunStatus::Cancelled)).await;
     assert_eq!(held(Access::All).await, [("w1".to_owned(), 1), ("w2".to_owned(), 1)]);
-    let workers = db.workers(Access::All).await.expect("workers are listed");
+    let workers = db.workers(Some(Access::All)).await.expect("workers are listed");
     assert!(workers.iter().all(|known| known.good_until > second(0)), "{workers:?}");
+    let uncounted = db.workers(None).await.expect("workers are listed");
+    let without = |known: &LivingWorker| LivingWorker { runs: 0, ..known.clone() };
+    assert_eq!(uncounted, workers.iter().map(without).collect::<Vec<_>>());
 }
 
 async fn a_worker_is_listed_with_the_workflows_it_executes(Stores { one: db, other, .. }: Stores) {
@@ -1118,7 +1121,7 @@ async fn a_worker_is_listed_with_the_workflows_it_executes(Stores { one: db, oth
         register(&*db, worker).await;
     }
     let told = async || {
-        let workers = other.workers(Access::All).await.expect("workers are listed");
+        let workers = other.workers(Some(Access::All)).await.expect("workers are listed");
         let ids = |known: Arc<[DefinitionId]>| known.iter().map(ToString::to_string).collect::<Vec<_>>();
         workers.into_iter().map(|known| (known.worker.to_string(), known.workflows.map(ids))).collect::<Vec<_>>()
     };

@@ -289,8 +289,8 @@ impl RunStore for InMemoryDb {
         Box::pin(async move { self.operate(Operation::Cancels, |tables| Ok(tables.cancels(&worker))) })
     }
 
-    fn workers(&self, access: Access) -> BoxFuture<'_, Result<Vec<LivingWorker>, DbError>> {
-        Box::pin(async move { self.operate(Operation::Workers, |tables| Ok(tables.living_workers(&access))) })
+    fn workers(&self, counted: Option<Access>) -> BoxFuture<'_, Result<Vec<LivingWorker>, DbError>> {
+        Box::pin(async move { self.operate(Operation::Workers, |tables| Ok(tables.living_workers(counted.as_ref()))) })
     }
 }
 
@@ -770,9 +770,10 @@ impl Tables {
         held.filter_map(|run| Some((run.info.run_id.clone(), run.cancel.clone()?))).collect()
     }
 
-    fn living_workers(&self, access: &Access) -> Vec<LivingWorker> {
+    fn living_workers(&self, counted: Option<&Access>) -> Vec<LivingWorker> {
         let held = self.unfinished.iter().map(|seq| &self.runs[seq].run);
-        let seen: Vec<&Run> = held.filter(|run| access.sees(run.info.user_id.as_deref())).collect();
+        let seen: Vec<&Run> =
+            held.filter(|run| counted.is_some_and(|access| access.sees(run.info.user_id.as_deref()))).collect();
         let living = self.workers.iter().filter(|(_, worker)| !worker.is_dead);
         let standing = living.map(|(id, worker)| LivingWorker {
             worker: id.clone(),

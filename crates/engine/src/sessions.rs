@@ -66,7 +66,7 @@ impl Engine {
     /// # Errors
     /// The store's.
     pub async fn workers(&self) -> Result<Vec<LivingWorker>, Error> {
-        Ok(self.inner.services.db.workers(self.access.clone()).await?)
+        Ok(self.inner.services.db.workers(Some(self.access.clone())).await?)
     }
 
     /// The run as it is stored, with its input and options; nothing when there is no such run.

@@ -56,7 +56,7 @@ impl<'a> Look<'a> {
     /// # Errors
     /// The store's.
     pub async fn new(db: &'a dyn Db, access: Access, now: Timestamp, options: &Options) -> Result<Self, DbError> {
-        let workers = db.workers(access.clone()).await?;
+        let workers = db.workers(None).await?;
         Ok(Self { db, access, now, suspect_claims: options.suspect_claims(), workers })
     }
 

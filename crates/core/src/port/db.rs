@@ -369,7 +369,7 @@ pub struct LivingWorker {
     pub worker: WorkerId,
     /// Until when its leases are good unless it renews them.
     pub good_until: Timestamp,
-    /// How many runs it holds, of those the caller may see.
+    /// How many runs it holds, of those the caller may see; 0 when they were not to be counted.
     pub runs: u64,
     /// The workflows it last asked for runs of; none when it has never asked for any and so executes nothing.
     pub workflows: Option<Arc<[DefinitionId]>>,
@@ -652,8 +652,9 @@ pub trait RunStore: Send + Sync {
     /// Runs this worker holds that someone wants cancelled.
     fn cancels(&self, worker: WorkerId) -> BoxFuture<'_, Result<Vec<(RunId, CancelIntent)>, DbError>>;
 
-    /// The workers that have not been declared dead, by id; `access` restricts only the runs that are counted.
-    fn workers(&self, access: Access) -> BoxFuture<'_, Result<Vec<LivingWorker>, DbError>>;
+    /// The workers that have not been declared dead, by id, each with how many of the runs that `counted` may see it holds.
+    /// Counting costs a walk over all unfinished runs: without `counted` none are, and `runs` is 0.
+    fn workers(&self, counted: Option<Access>) -> BoxFuture<'_, Result<Vec<LivingWorker>, DbError>>;
 }
 
 /// The run log.

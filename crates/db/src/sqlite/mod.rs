@@ -369,8 +369,8 @@ impl RunStore for SqliteDb {
         Box::pin(self.read_with(move |reader| reader.cancels(&worker)))
     }
 
-    fn workers(&self, access: Access) -> BoxFuture<'_, Result<Vec<LivingWorker>, DbError>> {
-        Box::pin(self.read_with(move |reader| reader.workers(&access)))
+    fn workers(&self, counted: Option<Access>) -> BoxFuture<'_, Result<Vec<LivingWorker>, DbError>> {
+        Box::pin(self.read_with(move |reader| reader.workers(counted.as_ref())))
     }
 }
 

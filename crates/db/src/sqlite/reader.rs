@@ -140,9 +140,10 @@ impl Reader {
         Ok(cancels)
     }
 
-    pub(super) fn workers(&self, access: &Access) -> Result<Vec<LivingWorker>, Fail> {
+    pub(super) fn workers(&self, counted: Option<&Access>) -> Result<Vec<LivingWorker>, Fail> {
         let mut statement = self.connection.prepare_cached(&self.sql.workers)?;
-        let mut rows = statement.query(params![access.user().map(|user_id| &**user_id)])?;
+        let user_id = counted.and_then(Access::user).map(|user_id| &**user_id);
+        let mut rows = statement.query(params![user_id, counted.is_some()])?;
         let mut workers = Vec::new();
         while let Some(row) = rows.next()? {
             let worker = id(&row.get::<_, Arc<str>>(0)?)?;

@@ -167,7 +167,7 @@ impl Sql {
             workers: sql("SELECT w.worker_id, w.good_until, coalesce(h.held, 0), \
                 (SELECT m.value FROM outlive_meta m WHERE m.name = 'worker:' || w.seq) FROM outlive_workers w LEFT JOIN \
                 (SELECT r.worker, count(*) AS held FROM {T}_runs r INDEXED BY {T}_runs_unfinished \
-                JOIN {T}_run_requests q ON q.seq = r.seq WHERE r.status < 3 AND r.worker IS NOT NULL \
+                JOIN {T}_run_requests q ON q.seq = r.seq WHERE ?2 AND r.status < 3 AND r.worker IS NOT NULL \
                 AND (?1 IS NULL OR q.user_id = ?1) GROUP BY r.worker) h ON h.worker = w.seq \
                 WHERE w.session_table = '{T}' AND w.is_dead = 0 ORDER BY w.worker_id"),
             bury_worker: sql("UPDATE outlive_workers SET is_dead = 1 WHERE seq = ?1"),

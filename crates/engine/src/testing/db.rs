@@ -120,8 +120,8 @@ impl RunStore for TroubledDb {
     fn cancels(&self, worker: WorkerId) -> BoxFuture<'_, Result<Vec<(RunId, CancelIntent)>, DbError>> {
         self.pass(self.inner.cancels(worker))
     }
-    fn workers(&self, access: Access) -> BoxFuture<'_, Result<Vec<LivingWorker>, DbError>> {
-        self.pass(self.inner.workers(access))
+    fn workers(&self, counted: Option<Access>) -> BoxFuture<'_, Result<Vec<LivingWorker>, DbError>> {
+        self.pass(self.inner.workers(counted))
     }
 }
 

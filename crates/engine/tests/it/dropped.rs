@@ -131,7 +131,7 @@ async fn settles(db: &InMemoryDb, engine: &Engine, definition: &Arc<Definition>,
     let held: u64 = engine.workers().await.unwrap().iter().map(|worker| worker.runs).sum();
     assert_eq!(held, 0, "{place}: a lease is stuck");
     engine.shutdown().await.unwrap();
-    assert_eq!(db.workers(Access::All).await.unwrap(), [], "{place}: a worker is left");
+    assert_eq!(db.workers(Some(Access::All)).await.unwrap(), [], "{place}: a worker is left");
 }
 
 #[tokio::test(start_paused = true)]
@@ -158,7 +158,7 @@ async fn whoever_stops_an_engine_may_go_away_at_any_await() {
         poll_and_drop(engine.shutdown(), times).await;
         let place = format!("shutdown, dropped after {times} polls");
         tokio::time::timeout(10 * SECOND, engine.shutdown()).await.expect("it stops").unwrap();
-        assert_eq!(db.workers(Access::All).await.unwrap(), [], "{place}: a worker is left");
+        assert_eq!(db.workers(Some(Access::All)).await.unwrap(), [], "{place}: a worker is left");
         let heir = start(&db, &definition, Options::default()).await;
         settles(&db, &heir, &definition, &place).await;
     }
@@ -178,7 +178,7 @@ async fn an_engine_whose_start_was_dropped_holds_nothing() {
         let run = engine.submit(&definition.id, asked()).await.unwrap();
         assert_eq!(run.wait().await.unwrap().status, RunStatus::Completed, "{place}");
         engine.shutdown().await.unwrap();
-        assert_eq!(db.workers(Access::All).await.unwrap(), [], "{place}: a worker is left");
+        assert_eq!(db.workers(Some(Access::All)).await.unwrap(), [], "{place}: a worker is left");
         if is_started {
             assert!(times > 2, "it waits for nothing");
             break;
@@ -217,7 +217,7 @@ async fn the_last_handle_may_go_and_what_executes_goes_on() {
     tokio::time::sleep(SECOND).await;
     let run = db.run(Access::All, run_id).await.unwrap().unwrap();
     assert_eq!(run.status, RunStatus::Completed);
-    assert_eq!(db.workers(Access::All).await.unwrap(), [], "it gave everything back");
+    assert_eq!(db.workers(Some(Access::All)).await.unwrap(), [], "it gave everything back");
     assert_eq!(db.location(), "memory");
 }
 

@@ -139,7 +139,7 @@ async fn look_on(db: &SqliteDb, victim: &WorkerId, definition: &Arc<Definition>)
         outlive_core::Timestamp::from_micros(since.as_micros() as i64)
     });
     let beat = async || {
-        let workers = db.workers(Access::All).await.unwrap();
+        let workers = db.workers(Some(Access::All)).await.unwrap();
         workers.iter().find(|worker| worker.worker == *victim).map(|worker| worker.good_until)
     };
     // Much longer than a lease, by the watcher's clock.

@@ -75,7 +75,7 @@ async fn whoever_asks_may_go_away_at_any_await() {
             assert_eq!(ended.unwrap().status, RunStatus::Completed, "{place}");
             next.shutdown().await.unwrap();
             left.shutdown().await.unwrap();
-            assert_eq!(db.workers(Access::All).await.unwrap(), [], "{place}: a worker is left");
+            assert_eq!(db.workers(Some(Access::All)).await.unwrap(), [], "{place}: a worker is left");
             if finished.is_some() {
                 break;
             }

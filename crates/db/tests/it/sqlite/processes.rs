@@ -45,7 +45,7 @@ async fn a_killed_process_is_taken_over_at_once_and_loses_nothing() {
     assert!(alive >= 30);
     assert!(claim(&db, "heir").await.runs.is_empty(), "its process lives");
     let life = async || {
-        let workers = db.workers(Access::All).await.unwrap();
+        let workers = db.workers(None).await.unwrap();
         workers.into_iter().find(|known| known.worker == worker_id("victim")).map(|known| known.life)
     };
     assert_eq!(life().await, Some(Life::Lives));
