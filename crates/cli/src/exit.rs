@@ -131,6 +131,7 @@ impl From<DbError> for Problem {
             DbErrorKind::OutcomeUnknown => (Exit::Other, "outcome_unknown", "look at the run before trying again"),
             DbErrorKind::Corrupt => (Exit::Other, "database_corrupt", "restore the file from a backup"),
             DbErrorKind::Unreadable => (Exit::Other, "unreadable", ""),
+            DbErrorKind::ReadOnly => (Exit::Other, "database_read_only", ""),
             DbErrorKind::Refused => (Exit::Other, "database_refused", "choose the right file with --db"),
             DbErrorKind::Storage => (Exit::Other, "storage", ""),
         };

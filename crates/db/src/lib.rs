@@ -14,7 +14,7 @@ mod silence;
 mod sqlite;
 
 pub use memory::{Fault, Faults, InMemoryDb, Operation};
+#[cfg(feature = "sqlite")]
+pub use sqlite::{Adopted, Backup, Inspection, LogInspection, SqliteDb, StoredKey, Vacuumed};
 #[cfg(all(feature = "sqlite", feature = "testing"))]
 pub use sqlite::{Injected, Stage};
-#[cfg(feature = "sqlite")]
-pub use sqlite::{Inspection, SqliteDb, StoredKey};

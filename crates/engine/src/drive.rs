@@ -433,6 +433,7 @@ impl Inner {
             | DbErrorKind::Busy
             | DbErrorKind::Corrupt
             | DbErrorKind::Refused
+            | DbErrorKind::ReadOnly
             | DbErrorKind::Storage => {
                 tracing::error!(%run_id, %error, "run stalls");
                 let due_at = self.services.clock.now() + self.options.park_after;

@@ -562,8 +562,8 @@ impl Engine {
                     }
                 }
                 News::Free { .. } => inner.wake.notify_one(),
-                News::Failed => {
-                    inner.mark_stopped("its store failed; restart the process");
+                News::Failed(reason) => {
+                    inner.mark_stopped(&reason);
                     inner.stop_at_least(Stopping::Failed);
                 }
             }

@@ -88,6 +88,7 @@ impl From<DbError> for Error {
             | DbErrorKind::Corrupt
             | DbErrorKind::Unreadable
             | DbErrorKind::Refused
+            | DbErrorKind::ReadOnly
             | DbErrorKind::Storage => Error::Db(error),
         }
     }

@@ -256,6 +256,12 @@ impl Page {
         self.summary("checkpoint_seconds", "Copies of the write-ahead log", health.copies, seconds);
         if let Some(bytes) = health.log_bytes {
             self.gauge("wal_bytes", "Length of the write-ahead log", bytes);
+            let pinned = health.log_pinned.unwrap_or_default().as_secs_f64();
+            self.gauge(
+                "wal_pinned_seconds",
+                "How long a reader has kept the write-ahead log from starting again",
+                pinned,
+            );
         }
         if let Some(room) = health.room {
             self.gauge("disk_free_bytes", "Room for further data", room.free_bytes);
@@ -367,6 +373,7 @@ mod tests {
         let health = Health {
             room: Some(Room { free_bytes: 5, total_bytes: 9 }),
             log_bytes: Some(4),
+            log_pinned: Some(Duration::from_millis(1500)),
             errors: 2,
             groups: Total { count: 3, sum: 12 },
             copies: Total { count: 1, sum: Duration::from_millis(250) },
@@ -394,6 +401,7 @@ mod tests {
             "outlive_journal_batch_size_count 3\n",
             "outlive_checkpoint_seconds_sum 0.25\n",
             "outlive_wal_bytes 4\n",
+            "outlive_wal_pinned_seconds 1.5\n",
             "outlive_disk_free_bytes 5\n",
             "outlive_tasks 8\n",
         ] {

@@ -16,7 +16,7 @@ use outlive::engine::SystemClock;
 use outlive::serving::auth::{Auth, Secret};
 use outlive::serving::guard::{Hosts, Origins};
 use outlive::serving::webhook::SigningKey;
-use outlive::{Otlp, Server, ServerBuilder, SqliteKeys};
+use outlive::{Engine, Otlp, Server, ServerBuilder, SqliteKeys};
 use serde_json::json;
 use std::io;
 use std::net::SocketAddr;
@@ -117,11 +117,11 @@ impl Serve {
                 () = engine.stopped() => has_failed.store(true, Ordering::Relaxed),
             }
         };
-        server.serve_on(listeners, stopping).await?;
+        let served = server.serve_on(listeners, stopping).await;
         if has_failed.load(Ordering::Relaxed) {
-            let problem = Problem::new(Exit::Other, "engine_stopped", "the database failed, and so did this server");
-            return Err(problem.hint("nothing acknowledged is lost; start it again, and see: outlive doctor"));
+            return Err(stopped(&engine));
         }
+        served?;
         Ok(Exit::Done)
     }
 
@@ -147,6 +147,14 @@ impl Serve {
         let server = if self.insecure_no_auth { server.open_to_all() } else { server };
         Ok(with_webhooks(server, settings)?.start().await?)
     }
+}
+
+/// Why a process ends whose engine has stopped by itself.
+pub(super) fn stopped(engine: &Engine) -> Problem {
+    let reason = engine.failure().unwrap_or_else(|| "the database failed".into());
+    // A path may hold what nobody is to read.
+    let reason = engine.redactor().text(&reason).into_owned();
+    Problem::new(Exit::Other, "engine_stopped", reason).hint("see also: outlive doctor")
 }
 
 /// Sends webhooks if there is a secret to sign them with.

@@ -50,11 +50,12 @@ impl Worker {
             () = stop => output::note(global, "Stopping; calls in flight may end"),
             () = engine.stopped() => {}
         }
-        let failure = engine.failure();
-        engine.shutdown().await?;
-        match failure {
-            None => Ok(Exit::Done),
-            Some(reason) => Err(outlive::engine::Error::Stopped(reason).into()),
+        let has_failed = engine.failure().is_some();
+        let ended = engine.shutdown().await;
+        if has_failed {
+            return Err(super::serve::stopped(&engine));
         }
+        ended?;
+        Ok(Exit::Done)
     }
 }

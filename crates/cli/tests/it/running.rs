@@ -73,9 +73,15 @@ impl Running {
     }
 
     /// SIGTERM, and what it said until its end.
-    pub(crate) fn stop(mut self) -> Done {
+    pub(crate) fn stop(self) -> Done {
         let process = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+        self.end()
+    }
+
+    /// Waits for its end, and gives what it said until then.
+    pub(crate) fn end(mut self) -> Done {
+        let process = rustix::process::Pid::from_child(&self.child);
         // Its end closes its standard error. One that does not end is killed, and then has no exit code.
         let (ended, watch) = mpsc::channel::<()>();
         let watchdog = std::thread::spawn(move || {

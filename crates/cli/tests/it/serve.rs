@@ -3,7 +3,7 @@
 use crate::fixture::{Done, Place};
 use crate::running::{KEY, PATIENCE, RUNS, Running};
 use serde_json::Value;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::net::TcpListener;
 
 /// Takes one request, answers 204, and returns what it was.
@@ -270,11 +270,17 @@ fn no_log_line_holds_a_secret_whatever_its_form() {
         for path in [format!("/nothing/{KEY}"), format!("/nothing/{TOKEN}"), format!("/{}", KEY.replace('-', "%2d"))] {
             server.ask("GET", &path, &[&key], "");
         }
+        // Damaged, but neither cut short nor another file: that would end the server by itself.
         for file in ["a.db", "a.db-wal"] {
-            std::fs::write(db.with_file_name(file), vec![0xff; 1 << 16]).unwrap();
+            let mut file = std::fs::File::options().write(true).open(db.with_file_name(file)).unwrap();
+            let len = usize::try_from(file.metadata().unwrap().len()).unwrap();
+            file.seek(std::io::SeekFrom::Start(4_096)).unwrap();
+            file.write_all(&vec![0xff; len - 4_096]).unwrap();
         }
         assert_eq!(server.ask("GET", "/sessions", &[&key], "").status, 500);
-        let log = server.stop().stderr;
+        // What ends it names the file, too.
+        std::fs::remove_file(&db).unwrap();
+        let log = server.end().exits(1).stderr;
         assert!(log.contains("/nothing/[redacted]") && log.contains("of-[redacted]/a.db"), "{log}");
         assert!(!log.contains(KEY) && !log.contains(TOKEN) && !log.contains("%2dhorse%2d"), "{log}");
     }

@@ -70,7 +70,8 @@ pub enum DbErrorKind {
     Full,
     /// Locked or unreachable for the moment. Nothing happened; try again.
     Busy,
-    /// The write may or may not have happened (a failed sync). The store takes no more writes; restart the process.
+    /// The write may or may not have happened (a failed sync, a file that is gone). The store takes no more writes; restart
+    /// the process.
     OutcomeUnknown,
     /// Stored bytes are not what was written.
     Corrupt,
@@ -78,6 +79,9 @@ pub enum DbErrorKind {
     Unreadable,
     /// The database is not one of ours, or is newer than this program. Nothing was touched.
     Refused,
+    /// It can be read and not changed: the file is read-only, was opened for reading alone, or is a copy that nobody has
+    /// adopted. Nothing happened.
+    ReadOnly,
     /// Anything else the storage reported.
     Storage,
 }
@@ -568,8 +572,8 @@ pub enum News {
         /// The worker that did it; none when it was done on behalf of none.
         by: Option<WorkerId>,
     },
-    /// The store failed and takes no more writes.
-    Failed,
+    /// The store failed and takes no more writes: what happened, and what to do.
+    Failed(Arc<str>),
 }
 
 /// Is called with [`News`], from any thread; must return at once.
@@ -741,6 +745,8 @@ pub struct Health {
     pub room: Option<Room>,
     /// Bytes of the write-ahead log on disk.
     pub log_bytes: Option<u64>,
+    /// Since when a reader keeps the write-ahead log from starting again; absent when none does.
+    pub log_pinned: Option<Duration>,
     /// Calls that the storage refused or failed, and copies that failed; what the port's rules refuse is none.
     pub errors: u64,
     /// Transactions that were written, and the calls that shared them.
@@ -757,7 +763,7 @@ pub trait Db: RunStore + LogStore + SessionStore + HookStore + AuditStore + 'sta
     /// Opens the store if it is not open yet, so that problems show before a run exists.
     ///
     /// # Errors
-    /// `Refused`, `Corrupt`, `Busy`, `Storage`.
+    /// `Refused`, `ReadOnly`, `Corrupt`, `Busy`, `Storage`.
     fn open(&self) -> BoxFuture<'_, Result<(), DbError>>;
 
     /// How it does. Waits for nobody; asks the operating system no more than how much room there is.

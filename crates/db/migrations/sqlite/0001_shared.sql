@@ -1,7 +1,8 @@
 -- What all table sets of one file share.
 
 -- `tables:<session table>` for every table set; the value is its number, from 1. `worker:<outlive_workers.seq>` for every
--- worker that executes and has not been declared dead; the value is the ids of its workflows, separated by spaces.
+-- worker that executes and has not been declared dead; the value is the ids of its workflows, separated by spaces. `copied`
+-- in a copy that nobody has adopted; the value is when it was made, in microseconds since 1970.
 CREATE TABLE outlive_meta (
     name  TEXT PRIMARY KEY,
     value TEXT NOT NULL

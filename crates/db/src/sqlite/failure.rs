@@ -1,5 +1,6 @@
 //! What SQLite's errors mean to a caller, and what the writer does about them: a table, no action.
 
+use super::presence::{Fate, Lost};
 use outlive_core::port::{DbError, DbErrorKind};
 use rusqlite::ErrorCode;
 use rusqlite::ffi;
@@ -75,17 +76,120 @@ impl Place {
         Self(Arc::from(path.display().to_string()))
     }
 
-    /// The error a caller gets.
+    /// The error a caller gets. What SQLite says of itself is not for people; its code is, for whoever helps them.
     pub(super) fn error(&self, error: &rusqlite::Error) -> DbError {
         let path = &self.0;
         let kind = kind_of(error);
-        let message = match kind {
-            DbErrorKind::Busy => format!("database {path} is locked by another process: try again"),
-            DbErrorKind::Full => format!("the disk of database {path} is full: make space and try again"),
-            DbErrorKind::Corrupt => format!("database {path} is damaged ({error}): restore it from a backup"),
-            _ => format!("database {path}: {error}"),
+        let (code, extended) = match error {
+            rusqlite::Error::SqliteFailure(failure, _) => (failure.code, failure.extended_code),
+            _ => (ErrorCode::Unknown, 0),
+        };
+        let message = match (kind, code) {
+            (DbErrorKind::Busy, _) => format!("database {path} is locked by another process: try again"),
+            (DbErrorKind::Full, _) => format!("the disk of database {path} is full: make space and try again"),
+            (DbErrorKind::ReadOnly, _)
+                if [ffi::SQLITE_READONLY_ROLLBACK, ffi::SQLITE_READONLY_RECOVERY].contains(&extended) =>
+            {
+                format!(
+                    "database {path} was left in the middle of a change: whoever opens it to write, such as outlive serve, \
+                     completes or undoes that"
+                )
+            }
+            (DbErrorKind::ReadOnly, _) => return self.read_only(),
+            (DbErrorKind::Corrupt, ErrorCode::NotADatabase) => {
+                return self.corrupt("its beginning is not that of a database");
+            }
+            (DbErrorKind::Corrupt, ErrorCode::DatabaseCorrupt) => {
+                return self.corrupt("its pages contradict each other; outlive doctor says more");
+            }
+            (DbErrorKind::Corrupt, _) => match missing(error) {
+                Some(missing) => return self.lacks(missing),
+                None => return self.corrupt(&error.to_string()),
+            },
+            (_, ErrorCode::CannotOpen) => format!(
+                "cannot open database {path} or a file beside it: see that its directory is there and may be used"
+            ),
+            (_, ErrorCode::PermissionDenied) => {
+                format!("database {path} may not be opened: give this user the right to read and write it")
+            }
+            (_, ErrorCode::SystemIoFailure) => {
+                format!("the disk failed at database {path} (SQLite's code {extended}): see the system's log")
+            }
+            (_, ErrorCode::OutOfMemory) => format!("there is no memory left to use database {path}: free some"),
+            (_, ErrorCode::TooBig) => {
+                format!("something is too long for database {path}: keep a reference to it instead")
+            }
+            _ => format!("database {path} refused what was asked of it ({error}): this is a bug, please report it"),
         };
         DbError::new(kind, message)
+    }
+
+    /// It can be read, but not written.
+    pub(super) fn read_only(&self) -> DbError {
+        let path = &self.0;
+        let message = format!("database {path} is read-only: give this user the right to write it and its directory");
+        DbError::new(DbErrorKind::ReadOnly, message)
+    }
+
+    /// A table is not there.
+    fn lacks(&self, table: &str) -> DbError {
+        self.corrupt(&format!("{table} is missing: it is part of a database, or was changed by another program"))
+    }
+
+    /// It is a copy, which could do again what the original does. `what` says which kind of copy.
+    pub(super) fn copied(&self, what: &str) -> DbError {
+        let path = &self.0;
+        let message = format!(
+            "{path} {what}, and whoever executes its unfinished runs may do again what was done elsewhere: look at it \
+             with ls and show, or take it into use with: outlive db adopt --db {path}"
+        );
+        DbError::new(DbErrorKind::ReadOnly, message)
+    }
+
+    /// A sync failed, or a write to a disk that does not answer.
+    pub(super) fn unsynced(&self, error: &rusqlite::Error) -> DbError {
+        let path = &self.0;
+        let code = match error {
+            rusqlite::Error::SqliteFailure(failure, _) => failure.extended_code,
+            _ => 0,
+        };
+        let message = format!(
+            "a write to database {path} failed (SQLite's code {code}), and nobody knows what is on disk: see that the \
+             disk is sound, then restart the process"
+        );
+        DbError::new(DbErrorKind::OutcomeUnknown, message)
+    }
+
+    /// A file of the database's is not what it was.
+    pub(super) fn lost(&self, lost: &Lost) -> DbError {
+        let path = &self.0;
+        let file = match &lost.part {
+            None => format!("database {path}"),
+            Some(part) => format!("{}, which belongs to database {path},", part.display()),
+        };
+        let message = match lost.fate {
+            Fate::Removed => format!(
+                "{file} was removed while it was in use, so nothing is acknowledged any more: put it or a backup back, \
+                 then restart the process"
+            ),
+            Fate::Replaced => format!(
+                "{file} was replaced by another file while it was in use, so nothing is acknowledged any more: restart the \
+                 process to use the new one"
+            ),
+            Fate::Overwritten => format!(
+                "{file} was overwritten with another while it was in use, so nothing is acknowledged any more: put a backup in \
+                 its place, then restart the process"
+            ),
+            Fate::Truncated => format!(
+                "{file} was cut short while it was in use, so nothing is acknowledged any more: restore a backup, then \
+                 restart the process"
+            ),
+            Fate::ReadOnly => format!(
+                "{file} was made read-only while it was in use, so nothing is acknowledged any more: make it writable, then \
+                 restart the process"
+            ),
+        };
+        DbError::new(DbErrorKind::OutcomeUnknown, message)
     }
 
     pub(super) fn fail(&self, fail: Fail) -> DbError {
@@ -115,28 +219,41 @@ impl Place {
         DbError::new(DbErrorKind::Corrupt, message)
     }
 
-    /// What every write gets once the store has failed.
-    pub(super) fn failed(&self) -> DbError {
+    /// What a write gets whose thread has died with it.
+    pub(super) fn unanswered(&self) -> DbError {
         let path = &self.0;
         let message = format!("a write to database {path} has an unknown outcome: restart the process");
         DbError::new(DbErrorKind::OutcomeUnknown, message)
     }
 }
 
+/// What a statement named and the file does not have.
+fn missing(error: &rusqlite::Error) -> Option<&str> {
+    let text = match error {
+        rusqlite::Error::SqliteFailure(_, Some(text)) => text,
+        rusqlite::Error::SqlInputError { msg, .. } => msg,
+        _ => return None,
+    };
+    ["no such table: ", "no such column: ", "no such index: "].iter().find_map(|prefix| text.strip_prefix(prefix))
+}
+
 fn kind_of(error: &rusqlite::Error) -> DbErrorKind {
     use rusqlite::Error::{
-        FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, SqliteFailure, Utf8Error,
+        FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, SqlInputError, SqliteFailure, Utf8Error,
     };
     match error {
         SqliteFailure(failure, _) => match failure.code {
             ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => DbErrorKind::Busy,
             ErrorCode::DiskFull => DbErrorKind::Full,
+            ErrorCode::ReadOnly => DbErrorKind::ReadOnly,
             ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => DbErrorKind::Corrupt,
+            _ if missing(error).is_some() => DbErrorKind::Corrupt,
             _ => DbErrorKind::Storage,
         },
         FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..) => {
             DbErrorKind::Corrupt
         }
+        SqlInputError { .. } if missing(error).is_some() => DbErrorKind::Corrupt,
         _ => DbErrorKind::Storage,
     }
 }
@@ -165,6 +282,7 @@ mod tests {
             (Stage::Commit, ffi::SQLITE_IOERR_FSYNC, Verdict::FailForGood, DbErrorKind::Storage),
             (Stage::Commit, ffi::SQLITE_IOERR_WRITE, Verdict::FailForGood, DbErrorKind::Storage),
             (Stage::Commit, ffi::SQLITE_NOTADB, Verdict::RefuseAll, DbErrorKind::Corrupt),
+            (Stage::Begin, ffi::SQLITE_READONLY, Verdict::RefuseAll, DbErrorKind::ReadOnly),
         ];
         for (stage, code, expected, kind) in table {
             let error = with_code(code);

@@ -14,17 +14,48 @@ use std::sync::{Mutex, PoisonError};
 /// Length of a database file's header.
 pub(super) const HEADER_LEN: usize = 100;
 
+/// A database file begins with this; `user_version` is at 60, `application_id` at 68.
+pub(super) const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+
 static OPEN: Mutex<Vec<File>> = Mutex::new(Vec::new());
 
 /// Reads up to [`HEADER_LEN`] bytes of the file, which is created, for its owner alone, when it is missing.
 pub(super) fn create_or_read(path: &Path) -> io::Result<Vec<u8>> {
+    read_with(path, create_or_open)
+}
+
+/// Reads up to [`HEADER_LEN`] bytes of a file that is there.
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    read_with(path, |path| File::open(path))
+}
+
+/// What a database's header tells of the file.
+pub(super) struct Told {
+    /// How many bytes it has.
+    pub(super) len: u64,
+    /// How often it was changed; never becomes less.
+    pub(super) changes: u32,
+}
+
+/// What the header tells, if the file begins like a database.
+pub(super) fn told(path: &Path) -> Option<Told> {
+    let header = read(path).ok().filter(|header| header.len() == HEADER_LEN && header.starts_with(MAGIC))?;
+    let number = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let page_size = match u16::from_be_bytes([header[16], header[17]]) {
+        1 => 65_536,
+        page_size => u64::from(page_size),
+    };
+    Some(Told { len: page_size * u64::from(number(28)), changes: number(24) })
+}
+
+fn read_with(path: &Path, open_file: impl Fn(&Path) -> io::Result<File>) -> io::Result<Vec<u8>> {
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     open.retain(|file| !is_deleted(file));
     let known = open.iter().position(|file| is_at(file, path));
     let place = match known {
         Some(place) => place,
         None => {
-            open.push(create_or_open(path)?);
+            open.push(open_file(path)?);
             open.len() - 1
         }
     };

@@ -4,8 +4,8 @@
 //! stays to be seen.
 
 use super::failure::Fail;
-use super::rows::damaged;
-use super::{SqliteDb, schema};
+use super::rows::{count, damaged};
+use super::{SqliteDb, open, pin, schema, vacuum};
 use outlive_core::Timestamp;
 use outlive_core::port::DbError;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -48,8 +48,25 @@ pub struct Inspection {
     pub format: u32,
     /// The size of the database without its write-ahead log.
     pub bytes: u64,
+    /// Bytes of it that hold nothing.
+    pub free_bytes: u64,
+    /// Whether free pages are given back to the disk while it is in use.
+    pub is_incremental: bool,
+    /// Its write-ahead log.
+    pub log: LogInspection,
     /// What is wrong with it, the first ten faults; empty when it is whole.
     pub faults: Vec<String>,
+}
+
+/// A database's write-ahead log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogInspection {
+    /// Pages of it.
+    pub pages: u64,
+    /// How many of them are in the database already.
+    pub copied: u64,
+    /// Who has a read transaction open, for people; empty when nobody has or the system does not tell.
+    pub readers: String,
 }
 
 impl SqliteDb {
@@ -114,16 +131,24 @@ impl SqliteDb {
     /// # Errors
     /// The store's, when it cannot even be read.
     pub async fn inspect(&self) -> Result<Inspection, DbError> {
-        self.read_with(|reader| {
+        let path = self.path().to_owned();
+        self.read_with(move |reader| {
             let connection = &reader.connection;
-            let number = |pragma: &str| connection.query_row(pragma, [], |row| row.get::<_, i64>(0));
-            let bytes = number("PRAGMA page_count")?.unsigned_abs() * number("PRAGMA page_size")?.unsigned_abs();
+            // SQLite does not tell where it may not write.
+            let pages = super::copier::measure(connection).ok().flatten().unwrap_or_default();
             let mut statement = connection.prepare(&format!("PRAGMA integrity_check({FAULTS_MAX})"))?;
             let told = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
             Ok(Inspection {
                 sqlite_version: rusqlite::version().to_owned(),
                 format: schema::USER_VERSION,
-                bytes,
+                bytes: open::len(connection)?,
+                free_bytes: u64::from(vacuum::free_pages(connection)?) * open::page_size(connection)?,
+                is_incremental: vacuum::is_incremental(connection)?,
+                log: LogInspection {
+                    pages: count(i64::from(pages.log))?,
+                    copied: count(i64::from(pages.copied))?,
+                    readers: pin::readers(&path),
+                },
                 faults: told.into_iter().filter(|line| line != "ok").collect(),
             })
         })

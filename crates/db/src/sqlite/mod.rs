@@ -6,28 +6,38 @@
 //!            └─ mailbox ─► reader thread ─► read connection ──┤
 //!               writer ──► copier thread ─► its connection ───┘
 //! ```
+//! A store that is only looked at has one thread, which reads (`look`).
+//!
 //! This is the one place with SQL. It keeps text, and must never know what is in a page, an input or an output. The
 //! invariant: what a method has answered with `Ok` survives the loss of the process and of power.
 
 mod audit;
 mod copier;
+mod copy;
+mod disk;
 mod failure;
 mod header;
 mod hooks;
 mod keys;
 mod lists;
+mod look;
 mod mailbox;
 mod numbers;
 mod open;
+mod pin;
+mod presence;
 mod reader;
 mod rows;
 mod schema;
 mod tables;
+mod vacuum;
 mod watchers;
 mod workers;
 mod writer;
 
-pub use keys::{Inspection, StoredKey};
+pub use copy::{Adopted, Backup};
+pub use keys::{Inspection, LogInspection, StoredKey};
+pub use vacuum::Vacuumed;
 
 #[cfg(feature = "testing")]
 pub use failure::Stage;
@@ -36,6 +46,7 @@ pub use watchers::Injected;
 
 use copier::Copier;
 use failure::{Fail, Place};
+use look::{Looker, View};
 use mailbox::{Mailbox, mailbox};
 use numbers::Numbers;
 use outlive_core::port::{
@@ -44,6 +55,7 @@ use outlive_core::port::{
     SessionPage, SessionPatch, SessionStore, Unfinished, Watcher,
 };
 use outlive_core::{Page, RunId, SessionId, Timestamp, WorkerId};
+use presence::Presence;
 use reader::{Reader, Reading};
 use schema::Sql;
 use std::fmt;
@@ -54,6 +66,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tables::Tables;
 use tokio::sync::{OnceCell, oneshot};
+use vacuum::Vacuum;
 use watchers::Watchers;
 use workers::Locks;
 use writer::{Call, Operation, Writer};
@@ -86,9 +99,19 @@ pub struct SqliteDb {
 struct Handle {
     path: PathBuf,
     session_table: String,
+    aim: Aim,
     watchers: Arc<Watchers>,
     numbers: Arc<Numbers>,
     threads: OnceCell<Threads>,
+}
+
+/// What a handle is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Aim {
+    /// Reading and writing.
+    Use,
+    /// Reading alone.
+    Look,
 }
 
 /// The threads of an open store, and the ways to them.
@@ -108,6 +131,7 @@ impl fmt::Debug for SqliteDb {
         f.debug_struct("SqliteDb")
             .field("path", &self.handle.path)
             .field("session_table", &self.handle.session_table)
+            .field("aim", &self.handle.aim)
             .finish_non_exhaustive()
     }
 }
@@ -115,14 +139,22 @@ impl fmt::Debug for SqliteDb {
 impl SqliteDb {
     /// The store at `path`. Nothing is opened or made yet; problems show at [`Db::open`] or at first use.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self::with(path.into(), schema::SESSION_TABLE.to_owned())
+        Self::with(path.into(), schema::SESSION_TABLE.to_owned(), Aim::Use)
     }
 
     /// Keeps sessions in the table `name`, and runs in tables named after it; `outlive_sessions` by default. Letters,
     /// digits and `_`, 64 at most, no digit first; anything else is an error when the store is opened.
     #[must_use]
     pub fn session_table(self, name: impl Into<String>) -> Self {
-        Self::with(self.handle.path.clone(), name.into())
+        Self::with(self.handle.path.clone(), name.into(), self.handle.aim)
+    }
+
+    /// Only looks at a file that must be there: nothing is made or changed, so neither the file nor its directory need be
+    /// writable. What others write meanwhile is seen. A write gets `ReadOnly`; a worker that registers is let in and
+    /// finds nothing to do.
+    #[must_use]
+    pub fn read_only(self) -> Self {
+        Self::with(self.handle.path.clone(), self.handle.session_table.clone(), Aim::Look)
     }
 
     /// The session tables the file holds, oldest first; the file must exist. Nothing is created.
@@ -130,7 +162,8 @@ impl SqliteDb {
     /// # Errors
     /// `Refused` when the file is not one of ours, `Corrupt`, `Busy`, `Storage`.
     pub fn session_tables(&self) -> Result<Vec<String>, DbError> {
-        open::session_tables(self.path())
+        let view = View::open(self.path())?;
+        schema::session_tables(&view.connection).map_err(|error| Place::new(self.path()).error(&error))
     }
 
     /// Where the file is.
@@ -157,9 +190,15 @@ impl SqliteDb {
         self.handle.watchers.inject(injected);
     }
 
-    fn with(path: PathBuf, session_table: String) -> Self {
+    /// Warns of a reader that has held the log for this long.
+    #[cfg(feature = "testing")]
+    pub fn warn_of_readers_after(&self, patience: Duration) {
+        self.handle.watchers.set_patience(patience);
+    }
+
+    fn with(path: PathBuf, session_table: String, aim: Aim) -> Self {
         let (watchers, numbers) = (Arc::default(), Arc::default());
-        Self { handle: Arc::new(Handle { path, session_table, watchers, numbers, threads: OnceCell::new() }) }
+        Self { handle: Arc::new(Handle { path, session_table, aim, watchers, numbers, threads: OnceCell::new() }) }
     }
 
     async fn threads(&self) -> Result<&Threads, DbError> {
@@ -172,14 +211,18 @@ impl SqliteDb {
         T: Send + 'static,
         F: FnMut(&mut Tables) -> Result<T, Fail> + Send + 'static,
     {
-        let writer = self.threads().await?.writer.as_ref().expect("threads end with the last handle only");
+        let Some(writer) = self.threads().await?.writer.as_ref() else {
+            let path = self.handle.path.display();
+            let message = format!("database {path} was opened to look at it: open it to write, then do that again");
+            return Err(DbError::new(DbErrorKind::ReadOnly, message));
+        };
         let (reply, answer) = oneshot::channel();
         let result = None;
         let is_sent = writer.send(Box::new(Call { work, result, reply })).await;
         match answer.await {
             Ok(answer) if is_sent => answer,
             // The thread has died with the call in its hands.
-            _ => Err(Place::new(&self.handle.path).failed()),
+            _ => Err(Place::new(&self.handle.path).unanswered()),
         }
     }
 
@@ -213,6 +256,9 @@ impl Handle {
     async fn start(&self) -> Result<Threads, DbError> {
         let (path, watchers, numbers) = (self.path.clone(), self.watchers.clone(), self.numbers.clone());
         let sql = Arc::new(Sql::new(&self.session_table));
+        if self.aim == Aim::Look {
+            return look(path, sql, watchers, numbers).await;
+        }
         let (report, opened) = oneshot::channel();
         let writer = move || match set_up(&path, &sql, &watchers, &numbers) {
             Ok((writer, threads)) => {
@@ -224,11 +270,47 @@ impl Handle {
             Err(error) => drop(report.send(Err(error))),
         };
         let join = spawn("outlive-db-writer", writer)?;
-        let died = || DbError::new(DbErrorKind::Storage, "the thread that opens the database has died");
         let mut threads = opened.await.map_err(|_| died())??;
         threads.writer_join = Some(join);
         Ok(threads)
     }
+}
+
+fn died() -> DbError {
+    DbError::new(DbErrorKind::Storage, "the thread that opened the database has died: restart the process")
+}
+
+/// Has a thread of its own do `work`, which blocks.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, DbError> + Send + 'static) -> Result<T, DbError> {
+    let (reply, answer) = oneshot::channel();
+    // A caller that has gone needs no answer.
+    spawn("outlive-db-file", move || drop(reply.send(work())))?;
+    answer.await.map_err(|_| died())?
+}
+
+/// Opens the file to look at it, on the thread that will read.
+async fn look(
+    path: PathBuf,
+    sql: Arc<Sql>,
+    watchers: Arc<Watchers>,
+    numbers: Arc<Numbers>,
+) -> Result<Threads, DbError> {
+    let (sender, inbox) = mailbox();
+    let (report, opened) = oneshot::channel();
+    let work = move || match View::of_tables(&path, &sql) {
+        Ok(view) => {
+            let (place, locks) = (Place::new(&path), Locks::new(&path));
+            let reader = |connection| Reader { connection, sql, place, locks, watchers, numbers };
+            if report.send(Ok(())).is_ok() {
+                Looker::new(view, reader).serve(&inbox);
+            }
+        }
+        Err(error) => drop(report.send(Err(error))),
+    };
+    let join = spawn("outlive-db-looker", work)?;
+    opened.await.map_err(|_| died())??;
+    let (readers, reader_joins) = (vec![sender], vec![join]);
+    Ok(Threads { writer: None, readers, next_reader: AtomicUsize::new(0), reader_joins, writer_join: None })
 }
 
 fn set_up(
@@ -237,6 +319,7 @@ fn set_up(
     watchers: &Arc<Watchers>,
     numbers: &Arc<Numbers>,
 ) -> Result<(Writer, Threads), DbError> {
+    let given = path;
     let open::Opened { path, mut writer } = open::open(path, sql)?;
     let place = Place::new(&path);
     let mut readers = Vec::new();
@@ -262,7 +345,17 @@ fn set_up(
     };
     writer.wal_hook(Some(note)).map_err(|error| place.error(&error))?;
     let data_version = open::data_version(&writer).map_err(|error| place.error(&error))?;
-    let copier = Copier::start(open::open_copier(&path)?, place.clone(), watchers.clone(), numbers.clone())?;
+    let page_size = open::page_size(&writer).map_err(|error| place.error(&error))?;
+    let vacuum = Vacuum::of(&writer).map_err(|error| place.error(&error))?;
+    let presence = Presence::of(given, &path, page_size).map_err(|error| place.io("find", &error))?;
+    let copier = Copier::start(
+        open::open_copier(&path)?,
+        path.clone(),
+        presence.clone(),
+        place.clone(),
+        watchers.clone(),
+        numbers.clone(),
+    )?;
     let (sender, inbox) = mailbox();
     let writer = Writer {
         tables: Tables::new(writer, sql.clone(), Locks::new(&path)),
@@ -272,6 +365,8 @@ fn set_up(
         place,
         log_pages,
         copier,
+        presence,
+        vacuum,
         data_version,
         looked_at: Instant::now(),
         sync_time: Duration::ZERO,
@@ -328,10 +423,17 @@ impl RunStore for SqliteDb {
     }
 
     fn heartbeat(&self, worker: WorkerId, at: Timestamp, period: Duration) -> BoxFuture<'_, Result<(), DbError>> {
+        // There is nothing to hold for a worker that only looks.
+        if self.handle.aim == Aim::Look {
+            return Box::pin(async { Ok(()) });
+        }
         Box::pin(self.write(move |tables| tables.heartbeat(&worker, at, period)))
     }
 
     fn retire(&self, worker: WorkerId, at: Timestamp) -> BoxFuture<'_, Result<(), DbError>> {
+        if self.handle.aim == Aim::Look {
+            return Box::pin(async { Ok(()) });
+        }
         Box::pin(self.write(move |tables| tables.retire(&worker, at)))
     }
 
@@ -450,8 +552,9 @@ impl Db for SqliteDb {
 
 impl Threads {
     fn nudge(&self) {
-        if let Some(writer) = &self.writer {
-            writer.nudge();
+        match &self.writer {
+            Some(writer) => writer.nudge(),
+            None => self.readers.iter().for_each(Mailbox::nudge),
         }
     }
 }

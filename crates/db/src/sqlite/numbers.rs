@@ -1,9 +1,12 @@
-//! What the threads count, and what the operating system says of the files. It decides nothing; counting takes no lock.
+//! What the threads count, and what the operating system says of the files. It decides nothing; what is counted for each
+//! call takes no lock.
 
+use super::presence::beside;
 use outlive_core::port::{Health, Room, Total};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Counted by a handle's threads.
 #[derive(Debug, Default)]
@@ -13,6 +16,8 @@ pub(super) struct Numbers {
     grouped: AtomicU64,
     copies: AtomicU64,
     copying_micros: AtomicU64,
+    /// Since when a reader holds the write-ahead log.
+    pinned: Mutex<Option<Instant>>,
 }
 
 impl Numbers {
@@ -34,12 +39,18 @@ impl Numbers {
         self.copying_micros.fetch_add(micros, Ordering::Relaxed);
     }
 
+    /// Since when a reader holds the write-ahead log, if one does.
+    pub(super) fn pinned(&self, since: Option<Instant>) {
+        *self.pinned.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
     /// All of it, of the database at `path`.
     pub(super) fn health(&self, path: &Path) -> Health {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Health {
             room: room(path),
             log_bytes: log_bytes(path),
+            log_pinned: self.pinned.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed()),
             errors: read(&self.errors),
             groups: Total { count: read(&self.groups), sum: read(&self.grouped) },
             copies: Total { count: read(&self.copies), sum: Duration::from_micros(read(&self.copying_micros)) },
@@ -48,9 +59,7 @@ impl Numbers {
 }
 
 fn log_bytes(path: &Path) -> Option<u64> {
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    std::fs::metadata(log).ok().map(|log| log.len())
+    std::fs::metadata(beside(path, "-wal")).ok().map(|log| log.len())
 }
 
 #[cfg(unix)]

@@ -4,9 +4,11 @@
 //! The invariant: a file that is refused is left exactly as it was, without a `-wal` or `-shm` beside it.
 
 use super::failure::{Fail, Place};
-use super::header::{HEADER_LEN, create_or_read};
+use super::header::{self, HEADER_LEN, MAGIC};
+use super::presence::is_read_only;
 use super::schema::{self, APPLICATION_ID, Sql, USER_VERSION};
 use super::workers::create_private_directory;
+use super::{copy, disk};
 use outlive_core::port::{DbError, DbErrorKind};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
@@ -15,11 +17,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long to wait for another process's lock.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Files up to this size are checked whole when they are opened.
 const CHECKED_BYTES_MAX: u64 = 64 << 20;
-/// A database file begins with this; `user_version` is at 60, `application_id` at 68.
-const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
 /// A database that is open.
 pub(super) struct Opened {
@@ -31,20 +31,65 @@ pub(super) struct Opened {
 /// Opens, and creates or migrates, the table set of `sql` in the database at `path`.
 ///
 /// # Errors
-/// `Refused`, `Corrupt`, `Busy`, `Full`, `Storage`; see the port.
+/// `Refused`, `ReadOnly`, `Corrupt`, `Busy`, `Full`, `Storage`; see the port.
 pub(super) fn open(path: &Path, sql: &Sql) -> Result<Opened, DbError> {
     schema::check_name(&sql.table)?;
+    check_sqlite()?;
     let place = Place::new(path);
     if path.as_os_str().is_empty() || path.as_os_str() == ":memory:" {
         return Err(place.refused("is no file: give a path, or use InMemoryDb"));
     }
-    create_directory(path, &place)?;
+    disk::check(create_directory(path, &place)?, &place)?;
     inspect(path, &place)?;
-    let path = fs::canonicalize(path).map_err(|error| place.io("open", &error))?;
-    let writer = connect(&path, &place)?;
-    let prepared = prepare(&writer, sql, &place);
+    let (path, writer) = connect_existing(path, &place)?;
+    let prepared = prepare(&writer, sql, &path, &place);
     prepared.map_err(|fail| place.fail(fail))?;
     Ok(Opened { path, writer })
+}
+
+/// A connection to change a database that is there and ours.
+pub(super) fn existing(path: &Path, place: &Place) -> Result<Connection, DbError> {
+    check_sqlite()?;
+    inspect_existing(path, place)?;
+    Ok(connect_existing(path, place)?.1)
+}
+
+fn connect_existing(path: &Path, place: &Place) -> Result<(PathBuf, Connection), DbError> {
+    let path = fs::canonicalize(path).map_err(|error| place.io("open", &error))?;
+    // SQLite would read it all the same, or write as one who may do everything.
+    if path.metadata().is_ok_and(|metadata| is_read_only(&metadata)) {
+        return Err(place.read_only());
+    }
+    let connection = connect(&path, place)?;
+    match connection.is_readonly("main") {
+        Ok(false) => Ok((path, connection)),
+        Ok(true) => Err(place.read_only()),
+        Err(error) => Err(place.error(&error)),
+    }
+}
+
+/// Versions of SQLite before 3.51.3 can damage a database when one process copies the log while another begins it anew;
+/// the older lines 3.50 and 3.44 were mended as well.
+pub(super) fn check_sqlite() -> Result<(), DbError> {
+    if is_sound(rusqlite::version_number()) {
+        return Ok(());
+    }
+    let message = format!(
+        "SQLite {} can damage databases that several threads use (its WAL-reset bug): build outlive with the SQLite it \
+         brings, or link 3.51.3 or newer",
+        rusqlite::version()
+    );
+    Err(DbError::new(DbErrorKind::Refused, message))
+}
+
+fn is_sound(version: i32) -> bool {
+    let (line, patch) = (version / 1_000, version % 1_000);
+    match line {
+        3_044 => patch >= 6,
+        3_050 => patch >= 7,
+        3_051 => patch >= 3,
+        line => line > 3_051,
+    }
 }
 
 /// A connection that only reads.
@@ -67,22 +112,20 @@ pub(super) fn open_copier(path: &Path) -> Result<Connection, DbError> {
     Ok(copier)
 }
 
-/// The session tables a file holds, oldest first. Nothing is created.
-pub(super) fn session_tables(path: &Path) -> Result<Vec<String>, DbError> {
-    let place = Place::new(path);
-    inspect(path, &place)?;
-    let connection = connect(path, &place)?;
-    let read = || {
-        let mut statement = connection.prepare(schema::SESSION_TABLES)?;
-        let tables = statement.query_map([], |row| row.get(0))?;
-        tables.collect::<rusqlite::Result<Vec<String>>>()
-    };
-    read().map_err(|error| place.error(&error))
-}
-
 /// Changes whenever another connection commits.
 pub(super) fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
+}
+
+/// Bytes of a page.
+pub(super) fn page_size(connection: &Connection) -> rusqlite::Result<u64> {
+    connection.query_row("PRAGMA page_size", [], |row| Ok(row.get::<_, i64>(0)?.unsigned_abs()))
+}
+
+/// Bytes of the database, its log included.
+pub(super) fn len(connection: &Connection) -> rusqlite::Result<u64> {
+    let pages = connection.query_row("PRAGMA page_count", [], |row| Ok(row.get::<_, i64>(0)?.unsigned_abs()))?;
+    Ok(pages * page_size(connection)?)
 }
 
 /// After a failed sync the write-ahead log is all we can trust: the next process must find it.
@@ -92,24 +135,41 @@ pub(super) fn keep_log_on_close(connection: &Connection) {
     }
 }
 
-fn create_directory(path: &Path, place: &Place) -> Result<(), DbError> {
+fn create_directory<'p>(path: &'p Path, place: &Place) -> Result<&'p Path, DbError> {
     match path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         Some(directory) => {
-            create_private_directory(directory).map_err(|error| place.io("create the directory of", &error))
+            create_private_directory(directory).map_err(|error| place.io("create the directory of", &error))?;
+            Ok(directory)
         }
-        None => Ok(()),
+        None => Ok(Path::new(".")),
     }
 }
 
-/// Looks at the header without SQLite, and refuses what is not ours.
+/// Looks at the header without SQLite, and refuses what is not ours. A file that is not there is made.
 fn inspect(path: &Path, place: &Place) -> Result<(), DbError> {
     if path.is_dir() {
         return Err(place.refused("is a directory: give the path of a file"));
     }
-    let header = create_or_read(path).map_err(|error| place.io("open", &error))?;
+    let header = header::create_or_read(path).map_err(|error| place.io("open", &error))?;
     if header.is_empty() {
         return Ok(());
     }
+    inspect_header(path, &header, place)
+}
+
+/// The same of a file that must be there and hold something.
+pub(super) fn inspect_existing(path: &Path, place: &Place) -> Result<(), DbError> {
+    if path.is_dir() {
+        return Err(place.refused("is a directory: give the path of a file"));
+    }
+    let header = header::read(path).map_err(|error| place.io("open", &error))?;
+    if header.is_empty() {
+        return Err(place.refused("is empty, not even a database: name another file, or put a backup in its place"));
+    }
+    inspect_header(path, &header, place)
+}
+
+fn inspect_header(path: &Path, header: &[u8], place: &Place) -> Result<(), DbError> {
     if header.len() < HEADER_LEN || !header.starts_with(MAGIC) {
         return Err(place.refused("is not a database: choose another path"));
     }
@@ -151,7 +211,7 @@ fn agno_table(path: &Path) -> rusqlite::Result<Option<String>> {
     rows.next()?.map(|row| row.get(0)).transpose()
 }
 
-fn immutable_uri(path: &Path) -> String {
+pub(super) fn immutable_uri(path: &Path) -> String {
     let mut uri = String::from("file:");
     for byte in path.as_os_str().as_encoded_bytes() {
         match byte {
@@ -168,24 +228,32 @@ fn connect(path: &Path, place: &Place) -> Result<Connection, DbError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connect = || {
         let connection = Connection::open_with_flags(path, flags)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        connection.set_prepared_statement_cache_capacity(128);
-        // Otherwise SQLite compiles a statement again when it is bound to other values, a fifth of the writer's time.
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-        // A checkpoint at the writer's own time, not inside a COMMIT that someone waits for.
-        connection
-            .execute_batch("PRAGMA trusted_schema = OFF; PRAGMA temp_store = MEMORY; PRAGMA wal_autocheckpoint = 0;")?;
+        configure(&connection)?;
         Ok(connection)
     };
-    connect().map_err(|error| place.error(&error))
+    connect().map_err(|error: rusqlite::Error| place.error(&error))
 }
 
-fn prepare(writer: &Connection, sql: &Sql, place: &Place) -> Result<(), Fail> {
+/// What all connections have in common.
+pub(super) fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(128);
+    // Otherwise SQLite compiles a statement again when it is bound to other values, a fifth of the writer's time.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    // A checkpoint at the writer's own time, not inside a COMMIT that someone waits for.
+    connection.execute_batch("PRAGMA trusted_schema = OFF; PRAGMA temp_store = MEMORY; PRAGMA wal_autocheckpoint = 0;")
+}
+
+fn prepare(writer: &Connection, sql: &Sql, path: &Path, place: &Place) -> Result<(), Fail> {
+    let is_bare = copy::is_bare(path);
     let settings = "PRAGMA page_size = 4096; PRAGMA cache_size = -6144; PRAGMA journal_size_limit = 67108864; PRAGMA fullfsync = ON; \
         PRAGMA checkpoint_fullfsync = ON; PRAGMA synchronous = FULL;";
     writer.execute_batch(settings)?;
     create_shared(writer, place)?;
     check(writer, place)?;
+    if let Some(what) = copy::kind(writer, path, is_bare)? {
+        return Err(place.copied(what).into());
+    }
     enter_wal(writer, place)?;
     let synchronous: i64 = writer.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
     if synchronous != 2 {
@@ -201,6 +269,8 @@ fn create_shared(writer: &Connection, place: &Place) -> Result<(), Fail> {
     if user_version(writer)? == USER_VERSION {
         return Ok(());
     }
+    // For a new file this is settled when it is compiled. Executed, it would write the header at once, not yet marked as ours.
+    drop(writer.prepare("PRAGMA auto_vacuum = INCREMENTAL")?);
     transact(writer, "EXCLUSIVE", || match user_version(writer)? {
         0 => Ok(writer.execute_batch(&schema::create_shared())?),
         USER_VERSION => Ok(()),
@@ -230,7 +300,7 @@ fn create_tables(writer: &Connection, sql: &Sql, place: &Place) -> Result<(), Fa
     })
 }
 
-fn transact(writer: &Connection, kind: &str, work: impl FnOnce() -> Result<(), Fail>) -> Result<(), Fail> {
+pub(super) fn transact(writer: &Connection, kind: &str, work: impl FnOnce() -> Result<(), Fail>) -> Result<(), Fail> {
     writer.execute_batch(&format!("BEGIN {kind}"))?;
     let done = work().and_then(|()| Ok(writer.execute_batch("COMMIT")?));
     if done.is_err() && !writer.is_autocommit() {
@@ -244,10 +314,8 @@ fn user_version(writer: &Connection) -> rusqlite::Result<u32> {
 }
 
 /// Never repairs anything.
-fn check(writer: &Connection, place: &Place) -> Result<(), Fail> {
-    let pages: u64 = writer.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0))?.unsigned_abs();
-    let page_size: u64 = writer.query_row("PRAGMA page_size", [], |row| row.get::<_, i64>(0))?.unsigned_abs();
-    let verdict: String = if pages * page_size <= CHECKED_BYTES_MAX {
+pub(super) fn check(writer: &Connection, place: &Place) -> Result<(), Fail> {
+    let verdict: String = if len(writer)? <= CHECKED_BYTES_MAX {
         writer.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?
     } else {
         // Reading the schema reads the header and the first pages.
@@ -275,5 +343,21 @@ fn enter_wal(writer: &Connection, place: &Place) -> Result<(), Fail> {
             }
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_of_sqlite_that_damages_databases_is_not_used() {
+        for unsound in [3_007_000, 3_043_002, 3_044_005, 3_045_003, 3_050_006, 3_051_002] {
+            assert!(!is_sound(unsound), "{unsound}");
+        }
+        for sound in [3_044_006, 3_050_007, 3_051_003, 3_052_000, 3_054_001, 4_000_000] {
+            assert!(is_sound(sound), "{sound}");
+        }
+        check_sqlite().expect("ours is sound");
     }
 }

@@ -6,6 +6,7 @@
 use super::audit::AuditSql;
 use super::hooks::HookSql;
 use outlive_core::port::{DbError, DbErrorKind};
+use rusqlite::Connection;
 
 /// In the header of every file of ours, at offset 68: `OUTL`.
 pub(super) const APPLICATION_ID: u32 = 0x4F55_544C;
@@ -34,9 +35,43 @@ pub(super) fn create_tables(table: &str, number: u32) -> String {
     format!("{tables}\nINSERT INTO outlive_meta (name, value) VALUES ('tables:{table}', '{number}');")
 }
 
-/// The session tables of a file.
-pub(super) const SESSION_TABLES: &str =
-    "SELECT substr(name, 8) FROM outlive_meta WHERE name LIKE 'tables:%' ORDER BY CAST(value AS INTEGER)";
+/// The session tables of a file, oldest first.
+pub(super) fn session_tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut statement = connection.prepare(
+        "SELECT substr(name, 8) FROM outlive_meta WHERE name LIKE 'tables:%' ORDER BY CAST(value AS INTEGER)",
+    )?;
+    let tables = statement.query_map([], |row| row.get(0))?;
+    tables.collect()
+}
+
+/// All pages of a session table's runs, each with its run's id and length, in order.
+pub(super) fn all_pages(table: &str) -> String {
+    format!(
+        "SELECT r.run_id, r.next_index, e.first_index, e.count, e.body FROM {table}_runs r \
+         LEFT JOIN {table}_run_events e ON e.run_seq = r.seq ORDER BY r.seq, e.first_index"
+    )
+}
+
+/// How many runs of a session table are unfinished.
+pub(super) fn unfinished_runs(table: &str) -> String {
+    format!("SELECT count(*) FROM {table}_runs WHERE status < 3")
+}
+
+/// Frees what a dead worker held.
+pub(super) fn free_runs_of_the_dead(table: &str) -> String {
+    format!(
+        "UPDATE {table}_runs SET worker = NULL WHERE status < 3 AND worker IN \
+         (SELECT seq FROM outlive_workers WHERE is_dead = 1)"
+    )
+}
+
+/// The mark of a copy that nobody has adopted; its value is when it was made, in microseconds since 1970.
+pub(super) const COPY_MARK: &str = "SELECT value FROM outlive_meta WHERE name = 'copied'";
+pub(super) const SET_COPY_MARK: &str = "INSERT OR REPLACE INTO outlive_meta (name, value) VALUES ('copied', ?1)";
+pub(super) const CLEAR_COPY_MARK: &str = "DELETE FROM outlive_meta WHERE name = 'copied'";
+/// Workers that were not declared dead, whatever their session table.
+pub(super) const LIVING: &str = "SELECT worker_id FROM outlive_workers WHERE is_dead = 0";
+pub(super) const BURY_ALL: &str = "UPDATE outlive_workers SET is_dead = 1 WHERE is_dead = 0";
 
 /// Checks the name of a session table.
 ///

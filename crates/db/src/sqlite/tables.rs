@@ -4,6 +4,7 @@
 //! exception says no *because* of what it wrote: a heartbeat that finds its own process declared gone.)
 
 use super::failure::Fail;
+use super::presence::Lost;
 use super::rows::{self, count, due_column, first, id, int, kind_column, status_column, value};
 use super::schema::Sql;
 use super::workers::Locks;
@@ -76,6 +77,11 @@ impl Tables {
 
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// Whether other processes can still see that this one lives.
+    pub(super) fn look_at_locks(&self) -> Result<(), Lost> {
+        self.locks.look()
     }
 
     pub(super) fn sql(&self) -> &Sql {

@@ -5,6 +5,7 @@
 //! holds its worker's lease period, in microseconds.
 //! It must never know what a worker holds.
 
+use super::presence::{Lost, Seen};
 use outlive_core::WorkerId;
 use outlive_core::port::Life;
 use std::collections::{HashMap, HashSet};
@@ -75,6 +76,16 @@ impl Locks {
             Err(TryLockError::WouldBlock) => Life::Lives,
             Err(TryLockError::Error(_)) => Life::Unknown,
         }
+    }
+
+    /// Whether the files this handle holds are where others look for them.
+    pub(super) fn look(&self) -> Result<(), Lost> {
+        self.held.iter().try_for_each(|(worker, file)| Seen::of(self.file(worker), file).look().map(drop))
+    }
+
+    /// Whether there is a file for each of these workers.
+    pub(super) fn know(&self, worker: &WorkerId) -> bool {
+        self.file(worker).exists()
     }
 
     /// Removes what is left of a worker that is dead or retired.

@@ -2,19 +2,22 @@
 //! one sync; when that has succeeded, and not before, everyone is answered.
 //!
 //! ```text
-//! callers ──► mailbox ──► [ BEGIN IMMEDIATE, operation*, COMMIT ] ──► answers ──► the copier
-//!                │ idle: has another process committed? ──► watchers ◄── what the group did
+//! callers ──► mailbox ──► [ BEGIN IMMEDIATE, operation*, COMMIT ] ──► are the files there? ──► answers ──► the copier
+//!                │ idle: are the files there? has another process committed? ──► watchers ◄── what the group did
 //! ```
-//! It must never know what an operation does. The invariant: an answer `Ok` is sent only after a successful `COMMIT`, and
-//! so is news.
+//! It must never know what an operation does. The invariant: an answer `Ok` is sent only after a successful `COMMIT` into
+//! files that are still at their paths, and so is news.
 
 use super::copier::{self, Copier, Rest};
 use super::failure::{Fail, Place, Stage, Verdict, verdict};
 use super::mailbox::{Inbox, Mail};
 use super::numbers::Numbers;
+use super::presence::{Lost, Presence};
 use super::tables::Tables;
+use super::vacuum::Vacuum;
 use super::watchers::Watchers;
 use outlive_core::port::{DbError, News};
+use rusqlite::Connection;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
@@ -29,7 +32,7 @@ const PAUSE_MAX: Duration = Duration::from_micros(500);
 /// It is quiet when no more calls than these were under way at the end of a group.
 const QUIET_CALLS: usize = 4;
 /// How often to look whether another process committed; news is promised within 50 ms.
-const NEWS_INTERVAL: Duration = Duration::from_millis(20);
+pub(super) const NEWS_INTERVAL: Duration = Duration::from_millis(20);
 
 /// One call that waits in the mailbox.
 pub(super) trait Operation: Send {
@@ -78,6 +81,14 @@ where
 
 type Group = Vec<Box<dyn Operation>>;
 
+/// Why a group was not written, as far as one knows.
+enum Trouble {
+    /// SQLite said no.
+    Sqlite(Stage, rusqlite::Error),
+    /// A file is not what it was.
+    Lost(Lost),
+}
+
 /// The thread's state.
 pub(super) struct Writer {
     pub(super) tables: Tables,
@@ -88,6 +99,8 @@ pub(super) struct Writer {
     /// Length of the write-ahead log, kept by SQLite's hook.
     pub(super) log_pages: Arc<AtomicI32>,
     pub(super) copier: Copier,
+    pub(super) presence: Presence,
+    pub(super) vacuum: Vacuum,
     /// Changes when another process commits.
     pub(super) data_version: i64,
     pub(super) looked_at: Instant,
@@ -107,7 +120,7 @@ impl Writer {
                     let group = self.gather();
                     self.execute(group);
                 }
-                Mail::Idle => {}
+                Mail::Idle => self.give_back_pages(),
                 Mail::Closed => break,
             }
             self.copy_log();
@@ -117,7 +130,7 @@ impl Writer {
         if self.watchers.has_failed() {
             super::open::keep_log_on_close(self.tables.connection());
         } else {
-            drop(copier::copy(self.tables.connection(), "PASSIVE", &self.numbers));
+            drop(copier::copy(self.tables.connection(), &self.numbers));
         }
     }
 
@@ -130,22 +143,39 @@ impl Writer {
     }
 
     fn execute(&mut self, mut group: Group) {
-        if self.watchers.has_failed() {
-            return self.refuse(group, &self.place.failed());
+        if let Some(failure) = self.watchers.failure() {
+            return self.refuse(group, &failure);
         }
-        let Err((stage, error)) = self.attempt(&mut group) else {
+        let Err(trouble) = self.attempt(&mut group) else {
             group.into_iter().for_each(Operation::answer);
             return self.tables.take_news().iter().for_each(|news| self.watchers.tell(news));
         };
         self.roll_back();
-        match verdict(stage, &error) {
-            Verdict::FailForGood => self.fail_for_good(group, &error),
-            Verdict::OneByOne if group.len() > 1 => group.into_iter().for_each(|one| self.execute(vec![one])),
-            Verdict::OneByOne | Verdict::RefuseAll => self.refuse(group, &self.place.error(&error)),
+        match trouble {
+            Trouble::Lost(lost) => {
+                self.salvage(&lost);
+                self.fail_for_good(group, self.place.lost(&lost));
+            }
+            Trouble::Sqlite(stage, error) => match verdict(stage, &error) {
+                Verdict::FailForGood => {
+                    // If a file was lost, that is why.
+                    let lost = self.look_at_files().inspect_err(|lost| self.salvage(lost));
+                    let lost = lost.map_err(|lost| self.place.lost(&lost));
+                    self.fail_for_good(group, lost.err().unwrap_or_else(|| self.place.unsynced(&error)));
+                }
+                Verdict::OneByOne if group.len() > 1 => group.into_iter().for_each(|one| self.execute(vec![one])),
+                Verdict::OneByOne | Verdict::RefuseAll => self.refuse(group, &self.place.error(&error)),
+            },
         }
     }
 
-    fn attempt(&mut self, group: &mut Group) -> Result<(), (Stage, rusqlite::Error)> {
+    fn attempt(&mut self, group: &mut Group) -> Result<(), Trouble> {
+        self.presence.look_at_log(self.log_len(), || log_len(self.tables.connection())).map_err(Trouble::Lost)?;
+        self.write(group).map_err(|(stage, error)| Trouble::Sqlite(stage, error))?;
+        self.look_at_files().map_err(Trouble::Lost)
+    }
+
+    fn write(&mut self, group: &mut Group) -> Result<(), (Stage, rusqlite::Error)> {
         self.statement(Stage::Begin, "BEGIN IMMEDIATE")?;
         for operation in group.iter_mut() {
             self.injected(Stage::Work)?;
@@ -195,29 +225,56 @@ impl Writer {
         group.into_iter().for_each(|operation| operation.refuse(error.clone()));
     }
 
-    /// After a failed sync the kernel may have dropped what was to be written, and a later sync would not say so.
-    fn fail_for_good(&self, group: Group, error: &rusqlite::Error) {
-        tracing::error!(%error, "the database takes no more writes: restart the process");
-        self.watchers.set_failed();
-        self.refuse(group, &self.place.failed());
-        self.watchers.tell(&News::Failed);
+    /// After a failed sync the kernel may have dropped what was to be written, and a later sync would not say so. What was
+    /// written into a file that is gone is gone with it.
+    fn fail_for_good(&self, group: Group, error: DbError) {
+        self.watchers.fail(error);
+        if let Some(failure) = self.watchers.failure() {
+            self.refuse(group, &failure);
+        }
+    }
+
+    fn salvage(&self, lost: &Lost) {
+        copier::salvage(lost, self.tables.connection(), &self.presence, &self.numbers);
+    }
+
+    /// Pages of the log, as far as this process knows.
+    fn log_len(&self) -> i32 {
+        self.log_pages.load(Ordering::Relaxed)
+    }
+
+    fn look_at_files(&self) -> Result<(), Lost> {
+        let (pages, connection) = (self.log_pages.load(Ordering::Relaxed), self.tables.connection());
+        self.presence.look(pages, || log_len(connection))?;
+        self.tables.look_at_locks()
     }
 
     fn copy_log(&mut self) {
         if self.watchers.has_failed() {
             return;
         }
-        let log = self.log_pages.load(Ordering::Relaxed);
+        let log = self.log_len();
         let is_quiet = self.in_flight <= QUIET_CALLS;
-        let mode = match self.copier.look(log, is_quiet) {
-            Rest::Nothing => return,
-            Rest::Copy => "PASSIVE",
-            Rest::CopyAndWait => "RESTART",
-        };
-        if let Err(error) = copier::copy(self.tables.connection(), mode, &self.numbers) {
-            copier::report(&error, &self.place, &self.watchers);
+        if self.copier.look(log, is_quiet) == Rest::Copy
+            && let Err(error) = self.copier.copy_rest(self.tables.connection(), log)
+        {
+            self.report(&error);
         }
-        self.copier.rest_is_copied(log);
+    }
+
+    /// With nothing else to do, and if nobody needs the log, shortens the file by some of its free pages.
+    fn give_back_pages(&mut self) {
+        if self.watchers.has_failed() || self.copier.is_held() {
+            return;
+        }
+        if let Err(error) = self.vacuum.step(self.tables.connection(), &self.numbers) {
+            self.report(&error);
+        }
+    }
+
+    fn report(&self, error: &rusqlite::Error) {
+        let connection = self.tables.connection();
+        copier::report(error, connection, &self.presence, &self.numbers, &self.place, &self.watchers);
     }
 
     fn look_for_news(&mut self) {
@@ -225,6 +282,13 @@ impl Writer {
             return;
         }
         self.looked_at = Instant::now();
+        if self.watchers.has_failed() {
+            return;
+        }
+        if let Err(lost) = self.look_at_files() {
+            self.salvage(&lost);
+            return self.watchers.fail(self.place.lost(&lost));
+        }
         match super::open::data_version(self.tables.connection()) {
             Ok(version) if version != self.data_version => {
                 self.data_version = version;
@@ -234,4 +298,9 @@ impl Writer {
             Err(error) => tracing::debug!(%error, "cannot look for news"),
         }
     }
+}
+
+/// Pages of the log, as SQLite knows.
+fn log_len(connection: &Connection) -> Option<i32> {
+    copier::measure(connection).ok().flatten().map(|pass| pass.log)
 }

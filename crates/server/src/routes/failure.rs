@@ -72,6 +72,10 @@ impl From<DbError> for Problem {
                 let detail = "Whether this was stored is unknown: repeat it with the same idempotency key";
                 new(StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", detail).retry_after(LATER)
             }
+            DbErrorKind::ReadOnly => {
+                let detail = "The server's database cannot be changed: nothing was accepted";
+                new(StatusCode::SERVICE_UNAVAILABLE, "database_read_only", detail).retry_after(LATER)
+            }
             DbErrorKind::Conflict => Problem::new(StatusCode::CONFLICT, "conflict", error.to_string()),
             DbErrorKind::SessionBusy => Problem::new(StatusCode::CONFLICT, "session_busy", error.to_string()),
             DbErrorKind::Unreadable => {

@@ -1,7 +1,7 @@
 //! Numbers for operators: each has its row in the documentation and something that moves it.
 
 use crate::served::{Ask, PATIENCE, Served, Setup, in_time};
-use outlive_core::port::{Health, Room, Total};
+use outlive_core::port::{Health, Room};
 use outlive_db::InMemoryDb;
 use outlive_server::config::Limits;
 use serde_json::json;
@@ -32,9 +32,7 @@ async fn every_number_is_in_the_documentation_and_the_other_way_round() {
     db.set_health(Health {
         room: Some(Room { free_bytes: 1 << 40, total_bytes: 1 << 40 }),
         log_bytes: Some(0),
-        errors: 0,
-        groups: Total::default(),
-        copies: Total::default(),
+        ..Health::default()
     });
     let served = Served::on(db, Setup { with_keys: false, ..Setup::default() }).await;
     let text = served.get("/metrics", "").await.body;

@@ -93,7 +93,10 @@ async fn after_a_failed_sync_the_store_takes_no_more_writes() {
         assert_eq!(error.kind(), DbErrorKind::OutcomeUnknown);
     }
     let kept = News::Run { run_id: run_id("r1"), by: Some(super::worker_id("w1")) };
-    assert_eq!(*told.lock().unwrap(), [kept.clone(), kept, News::Failed], "nothing is told of what was refused");
+    let told = told.lock().unwrap().clone();
+    let [one, two, News::Failed(reason)] = &told[..] else { panic!("{told:?}") };
+    assert_eq!([one, two], [&kept, &kept], "nothing is told of what was refused");
+    assert!(reason.contains("restart the process"), "{reason}");
     let read = db.read(Access::All, run_id("r1"), 0, 1000).await.unwrap();
     assert_eq!(read, [line_page(0, "kept")], "reads go on");
     drop(db);
@@ -113,7 +116,7 @@ async fn it_tells_how_it_does() {
     let lease = start(&db, "a", "w").await;
     let before = db.health();
     assert!(before.groups.count > 0 && before.groups.sum >= before.groups.count, "{before:?}");
-    assert_eq!((before.errors, before.copies.count), (0, 0));
+    assert_eq!(before.errors, 0);
     let room = before.room.expect("the system tells how much room there is");
     assert!(room.free_bytes > 0 && room.free_bytes <= room.total_bytes, "{room:?}");
 
@@ -125,11 +128,11 @@ async fn it_tells_how_it_does() {
     db.commit(append(&stale, line_page(0, "late"))).await.unwrap_err();
     assert_eq!(db.health().errors, before.errors + 1);
 
-    // So much that the log is copied.
+    // So much that the log is copied, again and again.
     let text = "x".repeat(1 << 20);
     let mut index = 0;
     let deadline = std::time::Instant::now() + Duration::from_secs(30);
-    while db.health().copies.count == 0 {
+    while db.health().copies.count <= before.copies.count + 3 {
         assert!(std::time::Instant::now() < deadline, "nothing was copied after {index} MiB");
         db.commit(append(&lease, line_page(index, &text))).await.unwrap();
         index += 1;

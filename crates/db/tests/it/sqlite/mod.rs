@@ -1,8 +1,17 @@
 //! The store in one SQLite file.
 
+#[cfg(unix)]
+mod copies;
 mod failures;
 mod files;
+#[cfg(unix)]
+mod looking;
+#[cfg(unix)]
+mod lost;
+mod pinned;
 mod processes;
+#[cfg(unix)]
+mod space;
 mod views;
 
 use outlive_core::port::{
