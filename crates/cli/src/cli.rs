@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Worker(cmd::worker::Worker),
     Keys(cmd::keys::Keys),
     Audit(cmd::audit::Audit),
+    Backup(cmd::backup::Backup),
+    Db(cmd::db::Database),
     Config(cmd::config::Config),
     Doctor(cmd::doctor::Doctor),
     Version(cmd::version::Version),

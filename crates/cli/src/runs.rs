@@ -34,8 +34,10 @@ const PAGE: u32 = 200;
 /// What an engine of this process, if the runs are here, is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
+    /// Reads.
+    Looks,
     /// Reads and cancels.
-    Reads,
+    Cancels,
     /// Accepts runs as well, for others to execute.
     Accepts,
     /// Executes what it accepts.
@@ -90,12 +92,12 @@ impl Following {
 }
 
 impl Runs {
-    /// Where the flags, the environment and `outlive.toml` say, to read and to cancel.
+    /// Where the flags, the environment and `outlive.toml` say, to read.
     ///
     /// # Errors
     /// When a setting makes no sense, or there is no such database; none is made.
     pub(crate) async fn open(global: &Global) -> Result<Self, Problem> {
-        Self::open_as(Role::Reads, global).await
+        Self::open_as(Role::Looks, global).await
     }
 
     /// The same, for a process of this role.
@@ -105,7 +107,10 @@ impl Runs {
     pub(crate) async fn open_as(role: Role, global: &Global) -> Result<Self, Problem> {
         let settings = Settings::load(global)?;
         if settings.server.is_empty() {
-            let store = Store::open_at(settings.db, global).await?;
+            let store = match role {
+                Role::Looks => Store::look_at(settings.db, global).await?,
+                Role::Cancels | Role::Accepts | Role::Executes => Store::open_at(settings.db, global).await?,
+            };
             return Ok(Self::Here(Box::new(Here::new(store, role, settings.engine))));
         }
         Self::there(&settings, global)
@@ -382,7 +387,7 @@ impl Here {
         let start = || async {
             let builder = Engine::builder(self.store.db.clone()).options(self.options.clone());
             let builder = match self.role {
-                Role::Reads => builder,
+                Role::Looks | Role::Cancels => builder,
                 Role::Accepts | Role::Executes => {
                     builder.workflow(demo::workflow(self.store.db.clone())?.definition().clone())
                 }

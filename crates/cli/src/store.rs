@@ -24,20 +24,25 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Opens this file.
+    /// Opens this file to change what is in it.
     ///
     /// # Errors
     /// When there is no such file; none is made.
     pub(crate) async fn open_at(path: PathBuf, global: &Global) -> Result<Self, Problem> {
-        if !path.exists() {
-            let message = format!("no database at {}", path.display());
-            let problem = Problem::new(Exit::NotFound, "database_not_found", message);
-            return Err(problem.hint("name the file with --db, or make one: outlive demo"));
-        }
-        let table = global.session_table()?.unwrap_or_default();
-        let db: Arc<dyn Db> = Arc::new(sqlite(&path, &table)?);
+        Self::open(existing(&path, global)?, path).await
+    }
+
+    /// Opens this file to look at it: neither it nor its directory need be writable, and nothing is made.
+    ///
+    /// # Errors
+    /// As [`Store::open_at`].
+    pub(crate) async fn look_at(path: PathBuf, global: &Global) -> Result<Self, Problem> {
+        Self::open(existing(&path, global)?.read_only(), path).await
+    }
+
+    async fn open(db: SqliteDb, path: PathBuf) -> Result<Self, Problem> {
         db.open().await?;
-        Ok(Self { db, path })
+        Ok(Self { db: Arc::new(db), path })
     }
 
     /// The run's log as it is stored now, from index `from` on.
@@ -60,6 +65,19 @@ impl Store {
             }
         }
     }
+}
+
+/// A handle on a file that must be there; nothing is opened yet.
+///
+/// # Errors
+/// When there is no such file, or a setting makes no sense.
+pub(crate) fn existing(path: &Path, global: &Global) -> Result<SqliteDb, Problem> {
+    if !path.exists() {
+        let message = format!("no database at {}", path.display());
+        let problem = Problem::new(Exit::NotFound, "database_not_found", message);
+        return Err(problem.hint("name the file with --db, or make one: outlive demo"));
+    }
+    sqlite(path, &global.session_table()?.unwrap_or_default())
 }
 
 /// The file's session table: the only one, or the default one if it is among several.

@@ -39,7 +39,7 @@ fn kinds() -> impl TypedValueParser<Value = AuditKind> {
 
 impl Audit {
     pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
-        let store = Store::open_at(Settings::load(global)?.db, global).await?;
+        let store = Store::look_at(Settings::load(global)?.db, global).await?;
         let now = times::now();
         let (records, has_more) = self.read(&store).await?;
         if global.json {

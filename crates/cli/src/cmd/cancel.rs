@@ -3,7 +3,7 @@
 use crate::cli::{Global, RUN_HELP};
 use crate::exit::{Exit, Problem};
 use crate::output;
-use crate::runs::Runs;
+use crate::runs::{Role, Runs};
 use crate::style::{self, Mark};
 use clap::Args;
 use outlive::core::{RunId, RunStatus};
@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Cancel {
     pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
-        let runs = Runs::open(global).await?;
+        let runs = Runs::open_as(Role::Cancels, global).await?;
         // All names are looked up before anything happens.
         let mut ids = Vec::new();
         for name in &self.runs {

@@ -1,5 +1,6 @@
 //! `outlive doctor`: looks at everything a server needs, and says what it found. It changes nothing and repairs nothing.
 
+use super::size;
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};
 use crate::settings::{self, Settings, TABLE};
@@ -8,6 +9,7 @@ use crate::{output, runs, store};
 use clap::Args;
 use outlive::Otlp;
 use outlive::core::port::RunFilter;
+use outlive::db::{Inspection, LogInspection};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -19,6 +21,8 @@ use std::path::Path;
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {}
 
+/// A write-ahead log of so many pages that are not in the database is held by somebody (64 MB).
+const LOG_PAGES_MAX: u64 = 16_384;
 /// With less free space than this, runs soon stall.
 const FREE_BYTES_MIN: u64 = 512 << 20;
 /// Descriptors a process needs beside those of its connections.
@@ -172,7 +176,7 @@ async fn about_database(settings: &Settings) -> Vec<Finding> {
         return vec![Finding::fine("database", format!("none yet at {path}; it is made at first use"))];
     }
     let inspected = async {
-        let db = store::handle(settings)?;
+        let db = store::handle(settings)?.read_only();
         let found = db.inspect().await?;
         let keys = db.keys().await?.len();
         Ok::<_, Problem>((found, keys))
@@ -184,8 +188,10 @@ async fn about_database(settings: &Settings) -> Vec<Finding> {
             let keys = style::counted(keys, "API key");
             vec![
                 Finding::fine("database", format!("{path}, format {}, {size}, {keys}", found.format)),
-                Finding::fine("sqlite", found.sqlite_version),
+                Finding::fine("sqlite", found.sqlite_version.clone()),
                 Finding::fine("integrity", "the whole file was read and is sound"),
+                about_log(&found.log),
+                about_free_pages(&found),
             ]
         }
         Ok((found, _)) => {
@@ -193,6 +199,29 @@ async fn about_database(settings: &Settings) -> Vec<Finding> {
             let problem = Problem::new(Exit::Other, "database_corrupt", message).hint("restore the file from a backup");
             vec![Finding::bad("integrity", &problem)]
         }
+    }
+}
+
+/// Whether a reader keeps the log from starting again.
+fn about_log(log: &LogInspection) -> Finding {
+    let left = log.pages.saturating_sub(log.copied);
+    let pages = format!("{} pages, {left} of them not yet in the database", log.pages);
+    let readers =
+        if log.readers.is_empty() { String::new() } else { format!("\nread at this moment by {}", log.readers) };
+    if left > LOG_PAGES_MAX {
+        let advice = "a reader that keeps its transaction open holds it, and it grows until that one ends";
+        Finding::remark("log", format!("{pages}: {advice}{readers}"))
+    } else {
+        Finding::fine("log", format!("{pages}{readers}"))
+    }
+}
+
+fn about_free_pages(found: &Inspection) -> Finding {
+    let free = format!("{} of the file are free", size(found.free_bytes));
+    if found.is_incremental {
+        Finding::fine("free pages", format!("{free} and go back to the disk when nobody is busy"))
+    } else {
+        Finding::remark("free pages", format!("{free} and stay in the file: it shrinks with outlive db vacuum"))
     }
 }
 
@@ -236,13 +265,4 @@ fn about_descriptors(settings: &Settings) -> Option<Finding> {
 #[cfg(not(unix))]
 fn about_descriptors(_: &Settings) -> Option<Finding> {
     None
-}
-
-/// `1.5 MiB`.
-fn size(bytes: u64) -> String {
-    let units = [("GiB", 1_u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    match units.iter().find(|(_, unit)| bytes >= *unit) {
-        Some((name, unit)) => format!("{:.1} {name}", bytes as f64 / *unit as f64),
-        None => format!("{bytes} bytes"),
-    }
 }

@@ -72,6 +72,7 @@ impl Keys {
             return Err(problem.hint("name the file with --db, or make one: outlive keys mint"));
         }
         let db = store::handle(&settings)?;
+        let db = if matches!(self.verb, Verb::Ls(_)) { db.read_only() } else { db };
         let keys = SqliteKeys::new(db.clone());
         match &self.verb {
             Verb::Mint(mint) => mint.run(&db, &keys, global).await,

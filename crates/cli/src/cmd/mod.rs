@@ -1,8 +1,10 @@
 //! The verbs, one file each. What several of them say is here.
 
 pub(crate) mod audit;
+pub(crate) mod backup;
 pub(crate) mod cancel;
 pub(crate) mod config;
+pub(crate) mod db;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod events;
@@ -47,6 +49,8 @@ pub(crate) async fn run(cli: &Cli, log: &Log) -> Result<Exit, Problem> {
         Command::Audit(audit) => audit.run(global).await,
         Command::Keys(keys) => keys.run(global).await,
         Command::Config(config) => config.run(global),
+        Command::Backup(backup) => backup.run(global).await,
+        Command::Db(db) => db.run(global).await,
         Command::Doctor(doctor) => doctor.run(global).await,
         Command::Version(version) => version.run(global),
     }
@@ -60,6 +64,8 @@ fn refuse_server(cli: &Cli) -> Result<(), Problem> {
         Command::Worker(_) => "worker",
         Command::Keys(_) => "keys",
         Command::Audit(_) => "audit",
+        Command::Backup(_) => "backup",
+        Command::Db(_) => "db",
         _ => return Ok(()),
     };
     if cli.global.server.is_none() {
@@ -139,6 +145,15 @@ fn command(global: &Global, arguments: &str) -> String {
         (None, _) => String::new(),
     };
     format!("outlive {arguments}{place}")
+}
+
+/// `1.5 MiB`.
+pub(crate) fn size(bytes: u64) -> String {
+    let units = [("GiB", 1_u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match units.iter().find(|(_, unit)| bytes >= *unit) {
+        Some((name, unit)) => format!("{:.1} {name}", bytes as f64 / *unit as f64),
+        None => format!("{bytes} bytes"),
+    }
 }
 
 /// A run as programs read it in a list.

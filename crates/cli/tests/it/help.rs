@@ -5,7 +5,7 @@
 use crate::fixture::Place;
 use std::path::Path;
 
-const VERBS: [&str; 21] = [
+const VERBS: [&str; 25] = [
     "",
     "demo",
     "run",
@@ -23,6 +23,10 @@ const VERBS: [&str; 21] = [
     "keys ls",
     "keys revoke",
     "audit",
+    "backup",
+    "db",
+    "db adopt",
+    "db vacuum",
     "config",
     "config show",
     "doctor",

@@ -7,6 +7,8 @@ mod config;
 mod crash;
 mod demo;
 mod exits;
+#[cfg(unix)]
+mod file;
 mod fixture;
 mod help;
 mod json;
