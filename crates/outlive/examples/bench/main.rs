@@ -9,6 +9,7 @@
 //! bench W6a --n 200             starts runs of three half-second steps and prints their ids: kill it
 //! bench W6b --ids FILE          recovers them
 //! bench W7                      prints a line once the first run is accepted
+//! bench W8 --seconds 60         a submit every 10 ms, without and with a reader that keeps its transaction open
 //! bench S1 --ws 1000 --sse 1000 followers of one run, 10 % of them stalled: does the run slow down, how late are they
 //! bench S2                      a server that idles: memory, and time from its start to the first accepted run
 //! bench beside                  AgentOS and our server in turn, --rounds 3 times, as a table; --figures names some of

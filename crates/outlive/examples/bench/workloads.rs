@@ -27,7 +27,8 @@ pub(crate) async fn run(arguments: &Arguments) {
         "W6a" => bench.runs_to_be_killed(arguments).await,
         "W6b" => bench.recovery(arguments).await,
         "W7" => bench.cold_start().await,
-        other => panic!("no workload {other:?}; there are W1 to W5, W6a, W6b, W7, raw and table"),
+        "W8" => bench.pinned_log(arguments).await,
+        other => panic!("no workload {other:?}; there are W1 to W5, W6a, W6b, W7, W8, raw and table"),
     };
     let mut line = figures;
     line["peer"] = json!("outlive");
@@ -35,6 +36,23 @@ pub(crate) async fn run(arguments: &Arguments) {
     report(&line);
     // What is in flight may be dropped: nothing is measured after this line.
     std::process::exit(0);
+}
+
+/// Warnings of this process.
+static WARNED: AtomicU64 = AtomicU64::new(0);
+
+/// Counts log lines and passes them on.
+struct Warnings;
+
+impl Write for Warnings {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        WARNED.fetch_add(1, Ordering::Relaxed);
+        std::io::stderr().write(line)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
 }
 
 struct Bench {
@@ -204,6 +222,41 @@ impl Bench {
             "burst1000_probe": latencies(&mut probes),
             "burst1000_each": latencies(&mut each),
         })
+    }
+
+    /// A submit every ten milliseconds, for a while without and for a while with a reader that keeps its transaction open.
+    async fn pinned_log(&self, arguments: &Arguments) -> Value {
+        let time = Duration::from_secs(arguments.number("seconds", 60) as u64);
+        tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(|| Warnings).init();
+        let mut free = self.paced_submits(time).await;
+        let reader = rusqlite::Connection::open(folder().join("bench.db")).expect("the store is there");
+        let query = "SELECT count(*) FROM outlive_sessions_runs";
+        reader.execute_batch("BEGIN").expect("nobody is asked");
+        let _: i64 = reader.query_row(query, [], |row| row.get(0)).expect("the table is there");
+        let mut held = self.paced_submits(time).await;
+        let health = self.engine.db().health();
+        let (free, held) = (latencies(&mut free), latencies(&mut held));
+        let p99 = |figures: &Value| figures["p99_ms"].as_f64().unwrap_or(f64::NAN);
+        json!({
+            "seconds": time.as_secs(),
+            "ratio": rounded(p99(&held) / p99(&free)),
+            "free": free,
+            "held": held,
+            "log_mib": rounded(health.log_bytes.unwrap_or(0) as f64 / f64::from(1 << 20)),
+            "warnings": WARNED.load(Ordering::Relaxed),
+        })
+    }
+
+    async fn paced_submits(&self, time: Duration) -> Vec<Duration> {
+        let (begun, mut latencies, mut handles) = (Instant::now(), Vec::new(), Vec::new());
+        while begun.elapsed() < time {
+            let start = Instant::now();
+            handles.push(self.submit("noop3", payload()).await);
+            latencies.push(start.elapsed());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        wait(handles).await;
+        latencies
     }
 
     async fn poll_latency(&self, arguments: &Arguments) -> Value {
