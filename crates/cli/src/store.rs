@@ -117,7 +117,8 @@ pub(crate) fn handle(settings: &Settings) -> Result<SqliteDb, Problem> {
 fn sqlite(path: &Path, table: &str) -> Result<SqliteDb, Problem> {
     let db = SqliteDb::new(path);
     Ok(match table {
-        "" if path.exists() => db.session_table(the_session_table(path)?),
+        // An empty file is a database to be.
+        "" if path.metadata().is_ok_and(|file| file.len() > 0) => db.session_table(the_session_table(path)?),
         "" => db,
         table => db.session_table(table),
     })

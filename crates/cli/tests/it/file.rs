@@ -94,6 +94,18 @@ fn a_copy_made_with_cp_is_never_an_empty_database() {
     assert!(refused.stderr.contains("without its log"), "{}", refused.stderr);
 }
 
+#[test]
+fn an_empty_file_has_nothing_to_look_at_and_can_be_served() {
+    let place = Place::new();
+    std::fs::write(place.path("a.db"), "").unwrap();
+    let refused = place.run(&["ls", "--db", "a.db"]).exits(1);
+    assert!(refused.stderr.contains("a.db is empty"), "{}", refused.stderr);
+    assert_eq!(std::fs::metadata(place.path("a.db")).unwrap().len(), 0);
+    let server = Running::serve(&place, &["--db", "a.db"]);
+    server.submit();
+    assert_eq!(server.stop().code, Some(0));
+}
+
 /// A directory that nobody may write to, root neither.
 struct ReadOnly(PathBuf);
 
