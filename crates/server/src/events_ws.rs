@@ -5,12 +5,13 @@
 //! frame about a run is one the run's log would give again.
 
 use crate::audit::Visit;
-use crate::auth::{Principal, RouteTable, authorize};
+use crate::auth::{AuthErrorKind, Principal, RouteTable, authorize};
 use crate::follow::{Follow, Told, Way};
 use crate::metrics::{Subscriber, Transport};
 use crate::problem::Problem;
 use crate::routes::caller::Caller;
 use crate::routes::runs::{self, Start};
+use crate::sse::KEEP_ALIVE;
 use crate::state::{Kind, State};
 use crate::wire::frame::{self, Frame};
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
@@ -37,8 +38,8 @@ const FOLLOWED_MAX: usize = 256;
 const NONSENSE_MAX: usize = 20;
 /// Attempts to authenticate on one socket.
 const TRIES_MAX: usize = 5;
-/// Pings of ours, one each `recheck_period`, that a client may leave without an answer.
-const UNANSWERED_MAX: u32 = 2;
+/// How many times `recheck_period` a client may leave our pings without an answer.
+const UNANSWERED_PERIODS: u32 = 2;
 /// Characters of an id or an action that an answer repeats.
 const SHOWN_CHARS: usize = 128;
 /// Frames a client may send in one second: one that comes back may ask for all its runs at once.
@@ -66,6 +67,14 @@ enum End {
     Gone,
     /// It is told to go.
     Close(u16, &'static str),
+}
+
+const EXPIRED: End = End::Close(code::UNAUTHORIZED, "authentication expired");
+
+/// How often a socket is pinged: often enough that it is never silent for long, and that a credential's recheck finds out
+/// in time that nobody is there.
+fn ping_period(recheck_period: Duration) -> Duration {
+    recheck_period.min(KEEP_ALIVE)
 }
 
 /// In which shape a run's events travel; Agno's clients expect both.
@@ -146,8 +155,11 @@ impl Session {
     async fn run(&mut self) -> Result<std::convert::Infallible, End> {
         self.say(frame::connected(self.caller.is_none())).await?;
         let auth_deadline = Instant::now() + self.state.limits.socket_auth_period;
-        let mut pings = interval(self.state.limits.recheck_period);
-        pings.tick().await;
+        let recheck_period = self.state.limits.recheck_period;
+        let mut rechecks = interval(recheck_period);
+        let mut pings = interval(ping_period(recheck_period));
+        rechecks.reset();
+        pings.reset();
         let stopped = self.state.engine.clone();
         let stopped = stopped.stopped();
         tokio::pin!(stopped);
@@ -163,6 +175,7 @@ impl Session {
                         self.tell(followed, told).await?;
                     }
                 }
+                _ = rechecks.tick() => self.recheck().await?,
                 _ = pings.tick() => self.ping().await?,
                 () = sleep_until(auth_deadline), if self.caller.is_none() => {
                     return Err(End::Close(code::UNAUTHORIZED, "authentication timed out"));
@@ -172,16 +185,21 @@ impl Session {
         }
     }
 
-    async fn ping(&mut self) -> Result<(), End> {
-        if let Some(caller) = &self.caller
-            && caller.is_expired().await
-        {
-            return Err(End::Close(code::UNAUTHORIZED, "authentication expired"));
+    /// What was shown when the client authenticated may have ended since.
+    async fn recheck(&mut self) -> Result<(), End> {
+        match &self.caller {
+            Some(caller) if caller.is_expired().await => Err(EXPIRED),
+            _ => Ok(()),
         }
-        self.unanswered_pings += 1;
-        if self.unanswered_pings > UNANSWERED_MAX {
+    }
+
+    async fn ping(&mut self) -> Result<(), End> {
+        let recheck_period = self.state.limits.recheck_period;
+        let unanswered = ping_period(recheck_period).saturating_mul(self.unanswered_pings);
+        if unanswered >= recheck_period.saturating_mul(UNANSWERED_PERIODS) {
             return Err(End::Gone);
         }
+        self.unanswered_pings += 1;
         self.send(Message::Ping(Default::default())).await
     }
 
@@ -211,6 +229,15 @@ impl Session {
             return self.nonsense(&format!("Unknown action: {}", begin(action))).await;
         };
         let caller = Caller { visit: self.visit.message(rule.method.as_str()), ..caller };
+        // As for a request: a key may have been revoked since the last action.
+        match self.state.auth.recheck(&caller.principal).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == AuthErrorKind::Expired => {
+                self.state.audit.refusal(&caller.visit, Some(&caller.principal), error.code());
+                return Err(EXPIRED);
+            }
+            Err(error) => return self.error(&error.to_string()).await,
+        }
         let fields: Vec<(&str, &str)> =
             frame.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_str()?))).collect();
         if let Err(problem) = authorize(&caller.principal, rule, &fields) {

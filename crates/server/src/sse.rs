@@ -1,7 +1,7 @@
 //! Server-Sent Events: a followed run as the body of an answer.
 //!
 //! The client's socket draws the stream, so a client that does not read costs nothing but its connection, which `listen`
-//! cuts after a time. A comment every few seconds keeps proxies from doing so.
+//! cuts after a time. The invariant: no stream is silent for longer than [`KEEP_ALIVE`], whatever else is due.
 
 use crate::follow::{Follow, Told};
 use crate::metrics::{Subscriber, Transport};
@@ -19,10 +19,10 @@ use outlive_engine::Error;
 use serde_json::json;
 use std::convert::Infallible;
 use std::time::Duration;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
-/// Silence after which a comment is sent.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Silence after which a comment is sent, or a socket is pinged: proxies cut after 20 seconds, some after 15.
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 
 /// Whether events carry their index. Agno leaves it out of streams that nobody can come back to.
@@ -68,12 +68,7 @@ pub(crate) async fn response(
         Some(face) => Some(view(face, &follow).await?),
         None => None,
     };
-    let caller = caller.clone();
-    let recheck_at = Instant::now() + caller.state.limits.recheck_period;
-    let _subscriber = caller.state.metrics.subscriber(Transport::Sse);
-    let telling =
-        Telling { follow, view, numbering, selection, caller, recheck_at, is_over: false, _slot: slot, _subscriber };
-    Ok(stream(telling))
+    Ok(stream(Telling::new(caller, slot, follow, view, numbering, selection)))
 }
 
 /// The view of a client that may have come back: it has seen what the client has seen, or it would tell an end twice.
@@ -89,18 +84,7 @@ async fn view(face: Face, follow: &Follow) -> Result<View, Error> {
 
 /// Follows a run's log until it is at rest, every event as it is stored, whatever kind of component runs.
 pub(crate) fn log(caller: &Caller, slot: StreamSlot, follow: Follow) -> Response {
-    let recheck_at = Instant::now() + caller.state.limits.recheck_period;
-    stream(Telling {
-        follow,
-        view: None,
-        numbering: Numbering::Shown,
-        selection: Selection::Everything,
-        caller: caller.clone(),
-        recheck_at,
-        is_over: false,
-        _slot: slot,
-        _subscriber: caller.state.metrics.subscriber(Transport::Sse),
-    })
+    stream(Telling::new(caller, slot, follow, None, Numbering::Shown, Selection::Everything))
 }
 
 fn stream(telling: Telling) -> Response {
@@ -136,14 +120,45 @@ struct Telling {
     caller: Caller,
     /// When the credential is looked at again, however much there is to tell.
     recheck_at: Instant,
+    /// When the stream will have been silent for long enough.
+    silent_until: Instant,
     is_over: bool,
     _slot: StreamSlot,
     _subscriber: Subscriber,
 }
 
 impl Telling {
+    fn new(
+        caller: &Caller,
+        slot: StreamSlot,
+        follow: Follow,
+        view: Option<View>,
+        numbering: Numbering,
+        selection: Selection,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            follow,
+            view,
+            numbering,
+            selection,
+            caller: caller.clone(),
+            recheck_at: now + caller.state.limits.recheck_period,
+            silent_until: now + KEEP_ALIVE,
+            is_over: false,
+            _slot: slot,
+            _subscriber: caller.state.metrics.subscriber(Transport::Sse),
+        }
+    }
+
     /// The next frame as text; nothing at the stream's end.
     async fn next(&mut self) -> Option<String> {
+        let frame = self.frame().await;
+        self.silent_until = Instant::now() + KEEP_ALIVE;
+        frame
+    }
+
+    async fn frame(&mut self) -> Option<String> {
         loop {
             if self.is_over {
                 return None;
@@ -159,13 +174,14 @@ impl Telling {
                     self.recheck_at = Instant::now() + self.caller.state.limits.recheck_period;
                     continue;
                 }
-                told = timeout(KEEP_ALIVE, self.follow.next()) => told,
+                // Before events too: there may be any number that this client is not shown.
+                () = sleep_until(self.silent_until) => return Some(frame::KEEP_ALIVE.to_owned()),
+                told = self.follow.next() => told,
                 () = self.caller.state.engine.stopped() => return None,
             };
             match told {
-                Err(_) => return Some(frame::KEEP_ALIVE.to_owned()),
-                Ok(Ok(Some(Told::Notice(notice)))) => return Some(Frame::notice(notice).sse()),
-                Ok(Ok(Some(Told::Event(event)))) => {
+                Ok(Some(Told::Notice(notice))) => return Some(Frame::notice(notice).sse()),
+                Ok(Some(Told::Event(event))) => {
                     let is_left_out = self.view.is_none() && self.selection == Selection::Milestones;
                     if is_left_out && !frame::is_milestone(&event.kind) {
                         continue;
@@ -180,8 +196,8 @@ impl Telling {
                         return Some(frame.sse());
                     }
                 }
-                Ok(Ok(None)) => return None,
-                Ok(Err(error)) => {
+                Ok(None) => return None,
+                Err(error) => {
                     self.is_over = true;
                     return Some(Frame::notice(frame::error(&Problem::from(error).words())).sse());
                 }

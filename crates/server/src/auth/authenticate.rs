@@ -96,7 +96,7 @@ impl Auth {
         (!self.is_on()).then(Principal::anonymous)
     }
 
-    /// Who holds this credential, sent from `peer`.
+    /// Who holds this credential, sent from `peer`: a key or a token, alone as Agno takes it or behind `Bearer`.
     ///
     /// A valid credential is accepted however often others failed; who fails too often is told to wait.
     ///
@@ -106,6 +106,7 @@ impl Auth {
     /// # Cancel safety
     /// Safe: at most the note of a key's last use is lost.
     pub async fn authenticate(&self, token: &str, peer: IpAddr) -> Result<Principal, AuthError> {
+        let token = without_scheme(token);
         let error = match self.identify(token).await {
             Ok(principal) => return Ok(principal),
             Err(error) => error,
@@ -155,8 +156,7 @@ impl Auth {
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
         // With two, this server and a proxy before it could look at different ones.
         let (Some(value), None) = (values.next(), values.next()) else { return Err(self.missing()) };
-        let value = value.to_str().map_err(|_| AuthError::invalid_key())?;
-        self.authenticate(value.strip_prefix("Bearer ").unwrap_or(value), peer).await
+        self.authenticate(value.to_str().map_err(|_| AuthError::invalid_key())?, peer).await
     }
 
     async fn identify(&self, token: &str) -> Result<Principal, AuthError> {
@@ -206,6 +206,14 @@ impl Auth {
     fn missing(&self) -> AuthError {
         let detail = if self.jwt.is_some() { "Authorization header missing" } else { "Authorization header required" };
         AuthError::new(AuthErrorKind::Missing, detail)
+    }
+}
+
+/// The credential behind its scheme, which has no case and one blank or more after it (RFC 9110, 11.4).
+fn without_scheme(value: &str) -> &str {
+    match value.split_once([' ', '\t']) {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim_start_matches([' ', '\t']),
+        _ => value,
     }
 }
 

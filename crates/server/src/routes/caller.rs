@@ -10,6 +10,11 @@ use outlive_core::DefinitionId;
 use outlive_core::port::AuditKind;
 use outlive_engine::Engine;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long an open connection waits for the store of keys.
+const RECHECK_PATIENCE: Duration = Duration::from_secs(3);
 
 /// A caller, with the server's state.
 #[derive(Clone)]
@@ -47,10 +52,11 @@ impl Caller {
         self.state.audit.look(&self.visit, &self.principal, owner, target);
     }
 
-    /// Whether the credential has ended, or was revoked, since it was shown. When that cannot be found out, it has not.
+    /// Whether the credential has ended, or was revoked, since it was shown. When that cannot be found out, or not soon
+    /// enough for a stream that must not be silent, it has not: it is asked again.
     pub(crate) async fn is_expired(&self) -> bool {
-        let checked = self.state.auth.recheck(&self.principal).await;
-        checked.is_err_and(|error| error.kind() == AuthErrorKind::Expired)
+        let checked = timeout(RECHECK_PATIENCE, self.state.auth.recheck(&self.principal)).await;
+        checked.is_ok_and(|checked| checked.is_err_and(|error| error.kind() == AuthErrorKind::Expired))
     }
 }
 

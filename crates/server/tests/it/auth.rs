@@ -171,8 +171,8 @@ async fn bad_b01_what_is_not_the_security_key_is_refused_with_agnos_words() {
         (&["Bearer wrong"], invalid),
         (&["Bearer "], invalid),
         (&[""], invalid),
-        (&["bEaReR sekret"], invalid),
-        (&["bearer sekret"], invalid),
+        (&["Bearer"], invalid),
+        (&["Bearer Bearer sekret"], invalid),
         (&["Basic sekret"], invalid),
         (&["Bearer sekret", "Bearer sekret"], required),
     ];
@@ -193,6 +193,20 @@ async fn the_security_key_opens_everything_with_and_without_the_word_bearer() {
         }
     }
     assert_eq!(server.get("/whoami", "Bearer sekret").await.body, "security key, all");
+}
+
+#[tokio::test]
+async fn the_scheme_has_no_case_and_any_number_of_blanks_behind_it() {
+    let (key_server, header) = key_server(NewKey { user_id: Some("alice".into()), ..key_with(&["config:read"]) }).await;
+    let key = header.trim_start_matches("Bearer ");
+    let phrase = Server::new(Auth::new(TestClock::new()).security_key(&Secret::new("two words")));
+    for scheme in ["Bearer ", "bearer ", "BEARER ", "bEaReR ", "Bearer  ", "bearer \t  ", "Bearer\t"] {
+        let answer = Server::new(security_key()).get("/whoami", &format!("{scheme}sekret")).await;
+        assert_eq!(answer.body, "security key, all", "{scheme:?}");
+        assert_eq!(key_server.get("/whoami", &format!("{scheme}{key}")).await.body, "key, alice", "{scheme:?}");
+        assert_eq!(phrase.get("/whoami", &format!("{scheme}two words")).await.body, "security key, all", "{scheme:?}");
+    }
+    assert_eq!(phrase.get("/whoami", "two words").await.body, "security key, all");
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ mod problem;
 mod recordings;
 mod rest;
 mod served;
+mod silence;
 mod socket;
 mod streams;
 mod webhooks;

@@ -294,7 +294,7 @@ const FLOOD_BYTES: usize = 64 << 10;
 
 /// `held` tells as many events as its input says and ends when it is released; `ticks` tells them one after the other
 /// and ends; `flood` tells large ones, and then as many small ones as the second number says; `doubts` pauses, because
-/// nobody knows what it did; the others answer at once.
+/// nobody knows what it did; `waiter` tells one each two seconds and never ends; the others answer at once.
 fn definitions(released: &watch::Receiver<bool>) -> Vec<(Kind, Arc<Definition>)> {
     let shout = || Step::function("shout", async |_, input| Ok::<_, Failure>(input.text().to_uppercase()));
     let of = |id: &str, step: Step| {
@@ -318,6 +318,14 @@ fn definitions(released: &watch::Receiver<bool>) -> Vec<(Kind, Arc<Definition>)>
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         Ok::<_, Failure>("ticked")
+    });
+    let wait = Step::function("wait", async |context, _| {
+        loop {
+            context.progress("still here", None);
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        #[expect(unreachable_code, reason = "says what it would give back")]
+        Ok::<_, Failure>("")
     });
     let flood = Step::function("flood", async |context, input| {
         let input = input.text();
@@ -345,6 +353,7 @@ fn definitions(released: &watch::Receiver<bool>) -> Vec<(Kind, Arc<Definition>)>
         (Kind::Workflow, of("say", say)),
         (Kind::Workflow, of("flood", flood)),
         (Kind::Agent, of("agent:helper", shout())),
+        (Kind::Agent, of("agent:waiter", wait)),
         (Kind::Team, of("team:crew", shout())),
     ]
 }
@@ -449,6 +458,14 @@ impl Socket {
                 Some(Ok(_)) => {}
                 Some(Err(_)) | None => return Heard::Closed(None),
             }
+        }
+    }
+
+    /// The close code, which is the next thing that is heard.
+    pub(crate) async fn closed_at_once(&mut self) -> Option<u16> {
+        match self.next().await {
+            Heard::Event(event) => panic!("it is still told {event}"),
+            Heard::Closed(frame) => frame.map(|frame| frame.code.into()),
         }
     }
 

@@ -435,6 +435,50 @@ async fn bad_b11_a_revoked_or_expired_key_closes_the_socket_it_opened() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_b11_no_action_on_a_socket_outlives_its_key() {
+    let served = Served::start().await;
+    let (alice, form) = (served.user("alice").await, "message=1&stream=false&background=true");
+    let run_id = served.post("/workflows/held/runs", &alice, form).await.text("run_id");
+    let actions = [
+        json!({ "action": "ping" }),
+        json!({ "action": "start-workflow", "workflow_id": "echo", "message": "x" }),
+        json!({ "action": "reconnect", "run_id": run_id }),
+        json!({ "action": "cancel-workflow", "run_id": run_id }),
+        json!({ "action": "continue-workflow", "run_id": run_id }),
+    ];
+    for action in &actions {
+        // One that is revoked, and one whose time is over.
+        let (revoked, record) = served.key(Some("alice"), served.scopes_but(None)).await;
+        let end = served.clock_now() + Duration::from_secs(3600);
+        let expiring = served.mint_until(Some("alice"), end).await;
+        let mut sockets = [served.socket_of(&revoked).await, served.socket_of(&expiring).await];
+        for socket in &mut sockets {
+            socket.say(json!({ "action": "ping" })).await;
+            assert_eq!(socket.event().await["event"], "pong");
+        }
+        served.revoke(&record).await;
+        served.clock.advance(Duration::from_secs(3601));
+        for socket in &mut sockets {
+            socket.say(action.clone()).await;
+            assert_eq!(socket.closed_at_once().await, Some(4401), "{action}");
+        }
+    }
+    let runs = served.engine.runs(outlive_core::port::RunFilter { limit: 10, ..Default::default() }).await;
+    let runs = runs.expect("readable").runs;
+    assert_eq!(runs.len(), 1, "none was started");
+    assert_eq!(runs[0].status, RunStatus::Running, "and none was cancelled");
+}
+
+#[tokio::test]
+async fn a_token_on_a_socket_may_have_its_scheme_before_it() {
+    let served = Served::start().await;
+    let key = served.user("alice").await;
+    for token in [key.clone(), format!("Bearer {key}"), format!("bearer   {key}"), format!("BEARER\t{key}")] {
+        served.socket_of(&token).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_b11_a_revoked_key_ends_a_stream_also_while_there_is_much_to_tell() {
     let served = with(quick(), true).await;
     for (workflow, input) in [("ticks", "100000"), ("held", "1")] {

@@ -9,7 +9,7 @@ use crate::problem::Problem;
 use crate::routes::caller::Caller;
 use crate::routes::query::{self, Query};
 use crate::routes::runs::last_event_id;
-use crate::sse;
+use crate::sse::{self, KEEP_ALIVE};
 use crate::streams::StreamSlot;
 use crate::wire::frame::{self, Frame};
 use axum::body::Body;
@@ -21,12 +21,8 @@ use serde::Deserialize;
 use serde_json::json;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Interval, interval};
-
-/// Time between comments to whoever follows the lists, and looks at their credential.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// The query of a run's stream.
 #[derive(Debug, Default, Deserialize)]
@@ -96,6 +92,7 @@ pub(super) async fn lists(
     }
     let slot = caller.state.streams.take(&caller.principal)?;
     let follower = feeds.follow(&caller.state.engine).await?;
+    // A comment comes with each look at the credential.
     let mut look = interval(KEEP_ALIVE.min(caller.state.limits.recheck_period));
     look.reset();
     let access = caller.principal.access();
