@@ -80,6 +80,8 @@ pub(crate) struct Settings {
     pub(crate) addr: String,
     pub(crate) allow_hosts: Vec<String>,
     pub(crate) allow_origins: Vec<String>,
+    pub(crate) trusted_proxies: Vec<String>,
+    pub(crate) proxy_header: String,
     pub(crate) webhook_hosts: Vec<String>,
     /// Empty: by `-v`.
     pub(crate) log: String,
@@ -98,6 +100,8 @@ impl Default for Settings {
             addr: "127.0.0.1:7878".to_owned(),
             allow_hosts: Vec::new(),
             allow_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            proxy_header: "X-Forwarded-For".to_owned(),
             webhook_hosts: Vec::new(),
             log: String::new(),
             log_format: LogFormat::Text,

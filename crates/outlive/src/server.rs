@@ -12,6 +12,7 @@ use outlive_engine::{Engine, Options, SystemClock};
 use outlive_server::auth::{Auth, Secret};
 use outlive_server::config::Limits;
 use outlive_server::guard::{GuardConfig, Hosts, Origins};
+use outlive_server::listen::Proxies;
 use outlive_server::state::{Component, Kind, Presentation};
 use outlive_server::webhook::{Deliver, DeliverError, SigningKey};
 use serde_json::Value;
@@ -174,6 +175,13 @@ impl ServerBuilder {
     /// The web pages that may use it from elsewhere.
     pub fn origins(mut self, origins: Origins) -> Self {
         self.guard.origins = origins;
+        self
+    }
+
+    /// The proxies that are believed about who their clients are. What is counted by address (connections, wrong
+    /// credentials) and what the audit log notes is then the client's.
+    pub fn proxies(mut self, proxies: Proxies) -> Self {
+        self.guard.proxies = proxies;
         self
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct Limits {
     /// Connections at the same time.
     pub connections_max: usize,
-    /// Of them, from one address.
+    /// Of them, from one address; of a client behind a trusted proxy, requests that are answered and open sockets.
     pub connections_per_address_max: usize,
     /// Longest head of a request in bytes, and the most header lines.
     pub header_bytes_max: usize,
@@ -35,7 +35,7 @@ pub struct Limits {
     pub drain_period: Duration,
     /// Time to authenticate on a WebSocket.
     pub socket_auth_period: Duration,
-    /// How often the credential of an open stream or socket is looked at again, and a socket is pinged.
+    /// How often the credential of an open stream or socket is looked at again.
     pub recheck_period: Duration,
     /// Event streams one caller may have open at the same time.
     pub streams_per_caller_max: usize,

@@ -4,7 +4,7 @@ use crate::audit::{self, Audit};
 use crate::auth::{Auth, RouteTable};
 use crate::config::Limits;
 use crate::guard::{self, GuardConfig};
-use crate::listen;
+use crate::listen::{self, Proxies};
 use crate::metrics::{self, Metrics};
 use crate::routes;
 use crate::state::{Component, Presentation, State};
@@ -70,7 +70,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Which hosts and origins are believed. Sizes and times are those of [`ServerBuilder::limits`].
+    /// Which hosts, origins and proxies are believed. Sizes and times are those of [`ServerBuilder::limits`].
     pub fn guard(mut self, guard: GuardConfig) -> Self {
         self.guard = guard;
         self
@@ -101,9 +101,11 @@ impl ServerBuilder {
         let routes = routes::all();
         let rules = routes.table();
         let routes = routes.into_router(state, auth.clone());
+        let proxies = self.guard.proxies.clone();
         let guarded = guard::guarded(routes, GuardConfig { limits: self.limits.clone(), ..self.guard });
         let router = metrics::observed(audit::watched(guarded, audit.clone()), metrics.clone());
-        Server { router, rules, auth, audit, limits: self.limits, sender, metrics, is_open_to_all: self.is_open_to_all }
+        let (limits, is_open_to_all) = (self.limits, self.is_open_to_all);
+        Server { router, rules, auth, audit, limits, proxies, sender, metrics, is_open_to_all }
     }
 }
 
@@ -115,6 +117,7 @@ pub struct Server {
     auth: Arc<Auth>,
     audit: Arc<Audit>,
     limits: Limits,
+    proxies: Proxies,
     sender: Option<Sender>,
     metrics: Arc<Metrics>,
     is_open_to_all: bool,
@@ -185,7 +188,8 @@ impl Server {
         let serving = async {
             let metrics = self.metrics.clone();
             let on_refusal = Arc::new(move || metrics.refused(metrics::TOO_MANY_CONNECTIONS));
-            let served = listen::serve(listeners, self.router(), self.limits.clone(), on_refusal, shutdown).await;
+            let (limits, proxies) = (self.limits.clone(), self.proxies.clone());
+            let served = listen::serve(listeners, self.router(), limits, proxies, on_refusal, shutdown).await;
             drop(stop);
             served
         };

@@ -15,6 +15,7 @@ use outlive::db::SqliteDb;
 use outlive::engine::SystemClock;
 use outlive::serving::auth::{Auth, Secret};
 use outlive::serving::guard::{Hosts, Origins};
+use outlive::serving::listen::{Proxies, ProxyHeader};
 use outlive::serving::webhook::SigningKey;
 use outlive::{Engine, Otlp, Server, ServerBuilder, SqliteKeys};
 use serde_json::json;
@@ -87,6 +88,7 @@ impl Serve {
         let addresses = resolve(&settings.addr).await?;
         let origins =
             Origins::new(settings.allow_origins.iter().map(String::as_str)).map_err(settings::configuration)?;
+        proxies(&settings)?;
         let hosts = Hosts::listed(settings.allow_hosts.iter().map(String::as_str)).map_err(settings::configuration)?;
         let is_exposed = addresses.iter().any(|address| !address.ip().is_loopback());
         let db = store::handle(&settings)?;
@@ -141,6 +143,7 @@ impl Serve {
             .auth(auth)
             .hosts(hosts)
             .origins(origins)
+            .proxies(proxies(settings)?)
             .limits(settings.limits.clone())
             .observer(Otlp::from_env()?)
             .options(settings.engine.clone());
@@ -155,6 +158,16 @@ pub(super) fn stopped(engine: &Engine) -> Problem {
     // A path may hold what nobody is to read.
     let reason = engine.redactor().text(&reason).into_owned();
     Problem::new(Exit::Other, "engine_stopped", reason).hint("see also: outlive doctor")
+}
+
+/// The proxies in front of the server.
+fn proxies(settings: &Settings) -> Result<Proxies, Problem> {
+    let header = ProxyHeader::parse(&settings.proxy_header).ok_or_else(|| {
+        let problem = "proxy_header: it must be X-Forwarded-For or Forwarded, whichever the proxies write";
+        settings::configuration(problem)
+    })?;
+    let trusted = settings.trusted_proxies.iter().map(String::as_str);
+    Proxies::new(trusted, header).map_err(|invalid| settings::configuration(format!("trusted_proxies: {invalid}")))
 }
 
 /// Sends webhooks if there is a secret to sign them with.

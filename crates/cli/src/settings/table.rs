@@ -40,6 +40,12 @@ pub(crate) const TABLE: &[Setting] = &[
         Place::List(&mut s.allow_hosts)
     }),
     setting("allow_origins", "web pages that may call from elsewhere", |s| Place::List(&mut s.allow_origins)),
+    setting(
+        "trusted_proxies",
+        "addresses and networks of proxies that are believed about who their clients are",
+        |s| Place::List(&mut s.trusted_proxies),
+    ),
+    setting("proxy_header", "where they say it: X-Forwarded-For or Forwarded", |s| Place::Text(&mut s.proxy_header)),
     setting("webhook_hosts", "hosts with ports that webhooks may be sent to, beside public ones by https", |s| {
         Place::List(&mut s.webhook_hosts)
     }),
@@ -47,7 +53,7 @@ pub(crate) const TABLE: &[Setting] = &[
     setting("log", "what to log: a level, or levels by module", |s| Place::Text(&mut s.log)),
     setting("log_format", "how log lines look: text or json", |s| Place::Format(&mut s.log_format)),
     setting("limits.connections_max", "connections at the same time", |s| Place::Count(&mut s.limits.connections_max)),
-    setting("limits.connections_per_address_max", "of them, from one address", |s| {
+    setting("limits.connections_per_address_max", "of them, from one address; behind a proxy, its requests", |s| {
         Place::Count(&mut s.limits.connections_per_address_max)
     }),
     setting("limits.header_bytes_max", "longest head of a request", |s| Place::Count(&mut s.limits.header_bytes_max)),

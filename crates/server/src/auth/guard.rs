@@ -66,7 +66,7 @@ impl Guard {
     }
 }
 
-/// The address of the other end. Headers of proxies are not believed.
+/// The address of whoever sent it, as the door found out.
 fn peer(parts: &Parts) -> IpAddr {
     let info = parts.extensions.get::<ConnectInfo<SocketAddr>>();
     info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| info.0.ip())

@@ -18,6 +18,7 @@ mod path;
 pub mod request;
 
 use crate::config::Limits;
+use crate::listen::Proxies;
 use crate::problem::Problem;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -46,6 +47,8 @@ pub struct GuardConfig {
     pub hosts: Hosts,
     /// The web pages that may use it from elsewhere.
     pub origins: Origins,
+    /// The proxies that are believed about who their clients are.
+    pub proxies: Proxies,
 }
 
 /// Puts the guard around `router`, also around its fallbacks. Call it last: routes added later are not guarded.

@@ -5,38 +5,45 @@
 //!            how many  times,     parses    one call for each request
 //!                      screen
 //! ```
-//! It never looks at what a request means: names of hosts, origins, bodies and paths are the guard's. The invariant:
-//! every connection holds a slot until its socket is closed, and no peer can keep one without making progress.
+//! It never looks at what a request means: names of hosts, origins, bodies and paths are the guard's; only who sent it is
+//! found out here, because that counts. The invariant: every connection holds a slot until its socket is closed, and no
+//! peer can keep one without making progress.
 //!
 //! A TCP connection is refused in two places only. When all slots are taken the next connection waits in the system's
-//! queue; when one address holds its share, its next connection is told 503 and closed.
+//! queue; when one address holds its share, its next connection is told 503 and closed. Behind a trusted proxy it is the
+//! client's next request.
 
+mod forwarded;
 mod screen;
 mod slots;
 mod socket;
 mod turn;
 
 use crate::config::Limits;
+use crate::metrics;
+use crate::problem::Problem;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use axum::http::{Request, Response};
+use axum::http::{Request, Response, StatusCode};
+use axum::response::IntoResponse;
+pub use forwarded::{InvalidProxy, Proxies, ProxyHeader};
 use futures::future::{join, join_all};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use slots::{Slot, Slots};
+use slots::{Share, Slot, Slots};
 use socket::Socket;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::{JoinError, JoinSet};
 use tower::ServiceExt;
 use turn::Turns;
@@ -77,7 +84,8 @@ impl Ending {
 pub type OnRefusal = Arc<dyn Fn() + Send + Sync>;
 
 /// Serves `router` on all listeners until `shutdown`, and then until the requests in flight are answered or
-/// `limits.drain_period` is over. Each request carries [`ConnectInfo`] with the peer's [`SocketAddr`].
+/// `limits.drain_period` is over. Each request carries [`ConnectInfo`] with its client's [`SocketAddr`]: the peer's, or
+/// the one that a proxy among `proxies` speaks for, with port 0.
 ///
 /// # Cancel safety
 /// A drop closes every connection at once; requests in flight get no answer.
@@ -88,6 +96,7 @@ pub async fn serve(
     listeners: Vec<TcpListener>,
     router: Router,
     limits: Limits,
+    proxies: Proxies,
     on_refusal: OnRefusal,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
@@ -97,8 +106,8 @@ pub async fn serve(
     let drain_period = limits.drain_period;
     let slots = Slots::new(limits.connections_max, limits.connections_per_address_max);
     let (stage, ending) = watch::channel(Stage::Open);
-    let door =
-        Door { router, http: protocol(&limits), limits, slots: Arc::clone(&slots), ending: Ending(ending), on_refusal };
+    let admission = Admission { slots: Arc::clone(&slots), proxies: Arc::new(proxies), on_refusal };
+    let door = Door { router, http: protocol(&limits), limits, admission, ending: Ending(ending) };
     let accepting = join_all(listeners.into_iter().map(|listener| door.accept(listener)));
     let closing = async {
         shutdown.await;
@@ -118,6 +127,7 @@ fn protocol(limits: &Limits) -> http1::Builder {
     http.timer(TokioTimer::new())
         // A bound on waiting for a head as a whole; `Socket` tells its two parts apart. It must be set: only with it is
         // a read begun as soon as an answer is complete, which is where the socket begins to count.
+        .half_close(true)
         .header_read_timeout(limits.header_period.saturating_add(limits.keep_alive_period))
         .max_header_size(limits.header_bytes_max)
         .max_buf_size(limits.header_bytes_max.max(BUFFER_BYTES_MIN));
@@ -132,9 +142,45 @@ struct Door {
     router: Router,
     http: http1::Builder,
     limits: Limits,
-    slots: Arc<Slots>,
+    admission: Admission,
     ending: Ending,
+}
+
+/// Who is let in.
+#[derive(Clone)]
+struct Admission {
+    slots: Arc<Slots>,
+    proxies: Arc<Proxies>,
     on_refusal: OnRefusal,
+}
+
+impl Admission {
+    /// A connection, unless its address has its share.
+    fn connection(&self, free: OwnedSemaphorePermit, peer: IpAddr) -> Option<Slot> {
+        if self.proxies.trusts(peer) {
+            return Some(Slots::take_for_proxy(free));
+        }
+        let slot = self.slots.take(free, peer);
+        if slot.is_none() {
+            (self.on_refusal)();
+        }
+        slot
+    }
+
+    /// Who sent a request, and, of what came through a proxy, its part of that client's share.
+    fn request<B>(&self, peer: SocketAddr, request: &Request<B>) -> Result<(SocketAddr, Option<Share>), Problem> {
+        let client = self.proxies.client(peer.ip(), request.headers());
+        if client == peer.ip().to_canonical() {
+            return Ok((peer, None));
+        }
+        let share = self.slots.share(client).ok_or_else(|| {
+            (self.on_refusal)();
+            let problem =
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, metrics::TOO_MANY_CONNECTIONS, "Too many connections");
+            problem.retry_after(Duration::from_secs(1))
+        })?;
+        Ok((SocketAddr::new(client, 0), Some(share)))
+    }
 }
 
 impl Door {
@@ -164,14 +210,11 @@ impl Door {
     /// Safe: a connection that was accepted is returned in the same poll.
     async fn next(&self, listener: &TcpListener) -> (TcpStream, SocketAddr, Slot) {
         loop {
-            let free = self.slots.free().await;
+            let free = self.admission.slots.free().await;
             match listener.accept().await {
-                Ok((stream, peer)) => match self.slots.take(free, peer.ip()) {
+                Ok((stream, peer)) => match self.admission.connection(free, peer.ip()) {
                     Some(slot) => return (stream, peer, slot),
-                    None => {
-                        refuse(&stream);
-                        (self.on_refusal)();
-                    }
+                    None => refuse(&stream),
                 },
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) => {
@@ -187,7 +230,7 @@ impl Door {
         let turns = Arc::new(Turns::default());
         let mut ending = self.ending.clone();
         let socket = Socket::new(stream, slot, &self.limits, Arc::clone(&turns), ending.clone());
-        let service = answering(self.router.clone(), peer, turns);
+        let service = answering(self.router.clone(), self.admission.clone(), peer, turns);
         let connection = self.http.serve_connection(TokioIo::new(socket), service).with_upgrades();
         async move {
             let mut connection = pin!(connection);
@@ -218,17 +261,25 @@ impl Door {
 /// Hands each request to the router, and keeps `turns` told of whose turn it is.
 fn answering(
     router: Router,
+    admission: Admission,
     peer: SocketAddr,
     turns: Arc<Turns>,
 ) -> TowerToHyperService<
     impl tower::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone,
 > {
     TowerToHyperService::new(tower::service_fn(move |request: Request<Incoming>| {
-        let turn = Turns::begin(&turns, &request);
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(ConnectInfo(peer));
-        let router = router.clone();
-        async move { router.oneshot(request).await.map(|response| turn.answer(response)) }
+        let admitted = admission.request(peer, &request).map(|(client, share)| {
+            let turn = Turns::begin(&turns, &request, share);
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(ConnectInfo(client));
+            (router.clone(), request, turn)
+        });
+        async move {
+            match admitted {
+                Ok((router, request, turn)) => router.oneshot(request).await.map(|response| turn.answer(response)),
+                Err(problem) => Ok(problem.into_response()),
+            }
+        }
     }))
 }
 

@@ -1,6 +1,8 @@
 //! How many connections there are, in all and from each address. It knows no socket.
 //!
-//! The invariant: a [`Slot`] counts from the moment it is taken until it is dropped, wherever it has been moved to.
+//! Behind a proxy, whose connections carry many clients, each request counts as its client's for as long as it is
+//! answered. The invariant: a [`Slot`] or [`Share`] counts from the moment it is taken until it is dropped, wherever it
+//! has been moved to.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -19,9 +21,16 @@ pub(super) struct Slots {
 /// The right to one connection.
 #[derive(Debug)]
 pub(super) struct Slot {
+    /// A proxy's connection counts for nobody.
+    _share: Option<Share>,
+    _free: OwnedSemaphorePermit,
+}
+
+/// One of an address.
+#[derive(Debug)]
+pub(super) struct Share {
     address: IpAddr,
     slots: Arc<Slots>,
-    _free: OwnedSemaphorePermit,
 }
 
 impl Slots {
@@ -44,6 +53,16 @@ impl Slots {
 
     /// Gives the free one to an address, unless it has its share.
     pub(super) fn take(self: &Arc<Self>, free: OwnedSemaphorePermit, address: IpAddr) -> Option<Slot> {
+        Some(Slot { _share: Some(self.share(address)?), _free: free })
+    }
+
+    /// Gives the free one to a proxy.
+    pub(super) fn take_for_proxy(free: OwnedSemaphorePermit) -> Slot {
+        Slot { _share: None, _free: free }
+    }
+
+    /// One more of an address, unless it has its share.
+    pub(super) fn share(self: &Arc<Self>, address: IpAddr) -> Option<Share> {
         // One client must not count twice because it may come by either protocol.
         let address = address.to_canonical();
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -52,11 +71,11 @@ impl Slots {
             return None;
         }
         *count += 1;
-        Some(Slot { address, slots: Arc::clone(self), _free: free })
+        Some(Share { address, slots: Arc::clone(self) })
     }
 }
 
-impl Drop for Slot {
+impl Drop for Share {
     fn drop(&mut self) {
         let mut held = self.slots.held.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = held.get_mut(&self.address) {

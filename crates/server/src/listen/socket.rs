@@ -1,7 +1,8 @@
 //! A TCP stream that loses patience: it ends itself when the peer makes no progress that it owes.
 //!
-//! It knows whose turn it is and nothing of requests. The invariant: while bytes are owed by the peer, a timer runs.
-//! It carries the connection's slot, so that an upgraded connection counts for as long as it is open.
+//! It knows whose turn it is and nothing of requests. The invariant: while bytes are owed by the peer, a timer runs, and
+//! what was written last is not lost to a reset because the peer was still writing. It carries the connection's slot, so
+//! that an upgraded connection counts for as long as it is open.
 
 use super::screen::Screen;
 use super::slots::Slot;
@@ -16,14 +17,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep};
+use tokio::runtime::Handle;
+use tokio::time::{Instant, Sleep, sleep};
 
 /// How long the peer may go on sending after the last answer. Closing while it does would take the answer from it.
-const LINGER_PERIOD: Duration = Duration::from_secs(1);
+const LINGER_PERIOD: Duration = Duration::from_secs(3);
 /// How much of that is read at once.
 const LINGER_BYTES: usize = 4 << 10;
+/// How often is looked whether a peer that only listens still does.
+const LISTENS_PERIOD: Duration = Duration::from_secs(1);
 /// Shortest time after which a peer counts as vanished: a lost packet is sent again several times in it.
 const SILENCE_PERIOD_MIN: Duration = Duration::from_secs(6);
 /// Handed to the parser after malformed bytes, so that it comes to a decision.
@@ -31,7 +35,8 @@ const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 
 /// One connection's stream.
 pub(super) struct Socket {
-    stream: TcpStream,
+    /// Taken by the drop alone.
+    line: Option<Line>,
     turns: Arc<Turns>,
     reading: Patience,
     writing: Patience,
@@ -44,6 +49,11 @@ pub(super) struct Socket {
     header_period: Duration,
     keep_alive_period: Duration,
     write_idle_period: Duration,
+}
+
+/// What lasts until the connection is closed.
+struct Line {
+    stream: TcpStream,
     _slot: Slot,
 }
 
@@ -56,8 +66,8 @@ enum Waits {
     Head(usize),
     /// The beginning of another request after this many.
     Request(usize),
-    /// The end of what it sends, after the last answer.
-    End,
+    /// That it closes: it said all it will say, and listens.
+    Close,
 }
 
 /// What the screen found.
@@ -108,7 +118,7 @@ impl Socket {
         let mut writing = Patience::new(limits.write_idle_period);
         writing.stop();
         Self {
-            stream,
+            line: Some(Line { stream, _slot: slot }),
             turns,
             reading: Patience::new(limits.header_period),
             writing,
@@ -120,8 +130,11 @@ impl Socket {
             header_period: limits.header_period,
             keep_alive_period: limits.keep_alive_period,
             write_idle_period: limits.write_idle_period,
-            _slot: slot,
         }
+    }
+
+    fn stream(&mut self) -> &mut TcpStream {
+        &mut self.line.as_mut().expect("only the drop takes it").stream
     }
 
     /// Looks at bytes that were just read, and spoils them for the parser if they are malformed.
@@ -152,7 +165,7 @@ impl Socket {
         if wanted != self.waits {
             self.waits = wanted;
             match wanted {
-                Waits::No | Waits::End => self.reading.stop(),
+                Waits::No | Waits::Close => self.reading.stop(),
                 Waits::Head(_) => self.reading.start(self.header_period),
                 Waits::Request(_) => self.reading.start(self.keep_alive_period),
             }
@@ -168,6 +181,28 @@ impl Socket {
         self.wait_for_cut(cx)
     }
 
+    /// Whether the peer has ended its side and is still owed an answer. The parser takes such an end for a broken
+    /// connection, so it hears of it when the answer is complete.
+    fn only_listens(&self) -> bool {
+        self.turns.place() == Place::Answering && !self.screen.is_in_message()
+    }
+
+    /// Fails when a peer that only listened is gone. That it is shows in the answer of its system to what it is sent.
+    fn wait_for_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.turns.only_listens();
+        loop {
+            if let Some(error) = self.stream().take_error()? {
+                self.is_ended = true;
+                return Poll::Ready(Err(error));
+            }
+            if self.waits == Waits::Close && self.reading.poll(cx).is_pending() {
+                return self.wait_for_cut(cx);
+            }
+            self.waits = Waits::Close;
+            self.reading.start(LISTENS_PERIOD);
+        }
+    }
+
     /// Fails when the server's drain period is over.
     fn wait_for_cut(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(cut) = &mut self.cut {
@@ -180,7 +215,8 @@ impl Socket {
 
     /// Counts the time in which nothing could be written.
     fn written(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if written.is_ready() {
+        if let Poll::Ready(result) = &written {
+            self.is_ended |= result.is_err();
             self.writing.stop();
             return written;
         }
@@ -189,30 +225,43 @@ impl Socket {
         }
         ready!(self.writing.poll(cx));
         // What is left in the system's buffer would keep memory for a peer that does not read.
-        let _ = self.stream.set_zero_linger();
+        self.is_ended = true;
+        let _ = self.stream().set_zero_linger();
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the answer was not read")))
     }
 
-    /// Reads on until the peer is done, for a while, if it may still be sending a message that nobody reads.
-    fn linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.is_ended |= self.verdict == Verdict::Fine && !self.screen.is_in_message();
-        if self.waits != Waits::End {
-            self.waits = Waits::End;
-            self.reading.start(LINGER_PERIOD);
+    /// Whether the peer may still be sending what nobody reads.
+    fn may_be_sending(&self) -> bool {
+        let in_message = self.verdict != Verdict::Fine || self.screen.is_in_message();
+        !self.is_ended && (in_message || self.turns.place() == Place::Upgraded)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if !self.may_be_sending() {
+            return;
         }
-        let mut storage = [0; LINGER_BYTES];
-        while !self.is_ended {
-            // First, so that a peer that never pauses does not get longer.
-            if self.reading.poll(cx).is_ready() {
-                break;
-            }
-            let mut buffer = ReadBuf::new(&mut storage);
-            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)) {
-                Ok(()) => self.is_ended = buffer.filled().is_empty(),
-                Err(_) => self.is_ended = true,
-            }
+        if let (Some(line), Some(cut), Ok(runtime)) = (self.line.take(), self.cut.take(), Handle::try_current()) {
+            runtime.spawn(line.linger(cut));
         }
-        Poll::Ready(())
+    }
+}
+
+impl Line {
+    /// Reads on until the peer is done, for a while: a close while it writes is a reset, which takes from it what it has
+    /// not read yet. It ends with the server at the latest, which waits for the slot.
+    async fn linger(mut self, cut: BoxFuture<'static, ()>) {
+        let reading = async {
+            let _ = self.stream.shutdown().await;
+            let mut storage = [0; LINGER_BYTES];
+            while self.stream.read(&mut storage).await.is_ok_and(|count| count > 0) {}
+        };
+        tokio::select! {
+            () = reading => {}
+            () = sleep(LINGER_PERIOD) => {}
+            () = cut => {}
+        }
     }
 }
 
@@ -238,12 +287,16 @@ impl AsyncRead for Socket {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
-        match Pin::new(&mut this.stream).poll_read(cx, buffer) {
+        match Pin::new(this.stream()).poll_read(cx, buffer) {
+            Poll::Ready(Ok(())) if buffer.filled().len() == before && this.only_listens() => this.wait_for_answer(cx),
             Poll::Ready(Ok(())) => {
                 this.look_at(&mut buffer.filled_mut()[before..]);
                 Poll::Ready(Ok(()))
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Err(error)) => {
+                this.is_ended = true;
+                Poll::Ready(Err(error))
+            }
             Poll::Pending => this.wait_to_read(cx),
         }
     }
@@ -252,7 +305,7 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        let written = Pin::new(this.stream()).poll_write(cx, bytes);
         this.written(cx, written)
     }
 
@@ -262,22 +315,20 @@ impl AsyncWrite for Socket {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bytes);
+        let written = Pin::new(this.stream()).poll_write_vectored(cx, bytes);
         this.written(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.line.as_ref().is_some_and(|line| line.stream.is_write_vectored())
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        Pin::new(self.get_mut().stream()).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-        this.linger(cx).map(Ok)
+        Pin::new(self.get_mut().stream()).poll_shutdown(cx)
     }
 }
 

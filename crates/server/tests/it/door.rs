@@ -9,7 +9,7 @@ use axum::routing::{get, post};
 use outlive_server::config::Limits;
 use outlive_server::guard::{GuardConfig, Hosts, Origins, guarded};
 use outlive_server::json::Json;
-use outlive_server::listen::serve;
+use outlive_server::listen::{Proxies, serve};
 use outlive_server::problem::Problem;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -55,13 +55,13 @@ impl Server {
         Self::start_with(limits, GuardConfig { hosts, origins, ..GuardConfig::default() }).await
     }
 
-    async fn start_with(limits: Limits, config: GuardConfig) -> Self {
+    pub(crate) async fn start_with(limits: Limits, config: GuardConfig) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
         let (reached, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let router = guarded(routes(&reached, &release), GuardConfig { limits: limits.clone(), ..config });
+        let router = guarded(routes(&reached, &release), GuardConfig { limits: limits.clone(), ..config.clone() });
         let (stop, stopped) = oneshot::channel::<()>();
-        let running = tokio::spawn(serve(vec![listener], router, limits, Arc::new(|| {}), async {
+        let running = tokio::spawn(serve(vec![listener], router, limits, config.proxies, Arc::new(|| {}), async {
             let _ = stopped.await;
         }));
         Self { address, reached, release, stop: Some(stop), running }
@@ -259,6 +259,45 @@ async fn a_slow_answer_has_no_limit_while_it_is_being_made() {
 }
 
 #[tokio::test]
+async fn a_client_that_ends_its_side_after_its_request_gets_the_answer() {
+    let server = Server::start(short()).await;
+    let chunked = "POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfour\r\n0\r\n\r\n";
+    for (request, expected) in [
+        (get_request("/peer"), vec!["127.0.0.1"]),
+        (post_request("/echo", "", "four"), vec!["4"]),
+        (get_request("/peer") + &post_request("/echo", "", "four"), vec!["127.0.0.1", "4"]),
+        (chunked.to_owned(), vec!["4"]),
+    ] {
+        let mut client = server.connect().await;
+        client.send(&request).await;
+        client.stream.shutdown().await.expect("connected");
+        for expected in expected {
+            assert_eq!(client.answer().await.body, expected, "{request:?}");
+        }
+        assert!(client.closed().await.is_empty(), "nothing follows");
+    }
+    // Also one that takes longer than any other wait of the server.
+    let mut client = server.connect().await;
+    client.send(get_request("/held")).await;
+    client.stream.shutdown().await.expect("connected");
+    in_time(server.reached.notified()).await;
+    let mut other = server.connect().await;
+    other.closed().await;
+    server.release.notify_one();
+    assert_eq!(client.answer().await.body, "released");
+    // What is not a whole request is not waited for.
+    for half in
+        ["GET /health HTTP/1.1\r\nHost: lo", "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nfour"]
+    {
+        let mut client = server.connect().await;
+        client.send(half).await;
+        client.stream.shutdown().await.expect("connected");
+        let heard = String::from_utf8(client.closed().await).expect("text");
+        assert!(heard.is_empty() || heard.starts_with("HTTP/1.1 4"), "{half:?}: {heard}");
+    }
+}
+
+#[tokio::test]
 async fn a_connection_is_idle_again_after_a_slow_answer() {
     let server = Server::start(Limits { header_period: Duration::from_secs(60), ..short() }).await;
     let mut client = server.connect().await;
@@ -341,9 +380,10 @@ async fn several_listeners_are_one_server() {
     let (stop, stopped) = oneshot::channel::<()>();
     let (reached, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let router = guarded(routes(&reached, &release), GuardConfig::default());
-    let running = tokio::spawn(serve(listeners, router, Limits::default(), Arc::new(|| {}), async {
-        let _ = stopped.await;
-    }));
+    let running =
+        tokio::spawn(serve(listeners, router, Limits::default(), Proxies::default(), Arc::new(|| {}), async {
+            let _ = stopped.await;
+        }));
     for address in addresses {
         let mut client = Client { stream: TcpStream::connect(address).await.expect("it listens"), rest: Vec::new() };
         client.send(get_request("/health")).await;
@@ -351,7 +391,7 @@ async fn several_listeners_are_one_server() {
     }
     stop.send(()).expect("the server runs");
     in_time(running).await.expect("no panic").expect("a good end");
-    let none = serve(Vec::new(), Router::new(), Limits::default(), Arc::new(|| {}), async {}).await;
+    let none = serve(Vec::new(), Router::new(), Limits::default(), Proxies::default(), Arc::new(|| {}), async {}).await;
     assert!(none.is_err(), "a server without an address serves nobody");
 }
 

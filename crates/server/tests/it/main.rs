@@ -12,6 +12,7 @@ mod isolation;
 mod metrics;
 mod openapi;
 mod problem;
+mod proxies;
 mod recordings;
 mod rest;
 mod served;

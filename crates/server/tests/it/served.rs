@@ -10,6 +10,8 @@ use outlive_server::Server;
 use outlive_server::auth::key::{KeyRecord, KeyStore, MemoryKeyStore, NewKey};
 use outlive_server::auth::{Auth, Needs, RouteTable, Scopes};
 use outlive_server::config::Limits;
+use outlive_server::guard::GuardConfig;
+use outlive_server::listen::Proxies;
 use outlive_server::state::{Component, Kind};
 use outlive_server::webhook::{Deliver, DeliverError, SigningKey};
 use serde_json::{Value, json};
@@ -51,12 +53,13 @@ pub(crate) struct Setup {
     pub(crate) limits: Limits,
     pub(crate) with_keys: bool,
     pub(crate) options: Options,
+    pub(crate) proxies: Proxies,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let options = Options { stream_period: Duration::from_millis(1), ..Options::default() };
-        Self { limits: Limits::default(), with_keys: true, options }
+        Self { limits: Limits::default(), with_keys: true, options, proxies: Proxies::default() }
     }
 }
 
@@ -91,7 +94,8 @@ impl Served {
         let auth = Auth::new(clock.clone());
         let auth = if setup.with_keys { auth.keys(keys.clone()) } else { auth };
         let webhooks = SigningKey::parse("whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").expect("a secret");
-        let builder = Server::builder(engine.clone()).limits(setup.limits).auth(auth);
+        let guard = GuardConfig { proxies: setup.proxies, ..GuardConfig::default() };
+        let builder = Server::builder(engine.clone()).limits(setup.limits).guard(guard).auth(auth);
         let builder = builder.webhooks(webhooks, Arc::new(Takes));
         let components = definitions.into_iter().map(|(kind, definition)| component(kind, definition));
         let server = components.fold(builder, |builder, component| builder.component(component)).build();
@@ -554,6 +558,11 @@ impl Raw {
             }
         };
         in_time(is_full).await;
+    }
+
+    /// Whether the server ends the connection in good order.
+    pub(crate) async fn ended(&mut self) -> bool {
+        in_time(self.stream.read_to_end(&mut self.bytes)).await.is_ok()
     }
 
     async fn read(&mut self) -> usize {

@@ -7,7 +7,7 @@ use outlive_server::testing::{SseEvent, parse_sse};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 async fn open_to_everyone() -> Served {
     Served::with(Setup { with_keys: false, ..Setup::default() }).await
@@ -270,6 +270,19 @@ async fn a_browser_that_comes_back_by_itself_goes_on_after_the_id_it_saw_last() 
         let rest: Answer = served.ask(Ask { path: &path, headers: &headers, ..Ask::default() }).await;
         assert_eq!(events(&rest.body), all[place + 1..], "after {id}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_ends_its_side_hears_its_stream_to_the_end() {
+    let served = open_to_everyone().await;
+    let ask = Ask { method: "POST", path: "/workflows/held/runs", body: "message=2&stream=true", ..Ask::default() };
+    let mut stream = served.send(ask).await;
+    stream.shutdown().await.expect("connected");
+    // It may have gone altogether, so it is sent something that tells.
+    let heard = until(&mut stream, ": keep-alive").await;
+    assert!(heard.contains("WorkflowStarted"), "{heard}");
+    served.release();
+    until(&mut stream, "event: WorkflowCompleted").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
