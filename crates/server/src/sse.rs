@@ -39,7 +39,7 @@ pub(crate) enum Numbering {
 pub(crate) enum Selection {
     /// All of them.
     Everything,
-    /// The run's beginning, outputs and end: `stream_events=false`.
+    /// `stream_events=false`: of a workflow its beginning, outputs and end, of an agent or team what they say.
     Milestones,
 }
 
@@ -182,17 +182,19 @@ impl Telling {
             match told {
                 Ok(Some(Told::Notice(notice))) => return Some(Frame::notice(notice).sse()),
                 Ok(Some(Told::Event(event))) => {
-                    let is_left_out = self.view.is_none() && self.selection == Selection::Milestones;
-                    if is_left_out && !frame::is_milestone(&event.kind) {
-                        continue;
-                    }
+                    let is_shown = match (self.selection, &self.view) {
+                        (Selection::Everything, _) => true,
+                        (Selection::Milestones, None) => frame::is_milestone(&event.kind),
+                        (Selection::Milestones, Some(_)) => frame::is_speech(&event.kind),
+                    };
                     let frame = match (&mut self.view, self.numbering) {
                         (None, Numbering::Shown) => Some(Frame::event(*event)),
                         (None, Numbering::Hidden) => Some(Frame::foreground(*event)),
                         (Some(view), Numbering::Shown) => view.show(*event),
                         (Some(view), Numbering::Hidden) => view.show_foreground(*event),
                     };
-                    if let Some(frame) = frame {
+                    // Also what is not shown has been seen by the view.
+                    if let Some(frame) = frame.filter(|_| is_shown) {
                         return Some(frame.sse());
                     }
                 }

@@ -94,8 +94,8 @@ impl Frame {
     }
 }
 
-/// Whether an event belongs into a stream that asked for `stream_events=false`: the run's own beginning and end, and the
-/// outputs of its function steps.
+/// Whether an event belongs into a workflow's stream that asked for `stream_events=false`: the run's own beginning and
+/// end, and the outputs of its function steps.
 pub fn is_milestone(kind: &EventKind) -> bool {
     matches!(
         kind,
@@ -105,6 +105,23 @@ pub fn is_milestone(kind: &EventKind) -> bool {
             | EventKind::WorkflowCancelled { .. }
             | EventKind::WorkflowPaused { .. }
             | EventKind::StepOutput { .. }
+    )
+}
+
+/// The same for the stream of an agent or team: what it and its members write, what tools tell, and an end that is not
+/// the answer's.
+pub fn is_speech(kind: &EventKind) -> bool {
+    matches!(
+        kind,
+        EventKind::RunContent(_)
+            | EventKind::TeamRunContent(_)
+            | EventKind::CustomEvent { .. }
+            | EventKind::StepProgress { .. }
+            | EventKind::RunError(_)
+            | EventKind::TeamRunError(_)
+            | EventKind::WorkflowError { .. }
+            | EventKind::WorkflowCancelled { .. }
+            | EventKind::WorkflowPaused { .. }
     )
 }
 
