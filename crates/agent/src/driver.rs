@@ -31,8 +31,8 @@ use outlive_core::{
 pub(crate) use place::{Place, Task, Worker};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
-use serde_json::{Map, Value};
 use std::sync::Arc;
 use voice::Voice;
 
@@ -369,7 +369,7 @@ impl<'a> Drive<'a> {
             metrics: Some(Metrics { duration: Some(duration), ..self.metrics.clone() }),
             events: Some(Vec::new()),
             messages: self.machine.messages().to_vec(),
-            metadata: workflow.map(|_| Value::Object(Map::new())),
+            metadata: workflow.map(|_| Value::Object(self.task.metadata.clone())),
             tools: self.tools.clone(),
             input: Some(RunInput { input_content: self.task.content.clone() }),
             member_responses: self.member_responses.clone(),

@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::json;
 use crate::metrics::{Metrics, Usage};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::sync::Arc;
 
 /// Who speaks.
@@ -45,6 +45,10 @@ pub struct Media {
     /// `low`, `high` or `auto`: how closely a model looks at an image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// Whatever else its giver said of it (Agno's `format`, `alt_text`, `duration`, `transcript`, `metadata`), as it was
+    /// said. Models are not told.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
 }
 
 /// The function a model wants called.

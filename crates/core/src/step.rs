@@ -5,7 +5,7 @@ use crate::message::Media;
 use crate::metrics::Metrics;
 use crate::run::content_text;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -82,6 +82,12 @@ pub struct Attachments {
     /// Files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<Vec<Media>>,
+    /// What the caller notes about the run; stands on it and on its last event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Box<Map<String, Value>>>,
+    /// What steps may need beside their input. Agno's `dependencies`, which its functions find in their run context.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dependencies: Option<Box<Map<String, Value>>>,
 }
 
 /// The shape a workflow's input must have. Agno's `input_schema`.
@@ -150,6 +156,12 @@ pub struct StepInput {
     pub audio: Option<Vec<Media>>,
     /// Files for the step.
     pub files: Option<Vec<Media>>,
+    /// What the caller notes about the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Box<Map<String, Value>>>,
+    /// What the caller gave for steps to use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dependencies: Option<Box<Map<String, Value>>>,
 }
 
 impl StepInput {

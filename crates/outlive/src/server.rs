@@ -57,6 +57,7 @@ pub struct ServerBuilder {
     guard: GuardConfig,
     webhook_secret: Option<Secret>,
     webhook_addresses: Outbound,
+    media_addresses: Outbound,
     is_open_to_all: bool,
 }
 
@@ -154,6 +155,13 @@ impl ServerBuilder {
         self
     }
 
+    /// The addresses that images, audio, videos and files of a run may have. By default `https` to public hosts alone. The
+    /// models of agents have a policy of their own, which must allow them too.
+    pub fn media_addresses(mut self, addresses: Outbound) -> Self {
+        self.media_addresses = addresses;
+        self
+    }
+
     /// A value that must not be stored, wherever it turns up. The keys of models are known already.
     pub fn secret(mut self, secret: Secret) -> Self {
         self.options.secrets.push(secret);
@@ -228,6 +236,9 @@ impl ServerBuilder {
             .presentation(self.presentation)
             .auth(self.auth)
             .guard(self.guard)
+            .media_addresses(Arc::new(move |url| {
+                allowed(&self.media_addresses, url).map(drop).map_err(|no| no.to_string())
+            }))
             .limits(self.limits);
         let server = match signing_key {
             Some(key) => server.webhooks(key, Arc::new(Post(self.webhook_addresses))),
@@ -259,6 +270,7 @@ impl Server {
             guard: GuardConfig::default(),
             webhook_secret: None,
             webhook_addresses: Outbound::default(),
+            media_addresses: Outbound::default(),
             is_open_to_all: false,
         }
     }
@@ -295,12 +307,13 @@ impl Server {
 /// Posts webhooks to addresses that strangers name.
 struct Post(Outbound);
 
-impl Post {
-    fn parse(&self, url: &str) -> Result<Url, NotAllowed> {
-        let url = Url::parse(url).map_err(|_| NotAllowed::Unreadable)?;
-        self.0.check(&url).map(|()| url)
-    }
+/// The address, if it may be asked.
+fn allowed(addresses: &Outbound, url: &str) -> Result<Url, NotAllowed> {
+    let url = Url::parse(url).map_err(|_| NotAllowed::Unreadable)?;
+    addresses.check(&url).map(|()| url)
+}
 
+impl Post {
     async fn send(
         &self,
         url: Result<Url, NotAllowed>,
@@ -321,7 +334,7 @@ impl Post {
 
 impl Deliver for Post {
     fn check(&self, url: &str) -> Result<(), String> {
-        self.parse(url).map(drop).map_err(|problem| problem.to_string())
+        allowed(&self.0, url).map(drop).map_err(|problem| problem.to_string())
     }
 
     fn post(
@@ -330,7 +343,7 @@ impl Deliver for Post {
         headers: Vec<(&'static str, String)>,
         body: String,
     ) -> BoxFuture<'_, Result<u16, DeliverError>> {
-        let url = self.parse(url);
+        let url = allowed(&self.0, url);
         Box::pin(self.send(url, headers, body))
     }
 }

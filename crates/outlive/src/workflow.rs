@@ -314,6 +314,18 @@ impl RunRequest {
         self
     }
 
+    /// What the caller notes about the run: it stands on it, and on its last event.
+    pub fn metadata(mut self, metadata: Map<String, Value>) -> Self {
+        self.submit.attachments.metadata = Some(Box::new(metadata));
+        self
+    }
+
+    /// What steps may need beside their input; functions see it as `dependencies`.
+    pub fn dependencies(mut self, dependencies: Map<String, Value>) -> Self {
+        self.submit.attachments.dependencies = Some(Box::new(dependencies));
+        self
+    }
+
     /// Images that the agents of every step are shown.
     pub fn images(mut self, images: impl IntoIterator<Item = Media>) -> Self {
         self.submit.attachments.images.get_or_insert_default().extend(images);

@@ -7,7 +7,7 @@ use crate::guard::{self, GuardConfig};
 use crate::listen::{self, Proxies};
 use crate::metrics::{self, Metrics};
 use crate::routes;
-use crate::state::{Component, Presentation, State};
+use crate::state::{AddressCheck, Component, Presentation, State};
 use crate::streams::Streams;
 use crate::webhook::{Deliver, Sender, SigningKey, Webhooks};
 use axum::Router;
@@ -30,6 +30,7 @@ pub struct ServerBuilder {
     limits: Limits,
     guard: GuardConfig,
     webhooks: Option<Webhooks>,
+    media_addresses: AddressCheck,
     is_open_to_all: bool,
 }
 
@@ -55,6 +56,12 @@ impl ServerBuilder {
     /// Sends webhooks, signed with this key, by this way. Without, a run that names an address is refused.
     pub fn webhooks(mut self, key: SigningKey, deliver: Arc<dyn Deliver>) -> Self {
         self.webhooks = Some(Webhooks::new(key, deliver));
+        self
+    }
+
+    /// The addresses that images, audio, videos and files may have. Without, all that are `https` or `http`.
+    pub fn media_addresses(mut self, check: AddressCheck) -> Self {
+        self.media_addresses = check;
         self
     }
 
@@ -94,6 +101,7 @@ impl ServerBuilder {
             streams: Streams::new(self.limits.streams_per_caller_max),
             is_open_to_all: self.is_open_to_all && !auth.is_on(),
             webhooks,
+            media_addresses: self.media_addresses,
             metrics: metrics.clone(),
             audit: audit.clone(),
             started_at: now(),
@@ -134,6 +142,7 @@ impl Server {
             limits: Limits::default(),
             guard: GuardConfig::default(),
             webhooks: None,
+            media_addresses: Arc::new(|_| Ok(())),
             is_open_to_all: false,
         }
     }

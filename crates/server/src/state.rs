@@ -76,6 +76,9 @@ pub struct Component {
     pub details: Value,
 }
 
+/// Whether an address may be fetched, and if not, why, in words that name the remedy.
+pub type AddressCheck = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
 /// How the server presents itself.
 #[derive(Clone, Debug)]
 pub struct Presentation {
@@ -115,6 +118,8 @@ pub(crate) struct State {
     pub(crate) is_open_to_all: bool,
     /// Absent: no run may name an address.
     pub(crate) webhooks: Option<Arc<Webhooks>>,
+    /// Whether an image or a file may be fetched from an address, and why not.
+    pub(crate) media_addresses: AddressCheck,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) audit: Arc<Audit>,
     pub(crate) started_at: Timestamp,

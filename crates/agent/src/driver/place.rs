@@ -9,7 +9,7 @@ use crate::profile::Profile;
 use crate::team::{Member, common_model};
 use outlive_core::port::{Effects, SessionState, StepContext, StepInfo};
 use outlive_core::{DefinitionId, Key, Media, Origin, RunId, RunInfo, StepInput};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Who works: an agent, or a team's leader with its members.
 #[derive(Clone, Copy)]
@@ -90,6 +90,8 @@ pub(crate) struct Task {
     pub(super) content: Value,
     pub(super) images: Vec<Media>,
     pub(super) files: Vec<Media>,
+    /// What the caller notes about the run.
+    pub(super) metadata: Map<String, Value>,
 }
 
 impl Task {
@@ -103,6 +105,7 @@ impl Task {
             content: input.previous_step_content.clone().or_else(|| input.input.clone()).unwrap_or_default(),
             images: input.images.clone().unwrap_or_default(),
             files: input.files.clone().unwrap_or_default(),
+            metadata: input.metadata.as_deref().cloned().unwrap_or_default(),
         }
     }
 }

@@ -170,6 +170,10 @@ impl WorkflowMachine {
                 self.attempt = 1;
                 self.phase = Phase::Ready;
             }
+            EventKind::StepError { error } => {
+                let Origin { step_name, step_id, .. } = entry.event.origin.clone();
+                self.outputs.push(Arc::new(failed(step_name, step_id, error, error)));
+            }
             EventKind::WorkflowError { error, .. } => {
                 self.content = Some(Value::String(error.clone()));
                 self.phase = Phase::Ended(RunStatus::Error);
@@ -254,14 +258,8 @@ impl WorkflowMachine {
             }
             Err(failure) if failure.kind == FailureKind::OutcomeUnknown => vec![self.paused(node, &failure, at)],
             Err(failure) if node.on_error == OnError::Skip => {
-                let output = StepOutput {
-                    content: Some(Value::String(format!("Step skipped due to error: {}", failure.message))),
-                    step_name: Some(node.name.clone()),
-                    step_id: Some(self.step_id()),
-                    success: false,
-                    error: Some(failure.message),
-                    ..StepOutput::default()
-                };
+                let content = format!("Step skipped due to error: {}", failure.message);
+                let output = failed(Some(node.name.clone()), Some(self.step_id()), &content, &failure.message);
                 let event = self.step_event(node, EventKind::StepOutput { step_output: Arc::new(output) }, at);
                 vec![Entry::recorded(event, Record::Step { key, run: None, state: None })]
             }
@@ -331,6 +329,7 @@ impl WorkflowMachine {
             content_type: "str".to_owned(),
             step_results,
             metrics: Some(self.metrics(at)),
+            metadata: self.metadata(),
             ..WorkflowDone::default()
         };
         let first = match self.phase {
@@ -367,8 +366,13 @@ impl WorkflowMachine {
             step_requirements: Some(vec![json!({ "reason": reason, "error_type": kind.code() })]),
             step_results: self.outputs.clone(),
             step_executor_runs: None,
-            metadata: None,
+            metadata: self.metadata(),
         }
+    }
+
+    /// What the caller noted about the run.
+    fn metadata(&self) -> Option<Value> {
+        self.attachments.metadata.as_deref().cloned().map(Value::Object)
     }
 
     /// The entry that says a run goes on after its worker was lost. Readers drop partial text after it.
@@ -468,6 +472,7 @@ impl WorkflowMachine {
             content,
             metrics: Some(self.metrics(at)),
             step_results: self.outputs.clone(),
+            metadata: self.metadata(),
             ..WorkflowDone::default()
         };
         Entry::recorded(self.event(EventKind::WorkflowCompleted(Box::new(done)), at), Record::Ended { at })
@@ -530,6 +535,8 @@ impl WorkflowMachine {
             videos: self.attachments.videos.clone(),
             audio: self.attachments.audio.clone(),
             files: self.attachments.files.clone(),
+            metadata: self.attachments.metadata.clone(),
+            dependencies: self.attachments.dependencies.clone(),
         };
         Then::Execute(Box::new(Execute {
             step: self.at,
@@ -565,6 +572,18 @@ impl WorkflowMachine {
 }
 
 /// Agno's `content_type`: the Python class of the content.
+/// What is kept of a step that failed. Agno names no executor there.
+fn failed(step_name: Option<Arc<str>>, step_id: Option<Arc<str>>, content: &str, error: &str) -> StepOutput {
+    StepOutput {
+        content: Some(Value::from(content)),
+        step_name,
+        step_id,
+        success: false,
+        error: Some(error.to_owned()),
+        ..StepOutput::default()
+    }
+}
+
 fn content_type(content: Option<&Value>) -> &'static str {
     match content {
         None | Some(Value::Null | Value::String(_)) => "str",

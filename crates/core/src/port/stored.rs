@@ -9,7 +9,7 @@ use crate::json;
 use crate::run::{RunStatus, WorkflowRunOutput};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::fmt;
 
 /// A stored part of a run or a session that is not what was written.
@@ -72,6 +72,20 @@ impl Run {
         self.read(self.options.as_deref(), "options").map(Option::unwrap_or_default)
     }
 
+    /// What the caller noted about the run.
+    ///
+    /// # Errors
+    /// When what is stored cannot be read.
+    pub fn metadata(&self) -> Result<Option<Map<String, Value>>, Unreadable> {
+        /// The one field, so that attachments are passed over.
+        #[derive(Deserialize)]
+        struct Noted {
+            metadata: Option<Map<String, Value>>,
+        }
+        let options: Option<Noted> = self.read(self.options.as_deref(), "options")?;
+        Ok(options.and_then(|options| options.metadata))
+    }
+
     /// The run that this one starts again, if it does.
     ///
     /// # Errors
@@ -90,8 +104,18 @@ impl Run {
 /// A stored run as a poll shows it.
 ///
 /// # Errors
-/// When its output cannot be read or, for a run that is over, is missing; while there is none, when its input cannot.
+/// When its output cannot be read or, for a run that is over, is missing; while there is none, when its input cannot; when
+/// its options cannot.
 pub fn run_output(run: &Run) -> Result<WorkflowRunOutput, Unreadable> {
+    let output = stored_output(run)?;
+    // The output does not repeat what stands in the request.
+    Ok(match run.metadata()? {
+        Some(metadata) => WorkflowRunOutput { metadata: Some(Value::Object(metadata)), ..output },
+        None => output,
+    })
+}
+
+fn stored_output(run: &Run) -> Result<WorkflowRunOutput, Unreadable> {
     // A run that goes on has no output, or one of a pause that is over.
     if run.status.is_terminal() || run.status == RunStatus::Paused {
         let output: Option<WorkflowRunOutput> = run.read(run.output.as_deref(), "output")?;

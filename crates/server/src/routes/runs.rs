@@ -6,22 +6,24 @@ use super::caller::Caller;
 use super::query::Query;
 use crate::follow::{Follow, Way};
 use crate::names;
-use crate::problem::Problem;
+use crate::problem::{Detail, Problem};
 use crate::sse::{self, Numbering, Selection};
 use crate::state::{Component, Kind};
 use crate::webhook::Ask;
 use crate::wire::agent;
 use crate::wire::form::{Fields, ResumeForm, RunForm};
 use crate::wire::list::{self, Nulls};
+use crate::wire::media::{self, Gathered};
 use crate::wire::run::{self as shapes, Shape};
 use axum::extract::{Path, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use outlive_core::port::{AuditKind, Order, Run, RunFilter};
-use outlive_core::{Attachments, DefinitionId, RunId, RunStatus, SessionId, WorkflowRunOutput};
+use outlive_core::{Attachments, DefinitionId, ExecutorKind, Node, RunId, RunStatus, SessionId, WorkflowRunOutput};
 use outlive_engine::{Engine, Error, RunHandle, Submit, run_output};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use std::mem::take;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -46,6 +48,7 @@ pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-repl
 pub(crate) struct Start {
     /// The message; its JSON where the workflow has an input schema.
     pub(crate) message: String,
+    pub(crate) run_id: Option<String>,
     pub(crate) session_id: Option<String>,
     pub(crate) user_id: Option<String>,
     pub(crate) session_state: Option<Map<String, Value>>,
@@ -67,17 +70,17 @@ impl Start {
     /// From a posted form.
     ///
     /// # Errors
-    /// When an upload is none of the kinds that can be attached.
-    fn from_form(form: RunForm) -> Result<Self, Problem> {
-        let attachments = form.attachments()?;
+    /// When something that came with it cannot be attached.
+    fn from_form(mut form: RunForm) -> Result<Self, Problem> {
         Ok(Self {
-            message: form.message,
-            session_id: form.session_id,
-            user_id: form.user_id,
-            session_state: form.session_state,
-            attachments,
+            message: take(&mut form.message),
+            run_id: form.run_id.take(),
+            session_id: form.session_id.take(),
+            user_id: form.user_id.take(),
+            session_state: form.session_state.take(),
             idempotency_key: None,
-            webhook: Ask { url: form.webhook_url, events: form.webhook_events },
+            webhook: Ask { url: form.webhook_url.take(), events: form.webhook_events.take() },
+            attachments: form.attachments()?,
         })
     }
 
@@ -92,20 +95,27 @@ impl Start {
             Some(Value::String(text)) => Ok(Some(text.clone()).filter(|text| !text.is_empty())),
             Some(_) => Err(Problem::field("string_type", "body", name, "Input should be a valid string")),
         };
-        let session_state = match frame.get("session_state") {
-            None | Some(Value::Null) => None,
-            Some(Value::Object(state)) => Some(state.clone()),
-            Some(_) => return Err(Problem::field("dict_type", "body", "session_state", "Input should be an object")),
+        let object = |name: &str| match frame.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Object(object)) => Ok(Some(object.clone())),
+            Some(_) => Err(Problem::field("dict_type", "body", name, "Input should be an object")),
         };
+        let mut gathered = Gathered::default();
+        for field in media::FIELDS {
+            gathered.items(field, frame.get(field).cloned().unwrap_or_default())?;
+        }
         let key = text("idempotency_key")?;
         Ok(Self {
             message: text("message")?.unwrap_or_default(),
+            run_id: text("run_id")?,
             session_id: text("session_id")?,
             user_id: text("user_id")?,
-            session_state,
+            session_state: object("session_state")?,
             attachments: Attachments {
-                additional_data: frame.get("additional_data").cloned(),
-                ..Attachments::default()
+                additional_data: frame.get("additional_data").filter(|data| !data.is_null()).cloned(),
+                metadata: object("metadata")?.map(Box::new),
+                dependencies: object("dependencies")?.map(Box::new),
+                ..gathered.into_attachments()
             },
             idempotency_key: key.map(|key| names::idempotency_key(&key, "body", "idempotency_key")).transpose()?,
             webhook: Ask { url: text("webhook_url")?, events: text("webhook_events")? },
@@ -119,14 +129,18 @@ impl Start {
 /// What a client is told when there is no such component or session, the input does not fit, or the engine refuses.
 pub(crate) async fn start(caller: &Caller, kind: Kind, id: &str, start: Start) -> Result<Started, Problem> {
     let component = caller.state.component(kind, id)?;
-    names::ids(&[("session_id", start.session_id.as_deref())])?;
+    names::ids(&[("run_id", start.run_id.as_deref()), ("session_id", start.session_id.as_deref())])?;
+    check_media(caller, component, &start.attachments)?;
     let engine = caller.engine();
     let user_id = caller.principal.acts_for(start.user_id.as_deref())?.map(str::to_owned);
     if let Some(session_id) = &start.session_id {
         check_session(&engine, component, session_id, user_id.as_deref()).await?;
     }
+    // An id alone does not ask for the run that has it; a key does.
+    let is_new = start.run_id.is_some() && start.idempotency_key.is_none();
     let submit = Submit {
         input: Some(Value::String(start.message)),
+        run_id: start.run_id,
         session_id: start.session_id,
         user_id,
         session_state: start.session_state,
@@ -137,7 +151,63 @@ pub(crate) async fn start(caller: &Caller, kind: Kind, id: &str, start: Start) -
         ..Submit::default()
     };
     let handle = submit_run(caller, &engine, &component.definition.id, submit).await?;
+    if is_new && handle.is_repeated() {
+        let detail = format!(
+            "Run {} exists already: choose another run_id, or repeat a request by its idempotency key",
+            handle.run_id()
+        );
+        return Err(Problem::new(StatusCode::CONFLICT, "run_exists", detail));
+    }
     Ok(Started { run_id: handle.run_id().clone(), is_repeated: handle.is_repeated(), engine })
+}
+
+/// What nobody would look at is refused rather than dropped: agents and teams show their models images and files, and only
+/// functions can do anything with sound. Addresses are somebody's to fetch, so they are public ones.
+fn check_media(caller: &Caller, component: &Component, attached: &Attachments) -> Result<(), Problem> {
+    let refused = |code, field: &str, place: Option<usize>, msg: String| {
+        let mut problem = Problem::field("value_error", "body", field, msg);
+        if let (Detail::Fields(fields), Some(place)) = (&mut problem.detail, place) {
+            fields.iter_mut().for_each(|field| field.loc.extend([place.to_string(), "url".to_owned()]));
+        }
+        Problem { code, ..problem }
+    };
+    let has_function = component.definition.nodes.iter().any(has_function);
+    for (field, media) in [("audio", &attached.audio), ("videos", &attached.videos)] {
+        if media.is_some() && !has_function {
+            let msg = format!(
+                "{} {} takes no {field}: its agents are shown images and files, and it has no function step",
+                component.kind, component.id
+            );
+            return Err(refused("media_not_supported", field, None, msg));
+        }
+    }
+    let kinds = [
+        ("images", &attached.images),
+        ("audio", &attached.audio),
+        ("videos", &attached.videos),
+        ("input_files", &attached.files),
+    ];
+    for (field, media) in kinds {
+        for (place, media) in media.iter().flatten().enumerate() {
+            if let Some(url) = &media.url {
+                (caller.state.media_addresses)(url)
+                    .map_err(|problem| refused("url_not_allowed", field, Some(place), problem))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn has_function(node: &Node) -> bool {
+    match node {
+        Node::Step(step) => step.executor_type == ExecutorKind::Function,
+        Node::Steps { steps, .. }
+        | Node::Parallel { steps, .. }
+        | Node::Loop { steps, .. }
+        | Node::Workflow { steps, .. } => steps.iter().any(has_function),
+        Node::Condition { steps, else_steps, .. } => steps.iter().chain(else_steps).any(has_function),
+        Node::Router { choices, .. } => choices.iter().any(has_function),
+    }
 }
 
 /// Hands a run to the engine, and its hook, if it has one, to the sender.

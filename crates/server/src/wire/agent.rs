@@ -235,6 +235,7 @@ fn unfinished(run: &WorkflowRunOutput, face: &Face, shape: Shape) -> Value {
         "status": run.status,
         "cancellation_stage": run.cancellation_stage,
         "metrics": {},
+        "metadata": without_nothing(run.metadata.clone()),
         "input": { "input_content": run.input },
     });
     body[face.id_key()] = json!(face.id);

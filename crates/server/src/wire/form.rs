@@ -2,8 +2,9 @@
 //!
 //! It must never know what is done with a request. The invariant: a request that was parsed has only values in their
 //! bounds, and one that was refused was told which field is wrong, never what stood in it. Text of a form is data: a file
-//! name is never a path, a media type is believed only as far as the content agrees.
+//! name is never a path.
 
+use super::media::{self, Gathered, Upload, base_name};
 use crate::config::Limits;
 use crate::json;
 use crate::problem::{FieldProblem, Problem};
@@ -11,10 +12,8 @@ use crate::urlencoded::{self, NoText};
 use axum::extract::multipart::{Field, Multipart, MultipartError};
 use axum::extract::{DefaultBodyLimit, FromRequest, Request};
 use axum::http::{StatusCode, header};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use outlive_core::{Attachments, Media};
+use outlive_core::Attachments;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
@@ -22,23 +21,8 @@ use std::collections::BTreeMap;
 pub const PARTS_MAX: usize = 32;
 /// The longest header of a part, in bytes.
 pub const PART_HEADER_BYTES_MAX: usize = 8 << 10;
-/// The longest file name that is kept, in bytes.
-const FILE_NAME_BYTES_MAX: usize = 255;
 /// The most fields of an urlencoded body.
 const FIELDS_MAX: usize = 256;
-
-/// A file of a multipart body.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upload {
-    /// The field it came in.
-    pub field: String,
-    /// The last segment of the name the client gave, without control characters.
-    pub file_name: Option<String>,
-    /// What the client says it is.
-    pub claimed_type: Option<String>,
-    /// The bytes.
-    pub content: Bytes,
-}
 
 /// The fields of a body, before anyone has looked at their meaning.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -103,14 +87,15 @@ impl Fields {
                 let detail = "A part of the multipart body has no name";
                 return Err(Problem::new(StatusCode::BAD_REQUEST, "malformed_body", detail));
             };
-            if part.file_name().is_none() && !is_upload_field(&field) {
-                let text = urlencoded::plain(part.bytes().await.map_err(refused)?.into()).map_err(no_text)?;
+            let file_name = part.file_name().map(base_name).filter(|name| !name.is_empty());
+            let claimed_type = part.content_type().map(|kind| kind.trim().to_ascii_lowercase());
+            let is_text = part.file_name().is_none();
+            let content = part.bytes().await.map_err(refused)?;
+            if is_text && (!is_upload_field(&field) || (claimed_type.is_none() && is_array(&content))) {
+                let text = urlencoded::plain(content.into()).map_err(no_text)?;
                 fields.texts.entry(field).or_default().push(text);
                 continue;
             }
-            let file_name = part.file_name().map(base_name).filter(|name| !name.is_empty());
-            let claimed_type = part.content_type().map(|kind| kind.trim().to_ascii_lowercase());
-            let content = part.bytes().await.map_err(refused)?;
             fields.uploads.push(Upload { field, file_name, claimed_type, content });
         }
         Ok(fields)
@@ -121,6 +106,12 @@ fn is_upload_field(field: &str) -> bool {
     field == "files"
 }
 
+/// Whether this is media in JSON rather than a file whose name is missing.
+fn is_array(content: &[u8]) -> bool {
+    let items = json::parse::<Value>(content).ok();
+    items.and_then(|items| Some(items.as_array()?.iter().all(Value::is_object))).unwrap_or(false)
+}
+
 fn media_type(request: &Request) -> String {
     let value = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
@@ -128,18 +119,6 @@ fn media_type(request: &Request) -> String {
 
 fn header_bytes(part: &Field<'_>) -> usize {
     part.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len()).sum()
-}
-
-/// The last segment of what a client calls a file, by either system's separator, without control characters.
-fn base_name(name: &str) -> String {
-    let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
-    let mut kept: String = last.chars().filter(|c| !c.is_control()).collect();
-    let mut end = kept.len().min(FILE_NAME_BYTES_MAX);
-    while !kept.is_char_boundary(end) {
-        end -= 1;
-    }
-    kept.truncate(end);
-    if kept.chars().all(|c| c == '.') { String::new() } else { kept }
 }
 
 fn malformed(status: StatusCode, what: &str, limit: usize) -> Problem {
@@ -170,16 +149,20 @@ pub struct RunForm {
     pub session_id: Option<String>,
     /// Whose run it is, as the client says.
     pub user_id: Option<String>,
+    /// The id the run is to have.
+    pub run_id: Option<String>,
     /// The workflow's version.
     pub version: Option<i64>,
     /// What a factory is given.
     pub factory_input: Option<Value>,
     /// Is merged over the session's state.
     pub session_state: Option<Map<String, Value>>,
-    /// What the workflow may refer to.
+    /// What steps may need beside their input.
     pub dependencies: Option<Map<String, Value>>,
-    /// The caller's own data.
+    /// What the caller notes about the run.
     pub metadata: Option<Map<String, Value>>,
+    /// The caller's own data.
+    pub additional_data: Option<Map<String, Value>>,
     /// False asks for a stream of milestones alone. True unless said otherwise.
     pub stream_events: bool,
     /// Where the run's events are to be posted.
@@ -188,7 +171,9 @@ pub struct RunForm {
     pub webhook_events: Option<String>,
     /// Files, in the order in which they came.
     pub uploads: Vec<Upload>,
-    /// Fields that nobody here knows, for the workflow.
+    /// Media in fields: the field's name and its JSON.
+    pub media: Vec<(&'static str, Value)>,
+    /// Fields that nobody here knows, for the workflow: further data of the caller's.
     pub extra: Map<String, Value>,
 }
 
@@ -206,42 +191,39 @@ impl RunForm {
             background: reader.boolean("background").unwrap_or(false),
             session_id: reader.text("session_id"),
             user_id: reader.text("user_id"),
+            run_id: reader.text("run_id"),
             version: reader.integer("version"),
             factory_input: reader.json("factory_input"),
             session_state: reader.object("session_state"),
             dependencies: reader.object("dependencies"),
             metadata: reader.object("metadata"),
+            additional_data: reader.object("additional_data"),
             stream_events: reader.boolean("stream_events").unwrap_or(true),
             webhook_url: reader.text("webhook_url"),
             webhook_events: reader.text("webhook_events"),
             uploads: std::mem::take(&mut reader.fields.uploads),
+            media: media::FIELDS.into_iter().filter_map(|field| Some((field, reader.json(field)?))).collect(),
             extra: reader.rest(),
         };
         reader.finish(form)
     }
 
-    /// What the run's steps see beside the input: the uploads by kind, and whatever nobody here knows.
+    /// What the run's steps see beside the input.
     ///
     /// # Errors
-    /// 422 when a file is not of the kind it claims to be.
-    pub fn attachments(&self) -> Result<Attachments, Problem> {
-        let mut kinds: BTreeMap<Class, Vec<Media>> = BTreeMap::new();
-        for upload in &self.uploads {
-            let (class, media) = upload.media()?;
-            kinds.entry(class).or_default().push(media);
-        }
-        let mut data = self.extra.clone();
-        for (key, value) in [("dependencies", &self.dependencies), ("metadata", &self.metadata)] {
-            if let Some(object) = value {
-                data.insert(key.to_owned(), Value::Object(object.clone()));
-            }
-        }
+    /// 422 when something attached cannot be carried, is not of the kind it claims to be, or is too much.
+    pub fn attachments(self) -> Result<Attachments, Problem> {
+        let mut gathered = Gathered::default();
+        self.uploads.iter().try_for_each(|upload| gathered.upload(upload))?;
+        self.media.into_iter().try_for_each(|(field, items)| gathered.items(field, items))?;
+        let mut data = self.extra;
+        // What was named as such wins over a field of the same name.
+        data.extend(self.additional_data.unwrap_or_default());
         Ok(Attachments {
             additional_data: (!data.is_empty()).then_some(Value::Object(data)),
-            images: kinds.remove(&Class::Image),
-            videos: kinds.remove(&Class::Video),
-            audio: kinds.remove(&Class::Audio),
-            files: kinds.remove(&Class::File),
+            metadata: self.metadata.map(Box::new),
+            dependencies: self.dependencies.map(Box::new),
+            ..gathered.into_attachments()
         })
     }
 }
@@ -440,77 +422,4 @@ pub fn boolean(text: &str) -> Option<bool> {
         "false" | "0" | "no" | "off" | "f" | "n" => Some(false),
         _ => None,
     }
-}
-
-/// Where a step finds a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Class {
-    Image,
-    Audio,
-    Video,
-    File,
-}
-
-impl Class {
-    fn of_type(media_type: &str) -> Self {
-        match media_type.split('/').next().unwrap_or_default() {
-            "image" => Self::Image,
-            "audio" => Self::Audio,
-            "video" => Self::Video,
-            _ => Self::File,
-        }
-    }
-}
-
-impl Upload {
-    /// The file for a step: its kind by its first bytes, not by what the client says.
-    fn media(&self) -> Result<(Class, Media), Problem> {
-        let claimed = self.claimed_type.as_deref().unwrap_or("application/octet-stream");
-        let found = sniff(&self.content);
-        let class = found.map_or(Class::File, Class::of_type);
-        let claimed_class = Class::of_type(claimed);
-        // A container that holds sound or pictures may honestly be called either.
-        let is_close = class == Class::Video && claimed_class == Class::Audio;
-        if claimed_class != Class::File && claimed_class != class && !is_close {
-            let msg = format!("File content is not of the claimed type {claimed:.64}");
-            return Err(Problem::field("media_type_mismatch", "body", &self.field, msg));
-        }
-        let mime_type = found.unwrap_or(match claimed_class {
-            Class::File if is_plain_type(claimed) && std::str::from_utf8(&self.content).is_ok() => claimed,
-            _ => "application/octet-stream",
-        });
-        let media = Media {
-            content: Some(STANDARD.encode(&self.content)),
-            mime_type: Some(mime_type.to_owned()),
-            filename: self.file_name.clone(),
-            ..Media::default()
-        };
-        Ok((if is_close { claimed_class } else { class }, media))
-    }
-}
-
-/// Types that cannot be told by first bytes and can do no harm wherever they are shown.
-fn is_plain_type(media_type: &str) -> bool {
-    matches!(media_type, "text/plain" | "text/csv" | "text/markdown" | "application/json")
-}
-
-/// The media type by a file's first bytes.
-fn sniff(content: &[u8]) -> Option<&'static str> {
-    let at = |offset: usize, magic: &[u8]| content.get(offset..).is_some_and(|rest| rest.starts_with(magic));
-    let riff = |kind: &[u8]| at(0, b"RIFF") && at(8, kind);
-    Some(match content {
-        _ if at(0, b"\x89PNG\r\n\x1a\n") => "image/png",
-        _ if at(0, b"\xff\xd8\xff") => "image/jpeg",
-        _ if at(0, b"GIF87a") || at(0, b"GIF89a") => "image/gif",
-        _ if riff(b"WEBP") => "image/webp",
-        _ if riff(b"WAVE") => "audio/wav",
-        _ if at(0, b"ID3") || at(0, b"\xff\xfb") || at(0, b"\xff\xf3") => "audio/mpeg",
-        _ if at(0, b"fLaC") => "audio/flac",
-        _ if at(0, b"OggS") => "audio/ogg",
-        _ if at(4, b"ftyp") => "video/mp4",
-        _ if at(0, b"\x1a\x45\xdf\xa3") => "video/webm",
-        _ if at(0, b"%PDF-") => "application/pdf",
-        _ if at(0, b"PK\x03\x04") => "application/zip",
-        _ => return None,
-    })
 }

@@ -11,6 +11,7 @@ pub mod component;
 pub mod form;
 pub mod frame;
 pub mod list;
+pub mod media;
 pub mod run;
 pub mod session;
 

@@ -8,6 +8,7 @@ mod bad_served;
 mod cancel;
 mod door;
 mod dropped;
+mod given;
 mod isolation;
 mod metrics;
 mod openapi;

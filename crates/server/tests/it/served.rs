@@ -298,7 +298,8 @@ const FLOOD_BYTES: usize = 64 << 10;
 
 /// `held` tells as many events as its input says and ends when it is released; `ticks` tells them one after the other
 /// and ends; `flood` tells large ones, and then as many small ones as the second number says; `doubts` pauses, because
-/// nobody knows what it did; `waiter` tells one each two seconds and never ends; the others answer at once.
+/// nobody knows what it did; `waiter` tells one each two seconds and never ends; `mirror`, also as an agent and a team,
+/// answers what it was given; the others answer at once.
 fn definitions(released: &watch::Receiver<bool>) -> Vec<(Kind, Arc<Definition>)> {
     let shout = || Step::function("shout", async |_, input| Ok::<_, Failure>(input.text().to_uppercase()));
     let of = |id: &str, step: Step| {
@@ -349,8 +350,12 @@ fn definitions(released: &watch::Receiver<bool>) -> Vec<(Kind, Arc<Definition>)>
     let doubts = Step::function("doubts", async |_, _| {
         Err::<String, _>(Failure::new(FailureKind::OutcomeUnknown, "it may have been paid"))
     });
+    let mirror = || Step::function("mirror", async |_, input| Ok::<_, Failure>(json!(*input)));
     vec![
         (Kind::Workflow, of("doubts", doubts)),
+        (Kind::Workflow, of("mirror", mirror())),
+        (Kind::Agent, of("agent:mirror-agent", mirror())),
+        (Kind::Team, of("team:mirror-team", mirror())),
         (Kind::Workflow, of("echo", shout())),
         (Kind::Workflow, of("held", held)),
         (Kind::Workflow, of("ticks", ticks)),

@@ -2,4 +2,5 @@
 
 mod forms;
 mod frames;
+mod media;
 mod shapes;

@@ -92,8 +92,34 @@ fn fields_nobody_knows_are_kept_for_the_workflow() {
         run(&[("message", "x"), ("colour", "red"), ("tag", "a"), ("tag", "b"), ("metadata", "{\"k\":1}")]).unwrap();
     assert_eq!(json!(form.extra), json!({ "colour": "red", "tag": ["a", "b"] }));
     let data = form.attachments().unwrap().additional_data.unwrap();
-    assert_eq!(data, json!({ "colour": "red", "tag": ["a", "b"], "metadata": { "k": 1 } }));
+    assert_eq!(data, json!({ "colour": "red", "tag": ["a", "b"] }));
     assert_eq!(run(&[("message", "x")]).unwrap().attachments().unwrap().additional_data, None);
+}
+
+#[test]
+fn each_field_of_a_run_is_what_its_name_says() {
+    let form = run(&[
+        ("message", "x"),
+        ("run_id", "r-1"),
+        ("additional_data", r#"{"colour":"blue","n":1}"#),
+        ("metadata", r#"{"k":1}"#),
+        ("dependencies", r#"{"d":[1]}"#),
+        ("session_state", r#"{"s":{}}"#),
+        ("colour", "red"),
+        ("size", "m"),
+    ])
+    .unwrap();
+    assert_eq!((form.run_id.as_deref(), json!(form.session_state)), (Some("r-1"), json!({ "s": {} })));
+    let attached = form.attachments().unwrap();
+    // What nobody knows is further data; what was given as data wins.
+    assert_eq!(attached.additional_data, Some(json!({ "colour": "blue", "n": 1, "size": "m" })));
+    assert_eq!((json!(attached.metadata), json!(attached.dependencies)), (json!({ "k": 1 }), json!({ "d": [1] })));
+    for field in ["additional_data", "metadata", "dependencies"] {
+        for (text, kind) in [("[1]", "dict_type"), ("7", "dict_type"), ("{", "json_invalid")] {
+            assert_eq!(refusal(run(&[("message", "x"), (field, text)])), one(kind, field), "{field} {text}");
+        }
+        assert!(run(&[("message", "x"), (field, "null")]).unwrap().attachments().unwrap().additional_data.is_none());
+    }
 }
 
 #[tokio::test]
