@@ -1,5 +1,6 @@
 //! What goes into a step and what comes out, in Agno's shape.
 
+use crate::coerce::coerce;
 use crate::json;
 use crate::message::Media;
 use crate::metrics::Metrics;
@@ -107,7 +108,8 @@ impl InputSchema {
         Self { schema, read: Arc::new(read) }
     }
 
-    /// Reads an input: text as JSON, anything else as it is, nothing as null.
+    /// Reads an input: text as JSON, anything else as it is, nothing as null; then fitted to the schema where that loses
+    /// nothing, `"3"` and `2.0` to whole numbers for example.
     ///
     /// # Errors
     /// [`InvalidInput`] says what is wrong with it.
@@ -118,7 +120,8 @@ impl InputSchema {
             }
             other => other.unwrap_or_default(),
         };
-        (self.read)(value).map_err(|problem| InvalidInput { problem })
+        let fitted = coerce(value, &self.schema).map_err(|misfit| misfit.to_string());
+        fitted.and_then(|value| (self.read)(value)).map_err(|problem| InvalidInput { problem })
     }
 }
 

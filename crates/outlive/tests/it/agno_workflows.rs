@@ -296,11 +296,24 @@ async fn an_input_schema_reads_text_as_json_fills_in_defaults_and_refuses_the_re
         let ran = app.run("schema-wf", input).await.gave(ONE_STEP, RunStatus::Completed, seen);
         assert_eq!(ran.run.input, Some(json!({ "topic": "x", "depth": 1 })));
     }
+    // What is clearly meant loses nothing.
+    for (input, depth) in [
+        (json!({ "topic": "x", "depth": 2.0 }), 2),
+        (json!({ "topic": "x", "depth": "3" }), 3),
+        (json!(r#"{"topic": "x", "depth": "3"}"#), 3),
+        (json!({ "topic": "x", "depth": null }), 1),
+    ] {
+        let ran = app.run("schema-wf", input).await;
+        assert_eq!(ran.run.input, Some(json!({ "topic": "x", "depth": depth })));
+    }
     let workflow = app.workflow("schema-wf");
     let refusal = async |input: Value| workflow.run(input).background().await.unwrap_err().to_string();
     for (input, problem) in [
         (json!(r#"{"depth": 3}"#), "missing field `topic`"),
         (json!({ "topic": "x", "depth": "deep" }), "at depth: invalid type: string \"deep\", expected i64"),
+        (json!({ "topic": "x", "depth": 2.5 }), "at depth: invalid type: floating point `2.5`, expected i64"),
+        (json!(["a", 7]), "expected an object with named fields, not a list"),
+        (json!(r#"["a", 7]"#), "expected an object with named fields, not a list"),
         (json!("not json"), "it is no JSON: expected ident at line 1 column 2"),
         (Value::Null, "invalid type: null, expected struct Topic"),
     ] {
