@@ -9,6 +9,7 @@ mod cancel;
 mod door;
 mod dropped;
 mod given;
+mod gone;
 mod isolation;
 mod metrics;
 mod openapi;
