@@ -44,6 +44,12 @@ pub(crate) const LISTED: &[Listed] = &[
         why: "a refused value is not repeated: it may be a secret, and it may be large",
     },
     Listed {
+        lines: &["step_results.step_type: was null, is string"],
+        at: &[("errors", &[1]), ("resume_from_database", &[7]), ("run_background_poll", &[24])],
+        occurs: Always,
+        why: "a step that failed is a step",
+    },
+    Listed {
         lines: &["detail.ctx: is missing"],
         at: &[("sessions", &[11, 12])],
         occurs: Always,

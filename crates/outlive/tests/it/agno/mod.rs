@@ -6,6 +6,7 @@
 mod app;
 mod differences;
 mod endings;
+mod given;
 mod replay;
 mod socket;
 mod tokens;
