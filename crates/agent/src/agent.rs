@@ -10,7 +10,9 @@ use crate::profile::{IntoInstructions, OutputShape, Profile, model_problems};
 use crate::solo::Solo;
 use crate::tool::{IntoTools, Tool};
 use outlive_core::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext};
-use outlive_core::{ExecutorKind, Failure, FailureKind, Retry, RunEvent, RunOutput, Secret, StepInput, StepOutput};
+use outlive_core::{
+    ExecutorKind, Failure, FailureKind, FinishReason, Retry, RunEvent, RunOutput, Secret, StepInput, StepOutput,
+};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -140,6 +142,13 @@ impl Agent {
     /// Longest time for one attempt at a model call; none unless set.
     pub fn timeout(self, limit: Duration) -> Self {
         self.with(|profile| profile.timeout = Some(limit))
+    }
+
+    /// Fails the run when an answer ends for one of these reasons, for example
+    /// `[FinishReason::Length, FinishReason::ContentFilter]`; unless set, a cut answer is taken and its reason stands on the
+    /// run.
+    pub fn fail_on(self, reasons: impl IntoIterator<Item = FinishReason>) -> Self {
+        self.with(|profile| profile.fail_on.extend(reasons))
     }
 
     /// What a client that asks may know of it: the answer to Agno's `GET /agents/{id}`, without the database. Only what was

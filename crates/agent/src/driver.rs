@@ -25,8 +25,8 @@ use outlive_core::json;
 use outlive_core::machine::{AgentLimits, AgentMachine, TeamCommand, TeamMachine};
 use outlive_core::port::{BoxFuture, Effects, Halt, Recall};
 use outlive_core::{
-    DefinitionId, EventKind, Failure, FailureKind, Key, Message, Metrics, ModelInfo, Origin, Record, Role, RunDone,
-    RunFailed, RunId, RunInput, RunOutput, RunStatus, Timestamp, ToolExecution, ToolSpec, content_text,
+    DefinitionId, EventKind, Failure, FailureKind, FinishReason, Key, Message, Metrics, ModelInfo, Origin, Record,
+    Role, RunDone, RunFailed, RunId, RunInput, RunOutput, RunStatus, Timestamp, ToolExecution, ToolSpec, content_text,
 };
 pub(crate) use place::{Place, Task, Worker};
 use serde::de::DeserializeOwned;
@@ -127,6 +127,8 @@ struct Drive<'a> {
     tools: Vec<ToolExecution>,
     member_responses: Vec<RunOutput>,
     model_provider_data: Option<Value>,
+    /// What cut the newest answer.
+    finish_reason: Option<FinishReason>,
 }
 
 impl<'a> Drive<'a> {
@@ -156,6 +158,7 @@ impl<'a> Drive<'a> {
             tools: Vec::new(),
             member_responses: Vec::new(),
             model_provider_data: None,
+            finish_reason: None,
             worker,
             place,
             task,
@@ -202,7 +205,12 @@ impl<'a> Drive<'a> {
                 TeamCommand::CallModel { .. } => {
                     let response = self.ask().await?;
                     let metrics = self.count(&response);
+                    // What was answered stays in the run, also where it is of no use.
+                    let refused = self.refused(&response);
                     self.machine.answered(response, metrics, self.now());
+                    if let Some(failure) = refused {
+                        return Err(failure);
+                    }
                 }
                 TeamCommand::Work { calls, .. } => {
                     for (place, result) in self.work(calls).await? {
@@ -326,6 +334,7 @@ impl<'a> Drive<'a> {
             session_state: run.session_state.clone(),
             metrics: run.metrics.clone(),
             metadata: run.metadata.clone(),
+            finish_reason: run.finish_reason,
         };
         let ended = Ended { run, failure: None };
         self.tell(self.voice.completed(event), Some(result(done.clone(), &ended)));
@@ -373,6 +382,7 @@ impl<'a> Drive<'a> {
             tools: self.tools.clone(),
             input: Some(RunInput { input_content: self.task.content.clone() }),
             member_responses: self.member_responses.clone(),
+            finish_reason: self.finish_reason,
         }
     }
 }

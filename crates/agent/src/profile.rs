@@ -5,7 +5,7 @@
 use crate::model::{IntoModel, SharedModel};
 use crate::tool::Tool;
 use outlive_core::machine::{AgentLimits, DELEGATE_TOOL};
-use outlive_core::{DefinitionId, OutputSchema, Retry, Secret, json};
+use outlive_core::{DefinitionId, FinishReason, OutputSchema, Retry, Secret, json};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -143,6 +143,8 @@ pub(crate) struct Profile {
     pub(crate) history_runs: u32,
     pub(crate) retry: Retry,
     pub(crate) timeout: Option<Duration>,
+    /// Ways for an answer to end that fail the run.
+    pub(crate) fail_on: Vec<FinishReason>,
 }
 
 impl Profile {
@@ -164,6 +166,7 @@ impl Profile {
             history_runs: 3,
             retry: Retry::times(3),
             timeout: None,
+            fail_on: Vec::new(),
         }
     }
 

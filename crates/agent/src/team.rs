@@ -11,7 +11,7 @@ use crate::profile::{IntoInstructions, OutputShape, Profile, model_problems};
 use crate::prompt::RosterLine;
 use crate::tool::{IntoTools, Tool};
 use outlive_core::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext};
-use outlive_core::{DefinitionId, ExecutorKind, Failure, Retry, RunEvent, RunOutput, Secret, StepInput};
+use outlive_core::{DefinitionId, ExecutorKind, Failure, FinishReason, Retry, RunEvent, RunOutput, Secret, StepInput};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -282,6 +282,13 @@ impl Team {
     /// Longest time for one attempt at a model call of the leader; none unless set.
     pub fn timeout(self, limit: Duration) -> Self {
         self.with(|profile| profile.timeout = Some(limit))
+    }
+
+    /// Fails the run when an answer of the leader ends for one of these reasons, for example
+    /// `[FinishReason::Length, FinishReason::ContentFilter]`; unless set, a cut answer is taken and its reason stands on the
+    /// run.
+    pub fn fail_on(self, reasons: impl IntoIterator<Item = FinishReason>) -> Self {
+        self.with(|profile| profile.fail_on.extend(reasons))
     }
 
     /// What a client that asks may know of it and its members: the answer to Agno's `GET /teams/{id}`, without the

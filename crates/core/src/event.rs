@@ -5,7 +5,7 @@
 //! Fields without a value are left out.
 
 use crate::id::{DefinitionId, RunId, SessionId};
-use crate::message::ToolExecution;
+use crate::message::{FinishReason, ToolExecution};
 use crate::metrics::{Metrics, RunMetrics, Usage};
 use crate::run::{RunInfo, RunOutput};
 use crate::step::{StepIndex, StepOutput};
@@ -107,6 +107,9 @@ pub struct ModelRequestDone {
     pub cache_read_tokens: u64,
     /// Part of the prompt written to a cache.
     pub cache_write_tokens: u64,
+    /// What cut the answer; absent when the model ended it itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_reason: Option<FinishReason>,
 }
 
 impl ModelRequestDone {
@@ -122,7 +125,13 @@ impl ModelRequestDone {
             reasoning_tokens: usage.reasoning_tokens,
             cache_read_tokens: usage.cache_read_tokens,
             cache_write_tokens: usage.cache_write_tokens,
+            finish_reason: None,
         }
+    }
+
+    /// The same of an answer that ended for this reason.
+    pub fn ended(self, reason: FinishReason) -> Self {
+        Self { finish_reason: reason.if_cut(), ..self }
     }
 }
 
@@ -187,6 +196,9 @@ pub struct RunDone {
     /// The caller's own data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<Value>,
+    /// What cut the last answer; absent when the model ended it itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_reason: Option<FinishReason>,
 }
 
 /// An agent or team run that failed.

@@ -206,6 +206,34 @@ pub enum FinishReason {
     Length,
     /// A filter of the provider stopped it.
     ContentFilter,
+    /// Somebody cancelled it at the provider.
+    Cancelled,
+}
+
+impl FinishReason {
+    /// Whether something other than the model itself ended the answer: what there is of it may lack its end.
+    pub fn is_cut(self) -> bool {
+        match self {
+            FinishReason::Length | FinishReason::ContentFilter | FinishReason::Cancelled => true,
+            FinishReason::Stop | FinishReason::ToolCalls => false,
+        }
+    }
+
+    /// This reason, if the answer was cut; nothing when the model ended it itself.
+    pub fn if_cut(self) -> Option<Self> {
+        self.is_cut().then_some(self)
+    }
+
+    /// What cut the answer, in words for people.
+    pub fn as_words(self) -> &'static str {
+        match self {
+            FinishReason::Stop => "ended by the model",
+            FinishReason::ToolCalls => "ended by the model to call tools",
+            FinishReason::Length => "cut at its token limit",
+            FinishReason::ContentFilter => "cut by the provider's content filter",
+            FinishReason::Cancelled => "cancelled at the provider",
+        }
+    }
 }
 
 /// One model's whole answer: what the log keeps in place of the call.

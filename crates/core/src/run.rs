@@ -1,7 +1,7 @@
 //! Runs: their status and its one transition table, and what a reader of a run gets to see.
 
 use crate::id::{DefinitionId, RunId, SessionId};
-use crate::message::{Media, Message, ToolExecution};
+use crate::message::{FinishReason, Media, Message, ToolExecution};
 use crate::metrics::{Metrics, RunMetrics};
 use crate::step::StepOutput;
 use crate::text;
@@ -186,6 +186,9 @@ pub struct RunOutput {
     /// Teams: the members' runs, in the order of the delegations.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub member_responses: Vec<RunOutput>,
+    /// What cut the last answer; absent when the model ended it itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_reason: Option<FinishReason>,
 }
 
 /// A workflow run as a poll sees it: Agno's `WorkflowRunOutput`, same keys, same order, same rules of omission.

@@ -4,15 +4,19 @@
 
 use super::{Drive, read, result};
 use crate::model::ModelEvent;
+use crate::model::answer::check;
 use futures::future::{Either, select};
 use futures::stream::StreamExt;
 use outlive_core::port::Recall;
 use outlive_core::{
     EventKind, Failure, FailureKind, FinishReason, Metrics, ModelDelta, ModelRequest, ModelRequestDone, ModelResponse,
-    Record, Timestamp,
+    Record, Timestamp, ToolSpec,
 };
 use serde_json::{Map, json};
 use std::pin::pin;
+
+/// How much of an answer that is all reasoning its failure shows, in characters.
+const THOUGHTS_SHOWN: usize = 300;
 
 impl Drive<'_> {
     /// One turn of the model: the recorded answer, or a new one. All attempts stand under one key.
@@ -28,10 +32,12 @@ impl Drive<'_> {
             }
         }
         let response = self.attempts().await?;
-        if response.finish_reason == FinishReason::Length {
-            tracing::warn!(run_id = %self.run_id, model = self.info.model, "the model's answer was cut at its token limit");
+        if let Some(reason) = response.finish_reason.if_cut() {
+            let (model, how) = (&self.info.model, reason.as_words());
+            tracing::warn!(run_id = %self.run_id, model, "the model's answer was {how}");
         }
         let done = ModelRequestDone::new(&self.info, response.usage, response.time_to_first_token);
+        let done = done.ended(response.finish_reason);
         self.tell(self.voice.request_completed(done), Some(result(key, &response)));
         Ok(response)
     }
@@ -97,6 +103,8 @@ impl Drive<'_> {
             self.model.respond(request).await?
         };
         refuse_empty(&response)?;
+        check(&mut response, self.offered())
+            .map_err(|problem| Failure::new(FailureKind::BadResponse, format!("the answer is malformed: {problem}")))?;
         response.time_to_first_token = response.time_to_first_token.or(first_token);
         response.duration = response.duration.or_else(|| Some(seconds()));
         Ok(response)
@@ -109,6 +117,7 @@ impl Drive<'_> {
             self.metrics.time_to_first_token = response.time_to_first_token.or(response.duration);
         }
         self.model_provider_data.clone_from(&response.model_provider_data);
+        self.finish_reason = response.finish_reason.if_cut();
         Metrics {
             usage: response.usage,
             time_to_first_token: response.time_to_first_token,
@@ -117,10 +126,42 @@ impl Drive<'_> {
         }
     }
 
+    /// Why the run cannot go on with an answer that is none, or that was cut in a way this agent does not accept. Asking
+    /// again would cost as much and give the same.
+    pub(super) fn refused(&self, response: &ModelResponse) -> Option<Failure> {
+        let reason = response.finish_reason;
+        let refuse = |kind, message| Some(Failure { retryable: false, ..Failure::new(kind, message) });
+        let remedy = if reason == FinishReason::Length { ": allow more tokens" } else { "" };
+        if self.worker.profile.fail_on.contains(&reason) {
+            let how = reason.as_words();
+            return refuse(FailureKind::Truncated, format!("the answer was {how}, which is not accepted here{remedy}"));
+        }
+        if has_text(response) || !response.tool_calls.is_empty() {
+            return None;
+        }
+        if reason.is_cut() {
+            let how = reason.as_words();
+            return refuse(FailureKind::BadResponse, format!("the answer was {how} before its first word{remedy}"));
+        }
+        let thoughts = response.reasoning_content.as_deref().unwrap_or_default().trim();
+        let shown: String = thoughts.chars().take(THOUGHTS_SHOWN).collect();
+        let more = if shown.len() < thoughts.len() { "…" } else { "" };
+        let message = format!(
+            "the answer is empty, all the model wrote is its reasoning, which is kept with the run: \"{shown}{more}\"; \
+             if that is the answer, build the model with .reasoning_as_answer()"
+        );
+        refuse(FailureKind::BadResponse, message)
+    }
+
+    /// The tools the model is told of.
+    fn offered(&self) -> &[ToolSpec] {
+        if self.machine.is_out_of_budget() { &[] } else { &self.specs }
+    }
+
     fn request(&self) -> ModelRequest {
         ModelRequest {
             messages: self.machine.messages().to_vec(),
-            tools: if self.machine.is_out_of_budget() { Vec::new() } else { self.specs.clone() },
+            tools: self.offered().to_vec(),
             output_schema: self.worker.profile.output.as_ref().map(|shape| shape.schema.clone()),
             stream: self.worker.profile.stream,
         }
@@ -144,15 +185,16 @@ fn retrying(attempt: u32, failure: &Failure, due_at: Timestamp) -> EventKind {
     EventKind::CustomEvent { fields }
 }
 
+/// Nothing at all, for no reason: another try may have more.
 fn refuse_empty(response: &ModelResponse) -> Result<(), Failure> {
-    let has_text = response.content.as_ref().is_some_and(|text| !text.trim().is_empty());
-    if has_text || !response.tool_calls.is_empty() {
+    let has_thoughts = response.reasoning_content.as_ref().is_some_and(|text| !text.trim().is_empty());
+    let is_explained = matches!(response.finish_reason, FinishReason::Length | FinishReason::ContentFilter);
+    if has_text(response) || !response.tool_calls.is_empty() || has_thoughts || is_explained {
         return Ok(());
     }
-    let message = match response.finish_reason {
-        FinishReason::Length => "the answer was cut at its token limit before its first word: allow more tokens",
-        FinishReason::ContentFilter => "the provider's filter left nothing of the answer",
-        FinishReason::Stop | FinishReason::ToolCalls => "the answer is empty: no text and no tool call",
-    };
-    Err(Failure::new(FailureKind::BadResponse, message))
+    Err(Failure::new(FailureKind::BadResponse, "the answer is empty: no text and no tool call"))
+}
+
+fn has_text(response: &ModelResponse) -> bool {
+    response.content.as_ref().is_some_and(|text| !text.trim().is_empty())
 }

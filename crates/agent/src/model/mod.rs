@@ -1,8 +1,11 @@
 //! Models: one call, one answer. A model knows its wire format and nothing of loops, logs or retries.
 
+pub(crate) mod answer;
 #[cfg(feature = "openai")]
 mod openai;
 mod scripted;
+#[cfg(feature = "openai")]
+mod wire;
 
 #[cfg(feature = "openai")]
 pub use openai::{OpenAI, OpenAIChat, OpenAIResponses};

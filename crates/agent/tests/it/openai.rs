@@ -52,7 +52,7 @@ async fn the_whole_history_is_sent_and_nothing_is_left_at_the_provider() {
     assert_eq!(
         sent(1)["input"],
         json!([
-            {"role": "developer", "content": "Be brief."},
+            {"role": "system", "content": "Be brief."},
             {"role": "user", "content": "Price?"},
             {"type": "function_call", "call_id": "call_00000001_0", "name": "price", "arguments": "{\"symbol\":\"AI\"}"},
             {"type": "function_call_output", "call_id": "call_00000001_0", "output": "42"},
@@ -64,9 +64,9 @@ async fn the_whole_history_is_sent_and_nothing_is_left_at_the_provider() {
     assert_eq!(
         sent(3)["messages"],
         json!([
-            {"role": "developer", "content": "Be brief."},
+            {"role": "system", "content": "Be brief."},
             {"role": "user", "content": "Price?"},
-            {"role": "assistant", "content": "", "tool_calls": [{
+            {"role": "assistant", "content": null, "tool_calls": [{
                 "id": "call_00000003_0", "type": "function",
                 "function": {"name": "price", "arguments": "{\"symbol\":\"AI\"}"},
             }]},

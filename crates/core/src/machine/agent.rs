@@ -4,12 +4,13 @@
 //! CallModel(turn) ──answer with calls──► CallTools(turn) ──all results──► CallModel(turn + 1)
 //!        └──answer in words──► Done
 //! ```
-//! Two limits keep a confused model from going on for ever: turns, and answers whose calls had arguments that are no JSON.
+//! Two limits keep a confused model from going on for ever: turns, and answers with calls that cannot be made as they are:
+//! arguments that are not JSON, or a call in whose middle the answer was cut.
 
 use crate::failure::{Failure, FailureKind};
 use crate::id::RunId;
 use crate::json;
-use crate::message::{Message, ModelResponse, Role, ToolCall, ToolResult};
+use crate::message::{FinishReason, Message, ModelResponse, Role, ToolCall, ToolResult};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ pub struct AgentLimits {
     pub turns_max: u32,
     /// Tool calls in one run, at most; calls beyond it are answered with a refusal, not executed.
     pub tool_calls_max: Option<u32>,
-    /// Answers with malformed tool arguments, at most; each is sent back to the model to be mended.
+    /// Answers with malformed or cut tool calls, at most; each is sent back to the model to be mended.
     pub repairs_max: u32,
 }
 
@@ -65,6 +66,9 @@ pub struct AgentMachine {
     open: Vec<(ToolCall, Option<ToolResult>)>,
     answered: bool,
     out_of_budget: bool,
+    /// The newest answer was cut at its token limit in the middle of a call.
+    #[serde(default)]
+    cut: bool,
 }
 
 impl AgentMachine {
@@ -80,6 +84,7 @@ impl AgentMachine {
             open: Vec::new(),
             answered: false,
             out_of_budget: false,
+            cut: false,
         }
     }
 
@@ -89,8 +94,9 @@ impl AgentMachine {
             return AgentCommand::Done;
         }
         if self.repairs > self.limits.repairs_max {
+            let remedy = if self.cut { "; its answers are cut at their token limit: allow more tokens" } else { "" };
             let message = format!(
-                "the model wrote malformed tool arguments in {} answers, the limit is {}",
+                "the model wrote malformed tool arguments in {} answers, the limit is {}{remedy}",
                 self.repairs, self.limits.repairs_max
             );
             return AgentCommand::Failed(Failure::new(FailureKind::Limit, message));
@@ -124,10 +130,15 @@ impl AgentMachine {
         message.metrics = Some(metrics);
         self.messages.push(message);
         self.answered = response.tool_calls.is_empty();
+        let cut = response.finish_reason.if_cut().filter(|_| response.tool_calls.last().is_some_and(is_unfinished));
+        self.cut = cut == Some(FinishReason::Length);
         let malformed = |call: &ToolCall| parse_arguments(call).is_err();
-        self.repairs += u32::from(response.tool_calls.iter().any(malformed));
+        self.repairs += u32::from(cut.is_some() || response.tool_calls.iter().any(malformed));
         self.open = response.tool_calls.into_iter().map(|call| (call, None)).collect();
         self.refuse_over_budget();
+        if let Some(reason) = cut {
+            self.refuse_cut(reason);
+        }
         self.refuse_malformed();
         self.close_turn(at);
     }
@@ -166,6 +177,17 @@ impl AgentMachine {
         }
     }
 
+    /// The last call of a cut answer may lack arguments the model meant to write.
+    fn refuse_cut(&mut self, reason: FinishReason) {
+        if let Some((call, result @ None)) = self.open.last_mut() {
+            *result = Some(ToolResult::error(format!(
+                "not executed: the answer was {} before this call was complete; call {} again, and write less before it",
+                reason.as_words(),
+                call.function.name
+            )));
+        }
+    }
+
     fn refuse_malformed(&mut self) {
         for (call, result) in self.open.iter_mut().filter(|(_, result)| result.is_none()) {
             if let Err(problem) = parse_arguments(call) {
@@ -196,6 +218,14 @@ impl AgentMachine {
     fn message_id(&self) -> Arc<str> {
         self.run_id.derive(&format!("message/{}", self.messages.len()))
     }
+}
+
+/// Whether an answer that was cut may have been cut in this call: one with arguments is whole once its object is closed.
+fn is_unfinished(call: &ToolCall) -> bool {
+    parse_arguments(call)
+        .ok()
+        .and_then(|arguments| arguments.as_object().map(|object| object.is_empty()))
+        .unwrap_or(true)
 }
 
 /// A call's arguments as an object. No text at all counts as no arguments.

@@ -4,7 +4,11 @@
 //! type without harm.
 
 use super::responses::is_strict;
-use super::{Collector, Endpoint, Provider, Refusal, Settings};
+use super::{Endpoint, Provider, Settings};
+use crate::model::wire::calls::{Calls, Doubt, Piece};
+use crate::model::wire::finish::{self, End};
+use crate::model::wire::text::{Said, Saying, told_apart, without_lone_close};
+use crate::model::wire::{Collector, Refusal, is_error};
 use outlive_core::{
     FinishReason, Media, Message, ModelDelta, ModelRequest, ModelResponse, Role, ToolCall, ToolSpec, Usage,
 };
@@ -13,6 +17,10 @@ use std::collections::HashMap;
 
 /// The longest name of a function the format allows.
 const NAME_LEN_MAX: usize = 64;
+/// More tokens than any answer uses: a count beyond it is a mistake, and sums of counts must not overflow.
+pub(super) const TOKENS_MAX: u64 = 1 << 40;
+/// The key in `provider_data` of an answer whose thinking or calls came with more than the format names; beside it, `model`.
+const KEPT: &str = "chat_message";
 
 /// The Chat Completions endpoint.
 pub struct Chat;
@@ -52,14 +60,18 @@ impl Endpoint for Chat {
         Value::Object(body)
     }
 
-    fn answer(_: &Settings, body: Value) -> Result<ModelResponse, Refusal> {
-        let mut pieces = Pieces::default();
+    fn answer(settings: &Settings, body: Value) -> Result<ModelResponse, Refusal> {
+        let mut pieces = Self::collector(settings);
         pieces.head(&body)?;
         let Some(choice) = body["choices"].get(0) else {
             return Err(Refusal::Garbage("an answer without choices".into()));
         };
-        pieces.choice(choice, "message");
-        Ok(pieces.into_response())
+        pieces.choice(choice)?;
+        pieces.finish(true)
+    }
+
+    fn collector(settings: &Settings) -> Pieces {
+        Pieces { model: settings.id.to_string(), ..Pieces::default() }
     }
 }
 
@@ -76,26 +88,46 @@ fn messages(settings: &Settings, messages: &[Message]) -> Value {
 fn message(settings: &Settings, message: &Message, call_ids: &HashMap<&str, &str>) -> Value {
     let text = message.content.as_deref().unwrap_or_default();
     match message.role {
-        Role::System => json!({"role": settings.system_role, "content": text}),
+        Role::System => json!({"role": settings.system_role(), "content": text}),
         Role::User => json!({"role": "user", "content": user_content(message, text)}),
         Role::Tool => {
             let id = message.tool_call_id.as_deref().unwrap_or_default();
             json!({"role": "tool", "tool_call_id": call_ids.get(id).copied().unwrap_or(id), "content": text})
         }
-        Role::Assistant if message.tool_calls.is_empty() => json!({"role": "assistant", "content": text}),
-        Role::Assistant => {
-            let calls: Vec<_> = message.tool_calls.iter().map(call).collect();
-            json!({"role": "assistant", "content": text, "tool_calls": calls})
-        }
+        Role::Assistant => assistant(settings, message, text),
     }
 }
 
-fn call(call: &ToolCall) -> Value {
+/// A turn of the model, with what its server sent beside it and wants back.
+fn assistant(settings: &Settings, message: &Message, text: &str) -> Value {
+    let data = message.provider_data.as_ref().filter(|data| data["model"] == *settings.id);
+    let kept = data.map_or(&Value::Null, |data| &data[KEPT]);
+    let mut turn = Map::new();
+    turn.extend(kept["fields"].as_object().cloned().unwrap_or_default());
+    if let (Some(field), Some(thinking)) = (kept["reasoning"].as_str(), &message.reasoning_content) {
+        turn.insert(field.to_owned(), json!(thinking));
+    }
+    turn.insert("role".to_owned(), json!("assistant"));
+    // Beside calls no text is no text; some servers refuse an empty one.
+    let is_silent = text.is_empty() && !message.tool_calls.is_empty();
+    turn.insert("content".to_owned(), if is_silent { Value::Null } else { json!(text) });
+    if !message.tool_calls.is_empty() {
+        let calls = message.tool_calls.iter().enumerate().map(|(place, one)| call(one, &kept["calls"][place]));
+        turn.insert("tool_calls".to_owned(), calls.collect());
+    }
+    Value::Object(turn)
+}
+
+fn call(call: &ToolCall, extra: &Value) -> Value {
+    let mut fields = extra.as_object().cloned().unwrap_or_default();
     let function = json!({
         "name": replayable_name(&call.function.name),
         "arguments": replayable_arguments(&call.function.arguments),
     });
-    json!({"id": call.call_id.as_deref().unwrap_or(&call.id), "type": "function", "function": function})
+    fields.insert("id".to_owned(), json!(call.call_id.as_deref().unwrap_or(&call.id)));
+    fields.insert("type".to_owned(), json!("function"));
+    fields.insert("function".to_owned(), function);
+    Value::Object(fields)
 }
 
 fn user_content(message: &Message, text: &str) -> Value {
@@ -142,31 +174,29 @@ pub(super) fn replayable_arguments(arguments: &str) -> &str {
 /// An answer, streamed or whole, put together from its choices.
 #[derive(Default)]
 pub struct Pieces {
+    model: String,
     id: Option<String>,
     system_fingerprint: Option<String>,
-    content: String,
-    reasoning: String,
-    calls: Vec<Call>,
-    finish_reason: Option<String>,
+    saying: Saying,
+    said: Said,
+    calls: Calls,
+    /// The field in which plain thinking came.
+    reasoning_field: Option<&'static str>,
+    /// Fields about thinking that the format does not name.
+    fields: Map<String, Value>,
+    end: Option<End>,
+    /// Its name, where nobody knows it.
+    end_name: String,
     usage: Usage,
 }
 
-/// One tool call on its way.
-#[derive(Default)]
-struct Call {
-    index: Option<u64>,
-    id: String,
-    name: String,
-    arguments: String,
-}
-
 impl Collector for Pieces {
-    fn event(&mut self, event: Value) -> Result<Vec<ModelDelta>, Refusal> {
+    fn event(&mut self, _: &str, event: Value) -> Result<Vec<ModelDelta>, Refusal> {
         let was_named = self.id.is_some();
         self.head(&event)?;
         let begun = self.ids().filter(|_| !was_named && self.id.is_some()).map(ModelDelta::Begun);
         // Only one choice is ever asked for. The last event, with the usage, has none.
-        let pieces = event["choices"].get(0).map(|choice| self.choice(choice, "delta")).unwrap_or_default();
+        let pieces = event["choices"].get(0).map(|choice| self.choice(choice)).transpose()?.unwrap_or_default();
         Ok(begun.into_iter().chain(pieces).collect())
     }
 
@@ -175,8 +205,15 @@ impl Collector for Pieces {
         false
     }
 
-    fn finish(self, _: &Settings, done: bool) -> Option<Result<ModelResponse, Refusal>> {
-        (done || self.finish_reason.is_some()).then(|| Ok(self.into_response()))
+    fn finish(mut self, done: bool) -> Result<ModelResponse, Refusal> {
+        let reason = match self.end {
+            Some(End::Reason(reason)) => reason,
+            None if done => FinishReason::Stop,
+            Some(End::Unknown | End::Failed) | None => return Err(Refusal::Endless(self.end_name)),
+        };
+        let rest = self.saying.finish();
+        self.say(rest);
+        Ok(self.into_response(reason))
     }
 }
 
@@ -190,7 +227,8 @@ impl Pieces {
     }
 
     fn head(&mut self, body: &Value) -> Result<(), Refusal> {
-        if body.get("error").is_some_and(|error| !error.is_null()) {
+        let choice = &body["choices"][0];
+        if is_error(body, &["choices"]) && !choice["error"].is_object() {
             return Err(Refusal::Error(body.clone()));
         }
         let text = |name: &str| body[name].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
@@ -199,96 +237,170 @@ impl Pieces {
         if body["usage"].is_object() {
             self.usage = usage(&body["usage"]);
         }
+        self.end(choice)
+    }
+
+    /// Why the answer ended, if this says so.
+    fn end(&mut self, choice: &Value) -> Result<(), Refusal> {
+        let text = |name: &str| choice[name].as_str().unwrap_or_default();
+        let (name, native) = (text("finish_reason"), text("native_finish_reason"));
+        let end = finish::either(name, native);
+        let error = &choice["error"];
+        if end == Some(End::Failed) || error.is_object() || error.is_string() {
+            let is_native = finish::named(native) == Some(End::Failed);
+            let reason = if is_native || name.is_empty() { native } else { name };
+            let beside = if error.is_null() { Value::Null } else { json!({ "error": error }) };
+            let reason = if reason.is_empty() { "error" } else { reason };
+            return Err(Refusal::Failed { reason: reason.to_owned(), beside });
+        }
+        if end.is_some() {
+            self.end = end;
+            self.end_name = if end == Some(End::Unknown) { name.to_owned() } else { String::new() };
+        }
         Ok(())
     }
 
-    fn choice(&mut self, choice: &Value, field: &str) -> Vec<ModelDelta> {
-        let part = &choice[field];
-        let mut told = Vec::new();
-        let words = |names: &[&str]| {
-            names.iter().find_map(|name| part[*name].as_str()).filter(|text| !text.is_empty()).map(str::to_owned)
+    fn choice(&mut self, choice: &Value) -> Result<Vec<ModelDelta>, Refusal> {
+        // Some servers end a stream with the whole message.
+        let is_whole = !choice["delta"].is_object() && choice["message"].is_object();
+        let part = if is_whole { &choice["message"] } else { &choice["delta"] };
+        let mut told = self.think(part, is_whole);
+        let content = match Said::read(&part["content"]) {
+            // A refusal is the model's own words too.
+            said if said == Said::default() => Said::read(&part["refusal"]),
+            said => said,
         };
-        if let Some(text) = words(&["reasoning_content", "reasoning"]) {
-            self.reasoning.push_str(&text);
-            told.push(ModelDelta::Reasoning(text));
-        }
-        // A refusal is the model's own words too.
-        if let Some(text) = words(&["content"]).or_else(|| words(&["refusal"])) {
-            self.content.push_str(&text);
-            told.push(ModelDelta::Content(text));
-        }
-        for call in part["tool_calls"].as_array().into_iter().flatten() {
-            self.call(call);
-        }
-        if let Some(reason) = choice["finish_reason"].as_str() {
-            self.finish_reason = Some(reason.to_owned());
-        }
-        told
+        told.extend(if is_whole { self.say_whole(content) } else { self.say_piece(content) });
+        let calls: Vec<_> = part["tool_calls"].as_array().into_iter().flatten().map(Piece::read).collect();
+        let is_last = is_whole || self.end.is_some();
+        let doubtful = |Doubt(what)| Refusal::Garbage(format!("a malformed answer: {what}"));
+        self.calls.add(calls, is_last).map_err(doubtful)?;
+        Ok(told)
     }
 
-    fn call(&mut self, piece: &Value) {
-        let text = |value: &Value| match value {
-            Value::String(text) => text.clone(),
-            Value::Null => String::new(),
-            // Arguments as an object are against the format, but their meaning is clear.
-            value => value.to_string(),
-        };
-        let (id, index) = (text(&piece["id"]), piece["index"].as_u64());
-        let (name, arguments) = (text(&piece["function"]["name"]), text(&piece["function"]["arguments"]));
-        let known = self.calls.iter().position(|call| match index {
-            // Some servers give every call of a turn the index 0 and tell them apart by id.
-            Some(_) => call.index == index && (id.is_empty() || call.id.is_empty() || call.id == id),
-            None => !id.is_empty() && call.id == id,
+    fn think(&mut self, part: &Value, is_whole: bool) -> Vec<ModelDelta> {
+        let plain = ["reasoning_content", "reasoning", "thinking"];
+        let found = plain.into_iter().find_map(|name| {
+            let said = Said::read(&part[name]);
+            let text = said.text + &said.thinking;
+            (!text.is_empty()).then_some((name, text))
         });
-        let newest = || self.calls.len().checked_sub(1).filter(|_| index.is_none() && id.is_empty() && name.is_empty());
-        let at = known.or_else(newest).unwrap_or_else(|| {
-            self.calls.push(Call { index, ..Call::default() });
-            self.calls.len() - 1
-        });
-        let call = &mut self.calls[at];
-        if call.id.is_empty() {
-            call.id = id;
+        for (name, value) in part.as_object().into_iter().flatten() {
+            if goes_back(name) && !value.is_null() && !plain.contains(&name.as_str()) {
+                merge(self.fields.entry(name.clone()).or_insert(Value::Null), value);
+            }
         }
-        if call.name.is_empty() {
-            call.name = name;
+        let Some((name, text)) = found else { return Vec::new() };
+        self.reasoning_field = Some(name);
+        if is_whole && !self.said.thinking.is_empty() {
+            return Vec::new();
         }
-        call.arguments.push_str(&arguments);
+        self.say(Said { text: String::new(), thinking: text })
     }
 
-    fn into_response(self) -> ModelResponse {
+    fn say_piece(&mut self, content: Said) -> Vec<ModelDelta> {
+        let mut said = self.saying.push(&content.text);
+        said.thinking.push_str(&content.thinking);
+        self.say(said)
+    }
+
+    /// The content of a whole message: what of it was not said yet.
+    fn say_whole(&mut self, content: Said) -> Vec<ModelDelta> {
+        let mut said = told_apart(&content.text);
+        said.thinking.push_str(&content.thinking);
+        let rest = self.saying.finish();
+        self.say(rest);
+        let new = match said.text.strip_prefix(&*self.said.text) {
+            Some(rest) => rest.to_owned(),
+            None => String::new(),
+        };
+        let thinking = if self.said.thinking.is_empty() { said.thinking } else { String::new() };
+        if !said.text.is_empty() {
+            // It replaces what the pieces gave.
+            self.said.text = said.text[..said.text.len() - new.len()].to_owned();
+        }
+        self.say(Said { text: new, thinking })
+    }
+
+    fn say(&mut self, said: Said) -> Vec<ModelDelta> {
+        self.said.text.push_str(&said.text);
+        self.said.thinking.push_str(&said.thinking);
+        let thinking = Some(said.thinking).filter(|text| !text.is_empty()).map(ModelDelta::Reasoning);
+        let text = Some(said.text).filter(|text| !text.is_empty()).map(ModelDelta::Content);
+        thinking.into_iter().chain(text).collect()
+    }
+
+    fn into_response(self, reason: FinishReason) -> ModelResponse {
         let ids = self.ids();
-        let answer_id = self.id.as_deref().unwrap_or_default();
-        let tool_calls: Vec<_> = self
-            .calls
-            .into_iter()
-            .enumerate()
-            .map(|(index, call)| {
-                let id = if call.id.is_empty() { format!("call_{answer_id}_{index}") } else { call.id };
-                ToolCall::new(id, call.name, call.arguments)
-            })
-            .collect();
+        let whole = self.calls.finish(self.id.as_deref().unwrap_or_default());
+        let said = without_lone_close(self.said);
+        let mut kept = Map::new();
+        if whole.extras.iter().any(|extra| !extra.is_empty()) {
+            kept.insert("calls".to_owned(), json!(whole.extras));
+        }
+        // Beside calls the server wants the thoughts back that led to them; after an answer some refuse them.
+        if let Some(field) = self.reasoning_field.filter(|_| !whole.calls.is_empty()) {
+            kept.insert("reasoning".to_owned(), json!(field));
+        }
+        if !self.fields.is_empty() {
+            kept.insert("fields".to_owned(), Value::Object(self.fields));
+        }
+        let has_calls = !whole.calls.is_empty();
         ModelResponse {
-            content: Some(self.content).filter(|text| !text.is_empty() || tool_calls.is_empty()),
-            reasoning_content: Some(self.reasoning).filter(|text| !text.is_empty()),
-            finish_reason: match self.finish_reason.as_deref() {
-                Some("length") => FinishReason::Length,
-                Some("content_filter") => FinishReason::ContentFilter,
-                // Some servers say `stop` after tool calls.
-                _ if !tool_calls.is_empty() => FinishReason::ToolCalls,
-                _ => FinishReason::Stop,
+            content: Some(said.text).filter(|text| !text.is_empty() || !has_calls),
+            reasoning_content: Some(said.thinking).filter(|text| !text.is_empty()),
+            finish_reason: match reason {
+                // Some servers say `stop` after tool calls, and some the other way round.
+                FinishReason::Stop if has_calls => FinishReason::ToolCalls,
+                FinishReason::ToolCalls if !has_calls => FinishReason::Stop,
+                reason => reason,
             },
             usage: self.usage,
             model_provider_data: ids,
-            provider_data: None,
-            tool_calls,
+            provider_data: (!kept.is_empty()).then(|| json!({"model": self.model, KEPT: kept})),
+            tool_calls: whole.calls,
             time_to_first_token: None,
             duration: None,
         }
     }
 }
 
+/// Whether a field of a message that the format does not name is about its thinking, and wanted back.
+fn goes_back(name: &str) -> bool {
+    ["reasoning", "think", "thought", "signature"].iter().any(|word| name.contains(word))
+        || ["extra_content", "provider_specific_fields"].contains(&name)
+}
+
+/// Joins what came of one field in several pieces.
+fn merge(known: &mut Value, new: &Value) {
+    match (known, new) {
+        (_, Value::Null) => {}
+        (Value::String(known), Value::String(new)) => known.push_str(new),
+        (Value::Object(known), Value::Object(new)) => {
+            for (name, value) in new {
+                let known = known.entry(name.clone()).or_insert(Value::Null);
+                // What is not text that grows is said again, not said on.
+                let grows = ["text", "summary", "data", "thinking", "content"].contains(&name.as_str());
+                if known.is_string() && !grows { known.clone_from(value) } else { merge(known, value) }
+            }
+        }
+        (Value::Array(known), Value::Array(new)) => {
+            for value in new {
+                let same = |known: &&mut Value| {
+                    !value["index"].is_null() && known["index"] == value["index"] && known["type"] == value["type"]
+                };
+                match known.iter_mut().rev().find(same) {
+                    Some(known) => merge(known, value),
+                    None => known.push(value.clone()),
+                }
+            }
+        }
+        (known, new) => known.clone_from(new),
+    }
+}
+
 fn usage(usage: &Value) -> Usage {
-    let count = |pointer: &str| usage.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
+    let count = |pointer: &str| usage.pointer(pointer).and_then(Value::as_u64).unwrap_or(0).min(TOKENS_MAX);
     let (input_tokens, output_tokens) = (count("/prompt_tokens"), count("/completion_tokens"));
     Usage {
         input_tokens,

@@ -1,43 +1,28 @@
 //! OpenAI's two endpoints, Responses and Chat Completions, and the many servers that speak like one of them.
 //!
-//! This module owns the connection: key, address, time limits, one request, one answer. What the bytes mean is the
-//! business of [`responses`] and [`chat`]; what an error means that of [`failure`]. It never retries, it never relies
-//! on a conversation stored at the provider, and the key appears in no error, log or debug text. Addresses of images and
-//! files are the users': the provider is asked to fetch only what [`Outbound`] allows.
-//!
-//! ```text
-//! ModelRequest --Endpoint::body--> JSON --HTTP--> JSON ------------Endpoint::answer--> ModelResponse
-//!                                           \--> events --Collector::event, finish--/
-//! ```
+//! This module owns the settings. What the bytes mean is the business of [`responses`] and [`chat`]; how they are sent and
+//! read, and what failures mean, that of [`super::wire`]. It never relies on a conversation stored at the provider.
+//! Addresses of images and files are the users': the provider is asked to fetch only what [`Outbound`] allows.
 
 mod chat;
-mod failure;
 mod responses;
 
-use super::{Model, ModelEvent, ModelStream};
-use crate::http;
-use crate::outbound::{NotAllowed, Outbound};
-use eventsource_stream::{Event, EventStreamError, Eventsource};
-use failure::{HttpAnswer, Wording};
-use futures::stream::{self, BoxStream, StreamExt};
+use super::wire::{self, Collector, Connection, Credential, Dialect, Refusal};
+use super::{Model, ModelStream};
+use crate::outbound::Outbound;
 use outlive_core::port::BoxFuture;
-use outlive_core::{Failure, FailureKind, Media, ModelDelta, ModelInfo, ModelRequest, ModelResponse, Secret};
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
-use reqwest::{Response, Url};
+use outlive_core::{Failure, ModelInfo, ModelRequest, ModelResponse, Secret};
 use serde_json::{Map, Value};
-use std::collections::VecDeque;
+use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
 
 const OPENAI_URL: &str = "https://api.openai.com/v1";
+/// Servers below this domain know the role `developer`; many others refuse it.
+const OPENAI_DOMAIN: &str = "openai.com";
 const OLLAMA_URL: &str = "http://127.0.0.1:11434";
-/// The longest answer that is kept, in bytes on the wire.
-const ANSWER_LEN_MAX: usize = 64 << 20;
-/// The longest error body that is read.
-const ERROR_LEN_MAX: usize = 64 << 10;
 
 /// A model behind OpenAI's Responses endpoint: `OpenAIResponses::new("gpt-5.2")`.
 pub type OpenAIResponses = OpenAI<responses::Responses>;
@@ -49,7 +34,7 @@ pub type OpenAIChat = OpenAI<chat::Chat>;
 ///
 /// The key comes from `OPENAI_API_KEY` and the address from `OPENAI_BASE_URL` (else OpenAI's own) unless set here; both
 /// are looked up with every call. A key is needed whatever the address is; say `.api_key("")` for a server that wants
-/// none, and none is sent.
+/// none, and none is sent. Instructions have the role `developer` where the server is OpenAI's and `system` elsewhere.
 ///
 /// ```
 /// use outlive_agent::model::{Model, OpenAIChat, OpenAIResponses};
@@ -69,12 +54,9 @@ pub struct OpenAI<E> {
 pub struct Settings {
     id: Arc<str>,
     provider: Provider,
-    base_url: Option<String>,
-    api_key: Option<Secret>,
-    outbound: Outbound,
-    timeout: Duration,
-    idle_timeout: Duration,
-    system_role: &'static str,
+    connection: Connection,
+    system_role: Option<&'static str>,
+    reasoning_as_answer: bool,
     temperature: Option<f64>,
     top_p: Option<f64>,
     max_output_tokens: Option<u64>,
@@ -114,28 +96,9 @@ pub trait Endpoint: Send + Sync + 'static {
 
     /// The meaning of a whole answer.
     fn answer(settings: &Settings, body: Value) -> Result<ModelResponse, Refusal>;
-}
 
-/// Puts a streamed answer together.
-pub trait Collector: Default + Send {
-    /// Takes one event in and says what is new. `[DONE]` does not come here.
-    fn event(&mut self, event: Value) -> Result<Vec<ModelDelta>, Refusal>;
-
-    /// Whether nothing more is needed. The rest of the stream is not read.
-    fn is_complete(&self) -> bool;
-
-    /// The whole answer once the stream has ended; `None` when it ended too early. `done` tells whether the server said
-    /// that it has no more to say.
-    fn finish(self, settings: &Settings, done: bool) -> Option<Result<ModelResponse, Refusal>>;
-}
-
-/// Why an answer with a good HTTP status is none.
-#[derive(Debug)]
-pub enum Refusal {
-    /// The server says so: an error object.
-    Error(Value),
-    /// It cannot be understood.
-    Garbage(String),
+    /// What puts a streamed answer together.
+    fn collector(settings: &Settings) -> Self::Collector;
 }
 
 impl<E> Clone for OpenAI<E> {
@@ -156,10 +119,10 @@ impl<E: Endpoint> fmt::Debug for OpenAI<E> {
 impl OpenAIChat {
     /// A model that Ollama serves, at `OLLAMA_HOST` or else on this machine. Needs no key.
     pub fn ollama(id: impl Into<String>) -> Self {
-        let mut model = Self::new(id).api_key("");
+        let mut model = Self::new(id).api_key("").system_role();
         model.settings.provider = Provider::Ollama;
-        // Ollama hands roles to the model's own template, and few of those know `developer`.
-        model.settings.system_role = "system";
+        model.settings.connection.base_variable = "OLLAMA_HOST";
+        model.settings.connection.base_default = |host| ollama_url(host.unwrap_or(OLLAMA_URL));
         model
     }
 }
@@ -167,15 +130,23 @@ impl OpenAIChat {
 impl<E: Endpoint> OpenAI<E> {
     /// The model with this id, for example `gpt-5.2`.
     pub fn new(id: impl Into<String>) -> Self {
+        let connection = Connection {
+            base_url: None,
+            base_variable: "OPENAI_BASE_URL",
+            base_default: |url| url.unwrap_or(OPENAI_URL).to_owned(),
+            api_key: None,
+            key_variable: Cow::Borrowed("OPENAI_API_KEY"),
+            credential: Credential::Bearer,
+            headers: Vec::new(),
+            outbound: Outbound::default(),
+            limits: wire::Limits::default(),
+        };
         let settings = Settings {
             id: id.into().into(),
             provider: Provider::OpenAI,
-            base_url: None,
-            api_key: None,
-            outbound: Outbound::default(),
-            timeout: Duration::from_secs(600),
-            idle_timeout: Duration::from_secs(300),
-            system_role: "developer",
+            connection,
+            system_role: None,
+            reasoning_as_answer: false,
             temperature: None,
             top_p: None,
             max_output_tokens: None,
@@ -188,38 +159,79 @@ impl<E: Endpoint> OpenAI<E> {
 
     /// The address up to and including `/v1`.
     pub fn base_url(mut self, url: impl Into<String>) -> Self {
-        self.settings.base_url = Some(url.into());
+        self.settings.connection.base_url = Some(url.into());
         self
     }
 
     /// The key; an empty one means that none is sent.
     pub fn api_key(mut self, key: impl Into<Secret>) -> Self {
-        self.settings.api_key = Some(key.into());
+        self.settings.connection.api_key = Some(key.into());
+        self
+    }
+
+    /// The environment variable that holds the key, `OPENAI_API_KEY` unless set, for servers of somebody else.
+    pub fn api_key_variable(mut self, name: impl Into<String>) -> Self {
+        self.settings.connection.key_variable = Cow::Owned(name.into());
+        self
+    }
+
+    /// Sends the key alone in this header instead of as `Authorization: Bearer`. Azure wants `api-key`.
+    pub fn api_key_header(mut self, name: impl Into<String>) -> Self {
+        self.settings.connection.credential = Credential::Header(Cow::Owned(name.into()));
+        self
+    }
+
+    /// One more header with every request; replaces one of the same name. Its value is kept secret as the key is.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<Secret>) -> Self {
+        let name = name.into();
+        self.settings.connection.headers.retain(|(known, _)| !known.eq_ignore_ascii_case(&name));
+        self.settings.connection.headers.push((name, value.into()));
         self
     }
 
     /// Which addresses of images and files the provider may be asked to fetch; those that [`Outbound::default`] allows
     /// unless set.
     pub fn outbound(mut self, outbound: Outbound) -> Self {
-        self.settings.outbound = outbound;
+        self.settings.connection.outbound = outbound;
         self
     }
 
-    /// The longest a whole answer may take, 10 minutes unless set.
+    /// How long to wait for the model, 10 minutes unless set: for the whole answer, or for the first token of a streamed
+    /// one, and for the next while the server sends nothing but signs of life. An answer that goes on may take longer;
+    /// see [`OpenAI::total_timeout`].
     pub fn timeout(mut self, longest: Duration) -> Self {
-        self.settings.timeout = longest;
+        self.settings.connection.limits.wait = longest;
         self
     }
 
     /// The longest silence within a streamed answer, 5 minutes unless set.
     pub fn idle_timeout(mut self, longest: Duration) -> Self {
-        self.settings.idle_timeout = longest;
+        self.settings.connection.limits.idle = longest;
         self
     }
 
-    /// Sends instructions with the role `system` instead of `developer`, for servers that know only that.
+    /// The longest an answer may take from beginning to end, however lively it is; no limit unless set.
+    pub fn total_timeout(mut self, longest: Duration) -> Self {
+        self.settings.connection.limits.total = Some(longest);
+        self
+    }
+
+    /// Sends instructions with the role `system` wherever the server is.
     pub fn system_role(mut self) -> Self {
-        self.settings.system_role = "system";
+        self.settings.system_role = Some("system");
+        self
+    }
+
+    /// Sends instructions with the role `developer` wherever the server is.
+    pub fn developer_role(mut self) -> Self {
+        self.settings.system_role = Some("developer");
+        self
+    }
+
+    /// Takes the reasoning for the answer when a model writes nothing else; unless set, such an answer is an error that
+    /// shows it.
+    pub fn reasoning_as_answer(mut self) -> Self {
+        self.settings.reasoning_as_answer = true;
         self
     }
 
@@ -258,180 +270,52 @@ impl<E: Endpoint> OpenAI<E> {
         self.settings.parameters.insert(name.into(), value.into());
         self
     }
-
-    fn wording(&self) -> Wording {
-        Wording { endpoint: self.endpoint(), key: self.settings.key() }
-    }
-
-    fn endpoint_url(&self) -> Result<Url, String> {
-        let base = self.settings.base();
-        http::join(&base, E::PATH).map_err(|problem| format!("the base URL of {} {problem}", self.endpoint()))
-    }
-
-    fn headers(&self, streamed: bool) -> Result<HeaderMap, Failure> {
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let accepted = if streamed { "text/event-stream" } else { "application/json" };
-        headers.insert(ACCEPT, HeaderValue::from_static(accepted));
-        let key = self.settings.key().ok_or_else(|| Failure::new(FailureKind::Auth, self.missing_key()))?;
-        if !key.is_empty() {
-            let mut bearer = HeaderValue::from_str(&format!("Bearer {}", key.expose()))
-                .map_err(|_| Failure::new(FailureKind::Auth, self.unusable_key()))?;
-            bearer.set_sensitive(true);
-            headers.insert(AUTHORIZATION, bearer);
-        }
-        Ok(headers)
-    }
-
-    fn missing_key(&self) -> String {
-        format!("model {}:{} needs OPENAI_API_KEY, which is not set", E::PREFIX, self.settings.id)
-    }
-
-    fn unusable_key(&self) -> String {
-        format!("the API key of model {}:{} contains characters that no key has", E::PREFIX, self.settings.id)
-    }
-
-    /// Sends the request and waits for the head of a good answer.
-    async fn send(&self, request: &ModelRequest) -> Result<Response, Failure> {
-        let url = self.endpoint_url().map_err(|problem| Failure::new(FailureKind::BadRequest, problem))?;
-        let headers = self.headers(request.stream)?;
-        self.settings.check_media(request)?;
-        let body = E::body(&self.settings, request).to_string();
-        let client = http::client().map_err(|problem| Failure::new(FailureKind::Unavailable, problem))?;
-        let wording = self.wording();
-        let response = client
-            .post(url.clone())
-            .headers(headers)
-            .body(body)
-            .send()
-            .await
-            .map_err(|error| wording.unreachable(&url, &error))?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        // What matters of an error body is at its start; a broken or endless one still has its status.
-        let body = http::read_body(response, ERROR_LEN_MAX).await.unwrap_or_default();
-        Err(wording.refused(HttpAnswer { status, headers: &headers, body: &body }))
-    }
-
-    async fn whole_answer(&self, response: Response) -> Result<ModelResponse, Failure> {
-        let wording = self.wording();
-        let body = http::read_body(response, ANSWER_LEN_MAX).await.map_err(|error| wording.body(error))?;
-        let body: Value = serde_json::from_slice(&body).map_err(|_| wording.garbage("an answer that is not JSON"))?;
-        E::answer(&self.settings, body).map_err(|refusal| wording.refusal(refusal))
-    }
-
-    async fn ask(&self, mut request: ModelRequest) -> Result<ModelResponse, Failure> {
-        request.stream = false;
-        let started = Instant::now();
-        let answer = async { self.whole_answer(self.send(&request).await?).await };
-        let mut answer = timeout_at(started + self.settings.timeout, answer)
-            .await
-            .map_err(|_| self.wording().too_slow("has not answered within", self.settings.timeout))??;
-        answer.duration = Some(started.elapsed().as_secs_f64());
-        Ok(answer)
-    }
-
-    async fn open(&self, request: ModelRequest) -> Result<Reading<E>, Failure> {
-        let started = Instant::now();
-        let deadline = started + self.settings.timeout;
-        let response = timeout_at(deadline, self.send(&request))
-            .await
-            .map_err(|_| self.wording().too_slow("has not answered within", self.settings.timeout))??;
-        let mut reading = Reading {
-            events: stream::empty().boxed(),
-            collector: E::Collector::default(),
-            ready: VecDeque::new(),
-            over: false,
-            started,
-            deadline,
-            first_token: None,
-        };
-        if is_event_stream(&response) {
-            reading.events = events(response);
-        } else {
-            // A server that does not stream answers at once; the listener sees one big piece.
-            let whole = timeout_at(deadline, self.whole_answer(response))
-                .await
-                .map_err(|_| self.wording().too_slow("has not answered within", self.settings.timeout))??;
-            if let Some(text) = &whole.content {
-                reading.told(ModelDelta::Content(text.clone()));
-            }
-            reading.complete(whole);
-        }
-        Ok(reading)
-    }
-
-    /// Reads on until there is something to tell or the answer is over.
-    async fn advance(&self, reading: &mut Reading<E>) -> Result<(), Failure> {
-        let quiet_until = Instant::now() + self.settings.idle_timeout;
-        let event = timeout_at(quiet_until.min(reading.deadline), reading.events.next()).await.map_err(|_| {
-            if quiet_until < reading.deadline {
-                self.wording().too_slow("has been silent for", self.settings.idle_timeout)
-            } else {
-                self.wording().too_slow("has not ended its answer within", self.settings.timeout)
-            }
-        })?;
-        let event = match event {
-            Some(Ok(event)) if event.data.trim() != "[DONE]" => event,
-            // After the final words a broken connection is no loss.
-            end => return self.finish(reading, matches!(end, Some(Ok(_)))),
-        };
-        if event.data.trim().is_empty() {
-            return Ok(());
-        }
-        let is_error = event.event == "error";
-        let event =
-            serde_json::from_str(&event.data).map_err(|_| self.wording().garbage("a stream event that is not JSON"))?;
-        if is_error {
-            return Err(self.wording().refusal(Refusal::Error(event)));
-        }
-        for delta in reading.collector.event(event).map_err(|refusal| self.wording().refusal(refusal))? {
-            reading.told(delta);
-        }
-        if reading.collector.is_complete() { self.finish(reading, true) } else { Ok(()) }
-    }
-
-    fn finish(&self, reading: &mut Reading<E>, done: bool) -> Result<(), Failure> {
-        let wording = self.wording();
-        let whole = std::mem::take(&mut reading.collector)
-            .finish(&self.settings, done)
-            .ok_or_else(|| wording.cut_off())?
-            .map_err(|refusal| wording.refusal(refusal))?;
-        reading.complete(whole);
-        Ok(())
-    }
 }
 
 impl Settings {
-    fn base(&self) -> String {
-        let given = |name| std::env::var(name).ok().filter(|value: &String| !value.trim().is_empty());
-        match (&self.base_url, self.provider) {
-            (Some(url), _) => url.clone(),
-            (None, Provider::OpenAI) => given("OPENAI_BASE_URL").unwrap_or_else(|| OPENAI_URL.to_owned()),
-            (None, Provider::Ollama) => ollama_url(given("OLLAMA_HOST").as_deref().unwrap_or(OLLAMA_URL)),
+    fn system_role(&self) -> &'static str {
+        let usual = || if self.connection.is_at(OPENAI_DOMAIN) { "developer" } else { "system" };
+        self.system_role.unwrap_or_else(usual)
+    }
+}
+
+impl<E: Endpoint> Dialect for OpenAI<E> {
+    type Collector = E::Collector;
+
+    fn connection(&self) -> &Connection {
+        &self.settings.connection
+    }
+
+    fn endpoint(&self) -> String {
+        format!("{} {}", self.settings.provider.name(), E::NAME)
+    }
+
+    fn title(&self) -> String {
+        format!("{}:{}", E::PREFIX, self.settings.id)
+    }
+
+    fn path(&self) -> &'static [&'static str] {
+        E::PATH
+    }
+
+    fn body(&self, request: &ModelRequest) -> Value {
+        E::body(&self.settings, request)
+    }
+
+    fn answer(&self, body: Value) -> Result<ModelResponse, Refusal> {
+        E::answer(&self.settings, body)
+    }
+
+    fn collector(&self) -> E::Collector {
+        E::collector(&self.settings)
+    }
+
+    fn settle(&self, mut answer: ModelResponse) -> ModelResponse {
+        let is_silent = answer.content.as_ref().is_none_or(|text| text.trim().is_empty());
+        if self.settings.reasoning_as_answer && is_silent && answer.tool_calls.is_empty() {
+            answer.content = answer.reasoning_content.take().or(answer.content);
         }
-    }
-
-    fn key(&self) -> Option<Secret> {
-        let environment = || std::env::var("OPENAI_API_KEY").ok().map(Secret::from).filter(|key| !key.is_empty());
-        self.api_key.clone().or_else(environment)
-    }
-
-    /// Whether the provider may be asked to fetch what the conversation refers to.
-    fn check_media(&self, request: &ModelRequest) -> Result<(), Failure> {
-        let mut media = request.messages.iter().flat_map(|message| message.images.iter().chain(&message.files));
-        media.try_for_each(|one| self.check_address(one)).map_err(|problem| {
-            Failure::new(FailureKind::BadRequest, format!("an image or a file cannot be sent to the model: {problem}"))
-        })
-    }
-
-    fn check_address(&self, media: &Media) -> Result<(), NotAllowed> {
-        let Some(address) = &media.url else { return Ok(()) };
-        let url = Url::parse(address).map_err(|_| NotAllowed::Unreadable)?;
-        // The content itself, written as an address: nothing is fetched.
-        if url.scheme() == "data" { Ok(()) } else { self.outbound.check(&url) }
+        answer
     }
 }
 
@@ -451,7 +335,7 @@ impl<E: Endpoint> Model for OpenAI<E> {
     }
 
     fn endpoint(&self) -> String {
-        format!("{} {}", self.settings.provider.name(), E::NAME)
+        Dialect::endpoint(self)
     }
 
     fn problems(&self) -> Vec<String> {
@@ -459,83 +343,19 @@ impl<E: Endpoint> Model for OpenAI<E> {
         if self.settings.id.trim().is_empty() {
             problems.push(format!("the model id after {}: is empty", E::PREFIX));
         }
-        match self.settings.key() {
-            None => problems.push(self.missing_key()),
-            Some(key) if HeaderValue::from_str(key.expose()).is_err() => problems.push(self.unusable_key()),
-            Some(_) => {}
-        }
-        problems.extend(self.endpoint_url().err());
+        problems.extend(wire::problems(self));
         problems
     }
 
     fn secrets(&self) -> Vec<Secret> {
-        self.settings.key().into_iter().collect()
+        self.settings.connection.secrets()
     }
 
     fn respond(&self, request: ModelRequest) -> BoxFuture<'_, Result<ModelResponse, Failure>> {
-        Box::pin(self.ask(request))
+        Box::pin(wire::respond(self, request))
     }
 
-    fn stream(&self, mut request: ModelRequest) -> ModelStream<'_> {
-        request.stream = true;
-        Box::pin(stream::try_unfold(Progress::Asking(Box::new(request)), move |progress| async move {
-            let mut reading = match progress {
-                Progress::Asking(request) => Box::new(self.open(*request).await?),
-                Progress::Reading(reading) => reading,
-            };
-            while reading.ready.is_empty() && !reading.over {
-                self.advance(&mut reading).await?;
-            }
-            Ok(reading.ready.pop_front().map(|event| (event, Progress::Reading(reading))))
-        }))
+    fn stream(&self, request: ModelRequest) -> ModelStream<'_> {
+        wire::stream(self, request)
     }
-}
-
-enum Progress<E: Endpoint> {
-    Asking(Box<ModelRequest>),
-    Reading(Box<Reading<E>>),
-}
-
-/// A streamed answer on its way.
-struct Reading<E: Endpoint> {
-    events: BoxStream<'static, Result<Event, ()>>,
-    collector: E::Collector,
-    /// Read but not yet passed on.
-    ready: VecDeque<ModelEvent>,
-    over: bool,
-    started: Instant,
-    deadline: Instant,
-    first_token: Option<Duration>,
-}
-
-impl<E: Endpoint> Reading<E> {
-    fn told(&mut self, delta: ModelDelta) {
-        self.first_token.get_or_insert_with(|| self.started.elapsed());
-        self.ready.push_back(ModelEvent::Delta(delta));
-    }
-
-    fn complete(&mut self, mut whole: ModelResponse) {
-        whole.duration = Some(self.started.elapsed().as_secs_f64());
-        whole.time_to_first_token = self.first_token.map(|wait| wait.as_secs_f64()).or(whole.duration);
-        self.ready.push_back(ModelEvent::Done(Box::new(whole)));
-        self.over = true;
-    }
-}
-
-fn is_event_stream(response: &Response) -> bool {
-    let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    // A server that names no type was asked for events and is taken at its word.
-    !content_type.to_ascii_lowercase().contains("json")
-}
-
-/// The events of a body. An error is a broken connection, bytes that are no text, or far too many of them: all of them
-/// mean that the answer was cut off.
-fn events(response: Response) -> BoxStream<'static, Result<Event, ()>> {
-    let mut left = ANSWER_LEN_MAX;
-    let body = response.bytes_stream().map(move |chunk| {
-        let chunk = chunk.map_err(|_| ())?;
-        left = left.checked_sub(chunk.len()).ok_or(())?;
-        Ok(chunk)
-    });
-    body.eventsource().map(|event| event.map_err(|_: EventStreamError<()>| ())).boxed()
 }

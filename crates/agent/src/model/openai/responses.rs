@@ -3,13 +3,17 @@
 //! The whole conversation goes out with every call. An answer that shows reasoning items is kept as the provider sent it
 //! ([`REPLAYED`]), because the provider wants those items back exactly, with what followed them.
 
-use super::{Collector, Endpoint, Refusal, Settings};
-use crate::model::openai::chat::{call_ids, data_url, replayable_arguments, replayable_name};
+use super::chat::{TOKENS_MAX, call_ids, data_url, replayable_arguments, replayable_name};
+use super::{Endpoint, Settings};
+use crate::model::wire::calls::{text, unique};
+use crate::model::wire::finish::{self, End};
+use crate::model::wire::text::{Said, Saying, told_apart};
+use crate::model::wire::{Collector, Refusal, is_error};
 use outlive_core::{
     FinishReason, Media, Message, ModelDelta, ModelRequest, ModelResponse, Role, ToolCall, ToolSpec, Usage,
 };
 use serde_json::{Map, Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// The key in `provider_data` of an answer that must be replayed as it came; beside it, `model`.
 const REPLAYED: &str = "responses_output";
@@ -54,31 +58,38 @@ impl Endpoint for Responses {
     }
 
     fn answer(settings: &Settings, body: Value) -> Result<ModelResponse, Refusal> {
-        if body.get("error").is_some_and(|error| !error.is_null()) || body["status"] == "failed" {
+        if is_error(&body, &["output"]) || body["status"] == "failed" {
             return Err(Refusal::Error(body));
         }
         let Some(output) = body["output"].as_array() else {
             return Err(Refusal::Garbage("an answer without output".into()));
         };
-        let content = texts(output, "message", &["content"], "");
-        let reasoning = texts(output, "reasoning", &["summary", "content"], "\n\n");
+        let said = said(output);
         let response_id = body["id"].as_str();
+        let mut taken = HashSet::new();
         let tool_calls: Vec<_> = of_type(output, "function_call")
             .enumerate()
-            .map(|(index, item)| tool_call(item, response_id.unwrap_or_default(), index))
+            .map(|(index, item)| tool_call(item, response_id.unwrap_or_default(), index, &mut taken))
             .collect();
-        let keep = of_type(output, "reasoning").next().is_some();
+        let finish_reason = finish_reason(&body, output, !tool_calls.is_empty())?;
+        // Two calls with one id were told apart; the provider's own items would mix them up again.
+        let is_plain = tool_calls.iter().any(|call| call.id.is_empty()) || has_one_id_twice(output);
+        let keep = output.iter().any(says_more) && !is_plain;
         Ok(ModelResponse {
-            content: Some(content).filter(|text| !text.is_empty() || tool_calls.is_empty()),
-            reasoning_content: Some(reasoning).filter(|text| !text.is_empty()),
-            finish_reason: finish_reason(&body, !tool_calls.is_empty()),
+            content: Some(said.text).filter(|text| !text.is_empty() || tool_calls.is_empty()),
+            reasoning_content: Some(said.thinking).filter(|text| !text.is_empty()),
+            finish_reason,
             usage: usage(&body["usage"]),
             model_provider_data: response_id.map(|id| json!({"response_id": id})),
-            provider_data: keep.then(|| json!({"model": &*settings.id, REPLAYED: without_nulls(output)})),
+            provider_data: keep.then(|| json!({"model": &*settings.id, REPLAYED: replayable(output)})),
             tool_calls,
             time_to_first_token: None,
             duration: None,
         })
+    }
+
+    fn collector(settings: &Settings) -> Items {
+        Items { settings: Some(settings.clone()), ..Items::default() }
     }
 }
 
@@ -125,7 +136,7 @@ fn input(settings: &Settings, messages: &[Message]) -> Value {
 fn items(settings: &Settings, message: &Message, call_ids: &HashMap<&str, &str>) -> Vec<Value> {
     let text = message.content.as_deref().unwrap_or_default();
     match message.role {
-        Role::System => vec![json!({"role": settings.system_role, "content": text})],
+        Role::System => vec![json!({"role": settings.system_role(), "content": text})],
         Role::User => vec![json!({"role": "user", "content": user_content(message, text)})],
         Role::Tool => {
             let id = message.tool_call_id.as_deref().unwrap_or_default();
@@ -188,54 +199,73 @@ fn of_type<'a>(output: &'a [Value], kind: &'a str) -> impl Iterator<Item = &'a V
     output.iter().filter(move |item| item["type"] == kind)
 }
 
-/// The texts of all items of a type, from the first of `fields` that has any.
-fn texts(output: &[Value], kind: &str, fields: &[&str], between: &str) -> String {
-    let items = of_type(output, kind).map(|item| {
-        let found = fields.iter().map(|field| part_texts(&item[*field]).join(between));
-        found.into_iter().find(|text| !text.is_empty()).unwrap_or_default()
+/// What all messages say, and what they and all reasoning items think.
+fn said(output: &[Value]) -> Said {
+    let mut said = Said::default();
+    for message in of_type(output, "message") {
+        let part = Said::read(&message["content"]);
+        said.text.push_str(&part.text);
+        said.thinking.push_str(&part.thinking);
+    }
+    let tagged = told_apart(&said.text);
+    let thoughts = of_type(output, "reasoning").map(|item| {
+        let fields = ["summary", "content"].map(|field| thoughts(&item[field]));
+        fields.into_iter().find(|text| !text.is_empty()).unwrap_or_default()
     });
-    items.filter(|text| !text.is_empty()).collect::<Vec<_>>().join(between)
+    let thinking: Vec<_> = thoughts.chain([said.thinking, tagged.thinking]).filter(|text| !text.is_empty()).collect();
+    Said { text: tagged.text, thinking: thinking.join("\n\n") }
 }
 
-fn part_texts(parts: &Value) -> Vec<&str> {
-    match parts {
-        Value::String(text) => vec![text],
-        // A refusal is the model's own words too.
-        Value::Array(parts) => {
-            parts.iter().filter_map(|part| part["text"].as_str().or_else(|| part["refusal"].as_str())).collect()
-        }
-        _ => Vec::new(),
-    }
-}
-
-fn tool_call(item: &Value, response_id: &str, index: usize) -> ToolCall {
-    let text = |name: &str| item[name].as_str().filter(|text| !text.is_empty());
-    let call_id = text("call_id");
-    let id = text("id").or(call_id).map_or_else(|| format!("call_{response_id}_{index}"), str::to_owned);
-    let arguments = match &item["arguments"] {
-        Value::String(text) => text.clone(),
-        Value::Null => String::new(),
-        // Against the format, but its meaning is clear.
-        arguments => arguments.to_string(),
+fn thoughts(parts: &Value) -> String {
+    let read = |part: &Value| {
+        let said = Said::read(part);
+        said.text + &said.thinking
     };
-    ToolCall {
-        call_id: call_id.filter(|call_id| *call_id != id).map(str::to_owned),
-        ..ToolCall::new(id, text("name").unwrap_or_default(), arguments)
+    match parts {
+        Value::Array(parts) => parts.iter().map(read).filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n\n"),
+        other => read(other),
     }
 }
 
-fn finish_reason(body: &Value, calls: bool) -> FinishReason {
-    match body["incomplete_details"]["reason"].as_str() {
-        Some("content_filter") => FinishReason::ContentFilter,
-        Some(_) => FinishReason::Length,
-        None if body["status"] == "incomplete" => FinishReason::Length,
-        None if calls => FinishReason::ToolCalls,
-        None => FinishReason::Stop,
+fn tool_call(item: &Value, response_id: &str, index: usize, taken: &mut HashSet<String>) -> ToolCall {
+    let given = |name: &str| item[name].as_str().filter(|text| !text.is_empty());
+    let call_id = given("call_id");
+    let id = given("id").or(call_id).map_or_else(|| format!("call_{response_id}_{index}"), str::to_owned);
+    let id = unique(id, taken);
+    ToolCall {
+        call_id: call_id.filter(|call_id| *call_id != id).map(|call_id| unique(call_id.to_owned(), taken)),
+        ..ToolCall::new(id, given("name").unwrap_or_default().trim(), text(&item["arguments"]))
+    }
+}
+
+fn has_one_id_twice(output: &[Value]) -> bool {
+    let mut taken = HashSet::new();
+    of_type(output, "function_call").any(|item| !taken.insert(text(&item["call_id"])) && !item["call_id"].is_null())
+}
+
+fn finish_reason(body: &Value, output: &[Value], has_calls: bool) -> Result<FinishReason, Refusal> {
+    let status = body["status"].as_str().unwrap_or_default();
+    let details = body["incomplete_details"]["reason"].as_str().unwrap_or_default();
+    let end = match (finish::named(details), finish::named(status)) {
+        (Some(end), _) => end,
+        (None, _) if status == "incomplete" => End::Reason(FinishReason::Length),
+        (None, end) => end.unwrap_or(End::Reason(FinishReason::Stop)),
+    };
+    let cut_call = || of_type(output, "function_call").any(|item| item["status"] == "incomplete");
+    match end {
+        End::Reason(FinishReason::Stop | FinishReason::ToolCalls) if has_calls && cut_call() => {
+            Ok(FinishReason::Length)
+        }
+        End::Reason(FinishReason::Stop | FinishReason::ToolCalls) if has_calls => Ok(FinishReason::ToolCalls),
+        End::Reason(FinishReason::ToolCalls) => Ok(FinishReason::Stop),
+        End::Reason(reason) => Ok(reason),
+        End::Failed => Err(Refusal::Failed { reason: format!("{details}{status}"), beside: body["error"].clone() }),
+        End::Unknown => Err(Refusal::Endless(if details.is_empty() { status } else { details }.to_owned())),
     }
 }
 
 fn usage(usage: &Value) -> Usage {
-    let count = |pointer: &str| usage.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
+    let count = |pointer: &str| usage.pointer(pointer).and_then(Value::as_u64).unwrap_or(0).min(TOKENS_MAX);
     let (input_tokens, output_tokens) = (count("/input_tokens"), count("/output_tokens"));
     Usage {
         input_tokens,
@@ -247,11 +277,28 @@ fn usage(usage: &Value) -> Usage {
     }
 }
 
-/// Items come with nulls that the same endpoint refuses as input.
-fn without_nulls(output: &[Value]) -> Vec<Value> {
+/// Whether an item is more than what is put together again from its text or its call.
+fn says_more(item: &Value) -> bool {
+    let known: &[&str] = match item["type"].as_str() {
+        Some("message") => &["id", "type", "status", "role", "content"],
+        Some("function_call") => &["id", "type", "status", "call_id", "name", "arguments"],
+        _ => return item["type"].is_string(),
+    };
+    item.as_object().into_iter().flatten().any(|(name, value)| !value.is_null() && !known.contains(&name.as_str()))
+}
+
+/// The items as the same endpoint takes them back: without the nulls that it refuses as input, and with calls that are
+/// calls.
+fn replayable(output: &[Value]) -> Vec<Value> {
     let mut output = output.to_vec();
     for item in output.iter_mut().filter_map(Value::as_object_mut) {
         item.retain(|_, value| !value.is_null());
+        if item.get("type").is_some_and(|kind| kind == "function_call") {
+            let written = |name: &str| text(item.get(name).unwrap_or(&Value::Null));
+            let (name, arguments) = (replayable_name(&written("name")), written("arguments"));
+            item.insert("name".to_owned(), json!(name));
+            item.insert("arguments".to_owned(), json!(replayable_arguments(&arguments)));
+        }
     }
     output
 }
@@ -260,7 +307,9 @@ fn without_nulls(output: &[Value]) -> Vec<Value> {
 /// something out.
 #[derive(Default)]
 pub struct Items {
+    settings: Option<Settings>,
     items: Vec<Item>,
+    begun: bool,
     last: Option<Value>,
 }
 
@@ -270,100 +319,315 @@ struct Item {
     id: Option<String>,
     index: Option<u64>,
     value: Value,
-    text: String,
+    /// Its own end has come: `value` is the whole.
+    is_done: bool,
+    texts: BTreeMap<u64, String>,
+    thoughts: BTreeMap<u64, String>,
+    saying: Saying,
+    told: String,
     arguments: String,
+    /// The end of its arguments has come: these are all of them.
+    has_all_arguments: bool,
+}
+
+/// What an event says of the item it belongs to.
+struct Place {
+    id: Option<String>,
+    index: Option<u64>,
+}
+
+impl Place {
+    fn of(event: &Value) -> Self {
+        let id = event["item_id"].as_str().or_else(|| event["item"]["id"].as_str());
+        Self { id: id.filter(|id| !id.is_empty()).map(str::to_owned), index: event["output_index"].as_u64() }
+    }
 }
 
 impl Collector for Items {
-    fn event(&mut self, mut event: Value) -> Result<Vec<ModelDelta>, Refusal> {
-        let kind = event["type"].as_str().unwrap_or_default().to_owned();
-        let delta = event["delta"].as_str().unwrap_or_default().to_owned();
-        let mut told = Vec::new();
-        match kind.as_str() {
-            "response.created" => {
-                let id = event["response"]["id"].as_str();
-                told.extend(id.map(|id| ModelDelta::Begun(json!({ "response_id": id }))));
-            }
-            "response.output_item.added" | "response.output_item.done" => {
-                let value = event["item"].take();
-                let id = value["id"].as_str().map(str::to_owned);
-                let item = self.item(id, event["output_index"].as_u64());
-                item.value = value;
-            }
-            "response.output_text.delta" | "response.refusal.delta" => {
-                self.of_event(&event).text.push_str(&delta);
-                told.push(ModelDelta::Content(delta));
-            }
-            "response.reasoning_summary_text.delta" | "response.reasoning_text.delta" => {
-                told.push(ModelDelta::Reasoning(delta));
-            }
-            "response.function_call_arguments.delta" => self.of_event(&event).arguments.push_str(&delta),
-            "response.completed" | "response.incomplete" => {
-                let mut response = event["response"].take();
-                if kind == "response.incomplete" && response.is_object() {
-                    response["status"] = json!("incomplete");
-                }
-                self.last = Some(response);
-            }
-            "response.failed" => return Err(Refusal::Error(event["response"].take())),
-            "error" => return Err(Refusal::Error(event)),
-            // Some servers report an error without saying that it is one.
-            "" if event.get("error").is_some_and(|error| !error.is_null()) => return Err(Refusal::Error(event)),
-            _ => {}
+    fn event(&mut self, name: &str, mut event: Value) -> Result<Vec<ModelDelta>, Refusal> {
+        if is_error(&event, &["type", "response", "item", "delta"]) {
+            return Err(Refusal::Error(event));
         }
-        told.retain(
-            |delta| !matches!(delta, ModelDelta::Content(text) | ModelDelta::Reasoning(text) if text.is_empty()),
-        );
-        Ok(told)
+        // Some servers name the event on the stream alone.
+        let kind = event["type"].as_str().filter(|kind| !kind.is_empty()).unwrap_or(name).to_owned();
+        let told = match kind.as_str() {
+            "response.created" | "response.in_progress" | "response.queued" => self.begin(&event),
+            "response.output_item.added" => self.open(event),
+            "response.output_item.done" => self.close(event),
+            "response.output_text.delta" | "response.refusal.delta" => self.words(&event, "delta", false),
+            "response.output_text.done" => self.words(&event, "text", true),
+            "response.refusal.done" => self.words(&event, "refusal", true),
+            "response.content_part.done" => {
+                let part = Said::read(&event["part"]).text;
+                event["part"] = json!(part);
+                self.words(&event, "part", true)
+            }
+            "response.reasoning_summary_text.delta" | "response.reasoning_text.delta" | "response.reasoning.delta" => {
+                self.think(&event)
+            }
+            "response.function_call_arguments.delta" => self.arguments(&event, "delta", false)?,
+            "response.function_call_arguments.done" => self.arguments(&event, "arguments", true)?,
+            "response.completed" | "response.incomplete" | "response.cancelled" | "response.done" => {
+                self.end(event["response"].take(), &kind);
+                Vec::new()
+            }
+            "response.failed" | "response.error" => return Err(Refusal::Error(event["response"].take())),
+            _ => Vec::new(),
+        };
+        Ok(told.into_iter().filter(|delta| !is_empty(delta)).collect())
     }
 
     fn is_complete(&self) -> bool {
         self.last.is_some()
     }
 
-    fn finish(self, settings: &Settings, _done: bool) -> Option<Result<ModelResponse, Refusal>> {
-        let mut response = self.last?;
+    fn finish(self, _: bool) -> Result<ModelResponse, Refusal> {
+        let (Some(mut response), Some(settings)) = (self.last, self.settings) else {
+            return Err(Refusal::Endless(String::new()));
+        };
         if !response.is_object() {
-            return Some(Err(Refusal::Garbage("a last event without the answer".into())));
+            return Err(Refusal::Garbage("a last event without the answer".into()));
         }
-        if response["output"].as_array().is_none_or(Vec::is_empty) {
-            response["output"] = self.items.into_iter().map(Item::whole).collect();
-        }
-        Some(Responses::answer(settings, response))
+        let streamed: Vec<_> = self.items.into_iter().map(Item::whole).collect::<Result<_, _>>()?;
+        let last = response["output"].as_array_mut().map(std::mem::take).unwrap_or_default();
+        response["output"] = Value::Array(completed(last, streamed));
+        Responses::answer(&settings, response)
     }
+}
+
+fn is_empty(delta: &ModelDelta) -> bool {
+    matches!(delta, ModelDelta::Content(text) | ModelDelta::Reasoning(text) if text.is_empty())
 }
 
 impl Items {
-    fn of_event(&mut self, event: &Value) -> &mut Item {
-        self.item(event["item_id"].as_str().map(str::to_owned), event["output_index"].as_u64())
+    fn begin(&mut self, event: &Value) -> Vec<ModelDelta> {
+        let id = event["response"]["id"].as_str().filter(|id| !id.is_empty() && !self.begun);
+        self.begun |= id.is_some();
+        id.map(|id| ModelDelta::Begun(json!({ "response_id": id }))).into_iter().collect()
     }
 
-    /// The item with this id, else at this index; one that names neither is the newest.
-    fn item(&mut self, id: Option<String>, index: Option<u64>) -> &mut Item {
-        let by_id = self.items.iter().position(|item| id.is_some() && item.id == id);
-        let by_index = || self.items.iter().position(|item| index.is_some() && item.index == index);
-        let newest = || self.items.len().checked_sub(1).filter(|_| id.is_none() && index.is_none());
-        let at = by_id.or_else(by_index).or_else(newest).unwrap_or_else(|| {
-            self.items.push(Item { id, index, ..Item::default() });
+    fn end(&mut self, mut response: Value, kind: &str) {
+        let said = kind.trim_start_matches("response.");
+        if response.is_object() && said != "completed" && said != "done" {
+            response["status"] = json!(said);
+        }
+        self.last = Some(response);
+    }
+
+    /// An item begins: a new one, unless its id says that it has begun before.
+    fn open(&mut self, mut event: Value) -> Vec<ModelDelta> {
+        let place = Place::of(&event);
+        let value = event["item"].take();
+        let known = self.items.iter_mut().rfind(|item| place.id.is_some() && item.id == place.id);
+        match known {
+            Some(item) if !item.is_done => item.value = value,
+            Some(_) => {}
+            None => self.items.push(Item { id: place.id, index: place.index, value, ..Item::default() }),
+        }
+        Vec::new()
+    }
+
+    /// An item is over; what it is now is the whole of it.
+    fn close(&mut self, mut event: Value) -> Vec<ModelDelta> {
+        let place = Place::of(&event);
+        let value = event["item"].take();
+        let by_id = self.items.iter().rposition(|item| item.id.is_some() && item.id == place.id);
+        let fits = |item: &Item| {
+            // An item that only text was said of has not said what it is.
+            let same = |name: &str| item.value.is_null() || item.value[name] == value[name];
+            !item.is_done && same("type") && same("name") && (item.value["call_id"].is_null() || same("call_id"))
+        };
+        let in_place = |item: &Item| place.index.is_none() || item.index.is_none() || item.index == place.index;
+        let at = by_id.or_else(|| self.items.iter().position(|item| fits(item) && in_place(item)));
+        let at = at.unwrap_or_else(|| {
+            self.items.push(Item { id: place.id, index: place.index, ..Item::default() });
             self.items.len() - 1
         });
-        &mut self.items[at]
+        let item = &mut self.items[at];
+        let text = Said::read(&value["content"]).text;
+        let told = if value["type"] == "message" { item.tell_rest(&text) } else { Vec::new() };
+        item.value = value;
+        item.is_done = true;
+        told
+    }
+
+    /// The item an event goes on with: by its id, by its index, and one that names neither is the newest.
+    fn find(&self, place: &Place, is_fit: impl Fn(&Item) -> bool) -> Option<usize> {
+        let known_as = |item: &Item, id: &str| item.id.as_deref() == Some(id) || item.value["call_id"] == *id;
+        let by_id = place.id.as_deref().and_then(|id| self.items.iter().rposition(|item| known_as(item, id)));
+        if by_id.is_some() {
+            return by_id;
+        }
+        let mut of_index = self.items.iter().enumerate().filter(|(_, item)| item.index == place.index);
+        let newest = of_index.next_back().filter(|(_, item)| is_fit(item));
+        match (newest, &place.id) {
+            // An id nobody has may be another name of the only item there is at this index, and of no other.
+            (Some((at, item)), Some(_)) => (item.id.is_none() || of_index.next_back().is_none()).then_some(at),
+            (Some((at, _)), None) => Some(at),
+            (None, None) if place.index.is_none() => self.items.iter().rposition(is_fit),
+            (None, _) => None,
+        }
+    }
+
+    fn words(&mut self, event: &Value, field: &str, is_all: bool) -> Vec<ModelDelta> {
+        let words = event[field].as_str().unwrap_or_default();
+        let place = Place::of(event);
+        let is_fit = |item: &Item| item.value.is_null() || item.value["type"] == "message";
+        let at = self.find(&place, is_fit).unwrap_or_else(|| {
+            self.items.push(Item { id: place.id, index: place.index, ..Item::default() });
+            self.items.len() - 1
+        });
+        let item = &mut self.items[at];
+        let text = item.texts.entry(event["content_index"].as_u64().unwrap_or(0)).or_default();
+        if !is_all {
+            text.push_str(words);
+            return item.tell(words);
+        }
+        if words.is_empty() {
+            return Vec::new();
+        }
+        words.clone_into(text);
+        let all: String = item.texts.values().map(String::as_str).collect();
+        item.tell_rest(&all)
+    }
+
+    fn think(&mut self, event: &Value) -> Vec<ModelDelta> {
+        let thought = event["delta"].as_str().unwrap_or_default();
+        let place = Place::of(event);
+        let at = self.find(&place, |item| item.value.is_null() || item.value["type"] == "reasoning");
+        if let Some(item) = at.and_then(|at| self.items.get_mut(at)) {
+            let part = event["summary_index"].as_u64().or_else(|| event["content_index"].as_u64()).unwrap_or(0);
+            item.thoughts.entry(part).or_default().push_str(thought);
+        }
+        vec![ModelDelta::Reasoning(thought.to_owned())]
+    }
+
+    fn arguments(&mut self, event: &Value, field: &str, is_all: bool) -> Result<Vec<ModelDelta>, Refusal> {
+        let arguments = text(&event[field]);
+        let place = Place::of(event);
+        let is_call = |item: &Item| item.value["type"] == "function_call";
+        let found = self.find(&place, is_call).filter(|at| is_call(&self.items[*at]));
+        let name = event["name"].as_str().filter(|name| !name.is_empty());
+        // A name opens a call where there is none, or where the one that is there has another.
+        let is_other = |at: &usize| name.is_some_and(|name| self.items[*at].value["name"] != *name);
+        let at = match (found.filter(|at| !is_other(at)), name) {
+            (Some(at), _) => at,
+            (None, Some(name)) => {
+                let value = json!({"type": "function_call", "name": name, "call_id": event["call_id"]});
+                self.items.push(Item { id: place.id, index: place.index, value, ..Item::default() });
+                self.items.len() - 1
+            }
+            (None, None) if arguments.trim().is_empty() => return Ok(Vec::new()),
+            (None, None) => return Err(doubt("arguments of a tool call that was never begun")),
+        };
+        let item = &mut self.items[at];
+        match (is_all, item.has_all_arguments) {
+            _ if item.is_done => {}
+            (true, true) if !same_json(&item.arguments, &arguments) => {
+                return Err(doubt("two ends of the arguments of one tool call"));
+            }
+            (true, _) if arguments.trim().is_empty() => {}
+            (true, _) => {
+                item.arguments = arguments;
+                item.has_all_arguments = true;
+            }
+            (false, true) if !arguments.trim().is_empty() => {
+                return Err(doubt("more arguments for a tool call that was already whole"));
+            }
+            (false, _) => item.arguments.push_str(&arguments),
+        }
+        Ok(Vec::new())
     }
 }
 
+fn doubt(what: &str) -> Refusal {
+    Refusal::Garbage(format!("a malformed answer: {what}"))
+}
+
+fn same_json(one: &str, other: &str) -> bool {
+    let parse = |text: &str| serde_json::from_str::<Value>(text).ok();
+    one == other || parse(one).is_some_and(|one| parse(other) == Some(one))
+}
+
 impl Item {
-    /// The item with what only its deltas said.
-    fn whole(self) -> Value {
-        let mut value = self.value;
-        if value["type"] == "function_call" && value["arguments"].as_str().is_none_or(str::is_empty) {
-            value["arguments"] = json!(self.arguments);
-        }
-        let silent = value.is_null() || value["content"].as_array().is_none_or(Vec::is_empty);
-        if silent && !self.text.is_empty() {
-            value = json!({
-                "type": "message", "role": "assistant", "content": [{"type": "output_text", "text": self.text}],
-            });
-        }
-        value
+    fn tell(&mut self, words: &str) -> Vec<ModelDelta> {
+        self.told.push_str(words);
+        let said = self.saying.push(words);
+        vec![ModelDelta::Reasoning(said.thinking), ModelDelta::Content(said.text)]
     }
+
+    /// Of a whole text, what was not told yet. What was told otherwise cannot be taken back.
+    fn tell_rest(&mut self, all: &str) -> Vec<ModelDelta> {
+        match all.strip_prefix(&*self.told) {
+            Some(rest) => self.tell(rest),
+            None => Vec::new(),
+        }
+    }
+
+    /// The item with what only its events said.
+    fn whole(self) -> Result<Value, Refusal> {
+        let mut value = self.value;
+        if value["type"] == "function_call" {
+            let written = text(&value["arguments"]);
+            // Its end goes before the pieces, and pieces go before what it began with.
+            let is_given = self.is_done && !written.trim().is_empty();
+            if !is_given && !self.arguments.trim().is_empty() {
+                let is_object = |text: &str| serde_json::from_str::<Map<String, Value>>(text).is_ok();
+                let both = is_object(&written) && is_object(&self.arguments);
+                if both && !same_json(&written, &self.arguments) {
+                    return Err(doubt("two sets of arguments for one tool call"));
+                }
+                if !is_object(&written) {
+                    value["arguments"] = json!(self.arguments);
+                }
+            }
+        }
+        let text: String = self.texts.into_values().collect();
+        let is_silent = value.is_null() || value["type"] == "message" && Said::read(&value["content"]).text.is_empty();
+        if is_silent && !text.is_empty() {
+            let content = json!([{"type": "output_text", "text": text}]);
+            if value.is_null() {
+                value = json!({"type": "message", "role": "assistant"});
+            }
+            value["content"] = content;
+        }
+        if value["type"] == "reasoning" && !self.thoughts.is_empty() {
+            let is_silent = ["summary", "content"].iter().all(|field| thoughts(&value[*field]).is_empty());
+            if is_silent {
+                let parts = self.thoughts.into_values().map(|text| json!({"type": "summary_text", "text": text}));
+                value["summary"] = parts.collect();
+            }
+        }
+        Ok(value)
+    }
+}
+
+/// The items of the last event, with what they lack from those that were streamed.
+fn completed(last: Vec<Value>, streamed: Vec<Value>) -> Vec<Value> {
+    let streamed: Vec<_> = streamed.into_iter().filter(|item| item["type"].is_string()).collect();
+    if last.is_empty() {
+        return streamed;
+    }
+    let mut output = last;
+    let kinds: HashSet<String> = output.iter().map(|item| text(&item["type"])).collect();
+    for kind in &kinds {
+        let pairs: Vec<_> = of_type(&streamed, kind).collect();
+        for (place, item) in output.iter_mut().filter(|item| item["type"] == **kind).enumerate() {
+            let same = |other: &&&Value| {
+                ["id", "call_id"].iter().any(|name| item[*name].is_string() && item[*name] == other[*name])
+            };
+            // Where ids are missing, items of a kind come in the same order.
+            let by_place = || pairs.get(place).filter(|other| item["id"].is_null() || other["id"].is_null());
+            let Some(other) = pairs.iter().find(same).or_else(by_place) else { continue };
+            let is_same_call = item["name"] == other["name"];
+            if kind == "function_call" && is_same_call && text(&item["arguments"]).trim().is_empty() {
+                item["arguments"] = other["arguments"].clone();
+            }
+            if kind == "message" && Said::read(&item["content"]).text.is_empty() {
+                item["content"] = other["content"].clone();
+            }
+        }
+    }
+    output.extend(streamed.into_iter().filter(|item| !kinds.contains(&text(&item["type"]))));
+    output
 }

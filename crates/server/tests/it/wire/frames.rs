@@ -195,6 +195,7 @@ fn answered() -> Vec<RunEvent> {
         session_state: Some(json!({})),
         metrics: Some(outlive_core::Metrics::default()),
         metadata: None,
+        finish_reason: None,
     };
     let request = outlive_core::ModelRequestDone { time_to_first_token: Some(0.5), ..Default::default() };
     let own = |kind, index| agents(kind, index, "a-1", None);

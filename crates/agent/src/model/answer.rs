@@ -1,0 +1,77 @@
+//! What every answer must be before anything is done with it, whichever model gave it.
+//!
+//! It must never know a wire format. Invariant: a call is never made with arguments that the model did not write.
+
+use outlive_core::{ModelResponse, ToolSpec};
+use serde_json::Value;
+
+/// Refuses an answer with a call whose arguments were lost: empty, though the tool has parameters the model was told to
+/// fill. In a cut answer the last call is left to the agent, which tells the model about it. For a tool that takes nothing,
+/// nothing at all is no arguments.
+///
+/// # Errors
+/// What is wrong with the answer, in words; asking again may help.
+pub(crate) fn check(answer: &mut ModelResponse, tools: &[ToolSpec]) -> Result<(), String> {
+    let is_cut = answer.finish_reason.is_cut();
+    let last = answer.tool_calls.len().wrapping_sub(1);
+    for (place, call) in answer.tool_calls.iter_mut().enumerate() {
+        let function = &mut call.function;
+        if function.name.trim().is_empty() {
+            return Err("a tool call without a name".to_owned());
+        }
+        let is_blank = matches!(function.arguments.trim(), "" | "null");
+        let Some(tool) = tools.iter().find(|tool| tool.name == function.name).filter(|_| is_blank) else { continue };
+        if is_cut && place == last {
+            function.arguments.clear();
+        } else if takes_parameters(&tool.parameters) {
+            return Err(format!("a call of the tool {} without its arguments", tool.name));
+        } else {
+            function.arguments = "{}".to_owned();
+        }
+    }
+    Ok(())
+}
+
+/// Whether a schema asks for anything at all.
+fn takes_parameters(schema: &Value) -> bool {
+    let has_some = |name: &str| match schema.get(name) {
+        Some(Value::Object(fields)) => !fields.is_empty(),
+        Some(Value::Array(parts)) => !parts.is_empty(),
+        Some(Value::String(_)) => true,
+        _ => false,
+    };
+    ["properties", "required", "patternProperties", "additionalProperties", "$ref", "anyOf", "oneOf", "allOf"]
+        .into_iter()
+        .any(has_some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use outlive_core::{FinishReason, ToolCall};
+    use serde_json::json;
+
+    fn checked(name: &str, arguments: &str, reason: FinishReason) -> Result<String, String> {
+        let tool =
+            |name: &str, parameters: Value| ToolSpec { name: name.to_owned(), description: String::new(), parameters };
+        let tools = [
+            tool("buy", json!({"type": "object", "properties": {"num": {"type": "integer", "default": 10}}})),
+            tool("now", json!({"type": "object", "properties": {}})),
+        ];
+        let mut answer =
+            ModelResponse { finish_reason: reason, ..ModelResponse::calls(vec![ToolCall::new("1", name, arguments)]) };
+        check(&mut answer, &tools).map(|()| answer.tool_calls[0].function.arguments.clone())
+    }
+
+    #[test]
+    fn arguments_that_were_lost_are_not_made_up() {
+        for lost in ["", " \n", "null"] {
+            assert!(checked("buy", lost, FinishReason::ToolCalls).is_err(), "{lost:?}");
+            assert_eq!(checked("buy", lost, FinishReason::Length), Ok(String::new()), "the agent refuses it");
+            assert_eq!(checked("now", lost, FinishReason::Stop), Ok("{}".to_owned()));
+        }
+        assert_eq!(checked("buy", "{}", FinishReason::ToolCalls), Ok("{}".to_owned()));
+        assert_eq!(checked("sell", "", FinishReason::ToolCalls), Ok(String::new()), "there is no such tool to call");
+        assert!(checked(" ", "{}", FinishReason::ToolCalls).is_err());
+    }
+}

@@ -1,0 +1,126 @@
+//! What every provider's wire has in common: the connection, the reader of streams, and the words of failures.
+//!
+//! This module owns one request and its one answer. It must never know a provider's format: that is a [`Dialect`], a thin
+//! file over this one. It never retries, follows no redirect that would change the request, and its secrets (the key, the
+//! values of headers) appear in no error, log or debug text.
+//!
+//! ```text
+//! ModelRequest --Dialect::body--> JSON --Connection--> JSON -------------Dialect::answer--> ModelResponse
+//!                                                 \--> sse::Reader --> Collector::event, finish--/
+//! ```
+
+pub(crate) mod calls;
+mod connection;
+pub(crate) mod finish;
+#[cfg(test)]
+mod fuzz;
+mod sse;
+mod stream;
+pub(crate) mod text;
+mod words;
+
+pub(crate) use connection::{Connection, Credential, Limits};
+pub(crate) use stream::{Collector, respond, stream};
+pub(crate) use words::{Refusal, is_error};
+
+use crate::http;
+use outlive_core::{Failure, FailureKind, ModelRequest, ModelResponse};
+use reqwest::{Response, Url};
+use serde_json::Value;
+use words::{HttpAnswer, Wording};
+
+/// The longest answer that is kept, in bytes on the wire.
+const ANSWER_LEN_MAX: usize = 64 << 20;
+/// The longest error body that is read.
+const ERROR_LEN_MAX: usize = 64 << 10;
+
+/// One provider's format.
+pub(crate) trait Dialect: Send + Sync {
+    /// Puts a streamed answer together.
+    type Collector: Collector;
+
+    /// Where to ask, and as whom.
+    fn connection(&self) -> &Connection;
+
+    /// The provider and its endpoint, as failures name them.
+    fn endpoint(&self) -> String;
+
+    /// The model as a person names it: `openai:gpt-5.2`.
+    fn title(&self) -> String;
+
+    /// Below the base address.
+    fn path(&self) -> &'static [&'static str];
+
+    /// The request on the wire.
+    fn body(&self, request: &ModelRequest) -> Value;
+
+    /// The meaning of a whole answer.
+    fn answer(&self, body: Value) -> Result<ModelResponse, Refusal>;
+
+    /// What puts a streamed answer together.
+    fn collector(&self) -> Self::Collector;
+
+    /// The answer as this model's settings want it.
+    fn settle(&self, answer: ModelResponse) -> ModelResponse {
+        answer
+    }
+}
+
+/// The words for what goes wrong with this dialect.
+fn wording(dialect: &impl Dialect) -> Wording {
+    Wording { endpoint: dialect.endpoint(), secrets: dialect.connection().secrets() }
+}
+
+/// Sends the request and waits for the head of a good answer.
+async fn send(dialect: &impl Dialect, request: &ModelRequest) -> Result<Response, Failure> {
+    let connection = dialect.connection();
+    let refuse = |problem: String| Failure::new(FailureKind::BadRequest, problem);
+    let url = url(dialect).map_err(refuse)?;
+    let headers = connection.headers(request.stream, &dialect.title())?;
+    connection.check_media(request)?;
+    let body = dialect.body(request).to_string();
+    let client = connection::client().map_err(|problem| Failure::new(FailureKind::Unavailable, problem))?;
+    let wording = wording(dialect);
+    let sent = client.post(url.clone()).headers(headers).body(body).send().await;
+    let response = sent.map_err(|error| wording.unreachable(&url, &error))?;
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let (status, headers, url) = (response.status().as_u16(), response.headers().clone(), response.url().clone());
+    // What matters of an error body is at its start; a broken or endless one still has its status.
+    let body = http::read_body(response, ERROR_LEN_MAX).await.unwrap_or_default();
+    Err(wording.refused(HttpAnswer { url: &url, status, headers: &headers, body: &body }))
+}
+
+/// Where requests go.
+///
+/// # Errors
+/// When the base address is none, in words.
+pub(crate) fn url(dialect: &impl Dialect) -> Result<Url, String> {
+    let base = dialect.connection().base();
+    http::join(&base, dialect.path()).map_err(|problem| format!("the base URL of {} {problem}", dialect.endpoint()))
+}
+
+/// What would make every request fail, in words.
+pub(crate) fn problems(dialect: &impl Dialect) -> Vec<String> {
+    let mut problems = dialect.connection().problems(&dialect.title());
+    problems.extend(url(dialect).err());
+    problems
+}
+
+/// The answer in a whole body.
+fn answer(dialect: &impl Dialect, url: &Url, body: &[u8]) -> Result<ModelResponse, Failure> {
+    let wording = wording(dialect);
+    let body = body.strip_prefix(sse::BYTE_ORDER_MARK).unwrap_or(body).trim_ascii();
+    if !body.starts_with(b"{") && !body.starts_with(b"[") {
+        return Err(wording.no_answer(url, body));
+    }
+    let parsed = text::parse_json(&String::from_utf8_lossy(body));
+    let mut body = parsed.map_err(|_| wording.garbage("an answer that is not JSON"))?;
+    text::Halves::join_all(&mut body);
+    // Some servers put their error into a list.
+    if let Value::Array(values) = body {
+        body = values.into_iter().next().unwrap_or_default();
+    }
+    dialect.answer(body).map_err(|refusal| wording.refusal(refusal))
+}

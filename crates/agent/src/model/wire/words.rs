@@ -1,0 +1,544 @@
+//! What a refusal means and how it is put into words: the one place that tells kinds of failure apart.
+//!
+//! Servers write errors in a dozen shapes; all of them are read here, with the wait they ask for. No text leaves here that
+//! holds a secret, and no address with its query.
+
+use crate::http::{self, BodyError};
+use outlive_core::{Failure, FailureKind, Secret};
+use reqwest::Url;
+use reqwest::header::HeaderMap;
+use serde_json::Value;
+use std::time::{Duration, SystemTime};
+
+/// The longest part of a server's message that is passed on, in characters.
+const MESSAGE_LEN_MAX: usize = 300;
+/// Longer waits than this are a mistake of the server's clock or of ours.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
+/// As deep as errors inside errors are looked for.
+const DEPTH_MAX: usize = 6;
+
+/// Why an answer with a good HTTP status is none.
+#[derive(Debug)]
+pub enum Refusal {
+    /// The server says so: an error object.
+    Error(Value),
+    /// The server says that it failed, in place of why its answer ended; its own word for that.
+    Failed {
+        /// The finish reason.
+        reason: String,
+        /// What stood beside it.
+        beside: Value,
+    },
+    /// It ended without a known end; what it said instead, if anything.
+    Endless(String),
+    /// It cannot be understood.
+    Garbage(String),
+}
+
+/// An answer with a bad status.
+pub(super) struct HttpAnswer<'a> {
+    pub(super) url: &'a Url,
+    pub(super) status: u16,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) body: &'a [u8],
+}
+
+/// Puts failures of one endpoint into words, without the secrets it was given.
+pub(crate) struct Wording {
+    pub(super) endpoint: String,
+    pub(super) secrets: Vec<Secret>,
+}
+
+/// An error as servers write it.
+#[derive(Debug, Default, PartialEq)]
+struct ServerError {
+    code: String,
+    kind: String,
+    message: String,
+    wait: Option<Duration>,
+}
+
+impl Wording {
+    /// The server answered with a bad status.
+    pub(super) fn refused(&self, answer: HttpAnswer<'_>) -> Failure {
+        let HttpAnswer { url, status, headers, body } = answer;
+        if (300..400).contains(&status) {
+            return self.redirected(url, status, headers);
+        }
+        let error = match serde_json::from_slice(body) {
+            Ok(body) => ServerError::read_or_show(&body),
+            Err(_) => ServerError { message: plain_text(body), ..ServerError::default() },
+        };
+        let kind = error.kind_with(Some(status));
+        let failure = self.failure(kind, &format!("answered {status}"), &error.message);
+        match retry_after(headers, SystemTime::now()).or(error.wait) {
+            Some(wait) if failure.retryable => failure.retry_after(wait),
+            _ => failure,
+        }
+    }
+
+    /// A redirect would turn the request into another one, or send the key to another place.
+    fn redirected(&self, url: &Url, status: u16, headers: &HeaderMap) -> Failure {
+        let location = headers.get("location").and_then(|value| value.to_str().ok()).and_then(|to| url.join(to).ok());
+        let to = location.map_or_else(String::new, |to| format!(" to {}", shown(&to)));
+        let what = format!(
+            "at {} answered {status}, a redirect{to}, which is not followed: set the base URL to where the server is",
+            shown(url)
+        );
+        Failure { retryable: false, ..self.failure(FailureKind::BadRequest, &what, "") }
+    }
+
+    /// The server answered well, and then with an error.
+    pub(super) fn refusal(&self, refusal: Refusal) -> Failure {
+        match refusal {
+            Refusal::Garbage(what) => self.garbage(&what),
+            Refusal::Error(error) => {
+                let error = ServerError::read_or_show(&error);
+                let failure = self.failure(error.kind_with(None), "ended its answer with an error", &error.message);
+                match error.wait {
+                    Some(wait) if failure.retryable => failure.retry_after(wait),
+                    _ => failure,
+                }
+            }
+            Refusal::Failed { reason, beside } => {
+                let error = ServerError::find(&beside).unwrap_or_default();
+                let kind = if reason.to_ascii_lowercase().contains("malformed") {
+                    FailureKind::BadResponse
+                } else {
+                    error.kind_with(None)
+                };
+                self.failure(kind, &format!("ended its answer with the failure {:?}", shorten(&reason)), &error.message)
+            }
+            Refusal::Endless(reason) if reason.is_empty() => self.cut_off(""),
+            Refusal::Endless(reason) => {
+                let what = format!("ended its answer for a reason that is not known, {:?}", shorten(&reason));
+                self.failure(FailureKind::Truncated, &what, "")
+            }
+        }
+    }
+
+    /// The request got no answer at all.
+    pub(super) fn unreachable(&self, url: &Url, error: &reqwest::Error) -> Failure {
+        let kind = if error.is_timeout() { FailureKind::Timeout } else { FailureKind::Unavailable };
+        let doing = if error.is_connect() || error.is_timeout() {
+            format!("at {} cannot be reached", shown(url))
+        } else {
+            format!("at {} gave no answer", shown(url))
+        };
+        self.failure(kind, &doing, &http::root_cause(error))
+    }
+
+    /// The answer's body could not be read.
+    pub(super) fn body(&self, error: BodyError) -> Failure {
+        match error {
+            BodyError::Broken(cause) => self.failure(FailureKind::Truncated, "broke off its answer", &cause),
+            BodyError::TooLong { limit } => self.garbage(&format!("an answer of more than {limit} bytes")),
+        }
+    }
+
+    /// The answer broke off; what the server said last that was no part of it, if anything.
+    pub(super) fn cut_off(&self, said: &str) -> Failure {
+        self.failure(FailureKind::Truncated, "broke off its answer before the end", said)
+    }
+
+    pub(super) fn garbage(&self, what: &str) -> Failure {
+        self.failure(FailureKind::BadResponse, &format!("sent {what}"), "")
+    }
+
+    /// A good status with something that is neither an answer nor events. Another try would get the same page.
+    pub(super) fn no_answer(&self, url: &Url, body: &[u8]) -> Failure {
+        let is_page = body.trim_ascii_start().starts_with(b"<");
+        let what = if is_page { "a web page" } else { "a text" };
+        let doing = format!("at {} sent {what} instead of an answer; is the base URL right?", shown(url));
+        let failure = self.failure(FailureKind::BadResponse, &doing, &plain_text(body));
+        Failure { retryable: !is_page, ..failure }
+    }
+
+    pub(super) fn too_slow(&self, what: &str, limit: Duration) -> Failure {
+        self.failure(FailureKind::Timeout, &format!("{what} {limit:?}"), "")
+    }
+
+    fn failure(&self, kind: FailureKind, what: &str, message: &str) -> Failure {
+        let (what, message) = (self.redacted(what), shorten(&self.redacted(message)));
+        let colon = if message.is_empty() { "" } else { ": " };
+        Failure::new(kind, format!("{} {what}{colon}{message}", self.endpoint))
+    }
+
+    /// The text without the secrets and without any word that looks like one: servers repeat what they were sent.
+    fn redacted(&self, text: &str) -> String {
+        let secrets = self.secrets.iter().map(Secret::expose).filter(|secret| !secret.is_empty());
+        let text = secrets.fold(text.to_owned(), |text, secret| text.replace(secret, "[redacted]"));
+        let mut after_bearer = false;
+        let words = text.split_inclusive(char::is_whitespace).map(|word| {
+            let secret = after_bearer || looks_like_key(word);
+            after_bearer = word.trim().eq_ignore_ascii_case("bearer");
+            if secret { format!("[redacted]{}", &word[word.trim_end().len()..]) } else { word.to_owned() }
+        });
+        words.collect()
+    }
+}
+
+/// Whether a piece of a stream, or a whole body, says that something went wrong although it need not say that it is an
+/// error. `answers` are the fields that only a real piece has.
+pub(crate) fn is_error(body: &Value, answers: &[&str]) -> bool {
+    let Some(fields) = body.as_object() else { return false };
+    let says = |name: &str| fields.get(name).is_some_and(|value| !value.is_null() && value != "" && value != false);
+    if says("error") || ["object", "type", "status"].iter().any(|name| fields.get(*name).is_some_and(|v| v == "error"))
+    {
+        return true;
+    }
+    let complaints = ["message", "detail", "errors", "error_message", "error_msg", "errorMessage", "Message"];
+    !answers.iter().any(|name| fields.contains_key(*name)) && complaints.iter().any(|name| says(name))
+}
+
+impl ServerError {
+    /// The error, or, of a body in which none is recognised, its beginning.
+    fn read_or_show(body: &Value) -> Self {
+        Self::find(body).unwrap_or_else(|| {
+            let is_empty = matches!(body, Value::Null) || body.as_object().is_some_and(serde_json::Map::is_empty);
+            Self { message: if is_empty { String::new() } else { body.to_string() }, ..Self::default() }
+        })
+    }
+
+    /// What a body says of an error, wherever it stands; nothing when no words and no code are found.
+    fn find(body: &Value) -> Option<Self> {
+        let mut error = Self::default();
+        error.read(body, DEPTH_MAX);
+        (error != Self::default()).then_some(error)
+    }
+
+    fn read(&mut self, body: &Value, depth: usize) {
+        if depth == 0 {
+            return;
+        }
+        match body {
+            Value::String(text) => self.read_text(text, depth),
+            Value::Array(parts) => parts.iter().for_each(|part| self.read(part, depth - 1)),
+            Value::Object(fields) => {
+                let text = |names: &[&str]| names.iter().find_map(|name| code(fields.get(*name)?)).unwrap_or_default();
+                let keep = |known: &mut String, new: String| {
+                    if known.is_empty() {
+                        *known = new;
+                    }
+                };
+                // The innermost is the most exact: a gateway wraps what its provider said.
+                for name in ["error", "errors", "response", "metadata", "innererror"] {
+                    self.read(fields.get(name).unwrap_or(&Value::Null), depth - 1);
+                }
+                self.read(fields.get("raw").unwrap_or(&Value::Null), depth - 1);
+                let words = ["message", "detail", "msg", "error_message", "error_msg", "errorMessage", "Message"];
+                for name in words.into_iter().chain(["error_description", "title", "reason"]) {
+                    let is_named = fields.get("error").is_some_and(Value::is_string);
+                    if self.message.is_empty() || name == "detail" || is_named && name == "message" {
+                        self.read(fields.get(name).unwrap_or(&Value::Null), depth - 1);
+                    }
+                }
+                keep(&mut self.code, text(&["code", "status_code", "status", "error_code"]));
+                keep(&mut self.kind, text(&["type", "error_type"]).trim().to_owned());
+                self.wait = self.wait.or_else(|| wait_in(fields));
+                if let Some(place) = fields.get("loc").and_then(Value::as_array) {
+                    let place: Vec<_> = place.iter().filter_map(code).collect();
+                    self.message = format!("{} (at {})", self.message, place.join("."));
+                }
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+
+    /// A message may itself be the JSON of the error behind it.
+    fn read_text(&mut self, text: &str, depth: usize) {
+        let inner =
+            text.trim_start().starts_with(['{', '[']).then(|| serde_json::from_str::<Value>(text).ok()).flatten();
+        if let Some(inner) = inner {
+            let before = self.message.len();
+            self.read(&inner, depth - 1);
+            if self.message.len() > before {
+                return;
+            }
+        }
+        if self.message.contains(text.trim()) {
+            return;
+        }
+        if !self.message.is_empty() {
+            self.message.push_str("; ");
+        }
+        self.message.push_str(text.trim());
+        self.wait = self.wait.or_else(|| wait_in_words(text));
+    }
+
+    /// The kind by what the error calls itself, else by the status: that of the answer, or the one some servers give as
+    /// the code.
+    fn kind_with(&self, status: Option<u16>) -> FailureKind {
+        let is = |names: &[&str]| {
+            names.iter().any(|name| self.code.eq_ignore_ascii_case(name) || self.kind.eq_ignore_ascii_case(name))
+        };
+        if is(&["insufficient_quota", "billing_hard_limit_reached", "billing_not_active"]) {
+            return FailureKind::Quota;
+        }
+        if is(&["context_length_exceeded", "exceed_context_size_error"]) || self.speaks_of_context() {
+            return FailureKind::ContextLength;
+        }
+        let status = status.or_else(|| self.code.parse().ok().filter(|code| (400..600).contains(code)));
+        match status {
+            Some(status) => kind_of_status(status),
+            None if is(&["rate_limit_exceeded", "rate_limit_error", "resource_exhausted", "too_many_requests"]) => {
+                FailureKind::RateLimit
+            }
+            None if is(&["invalid_api_key", "authentication_error", "unauthenticated", "permission_denied"]) => {
+                FailureKind::Auth
+            }
+            None if is(&["invalid_request_error", "invalid_prompt", "invalid_argument"]) => FailureKind::BadRequest,
+            None => FailureKind::Unavailable,
+        }
+    }
+
+    /// Servers without a code of their own for it say it in much the same words.
+    fn speaks_of_context(&self) -> bool {
+        let message = self.message.to_ascii_lowercase();
+        ["maximum context length", "exceeds the available context size", "context window"]
+            .iter()
+            .any(|words| message.contains(words))
+    }
+}
+
+/// A word or a number.
+fn code(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+fn kind_of_status(status: u16) -> FailureKind {
+    match status {
+        401 | 403 => FailureKind::Auth,
+        408 => FailureKind::Timeout,
+        // A conflict or a request that came too early passes when it is tried again.
+        409 | 425 => FailureKind::Unavailable,
+        429 => FailureKind::RateLimit,
+        500.. => FailureKind::Unavailable,
+        _ => FailureKind::BadRequest,
+    }
+}
+
+/// `retry-after-ms`, or `Retry-After` in seconds (possibly with a fraction) or as a date.
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let wait = text("retry-after-ms").and_then(|text| seconds(text, 0.001)).or_else(|| {
+        let text = text("retry-after")?;
+        let until = || httpdate::parse_http_date(text).ok().map(|date| date.duration_since(now).unwrap_or_default());
+        seconds(text, 1.0).or_else(until)
+    })?;
+    Some(wait.min(RETRY_AFTER_MAX))
+}
+
+fn seconds(text: &str, unit: f64) -> Option<Duration> {
+    let wait = Duration::try_from_secs_f64(text.trim().parse::<f64>().ok()? * unit).ok()?;
+    Some(wait.min(RETRY_AFTER_MAX))
+}
+
+/// The wait that an error object asks for: Google's `details[].retryDelay`, or a number of seconds or milliseconds.
+fn wait_in(fields: &serde_json::Map<String, Value>) -> Option<Duration> {
+    let of = |name: &str, unit: f64| fields.get(name).and_then(code).and_then(|text| seconds(&text, unit));
+    let delay = |details: &Value| details.get("retryDelay").and_then(code).and_then(|text| span(&text));
+    of("retry_after_ms", 0.001)
+        .or_else(|| of("retry_after", 1.0))
+        .or_else(|| of("retry_after_seconds", 1.0))
+        .or_else(|| fields.get("retryDelay").and_then(code).and_then(|text| span(&text)))
+        .or_else(|| fields.get("details").and_then(Value::as_array)?.iter().find_map(delay))
+}
+
+/// The wait that a message asks for: `Please try again in 1.5s`, `retry after 20 seconds`.
+fn wait_in_words(message: &str) -> Option<Duration> {
+    let message = message.to_ascii_lowercase();
+    let asks = ["try again in ", "retry in ", "retry after ", "try again after "];
+    let rest = asks.iter().find_map(|words| message.split_once(words).map(|(_, rest)| rest))?;
+    let rest = rest.trim_start();
+    let number_len = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+    let (number, unit) = rest.split_at(number_len);
+    let unit = if unit.starts_with(' ') { unit.split_whitespace().next().unwrap_or_default() } else { unit };
+    if unit.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        span(&format!("{}{unit}", number.trim_end_matches('.')))
+    } else {
+        None
+    }
+}
+
+/// A span of time with its units: `7s`, `250ms`, `1m2.5s`; a bare number is seconds.
+fn span(text: &str) -> Option<Duration> {
+    let mut total = Duration::ZERO;
+    let mut rest = text.trim();
+    let mut found = false;
+    while rest.starts_with(|c: char| c.is_ascii_digit()) {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let (number, after) = rest.split_at(end);
+        let unit_len = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit_len);
+        let unit = match unit {
+            "ms" | "milliseconds" | "millisecond" => 0.001,
+            "" | "s" | "sec" | "secs" | "second" | "seconds" => 1.0,
+            "m" | "min" | "mins" | "minute" | "minutes" => 60.0,
+            "h" | "hour" | "hours" => 3600.0,
+            _ => break,
+        };
+        total = total.saturating_add(seconds(number.trim_end_matches('.'), unit)?);
+        found = true;
+        rest = after;
+    }
+    found.then_some(total.min(RETRY_AFTER_MAX))
+}
+
+/// A body that is not JSON, as text: that of a page is its title or first heading.
+fn plain_text(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    if !text.trim_start().starts_with('<') {
+        return text.into_owned();
+    }
+    let lower = text.to_ascii_lowercase();
+    let inside = |tag: &str| {
+        let open = lower.find(&format!("<{tag}"))?;
+        let start = open + lower[open..].find('>')? + 1;
+        let end = start + lower[start..].find("</")?;
+        Some(text[start..end].trim().to_owned()).filter(|title| !title.is_empty())
+    };
+    inside("title").or_else(|| inside("h1")).unwrap_or_default()
+}
+
+/// The address without user, password, query and fragment: what an error may show.
+fn shown(url: &Url) -> String {
+    let mut shown = url.clone();
+    shown.set_query(None);
+    shown.set_fragment(None);
+    // Both fail only for addresses that cannot have a user at all.
+    let _ = shown.set_username("");
+    let _ = shown.set_password(None);
+    shown.to_string()
+}
+
+fn shorten(message: &str) -> String {
+    let one_line = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    match one_line.char_indices().nth(MESSAGE_LEN_MAX) {
+        Some((end, _)) => format!("{}…", &one_line[..end]),
+        None => one_line,
+    }
+}
+
+fn looks_like_key(word: &str) -> bool {
+    let start = word.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
+    start.starts_with("sk-") || word.contains("=sk-") || word.contains(":sk-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reqwest::header::{HeaderName, HeaderValue};
+    use serde_json::json;
+
+    fn wait(name: &'static str, value: &'static str) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        // 1994-11-06T08:49:37Z
+        retry_after(&headers, SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777))
+    }
+
+    #[test]
+    fn retry_after_is_read_in_every_form() {
+        assert_eq!(wait("retry-after-ms", "10"), Some(Duration::from_millis(10)));
+        assert_eq!(wait("retry-after", "2"), Some(Duration::from_secs(2)));
+        assert_eq!(wait("retry-after", "0.5"), Some(Duration::from_millis(500)));
+        assert_eq!(wait("retry-after", "Sun, 06 Nov 1994 08:50:07 GMT"), Some(Duration::from_secs(30)));
+        assert_eq!(wait("retry-after", "Sun, 06 Nov 1994 08:00:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(wait("retry-after", "99999999999"), Some(RETRY_AFTER_MAX));
+        assert_eq!(wait("retry-after", "soon"), None);
+        assert_eq!(wait("retry-after", "-1"), None);
+    }
+
+    #[test]
+    fn a_wait_is_found_in_the_body_too() {
+        let found = |body: Value| ServerError::find(&body).and_then(|error| error.wait).map(|wait| wait.as_millis());
+        let google = json!([{"error": {"message": "quota", "details": [{"@type": "x"}, {"retryDelay": "7s"}]}}]);
+        assert_eq!(found(google), Some(7000));
+        assert_eq!(found(json!({"error": {"message": "Rate limited. Please try again in 1m2.5s."}})), Some(62_500));
+        assert_eq!(found(json!({"message": "retry after 20 seconds"})), Some(20_000));
+        assert_eq!(found(json!({"error": {"message": "no", "retry_after": 3}})), Some(3000));
+        assert_eq!(found(json!({"error": {"message": "try again in 250ms"}})), Some(250));
+        assert_eq!(found(json!({"error": {"message": "try again in a moment"}})), None);
+        assert_eq!(found(json!({"error": {"message": "try again in 3 apples"}})), None);
+    }
+
+    #[test]
+    fn the_words_of_an_error_are_found_in_every_shape() {
+        let cases = [
+            (json!({"error": {"message": "no", "type": "t", "code": 7}}), "no"),
+            (json!([{"error": {"code": 400, "message": "bad key", "status": "INVALID_ARGUMENT"}}]), "bad key"),
+            (json!({"error": "no"}), "no"),
+            (json!({"error": "not_found", "message": "no such model"}), "not_found; no such model"),
+            (json!({"detail": "no"}), "no"),
+            (
+                json!({"detail": [{"loc": ["body", "messages", 0], "msg": "Field required", "type": "missing"}]}),
+                "Field required (at body.messages.0)",
+            ),
+            (json!({"message": "no"}), "no"),
+            (json!({"errors": ["no", "never"]}), "no; never"),
+            (json!({"success": false, "errors": [{"code": 7009, "message": "no"}]}), "no"),
+            (json!({"object": "error", "message": "CUDA out of memory", "code": 500}), "CUDA out of memory"),
+            (
+                json!({"error": {"message": "Provider returned error", "code": 502, "metadata": {"raw": "{\"error\":{\"message\":\"overloaded\"}}"}}}),
+                "overloaded",
+            ),
+            (json!({"error": {"message": "{\"message\":\"inner\"}"}}), "inner"),
+            (json!({"title": "Bad", "detail": "too long", "status": 400}), "too long"),
+            (json!({"hello": 1}), "{\"hello\":1}"),
+            (json!({}), ""),
+        ];
+        for (body, expected) in cases {
+            let message = ServerError::read_or_show(&body).message;
+            assert!(message.contains(expected) && message.is_empty() == expected.is_empty(), "{body}: {message}");
+        }
+    }
+
+    #[test]
+    fn what_says_that_something_went_wrong_is_an_error() {
+        for error in [
+            json!({"error": {"message": "no"}}),
+            json!({"object": "error", "message": "no"}),
+            json!({"type": "error"}),
+            json!({"detail": "no"}),
+            json!({"errors": ["no"]}),
+        ] {
+            assert!(is_error(&error, &["choices"]), "{error}");
+        }
+        for fine in [
+            json!({"choices": [], "error": null}),
+            json!({"choices": [], "message": "hello"}),
+            json!({}),
+            json!({"type": "ping"}),
+            json!([1]),
+            json!({"usage": {}}),
+        ] {
+            assert!(!is_error(&fine, &["choices"]), "{fine}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_redacted_wherever_it_stands() {
+        let wording = Wording { endpoint: "X".to_owned(), secrets: ["my-secret", "other"].map(Secret::from).to_vec() };
+        let text = wording.redacted("key my-secret, Bearer abc.def and 'sk-proj-12' or (sk-***z), other.");
+        assert_eq!(text, "key [redacted], Bearer [redacted] and [redacted] or [redacted] [redacted].");
+    }
+
+    #[test]
+    fn a_long_message_is_cut_between_characters() {
+        let short = shorten(&"ä ".repeat(400));
+        assert_eq!(short.chars().count(), MESSAGE_LEN_MAX + 1);
+    }
+
+    #[test]
+    fn a_page_is_its_title() {
+        assert_eq!(plain_text(b"<!doctype html><html><head><TITLE>Sign in</TITLE>"), "Sign in");
+        assert_eq!(plain_text(b"<html><body><h1 class=a>502 Bad Gateway</h1>"), "502 Bad Gateway");
+        assert_eq!(plain_text(b"<html><body>nothing"), "");
+        assert_eq!(plain_text(b"plain"), "plain");
+    }
+}
