@@ -75,6 +75,11 @@ impl Conversation {
         Some(value.trim_end_matches(['"', '\'', ')', ',']))
     }
 
+    /// Whether the newest user text has led to tool results.
+    pub(super) fn has_results(&self) -> bool {
+        self.results > 0
+    }
+
     pub(super) fn says(&self, name: &str) -> bool {
         self.directive(name).is_some()
     }
@@ -106,9 +111,13 @@ impl Conversation {
     }
 
     fn forced_call(&self) -> Option<Vec<(String, Value)>> {
-        let (name, rest) = self.after("TOOL")?.split_once(':')?;
-        self.tools.iter().any(|tool| tool.name == name).then_some(())?;
-        Some(vec![(name.to_owned(), Self::json_after(rest)?)])
+        let call = |directive: &str| {
+            let (name, rest) = self.after(directive)?.split_once(':')?;
+            self.tools.iter().any(|tool| tool.name == name).then_some(())?;
+            Some((name.to_owned(), Self::json_after(rest)?))
+        };
+        let first = call("TOOL")?;
+        Some(std::iter::once(first).chain(call("ALSO")).collect())
     }
 
     /// A leader asks every member; anybody else calls the first tool.

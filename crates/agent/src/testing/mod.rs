@@ -6,10 +6,12 @@
 
 mod decide;
 mod openai;
+mod quirk;
 mod sites;
 mod wire;
 
 pub use openai::{Exchange, OpenAiServer, PlannedAnswer};
+pub use quirk::Quirk;
 pub use sites::HackerNewsAndYahooServer;
 
 use axum::Router;

@@ -2,6 +2,7 @@
 
 use super::Hosted;
 use super::decide::Conversation;
+use super::quirk::Quirk;
 use super::wire::{Draft, Format, error_body, error_frame};
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -35,6 +36,8 @@ use tokio::sync::watch;
 /// | `CUT=1` | starts to answer, then drops the connection |
 /// | `GARBAGE=1` | answers with what is not JSON |
 /// | `TOOL=name:value` | calls that tool with that JSON value, once after each user text |
+/// | `QUIRK=name` or `QUIRK=name:n` | streams as a server with that [`Quirk`] does, in the first n answers or in all, to a turn without tool results |
+/// | `ALSO=name:value` | beside `TOOL`: calls this tool too, in the same turn |
 /// | `TOOLFOREVER=1` | calls tools in every turn |
 /// | `NOTOOL=1` | calls no tool |
 ///
@@ -56,6 +59,8 @@ pub struct Exchange {
     pub request: Value,
     /// Whether a key came along.
     pub has_key: bool,
+    /// The headers, their names in lower case.
+    pub headers: HashMap<String, String>,
     /// The status answered; absent while the server waits.
     pub status: Option<u16>,
     /// When it came, counted from the start of the server.
@@ -211,6 +216,10 @@ impl InWork {
             path: path.to_owned(),
             request,
             has_key: headers.contains_key(AUTHORIZATION),
+            headers: headers
+                .iter()
+                .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+                .collect(),
             status: None,
             started: shared.begun.elapsed(),
             ended: None,
@@ -291,7 +300,11 @@ async fn answer(shared: Arc<Shared>, format: Format, path: &str, headers: Header
     };
     let chunks = conversation.directive("CHUNKS").and_then(|count| count.parse().ok()).unwrap_or(6);
     let decision = conversation.decide();
-    let written = Draft { request: &request, decision: &decision, number, chunks }.write(format);
+    let draft = Draft { request: &request, decision: &decision, number, chunks };
+    if let Some(quirk) = quirk(&shared, &conversation) {
+        return give(work, quirk.speak(&draft, format));
+    }
+    let written = draft.write(format);
     let (cut, garbage) = (conversation.says("CUT"), conversation.says("GARBAGE"));
     if request["stream"] == true {
         let mut frames = written.frames;
@@ -328,6 +341,16 @@ fn scripted_error(shared: &Shared, conversation: &Conversation) -> Option<(u16, 
     let seen = state.keyed.entry(key.to_owned()).or_default();
     *seen += 1;
     (*seen <= times).then_some((status, None))
+}
+
+/// The quirk asked for, in a turn of its own.
+fn quirk(shared: &Shared, conversation: &Conversation) -> Option<Quirk> {
+    let named = conversation.directive("QUIRK").filter(|_| !conversation.has_results())?;
+    let (name, times) = named.split_once(':').map_or((named, None), |(name, times)| (name, times.parse().ok()));
+    let mut state = shared.lock();
+    let seen = state.keyed.entry(format!("quirk {name}")).or_default();
+    *seen += 1;
+    Quirk::parse(name).filter(|_| times.is_none_or(|times: usize| *seen <= times))
 }
 
 fn refuse(work: InWork, status: u16, code: Option<&str>, message: &str) -> Response<Body> {

@@ -5,6 +5,7 @@ mod failures;
 mod live;
 mod model_server;
 mod openai;
+mod quirk_table;
 mod quirks;
 mod scripted;
 mod sites;
