@@ -311,6 +311,8 @@ pub struct Items {
     items: Vec<Item>,
     begun: bool,
     last: Option<Value>,
+    /// What could not be attributed; no matter if the last event says everything itself.
+    doubt: Option<Refusal>,
 }
 
 /// One output item on its way.
@@ -365,8 +367,9 @@ impl Collector for Items {
             "response.reasoning_summary_text.delta" | "response.reasoning_text.delta" | "response.reasoning.delta" => {
                 self.think(&event)
             }
-            "response.function_call_arguments.delta" => self.arguments(&event, "delta", false)?,
-            "response.function_call_arguments.done" => self.arguments(&event, "arguments", true)?,
+            "response.reasoning_summary_text.done" | "response.reasoning_text.done" => self.thought(&event),
+            "response.function_call_arguments.delta" => self.arguments(&event, "delta", false),
+            "response.function_call_arguments.done" => self.arguments(&event, "arguments", true),
             "response.completed" | "response.incomplete" | "response.cancelled" | "response.done" => {
                 self.end(event["response"].take(), &kind);
                 Vec::new()
@@ -385,13 +388,27 @@ impl Collector for Items {
         let (Some(mut response), Some(settings)) = (self.last, self.settings) else {
             return Err(Refusal::Endless(String::new()));
         };
-        if !response.is_object() {
-            return Err(Refusal::Garbage("a last event without the answer".into()));
-        }
-        let streamed: Vec<_> = self.items.into_iter().map(Item::whole).collect::<Result<_, _>>()?;
         let last = response["output"].as_array_mut().map(std::mem::take).unwrap_or_default();
-        response["output"] = Value::Array(completed(last, streamed));
+        let is_told =
+            |item: &Item| item.value.is_null() || last.iter().any(|other| other["type"] == item.value["type"]);
+        let output = if last.iter().all(is_filled) && self.items.iter().all(is_told) && !last.is_empty() {
+            last
+        } else if let Some(doubt) = self.doubt {
+            return Err(doubt);
+        } else {
+            completed(last, self.items.into_iter().map(Item::whole).collect::<Result<_, _>>()?)
+        };
+        response["output"] = Value::Array(output);
         Responses::answer(&settings, response)
+    }
+}
+
+/// Whether an item of the last event says everything itself.
+fn is_filled(item: &Value) -> bool {
+    match item["type"].as_str() {
+        Some("function_call") => !text(&item["arguments"]).trim().is_empty(),
+        Some("message") => Said::read(&item["content"]) != Said::default(),
+        _ => true,
     }
 }
 
@@ -408,7 +425,10 @@ impl Items {
 
     fn end(&mut self, mut response: Value, kind: &str) {
         let said = kind.trim_start_matches("response.");
-        if response.is_object() && said != "completed" && said != "done" {
+        if !response.is_object() {
+            response = json!({});
+        }
+        if said != "completed" && said != "done" {
             response["status"] = json!(said);
         }
         self.last = Some(response);
@@ -493,16 +513,43 @@ impl Items {
 
     fn think(&mut self, event: &Value) -> Vec<ModelDelta> {
         let thought = event["delta"].as_str().unwrap_or_default();
-        let place = Place::of(event);
-        let at = self.find(&place, |item| item.value.is_null() || item.value["type"] == "reasoning");
-        if let Some(item) = at.and_then(|at| self.items.get_mut(at)) {
-            let part = event["summary_index"].as_u64().or_else(|| event["content_index"].as_u64()).unwrap_or(0);
-            item.thoughts.entry(part).or_default().push_str(thought);
+        if let Some(known) = self.thoughts(event) {
+            known.push_str(thought);
         }
         vec![ModelDelta::Reasoning(thought.to_owned())]
     }
 
-    fn arguments(&mut self, event: &Value, field: &str, is_all: bool) -> Result<Vec<ModelDelta>, Refusal> {
+    /// A whole part of the reasoning; told if its pieces were not.
+    fn thought(&mut self, event: &Value) -> Vec<ModelDelta> {
+        let whole = event["text"].as_str().unwrap_or_default();
+        let Some(known) = self.thoughts(event).filter(|_| !whole.is_empty()) else { return Vec::new() };
+        let rest = whole.strip_prefix(&**known).unwrap_or_default().to_owned();
+        whole.clone_into(known);
+        vec![ModelDelta::Reasoning(rest)]
+    }
+
+    /// The part of the reasoning that an event speaks of.
+    fn thoughts(&mut self, event: &Value) -> Option<&mut String> {
+        let place = Place::of(event);
+        let is_fit = |item: &Item| item.value.is_null() || item.value["type"] == "reasoning";
+        let at =
+            self.find(&place, is_fit).filter(|at| self.items[*at].value["type"] == "reasoning").unwrap_or_else(|| {
+                let value = json!({"type": "reasoning", "summary": []});
+                self.items.push(Item { id: place.id, index: place.index, value, ..Item::default() });
+                self.items.len() - 1
+            });
+        let part = event["summary_index"].as_u64().or_else(|| event["content_index"].as_u64()).unwrap_or(0);
+        Some(self.items.get_mut(at)?.thoughts.entry(part).or_default())
+    }
+
+    fn arguments(&mut self, event: &Value, field: &str, is_all: bool) -> Vec<ModelDelta> {
+        if let Err(doubt) = self.add_arguments(event, field, is_all) {
+            self.doubt.get_or_insert(doubt);
+        }
+        Vec::new()
+    }
+
+    fn add_arguments(&mut self, event: &Value, field: &str, is_all: bool) -> Result<(), Refusal> {
         let arguments = text(&event[field]);
         let place = Place::of(event);
         let is_call = |item: &Item| item.value["type"] == "function_call";
@@ -517,7 +564,7 @@ impl Items {
                 self.items.push(Item { id: place.id, index: place.index, value, ..Item::default() });
                 self.items.len() - 1
             }
-            (None, None) if arguments.trim().is_empty() => return Ok(Vec::new()),
+            (None, None) if arguments.trim().is_empty() => return Ok(()),
             (None, None) => return Err(doubt("arguments of a tool call that was never begun")),
         };
         let item = &mut self.items[at];
@@ -536,7 +583,7 @@ impl Items {
             }
             (false, _) => item.arguments.push_str(&arguments),
         }
-        Ok(Vec::new())
+        Ok(())
     }
 }
 

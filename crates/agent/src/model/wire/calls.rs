@@ -61,13 +61,18 @@ impl Piece {
         let others = piece.as_object().into_iter().flatten().filter(|(name, _)| !known.contains(&name.as_str()));
         extra.extend(others.filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.clone(), value.clone())));
         Self {
-            index: piece["index"].as_u64(),
+            index: number(&piece["index"]),
             id: text(&piece["id"]),
             name: text(&piece["function"]["name"]).trim().to_owned(),
             arguments: text(&piece["function"]["arguments"]),
             extra,
         }
     }
+}
+
+/// A number, which some servers write as a text.
+fn number(value: &Value) -> Option<u64> {
+    value.as_u64().or_else(|| value.as_str()?.trim().parse().ok())
 }
 
 /// A text, or anything else as its JSON: arguments as an object are against the format, but their meaning is clear.

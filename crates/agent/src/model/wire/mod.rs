@@ -108,19 +108,18 @@ pub(crate) fn problems(dialect: &impl Dialect) -> Vec<String> {
     problems
 }
 
+/// The one value that a body is, if it is JSON.
+fn parsed(body: &[u8]) -> Option<Value> {
+    let body = body.strip_prefix(sse::BYTE_ORDER_MARK).unwrap_or(body);
+    text::parse_json(&String::from_utf8_lossy(body)).ok()
+}
+
 /// The answer in a whole body.
-fn answer(dialect: &impl Dialect, url: &Url, body: &[u8]) -> Result<ModelResponse, Failure> {
-    let wording = wording(dialect);
-    let body = body.strip_prefix(sse::BYTE_ORDER_MARK).unwrap_or(body).trim_ascii();
-    if !body.starts_with(b"{") && !body.starts_with(b"[") {
-        return Err(wording.no_answer(url, body));
-    }
-    let parsed = text::parse_json(&String::from_utf8_lossy(body));
-    let mut body = parsed.map_err(|_| wording.garbage("an answer that is not JSON"))?;
+fn answer(dialect: &impl Dialect, mut body: Value) -> Result<ModelResponse, Failure> {
     text::Halves::join_all(&mut body);
     // Some servers put their error into a list.
     if let Value::Array(values) = body {
         body = values.into_iter().next().unwrap_or_default();
     }
-    dialect.answer(body).map_err(|refusal| wording.refusal(refusal))
+    dialect.answer(body).map_err(|refusal| wording(dialect).refusal(refusal))
 }

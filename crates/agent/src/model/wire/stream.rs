@@ -6,7 +6,7 @@
 use super::sse::{BYTE_ORDER_MARK, Event, Reader};
 use super::text::{Halves, parse_json};
 use super::words::{Refusal, Wording};
-use super::{ANSWER_LEN_MAX, Dialect, answer, send, wording};
+use super::{ANSWER_LEN_MAX, Dialect, answer, parsed, send, wording};
 use crate::http::{BodyError, root_cause};
 use crate::model::answer::check;
 use crate::model::{ModelEvent, ModelStream};
@@ -236,14 +236,22 @@ impl<'a, D: Dialect> Reading<'a, D> {
     fn end(&mut self) -> Result<(), Failure> {
         match std::mem::replace(&mut self.body, Body::Unknown(Vec::new())) {
             Body::Unknown(_) => self.finish(false),
-            Body::Whole(body) => {
-                // The listener sees one big piece.
-                let whole = answer(self.dialect, &self.url, &body)?;
-                if let Some(text) = &whole.content {
-                    self.tell(ModelDelta::Content(text.clone()));
+            Body::Whole(body) => match parsed(&body) {
+                Some(value) => {
+                    let whole = answer(self.dialect, value)?;
+                    // The listener sees one big piece.
+                    if let Some(text) = &whole.content {
+                        self.tell(ModelDelta::Content(text.clone()));
+                    }
+                    self.complete(whole)
                 }
-                self.complete(whole)
-            }
+                // A page, or a stream that begins with an error as bare JSON.
+                None => {
+                    self.body = Body::Events(Reader::default());
+                    self.feed(&body)?;
+                    self.end()
+                }
+            },
             Body::Events(reader) => {
                 reader.finish().into_iter().try_for_each(|event| self.event(event, true))?;
                 if self.over { Ok(()) } else { self.finish(false) }
@@ -278,6 +286,9 @@ impl<'a, D: Dialect> Reading<'a, D> {
                     if !is_last {
                         return Err(self.wording().garbage("a stream event that is not JSON"));
                     }
+                }
+                Err(text) if is_complaint(text) => {
+                    return Err(self.wording().refusal(Refusal::Error(Value::String(text.to_owned()))));
                 }
                 // `keepalive`, `ping`, or the words of somebody on the way.
                 Err(text) => self.remark_on(text),
@@ -346,6 +357,14 @@ impl<'a, D: Dialect> Reading<'a, D> {
     }
 }
 
+/// Whether a text in place of an event says that something went wrong.
+fn is_complaint(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    ["error", "exception", "failed", "out of memory", "unavailable", "overloaded", "too many requests", "timed out"]
+        .iter()
+        .any(|word| text.contains(word))
+}
+
 /// Whether a body's beginning is, as far as it goes, a stream of events; an empty one may have become one.
 fn is_stream(head: &[u8]) -> bool {
     let mut lines = head.split(|byte| matches!(byte, b'\n' | b'\r')).map(<[u8]>::trim_ascii);
@@ -363,6 +382,15 @@ fn chunks(response: Response) -> Chunks {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::model::OpenAIChat;
+    use outlive_core::FailureKind;
+    use serde_json::json;
+    use tokio::time::sleep;
+
+    fn reading<'a, D: Dialect>(dialect: &'a D, tools: &[ToolSpec], chunks: Chunks) -> Reading<'a, D> {
+        let url = Url::parse("http://127.0.0.1/v1").expect("an address");
+        Reading::new(dialect, tools.to_vec(), url, chunks, true)
+    }
 
     /// The answer in a streamed body, cut into these chunks.
     pub(crate) async fn read_body<D: Dialect>(
@@ -370,9 +398,7 @@ pub(super) mod tests {
         tools: &[ToolSpec],
         body: Vec<Vec<u8>>,
     ) -> Result<ModelResponse, Failure> {
-        let url = Url::parse("http://127.0.0.1/v1").expect("an address");
-        let chunks = stream::iter(body.into_iter().map(Ok)).boxed();
-        let mut reading = Reading::new(dialect, tools.to_vec(), url, chunks, true);
+        let mut reading = reading(dialect, tools, stream::iter(body.into_iter().map(Ok)).boxed());
         while !reading.over {
             reading.advance().await?;
         }
@@ -380,5 +406,91 @@ pub(super) mod tests {
             Some(ModelEvent::Done(whole)) => Ok(*whole),
             other => panic!("the last event is the whole: {other:?}"),
         }
+    }
+
+    fn chunk(text: &str, reason: Option<&str>) -> String {
+        let choice = json!({"delta": {"content": text}, "finish_reason": reason});
+        format!("data: {}\n\n", json!({"choices": [choice]}))
+    }
+
+    /// What was told, and how it ended, when each of these comes so many seconds after the one before.
+    async fn paced(model: &OpenAIChat, pieces: Vec<(u64, String)>) -> (String, Result<(), Failure>) {
+        let chunks = stream::iter(pieces).then(|(wait, piece)| async move {
+            sleep(Duration::from_secs(wait)).await;
+            Ok(piece.into_bytes())
+        });
+        let mut reading = reading(model, &[], chunks.boxed());
+        let mut ended = Ok(());
+        while !reading.over && ended.is_ok() {
+            ended = reading.advance().await;
+        }
+        let told = reading.ready.into_iter().filter_map(|event| match event {
+            ModelEvent::Delta(ModelDelta::Content(text)) => Some(text),
+            _ => None,
+        });
+        (told.collect(), ended)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_is_alive_has_all_the_time_it_needs_unless_a_total_was_chosen() {
+        let model = OpenAIChat::new("x").api_key("").timeout(Duration::from_secs(2));
+        let mut pieces: Vec<_> = (0..1000).map(|_| (1, chunk("a", None))).collect();
+        pieces.push((1, chunk("b", Some("stop"))));
+        let (told, ended) = paced(&model, pieces.clone()).await;
+        assert_eq!((told.len(), ended), (1001, Ok(())));
+        let (told, ended) = paced(&model.total_timeout(Duration::from_millis(10_500)), pieces).await;
+        let failure = ended.expect_err("the total is over");
+        assert_eq!((told.as_str(), failure.kind), ("aaaaaaaaaa", FailureKind::Timeout));
+        assert!(failure.message.contains("has not ended its answer within 10.5s"), "{failure:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_and_mere_signs_of_life_have_an_end() {
+        let model =
+            OpenAIChat::new("x").api_key("").timeout(Duration::from_secs(60)).idle_timeout(Duration::from_secs(20));
+        let alive = || (0..100).map(|_| (10, ": still here\n\ndata: keepalive\n\n".to_owned()));
+        let (_, ended) = paced(&model, alive().collect()).await;
+        assert!(ended.expect_err("no token").message.contains("has sent nothing of its answer for 60s"));
+        let pieces = std::iter::once((50, chunk("a", None)));
+        let (_, ended) = paced(&model, pieces.chain(alive()).collect()).await;
+        assert!(ended.expect_err("no first token").message.contains("has been silent for 20s"));
+        let pieces = std::iter::once((10, chunk("a", None))).chain(alive());
+        let (told, ended) = paced(&model, pieces.collect()).await;
+        assert!(ended.expect_err("no second token").message.contains("has sent nothing of its answer for 60s"));
+        assert_eq!(told, "a");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_of_eight_megabytes_in_small_chunks_is_read() {
+        let model = OpenAIChat::new("x").api_key("");
+        let body = chunk(&"x".repeat(8 << 20), Some("stop")).into_bytes();
+        let chunks = body.chunks(1024).map(<[u8]>::to_vec).collect();
+        let answer = read_body(&model, &[], chunks).await.unwrap_or_else(|failure| panic!("{failure:?}"));
+        assert_eq!(answer.content.map(|text| text.len()), Some(8 << 20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_no_stream_is_named() {
+        let model = OpenAIChat::new("x").api_key("");
+        let said = async |body: &str| match read_body(&model, &[], vec![body.as_bytes().to_vec()]).await {
+            Ok(answer) => panic!("{answer:?}"),
+            Err(failure) => (failure.kind, failure.retryable, failure.message),
+        };
+        let (kind, retryable, message) = said("\n <html><title>Log in</title>").await;
+        assert_eq!((kind, retryable), (FailureKind::BadResponse, false));
+        assert!(message.contains("a web page") && message.ends_with("Log in"), "{message}");
+        let (kind, retryable, message) = said("upstream connect error\n").await;
+        assert_eq!((kind, retryable), (FailureKind::BadResponse, true));
+        assert!(message.contains("upstream connect error"), "{message}");
+        for cut in
+            ["", "\n\n", ": processing\n\n", "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\ndata: {\"choi"]
+        {
+            assert_eq!(said(cut).await.0, FailureKind::Truncated, "{cut}");
+        }
+        let (_, _, message) = said("data: Internal Server Error\n\ndata: [DONE]\n\n").await;
+        assert!(message.contains("ended its answer with an error: Internal Server Error"), "{message}");
+        let (kind, _, message) = said("{\"error\":{\"message\":\"no\",\"code\":400}}\n\ndata: [DONE]\n\n").await;
+        assert_eq!(kind, FailureKind::BadRequest, "{message}");
+        assert_eq!(said("[1, 2").await.0, FailureKind::BadResponse);
     }
 }

@@ -3,6 +3,7 @@
 //! Servers write errors in a dozen shapes; all of them are read here, with the wait they ask for. No text leaves here that
 //! holds a secret, and no address with its query.
 
+use super::sse::BYTE_ORDER_MARK;
 use crate::http::{self, BodyError};
 use outlive_core::{Failure, FailureKind, Secret};
 use reqwest::Url;
@@ -65,6 +66,7 @@ impl Wording {
         if (300..400).contains(&status) {
             return self.redirected(url, status, headers);
         }
+        let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
         let error = match serde_json::from_slice(body) {
             Ok(body) => ServerError::read_or_show(&body),
             Err(_) => ServerError { message: plain_text(body), ..ServerError::default() },
