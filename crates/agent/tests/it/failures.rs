@@ -233,3 +233,109 @@ async fn planned_failures_pass_and_the_next_call_succeeds() {
         assert!(model.respond(question(&flaky)).await.is_ok());
     }
 }
+
+#[tokio::test]
+async fn a_redirect_that_would_change_the_request_is_named_and_not_followed() {
+    let (server, elsewhere) = (OpenAiServer::start().await, OpenAiServer::start().await);
+    let away = format!("{}/responses?token=hidden", elsewhere.url());
+    for model in both(&server) {
+        for (status, location) in
+            [(301, "/v1/responses"), (302, "/login?next=hidden"), (303, "/x"), (307, &*away), (308, &*away)]
+        {
+            server.reset();
+            server.answer_next(PlannedAnswer::json(status, &json!({})).header("location", location));
+            let failure = bad(streamed(&*model, question("hi")).await);
+            assert_eq!((failure.kind, failure.retryable), (FailureKind::BadRequest, false), "{failure:?}");
+            let from = server.url();
+            let named = failure.message.contains(&format!("answered {status}, a redirect to http://"));
+            assert!(named && failure.message.contains(&from) && !failure.message.contains("hidden"), "{failure:?}");
+            assert_eq!(server.log().len(), 1, "nothing else is asked");
+        }
+        // A redirect at the same place that keeps the request is no harm.
+        let path = server.log()[0].path.clone();
+        server.answer_next(PlannedAnswer::json(308, &json!({})).header("location", &path));
+        assert!(streamed(&*model, question("hi")).await.is_ok());
+    }
+    assert!(elsewhere.log().is_empty(), "the conversation went nowhere else");
+}
+
+#[tokio::test]
+async fn the_words_of_an_error_are_heard_in_every_shape() {
+    for (body, words) in [
+        (
+            json!([{"error": {"code": 400, "message": "API key not valid", "status": "INVALID_ARGUMENT"}}]),
+            "API key not valid",
+        ),
+        (json!({"error": "model not found"}), "model not found"),
+        (
+            json!({"detail": [{"loc": ["body", "messages"], "msg": "Field required", "type": "missing"}]}),
+            "Field required (at body.messages)",
+        ),
+        (json!({"message": "Unknown parameter"}), "Unknown parameter"),
+        (json!({"errors": [{"message": "one"}, "two"]}), "one; two"),
+        (json!({"unheard": "of"}), "{\"unheard\":\"of\"}"),
+    ] {
+        for failure in all_ways(PlannedAnswer::json(400, &body)).await {
+            assert!(failure.message.ends_with(&format!("answered 400: {words}")), "{}", failure.message);
+        }
+    }
+    let google = json!([{"error": {"message": "slow down", "details": [{"retryDelay": "7s"}]}}]);
+    for failure in all_ways(PlannedAnswer::json(429, &google)).await {
+        assert_eq!((failure.kind, failure.retry_after_ms), (FailureKind::RateLimit, Some(7000)), "{failure:?}");
+    }
+    // A wait in the headers goes before one in the body.
+    for failure in all_ways(PlannedAnswer::json(429, &google).header("retry-after", "2")).await {
+        assert_eq!(failure.retry_after_ms, Some(2000));
+    }
+}
+
+#[tokio::test]
+async fn an_error_in_a_good_answer_is_a_failure_with_its_words() {
+    for (body, kind, words) in [
+        (
+            json!({"object": "error", "message": "CUDA out of memory", "code": 500}),
+            FailureKind::Unavailable,
+            "CUDA out of memory",
+        ),
+        (json!({"error": {"message": "slow down", "code": 429}}), FailureKind::RateLimit, "slow down"),
+        (json!([{"error": {"message": "bad", "code": 400}}]), FailureKind::BadRequest, "bad"),
+        (json!({"detail": "worker died"}), FailureKind::Unavailable, "worker died"),
+        (
+            json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}),
+            FailureKind::Unavailable,
+            "Overloaded",
+        ),
+    ] {
+        let as_event = PlannedAnswer::events(format!("data: {body}\n\ndata: [DONE]\n\n"));
+        for answer in [PlannedAnswer::json(200, &body), as_event] {
+            for failure in all_ways(answer).await {
+                assert_eq!(failure.kind, kind, "{failure:?}");
+                assert!(failure.message.ends_with(&format!("ended its answer with an error: {words}")), "{failure:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_page_instead_of_an_answer_is_named_with_where_it_came_from() {
+    let server = OpenAiServer::start().await;
+    for model in both(&server) {
+        for content_type in ["text/html", "application/json", "text/event-stream"] {
+            let page = PlannedAnswer {
+                status: 200,
+                headers: vec![("content-type".to_owned(), content_type.to_owned())],
+                body: b"\n<!doctype html><html><head><title>Sign in</title></head></html>".to_vec(),
+                cut: false,
+            };
+            for streaming in [false, true] {
+                server.answer_next(page.clone());
+                let failure = match streaming {
+                    true => bad(streamed(&*model, question("hi")).await),
+                    false => bad(model.respond(question("hi")).await),
+                };
+                assert_eq!((failure.kind, failure.retryable), (FailureKind::BadResponse, false), "{failure:?}");
+                assert!(failure.message.contains(&server.url()) && failure.message.ends_with("Sign in"), "{failure:?}");
+            }
+        }
+    }
+}

@@ -439,3 +439,63 @@ async fn a_reasoning_models_thoughts_are_streamed_apart() {
     assert_eq!(answer.reasoning_content.as_deref(), Some("Hm. "));
     assert_eq!(answer.content.as_deref(), Some("Yes."));
 }
+
+#[tokio::test]
+async fn a_key_may_have_a_header_of_its_own_and_headers_are_kept_secret() {
+    let server = OpenAiServer::start().await;
+    let base = format!("{}?api-version=2025-04-01", server.url());
+    let chat = OpenAIChat::new("x").base_url(&base).api_key("azure-key-123").api_key_header("api-key");
+    let chat = chat.header("x-team", "first").header("X-Team", "blue-team-token");
+    let responses = OpenAIResponses::new("x").base_url(&base).api_key("azure-key-123").api_key_header("api-key");
+    let responses = responses.header("x-team", "blue-team-token");
+    let models: [AnyModel; 2] = [Box::new(chat), Box::new(responses)];
+    for model in models {
+        good(model.respond(question("hi")).await);
+        let secrets: Vec<_> = model.secrets().iter().map(|secret| secret.expose().to_owned()).collect();
+        assert_eq!(secrets, ["azure-key-123", "blue-team-token"]);
+        let error = json!({"error": {"message": "no access with azure-key-123 for blue-team-token", "code": 403}});
+        server.answer_next(PlannedAnswer::json(403, &error));
+        let failure = bad(model.respond(question("hi")).await);
+        assert!(failure.message.ends_with("no access with [redacted] for [redacted]"), "{}", failure.message);
+    }
+    for exchange in server.log() {
+        assert!(!exchange.has_key, "there is no Authorization");
+        assert_eq!(exchange.headers.get("api-key").map(String::as_str), Some("azure-key-123"));
+        assert_eq!(exchange.headers.get("x-team").map(String::as_str), Some("blue-team-token"));
+    }
+    let unusable = OpenAIChat::new("x").api_key("").header("x team", "value").header("x-other", "a\nsecret-b");
+    let problems = unusable.problems();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems[0].contains("\"x team\"") && !problems.concat().contains("secret-b"), "{problems:?}");
+}
+
+#[test]
+fn a_key_is_looked_for_where_the_caller_says() {
+    let model = OpenAIChat::new("x").api_key_variable("OUTLIVE_TEST_NO_SUCH_KEY");
+    assert_eq!(model.problems(), ["model openai-chat:x needs OUTLIVE_TEST_NO_SUCH_KEY, which is not set"]);
+}
+
+#[tokio::test]
+async fn instructions_have_the_role_developer_only_where_it_is_asked_for() {
+    let server = OpenAiServer::start().await;
+    let chat = OpenAIChat::new("x").base_url(server.url()).api_key("");
+    let responses = OpenAIResponses::new("x").base_url(server.url()).api_key("");
+    let models: [AnyModel; 4] = [
+        Box::new(chat.clone()),
+        Box::new(responses.clone()),
+        Box::new(chat.developer_role()),
+        Box::new(responses.developer_role()),
+    ];
+    for model in models {
+        good(model.respond(question("hi")).await);
+    }
+    let roles: Vec<_> = server
+        .log()
+        .iter()
+        .map(|exchange| {
+            let first = exchange.request.get("messages").or_else(|| exchange.request.get("input")).map(|list| &list[0]);
+            first.map(|message| message["role"].clone())
+        })
+        .collect();
+    assert_eq!(roles, ["system", "system", "developer", "developer"].map(|role| Some(json!(role))));
+}

@@ -1,9 +1,10 @@
 //! Servers that speak almost like OpenAI. Every stream here is byte for byte what such a server sends.
 
 use crate::conversation::{bad, good, question, streamed, text};
-use outlive_agent::model::{Model, OpenAIChat, OpenAIResponses};
+use futures::StreamExt;
+use outlive_agent::model::{Model, ModelEvent, OpenAIChat, OpenAIResponses};
 use outlive_agent::testing::{OpenAiServer, PlannedAnswer};
-use outlive_core::{FailureKind, FinishReason, ModelResponse};
+use outlive_core::{FailureKind, FinishReason, ModelDelta, ModelResponse};
 use serde_json::json;
 
 async fn responses(body: &str) -> (String, ModelResponse) {
@@ -177,4 +178,104 @@ async fn a_refusal_is_an_answer() {
     server.answer_next(PlannedAnswer::json(200, &json!({"id": "r", "status": "completed", "output": output})));
     let model = OpenAIResponses::new("gpt-5.2").base_url(server.url()).api_key("");
     assert_eq!(good(model.respond(question("hi")).await).content.as_deref(), Some("I would rather not."));
+}
+
+#[tokio::test]
+async fn what_was_told_before_a_failure_is_passed_on_first() {
+    let server = OpenAiServer::start().await;
+    let chat = OpenAIChat::new("local").base_url(server.url()).api_key("");
+    let responses = OpenAIResponses::new("local").base_url(server.url()).api_key("");
+    let piece = json!({"choices": [{"delta": {"content": "Half an ans"}}]});
+    let delta = json!({"type": "response.output_text.delta", "delta": "Half an ans"});
+    let models: [(Box<dyn Model>, _); 2] = [(Box::new(chat), piece), (Box::new(responses), delta)];
+    for (model, piece) in models {
+        server.answer_next(PlannedAnswer::events(format!("data: {piece}\n\ndata: {{\"error\":\"no\"}}\n\n")));
+        let mut events = model.stream(question("hi"));
+        let first = events.next().await.expect("an event").unwrap_or_else(|failure| panic!("{failure:?}"));
+        assert_eq!(first, ModelEvent::Delta(ModelDelta::Content("Half an ans".to_owned())));
+        assert!(events.next().await.expect("an event").is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_was_not_asked_for_is_heard_all_the_same() {
+    let server = OpenAiServer::start().await;
+    let chat = OpenAIChat::new("local").base_url(server.url()).api_key("");
+    let responses = OpenAIResponses::new("local").base_url(server.url()).api_key("");
+    let piece = json!({"choices": [{"delta": {"content": "Hello"}, "finish_reason": "stop"}]});
+    let event = json!({"type": "response.completed", "response": {"id": "r", "output": [
+        {"type": "message", "content": [{"type": "output_text", "text": "Hello"}]},
+    ]}});
+    let models: [(Box<dyn Model>, _); 2] = [(Box::new(chat), piece), (Box::new(responses), event)];
+    for (model, event) in models {
+        // The type says JSON, as some proxies do.
+        let mut answer = PlannedAnswer::events(format!("data: {event}\n\ndata: [DONE]\n\n"));
+        answer.headers = vec![("content-type".to_owned(), "application/json".to_owned())];
+        server.answer_next(answer);
+        assert_eq!(good(model.respond(question("hi")).await).content.as_deref(), Some("Hello"));
+    }
+}
+
+#[tokio::test]
+async fn whole_answers_have_the_same_quirks() {
+    let server = OpenAiServer::start().await;
+    let model = OpenAIChat::new("local").base_url(server.url()).api_key("");
+    let whole = async |choice: serde_json::Value| {
+        let mut body = b"\xef\xbb\xbf".to_vec();
+        body.extend(json!({"id": "c", "choices": [choice]}).to_string().into_bytes());
+        server.answer_next(PlannedAnswer { body, ..PlannedAnswer::json(200, &json!({})) });
+        model.respond(question("hi")).await
+    };
+    let parts = json!(["Hel", {"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "lo"}]);
+    let answer = good(whole(json!({"message": {"content": parts}, "finish_reason": "stop"})).await);
+    assert_eq!((answer.content.as_deref(), answer.reasoning_content.as_deref()), (Some("Hello"), Some("hm")));
+    let tagged = json!({"message": {"content": "<think>hm</think>{\"a\":1}"}, "finish_reason": "stop"});
+    let answer = good(whole(tagged).await);
+    assert_eq!((answer.content.as_deref(), answer.reasoning_content.as_deref()), (Some("{\"a\":1}"), Some("hm")));
+    let failure = bad(whole(
+        json!({"message": {"content": "Hel"}, "finish_reason": "error", "native_finish_reason": "network_error"}),
+    )
+    .await);
+    assert!(failure.message.contains("network_error") && failure.retryable, "{failure:?}");
+    let failure = bad(whole(json!({"message": {"content": "Hel"}, "finish_reason": "banana"})).await);
+    assert_eq!(failure.kind, FailureKind::Truncated);
+    let calls = json!([
+        {"id": "a", "type": "function", "function": {"name": "buy", "arguments": "{}"}},
+        {"id": "a", "type": "function", "function": {"name": "buy", "arguments": "{}"}},
+    ]);
+    let answer = good(whole(json!({"message": {"content": null, "tool_calls": calls}, "finish_reason": "stop"})).await);
+    assert_eq!((answer.tool_calls.len(), answer.finish_reason), (1, FinishReason::ToolCalls));
+}
+
+#[tokio::test]
+async fn calls_are_attributed_by_the_last_event_of_the_responses_endpoint_where_the_others_cannot() {
+    let call = |id: &str, name: &str, arguments: &str| json!({"type": "function_call", "id": id, "call_id": id, "name": name, "arguments": arguments});
+    let events = |output: serde_json::Value| {
+        let added = |name: &str| json!({"type": "response.output_item.added", "item": {"type": "function_call", "id": null, "name": name}});
+        let delta =
+            |text: &str| json!({"type": "response.function_call_arguments.delta", "item_id": null, "delta": text});
+        let done = json!({"type": "response.function_call_arguments.done", "item_id": null, "arguments": "{\"n\":2}"});
+        let other = json!({"type": "response.function_call_arguments.done", "item_id": null, "arguments": "{\"n\":1}"});
+        let last = json!({"type": "response.completed", "response": {"id": "r", "output": output}});
+        [added("a"), added("b"), delta("{\"n\":1}"), done, other, last]
+            .map(|event| format!("data: {event}\n\n"))
+            .concat()
+    };
+    let full = json!([call("1", "a", "{\"n\":1}"), call("2", "b", "{\"n\":2}")]);
+    let (_, answer) = responses(&events(full)).await;
+    let calls: Vec<_> = answer.tool_calls.iter().map(|call| &*call.function.arguments).collect();
+    assert_eq!(calls, ["{\"n\":1}", "{\"n\":2}"]);
+    let server = OpenAiServer::start().await;
+    server.answer_next(PlannedAnswer::events(events(json!([call("1", "a", ""), call("2", "b", "")]))));
+    let model = OpenAIResponses::new("local").base_url(server.url()).api_key("");
+    let failure = bad(streamed(&model, question("hi")).await);
+    assert!(failure.kind == FailureKind::BadResponse && failure.message.contains("malformed"), "{failure:?}");
+}
+
+#[tokio::test]
+async fn absurd_counts_of_tokens_do_not_overflow() {
+    let usage = json!({"prompt_tokens": u64::MAX, "completion_tokens": u64::MAX, "total_tokens": -1});
+    let event = json!({"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}], "usage": usage});
+    let (_, answer) = chat(&format!("data: {event}\n\n")).await;
+    assert!(answer.usage.total_tokens >= answer.usage.input_tokens);
 }
