@@ -2,7 +2,7 @@
 //!
 //! Pure: events in, a picture out. Statuses are taken from the events, never worked out.
 
-use outlive::core::{EventKind, RunEvent, StepOutput};
+use outlive::core::{EventKind, FinishReason, RunEvent, StepOutput};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -60,6 +60,8 @@ pub(crate) struct StepView {
     /// From 1; one more for each retry.
     pub(crate) attempts: u32,
     pub(crate) error: Option<String>,
+    /// What cut the step's newest answer, its members' left aside.
+    pub(crate) finish_reason: Option<FinishReason>,
     /// Whether a process was lost while it was at work.
     pub(crate) was_resumed: bool,
 }
@@ -77,6 +79,7 @@ impl StepView {
             tokens: 0,
             attempts: 1,
             error: None,
+            finish_reason: None,
             was_resumed: false,
         }
     }
@@ -107,6 +110,7 @@ impl StepView {
             "tokens": self.tokens,
             "attempts": self.attempts,
             "error": self.error,
+            "finish_reason": self.finish_reason,
         })
     }
 }
@@ -226,6 +230,9 @@ impl RunView {
                 if let Some(step) = self.step(event) {
                     step.model_calls += 1;
                     step.tokens += done.total_tokens;
+                    if event.origin.parent_run_id.is_none() {
+                        step.finish_reason = done.finish_reason;
+                    }
                 }
             }
             WorkflowStarted
@@ -262,5 +269,35 @@ impl RunView {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use outlive::core::{ModelRequestDone, Origin, RunId};
+
+    #[test]
+    fn a_step_says_what_cut_its_own_last_answer() {
+        let event = |kind: EventKind, parent: Option<&str>| RunEvent {
+            created_at: 0,
+            kind,
+            origin: Origin {
+                step_name: Some("research".into()),
+                parent_run_id: parent.and_then(|id| RunId::parse(id).ok()),
+                ..Origin::default()
+            },
+            event_index: None,
+        };
+        let answered = |reason| EventKind::ModelRequestCompleted(ModelRequestDone::default().ended(reason));
+        let begun = event(EventKind::StepStarted, None);
+        let own = event(answered(FinishReason::Length), None);
+        let of_member = event(answered(FinishReason::ContentFilter), Some("team"));
+        let reason = |events: &[&RunEvent]| RunView::of(events.iter().copied()).steps[0].finish_reason;
+        assert_eq!(reason(&[&begun, &own, &of_member]), Some(FinishReason::Length));
+        assert_eq!(reason(&[&begun, &own, &event(answered(FinishReason::Stop), None)]), None);
+        let step = &RunView::of([&begun, &own]).steps[0];
+        assert_eq!(step.to_json()["finish_reason"], "length");
+        assert!(crate::cmd::step_facts(step).contains("answer cut at its token limit"));
     }
 }

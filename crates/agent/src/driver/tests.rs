@@ -878,3 +878,92 @@ async fn dropping_a_run_drops_every_call_in_flight() {
     assert!(given_up.is_err());
     assert_eq!(dropped.load(Ordering::SeqCst), 2);
 }
+
+#[tokio::test]
+async fn what_a_provider_wants_back_goes_back_also_after_a_crash() {
+    let data = json!({"model": "m", "chat_message": {"reasoning": "reasoning_content"}});
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let make = || {
+        let (data, seen) = (data.clone(), seen.clone());
+        let model = ScriptedModel::from_fn("m", move |request: &ModelRequest| {
+            let turn = request.messages.iter().find(|message| message.role == Role::Assistant);
+            let Some(turn) = turn else {
+                let answer = calls([("price", r#"{"of":"ACME"}"#)]);
+                let thoughts = Some("I must look.".to_owned());
+                return Ok(ModelResponse { provider_data: Some(data.clone()), reasoning_content: thoughts, ..answer });
+            };
+            seen.lock().unwrap().push((turn.provider_data.clone(), turn.reasoning_content.clone()));
+            Ok(text("12"))
+        });
+        Agent::new("A").model(model).tool(counting("price", &Arc::default()))
+    };
+    let whole = Arc::new(Log::default());
+    run(&make(), &whole).await;
+    let entries = whole.entries();
+    for end in 1..entries.len() {
+        run(&make(), &Arc::new(Log::after(&entries[..end]))).await;
+    }
+    let seen = seen.lock().unwrap();
+    assert!(seen.len() > 3, "the second turn was asked for again and again: {}", seen.len());
+    assert!(seen.iter().all(|back| *back == (Some(data.clone()), Some("I must look.".to_owned()))));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_none_is_paid_for_once_and_kept() {
+    let thoughts = || ModelResponse { reasoning_content: Some("It is 42.".to_owned()), ..text("") };
+    for (answer, words) in [
+        (thoughts(), "all the model wrote is its reasoning, which is kept with the run: \"It is 42.\""),
+        (
+            ModelResponse { finish_reason: FinishReason::Length, ..thoughts() },
+            "cut at its token limit before its first word",
+        ),
+        (ModelResponse { finish_reason: FinishReason::ContentFilter, ..text("") }, "filter before its first word"),
+    ] {
+        let model = ScriptedModel::from_fn("m", move |_| Ok(answer.clone()));
+        for stream in [true, false] {
+            let log = Arc::new(Log::default());
+            let calls = model.calls();
+            let failure = failed(&Agent::new("A").model(model.clone()).stream(stream), &log).await;
+            assert_eq!((model.calls() - calls, failure.retryable), (1, false), "{failure:?}");
+            assert!(failure.message.contains(words), "{failure:?}");
+            let entries = log.entries();
+            let Some(Record::Result { value, .. }) = entries.last().and_then(|entry| entry.record.clone()) else {
+                panic!("the end of the run is recorded");
+            };
+            assert_eq!(value.get().contains("It is 42."), words.contains("reasoning") || words.contains("token"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn lost_arguments_are_asked_for_again_whichever_model_lost_them() {
+    let model = ScriptedModel::from_fn("m", |_| Ok(calls([("price", "")])));
+    let agent = Agent::new("A").model(model.clone()).tool(counting("price", &Arc::default()));
+    let failure = failed(&agent.retry(Retry::times(2).backoff(Duration::ZERO)), &Arc::new(Log::default())).await;
+    assert_eq!((failure.kind, model.calls()), (FailureKind::BadResponse, 3));
+    assert!(failure.message.contains("a call of the tool price without its arguments"), "{failure:?}");
+}
+
+#[tokio::test]
+async fn what_cut_an_answer_stands_on_the_run_and_in_its_events() {
+    for (reason, word) in [
+        (FinishReason::Length, "length"),
+        (FinishReason::ContentFilter, "content_filter"),
+        (FinishReason::Cancelled, "cancelled"),
+    ] {
+        let model = ScriptedModel::from_fn("m", move |_| Ok(ModelResponse { finish_reason: reason, ..text("half") }));
+        let log = Arc::new(Log::default());
+        let output = run(&Agent::new("A").model(model.clone()), &log).await;
+        assert_eq!((output.finish_reason, output.content), (Some(reason), Some("half".into())));
+        let said = |name: &str| {
+            let entries = log.entries();
+            let entry = entries.iter().find(|entry| entry.event.name() == name).expect("it was told").clone();
+            serde_json::to_value(&entry.event).expect("an event is JSON")["finish_reason"].clone()
+        };
+        assert_eq!((said("ModelRequestCompleted"), said("RunCompleted")), (json!(word), json!(word)));
+
+        let team = Team::new("T").member(Agent::new("M").model(model.clone())).model(model.clone()).fail_on([reason]);
+        let failure = failed(&team, &Arc::new(Log::default())).await;
+        assert!(failure.message.contains("which is not accepted here") && !failure.retryable, "{failure:?}");
+    }
+}

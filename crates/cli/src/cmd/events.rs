@@ -212,7 +212,8 @@ fn about(event: &RunEvent) -> String {
             text(&model.model)
         }
         ModelRequestCompleted(done) | TeamModelRequestCompleted(done) => {
-            format!("{} tokens", style::short_count(done.total_tokens))
+            let cut = done.finish_reason.map(|reason| format!(", {}", reason.as_words())).unwrap_or_default();
+            format!("{} tokens{cut}", style::short_count(done.total_tokens))
         }
         ToolCallStarted(call) | ToolCallCompleted(call) | TeamToolCallStarted(call) | TeamToolCallCompleted(call) => {
             text(&format!("{} {}", call.tool.tool_name, call.tool.tool_args))

@@ -206,6 +206,7 @@ pub(crate) fn step_facts(step: &StepView) -> String {
     facts.extend((step.members() > 0).then(|| style::counted(step.members(), "member")));
     facts.extend((step.tool_calls > 0).then(|| style::counted(step.tool_calls, "tool call")));
     facts.extend((step.tokens > 0).then(|| format!("{} tokens", style::short_count(step.tokens))));
+    facts.extend(step.finish_reason.map(|reason| format!("answer {}", reason.as_words())));
     facts.join(style::dot())
 }
 

@@ -6,8 +6,8 @@ use outlive_core::machine::{
 };
 use outlive_core::port::Executed;
 use outlive_core::{
-    Definition, DefinitionId, Failure, FailureKind, Message, Metrics, ModelResponse, OnError, Retry, Role, RunId,
-    RunInfo, RunStatus, SessionId, Step, StepInput, StepOutput, Timestamp, ToolCall, ToolResult, WorkerId,
+    Definition, DefinitionId, Failure, FailureKind, FinishReason, Message, Metrics, ModelResponse, OnError, Retry,
+    Role, RunId, RunInfo, RunStatus, SessionId, Step, StepInput, StepOutput, Timestamp, ToolCall, ToolResult, WorkerId,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -336,4 +336,38 @@ fn a_leader_delegates_to_members_it_has_and_is_told_of_others() {
     assert!(matches!(&calls[1].1, TeamCall::Refuse { reason, .. } if reason.contains("hn, finance")));
     assert!(matches!(&calls[2].1, TeamCall::Refuse { reason, .. } if reason.contains("empty")));
     assert!(matches!(&calls[3].1, TeamCall::Tool(_)));
+}
+
+#[test]
+fn a_call_in_which_the_answer_was_cut_is_not_made_and_the_model_is_told() {
+    let cut = |calls: &[(&str, &str)], finish_reason| {
+        let calls = calls.iter().map(|(id, arguments)| ToolCall::new(*id, "buy", *arguments)).collect();
+        ModelResponse { finish_reason, ..ModelResponse::calls(calls) }
+    };
+    let reasons = [FinishReason::Length, FinishReason::ContentFilter, FinishReason::Cancelled];
+    for (reason, unfinished) in
+        reasons.into_iter().flat_map(|reason| ["", " ", "{}", "{\"num\": 1"].map(|text| (reason, text)))
+    {
+        let mut machine = agent(AgentLimits::default());
+        machine.answered(cut(&[("a", "{\"num\":1}"), ("b", unfinished)], reason), Metrics::default(), 0);
+        let AgentCommand::CallTools { calls, .. } = machine.next() else { panic!("the first call is whole") };
+        assert_eq!(calls.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [0], "{unfinished:?}");
+        machine.tool_result(0, ToolResult::ok("done"), 0);
+        let told = machine.messages().last().and_then(|message| message.content.clone()).unwrap();
+        assert!(told.contains("not executed") && told.contains(reason.as_words()), "{told}");
+        assert!(matches!(machine.next(), AgentCommand::CallModel { turn: 1 }));
+    }
+    let mut machine = agent(AgentLimits::default());
+    machine.answered(cut(&[("a", "{\"num\":1}")], FinishReason::Length), Metrics::default(), 0);
+    assert!(
+        matches!(machine.next(), AgentCommand::CallTools { calls, .. } if calls.len() == 1),
+        "nothing of it is missing"
+    );
+
+    let mut machine = agent(AgentLimits { repairs_max: 2, ..AgentLimits::default() });
+    for _ in 0..3 {
+        machine.answered(cut(&[("a", "")], FinishReason::Length), Metrics::default(), 0);
+    }
+    let AgentCommand::Failed(failure) = machine.next() else { panic!("it has an end") };
+    assert!(failure.message.contains("allow more tokens"), "{}", failure.message);
 }

@@ -359,3 +359,31 @@ impl<E: Endpoint> Model for OpenAI<E> {
         wire::stream(self, request)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use outlive_core::{Message, Role};
+
+    #[test]
+    fn instructions_have_the_role_developer_where_the_server_is_openais() {
+        let instructions = Message::new(Role::System, "Be brief.", "message".into(), 0);
+        let request = ModelRequest { messages: vec![instructions], ..ModelRequest::default() };
+        let roles = |base: &str| {
+            let chat = OpenAIChat::new("x").base_url(base).body(&request)["messages"][0]["role"].clone();
+            let responses = OpenAIResponses::new("x").base_url(base).body(&request)["input"][0]["role"].clone();
+            assert_eq!(chat, responses);
+            chat
+        };
+        for base in [OPENAI_URL, "https://eu.api.openai.com/v1"] {
+            assert_eq!(roles(base), "developer", "{base}");
+        }
+        for base in
+            ["https://api.notopenai.com/v1", "https://openai.com.example/v1", "http://127.0.0.1:1/v1", "nonsense"]
+        {
+            assert_eq!(roles(base), "system", "{base}");
+        }
+        let forced = OpenAIChat::new("x").base_url(OPENAI_URL).system_role().body(&request);
+        assert_eq!(forced["messages"][0]["role"], "system");
+    }
+}
