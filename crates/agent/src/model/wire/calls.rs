@@ -108,7 +108,11 @@ impl Calls {
 
     fn place(&mut self, piece: Piece) -> Result<(), Doubt> {
         match self.find(&piece)? {
-            Some(at) => self.calls[at].take(piece),
+            Some(at) => {
+                // Some servers begin every call with an empty object and then send the real one.
+                let is_only = self.calls.iter().filter(|call| call.index == self.calls[at].index).count() == 1;
+                self.calls[at].take(piece, is_only)
+            }
             None if !piece.name.is_empty() => {
                 let Piece { index, id, name, arguments, extra } = piece;
                 let mut call = Open { index, id, name, arguments: Arguments::default(), extra };
@@ -191,7 +195,7 @@ impl Open {
         known.is_some() && known == object(&piece.arguments)
     }
 
-    fn take(&mut self, piece: Piece) -> Result<(), Doubt> {
+    fn take(&mut self, piece: Piece, is_only_one_of_index: bool) -> Result<(), Doubt> {
         if self.id.is_empty() {
             self.id = piece.id;
         }
@@ -200,6 +204,10 @@ impl Open {
         }
         self.extra.extend(piece.extra);
         let named = !piece.name.is_empty();
+        let is_empty = self.arguments.object().is_some_and(|known| known.is_empty());
+        if is_empty && is_only_one_of_index && self.index.is_some() && piece.arguments.trim_start().starts_with('{') {
+            self.arguments = Arguments::default();
+        }
         if self.arguments.is_whole() {
             let known = self.arguments.object();
             let repeats = piece.arguments.trim().is_empty() || object(&piece.arguments) == known;
@@ -399,6 +407,15 @@ mod tests {
                     json!([]),
                 ],
                 vec!["a buy {}", "b buy {}"],
+            ),
+            (
+                "an empty object first, then the real one",
+                vec![
+                    json!([piece(json!(0), json!("a"), json!("buy"), json!("{}"))]),
+                    json!([piece(json!(0), null(), null(), json!("{\"num\":"))]),
+                    json!([piece(json!(0), null(), null(), json!("1}"))]),
+                ],
+                vec!["a buy {\"num\":1}"],
             ),
             (
                 "the last event is the first to say it whole",
