@@ -48,8 +48,8 @@ pub use outlive_agent as agent;
 pub use outlive_agent::{Agent, Team};
 pub use outlive_core as core;
 pub use outlive_core::{
-    Failure, FailureKind, Function, Media, OnError, Retry, RunEvent, RunId, RunOutput, RunStatus, Step, StepInput,
-    StepOutput, WorkflowRunOutput,
+    Failure, FailureKind, FinishReason, Function, Media, OnError, Retry, RunEvent, RunId, RunOutput, RunStatus, Step,
+    StepInput, StepOutput, WorkflowRunOutput,
 };
 pub use outlive_db as db;
 pub use outlive_engine as engine;
@@ -65,7 +65,9 @@ pub use workflow::{RunRequest, Workflow, WorkflowBuilder};
 /// What most programs need, for `use outlive::prelude::*`. It brings no `Result` and no `Error`.
 pub mod prelude {
     pub use crate::core::port::{SessionPolicy, StepContext};
-    pub use crate::{Agent, Engine, Failure, OnError, Retry, RunHandle, RunStatus, Step, StepInput, StepOutput, Team};
+    pub use crate::{
+        Agent, Engine, Failure, FinishReason, OnError, Retry, RunHandle, RunStatus, Step, StepInput, StepOutput, Team,
+    };
     #[cfg(feature = "pprint")]
     pub use crate::{Markdown, pprint_run_response};
     pub use crate::{Workflow, WorkflowRunOutput};
