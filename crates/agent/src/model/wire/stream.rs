@@ -126,7 +126,7 @@ impl<'a, D: Dialect> Reading<'a, D> {
         let started = Instant::now();
         let limits = dialect.connection().limits;
         let limit = limits.whole();
-        let response = timeout_at(started + limit, send(dialect, &request)).await;
+        let response = timeout_at(after(started, limit), send(dialect, &request)).await;
         let response = response.map_err(|_| wording(dialect).too_slow("has not answered within", limit))??;
         let (url, tools) = (response.url().clone(), std::mem::take(&mut request.tools));
         let mut reading = Self::new(dialect, tools, url, chunks(response), request.stream);
@@ -187,17 +187,15 @@ impl<'a, D: Dialect> Reading<'a, D> {
     fn patience(&self) -> (Instant, &'static str, Duration) {
         let limits = self.dialect.connection().limits;
         if !self.is_streamed {
-            return (self.started + limits.whole(), "has not answered within", limits.whole());
+            return (after(self.started, limits.whole()), "has not answered within", limits.whole());
         }
-        let mut patience = (self.news + limits.wait, "has sent nothing of its answer for", limits.wait);
-        let quiet = Instant::now() + limits.idle;
+        let mut patience = (after(self.news, limits.wait), "has sent nothing of its answer for", limits.wait);
+        let quiet = after(Instant::now(), limits.idle);
         if quiet < patience.0 {
             patience = (quiet, "has been silent for", limits.idle);
         }
-        match limits.total {
-            Some(total) if self.started + total < patience.0 => {
-                (self.started + total, "has not ended its answer within", total)
-            }
+        match limits.total.map(|total| (after(self.started, total), "has not ended its answer within", total)) {
+            Some(whole) if whole.0 < patience.0 => whole,
             _ => patience,
         }
     }
@@ -307,9 +305,12 @@ impl<'a, D: Dialect> Reading<'a, D> {
         let Some(collector) = self.collector.as_mut().filter(|_| value.is_object() && !self.over) else {
             return Ok(());
         };
+        let is_news = !is_sign_of_life(name, &value);
         let told = collector.event(name, value);
         let is_complete = collector.is_complete();
-        self.news = Instant::now();
+        if is_news {
+            self.news = Instant::now();
+        }
         for delta in told.map_err(|refusal| self.wording().refusal(refusal))? {
             self.tell(delta);
         }
@@ -355,6 +356,19 @@ impl<'a, D: Dialect> Reading<'a, D> {
         self.over = true;
         Ok(())
     }
+}
+
+/// A limit later; one that no clock reaches is no limit.
+fn after(begun: Instant, limit: Duration) -> Instant {
+    const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    begun + limit.min(FAR)
+}
+
+/// Whether an event only shows that the connection lives.
+fn is_sign_of_life(name: &str, event: &Value) -> bool {
+    let kind = event["type"].as_str().unwrap_or(name);
+    let is_empty = event.as_object().is_some_and(serde_json::Map::is_empty);
+    is_empty || ["ping", "keepalive", "keep-alive", "keep_alive", "heartbeat"].iter().any(|word| kind.contains(word))
 }
 
 /// Whether a text in place of an event says that something went wrong.
@@ -448,7 +462,8 @@ pub(super) mod tests {
     async fn silence_and_mere_signs_of_life_have_an_end() {
         let model =
             OpenAIChat::new("x").api_key("").timeout(Duration::from_secs(60)).idle_timeout(Duration::from_secs(20));
-        let alive = || (0..100).map(|_| (10, ": still here\n\ndata: keepalive\n\n".to_owned()));
+        let alive =
+            || (0..100).map(|_| (10, ": still here\n\ndata: keepalive\n\ndata: {\"type\":\"ping\"}\n\n".to_owned()));
         let (_, ended) = paced(&model, alive().collect()).await;
         assert!(ended.expect_err("no token").message.contains("has sent nothing of its answer for 60s"));
         let pieces = std::iter::once((50, chunk("a", None)));
