@@ -231,7 +231,7 @@ fn shown(name: &str) -> String {
 }
 
 fn object(text: &str) -> Option<Map<String, Value>> {
-    serde_json::from_str(text).ok()
+    outlive_core::json::read(text).ok()
 }
 
 /// Arguments in the making, which know when their object is closed.

@@ -6,6 +6,7 @@
 //! ```
 //! It must never know an endpoint. Both halves work on a stream: a tag or a character may be cut anywhere.
 
+use outlive_core::json::read;
 use serde_json::Value;
 use std::borrow::Cow;
 
@@ -170,9 +171,9 @@ pub(crate) fn without_lone_close(said: Said) -> Said {
 
 /// JSON in which one half of a surrogate pair may stand alone; what such a half becomes is for [`Halves`] to say.
 pub(crate) fn parse_json(text: &str) -> serde_json::Result<Value> {
-    serde_json::from_str(text).or_else(|error| match with_stand_ins(text) {
+    read(text).or_else(|error| match with_stand_ins(text) {
         Cow::Borrowed(_) => Err(error),
-        Cow::Owned(mended) => serde_json::from_str(&mended),
+        Cow::Owned(mended) => read(&mended),
     })
 }
 
