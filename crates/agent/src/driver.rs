@@ -20,20 +20,23 @@ mod work;
 use crate::model::SharedModel;
 use crate::profile::OutputShape;
 use crate::prompt;
+use futures::future::{Either, select};
 use machine::Machine;
 use outlive_core::json;
 use outlive_core::machine::{AgentLimits, AgentMachine, TeamCommand, TeamMachine};
 use outlive_core::port::{BoxFuture, Effects, Halt, Recall};
 use outlive_core::{
     DefinitionId, EventKind, Failure, FailureKind, FinishReason, Key, Message, Metrics, ModelInfo, Origin, Record,
-    Role, RunDone, RunFailed, RunId, RunInput, RunOutput, RunStatus, Timestamp, ToolExecution, ToolSpec, content_text,
+    Role, RunDone, RunFailed, RunId, RunInput, RunOutput, RunStatus, Timestamp, ToolCall, ToolExecution, ToolSpec,
+    content_text,
 };
 pub(crate) use place::{Place, Task, Worker};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
+use std::time::Duration;
 use voice::Voice;
 
 /// How often an answer that does not have the shape asked for is sent back to be mended.
@@ -103,6 +106,13 @@ fn read<T: DeserializeOwned + Send>(key: &Key, value: &RawValue) -> Result<T, Fa
 fn result(key: Key, value: &impl Serialize) -> Record {
     let value = to_raw_value(value).expect("results are plain data with string keys");
     Record::Result { key, value: Arc::from(value) }
+}
+
+/// What is tried again.
+#[derive(Clone, Copy)]
+enum Retrying<'a> {
+    Model,
+    Tool(&'a ToolCall),
 }
 
 /// One run in progress.
@@ -193,6 +203,32 @@ impl<'a> Drive<'a> {
 
     async fn durable(&self) -> Result<(), Failure> {
         self.effects().durable().await.map_err(halted)
+    }
+
+    /// Waits, unless nothing new may start here any more: then another process goes on.
+    async fn pause(&self, wait: Duration) -> Result<(), Failure> {
+        match select(self.effects().sleep(wait), self.effects().halted()).await {
+            Either::Left(_) => Ok(()),
+            Either::Right(_) => Err(halted(Halt)),
+        }
+    }
+
+    /// Tells people what is tried again and when; it also ends the text that a failed model call streamed.
+    fn tell_retrying(&self, what: Retrying<'_>, tries: u32, failure: &Failure, wait: Duration) {
+        let mut fields = Map::new();
+        match what {
+            Retrying::Model => drop(fields.insert("name".into(), json!("ModelRequestRetrying"))),
+            Retrying::Tool(call) => {
+                fields.insert("name".into(), json!("ToolCallRetrying"));
+                fields.insert("tool_call_id".into(), json!(call.id));
+                fields.insert("tool_name".into(), json!(call.function.name));
+            }
+        }
+        fields.insert("error".into(), json!(failure.message));
+        fields.insert("error_type".into(), json!(failure.kind.code()));
+        fields.insert("failed_attempt".into(), json!(tries));
+        fields.insert("due_at".into(), json!((self.effects().now() + wait).as_seconds()));
+        self.tell(EventKind::CustomEvent { fields }, None);
     }
 
     /// The loop. Gives the answer; the conversation stays in the machine.

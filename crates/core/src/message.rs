@@ -327,13 +327,14 @@ impl ToolResult {
     }
 }
 
-/// What happens when nobody knows whether a tool call went through (a crash while it was in flight).
+/// What may be done when nobody knows whether a tool call went through (a crash while it was in flight, no answer within its
+/// limit), or when it failed for the moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToolEffect {
-    /// Changes nothing: repeat it.
+    /// Changes nothing: it may be repeated.
     Read,
-    /// Repeating with the same key is harmless: repeat it.
+    /// Repeating with the same key is harmless: it may be repeated under that.
     #[default]
     Idempotent,
     /// Must never start twice: ask a person.

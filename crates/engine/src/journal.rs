@@ -458,6 +458,20 @@ impl Effects for Journal {
         Box::pin(tokio::time::sleep(wait))
     }
 
+    fn halted(&self) -> BoxFuture<'_, ()> {
+        Box::pin(poll_fn(|cx| {
+            let mut state = self.lock();
+            if state.halted {
+                return Poll::Ready(());
+            }
+            // Asked whenever anything of the run moves.
+            if !state.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+                state.waiting.push(cx.waker().clone());
+            }
+            Poll::Pending
+        }))
+    }
+
     fn chance(&self) -> u64 {
         self.services.chance.bits()
     }

@@ -2,17 +2,16 @@
 //!
 //! All attempts stand under one key; an attempt that failed leaves nothing behind but the text it streamed.
 
-use super::{Drive, read, result};
+use super::{Drive, Retrying, read, result};
 use crate::model::ModelEvent;
 use crate::model::answer::check;
 use futures::future::{Either, select};
 use futures::stream::StreamExt;
 use outlive_core::port::Recall;
 use outlive_core::{
-    EventKind, Failure, FailureKind, FinishReason, Metrics, ModelDelta, ModelRequest, ModelRequestDone, ModelResponse,
-    Record, Timestamp, ToolSpec,
+    Failure, FailureKind, FinishReason, Metrics, ModelDelta, ModelRequest, ModelRequestDone, ModelResponse, Record,
+    ToolSpec,
 };
-use serde_json::{Map, json};
 use std::pin::pin;
 
 /// How much of an answer that is all reasoning its failure shows, in characters.
@@ -51,9 +50,8 @@ impl Drive<'_> {
                 Ok(response) => return Ok(response),
                 Err(failure) if is_transient(&failure) && attempt <= retry.times => {
                     let wait = retry.wait(attempt, failure.retry_after_ms, self.effects().chance());
-                    let due_at = self.effects().now() + wait;
-                    self.tell(retrying(attempt, &failure, due_at), None);
-                    self.effects().sleep(wait).await;
+                    self.tell_retrying(Retrying::Model, attempt, &failure, wait);
+                    self.pause(wait).await?;
                     attempt += 1;
                 }
                 Err(failure) => return Err(failure.context(format!("model {}", self.info.model))),
@@ -172,17 +170,6 @@ impl Drive<'_> {
 fn is_transient(failure: &Failure) -> bool {
     use FailureKind::{BadResponse, RateLimit, Timeout, Truncated, Unavailable};
     failure.retryable && matches!(failure.kind, RateLimit | Unavailable | Timeout | Truncated | BadResponse)
-}
-
-/// What people see of a repeated attempt; it also ends the text that the failed one streamed.
-fn retrying(attempt: u32, failure: &Failure, due_at: Timestamp) -> EventKind {
-    let mut fields = Map::new();
-    fields.insert("name".into(), json!("ModelRequestRetrying"));
-    fields.insert("error".into(), json!(failure.message));
-    fields.insert("error_type".into(), json!(failure.kind.code()));
-    fields.insert("failed_attempt".into(), json!(attempt));
-    fields.insert("due_at".into(), json!(due_at.as_seconds()));
-    EventKind::CustomEvent { fields }
 }
 
 /// Nothing at all, for no reason: another try may have more.

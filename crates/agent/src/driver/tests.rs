@@ -30,6 +30,8 @@ struct Log {
     /// From this length on nothing more becomes durable.
     halt_at: Option<usize>,
     waits: Mutex<Vec<Duration>>,
+    /// Says when nothing new may start.
+    halted: tokio::sync::Notify,
     history: Vec<HistoryRun>,
 }
 
@@ -114,6 +116,10 @@ impl Effects for Log {
     fn sleep(&self, wait: Duration) -> BoxFuture<'static, ()> {
         self.waits.lock().unwrap().push(wait);
         Box::pin(tokio::time::sleep(wait))
+    }
+
+    fn halted(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.halted.notified())
     }
 
     fn chance(&self) -> u64 {
@@ -549,6 +555,194 @@ async fn what_goes_wrong_with_a_tool_is_told_to_the_model() {
     let errors = log.names().iter().filter(|name| **name == "ToolCallError").count();
     assert_eq!(errors, 4, "the malformed call was never made");
     assert_eq!(log.names().len(), 2 + 2 * 2 + 5 * 2 + 4 + 1);
+}
+
+/// A tool that never answers and counts its calls.
+fn endless(name: &str, count: &Arc<AtomicUsize>) -> Tool {
+    let count = count.clone();
+    Tool::new(name, "for tests", move |_: (), _: ToolContext| {
+        count.fetch_add(1, Ordering::SeqCst);
+        std::future::pending::<Result<String, Failure>>()
+    })
+}
+
+/// An agent that calls these tools, each once and at the same time, and then answers.
+fn calling(tools: Vec<Tool>) -> Agent {
+    let asked = tools.iter().enumerate();
+    let asked = asked.map(|(place, tool)| ToolCall::new(format!("c{place}"), tool.spec().name.clone(), "{}")).collect();
+    Agent::new("A").model(ScriptedModel::replies([ModelResponse::calls(asked), text("done")])).tools(tools)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tool_that_does_not_answer_in_time_is_told_to_the_model_once_and_for_all() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let make = || {
+        let slow = Tool::new("slow", "for tests", |_: (), _: ToolContext| async {
+            tokio::time::sleep(Duration::from_secs(500)).await;
+            Ok::<_, Failure>("at last")
+        });
+        calling(vec![
+            endless("usual", &count),
+            endless("quick", &count).timeout(Duration::from_millis(500)),
+            endless("read", &count).effect(ToolEffect::Read),
+            slow.clone().timeout(None),
+            Tool::new("prompt", "for tests", |_: (), _: ToolContext| async { Ok::<_, Failure>("here") }),
+        ])
+    };
+    let log = Arc::new(Log::default());
+    let output = run(&make(), &log).await;
+    let told: Vec<_> = output.tools.iter().map(|tool| tool.result.clone().unwrap()).collect();
+    assert_eq!(
+        told,
+        [
+            "the tool usual has not answered within 60s",
+            "the tool quick has not answered within 500ms",
+            "the tool read has not answered within 60s",
+            "at last",
+            "here",
+        ]
+    );
+    let failed: Vec<_> = output.tools.iter().map(|tool| tool.tool_call_error.unwrap()).collect();
+    assert_eq!(failed, [true, true, true, false, false]);
+    assert_eq!(output.content, Some("done".into()));
+    assert_eq!(count.load(Ordering::SeqCst), 3, "what takes too long is not tried again");
+    let limits = [60_000, 500, 60_000].map(Duration::from_millis);
+    assert_eq!(*log.waits.lock().unwrap(), limits, "what has its answer at once, or no limit, needs no timer");
+
+    let entries = log.entries();
+    let answered = entries.iter().rposition(|entry| entry.event.name() == "ToolCallCompleted").unwrap();
+    assert_eq!(run(&make(), &Arc::new(Log::after(&entries[..=answered]))).await, output);
+    assert_eq!(count.load(Ordering::SeqCst), 3, "each limit is on record");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_once_tool_past_its_limit_has_an_unknown_outcome_and_makes_no_more_of_them() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let make = || {
+        let pay = endless("pay", &count).effect(ToolEffect::Once).timeout(Duration::from_secs(5));
+        let mail = Tool::new("mail", "for tests", |_: (), _: ToolContext| async {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            Ok::<_, Failure>("sent")
+        });
+        calling(vec![pay, mail.effect(ToolEffect::Once)])
+    };
+    let log = Arc::new(Log::default());
+    let failure = failed(&make(), &log).await;
+    assert_eq!(failure.kind, FailureKind::OutcomeUnknown);
+    assert_eq!(
+        failure.message,
+        "agent \"A\": nobody knows whether the tool pay ran with {}: it has not answered within 5s, and it must not run twice"
+    );
+    assert_eq!(log.names().last(), Some(&"ToolCallCompleted"), "the other call of the turn has come to its end");
+    let again = failed(&make(), &Arc::new(Log::after(&log.entries()))).await;
+    assert_eq!(again.kind, FailureKind::OutcomeUnknown);
+    assert_eq!(count.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_may_take_its_time() {
+    let member = Agent::new("Slow").model(ScriptedModel::replies([text("slowly")]).delay(Duration::from_secs(3600)));
+    let leader = ScriptedModel::replies([
+        calls([("delegate_task_to_member", r#"{"member_id":"slow","task":"x"}"#)]),
+        text("all done"),
+    ]);
+    let output = run(&Team::new("Team").model(leader).member(member), &Arc::new(Log::default())).await;
+    assert_eq!(output.tools[0].result.as_deref(), Some("slowly"));
+}
+
+/// A tool that fails like this so often and then answers, and the keys it was called with.
+fn failing(failure: Failure, times: usize) -> (Tool, Arc<Mutex<Vec<String>>>) {
+    let keys = Arc::new(Mutex::new(Vec::new()));
+    let seen = keys.clone();
+    let tool = Tool::new("look", "for tests", move |_: (), context: ToolContext| {
+        let mut seen = seen.lock().unwrap();
+        seen.push(context.idempotency_key.to_string());
+        let answer = if seen.len() <= times { Err(failure.clone()) } else { Ok("found") };
+        async move { answer }
+    });
+    (tool, keys)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tools_own_failure_is_tried_again_when_it_passes_and_the_effect_allows_it() {
+    use FailureKind::{BadRequest, RateLimit, Timeout, Truncated, Unavailable};
+    use ToolEffect::{Idempotent, Once, Read};
+    let failure = |kind| Failure::new(kind, "not now");
+    let stated = |kind, seconds| failure(kind).retry_after(Duration::from_secs(seconds));
+    let cases = [
+        // What fails, how often, and how; calls, and what the model is told.
+        (Read, failure(Unavailable), 3, 4, "found"),
+        (Read, failure(Truncated), 1, 2, "found"),
+        (Read, failure(Timeout), 1, 2, "found"),
+        (Read, stated(RateLimit, 7), 2, 3, "found"),
+        (Idempotent, stated(RateLimit, 7), 2, 3, "found"),
+        (Idempotent, failure(Unavailable), 2, 3, "found"),
+        (Read, failure(Unavailable), 9, 4, "not now; tried 4 times"),
+        // A wait that does not fit is the model's to know of.
+        (Read, stated(RateLimit, 90), 9, 1, "not now; not before 90s from now"),
+        (Read, stated(RateLimit, 40), 9, 2, "not now; tried 2 times; not before 40s from now"),
+        (Once, failure(Unavailable), 9, 1, "not now"),
+        (Once, stated(RateLimit, 1), 9, 1, "not now; not before 1s from now"),
+        (Read, failure(BadRequest), 9, 1, "not now"),
+        (Read, Failure::function("not now"), 9, 1, "not now"),
+        (Read, Failure::function("not now").retry_after(Duration::from_secs(3)), 1, 2, "found"),
+        (Read, Failure::fatal("not now").retry_after(Duration::from_secs(3)), 9, 1, "not now; not before 3s from now"),
+    ];
+    for (effect, failure, times, calls, told) in cases {
+        let (tool, keys) = failing(failure.clone(), times);
+        let log = Arc::new(Log::default());
+        let output = run(&calling(vec![tool.effect(effect)]), &log).await;
+        assert_eq!(output.tools[0].result.as_deref(), Some(told), "{effect:?} {failure:?}");
+        let keys = keys.lock().unwrap();
+        assert_eq!(*keys, vec!["run-1/0/agent/t0/0"; calls], "{effect:?} {failure:?}");
+        let retries = log.names().iter().filter(|name| **name == "CustomEvent").count();
+        assert_eq!(retries, calls - 1, "each is told of: {effect:?} {failure:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_halt_ends_every_wait_at_once() {
+    let down = || Failure::new(FailureKind::Unavailable, "down").retry_after(Duration::from_secs(30));
+    let (tool, keys) = failing(down(), 9);
+    let model = moody(vec![down(); 9]);
+    for agent in [calling(vec![tool]), Agent::new("A").model(model.clone())] {
+        let log = Arc::new(Log::default());
+        let stop = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            log.halted.notify_one();
+        };
+        let begun = tokio::time::Instant::now();
+        let (failure, ()) = tokio::join!(failed(&agent, &log), stop);
+        assert_eq!((failure.kind, begun.elapsed().as_secs()), (FailureKind::Cancelled, 1));
+        assert!(log.names().iter().all(|name| !name.ends_with("Error")), "{:?}", log.names());
+    }
+    assert_eq!((keys.lock().unwrap().len(), model.calls()), (1, 1));
+}
+
+#[tokio::test]
+async fn arguments_are_fitted_to_the_schema_and_shown_as_they_were_written() {
+    #[derive(Deserialize, JsonSchema)]
+    struct Order {
+        count: u32,
+        note: Option<String>,
+        #[serde(default)]
+        gift: bool,
+    }
+    let order = Tool::new("order", "for tests", |order: Order, _: ToolContext| async move {
+        Ok::<_, Failure>(format!("{} {:?} {}", order.count, order.note, order.gift))
+    });
+    let written = [
+        (r#"{"count":"5","note":7,"gift":"true"}"#, "5 Some(\"7\") true"),
+        (r#"{"count":2.0,"note":null,"gift":null}"#, "2 None false"),
+        (r#"{"count":"5.5"}"#, "the arguments do not fit: at count: invalid type: string"),
+    ];
+    for (arguments, told) in written {
+        let model = ScriptedModel::replies([calls([("order", arguments)]), text("done")]);
+        let output = run(&Agent::new("A").model(model).tool(order.clone()), &Arc::new(Log::default())).await;
+        let result = output.tools[0].result.clone().unwrap();
+        assert!(result.starts_with(told), "{result}");
+        assert_eq!(output.tools[0].tool_args, serde_json::from_str::<Value>(arguments).unwrap());
+    }
 }
 
 #[tokio::test]

@@ -4,23 +4,31 @@
 //! have run keeps its whole turn from starting.
 
 use super::place::{Place, Task};
-use super::{Drive, Ended, drive, read, result};
-use crate::tool::{ToolContext, ToolError};
-use futures::future::FutureExt;
+use super::{Drive, Ended, Retrying, drive, read, result};
+use crate::tool::{Tool, ToolContext, ToolError, panicked};
+use futures::future::{Either, FutureExt, select};
 use futures::stream::{FuturesUnordered, StreamExt};
 use outlive_core::machine::TeamCall;
 use outlive_core::port::Recall;
 use outlive_core::{
-    Failure, FailureKind, Key, Record, RunOutput, ToolCall, ToolEffect, ToolErrorEvent, ToolEvent, ToolExecution,
-    ToolResult, content_text,
+    Failure, FailureKind, Key, Record, Retry, RunOutput, ToolCall, ToolEffect, ToolErrorEvent, ToolEvent,
+    ToolExecution, ToolResult, content_text,
 };
 use serde_json::Value;
-use std::any::Any;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Longest tool result a model is shown, in bytes; the rest is cut off, with a note.
 const TOOL_RESULT_LEN_MAX: usize = 256 * 1024;
+
+/// How a tool is called again whose failure passes.
+const TOOL_RETRY: Retry = Retry { times: 3, backoff_ms: 500, backoff_ms_max: 8000 };
+
+/// The longest wait before that, for a tool without a limit of its own.
+const TOOL_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// One call of a turn, with what the log knows of it.
 struct Planned {
@@ -50,10 +58,19 @@ impl Drive<'_> {
         planned.iter().filter(|planned| matches!(planned.recall, Recall::Nothing)).for_each(|new| self.announce(new));
         let mut working: FuturesUnordered<_> = planned.into_iter().map(|planned| self.perform(planned)).collect();
         let mut performed = Vec::new();
+        // One call with an unknown outcome must not make more of them: the others of the turn come to their end first.
+        let mut unknown = None;
         while let Some(done) = working.next().await {
-            performed.push(done?);
+            match done {
+                Ok(done) => performed.push(done),
+                Err(failure) if failure.kind == FailureKind::OutcomeUnknown => drop(unknown.get_or_insert(failure)),
+                Err(failure) => return Err(failure),
+            }
         }
         drop(working);
+        if let Some(failure) = unknown {
+            return Err(failure);
+        }
         performed.sort_by_key(|done| done.place);
         Ok(performed.into_iter().map(|done| self.note(done)).collect())
     }
@@ -71,18 +88,19 @@ impl Drive<'_> {
         let (Recall::Started, TeamCall::Tool(call)) = (&planned.recall, &planned.call) else {
             return Ok(());
         };
-        match self.worker.profile.tool(&call.function.name).map(|tool| tool.0.effect()) {
-            Some(ToolEffect::Once) => {
-                let (name, arguments) = (&call.function.name, &call.function.arguments);
-                let message = format!(
-                    "{}: nobody knows whether the tool {name} ran with {arguments}: it was in flight when its process \
-                     ended, and it must not run twice",
-                    self.worker.title()
-                );
-                Err(Failure::new(FailureKind::OutcomeUnknown, message))
-            }
+        match self.worker.profile.tool(&call.function.name).map(|tool| tool.effect) {
+            Some(ToolEffect::Once) => Err(self.unknown_outcome(call, "was in flight when its process ended")),
             Some(ToolEffect::Read | ToolEffect::Idempotent) | None => Ok(()),
         }
+    }
+
+    fn unknown_outcome(&self, call: &ToolCall, why: &str) -> Failure {
+        let (name, arguments) = (&call.function.name, &call.function.arguments);
+        let title = self.worker.title();
+        let message = format!(
+            "{title}: nobody knows whether the tool {name} ran with {arguments}: it {why}, and it must not run twice"
+        );
+        Failure::new(FailureKind::OutcomeUnknown, message)
     }
 
     fn announce(&self, planned: &Planned) {
@@ -150,16 +168,59 @@ impl Drive<'_> {
             idempotency_key: Arc::from(format!("{}/{key}", self.place.root)),
             run_id: self.run_id.clone(),
         };
-        // Made inside, so that a panic before the first await is caught as well.
-        let call = AssertUnwindSafe(async { tool.call(arguments, context).await });
-        Ok(match call.catch_unwind().await {
-            Ok(Ok(text)) => ToolResult::ok(capped(text)),
-            Ok(Err(ToolError::Arguments(problem))) => {
-                ToolResult::error(capped(format!("the arguments do not fit: {problem}")))
+        let until = tool.timeout.map(|limit| Instant::now() + limit);
+        match self.within(tool.timeout, self.try_tool(tool, call, arguments, context, until)).await {
+            Ok(result) => result,
+            Err(limit) if tool.effect == ToolEffect::Once => {
+                Err(self.unknown_outcome(call, &format!("has not answered within {limit:?}")))
             }
-            Ok(Err(ToolError::Failed(failure))) => ToolResult::error(capped(failure.message)),
-            Err(panic) => ToolResult::error(capped(format!("the tool panicked: {}", panic_text(&*panic)))),
-        })
+            Err(limit) => Ok(ToolResult::error(format!("the tool {name} has not answered within {limit:?}"))),
+        }
+    }
+
+    /// Calls a tool; again, when what is wrong passes and the wait fits into the time there is.
+    async fn try_tool(
+        &self,
+        tool: &Tool,
+        call: &ToolCall,
+        arguments: Value,
+        context: ToolContext,
+        until: Option<Instant>,
+    ) -> Result<ToolResult, Failure> {
+        let mut tries = 1;
+        loop {
+            // Made inside, so that a panic before the first await is caught as well.
+            let called = AssertUnwindSafe(async { tool.call(arguments.clone(), context.clone()).await });
+            let failure = match called.catch_unwind().await {
+                Ok(Ok(text)) => return Ok(ToolResult::ok(capped(text))),
+                Ok(Err(ToolError::Arguments(problem))) => {
+                    return Ok(ToolResult::error(capped(format!("the arguments do not fit: {problem}"))));
+                }
+                Ok(Err(ToolError::Failed(failure))) => failure,
+                Err(panic) => return Ok(ToolResult::error(capped(panicked(&*panic)))),
+            };
+            let wait = TOOL_RETRY.wait(tries, failure.retry_after_ms, self.effects().chance());
+            let has_time = until.map_or(wait <= TOOL_WAIT_MAX, |until| Instant::now() + wait < until);
+            if tool.effect == ToolEffect::Once || !passes(&failure) || tries > TOOL_RETRY.times || !has_time {
+                return Ok(ToolResult::error(capped(given_up(failure, tries))));
+            }
+            self.tell_retrying(Retrying::Tool(call), tries, &failure, wait);
+            self.pause(wait).await?;
+            tries += 1;
+        }
+    }
+
+    /// The outcome of `call`, or the limit it went past. What has its answer at once needs no timer.
+    async fn within<T>(&self, limit: Option<Duration>, call: impl Future<Output = T>) -> Result<T, Duration> {
+        let mut call = pin!(call);
+        if let Some(done) = call.as_mut().now_or_never() {
+            return Ok(done);
+        }
+        let Some(limit) = limit else { return Ok(call.await) };
+        match select(call, self.effects().sleep(limit)).await {
+            Either::Left((done, _)) => Ok(done),
+            Either::Right(((), _)) => Err(limit),
+        }
     }
 
     async fn delegate(
@@ -195,6 +256,25 @@ fn tool_call(call: &TeamCall) -> &ToolCall {
     }
 }
 
+/// Whether the same call may well succeed a moment later: the tool says so, or what it calls is in trouble.
+fn passes(failure: &Failure) -> bool {
+    use FailureKind::{RateLimit, Timeout, Truncated, Unavailable};
+    let is_passing = matches!(failure.kind, RateLimit | Unavailable | Timeout | Truncated);
+    failure.retryable && (is_passing || failure.retry_after_ms.is_some())
+}
+
+/// The failure's words, and what the model should know before it tries again itself.
+fn given_up(failure: Failure, tries: u32) -> String {
+    let mut message = failure.message;
+    if tries > 1 {
+        message.push_str(&format!("; tried {tries} times"));
+    }
+    if let Some(wait) = failure.retry_after_ms {
+        message.push_str(&format!("; not before {:?} from now", Duration::from_millis(wait)));
+    }
+    message
+}
+
 /// One line for people: the call, and how long it took.
 fn summary(execution: &ToolExecution) -> String {
     let arguments = match &execution.tool_args {
@@ -228,9 +308,4 @@ fn capped(mut text: String) -> String {
     text.truncate(text.floor_char_boundary(TOOL_RESULT_LEN_MAX));
     text.push_str(&format!("\n[cut here: the result has {length} bytes, {TOOL_RESULT_LEN_MAX} are shown]"));
     text
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }

@@ -2,14 +2,15 @@
 //!
 //! Knows no model and no log. A function is never called with arguments that do not fit.
 
-use super::{Tool, ToolContext, ToolError, ToolFunction};
+use super::{Tool, ToolContext, ToolError, ToolFunction, panicked};
 use outlive_core::port::BoxFuture;
-use outlive_core::{Failure, FailureKind, ToolEffect, ToolSpec};
+use outlive_core::{Failure, FailureKind, ToolSpec};
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
+use tokio::task::JoinError;
 
 impl Tool {
     /// A tool that runs an async function.
@@ -17,7 +18,10 @@ impl Tool {
     /// The model is told of the fields of `Args` with their doc comments; a tool without arguments takes `()`. A `String`
     /// is told to the model as it is, anything else as JSON. An error is told to the model as an error; it may be a
     /// [`Failure`] or anything that can be displayed. Unless [`Tool::effect`] says otherwise, the call is repeated with
-    /// the same idempotency key after a crash.
+    /// the same idempotency key after a crash. It may take a minute; see [`Tool::timeout`].
+    ///
+    /// Arguments are fitted to the schema where their meaning is clear ([`coerce`](outlive_core::coerce)): `"5"` is 5
+    /// where a number is wanted. Events and the log show them as the model wrote them.
     ///
     /// ```
     /// use outlive_agent::tool::{Tool, ToolContext};
@@ -60,7 +64,8 @@ impl Tool {
     /// A tool that runs a function which blocks its thread; it gets a thread of its own. For the rest see [`Tool::new`].
     ///
     /// # Cancel safety
-    /// A function that has started runs to its end even if nobody waits for it any more.
+    /// A function that has started runs to its end even if nobody waits for it any more, past [`Tool::timeout`] too: give
+    /// what it calls a limit as well.
     pub fn blocking<Args, Out, Error>(
         name: impl Into<String>,
         description: impl Into<String>,
@@ -75,7 +80,7 @@ impl Tool {
             let function = function.clone();
             async move {
                 let done = tokio::task::spawn_blocking(move || function(arguments, context).map_err(Into::into)).await;
-                done.unwrap_or_else(|_| Err(Failure::new(FailureKind::Panic, "the tool panicked")))
+                done.unwrap_or_else(|error| Err(not_returned(error)))
             }
         })
     }
@@ -91,10 +96,6 @@ struct FunctionTool {
 impl ToolFunction for FunctionTool {
     fn spec(&self) -> &ToolSpec {
         &self.spec
-    }
-
-    fn effect(&self) -> ToolEffect {
-        ToolEffect::default()
     }
 
     fn call(&self, arguments: Value, context: ToolContext) -> BoxFuture<'_, Result<String, ToolError>> {
@@ -113,14 +114,19 @@ fn told<Out: Serialize>(done: Result<Out, impl Into<Failure>>) -> Result<String,
     Ok(serde_json::from_str::<String>(&json).unwrap_or(json))
 }
 
+fn not_returned(error: JoinError) -> Failure {
+    match error.try_into_panic() {
+        Ok(panic) => Failure::new(FailureKind::Panic, panicked(&*panic)),
+        Err(_) => Failure::new(FailureKind::Unavailable, "the tool was not started: the program is shutting down"),
+    }
+}
+
 /// The arguments as the function wants them, or what is wrong with them and where.
 fn read<Args: DeserializeOwned + Send>(arguments: Value) -> Result<Args, String> {
     let arguments = match arguments {
         // Models call tools without arguments in all these ways.
         Value::Null => json!({}),
         Value::String(text) if text.trim().is_empty() => json!({}),
-        // Encoded twice; text that is no JSON fails below, as a string where an object should be.
-        Value::String(text) => outlive_core::json::read(&text).unwrap_or(Value::String(text)),
         arguments => arguments,
     };
     let is_empty = arguments.as_object().is_some_and(Map::is_empty);
@@ -134,8 +140,8 @@ fn fit<Args: DeserializeOwned>(arguments: &Value, is_empty: bool) -> Result<Args
         let nothing = is_empty.then(|| serde_json::from_value(Value::Null).ok()).flatten();
         nothing.ok_or_else(|| {
             let path = error.path().to_string();
-            let place = if path == "." { String::new() } else { format!(" at {path}") };
-            format!("the arguments do not fit{place}: {}", error.inner())
+            let place = if path == "." { String::new() } else { format!("at {path}: ") };
+            format!("{place}{}", error.inner())
         })
     })
 }

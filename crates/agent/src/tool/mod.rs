@@ -14,11 +14,16 @@ pub use hackernews::HackerNewsTools;
 pub use yfinance::YFinanceTools;
 
 use outlive_core::port::BoxFuture;
-use outlive_core::{Failure, RunId, ToolEffect, ToolSpec};
+use outlive_core::{Failure, RunId, ToolEffect, ToolSpec, coerce};
 use serde_json::Value;
+use std::any::Any;
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long one call may take unless the tool says otherwise.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a tool is told besides its arguments.
 #[derive(Clone, Debug)]
@@ -35,16 +40,21 @@ pub trait ToolFunction: Send + Sync + 'static {
     /// Name, description and argument schema as the model is told of them.
     fn spec(&self) -> &ToolSpec;
 
-    /// What happens when a crash leaves the outcome of a call unknown.
+    /// What happens when the outcome of a call is unknown, after a crash or past its limit.
     fn effect(&self) -> ToolEffect {
         ToolEffect::default()
     }
 
-    /// Does it. `arguments` is whatever JSON the model wrote.
+    /// How long one call may take; 60 seconds unless said otherwise, and as long as it likes with `None`.
+    fn timeout(&self) -> Option<Duration> {
+        Some(TIMEOUT)
+    }
+
+    /// Does it. `arguments` is what the model wrote, fitted to the schema as [`coerce`] does.
     ///
     /// # Errors
-    /// [`ToolError::Arguments`] when the arguments do not fit the schema, [`ToolError::Failed`] when the tool itself failed. The model is
-    /// told either way and may try again.
+    /// [`ToolError::Arguments`] when the arguments do not fit the schema, [`ToolError::Failed`] when the tool itself failed.
+    /// The model is told either way and may try again.
     fn call(&self, arguments: Value, context: ToolContext) -> BoxFuture<'_, Result<String, ToolError>>;
 }
 
@@ -54,35 +64,69 @@ pub enum ToolError {
     /// The arguments do not fit the schema: what is wrong with them.
     Arguments(String),
     /// The tool failed.
+    ///
+    /// An agent calls a tool again by itself, under the same idempotency key, when its failure passes: `RateLimit`,
+    /// `Unavailable`, `Timeout` or `Truncated`, or any other with [`Failure::retry_after`]. It does so three times, after
+    /// the wait the failure names or a second or two, as long as that fits into [`Tool::timeout`]; never for a tool that
+    /// is [`ToolEffect::Once`]. What the tool says last is what the model is told.
     Failed(Failure),
 }
 
 /// A tool, shared and cheap to clone.
 #[derive(Clone)]
-pub struct Tool(pub(crate) Arc<dyn ToolFunction>);
+pub struct Tool {
+    function: Arc<dyn ToolFunction>,
+    pub(crate) effect: ToolEffect,
+    pub(crate) timeout: Option<Duration>,
+}
 
 impl Tool {
     /// A tool with an implementation of its own.
     pub fn from_function(function: impl ToolFunction) -> Self {
-        Self(Arc::new(function))
+        Self { effect: function.effect(), timeout: function.timeout(), function: Arc::new(function) }
     }
 
     /// Name, description and argument schema as the model is told of them.
     pub fn spec(&self) -> &ToolSpec {
-        self.0.spec()
+        self.function.spec()
     }
 
-    /// The same tool with another answer to what happens when a crash leaves the outcome of a call unknown.
-    pub fn effect(self, effect: ToolEffect) -> Self {
-        Self::from_function(WithEffect { tool: self, effect })
+    /// The same tool with another answer to what happens when the outcome of a call is unknown: after a crash, or past
+    /// its limit. See [`ToolEffect`].
+    pub fn effect(mut self, effect: ToolEffect) -> Self {
+        self.effect = effect;
+        self
     }
 
-    /// Does it; see [`ToolFunction::call`].
+    /// How long one call may take, with whatever is tried again within it: 60 seconds unless said otherwise, `None` for as
+    /// long as it likes.
+    ///
+    /// A call past its limit is dropped and the model is told, who may try something else. Of a tool that is
+    /// [`ToolEffect::Once`] nobody knows then whether it did what it should: its run pauses.
+    ///
+    /// ```
+    /// use outlive_agent::tool::{Tool, ToolContext};
+    /// use std::{convert::Infallible, time::Duration};
+    ///
+    /// let look = Tool::new("look", "Looks.", |(): (), _: ToolContext| async { Ok::<_, Infallible>("nothing") });
+    /// let patient = look.clone().timeout(Duration::from_secs(600));
+    /// let endless = look.timeout(None);
+    /// # let _ = (patient, endless);
+    /// ```
+    pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.timeout = limit.into();
+        self
+    }
+
+    /// Does it, once and without a limit, with the arguments fitted to the schema; see [`ToolFunction::call`].
     ///
     /// # Errors
     /// As for [`ToolFunction::call`].
     pub fn call(&self, arguments: Value, context: ToolContext) -> BoxFuture<'_, Result<String, ToolError>> {
-        self.0.call(arguments, context)
+        match coerce(arguments, &self.spec().parameters) {
+            Ok(arguments) => self.function.call(arguments, context),
+            Err(misfit) => Box::pin(async move { Err(ToolError::Arguments(misfit.to_string())) }),
+        }
     }
 }
 
@@ -90,28 +134,9 @@ impl fmt::Debug for Tool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tool")
             .field("name", &self.spec().name)
-            .field("effect", &self.0.effect())
+            .field("effect", &self.effect)
+            .field("timeout", &self.timeout)
             .finish_non_exhaustive()
-    }
-}
-
-/// A tool whose effect the user knows better.
-struct WithEffect {
-    tool: Tool,
-    effect: ToolEffect,
-}
-
-impl ToolFunction for WithEffect {
-    fn spec(&self) -> &ToolSpec {
-        self.tool.spec()
-    }
-
-    fn effect(&self) -> ToolEffect {
-        self.effect
-    }
-
-    fn call(&self, arguments: Value, context: ToolContext) -> BoxFuture<'_, Result<String, ToolError>> {
-        self.tool.call(arguments, context)
     }
 }
 
@@ -123,6 +148,13 @@ impl ToolError {
             ToolError::Failed(failure) => &failure.message,
         }
     }
+}
+
+/// What the model is told of a panic.
+pub(crate) fn panicked(panic: &(dyn Any + Send)) -> String {
+    let said = panic.downcast_ref::<String>().map(String::as_str);
+    let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+    format!("the tool panicked: {said}")
 }
 
 /// What can be given as tools: one, several, or a toolkit.

@@ -65,6 +65,12 @@ pub trait Effects: Send + Sync {
     /// Waits, without holding up anything else of the run.
     fn sleep(&self, wait: Duration) -> BoxFuture<'static, ()>;
 
+    /// Ends as soon as nothing new may start here, which [`Effects::durable`] would tell: who waits for the time to start
+    /// something gives up then.
+    fn halted(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+
     /// Fresh random bits.
     fn chance(&self) -> u64;
 
