@@ -3,13 +3,17 @@
 //!
 //! It must never know what is asked or told: no provider, no credential. It never retries.
 
+use reqwest::header::HeaderMap;
 use reqwest::{Client, ClientBuilder, Response, Url};
 use std::error::Error;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longer waits than this are a mistake of the server's clock or of ours.
+pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Why a body could not be read to its end.
 #[derive(Debug)]
@@ -90,4 +94,42 @@ pub fn join(base: &str, path: &[&str]) -> Result<Url, String> {
         segments.pop_if_empty().extend(path);
     }
     Ok(url)
+}
+
+/// The wait an answer asks for: `retry-after-ms`, or `Retry-After` in seconds (possibly with a fraction) or as a date.
+pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let seconds =
+        |text: &str, unit: f64| text.parse::<f64>().ok().and_then(|n| Duration::try_from_secs_f64(n * unit).ok());
+    let wait = text("retry-after-ms").and_then(|text| seconds(text, 0.001)).or_else(|| {
+        let text = text("retry-after")?;
+        let until = || httpdate::parse_http_date(text).ok().map(|date| date.duration_since(now).unwrap_or_default());
+        seconds(text, 1.0).or_else(until)
+    })?;
+    Some(wait.min(RETRY_AFTER_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reqwest::header::{HeaderName, HeaderValue};
+
+    fn wait(name: &'static str, value: &'static str) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        // 1994-11-06T08:49:37Z
+        retry_after(&headers, SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777))
+    }
+
+    #[test]
+    fn retry_after_is_read_in_every_form() {
+        assert_eq!(wait("retry-after-ms", "10"), Some(Duration::from_millis(10)));
+        assert_eq!(wait("retry-after", "2"), Some(Duration::from_secs(2)));
+        assert_eq!(wait("retry-after", "0.5"), Some(Duration::from_millis(500)));
+        assert_eq!(wait("retry-after", "Sun, 06 Nov 1994 08:50:07 GMT"), Some(Duration::from_secs(30)));
+        assert_eq!(wait("retry-after", "Sun, 06 Nov 1994 08:00:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(wait("retry-after", "99999999999"), Some(RETRY_AFTER_MAX));
+        assert_eq!(wait("retry-after", "soon"), None);
+        assert_eq!(wait("retry-after", "-1"), None);
+    }
 }

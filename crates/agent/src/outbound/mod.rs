@@ -29,7 +29,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// How many times an answer may send on to another address.
 const REDIRECTIONS_MAX: usize = 3;
@@ -140,7 +140,8 @@ impl Outbound {
     ///
     /// # Errors
     /// [`FailureKind::BadRequest`] for an address that is not allowed or that answers with a 4xx status, `Timeout`,
-    /// `Unavailable` and `BadResponse` for a host that is too slow, out of order or too talkative.
+    /// `RateLimit`, `Unavailable`, `Truncated` and `BadResponse` for a host that is too slow, asked too often, out of order
+    /// or too talkative; with the wait it asks for, if it names one.
     pub async fn get(&self, url: &Url, limits: Limits) -> Result<Vec<u8>, Failure> {
         let fetched = tokio::time::timeout(limits.timeout, self.fetch(url, limits.bytes_max)).await;
         fetched.unwrap_or_else(|_| {
@@ -192,11 +193,16 @@ async fn read(url: &Url, response: Response, bytes_max: usize) -> Result<Vec<u8>
     if !status.is_success() {
         let kind = match status.as_u16() {
             401 | 403 => FailureKind::Auth,
+            408 => FailureKind::Timeout,
             429 => FailureKind::RateLimit,
-            500.. => FailureKind::Unavailable,
+            425 | 500.. => FailureKind::Unavailable,
             _ => FailureKind::BadRequest,
         };
-        return Err(failure(kind, url, &format!("answered {}", status.as_u16())));
+        let refused = failure(kind, url, &format!("answered {}", status.as_u16()));
+        return Err(match http::retry_after(response.headers(), SystemTime::now()) {
+            Some(wait) if refused.retryable => refused.retry_after(wait),
+            _ => refused,
+        });
     }
     http::read_body(response, bytes_max).await.map_err(|error| match error {
         BodyError::TooLong { limit } => {

@@ -356,6 +356,7 @@ async fn size_status_and_time_are_limited() {
     let server = Server::start(|path| match path {
         "/big" => found(&"x".repeat(1001)),
         "/missing" => "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned(),
+        "/busy" => "HTTP/1.1 429 Busy\r\nretry-after: 7\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned(),
         "/broken" => "HTTP/1.1 503 Down\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned(),
         _ => found(&"x".repeat(1000)),
     })
@@ -366,6 +367,8 @@ async fn size_status_and_time_are_limited() {
     assert_eq!(kind(outbound.get(&server.url("/big"), limits).await), Some(FailureKind::BadResponse));
     assert_eq!(kind(outbound.get(&server.url("/missing"), limits).await), Some(FailureKind::BadRequest));
     assert_eq!(kind(outbound.get(&server.url("/broken"), limits).await), Some(FailureKind::Unavailable));
+    let busy = outbound.get(&server.url("/busy"), limits).await.unwrap_err();
+    assert_eq!((busy.kind, busy.retry_after_ms), (FailureKind::RateLimit, Some(7000)));
     // Listens and never answers.
     let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = silent.local_addr().unwrap();

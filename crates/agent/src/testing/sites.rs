@@ -5,7 +5,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, COOKIE, SET_COOKIE};
-use axum::http::{HeaderMap, Response, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderName, Response, StatusCode, Uri};
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -34,6 +34,8 @@ struct Record {
 struct Failing {
     prefix: String,
     status: u16,
+    headers: Vec<(String, String)>,
+    body: String,
     times: usize,
 }
 
@@ -64,7 +66,14 @@ impl HackerNewsAndYahooServer {
 
     /// Answers the next `times` requests whose path begins like this with this status.
     pub fn fail_next(&self, prefix: &str, status: u16, times: usize) {
-        self.shared.lock().failures.push(Failing { prefix: prefix.to_owned(), status, times });
+        self.answer_next(prefix, status, &[], "scripted failure", times);
+    }
+
+    /// Answers the next `times` requests whose path begins like this with this status, these headers and this text.
+    pub fn answer_next(&self, prefix: &str, status: u16, headers: &[(&str, &str)], body: &str, times: usize) {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let failing = Failing { prefix: prefix.to_owned(), status, headers, body: body.to_owned(), times };
+        self.shared.lock().failures.push(failing);
     }
 
     /// Stops accepting the crumbs given so far, as Yahoo does now and then.
@@ -80,11 +89,16 @@ impl Shared {
 }
 
 impl Record {
-    fn failure(&mut self, path: &str) -> Option<u16> {
+    fn failure(&mut self, path: &str) -> Option<Response<Body>> {
         let failing =
             self.failures.iter_mut().find(|failing| failing.times > 0 && path.starts_with(&failing.prefix))?;
         failing.times -= 1;
-        Some(failing.status)
+        let mut response = text(failing.status, &failing.body);
+        for (name, value) in &failing.headers {
+            let name: HeaderName = name.parse().expect("a header name");
+            response.headers_mut().insert(name, value.parse().expect("a header value"));
+        }
+        Some(response)
     }
 
     fn crumb(&self) -> String {
@@ -99,8 +113,8 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap)
         state.requests.push(uri.to_string());
         (state.failure(&path), state.crumb())
     };
-    if let Some(status) = failure {
-        return text(status, "scripted failure");
+    if let Some(failure) = failure {
+        return failure;
     }
     let knows_cookie = headers.get(COOKIE).is_some_and(|cookie| cookie.as_bytes().starts_with(SITE_COOKIE.as_bytes()));
     let query = uri.query().unwrap_or_default();

@@ -8,7 +8,7 @@ use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Method, Url};
 use serde_json::Value;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// The longest answer that is read, in bytes.
 const ANSWER_LEN_MAX: usize = 4 << 20;
@@ -50,6 +50,17 @@ impl<'a> Page<'a> {
     }
 }
 
+impl Answer {
+    /// Whether the site has had enough of us for now: by its status (999 is Yahoo's own), or only in words.
+    pub(super) fn is_limit(&self) -> bool {
+        const WORDS: &[u8] = b"too many requests";
+        let beginning = self.body[..self.body.len().min(1024)].trim_ascii_start();
+        let is_data = beginning.starts_with(b"{") || beginning.starts_with(b"[");
+        let says_so = || beginning.windows(WORDS.len()).any(|words| words.eq_ignore_ascii_case(WORDS));
+        matches!(self.status, 429 | 999) || !is_data && says_so()
+    }
+}
+
 impl Site {
     /// Fetches a page, whatever its status.
     pub(super) async fn fetch(&self, page: Page<'_>) -> Result<Answer, Failure> {
@@ -60,23 +71,36 @@ impl Site {
 
     /// Fetches a page that must be there and be JSON.
     pub(super) async fn json(&self, page: Page<'_>) -> Result<Value, Failure> {
-        let answer = self.fetch(page).await?;
-        if !(200..300).contains(&answer.status) {
-            return Err(self.refused(&answer));
+        self.read(&self.fetch(page).await?)
+    }
+
+    /// The JSON of an answer that must be there.
+    pub(super) fn read(&self, answer: &Answer) -> Result<Value, Failure> {
+        if answer.is_limit() || !(200..300).contains(&answer.status) {
+            return Err(self.refused(answer));
         }
         serde_json::from_slice(&answer.body)
             .map_err(|_| self.failure(FailureKind::BadResponse, "sent an answer that is not JSON".to_owned()))
     }
 
-    /// The failure that a bad status means.
+    /// The failure that a bad answer means, with the wait that the site asks for.
     pub(super) fn refused(&self, answer: &Answer) -> Failure {
-        let kind = match answer.status {
-            429 => FailureKind::RateLimit,
-            401 | 403 => FailureKind::Auth,
-            500.. => FailureKind::Unavailable,
-            _ => FailureKind::BadRequest,
+        let said = answer.status;
+        let (kind, what) = match said {
+            _ if answer.is_limit() => (
+                FailureKind::RateLimit,
+                format!("answers only so many questions from one network address, and has had enough for now ({said})"),
+            ),
+            401 | 403 => (FailureKind::Auth, format!("answered {said}")),
+            408 => (FailureKind::Timeout, format!("answered {said}")),
+            425 | 500.. => (FailureKind::Unavailable, format!("answered {said}")),
+            _ => (FailureKind::BadRequest, format!("answered {said}")),
         };
-        self.failure(kind, format!("answered {}", answer.status))
+        let failure = self.failure(kind, what);
+        match http::retry_after(&answer.headers, SystemTime::now()) {
+            Some(wait) if failure.retryable => failure.retry_after(wait),
+            _ => failure,
+        }
     }
 
     pub(super) fn failure(&self, kind: FailureKind, what: String) -> Failure {

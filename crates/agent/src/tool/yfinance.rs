@@ -1,7 +1,10 @@
 //! `YFinanceTools`: prices, company figures and news from Yahoo Finance.
 //!
 //! Yahoo has no promised API: figures about a company need a cookie and a *crumb*, which are fetched when first needed
-//! and again when Yahoo stops accepting them; prices need neither.
+//! and again when Yahoo stops accepting them or has had enough of us; prices need neither.
+//!
+//! Invariant: what is kept as a crumb was given as one. A crowded address is told `Too Many Requests` in its place, with
+//! a status that says that all is well.
 
 use super::site::{Answer, Page, Site};
 use super::{IntoTools, Tool, ToolContext};
@@ -659,11 +662,14 @@ impl Yahoo {
 
     /// Asks with cookie and crumb, with fresh ones if the old are no longer good.
     async fn crumbed(&self, symbol: &str, path: &[&str], query: &[(&str, &str)]) -> Result<Value, Failure> {
-        let visit = self.visit(None).await?;
+        let mut visit = self.visit(None).await?;
         let mut answer = self.ask(&visit, path, query).await?;
         if answer.status == 401 {
-            let visit = self.visit(Some(&visit.crumb)).await?;
+            visit = self.visit(Some(&visit.crumb)).await?;
             answer = self.ask(&visit, path, query).await?;
+        }
+        if answer.is_limit() {
+            self.forget(&visit).await;
         }
         self.body(answer, symbol)
     }
@@ -676,12 +682,7 @@ impl Yahoo {
     }
 
     fn body(&self, answer: Answer, symbol: &str) -> Result<Value, Failure> {
-        match answer.status {
-            200..300 => serde_json::from_slice(&answer.body)
-                .map_err(|_| self.site.failure(FailureKind::BadResponse, "sent an answer that is not JSON".to_owned())),
-            404 => Err(unknown(symbol)),
-            _ => Err(self.site.refused(&answer)),
-        }
+        if answer.status == 404 { Err(unknown(symbol)) } else { self.site.read(&answer) }
     }
 
     /// The present visit, or a new one if there is none or its crumb is `stale`. One at a time: others wait for it.
@@ -695,20 +696,31 @@ impl Yahoo {
         Ok(visit)
     }
 
+    /// Whoever comes next comes as somebody new.
+    async fn forget(&self, stale: &Visit) {
+        let mut present = self.visit.lock().await;
+        if present.as_ref().is_some_and(|visit| visit.crumb == stale.crumb) {
+            *present = None;
+        }
+    }
+
     async fn begin_visit(&self) -> Result<Visit, Failure> {
         // This page answers 404, and its cookie is what it is for.
         let page = self.site.fetch(Page { headers: browser(), ..Page::get(COOKIE_HOST, &[""]) }).await?;
+        if page.is_limit() {
+            return Err(self.site.refused(&page));
+        }
         let cookie = cookies(&page.headers)
             .ok_or_else(|| self.site.failure(FailureKind::Unavailable, "gave no cookie".to_owned()))?;
         let mut headers = browser();
         headers.insert(COOKIE, cookie.clone());
         let path = ["v1", "test", "getcrumb"];
         let answer = self.site.fetch(Page { headers, ..Page::get(QUERY_HOST, &path) }).await?;
-        if answer.status != 200 {
+        if answer.is_limit() || answer.status != 200 {
             return Err(self.site.refused(&answer));
         }
         let crumb = String::from_utf8_lossy(&answer.body).trim().to_owned();
-        if crumb.is_empty() || crumb.len() > 64 || crumb.contains('<') {
+        if crumb.is_empty() || crumb.len() > 64 || crumb.contains(|c: char| c.is_whitespace() || "<{".contains(c)) {
             return Err(self.site.failure(FailureKind::Unavailable, "gave no crumb".to_owned()));
         }
         Ok(Visit { cookie, crumb })

@@ -1,8 +1,11 @@
 //! Hacker News and Yahoo Finance, against made-up sites.
 
 use crate::tools::context;
+use outlive_agent::Agent;
+use outlive_agent::model::ScriptedModel;
 use outlive_agent::testing::HackerNewsAndYahooServer;
 use outlive_agent::tool::{HackerNewsTools, IntoTools, Tool, ToolError, YFinanceTools, problems};
+use outlive_core::{Failure, FailureKind, ModelResponse, ToolCall};
 use serde_json::{Value, json};
 
 async fn call(tools: &[Tool], name: &str, arguments: Value) -> Result<String, ToolError> {
@@ -178,4 +181,98 @@ async fn companies_are_described_under_one_crumb() {
     assert_eq!(crumbs(&server), 2);
     let unknown = call(&tools, "get_company_info", json!({"symbol": "ZZZZ"})).await.expect_err("no such symbol");
     assert!(unknown.message().contains("ZZZZ"), "{}", unknown.message());
+}
+
+fn failure(result: Result<String, ToolError>) -> Failure {
+    match result {
+        Err(ToolError::Failed(failure)) => failure,
+        other => panic!("expected a failure: {other:?}"),
+    }
+}
+
+/// Visits begun and crumbs asked for.
+fn visits(server: &HackerNewsAndYahooServer) -> (usize, usize) {
+    let asked = |path: &str| server.requests().iter().filter(|asked| *asked == path).count();
+    (asked("/"), asked("/v1/test/getcrumb"))
+}
+
+#[tokio::test]
+async fn what_a_crowded_address_is_told_is_no_crumb() {
+    let server = HackerNewsAndYahooServer::start().await;
+    let tools = yahoo(&server);
+    let ask = || call(&tools, "get_stock_fundamentals", json!({"symbol": "ACME"}));
+    let bad = [
+        (200, "Too Many Requests", FailureKind::RateLimit),
+        (200, "Edge: too many requests\r\n", FailureKind::RateLimit),
+        (429, "", FailureKind::RateLimit),
+        (999, "Unable to process request at this time", FailureKind::RateLimit),
+        (200, "<!doctype html><p>Hello", FailureKind::Unavailable),
+        (200, "{\"finance\":null}", FailureKind::Unavailable),
+        (200, "not a crumb", FailureKind::Unavailable),
+        (200, " ", FailureKind::Unavailable),
+        (503, "crumb-0", FailureKind::Unavailable),
+    ];
+    for (visits_before, (status, body, kind)) in bad.into_iter().enumerate() {
+        server.answer_next("/v1/test/getcrumb", status, &[("retry-after", "7")], body, 1);
+        let failure = failure(ask().await);
+        assert_eq!(failure.kind, kind, "{status} {body}: {failure:?}");
+        if kind == FailureKind::RateLimit {
+            assert!(failure.message.starts_with("Yahoo Finance answers only so many questions"), "{failure:?}");
+            assert_eq!(failure.retry_after_ms, Some(7000));
+        }
+        assert_eq!(visits(&server), (visits_before + 1, visits_before + 1), "nothing is asked with such a crumb");
+    }
+    ask().await.expect("the next crumb is one");
+    assert_eq!(visits(&server), (10, 10));
+}
+
+#[tokio::test]
+async fn a_limit_makes_the_visit_stale() {
+    let server = HackerNewsAndYahooServer::start().await;
+    let tools = yahoo(&server);
+    let ask = || call(&tools, "get_stock_fundamentals", json!({"symbol": "ACME"}));
+    ask().await.expect("an answer");
+    for (visits_before, (status, body)) in [(429, ""), (999, ""), (200, "Too Many Requests")].into_iter().enumerate() {
+        server.answer_next("/v10/finance/quoteSummary", status, &[], body, 1);
+        assert_eq!(failure(ask().await).kind, FailureKind::RateLimit);
+        assert_eq!(visits(&server), (visits_before + 1, visits_before + 1));
+        ask().await.expect("an answer to somebody new");
+        assert_eq!(visits(&server), (visits_before + 2, visits_before + 2));
+    }
+    server.answer_next("/v10/finance/quoteSummary", 503, &[], "", 1);
+    assert_eq!(failure(ask().await).kind, FailureKind::Unavailable);
+    ask().await.expect("an answer");
+    assert_eq!(visits(&server), (4, 4), "trouble of another kind is no reason to come as somebody new");
+}
+
+#[tokio::test]
+async fn an_agent_asks_a_site_again_before_it_tells_the_model() {
+    let server = HackerNewsAndYahooServer::start().await;
+    server.answer_next("/v0/topstories", 429, &[("retry-after", "0")], "", 1);
+    server.answer_next("/v0/user", 503, &[], "", 1);
+    server.answer_next("/v1/test/getcrumb", 200, &[], "Too Many Requests", 1);
+    server.answer_next("/v8", 429, &[("retry-after", "3600")], "", 1);
+    let asked = [
+        ("get_top_hackernews_stories", r#"{"num_stories":"2"}"#),
+        ("get_user_details", r#"{"username":"ann"}"#),
+        ("get_stock_fundamentals", r#"{"symbol":"ACME"}"#),
+        ("get_current_stock_price", r#"{"symbol":"ACME"}"#),
+    ];
+    let asked = asked.into_iter().enumerate();
+    let asked = asked.map(|(place, (name, arguments))| ToolCall::new(format!("c{place}"), name, arguments)).collect();
+    let agent = Agent::new("A")
+        .model(ScriptedModel::replies([ModelResponse::calls(asked), ModelResponse::text("done")]))
+        .tools([hacker_news(&server), yahoo(&server)].concat());
+    let run = agent.run("go").await.unwrap_or_else(|failure| panic!("{failure:?}"));
+    let errors: Vec<_> = run.tools.iter().map(|tool| tool.tool_call_error).collect();
+    assert_eq!(errors, [false, false, false, true].map(Some), "{:?}", run.tools);
+    assert_eq!(
+        run.tools[3].result.as_deref(),
+        Some(
+            "Yahoo Finance answers only so many questions from one network address, and has had enough for now (429); \
+             not before 3600s from now"
+        )
+    );
+    let count = |path: &str| server.requests().iter().filter(|asked| asked.starts_with(path)).count();
+    assert_eq!([count("/v0/topstories"), count("/v0/user"), visits(&server).1, count("/v8")], [2, 2, 2, 1]);
 }

@@ -4,7 +4,7 @@
 //! holds a secret, and no address with its query.
 
 use super::sse::BYTE_ORDER_MARK;
-use crate::http::{self, BodyError};
+use crate::http::{self, BodyError, RETRY_AFTER_MAX, retry_after};
 use outlive_core::{Failure, FailureKind, Secret};
 use reqwest::Url;
 use reqwest::header::HeaderMap;
@@ -13,8 +13,6 @@ use std::time::{Duration, SystemTime};
 
 /// The longest part of a server's message that is passed on, in characters.
 const MESSAGE_LEN_MAX: usize = 300;
-/// Longer waits than this are a mistake of the server's clock or of ours.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 /// As deep as errors inside errors are looked for.
 const DEPTH_MAX: usize = 6;
 
@@ -324,17 +322,6 @@ fn kind_of_status(status: u16) -> FailureKind {
     }
 }
 
-/// `retry-after-ms`, or `Retry-After` in seconds (possibly with a fraction) or as a date.
-fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-    let wait = text("retry-after-ms").and_then(|text| seconds(text, 0.001)).or_else(|| {
-        let text = text("retry-after")?;
-        let until = || httpdate::parse_http_date(text).ok().map(|date| date.duration_since(now).unwrap_or_default());
-        seconds(text, 1.0).or_else(until)
-    })?;
-    Some(wait.min(RETRY_AFTER_MAX))
-}
-
 fn seconds(text: &str, unit: f64) -> Option<Duration> {
     let wait = Duration::try_from_secs_f64(text.trim().parse::<f64>().ok()? * unit).ok()?;
     Some(wait.min(RETRY_AFTER_MAX))
@@ -434,27 +421,7 @@ fn looks_like_key(word: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use reqwest::header::{HeaderName, HeaderValue};
     use serde_json::json;
-
-    fn wait(name: &'static str, value: &'static str) -> Option<Duration> {
-        let mut headers = HeaderMap::new();
-        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
-        // 1994-11-06T08:49:37Z
-        retry_after(&headers, SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777))
-    }
-
-    #[test]
-    fn retry_after_is_read_in_every_form() {
-        assert_eq!(wait("retry-after-ms", "10"), Some(Duration::from_millis(10)));
-        assert_eq!(wait("retry-after", "2"), Some(Duration::from_secs(2)));
-        assert_eq!(wait("retry-after", "0.5"), Some(Duration::from_millis(500)));
-        assert_eq!(wait("retry-after", "Sun, 06 Nov 1994 08:50:07 GMT"), Some(Duration::from_secs(30)));
-        assert_eq!(wait("retry-after", "Sun, 06 Nov 1994 08:00:00 GMT"), Some(Duration::ZERO));
-        assert_eq!(wait("retry-after", "99999999999"), Some(RETRY_AFTER_MAX));
-        assert_eq!(wait("retry-after", "soon"), None);
-        assert_eq!(wait("retry-after", "-1"), None);
-    }
 
     #[test]
     fn a_wait_is_found_in_the_body_too() {
