@@ -18,6 +18,7 @@ mod voice;
 mod work;
 
 use crate::model::SharedModel;
+use crate::model::gate::Gate;
 use crate::profile::OutputShape;
 use crate::prompt;
 use futures::future::{Either, select};
@@ -125,6 +126,8 @@ struct Drive<'a> {
     run_id: RunId,
     origin: Origin,
     model: SharedModel,
+    /// What its calls have to pass, where their limit is known.
+    gate: Option<Arc<Gate>>,
     info: ModelInfo,
     specs: Vec<ToolSpec>,
     system: Option<String>,
@@ -160,6 +163,7 @@ impl<'a> Drive<'a> {
             run_id: place.run_id(),
             origin: place.origin(worker, id.clone()),
             info: model.info(),
+            gate: model.limit().map(Gate::of),
             members: roster.into_iter().map(|member| member.id).collect(),
             started_at: place.effects.now(),
             turns: 0,

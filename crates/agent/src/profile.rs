@@ -145,6 +145,7 @@ pub(crate) struct Profile {
     pub(crate) timeout: Option<Duration>,
     /// Ways for an answer to end that fail the run.
     pub(crate) fail_on: Vec<FinishReason>,
+    pub(crate) rate_limit_budget: Duration,
 }
 
 impl Profile {
@@ -167,6 +168,7 @@ impl Profile {
             retry: Retry::times(3),
             timeout: None,
             fail_on: Vec::new(),
+            rate_limit_budget: Duration::from_secs(600),
         }
     }
 

@@ -291,6 +291,14 @@ impl Team {
         self.with(|profile| profile.fail_on.extend(reasons))
     }
 
+    /// How long a model call may be put off because its server asks to slow down (429), from the first time on; 10 minutes
+    /// unless set. Within it such an answer spends no attempt of [`Team::retry`]. Calls with the same address and key wait
+    /// together, in all runs of the process, and leave again as fast as the server takes them; a call that waits for its
+    /// turn has no limit of its own, as long as others are answered.
+    pub fn rate_limit_budget(self, longest: Duration) -> Self {
+        self.with(|profile| profile.rate_limit_budget = longest)
+    }
+
     /// What a client that asks may know of it and its members: the answer to Agno's `GET /teams/{id}`, without the
     /// database. Only what was given here, never a key or an address.
     pub fn describe(&self) -> Value {

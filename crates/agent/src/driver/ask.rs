@@ -1,18 +1,23 @@
-//! One turn of the model: told, asked, asked again when that may help, recorded.
+//! One turn of the model: let through, told, asked, asked again when that may help, recorded.
 //!
-//! All attempts stand under one key; an attempt that failed leaves nothing behind but the text it streamed.
+//! All attempts stand under one key; an attempt that failed leaves nothing behind but the text it streamed. Before each the
+//! call passes the [`Gate`] of its model. The first time that is before its intent: a call that waits to leave is not in
+//! flight, and a crash meanwhile repeats nothing.
 
-use super::{Drive, Retrying, read, result};
+use super::{Drive, Retrying, halted, read, result};
 use crate::model::ModelEvent;
 use crate::model::answer::check;
+use crate::model::gate::{Gate, Pass};
 use futures::future::{Either, select};
 use futures::stream::StreamExt;
-use outlive_core::port::Recall;
+use outlive_core::port::{Halt, Recall};
 use outlive_core::{
     Failure, FailureKind, FinishReason, Metrics, ModelDelta, ModelRequest, ModelRequestDone, ModelResponse, Record,
     ToolSpec,
 };
 use std::pin::pin;
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// How much of an answer that is all reasoning its failure shows, in characters.
 const THOUGHTS_SHOWN: usize = 300;
@@ -22,15 +27,15 @@ impl Drive<'_> {
     pub(super) async fn ask(&mut self) -> Result<ModelResponse, Failure> {
         let key = self.key(&format!("t{}", self.turns));
         self.turns += 1;
-        match self.effects().recall(&key) {
-            Recall::Done(value) => return read(&key, &value),
-            Recall::Started => {}
-            Recall::Nothing => {
-                let intent = Record::Intent { key: key.clone() };
-                self.tell(self.voice.request_started(self.info.clone()), Some(intent));
-            }
+        let recall = self.effects().recall(&key);
+        if let Recall::Done(value) = &recall {
+            return read(&key, value);
         }
-        let response = self.attempts().await?;
+        let pass = self.leave().await?;
+        if let Recall::Nothing = recall {
+            self.tell(self.voice.request_started(self.info.clone()), Some(Record::Intent { key: key.clone() }));
+        }
+        let response = self.attempts(pass).await?;
         if let Some(reason) = response.finish_reason.if_cut() {
             let (model, how) = (&self.info.model, reason.as_words());
             tracing::warn!(run_id = %self.run_id, model, "the model's answer was {how}");
@@ -41,20 +46,68 @@ impl Drive<'_> {
         Ok(response)
     }
 
-    async fn attempts(&self) -> Result<ModelResponse, Failure> {
+    async fn attempts(&self, mut pass: Option<Pass>) -> Result<ModelResponse, Failure> {
         let retry = &self.worker.profile.retry;
-        let mut attempt = 1;
+        let (mut tries, mut spent, mut refused_since) = (1, 1, None);
         loop {
             self.durable().await?;
-            match self.attempt(self.request()).await {
-                Ok(response) => return Ok(response),
-                Err(failure) if is_transient(&failure) && attempt <= retry.times => {
-                    let wait = retry.wait(attempt, failure.retry_after_ms, self.effects().chance());
-                    self.tell_retrying(Retrying::Model, attempt, &failure, wait);
-                    self.pause(wait).await?;
-                    attempt += 1;
+            let failure = match self.attempt(self.request()).await {
+                Ok(response) => {
+                    self.gate.iter().for_each(|gate| gate.answered());
+                    return Ok(response);
                 }
-                Err(failure) => return Err(failure.context(format!("model {}", self.info.model))),
+                Err(failure) => failure,
+            };
+            let chance = self.effects().chance();
+            let is_refused = failure.kind == FailureKind::RateLimit && failure.retryable;
+            let stated = failure.retry_after_ms.map(Duration::from_millis);
+            let gate = self.gate.as_ref().zip(pass).filter(|_| is_refused);
+            let wait = match gate {
+                Some((gate, pass)) => gate.refused(pass, stated, chance),
+                None => retry.wait(tries, failure.retry_after_ms, chance),
+            };
+            let is_free = is_refused && {
+                let since = *refused_since.get_or_insert_with(Instant::now);
+                since.elapsed() + wait <= self.worker.profile.rate_limit_budget
+            };
+            if !is_free && (!is_transient(&failure) || spent > retry.times) {
+                return Err(failure.context(format!("model {}", self.info.model)));
+            }
+            self.tell_retrying(Retrying::Model, tries, &failure, wait);
+            if gate.is_none() {
+                self.pause(wait).await?;
+            }
+            pass = self.leave().await?;
+            tries += 1;
+            spent += u32::from(!is_free);
+        }
+    }
+
+    /// Lets a call through the gate of its model, after the others who wait there.
+    async fn leave(&self) -> Result<Option<Pass>, Failure> {
+        let Some(gate) = &self.gate else { return Ok(None) };
+        match gate.pass() {
+            Some(pass) => Ok(Some(pass)),
+            // Boxed, because hardly any call needs the room.
+            None => Box::pin(self.queue(gate)).await.map(Some),
+        }
+    }
+
+    async fn queue(&self, gate: &Gate) -> Result<Pass, Failure> {
+        let (begun, budget) = (Instant::now(), self.worker.profile.rate_limit_budget);
+        let place = match select(pin!(gate.queue()), self.effects().halted()).await {
+            Either::Left((place, _)) => place,
+            Either::Right(_) => return Err(halted(Halt)),
+        };
+        loop {
+            match gate.next(&place, self.effects().chance()) {
+                Ok(pass) => return Ok(pass),
+                Err(_) if gate.silence() >= budget && begun.elapsed() >= budget => {
+                    let model = &self.info.model;
+                    let message = format!("model {model}: its server has refused every call for {budget:?} (429)");
+                    return Err(Failure::new(FailureKind::RateLimit, message));
+                }
+                Err(wait) => self.pause(wait).await?,
             }
         }
     }

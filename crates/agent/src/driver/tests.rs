@@ -1,6 +1,6 @@
 //! The loop against a log in memory that can be cut after any entry and taken up again.
 
-use crate::model::{IntoModel, Model, ModelStream, ScriptedModel};
+use crate::model::{IntoModel, Limit, Model, ModelStream, ScriptedModel};
 use crate::tool::{Tool, ToolContext};
 use crate::{Agent, Team};
 use outlive_core::port::{
@@ -846,6 +846,160 @@ async fn a_stream_that_breaks_off_is_truncated_and_a_cut_answer_is_kept() {
     let output = run(&Agent::new("A").model(Broken).stream(false), &log).await;
     assert_eq!(output.content, Some("half an ans".into()));
     assert_eq!(log.streamed(), "");
+}
+
+/// A model whose calls count against a limit.
+#[derive(Clone)]
+struct Limited {
+    model: ScriptedModel,
+    limit: Limit,
+}
+
+impl Model for Limited {
+    fn info(&self) -> ModelInfo {
+        self.model.info()
+    }
+
+    fn endpoint(&self) -> String {
+        self.model.endpoint()
+    }
+
+    fn limit(&self) -> Option<Limit> {
+        Some(self.limit)
+    }
+
+    fn respond(&self, request: ModelRequest) -> BoxFuture<'_, Result<ModelResponse, Failure>> {
+        self.model.respond(request)
+    }
+
+    fn stream(&self, request: ModelRequest) -> ModelStream<'_> {
+        self.model.stream(request)
+    }
+}
+
+fn slow_down(seconds: u64) -> Failure {
+    Failure::new(FailureKind::RateLimit, "slow down").retry_after(Duration::from_secs(seconds))
+}
+
+/// A model at a server that takes twenty calls in any second, and how often it refused one.
+fn twenty_a_second(name: &str) -> (Limited, Arc<AtomicUsize>) {
+    let (taken, refused) = (Mutex::new(Vec::<tokio::time::Instant>::new()), Arc::new(AtomicUsize::new(0)));
+    let count = refused.clone();
+    let model = ScriptedModel::from_fn("m", move |_| {
+        let mut taken = taken.lock().unwrap();
+        taken.retain(|at| at.elapsed() < Duration::from_secs(1));
+        if taken.len() < 20 {
+            taken.push(tokio::time::Instant::now());
+            return Ok(text("done"));
+        }
+        count.fetch_add(1, Ordering::SeqCst);
+        Err(slow_down(2))
+    });
+    (Limited { model: model.delay(Duration::from_millis(20)), limit: Limit::new(name, "") }, refused)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_waits_for_a_limit_together_and_all_of_it_completes() {
+    let (model, refused) = twenty_a_second("a crowd");
+    let agent = || Agent::new("A").model(model.clone()).retry(Retry::times(0));
+    let runs = (0..200).map(|_| async { run(&agent(), &Arc::new(Log::default())).await.status });
+    let ended = futures::future::join_all(runs).await;
+    assert!(ended.iter().all(|status| *status == RunStatus::Completed));
+    let refused = refused.load(Ordering::SeqCst);
+    assert!((180..=198).contains(&refused), "180 of the first wave, and at most a tenth of the rest: {refused}");
+    assert_eq!(model.model.calls(), 200 + refused);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_waits_to_leave_has_no_intent_and_a_crash_repeats_nothing() {
+    let refusing = Limited { model: moody(vec![slow_down(30)]), limit: Limit::new("no intent", "") };
+    let waiting = Limited { model: ScriptedModel::replies([text("done")]), ..refusing.clone() };
+    let (first, second) = (Arc::new(Log::default()), Arc::new(Log::default()));
+    let (refused, crashed) = (Agent::new("A").model(refusing.clone()), Agent::new("B").model(waiting.clone()));
+    let both = async {
+        let begun = run(&refused, &first);
+        let behind = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            // Given up while it waits, as by a crash, a cancel or a time limit.
+            tokio::time::timeout(Duration::from_secs(5), execute(&crashed, &second, "x")).await
+        };
+        tokio::join!(begun, behind)
+    };
+    let (output, given_up) = both.await;
+    assert!(given_up.is_err());
+    assert_eq!(output.content, Some("at last".into()), "whoever goes away does not hold up the others");
+    assert_eq!((second.names(), waiting.model.calls()), (vec!["RunStarted"], 0));
+    let output = run(&crashed, &Arc::new(Log::after(&second.entries()))).await;
+    assert_eq!((output.content, waiting.model.calls()), (Some("done".into()), 1));
+    // The refused call kept its intent and its place in the log.
+    assert_eq!(first.names()[..3], ["RunStarted", "ModelRequestStarted", "CustomEvent"]);
+    let again = Limited { limit: Limit::new("elsewhere", ""), ..refusing };
+    let log = Arc::new(Log::after(&first.entries()[..3]));
+    assert_eq!(run(&Agent::new("A").model(again), &log).await.content, Some("at last".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_halt_ends_the_wait_for_a_turn_at_once() {
+    let refusing = Limited { model: moody(vec![slow_down(60); 3]), limit: Limit::new("halted", "") };
+    let (logs, begun) = ([(); 3].map(|()| Arc::new(Log::default())), tokio::time::Instant::now());
+    let agent = Agent::new("A").model(refusing);
+    let stop = async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        logs.iter().for_each(|log| log.halted.notify_one());
+    };
+    let waits = futures::future::join_all(logs.iter().map(|log| failed(&agent, log)));
+    let (failures, ()) = tokio::join!(waits, stop);
+    assert!(failures.iter().all(|failure| failure.kind == FailureKind::Cancelled), "{failures:?}");
+    assert_eq!(begun.elapsed().as_secs(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_spends_no_attempt_until_the_budget_is_spent() {
+    let bare = |failures| (moody(failures), None);
+    let gated = |failures, name| (moody(failures), Some(Limit::new(name, "")));
+    let agent = |(model, limit): (ScriptedModel, Option<Limit>)| match limit {
+        Some(limit) => Agent::new("A").model(Limited { model, limit }),
+        None => Agent::new("A").model(model),
+    };
+    for patient in [bare(vec![slow_down(20); 9]), gated(vec![slow_down(20); 9], "patient")] {
+        let output = run(&agent(patient).retry(Retry::times(0)), &Arc::new(Log::default())).await;
+        assert_eq!(output.content, Some("at last".into()));
+    }
+    let unstated = vec![Failure::new(FailureKind::RateLimit, "slow down"); 7];
+    for patient in [bare(unstated.clone()), gated(unstated, "unstated")] {
+        let output = run(&agent(patient).retry(Retry::times(0)), &Arc::new(Log::default())).await;
+        assert_eq!(output.content, Some("at last".into()));
+    }
+    for refused in [bare(vec![slow_down(20); 99]), gated(vec![slow_down(20); 99], "refused")] {
+        let model = refused.0.clone();
+        let failing = agent(refused).retry(Retry::times(2)).rate_limit_budget(Duration::from_secs(65));
+        let failure = failed(&failing, &Arc::new(Log::default())).await;
+        assert_eq!(
+            (failure.kind, failure.message.as_str()),
+            (FailureKind::RateLimit, "agent \"A\": model m: slow down")
+        );
+        assert_eq!(model.calls(), 6, "three times for free, and three attempts");
+    }
+    let model = moody(vec![slow_down(1); 99]);
+    let failing = Agent::new("A").model(model.clone()).rate_limit_budget(Duration::ZERO);
+    assert_eq!(failed(&failing, &Arc::new(Log::default())).await.kind, FailureKind::RateLimit);
+    assert_eq!(model.calls(), 4, "without a budget it is an attempt like others");
+    let mixed = vec![slow_down(1), Failure::new(FailureKind::Unavailable, "down"), slow_down(1)];
+    let output = run(&Agent::new("A").model(moody(mixed)).retry(Retry::times(1)), &Arc::new(Log::default())).await;
+    assert_eq!(output.content, Some("at last".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_server_that_refuses_everything_gives_up_in_the_end() {
+    let model = Limited { model: moody(vec![slow_down(30); 999]), limit: Limit::new("in vain", "") };
+    let agent = Agent::new("A").model(model.clone()).retry(Retry::times(0));
+    let logs: Vec<_> = (0..100).map(|_| Arc::new(Log::default())).collect();
+    let begun = tokio::time::Instant::now();
+    let failures = futures::future::join_all(logs.iter().map(|log| failed(&agent, log))).await;
+    assert!(failures.iter().all(|failure| failure.kind == FailureKind::RateLimit));
+    assert!(model.model.calls() < 130, "{} calls", model.model.calls());
+    assert!(begun.elapsed() < Duration::from_secs(1200), "{:?}", begun.elapsed());
+    assert!(failures.iter().any(|failure| failure.message.contains("has refused every call for 600s")));
 }
 
 #[derive(Deserialize, JsonSchema)]

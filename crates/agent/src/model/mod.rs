@@ -1,12 +1,14 @@
 //! Models: one call, one answer. A model knows its wire format and nothing of loops, logs or retries.
 
 pub(crate) mod answer;
+pub(crate) mod gate;
 #[cfg(feature = "openai")]
 mod openai;
 mod scripted;
 #[cfg(feature = "openai")]
 mod wire;
 
+pub use gate::Limit;
 #[cfg(feature = "openai")]
 pub use openai::{OpenAI, OpenAIChat, OpenAIResponses};
 pub use scripted::ScriptedModel;
@@ -48,6 +50,12 @@ pub trait Model: Send + Sync + 'static {
     /// What must not be stored: its key.
     fn secrets(&self) -> Vec<Secret> {
         Vec::new()
+    }
+
+    /// Whose limit its calls count against, as far as that is known: all models of the process that say the same are
+    /// slowed down together when one of them is refused with [`FailureKind::RateLimit`](outlive_core::FailureKind).
+    fn limit(&self) -> Option<Limit> {
+        None
     }
 
     /// Asks and waits for the whole answer. Never retries by itself.

@@ -8,7 +8,7 @@ mod chat;
 mod responses;
 
 use super::wire::{self, Collector, Connection, Credential, Dialect, Refusal};
-use super::{Model, ModelStream};
+use super::{Limit, Model, ModelStream};
 use crate::outbound::Outbound;
 use outlive_core::port::BoxFuture;
 use outlive_core::{Failure, ModelInfo, ModelRequest, ModelResponse, Secret};
@@ -349,6 +349,12 @@ impl<E: Endpoint> Model for OpenAI<E> {
 
     fn secrets(&self) -> Vec<Secret> {
         self.settings.connection.secrets()
+    }
+
+    fn limit(&self) -> Option<Limit> {
+        let connection = &self.settings.connection;
+        let key = connection.key();
+        Some(Limit::new(&connection.base(), key.as_ref().map_or("", Secret::expose)))
     }
 
     fn respond(&self, request: ModelRequest) -> BoxFuture<'_, Result<ModelResponse, Failure>> {

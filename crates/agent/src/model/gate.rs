@@ -1,0 +1,643 @@
+//! The gate before a model server: how fast calls may leave that share an address and a key.
+//!
+//! ```text
+//!          first 429                  the wait is over              a minute without a 429
+//!  open ───────────────► shut ───────────────────────────► paced ───────────────────────────► open
+//!                          ▲                                 │
+//!                          └───────────── 429 ───────────────┘
+//! ```
+//! *Open*, it costs one look at a number. *Shut*, nobody leaves until the wait is over that the server asked for. *Paced*,
+//! calls leave one by one, a little slower than the server took them last, and faster and faster while it refuses none.
+//!
+//! There is one gate for each [`Limit`] in a process. It must never know a run, a request or a key. [`Pace`] decides and
+//! knows neither clock nor chance: both are arguments.
+//!
+//! Invariant: a refusal that was on its way when the gate shut only makes the wait longer; it slows nobody down twice.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
+
+/// Without a refusal for so long, the gate stands open again.
+const OPEN_AFTER: Duration = Duration::from_secs(60);
+/// The wait after a refusal that names none; doubles with each further one until a call is answered.
+const WAIT_UNSTATED: Duration = Duration::from_secs(1);
+const WAIT_UNSTATED_MAX: Duration = Duration::from_secs(60);
+/// Of a wait no more than this counts for the tenth of it that chance adds.
+const JITTERED_MAX: Duration = Duration::from_secs(10);
+/// The part of the rate last answered at which calls leave after a refusal: room for others who share the limit.
+const CAUTION: f64 = 0.9;
+/// Calls a second, at least and when nothing is known.
+const RATE_MIN: f64 = 1.0 / 60.0;
+const RATE_UNKNOWN: f64 = 1.0;
+/// How much faster in a second: at first after a refusal, and when nothing is known.
+const GROWTH: f64 = 0.004;
+const GROWTH_UNKNOWN: f64 = 1.0;
+/// The growth itself doubles in this time.
+const GROWTH_DOUBLES: Duration = Duration::from_secs(10);
+/// With fewer calls let through than this since the wait before, the pace was far too fast.
+const FEW: u64 = 3;
+/// Calls that came too late for their turn may leave together if no more than this is made up for.
+const CATCH_UP: Duration = Duration::from_millis(50);
+/// Gates kept although nobody uses them.
+const IDLE_GATES_MAX: usize = 1024;
+
+/// Whose limit a call counts against: what two models share, they are refused together for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Limit(u64);
+
+impl Limit {
+    /// The limit of a key at an address. Neither can be read from it.
+    pub fn new(base_url: &str, key: &str) -> Self {
+        static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        Self(HASHER.hash_one((base_url.trim_end_matches('/'), key)))
+    }
+}
+
+impl fmt::Debug for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Limit")
+    }
+}
+
+/// The gate of one limit; shared by everything in the process that counts against it.
+pub(crate) struct Gate {
+    /// Nobody needs to wait. Only ever a hint for those who do not mind to be wrong for a moment.
+    is_open: AtomicBool,
+    departures: Departures,
+    pace: Mutex<Pace>,
+    /// Who is next: the others wait in the order in which they came, and one who goes away leaves no gap.
+    turn: Semaphore,
+}
+
+/// A call that may leave, by when it was let through.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pass {
+    at: Duration,
+}
+
+/// What the gate says to who is next.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Next {
+    Go,
+    /// Ask again after this time.
+    Wait(Duration),
+}
+
+impl Gate {
+    /// The gate of this limit.
+    pub(crate) fn of(limit: Limit) -> Arc<Self> {
+        static GATES: LazyLock<Mutex<HashMap<Limit, Arc<Gate>>>> = LazyLock::new(Mutex::default);
+        let mut gates = lock(&GATES);
+        if gates.len() >= IDLE_GATES_MAX && !gates.contains_key(&limit) {
+            gates.retain(|_, gate| Arc::strong_count(gate) > 1 || !gate.is_open.load(Ordering::Relaxed));
+        }
+        gates.entry(limit).or_insert_with(|| Arc::new(Gate::new())).clone()
+    }
+
+    fn new() -> Self {
+        Self {
+            is_open: AtomicBool::new(true),
+            departures: Departures::default(),
+            pace: Mutex::default(),
+            turn: Semaphore::new(1),
+        }
+    }
+
+    /// Lets a call through if nobody has to wait.
+    pub(crate) fn pass(&self) -> Option<Pass> {
+        self.is_open.load(Ordering::Relaxed).then(|| self.depart(now()))
+    }
+
+    /// Waits until all who came before have left; [`Gate::next`] is asked with it.
+    ///
+    /// # Cancel safety
+    /// Dropping it gives the place up.
+    pub(crate) async fn queue(&self) -> SemaphorePermit<'_> {
+        self.turn.acquire().await.expect("a gate is never taken down")
+    }
+
+    /// Whether the one who is next may leave now; `chance` is any random bits.
+    pub(crate) fn next(&self, _place: &SemaphorePermit<'_>, chance: u64) -> Result<Pass, Duration> {
+        let now = now();
+        let mut pace = lock(&self.pace);
+        let next = pace.next(&self.departures, now, chance);
+        self.is_open.store(pace.is_open(), Ordering::Relaxed);
+        drop(pace);
+        match next {
+            Next::Go => Ok(self.depart(now)),
+            Next::Wait(wait) => Err(wait),
+        }
+    }
+
+    /// How long nothing but refusals came back, up to the last of them.
+    pub(crate) fn silence(&self) -> Duration {
+        lock(&self.pace).silence()
+    }
+
+    /// A call was answered.
+    pub(crate) fn answered(&self) {
+        if !self.is_open.load(Ordering::Relaxed) {
+            lock(&self.pace).answered(now());
+        }
+    }
+
+    /// A call was refused with 429, with the wait that the server asks for; gives how long the gate is shut now.
+    pub(crate) fn refused(&self, pass: Pass, wait: Option<Duration>, chance: u64) -> Duration {
+        self.departures.take_back(pass.at);
+        let now = now();
+        let mut pace = lock(&self.pace);
+        pace.refused(pass.at, wait, now, chance);
+        self.is_open.store(false, Ordering::Relaxed);
+        pace.shut_until.saturating_sub(now)
+    }
+
+    fn depart(&self, at: Duration) -> Pass {
+        self.departures.add(at);
+        Pass { at }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The time since the process first asked.
+fn now() -> Duration {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    Instant::now().saturating_duration_since(*START)
+}
+
+/// How many calls left in each tenth of a second, those not counted that were refused. Counting takes no lock.
+#[derive(Default)]
+struct Departures([AtomicU64; Departures::SLOTS]);
+
+impl Departures {
+    const SLOTS: usize = 32;
+    const SLOT: Duration = Duration::from_millis(100);
+    /// Over which the rate is taken.
+    const WINDOW: Duration = Duration::from_secs(1);
+
+    fn tick(at: Duration) -> u64 {
+        u64::try_from(at.as_millis() / Self::SLOT.as_millis()).unwrap_or(u64::MAX) & 0xffff_ffff
+    }
+
+    fn slot(&self, tick: u64) -> &AtomicU64 {
+        &self.0[tick as usize % Self::SLOTS]
+    }
+
+    /// A slot holds the tick it counts and the count. Two threads that begin a slot at once may lose one call.
+    fn change(&self, at: Duration, change: impl Fn(u64) -> u64) {
+        let tick = Self::tick(at);
+        let update = |slot: u64| {
+            let count = if slot >> 32 == tick { slot & 0xffff_ffff } else { 0 };
+            // A slot that counts a later time already is not turned back.
+            (slot >> 32 <= tick).then(|| tick << 32 | change(count) & 0xffff_ffff)
+        };
+        // An error only says that nothing was changed.
+        let _ = self.slot(tick).fetch_update(Ordering::Relaxed, Ordering::Relaxed, update);
+    }
+
+    fn add(&self, at: Duration) {
+        self.change(at, |count| count + 1);
+    }
+
+    fn take_back(&self, at: Duration) {
+        self.change(at, |count| count.saturating_sub(1));
+    }
+
+    /// In the second before `end`.
+    fn in_window(&self, end: Duration) -> u64 {
+        let (first, last) = (Self::tick(end.saturating_sub(Self::WINDOW)) + 1, Self::tick(end));
+        let counts = (first..=last).map(|tick| (tick, self.slot(tick).load(Ordering::Relaxed)));
+        counts.filter(|(tick, slot)| slot >> 32 == *tick).map(|(_, slot)| slot & 0xffff_ffff).sum()
+    }
+}
+
+/// When who is next may leave.
+#[derive(Debug, Default)]
+struct Pace {
+    phase: Phase,
+    /// Nobody leaves before.
+    shut_until: Duration,
+    /// When the gate was shut last.
+    shut_at: Duration,
+    /// When calls began to leave again.
+    paced_at: Duration,
+    answered_at: Duration,
+    /// How often the gate was shut since the last answer.
+    shut: u32,
+    /// Calls let through since the last wait was over.
+    left: u64,
+    /// Calls a second.
+    rate: f64,
+    /// How much of the rate is added in a second.
+    growth: f64,
+    /// When the rate was last looked at.
+    grown_at: Duration,
+    /// When the next call may leave.
+    due: Duration,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Open,
+    Shut,
+    Paced,
+}
+
+impl Pace {
+    fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    fn silence(&self) -> Duration {
+        if self.is_open() { Duration::ZERO } else { self.shut_at.saturating_sub(self.answered_at) }
+    }
+
+    fn next(&mut self, departures: &Departures, now: Duration, chance: u64) -> Next {
+        if self.phase == Phase::Shut {
+            if now < self.shut_until {
+                return Next::Wait(self.shut_until - now);
+            }
+            self.set_pace(departures, now);
+        }
+        if self.phase == Phase::Paced && now.saturating_sub(self.paced_at) >= OPEN_AFTER {
+            self.phase = Phase::Open;
+        }
+        if self.phase == Phase::Open {
+            return Next::Go;
+        }
+        self.grow(now);
+        if now < self.due {
+            return Next::Wait(self.due - now);
+        }
+        let interval = Duration::from_secs_f64(1.0 / self.rate);
+        // A tenth more or less, so that processes that share a limit do not march in step.
+        let jittered = interval.mul_f64(0.9 + share(chance) / 5.0);
+        self.due = self.due.max(now.saturating_sub(CATCH_UP)) + jittered;
+        self.left += 1;
+        Next::Go
+    }
+
+    /// The wait is over: from now on calls leave at the rate that was last answered, with some caution.
+    fn set_pace(&mut self, departures: &Departures, now: Duration) {
+        // By now every refusal is in: what is still counted was answered, or is being.
+        let answered = departures.in_window(self.shut_at) as f64 / Departures::WINDOW.as_secs_f64();
+        let (rate, growth) = match (self.rate, answered) {
+            (0.0, 0.0) => (RATE_UNKNOWN, GROWTH_UNKNOWN),
+            (0.0, answered) => (answered * CAUTION, GROWTH),
+            (rate, answered) if self.left < FEW || answered == 0.0 => (rate / 2.0, GROWTH),
+            (rate, answered) => (answered.min(rate) * CAUTION, GROWTH),
+        };
+        self.rate = rate.max(RATE_MIN);
+        self.growth = growth;
+        (self.paced_at, self.grown_at, self.due) = (now, now, now);
+        self.left = 0;
+        self.phase = Phase::Paced;
+    }
+
+    fn grow(&mut self, now: Duration) {
+        let passed = now.saturating_sub(self.grown_at).as_secs_f64();
+        self.rate *= 1.0 + self.growth * passed;
+        self.growth *= 2f64.powf(passed / GROWTH_DOUBLES.as_secs_f64());
+        self.grown_at = now;
+    }
+
+    fn answered(&mut self, now: Duration) {
+        self.answered_at = now;
+        self.shut = 0;
+    }
+
+    fn refused(&mut self, left_at: Duration, stated: Option<Duration>, now: Duration, chance: u64) {
+        match self.phase {
+            // It left before the gate was shut, and what it says was heeded.
+            Phase::Paced if left_at <= self.shut_at => return,
+            Phase::Shut => {}
+            Phase::Open | Phase::Paced => {
+                if self.phase == Phase::Open {
+                    self.answered_at = now;
+                    self.rate = 0.0;
+                }
+                self.phase = Phase::Shut;
+                self.shut_at = now;
+                self.shut += 1;
+            }
+        }
+        let doubled = WAIT_UNSTATED * 2u32.saturating_pow(self.shut.saturating_sub(1).min(16));
+        let wait = stated.unwrap_or(doubled.min(WAIT_UNSTATED_MAX));
+        // Above what was asked for, so that not everybody who was told the same comes back in the same moment.
+        let jitter = wait.min(JITTERED_MAX).mul_f64(share(chance) / 10.0);
+        self.shut_until = self.shut_until.max(now + wait + jitter);
+    }
+}
+
+/// A number from 0 to 1.
+fn share(chance: u64) -> f64 {
+    (chance >> 11) as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// How a server counts.
+    #[derive(Clone, Copy, Debug)]
+    enum Counts {
+        /// In any time of this length.
+        Sliding(Duration),
+        /// Anew at each multiple of it.
+        Windows(Duration),
+        /// What is not used in this time is saved up for a burst.
+        Bucket(Duration),
+    }
+
+    /// A server that takes `most` calls in a time.
+    struct Server {
+        most: usize,
+        counts: Counts,
+        taken: VecDeque<Duration>,
+        saved: f64,
+        asked_at: Duration,
+        stated: Option<Duration>,
+        /// Until an answer, and until a refusal, is back.
+        latency: (Duration, Duration),
+    }
+
+    impl Server {
+        fn new(most: usize, counts: Counts) -> Self {
+            let (stated, latency) = (Some(Duration::from_secs(2)), (5 * MS, 2 * MS));
+            let (taken, asked_at) = (VecDeque::new(), Duration::ZERO);
+            Self { most, counts, taken, saved: most as f64, asked_at, stated, latency }
+        }
+
+        fn takes(&mut self, now: Duration) -> bool {
+            let window = |at: Duration, length: Duration| at.as_nanos() / length.as_nanos();
+            match self.counts {
+                Counts::Bucket(length) => {
+                    let more = (now - self.asked_at).div_duration_f64(length) * self.most as f64;
+                    self.saved = (self.saved + more).min(self.most as f64);
+                    self.asked_at = now;
+                    let takes = self.saved >= 1.0;
+                    self.saved -= if takes { 1.0 } else { 0.0 };
+                    return takes;
+                }
+                Counts::Sliding(length) => self.taken.retain(|taken| now - *taken < length),
+                Counts::Windows(length) => self.taken.retain(|taken| window(*taken, length) == window(now, length)),
+            }
+            let takes = self.taken.len() < self.most;
+            self.taken.extend(takes.then_some(now));
+            takes
+        }
+    }
+
+    /// What happened.
+    #[derive(Debug, Default, PartialEq)]
+    struct Outcome {
+        answered: usize,
+        /// Sent before the first wait was over.
+        first: usize,
+        sent: usize,
+        refused_later: usize,
+        took: Duration,
+    }
+
+    /// Calls, one after the other, through one gate.
+    struct World {
+        pace: Pace,
+        departures: Departures,
+        chance: u64,
+        now: Duration,
+        outcome: Outcome,
+    }
+
+    impl World {
+        fn new(chance: u64) -> Self {
+            let now = Duration::from_secs(5);
+            Self { pace: Pace::default(), departures: Departures::default(), chance, now, outcome: Outcome::default() }
+        }
+
+        /// Sends so many calls, one more each `apart`, until each has its answer or the time is over.
+        fn send(&mut self, server: &mut Server, calls: usize, apart: Duration, limit: Duration) -> Outcome {
+            self.outcome = Outcome::default();
+            let (begun, mut waiting, mut asked, mut opened) = (self.now, 0, 0, false);
+            let mut under_way: Vec<(Duration, Duration, bool)> = Vec::new();
+            while self.outcome.answered < calls && self.now - begun < limit {
+                let now = self.now;
+                self.outcome.took = now - begun;
+                while asked < calls && begun + apart * asked as u32 <= now {
+                    asked += 1;
+                    waiting += 1;
+                }
+                for (_, left_at, is_answered) in under_way.extract_if(.., |(back_at, ..)| *back_at <= now) {
+                    if is_answered {
+                        self.pace.answered(now);
+                        self.outcome.answered += 1;
+                    } else {
+                        self.chance = self.chance.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+                        self.departures.take_back(left_at);
+                        self.pace.refused(left_at, server.stated, now, self.chance);
+                        waiting += 1;
+                    }
+                }
+                let mut next_at = if asked < calls { begun + apart * asked as u32 } else { Duration::MAX };
+                while waiting > 0 {
+                    self.chance = self.chance.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+                    if let Next::Wait(wait) = self.pace.next(&self.departures, now, self.chance) {
+                        next_at = next_at.min(now + wait + MS);
+                        break;
+                    }
+                    waiting -= 1;
+                    opened |= self.pace.phase == Phase::Paced;
+                    let takes = server.takes(now);
+                    self.departures.add(now);
+                    self.outcome.sent += 1;
+                    self.outcome.first += usize::from(!opened);
+                    self.outcome.refused_later += usize::from(opened && !takes);
+                    let latency = if takes { server.latency.0 } else { server.latency.1 };
+                    under_way.push((now + latency, now, takes));
+                }
+                let back_at = under_way.iter().map(|(back_at, ..)| *back_at).min();
+                self.now = next_at.min(back_at.unwrap_or(Duration::MAX)).max(now + Duration::from_nanos(1));
+            }
+            self.now = begun + self.outcome.took;
+            std::mem::take(&mut self.outcome)
+        }
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// Two hundred at once at a server that takes twenty a second, however it counts and however slow it is.
+    #[test]
+    fn a_crowd_gets_through_in_little_more_than_its_time_and_is_hardly_refused() {
+        let latencies = [(5, 2), (300, 40), (8000, 100)];
+        for counts in [Counts::Sliding(SECOND), Counts::Windows(SECOND), Counts::Bucket(SECOND)] {
+            for (answer, refusal) in latencies.map(|(answer, refusal)| (answer * MS, refusal * MS)) {
+                for chance in 0..4 {
+                    let mut server = Server { latency: (answer, refusal), ..Server::new(20, counts) };
+                    let outcome = World::new(chance).send(&mut server, 200, Duration::ZERO, MINUTE);
+                    let case = format!("{counts:?} {answer:?} {chance} {outcome:?}");
+                    assert_eq!(outcome.answered, 200, "{case}");
+                    assert!(outcome.took - answer <= 15 * SECOND, "{case}");
+                    assert!(outcome.refused_later * 10 <= outcome.sent - outcome.first, "{case}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_pace_finds_every_limit_and_keeps_near_it() {
+        // Calls, taken in a time, the wait that is stated; at most so many times the ideal time, and so many refused.
+        let cases = [
+            (20, Counts::Sliding(SECOND), 4000, Some(2), 1.5, 0.05),
+            (20, Counts::Windows(SECOND), 4000, Some(2), 1.5, 0.05),
+            (1, Counts::Sliding(SECOND), 60, Some(1), 2.5, 0.2),
+            (500, Counts::Sliding(SECOND), 5000, Some(1), 1.5, 0.05),
+            (60, Counts::Windows(MINUTE), 300, Some(30), 2.0, 0.3),
+            (60, Counts::Sliding(MINUTE), 300, Some(10), 2.5, 0.3),
+            (20, Counts::Sliding(SECOND), 400, None, 1.5, 0.1),
+        ];
+        for (most, counts, calls, stated, times, share) in cases {
+            let (Counts::Sliding(length) | Counts::Windows(length) | Counts::Bucket(length)) = counts;
+            let mut server = Server { stated: stated.map(Duration::from_secs), ..Server::new(most, counts) };
+            let ideal = length.mul_f64(calls as f64 / most as f64);
+            let outcome = World::new(7).send(&mut server, calls, Duration::ZERO, 10 * ideal);
+            let case = format!("{most} in {counts:?}: {outcome:?}");
+
+            assert_eq!(outcome.answered, calls, "{case}");
+            assert!(outcome.took <= ideal.mul_f64(times), "{case}");
+            assert!(outcome.refused_later as f64 <= (outcome.sent - outcome.first) as f64 * share, "{case}");
+        }
+    }
+    #[test]
+    fn a_server_that_refuses_everything_is_asked_less_and_less() {
+        let mut server = Server { stated: None, ..Server::new(0, Counts::Sliding(SECOND)) };
+        let mut world = World::new(7);
+        let outcome = world.send(&mut server, 50, Duration::ZERO, 10 * MINUTE);
+        assert_eq!((outcome.answered, outcome.first), (0, 50));
+        assert!((10..=20).contains(&outcome.refused_later), "{outcome:?}");
+        assert!(world.pace.silence() > 8 * MINUTE, "who waits can tell that it is in vain");
+        server.most = 20;
+        world.send(&mut server, 50, Duration::ZERO, 10 * MINUTE);
+        assert_eq!(world.pace.silence(), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_gate_opens_again_and_forgets() {
+        let mut server = Server::new(20, Counts::Sliding(SECOND));
+        let mut world = World::new(7);
+        world.send(&mut server, 100, Duration::ZERO, MINUTE);
+        assert_eq!(world.pace.phase, Phase::Paced);
+        world.now += MINUTE;
+        world.send(&mut server, 1, Duration::ZERO, MINUTE);
+        assert!(world.pace.is_open());
+        // The limit is gone: nobody has to wait.
+        server.most = 2000;
+        let outcome = world.send(&mut server, 1000, Duration::ZERO, MINUTE);
+        assert_eq!((outcome.sent, outcome.took), (1000, server.latency.0));
+    }
+
+    #[test]
+    fn the_pace_grows_while_nobody_is_refused() {
+        let mut server = Server::new(20, Counts::Sliding(SECOND));
+        let mut world = World::new(7);
+        world.send(&mut server, 60, Duration::ZERO, MINUTE);
+        server.most = 10_000;
+        let outcome = world.send(&mut server, 5000, Duration::ZERO, 10 * MINUTE);
+        assert_eq!((outcome.answered, outcome.refused_later), (5000, 0));
+        assert!(outcome.took < MINUTE, "at the old rate it would be four: {outcome:?}");
+    }
+
+    #[test]
+    fn others_who_use_the_same_limit_are_made_room_for() {
+        let mut server = Server::new(20, Counts::Sliding(SECOND));
+        let mut world = World::new(7);
+        world.send(&mut server, 100, Duration::ZERO, MINUTE);
+        server.most = 5;
+        let outcome = world.send(&mut server, 200, Duration::ZERO, 10 * MINUTE);
+        assert_eq!(outcome.answered, 200);
+        assert!(outcome.refused_later <= 20, "{outcome:?}");
+    }
+
+    #[test]
+    fn a_refusal_that_was_on_its_way_slows_nobody_down_twice() {
+        let (mut pace, departures) = (Pace::default(), Departures::default());
+        let at = |ms: u32| SECOND * 10 + MS * ms;
+        for ms in 0..20 {
+            departures.add(at(ms * 10));
+        }
+        pace.refused(at(190), Some(SECOND), at(200), 0);
+        assert_eq!(pace.next(&departures, at(700), 0), Next::Wait(500 * MS));
+        // Later news make the wait longer, and nothing else.
+        pace.refused(at(180), Some(SECOND), at(400), 0);
+        pace.refused(at(170), Some(50 * MS), at(500), 0);
+        assert_eq!(pace.next(&departures, at(700), 0), Next::Wait(700 * MS));
+        assert_eq!(pace.next(&departures, at(1400), 0), Next::Go);
+        let rate = pace.rate;
+        pace.refused(at(160), Some(SECOND), at(1410), 0);
+        assert_eq!((pace.phase, pace.rate), (Phase::Paced, rate));
+    }
+
+    #[test]
+    fn a_wait_that_is_not_stated_doubles_until_an_answer_and_has_an_end() {
+        let (mut pace, departures) = (Pace::default(), Departures::default());
+        let mut now = SECOND;
+        let mut refuse = |pace: &mut Pace| {
+            pace.refused(now, None, now, 0);
+            let begun = std::mem::replace(&mut now, pace.shut_until);
+            assert_eq!(pace.next(&departures, now, 0), Next::Go);
+            now += MS;
+            (now - begun).as_secs()
+        };
+        let waits: Vec<_> = (0..8).map(|_| refuse(&mut pace)).collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        pace.answered(MINUTE);
+        assert_eq!(refuse(&mut pace), 1);
+    }
+
+    #[test]
+    fn chance_adds_to_a_wait_and_never_takes_from_it() {
+        for (chance, most) in [(0, 2000), (u64::MAX / 2, 2100), (u64::MAX, 2200)] {
+            let mut pace = Pace::default();
+            pace.refused(SECOND, Some(2 * SECOND), SECOND, chance);
+            let wait = (pace.shut_until - SECOND).as_millis();
+            assert!((2000..=most).contains(&wait), "{wait}");
+        }
+        let mut pace = Pace::default();
+        pace.refused(SECOND, Some(60 * MINUTE), SECOND, u64::MAX);
+        assert!(pace.shut_until <= 61 * SECOND * 60, "an hour is not made two");
+    }
+
+    #[test]
+    fn departures_are_counted_by_the_second_and_old_ones_forgotten() {
+        let departures = Departures::default();
+        for ms in [0, 10, 500, 1490, 1500, 9990, 10_000] {
+            departures.add(MS * ms);
+        }
+        assert_eq!(departures.in_window(MS * 1500), 2, "half a second is just too long ago");
+        assert_eq!(departures.in_window(MS * 10_050), 2);
+        departures.take_back(MS * 9990);
+        departures.take_back(MS * 500);
+        assert_eq!(departures.in_window(MS * 10_050), 1);
+    }
+
+    #[test]
+    fn one_limit_has_one_gate_and_says_nothing_of_its_key() {
+        let limit = |url, key| Limit::new(url, key);
+        let gate = Gate::of(limit("https://a.example/v1", "key"));
+        assert!(Arc::ptr_eq(&gate, &Gate::of(limit("https://a.example/v1/", "key"))));
+        assert!(!Arc::ptr_eq(&gate, &Gate::of(limit("https://a.example/v1", "other"))));
+        assert!(!Arc::ptr_eq(&gate, &Gate::of(limit("https://b.example/v1", "key"))));
+        assert_eq!(format!("{:?}", limit("https://a.example/v1", "key")), "Limit");
+    }
+}
