@@ -126,6 +126,27 @@ struct Record {
     in_flight: usize,
     in_flight_max: usize,
     answers: usize,
+    limit: Option<RateLimit>,
+}
+
+/// So many requests in any time of this length; further ones are refused like this.
+#[derive(Debug)]
+struct RateLimit {
+    most: usize,
+    within: Duration,
+    refusal: PlannedAnswer,
+    taken: VecDeque<Instant>,
+}
+
+impl RateLimit {
+    fn refuses(&mut self, now: Instant) -> Option<PlannedAnswer> {
+        self.taken.retain(|taken| now.duration_since(*taken) < self.within);
+        if self.taken.len() >= self.most {
+            return Some(self.refusal.clone());
+        }
+        self.taken.push_back(now);
+        None
+    }
 }
 
 impl OpenAiServer {
@@ -175,11 +196,14 @@ impl OpenAiServer {
 
     /// Answers the next `times` requests with an error of this status.
     pub fn fail_next(&self, status: u16, headers: &[(&str, &str)], times: usize) {
-        let mut answer = PlannedAnswer::json(status, &error_body(status, None, &format!("scripted failure {status}")));
-        for (name, value) in headers {
-            answer = answer.header(name, value);
-        }
+        let answer = refusal(status, headers, &format!("scripted failure {status}"));
         self.shared.lock().planned.extend(std::iter::repeat_n(answer, times));
+    }
+
+    /// Takes at most this many requests in any time of this length. Others are answered 429 with these headers.
+    pub fn limit(&self, most: usize, within: Duration, headers: &[(&str, &str)]) {
+        let refusal = refusal(429, headers, "scripted limit");
+        self.shared.lock().limit = Some(RateLimit { most, within, refusal, taken: VecDeque::new() });
     }
 
     /// Answers the next request like this.
@@ -279,7 +303,11 @@ async fn unknown() -> Response<Body> {
 async fn answer(shared: Arc<Shared>, format: Format, path: &str, headers: HeaderMap, body: Bytes) -> Response<Body> {
     let request: Value = serde_json::from_slice(&body).unwrap_or_default();
     let work = InWork::begin(shared.clone(), path, &headers, request.clone());
-    let planned = shared.lock().planned.pop_front();
+    let planned = {
+        let mut state = shared.lock();
+        let planned = state.planned.pop_front();
+        planned.or_else(|| state.limit.as_mut()?.refuses(Instant::now()))
+    };
     if let Some(planned) = planned {
         return give(work, planned);
     }
@@ -351,6 +379,11 @@ fn quirk(shared: &Shared, conversation: &Conversation) -> Option<Quirk> {
     let seen = state.keyed.entry(format!("quirk {name}")).or_default();
     *seen += 1;
     Quirk::parse(name).filter(|_| times.is_none_or(|times: usize| *seen <= times))
+}
+
+fn refusal(status: u16, headers: &[(&str, &str)], message: &str) -> PlannedAnswer {
+    let answer = PlannedAnswer::json(status, &error_body(status, None, message));
+    headers.iter().fold(answer, |answer, (name, value)| answer.header(name, value))
 }
 
 fn refuse(work: InWork, status: u16, code: Option<&str>, message: &str) -> Response<Body> {

@@ -10,6 +10,7 @@ mod dropped;
 mod example;
 mod faults;
 mod kill9;
+mod limits;
 mod rolling;
 mod secrets;
 mod seed;
