@@ -174,11 +174,16 @@ fn now() -> Duration {
 }
 
 /// How many calls left in each tenth of a second, those not counted that were refused. Counting takes no lock.
-#[derive(Default)]
 struct Departures([AtomicU64; Departures::SLOTS]);
 
+impl Default for Departures {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; Self::SLOTS])
+    }
+}
+
 impl Departures {
-    const SLOTS: usize = 32;
+    const SLOTS: usize = 64;
     const SLOT: Duration = Duration::from_millis(100);
     /// Over which the rate is taken.
     const WINDOW: Duration = Duration::from_secs(1);
@@ -211,11 +216,16 @@ impl Departures {
         self.change(at, |count| count.saturating_sub(1));
     }
 
-    /// In the second before `end`.
-    fn in_window(&self, end: Duration) -> u64 {
-        let (first, last) = (Self::tick(end.saturating_sub(Self::WINDOW)) + 1, Self::tick(end));
-        let counts = (first..=last).map(|tick| (tick, self.slot(tick).load(Ordering::Relaxed)));
-        counts.filter(|(tick, slot)| slot >> 32 == *tick).map(|(_, slot)| slot & 0xffff_ffff).sum()
+    /// The most in one second, of the second before this time and of the one after.
+    fn peak(&self, at: Duration) -> u64 {
+        let (tick, second) =
+            (Self::tick(at), u64::try_from(Self::WINDOW.as_millis() / Self::SLOT.as_millis()).unwrap_or(10));
+        let count = |tick: u64| {
+            let slot = self.slot(tick).load(Ordering::Relaxed);
+            if slot >> 32 == tick { slot & 0xffff_ffff } else { 0 }
+        };
+        let first = (tick + 1).saturating_sub(second)..=tick;
+        first.map(|first| (first..first + second).map(count).sum()).max().unwrap_or(0)
     }
 }
 
@@ -225,8 +235,9 @@ struct Pace {
     phase: Phase,
     /// Nobody leaves before.
     shut_until: Duration,
-    /// When the gate was shut last.
+    /// When the gate was shut last, and when the call had left that was refused.
     shut_at: Duration,
+    refused_left_at: Duration,
     /// When calls began to leave again.
     paced_at: Duration,
     answered_at: Duration,
@@ -289,7 +300,7 @@ impl Pace {
     /// The wait is over: from now on calls leave at the rate that was last answered, with some caution.
     fn set_pace(&mut self, departures: &Departures, now: Duration) {
         // By now every refusal is in: what is still counted was answered, or is being.
-        let answered = departures.in_window(self.shut_at) as f64 / Departures::WINDOW.as_secs_f64();
+        let answered = departures.peak(self.refused_left_at) as f64 / Departures::WINDOW.as_secs_f64();
         let (rate, growth) = match (self.rate, answered) {
             (0.0, 0.0) => (RATE_UNKNOWN, GROWTH_UNKNOWN),
             (0.0, answered) => (answered * CAUTION, GROWTH),
@@ -327,6 +338,7 @@ impl Pace {
                 }
                 self.phase = Phase::Shut;
                 self.shut_at = now;
+                self.refused_left_at = left_at;
                 self.shut += 1;
             }
         }
@@ -621,14 +633,33 @@ mod tests {
     #[test]
     fn departures_are_counted_by_the_second_and_old_ones_forgotten() {
         let departures = Departures::default();
-        for ms in [0, 10, 500, 1490, 1500, 9990, 10_000] {
+        for ms in [0, 10, 500, 950, 1600, 9990, 10_000] {
             departures.add(MS * ms);
         }
-        assert_eq!(departures.in_window(MS * 1500), 2, "half a second is just too long ago");
-        assert_eq!(departures.in_window(MS * 10_050), 2);
+        let peaks = [0, 500, 950, 1600, 2500, 5000, 10_000].map(|ms| departures.peak(MS * ms));
+        assert_eq!(peaks, [4, 4, 4, 2, 1, 0, 2]);
         departures.take_back(MS * 9990);
         departures.take_back(MS * 500);
-        assert_eq!(departures.in_window(MS * 10_050), 1);
+        departures.take_back(MS * 500);
+        assert_eq!([500, 10_000].map(|ms| departures.peak(MS * ms)), [3, 1]);
+        // The place of the very first is used again.
+        departures.add(MS * 6400);
+        assert_eq!(departures.peak(Duration::ZERO), 1);
+    }
+
+    #[test]
+    fn a_first_refusal_that_comes_late_does_not_hide_what_was_answered() {
+        for late in [0, 500, 2000, 5000] {
+            let (mut pace, departures) = (Pace::default(), Departures::default());
+            let (left, back) = (SECOND * 10, SECOND * 10 + MS * late);
+            (0..200).for_each(|_| departures.add(left));
+            for _ in 0..180 {
+                departures.take_back(left);
+                pace.refused(left, Some(2 * SECOND), back, 0);
+            }
+            assert_eq!(pace.next(&departures, back + 2 * SECOND, 0), Next::Go);
+            assert_eq!(pace.rate, 20.0 * CAUTION, "{late} ms late");
+        }
     }
 
     #[test]

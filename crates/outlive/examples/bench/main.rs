@@ -10,6 +10,7 @@
 //! bench W6b --ids FILE          recovers them
 //! bench W7                      prints a line once the first run is accepted
 //! bench W8 --seconds 60         a submit every 10 ms, without and with a reader that keeps its transaction open
+//! bench L1 --n 200 --rate 20     runs at once at a model server that takes 20 calls a second: lateness, refusals
 //! bench S1 --ws 1000 --sse 1000 followers of one run, 10 % of them stalled: does the run slow down, how late are they
 //! bench S2                      a server that idles: memory, and time from its start to the first accepted run
 //! bench beside                  AgentOS and our server in turn, --rounds 3 times, as a table; --figures names some of
@@ -20,6 +21,7 @@
 //! Every workload prints JSON lines. `PEER_DIR` names the folder for data, `STEP_LOG` a file that W6's steps append to.
 
 mod beside;
+mod limited;
 mod measure;
 mod raw;
 mod serve;
@@ -37,11 +39,12 @@ fn main() {
     match arguments.workload.as_str() {
         "table" => table::print(&arguments),
         "raw" => raw::print(),
-        "serve" | "S1" | "S2" | "beside" | "beside-serve" => {
+        "serve" | "L1" | "S1" | "S2" | "beside" | "beside-serve" => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime starts");
             runtime.block_on(async {
                 match arguments.workload.as_str() {
                     "serve" => serve::serve().await,
+                    "L1" => limited::run(&arguments).await,
                     "S1" => serve::followers(&arguments).await,
                     "beside" => beside::compare(&arguments).await,
                     "beside-serve" => beside::serve().await,

@@ -26,6 +26,7 @@ pub(crate) fn print(arguments: &Arguments) {
     let w6 = killed_and_recovered();
     let w7 = cold_start();
     let w8 = workload(&["W8"]);
+    let l1 = workload(&["L1"]);
     let s1 = workload(&["S1"]);
     let s2 = workload(&["S2"]);
     println!("| figure | measured | target | measured beside it |\n| --- | --- | --- | --- |");
@@ -117,6 +118,18 @@ pub(crate) fn print(arguments: &Arguments) {
             get(&w8, "/log_mib"),
             get(&w8, "/warnings")
         ),
+    );
+    row(
+        "200 runs at once at a model server that takes 20 calls/s",
+        format!("{} × the ideal time", get(&l1, "/over_ideal")),
+        "≤ 1.5 ×",
+        format!("{} of {} completed in {} s", get(&l1, "/completed"), get(&l1, "/n"), get(&l1, "/wall_s")),
+    );
+    row(
+        "– of its calls after the first wave refused",
+        format!("{} %", get(&l1, "/later_refused_percent")),
+        "≤ 10 %",
+        format!("{} in the first wave, {} in all", get(&l1, "/first_wave"), get(&l1, "/requests")),
     );
     let stalled = get(&s1, "/stalled_percent");
     row(
