@@ -719,6 +719,30 @@ async fn a_halt_ends_every_wait_at_once() {
     assert_eq!((keys.lock().unwrap().len(), model.calls()), (1, 1));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_halt_lets_the_calls_in_flight_beside_a_wait_come_to_their_end() {
+    let (waiting, _) = failing(Failure::new(FailureKind::Unavailable, "down").retry_after(Duration::from_secs(30)), 9);
+    let pay = Tool::new("pay", "for tests", |_: (), _: ToolContext| async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        Ok::<_, Failure>("paid")
+    });
+    let agent = calling(vec![waiting, pay.effect(ToolEffect::Once)]);
+    let log = Arc::new(Log::default());
+    let stop = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        log.halted.notify_one();
+    };
+    let (failure, ()) = tokio::join!(failed(&agent, &log), stop);
+    assert_eq!(failure.kind, FailureKind::Cancelled);
+    let entries = log.entries();
+    let Some(EventKind::ToolCallCompleted(done)) = entries.last().map(|entry| entry.event.kind.clone()) else {
+        panic!("the payment came to its end: {:?}", log.names());
+    };
+    assert_eq!(done.tool.result.as_deref(), Some("paid"));
+    let output = run(&agent, &Arc::new(Log::after(&entries))).await;
+    assert_eq!(output.tools[1].result.as_deref(), Some("paid"), "whoever goes on knows");
+}
+
 #[tokio::test]
 async fn arguments_are_fitted_to_the_schema_and_shown_as_they_were_written() {
     #[derive(Deserialize, JsonSchema)]

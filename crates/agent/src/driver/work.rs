@@ -58,17 +58,16 @@ impl Drive<'_> {
         planned.iter().filter(|planned| matches!(planned.recall, Recall::Nothing)).for_each(|new| self.announce(new));
         let mut working: FuturesUnordered<_> = planned.into_iter().map(|planned| self.perform(planned)).collect();
         let mut performed = Vec::new();
-        // One call with an unknown outcome must not make more of them: the others of the turn come to their end first.
-        let mut unknown = None;
+        // One that cannot go on must not take the others with it, and make more calls whose outcome nobody knows.
+        let mut stopped = None;
         while let Some(done) = working.next().await {
             match done {
                 Ok(done) => performed.push(done),
-                Err(failure) if failure.kind == FailureKind::OutcomeUnknown => drop(unknown.get_or_insert(failure)),
-                Err(failure) => return Err(failure),
+                Err(failure) => drop(stopped.get_or_insert(failure)),
             }
         }
         drop(working);
-        if let Some(failure) = unknown {
+        if let Some(failure) = stopped {
             return Err(failure);
         }
         performed.sort_by_key(|done| done.place);
