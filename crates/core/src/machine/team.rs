@@ -1,11 +1,12 @@
 //! The team loop as a machine: the leader's agent loop, in which some tool calls are delegations to members.
 
 use super::agent::{AgentCommand, AgentLimits, AgentMachine};
+use crate::coerce::coerce;
 use crate::failure::Failure;
 use crate::id::{DefinitionId, RunId};
 use crate::message::{Message, ModelResponse, ToolCall, ToolResult};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// The name of the tool by which a leader delegates. Agno's.
@@ -105,7 +106,8 @@ impl TeamMachine {
         if call.function.name != DELEGATE_TOOL {
             return TeamCall::Tool(call);
         }
-        let arguments = call.arguments().unwrap_or_default();
+        let texts = json!({ "type": "object", "additionalProperties": { "type": "string" } });
+        let arguments = call.arguments().ok().and_then(|arguments| coerce(arguments, &texts).ok()).unwrap_or_default();
         let text = |name: &str| arguments.get(name).and_then(Value::as_str).map(str::trim).unwrap_or_default();
         let (member_id, task) = (text("member_id"), text("task").to_owned());
         let member = self.members.iter().position(|member| member.as_str() == member_id);

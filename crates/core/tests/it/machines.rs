@@ -371,3 +371,13 @@ fn a_call_in_which_the_answer_was_cut_is_not_made_and_the_model_is_told() {
     let AgentCommand::Failed(failure) = machine.next() else { panic!("it has an end") };
     assert!(failure.message.contains("allow more tokens"), "{}", failure.message);
 }
+
+#[test]
+fn a_number_in_a_delegation_is_its_digits() {
+    let members: Arc<[_]> = [DefinitionId::parse("7").unwrap()].into();
+    let mut machine = TeamMachine::new(RunId::parse("r").unwrap(), AgentLimits::default(), members, Vec::new());
+    let call = ToolCall::new("c", "delegate_task_to_member", r#"{"member_id":7,"task":1789}"#);
+    machine.answered(ModelResponse::calls(vec![call.clone()]), Metrics::default(), 0);
+    let TeamCommand::Work { calls, .. } = machine.next() else { panic!("a call was asked for") };
+    assert_eq!(calls[0].1, TeamCall::Delegate { call, member: 0, task: "1789".into() });
+}
