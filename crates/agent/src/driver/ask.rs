@@ -53,7 +53,7 @@ impl Drive<'_> {
             self.durable().await?;
             let failure = match self.attempt(self.request()).await {
                 Ok(response) => {
-                    self.gate.iter().for_each(|gate| gate.answered());
+                    self.gate.iter().zip(pass).for_each(|(gate, pass)| gate.answered(pass));
                     return Ok(response);
                 }
                 Err(failure) => failure,

@@ -1,8 +1,8 @@
 //! The gate before a model server: how fast calls may leave that share an address and a key.
 //!
 //! ```text
-//!          first 429                  the wait is over              a minute without a 429
-//!  open ───────────────► shut ───────────────────────────► paced ───────────────────────────► open
+//!          first 429                  the wait is over              the pace holds nobody up
+//!  open ───────────────► shut ───────────────────────────► paced ────────────────────────────► open
 //!                          ▲                                 │
 //!                          └───────────── 429 ───────────────┘
 //! ```
@@ -23,11 +23,14 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
-/// Without a refusal for so long, the gate stands open again.
+/// The gate stands open again when nobody came for so long.
 const OPEN_AFTER: Duration = Duration::from_secs(60);
-/// The wait after a refusal that names none; doubles with each further one until a call is answered.
-const WAIT_UNSTATED: Duration = Duration::from_secs(1);
-const WAIT_UNSTATED_MAX: Duration = Duration::from_secs(60);
+/// Or when calls leave this close together.
+const OPEN_BELOW: Duration = Duration::from_millis(1);
+/// The wait after a refusal, at least, if none is stated; for those it doubles with each further one, stated or not, until
+/// a call is answered.
+const WAIT: Duration = Duration::from_secs(1);
+const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Of a wait no more than this counts for the tenth of it that chance adds.
 const JITTERED_MAX: Duration = Duration::from_secs(10);
 /// The part of the rate last answered at which calls leave after a refusal: room for others who share the limit.
@@ -35,13 +38,16 @@ const CAUTION: f64 = 0.9;
 /// Calls a second, at least and when nothing is known.
 const RATE_MIN: f64 = 1.0 / 60.0;
 const RATE_UNKNOWN: f64 = 1.0;
-/// How much faster in a second: at first after a refusal, and when nothing is known.
+/// How much faster in a second, or from one call to the next where that takes longer: at first after a refusal, and when
+/// nothing is known.
 const GROWTH: f64 = 0.004;
 const GROWTH_UNKNOWN: f64 = 1.0;
-/// The growth itself doubles in this time.
-const GROWTH_DOUBLES: Duration = Duration::from_secs(10);
+/// The growth itself doubles in so many of them.
+const GROWTH_DOUBLES: f64 = 10.0;
 /// With fewer calls let through than this since the wait before, the pace was far too fast.
 const FEW: u64 = 3;
+/// Shut so often without an answer, it is not the pace that is wrong.
+const OUTAGE: u32 = 3;
 /// Calls that came too late for their turn may leave together if no more than this is made up for.
 const CATCH_UP: Duration = Duration::from_millis(50);
 /// Gates kept although nobody uses them.
@@ -141,9 +147,9 @@ impl Gate {
     }
 
     /// A call was answered.
-    pub(crate) fn answered(&self) {
+    pub(crate) fn answered(&self, pass: Pass) {
         if !self.is_open.load(Ordering::Relaxed) {
-            lock(&self.pace).answered(now());
+            lock(&self.pace).answered(pass.at, now());
         }
     }
 
@@ -238,8 +244,6 @@ struct Pace {
     /// When the gate was shut last, and when the call had left that was refused.
     shut_at: Duration,
     refused_left_at: Duration,
-    /// When calls began to leave again.
-    paced_at: Duration,
     answered_at: Duration,
     /// How often the gate was shut since the last answer.
     shut: u32,
@@ -279,17 +283,18 @@ impl Pace {
             }
             self.set_pace(departures, now);
         }
-        if self.phase == Phase::Paced && now.saturating_sub(self.paced_at) >= OPEN_AFTER {
-            self.phase = Phase::Open;
-        }
         if self.phase == Phase::Open {
             return Next::Go;
         }
         self.grow(now);
+        let interval = Duration::from_secs_f64(1.0 / self.rate);
+        if interval < OPEN_BELOW || now.saturating_sub(self.due) >= OPEN_AFTER {
+            self.phase = Phase::Open;
+            return Next::Go;
+        }
         if now < self.due {
             return Next::Wait(self.due - now);
         }
-        let interval = Duration::from_secs_f64(1.0 / self.rate);
         // A tenth more or less, so that processes that share a limit do not march in step.
         let jittered = interval.mul_f64(0.9 + share(chance) / 5.0);
         self.due = self.due.max(now.saturating_sub(CATCH_UP)) + jittered;
@@ -304,26 +309,32 @@ impl Pace {
         let (rate, growth) = match (self.rate, answered) {
             (0.0, 0.0) => (RATE_UNKNOWN, GROWTH_UNKNOWN),
             (0.0, answered) => (answered * CAUTION, GROWTH),
-            (rate, answered) if self.left < FEW || answered == 0.0 => (rate / 2.0, GROWTH),
-            (rate, answered) => (answered.min(rate) * CAUTION, GROWTH),
+            // Nothing is answered at all any more, which says nothing of the pace.
+            (rate, _) if self.left <= 1 && self.shut >= OUTAGE => (rate, GROWTH),
+            (rate, answered) if self.left < FEW || (answered == 0.0 && rate > 1.0) => (rate / 2.0, GROWTH),
+            // A pace below one a second leaves nothing to count in one.
+            (rate, answered) => (rate.min(answered.max(1.0)) * CAUTION, GROWTH),
         };
         self.rate = rate.max(RATE_MIN);
         self.growth = growth;
-        (self.paced_at, self.grown_at, self.due) = (now, now, now);
+        (self.grown_at, self.due) = (now, now);
         self.left = 0;
         self.phase = Phase::Paced;
     }
 
     fn grow(&mut self, now: Duration) {
-        let passed = now.saturating_sub(self.grown_at).as_secs_f64();
+        let passed = now.saturating_sub(self.grown_at).as_secs_f64() * self.rate.min(1.0);
         self.rate *= 1.0 + self.growth * passed;
-        self.growth *= 2f64.powf(passed / GROWTH_DOUBLES.as_secs_f64());
+        self.growth *= 2f64.powf(passed / GROWTH_DOUBLES);
         self.grown_at = now;
     }
 
-    fn answered(&mut self, now: Duration) {
-        self.answered_at = now;
-        self.shut = 0;
+    /// One that had left before the gate was shut says nothing of what the server does now.
+    fn answered(&mut self, left_at: Duration, now: Duration) {
+        if left_at > self.shut_at {
+            self.answered_at = now;
+            self.shut = 0;
+        }
     }
 
     fn refused(&mut self, left_at: Duration, stated: Option<Duration>, now: Duration, chance: u64) {
@@ -342,8 +353,13 @@ impl Pace {
                 self.shut += 1;
             }
         }
-        let doubled = WAIT_UNSTATED * 2u32.saturating_pow(self.shut.saturating_sub(1).min(16));
-        let wait = stated.unwrap_or(doubled.min(WAIT_UNSTATED_MAX));
+        let doubled = (WAIT * 2u32.saturating_pow(self.shut.saturating_sub(1).min(16))).min(WAIT_MAX);
+        let wait = match stated {
+            // Once is what the server asked for; again and again, it asked for too little.
+            Some(stated) if self.shut <= 1 => stated,
+            Some(stated) => stated.max(doubled),
+            None => doubled,
+        };
         // Above what was asked for, so that not everybody who was told the same comes back in the same moment.
         let jitter = wait.min(JITTERED_MAX).mul_f64(share(chance) / 10.0);
         self.shut_until = self.shut_until.max(now + wait + jitter);
@@ -452,7 +468,7 @@ mod tests {
                 }
                 for (_, left_at, is_answered) in under_way.extract_if(.., |(back_at, ..)| *back_at <= now) {
                     if is_answered {
-                        self.pace.answered(now);
+                        self.pace.answered(left_at, now);
                         self.outcome.answered += 1;
                     } else {
                         self.chance = self.chance.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
@@ -517,6 +533,7 @@ mod tests {
             (500, Counts::Sliding(SECOND), 5000, Some(1), 1.5, 0.05),
             (60, Counts::Windows(MINUTE), 300, Some(30), 2.0, 0.3),
             (60, Counts::Sliding(MINUTE), 300, Some(10), 2.5, 0.3),
+            (3, Counts::Sliding(MINUTE), 90, Some(10), 2.0, 0.3),
             (20, Counts::Sliding(SECOND), 400, None, 1.5, 0.1),
         ];
         for (most, counts, calls, stated, times, share) in cases {
@@ -550,13 +567,27 @@ mod tests {
         let mut world = World::new(7);
         world.send(&mut server, 100, Duration::ZERO, MINUTE);
         assert_eq!(world.pace.phase, Phase::Paced);
-        world.now += MINUTE;
+        world.now += MINUTE + SECOND;
         world.send(&mut server, 1, Duration::ZERO, MINUTE);
         assert!(world.pace.is_open());
         // The limit is gone: nobody has to wait.
         server.most = 2000;
         let outcome = world.send(&mut server, 1000, Duration::ZERO, MINUTE);
         assert_eq!((outcome.sent, outcome.took), (1000, server.latency.0));
+    }
+
+    #[test]
+    fn an_outage_is_forgotten_when_it_is_over() {
+        let mut server = Server::new(20, Counts::Sliding(SECOND));
+        let mut world = World::new(7);
+        world.send(&mut server, 100, Duration::ZERO, MINUTE);
+        server.most = 0;
+        let outcome = world.send(&mut server, 100, Duration::ZERO, 5 * MINUTE);
+        assert!(outcome.sent < 20, "{outcome:?}");
+        server.most = 20;
+        let outcome = world.send(&mut server, 100, Duration::ZERO, 10 * MINUTE);
+        assert_eq!(outcome.answered, 100);
+        assert!(outcome.took < 2 * MINUTE, "{outcome:?}");
     }
 
     #[test]
@@ -613,7 +644,9 @@ mod tests {
         };
         let waits: Vec<_> = (0..8).map(|_| refuse(&mut pace)).collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
-        pace.answered(MINUTE);
+        pace.answered(SECOND, 2 * MINUTE);
+        assert_eq!(refuse(&mut pace), 60, "that was a call from before");
+        pace.answered(60 * MINUTE, 60 * MINUTE);
         assert_eq!(refuse(&mut pace), 1);
     }
 
