@@ -27,9 +27,10 @@ use tokio::time::Instant;
 const OPEN_AFTER: Duration = Duration::from_secs(60);
 /// Or when calls leave this close together.
 const OPEN_BELOW: Duration = Duration::from_millis(1);
-/// The wait after a refusal, at least, if none is stated; for those it doubles with each further one, stated or not, until
-/// a call is answered.
+/// The wait after a refusal that states none.
 const WAIT: Duration = Duration::from_secs(1);
+/// From the second refusal in a row on such a wait doubles, and from so many on one that was stated, but not beyond this.
+const PATIENCE: u32 = 5;
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Of a wait no more than this counts for the tenth of it that chance adds.
 const JITTERED_MAX: Duration = Duration::from_secs(10);
@@ -353,13 +354,9 @@ impl Pace {
                 self.shut += 1;
             }
         }
-        let doubled = (WAIT * 2u32.saturating_pow(self.shut.saturating_sub(1).min(16))).min(WAIT_MAX);
-        let wait = match stated {
-            // Once is what the server asked for; again and again, it asked for too little.
-            Some(stated) if self.shut <= 1 => stated,
-            Some(stated) => stated.max(doubled),
-            None => doubled,
-        };
+        let (wait, patience) = stated.map_or((WAIT, 1), |stated| (stated, PATIENCE));
+        let doubled = wait * 2u32.pow(self.shut.saturating_sub(patience).min(16));
+        let wait = wait.max(doubled.min(WAIT_MAX));
         // Above what was asked for, so that not everybody who was told the same comes back in the same moment.
         let jitter = wait.min(JITTERED_MAX).mul_f64(share(chance) / 10.0);
         self.shut_until = self.shut_until.max(now + wait + jitter);
@@ -648,6 +645,23 @@ mod tests {
         assert_eq!(refuse(&mut pace), 60, "that was a call from before");
         pace.answered(60 * MINUTE, 60 * MINUTE);
         assert_eq!(refuse(&mut pace), 1);
+    }
+
+    #[test]
+    fn a_stated_wait_is_obeyed_and_doubles_only_when_it_proves_too_short_again_and_again() {
+        let waits = |stated: Duration| {
+            let (mut pace, departures, mut now) = (Pace::default(), Departures::default(), SECOND);
+            [(); 8].map(|()| {
+                pace.refused(now, Some(stated), now, 0);
+                let wait = pace.shut_until - now;
+                assert_eq!(pace.next(&departures, pace.shut_until, 0), Next::Go);
+                now = pace.shut_until + MS;
+                wait
+            })
+        };
+        assert_eq!(waits(10 * MS), [10, 10, 10, 10, 10, 20, 40, 80].map(|ms| ms * MS));
+        assert_eq!(waits(20 * SECOND), [20, 20, 20, 20, 20, 40, 60, 60].map(|seconds| seconds * SECOND));
+        assert_eq!(waits(2 * MINUTE), [2 * MINUTE; 8]);
     }
 
     #[test]
