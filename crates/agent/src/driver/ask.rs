@@ -94,7 +94,9 @@ impl Drive<'_> {
     }
 
     async fn queue(&self, gate: &Gate) -> Result<Pass, Failure> {
-        let (begun, budget) = (Instant::now(), self.worker.profile.rate_limit_budget);
+        // Without a budget every refusal spends an attempt, and the attempts are what ends.
+        let budget = Some(self.worker.profile.rate_limit_budget).filter(|budget| !budget.is_zero());
+        let begun = Instant::now();
         let place = match select(pin!(gate.queue()), self.effects().halted()).await {
             Either::Left((place, _)) => place,
             Either::Right(_) => return Err(halted(Halt)),
@@ -102,12 +104,14 @@ impl Drive<'_> {
         loop {
             match gate.next(&place, self.effects().chance()) {
                 Ok(pass) => return Ok(pass),
-                Err(_) if gate.silence() >= budget && begun.elapsed() >= budget => {
-                    let model = &self.info.model;
-                    let message = format!("model {model}: its server has refused every call for {budget:?} (429)");
-                    return Err(Failure::new(FailureKind::RateLimit, message));
-                }
-                Err(wait) => self.pause(wait).await?,
+                Err(wait) => match budget.filter(|budget| gate.silence().min(begun.elapsed()) >= *budget) {
+                    None => self.pause(wait).await?,
+                    Some(budget) => {
+                        let model = &self.info.model;
+                        let message = format!("model {model}: its server has refused every call for {budget:?} (429)");
+                        return Err(Failure::new(FailureKind::RateLimit, message));
+                    }
+                },
             }
         }
     }

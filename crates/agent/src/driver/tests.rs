@@ -1004,10 +1004,12 @@ async fn a_refusal_spends_no_attempt_until_the_budget_is_spent() {
         );
         assert_eq!(model.calls(), 6, "three times for free, and three attempts");
     }
-    let model = moody(vec![slow_down(1); 99]);
-    let failing = Agent::new("A").model(model.clone()).rate_limit_budget(Duration::ZERO);
-    assert_eq!(failed(&failing, &Arc::new(Log::default())).await.kind, FailureKind::RateLimit);
-    assert_eq!(model.calls(), 4, "without a budget it is an attempt like others");
+    for hasty in [bare(vec![slow_down(1); 99]), gated(vec![slow_down(1); 99], "hasty")] {
+        let model = hasty.0.clone();
+        let failing = agent(hasty).rate_limit_budget(Duration::ZERO);
+        assert_eq!(failed(&failing, &Arc::new(Log::default())).await.kind, FailureKind::RateLimit);
+        assert_eq!(model.calls(), 4, "without a budget it is an attempt like others");
+    }
     let mixed = vec![slow_down(1), Failure::new(FailureKind::Unavailable, "down"), slow_down(1)];
     let output = run(&Agent::new("A").model(moody(mixed)).retry(Retry::times(1)), &Arc::new(Log::default())).await;
     assert_eq!(output.content, Some("at last".into()));
