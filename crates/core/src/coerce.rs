@@ -245,7 +245,7 @@ fn item_schema(schema: &Value, index: usize) -> Option<&Value> {
 fn readings(value: &Value) -> impl Iterator<Item = Value> + use<> {
     let (first, second) = match value {
         Value::String(text) => {
-            let read = serde_json::from_str(text).ok().filter(|read| is_exact(text, read));
+            let read = crate::json::read(text).ok().filter(|read| is_exact(text, read));
             let whole = read.as_ref().and_then(whole);
             (read, whole)
         }

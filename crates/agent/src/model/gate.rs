@@ -35,7 +35,7 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Of a wait no more than this counts for the tenth of it that chance adds.
 const JITTERED_MAX: Duration = Duration::from_secs(10);
 /// The part of the rate last answered at which calls leave after a refusal: room for others who share the limit.
-const CAUTION: f64 = 0.9;
+const CAUTION: f64 = 0.85;
 /// Calls a second, at least and when nothing is known.
 const RATE_MIN: f64 = 1.0 / 60.0;
 const RATE_UNKNOWN: f64 = 1.0;
