@@ -162,6 +162,7 @@ impl From<engine::Error> for Problem {
             E::Damaged(_) => Self::new(Exit::Other, "log_damaged", error),
             E::QueueFull { .. } => Self { is_retryable: true, ..Self::new(Exit::Other, "queue_full", error) },
             E::Stopped(_) => Self::new(Exit::Other, "engine_stopped", error),
+            E::NotCompleted(run) => Self::new(Exit::of(run.status()), "run_not_completed", run),
         }
     }
 }
@@ -207,6 +208,7 @@ impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
             Error::Engine(error) => error.into(),
+            Error::NotCompleted(run) => engine::Error::from(run).into(),
             Error::Traces(_) => Self::new(Exit::Configuration, "configuration", error),
             error => Self::new(Exit::Configuration, "definition", error),
         }

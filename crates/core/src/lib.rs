@@ -39,7 +39,7 @@ pub use message::{
 pub use metrics::{Metrics, ModelUsage, RunMetrics, StepMetrics, Usage};
 pub use redact::{Passage, REDACTED, Redactor, SECRET_LEN_MIN};
 pub use retry::Retry;
-pub use run::{RunInfo, RunInput, RunOutput, RunStatus, WorkflowRunOutput, content_text};
+pub use run::{NotCompleted, RunInfo, RunInput, RunOutput, RunStatus, WorkflowRunOutput, content_text};
 pub use secret::Secret;
 pub use step::{Attachments, ExecutorKind, InputSchema, InvalidInput, StepIndex, StepInput, StepOutput, StepType};
 pub use time::Timestamp;

@@ -316,11 +316,67 @@ impl WorkflowRunOutput {
         self.status.is_terminal()
     }
 
-    /// The content as text: a string as it is, anything else as JSON, nothing as the empty string.
+    /// The content as text: a string as it is, anything else as JSON, nothing as the empty string. Of a run that failed
+    /// that is why; [`WorkflowRunOutput::into_result`] tells the two apart.
     pub fn text(&self) -> String {
         content_text(self.content.as_ref())
     }
+
+    /// The run if it is COMPLETED, and so has a result; otherwise an error that holds the run.
+    ///
+    /// # Errors
+    /// [`NotCompleted`] for every other status.
+    pub fn into_result(self) -> Result<Self, NotCompleted> {
+        if self.status == RunStatus::Completed { Ok(self) } else { Err(NotCompleted { run: Box::new(self) }) }
+    }
 }
+
+/// A run without a result: it failed, was cancelled, is PAUSED, or is not over yet. Nothing about it is lost: the run is
+/// inside.
+#[derive(Clone, PartialEq)]
+pub struct NotCompleted {
+    /// The run as it stands.
+    pub run: Box<WorkflowRunOutput>,
+}
+
+impl NotCompleted {
+    /// Which of them it is: any status but COMPLETED.
+    pub fn status(&self) -> RunStatus {
+        self.run.status
+    }
+
+    /// Whether the run waits for a person: it has neither failed nor ended.
+    pub fn is_paused(&self) -> bool {
+        self.run.status == RunStatus::Paused
+    }
+}
+
+impl fmt::Display for NotCompleted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let id = &self.run.run_id;
+        let why = match self.run.text() {
+            text if text.is_empty() => String::new(),
+            text => format!(": {text}"),
+        };
+        match self.run.status {
+            RunStatus::Error => write!(f, "run {id} failed{why}"),
+            RunStatus::Cancelled => write!(f, "run {id} was cancelled"),
+            RunStatus::Paused => write!(f, "run {id} is paused and waits for a person{why}"),
+            status @ (RunStatus::Pending | RunStatus::Running | RunStatus::Completed) => {
+                write!(f, "run {id} has no result yet ({status})")
+            }
+        }
+    }
+}
+
+/// As [`fmt::Display`]: a `main` that returns the error shows it this way.
+impl fmt::Debug for NotCompleted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl std::error::Error for NotCompleted {}
 
 /// Content as text: a string as it is, anything else as JSON, nothing as the empty string.
 pub fn content_text(content: Option<&Value>) -> String {

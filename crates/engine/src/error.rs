@@ -2,7 +2,7 @@
 
 use outlive_core::json::TooDeep;
 use outlive_core::port::{DbError, DbErrorKind, Unreadable};
-use outlive_core::{InvalidId, RunId, SessionId};
+use outlive_core::{InvalidId, NotCompleted, RunId, SessionId};
 use std::sync::Arc;
 
 /// Why the engine refused or failed. Nothing happened unless the variant says otherwise.
@@ -68,6 +68,9 @@ pub enum Error {
         /// What must be left.
         needed_bytes: u64,
     },
+    /// A run that was awaited came to rest without a result. [`crate::RunHandle::wait`] gives such a run as it is.
+    #[error(transparent)]
+    NotCompleted(#[from] NotCompleted),
     /// The store refused or failed.
     #[error("{0}")]
     Db(DbError),

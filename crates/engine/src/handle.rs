@@ -12,7 +12,8 @@ use std::time::Duration;
 /// How long a waiter trusts in being told: then it looks for itself.
 const LOOK_PERIOD: Duration = Duration::from_secs(2);
 
-/// A run, wherever it executes. Awaiting the handle waits until the run is at rest.
+/// A run, wherever it executes. Awaiting the handle waits for the run's result: [`RunHandle::wait`], and an error unless the
+/// run is COMPLETED.
 #[derive(Clone)]
 pub struct RunHandle {
     engine: Engine,
@@ -68,7 +69,7 @@ impl RunHandle {
     }
 
     /// Waits until the run is at rest: it has ended (COMPLETED, ERROR, CANCELLED), or it is PAUSED and nothing of it
-    /// executes any more. The output's status says which.
+    /// executes any more. The output's status says which; whoever wants the result awaits the handle.
     ///
     /// # Cancel safety
     /// Safe: waiting changes nothing.
@@ -102,6 +103,6 @@ impl IntoFuture for RunHandle {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { self.wait().await })
+        Box::pin(async move { Ok(self.wait().await?.into_result()?) })
     }
 }

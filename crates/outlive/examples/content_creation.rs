@@ -49,7 +49,7 @@ fn content_creation_workflow(db: SqliteDb, model: SharedModel) -> outlive::Resul
         .build()
 }
 
-/// Starts a run in the background, or takes up the one that was named, and polls it to its end.
+/// Starts a run in the background, or takes up the one that was named, and polls it until it ends or waits for a person.
 async fn run(arguments: Arguments) -> Result<u8, Problem> {
     say("Starting Async Background Workflow Test");
     let workflow = content_creation_workflow(SqliteDb::new(&arguments.db), model_from_environment()?)?;
@@ -67,7 +67,7 @@ async fn run(arguments: Arguments) -> Result<u8, Problem> {
         poll_count += 1;
         say(format_args!("\nPoll #{poll_count} (every {}s)", arguments.poll.as_secs_f64()));
         let result = workflow.get_run(run.run_id()).await?.ok_or_else(|| not_found(run.run_id()))?;
-        if result.has_completed() {
+        if result.has_completed() || result.status == RunStatus::Paused {
             break result;
         }
         match pause(arguments.poll, workflow.engine().await?).await {
@@ -88,7 +88,8 @@ async fn run(arguments: Arguments) -> Result<u8, Problem> {
     Ok(match final_result.status {
         RunStatus::Error => 10,
         RunStatus::Cancelled => 11,
-        RunStatus::Pending | RunStatus::Running | RunStatus::Paused | RunStatus::Completed => 0,
+        RunStatus::Paused => 12,
+        RunStatus::Pending | RunStatus::Running | RunStatus::Completed => 0,
     })
 }
 

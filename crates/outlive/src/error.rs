@@ -1,6 +1,6 @@
 //! The facade's one error.
 
-use outlive_core::InvalidDefinition;
+use outlive_core::{InvalidDefinition, NotCompleted};
 use std::sync::Arc;
 
 /// Why something the user asked for did not happen.
@@ -10,9 +10,12 @@ pub enum Error {
     /// A workflow cannot be built; every problem is listed.
     #[error(transparent)]
     Definition(#[from] InvalidDefinition),
+    /// A run that was awaited has no result: it failed, was cancelled or is PAUSED. The run is inside.
+    #[error(transparent)]
+    NotCompleted(#[from] NotCompleted),
     /// The engine refused or failed.
     #[error(transparent)]
-    Engine(#[from] outlive_engine::Error),
+    Engine(outlive_engine::Error),
     /// An address cannot be served.
     #[error("cannot serve: {0}")]
     Serve(Arc<std::io::Error>),
@@ -20,6 +23,15 @@ pub enum Error {
     #[cfg(feature = "otlp")]
     #[error("cannot send traces: {0}")]
     Traces(String),
+}
+
+impl From<outlive_engine::Error> for Error {
+    fn from(error: outlive_engine::Error) -> Self {
+        match error {
+            outlive_engine::Error::NotCompleted(run) => Self::NotCompleted(run),
+            error => Self::Engine(error),
+        }
+    }
 }
 
 impl From<std::io::Error> for Error {

@@ -48,8 +48,8 @@ pub use outlive_agent as agent;
 pub use outlive_agent::{Agent, Team};
 pub use outlive_core as core;
 pub use outlive_core::{
-    Failure, FailureKind, FinishReason, Function, Media, OnError, Retry, RunEvent, RunId, RunOutput, RunStatus, Step,
-    StepInput, StepOutput, WorkflowRunOutput,
+    Failure, FailureKind, FinishReason, Function, Media, NotCompleted, OnError, Retry, RunEvent, RunId, RunOutput,
+    RunStatus, Step, StepInput, StepOutput, WorkflowRunOutput,
 };
 pub use outlive_db as db;
 pub use outlive_engine as engine;

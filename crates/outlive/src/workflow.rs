@@ -231,6 +231,28 @@ impl Workflow {
     }
 
     /// A run of this workflow. Await it for the result, or say `.background()` or `.stream()`.
+    ///
+    /// Awaiting gives the run if it is COMPLETED. One that failed, was cancelled or is PAUSED has no result, and is an
+    /// [`Error::NotCompleted`](crate::Error::NotCompleted) that holds it; `.background().await?.wait().await?` gives the run
+    /// however it ended.
+    ///
+    /// ```
+    /// use outlive::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> outlive::Result<()> {
+    /// let fails = |_, _| async { Err::<String, _>(Failure::fatal("the kitchen is on fire")) };
+    /// let workflow = Workflow::builder("Kitchen").db(InMemoryDb::new()).function(fails).build()?;
+    ///
+    /// let Err(outlive::Error::NotCompleted(failed)) = workflow.run("soup").await else { panic!("it cannot succeed") };
+    /// assert_eq!(failed.status(), RunStatus::Error);
+    /// assert!(failed.to_string().contains("the kitchen is on fire"));
+    ///
+    /// let run = workflow.run("soup").background().await?.wait().await?;
+    /// assert_eq!(run.status, RunStatus::Error);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn run(&self, input: impl Into<Value>) -> RunRequest {
         let input = Some(input.into()).filter(|input| !input.is_null());
         RunRequest { workflow: self.clone(), submit: Submit { input, ..Submit::default() } }
@@ -379,6 +401,6 @@ impl IntoFuture for RunRequest {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { Ok(self.background().await?.wait().await?) })
+        Box::pin(async move { Ok(self.background().await?.await?) })
     }
 }

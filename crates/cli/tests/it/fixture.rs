@@ -54,7 +54,7 @@ impl Place {
         runtime.block_on(async move {
             let executing = shop(&path, Options::default());
             executing.run("order-1 please").run_id("order-1").session_id("till-1").user_id("ada").await.unwrap();
-            executing.run("explode").run_id("order-2").session_id("till-1").await.unwrap();
+            executing.run("explode").run_id("order-2").session_id("till-1").await.expect_err("it explodes");
             executing.shutdown().await.unwrap();
             let accepting = shop(&path, Options { execute: false, ..Options::default() });
             for id in ["order-3", "order-4"] {

@@ -77,11 +77,14 @@ impl App {
     async fn run(&self, id: &str, input: Option<String>) -> Result<(), String> {
         let known = self.workflows.iter().find(|workflow| workflow.definition().id.as_str() == id);
         let workflow = known.ok_or_else(|| format!("there is no workflow {id}: see agno_app list"))?;
-        let mut events = workflow.run(input).stream().await.map_err(told)?;
+        let run = workflow.run(input).background().await.map_err(told)?;
+        let mut events = run.events(None);
         while let Some(event) = events.next().await.map_err(told)? {
             say(serde_json::to_string(&event).map_err(told)?)?;
         }
-        workflow.shutdown().await.map_err(told)
+        let done = run.await.map(drop).map_err(told);
+        workflow.shutdown().await.map_err(told)?;
+        done
     }
 }
 

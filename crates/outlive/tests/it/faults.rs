@@ -11,10 +11,15 @@ use std::time::{Duration, Instant};
 async fn ask(world: &World, input: &str, retry: Retry) -> WorkflowRunOutput {
     let agent = Agent::new("Solo").model(world.responses()).retry(retry);
     let workflow = world.one_agent(agent);
-    let ended = workflow.run(input).await.unwrap();
+    let ended = ended(&workflow, input).await;
     workflow.shutdown().await.unwrap();
     assert!(!ended.text().contains(KEY));
     ended
+}
+
+/// The run however it ended.
+async fn ended(workflow: &Workflow, input: &str) -> WorkflowRunOutput {
+    workflow.run(input).background().await.unwrap().wait().await.unwrap()
 }
 
 fn patient() -> Retry {
@@ -25,7 +30,7 @@ fn patient() -> Retry {
 async fn a_server_that_is_down_ends_the_run_with_a_message_that_names_it() {
     let world = World::new().await;
     let agent = Agent::new("Solo").model(world.responses().base_url("http://127.0.0.1:1/v1")).retry(patient());
-    let ended = world.one_agent(agent).run("hi").await.unwrap();
+    let ended = ended(&world.one_agent(agent), "hi").await;
     assert_eq!(ended.status, RunStatus::Error);
     assert!(ended.text().contains("Solo") && ended.text().contains("127.0.0.1:1"), "{}", ended.text());
 }
@@ -93,7 +98,7 @@ async fn a_model_that_repeats_one_tool_call_for_ever_is_stopped() {
         .model(world.responses())
         .tools(HackerNewsTools::default().base_url(&world.sites.url()))
         .turns_max(5);
-    let ended = world.one_agent(agent).run("hi TOOLFOREVER=1").await.unwrap();
+    let ended = ended(&world.one_agent(agent), "hi TOOLFOREVER=1").await;
     assert_eq!(ended.status, RunStatus::Error, "{}", ended.text());
     assert!(ended.text().contains("5 turns"), "{}", ended.text());
     assert_eq!(world.models.log().len(), 5);
@@ -105,7 +110,7 @@ async fn a_tool_that_fails_is_told_to_the_model_and_the_run_goes_on() {
     world.sites.fail_next("/v0", 503, 20);
     let agent =
         Agent::new("Solo").model(world.responses()).tools(HackerNewsTools::default().base_url(&world.sites.url()));
-    let ended = world.one_agent(agent).run("hi").await.unwrap();
+    let ended = ended(&world.one_agent(agent), "hi").await;
     assert_eq!(ended.status, RunStatus::Completed, "{}", ended.text());
     assert_eq!(ended.step_executor_runs[0].tools[0].tool_call_error, Some(true));
 }
@@ -122,7 +127,7 @@ async fn a_cancelled_run_drops_the_models_request_within_a_second_and_keeps_the_
     run.cancel("enough").await.unwrap();
     world.models.wait_until(|log| log.iter().any(|exchange| exchange.client_gone)).await;
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
-    let ended = run.await.unwrap();
+    let ended = run.wait().await.unwrap();
     assert_eq!(ended.status, RunStatus::Cancelled);
     assert!(!ended.step_results[0].text().is_empty(), "the partial text is kept");
     let mut names = Vec::new();

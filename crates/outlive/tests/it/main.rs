@@ -11,6 +11,7 @@ mod example;
 mod faults;
 mod kill9;
 mod limits;
+mod results;
 mod rolling;
 mod secrets;
 mod seed;

@@ -44,6 +44,7 @@ impl From<Error> for Problem {
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "journal_corrupt", damaged.to_string())
             }
             Error::Unreadable(unreadable) => DbError::from(unreadable).into(),
+            Error::NotCompleted(run) => Problem::new(StatusCode::CONFLICT, "run_not_completed", run.to_string()),
             Error::Db(error) => error.into(),
         }
     }
