@@ -5,7 +5,8 @@ use crate::exit::Problem;
 use crate::settings::Settings;
 use crate::times::TimeFormat;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::path::PathBuf;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Runs AI-agent workflows in the background so that a run outlives the process that started it
@@ -57,10 +58,11 @@ pub(crate) enum Command {
     Version(cmd::version::Version),
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Options for every command")]
 pub(crate) struct Global {
-    /// Database file [default: $OUTLIVE_DB, else outlive.toml, else .outlive/data.db; for demo: demo.db]
+    /// Database file [default: $OUTLIVE_DB, else outlive.toml, else .outlive/data.db, else the demo.db of a demo; for demo:
+    /// demo.db]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) db: Option<PathBuf>,
     /// Sessions table, if the program that made the database chose one [default: $OUTLIVE_SESSION_TABLE]
@@ -91,12 +93,55 @@ pub(crate) struct Global {
 }
 
 impl Global {
+    /// A command of this program that can be pasted: it is called as this one was, and looks where this one looks.
+    pub(crate) fn command(&self, arguments: impl Display) -> String {
+        let mut command = format!("{} {arguments}", program());
+        let server = self.server.as_deref();
+        let db = self.db.as_ref().map(|path| path.display().to_string());
+        let flags = [("--db", db.as_deref()), ("--session-table", self.session_table.as_deref()), ("--server", server)];
+        for (flag, value) in flags.into_iter().filter_map(|(flag, value)| Some((flag, value?))) {
+            command.push_str(&format!(" {flag} {}", quoted(value)));
+        }
+        command
+    }
+
     /// The sessions table, if one is named: by the flag, the environment or `outlive.toml`.
     ///
     /// # Errors
     /// When a setting makes no sense.
     pub(crate) fn session_table(&self) -> Result<Option<String>, Problem> {
         Ok(Some(Settings::load(self)?.session_table).filter(|name| !name.is_empty()))
+    }
+}
+
+/// How this program is called: by its name if a shell finds it by that, else by its path.
+fn program() -> String {
+    const NAME: &str = "outlive";
+    let (Some(path), Ok(program)) = (std::env::var_os("PATH"), std::env::current_exe()) else { return NAME.to_owned() };
+    let is_this = |found: PathBuf| found.canonicalize().is_ok_and(|found| found == program);
+    let file_name = program.file_name().unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|directory| directory.join(file_name)).find(|found| found.is_file());
+    if found.is_some_and(is_this) {
+        return NAME.to_owned();
+    }
+    let here = std::env::current_dir().unwrap_or_default();
+    quoted(&seen_from(&here, &program).display().to_string())
+}
+
+fn seen_from<'a>(here: &Path, program: &'a Path) -> &'a Path {
+    match program.strip_prefix(here) {
+        // A name alone would be looked for elsewhere.
+        Ok(below) if below.components().count() > 1 => below,
+        Ok(_) | Err(_) => program,
+    }
+}
+
+/// A word as a shell reads it.
+pub(crate) fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_./:@%+=,".contains(c);
+    match word.is_empty() || !word.chars().all(is_plain) {
+        true => format!("'{}'", word.replace('\'', r"'\''")),
+        false => word.to_owned(),
     }
 }
 
@@ -119,5 +164,26 @@ impl Color {
             Color::Always => anstream::ColorChoice::Always.write_global(),
             Color::Never => anstream::ColorChoice::Never.write_global(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_no_shell_finds_is_called_by_its_path_from_here() {
+        let seen = |program| seen_from(Path::new("/home/ada/outlive"), Path::new(program)).display().to_string();
+        assert_eq!(seen("/home/ada/outlive/target/release/outlive"), "target/release/outlive");
+        assert_eq!(seen("/home/ada/outlive/outlive"), "/home/ada/outlive/outlive");
+        assert_eq!(seen("/opt/outlive"), "/opt/outlive");
+    }
+
+    #[test]
+    fn a_word_that_a_shell_would_take_apart_is_quoted() {
+        assert_eq!(quoted("runs.db"), "runs.db");
+        assert_eq!(quoted("my runs.db"), "'my runs.db'");
+        assert_eq!(quoted("ada's;$(x).db"), r"'ada'\''s;$(x).db'");
+        assert_eq!(quoted(""), "''");
     }
 }

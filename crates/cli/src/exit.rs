@@ -77,6 +77,11 @@ impl Problem {
         self
     }
 
+    /// Whether it is that the reader has gone away.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.is_silent
+    }
+
     /// What failed, and what to do about it, for a list of several.
     pub(crate) fn text(&self) -> String {
         let hint = self.hint.as_deref().map(|hint| format!("\n{hint}"));
@@ -181,9 +186,12 @@ impl From<ClientError> for Problem {
             E::Unreachable { .. } => {
                 (Exit::Unreachable, "server_unreachable", "start it with: outlive serve; or name another with --server")
             }
-            E::NotAllowed(_) => {
-                (Exit::NotAllowed, "not_allowed", "set OUTLIVE_TOKEN to a key; make one with: outlive keys mint")
-            }
+            E::NotAllowed(_) => (
+                Exit::NotAllowed,
+                "not_allowed",
+                "set OUTLIVE_TOKEN to a key that may; make one beside the server: \
+                 outlive keys mint --scope runs:read,runs:write,workflows:run",
+            ),
             E::NotFound(_) => (Exit::NotFound, "not_found", ""),
             E::Conflict(_) => (Exit::WrongState, "conflict", ""),
             E::Invalid(_) => (Exit::Usage, "invalid_request", ""),

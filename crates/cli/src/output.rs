@@ -2,6 +2,7 @@
 //! whoever reads along sees it.
 
 use crate::cli::Global;
+use crate::exit::Problem;
 use serde_json::Value;
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -16,6 +17,14 @@ pub(crate) fn write(text: impl Display) -> io::Result<()> {
 /// [`write()`] and a line's end.
 pub(crate) fn line(text: impl Display) -> io::Result<()> {
     write(format_args!("{text}\n"))
+}
+
+/// The same for a process that executes: a reader that has gone away (`| head`) stops no run.
+pub(crate) fn unless_gone<E: Into<Problem>>(written: Result<(), E>) -> Result<(), Problem> {
+    match written.map_err(Into::into) {
+        Err(problem) if problem.is_silent() => Ok(()),
+        written => written,
+    }
 }
 
 /// One JSON document, or one line of a stream of them.

@@ -26,6 +26,10 @@ pub(crate) use value::Given;
 pub(crate) const TOKEN: &str = "OUTLIVE_TOKEN";
 /// The file's name; it is looked for in this directory and in those above.
 pub(crate) const FILE_NAME: &str = "outlive.toml";
+/// Where runs are kept when nobody says anything.
+const DB: &str = ".outlive/data.db";
+/// Where `outlive demo` keeps its runs.
+pub(crate) const DEMO_DB: &str = "demo.db";
 /// The user's file, seen from where their settings are.
 const USER_FILE: &str = "outlive/config.toml";
 /// Distance up to which two names are taken for the same one, mistyped.
@@ -55,6 +59,8 @@ pub(crate) enum Origin {
     EnvFile(String, PathBuf),
     /// This flag.
     Flag(&'static str),
+    /// It was here, and nothing else was.
+    Found,
 }
 
 impl fmt::Display for Origin {
@@ -65,6 +71,7 @@ impl fmt::Display for Origin {
             Self::Environment(name) => write!(f, "${name}"),
             Self::EnvFile(name, path) => write!(f, "${name} in {}", path.display()),
             Self::Flag(flag) => f.write_str(flag),
+            Self::Found => f.write_str("found here, for want of the default"),
         }
     }
 }
@@ -94,7 +101,7 @@ pub(crate) struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            db: PathBuf::from(".outlive/data.db"),
+            db: PathBuf::from(DB),
             server: String::new(),
             session_table: String::new(),
             addr: "127.0.0.1:7878".to_owned(),
@@ -135,6 +142,9 @@ impl Settings {
         let file = file.into_iter().find_map(|(flag, is_given)| is_given.then(|| (String::new(), flag)));
         if let Some((server, flag)) = global.server.clone().map(|server| (server, "--server")).or(file) {
             settings.set("server", Given::Text(server), Origin::Flag(flag))?;
+        }
+        if settings.origin("db") == Origin::Default && !settings.db.exists() && Path::new(DEMO_DB).exists() {
+            settings.set_db(PathBuf::from(DEMO_DB), Origin::Found);
         }
         settings.check()?;
         Ok(settings)

@@ -75,7 +75,8 @@ pub(crate) fn existing(path: &Path, global: &Global) -> Result<SqliteDb, Problem
     if !path.exists() {
         let message = format!("no database at {}", path.display());
         let problem = Problem::new(Exit::NotFound, "database_not_found", message);
-        return Err(problem.hint("name the file with --db, or make one: outlive demo"));
+        let make = Global { db: Some(path.to_owned()), ..global.clone() }.command("demo");
+        return Err(problem.hint(format!("name the file with --db, or make one: {make}")));
     }
     sqlite(path, &global.session_table()?.unwrap_or_default())
 }

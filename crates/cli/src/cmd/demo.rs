@@ -5,6 +5,7 @@ use crate::demo;
 use crate::exit::{Exit, Problem};
 use crate::output;
 use crate::progress::Progress;
+use crate::settings::{DEMO_DB, Settings};
 use crate::store::{ModelCalls, Store, database, model_calls};
 use crate::style::{self, DIM};
 use clap::Args;
@@ -17,8 +18,8 @@ use std::time::{Duration, Instant};
 
 /// Try it out: a sample workflow on scripted replies (not an AI), without a key or a network
 ///
-/// Two agents research as a team, a third plans. The run is kept in demo.db in this directory (or where --db says), where
-/// the other commands can look at it.
+/// Two agents research as a team, a third plans. The run is kept in demo.db in this directory (or where --db says). The
+/// other commands find it there as long as there is no other database to look in. A reader that goes away stops no run.
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
     /// Kill this process (SIGKILL) in the middle of the second step
@@ -44,9 +45,9 @@ enum Followed {
 
 impl Demo {
     pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
-        let path = global.db.clone().unwrap_or_else(|| PathBuf::from("demo.db"));
+        let path = global.db.clone().unwrap_or_else(|| PathBuf::from(DEMO_DB));
         if self.resume && !path.exists() {
-            return Err(nothing_to_resume(&path));
+            return Err(nothing_to_resume(&path, global));
         }
         let db = database(&path, global)?;
         db.open().await?;
@@ -54,22 +55,25 @@ impl Demo {
         let workflow = demo::workflow(store.db.clone())?;
         let unfinished = unfinished(&store, &workflow).await?;
         if self.resume && unfinished.is_empty() {
-            return Err(nothing_to_resume(&store.path));
+            return Err(nothing_to_resume(&store.path, global));
         }
         output::note(global, format_args!("Using in-process engine, {}", store.path.display()));
         let found = format!("Found {}", style::counted(unfinished.len(), "unfinished run"));
-        let exit = if self.resume {
-            let ids: Vec<_> = unfinished.iter().map(|run| style::short_id(run.info.run_id.as_str())).collect();
-            self.say(global, format_args!("{found}: {}\n", ids.join(", ")))?;
-            self.go_on(&workflow, &store, &unfinished, global).await?
-        } else {
+        let done = async {
+            if self.resume {
+                let ids: Vec<_> = unfinished.iter().map(|run| style::short_id(run.info.run_id.as_str())).collect();
+                self.say(global, format_args!("{found}: {}\n", ids.join(", ")))?;
+                return self.go_on(&workflow, &store, &unfinished, global).await;
+            }
             if !unfinished.is_empty() {
                 output::note(global, format_args!("{found} from before; this process goes on with it as well"));
             }
-            self.follow(&workflow, &store, None, global).await?
+            self.follow(&workflow, &store, None, global).await
         };
+        let done = done.await;
+        // Also after a failure: the next process need not wait for what this one holds.
         workflow.shutdown().await?;
-        Ok(exit)
+        done
     }
 
     /// Goes on with runs of an earlier process, one after the other for whoever watches.
@@ -107,11 +111,11 @@ impl Demo {
             self.say(global, format_args!("Model   demo (scripted replies, not an AI)\nRun     {}\n", run.run_id()))?;
         }
         let ended = tokio::select! {
-            ended = self.watch(&run, earlier, global, &store.path) => Followed::Ended(Box::new(ended?)),
+            ended = self.watch(&run, earlier, global) => Followed::Ended(Box::new(ended?)),
             Ok(()) = tokio::signal::ctrl_c() => Followed::Interrupted,
             () = super::events::passed(global.timeout) => Followed::TimedOut,
         };
-        let resume = command(&store.path, "demo --resume");
+        let resume = global.command("demo --resume");
         match ended {
             Followed::Ended(output) => {
                 let calls = match earlier {
@@ -143,7 +147,6 @@ impl Demo {
         run: &RunHandle,
         earlier: Option<&Run>,
         global: &Global,
-        path: &Path,
     ) -> Result<WorkflowRunOutput, Problem> {
         if let Some(poll) = self.poll {
             return self.poll(run, poll, global).await;
@@ -152,11 +155,10 @@ impl Demo {
         let mut events = run.events(None);
         let mut pieces = 0;
         while let Some(event) = events.next().await? {
-            progress.apply(&event)?;
+            output::unless_gone(progress.apply(&event))?;
             pieces += usize::from(is_planners_text(&event));
             if self.crash && pieces >= PIECES_BEFORE_CRASH {
-                progress.end_text()?;
-                say_last_words(path)?;
+                output::unless_gone(progress.end_text().and_then(|()| say_last_words(global)))?;
                 kill_this_process();
             }
         }
@@ -171,7 +173,7 @@ impl Demo {
             let now = run.get().await?.ok_or_else(|| outlive::engine::Error::RunNotFound(run.run_id().clone()))?;
             let status = style::status_word(now.status);
             self.say(global, format_args!("Poll #{count} (every {} s): {status}", period.as_secs_f64()))?;
-            if now.has_completed() {
+            if now.has_completed() || now.status == RunStatus::Paused {
                 return Ok(now);
             }
             tokio::time::sleep(period).await;
@@ -188,22 +190,22 @@ impl Demo {
         global: &Global,
     ) -> Result<(), Problem> {
         if global.json {
-            output::json(&document(output, calls, took))?;
-            return Ok(());
+            return output::unless_gone(output::json(&document(output, calls, took)));
         }
-        super::tell_end(output, took.as_secs_f64(), global)?;
+        output::unless_gone(super::tell_end(output, took.as_secs_f64(), global))?;
         if let Some(ModelCalls { before, repeated }) = calls {
             let which = match repeated {
                 0 => String::new(),
                 1 => " (the one in flight)".to_owned(),
                 several => format!(" (the {several} in flight)"),
             };
-            output::line(format_args!("Model calls before the crash: {before}, repeated: {repeated}{which}"))?;
+            let line = format!("Model calls before the crash: {before}, repeated: {repeated}{which}");
+            output::unless_gone(output::line(line))?;
         } else {
-            let hint =
-                |arguments: &str, what: &str| format!("{:<36} {DIM}{what}{DIM:#}", command(&store.path, arguments));
-            self.say(global, format_args!("Try: {}", hint("demo --crash", "see a run survive kill -9")))?;
-            self.say(global, format_args!("     {}", hint("events @last", "what is on disk of it")))?;
+            let hint = |command: String, what: &str| format!("{command:<36} {DIM}{what}{DIM:#}");
+            let crash = hint(global.command("demo --crash"), "see a run survive kill -9");
+            let look = hint(look_at(&store.path, "events @last", global)?, "what is on disk of it");
+            self.say(global, format_args!("Try: {crash}\n     {look}"))?;
         }
         Ok(())
     }
@@ -211,7 +213,7 @@ impl Demo {
     /// A line of the demonstration; nothing with `--quiet` and `--json`.
     fn say(&self, global: &Global, text: impl std::fmt::Display) -> Result<(), Problem> {
         if !(global.quiet || global.json) {
-            output::line(text)?;
+            output::unless_gone(output::line(text))?;
         }
         Ok(())
     }
@@ -242,17 +244,18 @@ fn document(output: &WorkflowRunOutput, calls: Option<ModelCalls>, took: Duratio
     })
 }
 
-fn nothing_to_resume(path: &Path) -> Problem {
+fn nothing_to_resume(path: &Path, global: &Global) -> Problem {
     let message = format!("nothing is unfinished in {}", path.display());
     Problem::new(Exit::NotFound, "run_not_found", message)
-        .hint(format!("make something with: {}", command(path, "demo --crash")))
+        .hint(format!("make something with: {}", global.command("demo --crash")))
 }
 
-/// A command that can be pasted: it names the database where the default is another.
-fn command(path: &Path, arguments: &str) -> String {
-    let is_default = path == Path::new("demo.db") && arguments.starts_with("demo");
-    let db = if is_default { String::new() } else { format!(" --db {}", path.display()) };
-    format!("outlive {arguments}{db}")
+/// A command that looks at the demonstration's runs. It names their file where it would look in another by itself.
+fn look_at(path: &Path, arguments: &str, global: &Global) -> Result<String, Problem> {
+    let settings = Settings::load(global)?;
+    let finds_it = settings.db == path && settings.server.is_empty();
+    let named = Global { db: Some(path.to_owned()), ..global.clone() };
+    Ok(if finds_it { global.command(arguments) } else { named.command(arguments) })
 }
 
 fn is_planners_text(event: &RunEvent) -> bool {
@@ -261,10 +264,9 @@ fn is_planners_text(event: &RunEvent) -> bool {
 }
 
 /// What must be said while there is somebody to say it.
-fn say_last_words(path: &Path) -> Result<(), Problem> {
+fn say_last_words(global: &Global) -> std::io::Result<()> {
     output::line("\nKilling this process now (SIGKILL), in the middle of a model call.")?;
-    output::line(format_args!("Go on with: {}", command(path, "demo --resume")))?;
-    Ok(())
+    output::line(format_args!("Go on with: {}", global.command("demo --resume")))
 }
 
 /// Dies as with `kill -9`: no handler runs, nothing is flushed, nothing is given back.

@@ -49,6 +49,7 @@ impl Events {
     }
 
     async fn follow(&self, runs: &Runs, run_id: &RunId, global: &Global) -> Result<Exit, Problem> {
+        let again = global.command(format_args!("events {run_id} -f"));
         let told = async {
             let mut lines = self.lines(global);
             let mut events = runs.follow(run_id, self.after).await?;
@@ -62,7 +63,7 @@ impl Events {
             exit = told => exit,
             Ok(()) = tokio::signal::ctrl_c() => {
                 let how = left_behind(runs, run_id).await;
-                output::note(global, format_args!("Detached; {how}: outlive events {run_id} -f"));
+                output::note(global, format_args!("Detached; {how}: {again}"));
                 Ok(Exit::Interrupted)
             }
             () = passed(global.timeout) => Err(unfinished(runs, run_id).await),

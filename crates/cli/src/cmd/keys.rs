@@ -12,9 +12,14 @@ use outlive::SqliteKeys;
 use outlive::core::port::AuditKind;
 use outlive::db::SqliteDb;
 use outlive::serving::auth::key::{KeyRecord, KeyStore, NewKey};
-use outlive::serving::auth::scope::{Scopes, is_scope};
+use outlive::serving::auth::scope::{KNOWN, Scopes, is_known, known};
 use serde_json::{Value, json};
 use std::time::Duration;
+
+/// A key that the verbs about runs work with.
+pub(super) const MINT: &str = "keys mint --scope runs:read,runs:write,workflows:run";
+/// Letters that may differ between a scope and what was meant.
+const TYPO_MAX: usize = 3;
 
 /// Make, list and revoke API keys
 ///
@@ -35,10 +40,10 @@ enum Verb {
 
 /// Make a key and print it, this once
 #[derive(Debug, Args)]
+#[command(after_help = scopes())]
 struct Mint {
-    /// What its holder may do, like workflows:run, workflows:ID:read, sessions:read or metrics:read; agent_os:admin may
-    /// do everything. May be given several times
-    #[arg(long, value_name = "SCOPE", required = true, value_parser = scope)]
+    /// What its holder may do: one of the scopes below, several with commas between; may be given several times
+    #[arg(long, value_name = "SCOPE", required = true, value_delimiter = ',', value_parser = scope)]
     scope: Vec<String>,
     /// Whose runs and sessions its holder reaches [default: everybody's]
     #[arg(long, value_name = "USER")]
@@ -69,7 +74,10 @@ impl Keys {
         if !settings.db.exists() && !matches!(self.verb, Verb::Mint(_)) {
             let message = format!("no database at {}", settings.db.display());
             let problem = Problem::new(Exit::NotFound, "database_not_found", message);
-            return Err(problem.hint("name the file with --db, or make one: outlive keys mint"));
+            return Err(problem.hint("name the file with --db"));
+        }
+        if !settings.db.exists() {
+            output::note(global, format_args!("Making the database {}", settings.db.display()));
         }
         let db = store::handle(&settings)?;
         let db = if matches!(self.verb, Verb::Ls(_)) { db.read_only() } else { db };
@@ -112,7 +120,7 @@ impl Revoke {
     async fn run(&self, db: &SqliteDb, keys: &SqliteKeys, global: &Global) -> Result<Exit, Problem> {
         if !keys.revoke(&self.id, times::now()).await? {
             let problem = Problem::new(Exit::NotFound, "key_not_found", format!("there is no key {}", self.id));
-            return Err(problem.hint("see them all with: outlive keys ls"));
+            return Err(problem.hint(format!("see them all with: {}", global.command("keys ls"))));
         }
         store::note(db, AuditKind::KeyRevoke, "done", "outlive keys revoke", &self.id).await?;
         if global.json {
@@ -131,7 +139,7 @@ async fn list(keys: &SqliteKeys, global: &Global) -> Result<Exit, Problem> {
         return Ok(Exit::Done);
     }
     if records.is_empty() {
-        output::note(global, "No keys yet; make one with: outlive keys mint --scope workflows:run");
+        output::note(global, format_args!("No keys yet; make one with: {}", global.command(MINT)));
     }
     for record in &records {
         let user = record.key.user_id.as_deref().map(|user| format!(" user {}", style::line(user, 40)));
@@ -176,10 +184,60 @@ fn json(record: &KeyRecord) -> Value {
     })
 }
 
+/// A scope that some route asks for. Another one would be a key that opens nothing.
 fn scope(text: &str) -> Result<String, String> {
-    if is_scope(text) {
-        Ok(text.to_owned())
-    } else {
-        Err("no scope: write resource:action or resource:id:action, like workflows:run".to_owned())
+    let text = text.trim();
+    if is_known(text) {
+        return Ok(text.to_owned());
+    }
+    Err(match nearest(text) {
+        Some(nearest) => format!("there is no such scope; did you mean {nearest}?"),
+        None => "there is no such scope; see them all with: outlive keys mint --help".to_owned(),
+    })
+}
+
+/// The scope that `text` is probably meant to be. An id in it stays where one can be.
+fn nearest(text: &str) -> Option<String> {
+    let parts: Vec<_> = text.split(':').collect();
+    let (asked, id) = match parts[..] {
+        [resource, id, action] => (format!("{resource}:{action}"), Some(id)),
+        _ => (text.to_owned(), None),
+    };
+    let distance = |known: &String| strsim::damerau_levenshtein(&asked, known);
+    let known = known().min_by_key(distance).filter(|known| distance(known) <= TYPO_MAX)?;
+    let with_id = id.map(|id| known.replacen(':', &format!(":{id}:"), 1));
+    Some(with_id.filter(|text| is_known(text)).unwrap_or(known))
+}
+
+/// What `mint --help` says of scopes.
+fn scopes() -> String {
+    let mut text = "Scopes:\n".to_owned();
+    for known in KNOWN {
+        let names: Vec<_> = known.actions.iter().map(|action| format!("{}:{action}", known.resource)).collect();
+        text.push_str(&format!("  {:<46} {}\n", names.join(" "), known.about));
+    }
+    text.push_str(
+        "\nOf workflows, agents and teams a scope can name one: workflows:ID:run. \
+         An action can be a *: runs:* is all of runs.\n\n\
+         What the verbs ask a server for:\n  \
+         ls, show, watch, events, output                runs:read\n  \
+         cancel                                         runs:write\n  \
+         run, rerun                                     runs:read, runs:write and workflows:run\n  \
+         (of an agent or a team agents:run or teams:run instead)\n\n\
+         Example: outlive keys mint --scope runs:read,runs:write,workflows:run --expires 30d",
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistyped_scope_has_a_suggestion_and_nonsense_has_none() {
+        assert_eq!(nearest("workflow:run").as_deref(), Some("workflows:run"));
+        assert_eq!(nearest("workflow:echo:run").as_deref(), Some("workflows:echo:run"));
+        assert_eq!(nearest("runs:run-1:read").as_deref(), Some("runs:read"));
+        assert_eq!(nearest("banana:peel"), None);
     }
 }

@@ -23,6 +23,7 @@ use crate::cli::{Cli, Command, Global};
 use crate::exit::{Exit, Problem};
 use crate::fold::StepView;
 use crate::log::Log;
+use crate::settings::Settings;
 use crate::style::Mark;
 use crate::{demo as demonstration, style, times};
 use outlive::client::RunSummary;
@@ -56,7 +57,8 @@ pub(crate) async fn run(cli: &Cli, log: &Log) -> Result<Exit, Problem> {
     }
 }
 
-/// `--server` beside a verb that works on this machine is a mistake.
+/// `--server` beside a verb that works on this machine is a mistake. A server that is named elsewhere is one only where the
+/// verb would then look at another database than is meant.
 fn refuse_server(cli: &Cli) -> Result<(), Problem> {
     let verb = match &cli.command {
         Command::Demo(_) => "demo",
@@ -68,11 +70,21 @@ fn refuse_server(cli: &Cli) -> Result<(), Problem> {
         Command::Db(_) => "db",
         _ => return Ok(()),
     };
-    if cli.global.server.is_none() {
-        return Ok(());
-    }
     let message = format!("outlive {verb} works on this machine and asks no server");
-    Err(Problem::new(Exit::Usage, "usage", message).hint("leave out --server"))
+    let refused = Problem::new(Exit::Usage, "usage", message);
+    if cli.global.server.is_some() {
+        return Err(refused.hint("leave out --server"));
+    }
+    if matches!(cli.command, Command::Keys(_) | Command::Audit(_)) {
+        let settings = Settings::load(&cli.global)?;
+        if !settings.server.is_empty() {
+            return Err(refused.hint(format!(
+                "a server is named by {}: go to its machine and name its database with --db, or unset it",
+                settings.origin("server")
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// How a run stands, in a word: its status, unless nobody is at work on what is RUNNING.
@@ -129,22 +141,14 @@ const REASON_CHARS: usize = 700;
 fn remedy_lines(run: &RunSummary, global: &Global) -> Vec<String> {
     let Some(waiting) = &run.waiting else { return Vec::new() };
     let command = match &waiting.remedy {
-        Some(Remedy::Cancel { run_id }) => Some(command(global, &format!("cancel {run_id}"))),
-        // The only workflow this program has is the demonstration's.
-        Some(Remedy::StartWorker) if demonstration::is_ours(&run.info.workflow_id) => Some(command(global, "worker")),
+        Some(Remedy::Cancel { run_id }) => Some(global.command(format_args!("cancel {run_id}"))),
+        // The only workflow this program has is the demonstration's. A worker asks no server.
+        Some(Remedy::StartWorker) if demonstration::is_ours(&run.info.workflow_id) => {
+            Some(Global { server: None, ..global.clone() }.command("worker"))
+        }
         Some(Remedy::StartWorker) | None => None,
     };
     waiting.hint.as_deref().map(|hint| style::line(hint, REASON_CHARS)).into_iter().chain(command).collect()
-}
-
-/// A command that can be pasted: it names the place where this one looked.
-fn command(global: &Global, arguments: &str) -> String {
-    let place = match (&global.db, &global.server) {
-        (Some(db), _) => format!(" --db {}", db.display()),
-        (None, Some(server)) if !arguments.starts_with("worker") => format!(" --server {server}"),
-        (None, _) => String::new(),
-    };
-    format!("outlive {arguments}{place}")
 }
 
 /// `1.5 MiB`.

@@ -1,6 +1,6 @@
 //! `outlive output`: the result and nothing else.
 
-use super::{command, remedy_lines, state, waiting_line};
+use super::{remedy_lines, state, waiting_line};
 use crate::cli::{Global, RUN_HELP};
 use crate::exit::{Exit, Problem};
 use crate::runs::Runs;
@@ -74,7 +74,7 @@ fn unfinished(run: &RunSummary, global: &Global) -> Problem {
     let why = run.waiting.as_ref().map(|waiting| format!(": {}", waiting_line(waiting, times::now())));
     let message = format!("run {id} is {state}{}", why.unwrap_or_default());
     let hint = match remedy_lines(run, global) {
-        lines if lines.is_empty() => format!("follow it with: {}", command(global, &format!("watch {id}"))),
+        lines if lines.is_empty() => format!("follow it with: {}", global.command(format_args!("watch {id}"))),
         lines => lines.join("\n"),
     };
     Problem::new(Exit::WrongState, "run_unfinished", message).hint(hint)

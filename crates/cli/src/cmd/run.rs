@@ -67,9 +67,11 @@ impl Detach {
             output::line(run_id)?;
         }
         if runs.is_waiting_for_others() {
-            output::note(global, "Accepted; it waits for a process that executes: outlive worker");
+            let worker = global.command("worker");
+            output::note(global, format_args!("Accepted; it waits for a process that executes: {worker}"));
         }
-        output::note(global, format_args!("Follow it with: outlive watch {run_id}"));
+        let watch = global.command(format_args!("watch {run_id}"));
+        output::note(global, format_args!("Follow it with: {watch}"));
         Ok(Exit::Done)
     }
 }

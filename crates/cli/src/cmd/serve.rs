@@ -97,7 +97,7 @@ impl Serve {
         // Nobody should find the key in the log of a run whose input or tool has seen it.
         settings.engine.secrets.push(outlive::core::Secret::new(key));
         if is_exposed && !auth.is_on() && !self.insecure_no_auth {
-            return Err(exposed(&settings.addr));
+            return Err(exposed(&settings.addr, global));
         }
         if is_exposed && !auth.is_on() {
             let warning = "warning: no credential is asked for (--insecure-no-auth): whoever reaches this address may \
@@ -121,7 +121,7 @@ impl Serve {
         };
         let served = server.serve_on(listeners, stopping).await;
         if has_failed.load(Ordering::Relaxed) {
-            return Err(stopped(&engine));
+            return Err(stopped(&engine, global));
         }
         served?;
         Ok(Exit::Done)
@@ -153,11 +153,11 @@ impl Serve {
 }
 
 /// Why a process ends whose engine has stopped by itself.
-pub(super) fn stopped(engine: &Engine) -> Problem {
+pub(super) fn stopped(engine: &Engine, global: &Global) -> Problem {
     let reason = engine.failure().unwrap_or_else(|| "the database failed".into());
     // A path may hold what nobody is to read.
     let reason = engine.redactor().text(&reason).into_owned();
-    Problem::new(Exit::Other, "engine_stopped", reason).hint("see also: outlive doctor")
+    Problem::new(Exit::Other, "engine_stopped", reason).hint(format!("see also: {}", global.command("doctor")))
 }
 
 /// The proxies in front of the server.
@@ -211,12 +211,13 @@ fn say(text: &str) {
 }
 
 /// E7: both remedies, and the way out.
-fn exposed(addr: &str) -> Problem {
+fn exposed(addr: &str, global: &Global) -> Problem {
     let message = format!("{addr} can be reached from other machines and no credential is asked for");
     settings::configuration(message).hint(format!(
-        "set {SECURITY_KEY} to a long random text, or make a key with: outlive keys mint\n\
+        "set {SECURITY_KEY} to a long random text, or make a key with: {}\n\
          or listen on this machine only: --addr 127.0.0.1:7878\n\
-         (--insecure-no-auth serves everyone all the same)"
+         (--insecure-no-auth serves everyone all the same)",
+        global.command(super::keys::MINT)
     ))
 }
 

@@ -1,6 +1,6 @@
 //! `outlive show`: where a run stands, step by step.
 
-use super::{command, remedy_lines, run_json, state, step_facts, step_line, waiting_line};
+use super::{remedy_lines, run_json, state, step_facts, step_line, waiting_line};
 use crate::cli::{Global, RUN_HELP};
 use crate::exit::{Exit, Problem};
 use crate::fold::{RunView, StepState, StepView, ToolFailure};
@@ -155,7 +155,7 @@ fn foot(run: &RunSummary, output: &WorkflowRunOutput, view: &RunView, global: &G
         RunStatus::Pending | RunStatus::Running | RunStatus::Paused => {
             let lines = remedy_lines(run, global);
             if lines.is_empty() {
-                format!("follow it: {}", command(global, &format!("watch {id}")))
+                format!("follow it: {}", global.command(format_args!("watch {id}")))
             } else {
                 lines.join("\n  ")
             }

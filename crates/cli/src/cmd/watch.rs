@@ -37,15 +37,17 @@ impl Watch {
 /// # Errors
 /// When it cannot be read, or `--timeout` passes.
 pub(super) async fn watch(runs: &Runs, run_id: &RunId, global: &Global) -> Result<Exit, Problem> {
+    let again = global.command(format_args!("watch {run_id}"));
     tokio::select! {
         exit = show(runs, run_id, global) => exit,
         Ok(()) = tokio::signal::ctrl_c() => {
             let how = if runs.is_executing() {
-                "Stopped; the run goes on in the next process that executes: outlive worker; then".to_owned()
+                let worker = global.command("worker");
+                format!("Stopped; the run goes on in the next process that executes: {worker}; then")
             } else {
                 format!("Detached; {}", events::left_behind(runs, run_id).await)
             };
-            output::note(global, format_args!("\n{how}: outlive watch {run_id}"));
+            output::note(global, format_args!("\n{how}: {again}"));
             Ok(Exit::Interrupted)
         }
         () = passed(global.timeout) => Err(events::unfinished(runs, run_id).await),
@@ -54,6 +56,8 @@ pub(super) async fn watch(runs: &Runs, run_id: &RunId, global: &Global) -> Resul
 
 async fn show(runs: &Runs, run_id: &RunId, global: &Global) -> Result<Exit, Problem> {
     let started = Instant::now();
+    // Of a run that this process executes the reader may go away.
+    let seen = |shown| if runs.is_executing() { output::unless_gone::<Problem>(shown) } else { shown };
     let mut progress = Progress::new(0, global.quiet || global.json);
     let mut following = runs.follow(run_id, None).await?;
     let mut silence = Silence::default();
@@ -69,9 +73,9 @@ async fn show(runs: &Runs, run_id: &RunId, global: &Global) -> Result<Exit, Prob
         let Some(event) = event else { break };
         silence.is_over();
         if global.json {
-            events::print(&event, global)?;
+            seen(events::print(&event, global))?;
         }
-        progress.apply(&event)?;
+        seen(progress.apply(&event).map_err(Problem::from))?;
         // An earlier pause that somebody has ended is one event among others.
         if is_pause(&event) && runs.status(run_id).await? == RunStatus::Paused {
             break;
@@ -84,7 +88,7 @@ async fn show(runs: &Runs, run_id: &RunId, global: &Global) -> Result<Exit, Prob
     }
     let seconds = progress.seconds().unwrap_or_else(|| started.elapsed().as_secs_f64());
     if !global.json {
-        super::tell_end(&output, seconds, global)?;
+        seen(super::tell_end(&output, seconds, global))?;
     }
     Ok(Exit::of(output.status))
 }

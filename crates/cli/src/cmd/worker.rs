@@ -53,7 +53,7 @@ impl Worker {
         let has_failed = engine.failure().is_some();
         let ended = engine.shutdown().await;
         if has_failed {
-            return Err(super::serve::stopped(&engine));
+            return Err(super::serve::stopped(&engine, global));
         }
         ended?;
         Ok(Exit::Done)

@@ -6,7 +6,8 @@ use outlive::prelude::*;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -34,6 +35,21 @@ impl Place {
         command.args(arguments).current_dir(self.directory.path());
         command.env_clear().env("LANG", LOCALE).env("TZ", "UTC");
         command
+    }
+
+    /// A shell in this directory whose line is one that somebody copies: the program is found by its name, or it is not.
+    pub(crate) fn shell(&self, line: &str, is_installed: bool) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", line]).current_dir(self.directory.path());
+        command.env_clear().env("LANG", LOCALE).env("PATH", self.search_path(is_installed));
+        command
+    }
+
+    /// `PATH` with the built program in it, or without.
+    pub(crate) fn search_path(&self, is_installed: bool) -> OsString {
+        let program = Path::new(env!("CARGO_BIN_EXE_outlive"));
+        let folder = if is_installed { program.parent().unwrap() } else { self.directory.path() };
+        std::env::join_paths([folder, Path::new("/usr/bin"), Path::new("/bin")]).unwrap()
     }
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Done {

@@ -9,6 +9,7 @@ mod demo;
 mod exits;
 #[cfg(unix)]
 mod file;
+mod first;
 mod fixture;
 mod help;
 mod json;

@@ -14,6 +14,65 @@ pub const SCOPES_MAX: usize = 256;
 
 /// The scope that allows everything, on everybody's things.
 pub const ADMIN: &str = "agent_os:admin";
+const ADMIN_RESOURCE: &str = "agent_os";
+
+/// A resource, what can be done with it, and whether a scope can name one of its ids.
+pub struct Known {
+    /// Its name.
+    pub resource: &'static str,
+    /// The actions.
+    pub actions: &'static [&'static str],
+    /// Whether `resource:id:action` means something.
+    pub has_ids: bool,
+    /// What its scopes are for.
+    pub about: &'static str,
+}
+
+/// Every scope that some route asks for. One that is not among them grants nothing here.
+pub const KNOWN: &[Known] = &[
+    Known {
+        resource: "runs",
+        actions: &["read", "write"],
+        has_ids: false,
+        about: "runs, as outlive and outlive::Client ask for them",
+    },
+    Known {
+        resource: "workflows",
+        actions: &["read", "run"],
+        has_ids: true,
+        about: "workflows and their runs, as Agno's clients ask",
+    },
+    Known { resource: "agents", actions: &["read", "run"], has_ids: true, about: "the same for agents" },
+    Known { resource: "teams", actions: &["read", "run"], has_ids: true, about: "the same for teams" },
+    Known {
+        resource: "sessions",
+        actions: &["read", "write", "delete"],
+        has_ids: false,
+        about: "sessions and their runs",
+    },
+    Known { resource: "config", actions: &["read"], has_ids: false, about: "what the server serves" },
+    Known { resource: "workers", actions: &["read"], has_ids: false, about: "which processes execute" },
+    Known { resource: "metrics", actions: &["read"], has_ids: false, about: "numbers for Prometheus" },
+    Known { resource: "audit", actions: &["read"], has_ids: false, about: "who did what" },
+    Known { resource: "docs", actions: &["read"], has_ids: false, about: "the description of the API" },
+    Known { resource: "agent_os", actions: &["admin"], has_ids: false, about: "everything, on everybody's things" },
+];
+
+/// Every known scope that names no id, in the order of [`KNOWN`].
+pub fn known() -> impl Iterator<Item = String> {
+    let texts = |known: &'static Known| known.actions.iter().map(|action| format!("{}:{action}", known.resource));
+    KNOWN.iter().flat_map(texts)
+}
+
+/// Whether a scope means something to this server: [`is_scope`], and some route asks for it.
+pub fn is_known(text: &str) -> bool {
+    let Some(Grant { resource, id, action }) = Grant::read(text) else { return false };
+    let fits = |known: &Known| {
+        let is_action = known.actions.contains(&action) || (action == "*" && resource != ADMIN_RESOURCE);
+        known.resource == resource && is_action && (known.has_ids || id.is_none())
+    };
+    is_scope(text) && KNOWN.iter().any(fits)
+}
 
 /// A set of scopes. Empty allows nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -170,6 +229,19 @@ mod tests {
         for nothing in ["agent_os:*", "agent_os:x:admin", "agent_os:*:admin", "AGENT_OS:admin", " agent_os:admin"] {
             assert!(!Scopes::parse([nothing]).is_admin(), "{nothing}");
         }
+    }
+
+    #[test]
+    fn a_scope_is_known_if_some_route_asks_for_it_as_it_is() {
+        for text in ["runs:read", "runs:*", "workflows:run", "workflows:echo:run", "agents:*:read", ADMIN] {
+            assert!(is_known(text), "{text}");
+        }
+        for text in
+            ["banana:peel", "runs:run", "runs:run-1:read", "agent_os:*", "workflow:run", "runs:read,runs:write", "*"]
+        {
+            assert!(!is_known(text), "{text}");
+        }
+        assert!(known().all(|text| is_known(&text)));
     }
 
     #[test]

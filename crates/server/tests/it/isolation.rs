@@ -435,6 +435,19 @@ fn path_of(rule: &Rule) -> String {
     ids.iter().fold(rule.path.replace("{session_id}", NOBODY_SESSION), |path, (name, id)| path.replace(name, id))
 }
 
+#[tokio::test]
+async fn the_scopes_that_are_known_are_those_that_routes_ask_for() {
+    let served = Served::start().await;
+    let asked: BTreeSet<_> = served.rules.iter().filter_map(|rule| whole_scope(rule.needs)).collect();
+    let known: BTreeSet<_> = outlive_server::auth::scope::known().filter(|scope| scope != "agent_os:admin").collect();
+    assert_eq!(asked, known);
+    for rule in served.rules.iter() {
+        let Needs::Scope(scope) = rule.needs else { continue };
+        let of_one = scope.replacen(":{", ":", 1).replacen("}:", ":", 1).replacen("::", ":any:", 1);
+        assert!(outlive_server::auth::scope::is_known(&of_one), "{scope}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_b09_every_route_and_action_refuses_a_caller_without_its_scope() {
     let served = Served::start().await;
