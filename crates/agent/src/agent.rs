@@ -218,7 +218,13 @@ pub(crate) async fn run_alone(
 
 /// A run as a step.
 pub(crate) async fn run_in_step(worker: Worker<'_>, place: Place<'_>, task: Task) -> Result<Executed, Failure> {
-    let run = drive(worker, place, task).await?.into_result()?;
+    let state = place.state.clone();
+    let mut ended = drive(worker, place, task).await?;
+    let changed = ended.state.take();
+    let run = ended.into_result()?;
+    if let Some(changed) = changed {
+        state.apply(&changed);
+    }
     let output = StepOutput {
         content: run.content.clone(),
         step_run_id: Some(run.run_id.to_shared()),

@@ -25,7 +25,7 @@ use futures::future::{Either, select};
 use machine::Machine;
 use outlive_core::json;
 use outlive_core::machine::{AgentLimits, AgentMachine, TeamCommand, TeamMachine};
-use outlive_core::port::{BoxFuture, Effects, Halt, Recall};
+use outlive_core::port::{BoxFuture, Effects, Halt, Recall, SessionState};
 use outlive_core::{
     DefinitionId, EventKind, Failure, FailureKind, FinishReason, Key, Message, Metrics, ModelInfo, Origin, Record,
     Role, RunDone, RunFailed, RunId, RunInput, RunOutput, RunStatus, Timestamp, ToolCall, ToolExecution, ToolSpec,
@@ -51,6 +51,9 @@ pub(crate) struct Ended {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) failure: Option<Failure>,
+    /// What its tools changed in the session's state, key by key; null removes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) state: Option<Value>,
 }
 
 impl Ended {
@@ -142,6 +145,8 @@ struct Drive<'a> {
     model_provider_data: Option<Value>,
     /// What cut the newest answer.
     finish_reason: Option<FinishReason>,
+    /// The session's state with what the tools of earlier turns changed.
+    state: SessionState,
 }
 
 impl<'a> Drive<'a> {
@@ -173,6 +178,7 @@ impl<'a> Drive<'a> {
             member_responses: Vec::new(),
             model_provider_data: None,
             finish_reason: None,
+            state: place.state.fork(),
             worker,
             place,
             task,
@@ -376,7 +382,7 @@ impl<'a> Drive<'a> {
             metadata: run.metadata.clone(),
             finish_reason: run.finish_reason,
         };
-        let ended = Ended { run, failure: None };
+        let ended = Ended { run, failure: None, state: self.state.patch() };
         self.tell(self.voice.completed(event), Some(result(done.clone(), &ended)));
         ended
     }
@@ -385,7 +391,7 @@ impl<'a> Drive<'a> {
         let failure = failure.context(self.worker.title());
         let event = RunFailed { content: failure.message.clone(), error_type: failure.kind.code().to_owned() };
         let run = self.output(Some(Value::String(failure.message.clone())), RunStatus::Error);
-        let ended = Ended { run, failure: Some(failure) };
+        let ended = Ended { run, failure: Some(failure), state: None };
         self.tell(self.voice.error(event), Some(result(done.clone(), &ended)));
         ended
     }
@@ -410,7 +416,7 @@ impl<'a> Drive<'a> {
             model_provider_data: self.model_provider_data.clone(),
             model: Some(self.info.model.clone()),
             model_provider: Some(self.info.model_provider.clone()),
-            session_state: workflow.map(|workflow| Value::Object(workflow.state.all())),
+            session_state: workflow.map(|_| Value::Object(self.state.all())),
             created_at: self.started_at.as_seconds(),
             status,
             cancellation_stage: None,

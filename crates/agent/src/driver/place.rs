@@ -30,13 +30,14 @@ pub(crate) struct Place<'a> {
     pub(super) workflow: Option<Workflow<'a>>,
     /// A member's: the team's run.
     pub(super) parent: Option<RunId>,
+    /// The session's state as the run finds it. What the run changes is its own until whoever started it takes it over.
+    pub(crate) state: SessionState,
 }
 
 #[derive(Clone, Copy)]
 pub(super) struct Workflow<'a> {
     pub(super) run: &'a RunInfo,
     pub(super) step: &'a StepInfo,
-    pub(super) state: &'a SessionState,
 }
 
 impl<'a> Place<'a> {
@@ -46,18 +47,23 @@ impl<'a> Place<'a> {
             effects: &*context.effects,
             base: context.step.key.join(part),
             root: context.run.run_id.clone(),
-            workflow: Some(Workflow { run: &context.run, step: &context.step, state: &context.state }),
+            workflow: Some(Workflow { run: &context.run, step: &context.step }),
             parent: None,
+            state: context.state.clone(),
         }
     }
 
     /// Without a workflow.
     pub(crate) fn alone(effects: &'a dyn Effects, root: RunId, part: &str) -> Self {
-        Self { effects, base: Key::new(part), root, workflow: None, parent: None }
+        Self { effects, base: Key::new(part), root, workflow: None, parent: None, state: SessionState::default() }
     }
 
     pub(super) fn of_member(&self, call: &Key) -> Self {
         Self { base: call.join("m"), parent: Some(self.run_id()), ..self.clone() }
+    }
+
+    pub(super) fn with_state(self, state: SessionState) -> Self {
+        Self { state, ..self }
     }
 
     pub(super) fn run_id(&self) -> RunId {

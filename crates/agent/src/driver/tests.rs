@@ -388,6 +388,97 @@ async fn a_team_cut_after_any_entry_ends_the_same() {
     assert_eq!(places, 11 + 11 + 5 + 3 * 4);
 }
 
+/// Puts what it is given in the basket, and says how much was in it before. What is called "nothing" it drops again.
+fn basket(count: &Arc<AtomicUsize>) -> Tool {
+    let count = count.clone();
+    Tool::new("put", "for tests", move |wanted: Of, context: ToolContext| {
+        count.fetch_add(1, Ordering::SeqCst);
+        async move {
+            let state = context.session_state;
+            let before = state.get("basket").and_then(|basket| basket.as_array().cloned()).unwrap_or_default();
+            let seen = before.len();
+            state.set("basket", [before, vec![json!(wanted.of)]].concat());
+            state.set(wanted.of.clone(), true);
+            // Whoever is called first ends last: the order of the calls counts, not that of their ends.
+            for _ in 0..(10 - seen) * usize::from(wanted.of == "pear") {
+                tokio::task::yield_now().await;
+            }
+            if wanted.of == "nothing" { Err(Failure::fatal("there is no nothing")) } else { Ok(seen) }
+        }
+    })
+}
+
+fn shopper(name: &str) -> (Agent, ScriptedModel, Arc<AtomicUsize>) {
+    let model = ScriptedModel::replies([
+        calls([("put", r#"{"of":"pear"}"#), ("put", r#"{"of":"plum"}"#), ("put", r#"{"of":"nothing"}"#)]),
+        calls([("put", r#"{"of":"fig"}"#)]),
+        text("done"),
+    ]);
+    let count = Arc::new(AtomicUsize::new(0));
+    (Agent::new(name).model(model.clone()).tools(basket(&count)), model, count)
+}
+
+#[tokio::test]
+async fn tools_change_the_sessions_state_call_by_call_in_the_order_they_were_asked_for() {
+    let (agent, _, _) = shopper("Shopper");
+    let log = Arc::new(Log::default());
+    let context = context(&log);
+    context.state.set("till", 7);
+    let input = || Arc::new(StepInput { input: Some("go".into()), ..StepInput::default() });
+    let executed = agent.execute(context.clone(), input()).await.unwrap();
+    // Both of the first turn saw an empty basket, and the later one won; the one that failed changed nothing.
+    let changed = json!({ "till": 7, "basket": ["plum", "fig"], "pear": true, "plum": true, "fig": true });
+    assert_eq!(context.state.patch(), Some(changed.clone()));
+    let messages = executed.run.expect("an agent gives its run").messages.clone();
+    let said: Vec<_> = messages.into_iter().filter(|m| m.role == Role::Tool).map(|m| m.content).collect();
+    assert_eq!(said[0..2], [Some("0".to_owned()), Some("0".to_owned())]);
+    assert_eq!(said[3], Some("1".to_owned()), "the second turn sees what the first one did");
+
+    // What the log has of a run that is over is enough to make the same changes.
+    let again = self::context(&Arc::new(Log::after(&log.entries())));
+    again.state.set("till", 7);
+    let (agent, model, _) = shopper("Shopper");
+    agent.execute(again.clone(), input()).await.unwrap();
+    assert_eq!((again.state.patch(), model.calls()), (Some(changed), 0));
+}
+
+#[tokio::test]
+async fn a_tools_changes_are_neither_lost_nor_made_twice_wherever_a_run_is_cut() {
+    cut_everywhere(|| {
+        let (agent, model, count) = shopper("Shopper");
+        (agent, vec![model], count)
+    })
+    .await;
+    cut_everywhere(|| {
+        let (shopper, model, count) = shopper("Shopper");
+        let task = r#"{"member_id":"shopper","task":"shop"}"#;
+        let leader = ScriptedModel::replies([calls([("delegate_task_to_member", task)]), text("all")]);
+        let team = Team::new("Household").model(leader.clone()).member(shopper);
+        (team, vec![leader, model], count)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_members_changes_reach_the_team_and_those_of_one_that_failed_do_not() {
+    let (shopper, _, count) = shopper("Shopper");
+    let thief_model = ScriptedModel::replies([calls([("put", r#"{"of":"loot"}"#)])]);
+    let thief = Agent::new("Thief").model(thief_model).tools(basket(&count)).turns_max(1);
+    let leader = ScriptedModel::replies([
+        calls([
+            ("delegate_task_to_member", r#"{"member_id":"shopper","task":"shop"}"#),
+            ("delegate_task_to_member", r#"{"member_id":"thief","task":"steal"}"#),
+        ]),
+        text("all"),
+    ]);
+    let team = Team::new("Household").model(leader).members([shopper, thief]);
+    let log = Arc::new(Log::default());
+    let output = run(&team, &log).await;
+    let expected = json!({ "basket": ["plum", "fig"], "pear": true, "plum": true, "fig": true });
+    assert_eq!(output.session_state, Some(expected));
+    assert_eq!(output.member_responses[1].status, RunStatus::Error);
+}
+
 #[tokio::test]
 async fn failures_and_mended_answers_cut_after_any_entry_end_the_same() {
     let make = || {

@@ -9,11 +9,12 @@ use crate::tool::{Tool, ToolContext, ToolError, panicked};
 use futures::future::{Either, FutureExt, select};
 use futures::stream::{FuturesUnordered, StreamExt};
 use outlive_core::machine::TeamCall;
-use outlive_core::port::Recall;
+use outlive_core::port::{Recall, SessionState};
 use outlive_core::{
     Failure, FailureKind, Key, Record, Retry, RunOutput, ToolCall, ToolEffect, ToolErrorEvent, ToolEvent,
     ToolExecution, ToolResult, content_text,
 };
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -43,8 +44,30 @@ struct Planned {
 struct Performed {
     place: u32,
     execution: ToolExecution,
-    result: ToolResult,
+    done: CallDone,
     member: Option<RunOutput>,
+}
+
+/// The record of a call: its result, and what it changed in the session's state.
+#[derive(Serialize, Deserialize)]
+struct CallDone {
+    #[serde(flatten)]
+    result: ToolResult,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    state: Option<Value>,
+}
+
+impl CallDone {
+    /// A call that failed has changed nothing.
+    fn new(result: ToolResult, state: Option<Value>) -> Self {
+        Self { state: state.filter(|_| !result.is_error), result }
+    }
+}
+
+impl From<ToolResult> for CallDone {
+    fn from(result: ToolResult) -> Self {
+        Self { result, state: None }
+    }
 }
 
 impl Drive<'_> {
@@ -110,27 +133,27 @@ impl Drive<'_> {
     async fn perform(&self, planned: Planned) -> Result<Performed, Failure> {
         let Planned { place, key, recall, call, execution } = planned;
         if let Recall::Done(value) = recall {
-            let result: ToolResult = read(&key, &value)?;
+            let done: CallDone = read(&key, &value)?;
             let member = match call {
                 TeamCall::Delegate { .. } => recall_member(&self.place.of_member(&key))?,
                 TeamCall::Tool(_) | TeamCall::Refuse { .. } => None,
             };
-            let execution = execution.completed(&result);
-            self.tell_tool_error(&key, &execution, &result);
-            return Ok(Performed { place, execution, result, member });
+            let execution = execution.completed(&done.result);
+            self.tell_tool_error(&key, &execution, &done.result);
+            return Ok(Performed { place, execution, done, member });
         }
         let begun = self.effects().now();
-        let (mut answer, member) = match call {
+        let (mut done, member) = match call {
             TeamCall::Tool(call) => (self.call_tool(&call, &key).await?, None),
             TeamCall::Delegate { member, task, .. } => self.delegate(member, task, &key).await?,
-            TeamCall::Refuse { reason, .. } => (ToolResult::error(reason), None),
+            TeamCall::Refuse { reason, .. } => (ToolResult::error(reason).into(), None),
         };
-        answer.duration = Some(self.effects().now().since(begun).as_secs_f64());
-        let execution = execution.completed(&answer);
+        done.result.duration = Some(self.effects().now().since(begun).as_secs_f64());
+        let execution = execution.completed(&done.result);
         let completed = ToolEvent { content: Some(summary(&execution)), tool: Box::new(execution.clone()) };
-        self.tell(self.voice.tool_completed(completed), Some(result(key.clone(), &answer)));
-        self.tell_tool_error(&key, &execution, &answer);
-        Ok(Performed { place, execution, result: answer, member })
+        self.tell(self.voice.tool_completed(completed), Some(result(key.clone(), &done)));
+        self.tell_tool_error(&key, &execution, &done.result);
+        Ok(Performed { place, execution, done, member })
     }
 
     fn tell_tool_error(&self, key: &Key, execution: &ToolExecution, result: &ToolResult) {
@@ -146,10 +169,19 @@ impl Drive<'_> {
             self.metrics.absorb(&member.metrics.clone().unwrap_or_default());
             self.member_responses.push(member);
         }
-        (done.place, done.result)
+        if let Some(changed) = &done.done.state {
+            self.state.apply(changed);
+        }
+        (done.place, done.done.result)
     }
 
-    async fn call_tool(&self, call: &ToolCall, key: &Key) -> Result<ToolResult, Failure> {
+    async fn call_tool(&self, call: &ToolCall, key: &Key) -> Result<CallDone, Failure> {
+        let state = self.state.fork();
+        let result = self.tool_result(call, key, state.clone()).await?;
+        Ok(CallDone::new(result, state.patch()))
+    }
+
+    async fn tool_result(&self, call: &ToolCall, key: &Key, state: SessionState) -> Result<ToolResult, Failure> {
         let name = &call.function.name;
         let Some(tool) = self.worker.profile.tool(name) else {
             let known: Vec<_> = self.specs.iter().map(|spec| spec.name.as_str()).collect();
@@ -166,6 +198,7 @@ impl Drive<'_> {
         let context = ToolContext {
             idempotency_key: Arc::from(format!("{}/{key}", self.place.root)),
             run_id: self.run_id.clone(),
+            session_state: state,
         };
         let until = tool.timeout.map(|limit| Instant::now() + limit);
         match self.within(tool.timeout, self.try_tool(tool, call, arguments, context, until)).await {
@@ -222,21 +255,17 @@ impl Drive<'_> {
         }
     }
 
-    async fn delegate(
-        &self,
-        member: usize,
-        task: String,
-        key: &Key,
-    ) -> Result<(ToolResult, Option<RunOutput>), Failure> {
+    async fn delegate(&self, member: usize, task: String, key: &Key) -> Result<(CallDone, Option<RunOutput>), Failure> {
         let members = self.worker.members.unwrap_or_default();
         let member = members.get(member).expect("the machine delegates to members of this team only");
-        let ended = drive(member.worker(), self.place.of_member(key), Task::new(task)).await?;
+        let place = self.place.of_member(key).with_state(self.state.fork());
+        let ended = drive(member.worker(), place, Task::new(task)).await?;
         let mut answer = match &ended.failure {
             None => ToolResult::ok(capped(content_text(ended.run.content.as_ref()))),
             Some(failure) => ToolResult::error(capped(failure.message.clone())),
         };
         answer.child_run_id = Some(ended.run.run_id.clone());
-        Ok((answer, Some(ended.run)))
+        Ok((CallDone::new(answer, ended.state), Some(ended.run)))
     }
 }
 

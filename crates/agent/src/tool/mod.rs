@@ -13,7 +13,7 @@ pub use hackernews::HackerNewsTools;
 #[cfg(feature = "http-tools")]
 pub use yfinance::YFinanceTools;
 
-use outlive_core::port::BoxFuture;
+use outlive_core::port::{BoxFuture, SessionState};
 use outlive_core::{Failure, RunId, ToolEffect, ToolSpec, coerce};
 use serde_json::Value;
 use std::any::Any;
@@ -33,6 +33,12 @@ pub struct ToolContext {
     pub idempotency_key: Arc<str>,
     /// The run of the agent that calls.
     pub run_id: RunId,
+    /// The session's state, to read and to change; an agent without a workflow has one for its run.
+    ///
+    /// A call sees what was true when its turn began, and its own changes. They are recorded with its result and made when
+    /// all calls of the turn have ended, in the order the model asked for them; a call that fails changes nothing. So a
+    /// call that is repeated after a crash sees the same state again, and one that is not repeated keeps its changes.
+    pub session_state: SessionState,
 }
 
 /// A tool's parts are asked for by the agent loop; users make tools with [`Tool::new`].

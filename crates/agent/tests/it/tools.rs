@@ -1,6 +1,7 @@
 //! Tools made of functions.
 
 use outlive_agent::tool::{IntoTools, Tool, ToolContext, ToolError, name_problem, problems};
+use outlive_core::port::SessionState;
 use outlive_core::{Failure, FailureKind, RunId, ToolEffect};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,8 @@ use serde_json::{Value, json};
 use std::convert::Infallible;
 
 pub(crate) fn context() -> ToolContext {
-    ToolContext { idempotency_key: "run/0/call".into(), run_id: RunId::parse("run").expect("an id") }
+    let run_id = RunId::parse("run").expect("an id");
+    ToolContext { idempotency_key: "run/0/call".into(), run_id, session_state: SessionState::default() }
 }
 
 #[derive(Deserialize, JsonSchema)]

@@ -38,7 +38,8 @@ pub struct StepInfo {
     pub attempt: u32,
 }
 
-/// The session's state as one step sees and changes it. Changes are recorded and applied with the step's end.
+/// The session's state as one step, or one call of a tool, sees and changes it. Changes are recorded and applied with the
+/// step's or the call's end.
 #[derive(Clone, Debug, Default)]
 pub struct SessionState {
     inner: Arc<Mutex<StateInner>>,
@@ -87,6 +88,23 @@ impl SessionState {
     pub fn check(&self) -> Result<(), TooDeep> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.patch.values_mut().try_for_each(json::admit)
+    }
+
+    /// A view on the state as it is now. What is changed in it is its own, until it is [applied](Self::apply) here.
+    pub fn fork(&self) -> Self {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.patch.is_empty() {
+            return Self::new(inner.state.clone());
+        }
+        drop(inner);
+        Self::new(Arc::new(self.all()))
+    }
+
+    /// Takes over changes as [`SessionState::patch`] gives them.
+    pub fn apply(&self, patch: &Value) {
+        let Value::Object(patch) = patch else { return };
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.patch.extend(patch.iter().map(|(key, value)| (key.clone(), value.clone())));
     }
 
     /// What this step changed, key by key, null for what it removed; nothing when nothing changed.
