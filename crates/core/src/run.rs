@@ -5,6 +5,7 @@ use crate::message::{FinishReason, Media, Message, ToolExecution};
 use crate::metrics::{Metrics, RunMetrics};
 use crate::step::StepOutput;
 use crate::text;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt;
@@ -320,6 +321,15 @@ impl WorkflowRunOutput {
     /// that is why; [`WorkflowRunOutput::into_result`] tells the two apart.
     pub fn text(&self) -> String {
         content_text(self.content.as_ref())
+    }
+
+    /// The content as a `T`, for an agent's `output_schema`.
+    ///
+    /// # Errors
+    /// When the content is no `T`; of a run that is not COMPLETED it never is one.
+    pub fn content_as<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        let content = self.content.as_ref().filter(|_| self.status == RunStatus::Completed);
+        T::deserialize(content.unwrap_or(&Value::Null))
     }
 
     /// The run if it is COMPLETED, and so has a result; otherwise an error that holds the run.

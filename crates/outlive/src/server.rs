@@ -17,6 +17,7 @@ use outlive_server::state::{Component, Kind, Presentation};
 use outlive_server::webhook::{Deliver, DeliverError, SigningKey};
 use serde_json::Value;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::{TcpListener, lookup_host};
 
@@ -41,6 +42,7 @@ use tokio::net::{TcpListener, lookup_host};
 pub struct Server {
     engine: Engine,
     server: outlive_server::Server,
+    location: String,
 }
 
 /// A server under construction.
@@ -52,6 +54,7 @@ pub struct ServerBuilder {
     presentation: Presentation,
     components: Vec<Component>,
     problems: Vec<InvalidDefinition>,
+    refusals: Vec<io::Error>,
     auth: Auth,
     limits: Limits,
     guard: GuardConfig,
@@ -86,9 +89,18 @@ impl ServerBuilder {
         self
     }
 
-    /// Serves a workflow. Its runs are kept in the server's database, whatever database it has of its own.
+    /// Serves a workflow. The server executes its runs, so the workflow's database must be the server's: [`Self::start`]
+    /// refuses another one.
     pub fn workflow(mut self, workflow: &Workflow) -> Self {
         let definition = workflow.definition().clone();
+        let (own, here) = (workflow.db().location(), self.db.location());
+        if !is_same_place(&own, &here) {
+            let message = format!(
+                "workflow {:?} keeps its runs in {own}, this server in {here}: give both the same database",
+                &*definition.name
+            );
+            self.refusals.push(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
         self.components.push(Component {
             kind: Kind::Workflow,
             id: definition.id.to_string(),
@@ -217,11 +229,16 @@ impl ServerBuilder {
     /// Opens the database, takes over unfinished runs, and is ready to serve.
     ///
     /// # Errors
-    /// What is wrong with an agent or team or with the webhook secret, or whatever keeps the database from opening.
+    /// What is wrong with an agent or team or with the webhook secret, a workflow with another database, or whatever keeps
+    /// the database from opening.
     pub async fn start(mut self) -> Result<Server> {
         if let Some(invalid) = self.problems.pop() {
             return Err(invalid.into());
         }
+        if let Some(refusal) = self.refusals.pop() {
+            return Err(refusal.into());
+        }
+        let location = self.db.location();
         let signing_key = self.webhook_secret.map(|secret| SigningKey::parse(secret.expose())).transpose();
         let signing_key = signing_key.map_err(|invalid| io::Error::new(io::ErrorKind::InvalidInput, invalid))?;
         let definitions = self.components.iter().map(|component| component.definition.clone());
@@ -246,7 +263,7 @@ impl ServerBuilder {
         };
         let server = if self.is_open_to_all { server.open_to_all() } else { server };
         let server = self.components.into_iter().fold(server, |server, component| server.component(component)).build();
-        Ok(Server { engine, server })
+        Ok(Server { engine, server, location })
     }
 }
 
@@ -265,6 +282,7 @@ impl Server {
             presentation: Presentation::default(),
             components: Vec::new(),
             problems: Vec::new(),
+            refusals: Vec::new(),
             auth: Auth::new(Arc::new(SystemClock)),
             limits: Limits::default(),
             guard: GuardConfig::default(),
@@ -280,12 +298,20 @@ impl Server {
         &self.engine
     }
 
-    /// Serves at this address until Ctrl-C or SIGTERM, then lets what is in flight end.
+    /// Serves at this address until Ctrl-C or SIGTERM, then lets what is in flight end. When clients can connect it says
+    /// where in one line on standard error, so that a port that was free (`127.0.0.1:0`) is known.
     ///
     /// # Errors
     /// When the address cannot be bound, or can be reached from other machines and no credential is asked for.
     pub async fn serve(&self, address: &str) -> Result<()> {
-        self.serve_on(bind(address).await?, stop_signal()).await
+        let listeners = bind(address).await?;
+        let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
+        let stop = async {
+            // Asked for its end only once it serves.
+            announce(&addresses, &self.location);
+            stop_signal().await;
+        };
+        self.serve_on(listeners, stop).await
     }
 
     /// The same, on sockets that listen already, until `stop` is ready.
@@ -302,6 +328,25 @@ impl Server {
         self.server.serve(listeners, stopping).await?;
         Ok(self.engine.shutdown().await?)
     }
+}
+
+/// Whether two locations are one database.
+fn is_same_place(one: &str, other: &str) -> bool {
+    let place = |location: &str| {
+        let path = std::path::absolute(location).unwrap_or_else(|_| location.into());
+        // A file that is not there yet may stand in a folder that is, by another name.
+        let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
+        let in_folder = folder.zip(path.file_name()).map(|(folder, name)| folder.join(name));
+        path.canonicalize().ok().or(in_folder).unwrap_or(path)
+    };
+    one == other || place(one) == place(other)
+}
+
+fn announce(addresses: &[SocketAddr], location: &str) {
+    use std::io::Write;
+    let urls: Vec<_> = addresses.iter().map(|address| format!("http://{address}")).collect();
+    // Nobody to tell is no reason not to serve.
+    let _ = writeln!(io::stderr(), "Listening on {}, {location}", urls.join(" and "));
 }
 
 /// Posts webhooks to addresses that strangers name.
@@ -378,4 +423,34 @@ async fn stop_signal() {
         }
     }
     let _ = tokio::signal::ctrl_c().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prelude::*;
+
+    fn greeting(db: impl Db) -> Workflow {
+        let greet = |_, input: Arc<StepInput>| async move { Ok::<_, Failure>(input.text()) };
+        Workflow::builder("Greeting").db(db).function(greet).build().expect("it has all it needs")
+    }
+
+    #[tokio::test]
+    async fn a_workflow_with_another_database_is_refused_and_both_are_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (one, other) = (folder.path().join("one.db"), folder.path().join("other.db"));
+        let workflow = greeting(SqliteDb::new(&one));
+        let refused = Server::builder(SqliteDb::new(&other)).workflow(&workflow).start().await.err();
+        let refused = refused.expect("its runs would be elsewhere").to_string();
+        assert!(
+            refused.contains("one.db") && refused.contains("other.db") && refused.contains("\"Greeting\""),
+            "{refused}"
+        );
+        assert!(!other.exists(), "nothing is made");
+
+        let same = folder.path().join(".").join("one.db");
+        let server =
+            Server::builder(SqliteDb::new(same)).workflow(&workflow).start().await.expect("it is the same file");
+        server.engine().shutdown().await.expect("it stops");
+    }
 }

@@ -6,8 +6,8 @@ use crate::error::Result;
 use crate::input;
 use outlive_core::port::{BoxFuture, Db, Executor, Observer, SessionPolicy, StepContext};
 use outlive_core::{
-    Definition, DefinitionBuilder, Failure, InvalidDefinition, Media, RunId, RunStatus, Step, StepInput, StepOutput,
-    WorkflowRunOutput,
+    Definition, DefinitionBuilder, Failure, InvalidDefinition, Media, RunId, RunStatus, SessionId, Step, StepInput,
+    StepOutput, WorkflowRunOutput,
 };
 use outlive_engine::{Engine, EventStream, Options, RunHandle, Submit};
 use schemars::JsonSchema;
@@ -208,6 +208,12 @@ impl Workflow {
         WorkflowBuilder { name, definition, db: None, observer: None, options: Options::default() }
     }
 
+    /// Where its runs are kept.
+    #[cfg(feature = "server")]
+    pub(crate) fn db(&self) -> &Arc<dyn Db> {
+        &self.inner.db
+    }
+
     /// The workflow's definition, for an [`Engine`] shared by several workflows.
     pub fn definition(&self) -> &Arc<Definition> {
         &self.inner.definition
@@ -264,6 +270,16 @@ impl Workflow {
     /// When the text is no id, or the database fails.
     pub async fn get_run(&self, run_id: impl AsRef<str>) -> Result<Option<WorkflowRunOutput>> {
         Ok(self.engine().await?.get_run(&parse(run_id)?).await?)
+    }
+
+    /// The state of a session as it is stored: what steps and tools have set in it, key by key. Empty when there is no such
+    /// session.
+    ///
+    /// # Errors
+    /// When the text cannot be an id, or the database fails.
+    pub async fn get_session_state(&self, session_id: impl AsRef<str>) -> Result<Map<String, Value>> {
+        let id = SessionId::parse(session_id.as_ref()).map_err(outlive_engine::Error::from)?;
+        Ok(self.engine().await?.session(&id).await?.map(|session| session.state).unwrap_or_default())
     }
 
     /// A handle on a run of any process, from its id alone.

@@ -1,7 +1,7 @@
 //! What awaiting a run gives: a result, or an error that cannot be overlooked.
 
 use outlive::prelude::*;
-use outlive::{Error, NotCompleted};
+use outlive::{Error, FailureKind, NotCompleted};
 use std::sync::Arc;
 use tokio::sync::Notify;
 
@@ -63,4 +63,15 @@ async fn a_cancelled_run_and_one_that_is_not_over_are_no_results() {
     let cancelled = not_completed(run.clone().await.map_err(Error::from));
     assert_eq!(cancelled.status(), RunStatus::Cancelled);
     assert_eq!(cancelled.to_string(), format!("run {} was cancelled", run.run_id()));
+}
+
+#[tokio::test]
+async fn a_paused_run_is_no_result_and_waiting_for_it_is_no_failure() {
+    let unsure = |_, _| async { Err::<String, _>(Failure::new(FailureKind::OutcomeUnknown, "was it paid?")) };
+    let workflow = Workflow::builder("Till").db(InMemoryDb::new()).function(unsure).build().unwrap();
+    let paused = not_completed(workflow.run("pay").await);
+    assert!(paused.is_paused());
+    assert!(paused.to_string().starts_with(&format!("run {} is paused", paused.run.run_id)), "{paused}");
+    let waited = workflow.attach(&paused.run.run_id).await.unwrap().wait().await.unwrap();
+    assert_eq!((waited.status, waited.has_completed()), (RunStatus::Paused, false));
 }
