@@ -13,8 +13,11 @@ use outlive::core::{Redactor, Secret};
 use std::borrow::Cow;
 use std::io::{self, Write};
 use std::sync::{Arc, OnceLock};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// What the name of a variable ends in that holds a secret.
 const SECRET_ENDINGS: [&str; 5] = ["KEY", "SECRET", "TOKEN", "PASSWORD", "CREDENTIALS"];
@@ -49,7 +52,7 @@ impl Log {
             1 => "info",
             _ => "debug",
         };
-        let filter = EnvFilter::try_new(wanted.unwrap_or(level)).map_err(|error| {
+        let filter = wanted.unwrap_or(level).parse::<Targets>().map_err(|error| {
             settings::configuration(format!("OUTLIVE_LOG cannot be read: {error}"))
                 .hint("write a level, or levels by module: OUTLIVE_LOG=info,outlive_engine=debug")
         })?;
@@ -58,11 +61,12 @@ impl Log {
         ));
         let log = Self(Arc::new(Lines { format: settings.log_format, environment, engine: OnceLock::new() }));
         let is_plain = anstream::AutoStream::choice(&io::stderr()) == anstream::ColorChoice::Never;
-        let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log.clone());
-        match settings.log_format {
-            LogFormat::Text => lines.with_ansi(!is_plain).init(),
-            LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
-        }
+        let lines = tracing_subscriber::fmt::layer().with_writer(log.clone());
+        let lines = match settings.log_format {
+            LogFormat::Text => lines.with_ansi(!is_plain).boxed(),
+            LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
+        };
+        registry().with(lines.with_filter(filter)).init();
         Ok(log)
     }
 

@@ -3,11 +3,12 @@
 //! It reads a [`WorkflowRunOutput`] and nothing else. Text from a model is not trusted: nothing of it reaches the
 //! terminal as a control sequence.
 
+mod markdown;
+
 use anstream::ColorChoice;
 use anstyle::{AnsiColor, Style};
 use outlive_core::{RunStatus, WorkflowRunOutput};
 use serde_json::Value;
-use termimad::{MadSkin, StrFit};
 
 /// Whether the answer's Markdown is rendered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,6 +23,9 @@ pub enum Markdown {
 /// Lines longer than this are hard to read, however wide the terminal is.
 const WIDTH_MAX: usize = 100;
 
+/// What is assumed of a terminal that does not say.
+const WIDTH_UNKNOWN: usize = 80;
+
 /// A box narrower than this has no room for words.
 const WIDTH_MIN: usize = 24;
 
@@ -32,8 +36,8 @@ const WIDTH_MIN: usize = 24;
 pub fn pprint_run_response<'a>(run: impl Into<Option<&'a WorkflowRunOutput>>, markdown: Markdown) {
     use std::io::Write;
     let color = anstream::AutoStream::choice(&std::io::stdout()) != ColorChoice::Never;
-    let (columns, _) = termimad::terminal_size();
-    let text = render_run_response(run, markdown, usize::from(columns), color);
+    let columns = terminal_size::terminal_size().map_or(WIDTH_UNKNOWN, |(columns, _)| usize::from(columns.0));
+    let text = render_run_response(run, markdown, columns, color);
     let mut stdout = std::io::stdout().lock();
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
@@ -56,7 +60,8 @@ pub fn render_run_response<'a>(
     }
     let width = width.clamp(WIDTH_MIN, WIDTH_MAX);
     let is_markdown = markdown == Markdown::Render && run.status == RunStatus::Completed;
-    let body = body(&answer, is_markdown, width - 4);
+    let lay_out = if is_markdown { markdown::rendered } else { markdown::plain };
+    let body = lay_out(answer.trim_end(), width - 4);
     let title = clean(&run.workflow_name).replace('\n', " ");
     let dim = Style::new().dimmed();
     format!("{}{dim}{footer}{dim:#}\n", boxed(&title, &body, border(run.status), width))
@@ -113,39 +118,13 @@ fn border(status: RunStatus) -> Style {
     Style::new().fg_color(Some(color.into()))
 }
 
-/// The text in lines of at most `width` columns.
-fn body(text: &str, is_markdown: bool, width: usize) -> String {
-    if is_markdown {
-        let skin = skin();
-        let mut rendered = skin.text(text, Some(width));
-        rendered.set_rendering_width(width);
-        rendered.to_string()
-    } else {
-        let skin = MadSkin::no_style();
-        termimad::FmtText::raw_str(&skin, text, Some(width)).to_string()
-    }
-}
-
-/// Readable on a dark and on a light background: attributes and the terminal's own colours, no shades of grey.
-fn skin() -> MadSkin {
-    let mut skin = MadSkin::default();
-    for heading in &mut skin.headers {
-        heading.align = termimad::Alignment::Left;
-        heading.compound_style.add_attr(termimad::crossterm::style::Attribute::Bold);
-    }
-    let code = termimad::CompoundStyle::with_fg(termimad::crossterm::style::Color::Cyan);
-    skin.inline_code = code;
-    skin.code_block = code.into();
-    skin
-}
-
 /// The lines of `body` in a rounded box with a title, `width` columns wide.
-fn boxed(title: &str, body: &str, border: Style, width: usize) -> String {
-    let (title, title_columns) = StrFit::make_string(title, width - 6);
-    let rule = "─".repeat(width - 5 - title_columns);
+fn boxed(title: &str, body: &[String], border: Style, width: usize) -> String {
+    let title = markdown::fitting(title, width - 6);
+    let rule = "─".repeat(width - 5 - markdown::columns(title));
     let mut out = format!("{border}╭─ {title} {rule}╮{border:#}\n");
-    for line in body.trim_end().lines() {
-        let columns = StrFit::count_fitting(&anstream::adapter::strip_str(line).to_string(), usize::MAX / 4).1;
+    for line in body {
+        let columns = markdown::columns(&anstream::adapter::strip_str(line).to_string());
         let gap = " ".repeat((width - 4).saturating_sub(columns));
         out.push_str(&format!("{border}│{border:#} {line}{gap} {border}│{border:#}\n"));
     }
@@ -224,7 +203,7 @@ mod tests {
             let shown = in_box(&completed(text), markdown, width);
             let lines: Vec<_> = shown.lines().collect();
             for line in &lines[..lines.len() - 1] {
-                assert_eq!(StrFit::count_fitting(line, 1_000).1, width, "{markdown:?} {width}: {line}\n{shown}");
+                assert_eq!(markdown::columns(line), width, "{markdown:?} {width}: {line}\n{shown}");
             }
         }
     }
@@ -232,7 +211,7 @@ mod tests {
     #[test]
     fn a_wide_terminal_does_not_make_long_lines() {
         let shown = in_box(&completed("words ".repeat(200).trim_end()), Markdown::Render, 400);
-        let widest = shown.lines().map(|line| StrFit::count_fitting(line, 1_000).1).max();
+        let widest = shown.lines().map(|line| markdown::columns(line)).max();
         assert_eq!(widest, Some(WIDTH_MAX));
     }
 
