@@ -8,6 +8,7 @@ mod agno_clients;
 mod cargo;
 mod ci;
 mod metadata;
+mod picture;
 mod readme;
 mod sabotage;
 mod tidy;
@@ -49,15 +50,20 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "readme",
-        help: "runs the first command of the README, without any key, and reads its output",
+        help: "a newcomer's session: every command and the example of the README, without any key",
         run: |cargo, _| readme::run(cargo),
+    },
+    Task {
+        name: "picture",
+        help: "records the README's picture anew; what it prints is the README's sample",
+        run: |cargo, _| picture::run(cargo),
     },
     Task {
         name: "agno-clients",
         help: "Agno's own clients against the agno_app example; installs Agno in target/ at first",
         run: |cargo, _| agno_clients::run(cargo),
     },
-    Task { name: "bench", help: "the benchmark, in release mode; arguments are passed on", run: bench },
+    Task { name: "bench", help: "the benchmark, as published binaries are built; arguments are passed on", run: bench },
     Task { name: "demo", help: "the demonstration, in release mode; arguments are passed on", run: demo },
     Task { name: "help", help: "this text", run: |_, _| help() },
 ];
@@ -107,7 +113,7 @@ fn lint(cargo: &Cargo) -> Result<(), Problem> {
 }
 
 fn bench(cargo: &Cargo, rest: &[String]) -> Result<(), Problem> {
-    passing_on(cargo, &["run", "--release", "--locked", "-p", "outlive", "--example", "bench", "--"], rest)
+    passing_on(cargo, &["run", "--profile", "dist", "--locked", "-p", "outlive", "--example", "bench", "--"], rest)
 }
 
 fn demo(cargo: &Cargo, rest: &[String]) -> Result<(), Problem> {

@@ -1,30 +1,187 @@
-//! The README's commands: what they are, that the page names them, and that the first one works.
+//! The README as a newcomer meets it: its commands are copied line by line into a shell, its example is made a project.
 //!
-//! Must never run a command that is not written in the README. The invariant: what `cargo xtask test` and
-//! `cargo xtask demo` run is what the README tells a reader to type.
+//! Must never type a command that is not written in the README; only the port of the page's server is exchanged. The
+//! invariant: what `cargo xtask test` and `cargo xtask demo` run is what the README tells a reader to type.
 
 use crate::Problem;
 use crate::cargo::Cargo;
+use crate::picture::{self, Folder};
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::process::Stdio;
-use std::thread;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 /// Runs the main job on the embedded store.
 pub(crate) const DEMO: &str = "cargo run --release --locked -p outlive-cli -- demo";
 /// Runs every test.
 pub(crate) const TEST: &str = "cargo test --workspace --locked";
 
-/// What the demonstration must have printed by its end.
-const EXPECTED: &str = "Completed";
+/// What must be in the output of the commands that have this in them.
+const EXPECTED: &[(&str, &str)] = &[
+    (" demo", "Completed"),
+    ("outlive demo --resume", "kept from before, not run again"),
+    ("outlive demo --resume", "repeated: 1"),
+    ("outlive ls", "completed"),
+    ("outlive show", "Content Planning Step"),
+    ("outlive events", "WorkflowCompleted"),
+    ("outlive output", "Week 4"),
+    ("outlive run content", "Completed"),
+    ("outlive version", "outlive "),
+];
+/// What dies of SIGKILL ends like this, for a shell. Only what asks for it may.
+const KILLED: i32 = 137;
+/// Where the page's server listens. Another program may be there.
+const ADDRESS: &str = "127.0.0.1:7878";
+/// What the page's example must have printed.
+const EXAMPLE_SAYS: &str = "Bring an umbrella: it rains in Delft.\nLast city: \"Delft\"\n";
 
-/// Runs the README's first command without any key and wants it to end well.
+/// A newcomer's session: every command of the page in its order, in an empty folder, then its example.
 pub(crate) fn run(cargo: &Cargo) -> Result<(), Problem> {
     let path = cargo.root().join("README.md");
     let page = fs::read_to_string(path).map_err(|e| format!("README.md cannot be read: {e}"))?;
-    let first = *commands(&page).first().ok_or("README.md has no command in a ```sh block")?;
-    eprintln!("$ {first}");
-    judge(first, &output(cargo, first)?)
+    let folder = Folder::new("newcomer")?;
+    let mut shell = Shell::start(cargo, &folder.0)?;
+    for command in commands(&page) {
+        // That one is a stage of its own.
+        if command != TEST {
+            shell.copy(command)?;
+        }
+    }
+    drop(shell);
+    example(cargo, &page, &folder.0)?;
+    picture::check(cargo, &folder.0.join("bin"), &folder.0, &page)
+}
+
+/// A shell that stays, as a terminal does: what is exported or started in one line is there in the next.
+struct Shell {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+    root: String,
+    address: String,
+}
+
+impl Shell {
+    fn start(cargo: &Cargo, folder: &Path) -> Result<Self, Problem> {
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let address = free.map_err(|e| format!("no port is free: {e}"))?.to_string();
+        let mut command = Command::new("sh");
+        let is_ours =
+            |name: &str| ["OUTLIVE_", "OPENAI_", "OTEL_", "OS_SECURITY_KEY"].iter().any(|b| name.starts_with(b));
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_ours)) {
+            command.env_remove(name);
+        }
+        command.current_dir(folder).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.env("PATH", picture::path_of(&folder.join("bin"))).env("CARGO_INSTALL_ROOT", folder);
+        command.env("XDG_CONFIG_HOME", folder).env("OUTLIVE_ADDR", &address).env("LANG", "C.UTF-8");
+        let mut child = command.spawn().map_err(|e| format!("`sh` could not be started: {e}"))?;
+        let (input, output) = (child.stdin.take(), child.stdout.take().expect("it is piped"));
+        let root = cargo.root().display().to_string();
+        let mut shell = Self { child, input, output: BufReader::new(output), root, address };
+        // What was started and not ended ends with the shell.
+        shell.say("exec 2>&1; trap 'kill $! 2>/dev/null' EXIT")?;
+        Ok(shell)
+    }
+
+    /// Types a line of the page, shows what it prints and judges it. What cargo does it does in the checkout.
+    fn copy(&mut self, line: &str) -> Result<(), Problem> {
+        println!("$ {line}");
+        let typed = line.replace(ADDRESS, &self.address);
+        match typed.starts_with("cargo ") {
+            true => self.say(&format!("(cd '{}' && {typed})", self.root))?,
+            false => self.say(&typed)?,
+        }
+        let mut printed = String::new();
+        if typed.ends_with('&') {
+            self.read_until("Listening on ", &mut printed)?;
+            return Ok(());
+        }
+        self.say(&format!("echo \"{MARK}$?\""))?;
+        let end = self.read_until(MARK, &mut printed)?;
+        let code: i32 = end.trim().parse().map_err(|_| format!("`{line}` ended with {end:?}"))?;
+        judge(line, code, &printed)
+    }
+
+    fn say(&mut self, line: &str) -> Result<(), Problem> {
+        let input = self.input.as_mut().expect("it is open until the end");
+        writeln!(input, "{line}").and_then(|()| input.flush()).map_err(|e| format!("the shell is gone: {e}"))
+    }
+
+    /// Shows and collects lines up to one that has `mark` in it, and gives what stands behind that.
+    fn read_until(&mut self, mark: &str, printed: &mut String) -> Result<String, Problem> {
+        loop {
+            let mut line = String::new();
+            let length = self.output.read_line(&mut line).map_err(|e| format!("it printed what is no text: {e}"))?;
+            if length == 0 {
+                return Err(format!("the shell ended, after printing:\n{printed}"));
+            }
+            if let Some((before, after)) = line.split_once(mark) {
+                printed.push_str(before);
+                return Ok(after.to_owned());
+            }
+            print!("{line}");
+            printed.push_str(&line);
+        }
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        // The end of its input ends it.
+        drop(self.input.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// What no command prints.
+const MARK: &str = "\u{1}ended ";
+
+fn judge(line: &str, code: i32, printed: &str) -> Result<(), Problem> {
+    let is_killed = line.contains("--crash");
+    if code != if is_killed { KILLED } else { 0 } {
+        return Err(format!("`{line}` ended with {code}, after printing:\n{printed}"));
+    }
+    let missing = EXPECTED.iter().find(|(part, text)| line.contains(part) && !is_killed && !printed.contains(text));
+    match missing {
+        Some((_, text)) => Err(format!("`{line}` ended well but its output does not contain `{text}`:\n{printed}")),
+        None => Ok(()),
+    }
+}
+
+/// Makes a project of the page's first Rust and TOML, beside the checkout, and runs it.
+fn example(cargo: &Cargo, page: &str, folder: &Path) -> Result<(), Problem> {
+    let program = block(page, "rust,no_run").ok_or("README.md: no ```rust,no_run block")?;
+    let dependencies = block(page, "toml").ok_or("README.md: no ```toml block")?;
+    let root = cargo.root().display().to_string();
+    let dependencies = dependencies.replace("../outlive/", &format!("{root}/"));
+    let manifest = format!("[package]\nname = \"packing\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n{dependencies}");
+    let project = folder.join("packing");
+    let write = || {
+        fs::create_dir_all(project.join("src"))?;
+        fs::write(project.join("Cargo.toml"), manifest)?;
+        fs::write(project.join("src/main.rs"), program)?;
+        // The versions that are at hand, so that nothing is fetched.
+        fs::copy(cargo.root().join("Cargo.lock"), project.join("Cargo.lock")).map(drop)
+    };
+    write().map_err(|e| format!("the example's project cannot be written: {e}"))?;
+    println!("$ cargo run    (the example of the README)");
+    let mut command = cargo.command(&["run", "--quiet", "--offline"]);
+    command.current_dir(&project).env("CARGO_TARGET_DIR", cargo.root().join("target/readme"));
+    command.env("CARGO_PROFILE_DEV_DEBUG", "0").stdin(Stdio::null()).stderr(Stdio::inherit());
+    let output = command.output().map_err(|e| format!("cargo could not be started: {e}"))?;
+    let printed = String::from_utf8_lossy(&output.stdout);
+    print!("{printed}");
+    match output.status.success() && printed == EXAMPLE_SAYS {
+        true => Ok(()),
+        false => Err(format!("the example ended with {} and printed {printed:?}, not {EXAMPLE_SAYS:?}", output.status)),
+    }
+}
+
+/// The page's first block of this language.
+fn block<'a>(page: &'a str, language: &str) -> Option<&'a str> {
+    let (_, rest) = page.split_once(&format!("```{language}\n"))?;
+    rest.split_once("```").map(|(block, _)| block)
 }
 
 /// The words after `cargo` in one of the README's commands.
@@ -59,42 +216,6 @@ pub(crate) fn check(page: &str) -> Vec<Problem> {
     problems
 }
 
-/// Runs a command of the README, passes on what it prints as it comes, and returns it.
-fn output(cargo: &Cargo, command: &str) -> Result<String, Problem> {
-    if !command.starts_with("cargo ") {
-        return Err(format!("`{command}` is not a cargo command, and nothing else is run"));
-    }
-    let mut child = cargo.command(&arguments(command));
-    child.env_remove("OPENAI_API_KEY").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = child.spawn().map_err(|e| format!("`{command}` could not be started: {e}"))?;
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let printed = thread::scope(|scope| {
-        let beside = scope.spawn(|| pass_on(stderr, |line| eprintln!("{line}")));
-        let printed = pass_on(stdout, |line| println!("{line}"));
-        printed + &beside.join().expect("reading lines does not panic")
-    });
-    let status = child.wait().map_err(|e| format!("`{command}` was lost: {e}"))?;
-    if status.success() { Ok(printed) } else { Err(format!("`{command}` ended with {status}")) }
-}
-
-/// Shows each line as it comes, and returns them all. What is not UTF-8 ends it.
-fn pass_on(from: Option<impl Read>, show: impl Fn(&str)) -> String {
-    let mut all = String::new();
-    for line in from.into_iter().flat_map(|from| BufReader::new(from).lines()).map_while(Result::ok) {
-        show(&line);
-        all.push_str(&line);
-        all.push('\n');
-    }
-    all
-}
-
-fn judge(command: &str, printed: &str) -> Result<(), Problem> {
-    if printed.contains(EXPECTED) {
-        return Ok(());
-    }
-    Err(format!("`{command}` ended well but its output does not contain `{EXPECTED}`"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,16 +240,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_is_shown_and_kept() {
-        let shown = std::cell::RefCell::new(Vec::new());
-        let kept = pass_on(Some(&b"one\ntwo"[..]), |line| shown.borrow_mut().push(line.to_owned()));
-        assert_eq!(kept, "one\ntwo\n");
-        assert_eq!(shown.into_inner(), ["one", "two"]);
+    fn a_command_is_judged_by_its_code_and_its_output() {
+        assert!(judge(DEMO, 0, "Run ID: 1\nCompleted\n").is_ok());
+        assert!(judge(DEMO, 0, "Run ID: 1\n").is_err());
+        assert!(judge("outlive ls", 3, "completed").is_err());
+        assert!(judge("outlive demo --crash", KILLED, "").is_ok());
+        assert!(judge("outlive demo --crash", 0, "Completed").is_err());
     }
 
     #[test]
-    fn output_without_a_completed_run_fails() {
-        assert!(judge("demo", "Run ID: 1\nCompleted\n").is_ok());
-        assert!(judge("demo", "Run ID: 1\n").is_err());
+    fn the_first_block_of_a_language_is_found() {
+        let page = "```text\nno\n```\n```toml\n[dependencies]\n```\n```toml\nlater\n```\n";
+        assert_eq!(block(page, "toml"), Some("[dependencies]\n"));
+        assert_eq!(block(page, "rust"), None);
     }
 }

@@ -9,6 +9,7 @@ mod purity;
 mod routes;
 mod rows;
 mod sources;
+mod weight;
 mod words;
 
 use crate::cargo::Cargo;
@@ -41,6 +42,7 @@ pub(crate) fn run(cargo: &Cargo) -> Result<(), Problem> {
         links::check(&files, &|path| cargo.root().join(path).exists()),
         readme::check(page),
         sabotage::check(&members),
+        weight::check(&fs::read_to_string(cargo.root().join("Cargo.lock")).unwrap_or_default()),
     ]
     .concat();
     for problem in &problems {

@@ -11,6 +11,7 @@ mod example;
 mod faults;
 mod kill9;
 mod limits;
+mod page;
 mod results;
 mod rolling;
 mod secrets;
