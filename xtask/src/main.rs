@@ -56,7 +56,7 @@ const TASKS: &[Task] = &[
     Task {
         name: "picture",
         help: "records the README's picture anew; what it prints is the README's sample",
-        run: |cargo, _| picture::run(cargo),
+        run: picture::run,
     },
     Task {
         name: "agno-clients",

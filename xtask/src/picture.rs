@@ -37,12 +37,17 @@ impl Drop for Folder {
     }
 }
 
-/// Installs the program in a folder of its own, records a session and draws it.
-pub(crate) fn run(cargo: &Cargo) -> Result<(), Problem> {
+/// Records a session and draws it: of the program in the folder that is named, else of one that is built for it.
+pub(crate) fn run(cargo: &Cargo, programs: &[String]) -> Result<(), Problem> {
     let folder = Folder::new("picture")?;
-    let root = folder.0.display().to_string();
-    cargo.run(&["install", "--locked", "--quiet", "--path", "crates/cli", "--root", &root])?;
-    let lines = record(&folder.0.join("bin"), &folder.0)?;
+    let lines = match programs.first() {
+        Some(programs) => record(&cargo.root().join(programs), &folder.0)?,
+        None => {
+            let root = folder.0.display().to_string();
+            cargo.run(&["install", "--locked", "--quiet", "--path", "crates/cli", "--root", &root])?;
+            record(&folder.0.join("bin"), &folder.0)?
+        }
+    };
     let path = cargo.root().join(PLACE);
     fs::write(&path, draw(&lines)).map_err(|e| format!("{PLACE} cannot be written: {e}"))?;
     println!("{}", lines.iter().map(|line| plain(line)).collect::<Vec<_>>().join("\n"));

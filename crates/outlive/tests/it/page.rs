@@ -46,6 +46,7 @@ fn the_program_of_the_page_is_the_example() {
 async fn the_requests_of_the_page_are_answered_as_it_says() {
     let folder = tempfile::tempdir().unwrap();
     let server = serve(&folder);
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::new();
     let ask = async |request: reqwest::RequestBuilder| {
         let answer = request.bearer_auth(KEY).send().await.unwrap();
