@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn a_wide_terminal_does_not_make_long_lines() {
         let shown = in_box(&completed("words ".repeat(200).trim_end()), Markdown::Render, 400);
-        let widest = shown.lines().map(|line| markdown::columns(line)).max();
+        let widest = shown.lines().map(markdown::columns).max();
         assert_eq!(widest, Some(WIDTH_MAX));
     }
 

@@ -178,6 +178,7 @@ impl Drive<'_> {
     async fn call_tool(&self, call: &ToolCall, key: &Key) -> Result<CallDone, Failure> {
         let state = self.state.fork();
         let result = self.tool_result(call, key, state.clone()).await?;
+        let result = state.check().map_or_else(|problem| ToolResult::error(problem.to_string()), |()| result);
         Ok(CallDone::new(result, state.patch()))
     }
 

@@ -39,11 +39,11 @@ impl Output {
             return Ok(Exit::of(result.status));
         }
         match result.status {
-            RunStatus::Error => Err(ended(&run, Exit::RunFailed, "run_failed", "failed", &result.text())),
+            RunStatus::Error => Err(ended(&run, Exit::RunFailed, "run_failed", "failed", &result.text(), global)),
             RunStatus::Cancelled => {
                 // Its content says no more than that it was cancelled.
                 let why = run.cancel_reason.as_deref().unwrap_or_default();
-                Err(ended(&run, Exit::RunCancelled, "run_cancelled", "was cancelled", why))
+                Err(ended(&run, Exit::RunCancelled, "run_cancelled", "was cancelled", why, global))
             }
             RunStatus::Completed | RunStatus::Pending | RunStatus::Running | RunStatus::Paused => print(&result),
         }
@@ -63,10 +63,10 @@ fn print(result: &WorkflowRunOutput) -> Result<Exit, Problem> {
     Ok(Exit::Done)
 }
 
-fn ended(run: &RunSummary, exit: Exit, code: &'static str, how: &str, why: &str) -> Problem {
+fn ended(run: &RunSummary, exit: Exit, code: &'static str, how: &str, why: &str, global: &Global) -> Problem {
     let (id, why) = (&run.info.run_id, style::line(why, 400));
     let message = format!("run {id} {how}{}{why}", if why.is_empty() { "" } else { ": " });
-    Problem::new(exit, code, message).hint(format!("see where: outlive show {id}"))
+    Problem::new(exit, code, message).hint(format!("see where: {}", global.command(format_args!("show {id}"))))
 }
 
 fn unfinished(run: &RunSummary, global: &Global) -> Problem {
