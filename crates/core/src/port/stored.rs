@@ -105,14 +105,17 @@ impl Run {
 ///
 /// # Errors
 /// When its output cannot be read or, for a run that is over, is missing; while there is none, when its input cannot; when
-/// its options cannot.
+/// its options cannot, unless the run has failed.
 pub fn run_output(run: &Run) -> Result<WorkflowRunOutput, Unreadable> {
     let output = stored_output(run)?;
     // The output does not repeat what stands in the request.
-    Ok(match run.metadata()? {
-        Some(metadata) => WorkflowRunOutput { metadata: Some(Value::Object(metadata)), ..output },
-        None => output,
-    })
+    match run.metadata() {
+        Ok(Some(metadata)) => Ok(WorkflowRunOutput { metadata: Some(Value::Object(metadata)), ..output }),
+        Ok(None) => Ok(output),
+        // A run whose options cannot be read fails, and its output says why.
+        Err(_) if output.status == RunStatus::Error => Ok(output),
+        Err(unreadable) => Err(unreadable),
+    }
 }
 
 fn stored_output(run: &Run) -> Result<WorkflowRunOutput, Unreadable> {

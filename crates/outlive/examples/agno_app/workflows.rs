@@ -80,7 +80,8 @@ pub(crate) fn workflows(models: &Models, db: &Arc<dyn Db>) -> Result<Vec<Workflo
         on_db("Custom Fn")
             .function(async |_, input: Arc<StepInput>| done(format!("custom function got {}", input.input_text()))),
         on_db("Schema Wf").input_schema::<Topic>().step(step("echo", echo_input())),
-        Workflow::builder("No Db").db(InMemoryDb::new()).step(step("upper", upper())),
+        // Agno serves it without a database. Here the server has one, and it is everybody's.
+        on_db("No Db").step(step("upper", upper())),
     ];
     workflows.into_iter().map(|workflow| workflow.build()).collect()
 }

@@ -76,7 +76,8 @@ async fn whoever_asks_may_go_away_at_any_await() {
             next.shutdown().await.unwrap();
             left.shutdown().await.unwrap();
             assert_eq!(db.workers(Some(Access::All)).await.unwrap(), [], "{place}: a worker is left");
-            if finished.is_some() {
+            // What waits for a step to end has come by all its other awaits long before.
+            if finished.is_some() || times == 40 {
                 break;
             }
         }

@@ -95,7 +95,7 @@ async fn a_run_that_waits_for_its_server_can_be_cancelled_and_handed_on_at_once(
         while events.next().await.unwrap().expect("the run goes on").name() != "RunStarted" {}
     }
     cancelled.cancel("enough").await.unwrap();
-    assert_eq!(cancelled.await.unwrap().status, RunStatus::Cancelled);
+    assert_eq!(cancelled.wait().await.unwrap().status, RunStatus::Cancelled);
     let left = tokio::time::timeout(Duration::from_secs(60), workflow.shutdown()).await;
     left.expect("nobody waits for what has not begun").unwrap();
     let log = make();

@@ -264,7 +264,10 @@ async fn fifty_restarts_of_two_servers_in_turn_lose_nothing_and_make_no_call_bes
         assert!(!is_payment || begun == 1, "{key} must not be repeated: {happened:?}");
         repeated += begun - 1;
     }
-    assert_eq!(calls.len(), durations.len(), "one call a run");
+    // One whose intent was stored as the server stopped, before the call could begin, pauses too: nobody can tell.
+    let begun: BTreeSet<&str> = calls.keys().filter_map(|key| Some(key.split_once('/')?.0)).collect();
+    let never = durations.keys().filter(|run_id| !begun.contains(run_id.as_str()) && !paused.contains(*run_id));
+    assert_eq!((calls.len(), never.count()), (begun.len(), 0), "one call a run");
     crate::serve_crash::say(format_args!(
         "{RESTARTS} restarts, {} runs, {repeated} calls repeated, {} paused",
         durations.len(),

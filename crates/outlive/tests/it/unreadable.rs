@@ -393,7 +393,8 @@ async fn a_conversation_does_not_go_on_without_what_was_said_before() {
     let workflow = Workflow::builder("Talk").db(place.db()).step(Step::new("talk").agent(agent)).build().unwrap();
     workflow.run("hello").run_id("r-1").session_id("s-1").await.unwrap();
     place.damage("UPDATE outlive_sessions_run_outputs SET output = 'hunter2' WHERE seq = {run}");
-    let output = workflow.run("and now?").run_id("r-2").session_id("s-1").await.unwrap();
+    let run = workflow.run("and now?").run_id("r-2").session_id("s-1").background().await.unwrap();
+    let output = run.wait().await.unwrap();
     assert_eq!(output.status, RunStatus::Error);
     assert!(names(&output.text(), "the output of run r-1"), "{}", output.text());
 }
