@@ -48,7 +48,7 @@ impl IntoInstructions for &[String] {
     }
 }
 
-/// The shape the final answer must have, and how to tell whether it has it.
+/// The shape of the final answer, and how to check for it.
 #[derive(Clone)]
 pub(crate) struct OutputShape {
     pub(crate) schema: OutputSchema,
@@ -71,12 +71,12 @@ impl OutputShape {
         Self { schema: OutputSchema { name: schema_name(name), schema }, check: Check::RequiredKeys }
     }
 
-    /// The answer as the value that was asked for.
+    /// The answer as the requested value.
     ///
     /// # Errors
     /// What is wrong with it, in words for the model.
     pub(crate) fn parse(&self, answer: &str) -> Result<Value, String> {
-        let value = json::read(unfenced(answer)).map_err(|error| format!("it is no JSON: {error}"))?;
+        let value = json::read(unfenced(answer)).map_err(|error| format!("it is not JSON: {error}"))?;
         match self.check {
             Check::Typed(fits) => fits(&value)?,
             Check::RequiredKeys => has_required_keys(&value, &self.schema.schema)?,
@@ -99,7 +99,7 @@ fn fits<T: DeserializeOwned>(value: &Value) -> Result<(), String> {
 fn has_required_keys(value: &Value, schema: &Value) -> Result<(), String> {
     let is_object_wanted = schema.get("type").and_then(Value::as_str) == Some("object");
     if is_object_wanted && !value.is_object() {
-        return Err("it is no object".to_owned());
+        return Err("it is not an object".to_owned());
     }
     let required = schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
     let missing: Vec<_> = required.filter(|key| value.get(key).is_none()).collect();
@@ -109,7 +109,7 @@ fn has_required_keys(value: &Value, schema: &Value) -> Result<(), String> {
     Err(format!("it lacks {}", missing.join(", ")))
 }
 
-/// The text inside a Markdown code fence, which models like to put around JSON; any other text as it is.
+/// The text inside a Markdown code fence, which models like to put around JSON; any other text unchanged.
 fn unfenced(answer: &str) -> &str {
     let text = answer.trim();
     let inside = text.strip_prefix("```").and_then(|rest| rest.strip_suffix("```"));
@@ -180,20 +180,20 @@ impl Profile {
         self.model = Some(model.into_model());
     }
 
-    /// The id chosen, else the one made of the name.
+    /// The id that was set, or else the one made from the name.
     ///
     /// # Errors
-    /// When either is no id, in words.
+    /// When it is not a valid id, in words.
     pub(crate) fn id(&self) -> Result<DefinitionId, String> {
         match &self.id {
             Some(id) => id.clone(),
             None => DefinitionId::from_name(&self.name).map_err(|_| {
-                "its name has no letter and no digit to make an id of: name it, or give it an id".to_owned()
+                "its name has no letter or digit to make an id from: give it another name, or an id".to_owned()
             }),
         }
     }
 
-    /// What would make every run fail, the model left aside.
+    /// What would make every run fail, apart from the model.
     /// The key of its model.
     pub(crate) fn secrets(&self) -> Vec<Secret> {
         self.model.iter().flatten().flat_map(|model| model.secrets()).collect()

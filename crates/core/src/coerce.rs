@@ -1,20 +1,20 @@
 //! Fits JSON to a JSON Schema where the intention is clear and nothing is lost: models and clients write `"5"` for 5.
 //!
-//! Knows no type and no caller: it never fills in and never refuses what merely does not fit; whoever reads the value does
-//! that and has the better words. The one exception is a list in place of an object, which readers of Rust types would
-//! take field by field.
+//! It knows no Rust type and no caller. It never fills in missing fields and never refuses a value that merely does not
+//! fit: the code that reads the value does both, with a better message. The one exception is a list in place of an
+//! object, which serde would read field by field.
 //!
-//! Invariant: what is changed can be changed back. A number that text, a 64-bit integer or a 64-bit float cannot hold to
-//! its last digit stays as it was.
+//! Invariant: every change is reversible. A number that text, a 64-bit integer or a 64-bit float cannot represent
+//! exactly stays as it was.
 
 use serde_json::{Number, Value};
 use std::borrow::Cow;
 
-/// Subschemas looked at for one value, at most: a schema that refers to itself may offer endless choices.
+/// The most subschemas examined for one value: a schema that refers to itself may offer endless choices.
 const STEPS_MAX: u32 = 100_000;
-/// How deep a value, or the schemas within schemas that are about one, are looked at.
+/// How many levels of a value, or of the schemas nested around one value, are examined.
 const DEPTH_MAX: u32 = 200;
-/// Above this a float may stand for several whole numbers.
+/// Above this, one float may stand for several integers.
 const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 
 /// A list where the schema wants an object.
@@ -34,8 +34,8 @@ pub struct Misfit {
 /// | text | a number | its digits |
 /// | an optional property that cannot be null | null | absent |
 ///
-/// What fits already stays as it is, and so does everything else: `"5.5"` is no integer. Of several choices (`anyOf`,
-/// `oneOf`) the first that fits is taken, without a change before with one.
+/// What already fits stays as it is, and so does everything else: `"5.5"` is not an integer. Of several choices
+/// (`anyOf`, `oneOf`) the first that fits is taken; one that fits unchanged comes before one that needs a change.
 ///
 /// ```
 /// use outlive_core::coerce;
@@ -48,12 +48,12 @@ pub struct Misfit {
 /// ```
 ///
 /// # Errors
-/// [`Misfit`] when a list stands where the schema wants an object.
+/// [`Misfit`] when there is a list where the schema wants an object.
 pub fn coerce(value: Value, schema: &Value) -> Result<Value, Misfit> {
     Fitting { root: schema, steps: 0, depth: 0 }.fit(value, schema)
 }
 
-/// One value on its way through one schema.
+/// One value being fitted to one schema.
 struct Fitting<'a> {
     root: &'a Value,
     steps: u32,
@@ -128,7 +128,7 @@ impl<'a> Fitting<'a> {
         misfit.map_or(Ok(value), Err)
     }
 
-    /// Whether the value needs no change, as far as this module understands schemas.
+    /// Whether the value fits unchanged, as far as this module understands schemas.
     fn fits(&mut self, value: &Value, schema: &'a Value) -> bool {
         let Some(schema) = self.enter(schema) else { return true };
         let fits = self.fits_inside(value, schema);
@@ -160,7 +160,8 @@ impl<'a> Fitting<'a> {
                 .all(|choices| choices.is_empty() || choices.iter().any(|schema| self.fits(value, schema)))
     }
 
-    /// One level down, to the schema behind references within the document; none for one that says nothing, or too much.
+    /// One level down, to the schema behind local references; none when a reference leads nowhere or a limit is
+    /// reached.
     fn enter(&mut self, mut schema: &'a Value) -> Option<&'a Value> {
         loop {
             self.steps += 1;
@@ -188,7 +189,7 @@ impl Misfit {
     }
 }
 
-/// Whether the value itself, whatever is in it, is what this schema wants.
+/// Whether the value itself, ignoring what it contains, is what this schema accepts.
 fn admits(schema: &Value, value: &Value) -> bool {
     if schema == &Value::Bool(false) {
         return false;
@@ -228,7 +229,7 @@ fn list<'a>(schema: &'a Value, name: &str) -> &'a [Value] {
 /// The schema of a field.
 fn property<'a>(schema: &'a Value, name: &str) -> Option<&'a Value> {
     let named = schema.get("properties").and_then(|properties| properties.get(name));
-    // A pattern may be about this name; what it wants is not known here.
+    // A pattern may apply to this name; what it demands is not known here.
     let others = || schema.get("additionalProperties").filter(|_| schema.get("patternProperties").is_none());
     named.or_else(others)
 }
@@ -241,7 +242,7 @@ fn item_schema(schema: &Value, index: usize) -> Option<&Value> {
     list(schema, "prefixItems").get(index).or_else(|| schema.get("items"))
 }
 
-/// What else the value says when it is read another way, the likeliest first.
+/// Other readings of the value, the likeliest first.
 fn readings(value: &Value) -> impl Iterator<Item = Value> + use<> {
     let (first, second) = match value {
         Value::String(text) => {
@@ -268,7 +269,7 @@ fn digits(number: &Number) -> Option<Value> {
     is_exact.then(|| Value::String(number.to_string()))
 }
 
-/// Whether a number that was read from a text says what the text says, to its last digit.
+/// Whether a number parsed from a text equals that text to the last digit.
 fn is_exact(text: &str, read: &Value) -> bool {
     match read.as_number().filter(|number| number.is_f64()) {
         None => true,
@@ -276,7 +277,7 @@ fn is_exact(text: &str, read: &Value) -> bool {
     }
 }
 
-/// The sign, the digits that count and the power of ten after them: `-1.50e3` is minus `15` times ten to the 2.
+/// The sign, the significant digits and the power of ten after them: `-1.50e3` is minus `15` times ten to the 2.
 fn decimal(number: &str) -> Option<(bool, Cow<'_, str>, i64)> {
     let (is_negative, number) = number.strip_prefix('-').map_or((false, number), |number| (true, number));
     let (mantissa, power) = number.split_once(['e', 'E']).unwrap_or((number, "0"));

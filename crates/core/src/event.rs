@@ -1,8 +1,8 @@
 //! What the world sees of a run: Agno's events, their names and their fields.
 //!
-//! An event has three parts, flat in JSON: its *kind* (the `event` field and what belongs to it alone), its *origin*
-//! (which run, agent, team and step it speaks of) and its place in the log (`event_index`, set by whoever reads the log).
-//! Fields without a value are left out.
+//! An event has three parts, flat in JSON: its *kind* (the `event` field and the fields only that kind has), its
+//! *origin* (the run, agent, team and step it is about) and its place in the log (`event_index`, set when the log is
+//! read). Fields without a value are left out.
 
 use crate::id::{DefinitionId, RunId, SessionId};
 use crate::message::{FinishReason, ToolExecution};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
-/// Which run, executor and step an event speaks of.
+/// Which run, executor and step an event is about.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Origin {
@@ -56,10 +56,10 @@ pub struct Origin {
     /// Its place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step_index: Option<StepIndex>,
-    /// The container the step stands in.
+    /// The container the step is in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent_step_id: Option<Arc<str>>,
-    /// 0, and 1 more for each workflow that runs as a step of another.
+    /// 0, plus 1 for each workflow that runs as a step of another.
     pub nested_depth: u32,
 }
 
@@ -107,7 +107,7 @@ pub struct ModelRequestDone {
     pub cache_read_tokens: u64,
     /// Part of the prompt written to a cache.
     pub cache_write_tokens: u64,
-    /// What cut the answer; absent when the model ended it itself.
+    /// What cut the answer short; absent when the model finished it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finish_reason: Option<FinishReason>,
 }
@@ -129,7 +129,7 @@ impl ModelRequestDone {
         }
     }
 
-    /// The same of an answer that ended for this reason.
+    /// The same for an answer that ended for this reason.
     pub fn ended(self, reason: FinishReason) -> Self {
         Self { finish_reason: reason.if_cut(), ..self }
     }
@@ -196,7 +196,7 @@ pub struct RunDone {
     /// The caller's own data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<Value>,
-    /// What cut the last answer; absent when the model ended it itself.
+    /// What cut the last answer short; absent when the model finished it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finish_reason: Option<FinishReason>,
 }
@@ -232,7 +232,7 @@ pub struct WorkflowDone {
     pub step_executor_runs: Option<Vec<Arc<RunOutput>>>,
 }
 
-/// The names that every event's JSON keeps for itself: [`RunEvent`]'s and [`Origin`]'s.
+/// The names reserved in every event's JSON: [`RunEvent`]'s and [`Origin`]'s.
 pub(crate) const COMMON_FIELDS: [&str; 18] = [
     "event",
     "created_at",
@@ -254,7 +254,7 @@ pub(crate) const COMMON_FIELDS: [&str; 18] = [
     "nested_depth",
 ];
 
-/// What happened. The variant's name is Agno's event name and stands in the `event` field.
+/// What happened. The variant's name is Agno's event name, which the `event` field holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event")]
 #[expect(missing_docs, reason = "the names are Agno's; the payloads document themselves")]
@@ -329,8 +329,8 @@ pub enum EventKind {
     TeamToolCallError(ToolErrorEvent),
 }
 
-/// The fields of a custom event that are not the common ones. Lying flat in one object, both are offered to whoever reads
-/// the event's own; what is taken twice would be written twice.
+/// The fields of a custom event without the common ones. Both lie flat in one object, so serde offers the common ones
+/// here too; kept, they would be written twice.
 fn own_fields<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map<String, Value>, D::Error> {
     let mut fields = Map::deserialize(deserializer)?;
     fields.retain(|name, _| !COMMON_FIELDS.contains(&name.as_str()));

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
-/// Text from outside that is no id.
+/// Text from outside that is not a valid id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {problem}: give 1 to 128 bytes of text without white space")]
 pub struct InvalidId {
@@ -12,11 +12,11 @@ pub struct InvalidId {
     pub(crate) problem: String,
 }
 
-/// Why a step, a model call or a tool call failed, told apart by what can be done about it.
+/// Why a step, a model call or a tool call failed, classified by what can be done about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
-    /// The user's own function or tool said no.
+    /// The user's own function or tool reported a failure.
     Function,
     /// The user's own code panicked.
     Panic,
@@ -44,14 +44,14 @@ pub enum FailureKind {
     OutcomeUnknown,
     /// The run crashed its worker too often without progress.
     Poisoned,
-    /// The definition has changed, or nobody has it.
+    /// The definition has changed, or no process has it.
     Definition,
     /// The run was cancelled.
     Cancelled,
 }
 
 impl FailureKind {
-    /// Whether trying the same again can help.
+    /// Whether trying again unchanged can help.
     pub fn is_retryable(self) -> bool {
         use FailureKind::*;
         match self {
@@ -62,7 +62,7 @@ impl FailureKind {
         }
     }
 
-    /// The stable code of this kind, what `error_type` holds on the wire.
+    /// The stable code of this kind: the value of `error_type` on the wire.
     pub fn code(self) -> &'static str {
         use FailureKind::*;
         match self {
@@ -122,7 +122,7 @@ impl Failure {
         self
     }
 
-    /// The message with what was being done in front of it.
+    /// The message, prefixed with what was being done.
     pub fn context(mut self, doing: impl fmt::Display) -> Self {
         self.message = format!("{doing}: {}", self.message);
         self

@@ -1,8 +1,8 @@
 //! Identifiers: each its own type, parsed once at the edge.
 //!
 //! Ids are text. Those we make are UUIDs: a run's is version 7, so sorting by id is sorting by time; ids *inside* a run
-//! are version 5, derived from the run's id and a path, so that a recovered run finds the same ids without having stored
-//! them. Making a version 7 id needs a clock and chance, which this crate has not: the caller passes both.
+//! are version 5, derived from the run's id and a path, so that a recovered run finds the same ids without having
+//! stored them. A version 7 id needs a clock and randomness, which this crate does not have: the caller passes both.
 
 use crate::failure::InvalidId;
 use crate::time::Timestamp;
@@ -152,7 +152,7 @@ impl RunId {
 }
 
 impl SessionId {
-    /// A session of its own for a run that named none. See [`RunId::new`] for the arguments.
+    /// A new session for a run that named none. See [`RunId::new`] for the arguments.
     pub fn new(at: Timestamp, chance: u128) -> Self {
         Self(uuid_v7(at, chance))
     }
@@ -169,7 +169,7 @@ impl DefinitionId {
     /// The id Agno gives a thing of this name, see [`slug`].
     ///
     /// # Errors
-    /// When nothing is left of the name.
+    /// When the slug of the name is empty.
     pub fn from_name(name: &str) -> Result<Self, InvalidId> {
         Self::parse(&slug(name))
     }

@@ -1,39 +1,39 @@
-//! Reads JSON as deep as a model can write it, on whatever stack the caller has.
+//! Reads JSON nested as deeply as a model may write it, however small the caller's stack.
 //!
-//! It knows no type of ours. The invariant: what was let in can be stored, wrapped and read again. So what comes from
-//! outside may be [`DEPTH_MAX`] levels deep, what we have stored, in which such values lie inside records and runs, twice
-//! that; and nothing is read, taken apart or refused by a recursion that the stack does not hold.
+//! It knows no type of ours. The invariant: whatever was accepted can be stored, wrapped and read again. So input from
+//! outside may be [`DEPTH_MAX`] levels deep, and what we have stored twice that, because records and runs wrap such
+//! values; and nothing is read, dropped or refused by a recursion that could overflow the stack.
 
 use serde::de::{DeserializeOwned, Error as _};
 use serde_json::error::Category;
 use serde_json::{Deserializer, Error, Value};
 use std::{io, mem, thread};
 
-/// How deep arrays and objects may lie in each other in what comes from outside: inputs, a model's answers and arguments,
-/// a step's output, a session's state. `[]` is one level deep.
+/// How deeply arrays and objects may be nested in what comes from outside: inputs, a model's answers and arguments, a
+/// step's output, a session's state. `[]` is one level deep.
 pub const DEPTH_MAX: usize = 512;
 
 /// The same for what is stored.
 const STORED_DEPTH_MAX: usize = 2 * DEPTH_MAX;
 
-/// Levels that any stack holds: where serde_json's own limit lies.
+/// A depth that fits any stack: serde_json's own limit.
 const EASY_DEPTH: usize = 127;
 
-/// The stack of [`with_room`]: several times what the deepest text takes in a debug build.
+/// The size of [`with_room`]'s stack: several times what the deepest text takes in a debug build.
 const ROOM_BYTES: usize = 16 << 20;
 
-/// Reads a text from outside.
+/// Parses a text from outside.
 ///
 /// # Errors
-/// The parser's, and one of its kind that names the limit when the text is deeper than [`DEPTH_MAX`].
+/// The parser's error, or one of the same type that names the limit when the text is deeper than [`DEPTH_MAX`].
 pub fn read<T: DeserializeOwned + Send>(text: &str) -> Result<T, Error> {
     read_to(text, DEPTH_MAX)
 }
 
-/// Reads a text that this program has written.
+/// Parses a text that this program has written.
 ///
 /// # Errors
-/// As [`read`]; the limit lies deeper.
+/// As [`read`], with a deeper limit.
 pub fn read_stored<T: DeserializeOwned + Send>(text: &str) -> Result<T, Error> {
     read_to(text, STORED_DEPTH_MAX)
 }
@@ -56,7 +56,7 @@ fn read_to<T: DeserializeOwned + Send>(text: &str, depth_max: usize) -> Result<T
     }
 }
 
-/// How deep arrays and objects lie in each other in a text, be it JSON or not.
+/// How deeply arrays and objects are nested in a text, whether or not it is valid JSON.
 pub fn depth(text: &[u8]) -> usize {
     let (mut depth, mut deepest, mut at) = (0_usize, 0, 0);
     while let Some(byte) = text.get(at) {
@@ -74,7 +74,7 @@ pub fn depth(text: &[u8]) -> usize {
     deepest
 }
 
-/// The index of the quote that ends the string which begins at `start`.
+/// The index of the quote that closes the string starting at `start`.
 fn end_of_string(text: &[u8], start: usize) -> usize {
     let mut at = start + 1;
     while at < text.len() && text[at] != b'"' {
@@ -83,16 +83,16 @@ fn end_of_string(text: &[u8], start: usize) -> usize {
     at
 }
 
-/// JSON that is deeper than it may be.
+/// JSON nested more deeply than allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("JSON is nested more than {limit} levels deep: flatten it, or pass the deep part as text")]
 pub struct TooDeep {
-    /// How deep it may be.
+    /// The deepest it may be.
     pub limit: usize,
 }
 
-/// Checks a value from outside. One that is too deep is taken apart and becomes null, because dropping it would take as
-/// many frames of the stack as it has levels.
+/// Checks a value from outside. One that is too deep is taken apart and replaced by null, because dropping it would
+/// take a stack frame for each level.
 ///
 /// # Errors
 /// [`TooDeep`] when it is deeper than [`DEPTH_MAX`].
@@ -134,19 +134,19 @@ fn is_within(value: &Value, depth_max: usize) -> bool {
     true
 }
 
-/// Does `work` on `value` where there is room for a recursion over it: here, when it is not deep.
+/// Runs `work` on `value` where a recursion over it fits: right here when the value is shallow.
 ///
 /// # Errors
-/// When the system has no thread to give.
+/// When the system cannot start a thread.
 pub fn with_room_for<T: Send>(value: &Value, work: impl FnOnce() -> T + Send) -> io::Result<T> {
     if is_within(value, EASY_DEPTH) { Ok(work()) } else { with_room(work) }
 }
 
-/// Does `work` on a stack that holds a recursion over the deepest JSON there may be, in a debug build too. The caller's may
-/// be 2 MiB, of which it has used some.
+/// Runs `work` on a stack large enough to recurse over the deepest JSON allowed, even in a debug build. The caller's
+/// may be 2 MiB, partly used.
 ///
 /// # Errors
-/// When the system has no thread to give.
+/// When the system cannot start a thread.
 pub fn with_room<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let thread = thread::Builder::new().stack_size(ROOM_BYTES).spawn_scoped(scope, work)?;
@@ -154,13 +154,13 @@ pub fn with_room<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
     })
 }
 
-/// What is wrong with a stored text, without repeating any of it: it may hold what a user keeps to himself.
+/// What is wrong with a stored text, without quoting any of it: it may hold private data.
 pub(crate) fn problem(text: &str, error: &Error) -> String {
     let place = || format!("line {} column {}", error.line(), error.column());
     match error.classify() {
         _ if depth(text.as_bytes()) > STORED_DEPTH_MAX => TooDeep { limit: STORED_DEPTH_MAX }.to_string(),
-        Category::Data if error.line() > 0 => format!("it is JSON of another shape, at {}", place()),
-        Category::Data => "it is JSON of another shape".to_owned(),
+        Category::Data if error.line() > 0 => format!("it is JSON of an unexpected shape, at {}", place()),
+        Category::Data => "it is JSON of an unexpected shape".to_owned(),
         Category::Eof => "it is cut short".to_owned(),
         Category::Syntax => format!("it is not JSON, at {}", place()),
         Category::Io => error.to_string(),
@@ -232,7 +232,7 @@ mod tests {
             ("", "it is cut short"),
             (r#""hunter2"#, "it is cut short"),
             ("hunter2", "it is not JSON, at line 1 column 1"),
-            (r#""hunter2""#, "it is JSON of another shape, at line 1 column 9"),
+            (r#""hunter2""#, "it is JSON of an unexpected shape, at line 1 column 9"),
             (&nested(2000), "JSON is nested more than 1024 levels deep: flatten it, or pass the deep part as text"),
         ] {
             let error = read_stored::<u32>(text).unwrap_err();

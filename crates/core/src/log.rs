@@ -18,8 +18,8 @@ use std::fmt;
 use std::io::Write;
 use std::sync::Arc;
 
-/// The stable name of a call inside a run: its path in the definition, then turn and call. With the run's id in front it
-/// is the key tools are handed, the same over attempts, crashes and processes.
+/// The stable name of a call inside a run: its path in the definition, then turn and call. Prefixed with the run's id,
+/// it is the key handed to tools: the same across attempts, crashes and processes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Key(Arc<str>);
@@ -73,14 +73,14 @@ pub enum Record {
         /// Whose.
         key: Key,
     },
-    /// A call ended; this replaces it for ever.
+    /// A call ended; its recorded answer replaces it for good.
     Result {
         /// Whose.
         key: Key,
         /// The answer.
         value: Arc<RawValue>,
     },
-    /// Something was said that must be said only once.
+    /// Something that must be said only once was said.
     Said {
         /// What.
         key: Key,
@@ -125,7 +125,7 @@ impl Record {
         }
     }
 
-    /// Whether this shows that the run got somewhere (the poison count starts again).
+    /// Whether this shows that the run made progress (which resets the poison count).
     pub fn is_progress(&self) -> bool {
         match self {
             Record::Result { .. } | Record::Step { .. } | Record::Retry { .. } | Record::Ended { .. } => true,
@@ -146,8 +146,8 @@ impl PartialEq for Record {
 pub struct Entry {
     /// What the world sees.
     pub event: RunEvent,
-    /// When, where whole seconds (the event's `created_at`) are too coarse. Pieces of streamed text have none, and neither
-    /// have entries written before this was.
+    /// When, where whole seconds (the event's `created_at`) are too coarse. Pieces of streamed text have none, nor do
+    /// entries older than this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Timestamp>,
     /// What only recovery needs.
@@ -156,7 +156,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// An entry that only tells.
+    /// An entry with an event only.
     pub fn event(event: RunEvent) -> Self {
         Self { event, at: None, record: None }
     }
@@ -171,13 +171,13 @@ impl Entry {
         Self { at: Some(at), ..self }
     }
 
-    /// When it was written down, as precisely as it says.
+    /// When it was written down, as precisely as is known.
     pub fn time(&self) -> Timestamp {
         self.at.unwrap_or_else(|| Timestamp::from_seconds(self.event.created_at))
     }
 }
 
-/// Entries of one run as one commit appended them.
+/// Entries of one run, as one commit appended them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
     /// Index of the first entry.
@@ -188,7 +188,7 @@ pub struct Page {
     pub body: Arc<str>,
 }
 
-/// A page that is not what was written.
+/// A page that differs from what was written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("entry {event_index} of run {run_id} is damaged: {problem}; restore the database from a backup")]
 pub struct Damaged {
@@ -201,7 +201,7 @@ pub struct Damaged {
 }
 
 impl Page {
-    /// Writes entries down, the first of which has index `first_index`.
+    /// Encodes entries; the first has index `first_index`.
     pub fn encode(first_index: u64, entries: &[Entry]) -> Page {
         let body = text::written(|body| {
             for (index, entry) in (first_index..).zip(entries) {
@@ -223,7 +223,7 @@ impl Page {
         self.first_index + u64::from(self.count)
     }
 
-    /// Reads the entries back, with `event_index` filled in.
+    /// Decodes the entries, with `event_index` filled in.
     ///
     /// # Errors
     /// [`Damaged`] names the first entry whose checksum or JSON is wrong.

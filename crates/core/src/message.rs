@@ -45,8 +45,8 @@ pub struct Media {
     /// `low`, `high` or `auto`: how closely a model looks at an image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// Whatever else its giver said of it (Agno's `format`, `alt_text`, `duration`, `transcript`, `metadata`), as it was
-    /// said. Models are not told.
+    /// Whatever else the caller said about it (Agno's `format`, `alt_text`, `duration`, `transcript`, `metadata`),
+    /// unchanged. Models do not see it.
     #[serde(flatten)]
     pub other: Map<String, Value>,
 }
@@ -98,7 +98,7 @@ pub struct Message {
     /// The model's reasoning text, if it shows one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<String>,
-    /// True for a message taken over from an earlier run of the session.
+    /// True for a message carried over from an earlier run of the session.
     pub from_history: bool,
     /// True when the run ended with this tool's result.
     pub stop_after_tool_call: bool,
@@ -159,7 +159,7 @@ impl Message {
     }
 }
 
-/// A tool as a model is told of it.
+/// A tool as described to a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ToolSpec {
     /// Unique within one request.
@@ -179,7 +179,7 @@ pub struct OutputSchema {
     pub schema: Value,
 }
 
-/// Everything one model call needs. The whole history is in it: nothing is left at the provider.
+/// Everything one model call needs, the whole history included: no conversation state is kept at the provider.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ModelRequest {
     /// The conversation, oldest first.
@@ -190,7 +190,7 @@ pub struct ModelRequest {
     /// The shape the final answer must have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_schema: Option<OutputSchema>,
-    /// Whether deltas are wanted as they come.
+    /// Whether to stream the answer in deltas.
     pub stream: bool,
 }
 
@@ -202,16 +202,16 @@ pub enum FinishReason {
     Stop,
     /// It wants tools called.
     ToolCalls,
-    /// It ran into its token limit.
+    /// It reached its token limit.
     Length,
     /// A filter of the provider stopped it.
     ContentFilter,
-    /// Somebody cancelled it at the provider.
+    /// It was cancelled at the provider.
     Cancelled,
 }
 
 impl FinishReason {
-    /// Whether something other than the model itself ended the answer: what there is of it may lack its end.
+    /// Whether something other than the model ended the answer, so that its end may be missing.
     pub fn is_cut(self) -> bool {
         match self {
             FinishReason::Length | FinishReason::ContentFilter | FinishReason::Cancelled => true,
@@ -219,12 +219,12 @@ impl FinishReason {
         }
     }
 
-    /// This reason, if the answer was cut; nothing when the model ended it itself.
+    /// This reason, if it cut the answer short; none when the model finished it.
     pub fn if_cut(self) -> Option<Self> {
         self.is_cut().then_some(self)
     }
 
-    /// What cut the answer, in words for people.
+    /// What ended the answer, in words for people.
     pub fn as_words(self) -> &'static str {
         match self {
             FinishReason::Stop => "ended by the model",
@@ -236,7 +236,7 @@ impl FinishReason {
     }
 }
 
-/// One model's whole answer: what the log keeps in place of the call.
+/// One model's complete answer: what the log keeps in place of the call.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelResponse {
     /// The text, if any.
@@ -321,20 +321,20 @@ impl ToolResult {
         Self { content: content.into(), is_error: false, child_run_id: None, duration: None }
     }
 
-    /// A failure the model is told of.
+    /// A failure the model is told about.
     pub fn error(content: impl Into<String>) -> Self {
         Self { is_error: true, ..Self::ok(content) }
     }
 }
 
-/// What may be done when nobody knows whether a tool call went through (a crash while it was in flight, no answer within its
-/// limit), or when it failed for the moment.
+/// What may be done when it is unknown whether a tool call took effect (a crash while it was in flight, no answer
+/// within its limit), or when it failed for a passing reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToolEffect {
-    /// Changes nothing: it may be repeated.
+    /// Changes nothing, so it may be repeated.
     Read,
-    /// Repeating with the same key is harmless: it may be repeated under that.
+    /// Repeating it with the same key is harmless, so it may be repeated with that key.
     #[default]
     Idempotent,
     /// Must never start twice: ask a person.

@@ -90,7 +90,7 @@ impl Metrics {
         }
     }
 
-    /// Adds the tokens of `other` (a member's, say); its times are left alone.
+    /// Adds the tokens of `other` (a member's, say) and leaves its times out.
     pub fn absorb(&mut self, other: &Metrics) {
         for model in other.details.get("model").into_iter().flatten() {
             self.count(model.usage, &model.id, &model.provider);

@@ -1,14 +1,14 @@
 //! Redaction: what must not be written down, and its removal from texts, JSON and entries before they are stored.
 //!
-//! Two things are removed: *values*, the secrets this process knows, in every encoding they may take on their way; and
-//! *shapes*, texts that look like a credential whoever they belong to. This module never knows where a secret came from
-//! nor where a text goes.
+//! Two things are removed: *values*, the secrets this process knows, in every encoding they may take on the way; and
+//! *shapes*, texts that look like a credential, whoever they belong to. This module never knows where a secret came
+//! from or where a text goes.
 //!
 //! ```text
 //! entries ──Page::encode──► body ──is_clean──yes──► stored as it is          (nearly always)
 //!                                      └──no──► JSON ─ redacted ─ encoded again ──► stored
 //! ```
-//! A text that is streamed goes through a [`Passage`] first, because a secret that is cut in two looks like none.
+//! Streamed text goes through a [`Passage`] first, because neither half of a secret cut in two looks like one.
 //!
 //! Invariant: no known value of at least [`SECRET_LEN_MIN`] bytes survives in a string or an object key of what leaves
 //! here, neither as it is nor in base64, percent-encoded or escaped for JSON (up to three times). Numbers are left alone.
@@ -32,10 +32,10 @@ use std::fmt;
 use std::sync::Arc;
 use values::Values;
 
-/// What stands where a secret stood.
+/// What replaces a secret.
 pub const REDACTED: &str = "[redacted]";
 
-/// The shortest value that is looked for, in bytes. A shorter one stands in ordinary words, and those would be lost.
+/// The shortest value that is searched for, in bytes. A shorter one occurs inside ordinary words, which would be lost.
 pub const SECRET_LEN_MIN: usize = 8;
 
 /// Finds and removes secrets. Built once for a process and shared; looking through a text that holds none costs two
@@ -70,15 +70,15 @@ impl fmt::Debug for Redactor {
 
 impl Redactor {
     /// Looks for these values, and for everything that has the shape of a credential. A value shorter than
-    /// [`SECRET_LEN_MIN`] bytes is passed over.
+    /// [`SECRET_LEN_MIN`] bytes is ignored.
     pub fn new(secrets: impl IntoIterator<Item = Secret>) -> Self {
         let secrets = secrets.into_iter().filter(|secret| secret.expose().len() >= SECRET_LEN_MIN);
         let values = Values::new(secrets.flat_map(|secret| encodings(secret.expose())).collect());
         Self { values, shapes: Shapes::new() }
     }
 
-    /// Whether there is nothing to redact in a text, be it plain or JSON. A text that is not clean need not hold a secret:
-    /// only redaction itself looks closely.
+    /// Whether a text, plain or JSON, has nothing to redact. A text that is not clean need not hold a secret: only
+    /// redaction itself looks closely.
     pub fn is_clean(&self, text: &str) -> bool {
         let holds_value = self.values.as_ref().is_some_and(|values| values.automaton.is_match(text));
         !holds_value && self.shapes.find(text, 0).is_none()
@@ -93,7 +93,7 @@ impl Redactor {
         }
     }
 
-    /// JSON text without secrets. What is no JSON is taken for plain text.
+    /// JSON text without secrets. What is not JSON is treated as plain text.
     pub fn json<'t>(&self, text: &'t str) -> Cow<'t, str> {
         if self.is_clean(text) {
             return Cow::Borrowed(text);
@@ -105,8 +105,8 @@ impl Redactor {
         Cow::Owned(value.to_string())
     }
 
-    /// Removes secrets from every string of a value and every key of its objects; what stands under the name of a header
-    /// that carries credentials goes as a whole, unless it is null.
+    /// Removes secrets from every string of a value and every key of its objects; the value under the name of a header
+    /// that carries credentials is removed as a whole, unless it is null.
     pub fn value(&self, value: &mut Value) {
         match value {
             Value::Null | Value::Bool(_) | Value::Number(_) => {}
@@ -120,7 +120,7 @@ impl Redactor {
         }
     }
 
-    /// Does the same with an object, for example a session's state.
+    /// Does the same for an object, for example a session's state.
     pub fn map(&self, fields: &mut Map<String, Value>) {
         for (name, value) in fields.iter_mut() {
             match value {
@@ -171,7 +171,7 @@ impl Redactor {
         let text = serde_json::to_string(entry).expect("an entry has string keys only");
         match self.json(&text) {
             Cow::Borrowed(_) => None,
-            // Fails only when a value is one of the log's own words, such as an event's name: that is no secret.
+            // Fails only when a value is one of the log's own words, such as an event's name, which is not a secret.
             Cow::Owned(clean) => json::read_stored(&clean).ok(),
         }
     }
@@ -185,7 +185,7 @@ impl Redactor {
                 Encoding::Readable => found.range(),
                 Encoding::Base64 => encodings::base64_run(text, found.range()),
             };
-            // The run around an earlier value may reach over this one.
+            // The text removed around an earlier value may reach past this one.
             let start = range.start.max(kept_to);
             if found.end() <= kept_to {
                 continue;

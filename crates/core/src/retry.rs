@@ -39,9 +39,9 @@ impl Retry {
         self
     }
 
-    /// The wait after the failed attempt `attempt` (from 1): the doubled back-off, between half and all of it as `chance`
-    /// (any random bits) decides, and never less than the other side's `Retry-After`; above that it adds up to a tenth, one
-    /// second at most, so that not everybody who was told the same comes back in the same moment.
+    /// The wait after the failed attempt `attempt` (from 1): the doubled back-off, between half and all of it as
+    /// `chance` (any random bits) decides, and never less than the other side's `Retry-After`; above that it adds up to
+    /// a tenth, one second at most, so that callers told the same time do not all come back at once.
     pub fn wait(&self, attempt: u32, retry_after_ms: Option<u64>, chance: u64) -> Duration {
         let full = self.backoff_ms.saturating_mul(1u64 << attempt.saturating_sub(1).min(32)).min(self.backoff_ms_max);
         let half = full / 2;

@@ -17,13 +17,13 @@ use std::sync::Arc;
 pub enum RunStatus {
     /// Accepted and on stable storage; nobody has started it.
     Pending,
-    /// Claimed at least once and not at its end.
+    /// Claimed at least once, and not over.
     Running,
-    /// Waits for a person; holds no worker.
+    /// Waiting for a person; holds no worker.
     Paused,
     /// Ended with a result.
     Completed,
-    /// Ended because someone asked.
+    /// Ended because someone cancelled it.
     Cancelled,
     /// Ended because something failed.
     Error,
@@ -187,7 +187,7 @@ pub struct RunOutput {
     /// Teams: the members' runs, in the order of the delegations.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub member_responses: Vec<RunOutput>,
-    /// What cut the last answer; absent when the model ended it itself.
+    /// What cut the last answer short; absent when the model finished it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finish_reason: Option<FinishReason>,
 }
@@ -272,7 +272,7 @@ pub struct WorkflowRunOutput {
 }
 
 impl WorkflowRunOutput {
-    /// The JSON text of it that a store keeps.
+    /// The JSON text that a store keeps of it.
     pub fn to_json(&self) -> Arc<str> {
         text::json(self)
     }
@@ -317,8 +317,8 @@ impl WorkflowRunOutput {
         self.status.is_terminal()
     }
 
-    /// The content as text: a string as it is, anything else as JSON, nothing as the empty string. Of a run that failed
-    /// that is why; [`WorkflowRunOutput::into_result`] tells the two apart.
+    /// The content as text: a string as it is, anything else as JSON, nothing as the empty string. For a run that
+    /// failed it is the error; [`WorkflowRunOutput::into_result`] tells the two apart.
     pub fn text(&self) -> String {
         content_text(self.content.as_ref())
     }
@@ -326,7 +326,7 @@ impl WorkflowRunOutput {
     /// The content as a `T`, for an agent's `output_schema`.
     ///
     /// # Errors
-    /// When the content is no `T`; of a run that is not COMPLETED it never is one.
+    /// When the content is not a `T`, and always when the run is not COMPLETED.
     pub fn content_as<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         let content = self.content.as_ref().filter(|_| self.status == RunStatus::Completed);
         T::deserialize(content.unwrap_or(&Value::Null))
@@ -341,8 +341,7 @@ impl WorkflowRunOutput {
     }
 }
 
-/// A run without a result: it failed, was cancelled, is PAUSED, or is not over yet. Nothing about it is lost: the run is
-/// inside.
+/// A run without a result: it failed, was cancelled, is PAUSED, or is not over yet. Nothing is lost: the run is inside.
 #[derive(Clone, PartialEq)]
 pub struct NotCompleted {
     /// The run as it stands.
@@ -350,7 +349,7 @@ pub struct NotCompleted {
 }
 
 impl NotCompleted {
-    /// Which of them it is: any status but COMPLETED.
+    /// Its status: any but COMPLETED.
     pub fn status(&self) -> RunStatus {
         self.run.status
     }

@@ -1,14 +1,14 @@
 //! A text that must not be shown: a provider's key, a tool's credential.
 //!
-//! It can be read only by asking for it by name, so that each place that does is found by a search. It never knows what
-//! it opens.
+//! It can be read only through a method with a name of its own, so a search finds every place that does. It never knows
+//! what the secret is for.
 
 use std::fmt;
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
-/// A secret. Its content is in no debug text, cannot be displayed or serialized, and is overwritten in memory when the
-/// last clone is dropped.
+/// A secret. Its content appears in no debug output, cannot be displayed or serialized, and is overwritten in memory
+/// when the last clone is dropped.
 ///
 /// ```
 /// use outlive_core::Secret;
@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 pub struct Secret(Arc<Zeroizing<String>>);
 
 impl Secret {
-    /// A secret with this content, white space around it removed: files end with a line break that no key has.
+    /// A secret with this content, without white space around it: files end with a line break that no key has.
     pub fn new(content: impl Into<String>) -> Self {
         let content = Zeroizing::new(content.into());
         let trimmed = content.trim();

@@ -25,7 +25,7 @@ pub enum StepIndex {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExecutorKind {
-    /// A function of the user's.
+    /// A user's function.
     Function,
     /// An agent.
     Agent,
@@ -38,7 +38,7 @@ pub enum ExecutorKind {
 }
 
 impl ExecutorKind {
-    /// Agno's word for it.
+    /// Agno's name for it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Function => "function",
@@ -83,7 +83,7 @@ pub struct Attachments {
     /// Files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<Vec<Media>>,
-    /// What the caller notes about the run; stands on it and on its last event.
+    /// What the caller notes about the run; shown on it and on its last event.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metadata: Option<Box<Map<String, Value>>>,
     /// What steps may need beside their input. Agno's `dependencies`, which its functions find in their run context.
@@ -94,7 +94,7 @@ pub struct Attachments {
 /// The shape a workflow's input must have. Agno's `input_schema`.
 #[derive(Clone)]
 pub struct InputSchema {
-    /// As JSON Schema, for those who ask what to send.
+    /// As JSON Schema, for clients that ask what to send.
     pub schema: Value,
     read: Arc<ReadInput>,
 }
@@ -102,8 +102,8 @@ pub struct InputSchema {
 type ReadInput = dyn Fn(Value) -> Result<Value, String> + Send + Sync;
 
 impl InputSchema {
-    /// A schema, and what reads an input by it: the value as steps are to see it (defaults filled in), or what is wrong
-    /// with it.
+    /// A schema, and the function that reads an input by it: it returns the value as steps will see it (defaults filled
+    /// in), or what is wrong with it.
     pub fn new(schema: Value, read: impl Fn(Value) -> Result<Value, String> + Send + Sync + 'static) -> Self {
         Self { schema, read: Arc::new(read) }
     }
@@ -116,7 +116,7 @@ impl InputSchema {
     pub fn read(&self, input: Option<Value>) -> Result<Value, InvalidInput> {
         let value = match input {
             Some(Value::String(text)) => {
-                json::read(&text).map_err(|error| InvalidInput { problem: format!("it is no JSON: {error}") })?
+                json::read(&text).map_err(|error| InvalidInput { problem: format!("it is not JSON: {error}") })?
             }
             other => other.unwrap_or_default(),
         };
@@ -206,7 +206,7 @@ pub struct StepOutput {
     pub files: Option<Vec<Media>>,
     /// What it used.
     pub metrics: Option<Metrics>,
-    /// Whether it did what it should.
+    /// Whether it succeeded.
     pub success: bool,
     /// Why not.
     pub error: Option<String>,
@@ -244,7 +244,7 @@ impl Default for StepOutput {
 }
 
 impl StepOutput {
-    /// A success with this content. Name, id and executor are filled in by whoever runs the step.
+    /// A success with this content. The caller of the step fills in name, id and executor.
     pub fn new(content: impl Into<Value>) -> Self {
         Self { content: Some(content.into()), ..Self::default() }
     }

@@ -1,14 +1,14 @@
-//! A run's log as a trace: spans, for whoever draws timelines and counts tokens.
+//! A run's log as a trace: spans, for tools that draw timelines and count tokens.
 //!
 //! ```text
 //! run ─► step ─► agent or team ─► model call
 //!                       └───────► tool call ─► (a delegation) member ─► …
 //! ```
-//! A trace belongs to the log, not to a process: ids are made of the run's id and of the keys in the log, times are those
-//! of entries. So the process that takes a run over goes on with the trace of the one that died, and a span that both of
-//! them export is the same span.
+//! A trace belongs to the log, not to a process: ids are made from the run's id and the keys in the log, times are
+//! those of entries. So a process that takes over a run continues the trace of the one that died, and a span exported
+//! by both is the same span.
 //!
-//! It owns what of a run may be shown to strangers: names, numbers and kinds of failure. It must never know a prompt, an
+//! It owns what strangers may see of a run: names, numbers and kinds of failure. It must never know a prompt, an
 //! argument, an answer or the text of an error, nor where spans go.
 //!
 //! Invariant: equal logs give equal spans, whoever folds them. Spans end inside those they belong to.
@@ -29,11 +29,11 @@ use std::time::Duration;
 pub const ATTEMPT_ABORTED: &str = "attempt_aborted";
 /// `error.type` of a call that was dropped because its run waits for a person.
 const PAUSED: &str = "paused";
-/// `error.type` of a tool that said no.
+/// `error.type` of a tool that reported a failure.
 const TOOL_ERROR: &str = "tool_error";
-/// `error.type` when the log does not say which: the word that the conventions have for it.
+/// `error.type` when the log does not say which: the conventions' word for that.
 const OTHER: &str = "_OTHER";
-/// What ended so shortly before its process was last heard of may not have been sent.
+/// A span that ended this shortly before its process was last heard from may not have been sent.
 const UNSENT_PERIOD: Duration = Duration::from_secs(60);
 /// Longest name that a model or its server may have chosen, in bytes.
 const GIVEN_NAME_LEN_MAX: usize = 128;
@@ -90,7 +90,7 @@ pub enum SpanKind {
     Client,
 }
 
-/// What an attribute says.
+/// The value of an attribute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AttributeValue {
     /// A name or a word.
@@ -137,7 +137,7 @@ enum Work {
 }
 
 impl Work {
-    /// Whether it is a request that is made again, not gone on with, when its process ends.
+    /// Whether it is a request that is made again, rather than continued, when its process ends.
     fn is_call(self) -> bool {
         match self {
             Work::Model | Work::Tool => true,
@@ -160,7 +160,7 @@ struct Open {
     attributes: Vec<(&'static str, AttributeValue)>,
     /// Why something inside it failed.
     failed_inside: Option<Arc<str>>,
-    /// Begun by a resume or a back-off, so that only its end shows that it was.
+    /// Begun by a resume or a back-off, so only its end shows that it happened.
     is_supposed: bool,
 }
 
@@ -188,7 +188,7 @@ struct Open {
 #[derive(Clone, Debug)]
 pub struct TraceFold {
     run: Arc<RunInfo>,
-    /// Parents before what is inside them.
+    /// Parents before their children.
     open: Vec<Open>,
     /// How often the run has been claimed.
     claims: u32,
@@ -204,19 +204,19 @@ impl TraceFold {
         Self { run, open: Vec::new(), claims: 0, is_cancelled: false, is_over: false, unsent: Vec::new() }
     }
 
-    /// Takes entries of earlier claims into account, in the order of the log.
+    /// Takes in entries of earlier claims, in log order.
     pub fn replayed(&mut self, entries: &[Entry]) {
         let mut ended = std::mem::take(&mut self.unsent);
         entries.iter().for_each(|entry| self.apply(entry, &mut ended));
         if let Some(last) = entries.last() {
-            // Seen from the last sign of life, not from now: the machine may have been off for a week.
+            // Measured from the last sign of life, not from now: the machine may have been off for a week.
             ended.retain(|span| last.time().since(span.end) <= UNSENT_PERIOD);
         }
         self.unsent = ended;
     }
 
-    /// Takes new entries into account, in the order of the log. Gives the spans that ended with them, the inner ones
-    /// first, and at the first call before them those that an earlier process may not have sent.
+    /// Takes in new entries, in log order. Returns the spans that ended with them, inner ones first, preceded at the
+    /// first call by those that an earlier process may not have sent.
     pub fn committed(&mut self, entries: &[Entry]) -> Vec<Span> {
         let mut ended = std::mem::take(&mut self.unsent);
         entries.iter().for_each(|entry| self.apply(entry, &mut ended));
@@ -289,7 +289,7 @@ impl TraceFold {
                 let status = if self.is_cancelled { RunStatus::Cancelled } else { RunStatus::Completed };
                 self.end_run(at, status, None, ended);
             }
-            // Text, what is told besides, and what a step says of a failure before its end is recorded.
+            // Text, progress reports, and what a step says about a failure before its end is recorded.
             _ => {}
         }
     }
@@ -380,14 +380,14 @@ impl TraceFold {
         }
     }
 
-    /// Where the innermost span around a key stands. Nothing happens inside a call to a model or a tool.
+    /// The index of the innermost span around a key. Nothing happens inside a call to a model or a tool.
     fn around(&self, key: &Key) -> Option<usize> {
         let around = self.open.iter().enumerate();
         let around = around.filter(|(_, open)| !open.work.is_call() && is_inside(key, &open.key));
         around.max_by_key(|(_, open)| open.key.as_str().len()).map(|(place, _)| place)
     }
 
-    /// Ends the span of a key and, with the same fate, what is still open inside it.
+    /// Ends the span of a key and, with the same outcome, whatever is still open inside it.
     fn end(&mut self, key: &Key, at: Timestamp, error: Option<Arc<str>>, ended: &mut Vec<Span>) {
         if let Some(open) = self.open.iter_mut().find(|open| open.key == *key) {
             open.is_supposed = false;
@@ -434,7 +434,7 @@ impl TraceFold {
         self.is_over = true;
     }
 
-    /// The run goes on after its process ended: calls without an answer are made again.
+    /// The run continues after its process ended: calls without an answer are made again.
     fn abort_calls(&mut self, at: Timestamp, ended: &mut Vec<Span>) {
         let aborted = self.end_those(|open| open.work.is_call(), at, Some(&Arc::from(ATTEMPT_ABORTED)), ended);
         self.open.extend(aborted.into_iter().map(|open| open.again(at)));
@@ -447,7 +447,7 @@ impl TraceFold {
         self.open.extend(failed.into_iter().map(|open| open.again(at.max(due_at))));
     }
 
-    /// Calls in flight are dropped. One that the resume supposed was not made: that is why the run waits.
+    /// Calls in flight are dropped. One that the resume assumed would be made again was not: that is why the run waits.
     fn pause(&mut self, at: Timestamp, ended: &mut Vec<Span>) {
         self.open.retain(|open| !(open.work.is_call() && open.is_supposed));
         self.end_those(|open| open.work.is_call(), at, Some(&Arc::from(PAUSED)), ended);
@@ -519,7 +519,7 @@ fn of_model(model: &ModelInfo) -> [(&'static str, AttributeValue); 3] {
     ]
 }
 
-/// A name that a model or its server may have made up: anything that is no plain name is not passed on.
+/// A name that a model or its server may have made up: only a plain name is passed on.
 fn given(name: &str) -> Arc<str> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-.:/@+".contains(c);
     let is_name = !name.is_empty() && name.len() <= GIVEN_NAME_LEN_MAX && name.chars().all(is_plain);

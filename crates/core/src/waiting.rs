@@ -1,6 +1,6 @@
 //! Why a run is not over yet, as data: what it waits for, on whom, and what to do about it.
 //!
-//! The words only. Who works them out reads the store, so the answer is the same whichever process gives it.
+//! Only the vocabulary. The code that works it out reads the store, so every process gives the same answer.
 
 use crate::id::RunId;
 use crate::time::Timestamp;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub enum WaitsFor {
     /// An earlier run of its session has to end first.
     Session,
-    /// A process that executes its workflow: none lives, or the one that holds the run is silent.
+    /// A process that executes its workflow: none is alive, or the one that holds the run is silent.
     Worker,
     /// Room in a process that executes its workflow.
     Room,
@@ -31,7 +31,7 @@ pub enum WaitsFor {
     Tool,
     /// A step that executes, without more being known.
     Step,
-    /// Anything this version has no word for.
+    /// A reason that this version does not know.
     #[serde(other)]
     Other,
 }
@@ -78,8 +78,8 @@ pub enum Remedy {
 pub struct Waiting {
     /// What it waits for.
     pub waits_for: WaitsFor,
-    /// Whose name that is, where it has one: the run in front, the workflow nobody has, the silent worker, the tool, the
-    /// model, the step.
+    /// What it is called, where it has a name: the run in front, the workflow nobody has, the silent worker, the tool,
+    /// the model, the step.
     pub on: Option<Arc<str>>,
     /// When it goes on by itself, where that is known.
     pub until: Option<Timestamp>,

@@ -1,8 +1,8 @@
 //! Workflows as data: a tree of steps, and the executors bound to its leaves.
 //!
 //! The tree is plain data, so it can be hashed, stored, drawn and compared; the executors are code and stay with the
-//! process. A run is pinned to the hash of its tree. User functions are leaves, never orchestrators: that is why users
-//! have no rules of determinism to keep.
+//! process. A run is pinned to the hash of its tree. User functions are leaves, never orchestrators, so users have no
+//! rules of determinism to keep.
 
 use crate::failure::Failure;
 use crate::id::{DefinitionId, slug};
@@ -17,7 +17,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a failed step does to its run, after its retries.
+/// What a failed step does to its run once its retries are used up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnError {
@@ -100,7 +100,7 @@ impl Node {
     }
 }
 
-/// An async function as an executor, with a name of its own; [`Step::function`] names it after its step.
+/// An async function as an executor, under its own name; [`Step::function`] names it after its step.
 ///
 /// ```
 /// use outlive_core::{Failure, Function, Step};
@@ -253,9 +253,9 @@ pub struct Definition {
     pub hash: Arc<str>,
     /// State new sessions start with.
     pub session_state: Map<String, Value>,
-    /// What inputs must look like; anything will do when absent.
+    /// What inputs must look like; when absent, anything will do.
     pub input_schema: Option<InputSchema>,
-    /// The workflow was given as one function: its one step is that function, not something the user named.
+    /// The workflow was given as one function: its only step is that function, not a step the user named.
     pub is_function: bool,
     executors: Vec<Arc<dyn Executor>>,
 }
@@ -282,7 +282,7 @@ impl Definition {
         let builder = Self::builder(&info.name).step(Step::new(&info.name).executor(executor));
         match info.id {
             Some(id) => builder.id(format!("{}:{id}", info.kind.as_str())),
-            // Whatever has no id says so among its problems, and `build()` reports them.
+            // An executor without an id reports that among its problems, which `build()` returns.
             None => builder,
         }
     }
@@ -298,8 +298,8 @@ impl Definition {
         }
     }
 
-    /// What a session starts with when a run of this workflow creates it: the workflow's state, with the run's `own` laid
-    /// over it key by key; null removes. Nothing when that is nothing.
+    /// What a session starts with when a run of this workflow creates it: the workflow's state, with the run's `own`
+    /// laid over it key by key; null removes. None when that leaves nothing.
     pub fn initial_state(&self, own: Option<Map<String, Value>>) -> Option<Map<String, Value>> {
         if self.session_state.is_empty() {
             return own;
@@ -309,7 +309,7 @@ impl Definition {
         Some(state)
     }
 
-    /// What must not be stored of what its steps work with.
+    /// The secrets its steps work with, which must not be stored.
     pub fn secrets(&self) -> impl Iterator<Item = Secret> {
         self.executors.iter().flat_map(|executor| executor.secrets())
     }
@@ -387,7 +387,7 @@ impl DefinitionBuilder {
         self
     }
 
-    /// Makes the whole workflow one async function, in one step that bears the workflow's name.
+    /// Makes the whole workflow one async function, in one step named after the workflow.
     pub fn function<F, T, R>(mut self, function: F) -> Self
     where
         F: Fn(StepContext, Arc<StepInput>) -> R + Send + Sync + 'static,
@@ -402,8 +402,9 @@ impl DefinitionBuilder {
     /// Checks everything.
     ///
     /// # Errors
-    /// [`InvalidDefinition`] lists every problem: no steps, a name given twice, a step with no executor or with two, steps
-    /// beside the one function of a workflow, what an executor reports of itself (a missing key, an empty team).
+    /// [`InvalidDefinition`] lists every problem: no steps, a name given twice, a step with no executor or with two,
+    /// steps besides the one function of a workflow, what an executor reports about itself (a missing key, an empty
+    /// team).
     pub fn build(self) -> Result<Definition, InvalidDefinition> {
         let mut problems = Vec::new();
         let id = self.id.unwrap_or_else(|| slug(&self.name));

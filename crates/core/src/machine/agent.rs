@@ -4,8 +4,8 @@
 //! CallModel(turn) ──answer with calls──► CallTools(turn) ──all results──► CallModel(turn + 1)
 //!        └──answer in words──► Done
 //! ```
-//! Two limits keep a confused model from going on for ever: turns, and answers with calls that cannot be made as they are:
-//! arguments that are not JSON, or a call in whose middle the answer was cut.
+//! Two limits stop a confused model: turns, and answers with calls that cannot be made as written (arguments that are
+//! not JSON, or a call cut off in the middle).
 
 use crate::failure::{Failure, FailureKind};
 use crate::id::RunId;
@@ -20,9 +20,9 @@ use std::sync::Arc;
 pub struct AgentLimits {
     /// Model calls in one run, at most.
     pub turns_max: u32,
-    /// Tool calls in one run, at most; calls beyond it are answered with a refusal, not executed.
+    /// Tool calls in one run, at most; further calls are answered with a refusal and not executed.
     pub tool_calls_max: Option<u32>,
-    /// Answers with malformed or cut tool calls, at most; each is sent back to the model to be mended.
+    /// Answers with malformed or cut-off tool calls, at most; each is sent back to the model to be repaired.
     pub repairs_max: u32,
 }
 
@@ -41,7 +41,7 @@ pub enum AgentCommand {
         /// From 0.
         turn: u32,
     },
-    /// Make these calls, at the same time, and give back each result.
+    /// Make these calls concurrently, and give back each result.
     CallTools {
         /// The turn that asked.
         turn: u32,
@@ -66,7 +66,7 @@ pub struct AgentMachine {
     open: Vec<(ToolCall, Option<ToolResult>)>,
     answered: bool,
     out_of_budget: bool,
-    /// The newest answer was cut at its token limit in the middle of a call.
+    /// The newest answer hit its token limit in the middle of a call.
     #[serde(default)]
     cut: bool,
 }
@@ -88,7 +88,7 @@ impl AgentMachine {
         }
     }
 
-    /// What is next.
+    /// What to do next.
     pub fn next(&self) -> AgentCommand {
         if self.answered {
             return AgentCommand::Done;
@@ -105,7 +105,7 @@ impl AgentMachine {
             result.is_none().then(|| (place, call.clone()))
         };
         let calls: Vec<_> = (0..).zip(&self.open).filter_map(waiting).collect();
-        // Checked before the calls of the last turn are made: no model would read their results.
+        // Checked before the last turn's calls are made: no model would read their results.
         if self.turn >= self.limits.turns_max {
             let message = format!(
                 "the model still asked for tools after {} turns, the limit of this agent; raise it or change its instructions",
@@ -199,7 +199,7 @@ impl AgentMachine {
         }
     }
 
-    /// Once every call of the turn has its result, the results join the conversation, in the order of the calls.
+    /// Once every call of the turn has a result, the results join the conversation in the order of the calls.
     fn close_turn(&mut self, at: i64) {
         if self.open.iter().any(|(_, result)| result.is_none()) {
             return;
@@ -220,7 +220,8 @@ impl AgentMachine {
     }
 }
 
-/// Whether an answer that was cut may have been cut in this call: one with arguments is whole once its object is closed.
+/// Whether an answer that was cut may have been cut inside this call: one with arguments is complete once its object is
+/// closed.
 fn is_unfinished(call: &ToolCall) -> bool {
     parse_arguments(call)
         .ok()
@@ -228,7 +229,7 @@ fn is_unfinished(call: &ToolCall) -> bool {
         .unwrap_or(true)
 }
 
-/// A call's arguments as an object. No text at all counts as no arguments.
+/// A call's arguments as an object. An empty text counts as no arguments.
 ///
 /// # Errors
 /// What is wrong with the text.
@@ -245,7 +246,7 @@ pub(super) fn parse_arguments(call: &ToolCall) -> Result<Value, String> {
 }
 
 impl ToolCall {
-    /// The arguments as a JSON object. No text at all counts as no arguments.
+    /// The arguments as a JSON object. An empty text counts as no arguments.
     ///
     /// # Errors
     /// What is wrong with the text.

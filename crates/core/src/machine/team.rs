@@ -43,7 +43,7 @@ pub enum TeamCommand {
         /// From 0.
         turn: u32,
     },
-    /// Do these, at the same time, and give back each result.
+    /// Do these concurrently, and give back each result.
     Work {
         /// The turn that asked.
         turn: u32,

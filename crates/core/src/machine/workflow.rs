@@ -1,4 +1,4 @@
-//! The workflow machine: which step is next, and what the log says of it.
+//! The workflow machine: which step is next, and what the log says about it.
 //!
 //! It never trusts its memory over the log: every change goes through [`WorkflowMachine::apply`], whether the entry was
 //! just made or read back after a crash, so both ways end in the same state.
@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-/// Where the run is.
+/// Where the run stands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 enum Phase {
     /// Nothing has been said yet.
@@ -73,7 +73,7 @@ pub struct Decision {
 pub enum Then {
     /// Execute a step and hand its end to [`WorkflowMachine::settle`].
     Execute(Box<Execute>),
-    /// Nothing before this time.
+    /// Wait until this time.
     Wait(Timestamp),
     /// The run is over, or paused.
     End(RunStatus),
@@ -90,25 +90,26 @@ pub struct Execute {
     pub input: Arc<StepInput>,
     /// Longest time for it, in milliseconds.
     pub timeout_ms: Option<u64>,
-    /// What runs inside. A function leaves the process as soon as it starts; agents and teams wait for durability
-    /// themselves, before each call.
+    /// What runs inside. A function may affect the outside world as soon as it starts; agents and teams wait for
+    /// durability themselves, before each call.
     pub executor_type: ExecutorKind,
 }
 
-/// The log tells of another definition than this one.
+/// The log belongs to another definition than this one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("definition changed: entry {event_index} speaks of step {found:?}, this definition has {expected} there")]
+#[error("definition changed: entry {event_index} names step {found:?}, this definition has {expected} there")]
 pub struct Mismatch {
     /// The first entry that does not fit.
     pub event_index: u64,
     /// The step it names.
     pub found: String,
-    /// What stands in its place now.
+    /// What this definition has in its place.
     pub expected: String,
 }
 
 impl WorkflowMachine {
-    /// A run nobody has started. Without the definition's `nodes` the log can be folded and the run ended, no more.
+    /// A run nobody has started. Without the definition's `nodes`, the log can be folded and the run ended, but no
+    /// more.
     pub fn new(
         info: Arc<RunInfo>,
         nodes: Option<Arc<[Node]>>,
@@ -136,10 +137,10 @@ impl WorkflowMachine {
         }
     }
 
-    /// Takes one entry into account, in the order of the log.
+    /// Applies one entry, in log order.
     ///
     /// # Errors
-    /// [`Mismatch`] when the entry speaks of a step that this definition does not have at that place.
+    /// [`Mismatch`] when the entry names a step that this definition does not have at that place.
     pub fn apply(&mut self, entry: &Entry) -> Result<(), Mismatch> {
         match &entry.record {
             Some(Record::Claimed { at, .. }) => {
@@ -212,7 +213,7 @@ impl WorkflowMachine {
         })
     }
 
-    /// What is next. `claim` is said by the run's first entry.
+    /// What is next. `claim` goes into the run's first entry.
     pub fn next(&self, claim: &Record, at: Timestamp) -> Decision {
         match &self.phase {
             Phase::Fresh => {
@@ -375,7 +376,8 @@ impl WorkflowMachine {
         self.attachments.metadata.as_deref().cloned().map(Value::Object)
     }
 
-    /// The entry that says a run goes on after its worker was lost. Readers drop partial text after it.
+    /// The entry that says a run goes on after its worker was lost. On seeing it, readers drop the partial text before
+    /// it.
     pub fn resumed(&self, claim: &Record, attempt: u32, at: Timestamp) -> Entry {
         let mut fields = Map::new();
         fields.insert("name".into(), json!("RunResumed"));
@@ -485,7 +487,8 @@ impl WorkflowMachine {
         }
     }
 
-    /// The content of the last step that succeeded: what a skipped failure says of itself is nobody's content.
+    /// The content of the last step that succeeded: what a skipped step says about its failure does not count as
+    /// content.
     fn last_content(&self) -> Option<Value> {
         self.outputs.iter().rfind(|output| output.success).and_then(|output| output.content.clone())
     }

@@ -1,8 +1,7 @@
 //! The audit log: who was refused, and who did what to somebody's runs, sessions and keys.
 //!
-//! It is for people who look afterwards. A run never waits for it and never reads it. It must never hold a credential, or
-//! what a run was asked and what it answered. The invariant: what was appended is neither changed nor removed through a
-//! store.
+//! It is for people who investigate later. A run never waits for it and never reads it. It must never hold a
+//! credential, or a run's input or answer. The invariant: a store never changes or removes what was appended.
 
 use super::{Access, BoxFuture, DbError};
 use crate::time::Timestamp;
@@ -10,21 +9,21 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Records in a page unless the filter says otherwise.
+/// Records in a page, unless the filter says otherwise.
 pub const AUDIT_LIMIT: u32 = 100;
-/// And at most.
+/// The most records in a page.
 pub const AUDIT_LIMIT_MAX: u32 = 1000;
 
 /// What a record is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AuditKind {
-    /// A credential was missing, wrong or over.
+    /// A credential was missing, wrong or no longer valid.
     AuthFailed,
-    /// A caller, a host name or a web page was not allowed what it asked for.
+    /// A caller, a host name or a web page was denied what it asked for.
     AccessDenied,
-    /// Somebody who may see everybody's things read a run or session of a user.
+    /// Somebody with access to everything read a user's run or session.
     AdminRead,
-    /// Somebody asked for a run's end.
+    /// Somebody asked for a run to be cancelled.
     RunCancel,
     /// Somebody started a run again.
     RunRerun,
@@ -72,7 +71,7 @@ impl AuditKind {
         Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 
-    /// Whether it is about something that was not allowed. Strangers can cause any number of those.
+    /// Whether it is about something that was denied. Strangers can cause any number of these.
     pub const fn is_refusal(self) -> bool {
         matches!(self, Self::AuthFailed | Self::AccessDenied)
     }
@@ -93,16 +92,16 @@ pub struct AuditRecord {
     pub kind: AuditKind,
     /// How it ended, as a word for programs: `done`, `requested`, `insufficient_scope`.
     pub outcome: Arc<str>,
-    /// By what the caller is known: `key:ID`, `user:ID`, `security_key`, `anonymous`, `cli`. Absent while nobody knows who
-    /// it is.
+    /// How the caller is known: `key:ID`, `user:ID`, `security_key`, `anonymous`, `cli`. Absent when the caller is
+    /// unknown.
     pub actor: Option<Arc<str>>,
-    /// The user the caller is, where it is one.
+    /// The user, where the caller is one.
     pub user_id: Option<Arc<str>>,
-    /// The other end of the connection; a proxy's, where there is one.
+    /// The address at the other end of the connection; behind a proxy, the proxy's.
     pub address: Option<IpAddr>,
-    /// The id that the client was told in `x-request-id`.
+    /// The id returned to the client in `x-request-id`.
     pub request_id: Option<Arc<str>>,
-    /// What was asked for: a route as it stands in the table of routes, or a command.
+    /// What was asked for: a route as the table of routes has it, or a command.
     pub action: Arc<str>,
     /// The run, session or key it was done to.
     pub target: Option<Arc<str>>,
@@ -117,7 +116,7 @@ pub struct AuditFilter {
     pub actor: Option<Arc<str>>,
     /// Only at this time or later.
     pub since: Option<Timestamp>,
-    /// Go on after the page that gave this as `next`.
+    /// Continue after the page that gave this as `next`.
     pub before: Option<u64>,
     /// At most this many; 0 means [`AUDIT_LIMIT`], the most is [`AUDIT_LIMIT_MAX`].
     pub limit: u32,
@@ -130,7 +129,7 @@ impl AuditFilter {
         limit as usize
     }
 
-    /// Whether a record is wanted, whatever its place.
+    /// Whether a record matches, ignoring its place.
     pub fn fits(&self, record: &AuditRecord) -> bool {
         let is_by = |actor: &Arc<str>| [&record.actor, &record.user_id].into_iter().flatten().any(|who| who == actor);
         self.kind.is_none_or(|kind| kind == record.kind)
@@ -142,9 +141,9 @@ impl AuditFilter {
 /// A page of the audit log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditPage {
-    /// The records, the newest first: in the reverse order of their being appended.
+    /// The records, newest first: the reverse of the order in which they were appended.
     pub records: Vec<AuditRecord>,
-    /// Where the next page goes on, if there is more.
+    /// Where the next page continues, if there is more.
     pub next: Option<u64>,
 }
 

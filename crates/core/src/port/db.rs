@@ -3,8 +3,8 @@
 //! A store keeps text and never looks inside it (a session's state excepted, which it merges key by key). Every method
 //! is one transaction: it happens wholly or not at all, and when it has returned `Ok` it is on stable storage.
 //!
-//! A method that names a run or a session on a caller's behalf is told whose they may be ([`Access`]); what is not among
-//! them is, to that caller, not there. Methods that act by a lease need no access: the lease is the right.
+//! A method called on a caller's behalf is given the runs and sessions that caller may use ([`Access`]); for that
+//! caller, no others exist. Methods that act by a lease need no access: the lease is the right.
 //!
 //! ```text
 //! create_run ─► claim ─► commit* ─► commit(status terminal)
@@ -24,14 +24,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Whose runs and sessions a caller may see and change. Those of anyone else are to it as if they did not exist; runs and
-/// sessions without a user are nobody's.
+/// Whose runs and sessions a caller may see and change. For that caller, other users' do not exist; runs and sessions
+/// without a user belong to nobody.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Access {
-    /// Everyone's and nobody's: the process itself, or an administrator.
+    /// Everyone's, and those that belong to nobody: the process itself, or an administrator.
     #[default]
     All,
-    /// This user's alone.
+    /// Only this user's.
     User(Arc<str>),
 }
 
@@ -44,42 +44,42 @@ impl Access {
         }
     }
 
-    /// Whether what belongs to `owner` may be seen.
+    /// Whether something that belongs to `owner` may be seen.
     pub fn sees(&self, owner: Option<&str>) -> bool {
         self.user().is_none_or(|user_id| owner == Some(&**user_id))
     }
 }
 
-/// What went wrong in a store, told apart by what a caller can do.
+/// What went wrong in a store, classified by what a caller can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DbErrorKind {
-    /// A newer lease exists, or this one was given up: stop at once, tell nobody, change nothing.
+    /// A newer lease exists, or this one was given up: stop at once, report nothing, change nothing.
     Fenced,
-    /// No such run or session, or not the caller's.
+    /// No such run or session, or it is not the caller's.
     NotFound,
     /// The idempotency key, or the run's or session's id, is taken by another request. Nothing happened.
     Conflict,
-    /// The session does not take another run now (policy `reject`), or cannot be deleted now. Nothing happened.
+    /// The session does not accept another run now (policy `reject`), or cannot be deleted now. Nothing happened.
     SessionBusy,
     /// The status table forbids the change. Nothing happened.
     IllegalStatus,
-    /// The run cannot end like this, because the wish to cancel it became durable first. Nothing happened; end it
+    /// The run cannot end like this, because a request to cancel it became durable first. Nothing happened; end it
     /// CANCELLED.
     CancelRequested,
     /// The disk is full. Nothing happened; try again when there is space.
     Full,
-    /// Locked or unreachable for the moment. Nothing happened; try again.
+    /// Locked or unreachable at the moment. Nothing happened; try again.
     Busy,
     /// The write may or may not have happened (a failed sync, a file that is gone). The store takes no more writes; restart
     /// the process.
     OutcomeUnknown,
-    /// Stored bytes are not what was written.
+    /// Stored bytes differ from what was written.
     Corrupt,
-    /// The same of one run or session, which the message names. The others can be read.
+    /// The same, but only for the run or session that the message names. The others can be read.
     Unreadable,
     /// The database is not one of ours, or is newer than this program. Nothing was touched.
     Refused,
-    /// It can be read and not changed: the file is read-only, was opened for reading alone, or is a copy that nobody has
+    /// It can be read but not changed: the file is read-only, was opened for reading only, or is a copy that nobody has
     /// adopted. Nothing happened.
     ReadOnly,
     /// Anything else the storage reported.
@@ -105,7 +105,7 @@ impl DbError {
         self.kind
     }
 
-    /// Whether the same call may succeed later without anyone doing anything wrong.
+    /// Whether the same call may succeed later without anyone changing anything.
     pub fn is_transient(&self) -> bool {
         matches!(self.kind, DbErrorKind::Full | DbErrorKind::Busy)
     }
@@ -184,7 +184,7 @@ pub struct NewRun {
     pub session_state: Option<Map<String, Value>>,
     /// The session's kind when this run creates it.
     pub session_kind: SessionKind,
-    /// Where its events are to be sent, if anywhere; stored with it.
+    /// Where to send its events, if anywhere; stored with it.
     pub hook: Option<NewHook>,
     /// Now.
     pub at: Timestamp,
@@ -193,12 +193,13 @@ pub struct NewRun {
 /// The answer to [`RunStore::create_run`].
 #[derive(Clone, Debug)]
 pub enum Accepted {
-    /// It is on stable storage. With a lease when a worker was given and nothing is in the way: the caller executes it.
+    /// It is on stable storage. It comes with a lease when a worker was given and nothing is in the way: then the
+    /// caller executes it.
     New {
         /// The right to execute it.
         lease: Option<Lease>,
     },
-    /// The key was seen before with the same request: this is that run.
+    /// The key was seen before with the same request: this is its run.
     Existing(RunId),
 }
 
@@ -243,15 +244,15 @@ pub struct Run {
     pub epoch: u64,
     /// Who holds the lease; none when nobody does.
     pub worker: Option<WorkerId>,
-    /// Claims without progress since. Raised by a claim, set back by progress and by a graceful release.
+    /// Claims since the last progress. Raised by a claim, reset by progress and by a graceful release.
     pub claims: u32,
     /// Claims in all.
     pub attempt: u32,
-    /// Not to be claimed before this.
+    /// It must not be claimed before this.
     pub due_at: Option<Timestamp>,
     /// Whether an earlier unfinished run of its session goes first.
     pub is_behind: bool,
-    /// Set once someone asked for its end.
+    /// Set once someone asked for it to be cancelled.
     pub cancel: Option<CancelIntent>,
     /// Length of its log: the index the next entry gets.
     pub next_index: u64,
@@ -262,7 +263,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// Whether nothing of it executes and nothing will until somebody acts: it has ended, or it is paused and was given back.
+    /// Whether none of it executes, and none will until somebody acts: it has ended, or it is paused and its lease was
+    /// released.
     pub fn is_at_rest(&self) -> bool {
         self.status.is_terminal() || (self.status == RunStatus::Paused && self.worker.is_none())
     }
@@ -273,13 +275,13 @@ impl Run {
 pub struct Claim {
     /// Who asks.
     pub worker: WorkerId,
-    /// The workflows it has the definitions of. Runs with a cancel intent are given to anyone.
+    /// The workflows whose definitions it has. Runs with a cancel intent go to any worker.
     pub workflows: Arc<[DefinitionId]>,
     /// At most this many runs.
     pub limit: u32,
-    /// Runs with this many claims without progress or more are left alone, unless `suspects` allows one.
+    /// Runs claimed this many times or more without progress are left alone, unless `suspects` allows one.
     pub suspect_claims: u32,
-    /// Whether one suspect may be among them.
+    /// Whether one suspect may be included.
     pub suspects: bool,
     /// Now.
     pub at: Timestamp,
@@ -292,7 +294,7 @@ pub struct Claimed {
     pub runs: Vec<(Run, Lease)>,
     /// When the next run that waits for a time becomes due.
     pub next_due: Option<Timestamp>,
-    /// Whether there was more than `limit` allowed.
+    /// Whether there were more than `limit` allowed.
     pub more: bool,
 }
 
@@ -305,16 +307,16 @@ pub struct RunPatch {
     pub progress: Option<Arc<str>>,
     /// The new output as JSON text.
     pub output: Option<Arc<str>>,
-    /// The run got somewhere: `claims` starts again at 0.
+    /// The run made progress: `claims` starts again at 0.
     pub is_progress: bool,
-    /// Gives the lease up with this commit.
+    /// Releases the lease with this commit.
     pub release: Option<Release>,
 }
 
-/// How a lease is given up.
+/// How a lease is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Release {
-    /// Not to be claimed before this.
+    /// The run must not be claimed before this.
     pub due_at: Option<Timestamp>,
 }
 
@@ -341,11 +343,11 @@ pub enum Cancelled {
     Requested,
     /// The intent is durable and nobody holds the lease: claim the run to finish it.
     Unowned,
-    /// The run was over already, like this.
+    /// The run was already over, with this status.
     Already(RunStatus),
 }
 
-/// The order of a list of runs: that in which they were accepted, or its reverse.
+/// The order of a list of runs: the order in which they were accepted, or its reverse.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Order {
     /// The last accepted first.
@@ -355,34 +357,34 @@ pub enum Order {
     OldestFirst,
 }
 
-/// What a store knows of a worker's process, beside when it was last heard of.
+/// What a store knows about a worker's process, apart from when it was last heard from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Life {
-    /// It lives.
+    /// It is alive.
     Lives,
     /// It has ended.
     Gone,
-    /// Nothing: only the lease period tells.
+    /// Nothing: only the lease period can tell.
     Unknown,
 }
 
-/// A worker that has not been declared dead. It may be dead all the same: nobody may have been there to declare it.
+/// A worker that has not been declared dead. It may be dead all the same, if nobody was there to declare it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LivingWorker {
     /// Who.
     pub worker: WorkerId,
-    /// Until when its leases are good unless it renews them.
+    /// When its leases expire unless it renews them.
     pub good_until: Timestamp,
-    /// How many runs it holds, of those the caller may see; 0 when they were not to be counted.
+    /// How many runs it holds, of those the caller may see; 0 when they were not counted.
     pub runs: u64,
     /// The workflows it last asked for runs of; none when it has never asked for any and so executes nothing.
     pub workflows: Option<Arc<[DefinitionId]>>,
-    /// What is known of its process.
+    /// What is known about its process.
     pub life: Life,
 }
 
 impl LivingWorker {
-    /// Whether it lives, as far as can be told at this time.
+    /// Whether it is alive at this time, as far as can be told.
     pub fn lives_at(&self, now: Timestamp) -> bool {
         match self.life {
             Life::Lives => true,
@@ -397,7 +399,7 @@ impl LivingWorker {
     }
 }
 
-/// Which runs to list, and what of them. `Default` is the newest 50.
+/// Which runs to list, and which parts of them. `Default` is the newest 50.
 #[derive(Clone, Debug, Default)]
 pub struct RunFilter {
     /// Only these statuses; empty means all.
@@ -408,7 +410,7 @@ pub struct RunFilter {
     pub session_id: Option<SessionId>,
     /// Only this user.
     pub user_id: Option<Arc<str>>,
-    /// Only ids that begin with this.
+    /// Only ids with this prefix.
     pub id_prefix: Option<String>,
     /// Only runs accepted at this time or later.
     pub created_from: Option<Timestamp>,
@@ -418,12 +420,12 @@ pub struct RunFilter {
     pub order: Order,
     /// Continue after this cursor, which came from a list in the same order.
     pub after: Option<String>,
-    /// At most this many; 0 means 50, the most is 1000. A page ends earlier, with a cursor, once its runs' texts have more
-    /// than 16 MiB.
+    /// At most this many; 0 means 50, the most is 1000. A page ends earlier, with a cursor, once the texts of its runs
+    /// exceed 16 MiB.
     pub limit: u32,
     /// Whether `input` and `output` are filled in.
     pub with_payload: bool,
-    /// Whether to count as well how many runs there are of each status.
+    /// Whether to count the runs of each status as well.
     pub with_counts: bool,
 }
 
@@ -432,9 +434,9 @@ pub struct RunFilter {
 pub struct RunPage {
     /// The runs, in the filter's order.
     pub runs: Vec<Run>,
-    /// Where to go on, when there is more.
+    /// Where to continue, when there is more.
     pub next: Option<String>,
-    /// What was left out because its row cannot be read: each error names its run.
+    /// Runs left out because their rows cannot be read: each error names its run.
     pub unreadable: Vec<DbError>,
     /// When asked for: how many runs there are of each status, whatever the filter's `statuses`, `after` and `limit`, in
     /// the order of [`RunStatus::ALL`]; statuses without runs are left out.
@@ -467,11 +469,11 @@ pub struct Session {
     pub state: Map<String, Value>,
     /// The caller's own data.
     pub metadata: Map<String, Value>,
-    /// How many changes made it.
+    /// How many changes it has had.
     pub version: u64,
-    /// Whose it is: its first run's user, or as it was created.
+    /// Whose it is: its first run's user, or the user it was created with.
     pub user_id: Option<Arc<str>>,
-    /// Its first run's workflow, or as it was created. For agents and teams, theirs.
+    /// Its first run's workflow, or the one it was created with. For agents and teams, theirs.
     pub workflow_id: Option<DefinitionId>,
     /// When it began.
     pub created_at: Timestamp,
@@ -500,18 +502,18 @@ pub struct NewSession {
     pub at: Timestamp,
 }
 
-/// What to change of a session. `Default` changes nothing.
+/// What to change in a session. `Default` changes nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SessionPatch {
     /// The new name.
     pub name: Option<Arc<str>>,
-    /// Replaces the state wholly.
+    /// Replaces the whole state.
     pub state: Option<Map<String, Value>>,
-    /// Replaces the metadata wholly.
+    /// Replaces the whole metadata.
     pub metadata: Option<Map<String, Value>>,
 }
 
-/// What a list of sessions is sorted by. Among equals the one created first is first.
+/// What a list of sessions is sorted by. Among equals, the one created first comes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum SessionSort {
     /// When they began.
@@ -540,7 +542,7 @@ pub struct SessionFilter {
     pub descending: bool,
     /// At most this many; 0 means 20, the most is 1000.
     pub limit: u32,
-    /// How many to leave out at the beginning.
+    /// How many to skip at the beginning.
     pub offset: u64,
 }
 
@@ -549,9 +551,9 @@ pub struct SessionFilter {
 pub struct SessionPage {
     /// The sessions, in the filter's order.
     pub sessions: Vec<Session>,
-    /// What was left out because it cannot be read: each error names its session.
+    /// Sessions left out because they cannot be read: each error names its session.
     pub unreadable: Vec<DbError>,
-    /// How many there are in all, whatever `limit` and `offset`.
+    /// How many there are in all, ignoring `limit` and `offset`.
     pub total: u64,
 }
 
@@ -564,19 +566,19 @@ pub enum News {
     Run {
         /// Which.
         run_id: RunId,
-        /// The worker that did it; none when it was done on behalf of none.
+        /// The worker that did it; none when it was not done for a worker.
         by: Option<WorkerId>,
     },
     /// Through this handle a run became free to be claimed.
     Free {
-        /// The worker that did it; none when it was done on behalf of none.
+        /// The worker that did it; none when it was not done for a worker.
         by: Option<WorkerId>,
     },
     /// The store failed and takes no more writes: what happened, and what to do.
     Failed(Arc<str>),
 }
 
-/// Is called with [`News`], from any thread; must return at once.
+/// Called with [`News`], from any thread; must return at once.
 pub type Watcher = Arc<dyn Fn(News) + Send + Sync>;
 
 /// Runs and leases.
@@ -584,9 +586,9 @@ pub trait RunStore: Send + Sync {
     /// Accepts a run, and with it its session. With `worker`, claims it at once when nothing is in the way.
     ///
     /// # Errors
-    /// `NotFound` when the run is not the caller's own, or its session is there and is not; `Conflict` when the
-    /// idempotency key or the run id is taken by another request, `SessionBusy`, `Full`, `Busy`, and `OutcomeUnknown`,
-    /// after which the caller repeats with the same key.
+    /// `NotFound` when the run would belong to another user than the caller, or its session exists and is someone
+    /// else's; `Conflict` when the idempotency key or the run id is taken by another request, `SessionBusy`, `Full`,
+    /// `Busy`, and `OutcomeUnknown`, after which the caller repeats with the same key.
     fn create_run(
         &self,
         access: Access,
@@ -597,13 +599,14 @@ pub trait RunStore: Send + Sync {
     /// The run, if it exists.
     ///
     /// # Errors
-    /// `Unreadable` when its row is damaged. What its texts hold is for [`Run`]'s readers to say.
+    /// `Unreadable` when its row is damaged. Damage inside its texts shows only when they are read, through [`Run`]'s
+    /// methods.
     fn run(&self, access: Access, run_id: RunId) -> BoxFuture<'_, Result<Option<Run>, DbError>>;
 
     /// Lists runs.
     ///
     /// # Errors
-    /// `Storage` when no list gave out the cursor.
+    /// `Storage` when the cursor did not come from a list.
     fn runs(&self, access: Access, filter: RunFilter) -> BoxFuture<'_, Result<RunPage, DbError>>;
 
     /// How many unfinished runs there are, each number counted up to `max`. Reads no input and no output.
@@ -611,15 +614,15 @@ pub trait RunStore: Send + Sync {
 
     /// Registers a worker, or renews it, and notes which others have done so since the last time.
     ///
-    /// A worker's leases are good for as long as it beats. It is declared dead when its process is known to be gone, or when
-    /// a handle that itself kept looking, without a gap, by a clock that only runs forward, has seen no beat of it for its
-    /// whole `period`: a machine that slept, or a wall clock that was set, takes nothing from anyone.
+    /// A worker's leases are good for as long as it beats. It is declared dead when its process is known to be gone, or
+    /// when a handle that kept watching without a gap, by a monotonic clock, has seen no beat from it for its whole
+    /// `period`: a machine that slept, or a wall clock that was set, takes nothing from anyone.
     ///
     /// # Errors
     /// `Fenced` when the worker was declared dead meanwhile: it holds no lease any more.
     fn heartbeat(&self, worker: WorkerId, at: Timestamp, period: Duration) -> BoxFuture<'_, Result<(), DbError>>;
 
-    /// Ends a worker: whatever leases it still holds are free, and `claims` of those runs is set back.
+    /// Ends a worker: the leases it still holds are freed, and `claims` of those runs is reset.
     fn retire(&self, worker: WorkerId, at: Timestamp) -> BoxFuture<'_, Result<(), DbError>>;
 
     /// Takes runs that are PENDING or RUNNING, due, not behind an earlier run of their session (policy `Queue`), and held
@@ -627,7 +630,7 @@ pub trait RunStore: Send + Sync {
     /// and also when it is PAUSED. Raises `epoch`, `claims` and `attempt` of each. Oldest first.
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, DbError>>;
 
-    /// Takes this one run if nobody living holds it, whatever its workflow, its due time and its session.
+    /// Takes this one run if no living worker holds it, whatever its workflow, its due time and its session.
     fn claim_run(
         &self,
         run_id: RunId,
@@ -635,7 +638,7 @@ pub trait RunStore: Send + Sync {
         at: Timestamp,
     ) -> BoxFuture<'_, Result<Option<(Run, Lease)>, DbError>>;
 
-    /// Makes the wish durable that the run end.
+    /// Durably records the request to end the run.
     ///
     /// # Errors
     /// `NotFound`.
@@ -646,8 +649,8 @@ pub trait RunStore: Send + Sync {
         cancel: CancelIntent,
     ) -> BoxFuture<'_, Result<Cancelled, DbError>>;
 
-    /// Takes a run anew that the lease's worker holds under it but knows not to execute: a claim like any other, so what
-    /// might be left of the earlier one is fenced.
+    /// Claims anew a run that the lease's worker holds but knows it is not executing: a claim like any other, so
+    /// anything left of the earlier one is fenced.
     fn reclaim(&self, lost: Lease, at: Timestamp) -> BoxFuture<'_, Result<Option<(Run, Lease)>, DbError>>;
 
     /// The runs this worker holds, each with its epoch.
@@ -656,8 +659,8 @@ pub trait RunStore: Send + Sync {
     /// Runs this worker holds that someone wants cancelled.
     fn cancels(&self, worker: WorkerId) -> BoxFuture<'_, Result<Vec<(RunId, CancelIntent)>, DbError>>;
 
-    /// The workers that have not been declared dead, by id, each with how many of the runs that `counted` may see it holds.
-    /// Counting costs a walk over all unfinished runs: without `counted` none are, and `runs` is 0.
+    /// The workers that have not been declared dead, by id, each with how many of the runs that `counted` may see it
+    /// holds. Counting walks over all unfinished runs: without `counted` nothing is counted, and `runs` is 0.
     fn workers(&self, counted: Option<Access>) -> BoxFuture<'_, Result<Vec<LivingWorker>, DbError>>;
 }
 
@@ -693,11 +696,11 @@ pub trait SessionStore: Send + Sync {
     /// Creates a session without a run. Gives back what is stored.
     ///
     /// # Errors
-    /// `NotFound` when it is not to be the caller's own, `Conflict` when the id is taken.
+    /// `NotFound` when it would belong to another user than the caller, `Conflict` when the id is taken.
     fn create_session(&self, access: Access, session: NewSession) -> BoxFuture<'_, Result<Session, DbError>>;
 
-    /// Changes a session and raises its version by one. Gives back what is stored now; nothing when there is no such
-    /// session. A run that executes meanwhile changes the state key by key, whatever it was replaced by.
+    /// Changes a session and raises its version by one. Gives back what is stored now; none when there is no such
+    /// session. A run that executes meanwhile still changes the state key by key, whatever has replaced it.
     fn update_session(
         &self,
         access: Access,
@@ -706,11 +709,11 @@ pub trait SessionStore: Send + Sync {
         at: Timestamp,
     ) -> BoxFuture<'_, Result<Option<Session>, DbError>>;
 
-    /// Deletes sessions with all their runs and logs, and says how many there were; ids that are not there are ignored.
-    /// With `force`, unfinished runs too: whoever executes one finds its lease gone (`NotFound`).
+    /// Deletes sessions with all their runs and logs, and returns how many there were; ids that do not exist are
+    /// ignored. With `force`, unfinished runs too: a worker that executes one finds its lease gone (`NotFound`).
     ///
     /// # Errors
-    /// `SessionBusy` when one of them has an unfinished run and `force` is not set; then none is deleted.
+    /// `SessionBusy` when one of them has an unfinished run and `force` is not set; then nothing is deleted.
     fn delete_sessions(
         &self,
         access: Access,
@@ -719,7 +722,7 @@ pub trait SessionStore: Send + Sync {
     ) -> BoxFuture<'_, Result<u64, DbError>>;
 }
 
-/// How many there were, and of how much together.
+/// A count, and the sum of what was counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Total<T> {
     /// How many.
@@ -728,7 +731,7 @@ pub struct Total<T> {
     pub sum: T,
 }
 
-/// Room where a store keeps its data.
+/// Space where a store keeps its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
     /// Bytes that this process may still use.
@@ -737,17 +740,17 @@ pub struct Room {
     pub total_bytes: u64,
 }
 
-/// How a store does, in numbers for whoever operates it: since this handle opened it, by this process. What a store has
-/// nothing to say of is absent.
+/// How a store is doing, in numbers for operators: since this handle opened it, by this process. What a store cannot
+/// tell is absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Health {
-    /// Room for further data.
+    /// Space for further data.
     pub room: Option<Room>,
     /// Bytes of the write-ahead log on disk.
     pub log_bytes: Option<u64>,
-    /// Since when a reader keeps the write-ahead log from starting again; absent when none does.
+    /// Since when a reader has kept the write-ahead log from starting again; absent when none does.
     pub log_pinned: Option<Duration>,
-    /// Calls that the storage refused or failed, and copies that failed; what the port's rules refuse is none.
+    /// Calls that the storage refused or failed, and copies that failed; refusals by the port's rules do not count.
     pub errors: u64,
     /// Transactions that were written, and the calls that shared them.
     pub groups: Total<u64>,
@@ -755,7 +758,7 @@ pub struct Health {
     pub copies: Total<Duration>,
 }
 
-/// A store for runs. Cheap to clone behind its `Arc`; opened at first use.
+/// A store for runs. Cheap to clone behind its `Arc`; opened on first use.
 pub trait Db: RunStore + LogStore + SessionStore + HookStore + AuditStore + 'static {
     /// Where the data is, for people: a path, a URL without its password, `memory`.
     fn location(&self) -> String;
@@ -766,13 +769,13 @@ pub trait Db: RunStore + LogStore + SessionStore + HookStore + AuditStore + 'sta
     /// `Refused`, `ReadOnly`, `Corrupt`, `Busy`, `Storage`.
     fn open(&self) -> BoxFuture<'_, Result<(), DbError>>;
 
-    /// How it does. Waits for nobody; asks the operating system no more than how much room there is.
+    /// How it is doing. Never waits; asks the operating system only how much space there is.
     fn health(&self) -> Health {
         Health::default()
     }
 
-    /// Calls `watcher` at once after what this handle did ([`News::Run`], [`News::Free`]), within 50 ms of a commit by
-    /// another process or handle, and when the store fails. Dropping every clone of the watcher that the caller holds does
-    /// not unsubscribe; watchers live as long as the store.
+    /// Calls `watcher` at once after a change through this handle ([`News::Run`], [`News::Free`]), within 50 ms of a
+    /// commit by another process or handle, and when the store fails. Dropping the caller's clones of the watcher does
+    /// not unsubscribe it; watchers live as long as the store.
     fn watch(&self, watcher: Watcher);
 }

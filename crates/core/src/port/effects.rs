@@ -31,10 +31,10 @@ pub enum Recall {
     Done(Arc<RawValue>),
 }
 
-/// An earlier run of the same session, as far as a conversation needs it.
+/// What a conversation needs of an earlier run of the same session.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HistoryRun {
-    /// What the workflow was asked; absent when nothing was.
+    /// The workflow's input; absent when it had none.
     pub input: Option<Value>,
     /// The agent and team runs it made, in order. A team's members are in its `member_responses`.
     pub runs: Vec<RunOutput>,
@@ -45,8 +45,8 @@ pub trait Effects: Send + Sync {
     /// The time, from the injected clock.
     fn now(&self) -> Timestamp;
 
-    /// What an earlier process recorded of `key`. Only the first question about a key is answered from the log; once this
-    /// process has begun with a key, its own memory is the executor's.
+    /// What an earlier process recorded for `key`. Only the first question about a key is answered from the log; once
+    /// this process has begun with a key, the executor keeps track of it itself.
     fn recall(&self, key: &Key) -> Recall;
 
     /// Appends an entry. It becomes durable with the next commit: when [`Effects::durable`] is awaited, or as soon as
@@ -56,17 +56,17 @@ pub trait Effects: Send + Sync {
     /// Appends a piece of streamed text. Pieces of one origin are merged for 20 to 50 ms before they are written.
     fn stream(&self, kind: EventKind, origin: &Origin);
 
-    /// Waits until everything told so far is on stable storage and this process still holds the lease.
+    /// Waits until everything said so far is on stable storage, and checks that this process still holds the lease.
     ///
     /// # Errors
-    /// [`Halt`] when it cannot or does not.
+    /// [`Halt`] when it cannot be stored, or the lease is gone.
     fn durable(&self) -> BoxFuture<'_, Result<(), Halt>>;
 
-    /// Waits, without holding up anything else of the run.
+    /// Waits without holding up anything else in the run.
     fn sleep(&self, wait: Duration) -> BoxFuture<'static, ()>;
 
-    /// Ends as soon as nothing new may start here, which [`Effects::durable`] would tell: who waits for the time to start
-    /// something gives up then.
+    /// Returns as soon as nothing new may start here (when [`Effects::durable`] would halt): a task that waits for its
+    /// time to start something gives up then.
     fn halted(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::pending())
     }
@@ -74,8 +74,8 @@ pub trait Effects: Send + Sync {
     /// Fresh random bits.
     fn chance(&self) -> u64;
 
-    /// The newest `limit` runs of this session that ended COMPLETED before this one, oldest first. None where there is no
-    /// session. The answer may change while the run goes on: whoever builds on it records it.
+    /// The newest `limit` runs of this session that ended COMPLETED before this one, oldest first. Empty when there is
+    /// no session. The answer may change while the run goes on: callers that rely on it record it.
     ///
     /// # Errors
     /// When the session cannot be read.

@@ -52,7 +52,7 @@ struct StateInner {
 }
 
 impl SessionState {
-    /// A view on `state` without changes yet.
+    /// A view of `state`, without changes yet.
     pub fn new(state: Arc<Map<String, Value>>) -> Self {
         Self { inner: Arc::new(Mutex::new(StateInner { state, patch: Map::new() })) }
     }
@@ -90,7 +90,7 @@ impl SessionState {
         inner.patch.values_mut().try_for_each(json::admit)
     }
 
-    /// A view on the state as it is now. What is changed in it is its own, until it is [applied](Self::apply) here.
+    /// A view of the state as it is now. Changes made in it stay there until they are [applied](Self::apply) here.
     pub fn fork(&self) -> Self {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if inner.patch.is_empty() {
@@ -100,7 +100,7 @@ impl SessionState {
         Self::new(Arc::new(self.all()))
     }
 
-    /// Takes over changes as [`SessionState::patch`] gives them.
+    /// Takes over changes in the form that [`SessionState::patch`] returns.
     pub fn apply(&self, patch: &Value) {
         let Value::Object(patch) = patch else { return };
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
@@ -138,13 +138,14 @@ pub struct StepContext {
 }
 
 impl StepContext {
-    /// A key to hand to other services so that they can see a repetition: the same for every attempt after a crash.
+    /// A key to hand to other services so that they can recognise a repetition: the same for every attempt after a
+    /// crash.
     pub fn idempotency_key(&self) -> String {
         format!("{}/{}", self.run.run_id, self.step.key)
     }
 
-    /// Tells readers how far the step has come (a `StepProgress` event). It is durable with the next commit; a step that
-    /// tells much awaits [`Effects::durable`] now and then, so that it cannot outrun the disk.
+    /// Tells readers how far the step has come (a `StepProgress` event). It is durable with the next commit; a step
+    /// that reports a lot awaits [`Effects::durable`] now and then, so that it cannot outrun the disk.
     ///
     /// Data deeper than [`json::DEPTH_MAX`] is replaced by a text that says so.
     pub fn progress(&self, content: impl Into<String>, mut data: Option<Value>) {
@@ -153,9 +154,9 @@ impl StepContext {
         self.effects.tell(kind, &self.origin(), None);
     }
 
-    /// Tells readers something of the step's own (a `CustomEvent`): `fields` lie flat beside the common ones, so a field
-    /// with the name of a common one (`event`, `created_at`, `event_index`, or one of [`Origin`]'s) is left out. Durable as
-    /// [`StepContext::progress`].
+    /// Sends readers an event of the step's own (a `CustomEvent`): `fields` lie flat beside the common ones, so a field
+    /// with the name of a common one (`event`, `created_at`, `event_index`, or one of [`Origin`]'s) is left out. It is
+    /// durable like [`StepContext::progress`].
     pub fn event(&self, mut fields: Map<String, Value>) {
         fields.retain(|name, _| !COMMON_FIELDS.contains(&name.as_str()));
         fields.values_mut().for_each(bound);
@@ -176,7 +177,7 @@ impl StepContext {
     }
 }
 
-/// What is told beside the work must not fail it, and what cannot be read again must not get into the log.
+/// A report beside the work must not fail the work, and what could not be read back must not get into the log.
 fn bound(value: &mut Value) {
     if let Err(too_deep) = json::admit(value) {
         *value = Value::String(format!("left out: {too_deep}"));
@@ -203,7 +204,7 @@ pub trait Executor: Send + Sync + 'static {
     /// What this is.
     fn info(&self) -> ExecutorInfo;
 
-    /// What a client that asks may know of it, in Agno's shape; nothing where there is nothing to tell. Never a secret.
+    /// What clients may know about it, in Agno's shape; none where there is nothing to tell. Never a secret.
     fn describe(&self) -> Option<Value> {
         None
     }
@@ -214,7 +215,7 @@ pub trait Executor: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// What must not be stored of what it works with: keys of models. Asked when a definition is registered.
+    /// The secrets it works with, which must not be stored: keys of models. Asked for when a definition is registered.
     fn secrets(&self) -> Vec<Secret> {
         Vec::new()
     }

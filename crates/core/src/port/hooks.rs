@@ -1,14 +1,15 @@
 //! Hooks: where a run's events are sent, how far that has got, and who sends.
 //!
-//! The store keeps an address and a cursor. It must never know what is sent, how, or what was answered beyond a number or a
-//! word. A hook is accepted together with its run and goes with it.
+//! The store keeps an address and a cursor. It must never know what is sent, how, or what was answered beyond a number
+//! or a word. A hook is accepted together with its run and deleted with it.
 //!
 //! ```text
 //! create_run ─► claim_hook ─► move_hook* ─► move_hook(state Done | GivenUp)
 //!                   ▲             └─► move_hook(not_before: a back-off, or nothing to send for now)
 //!                   └── a lease that ended: anyone may claim again, with a higher epoch
 //! ```
-//! Invariant: the cursor moves only under the newest epoch, so what one sender has sent no other skips.
+//! Invariant: the cursor moves only under the newest epoch, so a stale sender cannot make the current one skip an
+//! event.
 
 use super::{Access, BoxFuture, DbError};
 use crate::id::RunId;
@@ -22,7 +23,7 @@ pub const DELIVERIES_MAX: usize = 50;
 /// Which of a run's events are sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum HookEvents {
-    /// The last one, once the run is over; and where it stands still before that, paused.
+    /// The last one, once the run is over; before that, the one at which it pauses.
     #[default]
     End,
     /// Every one.
@@ -55,7 +56,7 @@ impl HookState {
     pub const ALL: [HookState; 3] = [Self::Open, Self::Done, Self::GivenUp];
 }
 
-/// That the event at the cursor could not be delivered yet.
+/// The event at the cursor could not be delivered yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failing {
     /// How often it was tried.
@@ -75,11 +76,11 @@ pub struct Hook {
     pub events: HookEvents,
     /// Whether there is anything left to send.
     pub state: HookState,
-    /// The cursor: nothing before this index is to be sent any more.
+    /// The cursor: nothing before this index is left to send.
     pub next_index: u64,
-    /// Present while the event at the cursor fails.
+    /// Present while delivery of the event at the cursor is failing.
     pub failing: Option<Failing>,
-    /// Not to be claimed before this: somebody holds it until then, or it backs off.
+    /// It must not be claimed before this: somebody holds it until then, or it backs off.
     pub not_before: Option<Timestamp>,
     /// The newest epoch; 0 when nobody has claimed it.
     pub epoch: u64,
@@ -118,11 +119,11 @@ pub struct HookMove {
     pub epoch: u64,
     /// The new cursor.
     pub next_index: u64,
-    /// Whether the event at the cursor fails.
+    /// Whether delivery of the event at the cursor is failing.
     pub failing: Option<Failing>,
     /// The new state.
     pub state: HookState,
-    /// Until when it is held or left alone; none gives it up at once.
+    /// Until when it is held or left alone; none releases it at once.
     pub not_before: Option<Timestamp>,
     /// For the log of deliveries.
     pub delivery: Option<Delivery>,
@@ -165,7 +166,7 @@ pub trait HookStore: Send + Sync {
     /// A run's hook with its last [`DELIVERIES_MAX`] deliveries, the newest first; nothing when there is none.
     fn hook(&self, access: Access, run_id: RunId) -> BoxFuture<'_, Result<Option<HookHistory>, DbError>>;
 
-    /// Sets the cursor back to `from` and opens the hook again; whoever holds it does so no more. It never moves the cursor
-    /// forward. Nothing when there is no hook.
+    /// Sets the cursor back to `from` and opens the hook again; its current holder loses it. It never moves the cursor
+    /// forward. None when there is no hook.
     fn rewind_hook(&self, access: Access, run_id: RunId, from: u64) -> BoxFuture<'_, Result<Option<Hook>, DbError>>;
 }

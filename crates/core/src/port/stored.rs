@@ -1,7 +1,7 @@
 //! What a stored run says, read from the text that a store keeps: its input, its options, its output.
 //!
-//! It must never know a store. The invariant: what cannot be read is an error that names run and part, and never becomes
-//! nothing.
+//! It must never know a store. The invariant: what cannot be read is an error that names the run and the part, and
+//! never passes for absent.
 
 use super::db::{DbError, DbErrorKind, RequestOptions, Run};
 use crate::id::RunId;
@@ -20,7 +20,7 @@ pub struct Unreadable {
     pub part: &'static str,
     /// Of what: `run 0193…`, `session 0193…`.
     pub of: String,
-    /// What is wrong with it. Nothing of its text is repeated.
+    /// What is wrong with it. Its text is never quoted.
     pub problem: String,
 }
 
@@ -77,7 +77,7 @@ impl Run {
     /// # Errors
     /// When what is stored cannot be read.
     pub fn metadata(&self) -> Result<Option<Map<String, Value>>, Unreadable> {
-        /// The one field, so that attachments are passed over.
+        /// Only this field, so that attachments are skipped.
         #[derive(Deserialize)]
         struct Noted {
             metadata: Option<Map<String, Value>>,
@@ -91,7 +91,7 @@ impl Run {
     /// # Errors
     /// When what is stored cannot be read.
     pub fn rerun_of(&self) -> Result<Option<RunId>, Unreadable> {
-        /// The one field, so that attachments are passed over.
+        /// Only this field, so that attachments are skipped.
         #[derive(Deserialize)]
         struct RerunOf {
             rerun_of: Option<RunId>,
@@ -104,11 +104,11 @@ impl Run {
 /// A stored run as a poll shows it.
 ///
 /// # Errors
-/// When its output cannot be read or, for a run that is over, is missing; while there is none, when its input cannot; when
-/// its options cannot, unless the run has failed.
+/// When its output cannot be read or, for a run that is over, is missing; when there is no output and its input cannot
+/// be read; when its options cannot be read, unless the run has failed.
 pub fn run_output(run: &Run) -> Result<WorkflowRunOutput, Unreadable> {
     let output = stored_output(run)?;
-    // The output does not repeat what stands in the request.
+    // The output does not repeat what the request holds.
     match run.metadata() {
         Ok(Some(metadata)) => Ok(WorkflowRunOutput { metadata: Some(Value::Object(metadata)), ..output }),
         Ok(None) => Ok(output),
@@ -119,7 +119,7 @@ pub fn run_output(run: &Run) -> Result<WorkflowRunOutput, Unreadable> {
 }
 
 fn stored_output(run: &Run) -> Result<WorkflowRunOutput, Unreadable> {
-    // A run that goes on has no output, or one of a pause that is over.
+    // A run that goes on has no output, or one from a pause that is over.
     if run.status.is_terminal() || run.status == RunStatus::Paused {
         let output: Option<WorkflowRunOutput> = run.read(run.output.as_deref(), "output")?;
         match output {
@@ -127,7 +127,7 @@ fn stored_output(run: &Run) -> Result<WorkflowRunOutput, Unreadable> {
             None if !run.status.is_terminal() => {}
             found => {
                 let found =
-                    found.map_or("missing".to_owned(), |output| format!("that of a run which is {}", output.status));
+                    found.map_or("missing".to_owned(), |output| format!("from when the run was {}", output.status));
                 return Err(Unreadable::of_run(&run.info.run_id, "output", format_args!("it is {found}")));
             }
         }

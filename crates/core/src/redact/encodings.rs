@@ -1,21 +1,21 @@
 //! The forms a secret takes on its way: escaped for JSON, percent-encoded, in base64. Each is a plain text to search for.
 //!
-//! Knows nothing of what is searched.
+//! It knows nothing about what is searched.
 
 use std::fmt::Write;
 use std::ops::Range;
 
 const STANDARD: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 const URL_SAFE: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-/// JSON that is a string in JSON, and that again in a page: three times escaped.
+/// JSON inside a JSON string inside a page: escaped three times.
 const ESCAPES_MAX: usize = 3;
 
-/// What a pattern is, as far as it matters when it is found.
+/// What matters about a pattern when it is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encoding {
-    /// The value can be read: exactly what was found goes.
+    /// The value is readable: exactly the match is removed.
     Readable,
-    /// What was found is a part of an encoded text, perhaps with a user's name before it: all of that goes.
+    /// The match is part of an encoded text, perhaps with a user name before it: all of that text is removed.
     Base64,
 }
 
@@ -68,7 +68,7 @@ fn json_escaped(text: &str, ascii_only: bool) -> String {
     })
 }
 
-/// The text in an address: encoders differ in what they leave as it is, in the case of the digits, and in the space.
+/// The text in a URL: encoders differ in what they leave alone, in the case of the digits, and in the space.
 fn percent_encoded(text: &str) -> Vec<String> {
     let kept = [b"-._~".as_slice(), b"-._~/", b"-_.!~*'()", b"*-._", b"-_.", b""];
     let mut encoded = Vec::new();
@@ -93,7 +93,7 @@ fn percent(text: &str, kept: &[u8], upper_case: bool) -> String {
     })
 }
 
-/// The characters that these bytes alone decide when they begin `place` bytes after a multiple of three.
+/// The characters that these bytes alone determine when they begin `place` bytes after a multiple of three.
 fn base64_within(bytes: &[u8], place: usize, alphabet: &[u8; 64]) -> String {
     let mut padded = vec![0; place];
     padded.extend_from_slice(bytes);
@@ -109,13 +109,13 @@ fn sextet(bytes: &[u8], index: usize) -> usize {
     usize::from(u16::from_be_bytes(pair) >> (10 - bit % 8)) & 0x3f
 }
 
-/// The whole encoded text around what was found in it.
+/// The whole encoded text around the match.
 pub(super) fn base64_run(text: &str, found: Range<usize>) -> Range<usize> {
     let before = text.as_bytes()[..found.start].iter().rev().take_while(|byte| is_base64(byte)).count();
     found.start - before..base64_end(text, found.end)
 }
 
-/// Where the encoded text ends that goes on at `from`.
+/// The end of the encoded text that continues at `from`.
 pub(super) fn base64_end(text: &str, from: usize) -> usize {
     from + text.as_bytes()[from..].iter().take_while(|byte| is_base64(byte)).count()
 }

@@ -2,29 +2,29 @@
 //!
 //! ```text
 //! piece ──► values ──────────► shapes ──────────► told
-//!           holds the begin    holds what began
+//!           holds the start    holds what began
 //!           of a known value   like a credential
 //! ```
-//! Both halves keep the same rule: what they let go can no longer become part of anything that whole redaction removes,
-//! whatever follows. So the pieces that leave, put together, are the whole text redacted; only of base64 that encodes more
-//! than a known value, what stood before the value has left already.
+//! Both halves keep the same rule: what they release can no longer become part of anything that redacting the whole
+//! text would remove, whatever follows. So the released pieces, put together, are the whole text redacted, with one
+//! exception: when base64 encodes more than a known value, the part before the value has already left.
 //!
-//! Invariant: what is held is bounded, and what grows beyond the bound is taken for a secret, unless nothing of it has
-//! the length of one.
+//! Invariant: what is held is bounded, and what grows beyond the bound is treated as a secret, unless no part of it is
+//! as long as one.
 
 use super::encodings::{Encoding, base64_end, base64_run};
 use super::shapes::{Look, Shapes};
 use super::{REDACTED, Redactor, Values};
 use aho_corasick::Input;
 
-/// What began like a credential and is not one yet is held up to this length: more than any header may hold.
+/// Text that began like a credential but is not one yet is held up to this length: more than any header may hold.
 const CANDIDATE_LEN_MAX: usize = 8 << 10;
-/// A credential that has not ended is held up to this length. What follows is no longer told.
+/// A credential that has not ended is held up to this length. What follows is dropped.
 const HELD_LEN_MAX: usize = 64 << 10;
-/// What shapes look back at: the longest name of a header in its quotes, or an escaped character.
+/// How far back shapes look: the longest name of a header in its quotes, or an escaped character.
 const LOOK_BEHIND: usize = 32;
 
-/// A text on its way. Of one kind of text of one speaker; made anew for each.
+/// A text on its way: one kind of text from one speaker. Each needs its own.
 #[derive(Debug, Default)]
 pub struct Passage {
     values: ValuePassage,
@@ -46,7 +46,7 @@ impl Passage {
 }
 
 impl Redactor {
-    /// Takes the next piece of a text and gives what can be told by now, without secrets; it may be nothing.
+    /// Takes the next piece of a text and returns what can be released by now, without secrets; possibly nothing.
     ///
     /// ```
     /// use outlive_core::{Passage, Redactor, Secret};
@@ -63,7 +63,7 @@ impl Redactor {
         passage.shapes.step(&self.shapes, &piece, false)
     }
 
-    /// Gives what was held back: nothing follows.
+    /// Returns what was held back: nothing follows.
     pub fn end(&self, mut passage: Passage) -> String {
         let rest = passage.values.step(self.values.as_ref(), "", true);
         passage.shapes.step(&self.shapes, &rest, true)
@@ -73,9 +73,9 @@ impl Redactor {
 /// Known values.
 #[derive(Default)]
 struct ValuePassage {
-    /// What is held, from where the search goes on.
+    /// What is held, from where the search continues.
     text: String,
-    /// How much of it has been told or removed already.
+    /// How much of it has already been released or removed.
     told: usize,
     /// A value in base64 was removed, and the encoded text around it has not ended.
     in_base64: bool,
@@ -105,7 +105,7 @@ impl ValuePassage {
         let open = loop {
             let open = if is_end { text.len() } else { values.open_from(&text, search) };
             let found = values.automaton.find(Input::new(&text).span(search..text.len()));
-            // One that begins where a longer one may begin is not decided yet.
+            // A match that begins where a longer one may begin is not decided yet.
             let Some(found) = found.filter(|found| found.start() < open) else { break open };
             search = found.end();
             if found.end() <= told {
@@ -134,13 +134,13 @@ impl ValuePassage {
 /// Shapes.
 #[derive(Default)]
 struct ShapePassage {
-    /// What is held, and before it what shapes look back at.
+    /// What is held, and before it the text that shapes look back at.
     text: String,
-    /// How much of it has been told or removed already.
+    /// How much of it has already been released or removed.
     told: usize,
-    /// Where the search goes on.
+    /// Where the search continues.
     search: usize,
-    /// What is held grew too long: nothing of this text is told any more.
+    /// What was held grew too long: the rest of this text is dropped.
     is_lost: bool,
 }
 
@@ -160,7 +160,7 @@ impl ShapePassage {
         self.text.push_str(piece);
         let text = &self.text;
         let (mut told, mut search) = (self.told, self.search);
-        // Up to `open` all is decided; the search goes on at `search`.
+        // Everything up to `open` is decided; the search continues at `search`.
         let open = loop {
             let Some((hit, kind)) = shapes.begin(text, search) else {
                 if is_end {

@@ -1,7 +1,7 @@
-//! Shapes: texts that look like a credential whoever they belong to, and headers that carry one.
+//! Shapes: texts that look like a credential, whoever they belong to, and headers that carry one.
 //!
-//! One pass finds where a shape may begin; each place is then looked at closely. Knows no value. What is found is found
-//! in plain text and within JSON written in JSON alike, where quotes and line breaks are escaped.
+//! One pass finds where a shape may begin; each place is then looked at closely. It knows no value. Shapes are found
+//! alike in plain text and in JSON nested in JSON, where quotes and line breaks are escaped.
 
 use super::REDACTED;
 use aho_corasick::{AhoCorasick, Input, MatchKind};
@@ -9,7 +9,7 @@ use std::ops::Range;
 
 /// Headers that carry credentials, in lower case.
 const SECRET_HEADERS: [&str; 5] = ["authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"];
-/// The length of the longest of them and the quote before it.
+/// The length of the longest of them, plus the quote before it.
 const NAME_LEN_MAX: usize = "\"proxy-authorization".len();
 /// The shortest token after `sk-`, `olv_` and `Bearer `: shorter ones are words.
 const TOKEN_LEN_MIN: usize = 16;
@@ -37,8 +37,8 @@ pub(super) enum Kind {
     Header,
 }
 
-/// Names are found by their ends, so that one beginning stands for `Cookie`, `cookie` and `set-cookie`. They are searched
-/// for in the spellings that are in use: a search in any case of letters is three times slower.
+/// Names are found by their ends, so that one pattern covers `Cookie`, `cookie` and `set-cookie`. They are searched for
+/// in the spellings in use: a search that ignores case is three times slower.
 const BEGINNINGS: [(&str, Kind); 14] = [
     ("sk-", Kind::Key),
     ("olv_", Kind::Key),
@@ -70,23 +70,23 @@ impl Found {
     }
 }
 
-/// Whether what stands under this name is a credential.
+/// Whether the value under this name is a credential.
 pub(super) fn is_secret_header(name: &str) -> bool {
     SECRET_HEADERS.iter().any(|header| header.eq_ignore_ascii_case(name))
 }
 
-/// What was seen of a shape at one place.
+/// What was found of a shape at one place.
 #[derive(Debug)]
 pub(super) struct Look {
     pub(super) found: Option<Found>,
-    /// Present when the text is at its end and what follows could change this: from where on something may be removed.
+    /// Present when the text ends before this is decided: from where on something may have to be removed.
     pub(super) open: Option<usize>,
 }
 
 impl Look {
     const NOTHING: Look = Look { found: None, open: None };
 
-    /// Nothing yet, but something from here on, perhaps.
+    /// Nothing yet, but perhaps something from here on.
     fn open(from: usize) -> Look {
         Look { found: None, open: Some(from) }
     }
@@ -114,8 +114,8 @@ impl Shapes {
         Some((hit.range(), kind))
     }
 
-    /// Where, at `from` or later, the end of the text may be the begin of a beginning: of one that is itself removed, and of
-    /// any. The text's end where it is not.
+    /// Where, at `from` or later, the end of the text may be the start of a beginning: first of one that is itself
+    /// removed, then of any. The text's end where it is not.
     pub(super) fn open_from(&self, text: &str, from: usize) -> (usize, usize) {
         let bytes = text.as_bytes();
         let first = from.max(bytes.len().saturating_sub(BEGINNING_LEN_MAX));
@@ -185,7 +185,7 @@ impl Kind {
     }
 }
 
-/// What reaches from `start` to the end of the token that is at `token`, if that is long enough.
+/// The span from `start` to the end of the token at `token`, if that is long enough.
 fn run(bytes: &[u8], start: usize, token: usize, belongs: impl Fn(u8) -> bool) -> Look {
     let end = end_of(bytes, token, belongs);
     let found = (end - token >= TOKEN_LEN_MIN).then(|| Found::new(start..end));
@@ -234,16 +234,16 @@ fn pem(text: &str, start: usize) -> Look {
     if let Some(dashes) = dashes.filter(|dashes| text[*dashes..].starts_with(&ending)) {
         return Look { found: Some(Found::new(start..dashes + ending.len())), open: None };
     }
-    // Cut off: what can belong to it goes.
+    // Cut off: whatever can belong to it is removed.
     let end = end_of(bytes, body, |byte| byte.is_ascii_alphanumeric() || b"+/=\n\r\\".contains(&byte));
     Look { found: (end - body >= TOKEN_LEN_MIN).then(|| Found::new(start..end)), open: is_open.then_some(start) }
 }
 
-/// `"cookie": "a=b"` with any number of backslashes before the quotes, and the same with a value that is no text.
+/// `"cookie": "a=b"` with any number of backslashes before the quotes, and the same with a value that is not a string.
 fn header(bytes: &[u8], name: Range<usize>) -> Look {
     let opening = end_of(bytes, name.end, |byte| byte == b'\\');
     let depth = opening - name.end;
-    // Until the value begins nothing is removed.
+    // Nothing is removed before the value begins.
     let undecided = Look::open(bytes.len());
     let Some(&quote) = bytes.get(opening) else { return undecided };
     let before = &bytes[name.end.saturating_sub(NAME_LEN_MAX)..name.end];
@@ -272,13 +272,13 @@ fn header(bytes: &[u8], name: Range<usize>) -> Look {
     Look { found: is_something.then_some(Found { range: value..end, replacement }), open }
 }
 
-/// Whether what ends here is the name of a header that carries credentials, all of what stands after this quote.
+/// Whether the text between this quote and here is exactly the name of a header that carries credentials.
 fn is_name(before: &[u8], quote: u8) -> bool {
     let start = before.iter().rposition(|byte| *byte == quote).map_or(before.len(), |place| place + 1);
     std::str::from_utf8(&before[start..]).is_ok_and(is_secret_header)
 }
 
-/// The end of a JSON value that is no text; nothing while it has none.
+/// The end of a JSON value that is not a string; none while it has no end.
 fn end_of_value(bytes: &[u8], start: usize) -> Option<usize> {
     let mut open = 0_u32;
     for (index, byte) in bytes.iter().enumerate().skip(start) {
@@ -295,7 +295,7 @@ fn end_of_value(bytes: &[u8], start: usize) -> Option<usize> {
     None
 }
 
-/// Passes over white space, written as it is or escaped, to the first byte of something else; nothing while there is none.
+/// Skips white space, plain or escaped, up to the first other byte; none while there is none.
 fn skip_space(bytes: &[u8], start: usize) -> Option<usize> {
     let mut end = start;
     loop {
@@ -309,8 +309,8 @@ fn skip_space(bytes: &[u8], start: usize) -> Option<usize> {
     }
 }
 
-/// Where a string ends that is written within `depth` backslashes: a quote with more of them is part of it. Nothing while
-/// it has no end.
+/// The end of a string whose quotes follow `depth` backslashes: a quote with more of them is part of it. None while it
+/// has no end.
 fn end_of_string(bytes: &[u8], start: usize, quote: u8, depth: usize) -> Option<usize> {
     let mut backslashes = 0;
     for (index, byte) in bytes.iter().enumerate().skip(start) {
@@ -323,8 +323,8 @@ fn end_of_string(bytes: &[u8], start: usize, quote: u8, depth: usize) -> Option<
     None
 }
 
-/// Whether a token can begin here: after anything that is no part of one. The letter of an escaped line break is none, nor
-/// that of a colour.
+/// Whether a token can begin here: after anything that cannot be part of one. The letter of an escaped line break
+/// cannot, nor can that of a colour.
 fn begins_token(bytes: &[u8], start: usize) -> bool {
     match bytes[..start] {
         [ref before @ .., b'm'] if ends_with_colour(before) => true,
@@ -335,7 +335,7 @@ fn begins_token(bytes: &[u8], start: usize) -> bool {
     }
 }
 
-/// Whether a terminal's code for a colour ends here, but for its last letter.
+/// Whether a terminal's colour code, without its last letter, ends here.
 fn ends_with_colour(before: &[u8]) -> bool {
     let numbers = before.iter().rev().take_while(|byte| byte.is_ascii_digit() || **byte == b';').count();
     before[..before.len() - numbers].ends_with(b"\x1b[")

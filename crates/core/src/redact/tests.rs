@@ -226,7 +226,8 @@ fn urlencoded(text: &str) -> String {
     text.bytes().map(|byte| if kept(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
-/// Whether a secret can be had from a text: as it is, or by decoding base64 in any alignment, percent signs or escapes.
+/// Whether a secret can be recovered from a text: as it is, or by decoding base64 in any alignment, percent signs or
+/// escapes.
 fn survives(secret: &str, text: &str) -> bool {
     let spellings = [secret.to_owned(), urlencoded(secret), escaped_times(secret, 1), escaped_times(secret, 2)];
     let decoded = text.split(|c: char| !(c.is_ascii_alphanumeric() || "+/-_".contains(c))).any(|run| {
@@ -326,7 +327,7 @@ fn any_text_can_be_redacted_and_only_once() {
         let text: String = (0..length).map(|_| parts[numbers.below(parts.len())]).collect();
         let clean = redactor.text(&text).into_owned();
         assert_eq!(redactor.is_clean(&text), clean == text || text.contains(REDACTED), "{text:?}");
-        // The check of a page must see in the JSON whatever redaction would find in its strings.
+        // The check of a page must find in the JSON whatever redaction would find in its strings.
         let page = json!({ "text": text }).to_string();
         assert!(!redactor.is_clean(&page) || clean == text, "{text:?} in {page}");
     }
@@ -355,7 +356,7 @@ fn a_text_in_pieces_is_the_whole_text_redacted() {
     let mut numbers = Numbers(7);
     let values = ["correct-horse", "horse-battery", "kiñata/7+b2", "aaaaaaaaab"];
     let redactor = Redactor::new(values.map(Secret::from));
-    // What stands before a value in base64 may have left already, so there it begins with a blank.
+    // The text before a value in base64 may have left already, so there it begins with a blank.
     let encoded = values.map(|value| format!(" {}", encode('/', value.as_bytes())));
     let percent = values.map(urlencoded);
     let mut parts = vec![
@@ -504,14 +505,14 @@ fn ordinary_pieces_leave_as_they_come() {
 fn what_is_held_is_bounded() {
     let redactor = Redactor::default();
     let part = "a".repeat(100);
-    // A word of any length that began like a token is let go when no token is that long.
+    // A word of any length that began like a token is released when no token is that long.
     let mut passage = Passage::default();
     let mut told = redactor.piece(&mut passage, "eyJ");
     for _ in 0..200 {
         told += &redactor.piece(&mut passage, &part);
     }
     assert!(told.len() > 10_000, "{}", told.len());
-    // A secret without an end is removed with all that follows.
+    // A secret without an end is removed with everything that follows.
     let mut passage = Passage::default();
     let mut told = redactor.piece(&mut passage, "x sk-");
     for _ in 0..2000 {

@@ -3,21 +3,21 @@
 use super::encodings::Encoding;
 use aho_corasick::{AhoCorasick, MatchKind};
 
-/// Known values. It has no debug text: the automaton's own spells them.
+/// Known values. It has no `Debug`: the automaton's would spell them out.
 pub(super) struct Values {
     pub(super) automaton: AhoCorasick,
     /// How the value was encoded, by the number of its pattern in `automaton`.
     pub(super) encodings: Vec<Encoding>,
-    /// The patterns in order, to find those that begin with a text.
+    /// The patterns in order, to find those that start with a text.
     sorted: Vec<Box<str>>,
     len_max: usize,
 }
 
 impl Values {
-    /// Nothing when there is no pattern.
+    /// None when there is no pattern.
     pub(super) fn new(patterns: Vec<(String, Encoding)>) -> Option<Self> {
         let len_max = patterns.iter().map(|(text, _)| text.len()).max()?;
-        // The longest of those that begin at one place: the value with its escapes, not a part of it.
+        // The longest match at one place: the value with its escapes, not a part of it.
         let mut builder = AhoCorasick::builder();
         builder.match_kind(MatchKind::LeftmostLongest);
         let automaton = builder.build(patterns.iter().map(|(text, _)| text));
@@ -29,14 +29,15 @@ impl Values {
         Some(Self { automaton, encodings, sorted, len_max })
     }
 
-    /// The first place at `from` or later from which the text may go on to be a pattern; its end when there is none.
+    /// The first place at `from` or later where a pattern may have begun that goes on after the text; its end when
+    /// there is none.
     pub(super) fn open_from(&self, text: &str, from: usize) -> usize {
         let first = from.max((text.len() + 1).saturating_sub(self.len_max));
         let mut places = (first..text.len()).filter(|place| text.is_char_boundary(*place));
         places.find(|place| self.begins(&text[*place..])).unwrap_or(text.len())
     }
 
-    /// Whether a pattern begins with this text and goes on.
+    /// Whether a pattern starts with this text and goes on.
     fn begins(&self, text: &str) -> bool {
         let place = self.sorted.partition_point(|pattern| &**pattern <= text);
         self.sorted.get(place).is_some_and(|pattern| pattern.starts_with(text))

@@ -76,6 +76,6 @@ fn what_is_no_entry_is_named_and_not_repeated() {
     sum.update(json.as_bytes());
     let body = format!("{:08x} {json}\n", sum.finalize()).into();
     let damaged = Page { first_index: 0, count: 1, body }.decode(&run).unwrap_err().to_string();
-    assert!(damaged.starts_with("entry 0 of run run is damaged: it is JSON of another shape"), "{damaged}");
+    assert!(damaged.starts_with("entry 0 of run run is damaged: it is JSON of an unexpected shape"), "{damaged}");
     assert!(!damaged.contains("hunter2"), "{damaged}");
 }

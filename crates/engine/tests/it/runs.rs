@@ -319,7 +319,7 @@ async fn a_run_whose_definition_changed_is_paused_and_says_where() {
     let mut events = second.events(run.run_id(), Some(4));
     let paused = events.next().await.unwrap().unwrap();
     let EventKind::WorkflowPaused { step_requirements: Some(why), .. } = paused.kind else { panic!("{paused:?}") };
-    assert!(why[0]["reason"].as_str().unwrap().contains("entry 4 speaks of step \"b\""), "{why:?}");
+    assert!(why[0]["reason"].as_str().unwrap().contains("entry 4 names step \"b\""), "{why:?}");
     let stored = db.run(Access::All, run.run_id().clone()).await.unwrap().unwrap();
     assert_eq!(stored.status, RunStatus::Paused);
     assert!(stored.worker.is_none());

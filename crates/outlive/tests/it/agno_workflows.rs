@@ -314,7 +314,7 @@ async fn an_input_schema_reads_text_as_json_fills_in_defaults_and_refuses_the_re
         (json!({ "topic": "x", "depth": 2.5 }), "at depth: invalid type: floating point `2.5`, expected i64"),
         (json!(["a", 7]), "expected an object with named fields, not a list"),
         (json!(r#"["a", 7]"#), "expected an object with named fields, not a list"),
-        (json!("not json"), "it is no JSON: expected ident at line 1 column 2"),
+        (json!("not json"), "it is not JSON: expected ident at line 1 column 2"),
         (Value::Null, "invalid type: null, expected struct Topic"),
     ] {
         assert_eq!(refusal(input).await, format!("Input failed schema validation: {problem}"));
