@@ -1,4 +1,4 @@
-//! The audit log as an engine's callers reach it. The engine itself never writes there: a run has no need to.
+//! The audit log for an engine's callers. The engine itself never writes to it: a run has no need to.
 
 use crate::engine::Engine;
 use crate::error::Error;
@@ -16,7 +16,7 @@ impl Engine {
         self.inner.services.db.append_audit(records).await
     }
 
-    /// A page of the audit log, the newest first. A restricted engine shows what its own user did.
+    /// A page of the audit log, newest first. A restricted engine shows what its own user did.
     ///
     /// # Errors
     /// The store's.

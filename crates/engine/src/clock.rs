@@ -1,4 +1,4 @@
-//! The real clock and real chance.
+//! The real clock and real randomness.
 
 use outlive_core::Timestamp;
 use outlive_core::port::{Chance, Clock};
@@ -25,7 +25,7 @@ impl Chance for SystemChance {
     }
 }
 
-/// Whether the runtime's time is simulated: then only its own tasks live in it.
+/// Whether the runtime's time is simulated: then only its own tasks may wait by it.
 #[cfg(feature = "testing")]
 pub(crate) fn is_simulated() -> bool {
     let before = std::time::Instant::now();

@@ -1,7 +1,7 @@
 //! Drives one run: asks the machine, executes, appends, and commits whenever the run comes to rest.
 //!
-//! One task a run, and everything the run does is polled by it. So dropping the work drops every call in flight, which is
-//! how a cancel reaches a model's HTTP request, and a run that rests costs one small task.
+//! One task per run polls everything the run does. So dropping the work drops every call in flight, which is how a
+//! cancel reaches a model's HTTP request, and a run at rest costs one small task.
 
 use crate::engine::{Inner, Place};
 use crate::journal::Journal;
@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-/// How others stop a run that executes here.
+/// How other code stops a run that executes here.
 #[derive(Debug, Default)]
 pub(crate) struct Control {
     stop: Mutex<Option<Stop>>,
@@ -32,9 +32,9 @@ pub(crate) struct Control {
 /// Why a run is to stop. Later reasons replace weaker ones.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stop {
-    /// Start nothing new; give the lease back once calls in flight have ended.
+    /// Start nothing new; release the lease once calls in flight have ended.
     Drain,
-    /// Drop what is in flight and give the lease back.
+    /// Drop what is in flight and release the lease.
     Release,
     /// Drop what is in flight and end CANCELLED.
     Cancel(Arc<str>),
@@ -55,7 +55,7 @@ impl Control {
         self.stop.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits for a reason to drop what is in flight; turns the journal off when nothing new may start.
+    /// Waits for a reason to drop what is in flight; halts the journal when nothing new may start.
     async fn stopped(&self, journal: &Journal) -> Stop {
         loop {
             match self.current() {
@@ -78,13 +78,13 @@ enum Rest {
     Halted,
     /// Stopped from outside.
     Stopped(Stop),
-    /// The run's own time is over.
+    /// The run's time limit has passed.
     TimedOut(u64),
 }
 
 /// Drives a claimed run until it ends, parks or is lost. `session` is its session's state when the caller knows it.
 ///
-/// No `async fn`: one holds each argument twice, for as long as the run takes.
+/// Not an `async fn`: that would hold each argument twice, for as long as the run takes.
 pub(crate) fn drive(
     place: Place,
     run: Run,
@@ -98,13 +98,13 @@ pub(crate) fn drive(
         let definition = inner.definition(&run.info.workflow_id, &run.definition);
         let (journal, unreadable) = open(inner, &run, lease, definition.as_deref());
         if let Err(error) = drive_once(inner, run, definition, &journal, unreadable, &control, session).await {
-            // Boxed, because no run but this one needs the room.
+            // Boxed, because only a run in this case needs the room.
             Box::pin(inner.give_up(journal.lease().clone(), &error)).await;
         }
     }
 }
 
-/// Drives the run to its rest from where its log ends.
+/// Drives the run from where its log ends until it rests.
 async fn drive_once(
     inner: &Arc<Inner>,
     run: Box<Run>,
@@ -116,7 +116,7 @@ async fn drive_once(
 ) -> Result<(), DbError> {
     let mut pump = Pump::new(journal.clone());
     let claim = claim_record(&run, journal, inner.services.clock.now());
-    // Boxed and dropped, so that a run that waits for hours does not hold what only its beginning needs.
+    // Boxed and dropped, so that a run that waits for hours does not hold what only its start needs.
     let begun = Instant::now();
     let prepared = Box::pin(prepare(inner, &run, journal, unreadable, &claim, definition.is_some(), session)).await?;
     if run.next_index > 0 {
@@ -132,7 +132,8 @@ async fn drive_once(
     }
 }
 
-/// The journal of a run, and why the run must not execute: without what it was asked, a step would work on nothing.
+/// The journal of a run, and the reason why it must not execute, if any: without its input, a step would work on
+/// nothing.
 fn open(inner: &Inner, run: &Run, lease: Lease, definition: Option<&Definition>) -> (Arc<Journal>, Option<Failure>) {
     let (input, options) = (run.read_input(), run.request_options());
     let unreadable = [input.as_ref().err(), options.as_ref().err()].into_iter().flatten().next();
@@ -159,7 +160,7 @@ async fn prepare(
     if run.next_index > 0 {
         match replay(inner, run, journal).await? {
             Ok(()) => journal.append([journal.machine(|m| m.resumed(claim, run.attempt, now))]),
-            // What cannot be read can still be cancelled.
+            // A run that cannot be read can still be cancelled.
             Err(_) if run.cancel.is_some() => journal.skip_to(run.next_index),
             Err(Unreadable::Damaged(damaged)) => {
                 journal.skip_to(run.next_index);
@@ -215,7 +216,7 @@ enum Unreadable {
     Changed(outlive_core::machine::Mismatch),
 }
 
-/// Bytes of log read at once while folding it.
+/// Bytes of log read at a time while folding it.
 const REPLAY_BYTES: usize = 1 << 20;
 
 async fn replay(inner: &Inner, run: &Run, journal: &Journal) -> Result<Result<(), Unreadable>, DbError> {
@@ -255,7 +256,7 @@ fn claim_record(run: &Run, journal: &Journal, at: Timestamp) -> Record {
     Record::Claimed { worker: lease.worker.clone(), epoch: lease.epoch, attempt: run.attempt, at }
 }
 
-/// Executes the run and sees it to its rest.
+/// Executes the run until it rests.
 async fn attend(
     inner: &Arc<Inner>,
     pump: &mut Pump,
@@ -268,7 +269,7 @@ async fn attend(
     let rest = {
         let journal = &journal;
         let deadline = deadline(inner, journal, &definition);
-        // The futures are made inside: a future that is moved in is held twice, for as long as the run takes.
+        // The futures are made inside: one that is moved in would be held twice, for as long as the run takes.
         let work = Box::pin(async move {
             tokio::select! {
                 biased;
@@ -304,7 +305,7 @@ async fn attend(
     pump.flush().await
 }
 
-/// Waits until the run's own time is over; for ever when it has no limit.
+/// Waits until the run's time limit has passed; for ever when it has none.
 fn deadline(inner: &Inner, journal: &Journal, definition: &Definition) -> BoxFuture<'static, u64> {
     let Some(limit_ms) = definition.timeout_ms else {
         return Box::pin(std::future::pending());
@@ -318,7 +319,7 @@ fn deadline(inner: &Inner, journal: &Journal, definition: &Definition) -> BoxFut
     })
 }
 
-/// Asks the machine and does what it says, until it says rest.
+/// Asks the machine and does what it says, until it says that the run rests.
 async fn execute(
     inner: &Arc<Inner>,
     journal: &Arc<Journal>,
@@ -368,7 +369,7 @@ async fn execute(
     }
 }
 
-/// One attempt at one step. A panic of the user's code and a time-out are failures like others.
+/// One attempt at one step. A panic in the user's code and a timeout are failures like any other.
 async fn execute_step(
     journal: &Arc<Journal>,
     definition: &Definition,
@@ -403,7 +404,7 @@ async fn execute_step(
     })
 }
 
-/// What a step gave back, or why it cannot be stored and read again.
+/// What a step returned, or why it could not be stored and read back.
 fn storable(result: Result<Executed, Failure>, state: &SessionState) -> Result<Executed, Failure> {
     let mut executed = result?;
     let refuse = |what: &'static str| {
@@ -419,10 +420,10 @@ impl Inner {
     async fn give_up(&self, lease: Lease, error: &DbError) {
         let run_id = lease.run_id.clone();
         match error.kind() {
-            DbErrorKind::Fenced => tracing::info!(%run_id, "another worker executes this run now"),
+            DbErrorKind::Fenced => tracing::info!(%run_id, "another worker now executes this run"),
             DbErrorKind::OutcomeUnknown => self.fail(error),
-            // The wish became durable while the run's end was on its way. Who claims the run next, at once, ends it from
-            // what its log says.
+            // The cancel request became durable while the run's end was on its way. The run is claimed again at once
+            // and ended by its log.
             // The same when a session's state is damaged under the run.
             DbErrorKind::CancelRequested | DbErrorKind::Unreadable => self.hand_over(lease, None).await,
             DbErrorKind::NotFound => tracing::info!(%run_id, "the run was deleted with its session"),
@@ -442,7 +443,7 @@ impl Inner {
         }
     }
 
-    /// Gives a run back without a word in its log.
+    /// Releases a run without writing to its log.
     async fn hand_over(&self, lease: Lease, due_at: Option<Timestamp>) {
         let run_id = lease.run_id.clone();
         let patch = RunPatch { release: Some(Release { due_at }), ..RunPatch::default() };
@@ -451,7 +452,7 @@ impl Inner {
             Ok(()) if due_at.is_none() => self.wake.notify_one(),
             Ok(()) => {}
             Err(error) => {
-                tracing::error!(%run_id, %error, "run cannot be given back and waits for this process to end")
+                tracing::error!(%run_id, %error, "the run's lease cannot be released: it waits for this process to end")
             }
         }
     }

@@ -40,7 +40,7 @@ pub struct Submit {
     pub input: Option<Value>,
     /// The caller's id for the run; made when absent.
     pub run_id: Option<String>,
-    /// The conversation it belongs to; the run gets a session of its own when absent.
+    /// The session it belongs to; the run gets a new one when absent.
     pub session_id: Option<String>,
     /// Whose run it is. A restricted engine ([`Engine::for_user`]) fills in its own user and refuses another.
     pub user_id: Option<String>,
@@ -54,15 +54,15 @@ pub struct Submit {
     pub idempotency_key: Option<String>,
     /// What to do when the session has an unfinished run.
     pub policy: SessionPolicy,
-    /// Where the run's events are to be sent, if anywhere. Whoever sends asks [`Engine::due_hooks`].
+    /// Where to send the run's events, if anywhere. The sender asks [`Engine::due_hooks`].
     pub hook: Option<NewHook>,
-    /// The run that this one starts again; kept, and shown with it.
+    /// The run that this one starts again; stored and shown with it.
     pub rerun_of: Option<RunId>,
 }
 
 impl Submit {
-    /// The same input, data and policy as those of a stored run, for its user, in its session: what is submitted to start it
-    /// again. Time-outs and retries are the workflow's own, in the version that is registered then.
+    /// The same input, data and policy as a stored run's, for its user and in its session: what to submit to start it
+    /// again. Timeouts and retries are those of the workflow version registered by then.
     ///
     /// # Errors
     /// When what is stored cannot be read.
@@ -79,7 +79,7 @@ impl Submit {
         })
     }
 
-    /// Refuses what is nested too deeply to be stored and read again.
+    /// Refuses what is nested too deeply to be stored and read back.
     fn check_depth(&mut self) -> Result<(), Error> {
         let too_deep = |what| move |problem| Error::TooDeep { what, problem };
         self.input.iter_mut().try_for_each(json::admit).map_err(too_deep("the input"))?;
@@ -92,12 +92,12 @@ impl Submit {
 
 /// Accepts, executes and reads runs. Cheap to clone; all clones are the same engine.
 ///
-/// What a handle may see and change is decided by its access: everything, or with [`Engine::for_user`] one user's runs and
-/// sessions. Those of others are to it as if they did not exist.
+/// What a handle may see and change depends on its access: everything, or with [`Engine::for_user`] one user's runs and
+/// sessions. For that handle, other users' do not exist.
 ///
-/// Everything it does happens on the runtime it was started on; whoever calls it may use another. Dropping the last clone
-/// without [`Engine::shutdown`] loses nothing: what executes here goes on, nothing further is taken, and what waits in the
-/// store is for the next engine.
+/// Everything it does happens on the runtime it was started on; callers may use another. Dropping the last clone
+/// without [`Engine::shutdown`] loses nothing: runs that execute here go on, no further ones are taken, and runs that
+/// wait in the store are left for the next engine.
 #[derive(Clone)]
 pub struct Engine {
     pub(crate) inner: Arc<Inner>,
@@ -110,13 +110,13 @@ pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) definitions: RwLock<HashMap<DefinitionId, Vec<Arc<Definition>>>>,
     worker: RwLock<WorkerId>,
-    /// Where everything executes that is the engine's own.
+    /// Where all of the engine's own work executes.
     pub(crate) runtime: Handle,
-    /// Told when there may be something to claim.
+    /// Notified when there may be something to claim.
     pub(crate) wake: Notify,
-    /// Told when what is held should be compared with what executes.
+    /// Notified when the runs held should be compared with those that execute.
     pub(crate) check: Notify,
-    /// Told when a run that executes here may be wanted cancelled.
+    /// Notified when someone may want a run that executes here cancelled.
     pub(crate) news: Notify,
     /// Runs this worker held at the last comparison without executing them, by epoch.
     pub(crate) strays: Mutex<HashMap<RunId, u64>>,
@@ -131,7 +131,7 @@ pub(crate) struct Inner {
     emptied: Notify,
     failed: Mutex<Option<Arc<str>>>,
     pub(crate) stop: watch::Sender<Stopping>,
-    /// Set when the heart has given everything back, or waits for nothing any more.
+    /// Set when the heart has given everything back, or no longer waits for anything.
     pub(crate) ended: watch::Sender<Option<End>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     heart: Mutex<Option<Heart>>,
@@ -144,7 +144,7 @@ struct Running {
     abort: Option<AbortHandle>,
 }
 
-/// Takes nothing further once the last handle has gone.
+/// Takes no further runs once the last handle is gone.
 struct StopGuard(Arc<Inner>);
 
 impl Drop for StopGuard {
@@ -183,7 +183,7 @@ impl EngineBuilder {
         self
     }
 
-    /// Tells this one of every commit.
+    /// Reports every commit to this observer.
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = Some(observer);
         self
@@ -195,7 +195,7 @@ impl EngineBuilder {
         self
     }
 
-    /// Opens the store, registers as a worker and begins to take over what nobody executes.
+    /// Opens the store, registers as a worker and begins to take over runs that nobody executes.
     ///
     /// # Cancel safety
     /// If the future is dropped, what was begun is undone: no worker is left in the store.
@@ -203,7 +203,7 @@ impl EngineBuilder {
     /// # Errors
     /// Whatever keeps the store from opening.
     pub async fn start(self) -> Result<Engine, Error> {
-        // An engine that starts with nobody left to hold it gives everything back.
+        // If this future is dropped, nobody holds the engine any more: it then gives everything back.
         Finish::new(&Handle::current(), self.start_whole()).await
     }
 
@@ -277,7 +277,7 @@ impl Engine {
         }
     }
 
-    /// Registers one more workflow, or another version of one; runs that wait for it are taken over.
+    /// Registers another workflow, or another version of one; runs that wait for it are taken over.
     pub fn register(&self, definition: Arc<Definition>) {
         let mut definitions = self.inner.definitions.write().unwrap_or_else(PoisonError::into_inner);
         let versions = definitions.entry(definition.id.clone()).or_default();
@@ -290,8 +290,8 @@ impl Engine {
         self.inner.wake.notify_one();
     }
 
-    /// What keeps secrets out of the store: for keeping the same ones out of other places. It knows those of the options and
-    /// of every workflow registered so far.
+    /// The redactor that keeps secrets out of the store, for keeping the same secrets out of other places. It knows
+    /// those of the options and of every workflow registered so far.
     pub fn redactor(&self) -> Arc<Redactor> {
         self.inner.services.redactor()
     }
@@ -314,7 +314,7 @@ impl Engine {
         Self { access: Access::User(user_id.into()), ..self.clone() }
     }
 
-    /// The store, without restriction: not for answering a user.
+    /// The store, unrestricted: never answer a user from it.
     pub fn db(&self) -> &Arc<dyn Db> {
         &self.inner.services.db
     }
@@ -322,22 +322,22 @@ impl Engine {
     /// Accepts a run. When this returns, the run is on stable storage and will be executed.
     ///
     /// # Cancel safety
-    /// If the future is dropped the run may or may not have been accepted; repeat with the same idempotency key. One that was
-    /// accepted is executed, whoever still waits.
+    /// If the future is dropped the run may or may not have been accepted; repeat with the same idempotency key. One
+    /// that was accepted is executed, whether or not anyone waits.
     ///
     /// # Errors
     /// [`Error::UnknownWorkflow`], [`Error::Input`], [`Error::InputTooLong`], [`Error::TooDeep`],
     /// [`Error::InvalidId`], [`Error::QueueFull`],
-    /// [`Error::SessionNotFound`] when the session or the run is to be another user's than this engine's,
-    /// [`Error::Conflict`], [`Error::SessionBusy`], [`Error::DiskLow`], [`Error::Stopped`], or the store's error. No run exists then, unless the store says
-    /// that the outcome is unknown.
+    /// [`Error::SessionNotFound`] when the session or the run would belong to another user than this engine's,
+    /// [`Error::Conflict`], [`Error::SessionBusy`], [`Error::DiskLow`], [`Error::Stopped`], or the store's error. No
+    /// run exists then, unless the store says that the outcome is unknown.
     pub fn submit(
         &self,
         workflow_id: &DefinitionId,
         submit: Submit,
     ) -> impl Future<Output = Result<RunHandle, Error>> + Send {
-        // Both are boxed, so that of ten thousand callers at once only those whose turn it is hold more than their request,
-        // and each holds that once.
+        // Both are boxed, so that of ten thousand simultaneous callers only those whose turn it is hold more than their
+        // request, and each holds that once.
         let submit = Box::new(submit);
         async move {
             let began = Instant::now();
@@ -395,12 +395,12 @@ impl Engine {
         Ok(self.attach(run_id).repeated(is_repeated))
     }
 
-    /// A handle on a run, from its id alone. Whether the run exists shows when the handle is used.
+    /// A handle to a run, from its id alone. Whether the run exists shows when the handle is used.
     pub fn attach(&self, run_id: RunId) -> RunHandle {
         RunHandle::new(self.clone(), run_id)
     }
 
-    /// The run as it is stored, whoever executes it; nothing when there is no such run.
+    /// The run as it is stored, whoever executes it; none when there is no such run.
     ///
     /// # Errors
     /// [`Error::Unreadable`], or the store's.
@@ -412,16 +412,17 @@ impl Engine {
         Ok(self.inner.services.db.run(self.access.clone(), run_id.clone()).await?)
     }
 
-    /// The run's events after index `after` (from the first when absent), stored ones first, then live, until the run is at
-    /// rest.
+    /// The run's events after index `after` (from the first when absent), first those stored, then live ones, until the
+    /// run is at rest.
     pub fn events(&self, run_id: &RunId, after: Option<u64>) -> EventStream {
         EventStream::new(self.clone(), run_id.clone(), after)
     }
 
-    /// Makes the wish durable that a run end, and sees to it. Returns the status if the run was over already.
+    /// Durably records the request to end a run, and makes sure it happens. Returns the status if the run was already
+    /// over.
     ///
     /// # Cancel safety
-    /// If the future is dropped the wish may or may not have become durable; one that has is seen to.
+    /// If the future is dropped the request may or may not have become durable; if it has, it is carried out.
     ///
     /// # Errors
     /// [`Error::RunNotFound`], or the store's.
@@ -451,12 +452,13 @@ impl Engine {
         Ok(None)
     }
 
-    /// Work that must not be left half done: once polled it goes on to its end on this engine's runtime, whoever still waits.
+    /// Work that must not be left half done: once polled, it finishes on this engine's runtime, even if its caller goes
+    /// away.
     pub fn finish<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Finish<T> {
         Finish::new(&self.inner.runtime, work)
     }
 
-    /// Whether it takes further runs.
+    /// Whether it accepts further runs.
     ///
     /// # Errors
     /// [`Error::Stopped`], [`Error::DiskLow`].
@@ -471,30 +473,30 @@ impl Engine {
         self.inner.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits until this engine stops, by itself or because it is shut down, so that readers need not outlive it. Ready at
-    /// once when it has stopped.
+    /// Waits until this engine stops, by itself or because it is shut down, so that readers can stop with it. Returns
+    /// at once when it has stopped.
     ///
     /// # Cancel safety
     /// Safe: waiting changes nothing.
     pub fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut stop = self.inner.stop.subscribe();
         async move {
-            // An error means that the engine is gone altogether.
+            // An error means that the engine is gone.
             let _ = stop.wait_for(|stop| *stop != Stopping::No).await;
         }
     }
 
-    /// Stops: takes nothing new, lets calls in flight end for up to [`Options::shutdown_grace`], gives every lease back.
-    /// What is unfinished waits in the store for the next engine, which need not wait for a lease to end.
+    /// Stops: takes nothing new, gives calls in flight up to [`Options::shutdown_grace`] to end, and releases every
+    /// lease. Unfinished runs wait in the store for the next engine, which need not wait for a lease to expire.
     ///
-    /// A run whose code cannot be dropped, because it blocks its thread, keeps its lease until it returns or the process
-    /// ends; nobody waits for it here.
+    /// A run whose code cannot be dropped, because it blocks its thread, keeps its lease until it returns or the
+    /// process ends; the shutdown does not wait for it.
     ///
     /// # Cancel safety
-    /// Safe: once begun, the engine stops whether or not anyone waits for it.
+    /// Safe: once begun, the shutdown finishes whether or not anyone waits for it.
     ///
     /// # Errors
-    /// The store's, when the leases could not be given back.
+    /// The store's, when the leases could not be released.
     pub async fn shutdown(&self) -> Result<(), Error> {
         let inner = &self.inner;
         inner.mark_stopped("it was shut down");
@@ -521,7 +523,7 @@ impl Engine {
         Ok(retired?)
     }
 
-    /// Ends everything this engine does, as a crash would: nothing is written any more, no lease is given back.
+    /// Ends everything this engine does, as a crash would: nothing more is written, no lease is released.
     #[cfg(feature = "testing")]
     pub fn kill(&self) {
         let inner = &self.inner;
@@ -538,7 +540,7 @@ impl Engine {
         }
     }
 
-    /// The worker this engine is to its store.
+    /// The worker that this engine is to its store.
     #[cfg(feature = "testing")]
     pub fn worker(&self) -> WorkerId {
         self.inner.worker()
@@ -556,7 +558,7 @@ impl Engine {
                 News::Run { by: Some(by), .. } | News::Free { by: Some(by) } if inner.is_worker(&by) => {}
                 News::Run { run_id, .. } => {
                     inner.services.hub.publish_look(&run_id);
-                    // Whoever changed a run that executes here wants it cancelled, or has deleted it.
+                    // A run that executes here was changed elsewhere: someone wants it cancelled, or has deleted it.
                     if inner.is_running(&run_id) {
                         inner.check.notify_one();
                     }
@@ -606,7 +608,7 @@ impl Inner {
         *self.worker.read().unwrap_or_else(PoisonError::into_inner) == *worker
     }
 
-    /// Stops, unless it has stopped further already.
+    /// Stops, unless it has already stopped further.
     pub(crate) fn stop_at_least(&self, stopping: Stopping) {
         self.stop.send_if_modified(|current| {
             let is_further = *current < stopping;
@@ -619,7 +621,7 @@ impl Inner {
         *self.stop.borrow() != Stopping::No
     }
 
-    /// The heart has given everything back, or gives up waiting.
+    /// The heart has released everything, or has given up waiting.
     pub(crate) fn end(&self, end: End) {
         self.ended.send_replace(Some(end));
     }
@@ -650,7 +652,7 @@ impl Inner {
         definitions.get(id)?.last().cloned()
     }
 
-    /// The definition a run was submitted to, else the newest of its workflow: replay decides whether it fits.
+    /// The definition a run was submitted to, or else the newest of its workflow: replay decides whether it fits.
     pub(crate) fn definition(&self, id: &DefinitionId, hash: &str) -> Option<Arc<Definition>> {
         let definitions = self.definitions.read().unwrap_or_else(PoisonError::into_inner);
         let versions = definitions.get(id)?;
@@ -682,7 +684,7 @@ impl Inner {
         }
         let user_id: Option<Arc<str>> = submit.user_id.map(Arc::from);
         let asked = text(&(&definition.id, &submit.run_id, &submit.session_id, &user_id, &input, &attached));
-        // A run without a hook, without a state and that is no repetition keeps the fingerprint it has always had.
+        // A run with no hook, no state and no run to repeat keeps the fingerprint it has always had.
         let asked = match &submit.hook {
             Some(hook) => text(&(asked, &hook.url, hook.events == HookEvents::All)),
             None => asked,
@@ -722,7 +724,7 @@ impl Inner {
         self.services.db.create_run(access, new, worker).await
     }
 
-    /// The defect: says yes before the store has said it.
+    /// The deliberate defect: confirms before the store has.
     #[cfg(feature = "sabotage-ack-before-commit")]
     async fn create_run(
         self: &Arc<Self>,
@@ -747,7 +749,7 @@ impl Inner {
         let run_id = run.info.run_id.clone();
         let mut running = self.running();
         let (session_id, epoch) = (run.info.session_id.clone(), lease.epoch);
-        // Whoever was slower to register the same run, or holds an older lease of it, has come too late.
+        // A task that was slower to register the same run, or holds an older lease of it, is too late.
         if running.get(&run_id).is_some_and(|running| running.epoch >= epoch) {
             return;
         }
@@ -771,7 +773,7 @@ impl Inner {
         }
     }
 
-    /// Drops a run that executes here under a lease that is over.
+    /// Drops a run that executes here under a lease that is gone.
     pub(crate) fn drop_lost(&self, run_id: &RunId, epoch: u64) {
         if let Some(running) = self.running().get(run_id).filter(|running| running.epoch == epoch) {
             running.control.stop(Stop::Lost);
@@ -817,7 +819,7 @@ impl Inner {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| Arc::from(reason));
     }
 
-    /// The store takes no more writes: everything here stops, nothing is acknowledged any more.
+    /// The store takes no more writes: everything here stops, and nothing more is acknowledged.
     pub(crate) fn fail(&self, error: &DbError) {
         tracing::error!(%error, "the store failed; this engine stops");
         self.mark_stopped(&error.to_string());
@@ -826,7 +828,7 @@ impl Inner {
     }
 }
 
-/// A run's place among those executing; given up when its task ends, however it ends.
+/// A run's place among those executing; released when its task ends, however it ends.
 pub(crate) struct Place {
     inner: Arc<Inner>,
     run_id: RunId,
@@ -843,7 +845,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // Nobody executes it now: the next comparison finds it.
+            // Nothing executes it now: the next comparison finds it.
             let mut strays = self.inner.strays.lock().unwrap_or_else(PoisonError::into_inner);
             strays.insert(self.run_id.clone(), self.epoch);
         }
@@ -867,7 +869,7 @@ impl Drop for Place {
     }
 }
 
-/// A hash of what was asked, to tell a repeated request from another one under the same key.
+/// A hash of what was asked, to tell a repeated request from a different one under the same key.
 fn fingerprint(asked: &str) -> Arc<str> {
     Arc::from(RunId::fingerprint(asked))
 }

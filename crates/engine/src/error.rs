@@ -22,28 +22,29 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
-    /// An id cannot be one.
+    /// Text that cannot be an id.
     #[error(transparent)]
     InvalidId(#[from] InvalidId),
     /// The idempotency key, or the run's or session's id, was used for another request.
     #[error("{0}")]
     Conflict(DbError),
-    /// The session has an unfinished run: it takes no other, or cannot be deleted.
+    /// The session has an unfinished run, so it takes no other, or cannot be deleted.
     #[error("{0}")]
     SessionBusy(DbError),
-    /// As many runs wait as may: accepted ones are executed, further ones are refused until some have begun.
-    #[error("{limit} runs wait already, which is the limit; try again later")]
+    /// The limit of waiting runs is reached: accepted runs are executed, further ones are refused until some have
+    /// started.
+    #[error("{limit} runs are already waiting, which is the limit; try again later")]
     QueueFull {
         /// The limit.
         limit: usize,
     },
-    /// No such run, or not the caller's.
+    /// No such run, or it is not the caller's.
     #[error("there is no run {0}")]
     RunNotFound(RunId),
-    /// No such session, or not the caller's.
+    /// No such session, or it is not the caller's.
     #[error("there is no session {0}")]
     SessionNotFound(SessionId),
-    /// Something is nested deeper than it may be.
+    /// Something is nested more deeply than allowed.
     #[error("{what}: {problem}")]
     TooDeep {
         /// What: `the input`, `the session's state`.
@@ -60,7 +61,7 @@ pub enum Error {
     /// The engine has been shut down, or its store has failed.
     #[error("the engine has stopped: {0}")]
     Stopped(Arc<str>),
-    /// The store's disk is so full that what was accepted needs the rest.
+    /// The store's disk is so full that the rest is kept for runs already accepted.
     #[error("the store's disk has {free_bytes} bytes left and {needed_bytes} are kept for runs that go on: make space")]
     DiskLow {
         /// What is left.
@@ -68,7 +69,8 @@ pub enum Error {
         /// What must be left.
         needed_bytes: u64,
     },
-    /// A run that was awaited came to rest without a result. [`crate::RunHandle::wait`] gives such a run as it is.
+    /// A run that was awaited came to rest without a result. [`crate::RunHandle::wait`] returns such a run instead of
+    /// an error.
     #[error(transparent)]
     NotCompleted(#[from] NotCompleted),
     /// The store refused or failed.

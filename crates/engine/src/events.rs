@@ -1,5 +1,5 @@
-//! Subscriptions: a run's events from any index, stored ones and live ones the same way, because watching is reading the
-//! log.
+//! Subscriptions: a run's events from any index. Stored and live events take the same path, because watching is reading
+//! the log.
 
 use crate::engine::Engine;
 use crate::error::Error;
@@ -10,16 +10,16 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes of log read at once: what one subscriber may hold in memory.
+/// Bytes of log read at a time: the most one subscriber holds in memory.
 const READ_BYTES: usize = 256 << 10;
 
-/// Events a subscriber takes over at once from what others have read.
+/// Events a subscriber takes at a time from what others have read.
 const GIVEN_MAX: usize = 64;
 
-/// How long a subscriber trusts in being told: then it looks for itself.
+/// How long a subscriber relies on notifications before it reads the log itself.
 const LOOK_PERIOD: Duration = Duration::from_secs(2);
 
-/// A run's events in order, without gap or repetition. A slow reader slows nobody: it only reads later.
+/// A run's events in order, without gap or repetition. A slow reader slows nobody else down.
 pub struct EventStream {
     engine: Engine,
     run_id: RunId,
@@ -28,12 +28,12 @@ pub struct EventStream {
     buffer: VecDeque<Arc<RunEvent>>,
     /// `looks` when the log was last read.
     looked: Option<u64>,
-    /// The run was found, by this stream's access.
+    /// The run was found, with this stream's access.
     is_known: bool,
     is_over: bool,
     /// A pause is an end.
     ends_at_rest: bool,
-    /// It was told of a commit that it waited for, and has not read it yet.
+    /// It was notified of a commit that it waited for, and has not read it yet.
     waits: bool,
 }
 
@@ -61,11 +61,11 @@ impl EventStream {
         Self { ends_at_rest: false, ..self }
     }
 
-    /// The next event; nothing when the run has ended, or is paused and nothing of it executes. Until then this waits. After
-    /// a pause it may be asked again.
+    /// The next event; none when the run has ended, or is paused and none of it executes. Until then this waits. After
+    /// a pause it may be called again.
     ///
     /// # Cancel safety
-    /// Safe: an event is lost to nobody by dropping the future.
+    /// Safe: dropping the future loses no event.
     ///
     /// # Errors
     /// [`Error::RunNotFound`], [`Error::Damaged`], or the store's.
@@ -89,7 +89,7 @@ impl EventStream {
                 }
                 let run = self.stored_run().await?;
                 if run.status.is_terminal() || (self.ends_at_rest && run.is_at_rest()) {
-                    // It may have come to rest between the two reads: what it said last must not be missed.
+                    // It may have come to rest between the two reads: its last entries must not be missed.
                     if self.read().await? {
                         continue;
                     }
@@ -107,7 +107,7 @@ impl EventStream {
         }
     }
 
-    /// Whether nothing can have been written since the last read: this process executes the run, and has said how long
+    /// Whether nothing can have been written since the last read: this process executes the run, and has told how long
     /// the log is.
     fn is_at_the_end(&self, mark: &Mark) -> bool {
         self.looked == Some(mark.looks) && mark.next_index == self.next_index && self.next_index > 0 && !mark.rests
@@ -130,7 +130,7 @@ impl EventStream {
             let (events, _) = self.stored_events().await?;
             return Ok(self.take(events));
         }
-        // What others have read may only be given to those who may read it.
+        // What others have read may only be given to those allowed to read it.
         if !self.is_known {
             self.stored_run().await?;
             self.is_known = true;
@@ -146,7 +146,7 @@ impl EventStream {
         Ok(self.take(events))
     }
 
-    /// What the store has from the next index on, and how many bytes it is there.
+    /// What the store has from the next index on, and its size there in bytes.
     async fn stored_events(&self) -> Result<(Vec<Arc<RunEvent>>, usize), Error> {
         let db = &self.engine.inner.services.db;
         let pages = db.read(self.engine.access.clone(), self.run_id.clone(), self.next_index, READ_BYTES).await?;
@@ -160,7 +160,7 @@ impl EventStream {
         Ok((events, bytes))
     }
 
-    /// Takes what was read; false when there was nothing.
+    /// Takes in what was read; false when there was nothing.
     fn take(&mut self, events: Vec<Arc<RunEvent>>) -> bool {
         let Some(last) = events.last() else { return false };
         self.next_index = last.event_index.map_or(self.next_index, |index| index + 1);

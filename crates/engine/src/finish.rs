@@ -1,7 +1,7 @@
-//! Work that must not be left half done: whoever waits for it may go away, and the engine finishes it.
+//! Work that must not be left half done: its caller may go away, and the engine finishes it.
 //!
-//! It knows nothing of the work. As long as its caller waits, the work is polled in place and costs nothing more. The
-//! invariant: what was begun goes on to its end, as long as the runtime does.
+//! It knows nothing about the work. As long as the caller waits, the work is polled in place at no extra cost. The
+//! invariant: what was begun runs to its end, as long as the runtime does.
 
 use outlive_core::port::BoxFuture;
 use std::fmt;
@@ -18,7 +18,7 @@ pub struct Finish<T: Send + 'static> {
 }
 
 impl<T: Send + 'static> Finish<T> {
-    /// `runtime` is where the work goes on without its caller.
+    /// `runtime` is where the work continues without its caller.
     pub(crate) fn new(runtime: &Handle, work: impl Future<Output = T> + Send + 'static) -> Self {
         Self { work: Some(Box::pin(work)), is_begun: false, runtime: runtime.clone() }
     }

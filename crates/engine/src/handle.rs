@@ -9,7 +9,7 @@ use std::fmt;
 use std::future::IntoFuture;
 use std::time::Duration;
 
-/// How long a waiter trusts in being told: then it looks for itself.
+/// How long a waiter relies on notifications before it reads the store itself.
 const LOOK_PERIOD: Duration = Duration::from_secs(2);
 
 /// A run, wherever it executes. Awaiting the handle waits for the run's result: [`RunHandle::wait`], and an error unless the
@@ -36,7 +36,8 @@ impl RunHandle {
         Self { is_repeated, ..self }
     }
 
-    /// Whether the request that gave this handle was a repetition: its idempotency key was known, and this is that run.
+    /// Whether the request that returned this handle was a repetition: its idempotency key was known, and this is that
+    /// run.
     pub fn is_repeated(&self) -> bool {
         self.is_repeated
     }
@@ -46,7 +47,7 @@ impl RunHandle {
         &self.run_id
     }
 
-    /// The run as it is now; nothing when there is no such run.
+    /// The run as it is now; none when there is no such run.
     ///
     /// # Errors
     /// [`Error::Unreadable`], or the store's.
@@ -54,13 +55,13 @@ impl RunHandle {
         self.engine.get_run(&self.run_id).await
     }
 
-    /// The run's events after index `after`, from the first when absent: stored ones, then live ones, until the run is at
-    /// rest.
+    /// The run's events after index `after`, from the first when absent: first those stored, then live ones, until the
+    /// run is at rest.
     pub fn events(&self, after: Option<u64>) -> EventStream {
         self.engine.events(&self.run_id, after)
     }
 
-    /// Asks for the run's end. See [`Engine::cancel`].
+    /// Asks for the run to end. See [`Engine::cancel`].
     ///
     /// # Errors
     /// [`Error::RunNotFound`], or the store's.
@@ -68,8 +69,8 @@ impl RunHandle {
         self.engine.cancel(&self.run_id, reason).await
     }
 
-    /// Waits until the run is at rest: it has ended (COMPLETED, ERROR, CANCELLED), or it is PAUSED and nothing of it
-    /// executes any more. The output's status says which; whoever wants the result awaits the handle.
+    /// Waits until the run is at rest: it has ended (COMPLETED, ERROR, CANCELLED), or it is PAUSED and none of it
+    /// executes any more. The output's status says which; to get the result or an error, await the handle itself.
     ///
     /// # Cancel safety
     /// Safe: waiting changes nothing.
@@ -78,7 +79,7 @@ impl RunHandle {
     /// [`Error::RunNotFound`], [`Error::Unreadable`], the store's, or [`Error::Stopped`] when this engine's store has failed.
     pub async fn wait(&self) -> Result<WorkflowRunOutput, Error> {
         let mut ear = self.engine.inner.services.hub.subscribe(&self.run_id);
-        // Whose run it is must be known before anyone waits for it: someone else's is not there.
+        // The owner must be checked before anyone waits: someone else's run does not exist here.
         let mut is_known = self.engine.access == Access::All;
         loop {
             let mark = *ear.mark.borrow_and_update();

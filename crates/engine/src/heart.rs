@@ -1,8 +1,8 @@
-//! The heart: keeps this worker's leases until they are given back.
+//! The heart: keeps this worker's leases until they are released.
 //!
-//! It beats on a thread and a runtime of its own, so that nothing a step does on the caller's runtime can silence it. It
-//! must never execute a run. The invariant: as long as anything executes here it beats, also while the engine shuts down;
-//! what is left when nothing does is given back before it stops.
+//! It beats on its own thread and runtime, so that nothing a step does on the caller's runtime can silence it. It must
+//! never execute a run. The invariant: it beats as long as anything executes here, also while the engine shuts down;
+//! once nothing does, it releases what is left before it stops.
 
 use crate::drive::Stop;
 use crate::engine::Inner;
@@ -16,37 +16,37 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-/// How long a shutdown waits for work that was told to drop everything: more than one commit takes.
+/// How long a shutdown waits for work that must drop everything: longer than one commit takes.
 const DROP_PERIOD: Duration = Duration::from_secs(5);
-/// How long giving back is tried on a store that is full or busy.
+/// How long it tries to release leases on a store that is full or busy.
 const RETIRE_PERIOD: Duration = Duration::from_secs(5);
 
-/// How an engine comes to its end. Later ones replace earlier ones.
+/// How an engine ends. Later ones replace earlier ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stopping {
     /// It does not.
     #[default]
     No,
-    /// Nobody holds it any more: what executes goes on, nothing is taken.
+    /// Nobody holds it any more: runs that execute go on, no others are taken.
     Left,
     /// It is shut down: calls in flight may end, within bounds.
     Drain,
-    /// Its store has failed: nothing may be written any more.
+    /// Its store has failed: nothing more may be written.
     Failed,
 }
 
-/// What a heart leaves.
+/// What a heart leaves behind.
 #[derive(Clone, Debug)]
 pub(crate) enum End {
-    /// It gave everything back, or could not.
+    /// It released everything, or could not.
     Retired(Result<(), DbError>),
-    /// Something cannot be dropped and keeps its lease. It beats on, and nobody need wait.
+    /// Something cannot be dropped and keeps its lease. It beats on, and nobody needs to wait.
     Stuck,
 }
 
 /// Where it beats.
 pub(crate) enum Heart {
-    /// On a thread of its own.
+    /// On its own thread.
     Thread(thread::JoinHandle<()>),
     /// Among the tasks of the caller's runtime, whose time is simulated.
     Task(JoinHandle<()>),
@@ -56,7 +56,7 @@ impl Heart {
     /// Begins to beat; the first beat was the caller's.
     ///
     /// # Errors
-    /// When the operating system has no thread to give.
+    /// When the operating system cannot start a thread.
     pub(crate) fn start(inner: Arc<Inner>) -> Result<Self, Error> {
         if crate::clock::is_simulated() {
             return Ok(Self::Task(tokio::spawn(beat(inner))));
@@ -70,7 +70,7 @@ impl Heart {
         thread.spawn(move || runtime.block_on(beat(inner))).map(Self::Thread).map_err(failed)
     }
 
-    /// Waits until it holds nothing any more. It must have come to its end, or be about to.
+    /// Waits until it holds nothing any more. It must have ended, or be about to.
     pub(crate) async fn join(self) {
         match self {
             Self::Thread(thread) => drop(thread.join()),
@@ -78,7 +78,7 @@ impl Heart {
         }
     }
 
-    /// Stops it where it is. It must have been told to.
+    /// Stops it where it is. Its end must have been set.
     #[cfg(feature = "testing")]
     pub(crate) fn kill(self) {
         match self {
@@ -88,10 +88,10 @@ impl Heart {
     }
 }
 
-/// How far a shutdown has come.
+/// How far a shutdown has got.
 #[derive(Clone, Copy)]
 enum Drain {
-    /// Calls in flight may end until then.
+    /// Calls in flight have until then to end.
     Grace(Instant),
     /// They were told to drop everything, and should have done so by then.
     Dropping(Instant),
@@ -176,7 +176,7 @@ async fn renew_or_start_over(inner: &Inner) {
     }
 }
 
-/// This worker was declared dead while it slept: what it executed belongs to others now.
+/// This worker was declared dead while it slept: its runs belong to others now.
 async fn start_over(inner: &Inner) -> Result<(), DbError> {
     stats::add(&inner.services.counters.leases_lost);
     tracing::warn!("this worker's leases were taken over; its runs are dropped and it starts anew");
@@ -187,7 +187,7 @@ async fn start_over(inner: &Inner) -> Result<(), DbError> {
     Ok(())
 }
 
-/// Gives back whatever is still held.
+/// Releases whatever is still held.
 async fn retire(inner: &Inner) -> Result<(), DbError> {
     let retiring = async {
         loop {

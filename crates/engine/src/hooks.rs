@@ -1,7 +1,7 @@
-//! Hooks, as whoever sends a run's events sees them: what is due, who holds it, how far it has got.
+//! Hooks, as the sender of a run's events sees them: what is due, who holds it, how far it has got.
 //!
-//! The engine never sends anything itself. It adds the time, and restricts what is shown and rewound to its own user's
-//! runs; the sender's calls are the process's own and know no user.
+//! The engine never sends anything itself. It adds the time, and lets users see and rewind only the hooks of their own
+//! runs; the sender's calls belong to the process itself and know no user.
 
 use crate::engine::Engine;
 use crate::error::Error;
@@ -10,12 +10,12 @@ use outlive_core::{RunId, Timestamp};
 use std::time::Duration;
 
 impl Engine {
-    /// Now, by this engine's clock: what the times of hooks are measured with.
+    /// Now, by this engine's clock, which the times of hooks are measured by.
     pub fn now(&self) -> Timestamp {
         self.inner.services.clock.now()
     }
 
-    /// The hooks that have something to send now, at most `limit`: not for answering a user.
+    /// The hooks that have something to send now, at most `limit`. Not for answering a user.
     ///
     /// # Errors
     /// The store's.
@@ -23,7 +23,7 @@ impl Engine {
         Ok(self.inner.services.db.due_hooks(self.now(), limit).await?)
     }
 
-    /// Takes a hook for `period`, if nobody holds it: not for answering a user.
+    /// Takes a hook for `period`, if nobody holds it. Not for answering a user.
     ///
     /// # Cancel safety
     /// After a drop the hook may be held until `period` is over.
@@ -34,7 +34,7 @@ impl Engine {
         Ok(self.inner.services.db.claim_hook(run_id.clone(), self.now(), period).await?)
     }
 
-    /// Moves the cursor of a hook that is held: not for answering a user.
+    /// Moves the cursor of a hook that is held. Not for answering a user.
     ///
     /// # Cancel safety
     /// After a drop it may or may not have moved; what was sent is then sent again.
@@ -45,7 +45,7 @@ impl Engine {
         Ok(self.inner.services.db.move_hook(step).await?)
     }
 
-    /// A run's hook and its last deliveries, the newest first; nothing when there is no such run or it has none.
+    /// A run's hook and its last deliveries, newest first; none when there is no such run or it has no hook.
     ///
     /// # Errors
     /// The store's.
@@ -53,7 +53,7 @@ impl Engine {
         Ok(self.inner.services.db.hook(self.access.clone(), run_id.clone()).await?)
     }
 
-    /// Has a run's events sent again from index `from` on; nothing when there is no such run or it has no hook.
+    /// Sends a run's events again from index `from` on; none when there is no such run or it has no hook.
     ///
     /// # Cancel safety
     /// Safe: doing it twice is harmless.

@@ -1,7 +1,8 @@
-//! The hub: wakes readers with "this run has news". It carries no events, so it can lose nothing: readers read the log.
+//! The hub: wakes readers with "this run has news". It carries no events, so it cannot lose any: readers read the log.
 //!
-//! What one reader of a run has read lies here for a while, so that a thousand readers of one run do not read the same
-//! page a thousand times ([`Recent`]). It was read from the log, and whoever does not find what they need reads the log.
+//! What one reader has read of a run stays here for a while, so that a thousand readers of one run do not read the same
+//! page a thousand times ([`Recent`]). All of it comes from the log, and a reader that does not find what it needs here
+//! reads the log.
 
 use outlive_core::{RunEvent, RunId};
 use std::collections::hash_map::Entry;
@@ -10,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
-/// Changes a reader of all runs may be behind before it is told [`Change::Anything`] instead.
+/// How many changes a reader of all runs may lag behind before it gets [`Change::Anything`] instead.
 const CHANGES_MAX: usize = 1024;
 
 /// What has news. A hint, never the truth: that is in the store.
@@ -22,15 +23,15 @@ pub enum Change {
     Anything,
 }
 
-/// Hears of every change. Whoever holds it slows nobody.
+/// Hears of every change. Holding it slows nobody down.
 #[derive(Debug)]
 pub struct Changes(broadcast::Receiver<Change>);
 
 impl Changes {
-    /// The next change; nothing once the engine is gone.
+    /// The next change; none once the engine is gone.
     ///
     /// # Cancel safety
-    /// Safe: what was not returned comes at the next call.
+    /// Safe: what was not returned comes with the next call.
     pub async fn next(&mut self) -> Option<Change> {
         match self.0.recv().await {
             Ok(change) => Some(change),
@@ -45,11 +46,11 @@ impl Changes {
 pub(crate) struct Mark {
     /// Length of the log after the newest commit seen by this process.
     pub(crate) next_index: u64,
-    /// When this process was told of it.
+    /// When this process heard of it.
     pub(crate) told_at: Option<Instant>,
     /// The newest commit said that the run has ended, or is paused.
     pub(crate) rests: bool,
-    /// Raised when readers should look for themselves: another process changed something, or the run left this one.
+    /// Raised when readers must read again: another process changed something, or the run left this one.
     pub(crate) looks: u64,
 }
 
@@ -66,7 +67,7 @@ impl Default for Hub {
     }
 }
 
-/// A run with readers. They are counted here and nowhere else, so that the topic goes with the last of them.
+/// A run with readers. They are counted only here, so that the topic is removed with the last of them.
 #[derive(Debug)]
 struct Followed {
     topic: Arc<Topic>,
@@ -84,7 +85,7 @@ struct Topic {
 const RECENT_MAX: usize = 512;
 const RECENT_BYTES_MAX: usize = 512 << 10;
 
-/// The newest events that were read of a run, without a gap.
+/// The newest events read of a run, without a gap.
 #[derive(Debug, Default)]
 pub(crate) struct Recent {
     events: VecDeque<(Arc<RunEvent>, usize)>,
@@ -92,7 +93,7 @@ pub(crate) struct Recent {
 }
 
 impl Recent {
-    /// At most `max` events from this index on; none when they are not here.
+    /// At most `max` events from this index on; none when they are not kept here.
     pub(crate) fn from(&self, index: u64, max: usize) -> Vec<Arc<RunEvent>> {
         let first = self.events.front().and_then(|(event, _)| event.event_index);
         let skip = first.and_then(|first| usize::try_from(index.checked_sub(first)?).ok());
@@ -100,7 +101,7 @@ impl Recent {
         self.events.iter().skip(skip).take(max).map(|(event, _)| event.clone()).collect()
     }
 
-    /// Keeps these events, each of about so many bytes, if they continue what is here or are newer.
+    /// Keeps these events, each of about this many bytes, if they continue what is here or are newer.
     pub(crate) fn keep(&mut self, events: &[Arc<RunEvent>], bytes_each: usize) {
         let index = |event: &Arc<RunEvent>| event.event_index.unwrap_or_default();
         let (Some(first), Some(last)) = (events.first(), events.last()) else { return };
@@ -131,7 +132,7 @@ pub(crate) struct Ear {
 }
 
 impl Hub {
-    /// Listens for news of a run. Subscribe first, read then: news in between is not lost.
+    /// Listens for news of a run. Subscribe first, then read: no news in between is lost.
     pub(crate) fn subscribe(self: &Arc<Self>, run_id: &RunId) -> Ear {
         let mut topics = self.lock();
         let new = || Topic { mark: watch::Sender::new(Mark::default()), recent: tokio::sync::Mutex::default() };
@@ -147,7 +148,7 @@ impl Hub {
         Changes(self.changes.subscribe())
     }
 
-    /// Tells the readers of all runs.
+    /// Notifies the readers of all runs.
     pub(crate) fn changed(&self, run_id: &RunId) {
         if self.changes.receiver_count() > 0 {
             // An error means that the last listener has just gone.
@@ -167,13 +168,13 @@ impl Hub {
         }
     }
 
-    /// A run was changed by somebody else of this process.
+    /// Something else in this process changed a run.
     pub(crate) fn publish_look(&self, run_id: &RunId) {
         self.changed(run_id);
         self.publish_gone(run_id);
     }
 
-    /// A run does not execute here any more: its readers must look for themselves.
+    /// A run does not execute here any more: its readers must read again.
     pub(crate) fn publish_gone(&self, run_id: &RunId) {
         if let Some(topic) = self.topic(run_id) {
             topic.mark.send_modify(|mark| mark.looks += 1);
@@ -199,12 +200,12 @@ impl Hub {
 }
 
 impl Ear {
-    /// Whether others read the same run here.
+    /// Whether others here read the same run.
     pub(crate) fn has_company(&self) -> bool {
         self.topic.mark.receiver_count() > 1
     }
 
-    /// What was read of the run lately, for one reader at a time: whoever reads the log meanwhile reads for all.
+    /// What was recently read of the run, for one reader at a time: a reader of the log meanwhile reads for all.
     pub(crate) async fn recent(&self) -> tokio::sync::MutexGuard<'_, Recent> {
         self.topic.recent.lock().await
     }
@@ -234,7 +235,7 @@ mod tests {
     fn a_topic_goes_with_its_last_reader() {
         let hub = Arc::new(Hub::default());
         let (one, other) = (hub.subscribe(&run_id()), hub.subscribe(&run_id()));
-        // A receiver goes after its ear has looked, and whoever looks meanwhile still sees it.
+        // A receiver is dropped only after its ear has checked, so others that check meanwhile still see it.
         let receivers = [one.mark.clone(), other.mark.clone()];
         drop(one);
         assert_eq!(hub.lock().len(), 1);

@@ -1,8 +1,8 @@
 //! The journal: one run's log while this process writes it.
 //!
 //! Everything a run says is appended here first and becomes durable with the next commit. A commit starts when somebody
-//! waits for it or when the run has nothing else to do ([`Journal::wants_commit`] is asked whenever the run's task comes
-//! to rest), so a result and the intent of the next call ride together. At most one commit is in flight.
+//! waits for it or when the run has nothing else to do ([`Journal::wants_commit`] is asked whenever the run's task
+//! comes to rest), so a result and the intent of the next call share a commit. At most one commit is in flight.
 //!
 //! Invariant: the machine is the fold of everything appended, committed or not.
 
@@ -29,7 +29,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-/// Streamed pieces that one commit keeps apart; further ones are merged.
+/// Streamed pieces that one commit keeps separate; further ones are merged.
 const STREAMED_MAX: usize = 32;
 
 /// Services the journal uses.
@@ -105,9 +105,9 @@ struct State {
     session: Option<Map<String, Value>>,
     progress: Option<Arc<str>>,
     release: Option<Release>,
-    /// Answers that stream and have not ended.
+    /// Answers that are streaming.
     streams: Streams,
-    /// Hears of what is durable.
+    /// Hears what is durable.
     witness: Option<Box<dyn Witness>>,
     count: Count,
 }
@@ -117,7 +117,7 @@ struct InFlight {
     end: u64,
     /// The run has ended, or is paused.
     rests: bool,
-    /// What was written, if anybody wants to hear of it.
+    /// What was written, if anybody wants to hear it.
     entries: Vec<Entry>,
     tally: Option<Box<Tally>>,
 }
@@ -155,7 +155,7 @@ impl Journal {
         &self.lease
     }
 
-    /// Tells the witness of entries that an earlier process wrote.
+    /// Reports to the witness entries that an earlier process wrote.
     pub(crate) fn recount(&self, entries: &[Entry]) {
         if let Some(witness) = &mut self.lock().witness {
             witness.replayed(entries);
@@ -178,7 +178,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Goes on after a log that cannot be folded.
+    /// Continues after a log that cannot be folded.
     pub(crate) fn skip_to(&self, next_index: u64) {
         let mut state = self.lock();
         state.next_index = next_index;
@@ -211,14 +211,14 @@ impl Journal {
         self.lock().progress = Some(Arc::from(progress));
     }
 
-    /// Gives the lease up with the next commit.
+    /// Releases the lease with the next commit.
     pub(crate) fn release(&self, due_at: Option<Timestamp>) {
         let mut state = self.lock();
         state.release = Some(Release { due_at });
         state.is_urgent = true;
     }
 
-    /// From now on nothing new may start: whoever waits for durability is turned away.
+    /// From now on nothing new may start: anyone who waits for durability is turned away.
     pub(crate) fn halt(&self) {
         let mut state = self.lock();
         state.halted = true;
@@ -246,13 +246,13 @@ impl Journal {
         !state.is_committing && state.has_pending() && (state.is_urgent || is_due || is_final)
     }
 
-    /// Commits everything pending. A store that is full or busy is no reason to fail a run: it stalls and goes on by itself.
+    /// Commits everything pending. A full or busy store does not fail a run: the run stalls, and continues by itself.
     ///
     /// # Cancel safety
-    /// The commit may or may not happen. Only a run that is given up may drop this.
+    /// The commit may or may not happen. Only drop this when giving the run up.
     pub(crate) async fn write(self: Arc<Self>) -> Result<(), DbError> {
-        // Entries are written down only once there is room: ten thousand runs that wake at once would otherwise hold ten
-        // thousand written pages. Boxed for the same reason.
+        // Entries are encoded only once there is room: ten thousand runs that wake at once would otherwise hold ten
+        // thousand encoded pages. Boxed for the same reason.
         let _place = self.services.commit_places.acquire().await;
         Box::pin(self.write_now()).await
     }
@@ -311,7 +311,7 @@ impl Journal {
         Some((commit, in_flight))
     }
 
-    /// The commit is durable: tells whoever waited for it, then the world.
+    /// The commit is durable: notifies those who waited for it, then everyone else.
     fn end_commit(&self, in_flight: InFlight) {
         if let Some(tally) = &in_flight.tally {
             self.services.counters.tallied(tally);
@@ -333,7 +333,7 @@ impl Journal {
 }
 
 impl Drop for Journal {
-    /// Calls under way are dropped with the run's work.
+    /// Calls in flight are dropped with the run's work.
     fn drop(&mut self) {
         let open = self.lock().count.open();
         self.services.counters.models_aborted.fetch_add(open, Ordering::Relaxed);
@@ -359,8 +359,8 @@ impl State {
         self.waiting.drain(..).for_each(Waker::wake);
     }
 
-    /// Merges streamed text into the entry before it, if that is a piece of the same answer and not yet written, and
-    /// much is pending: a reader sees a model's pieces as they came, but a flood of tiny ones does not become a flood of
+    /// Merges streamed text into the entry before it, if that is a piece of the same answer, not yet written, and much
+    /// is pending: readers see a model's pieces as they came, but a flood of tiny pieces does not become a flood of
     /// entries.
     fn merge_stream(&mut self, event: &RunEvent) -> bool {
         if self.pending.len() < STREAMED_MAX {
@@ -403,7 +403,7 @@ impl Effects for Journal {
         if state.halted && record.as_ref().is_none_or(|record| !record.is_progress()) {
             return;
         }
-        // An answer that ended, or one that broke off and is asked for again.
+        // An answer that ended, or one that broke off and is being asked for again.
         if let Some(rest) = state.streams.end(&origin.run_id, || self.services.redactor()) {
             state.append(Entry::event(self.event(rest, origin, at)));
         }
@@ -446,7 +446,7 @@ impl Effects for Journal {
                 Poll::Pending
             })
             .await?;
-            // The commit may have taken longer than the lease lasts: then another process may execute this run by now.
+            // The commit may have taken longer than the lease lasts: another process may execute this run by now.
             if !self.services.lease_clock.is_good() {
                 self.services.lease_clock.good().await;
             }
@@ -464,7 +464,7 @@ impl Effects for Journal {
             if state.halted {
                 return Poll::Ready(());
             }
-            // Asked whenever anything of the run moves.
+            // Called whenever anything in the run moves.
             if !state.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
                 state.waiting.push(cx.waker().clone());
             }

@@ -1,8 +1,8 @@
 //! This process's right to execute: good until a local deadline, renewed by heartbeats.
 //!
-//! The deadline is reckoned on the monotonic clock from the moment a heartbeat was *sent*, so it passes here before any
-//! other process may take the runs over. It is asked between the commit of an intent and the call itself: a worker that
-//! wakes up late sends nothing.
+//! The deadline is measured on the monotonic clock from the moment a heartbeat was *sent*, so it passes here before any
+//! other process may take the runs over. It is checked between the commit of an intent and the call itself: a worker
+//! that wakes up late sends nothing.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;

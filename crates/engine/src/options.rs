@@ -1,4 +1,4 @@
-//! How an engine behaves; every bound it keeps.
+//! How an engine behaves: every limit it keeps.
 
 use outlive_core::Secret;
 use std::time::Duration;
@@ -9,41 +9,41 @@ pub struct Options {
     /// Runs executed at the same time by this process; further ones wait in the store.
     pub runs_max: usize,
     /// Runs that may wait in the store, whoever accepted them; further ones are refused. Several processes together may
-    /// exceed it, each by what it accepts between two looks.
+    /// exceed it, each by what it accepts between two checks.
     pub queued_max: usize,
-    /// Requests to run a workflow that are on their way to the store at the same time; further ones wait.
+    /// Requests to run a workflow that are on their way to the store at once; further ones wait.
     pub submits_max: usize,
-    /// Commits written down and on their way to the store at the same time; further ones wait.
+    /// Encoded commits on their way to the store at once; further ones wait.
     pub commits_max: usize,
     /// Longest input of a run as JSON, in bytes.
     pub input_bytes_max: usize,
-    /// With less room than this on the store's disk, in bytes, no further run is accepted.
+    /// When the store's disk has less space than this, in bytes, no further run is accepted.
     pub disk_free_min: u64,
-    /// Of a small disk no more than this part is kept, in percent.
+    /// On a small disk, the most that is kept free, in percent.
     pub disk_free_percent_max: u32,
     /// How long a lease lasts without a heartbeat.
     pub lease_period: Duration,
     /// Time between heartbeats.
     pub heartbeat_period: Duration,
-    /// Time between looks for runs that nobody executes.
+    /// Time between checks for runs that nobody executes.
     pub scan_period: Duration,
     /// Streamed text is committed at the latest after this time.
     pub stream_period: Duration,
-    /// A back-off longer than this gives the run back to the store instead of holding memory.
+    /// A back-off longer than this returns the run to the store instead of holding memory.
     pub park_after: Duration,
     /// Claims without progress after which a run ends ERROR (`poisoned`).
     pub claims_max: u32,
     /// How long a shutdown waits for calls in flight.
     pub shutdown_grace: Duration,
-    /// What must not reach the log, an output or a session, beside the keys of the models in use and what looks like a
-    /// key. What a caller submits is kept as it is.
+    /// What must not reach the log, an output or a session, in addition to the keys of the models in use and anything
+    /// that looks like a key. What a caller submits is kept as it is.
     pub secrets: Vec<Secret>,
-    /// Whether this engine executes runs. Without, it submits, reads and cancels.
+    /// Whether this engine executes runs. Otherwise it only submits, reads and cancels.
     pub execute: bool,
 }
 
 impl Options {
-    /// Claims without progress from which a run is a suspect.
+    /// Claims without progress that make a run a suspect.
     pub(crate) fn suspect_claims(&self) -> u32 {
         self.claims_max.saturating_sub(1).max(1)
     }

@@ -1,7 +1,7 @@
 //! The pump: moves a run's entries to the store while its work goes on.
 //!
-//! Work and writing are polled by one task, in turn. Whenever the work rests and something is pending, one commit starts;
-//! when it is durable the work is polled again, because it may have waited for just that.
+//! One task polls work and writing in turn. Whenever the work rests and something is pending, a commit starts; when it
+//! is durable the work is polled again, because it may have been waiting for just that.
 
 use crate::journal::Journal;
 use outlive_core::port::{BoxFuture, DbError};
@@ -27,7 +27,7 @@ impl Pump {
         &self.journal
     }
 
-    /// Polls `work`, and whenever it rests commits what it has appended.
+    /// Polls `work`, and commits what it has appended whenever it rests.
     ///
     /// # Errors
     /// The store's, unless it was only full or busy: that is waited out.

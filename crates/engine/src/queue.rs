@@ -1,7 +1,7 @@
 //! How many accepted runs wait for their turn, so that no more are accepted than the store is meant to hold.
 //!
-//! It knows no run. Other processes accept and execute runs of the same store, so what this one counts is no more than a
-//! reason to look; the invariant: nobody is refused unless a look found as many waiting as there may be.
+//! It knows no run. Other processes accept and execute runs of the same store, so what this one counts is only a reason
+//! to query; the invariant: nobody is refused unless a query found the queue full.
 
 use crate::error::Error;
 use outlive_core::port::Db;
@@ -10,19 +10,19 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-/// How long a look that found the queue full is good for, so that a burst of requests does not become a burst of queries.
+/// How long the result of a query that found the queue full is cached, so that bursts of requests do not query.
 const FULL_PERIOD: Duration = Duration::from_secs(1);
 
 /// The queue of a store, as one process knows it.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    /// Those found by the last look, and those that have joined here since.
+    /// Those the last query found, and those that have joined here since.
     waiting: AtomicUsize,
     full_until: Mutex<Option<Instant>>,
 }
 
 impl Queue {
-    /// One more waits.
+    /// One more is waiting.
     pub(crate) fn joined(&self) {
         self.waiting.fetch_add(1, Ordering::Relaxed);
     }
@@ -33,7 +33,7 @@ impl Queue {
     /// [`Error::QueueFull`], or the store's.
     ///
     /// # Cancel safety
-    /// Safe: a look that is dropped is made again.
+    /// Safe: a dropped query is made again.
     pub(crate) async fn admit(&self, db: &dyn Db, max: usize) -> Result<(), Error> {
         if self.waiting.load(Ordering::Relaxed) < max {
             return Ok(());

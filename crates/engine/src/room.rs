@@ -1,7 +1,7 @@
-//! Room for further runs: below a low-water mark of the store's disk nothing new is accepted.
+//! Space for further runs: below a low-water mark of the store's disk, no new run is accepted.
 //!
-//! What was accepted goes on, in the room that is kept back for it. It is asked for each run that is submitted, so it
-//! looks at most once a second. The invariant: a store that tells nothing of its disk has room.
+//! Accepted runs go on, in the space kept free for them. It is asked for each run that is submitted, so it checks the
+//! disk at most once a second. The invariant: a store that reports nothing about its disk has space.
 
 use crate::error::Error;
 use crate::options::Options;
@@ -10,15 +10,15 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Time between two looks.
+/// Time between two checks.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
-/// What the last look found.
+/// What the last check found.
 #[derive(Debug, Default)]
 pub(crate) struct LowWater(Mutex<Option<(Instant, Option<Room>)>>);
 
 impl LowWater {
-    /// Whether there is room for further runs.
+    /// Whether there is space for further runs.
     ///
     /// # Errors
     /// [`Error::DiskLow`].
@@ -44,7 +44,7 @@ impl LowWater {
     }
 }
 
-/// Some bytes whatever the disk's size: five in a hundred of a large disk are more than all runs will ever need.
+/// An absolute floor: five percent of a large disk is more than all runs will ever need.
 fn needed_bytes(room: &Room, options: &Options) -> u64 {
     let part = room.total_bytes / 100 * u64::from(options.disk_free_percent_max);
     part.min(options.disk_free_min)

@@ -1,6 +1,7 @@
-//! What an engine reads and changes beside its own work, with its access: lists of runs, where a run stands, sessions.
+//! What an engine reads and changes apart from its own work, within its access: lists of runs, where a run stands,
+//! sessions.
 //!
-//! It must never know more than the store tells it: a session that is another user's is one that is not there.
+//! It must never know more than the store tells it: another user's session is one that does not exist.
 
 use crate::engine::Engine;
 use crate::error::Error;
@@ -15,10 +16,10 @@ use outlive_core::{DefinitionId, Page, RunEvent, RunId, RunStatus, SessionId, Ti
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
-/// Bytes of log read at once.
+/// Bytes of log read at a time.
 const READ_BYTES: usize = 256 << 10;
 
-/// Bytes of events with which a caller's share ends early.
+/// A caller's batch of events ends early once it has this many bytes.
 const EVENTS_BYTES_MAX: usize = 16 << 20;
 
 /// Where a run stands, without its input and output.
@@ -49,19 +50,20 @@ pub struct RunStanding {
 }
 
 impl RunStanding {
-    /// Whether nothing of it executes and nothing will until somebody acts: it has ended, or it is paused and was given back.
+    /// Whether none of it executes, and none will until somebody acts: it has ended, or it is paused and its lease was
+    /// released.
     pub fn is_at_rest(&self) -> bool {
         self.status.is_terminal() || (self.status == RunStatus::Paused && self.worker.is_none())
     }
 }
 
 impl Engine {
-    /// Hears of every change of any run from now on, whoever it belongs to: not for answering a user.
+    /// Hears of every change of any run from now on, whoever it belongs to. Not for answering a user.
     pub fn changes(&self) -> Changes {
         self.inner.services.hub.changes()
     }
 
-    /// The workers that live as far as the store knows. A restricted engine counts only its own user's runs.
+    /// The workers that are alive as far as the store knows. A restricted engine counts only its own user's runs.
     ///
     /// # Errors
     /// The store's.
@@ -69,7 +71,7 @@ impl Engine {
         Ok(self.inner.services.db.workers(Some(self.access.clone())).await?)
     }
 
-    /// The run as it is stored, with its input and options; nothing when there is no such run.
+    /// The run as it is stored, with its input and options; none when there is no such run.
     ///
     /// # Errors
     /// The store's.
@@ -77,7 +79,7 @@ impl Engine {
         self.stored_run(run_id).await
     }
 
-    /// Up to `count` stored events from index `from` on, in order; fewer at the end of the log, and once they have more than
+    /// Up to `count` stored events from index `from` on, in order; fewer at the end of the log, or once they exceed
     /// 16 MiB together. Does not wait for more.
     ///
     /// # Errors
@@ -99,7 +101,7 @@ impl Engine {
         Ok(events)
     }
 
-    /// Where a run stands; nothing when there is no such run.
+    /// Where a run stands; none when there is no such run.
     ///
     /// # Errors
     /// The store's.
@@ -120,8 +122,8 @@ impl Engine {
         }))
     }
 
-    /// Why each of these runs is not over yet, as the store tells it now; nothing for those that are over. Of runs that
-    /// execute it is told which step they are at; [`Engine::waiting`] says more of one.
+    /// Why each of these runs is not over yet, as the store has it now; none for those that are over. For runs that
+    /// execute it only names the step they are at; [`Engine::waiting`] says more about one run.
     ///
     /// # Errors
     /// The store's.
@@ -132,7 +134,7 @@ impl Engine {
         Ok(self.look().await?.over(runs).await?)
     }
 
-    /// Why this run is not over yet, down to the call in flight; nothing when it is over.
+    /// Why this run is not over yet, down to the call in flight; none when it is over.
     ///
     /// # Errors
     /// The store's.
@@ -151,12 +153,12 @@ impl Engine {
     /// Lists runs. The payload of a run, when asked for, is read with [`crate::run_output`].
     ///
     /// # Errors
-    /// The store's; `Storage` when no list gave out the cursor.
+    /// The store's; `Storage` when the cursor did not come from a list.
     pub async fn runs(&self, filter: RunFilter) -> Result<RunPage, Error> {
         Ok(self.inner.services.db.runs(self.access.clone(), filter).await?)
     }
 
-    /// The session; nothing when there is no such session.
+    /// The session; none when there is no such session.
     ///
     /// # Errors
     /// The store's.
@@ -172,7 +174,7 @@ impl Engine {
         Ok(self.inner.services.db.sessions(self.access.clone(), filter).await?)
     }
 
-    /// An id for a session that has none yet.
+    /// An id for a session that does not exist yet.
     pub fn new_session_id(&self) -> SessionId {
         let services = &self.inner.services;
         SessionId::new(services.clock.now(), services.chance.wide_bits())
@@ -184,8 +186,8 @@ impl Engine {
     /// If the future is dropped the session may or may not have been created.
     ///
     /// # Errors
-    /// [`Error::Conflict`] when the id is taken, [`Error::SessionNotFound`] when it is to be another user's than this
-    /// engine's, or the store's.
+    /// [`Error::Conflict`] when the id is taken, [`Error::SessionNotFound`] when it would belong to another user than
+    /// this engine's, or the store's.
     pub async fn create_session(&self, session: NewSession) -> Result<Session, Error> {
         let mut session = session;
         check_depth(&mut session.state, "session_state")?;
@@ -200,7 +202,7 @@ impl Engine {
         })
     }
 
-    /// Changes a session; gives back what it is now, and nothing when there is no such session.
+    /// Changes a session; returns what it is now, or none when there is no such session.
     ///
     /// # Cancel safety
     /// If the future is dropped the change may or may not have happened.
@@ -215,8 +217,8 @@ impl Engine {
         Ok(self.inner.services.db.update_session(self.access.clone(), session_id.clone(), patch, at).await?)
     }
 
-    /// Deletes sessions with all their runs and logs, and says how many there were; ids that are not there are ignored.
-    /// With `force`, also runs that have not ended: what they were doing is dropped.
+    /// Deletes sessions with all their runs and logs, and returns how many there were; ids that do not exist are
+    /// ignored. With `force`, also runs that have not ended: what they were doing is dropped.
     ///
     /// # Cancel safety
     /// If the future is dropped they may or may not have been deleted; all of them or none.
@@ -232,9 +234,9 @@ impl Engine {
     async fn delete_and_drop(&self, session_ids: Vec<SessionId>, force: bool) -> Result<u64, Error> {
         let db = &self.inner.services.db;
         let deleted = db.delete_sessions(self.access.clone(), session_ids.clone(), force).await?;
-        // What executes elsewhere notices at its next commit; what executes here need not get that far.
+        // Runs that execute elsewhere notice at their next commit; those that execute here need not get that far.
         for session_id in session_ids.iter().filter(|session_id| self.inner.executes_in(session_id)) {
-            // Not every id that was named is one that was deleted.
+            // Not every id that was given was deleted.
             if db.session(Access::All, session_id.clone()).await?.is_none() {
                 self.inner.drop_runs_of(session_id);
             }
@@ -243,7 +245,7 @@ impl Engine {
     }
 }
 
-/// Refuses what is nested too deeply to be stored and read again.
+/// Refuses what is nested too deeply to be stored and read back.
 fn check_depth(fields: &mut Map<String, Value>, what: &'static str) -> Result<(), Error> {
     fields.values_mut().try_for_each(json::admit).map_err(|problem| Error::TooDeep { what, problem })
 }

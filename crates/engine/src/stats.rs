@@ -1,7 +1,7 @@
-//! What an engine has done since it started, in numbers for whoever operates it.
+//! What an engine has done since it started, in numbers for operators.
 //!
-//! It counts and must never decide anything. The invariant: counting takes no lock and never waits, and what is told of
-//! one number need not fit what is told of another at the same instant.
+//! It counts and must never decide anything. The invariant: counting takes no lock and never waits, so numbers read at
+//! the same instant need not agree with each other.
 
 use crate::engine::Engine;
 use crate::tally::Tally;
@@ -43,9 +43,9 @@ impl Histogram {
 /// What a [`Histogram`] has counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Durations {
-    /// How many there were of each length, in the order of [`BOUNDS`]; the last are the longer ones.
+    /// How many there were of each length, in the order of [`BOUNDS`]; the last counts the longer ones.
     pub parts: [u64; PARTS],
-    /// All together.
+    /// The sum of all durations.
     pub sum: Duration,
 }
 
@@ -56,7 +56,7 @@ impl Durations {
     }
 }
 
-/// What an engine has done since it started, and does now. Other processes on the same store count for themselves.
+/// What an engine has done since it started, and is doing now. Other processes on the same store count for themselves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Runs accepted; a repeated request counts once.
@@ -65,7 +65,7 @@ pub struct Stats {
     pub runs_completed: u64,
     /// Runs that ended here ERROR.
     pub runs_failed: u64,
-    /// Of them, runs given up because they lost one worker after the other.
+    /// Of those, runs given up because they lost one worker after another.
     pub runs_poisoned: u64,
     /// Runs that ended here CANCELLED.
     pub runs_cancelled: u64,
@@ -73,9 +73,9 @@ pub struct Stats {
     pub runs_executing: u64,
     /// Runs taken over from the store.
     pub runs_claimed: u64,
-    /// Looks for unfinished runs that found none.
+    /// Checks for unfinished runs that found none.
     pub claims_empty: u64,
-    /// Heartbeats that the store did not take.
+    /// Heartbeats that the store did not accept.
     pub heartbeats_failed: u64,
     /// How often this worker was declared dead and lost what it held.
     pub leases_lost: u64,
@@ -83,29 +83,29 @@ pub struct Stats {
     pub writes_fenced: u64,
     /// Commits tried again because the disk was full or the store busy.
     pub commits_delayed: u64,
-    /// From asking to accept a run to its being on stable storage.
+    /// From the request to accept a run until the run is on stable storage.
     pub submits: Durations,
-    /// From handing a commit to the store to its being on stable storage.
+    /// From handing a commit to the store until it is on stable storage.
     pub commits: Durations,
-    /// Looks for unfinished runs.
+    /// Checks for unfinished runs.
     pub claims: Durations,
-    /// From taking over a run with a log to its going on.
+    /// From taking over a run with a log until it continues.
     pub recoveries: Durations,
-    /// How much later than asked for the engine's own timers woke it.
+    /// How much later than asked the engine's own timers woke it.
     pub lateness: Durations,
-    /// From a commit's being told of to a reader that waited for it having its first event.
+    /// The delay from the notification of a commit to the first event of a reader that waited for it.
     pub event_lags: Durations,
-    /// Calls of models that were begun.
+    /// Model calls that were begun.
     pub model_calls: u64,
-    /// Calls of models that failed and were made once more.
+    /// Model calls that failed and were made once more.
     pub model_retries: u64,
-    /// Calls of models that were left without an answer: cancelled, timed out, or for another process to make again.
+    /// Model calls left without an answer: cancelled, timed out, or for another process to make again.
     pub model_aborted: u64,
-    /// From a model call's intent to its answer's, further attempts included.
+    /// From a model call's intent to its answer, further attempts included.
     pub models: Durations,
-    /// What models counted.
+    /// The tokens that models reported.
     pub usage: Usage,
-    /// Runs that paused because nobody knows whether a call happened that must not happen twice.
+    /// Runs that paused because nobody knows whether a call that must not run twice has run.
     pub outcomes_unknown: u64,
 }
 
@@ -180,7 +180,7 @@ impl Counters {
         self.submits.add(since.elapsed());
     }
 
-    /// A commit is durable; the run's status is from now on `status`, if it changed.
+    /// A commit is durable; `status` is the run's new status, if it changed.
     pub(crate) fn committed(&self, since: Instant, status: Option<RunStatus>) {
         self.commits.add(since.elapsed());
         match status {
@@ -202,7 +202,7 @@ impl Counters {
         }
     }
 
-    /// A look for unfinished runs found this many.
+    /// A check for unfinished runs found this many.
     pub(crate) fn claimed(&self, since: Instant, runs: usize) {
         self.claims.add(since.elapsed());
         self.runs_claimed.fetch_add(runs as u64, Ordering::Relaxed);
@@ -222,7 +222,7 @@ fn read(counter: &AtomicU64) -> u64 {
 }
 
 impl Engine {
-    /// What it has done since it started, whoever asks.
+    /// What it has done since it started, for all users together.
     pub fn stats(&self) -> Stats {
         let counters = &self.inner.services.counters;
         Stats {

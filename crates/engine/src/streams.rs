@@ -1,7 +1,7 @@
-//! Answers that stream: what of each piece can be told by now, and what they have said so far.
+//! Answers that stream: how much of each piece can be passed on by now, and what they have said so far.
 //!
-//! A piece that may be the begin of a secret is held back until the next, or the end, shows what it is. Knows no store. The
-//! invariant: what a stream lets go, put together, has no secret that its pieces had together.
+//! A piece that may be the beginning of a secret is held back until the next one, or the end, shows what it is. It
+//! knows no store. The invariant: what a stream passes on, put together, holds no secret that its pieces held together.
 
 use outlive_core::{ContentDelta, EventKind, Passage, Redactor, RunEvent, RunId};
 use std::sync::Arc;
@@ -12,23 +12,23 @@ pub(crate) struct Streams(Vec<Stream>);
 
 struct Stream {
     speaker: Option<RunId>,
-    /// What it has said, for when the run is stopped.
+    /// What it has said, in case the run is stopped.
     text: String,
     content: Passage,
     reasoning: Passage,
-    /// An event of it without text, for what is held at the end.
+    /// One of its events without text, for what is still held at the end.
     silent: EventKind,
 }
 
 impl Streams {
-    /// Takes from a piece what cannot be told yet. False when nothing is left of it.
+    /// Removes from a piece what cannot be passed on yet. False when nothing is left of it.
     pub(crate) fn pass(&mut self, event: &mut RunEvent, redactor: &Redactor) -> bool {
         let stream = self.of(event);
         delta(&mut event.kind).is_none_or(|delta| stream.pass(delta, redactor))
     }
 
-    /// Ends the stream of a run that says something else now: its answer is complete, or broke off and is asked for again.
-    /// Gives what was held back of it.
+    /// Ends the stream of a run that now says something else: its answer is complete, or broke off and is being asked
+    /// for again. Returns what was held back.
     pub(crate) fn end(
         &mut self,
         speaker: &Option<RunId>,
@@ -43,7 +43,7 @@ impl Streams {
         has_text(delta).then_some(stream.silent)
     }
 
-    /// What all of them have said so far, as it came.
+    /// What all of them have said so far, in the order it came.
     pub(crate) fn text(&self) -> Option<String> {
         let texts: Vec<_> = self.0.iter().map(|stream| stream.text.as_str()).filter(|text| !text.is_empty()).collect();
         (!texts.is_empty()).then(|| texts.join("\n"))
@@ -83,7 +83,7 @@ impl Stream {
     }
 }
 
-/// The text of an event that streams some.
+/// The text of an event, if it streams any.
 fn delta(kind: &mut EventKind) -> Option<&mut ContentDelta> {
     match kind {
         EventKind::RunContent(delta) | EventKind::TeamRunContent(delta) => Some(delta),
@@ -95,7 +95,7 @@ fn has_text(delta: &ContentDelta) -> bool {
     !delta.reasoning_content.is_empty() || delta.content.as_ref().is_some_and(|content| !content.is_empty())
 }
 
-/// The same event with nothing in it.
+/// The same event without its text.
 fn silent(kind: &EventKind) -> EventKind {
     let mut kind = kind.clone();
     if let Some(delta) = delta(&mut kind) {
@@ -153,7 +153,7 @@ mod tests {
             ("one", true, text("", "[redacted]")),
             ("two", true, text("corridor", "")),
             ("one", true, text("[redacted]! And ", "")),
-            // What never had text is told as it is.
+            // An event that never had text is passed on as it is.
             ("one", true, text("", "")),
         ];
         assert_eq!(told, expected);

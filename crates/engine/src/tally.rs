@@ -1,7 +1,7 @@
-//! What a run's entries count as: calls of models, tokens, runs that were given up.
+//! What a run's entries count as: model calls, tokens, runs that were given up.
 //!
-//! It reads events and keys alone, and must never know a model. The invariant: an entry counts once, when the commit that
-//! holds it is durable.
+//! It reads only events and keys, and must never know a model. The invariant: an entry counts once, when the commit
+//! that holds it is durable.
 
 use outlive_core::log::{Entry, Key, Record};
 use outlive_core::{EventKind, FailureKind, Usage};
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 /// The last part of the key under which an agent's or team's end is recorded.
 const DONE: &str = "done";
-/// The name of the event that says that a model is asked once more.
+/// The name of the event that says that a model is being asked once more.
 const RETRYING: &str = "ModelRequestRetrying";
 
 /// What the entries of one commit add up to.
@@ -23,10 +23,10 @@ pub(crate) struct Tally {
     pub(crate) is_poisoned: bool,
 }
 
-/// Counts one run's entries. Most runs wait most of the time: then it holds next to nothing.
+/// Counts one run's entries. Most runs wait most of the time, and then it holds next to nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Count {
-    /// Calls of models that were begun here and have no end yet.
+    /// Model calls that were begun here and have not ended.
     open: Vec<(Key, Instant)>,
     tally: Option<Box<Tally>>,
 }
@@ -60,7 +60,7 @@ impl Count {
             EventKind::CustomEvent { fields } if fields.get("name").is_some_and(|name| name == RETRYING) => {
                 self.tally().model_retries += 1;
             }
-            // Whatever this agent or team had asked has failed, and was not left.
+            // Whatever this agent or team had asked for has failed, and was not abandoned.
             EventKind::RunError(_) | EventKind::TeamRunError(_) => {
                 if let Some(base) = key.and_then(|key| key.as_str().strip_suffix(DONE)) {
                     self.open.retain(|(open, _)| !open.as_str().starts_with(base));
@@ -73,12 +73,12 @@ impl Count {
         }
     }
 
-    /// What was counted since this was last asked.
+    /// What was counted since this was last called.
     pub(crate) fn take(&mut self) -> Option<Box<Tally>> {
         self.tally.take()
     }
 
-    /// Calls that were begun here and have no end.
+    /// Calls that were begun here and have not ended.
     pub(crate) fn open(&self) -> u64 {
         self.open.len() as u64
     }

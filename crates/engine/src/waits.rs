@@ -1,7 +1,7 @@
-//! Why a run is not over yet: folded from its row, from the line of its session, from who lives, and from the end of its
+//! Why a run is not over yet: derived from its row, the queue of its session, the living workers, and the end of its
 //! log.
 //!
-//! It knows no engine: every answer comes from the store, so any process gives the same one, also one that executes
+//! It knows no engine: every answer comes from the store, so any process gives the same one, even one that executes
 //! nothing. It never changes anything. The invariant: an unfinished run always waits for something, and is called
 //! interrupted exactly when it has begun, is not paused, waits for no time, and no living process holds it.
 
@@ -15,16 +15,16 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Entries at the end of a log among which the call in flight is looked for.
+/// Entries at the end of a log that are searched for the call in flight.
 const TAIL: u64 = 256;
-/// Entries at the end of a log that tell why it paused or backs off.
+/// Entries at the end of a log that say why it paused or backs off.
 const END: u64 = 4;
-/// Bytes of log read at once.
+/// Bytes of log read at a time.
 const READ_BYTES: usize = 256 << 10;
-/// Longest text of another's that a reason quotes, in characters.
+/// The longest quotation of somebody else's text in a reason, in characters.
 const QUOTE_CHARS: usize = 500;
 
-/// One look at a store: who lives, and what time it is.
+/// One snapshot of a store: who is alive, and what time it is.
 pub struct Look<'a> {
     db: &'a dyn Db,
     access: Access,
@@ -33,7 +33,7 @@ pub struct Look<'a> {
     workers: Vec<LivingWorker>,
 }
 
-/// Runs of a list whose logs are read; what further ones wait for is told from their rows.
+/// Runs of a list whose logs are read; for the rest, their rows say what they wait for.
 const LISTED_LOGS: usize = 100;
 
 /// How much of a log is read.
@@ -41,17 +41,17 @@ const LISTED_LOGS: usize = 100;
 enum Depth {
     /// Nothing.
     Row,
-    /// Of a run that rests, why it does. Of one that executes nothing: its row says which step it is at.
+    /// For a run at rest, why it rests. For one that executes nothing: its row says which step it is at.
     Rest,
     /// What is in flight as well.
     Calls,
 }
 
-/// Who is first in a session's line; nothing when the caller may not see it.
+/// Who is first in a session's queue; none when the caller may not see it.
 type Heads = HashMap<SessionId, Option<Run>>;
 
 impl<'a> Look<'a> {
-    /// Looks, as the caller may.
+    /// Takes a snapshot with the caller's access.
     ///
     /// # Errors
     /// The store's.
@@ -60,7 +60,7 @@ impl<'a> Look<'a> {
         Ok(Self { db, access, now, suspect_claims: options.suspect_claims(), workers })
     }
 
-    /// Why this run is not over yet, down to the call in flight; nothing when it is over.
+    /// Why this run is not over yet, down to the call in flight; none when it is over.
     ///
     /// # Errors
     /// The store's.
@@ -68,7 +68,7 @@ impl<'a> Look<'a> {
         self.explain(run, Depth::Calls, &mut Heads::new()).await
     }
 
-    /// The same of a list, without the calls in flight.
+    /// The same for a list, without the calls in flight.
     ///
     /// # Errors
     /// The store's.
@@ -102,7 +102,7 @@ impl<'a> Look<'a> {
         Ok(Some(behind(why)))
     }
 
-    /// The first unfinished run of a session, of those the caller may see.
+    /// The first unfinished run of a session, among those the caller may see.
     async fn head(&self, session_id: &SessionId) -> Result<Option<Run>, DbError> {
         let filter = RunFilter {
             statuses: RunStatus::ALL.into_iter().filter(|status| !status.is_terminal()).collect(),
@@ -137,25 +137,24 @@ impl<'a> Look<'a> {
 
     fn cancelled(&self, run: &Run, is_held: bool) -> Waiting {
         let reason = run.cancel.as_ref().map(|cancel| quoted(&cancel.reason)).unwrap_or_default();
-        let asked = format!("someone asked for its end ({reason})");
+        let asked = format!("someone asked to cancel it ({reason})");
         if is_held {
             return waiting(WaitsFor::Cancel, format!("{asked}; the process that executes it is about to end it"));
         }
         Waiting {
             remedy: Some(Remedy::Cancel { run_id: run.info.run_id.clone() }),
-            hint: Some("ask for its end once more: whoever asks while no process holds it ends it at once".to_owned()),
-            ..waiting(WaitsFor::Cancel, format!("{asked}; no process is there to write that down"))
+            hint: Some("cancel it once more: while no process holds it, that ends it at once".to_owned()),
+            ..waiting(WaitsFor::Cancel, format!("{asked}; no process is there to end it"))
         }
     }
 
     async fn executing(&self, run: &Run, holder: &LivingWorker, depth: Depth) -> Result<Waiting, DbError> {
         if holder.good_until <= self.now {
             let silent = self.now.since(holder.good_until).as_secs();
-            let reason =
-                format!("its process lives, and has renewed no lease for {silent} s beyond the end of its last one");
+            let reason = format!("its process is alive, but its lease ran out {silent} s ago and has not been renewed");
             return Ok(Waiting {
                 on: Some(holder.worker.to_shared()),
-                hint: Some("let that process go on, or end it: another one then takes the run over".to_owned()),
+                hint: Some("let that process go on, or end it so that another takes the run over".to_owned()),
                 ..waiting(WaitsFor::Worker, reason)
             });
         }
@@ -172,7 +171,7 @@ impl<'a> Look<'a> {
         }))
     }
 
-    /// It may be claimed, and nobody has.
+    /// It may be claimed, and nobody has claimed it.
     fn unheld(&self, run: &Run) -> Waiting {
         let workflow_id = &run.info.workflow_id;
         let executing: Vec<_> =
@@ -186,13 +185,15 @@ impl<'a> Look<'a> {
             };
             let reason = match (run.status, &run.worker) {
                 (RunStatus::Pending, _) => nobody,
-                (_, Some(_)) => format!("its process ended in the middle of it, and {nobody}"),
+                (_, Some(_)) => format!("its process ended before the run did, and {nobody}"),
                 (_, None) => format!("no process executes it: its last one gave it back, and {nobody}"),
             };
             return Waiting {
                 on: Some(workflow_id.to_shared()),
                 remedy: Some(Remedy::StartWorker),
-                hint: Some(format!("start a program that has the workflow {workflow_id}: it goes on by itself then")),
+                hint: Some(format!(
+                    "start a program that has the workflow {workflow_id}: the run then goes on by itself"
+                )),
                 ..waiting(WaitsFor::Worker, reason)
             };
         }
@@ -205,7 +206,8 @@ impl<'a> Look<'a> {
             return Waiting {
                 remedy: Some(Remedy::Cancel { run_id: run.info.run_id.clone() }),
                 hint: Some(
-                    "see what its last step does to its process; cancel it if it is not to be tried again".into(),
+                    "check what its last step does to the process; cancel the run if it should not be tried again"
+                        .into(),
                 ),
                 ..waiting(WaitsFor::Suspects, reason)
             };
@@ -215,7 +217,7 @@ impl<'a> Look<'a> {
         waiting(WaitsFor::Room, format!("{who} its workflow takes it as soon as it has room"))
     }
 
-    /// About the last `count` entries of the run's log, or those before the first that is damaged.
+    /// Works on the last `count` entries of the run's log, or those before the first damaged one.
     async fn entries(&self, run: &Run, depth: Depth, count: u64) -> Result<Vec<Entry>, DbError> {
         let mut entries = Vec::new();
         if depth == Depth::Row {
@@ -241,7 +243,7 @@ fn waiting(waits_for: WaitsFor, reason: String) -> Waiting {
     Waiting { waits_for, on: None, until: None, is_interrupted: false, reason, remedy: None, hint: None }
 }
 
-/// At most as much of a text as a reason quotes.
+/// As much of a text as a reason quotes.
 fn quoted(text: &str) -> String {
     match text.char_indices().nth(QUOTE_CHARS) {
         None => text.to_owned(),
@@ -276,7 +278,7 @@ fn behind(head: Option<(&Run, Waiting)>) -> Waiting {
     }
 }
 
-/// What a person has to decide about.
+/// What a person has to decide.
 fn paused(run: &Run, entries: &[Entry]) -> Waiting {
     let pause = entries.iter().rev().find_map(|entry| match &entry.event.kind {
         EventKind::WorkflowPaused { paused_step_name, step_requirements, .. } => {
@@ -295,7 +297,7 @@ fn paused(run: &Run, entries: &[Entry]) -> Waiting {
             Call::Tool { name, .. } => Some(name),
             Call::Model { .. } | Call::Step { .. } => None,
         });
-        let see = "see at the tool's other end whether it ran";
+        let see = "check with the service behind the tool whether it ran";
         (
             tool.or(step),
             format!("{see}; a paused run cannot be continued yet: cancel it, and start it again if it did not"),
@@ -342,8 +344,8 @@ enum Call {
     Step { name: Arc<str> },
 }
 
-/// The calls whose intent is among the entries and whose result is not, in the order in which they were begun.
-/// Delegations are left out: their member's own calls stand for them.
+/// The calls with an intent among the entries but no result, in the order in which they were begun. Delegations are
+/// left out: their member's own calls represent them.
 fn open_calls(entries: &[Entry]) -> Vec<(Key, Call)> {
     let mut open: Vec<(Key, Call)> = Vec::new();
     for entry in entries {
@@ -382,7 +384,7 @@ fn begun(entry: &Entry) -> Option<Call> {
     }
 }
 
-/// What a run that executes is at.
+/// What a run that executes is doing.
 fn in_flight(entries: &[Entry], now: Timestamp) -> Option<Waiting> {
     if let Some((on, reason)) = entries.last().and_then(retrying) {
         let due_at = entries.last().and_then(|entry| match &entry.record {
@@ -398,7 +400,7 @@ fn in_flight(entries: &[Entry], now: Timestamp) -> Option<Waiting> {
         2 => ", and one more call is in flight".to_owned(),
         n => format!(", and {} more calls are in flight", n - 1),
     };
-    // Models and tools tell more than the step they stand in.
+    // Models and tools say more than the step they are in.
     let newest = open.iter().rev().find(|(_, call)| !matches!(call, Call::Step { .. })).or_else(|| open.last());
     if let Some((_, call)) = newest {
         let (waits_for, on, reason) = match call {
@@ -412,7 +414,7 @@ fn in_flight(entries: &[Entry], now: Timestamp) -> Option<Waiting> {
         };
         return Some(Waiting { on: Some(on), ..waiting(waits_for, reason) });
     }
-    // The request may stand before what was read: a long answer is many entries.
+    // The request may lie before what was read: a long answer is many entries.
     let last = &entries.last()?.event;
     let is_text = matches!(last.kind, EventKind::RunContent(_) | EventKind::TeamRunContent(_));
     let who = last.origin.agent_name.as_deref().or(last.origin.team_name.as_deref()).unwrap_or_default();

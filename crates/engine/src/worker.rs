@@ -1,7 +1,7 @@
-//! The worker: takes over runs that nobody executes, and sees to those it holds.
+//! The worker: takes over runs that nobody executes, and looks after those it holds.
 //!
-//! Recovery is not an event but a standing condition: whatever is unfinished, due and not held by a living worker is taken,
-//! whether its last worker crashed a moment ago or the machine was off for a week.
+//! Recovery is not an event but a standing condition: whatever is unfinished, due and not held by a living worker is
+//! taken, whether its last worker crashed a moment ago or the machine was off for a week.
 
 use crate::drive::Stop;
 use crate::engine::Inner;
@@ -19,8 +19,8 @@ use tokio::time::{Instant, sleep_until};
 /// Runs taken in one transaction.
 const CLAIM_BATCH: usize = 256;
 
-/// Sees to the runs this worker holds until all of them are given back: what is wanted cancelled, what nobody drives, what
-/// is not its own any more.
+/// Looks after the runs this worker holds until all of them are released: those to be cancelled, those that nobody
+/// drives, and those no longer its own.
 pub(crate) fn attend(inner: Arc<Inner>) -> BoxFuture<'static, ()> {
     let home = Home(inner.clone());
     Box::pin(async move {
@@ -39,14 +39,14 @@ pub(crate) fn attend(inner: Arc<Inner>) -> BoxFuture<'static, ()> {
                 }
             };
             if let Err(error) = checked {
-                tracing::warn!(%error, "the runs this worker holds could not be looked at");
+                tracing::warn!(%error, "the runs this worker holds could not be read");
             }
         }
         drop(home);
     })
 }
 
-/// The runtime that everything executes on. It may go before its engine does.
+/// The runtime that everything executes on. It may end before its engine does.
 struct Home(Arc<Inner>);
 
 impl Drop for Home {
@@ -71,13 +71,13 @@ async fn cancel_the_unwanted(inner: &Inner) -> Result<(), DbError> {
 
 /// Compares what the store says this worker holds with what it executes.
 ///
-/// A run that is held and was not executed at the last comparison either is a stray: its submit was lost sight of, its
-/// driver panicked, or it could not be given back. It is claimed anew, so that nothing left of its driver can write, and
-/// driven. A run that executes and is not held any more was taken or deleted.
+/// A run that is held, and was not executing at the last comparison either, is a stray: its submit was lost track of,
+/// its driver panicked, or it could not be released. It is claimed anew, so that nothing left of its driver can write,
+/// and driven. A run that executes and is no longer held was taken or deleted.
 async fn compare(inner: &Arc<Inner>) -> Result<(), DbError> {
     cancel_the_unwanted(inner).await?;
     let worker = inner.worker();
-    // Asked before the store: what is registered after this may be unknown to the store's answer.
+    // Asked before the store: the store's answer may miss what is registered after this.
     let executing = inner.executing();
     let held: HashMap<RunId, u64> = inner.services.db.held(worker.clone()).await?.into_iter().collect();
     for (run_id, epoch) in &executing {
@@ -88,14 +88,14 @@ async fn compare(inner: &Arc<Inner>) -> Result<(), DbError> {
     for lost in strays(inner, worker, held) {
         let run_id = lost.run_id.clone();
         if let Some((run, lease)) = inner.services.db.reclaim(lost, inner.services.clock.now()).await? {
-            tracing::warn!(%run_id, attempt = run.attempt, "nobody executed this run; it goes on");
+            tracing::warn!(%run_id, attempt = run.attempt, "no task executed this run; it goes on");
             adopt(inner, run, lease);
         }
     }
     Ok(())
 }
 
-/// What is held without being executed, now and at the last comparison; what is so for the first time is noted.
+/// What is held without executing, both now and at the last comparison; first-time cases are noted.
 fn strays(inner: &Inner, worker: WorkerId, held: HashMap<RunId, u64>) -> Vec<Lease> {
     if inner.is_stopping() {
         return Vec::new();
@@ -139,13 +139,13 @@ pub(crate) fn take_over(inner: Arc<Inner>) -> BoxFuture<'static, ()> {
     })
 }
 
-/// Takes what can be taken now; returns when to look again.
+/// Takes what can be taken now; returns when to check again.
 async fn claim(inner: &Arc<Inner>) -> Result<Instant, Error> {
     loop {
         let now = inner.services.clock.now();
         let later = Instant::now() + inner.options.scan_period;
         let room = inner.options.runs_max.saturating_sub(inner.running_len()).min(CLAIM_BATCH);
-        // Without room it asks for nothing, and so tells the store all the same which workflows it executes.
+        // Without room it asks for no runs, but still tells the store which workflows it executes.
         let workflows: Vec<_> = {
             let definitions = inner.definitions.read().unwrap_or_else(PoisonError::into_inner);
             definitions.keys().cloned().collect()

@@ -155,7 +155,7 @@ fn whoever_is_left_by_a_kill_in_a_tool_that_runs_once_says_what_it_waits_for_and
     assert!(!page.contains("waits for a process"), "{page}");
     let page = on(&["show", "first"]).exits(0).stdout;
     assert!(page.contains("Waits    for a person") && page.contains("the tool buy ran with {\"num\":2}"), "{page}");
-    assert!(page.contains("see at the tool's other end whether it ran"), "{page}");
+    assert!(page.contains("check with the service behind the tool whether it ran"), "{page}");
     let list = on(&["ls"]).exits(0).stdout;
     assert!(list.contains("a person: buy") && list.contains("run first"), "{list}");
     let watched = on(&["watch", "first"]).exits(12);

@@ -1,4 +1,4 @@
-//! A store with trouble: its process dies at a chosen entry, or every call takes its time.
+//! A store with trouble: its process dies at a chosen entry, or every call is slow.
 
 use outlive_core::port::{
     Accepted, Access, AuditFilter, AuditPage, AuditRecord, AuditStore, BoxFuture, CancelIntent, Cancelled, Claim,
@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 pub enum Moment {
     /// The commit does not happen.
     Before,
-    /// The commit is durable; nobody is told.
+    /// The commit is durable, but nobody hears of it.
     After,
 }
 
@@ -29,17 +29,18 @@ pub struct TroubledDb {
 }
 
 impl TroubledDb {
-    /// Dies at the commit that holds entry `index` of any run: from then on nothing that was asked is ever answered.
+    /// Dies at the commit that holds entry `index` of any run: from then on no call is ever answered.
     pub fn crashing(inner: Arc<dyn Db>, index: u64, moment: Moment) -> Arc<Self> {
         Arc::new(Self { inner, at: Mutex::new(Some((index, moment))), crashed: Notify::new(), yields: false })
     }
 
-    /// Lets everyone else go first, before each call and before each answer: a caller can be dropped at all of them.
+    /// Yields to everyone else before each call and before each answer, so a caller can be dropped at all of those
+    /// points.
     pub fn yielding(inner: Arc<dyn Db>) -> Arc<Self> {
         Arc::new(Self { inner, at: Mutex::default(), crashed: Notify::new(), yields: true })
     }
 
-    /// A call, and what this store has in its way.
+    /// A call, and what this store puts in its way.
     fn pass<'a, T: Send + 'a>(&self, call: BoxFuture<'a, T>) -> BoxFuture<'a, T> {
         if !self.yields {
             return call;

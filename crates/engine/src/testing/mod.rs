@@ -41,14 +41,15 @@ impl Clock for SimulatedClock {
 
 /// Where one process after another opens the same store.
 pub trait Stage: Send + Sync {
-    /// Opens the store, as a new process does.
+    /// Opens the store, as a new process would.
     fn open(&self) -> Arc<dyn Db>;
 
     /// The process with this worker is gone.
     fn crashed(&self, worker: &WorkerId);
 }
 
-/// Polls a future so many times, each time after everyone else had a turn, and drops it: its output if it had one by then.
+/// Polls a future this many times, each time after everyone else had a turn, then drops it: its output if it had one by
+/// then.
 pub async fn poll_and_drop<F: Future>(future: F, times: usize) -> Option<F::Output> {
     let mut future = pin!(future);
     for _ in 0..times {
@@ -137,7 +138,7 @@ async fn crash(stage: &impl Stage, subject: &Subject<'_>, index: u64, moment: Mo
     engine.kill();
     let in_flight = in_flight(&read_log(&*db, handle.run_id()).await);
     drop((handle, engine, crashing, db));
-    // Aborted tasks let go of the store when the runtime next gets to them.
+    // Aborted tasks release the store when the runtime next gets to them.
     tokio::task::yield_now().await;
     stage.crashed(&worker);
     in_flight
@@ -185,7 +186,7 @@ pub async fn read_log(db: &dyn Db, run_id: &RunId) -> Vec<Entry> {
     }
 }
 
-/// Calls whose intent is in the log and whose end is not: at most these are repeated after a crash.
+/// Calls with an intent in the log but no end: at most these are repeated after a crash.
 pub fn in_flight(log: &[Entry]) -> usize {
     let mut open: BTreeSet<Key> = BTreeSet::new();
     for record in log.iter().filter_map(|entry| entry.record.as_ref()) {
@@ -205,7 +206,7 @@ pub fn in_flight(log: &[Entry]) -> usize {
     open.iter().filter(|key| !is_container(key)).count()
 }
 
-/// Every broken promise of a finished run's log; none when all is well.
+/// Every invariant that a finished run's log breaks; none when all is well.
 pub fn broken_invariants(log: &[Entry], output: &WorkflowRunOutput) -> Vec<String> {
     let mut broken = Vec::new();
     let dense = log.iter().zip(0..).all(|(entry, index)| entry.event.event_index == Some(index));
@@ -268,7 +269,7 @@ pub fn row_equals_fold(run: &Run, definition: &Definition, log: &[Entry]) -> boo
     run_output(run).expect("the row can be read") == fold(run, definition, log)
 }
 
-/// An output without what may differ between two executions of the same: times and durations.
+/// An output without what may differ between two identical executions: times and durations.
 pub fn normal(output: &WorkflowRunOutput) -> Value {
     fn strip(value: &mut Value) {
         match value {

@@ -69,7 +69,7 @@ async fn a_run_that_executes_waits_for_its_step_and_is_interrupted_once_its_proc
     let told = why(&db, run.run_id(), now() + HOUR).await;
     assert_eq!((told.waits_for, told.is_interrupted), (WaitsFor::Worker, true));
     assert_eq!((told.on.as_deref(), told.remedy), (Some("example"), Some(Remedy::StartWorker)));
-    assert!(told.reason.contains("its process ended in the middle of it"), "{}", told.reason);
+    assert!(told.reason.contains("its process ended before the run did"), "{}", told.reason);
     db.crash(&engine.worker());
     let told = why(&db, run.run_id(), now()).await;
     assert_eq!((told.waits_for, told.is_interrupted), (WaitsFor::Worker, true));
