@@ -1,7 +1,7 @@
 //! Agents: a model with a role, instructions and tools, that works on a task until it answers in words.
 //!
-//! An agent is a value. It must never know a store or a workflow: as a step it is an [`Executor`], alone it runs with
-//! effects that keep nothing. Either way the same loop does the work.
+//! An agent is a value. It must never know a store or a workflow: as a step it is an [`Executor`]; on its own it runs
+//! with effects that keep nothing. Either way the same loop does the work.
 
 use crate::describe;
 use crate::driver::{Place, Task, Worker, drive};
@@ -41,7 +41,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// An agent of this name, without a model yet. Its id is the slug of the name, unless chosen.
+    /// An agent with this name, without a model yet. Its id is the slug of the name unless set.
     pub fn new(name: impl AsRef<str>) -> Self {
         Self { profile: Arc::new(Profile::new(name.as_ref())) }
     }
@@ -51,27 +51,28 @@ impl Agent {
         self
     }
 
-    /// Chooses the id: 1 to 128 bytes of text without white space. A bad one is reported by `problems()`.
+    /// Sets the id: 1 to 128 bytes of text without white space. A bad one is reported by `problems()`.
     pub fn id(self, id: impl AsRef<str>) -> Self {
         self.with(|profile| profile.set_id(id.as_ref()))
     }
 
-    /// The model: a value, or a name such as `openai:gpt-5.2`. A name without a model is reported by `problems()`.
+    /// The model: a value, or a name such as `openai:gpt-5.2`. A name that is not a model's is reported by
+    /// `problems()`.
     pub fn model(self, model: impl IntoModel) -> Self {
         self.with(|profile| profile.set_model(model))
     }
 
-    /// One more tool.
+    /// Adds one tool.
     pub fn tool(self, tool: Tool) -> Self {
         self.with(|profile| profile.tools.push(tool))
     }
 
-    /// More tools: a toolkit or a list.
+    /// Adds tools: a toolkit or a list.
     pub fn tools(self, tools: impl IntoTools) -> Self {
         self.with(|profile| profile.tools.extend(tools.into_tools()))
     }
 
-    /// What it is there for; a team's leader reads it too.
+    /// What it is for; a team's leader reads it too.
     pub fn role(self, role: impl Into<String>) -> Self {
         self.with(|profile| profile.role = Some(role.into()))
     }
@@ -81,7 +82,7 @@ impl Agent {
         self.with(|profile| profile.instructions.extend(instructions.into_instructions()))
     }
 
-    /// What stands first in its system message.
+    /// What comes first in its system message.
     pub fn description(self, description: impl Into<String>) -> Self {
         self.with(|profile| profile.description = Some(description.into()))
     }
@@ -92,13 +93,13 @@ impl Agent {
     }
 
     /// The answer must be JSON that reads as a `T`; the run's content is then that value and its `content_type` the
-    /// schema's name. An answer that is not is sent back to be mended, twice at most.
+    /// schema's name. Any other answer is sent back to be corrected, twice at most.
     pub fn output_schema<T: JsonSchema + DeserializeOwned>(self) -> Self {
         self.with(|profile| profile.output = Some(OutputShape::of::<T>()))
     }
 
-    /// [`Agent::output_schema`] from a JSON Schema. Of the answer it is checked that it is JSON, an object where the
-    /// schema says so, and that it has the keys the schema requires at the top.
+    /// [`Agent::output_schema`] from a JSON Schema. The answer is only checked to be JSON, to be an object where the
+    /// schema says so, and to have the keys the schema requires at the top level.
     pub fn output_schema_json(self, name: impl AsRef<str>, schema: Value) -> Self {
         self.with(|profile| profile.output = Some(OutputShape::json(name.as_ref(), schema)))
     }
@@ -108,7 +109,7 @@ impl Agent {
         self.with(|profile| profile.markdown = wanted)
     }
 
-    /// Tool calls in one run, at most; no limit unless set. Calls beyond it are refused and the model told to answer.
+    /// Tool calls in one run, at most; no limit unless set. Further calls are refused, and the model is told to answer.
     pub fn tool_call_limit(self, calls: u32) -> Self {
         self.with(|profile| profile.limits.tool_calls_max = Some(calls))
     }
@@ -123,43 +124,43 @@ impl Agent {
         self.with(|profile| profile.stream = wanted)
     }
 
-    /// Whether the model is told what this agent was asked and answered in earlier runs of the session; off unless set.
+    /// Whether the model sees what this agent was asked and answered in earlier runs of the session; off unless set.
     pub fn add_history_to_context(self, wanted: bool) -> Self {
         self.with(|profile| profile.history = wanted)
     }
 
-    /// How many earlier runs of the session are looked at; 3 unless set.
+    /// How many earlier runs of the session it sees; 3 unless set.
     pub fn num_history_runs(self, runs: u32) -> Self {
         self.with(|profile| profile.history_runs = runs)
     }
 
-    /// How patiently a model call is repeated when it was refused for the moment, was cut off or came back empty; 3 times
-    /// after 1 s, 2 s and 4 s unless set, later when the provider asks for it.
+    /// How patiently a model call is repeated when it was refused for a passing reason, was cut off or came back empty;
+    /// 3 times after 1 s, 2 s and 4 s unless set, later when the provider asks for it.
     pub fn retry(self, retry: Retry) -> Self {
         self.with(|profile| profile.retry = retry)
     }
 
-    /// Longest time for one attempt at a model call; none unless set.
+    /// The time limit of one attempt at a model call; none unless set.
     pub fn timeout(self, limit: Duration) -> Self {
         self.with(|profile| profile.timeout = Some(limit))
     }
 
     /// Fails the run when an answer ends for one of these reasons, for example
-    /// `[FinishReason::Length, FinishReason::ContentFilter]`; unless set, a cut answer is taken and its reason stands on the
-    /// run.
+    /// `[FinishReason::Length, FinishReason::ContentFilter]`. Unless set, a cut answer is accepted and its reason is
+    /// shown on the run.
     pub fn fail_on(self, reasons: impl IntoIterator<Item = FinishReason>) -> Self {
         self.with(|profile| profile.fail_on.extend(reasons))
     }
 
-    /// How long a model call may be put off because its server asks to slow down (429), from the first time on; 10 minutes
-    /// unless set. Within it such an answer spends no attempt of [`Agent::retry`]. Calls with the same address and key wait
-    /// together, in all runs of the process, and leave again as fast as the server takes them; a call that waits for its
-    /// turn has no limit of its own, as long as others are answered.
+    /// How long a model call may be put off because its server asks to slow down (429), counted from the first time; 10
+    /// minutes unless set. Within that time a 429 uses up no attempt of [`Agent::retry`]. Calls with the same address
+    /// and key wait together, in all runs of the process, and go out again as fast as the server accepts them; a call
+    /// that waits for its turn has no time limit of its own, as long as others are answered.
     pub fn rate_limit_budget(self, longest: Duration) -> Self {
         self.with(|profile| profile.rate_limit_budget = longest)
     }
 
-    /// What a client that asks may know of it: the answer to Agno's `GET /agents/{id}`, without the database. Only what was
+    /// What clients may know about it: the answer to Agno's `GET /agents/{id}`, without the database. Only what was
     /// given here, never a key or an address.
     pub fn describe(&self) -> Value {
         describe::agent(&self.profile)
@@ -173,7 +174,7 @@ impl Agent {
         Worker { profile: &self.profile, members: None }
     }
 
-    /// Works on `input` alone: nothing is stored, and the end of the process is the end of the run.
+    /// Works on `input` without a store: when the process ends, so does the run.
     ///
     /// # Cancel safety
     /// Dropping the future ends the run and every call in flight.
@@ -184,7 +185,7 @@ impl Agent {
         self.run_with(input, |_| {}).await
     }
 
-    /// [`Agent::run`], showing every event to `listener` as it happens.
+    /// [`Agent::run`], passing every event to `listener` as it happens.
     ///
     /// # Cancel safety
     /// Dropping the future ends the run and every call in flight.

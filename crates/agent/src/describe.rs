@@ -1,7 +1,7 @@
-//! What a client that asks may know of an agent or a team, in the shape of Agno's discovery calls.
+//! What clients may know about an agent or a team, in the shape of Agno's discovery calls.
 //!
-//! Only what the user gave, and nothing of where the model is or how it is paid for. It must never know a store: whoever
-//! serves the description adds its database.
+//! Only what the user gave, and nothing about where the model is or how it is paid for. It must never know a store: the
+//! server of the description adds its database.
 
 use crate::model::Model;
 use crate::profile::Profile;
@@ -18,7 +18,7 @@ pub(crate) fn agent(profile: &Profile) -> Value {
     Value::Object(fields)
 }
 
-/// A team: what `GET /teams/{id}` answers, without the database. Its model is its members' when it has none of its own.
+/// A team: what `GET /teams/{id}` answers, without the database. Its model is its members' when it has none itself.
 pub(crate) fn team(profile: &Profile, members: &[Member]) -> Value {
     let delegate =
         roster(members).ok().filter(|roster| !roster.is_empty()).map(|roster| prompt::delegate_tool(&roster));

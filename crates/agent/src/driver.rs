@@ -5,11 +5,11 @@
 //!       ▲                └──no──► intent told ─ durable ─ call ─ result told
 //!       └───────────────────── answer ◄──────────────────────────┘
 //! ```
-//! It must never know what keeps the log, nor a workflow beyond the ids its events carry. Everything is polled by the one
-//! future it returns: dropping that drops every call in flight.
+//! It must never know what keeps the log, or anything of a workflow beyond the ids its events carry. The one future it
+//! returns polls everything: dropping that drops every call in flight.
 //!
-//! Invariant: each key is asked of the log once, before anything is told under it; a call whose result the log has is not
-//! made again, and what the log has is not told again.
+//! Invariant: the log is asked about each key once, before anything is written under it; a call whose result is in the
+//! log is not made again, and what is in the log is not written again.
 
 mod ask;
 mod machine;
@@ -40,13 +40,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use voice::Voice;
 
-/// How often an answer that does not have the shape asked for is sent back to be mended.
+/// How often an answer without the requested shape is sent back to be corrected.
 const MENDS_MAX: u32 = 2;
 
 /// How a run ended; the record of its last entry.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Ended {
-    /// COMPLETED, or ERROR with what was done until then.
+    /// COMPLETED, or ERROR with what was done up to then.
     pub(crate) run: RunOutput,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,14 +66,14 @@ impl Ended {
     }
 }
 
-/// Makes one run, or takes it up where the log leaves it.
+/// Makes one run, or resumes it where the log ends.
 ///
 /// # Cancel safety
-/// Dropping it drops every call in flight; the next process repeats those under their keys.
+/// Dropping it drops every call in flight; the next process repeats them under the same keys.
 ///
 /// # Errors
-/// Only what must reach whoever runs the whole: the run may not go on here, a tool's outcome is unknown, a record cannot
-/// be read. A run that failed is an [`Ended`].
+/// Only what must reach the caller of the whole run: the run may not continue here, a tool's outcome is unknown, a
+/// record cannot be read. A run that failed is an [`Ended`].
 pub(crate) fn drive<'a>(worker: Worker<'a>, place: Place<'a>, task: Task) -> BoxFuture<'a, Result<Ended, Failure>> {
     Box::pin(async move {
         let done = place.base.join("done");
@@ -89,7 +89,7 @@ pub(crate) fn drive<'a>(worker: Worker<'a>, place: Place<'a>, task: Task) -> Box
     })
 }
 
-/// Whether a failure is no matter of this run alone: a leader cannot work around it.
+/// Whether a failure must propagate: a leader cannot work around it.
 fn goes_up(failure: &Failure) -> bool {
     matches!(failure.kind, FailureKind::Cancelled | FailureKind::OutcomeUnknown | FailureKind::Definition)
 }
@@ -98,7 +98,7 @@ fn halted(_: Halt) -> Failure {
     Failure::new(FailureKind::Cancelled, "the run may not go on in this process")
 }
 
-/// A recorded value is never computed again, so one that cannot be read stops the run.
+/// A recorded value is never recomputed, so one that cannot be read stops the run.
 fn read<T: DeserializeOwned + Send>(key: &Key, value: &RawValue) -> Result<T, Failure> {
     json::read_stored(value.get()).map_err(|error| {
         let message =
@@ -112,7 +112,7 @@ fn result(key: Key, value: &impl Serialize) -> Record {
     Record::Result { key, value: Arc::from(value) }
 }
 
-/// What is tried again.
+/// What is being retried.
 #[derive(Clone, Copy)]
 enum Retrying<'a> {
     Model,
@@ -129,23 +129,23 @@ struct Drive<'a> {
     run_id: RunId,
     origin: Origin,
     model: SharedModel,
-    /// What its calls have to pass, where their limit is known.
+    /// The gate its calls must pass, where their limit is known.
     gate: Option<Arc<Gate>>,
     info: ModelInfo,
     specs: Vec<ToolSpec>,
     system: Option<String>,
     members: Arc<[DefinitionId]>,
     started_at: Timestamp,
-    /// Model calls made or recalled; the number of the next turn.
+    /// Model calls made or recalled so far: the number of the next turn.
     turns: u32,
     metrics: Metrics,
     machine: Machine,
     tools: Vec<ToolExecution>,
     member_responses: Vec<RunOutput>,
     model_provider_data: Option<Value>,
-    /// What cut the newest answer.
+    /// What cut the newest answer short.
     finish_reason: Option<FinishReason>,
-    /// The session's state with what the tools of earlier turns changed.
+    /// The session's state, including what the tools of earlier turns changed.
     state: SessionState,
 }
 
@@ -215,7 +215,7 @@ impl<'a> Drive<'a> {
         self.effects().durable().await.map_err(halted)
     }
 
-    /// Waits, unless nothing new may start here any more: then another process goes on.
+    /// Waits, unless nothing new may start here any more: then another process continues.
     async fn pause(&self, wait: Duration) -> Result<(), Failure> {
         match select(self.effects().sleep(wait), self.effects().halted()).await {
             Either::Left(_) => Ok(()),
@@ -223,7 +223,7 @@ impl<'a> Drive<'a> {
         }
     }
 
-    /// Tells people what is tried again and when; it also ends the text that a failed model call streamed.
+    /// Tells people what is retried and when; it also ends the text that a failed model call streamed.
     fn tell_retrying(&self, what: Retrying<'_>, tries: u32, failure: &Failure, wait: Duration) {
         let mut fields = Map::new();
         match what {
@@ -241,7 +241,7 @@ impl<'a> Drive<'a> {
         self.tell(EventKind::CustomEvent { fields }, None);
     }
 
-    /// The loop. Gives the answer; the conversation stays in the machine.
+    /// The loop. Returns the answer; the conversation stays in the machine.
     async fn run(&mut self) -> Result<Value, Failure> {
         let history = self.start().await?;
         self.machine = self.machine(self.opening(history));
@@ -251,7 +251,7 @@ impl<'a> Drive<'a> {
                 TeamCommand::CallModel { .. } => {
                     let response = self.ask().await?;
                     let metrics = self.count(&response);
-                    // What was answered stays in the run, also where it is of no use.
+                    // What was answered stays in the run, even where it is useless.
                     let refused = self.refused(&response);
                     self.machine.answered(response, metrics, self.now());
                     if let Some(failure) = refused {
@@ -276,7 +276,7 @@ impl<'a> Drive<'a> {
         }
     }
 
-    /// Says that the run has started. What the session remembers is read once and recorded with it.
+    /// Reports that the run has started. What the session remembers is read once and recorded with it.
     async fn start(&self) -> Result<Vec<Message>, Failure> {
         let started = || self.voice.started(self.info.clone());
         if !self.worker.profile.history {
@@ -295,7 +295,7 @@ impl<'a> Drive<'a> {
         Ok(messages)
     }
 
-    /// What was asked and answered in an earlier run of this same agent or team, also where it was a member.
+    /// The question and the answer of an earlier run of this same agent or team, also where it ran as a member.
     fn remember(&self, run: &RunOutput, messages: &mut Vec<Message>) {
         let id = match self.voice {
             Voice::Agent => run.agent_id.as_ref(),
@@ -337,7 +337,7 @@ impl<'a> Drive<'a> {
         Message::new(role, text, self.run_id.derive(&format!("message/{place}")), self.now())
     }
 
-    /// A machine that goes on from these messages, with what is left of the limits.
+    /// A machine that continues from these messages, with what is left of the limits.
     fn machine(&self, messages: Vec<Message>) -> Machine {
         let limits = self.worker.profile.limits;
         let tool_calls = u32::try_from(self.tools.len()).unwrap_or(u32::MAX);
@@ -353,7 +353,7 @@ impl<'a> Drive<'a> {
         }
     }
 
-    /// The last message as the answer that was asked for.
+    /// The last message as the requested answer.
     fn answer(&self) -> Result<Value, (&'a OutputShape, String)> {
         let text = self.machine.messages().last().and_then(|message| message.content.clone()).unwrap_or_default();
         match &self.worker.profile.output {
@@ -435,7 +435,7 @@ impl<'a> Drive<'a> {
 
 fn bad_shape(shape: &OutputShape, problem: &str) -> Failure {
     let name = &shape.schema.name;
-    let message = format!("the answer is still no {name} after {MENDS_MAX} requests to mend it: {problem}");
+    let message = format!("the answer still does not fit {name} after {MENDS_MAX} requests to correct it: {problem}");
     Failure { retryable: false, ..Failure::new(FailureKind::BadResponse, message) }
 }
 

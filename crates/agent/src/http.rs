@@ -1,7 +1,7 @@
-//! The one HTTP client of the process, for models and tools alike, and how much of an answer it reads. Whoever needs a
-//! client of their own builds it on the same ground: [`crate::outbound`] for strangers' requests, the client of a server.
+//! The one HTTP client of the process, for models and tools alike, and how much of an answer it reads. Clients of other
+//! kinds are built on the same base: [`crate::outbound`] for strangers' requests, and a server's own client.
 //!
-//! It must never know what is asked or told: no provider, no credential. It never retries.
+//! It must never know what is asked or answered: no provider, no credential. It never retries.
 
 use reqwest::header::HeaderMap;
 use reqwest::{Client, ClientBuilder, Response, Url};
@@ -9,13 +9,13 @@ use std::error::Error;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-/// How long a connection may take to be made.
+/// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longer waits than this are a mistake of the server's clock or of ours.
+/// A wait longer than this is a mistake of the server's clock or of ours.
 pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Why a body could not be read to its end.
+/// Why a body could not be read to the end.
 #[derive(Debug)]
 pub enum BodyError {
     /// It is longer than the caller is prepared to keep.
@@ -27,7 +27,7 @@ pub enum BodyError {
     Broken(String),
 }
 
-/// The shared client: connections to one host are reused whoever asks.
+/// The shared client: connections to one host are reused by all callers.
 ///
 /// # Errors
 /// When TLS cannot be set up on this machine, in words.
@@ -41,9 +41,9 @@ fn build() -> Result<Client, String> {
     builder().build().map_err(|error| not_set_up(&error))
 }
 
-/// What every client of this process has in common: TLS, a name, and how long a connection may take.
+/// What every client of this process has in common: TLS, a name, and the time limit for connecting.
 pub fn builder() -> ClientBuilder {
-    // Fails when the program has installed a provider of its own, which then serves as well.
+    // Fails when the program has installed its own provider, which then serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder().user_agent(concat!("outlive/", env!("CARGO_PKG_VERSION"))).connect_timeout(CONNECT_TIMEOUT)
 }
@@ -84,11 +84,11 @@ pub fn root_cause(error: &(dyn Error + 'static)) -> String {
 /// Parses a base address and adds `path` to it; a query of the base stays.
 ///
 /// # Errors
-/// When it is no absolute `http` or `https` address, in words.
+/// When it is not an absolute `http` or `https` address, in words.
 pub fn join(base: &str, path: &[&str]) -> Result<Url, String> {
-    let mut url = Url::parse(base).map_err(|error| format!("is no address: {error}"))?;
+    let mut url = Url::parse(base).map_err(|error| format!("is not a valid address: {error}"))?;
     if !matches!(url.scheme(), "http" | "https") {
-        return Err("is no http or https address".to_owned());
+        return Err("is not an http or https address".to_owned());
     }
     if let Ok(mut segments) = url.path_segments_mut() {
         segments.pop_if_empty().extend(path);

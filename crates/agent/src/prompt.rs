@@ -1,7 +1,7 @@
 //! What a model is told before the conversation begins: who it is, what it should do and, for a leader, whom it leads.
 //!
-//! Pure text from a profile: no clock, no run, no provider. The same profile gives the same words, so that a run that is
-//! taken up again says what it said before.
+//! Pure text from a profile: no clock, no run, no provider. The same profile gives the same words, so that a resumed
+//! run says what it said before.
 
 use crate::profile::Profile;
 use outlive_core::machine::DELEGATE_TOOL;
@@ -16,7 +16,7 @@ pub(crate) struct RosterLine {
     pub(crate) role: String,
 }
 
-/// The system message of an agent; nothing when there is nothing to say.
+/// The system message of an agent; none when there is nothing to say.
 pub(crate) fn of_agent(profile: &Profile) -> Option<String> {
     join(blocks(profile))
 }
@@ -28,7 +28,7 @@ pub(crate) fn of_leader(profile: &Profile, roster: &[RosterLine]) -> Option<Stri
     join(blocks)
 }
 
-/// The tool by which a leader delegates to these members.
+/// The tool a leader uses to delegate to these members.
 pub(crate) fn delegate_tool(roster: &[RosterLine]) -> ToolSpec {
     let ids: Vec<_> = roster.iter().map(|member| member.id.as_str()).collect();
     ToolSpec {
@@ -51,7 +51,7 @@ pub(crate) fn delegate_tool(roster: &[RosterLine]) -> ToolSpec {
     }
 }
 
-/// What the model is told when its answer does not have the shape that was asked for.
+/// What the model is told when its answer does not have the requested shape.
 pub(crate) fn mend(problem: &str, schema: &serde_json::Value) -> String {
     format!(
         "Your last answer cannot be used: {problem}. Answer again, with one JSON value and nothing around it. \
@@ -75,7 +75,7 @@ fn blocks(profile: &Profile) -> Vec<String> {
     blocks
 }
 
-/// One instruction stands as it is; several are a list.
+/// A single instruction stands alone; several become a list.
 fn instructions(instructions: &[String]) -> Option<String> {
     match instructions {
         [] => None,

@@ -1,7 +1,7 @@
-//! Effects for an agent that runs alone: nothing is kept, nothing is recalled, everything that is told is shown to whoever
-//! listens.
+//! Effects for an agent that runs on its own: nothing is kept, nothing is recalled, and every event goes to the
+//! listener.
 //!
-//! It must never know an agent. A process that ends takes such a run with it; durable runs have a workflow and its store.
+//! It must never know an agent. When the process ends, so does such a run; durable runs have a workflow and its store.
 
 use outlive_core::port::{BoxFuture, Effects, Halt, Recall};
 use outlive_core::{EventKind, Key, Origin, Record, RunEvent, RunId, Timestamp};
@@ -59,7 +59,7 @@ impl<F: FnMut(RunEvent) + Send> Effects for Solo<F> {
         Box::pin(tokio::time::sleep(wait))
     }
 
-    /// The standard library seeds its hashers from the system; that is chance enough for jitter and ids.
+    /// The standard library seeds its hashers from the system, which is random enough for jitter and ids.
     fn chance(&self) -> u64 {
         RandomState::new().build_hasher().finish()
     }

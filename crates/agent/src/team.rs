@@ -1,7 +1,7 @@
 //! Teams: a leader that delegates tasks to members, which are agents or teams, and puts their answers together.
 //!
-//! A team is a value, and its leader works by the same loop as an agent. Members see the task they are given and nothing
-//! else; what they say and use is recorded under keys of their own.
+//! A team is a value, and its leader works by the same loop as an agent. Members see only the task they are given; what
+//! they say and use is recorded under their own keys.
 
 use crate::agent::{Agent, run_alone, run_in_step};
 use crate::describe;
@@ -25,7 +25,7 @@ use std::time::Duration;
 pub enum Member {
     /// An agent.
     Agent(Agent),
-    /// A team of its own.
+    /// A team itself.
     Team(Team),
 }
 
@@ -101,7 +101,7 @@ impl Member {
         }
     }
 
-    /// What its leader is told it is good for.
+    /// What its leader is told about what it is good for.
     fn role(&self) -> String {
         let profile = self.profile();
         let words = profile.role.clone().or_else(|| profile.description.clone());
@@ -128,10 +128,10 @@ pub(crate) fn roster(members: &[Member]) -> Result<Vec<RosterLine>, String> {
     members.iter().map(line).collect()
 }
 
-/// The model of a team that was given none: its members', when they agree.
+/// The model of a team that was given none: its members', if they agree.
 ///
 /// # Errors
-/// When they do not, or have none, in words.
+/// When they disagree, or have none, in words.
 pub(crate) fn common_model(members: &[Member]) -> Result<SharedModel, String> {
     const REMEDY: &str = "give it one with .model(..)";
     let models: Vec<_> = members.iter().map(Member::model).collect::<Result<_, _>>()?;
@@ -173,7 +173,7 @@ pub struct Team {
 }
 
 impl Team {
-    /// A team of this name, without members yet. Its id is the slug of the name, unless chosen.
+    /// A team with this name, without members yet. Its id is the slug of the name unless set.
     pub fn new(name: impl AsRef<str>) -> Self {
         Self { profile: Arc::new(Profile::new(name.as_ref())), members: Arc::default() }
     }
@@ -183,38 +183,38 @@ impl Team {
         self
     }
 
-    /// One more member: an agent or a team.
+    /// Adds one member: an agent or a team.
     pub fn member(mut self, member: impl IntoMember) -> Self {
         Arc::make_mut(&mut self.members).push(member.into_member());
         self
     }
 
-    /// More members.
+    /// Adds members.
     pub fn members(self, members: impl IntoIterator<Item = impl IntoMember>) -> Self {
         members.into_iter().fold(self, Team::member)
     }
 
-    /// Chooses the id: 1 to 128 bytes of text without white space. A bad one is reported by `problems()`.
+    /// Sets the id: 1 to 128 bytes of text without white space. A bad one is reported by `problems()`.
     pub fn id(self, id: impl AsRef<str>) -> Self {
         self.with(|profile| profile.set_id(id.as_ref()))
     }
 
-    /// The leader's model: a value, or a name such as `openai:gpt-5.2`. Without one it is the members', when they agree.
+    /// The leader's model: a value, or a name such as `openai:gpt-5.2`. Without one it is the members', if they agree.
     pub fn model(self, model: impl IntoModel) -> Self {
         self.with(|profile| profile.set_model(model))
     }
 
-    /// One more tool of the leader's own.
+    /// Adds one tool for the leader.
     pub fn tool(self, tool: Tool) -> Self {
         self.with(|profile| profile.tools.push(tool))
     }
 
-    /// More tools of the leader's own: a toolkit or a list.
+    /// Adds tools for the leader: a toolkit or a list.
     pub fn tools(self, tools: impl IntoTools) -> Self {
         self.with(|profile| profile.tools.extend(tools.into_tools()))
     }
 
-    /// What it is there for, where it is a member of another team.
+    /// What it is for, as a member of another team.
     pub fn role(self, role: impl Into<String>) -> Self {
         self.with(|profile| profile.role = Some(role.into()))
     }
@@ -224,7 +224,7 @@ impl Team {
         self.with(|profile| profile.instructions.extend(instructions.into_instructions()))
     }
 
-    /// What stands first in the leader's system message.
+    /// What comes first in the leader's system message.
     pub fn description(self, description: impl Into<String>) -> Self {
         self.with(|profile| profile.description = Some(description.into()))
     }
@@ -234,12 +234,12 @@ impl Team {
         self.with(|profile| profile.expected_output = Some(wish.into()))
     }
 
-    /// The leader's answer must be JSON that reads as a `T`, see [`Agent::output_schema`].
+    /// The leader's answer must be JSON that reads as a `T`; see [`Agent::output_schema`].
     pub fn output_schema<T: JsonSchema + DeserializeOwned>(self) -> Self {
         self.with(|profile| profile.output = Some(OutputShape::of::<T>()))
     }
 
-    /// [`Team::output_schema`] from a JSON Schema, see [`Agent::output_schema_json`].
+    /// [`Team::output_schema`] from a JSON Schema; see [`Agent::output_schema_json`].
     pub fn output_schema_json(self, name: impl AsRef<str>, schema: Value) -> Self {
         self.with(|profile| profile.output = Some(OutputShape::json(name.as_ref(), schema)))
     }
@@ -264,43 +264,43 @@ impl Team {
         self.with(|profile| profile.stream = wanted)
     }
 
-    /// Whether the leader is told what this team was asked and answered in earlier runs of the session; off unless set.
+    /// Whether the leader sees what this team was asked and answered in earlier runs of the session; off unless set.
     pub fn add_history_to_context(self, wanted: bool) -> Self {
         self.with(|profile| profile.history = wanted)
     }
 
-    /// How many earlier runs of the session are looked at; 3 unless set.
+    /// How many earlier runs of the session it sees; 3 unless set.
     pub fn num_history_runs(self, runs: u32) -> Self {
         self.with(|profile| profile.history_runs = runs)
     }
 
-    /// How patiently a model call of the leader is repeated, see [`Agent::retry`].
+    /// How patiently a model call of the leader is repeated; see [`Agent::retry`].
     pub fn retry(self, retry: Retry) -> Self {
         self.with(|profile| profile.retry = retry)
     }
 
-    /// Longest time for one attempt at a model call of the leader; none unless set.
+    /// The time limit of one attempt at a model call of the leader; none unless set.
     pub fn timeout(self, limit: Duration) -> Self {
         self.with(|profile| profile.timeout = Some(limit))
     }
 
     /// Fails the run when an answer of the leader ends for one of these reasons, for example
-    /// `[FinishReason::Length, FinishReason::ContentFilter]`; unless set, a cut answer is taken and its reason stands on the
-    /// run.
+    /// `[FinishReason::Length, FinishReason::ContentFilter]`. Unless set, a cut answer is accepted and its reason is
+    /// shown on the run.
     pub fn fail_on(self, reasons: impl IntoIterator<Item = FinishReason>) -> Self {
         self.with(|profile| profile.fail_on.extend(reasons))
     }
 
-    /// How long a model call may be put off because its server asks to slow down (429), from the first time on; 10 minutes
-    /// unless set. Within it such an answer spends no attempt of [`Team::retry`]. Calls with the same address and key wait
-    /// together, in all runs of the process, and leave again as fast as the server takes them; a call that waits for its
-    /// turn has no limit of its own, as long as others are answered.
+    /// How long a model call may be put off because its server asks to slow down (429), counted from the first time; 10
+    /// minutes unless set. Within that time a 429 uses up no attempt of [`Team::retry`]. Calls with the same address
+    /// and key wait together, in all runs of the process, and go out again as fast as the server accepts them; a call
+    /// that waits for its turn has no time limit of its own, as long as others are answered.
     pub fn rate_limit_budget(self, longest: Duration) -> Self {
         self.with(|profile| profile.rate_limit_budget = longest)
     }
 
-    /// What a client that asks may know of it and its members: the answer to Agno's `GET /teams/{id}`, without the
-    /// database. Only what was given here, never a key or an address.
+    /// What clients may know about it and its members: the answer to Agno's `GET /teams/{id}`, without the database.
+    /// Only what was given here, never a key or an address.
     pub fn describe(&self) -> Value {
         describe::team(&self.profile, &self.members)
     }
@@ -309,7 +309,7 @@ impl Team {
         Worker { profile: &self.profile, members: Some(&self.members) }
     }
 
-    /// Works on `input` alone: nothing is stored, and the end of the process is the end of the run.
+    /// Works on `input` without a store: when the process ends, so does the run.
     ///
     /// # Cancel safety
     /// Dropping the future ends the run and every call in flight.
@@ -321,7 +321,7 @@ impl Team {
         self.run_with(input, |_| {}).await
     }
 
-    /// [`Team::run`], showing every event of the team and its members to `listener` as it happens.
+    /// [`Team::run`], passing every event of the team and its members to `listener` as it happens.
     ///
     /// # Cancel safety
     /// Dropping the future ends the run and every call in flight.

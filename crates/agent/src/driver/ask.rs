@@ -1,7 +1,8 @@
-//! One turn of the model: let through, told, asked, asked again when that may help, recorded.
+//! One turn of the model: let through the gate, recorded as intent, asked, retried where that may help, recorded with
+//! its answer.
 //!
-//! All attempts stand under one key; an attempt that failed leaves nothing behind but the text it streamed. Before each the
-//! call passes the [`Gate`] of its model. The first time that is before its intent: a call that waits to leave is not in
+//! All attempts share one key; a failed attempt leaves nothing behind but the text it streamed. Before each, the call
+//! passes the [`Gate`] of its model. The first time that is before its intent: a call that waits at the gate is not in
 //! flight, and a crash meanwhile repeats nothing.
 
 use super::{Drive, Retrying, halted, read, result};
@@ -19,11 +20,11 @@ use std::pin::pin;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How much of an answer that is all reasoning its failure shows, in characters.
+/// How much of an answer that is only reasoning its failure shows, in characters.
 const THOUGHTS_SHOWN: usize = 300;
 
 impl Drive<'_> {
-    /// One turn of the model: the recorded answer, or a new one. All attempts stand under one key.
+    /// One turn of the model: the recorded answer, or a new one. All attempts share one key.
     pub(super) async fn ask(&mut self) -> Result<ModelResponse, Failure> {
         let key = self.key(&format!("t{}", self.turns));
         self.turns += 1;
@@ -83,18 +84,18 @@ impl Drive<'_> {
         }
     }
 
-    /// Lets a call through the gate of its model, after the others who wait there.
+    /// Lets a call through the gate of its model, behind the others that wait there.
     async fn leave(&self) -> Result<Option<Pass>, Failure> {
         let Some(gate) = &self.gate else { return Ok(None) };
         match gate.pass() {
             Some(pass) => Ok(Some(pass)),
-            // Boxed, because hardly any call needs the room.
+            // Boxed, because hardly any call needs the space.
             None => Box::pin(self.queue(gate)).await.map(Some),
         }
     }
 
     async fn queue(&self, gate: &Gate) -> Result<Pass, Failure> {
-        // Without a budget every refusal spends an attempt, and the attempts are what ends.
+        // Without a budget every refusal uses up an attempt, until none is left.
         let budget = Some(self.worker.profile.rate_limit_budget).filter(|budget| !budget.is_zero());
         let begun = Instant::now();
         let place = match select(pin!(gate.queue()), self.effects().halted()).await {
@@ -140,7 +141,7 @@ impl Drive<'_> {
                     Some(Ok(ModelEvent::Delta(ModelDelta::Content(text) | ModelDelta::Reasoning(text))))
                         if text.is_empty() => {}
                     Some(Ok(ModelEvent::Delta(delta @ ModelDelta::Begun(_)))) => {
-                        // Of a team's answers Agno does not tell the ids, and its clients count events.
+                        // Agno does not show the ids of a team's answers, and its clients count events.
                         if self.worker.members.is_none() {
                             self.effects().stream(self.voice.content(delta), &self.origin);
                         }
@@ -165,7 +166,7 @@ impl Drive<'_> {
         Ok(response)
     }
 
-    /// Counts an answer; gives what the message of this turn shows.
+    /// Counts an answer; returns what the message of this turn shows.
     pub(super) fn count(&mut self, response: &ModelResponse) -> Metrics {
         self.metrics.count(response.usage, &self.info.model, &self.model.endpoint());
         if self.metrics.time_to_first_token.is_none() {
@@ -181,7 +182,7 @@ impl Drive<'_> {
         }
     }
 
-    /// Why the run cannot go on with an answer that is none, or that was cut in a way this agent does not accept. Asking
+    /// Why the run cannot continue with an answer that is empty, or cut in a way this agent does not accept. Asking
     /// again would cost as much and give the same.
     pub(super) fn refused(&self, response: &ModelResponse) -> Option<Failure> {
         let reason = response.finish_reason;
@@ -208,7 +209,7 @@ impl Drive<'_> {
         refuse(FailureKind::BadResponse, message)
     }
 
-    /// The tools the model is told of.
+    /// The tools offered to the model.
     fn offered(&self) -> &[ToolSpec] {
         if self.machine.is_out_of_budget() { &[] } else { &self.specs }
     }
@@ -229,7 +230,7 @@ fn is_transient(failure: &Failure) -> bool {
     failure.retryable && matches!(failure.kind, RateLimit | Unavailable | Timeout | Truncated | BadResponse)
 }
 
-/// Nothing at all, for no reason: another try may have more.
+/// Nothing at all, for no reason: a retry may bring more.
 fn refuse_empty(response: &ModelResponse) -> Result<(), Failure> {
     let has_thoughts = response.reasoning_content.as_ref().is_some_and(|text| !text.trim().is_empty());
     let is_explained = matches!(response.finish_reason, FinishReason::Length | FinishReason::ContentFilter);

@@ -1,9 +1,9 @@
-//! An agent's machine and a team's, seen as one, so that one loop drives both.
+//! An agent's machine and a team's behind one interface, so that one loop drives both.
 
 use outlive_core::machine::{AgentCommand, AgentMachine, TeamCall, TeamCommand, TeamMachine};
 use outlive_core::{Message, Metrics, ModelResponse, ToolResult};
 
-/// An agent's machine or a team's, seen as one: an agent's calls are all to tools.
+/// An agent's machine or a team's, behind one interface: an agent's calls are all to tools.
 pub(super) enum Machine {
     Agent(AgentMachine),
     Team(TeamMachine),

@@ -1,7 +1,7 @@
-//! Who works, where and on what: what tells one run of the loop from another.
+//! Who works, where and on what: all that distinguishes one run of the loop from another.
 //!
-//! It must never know how a run goes. Keys and ids depend on the place alone, never on the order in which things happened,
-//! so that a run taken up again finds its own.
+//! It must never know how a run goes. Keys and ids depend only on the place, never on the order in which things
+//! happened, so that a resumed run finds its own.
 
 use super::voice::Voice;
 use crate::model::SharedModel;
@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 #[derive(Clone, Copy)]
 pub(crate) struct Worker<'a> {
     pub(crate) profile: &'a Profile,
-    /// Of a team; an agent has none, and is no team without members either.
+    /// A team's members; an agent has none, and is not a team without members either.
     pub(crate) members: Option<&'a [Member]>,
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct Place<'a> {
     pub(super) workflow: Option<Workflow<'a>>,
     /// A member's: the team's run.
     pub(super) parent: Option<RunId>,
-    /// The session's state as the run finds it. What the run changes is its own until whoever started it takes it over.
+    /// The session's state as the run finds it. The run's changes stay in it until the run's caller takes them over.
     pub(crate) state: SessionState,
 }
 
@@ -41,7 +41,7 @@ pub(super) struct Workflow<'a> {
 }
 
 impl<'a> Place<'a> {
-    /// In a step; `part` tells the run apart from whatever else the step may record.
+    /// In a step; `part` tells the run apart from anything else the step may record.
     pub(crate) fn in_step(context: &'a StepContext, part: &str) -> Self {
         Self {
             effects: &*context.effects,

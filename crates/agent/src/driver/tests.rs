@@ -1,4 +1,4 @@
-//! The loop against a log in memory that can be cut after any entry and taken up again.
+//! The loop against a log in memory that can be cut after any entry and resumed.
 
 use crate::model::{IntoModel, Limit, Model, ModelStream, ScriptedModel};
 use crate::tool::{Tool, ToolContext};
@@ -36,7 +36,7 @@ struct Log {
 }
 
 impl Log {
-    /// The log a process finds that takes the run up after `entries`.
+    /// The log that a process finds when it resumes the run after `entries`.
     fn after(entries: &[Entry]) -> Self {
         let mut recorded = HashMap::new();
         for record in entries.iter().filter_map(|entry| entry.record.clone()) {
@@ -328,7 +328,7 @@ async fn a_team_speaks_in_the_known_order_and_delegates_in_one_commit() {
     );
 }
 
-/// Takes the run up after each of its entries and compares; gives how many places there were.
+/// Resumes the run after each of its entries and compares; returns how many places there were.
 async fn cut_everywhere<E: Executor>(make: impl Fn() -> (E, Vec<ScriptedModel>, Arc<AtomicUsize>)) -> usize {
     let (executor, models, tool_calls) = make();
     let whole = Arc::new(Log::default());
@@ -351,7 +351,7 @@ async fn cut_everywhere<E: Executor>(make: impl Fn() -> (E, Vec<ScriptedModel>, 
     entries.len()
 }
 
-/// Nothing was told twice, nothing was left out, and every result came after its intent.
+/// Nothing was recorded twice, nothing was left out, and every result came after its intent.
 fn assert_told_once(entries: &[Entry], expected: &[Entry]) {
     let records = |entries: &[Entry]| {
         let mut records: Vec<_> =
@@ -388,7 +388,7 @@ async fn a_team_cut_after_any_entry_ends_the_same() {
     assert_eq!(places, 11 + 11 + 5 + 3 * 4);
 }
 
-/// Puts what it is given in the basket, and says how much was in it before. What is called "nothing" it drops again.
+/// Puts what it is given in the basket, and says how much was in it before. Anything called "nothing" it drops again.
 fn basket(count: &Arc<AtomicUsize>) -> Tool {
     let count = count.clone();
     Tool::new("put", "for tests", move |wanted: Of, context: ToolContext| {
@@ -399,7 +399,7 @@ fn basket(count: &Arc<AtomicUsize>) -> Tool {
             let seen = before.len();
             state.set("basket", [before, vec![json!(wanted.of)]].concat());
             state.set(wanted.of.clone(), true);
-            // Whoever is called first ends last: the order of the calls counts, not that of their ends.
+            // The call made first ends last: the order of the calls counts, not that of their ends.
             for _ in 0..(10 - seen) * usize::from(wanted.of == "pear") {
                 tokio::task::yield_now().await;
             }
@@ -426,7 +426,7 @@ async fn tools_change_the_sessions_state_call_by_call_in_the_order_they_were_ask
     context.state.set("till", 7);
     let input = || Arc::new(StepInput { input: Some("go".into()), ..StepInput::default() });
     let executed = agent.execute(context.clone(), input()).await.unwrap();
-    // Both of the first turn saw an empty basket, and the later one won; the one that failed changed nothing.
+    // Both calls of the first turn saw an empty basket, and the later one won; the one that failed changed nothing.
     let changed = json!({ "till": 7, "basket": ["plum", "fig"], "pear": true, "plum": true, "fig": true });
     assert_eq!(context.state.patch(), Some(changed.clone()));
     let messages = executed.run.expect("an agent gives its run").messages.clone();
@@ -434,7 +434,7 @@ async fn tools_change_the_sessions_state_call_by_call_in_the_order_they_were_ask
     assert_eq!(said[0..2], [Some("0".to_owned()), Some("0".to_owned())]);
     assert_eq!(said[3], Some("1".to_owned()), "the second turn sees what the first one did");
 
-    // What the log has of a run that is over is enough to make the same changes.
+    // What the log of a finished run holds is enough to make the same changes.
     let again = self::context(&Arc::new(Log::after(&log.entries())));
     again.state.set("till", 7);
     let (agent, model, _) = shopper("Shopper");
@@ -657,7 +657,7 @@ fn endless(name: &str, count: &Arc<AtomicUsize>) -> Tool {
     })
 }
 
-/// An agent that calls these tools, each once and at the same time, and then answers.
+/// An agent that calls these tools concurrently, each once, and then answers.
 fn calling(tools: Vec<Tool>) -> Agent {
     let asked = tools.iter().enumerate();
     let asked = asked.map(|(place, tool)| ToolCall::new(format!("c{place}"), tool.spec().name.clone(), "{}")).collect();
@@ -741,7 +741,7 @@ async fn a_member_may_take_its_time() {
     assert_eq!(output.tools[0].result.as_deref(), Some("slowly"));
 }
 
-/// A tool that fails like this so often and then answers, and the keys it was called with.
+/// A tool that fails this many times in this way and then answers, and the keys it was called with.
 fn failing(failure: Failure, times: usize) -> (Tool, Arc<Mutex<Vec<String>>>) {
     let keys = Arc::new(Mutex::new(Vec::new()));
     let seen = keys.clone();
@@ -769,7 +769,7 @@ async fn a_tools_own_failure_is_tried_again_when_it_passes_and_the_effect_allows
         (Idempotent, stated(RateLimit, 7), 2, 3, "found"),
         (Idempotent, failure(Unavailable), 2, 3, "found"),
         (Read, failure(Unavailable), 9, 4, "not now; tried 4 times"),
-        // A wait that does not fit is the model's to know of.
+        // When a wait does not fit, the model is told.
         (Read, stated(RateLimit, 90), 9, 1, "not now; not before 90s from now"),
         (Read, stated(RateLimit, 40), 9, 2, "not now; tried 2 times; not before 40s from now"),
         (Once, failure(Unavailable), 9, 1, "not now"),

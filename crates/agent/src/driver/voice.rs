@@ -1,4 +1,4 @@
-//! Who speaks in events: an agent, or a team's leader, whose events have names of their own.
+//! Who speaks in events: an agent, or a team's leader, whose events have other names.
 
 use outlive_core::{
     ContentDelta, EventKind, ModelDelta, ModelInfo, ModelRequestDone, RunDone, RunFailed, ToolErrorEvent, ToolEvent,

@@ -1,7 +1,7 @@
-//! The calls of one turn, to tools and to members, at the same time.
+//! The calls of one turn, to tools and to members, made concurrently.
 //!
-//! Invariant: every intent of a turn is told before the first of its calls leaves; a call that must not run twice and may
-//! have run keeps its whole turn from starting.
+//! Invariant: every intent of a turn is recorded before the first of its calls leaves; a call that must not run twice
+//! but may have run keeps its whole turn from starting.
 
 use super::place::{Place, Task};
 use super::{Drive, Ended, Retrying, drive, read, result};
@@ -22,16 +22,16 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Longest tool result a model is shown, in bytes; the rest is cut off, with a note.
+/// The longest tool result shown to a model, in bytes; the rest is cut off, with a note.
 const TOOL_RESULT_LEN_MAX: usize = 256 * 1024;
 
-/// How a tool is called again whose failure passes.
+/// How a tool is called again after a passing failure.
 const TOOL_RETRY: Retry = Retry { times: 3, backoff_ms: 500, backoff_ms_max: 8000 };
 
-/// The longest wait before that, for a tool without a limit of its own.
+/// The longest wait before that, for a tool without a time limit.
 const TOOL_WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// One call of a turn, with what the log knows of it.
+/// One call of a turn, with what the log has about it.
 struct Planned {
     place: u32,
     key: Key,
@@ -71,17 +71,17 @@ impl From<ToolResult> for CallDone {
 }
 
 impl Drive<'_> {
-    /// All calls of one turn, at the same time.
+    /// All calls of one turn, concurrently.
     pub(super) async fn work(&mut self, calls: Vec<(u32, TeamCall)>) -> Result<Vec<(u32, ToolResult)>, Failure> {
         let turn = self.key(&format!("t{}", self.turns - 1));
         let planned: Vec<_> = calls.into_iter().map(|(place, call)| self.plan(place, call, &turn)).collect();
-        // Looked at before anything starts: when one call waits for a person, none of its turn goes on.
+        // Checked before anything starts: when one call waits for a person, its whole turn waits.
         planned.iter().try_for_each(|planned| self.refuse_unknown_outcome(planned))?;
-        // Told before the first wait, so that they ride in one commit with the answer that asked for them.
+        // Recorded before the first wait, so that they share one commit with the answer that asked for them.
         planned.iter().filter(|planned| matches!(planned.recall, Recall::Nothing)).for_each(|new| self.announce(new));
         let mut working: FuturesUnordered<_> = planned.into_iter().map(|planned| self.perform(planned)).collect();
         let mut performed = Vec::new();
-        // One that cannot go on must not take the others with it, and make more calls whose outcome nobody knows.
+        // A call that cannot continue must not take the others with it, and leave more calls with an unknown outcome.
         let mut stopped = None;
         while let Some(done) = working.next().await {
             match done {
@@ -192,7 +192,7 @@ impl Drive<'_> {
         let arguments = match call.arguments() {
             Ok(arguments) => arguments,
             Err(problem) => {
-                return Ok(ToolResult::error(format!("the arguments are no JSON object: {problem}")));
+                return Ok(ToolResult::error(format!("the arguments are not a JSON object: {problem}")));
             }
         };
         self.durable().await?;
@@ -211,7 +211,7 @@ impl Drive<'_> {
         }
     }
 
-    /// Calls a tool; again, when what is wrong passes and the wait fits into the time there is.
+    /// Calls a tool, and calls it again when the failure is a passing one and the wait fits into the time there is.
     async fn try_tool(
         &self,
         tool: &Tool,
@@ -222,7 +222,7 @@ impl Drive<'_> {
     ) -> Result<ToolResult, Failure> {
         let mut tries = 1;
         loop {
-            // Made inside, so that a panic before the first await is caught as well.
+            // Made inside, so that a panic before the first await is caught too.
             let called = AssertUnwindSafe(async { tool.call(arguments.clone(), context.clone()).await });
             let failure = match called.catch_unwind().await {
                 Ok(Ok(text)) => return Ok(ToolResult::ok(capped(text))),
@@ -243,7 +243,7 @@ impl Drive<'_> {
         }
     }
 
-    /// The outcome of `call`, or the limit it went past. What has its answer at once needs no timer.
+    /// The outcome of `call`, or the limit it exceeded. A call that is ready at once needs no timer.
     async fn within<T>(&self, limit: Option<Duration>, call: impl Future<Output = T>) -> Result<T, Duration> {
         let mut call = pin!(call);
         if let Some(done) = call.as_mut().now_or_never() {
@@ -270,7 +270,7 @@ impl Drive<'_> {
     }
 }
 
-/// The member's run behind a delegation that the log has the result of.
+/// The member's run behind a delegation whose result is in the log.
 fn recall_member(place: &Place<'_>) -> Result<Option<RunOutput>, Failure> {
     let done = place.base.join("done");
     match place.effects.recall(&done) {
@@ -285,14 +285,14 @@ fn tool_call(call: &TeamCall) -> &ToolCall {
     }
 }
 
-/// Whether the same call may well succeed a moment later: the tool says so, or what it calls is in trouble.
+/// Whether the same call may well succeed a moment later: the tool says so, or the service it calls is in trouble.
 fn passes(failure: &Failure) -> bool {
     use FailureKind::{RateLimit, Timeout, Truncated, Unavailable};
     let is_passing = matches!(failure.kind, RateLimit | Unavailable | Timeout | Truncated);
     failure.retryable && (is_passing || failure.retry_after_ms.is_some())
 }
 
-/// The failure's words, and what the model should know before it tries again itself.
+/// The failure's message, and what the model should know before it tries again itself.
 fn given_up(failure: Failure, tries: u32) -> String {
     let mut message = failure.message;
     if tries > 1 {
@@ -318,7 +318,7 @@ fn summary(execution: &ToolExecution) -> String {
     format!("{}({arguments}) {how} {duration:.4}s", execution.tool_name)
 }
 
-/// The beginning of a text; the whole stands beside it in the event.
+/// The beginning of a text; the whole text stands beside it in the event.
 fn short(mut text: String) -> String {
     const SHOWN: usize = 200;
     if text.len() > SHOWN {

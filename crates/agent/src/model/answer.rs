@@ -1,13 +1,13 @@
-//! What every answer must be before anything is done with it, whichever model gave it.
+//! What every answer must satisfy before anything is done with it, whichever model gave it.
 //!
 //! It must never know a wire format. Invariant: a call is never made with arguments that the model did not write.
 
 use outlive_core::{ModelResponse, ToolSpec};
 use serde_json::Value;
 
-/// Refuses an answer with a call whose arguments were lost: empty, though the tool has parameters the model was told to
-/// fill. In a cut answer the last call is left to the agent, which tells the model about it. For a tool that takes nothing,
-/// nothing at all is no arguments.
+/// Refuses an answer with a call whose arguments were lost: they are empty, although the tool has parameters that the
+/// model must fill. In a cut answer the last call is left to the agent, which tells the model about it. For a tool
+/// without parameters, empty text means no arguments.
 ///
 /// # Errors
 /// What is wrong with the answer, in words; asking again may help.
@@ -32,7 +32,7 @@ pub(crate) fn check(answer: &mut ModelResponse, tools: &[ToolSpec]) -> Result<()
     Ok(())
 }
 
-/// Whether a schema asks for anything at all.
+/// Whether a schema requires anything at all.
 fn takes_parameters(schema: &Value) -> bool {
     let has_some = |name: &str| match schema.get(name) {
         Some(Value::Object(fields)) => !fields.is_empty(),

@@ -1,4 +1,4 @@
-//! The gate before a model server: how fast calls may leave that share an address and a key.
+//! The gate before a model server: how fast calls that share an address and a key may leave.
 //!
 //! ```text
 //!          first 429                  the wait is over              the pace holds nobody up
@@ -6,13 +6,15 @@
 //!                          ▲                                 │
 //!                          └───────────── 429 ───────────────┘
 //! ```
-//! *Open*, it costs one look at a number. *Shut*, nobody leaves until the wait is over that the server asked for. *Paced*,
-//! calls leave one by one, a little slower than the server took them last, and faster and faster while it refuses none.
+//! *Open*, it costs one look at a number. *Shut*, nobody leaves until the wait that the server asked for is over.
+//! *Paced*, calls leave one by one, at first a little slower than the server last accepted them, then faster and faster
+//! as long as it refuses none.
 //!
-//! There is one gate for each [`Limit`] in a process. It must never know a run, a request or a key. [`Pace`] decides and
-//! knows neither clock nor chance: both are arguments.
+//! There is one gate for each [`Limit`] in a process. It must never know a run, a request or a key. [`Pace`] decides,
+//! and knows neither clock nor randomness: both are arguments.
 //!
-//! Invariant: a refusal that was on its way when the gate shut only makes the wait longer; it slows nobody down twice.
+//! Invariant: a refusal that was on its way when the gate shut only makes the wait longer; it does not slow anyone down
+//! twice.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -23,38 +25,39 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
-/// The gate stands open again when nobody came for so long.
+/// The gate opens again when no call came for this long.
 const OPEN_AFTER: Duration = Duration::from_secs(60);
 /// Or when calls leave this close together.
 const OPEN_BELOW: Duration = Duration::from_millis(1);
-/// The wait after a refusal that states none.
+/// The wait after a refusal that names none.
 const WAIT: Duration = Duration::from_secs(1);
-/// From the second refusal in a row on such a wait doubles, and from so many on one that was stated, but not beyond this.
+/// From the second refusal in a row, a wait that was not stated doubles; from this many, a stated one does too, but not
+/// beyond this.
 const PATIENCE: u32 = 5;
 const WAIT_MAX: Duration = Duration::from_secs(60);
-/// Of a wait no more than this counts for the tenth of it that chance adds.
+/// The most of a wait that counts for the random tenth added to it.
 const JITTERED_MAX: Duration = Duration::from_secs(10);
-/// The part of the rate last answered at which calls leave after a refusal: room for others who share the limit.
+/// Calls leave after a refusal at this part of the rate last answered: that leaves room for others who share the limit.
 const CAUTION: f64 = 0.85;
 /// Calls a second, at least and when nothing is known.
 const RATE_MIN: f64 = 1.0 / 60.0;
 const RATE_UNKNOWN: f64 = 1.0;
-/// How much faster in a second, or from one call to the next where that takes longer: at first after a refusal, and when
-/// nothing is known.
+/// The growth of the rate in a second, or from one call to the next where that takes longer: its value after a refusal,
+/// and when nothing is known.
 const GROWTH: f64 = 0.004;
 const GROWTH_UNKNOWN: f64 = 1.0;
-/// The growth itself doubles in so many of them.
+/// The growth itself doubles in this many of them.
 const GROWTH_DOUBLES: f64 = 10.0;
-/// With fewer calls let through than this since the wait before, the pace was far too fast.
+/// With fewer calls let through than this since the last wait, the pace was far too fast.
 const FEW: u64 = 3;
-/// Shut so often without an answer, it is not the pace that is wrong.
+/// Once the gate has shut this often without an answer, the pace is not what is wrong.
 const OUTAGE: u32 = 3;
-/// Calls that came too late for their turn may leave together if no more than this is made up for.
+/// Calls that missed their turn may leave together as long as they make up for no more than this.
 const CATCH_UP: Duration = Duration::from_millis(50);
 /// Gates kept although nobody uses them.
 const IDLE_GATES_MAX: usize = 1024;
 
-/// Whose limit a call counts against: what two models share, they are refused together for.
+/// Whose limit a call counts against: models that share one are refused together.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Limit(u64);
 
@@ -74,21 +77,21 @@ impl fmt::Debug for Limit {
 
 /// The gate of one limit; shared by everything in the process that counts against it.
 pub(crate) struct Gate {
-    /// Nobody needs to wait. Only ever a hint for those who do not mind to be wrong for a moment.
+    /// Nobody needs to wait. Only a hint, for callers that may be wrong for a moment.
     is_open: AtomicBool,
     departures: Departures,
     pace: Mutex<Pace>,
-    /// Who is next: the others wait in the order in which they came, and one who goes away leaves no gap.
+    /// Who is next: the others wait in the order they came, and one that goes away leaves no gap.
     turn: Semaphore,
 }
 
-/// A call that may leave, by when it was let through.
+/// A call that may leave, identified by when it was let through.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pass {
     at: Duration,
 }
 
-/// What the gate says to who is next.
+/// What the gate answers to the next in line.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Next {
     Go,
@@ -121,15 +124,15 @@ impl Gate {
         self.is_open.load(Ordering::Relaxed).then(|| self.depart(now()))
     }
 
-    /// Waits until all who came before have left; [`Gate::next`] is asked with it.
+    /// Waits until all who came before have left; the result is passed to [`Gate::next`].
     ///
     /// # Cancel safety
-    /// Dropping it gives the place up.
+    /// Dropping it gives up the place in line.
     pub(crate) async fn queue(&self) -> SemaphorePermit<'_> {
         self.turn.acquire().await.expect("a gate is never taken down")
     }
 
-    /// Whether the one who is next may leave now; `chance` is any random bits.
+    /// Whether the next in line may leave now; `chance` is any random bits.
     pub(crate) fn next(&self, _place: &SemaphorePermit<'_>, chance: u64) -> Result<Pass, Duration> {
         let now = now();
         let mut pace = lock(&self.pace);
@@ -142,7 +145,7 @@ impl Gate {
         }
     }
 
-    /// How long nothing but refusals came back, up to the last of them.
+    /// For how long only refusals have come back, up to the last of them.
     pub(crate) fn silence(&self) -> Duration {
         lock(&self.pace).silence()
     }
@@ -154,7 +157,7 @@ impl Gate {
         }
     }
 
-    /// A call was refused with 429, with the wait that the server asks for; gives how long the gate is shut now.
+    /// A call was refused with 429, with the wait that the server asks for; returns how long the gate is now shut.
     pub(crate) fn refused(&self, pass: Pass, wait: Option<Duration>, chance: u64) -> Duration {
         self.departures.take_back(pass.at);
         let now = now();
@@ -174,13 +177,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The time since the process first asked.
+/// The time since the process first asked for it.
 fn now() -> Duration {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     Instant::now().saturating_duration_since(*START)
 }
 
-/// How many calls left in each tenth of a second, those not counted that were refused. Counting takes no lock.
+/// How many calls left in each tenth of a second, except those refused. Counting takes no lock.
 struct Departures([AtomicU64; Departures::SLOTS]);
 
 impl Default for Departures {
@@ -192,7 +195,7 @@ impl Default for Departures {
 impl Departures {
     const SLOTS: usize = 64;
     const SLOT: Duration = Duration::from_millis(100);
-    /// Over which the rate is taken.
+    /// The time over which the rate is taken.
     const WINDOW: Duration = Duration::from_secs(1);
 
     fn tick(at: Duration) -> u64 {
@@ -208,10 +211,10 @@ impl Departures {
         let tick = Self::tick(at);
         let update = |slot: u64| {
             let count = if slot >> 32 == tick { slot & 0xffff_ffff } else { 0 };
-            // A slot that counts a later time already is not turned back.
+            // A slot that already counts a later time is not turned back.
             (slot >> 32 <= tick).then(|| tick << 32 | change(count) & 0xffff_ffff)
         };
-        // An error only says that nothing was changed.
+        // An error only means that nothing was changed.
         let _ = self.slot(tick).fetch_update(Ordering::Relaxed, Ordering::Relaxed, update);
     }
 
@@ -223,7 +226,7 @@ impl Departures {
         self.change(at, |count| count.saturating_sub(1));
     }
 
-    /// The most in one second, of the second before this time and of the one after.
+    /// The most in one second, either the second before this time or the one after.
     fn peak(&self, at: Duration) -> u64 {
         let (tick, second) =
             (Self::tick(at), u64::try_from(Self::WINDOW.as_millis() / Self::SLOT.as_millis()).unwrap_or(10));
@@ -236,13 +239,13 @@ impl Departures {
     }
 }
 
-/// When who is next may leave.
+/// Decides when the next in line may leave.
 #[derive(Debug, Default)]
 struct Pace {
     phase: Phase,
-    /// Nobody leaves before.
+    /// Nobody leaves before this.
     shut_until: Duration,
-    /// When the gate was shut last, and when the call had left that was refused.
+    /// When the gate last shut, and when the refused call had left.
     shut_at: Duration,
     refused_left_at: Duration,
     answered_at: Duration,
@@ -254,7 +257,7 @@ struct Pace {
     rate: f64,
     /// How much of the rate is added in a second.
     growth: f64,
-    /// When the rate was last looked at.
+    /// When the rate was last checked.
     grown_at: Duration,
     /// When the next call may leave.
     due: Duration,
@@ -296,24 +299,24 @@ impl Pace {
         if now < self.due {
             return Next::Wait(self.due - now);
         }
-        // A tenth more or less, so that processes that share a limit do not march in step.
+        // A tenth more or less, so that processes that share a limit do not move in step.
         let jittered = interval.mul_f64(0.9 + share(chance) / 5.0);
         self.due = self.due.max(now.saturating_sub(CATCH_UP)) + jittered;
         self.left += 1;
         Next::Go
     }
 
-    /// The wait is over: from now on calls leave at the rate that was last answered, with some caution.
+    /// The wait is over: from now on calls leave at the rate last answered, with some caution.
     fn set_pace(&mut self, departures: &Departures, now: Duration) {
-        // By now every refusal is in: what is still counted was answered, or is being.
+        // By now every refusal is in: what is still counted was answered, or is being answered.
         let answered = departures.peak(self.refused_left_at) as f64 / Departures::WINDOW.as_secs_f64();
         let (rate, growth) = match (self.rate, answered) {
             (0.0, 0.0) => (RATE_UNKNOWN, GROWTH_UNKNOWN),
             (0.0, answered) => (answered * CAUTION, GROWTH),
-            // Nothing is answered at all any more, which says nothing of the pace.
+            // Nothing is answered at all any more, which says nothing about the pace.
             (rate, _) if self.left <= 1 && self.shut >= OUTAGE => (rate, GROWTH),
             (rate, answered) if self.left < FEW || (answered == 0.0 && rate > 1.0) => (rate / 2.0, GROWTH),
-            // A pace below one a second leaves nothing to count in one.
+            // A pace below one a second leaves nothing to count in a second.
             (rate, answered) => (rate.min(answered.max(1.0)) * CAUTION, GROWTH),
         };
         self.rate = rate.max(RATE_MIN);
@@ -330,7 +333,7 @@ impl Pace {
         self.grown_at = now;
     }
 
-    /// One that had left before the gate was shut says nothing of what the server does now.
+    /// A call that had left before the gate shut says nothing about what the server does now.
     fn answered(&mut self, left_at: Duration, now: Duration) {
         if left_at > self.shut_at {
             self.answered_at = now;
@@ -340,7 +343,7 @@ impl Pace {
 
     fn refused(&mut self, left_at: Duration, stated: Option<Duration>, now: Duration, chance: u64) {
         match self.phase {
-            // It left before the gate was shut, and what it says was heeded.
+            // It left before the gate shut, and what it says has been taken into account.
             Phase::Paced if left_at <= self.shut_at => return,
             Phase::Shut => {}
             Phase::Open | Phase::Paced => {
@@ -357,7 +360,7 @@ impl Pace {
         let (wait, patience) = stated.map_or((WAIT, 1), |stated| (stated, PATIENCE));
         let doubled = wait * 2u32.pow(self.shut.saturating_sub(patience).min(16));
         let wait = wait.max(doubled.min(WAIT_MAX));
-        // Above what was asked for, so that not everybody who was told the same comes back in the same moment.
+        // On top of what was asked for, so that callers told the same wait do not all come back at once.
         let jitter = wait.min(JITTERED_MAX).mul_f64(share(chance) / 10.0);
         self.shut_until = self.shut_until.max(now + wait + jitter);
     }

@@ -1,4 +1,4 @@
-//! Models: one call, one answer. A model knows its wire format and nothing of loops, logs or retries.
+//! Models: one call, one answer. A model knows its wire format, and nothing about loops, logs or retries.
 
 pub(crate) mod answer;
 pub(crate) mod gate;
@@ -19,7 +19,7 @@ use outlive_core::{Failure, ModelDelta, ModelInfo, ModelRequest, ModelResponse, 
 use std::pin::Pin;
 use std::sync::Arc;
 
-/// A piece of a streamed answer, or at the end the whole.
+/// A piece of a streamed answer, or at the end the whole answer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ModelEvent {
     /// More of the answer, as it comes.
@@ -28,7 +28,7 @@ pub enum ModelEvent {
     Done(Box<ModelResponse>),
 }
 
-/// A streamed answer: deltas, then one [`ModelEvent::Done`], or an error. A stream that ends without either was cut off.
+/// A streamed answer: deltas, then one [`ModelEvent::Done`], or an error. A stream that ends with neither was cut off.
 pub type ModelStream<'a> = Pin<Box<dyn Stream<Item = Result<ModelEvent, Failure>> + Send + 'a>>;
 
 /// A language model.
@@ -42,7 +42,7 @@ pub trait Model: Send + Sync + 'static {
     /// The provider and its endpoint as metrics show them, for example `OpenAI Responses`.
     fn endpoint(&self) -> String;
 
-    /// What would make every call fail, in words for a person: a missing key. Asked once, before a run exists.
+    /// What would make every call fail, in words for a person: a missing key. Asked for once, before a run exists.
     fn problems(&self) -> Vec<String> {
         Vec::new()
     }
@@ -52,19 +52,19 @@ pub trait Model: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// Whose limit its calls count against, as far as that is known: all models of the process that say the same are
-    /// slowed down together when one of them is refused with [`FailureKind::RateLimit`](outlive_core::FailureKind).
+    /// Whose limit its calls count against, where that is known: all models of the process that return the same limit
+    /// are slowed down together when one of them is refused with [`FailureKind::RateLimit`](outlive_core::FailureKind).
     fn limit(&self) -> Option<Limit> {
         None
     }
 
-    /// Asks and waits for the whole answer. Never retries by itself.
+    /// Asks, and waits for the whole answer. Never retries by itself.
     ///
     /// # Errors
     /// A [`Failure`] whose kind says what can be done about it.
     fn respond(&self, request: ModelRequest) -> BoxFuture<'_, Result<ModelResponse, Failure>>;
 
-    /// Asks and passes the answer on as it comes. Never retries by itself.
+    /// Asks, and passes the answer on as it comes. Never retries by itself.
     fn stream(&self, request: ModelRequest) -> ModelStream<'_>;
 }
 
@@ -76,7 +76,7 @@ pub trait IntoModel {
     /// The model.
     ///
     /// # Errors
-    /// A name that names no model, with what would.
+    /// When a name is not that of a model; the message says which names are.
     fn into_model(self) -> Result<SharedModel, String>;
 }
 
@@ -104,8 +104,8 @@ impl IntoModel for String {
     }
 }
 
-/// The model a name stands for: `openai:ID` (Responses), `openai-chat:ID` (Chat Completions) or `ollama:ID` (on this
-/// machine or at `OLLAMA_HOST`). Nothing is asked of a server; see [`Model::problems`] for what may be missing.
+/// The model that a name stands for: `openai:ID` (Responses), `openai-chat:ID` (Chat Completions) or `ollama:ID` (on
+/// this machine or at `OLLAMA_HOST`). No server is contacted; see [`Model::problems`] for what may be missing.
 ///
 /// # Errors
 /// When the provider is not known or the id is empty, in words that name the providers.

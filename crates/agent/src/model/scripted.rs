@@ -1,7 +1,7 @@
-//! A model that says what a script says: for tests and for trying things out without a provider.
+//! A model that follows a script: for tests and for trying things out without a provider.
 //!
-//! The answer is a function of the request alone. A memory of how often it was asked would say something else when a
-//! conversation is taken up again after a crash.
+//! The answer is a function of the request alone. If it depended on how often the model was asked, it would change when
+//! a conversation is resumed after a crash.
 
 use super::{Model, ModelEvent, ModelStream};
 use futures::stream::{self, StreamExt};
@@ -44,8 +44,8 @@ impl ScriptedModel {
         Self::replies(replies)
     }
 
-    /// Answers with the reply whose number is the count of assistant turns in the request. Being asked more often fails
-    /// with [`FailureKind::BadRequest`].
+    /// Answers with the reply whose number is the count of assistant turns in the request. When the replies run out it
+    /// fails with [`FailureKind::BadRequest`].
     pub fn replies(replies: impl IntoIterator<Item = ModelResponse>) -> Self {
         let replies: Vec<_> = replies.into_iter().collect();
         Self::from_fn("scripted", move |request| {
@@ -60,7 +60,8 @@ impl ScriptedModel {
         })
     }
 
-    /// Answers with what `script` makes of the request. To stay the same after a crash it must look at nothing else.
+    /// Answers with what `script` returns for the request. To stay the same after a crash it must depend on nothing
+    /// else.
     pub fn from_fn(
         id: impl Into<Arc<str>>,
         script: impl Fn(&ModelRequest) -> Result<ModelResponse, Failure> + Send + Sync + 'static,
@@ -122,7 +123,7 @@ impl ScriptedModel {
     }
 }
 
-/// A wait of nothing must not even reach the timer: a runtime without one is enough for a script without waits.
+/// A zero wait must not reach the timer: a script without waits runs on a runtime without one.
 async fn pause(wait: Duration) {
     if !wait.is_zero() {
         sleep(wait).await;

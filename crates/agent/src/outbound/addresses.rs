@@ -1,7 +1,7 @@
 //! Which addresses are on the public internet, and which must not be reached for a stranger.
 //!
-//! Pure: tables and one question. The tables follow IANA's special-purpose registries; where an address holds another
-//! one (mapped, 6to4, NAT64) it is refused whatever it holds, because what is on the other side is not ours to know.
+//! Pure: tables and one question. The tables follow IANA's special-purpose registries; an address that embeds another
+//! one (mapped, 6to4, NAT64) is refused whatever it embeds, because what is on the other side is not ours to know.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -28,7 +28,7 @@ const V4: [(Ipv4Addr, u32, &str); 17] = [
     (Ipv4Addr::new(192, 0, 0, 192), 32, "the address of a metadata service"),
 ];
 
-/// The same for IPv6. What is in none of these blocks and outside 2000::/3 is not public either.
+/// The same for IPv6. An address in none of these blocks but outside 2000::/3 is not public either.
 const V6: [(Ipv6Addr, u32, &str); 17] = [
     (Ipv6Addr::UNSPECIFIED, 128, "an unspecified address"),
     (Ipv6Addr::LOCALHOST, 128, "a loopback address"),

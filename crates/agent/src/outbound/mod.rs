@@ -1,13 +1,13 @@
-//! Requests made for a stranger: an address that a user, a model or a definition names is fetched under this policy or not
-//! at all, so that nobody can make this process talk to its own machine and network.
+//! Requests made for a stranger: an address named by a user, a model or a definition is fetched under this policy or
+//! not at all, so that nobody can make this process talk to its own machine and network.
 //!
 //! ```text
 //! address ─check: scheme, port, name, number─► names looked up once ─every address checked─► connected to those
 //!    ▲                                                                                              │
 //!    └───────────────────────────── at most 3 redirections ◄────────────────────────────────────────┘
 //! ```
-//! It owns a client of its own, without proxies from the environment. It must never know what is fetched or why. Addresses
-//! that the program itself is configured with (a model server, a tool's site) are not its business.
+//! It owns its own client, without proxies from the environment. It must never know what is fetched or why. Addresses
+//! in the program's own configuration (a model server, a tool's site) are not its business.
 //!
 //! Invariant: a connection is made only to an opened host, or to a public address that was checked after the last lookup.
 
@@ -31,9 +31,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-/// How many times an answer may send on to another address.
+/// How many redirections are followed.
 const REDIRECTIONS_MAX: usize = 3;
-/// Stands for whatever must not be reached: a name that no policy opens and no network has.
+/// A stand-in for anything that must not be reached: a name that no policy opens and no network has.
 const NOWHERE: &str = "http://refused.invalid";
 
 /// How much, and for how long.
@@ -41,7 +41,7 @@ const NOWHERE: &str = "http://refused.invalid";
 pub struct Limits {
     /// The longest answer that is kept, in bytes after decompression; 4 MiB unless set.
     pub bytes_max: usize,
-    /// The longest all of it may take, redirections included; 10 seconds unless set.
+    /// The longest the whole request may take, redirections included; 10 seconds unless set.
     pub timeout: Duration,
 }
 
@@ -51,8 +51,8 @@ impl Default for Limits {
     }
 }
 
-/// What may be fetched for a user, a model or a definition. By default: `https`, ports 80 and 443, and hosts with public
-/// names all of whose addresses are public. Cheap to clone.
+/// What may be fetched for a user, a model or a definition. By default: `https`, ports 80 and 443, and hosts with
+/// public names, all of whose addresses are public. Cheap to clone.
 ///
 /// ```
 /// use outlive_agent::outbound::{Outbound, Url};
@@ -90,40 +90,40 @@ impl Outbound {
     }
 
     /// Opens exactly this host at this port, by `http` as well as `https` and whatever its address is:
-    /// `127.0.0.1:9100`, `[::1]:9100`, `files.internal:443`. Its other ports are closed.
+    /// `127.0.0.1:9100`, `[::1]:9100`, `files.internal:443`. Its other ports stay closed.
     ///
     /// # Errors
-    /// When the text is no host with a port.
+    /// When the text is not a host with a port.
     pub fn allow(self, host_and_port: &str) -> Result<Self, InvalidHost> {
         let mut policy = Policy::clone(&self.policy);
         policy.open(host_and_port)?;
         Ok(Self::with(policy, self.names))
     }
 
-    /// Lets public hosts be asked by plain `http` too.
+    /// Allows plain `http` for public hosts too.
     pub fn allow_http(self) -> Self {
         let mut policy = Policy::clone(&self.policy);
         policy.plain_http = true;
         Self::with(policy, self.names)
     }
 
-    /// Looks names up with this instead of the operating system. Its answers are checked all the same.
+    /// Looks up names with this instead of the operating system. Its answers are still checked.
     pub fn names(self, names: Arc<dyn Resolve>) -> Self {
         Self::with(Policy::clone(&self.policy), names)
     }
 
-    /// Whether this address may be asked for, as far as can be told without looking its host up: enough for an address
+    /// Whether this address may be requested, as far as can be told without looking up its host: enough for an address
     /// that somebody else, a model's provider, will fetch.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with the address.
     pub fn check(&self, url: &Url) -> Result<(), NotAllowed> {
         self.policy.check(url)
     }
 
-    /// A client for requests of another kind than [`Outbound::get`]. Every connection it makes is checked; a request to an
-    /// address that [`Outbound::check`] refuses fails to connect. It follows no redirection: what leads elsewhere, and
-    /// which credentials may go there, is the caller's to decide. The caller limits time and size.
+    /// A client for requests that [`Outbound::get`] cannot make. Every connection it makes is checked; a request to an
+    /// address that [`Outbound::check`] refuses fails to connect. It follows no redirection: where to go next, and
+    /// which credentials may go there, is the caller's decision. The caller limits time and size.
     ///
     /// # Errors
     /// [`FailureKind::Unavailable`] when TLS cannot be set up on this machine.
@@ -132,16 +132,16 @@ impl Outbound {
         built.clone().map_err(|problem| Failure::new(FailureKind::Unavailable, problem))
     }
 
-    /// Fetches what is there, following at most three redirections, each of which is checked as the first address was. No
+    /// Fetches this address, following at most three redirections, each of which is checked like the first address. No
     /// cookie, credential or referrer is sent to anyone.
     ///
     /// # Cancel safety
     /// Dropping the future ends the request.
     ///
     /// # Errors
-    /// [`FailureKind::BadRequest`] for an address that is not allowed or that answers with a 4xx status, `Timeout`,
-    /// `RateLimit`, `Unavailable`, `Truncated` and `BadResponse` for a host that is too slow, asked too often, out of order
-    /// or too talkative; with the wait it asks for, if it names one.
+    /// [`FailureKind::BadRequest`] for an address that is not allowed or that answers with a 4xx status; `Timeout`,
+    /// `RateLimit`, `Unavailable`, `Truncated` and `BadResponse` for a host that is too slow, asked too often, out of
+    /// order or sends too much; with the wait it asks for, if it names one.
     pub async fn get(&self, url: &Url, limits: Limits) -> Result<Vec<u8>, Failure> {
         let fetched = tokio::time::timeout(limits.timeout, self.fetch(url, limits.bytes_max)).await;
         fetched.unwrap_or_else(|_| {
@@ -166,8 +166,8 @@ impl Outbound {
 
     fn build(&self) -> Result<Client, String> {
         let policy = self.policy.clone();
-        // The client does not look numbers up, and whoever uses it may forget to check. This is asked before every
-        // connection; it also keeps proxies of the environment out, which would look names up themselves.
+        // The client does not look up numeric hosts, and its users may forget to check. This is asked before every
+        // connection; it also keeps out proxies from the environment, which would look up names themselves.
         let gate = Proxy::custom(move |url| policy.check(url).is_err().then_some(NOWHERE));
         let names = CheckedNames { policy: self.policy.clone(), names: self.names.clone() };
         http::builder()
@@ -181,7 +181,7 @@ impl Outbound {
     }
 }
 
-/// Where an answer leads, if it leads elsewhere.
+/// Where an answer redirects to, if it does.
 fn redirection(url: &Url, response: &Response) -> Option<Result<Url, NotAllowed>> {
     let location = response.headers().get(LOCATION).filter(|_| response.status().is_redirection())?;
     let next = location.to_str().ok().and_then(|location| url.join(location).ok());
@@ -220,7 +220,7 @@ fn refused(problem: NotAllowed) -> Failure {
     Failure::new(FailureKind::BadRequest, problem.to_string())
 }
 
-/// Nothing came back: what was looked up may be at the bottom of it.
+/// Nothing came back: a refused lookup may be the cause.
 fn unreachable(url: &Url, error: &(dyn Error + 'static)) -> Failure {
     let mut cause = Some(error);
     while let Some(one) = cause {
@@ -232,7 +232,7 @@ fn unreachable(url: &Url, error: &(dyn Error + 'static)) -> Failure {
     failure(FailureKind::Unavailable, url, &format!("cannot be reached: {}", http::root_cause(error)))
 }
 
-/// The operating system's way to look names up.
+/// The operating system's name lookup.
 struct SystemNames;
 
 impl Resolve for SystemNames {
@@ -244,7 +244,7 @@ impl Resolve for SystemNames {
     }
 }
 
-/// Looks names up and passes on nothing that may not be reached.
+/// Looks up names and passes on nothing that must not be reached.
 struct CheckedNames {
     policy: Arc<Policy>,
     names: Arc<dyn Resolve>,

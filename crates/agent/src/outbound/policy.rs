@@ -1,7 +1,7 @@
-//! Which addresses may be asked for: the rules, without a socket.
+//! Which addresses may be requested: the rules, without a socket.
 //!
-//! Knows neither names' addresses nor HTTP. A host is *opened* by the program, with one port; everything else must be
-//! public, by scheme, port, name and number.
+//! It knows neither the addresses of names nor HTTP. A host is *opened* by the program, with one port; everything else
+//! must be public, by scheme, port, name and number.
 
 use super::addresses::not_public;
 use reqwest::Url;
@@ -19,10 +19,10 @@ const PRIVATE_SUFFIXES: [&str; 9] =
 /// Metadata services with names that look public.
 const METADATA_NAMES: [&str; 3] = ["metadata.tencentyun.com", "metadata.packet.net", "metadata.platformequinix.com"];
 
-/// Why an address may not be asked for. Shows the host, never the path or the query: those may hold secrets.
+/// Why an address may not be requested. Shows the host, never the path or the query: those may hold secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum NotAllowed {
-    /// It is no address at all.
+    /// It is not an address.
     #[error("the address cannot be understood: give one that begins with https://")]
     Unreadable,
     /// Neither `https` nor, where that is allowed, `http`.
@@ -31,7 +31,7 @@ pub enum NotAllowed {
         /// Its scheme.
         scheme: String,
     },
-    /// It holds a user's name or a password.
+    /// It holds a user name or a password.
     #[error("the address at {host} holds a user name or a password: remove it")]
     Credentials {
         /// Its host.
@@ -45,8 +45,8 @@ pub enum NotAllowed {
         /// The port.
         port: u16,
     },
-    /// A name that belongs to no public host.
-    #[error("{host} is no public name: the program has to allow this host and its port")]
+    /// A name that does not belong to a public host.
+    #[error("{host} is not a public name: the program has to allow this host and its port")]
     Name {
         /// The name.
         host: String,
@@ -61,9 +61,9 @@ pub enum NotAllowed {
     },
 }
 
-/// Text that names no host and port.
+/// Text that is not a host with a port.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{text:?} is no host with a port: write for example 127.0.0.1:9100 or [::1]:9100")]
+#[error("{text:?} is not a host with a port: write, for example, 127.0.0.1:9100 or [::1]:9100")]
 pub struct InvalidHost {
     text: String,
 }
@@ -83,7 +83,7 @@ impl Policy {
         Ok(())
     }
 
-    /// Whether this may be asked for, as far as can be told without looking the host up.
+    /// Whether this may be requested, as far as can be told without looking up the host.
     pub(super) fn check(&self, url: &Url) -> Result<(), NotAllowed> {
         let (Some(host), Some(port), "http" | "https") = (url.host_str(), url.port_or_known_default(), url.scheme())
         else {
@@ -94,7 +94,7 @@ impl Policy {
             return Err(NotAllowed::Credentials { host });
         }
         if self.has_opened(&host) {
-            // An opened host's addresses are not looked at, so nothing but the opened port may be reached there.
+            // An opened host's addresses are not checked, so only the opened port may be reached there.
             let is_open = self.opened.contains(&(host.clone(), port));
             return if is_open { Ok(()) } else { Err(NotAllowed::Port { host, port }) };
         }
@@ -115,7 +115,7 @@ impl Policy {
         let name = plain(name);
         let ends =
             |suffix: &&str| name.strip_suffix(*suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-        // A name of one word is completed by the machine's search domain.
+        // The machine's search domain would complete a one-word name.
         let is_private = !name.contains('.') || PRIVATE_SUFFIXES.iter().any(ends);
         if !self.has_opened(&name) && (is_private || METADATA_NAMES.contains(&name.as_str())) {
             return Err(NotAllowed::Name { host: name });
@@ -137,7 +137,7 @@ impl Policy {
     }
 }
 
-/// A host as it is compared: `example.org.` is the same host as `Example.org`.
+/// A host in the form used for comparison: `example.org.` is the same host as `Example.org`.
 fn plain(host: &str) -> String {
     host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
 }

@@ -12,7 +12,7 @@ fn url(text: &str) -> Url {
     Url::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
-/// A name service with a few names in it, that says what it was asked.
+/// A name service with a few names in it, which records what it was asked.
 #[derive(Default)]
 struct Book {
     names: HashMap<&'static str, Vec<&'static str>>,
@@ -29,7 +29,7 @@ impl Resolve for Book {
     }
 }
 
-/// A server that answers each request with the answer to its path and keeps what it was sent.
+/// A server that answers each request by its path and keeps what it was sent.
 struct Server {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<String>>>,
@@ -329,7 +329,7 @@ async fn three_redirections_are_followed_and_a_fourth_is_not() {
 async fn the_client_reaches_nothing_that_was_not_checked() {
     let server = Server::start(|path| if path == "/away" { moved("/there") } else { found("here") }).await;
     let strict = Outbound::default().client().unwrap();
-    // Nobody asked `check` before, and a number is never looked up.
+    // `check` was not called before, and a numeric host is never looked up.
     assert!(strict.get(server.url("/")).send().await.unwrap_err().is_connect());
     assert!(strict.get(format!("https://{}/", server.address)).send().await.unwrap_err().is_connect());
     assert_eq!(server.requests(), 0);

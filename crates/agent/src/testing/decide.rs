@@ -1,6 +1,6 @@
 //! What the model server says: a function of the request's newest user text, its instructions and its tools.
 //!
-//! Knows no HTTP and no wire format beyond reading a request. The same request always gets the same answer.
+//! It knows no HTTP, and no wire format beyond reading a request. The same request always gets the same answer.
 
 use super::fingerprint;
 use serde_json::{Map, Value, json};
@@ -26,7 +26,7 @@ pub(super) enum Decision {
     Calls(Vec<(String, Value)>),
 }
 
-/// Property that makes a tool the one by which a team's leader delegates.
+/// The property that marks the tool a team's leader delegates with.
 const MEMBER: &str = "member_id";
 const WORDS: [&str; 16] = [
     "anchor", "bridge", "copper", "dune", "estuary", "fjord", "glacier", "heath", "island", "juniper", "kelp",
@@ -120,7 +120,7 @@ impl Conversation {
         Some(std::iter::once(first).chain(call("ALSO")).collect())
     }
 
-    /// A leader asks every member; anybody else calls the first tool.
+    /// A leader asks every member; any other agent calls its first tool.
     fn calls(&self) -> Option<Vec<(String, Value)>> {
         let delegate = self.tools.iter().find(|tool| tool.parameters["properties"].get(MEMBER).is_some());
         if let Some(tool) = delegate {
@@ -168,7 +168,7 @@ impl Conversation {
         if let Some(schema) = &self.output_schema {
             return fill(schema, schema).to_string();
         }
-        // Not of the instructions: rewording a prompt must not change what a test expects.
+        // Not those of the instructions: rewording a prompt must not change what a test expects.
         let mut names: Vec<_> = self.tools.iter().map(|tool| tool.name.as_str()).collect();
         names.sort_unstable();
         let print = fingerprint(&format!("{}\n{}", self.user, names.join("\n")));

@@ -1,8 +1,8 @@
 //! Real servers on the loopback interface for tests: one that speaks OpenAI's wire format, one that stands in for the
 //! sites of the HTTP tools.
 //!
-//! Each lives on a thread and a runtime of its own, so a test may pause its clock or block its thread, and dropping the
-//! server closes every connection at once, as a crash would. Nothing here may be used outside tests.
+//! Each has its own thread and runtime, so a test may pause its clock or block its thread, and dropping the server
+//! closes every connection at once, as a crash would. Nothing here may be used outside tests.
 
 mod decide;
 mod openai;
@@ -40,7 +40,7 @@ impl Hosted {
             runtime.block_on(async move {
                 let listener = tokio::net::TcpListener::from_std(listener).expect("the listener is bound");
                 let listener = listener.tap_io(|connection| {
-                    // Without this a small piece of a stream waits for the acknowledgement of the one before.
+                    // Without this a small piece of a stream waits until the one before is acknowledged.
                     let _ = connection.set_nodelay(true);
                 });
                 tokio::select! {
@@ -62,7 +62,7 @@ impl Drop for Hosted {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // A server that panicked has failed its test already.
+            // A server that panicked has already failed its test.
             let _ = thread.join();
         }
     }

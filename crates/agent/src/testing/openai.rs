@@ -50,12 +50,12 @@ pub struct OpenAiServer {
     shared: Arc<Shared>,
 }
 
-/// One request and what became of it.
+/// One request and its outcome.
 #[derive(Clone, Debug)]
 pub struct Exchange {
     /// For example `/v1/responses`.
     pub path: String,
-    /// The request's body; null if it was no JSON.
+    /// The request's body; null if it was not JSON.
     pub request: Value,
     /// Whether a key came along.
     pub has_key: bool,
@@ -71,7 +71,7 @@ pub struct Exchange {
     pub client_gone: bool,
 }
 
-/// An answer that is given whatever is asked; see [`OpenAiServer::answer_next`].
+/// An answer that is given to any request; see [`OpenAiServer::answer_next`].
 #[derive(Clone, Debug)]
 pub struct PlannedAnswer {
     /// The status.
@@ -172,7 +172,7 @@ impl OpenAiServer {
         Ok(Self { hosted: Hosted::start(address, router)?, shared })
     }
 
-    /// The address a client is told: `http://127.0.0.1:PORT/v1`.
+    /// The address to give to a client: `http://127.0.0.1:PORT/v1`.
     pub fn url(&self) -> String {
         format!("http://{}/v1", self.hosted.address)
     }
@@ -182,7 +182,7 @@ impl OpenAiServer {
         self.shared.lock().log.clone()
     }
 
-    /// The most requests that were in work at the same time.
+    /// The most requests that were in progress at the same time.
     pub fn in_flight_max(&self) -> usize {
         self.shared.lock().in_flight_max
     }

@@ -1,7 +1,7 @@
 //! The ways in which servers speak almost like OpenAI, by name, for both endpoints.
 //!
-//! A quirk takes what the server would have said and says it as such a server does. It must never know what a client makes
-//! of it.
+//! A quirk takes what the server would have said and says it as such a server does. It must never know what a client
+//! makes of it.
 
 use super::decide::Decision;
 use super::openai::PlannedAnswer;
@@ -37,7 +37,7 @@ quirks! {
     RepeatedCalls = "repeated-calls",
     /// The id of a call changes with every piece.
     ChangingIds = "changing-ids",
-    /// The arguments come in the last event of a call alone.
+    /// The arguments come only in the last event of a call.
     ArgumentsAtTheEnd = "arguments-at-the-end",
     /// The arguments of calls are lost.
     LostArguments = "lost-arguments",
@@ -47,9 +47,9 @@ quirks! {
     CutCall = "cut-call",
     /// The finish reason is empty in every event, and the connection is cut.
     EmptyReason = "empty-reason",
-    /// A failure stands as the finish reason.
+    /// The finish reason is a failure.
     FailureReason = "failure-reason",
-    /// A failure stands beside the finish reason.
+    /// A failure comes with the finish reason.
     FailureBeside = "failure-beside",
     /// The finish reason is one that nobody knows.
     UnknownReason = "unknown-reason",
@@ -63,7 +63,7 @@ quirks! {
     Cancelled = "cancelled",
     /// Content is a list of parts, mixed with plain texts, thinking among them.
     Parts = "parts",
-    /// Thinking stands in the content, between tags.
+    /// Thinking is in the content, between tags.
     ThinkTags = "think-tags",
     /// The whole answer is reasoning.
     AllReasoning = "all-reasoning",
@@ -75,7 +75,7 @@ quirks! {
     ByteOrderMark = "byte-order-mark",
     /// Lines end in carriage returns.
     CarriageReturns = "carriage-returns",
-    /// Comments, `data: keepalive` and pings stand between the events.
+    /// Comments, `data: keepalive` and pings come between the events.
     Keepalives = "keepalives",
     /// The last event lacks its blank line.
     NoBlankLine = "no-blank-line",

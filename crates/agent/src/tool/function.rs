@@ -1,6 +1,7 @@
-//! Tools made of a function: the argument schema comes from the argument type, the model's JSON is checked against it.
+//! Tools made from a function: the argument schema comes from the argument type, and the model's JSON is checked
+//! against it.
 //!
-//! Knows no model and no log. A function is never called with arguments that do not fit.
+//! It knows no model and no log. A function is never called with arguments that do not fit.
 
 use super::{Tool, ToolContext, ToolError, ToolFunction, panicked};
 use outlive_core::port::BoxFuture;
@@ -15,13 +16,13 @@ use tokio::task::JoinError;
 impl Tool {
     /// A tool that runs an async function.
     ///
-    /// The model is told of the fields of `Args` with their doc comments; a tool without arguments takes `()`. A `String`
-    /// is told to the model as it is, anything else as JSON. An error is told to the model as an error; it may be a
+    /// The model sees the fields of `Args` with their doc comments; a tool without arguments takes `()`. A `String`
+    /// goes to the model as it is, anything else as JSON. An error goes to the model as an error; it may be a
     /// [`Failure`] or anything that can be displayed. Unless [`Tool::effect`] says otherwise, the call is repeated with
     /// the same idempotency key after a crash. It may take a minute; see [`Tool::timeout`].
     ///
     /// Arguments are fitted to the schema where their meaning is clear ([`coerce`](outlive_core::coerce)): `"5"` is 5
-    /// where a number is wanted. Events and the log show them as the model wrote them.
+    /// where a number is expected. Events and the log show them as the model wrote them.
     ///
     /// ```
     /// use outlive_agent::tool::{Tool, ToolContext};
@@ -61,11 +62,11 @@ impl Tool {
         Self::from_function(FunctionTool { spec: spec(name.into(), description.into(), schema), call: Box::new(call) })
     }
 
-    /// A tool that runs a function which blocks its thread; it gets a thread of its own. For the rest see [`Tool::new`].
+    /// A tool that runs a function that blocks its thread; it gets its own thread. For the rest see [`Tool::new`].
     ///
     /// # Cancel safety
-    /// A function that has started runs to its end even if nobody waits for it any more, past [`Tool::timeout`] too: give
-    /// what it calls a limit as well.
+    /// A function that has started runs to its end even if nobody waits for it any more, even past [`Tool::timeout`]:
+    /// set a limit on what it calls too.
     pub fn blocking<Args, Out, Error>(
         name: impl Into<String>,
         description: impl Into<String>,
@@ -121,7 +122,7 @@ fn not_returned(error: JoinError) -> Failure {
     }
 }
 
-/// The arguments as the function wants them, or what is wrong with them and where.
+/// The arguments in the form the function takes, or what is wrong with them and where.
 fn read<Args: DeserializeOwned + Send>(arguments: Value) -> Result<Args, String> {
     let arguments = match arguments {
         // Models call tools without arguments in all these ways.
@@ -168,11 +169,11 @@ fn parameters<Args: JsonSchema>() -> Value {
     schema
 }
 
-/// Takes out what is noise to a model and closes objects. Leaves alone what is data: defaults, enumerations.
+/// Removes what is noise to a model, and closes objects. Leaves data alone: defaults, enumerations.
 fn tidy(schema: &mut Value) {
     let Value::Object(fields) = schema else { return };
     fields.remove("title");
-    // `uint32` and its like say nothing to a model, and strict servers refuse them.
+    // `uint32` and the like mean nothing to a model, and strict servers refuse them.
     if fields.get("format").and_then(Value::as_str).is_some_and(is_number_format) {
         fields.remove("format");
     }

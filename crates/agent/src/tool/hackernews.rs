@@ -74,7 +74,7 @@ impl TryFrom<String> for Username {
         if (1..=64).contains(&name.len()) && name.chars().all(legal) {
             Ok(Self(name))
         } else {
-            Err(format!("{name:?} is no user name, expected 1 to 64 letters, digits, _ and -"))
+            Err(format!("{name:?} is not a user name: expected 1 to 64 letters, digits, _ and -"))
         }
     }
 }

@@ -22,41 +22,42 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long one call may take unless the tool says otherwise.
+/// How long one call may take, unless the tool says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a tool is told besides its arguments.
 #[derive(Clone, Debug)]
 pub struct ToolContext {
     /// The same for every repetition of this call after a crash, and for no other call. Hand it to the service the tool
-    /// talks to, so that it can see a repetition.
+    /// talks to, so that it can recognise a repetition.
     pub idempotency_key: Arc<str>,
     /// The run of the agent that calls.
     pub run_id: RunId,
-    /// The session's state, to read and to change; an agent without a workflow has one for its run.
+    /// The session's state, to read and to change; an agent without a workflow has one for each run.
     ///
-    /// A call sees what was true when its turn began, and its own changes. They are recorded with its result and made when
-    /// all calls of the turn have ended, in the order the model asked for them; a call that fails changes nothing. So a
-    /// call that is repeated after a crash sees the same state again, and one that is not repeated keeps its changes.
+    /// A call sees the state as it was when its turn began, and its own changes. Changes are recorded with the call's
+    /// result and applied when all calls of the turn have ended, in the order the model asked for them; a call that
+    /// fails changes nothing. So a call that is repeated after a crash sees the same state again, and one that is not
+    /// repeated keeps its changes.
     pub session_state: SessionState,
 }
 
-/// A tool's parts are asked for by the agent loop; users make tools with [`Tool::new`].
+/// The agent loop calls these methods; users make tools with [`Tool::new`].
 pub trait ToolFunction: Send + Sync + 'static {
-    /// Name, description and argument schema as the model is told of them.
+    /// Name, description and argument schema as the model sees them.
     fn spec(&self) -> &ToolSpec;
 
-    /// What happens when the outcome of a call is unknown, after a crash or past its limit.
+    /// What to do when the outcome of a call is unknown, after a crash or past its limit.
     fn effect(&self) -> ToolEffect {
         ToolEffect::default()
     }
 
-    /// How long one call may take; 60 seconds unless said otherwise, and as long as it likes with `None`.
+    /// How long one call may take; 60 seconds unless set, no limit with `None`.
     fn timeout(&self) -> Option<Duration> {
         Some(TIMEOUT)
     }
 
-    /// Does it. `arguments` is what the model wrote, fitted to the schema as [`coerce`] does.
+    /// Runs the tool. `arguments` is what the model wrote, fitted to the schema as [`coerce`] does.
     ///
     /// # Errors
     /// [`ToolError::Arguments`] when the arguments do not fit the schema, [`ToolError::Failed`] when the tool itself failed.
@@ -64,17 +65,17 @@ pub trait ToolFunction: Send + Sync + 'static {
     fn call(&self, arguments: Value, context: ToolContext) -> BoxFuture<'_, Result<String, ToolError>>;
 }
 
-/// Why a tool call gave no result.
+/// Why a tool call has no result.
 #[derive(Clone, Debug)]
 pub enum ToolError {
     /// The arguments do not fit the schema: what is wrong with them.
     Arguments(String),
     /// The tool failed.
     ///
-    /// An agent calls a tool again by itself, under the same idempotency key, when its failure passes: `RateLimit`,
-    /// `Unavailable`, `Timeout` or `Truncated`, or any other with [`Failure::retry_after`]. It does so three times, after
-    /// the wait the failure names or a second or two, as long as that fits into [`Tool::timeout`]; never for a tool that
-    /// is [`ToolEffect::Once`]. What the tool says last is what the model is told.
+    /// An agent calls a tool again by itself, under the same idempotency key, when its failure is a passing one:
+    /// `RateLimit`, `Unavailable`, `Timeout` or `Truncated`, or any other with [`Failure::retry_after`]. It does so up
+    /// to three times, after the wait the failure names or a second or two, as long as that fits into
+    /// [`Tool::timeout`]; never for a tool that is [`ToolEffect::Once`]. The model is told the last failure.
     Failed(Failure),
 }
 
@@ -87,28 +88,27 @@ pub struct Tool {
 }
 
 impl Tool {
-    /// A tool with an implementation of its own.
+    /// A tool with your own implementation.
     pub fn from_function(function: impl ToolFunction) -> Self {
         Self { effect: function.effect(), timeout: function.timeout(), function: Arc::new(function) }
     }
 
-    /// Name, description and argument schema as the model is told of them.
+    /// Name, description and argument schema as the model sees them.
     pub fn spec(&self) -> &ToolSpec {
         self.function.spec()
     }
 
-    /// The same tool with another answer to what happens when the outcome of a call is unknown: after a crash, or past
+    /// The same tool with another choice of what to do when the outcome of a call is unknown: after a crash, or past
     /// its limit. See [`ToolEffect`].
     pub fn effect(mut self, effect: ToolEffect) -> Self {
         self.effect = effect;
         self
     }
 
-    /// How long one call may take, with whatever is tried again within it: 60 seconds unless said otherwise, `None` for as
-    /// long as it likes.
+    /// How long one call may take, including its retries: 60 seconds unless set, no limit with `None`.
     ///
-    /// A call past its limit is dropped and the model is told, who may try something else. Of a tool that is
-    /// [`ToolEffect::Once`] nobody knows then whether it did what it should: its run pauses.
+    /// A call past its limit is dropped and the model is told, and may try something else. When the tool is
+    /// [`ToolEffect::Once`], it is then unknown whether the call took effect: its run pauses.
     ///
     /// ```
     /// use outlive_agent::tool::{Tool, ToolContext};
@@ -124,7 +124,7 @@ impl Tool {
         self
     }
 
-    /// Does it, once and without a limit, with the arguments fitted to the schema; see [`ToolFunction::call`].
+    /// Runs the tool, once and without a limit, with the arguments fitted to the schema; see [`ToolFunction::call`].
     ///
     /// # Errors
     /// As for [`ToolFunction::call`].
@@ -156,7 +156,7 @@ impl ToolError {
     }
 }
 
-/// What the model is told of a panic.
+/// What the model is told about a panic.
 pub(crate) fn panicked(panic: &(dyn Any + Send)) -> String {
     let said = panic.downcast_ref::<String>().map(String::as_str);
     let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
@@ -165,7 +165,7 @@ pub(crate) fn panicked(panic: &(dyn Any + Send)) -> String {
 
 /// What can be given as tools: one, several, or a toolkit.
 pub trait IntoTools {
-    /// The tools, in the order the model is told of them.
+    /// The tools, in the order the model sees them.
     fn into_tools(self) -> Vec<Tool>;
 }
 
@@ -200,7 +200,7 @@ pub fn problems(tools: &[Tool]) -> Vec<String> {
             problems.push(format!("two tools are named {:?}: rename one", spec.name));
         }
         if spec.parameters.get("type").is_none_or(|kind| kind != "object") {
-            problems.push(format!("tool {:?} takes arguments that are no object: use a struct", spec.name));
+            problems.push(format!("tool {:?} takes arguments that are not an object: use a struct", spec.name));
         }
     }
     problems

@@ -1,6 +1,6 @@
-//! A web site that tools read: its address, and how much and how long it may talk.
+//! A web site that tools read: its address, and limits on the size and time of its answers.
 //!
-//! Knows no tool. A failure names what was asked for and never an address with its query.
+//! It knows no tool. A failure names what was asked for, and never an address with its query.
 
 use crate::http::{self, BodyError};
 use outlive_core::{Failure, FailureKind};
@@ -18,9 +18,9 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Where a site is found.
 #[derive(Clone, Debug)]
 pub(super) struct Site {
-    /// As people know it.
+    /// Its name for people.
     pub(super) name: &'static str,
-    /// The variable that moves it, for tests and mirrors.
+    /// The variable that overrides its address, for tests and mirrors.
     pub(super) variable: &'static str,
     /// Set by the user.
     pub(super) base_url: Option<Arc<str>>,
@@ -29,7 +29,7 @@ pub(super) struct Site {
 /// A page to ask for.
 pub(super) struct Page<'a> {
     pub(super) method: Method,
-    /// The host's address when nobody moved the site.
+    /// The host's address unless it is overridden.
     pub(super) host: &'static str,
     pub(super) path: &'a [&'a str],
     pub(super) query: &'a [(&'a str, &'a str)],
@@ -51,7 +51,7 @@ impl<'a> Page<'a> {
 }
 
 impl Answer {
-    /// Whether the site has had enough of us for now: by its status (999 is Yahoo's own), or only in words.
+    /// Whether the site refuses us for now: by its status (999 is Yahoo's own), or only in words.
     pub(super) fn is_limit(&self) -> bool {
         const WORDS: &[u8] = b"too many requests";
         let beginning = self.body[..self.body.len().min(1024)].trim_ascii_start();
@@ -69,12 +69,12 @@ impl Site {
             .unwrap_or_else(|_| Err(self.failure(FailureKind::Timeout, format!("has not answered within {TIMEOUT:?}"))))
     }
 
-    /// Fetches a page that must be there and be JSON.
+    /// Fetches a page that must exist and be JSON.
     pub(super) async fn json(&self, page: Page<'_>) -> Result<Value, Failure> {
         self.read(&self.fetch(page).await?)
     }
 
-    /// The JSON of an answer that must be there.
+    /// The JSON of an answer that must exist.
     pub(super) fn read(&self, answer: &Answer) -> Result<Value, Failure> {
         if answer.is_limit() || !(200..300).contains(&answer.status) {
             return Err(self.refused(answer));
@@ -89,7 +89,7 @@ impl Site {
         let (kind, what) = match said {
             _ if answer.is_limit() => (
                 FailureKind::RateLimit,
-                format!("answers only so many questions from one network address, and has had enough for now ({said})"),
+                format!("answers only so many questions from one network address, and refuses more for now ({said})"),
             ),
             401 | 403 => (FailureKind::Auth, format!("answered {said}")),
             408 => (FailureKind::Timeout, format!("answered {said}")),

@@ -1,10 +1,10 @@
 //! `YFinanceTools`: prices, company figures and news from Yahoo Finance.
 //!
-//! Yahoo has no promised API: figures about a company need a cookie and a *crumb*, which are fetched when first needed
-//! and again when Yahoo stops accepting them or has had enough of us; prices need neither.
+//! Yahoo promises no API: figures about a company need a cookie and a *crumb*, which are fetched when first needed and
+//! again when Yahoo stops accepting them or refuses us for now; prices need neither.
 //!
-//! Invariant: what is kept as a crumb was given as one. A crowded address is told `Too Many Requests` in its place, with
-//! a status that says that all is well.
+//! Invariant: only a real crumb is kept as one. A crowded address gets `Too Many Requests` in its place, with a status
+//! that says that all is well.
 
 use super::site::{Answer, Page, Site};
 use super::{IntoTools, Tool, ToolContext};
@@ -21,14 +21,14 @@ use tokio::sync::Mutex;
 const QUERY_HOST: &str = "https://query2.finance.yahoo.com";
 const COOKIE_HOST: &str = "https://fc.yahoo.com";
 const NEWS_HOST: &str = "https://finance.yahoo.com";
-/// Yahoo turns away clients that do not call themselves a browser.
+/// Yahoo turns away clients that do not identify as a browser.
 const BROWSER: HeaderValue = HeaderValue::from_static("Mozilla/5.0 (compatible; outlive)");
 
 const INFO_MODULES: &str = "financialData,quoteType,defaultKeyStatistics,assetProfile,summaryDetail";
 /// The longest symbol, in characters.
 const SYMBOL_LEN_MAX: usize = 32;
 
-/// The lines of an income statement that are asked for.
+/// The lines of an income statement that are requested.
 const INCOME_LINES: [&str; 24] = [
     "TotalRevenue",
     "OperatingRevenue",
@@ -215,7 +215,7 @@ impl TryFrom<String> for Symbol {
         if symbol.len() <= SYMBOL_LEN_MAX && !only_dots && symbol.chars().all(legal) {
             Ok(Self(symbol.to_ascii_uppercase()))
         } else {
-            Err(format!("{text:?} is no ticker symbol, expected something like AAPL"))
+            Err(format!("{text:?} is not a ticker symbol: expected something like AAPL"))
         }
     }
 }
@@ -585,14 +585,14 @@ struct Candle {
     stock_splits: f64,
 }
 
-/// Yahoo's hosts, and the visit under which they know us.
+/// Yahoo's hosts, and the visit that identifies us to them.
 #[derive(Clone, Debug)]
 struct Yahoo {
     site: Site,
     visit: Arc<Mutex<Option<Visit>>>,
 }
 
-/// What Yahoo wants to see with questions about companies.
+/// What Yahoo requires with questions about companies.
 #[derive(Clone, Debug)]
 struct Visit {
     cookie: HeaderValue,
@@ -619,7 +619,7 @@ impl Yahoo {
         let quote = quote["quoteResponse"]["result"][0].as_object();
         let fields = modules.chain(quote).flatten();
         let mut info: Map<String, Value> = fields.map(|(name, value)| (name.clone(), value.clone())).collect();
-        // How long Yahoo itself keeps each part: of no use to anybody.
+        // How long Yahoo itself keeps each part: of no use here.
         info.remove("maxAge");
         Ok(Value::Object(info))
     }
@@ -655,12 +655,12 @@ impl Yahoo {
         let Value::Array(stories) = body["data"]["tickerStream"]["stream"].take() else {
             return Err(self.site.failure(FailureKind::BadResponse, "sent no list of news".to_owned()));
         };
-        // Advertisements stand among the stories.
+        // Advertisements are mixed in with the stories.
         let stories = stories.into_iter().filter(|story| !story["content"].is_null());
         Ok(stories.take(count as usize).collect())
     }
 
-    /// Asks with cookie and crumb, with fresh ones if the old are no longer good.
+    /// Asks with cookie and crumb, with fresh ones if the old have expired.
     async fn crumbed(&self, symbol: &str, path: &[&str], query: &[(&str, &str)]) -> Result<Value, Failure> {
         let mut visit = self.visit(None).await?;
         let mut answer = self.ask(&visit, path, query).await?;
@@ -685,7 +685,7 @@ impl Yahoo {
         if answer.status == 404 { Err(unknown(symbol)) } else { self.site.read(&answer) }
     }
 
-    /// The present visit, or a new one if there is none or its crumb is `stale`. One at a time: others wait for it.
+    /// The current visit, or a new one if there is none or its crumb is `stale`. One at a time: others wait for it.
     async fn visit(&self, stale: Option<&str>) -> Result<Visit, Failure> {
         let mut present = self.visit.lock().await;
         if let Some(visit) = present.as_ref().filter(|visit| Some(visit.crumb.as_str()) != stale) {
@@ -696,7 +696,7 @@ impl Yahoo {
         Ok(visit)
     }
 
-    /// Whoever comes next comes as somebody new.
+    /// The next visit is made as a new client.
     async fn forget(&self, stale: &Visit) {
         let mut present = self.visit.lock().await;
         if present.as_ref().is_some_and(|visit| visit.crumb == stale.crumb) {
@@ -705,7 +705,7 @@ impl Yahoo {
     }
 
     async fn begin_visit(&self) -> Result<Visit, Failure> {
-        // This page answers 404, and its cookie is what it is for.
+        // This page answers 404; it is fetched only for its cookie.
         let page = self.site.fetch(Page { headers: browser(), ..Page::get(COOKIE_HOST, &[""]) }).await?;
         if page.is_limit() {
             return Err(self.site.refused(&page));

@@ -269,7 +269,7 @@ async fn an_agent_asks_a_site_again_before_it_tells_the_model() {
     assert_eq!(
         run.tools[3].result.as_deref(),
         Some(
-            "Yahoo Finance answers only so many questions from one network address, and has had enough for now (429); \
+            "Yahoo Finance answers only so many questions from one network address, and refuses more for now (429); \
              not before 3600s from now"
         )
     );

@@ -149,7 +149,7 @@ fn names_are_checked_and_must_differ() {
     let found = problems(&[order(), order()]);
     assert_eq!(found, ["two tools are named \"order\": rename one"]);
     let text = Tool::new("echo", "Echoes.", |text: String, _: ToolContext| async move { Ok::<_, Infallible>(text) });
-    assert_eq!(problems(&[text]), ["tool \"echo\" takes arguments that are no object: use a struct"]);
+    assert_eq!(problems(&[text]), ["tool \"echo\" takes arguments that are not an object: use a struct"]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The wire format of the Chat Completions endpoint.
 //!
-//! Read leniently, since a hundred servers write it: a field that nothing here needs may be missing, null or of another
-//! type without harm.
+//! Read leniently, because a hundred servers write it: a field that is not needed here may be missing, null or of
+//! another type without harm.
 
 use super::responses::is_strict;
 use super::{Endpoint, Provider, Settings};
@@ -19,7 +19,8 @@ use std::collections::HashMap;
 const NAME_LEN_MAX: usize = 64;
 /// More tokens than any answer uses: a count beyond it is a mistake, and sums of counts must not overflow.
 pub(super) const TOKENS_MAX: u64 = 1 << 40;
-/// The key in `provider_data` of an answer whose thinking or calls came with more than the format names; beside it, `model`.
+/// The key in `provider_data` of an answer whose thinking or calls came with fields the format does not name; beside
+/// it, `model`.
 const KEPT: &str = "chat_message";
 
 /// The Chat Completions endpoint.
@@ -98,7 +99,7 @@ fn message(settings: &Settings, message: &Message, call_ids: &HashMap<&str, &str
     }
 }
 
-/// A turn of the model, with what its server sent beside it and wants back.
+/// A turn of the model, with the extra fields that its server sent and wants back.
 fn assistant(settings: &Settings, message: &Message, text: &str) -> Value {
     let data = message.provider_data.as_ref().filter(|data| data["model"] == *settings.id);
     let kept = data.map_or(&Value::Null, |data| &data[KEPT]);
@@ -108,7 +109,7 @@ fn assistant(settings: &Settings, message: &Message, text: &str) -> Value {
         turn.insert(field.to_owned(), json!(thinking));
     }
     turn.insert("role".to_owned(), json!("assistant"));
-    // Beside calls no text is no text; some servers refuse an empty one.
+    // Next to calls, empty text is omitted: some servers refuse it.
     let is_silent = text.is_empty() && !message.tool_calls.is_empty();
     turn.insert("content".to_owned(), if is_silent { Value::Null } else { json!(text) });
     if !message.tool_calls.is_empty() {
@@ -165,13 +166,13 @@ pub(super) fn replayable_name(name: &str) -> String {
     if name.is_empty() { "unknown".to_owned() } else { name }
 }
 
-/// Some servers fail on arguments in the history that are no JSON object, though a model wrote them.
+/// Some servers fail on arguments in the history that are not a JSON object, although a model wrote them.
 pub(super) fn replayable_arguments(arguments: &str) -> &str {
     let is_object = outlive_core::json::read::<Map<String, Value>>(arguments).is_ok();
     if is_object { arguments } else { "{}" }
 }
 
-/// An answer, streamed or whole, put together from its choices.
+/// An answer, streamed or whole, assembled from its choices.
 #[derive(Default)]
 pub struct Pieces {
     model: String,
@@ -180,12 +181,12 @@ pub struct Pieces {
     saying: Saying,
     said: Said,
     calls: Calls,
-    /// The field in which plain thinking came.
+    /// The field that plain thinking came in.
     reasoning_field: Option<&'static str>,
     /// Fields about thinking that the format does not name.
     fields: Map<String, Value>,
     end: Option<End>,
-    /// Its name, where nobody knows it.
+    /// Its raw name, when it is not a known one.
     end_name: String,
     usage: Usage,
 }
@@ -218,7 +219,7 @@ impl Collector for Pieces {
 }
 
 impl Pieces {
-    /// What the server called this answer.
+    /// The server's id of this answer.
     fn ids(&self) -> Option<Value> {
         let mut ids = Map::new();
         ids.extend(self.id.as_ref().map(|id| ("id".to_owned(), json!(id))));
@@ -304,7 +305,7 @@ impl Pieces {
         self.say(said)
     }
 
-    /// The content of a whole message: what of it was not said yet.
+    /// The content of a whole message: the part that was not streamed yet.
     fn say_whole(&mut self, content: Said) -> Vec<ModelDelta> {
         let mut said = told_apart(&content.text);
         said.thinking.push_str(&content.thinking);
@@ -338,7 +339,7 @@ impl Pieces {
         if whole.extras.iter().any(|extra| !extra.is_empty()) {
             kept.insert("calls".to_owned(), json!(whole.extras));
         }
-        // Beside calls the server wants the thoughts back that led to them; after an answer some refuse them.
+        // Next to calls the server wants back the thoughts that led to them; after an answer some refuse them.
         if let Some(field) = self.reasoning_field.filter(|_| !whole.calls.is_empty()) {
             kept.insert("reasoning".to_owned(), json!(field));
         }
@@ -365,13 +366,13 @@ impl Pieces {
     }
 }
 
-/// Whether a field of a message that the format does not name is about its thinking, and wanted back.
+/// Whether a field that the format does not name is about the message's thinking, and wanted back.
 fn goes_back(name: &str) -> bool {
     ["reasoning", "think", "thought", "signature"].iter().any(|word| name.contains(word))
         || ["extra_content", "provider_specific_fields"].contains(&name)
 }
 
-/// Joins what came of one field in several pieces.
+/// Joins the pieces of one field.
 fn merge(known: &mut Value, new: &Value) {
     match (known, new) {
         (_, Value::Null) => {}
@@ -379,7 +380,7 @@ fn merge(known: &mut Value, new: &Value) {
         (Value::Object(known), Value::Object(new)) => {
             for (name, value) in new {
                 let known = known.entry(name.clone()).or_insert(Value::Null);
-                // What is not text that grows is said again, not said on.
+                // Anything but growing text is repeated whole, not continued.
                 let grows = ["text", "summary", "data", "thinking", "content"].contains(&name.as_str());
                 if known.is_string() && !grows { known.clone_from(value) } else { merge(known, value) }
             }

@@ -1,8 +1,9 @@
 //! OpenAI's two endpoints, Responses and Chat Completions, and the many servers that speak like one of them.
 //!
-//! This module owns the settings. What the bytes mean is the business of [`responses`] and [`chat`]; how they are sent and
-//! read, and what failures mean, that of [`super::wire`]. It never relies on a conversation stored at the provider.
-//! Addresses of images and files are the users': the provider is asked to fetch only what [`Outbound`] allows.
+//! This module owns the settings. What the bytes mean is the business of [`responses`] and [`chat`]; how they are sent
+//! and read, and what failures mean, is that of [`super::wire`]. It never relies on a conversation stored at the
+//! provider. Addresses of images and files come from users: the provider is asked to fetch only what [`Outbound`]
+//! allows.
 
 mod chat;
 mod responses;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const OPENAI_URL: &str = "https://api.openai.com/v1";
-/// Servers below this domain know the role `developer`; many others refuse it.
+/// Servers under this domain know the role `developer`; many others refuse it.
 const OPENAI_DOMAIN: &str = "openai.com";
 const OLLAMA_URL: &str = "http://127.0.0.1:11434";
 
@@ -33,7 +34,7 @@ pub type OpenAIChat = OpenAI<chat::Chat>;
 /// A model behind one of OpenAI's endpoints; use it as [`OpenAIResponses`] or [`OpenAIChat`].
 ///
 /// The key comes from `OPENAI_API_KEY` and the address from `OPENAI_BASE_URL` (else OpenAI's own) unless set here; both
-/// are looked up with every call. A key is needed whatever the address is; say `.api_key("")` for a server that wants
+/// are looked up on every call. A key is needed whatever the address is; use `.api_key("")` for a server that needs
 /// none, and none is sent. Instructions have the role `developer` where the server is OpenAI's and `system` elsewhere.
 ///
 /// ```
@@ -80,24 +81,24 @@ impl Provider {
     }
 }
 
-/// What tells the endpoints apart.
+/// What distinguishes the endpoints.
 pub trait Endpoint: Send + Sync + 'static {
     /// `Responses` or `Chat`.
     const NAME: &'static str;
-    /// What stands before the model's id where a model is named by a string.
+    /// The prefix before the model's id in a model's name.
     const PREFIX: &'static str;
-    /// Below the base address.
+    /// The path below the base address.
     const PATH: &'static [&'static str];
-    /// Puts a streamed answer together.
+    /// Assembles a streamed answer.
     type Collector: Collector;
 
     /// The request on the wire.
     fn body(settings: &Settings, request: &ModelRequest) -> Value;
 
-    /// The meaning of a whole answer.
+    /// Reads a whole answer.
     fn answer(settings: &Settings, body: Value) -> Result<ModelResponse, Refusal>;
 
-    /// What puts a streamed answer together.
+    /// A new collector for a streamed answer.
     fn collector(settings: &Settings) -> Self::Collector;
 }
 
@@ -169,7 +170,7 @@ impl<E: Endpoint> OpenAI<E> {
         self
     }
 
-    /// The environment variable that holds the key, `OPENAI_API_KEY` unless set, for servers of somebody else.
+    /// The environment variable that holds the key, `OPENAI_API_KEY` unless set: for other providers' servers.
     pub fn api_key_variable(mut self, name: impl Into<String>) -> Self {
         self.settings.connection.key_variable = Cow::Owned(name.into());
         self
@@ -181,7 +182,7 @@ impl<E: Endpoint> OpenAI<E> {
         self
     }
 
-    /// One more header with every request; replaces one of the same name. Its value is kept secret as the key is.
+    /// Adds a header to every request; replaces one of the same name. Its value is kept as secret as the key.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<Secret>) -> Self {
         let name = name.into();
         self.settings.connection.headers.retain(|(known, _)| !known.eq_ignore_ascii_case(&name));
@@ -189,16 +190,16 @@ impl<E: Endpoint> OpenAI<E> {
         self
     }
 
-    /// Which addresses of images and files the provider may be asked to fetch; those that [`Outbound::default`] allows
-    /// unless set.
+    /// Which addresses of images and files the provider may be asked to fetch; unless set, those that
+    /// [`Outbound::default`] allows.
     pub fn outbound(mut self, outbound: Outbound) -> Self {
         self.settings.connection.outbound = outbound;
         self
     }
 
-    /// How long to wait for the model, 10 minutes unless set: for the whole answer, or for the first token of a streamed
-    /// one, and for the next while the server sends nothing but signs of life. An answer that goes on may take longer;
-    /// see [`OpenAI::total_timeout`].
+    /// How long to wait for the model, 10 minutes unless set: for the whole answer, or for the first token of a
+    /// streamed one, and for the next while the server sends only keep-alives. An answer that keeps coming may take
+    /// longer; see [`OpenAI::total_timeout`].
     pub fn timeout(mut self, longest: Duration) -> Self {
         self.settings.connection.limits.wait = longest;
         self
@@ -210,26 +211,26 @@ impl<E: Endpoint> OpenAI<E> {
         self
     }
 
-    /// The longest an answer may take from beginning to end, however lively it is; no limit unless set.
+    /// The longest an answer may take from beginning to end, even while it keeps coming; no limit unless set.
     pub fn total_timeout(mut self, longest: Duration) -> Self {
         self.settings.connection.limits.total = Some(longest);
         self
     }
 
-    /// Sends instructions with the role `system` wherever the server is.
+    /// Sends instructions with the role `system`, whatever the server is.
     pub fn system_role(mut self) -> Self {
         self.settings.system_role = Some("system");
         self
     }
 
-    /// Sends instructions with the role `developer` wherever the server is.
+    /// Sends instructions with the role `developer`, whatever the server is.
     pub fn developer_role(mut self) -> Self {
         self.settings.system_role = Some("developer");
         self
     }
 
-    /// Takes the reasoning for the answer when a model writes nothing else; unless set, such an answer is an error that
-    /// shows it.
+    /// Takes the reasoning as the answer when a model writes nothing else; unless set, such an answer is an error that
+    /// shows the reasoning.
     pub fn reasoning_as_answer(mut self) -> Self {
         self.settings.reasoning_as_answer = true;
         self
@@ -253,7 +254,7 @@ impl<E: Endpoint> OpenAI<E> {
         self
     }
 
-    /// How long a reasoning model thinks: `minimal`, `low`, `medium`, `high`, or what else the model knows.
+    /// How long a reasoning model thinks: `minimal`, `low`, `medium`, `high`, or whatever else the model knows.
     pub fn reasoning_effort(mut self, effort: impl Into<String>) -> Self {
         self.settings.reasoning_effort = Some(effort.into());
         self

@@ -1,6 +1,6 @@
 //! The wire format of the Responses endpoint.
 //!
-//! The whole conversation goes out with every call. An answer that shows reasoning items is kept as the provider sent it
+//! The whole conversation goes out with every call. An answer with reasoning items is kept as the provider sent it
 //! ([`REPLAYED`]), because the provider wants those items back exactly, with what followed them.
 
 use super::chat::{TOKENS_MAX, call_ids, data_url, replayable_arguments, replayable_name};
@@ -15,7 +15,7 @@ use outlive_core::{
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// The key in `provider_data` of an answer that must be replayed as it came; beside it, `model`.
+/// The key in `provider_data` of an answer that must be replayed exactly; beside it, `model`.
 const REPLAYED: &str = "responses_output";
 
 /// The Responses endpoint.
@@ -43,7 +43,7 @@ impl Endpoint for Responses {
             body.insert("stream".into(), json!(true));
         }
         if is_reasoning_model(&settings.id) {
-            // What we must send back comes with the answer, so that nothing has to stay at the provider.
+            // What we must send back comes with the answer, so nothing has to be kept at the provider.
             body.insert("store".into(), json!(false));
             body.insert("include".into(), json!(["reasoning.encrypted_content"]));
         }
@@ -72,7 +72,7 @@ impl Endpoint for Responses {
             .map(|(index, item)| tool_call(item, response_id.unwrap_or_default(), index, &mut taken))
             .collect();
         let finish_reason = finish_reason(&body, output, !tool_calls.is_empty())?;
-        // Two calls with one id were told apart; the provider's own items would mix them up again.
+        // Two calls with the same id were given different ones; the provider's own items would mix them up again.
         let is_plain = tool_calls.iter().any(|call| call.id.is_empty()) || has_one_id_twice(output);
         let keep = output.iter().any(says_more) && !is_plain;
         Ok(ModelResponse {
@@ -99,7 +99,7 @@ fn is_reasoning_model(id: &str) -> bool {
 }
 
 fn tool(tool: &ToolSpec) -> Value {
-    // Without `strict` this endpoint takes schemas for strict and rejects those with optional parameters.
+    // Without `strict` this endpoint treats schemas as strict and rejects those with optional parameters.
     json!({
         "type": "function", "name": tool.name, "description": tool.description, "parameters": tool.parameters,
         "strict": false,
@@ -147,7 +147,7 @@ fn items(settings: &Settings, message: &Message, call_ids: &HashMap<&str, &str>)
     }
 }
 
-/// The items of an answer as the provider sent them, if this very model did.
+/// The items of an answer as the provider sent them, if this same model did.
 fn replayed(settings: &Settings, message: &Message) -> Option<Vec<Value>> {
     let data = message.provider_data.as_ref()?;
     let same_model = data.get("model").and_then(Value::as_str) == Some(&*settings.id);
@@ -158,7 +158,7 @@ fn rebuilt(message: &Message, text: &str) -> Vec<Value> {
     // Unlike OpenAI, llama.cpp wants the type of an assistant's message.
     let said = (!text.is_empty()).then(|| json!({"type": "message", "role": "assistant", "content": text}));
     let calls = message.tool_calls.iter().map(|call| {
-        // The item's own id is left out: the provider may not know it any more.
+        // The item's own id is left out: the provider may no longer know it.
         json!({
             "type": "function_call",
             "call_id": call.call_id.as_deref().unwrap_or(&call.id),
@@ -199,7 +199,7 @@ fn of_type<'a>(output: &'a [Value], kind: &'a str) -> impl Iterator<Item = &'a V
     output.iter().filter(move |item| item["type"] == kind)
 }
 
-/// What all messages say, and what they and all reasoning items think.
+/// The text of all messages, and the thinking of messages and reasoning items.
 fn said(output: &[Value]) -> Said {
     let mut said = Said::default();
     for message in of_type(output, "message") {
@@ -277,7 +277,7 @@ fn usage(usage: &Value) -> Usage {
     }
 }
 
-/// Whether an item is more than what is put together again from its text or its call.
+/// Whether an item holds more than what its text or its call would rebuild.
 fn says_more(item: &Value) -> bool {
     let known: &[&str] = match item["type"].as_str() {
         Some("message") => &["id", "type", "status", "role", "content"],
@@ -287,8 +287,8 @@ fn says_more(item: &Value) -> bool {
     item.as_object().into_iter().flatten().any(|(name, value)| !value.is_null() && !known.contains(&name.as_str()))
 }
 
-/// The items as the same endpoint takes them back: without the nulls that it refuses as input, and with calls that are
-/// calls.
+/// The items as the same endpoint takes them back: without the nulls that it refuses as input, and only calls that are
+/// really calls.
 fn replayable(output: &[Value]) -> Vec<Value> {
     let mut output = output.to_vec();
     for item in output.iter_mut().filter_map(Value::as_object_mut) {
@@ -303,7 +303,7 @@ fn replayable(output: &[Value]) -> Vec<Value> {
     output
 }
 
-/// A streamed answer. The last event repeats the whole; what came before it fills the gaps of servers that leave
+/// A streamed answer. The last event repeats the whole; what came before it fills the gaps for servers that leave
 /// something out.
 #[derive(Default)]
 pub struct Items {
@@ -311,17 +311,17 @@ pub struct Items {
     items: Vec<Item>,
     begun: bool,
     last: Option<Value>,
-    /// What could not be attributed; no matter if the last event says everything itself.
+    /// What could not be attributed; it does not matter if the last event says everything itself.
     doubt: Option<Refusal>,
 }
 
-/// One output item on its way.
+/// One output item in progress.
 #[derive(Default)]
 struct Item {
     id: Option<String>,
     index: Option<u64>,
     value: Value,
-    /// Its own end has come: `value` is the whole.
+    /// Its own end has come: `value` is complete.
     is_done: bool,
     texts: BTreeMap<u64, String>,
     thoughts: BTreeMap<u64, String>,
@@ -332,7 +332,7 @@ struct Item {
     has_all_arguments: bool,
 }
 
-/// What an event says of the item it belongs to.
+/// What an event says about the item it belongs to.
 struct Place {
     id: Option<String>,
     index: Option<u64>,
@@ -350,7 +350,7 @@ impl Collector for Items {
         if is_error(&event, &["type", "response", "item", "delta"]) {
             return Err(Refusal::Error(event));
         }
-        // Some servers name the event on the stream alone.
+        // Some servers give the event's name only on the stream.
         let kind = event["type"].as_str().filter(|kind| !kind.is_empty()).unwrap_or(name).to_owned();
         let told = match kind.as_str() {
             "response.created" | "response.in_progress" | "response.queued" => self.begin(&event),
@@ -434,7 +434,7 @@ impl Items {
         self.last = Some(response);
     }
 
-    /// An item begins: a new one, unless its id says that it has begun before.
+    /// An item begins: a new one, unless its id shows that it has already begun.
     fn open(&mut self, mut event: Value) -> Vec<ModelDelta> {
         let place = Place::of(&event);
         let value = event["item"].take();
@@ -447,13 +447,13 @@ impl Items {
         Vec::new()
     }
 
-    /// An item is over; what it is now is the whole of it.
+    /// An item is complete; its value now is all of it.
     fn close(&mut self, mut event: Value) -> Vec<ModelDelta> {
         let place = Place::of(&event);
         let value = event["item"].take();
         let by_id = self.items.iter().rposition(|item| item.id.is_some() && item.id == place.id);
         let fits = |item: &Item| {
-            // An item that only text was said of has not said what it is.
+            // An item of which only text was received has not said what it is.
             let same = |name: &str| item.value.is_null() || item.value[name] == value[name];
             !item.is_done && same("type") && same("name") && (item.value["call_id"].is_null() || same("call_id"))
         };
@@ -471,7 +471,7 @@ impl Items {
         told
     }
 
-    /// The item an event goes on with: by its id, by its index, and one that names neither is the newest.
+    /// The item an event continues: by its id, by its index, and otherwise the newest.
     fn find(&self, place: &Place, is_fit: impl Fn(&Item) -> bool) -> Option<usize> {
         let known_as = |item: &Item, id: &str| item.id.as_deref() == Some(id) || item.value["call_id"] == *id;
         let by_id = place.id.as_deref().and_then(|id| self.items.iter().rposition(|item| known_as(item, id)));
@@ -481,7 +481,7 @@ impl Items {
         let mut of_index = self.items.iter().enumerate().filter(|(_, item)| item.index == place.index);
         let newest = of_index.next_back().filter(|(_, item)| is_fit(item));
         match (newest, &place.id) {
-            // An id nobody has may be another name of the only item there is at this index, and of no other.
+            // An unknown id may be another name of the only item at this index, and of no other.
             (Some((at, item)), Some(_)) => (item.id.is_none() || of_index.next_back().is_none()).then_some(at),
             (Some((at, _)), None) => Some(at),
             (None, None) if place.index.is_none() => self.items.iter().rposition(is_fit),
@@ -519,7 +519,7 @@ impl Items {
         vec![ModelDelta::Reasoning(thought.to_owned())]
     }
 
-    /// A whole part of the reasoning; told if its pieces were not.
+    /// A whole part of the reasoning; passed on if its pieces were not.
     fn thought(&mut self, event: &Value) -> Vec<ModelDelta> {
         let whole = event["text"].as_str().unwrap_or_default();
         let Some(known) = self.thoughts(event).filter(|_| !whole.is_empty()) else { return Vec::new() };
@@ -528,7 +528,7 @@ impl Items {
         vec![ModelDelta::Reasoning(rest)]
     }
 
-    /// The part of the reasoning that an event speaks of.
+    /// The part of the reasoning that an event is about.
     fn thoughts(&mut self, event: &Value) -> Option<&mut String> {
         let place = Place::of(event);
         let is_fit = |item: &Item| item.value.is_null() || item.value["type"] == "reasoning";
@@ -555,7 +555,7 @@ impl Items {
         let is_call = |item: &Item| item.value["type"] == "function_call";
         let found = self.find(&place, is_call).filter(|at| is_call(&self.items[*at]));
         let name = event["name"].as_str().filter(|name| !name.is_empty());
-        // A name opens a call where there is none, or where the one that is there has another.
+        // A name opens a call where there is none, or where the open one has another name.
         let is_other = |at: &usize| name.is_some_and(|name| self.items[*at].value["name"] != *name);
         let at = match (found.filter(|at| !is_other(at)), name) {
             (Some(at), _) => at,
@@ -603,7 +603,7 @@ impl Item {
         vec![ModelDelta::Reasoning(said.thinking), ModelDelta::Content(said.text)]
     }
 
-    /// Of a whole text, what was not told yet. What was told otherwise cannot be taken back.
+    /// The part of a whole text that was not streamed yet. What was streamed differently cannot be taken back.
     fn tell_rest(&mut self, all: &str) -> Vec<ModelDelta> {
         match all.strip_prefix(&*self.told) {
             Some(rest) => self.tell(rest),
@@ -611,12 +611,12 @@ impl Item {
         }
     }
 
-    /// The item with what only its events said.
+    /// The item, with what only its events said.
     fn whole(self) -> Result<Value, Refusal> {
         let mut value = self.value;
         if value["type"] == "function_call" {
             let written = text(&value["arguments"]);
-            // Its end goes before the pieces, and pieces go before what it began with.
+            // Its end takes precedence over the pieces, and pieces over what it began with.
             let is_given = self.is_done && !written.trim().is_empty();
             if !is_given && !self.arguments.trim().is_empty() {
                 let is_object = |text: &str| outlive_core::json::read::<Map<String, Value>>(text).is_ok();
@@ -650,7 +650,7 @@ impl Item {
     }
 }
 
-/// The items of the last event, with what they lack from those that were streamed.
+/// The items of the last event, completed from those that were streamed.
 fn completed(last: Vec<Value>, streamed: Vec<Value>) -> Vec<Value> {
     let streamed: Vec<_> = streamed.into_iter().filter(|item| item["type"].is_string()).collect();
     if last.is_empty() {

@@ -1,4 +1,4 @@
-//! Tool calls put together from pieces.
+//! Tool calls assembled from pieces.
 //!
 //! | a piece | belongs to |
 //! |---|---|
@@ -7,14 +7,14 @@
 //! | without a name and without an id | the newest call of its index; without an index, the newest of all |
 //! | that repeats a whole call | nothing: it is dropped |
 //!
-//! It must never know an endpoint, nor what a tool is. Invariant: a piece whose call is in doubt is never guessed at; it
-//! makes the whole answer [`Doubt`], and so does more text for a call that is already whole.
+//! It must never know an endpoint, or what a tool is. Invariant: a piece whose call is in doubt is never guessed at; it
+//! makes the whole answer [`Doubt`], and so does more text for a call that is already complete.
 
 use outlive_core::ToolCall;
 use serde_json::{Map, Value};
 use std::collections::HashSet;
 
-/// Why the calls of an answer cannot be put together.
+/// Why the calls of an answer cannot be assembled.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Doubt(pub(crate) String);
 
@@ -22,15 +22,15 @@ pub(crate) struct Doubt(pub(crate) String);
 #[derive(Debug, Default)]
 pub(crate) struct Piece {
     pub(crate) index: Option<u64>,
-    /// Empty when there is none, as are the next two.
+    /// Empty when there is none, like the next two.
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) arguments: String,
-    /// What came with it that no specification names; goes back as it came.
+    /// What came with it that no specification names; sent back unchanged.
     pub(crate) extra: Map<String, Value>,
 }
 
-/// The calls of one answer, on their way.
+/// The calls of one answer, in progress.
 #[derive(Debug, Default)]
 pub(crate) struct Calls {
     calls: Vec<Open>,
@@ -45,11 +45,11 @@ struct Open {
     extra: Map<String, Value>,
 }
 
-/// The calls of one answer, put together.
+/// The calls of one answer, assembled.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Whole {
     pub(crate) calls: Vec<ToolCall>,
-    /// Beside each call what has to go back with it.
+    /// What has to be sent back with each call.
     pub(crate) extras: Vec<Map<String, Value>>,
 }
 
@@ -70,7 +70,7 @@ impl Piece {
     }
 }
 
-/// A number, which some servers write as a text.
+/// A number, which some servers write as text.
 fn number(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_str()?.trim().parse().ok())
 }
@@ -85,7 +85,7 @@ pub(crate) fn text(value: &Value) -> String {
 }
 
 impl Calls {
-    /// Takes the pieces of one event in. `is_last` tells whether the event says why the answer ended: such an event may
+    /// Takes in the pieces of one event. `is_last` tells whether the event says why the answer ended: such an event may
     /// repeat everything.
     pub(crate) fn add(&mut self, pieces: Vec<Piece>, is_last: bool) -> Result<(), Doubt> {
         if is_last && self.is_repeated_by(&pieces) {
@@ -97,7 +97,7 @@ impl Calls {
         pieces.into_iter().try_for_each(|piece| self.place(piece))
     }
 
-    /// Whether these are all calls so far once more, in their order.
+    /// Whether these are all calls so far once more, in order.
     fn is_repeated_by(&self, pieces: &[Piece]) -> bool {
         let same = |(call, piece): (&Open, &Piece)| {
             call.name == piece.name
@@ -126,7 +126,7 @@ impl Calls {
         }
     }
 
-    /// The call a piece goes on with; nothing when it begins one, or would have to.
+    /// The call that a piece continues; none when it begins one, or would have to.
     fn find(&self, piece: &Piece) -> Result<Option<usize>, Doubt> {
         if !piece.id.is_empty() {
             return self.find_by_id(piece);
@@ -139,7 +139,7 @@ impl Calls {
         if piece.name.is_empty() {
             return Ok(Some(at));
         }
-        // Some servers repeat the name with every piece; a call that is whole, or another's name, is not gone on with.
+        // Some servers repeat the name with every piece; a complete call, or one with another name, is not continued.
         let call = &self.calls[at];
         let goes_on = call.name == piece.name && (!call.arguments.is_whole() || call.is_repeated_by(piece));
         let begins_anew = object(&piece.arguments).is_some() && !call.arguments.is_blank();
@@ -168,7 +168,7 @@ impl Calls {
         }
     }
 
-    /// The calls in the order in which they were begun, with ids that differ.
+    /// The calls in the order in which they were begun, each with a distinct id.
     pub(crate) fn finish(self, answer_id: &str) -> Whole {
         let mut whole = Whole::default();
         let mut taken = HashSet::new();
@@ -213,7 +213,8 @@ impl Open {
             let repeats = piece.arguments.trim().is_empty() || object(&piece.arguments) == known;
             return if repeats { Ok(()) } else { Err(doubled(&self.name)) };
         }
-        // A piece that is named again and has a whole object says what the pieces before it did not bring to an end.
+        // A piece that repeats the name and has a whole object is what the unfinished pieces before it were meant to
+        // say.
         if named && object(&piece.arguments).is_some() {
             self.arguments = Arguments::default();
         }
@@ -234,7 +235,7 @@ fn object(text: &str) -> Option<Map<String, Value>> {
     outlive_core::json::read(text).ok()
 }
 
-/// Arguments in the making, which know when their object is closed.
+/// Arguments in progress, which know when their object is closed.
 #[derive(Debug, Default)]
 struct Arguments {
     text: String,
@@ -245,7 +246,7 @@ struct Arguments {
 }
 
 impl Arguments {
-    /// More of them; an error when they were whole before this and it says something.
+    /// Adds to them; an error when they were already complete and this adds something.
     fn push(&mut self, piece: &str) -> Result<(), ()> {
         for byte in piece.bytes() {
             if self.is_closed && !byte.is_ascii_whitespace() {

@@ -1,6 +1,6 @@
-//! Where a provider is and as whom it is asked: address, key, headers, time limits.
+//! Where a provider is and how we identify ourselves to it: address, key, headers, time limits.
 //!
-//! It must never know a wire format. The key and every header a caller adds are secrets.
+//! It must never know a wire format. The key and the value of every header a caller adds are secrets.
 
 use crate::http;
 use crate::outbound::{NotAllowed, Outbound};
@@ -15,7 +15,7 @@ use std::time::Duration;
 /// Redirects that keep method and body, at most.
 const REDIRECTS_MAX: usize = 5;
 
-/// How the key is shown to the server.
+/// How the key is presented to the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Credential {
     /// `Authorization: Bearer KEY`.
@@ -24,11 +24,11 @@ pub(crate) enum Credential {
     Header(Cow<'static, str>),
 }
 
-/// Where a provider is, and as whom it is asked.
+/// Where a provider is, and how we identify ourselves to it.
 #[derive(Clone)]
 pub(crate) struct Connection {
     pub(crate) base_url: Option<String>,
-    /// The variable that names the base address where none is set, and what is taken when neither is.
+    /// The variable that names the base address where none is set, and the default when neither is.
     pub(crate) base_variable: &'static str,
     pub(crate) base_default: fn(Option<&str>) -> String,
     pub(crate) api_key: Option<Secret>,
@@ -43,7 +43,7 @@ pub(crate) struct Connection {
 /// How long to wait for what.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// For a whole answer; of a stream, for the first token, and for the next while only signs of life come.
+    /// For a whole answer; of a stream, for the first token, and for the next while only keep-alives come.
     pub(crate) wait: Duration,
     /// For the next byte of a stream.
     pub(crate) idle: Duration,
@@ -64,8 +64,8 @@ impl Limits {
     }
 }
 
-/// The client for all models of the process. A redirect is followed only if the request stays what it is, and where it is:
-/// a `301` would make a GET of it, and another host would be sent the conversation.
+/// The client for all models of the process. A redirect is followed only if the request stays the same and goes to the
+/// same host: a `301` would turn it into a GET, and another host would receive the conversation.
 pub(super) fn client() -> Result<Client, String> {
     static CLIENT: OnceLock<Result<Client, String>> = OnceLock::new();
     let build = || {
@@ -86,12 +86,12 @@ fn redirect(attempt: Attempt<'_>) -> reqwest::redirect::Action {
 }
 
 impl Connection {
-    /// The base address that counts now.
+    /// The base address in force now.
     pub(crate) fn base(&self) -> String {
         self.base_url.clone().unwrap_or_else(|| (self.base_default)(variable(self.base_variable).as_deref()))
     }
 
-    /// Whether the server is at this domain, or below it.
+    /// Whether the server is at this domain, or under it.
     pub(crate) fn is_at(&self, domain: &str) -> bool {
         let host = Url::parse(&self.base()).ok().and_then(|url| url.host_str().map(str::to_owned));
         host.is_some_and(|host| host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
@@ -173,7 +173,7 @@ fn header_name(name: &str, title: &str) -> Result<HeaderName, String> {
     name.parse().map_err(|_| format!("model {title} cannot send a header named {name:?}: use letters, digits and -"))
 }
 
-/// A header that a caller added; its value stays out of every text.
+/// A header that a caller added; its value never appears in any text.
 fn own_header((name, value): &(String, Secret), title: &str) -> Result<(HeaderName, HeaderValue), String> {
     let unusable = |()| format!("the value of header {name:?} of model {title} contains characters that no header has");
     Ok((header_name(name, title)?, secret_value(value.expose()).map_err(unusable)?))

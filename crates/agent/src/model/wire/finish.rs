@@ -1,7 +1,7 @@
-//! Why an answer ended, by the names servers give to it.
+//! Why an answer ended, by the names servers give the reason.
 //!
-//! It must never know an endpoint. Invariant: a name nobody knows is no end: an answer that may lack its rest is not passed
-//! off as a whole one.
+//! It must never know an endpoint. Invariant: an unknown name does not count as an end, so an answer that may lack its
+//! rest does not pass for a whole one.
 
 use outlive_core::FinishReason;
 
@@ -12,11 +12,11 @@ pub(crate) enum End {
     Reason(FinishReason),
     /// The server failed in the middle.
     Failed,
-    /// Nobody knows.
+    /// An unknown reason.
     Unknown,
 }
 
-/// The meaning of a name; nothing when there is no name, as an empty one is none.
+/// The meaning of a name; none when there is no name, or an empty one.
 pub(crate) fn named(name: &str) -> Option<End> {
     let name = name.trim().to_ascii_lowercase().replace(['-', ' '], "_");
     let name = name.strip_prefix("finish_reason_").unwrap_or(&name);
@@ -62,8 +62,8 @@ fn is_failure(name: &str) -> bool {
     words.iter().any(|word| name.contains(word))
 }
 
-/// The end that a name and the provider's own name beside it speak of: a failure in either is one, and what cut the answer
-/// goes before a plain stop.
+/// The end described by a name and the provider's own name beside it: a failure in either counts, and what cut the
+/// answer comes before a plain stop.
 pub(crate) fn either(name: &str, native: &str) -> Option<End> {
     let (own, native) = (named(name), named(native));
     match (own, native) {

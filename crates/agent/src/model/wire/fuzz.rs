@@ -1,7 +1,7 @@
-//! Mutated streams: whatever a server makes of its own good stream, nothing panics, and no tool is called with arguments
+//! Mutated streams: whatever a server does to its own good stream, nothing panics, and no tool is called with arguments
 //! that were not sent.
 //!
-//! The seeds are fixed. Pieces are cut inside names, so that a piece that is lost or said twice cannot make other
+//! The seeds are fixed. Pieces are cut inside names, so that a piece that is lost or repeated cannot form other
 //! arguments.
 
 use super::Dialect;
@@ -110,7 +110,7 @@ fn tools() -> [ToolSpec; 2] {
     })
 }
 
-/// Mutates whole events, which keeps every event as it was.
+/// Drops, repeats, moves or separates whole events; the content of each stays as it was.
 fn shuffle(events: &mut Vec<String>, chance: &mut Chance) {
     for _ in 0..=chance.below(3) {
         if events.is_empty() {
@@ -129,7 +129,7 @@ fn shuffle(events: &mut Vec<String>, chance: &mut Chance) {
     }
 }
 
-/// Mutates bytes, which makes other events.
+/// Mutates bytes, which changes the events themselves.
 fn corrupt(body: &mut Vec<u8>, chance: &mut Chance) {
     for _ in 0..=chance.below(4) {
         if body.is_empty() {
@@ -156,10 +156,10 @@ fn in_chunks(body: Vec<u8>, chance: &mut Chance) -> Vec<Vec<u8>> {
     body.chunks(size).map(<[u8]>::to_vec).collect()
 }
 
-/// The calls that an agent would make of an answer.
+/// The calls that an agent would make from an answer.
 fn made(answer: &ModelResponse) -> Vec<(&str, Value)> {
     let calls = answer.tool_calls.iter().filter_map(|call| Some((&*call.function.name, call.arguments().ok()?)));
-    // Of a cut answer the last call is made only if it has arguments.
+    // In a cut answer the last call is made only if it has arguments.
     let is_cut = answer.finish_reason.is_cut();
     calls.filter(|(_, arguments)| !is_cut || arguments.as_object().is_some_and(|object| !object.is_empty())).collect()
 }
@@ -198,7 +198,7 @@ async fn mutate(dialect: &impl Dialect, wire: Wire) {
         for (name, arguments) in made(&answer) {
             let is_sent = match is_corrupt {
                 false => sent.get(name) == Some(&arguments),
-                // What the bytes say now counts as sent.
+                // What the bytes now say counts as sent.
                 true => arguments.as_object().is_some_and(|fields| {
                     fields.values().all(|value| shown.contains(value.to_string().trim_matches('"')))
                         && (!fields.is_empty() || shown.contains("{}") || !sent.contains_key(name))

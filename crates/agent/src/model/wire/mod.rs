@@ -1,4 +1,4 @@
-//! What every provider's wire has in common: the connection, the reader of streams, and the words of failures.
+//! What every provider's wire has in common: the connection, the reader of streams, and the wording of failures.
 //!
 //! This module owns one request and its one answer. It must never know a provider's format: that is a [`Dialect`], a thin
 //! file over this one. It never retries, follows no redirect that would change the request, and its secrets (the key, the
@@ -29,17 +29,17 @@ use reqwest::{Response, Url};
 use serde_json::Value;
 use words::{HttpAnswer, Wording};
 
-/// The longest answer that is kept, in bytes on the wire.
+/// The longest answer that is accepted, in bytes on the wire.
 const ANSWER_LEN_MAX: usize = 64 << 20;
 /// The longest error body that is read.
 const ERROR_LEN_MAX: usize = 64 << 10;
 
 /// One provider's format.
 pub(crate) trait Dialect: Send + Sync {
-    /// Puts a streamed answer together.
+    /// Assembles a streamed answer.
     type Collector: Collector;
 
-    /// Where to ask, and as whom.
+    /// Where to ask, and with which credentials.
     fn connection(&self) -> &Connection;
 
     /// The provider and its endpoint, as failures name them.
@@ -48,16 +48,16 @@ pub(crate) trait Dialect: Send + Sync {
     /// The model as a person names it: `openai:gpt-5.2`.
     fn title(&self) -> String;
 
-    /// Below the base address.
+    /// The path below the base address.
     fn path(&self) -> &'static [&'static str];
 
     /// The request on the wire.
     fn body(&self, request: &ModelRequest) -> Value;
 
-    /// The meaning of a whole answer.
+    /// Reads a whole answer.
     fn answer(&self, body: Value) -> Result<ModelResponse, Refusal>;
 
-    /// What puts a streamed answer together.
+    /// A new collector for a streamed answer.
     fn collector(&self) -> Self::Collector;
 
     /// The answer as this model's settings want it.
@@ -66,12 +66,12 @@ pub(crate) trait Dialect: Send + Sync {
     }
 }
 
-/// The words for what goes wrong with this dialect.
+/// The wording of failures of this dialect.
 fn wording(dialect: &impl Dialect) -> Wording {
     Wording { endpoint: dialect.endpoint(), secrets: dialect.connection().secrets() }
 }
 
-/// Sends the request and waits for the head of a good answer.
+/// Sends the request, and waits for the head of a good answer.
 async fn send(dialect: &impl Dialect, request: &ModelRequest) -> Result<Response, Failure> {
     let connection = dialect.connection();
     let refuse = |problem: String| Failure::new(FailureKind::BadRequest, problem);
@@ -87,7 +87,7 @@ async fn send(dialect: &impl Dialect, request: &ModelRequest) -> Result<Response
         return Ok(response);
     }
     let (status, headers, url) = (response.status().as_u16(), response.headers().clone(), response.url().clone());
-    // What matters of an error body is at its start; a broken or endless one still has its status.
+    // What matters in an error body is at its start; a broken or endless one still has its status.
     let body = http::read_body(response, ERROR_LEN_MAX).await.unwrap_or_default();
     Err(wording.refused(HttpAnswer { url: &url, status, headers: &headers, body: &body }))
 }
@@ -95,7 +95,7 @@ async fn send(dialect: &impl Dialect, request: &ModelRequest) -> Result<Response
 /// Where requests go.
 ///
 /// # Errors
-/// When the base address is none, in words.
+/// When the base address is not one, in words.
 pub(crate) fn url(dialect: &impl Dialect) -> Result<Url, String> {
     let base = dialect.connection().base();
     http::join(&base, dialect.path()).map_err(|problem| format!("the base URL of {} {problem}", dialect.endpoint()))
@@ -108,13 +108,13 @@ pub(crate) fn problems(dialect: &impl Dialect) -> Vec<String> {
     problems
 }
 
-/// The one value that a body is, if it is JSON.
+/// The single value that a body is, if it is JSON.
 fn parsed(body: &[u8]) -> Option<Value> {
     let body = body.strip_prefix(sse::BYTE_ORDER_MARK).unwrap_or(body);
     text::parse_json(&String::from_utf8_lossy(body)).ok()
 }
 
-/// The answer in a whole body.
+/// The answer in a complete body.
 fn answer(dialect: &impl Dialect, mut body: Value) -> Result<ModelResponse, Failure> {
     text::Halves::join_all(&mut body);
     // Some servers put their error into a list.

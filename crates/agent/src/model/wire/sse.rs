@@ -1,11 +1,11 @@
 //! Server-sent events: bytes in, events out.
 //!
-//! It must never know a provider, nor what an event means. Read leniently: a byte order mark, any of the three line
-//! endings, comments, a last event without its blank line and a line of bare JSON are all understood, and bytes that are
-//! not UTF-8 become replacement characters.
+//! It must never know a provider, or what an event means. Read leniently: a byte order mark, any of the three line
+//! endings, comments, a last event without its blank line and a line of bare JSON are all understood, and bytes that
+//! are not UTF-8 become replacement characters.
 //!
-//! Invariant: every byte is looked at a bounded number of times, however the stream is cut into chunks, and what is held
-//! is never more than the events that have not ended.
+//! Invariant: every byte is looked at a bounded number of times, however the stream is cut into chunks, and only the
+//! event that has not ended is held.
 
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -30,7 +30,7 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// Takes a chunk in and gives the events that ended in it.
+    /// Takes in a chunk and returns the events that ended in it.
     pub(crate) fn push(&mut self, chunk: &[u8]) -> Vec<Event> {
         let mut events = Vec::new();
         let mut rest = chunk;
@@ -52,7 +52,7 @@ impl Reader {
         events
     }
 
-    /// The stream is over: what is left of it, if it had begun another event.
+    /// The stream is over: what is left of it, if another event had begun.
     pub(crate) fn finish(mut self) -> Vec<Event> {
         let line = std::mem::take(&mut self.line);
         let before = self.take_line(&line);

@@ -1,7 +1,7 @@
-//! One answer, whole or as it streams: what came, in which time, and how it ended.
+//! One answer, whole or streamed: what came, how long it took, and how it ended.
 //!
-//! It must never know a format. A body is taken for what it looks like, not for what its type says: servers stream what
-//! was asked for whole, send whole what was asked for as a stream, and show a page where an API was meant.
+//! It must never know a format. A body is judged by its content, not by its declared type: servers stream what was not
+//! to be streamed, send whole what was to be streamed, and show a web page where an API was meant.
 
 use super::sse::{BYTE_ORDER_MARK, Event, Reader};
 use super::text::{Halves, parse_json};
@@ -18,19 +18,19 @@ use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
-/// As much of a body's beginning, and of what is no event in it, as an error may need.
+/// How much of a body's beginning, and of what is not an event in it, is kept for an error.
 const HEAD_LEN_MAX: usize = 2048;
 
-/// Puts a streamed answer together.
+/// Assembles a streamed answer.
 pub trait Collector: Send {
-    /// Takes one event in, with the name it had on the stream, and says what is new.
+    /// Takes in one event, with the name it had on the stream, and returns what is new.
     fn event(&mut self, name: &str, event: Value) -> Result<Vec<ModelDelta>, Refusal>;
 
     /// Whether nothing more is needed. The rest of the stream is not read.
     fn is_complete(&self) -> bool;
 
-    /// The whole answer once the stream has ended, perhaps too early. `done` tells whether the server said that it has no
-    /// more to say.
+    /// The whole answer once the stream has ended, perhaps too early. `done` tells whether the server said that nothing
+    /// more will come.
     fn finish(self, done: bool) -> Result<ModelResponse, Refusal>;
 }
 
@@ -58,7 +58,7 @@ pub(crate) fn stream<D: Dialect>(dialect: &D, mut request: ModelRequest) -> Mode
             Progress::Reading(reading) => reading,
         };
         while reading.ready.is_empty() && !reading.over && reading.failed.is_none() {
-            // What came before the failure, be it in the same chunk, is passed on first.
+            // What came before the failure, even in the same chunk, is passed on first.
             reading.failed = reading.advance().await.err();
         }
         match (reading.ready.pop_front(), reading.failed.take()) {
@@ -86,7 +86,7 @@ enum Progress<'a, D: Dialect> {
 
 type Chunks = BoxStream<'static, reqwest::Result<Vec<u8>>>;
 
-/// An answer on its way.
+/// An answer in progress.
 struct Reading<'a, D: Dialect> {
     dialect: &'a D,
     tools: Vec<ToolSpec>,
@@ -97,7 +97,7 @@ struct Reading<'a, D: Dialect> {
     head: Vec<u8>,
     bytes_left: usize,
     collector: Option<D::Collector>,
-    /// Something the server said that is no event, as far as it may explain what goes wrong.
+    /// Something the server said that is not an event, in case it explains what goes wrong.
     remark: String,
     /// Read but not yet passed on.
     ready: VecDeque<ModelEvent>,
@@ -107,7 +107,7 @@ struct Reading<'a, D: Dialect> {
     reasoning: Halves,
     is_streamed: bool,
     started: Instant,
-    /// When the last event came that said something.
+    /// When the last event with content came.
     news: Instant,
     first_token: Option<Duration>,
 }
@@ -134,7 +134,7 @@ impl<'a, D: Dialect> Reading<'a, D> {
         Ok(reading)
     }
 
-    /// What comes in these chunks.
+    /// Reads what comes in these chunks.
     fn new(dialect: &'a D, tools: Vec<ToolSpec>, url: Url, chunks: Chunks, is_streamed: bool) -> Self {
         let started = Instant::now();
         Self {
@@ -163,7 +163,7 @@ impl<'a, D: Dialect> Reading<'a, D> {
         wording(self.dialect)
     }
 
-    /// Reads on for one chunk.
+    /// Reads one more chunk.
     async fn advance(&mut self) -> Result<(), Failure> {
         let (deadline, what, limit) = self.patience();
         let chunk = timeout_at(deadline, self.chunks.next()).await;
@@ -178,12 +178,12 @@ impl<'a, D: Dialect> Reading<'a, D> {
             Some(Err(error)) if matches!(self.body, Body::Whole(_)) => {
                 Err(self.wording().body(BodyError::Broken(root_cause(&error))))
             }
-            // After the final words a broken connection is no loss.
+            // After the final event a broken connection loses nothing.
             Some(Err(_)) | None => self.end(),
         }
     }
 
-    /// Until when the next byte may take, and what to say when it does not come.
+    /// The deadline for the next byte, and what to say when it does not come.
     fn patience(&self) -> (Instant, &'static str, Duration) {
         let limits = self.dialect.connection().limits;
         if !self.is_streamed {
@@ -237,7 +237,7 @@ impl<'a, D: Dialect> Reading<'a, D> {
             Body::Whole(body) => match parsed(&body) {
                 Some(value) => {
                     let whole = answer(self.dialect, value)?;
-                    // The listener sees one big piece.
+                    // The listener gets one big piece.
                     if let Some(text) = &whole.content {
                         self.tell(ModelDelta::Content(text.clone()));
                     }
@@ -288,7 +288,7 @@ impl<'a, D: Dialect> Reading<'a, D> {
                 Err(text) if is_complaint(text) => {
                     return Err(self.wording().refusal(Refusal::Error(Value::String(text.to_owned()))));
                 }
-                // `keepalive`, `ping`, or the words of somebody on the way.
+                // `keepalive`, `ping`, or text from something on the way.
                 Err(text) => self.remark_on(text),
             }
         }
@@ -358,20 +358,20 @@ impl<'a, D: Dialect> Reading<'a, D> {
     }
 }
 
-/// A limit later; one that no clock reaches is no limit.
+/// The limit added to a time; a limit that no clock reaches is no limit.
 fn after(begun: Instant, limit: Duration) -> Instant {
     const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
     begun + limit.min(FAR)
 }
 
-/// Whether an event only shows that the connection lives.
+/// Whether an event only shows that the connection is alive.
 fn is_sign_of_life(name: &str, event: &Value) -> bool {
     let kind = event["type"].as_str().unwrap_or(name);
     let is_empty = event.as_object().is_some_and(serde_json::Map::is_empty);
     is_empty || ["ping", "keepalive", "keep-alive", "keep_alive", "heartbeat"].iter().any(|word| kind.contains(word))
 }
 
-/// Whether a text in place of an event says that something went wrong.
+/// Whether text in place of an event says that something went wrong.
 fn is_complaint(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
     ["error", "exception", "failed", "out of memory", "unavailable", "overloaded", "too many requests", "timed out"]
@@ -379,7 +379,7 @@ fn is_complaint(text: &str) -> bool {
         .any(|word| text.contains(word))
 }
 
-/// Whether a body's beginning is, as far as it goes, a stream of events; an empty one may have become one.
+/// Whether the beginning of a body is, so far, a stream of events; an empty one may yet become one.
 fn is_stream(head: &[u8]) -> bool {
     let mut lines = head.split(|byte| matches!(byte, b'\n' | b'\r')).map(<[u8]>::trim_ascii);
     let fields = [&b":"[..], b"data", b"event", b"id:", b"retry:"];
@@ -427,7 +427,7 @@ pub(super) mod tests {
         format!("data: {}\n\n", json!({"choices": [choice]}))
     }
 
-    /// What was told, and how it ended, when each of these comes so many seconds after the one before.
+    /// What was passed on, and how it ended, when each of these comes this many seconds after the one before.
     async fn paced(model: &OpenAIChat, pieces: Vec<(u64, String)>) -> (String, Result<(), Failure>) {
         let chunks = stream::iter(pieces).then(|(wait, piece)| async move {
             sleep(Duration::from_secs(wait)).await;

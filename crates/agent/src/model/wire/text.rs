@@ -1,4 +1,4 @@
-//! What a model says, told apart from what it thinks, and put right where a server cut a character in two.
+//! What a model says, separated from what it thinks, and repaired where a server cut a character in two.
 //!
 //! ```text
 //! content: "…" or [parts] ──Saying──► text │ thinking        `<think>` at the beginning, parts of type `thinking`
@@ -12,7 +12,7 @@ use std::borrow::Cow;
 
 /// The tags models put around their thoughts, without the brackets.
 const TAGS: [&str; 4] = ["think", "thinking", "thought", "reasoning"];
-/// As deep as parts of content are read; real ones are nested twice.
+/// How deep parts of content are read; real ones are nested twice.
 const PARTS_DEPTH_MAX: usize = 8;
 
 /// Text and thinking.
@@ -23,7 +23,7 @@ pub(crate) struct Said {
 }
 
 impl Said {
-    /// Reads content in any of the shapes servers give it: a text, or parts, which may be texts too.
+    /// Reads content in any of the shapes servers give it: text, or parts, which may themselves be text.
     pub(crate) fn read(content: &Value) -> Self {
         let mut said = Self::default();
         said.add(content, false, PARTS_DEPTH_MAX);
@@ -49,7 +49,7 @@ impl Said {
     }
 }
 
-/// Tells the thoughts that stand between tags at the beginning of a text from the text, as it streams.
+/// Separates the thoughts between tags at the beginning of a text from the text itself, as it streams.
 #[derive(Debug, Default)]
 pub(crate) struct Saying {
     state: State,
@@ -66,7 +66,7 @@ enum State {
     Begin,
     /// Inside this tag.
     Thinking(&'static str),
-    /// The answer has begun; a tag in it is a matter of its own.
+    /// The answer has begun; a tag inside it is part of it.
     Text,
 }
 
@@ -100,7 +100,7 @@ impl Saying {
         if self.has_thought { held.trim_start().to_owned() } else { held }
     }
 
-    /// Takes what is certain out of what is held; whether there may be more of it.
+    /// Takes out of what is held what is certain; returns whether there may be more of it.
     fn step(&mut self, said: &mut Said) -> bool {
         match self.state {
             State::Begin => {
@@ -126,7 +126,7 @@ impl Saying {
                     self.state = State::Begin;
                     return true;
                 }
-                // As much of the end as may be the beginning of the closing tag.
+                // The longest end that may be the beginning of the closing tag.
                 let keep = (1..close.len()).rev().find(|len| self.held.ends_with(&close[..*len])).unwrap_or(0);
                 let certain = self.held.len() - keep;
                 said.thinking.push_str(&self.held[..certain]);
@@ -141,7 +141,7 @@ impl Saying {
     }
 }
 
-/// A whole text told apart.
+/// Separates a whole text.
 pub(crate) fn told_apart(text: &str) -> Said {
     let mut saying = Saying::default();
     let mut said = saying.push(text);
@@ -151,7 +151,7 @@ pub(crate) fn told_apart(text: &str) -> Said {
     without_lone_close(said)
 }
 
-/// Some templates open the tag in the prompt, so that the text has only its end, on a line of its own.
+/// Some templates open the tag in the prompt, so that the text has only the closing one, on its own line.
 pub(crate) fn without_lone_close(said: Said) -> Said {
     if !said.thinking.is_empty() {
         return said;
@@ -169,7 +169,7 @@ pub(crate) fn without_lone_close(said: Said) -> Said {
     }
 }
 
-/// JSON in which one half of a surrogate pair may stand alone; what such a half becomes is for [`Halves`] to say.
+/// JSON in which one half of a surrogate pair may stand alone; [`Halves`] decides what becomes of it.
 pub(crate) fn parse_json(text: &str) -> serde_json::Result<Value> {
     read(text).or_else(|error| match with_stand_ins(text) {
         Cow::Borrowed(_) => Err(error),
@@ -177,7 +177,7 @@ pub(crate) fn parse_json(text: &str) -> serde_json::Result<Value> {
     })
 }
 
-/// Private characters stand for the 2048 halves, which are no characters themselves.
+/// Private characters stand for the 2048 halves, which are not characters themselves.
 const STAND_INS: u32 = 0x10_F000;
 const HALVES: std::ops::Range<u32> = 0xD800..0xE000;
 
@@ -189,7 +189,7 @@ fn with_stand_ins(text: &str) -> Cow<'_, str> {
         let escape = at + found;
         at = escape + 2;
         let Some(first) = half_at(text, escape) else {
-            // The escaped character may be longer than a byte where this is no JSON at all.
+            // The escaped character may be longer than a byte where this is not JSON at all.
             at = text.len().min(at);
             while !text.is_char_boundary(at) {
                 at += 1;
@@ -212,7 +212,7 @@ fn with_stand_ins(text: &str) -> Cow<'_, str> {
     Cow::Owned(mended)
 }
 
-/// The half that is escaped at this place of a JSON text.
+/// The half that is escaped at this place in a JSON text.
 fn half_at(text: &str, at: usize) -> Option<u32> {
     let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
     u32::from_str_radix(digits, 16).ok().filter(|code| HALVES.contains(code))

@@ -1,4 +1,4 @@
-//! What a refusal means and how it is put into words: the one place that tells kinds of failure apart.
+//! What a refusal means and how it is worded: the one place that distinguishes kinds of failure.
 //!
 //! Servers write errors in a dozen shapes; all of them are read here, with the wait they ask for. No text leaves here that
 //! holds a secret, and no address with its query.
@@ -13,19 +13,19 @@ use std::time::{Duration, SystemTime};
 
 /// The longest part of a server's message that is passed on, in characters.
 const MESSAGE_LEN_MAX: usize = 300;
-/// As deep as errors inside errors are looked for.
+/// How deep errors inside errors are searched for.
 const DEPTH_MAX: usize = 6;
 
-/// Why an answer with a good HTTP status is none.
+/// Why an answer with a good HTTP status is not one.
 #[derive(Debug)]
 pub enum Refusal {
     /// The server says so: an error object.
     Error(Value),
-    /// The server says that it failed, in place of why its answer ended; its own word for that.
+    /// In place of the reason why its answer ended, the server says that it failed; its own word for that.
     Failed {
         /// The finish reason.
         reason: String,
-        /// What stood beside it.
+        /// The provider's own name beside it.
         beside: Value,
     },
     /// It ended without a known end; what it said instead, if anything.
@@ -42,7 +42,7 @@ pub(super) struct HttpAnswer<'a> {
     pub(super) body: &'a [u8],
 }
 
-/// Puts failures of one endpoint into words, without the secrets it was given.
+/// Words failures of one endpoint, without the secrets it was given.
 pub(crate) struct Wording {
     pub(super) endpoint: String,
     pub(super) secrets: Vec<Secret>,
@@ -77,7 +77,7 @@ impl Wording {
         }
     }
 
-    /// A redirect would turn the request into another one, or send the key to another place.
+    /// A redirect would change the request, or send the key elsewhere.
     fn redirected(&self, url: &Url, status: u16, headers: &HeaderMap) -> Failure {
         let location = headers.get("location").and_then(|value| value.to_str().ok()).and_then(|to| url.join(to).ok());
         let to = location.map_or_else(String::new, |to| format!(" to {}", shown(&to)));
@@ -136,7 +136,7 @@ impl Wording {
         }
     }
 
-    /// The answer broke off; what the server said last that was no part of it, if anything.
+    /// The answer broke off; the last thing the server said that was not part of it, if any.
     pub(super) fn cut_off(&self, said: &str) -> Failure {
         self.failure(FailureKind::Truncated, "broke off its answer before the end", said)
     }
@@ -145,7 +145,7 @@ impl Wording {
         self.failure(FailureKind::BadResponse, &format!("sent {what}"), "")
     }
 
-    /// A good status with something that is neither an answer nor events. Another try would get the same page.
+    /// A good status with something that is neither an answer nor events. A retry would get the same page.
     pub(super) fn no_answer(&self, url: &Url, body: &[u8]) -> Failure {
         let is_page = body.trim_ascii_start().starts_with(b"<");
         let what = if is_page { "a web page" } else { "a text" };
@@ -164,7 +164,7 @@ impl Wording {
         Failure::new(kind, format!("{} {what}{colon}{message}", self.endpoint))
     }
 
-    /// The text without the secrets and without any word that looks like one: servers repeat what they were sent.
+    /// The text without the secrets, and without any word that looks like one: servers repeat what they were sent.
     fn redacted(&self, text: &str) -> String {
         let secrets = self.secrets.iter().map(Secret::expose).filter(|secret| !secret.is_empty());
         let text = secrets.fold(text.to_owned(), |text, secret| text.replace(secret, "[redacted]"));
@@ -192,7 +192,7 @@ pub(crate) fn is_error(body: &Value, answers: &[&str]) -> bool {
 }
 
 impl ServerError {
-    /// The error, or, of a body in which none is recognised, its beginning.
+    /// The error, or the beginning of a body in which none is recognised.
     fn read_or_show(body: &Value) -> Self {
         Self::find(body).unwrap_or_else(|| {
             let is_empty = matches!(body, Value::Null) || body.as_object().is_some_and(serde_json::Map::is_empty);
@@ -200,7 +200,7 @@ impl ServerError {
         })
     }
 
-    /// What a body says of an error, wherever it stands; nothing when no words and no code are found.
+    /// What a body says about an error, wherever it stands; none when neither words nor a code are found.
     fn find(body: &Value) -> Option<Self> {
         let mut error = Self::default();
         error.read(body, DEPTH_MAX);
@@ -221,7 +221,7 @@ impl ServerError {
                         *known = new;
                     }
                 };
-                // The innermost is the most exact: a gateway wraps what its provider said.
+                // The innermost is the most precise: a gateway wraps what its provider said.
                 for name in ["error", "errors", "response", "metadata", "innererror"] {
                     self.read(fields.get(name).unwrap_or(&Value::Null), depth - 1);
                 }
@@ -266,8 +266,8 @@ impl ServerError {
         self.wait = self.wait.or_else(|| wait_in_words(text));
     }
 
-    /// The kind by what the error calls itself, else by the status: that of the answer, or the one some servers give as
-    /// the code.
+    /// The kind by the error's own name, or else by the status: that of the answer, or the one some servers give as the
+    /// code.
     fn kind_with(&self, status: Option<u16>) -> FailureKind {
         let is = |names: &[&str]| {
             names.iter().any(|name| self.code.eq_ignore_ascii_case(name) || self.kind.eq_ignore_ascii_case(name))
@@ -292,7 +292,7 @@ impl ServerError {
         }
     }
 
-    /// Servers without a code of their own for it say it in much the same words.
+    /// Servers without a code for it use much the same words.
     fn speaks_of_context(&self) -> bool {
         let message = self.message.to_ascii_lowercase();
         ["maximum context length", "exceeds the available context size", "context window"]
@@ -314,7 +314,7 @@ fn kind_of_status(status: u16) -> FailureKind {
     match status {
         401 | 403 => FailureKind::Auth,
         408 => FailureKind::Timeout,
-        // A conflict or a request that came too early passes when it is tried again.
+        // A conflict, or a request that came too early, passes on a retry.
         409 | 425 => FailureKind::Unavailable,
         429 => FailureKind::RateLimit,
         500.. => FailureKind::Unavailable,
@@ -378,7 +378,7 @@ fn span(text: &str) -> Option<Duration> {
     found.then_some(total.min(RETRY_AFTER_MAX))
 }
 
-/// A body that is not JSON, as text: that of a page is its title or first heading.
+/// A body that is not JSON, as text: for a page, its title or first heading.
 fn plain_text(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     if !text.trim_start().starts_with('<') {
