@@ -1,8 +1,8 @@
-//! What a store must do, as tests: the definition of done of every implementation of the `Db` port.
+//! What a store must do, as tests: every implementation of the `Db` port must pass them.
 //!
-//! A case gets two handles on one fresh, empty store, as two processes would have them. It panics with a message when the
-//! store does something else than the port says. Cases never look inside a store and never wait for time to pass: they
-//! hand in the times, and skip what a store would have to wait for.
+//! A case gets two handles on one fresh, empty store, as two processes would have them. It panics with a message when
+//! the store does not do what the port says. Cases never look inside a store and never wait for time to pass: they pass
+//! in the times, and skip what a store would have to wait for.
 //!
 //! ```
 //! use outlive_db::{InMemoryDb, conformance};
@@ -42,17 +42,17 @@ pub struct Stores {
     pub one: Arc<dyn Db>,
     /// The other process's.
     pub other: Arc<dyn Db>,
-    /// Lets time pass for both, where they judge whether a worker has fallen silent.
+    /// Skips time for both, as they judge whether a worker has fallen silent.
     pub skip: Skip,
 }
 
-/// Lets time pass.
+/// Skips time.
 pub type Skip = Arc<dyn Fn(Duration) -> BoxFuture<'static, ()> + Send + Sync>;
 
-/// One thing a store must do.
+/// One requirement on a store.
 #[derive(Clone, Copy)]
 pub struct Case {
-    /// What, as a sentence.
+    /// The requirement, as a sentence.
     pub name: &'static str,
     check: fn(Stores) -> BoxFuture<'static, ()>,
 }
@@ -61,13 +61,13 @@ impl Case {
     /// Checks it.
     ///
     /// # Panics
-    /// When the store does something else.
+    /// When the store does not do it.
     pub async fn check(&self, stores: Stores) {
         (self.check)(stores).await;
     }
 }
 
-/// Checks every case, each with stores of its own.
+/// Checks every case, each with its own stores.
 ///
 /// # Panics
 /// At the first case the store does not pass.
@@ -183,7 +183,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 const PERIOD: Duration = Duration::from_secs(30);
-/// Longest wait for news; far above the promise of 50 ms, so that a busy machine does not fail the case.
+/// The longest wait for news; far above the promised 50 ms, so that a busy machine does not fail the case.
 const NEWS_WAIT: Duration = Duration::from_secs(10);
 
 fn second(second: i64) -> Timestamp {
@@ -213,7 +213,7 @@ fn object(value: Value) -> Map<String, Value> {
     }
 }
 
-/// A run in a session of its own.
+/// A run in its own session.
 fn new_run(id: &str) -> NewRun {
     NewRun {
         info: RunInfo {
@@ -467,7 +467,7 @@ async fn twins_at_the_same_time_become_one_run(Stores { one: db, other, .. }: St
     }
 }
 
-// Sessions in line.
+// Sessions with queued runs.
 
 async fn a_queued_run_waits_for_the_runs_before_it(Stores { one: db, .. }: Stores) {
     register(&*db, "w1").await;
@@ -481,7 +481,7 @@ async fn a_queued_run_waits_for_the_runs_before_it(Stores { one: db, .. }: Store
     }
     assert!(claim(&*db, claim_of("w1", second(1))).await.runs.is_empty());
 
-    // Giving the lease back does not let the next one pass.
+    // Releasing the lease does not let the next one pass.
     commit(&*db, releasing(&first, Some(second(100)))).await;
     assert!(claim(&*db, claim_of("w1", second(1))).await.runs.is_empty());
     let first = claim(&*db, claim_of("w1", second(100))).await.runs.remove(0).1;
@@ -533,7 +533,7 @@ async fn a_parallel_run_waits_for_nobody(Stores { one: db, .. }: Stores) {
     accept(&*db, in_session("r4", "s", SessionPolicy::Queue)).await;
     assert_eq!(ids(&claim(&*db, claim_of("w1", second(1))).await), ["r3"]);
 
-    // What was accepted with `Parallel` is still in front of what queues behind it.
+    // A run accepted with `Parallel` is still in front of what queues behind it.
     finish(&*db, &first).await;
     assert!(claim(&*db, claim_of("w1", second(1))).await.runs.is_empty());
     finish(&*db, &parallel).await;
@@ -714,7 +714,7 @@ async fn a_claim_never_takes_from_the_living(Stores { one: db, other, .. }: Stor
     commit(&*db, commit_of(&lease)).await;
 }
 
-/// Has `watcher` look on, without a gap, for as long as a lease lasts; nobody else beats meanwhile.
+/// Makes `watcher` watch without a gap for as long as a lease lasts; nobody else beats meanwhile.
 async fn look_on(db: &dyn Db, watcher: &str, from: i64, skip: &Skip) {
     for look in 0..=3 {
         let beat = db.heartbeat(worker_id(watcher), second(from + 10 * look), PERIOD).await;
@@ -1516,7 +1516,7 @@ async fn a_list_of_sessions_goes_by_pages(Stores { one: db, .. }: Stores) {
     assert_eq!(seen.len(), 1001, "each is on one page");
 }
 
-/// Everything that a session and its runs are, ended or not.
+/// Everything about a session and its runs, ended or not.
 async fn with_two_runs(db: &dyn Db, session: &str, ends: [bool; 2]) -> Vec<Lease> {
     let mut leases = Vec::new();
     for (number, is_ended) in (1..).zip(ends) {
@@ -1557,7 +1557,7 @@ async fn a_deleted_session_takes_its_runs_with_it(Stores { one: db, other, .. }:
     assert_eq!(db.delete_sessions(Access::All, ids, false).await.expect("asking is fine"), 0);
     assert_eq!(db.delete_sessions(Access::All, Vec::new(), true).await.expect("asking is fine"), 0);
 
-    // Ids and keys are free, and nothing of what was is found again.
+    // Ids and keys are free again, and nothing from before is found.
     let lease = start(&*db, with_key("s1-r1", "key of s1-r2", "new"), "w1").await;
     assert_eq!(lease.epoch, 1);
     let run = run_of(&*db, "s1-r1").await;
@@ -1590,7 +1590,7 @@ async fn a_forced_deletion_takes_unfinished_runs_too(Stores { one: db, other, ..
     assert!(db.cancels(worker_id("w1")).await.expect("cancels are read").is_empty());
     assert!(claim(&*db, claim_of("w1", second(9))).await.runs.is_empty());
     assert!(db.claim_run(run_id("queued"), worker_id("w1"), second(9)).await.expect("asking is fine").is_none());
-    // The worker goes on with other work.
+    // The worker continues with other work.
     start(&*db, new_run("r9"), "w1").await;
 }
 
@@ -1612,7 +1612,7 @@ async fn a_list_is_newest_first_and_goes_on_after_its_cursor(Stores { one: db, o
         let filter = RunFilter { after, limit: 2, ..RunFilter::default() };
         let (ids, next) = listed(&*db, filter).await;
         if seen.is_empty() {
-            // A run that is accepted while someone reads on does not disturb the reading.
+            // A run accepted in the middle of a paged read does not disturb it.
             accept(&*other, new_run("r9")).await;
         }
         seen.extend(ids);
@@ -1715,7 +1715,7 @@ async fn unfinished_runs_are_counted_up_to_a_limit(Stores { one: db, .. }: Store
     let count = async |max| db.unfinished(max).await.expect("runs are counted");
     assert_eq!(count(10).await, Unfinished::default());
     register(&*db, "w1").await;
-    // Held, and not begun: it does not wait.
+    // Held, but not begun: it is not waiting.
     start(&*db, NewRun { at: second(1), ..new_run("held") }, "w1").await;
     for (id, status) in [
         ("a", RunStatus::Running),
@@ -1933,7 +1933,7 @@ async fn someone_elses_session_is_not_there(Stores { one: db, .. }: Stores) {
         let page = db.sessions(bob.clone(), filter).await.expect("sessions are listed");
         assert_eq!((page.sessions.len(), page.total), (0, 0));
     }
-    // A busy session of someone else's is no more there than an idle one.
+    // Someone else's busy session does not exist any more than an idle one does.
     accept(&*db, of_user("r1", "s1", "ada")).await;
     assert_eq!(db.delete_sessions(bob.clone(), vec![session_id("s1")], false).await.expect("asking is fine"), 0);
     expect_kind(db.create_session(bob.clone(), new_session("s1", Some("bob"))).await, DbErrorKind::Conflict);
@@ -2003,7 +2003,7 @@ async fn hook_of(db: &dyn Db, id: &str) -> (Hook, Vec<Delivery>) {
     db.hook(Access::All, run_id(id)).await.expect("a hook is read").expect("the run has a hook")
 }
 
-/// Gives the hook up with its cursor here.
+/// Releases the hook with its cursor here.
 fn moved_to(hook: &Hook, next_index: u64) -> HookMove {
     HookMove {
         run_id: hook.run_id.clone(),
@@ -2228,7 +2228,7 @@ async fn the_audit_log_goes_by_pages_newest_first(Stores { one: db, .. }: Stores
         let page = db.audit(Access::All, filter.clone()).await.expect("read");
         assert!(page.records.len() <= 2);
         seen.extend(page.records.iter().map(|record| record.at));
-        // What is appended meanwhile belongs before the first page.
+        // Records appended meanwhile belong before the first page.
         db.append_audit(vec![record(9, AuditKind::RunCancel, None)]).await.expect("appended");
         filter.before = page.next;
         if page.next.is_none() {

@@ -2,7 +2,7 @@
 //! with full durability.
 //!
 //! A store keeps text: it never opens a payload, and knows no model, no HTTP and no workflow. What a store must do is
-//! written at the port, [`outlive_core::port`], and checked sentence by sentence by the `conformance` module (feature
+//! written in the port, [`outlive_core::port`], and checked sentence by sentence by the `conformance` module (feature
 //! `testing`), which every store passes.
 
 #[cfg(feature = "testing")]

@@ -1,7 +1,7 @@
-//! A store in memory: the port's rules and nothing else. It has no thread, no clock and no chance, so a simulation that
-//! uses it is deterministic; its futures are ready at the first poll. It must never know how runs are executed.
+//! A store in memory: the port's rules and nothing else. It has no thread, no clock and no randomness, so a simulation
+//! that uses it is deterministic; its futures are ready at the first poll. It must never know how runs are executed.
 //!
-//! Everything stands behind one lock that no callback runs under. A method checks first and changes afterwards, so each
+//! One lock guards everything, and no callback runs under it. A method checks first and changes afterwards, so each
 //! happens wholly or not at all.
 
 mod audit;
@@ -56,7 +56,7 @@ pub enum Operation {
     Audit,
 }
 
-/// What goes wrong with a call.
+/// What goes wrong in a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Nothing happens; the caller gets an error of this kind.
@@ -65,7 +65,7 @@ pub enum Fault {
     LoseReply,
 }
 
-/// Is asked before every call whether it goes wrong. Must return at once and not call the store.
+/// Called before every call to decide whether it goes wrong. Must return at once and must not call the store.
 pub type Faults = Arc<dyn Fn(Operation) -> Option<Fault> + Send + Sync>;
 
 /// A store that forgets everything with its last clone.
@@ -124,32 +124,32 @@ impl InMemoryDb {
         Self { shared: self.shared.clone(), process: Process::numbered(number) }
     }
 
-    /// Asks `faults` before every later call of this process and its clones.
+    /// Calls `faults` before every later call of this process and its clones.
     #[cfg(feature = "testing")]
     pub fn faults(&self, faults: Faults) {
         *lock(&self.process.faults) = Some(faults);
     }
 
-    /// Gives this as its health from now on, to this process and its clones.
+    /// Reports this as its health from now on, to this process and its clones.
     #[cfg(feature = "testing")]
     pub fn set_health(&self, health: Health) {
         *lock(&self.process.health) = health;
     }
 
     /// Makes the worker dead at once, as if its process had been killed: its leases are free, its heartbeat is fenced.
-    /// `claims` of its runs stay as they are, which is the difference to `retire`.
+    /// `claims` of its runs stay as they are, unlike with `retire`.
     #[cfg(feature = "testing")]
     pub fn crash(&self, worker: &WorkerId) {
         self.telling(|tables| tables.bury(worker));
     }
 
-    /// Lets this much time pass for this process's judgement whether another worker has fallen silent.
+    /// Lets this much time pass, as far as this process judges whether other workers have fallen silent.
     #[cfg(feature = "testing")]
     pub fn skip(&self, time: Duration) {
         lock(&self.process.others).silence.skip(time);
     }
 
-    /// Runs one method: fault, work, news to those who watch.
+    /// Runs one method: fault, work, news to the watchers.
     fn operate<T>(
         &self,
         operation: Operation,
@@ -388,9 +388,9 @@ struct Tables {
     open_hooks: BTreeSet<u64>,
     audit: Vec<AuditRecord>,
     workers: BTreeMap<WorkerId, Worker>,
-    /// Counts changes that another process would notice.
+    /// Counts the changes that another process would notice.
     changes: u64,
-    /// What this call did that others of its process want to hear of.
+    /// What this call did that others in its process want to hear about.
     news: Vec<News>,
 }
 
@@ -615,7 +615,7 @@ impl Tables {
         }
     }
 
-    /// Declares the worker dead and frees its leases. Gives back the runs it held.
+    /// Declares the worker dead and frees its leases. Returns the runs it held.
     fn bury(&mut self, worker: &WorkerId) -> Vec<u64> {
         let Some(known) = self.workers.get_mut(worker) else {
             return Vec::new();
@@ -643,7 +643,7 @@ impl Tables {
         }
     }
 
-    /// Notes which workers have beaten since the last look.
+    /// Notes which workers have beaten since the last check.
     fn look_around(&self, others: &mut Others) {
         if let Some(period) = others.period {
             let living = self.workers.iter().filter(|(_, worker)| !worker.is_dead);
@@ -959,7 +959,7 @@ impl Tables {
     }
 }
 
-/// Whether a run is among those asked for, its status apart.
+/// Whether a run matches the filter, ignoring its status.
 fn fits(access: &Access, filter: &RunFilter, run: &Run) -> bool {
     access.sees(run.info.user_id.as_deref())
         && filter.workflow_id.as_ref().is_none_or(|id| *id == run.info.workflow_id)

@@ -1,5 +1,5 @@
-//! What every store decides alike, as functions of plain values: whether a commit may happen, which runs a claim takes,
-//! how long a list is. They never touch storage; a store asks them before it writes anything.
+//! The decisions that every store makes alike, as functions of plain values: whether a commit may happen, which runs a
+//! claim takes, how long a list is. They never touch storage; a store asks them before it writes anything.
 
 use outlive_core::port::{
     Access, Claim, Commit, DbError, DbErrorKind, HookMove, NewRun, Run, RunFilter, SessionFilter, SessionPolicy,
@@ -7,7 +7,7 @@ use outlive_core::port::{
 use outlive_core::{RunId, RunStatus, SessionId, WorkerId};
 use std::sync::Arc;
 
-/// What a commit is held against.
+/// What a commit is checked against.
 pub(crate) struct Standing {
     /// Whether the commit's worker is the run's holder.
     pub(crate) is_holder: bool,
@@ -21,7 +21,7 @@ pub(crate) struct Standing {
     pub(crate) has_cancel: bool,
 }
 
-/// Whether the commit may happen to a run that stands like this.
+/// Whether the commit may happen to a run in this state.
 ///
 /// # Errors
 /// `Fenced` first, so that a lost lease learns nothing else; then `Storage` for a page out of place, `IllegalStatus`, `CancelRequested`.
@@ -45,7 +45,7 @@ pub(crate) fn admit(commit: &Commit, standing: &Standing) -> Result<(), DbError>
             Err(DbError::new(DbErrorKind::IllegalStatus, message))
         }
         Some(to) if standing.has_cancel && to.is_terminal() && to != RunStatus::Cancelled => {
-            let message = format!("run {run_id} is to be cancelled and cannot become {to}");
+            let message = format!("run {run_id} is being cancelled and cannot become {to}");
             Err(DbError::new(DbErrorKind::CancelRequested, message))
         }
         _ => Ok(()),
@@ -58,24 +58,24 @@ fn fenced(commit: &Commit) -> DbError {
     DbError::new(DbErrorKind::Fenced, message)
 }
 
-/// The error for a hook that somebody else has taken since.
+/// The error for a hook that somebody else has taken meanwhile.
 pub(crate) fn hook_fenced(step: &HookMove) -> DbError {
     let (run_id, epoch) = (&step.run_id, step.epoch);
     let message = format!("the hook of run {run_id} is not held with epoch {epoch} any more: stop sending");
     DbError::new(DbErrorKind::Fenced, message)
 }
 
-/// The error for a run that is not there.
+/// The error for a run that does not exist.
 pub(crate) fn no_run(run_id: &RunId) -> DbError {
     DbError::new(DbErrorKind::NotFound, format!("there is no run {run_id}"))
 }
 
-/// The error for a session that is not there, or not the caller's.
+/// The error for a session that does not exist, or is not the caller's.
 pub(crate) fn no_session(session_id: &SessionId) -> DbError {
     DbError::new(DbErrorKind::NotFound, format!("there is no session {session_id}"))
 }
 
-/// The error for a session that is there already.
+/// The error for a session that already exists.
 pub(crate) fn session_taken(session_id: &SessionId) -> DbError {
     DbError::new(DbErrorKind::Conflict, format!("session id {session_id} is taken: choose a new one"))
 }
@@ -98,22 +98,22 @@ pub(crate) fn unknown_worker(worker: &WorkerId) -> DbError {
     DbError::new(DbErrorKind::Storage, message)
 }
 
-/// The error for a session that takes no second run.
+/// The error for a session that accepts no second run.
 pub(crate) fn session_busy(session: &SessionId) -> DbError {
     let message = format!("session {session} has an unfinished run: wait for its end or cancel it");
     DbError::new(DbErrorKind::SessionBusy, message)
 }
 
-/// Whether a run, and then its session if it is there already, are the caller's: `session` is whose session it is.
+/// Whether a run, and its session if that already exists, are the caller's: `session` is the session's owner.
 ///
 /// # Errors
-/// `NotFound`, the same for a run of someone else's as for a session of someone else's.
+/// `NotFound`, the same for someone else's run as for someone else's session.
 pub(crate) fn check_owner(access: &Access, run: &NewRun, session: Option<Option<&str>>) -> Result<(), DbError> {
     let is_own = access.sees(run.info.user_id.as_deref()) && session.is_none_or(|owner| access.sees(owner));
     if is_own { Ok(()) } else { Err(no_session(&run.info.session_id)) }
 }
 
-/// What an earlier run with the same idempotency key or the same run id was.
+/// An earlier run with the same idempotency key or the same run id.
 pub(crate) struct Earlier {
     /// Its id.
     pub(crate) run_id: RunId,
@@ -128,7 +128,7 @@ pub(crate) struct Earlier {
 /// Whether `run` is the same request as an earlier one: the same key, if any, and the same fingerprint.
 ///
 /// # Errors
-/// `Conflict` when it is another request, or someone else's, of which the caller learns nothing more.
+/// `Conflict` when it is another request, or someone else's, about which the caller learns nothing more.
 pub(crate) fn repetition(access: &Access, run: &NewRun, earlier: Earlier) -> Result<RunId, DbError> {
     let is_visible = access.sees(earlier.user_id.as_deref());
     if is_visible && earlier.idempotency_key == run.idempotency_key && earlier.fingerprint == run.fingerprint {
@@ -175,8 +175,8 @@ impl Picker {
         }
     }
 
-    /// Takes one more than `claim` allows: for candidates of one query, so that a second picker over those of all queries
-    /// can tell whether there was more.
+    /// Takes one more than `claim` allows: for the candidates of one query, so that a second picker over those of all
+    /// queries can tell whether there were more.
     #[cfg(feature = "sqlite")]
     pub(crate) fn with_one_more(claim: &Claim) -> Self {
         let mut picker = Self::new(claim);
@@ -189,7 +189,7 @@ impl Picker {
         claim.suspects || claims < claim.suspect_claims
     }
 
-    /// Takes the run or leaves it alone. False when nothing further can be taken.
+    /// Takes the run or leaves it alone. False when no more can be taken.
     pub(crate) fn offer(&mut self, seq: u64, claims: u32) -> bool {
         let is_suspect = claims >= self.suspect_claims;
         if is_suspect && !self.suspects {
@@ -208,10 +208,11 @@ impl Picker {
 /// The longest list.
 const LIST_MAX: u32 = 1000;
 
-/// Bytes of text with which a list of runs ends early: what one answer may take in memory, the last run's apart.
+/// A list of runs ends early once it has this many bytes of text: what one answer may take in memory, apart from its
+/// last run.
 pub(crate) const LIST_BYTES_MAX: usize = 16 << 20;
 
-/// What a run adds to them.
+/// What a run adds to that.
 pub(crate) fn list_bytes(run: &Run) -> usize {
     [&run.input, &run.options, &run.output].into_iter().flatten().map(|text| text.len()).sum()
 }
@@ -235,7 +236,7 @@ pub(crate) fn session_limit(filter: &SessionFilter) -> usize {
 /// The accept number a cursor stands for.
 ///
 /// # Errors
-/// `Storage` when no list gave out this cursor.
+/// `Storage` when this cursor did not come from a list.
 pub(crate) fn parse_cursor(filter: &RunFilter) -> Result<Option<u64>, DbError> {
     let parse = |cursor: &String| {
         let message = format!("cursor {cursor:?} did not come from a list of runs: begin without one");

@@ -1,8 +1,8 @@
 //! How long others have been silent, as one handle on a store has seen it.
 //!
-//! It knows no worker and no wall clock. The invariant: nobody is taken for silent for longer than this handle has kept
-//! looking without a gap. Whoever was stopped together with the others, by a machine that slept, learns nothing from
-//! having heard nothing.
+//! It knows no worker and no wall clock. The invariant: nobody is considered silent for longer than this handle has
+//! watched without a gap. A handle that was stopped together with the others, by a machine that slept, learns nothing
+//! from having heard nothing.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 pub(crate) struct Silence<K> {
     beats: HashMap<K, Beat>,
     looked_at: Option<Instant>,
-    /// Moves the clock on, for tests.
+    /// Moves the clock forward, for tests.
     skipped: Duration,
 }
 
@@ -33,7 +33,7 @@ impl<K> Default for Silence<K> {
 }
 
 impl<K: Eq + Hash> Silence<K> {
-    /// Notes the newest beat of everyone there is. Looks further apart than half a `period` do not hang together.
+    /// Notes everyone's newest beat. Observations further apart than half a `period` do not count as continuous.
     pub(crate) fn look(&mut self, period: Duration, living: impl IntoIterator<Item = (K, i64)>) {
         let now = self.now();
         let has_gap = self.looked_at.is_none_or(|looked_at| now.duration_since(looked_at) > period / 2);

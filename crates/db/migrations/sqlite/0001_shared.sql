@@ -19,10 +19,10 @@ CREATE TABLE outlive_workers (
 ) STRICT;
 CREATE INDEX outlive_workers_living ON outlive_workers (session_table) WHERE is_dead = 0;
 
--- API keys. What was revoked stays, so that it can be seen who could do what.
+-- API keys. Revoked keys stay, as a record of who could do what.
 CREATE TABLE outlive_keys (
     key_id       TEXT PRIMARY KEY,
-    prefix       TEXT NOT NULL,        -- the begin of the key, to recognise it by
+    prefix       TEXT NOT NULL,        -- the beginning of the key, to recognise it by
     digest       BLOB NOT NULL UNIQUE, -- SHA-256 of the key
     name         TEXT NOT NULL,
     scopes       TEXT NOT NULL,        -- separated by spaces

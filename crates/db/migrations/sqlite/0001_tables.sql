@@ -1,4 +1,4 @@
--- One table set. {T} is the session table, {V} what its views end in. Times are microseconds since 1970.
+-- One table set. {T} is the session table, {V} the suffix of its views. Times are microseconds since 1970.
 
 CREATE TABLE {T} (
     seq         INTEGER PRIMARY KEY,
@@ -13,11 +13,11 @@ CREATE TABLE {T} (
     metadata    TEXT NOT NULL, -- a JSON object
     state       TEXT NOT NULL  -- a JSON object
 ) STRICT;
--- What belongs to no user is in no index by user, here and below, and costs none.
+-- Rows without a user are not in the indexes by user, here and below, and cost nothing there.
 CREATE INDEX {T}_by_user ON {T} (user_id) WHERE user_id IS NOT NULL;
 
--- What changes while a run lives. Rows are kept short because every commit of a run rewrites one; what never changes is
--- in {T}_run_requests under the same number. `seq` is the accept order.
+-- What changes during a run. Rows are kept short because every commit of a run rewrites one; what never changes is in
+-- {T}_run_requests under the same number. `seq` is the accept order.
 CREATE TABLE {T}_runs (
     seq           INTEGER PRIMARY KEY,
     run_id        TEXT NOT NULL UNIQUE,
@@ -36,11 +36,11 @@ CREATE TABLE {T}_runs (
     cancel_at     INTEGER,
     cancel_reason TEXT
 ) STRICT;
--- The runs of a session, oldest first, in two indexes so that accepting a run writes one: the unfinished, which say who is
--- first in the session's line and what a worker holds, and the finished.
+-- The runs of a session, oldest first, in two indexes so that accepting a run writes only one: the unfinished, which
+-- show who is first in the session's queue and what a worker holds, and the finished.
 CREATE INDEX {T}_runs_unfinished ON {T}_runs (session_seq, seq, worker) WHERE status < 3;
 CREATE INDEX {T}_runs_finished ON {T}_runs (session_seq, seq) WHERE status >= 3;
--- What may be claimed. A run claimed when it is accepted never enters.
+-- Runs that may be claimed. One that is claimed as it is accepted never enters.
 CREATE INDEX {T}_runs_claimable ON {T}_runs (workflow_id, due_at)
     WHERE worker IS NULL AND status < 2 AND is_behind = 0;
 CREATE INDEX {T}_runs_by_workflow ON {T}_runs (workflow_id);
@@ -60,7 +60,7 @@ CREATE TABLE {T}_run_requests (
 CREATE UNIQUE INDEX {T}_run_requests_by_key ON {T}_run_requests (idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX {T}_run_requests_by_user ON {T}_run_requests (user_id) WHERE user_id IS NOT NULL;
 
--- The run log: a row is a page, what one commit appended. Pages lie in commit order, so writing is appending.
+-- The run log: a row is a page, what one commit appended. Pages are in commit order, so every write appends.
 CREATE TABLE {T}_run_events (
     commit_seq  INTEGER PRIMARY KEY,
     run_seq     INTEGER NOT NULL,
@@ -76,7 +76,7 @@ CREATE TABLE {T}_run_outputs (
     output TEXT NOT NULL
 ) STRICT;
 
--- Where a run's events are sent. Runs without a hook have no row.
+-- Where to send a run's events. Runs without a hook have no row.
 CREATE TABLE {T}_run_hooks (
     seq           INTEGER PRIMARY KEY, -- the run's
     url           TEXT NOT NULL,
@@ -91,7 +91,7 @@ CREATE TABLE {T}_run_hooks (
 ) STRICT;
 CREATE INDEX {T}_run_hooks_open ON {T}_run_hooks (not_before) WHERE state = 0;
 
--- The last attempts of each hook.
+-- The last delivery attempts of each hook.
 CREATE TABLE {T}_run_hook_deliveries (
     run_seq     INTEGER NOT NULL,
     number      INTEGER NOT NULL,
@@ -104,7 +104,7 @@ CREATE TABLE {T}_run_hook_deliveries (
     PRIMARY KEY (run_seq, number)
 ) STRICT, WITHOUT ROWID;
 
--- Who was refused, and who did what. Rows stay as they are for as long as the triggers do.
+-- Who was refused, and who did what. As long as the triggers are there, rows cannot be changed.
 CREATE TABLE {T}_audit (
     seq        INTEGER PRIMARY KEY,
     at         INTEGER NOT NULL,
@@ -121,7 +121,7 @@ CREATE TRIGGER {T}_audit_no_update BEFORE UPDATE ON {T}_audit
     BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 CREATE TRIGGER {T}_audit_no_delete BEFORE DELETE ON {T}_audit
     BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
--- INSERT OR REPLACE would remove a row without asking the trigger above.
+-- INSERT OR REPLACE would remove a row without firing the trigger above.
 CREATE TRIGGER {T}_audit_no_replace BEFORE INSERT ON {T}_audit
     WHEN EXISTS (SELECT 1 FROM {T}_audit WHERE seq = NEW.seq)
     BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
@@ -147,7 +147,7 @@ CREATE VIEW chk_run{V} (run_id, session_id, workflow_id, status, epoch, next_ind
            r.epoch, r.next_index, q.created_at, q.fingerprint
     FROM {T}_runs r JOIN {T}_run_requests q ON q.seq = r.seq JOIN {T} s ON s.seq = r.session_seq;
 
--- A call's or step's start is its intent, its end a result or the end of a step.
+-- A call or step starts with its intent and ends with its result or end.
 CREATE VIEW chk_journal{V} (run_id, event_index, step_key, kind, epoch, commit_seq) AS
     SELECT run_id, event_index, json ->> '$.record.intent.key', 'started', epoch, commit_seq
     FROM chk_entry{V} WHERE json ->> '$.record.intent.key' IS NOT NULL

@@ -73,7 +73,7 @@ impl Reader {
             filter.actor.as_deref(),
             filter.since.map(Timestamp::as_micros),
             access.user().map(|user_id| &**user_id),
-            // One more than wanted tells whether there are more.
+            // One more than requested tells whether there are more.
             int(limit as u64 + 1),
         ];
         let mut statement = self.connection.prepare_cached(&self.sql.audit.page)?;
@@ -95,7 +95,8 @@ impl Reader {
 fn read_record(row: &Row<'_>) -> Result<AuditRecord, Fail> {
     let kind: Arc<str> = row.get(2)?;
     let address: Option<Arc<str>> = row.get(6)?;
-    let address = address.map(|text| text.parse().map_err(|_| damaged(format!("{text:?} is no address")))).transpose();
+    let address =
+        address.map(|text| text.parse().map_err(|_| damaged(format!("{text:?} is not an address")))).transpose();
     Ok(AuditRecord {
         at: Timestamp::from_micros(row.get(1)?),
         kind: AuditKind::parse(&kind).ok_or_else(|| damaged(format!("a record has kind {kind:?}")))?,

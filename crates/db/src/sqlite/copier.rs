@@ -1,9 +1,9 @@
-//! Copies the write-ahead log into the database beside the writer, so that nobody's `COMMIT` waits for megabytes.
+//! Copies the write-ahead log into the database alongside the writer, so that no `COMMIT` waits for megabytes.
 //!
 //! SQLite lets one connection copy while another appends, but the log can start again from its beginning only when
-//! nothing is left to copy. So the copier's thread does the bulk, and the writer the short rest, between two groups. A
-//! log that starts again often also stays short, and a commit that overwrites a file is cheaper than one that extends it.
-//! The invariant: no copy waits for a reader. What a reader still needs stays in the log, which grows meanwhile.
+//! nothing is left to copy. So the copier's thread copies the bulk, and the writer the short rest, between two groups.
+//! A log that often starts again also stays short, and a commit that overwrites a file is cheaper than one that extends
+//! it. The invariant: no copy waits for a reader. What a reader still needs stays in the log, which grows meanwhile.
 
 use super::failure::{Place, Stage, Verdict, verdict};
 use super::numbers::Numbers;
@@ -18,15 +18,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Pages to copy that make a pass worth its syncs while many write (16 MB).
+/// The pages to copy that make a pass worth its syncs while there are many writes (16 MB).
 const PASS_PAGES: Pages = 4000;
-/// And while few do (2 MB): then syncs are to spare, and what counts is how long a lone commit takes.
+/// The same while there are few (2 MB): then syncs are cheap, and what counts is how long a lone commit takes.
 const QUIET_PASS_PAGES: Pages = 500;
 /// A rest this short is left to the writer (512 KB).
 const REST_PAGES: Pages = 128;
-/// Passes after which the writer takes the rest, however long: it writes faster than the copier copies.
+/// After this many passes the writer takes the rest, however long: it writes faster than the copier copies.
 const PASSES_MAX: u32 = 3;
-/// How often to see whether a reader still holds the log. As long as it does, that costs no sync.
+/// How often to check whether a reader still holds the log. While it does, that costs no sync.
 const HELD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The writer's view of the copying.
@@ -41,22 +41,23 @@ pub(super) struct Copier {
     last: Pass,
     /// When it had ended.
     looked_at: Instant,
-    /// Passes since all was last copied.
+    /// Passes since everything was last copied.
     passes: u32,
     /// How long the log was then.
     left: Pages,
-    /// Nothing was copied yet. The first pass comes early, so that the database itself has its tables and its workers.
+    /// Nothing has been copied yet. The first pass comes early, so that the database itself gets its tables and its
+    /// workers.
     is_new: bool,
     pin: Pin,
     join: Option<JoinHandle<()>>,
 }
 
-/// What the copier's thread is about.
+/// What the copier's thread is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Idle,
     Copying,
-    /// What the last pass found, if it could copy; nobody has looked at it yet.
+    /// What the last pass found, if it could copy; not looked at yet.
     Done(Option<Pass>),
 }
 
@@ -70,7 +71,7 @@ pub(super) enum Rest {
 }
 
 impl Copier {
-    /// Starts the thread, on a connection of its own.
+    /// Starts the thread, on its own connection.
     pub(super) fn start(
         connection: Connection,
         path: PathBuf,
@@ -88,7 +89,7 @@ impl Copier {
                     report(&error, &connection, &presence, &counted, &place, &told);
                     None
                 });
-                // The file may have been cut short and made longer again by this.
+                // This may have cut the file short and made it longer again.
                 if let Err(lost) = presence.look(0, || None) {
                     salvage(&lost, &connection, &presence, &counted);
                     told.fail(place.lost(&lost));
@@ -113,7 +114,7 @@ impl Copier {
         })
     }
 
-    /// Looks at a log of this length, between two groups: starts a pass when it is long, and says when the rest is due.
+    /// Takes a log of this length, between two groups: starts a pass when it is long, and says when the rest is due.
     pub(super) fn look(&mut self, log: Pages, is_quiet: bool) -> Rest {
         let state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match state {
@@ -158,7 +159,7 @@ impl Copier {
         self.pin.since().is_some()
     }
 
-    /// All of a log of this length is copied; if a reader still needs it, it goes on growing.
+    /// All of a log of this length is copied; if a reader still needs it, it keeps growing.
     fn rest_is_copied(&mut self, log: Pages) {
         self.passes = 0;
         self.left = log;
@@ -186,7 +187,7 @@ impl Copier {
         tracing::warn!(
             pages = self.last.log,
             "the write-ahead log of database {path} has been held for {seconds} s by an open read transaction of {who}: \
-             it grows until that transaction ends; nobody waits for it"
+             it grows until that transaction ends; no commit waits for it"
         );
     }
 
@@ -201,7 +202,7 @@ impl Copier {
         }
     }
 
-    /// Waits for a pass that is under way and closes the connection.
+    /// Waits for a pass in progress and closes the connection.
     pub(super) fn close(&mut self) {
         self.requests = None;
         self.join.take().into_iter().for_each(super::join);
@@ -234,8 +235,8 @@ fn pass(row: &Row<'_>) -> rusqlite::Result<Option<Pass>> {
     Ok(Some(pass).filter(|pass| pass.log >= 0))
 }
 
-/// Saves what was acknowledged and is in the log alone, as long as this process has both files open: copies it into the
-/// database, wherever that is now. What would spoil a file that takes the database's place goes.
+/// Saves what was acknowledged but is only in the log, as long as this process has both files open: copies it into the
+/// database, wherever that is now. Removes what would spoil a file put in the database's place.
 pub(super) fn salvage(lost: &Lost, connection: &Connection, presence: &Presence, numbers: &Numbers) {
     let pass = if presence.can_copy(lost) { copy(connection, numbers).ok().flatten() } else { None };
     let is_whole = pass.is_some_and(|pass| pass.copied >= pass.log);
@@ -244,8 +245,8 @@ pub(super) fn salvage(lost: &Lost, connection: &Connection, presence: &Presence,
     }
 }
 
-/// A copy that failed loses nothing, unless its sync failed: then nobody knows what the disk holds. If a file was lost,
-/// that is why.
+/// A copy that failed loses nothing, unless its sync failed: then it is unknown what the disk holds. If a file was
+/// lost, that is the reason.
 pub(super) fn report(
     error: &rusqlite::Error,
     connection: &Connection,

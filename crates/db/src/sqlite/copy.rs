@@ -1,11 +1,11 @@
-//! Copies of a database: making one while others use it, knowing one, and taking one into use.
+//! Copies of a database: making one while others use it, recognising one, and taking one into use.
 //!
 //! ```text
 //! backup ──► a temporary file beside the target ──► marked ──► checked ──► synced ──► under its name
 //! copy ──► can be looked at, takes no write ──► adopt ──► a database like any other
 //! ```
-//! What a copy's unfinished runs have done since is in the original alone, so executing them here would do it again.
-//! The invariant: nothing is ever overwritten, and what has the target's name is whole.
+//! What the unfinished runs of a copy have done since then is only in the original, so executing them here would do it
+//! again. The invariant: nothing is ever overwritten, and whatever has the target's name is complete.
 
 use super::failure::{Fail, Place};
 use super::header;
@@ -33,26 +33,26 @@ pub struct Backup {
     pub entries: u64,
 }
 
-/// What taking a file into use found.
+/// What was found when a file was taken into use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Adopted {
     /// Whether it was a copy; otherwise nothing was changed.
     pub was_copy: bool,
-    /// Unfinished runs, which go on as soon as somebody executes.
+    /// Unfinished runs, which go on as soon as an engine executes here.
     pub unfinished: u64,
 }
 
 const MADE: &str = "is a copy made by outlive backup";
 const CUT_OFF: &str = "was copied or moved while a program had it open, without its log";
 
-/// Whether the file is of those that have a log while they are open, and has none. To be asked before it is opened: SQLite
-/// makes one.
+/// Whether the file is one that has a log while it is open, but has none. To be asked before it is opened: SQLite makes
+/// one.
 pub(super) fn is_bare(path: &Path) -> bool {
-    // In this order: a log is made after the header tells of it.
+    // In this order: a log is made after the header mentions it.
     header::read(path).is_ok_and(|header| header.get(18) == Some(&2)) && !beside(path, "-wal").exists()
 }
 
-/// What kind of copy the file is that nobody has adopted; none when it is none.
+/// What kind of copy the file is that nobody has adopted; none when it is not one.
 pub(super) fn kind(connection: &Connection, path: &Path, is_bare: bool) -> rusqlite::Result<Option<&'static str>> {
     if marked_at(connection)?.is_some() {
         return Ok(Some(MADE));
@@ -60,8 +60,8 @@ pub(super) fn kind(connection: &Connection, path: &Path, is_bare: bool) -> rusql
     Ok((is_bare && is_without_log(connection, path)?).then_some(CUT_OFF))
 }
 
-/// Whether a bare file was parted from its log: a worker uses it that has never been where the file is, or its tables were
-/// in the log. A file that was closed has neither.
+/// Whether a bare file was separated from its log: a worker uses it that has never been where the file is, or its
+/// tables were in the log. A file that was closed shows neither.
 pub(super) fn is_without_log(connection: &Connection, path: &Path) -> rusqlite::Result<bool> {
     if schema::session_tables(connection)?.is_empty() {
         return Ok(true);
@@ -78,19 +78,19 @@ fn marked_at(connection: &Connection) -> rusqlite::Result<Option<String>> {
 }
 
 impl SqliteDb {
-    /// Copies the database to `to`, also while others use it: as it was at one moment, without free pages, for the owner
-    /// alone. The copy is checked as a whole, with the checksum of every entry, before it gets its name. It can be looked
-    /// at, and takes no write until somebody adopts it ([`SqliteDb::adopt`]).
+    /// Copies the database to `to`, even while others use it: as it was at one moment, without free pages, readable by
+    /// its owner only. The copy is checked as a whole, with the checksum of every entry, before it gets its name. It
+    /// can be looked at, and takes no write until somebody adopts it ([`SqliteDb::adopt`]).
     ///
     /// # Errors
-    /// `Conflict` when something is at `to`, `Corrupt` when the database is damaged, `Full`, and those of opening. Nothing
-    /// is at `to` then.
+    /// `Conflict` when something already exists at `to`, `Corrupt` when the database is damaged, `Full`, and those of
+    /// opening. A failure leaves `to` as it was.
     pub async fn backup(&self, to: impl Into<PathBuf>, at: Timestamp) -> Result<Backup, DbError> {
         let (path, to) = (self.path().to_owned(), to.into());
         blocking(move || back_up(&path, &to, at)).await
     }
 
-    /// Takes a copy into use: it is a database like any other from now on. Nothing is changed in a file that is no copy.
+    /// Takes a copy into use: from now on it is a database like any other. A file that is not a copy is not changed.
     ///
     /// # Errors
     /// Those of opening.
@@ -106,7 +106,7 @@ struct Temporary(PathBuf);
 impl Drop for Temporary {
     fn drop(&mut self) {
         for suffix in ["", "-journal"] {
-            // It may have its name by now, or never have been made.
+            // It may already have its name, or never have been made.
             drop(fs::remove_file(beside(&self.0, suffix)));
         }
     }
@@ -125,7 +125,7 @@ fn back_up(path: &Path, to: &Path, at: Timestamp) -> Result<Backup, DbError> {
     let copy = || {
         view.connection.execute_batch("PRAGMA query_only = OFF")?;
         if !vacuum::is_incremental(&view.connection)? {
-            // The copy becomes so. The file itself cannot, which is what this says no about.
+            // The copy is marked. The file itself cannot be, which is the error this ignores.
             drop(view.connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL"));
         }
         view.connection.execute("VACUUM INTO ?1", [name])
@@ -148,7 +148,7 @@ fn of_copying(error: &rusqlite::Error, path: &Path, target: &Place) -> DbError {
 }
 
 fn taken(to: &Path) -> DbError {
-    let message = format!("{} is there already: nothing is overwritten, choose another name", to.display());
+    let message = format!("{} already exists and is not overwritten: choose another name", to.display());
     DbError::new(DbErrorKind::Conflict, message)
 }
 
@@ -243,7 +243,7 @@ fn damaged(run_id: &RunId, what: &str) -> Fail {
     DbError::new(DbErrorKind::Corrupt, message).into()
 }
 
-/// Gives the file its name, for good, and takes nobody else's.
+/// Gives the file its name durably, and never takes over an existing one.
 fn publish(temporary: &Path, to: &Path) -> io::Result<()> {
     match fs::hard_link(temporary, to) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(error),
@@ -274,7 +274,7 @@ fn adopt(path: &Path) -> Result<Adopted, DbError> {
                 connection.execute(schema::CLEAR_COPY_MARK, [])?;
                 release(&connection, &tables)
             })?;
-            // Closed as a whole, it will not be taken for one without its log again.
+            // Closed properly, it will not be taken for one without its log again.
             connection.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()))?;
         }
         let mut unfinished = 0;

@@ -1,20 +1,20 @@
-//! What kind of file system a database is on. SQLite's log needs memory that all its processes share and locks that hold;
-//! across a network neither can be relied on.
+//! What kind of file system a database is on. SQLite's log needs memory that all its processes share and locks that
+//! hold; on a network file system neither can be relied on.
 
 use super::failure::Place;
 use outlive_core::port::DbError;
 use std::path::Path;
 
-/// What can be said of a file system.
+/// What is known about a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Local,
-    /// It may be on a network, or hand through what is.
+    /// It may be on a network, or pass through to one that is.
     Unsure(&'static str),
     Network(&'static str),
 }
 
-/// Refuses a directory on a network's file system, and warns of one that may be.
+/// Refuses a directory on a network file system, and warns about one that may be.
 ///
 /// # Errors
 /// `Refused`.
@@ -50,7 +50,7 @@ fn kind(_: &Path) -> Kind {
 /// By the numbers of the kernel's `magic.h`.
 #[cfg(target_os = "linux")]
 fn named(number: u64) -> Kind {
-    // Some systems extend the sign.
+    // Some systems sign-extend it.
     match number & 0xFFFF_FFFF {
         0x6969 => Kind::Network("nfs"),
         0xFF53_4D42 => Kind::Network("cifs"),

@@ -1,4 +1,4 @@
-//! What SQLite's errors mean to a caller, and what the writer does about them: a table, no action.
+//! What SQLite's errors mean to a caller, and what the writer does about them: a table without actions.
 
 use super::presence::{Fate, Lost};
 use outlive_core::port::{DbError, DbErrorKind};
@@ -7,12 +7,12 @@ use rusqlite::ffi;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Why an operation did not end well.
+/// Why an operation failed.
 #[derive(Debug)]
 pub(super) enum Fail {
     /// The port's rules forbid it. Nothing was written.
     Said(DbError),
-    /// The storage failed; something may have been written, so the transaction must go.
+    /// The storage failed; something may have been written, so the transaction must be rolled back.
     Sqlite(rusqlite::Error),
 }
 
@@ -45,9 +45,9 @@ pub enum Stage {
 pub(super) enum Verdict {
     /// Nothing happened; tell every operation.
     RefuseAll,
-    /// Nothing happened; one operation is to blame, the others may succeed alone.
+    /// Nothing happened; one operation is to blame, and the others may succeed without it.
     OneByOne,
-    /// Nobody knows what happened, and a later sync that succeeds would prove nothing: no more writes.
+    /// It is unknown what happened, and a later sync that succeeds would prove nothing: no more writes.
     FailForGood,
 }
 
@@ -76,7 +76,7 @@ impl Place {
         Self(Arc::from(path.display().to_string()))
     }
 
-    /// The error a caller gets. What SQLite says of itself is not for people; its code is, for whoever helps them.
+    /// The error a caller gets. SQLite's own text is not for people; its code helps those who support them.
     pub(super) fn error(&self, error: &rusqlite::Error) -> DbError {
         let path = &self.0;
         let kind = kind_of(error);
@@ -91,13 +91,13 @@ impl Place {
                 if [ffi::SQLITE_READONLY_ROLLBACK, ffi::SQLITE_READONLY_RECOVERY].contains(&extended) =>
             {
                 format!(
-                    "database {path} was left in the middle of a change: whoever opens it to write, such as outlive serve, \
-                     completes or undoes that"
+                    "database {path} was left in the middle of a change: open it to write, for example with \
+                     outlive serve, which completes or undoes that change"
                 )
             }
             (DbErrorKind::ReadOnly, _) => return self.read_only(),
             (DbErrorKind::Corrupt, ErrorCode::NotADatabase) => {
-                return self.corrupt("its beginning is not that of a database");
+                return self.corrupt("it does not begin like a database");
             }
             (DbErrorKind::Corrupt, ErrorCode::DatabaseCorrupt) => {
                 return self.corrupt("its pages contradict each other; outlive doctor says more");
@@ -107,15 +107,18 @@ impl Place {
                 None => return self.corrupt(&error.to_string()),
             },
             (_, ErrorCode::CannotOpen) => format!(
-                "cannot open database {path} or a file beside it: see that its directory is there and may be used"
+                "cannot open database {path} or a file beside it: check that its directory exists and that this user \
+                 may use it"
             ),
             (_, ErrorCode::PermissionDenied) => {
-                format!("database {path} may not be opened: give this user the right to read and write it")
+                format!("no permission to open database {path}: give this user the right to read and write it")
             }
             (_, ErrorCode::SystemIoFailure) => {
                 format!("the disk failed at database {path} (SQLite's code {extended}): see the system's log")
             }
-            (_, ErrorCode::OutOfMemory) => format!("there is no memory left to use database {path}: free some"),
+            (_, ErrorCode::OutOfMemory) => {
+                format!("out of memory while using database {path}: free some and try again")
+            }
             (_, ErrorCode::TooBig) => {
                 format!("something is too long for database {path}: keep a reference to it instead")
             }
@@ -131,16 +134,16 @@ impl Place {
         DbError::new(DbErrorKind::ReadOnly, message)
     }
 
-    /// A table is not there.
+    /// A table is missing.
     fn lacks(&self, table: &str) -> DbError {
         self.corrupt(&format!("{table} is missing: it is part of a database, or was changed by another program"))
     }
 
-    /// It is a copy, which could do again what the original does. `what` says which kind of copy.
+    /// It is a copy, whose runs could repeat what the original does. `what` says which kind of copy.
     pub(super) fn copied(&self, what: &str) -> DbError {
         let path = &self.0;
         let message = format!(
-            "{path} {what}, and whoever executes its unfinished runs may do again what was done elsewhere: look at it \
+            "{path} {what}, and executing its unfinished runs may do again what was done elsewhere: look at it \
              with ls and show, or take it into use with: outlive db adopt --db {path}"
         );
         DbError::new(DbErrorKind::ReadOnly, message)
@@ -154,13 +157,13 @@ impl Place {
             _ => 0,
         };
         let message = format!(
-            "a write to database {path} failed (SQLite's code {code}), and nobody knows what is on disk: see that the \
-             disk is sound, then restart the process"
+            "a write to database {path} failed (SQLite's code {code}), so it is unknown what is on disk: check the \
+             disk, then restart the process"
         );
         DbError::new(DbErrorKind::OutcomeUnknown, message)
     }
 
-    /// A file of the database's is not what it was.
+    /// One of the database's files is not what it was.
     pub(super) fn lost(&self, lost: &Lost) -> DbError {
         let path = &self.0;
         let file = match &lost.part {
@@ -208,7 +211,7 @@ impl Place {
         DbError::new(kind, format!("cannot {action} database {path}: {error}"))
     }
 
-    /// The file is not for us.
+    /// The file is not ours to use.
     pub(super) fn refused(&self, why: &str) -> DbError {
         DbError::new(DbErrorKind::Refused, format!("{} {why}", self.0))
     }
@@ -219,7 +222,7 @@ impl Place {
         DbError::new(DbErrorKind::Corrupt, message)
     }
 
-    /// What a write gets whose thread has died with it.
+    /// The error for a write whose thread died with it.
     pub(super) fn unanswered(&self) -> DbError {
         let path = &self.0;
         let message = format!("a write to database {path} has an unknown outcome: restart the process");

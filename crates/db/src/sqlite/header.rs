@@ -1,9 +1,10 @@
 //! The first bytes of a database file, read without SQLite so that a file that is not ours is never touched.
 //!
 //! SQLite guards a database with POSIX locks, and a process loses *all* its locks on a file as soon as it closes *any*
-//! descriptor of it, whoever opened it. So a file that was opened here must stay open while the process may have it open
-//! through SQLite as well; another process would otherwise take the database for unused and remove its log. That is why
-//! this is a list for the whole process, one descriptor a file, closed only once the file itself is deleted.
+//! descriptor of it, no matter which code opened it. So a file that was opened here must stay open while the process
+//! may also have it open through SQLite; otherwise another process would take the database for unused and remove its
+//! log. That is why this is a list for the whole process, one descriptor per file, closed only once the file itself is
+//! deleted.
 
 use super::workers::private;
 use std::fs::{File, OpenOptions};
@@ -19,25 +20,25 @@ pub(super) const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
 static OPEN: Mutex<Vec<File>> = Mutex::new(Vec::new());
 
-/// Reads up to [`HEADER_LEN`] bytes of the file, which is created, for its owner alone, when it is missing.
+/// Reads up to [`HEADER_LEN`] bytes of the file, which is created, for its owner only, when it is missing.
 pub(super) fn create_or_read(path: &Path) -> io::Result<Vec<u8>> {
     read_with(path, create_or_open)
 }
 
-/// Reads up to [`HEADER_LEN`] bytes of a file that is there.
+/// Reads up to [`HEADER_LEN`] bytes of a file that exists.
 pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     read_with(path, |path| File::open(path))
 }
 
-/// What a database's header tells of the file.
+/// What a database's header says about the file.
 pub(super) struct Told {
     /// How many bytes it has.
     pub(super) len: u64,
-    /// How often it was changed; never becomes less.
+    /// How often it was changed; never decreases.
     pub(super) changes: u32,
 }
 
-/// What the header tells, if the file begins like a database.
+/// What the header says, if the file begins like a database.
 pub(super) fn told(path: &Path) -> Option<Told> {
     let header = read(path).ok().filter(|header| header.len() == HEADER_LEN && header.starts_with(MAGIC))?;
     let number = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
@@ -69,7 +70,7 @@ fn read_with(path: &Path, open_file: impl Fn(&Path) -> io::Result<File>) -> io::
 fn create_or_open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true);
-    // SQLite gives the files beside it the rights of this one.
+    // SQLite gives the files beside it this file's permissions.
     private(&mut options);
     match options.open(path) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => File::open(path),
@@ -92,7 +93,7 @@ fn is_deleted(file: &File) -> bool {
     file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
 }
 
-// Elsewhere locks belong to a descriptor, and every one may be closed at once.
+// Elsewhere locks belong to a descriptor, and each may be closed at once.
 #[cfg(not(unix))]
 fn is_at(_: &File, _: &Path) -> bool {
     false

@@ -1,4 +1,4 @@
-//! Hooks in SQLite: a table that holds no row, and an index that is empty, for runs without one.
+//! Hooks in SQLite: runs without one have no row in the table and no entry in the index.
 
 use super::SqliteDb;
 use super::failure::Fail;
@@ -92,7 +92,7 @@ impl HookSql {
     }
 }
 
-/// A hook with its run's number and how many deliveries it has had.
+/// A hook with its run's number and the number of its deliveries.
 struct Numbered {
     hook: Hook,
     seq: i64,

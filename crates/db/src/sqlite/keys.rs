@@ -1,7 +1,7 @@
-//! API keys, and what a doctor asks of the file: what lies beside the runs and is shared by all table sets.
+//! API keys, and what a doctor asks about the file: whatever lies beside the runs and is shared by all table sets.
 //!
-//! A key is kept as its digest; what its scopes mean is not known here. The invariant: a revoked key stays revoked, and
-//! stays to be seen.
+//! A key is kept as its digest; the meaning of its scopes is not known here. The invariant: a revoked key stays
+//! revoked, and stays visible.
 
 use super::failure::Fail;
 use super::rows::{count, damaged};
@@ -11,15 +11,15 @@ use outlive_core::port::DbError;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 const COLUMNS: &str = "SELECT key_id, prefix, digest, name, scopes, user_id, created_at, expires_at, last_used_at, revoked_at FROM outlive_keys";
-/// How many faults of a damaged file are told.
+/// How many faults of a damaged file are reported.
 const FAULTS_MAX: u32 = 10;
 
 /// An API key as the file keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredKey {
-    /// Names the key without revealing it.
+    /// Identifies the key without revealing it.
     pub id: String,
-    /// The begin of the key, to recognise it by.
+    /// The beginning of the key, to recognise it by.
     pub prefix: String,
     /// The SHA-256 of the key.
     pub digest: [u8; 32],
@@ -27,11 +27,11 @@ pub struct StoredKey {
     pub name: String,
     /// What its holder may do, separated by spaces.
     pub scopes: String,
-    /// Whose things its holder can reach; absent: everybody's.
+    /// Whose runs and sessions its holder can reach; absent: everybody's.
     pub user_id: Option<String>,
     /// When it was made.
     pub created_at: Timestamp,
-    /// When it ends; absent: never.
+    /// When it expires; absent: never.
     pub expires_at: Option<Timestamp>,
     /// When it was last accepted.
     pub last_used_at: Option<Timestamp>,
@@ -39,22 +39,22 @@ pub struct StoredKey {
     pub revoked_at: Option<Timestamp>,
 }
 
-/// What a file is and whether it is whole.
+/// What a file is, and whether it is intact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inspection {
     /// SQLite's version in this program.
     pub sqlite_version: String,
-    /// The format of the file, which is the number of its newest migration.
+    /// The format of the file: the number of its newest migration.
     pub format: u32,
     /// The size of the database without its write-ahead log.
     pub bytes: u64,
-    /// Bytes of it that hold nothing.
+    /// Unused bytes in it.
     pub free_bytes: u64,
-    /// Whether free pages are given back to the disk while it is in use.
+    /// Whether free pages are returned to the disk while it is in use.
     pub is_incremental: bool,
     /// Its write-ahead log.
     pub log: LogInspection,
-    /// What is wrong with it, the first ten faults; empty when it is whole.
+    /// What is wrong with it, the first ten faults; empty when it is intact.
     pub faults: Vec<String>,
 }
 
@@ -63,22 +63,22 @@ pub struct Inspection {
 pub struct LogInspection {
     /// Pages of it.
     pub pages: u64,
-    /// How many of them are in the database already.
+    /// How many of them are already in the database.
     pub copied: u64,
-    /// Who has a read transaction open, for people; empty when nobody has or the system does not tell.
+    /// Who has a read transaction open, for people; empty when nobody has, or the system does not say.
     pub readers: String,
 }
 
 impl SqliteDb {
-    /// Keeps a new key.
+    /// Stores a new key.
     ///
     /// # Errors
-    /// `Conflict` when its id or digest is taken, else the store's.
+    /// `Conflict` when its id or digest is taken, or else the store's.
     pub async fn add_key(&self, key: StoredKey) -> Result<(), DbError> {
         self.write(move |tables| add(tables.connection(), &key)).await
     }
 
-    /// The key with this digest, also when it ended or was revoked.
+    /// The key with this digest, even if it has expired or was revoked.
     ///
     /// # Errors
     /// The store's.
@@ -103,7 +103,7 @@ impl SqliteDb {
         .await
     }
 
-    /// Ends a key for good. False when there is none with this id.
+    /// Ends a key for good. False when no key has this id.
     ///
     /// # Errors
     /// The store's.
@@ -126,7 +126,7 @@ impl SqliteDb {
         .await
     }
 
-    /// Reads the whole file and says whether it is sound. Takes as long as reading it takes.
+    /// Reads the whole file and reports whether it is intact. Takes as long as reading it takes.
     ///
     /// # Errors
     /// The store's, when it cannot even be read.
@@ -134,7 +134,7 @@ impl SqliteDb {
         let path = self.path().to_owned();
         self.read_with(move |reader| {
             let connection = &reader.connection;
-            // SQLite does not tell where it may not write.
+            // SQLite does not say where it may not write.
             let pages = super::copier::measure(connection).ok().flatten().unwrap_or_default();
             let mut statement = connection.prepare(&format!("PRAGMA integrity_check({FAULTS_MAX})"))?;
             let told = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
@@ -187,7 +187,7 @@ fn key(row: &Row<'_>) -> Result<StoredKey, Fail> {
     Ok(StoredKey {
         id: row.get(0)?,
         prefix: row.get(1)?,
-        digest: digest.try_into().map_err(|_| damaged("a key's digest has not 32 bytes".to_owned()))?,
+        digest: digest.try_into().map_err(|_| damaged("a key's digest does not have 32 bytes".to_owned()))?,
         name: row.get(3)?,
         scopes: row.get(4)?,
         user_id: row.get(5)?,

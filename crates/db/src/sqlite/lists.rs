@@ -1,8 +1,9 @@
-//! Lists as statements: from a filter to text and values. A caller's words become values, never text.
+//! Lists as statements: from a filter to text and values. A caller's words become values, never SQL text.
 //!
-//! The invariant: a list of runs touches no more rows than it must. What is likely to narrow it most says how it is walked
-//! (one session's runs, those with a prefix, one user's, the unfinished, one workflow's, all). All but prefixes are walked
-//! in the order of acceptance, so that a limit ends the walk. A `+` before a column keeps SQLite from walking by it.
+//! The invariant: a list of runs touches no more rows than it must. The condition likely to narrow it most decides how
+//! it is walked (one session's runs, those with a prefix, one user's, the unfinished, one workflow's, all). All but
+//! prefixes are walked in the order of acceptance, so that a limit ends the walk. A `+` before a column keeps SQLite
+//! from walking by it.
 
 use super::failure::Fail;
 use super::rows::{int, kind_column, status_column};
@@ -39,7 +40,7 @@ impl Conditions {
         }
     }
 
-    /// The beginning of a statement made whole.
+    /// Completes the beginning of a statement.
     fn complete(self, beginning: &str, end: &str) -> Query {
         let conditions = if self.texts.is_empty() { "1".to_owned() } else { self.texts.join(" AND ") };
         Query { text: format!("{beginning} WHERE {conditions} {end}"), values: self.values }
@@ -70,7 +71,7 @@ impl Walk {
         }
     }
 
-    /// The table whose accept number leads.
+    /// The table whose accept number comes first.
     fn leader(self) -> &'static str {
         match self {
             Self::User => "q.seq",
@@ -87,7 +88,7 @@ impl Walk {
 /// The runs of a list, `limit` at most.
 ///
 /// # Errors
-/// When no list gave out the cursor.
+/// When the cursor did not come from a list.
 pub(super) fn runs(sql: &Sql, access: &Access, filter: &RunFilter, limit: usize) -> Result<Query, Fail> {
     let walk = Walk::of(access, filter);
     let leader = walk.leader();
@@ -116,7 +117,7 @@ pub(super) fn runs(sql: &Sql, access: &Access, filter: &RunFilter, limit: usize)
     Ok(list)
 }
 
-/// How many runs of each status the filter finds, its statuses and its cursor apart: one row, in the order of
+/// How many runs of each status the filter finds, ignoring its statuses and its cursor: one row, in the order of
 /// [`RunStatus::ALL`].
 pub(super) fn counts(sql: &Sql, access: &Access, filter: &RunFilter) -> Query {
     let any_status = RunFilter { statuses: Vec::new(), ..filter.clone() };
@@ -195,7 +196,7 @@ mod tests {
 
     const TABLE: &str = "outlive_sessions";
 
-    /// How SQLite walks, one line a table.
+    /// How SQLite walks, one line for each table.
     fn plan(query: &Query) -> String {
         let connection = Connection::open_in_memory().expect("memory is there");
         let tables = [schema::create_shared(), schema::create_tables(TABLE, 1)];

@@ -1,12 +1,12 @@
-//! Opening a database to look at it alone: nothing is changed, nothing is made beside it, and a file or a directory that
-//! may not be written to is no obstacle.
+//! Opening a database only to look at it: nothing is changed, nothing is made beside it, and it works without
+//! permission to write to the file or its directory.
 //!
 //! ```text
 //! no log beside it ──► the file cannot change under us: no locks, until a log appears
 //! log and index    ──► somebody has it open, or was killed: as one reader among others
 //! log, no index    ──► a copy of both: the index is made in memory
 //! ```
-//! The invariant: whoever looks sees everything that was acknowledged before, or is told that it is not there.
+//! The invariant: a reader sees everything that was acknowledged before, or gets an error that says it is missing.
 
 use super::failure::Place;
 use super::mailbox::{Inbox, Mail};
@@ -26,18 +26,18 @@ use std::time::{Instant, SystemTime};
 enum Way {
     /// Nobody has it open.
     Still,
-    /// With others, by their locks.
+    /// Along with others, by their locks.
     Shared,
     /// Nobody else can have it open, but it has a log.
     Private,
 }
 
-/// What files looked like when they were opened.
+/// What the files looked like when they were opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Sight {
     way: Way,
     database: Option<Mark>,
-    /// Only where it must not change.
+    /// Present only where it must not change.
     log: Option<Mark>,
 }
 
@@ -57,7 +57,7 @@ impl Sight {
         let (log, has_index) = (metadata("-wal"), metadata("-shm").is_some());
         let is_half_done = metadata("-journal").is_some_and(|journal| journal.len() > 0);
         let way = match &log {
-            // SQLite says what is to be done about it.
+            // SQLite says what to do about it.
             _ if is_half_done => Way::Shared,
             Some(_) if has_index => Way::Shared,
             Some(log) if log.len() > 0 => Way::Private,
@@ -70,7 +70,7 @@ impl Sight {
     }
 }
 
-/// A database that one looks at.
+/// A database opened only to look at it.
 pub(super) struct View {
     pub(super) connection: Connection,
     eye: Eye,
@@ -83,7 +83,7 @@ pub(super) struct Eye {
 }
 
 impl View {
-    /// Opens the database at `path`, which is ours and whole.
+    /// Opens the database at `path`, which is ours and intact.
     ///
     /// # Errors
     /// `Refused`, `Corrupt`, `Busy`, `Storage`; see the port.
@@ -97,7 +97,7 @@ impl View {
         Ok(Self { connection, eye: Eye { path, sight } })
     }
 
-    /// The same of a table set that must be there.
+    /// The same for a table set that must exist.
     pub(super) fn of_tables(path: &Path, sql: &Sql) -> Result<Self, DbError> {
         schema::check_name(&sql.table)?;
         let view = Self::open(path)?;
@@ -130,7 +130,7 @@ fn connect(path: &Path, way: Way) -> rusqlite::Result<Connection> {
     let connection = match way {
         Way::Still => Connection::open_with_flags(open::immutable_uri(path), flags | OpenFlags::SQLITE_OPEN_URI)?,
         Way::Shared => Connection::open_with_flags(path, flags)?,
-        // Without the locks that a file system without the right to write does not give; then the index is in memory.
+        // Without locks, which a file system that denies writing does not give; then the index is in memory.
         Way::Private if cfg!(unix) => Connection::open_with_flags_and_vfs(path, flags, c"unix-none")?,
         Way::Private => Connection::open_with_flags(path, flags)?,
     };
@@ -139,12 +139,12 @@ fn connect(path: &Path, way: Way) -> rusqlite::Result<Connection> {
     }
     open::configure(&connection)?;
     connection.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -2048;")?;
-    // Whether it can be read shows at the first reading only.
+    // Whether it can be read shows only at the first read.
     connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
     Ok(connection)
 }
 
-/// The one thread of a store that is only looked at: it reads, and sees when others write.
+/// The only thread of a store that is only looked at: it reads, and notices when others write.
 pub(super) struct Looker {
     eye: Eye,
     reader: Reader,
@@ -153,7 +153,7 @@ pub(super) struct Looker {
 }
 
 impl Looker {
-    /// Looks at what `view` opened; `reader` makes a reader of its connection.
+    /// Looks at what `view` opened; `reader` makes a reader from its connection.
     pub(super) fn new(view: View, reader: impl FnOnce(Connection) -> Reader) -> Self {
         Self { eye: view.eye, reader: reader(view.connection), data_version: 0, looked_at: Instant::now() }
     }
@@ -176,7 +176,7 @@ impl Looker {
         }
     }
 
-    /// Opens the file again if what it was opened as is over; gives whether it was.
+    /// Opens the file again if the way it was opened no longer holds; returns whether it was reopened.
     fn refresh(&mut self) -> bool {
         let sight = Sight::of(&self.eye.path);
         if sight == self.eye.sight {
@@ -184,7 +184,7 @@ impl Looker {
         }
         match connect(&self.eye.path, sight.way) {
             Ok(connection) => (self.reader.connection, self.eye.sight) = (connection, sight),
-            // It is being opened, closed or replaced just now: the next look comes soon.
+            // It is being opened, closed or replaced just now: the next check comes soon.
             Err(error) => tracing::debug!(%error, "cannot look anew"),
         }
         true

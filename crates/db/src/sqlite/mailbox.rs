@@ -1,8 +1,8 @@
-//! A bounded queue from async callers to one thread: senders wait without blocking, the thread waits without spinning, and
-//! is woken when there is enough to do, not by each letter: waking a thread costs more than most letters are worth.
+//! A bounded queue from async callers to one thread: senders wait without blocking, the thread waits without spinning,
+//! and is woken when there is enough to do, not by each letter: waking a thread costs more than most letters are worth.
 //!
-//! The bound is a semaphore that senders await. The invariant: whatever was sent is taken by the thread, or dropped with
-//! the thread's end.
+//! The bound is a semaphore that senders await. The invariant: whatever was sent is taken by the thread, or dropped
+//! when the thread ends.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,10 +12,10 @@ use tokio::sync::Semaphore;
 /// Letters that may wait.
 const ROOM: usize = 1024;
 
-/// The senders' end.
+/// The sending end.
 pub(super) struct Mailbox<T>(Arc<Shared<T>>);
 
-/// The thread's end.
+/// The thread's end of it.
 pub(super) struct Inbox<T>(Arc<Shared<T>>);
 
 struct Shared<T> {
@@ -26,7 +26,7 @@ struct Shared<T> {
 
 struct State<T> {
     letters: VecDeque<T>,
-    /// The thread sleeps until there are so many letters.
+    /// The thread sleeps until there are this many letters.
     sleeps_for: Option<usize>,
     is_nudged: bool,
     has_senders: bool,
@@ -38,9 +38,9 @@ struct State<T> {
 pub(super) enum Mail {
     /// Something to do.
     Work,
-    /// Nothing: the time is over, or someone nudged.
+    /// Nothing: the time is up, or someone nudged.
     Idle,
-    /// Every sender is gone and everything was taken.
+    /// Every sender is gone and everything has been taken.
     Closed,
 }
 
@@ -55,7 +55,7 @@ impl<T> Mailbox<T> {
     /// Queues `letter`; false when the thread is gone.
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, nothing was queued.
+    /// If dropped before it is ready, nothing was queued.
     pub(super) async fn send(&self, letter: T) -> bool {
         match self.0.room.acquire().await {
             Ok(permit) => permit.forget(),
@@ -71,7 +71,7 @@ impl<T> Mailbox<T> {
         true
     }
 
-    /// Makes the thread look up.
+    /// Wakes the thread.
     pub(super) fn nudge(&self) {
         let mut state = self.0.lock();
         state.is_nudged = true;
@@ -152,14 +152,14 @@ impl<T> Shared<T> {
     /// Wakes the thread, if it sleeps and should not.
     fn wake(&self, mut state: MutexGuard<'_, State<T>>, is_due: bool) {
         let wakes = is_due && state.sleeps_for.take().is_some();
-        // The lock first, because whoever wakes wants it.
+        // The lock first, because the waker needs it.
         drop(state);
         if wakes {
             self.bell.notify_one();
         }
     }
 
-    /// Sleeps until there are `count` letters, someone nudges, the senders are gone or the time is over. May wake early.
+    /// Sleeps until there are `count` letters, someone nudges, the senders are gone or the time is up. May wake early.
     fn sleep<'a>(
         &self,
         mut state: MutexGuard<'a, State<T>>,

@@ -9,7 +9,7 @@
 //! A store that is only looked at has one thread, which reads (`look`).
 //!
 //! This is the one place with SQL. It keeps text, and must never know what is in a page, an input or an output. The
-//! invariant: what a method has answered with `Ok` survives the loss of the process and of power.
+//! invariant: whatever a method has answered with `Ok` survives the loss of the process and of power.
 
 mod audit;
 mod copier;
@@ -73,13 +73,13 @@ use writer::{Call, Operation, Writer};
 
 /// A store in one SQLite file. Cheap to clone; several processes may use one file at the same time.
 ///
-/// The file, and the directories above it, are made at first use, for the owner alone. Beside it lie `-wal` and `-shm`
-/// while it is open, and a directory `-workers` with a lock file for each living worker. A file that is not ours is
-/// refused and not touched. When the last clone is dropped, what was submitted is finished and the file is closed.
+/// The file, and the directories above it, are made at first use, for the owner only. While it is open, `-wal` and
+/// `-shm` lie beside it, and a directory `-workers` with a lock file for each living worker. A file that is not ours is
+/// refused and not touched. When the last clone is dropped, submitted work is finished and the file is closed.
 ///
 /// # Cancel safety
-/// A call whose future is dropped may still happen; repeat it or read to find out. After a drop before the future is
-/// first polled, nothing happens.
+/// A call whose future is dropped may still happen; repeat it, or read to find out. If the future is dropped before it
+/// is first polled, nothing happens.
 ///
 /// ```no_run
 /// use outlive_core::port::Db;
@@ -110,11 +110,11 @@ struct Handle {
 enum Aim {
     /// Reading and writing.
     Use,
-    /// Reading alone.
+    /// Reading only.
     Look,
 }
 
-/// The threads of an open store, and the ways to them.
+/// The threads of an open store, and the mailboxes that lead to them.
 struct Threads {
     writer: Option<Mailbox<Box<dyn Operation>>>,
     readers: Vec<Mailbox<Reading>>,
@@ -149,9 +149,9 @@ impl SqliteDb {
         Self::with(self.handle.path.clone(), name.into(), self.handle.aim)
     }
 
-    /// Only looks at a file that must be there: nothing is made or changed, so neither the file nor its directory need be
-    /// writable. What others write meanwhile is seen. A write gets `ReadOnly`; a worker that registers is let in and
-    /// finds nothing to do.
+    /// Only looks at a file, which must exist: nothing is made or changed, so neither the file nor its directory need
+    /// be writable. Concurrent writes by others are seen. A write gets `ReadOnly`; a worker may register, and finds
+    /// nothing to do.
     #[must_use]
     pub fn read_only(self) -> Self {
         Self::with(self.handle.path.clone(), self.handle.session_table.clone(), Aim::Look)
@@ -171,7 +171,7 @@ impl SqliteDb {
         &self.handle.path
     }
 
-    /// Lets this much time pass for the judgement whether another worker has fallen silent.
+    /// Lets this much time pass, as far as judging whether another worker has fallen silent.
     ///
     /// # Panics
     /// When the store cannot be opened.
@@ -184,13 +184,13 @@ impl SqliteDb {
         skipped.await.expect("the store opens");
     }
 
-    /// Has the next transaction fail like this.
+    /// Makes the next transaction fail like this.
     #[cfg(feature = "testing")]
     pub fn inject(&self, injected: Injected) {
         self.handle.watchers.inject(injected);
     }
 
-    /// Warns of a reader that has held the log for this long.
+    /// Warns about a reader that has held the log for this long.
     #[cfg(feature = "testing")]
     pub fn warn_of_readers_after(&self, patience: Duration) {
         self.handle.watchers.set_patience(patience);
@@ -205,7 +205,7 @@ impl SqliteDb {
         self.handle.threads.get_or_try_init(|| self.handle.start()).await
     }
 
-    /// Has the writer do `work` in its next transaction.
+    /// Makes the writer do `work` in its next transaction.
     async fn write<T, F>(&self, work: F) -> Result<T, DbError>
     where
         T: Send + 'static,
@@ -221,12 +221,12 @@ impl SqliteDb {
         let is_sent = writer.send(Box::new(Call { work, result, reply })).await;
         match answer.await {
             Ok(answer) if is_sent => answer,
-            // The thread has died with the call in its hands.
+            // The thread died while it held the call.
             _ => Err(Place::new(&self.handle.path).unanswered()),
         }
     }
 
-    /// Has a reader do `work`.
+    /// Makes a reader do `work`.
     async fn read_with<T, F>(&self, work: F) -> Result<T, DbError>
     where
         T: Send + 'static,
@@ -236,7 +236,7 @@ impl SqliteDb {
         let next = threads.next_reader.fetch_add(1, Ordering::Relaxed) % threads.readers.len();
         let (reply, answer) = oneshot::channel();
         let reading: Reading = Box::new(move |reader| {
-            // A caller that has gone needs no answer.
+            // A caller that is gone needs no answer.
             drop(reply.send(work(reader).map_err(|fail| reader.failed(fail))));
         });
         let is_sent = threads.readers[next].send(reading).await;
@@ -262,7 +262,7 @@ impl Handle {
         let (report, opened) = oneshot::channel();
         let writer = move || match set_up(&path, &sql, &watchers, &numbers) {
             Ok((writer, threads)) => {
-                // Nobody waits any more when the caller was dropped; then the threads find their mailboxes closed.
+                // If the caller was dropped, nobody waits any more; then the threads find their mailboxes closed.
                 if report.send(Ok(threads)).is_ok() {
                     writer.run();
                 }
@@ -280,10 +280,10 @@ fn died() -> DbError {
     DbError::new(DbErrorKind::Storage, "the thread that opened the database has died: restart the process")
 }
 
-/// Has a thread of its own do `work`, which blocks.
+/// Does `work`, which blocks, on its own thread.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, DbError> + Send + 'static) -> Result<T, DbError> {
     let (reply, answer) = oneshot::channel();
-    // A caller that has gone needs no answer.
+    // A caller that is gone needs no answer.
     spawn("outlive-db-file", move || drop(reply.send(work())))?;
     answer.await.map_err(|_| died())?
 }
@@ -383,7 +383,7 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
 }
 
 impl Drop for Threads {
-    /// Closes the mailboxes and waits until what is in them is done. The writer's goes last, so that its connection is
+    /// Closes the mailboxes and waits until their contents are done. The writer's goes last, so that its connection is
     /// the last to close, which empties the write-ahead log.
     fn drop(&mut self) {
         self.readers.clear();
@@ -532,7 +532,7 @@ impl Db for SqliteDb {
 
     fn open(&self) -> BoxFuture<'_, Result<(), DbError>> {
         Box::pin(async move {
-            // A watcher that was added meanwhile must not wait for the first write.
+            // A watcher added meanwhile must not wait for the first write.
             self.threads().await?.nudge();
             Ok(())
         })

@@ -1,5 +1,5 @@
-//! What the threads count, and what the operating system says of the files. It decides nothing; what is counted for each
-//! call takes no lock.
+//! What the threads count, and what the operating system says about the files. It decides nothing; what is counted on
+//! each call takes no lock.
 
 use super::presence::beside;
 use outlive_core::port::{Health, Room, Total};
@@ -16,17 +16,17 @@ pub(super) struct Numbers {
     grouped: AtomicU64,
     copies: AtomicU64,
     copying_micros: AtomicU64,
-    /// Since when a reader holds the write-ahead log.
+    /// Since when a reader has held the write-ahead log.
     pinned: Mutex<Option<Instant>>,
 }
 
 impl Numbers {
-    /// So many calls failed, or one copy.
+    /// This many calls failed, or one copy.
     pub(super) fn failed(&self, calls: usize) {
         self.errors.fetch_add(calls as u64, Ordering::Relaxed);
     }
 
-    /// A transaction was written that so many calls shared.
+    /// A transaction was written that this many calls shared.
     pub(super) fn grouped(&self, calls: usize) {
         self.groups.fetch_add(1, Ordering::Relaxed);
         self.grouped.fetch_add(calls as u64, Ordering::Relaxed);
@@ -39,12 +39,12 @@ impl Numbers {
         self.copying_micros.fetch_add(micros, Ordering::Relaxed);
     }
 
-    /// Since when a reader holds the write-ahead log, if one does.
+    /// Since when a reader has held the write-ahead log, if one does.
     pub(super) fn pinned(&self, since: Option<Instant>) {
         *self.pinned.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
 
-    /// All of it, of the database at `path`.
+    /// All the numbers of the database at `path`.
     pub(super) fn health(&self, path: &Path) -> Health {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Health {

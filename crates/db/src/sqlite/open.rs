@@ -18,12 +18,12 @@ use std::time::{Duration, Instant};
 
 /// How long to wait for another process's lock.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Files up to this size are checked whole when they are opened.
+/// Files up to this size are checked in full when they are opened.
 const CHECKED_BYTES_MAX: u64 = 64 << 20;
 
-/// A database that is open.
+/// An open database.
 pub(super) struct Opened {
-    /// The file, without links.
+    /// The file, with links resolved.
     pub(super) path: PathBuf,
     pub(super) writer: Connection,
 }
@@ -37,7 +37,7 @@ pub(super) fn open(path: &Path, sql: &Sql) -> Result<Opened, DbError> {
     check_sqlite()?;
     let place = Place::new(path);
     if path.as_os_str().is_empty() || path.as_os_str() == ":memory:" {
-        return Err(place.refused("is no file: give a path, or use InMemoryDb"));
+        return Err(place.refused("is not a file: give a path, or use InMemoryDb"));
     }
     disk::check(create_directory(path, &place)?, &place)?;
     inspect(path, &place)?;
@@ -47,7 +47,7 @@ pub(super) fn open(path: &Path, sql: &Sql) -> Result<Opened, DbError> {
     Ok(Opened { path, writer })
 }
 
-/// A connection to change a database that is there and ours.
+/// A connection that changes a database which exists and is ours.
 pub(super) fn existing(path: &Path, place: &Place) -> Result<Connection, DbError> {
     check_sqlite()?;
     inspect_existing(path, place)?;
@@ -56,7 +56,7 @@ pub(super) fn existing(path: &Path, place: &Place) -> Result<Connection, DbError
 
 fn connect_existing(path: &Path, place: &Place) -> Result<(PathBuf, Connection), DbError> {
     let path = fs::canonicalize(path).map_err(|error| place.io("open", &error))?;
-    // SQLite would read it all the same, or write as one who may do everything.
+    // SQLite would read it anyway, or write with a privileged user's rights.
     if path.metadata().is_ok_and(|metadata| is_read_only(&metadata)) {
         return Err(place.read_only());
     }
@@ -68,8 +68,8 @@ fn connect_existing(path: &Path, place: &Place) -> Result<(PathBuf, Connection),
     }
 }
 
-/// Versions of SQLite before 3.51.3 can damage a database when one process copies the log while another begins it anew;
-/// the older lines 3.50 and 3.44 were mended as well.
+/// Versions of SQLite before 3.51.3 can damage a database when one process copies the log while another starts it
+/// again; the older lines 3.50 and 3.44 were fixed as well.
 pub(super) fn check_sqlite() -> Result<(), DbError> {
     if is_sound(rusqlite::version_number()) {
         return Ok(());
@@ -92,7 +92,7 @@ fn is_sound(version: i32) -> bool {
     }
 }
 
-/// A connection that only reads.
+/// A read-only connection.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, DbError> {
     let place = Place::new(path);
     let reader = connect(path, &place)?;
@@ -101,7 +101,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, DbError> {
     Ok(reader)
 }
 
-/// A connection that copies the write-ahead log. It needs no pages of its own.
+/// A connection that copies the write-ahead log. It needs no cached pages.
 pub(super) fn open_copier(path: &Path) -> Result<Connection, DbError> {
     let place = Place::new(path);
     let copier = connect(path, &place)?;
@@ -145,7 +145,7 @@ fn create_directory<'p>(path: &'p Path, place: &Place) -> Result<&'p Path, DbErr
     }
 }
 
-/// Looks at the header without SQLite, and refuses what is not ours. A file that is not there is made.
+/// Looks at the header without SQLite, and refuses what is not ours. A missing file is created.
 fn inspect(path: &Path, place: &Place) -> Result<(), DbError> {
     if path.is_dir() {
         return Err(place.refused("is a directory: give the path of a file"));
@@ -157,7 +157,7 @@ fn inspect(path: &Path, place: &Place) -> Result<(), DbError> {
     inspect_header(path, &header, place)
 }
 
-/// The same of a file that must be there and hold something.
+/// The same for a file that must exist and not be empty.
 pub(super) fn inspect_existing(path: &Path, place: &Place) -> Result<(), DbError> {
     if path.is_dir() {
         return Err(place.refused("is a directory: give the path of a file"));
@@ -198,7 +198,7 @@ fn whose(path: &Path) -> String {
     }
 }
 
-/// A table by which Agno's databases are known. `immutable` keeps SQLite from making any file.
+/// A table that identifies Agno's databases. `immutable` keeps SQLite from making any file.
 fn agno_table(path: &Path) -> rusqlite::Result<Option<String>> {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -240,7 +240,7 @@ pub(super) fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_prepared_statement_cache_capacity(128);
     // Otherwise SQLite compiles a statement again when it is bound to other values, a fifth of the writer's time.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-    // A checkpoint at the writer's own time, not inside a COMMIT that someone waits for.
+    // A checkpoint at a time the writer chooses, not inside a COMMIT that someone waits for.
     connection.execute_batch("PRAGMA trusted_schema = OFF; PRAGMA temp_store = MEMORY; PRAGMA wal_autocheckpoint = 0;")
 }
 
@@ -263,13 +263,15 @@ fn prepare(writer: &Connection, sql: &Sql, path: &Path, place: &Place) -> Result
     create_tables(writer, sql, place)
 }
 
-/// In one transaction and with a rollback journal, so that the header on disk always tells the truth: the file is either
-/// empty or marked as ours. Of several processes at once, the first creates and the others find it done.
+/// In one transaction and with a rollback journal, so that the header on disk always tells the truth: the file is
+/// either empty or marked as ours. When several processes do this at once, the first creates the file and the others
+/// find it done.
 fn create_shared(writer: &Connection, place: &Place) -> Result<(), Fail> {
     if user_version(writer)? == USER_VERSION {
         return Ok(());
     }
-    // For a new file this is settled when it is compiled. Executed, it would write the header at once, not yet marked as ours.
+    // For a new file this takes effect when it is compiled. Executed, it would write the header at once, before it is
+    // marked as ours.
     drop(writer.prepare("PRAGMA auto_vacuum = INCREMENTAL")?);
     transact(writer, "EXCLUSIVE", || match user_version(writer)? {
         0 => Ok(writer.execute_batch(&schema::create_shared())?),
@@ -327,7 +329,7 @@ pub(super) fn check(writer: &Connection, place: &Place) -> Result<(), Fail> {
     }
 }
 
-/// Changing the journal mode needs the file alone and does not wait for it by itself, so this does.
+/// Changing the journal mode needs exclusive use of the file and does not wait for it by itself, so this does.
 fn enter_wal(writer: &Connection, place: &Place) -> Result<(), Fail> {
     let deadline = Instant::now() + BUSY_TIMEOUT;
     loop {

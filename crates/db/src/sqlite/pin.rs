@@ -1,7 +1,8 @@
-//! Readers that keep the write-ahead log from starting again: what each copy of it says of them, and who they are.
+//! Readers that keep the write-ahead log from starting again: what each copy of the log shows about them, and who they
+//! are.
 //!
-//! A reader sees the database as it was when it began, so what was written since stays in the log until it ends. Nobody
-//! waits for it. The invariant: one warning for each time the log is held, however long that is.
+//! A reader sees the database as it was when it began, so what was written since stays in the log until it ends.
+//! Nothing waits for it. The invariant: one warning each time the log is held, however long that lasts.
 
 use super::presence::beside;
 use std::path::Path;
@@ -13,7 +14,7 @@ pub(super) type Pages = i32;
 /// How long a reader may hold the log before it is worth a warning.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What a copy of the log found: how long it was, and how much of it is in the database now.
+/// What a copy of the log found: how long the log was, and how much of it is now in the database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Pass {
     pub(super) log: Pages,
@@ -26,7 +27,7 @@ pub(super) struct Pin(Option<Held>);
 
 #[derive(Debug)]
 struct Held {
-    /// The page behind which nothing can be copied.
+    /// The page after which nothing can be copied.
     at: Pages,
     since: Instant,
     passes: u32,
@@ -34,7 +35,7 @@ struct Held {
 }
 
 impl Pin {
-    /// Takes note of what a pass found. Gives how long the log has been held when that is to be told now.
+    /// Notes what a pass found. Returns how long the log has been held when it is time to report that.
     pub(super) fn note(&mut self, pass: Pass, now: Instant, patience: Duration) -> Option<Duration> {
         if pass.copied >= pass.log {
             self.0 = None;
@@ -55,13 +56,13 @@ impl Pin {
         self.0.as_ref().filter(|held| held.passes > 1).map(|held| held.since)
     }
 
-    /// Whether someone was told and is to hear of its end.
+    /// Whether it was reported, so that its end must be reported too.
     pub(super) fn is_told(&self) -> bool {
         self.0.as_ref().is_some_and(|held| held.is_told)
     }
 }
 
-/// Who reads the database at `path` in a transaction just now, for people; empty where the system does not tell.
+/// Who is reading the database at `path` in a transaction just now, for people; empty where the system does not say.
 ///
 /// Readers hold a shared lock on one of five bytes of the `-shm` file.
 #[cfg(target_os = "linux")]

@@ -1,12 +1,12 @@
-//! Whether the files that this process has open are still the ones at their paths. What is written into a file that nobody
-//! can open any more is lost, and SQLite does not notice.
+//! Whether the files that this process has open are still the ones at their paths. What is written into a file that
+//! nobody can open any more is lost, and SQLite does not notice.
 //!
 //! ```text
 //! before a group: the log ──► BEGIN … COMMIT ──► all of them ──► answers
 //! idle: all of them, each news interval
 //! ```
-//! It asks the file system, a question for each file, and must never open a file that SQLite has open. The invariant: a file
-//! that was lost before a group was written is noticed before that group is answered.
+//! It makes one file-system query for each file, and must never open a file that SQLite has open. The invariant: if a
+//! file was lost before a group was written, this is noticed before that group is answered.
 
 use super::header;
 use std::fs::{File, Metadata};
@@ -15,25 +15,25 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-/// What the header of the write-ahead log and of each of its pages take, in bytes.
+/// The size of the write-ahead log's header and of the header of each of its pages, in bytes.
 const LOG_HEADER: u64 = 32;
 const FRAME_HEADER: u64 = 24;
-/// How often, and how long between, a file that looks wrong is looked at again.
+/// How often, and how far apart, a file that looks wrong is checked again.
 const WRONG_LOOKS: u32 = 20;
 const WRONG_PAUSE: Duration = Duration::from_millis(5);
 
-/// What became of a file.
+/// What happened to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     /// Nothing is at its path.
     Removed,
     /// Another file is at its path.
     Replaced,
-    /// It is the same file with the content of another, as far as its header shows.
+    /// It is the same file with other content, as far as its header shows.
     Overwritten,
     /// It is shorter than what was written to it.
     Truncated,
-    /// Nobody may write to it.
+    /// It is not writable by anybody.
     ReadOnly,
 }
 
@@ -45,7 +45,7 @@ pub(super) struct Lost {
     pub(super) fate: Fate,
 }
 
-/// Which file it is, whatever its name; always the same where the system does not tell.
+/// Which file it is, whatever its name; always the same where the system does not say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Identity(u64, u64);
 
@@ -67,7 +67,7 @@ impl Identity {
 pub(super) struct Seen {
     path: PathBuf,
     identity: Identity,
-    /// As it was when last seen, by whichever of the threads that look.
+    /// As it was when last seen, by any of the threads that check.
     last: Arc<Mutex<Last>>,
 }
 
@@ -75,7 +75,7 @@ pub(super) struct Seen {
 struct Last {
     len: u64,
     modified: Option<SystemTime>,
-    /// How often a database was changed, as it says itself.
+    /// The database's own count of its changes.
     changes: u32,
 }
 
@@ -87,13 +87,13 @@ impl Seen {
         Ok(Self { path, identity: Identity::of(&metadata), last: Arc::new(Mutex::new(last)) })
     }
 
-    /// An open file, which is to be at `path`.
+    /// An open file, which should be at `path`.
     pub(super) fn of(path: PathBuf, file: &File) -> Self {
         let identity = file.metadata().map_or(Identity(0, 0), |metadata| Identity::of(&metadata));
         Self { path, identity, last: Arc::default() }
     }
 
-    /// What is known of it, if it is still there.
+    /// What is known about it, if it still exists.
     pub(super) fn look(&self) -> Result<Option<Metadata>, Lost> {
         match std::fs::metadata(&self.path) {
             Ok(metadata) if Identity::of(&metadata) == self.identity => Ok(Some(metadata)),
@@ -101,7 +101,7 @@ impl Seen {
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 Err(self.lost(Fate::Removed))
             }
-            // That we may not look says nothing of the file.
+            // Being denied access says nothing about the file.
             Err(_) => Ok(None),
         }
     }
@@ -121,15 +121,15 @@ pub(super) struct Presence {
 }
 
 impl Presence {
-    /// The files of the open database `path`, which the caller named `given`.
+    /// The files of the open database `path`, which the caller called `given`.
     pub(super) fn of(given: &Path, path: &Path, page_size: u64) -> io::Result<Self> {
-        // A link may be made to point elsewhere, and then the name means another file.
+        // A link may be changed to point elsewhere, and then the name means another file.
         let database = Seen::at(std::path::absolute(given)?)?;
         let (log, index) = (Seen::at(beside(path, "-wal"))?, Seen::at(beside(path, "-shm"))?);
         Ok(Self { database, log, index, page_size })
     }
 
-    /// Looks at all three. `pages` is the length of the log, as far as this process knows it; `ask` asks SQLite for it.
+    /// Checks all three. `pages` is the length of the log, as far as this process knows it; `ask` asks SQLite for it.
     pub(super) fn look(&self, pages: i32, ask: impl FnOnce() -> Option<i32>) -> Result<(), Lost> {
         self.look_at_database().map_err(|fate| Lost { part: None, fate })?;
         self.index.look()?;
@@ -145,13 +145,13 @@ impl Presence {
         if (metadata.len(), metadata.modified().ok()) == (last.len, last.modified) {
             return Ok(());
         }
-        // With its beginning gone, it is no longer a database whatever was written behind it.
+        // With its beginning gone, it is no longer a database, whatever was written after it.
         let Some(told) = header::told(&self.database.path) else { return Err(Fate::Truncated) };
-        // Copying the log makes the file shorter after pages were given back; then the header says so.
+        // Copying the log makes the file shorter after pages were freed; then the header says so.
         if metadata.len() < last.len && self.stays(|told, len| told.len > len) {
             return Err(Fate::Truncated);
         }
-        // Whoever writes counts on from there; a number that wraps is beyond every file's life.
+        // Writers count on from there; the number does not wrap in any file's lifetime.
         if told.changes < last.changes && self.stays(|told, _| told.changes < last.changes) {
             return Err(Fate::Overwritten);
         }
@@ -167,8 +167,8 @@ impl Presence {
         }
     }
 
-    /// Takes the log and the index away from beside a database that is gone: whatever is put in its place must not be
-    /// read with them. A log that is still needed keeps its content under another name.
+    /// Removes the log and the index beside a database that is gone: a file put in its place must not be read with
+    /// them. A log that is still needed keeps its content under another name.
     pub(super) fn clear_away(&self, lost: &Lost, is_log_needed: bool) -> io::Result<()> {
         let is_gone = matches!(lost.fate, Fate::Removed | Fate::Replaced | Fate::Overwritten | Fate::Truncated);
         if lost.part.is_some() || !is_gone {
@@ -184,12 +184,13 @@ impl Presence {
         }
     }
 
-    /// Looks at the log alone: written to after it was cut short, it would have its length again and a hole in it.
+    /// Checks only the log: if it were written to after it was cut short, it would have its old length again, with a
+    /// hole in it.
     pub(super) fn look_at_log(&self, pages: i32, ask: impl FnOnce() -> Option<i32>) -> Result<(), Lost> {
         let Some(metadata) = self.log.look()? else { return Ok(()) };
         let len = metadata.len();
         let is_short = |pages: i32| len < self.log_len(pages);
-        // Another process may have begun it anew.
+        // Another process may have started it again.
         if is_short(pages) && ask().is_some_and(is_short) {
             return Err(self.log.lost(Fate::Truncated));
         }
@@ -203,7 +204,7 @@ impl Presence {
         }
     }
 
-    /// Whether what is wrong with the header, or with the length beside it, stays so: the log may just be being copied.
+    /// Whether a problem with the header, or with the file's length, persists: the log may just be being copied.
     fn stays(&self, is_wrong: impl Fn(&header::Told, u64) -> bool) -> bool {
         (0..WRONG_LOOKS).all(|_| {
             let len = std::fs::metadata(&self.database.path).map_or(0, |metadata| metadata.len());
@@ -223,7 +224,7 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Whether nobody may write to a file. One who may do everything could all the same, but was told not to.
+/// Whether a file is not writable by anybody. A privileged user could write anyway, but was told not to.
 #[cfg(unix)]
 pub(super) fn is_read_only(metadata: &Metadata) -> bool {
     use std::os::unix::fs::PermissionsExt;

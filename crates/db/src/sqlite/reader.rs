@@ -1,5 +1,5 @@
-//! The threads that read, each on a connection of its own, so that a read never queues behind a commit. A read begins
-//! after it was asked for, hence sees everything acknowledged before.
+//! The threads that read, each on its own connection, so that a read never queues behind a commit. A read begins after
+//! it was asked for, so it sees everything acknowledged before.
 
 use super::failure::{Fail, Place};
 use super::lists::{self, Query};
@@ -28,7 +28,7 @@ pub(super) struct Reader {
     pub(super) place: Place,
     pub(super) watchers: Arc<Watchers>,
     pub(super) numbers: Arc<Numbers>,
-    /// For asking, not for taking: it holds none.
+    /// For queries only: it holds no locks.
     pub(super) locks: Locks,
 }
 
@@ -170,7 +170,7 @@ impl Reader {
         let mut pages: Vec<Page> = Vec::new();
         let mut bytes = 0;
         while let Some(row) = rows.next()? {
-            // What is not UTF-8 is replaced, and then the checksums do not fit where it was.
+            // What is not UTF-8 is replaced, and then the checksums there do not match.
             let body = row.get_ref(2)?.as_bytes().map_err(|e| rows::damaged(e.to_string()))?;
             bytes += body.len();
             let body = String::from_utf8_lossy(body);

@@ -1,4 +1,5 @@
-//! From rows to the port's types, for the writer and the readers alike. Text that cannot be what was written is damage.
+//! From rows to the port's types, for the writer and the readers alike. Text that cannot be what was written counts as
+//! damage.
 
 use super::failure::Fail;
 use super::schema::Sql;
@@ -44,7 +45,7 @@ fn kind(column: i64) -> Result<SessionKind, Fail> {
 
 /// A count as it was stored.
 pub(super) fn count(column: i64) -> Result<u64, Fail> {
-    u64::try_from(column).map_err(|_| damaged(format!("{column} is no count")))
+    u64::try_from(column).map_err(|_| damaged(format!("{column} is not a count")))
 }
 
 /// An id as it was stored.
@@ -52,14 +53,14 @@ pub(super) fn id<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Re
     text.parse().map_err(|problem| damaged(format!("{problem}")))
 }
 
-/// Stored bytes are not what was written: as the error SQLite itself gives for that, so that it is handled like one.
+/// Stored bytes differ from what was written: the error SQLite itself gives for that, so that it is handled the same.
 pub(super) fn damaged(what: String) -> Fail {
     let corrupt = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
     Fail::Sqlite(rusqlite::Error::SqliteFailure(corrupt, Some(what)))
 }
 
 fn small(column: i64) -> Result<u32, Fail> {
-    u32::try_from(column).map_err(|_| damaged(format!("{column} is no count")))
+    u32::try_from(column).map_err(|_| damaged(format!("{column} is not a count")))
 }
 
 fn time(column: i64) -> Timestamp {
@@ -83,7 +84,7 @@ pub(super) fn value<T: FromSql>(connection: &Connection, sql: &str, params: impl
     first(connection, sql, params, |row| Ok(row.get(0)?))
 }
 
-/// What reads a row that is damaged: an error that names what it holds, and no reason to give up other rows.
+/// The error of reading a damaged row: it names what the row holds, and does not stop other rows from being read.
 fn unreadable(of: &str, fail: Fail) -> Fail {
     let problem = match fail {
         Fail::Said(error) => return Fail::Said(error),
@@ -93,7 +94,7 @@ fn unreadable(of: &str, fail: Fail) -> Fail {
     DbError::from(Unreadable { part: "row", of: of.to_owned(), problem }).into()
 }
 
-/// A text for people. What is not UTF-8 in it shows.
+/// Text for people. What is not UTF-8 in it shows as replacement characters.
 fn shown(row: &Row<'_>, column: usize) -> Result<Option<Arc<str>>, Fail> {
     match row.get_ref(column)? {
         ValueRef::Text(bytes) => Ok(Some(String::from_utf8_lossy(bytes).into())),
@@ -101,7 +102,7 @@ fn shown(row: &Row<'_>, column: usize) -> Result<Option<Arc<str>>, Fail> {
     }
 }
 
-/// JSON that others will read. What is not UTF-8 becomes what is not JSON, so that they say so.
+/// JSON that others will read. What is not UTF-8 becomes invalid JSON, so that they report it.
 fn json(row: &Row<'_>, column: usize) -> Result<Option<Arc<str>>, Fail> {
     match row.get_ref(column)? {
         ValueRef::Text(bytes) => Ok(Some(str::from_utf8(bytes).unwrap_or("(not UTF-8)").into())),
@@ -167,7 +168,7 @@ fn read_run(row: &Row<'_>) -> Result<Run, Fail> {
     })
 }
 
-/// The run at this place of the accept order.
+/// The run at this place in the accept order.
 pub(super) fn run_by_seq(connection: &Connection, sql: &Sql, seq: i64) -> Result<Run, Fail> {
     let found = first(connection, &sql.run_by_seq, [seq], run)?;
     found.ok_or_else(|| unreadable(&format!("run number {seq}"), damaged("a part of it is missing".to_owned())))

@@ -1,7 +1,7 @@
 //! The names and the text of SQL: migrations, statements, and which name belongs to which table set.
 //!
-//! It owns every SQL text that names a table. A session table's name is checked before it becomes part of one, which is
-//! the only place where text is put into SQL.
+//! It owns every SQL text that names a table. A session table's name is checked before it becomes part of one; nowhere
+//! else is text put into SQL.
 
 use super::audit::AuditSql;
 use super::hooks::HookSql;
@@ -14,7 +14,7 @@ pub(super) const APPLICATION_ID: u32 = 0x4F55_544C;
 pub(super) const USER_VERSION: u32 = 1;
 /// The session table when none is named.
 pub(super) const SESSION_TABLE: &str = "outlive_sessions";
-/// What the names of a set's tables end in.
+/// The suffix of a set's view names.
 pub(super) const TABLE_SUFFIXES: [&str; 8] =
     ["", "_runs", "_run_requests", "_run_events", "_run_outputs", "_run_hooks", "_run_hook_deliveries", "_audit"];
 /// Longest name of a session table, in bytes.
@@ -76,7 +76,7 @@ pub(super) const BURY_ALL: &str = "UPDATE outlive_workers SET is_dead = 1 WHERE 
 /// Checks the name of a session table.
 ///
 /// # Errors
-/// `Storage` when it cannot be one.
+/// `Storage` when it is not a valid name.
 pub(super) fn check_name(table: &str) -> Result<(), DbError> {
     let lower = table.to_ascii_lowercase();
     let problem = if table.is_empty() || table.len() > NAME_LEN_MAX {
@@ -173,7 +173,7 @@ const RUN: &str = "SELECT r.run_id, r.workflow_id, q.workflow_name, s.session_id
     FROM {T}_runs r JOIN {T}_run_requests q ON q.seq = r.seq JOIN {T} s ON s.seq = r.session_seq \
     LEFT JOIN outlive_workers w ON w.seq = r.worker";
 const WITH_OUTPUT: &str = " LEFT JOIN {T}_run_outputs o ON o.seq = r.seq";
-/// The unfinished runs, and those of them that wait for a worker. Their rows are short: nothing long is read.
+/// The unfinished runs, and those among them that wait for a worker. Their rows are short: nothing long is read.
 const UNFINISHED: &str = "{T}_runs u INDEXED BY {T}_runs_unfinished WHERE u.status < 3";
 const QUEUED: &str =
     "{T}_runs u INDEXED BY {T}_runs_unfinished WHERE u.status < 3 AND u.status = 0 AND u.worker IS NULL";

@@ -1,7 +1,7 @@
 //! The port's writing methods as statements. Every method runs inside a transaction that the writer opens and ends.
 //!
-//! The invariant: a method that says no has written nothing, so the others of its transaction are undisturbed. (One
-//! exception says no *because* of what it wrote: a heartbeat that finds its own process declared gone.)
+//! The invariant: a method that refuses has written nothing, so the others of its transaction are undisturbed. (One
+//! exception refuses *because* of what it wrote: a heartbeat that finds its own process declared gone.)
 
 use super::failure::Fail;
 use super::presence::Lost;
@@ -21,20 +21,20 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The write connection and what it knows.
+/// The write connection and what it remembers.
 pub(super) struct Tables {
     connection: Connection,
     sql: Arc<Sql>,
     locks: Locks,
     /// Numbers of workers, which never change. Forgotten with a rollback, which may undo one.
     numbers: HashMap<WorkerId, i64>,
-    /// What workers have told of the workflows they execute. Forgotten likewise.
+    /// Which workflows workers have said they execute. Forgotten likewise.
     told: HashMap<i64, Arc<[DefinitionId]>>,
     /// How long other workers have been silent.
     silence: Silence<i64>,
     /// The lease period of this handle's own workers; none when it has no worker, and then it judges nobody by silence.
     period: Option<Duration>,
-    /// What this transaction did that others of this process want to hear of.
+    /// What this transaction did that others in this process want to hear about.
     news: Vec<News>,
 }
 
@@ -52,13 +52,13 @@ struct Living {
     good_until: i64,
 }
 
-/// A session's number and whose it is.
+/// A session's number and its owner.
 struct Owned {
     seq: i64,
     user_id: Option<Arc<str>>,
 }
 
-/// A run as it is held and stands.
+/// A run's holder and state.
 struct Held {
     seq: i64,
     session_seq: i64,
@@ -79,7 +79,7 @@ impl Tables {
         &self.connection
     }
 
-    /// Whether other processes can still see that this one lives.
+    /// Whether other processes can still see that this one is alive.
     pub(super) fn look_at_locks(&self) -> Result<(), Lost> {
         self.locks.look()
     }
@@ -104,7 +104,7 @@ impl Tables {
         self.news.push(News::Run { run_id: run_id.clone(), by: by.cloned() });
     }
 
-    /// Once is enough for all that one transaction frees.
+    /// Once is enough for everything one transaction frees.
     fn freed(&mut self, by: Option<&WorkerId>) {
         let news = News::Free { by: by.cloned() };
         if !self.news.contains(&news) {
@@ -171,7 +171,7 @@ impl Tables {
     }
 
     fn register(&mut self, worker: &WorkerId, good_until: Timestamp, period: Duration) -> Result<(), Fail> {
-        // When another handle has the lock, that handle's process lives, and that is what the lock is to say.
+        // When another handle has the lock, that handle's process is alive, which is all the lock has to show.
         self.locks.take(worker, period).map_err(|error| {
             let message = format!("cannot lock a file for worker {worker}: {error}");
             DbError::new(DbErrorKind::Storage, message)
@@ -207,8 +207,8 @@ impl Tables {
         Ok(())
     }
 
-    /// Declares every worker dead whose process is gone or which has been silent for its whole lease, but not the one that
-    /// asks.
+    /// Declares every worker dead whose process is gone or which has been silent for its whole lease, except the one
+    /// that asks.
     fn bury_the_dead(&mut self, at: Timestamp, asks: Option<i64>) -> Result<(), Fail> {
         let living = self.look_around()?;
         let others = living.into_iter().filter(|other| Some(other.seq) != asks);
@@ -227,7 +227,7 @@ impl Tables {
         }
     }
 
-    /// The workers that have not been declared dead; notes which of them have beaten since the last look.
+    /// The workers that have not been declared dead; notes which of them have beaten since the last check.
     fn look_around(&mut self) -> Result<Vec<Living>, Fail> {
         let mut living: Vec<Living> = Vec::new();
         {
@@ -339,7 +339,7 @@ impl Tables {
         new.hook.as_ref().map_or(Ok(()), |hook| self.insert_hook(seq, hook))
     }
 
-    /// Whoever executes a run of this session is to hear that it is gone.
+    /// Workers that execute a run of this session must hear that it is gone.
     fn drops_runs_of(&mut self, session: i64) -> Result<(), Fail> {
         let mut dropped = Vec::new();
         {
@@ -399,7 +399,8 @@ impl Tables {
         Ok(Claimed { runs, next_due: candidates.next_due.map(Timestamp::from_micros), more })
     }
 
-    /// Remembers which workflows a worker executes, so that others can tell whom a run waits for. Written when it changes.
+    /// Remembers which workflows a worker executes, so that others can say what a run waits for. Written only when it
+    /// changes.
     fn note_workflows(&mut self, worker: i64, workflows: &Arc<[DefinitionId]>) -> Result<(), Fail> {
         if self.told.get(&worker).is_some_and(|told| told == workflows) {
             return Ok(());
@@ -410,7 +411,7 @@ impl Tables {
         Ok(())
     }
 
-    /// Runs of one workflow: those for any time, those whose time has come, and when the next one's comes.
+    /// Runs of one workflow: those due at any time, those whose time has come, and when the next one is due.
     fn claimable(&self, claim: &Claim, workflow: &str, candidates: &mut Candidates) -> Result<(), Fail> {
         let at = claim.at.as_micros();
         let mut statement = self.connection.prepare_cached(&self.sql.ready)?;
@@ -505,7 +506,7 @@ impl Tables {
     pub(super) fn commit(&mut self, commit: &Commit) -> Result<(), Fail> {
         let lease = &commit.lease;
         let row = self.row(&lease.run_id)?.ok_or_else(|| rules::no_run(&lease.run_id))?;
-        // Whether the holder was declared dead need not be asked: that freed the run.
+        // No need to ask whether the holder was declared dead: that would have freed the run.
         let is_holder = match self.numbers.get(&lease.worker) {
             Some(seq) => row.worker == Some(*seq),
             None => row.worker.is_some() && row.worker == self.worker(&lease.worker)?.map(|worker| worker.seq),
@@ -652,7 +653,7 @@ fn json(object: &Map<String, Value>) -> String {
     serde_json::to_string(object).expect("an object with string keys is JSON")
 }
 
-/// The claims of a candidate. That a number is none is found when the run itself is read: here it would hold up the others.
+/// The claims of a candidate. An invalid number is found when the run itself is read: here it would hold up the others.
 fn claims(row: &Row<'_>) -> Result<u32, Fail> {
     Ok(u32::try_from(row.get::<_, i64>(1)?).unwrap_or_default())
 }
@@ -666,7 +667,7 @@ struct Candidates {
 }
 
 impl Candidates {
-    /// Keeps of `rows`, which come oldest first, as many as the claim could take at most, and one more.
+    /// Keeps as many of `rows`, which come oldest first, as the claim could take at most, and one more.
     fn offer(&mut self, claim: &Claim, mut rows: rusqlite::Rows<'_>) -> Result<(), Fail> {
         let mut picker = Picker::with_one_more(claim);
         while let Some(row) = rows.next()? {

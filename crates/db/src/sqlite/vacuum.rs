@@ -1,7 +1,7 @@
-//! Giving free pages back to the disk: a few at a time while there is nothing else to do, or all at once in a file that
+//! Returning free pages to the disk: a few at a time while there is nothing else to do, or all at once in a file that
 //! nobody else has open.
 //!
-//! The invariant: a step is a short transaction of its own, and never waits for another process.
+//! The invariant: a step is a short transaction, and never waits for another process.
 
 use super::copier;
 use super::failure::{Place, Stage, Verdict, verdict};
@@ -12,24 +12,24 @@ use rusqlite::Connection;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Free pages that stay for what comes next (1 MB).
+/// Free pages that are kept for later writes (1 MB).
 const KEPT_PAGES: u32 = 256;
-/// Pages given back in one step (1 MB).
+/// Pages returned in one step (1 MB).
 const STEP_PAGES: u32 = 256;
-/// How often an idle writer asks whether pages became free.
+/// How often an idle writer checks whether pages have become free.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What the writer knows of free pages.
+/// What the writer knows about free pages.
 #[derive(Debug)]
 pub(super) struct Vacuum {
-    /// Files made before this was thought of only give pages back when they are rewritten.
+    /// Files made before this existed return pages only when they are rewritten.
     is_on: bool,
     looked_at: Option<Instant>,
-    /// It has given pages back since the log was last copied, which is what makes the file shorter.
+    /// It has returned pages since the log was last copied, which is what makes the file shorter.
     has_begun: bool,
 }
 
-/// What a file had and has after it was rewritten.
+/// The size of a file before and after it was rewritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vacuumed {
     /// Bytes before.
@@ -43,7 +43,7 @@ impl Vacuum {
         Ok(Self { is_on: is_incremental(connection)?, looked_at: None, has_begun: false })
     }
 
-    /// Gives some pages back, if there are many free ones.
+    /// Returns some pages, if there are many free ones.
     pub(super) fn step(&mut self, connection: &Connection, numbers: &Numbers) -> rusqlite::Result<()> {
         let is_due = self.looked_at.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL);
         if !self.is_on || !(is_due || self.has_begun) {
@@ -62,12 +62,12 @@ impl Vacuum {
     }
 }
 
-/// Whether free pages can be given back without rewriting the file.
+/// Whether free pages can be returned without rewriting the file.
 pub(super) fn is_incremental(connection: &Connection) -> rusqlite::Result<bool> {
     connection.query_row("PRAGMA auto_vacuum", [], |row| Ok(row.get::<_, u32>(0)? == 2))
 }
 
-/// Pages that hold nothing.
+/// Unused pages.
 pub(super) fn free_pages(connection: &Connection) -> rusqlite::Result<u32> {
     connection.prepare_cached("PRAGMA freelist_count")?.query_row([], |row| row.get(0))
 }
@@ -88,8 +88,8 @@ fn give_back(connection: &Connection, pages: u32) -> rusqlite::Result<()> {
 }
 
 impl SqliteDb {
-    /// Rewrites the file without its free pages, so that it also gives back by itself what becomes free later. Takes as
-    /// long as writing the file takes, and as much room again. Nobody may have it open, this handle neither.
+    /// Rewrites the file without its free pages, so that from then on it returns free pages by itself. Takes as long as
+    /// writing the file takes, and as much space again. Nobody may have it open, not even this handle.
     ///
     /// # Errors
     /// `Busy` when somebody has it open, `Full`, and those of opening.
@@ -103,7 +103,7 @@ fn rewrite(path: &Path) -> Result<Vacuumed, DbError> {
     let place = Place::new(path);
     let connection = open::existing(path, &place)?;
     let work = || {
-        // Leaving the log behind needs the file alone.
+        // Leaving WAL mode needs exclusive use of the file.
         connection.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get::<_, String>(0))?;
         let before = open::len(&connection)?;
         // In memory it might not fit.

@@ -1,9 +1,9 @@
-//! Which workers of this machine live: each holds an OS lock on a file of its own, which the kernel frees when its
-//! process is gone, however it went. No process ids, so no reuse of them, and no difference between containers.
+//! Which workers of this machine are alive: each holds an OS lock on its own file, which the kernel releases when its
+//! process is gone, however it ended. There are no process ids, so none can be reused, and containers make no
+//! difference.
 //!
-//! Files are made, locked and removed only inside a write transaction, so no two processes do it at the same time. A file
-//! holds its worker's lease period, in microseconds.
-//! It must never know what a worker holds.
+//! Files are made, locked and removed only inside a write transaction, so no two processes do it at the same time. A
+//! file holds its worker's lease period, in microseconds. It must never know what a worker holds.
 
 use super::presence::{Lost, Seen};
 use outlive_core::WorkerId;
@@ -62,8 +62,8 @@ impl Locks {
         Some(Duration::from_micros(text.parse().ok()?))
     }
 
-    /// Whether the worker's process lives: whether it holds the lock. Unknown when there is no file, or it cannot be read.
-    /// Asking does not disturb it.
+    /// Whether the worker's process is alive: whether it holds the lock. Unknown when there is no file, or it cannot be
+    /// read. Asking does not disturb it.
     pub(super) fn life(&self, worker: &WorkerId) -> Life {
         if self.holds(worker) {
             return Life::Lives;

@@ -1,12 +1,12 @@
-//! The one thread that writes. What has queued up while it was busy becomes one transaction, so that many commits share
-//! one sync; when that has succeeded, and not before, everyone is answered.
+//! The one thread that writes. What queued up while it was busy becomes one transaction, so that many commits share one
+//! sync; when that has succeeded, and not before, everyone is answered.
 //!
 //! ```text
 //! callers ──► mailbox ──► [ BEGIN IMMEDIATE, operation*, COMMIT ] ──► are the files there? ──► answers ──► the copier
 //!                │ idle: are the files there? has another process committed? ──► watchers ◄── what the group did
 //! ```
-//! It must never know what an operation does. The invariant: an answer `Ok` is sent only after a successful `COMMIT` into
-//! files that are still at their paths, and so is news.
+//! It must never know what an operation does. The invariant: an answer `Ok`, and any news, is sent only after a
+//! successful `COMMIT` into files that are still at their paths.
 
 use super::copier::{self, Copier, Rest};
 use super::failure::{Fail, Place, Stage, Verdict, verdict};
@@ -25,18 +25,18 @@ use tokio::sync::oneshot;
 
 /// Operations in one transaction, at most.
 const GROUP_MAX: usize = 512;
-/// How long a pause in the arrivals ends the gathering of a group, as a part of a sync.
+/// A pause in the arrivals this long, as a part of a sync, ends the gathering of a group.
 const SYNC_PART: u32 = 16;
-/// And at most.
+/// The longest gathering.
 const PAUSE_MAX: Duration = Duration::from_micros(500);
-/// It is quiet when no more calls than these were under way at the end of a group.
+/// It is quiet when no more calls than this were in progress at the end of a group.
 const QUIET_CALLS: usize = 4;
-/// How often to look whether another process committed; news is promised within 50 ms.
+/// How often to check whether another process committed; news is promised within 50 ms.
 pub(super) const NEWS_INTERVAL: Duration = Duration::from_millis(20);
 
 /// One call that waits in the mailbox.
 pub(super) trait Operation: Send {
-    /// Does it, and keeps what the port's rules made of it. Can be repeated after a rollback.
+    /// Does it, and keeps the outcome under the port's rules. Can be repeated after a rollback.
     fn apply(&mut self, tables: &mut Tables) -> Result<(), rusqlite::Error>;
 
     /// Tells the caller what was kept.
@@ -46,7 +46,7 @@ pub(super) trait Operation: Send {
     fn refuse(self: Box<Self>, error: DbError);
 }
 
-/// A call made of a closure and the place for its answer.
+/// A call made from a closure and the place for its answer.
 pub(super) struct Call<F, T> {
     pub(super) work: F,
     pub(super) result: Option<Result<T, DbError>>,
@@ -69,7 +69,7 @@ where
 
     fn answer(self: Box<Self>) {
         if let Some(result) = self.result {
-            // A caller that has gone needs no answer.
+            // A caller that is gone needs no answer.
             drop(self.reply.send(result));
         }
     }
@@ -81,9 +81,9 @@ where
 
 type Group = Vec<Box<dyn Operation>>;
 
-/// Why a group was not written, as far as one knows.
+/// Why a group was not written, as far as is known.
 enum Trouble {
-    /// SQLite said no.
+    /// SQLite refused.
     Sqlite(Stage, rusqlite::Error),
     /// A file is not what it was.
     Lost(Lost),
@@ -106,7 +106,7 @@ pub(super) struct Writer {
     pub(super) looked_at: Instant,
     /// How long the last `COMMIT` took.
     pub(super) sync_time: Duration,
-    /// Calls that were answered by it or waited at its end.
+    /// Calls that it answered, or that waited when it ended.
     pub(super) in_flight: usize,
 }
 
@@ -134,8 +134,8 @@ impl Writer {
         }
     }
 
-    /// Callers that were just answered often come back at once. Waiting a small part of a sync for them lets one sync
-    /// serve all of them instead of every second one; a caller that is alone never waits.
+    /// Callers that were just answered often come back at once. Waiting a small part of a sync for them lets every sync
+    /// serve all of them, not just every second one; a caller that is alone never waits.
     fn gather(&self) -> Group {
         let pause = (self.sync_time / SYNC_PART).min(PAUSE_MAX);
         self.inbox.wait_for(self.in_flight.min(GROUP_MAX), pause);
@@ -158,7 +158,7 @@ impl Writer {
             }
             Trouble::Sqlite(stage, error) => match verdict(stage, &error) {
                 Verdict::FailForGood => {
-                    // If a file was lost, that is why.
+                    // If a file was lost, that is the reason.
                     let lost = self.look_at_files().inspect_err(|lost| self.salvage(lost));
                     let lost = lost.map_err(|lost| self.place.lost(&lost));
                     self.fail_for_good(group, lost.err().unwrap_or_else(|| self.place.unsynced(&error)));
@@ -225,8 +225,8 @@ impl Writer {
         group.into_iter().for_each(|operation| operation.refuse(error.clone()));
     }
 
-    /// After a failed sync the kernel may have dropped what was to be written, and a later sync would not say so. What was
-    /// written into a file that is gone is gone with it.
+    /// After a failed sync the kernel may have dropped what was to be written, and a later sync would not say so. What
+    /// was written into a file that is gone is gone with it.
     fn fail_for_good(&self, group: Group, error: DbError) {
         self.watchers.fail(error);
         if let Some(failure) = self.watchers.failure() {
