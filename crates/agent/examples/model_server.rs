@@ -8,8 +8,9 @@ use std::io::Write;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> std::io::Result<()> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:0".to_owned());
-    let address =
-        address.parse().map_err(|error| std::io::Error::other(format!("{address:?} is no address: {error}")))?;
+    let address = address
+        .parse()
+        .map_err(|error| std::io::Error::other(format!("{address:?} is not a valid address: {error}")))?;
     let models = OpenAiServer::start_at(address)?;
     let sites = HackerNewsAndYahooServer::start().await;
     let mut out = std::io::stdout();

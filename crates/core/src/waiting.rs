@@ -23,7 +23,7 @@ pub enum WaitsFor {
     Time,
     /// A person's decision: it is paused.
     Person,
-    /// Someone asked for its end, which is not written yet.
+    /// Someone asked to cancel it, and its end is not recorded yet.
     Cancel,
     /// A model's answer.
     Model,

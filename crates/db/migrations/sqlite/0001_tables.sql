@@ -82,7 +82,7 @@ CREATE TABLE {T}_run_hooks (
     url           TEXT NOT NULL,
     events        INTEGER NOT NULL, -- 0 the last one, 1 all
     state         INTEGER NOT NULL, -- 0 open, 1 done, 2 given up
-    next_index    INTEGER NOT NULL, -- nothing before this is to be sent any more
+    next_index    INTEGER NOT NULL, -- nothing before this is left to send
     attempts      INTEGER NOT NULL, -- failed ones, of the event at next_index
     failing_since INTEGER NOT NULL, -- 0: it does not fail
     not_before    INTEGER NOT NULL, -- 0: at once; else the end of a lease or of a back-off
