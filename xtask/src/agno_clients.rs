@@ -29,7 +29,7 @@ pub(crate) fn run_where_possible(cargo: &Cargo) -> Result<(), Problem> {
     match environment(&cargo.root().join("target").join("agno-clients")) {
         Ok(python) => drive(cargo, python),
         Err(why) => {
-            println!("skipped, Agno's clients cannot be had here: {why}");
+            println!("skipped, Agno's clients are not available here: {why}");
             Ok(())
         }
     }

@@ -32,7 +32,7 @@ const TASKS: &[Task] = &[
         help: "everything below that can fail: tidy, lint, test, agno-clients, sabotage, readme",
         run: ci::run,
     },
-    Task { name: "test", help: "all tests of the workspace, as the README says", run: |cargo, _| test(cargo) },
+    Task { name: "test", help: "all tests of the workspace, as in the README", run: |cargo, _| test(cargo) },
     Task {
         name: "lint",
         help: "formatting, clippy and documentation, each without a warning",
@@ -55,12 +55,12 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "picture",
-        help: "records the README's picture anew; what it prints is the README's sample",
+        help: "records the README's picture again; what it prints is the README's sample",
         run: picture::run,
     },
     Task {
         name: "agno-clients",
-        help: "Agno's own clients against the agno_app example; installs Agno in target/ at first",
+        help: "Agno's own clients against the agno_app example; installs Agno in target/ the first time",
         run: |cargo, _| agno_clients::run(cargo),
     },
     Task { name: "bench", help: "the benchmark, as published binaries are built; arguments are passed on", run: bench },

@@ -89,7 +89,8 @@ fn record(programs: &Path, folder: &Path) -> Result<Vec<String>, Problem> {
             .env("LANG", "C.UTF-8")
             .env("PATH", path_of(programs));
         let output = shell.output().map_err(|e| format!("`{command}` could not be started: {e}"))?;
-        let text = String::from_utf8(output.stdout).map_err(|_| format!("`{command}` printed what is no UTF-8"))?;
+        let text =
+            String::from_utf8(output.stdout).map_err(|_| format!("`{command}` printed text that is not UTF-8"))?;
         lines.push(format!("$ {command}"));
         lines.extend(text.replace(" --db picture.db", "").replace("picture.db", "demo.db").lines().map(str::to_owned));
     }

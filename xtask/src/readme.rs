@@ -112,7 +112,7 @@ impl Shell {
     fn read_until(&mut self, mark: &str, printed: &mut String) -> Result<String, Problem> {
         loop {
             let mut line = String::new();
-            let length = self.output.read_line(&mut line).map_err(|e| format!("it printed what is no text: {e}"))?;
+            let length = self.output.read_line(&mut line).map_err(|e| format!("its output cannot be read: {e}"))?;
             if length == 0 {
                 return Err(format!("the shell ended, after printing:\n{printed}"));
             }

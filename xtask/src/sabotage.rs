@@ -31,7 +31,7 @@ const SABOTAGES: &[Sabotage] = &[
         package: "outlive-engine",
         feature: "sabotage-ack-before-commit",
         filter: "runs::",
-        breaks: "a run id is given out only once the run is on stable storage",
+        breaks: "a run id is returned only once the run is on stable storage",
     },
     Sabotage {
         package: "outlive-db",
@@ -91,7 +91,7 @@ fn verdict(sabotage: &Sabotage, end: End) -> Result<&'static str, Problem> {
         End::TestsFailed => Ok("noticed"),
         End::Passed => Err(format!("{feature} was not noticed; a test must fail when this is broken: {breaks}")),
         End::Broken => Err(format!("{feature} broke the test program instead of failing a test, see `{again}`")),
-        End::Hung => Err(format!("{feature} made the tests hang, give them a deadline; see `{again}`")),
+        End::Hung => Err(format!("{feature} made the tests hang; give them a deadline, see `{again}`")),
     }
 }
 

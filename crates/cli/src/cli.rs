@@ -33,7 +33,7 @@ Exit codes: 0 done, 1 error, 2 wrong usage, 3 not found, 4 not allowed, 5 wrong 
 6 server unreachable, 7 configuration, 10 run failed, 11 run was cancelled,
 12 run waits for a person, 13 --timeout passed, 130 interrupted";
 
-/// How a run is named.
+/// How to name a run.
 pub(crate) const RUN_HELP: &str = "Full id, its first characters (4 or more), @last or @last-failed";
 
 #[derive(Debug, Subcommand)]
@@ -65,13 +65,14 @@ pub(crate) struct Global {
     /// demo.db]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) db: Option<PathBuf>,
-    /// Sessions table, if the program that made the database chose one [default: $OUTLIVE_SESSION_TABLE]
+    /// Sessions table, if the program that created the database chose one [default: $OUTLIVE_SESSION_TABLE]
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) session_table: Option<String>,
     /// Server to ask instead of opening a database [default: $OUTLIVE_SERVER, else outlive.toml]; its key is in $OUTLIVE_TOKEN
     #[arg(long, global = true, value_name = "URL", conflicts_with_all = ["db", "session_table"])]
     pub(crate) server: Option<String>,
-    /// One JSON document on standard output, errors as JSON on standard error; for events, run and watch one object a line
+    /// One JSON document on standard output, errors as JSON on standard error; for events, run and watch one object per
+    /// line
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// Say nothing but the result
@@ -87,13 +88,13 @@ pub(crate) struct Global {
     /// How times are shown: relative, local or utc
     #[arg(long, global = true, value_name = "HOW", default_value = "relative", hide_possible_values = true)]
     pub(crate) time_format: TimeFormat,
-    /// Longest time to wait, for example 30s or 5m; the run goes on without us
+    /// Longest time to wait, for example 30s or 5m; the run continues anyway
     #[arg(long, global = true, value_name = "DURATION", value_parser = crate::times::parse_duration)]
     pub(crate) timeout: Option<Duration>,
 }
 
 impl Global {
-    /// A command of this program that can be pasted: it is called as this one was, and looks where this one looks.
+    /// A command of this program, ready to paste: invoked as this one was, and looking where this one looks.
     pub(crate) fn command(&self, arguments: impl Display) -> String {
         let mut command = format!("{} {arguments}", program());
         let server = self.server.as_deref();
@@ -108,13 +109,13 @@ impl Global {
     /// The sessions table, if one is named: by the flag, the environment or `outlive.toml`.
     ///
     /// # Errors
-    /// When a setting makes no sense.
+    /// When a setting is invalid.
     pub(crate) fn session_table(&self) -> Result<Option<String>, Problem> {
         Ok(Some(Settings::load(self)?.session_table).filter(|name| !name.is_empty()))
     }
 }
 
-/// How this program is called: by its name if a shell finds it by that, else by its path.
+/// How this program is invoked: by name if a shell finds it that way, else by its path.
 fn program() -> String {
     const NAME: &str = "outlive";
     let (Some(path), Ok(program)) = (std::env::var_os("PATH"), std::env::current_exe()) else { return NAME.to_owned() };
@@ -130,7 +131,7 @@ fn program() -> String {
 
 fn seen_from<'a>(here: &Path, program: &'a Path) -> &'a Path {
     match program.strip_prefix(here) {
-        // A name alone would be looked for elsewhere.
+        // A bare name would be looked up elsewhere.
         Ok(below) if below.components().count() > 1 => below,
         Ok(_) | Err(_) => program,
     }
@@ -157,7 +158,7 @@ pub(crate) enum Color {
 }
 
 impl Color {
-    /// Makes every stream of this process follow the choice. `auto` leaves it to the environment.
+    /// Applies the choice to every stream of this process. `auto` leaves it to the environment.
     pub(crate) fn apply(self) {
         match self {
             Color::Auto => {}

@@ -20,7 +20,7 @@ pub(crate) enum Exit {
     Usage = 2,
     /// No such run, database or thing.
     NotFound = 3,
-    /// The server asks for a credential, or for another one.
+    /// The server requires a credential, or a different one.
     NotAllowed = 4,
     /// The run is not in a state for this.
     WrongState = 5,
@@ -32,16 +32,16 @@ pub(crate) enum Exit {
     RunFailed = 10,
     /// The run was cancelled.
     RunCancelled = 11,
-    /// The run waits for a person.
+    /// The run is waiting for a person.
     RunPaused = 12,
-    /// `--timeout` passed; the run goes on.
+    /// `--timeout` expired; the run continues.
     TimedOut = 13,
     /// Ctrl-C.
     Interrupted = 130,
 }
 
 impl Exit {
-    /// The code that tells how a run ended.
+    /// The code that says how a run ended.
     pub(crate) fn of(status: RunStatus) -> Exit {
         match status {
             RunStatus::Error => Exit::RunFailed,
@@ -52,7 +52,7 @@ impl Exit {
     }
 }
 
-/// Why a command did not do what it was asked: for people a message and a hint, for programs a code.
+/// Why a command failed: a message and a hint for people, a code for programs.
 #[derive(Debug)]
 pub(crate) struct Problem {
     pub(crate) exit: Exit,
@@ -60,7 +60,7 @@ pub(crate) struct Problem {
     message: String,
     hint: Option<String>,
     is_retryable: bool,
-    /// The reader has gone away: there is nobody to tell.
+    /// The reader has gone away: there is nobody left to tell.
     is_silent: bool,
 }
 
@@ -71,13 +71,13 @@ impl Problem {
         Self { exit, code, message: message.to_string(), hint: None, is_retryable: false, is_silent: false }
     }
 
-    /// Adds what to do about it. Nothing is added by an empty text.
+    /// Adds what to do about it. Empty text adds nothing.
     pub(crate) fn hint(mut self, hint: impl Display) -> Self {
         self.hint = Some(hint.to_string()).filter(|hint| !hint.is_empty());
         self
     }
 
-    /// Whether it is that the reader has gone away.
+    /// Whether the problem is that the reader has gone away.
     pub(crate) fn is_silent(&self) -> bool {
         self.is_silent
     }
@@ -88,7 +88,7 @@ impl Problem {
         format!("{}{}", self.message, hint.unwrap_or_default())
     }
 
-    /// Tells it on standard error, and returns the code to exit with.
+    /// Reports it on standard error, and returns the code to exit with.
     pub(crate) fn report(self, as_json: bool) -> Exit {
         if self.is_silent {
             return Exit::Done;
@@ -154,7 +154,7 @@ impl From<engine::Error> for Problem {
             E::RunNotFound(_) => Self::new(Exit::NotFound, "run_not_found", error),
             E::SessionNotFound(_) => Self::new(Exit::NotFound, "session_not_found", error),
             E::UnknownWorkflow(_) => Self::new(Exit::NotFound, "workflow_not_found", error).hint(
-                "this program alone knows the demonstration's workflow; name a server with --server or OUTLIVE_SERVER",
+                "this program knows only the demonstration's workflow; name a server with --server or OUTLIVE_SERVER",
             ),
             E::Input(_) => Self::new(Exit::Usage, "invalid_input", error),
             E::InputTooLong { .. } => Self::new(Exit::Usage, "input_too_long", error),

@@ -1,12 +1,11 @@
-//! A run's events folded into what people want to know of it: which steps, how they went, what they used.
-//!
-//! Pure: events in, a picture out. Statuses are taken from the events, never worked out.
+//! A run's events folded into what people want to know about it: which steps, how they went, what they used. Pure:
+//! events in, a picture out. Statuses are taken from the events, never inferred.
 
 use outlive::core::{EventKind, FinishReason, RunEvent, StepOutput};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-/// How a step stands.
+/// A step's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StepState {
     /// Its start is in the log, its end is not.
@@ -15,7 +14,7 @@ pub(crate) enum StepState {
     Completed,
     /// It failed, and the run with it.
     Failed,
-    /// It failed, and the run went on.
+    /// It failed, and the run continued.
     Skipped,
     /// It was at work when the run was cancelled.
     Cancelled,
@@ -42,7 +41,7 @@ pub(crate) struct ToolFailure {
     pub(crate) error: String,
 }
 
-/// Failed tool calls that are kept of a step; what comes after is counted with the others only.
+/// How many failed tool calls are kept per step; further ones are only counted.
 const TOOL_FAILURES_MAX: usize = 20;
 
 /// One step.
@@ -50,7 +49,7 @@ const TOOL_FAILURES_MAX: usize = 20;
 pub(crate) struct StepView {
     pub(crate) name: String,
     pub(crate) state: StepState,
-    /// Seconds, once it has ended and if the log says it.
+    /// Seconds, once it has ended and if the log says so.
     pub(crate) seconds: Option<f64>,
     members: BTreeSet<String>,
     pub(crate) tool_calls: usize,
@@ -60,9 +59,9 @@ pub(crate) struct StepView {
     /// From 1; one more for each retry.
     pub(crate) attempts: u32,
     pub(crate) error: Option<String>,
-    /// What cut the step's newest answer, its members' left aside.
+    /// What cut off the step's newest answer, ignoring its members'.
     pub(crate) finish_reason: Option<FinishReason>,
-    /// Whether a process was lost while it was at work.
+    /// Whether a process was lost while the step was running.
     pub(crate) was_resumed: bool,
 }
 
@@ -84,7 +83,7 @@ impl StepView {
         }
     }
 
-    /// Agents and teams a team's leader called.
+    /// Agents and teams that a team's leader called.
     pub(crate) fn members(&self) -> usize {
         self.members.len()
     }
@@ -123,7 +122,7 @@ impl ToolFailure {
 
 /// Seconds as whole milliseconds.
 pub(crate) fn millis(seconds: f64) -> u64 {
-    // A negative or endless duration would be a broken log; it shows as 0 or the greatest number.
+    // A negative or infinite duration means a broken log; it shows as 0 or the largest number.
     (seconds * 1e3).round() as u64
 }
 
@@ -131,7 +130,7 @@ pub(crate) fn millis(seconds: f64) -> u64 {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RunView {
     pub(crate) steps: Vec<StepView>,
-    /// How often another process went on with it.
+    /// How often another process resumed it.
     pub(crate) resumes: u32,
     pub(crate) error: Option<String>,
     pub(crate) cancel_reason: Option<String>,
@@ -140,25 +139,25 @@ pub(crate) struct RunView {
 }
 
 impl RunView {
-    /// The picture these events make.
+    /// The picture that these events give.
     pub(crate) fn of<'a>(events: impl IntoIterator<Item = &'a RunEvent>) -> Self {
         let mut view = Self::default();
         events.into_iter().for_each(|event| view.apply(event));
         view
     }
 
-    /// The step an event speaks of.
+    /// The step an event is about.
     fn step(&mut self, event: &RunEvent) -> Option<&mut StepView> {
         let name = event.origin.step_name.as_deref()?;
         self.steps.iter_mut().rev().find(|step| step.name == name)
     }
 
-    /// The step at work.
+    /// The running step.
     pub(crate) fn active(&self) -> Option<&StepView> {
         self.steps.last().filter(|step| step.state == StepState::Running)
     }
 
-    /// Whether the step an event speaks of has begun and not ended.
+    /// Whether the step an event is about has started and not ended.
     pub(crate) fn is_open(&self, event: &RunEvent) -> bool {
         let name = event.origin.step_name.as_deref();
         let step = self.steps.iter().rev().find(|step| Some(step.name.as_str()) == name);

@@ -3,7 +3,7 @@
 //! ```text
 //! tracing ──► one line ──► redaction: what the environment holds, what the engine knows, what looks like a credential ──► stderr
 //! ```
-//! It must never hold a line back or lose one. The invariant: no line reaches standard error past the redaction.
+//! It must never hold back or lose a line. The invariant: no line reaches standard error without redaction.
 
 use crate::cli::{Cli, Command};
 use crate::exit::Problem;
@@ -19,26 +19,26 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// What the name of a variable ends in that holds a secret.
+/// Name endings of variables that hold secrets.
 const SECRET_ENDINGS: [&str; 5] = ["KEY", "SECRET", "TOKEN", "PASSWORD", "CREDENTIALS"];
 
-/// The way of log lines. Cheap to clone.
+/// Where log lines go. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Log(Arc<Lines>);
 
 struct Lines {
     format: LogFormat,
     environment: Redactor,
-    /// Of the engine this process executes with, once it has one.
+    /// The redaction of the engine this process executes with, once it has one.
     engine: OnceLock<Arc<Redactor>>,
 }
 
 impl Log {
-    /// Begins to log: warnings, more with `-v`, or what `OUTLIVE_LOG` says. For commands that stay, `outlive.toml` may say
-    /// it too.
+    /// Starts logging: warnings, more with `-v`, or what `OUTLIVE_LOG` says. For long-running commands, `outlive.toml`
+    /// may say it too.
     ///
     /// # Errors
-    /// When a setting makes no sense.
+    /// When a setting is invalid.
     pub(crate) fn start(cli: &Cli) -> Result<Self, Problem> {
         let settings = match &cli.command {
             Command::Serve(serve) => serve.settings(&cli.global)?,
@@ -70,14 +70,14 @@ impl Log {
         Ok(log)
     }
 
-    /// Removes from now on also what this engine keeps out of its store.
+    /// From now on also removes what this engine keeps out of its store.
     pub(crate) fn know(&self, engine: &Engine) {
-        // A process has one engine that executes; a second one would know no other secrets.
+        // A process has one executing engine; a second one would know no other secrets.
         let _ = self.0.engine.set(engine.redactor());
     }
 }
 
-/// What these variables hold that nobody should read.
+/// The secret values of these variables.
 fn secrets(variables: impl Iterator<Item = (String, String)>) -> impl Iterator<Item = Secret> {
     let is_secret = |name: &str| SECRET_ENDINGS.iter().any(|ending| name.to_ascii_uppercase().ends_with(ending));
     variables.filter(move |(name, _)| is_secret(name)).map(|(_, value)| Secret::new(value))

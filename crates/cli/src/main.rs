@@ -1,8 +1,6 @@
-//! The `outlive` command: a demonstration, and what one does with runs, in a database or behind a server: start, list,
-//! show, follow, cancel.
-//!
-//! It has no rule of its own: statuses, results and logs are read through the library. Standard output carries what was
-//! asked for, standard error everything else.
+//! The `outlive` command: a demonstration, and verbs for runs in a database or behind a server: start, list, show,
+//! follow, cancel. It has no rules of its own: statuses, results and logs are read through the library. Standard output
+//! carries the result, standard error everything else.
 
 mod cli;
 mod cmd;
@@ -28,7 +26,7 @@ use log::Log;
 use settings::Settings;
 use std::process::ExitCode;
 
-/// A run makes many small short-lived things on one thread that another drops (decision 014).
+/// A run allocates many small, short-lived objects on one thread and frees them on another (decision 014).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -51,12 +49,12 @@ fn start(cli: &Cli) -> Result<Exit, Problem> {
     let log = Log::start(cli)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let done = runtime.block_on(cmd::run(cli, &log));
-    // A command that has answered does not wait for what others still do in this process: it is all on disk.
+    // Once it has answered, a command does not wait for other work in this process: everything is on disk.
     runtime.shutdown_background();
     done
 }
 
-/// Help and version are results; a mistake in the arguments is a problem like others when a program reads along.
+/// Help and version are results; with `--json`, a mistake in the arguments is a problem like any other.
 fn refuse(error: &clap::Error) -> ExitCode {
     let is_help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
     let is_json = std::env::args_os().any(|argument| argument == "--json");
@@ -70,7 +68,7 @@ fn refuse(error: &clap::Error) -> ExitCode {
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8))
 }
 
-/// A panic is a bug of ours: a short report instead of a backtrace, unless `RUST_BACKTRACE` asks for one.
+/// A panic is our bug: print a short report instead of a backtrace, unless `RUST_BACKTRACE` asks for one.
 fn report_panics() {
     if std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0") {
         return;
@@ -82,8 +80,8 @@ fn report_panics() {
         let version = env!("CARGO_PKG_VERSION");
         let _ = writeln!(
             std::io::stderr(),
-            "outlive {version} has met a bug of its own{place}: {said}\n\
-             What was acknowledged is on disk and runs go on with the next process.\n\
+            "outlive {version} hit a bug{place}: {said}\n\
+             Everything acknowledged is on disk; runs resume in the next process.\n\
              For a report, please run it again with RUST_BACKTRACE=1"
         );
     }));

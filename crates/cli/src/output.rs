@@ -1,5 +1,5 @@
-//! Where things are written: the result to standard output, remarks to standard error. A line is written at once, so that
-//! whoever reads along sees it.
+//! Where output goes: the result to standard output, remarks to standard error. Each line is written at once, so that
+//! readers see it immediately.
 
 use crate::cli::Global;
 use crate::exit::Problem;
@@ -7,14 +7,14 @@ use serde_json::Value;
 use std::fmt::Display;
 use std::io::{self, Write};
 
-/// Writes to standard output, without colours where they are not wanted.
+/// Writes to standard output, without colours where they are off.
 pub(crate) fn write(text: impl Display) -> io::Result<()> {
     let mut stdout = anstream::stdout().lock();
     write!(stdout, "{text}")?;
     stdout.flush()
 }
 
-/// [`write()`] and a line's end.
+/// [`write()`] plus a line end.
 pub(crate) fn line(text: impl Display) -> io::Result<()> {
     write(format_args!("{text}\n"))
 }
@@ -37,7 +37,7 @@ pub(crate) fn json(value: &Value) -> io::Result<()> {
 /// A remark on standard error; nothing with `--quiet` and `--json`.
 pub(crate) fn note(global: &Global, text: impl Display) {
     if !(global.quiet || global.json) {
-        // Nobody to tell is no reason to stop.
+        // Having nobody to tell is no reason to stop.
         let _ = writeln!(anstream::stderr().lock(), "{text}");
     }
 }

@@ -13,12 +13,12 @@ use std::time::Instant;
 /// Shows a run, event by event.
 pub(crate) struct Progress {
     view: RunView,
-    /// Events before this index happened before this process; they are folded and not shown.
+    /// Events before this index happened before this process; they are folded but not shown.
     shown_from: u64,
     kept_shown: bool,
     is_quiet: bool,
     step_since: Instant,
-    /// Text is being streamed and stands on an open line.
+    /// Text is being streamed and its line is still open.
     in_text: bool,
 }
 
@@ -62,7 +62,7 @@ impl Progress {
         }
     }
 
-    /// How long the run took, once it is over and if the log says it.
+    /// How long the run took, once it is over and if the log says so.
     pub(crate) fn seconds(&self) -> Option<f64> {
         self.view.seconds
     }
@@ -78,14 +78,14 @@ impl Progress {
             RunContent(delta) | TeamRunContent(delta) if event.origin.parent_run_id.is_none() => {
                 self.text(delta.content.as_deref().unwrap_or_default())
             }
-            // A delegation is told by what its member does.
+            // A delegation is shown through what its member does.
             ToolCallCompleted(call) | TeamToolCallCompleted(call) if call.tool.child_run_id.is_none() => {
                 self.end_text()?;
                 let origin = &event.origin;
                 let who = origin.agent_name.as_deref().or(origin.team_name.as_deref()).unwrap_or(name);
                 output::line(tool_line(who, &call.tool))
             }
-            // A step of a function says its output and then that it has ended.
+            // A function step emits its output and then its end.
             StepCompleted { .. } | StepOutput { .. } | StepError { .. } if was_open => {
                 self.end_text()?;
                 self.step_ended()
@@ -109,7 +109,7 @@ impl Progress {
     }
 
     fn about(&self, step: &StepView) -> String {
-        // The log knows it best; what it says of a step that was interrupted is not what somebody has waited for.
+        // The log knows best, but the duration it gives for an interrupted step is not the time anyone waited.
         let told = step.seconds.filter(|_| !step.was_resumed);
         let took = times::span(told.unwrap_or_else(|| self.step_since.elapsed().as_secs_f64()));
         let facts = if step.was_resumed { "the call in flight was repeated".to_owned() } else { step_facts(step) };
@@ -129,7 +129,7 @@ impl Progress {
         output::write(shown)
     }
 
-    /// Ends the line the streamed text stands on.
+    /// Ends the line of the streamed text.
     pub(crate) fn end_text(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.in_text) { output::write("\n") } else { Ok(()) }
     }

@@ -1,11 +1,11 @@
-//! Runs as the verbs see them, wherever they are kept: in the database at hand or behind a server.
+//! Runs as the verbs see them, wherever they are: in a local database or behind a server.
 //!
 //! ```text
 //! verb ──► Runs ──► Here: store, and an engine once one is needed
 //!            └────► There: client of a server
 //! ```
-//! It must never print, but for the one line that says which of the two it is. The invariant: no verb asks which it is; what
-//! both give is the same, to the letter.
+//! It must never print, except for the one line that says which of the two it is. The invariant: no verb asks which it
+//! is; both give exactly the same output.
 
 use crate::cli::Global;
 use crate::cmd;
@@ -24,14 +24,14 @@ use outlive::engine::{Engine, EventStream, Options, Submit, run_output};
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
-/// Fewest characters of an id that name a run.
+/// Minimum length of an id prefix.
 const PREFIX_LEN_MIN: usize = 4;
 /// How many runs an ambiguous prefix lists.
 const CANDIDATES_MAX: u32 = 8;
-/// Events asked for at once. Each may be long.
+/// Events requested at a time. Each may be long.
 const PAGE: u32 = 200;
 
-/// What an engine of this process, if the runs are here, is there for.
+/// What this process's engine is for, if the runs are local.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// Reads.
@@ -46,13 +46,13 @@ pub(crate) enum Role {
 
 /// Where runs are.
 pub(crate) enum Runs {
-    /// In a database of this machine.
+    /// In a database on this machine.
     Here(Box<Here>),
     /// Behind a server.
     There(Client),
 }
 
-/// A database, and the engine that the first need for one starts.
+/// A database, and the engine that is started when first needed.
 pub(crate) struct Here {
     store: Store,
     role: Role,
@@ -75,7 +75,7 @@ pub(crate) struct Accepted {
     pub(crate) is_repeated: bool,
 }
 
-/// A run's events as they come.
+/// A run's events as they arrive.
 pub(crate) enum Following {
     Here(EventStream),
     There(client::Following),
@@ -92,10 +92,10 @@ impl Following {
 }
 
 impl Runs {
-    /// Where the flags, the environment and `outlive.toml` say, to read.
+    /// Opens what the flags, the environment and `outlive.toml` name, for reading.
     ///
     /// # Errors
-    /// When a setting makes no sense, or there is no such database; none is made.
+    /// When a setting is invalid, or there is no such database; none is created.
     pub(crate) async fn open(global: &Global) -> Result<Self, Problem> {
         Self::open_as(Role::Looks, global).await
     }
@@ -116,7 +116,7 @@ impl Runs {
         Self::there(&settings, global)
     }
 
-    /// The same, to start a run of this workflow: a database that is not there is made, if the workflow is known here.
+    /// The same, to start a run of this workflow: a missing database is created, if the workflow is known here.
     ///
     /// # Errors
     /// As [`Runs::open`].
@@ -154,7 +154,7 @@ impl Runs {
         }
     }
 
-    /// Where else runs could be, when there are none.
+    /// Where else to look for runs when there are none.
     pub(crate) fn remark_on_nothing(&self, global: &Global) -> Result<Option<&'static str>, Problem> {
         Ok(match self {
             Self::Here(_) if global.session_table()?.is_none() => {
@@ -186,7 +186,7 @@ impl Runs {
                 self.newest(filter, "no failed run").await
             }
             _ if text.starts_with('@') => {
-                let problem = Problem::new(Exit::Usage, "usage", format!("{text} names no run"));
+                let problem = Problem::new(Exit::Usage, "usage", format!("{text} does not name a run"));
                 Err(problem.hint("write @last or @last-failed"))
             }
             _ => self.find_by_id(text).await,
@@ -209,7 +209,7 @@ impl Runs {
             Problem::new(Exit::NotFound, "run_not_found", message).hint("see them all with: outlive ls")
         };
         if text.len() < PREFIX_LEN_MIN {
-            return Err(missing().hint(format!("the beginning of an id needs {PREFIX_LEN_MIN} characters or more")));
+            return Err(missing().hint(format!("an id prefix needs at least {PREFIX_LEN_MIN} characters")));
         }
         let filter = RunFilter { id_prefix: Some(text.to_owned()), limit: CANDIDATES_MAX, ..RunFilter::default() };
         let mut page = self.list(filter).await?;
@@ -259,17 +259,17 @@ impl Runs {
         }
     }
 
-    /// The run as it stands now, down to the call in flight.
+    /// The run's current state, down to the call in flight.
     pub(crate) async fn standing(&self, id: &RunId) -> Result<RunSummary, Problem> {
         self.run(id).await?.ok_or_else(|| gone(id))
     }
 
-    /// Where a run stands now.
+    /// A run's current state.
     pub(crate) async fn status(&self, id: &RunId) -> Result<RunStatus, Problem> {
         Ok(self.standing(id).await?.status)
     }
 
-    /// The run's result, or what there is of it.
+    /// The run's result, as far as there is one.
     pub(crate) async fn output(&self, id: &RunId) -> Result<WorkflowRunOutput, Problem> {
         match self {
             Self::Here(here) => {
@@ -280,7 +280,7 @@ impl Runs {
         }
     }
 
-    /// The events that are stored now, after index `after`.
+    /// The events stored so far, after index `after`.
     pub(crate) async fn events(&self, id: &RunId, after: Option<u64>) -> Result<Vec<RunEvent>, Problem> {
         match self {
             Self::Here(here) => {
@@ -301,7 +301,7 @@ impl Runs {
         }
     }
 
-    /// The events after index `after`: those that are stored, then those that come.
+    /// The events after index `after`: stored ones, then live ones.
     pub(crate) async fn follow(&self, id: &RunId, after: Option<u64>) -> Result<Following, Problem> {
         match self {
             Self::Here(here) => Ok(Following::Here(here.engine().await?.events(id, after))),
@@ -309,7 +309,7 @@ impl Runs {
         }
     }
 
-    /// The run's status once it is over, or where it stands after this time.
+    /// The run's status once it is over, or its state after this time.
     pub(crate) async fn settled(&self, id: &RunId, patience: Duration) -> Result<RunStatus, Problem> {
         let over = async {
             match self {
@@ -323,7 +323,7 @@ impl Runs {
         }
     }
 
-    /// Makes the wish durable that a run end; its status if it was over already.
+    /// Durably requests the end of a run; returns its status if it was over already.
     pub(crate) async fn cancel(&self, id: &RunId, reason: &str) -> Result<Option<RunStatus>, Problem> {
         match self {
             Self::Here(here) => {
@@ -358,7 +358,7 @@ impl Runs {
         }
     }
 
-    /// Ends what this process did for it. What is unfinished goes on elsewhere.
+    /// Ends this process's work on it. Unfinished runs resume elsewhere.
     pub(crate) async fn close(&self) -> Result<(), Problem> {
         match self {
             Self::Here(here) => match here.engine.get() {
@@ -378,7 +378,7 @@ impl Here {
         Self { store, role, options, engine: OnceCell::new() }
     }
 
-    /// A look at who lives and what runs wait for.
+    /// Which workers are alive and what runs are waiting for.
     async fn look(&self) -> Result<Look<'_>, Problem> {
         Ok(Look::new(&*self.store.db, Access::All, times::now(), &self.options).await?)
     }
@@ -397,7 +397,7 @@ impl Here {
         self.engine.get_or_try_init(start).await
     }
 
-    /// A server records what it is asked for; what is done here nobody else would.
+    /// A server records requests itself; actions done here would otherwise go unrecorded.
     async fn note(&self, kind: AuditKind, outcome: &str, action: &str, id: &RunId) -> Result<(), Problem> {
         Ok(store::note(&*self.store.db, kind, outcome, action, id.as_str()).await?)
     }
@@ -416,20 +416,22 @@ impl From<client::Accepted> for Accepted {
     }
 }
 
-/// A client of the server that the settings name, with the credential of the environment.
+/// A client for the server named in the settings, with the credential from the environment.
 ///
 /// # Errors
-/// When the address is none, or the credential cannot be sent.
+/// When the address is invalid, or the credential cannot be sent.
 pub(crate) fn client(settings: &Settings) -> Result<Client, Problem> {
     let token = match std::env::var(TOKEN) {
         Ok(token) => token,
         Err(std::env::VarError::NotPresent) => String::new(),
-        Err(std::env::VarError::NotUnicode(_)) => return Err(settings::configuration(format!("{TOKEN} is no text"))),
+        Err(std::env::VarError::NotUnicode(_)) => {
+            return Err(settings::configuration(format!("{TOKEN} is not valid UTF-8")));
+        }
     };
     Ok(Client::builder(&settings.server).token(token).build()?)
 }
 
-/// The same request for a server.
+/// The same request, for a server.
 fn submission(workflow_id: &DefinitionId, submit: Submit) -> Submission {
     let submission = Submission::new(workflow_id.as_str());
     let with = |submission: Submission, value: Option<String>, set: fn(Submission, String) -> Submission| match value {
@@ -459,6 +461,6 @@ fn ambiguous(text: &str, page: &Page) -> Problem {
     if page.next.is_some() {
         lines.push("and more".to_owned());
     }
-    let message = format!("{text} is the beginning of several runs");
+    let message = format!("{text} matches several runs");
     Problem::new(Exit::Usage, "run_ambiguous", message).hint(lines.join("\n"))
 }

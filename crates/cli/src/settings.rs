@@ -1,10 +1,11 @@
-//! Settings: what they are called, where each came from, and which values make sense.
+//! Settings: their names, where each came from, and which values are valid.
 //!
 //! ```text
 //! default ◄── the user's file ◄── outlive.toml ◄── .env ◄── environment ◄── flag      what stands further right wins
 //! ```
-//! [`TABLE`] is the one list: files, variables, `config show` and suggestions all read it. A secret is no setting: it can
-//! only come from the environment (or `.env`), and is never shown. The invariant: a name that is not in the table is an error.
+//! [`TABLE`] is the one list: files, variables, `config show` and suggestions all read it. A secret is not a setting:
+//! it can only come from the environment (or `.env`), and is never shown. The invariant: a name that is not in the
+//! table is an error.
 
 mod env_file;
 mod table;
@@ -22,17 +23,17 @@ use std::path::{Path, PathBuf};
 pub(crate) use table::{Setting, TABLE};
 pub(crate) use value::Given;
 
-/// The variable with the credential to show to a server.
+/// The variable with the credential for a server.
 pub(crate) const TOKEN: &str = "OUTLIVE_TOKEN";
-/// The file's name; it is looked for in this directory and in those above.
+/// The file's name; it is looked for in this directory and its parents.
 pub(crate) const FILE_NAME: &str = "outlive.toml";
-/// Where runs are kept when nobody says anything.
+/// Where runs are kept by default.
 const DB: &str = ".outlive/data.db";
 /// Where `outlive demo` keeps its runs.
 pub(crate) const DEMO_DB: &str = "demo.db";
-/// The user's file, seen from where their settings are.
+/// The user's file, relative to their settings directory.
 const USER_FILE: &str = "outlive/config.toml";
-/// Distance up to which two names are taken for the same one, mistyped.
+/// Maximum edit distance at which a name counts as mistyped.
 const TYPO_MAX: usize = 3;
 
 /// How log lines look.
@@ -41,14 +42,14 @@ pub(crate) enum LogFormat {
     /// For people.
     #[default]
     Text,
-    /// One object a line.
+    /// One object per line.
     Json,
 }
 
 /// Where a value came from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// Nobody chose it.
+    /// The default.
     #[default]
     Default,
     /// This file.
@@ -59,7 +60,7 @@ pub(crate) enum Origin {
     EnvFile(String, PathBuf),
     /// This flag.
     Flag(&'static str),
-    /// It was here, and nothing else was.
+    /// It exists here, and nothing else does.
     Found,
 }
 
@@ -90,7 +91,7 @@ pub(crate) struct Settings {
     pub(crate) trusted_proxies: Vec<String>,
     pub(crate) proxy_header: String,
     pub(crate) webhook_hosts: Vec<String>,
-    /// Empty: by `-v`.
+    /// Empty: decided by `-v`.
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
     pub(crate) limits: Limits,
@@ -120,11 +121,11 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// As the files, the environment and the flags for every command have it.
+    /// Settings from the files, the environment and the global flags.
     ///
     /// # Errors
-    /// When the file cannot be read, or something in it or in a variable is no setting, or has a value that makes no
-    /// sense. The problem names it and where it stands.
+    /// When the file cannot be read, or a name in it or in a variable is not a setting or has an invalid value. The
+    /// problem names it and its place.
     pub(crate) fn load(global: &Global) -> Result<Self, Problem> {
         let mut settings = Self::default();
         for path in Self::files() {
@@ -137,7 +138,7 @@ impl Settings {
         if let Some(table) = &global.session_table {
             settings.set("session_table", Given::Text(table.clone()), Origin::Flag("--session-table"))?;
         }
-        // Whoever names a file wants that file.
+        // A file that was named is the one to use.
         let file = [("--db", global.db.is_some()), ("--session-table", global.session_table.is_some())];
         let file = file.into_iter().find_map(|(flag, is_given)| is_given.then(|| (String::new(), flag)));
         if let Some((server, flag)) = global.server.clone().map(|server| (server, "--server")).or(file) {
@@ -150,7 +151,7 @@ impl Settings {
         Ok(settings)
     }
 
-    /// What commands that answer and end need for their log lines; a file with a mistake does not keep them from it.
+    /// What short-lived commands need for their log lines; a mistake in a file does not stop them.
     pub(crate) fn for_logging() -> Self {
         Self { log: std::env::var("OUTLIVE_LOG").unwrap_or_default(), ..Self::default() }
     }
@@ -158,7 +159,7 @@ impl Settings {
     /// Gives the setting `name` a value.
     ///
     /// # Errors
-    /// When the value makes no sense.
+    /// When the value is invalid.
     pub(crate) fn set(&mut self, name: &'static str, given: Given, origin: Origin) -> Result<(), Problem> {
         let setting = table::find(name).expect("the caller names settings of the table");
         (setting.place)(self).set(given).map_err(|wanted| {
@@ -179,12 +180,12 @@ impl Settings {
         self.origins.get(name).cloned().unwrap_or_default()
     }
 
-    /// The files that are read: the user's and the project's, as far as there are such.
+    /// The files to read: the user's and the project's, if they exist.
     pub(crate) fn files() -> Vec<PathBuf> {
         of_user(|name| std::env::var_os(name)).into_iter().chain(project()).collect()
     }
 
-    /// Takes over what `.env` beside the project's file says and nobody has set.
+    /// Takes over variables from `.env` beside the project's file that are not already set.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -198,18 +199,18 @@ impl Settings {
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
             let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
             let place = line.map(|line| format!(", line {line}")).unwrap_or_default();
-            // Without the source line: it may hold what should not be there.
-            configuration(format!("{}{place} is no TOML: {}", path.display(), error.message().replace('\n', " ")))
+            // Without the source line: it may contain a secret.
+            configuration(format!("{}{place} is not TOML: {}", path.display(), error.message().replace('\n', " ")))
         })?;
         let mut leaves = Vec::new();
         flatten("", table, &mut leaves);
         for (name, value) in leaves {
             let Some(setting) = table::find(&name) else { return Err(unknown(&name, path)) };
             let wanted =
-                || configuration(format!("{name} ({}) must be a text, number, switch or list", path.display()));
+                || configuration(format!("{name} ({}) must be text, a number, a switch or a list", path.display()));
             let given = Given::of_toml(value).ok_or_else(wanted)?;
             match (setting.name, given) {
-                // A path in a file is seen from the file.
+                // A path in a file is relative to the file.
                 ("db", Given::Text(db)) if !db.is_empty() => {
                     self.set_db(path.with_file_name(db), Origin::File(path.to_owned()));
                 }
@@ -235,7 +236,7 @@ impl Settings {
                 self.set_db(PathBuf::from(value), origin);
                 continue;
             }
-            let text = value.into_string().map_err(|_| configuration(format!("{name} is no text")))?;
+            let text = value.into_string().map_err(|_| configuration(format!("{name} is not valid UTF-8")))?;
             if !text.trim().is_empty() {
                 self.set(setting.name, Given::Text(text), origin)?;
             }
@@ -243,7 +244,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Values that make no sense together.
+    /// Values that contradict each other.
     fn check(&self) -> Result<(), Problem> {
         // It is shown in many places.
         if self.server.contains(['@', '?', '#']) {
@@ -270,7 +271,7 @@ pub(crate) fn configuration(message: impl fmt::Display) -> Problem {
     Problem::new(Exit::Configuration, "configuration", message)
 }
 
-/// The project's file: the nearest one upwards.
+/// The project's file: the nearest one, going up.
 fn project() -> Option<PathBuf> {
     let here = std::env::current_dir().ok()?;
     here.ancestors().map(|directory| directory.join(FILE_NAME)).find(|path| path.is_file())
@@ -307,17 +308,17 @@ fn unknown(name: &str, path: &Path) -> Problem {
     }
 }
 
-/// The setting that `name` is probably meant to be: one with few letters different, or with the same last word.
+/// The setting that `name` probably means: one that differs by a few letters, or has the same last word.
 pub(crate) fn nearest(name: &str) -> Option<&'static str> {
     let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
     let distance = |known: &str| {
         let whole = strsim::damerau_levenshtein(name, known);
-        // A setting that stands under the wrong heading.
+        // A setting under the wrong heading.
         let part = strsim::damerau_levenshtein(&last(name), &last(known)) + 1;
         whole.min(part)
     };
     let nearest = TABLE.iter().map(|setting| (distance(setting.name), setting.name)).min()?;
-    // Of a short name, three letters are most.
+    // Three letters are most of a short name.
     let allowed = TYPO_MAX.min(last(name).chars().count() / 2 + 1);
     (nearest.0 <= allowed).then_some(nearest.1)
 }

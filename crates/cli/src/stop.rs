@@ -1,10 +1,10 @@
-//! How a command that runs until it is told otherwise is told otherwise.
+//! How a long-running command is told to stop.
 
 use crate::exit::Exit;
 use std::io;
 
-/// Listens from now on for Ctrl-C and SIGTERM; the future is ready at the first. At the second the process ends at once,
-/// which loses nothing: what is unfinished is taken up again when its lease has ended.
+/// Listens for Ctrl-C and SIGTERM from now on; the future is ready at the first. At the second the process ends at
+/// once, which loses nothing: unfinished runs are taken over when their leases end.
 ///
 /// # Errors
 /// When signals cannot be listened for.

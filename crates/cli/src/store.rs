@@ -1,4 +1,4 @@
-//! A database at hand: opened only if it is there, and read without an engine. What commands do to it they note in its
+//! A local database: opened only if it exists, and read without an engine. Commands record what they do to it in its
 //! audit log.
 
 use crate::cli::Global;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// The session table of a database whose workflow named none.
 const DEFAULT_TABLE: &str = "outlive_sessions";
 
-/// Bytes of log read at once.
+/// Bytes of log read at a time.
 const READ_BYTES: usize = 1 << 20;
 
 /// An open database.
@@ -24,15 +24,15 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Opens this file to change what is in it.
+    /// Opens this file for writing.
     ///
     /// # Errors
-    /// When there is no such file; none is made.
+    /// When there is no such file; none is created.
     pub(crate) async fn open_at(path: PathBuf, global: &Global) -> Result<Self, Problem> {
         Self::open(existing(&path, global)?, path).await
     }
 
-    /// Opens this file to look at it: neither it nor its directory need be writable, and nothing is made.
+    /// Opens this file for reading: neither it nor its directory need be writable, and nothing is created.
     ///
     /// # Errors
     /// As [`Store::open_at`].
@@ -45,7 +45,7 @@ impl Store {
         Ok(Self { db: Arc::new(db), path })
     }
 
-    /// The run's log as it is stored now, from index `from` on.
+    /// The run's log as stored now, from index `from`.
     ///
     /// # Errors
     /// When stored entries are damaged.
@@ -67,10 +67,10 @@ impl Store {
     }
 }
 
-/// A handle on a file that must be there; nothing is opened yet.
+/// A handle on a file that must exist; nothing is opened yet.
 ///
 /// # Errors
-/// When there is no such file, or a setting makes no sense.
+/// When there is no such file, or a setting is invalid.
 pub(crate) fn existing(path: &Path, global: &Global) -> Result<SqliteDb, Problem> {
     if !path.exists() {
         let message = format!("no database at {}", path.display());
@@ -106,10 +106,10 @@ pub(crate) fn database(path: &Path, global: &Global) -> Result<Arc<dyn Db>, Prob
     })
 }
 
-/// A handle on the file the settings name, which may be there or not; nothing is opened yet.
+/// A handle on the file the settings name, which need not exist; nothing is opened yet.
 ///
 /// # Errors
-/// As [`Store::open_at`], but for a file that is not there.
+/// As [`Store::open_at`], except for a missing file.
 pub(crate) fn handle(settings: &Settings) -> Result<SqliteDb, Problem> {
     sqlite(&settings.db, &settings.session_table)
 }
@@ -118,7 +118,7 @@ pub(crate) fn handle(settings: &Settings) -> Result<SqliteDb, Problem> {
 fn sqlite(path: &Path, table: &str) -> Result<SqliteDb, Problem> {
     let db = SqliteDb::new(path);
     Ok(match table {
-        // An empty file is a database to be.
+        // An empty file will become a database.
         "" if path.metadata().is_ok_and(|file| file.len() > 0) => db.session_table(the_session_table(path)?),
         "" => db,
         table => db.session_table(table),
@@ -128,13 +128,13 @@ fn sqlite(path: &Path, table: &str) -> Result<SqliteDb, Problem> {
 /// Model calls in a run's log, and how many of them were in flight when a process was lost and so had to be repeated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ModelCalls {
-    /// Begun before the last loss.
+    /// Started before the last loss.
     pub(crate) before: usize,
-    /// Begun before a loss and not ended then.
+    /// Started before a loss and not ended by then.
     pub(crate) repeated: usize,
 }
 
-/// Counts what the log says of model calls before its last "resumed" mark.
+/// Counts the log's model calls before its last "resumed" mark.
 pub(crate) fn model_calls(entries: &[Entry]) -> ModelCalls {
     let mut calls = ModelCalls::default();
     let mut begun = 0;
@@ -167,7 +167,7 @@ pub(crate) fn model_calls(entries: &[Entry]) -> ModelCalls {
 /// Records what a command of this program did to `target`.
 ///
 /// # Errors
-/// The store's. What was done is done.
+/// The store's errors. The action itself has already been done.
 pub(crate) async fn note(
     db: &dyn AuditStore,
     kind: AuditKind,

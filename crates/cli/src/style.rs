@@ -1,5 +1,5 @@
-//! How things look: marks, colours and text made safe for a terminal. A colour never says anything that a mark or a word
-//! does not say too.
+//! How things look: marks, colours and text made safe for a terminal. A colour never carries information that a mark or
+//! a word does not.
 
 use anstyle::{AnsiColor, Color, Style};
 use outlive::RunStatus;
@@ -21,19 +21,19 @@ const BLUE: Style = color(AnsiColor::Blue);
 pub(crate) enum Mark {
     /// Not started.
     Open,
-    /// At work.
+    /// Running.
     Active,
-    /// Begun, and nobody is at work.
+    /// Started, but nobody is executing it.
     Interrupted,
-    /// Waits for a person.
+    /// Waiting for a person.
     Paused,
     /// Done.
     Done,
     /// Failed.
     Failed,
-    /// Ended because someone asked.
+    /// Cancelled.
     Cancelled,
-    /// Done before, and not again.
+    /// Done earlier, not repeated.
     Kept,
 }
 
@@ -49,7 +49,7 @@ impl Mark {
         }
     }
 
-    /// The sign, or a word of the same meaning.
+    /// The sign, or a word with the same meaning.
     pub(crate) fn text(self, has_utf8: bool) -> &'static str {
         let (sign, word) = match self {
             Mark::Open => ("–", "open"),
@@ -77,22 +77,22 @@ impl Mark {
     }
 }
 
-/// What stands between parts of a line.
+/// Separates parts of a line.
 pub(crate) fn dot() -> &'static str {
     if has_utf8() { " · " } else { ", " }
 }
 
-/// What stands where something was left out.
+/// Marks an omission.
 pub(crate) fn ellipsis() -> &'static str {
     if has_utf8() { "…" } else { "..." }
 }
 
-/// Stands before what came out of something.
+/// Precedes a result.
 pub(crate) fn arrow() -> &'static str {
     if has_utf8() { "→" } else { "->" }
 }
 
-/// A status in our spelling: lower case.
+/// A status as we spell it: lower case.
 pub(crate) fn status_word(status: RunStatus) -> &'static str {
     match status {
         RunStatus::Pending => "pending",
@@ -121,7 +121,7 @@ fn is_utf8_locale(locale: Option<&str>) -> bool {
     locale.contains("utf-8") || locale.contains("utf8")
 }
 
-/// `text` without anything a terminal could take for a command: model output and names are not trusted.
+/// `text` without anything a terminal could interpret as a command: model output and names are not trusted.
 pub(crate) fn clean(text: &str) -> String {
     let is_harmless = |c: &char| {
         let turns_direction = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -153,7 +153,7 @@ pub(crate) fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// As much of a run's id as people need: the part that holds the millisecond. Other ids are shown whole.
+/// As much of a run's id as people need: the part with the millisecond. Other ids are shown whole.
 pub(crate) fn short_id(id: &str) -> &str {
     match id.split_at_checked(13) {
         Some((start, rest)) if id.len() == 36 && rest.starts_with('-') && id.is_ascii() => start,

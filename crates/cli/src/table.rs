@@ -1,7 +1,5 @@
-//! A table that fits the terminal: columns are shortened as far as they can be read, then the least important ones are left
-//! out. Where nobody says how wide a line may be, nothing is shortened.
-//!
-//! It must never know what stands in it.
+//! A table that fits the terminal: columns are shortened while they stay readable, then the least important ones are
+//! left out. If the width is unknown, nothing is shortened. It must never know what its cells mean.
 
 use crate::style;
 use std::io::IsTerminal;
@@ -13,16 +11,16 @@ const GAP: &str = "  ";
 /// A column.
 pub(crate) struct Column {
     pub(crate) head: &'static str,
-    /// Narrower than this it cannot be read. Columns without a number are never shortened.
+    /// Minimum readable width. Columns without a number are never shortened.
     pub(crate) width_min: Option<usize>,
-    /// Where there is no room, those with the lowest rank go first; those of rank [`KEPT`] stay.
+    /// When space is short, columns with the lowest rank are dropped first; those of rank [`KEPT`] stay.
     pub(crate) rank: u8,
 }
 
-/// The rank of what is never left out.
+/// The rank of columns that are never left out.
 pub(crate) const KEPT: u8 = u8::MAX;
 
-/// How wide a line may be: as `COLUMNS` says, else as wide as the terminal, else without a limit.
+/// The maximum line width: `COLUMNS`, else the terminal's width, else no limit.
 pub(crate) fn width() -> Option<usize> {
     let set = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok()).filter(|width| *width > 0);
     let measured = || {
@@ -32,7 +30,7 @@ pub(crate) fn width() -> Option<usize> {
     set.or_else(measured)
 }
 
-/// The rows below their heads, in lines of at most `width` columns. Columns without any text are left out.
+/// The rows below their headings, in lines of at most `width` columns. Columns without any text are left out.
 pub(crate) fn table<const N: usize>(columns: &[Column; N], rows: &[[String; N]], width: Option<usize>) -> String {
     let natural = |place: usize| {
         let cells = rows.iter().map(|row| row[place].width()).max().unwrap_or_default();
@@ -49,7 +47,7 @@ pub(crate) fn table<const N: usize>(columns: &[Column; N], rows: &[[String; N]],
     text
 }
 
-/// Shortens and leaves out until the line fits.
+/// Shortens and drops columns until the line fits.
 fn fit<const N: usize>(columns: &[Column; N], natural: [Option<usize>; N], width: Option<usize>) -> [Option<usize>; N] {
     let Some(limit) = width else { return natural };
     let mut wanted = natural;
@@ -86,7 +84,7 @@ fn line<const N: usize>(cells: &[String; N], widths: &[Option<usize>; N]) -> Str
     shown.collect::<Vec<_>>().join(GAP).trim_end().to_owned()
 }
 
-/// As much of a text as `width` columns hold, with a mark where something is missing.
+/// As much text as `width` columns hold, with a mark where something is missing.
 pub(crate) fn cut(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();

@@ -35,7 +35,7 @@ pub(crate) fn shown(at: Timestamp, format: TimeFormat, now: Timestamp) -> String
     }
 }
 
-/// A time that is to come: `in 12 s`.
+/// A future time: `in 12 s`.
 pub(crate) fn ahead(at: Timestamp, now: Timestamp) -> String {
     format!("in {}", coarse(at.since(now)))
 }
@@ -73,10 +73,10 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         "h" => 3_600.0,
         "d" => 86_400.0,
         "w" => 604_800.0,
-        _ => return Err(format!("{text:?} is no duration: write 30s, 5m, 2h or 1d")),
+        _ => return Err(format!("{text:?} is not a duration: write 30s, 5m, 2h or 1d")),
     };
     let duration = number.parse::<f64>().ok().and_then(|number| Duration::try_from_secs_f64(number * seconds).ok());
-    duration.ok_or_else(|| format!("{text:?} is no duration: write 30s, 5m, 2h or 1d"))
+    duration.ok_or_else(|| format!("{text:?} is not a duration: write 30s, 5m, 2h or 1d"))
 }
 
 fn instant(at: Timestamp) -> jiff::Timestamp {

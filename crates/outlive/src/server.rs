@@ -302,7 +302,7 @@ impl Server {
     /// where in one line on standard error, so that a port that was free (`127.0.0.1:0`) is known.
     ///
     /// # Errors
-    /// When the address cannot be bound, or can be reached from other machines and no credential is asked for.
+    /// When the address cannot be bound, or can be reached from other machines and no credential is required.
     pub async fn serve(&self, address: &str) -> Result<()> {
         let listeners = bind(address).await?;
         let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;

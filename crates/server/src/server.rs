@@ -71,7 +71,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Serves other machines even when no credential is asked for; `/health` then says so.
+    /// Serves other machines even when no credential is required; `/health` then says so.
     pub fn open_to_all(mut self) -> Self {
         self.is_open_to_all = true;
         self
@@ -172,7 +172,7 @@ impl Server {
     /// Serves connections until `shutdown` is ready, and then until what is in flight has ended or its time is over.
     ///
     /// # Errors
-    /// `PermissionDenied` when an address can be reached from elsewhere and no credential is asked for; else the
+    /// `PermissionDenied` when an address can be reached from elsewhere and no credential is required; else the
     /// operating system's.
     pub async fn serve(
         &self,
@@ -183,7 +183,7 @@ impl Server {
         for address in &addresses {
             if !address.ip().is_loopback() && !self.auth.is_on() && !self.is_open_to_all {
                 let message = format!(
-                    "{address} can be reached from other machines and no credential is asked for: \
+                    "{address} can be reached from other machines and no credential is required: \
                     set OS_SECURITY_KEY, or listen on 127.0.0.1"
                 );
                 return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));

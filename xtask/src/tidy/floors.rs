@@ -25,7 +25,7 @@ pub(super) fn check(members: &[Member]) -> Vec<Problem> {
 
 fn edges(member: &Member, members: &[Member]) -> Vec<Problem> {
     let Some((name, allowed)) = FLOORS.iter().find(|(name, _)| *name == member.name) else {
-        return vec![format!("{} stands on no floor: give it a line in the table of floors", member.name)];
+        return vec![format!("{} is on no floor: give it a line in the floor table", member.name)];
     };
     let is_ours = |name: &str| members.iter().any(|member| member.name == name);
     let built_with = member.dependencies.iter().filter(|d| d.kind != Kind::Dev && is_ours(&d.name));

@@ -12,7 +12,7 @@ pub(super) fn check(files: &[File], exists: &dyn Fn(&str) -> bool) -> Vec<Proble
     for file in files.iter().filter(|file| file.path.ends_with(".md")) {
         for (number, target) in targets(&file.text).into_iter().filter(|(_, target)| is_relative(target)) {
             if !resolve(&file.path, target).is_some_and(|path| exists(&path)) {
-                problems.push(format!("{}:{number}: the link to `{target}` leads nowhere", file.path));
+                problems.push(format!("{}:{number}: the link to `{target}` is broken", file.path));
             }
         }
     }
@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn a_link_to_a_missing_file_is_found_with_its_line() {
         let found = problems("README.md", "fine\nsee [there](docs/b.md) and [here](docs/a.md)\n");
-        assert_eq!(found, ["README.md:2: the link to `docs/b.md` leads nowhere"]);
+        assert_eq!(found, ["README.md:2: the link to `docs/b.md` is broken"]);
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub(crate) fn run(cargo: &Cargo) -> Result<(), Problem> {
             println!("{} files and {} crates keep the house rules", files.len(), members.len());
             Ok(())
         }
-        count => Err(format!("{count} house rules are broken, see above")),
+        count => Err(format!("{count} house rules are broken; see above")),
     }
 }
 
@@ -65,7 +65,7 @@ fn files(cargo: &Cargo) -> Result<Vec<File>, Problem> {
     let read =
         |path: &str| Some(File { path: path.to_owned(), text: fs::read_to_string(cargo.root().join(path)).ok()? });
     let files: Vec<File> = paths.filter_map(read).collect();
-    if files.is_empty() { Err("git lists no file, run it in a checkout".to_owned()) } else { Ok(files) }
+    if files.is_empty() { Err("git lists no files; run it in a checkout".to_owned()) } else { Ok(files) }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ pub(super) fn check(files: &[File]) -> Vec<Problem> {
         let lines = (1..).zip(file.text.lines()).take_while(|(_, line)| line.trim() != "#[cfg(test)]");
         for (number, line) in lines.filter(|(_, line)| CALLS.iter().any(|call| line.contains(call))) {
             problems.push(format!(
-                "{}:{number}: a route beside the table, where it has no rule: `{}`",
+                "{}:{number}: a route outside the table, where it has no rule: `{}`",
                 file.path,
                 line.trim()
             ));
@@ -43,7 +43,7 @@ mod tests {
         let text = "//! x\nfn f(r: Router) -> Router { r.route(\"/open\", get(x)) }\n";
         let found = check(&made_up(&[("crates/server/src/server.rs", text)]));
         assert_eq!(found.len(), 1, "{found:?}");
-        assert!(found[0].starts_with("crates/server/src/server.rs:2: a route beside the table"), "{found:?}");
+        assert!(found[0].starts_with("crates/server/src/server.rs:2: a route outside the table"), "{found:?}");
         let elsewhere = ["crates/server/src/auth/rules.rs", "crates/server/tests/it/door.rs", "crates/agent/src/x.rs"];
         for path in elsewhere {
             assert_eq!(check(&made_up(&[(path, text)])), Vec::<String>::new(), "{path}");

@@ -13,9 +13,9 @@ use outlive::serving::audit::AuditLine;
 use serde_json::json;
 use std::time::Duration;
 
-/// Show who was refused, and who cancelled, reran, deleted, made and revoked what, newest first
+/// Show who was refused, and who cancelled, reran, deleted, created or revoked what, newest first
 ///
-/// Servers and commands on this database append to it; nothing changes or removes what is there.
+/// Servers and commands on this database append records; nothing changes or removes them.
 #[derive(Debug, Args)]
 pub(crate) struct Audit {
     /// Only records of this kind, like auth_failed or run_cancel
@@ -24,7 +24,7 @@ pub(crate) struct Audit {
     /// Only by this actor (key:ID, user:ID, security_key, anonymous, cli), or by callers who are this user
     #[arg(long, value_name = "ACTOR")]
     actor: Option<String>,
-    /// Only of this last time, for example 1d
+    /// Only records this recent, for example 1d
     #[arg(long, value_name = "DURATION", value_parser = times::parse_duration)]
     since: Option<Duration>,
     /// How many records at most
@@ -69,7 +69,7 @@ impl Audit {
         let mut filter = AuditFilter { kind: self.kind, actor, since, ..AuditFilter::default() };
         let mut records = Vec::new();
         loop {
-            // One more than wanted tells whether there are more.
+            // Ask for one more than needed to see whether there are more.
             filter.limit = u32::try_from(limit + 1 - records.len()).unwrap_or(u32::MAX);
             let page = store.db.audit(Access::All, filter.clone()).await?;
             records.extend(page.records);

@@ -1,4 +1,4 @@
-//! `outlive backup`: a copy of the database that can be trusted, made while others use it.
+//! `outlive backup`: a verified copy of the database, made while others use it.
 
 use super::size;
 use crate::cli::Global;
@@ -9,14 +9,14 @@ use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
 
-/// Copy the database to a file, also while servers and workers use it
+/// Copy the database to a file, even while servers and workers use it
 ///
-/// The copy is checked as a whole, with the checksum of every entry, before it gets its name; nothing is overwritten. It can
-/// be looked at with ls, show, events and output. Its unfinished runs go on only after `outlive db adopt`: until then what
-/// they do could be done twice. API keys are in it, and so it is readable for its owner alone.
+/// The whole copy is checked, including every entry's checksum, before it gets its name; nothing is overwritten. It can
+/// be read with ls, show, events and output. Its unfinished runs resume only after `outlive db adopt`, so that nothing
+/// is done twice. It contains API keys, so only its owner can read it.
 #[derive(Debug, Args)]
 pub(crate) struct Backup {
-    /// The file to make
+    /// The file to create
     #[arg(value_name = "FILE")]
     to: PathBuf,
 }

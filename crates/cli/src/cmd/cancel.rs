@@ -1,4 +1,4 @@
-//! `outlive cancel`: makes the wish durable that runs end, and waits a moment to see it come true.
+//! `outlive cancel`: makes the request to end runs durable, and waits a moment for the runs to end.
 
 use crate::cli::{Global, RUN_HELP};
 use crate::exit::{Exit, Problem};
@@ -12,24 +12,24 @@ use std::time::Duration;
 
 /// Cancel runs: what they have done is kept, what is in flight is dropped
 ///
-/// The wish is on disk when this returns; whichever process executes the run sees it. A run that nobody executes is ended
-/// at once.
+/// The request is on disk when this returns, and the process that executes the run will see it. A run that nobody
+/// executes is ended at once.
 #[derive(Debug, Args)]
 pub(crate) struct Cancel {
     #[arg(value_name = "RUN", required = true, help = RUN_HELP)]
     runs: Vec<String>,
-    /// Why, for whoever reads the log
+    /// Why, for people who read the log
     #[arg(long, value_name = "TEXT", default_value = "cancelled from the command line")]
     reason: String,
 }
 
-/// How long to wait for the end unless told.
+/// How long to wait for the end by default.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Cancel {
     pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
         let runs = Runs::open_as(Role::Cancels, global).await?;
-        // All names are looked up before anything happens.
+        // Look up all names before doing anything.
         let mut ids = Vec::new();
         for name in &self.runs {
             let run = runs.find(name).await?;

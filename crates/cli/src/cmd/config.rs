@@ -1,4 +1,4 @@
-//! `outlive config`: which settings hold, and why.
+//! `outlive config`: which settings are in effect, and why.
 
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};
@@ -20,12 +20,12 @@ enum Verb {
     Show(Show),
 }
 
-/// Show every setting as it holds here
+/// Show every setting in effect here
 ///
-/// A flag wins over an environment variable, a variable over outlive.toml (in this directory or one above), that over the
-/// user's own file (outlive/config.toml in $XDG_CONFIG_HOME or ~/.config), the files over the default. A setting's variable
-/// is its name in capitals: OUTLIVE_LIMITS_BODY_BYTES_MAX for limits.body_bytes_max; .env beside outlive.toml is read too.
-/// Secrets are no settings and never shown.
+/// In order of precedence: flags, environment variables, outlive.toml (in this directory or one above), the user's own
+/// file (outlive/config.toml in $XDG_CONFIG_HOME or ~/.config), defaults. A setting's variable is its name in capitals:
+/// OUTLIVE_LIMITS_BODY_BYTES_MAX for limits.body_bytes_max; .env beside outlive.toml is read too. Secrets are not
+/// settings and are never shown.
 #[derive(Debug, Args)]
 struct Show {
     /// Where each value came from

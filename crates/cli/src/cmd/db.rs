@@ -1,4 +1,4 @@
-//! `outlive db`: what is done to the file as a whole, with nobody else using it.
+//! `outlive db`: operations on the whole file, with no other program using it.
 
 use super::size;
 use crate::cli::Global;
@@ -23,17 +23,17 @@ enum Verb {
     Vacuum(Vacuum),
 }
 
-/// Take a copy into use: from now on its unfinished runs go on wherever it is served or worked on
+/// Take a copy into use: from now on, any server or worker on it resumes its unfinished runs
 ///
-/// For a file made by `outlive backup`, or copied without its log. See first that nobody executes the original any more:
-/// what its runs have done since the copy was made is not in the copy, and is done again.
+/// For a file made by `outlive backup`, or copied without its log. First make sure that nothing executes the original
+/// any more: what its runs have done since the copy was made is not in the copy, and would be done again.
 #[derive(Debug, Args)]
 struct Adopt {}
 
-/// Rewrite the file without what was deleted, and have it shrink by itself from now on
+/// Rewrite the file without deleted data, and let it shrink by itself from now on
 ///
-/// New files give room back while they are in use; this is for those made before, and for what cannot wait. It needs as
-/// much room again, and nobody may have the file open.
+/// New files return free space while in use; this is for older files, or when it cannot wait. It needs as much space
+/// again, and no other program may have the file open.
 #[derive(Debug, Args)]
 struct Vacuum {}
 
@@ -57,7 +57,7 @@ async fn adopt(db: &SqliteDb, path: &Path, global: &Global) -> Result<Exit, Prob
         let unfinished = style::counted(usize::try_from(adopted.unfinished).unwrap_or(usize::MAX), "unfinished run");
         output::line(format_args!("{} is in use now; it has {unfinished}", path.display()))?;
     } else {
-        output::line(format_args!("{} is no copy; nothing was changed", path.display()))?;
+        output::line(format_args!("{} is not a copy; nothing was changed", path.display()))?;
     }
     Ok(Exit::Done)
 }

@@ -1,4 +1,4 @@
-//! `outlive demo`: a workflow one can watch, kill and take up again, without a key and without a network.
+//! `outlive demo`: a workflow to watch, kill and resume, without a key or a network.
 
 use crate::cli::Global;
 use crate::demo;
@@ -19,24 +19,25 @@ use std::time::{Duration, Instant};
 /// Try it out: a sample workflow on scripted replies (not an AI), without a key or a network
 ///
 /// Two agents research as a team, a third plans. The run is kept in demo.db in this directory (or where --db says). The
-/// other commands find it there as long as there is no other database to look in. A reader that goes away stops no run.
+/// other commands find it there as long as there is no other database. The run continues even if the reader of its
+/// output goes away.
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
     /// Kill this process (SIGKILL) in the middle of the second step
     #[arg(long, conflicts_with = "resume")]
     crash: bool,
-    /// Go on with the run that an earlier process left unfinished
+    /// Resume the run that an earlier process left unfinished
     #[arg(long)]
     resume: bool,
-    /// Ask where the run stands every so many seconds instead of following its events
+    /// Poll the run's status at this interval instead of following its events
     #[arg(long, value_name = "SECONDS", value_parser = crate::times::parse_duration, conflicts_with = "crash")]
     poll: Option<Duration>,
 }
 
-/// Pieces of the planner's answer that are on disk when `--crash` strikes.
+/// How many pieces of the planner's answer are on disk when `--crash` strikes.
 const PIECES_BEFORE_CRASH: usize = 8;
 
-/// How following a run came to its end.
+/// How following a run ended.
 enum Followed {
     Ended(Box<WorkflowRunOutput>),
     Interrupted,
@@ -66,17 +67,17 @@ impl Demo {
                 return self.go_on(&workflow, &store, &unfinished, global).await;
             }
             if !unfinished.is_empty() {
-                output::note(global, format_args!("{found} from before; this process goes on with it as well"));
+                output::note(global, format_args!("{found} from before; this process resumes it as well"));
             }
             self.follow(&workflow, &store, None, global).await
         };
         let done = done.await;
-        // Also after a failure: the next process need not wait for what this one holds.
+        // Even after a failure, so that the next process need not wait for what this one holds.
         workflow.shutdown().await?;
         done
     }
 
-    /// Goes on with runs of an earlier process, one after the other for whoever watches.
+    /// Resumes runs of an earlier process, shown one after another.
     async fn go_on(
         &self,
         workflow: &Workflow,
@@ -94,7 +95,7 @@ impl Demo {
         Ok(exit)
     }
 
-    /// Starts a run, or goes on with one, and shows it to its end.
+    /// Starts or resumes a run, and shows it to its end.
     async fn follow(
         &self,
         workflow: &Workflow,
@@ -126,7 +127,7 @@ impl Demo {
                 Ok(Exit::of(output.status))
             }
             Followed::Interrupted => {
-                // The second press need not wait for calls in flight: nothing is lost either way.
+                // A second Ctrl-C need not wait for calls in flight: nothing is lost either way.
                 tokio::spawn(async {
                     let _ = tokio::signal::ctrl_c().await;
                     std::process::exit(Exit::Interrupted as i32);
@@ -165,7 +166,7 @@ impl Demo {
         Ok(run.wait().await?)
     }
 
-    /// The other way to wait: ask, and ask again.
+    /// The other way to wait: polling.
     async fn poll(&self, run: &RunHandle, period: Duration, global: &Global) -> Result<WorkflowRunOutput, Problem> {
         let mut count = 0;
         loop {
@@ -219,7 +220,7 @@ impl Demo {
     }
 }
 
-/// The demonstration's runs that nobody has finished, newest first.
+/// The demonstration's unfinished runs, newest first.
 async fn unfinished(store: &Store, workflow: &Workflow) -> Result<Vec<Run>, Problem> {
     let filter = RunFilter {
         statuses: vec![RunStatus::Pending, RunStatus::Running],
@@ -245,12 +246,12 @@ fn document(output: &WorkflowRunOutput, calls: Option<ModelCalls>, took: Duratio
 }
 
 fn nothing_to_resume(path: &Path, global: &Global) -> Problem {
-    let message = format!("nothing is unfinished in {}", path.display());
+    let message = format!("there is no unfinished run in {}", path.display());
     Problem::new(Exit::NotFound, "run_not_found", message)
         .hint(format!("make something with: {}", global.command("demo --crash")))
 }
 
-/// A command that looks at the demonstration's runs. It names their file where it would look in another by itself.
+/// A command that reads the demonstration's runs. It names their file if the command would read another by default.
 fn look_at(path: &Path, arguments: &str, global: &Global) -> Result<String, Problem> {
     let settings = Settings::load(global)?;
     let finds_it = settings.db == path && settings.server.is_empty();
@@ -263,13 +264,13 @@ fn is_planners_text(event: &RunEvent) -> bool {
     is_planning && matches!(event.kind, EventKind::RunContent(_))
 }
 
-/// What must be said while there is somebody to say it.
+/// What must be said before the process is gone.
 fn say_last_words(global: &Global) -> std::io::Result<()> {
     output::line("\nKilling this process now (SIGKILL), in the middle of a model call.")?;
     output::line(format_args!("Go on with: {}", global.command("demo --resume")))
 }
 
-/// Dies as with `kill -9`: no handler runs, nothing is flushed, nothing is given back.
+/// Dies as with `kill -9`: no handler runs, nothing is flushed, no lease is released.
 #[cfg(unix)]
 fn kill_this_process() {
     let itself = rustix::process::getpid();

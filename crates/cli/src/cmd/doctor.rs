@@ -1,4 +1,4 @@
-//! `outlive doctor`: looks at everything a server needs, and says what it found. It changes nothing and repairs nothing.
+//! `outlive doctor`: checks everything a server needs and reports what it found. It changes and repairs nothing.
 
 use super::size;
 use crate::cli::Global;
@@ -13,22 +13,21 @@ use outlive::db::{Inspection, LogInspection};
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// Check the settings, the database and the room it has
+/// Check the settings, the database and its disk space
 ///
-/// The whole file is read, which takes a moment for a large one. Exit code 0 when all is well, also when there is something
-/// to remark; 1 when the database is damaged or not ours; 7 when a setting makes no sense; 6 when a server is named that
-/// does not answer.
+/// The whole file is read, which takes a moment if it is large. Exit code 0 when all is well, even with remarks; 1 when
+/// the database is damaged or not ours; 7 when a setting is invalid; 6 when the named server does not answer.
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {}
 
-/// A write-ahead log of so many pages that are not in the database is held by somebody (64 MB).
+/// With this many pages not yet in the database, some reader is holding the write-ahead log (64 MB).
 const LOG_PAGES_MAX: u64 = 16_384;
 /// With less free space than this, runs soon stall.
 const FREE_BYTES_MIN: u64 = 512 << 20;
-/// Descriptors a process needs beside those of its connections.
+/// Descriptors a process needs besides those for its connections.
 const DESCRIPTORS_BESIDE: u64 = 64;
 
-/// One thing that was looked at.
+/// The result of one check.
 struct Finding {
     name: &'static str,
     detail: String,
@@ -73,7 +72,7 @@ impl Finding {
             Verdict::Remark => Mark::Paused,
             Verdict::Bad(_) => Mark::Failed,
         };
-        // A line of the detail stands under the one before.
+        // Align the detail's lines under each other.
         let detail = style::clean(&self.detail).replace('\n', "\n                  ");
         Ok(output::line(format_args!(" {} {:<14} {detail}", mark.shown(), self.name))?)
     }
@@ -110,7 +109,7 @@ impl Doctor {
     }
 }
 
-/// Where settings come from, and those that somebody chose.
+/// Where settings come from, and which ones were chosen.
 fn about_settings(settings: &mut Settings) -> Finding {
     let files: Vec<_> = Settings::files().iter().map(|path| path.display().to_string()).collect();
     let mut detail = match files.is_empty() {
@@ -127,7 +126,7 @@ fn about_settings(settings: &mut Settings) -> Finding {
     Finding::fine("settings", detail)
 }
 
-/// Variables that look like settings and are none.
+/// Variables that look like settings but are not.
 fn about_variables() -> Option<Finding> {
     let secrets = [settings::TOKEN, super::serve::WEBHOOK_SECRET].map(str::to_owned);
     let known: Vec<String> = TABLE.iter().map(settings::Setting::variable).chain(secrets).collect();
@@ -140,11 +139,11 @@ fn about_variables() -> Option<Finding> {
         let name = name.replacen("limits_", "limits.", 1).replacen("engine_", "engine.", 1);
         settings::nearest(&name).map(|known| format!(", did you mean {known}?")).unwrap_or_default()
     };
-    let lines: Vec<_> = stray.iter().map(|name| format!("{name} is no setting{}", nearest(name))).collect();
+    let lines: Vec<_> = stray.iter().map(|name| format!("{name} is not a setting{}", nearest(name))).collect();
     (!lines.is_empty()).then(|| Finding::remark("environment", lines.join("\n")))
 }
 
-/// Whether the server that the other verbs ask answers, and lets this caller in.
+/// Whether the server that the other verbs use answers and admits this caller.
 async fn about_server(settings: &Settings) -> Option<Finding> {
     if settings.server.is_empty() {
         return None;
@@ -169,11 +168,11 @@ fn about_traces() -> Finding {
     }
 }
 
-/// The file, as far as it can be read.
+/// The file, as far as it is readable.
 async fn about_database(settings: &Settings) -> Vec<Finding> {
     let path = settings.db.display();
     if !settings.db.exists() {
-        return vec![Finding::fine("database", format!("none yet at {path}; it is made at first use"))];
+        return vec![Finding::fine("database", format!("none yet at {path}; it is created on first use"))];
     }
     let inspected = async {
         let db = store::handle(settings)?.read_only();
@@ -202,14 +201,14 @@ async fn about_database(settings: &Settings) -> Vec<Finding> {
     }
 }
 
-/// Whether a reader keeps the log from starting again.
+/// Whether a reader keeps the log from restarting.
 fn about_log(log: &LogInspection) -> Finding {
     let left = log.pages.saturating_sub(log.copied);
     let pages = format!("{} pages, {left} of them not yet in the database", log.pages);
     let readers =
         if log.readers.is_empty() { String::new() } else { format!("\nread at this moment by {}", log.readers) };
     if left > LOG_PAGES_MAX {
-        let advice = "a reader that keeps its transaction open holds it, and it grows until that one ends";
+        let advice = "an open read transaction holds it, and it grows until that transaction ends";
         Finding::remark("log", format!("{pages}: {advice}{readers}"))
     } else {
         Finding::fine("log", format!("{pages}{readers}"))
@@ -219,7 +218,7 @@ fn about_log(log: &LogInspection) -> Finding {
 fn about_free_pages(found: &Inspection) -> Finding {
     let free = format!("{} of the file are free", size(found.free_bytes));
     if found.is_incremental {
-        Finding::fine("free pages", format!("{free} and go back to the disk when nobody is busy"))
+        Finding::fine("free pages", format!("{free} and are returned to the disk while it is idle"))
     } else {
         Finding::remark("free pages", format!("{free} and stay in the file: it shrinks with outlive db vacuum"))
     }
@@ -227,7 +226,7 @@ fn about_free_pages(found: &Inspection) -> Finding {
 
 #[cfg(unix)]
 fn about_space(path: &Path) -> Option<Finding> {
-    // The directory may not be there yet; the nearest one above is on the same disk, as far as one can tell.
+    // The directory may not exist yet; the nearest existing one above is presumably on the same disk.
     let here = std::env::current_dir().ok()?.join(path);
     let directory = here.ancestors().skip(1).find(|directory| directory.is_dir())?;
     let space = rustix::fs::statvfs(directory).ok()?;
@@ -245,7 +244,7 @@ fn about_space(_: &Path) -> Option<Finding> {
     None
 }
 
-/// Whether the system lets the server have as many connections as it is meant to.
+/// Whether the system allows the server its configured number of connections.
 #[cfg(unix)]
 fn about_descriptors(settings: &Settings) -> Option<Finding> {
     let Some(allowed) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current else {

@@ -1,4 +1,4 @@
-//! `outlive events`: a run's log as it was told, stored events first, then live ones.
+//! `outlive events`: a run's log as it was written, stored events first, then live ones.
 
 use super::{state, waiting_line};
 use crate::cli::{Global, RUN_HELP};
@@ -12,18 +12,18 @@ use outlive::core::{EventKind, Origin, RunEvent, RunId, Timestamp};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Print a run's events, one a line
+/// Print a run's events, one per line
 ///
-/// Streamed text is one line an answer, unless --all is given. With --json each line is the event as every subscriber sees
-/// it. With -f the command ends with the run.
+/// Streamed text is one line per answer, unless --all is given. With --json each line is the event as every subscriber
+/// sees it. With -f the command ends with the run.
 #[derive(Debug, Args)]
 pub(crate) struct Events {
     #[arg(value_name = "RUN", default_value = "@last", help = RUN_HELP)]
     run: String,
-    /// Go on with new events until the run ends
+    /// Follow new events until the run ends
     #[arg(short, long)]
     follow: bool,
-    /// Each piece of streamed text on a line of its own
+    /// Each piece of streamed text on its own line
     #[arg(short, long)]
     all: bool,
     /// Only events after this index
@@ -77,14 +77,14 @@ impl Events {
     }
 }
 
-/// Prints events, the pieces of one answer as one line once something else of the same run comes.
+/// Prints events; the pieces of one answer become one line once another event of the same run arrives.
 struct Lines<'a> {
     global: &'a Global,
     folds: bool,
     open: Vec<Answer>,
 }
 
-/// Streamed text of which no line has been printed yet.
+/// Streamed text not yet printed as a line.
 struct Answer {
     first: RunEvent,
     pieces: usize,
@@ -92,7 +92,7 @@ struct Answer {
     begin: String,
 }
 
-/// As much of an answer as a line shows.
+/// How much of an answer a line shows.
 const BEGIN_CHARS: usize = 80;
 
 impl Lines<'_> {
@@ -123,7 +123,7 @@ impl Lines<'_> {
         answer.begin.extend(text.chars().take(missing));
     }
 
-    /// Of this agent or team; of all when the workflow speaks.
+    /// From this agent or team; from all when the workflow itself emits text.
     fn end_answers(&mut self, origin: &Origin) -> Result<(), Problem> {
         let is_workflows = origin.agent_id.is_none() && origin.team_id.is_none();
         let is_over = |answer: &mut Answer| is_workflows || answer.first.origin.run_id == origin.run_id;
@@ -151,14 +151,14 @@ pub(super) async fn unfinished(runs: &Runs, run_id: &RunId) -> Problem {
     Problem::new(Exit::TimedOut, "timeout", message).hint("--timeout sets how long to wait; the run is left alone")
 }
 
-/// How it is with a run that nobody looks at any more.
+/// The state of a run that is no longer being followed.
 pub(super) async fn left_behind(runs: &Runs, run_id: &RunId) -> String {
     let standing = runs.standing(run_id).await;
     match standing.as_ref().map(|run| (state(run).1, &run.waiting)) {
         Ok((word, Some(waiting))) if !waiting.waits_for.is_work() => {
             format!("the run is {word} ({})", waiting_line(waiting, times::now()))
         }
-        // Whether it can be read or not: it does not depend on who looks.
+        // Even if it cannot be read: the run does not depend on its readers.
         Ok(_) | Err(_) => "the run goes on".to_owned(),
     }
 }
@@ -183,11 +183,11 @@ pub(super) fn print(event: &RunEvent, global: &Global) -> Result<(), Problem> {
     print_line(event, &about(event), global)
 }
 
-/// An event's line, with this to say of it.
+/// An event's line, with this text.
 fn print_line(event: &RunEvent, about: &str, global: &Global) -> Result<(), Problem> {
     let at = Timestamp::from_seconds(event.created_at);
     let index = event.event_index.unwrap_or_default();
-    // An event's own time is a fact of the past; "3 min ago" in every line would say less.
+    // Show an event's own time: "3 min ago" in every line would say less.
     let format = if global.time_format == TimeFormat::Relative { TimeFormat::Local } else { global.time_format };
     let time = times::shown(at, format, at);
     let who = event.origin.agent_name.as_deref().or(event.origin.team_name.as_deref());

@@ -1,6 +1,5 @@
-//! `outlive keys`: the credentials of callers, kept in the database as digests.
-//!
-//! The invariant: a key's text is printed once, when it is made, and is nowhere afterwards.
+//! `outlive keys`: the credentials of callers, kept in the database as digests. The invariant: a key's text is printed
+//! once, when it is created, and kept nowhere.
 
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};
@@ -16,15 +15,15 @@ use outlive::serving::auth::scope::{KNOWN, Scopes, is_known, known};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// A key that the verbs about runs work with.
+/// Creates a key that works for the verbs about runs.
 pub(super) const MINT: &str = "keys mint --scope runs:read,runs:write,workflows:run";
-/// Letters that may differ between a scope and what was meant.
+/// How many letters a mistyped scope may differ by.
 const TYPO_MAX: usize = 3;
 
-/// Make, list and revoke API keys
+/// Create, list and revoke API keys
 ///
-/// A server on this database asks for one of them from its next start on; keys made and revoked while it runs with keys
-/// count at once.
+/// A server on this database requires one of them from its next start; once it runs with keys, creating and revoking
+/// them takes effect at once.
 #[derive(Debug, Args)]
 pub(crate) struct Keys {
     #[command(subcommand)]
@@ -38,7 +37,7 @@ enum Verb {
     Revoke(Revoke),
 }
 
-/// Make a key and print it, this once
+/// Create a key and print it, only this once
 #[derive(Debug, Args)]
 #[command(after_help = scopes())]
 struct Mint {
@@ -48,7 +47,7 @@ struct Mint {
     /// Whose runs and sessions its holder reaches [default: everybody's]
     #[arg(long, value_name = "USER")]
     user: Option<String>,
-    /// When it ends, for example 30d [default: never]
+    /// When it expires, for example 30d [default: never]
     #[arg(long, value_name = "DURATION", value_parser = times::parse_duration)]
     expires: Option<Duration>,
     /// What it is for
@@ -56,11 +55,11 @@ struct Mint {
     name: Option<String>,
 }
 
-/// List keys, the oldest first, also those that have ended
+/// List keys, oldest first, including those that have ended
 #[derive(Debug, Args)]
 struct Ls {}
 
-/// End a key for good, on every server at once
+/// Revoke a key for good, on every server at once
 #[derive(Debug, Args)]
 struct Revoke {
     /// Its id, from `outlive keys ls`
@@ -102,7 +101,7 @@ impl Mint {
         let (secret, record) = KeyRecord::mint(new, now);
         let document = json(&record);
         keys.add(record.clone()).await?;
-        // Before it is printed: a key that is in no log is of no use to anyone.
+        // Record it before printing: no key may exist without a record.
         store::note(db, AuditKind::KeyMint, "done", "outlive keys mint", &record.id).await?;
         if global.json {
             let mut document = document;
@@ -168,7 +167,7 @@ fn state(record: &KeyRecord) -> &'static str {
     }
 }
 
-/// A key as programs read it. Its text is not among it: nobody has it.
+/// A key as JSON, without its text, which is not stored.
 fn json(record: &KeyRecord) -> Value {
     json!({
         "id": record.id,
@@ -184,7 +183,7 @@ fn json(record: &KeyRecord) -> Value {
     })
 }
 
-/// A scope that some route asks for. Another one would be a key that opens nothing.
+/// A scope that some route requires. Any other would make a key that opens nothing.
 fn scope(text: &str) -> Result<String, String> {
     let text = text.trim();
     if is_known(text) {
@@ -196,7 +195,7 @@ fn scope(text: &str) -> Result<String, String> {
     })
 }
 
-/// The scope that `text` is probably meant to be. An id in it stays where one can be.
+/// The scope that `text` probably means. An id in it is kept where the scope allows one.
 fn nearest(text: &str) -> Option<String> {
     let parts: Vec<_> = text.split(':').collect();
     let (asked, id) = match parts[..] {
@@ -209,7 +208,7 @@ fn nearest(text: &str) -> Option<String> {
     Some(with_id.filter(|text| is_known(text)).unwrap_or(known))
 }
 
-/// What `mint --help` says of scopes.
+/// What `mint --help` says about scopes.
 fn scopes() -> String {
     let mut text = "Scopes:\n".to_owned();
     for known in KNOWN {
@@ -219,11 +218,11 @@ fn scopes() -> String {
     text.push_str(
         "\nOf workflows, agents and teams a scope can name one: workflows:ID:run. \
          An action can be a *: runs:* is all of runs.\n\n\
-         What the verbs ask a server for:\n  \
+         What the verbs need on a server:\n  \
          ls, show, watch, events, output                runs:read\n  \
          cancel                                         runs:write\n  \
          run, rerun                                     runs:read, runs:write and workflows:run\n  \
-         (of an agent or a team agents:run or teams:run instead)\n\n\
+         (for an agent or a team, agents:run or teams:run instead)\n\n\
          Example: outlive keys mint --scope runs:read,runs:write,workflows:run --expires 30d",
     );
     text

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 /// List runs, newest first
 ///
-/// Filters: status:running, status:error,cancelled, workflow:NAME, session:ID, user:ID, since:1d. A run must fit all of
-/// them. What had begun and nobody executes now is status:interrupted.
+/// Filters: status:running, status:error,cancelled, workflow:NAME, session:ID, user:ID, since:1d. A run must match all
+/// of them. A run that had started and that nobody executes now is status:interrupted.
 #[derive(Debug, Args)]
 pub(crate) struct Ls {
     /// Which runs: status:…, workflow:…, session:…, user:…, since:…
@@ -27,7 +27,7 @@ pub(crate) struct Ls {
     limit: u32,
 }
 
-/// What the store calls RUNNING and nobody executes.
+/// RUNNING in the store, but executed by nobody.
 const INTERRUPTED: &str = "interrupted";
 /// Runs in one page.
 const PAGE: u32 = 200;
@@ -70,9 +70,9 @@ impl Ls {
         let mut filter = wanted.filter;
         let mut runs = Vec::new();
         loop {
-            // One more than wanted tells whether there are more.
+            // Ask for one more than needed to see whether there are more.
             let missing = u32::try_from(limit + 1 - runs.len()).unwrap_or(u32::MAX);
-            // What nobody executes is told from what is at work only after it was read.
+            // Interrupted runs can be told from working ones only after reading them.
             filter.limit = if wanted.states.is_empty() { missing.min(PAGE) } else { PAGE };
             let page = found.list(filter.clone()).await?;
             let damaged = page.runs.iter().filter_map(|run| run.unreadable.as_ref());
@@ -89,12 +89,12 @@ impl Ls {
     }
 }
 
-/// The filter words, understood.
+/// The parsed filter words.
 #[derive(Debug, Default)]
 struct Wanted {
     filter: RunFilter,
     since: Option<Duration>,
-    /// The states asked for, in the words of the list.
+    /// The requested states, as `ls` names them.
     states: Vec<&'static str>,
 }
 

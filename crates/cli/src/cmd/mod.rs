@@ -1,4 +1,4 @@
-//! The verbs, one file each. What several of them say is here.
+//! The verbs, one file each. Output shared by several of them is here.
 
 pub(crate) mod audit;
 pub(crate) mod backup;
@@ -31,7 +31,7 @@ use outlive::core::{Remedy, RunStatus, Timestamp, Waiting, WaitsFor};
 use outlive::{Markdown, WorkflowRunOutput, pprint_run_response};
 use serde_json::{Value, json};
 
-/// Does what was asked.
+/// Runs the command.
 pub(crate) async fn run(cli: &Cli, log: &Log) -> Result<Exit, Problem> {
     let global = &cli.global;
     refuse_server(cli)?;
@@ -57,8 +57,8 @@ pub(crate) async fn run(cli: &Cli, log: &Log) -> Result<Exit, Problem> {
     }
 }
 
-/// `--server` beside a verb that works on this machine is a mistake. A server that is named elsewhere is one only where the
-/// verb would then look at another database than is meant.
+/// `--server` with a verb that works on this machine is a mistake. A server named in settings is one only if the verb
+/// would then read a different database from the one meant.
 fn refuse_server(cli: &Cli) -> Result<(), Problem> {
     let verb = match &cli.command {
         Command::Demo(_) => "demo",
@@ -70,7 +70,7 @@ fn refuse_server(cli: &Cli) -> Result<(), Problem> {
         Command::Db(_) => "db",
         _ => return Ok(()),
     };
-    let message = format!("outlive {verb} works on this machine and asks no server");
+    let message = format!("outlive {verb} works only on this machine, not on a server");
     let refused = Problem::new(Exit::Usage, "usage", message);
     if cli.global.server.is_some() {
         return Err(refused.hint("leave out --server"));
@@ -87,7 +87,7 @@ fn refuse_server(cli: &Cli) -> Result<(), Problem> {
     Ok(())
 }
 
-/// How a run stands, in a word: its status, unless nobody is at work on what is RUNNING.
+/// A run's state in a word: its status, or `interrupted` when it is RUNNING but nobody executes it.
 pub(crate) fn state(run: &RunSummary) -> (Mark, &'static str) {
     if run.is_interrupted() {
         return (Mark::Interrupted, "interrupted");
@@ -95,7 +95,7 @@ pub(crate) fn state(run: &RunSummary) -> (Mark, &'static str) {
     (Mark::of(run.status), style::status_word(run.status))
 }
 
-/// What a run waits for, as programs read it.
+/// What a run is waiting for, as JSON.
 fn waiting_json(waiting: &Waiting) -> Value {
     json!({
         "for": waiting.waits_for,
@@ -108,7 +108,7 @@ fn waiting_json(waiting: &Waiting) -> Value {
     })
 }
 
-/// What a run waits for, in as few words as a column has room for; nothing where the step says it.
+/// What a run is waiting for, short enough for a column; nothing if the step already says so.
 fn short_waiting(waiting: &Waiting, now: Timestamp) -> String {
     let on = waiting.on.as_deref().unwrap_or_default();
     let named = |what: &str| if on.is_empty() { what.to_owned() } else { format!("{what}: {on}") };
@@ -125,7 +125,7 @@ fn short_waiting(waiting: &Waiting, now: Timestamp) -> String {
     }
 }
 
-/// What a run waits for, in one sentence.
+/// What a run is waiting for, in one sentence.
 fn waiting_line(waiting: &Waiting, now: Timestamp) -> String {
     let reason = style::line(&waiting.reason, REASON_CHARS);
     match waiting.until.filter(|until| *until > now) {
@@ -160,7 +160,7 @@ pub(crate) fn size(bytes: u64) -> String {
     }
 }
 
-/// A run as programs read it in a list.
+/// A run in a list, as JSON.
 fn run_json(run: &RunSummary) -> Value {
     let mut document = json!({
         "id": run.info.run_id,
@@ -183,7 +183,7 @@ fn run_json(run: &RunSummary) -> Value {
     document
 }
 
-/// The end of a run that was shown as it happened: on a terminal its result as people read it, then how it ended.
+/// The end of a run that was shown live: on a terminal its formatted result, then how it ended.
 fn tell_end(run: &WorkflowRunOutput, seconds: f64, global: &Global) -> Result<(), Problem> {
     let is_styled = anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never;
     if is_styled && !global.quiet && run.status == RunStatus::Completed {
@@ -204,7 +204,7 @@ fn last_line(output: &WorkflowRunOutput, seconds: f64) -> Option<String> {
     }
 }
 
-/// `2 members · 4 tool calls · 1.9k tokens`, as far as there is any of it.
+/// `2 members · 4 tool calls · 1.9k tokens`, without the parts that are zero.
 pub(crate) fn step_facts(step: &StepView) -> String {
     let mut facts = Vec::new();
     facts.extend((step.members() > 0).then(|| style::counted(step.members(), "member")));
@@ -214,7 +214,7 @@ pub(crate) fn step_facts(step: &StepView) -> String {
     facts.join(style::dot())
 }
 
-/// A line about a step: mark, name, what is to be said of it.
+/// A line about a step: mark, name, facts.
 pub(crate) fn step_line(mark: Mark, name: &str, rest: &str) -> String {
     format!(" {} {:<24} {rest}", mark.shown(), style::line(name, 60)).trim_end().to_owned()
 }

@@ -41,7 +41,7 @@ impl Output {
         match result.status {
             RunStatus::Error => Err(ended(&run, Exit::RunFailed, "run_failed", "failed", &result.text(), global)),
             RunStatus::Cancelled => {
-                // Its content says no more than that it was cancelled.
+                // Its content says only that it was cancelled.
                 let why = run.cancel_reason.as_deref().unwrap_or_default();
                 Err(ended(&run, Exit::RunCancelled, "run_cancelled", "was cancelled", why, global))
             }
@@ -50,7 +50,7 @@ impl Output {
     }
 }
 
-/// On a terminal for people; anywhere else the very text, for programs.
+/// Formatted on a terminal; the exact text anywhere else, for programs.
 fn print(result: &WorkflowRunOutput) -> Result<Exit, Problem> {
     if std::io::stdout().is_terminal() {
         pprint_run_response(result, Markdown::Render);

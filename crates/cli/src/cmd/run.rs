@@ -1,4 +1,4 @@
-//! `outlive run`: starts a run, and follows it or leaves it to itself.
+//! `outlive run`: starts a run, and follows it or detaches.
 
 use super::watch::watch;
 use crate::cli::Global;
@@ -11,31 +11,31 @@ use outlive::engine::Submit;
 use serde_json::{Value, json};
 use std::io::Read;
 
-/// Start a run of a workflow and show it as it happens; with -d print its id and leave it to itself
+/// Start a run of a workflow and show it as it happens; with -d print its id and return
 ///
-/// A server executes it, if one is named. Without one this process does, and the only workflow it knows is the
-/// demonstration's: content-creation-demo. Ctrl-C leaves a server's run alone; a run of this process goes on in the next
-/// one that executes.
+/// A server executes it, if one is named. Otherwise this process does, and the only workflow it knows is the
+/// demonstration's: content-creation-demo. Ctrl-C leaves a server's run alone; a run of this process resumes in the
+/// next process that executes.
 #[derive(Debug, Args)]
 pub(crate) struct Run {
     /// The workflow: its id or its name; agent:ID and team:ID for what is served alone
     #[arg(value_name = "NAME")]
     workflow: String,
-    /// What it is asked: a text, @FILE for what is in a file, - for standard input
+    /// The input: text, @FILE for a file's contents, - for standard input
     #[arg(value_name = "INPUT", conflicts_with = "json_input")]
     input: Option<String>,
-    /// What it is asked, as JSON
+    /// The input as JSON
     #[arg(long, value_name = "JSON")]
     json_input: Option<String>,
     #[command(flatten)]
     detach: Detach,
-    /// The session it belongs to; one of its own unless said
+    /// The session it belongs to [default: a new one]
     #[arg(long, value_name = "ID")]
     session: Option<String>,
-    /// Whose run it is; a credential that names a user wins
+    /// Whose run it is; a credential that names a user takes precedence
     #[arg(long, value_name = "ID")]
     user: Option<String>,
-    /// The same key and the same request again give the same run
+    /// Repeating the same request with the same key returns the same run
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
 }
@@ -43,18 +43,18 @@ pub(crate) struct Run {
 /// Whether to stay.
 #[derive(Debug, Args)]
 pub(super) struct Detach {
-    /// Print the run's id and return; the run goes on
+    /// Print the run's id and return; the run continues
     #[arg(short, long)]
     detach: bool,
 }
 
 impl Detach {
-    /// What this process has to be able to do.
+    /// What this process must be able to do.
     pub(super) fn role(&self) -> Role {
         if self.detach { Role::Accepts } else { Role::Executes }
     }
 
-    /// Tells of a run that was accepted, and stays with it or not.
+    /// Announces an accepted run, then follows it or detaches.
     pub(super) async fn go_on(&self, runs: &Runs, run: &Accepted, global: &Global) -> Result<Exit, Problem> {
         let run_id = &run.run_id;
         if !self.detach {
@@ -96,7 +96,7 @@ impl Run {
         done
     }
 
-    /// A text with white space in it can only be a name.
+    /// Text containing white space can only be a name.
     fn workflow_id(&self) -> Result<DefinitionId, Problem> {
         let id = DefinitionId::parse(&self.workflow).or_else(|_| DefinitionId::from_name(&self.workflow));
         id.map_err(|error| Problem::new(Exit::Usage, "invalid_id", error))
@@ -105,7 +105,7 @@ impl Run {
     fn input(&self) -> Result<Option<Value>, Problem> {
         if let Some(text) = &self.json_input {
             let value = outlive::core::json::read(text).map_err(|error| {
-                Problem::new(Exit::Usage, "invalid_input", format!("--json-input is no JSON: {error}"))
+                Problem::new(Exit::Usage, "invalid_input", format!("--json-input is not JSON: {error}"))
             })?;
             return Ok(Some(value));
         }

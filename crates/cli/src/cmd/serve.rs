@@ -1,7 +1,6 @@
-//! `outlive serve`: workflows over HTTP and WebSocket, until it is told to stop.
-//!
-//! It wires settings to the library's server and adds no rule but one: what other machines can reach asks for a
-//! credential, or somebody has said in so many words that it shall not.
+//! `outlive serve`: workflows over HTTP and WebSocket, until it is told to stop. It wires settings to the library's
+//! server and adds one rule only: an address that other machines can reach requires a credential, unless
+//! `--insecure-no-auth` says otherwise.
 
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};
@@ -25,33 +24,33 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::{TcpListener, lookup_host};
 
-/// The variable with the one key that may do everything.
+/// The variable with the key that may do everything.
 const SECURITY_KEY: &str = "OS_SECURITY_KEY";
 /// The variable with the secret that webhooks are signed with.
 pub(super) const WEBHOOK_SECRET: &str = "OUTLIVE_WEBHOOK_SECRET";
-/// A shorter key could be guessed, or is a word.
+/// A shorter key could be guessed.
 const KEY_CHARS_MIN: usize = 32;
 
 /// Serve workflows over HTTP and WebSocket, and execute their runs
 ///
-/// Agno's clients work with it unchanged. Callers are asked for the key in OS_SECURITY_KEY, or for one made with
-/// `outlive keys mint`; without either, only this machine is served. Webhooks are sent when OUTLIVE_WEBHOOK_SECRET is set.
-/// Ctrl-C or SIGTERM lets what is in flight end.
+/// Agno's clients work with it unchanged. Callers need the key in OS_SECURITY_KEY, or one made with `outlive keys
+/// mint`; without either, only this machine is served. Webhooks are sent when OUTLIVE_WEBHOOK_SECRET is set. Ctrl-C or
+/// SIGTERM lets what is in flight finish.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
-    /// Where to listen; port 0 takes a free one [default: 127.0.0.1:7878]
+    /// Where to listen; port 0 picks a free one [default: 127.0.0.1:7878]
     #[arg(long, value_name = "HOST:PORT")]
     addr: Option<String>,
     /// Accept and show runs, but leave executing them to `outlive worker`
     #[arg(long)]
     no_execute: bool,
-    /// A web page that may call from elsewhere, like https://runs.example; may be given several times
+    /// A web page's origin that may call, like https://runs.example; may be given several times
     #[arg(long, value_name = "ORIGIN")]
     allow_origin: Vec<String>,
-    /// A host name to answer to, beside those of this machine; may be given several times
+    /// A host name to answer to, besides those of this machine; may be given several times
     #[arg(long, value_name = "HOST")]
     allow_host: Vec<String>,
-    /// Serve other machines even if there is no credential to ask for
+    /// Serve other machines even without any credential
     #[arg(long)]
     insecure_no_auth: bool,
     /// How log lines look: text or json
@@ -94,13 +93,13 @@ impl Serve {
         let db = store::handle(&settings)?;
         let key = security_key(global);
         let auth = auth(&db, &key).await?;
-        // Nobody should find the key in the log of a run whose input or tool has seen it.
+        // Keep the key out of the log of a run whose input or tool has seen it.
         settings.engine.secrets.push(outlive::core::Secret::new(key));
         if is_exposed && !auth.is_on() && !self.insecure_no_auth {
             return Err(exposed(&settings.addr, global));
         }
         if is_exposed && !auth.is_on() {
-            let warning = "warning: no credential is asked for (--insecure-no-auth): whoever reaches this address may \
+            let warning = "warning: no credential is required (--insecure-no-auth): anyone who reaches this address may \
                 do everything";
             say(warning);
         }
@@ -115,7 +114,7 @@ impl Serve {
         let has_failed = AtomicBool::new(false);
         let stopping = async {
             tokio::select! {
-                () = stop => output::note(global, "Stopping; what is in flight may end"),
+                () = stop => output::note(global, "Stopping; waiting for what is in flight"),
                 () = engine.stopped() => has_failed.store(true, Ordering::Relaxed),
             }
         };
@@ -152,10 +151,10 @@ impl Serve {
     }
 }
 
-/// Why a process ends whose engine has stopped by itself.
+/// Why the process ends after its engine has stopped by itself.
 pub(super) fn stopped(engine: &Engine, global: &Global) -> Problem {
     let reason = engine.failure().unwrap_or_else(|| "the database failed".into());
-    // A path may hold what nobody is to read.
+    // A path may contain something secret.
     let reason = engine.redactor().text(&reason).into_owned();
     Problem::new(Exit::Other, "engine_stopped", reason).hint(format!("see also: {}", global.command("doctor")))
 }
@@ -197,14 +196,14 @@ fn security_key(global: &Global) -> String {
     key
 }
 
-/// The credentials to ask for: the key in the environment, and those in the file once there is one.
+/// The credentials to require: the key in the environment, and those in the file once it has one.
 async fn auth(db: &SqliteDb, key: &str) -> Result<Auth, Problem> {
     let auth = Auth::new(Arc::new(SystemClock)).security_key(&Secret::new(key));
     let has_keys = db.path().exists() && !db.keys().await?.is_empty();
     Ok(if has_keys || auth.is_on() { auth.keys(Arc::new(SqliteKeys::new(db.clone()))) } else { auth })
 }
 
-/// A warning on standard error, also with `--json`: standard output stays what it was.
+/// A warning on standard error, even with `--json`: standard output stays unchanged.
 fn say(text: &str) {
     use std::io::Write;
     let _ = writeln!(anstream::stderr().lock(), "{text}");
@@ -212,7 +211,7 @@ fn say(text: &str) {
 
 /// E7: both remedies, and the way out.
 fn exposed(addr: &str, global: &Global) -> Problem {
-    let message = format!("{addr} can be reached from other machines and no credential is asked for");
+    let message = format!("{addr} can be reached from other machines and no credential is required");
     settings::configuration(message).hint(format!(
         "set {SECURITY_KEY} to a long random text, or make a key with: {}\n\
          or listen on this machine only: --addr 127.0.0.1:7878\n\
@@ -221,8 +220,8 @@ fn exposed(addr: &str, global: &Global) -> Problem {
     ))
 }
 
-/// Where a credential protects and no name is listed, any name is right: it is the credential that a page from elsewhere
-/// does not have. Without one, the addresses that were asked for are names too.
+/// With a credential and no listed names, any name is accepted: a page from another origin does not have the
+/// credential. Without a credential, the requested addresses count as names too.
 fn hosts_of(hosts: Hosts, settings: &Settings, addresses: &[SocketAddr], has_auth: bool) -> Hosts {
     let is_exposed = addresses.iter().any(|address| !address.ip().is_loopback());
     match hosts {
@@ -238,11 +237,11 @@ fn hosts_of(hosts: Hosts, settings: &Settings, addresses: &[SocketAddr], has_aut
 
 async fn resolve(addr: &str) -> Result<Vec<SocketAddr>, Problem> {
     let wrong = |why: String| {
-        settings::configuration(format!("{addr} is no address to listen on: {why}"))
+        settings::configuration(format!("{addr} is not an address to listen on: {why}"))
             .hint("write a host and a port: --addr 127.0.0.1:7878")
     };
     let addresses: Vec<_> = lookup_host(addr).await.map_err(|error| wrong(error.to_string()))?.collect();
-    if addresses.is_empty() { Err(wrong("it stands for none".to_owned())) } else { Ok(addresses) }
+    if addresses.is_empty() { Err(wrong("it resolves to no address".to_owned())) } else { Ok(addresses) }
 }
 
 async fn bind(addr: &str, addresses: Vec<SocketAddr>) -> Result<Vec<TcpListener>, Problem> {

@@ -13,7 +13,7 @@ use outlive::client::RunSummary;
 use outlive::core::{RunStatus, Waiting, WaitsFor, content_text};
 use serde_json::{Value, json};
 
-/// Show where a run stands: its steps, what they used, what it waits for or why it failed
+/// Show a run's state: its steps, what they used, what it is waiting for or why it failed
 #[derive(Debug, Args)]
 pub(crate) struct Show {
     #[arg(value_name = "RUN", default_value = "@last", help = RUN_HELP)]
@@ -26,7 +26,7 @@ impl Show {
         let found = runs.find(&self.run).await?.info.run_id;
         let mut run = runs.standing(&found).await?;
         let output = runs.output(&found).await?;
-        // It may have ended between the two: what is shown of it has to be of one moment.
+        // It may have ended between the two reads: show one consistent moment.
         if run.status != output.status {
             run.status = output.status;
             run.waiting = None;
@@ -57,7 +57,7 @@ fn document(run: &RunSummary, output: &WorkflowRunOutput, view: &RunView) -> Val
     document
 }
 
-/// Why it failed, from the log or else from its row.
+/// Why it failed, from the log, else from its row.
 fn failure(output: &WorkflowRunOutput, view: &RunView) -> Option<String> {
     let stored = || Some(output.text()).filter(|text| !text.is_empty());
     if output.status == RunStatus::Error { view.error.clone().or_else(stored) } else { None }
@@ -121,12 +121,12 @@ fn about(step: &StepView) -> String {
     let mut parts = Vec::new();
     parts.extend(step.seconds.map(times::span));
     parts.extend((step.attempts > 1).then(|| style::counted(step.attempts as usize, "attempt")));
-    parts.extend((step.state == StepState::Skipped).then(|| "failed, the run went on".to_owned()));
+    parts.extend((step.state == StepState::Skipped).then(|| "failed, the run continued".to_owned()));
     parts.extend(Some(step_facts(step)).filter(|facts| !facts.is_empty()));
     parts.join("   ")
 }
 
-/// What a run waits for, in a word or two.
+/// What a run is waiting for, in a word or two.
 fn waited_for(waiting: &Waiting) -> String {
     match waiting.waits_for {
         WaitsFor::Session => "an earlier run".to_owned(),

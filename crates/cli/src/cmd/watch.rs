@@ -1,4 +1,4 @@
-//! `outlive watch`: a run as it happens, to its end. Verbs that start a run end with this too.
+//! `outlive watch`: a run as it happens, to its end. Verbs that start a run use this too.
 
 use super::events::{self, passed};
 use super::{remedy_lines, state, waiting_line};
@@ -13,7 +13,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Show a run as it happens: what it has done, then what it does, until it ends
+/// Show a run as it happens: what it has done so far, then live, until it ends
 ///
 /// The exit code tells how it ended. Ctrl-C leaves the run alone.
 #[derive(Debug, Args)]
@@ -32,7 +32,7 @@ impl Watch {
     }
 }
 
-/// Shows a run to its end, and tells by the exit code how it ended.
+/// Shows a run to its end; the exit code says how it ended.
 ///
 /// # Errors
 /// When it cannot be read, or `--timeout` passes.
@@ -43,7 +43,7 @@ pub(super) async fn watch(runs: &Runs, run_id: &RunId, global: &Global) -> Resul
         Ok(()) = tokio::signal::ctrl_c() => {
             let how = if runs.is_executing() {
                 let worker = global.command("worker");
-                format!("Stopped; the run goes on in the next process that executes: {worker}; then")
+                format!("Stopped; the run resumes in the next process that executes: {worker}; then")
             } else {
                 format!("Detached; {}", events::left_behind(runs, run_id).await)
             };
@@ -56,13 +56,13 @@ pub(super) async fn watch(runs: &Runs, run_id: &RunId, global: &Global) -> Resul
 
 async fn show(runs: &Runs, run_id: &RunId, global: &Global) -> Result<Exit, Problem> {
     let started = Instant::now();
-    // Of a run that this process executes the reader may go away.
+    // If this process executes the run, it goes on even when the reader goes away.
     let seen = |shown| if runs.is_executing() { output::unless_gone::<Problem>(shown) } else { shown };
     let mut progress = Progress::new(0, global.quiet || global.json);
     let mut following = runs.follow(run_id, None).await?;
     let mut silence = Silence::default();
     loop {
-        // Kept while others are looked at: what is half read is not to be dropped.
+        // Kept across the other branches: a half-read event must not be dropped.
         let mut next = pin!(following.next());
         let event = loop {
             tokio::select! {
@@ -76,7 +76,7 @@ async fn show(runs: &Runs, run_id: &RunId, global: &Global) -> Result<Exit, Prob
             seen(events::print(&event, global))?;
         }
         seen(progress.apply(&event).map_err(Problem::from))?;
-        // An earlier pause that somebody has ended is one event among others.
+        // A pause that has since ended is just another event.
         if is_pause(&event) && runs.status(run_id).await? == RunStatus::Paused {
             break;
         }
@@ -93,12 +93,12 @@ async fn show(runs: &Runs, run_id: &RunId, global: &Global) -> Result<Exit, Prob
     Ok(Exit::of(output.status))
 }
 
-/// Time without an event after which the store is asked what the run waits for.
+/// Time without an event after which to ask the store what the run is waiting for.
 const LOOK_PERIOD: Duration = Duration::from_secs(2);
-/// Looks without an event after which a call in flight is worth a line.
+/// Checks without an event after which a call in flight is worth a line.
 const LOOKS_OF_WORK: u32 = 5;
 
-/// How long nothing has happened, and what was said of it.
+/// How long nothing has happened, and what was said about it.
 #[derive(Default)]
 struct Silence {
     looks: u32,
@@ -110,7 +110,7 @@ impl Silence {
         *self = Self::default();
     }
 
-    /// Says what the run waits for, once for each thing it waits for.
+    /// Says what the run is waiting for, once for each thing.
     async fn look(
         &mut self,
         runs: &Runs,

@@ -11,10 +11,10 @@ use outlive::{Engine, Otlp};
 use serde_json::json;
 use std::sync::Arc;
 
-/// Execute runs, whoever accepted them: also those of an `outlive serve --no-execute` on the same database
+/// Execute runs, whichever process accepted them, including an `outlive serve --no-execute` on the same database
 ///
-/// Several workers may share one database. Ctrl-C or SIGTERM lets calls in flight end; what is unfinished then goes on in
-/// whichever process is there.
+/// Several workers may share one database. Ctrl-C or SIGTERM lets calls in flight finish; unfinished runs then resume
+/// in any other process.
 #[derive(Debug, Args)]
 pub(crate) struct Worker {
     /// How log lines look: text or json
@@ -47,7 +47,7 @@ impl Worker {
         }
         output::note(global, format_args!("Working on {}", settings.db.display()));
         tokio::select! {
-            () = stop => output::note(global, "Stopping; calls in flight may end"),
+            () = stop => output::note(global, "Stopping; waiting for calls in flight"),
             () = engine.stopped() => {}
         }
         let has_failed = engine.failure().is_some();

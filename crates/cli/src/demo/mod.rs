@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What the demonstration asks for.
+/// The demonstration's input.
 pub(crate) const INPUT: &str = "AI trends in 2024";
 
 /// The workflow's name.

@@ -1,11 +1,11 @@
-//! What the demonstration's model says. It looks at the request and at nothing else, so a process that takes a run up
-//! after a crash gets the answers the first one would have got.
+//! What the demonstration's model says. It looks only at the request, so a process that resumes a run after a crash
+//! gets the answers the first one would have got.
 
 use outlive::core::machine::DELEGATE_TOOL;
 use outlive::core::{Failure, ModelRequest, ModelResponse, Role, ToolCall, Usage};
 use serde_json::{Value, json};
 
-/// The answer to a request. Who is asking shows in the tools on offer.
+/// The answer to a request. The offered tools show who is asking.
 pub(crate) fn reply(request: &ModelRequest) -> Result<ModelResponse, Failure> {
     let offers = |name: &str| request.tools.iter().any(|tool| tool.name == name);
     let has_results = request.messages.iter().any(|message| message.role == Role::Tool);
@@ -21,7 +21,7 @@ pub(crate) fn reply(request: &ModelRequest) -> Result<ModelResponse, Failure> {
     Ok(ModelResponse { usage: usage(request, &response), ..response })
 }
 
-/// The last thing a person, or the step before, said.
+/// The last message of a person or of the previous step.
 fn asked(request: &ModelRequest) -> String {
     let said = request.messages.iter().rev().find(|message| message.role == Role::User);
     said.and_then(|message| message.content.clone()).unwrap_or_default()
@@ -57,7 +57,7 @@ fn look_at_prices() -> ModelResponse {
     ])
 }
 
-/// Results of tools, as far as they are JSON: a list counts as its parts.
+/// Tool results that are JSON: a list counts as its parts.
 fn results(request: &ModelRequest) -> Vec<Value> {
     let tools = request.messages.iter().filter(|message| message.role == Role::Tool);
     let values = tools.filter_map(|message| serde_json::from_str(message.content.as_deref()?).ok());

@@ -1,8 +1,7 @@
-//! `.env` beside `outlive.toml`: variables for this program that nobody has set.
-//!
-//! What it says becomes this process's environment, by starting the program once more with it, because everything in it,
-//! libraries too, reads variables in one way. So it takes only names that are meant for it: a directory must not be able
-//! to say what is loaded or executed. The invariants: what is set already wins, and no value is ever shown.
+//! `.env` beside `outlive.toml`: variables for this program that are not already set. Its variables become this
+//! process's environment by re-executing the program with them, because all code, libraries included, reads variables
+//! in one way. So it accepts only names meant for this program: a directory must not decide what is loaded or executed.
+//! The invariants: a variable already set wins, and no value is ever shown.
 
 use super::configuration;
 use crate::cli::Global;
@@ -14,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const NAME: &str = ".env";
-/// What names that are meant for this program begin with.
+/// Prefixes of names meant for this program.
 const MEANT: [&str; 5] = ["OUTLIVE_", "OS_SECURITY_KEY", "JWT_", "OPENAI_", "OTEL_"];
 
 /// Such a file.
@@ -28,7 +27,7 @@ impl EnvFile {
     /// The one beside this `outlive.toml`; an empty one when there is none.
     ///
     /// # Errors
-    /// When it cannot be read, or a line that is meant for this program makes no sense.
+    /// When it cannot be read, or a line meant for this program is malformed.
     pub(super) fn beside(project: Option<&Path>) -> Result<Self, Problem> {
         let Some(path) = project.map(|project| project.with_file_name(NAME)).filter(|path| path.is_file()) else {
             return Ok(Self::default());
@@ -47,7 +46,8 @@ impl EnvFile {
         self.variables.get(name).filter(|own| value == own.as_str()).map(|_| self.path.as_path())
     }
 
-    /// Starts this program again with what nobody has set, in place of this process; returns when there is nothing.
+    /// Re-executes this program with the variables not already set, in place of this process; returns if there are
+    /// none.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -80,7 +80,7 @@ fn replace(mut program: Command) -> std::io::Error {
     }
 }
 
-/// The variables that are meant for this program. What others write between them is passed over.
+/// The variables meant for this program. Other lines are skipped.
 fn parse(text: &str) -> Result<BTreeMap<String, String>, (usize, String)> {
     let mut variables = BTreeMap::new();
     for (number, line) in (1..).zip(text.lines()) {
@@ -96,7 +96,7 @@ fn parse(text: &str) -> Result<BTreeMap<String, String>, (usize, String)> {
     Ok(variables)
 }
 
-/// A value: in single quotes as it stands, in double quotes with `\n`, `\"` and `\\`, else up to a comment.
+/// A value: literal in single quotes, with `\n`, `\"` and `\\` in double quotes, else up to a comment.
 fn read(value: &str) -> Option<String> {
     let behind = |rest: &str| rest.trim_start().is_empty() || rest.trim_start().starts_with('#');
     if let Some(quoted) = value.strip_prefix('\'') {

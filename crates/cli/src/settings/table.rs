@@ -1,16 +1,16 @@
-//! The one list of settings. The invariant: a limit of the server or an option of the engine is here, or is none for a
-//! command line.
+//! The one list of settings. The invariant: every limit of the server and option of the engine is here, unless it makes
+//! no sense on a command line.
 
 use super::Settings;
 use super::value::Place;
 
 /// One setting.
 pub(crate) struct Setting {
-    /// Its name in the file: a dot stands for a heading.
+    /// Its name in the file: the part before the dot is the heading.
     pub(crate) name: &'static str,
-    /// What it is.
+    /// What it means.
     pub(crate) about: &'static str,
-    /// Where its value lies.
+    /// Where its value is stored.
     pub(crate) place: for<'a> fn(&'a mut Settings) -> Place<'a>,
 }
 
@@ -36,24 +36,24 @@ pub(crate) const TABLE: &[Setting] = &[
     setting("server", "the server to ask instead of opening the database", |s| Place::Text(&mut s.server)),
     setting("session_table", "the table of sessions, if not the file's own", |s| Place::Text(&mut s.session_table)),
     setting("addr", "where to listen", |s| Place::Text(&mut s.addr)),
-    setting("allow_hosts", "host names to answer to, beside those of this machine", |s| {
+    setting("allow_hosts", "host names to answer to, besides those of this machine", |s| {
         Place::List(&mut s.allow_hosts)
     }),
-    setting("allow_origins", "web pages that may call from elsewhere", |s| Place::List(&mut s.allow_origins)),
-    setting(
-        "trusted_proxies",
-        "addresses and networks of proxies that are believed about who their clients are",
-        |s| Place::List(&mut s.trusted_proxies),
-    ),
-    setting("proxy_header", "where they say it: X-Forwarded-For or Forwarded", |s| Place::Text(&mut s.proxy_header)),
-    setting("webhook_hosts", "hosts with ports that webhooks may be sent to, beside public ones by https", |s| {
+    setting("allow_origins", "origins of web pages that may call", |s| Place::List(&mut s.allow_origins)),
+    setting("trusted_proxies", "addresses and networks of proxies trusted to say who their clients are", |s| {
+        Place::List(&mut s.trusted_proxies)
+    }),
+    setting("proxy_header", "the header in which they say it: X-Forwarded-For or Forwarded", |s| {
+        Place::Text(&mut s.proxy_header)
+    }),
+    setting("webhook_hosts", "hosts with ports that webhooks may be sent to, besides public https ones", |s| {
         Place::List(&mut s.webhook_hosts)
     }),
     setting("execute", "whether to execute runs", |s| Place::Switch(&mut s.engine.execute)),
     setting("log", "what to log: a level, or levels by module", |s| Place::Text(&mut s.log)),
     setting("log_format", "how log lines look: text or json", |s| Place::Format(&mut s.log_format)),
     setting("limits.connections_max", "connections at the same time", |s| Place::Count(&mut s.limits.connections_max)),
-    setting("limits.connections_per_address_max", "of them, from one address; behind a proxy, its requests", |s| {
+    setting("limits.connections_per_address_max", "of these, from one address; behind a proxy, its requests", |s| {
         Place::Count(&mut s.limits.connections_per_address_max)
     }),
     setting("limits.header_bytes_max", "longest head of a request", |s| Place::Count(&mut s.limits.header_bytes_max)),
@@ -70,49 +70,49 @@ pub(crate) const TABLE: &[Setting] = &[
         Place::Period(&mut s.limits.body_idle_period)
     }),
     setting("limits.body_rate_min", "slowest body, in bytes a second", |s| Place::Rate(&mut s.limits.body_rate_min)),
-    setting("limits.body_grace", "time before the slowest rate counts", |s| Place::Period(&mut s.limits.body_grace)),
-    setting("limits.write_idle_period", "longest time a client may not read", |s| {
+    setting("limits.body_grace", "time before the slowest rate applies", |s| Place::Period(&mut s.limits.body_grace)),
+    setting("limits.write_idle_period", "longest time a client may leave an answer unread", |s| {
         Place::Period(&mut s.limits.write_idle_period)
     }),
     setting("limits.keep_alive_period", "longest time between two requests", |s| {
         Place::Period(&mut s.limits.keep_alive_period)
     }),
-    setting("limits.drain_period", "time for requests in flight at the end", |s| {
+    setting("limits.drain_period", "time for requests in flight at shutdown", |s| {
         Place::Period(&mut s.limits.drain_period)
     }),
     setting("limits.socket_auth_period", "time to authenticate on a WebSocket", |s| {
         Place::Period(&mut s.limits.socket_auth_period)
     }),
-    setting("limits.recheck_period", "how often an open stream's credential is looked at again", |s| {
+    setting("limits.recheck_period", "how often an open stream's credential is checked again", |s| {
         Place::Period(&mut s.limits.recheck_period)
     }),
-    setting("limits.streams_per_caller_max", "event streams of one caller", |s| {
+    setting("limits.streams_per_caller_max", "event streams per caller", |s| {
         Place::Count(&mut s.limits.streams_per_caller_max)
     }),
     setting("engine.runs_max", "runs executed at the same time", |s| Place::Count(&mut s.engine.runs_max)),
     setting("engine.queued_max", "runs that may wait for their turn", |s| Place::Count(&mut s.engine.queued_max)),
-    setting("engine.submits_max", "requests for a run on their way to the store", |s| {
-        Place::Count(&mut s.engine.submits_max)
-    }),
+    setting("engine.submits_max", "submits on their way to the store", |s| Place::Count(&mut s.engine.submits_max)),
     setting("engine.commits_max", "commits on their way to the store", |s| Place::Count(&mut s.engine.commits_max)),
     setting("engine.input_bytes_max", "longest input of a run", |s| Place::Count(&mut s.engine.input_bytes_max)),
-    setting("engine.disk_free_min", "with less room on the disk, in bytes, no run is accepted", |s| {
+    setting("engine.disk_free_min", "free disk space, in bytes, below which no run is accepted", |s| {
         Place::Rate(&mut s.engine.disk_free_min)
     }),
-    setting("engine.disk_free_percent_max", "of a small disk no more than this part is kept, in percent", |s| {
+    setting("engine.disk_free_percent_max", "on a small disk, at most this part is kept free, in percent", |s| {
         Place::Percent(&mut s.engine.disk_free_percent_max)
     }),
     setting("engine.lease_period", "how long a lease lasts without a heartbeat", |s| {
         Place::Period(&mut s.engine.lease_period)
     }),
     setting("engine.heartbeat_period", "time between heartbeats", |s| Place::Period(&mut s.engine.heartbeat_period)),
-    setting("engine.scan_period", "time between looks for runs nobody executes", |s| {
+    setting("engine.scan_period", "time between searches for runs nobody executes", |s| {
         Place::Period(&mut s.engine.scan_period)
     }),
-    setting("engine.stream_period", "streamed text is stored after this time", |s| {
+    setting("engine.stream_period", "streamed text is stored after this time at the latest", |s| {
         Place::Period(&mut s.engine.stream_period)
     }),
-    setting("engine.park_after", "a longer back-off leaves memory", |s| Place::Period(&mut s.engine.park_after)),
+    setting("engine.park_after", "a run in a longer back-off leaves memory", |s| {
+        Place::Period(&mut s.engine.park_after)
+    }),
     setting("engine.claims_max", "claims without progress before a run is given up", |s| {
         Place::SmallCount(&mut s.engine.claims_max)
     }),

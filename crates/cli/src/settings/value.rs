@@ -1,4 +1,4 @@
-//! A setting's value, as text and as what it is. The invariant: what is shown can be given.
+//! A setting's value, as text and typed. The invariant: what is shown is valid input.
 
 use super::LogFormat;
 use serde_json::{Value, json};
@@ -8,13 +8,13 @@ use std::time::Duration;
 /// A value as a person gave it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Given {
-    /// From a variable or a flag, or a text in the file.
+    /// From a variable or a flag, or a string in the file.
     Text(String),
     /// A number in the file.
     Number(i64),
     /// A switch in the file.
     Switch(bool),
-    /// A list in the file, or a flag that was given several times.
+    /// A list in the file, or a repeated flag.
     List(Vec<String>),
 }
 
@@ -71,7 +71,7 @@ impl Given {
     }
 }
 
-/// Where a setting's value lies, and so what it can be.
+/// Where a setting's value is stored, and so what type it has.
 pub(crate) enum Place<'a> {
     File(&'a mut PathBuf),
     Text(&'a mut String),
@@ -82,7 +82,7 @@ pub(crate) enum Place<'a> {
     Count(&'a mut usize),
     /// 1 or more.
     SmallCount(&'a mut u32),
-    /// A part, short of the whole.
+    /// A percentage below 100.
     Percent(&'a mut u32),
     /// 0 or more.
     Rate(&'a mut u64),
@@ -91,18 +91,18 @@ pub(crate) enum Place<'a> {
 }
 
 impl Place<'_> {
-    /// Takes a value.
+    /// Sets a value.
     ///
     /// # Errors
-    /// What it must be, in words that follow its name.
+    /// What it must be, phrased to follow its name.
     pub(super) fn set(self, given: Given) -> Result<(), &'static str> {
         match self {
             Self::File(place) => {
                 let text = given.text().filter(|text| !text.is_empty());
                 *place = PathBuf::from(text.ok_or("must be a path")?);
             }
-            Self::Text(place) => *place = given.text().ok_or("must be a text")?,
-            Self::List(place) => *place = given.list().ok_or("must be a list of texts")?,
+            Self::Text(place) => *place = given.text().ok_or("must be text")?,
+            Self::List(place) => *place = given.list().ok_or("must be a list of strings")?,
             Self::Format(place) => {
                 *place = match given.text().as_deref() {
                     Some("text") => LogFormat::Text,
@@ -133,7 +133,7 @@ impl Place<'_> {
         Ok(())
     }
 
-    /// The value for people, as it can be given again.
+    /// The value for people, in a form that can be entered again.
     pub(crate) fn shown(&self) -> String {
         match self {
             Self::File(path) => path.display().to_string(),

@@ -141,8 +141,8 @@ fn a_doctor_remarks_a_variable_that_is_no_setting() {
     let place = Place::new();
     let done =
         with(place.command(&["doctor"]), &[("OUTLIVE_ADDRESS", "x"), ("OUTLIVE_LIMIT_HEADERS_MAX", "5")]).exits(0);
-    assert!(done.stdout.contains("OUTLIVE_ADDRESS is no setting"), "{}", done.stdout);
-    assert!(done.stdout.contains("OUTLIVE_LIMIT_HEADERS_MAX is no setting"), "{}", done.stdout);
+    assert!(done.stdout.contains("OUTLIVE_ADDRESS is not a setting"), "{}", done.stdout);
+    assert!(done.stdout.contains("OUTLIVE_LIMIT_HEADERS_MAX is not a setting"), "{}", done.stdout);
 }
 
 #[test]

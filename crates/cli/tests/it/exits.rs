@@ -108,7 +108,7 @@ fn three_a_run_that_is_not_there_is_not_found() {
 fn three_nothing_unfinished_cannot_be_resumed() {
     let place = Place::new();
     let done = place.run(&["demo", "--resume"]).exits(3);
-    assert!(done.stderr.contains("nothing is unfinished in demo.db"), "{}", done.stderr);
+    assert!(done.stderr.contains("there is no unfinished run in demo.db"), "{}", done.stderr);
     assert!(!place.path("demo.db").exists());
     let place = Place::with_runs();
     place.on_runs(&["demo", "--resume"]).exits(3);

@@ -74,7 +74,7 @@ fn a_copy_can_be_looked_at_and_is_served_once_it_is_adopted() {
     }
     let adopted = place.run(&["db", "adopt", "--db", "copy.db"]).exits(0);
     assert_eq!(adopted.stdout, "copy.db is in use now; it has 0 unfinished runs\n");
-    assert!(place.run(&["db", "adopt", "--db", "a.db"]).exits(0).stdout.contains("is no copy"));
+    assert!(place.run(&["db", "adopt", "--db", "a.db"]).exits(0).stdout.contains("is not a copy"));
     let copy = Running::serve(&place, &["--db", "copy.db"]);
     assert_eq!(copy.get(&format!("{RUNS}/{run_id}")).json()["status"], "COMPLETED");
     assert_eq!((copy.stop().code, server.stop().code), (Some(0), Some(0)));
@@ -177,8 +177,8 @@ fn a_file_is_made_smaller_when_nobody_uses_it() {
     let done = place.on_runs(&["db", "vacuum"]).exits(0);
     assert!(done.stdout.starts_with("runs.db: ") && done.stdout.contains(" now, "), "{}", done.stdout);
     let doctor = place.on_runs(&["doctor"]).exits(0).stdout;
-    assert!(doctor.contains("go back to the disk") && doctor.contains("log"), "{doctor}");
+    assert!(doctor.contains("returned to the disk") && doctor.contains("log"), "{doctor}");
     let mut command = place.command(&["db", "vacuum", "--server", "http://127.0.0.1:1"]);
     command.env("OUTLIVE_DB", "runs.db");
-    assert!(Done::of(command).exits(2).stderr.contains("asks no server"));
+    assert!(Done::of(command).exits(2).stderr.contains("not on a server"));
 }

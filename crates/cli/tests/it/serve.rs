@@ -139,7 +139,7 @@ fn e7_who_wants_no_credential_has_to_say_so_and_everyone_is_told() {
     let elsewhere = server.ask("GET", "/health", &["host: evil.example"], "");
     assert_eq!(elsewhere.status, 421, "another name stays refused");
     let done = server.stop().exits(0);
-    assert!(done.stderr.contains("warning: no credential is asked for"), "{}", done.stderr);
+    assert!(done.stderr.contains("warning: no credential is required"), "{}", done.stderr);
 }
 
 #[test]
@@ -294,7 +294,7 @@ fn an_address_that_is_taken_or_is_none_is_named() {
     let done = place.run(&["serve", "--addr", &addr]).exits(7);
     assert!(done.stderr.contains(&addr) && done.stderr.contains("--addr"), "{}", done.stderr);
     let done = place.run(&["serve", "--addr", "here"]).exits(7);
-    assert!(done.stderr.contains("here is no address"), "{}", done.stderr);
+    assert!(done.stderr.contains("here is not an address"), "{}", done.stderr);
     place.run(&["serve", "--allow-origin", "*"]).exits(7);
     place.run(&["serve", "--allow-host", "https://x"]).exits(7);
 }

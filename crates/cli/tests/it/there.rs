@@ -185,7 +185,7 @@ fn four_the_token_opens_the_server_and_is_never_shown() {
     let mut command = place.command(&["doctor"]);
     command.env("OUTLIVE_TOKEN", KEY);
     let done = Done::of(command).exits(0);
-    assert!(!done.stdout.contains("OUTLIVE_TOKEN is no setting"), "{}", done.stdout);
+    assert!(!done.stdout.contains("OUTLIVE_TOKEN is not a setting"), "{}", done.stdout);
 }
 
 /// What is printed, without how long it took.

@@ -165,7 +165,7 @@ impl Connection {
         let response = sending.await.unwrap_or_else(|_| Err(self.unreachable("timed out")))?;
         let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if !kind.starts_with("text/event-stream") {
-            return Err(self.garbled("it is no stream of events", response.headers()));
+            return Err(self.garbled("it is not an event stream", response.headers()));
         }
         Ok(response)
     }
@@ -247,7 +247,7 @@ impl Connection {
             StatusCode::TOO_MANY_REQUESTS => ClientError::RateLimited(refusal),
             status if status.is_client_error() => ClientError::Invalid(refusal),
             status if status.is_server_error() => ClientError::Failed(refusal),
-            status => self.garbled(format!("it leads elsewhere ({status})"), &headers),
+            status => self.garbled(format!("it redirects ({status})"), &headers),
         }
     }
 

@@ -46,7 +46,7 @@ pub enum ClientError {
     #[error("the server failed: {0}")]
     Failed(Box<Refusal>),
     /// The answer is too long, or none that a server of ours gives.
-    #[error("the answer of {server} cannot be understood: {why}")]
+    #[error("the answer from {server} cannot be understood: {why}")]
     Garbled {
         /// Whose.
         server: String,

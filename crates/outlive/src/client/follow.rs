@@ -145,7 +145,7 @@ impl Reading {
     fn notice(&self, data: &str) -> Result<(), ClientError> {
         let garbled = |why: &str| self.connection.garbled(why, &HeaderMap::new());
         let notice: Notice =
-            serde_json::from_str(data).map_err(|_| garbled("the stream has something that is no event"))?;
+            serde_json::from_str(data).map_err(|_| garbled("the stream contains something that is not an event"))?;
         match notice.event.as_str() {
             // The server said goodbye: whether it lets us in again is its to say.
             "auth_expired" => Err(self.connection.unreachable(notice.error)),
@@ -177,7 +177,7 @@ impl Frames {
     async fn next(&mut self, connection: &Connection) -> Result<Option<String>, ClientError> {
         loop {
             if let Some(data) = self.lines.frame() {
-                let garbled = |_| connection.garbled("the stream is no text", self.response.headers());
+                let garbled = |_| connection.garbled("the stream is not text", self.response.headers());
                 return String::from_utf8(data).map(Some).map_err(garbled);
             }
             let limit = connection.answer_bytes_max();

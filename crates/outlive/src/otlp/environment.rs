@@ -55,7 +55,7 @@ fn either(variable: impl Fn(&str) -> Option<String>, name: &str) -> Option<Strin
 /// What is wrong with it, to go on with after its name.
 pub(super) fn check(address: &str) -> Result<(), &'static str> {
     let is_http = Url::parse(address).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-    if is_http { Ok(()) } else { Err("is no address: write it like http://127.0.0.1:4318") }
+    if is_http { Ok(()) } else { Err("is not an address: write it like http://127.0.0.1:4318") }
 }
 
 #[cfg(test)]
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn an_address_that_cannot_be_read_is_said_without_repeating_it() {
         let refused = asked(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "user:hunter2@collector:4318")]).unwrap_err();
-        assert_eq!(refused, "OTEL_EXPORTER_OTLP_ENDPOINT is no address: write it like http://127.0.0.1:4318");
+        assert_eq!(refused, "OTEL_EXPORTER_OTLP_ENDPOINT is not an address: write it like http://127.0.0.1:4318");
     }
 
     #[test]

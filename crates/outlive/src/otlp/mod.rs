@@ -139,7 +139,7 @@ impl Observer for Otlp {
         Box::pin(async move {
             let Some(queue) = &self.0 else { return };
             if timeout(FLUSH_TIMEOUT, queue.flush()).await.is_err() {
-                tracing::warn!("the collector of traces did not answer in time: the last spans are lost");
+                tracing::warn!("the trace collector did not answer in time; the last spans are lost");
             }
         })
     }
@@ -172,7 +172,7 @@ impl Queue {
     fn push(&self, span: Span) {
         let is_lost = self.sender.try_send(Message::Span(Box::new(span))).is_err();
         if is_lost && self.dropped.fetch_add(1, Ordering::Relaxed) == 0 {
-            tracing::warn!("the collector of traces does not keep up; spans are dropped");
+            tracing::warn!("the trace collector does not keep up; spans are dropped");
         }
     }
 
@@ -235,7 +235,7 @@ impl Export {
             Err(error) => {
                 let dropped = self.dropped.fetch_add(count, Ordering::Relaxed) + count;
                 if !self.is_failing {
-                    tracing::warn!(%error, dropped, "the collector of traces does not take spans; they are dropped");
+                    tracing::warn!(%error, dropped, "the trace collector does not accept spans; they are dropped");
                 }
                 self.is_failing = true;
             }

@@ -425,7 +425,7 @@ async fn a_stream_without_end_or_sense_is_given_up() {
     for (body, expected) in [
         (endless.as_str(), "more than 10000 bytes"),
         ("data: {\"event\":\"SomethingNew\",\"created_at\":1}\n\n", "this version cannot read"),
-        ("data: [1]\n\n", "no event"),
+        ("data: [1]\n\n", "not an event"),
         (failing, "entry 7 is damaged"),
     ] {
         let fake = Fake::giving(vec![Reply::stream(body).and_silence()]).await;

@@ -376,6 +376,6 @@ fn an_address_that_cannot_be_read_is_refused_and_not_repeated() {
     let refused = Otlp::to("collector:4318/hunter2").unwrap_err().to_string();
     assert_eq!(
         refused,
-        "cannot send traces: the collector's address is no address: write it like http://127.0.0.1:4318"
+        "cannot send traces: the collector's address is not an address: write it like http://127.0.0.1:4318"
     );
 }

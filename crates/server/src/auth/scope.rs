@@ -12,7 +12,7 @@ const SCOPE_BYTES_MAX: usize = 256;
 /// The most scopes one credential can have.
 pub const SCOPES_MAX: usize = 256;
 
-/// The scope that allows everything, on everybody's things.
+/// The scope that allows everything, on every user's data.
 pub const ADMIN: &str = "agent_os:admin";
 const ADMIN_RESOURCE: &str = "agent_os";
 
@@ -52,10 +52,10 @@ pub const KNOWN: &[Known] = &[
     },
     Known { resource: "config", actions: &["read"], has_ids: false, about: "what the server serves" },
     Known { resource: "workers", actions: &["read"], has_ids: false, about: "which processes execute" },
-    Known { resource: "metrics", actions: &["read"], has_ids: false, about: "numbers for Prometheus" },
+    Known { resource: "metrics", actions: &["read"], has_ids: false, about: "metrics for Prometheus" },
     Known { resource: "audit", actions: &["read"], has_ids: false, about: "who did what" },
     Known { resource: "docs", actions: &["read"], has_ids: false, about: "the description of the API" },
-    Known { resource: "agent_os", actions: &["admin"], has_ids: false, about: "everything, on everybody's things" },
+    Known { resource: "agent_os", actions: &["admin"], has_ids: false, about: "everything, on every user's data" },
 ];
 
 /// Every known scope that names no id, in the order of [`KNOWN`].

@@ -65,7 +65,7 @@ async fn home(Shared(state): Shared<Arc<State>>) -> Json<Value> {
 async fn health(Shared(state): Shared<Arc<State>>) -> Json<Value> {
     let mut health = shapes::health(state.started_at);
     if state.is_open_to_all {
-        health["warning"] = json!("no credential is asked for: whoever reaches this address may do everything");
+        health["warning"] = json!("no credential is required: anyone who reaches this address may do everything");
     }
     Json(health)
 }
