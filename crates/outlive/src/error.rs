@@ -3,14 +3,14 @@
 use outlive_core::{InvalidDefinition, NotCompleted};
 use std::sync::Arc;
 
-/// Why something the user asked for did not happen.
+/// Why a request to the facade failed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A workflow cannot be built; every problem is listed.
     #[error(transparent)]
     Definition(#[from] InvalidDefinition),
-    /// A run that was awaited has no result: it failed, was cancelled or is PAUSED. The run is inside.
+    /// An awaited run has no result: it failed, was cancelled or is PAUSED. The error holds the run.
     #[error(transparent)]
     NotCompleted(#[from] NotCompleted),
     /// The engine refused or failed.

@@ -1,6 +1,5 @@
-//! Input schemas made of Rust types.
-//!
-//! Knows no workflow. What a schema lets through reads as its type, and steps see it as that type writes it.
+//! Input schemas made from Rust types. Knows no workflow. An accepted input deserializes as its type, and steps see it
+//! as that type serializes it.
 
 use outlive_core::{InputSchema, json};
 use schemars::{JsonSchema, SchemaGenerator};
@@ -8,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// The schema of inputs that read as a `T`.
+/// The schema of inputs that deserialize as a `T`.
 pub(crate) fn schema_of<T: JsonSchema + DeserializeOwned + Serialize + 'static>() -> InputSchema {
     let mut schema = SchemaGenerator::default().into_root_schema_for::<T>().to_value();
     if let Some(fields) = schema.as_object_mut() {
@@ -18,7 +17,7 @@ pub(crate) fn schema_of<T: JsonSchema + DeserializeOwned + Serialize + 'static>(
     InputSchema::new(schema, read::<T>)
 }
 
-/// Through the type and back, so that defaults are filled in and what it does not know is gone.
+/// Through the type and back, so that defaults are filled in and unknown fields are dropped.
 fn read<T: DeserializeOwned + Serialize>(value: Value) -> Result<Value, String> {
     let through = || {
         let input: T =

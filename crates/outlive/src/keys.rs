@@ -1,7 +1,5 @@
-//! API keys in the database's own file: the server's port on what `SqliteDb` keeps.
-//!
-//! It translates and adds no rule. Every question reads the file, so a key that any process revoked is refused by all of
-//! them from their next request on.
+//! API keys in the database file: the server's port over what `SqliteDb` stores. It only translates and adds no rules.
+//! Every check reads the file, so a key revoked by any process is refused by all of them from their next request.
 
 use outlive_core::Timestamp;
 use outlive_core::port::{BoxFuture, DbError};

@@ -1,9 +1,8 @@
-//! Background execution of AI-agent workflows that outlives its process.
-//!
-//! Compose [`Agent`]s, [`Team`]s and function steps into a [`Workflow`] with a database, start a run in the background,
-//! get its `run_id` at once, poll [`Workflow::get_run`] or follow its events, and print the result. Every model call and
-//! every tool call is recorded before anyone sees it: when the process dies, the next one goes on after the last recorded
-//! call, and repeats at most the calls that were in flight.
+//! Background execution of AI-agent workflows that outlives its process. Compose [`Agent`]s, [`Team`]s and function
+//! steps into a [`Workflow`] with a database, start a run in the background, get its `run_id` at once, poll
+//! [`Workflow::get_run`] or follow its events, and print the result. Every model call and every tool call is recorded
+//! before anyone sees it: when the process dies, the next one resumes after the last recorded call, and repeats at most
+//! the calls that were in flight.
 //!
 //! ```
 //! use outlive::prelude::*;
@@ -62,7 +61,7 @@ pub use pprint::{Markdown, pprint_run_response, render_run_response};
 pub use server::{Server, ServerBuilder};
 pub use workflow::{RunRequest, Workflow, WorkflowBuilder};
 
-/// What most programs need, for `use outlive::prelude::*`. It brings no `Result` and no `Error`.
+/// What most programs need, for `use outlive::prelude::*`. It does not include `Result` or `Error`.
 pub mod prelude {
     pub use crate::core::port::{SessionPolicy, StepContext};
     pub use crate::core::{ModelResponse, ToolCall};

@@ -1,7 +1,6 @@
-//! Shows a run on the terminal: its answer in a box, with Markdown rendered, and a line about the run below it.
-//!
-//! It reads a [`WorkflowRunOutput`] and nothing else. Text from a model is not trusted: nothing of it reaches the
-//! terminal as a control sequence.
+//! Shows a run on the terminal: its answer in a box, with Markdown rendered, and a line about the run below it. It
+//! reads a [`WorkflowRunOutput`] and nothing else. Text from a model is not trusted: none of it reaches the terminal as
+//! a control sequence.
 
 mod markdown;
 
@@ -23,16 +22,15 @@ pub enum Markdown {
 /// Lines longer than this are hard to read, however wide the terminal is.
 const WIDTH_MAX: usize = 100;
 
-/// What is assumed of a terminal that does not say.
+/// The assumed width of a terminal that does not report one.
 const WIDTH_UNKNOWN: usize = 80;
 
 /// A box narrower than this has no room for words.
 const WIDTH_MIN: usize = 24;
 
-/// Prints a run to standard output: a box with its answer on a terminal, plain text anywhere else.
-///
-/// `None` prints that there is no such run. `NO_COLOR` and `CLICOLOR_FORCE` are honoured; without colours the output is
-/// plain text. A reader that goes away (`| head`) is no error.
+/// Prints a run to standard output: a box with its answer on a terminal, plain text anywhere else. `None` prints that
+/// there is no such run. `NO_COLOR` and `CLICOLOR_FORCE` are honoured; without colours the output is plain text. A
+/// reader that goes away (`| head`) is not an error.
 pub fn pprint_run_response<'a>(run: impl Into<Option<&'a WorkflowRunOutput>>, markdown: Markdown) {
     use std::io::Write;
     let color = anstream::AutoStream::choice(&std::io::stdout()) != ColorChoice::Never;
@@ -67,7 +65,7 @@ pub fn render_run_response<'a>(
     format!("{}{dim}{footer}{dim:#}\n", boxed(&title, &body, border(run.status), width))
 }
 
-/// The content, or what there is to say instead of it. Free of control characters.
+/// The content, or a line in place of it. Free of control characters.
 fn answer(run: &WorkflowRunOutput) -> String {
     let content = match &run.content {
         None | Some(Value::Null) => String::new(),
@@ -132,8 +130,8 @@ fn boxed(title: &str, body: &[String], border: Style, width: usize) -> String {
     out
 }
 
-/// `text` without escape sequences, control characters and direction overrides: what is left can only be read. Tabs
-/// become spaces, so that a column is a column.
+/// `text` without escape sequences, control characters and direction overrides. Tabs become spaces, so that columns can
+/// be counted.
 fn clean(text: &str) -> String {
     let is_harmless = |c: &char| {
         *c == '\n'

@@ -1,6 +1,5 @@
-//! The server as users hold it: workflows, agents and teams on one database, behind one address.
-//!
-//! It wires: one engine for everything that is served, and the server in front of it. It adds no rule of its own.
+//! The server as users see it: workflows, agents and teams on one database, behind one address. It wires one engine for
+//! everything that is served, and the server in front of it. It adds no rules.
 
 use crate::error::Result;
 use crate::workflow::Workflow;
@@ -21,9 +20,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::{TcpListener, lookup_host};
 
-/// Serves workflows, agents and teams to Agno's clients and to others: HTTP, Server-Sent Events, WebSocket.
-///
-/// Its runs are as durable as any: clients may leave and come back, and the process may die and come back.
+/// Serves workflows, agents and teams to Agno's clients and to others: HTTP, Server-Sent Events, WebSocket. Its runs
+/// are as durable as any: clients may disconnect and come back, and the process may die and be restarted.
 ///
 /// ```no_run
 /// use outlive::Server;
@@ -112,12 +110,12 @@ impl ServerBuilder {
         self
     }
 
-    /// Serves an agent of its own.
+    /// Serves an agent alone.
     pub fn agent(self, agent: &Agent) -> Self {
         self.executor(Kind::Agent, agent.describe(), Definition::of(agent.clone()))
     }
 
-    /// Serves a team of its own.
+    /// Serves a team alone.
     pub fn team(self, team: &Team) -> Self {
         self.executor(Kind::Team, team.describe(), Definition::of(team.clone()))
     }
@@ -140,41 +138,41 @@ impl ServerBuilder {
         self
     }
 
-    /// Asks every caller for this key (`Authorization: Bearer …`).
+    /// Requires this key from every caller (`Authorization: Bearer …`).
     pub fn security_key(mut self, key: impl Into<String>) -> Self {
         let key = Secret::new(key);
         self.auth = self.auth.security_key(&key);
         self.secret(key)
     }
 
-    /// Asks callers for what this says.
+    /// Requires these credentials from callers.
     pub fn auth(mut self, auth: Auth) -> Self {
         self.auth = auth;
         self
     }
 
-    /// Sends webhooks, signed with this secret: `whsec_` and 24 to 64 random bytes in base64. Without one, a run that names
-    /// an address is refused.
+    /// Sends webhooks, signed with this secret: `whsec_` and 24 to 64 random bytes in base64. Without it, a run that
+    /// names an address is refused.
     pub fn webhook_secret(mut self, secret: impl Into<String>) -> Self {
         let secret = Secret::new(secret);
         self.webhook_secret = Some(secret.clone());
         self.secret(secret)
     }
 
-    /// The addresses that webhooks may be sent to. By default `https` to public hosts alone.
+    /// The addresses that webhooks may be sent to. By default only `https` to public hosts.
     pub fn webhook_addresses(mut self, addresses: Outbound) -> Self {
         self.webhook_addresses = addresses;
         self
     }
 
-    /// The addresses that images, audio, videos and files of a run may have. By default `https` to public hosts alone. The
-    /// models of agents have a policy of their own, which must allow them too.
+    /// The addresses that a run's images, audio, videos and files may have. By default only `https` to public hosts.
+    /// The agents' models have their own policy, which must allow them too.
     pub fn media_addresses(mut self, addresses: Outbound) -> Self {
         self.media_addresses = addresses;
         self
     }
 
-    /// A value that must not be stored, wherever it turns up. The keys of models are known already.
+    /// A value that must never be stored, wherever it appears. The models' keys are known already.
     pub fn secret(mut self, secret: Secret) -> Self {
         self.options.secrets.push(secret);
         self
@@ -186,33 +184,33 @@ impl ServerBuilder {
         self
     }
 
-    /// The names it answers to beside those of this machine.
+    /// The host names it answers to, besides those of this machine.
     pub fn hosts(mut self, hosts: Hosts) -> Self {
         self.guard.hosts = hosts;
         self
     }
 
-    /// The web pages that may use it from elsewhere.
+    /// The origins of web pages that may use it.
     pub fn origins(mut self, origins: Origins) -> Self {
         self.guard.origins = origins;
         self
     }
 
-    /// The proxies that are believed about who their clients are. What is counted by address (connections, wrong
-    /// credentials) and what the audit log notes is then the client's.
+    /// The proxies that are trusted to say who their clients are. What is counted by address (connections, wrong
+    /// credentials) and recorded in the audit log is then the client's.
     pub fn proxies(mut self, proxies: Proxies) -> Self {
         self.guard.proxies = proxies;
         self
     }
 
-    /// Serves other machines even when nobody is asked for a credential. Whoever reaches the address may then do
+    /// Serves other machines even without requiring a credential. Anyone who reaches the address may then do
     /// everything.
     pub fn open_to_all(mut self) -> Self {
         self.is_open_to_all = true;
         self
     }
 
-    /// Tells this one of every commit: `Otlp`, for example, with the feature of that name.
+    /// Passes every commit to this observer: for example `Otlp`, with the feature of that name.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.observer = Some(Arc::new(observer));
         self
@@ -226,11 +224,11 @@ impl ServerBuilder {
         self
     }
 
-    /// Opens the database, takes over unfinished runs, and is ready to serve.
+    /// Opens the database and takes over unfinished runs; the server is then ready to serve.
     ///
     /// # Errors
-    /// What is wrong with an agent or team or with the webhook secret, a workflow with another database, or whatever keeps
-    /// the database from opening.
+    /// When an agent, a team or the webhook secret is invalid, a workflow has a different database, or the database
+    /// cannot be opened.
     pub async fn start(mut self) -> Result<Server> {
         if let Some(invalid) = self.problems.pop() {
             return Err(invalid.into());
@@ -268,12 +266,12 @@ impl ServerBuilder {
 }
 
 impl Server {
-    /// Begins to build a server on a database.
+    /// Starts building a server on a database.
     pub fn builder(db: impl Db) -> ServerBuilder {
         Self::on(Arc::new(db))
     }
 
-    /// The same, on a store that others hold too.
+    /// The same, on a shared store.
     pub fn on(db: Arc<dyn Db>) -> ServerBuilder {
         ServerBuilder {
             db,
@@ -298,8 +296,8 @@ impl Server {
         &self.engine
     }
 
-    /// Serves at this address until Ctrl-C or SIGTERM, then lets what is in flight end. When clients can connect it says
-    /// where in one line on standard error, so that a port that was free (`127.0.0.1:0`) is known.
+    /// Serves at this address until Ctrl-C or SIGTERM, then lets what is in flight finish. Once clients can connect, it
+    /// prints the address in one line on standard error, which shows the port chosen for `127.0.0.1:0`.
     ///
     /// # Errors
     /// When the address cannot be bound, or can be reached from other machines and no credential is required.
@@ -307,21 +305,21 @@ impl Server {
         let listeners = bind(address).await?;
         let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
         let stop = async {
-            // Asked for its end only once it serves.
+            // Signals are handled only once it serves.
             announce(&addresses, &self.location);
             stop_signal().await;
         };
         self.serve_on(listeners, stop).await
     }
 
-    /// The same, on sockets that listen already, until `stop` is ready.
+    /// The same, on sockets that are already listening, until `stop` is ready.
     ///
     /// # Errors
     /// As [`Server::serve`].
     pub async fn serve_on(&self, listeners: Vec<TcpListener>, stop: impl Future<Output = ()> + Send) -> Result<()> {
         let stopping = async {
             stop.await;
-            // Streams end with the engine, and so let the server end; what is in flight may take its time meanwhile.
+            // Streams end with the engine, which lets the server end; meanwhile, what is in flight may finish.
             let engine = self.engine.clone();
             tokio::spawn(async move { engine.shutdown().await });
         };
@@ -330,11 +328,11 @@ impl Server {
     }
 }
 
-/// Whether two locations are one database.
+/// Whether two locations are the same database.
 fn is_same_place(one: &str, other: &str) -> bool {
     let place = |location: &str| {
         let path = std::path::absolute(location).unwrap_or_else(|_| location.into());
-        // A file that is not there yet may stand in a folder that is, by another name.
+        // A file that does not exist yet may be in an existing folder that has another name.
         let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
         let in_folder = folder.zip(path.file_name()).map(|(folder, name)| folder.join(name));
         path.canonicalize().ok().or(in_folder).unwrap_or(path)
@@ -352,7 +350,7 @@ fn announce(addresses: &[SocketAddr], location: &str) {
 /// Posts webhooks to addresses that strangers name.
 struct Post(Outbound);
 
-/// The address, if it may be asked.
+/// The address, if it is allowed.
 fn allowed(addresses: &Outbound, url: &str) -> Result<Url, NotAllowed> {
     let url = Url::parse(url).map_err(|_| NotAllowed::Unreadable)?;
     addresses.check(&url).map(|()| url)
@@ -368,7 +366,7 @@ impl Post {
         let url = url.map_err(|_| DeliverError::NotAllowed)?;
         let client = self.0.client().map_err(|_| DeliverError::Unreachable)?;
         let request = headers.into_iter().fold(client.post(url), |request, (name, value)| request.header(name, value));
-        // Of the answer only the status counts: its body is never read.
+        // Only the answer's status matters: its body is never read.
         match request.body(body).send().await {
             Ok(response) => Ok(response.status().as_u16()),
             Err(error) if error.is_timeout() => Err(DeliverError::Timeout),
@@ -393,14 +391,14 @@ impl Deliver for Post {
     }
 }
 
-/// What was looked up may be at the bottom of it.
+/// The cause may be a name lookup that found a forbidden address.
 fn failed(error: &(dyn std::error::Error + 'static)) -> DeliverError {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let is_refused = causes.into_iter().any(|cause| cause.is::<NotAllowed>());
     if is_refused { DeliverError::NotAllowed } else { DeliverError::Unreachable }
 }
 
-/// Listens at every address that a name and a port stand for.
+/// Listens at every address that a name and port resolve to.
 async fn bind(address: &str) -> Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
     for address in lookup_host(address).await? {

@@ -1,4 +1,4 @@
-//! The workflow as users hold it: a definition, a database, and the engine that the first use starts.
+//! The workflow as users see it: a definition, a database, and the engine, started on first use.
 //!
 //! There is one path. Foreground, background and streaming all submit, let the engine execute, and read the log.
 
@@ -20,10 +20,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
-/// A workflow with its database. Cheap to clone; clones share one engine.
-///
-/// The engine starts at the first use and then also takes over this workflow's unfinished runs, whichever process began
-/// them. Leaving without [`Workflow::shutdown`] loses nothing.
+/// A workflow with its database. Cheap to clone; clones share one engine. The engine starts on first use and then also
+/// takes over this workflow's unfinished runs, whichever process started them. Exiting without [`Workflow::shutdown`]
+/// loses nothing.
 #[derive(Clone)]
 pub struct Workflow {
     inner: Arc<Inner>,
@@ -54,13 +53,13 @@ impl WorkflowBuilder {
         self
     }
 
-    /// Keeps runs in a store that others hold too.
+    /// Keeps runs in a shared store.
     pub fn shared_db(mut self, db: Arc<dyn Db>) -> Self {
         self.db = Some(db);
         self
     }
 
-    /// Chooses the id; otherwise it is made from the name (`Content Creation` becomes `content-creation`).
+    /// Sets the id; by default it is made from the name (`Content Creation` becomes `content-creation`).
     pub fn id(mut self, id: impl Into<String>) -> Self {
         self.definition = self.definition.id(id);
         self
@@ -83,7 +82,7 @@ impl WorkflowBuilder {
         steps.into_iter().fold(self, Self::step)
     }
 
-    /// Makes the whole workflow one async function, in one step that bears the workflow's name.
+    /// Makes the whole workflow one async function, in one step with the workflow's name.
     ///
     /// ```
     /// use outlive::prelude::*;
@@ -108,15 +107,15 @@ impl WorkflowBuilder {
         self
     }
 
-    /// State that new sessions start with; a run's own [`RunRequest::session_state`] is laid over it key by key. Steps read
-    /// and change it through [`StepContext::state`].
+    /// Initial state of new sessions; a run's own [`RunRequest::session_state`] is merged over it key by key. Steps
+    /// read and change it through [`StepContext::state`].
     pub fn session_state(mut self, state: Map<String, Value>) -> Self {
         self.definition = self.definition.session_state(state);
         self
     }
 
-    /// Inputs must read as a `T`: an object, or its text as JSON. Steps see what `T` writes, defaults filled in; any other
-    /// input is refused before a run exists.
+    /// Inputs must deserialize as a `T`: an object, or its JSON text. Steps see `T` serialized again, with defaults
+    /// filled in; any other input is refused before a run exists.
     ///
     /// ```
     /// use outlive::prelude::*;
@@ -149,7 +148,7 @@ impl WorkflowBuilder {
         self
     }
 
-    /// Tells this one of every commit: `Otlp`, for example, with the feature of that name.
+    /// Passes every commit to this observer: for example `Otlp`, with the feature of that name.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.observer = Some(Arc::new(observer));
         self
@@ -164,7 +163,7 @@ impl WorkflowBuilder {
     /// Checks everything. Nothing is opened yet.
     ///
     /// # Errors
-    /// Every problem at once: no database, no steps, names given twice, a missing key, an empty team …
+    /// Every problem at once: no database, no steps, duplicate names, a missing key, an empty team …
     pub fn build(self) -> Result<Workflow> {
         let missing = "it has no database: give it one with .db(SqliteDb::new(\"tmp/workflow.db\"))";
         let (definition, db) = match (self.definition.build(), self.db) {
@@ -185,15 +184,15 @@ impl WorkflowBuilder {
 }
 
 impl Workflow {
-    /// Starts to build a workflow.
+    /// Starts building a workflow.
     pub fn builder(name: impl AsRef<str>) -> WorkflowBuilder {
         let name: Arc<str> = Arc::from(name.as_ref());
         let definition = Definition::builder(&name);
         WorkflowBuilder { name, definition, db: None, observer: None, options: Options::default() }
     }
 
-    /// Starts to build the workflow that runs an agent or a team by itself, in one step. Its name is the executor's, its
-    /// id `agent:ID` or `team:ID`.
+    /// Starts building the workflow that runs an agent or a team alone, in one step. Its name is the executor's, its id
+    /// `agent:ID` or `team:ID`.
     ///
     /// ```
     /// use outlive::prelude::*;
@@ -222,7 +221,7 @@ impl Workflow {
     /// The engine, started by the first call.
     ///
     /// # Errors
-    /// Whatever keeps the database from opening.
+    /// When the database cannot be opened.
     pub async fn engine(&self) -> Result<&Engine> {
         let inner = &self.inner;
         let start = || async {
@@ -236,11 +235,10 @@ impl Workflow {
         Ok(inner.engine.get_or_try_init(start).await?)
     }
 
-    /// A run of this workflow. Await it for the result, or say `.background()` or `.stream()`.
-    ///
-    /// Awaiting gives the run if it is COMPLETED. One that failed, was cancelled or is PAUSED has no result, and is an
-    /// [`Error::NotCompleted`](crate::Error::NotCompleted) that holds it; `.background().await?.wait().await?` gives the run
-    /// however it ended.
+    /// A run of this workflow. Await it for the result, or call `.background()` or `.stream()`. Awaiting returns the
+    /// run if it is COMPLETED. A run that failed, was cancelled or is PAUSED has no result: awaiting it returns
+    /// [`Error::NotCompleted`](crate::Error::NotCompleted), which holds the run. `.background().await?.wait().await?`
+    /// returns the run however it ended.
     ///
     /// ```
     /// use outlive::prelude::*;
@@ -264,33 +262,32 @@ impl Workflow {
         RunRequest { workflow: self.clone(), submit: Submit { input, ..Submit::default() } }
     }
 
-    /// The run as it is stored, whichever process executes it; nothing when there is no such run.
+    /// The run as stored, whichever process executes it; `None` when there is no such run.
     ///
     /// # Errors
-    /// When the text is no id, or the database fails.
+    /// When the text is not a valid id, or the database fails.
     pub async fn get_run(&self, run_id: impl AsRef<str>) -> Result<Option<WorkflowRunOutput>> {
         Ok(self.engine().await?.get_run(&parse(run_id)?).await?)
     }
 
-    /// The state of a session as it is stored: what steps and tools have set in it, key by key. Empty when there is no such
-    /// session.
+    /// A session's state as stored: what steps and tools have set in it. Empty when there is no such session.
     ///
     /// # Errors
-    /// When the text cannot be an id, or the database fails.
+    /// When the text is not a valid id, or the database fails.
     pub async fn get_session_state(&self, session_id: impl AsRef<str>) -> Result<Map<String, Value>> {
         let id = SessionId::parse(session_id.as_ref()).map_err(outlive_engine::Error::from)?;
         Ok(self.engine().await?.session(&id).await?.map(|session| session.state).unwrap_or_default())
     }
 
-    /// A handle on a run of any process, from its id alone.
+    /// A handle to any process's run, from its id alone.
     ///
     /// # Errors
-    /// When the text is no id, or the database does not open.
+    /// When the text is not a valid id, or the database cannot be opened.
     pub async fn attach(&self, run_id: impl AsRef<str>) -> Result<RunHandle> {
         Ok(self.engine().await?.attach(parse(run_id)?))
     }
 
-    /// Asks for a run's end; returns its status if it was over already. The wish is durable when this returns.
+    /// Cancels a run; returns its status if it was over already. The request is durable when this returns.
     ///
     /// # Errors
     /// When there is no such run, or the database fails.
@@ -298,7 +295,7 @@ impl Workflow {
         Ok(self.engine().await?.cancel(&parse(run_id)?, reason).await?)
     }
 
-    /// Stops executing: calls in flight may end, then what is unfinished is left for the next process at once.
+    /// Stops executing: calls in flight may finish, then unfinished runs are released at once for the next process.
     ///
     /// # Errors
     /// When the database fails.
@@ -320,7 +317,7 @@ fn parse(run_id: impl AsRef<str>) -> Result<RunId> {
     RunId::parse(run_id.as_ref()).map_err(|error| outlive_engine::Error::from(error).into())
 }
 
-/// A run to be: with its session, user and state, in the foreground, in the background or as a stream.
+/// A run to start: with its session, user and state, in the foreground, in the background or as a stream.
 #[must_use = "a run starts when this is awaited, or with .background() or .stream()"]
 pub struct RunRequest {
     workflow: Workflow,
@@ -328,19 +325,19 @@ pub struct RunRequest {
 }
 
 impl RunRequest {
-    /// The conversation the run belongs to; a session of its own when not said.
+    /// The session the run belongs to; a new one by default.
     pub fn session_id(mut self, id: impl Into<String>) -> Self {
         self.submit.session_id = Some(id.into());
         self
     }
 
-    /// Whose run it is.
+    /// The user the run belongs to.
     pub fn user_id(mut self, id: impl Into<String>) -> Self {
         self.submit.user_id = Some(id.into());
         self
     }
 
-    /// State the session starts with, if this run creates it; laid over the workflow's own.
+    /// State the session starts with, if this run creates it; merged over the workflow's own.
     pub fn session_state(mut self, state: Map<String, Value>) -> Self {
         self.submit.session_state = Some(state);
         self
@@ -352,13 +349,13 @@ impl RunRequest {
         self
     }
 
-    /// What the caller notes about the run: it stands on it, and on its last event.
+    /// The caller's notes about the run, shown on it and on its last event.
     pub fn metadata(mut self, metadata: Map<String, Value>) -> Self {
         self.submit.attachments.metadata = Some(Box::new(metadata));
         self
     }
 
-    /// What steps may need beside their input; functions see it as `dependencies`.
+    /// What steps may need besides their input; functions see it as `dependencies`.
     pub fn dependencies(mut self, dependencies: Map<String, Value>) -> Self {
         self.submit.attachments.dependencies = Some(Box::new(dependencies));
         self
@@ -376,13 +373,13 @@ impl RunRequest {
         self
     }
 
-    /// Chooses the run's id.
+    /// Sets the run's id.
     pub fn run_id(mut self, id: impl Into<String>) -> Self {
         self.submit.run_id = Some(id.into());
         self
     }
 
-    /// The same key and the same request again give the same run.
+    /// Repeating the same request with the same key returns the same run.
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.submit.idempotency_key = Some(key.into());
         self
@@ -394,7 +391,7 @@ impl RunRequest {
         self
     }
 
-    /// Starts the run; it is on stable storage when the future is ready, and goes on whatever becomes of the handle.
+    /// Starts the run; it is on stable storage when the future is ready, and continues whatever happens to the handle.
     ///
     /// # Errors
     /// When the run was refused or could not be stored; then there is no run.

@@ -1,7 +1,5 @@
-//! One request and its answer: the address, the credential, the limits.
-//!
-//! It must never know what is asked for, and never repeats a request. A redirection is not followed: it would take the
-//! request, and with it the answer's meaning, to where nobody sent it.
+//! One request and its answer: the address, the credential, the limits. It must never know what is requested, and never
+//! repeats a request. Redirects are not followed: they would take the request to a place nobody sent it to.
 
 use super::error::{ClientError, Refusal};
 use outlive_agent::http::{self, BodyError};
@@ -14,11 +12,11 @@ use serde_json::Value;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// The longest body of a refusal that is read; what matters of it is at its start.
+/// The longest body of a refusal that is read; what matters is at its start.
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
 /// The longest text of a refusal that is kept.
 const DETAIL_CHARS_MAX: usize = 2000;
-/// A server that wants to be left alone for longer is asked again all the same.
+/// The longest wait a server may ask for; after that it is asked again anyway.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ERROR_CODE: HeaderName = HeaderName::from_static("x-error-code");
@@ -38,18 +36,18 @@ impl Default for Limits {
     }
 }
 
-/// A server, and what it takes to ask it.
+/// A server, and what is needed to send it requests.
 pub(super) struct Connection {
     http: reqwest::Client,
     base: Url,
-    /// The address as it is shown.
+    /// The address as shown in messages.
     server: String,
     token: Option<Secret>,
     authorization: Option<HeaderValue>,
     limits: Limits,
 }
 
-/// A good answer.
+/// A successful answer.
 pub(super) struct Answer {
     pub(super) headers: HeaderMap,
     body: Vec<u8>,
@@ -70,7 +68,7 @@ impl Answer {
     }
 }
 
-/// What is wrong with a text, without repeating it.
+/// What is wrong with the text, without repeating it.
 pub(super) fn misfit(error: &serde_json::Error) -> String {
     match error.classify() {
         serde_json::error::Category::Data => {
@@ -87,7 +85,7 @@ fn is_of_this_machine(base: &Url) -> bool {
 
 impl Connection {
     pub(super) fn new(server: &str, token: Option<Secret>, limits: Limits) -> Result<Self, ClientError> {
-        // Nothing of the text is repeated: it may hold a credential.
+        // Do not repeat the text: it may contain a credential.
         let unusable = |why: &str| ClientError::Unusable { what: "the server's address", why: why.to_owned() };
         let base = http::join(server.trim(), &[]).map_err(|why| unusable(&why))?;
         if !base.username().is_empty() || base.password().is_some() {
@@ -98,7 +96,7 @@ impl Connection {
         }
         let authorization = token.as_ref().map(bearer).transpose()?;
         let builder = http::builder();
-        // What is on this machine is asked without a proxy: the credential goes to no other address.
+        // Requests to this machine bypass any proxy: the credential goes to no other address.
         let builder = if is_of_this_machine(&base) { builder.no_proxy() } else { builder };
         let client = builder
             .redirect(redirect::Policy::none())
@@ -127,7 +125,7 @@ impl Connection {
         self.answer(self.request(Method::GET, path, query), self.limits.timeout).await?.read()
     }
 
-    /// Reads something that the server may hold back for as long as `wait`.
+    /// Reads something that the server may delay for as long as `wait`.
     pub(super) async fn get_after<T: DeserializeOwned + Send>(
         &self,
         path: &[&str],
@@ -158,7 +156,7 @@ impl Connection {
         self.answer(request, self.limits.timeout).await
     }
 
-    /// Opens a stream of events. Its head has to come in time; how long it goes on is the run's matter.
+    /// Opens an event stream. Its head must arrive in time; how long it lasts depends on the run.
     pub(super) async fn open(&self, path: &[&str], query: &[(&str, String)]) -> Result<Response, ClientError> {
         let request = self.request(Method::GET, path, query).header(ACCEPT, "text/event-stream");
         let sending = tokio::time::timeout(self.limits.timeout, self.send(request));
@@ -215,7 +213,7 @@ impl Connection {
         Ok(Answer { headers, body, server: self.server.clone() })
     }
 
-    /// Sends it and waits for the head of a good answer.
+    /// Sends it and waits for the head of a successful answer.
     async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
         let response = request.send().await.map_err(|error| self.unreachable(http::root_cause(&error)))?;
         if response.status().is_success() { Ok(response) } else { Err(self.refused(response).await) }
@@ -238,7 +236,7 @@ impl Connection {
         });
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ClientError::NotAllowed(refusal),
-            // What another server does not have says nothing of a run.
+            // Another server's 404 says nothing about a run.
             StatusCode::NOT_FOUND if is_ours => ClientError::NotFound(refusal),
             StatusCode::NOT_FOUND => {
                 self.garbled("it does not know this request (404): is it another server?", &headers)
@@ -251,7 +249,7 @@ impl Connection {
         }
     }
 
-    /// A text of the server's: not endless, and without the credential should it be repeated there.
+    /// Text from the server: shortened, and without the credential in case the server repeats it.
     fn shown(&self, text: &str) -> String {
         let text = match &self.token {
             Some(token) => text.replace(token.expose(), "[redacted]"),
@@ -270,7 +268,7 @@ fn bearer(token: &Secret) -> Result<HeaderValue, ClientError> {
     Ok(value)
 }
 
-/// A header's text, if it is one that can be shown.
+/// A header's text, if it can be shown.
 fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     let text = headers.get(name)?.to_str().ok()?;
     (1..=128).contains(&text.len()).then(|| text.to_owned())
@@ -281,7 +279,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
 }
 
-/// What a refusal says: one sentence, or what is wrong with which fields.
+/// The refusal's message: one sentence, or what is wrong with which fields.
 fn detail(body: &Value) -> Option<String> {
     let field = |field: &Value| {
         let place = field["loc"].as_array()?.iter().map(|part| part.as_str().unwrap_or("?"));

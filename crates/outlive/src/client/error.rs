@@ -1,17 +1,15 @@
-//! Why a server did not do what it was asked.
-//!
-//! The variants tell apart what a caller can do about it. Invariant: no text holds the credential, also if the server
-//! repeats it, and none is longer than a reader wants.
+//! Why a request to a server failed. The variants differ in what a caller can do about them. Invariant: no text
+//! contains the credential, even if the server repeats it, and none is excessively long.
 
 use outlive_core::RunStatus;
 use std::fmt;
 use std::time::Duration;
 
-/// Why there is no answer, or none that was wished for.
+/// Why there is no answer, or not the desired one.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// The address, the token or a key cannot be sent. Nothing was.
+    /// The address, the token or a key cannot be sent. Nothing was sent.
     #[error("{what} cannot be used: {why}")]
     Unusable {
         /// Which.
@@ -19,7 +17,7 @@ pub enum ClientError {
         /// What is wrong with it.
         why: String,
     },
-    /// No connection, or it broke, or it took too long. What was asked for may have happened.
+    /// No connection, or it broke, or it took too long. The request may have taken effect.
     #[error("the server at {server} cannot be reached: {why}")]
     Unreachable {
         /// Its address.
@@ -27,38 +25,38 @@ pub enum ClientError {
         /// The cause.
         why: String,
     },
-    /// The server asks for a credential, or for another one (401, 403).
+    /// The server requires a credential, or a different one (401, 403).
     #[error("not allowed: {0}")]
     NotAllowed(Box<Refusal>),
     /// No such run or workflow, or not this caller's (404).
     #[error("not found: {0}")]
     NotFound(Box<Refusal>),
-    /// What is there does not allow it (409): [`Refusal::code`] says what, [`Refusal::run_status`] the run's status.
+    /// The current state does not allow it (409): [`Refusal::code`] says why, [`Refusal::run_status`] the run's status.
     #[error("not possible: {0}")]
     Conflict(Box<Refusal>),
-    /// The request makes no sense to the server (any other 4xx).
+    /// The server rejects the request as invalid (any other 4xx).
     #[error("refused: {0}")]
     Invalid(Box<Refusal>),
     /// Too many requests (429): [`Refusal::retry_after`] says when to come back.
     #[error("too many requests: {0}")]
     RateLimited(Box<Refusal>),
-    /// The server failed, or cannot serve for the moment (5xx).
+    /// The server failed, or cannot serve at the moment (5xx).
     #[error("the server failed: {0}")]
     Failed(Box<Refusal>),
-    /// The answer is too long, or none that a server of ours gives.
+    /// The answer is too long, or not one that an outlive server gives.
     #[error("the answer from {server} cannot be understood: {why}")]
     Garbled {
-        /// Whose.
+        /// The server's address.
         server: String,
         /// What is wrong with it.
         why: String,
-        /// The request, if the server named it.
+        /// The request's id, if the server named it.
         request_id: Option<String>,
     },
 }
 
 impl ClientError {
-    /// What the server said, if it did.
+    /// The server's refusal, if there was one.
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {
             Self::NotAllowed(refusal)
@@ -79,11 +77,11 @@ impl ClientError {
         }
     }
 
-    /// Whether the same request may succeed later without anyone doing anything wrong.
+    /// Whether the same request may succeed later without any change.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::RateLimited(_) => true,
-            // 500 is a defect, or damage; the others say that it will pass.
+            // 500 means a bug or damage; the others are transient.
             Self::Failed(refusal) => !matches!(refusal.status, 500 | 501),
             Self::Unusable { .. }
             | Self::NotAllowed(_)
@@ -109,7 +107,7 @@ pub struct Refusal {
     pub request_id: Option<String>,
     /// When to try again.
     pub retry_after: Option<Duration>,
-    /// What the run is that does not allow it.
+    /// The status of the run that does not allow it.
     pub run_status: Option<RunStatus>,
 }
 

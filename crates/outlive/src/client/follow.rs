@@ -5,8 +5,8 @@
 //!        ▲                                     │
 //!        └────── pause ◄── lost, restarted, out of turn
 //! ```
-//! It must never keep events: those it has given out are the caller's, the others are the server's. Invariant: indexes come
-//! without gap and without repetition, whatever the connections did.
+//! It must never keep events: those it has returned are the caller's, the others are the server's. Invariant: indexes
+//! come without gaps or repetition, whatever happens to connections.
 
 use super::connection::Connection;
 use super::error::ClientError;
@@ -22,7 +22,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-/// A run's events in order, without gap or repetition; a [`Stream`] too. Dropping it changes nothing.
+/// A run's events in order, without gaps or repetition; also a [`Stream`]. Dropping it changes nothing.
 pub struct Following {
     events: BoxStream<'static, Result<RunEvent, ClientError>>,
 }
@@ -38,13 +38,13 @@ impl Following {
         Self { events: events.fuse().boxed() }
     }
 
-    /// The next event; nothing when the run has ended or is paused, or after an error. Until then this waits.
+    /// The next event, waiting for it if necessary; `None` when the run has ended or is paused, or after an error.
     ///
     /// # Cancel safety
-    /// Safe: an event that was not returned comes at the next call.
+    /// Safe: an event that was not returned comes with the next call.
     ///
     /// # Errors
-    /// When the server refuses, or it is no use to go on: see [`super::Client::follow`].
+    /// When the server refuses, or retrying is pointless: see [`super::Client::follow`].
     pub async fn next(&mut self) -> Result<Option<RunEvent>, ClientError> {
         self.events.next().await.transpose()
     }
@@ -73,7 +73,7 @@ struct Reading {
     is_over: bool,
 }
 
-/// What is told beside events.
+/// Notices beside events.
 #[derive(Deserialize)]
 struct Notice {
     event: String,
@@ -104,7 +104,7 @@ impl Reading {
         None
     }
 
-    /// The next event of this connection, or of a new one; nothing when there can be none any more.
+    /// The next event of this connection, or of a new one; `None` when there can be no more.
     async fn attempt(&mut self) -> Result<Option<RunEvent>, ClientError> {
         let mut frames = match self.frames.take() {
             Some(frames) => frames,
@@ -127,7 +127,7 @@ impl Reading {
         Ok(Frames { response, lines: Lines::default() })
     }
 
-    /// The event whose turn it is. Nothing for one that was there already, and for notices.
+    /// The event, if its index is next. `None` for one already seen, and for notices.
     fn read(&self, data: &str) -> Result<Option<RunEvent>, ClientError> {
         let garbled = |why: &str| self.connection.garbled(why, &HeaderMap::new());
         let event: RunEvent = match json::read_stored(data) {
@@ -147,10 +147,10 @@ impl Reading {
         let notice: Notice =
             serde_json::from_str(data).map_err(|_| garbled("the stream contains something that is not an event"))?;
         match notice.event.as_str() {
-            // The server said goodbye: whether it lets us in again is its to say.
+            // The server ended the stream; reconnecting shows whether it still admits us.
             "auth_expired" => Err(self.connection.unreachable(notice.error)),
             "error" => Err(garbled(&notice.error)),
-            // An event's name begins with a capital letter: this one is newer than this program.
+            // Event names begin with a capital letter: this one is newer than this program.
             name if name.starts_with(|c: char| c.is_ascii_uppercase()) => {
                 Err(garbled("the stream has an event that this version cannot read"))
             }
@@ -158,7 +158,7 @@ impl Reading {
         }
     }
 
-    /// Whether the run is at rest, and all of its events were given out.
+    /// Whether the run is at rest and all of its events have been returned.
     async fn has_everything(&self) -> Result<bool, ClientError> {
         let run: RunSummary = self.connection.get(&["api", "runs", self.run_id.as_str()], &[]).await?;
         let is_at_rest = run.status.is_terminal() || run.status == RunStatus::Paused;
@@ -173,7 +173,7 @@ struct Frames {
 }
 
 impl Frames {
-    /// The data of the next frame; nothing at the stream's end. Half a frame at the end is none.
+    /// The data of the next frame; `None` at the stream's end. An incomplete last frame is dropped.
     async fn next(&mut self, connection: &Connection) -> Result<Option<String>, ClientError> {
         loop {
             if let Some(data) = self.lines.frame() {
@@ -191,11 +191,11 @@ impl Frames {
     }
 }
 
-/// Lines as they come, and the data of the frame they belong to. Only `data` counts: it names its event and its index.
+/// Lines as they arrive, and the data of their frame. Only `data` matters: it contains the event's name and index.
 #[derive(Default)]
 struct Lines {
     bytes: Vec<u8>,
-    /// How many of them were searched for a line's end.
+    /// How many bytes have been searched for a line end.
     searched: usize,
     data: Vec<u8>,
 }

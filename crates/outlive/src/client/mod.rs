@@ -1,12 +1,12 @@
-//! The client of a server of ours: starts, follows and changes runs from another process, in the words of the facade.
+//! The client for an outlive server: starts, follows and changes runs from another process, with the facade's types.
 //!
 //! ```text
 //! Client ──► connection ──► HTTP         one request, one bounded answer, or why there is none
 //!    └─────► follow ──► retry            a run's events through as many connections as it takes
 //! ```
-//! It speaks `/api`, and reads answers into the types that the facade has anyway. It must never know a store, nor decide
-//! what a caller may do. Invariants: the credential is in no error, no log and no debug text, and goes to no other address
-//! than the one given; no answer takes more memory than its limit.
+//! It speaks `/api`, and parses answers into the types the facade already has. It must never know a store, nor decide
+//! what a caller may do. Invariants: the credential appears in no error, log or debug text, and is sent only to the
+//! given address; no answer takes more memory than its limit.
 
 mod connection;
 mod error;
@@ -25,15 +25,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Longest time for which the server is asked to hold an answer back.
+/// Longest time for which the server is asked to delay an answer.
 const WAIT_MAX: Duration = Duration::from_secs(25);
-/// Pause after an answer that came sooner than it was asked to.
+/// Pause after an answer that came sooner than requested.
 const EARLY_PAUSE: Duration = Duration::from_millis(200);
 
-/// Speaks to a server: `outlive serve`, or an `outlive::Server` of one's own. Cheap to clone; clones share connections.
-///
-/// Waiting and following go on through lost connections and restarts of the server. Everything else is one request, and
-/// is never repeated by itself.
+/// Talks to a server: `outlive serve`, or your own `outlive::Server`. Cheap to clone; clones share connections. Waiting
+/// and following continue through lost connections and restarts of the server. Everything else is one request and is
+/// never retried automatically.
 ///
 /// ```no_run
 /// use outlive::client::{Client, Submission};
@@ -65,32 +64,32 @@ pub struct ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// The credential to show: a security key, an API key or a JSON Web Token. An empty one is none.
+    /// The credential: a security key, an API key or a JSON Web Token. An empty one counts as none.
     pub fn token(mut self, token: impl Into<Secret>) -> Self {
         self.token = Some(token.into()).filter(|token| !token.is_empty());
         self
     }
 
-    /// Longest time for an answer, its body included; 30 seconds unless set.
+    /// Longest time for an answer, including its body; 30 seconds by default.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.limits.timeout = timeout;
         self
     }
 
-    /// Longest silence on a stream before its connection is taken for lost; 45 seconds unless set. The server says
+    /// Longest silence on a stream before its connection counts as lost; 45 seconds by default. The server sends
     /// something every 15.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.limits.idle_timeout = timeout;
         self
     }
 
-    /// Longest answer, and longest event of a stream, in bytes after decompression; 64 MiB unless set.
+    /// Longest answer, and longest event of a stream, in bytes after decompression; 64 MiB by default.
     pub fn answer_bytes_max(mut self, bytes: usize) -> Self {
         self.limits.answer_bytes_max = bytes;
         self
     }
 
-    /// How long following and waiting go on trying while the server cannot be reached; for ever unless set.
+    /// How long following and waiting keep retrying while the server cannot be reached; for ever by default.
     pub fn give_up_after(mut self, longest: Duration) -> Self {
         self.give_up_after = Some(longest);
         self
@@ -99,8 +98,8 @@ impl ClientBuilder {
     /// The client. Nothing is sent yet.
     ///
     /// # Errors
-    /// [`ClientError::Unusable`] when the address is none, or holds a credential, or the token has characters that no
-    /// header can carry.
+    /// [`ClientError::Unusable`] when the address is invalid or contains a credential, or the token has characters that
+    /// no header can carry.
     pub fn build(self) -> Result<Client, ClientError> {
         let connection = Connection::new(&self.server, self.token, self.limits)?;
         Ok(Client { connection: Arc::new(connection), give_up_after: self.give_up_after })
@@ -108,7 +107,7 @@ impl ClientBuilder {
 }
 
 impl Client {
-    /// A client of this server, without a credential: `Client::new("http://127.0.0.1:7878")`.
+    /// A client for this server, without a credential: `Client::new("http://127.0.0.1:7878")`.
     ///
     /// # Errors
     /// As [`ClientBuilder::build`].
@@ -116,7 +115,7 @@ impl Client {
         Self::builder(server).build()
     }
 
-    /// Begins to build a client of the server at this address. A path is kept: the server may stand below one.
+    /// Starts building a client for the server at this address. A path is kept: the server may be mounted below one.
     pub fn builder(server: impl Into<String>) -> ClientBuilder {
         ClientBuilder { server: server.into(), token: None, limits: connection::Limits::default(), give_up_after: None }
     }
@@ -134,7 +133,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::NotFound`] when there is no such workflow, [`ClientError::Invalid`] when the input does not fit,
-    /// [`ClientError::Conflict`] when the idempotency key, run or session is taken, and whatever any request can fail with.
+    /// [`ClientError::Conflict`] when the idempotency key, run or session is taken, and the errors of any request.
     pub async fn submit(&self, submission: &Submission) -> Result<Accepted, ClientError> {
         let key = submission.idempotency_key.as_deref();
         let answer = self.connection.post(&["api", "runs"], Some(submission), key).await?;
@@ -161,12 +160,12 @@ impl Client {
         self.connection.get(&["api", "runs", run_id.as_str()], &[]).await
     }
 
-    /// A page of runs. `with_payload` fills in the previews, a limit above 1000 (with previews 100) is lowered to it, and
-    /// runs are counted in any case.
+    /// A page of runs. `with_payload` fills in the previews; a limit above 1000 (100 with previews) is lowered to that;
+    /// runs are always counted.
     ///
     /// # Errors
-    /// [`ClientError::NotAllowed`] when another user's are asked for, [`ClientError::Invalid`] when no list gave out the
-    /// cursor, and whatever any request can fail with.
+    /// [`ClientError::NotAllowed`] when another user's runs are requested, [`ClientError::Invalid`] when the cursor is
+    /// not from a list, and the errors of any request.
     pub async fn runs(&self, filter: &RunFilter) -> Result<RunList, ClientError> {
         self.connection.get(&["api", "runs"], &shape::query(filter)).await
     }
@@ -181,15 +180,14 @@ impl Client {
         self.connection.get(&["api", "runs", run_id.as_str(), "events"], &query).await
     }
 
-    /// The run's events after index `after`, from the first when absent: stored ones, then live ones, to the last.
-    ///
-    /// Each comes once and in order, through as many connections as that takes. It ends with an error when the server
-    /// refuses (4xx), keeps failing in the same place, or when [`ClientBuilder::give_up_after`] has passed.
+    /// The run's events after index `after`, or all of them when it is absent: stored ones, then live ones, to the
+    /// last. Each comes once and in order, over as many connections as that takes. It ends with an error when the
+    /// server refuses (4xx), keeps failing in the same place, or after [`ClientBuilder::give_up_after`].
     pub fn follow(&self, run_id: &RunId, after: Option<u64>) -> Following {
         Following::new(self.connection.clone(), run_id.clone(), after, Retry::new(self.give_up_after))
     }
 
-    /// The run as it is now: its result once it is over, and why it failed if it did.
+    /// The run as it is now: its result once it is over, and the reason if it failed.
     ///
     /// # Errors
     /// [`ClientError::NotFound`], and whatever any request can fail with.
@@ -197,13 +195,15 @@ impl Client {
         self.connection.get(&["api", "runs", run_id.as_str(), "output"], &[]).await
     }
 
-    /// Waits for the run's end: COMPLETED, ERROR or CANCELLED. Goes on through lost connections, like [`Client::follow`].
+    /// Waits for the run's end: COMPLETED, ERROR or CANCELLED. Continues through lost connections, like
+    /// [`Client::follow`].
     ///
     /// # Cancel safety
     /// Safe: waiting changes nothing.
     ///
     /// # Errors
-    /// [`ClientError::NotFound`] and other refusals at once; what passes only after [`ClientBuilder::give_up_after`].
+    /// [`ClientError::NotFound`] and other refusals at once; transient failures only after
+    /// [`ClientBuilder::give_up_after`].
     pub async fn wait(&self, run_id: &RunId) -> Result<WorkflowRunOutput, ClientError> {
         let mut retry = Retry::new(self.give_up_after);
         let period = WAIT_MAX.min(self.connection.idle_timeout() / 2);
@@ -214,7 +214,7 @@ impl Client {
                 Ok(output) if output.has_completed() || output.status == RunStatus::Paused => return Ok(output),
                 Ok(_) => {
                     retry.succeeded();
-                    // A server that is about to stop does not hold answers back.
+                    // A server that is about to stop does not delay answers.
                     if asked.elapsed() < period / 2 {
                         tokio::time::sleep(EARLY_PAUSE).await;
                     }
@@ -224,10 +224,10 @@ impl Client {
         }
     }
 
-    /// Makes the wish durable that a run end; returns its status if it was over already.
+    /// Durably requests the end of a run; returns its status if it was over already.
     ///
     /// # Cancel safety
-    /// If the future is dropped the wish may or may not be there; repeating it is harmless.
+    /// If the future is dropped, the request may or may not be stored; repeating it is harmless.
     ///
     /// # Errors
     /// [`ClientError::NotFound`], and whatever any request can fail with.
@@ -258,7 +258,7 @@ impl fmt::Debug for Client {
 }
 
 impl fmt::Debug for ClientBuilder {
-    /// Without the address: it may hold a credential before it is checked.
+    /// Without the address, which may contain a credential until it is checked.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientBuilder").finish_non_exhaustive()
     }

@@ -1,11 +1,11 @@
-//! When to try again what did not work, and when to stop.
+//! When to retry a failed request, and when to stop.
 //!
 //! ```text
 //! passes by itself (unreachable, 429, 503)    try again, less and less often, until told otherwise
 //! makes no sense (garbled, 500)               try again a few times: a proxy, a restart
 //! refused (4xx)                               stop
 //! ```
-//! It must never know what is tried.
+//! It must never know what is being retried.
 
 use super::error::ClientError;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Answers without sense in a row after which nobody expects another kind.
+/// After this many invalid answers in a row, no valid one is expected.
 const STRANGE_MAX: u32 = 5;
 
 /// The failures since the last success.
@@ -22,30 +22,30 @@ pub(super) struct Retry {
     give_up_after: Option<Duration>,
     failures: u32,
     strange: u32,
-    /// Since when the server has not been heard of.
+    /// Since when the server has been silent.
     since: Option<Instant>,
 }
 
 impl Retry {
-    /// Gives up when the server was not heard of for this long; never, without.
+    /// Gives up when the server has been silent for this long; without it, never.
     pub(super) fn new(give_up_after: Option<Duration>) -> Self {
         Self { give_up_after, failures: 0, strange: 0, since: None }
     }
 
-    /// What was tried works.
+    /// The attempt succeeded.
     pub(super) fn succeeded(&mut self) {
         *self = Self::new(self.give_up_after);
     }
 
-    /// The server answers; whether it has something to say will show.
+    /// The server answers, but the attempt has not succeeded yet.
     pub(super) fn answered(&mut self) {
         self.since = None;
     }
 
-    /// Waits until it is time to try again.
+    /// Waits until it is time to retry.
     ///
     /// # Errors
-    /// The failure itself, when it is no use.
+    /// The failure itself, when retrying is pointless.
     pub(super) async fn pause(&mut self, error: ClientError) -> Result<(), ClientError> {
         let is_strange = match &error {
             ClientError::Garbled { .. } => true,
@@ -62,7 +62,7 @@ impl Retry {
         }
         let asked = error.refusal().and_then(|refusal| refusal.retry_after);
         let pause = asked.unwrap_or_else(|| pause(self.failures));
-        // Said once: who waits for an hour wants no line every five seconds.
+        // Warn once: a wait of an hour should not log a line every five seconds.
         if self.failures == 1 {
             tracing::warn!(%error, "the server does not answer as it should; trying again");
         } else {

@@ -1,6 +1,4 @@
-//! What is sent and what comes back, in types: the core's own where it has them.
-//!
-//! What a newer server says beyond them is ignored.
+//! Types of requests and answers: the core's own where it has them. Anything more that a newer server sends is ignored.
 
 use super::connection::Answer;
 use super::error::ClientError;
@@ -13,11 +11,11 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Runs that a list holds unless it is told how many, and at most.
+/// The default and the maximum number of runs in a list.
 const LIST_DEFAULT: u32 = 50;
 const LIST_MAX: u32 = 1000;
 const PREVIEW_MAX: u32 = 100;
-/// Says whether an idempotency key was seen before.
+/// The header that says whether an idempotency key was seen before.
 const REPLAYED: &str = "idempotent-replay";
 
 /// A run to be started.
@@ -55,24 +53,24 @@ pub struct Submission {
 }
 
 impl Submission {
-    /// A run of this workflow; of an agent or team that is served alone with `agent:ID` or `team:ID`.
+    /// A run of this workflow, or, with `agent:ID` or `team:ID`, of an agent or team served alone.
     pub fn new(workflow_id: impl Into<String>) -> Self {
         Self { workflow_id: workflow_id.into(), ..Self::default() }
     }
 
-    /// What it is asked: text or an object.
+    /// The input: text or an object.
     pub fn input(mut self, input: impl Into<Value>) -> Self {
         self.input = Some(input.into()).filter(|input| !input.is_null());
         self
     }
 
-    /// The conversation the run belongs to; a session of its own when not said.
+    /// The session the run belongs to; a new one by default.
     pub fn session_id(mut self, id: impl Into<String>) -> Self {
         self.session_id = Some(id.into());
         self
     }
 
-    /// Whose run it is. A credential that names a user wins.
+    /// The user the run belongs to. A credential that names a user takes precedence.
     pub fn user_id(mut self, id: impl Into<String>) -> Self {
         self.user_id = Some(id.into());
         self
@@ -108,7 +106,7 @@ impl Submission {
         self
     }
 
-    /// The same key and the same request again give the same run.
+    /// Repeating the same request with the same key returns the same run.
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.idempotency_key = Some(key.into());
         self
@@ -119,7 +117,7 @@ impl Submission {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[non_exhaustive]
 pub struct Accepted {
-    /// The run: all that another process needs.
+    /// The run's id: all that another process needs.
     pub run_id: RunId,
     /// Its session.
     pub session_id: SessionId,
@@ -159,16 +157,16 @@ pub struct RunSummary {
     pub info: RunInfo,
     /// Where it stands.
     pub status: RunStatus,
-    /// Why it is not over yet; absent once it is, or where nobody has looked.
+    /// Why it is not over yet; absent once it is, or if this was not determined.
     #[serde(default, deserialize_with = "waiting")]
     pub waiting: Option<Waiting>,
-    /// The step it is at, for people: `1/2 Research Step`.
+    /// The current step, for people: `1/2 Research Step`.
     #[serde(default)]
     pub progress: Option<Arc<str>>,
     /// How often it was claimed.
     #[serde(default)]
     pub attempt: u32,
-    /// Who executes it; absent when nobody does.
+    /// The worker that executes it; absent when none does.
     #[serde(default, rename = "worker_id")]
     pub worker: Option<WorkerId>,
     /// When it was accepted.
@@ -177,43 +175,44 @@ pub struct RunSummary {
     /// When it last changed.
     #[serde(deserialize_with = "instant")]
     pub updated_at: Timestamp,
-    /// When someone asked for its end.
+    /// When its cancellation was requested.
     #[serde(default, deserialize_with = "instant_if_any")]
     pub cancel_requested_at: Option<Timestamp>,
     /// Why.
     #[serde(default)]
     pub cancel_reason: Option<Arc<str>>,
-    /// The run that this one started again.
+    /// The run that this one repeats.
     #[serde(default)]
     pub rerun_of: Option<RunId>,
-    /// Length of its log: the index its next event gets.
+    /// Length of its log: the index of its next event.
     #[serde(default, rename = "seq", deserialize_with = "after_last")]
     pub next_index: u64,
-    /// In a list that asked for it: the begin of its input, as text.
+    /// In a list, if requested: the beginning of its input, as text.
     #[serde(default)]
     pub input_preview: Option<String>,
-    /// In a list that asked for it: the first line of why it failed.
+    /// In a list, if requested: the first line of why it failed.
     #[serde(default)]
     pub error_preview: Option<String>,
-    /// What of it cannot be read, why, and what to do; what it says of that is absent then, and not so.
+    /// Which part of it cannot be read, why, and what to do; that part's fields are then absent, which says nothing
+    /// about their values.
     #[serde(default)]
     pub unreadable: Option<String>,
 }
 
 impl RunSummary {
-    /// The same with why it is not over yet.
+    /// The same, with why it is not over yet.
     #[must_use]
     pub fn with_waiting(self, waiting: Option<Waiting>) -> Self {
         Self { waiting, ..self }
     }
 
-    /// Whether it had begun and no process executes it now, whatever its status says.
+    /// Whether it had started and no process executes it now, whatever its status says.
     pub fn is_interrupted(&self) -> bool {
         self.waiting.as_ref().is_some_and(|waiting| waiting.is_interrupted)
     }
 }
 
-/// The same of a run in a store at hand, without why it is not over yet.
+/// The same for a run in a local store, without why it is not over yet.
 impl From<Run> for RunSummary {
     fn from(run: Run) -> Self {
         let (rerun_of, unreadable) = match run.rerun_of() {
@@ -244,13 +243,13 @@ impl From<Run> for RunSummary {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[non_exhaustive]
 pub struct RunList {
-    /// The runs, in the order asked for.
+    /// The runs, in the requested order.
     pub runs: Vec<RunSummary>,
-    /// How many runs there are of each status, whatever the filter's `statuses` and `after`; statuses without runs are left
-    /// out.
+    /// The number of runs of each status, regardless of the filter's `statuses` and `after`; statuses without runs are
+    /// left out.
     #[serde(default)]
     pub counts: BTreeMap<RunStatus, u64>,
-    /// Where to go on (`RunFilter::after`), when there is more.
+    /// Where to continue (`RunFilter::after`), if there is more.
     #[serde(default, rename = "next_cursor")]
     pub next: Option<String>,
     /// Runs that are not in the list because their rows are damaged: which, why, and what to do.
@@ -265,7 +264,7 @@ pub struct RunDetail {
     /// The run.
     #[serde(flatten)]
     pub run: RunSummary,
-    /// What it was asked.
+    /// Its input.
     #[serde(default)]
     pub input: Option<Value>,
     /// Why it failed.
@@ -273,7 +272,7 @@ pub struct RunDetail {
     pub error: Option<String>,
     /// Hash of the definition it executes.
     pub definition: Arc<str>,
-    /// The steps that have begun, in the order in which they did.
+    /// The steps that have started, in order.
     pub steps: Vec<StepSummary>,
 }
 
@@ -287,7 +286,7 @@ pub struct StepSummary {
     pub name: Arc<str>,
     /// `running`, `completed`, `error` or `cancelled`.
     pub status: String,
-    /// How often it was begun.
+    /// How often it was started.
     #[serde(default)]
     pub attempt: u32,
     /// Why it failed.
@@ -296,7 +295,7 @@ pub struct StepSummary {
     /// Whether its output can be read.
     #[serde(default)]
     pub has_output: bool,
-    /// Index of the event with which it began.
+    /// Index of the event that started it.
     #[serde(default, rename = "first_seq")]
     pub first_index: u64,
 }
@@ -381,7 +380,7 @@ fn instant_if_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T
     Option::<String>::deserialize(deserializer)?.as_deref().map(parse).transpose()
 }
 
-/// What a newer server has no old word for is `Other`, or absent.
+/// Values only a newer server knows become `Other`, or are absent.
 fn waiting<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Waiting>, D::Error> {
     #[derive(Deserialize)]
     struct Told {
@@ -412,7 +411,7 @@ fn waiting<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Waiting>
     }))
 }
 
-/// The server names the last event; what comes next is one more.
+/// The server names the last event; the next index is one more.
 fn after_last<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     Ok(Option::<u64>::deserialize(deserializer)?.map_or(0, |last| last.saturating_add(1)))
 }

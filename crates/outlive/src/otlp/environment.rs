@@ -1,17 +1,16 @@
-//! What OpenTelemetry's variables ask for, as far as it is decided here; the exporter reads the rest.
-//!
-//! It must never repeat an address: it may hold a credential.
+//! The OpenTelemetry variables that are handled here; the exporter reads the rest. It must never repeat an address,
+//! which may contain a credential.
 
 use reqwest::Url;
 use std::time::Duration;
 
-/// How long a request may take unless the environment says otherwise, as the specification has it.
+/// How long a request may take by default, according to the specification.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Whether spans are to be sent.
 ///
 /// # Errors
-/// What is asked for and cannot be done.
+/// When the environment asks for something unsupported.
 pub(super) fn is_wanted(variable: impl Fn(&str) -> Option<String>) -> Result<bool, String> {
     let set = |name: &str| set(&variable, name);
     let either = |name: &str| either(&variable, name);
@@ -38,12 +37,12 @@ pub(super) fn timeout(variable: impl Fn(&str) -> Option<String>) -> Duration {
     millis.map_or(TIMEOUT, Duration::from_millis)
 }
 
-/// The value of a variable that says something.
+/// The value of a non-empty variable.
 fn set(variable: impl Fn(&str) -> Option<String>, name: &str) -> Option<String> {
     variable(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
 }
 
-/// What is said for traces alone, else what is said for all signals.
+/// The setting for traces alone, else the one for all signals.
 fn either(variable: impl Fn(&str) -> Option<String>, name: &str) -> Option<String> {
     let for_traces = set(&variable, &format!("OTEL_EXPORTER_OTLP_TRACES_{name}"));
     for_traces.or_else(|| set(&variable, &format!("OTEL_EXPORTER_OTLP_{name}")))
@@ -52,7 +51,7 @@ fn either(variable: impl Fn(&str) -> Option<String>, name: &str) -> Option<Strin
 /// Whether spans can be sent to this address.
 ///
 /// # Errors
-/// What is wrong with it, to go on with after its name.
+/// What is wrong with it, phrased to follow its name.
 pub(super) fn check(address: &str) -> Result<(), &'static str> {
     let is_http = Url::parse(address).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     if is_http { Ok(()) } else { Err("is not an address: write it like http://127.0.0.1:4318") }

@@ -3,10 +3,9 @@
 //! ```text
 //! commit ─► witness: fold ─► queue, bounded ─► one task: batches ─► OTLP over HTTP
 //! ```
-//! It owns the queue and the task. It must never know what a log means: `core::trace` makes the spans. Nothing waits for
-//! the collector: a queue that is full drops spans, and counts them.
-//!
-//! Invariant: a run neither slows nor fails by anything that happens here.
+//! It owns the queue and the task. It must never know what a log means: `core::trace` makes the spans. Nothing waits
+//! for the collector: a full queue drops spans and counts them. Invariant: nothing that happens here slows or fails a
+//! run.
 
 mod environment;
 mod span_data;
@@ -25,19 +24,18 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// Spans that wait to be sent; further ones are dropped.
+/// How many spans may wait to be sent; further ones are dropped.
 const QUEUE_MAX: usize = 8192;
 /// Spans sent in one request.
 const BATCH_MAX: usize = 512;
-/// How long a span waits for others at most.
+/// How long a span waits for others, at most.
 const BATCH_PERIOD: Duration = Duration::from_secs(1);
 /// How long a shutdown waits for the collector.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Sends a trace of each run to an OpenTelemetry collector (OTLP over HTTP, protobuf). Cheap to clone.
-///
-/// A run is one trace, whichever and however many processes execute it: the trace's id is the run's, without its hyphens.
-/// Spans carry names, numbers and kinds of failure; never a prompt, an argument or an answer.
+/// Sends a trace of each run to an OpenTelemetry collector (OTLP over HTTP, protobuf). Cheap to clone. A run is one
+/// trace, however many processes execute it: the trace's id is the run's without hyphens. Spans carry names, numbers
+/// and kinds of failure; never a prompt, an argument or an answer.
 ///
 /// ```
 /// use outlive::Otlp;
@@ -62,33 +60,33 @@ pub struct Otlp(Option<Arc<Queue>>);
 struct Queue {
     sender: mpsc::Sender<Message>,
     dropped: Arc<AtomicU64>,
-    /// The task to be, until the first run needs it.
+    /// The task before it is started by the first run.
     idle: Mutex<Option<Export>>,
 }
 
 enum Message {
     Span(Box<Span>),
-    /// Send what came before, and say so.
+    /// Send everything queued before this, then reply.
     Flush(oneshot::Sender<()>),
 }
 
 impl Otlp {
-    /// As OpenTelemetry's variables say: `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` or `OTEL_EXPORTER_OTLP_ENDPOINT` name the
-    /// collector; without either, or with `OTEL_SDK_DISABLED=true` or `OTEL_TRACES_EXPORTER=none`, nothing is ever sent.
-    /// Also read: `OTEL_EXPORTER_OTLP_HEADERS`, `_TIMEOUT` and `_COMPRESSION` (`gzip`), these also for traces alone,
-    /// `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`.
+    /// Configured by OpenTelemetry's variables: `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` or `OTEL_EXPORTER_OTLP_ENDPOINT`
+    /// name the collector; without either, or with `OTEL_SDK_DISABLED=true` or `OTEL_TRACES_EXPORTER=none`, nothing is
+    /// ever sent. Also read are `OTEL_EXPORTER_OTLP_HEADERS`, `_TIMEOUT` and `_COMPRESSION` (`gzip`) and their variants
+    /// for traces alone, `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`.
     ///
     /// # Errors
-    /// [`Error::Traces`] when an address cannot be read or another protocol is asked for.
+    /// [`Error::Traces`] when an address is invalid or another protocol is requested.
     pub fn from_env() -> Result<Self> {
         let is_wanted = environment::is_wanted(|name| std::env::var(name).ok()).map_err(Error::Traces)?;
         if is_wanted { Self::start(SpanExporter::builder().with_http()) } else { Ok(Self(None)) }
     }
 
-    /// To the collector at this address, whatever the environment names; usually `http://HOST:4318/v1/traces`.
+    /// Sends to the collector at this address, whatever the environment says; usually `http://HOST:4318/v1/traces`.
     ///
     /// # Errors
-    /// [`Error::Traces`] when the address cannot be read.
+    /// [`Error::Traces`] when the address is invalid.
     pub fn to(address: impl Into<String>) -> Result<Self> {
         let address = address.into();
         environment::check(&address).map_err(|problem| Error::Traces(format!("the collector's address {problem}")))?;
@@ -99,7 +97,7 @@ impl Otlp {
         exporter: opentelemetry_otlp::SpanExporterBuilder<opentelemetry_otlp::HttpExporterBuilderSet>,
     ) -> Result<Self> {
         let refused = |error: ExporterBuildError| Error::Traces(error.to_string());
-        // The exporter's own limit holds between its attempts, the client's while one is under way.
+        // The exporter's own limit applies between its attempts, the client's during one.
         let limit = environment::timeout(|name| std::env::var(name).ok());
         let client = outlive_agent::http::builder().redirect(reqwest::redirect::Policy::none()).timeout(limit);
         let client = client.build().map_err(|_| Error::Traces("the HTTP client cannot be set up".to_owned()))?;
@@ -116,7 +114,7 @@ impl Otlp {
         self.0.is_some()
     }
 
-    /// Spans that were not sent, because the queue was full or the collector did not take them.
+    /// Spans that were not sent, because the queue was full or the collector did not accept them.
     pub fn dropped(&self) -> u64 {
         self.0.as_ref().map_or(0, |queue| queue.dropped.load(Ordering::Relaxed))
     }
@@ -162,7 +160,7 @@ impl Witness for Tracing {
 }
 
 impl Queue {
-    /// Begins to send. Called where runs execute, so that there is a runtime.
+    /// Starts sending. Called where runs execute, so that there is a runtime.
     fn start(&self) {
         if let Some(export) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take() {
             tokio::spawn(export.run());
@@ -195,7 +193,7 @@ struct Export {
 }
 
 impl Export {
-    /// Sends batches until nobody is left who could have spans.
+    /// Sends batches until no sender of spans is left.
     async fn run(mut self) {
         while let Some(first) = self.receiver.recv().await {
             let (batch, flushed) = self.gather(first).await;
@@ -203,13 +201,13 @@ impl Export {
                 self.send(batch).await;
             }
             if let Some(flushed) = flushed {
-                // Whoever asked may have gone.
+                // The requester may have gone.
                 let _ = flushed.send(());
             }
         }
     }
 
-    /// As many spans as come within a short time.
+    /// As many spans as arrive within a short time.
     async fn gather(&mut self, first: Message) -> (Vec<SpanData>, Option<oneshot::Sender<()>>) {
         let deadline = Instant::now() + BATCH_PERIOD;
         let mut batch = Vec::new();
@@ -227,7 +225,7 @@ impl Export {
         }
     }
 
-    /// The exporter tries again by itself while that may help and its time allows.
+    /// The exporter retries by itself while that may help and its time allows.
     async fn send(&mut self, batch: Vec<SpanData>) {
         let count = batch.len() as u64;
         match self.exporter.export(batch).await {
@@ -243,11 +241,11 @@ impl Export {
     }
 }
 
-/// Who sends: what the environment says, or this library's name.
+/// The sender: as the environment says, or this library's name.
 fn resource() -> Resource {
     let resource = Resource::builder().build();
     let name = resource.get(&opentelemetry::Key::from_static_str("service.name"));
-    // What the SDK puts where nobody has said a name.
+    // The SDK's default name.
     let is_unnamed = name.is_none_or(|name| name.as_str().starts_with("unknown_service"));
     if is_unnamed { Resource::builder().with_service_name("outlive").build() } else { resource }
 }

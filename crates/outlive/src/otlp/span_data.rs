@@ -1,4 +1,4 @@
-//! A span of ours as OpenTelemetry's SDK holds it.
+//! Our span as the OpenTelemetry SDK's type.
 
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue};
@@ -26,7 +26,7 @@ pub(super) fn of(span: Span) -> SpanData {
         dropped_attributes_count: 0,
         events: SpanEvents::default(),
         links: SpanLinks::default(),
-        // The text of an error may quote a prompt: its kind is all that is said.
+        // An error's text may quote a prompt: only its kind is sent.
         status: span.error.map_or(Status::Unset, |error| Status::error(error.to_string())),
         instrumentation_scope: InstrumentationScope::builder("outlive").with_version(env!("CARGO_PKG_VERSION")).build(),
     }

@@ -1,7 +1,5 @@
-//! Text in lines of so many columns of a terminal: Markdown with attributes, or words as they stand.
-//!
-//! It knows nothing of runs. The invariant: no line is wider than it was asked for, whatever the text; a word that is
-//! wider than a line is broken.
+//! Text in lines of a given number of terminal columns: Markdown with attributes, or plain words. It knows nothing of
+//! runs. The invariant: no line is wider than requested, whatever the text; a word wider than a line is broken.
 
 use anstyle::{AnsiColor, Style};
 use minimad::{Composite, CompositeStyle, Line, TableRow};
@@ -24,7 +22,7 @@ pub(super) fn columns(text: &str) -> usize {
     text.width()
 }
 
-/// The beginning of `text` that fits in so many columns.
+/// The beginning of `text` that fits into this many columns.
 pub(super) fn fitting(text: &str, width: usize) -> &str {
     let mut used = 0;
     let end = text.char_indices().find(|(_, c)| {
@@ -34,7 +32,7 @@ pub(super) fn fitting(text: &str, width: usize) -> &str {
     end.map_or(text, |(end, _)| &text[..end])
 }
 
-/// The text as it stands, its lines broken between words.
+/// The plain text, its lines broken between words.
 pub(super) fn plain(text: &str, width: usize) -> Vec<String> {
     text.lines().flat_map(|line| wrapped(&[(Style::new(), line.to_owned())], indent(line), "", width)).collect()
 }
@@ -78,7 +76,7 @@ fn paragraph(composite: &Composite<'_>, width: usize) -> Vec<String> {
     wrapped(&spans(composite, is_header), &first, &rest, width)
 }
 
-/// What stands before an item's first line, and before those that follow.
+/// The prefix of an item's first line, and of its other lines.
 fn bullet(mark: &str, depth: u8) -> (String, String) {
     let indent = "  ".repeat(usize::from(depth));
     let first = format!("{indent}{mark}");
@@ -105,10 +103,10 @@ fn indent(line: &str) -> &str {
     &line[..line.len() - line.trim_start_matches(' ').len()]
 }
 
-/// Words of several styles in lines. `first` stands before the first line, `rest` before the others.
+/// Words of several styles, in lines. `first` precedes the first line, `rest` the others.
 fn wrapped(spans: &[Span], first: &str, rest: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
-    // A margin that leaves no room for words is none.
+    // Drop a margin that leaves no room for words.
     let margin = |text: &str| fitting(text, width / 2).to_owned();
     let (mut line, rest) = (margin(first), margin(rest));
     let mut used = columns(&line);
@@ -162,7 +160,7 @@ fn words(spans: &[Span]) -> Vec<Vec<Span>> {
     words
 }
 
-/// A line of code: broken where it must be, nothing of it left out.
+/// A line of code: broken where it must be, with nothing left out.
 fn chopped(line: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut left = line;
