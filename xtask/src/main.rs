@@ -16,7 +16,7 @@ mod tidy;
 use cargo::Cargo;
 use std::process::ExitCode;
 
-/// What went wrong, in words for a person.
+/// What went wrong, for people.
 type Problem = String;
 
 struct Task {

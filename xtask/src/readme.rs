@@ -17,7 +17,7 @@ pub(crate) const DEMO: &str = "cargo run --release --locked -p outlive-cli -- de
 /// Runs every test.
 pub(crate) const TEST: &str = "cargo test --workspace --locked";
 
-/// What must be in the output of the commands that have this in them.
+/// What the output of commands containing this text must contain.
 const EXPECTED: &[(&str, &str)] = &[
     (" demo", "Completed"),
     ("outlive demo --resume", "kept from before, not run again"),
@@ -29,9 +29,9 @@ const EXPECTED: &[(&str, &str)] = &[
     ("outlive run content", "Completed"),
     ("outlive version", "outlive "),
 ];
-/// What dies of SIGKILL ends like this, for a shell. Only what asks for it may.
+/// A shell's exit code for a process killed by SIGKILL. Only `--crash` may end so.
 const KILLED: i32 = 137;
-/// Where the page's server listens. Another program may be there.
+/// Where the page's server listens. The port may be taken.
 const ADDRESS: &str = "127.0.0.1:7878";
 /// What the page's example must have printed.
 const EXAMPLE_SAYS: &str = "Bring an umbrella: it rains in Delft.\nLast city: \"Delft\"\n";
@@ -43,7 +43,7 @@ pub(crate) fn run(cargo: &Cargo) -> Result<(), Problem> {
     let folder = Folder::new("newcomer")?;
     let mut shell = Shell::start(cargo, &folder.0)?;
     for command in commands(&page) {
-        // That one is a stage of its own.
+        // The tests are a separate stage.
         if command != TEST {
             shell.copy(command)?;
         }
@@ -53,7 +53,7 @@ pub(crate) fn run(cargo: &Cargo) -> Result<(), Problem> {
     picture::check(cargo, &folder.0.join("bin"), &folder.0, &page)
 }
 
-/// A shell that stays, as a terminal does: what is exported or started in one line is there in the next.
+/// A persistent shell, like a terminal: what one line exports or starts is there in the next.
 struct Shell {
     child: Child,
     input: Option<ChildStdin>,
@@ -79,12 +79,12 @@ impl Shell {
         let (input, output) = (child.stdin.take(), child.stdout.take().expect("it is piped"));
         let root = cargo.root().display().to_string();
         let mut shell = Self { child, input, output: BufReader::new(output), root, address };
-        // What was started and not ended ends with the shell.
+        // Anything still running ends with the shell.
         shell.say("exec 2>&1; trap 'kill $! 2>/dev/null' EXIT")?;
         Ok(shell)
     }
 
-    /// Types a line of the page, shows what it prints and judges it. What cargo does it does in the checkout.
+    /// Types a line of the page, shows its output and judges it. Cargo commands run in the checkout.
     fn copy(&mut self, line: &str) -> Result<(), Problem> {
         println!("$ {line}");
         let typed = line.replace(ADDRESS, &self.address);
@@ -108,7 +108,7 @@ impl Shell {
         writeln!(input, "{line}").and_then(|()| input.flush()).map_err(|e| format!("the shell is gone: {e}"))
     }
 
-    /// Shows and collects lines up to one that has `mark` in it, and gives what stands behind that.
+    /// Shows and collects lines up to one that contains `mark`, and returns what follows the mark.
     fn read_until(&mut self, mark: &str, printed: &mut String) -> Result<String, Problem> {
         loop {
             let mut line = String::new();
@@ -161,7 +161,7 @@ fn example(cargo: &Cargo, page: &str, folder: &Path) -> Result<(), Problem> {
         fs::create_dir_all(project.join("src"))?;
         fs::write(project.join("Cargo.toml"), manifest)?;
         fs::write(project.join("src/main.rs"), program)?;
-        // The versions that are at hand, so that nothing is fetched.
+        // Use the workspace's versions, so that nothing is fetched.
         fs::copy(cargo.root().join("Cargo.lock"), project.join("Cargo.lock")).map(drop)
     };
     write().map_err(|e| format!("the example's project cannot be written: {e}"))?;

@@ -1,13 +1,13 @@
-//! The audit log: what is worth a record, and how records get to the store without anyone waiting for them.
+//! The audit log: what is worth recording, and how records reach the store without anyone waiting for them.
 //!
 //! ```text
 //! answer with a refusal ─┐                   ┌─► one line of JSON to tracing
 //! deed of a caller ──────┼─► limits ─► note ─┤
 //! look at another's run ─┘                   └─► queue ─► one task, in batches ─► store
 //! ```
-//! It must never see a credential, nor what a run was asked and answered. The invariants: a request never waits for a
-//! record; memory is bounded, and what had to be left out is counted; refusals, which strangers can cause, never take the
-//! room of what callers did.
+//! It must never see a credential, nor a run's input or output. The invariants: a request never waits for a record;
+//! memory is bounded, and what had to be left out is counted; refusals, which strangers can cause, never take the space
+//! reserved for callers' actions.
 
 use crate::auth::limiter::{Limiter, Source};
 use crate::auth::{Access, Principal, PrincipalKind};
@@ -37,18 +37,18 @@ use tokio::time::{sleep, timeout};
 
 /// Records that may wait to be written.
 const QUEUE_MAX: usize = 1024;
-/// Of them, refusals; the rest is kept for what callers do.
+/// How many of them may be refusals; the rest is for callers' actions.
 const REFUSALS_WAITING_MAX: usize = QUEUE_MAX / 2;
 /// Records written at once.
 const BATCH_MAX: usize = 256;
 const MINUTE: Duration = Duration::from_secs(60);
-/// Refusals of one kind that one address is recorded with in a minute.
+/// Refusals of one kind recorded per address and minute.
 const REFUSALS_OF_ADDRESS_MAX: u32 = 20;
-/// And all addresses together, so that a flood from everywhere does not fill the disk.
+/// The same for all addresses together, so that a distributed flood does not fill the disk.
 const REFUSALS_MAX: u32 = 240;
 /// A caller who looks at the same run or session again within this time is not recorded again.
 const LOOK_PERIOD: Duration = Duration::from_secs(600);
-/// Time before a busy or full store is asked again.
+/// Time before a busy or full store is retried.
 const RETRY_PERIOD: Duration = Duration::from_millis(500);
 /// How long the last records may take when a server stops.
 const SETTLE_PERIOD: Duration = Duration::from_secs(5);
@@ -63,7 +63,7 @@ pub struct AuditLine {
     pub kind: &'static str,
     /// How it ended, as a word: `done`, `requested`, `insufficient_scope`.
     pub outcome: String,
-    /// By what the caller is known: `key:ID`, `user:ID`, `security_key`, `anonymous` or `cli`.
+    /// The caller: `key:ID`, `user:ID`, `security_key`, `anonymous` or `cli`.
     pub actor: Option<String>,
     /// The user the caller is, where it is one.
     pub user_id: Option<String>,
@@ -71,7 +71,7 @@ pub struct AuditLine {
     pub address: Option<String>,
     /// What the client was told in `x-request-id`.
     pub request_id: Option<String>,
-    /// What was asked for: a route or a command.
+    /// What was requested: a route or a command.
     pub action: String,
     /// The run, session or key it was done to.
     pub target: Option<String>,
@@ -94,8 +94,7 @@ impl AuditLine {
         }
     }
 
-    /// As one line of JSON. Whatever a terminal could take for more than text is escaped, so that no name can forge a
-    /// line or hide one.
+    /// As one line of JSON. Anything a terminal could interpret is escaped, so that no name can forge or hide a line.
     pub fn json(&self) -> String {
         let json = serde_json::to_string(self).expect("texts are valid JSON");
         let mut line = String::with_capacity(json.len());
@@ -111,7 +110,7 @@ impl AuditLine {
     }
 }
 
-/// Where a request comes from and what it asks for.
+/// Where a request comes from and what it requests.
 #[derive(Clone, Debug)]
 pub(crate) struct Visit {
     address: Option<IpAddr>,
@@ -172,7 +171,7 @@ impl Visit {
     }
 }
 
-/// What is not known of a request that did not pass through a server's layers.
+/// For a request that did not pass through a server's layers: nothing is known.
 impl<S: Sync> FromRequestParts<S> for Visit {
     type Rejection = Infallible;
 
@@ -252,7 +251,7 @@ impl Audit {
         });
     }
 
-    /// The server begins to serve without asking for a credential.
+    /// The server starts serving without requiring a credential.
     pub(crate) fn open(self: &Arc<Self>, outcome: &str, addresses: &str) {
         let visit = Visit { address: None, action: Action::Serve, request_id: None };
         self.note(AuditRecord { target: Some(addresses.into()), ..visit.record(AuditKind::ServerOpen, outcome) });
@@ -273,7 +272,7 @@ impl Audit {
         }
     }
 
-    /// Writes until nothing waits. There is at most one such task.
+    /// Writes until the queue is empty. There is at most one such task.
     async fn write(self: Arc<Self>) {
         while let Some(batch) = self.next_batch() {
             let count = batch.len();
@@ -327,7 +326,7 @@ impl Audit {
     }
 }
 
-/// What a refusal's code means to the audit log; nothing for what is only a mistake.
+/// What a refusal's code means to the audit log; `None` for mere mistakes.
 fn refusal_kind(code: &str) -> Option<AuditKind> {
     match code {
         "unauthenticated" | "invalid_credential" | "auth_expired" | "too_many_failures" => Some(AuditKind::AuthFailed),
@@ -341,8 +340,8 @@ fn by(record: AuditRecord, caller: &Principal) -> AuditRecord {
     AuditRecord { actor: Some(caller.actor()), user_id: caller.user_id.clone(), ..record }
 }
 
-/// Records every refusal of `router`, whoever in it refused, and lets its handlers know the visit. What a request changes
-/// is changed wholly, and recorded, also when the client goes away meanwhile.
+/// Records every refusal of `router`, whichever part of it refused, and gives its handlers the visit. A request's
+/// changes are made completely, and recorded, even when the client goes away in the meantime.
 pub(crate) fn watched(router: Router, audit: Arc<Audit>) -> Router {
     router.layer(from_fn_with_state(audit, watch))
 }

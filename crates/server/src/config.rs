@@ -1,4 +1,4 @@
-//! Settings of a server; every bound it keeps. Defaults are safe: loopback, small limits.
+//! Settings of a server, with every limit it enforces. Defaults are safe: loopback, small limits.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct Limits {
     /// Connections at the same time.
     pub connections_max: usize,
-    /// Of them, from one address; of a client behind a trusted proxy, requests that are answered and open sockets.
+    /// Of these, from one address; for a client behind a trusted proxy, its requests in progress and open sockets.
     pub connections_per_address_max: usize,
     /// Longest head of a request in bytes, and the most header lines.
     pub header_bytes_max: usize,
@@ -25,9 +25,9 @@ pub struct Limits {
     pub body_idle_period: Duration,
     /// Slowest body, in bytes a second, after `body_grace`.
     pub body_rate_min: u64,
-    /// Time before `body_rate_min` counts.
+    /// Time before `body_rate_min` applies.
     pub body_grace: Duration,
-    /// Longest time a client may not read its answer.
+    /// Longest time a client may leave its answer unread.
     pub write_idle_period: Duration,
     /// Longest time between two requests of a connection.
     pub keep_alive_period: Duration,
@@ -35,7 +35,7 @@ pub struct Limits {
     pub drain_period: Duration,
     /// Time to authenticate on a WebSocket.
     pub socket_auth_period: Duration,
-    /// How often the credential of an open stream or socket is looked at again.
+    /// How often the credential of an open stream or socket is checked again.
     pub recheck_period: Duration,
     /// Event streams one caller may have open at the same time.
     pub streams_per_caller_max: usize,

@@ -1,8 +1,7 @@
-//! `/workflows/ws`: many runs on one socket, started there or followed from where a client left.
-//!
-//! One task a socket. It reads what the client says and draws from every run the socket follows; because following is
-//! reading the log, a client that reads slowly holds nothing up, and nothing waits in memory for it. The invariant: every
-//! frame about a run is one the run's log would give again.
+//! `/workflows/ws`: many runs on one socket, started there or followed from where a client left. One task per socket.
+//! It reads the client's frames and pulls from every run the socket follows; because following is reading the log, a
+//! slow client holds nothing up and nothing is buffered for it. The invariant: every frame about a run is one the run's
+//! log would give again.
 
 use crate::audit::Visit;
 use crate::auth::{AuthErrorKind, Principal, RouteTable, authorize};
@@ -34,19 +33,19 @@ use tokio_tungstenite::tungstenite::error::ProtocolError;
 pub(crate) const PATH: &str = "/workflows/ws";
 /// Runs one socket may follow.
 const FOLLOWED_MAX: usize = 256;
-/// Frames that make no sense, in one minute, before the socket is closed.
+/// Invalid frames in one minute before the socket is closed.
 const NONSENSE_MAX: usize = 20;
 /// Attempts to authenticate on one socket.
 const TRIES_MAX: usize = 5;
 /// How many times `recheck_period` a client may leave our pings without an answer.
 const UNANSWERED_PERIODS: u32 = 2;
-/// Characters of an id or an action that an answer repeats.
+/// How many characters of an id or an action an answer repeats.
 const SHOWN_CHARS: usize = 128;
 /// Frames a client may send in one second: one that comes back may ask for all its runs at once.
 const FRAMES_MAX: usize = 2 * FOLLOWED_MAX;
 /// A client that needs this long for one frame …
 const SLOW: Duration = Duration::from_secs(1);
-/// … and is this many events behind is told so and has to come back.
+/// … and is this many events behind is told so and must reconnect.
 const LAG_MAX: u64 = 256;
 
 /// Close codes, from RFC 6455 and, from 4000 on, our own.
@@ -63,21 +62,21 @@ mod code {
 
 /// Why a socket ends.
 enum End {
-    /// The client is gone, or cannot be reached.
+    /// The client is gone or unreachable.
     Gone,
-    /// It is told to go.
+    /// The server closes it.
     Close(u16, &'static str),
 }
 
 const EXPIRED: End = End::Close(code::UNAUTHORIZED, "authentication expired");
 
-/// How often a socket is pinged: often enough that it is never silent for long, and that a credential's recheck finds out
-/// in time that nobody is there.
+/// How often a socket is pinged: often enough that it is never silent for long, and that a credential's recheck notices
+/// in time that the client is gone.
 fn ping_period(recheck_period: Duration) -> Duration {
     recheck_period.min(KEEP_ALIVE)
 }
 
-/// In which shape a run's events travel; Agno's clients expect both.
+/// The shape of a run's events; Agno's clients expect both.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Shape {
     /// As the text of a Server-Sent Event: runs started on this socket.
@@ -122,7 +121,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Serves a socket until it ends. Who the client is it says itself, unless the server asks nobody.
+    /// Serves a socket until it ends. The client authenticates on it, unless no credential is required.
     pub(crate) async fn serve(state: Arc<State>, rules: RouteTable, socket: WebSocket, peer: IpAddr, visit: Visit) {
         let anonymous = state.auth.anonymous();
         let caller = anonymous.map(|principal| Caller { state: state.clone(), principal, visit: visit.clone() });
@@ -180,7 +179,7 @@ impl Session {
                 () = sleep_until(auth_deadline), if self.caller.is_none() => {
                     return Err(End::Close(code::UNAUTHORIZED, "authentication timed out"));
                 }
-                () = &mut stopped => return Err(End::Close(code::AWAY, "the server stops: reconnect")),
+                () = &mut stopped => return Err(End::Close(code::AWAY, "the server is stopping: reconnect")),
             }
         }
     }
@@ -255,7 +254,7 @@ impl Session {
         }
     }
 
-    /// Lets the answer to the client's close frame go out: without it the client takes the end for a broken connection.
+    /// Sends the answer to the client's close frame: without it the client sees a broken connection.
     async fn farewell(&mut self) -> End {
         let _ = timeout(SLOW, self.socket.recv()).await;
         End::Gone
@@ -281,7 +280,7 @@ impl Session {
         }
         self.error(error).await?;
         if self.nonsense.len() > NONSENSE_MAX {
-            return Err(End::Close(code::POLICY, "too many frames that make no sense"));
+            return Err(End::Close(code::POLICY, "too many invalid frames"));
         }
         Ok(())
     }
@@ -297,7 +296,7 @@ impl Session {
             Some(token) => match self.state.auth.authenticate(token, self.peer).await {
                 Ok(principal) => {
                     let answer = frame::authenticated(principal.user_id.as_deref());
-                    // A later token that is right replaces an earlier one; a wrong one does not log out.
+                    // A later valid token replaces an earlier one; a wrong one does not log out.
                     if self.caller.as_ref().is_some_and(|before| !is_same(&before.principal, &principal)) {
                         self.unfollow();
                     }
@@ -472,7 +471,8 @@ impl Session {
     }
 
     async fn send(&mut self, message: Message) -> Result<(), End> {
-        // A client that does not read is cut by its connection, which also drops what the system holds for it.
+        // A client that does not read is disconnected by its connection, which also drops what the system buffers for
+        // it.
         self.socket.send(message).await.map_err(|_| End::Gone)
     }
 }
@@ -491,7 +491,7 @@ fn is_same(before: &Principal, now: &Principal) -> bool {
     before.user_id == now.user_id && before.scopes == now.scopes
 }
 
-/// As much of what a client sent as it is told again.
+/// The part of a client's text that an answer repeats.
 fn begin(text: &str) -> &str {
     let end = text.char_indices().nth(SHOWN_CHARS).map_or(text.len(), |(end, _)| end);
     &text[..end]

@@ -1,14 +1,13 @@
-//! What a client that follows a run is told, and in which order: notices, events it missed, events as they come.
-//!
-//! It knows no socket and no text format; SSE and WebSocket both draw from here. The invariant: events come in order of
-//! their index, without gap or repetition, whatever notices stand between them.
+//! What a client that follows a run is sent, and in which order: notices, missed events, live events. It knows no
+//! socket and no text format; SSE and WebSocket both read from here. The invariant: events come in order of their
+//! index, without gaps or repetition, whatever notices come between them.
 
 use outlive_core::{RunEvent, RunId, RunStatus};
 use outlive_engine::{Engine, Error, EventStream};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 
-/// One thing a client is told.
+/// One thing a client is sent.
 #[derive(Clone, Debug)]
 pub(crate) enum Told {
     /// An event of the run.
@@ -59,7 +58,7 @@ impl Follow {
         Self { events: self.events.through_pauses(), ..self }
     }
 
-    /// From where a client left, with Agno's frames around it.
+    /// From where a client left off, with Agno's frames around it.
     ///
     /// # Errors
     /// [`Error::RunNotFound`], or the store's.
@@ -68,7 +67,7 @@ impl Follow {
         let (status, count) = (standing.status, standing.next_index);
         let is_over = status.is_terminal() || status == RunStatus::Paused;
         let asked = after.filter(|_| !(is_over && way == Way::Reconnect));
-        // A client cannot have seen what is not there yet: it would wait for ever behind the end.
+        // A client cannot have seen what does not exist yet: it would wait for ever past the end.
         let after = asked.and_then(|asked| Some(asked.min(count.checked_sub(1)?)));
         let missed = count.saturating_sub(after.map_or(0, |after| after.saturating_add(1)));
         let mut follow = Self::after(engine, run_id.clone(), after);
@@ -128,10 +127,10 @@ impl Follow {
         Ok(())
     }
 
-    /// What comes next; nothing when the run is at rest.
+    /// What comes next; `None` when the run is at rest.
     ///
     /// # Cancel safety
-    /// Safe: what was not returned comes at the next call.
+    /// Safe: what was not returned comes with the next call.
     ///
     /// # Errors
     /// The engine's.

@@ -1,7 +1,6 @@
-//! Reads JSON bodies strictly, and says what is wrong with one without repeating it.
-//!
-//! It knows no route. The invariant: a text that is accepted has one meaning for every reader, and every store can keep
-//! it: no key twice, no NUL, no half of a character, no number that would be rounded to another.
+//! Reads JSON bodies strictly, and says what is wrong with one without repeating it. It knows no route. The invariant:
+//! accepted text means the same to every reader, and every store can keep it: no duplicate keys, no NUL, no lone
+//! surrogates, no number that would be rounded.
 
 use crate::problem::{Detail, FieldProblem, Problem};
 use axum::extract::{FromRequest, OptionalFromRequest, Request};
@@ -78,7 +77,7 @@ pub fn parse<T: DeserializeOwned + Send>(text: &[u8]) -> Result<T, Problem> {
         Err(Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "overloaded",
-            "The server has no room to read this: try again",
+            "The server is out of resources to read this: try again",
         ))
     })
 }
@@ -115,7 +114,7 @@ impl Flaw {
     fn words(self) -> (&'static str, &'static str) {
         match self {
             Self::Deep => ("json_too_deep", "JSON is nested more than 512 levels deep"),
-            Self::DuplicateKey => ("duplicate_key", "JSON object has a key twice"),
+            Self::DuplicateKey => ("duplicate_key", "JSON object has a duplicate key"),
             Self::Nul => ("json_invalid", "JSON string has a NUL"),
         }
     }

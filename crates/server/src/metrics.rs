@@ -1,7 +1,6 @@
-//! Numbers for whoever operates the server, in the text format that Prometheus reads.
-//!
-//! It owns what is counted of requests and of whoever follows runs, and how numbers are written. It must never know a run's or a user's id: every
-//! label has a few values, so that the list of numbers does not grow. The invariant: a name, once given, keeps its meaning.
+//! Metrics for operators, in the text format that Prometheus reads. It owns the counters of requests and followers, and
+//! how metrics are written. It must never know a run's or a user's id: every label has a few values, so that the list
+//! of metrics does not grow. The invariant: a name, once given, keeps its meaning.
 
 use crate::guard::request::REQUEST_ID;
 use crate::problem::ERROR_CODE;
@@ -163,20 +162,20 @@ impl Metrics {
         }
         page.models(stats);
         page.store(&seen.health);
-        page.histogram("submit_seconds", "From a request for a run to its being on stable storage", &stats.submits);
-        page.histogram("journal_commit_seconds", "From a commit to its being on stable storage", &stats.commits);
-        page.histogram("claim_seconds", "Looks for unfinished runs", &stats.claims);
-        page.histogram("recovery_seconds", "From taking over a run with a log to its going on", &stats.recoveries);
+        page.histogram("submit_seconds", "From a run's submit until it is on stable storage", &stats.submits);
+        page.histogram("journal_commit_seconds", "From a commit until it is on stable storage", &stats.commits);
+        page.histogram("claim_seconds", "Searches for unfinished runs", &stats.claims);
+        page.histogram("recovery_seconds", "From taking over a run with a log until it resumes", &stats.recoveries);
         page.histogram("tick_lateness_seconds", "How late the engine's own timers fired", &stats.lateness);
-        page.histogram("event_lag_seconds", "From a commit to a reader that waited for it", &stats.event_lags);
-        page.labelled("subscribers", "Runs and lists that are followed now", "gauge", "transport", {
+        page.histogram("event_lag_seconds", "From a commit to a reader waiting for it", &stats.event_lags);
+        page.labelled("subscribers", "Runs and lists being followed", "gauge", "transport", {
             TRANSPORTS.map(|(transport, name)| (name, self.subscribers[transport as usize].load(Ordering::Relaxed)))
         });
         page.labelled("subscriber_lagged_total", "Subscribers that were too slow", "counter", "transport", {
             TRANSPORTS.map(|(transport, name)| (name, self.lagged[transport as usize].load(Ordering::Relaxed)))
         });
         let shed = SHED.iter().zip(&self.shed).map(|(reason, count)| (*reason, count.load(Ordering::Relaxed)));
-        page.labelled("shed_total", "Refused because it was too much, or at a bad time", "counter", "reason", shed);
+        page.labelled("shed_total", "Requests refused because of load or bad timing", "counter", "reason", shed);
         page.gauge("tasks", "Tasks of this process", seen.tasks);
         page.name("http_requests_total", "Requests answered", "counter");
         for (method, row) in METHODS.iter().zip(&self.answers) {
@@ -201,16 +200,20 @@ struct Page(String);
 impl Page {
     fn runs(&mut self, stats: &Stats) {
         self.counter("runs_accepted_total", "Runs accepted by this process", stats.runs_accepted);
-        self.counter("runs_finished_total", "Runs that this process brought to their end", {
+        self.counter("runs_finished_total", "Runs that this process ended", {
             stats.runs_completed + stats.runs_failed + stats.runs_cancelled
         });
-        self.counter("runs_failed_total", "Of them, those that ended ERROR", stats.runs_failed);
-        self.counter("runs_poisoned_total", "Of them, runs given up after losing their workers", stats.runs_poisoned);
-        self.counter("runs_cancelled_total", "Of them, those that ended CANCELLED", stats.runs_cancelled);
+        self.counter("runs_failed_total", "Of these, those that ended ERROR", stats.runs_failed);
+        self.counter(
+            "runs_poisoned_total",
+            "Of these, runs given up after crashing their workers",
+            stats.runs_poisoned,
+        );
+        self.counter("runs_cancelled_total", "Of these, those that ended CANCELLED", stats.runs_cancelled);
         self.gauge("runs_executing", "Runs that execute in this process", stats.runs_executing);
         self.counter("runs_claimed_total", "Runs taken over from the store", stats.runs_claimed);
-        self.counter("claims_empty_total", "Looks for unfinished runs that found none", stats.claims_empty);
-        self.counter("lease_renew_fail_total", "Heartbeats that the store did not take", stats.heartbeats_failed);
+        self.counter("claims_empty_total", "Searches for unfinished runs that found none", stats.claims_empty);
+        self.counter("lease_renew_fail_total", "Heartbeats that the store did not accept", stats.heartbeats_failed);
         self.counter("lease_lost_total", "Times this worker was declared dead", stats.leases_lost);
         self.counter("lease_fenced_write_total", "Writes refused: another worker has the run", stats.writes_fenced);
         self.counter("journal_delayed_total", "Commits tried again: disk full, store busy", stats.commits_delayed);
@@ -218,20 +221,16 @@ impl Page {
 
     fn unfinished(&mut self, unfinished: &Unfinished) {
         self.gauge("runs_queued", "Runs in the store that nobody executes (counted up to 1000)", unfinished.queued);
-        self.gauge("runs_running", "Runs in the store that have begun (counted up to 1000)", unfinished.running);
-        self.gauge("runs_paused", "Runs in the store that wait for somebody (counted up to 1000)", unfinished.paused);
+        self.gauge("runs_running", "Runs in the store that have started (counted up to 1000)", unfinished.running);
+        self.gauge("runs_paused", "Runs in the store waiting for a person (counted up to 1000)", unfinished.paused);
         self.gauge("queue_oldest_seconds", "How long the oldest queued run has waited", unfinished.oldest_seconds);
     }
 
     fn models(&mut self, stats: &Stats) {
-        self.counter("model_calls_total", "Model calls begun", stats.model_calls);
-        self.counter("model_retries_total", "Model calls that failed and were made once more", stats.model_retries);
+        self.counter("model_calls_total", "Model calls started", stats.model_calls);
+        self.counter("model_retries_total", "Model calls that failed and were retried", stats.model_retries);
         self.counter("model_aborted_total", "Model calls left without an answer", stats.model_aborted);
-        self.histogram(
-            "model_seconds",
-            "From a model call's intent to its answer, with further attempts",
-            &stats.models,
-        );
+        self.histogram("model_seconds", "From a model call's intent to its answer, retries included", &stats.models);
         let usage = stats.usage;
         self.labelled(
             "tokens_total",
@@ -245,7 +244,7 @@ impl Page {
                 ("reasoning", usage.reasoning_tokens),
             ],
         );
-        let unknown = "Runs paused because a call may have happened that must not happen twice";
+        let unknown = "Runs paused because a call that must not happen twice may have happened";
         self.counter("tool_unknown_outcome_total", unknown, stats.outcomes_unknown);
     }
 
@@ -257,14 +256,10 @@ impl Page {
         if let Some(bytes) = health.log_bytes {
             self.gauge("wal_bytes", "Length of the write-ahead log", bytes);
             let pinned = health.log_pinned.unwrap_or_default().as_secs_f64();
-            self.gauge(
-                "wal_pinned_seconds",
-                "How long a reader has kept the write-ahead log from starting again",
-                pinned,
-            );
+            self.gauge("wal_pinned_seconds", "How long a reader has kept the write-ahead log from restarting", pinned);
         }
         if let Some(room) = health.room {
-            self.gauge("disk_free_bytes", "Room for further data", room.free_bytes);
+            self.gauge("disk_free_bytes", "Free disk space", room.free_bytes);
         }
     }
 

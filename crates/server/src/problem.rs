@@ -1,4 +1,4 @@
-//! What a refused request is told: a status, words, and a code for programs. Never an internal detail.
+//! The answer to a refused request: a status, a message, and a code for programs. Never an internal detail.
 //!
 //! The body is Agno's, `{"detail": …}`, because its clients show it; our code and the request's id travel as the headers
 //! `x-error-code` and `x-request-id`, and on `/api` in the body too.
@@ -26,7 +26,7 @@ pub struct Problem {
     pub retry_after: Option<Duration>,
     /// Further headers.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// What the thing is that does not allow it, for example a run's status; on `/api` in the body as `status`.
+    /// The state that does not allow it, for example a run's status; on `/api` in the body as `status`.
     pub state: Option<&'static str>,
 }
 
@@ -58,7 +58,7 @@ impl Problem {
         Self { status, code, detail: Detail::Text(detail.into()), retry_after: None, headers: Vec::new(), state: None }
     }
 
-    /// 404 for something that is not there, or not there for this caller: both look the same.
+    /// 404 for something that does not exist, or not for this caller: both look the same.
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", detail)
     }

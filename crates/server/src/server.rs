@@ -1,4 +1,4 @@
-//! The server put together: an engine, what it serves, and how it presents itself.
+//! The assembled server: an engine, what it serves, and how it presents itself.
 
 use crate::audit::{self, Audit};
 use crate::auth::{Auth, RouteTable};
@@ -77,7 +77,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Which hosts, origins and proxies are believed. Sizes and times are those of [`ServerBuilder::limits`].
+    /// Which hosts, origins and proxies are trusted. Sizes and times are those of [`ServerBuilder::limits`].
     pub fn guard(mut self, guard: GuardConfig) -> Self {
         self.guard = guard;
         self
@@ -132,7 +132,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Begins to build a server in front of an engine.
+    /// Starts building a server in front of an engine.
     pub fn builder(engine: Engine) -> ServerBuilder {
         ServerBuilder {
             engine,
@@ -147,7 +147,7 @@ impl Server {
         }
     }
 
-    /// The routes, for a server of the caller's own. Its connections need the limits that [`Server::serve`] gives them, and
+    /// The routes, for the caller's own server. Its connections need the limits that [`Server::serve`] gives them, and
     /// its webhooks [`Server::send_webhooks`].
     pub fn router(&self) -> Router {
         self.router.clone()
@@ -172,8 +172,8 @@ impl Server {
     /// Serves connections until `shutdown` is ready, and then until what is in flight has ended or its time is over.
     ///
     /// # Errors
-    /// `PermissionDenied` when an address can be reached from elsewhere and no credential is required; else the
-    /// operating system's.
+    /// `PermissionDenied` when other machines can reach an address and no credential is required; otherwise the
+    /// operating system's error.
     pub async fn serve(
         &self,
         listeners: Vec<TcpListener>,

@@ -1,7 +1,5 @@
-//! The table of bad inputs against the tests that hold its rows.
-//!
-//! Must never know what a row means. The invariant: a row has tests or says why not, a test that is named exists, and a
-//! test that is named after a row stands in it.
+//! The table of bad inputs against the tests that prove its rows. Must never know what a row means. The invariant: a
+//! row has tests or says why not, a named test exists, and a test named after a row is listed in it.
 
 use super::File;
 use crate::Problem;

@@ -1,4 +1,4 @@
-//! What the program is built of must not grow by accident: a pin that `cargo update` would take out.
+//! The program's dependencies must not grow by accident: a pin that `cargo update` would remove.
 //!
 //! It must never know what a package does. The invariant: what it asks for is in decision 016.
 

@@ -15,12 +15,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Wrong credentials of one source that are answered plainly in one [`FAILURES_PERIOD`].
+/// Wrong credentials allowed per source and [`FAILURES_PERIOD`] before it must wait.
 const FAILURES_MAX: u32 = 20;
 const FAILURES_PERIOD: Duration = Duration::from_secs(60);
 /// Longest credential in bytes.
 const TOKEN_BYTES_MAX: usize = 16 << 10;
-/// How exactly a key's last use is kept.
+/// How precisely a key's last use is recorded.
 const USED_PERIOD: Duration = Duration::from_secs(60);
 /// Query parameters in which people send keys by mistake.
 const QUERY_NAMES: [&str; 9] = [
@@ -44,7 +44,7 @@ pub struct Auth {
     limiter: Limiter<Source>,
 }
 
-/// Accepts no credentials, asks for none; tells the time by the machine's clock.
+/// Accepts and requires no credentials; uses the machine's clock.
 impl Default for Auth {
     fn default() -> Self {
         Self::new(Arc::new(SystemClock))
@@ -52,12 +52,12 @@ impl Default for Auth {
 }
 
 impl Auth {
-    /// Accepts no credentials, asks for none.
+    /// Accepts and requires no credentials.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self { clock, security_key: None, keys: None, jwt: None, limiter: Limiter::new(FAILURES_MAX, FAILURES_PERIOD) }
     }
 
-    /// Accepts this one key, whose holder may do everything. An empty key is no key.
+    /// Accepts this one key, whose holder may do everything. An empty key is ignored.
     pub fn security_key(mut self, key: &Secret) -> Self {
         self.security_key = Some(key.expose()).filter(|key| !key.is_empty()).map(KeyDigest::of);
         self
@@ -76,7 +76,7 @@ impl Auth {
         self
     }
 
-    /// Whether a credential is asked for. Then a user sees their own things only.
+    /// Whether a credential is required. Users then see only what is theirs.
     pub fn is_on(&self) -> bool {
         self.security_key.is_some() || self.keys.is_some() || self.jwt.is_some()
     }
@@ -91,34 +91,33 @@ impl Auth {
         }
     }
 
-    /// The caller of a server that asks for no credentials.
+    /// The caller of a server that requires no credentials.
     pub fn anonymous(&self) -> Option<Principal> {
         (!self.is_on()).then(Principal::anonymous)
     }
 
-    /// Who holds this credential, sent from `peer`: a key or a token, alone as Agno takes it or behind `Bearer`.
-    ///
-    /// A valid credential is accepted however often others failed; who fails too often is told to wait.
+    /// Who holds this credential, sent from `peer`: a key or a token, alone as Agno takes it or behind `Bearer`. A
+    /// valid credential is accepted however often others failed; a source that fails too often is told to wait.
     ///
     /// # Errors
     /// See [`AuthErrorKind`].
     ///
     /// # Cancel safety
-    /// Safe: at most the note of a key's last use is lost.
+    /// Safe: at most the record of a key's last use is lost.
     pub async fn authenticate(&self, token: &str, peer: IpAddr) -> Result<Principal, AuthError> {
         let token = without_scheme(token);
         let error = match self.identify(token).await {
             Ok(principal) => return Ok(principal),
             Err(error) => error,
         };
-        // Only a guess counts: an expired credential was once right.
+        // Only guesses count: an expired credential was once valid.
         if error.kind() != AuthErrorKind::Invalid {
             return Err(error);
         }
         if let Some(retry_after) = self.count_failure(token, peer) {
             return Err(throttled(retry_after));
         }
-        // Behind the limiter, so that a flood of guesses is no flood of lines.
+        // After the limiter, so that a flood of guesses does not flood the log.
         tracing::warn!(%peer, code = error.code(), "a credential was refused");
         Err(error)
     }
@@ -126,7 +125,7 @@ impl Auth {
     /// Whether a caller's credential is still good, for connections that stay open.
     ///
     /// # Errors
-    /// `Expired` when its time is over or it was revoked; `Unavailable` when that cannot be found out: ask again.
+    /// `Expired` when its time is over or it was revoked; `Unavailable` when that cannot be determined: try again.
     ///
     /// # Cancel safety
     /// Safe: it only reads.
@@ -154,7 +153,7 @@ impl Auth {
             return Err(self.missing());
         }
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
-        // With two, this server and a proxy before it could look at different ones.
+        // With two, this server and a proxy in front of it could read different ones.
         let (Some(value), None) = (values.next(), values.next()) else { return Err(self.missing()) };
         self.authenticate(value.to_str().map_err(|_| AuthError::invalid_key())?, peer).await
     }
@@ -209,7 +208,7 @@ impl Auth {
     }
 }
 
-/// The credential behind its scheme, which has no case and one blank or more after it (RFC 9110, 11.4).
+/// The credential after its scheme, which is case-insensitive and followed by one or more blanks (RFC 9110, 11.4).
 fn without_scheme(value: &str) -> &str {
     match value.split_once([' ', '\t']) {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim_start_matches([' ', '\t']),
@@ -217,8 +216,8 @@ fn without_scheme(value: &str) -> &str {
     }
 }
 
-/// Whether a query string holds what looks like a credential. Such a URL ends in histories and logs of others, so it is
-/// refused even when the header is right.
+/// Whether a query string contains what looks like a credential. Such a URL ends up in other programs' histories and
+/// logs, so it is refused even when the header is right.
 fn has_credential(query: &str) -> bool {
     urlencoded::pairs(query.as_bytes()).is_ok_and(|pairs| {
         let is_known = |name: &str| QUERY_NAMES.iter().any(|known| name.eq_ignore_ascii_case(known));
@@ -232,7 +231,7 @@ async fn note_use(keys: &dyn KeyStore, record: &KeyRecord, now: Timestamp) {
         return;
     }
     if let Err(error) = keys.used(&record.id, now).await {
-        tracing::warn!(key = &*record.id, %error, "the last use of an api key was not noted");
+        tracing::warn!(key = &*record.id, %error, "the last use of an API key was not recorded");
     }
 }
 
@@ -245,6 +244,6 @@ fn throttled(retry_after: Duration) -> AuthError {
 }
 
 fn unavailable(error: &DbError) -> AuthError {
-    tracing::error!(%error, "the store of api keys does not answer");
+    tracing::error!(%error, "the store of API keys does not answer");
     AuthError::new(AuthErrorKind::Unavailable, "Authentication is unavailable, try again")
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 /// Why, told apart by what a client can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthErrorKind {
-    /// No credential came, or it came in the query string, where it is not looked at: send it as a header.
+    /// No credential was sent, or it was in the query string, where it is not accepted: send it as a header.
     Missing,
-    /// The credential is not one of ours, or is no longer.
+    /// The credential is unknown or no longer valid.
     Invalid,
     /// It was good once: get a new one.
     Expired,

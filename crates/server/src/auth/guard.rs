@@ -1,4 +1,4 @@
-//! What stands before every handler: who is it, may they, and only then the handler.
+//! Runs before every handler: who is the caller, may they do this, and only then the handler.
 
 use super::authenticate::Auth;
 use super::principal::Principal;

@@ -1,6 +1,5 @@
-//! JSON Web Tokens. What is accepted is fixed by the settings: keys, their algorithms, audience and issuer.
-//!
-//! Keys are given at the start, or stand in a [`JwksFile`] that may change.
+//! JSON Web Tokens. What is accepted is fixed by the settings: keys, their algorithms, audience and issuer. Keys are
+//! given at startup, or are in a [`JwksFile`] that may change.
 //!
 //! The invariants: the token chooses neither algorithm nor key, only which of the configured keys to try; nothing is
 //! ever fetched; a token without an end is refused.
@@ -28,12 +27,10 @@ const LEEWAY_MAX: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JwtConfigError {
     /// The algorithm is not one of ours.
-    #[error("unknown algorithm {0:?} for tokens, use one of HS256, RS256, PS256, ES256 (or 384, 512) or EdDSA")]
+    #[error("unknown algorithm {0:?} for tokens; use one of HS256, RS256, PS256, ES256 (or 384, 512) or EdDSA")]
     UnknownAlgorithm(String),
     /// The key does not fit the algorithm.
-    #[error(
-        "the key for {0} tokens cannot be used, give a shared secret for HS and a public key in PEM for the others"
-    )]
+    #[error("the key for {0} tokens cannot be used; give a shared secret for HS and a PEM public key for the others")]
     UnusableKey(String),
     /// A file with keys cannot be used.
     #[error("the keys in {path} cannot be used: {why}")]

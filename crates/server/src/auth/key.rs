@@ -61,7 +61,7 @@ pub struct NewKey {
     pub name: String,
     /// What its holder may do.
     pub scopes: Scopes,
-    /// Whose things its holder can reach; absent: everybody's, within the scopes.
+    /// Whose data its holder can reach; absent: everybody's, within the scopes.
     pub user_id: Option<Arc<str>>,
     /// When it ends; absent: never.
     pub expires_at: Option<Timestamp>,
@@ -72,7 +72,7 @@ pub struct NewKey {
 pub struct KeyRecord {
     /// Names the key without revealing it.
     pub id: Arc<str>,
-    /// The begin of the key, to recognise it by.
+    /// The beginning of the key, to recognise it by.
     pub prefix: Arc<str>,
     /// By which it is found.
     pub digest: KeyDigest,
@@ -108,7 +108,7 @@ impl KeyRecord {
     }
 }
 
-/// The begin of a key, which may be shown and logged.
+/// The beginning of a key, which may be shown and logged.
 pub(super) fn public_part(key: &str) -> &str {
     let length = PREFIX.len() + SHOWN_CHARS;
     key.get(..length).unwrap_or(PREFIX)
@@ -123,13 +123,13 @@ pub trait KeyStore: Send + Sync + 'static {
     /// Keeps a new key.
     fn add(&self, record: KeyRecord) -> BoxFuture<'_, Result<(), DbError>>;
 
-    /// The key with this digest, also when it ended or was revoked.
+    /// The key with this digest, even if it has expired or been revoked.
     fn find(&self, digest: KeyDigest) -> BoxFuture<'_, Result<Option<KeyRecord>, DbError>>;
 
     /// All keys, the oldest first.
     fn list(&self) -> BoxFuture<'_, Result<Vec<KeyRecord>, DbError>>;
 
-    /// Ends a key for good. False when there is none with this id.
+    /// Revokes a key for good. False when there is none with this id.
     fn revoke<'a>(&'a self, id: &'a str, at: Timestamp) -> BoxFuture<'a, Result<bool, DbError>>;
 
     /// Notes that a key was accepted.

@@ -1,5 +1,5 @@
-//! Counts what comes too often from one source: wrong credentials, refusals. It never judges what is right: the caller
-//! asks only after something went wrong.
+//! Counts what comes too often from one source: wrong credentials, refusals. It never judges what is right: it is asked
+//! only after something went wrong.
 //!
 //! The invariant: its memory is bounded, however many sources there are.
 

@@ -11,10 +11,10 @@ use outlive_core::Timestamp;
 use outlive_core::port::Access;
 use std::sync::Arc;
 
-/// By what a caller is known.
+/// How a caller is identified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PrincipalKind {
-    /// The server asks for no credentials.
+    /// The server requires no credentials.
     Anonymous,
     /// The server's one security key.
     SecurityKey,
@@ -53,7 +53,7 @@ impl Principal {
         Self { kind: PrincipalKind::SecurityKey, ..Self::anonymous() }
     }
 
-    /// By what logs know them. Never a credential, nor a piece of one.
+    /// How logs identify them. Never a credential, nor part of one.
     pub fn actor(&self) -> Arc<str> {
         match &self.kind {
             PrincipalKind::Anonymous => "anonymous".into(),
@@ -63,7 +63,7 @@ impl Principal {
         }
     }
 
-    /// Whose things they can reach: a user their own, and everybody's only with the admin scope.
+    /// Whose data they can reach: their own, or everybody's with the admin scope.
     pub fn access(&self) -> Access {
         match &self.user_id {
             Some(user_id) if !self.scopes.is_admin() => Access::User(user_id.clone()),
@@ -79,7 +79,7 @@ impl Principal {
     /// The user a request acts for: the caller's own, or else the one it names.
     ///
     /// # Errors
-    /// 422 when the one it names is no user's id.
+    /// 422 when it names an invalid user id.
     pub fn acts_for<'a>(&'a self, named: Option<&'a str>) -> Result<Option<&'a str>, Problem> {
         match self.user_id.as_deref() {
             Some(own) => Ok(Some(own)),

@@ -1,7 +1,6 @@
-//! What a credential allows, as scopes: `resource:action` or `resource:id:action`.
-//!
-//! Matching compares whole parts. `*` as an id or an action stands for exactly one part, never for a `:`, and never for
-//! a resource. The invariant: what is not understood grants nothing.
+//! What a credential allows, as scopes: `resource:action` or `resource:id:action`. Matching compares whole parts. `*`
+//! as an id or an action matches exactly one part, never a `:`, and never a resource. The invariant: a scope that is
+//! not understood grants nothing.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,7 +27,7 @@ pub struct Known {
     pub about: &'static str,
 }
 
-/// Every scope that some route asks for. One that is not among them grants nothing here.
+/// Every scope that some route requires. Any other grants nothing here.
 pub const KNOWN: &[Known] = &[
     Known {
         resource: "runs",

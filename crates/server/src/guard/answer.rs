@@ -1,4 +1,4 @@
-//! What every answer carries, and what none says. The invariant: an answer that is an error is one of our own bodies.
+//! What every answer carries, and what none reveals. The invariant: an error answer has one of our own bodies.
 
 use super::origin;
 use super::request::{Identity, REQUEST_ID};

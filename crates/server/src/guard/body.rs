@@ -1,7 +1,5 @@
-//! How large a request's body may be and how fast it must come.
-//!
-//! It never looks inside. The invariant: no body is read beyond its limit, and none is waited for longer than its grace
-//! and what its bytes have earned since.
+//! How large a request's body may be and how fast it must come. It never looks inside. The invariant: no body is read
+//! beyond its limit, and none is waited for longer than its grace period plus the time its bytes have earned.
 
 use crate::config::Limits;
 use crate::problem::Problem;
@@ -48,7 +46,7 @@ impl Verdict {
 pub(super) fn admit(headers: &HeaderMap, limits: &Limits) -> Result<(), Problem> {
     let coded = headers.get_all(header::CONTENT_ENCODING).iter().any(|coding| coding != "identity");
     if coded {
-        let detail = "Content-Encoding is not supported, send the body as it is";
+        let detail = "Content-Encoding is not supported; send the body uncompressed";
         return Err(closing(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_encoding", detail)));
     }
     let expects = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");

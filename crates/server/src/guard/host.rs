@@ -1,4 +1,4 @@
-//! Under which names this server is reached.
+//! The host names this server answers to.
 //!
 //! A page can make its own name resolve to a visitor's loopback address and is then, for the browser, of the same
 //! origin as a server there. What it cannot change is the name in `Host`. The invariant: a request that names another
@@ -15,13 +15,13 @@ use std::net::IpAddr;
 pub enum Hosts {
     /// These, without ports.
     Listed(Vec<String>),
-    /// Any. Only for a server that asks everyone for a credential.
+    /// Any. Only for a server that requires a credential from everyone.
     Any,
 }
 
-/// A name that is none.
+/// An invalid host name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no host name, write a name or an address without scheme, port and path")]
+#[error("{0:?} is not a host name; write a name or an address without scheme, port and path")]
 pub struct InvalidHost(String);
 
 impl Default for Hosts {

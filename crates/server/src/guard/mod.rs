@@ -1,4 +1,4 @@
-//! What every request passes before anyone looks at what it asks for, and every answer on its way out.
+//! The checks every request passes before it is routed, and every answer on its way out.
 //!
 //! ```text
 //! request ──► form ──► host ──► origin ──► size ──► router
@@ -7,8 +7,8 @@
 //!             405                                     │
 //! answer  ◄── id, security headers, CORS, no internals┘
 //! ```
-//! It knows no route, no credential and no run. The invariant: a web page from elsewhere can make this server do nothing,
-//! and no answer says more about an error than a status, words of ours and a request's id.
+//! It knows no route, no credential and no run. The invariant: a web page of another origin can make this server do
+//! nothing, and no answer says more about an error than a status, our own words and a request's id.
 
 mod answer;
 mod body;
@@ -47,7 +47,7 @@ pub struct GuardConfig {
     pub hosts: Hosts,
     /// The web pages that may use it from elsewhere.
     pub origins: Origins,
-    /// The proxies that are believed about who their clients are.
+    /// The proxies trusted to say who their clients are.
     pub proxies: Proxies,
 }
 
@@ -106,7 +106,7 @@ impl GuardConfig {
             return Err(Problem::new(
                 StatusCode::HTTP_VERSION_NOT_SUPPORTED,
                 "http_version",
-                "HTTP/1.1 is spoken here",
+                "Only HTTP/1.1 is supported",
             ));
         }
         if !METHODS.contains(&parts.method) {

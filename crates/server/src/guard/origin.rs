@@ -19,9 +19,9 @@ const EXPOSED: &str = "x-request-id, x-error-code, retry-after, www-authenticate
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origins(Vec<String>);
 
-/// An origin that is none.
+/// An invalid origin.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no origin, write scheme, host and perhaps port, like https://runs.example:8443")]
+#[error("{0:?} is not an origin; write scheme, host and, if needed, port, like https://runs.example:8443")]
 pub struct InvalidOrigin(String);
 
 impl Origins {
@@ -52,7 +52,7 @@ impl Origins {
         }
     }
 
-    /// What a browser is told that asks what a page may do. None: it is no such question.
+    /// The answer to a browser's preflight request. `None`: it is not one.
     pub(super) fn preflight(&self, parts: &Parts) -> Option<Response> {
         let asks = parts.method == Method::OPTIONS
             && parts.headers.contains_key(header::ORIGIN)

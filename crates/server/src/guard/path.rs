@@ -1,5 +1,5 @@
-//! Which targets are passed on. A path is compared by several parties, each of which decodes it in its own way; what
-//! could look different to two of them is refused here. The invariant: a path that passes has one reading.
+//! Which targets are passed on. Several parties compare a path, each decoding it in its own way; what could look
+//! different to two of them is refused here. The invariant: a path that passes is unambiguous.
 
 use crate::problem::Problem;
 use crate::urlencoded;

@@ -1,8 +1,7 @@
-//! For whom a proxy speaks: the client's address, as far as it can be believed.
-//!
-//! A proxy notes whom it passes on at the right end of a header; whatever stands further left was sent by that client, who
-//! may have made it up. So the header is read from the right, and only while those who wrote it are trusted. It knows
-//! nothing else of a request. The invariant: what a peer that is not trusted sends changes nobody's address.
+//! The address of the client behind a proxy, as far as it can be trusted. A proxy appends its client's address at the
+//! right end of a header; anything further left was sent by that client, who may have made it up. So the header is read
+//! from the right, and only while its writers are trusted. It knows nothing else of a request. The invariant: what an
+//! untrusted peer sends changes nobody's address.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -43,9 +42,9 @@ impl ProxyHeader {
     }
 }
 
-/// An address or network that is none.
+/// An invalid address or network.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no address or network of a proxy, write it like 10.0.0.7, 10.0.0.0/8 or fd00::/8")]
+#[error("{0:?} is not a proxy's address or network; write it like 10.0.0.7, 10.0.0.0/8 or fd00::/8")]
 pub struct InvalidProxy(String);
 
 impl Proxies {

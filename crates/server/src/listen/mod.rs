@@ -101,7 +101,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     if listeners.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no address to listen on, bind at least one"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no address to listen on; bind at least one"));
     }
     let drain_period = limits.drain_period;
     let slots = Slots::new(limits.connections_max, limits.connections_per_address_max);
@@ -113,7 +113,7 @@ pub async fn serve(
         shutdown.await;
         stage.send_replace(Stage::Draining);
         if tokio::time::timeout(drain_period, slots.all_free()).await.is_err() {
-            tracing::warn!("connections were still open after the drain period, closing them");
+            tracing::warn!("connections were still open after the drain period; closing them");
         }
         stage.send_replace(Stage::Cut);
     };
@@ -218,7 +218,7 @@ impl Door {
                 },
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) => {
-                    tracing::error!(%error, "could not accept a connection, trying again shortly");
+                    tracing::error!(%error, "could not accept a connection; trying again shortly");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -292,7 +292,7 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 /// Says why, as far as that needs no waiting, and closes.
 fn refuse(stream: &TcpStream) {
     let _ = stream.try_write(BUSY);
-    tracing::debug!("an address has too many connections, closed one");
+    tracing::debug!("an address has too many connections; closed one");
 }
 
 fn note(ended: Result<(), JoinError>) {

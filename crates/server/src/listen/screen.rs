@@ -1,4 +1,4 @@
-//! Looks at the bytes of a connection before they are parsed, for what a lenient parser would pass on.
+//! Checks a connection's bytes before they are parsed, for what a lenient parser would pass on.
 //!
 //! A request whose length can be read in two ways ends at two places, and what lies between them is a request only one
 //! of two servers in a row has seen. So a message with two lengths is refused, and so is a line that does not end in

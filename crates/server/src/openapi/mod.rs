@@ -220,7 +220,7 @@ fn written_by_hand() -> [(String, Value); 4] {
             "StepOutput".to_owned(),
             json!({
                 "type": "object",
-                "description": "What a step gave back, in Agno's shape",
+                "description": "A step's output, in Agno's shape",
                 "properties": {
                     "content": {},
                     "step_name": { "type": ["string", "null"] },
@@ -248,7 +248,7 @@ fn written_by_hand() -> [(String, Value); 4] {
                     "detail": detail,
                     "error_code": text(),
                     "request_id": text(),
-                    "status": { "type": "string", "description": "409: what the run is that does not allow it" },
+                    "status": { "type": "string", "description": "409: the run's status that does not allow it" },
                 },
                 "required": ["detail", "error_code", "request_id"],
             }),

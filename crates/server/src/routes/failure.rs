@@ -1,4 +1,4 @@
-//! What the engine's errors are to a client.
+//! How the engine's errors are shown to a client.
 
 use crate::problem::Problem;
 use axum::http::StatusCode;
@@ -6,7 +6,7 @@ use outlive_core::port::{DbError, DbErrorKind, Unreadable};
 use outlive_engine::Error;
 use std::time::Duration;
 
-/// When to come back to a server that cannot serve for the moment.
+/// When to retry a server that cannot serve at the moment.
 const SOON: Duration = Duration::from_secs(1);
 const LATER: Duration = Duration::from_secs(30);
 
@@ -27,15 +27,15 @@ impl From<Error> for Problem {
             Error::Conflict(error) => Problem::new(StatusCode::CONFLICT, "idempotency_mismatch", error.to_string()),
             Error::SessionBusy(error) => Problem::new(StatusCode::CONFLICT, "session_busy", error.to_string()),
             Error::QueueFull { .. } => {
-                let detail = "Too many runs wait already: try again later";
+                let detail = "Too many runs are waiting already: try again later";
                 Problem::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", detail).retry_after(SOON)
             }
             Error::Stopped(_) => {
-                let detail = "The server takes no runs any more: it is stopping";
+                let detail = "The server is stopping and accepts no more runs";
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", detail).retry_after(LATER)
             }
             Error::DiskLow { .. } => {
-                let detail = "The server's disk is nearly full: runs that were accepted go on, no other is taken";
+                let detail = "The server's disk is nearly full: accepted runs continue, new ones are refused";
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "disk_low", detail).retry_after(LATER)
             }
             Error::TooDeep { .. } => Problem::new(StatusCode::BAD_REQUEST, "json_too_deep", error.to_string()),
@@ -70,11 +70,11 @@ impl From<DbError> for Problem {
                     .retry_after(SOON)
             }
             DbErrorKind::OutcomeUnknown => {
-                let detail = "Whether this was stored is unknown: repeat it with the same idempotency key";
+                let detail = "Whether this was stored is unknown: repeat the request with the same idempotency key";
                 new(StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", detail).retry_after(LATER)
             }
             DbErrorKind::ReadOnly => {
-                let detail = "The server's database cannot be changed: nothing was accepted";
+                let detail = "The server's database cannot be written: nothing was accepted";
                 new(StatusCode::SERVICE_UNAVAILABLE, "database_read_only", detail).retry_after(LATER)
             }
             DbErrorKind::Conflict => Problem::new(StatusCode::CONFLICT, "conflict", error.to_string()),

@@ -18,14 +18,14 @@ const REDELIVER_QUERY: &[Field] = &[field(
     "from",
     "integer",
     false,
-    "The first event to send again (default 0); one that is not sent yet changes nothing",
+    "The first event to send again (default 0); an event not yet sent changes nothing",
 )];
 
 pub(super) fn routes() -> Table {
     let doc = |summary| Doc { summary, tag: "api", answer: Some("Webhook"), ..Doc::default() };
     Routes::new()
         .get("/api/runs/{run_id}/webhook", Needs::scope("runs:read"), get)
-        .doc(doc("A run's webhook with its last deliveries, the newest first"))
+        .doc(doc("A run's webhook with its last deliveries, newest first"))
         .post("/api/runs/{run_id}/webhook/redeliver", Needs::scope("runs:write"), redeliver)
         .doc(Doc { query: REDELIVER_QUERY, ..doc("Send a run's events again") })
 }
@@ -48,11 +48,11 @@ pub(crate) struct Webhook {
     next_index: u64,
     /// How often the event at `next_index` has failed.
     failed_attempts: u32,
-    /// Since when it fails, in RFC 3339.
+    /// Since when it has been failing, in RFC 3339.
     failing_since: Option<String>,
-    /// While it fails: not tried again before this.
+    /// While failing: not retried before this.
     next_attempt_at: Option<String>,
-    /// The last attempts, the newest first.
+    /// The last attempts, newest first.
     deliveries: Vec<WebhookDelivery>,
 }
 
@@ -69,7 +69,7 @@ pub(crate) struct WebhookDelivery {
     duration_ms: u64,
     /// The HTTP status of the answer.
     status_code: Option<u16>,
-    /// Where there was no answer: `timeout`, `unreachable` or `url_not_allowed`.
+    /// If there was no answer: `timeout`, `unreachable` or `url_not_allowed`.
     error: Option<String>,
 }
 

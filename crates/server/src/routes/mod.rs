@@ -1,4 +1,4 @@
-//! The table of routes: what there is, what it needs, and what documentation says of it.
+//! The table of routes: what exists, what it needs, and how it is documented.
 
 pub(crate) mod api;
 pub(crate) mod caller;
@@ -41,19 +41,19 @@ const fn field(name: &'static str, kind: &'static str, required: bool, summary: 
 const RUN_FORM: &[Field] = &[
     field("message", "string", true, "The input; its JSON where the workflow has an input schema"),
     field("stream", "boolean", false, "Answer with Server-Sent Events (default true)"),
-    field("background", "boolean", false, "Answer at once; the run goes on without the client (default false)"),
-    field("session_id", "string", false, "The session; made when absent"),
-    field("user_id", "string", false, "The user; a credential that names one wins"),
-    field("run_id", "string", false, "The run's id; made when absent, 409 when it is taken"),
-    field("session_state", "string", false, "JSON object laid over the session's state when the session begins"),
-    field("additional_data", "string", false, "JSON object that steps see; fields nobody knows are added to it"),
+    field("background", "boolean", false, "Answer at once; the run continues without the client (default false)"),
+    field("session_id", "string", false, "The session; created when absent"),
+    field("user_id", "string", false, "The user; a credential that names one takes precedence"),
+    field("run_id", "string", false, "The run's id; generated when absent, 409 when it is taken"),
+    field("session_state", "string", false, "JSON object merged over the session's state when the session starts"),
+    field("additional_data", "string", false, "JSON object that steps see; unknown fields are added to it"),
     field("metadata", "string", false, "JSON object that is shown with the run"),
     field("dependencies", "string", false, "JSON object that function steps see"),
     field("images", "string", false, "JSON array of objects with content (base64) or url"),
     field("audio", "string", false, "The same, for function steps"),
     field("videos", "string", false, "The same, for function steps"),
     field("input_files", "string", false, "The same; of text, content is the text"),
-    field("stream_events", "boolean", false, "Stream all events (default true), or what matters most"),
+    field("stream_events", "boolean", false, "Stream all events (default true), or only the most important"),
     field("webhook_url", "string", false, "Where the run's events are posted"),
     field("webhook_events", "string", false, "Which of them: end (the last one, default) or all"),
 ];
@@ -127,7 +127,7 @@ fn runs_of(kind: Kind) -> Table {
         .get(words.run, Needs::scope(words.read), move |caller, ids, query| runs::get(kind, caller, ids, query))
         .doc(Doc { query: GET_QUERY, answer: Some("Run"), ..doc("A run as it is now") })
         .post(words.cancel, Needs::scope(words.start), move |caller, ids| runs::cancel(kind, caller, ids))
-        .doc(doc("Ask for a run's end"))
+        .doc(doc("Cancel a run"))
         .post(words.resume, Needs::scope(words.read), move |caller, ids, headers, request| {
             runs::resume(kind, caller, ids, headers, request)
         })
@@ -147,7 +147,7 @@ fn socket() -> Table {
         .message(events_ws::PATH, "reconnect", Needs::scope("workflows:{}:read"))
         .doc(doc("Follow a run from where the client left"))
         .message(events_ws::PATH, "cancel-workflow", Needs::scope("workflows:{}:run"))
-        .doc(doc("Ask for a run's end"))
+        .doc(doc("Cancel a run"))
         .message(events_ws::PATH, "continue-workflow", Needs::scope("workflows:{}:run"))
         .doc(doc("Continue a paused run"))
 }

@@ -16,7 +16,7 @@ const COUNTED_MAX: u64 = 1_000;
 
 pub(super) fn routes() -> Table {
     Routes::new().get("/metrics", Needs::scope("metrics:read"), metrics).doc(Doc {
-        summary: "Numbers of this process and of the store, for Prometheus",
+        summary: "Metrics of this process and of the store, for Prometheus",
         tag: "server",
         ..Doc::default()
     })
@@ -26,7 +26,7 @@ async fn metrics(caller: Caller) -> Response {
     let state = &caller.state;
     // A store that does not answer is no reason to hide the numbers that tell why.
     let unfinished =
-        unfinished(&state.engine).await.inspect_err(|error| tracing::warn!(%error, "runs were not counted"));
+        unfinished(&state.engine).await.inspect_err(|error| tracing::warn!(%error, "the runs could not be counted"));
     let seen = Seen {
         stats: state.engine.stats(),
         health: state.engine.db().health(),

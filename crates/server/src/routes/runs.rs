@@ -33,12 +33,12 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 const LIST_PAGE: u32 = 20;
 /// And at most, in one answer.
 const LIST_MAX: usize = 10_000;
-/// And no further page after so many bytes of inputs and outputs: a session may hold more than memory does.
+/// And no further page after this many bytes of inputs and outputs: a session may be larger than memory.
 const LIST_BYTES_MAX: usize = 32 << 20;
 
 /// Tells which run an answer speaks of, also where Agno's body does not.
 const RUN_ID: HeaderName = HeaderName::from_static("x-run-id");
-/// What became of a wish to cancel: `requested`, `already_over` or `not_found`.
+/// What became of a cancel request: `requested`, `already_over` or `not_found`.
 const CANCEL_OUTCOME: HeaderName = HeaderName::from_static("x-cancel-outcome");
 /// Whether an `Idempotency-Key` was seen before.
 pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replay");
@@ -153,7 +153,7 @@ pub(crate) async fn start(caller: &Caller, kind: Kind, id: &str, start: Start) -
     let handle = submit_run(caller, &engine, &component.definition.id, submit).await?;
     if is_new && handle.is_repeated() {
         let detail = format!(
-            "Run {} exists already: choose another run_id, or repeat a request by its idempotency key",
+            "Run {} exists already: choose another run_id, or repeat the request with its idempotency key",
             handle.run_id()
         );
         return Err(Problem::new(StatusCode::CONFLICT, "run_exists", detail));
@@ -161,8 +161,8 @@ pub(crate) async fn start(caller: &Caller, kind: Kind, id: &str, start: Start) -
     Ok(Started { run_id: handle.run_id().clone(), is_repeated: handle.is_repeated(), engine })
 }
 
-/// What nobody would look at is refused rather than dropped: agents and teams show their models images and files, and only
-/// functions can do anything with sound. Addresses are somebody's to fetch, so they are public ones.
+/// Media that nothing would use are refused rather than dropped: agents and teams show their models images and files,
+/// and only functions can use sound. Addresses will be fetched, so they must be public.
 fn check_media(caller: &Caller, component: &Component, attached: &Attachments) -> Result<(), Problem> {
     let refused = |code, field: &str, place: Option<usize>, msg: String| {
         let mut problem = Problem::field("value_error", "body", field, msg);
@@ -175,7 +175,7 @@ fn check_media(caller: &Caller, component: &Component, attached: &Attachments) -
     for (field, media) in [("audio", &attached.audio), ("videos", &attached.videos)] {
         if media.is_some() && !has_function {
             let msg = format!(
-                "{} {} takes no {field}: its agents are shown images and files, and it has no function step",
+                "{} {} takes no {field}: its agents accept only images and files, and it has no function step",
                 component.kind, component.id
             );
             return Err(refused("media_not_supported", field, None, msg));
@@ -250,7 +250,7 @@ pub(crate) async fn post(
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, Problem> {
-    // Whether there is such a thing comes before what is wrong with the form.
+    // Check that the component exists before checking the form.
     caller.state.component(kind, &id)?;
     let form = RunForm::parse(Fields::read(request, &caller.state.limits).await?)?;
     let (is_streamed, is_background) = (form.stream, form.background);

@@ -53,7 +53,7 @@ pub(super) fn routes() -> Table {
         .get("/sessions/{session_id}/runs/{run_id}", Needs::scope("sessions:read"), run)
         .doc(doc("A run of a session"))
         .get("/sessions/{session_id}/run-previews", Needs::scope("sessions:read"), previews)
-        .doc(doc("The runs of a session in a few words"))
+        .doc(doc("Short summaries of a session's runs"))
 }
 
 /// The query parameter `type`, of most calls.

@@ -1,4 +1,4 @@
-//! The sender: takes hooks that are due and posts what their runs have said since.
+//! The sender: claims due hooks and posts their runs' new events.
 //!
 //! Like recovery it is a standing condition: whatever is due and held by nobody is taken, whoever accepted it and however
 //! long ago. It reads the log as any reader does and can slow no run. While no hook is open it costs one small read a
@@ -32,9 +32,9 @@ const DRAIN_PERIOD: Duration = Duration::from_secs(5);
 /// First and longest back-off.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
-/// After this time of failures nobody tries any more.
+/// After failing for this long, a hook is given up.
 const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
-/// The status by which a receiver says that it wants nothing more.
+/// The status with which a receiver says that it wants no more.
 const GONE: u16 = 410;
 
 /// Sends what is due.

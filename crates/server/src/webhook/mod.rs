@@ -5,8 +5,8 @@
 //!                                        │ due                             │
 //!                                     Sender ─ sign ─► Deliver::post ─► receiver
 //! ```
-//! It must never know an HTTP client: whoever builds the server brings one ([`Deliver`]). The invariant: nothing is posted
-//! that is not on stable storage, and the cursor moves only after the receiver has said yes.
+//! It must never know an HTTP client: the server's builder supplies one ([`Deliver`]). The invariant: nothing is posted
+//! that is not on stable storage, and the cursor moves only after the receiver has accepted.
 
 mod deliver;
 mod sign;
@@ -26,7 +26,7 @@ const URL_BYTES_MAX: usize = 2048;
 /// Why there was no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeliverError {
-    /// The address may not be asked for, or its name leads somewhere that may not.
+    /// The address is not allowed, or its name resolves to one that is not.
     NotAllowed,
     /// No answer within the time.
     Timeout,
@@ -45,12 +45,12 @@ impl DeliverError {
     }
 }
 
-/// Posts messages. It follows no redirection, sends no credential, and posts to no address that it would refuse.
+/// Posts messages. It follows no redirects, sends no credentials, and posts to no address that it would refuse.
 pub trait Deliver: Send + Sync + 'static {
-    /// Whether this address may be posted to, as far as can be told without looking its host up.
+    /// Whether this address may be posted to, as far as that can be told without a name lookup.
     ///
     /// # Errors
-    /// What is wrong with it, in words for whoever named it.
+    /// What is wrong with it, in words for the person who gave the address.
     fn check(&self, url: &str) -> Result<(), String>;
 
     /// Posts `body`, JSON, with these headers beside those every request has, and gives back the answer's status.

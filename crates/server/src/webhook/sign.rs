@@ -20,7 +20,7 @@ pub struct SigningKey {
     outer: Sha256,
 }
 
-/// Text that is no signing secret.
+/// Text that is not a signing secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the webhook secret is not usable: write whsec_ followed by 24 to 64 random bytes in base64")]
 pub struct InvalidSecret;

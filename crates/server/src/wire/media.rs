@@ -1,9 +1,7 @@
-//! Images, audio, videos and files of a request: as uploads, or as Agno's clients write them into fields, JSON arrays of
-//! objects with base64 or an address.
-//!
-//! It must never open a path or an address. The invariant: what was given is attached, with all that was said of it, or
-//! the request is refused by the field and the item that is wrong; and a media type is believed only as far as the content
-//! agrees.
+//! Images, audio, videos and files of a request: as uploads, or as Agno's clients write them into fields, JSON arrays
+//! of objects with base64 or an address. It must never open a path or an address. The invariant: media are attached,
+//! with everything stated about them, or the request is refused, naming the wrong field and item; and a media type is
+//! trusted only as far as the content agrees.
 
 use crate::problem::{FieldProblem, Problem};
 use axum::http::StatusCode;
@@ -184,7 +182,7 @@ const UNKNOWN_TYPE: &str = "application/octet-stream";
 /// One item in the shape in which Agno's clients write theirs. What nobody here uses is kept as it was said.
 fn media(class: Class, mut item: Map<String, Value>) -> Result<Media, Wrong> {
     if item.get("filepath").is_some_and(|path| !path.is_null()) {
-        let msg = "A path is one of the client's machine, and is not opened here: send 'content' or 'url'";
+        let msg = "A path on the client's machine cannot be opened here: send 'content' or 'url'";
         return Err(Wrong::new("filepath", "filepath_refused", msg));
     }
     let content = take_text(&mut item, "content")?;
@@ -228,7 +226,7 @@ fn media(class: Class, mut item: Map<String, Value>) -> Result<Media, Wrong> {
     let is_as_said = found_class.may_be(class) && found_class.may_be(Class::of_type(claimed));
     if !is_bare && !is_as_said {
         let named = if claimed == UNKNOWN_TYPE { class.name().to_owned() } else { format!("{claimed:.64}") };
-        return Err(Wrong::new("content", MISMATCH, format!("Content is not {named} of a kind that is known here")));
+        return Err(Wrong::new("content", MISMATCH, format!("Content is not {named} of a supported type")));
     }
     let mime_type = if is_bare { claimed } else { media_type(found, claimed, &content) };
     Ok(Media { content: Some(STANDARD.encode(&content)), mime_type: Some(mime_type.to_owned()), ..described })

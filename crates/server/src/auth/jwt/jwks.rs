@@ -27,10 +27,9 @@ const LOOK_PERIOD: Duration = Duration::from_secs(30);
 /// The shortest modulus of an RSA key: 2048 bits.
 const RSA_BYTES_MIN: usize = 256;
 
-/// A file with public keys, for [`super::JwtVerifier::jwks`].
-///
-/// It is looked at when a token comes, at most every 30 s, and read again when it has changed. While it cannot be read, or
-/// has no key that can be used, the keys from before stay, and a warning is logged.
+/// A file with public keys, for [`super::JwtVerifier::jwks`]. It is checked when a token arrives, at most every 30 s,
+/// and read again when it has changed. While it cannot be read, or has no usable key, the previous keys stay in use and
+/// a warning is logged.
 pub struct JwksFile {
     path: Arc<Path>,
     algorithms: Arc<[Algorithm]>,
@@ -44,7 +43,7 @@ struct Look {
     seen: Option<Version>,
 }
 
-/// By what it is seen that a file has changed.
+/// What shows that a file has changed.
 type Version = (SystemTime, u64);
 
 impl JwksFile {
@@ -79,7 +78,7 @@ impl JwksFile {
         self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What was seen last, when it is time to look again. The look is taken by whoever asks first.
+    /// What was seen last, when it is time to check again. The first caller does the check.
     fn due(&self) -> Option<Option<Version>> {
         let mut look = self.look.lock().unwrap_or_else(PoisonError::into_inner);
         if look.at.elapsed() < LOOK_PERIOD {
@@ -104,12 +103,12 @@ impl JwksFile {
         self.look.lock().unwrap_or_else(PoisonError::into_inner).seen = seen;
         match read {
             Ok(keys) => {
-                tracing::info!(path = %self.path.display(), keys = keys.len(), "the keys for tokens were read again");
+                tracing::info!(path = %self.path.display(), keys = keys.len(), "the token keys were read again");
                 *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
             }
             Err(error) => {
                 let path = self.path.display();
-                tracing::warn!(%path, error, "the keys for tokens cannot be used: those from before stay");
+                tracing::warn!(%path, error, "the token keys cannot be used; the previous ones stay in use");
             }
         }
     }
@@ -132,7 +131,7 @@ fn version(path: &Path) -> io::Result<Version> {
 
 /// The keys of a file, or why it cannot be used.
 fn read(path: &Path, algorithms: &[Algorithm]) -> Result<(Version, Arc<[JwtKey]>), String> {
-    // Before the content, so that a change in between is seen at the next look.
+    // Read before the content, so that a change in between is noticed at the next check.
     let version = version(path).map_err(|error| error.to_string())?;
     let mut text = String::new();
     let file = File::open(path).map_err(|error| error.to_string())?;
@@ -152,11 +151,11 @@ struct KeySet {
 fn parse(text: &str, algorithms: &[Algorithm]) -> Result<Arc<[JwtKey]>, String> {
     // Without the parser's words, which may repeat what stands there.
     let set: KeySet = serde_json::from_str(text)
-        .map_err(|error| format!("it is no JSON Web Key Set (line {}, column {})", error.line(), error.column()))?;
+        .map_err(|error| format!("it is not a JSON Web Key Set (line {}, column {})", error.line(), error.column()))?;
     // What is not understood is to be ignored, says the RFC.
     let known = set.keys.into_iter().filter_map(|key| serde_json::from_value::<Jwk>(key).ok());
     let keys: Arc<[JwtKey]> = known.flat_map(|key| usable(&key, algorithms)).collect();
-    if keys.is_empty() { Err("it has no key for the algorithms that are accepted".to_owned()) } else { Ok(keys) }
+    if keys.is_empty() { Err("it has no key for the accepted algorithms".to_owned()) } else { Ok(keys) }
 }
 
 /// The key, once for each algorithm it serves.

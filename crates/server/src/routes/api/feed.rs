@@ -1,5 +1,5 @@
-//! Which runs change, for all who follow the lists: one task that looks, however many follow it, and none when nobody
-//! does.
+//! Changes to runs, for all who follow the lists: one task that polls, however many followers there are, and none
+//! without followers.
 //!
 //! It looks as the process itself; what one caller may see of it is decided where it is told. The invariant: between two
 //! looks of the task a run is told at most once, with a status and an index that were stored together.

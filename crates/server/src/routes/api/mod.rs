@@ -1,7 +1,6 @@
-//! `/api`: what the dashboard and scripts call. Runs of every kind side by side, read and changed as the caller may.
-//!
-//! It adds no rule of its own: the engine decides, and `Caller::engine` sees to it that another user's run is one that is
-//! not there. Errors carry `detail`, `error_code` and `request_id` in the body.
+//! `/api`: what the dashboard and scripts call. Runs of every kind side by side, read and changed as the caller may. It
+//! adds no rules: the engine decides, and `Caller::engine` ensures that another user's run does not exist for the
+//! caller. Errors carry `detail`, `error_code` and `request_id` in the body.
 
 mod audit;
 mod events;
@@ -39,9 +38,9 @@ const LIST_QUERY: &[Field] = &[
     ),
     field("created_to", "string", false, "Only runs accepted before this time"),
     field("order", "string", false, "newest (first, default) or oldest"),
-    field("preview", "boolean", false, "With the begin of each input and error (default false)"),
+    field("preview", "boolean", false, "With the beginning of each input and error (default false)"),
     field("limit", "integer", false, "At most this many, 1 to 1000, with preview to 100 (default 100)"),
-    field("cursor", "string", false, "Go on after the page that gave this as `next_cursor`"),
+    field("cursor", "string", false, "Continue after the page that returned this as `next_cursor`"),
 ];
 const EVENTS_QUERY: &[Field] = &[
     field("after", "integer", false, "Events after this index, the first of them first"),
@@ -51,14 +50,15 @@ const EVENTS_QUERY: &[Field] = &[
 ];
 const OUTPUT_QUERY: &[Field] = &[field("format", "string", false, "json (default), md or text")];
 const WAIT_QUERY: &[Field] =
-    &[field("wait", "string", false, "Wait for the run's end, at most this long: 30s, 500ms; a minute is most")];
+    &[field("wait", "string", false, "Wait for the run's end, at most this long: 30s, 500ms; at most a minute")];
 const STREAM_QUERY: &[Field] = &[field(
     "after",
     "integer",
     false,
-    "Events after this index; a Last-Event-ID header wins (default: from the first)",
+    "Events after this index; a Last-Event-ID header takes precedence (default: from the first)",
 )];
-const KEY: &[Field] = &[field("Idempotency-Key", "string", false, "The same key and request again give the same run")];
+const KEY: &[Field] =
+    &[field("Idempotency-Key", "string", false, "Repeating the request with the same key returns the same run")];
 const PART: &[Field] = &[
     field("If-None-Match", "string", false, "Tags of what the client has"),
     field("Range", "string", false, "One range of bytes"),
@@ -69,7 +69,7 @@ const AUDIT_QUERY: &[Field] = &[
     field("actor", "string", false, "Only by this actor, or by callers who are this user"),
     field("since", "string", false, "Only at this time or later (RFC 3339, or seconds since 1970)"),
     field("limit", "integer", false, "At most this many, 1 to 1000 (default 100)"),
-    field("cursor", "string", false, "Go on after the page that gave this as `next_cursor`"),
+    field("cursor", "string", false, "Continue after the page that returned this as `next_cursor`"),
 ];
 const FEED_QUERY: &[Field] = &[field("topics", "string", false, "runs, workers, or both (default runs)")];
 
@@ -78,7 +78,7 @@ pub(super) fn routes() -> Table {
     let feeds = Arc::new(feed::Feeds::default());
     Routes::new()
         .get("/api/runs", READ, runs::list)
-        .doc(Doc { query: LIST_QUERY, answer: Some("RunList"), ..doc("Runs, the newest first, with counts by status") })
+        .doc(Doc { query: LIST_QUERY, answer: Some("RunList"), ..doc("Runs, newest first, with counts by status") })
         .post("/api/runs", WRITE, runs::create)
         .doc(Doc { headers: KEY, body: Some("CreateRun"), answer: Some("AcceptedRun"), ..doc("Start a run") })
         .get("/api/runs/{run_id}", READ, runs::get)
@@ -88,14 +88,14 @@ pub(super) fn routes() -> Table {
             query: WAIT_QUERY,
             headers: PART,
             answer: Some("Run"),
-            ..doc("What a run gave back, or where it stands until it has; Range and ETag work")
+            ..doc("A run's output, or its state until it has one; supports Range and ETag")
         })
         .get("/api/runs/{run_id}/steps/{step_id}/output", READ, steps::output)
         .doc(Doc {
             query: OUTPUT_QUERY,
             headers: PART,
             answer: Some("StepOutput"),
-            ..doc("What a step gave back; Range and ETag work")
+            ..doc("A step's output; supports Range and ETag")
         })
         .get("/api/runs/{run_id}/events", READ, events::list)
         .doc(Doc { query: EVENTS_QUERY, answer: Some("EventPage"), ..doc("A page of a run's log, by index") })
@@ -106,7 +106,7 @@ pub(super) fn routes() -> Table {
             body: Some("CancelRun"),
             is_body_optional: true,
             answer: Some("CancelledRun"),
-            ..doc("Ask for a run's end; 409 when it has ended by itself")
+            ..doc("Cancel a run; 409 when it has already ended otherwise")
         })
         .post("/api/runs/{run_id}/rerun", WRITE, runs::rerun)
         .doc(Doc {
@@ -115,14 +115,14 @@ pub(super) fn routes() -> Table {
             ..doc("Start a new run with the same input in the same session")
         })
         .get("/api/stream", READ, move |caller, query| stream::lists(feeds.clone(), caller, query))
-        .doc(Doc { query: FEED_QUERY, ..doc("Which runs change, as Server-Sent Events") })
+        .doc(Doc { query: FEED_QUERY, ..doc("Changes to runs, as Server-Sent Events") })
         .get("/api/workers", Needs::scope("workers:read"), workers::list)
         .doc(Doc { answer: Some("WorkerList"), ..doc("The processes that execute runs") })
         .get("/api/audit", Needs::scope("audit:read"), audit::list)
         .doc(Doc {
             query: AUDIT_QUERY,
             answer: Some("AuditList"),
-            ..doc("Who was refused and who did what, the newest first")
+            ..doc("Who was refused and who did what, newest first")
         })
 }
 

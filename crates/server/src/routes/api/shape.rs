@@ -28,13 +28,13 @@ pub(crate) struct CreateRun {
     /// Text or an object.
     #[serde(default)]
     pub(crate) input: Option<Value>,
-    /// The session; made when absent.
+    /// The session; created when absent.
     #[serde(default)]
     pub(crate) session_id: Option<String>,
-    /// The user; a credential that names one wins.
+    /// The user; a credential that names one takes precedence.
     #[serde(default)]
     pub(crate) user_id: Option<String>,
-    /// The run's id; made when absent.
+    /// The run's id; generated when absent.
     #[serde(default)]
     pub(crate) run_id: Option<String>,
     /// State the session starts with, if this run creates it.
@@ -70,17 +70,17 @@ pub(crate) struct AcceptedRun {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CancelRun {
-    /// For whoever reads the log, 1 to 1000 characters.
+    /// For readers of the log, 1 to 1000 characters.
     #[serde(default)]
     pub(crate) reason: Option<String>,
 }
 
-/// What became of a wish to cancel.
+/// What became of a cancel request.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct CancelledRun {
     /// The run.
     pub(crate) run_id: String,
-    /// `requested`: it will end. `cancelled`: it has ended like this.
+    /// `requested`: it will end. `cancelled`: it has ended as CANCELLED.
     #[schemars(extend("enum" = ["requested", "cancelled"]))]
     pub(crate) outcome: &'static str,
     /// Its status now.
@@ -91,9 +91,9 @@ pub(crate) struct CancelledRun {
 /// Why a run is not over yet.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct WaitingFor {
-    /// What it waits for: an earlier run of its `session`; a `worker`, that is a process with its workflow; `room` in one;
-    /// its turn among `suspects`, which crashed their workers; a `time`; a `person`; its end, which was asked for
-    /// (`cancel`); or what a process is at: a `model`, a `tool`, a `step`. Lists say `step` of all that executes.
+    /// What it is waiting for: an earlier run of its `session`; a `worker`, which is a process with its workflow; `room`
+    /// in one; its turn among `suspects`, which crashed their workers; a `time`; a `person`; its end after a `cancel`; or
+    /// what a process is doing: a `model`, a `tool`, a `step`. Lists say `step` for everything that executes.
     #[serde(rename = "for")]
     #[schemars(extend("enum" = [
         "session", "worker", "room", "suspects", "time", "person", "cancel", "model", "tool", "step"
@@ -103,7 +103,7 @@ pub(crate) struct WaitingFor {
     pub(crate) on: Option<String>,
     /// Whether it had begun and no process executes it now, whatever its status says.
     pub(crate) is_interrupted: bool,
-    /// When it goes on by itself, where that is known, in RFC 3339.
+    /// When it continues by itself, if known, in RFC 3339.
     pub(crate) until: Option<String>,
     /// The whole story on one line, for people.
     pub(crate) reason: String,
@@ -164,8 +164,8 @@ pub(crate) struct RunLine {
     /// Its status.
     #[schemars(extend("enum" = ["PENDING", "RUNNING", "PAUSED", "COMPLETED", "CANCELLED", "ERROR"]))]
     pub(crate) status: &'static str,
-    /// Why it is not over yet; null once it is. A run that is RUNNING and executed by nobody is told from others by
-    /// `waiting.is_interrupted`.
+    /// Why it is not over yet; null once it is. `waiting.is_interrupted` marks a run that is RUNNING but executed by
+    /// nobody.
     pub(crate) waiting: Option<WaitingFor>,
     /// The step it is at, for people: `1/2 Research Step`.
     pub(crate) progress: Option<String>,
@@ -177,21 +177,21 @@ pub(crate) struct RunLine {
     pub(crate) created_at: String,
     /// When it last changed.
     pub(crate) updated_at: String,
-    /// When someone asked for its end.
+    /// When its cancellation was requested.
     pub(crate) cancel_requested_at: Option<String>,
     /// Why.
     pub(crate) cancel_reason: Option<String>,
-    /// The run that this one started again.
+    /// The run that this one repeats.
     pub(crate) rerun_of: Option<String>,
     /// Index of its last event; null while there is none.
     pub(crate) seq: Option<u64>,
-    /// Where asked for: the begin of its input as text.
+    /// If requested: the beginning of its input, as text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) input_preview: Option<String>,
-    /// Where asked for: the first line of why it failed.
+    /// If requested: the first line of why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) error_preview: Option<String>,
-    /// What of it cannot be read, why, and what to do: then what it says of that is null, and not so.
+    /// Which part of it cannot be read, why, and what to do; that part is then null, whatever its real value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) unreadable: Option<String>,
 }
@@ -252,11 +252,11 @@ fn error(run: &Run) -> Result<Option<String>, Unreadable> {
 /// A page of runs.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct RunList {
-    /// The runs, the newest first.
+    /// The runs, newest first.
     pub(crate) runs: Vec<RunLine>,
     /// How many runs there are of each status, for the same filter without `status` and `cursor`.
     pub(crate) counts: BTreeMap<&'static str, u64>,
-    /// Where to go on; null when there is no more.
+    /// Where to continue; null when there is no more.
     pub(crate) next_cursor: Option<String>,
     /// Runs that are not in the list because their rows are damaged: which, why, and what to do.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -269,13 +269,13 @@ pub(crate) struct RunDetail {
     /// The run.
     #[serde(flatten)]
     pub(crate) line: RunLine,
-    /// What it was asked.
+    /// Its input.
     pub(crate) input: Option<Value>,
     /// Why it failed.
     pub(crate) error: Option<String>,
     /// Hash of the definition it executes.
     pub(crate) definition: String,
-    /// The steps that have begun, in the order in which they did.
+    /// The steps that have started, in order.
     pub(crate) steps: Vec<StepLine>,
 }
 
@@ -297,9 +297,9 @@ pub(crate) struct StepLine {
     pub(crate) name: String,
     /// Its place: a number at the top level, `[container, child]` inside a container.
     pub(crate) index: Value,
-    /// The container it stands in.
+    /// The container it is in.
     pub(crate) parent_step_id: Option<String>,
-    /// 1 more for each workflow that runs as a step of another.
+    /// Depth: one more for each workflow that runs as a step of another.
     pub(crate) nested_depth: u32,
     /// `running`, `completed`, `error` or `cancelled`.
     #[schemars(extend("enum" = ["running", "completed", "error", "cancelled"]))]
@@ -312,13 +312,13 @@ pub(crate) struct StepLine {
     pub(crate) started_at: String,
     /// When it ended.
     pub(crate) ended_at: Option<String>,
-    /// How often it was begun.
+    /// How often it was started.
     pub(crate) attempt: u32,
     /// Why it failed.
     pub(crate) error: Option<String>,
     /// Whether its output can be read.
     pub(crate) has_output: bool,
-    /// Index of the event with which it began.
+    /// Index of the event that started it.
     pub(crate) first_seq: u64,
 }
 
@@ -343,7 +343,7 @@ pub(crate) struct EventPage {
 /// The workers.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct WorkerList {
-    /// By id, hence the longest-living first.
+    /// By id, hence the oldest first.
     pub(crate) workers: Vec<Worker>,
 }
 
@@ -352,7 +352,7 @@ pub(crate) struct WorkerList {
 pub(crate) struct Worker {
     /// Its id.
     pub(crate) worker_id: String,
-    /// Until when it is taken to live unless it is heard of again.
+    /// Until when it counts as alive without a further heartbeat.
     pub(crate) good_until: String,
     /// How many runs it holds, of those the caller may see.
     pub(crate) runs: u64,
