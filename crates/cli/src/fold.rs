@@ -1,5 +1,6 @@
-//! A run's events folded into what people want to know about it: which steps, how they went, what they used. Pure:
-//! events in, a picture out. Statuses are taken from the events, never inferred.
+//! A run's events folded into what people want to know about it: which steps, how they went, what they used.
+//!
+//! Pure: events in, a picture out. Statuses are taken from the events, never inferred.
 
 use outlive::core::{EventKind, FinishReason, RunEvent, StepOutput};
 use serde_json::{Value, json};

@@ -1,6 +1,8 @@
 //! The `outlive` command: a demonstration, and verbs for runs in a database or behind a server: start, list, show,
-//! follow, cancel. It has no rules of its own: statuses, results and logs are read through the library. Standard output
-//! carries the result, standard error everything else.
+//! follow, cancel.
+//!
+//! It has no rules of its own: statuses, results and logs are read through the library. Standard output carries the
+//! result, standard error everything else.
 
 mod cli;
 mod cmd;

@@ -1,5 +1,7 @@
 //! A table that fits the terminal: columns are shortened while they stay readable, then the least important ones are
-//! left out. If the width is unknown, nothing is shortened. It must never know what its cells mean.
+//! left out. If the width is unknown, nothing is shortened.
+//!
+//! It must never know what its cells mean.
 
 use crate::style;
 use std::io::IsTerminal;

@@ -1,5 +1,6 @@
-//! Input schemas made from Rust types. Knows no workflow. An accepted input deserializes as its type, and steps see it
-//! as that type serializes it.
+//! Input schemas made from Rust types.
+//!
+//! Knows no workflow. An accepted input deserializes as its type, and steps see it as that type serializes it.
 
 use outlive_core::{InputSchema, json};
 use schemars::{JsonSchema, SchemaGenerator};

@@ -1,5 +1,7 @@
-//! API keys in the database file: the server's port over what `SqliteDb` stores. It only translates and adds no rules.
-//! Every check reads the file, so a key revoked by any process is refused by all of them from their next request.
+//! API keys in the database file: the server's port over what `SqliteDb` stores.
+//!
+//! It only translates and adds no rules. Every check reads the file, so a key revoked by any process is refused by all
+//! of them from their next request.
 
 use outlive_core::Timestamp;
 use outlive_core::port::{BoxFuture, DbError};

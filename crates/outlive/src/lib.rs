@@ -1,8 +1,9 @@
-//! Background execution of AI-agent workflows that outlives its process. Compose [`Agent`]s, [`Team`]s and function
-//! steps into a [`Workflow`] with a database, start a run in the background, get its `run_id` at once, poll
-//! [`Workflow::get_run`] or follow its events, and print the result. Every model call and every tool call is recorded
-//! before anyone sees it: when the process dies, the next one resumes after the last recorded call, and repeats at most
-//! the calls that were in flight.
+//! Background execution of AI-agent workflows that outlives its process.
+//!
+//! Compose [`Agent`]s, [`Team`]s and function steps into a [`Workflow`] with a database, start a run in the background,
+//! get its `run_id` at once, poll [`Workflow::get_run`] or follow its events, and print the result. Every model call
+//! and every tool call is recorded before anyone sees it: when the process dies, the next one resumes after the last
+//! recorded call, and repeats at most the calls that were in flight.
 //!
 //! ```
 //! use outlive::prelude::*;

@@ -1,6 +1,7 @@
-//! Shows a run on the terminal: its answer in a box, with Markdown rendered, and a line about the run below it. It
-//! reads a [`WorkflowRunOutput`] and nothing else. Text from a model is not trusted: none of it reaches the terminal as
-//! a control sequence.
+//! Shows a run on the terminal: its answer in a box, with Markdown rendered, and a line about the run below it.
+//!
+//! It reads a [`WorkflowRunOutput`] and nothing else. Text from a model is not trusted: none of it reaches the terminal
+//! as a control sequence.
 
 mod markdown;
 
@@ -28,9 +29,10 @@ const WIDTH_UNKNOWN: usize = 80;
 /// A box narrower than this has no room for words.
 const WIDTH_MIN: usize = 24;
 
-/// Prints a run to standard output: a box with its answer on a terminal, plain text anywhere else. `None` prints that
-/// there is no such run. `NO_COLOR` and `CLICOLOR_FORCE` are honoured; without colours the output is plain text. A
-/// reader that goes away (`| head`) is not an error.
+/// Prints a run to standard output: a box with its answer on a terminal, plain text anywhere else.
+///
+/// `None` prints that there is no such run. `NO_COLOR` and `CLICOLOR_FORCE` are honoured; without colours the output is
+/// plain text. A reader that goes away (`| head`) is not an error.
 pub fn pprint_run_response<'a>(run: impl Into<Option<&'a WorkflowRunOutput>>, markdown: Markdown) {
     use std::io::Write;
     let color = anstream::AutoStream::choice(&std::io::stdout()) != ColorChoice::Never;

@@ -1,5 +1,6 @@
-//! The server as users see it: workflows, agents and teams on one database, behind one address. It wires one engine for
-//! everything that is served, and the server in front of it. It adds no rules.
+//! The server as users see it: workflows, agents and teams on one database, behind one address.
+//!
+//! It wires one engine for everything that is served, and the server in front of it. It adds no rules.
 
 use crate::error::Result;
 use crate::workflow::Workflow;
@@ -20,8 +21,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::{TcpListener, lookup_host};
 
-/// Serves workflows, agents and teams to Agno's clients and to others: HTTP, Server-Sent Events, WebSocket. Its runs
-/// are as durable as any: clients may disconnect and come back, and the process may die and be restarted.
+/// Serves workflows, agents and teams to Agno's clients and to others: HTTP, Server-Sent Events, WebSocket.
+///
+/// Its runs are as durable as any: clients may disconnect and come back, and the process may die and be restarted.
 ///
 /// ```no_run
 /// use outlive::Server;

@@ -20,9 +20,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
-/// A workflow with its database. Cheap to clone; clones share one engine. The engine starts on first use and then also
-/// takes over this workflow's unfinished runs, whichever process started them. Exiting without [`Workflow::shutdown`]
-/// loses nothing.
+/// A workflow with its database. Cheap to clone; clones share one engine.
+///
+/// The engine starts on first use and then also takes over this workflow's unfinished runs, whichever process started
+/// them. Exiting without [`Workflow::shutdown`] loses nothing.
 #[derive(Clone)]
 pub struct Workflow {
     inner: Arc<Inner>,
@@ -235,10 +236,11 @@ impl Workflow {
         Ok(inner.engine.get_or_try_init(start).await?)
     }
 
-    /// A run of this workflow. Await it for the result, or call `.background()` or `.stream()`. Awaiting returns the
-    /// run if it is COMPLETED. A run that failed, was cancelled or is PAUSED has no result: awaiting it returns
-    /// [`Error::NotCompleted`](crate::Error::NotCompleted), which holds the run. `.background().await?.wait().await?`
-    /// returns the run however it ended.
+    /// A run of this workflow. Await it for the result, or call `.background()` or `.stream()`.
+    ///
+    /// Awaiting returns the run if it is COMPLETED. A run that failed, was cancelled or is PAUSED has no result:
+    /// awaiting it returns [`Error::NotCompleted`](crate::Error::NotCompleted), which holds the run.
+    /// `.background().await?.wait().await?` returns the run however it ended.
     ///
     /// ```
     /// use outlive::prelude::*;

@@ -1,7 +1,8 @@
-//! `/workflows/ws`: many runs on one socket, started there or followed from where a client left. One task per socket.
-//! It reads the client's frames and pulls from every run the socket follows; because following is reading the log, a
-//! slow client holds nothing up and nothing is buffered for it. The invariant: every frame about a run is one the run's
-//! log would give again.
+//! `/workflows/ws`: many runs on one socket, started there or followed from where a client left.
+//!
+//! One task per socket. It reads the client's frames and pulls from every run the socket follows; because following is
+//! reading the log, a slow client holds nothing up and nothing is buffered for it. The invariant: every frame about a
+//! run is one the run's log would give again.
 
 use crate::audit::Visit;
 use crate::auth::{AuthErrorKind, Principal, RouteTable, authorize};

@@ -1,6 +1,7 @@
-//! What a client that follows a run is sent, and in which order: notices, missed events, live events. It knows no
-//! socket and no text format; SSE and WebSocket both read from here. The invariant: events come in order of their
-//! index, without gaps or repetition, whatever notices come between them.
+//! What a client that follows a run is sent, and in which order: notices, missed events, live events.
+//!
+//! It knows no socket and no text format; SSE and WebSocket both read from here. The invariant: events come in order of
+//! their index, without gaps or repetition, whatever notices come between them.
 
 use outlive_core::{RunEvent, RunId, RunStatus};
 use outlive_engine::{Engine, Error, EventStream};

@@ -1,6 +1,7 @@
-//! Reads JSON bodies strictly, and says what is wrong with one without repeating it. It knows no route. The invariant:
-//! accepted text means the same to every reader, and every store can keep it: no duplicate keys, no NUL, no lone
-//! surrogates, no number that would be rounded.
+//! Reads JSON bodies strictly, and says what is wrong with one without repeating it.
+//!
+//! It knows no route. The invariant: accepted text means the same to every reader, and every store can keep it: no
+//! duplicate keys, no NUL, no lone surrogates, no number that would be rounded.
 
 use crate::problem::{Detail, FieldProblem, Problem};
 use axum::extract::{FromRequest, OptionalFromRequest, Request};

@@ -1,6 +1,8 @@
-//! Metrics for operators, in the text format that Prometheus reads. It owns the counters of requests and followers, and
-//! how metrics are written. It must never know a run's or a user's id: every label has a few values, so that the list
-//! of metrics does not grow. The invariant: a name, once given, keeps its meaning.
+//! Metrics for operators, in the text format that Prometheus reads.
+//!
+//! It owns the counters of requests and followers, and how metrics are written. It must never know a run's or a user's
+//! id: every label has a few values, so that the list of metrics does not grow. The invariant: a name, once given,
+//! keeps its meaning.
 
 use crate::guard::request::REQUEST_ID;
 use crate::problem::ERROR_CODE;

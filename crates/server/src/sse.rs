@@ -1,6 +1,7 @@
-//! Server-Sent Events: a followed run as the body of an answer. The client's socket pulls the stream, so a client that
-//! does not read costs only its connection, which `listen` closes after a time. The invariant: no stream is silent for
-//! longer than [`KEEP_ALIVE`], whatever else is due.
+//! Server-Sent Events: a followed run as the body of an answer.
+//!
+//! The client's socket pulls the stream, so a client that does not read costs only its connection, which `listen`
+//! closes after a time. The invariant: no stream is silent for longer than [`KEEP_ALIVE`], whatever else is due.
 
 use crate::follow::{Follow, Told};
 use crate::metrics::{Subscriber, Transport};

@@ -1,5 +1,7 @@
-//! The table of bad inputs against the tests that prove its rows. Must never know what a row means. The invariant: a
-//! row has tests or says why not, a named test exists, and a test named after a row is listed in it.
+//! The table of bad inputs against the tests that prove its rows.
+//!
+//! Must never know what a row means. The invariant: a row has tests or says why not, a named test exists, and a test
+//! named after a row is listed in it.
 
 use super::File;
 use crate::Problem;

@@ -1,6 +1,7 @@
-//! Rules for source files and manifests: module headers, no unsafe code, one table of lints. Must never parse Rust:
-//! these are rules about lines. The invariant: what it cannot check is left to the compiler's own lints, which
-//! [`lints_inherited`] ensures are on.
+//! Rules for source files and manifests: module headers, no unsafe code, one table of lints.
+//!
+//! Must never parse Rust: these are rules about lines. The invariant: what it cannot check is left to the compiler's
+//! own lints, which [`lints_inherited`] ensures are on.
 
 use super::File;
 use crate::Problem;

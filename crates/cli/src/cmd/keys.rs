@@ -1,5 +1,6 @@
-//! `outlive keys`: the credentials of callers, kept in the database as digests. The invariant: a key's text is printed
-//! once, when it is created, and kept nowhere.
+//! `outlive keys`: the credentials of callers, kept in the database as digests.
+//!
+//! The invariant: a key's text is printed once, when it is created, and kept nowhere.
 
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};

@@ -1,6 +1,7 @@
-//! `outlive serve`: workflows over HTTP and WebSocket, until it is told to stop. It wires settings to the library's
-//! server and adds one rule only: an address that other machines can reach requires a credential, unless
-//! `--insecure-no-auth` says otherwise.
+//! `outlive serve`: workflows over HTTP and WebSocket, until it is told to stop.
+//!
+//! It wires settings to the library's server and adds one rule only: an address that other machines can reach requires
+//! a credential, unless `--insecure-no-auth` says otherwise.
 
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};

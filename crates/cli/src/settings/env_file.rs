@@ -1,7 +1,8 @@
-//! `.env` beside `outlive.toml`: variables for this program that are not already set. Its variables become this
-//! process's environment by re-executing the program with them, because all code, libraries included, reads variables
-//! in one way. So it accepts only names meant for this program: a directory must not decide what is loaded or executed.
-//! The invariants: a variable already set wins, and no value is ever shown.
+//! `.env` beside `outlive.toml`: variables for this program that are not already set.
+//!
+//! Its variables become this process's environment by re-executing the program with them, because all code, libraries
+//! included, reads variables in one way. So it accepts only names meant for this program: a directory must not decide
+//! what is loaded or executed. The invariants: a variable already set wins, and no value is ever shown.
 
 use super::configuration;
 use crate::cli::Global;

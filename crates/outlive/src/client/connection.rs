@@ -1,5 +1,7 @@
-//! One request and its answer: the address, the credential, the limits. It must never know what is requested, and never
-//! repeats a request. Redirects are not followed: they would take the request to a place nobody sent it to.
+//! One request and its answer: the address, the credential, the limits.
+//!
+//! It must never know what is requested, and never repeats a request. Redirects are not followed: they would take the
+//! request to a place nobody sent it to.
 
 use super::error::{ClientError, Refusal};
 use outlive_agent::http::{self, BodyError};

@@ -1,5 +1,7 @@
-//! Why a request to a server failed. The variants differ in what a caller can do about them. Invariant: no text
-//! contains the credential, even if the server repeats it, and none is excessively long.
+//! Why a request to a server failed.
+//!
+//! The variants differ in what a caller can do about them. Invariant: no text contains the credential, even if the
+//! server repeats it, and none is excessively long.
 
 use outlive_core::RunStatus;
 use std::fmt;

@@ -30,9 +30,10 @@ const WAIT_MAX: Duration = Duration::from_secs(25);
 /// Pause after an answer that came sooner than requested.
 const EARLY_PAUSE: Duration = Duration::from_millis(200);
 
-/// Talks to a server: `outlive serve`, or your own `outlive::Server`. Cheap to clone; clones share connections. Waiting
-/// and following continue through lost connections and restarts of the server. Everything else is one request and is
-/// never retried automatically.
+/// Talks to a server: `outlive serve`, or your own `outlive::Server`. Cheap to clone; clones share connections.
+///
+/// Waiting and following continue through lost connections and restarts of the server. Everything else is one request
+/// and is never retried automatically.
 ///
 /// ```no_run
 /// use outlive::client::{Client, Submission};
@@ -181,8 +182,10 @@ impl Client {
     }
 
     /// The run's events after index `after`, or all of them when it is absent: stored ones, then live ones, to the
-    /// last. Each comes once and in order, over as many connections as that takes. It ends with an error when the
-    /// server refuses (4xx), keeps failing in the same place, or after [`ClientBuilder::give_up_after`].
+    /// last.
+    ///
+    /// Each comes once and in order, over as many connections as that takes. It ends with an error when the server
+    /// refuses (4xx), keeps failing in the same place, or after [`ClientBuilder::give_up_after`].
     pub fn follow(&self, run_id: &RunId, after: Option<u64>) -> Following {
         Following::new(self.connection.clone(), run_id.clone(), after, Retry::new(self.give_up_after))
     }

@@ -1,4 +1,6 @@
-//! Types of requests and answers: the core's own where it has them. Anything more that a newer server sends is ignored.
+//! Types of requests and answers: the core's own where it has them.
+//!
+//! Anything more that a newer server sends is ignored.
 
 use super::connection::Answer;
 use super::error::ClientError;

@@ -1,5 +1,6 @@
-//! The OpenTelemetry variables that are handled here; the exporter reads the rest. It must never repeat an address,
-//! which may contain a credential.
+//! The OpenTelemetry variables that are handled here; the exporter reads the rest.
+//!
+//! It must never repeat an address, which may contain a credential.
 
 use reqwest::Url;
 use std::time::Duration;

@@ -4,8 +4,9 @@
 //! commit ─► witness: fold ─► queue, bounded ─► one task: batches ─► OTLP over HTTP
 //! ```
 //! It owns the queue and the task. It must never know what a log means: `core::trace` makes the spans. Nothing waits
-//! for the collector: a full queue drops spans and counts them. Invariant: nothing that happens here slows or fails a
-//! run.
+//! for the collector: a full queue drops spans and counts them.
+//!
+//! Invariant: nothing that happens here slows or fails a run.
 
 mod environment;
 mod span_data;
@@ -33,9 +34,10 @@ const BATCH_PERIOD: Duration = Duration::from_secs(1);
 /// How long a shutdown waits for the collector.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Sends a trace of each run to an OpenTelemetry collector (OTLP over HTTP, protobuf). Cheap to clone. A run is one
-/// trace, however many processes execute it: the trace's id is the run's without hyphens. Spans carry names, numbers
-/// and kinds of failure; never a prompt, an argument or an answer.
+/// Sends a trace of each run to an OpenTelemetry collector (OTLP over HTTP, protobuf). Cheap to clone.
+///
+/// A run is one trace, however many processes execute it: the trace's id is the run's without hyphens. Spans carry
+/// names, numbers and kinds of failure; never a prompt, an argument or an answer.
 ///
 /// ```
 /// use outlive::Otlp;

@@ -1,5 +1,7 @@
-//! Text in lines of a given number of terminal columns: Markdown with attributes, or plain words. It knows nothing of
-//! runs. The invariant: no line is wider than requested, whatever the text; a word wider than a line is broken.
+//! Text in lines of a given number of terminal columns: Markdown with attributes, or plain words.
+//!
+//! It knows nothing of runs. The invariant: no line is wider than requested, whatever the text; a word wider than a
+//! line is broken.
 
 use anstyle::{AnsiColor, Style};
 use minimad::{Composite, CompositeStyle, Line, TableRow};

@@ -96,8 +96,9 @@ impl Auth {
         (!self.is_on()).then(Principal::anonymous)
     }
 
-    /// Who holds this credential, sent from `peer`: a key or a token, alone as Agno takes it or behind `Bearer`. A
-    /// valid credential is accepted however often others failed; a source that fails too often is told to wait.
+    /// Who holds this credential, sent from `peer`: a key or a token, alone as Agno takes it or behind `Bearer`.
+    ///
+    /// A valid credential is accepted however often others failed; a source that fails too often is told to wait.
     ///
     /// # Errors
     /// See [`AuthErrorKind`].

@@ -1,5 +1,6 @@
-//! JSON Web Tokens. What is accepted is fixed by the settings: keys, their algorithms, audience and issuer. Keys are
-//! given at startup, or are in a [`JwksFile`] that may change.
+//! JSON Web Tokens. What is accepted is fixed by the settings: keys, their algorithms, audience and issuer.
+//!
+//! Keys are given at startup, or are in a [`JwksFile`] that may change.
 //!
 //! The invariants: the token chooses neither algorithm nor key, only which of the configured keys to try; nothing is
 //! ever fetched; a token without an end is refused.

@@ -1,6 +1,7 @@
-//! What a credential allows, as scopes: `resource:action` or `resource:id:action`. Matching compares whole parts. `*`
-//! as an id or an action matches exactly one part, never a `:`, and never a resource. The invariant: a scope that is
-//! not understood grants nothing.
+//! What a credential allows, as scopes: `resource:action` or `resource:id:action`.
+//!
+//! Matching compares whole parts. `*` as an id or an action matches exactly one part, never a `:`, and never a
+//! resource. The invariant: a scope that is not understood grants nothing.
 
 use std::fmt;
 use std::sync::Arc;

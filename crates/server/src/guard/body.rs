@@ -1,5 +1,7 @@
-//! How large a request's body may be and how fast it must come. It never looks inside. The invariant: no body is read
-//! beyond its limit, and none is waited for longer than its grace period plus the time its bytes have earned.
+//! How large a request's body may be and how fast it must come.
+//!
+//! It never looks inside. The invariant: no body is read beyond its limit, and none is waited for longer than its grace
+//! period plus the time its bytes have earned.
 
 use crate::config::Limits;
 use crate::problem::Problem;

@@ -1,7 +1,8 @@
-//! The address of the client behind a proxy, as far as it can be trusted. A proxy appends its client's address at the
-//! right end of a header; anything further left was sent by that client, who may have made it up. So the header is read
-//! from the right, and only while its writers are trusted. It knows nothing else of a request. The invariant: what an
-//! untrusted peer sends changes nobody's address.
+//! The address of the client behind a proxy, as far as it can be trusted.
+//!
+//! A proxy appends its client's address at the right end of a header; anything further left was sent by that client,
+//! who may have made it up. So the header is read from the right, and only while its writers are trusted. It knows
+//! nothing else of a request. The invariant: what an untrusted peer sends changes nobody's address.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

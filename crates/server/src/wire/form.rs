@@ -1,6 +1,7 @@
-//! Forms: what clients post, parsed once into typed requests. It must never know what is done with a request. The
-//! invariant: a parsed request has only values within their bounds, and a refusal says which field is wrong, never what
-//! was in it. A form's text is data: a file name is never a path.
+//! Forms: what clients post, parsed once into typed requests.
+//!
+//! It must never know what is done with a request. The invariant: a parsed request has only values within their bounds,
+//! and a refusal says which field is wrong, never what was in it. A form's text is data: a file name is never a path.
 
 use super::media::{self, Gathered, Upload, base_name};
 use crate::config::Limits;

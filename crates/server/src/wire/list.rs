@@ -1,6 +1,7 @@
-//! Runs in lists: another shape than the single run, in two variants, and previews. It must never know which runs
-//! belong in a list, nor their order. The invariant: both variants of the list have the same values; they differ only
-//! in whether a null is written.
+//! Runs in lists: another shape than the single run, in two variants, and previews.
+//!
+//! It must never know which runs belong in a list, nor their order. The invariant: both variants of the list have the
+//! same values; they differ only in whether a null is written.
 
 use super::agent::{Face, Voice, own_run};
 use super::iso;

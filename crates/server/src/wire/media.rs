@@ -1,7 +1,9 @@
 //! Images, audio, videos and files of a request: as uploads, or as Agno's clients write them into fields, JSON arrays
-//! of objects with base64 or an address. It must never open a path or an address. The invariant: media are attached,
-//! with everything stated about them, or the request is refused, naming the wrong field and item; and a media type is
-//! trusted only as far as the content agrees.
+//! of objects with base64 or an address.
+//!
+//! It must never open a path or an address. The invariant: media are attached, with everything stated about them, or
+//! the request is refused, naming the wrong field and item; and a media type is trusted only as far as the content
+//! agrees.
 
 use crate::problem::{FieldProblem, Problem};
 use axum::http::StatusCode;

@@ -1,6 +1,7 @@
-//! One workflow run and one agent or team run as bodies. It must never know where a run comes from. The invariant:
-//! keys, their order and their absence are Agno's; what we add comes last, under names Agno does not use, and its
-//! clients skip it.
+//! One workflow run and one agent or team run as bodies.
+//!
+//! It must never know where a run comes from. The invariant: keys, their order and their absence are Agno's; what we
+//! add comes last, under names Agno does not use, and its clients skip it.
 
 use outlive_core::{
     Media, Message, Metrics, RunInput, RunMetrics, RunOutput, RunStatus, StepOutput, ToolExecution, WorkflowRunOutput,

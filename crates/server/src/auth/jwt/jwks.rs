@@ -27,9 +27,10 @@ const LOOK_PERIOD: Duration = Duration::from_secs(30);
 /// The shortest modulus of an RSA key: 2048 bits.
 const RSA_BYTES_MIN: usize = 256;
 
-/// A file with public keys, for [`super::JwtVerifier::jwks`]. It is checked when a token arrives, at most every 30 s,
-/// and read again when it has changed. While it cannot be read, or has no usable key, the previous keys stay in use and
-/// a warning is logged.
+/// A file with public keys, for [`super::JwtVerifier::jwks`].
+///
+/// It is checked when a token arrives, at most every 30 s, and read again when it has changed. While it cannot be read,
+/// or has no usable key, the previous keys stay in use and a warning is logged.
 pub struct JwksFile {
     path: Arc<Path>,
     algorithms: Arc<[Algorithm]>,

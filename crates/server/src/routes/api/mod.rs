@@ -1,5 +1,6 @@
-//! `/api`: what the dashboard and scripts call. Runs of every kind side by side, read and changed as the caller may. It
-//! adds no rules: the engine decides, and `Caller::engine` ensures that another user's run does not exist for the
+//! `/api`: what the dashboard and scripts call. Runs of every kind side by side, read and changed as the caller may.
+//!
+//! It adds no rules: the engine decides, and `Caller::engine` ensures that another user's run does not exist for the
 //! caller. Errors carry `detail`, `error_code` and `request_id` in the body.
 
 mod audit;
