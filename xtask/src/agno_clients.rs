@@ -18,7 +18,7 @@ const PACKAGES: &[&str] =
     &["agno==3.1.10", "fastapi", "greenlet", "httpx", "pydantic", "python-multipart", "sqlalchemy", "websockets"];
 const SCRIPT: &str = "crates/outlive/tests/agno_clients/check.py";
 
-/// Runs the script against a server of its own.
+/// Runs the script against its own server.
 pub(crate) fn run(cargo: &Cargo) -> Result<(), Problem> {
     drive(cargo, environment(&cargo.root().join("target").join("agno-clients"))?)
 }
@@ -63,7 +63,7 @@ fn serving(app: PathBuf, data: &Path, model_url: &str) -> Result<Command, Proble
     Ok(command)
 }
 
-/// A Python with [`PACKAGES`]; made at first, kept for later.
+/// A Python with [`PACKAGES`]; created the first time, then kept.
 fn environment(folder: &Path) -> Result<PathBuf, Problem> {
     let venv = folder.join("venv");
     let python = venv.join("bin").join("python");
@@ -94,7 +94,7 @@ fn build(cargo: &Cargo, what: &[&str]) -> Result<PathBuf, Problem> {
     executable(&messages).ok_or_else(|| format!("cargo built no program for {}", what.join(" ")))
 }
 
-/// The last program that cargo's messages speak of.
+/// The last program named in cargo's messages.
 fn executable(messages: &str) -> Option<PathBuf> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next_back()
@@ -113,7 +113,7 @@ impl Started {
         let output = started.child.stdout.take().ok_or("its output is piped")?;
         let mut lines = BufReader::new(output).lines().map_while(Result::ok);
         let rest = lines.find_map(|line| line.strip_prefix(beginning).map(str::to_owned));
-        // What it says later is read, or it would wait for a reader.
+        // Keep reading its output, or it would block.
         std::thread::spawn(move || lines.for_each(drop));
         let ended = || format!("{:?} ended before it said `{beginning}`", command.get_program());
         Ok((started, rest.ok_or_else(ended)?))

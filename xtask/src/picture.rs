@@ -19,7 +19,7 @@ const LINE_HEIGHT: usize = 19;
 const COLUMN_WIDTH: f64 = 8.43;
 const MARGIN: usize = 20;
 
-/// A folder for a session of its own; removed when dropped.
+/// A separate folder for a session; removed when dropped.
 pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {

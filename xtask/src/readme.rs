@@ -203,7 +203,7 @@ pub(crate) fn commands(page: &str) -> Vec<&str> {
     found
 }
 
-/// The two commands must stand in the page, the demonstration first.
+/// The page must contain the two commands, the demonstration first.
 pub(crate) fn check(page: &str) -> Vec<Problem> {
     let commands = commands(page);
     let mut problems = Vec::new();

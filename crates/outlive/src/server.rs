@@ -345,7 +345,7 @@ fn is_same_place(one: &str, other: &str) -> bool {
 fn announce(addresses: &[SocketAddr], location: &str) {
     use std::io::Write;
     let urls: Vec<_> = addresses.iter().map(|address| format!("http://{address}")).collect();
-    // Nobody to tell is no reason not to serve.
+    // Serve even if nobody reads this line.
     let _ = writeln!(io::stderr(), "Listening on {}, {location}", urls.join(" and "));
 }
 

@@ -286,7 +286,7 @@ impl Session {
         Ok(())
     }
 
-    /// What a client is asked for, in Agno's words.
+    /// What a client must send, in Agno's words.
     fn credential(&self) -> &'static str {
         if self.state.auth.mode() == "jwt" { "JWT" } else { "bearer token" }
     }

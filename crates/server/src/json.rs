@@ -16,10 +16,10 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::fmt;
 
-/// How deep arrays and objects may stand in each other: as deep as a value may be, in a few levels of a body's own.
+/// How deep arrays and objects may be nested: as deep as a value may be, plus a few levels of the body itself.
 pub const DEPTH_MAX: usize = json::DEPTH_MAX + 8;
 
-/// Levels that are read on the stack of whoever asks.
+/// Levels that are read on the caller's stack.
 const EASY_DEPTH: usize = 64;
 
 /// A body of JSON as a `T`. Refused are: another content type (415), nothing (422), text that is not JSON, is too deep
@@ -103,7 +103,7 @@ fn has_json_type(headers: &HeaderMap) -> bool {
     kind == "application/json" || kind.strip_prefix("application/").is_some_and(|rest| rest.ends_with("+json"))
 }
 
-/// What a text can be refused for beyond JSON's grammar.
+/// Reasons to refuse text beyond JSON's grammar.
 #[derive(Clone, Copy, Debug)]
 enum Flaw {
     Deep,
@@ -146,7 +146,7 @@ fn invalid(code: &'static str, words: &str, line: usize, column: usize) -> Probl
     Problem::new(StatusCode::BAD_REQUEST, code, format!("{words}: line {line} column {column}"))
 }
 
-/// Walks through a value and keeps nothing of it.
+/// Walks through a value without keeping any of it.
 #[derive(Clone, Copy)]
 struct Strict<'a> {
     flaw: &'a Cell<Option<Flaw>>,
@@ -266,7 +266,7 @@ fn place(text: &[u8], at: usize) -> (usize, usize) {
     (before.iter().filter(|byte| **byte == b'\n').count() + 1, at - line_start + 1)
 }
 
-/// JSON that is not what was asked for. What stood there is not repeated.
+/// JSON that does not fit the expected type. Its content is not repeated.
 fn misfit(path: &Path, error: &serde_json::Error) -> Problem {
     if error.classify() != Category::Data {
         return invalid("json_invalid", "JSON is not valid", error.line(), error.column());

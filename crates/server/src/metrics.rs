@@ -79,12 +79,12 @@ impl Drop for Subscriber {
     }
 }
 
-/// What is asked for each time the numbers are.
+/// What is read each time the metrics are requested.
 #[derive(Debug)]
 pub(crate) struct Seen {
-    /// What the engine has done.
+    /// The engine's counters.
     pub(crate) stats: Stats,
-    /// How the store does.
+    /// The store's health.
     pub(crate) health: Health,
     /// The runs in the store, unless they could not be counted.
     pub(crate) unfinished: Option<Unfinished>,
@@ -136,7 +136,7 @@ impl Metrics {
         self.answers[row][class].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Something was refused with this code; other codes are not counted.
+    /// Counts a refusal with this code; other codes are not counted.
     pub(crate) fn refused(&self, code: &str) {
         if let Some(reason) = SHED.iter().position(|known| *known == code) {
             self.shed[reason].fetch_add(1, Ordering::Relaxed);
@@ -329,7 +329,7 @@ impl Page {
     }
 }
 
-/// What the system says of this process.
+/// What the system reports about this process.
 struct Process {
     resident_bytes: u64,
     descriptors: u64,

@@ -1,21 +1,21 @@
 //! What a client may call things: ids of runs and sessions, names of sessions, users, idempotency keys.
 //!
-//! It knows no thing of any name. The invariant: an id or a key that passes can stand in a path, in a header and in a line
-//! of a log as it is; what a credential names as its user obeys the same rule as what a request names.
+//! It knows nothing of what the names refer to. The invariant: an id or a key that passes can appear unchanged in a
+//! path, a header and a log line; a credential's user obeys the same rule as a request's.
 
 use crate::problem::{FieldProblem, Problem};
 use outlive_core::ID_LEN_MAX;
 
 /// Longest id of a user, in bytes.
 const USER_BYTES_MAX: usize = 256;
-/// Begins of user ids that the server keeps for itself and for its service accounts.
+/// Prefixes of user ids that are reserved for the server and its service accounts.
 const RESERVED_USERS: [&str; 2] = ["sa:", "__"];
 /// Longest idempotency key, in bytes.
 const KEY_BYTES_MAX: usize = 255;
 /// Longest name of a session, in bytes.
 const SESSION_NAME_BYTES_MAX: usize = 1024;
 
-/// 422 that names every field with an id that is none.
+/// 422 that names every field with an invalid id.
 pub(crate) fn ids(fields: &[(&'static str, Option<&str>)]) -> Result<(), Problem> {
     let wrong = fields.iter().filter(|(_, id)| id.is_some_and(|id| !is_id(id))).map(|(name, _)| FieldProblem {
         kind: "string_pattern_mismatch",
@@ -31,7 +31,7 @@ fn is_id(id: &str) -> bool {
     (1..=ID_LEN_MAX).contains(&id.len()) && id.bytes().all(is_sign)
 }
 
-/// 422 for what is no user.
+/// 422 for an invalid user id.
 pub(crate) fn user(id: &str) -> Result<&str, Problem> {
     let bad = || {
         let msg = format!("Input should be a user's id: at most {USER_BYTES_MAX} bytes, no control characters");
@@ -47,7 +47,7 @@ pub(crate) fn is_user(id: &str) -> bool {
     !id.is_empty() && id.trim() == id && is_plain && !is_reserved
 }
 
-/// 422, which says where the key came from, for what is no idempotency key.
+/// 422 for an invalid idempotency key, saying where it came from.
 pub(crate) fn idempotency_key(key: &str, place: &str, field: &str) -> Result<String, Problem> {
     let is_key = (1..=KEY_BYTES_MAX).contains(&key.len()) && key.bytes().all(|byte| (b' '..=b'~').contains(&byte));
     let bad = || {
@@ -57,7 +57,7 @@ pub(crate) fn idempotency_key(key: &str, place: &str, field: &str) -> Result<Str
     if is_key { Ok(key.to_owned()) } else { Err(bad()) }
 }
 
-/// 422 for what is too long to be shown in a list.
+/// 422 for a name too long to be shown in a list.
 pub(crate) fn session_name(name: &str) -> Result<&str, Problem> {
     if name.len() <= SESSION_NAME_BYTES_MAX {
         return Ok(name);

@@ -21,9 +21,9 @@ use std::sync::Arc;
 pub enum Kind {
     /// A workflow.
     Workflow,
-    /// An agent of its own.
+    /// An agent served alone.
     Agent,
-    /// A team of its own.
+    /// A team served alone.
     Team,
 }
 
@@ -114,7 +114,7 @@ pub(crate) struct State {
     pub(crate) presentation: Presentation,
     pub(crate) limits: Limits,
     pub(crate) streams: Arc<Streams>,
-    /// Other machines are served and nobody is asked for a credential.
+    /// Other machines are served and no credential is required.
     pub(crate) is_open_to_all: bool,
     /// Absent: no run may name an address.
     pub(crate) webhooks: Option<Arc<Webhooks>>,

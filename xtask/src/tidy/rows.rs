@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 const PAGE: &str = "docs/bad-inputs.md";
 /// What the name of such a test begins with; the row's id follows.
 const PREFIX: &str = "bad_";
-/// How a row without tests begins to say why.
+/// How a row without tests starts its reason.
 const REASON: &str = "does not apply: ";
 
 /// Rows without tests, names without tests, tests without rows.

@@ -39,7 +39,7 @@ pub(super) fn no_unsafe(files: &[File]) -> Vec<Problem> {
     problems
 }
 
-/// Whether the word stands in the line's code, before any comment and outside of quotes.
+/// Whether the word is in the line's code, before any comment and outside quotes.
 fn has_unsafe(line: &str) -> bool {
     let code = line.split("//").next().unwrap_or_default();
     let outside_quotes: String = code.split('"').step_by(2).collect();

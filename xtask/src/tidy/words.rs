@@ -9,7 +9,7 @@ use crate::Problem;
 struct Word {
     text: &'static str,
     why: &'static str,
-    /// Whether the word must stand at the beginning of something: the same letters inside a longer path are somebody else's.
+    /// Whether the word must be at the start of a path: inside a longer path the same letters mean something else.
     is_path: bool,
 }
 

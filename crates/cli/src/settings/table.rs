@@ -151,7 +151,7 @@ mod tests {
         ] {
             assert!(names.len() > 5, "{names:?}");
             for name in names {
-                // Whether to execute stands without a heading, and a secret is no setting.
+                // `execute` has no heading, and a secret is not a setting.
                 let is_elsewhere = matches!(name.as_str(), "execute" | "secrets");
                 let is_there = is_elsewhere || find(&format!("{heading}.{name}")).is_some();
                 assert!(is_there, "{heading}.{name} is no setting");

@@ -226,7 +226,7 @@ fn has_credential(query: &str) -> bool {
     })
 }
 
-/// A lost note is no reason to refuse the holder.
+/// Failing to record it is not a reason to refuse the holder.
 async fn note_use(keys: &dyn KeyStore, record: &KeyRecord, now: Timestamp) {
     if record.last_used_at.is_some_and(|last| now.since(last) < USED_PERIOD) {
         return;

@@ -39,7 +39,7 @@ fn pass(guard: axum::extract::State<Guard>, request: Request, next: Next) -> Box
             Ok(()) => next.run(Request::from_parts(parts, body)).await,
             Err(problem) => problem.into_response(),
         };
-        // Whoever looks at refusals further out wants to know whose it was.
+        // The audit layer further out needs to know whose refusal it was.
         if let Some(caller) = caller.filter(|_| response.status() == StatusCode::FORBIDDEN) {
             response.extensions_mut().insert(caller);
         }
@@ -66,7 +66,7 @@ impl Guard {
     }
 }
 
-/// The address of whoever sent it, as the door found out.
+/// The sender's address, as determined when the connection was accepted.
 fn peer(parts: &Parts) -> IpAddr {
     let info = parts.extensions.get::<ConnectInfo<SocketAddr>>();
     info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| info.0.ip())

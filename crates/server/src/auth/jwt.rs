@@ -245,7 +245,7 @@ fn whole(seconds: f64) -> i64 {
     seconds as i64
 }
 
-/// The user id. Without one there is no user, and nothing to keep apart from others.
+/// The user id. Without one there is no user whose data could be kept apart.
 fn subject(claims: &Map<String, Value>) -> Result<Arc<str>, AuthError> {
     let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
     if !names::is_user(subject) {

@@ -31,10 +31,10 @@ impl Default for Hosts {
 }
 
 impl Hosts {
-    /// These names beside those of the loopback interface. IPv6 addresses stand in brackets.
+    /// These names, besides those of the loopback interface. IPv6 addresses are in brackets.
     ///
     /// # Errors
-    /// [`InvalidHost`] names the first that is none.
+    /// [`InvalidHost`] names the first invalid one.
     pub fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, InvalidHost> {
         let checked = |name: &str| match name_of(name) {
             Some(bare) if bare.len() == name.len() => Ok(bare.to_ascii_lowercase()),
@@ -48,7 +48,7 @@ impl Hosts {
         let malformed = || Problem::new(StatusCode::BAD_REQUEST, "host_invalid", "Invalid host header");
         let host = single(parts, &header::HOST).map_err(|()| malformed())?.ok_or_else(malformed)?;
         let host = host.to_str().map_err(|_| malformed())?;
-        // A target in absolute form names a host of its own, and it is that one which counts for others.
+        // A target in absolute form names a host itself, and other servers go by that one.
         let target = parts.uri.authority().map(|authority| authority.as_str());
         for authority in [Some(host), target].into_iter().flatten() {
             let name = name_of(authority).ok_or_else(malformed)?;

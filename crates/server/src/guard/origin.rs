@@ -28,7 +28,7 @@ impl Origins {
     /// Exactly these, as browsers write them: `https://runs.example`. There is no wildcard.
     ///
     /// # Errors
-    /// [`InvalidOrigin`] names the first that is none.
+    /// [`InvalidOrigin`] names the first invalid one.
     pub fn new<'a>(origins: impl IntoIterator<Item = &'a str>) -> Result<Self, InvalidOrigin> {
         let checked = |origin: &str| normal(origin).ok_or_else(|| InvalidOrigin(origin.to_owned()));
         origins.into_iter().map(checked).collect::<Result<_, _>>().map(Self)

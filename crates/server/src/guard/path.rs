@@ -5,7 +5,7 @@ use crate::problem::Problem;
 use crate::urlencoded;
 use axum::http::StatusCode;
 
-/// 400 for a path with more than one reading, or for a query with what is no text.
+/// 400 for an ambiguous path, or for a query that is not text.
 pub(super) fn admit(path: &str, query: &str) -> Result<(), Problem> {
     if is_plain(path) && urlencoded::pairs(query.as_bytes()).is_ok() {
         return Ok(());
@@ -30,7 +30,7 @@ fn is_plain_segment(segment: &str) -> bool {
     !matches!(text.as_str(), "." | "..") && !text.contains(|one: char| one.is_control() || "/\\;".contains(one))
 }
 
-/// The bytes, or none for an escape that is none.
+/// The decoded bytes, or `None` for an invalid escape.
 fn decoded(segment: &str) -> Option<Vec<u8>> {
     let mut rest = segment.as_bytes();
     let mut bytes = Vec::with_capacity(segment.len());

@@ -52,7 +52,7 @@ impl Proxies {
     /// Exactly these addresses and networks.
     ///
     /// # Errors
-    /// [`InvalidProxy`] names the first that is none.
+    /// [`InvalidProxy`] names the first invalid one.
     pub fn new<'a>(trusted: impl IntoIterator<Item = &'a str>, header: ProxyHeader) -> Result<Self, InvalidProxy> {
         let network = |text: &str| Network::parse(text).ok_or_else(|| InvalidProxy(text.to_owned()));
         Ok(Self { trusted: trusted.into_iter().map(network).collect::<Result<_, _>>()?, header })

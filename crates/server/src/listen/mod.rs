@@ -48,7 +48,7 @@ use tokio::task::{JoinError, JoinSet};
 use tower::ServiceExt;
 use turn::Turns;
 
-/// How long nothing is accepted after the system refused to hand out a connection, usually for want of descriptors.
+/// How long to pause accepting after the system refused a connection, usually for lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// What hyper may hold of one connection's input, at least.
 const BUFFER_BYTES_MIN: usize = 64 << 10;
@@ -80,7 +80,7 @@ impl Ending {
     }
 }
 
-/// Is told of every connection that is refused.
+/// Learns of every refused connection.
 pub type OnRefusal = Arc<dyn Fn() + Send + Sync>;
 
 /// Serves `router` on all listeners until `shutdown`, and then until the requests in flight are answered or
@@ -258,7 +258,7 @@ impl Door {
     }
 }
 
-/// Hands each request to the router, and keeps `turns` told of whose turn it is.
+/// Hands each request to the router, and keeps `turns` informed of whose turn it is.
 fn answering(
     router: Router,
     admission: Admission,
@@ -289,7 +289,7 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// Says why, as far as that needs no waiting, and closes.
+/// Sends the reason if that needs no waiting, and closes.
 fn refuse(stream: &TcpStream) {
     let _ = stream.try_write(BUSY);
     tracing::debug!("an address has too many connections; closed one");

@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// How long the peer may go on sending after the last answer. Closing while it does would take the answer from it.
+/// How long the peer may keep sending after the last answer. Closing while it does would lose the answer.
 const LINGER_PERIOD: Duration = Duration::from_secs(3);
 /// How much of that is read at once.
 const LINGER_BYTES: usize = 4 << 10;

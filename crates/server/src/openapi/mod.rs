@@ -195,7 +195,7 @@ fn add<T: JsonSchema>(generator: &mut SchemaGenerator) {
     let _ = generator.subschema_for::<T>();
 }
 
-/// Of bodies that have Agno's shape, as far as a client may rely on it; and of errors.
+/// Schemas of bodies in Agno's shape, as far as clients may rely on them, and of errors.
 fn written_by_hand() -> [(String, Value); 4] {
     let text = || json!({ "type": "string" });
     let detail = json!({

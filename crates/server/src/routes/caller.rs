@@ -1,4 +1,4 @@
-//! Who asks, and what of.
+//! Who is calling, and what they may see.
 
 use crate::audit::Visit;
 use crate::auth::{Access, AuthErrorKind, Principal};
@@ -37,7 +37,7 @@ impl Caller {
     pub(crate) fn may(&self, workflow_id: &DefinitionId, action: &str) -> bool {
         match self.state.component_of(workflow_id) {
             Some(component) => self.principal.may(component.kind.plural(), &component.id, action),
-            // What is no longer served has left its runs behind.
+            // A component that is no longer served may have left runs behind.
             None => self.principal.may(Kind::Workflow.plural(), workflow_id.as_str(), action),
         }
     }

@@ -1,4 +1,4 @@
-//! What is served: the server itself, workflows, agents and teams, as far as the caller may see them.
+//! What is served: the server itself, and the workflows, agents and teams that the caller may see.
 
 use super::Table;
 use super::caller::Caller;

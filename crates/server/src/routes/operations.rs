@@ -24,7 +24,7 @@ pub(super) fn routes() -> Table {
 
 async fn metrics(caller: Caller) -> Response {
     let state = &caller.state;
-    // A store that does not answer is no reason to hide the numbers that tell why.
+    // A store that does not answer must not hide the metrics that show why.
     let unfinished =
         unfinished(&state.engine).await.inspect_err(|error| tracing::warn!(%error, "the runs could not be counted"));
     let seen = Seen {

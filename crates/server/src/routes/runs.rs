@@ -126,7 +126,7 @@ impl Start {
 /// Accepts a run for a caller. When this returns, the run is on stable storage.
 ///
 /// # Errors
-/// What a client is told when there is no such component or session, the input does not fit, or the engine refuses.
+/// When there is no such component or session, the input does not fit, or the engine refuses.
 pub(crate) async fn start(caller: &Caller, kind: Kind, id: &str, start: Start) -> Result<Started, Problem> {
     let component = caller.state.component(kind, id)?;
     names::ids(&[("run_id", start.run_id.as_deref()), ("session_id", start.session_id.as_deref())])?;
@@ -320,7 +320,7 @@ fn missing() -> Problem {
     Problem::not_found("Run not found")
 }
 
-/// The run, if it is there for whom the engine speaks.
+/// The run, if it exists for the caller of this engine.
 pub(super) async fn find(engine: &Engine, run_id: &str) -> Result<Run, Problem> {
     let run_id = RunId::parse(run_id).map_err(|_| missing())?;
     engine.record(&run_id).await?.ok_or_else(missing)

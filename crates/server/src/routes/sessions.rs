@@ -409,7 +409,7 @@ async fn delete_many(
     remove(&caller, body.session_ids, query.is_forced()?).await
 }
 
-/// Deletes what is there; what is not there needs no deleting.
+/// Deletes the sessions that exist and ignores the others.
 async fn remove(caller: &Caller, ids: Vec<String>, force: bool) -> Result<StatusCode, Problem> {
     let ids: Vec<_> = ids.iter().filter_map(|id| SessionId::parse(id).ok()).collect();
     let (asked, named) = (ids.len() as u64, named(&ids));

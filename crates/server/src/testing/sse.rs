@@ -18,7 +18,7 @@ pub fn parse_sse(text: &str) -> Vec<SseEvent> {
     let mut data: Vec<&str> = Vec::new();
     let unified = text.replace("\r\n", "\n").replace('\r', "\n");
     let mut lines: Vec<&str> = unified.split('\n').collect();
-    // What stands behind the last line end is no line yet.
+    // What follows the last line end is not a line yet.
     lines.pop();
     for line in lines {
         if line.is_empty() {

@@ -1,8 +1,8 @@
 //! The sender: claims due hooks and posts their runs' new events.
 //!
-//! Like recovery it is a standing condition: whatever is due and held by nobody is taken, whoever accepted it and however
-//! long ago. It reads the log as any reader does and can slow no run. While no hook is open it costs one small read a
-//! second; on a server without a webhook secret there is no sender.
+//! Like recovery it is a standing condition: any due hook that nobody holds is claimed, whichever process accepted it
+//! and however long ago. It reads the log as any reader does and can slow no run. While no hook is open it costs one
+//! small read a second; on a server without a webhook secret there is no sender.
 
 use super::{DeliverError, Webhooks};
 use crate::wire::frame::Frame;
@@ -81,7 +81,7 @@ impl Sender {
         let _ = timeout(DRAIN_PERIOD, drained).await;
     }
 
-    /// Begins with what is due, as far as there is room.
+    /// Starts due hooks, up to the limit.
     async fn look(&self, sending: &mut JoinSet<()>) -> Look {
         let room = SENDING_MAX.saturating_sub(sending.len());
         let due = match self.engine.due_hooks(u32::try_from(room).unwrap_or(0)).await {

@@ -53,7 +53,7 @@ pub trait Deliver: Send + Sync + 'static {
     /// What is wrong with it, in words for the person who gave the address.
     fn check(&self, url: &str) -> Result<(), String>;
 
-    /// Posts `body`, JSON, with these headers beside those every request has, and gives back the answer's status.
+    /// Posts `body`, JSON, with these headers in addition to every request's, and returns the answer's status.
     ///
     /// # Cancel safety
     /// After a drop the message may or may not have arrived.
@@ -95,7 +95,7 @@ impl Webhooks {
 }
 
 impl Ask {
-    /// The hook for a run; none when none is asked for. `webhooks` is absent on a server that sends none.
+    /// The hook for a run; `None` when none is requested. `webhooks` is absent on a server that sends none.
     ///
     /// # Errors
     /// 422 that names the field and the remedy.

@@ -1,4 +1,4 @@
-//! An agent or a team of its own, seen through the workflow of one step that it runs as.
+//! An agent or a team served alone, seen through the one-step workflow that it runs as.
 //!
 //! Clients of `/agents` and `/teams` see the run of the agent or team alone: under the id of the workflow run, because
 //! that is the id by which it is found again, and without anything that speaks of the workflow. It must never know where
@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 /// The events every such run's log begins with and no client sees: `WorkflowStarted`, `StepStarted`.
 const HIDDEN: u64 = 2;
 
-/// What stands in the one step.
+/// What the one step runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Voice {
     /// An agent.
@@ -161,7 +161,7 @@ impl View {
         Origin { session_id, run_id, agent_id, agent_name, team_id, team_name, parent_run_id, ..Origin::default() }
     }
 
-    /// An end that the workflow alone told of, in the agent's words.
+    /// An end that only the workflow reported, in the agent's words.
     fn ending(&self, event: &RunEvent, name: &str, key: &str, text: &str) -> Frame {
         let error_type = match &event.kind {
             EventKind::WorkflowError { error_type, .. } => error_type.as_deref(),

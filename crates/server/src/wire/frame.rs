@@ -94,7 +94,7 @@ impl Frame {
     }
 }
 
-/// Whether an event belongs into a workflow's stream that asked for `stream_events=false`: the run's own beginning and
+/// Whether an event belongs in a workflow's stream that requested `stream_events=false`: the run's own beginning and
 /// end, and the outputs of its function steps.
 pub fn is_milestone(kind: &EventKind) -> bool {
     matches!(

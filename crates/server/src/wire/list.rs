@@ -61,7 +61,7 @@ pub fn workflow_run(run: &WorkflowRunOutput, nulls: Nulls) -> Value {
     with(nulls, body)
 }
 
-/// The run of an agent or team of its own in a list.
+/// The run of an agent or team served alone, in a list.
 pub fn agent_run(run: &WorkflowRunOutput, face: &Face, nulls: Nulls) -> Value {
     let own = own_run(run);
     let own = own.as_ref();
@@ -109,7 +109,7 @@ pub fn agent_run(run: &WorkflowRunOutput, face: &Face, nulls: Nulls) -> Value {
     with(nulls, body)
 }
 
-/// A run in a few words. `face` for the runs of an agent or team of its own.
+/// A run's summary. `face` for the runs of an agent or team served alone.
 pub fn preview(run: &WorkflowRunOutput, face: Option<&Face>) -> Value {
     let (key, id) = face.map_or(("workflow_id", run.workflow_id.as_str()), |face| (face.id_key(), &face.id));
     let mut body = json!({

@@ -223,7 +223,7 @@ fn media(class: Class, mut item: Map<String, Value>) -> Result<Media, Wrong> {
     let claimed = claimed.as_deref().unwrap_or(UNKNOWN_TYPE);
     let found = sniff(&content);
     let found_class = found.map_or(Class::File, Class::of_type);
-    // What has no first bytes of its own is what it is said to be.
+    // A type without recognisable first bytes is taken as stated.
     let is_bare = class == Class::Audio && found.is_none() && is_raw_sound(claimed);
     let is_as_said = found_class.may_be(class) && found_class.may_be(Class::of_type(claimed));
     if !is_bare && !is_as_said {
@@ -312,7 +312,7 @@ fn address(url: String) -> Result<String, Wrong> {
     Err(Wrong::new("url", "url_scheme", msg))
 }
 
-/// The media type to go on with: the one that the first bytes show; a closer one that fits them; a plain one for text.
+/// The media type to use: the one that the first bytes show; a more specific one that fits them; a plain one for text.
 fn media_type<'a>(found: Option<&'static str>, claimed: &'a str, content: &[u8]) -> &'a str {
     match found {
         Some("application/zip") if claimed.starts_with("application/vnd.openxmlformats-officedocument.") => claimed,
@@ -332,7 +332,7 @@ fn is_plain_type(media_type: &str) -> bool {
     matches!(media_type, "text/plain" | "text/csv" | "text/markdown" | "application/json")
 }
 
-/// The container of older office documents. It has no type of its own.
+/// The container of older office documents, which has no specific type.
 const OLE: &str = "application/x-ole-storage";
 
 fn is_office(media_type: &str) -> bool {

@@ -153,7 +153,7 @@ fn parse(text: &str, algorithms: &[Algorithm]) -> Result<Arc<[JwtKey]>, String> 
     // Without the parser's words, which may repeat what stands there.
     let set: KeySet = serde_json::from_str(text)
         .map_err(|error| format!("it is not a JSON Web Key Set (line {}, column {})", error.line(), error.column()))?;
-    // What is not understood is to be ignored, says the RFC.
+    // The RFC says to ignore what is not understood.
     let known = set.keys.into_iter().filter_map(|key| serde_json::from_value::<Jwk>(key).ok());
     let keys: Arc<[JwtKey]> = known.flat_map(|key| usable(&key, algorithms)).collect();
     if keys.is_empty() { Err("it has no key for the accepted algorithms".to_owned()) } else { Ok(keys) }

@@ -1,4 +1,4 @@
-//! The audit log, for whoever may read it.
+//! The audit log, for callers who may read it.
 
 use super::shape::AuditList;
 use crate::audit::AuditLine;

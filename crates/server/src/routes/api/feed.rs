@@ -49,7 +49,7 @@ pub(super) enum News {
     Reset,
 }
 
-/// Whoever follows. The task ends with the last.
+/// The followers. The task ends with the last one.
 pub(super) struct Follower {
     _feed: Arc<Feed>,
     pub(super) news: broadcast::Receiver<News>,

@@ -40,7 +40,7 @@ impl Payload {
     }
 }
 
-/// What part of the payload is asked for.
+/// Which part of the payload is requested.
 #[derive(Debug, PartialEq, Eq)]
 enum Part {
     Whole,
@@ -48,7 +48,7 @@ enum Part {
     Nothing,
 }
 
-/// The payload, the part of it that is asked for, or that it has not changed.
+/// The payload, the requested part of it, or the answer that it has not changed.
 ///
 /// # Errors
 /// 416 when the range lies beyond its end.

@@ -25,7 +25,7 @@ const LIMIT: u64 = 100;
 const LIMIT_MAX: u64 = 1000;
 /// Where inputs and outputs have to be read, of which each may be long.
 const PREVIEW_MAX: u64 = 100;
-/// Longest reason for a cancel: it stands in the log, in an event.
+/// Longest reason for a cancel, which is stored in an event in the log.
 const REASON_CHARS_MAX: usize = 1000;
 
 /// The query of a list. Texts, so that what is wrong with one can be said by its name.

@@ -223,7 +223,7 @@ impl RunLine {
         }
     }
 
-    /// With the begin of input and error, which `run` must carry.
+    /// With the beginning of input and error, which `run` must carry.
     pub(super) fn with_preview(run: &Run, waiting: Option<&Waiting>) -> Self {
         let mut line = Self::new(run, waiting);
         let input = readable(run.read_input(), &mut line.unreadable).flatten();
