@@ -51,7 +51,7 @@ const EVENTS_QUERY: &[Field] = &[
 ];
 const OUTPUT_QUERY: &[Field] = &[field("format", "string", false, "json (default), md or text")];
 const WAIT_QUERY: &[Field] =
-    &[field("wait", "string", false, "Wait for the run's end, at most this long: 30s, 500ms; at most a minute")];
+    &[field("wait", "string", false, "Wait for the run's end, at most this long: 30s, 500ms; up to a minute")];
 const STREAM_QUERY: &[Field] = &[field(
     "after",
     "integer",
