@@ -155,9 +155,10 @@ impl Serve {
 /// Why the process ends after its engine has stopped by itself.
 pub(super) fn stopped(engine: &Engine, global: &Global) -> Problem {
     let reason = engine.failure().unwrap_or_else(|| "the database failed".into());
+    let hint = format!("see also: {}", global.command("doctor"));
     // A path may contain something secret.
-    let reason = engine.redactor().text(&reason).into_owned();
-    Problem::new(Exit::Other, "engine_stopped", reason).hint(format!("see also: {}", global.command("doctor")))
+    let [reason, hint] = [&*reason, &hint].map(|text| engine.redactor().text(text).into_owned());
+    Problem::new(Exit::Other, "engine_stopped", reason).hint(hint)
 }
 
 /// The proxies in front of the server.

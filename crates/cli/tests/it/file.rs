@@ -55,7 +55,7 @@ fn a_copy_can_be_looked_at_and_is_served_once_it_is_adopted() {
         made.stdout
     );
     let again = place.run(&["backup", "copy.db", "--db", "a.db", "--json"]).exits(5).error();
-    assert!(again["message"].as_str().unwrap().contains("nothing is overwritten"), "{again}");
+    assert!(again["message"].as_str().unwrap().contains("is not overwritten"), "{again}");
     let json = place.run(&["backup", "second.db", "--db", "a.db", "--json"]).exits(0).json();
     assert_eq!((&json["file"], &json["runs"]), (&"second.db".into(), &1.into()));
 

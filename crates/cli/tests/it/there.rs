@@ -132,7 +132,7 @@ fn verbs_of_this_machine_refuse_a_server_and_ignore_the_setting() {
     let place = Place::new();
     for verb in [&["demo"][..], &["serve"], &["worker"], &["keys", "ls"]] {
         let done = place.run(&[verb, &["--server", "http://127.0.0.1:9"]].concat()).exits(2);
-        assert!(done.stderr.contains("works on this machine"), "{}", done.stderr);
+        assert!(done.stderr.contains("works only on this machine"), "{}", done.stderr);
     }
     let mut command = place.command(&["keys", "ls"]);
     command.env("OUTLIVE_SERVER", "http://127.0.0.1:9");

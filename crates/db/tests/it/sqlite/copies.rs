@@ -113,7 +113,7 @@ async fn a_copy_overwrites_nothing_and_leaves_nothing_behind() {
     for name in ["notes.txt", "link", "a.db"] {
         let error = db.backup(directory.path().join(name), AT).await.unwrap_err();
         assert_eq!(error.kind(), DbErrorKind::Conflict, "{error}");
-        assert!(error.to_string().contains("nothing is overwritten"), "{error}");
+        assert!(error.to_string().contains("is not overwritten"), "{error}");
     }
     let error = db.backup(directory.path().join("no/such/copy.db"), AT).await.unwrap_err();
     assert!(error.to_string().contains("copy.db"), "{error}");
