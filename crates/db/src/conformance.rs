@@ -24,10 +24,11 @@
 //! ```
 
 use outlive_core::port::{
-    AUDIT_LIMIT, Accepted, Access, AuditFilter, AuditKind, AuditPage, AuditRecord, BoxFuture, CancelIntent, Cancelled,
-    Claim, Claimed, Commit, Db, DbError, DbErrorKind, Delivery, DeliveryOutcome, DueHooks, Failing, Hook, HookEvents,
-    HookMove, HookState, Lease, LivingWorker, NewHook, NewRun, NewSession, News, Order, Release, Run, RunFilter,
-    RunPatch, Session, SessionFilter, SessionKind, SessionPatch, SessionPolicy, SessionSort, Unfinished,
+    AUDIT_LIMIT, Accepted, Access, AuditFilter, AuditKind, AuditPage, AuditRecord, BoxFuture, COUNT_MAX, CancelIntent,
+    Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Delivery, DeliveryOutcome, DueHooks, Failing, Hook,
+    HookEvents, HookMove, HookState, Lease, LivingWorker, NewHook, NewRun, NewSession, News, Order, Release, Run,
+    RunCounts, RunFilter, RunPatch, Session, SessionFilter, SessionKind, SessionPatch, SessionPolicy, SessionSort,
+    Unfinished,
 };
 use outlive_core::{DefinitionId, Page, RunId, RunInfo, RunStatus, SessionId, Timestamp, WorkerId};
 use serde_json::{Map, Value, json};
@@ -159,6 +160,10 @@ pub fn cases() -> Vec<Case> {
         a_list_has_inputs_and_outputs_on_request,
         a_list_is_limited_to_a_time,
         a_list_counts_by_status_on_request,
+        counts_follow_every_change,
+        counts_of_sessions_follow_every_change,
+        lists_and_counts_agree_whatever_happens,
+        what_no_counts_are_kept_of_is_counted_up_to_a_limit,
         someone_elses_run_is_not_there,
         a_run_is_accepted_only_among_ones_own,
         someone_elses_key_is_a_conflict_that_tells_nothing,
@@ -1813,7 +1818,9 @@ async fn a_list_counts_by_status_on_request(Stores { one: db, .. }: Stores) {
     let all = RunFilter { with_counts: true, ..RunFilter::default() };
     let counts = async |access: Access, filter: RunFilter| {
         let page = db.runs(access, filter).await.expect("runs are listed");
-        page.counts.expect("they were asked for")
+        let counts = page.counts.expect("they were asked for");
+        assert!(counts.is_exact, "there are few");
+        counts.by_status
     };
     let (pending, error, cancelled) = (RunStatus::Pending, RunStatus::Error, RunStatus::Cancelled);
     let whole = [(pending, 1), (cancelled, 1), (error, 2)];
@@ -1831,6 +1838,307 @@ async fn a_list_counts_by_status_on_request(Stores { one: db, .. }: Stores) {
     assert_eq!(counts(Access::All, later).await, []);
     let unasked = db.runs(Access::All, RunFilter::default()).await.expect("runs are listed");
     assert_eq!(unasked.counts, None);
+}
+
+/// The counts of a list, by the number of each status in the order of [`RunStatus::ALL`].
+async fn counted(db: &dyn Db, access: Access, filter: RunFilter) -> [u64; RunStatus::ALL.len()] {
+    let page = db.runs(access, RunFilter { with_counts: true, ..filter }).await.expect("runs are listed");
+    let RunCounts { by_status, is_exact } = page.counts.expect("they were asked for");
+    assert!(is_exact, "there are few");
+    assert!(by_status.iter().all(|(_, count)| *count > 0), "{by_status:?}");
+    RunStatus::ALL.map(|status| by_status.iter().find(|(one, _)| *one == status).map_or(0, |(_, count)| *count))
+}
+
+async fn counts_follow_every_change(Stores { one: db, other, .. }: Stores) {
+    register(&*db, "w1").await;
+    let counts = async |access: Access| counted(&*other, access, RunFilter::default()).await;
+    let (all, ada) = (|| Access::All, || user("ada"));
+    let hers = |id: &str, session: &str, policy| {
+        let mut run = of_user(id, session, "ada");
+        run.policy = policy;
+        run
+    };
+    let lease = start(&*db, hers("r1", "s", SessionPolicy::Queue), "w1").await;
+    accept(&*db, NewRun { idempotency_key: Some(Arc::from("key")), ..hers("r2", "s", SessionPolicy::Queue) }).await;
+    accept(&*db, new_run("r3")).await;
+    assert_eq!((counts(all()).await, counts(ada()).await), ([3, 0, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0]));
+
+    // What is refused, or was done before, is not counted.
+    let again = NewRun { idempotency_key: Some(Arc::from("key")), ..hers("r4", "s", SessionPolicy::Queue) };
+    assert!(matches!(db.create_run(ada(), again, None).await, Ok(Accepted::Existing(_))));
+    let busy = db.create_run(ada(), hers("r4", "s", SessionPolicy::Reject), None).await;
+    expect_kind(busy, DbErrorKind::SessionBusy);
+    expect_kind(db.commit(becoming(&lease, RunStatus::Completed)).await, DbErrorKind::IllegalStatus);
+    let stale = Lease { epoch: 7, ..lease.clone() };
+    expect_kind(db.commit(becoming(&stale, RunStatus::Running)).await, DbErrorKind::Fenced);
+    assert_eq!(counts(ada()).await, [2, 0, 0, 0, 0, 0]);
+
+    // One run through its life.
+    for (status, expected) in [
+        (RunStatus::Running, [1, 1, 0, 0, 0, 0]),
+        (RunStatus::Paused, [1, 0, 1, 0, 0, 0]),
+        (RunStatus::Running, [1, 1, 0, 0, 0, 0]),
+        (RunStatus::Running, [1, 1, 0, 0, 0, 0]),
+        (RunStatus::Completed, [1, 0, 0, 1, 0, 0]),
+    ] {
+        commit(&*db, becoming(&lease, status)).await;
+        assert_eq!(counts(ada()).await, expected);
+    }
+    // A request to cancel is no status yet.
+    db.request_cancel(ada(), run_id("r2"), intent("enough")).await.expect("it is hers");
+    assert_eq!(counts(ada()).await, [1, 0, 0, 1, 0, 0]);
+    let claimed = claim(&*db, claim_of("w1", second(2))).await;
+    assert_eq!(ids(&claimed), ["r2", "r3"]);
+    for (_, lease) in &claimed.runs {
+        commit(&*db, becoming(lease, RunStatus::Cancelled)).await;
+    }
+    assert_eq!((counts(all()).await, counts(ada()).await), ([0, 0, 0, 1, 2, 0], [0, 0, 0, 1, 1, 0]));
+
+    let lease = start(&*db, hers("r5", "s2", SessionPolicy::Queue), "w1").await;
+    commit(&*db, becoming(&lease, RunStatus::Error)).await;
+    accept(&*db, hers("r6", "s2", SessionPolicy::Queue)).await;
+    assert_eq!(counts(ada()).await, [1, 0, 0, 1, 1, 1]);
+    let delete = async |access, id, force| db.delete_sessions(access, vec![session_id(id)], force).await;
+    expect_kind(delete(ada(), "s2", false).await, DbErrorKind::SessionBusy);
+    assert_eq!(delete(user("bob"), "s2", true).await.expect("there is no such session for him"), 0);
+    assert_eq!(counts(ada()).await, [1, 0, 0, 1, 1, 1]);
+    delete(ada(), "s2", true).await.expect("it is hers");
+    assert_eq!((counts(all()).await, counts(ada()).await), ([0, 0, 0, 1, 2, 0], [0, 0, 0, 1, 1, 0]));
+    expect_kind(db.commit(becoming(&lease, RunStatus::Error)).await, DbErrorKind::NotFound);
+    delete(ada(), "s", false).await.expect("nothing in it is unfinished");
+    assert_eq!((counts(all()).await, counts(ada()).await), ([0, 0, 0, 0, 1, 0], [0; 6]));
+    let of_both = RunFilter { user_id: Some(Arc::from("bob")), ..RunFilter::default() };
+    assert_eq!(counted(&*db, ada(), of_both).await, [0; 6], "nobody is ada and bob");
+}
+
+async fn counts_of_sessions_follow_every_change(Stores { one: db, other, .. }: Stores) {
+    let total = async |access: Access, filter: SessionFilter| {
+        let page = other.sessions(access, filter).await.expect("sessions are listed");
+        assert_eq!((page.sessions.len() as u64, page.is_total_exact), (page.total, true));
+        page.total
+    };
+    let all = SessionFilter::default;
+    let of_kind = |kind| SessionFilter { kind: Some(kind), ..all() };
+    let of_flow = || SessionFilter { component_id: Some(workflow_id("flow")), ..all() };
+    accept(&*db, of_user("r1", "s1", "ada")).await;
+    accept(&*db, of_user("r2", "s1", "ada")).await;
+    accept(&*db, NewRun { session_kind: SessionKind::Team, ..new_run("r3") }).await;
+    db.create_session(user("ada"), new_session("s2", Some("ada"))).await.expect("her own session");
+    expect_kind(db.create_session(Access::All, new_session("s2", None)).await, DbErrorKind::Conflict);
+    let agent =
+        NewSession { kind: SessionKind::Agent, workflow_id: Some(workflow_id("flow")), ..new_session("s3", None) };
+    db.create_session(Access::All, agent).await.expect("a new session");
+    assert_eq!((total(Access::All, all()).await, total(user("ada"), all()).await), (4, 2));
+    let kinds = async |access: Access| {
+        let mut counts = Vec::new();
+        for kind in SessionKind::ALL {
+            counts.push(total(access.clone(), of_kind(kind)).await);
+        }
+        counts
+    };
+    assert_eq!((kinds(Access::All).await, kinds(user("ada")).await), (vec![2, 1, 1], vec![2, 0, 0]));
+    assert_eq!((total(Access::All, of_flow()).await, total(user("ada"), of_flow()).await), (3, 1));
+    let both = SessionFilter { kind: Some(SessionKind::Agent), ..of_flow() };
+    assert_eq!(total(Access::All, both).await, 1);
+    db.delete_sessions(Access::All, ["s1", "s3", "s9"].map(session_id).into(), true).await.expect("they are deleted");
+    assert_eq!((kinds(Access::All).await, kinds(user("ada")).await), (vec![1, 0, 1], vec![1, 0, 0]));
+    assert_eq!((total(Access::All, of_flow()).await, total(user("ada"), of_flow()).await), (1, 0));
+}
+
+/// Numbers that look random and are the same each time.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap_or_default() % sides
+    }
+
+    fn pick<T: Clone>(&mut self, among: &[T]) -> T {
+        among[self.roll(among.len())].clone()
+    }
+}
+
+/// A run as a list must show it.
+#[derive(Clone, Debug)]
+struct Expected {
+    id: String,
+    workflow: &'static str,
+    session: String,
+    user: Option<&'static str>,
+    created: i64,
+    status: RunStatus,
+    lease: Option<Lease>,
+}
+
+async fn lists_and_counts_agree_whatever_happens(Stores { one: db, other, .. }: Stores) {
+    register(&*db, "w1").await;
+    let mut dice = Dice(7);
+    let mut runs: Vec<Expected> = Vec::new();
+    let mut sessions: Vec<(String, &str, Option<&str>)> = Vec::new();
+    for number in 0..400 {
+        match dice.roll(8) {
+            0..3 => {
+                let (workflow, user) = (dice.pick(&["flow", "other"]), dice.pick(&[None, Some("ada"), Some("bob")]));
+                let session = format!("s{}-{}", dice.roll(12), user.unwrap_or_default());
+                let created = i64::from(number) - 3 * i64::from(dice.roll(4) == 0);
+                let mut run =
+                    in_session(&format!("{}{number}", dice.pick(&["a", "b"])), &session, SessionPolicy::Parallel);
+                run.info.workflow_id = workflow_id(workflow);
+                run.info.user_id = user.map(Arc::from);
+                run.at = second(created);
+                let id = run.info.run_id.to_string();
+                let lease = Some(start(&*db, run, "w1").await);
+                if !sessions.iter().any(|(known, ..)| *known == session) {
+                    sessions.push((session.clone(), workflow, user));
+                }
+                runs.push(Expected { id, workflow, session, user, created, status: RunStatus::Pending, lease });
+            }
+            3..7 => {
+                let Some(place) = (!runs.is_empty()).then(|| dice.roll(runs.len())) else { continue };
+                let run = &mut runs[place];
+                let next = dice.pick(&RunStatus::ALL);
+                let Some(lease) = &run.lease else { continue };
+                if next == run.status || !run.status.may_become(next) {
+                    continue;
+                }
+                commit(&*db, becoming(lease, next)).await;
+                run.status = next;
+                run.lease = run.lease.take().filter(|_| !next.is_terminal());
+            }
+            _ => {
+                let Some(place) = (sessions.len() > 8).then(|| dice.roll(sessions.len())) else { continue };
+                let (session, ..) = sessions.remove(place);
+                db.delete_sessions(Access::All, vec![session_id(&session)], true).await.expect("it is deleted");
+                runs.retain(|run| run.session != session);
+            }
+        }
+        if number % 20 == 19 {
+            check_runs(&*other, &mut dice, &runs).await;
+            check_sessions(&*other, &sessions).await;
+        }
+    }
+    assert!(runs.len() > 30, "there is something to list");
+}
+
+/// Compares lists and counts with what they must be, by filters of every kind and in both orders.
+async fn check_runs(db: &dyn Db, dice: &mut Dice, runs: &[Expected]) {
+    for user in [None, Some("ada"), Some("eve")] {
+        for workflow in [None, Some("flow"), Some("unknown")] {
+            for narrow in 0..4 {
+                let session = (narrow == 1).then(|| format!("s{}-{}", dice.roll(12), user.unwrap_or_default()));
+                let prefix = (narrow == 2).then_some("a1");
+                let (from, to) = if narrow == 3 { (Some(50), Some(300)) } else { (None, None) };
+                let statuses: Vec<RunStatus> = RunStatus::ALL.into_iter().filter(|_| dice.roll(3) == 0).collect();
+                let is_listed = |run: &&Expected| {
+                    user.is_none_or(|user| run.user == Some(user))
+                        && workflow.is_none_or(|workflow| run.workflow == workflow)
+                        && session.as_ref().is_none_or(|session| run.session == *session)
+                        && prefix.is_none_or(|prefix| run.id.starts_with(prefix))
+                        && from.is_none_or(|from| run.created >= from)
+                        && to.is_none_or(|to| run.created < to)
+                };
+                let filter = RunFilter {
+                    statuses: statuses.clone(),
+                    workflow_id: workflow.map(workflow_id),
+                    session_id: session.as_deref().map(session_id),
+                    id_prefix: prefix.map(str::to_owned),
+                    created_from: from.map(second),
+                    created_to: to.map(second),
+                    order: dice.pick(&[Order::NewestFirst, Order::OldestFirst]),
+                    limit: 7,
+                    ..RunFilter::default()
+                };
+                // A user asks for their own, or an administrator for them.
+                let is_own = user.is_some() && dice.roll(2) == 0;
+                let access = user.filter(|_| is_own).map_or(Access::All, self::user);
+                let filter = RunFilter { user_id: user.filter(|_| !is_own).map(Arc::from), ..filter };
+                let described = format!("{access:?} {filter:?}");
+                let count = |status| runs.iter().filter(is_listed).filter(|run| run.status == status).count() as u64;
+                let counts = counted(db, access.clone(), filter.clone()).await;
+                assert_eq!(counts, RunStatus::ALL.map(count), "{described}");
+                let has_status = |run: &&Expected| statuses.is_empty() || statuses.contains(&run.status);
+                let mut expected: Vec<String> =
+                    runs.iter().filter(is_listed).filter(has_status).map(|run| run.id.clone()).collect();
+                if filter.order == Order::NewestFirst {
+                    expected.reverse();
+                }
+                let (mut seen, mut after) = (Vec::new(), None);
+                loop {
+                    let page = db.runs(access.clone(), RunFilter { after, ..filter.clone() }).await;
+                    let page = page.expect("runs are listed");
+                    seen.extend(page.runs.iter().map(|run| run.info.run_id.to_string()));
+                    after = page.next;
+                    if after.is_none() {
+                        break;
+                    }
+                }
+                assert_eq!(seen, expected, "{described}");
+            }
+        }
+    }
+}
+
+async fn check_sessions(db: &dyn Db, sessions: &[(String, &str, Option<&str>)]) {
+    for user in [None, Some("bob"), Some("eve")] {
+        for component in [None, Some("other")] {
+            let expected = sessions.iter().filter(|(_, workflow, owner)| {
+                user.is_none_or(|user| *owner == Some(user)) && component.is_none_or(|id| *workflow == id)
+            });
+            let filter = SessionFilter {
+                kind: Some(SessionKind::Workflow),
+                component_id: component.map(workflow_id),
+                user_id: user.map(Arc::from),
+                limit: 1000,
+                ..SessionFilter::default()
+            };
+            let page = db.sessions(Access::All, filter).await.expect("sessions are listed");
+            let mut seen: Vec<_> = page.sessions.iter().map(|session| session.session_id.to_string()).collect();
+            let mut expected: Vec<_> = expected.map(|(id, ..)| id.clone()).collect();
+            assert_eq!((page.total, page.is_total_exact), (expected.len() as u64, true));
+            expected.sort();
+            seen.sort();
+            assert_eq!(seen, expected, "{user:?} {component:?}");
+        }
+    }
+}
+
+async fn what_no_counts_are_kept_of_is_counted_up_to_a_limit(Stores { one: db, .. }: Stores) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..=COUNT_MAX {
+        let db = db.clone();
+        tasks.spawn(async move {
+            accept(&*db, in_session(&format!("r{number}"), "s", SessionPolicy::Parallel)).await;
+            let named = NewSession { name: Some(Arc::from("a name")), ..new_session(&format!("n{number}"), None) };
+            db.create_session(Access::All, named).await.expect("a new session");
+        });
+    }
+    tasks.join_all().await;
+    let all = || RunFilter { with_counts: true, limit: 1, ..RunFilter::default() };
+    for (filter, expected, is_exact) in [
+        (all(), COUNT_MAX + 1, true),
+        (RunFilter { session_id: Some(session_id("s")), ..all() }, COUNT_MAX, false),
+        (RunFilter { id_prefix: Some("r".to_owned()), ..all() }, COUNT_MAX, false),
+        (RunFilter { id_prefix: Some("r1000".to_owned()), ..all() }, 2, true),
+        (RunFilter { created_from: Some(second(0)), ..all() }, COUNT_MAX, false),
+        (RunFilter { created_to: Some(second(0)), ..all() }, 0, true),
+    ] {
+        let described = format!("{filter:?}");
+        let counts = db.runs(Access::All, filter).await.expect("runs are listed").counts.expect("they were asked for");
+        let count: u64 = counts.by_status.iter().map(|(_, count)| count).sum();
+        assert_eq!((count, counts.is_exact), (expected, is_exact), "{described}");
+    }
+    let total = async |name: Option<&str>, offset| {
+        let filter = SessionFilter { name: name.map(str::to_owned), offset, limit: 2, ..SessionFilter::default() };
+        let page = db.sessions(Access::All, filter).await.expect("sessions are listed");
+        (page.sessions.len(), page.total, page.is_total_exact)
+    };
+    assert_eq!(total(None, 0).await, (2, COUNT_MAX + 2, true));
+    assert_eq!(total(Some("name"), 0).await, (2, COUNT_MAX, false));
+    // Far enough to say whether there is another page.
+    assert_eq!(total(Some("name"), COUNT_MAX - 2).await, (2, COUNT_MAX + 1, false));
+    assert_eq!(total(Some("name"), COUNT_MAX).await, (1, COUNT_MAX + 1, true));
+    assert_eq!(total(Some("no such"), 0).await, (0, 0, true));
 }
 
 // Whose runs and sessions.

@@ -15,6 +15,6 @@ mod sqlite;
 
 pub use memory::{Fault, Faults, InMemoryDb, Operation};
 #[cfg(feature = "sqlite")]
-pub use sqlite::{Adopted, Backup, Inspection, LogInspection, SqliteDb, StoredKey, Vacuumed};
+pub use sqlite::{Adopted, Backup, Inspection, LogInspection, Migrated, SqliteDb, StoredKey, Vacuumed};
 #[cfg(all(feature = "sqlite", feature = "testing"))]
 pub use sqlite::{Injected, Stage};

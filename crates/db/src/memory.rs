@@ -11,10 +11,10 @@ use crate::rules::{self, Earlier, Picker, Standing};
 use crate::silence::Silence;
 use hooks::HookRow;
 use outlive_core::port::{
-    Accepted, Access, AuditRecord, BoxFuture, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError,
-    DbErrorKind, Health, Lease, Life, LivingWorker, LogStore, NewRun, NewSession, News, Order, Run, RunFilter, RunPage,
-    RunStore, Session, SessionFilter, SessionPage, SessionPatch, SessionPolicy, SessionSort, SessionStore, Unfinished,
-    Watcher, merge,
+    Accepted, Access, AuditRecord, BoxFuture, COUNT_MAX, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError,
+    DbErrorKind, Health, Lease, Life, LivingWorker, LogStore, NewRun, NewSession, News, Order, Run, RunCounts,
+    RunFilter, RunPage, RunStore, Session, SessionFilter, SessionPage, SessionPatch, SessionPolicy, SessionSort,
+    SessionStore, Unfinished, Watcher, merge,
 };
 use outlive_core::{DefinitionId, Page, RunId, RunStatus, SessionId, Timestamp, WorkerId};
 use serde_json::Map;
@@ -541,13 +541,15 @@ impl Tables {
 
     fn list(&self, access: &Access, filter: &RunFilter) -> Result<RunPage, DbError> {
         let cursor = rules::parse_cursor(filter)?;
-        let ordered: Box<dyn Iterator<Item = (&u64, &RunRow)>> = match filter.order {
-            Order::NewestFirst => Box::new(self.runs.range(..cursor.unwrap_or(u64::MAX)).rev()),
-            Order::OldestFirst => Box::new(self.runs.range(cursor.map_or(0, |cursor| cursor + 1)..)),
+        let after = |cursor: Option<u64>| -> Box<dyn Iterator<Item = (&u64, &RunRow)>> {
+            match filter.order {
+                Order::NewestFirst => Box::new(self.runs.range(..cursor.unwrap_or(u64::MAX)).rev()),
+                Order::OldestFirst => Box::new(self.runs.range(cursor.map_or(0, |cursor| cursor + 1)..)),
+            }
         };
         let is_listed = |run: &Run| fits(access, filter, run);
         let has_status = |run: &Run| filter.statuses.is_empty() || filter.statuses.contains(&run.status);
-        let mut fitting = ordered.filter(|(_, row)| is_listed(&row.run) && has_status(&row.run));
+        let mut fitting = after(cursor).filter(|(_, row)| is_listed(&row.run) && has_status(&row.run));
         let shown = |seq: u64, row: &RunRow| {
             let run = Run { is_behind: self.is_behind(seq, row), ..row.run.clone() };
             if filter.with_payload { run } else { Run { input: None, output: None, ..run } }
@@ -564,10 +566,18 @@ impl Tables {
         }
         let next = fitting.next().and(last).map(u64::to_string);
         let counts = filter.with_counts.then(|| {
-            let runs = || self.runs.values().filter(|row| is_listed(&row.run));
-            let count = |status| runs().filter(|row| row.run.status == status).count() as u64;
-            let counts = RunStatus::ALL.map(|status| (status, count(status)));
-            counts.into_iter().filter(|(_, count)| *count > 0).collect()
+            let most = if rules::are_counts_kept(filter) { u64::MAX } else { COUNT_MAX };
+            let mut statuses = after(None).filter(|(_, row)| is_listed(&row.run)).map(|(_, row)| row.run.status);
+            let mut counts = RunStatus::ALL.map(|status| (status, 0));
+            let mut counted = 0;
+            while counted < most
+                && let Some(status) = statuses.next()
+            {
+                counted += 1;
+                counts.iter_mut().filter(|(one, _)| *one == status).for_each(|(_, count)| *count += 1);
+            }
+            let by_status = counts.into_iter().filter(|(_, count)| *count > 0).collect();
+            RunCounts { by_status, is_exact: statuses.next().is_none() }
         });
         Ok(RunPage { runs, next, counts, unreadable: Vec::new() })
     }
@@ -879,9 +889,12 @@ impl Tables {
         }
         let offset = usize::try_from(filter.offset).unwrap_or(usize::MAX);
         let shown = rows.iter().skip(offset).take(rules::session_limit(filter));
+        let (total, most) = (rows.len() as u64, rules::session_count_max(filter));
+        let is_total_exact = rules::part_of_name(filter).is_none() || total < most;
         SessionPage {
             sessions: shown.map(|row| row.session.clone()).collect(),
-            total: rows.len() as u64,
+            total: if is_total_exact { total } else { most },
+            is_total_exact,
             unreadable: Vec::new(),
         }
     }
@@ -977,5 +990,5 @@ fn session_fits(access: &Access, filter: &SessionFilter, session: &Session) -> b
         && filter.kind.is_none_or(|kind| kind == session.kind)
         && filter.component_id.as_ref().is_none_or(|id| session.workflow_id.as_ref() == Some(id))
         && filter.user_id.as_ref().is_none_or(|id| session.user_id.as_ref() == Some(id))
-        && filter.name.as_deref().filter(|part| !part.is_empty()).is_none_or(is_named)
+        && rules::part_of_name(filter).is_none_or(is_named)
 }

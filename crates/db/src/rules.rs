@@ -2,7 +2,8 @@
 //! claim takes, how long a list is. They never touch storage; a store asks them before it writes anything.
 
 use outlive_core::port::{
-    Access, Claim, Commit, DbError, DbErrorKind, HookMove, NewRun, Run, RunFilter, SessionFilter, SessionPolicy,
+    Access, COUNT_MAX, Claim, Commit, DbError, DbErrorKind, HookMove, NewRun, Run, RunFilter, SessionFilter,
+    SessionPolicy,
 };
 use outlive_core::{RunId, RunStatus, SessionId, WorkerId};
 use std::sync::Arc;
@@ -232,6 +233,40 @@ pub(crate) fn session_limit(filter: &SessionFilter) -> usize {
         limit => limit.min(LIST_MAX) as usize,
     }
 }
+
+/// Whether a store keeps the counts that this filter asks for, leaving its statuses aside.
+pub(crate) fn are_counts_kept(filter: &RunFilter) -> bool {
+    let is_narrow = filter.session_id.is_some() || prefix(filter).is_some();
+    !is_narrow && filter.created_from.is_none() && filter.created_to.is_none()
+}
+
+/// The beginning of a run's id that the filter asks for.
+pub(crate) fn prefix(filter: &RunFilter) -> Option<&str> {
+    filter.id_prefix.as_deref().filter(|prefix| !prefix.is_empty())
+}
+
+/// The part of a session's name that the filter asks for.
+pub(crate) fn part_of_name(filter: &SessionFilter) -> Option<&str> {
+    filter.name.as_deref().filter(|part| !part.is_empty())
+}
+
+/// How far sessions are counted whose counts no store keeps: one past the page at least, so that a client that goes by
+/// pages learns that there is another.
+pub(crate) fn session_count_max(filter: &SessionFilter) -> u64 {
+    COUNT_MAX.max(filter.offset.saturating_add(session_limit(filter) as u64).saturating_add(1))
+}
+
+/// The user whose runs or sessions these can only be: none when anyone's; an error without words when nobody's.
+pub(crate) fn only_user<'a>(access: &'a Access, wanted: Option<&'a Arc<str>>) -> Result<Option<&'a Arc<str>>, Nobody> {
+    match (access.user(), wanted) {
+        (Some(own), Some(wanted)) if own != wanted => Err(Nobody),
+        (own, wanted) => Ok(own.or(wanted)),
+    }
+}
+
+/// What is asked for belongs to nobody the caller may see.
+#[derive(Debug)]
+pub(crate) struct Nobody;
 
 /// The accept number a cursor stands for.
 ///

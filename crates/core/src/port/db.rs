@@ -77,7 +77,8 @@ pub enum DbErrorKind {
     Corrupt,
     /// The same, but only for the run or session that the message names. The others can be read.
     Unreadable,
-    /// The database is not one of ours, or is newer than this program. Nothing was touched.
+    /// The database is not one of ours, is newer than this program, or is older and cannot be brought up to date now.
+    /// Nothing was touched.
     Refused,
     /// It can be read but not changed: the file is read-only, was opened for reading only, or is a copy that nobody has
     /// adopted. Nothing happened.
@@ -438,9 +439,21 @@ pub struct RunPage {
     pub next: Option<String>,
     /// Runs left out because their rows cannot be read: each error names its run.
     pub unreadable: Vec<DbError>,
-    /// When asked for: how many runs there are of each status, whatever the filter's `statuses`, `after` and `limit`, in
-    /// the order of [`RunStatus::ALL`]; statuses without runs are left out.
-    pub counts: Option<Vec<(RunStatus, u64)>>,
+    /// When asked for: how many runs there are of each status, whatever the filter's `statuses`, `after` and `limit`.
+    pub counts: Option<RunCounts>,
+}
+
+/// Longest count of what a store keeps no counts of.
+pub const COUNT_MAX: u64 = 10_000;
+
+/// How many runs there are of each status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunCounts {
+    /// In the order of [`RunStatus::ALL`]; statuses without runs are left out.
+    pub by_status: Vec<(RunStatus, u64)>,
+    /// Whether these are all. A store keeps counts by status, workflow and user; with any other filter it counts the
+    /// first [`COUNT_MAX`] runs, in the filter's order, and no more.
+    pub is_exact: bool,
 }
 
 /// How many unfinished runs there are.
@@ -547,7 +560,7 @@ pub struct SessionFilter {
 }
 
 /// A page of sessions.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct SessionPage {
     /// The sessions, in the filter's order.
     pub sessions: Vec<Session>,
@@ -555,6 +568,9 @@ pub struct SessionPage {
     pub unreadable: Vec<DbError>,
     /// How many there are in all, ignoring `limit` and `offset`.
     pub total: u64,
+    /// Whether `total` is all of them. A store keeps counts by kind, component and user; with a name in the filter it
+    /// counts as far as [`COUNT_MAX`], or one past the page if that is further.
+    pub is_total_exact: bool,
 }
 
 /// Something changed in the store.

@@ -12,10 +12,10 @@ mod stored;
 pub use audit::{AUDIT_LIMIT, AUDIT_LIMIT_MAX, AuditFilter, AuditKind, AuditPage, AuditRecord, AuditStore};
 pub use clock::{Chance, Clock};
 pub use db::{
-    Accepted, Access, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Health, Lease, Life,
-    LivingWorker, LogStore, NewRun, NewSession, News, Order, Release, RequestOptions, Room, Run, RunFilter, RunPage,
-    RunPatch, RunStore, Session, SessionFilter, SessionKind, SessionPage, SessionPatch, SessionPolicy, SessionSort,
-    SessionStore, Total, Unfinished, Watcher,
+    Accepted, Access, COUNT_MAX, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Health,
+    Lease, Life, LivingWorker, LogStore, NewRun, NewSession, News, Order, Release, RequestOptions, Room, Run,
+    RunCounts, RunFilter, RunPage, RunPatch, RunStore, Session, SessionFilter, SessionKind, SessionPage, SessionPatch,
+    SessionPolicy, SessionSort, SessionStore, Total, Unfinished, Watcher,
 };
 pub use effects::{Effects, Halt, HistoryRun, Recall};
 pub use executor::{Executed, Executor, ExecutorInfo, SessionState, StepContext, StepInfo, merge};

@@ -21,6 +21,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A copy that was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,10 @@ pub struct Adopted {
 const MADE: &str = "is a copy made by outlive backup";
 const CUT_OFF: &str = "was copied or moved while a program had it open, without its log";
 
+/// How often, and how far apart, a file without tables is checked again.
+const TABLE_LOOKS: u32 = 20;
+const TABLE_PAUSE: Duration = Duration::from_millis(5);
+
 /// Whether the file is one that has a log while it is open, but has none. To be asked before it is opened: SQLite makes
 /// one.
 pub(super) fn is_bare(path: &Path) -> bool {
@@ -63,7 +68,7 @@ pub(super) fn kind(connection: &Connection, path: &Path, is_bare: bool) -> rusql
 /// Whether a bare file was separated from its log: a worker uses it that has never been where the file is, or its
 /// tables were in the log. A file that was closed shows neither.
 pub(super) fn is_without_log(connection: &Connection, path: &Path) -> rusqlite::Result<bool> {
-    if schema::session_tables(connection)?.is_empty() {
+    if !has_tables(connection)? {
         return Ok(true);
     }
     let locks = Locks::new(path);
@@ -71,6 +76,17 @@ pub(super) fn is_without_log(connection: &Connection, path: &Path) -> rusqlite::
     let mut workers = statement.query_map([], |row| row.get::<_, String>(0))?;
     let is_stranger = |worker: &str| WorkerId::parse(worker).is_ok_and(|worker| !locks.know(&worker));
     workers.try_fold(false, |found, worker| Ok(found || is_stranger(&worker?)))
+}
+
+/// Whether there are tables, or another process that has just created the file makes them now.
+fn has_tables(connection: &Connection) -> rusqlite::Result<bool> {
+    for _ in 0..TABLE_LOOKS {
+        if !schema::session_tables(connection)?.is_empty() {
+            return Ok(true);
+        }
+        std::thread::sleep(TABLE_PAUSE);
+    }
+    Ok(false)
 }
 
 fn marked_at(connection: &Connection) -> rusqlite::Result<Option<String>> {
@@ -186,8 +202,9 @@ fn finish(path: &Path, at: Timestamp) -> Result<Backup, Fail> {
 /// No worker of the original is a worker of this file.
 fn release(connection: &Connection, tables: &[String]) -> Result<(), Fail> {
     connection.execute(schema::BURY_ALL, [])?;
+    let format = schema::user_version(connection)?;
     for table in tables {
-        connection.execute(&schema::free_runs_of_the_dead(table), [])?;
+        connection.execute(&schema::free_runs_of_the_dead(table, format), [])?;
     }
     Ok(())
 }

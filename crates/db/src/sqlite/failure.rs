@@ -1,6 +1,8 @@
 //! What SQLite's errors mean to a caller, and what the writer does about them: a table without actions.
 
 use super::presence::{Fate, Lost};
+use super::schema::USER_VERSION;
+use outlive_core::WorkerId;
 use outlive_core::port::{DbError, DbErrorKind};
 use rusqlite::ErrorCode;
 use rusqlite::ffi;
@@ -214,6 +216,33 @@ impl Place {
     /// The file is not ours to use.
     pub(super) fn refused(&self, why: &str) -> DbError {
         DbError::new(DbErrorKind::Refused, format!("{} {why}", self.0))
+    }
+
+    /// It was made by a newer program.
+    pub(super) fn newer(&self, format: u32) -> DbError {
+        let why = format!(
+            "was made by a newer outlive (format {format}, this program knows {USER_VERSION}): upgrade outlive"
+        );
+        self.refused(&why)
+    }
+
+    /// It was made by an older program, and opened for reading only.
+    pub(super) fn older(&self, format: u32) -> DbError {
+        let why = format!(
+            "was made by an older outlive (format {format}, this program reads {USER_VERSION}): open it once to write, \
+             which brings it up to date, for example with: outlive db migrate --db {}",
+            self.0
+        );
+        self.refused(&why)
+    }
+
+    /// It was made by an older program, of which a worker still lives.
+    pub(super) fn in_use(&self, worker: &WorkerId, format: u32, what: &str) -> DbError {
+        let why = format!(
+            "was made by an older outlive (format {format}, this program writes {USER_VERSION}), and its worker {worker} \
+             still executes there: {what}, then try again"
+        );
+        self.refused(&why)
     }
 
     pub(super) fn corrupt(&self, what: &str) -> DbError {

@@ -70,15 +70,12 @@ impl HookSql {
             due: sql("SELECT r.run_id FROM {T}_run_hooks h INDEXED BY {T}_run_hooks_open \
                 JOIN {T}_runs r ON r.seq = h.seq WHERE h.state = 0 AND h.not_before <= ?1 \
                 AND (r.status >= 3 OR (r.next_index > h.next_index \
-                AND (h.events = 1 OR (r.status = 2 AND r.worker IS NULL)))) ORDER BY h.not_before LIMIT ?2"),
+                AND (h.events = 1 OR (r.status = 2 AND r.worker_seq IS NULL)))) ORDER BY h.not_before LIMIT ?2"),
             ahead: sql("SELECT (SELECT min(not_before) FROM {T}_run_hooks WHERE state = 0 AND not_before > ?1), \
                 EXISTS (SELECT 1 FROM {T}_run_hooks WHERE state = 0)"),
             claim: sql("UPDATE {T}_run_hooks SET epoch = epoch + 1, not_before = ?3 \
                 WHERE seq = (SELECT seq FROM {T}_runs WHERE run_id = ?1) AND state = 0 AND not_before <= ?2"),
-            one: sql(&format!(
-                "{HOOK} WHERE r.run_id = ?1 AND (?2 IS NULL OR \
-                (SELECT q.user_id FROM {{T}}_run_requests q WHERE q.seq = r.seq) = ?2)"
-            )),
+            one: sql(&format!("{HOOK} WHERE r.run_id = ?1 AND (?2 IS NULL OR r.user_id = ?2)")),
             advance: sql("UPDATE {T}_run_hooks SET next_index = ?2, attempts = ?3, failing_since = ?4, state = ?5, \
                 not_before = ?6, deliveries = ?7 WHERE seq = ?1"),
             log: sql("INSERT INTO {T}_run_hook_deliveries \

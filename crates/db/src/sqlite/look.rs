@@ -14,7 +14,7 @@ use super::presence::{Identity, beside};
 use super::reader::{Reader, Reading};
 use super::schema::{self, Sql};
 use super::writer::NEWS_INTERVAL;
-use super::{copy, open};
+use super::{copy, migrate, open};
 use outlive_core::port::{DbError, News};
 use rusqlite::{Connection, OpenFlags};
 use std::fs::Metadata;
@@ -103,6 +103,7 @@ impl View {
         let view = Self::open(path)?;
         let place = Place::new(path);
         open::check(&view.connection, &place).map_err(|fail| place.fail(fail))?;
+        migrate::refuse_other(&view.connection, &place)?;
         let tables = schema::session_tables(&view.connection).map_err(|error| place.error(&error))?;
         if tables.is_empty() {
             let why = "has no runs and no tables for them: it is new, or it was copied with cp while a program had the \

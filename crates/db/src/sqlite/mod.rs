@@ -14,6 +14,7 @@
 mod audit;
 mod copier;
 mod copy;
+mod counts;
 mod disk;
 mod failure;
 mod header;
@@ -22,6 +23,7 @@ mod keys;
 mod lists;
 mod look;
 mod mailbox;
+mod migrate;
 mod numbers;
 mod open;
 mod pin;
@@ -37,6 +39,7 @@ mod writer;
 
 pub use copy::{Adopted, Backup};
 pub use keys::{Inspection, LogInspection, StoredKey};
+pub use migrate::Migrated;
 pub use vacuum::Vacuumed;
 
 #[cfg(feature = "testing")]

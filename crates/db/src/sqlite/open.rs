@@ -5,13 +5,14 @@
 
 use super::failure::{Fail, Place};
 use super::header::{self, HEADER_LEN, MAGIC};
+use super::migrate::migrate;
 use super::presence::is_read_only;
-use super::schema::{self, APPLICATION_ID, Sql, USER_VERSION};
+use super::schema::{self, APPLICATION_ID, Sql, USER_VERSION, user_version};
 use super::workers::create_private_directory;
 use super::{copy, disk};
 use outlive_core::port::{DbError, DbErrorKind};
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -179,10 +180,7 @@ fn inspect_header(path: &Path, header: &[u8], place: &Place) -> Result<(), DbErr
     }
     let version = number(60);
     if version > USER_VERSION {
-        let why = format!(
-            "was made by a newer outlive (format {version}, this program knows {USER_VERSION}): upgrade outlive"
-        );
-        return Err(place.refused(&why));
+        return Err(place.newer(version));
     }
     Ok(())
 }
@@ -249,7 +247,11 @@ fn prepare(writer: &Connection, sql: &Sql, path: &Path, place: &Place) -> Result
     let settings = "PRAGMA page_size = 4096; PRAGMA cache_size = -6144; PRAGMA journal_size_limit = 67108864; PRAGMA fullfsync = ON; \
         PRAGMA checkpoint_fullfsync = ON; PRAGMA synchronous = FULL;";
     writer.execute_batch(settings)?;
-    create_shared(writer, place)?;
+    create_shared(writer)?;
+    // A newer format may so far be in the log only.
+    if user_version(writer)? > USER_VERSION {
+        return Err(place.newer(user_version(writer)?).into());
+    }
     check(writer, place)?;
     if let Some(what) = copy::kind(writer, path, is_bare)? {
         return Err(place.copied(what).into());
@@ -260,14 +262,15 @@ fn prepare(writer: &Connection, sql: &Sql, path: &Path, place: &Place) -> Result
         let why = format!("does not take synchronous=FULL (it has {synchronous}): put it on another file system");
         return Err(place.refused(&why).into());
     }
+    migrate(writer, path, place)?;
     create_tables(writer, sql, place)
 }
 
 /// In one transaction and with a rollback journal, so that the header on disk always tells the truth: the file is
 /// either empty or marked as ours. When several processes do this at once, the first creates the file and the others
 /// find it done.
-fn create_shared(writer: &Connection, place: &Place) -> Result<(), Fail> {
-    if user_version(writer)? == USER_VERSION {
+fn create_shared(writer: &Connection) -> Result<(), Fail> {
+    if user_version(writer)? != 0 {
         return Ok(());
     }
     // For a new file this takes effect when it is compiled. Executed, it would write the header at once, before it is
@@ -275,8 +278,7 @@ fn create_shared(writer: &Connection, place: &Place) -> Result<(), Fail> {
     drop(writer.prepare("PRAGMA auto_vacuum = INCREMENTAL")?);
     transact(writer, "EXCLUSIVE", || match user_version(writer)? {
         0 => Ok(writer.execute_batch(&schema::create_shared())?),
-        USER_VERSION => Ok(()),
-        other => Err(place.refused(&format!("has the unknown format {other}: upgrade outlive")).into()),
+        _ => Ok(()),
     })
 }
 
@@ -291,15 +293,27 @@ fn create_tables(writer: &Connection, sql: &Sql, place: &Place) -> Result<(), Fa
         if count(&registered)? > 0 {
             return Ok(());
         }
-        let names: Vec<String> = schema::TABLE_SUFFIXES.iter().map(|suffix| format!("'{table}{suffix}'")).collect();
-        let taken = format!("SELECT count(*) FROM sqlite_schema WHERE name COLLATE NOCASE IN ({})", names.join(", "));
-        if count(&taken)? > 0 {
-            let why = format!("has other tables whose names begin with {table}: choose another session table");
-            return Err(place.refused(&why).into());
-        }
+        refuse_taken(writer, table, 0, place)?;
         let number = count("SELECT count(*) + 1 FROM outlive_meta WHERE name LIKE 'tables:%'")?;
         Ok(writer.execute_batch(&schema::create_tables(table, number))?)
     })
+}
+
+/// Refuses to take a table set from format `from` to the newest if there is a table with the name of one that this
+/// makes.
+pub(super) fn refuse_taken(writer: &Connection, table: &str, from: u32, place: &Place) -> Result<(), Fail> {
+    let names: Vec<String> = schema::made_tables(table, from).map(|name| format!("'{name}'")).collect();
+    let taken = format!("SELECT name FROM sqlite_schema WHERE name COLLATE NOCASE IN ({}) LIMIT 1", names.join(", "));
+    match writer.query_row(&taken, [], |row| row.get::<_, String>(0)).optional()? {
+        None => Ok(()),
+        Some(name) => {
+            let why = format!(
+                "has another table {name}, whose name session table {table} needs: rename it, or choose another session \
+                 table"
+            );
+            Err(place.refused(&why).into())
+        }
+    }
 }
 
 pub(super) fn transact(writer: &Connection, kind: &str, work: impl FnOnce() -> Result<(), Fail>) -> Result<(), Fail> {
@@ -309,10 +323,6 @@ pub(super) fn transact(writer: &Connection, kind: &str, work: impl FnOnce() -> R
         writer.execute_batch("ROLLBACK")?;
     }
     done
-}
-
-fn user_version(writer: &Connection) -> rusqlite::Result<u32> {
-    writer.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
 /// Never repairs anything.

@@ -73,7 +73,26 @@ pub(super) fn readers(path: &Path) -> String {
     else {
         return String::new();
     };
-    let mut processes: Vec<u32> = locks.lines().filter_map(|line| reader(line, index.ino())).collect();
+    named(locks.lines().filter_map(|line| reader(line, index.ino())).collect())
+}
+
+/// Who holds a lock on this file as a whole, as workers do on theirs, for people; empty where the system does not say.
+#[cfg(target_os = "linux")]
+pub(super) fn holders(path: &Path) -> String {
+    use std::os::unix::fs::MetadataExt;
+    let (Ok(file), Ok(locks)) = (std::fs::metadata(path), std::fs::read_to_string("/proc/locks")) else {
+        return String::new();
+    };
+    named(locks.lines().filter_map(|line| holder(line, file.ino())).collect())
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn holders(_: &Path) -> String {
+    String::new()
+}
+
+#[cfg(target_os = "linux")]
+fn named(mut processes: Vec<u32>) -> String {
     processes.sort_unstable();
     processes.dedup();
     let named = processes.iter().map(|process| {
@@ -96,11 +115,24 @@ pub(super) fn readers(_: &Path) -> String {
 #[cfg(target_os = "linux")]
 fn reader(line: &str, inode: u64) -> Option<u32> {
     const READ_LOCKS: std::ops::RangeInclusive<u64> = 123..=127;
-    let mut words = line.split_whitespace().skip_while(|word| *word != "READ");
+    let (process, first) = lock(line, "READ", inode)?;
+    READ_LOCKS.contains(&first).then_some(process)
+}
+
+/// The same for an exclusive lock on a whole file: `7: FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF`.
+#[cfg(target_os = "linux")]
+fn holder(line: &str, inode: u64) -> Option<u32> {
+    lock(line, "WRITE", inode).map(|(process, _)| process)
+}
+
+/// The process that holds a lock of this kind on the file with this number, and the first byte it covers.
+#[cfg(target_os = "linux")]
+fn lock(line: &str, kind: &str, inode: u64) -> Option<(u32, u64)> {
+    let mut words = line.split_whitespace().skip_while(|word| *word != kind);
     let process = words.nth(1)?.parse().ok().filter(|process| *process > 0)?;
     let is_file = words.next()?.rsplit(':').next()?.parse() == Ok(inode);
     let first: u64 = words.next()?.parse().ok()?;
-    (is_file && READ_LOCKS.contains(&first)).then_some(process)
+    is_file.then_some((process, first))
 }
 
 #[cfg(test)]
@@ -148,5 +180,7 @@ mod tests {
         ] {
             assert_eq!(reader(other, inode), None, "{other}");
         }
+        assert_eq!(holder("7: FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF", inode), Some(4711));
+        assert_eq!(holder("7: FLOCK  ADVISORY  WRITE 4711 fe:00:1235 0 EOF", inode), None);
     }
 }

@@ -1,8 +1,9 @@
 //! The threads that read, each on its own connection, so that a read never queues behind a commit. A read begins after
 //! it was asked for, so it sees everything acknowledged before.
 
+use super::counts;
 use super::failure::{Fail, Place};
-use super::lists::{self, Query};
+use super::lists::{self, Query, Runs, Sessions, Statuses};
 use super::mailbox::{Inbox, Mail};
 use super::numbers::Numbers;
 use super::rows::{self, count, first, id, int};
@@ -11,8 +12,8 @@ use super::watchers::Watchers;
 use super::workers::Locks;
 use crate::rules;
 use outlive_core::port::{
-    Access, CancelIntent, DbError, LivingWorker, Run, RunFilter, RunPage, Session, SessionFilter, SessionPage,
-    Unfinished, Unreadable,
+    Access, COUNT_MAX, CancelIntent, DbError, LivingWorker, Run, RunCounts, RunFilter, RunPage, Session, SessionFilter,
+    SessionPage, Unfinished, Unreadable,
 };
 use outlive_core::{Page, RunId, RunStatus, SessionId, Timestamp, WorkerId};
 use rusqlite::{CachedStatement, Connection, params};
@@ -59,17 +60,39 @@ impl Reader {
     }
 
     pub(super) fn runs(&self, access: &Access, filter: &RunFilter) -> Result<RunPage, Fail> {
-        let limit = rules::list_limit(filter);
-        let mut statement = self.prepared(&lists::runs(&self.sql, access, filter, limit + 1)?)?;
-        let mut rows = statement.raw_query();
+        // Even for nobody's runs, a cursor that came from nowhere is an error.
+        rules::parse_cursor(filter)?;
+        // All of it as of one moment.
+        let _moment = self.connection.unchecked_transaction()?;
+        let Ok(user_id) = rules::only_user(access, filter.user_id.as_ref()) else {
+            let none = RunCounts { by_status: Vec::new(), is_exact: true };
+            return Ok(RunPage { counts: filter.with_counts.then_some(none), ..RunPage::default() });
+        };
+        let (workflow_id, user) = (filter.workflow_id.as_ref().map(|id| id.as_str()), user_id.map(|id| &**id));
+        let kept = counts::runs(&self.connection, &self.sql, workflow_id, user)?;
+        let walk = Runs { filter, user_id, is_prefix_common: self.is_common(rules::prefix(filter))?, kept };
+        let mut page = self.page(&walk)?;
+        if filter.with_counts {
+            page.counts = Some(self.counts(&walk)?);
+        }
+        Ok(page)
+    }
+
+    fn page(&self, walk: &Runs<'_>) -> Result<RunPage, Fail> {
+        let limit = rules::list_limit(walk.filter);
         let mut page = RunPage::default();
+        let Some(list) = walk.list(&self.sql, limit as u64 + 1)? else { return Ok(page) };
+        let line = if walk.filter.with_payload { &self.sql.run_by_seq } else { &self.sql.line_by_seq };
+        let mut statement = self.prepared(&list)?;
+        let mut numbers = statement.raw_query();
         let (mut last, mut taken, mut bytes) = (0, 0, 0);
-        while let Some(row) = rows.next()? {
+        while let Some(row) = numbers.next()? {
             if taken == limit || bytes > rules::LIST_BYTES_MAX {
                 page.next = Some(i64::to_string(&last));
                 break;
             }
-            match rows::run(row) {
+            last = row.get(0)?;
+            match rows::run_by_seq(&self.connection, line, last) {
                 Ok(run) => {
                     bytes += rules::list_bytes(&run);
                     page.runs.push(run);
@@ -78,12 +101,15 @@ impl Reader {
                 Err(fail) => return Err(fail),
             }
             taken += 1;
-            last = rows::run_seq(row)?;
-        }
-        if filter.with_counts {
-            page.counts = Some(self.counts(&lists::counts(&self.sql, access, filter))?);
         }
         Ok(page)
+    }
+
+    /// Whether more ids begin like this than are quickly sorted.
+    fn is_common(&self, prefix: Option<&str>) -> Result<bool, Fail> {
+        let Some(prefix) = prefix else { return Ok(false) };
+        let columns = params![prefix, lists::past(prefix), int(COUNT_MAX)];
+        Ok(rows::value(&self.connection, &self.sql.have_prefix, columns)? == Some(int(COUNT_MAX)))
     }
 
     pub(super) fn unfinished(&self, max: u64) -> Result<Unfinished, Fail> {
@@ -98,17 +124,29 @@ impl Reader {
         Ok(found.unwrap_or_default())
     }
 
-    fn counts(&self, query: &Query) -> Result<Vec<(RunStatus, u64)>, Fail> {
-        let mut statement = self.prepared(query)?;
+    fn counts(&self, walk: &Runs<'_>) -> Result<RunCounts, Fail> {
+        let (counts, is_exact) = match rules::are_counts_kept(walk.filter) {
+            true => (walk.kept, true),
+            false => self.counted(walk)?,
+        };
+        let by_status = RunStatus::ALL.into_iter().zip(counts).filter(|(_, count)| *count > 0).collect();
+        Ok(RunCounts { by_status, is_exact })
+    }
+
+    /// What no counts are kept of, and whether that is all.
+    fn counted(&self, walk: &Runs<'_>) -> Result<(Statuses, bool), Fail> {
+        let mut counts = Statuses::default();
+        let Some(all) = walk.all(&self.sql, COUNT_MAX + 1) else { return Ok((counts, true)) };
+        let mut statement = self.prepared(&all)?;
         let mut rows = statement.raw_query();
-        let mut counts = Vec::new();
-        if let Some(row) = rows.next()? {
-            for (column, status) in RunStatus::ALL.into_iter().enumerate() {
-                counts.push((status, count(row.get(column)?)?));
+        for _ in 0..COUNT_MAX {
+            let Some(row) = rows.next()? else { return Ok((counts, true)) };
+            // The row of a damaged status is reported where the run itself is read.
+            if let Ok(status) = rows::status(row.get(1)?) {
+                counts[lists::place(status)] += 1;
             }
         }
-        counts.retain(|(_, count)| *count > 0);
-        Ok(counts)
+        Ok((counts, rows.next()?.is_none()))
     }
 
     fn prepared(&self, query: &Query) -> Result<CachedStatement<'_>, Fail> {
@@ -198,20 +236,31 @@ impl Reader {
     }
 
     pub(super) fn sessions(&self, access: &Access, filter: &SessionFilter) -> Result<SessionPage, Fail> {
-        let [list, total] = lists::sessions(&self.sql, access, filter);
-        let mut page = SessionPage::default();
-        let mut statement = self.prepared(&list)?;
-        let mut rows = statement.raw_query();
-        while let Some(row) = rows.next()? {
-            match rows::session(row) {
-                Ok(session) => page.sessions.push(session),
+        let mut page = SessionPage { sessions: Vec::new(), unreadable: Vec::new(), total: 0, is_total_exact: true };
+        let Ok(user_id) = rules::only_user(access, filter.user_id.as_ref()) else { return Ok(page) };
+        let _moment = self.connection.unchecked_transaction()?;
+        let walk = Sessions { filter, user_id };
+        let mut statement = self.prepared(&walk.list(&self.sql))?;
+        let mut numbers = statement.raw_query();
+        while let Some(row) = numbers.next()? {
+            match first(&self.connection, &self.sql.session_by_seq, [row.get::<_, i64>(0)?], rows::session) {
+                Ok(session) => page.sessions.extend(session),
                 Err(Fail::Said(error)) => page.unreadable.push(error),
                 Err(fail) => return Err(fail),
             }
         }
-        let mut statement = self.prepared(&total)?;
-        if let Some(row) = statement.raw_query().next()? {
-            page.total = count(row.get(0)?)?;
+        if rules::part_of_name(filter).is_some() {
+            let most = rules::session_count_max(filter);
+            let query = walk.count(&self.sql, most);
+            let mut statement = self.prepared(&query)?;
+            if let Some(row) = statement.raw_query().next()? {
+                page.total = count(row.get(0)?)?;
+            }
+            page.is_total_exact = page.total < most;
+        } else {
+            let component_id = filter.component_id.as_ref().map(|id| id.as_str());
+            let user_id = user_id.map(|id| &**id);
+            page.total = counts::sessions(&self.connection, &self.sql, component_id, user_id, filter.kind)?;
         }
         Ok(page)
     }

@@ -2,7 +2,6 @@
 //! damage.
 
 use super::failure::Fail;
-use super::schema::Sql;
 use outlive_core::port::{CancelIntent, DbError, Run, Session, SessionKind, Unreadable};
 use outlive_core::{DefinitionId, RunId, RunInfo, RunStatus, SessionId, Timestamp, WorkerId};
 use rusqlite::types::{FromSql, ValueRef};
@@ -111,7 +110,7 @@ fn json(row: &Row<'_>, column: usize) -> Result<Option<Arc<str>>, Fail> {
 }
 
 /// The accept number of a run from a row with the columns of [`Sql::run_by_id`].
-pub(super) fn run_seq(row: &Row<'_>) -> Result<i64, Fail> {
+fn run_seq(row: &Row<'_>) -> Result<i64, Fail> {
     Ok(row.get(21)?)
 }
 
@@ -168,9 +167,9 @@ fn read_run(row: &Row<'_>) -> Result<Run, Fail> {
     })
 }
 
-/// The run at this place in the accept order.
-pub(super) fn run_by_seq(connection: &Connection, sql: &Sql, seq: i64) -> Result<Run, Fail> {
-    let found = first(connection, &sql.run_by_seq, [seq], run)?;
+/// The run at this place in the accept order, by one of the statements that read one.
+pub(super) fn run_by_seq(connection: &Connection, sql: &str, seq: i64) -> Result<Run, Fail> {
+    let found = first(connection, sql, [seq], run)?;
     found.ok_or_else(|| unreadable(&format!("run number {seq}"), damaged("a part of it is missing".to_owned())))
 }
 

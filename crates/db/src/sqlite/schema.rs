@@ -4,6 +4,7 @@
 //! else is text put into SQL.
 
 use super::audit::AuditSql;
+use super::counts::CountSql;
 use super::hooks::HookSql;
 use outlive_core::port::{DbError, DbErrorKind};
 use rusqlite::Connection;
@@ -11,28 +12,57 @@ use rusqlite::Connection;
 /// In the header of every file of ours, at offset 68: `OUTL`.
 pub(super) const APPLICATION_ID: u32 = 0x4F55_544C;
 /// The number of the newest migration; in the header at offset 60.
-pub(super) const USER_VERSION: u32 = 1;
+pub(super) const USER_VERSION: u32 = 2;
 /// The session table when none is named.
 pub(super) const SESSION_TABLE: &str = "outlive_sessions";
-/// The suffix of a set's view names.
-pub(super) const TABLE_SUFFIXES: [&str; 8] =
-    ["", "_runs", "_run_requests", "_run_events", "_run_outputs", "_run_hooks", "_run_hook_deliveries", "_audit"];
+/// What the names of a set's tables add to that of its session table, by the format they came with.
+const TABLE_SUFFIXES: [&[&str]; USER_VERSION as usize] = [
+    &["", "_runs", "_run_requests", "_run_events", "_run_outputs", "_run_hooks", "_run_hook_deliveries", "_audit"],
+    &["_counts"],
+];
 /// Longest name of a session table, in bytes.
 const NAME_LEN_MAX: usize = 64;
 
 const SHARED_0001: &str = include_str!("../../migrations/sqlite/0001_shared.sql");
-const TABLES_0001: &str = include_str!("../../migrations/sqlite/0001_tables.sql");
+/// Migration *n* takes a table set from format *n* to *n* + 1. A new set goes through all of them.
+const TABLES: [&str; USER_VERSION as usize] =
+    [include_str!("../../migrations/sqlite/0001_tables.sql"), include_str!("../../migrations/sqlite/0002_tables.sql")];
 
 /// Creates what all table sets share, and marks the file as ours.
 pub(super) fn create_shared() -> String {
-    format!("{SHARED_0001}\nPRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = {USER_VERSION};")
+    format!("{SHARED_0001}\nPRAGMA application_id = {APPLICATION_ID};\n{}", set_user_version())
 }
 
-/// Creates table set number `number` (from 1). The first one's views have the plain names.
+/// Marks the file as having the newest format.
+pub(super) fn set_user_version() -> String {
+    format!("PRAGMA user_version = {USER_VERSION};")
+}
+
+/// Creates table set number `number` (from 1).
 pub(super) fn create_tables(table: &str, number: u32) -> String {
-    let suffix = if number == 1 { String::new() } else { format!("_{table}") };
-    let tables = TABLES_0001.replace("{T}", table).replace("{V}", &suffix);
+    let tables = migrate_tables(table, number, 0);
     format!("{tables}\nINSERT INTO outlive_meta (name, value) VALUES ('tables:{table}', '{number}');")
+}
+
+/// Takes table set number `number` from format `from` to the newest. The first set's views have the plain names.
+pub(super) fn migrate_tables(table: &str, number: u32, from: u32) -> String {
+    let suffix = if number == 1 { String::new() } else { format!("_{table}") };
+    let steps = TABLES.iter().skip(from as usize).map(|sql| sql.replace("{T}", table).replace("{V}", &suffix));
+    steps.collect::<Vec<_>>().join("\n")
+}
+
+/// The names of the tables that this makes.
+pub(super) fn made_tables(table: &str, from: u32) -> impl Iterator<Item = String> {
+    TABLE_SUFFIXES
+        .iter()
+        .skip(from as usize)
+        .flat_map(|suffixes| suffixes.iter())
+        .map(move |suffix| format!("{table}{suffix}"))
+}
+
+/// The format of an open file, its log included.
+pub(super) fn user_version(connection: &Connection) -> rusqlite::Result<u32> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
 /// The session tables of a file, oldest first.
@@ -57,10 +87,11 @@ pub(super) fn unfinished_runs(table: &str) -> String {
     format!("SELECT count(*) FROM {table}_runs WHERE status < 3")
 }
 
-/// Frees what a dead worker held.
-pub(super) fn free_runs_of_the_dead(table: &str) -> String {
+/// Frees what a dead worker held, in a file of this format.
+pub(super) fn free_runs_of_the_dead(table: &str, format: u32) -> String {
+    let worker = if format == 1 { "worker" } else { "worker_seq" };
     format!(
-        "UPDATE {table}_runs SET worker = NULL WHERE status < 3 AND worker IN \
+        "UPDATE {table}_runs SET {worker} = NULL WHERE status < 3 AND {worker} IN \
          (SELECT seq FROM outlive_workers WHERE is_dead = 1)"
     )
 }
@@ -69,8 +100,8 @@ pub(super) fn free_runs_of_the_dead(table: &str) -> String {
 pub(super) const COPY_MARK: &str = "SELECT value FROM outlive_meta WHERE name = 'copied'";
 pub(super) const SET_COPY_MARK: &str = "INSERT OR REPLACE INTO outlive_meta (name, value) VALUES ('copied', ?1)";
 pub(super) const CLEAR_COPY_MARK: &str = "DELETE FROM outlive_meta WHERE name = 'copied'";
-/// Workers that were not declared dead, whatever their session table.
-pub(super) const LIVING: &str = "SELECT worker_id FROM outlive_workers WHERE is_dead = 0";
+/// Workers that were not declared dead, whatever their session table, and until when their leases are good.
+pub(super) const LIVING: &str = "SELECT worker_id, good_until FROM outlive_workers WHERE is_dead = 0";
 pub(super) const BURY_ALL: &str = "UPDATE outlive_workers SET is_dead = 1 WHERE is_dead = 0";
 
 /// Checks the name of a session table.
@@ -142,24 +173,26 @@ pub(super) struct Sql {
 
     pub(super) run_by_id: String,
     pub(super) run_by_seq: String,
-    pub(super) list: String,
-    pub(super) list_whole: String,
-    pub(super) in_session: String,
-    pub(super) unfinished: String,
+    pub(super) line_by_seq: String,
+    pub(super) of_session: String,
+    pub(super) with_prefix: String,
+    pub(super) have_prefix: String,
     pub(super) count_unfinished: String,
     pub(super) pages: String,
 
     pub(super) session: String,
-    pub(super) sessions: String,
+    pub(super) session_of_counts: String,
+    pub(super) runs_of_counts: String,
     pub(super) patch_session: String,
     pub(super) delete_session: [String; 7],
 
+    pub(super) counts: CountSql,
     pub(super) hooks: HookSql,
     pub(super) audit: AuditSql,
 }
 
 /// Columns of a session, in the order `rows::session` reads them.
-const SESSION: &str = "SELECT s.session_id, s.version, s.kind, s.user_id, s.workflow_id, s.created_at, s.updated_at, \
+const SESSION: &str = "SELECT s.session_id, s.version, s.kind, s.user_id, s.component_id, s.created_at, s.updated_at, \
     s.name, s.metadata, s.state FROM {T} s";
 /// The accept numbers of a session's runs.
 const RUNS_OF_SESSION: &str = "SELECT u.seq FROM {T}_runs u INDEXED BY {T}_runs_unfinished \
@@ -171,14 +204,14 @@ const RUN: &str = "SELECT r.run_id, r.workflow_id, q.workflow_name, s.session_id
     q.definition, q.created_at, r.updated_at, r.epoch, w.worker_id, r.claims, r.attempt, r.due_at, r.cancel_at, \
     r.cancel_reason, r.next_index, r.progress, {IO}, r.seq, r.is_behind \
     FROM {T}_runs r JOIN {T}_run_requests q ON q.seq = r.seq JOIN {T} s ON s.seq = r.session_seq \
-    LEFT JOIN outlive_workers w ON w.seq = r.worker";
+    LEFT JOIN outlive_workers w ON w.seq = r.worker_seq";
 const WITH_OUTPUT: &str = " LEFT JOIN {T}_run_outputs o ON o.seq = r.seq";
 /// The unfinished runs, and those among them that wait for a worker. Their rows are short: nothing long is read.
 const UNFINISHED: &str = "{T}_runs u INDEXED BY {T}_runs_unfinished WHERE u.status < 3";
 const QUEUED: &str =
-    "{T}_runs u INDEXED BY {T}_runs_unfinished WHERE u.status < 3 AND u.status = 0 AND u.worker IS NULL";
+    "{T}_runs u INDEXED BY {T}_runs_unfinished WHERE u.status < 3 AND u.status = 0 AND u.worker_seq IS NULL";
 const CLAIMABLE: &str = "FROM {T}_runs INDEXED BY {T}_runs_claimable \
-    WHERE worker IS NULL AND status < 2 AND is_behind = 0 AND workflow_id = ?1";
+    WHERE worker_seq IS NULL AND status < 2 AND is_behind = 0 AND workflow_id = ?1";
 
 impl Sql {
     /// The statements for this session table, whose name was checked.
@@ -201,18 +234,18 @@ impl Sql {
             ),
             workers: sql("SELECT w.worker_id, w.good_until, coalesce(h.held, 0), \
                 (SELECT m.value FROM outlive_meta m WHERE m.name = 'worker:' || w.seq) FROM outlive_workers w LEFT JOIN \
-                (SELECT r.worker, count(*) AS held FROM {T}_runs r INDEXED BY {T}_runs_unfinished \
-                JOIN {T}_run_requests q ON q.seq = r.seq WHERE ?2 AND r.status < 3 AND r.worker IS NOT NULL \
-                AND (?1 IS NULL OR q.user_id = ?1) GROUP BY r.worker) h ON h.worker = w.seq \
+                (SELECT r.worker_seq, count(*) AS held FROM {T}_runs r INDEXED BY {T}_runs_unfinished \
+                WHERE ?2 AND r.status < 3 AND r.worker_seq IS NOT NULL \
+                AND (?1 IS NULL OR r.user_id = ?1) GROUP BY r.worker_seq) h ON h.worker_seq = w.seq \
                 WHERE w.session_table = '{T}' AND w.is_dead = 0 ORDER BY w.worker_id"),
             bury_worker: sql("UPDATE outlive_workers SET is_dead = 1 WHERE seq = ?1"),
-            free_runs: sql("UPDATE {T}_runs SET worker = NULL WHERE seq IN \
-                (SELECT seq FROM {T}_runs INDEXED BY {T}_runs_unfinished WHERE status < 3 AND worker = ?1)"),
+            free_runs: sql("UPDATE {T}_runs SET worker_seq = NULL WHERE seq IN \
+                (SELECT seq FROM {T}_runs INDEXED BY {T}_runs_unfinished WHERE status < 3 AND worker_seq = ?1)"),
             note_workflows: sql("INSERT INTO outlive_meta (name, value) VALUES ('worker:' || ?1, ?2) \
                 ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE value IS NOT excluded.value"),
             forget_workflows: sql("DELETE FROM outlive_meta WHERE name = 'worker:' || ?1"),
-            retire_runs: sql("UPDATE {T}_runs SET worker = NULL, claims = 0, updated_at = ?2 WHERE seq IN \
-                (SELECT seq FROM {T}_runs INDEXED BY {T}_runs_unfinished WHERE status < 3 AND worker = ?1)"),
+            retire_runs: sql("UPDATE {T}_runs SET worker_seq = NULL, claims = 0, updated_at = ?2 WHERE seq IN \
+                (SELECT seq FROM {T}_runs INDEXED BY {T}_runs_unfinished WHERE status < 3 AND worker_seq = ?1)"),
 
             request_by_key: sql("SELECT r.run_id, q.user_id, q.idempotency_key, q.fingerprint \
                 FROM {T}_run_requests q JOIN {T}_runs r ON r.seq = q.seq WHERE q.idempotency_key = ?1"),
@@ -223,11 +256,12 @@ impl Sql {
                 WHERE status < 3 AND session_seq = ?1 ORDER BY seq LIMIT 1"),
             unfinished_of: sql("SELECT run_id FROM {T}_runs INDEXED BY {T}_runs_unfinished \
                 WHERE status < 3 AND session_seq = ?1"),
-            insert_session: sql("INSERT INTO {T} (session_id, version, kind, user_id, workflow_id, created_at, \
+            insert_session: sql("INSERT INTO {T} (session_id, version, kind, user_id, component_id, created_at, \
                 updated_at, name, metadata, state) VALUES (?1, 0, ?2, ?3, ?4, ?5, ?5, ?6, ?7, ?8)"),
             insert_run: sql(
-                "INSERT INTO {T}_runs (run_id, session_seq, workflow_id, status, is_behind, epoch, worker, \
-                claims, attempt, due_at, next_index, updated_at) VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?5, ?5, 0, 0, ?7)",
+                "INSERT INTO {T}_runs (run_id, session_seq, workflow_id, status, is_behind, epoch, worker_seq, \
+                claims, attempt, due_at, next_index, updated_at, user_id) \
+                VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?5, ?5, 0, 0, ?7, ?8)",
             ),
             insert_request: sql("INSERT INTO {T}_run_requests (seq, workflow_name, user_id, definition, fingerprint, \
                 idempotency_key, created_at, options, input) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"),
@@ -236,27 +270,28 @@ impl Sql {
             due: sql(&format!("SELECT seq, claims {CLAIMABLE} AND due_at > 0 AND due_at <= ?2 ORDER BY seq")),
             not_due: sql(&format!("SELECT due_at, claims {CLAIMABLE} AND due_at > 0 AND due_at > ?2 ORDER BY due_at")),
             to_cancel: sql("SELECT seq, claims FROM {T}_runs INDEXED BY {T}_runs_to_cancel \
-                WHERE cancel_at IS NOT NULL AND status < 3 AND worker IS NULL ORDER BY seq"),
+                WHERE cancel_at IS NOT NULL AND status < 3 AND worker_seq IS NULL ORDER BY seq"),
 
-            take: sql("UPDATE {T}_runs SET worker = ?2, epoch = epoch + 1, claims = claims + 1, \
+            take: sql("UPDATE {T}_runs SET worker_seq = ?2, epoch = epoch + 1, claims = claims + 1, \
                 attempt = attempt + 1, updated_at = ?3 WHERE seq = ?1"),
-            standing: sql("SELECT seq, session_seq, status, epoch, worker, next_index, cancel_at IS NOT NULL \
-                FROM {T}_runs WHERE run_id = ?1"),
-            run_owner: sql("SELECT q.user_id FROM {T}_runs r JOIN {T}_run_requests q ON q.seq = r.seq \
-                WHERE r.run_id = ?1"),
+            standing: sql(
+                "SELECT seq, session_seq, status, epoch, worker_seq, next_index, cancel_at IS NOT NULL, workflow_id, user_id \
+                FROM {T}_runs WHERE run_id = ?1",
+            ),
+            run_owner: sql("SELECT user_id FROM {T}_runs WHERE run_id = ?1"),
             set_cancel: sql("UPDATE {T}_runs SET cancel_at = coalesce(cancel_at, ?2), \
                 cancel_reason = coalesce(cancel_reason, ?3), updated_at = ?2 WHERE seq = ?1"),
             held: sql(
-                "SELECT run_id, epoch FROM {T}_runs INDEXED BY {T}_runs_unfinished WHERE status < 3 AND worker = \
+                "SELECT run_id, epoch FROM {T}_runs INDEXED BY {T}_runs_unfinished WHERE status < 3 AND worker_seq = \
                 (SELECT seq FROM outlive_workers WHERE worker_id = ?1 AND session_table = '{T}')",
             ),
             cancels: sql("SELECT r.run_id, r.cancel_at, r.cancel_reason \
                 FROM {T}_runs r INDEXED BY {T}_runs_to_cancel \
-                WHERE r.cancel_at IS NOT NULL AND r.status < 3 AND r.worker = \
+                WHERE r.cancel_at IS NOT NULL AND r.status < 3 AND r.worker_seq = \
                 (SELECT seq FROM outlive_workers WHERE worker_id = ?1 AND session_table = '{T}') ORDER BY r.seq"),
 
             update_run: sql("UPDATE {T}_runs SET status = ?2, next_index = ?3, updated_at = ?4, \
-                progress = coalesce(?5, progress), claims = iif(?6, 0, claims), worker = iif(?7, NULL, worker), \
+                progress = coalesce(?5, progress), claims = iif(?6, 0, claims), worker_seq = iif(?7, NULL, worker_seq), \
                 due_at = coalesce(?8, due_at) WHERE seq = ?1"),
             append: sql("INSERT INTO {T}_run_events (run_seq, first_index, count, epoch, body) \
                 VALUES (?1, ?2, ?3, ?4, ?5)"),
@@ -268,10 +303,11 @@ impl Sql {
 
             run_by_id: sql(&format!("{whole} WHERE r.run_id = ?1 AND (?2 IS NULL OR q.user_id = ?2)")),
             run_by_seq: sql(&format!("{whole} WHERE r.seq = ?1")),
-            list: sql(&RUN.replace("{IO}", "NULL, NULL")),
-            list_whole: sql(&whole),
-            unfinished: sql(
-                "r.seq IN (SELECT u.seq FROM {T}_runs u INDEXED BY {T}_runs_unfinished WHERE u.status < 3)",
+            line_by_seq: sql(&format!("{} WHERE r.seq = ?1", RUN.replace("{IO}", "NULL, NULL"))),
+            of_session: sql("r.session_seq = (SELECT seq FROM {T} WHERE session_id = ?)"),
+            with_prefix: sql("r.seq IN (SELECT p.seq FROM {T}_runs p WHERE p.run_id >= {FROM} AND p.run_id < {TO})"),
+            have_prefix: sql(
+                "SELECT count(*) FROM (SELECT 1 FROM {T}_runs WHERE run_id >= ?1 AND run_id < ?2 LIMIT ?3)",
             ),
             count_unfinished: sql(&format!(
                 "SELECT (SELECT count(*) FROM (SELECT 1 FROM {QUEUED} LIMIT ?1)), \
@@ -279,7 +315,6 @@ impl Sql {
                 (SELECT count(*) FROM (SELECT 1 FROM {UNFINISHED} AND u.status = 1 LIMIT ?1)), \
                 (SELECT count(*) FROM (SELECT 1 FROM {UNFINISHED} AND u.status = 2 LIMIT ?1))"
             )),
-            in_session: sql(&format!("r.seq IN ({})", runs_of("(SELECT seq FROM {T} WHERE session_id = ?)"))),
             pages: sql("WITH run (seq) AS MATERIALIZED (\
                 SELECT r.seq FROM {T}_runs r JOIN {T}_run_requests q ON q.seq = r.seq \
                 WHERE r.run_id = ?1 AND (?3 IS NULL OR q.user_id = ?3)) \
@@ -288,7 +323,11 @@ impl Sql {
                 WHERE e.run_seq = (SELECT seq FROM run) AND e.first_index <= ?2), 0) ORDER BY first_index"),
 
             session: sql(&format!("{SESSION} WHERE s.session_id = ?1 AND (?2 IS NULL OR s.user_id = ?2)")),
-            sessions: sql(SESSION),
+            session_of_counts: sql("SELECT component_id, user_id, kind FROM {T} WHERE seq = ?1"),
+            runs_of_counts: sql(&format!(
+                "SELECT workflow_id, user_id, status, count(*) FROM {{T}}_runs WHERE seq IN ({}) GROUP BY 1, 2, 3",
+                runs_of("?1")
+            )),
             patch_session: sql("UPDATE {T} SET name = coalesce(?3, name), state = coalesce(?4, state), \
                 metadata = coalesce(?5, metadata), version = version + 1, updated_at = ?6 \
                 WHERE session_id = ?1 AND (?2 IS NULL OR user_id = ?2)"),
@@ -302,6 +341,7 @@ impl Sql {
                 sql("DELETE FROM {T} WHERE seq = ?1"),
             ],
 
+            counts: CountSql::new(table),
             hooks: HookSql::new(table),
             audit: AuditSql::new(table),
         }

@@ -3,6 +3,7 @@
 //! The invariant: a method that refuses has written nothing, so the others of its transaction are undisturbed. (One
 //! exception refuses *because* of what it wrote: a heartbeat that finds its own process declared gone.)
 
+use super::counts::Changes;
 use super::failure::Fail;
 use super::presence::Lost;
 use super::rows::{self, count, due_column, first, id, int, kind_column, status_column, value};
@@ -36,6 +37,8 @@ pub(super) struct Tables {
     period: Option<Duration>,
     /// What this transaction did that others in this process want to hear about.
     news: Vec<News>,
+    /// What it did that is counted.
+    changes: Changes,
 }
 
 /// A worker's row.
@@ -67,12 +70,15 @@ struct Held {
     worker: Option<i64>,
     next_index: u64,
     has_cancel: bool,
+    workflow_id: Arc<str>,
+    user_id: Option<Arc<str>>,
 }
 
 impl Tables {
     pub(super) fn new(connection: Connection, sql: Arc<Sql>, locks: Locks) -> Self {
         let (numbers, told, silence) = (HashMap::new(), HashMap::new(), Silence::default());
-        Self { connection, sql, locks, numbers, told, silence, period: None, news: Vec::new() }
+        let (news, changes) = (Vec::new(), Changes::default());
+        Self { connection, sql, locks, numbers, told, silence, period: None, news, changes }
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -93,6 +99,12 @@ impl Tables {
         self.numbers.clear();
         self.told.clear();
         self.news.clear();
+        self.changes.clear();
+    }
+
+    /// Must be called before a transaction is committed.
+    pub(super) fn write_counts(&mut self) -> Result<(), rusqlite::Error> {
+        self.changes.write(&self.connection, &self.sql.counts)
     }
 
     /// What the transactions since the last call did.
@@ -305,8 +317,8 @@ impl Tables {
         first(&self.connection, &self.sql.request_by_run, [new.info.run_id.as_str()], read)
     }
 
-    fn insert(&self, new: &NewRun, session: Option<i64>, is_behind: bool, holder: Option<i64>) -> Result<(), Fail> {
-        let (info, sql, at) = (&new.info, &self.sql, new.at.as_micros());
+    fn insert(&mut self, new: &NewRun, session: Option<i64>, is_behind: bool, holder: Option<i64>) -> Result<(), Fail> {
+        let (info, at) = (&new.info, new.at.as_micros());
         let session = match session {
             Some(session) => session,
             None => self.insert_session(&NewSession {
@@ -322,12 +334,13 @@ impl Tables {
         };
         let (run_id, workflow_id) = (info.run_id.as_str(), info.workflow_id.as_str());
         let claims = i64::from(holder.is_some());
-        let columns = params![run_id, session, workflow_id, is_behind, claims, holder, at];
-        let seq = self.execute_and_number(&sql.insert_run, columns)?;
+        let user_id = info.user_id.as_deref();
+        let columns = params![run_id, session, workflow_id, is_behind, claims, holder, at, user_id];
+        let seq = self.execute_and_number(&self.sql.insert_run, columns)?;
         let columns = params![
             seq,
             &*info.workflow_name,
-            info.user_id.as_deref(),
+            user_id,
             &*new.definition,
             &*new.fingerprint,
             new.idempotency_key.as_deref(),
@@ -335,7 +348,8 @@ impl Tables {
             new.options.as_deref(),
             new.input.as_deref(),
         ];
-        self.execute(&sql.insert_request, columns)?;
+        self.execute(&self.sql.insert_request, columns)?;
+        self.changes.runs(Arc::from(workflow_id), info.user_id.clone(), RunStatus::Pending, 1);
         new.hook.as_ref().map_or(Ok(()), |hook| self.insert_hook(seq, hook))
     }
 
@@ -367,6 +381,8 @@ impl Tables {
                 worker: row.get(4)?,
                 next_index: count(row.get(5)?)?,
                 has_cancel: row.get(6)?,
+                workflow_id: row.get(7)?,
+                user_id: row.get(8)?,
             })
         })
     }
@@ -437,7 +453,7 @@ impl Tables {
 
     fn take(&self, seq: i64, number: i64, worker: &WorkerId, at: Timestamp) -> Result<(Run, Lease), Fail> {
         // The run is read before anything is written, because reading it can fail.
-        let run = rows::run_by_seq(&self.connection, &self.sql, seq)?;
+        let run = rows::run_by_seq(&self.connection, &self.sql.run_by_seq, seq)?;
         self.execute(&self.sql.take, params![seq, number, at.as_micros()])?;
         let run = Run {
             worker: Some(worker.clone()),
@@ -543,6 +559,10 @@ impl Tables {
         if let Some(state) = session {
             self.execute(&self.sql.update_session, params![row.session_seq, state, commit.at.as_micros()])?;
         }
+        if status != row.status {
+            self.changes.runs(row.workflow_id.clone(), row.user_id.clone(), row.status, -1);
+            self.changes.runs(row.workflow_id, row.user_id, status, 1);
+        }
         self.ran(&lease.run_id, Some(&lease.worker));
         let mut opens = patch.release.is_some_and(|release| release.due_at.is_none());
         if is_over && let Some(next) = self.first_unfinished(row.session_seq)? {
@@ -587,7 +607,7 @@ impl Tables {
         stored.ok_or_else(|| rows::damaged(format!("session {session_id} is not where it was put")))
     }
 
-    fn insert_session(&self, new: &NewSession) -> Result<i64, Fail> {
+    fn insert_session(&mut self, new: &NewSession) -> Result<i64, Fail> {
         let columns = params![
             new.session_id.as_str(),
             kind_column(new.kind),
@@ -598,7 +618,10 @@ impl Tables {
             json(&new.metadata),
             json(&new.state),
         ];
-        self.execute_and_number(&self.sql.insert_session, columns)
+        let seq = self.execute_and_number(&self.sql.insert_session, columns)?;
+        let component_id = new.workflow_id.as_ref().map(|id| Arc::from(id.as_str()));
+        self.changes.session(component_id, new.user_id.clone(), kind_column(new.kind), 1);
+        Ok(seq)
     }
 
     pub(super) fn update_session(
@@ -643,9 +666,28 @@ impl Tables {
         }
         for seq in &found {
             self.drops_runs_of(*seq)?;
+            self.count_out(*seq)?;
             self.sql.delete_session.iter().try_for_each(|sql| self.execute(sql, [seq]))?;
         }
         Ok(found.len() as u64)
+    }
+
+    /// Takes a session and its runs, which are about to be deleted, out of the counts.
+    fn count_out(&mut self, session: i64) -> Result<(), Fail> {
+        let mut statement = self.connection.prepare_cached(&self.sql.runs_of_counts)?;
+        let mut rows = statement.query([session])?;
+        while let Some(row) = rows.next()? {
+            // A run with a damaged status can be deleted all the same.
+            if let Ok(status) = rows::status(row.get(2)?) {
+                self.changes.runs(row.get(0)?, row.get(1)?, status, -row.get::<_, i64>(3)?);
+            }
+        }
+        let mut statement = self.connection.prepare_cached(&self.sql.session_of_counts)?;
+        let mut rows = statement.query([session])?;
+        while let Some(row) = rows.next()? {
+            self.changes.session(row.get(0)?, row.get(1)?, row.get(2)?, -1);
+        }
+        Ok(())
     }
 }
 

@@ -109,7 +109,8 @@ impl Locks {
         }
     }
 
-    fn file(&self, worker: &WorkerId) -> PathBuf {
+    /// The worker's file, whether or not it exists.
+    pub(super) fn file(&self, worker: &WorkerId) -> PathBuf {
         self.directory.join(file_name(worker))
     }
 }

@@ -2,7 +2,7 @@
 //! sync; when that has succeeded, and not before, everyone is answered.
 //!
 //! ```text
-//! callers ──► mailbox ──► [ BEGIN IMMEDIATE, operation*, COMMIT ] ──► are the files there? ──► answers ──► the copier
+//! callers ──► mailbox ──► [ BEGIN IMMEDIATE, operation*, counts, COMMIT ] ──► are the files there? ──► answers ──► the copier
 //!                │ idle: are the files there? has another process committed? ──► watchers ◄── what the group did
 //! ```
 //! It must never know what an operation does. The invariant: an answer `Ok`, and any news, is sent only after a
@@ -181,6 +181,7 @@ impl Writer {
             self.injected(Stage::Work)?;
             operation.apply(&mut self.tables).map_err(|error| (Stage::Work, error))?;
         }
+        self.tables.write_counts().map_err(|error| (Stage::Work, error))?;
         let begun = Instant::now();
         self.statement(Stage::Commit, "COMMIT")?;
         self.sync_time = begun.elapsed();

@@ -251,12 +251,21 @@ pub struct RunList {
     /// left out.
     #[serde(default)]
     pub counts: BTreeMap<RunStatus, u64>,
+    /// Whether these are all. Counts by status, workflow and user are; with any other filter, counting stops at 10,000
+    /// runs, and false means that there are more.
+    #[serde(default = "always")]
+    pub counts_exact: bool,
     /// Where to continue (`RunFilter::after`), if there is more.
     #[serde(default, rename = "next_cursor")]
     pub next: Option<String>,
     /// Runs that are not in the list because their rows are damaged: which, why, and what to do.
     #[serde(default)]
     pub unreadable: Vec<String>,
+}
+
+/// Servers that say nothing of it count all.
+fn always() -> bool {
+    true
 }
 
 /// A run with its steps.

@@ -29,6 +29,7 @@ async fn full_and_busy_change_nothing_and_pass() {
         assert!(db.run(Access::All, run_id("r1")).await.unwrap().is_none(), "{stage:?} {kind:?}");
     }
     db.create_run(Access::All, new_run("r1"), None).await.unwrap();
+    super::check_kept_counts(&directory.path().join("a.db"));
 }
 
 #[tokio::test]
@@ -70,6 +71,33 @@ async fn one_operations_error_does_not_take_the_others_with_it() {
     assert!(refused <= 20, "{refused} of 400 were refused by 20 errors");
     let filter = RunFilter { limit: 1000, ..RunFilter::default() };
     assert_eq!(db.runs(Access::All, filter).await.unwrap().runs.len(), 400 - refused);
+    super::check_kept_counts(&directory.path().join("a.db"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_done_before_an_error_in_its_group_is_done_again_and_counted_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.db");
+    let db = SqliteDb::new(&path);
+    register(&db, "w1").await;
+    db.create_run(Access::All, new_run("broken"), None).await.unwrap();
+    let sql = rusqlite::Connection::open(&path).unwrap();
+    sql.execute_batch("UPDATE outlive_sessions_runs SET next_index = -1").unwrap();
+    for round in 0..20 {
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..20 {
+            let db = db.clone();
+            tasks.spawn(async move {
+                if number % 5 == 3 {
+                    let claimed = db.claim_run(run_id("broken"), super::worker_id("w1"), super::second(1)).await;
+                    assert_eq!(claimed.unwrap_err().kind(), DbErrorKind::Corrupt);
+                }
+                db.create_run(Access::All, new_run(&format!("r{round}-{number}")), None).await.unwrap();
+            });
+        }
+        tasks.join_all().await;
+    }
+    super::check_kept_counts(&path);
 }
 
 #[tokio::test]

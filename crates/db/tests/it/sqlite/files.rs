@@ -153,7 +153,7 @@ async fn the_header_says_whose_the_file_is() {
     // While it is open, the database file itself must say so, not only the write-ahead log.
     let header = fs::read(&path).unwrap();
     assert_eq!(&header[68..72], b"OUTL");
-    assert_eq!(&header[60..64], [0, 0, 0, 1]);
+    assert_eq!(&header[60..64], [0, 0, 0, 2]);
     let sql = Connection::open(&path).unwrap();
     let mode: String = sql.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
     assert_eq!(mode, "wal");

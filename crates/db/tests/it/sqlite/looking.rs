@@ -128,7 +128,7 @@ async fn what_is_empty_or_foreign_is_said_and_not_shown_as_nothing() {
     assert_eq!(fs::metadata(&path).unwrap().len(), 0);
     // Ours by its header, and nothing of ours in it.
     let sql = rusqlite::Connection::open(&path).unwrap();
-    sql.execute_batch("PRAGMA application_id = 0x4F55544C; PRAGMA user_version = 1; CREATE TABLE theirs (x);").unwrap();
+    sql.execute_batch("PRAGMA application_id = 0x4F55544C; PRAGMA user_version = 2; CREATE TABLE theirs (x);").unwrap();
     drop(sql);
     for error in [
         SqliteDb::new(&path).read_only().open().await.unwrap_err(),

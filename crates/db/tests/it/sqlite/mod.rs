@@ -4,6 +4,7 @@
 mod copies;
 mod failures;
 mod files;
+mod formats;
 #[cfg(unix)]
 mod looking;
 #[cfg(unix)]
@@ -188,6 +189,23 @@ async fn table_sets_of_one_file_do_not_mix() {
     assert_eq!((count("chk_run_two").unwrap(), count("chk_event_two").unwrap()), (1, 0));
 }
 
+/// Compares the counts that are kept with the rows they count.
+#[track_caller]
+fn check_kept_counts(path: &std::path::Path) {
+    let sql = rusqlite::Connection::open(path).unwrap();
+    let numbers = |query: &str| {
+        let read =
+            |row: &rusqlite::Row<'_>| (0..9).map(|column| row.get(column)).collect::<rusqlite::Result<Vec<i64>>>();
+        sql.query_row(query, [], read).unwrap()
+    };
+    let kept = "SELECT pending, running, paused, completed, cancelled, error, workflow_sessions, agent_sessions, \
+        team_sessions FROM outlive_sessions_counts WHERE scope = 0";
+    let of_runs = |status| format!("(SELECT count(*) FROM outlive_sessions_runs WHERE status = {status})");
+    let of_sessions = |kind| format!("(SELECT count(*) FROM outlive_sessions WHERE kind = {kind})");
+    let columns: Vec<String> = (0..6).map(of_runs).chain((0..3).map(of_sessions)).collect();
+    assert_eq!(numbers(kept), numbers(&format!("SELECT {}", columns.join(", "))));
+}
+
 /// Every path below, relative and sorted.
 fn files(directory: &std::path::Path) -> Vec<String> {
     let mut found = Vec::new();
@@ -212,8 +230,9 @@ async fn accepting_a_run_writes_few_pages() {
     let db = SqliteDb::new(directory.path().join("a.db"));
     register(&db, "w1").await;
     let log_len = || std::fs::metadata(directory.path().join("a.db-wal")).unwrap().len();
-    // Run, request, session; run id, session id, the session's line, the workflow's runs; a user's runs and sessions.
-    for (user_id, expected) in [(None, 7), (Some("ada"), 9)] {
+    // Run, request, session, counts; run id, session id, the session's line, the unfinished runs; the sessions by kind, by
+    // component and by change; a user's sessions.
+    for (user_id, expected) in [(None, 11), (Some("ada"), 12)] {
         let mut counts = Vec::new();
         for number in 0..21 {
             let mut run = new_run(&format!("r{number}-{expected}"));

@@ -21,6 +21,9 @@ async fn child() {
     let lease = start(&db, "r1", "victim").await;
     for index in 0.. {
         db.commit(append(&lease, line_page(index, "an entry"))).await.unwrap();
+        let mut more = super::new_run(&format!("more-{index}"));
+        more.info.workflow_id = "other".parse().unwrap();
+        db.create_run(Access::All, more, None).await.unwrap();
         // Not `println`, which the test harness would hold back.
         writeln!(std::io::stdout(), "acknowledged {index}").unwrap();
     }
@@ -72,6 +75,7 @@ async fn a_killed_process_is_taken_over_at_once_and_loses_nothing() {
         }
     }
     db.commit(append(lease, line_page(next, "the heir's"))).await.unwrap();
+    super::check_kept_counts(&path);
     let beat = db.heartbeat(worker_id("victim"), second(3), super::PERIOD).await;
     assert_eq!(beat.unwrap_err().kind(), DbErrorKind::Fenced, "a dead worker stays dead");
 }

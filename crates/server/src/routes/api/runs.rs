@@ -109,9 +109,11 @@ pub(super) async fn list(caller: Caller, Query(query): Query<ListQuery>) -> Resu
     };
     let waitings = engine.waitings(&page.runs).await?;
     let line = if has_preview { RunLine::with_preview } else { RunLine::new };
+    let (counts, counts_exact) = page.counts.map_or((Vec::new(), true), |counts| (counts.by_status, counts.is_exact));
     Ok(Json(RunList {
         runs: page.runs.iter().zip(&waitings).map(|(run, waiting)| line(run, waiting.as_ref())).collect(),
-        counts: page.counts.unwrap_or_default().into_iter().map(|(status, count)| (status.as_str(), count)).collect(),
+        counts: counts.into_iter().map(|(status, count)| (status.as_str(), count)).collect(),
+        counts_exact,
         next_cursor: page.next,
         unreadable: page.unreadable.iter().map(ToString::to_string).collect(),
     }))

@@ -256,6 +256,9 @@ pub(crate) struct RunList {
     pub(crate) runs: Vec<RunLine>,
     /// How many runs there are of each status, for the same filter without `status` and `cursor`.
     pub(crate) counts: BTreeMap<&'static str, u64>,
+    /// Whether these are all. Counts by status, workflow and user are; with any other filter, counting stops at 10,000
+    /// runs, and false means that there are more.
+    pub(crate) counts_exact: bool,
     /// Where to continue; null when there is no more.
     pub(crate) next_cursor: Option<String>,
     /// Runs that are not in the list because their rows are damaged: which, why, and what to do.

@@ -44,6 +44,28 @@ async fn a_list_is_filtered_and_counted() {
 }
 
 #[tokio::test]
+async fn a_count_that_ended_early_says_so() {
+    let stage = Stage::idle().await;
+    for number in 0..=10_000 {
+        let submit = outlive_engine::Submit {
+            run_id: Some(format!("r-{number:05}")),
+            session_id: Some("long".to_owned()),
+            user_id: Some("ada".to_owned()),
+            ..Default::default()
+        };
+        stage.engine.submit(&"echo".parse().expect("an id"), submit).await.expect("a run");
+    }
+    let counts = async |query: &str| {
+        let list = stage.ada.get_json(&format!("/api/runs?limit=1{query}")).await;
+        (list["counts"].clone(), list["counts_exact"].clone())
+    };
+    assert_eq!(counts("").await, (json!({ "PENDING": 10_001 }), json!(true)));
+    assert_eq!(counts("&session_id=long").await, (json!({ "PENDING": 10_000 }), json!(false)));
+    assert_eq!(counts("&q=r-0").await, (json!({ "PENDING": 10_000 }), json!(true)));
+    assert_eq!(counts("&session_id=long&q=r-1").await, (json!({ "PENDING": 1 }), json!(true)));
+}
+
+#[tokio::test]
 async fn bad_c15_a_long_session_is_read_by_pages() {
     const COUNT: usize = 3000;
     let stage = Stage::idle().await;

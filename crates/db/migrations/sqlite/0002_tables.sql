@@ -1,0 +1,65 @@
+-- Format 2 of one table set: lists by index, and counts that are kept. {T} and {V} as in 0001_tables.sql.
+
+-- A program that knows only format 1 and still has the file open must not write to it: it would leave the counts behind.
+-- With these columns renamed, none of its statements that write runs or sessions can be compiled any more.
+ALTER TABLE {T} RENAME COLUMN workflow_id TO component_id; -- the workflow, agent or team
+ALTER TABLE {T}_runs RENAME COLUMN worker TO worker_seq;
+
+-- The request's, repeated here for the indexes.
+ALTER TABLE {T}_runs ADD COLUMN user_id TEXT;
+UPDATE {T}_runs SET user_id = (SELECT q.user_id FROM {T}_run_requests q WHERE q.seq = {T}_runs.seq)
+    WHERE seq IN (SELECT q.seq FROM {T}_run_requests q WHERE q.user_id IS NOT NULL);
+
+-- Each order in which a list is read. Accept numbers and numbers of sessions end every index by themselves.
+DROP INDEX {T}_by_user;
+CREATE INDEX {T}_by_user ON {T} (user_id, created_at) WHERE user_id IS NOT NULL;
+CREATE INDEX {T}_by_component ON {T} (component_id, created_at) WHERE component_id IS NOT NULL;
+CREATE INDEX {T}_by_kind ON {T} (kind, created_at);
+CREATE INDEX {T}_by_change ON {T} (updated_at);
+CREATE INDEX {T}_by_name ON {T} (name) WHERE name IS NOT NULL;
+
+-- Unfinished runs change often, so their status is in no index: they are walked in one, the finished in others.
+DROP INDEX {T}_runs_by_workflow;
+DROP INDEX {T}_run_requests_by_user;
+CREATE INDEX {T}_runs_open ON {T}_runs (seq, workflow_id, user_id) WHERE status < 3;
+CREATE INDEX {T}_runs_by_status ON {T}_runs (status) WHERE status >= 3;
+CREATE INDEX {T}_runs_by_workflow ON {T}_runs (workflow_id, status) WHERE status >= 3;
+CREATE INDEX {T}_runs_by_user ON {T}_runs (user_id, status) WHERE status >= 3 AND user_id IS NOT NULL;
+
+-- How many runs and sessions there are, changed in the transaction that changes them. A row without anything to count
+-- may be absent.
+CREATE TABLE {T}_counts (
+    scope             INTEGER NOT NULL, -- 0 all, 1 of a component, 2 of a user, 3 of a component for a user
+    component_id      TEXT NOT NULL,    -- empty where the scope has none
+    user_id           TEXT NOT NULL,    -- the same
+    pending           INTEGER NOT NULL, -- runs, by status
+    running           INTEGER NOT NULL,
+    paused            INTEGER NOT NULL,
+    completed         INTEGER NOT NULL,
+    cancelled         INTEGER NOT NULL,
+    error             INTEGER NOT NULL,
+    workflow_sessions INTEGER NOT NULL, -- sessions, by kind
+    agent_sessions    INTEGER NOT NULL,
+    team_sessions     INTEGER NOT NULL,
+    PRIMARY KEY (scope, component_id, user_id)
+) STRICT, WITHOUT ROWID;
+INSERT INTO {T}_counts
+    WITH counted AS (
+        SELECT workflow_id AS component, user_id AS user,
+               sum(status = 0) AS pending, sum(status = 1) AS running, sum(status = 2) AS paused,
+               sum(status = 3) AS completed, sum(status = 4) AS cancelled, sum(status = 5) AS error,
+               0 AS workflows, 0 AS agents, 0 AS teams
+        FROM {T}_runs GROUP BY workflow_id, user_id
+        UNION ALL
+        SELECT component_id, user_id, 0, 0, 0, 0, 0, 0, sum(kind = 0), sum(kind = 1), sum(kind = 2)
+        FROM {T} GROUP BY component_id, user_id
+    ),
+    scoped AS (
+        SELECT 0 AS scope, '' AS of_component, '' AS of_user, * FROM counted
+        UNION ALL SELECT 1, component, '', * FROM counted WHERE component IS NOT NULL
+        UNION ALL SELECT 2, '', user, * FROM counted WHERE user IS NOT NULL
+        UNION ALL SELECT 3, component, user, * FROM counted WHERE component IS NOT NULL AND user IS NOT NULL
+    )
+    SELECT scope, of_component, of_user, sum(pending), sum(running), sum(paused), sum(completed), sum(cancelled),
+           sum(error), sum(workflows), sum(agents), sum(teams)
+    FROM scoped GROUP BY scope, of_component, of_user;
