@@ -137,7 +137,7 @@ impl From<DbError> for Problem {
             DbErrorKind::Corrupt => (Exit::Other, "database_corrupt", "restore the file from a backup"),
             DbErrorKind::Unreadable => (Exit::Other, "unreadable", ""),
             DbErrorKind::ReadOnly => (Exit::Other, "database_read_only", ""),
-            DbErrorKind::Refused => (Exit::Other, "database_refused", "choose the right file with --db"),
+            DbErrorKind::Refused => (Exit::Other, "database_refused", ""),
             DbErrorKind::Storage => (Exit::Other, "storage", ""),
         };
         let is_retryable = error.is_transient();

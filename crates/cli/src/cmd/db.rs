@@ -6,11 +6,11 @@ use crate::exit::{Exit, Problem};
 use crate::settings::Settings;
 use crate::{output, store, style};
 use clap::{Args, Subcommand};
-use outlive::db::SqliteDb;
+use outlive::db::{Migrated, SqliteDb};
 use serde_json::json;
 use std::path::Path;
 
-/// Take a copy of the database into use, or make its file smaller
+/// Take a copy of the database into use, bring it up to date, or make its file smaller
 #[derive(Debug, Args)]
 pub(crate) struct Database {
     #[command(subcommand)]
@@ -20,6 +20,7 @@ pub(crate) struct Database {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Adopt(Adopt),
+    Migrate(Migrate),
     Vacuum(Vacuum),
 }
 
@@ -29,6 +30,14 @@ enum Verb {
 /// any more: what its runs have done since the copy was made is not in the copy, and would be done again.
 #[derive(Debug, Args)]
 struct Adopt {}
+
+/// Bring a file made by an older version to the format of this one
+///
+/// Opening it to write, as serve and worker do, brings it up to date as well; commands that only read do not. Older
+/// versions cannot open it any more, so make a backup with them first. Their unfinished runs go on. No worker of an
+/// older version may be using it.
+#[derive(Debug, Args)]
+struct Migrate {}
 
 /// Rewrite the file without deleted data, and let it shrink by itself from now on
 ///
@@ -43,6 +52,7 @@ impl Database {
         let db = store::existing(&path, global)?;
         match &self.verb {
             Verb::Adopt(Adopt {}) => adopt(&db, &path, global).await,
+            Verb::Migrate(Migrate {}) => migrate(&db, &path, global).await,
             Verb::Vacuum(Vacuum {}) => vacuum(&db, &path, global).await,
         }
     }
@@ -58,6 +68,18 @@ async fn adopt(db: &SqliteDb, path: &Path, global: &Global) -> Result<Exit, Prob
         output::line(format_args!("{} is in use now; it has {unfinished}", path.display()))?;
     } else {
         output::line(format_args!("{} is not a copy; nothing was changed", path.display()))?;
+    }
+    Ok(Exit::Done)
+}
+
+async fn migrate(db: &SqliteDb, path: &Path, global: &Global) -> Result<Exit, Problem> {
+    let Migrated { from, to } = db.migrate().await?;
+    if global.json {
+        output::json(&json!({ "file": path, "format_before": from, "format": to }))?;
+    } else if from == to {
+        output::line(format_args!("{} has format {to} already; nothing was changed", path.display()))?;
+    } else {
+        output::line(format_args!("{} has format {to} now, {from} before", path.display()))?;
     }
     Ok(Exit::Done)
 }

@@ -81,6 +81,26 @@ fn a_copy_can_be_looked_at_and_is_served_once_it_is_adopted() {
 }
 
 #[test]
+fn a_file_of_an_older_format_is_read_once_it_was_migrated() {
+    let place = Place::new();
+    let sql = rusqlite::Connection::open(place.path("old.db")).unwrap();
+    sql.execute_batch(include_str!("../../../db/tests/fixtures/format_1.sql")).unwrap();
+    drop(sql);
+    let refused = place.run(&["ls", "--db", "old.db"]).exits(1);
+    assert!(refused.stderr.contains("outlive db migrate --db old.db"), "{}", refused.stderr);
+    let migrated = place.run(&["db", "migrate", "--db", "old.db"]).exits(0);
+    assert_eq!(migrated.stdout, "old.db has format 2 now, 1 before\n");
+    let again = place.run(&["db", "migrate", "--db", "old.db", "--json"]).exits(0).stdout;
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&again).unwrap()["format_before"], 2);
+    let listed = place.run(&["ls", "--db", "old.db"]).exits(0).stdout;
+    for run_id in ["behind", "stopped", "backing-off", "cancelled", "failed", "done-ada", "paused"] {
+        assert!(listed.contains(run_id), "{run_id}: {listed}");
+    }
+    let second = place.run(&["output", "done", "--db", "old.db", "--session-table", "second"]).exits(0);
+    assert!(second.stdout.contains("five"), "{}", second.stdout);
+}
+
+#[test]
 fn a_copy_made_with_cp_is_never_an_empty_database() {
     let place = Place::new();
     let server = Running::serve(&place, &["--db", "a.db"]);

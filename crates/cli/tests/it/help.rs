@@ -5,7 +5,7 @@
 use crate::fixture::Place;
 use std::path::Path;
 
-const VERBS: [&str; 25] = [
+const VERBS: [&str; 26] = [
     "",
     "demo",
     "run",
@@ -26,6 +26,7 @@ const VERBS: [&str; 25] = [
     "backup",
     "db",
     "db adopt",
+    "db migrate",
     "db vacuum",
     "config",
     "config show",
