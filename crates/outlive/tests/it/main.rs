@@ -9,6 +9,7 @@ mod deep;
 mod dropped;
 mod example;
 mod faults;
+mod formats;
 mod kill9;
 mod limits;
 mod page;
