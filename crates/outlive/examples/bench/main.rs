@@ -13,6 +13,7 @@
 //! bench L1 --n 200 --rate 20     runs at once at a model server that takes 20 calls a second: lateness, refusals
 //! bench S1 --ws 1000 --sse 1000 followers of one run, 10 % of them stalled: does the run slow down, how late are they
 //! bench S2                      a server that idles: memory, and time from its start to the first accepted run
+//! bench S3 --runs 350000         lists over HTTP, in a file with that many runs
 //! bench beside                  AgentOS and our server in turn, --rounds 3 times, as a table; --figures names some of
 //!                               throughput,memory,polls,start,kill; sizes by --n, --waiting, --past, --polls, --killed
 //! bench raw                     the same disk's limit: bare SQLite commits, single and grouped
@@ -22,6 +23,7 @@
 
 mod beside;
 mod limited;
+mod lists;
 mod measure;
 mod raw;
 mod serve;
@@ -39,13 +41,14 @@ fn main() {
     match arguments.workload.as_str() {
         "table" => table::print(&arguments),
         "raw" => raw::print(),
-        "serve" | "L1" | "S1" | "S2" | "beside" | "beside-serve" => {
+        "serve" | "L1" | "S1" | "S2" | "S3" | "beside" | "beside-serve" => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime starts");
             runtime.block_on(async {
                 match arguments.workload.as_str() {
                     "serve" => serve::serve().await,
                     "L1" => limited::run(&arguments).await,
                     "S1" => serve::followers(&arguments).await,
+                    "S3" => lists::measure(&arguments).await,
                     "beside" => beside::compare(&arguments).await,
                     "beside-serve" => beside::serve().await,
                     _ => serve::idle().await,

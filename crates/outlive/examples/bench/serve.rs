@@ -60,14 +60,15 @@ pub(crate) async fn serve() {
     server.serve(vec![listener], std::future::pending()).await.expect("it serves");
 }
 
-struct Served {
+/// A server in a process of its own, until it is dropped.
+pub(crate) struct Served {
     child: Child,
     address: String,
     start: Instant,
 }
 
 impl Served {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let start = Instant::now();
         let program = std::env::current_exe().expect("this program has a path");
         let mut child = Command::new(program).arg("serve").stdout(Stdio::piped()).spawn().expect("it starts");
@@ -83,7 +84,7 @@ impl Served {
     }
 
     /// One request on a connection of its own; the answer's body.
-    async fn ask(&self, method: &str, path: &str, form: &str) -> String {
+    pub(crate) async fn ask(&self, method: &str, path: &str, form: &str) -> String {
         let mut socket = TcpStream::connect(&self.address).await.expect("it accepts");
         let request = request(&self.address, method, path, form, "close");
         socket.write_all(request.as_bytes()).await.expect("it reads");
@@ -93,14 +94,14 @@ impl Served {
     }
 
     /// Starts a run of `tell`; its id.
-    async fn submit(&self, ask: &Value) -> String {
+    pub(crate) async fn submit(&self, ask: &Value) -> String {
         let form = format!("stream=false&background=true&message={}", escaped(&ask.to_string()));
         let body: Value = serde_json::from_str(&self.ask("POST", "/workflows/tell/runs", &form).await).expect("JSON");
         body["run_id"].as_str().expect("it is accepted").to_owned()
     }
 
     /// Waits for the run's end.
-    async fn ended(&self, run_id: &str) {
+    pub(crate) async fn ended(&self, run_id: &str) {
         loop {
             let body = self.ask("GET", &format!("/workflows/tell/runs/{run_id}?wait=30s"), "").await;
             let run: Value = serde_json::from_str(&body).expect("JSON");

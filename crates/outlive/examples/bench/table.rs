@@ -29,6 +29,7 @@ pub(crate) fn print(arguments: &Arguments) {
     let l1 = workload(&["L1"]);
     let s1 = workload(&["S1"]);
     let s2 = workload(&["S2"]);
+    let s3 = workload(&["S3"]);
     println!("| figure | measured | target | measured beside it |\n| --- | --- | --- | --- |");
     let row = |figure: &str, measured: String, target: &str, beside: String| {
         println!("| {figure} | {measured} | {target} | {beside} |");
@@ -158,6 +159,13 @@ pub(crate) fn print(arguments: &Arguments) {
         "< 50 ms",
         "over HTTP, the store's creation included".into(),
     );
+    for (list, path) in
+        [("the newest 50 of 350,000 runs", "/api/runs?limit=50"), ("their newest 20 sessions", "/sessions")]
+    {
+        let of = |share: &str| shown(figure(&s3[path], share));
+        let name = format!("list of {list}, over HTTP, p50");
+        row(&name, format!("{} ms", of("/p50_ms")), "≤ 5 ms", format!("p99 {} ms; `{path}`", of("/p99_ms")));
+    }
     row("server, idle", format!("{} MiB", get(&s2, "/rss_idle_mib")), "≤ 30 MiB", "after one run".into());
 }
 
