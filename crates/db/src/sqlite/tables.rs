@@ -37,6 +37,9 @@ pub(super) struct Tables {
     period: Option<Duration>,
     /// What this transaction did that others in this process want to hear about.
     news: Vec<News>,
+    /// Workers that this transaction declared dead. Their files go once that is durable: a worker that lives without one
+    /// would be taken for another machine's.
+    buried: Vec<WorkerId>,
     /// What it did that is counted.
     changes: Changes,
 }
@@ -77,8 +80,8 @@ struct Held {
 impl Tables {
     pub(super) fn new(connection: Connection, sql: Arc<Sql>, locks: Locks) -> Self {
         let (numbers, told, silence) = (HashMap::new(), HashMap::new(), Silence::default());
-        let (news, changes) = (Vec::new(), Changes::default());
-        Self { connection, sql, locks, numbers, told, silence, period: None, news, changes }
+        let (news, changes, buried) = (Vec::new(), Changes::default(), Vec::new());
+        Self { connection, sql, locks, numbers, told, silence, period: None, news, changes, buried }
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -94,8 +97,16 @@ impl Tables {
         &self.sql
     }
 
+    /// Must be called when a transaction was committed.
+    pub(super) fn committed(&mut self) {
+        for worker in std::mem::take(&mut self.buried) {
+            self.locks.remove(&worker);
+        }
+    }
+
     /// Must be called when a transaction was rolled back.
     pub(super) fn forget(&mut self) {
+        self.buried.clear();
         self.numbers.clear();
         self.told.clear();
         self.news.clear();
@@ -196,6 +207,7 @@ impl Tables {
         while let Some(row) = rows.next()? {
             living.insert(id(&row.get::<_, Arc<str>>(0)?)?);
         }
+        living.extend(self.buried.iter().cloned());
         self.locks.sweep(&living);
         Ok(())
     }
@@ -215,7 +227,7 @@ impl Tables {
         self.execute(&self.sql.free_runs, [seq])?;
         self.execute(&self.sql.forget_workflows, [seq])?;
         self.told.remove(&seq);
-        self.locks.remove(worker);
+        self.buried.push(worker.clone());
         Ok(())
     }
 

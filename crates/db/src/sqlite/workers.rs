@@ -2,8 +2,9 @@
 //! process is gone, however it ended. There are no process ids, so none can be reused, and containers make no
 //! difference.
 //!
-//! Files are made, locked and removed only inside a write transaction, so no two processes do it at the same time. A
-//! file holds its worker's lease period, in microseconds. It must never know what a worker holds.
+//! Files are made, locked and swept only inside a write transaction, so no two processes do it at the same time. The
+//! file of a dead worker is removed after the transaction that declared it dead: nobody makes it again. A file holds its
+//! worker's lease period, in microseconds. It must never know what a worker holds.
 
 use super::presence::{Lost, Seen};
 use outlive_core::WorkerId;

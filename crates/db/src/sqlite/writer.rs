@@ -185,6 +185,7 @@ impl Writer {
         let begun = Instant::now();
         self.statement(Stage::Commit, "COMMIT")?;
         self.sync_time = begun.elapsed();
+        self.tables.committed();
         self.numbers.grouped(group.len());
         self.in_flight = group.len() + self.inbox.len();
         Ok(())

@@ -47,6 +47,22 @@ async fn a_worker_whose_registration_was_rolled_back_can_register_again() {
     assert_eq!(db.run(Access::All, run_id("r1")).await.unwrap().unwrap().worker, Some(super::worker_id("w1")));
 }
 
+/// Killed at that moment, it would otherwise leave a worker that lives and has no file: the mark of a copy.
+#[tokio::test]
+async fn a_worker_whose_end_was_rolled_back_keeps_its_file_and_its_lock() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.db");
+    let db = SqliteDb::new(&path);
+    register(&db, "w1").await;
+    db.inject(Injected { stage: Stage::Commit, code: FULL });
+    assert_eq!(db.retire(super::worker_id("w1"), super::second(1)).await.unwrap_err().kind(), DbErrorKind::Full);
+    let file = directory.path().join("a.db-workers").join("w1");
+    let lock = std::fs::File::open(&file).unwrap().try_lock_shared();
+    assert!(matches!(lock, Err(std::fs::TryLockError::WouldBlock)), "{lock:?}");
+    db.retire(super::worker_id("w1"), super::second(1)).await.unwrap();
+    assert!(!file.exists());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_operations_error_does_not_take_the_others_with_it() {
     let directory = tempfile::tempdir().unwrap();
