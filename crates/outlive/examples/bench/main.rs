@@ -13,6 +13,8 @@
 //! bench L1 --n 200 --rate 20     runs at once at a model server that takes 20 calls a second: lateness, refusals
 //! bench S1 --ws 1000 --sse 1000 followers of one run, 10 % of them stalled: does the run slow down, how late are they
 //! bench S2                      a server that idles: memory, and time from its start to the first accepted run
+//! bench D1 --n 2000             bytes on disk for a run that does nothing and for a team's, beside their contents
+//! bench D2 --steps 1000,10000   what a step costs in runs of that many
 //! bench S3 --runs 350000         lists over HTTP, in a file with that many runs
 //! bench beside                  AgentOS and our server in turn, --rounds 3 times, as a table; --figures names some of
 //!                               throughput,memory,polls,start,kill; sizes by --n, --waiting, --past, --polls, --killed
@@ -22,6 +24,7 @@
 //! Every workload prints JSON lines. `PEER_DIR` names the folder for data, `STEP_LOG` a file that W6's steps append to.
 
 mod beside;
+mod disk;
 mod limited;
 mod lists;
 mod measure;
@@ -41,13 +44,15 @@ fn main() {
     match arguments.workload.as_str() {
         "table" => table::print(&arguments),
         "raw" => raw::print(),
-        "serve" | "L1" | "S1" | "S2" | "S3" | "beside" | "beside-serve" => {
+        "serve" | "L1" | "D1" | "D2" | "S1" | "S2" | "S3" | "beside" | "beside-serve" => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime starts");
             runtime.block_on(async {
                 match arguments.workload.as_str() {
                     "serve" => serve::serve().await,
                     "L1" => limited::run(&arguments).await,
                     "S1" => serve::followers(&arguments).await,
+                    "D1" => disk::measure(&arguments).await,
+                    "D2" => disk::long_lines(&arguments).await,
                     "S3" => lists::measure(&arguments).await,
                     "beside" => beside::compare(&arguments).await,
                     "beside-serve" => beside::serve().await,

@@ -30,6 +30,8 @@ pub(crate) fn print(arguments: &Arguments) {
     let s1 = workload(&["S1"]);
     let s2 = workload(&["S2"]);
     let s3 = workload(&["S3"]);
+    let d1 = workload(&["D1"]);
+    let d2 = workload(&["D2"]);
     println!("| figure | measured | target | measured beside it |\n| --- | --- | --- | --- |");
     let row = |figure: &str, measured: String, target: &str, beside: String| {
         println!("| {figure} | {measured} | {target} | {beside} |");
@@ -131,6 +133,26 @@ pub(crate) fn print(arguments: &Arguments) {
         format!("{} %", get(&l1, "/later_refused_percent")),
         "≤ 10 %",
         format!("{} in the first wave, {} in all", get(&l1, "/first_wave"), get(&l1, "/requests")),
+    );
+    row(
+        "on disk, a run of three no-op steps",
+        format!("{} B", get(&d1, "/no_op/bytes_per_run")),
+        "≤ 6,144 B",
+        format!("its contents: {} B", get(&d1, "/no_op/content_bytes")),
+    );
+    let contents = figure(&d1, "/team/content_bytes");
+    row(
+        "on disk, a run of a team of two",
+        format!("{} B", get(&d1, "/team/bytes_per_run")),
+        "≤ 6,144 B + 1.5 × contents",
+        format!("its contents: {contents} B; that makes {} B", 6_144.0 + 1.5 * contents),
+    );
+    let (short, long) = (figure(&d2, "/1000/ms_per_step"), figure(&d2, "/10000/ms_per_step"));
+    row(
+        "a step in a run of 10,000",
+        format!("{long} ms"),
+        "≤ 1.2 × in a run of 1,000",
+        format!("{short} ms there; {:.2} ×", long / short),
     );
     let stalled = get(&s1, "/stalled_percent");
     row(
