@@ -214,15 +214,16 @@ pub(crate) async fn run_alone(
     }
     let effects = Solo::new(listener);
     let place = Place::alone(&effects, effects.run_id(), part);
-    drive(worker, place, task).await?.into_result()
+    let ended = drive(worker, place, task).await?;
+    Arc::unwrap_or_clone(ended).into_result().map(Arc::unwrap_or_clone)
 }
 
 /// A run as a step.
 pub(crate) async fn run_in_step(worker: Worker<'_>, place: Place<'_>, task: Task) -> Result<Executed, Failure> {
     let state = place.state.clone();
-    let mut ended = drive(worker, place, task).await?;
-    let changed = ended.state.take();
-    let run = ended.into_result()?;
+    let ended = drive(worker, place, task).await?;
+    let changed = ended.state.clone();
+    let run = Arc::unwrap_or_clone(ended).into_result()?;
     if let Some(changed) = changed {
         state.apply(&changed);
     }
@@ -232,7 +233,7 @@ pub(crate) async fn run_in_step(worker: Worker<'_>, place: Place<'_>, task: Task
         metrics: run.metrics.clone(),
         ..StepOutput::default()
     };
-    Ok(Executed { output, run: Some(Arc::new(run)) })
+    Ok(Executed { output, run: Some(run) })
 }
 
 impl fmt::Debug for Agent {

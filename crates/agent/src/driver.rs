@@ -28,12 +28,12 @@ use outlive_core::machine::{AgentLimits, AgentMachine, TeamCommand, TeamMachine}
 use outlive_core::port::{BoxFuture, Effects, Halt, Recall, SessionState};
 use outlive_core::{
     DefinitionId, EventKind, Failure, FailureKind, FinishReason, Key, Message, Metrics, ModelInfo, Origin, Record,
-    Role, RunDone, RunFailed, RunId, RunInput, RunOutput, RunStatus, Timestamp, ToolCall, ToolExecution, ToolSpec,
-    content_text,
+    Role, RunDone, RunEnded, RunFailed, RunId, RunInput, RunOutput, RunStatus, Timestamp, ToolCall, ToolExecution,
+    ToolSpec, content_text,
 };
 pub(crate) use place::{Place, Task, Worker};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -43,29 +43,6 @@ use voice::Voice;
 /// How often an answer without the requested shape is sent back to be corrected.
 const MENDS_MAX: u32 = 2;
 
-/// How a run ended; the record of its last entry.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Ended {
-    /// COMPLETED, or ERROR with what was done up to then.
-    pub(crate) run: RunOutput,
-    /// Why it failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) failure: Option<Failure>,
-    /// What its tools changed in the session's state, key by key; null removes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) state: Option<Value>,
-}
-
-impl Ended {
-    /// The run, if it did not fail.
-    pub(crate) fn into_result(self) -> Result<RunOutput, Failure> {
-        match self.failure {
-            None => Ok(self.run),
-            Some(failure) => Err(failure),
-        }
-    }
-}
-
 /// Makes one run, or resumes it where the log ends.
 ///
 /// # Cancel safety
@@ -73,12 +50,16 @@ impl Ended {
 ///
 /// # Errors
 /// Only what must reach the caller of the whole run: the run may not continue here, a tool's outcome is unknown, a
-/// record cannot be read. A run that failed is an [`Ended`].
-pub(crate) fn drive<'a>(worker: Worker<'a>, place: Place<'a>, task: Task) -> BoxFuture<'a, Result<Ended, Failure>> {
+/// record cannot be read. A run that failed is a [`RunEnded`].
+pub(crate) fn drive<'a>(
+    worker: Worker<'a>,
+    place: Place<'a>,
+    task: Task,
+) -> BoxFuture<'a, Result<Arc<RunEnded>, Failure>> {
     Box::pin(async move {
-        let done = place.base.join("done");
-        if let Recall::Done(value) = place.effects.recall(&done) {
-            return read(&done, &value);
+        let done = place.base.word("done");
+        if let Recall::Run(ended) = place.effects.recall(&done) {
+            return Ok(ended);
         }
         let mut drive = Drive::new(worker, place, task)?;
         match drive.run().await {
@@ -141,7 +122,7 @@ struct Drive<'a> {
     metrics: Metrics,
     machine: Machine,
     tools: Vec<ToolExecution>,
-    member_responses: Vec<RunOutput>,
+    member_responses: Vec<Arc<RunOutput>>,
     model_provider_data: Option<Value>,
     /// What cut the newest answer short.
     finish_reason: Option<FinishReason>,
@@ -193,8 +174,8 @@ impl<'a> Drive<'a> {
         self.place.effects
     }
 
-    fn key(&self, part: &str) -> Key {
-        self.place.base.join(part)
+    fn key(&self, word: &'static str) -> Key {
+        self.place.base.word(word)
     }
 
     fn now(&self) -> i64 {
@@ -369,30 +350,24 @@ impl<'a> Drive<'a> {
         messages
     }
 
-    fn complete(self, answer: Value, done: &Key) -> Ended {
+    fn complete(self, answer: Value, done: &Key) -> Arc<RunEnded> {
         self.say_once(self.key("content"), || self.voice.content_completed());
         let run = self.output(Some(answer), RunStatus::Completed);
-        let event = RunDone {
-            content: run.content.clone(),
-            content_type: run.content_type.clone(),
-            model_provider_data: run.model_provider_data.clone(),
-            member_responses: run.member_responses.clone(),
-            session_state: run.session_state.clone(),
-            metrics: run.metrics.clone(),
-            metadata: run.metadata.clone(),
-            finish_reason: run.finish_reason,
-        };
-        let ended = Ended { run, failure: None, state: self.state.patch() };
-        self.tell(self.voice.completed(event), Some(result(done.clone(), &ended)));
-        ended
+        let event = self.voice.completed(RunDone::of(&run));
+        self.end(event, RunEnded { run: Arc::new(run), failure: None, state: self.state.patch() }, done)
     }
 
-    fn fail(self, failure: Failure, done: &Key) -> Ended {
+    fn fail(self, failure: Failure, done: &Key) -> Arc<RunEnded> {
         let failure = failure.context(self.worker.title());
         let event = RunFailed { content: failure.message.clone(), error_type: failure.kind.code().to_owned() };
         let run = self.output(Some(Value::String(failure.message.clone())), RunStatus::Error);
-        let ended = Ended { run, failure: Some(failure), state: None };
-        self.tell(self.voice.error(event), Some(result(done.clone(), &ended)));
+        let ended = RunEnded { run: Arc::new(run), failure: Some(failure), state: None };
+        self.end(self.voice.error(event), ended, done)
+    }
+
+    fn end(&self, event: EventKind, ended: RunEnded, done: &Key) -> Arc<RunEnded> {
+        let ended = Arc::new(ended);
+        self.tell(event, Some(Record::Run { key: done.clone(), ended: ended.clone() }));
         ended
     }
 

@@ -1,7 +1,7 @@
 //! How a command ends: an exit code, and for a problem what failed and what to do about it.
 
 use crate::style;
-use outlive::core::port::{DbError, DbErrorKind, Unreadable};
+use outlive::core::port::{DbError, DbErrorKind, LogError, Unreadable};
 use outlive::{ClientError, Error, RunStatus, engine};
 use serde_json::json;
 use std::borrow::Cow;
@@ -206,8 +206,8 @@ impl From<ClientError> for Problem {
     }
 }
 
-impl From<outlive::core::log::Damaged> for Problem {
-    fn from(error: outlive::core::log::Damaged) -> Self {
+impl From<LogError> for Problem {
+    fn from(error: LogError) -> Self {
         engine::Error::from(error).into()
     }
 }

@@ -17,10 +17,10 @@ use crate::store::{self, Store};
 use crate::style;
 use crate::times;
 use outlive::client::{self, Client, ClientError, RunSummary, Submission};
-use outlive::core::port::{Access, AuditKind, RunFilter};
+use outlive::core::port::{Access, AuditKind, RunFilter, run_output};
 use outlive::core::{DefinitionId, RunEvent, RunId, RunStatus, SessionId, WorkflowRunOutput};
 use outlive::engine::waits::Look;
-use outlive::engine::{Engine, EventStream, Options, Submit, run_output};
+use outlive::engine::{Engine, EventStream, Options, Submit};
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
@@ -273,8 +273,8 @@ impl Runs {
     pub(crate) async fn output(&self, id: &RunId) -> Result<WorkflowRunOutput, Problem> {
         match self {
             Self::Here(here) => {
-                let run = here.store.db.run(Access::All, id.clone()).await?;
-                Ok(run_output(&run.ok_or_else(|| gone(id))?)?)
+                let run = here.store.db.run(Access::All, id.clone()).await?.ok_or_else(|| gone(id))?;
+                Ok(run_output(&*here.store.db, &Access::All, &run).await?)
             }
             Self::There(client) => Ok(client.output(id).await?),
         }

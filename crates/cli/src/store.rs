@@ -5,7 +5,7 @@ use crate::cli::Global;
 use crate::exit::{Exit, Problem};
 use crate::settings::Settings;
 use crate::times;
-use outlive::core::port::{Access, AuditKind, AuditRecord, AuditStore, Db, DbError};
+use outlive::core::port::{Access, AuditKind, AuditRecord, AuditStore, Db, DbError, LogReader};
 use outlive::core::{Entry, Record, RunId};
 use outlive::db::SqliteDb;
 use std::path::{Path, PathBuf};
@@ -52,13 +52,15 @@ impl Store {
     pub(crate) async fn entries(&self, run_id: &RunId, from: u64) -> Result<Vec<Entry>, Problem> {
         let mut entries = Vec::new();
         let mut next = from;
+        let Some(run) = self.db.run(Access::All, run_id.clone()).await? else { return Ok(entries) };
+        let mut reader = LogReader::new(&run.info, Access::All);
         loop {
             let pages = self.db.read(Access::All, run_id.clone(), next, READ_BYTES).await?;
             let before = next;
             for page in pages {
                 next = page.end();
                 let is_wanted = |entry: &Entry| entry.event.event_index.is_some_and(|index| index >= from);
-                entries.extend(page.decode(run_id)?.into_iter().filter(is_wanted));
+                entries.extend(reader.entries(&*self.db, &page).await?.into_iter().filter(is_wanted));
             }
             if next <= before {
                 return Ok(entries);
@@ -142,7 +144,7 @@ pub(crate) fn model_calls(entries: &[Entry]) -> ModelCalls {
     for entry in entries {
         let is_request = matches!(entry.event.name(), "ModelRequestStarted" | "TeamModelRequestStarted");
         match &entry.record {
-            Some(Record::Intent { key }) if is_request => {
+            Some(Record::Intent { key, .. }) if is_request => {
                 begun += 1;
                 open.insert(key.clone());
             }
@@ -154,9 +156,11 @@ pub(crate) fn model_calls(entries: &[Entry]) -> ModelCalls {
             Some(
                 Record::Intent { .. }
                 | Record::Said { .. }
+                | Record::Run { .. }
                 | Record::Step { .. }
-                | Record::Ended { .. }
-                | Record::Retry { .. },
+                | Record::Failed { .. }
+                | Record::Retry { .. }
+                | Record::Rest(_),
             )
             | None => {}
         }

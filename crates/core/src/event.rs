@@ -8,7 +8,7 @@ use crate::id::{DefinitionId, RunId, SessionId};
 use crate::message::{FinishReason, ToolExecution};
 use crate::metrics::{Metrics, RunMetrics, Usage};
 use crate::run::{RunInfo, RunOutput};
-use crate::step::{StepIndex, StepOutput};
+use crate::step::{StepIndex, StepOutput, content_type};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -186,7 +186,7 @@ pub struct RunDone {
     pub model_provider_data: Option<Value>,
     /// Teams: the members' runs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub member_responses: Vec<RunOutput>,
+    pub member_responses: Vec<Arc<RunOutput>>,
     /// The session's state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_state: Option<Value>,
@@ -199,6 +199,36 @@ pub struct RunDone {
     /// What cut the last answer short; absent when the model finished it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finish_reason: Option<FinishReason>,
+}
+
+impl RunDone {
+    /// The end of this run.
+    pub fn of(run: &RunOutput) -> Self {
+        Self {
+            content: run.content.clone(),
+            content_type: run.content_type.clone(),
+            model_provider_data: run.model_provider_data.clone(),
+            member_responses: run.member_responses.clone(),
+            session_state: run.session_state.clone(),
+            metrics: run.metrics.clone(),
+            metadata: run.metadata.clone(),
+            finish_reason: run.finish_reason,
+        }
+    }
+
+    /// Whether it is the end of this run.
+    pub(crate) fn is_of(&self, run: &RunOutput) -> bool {
+        let members = self.member_responses.iter().zip(&run.member_responses);
+        self.content == run.content
+            && self.content_type == run.content_type
+            && self.model_provider_data == run.model_provider_data
+            && self.member_responses.len() == run.member_responses.len()
+            && members.into_iter().all(|(one, other)| Arc::ptr_eq(one, other) || one == other)
+            && self.session_state == run.session_state
+            && self.metrics == run.metrics
+            && self.metadata == run.metadata
+            && self.finish_reason == run.finish_reason
+    }
 }
 
 /// An agent or team run that failed.
@@ -338,6 +368,15 @@ fn own_fields<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map<String, 
 }
 
 impl EventKind {
+    /// A step that succeeded with this output.
+    pub(crate) fn step_completed(output: Arc<StepOutput>) -> Self {
+        Self::StepCompleted {
+            content: output.content.clone().unwrap_or(Value::Null),
+            content_type: content_type(output.content.as_ref()).to_owned(),
+            step_response: output,
+        }
+    }
+
     /// Agno's name of this event.
     pub fn name(&self) -> &'static str {
         use EventKind::*;

@@ -74,8 +74,8 @@ pub fn depth(text: &[u8]) -> usize {
     deepest
 }
 
-/// The index of the quote that closes the string starting at `start`.
-fn end_of_string(text: &[u8], start: usize) -> usize {
+/// The index of the quote that closes the string starting at `start`; not before the text's end when there is none.
+pub(crate) fn end_of_string(text: &[u8], start: usize) -> usize {
     let mut at = start + 1;
     while at < text.len() && text[at] != b'"' {
         at += if text[at] == b'\\' { 2 } else { 1 };

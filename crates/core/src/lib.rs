@@ -31,7 +31,7 @@ pub use event::{
 };
 pub use failure::{Failure, FailureKind, InvalidId};
 pub use id::{DefinitionId, ID_LEN_MAX, RunId, SessionId, WorkerId, slug};
-pub use log::{Entry, Key, Page, Record};
+pub use log::{Entry, Key, Page, Record, RunEnded};
 pub use message::{
     FinishReason, FunctionCall, Media, Message, ModelDelta, ModelRequest, ModelResponse, ModelResult, OutputSchema,
     Role, ToolCall, ToolEffect, ToolExecution, ToolResult, ToolSpec,
@@ -41,7 +41,9 @@ pub use redact::{Passage, REDACTED, Redactor, SECRET_LEN_MIN};
 pub use retry::Retry;
 pub use run::{NotCompleted, RunInfo, RunInput, RunOutput, RunStatus, WorkflowRunOutput, content_text};
 pub use secret::Secret;
-pub use step::{Attachments, ExecutorKind, InputSchema, InvalidInput, StepIndex, StepInput, StepOutput, StepType};
+pub use step::{
+    Attachments, ExecutorKind, InputSchema, InvalidInput, Outputs, StepIndex, StepInput, StepOutput, StepType,
+};
 pub use time::Timestamp;
 pub use waiting::{Remedy, Waiting, WaitsFor};
 pub use workflow::{Definition, DefinitionBuilder, Function, InvalidDefinition, Node, OnError, Step, StepNode};

@@ -5,7 +5,7 @@
 //! from or where a text goes.
 //!
 //! ```text
-//! entries ──Page::encode──► body ──is_clean──yes──► stored as it is          (nearly always)
+//! entries ──log::Writer──► lines ──is_clean──yes──► stored as they are        (nearly always)
 //!                                      └──no──► JSON ─ redacted ─ encoded again ──► stored
 //! ```
 //! Streamed text goes through a [`Passage`] first, because neither half of a secret cut in two looks like one.
@@ -21,7 +21,7 @@ mod tests;
 mod values;
 
 use crate::json;
-use crate::log::{Entry, Key, Page, Record};
+use crate::log::{Entry, Record};
 use crate::secret::Secret;
 use encodings::{Encoding, encodings};
 pub use passage::Passage;
@@ -140,22 +140,11 @@ impl Redactor {
     pub fn entry(&self, entry: &Entry) -> Entry {
         let Some(mut clean) = self.redacted(entry) else { return entry.clone() };
         clean.event.origin = entry.event.origin.clone();
-        if let (Some(record), Some(key)) = (&mut clean.record, entry.record.as_ref().and_then(Record::key)) {
-            rename(record, key);
+        let key = entry.record.as_ref().and_then(Record::key);
+        if let (Some(redacted), Some(key)) = (clean.record.as_mut().and_then(Record::key_mut), key) {
+            key.clone_into(redacted);
         }
         clean
-    }
-
-    /// Writes entries down as [`Page::encode`] does, without secrets. The entries become what was written.
-    pub fn page(&self, first_index: u64, entries: &mut [Entry]) -> Page {
-        let page = Page::encode(first_index, entries);
-        if self.is_clean(&page.body) {
-            return page;
-        }
-        for entry in &mut *entries {
-            *entry = self.entry(entry);
-        }
-        Page::encode(first_index, entries)
     }
 
     /// JSON text that is kept shared, without secrets.
@@ -199,17 +188,5 @@ impl Redactor {
         }
         clean.push_str(&text[kept_to..]);
         Cow::Owned(clean)
-    }
-}
-
-/// Gives a record its name back.
-fn rename(record: &mut Record, name: &Key) {
-    match record {
-        Record::Claimed { .. } | Record::Ended { .. } => {}
-        Record::Intent { key }
-        | Record::Result { key, .. }
-        | Record::Said { key }
-        | Record::Step { key, .. }
-        | Record::Retry { key, .. } => *key = name.clone(),
     }
 }

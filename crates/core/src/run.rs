@@ -1,10 +1,10 @@
 //! Runs: their status and its one transition table, and what a reader of a run gets to see.
 
 use crate::id::{DefinitionId, RunId, SessionId};
+use crate::log::Rest;
 use crate::message::{FinishReason, Media, Message, ToolExecution};
 use crate::metrics::{Metrics, RunMetrics};
-use crate::step::StepOutput;
-use crate::text;
+use crate::step::{StepOutput, content_type};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -186,7 +186,7 @@ pub struct RunOutput {
     pub input: Option<RunInput>,
     /// Teams: the members' runs, in the order of the delegations.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub member_responses: Vec<RunOutput>,
+    pub member_responses: Vec<Arc<RunOutput>>,
     /// What cut the last answer short; absent when the model finished it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finish_reason: Option<FinishReason>,
@@ -272,11 +272,6 @@ pub struct WorkflowRunOutput {
 }
 
 impl WorkflowRunOutput {
-    /// The JSON text that a store keeps of it.
-    pub fn to_json(&self) -> Arc<str> {
-        text::json(self)
-    }
-
     /// A run nobody has started.
     pub fn pending(info: &RunInfo, input: Option<Value>, created_at: i64) -> Self {
         Self {
@@ -307,6 +302,28 @@ impl WorkflowRunOutput {
             events: Vec::new(),
             step_requirements: None,
             error_requirements: None,
+        }
+    }
+
+    /// A run that came to rest.
+    pub fn at_rest(info: &RunInfo, input: Option<Value>, created_at: i64, rest: Rest) -> Self {
+        let (index, name, kind) = match rest.pause {
+            Some(pause) => (Some(pause.index), Some(pause.name), pause.kind),
+            None => (None, None, None),
+        };
+        let stage = if rest.was_pending { "PENDING" } else { "EXECUTING" };
+        Self {
+            content_type: content_type(rest.content.as_ref()).to_owned(),
+            content: rest.content,
+            status: rest.status,
+            cancellation_stage: (rest.status == RunStatus::Cancelled).then(|| stage.to_owned()),
+            paused_step_index: index,
+            paused_step_name: name,
+            pause_kind: kind,
+            step_results: rest.results,
+            step_executor_runs: rest.runs,
+            metrics: rest.metrics,
+            ..Self::pending(info, input, created_at)
         }
     }
 

@@ -7,7 +7,6 @@ use crate::metrics::Metrics;
 use crate::run::content_text;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -139,6 +138,9 @@ pub struct InvalidInput {
     pub problem: String,
 }
 
+/// Outputs by step name. Copying it takes no time, however many there are; a copy does not see what is added later.
+pub type Outputs = rpds::RedBlackTreeMapSync<Arc<str>, Arc<StepOutput>>;
+
 /// What a step is given.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -146,7 +148,7 @@ pub struct StepInput {
     /// The run's input: text, an object, or null.
     pub input: Option<Value>,
     /// Every earlier step's output, by step name.
-    pub previous_step_outputs: BTreeMap<Arc<str>, Arc<StepOutput>>,
+    pub previous_step_outputs: Outputs,
     /// The content of the step before, absent for the first.
     pub previous_step_content: Option<Value>,
     /// The caller's own data.
@@ -254,9 +256,25 @@ impl StepOutput {
         Self { stop: true, ..Self::new(content) }
     }
 
+    /// What is kept of a step that failed. Agno names no executor there.
+    pub(crate) fn failed(name: Option<Arc<str>>, id: Option<Arc<str>>, content: &str, error: &str) -> Self {
+        Self { step_name: name, step_id: id, success: false, error: Some(error.to_owned()), ..Self::new(content) }
+    }
+
     /// The content as text.
     pub fn text(&self) -> String {
         content_text(self.content.as_ref())
+    }
+}
+
+/// Agno's `content_type`: the Python class of the content.
+pub(crate) fn content_type(content: Option<&Value>) -> &'static str {
+    match content {
+        None | Some(Value::Null | Value::String(_)) => "str",
+        Some(Value::Object(_)) => "dict",
+        Some(Value::Array(_)) => "list",
+        Some(Value::Bool(_)) => "bool",
+        Some(Value::Number(_)) => "float",
     }
 }
 

@@ -242,24 +242,24 @@ impl TraceFold {
         use EventKind::*;
         let origin = &entry.event.origin;
         match (&entry.event.kind, &entry.record) {
-            (StepStarted, Some(Record::Intent { key })) => self.begin_step(key.clone(), origin, 1, at),
+            (StepStarted, Some(Record::Intent { key, .. })) => self.begin_step(key.clone(), origin, 1, at),
             (StepOutput { step_output: output }, Some(Record::Step { key, .. }))
             | (StepCompleted { step_response: output, .. }, Some(Record::Step { key, .. })) => {
                 self.end_step(key, output, at, ended);
             }
             (CustomEvent { fields }, Some(Record::Retry { key, attempt, due_at })) => {
                 self.end(key, at, Some(error_type(fields)), ended);
-                self.begin_step(key_of_attempt(key, attempt + 1), origin, attempt + 1, at.max(*due_at));
+                self.begin_step(key.attempt(attempt + 1), origin, attempt + 1, at.max(*due_at));
                 self.suppose();
             }
             (RunStarted(model) | TeamRunStarted(model), Some(record)) => self.begin_agent(record, model, origin, at),
-            (RunCompleted(_) | TeamRunCompleted(_), Some(Record::Result { key, .. })) => {
-                self.end(&parent_path(key), at, None, ended);
+            (RunCompleted(_) | TeamRunCompleted(_), Some(Record::Run { key, .. })) => {
+                self.end(&outer(key), at, None, ended);
             }
-            (RunError(failed) | TeamRunError(failed), Some(Record::Result { key, .. })) => {
-                self.end(&parent_path(key), at, Some(Arc::from(&*failed.error_type)), ended);
+            (RunError(failed) | TeamRunError(failed), Some(Record::Run { key, .. })) => {
+                self.end(&outer(key), at, Some(Arc::from(&*failed.error_type)), ended);
             }
-            (ModelRequestStarted(model) | TeamModelRequestStarted(model), Some(Record::Intent { key })) => {
+            (ModelRequestStarted(model) | TeamModelRequestStarted(model), Some(Record::Intent { key, .. })) => {
                 self.begin_model(key.clone(), model, origin, at);
             }
             (ModelRequestCompleted(done) | TeamModelRequestCompleted(done), Some(Record::Result { key, .. })) => {
@@ -269,7 +269,7 @@ impl TraceFold {
             (CustomEvent { fields }, None) if is_named(fields, "ModelRequestRetrying") => {
                 self.retry_model(fields, origin, at, ended);
             }
-            (ToolCallStarted(event) | TeamToolCallStarted(event), Some(Record::Intent { key })) => {
+            (ToolCallStarted(event) | TeamToolCallStarted(event), Some(Record::Intent { key, .. })) => {
                 self.begin_tool(key.clone(), &event.tool, at);
             }
             (ToolCallCompleted(event) | TeamToolCallCompleted(event), Some(Record::Result { key, .. })) => {
@@ -302,7 +302,7 @@ impl TraceFold {
             text("gen_ai.workflow.name", name.clone()),
             text("outlive.workflow_id", id),
         ];
-        self.begin(Work::Run, Key::new(""), 1, format!("invoke_workflow {name}"), attributes, at);
+        self.begin(Work::Run, Key::run(), 1, format!("invoke_workflow {name}"), attributes, at);
     }
 
     fn begin_step(&mut self, key: Key, origin: &Origin, attempt: u32, at: Timestamp) {
@@ -313,7 +313,7 @@ impl TraceFold {
     }
 
     fn begin_agent(&mut self, record: &Record, model: &ModelInfo, origin: &Origin, at: Timestamp) {
-        let Some(key) = record.key().map(parent_path) else { return };
+        let Some(key) = record.key().map(outer) else { return };
         let name = origin.agent_name.clone().or_else(|| origin.team_name.clone()).unwrap_or_default();
         let id = origin.agent_id.as_ref().or(origin.team_id.as_ref());
         let mut attributes = vec![operation("invoke_agent"), text("gen_ai.agent.name", name.clone())];
@@ -383,7 +383,7 @@ impl TraceFold {
     /// The index of the innermost span around a key. Nothing happens inside a call to a model or a tool.
     fn around(&self, key: &Key) -> Option<usize> {
         let around = self.open.iter().enumerate();
-        let around = around.filter(|(_, open)| !open.work.is_call() && is_inside(key, &open.key));
+        let around = around.filter(|(_, open)| !open.work.is_call() && key.is_inside(&open.key));
         around.max_by_key(|(_, open)| open.key.as_str().len()).map(|(place, _)| place)
     }
 
@@ -392,7 +392,7 @@ impl TraceFold {
         if let Some(open) = self.open.iter_mut().find(|open| open.key == *key) {
             open.is_supposed = false;
         }
-        let is_meant = |open: &Open| open.key == *key || is_inside(&open.key, key);
+        let is_meant = |open: &Open| open.key == *key || open.key.is_inside(key);
         self.end_those(is_meant, at, error.as_ref(), ended);
         if let (Some(error), Some(around)) = (error, self.around(key)) {
             self.open[around].failed_inside = Some(error);
@@ -430,7 +430,7 @@ impl TraceFold {
             run.attributes
                 .extend([number("outlive.attempt", claims.into()), text("outlive.status", Arc::from(status.as_str()))]);
         }
-        self.end(&Key::new(""), at, error, ended);
+        self.end(&Key::run(), at, error, ended);
         self.is_over = true;
     }
 
@@ -534,21 +534,7 @@ fn is_named(fields: &Map<String, Value>, name: &str) -> bool {
     fields.get("name").and_then(Value::as_str) == Some(name)
 }
 
-fn is_inside(key: &Key, outer: &Key) -> bool {
-    let (key, outer) = (key.as_str(), outer.as_str());
-    match key.strip_prefix(outer) {
-        Some(rest) => !rest.is_empty() && (outer.is_empty() || rest.starts_with('/')),
-        None => false,
-    }
-}
-
 /// The key of the run whose beginning or end a record is.
-fn parent_path(key: &Key) -> Key {
-    Key::new(key.as_str().rsplit_once('/').map_or("", |(path, _)| path))
-}
-
-/// The key of another attempt at a step.
-fn key_of_attempt(key: &Key, attempt: u32) -> Key {
-    let first = key.as_str().rsplit_once('~').filter(|(_, number)| !number.contains('/'));
-    Key::new(format!("{}~{attempt}", first.map_or(key.as_str(), |(first, _)| first)))
+fn outer(key: &Key) -> Key {
+    key.outer().unwrap_or_else(Key::run)
 }

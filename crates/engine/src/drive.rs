@@ -11,8 +11,8 @@ use futures::FutureExt;
 use outlive_core::log::{Entry, Record};
 use outlive_core::machine::{Execute, Then, WorkflowMachine};
 use outlive_core::port::{
-    Access, BoxFuture, Commit, DbError, DbErrorKind, Effects, Executed, Lease, Release, Run, RunPatch, SessionState,
-    StepContext,
+    Access, BoxFuture, Commit, DbError, DbErrorKind, Effects, Executed, Lease, LogError, LogReader, Release, Run,
+    RunPatch, SessionState, StepContext,
 };
 use outlive_core::{Definition, ExecutorKind, Failure, FailureKind, Timestamp, json};
 use serde_json::{Map, Value};
@@ -221,10 +221,12 @@ const REPLAY_BYTES: usize = 1 << 20;
 
 async fn replay(inner: &Inner, run: &Run, journal: &Journal) -> Result<Result<(), Unreadable>, DbError> {
     let run_id = &run.info.run_id;
+    let mut reader = LogReader::new(&run.info, Access::All);
     let mut from = 0;
     while from < run.next_index {
+        let event_index = from;
         let damaged = |problem: String| {
-            let damaged = outlive_core::log::Damaged { run_id: run_id.clone(), event_index: from, problem };
+            let damaged = outlive_core::log::Damaged { run_id: run_id.clone(), event_index, problem };
             Ok(Err(Unreadable::Damaged(damaged)))
         };
         let pages = match inner.services.db.read(Access::All, run_id.clone(), from, REPLAY_BYTES).await {
@@ -236,13 +238,18 @@ async fn replay(inner: &Inner, run: &Run, journal: &Journal) -> Result<Result<()
         }
         for page in pages {
             from = page.end();
-            let entries = match page.decode(run_id) {
+            let entries = match reader.entries(&*inner.services.db, &page).await {
                 Ok(entries) => entries,
-                Err(damaged) => return Ok(Err(Unreadable::Damaged(damaged))),
+                Err(LogError::Damaged(damaged)) => return Ok(Err(Unreadable::Damaged(damaged))),
+                Err(LogError::Db(error)) if error.kind() == DbErrorKind::Unreadable => {
+                    return damaged(error.to_string());
+                }
+                Err(error) => return Err(error.into()),
             };
             journal.recount(&entries);
-            for entry in entries {
-                if let Err(mismatch) = journal.replay(entry) {
+            for (index, entry) in (page.first_index..).zip(entries) {
+                let text = reader.text(index).expect("it has just been read");
+                if let Err(mismatch) = journal.replay(entry, text) {
                     return Ok(Err(Unreadable::Changed(mismatch)));
                 }
             }

@@ -405,7 +405,18 @@ impl Engine {
     /// # Errors
     /// [`Error::Unreadable`], or the store's.
     pub async fn get_run(&self, run_id: &RunId) -> Result<Option<WorkflowRunOutput>, Error> {
-        Ok(self.stored_run(run_id).await?.as_ref().map(run_output).transpose()?)
+        match self.stored_run(run_id).await? {
+            Some(run) => self.output(&run).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// A stored run, read with its payload, as [`Engine::get_run`] shows it.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`], or the store's.
+    pub async fn output(&self, run: &Run) -> Result<WorkflowRunOutput, Error> {
+        Ok(run_output(&*self.inner.services.db, &self.access, run).await?)
     }
 
     pub(crate) async fn stored_run(&self, run_id: &RunId) -> Result<Option<Run>, Error> {

@@ -1,7 +1,7 @@
 //! What can go wrong between a caller and the engine.
 
 use outlive_core::json::TooDeep;
-use outlive_core::port::{DbError, DbErrorKind, Unreadable};
+use outlive_core::port::{DbError, DbErrorKind, LogError, Unreadable};
 use outlive_core::{InvalidId, NotCompleted, RunId, SessionId};
 use std::sync::Arc;
 
@@ -76,6 +76,16 @@ pub enum Error {
     /// The store refused or failed.
     #[error("{0}")]
     Db(DbError),
+}
+
+impl From<LogError> for Error {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Damaged(damaged) => Error::Damaged(damaged),
+            LogError::Unreadable(unreadable) => Error::Unreadable(unreadable),
+            LogError::Db(error) => error.into(),
+        }
+    }
 }
 
 impl From<DbError> for Error {

@@ -4,7 +4,7 @@
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::hub::{Ear, Mark};
-use outlive_core::port::Run;
+use outlive_core::port::{LogReader, Run};
 use outlive_core::{RunEvent, RunId};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -28,8 +28,8 @@ pub struct EventStream {
     buffer: VecDeque<Arc<RunEvent>>,
     /// `looks` when the log was last read.
     looked: Option<u64>,
-    /// The run was found, with this stream's access.
-    is_known: bool,
+    /// Reads the log; there once the run was found, with this stream's access.
+    reader: Option<LogReader>,
     is_over: bool,
     /// A pause is an end.
     ends_at_rest: bool,
@@ -48,7 +48,7 @@ impl EventStream {
             next_index,
             buffer: VecDeque::new(),
             looked: None,
-            is_known: false,
+            reader: None,
             is_over: false,
             ends_at_rest: true,
             waits: false,
@@ -119,45 +119,30 @@ impl EventStream {
     /// As [`EventStream::next`].
     pub async fn stored(mut self) -> Result<Vec<RunEvent>, Error> {
         while self.read().await? {}
-        if self.buffer.is_empty() {
-            self.stored_run().await?;
-        }
         Ok(self.buffer.into_iter().map(Arc::unwrap_or_clone).collect())
     }
 
     async fn read(&mut self) -> Result<bool, Error> {
-        if !self.ear.has_company() {
-            let (events, _) = self.stored_events().await?;
+        // What others have read may only be given to those allowed to read it.
+        if self.reader.is_none() {
+            let run = self.stored_run().await?;
+            self.reader = Some(LogReader::new(&run.info, self.engine.access.clone()));
+        }
+        let Self { engine, run_id, ear, next_index, reader: Some(reader), .. } = self else { return Ok(false) };
+        let from = *next_index;
+        if !ear.has_company() {
+            let (events, _) = stored_events(engine, run_id, from, reader).await?;
             return Ok(self.take(events));
         }
-        // What others have read may only be given to those allowed to read it.
-        if !self.is_known {
-            self.stored_run().await?;
-            self.is_known = true;
-        }
-        let mut recent = self.ear.recent().await;
-        let mut events = recent.from(self.next_index, GIVEN_MAX);
+        let mut recent = ear.recent().await;
+        let mut events = recent.from(from, GIVEN_MAX);
         if events.is_empty() {
             let bytes;
-            (events, bytes) = self.stored_events().await?;
+            (events, bytes) = stored_events(engine, run_id, from, reader).await?;
             recent.keep(&events, bytes / events.len().max(1));
         }
         drop(recent);
         Ok(self.take(events))
-    }
-
-    /// What the store has from the next index on, and its size there in bytes.
-    async fn stored_events(&self) -> Result<(Vec<Arc<RunEvent>>, usize), Error> {
-        let db = &self.engine.inner.services.db;
-        let pages = db.read(self.engine.access.clone(), self.run_id.clone(), self.next_index, READ_BYTES).await?;
-        let (mut events, mut bytes) = (Vec::new(), 0);
-        for page in pages {
-            bytes += page.body.len();
-            let entries = page.decode(&self.run_id)?.into_iter().map(|entry| entry.event);
-            let is_new = |event: &RunEvent| event.event_index.is_some_and(|index| index >= self.next_index);
-            events.extend(entries.filter(is_new).map(Arc::new));
-        }
-        Ok((events, bytes))
     }
 
     /// Takes in what was read; false when there was nothing.
@@ -173,4 +158,22 @@ impl EventStream {
         let run = self.engine.stored_run(&self.run_id).await?;
         run.ok_or_else(|| Error::RunNotFound(self.run_id.clone()))
     }
+}
+
+/// What the store has from index `from` on, and its size there in bytes.
+async fn stored_events(
+    engine: &Engine,
+    run_id: &RunId,
+    from: u64,
+    reader: &mut LogReader,
+) -> Result<(Vec<Arc<RunEvent>>, usize), Error> {
+    let db = &engine.inner.services.db;
+    let pages = db.read(engine.access.clone(), run_id.clone(), from, READ_BYTES).await?;
+    let (mut events, mut bytes) = (Vec::new(), 0);
+    for page in pages {
+        bytes += page.body.len();
+        let entries = reader.entries(&**db, &page).await?.into_iter().map(|entry| entry.event);
+        events.extend(entries.filter(|event| event.event_index >= Some(from)).map(Arc::new));
+    }
+    Ok((events, bytes))
 }

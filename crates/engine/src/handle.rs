@@ -3,7 +3,7 @@
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::events::EventStream;
-use outlive_core::port::{Access, BoxFuture, run_output};
+use outlive_core::port::{Access, BoxFuture};
 use outlive_core::{RunId, RunStatus, WorkflowRunOutput};
 use std::fmt;
 use std::future::IntoFuture;
@@ -89,7 +89,7 @@ impl RunHandle {
                 is_known = true;
                 let run = found.ok_or_else(|| Error::RunNotFound(self.run_id.clone()))?;
                 if run.is_at_rest() {
-                    return Ok(run_output(&run)?);
+                    return self.engine.output(&run).await;
                 }
                 self.engine.inner.check_running()?;
             }

@@ -11,7 +11,7 @@ use crate::lease::LeaseClock;
 use crate::stats::{self, Counters};
 use crate::streams::Streams;
 use crate::tally::{Count, Tally};
-use outlive_core::log::{Entry, Key, Record};
+use outlive_core::log::{Entry, Key, Record, Writer};
 use outlive_core::machine::{Mismatch, WorkflowMachine};
 use outlive_core::port::{
     Access, BoxFuture, Chance, Clock, Commit, Db, DbError, DbErrorKind, Effects, Halt, HistoryRun, Lease, Observer,
@@ -87,6 +87,7 @@ pub(crate) struct Journal {
 
 struct State {
     machine: WorkflowMachine,
+    writer: Writer,
     status: RunStatus,
     /// Index of the first pending entry.
     next_index: u64,
@@ -126,6 +127,7 @@ impl Journal {
     pub(crate) fn new(services: Arc<Services>, lease: Lease, machine: WorkflowMachine, status: RunStatus) -> Self {
         let witness = services.observer.as_ref().and_then(|observer| observer.witness(machine.info()));
         let state = State {
+            writer: Writer::new(machine.info().clone()),
             machine,
             status,
             next_index: 0,
@@ -162,18 +164,28 @@ impl Journal {
         }
     }
 
-    /// Folds an entry that an earlier process wrote.
-    pub(crate) fn replay(&self, entry: Entry) -> Result<(), Mismatch> {
+    /// Folds an entry that an earlier process wrote; `text` is its full text.
+    pub(crate) fn replay(&self, entry: Entry, text: &str) -> Result<(), Mismatch> {
         let mut state = self.lock();
         state.machine.apply(&entry)?;
+        let index = state.next_index;
+        state.writer.note(index, &entry, text);
         state.next_index += 1;
         state.durable_end = state.next_index;
         match entry.record {
-            Some(Record::Intent { key }) => drop(state.recorded.insert(key, Recall::Started)),
-            Some(Record::Result { key, value }) => drop(state.recorded.insert(key, Recall::Done(value))),
-            Some(Record::Said { key }) => drop(state.recorded.insert(key, Recall::Started)),
-            Some(Record::Claimed { .. } | Record::Step { .. } | Record::Retry { .. } | Record::Ended { .. }) | None => {
+            Some(Record::Intent { key, .. } | Record::Said { key }) => {
+                drop(state.recorded.insert(key, Recall::Started))
             }
+            Some(Record::Result { key, value }) => drop(state.recorded.insert(key, Recall::Done(value))),
+            Some(Record::Run { key, ended }) => drop(state.recorded.insert(key, Recall::Run(ended))),
+            Some(
+                Record::Claimed { .. }
+                | Record::Step { .. }
+                | Record::Failed { .. }
+                | Record::Retry { .. }
+                | Record::Rest(_),
+            )
+            | None => {}
         }
         Ok(())
     }
@@ -266,7 +278,8 @@ impl Journal {
 
     /// Puts everything pending into one commit.
     fn begin_commit(&self) -> Option<(Commit, InFlight)> {
-        let mut state = self.lock();
+        let mut guard = self.lock();
+        let state = &mut *guard;
         if !state.has_pending() {
             return None;
         }
@@ -274,7 +287,13 @@ impl Journal {
         state.is_urgent = false;
         state.stream_due = None;
         let redactor = self.services.redactor();
-        let page = (!pending.is_empty()).then(|| redactor.page(state.next_index, &mut pending));
+        let page = (!pending.is_empty()).then(|| {
+            let (page, has_secrets) = state.writer.page(state.next_index, &pending, &redactor);
+            if has_secrets && state.witness.is_some() {
+                pending.iter_mut().for_each(|entry| *entry = redactor.entry(entry));
+            }
+            page
+        });
         state.next_index += pending.len() as u64;
         state.is_committing = true;
         let mut patch = RunPatch {
@@ -291,9 +310,7 @@ impl Journal {
         if state.status != status {
             patch.status = Some(status);
             state.status = status;
-            if ended.is_some() {
-                patch.output = Some(redactor.shared_json(state.machine.output().to_json()));
-            }
+            patch.output = state.machine.at_rest_as().map(|rest| redactor.shared_json(state.writer.output(rest)));
         }
         let mut session = state.session.take();
         if let Some(fields) = &mut session {
@@ -508,7 +525,7 @@ async fn read_history(db: &dyn Db, info: &RunInfo, limit: u32) -> Result<Vec<His
         }
         filter.limit -= u32::try_from(page.runs.len()).unwrap_or(filter.limit).min(filter.limit);
         for run in page.runs {
-            let output = run_output(&run)?;
+            let output = run_output(db, &Access::All, &run).await.map_err(DbError::from)?;
             let runs = output.step_executor_runs.iter().map(|run| (**run).clone()).collect();
             history.push(HistoryRun { input: output.input, runs });
         }

@@ -41,6 +41,5 @@ pub use finish::Finish;
 pub use handle::RunHandle;
 pub use hub::{Change, Changes};
 pub use options::Options;
-pub use outlive_core::port::run_output;
 pub use sessions::RunStanding;
 pub use stats::Stats;

@@ -9,7 +9,7 @@ use crate::hub::Changes;
 use crate::waits::Look;
 use outlive_core::json;
 use outlive_core::port::{
-    Access, DbError, DbErrorKind, LivingWorker, NewSession, Run, RunFilter, RunPage, Session, SessionFilter,
+    Access, DbError, DbErrorKind, LivingWorker, LogReader, NewSession, Run, RunFilter, RunPage, Session, SessionFilter,
     SessionPage, SessionPatch,
 };
 use outlive_core::{DefinitionId, Page, RunEvent, RunId, RunStatus, SessionId, Timestamp, Waiting, WorkerId};
@@ -87,13 +87,15 @@ impl Engine {
     pub async fn stored_events(&self, run_id: &RunId, from: u64, count: usize) -> Result<Vec<RunEvent>, Error> {
         let mut events = Vec::new();
         let (mut next, mut bytes) = (from, 0);
+        let Some(run) = self.stored_run(run_id).await? else { return Ok(events) };
+        let mut reader = LogReader::new(&run.info, self.access.clone());
         while events.len() < count && bytes <= EVENTS_BYTES_MAX {
             let pages = self.inner.services.db.read(self.access.clone(), run_id.clone(), next, READ_BYTES).await?;
             let Some(end) = pages.last().map(Page::end).filter(|end| *end > next) else { break };
             for page in pages {
                 bytes += page.body.len();
-                let entries = page.decode(run_id)?.into_iter().map(|entry| entry.event);
-                events.extend(entries.filter(|event| event.event_index >= Some(next)));
+                let entries = reader.entries(&*self.inner.services.db, &page).await?.into_iter();
+                events.extend(entries.map(|entry| entry.event).filter(|event| event.event_index >= Some(next)));
             }
             next = end;
         }
@@ -150,7 +152,7 @@ impl Engine {
         Look::new(&*services.db, self.access.clone(), services.clock.now(), &self.inner.options).await
     }
 
-    /// Lists runs. The payload of a run, when asked for, is read with [`crate::run_output`].
+    /// Lists runs. The payload of a run, when asked for, is read with [`Engine::output`].
     ///
     /// # Errors
     /// The store's; `Storage` when the cursor did not come from a list.

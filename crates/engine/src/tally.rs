@@ -8,8 +8,6 @@ use outlive_core::{EventKind, FailureKind, Usage};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The last part of the key under which an agent's or team's end is recorded.
-const DONE: &str = "done";
 /// The name of the event that says that a model is being asked once more.
 const RETRYING: &str = "ModelRequestRetrying";
 
@@ -62,8 +60,8 @@ impl Count {
             }
             // Whatever this agent or team had asked for has failed, and was not abandoned.
             EventKind::RunError(_) | EventKind::TeamRunError(_) => {
-                if let Some(base) = key.and_then(|key| key.as_str().strip_suffix(DONE)) {
-                    self.open.retain(|(open, _)| !open.as_str().starts_with(base));
+                if let Some(conversation) = key.and_then(Key::outer) {
+                    self.open.retain(|(open, _)| !open.is_inside(&conversation));
                 }
             }
             EventKind::WorkflowError { error_type: Some(kind), .. } if kind == FailureKind::Poisoned.code() => {

@@ -7,7 +7,7 @@
 
 use crate::options::Options;
 use outlive_core::log::{Entry, Record};
-use outlive_core::port::{Access, Db, DbError, LivingWorker, Order, Run, RunFilter};
+use outlive_core::port::{Access, Db, DbError, LivingWorker, LogReader, Order, Run, RunFilter};
 use outlive_core::{
     EventKind, FailureKind, Key, Page, Remedy, RunStatus, SessionId, Timestamp, ToolEvent, Waiting, WaitsFor,
 };
@@ -223,12 +223,13 @@ impl<'a> Look<'a> {
         if depth == Depth::Row {
             return Ok(entries);
         }
+        let mut reader = LogReader::new(&run.info, self.access.clone());
         let mut from = run.next_index.saturating_sub(count);
         while from < run.next_index {
             let pages = self.db.read(self.access.clone(), run.info.run_id.clone(), from, READ_BYTES).await?;
             let Some(end) = pages.last().map(Page::end).filter(|end| *end > from) else { break };
             for page in pages {
-                match page.decode(&run.info.run_id) {
+                match reader.entries(&*self.db, &page).await {
                     Ok(page) => entries.extend(page),
                     Err(_) => return Ok(entries),
                 }
@@ -350,19 +351,15 @@ fn open_calls(entries: &[Entry]) -> Vec<(Key, Call)> {
     let mut open: Vec<(Key, Call)> = Vec::new();
     for entry in entries {
         match &entry.record {
-            Some(Record::Intent { key }) => open.extend(begun(entry).map(|call| (key.clone(), call))),
+            Some(Record::Intent { key, .. }) => open.extend(begun(entry).map(|call| (key.clone(), call))),
             Some(Record::Result { key, .. }) => open.retain(|(known, _)| known != key),
-            Some(Record::Step { key, .. } | Record::Retry { key, .. }) => {
-                open.retain(|(known, _)| known != key && !is_below(known, key));
+            Some(Record::Step { key, .. } | Record::Failed { key, .. } | Record::Retry { key, .. }) => {
+                open.retain(|(known, _)| known != key && !known.is_inside(key));
             }
-            Some(Record::Claimed { .. } | Record::Said { .. } | Record::Ended { .. }) | None => {}
+            Some(Record::Claimed { .. } | Record::Said { .. } | Record::Run { .. } | Record::Rest(_)) | None => {}
         }
     }
     open
-}
-
-fn is_below(key: &Key, step: &Key) -> bool {
-    key.as_str().strip_prefix(step.as_str()).is_some_and(|rest| rest.starts_with('/'))
 }
 
 fn begun(entry: &Entry) -> Option<Call> {

@@ -26,7 +26,7 @@ const THOUGHTS_SHOWN: usize = 300;
 impl Drive<'_> {
     /// One turn of the model: the recorded answer, or a new one. All attempts share one key.
     pub(super) async fn ask(&mut self) -> Result<ModelResponse, Failure> {
-        let key = self.key(&format!("t{}", self.turns));
+        let key = self.place.base.turn(self.turns);
         self.turns += 1;
         let recall = self.effects().recall(&key);
         if let Recall::Done(value) = &recall {
@@ -34,7 +34,10 @@ impl Drive<'_> {
         }
         let pass = self.leave().await?;
         if let Recall::Nothing = recall {
-            self.tell(self.voice.request_started(self.info.clone()), Some(Record::Intent { key: key.clone() }));
+            self.tell(
+                self.voice.request_started(self.info.clone()),
+                Some(Record::Intent { key: key.clone(), name: None }),
+            );
         }
         let response = self.attempts(pass).await?;
         if let Some(reason) = response.finish_reason.if_cut() {

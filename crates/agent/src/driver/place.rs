@@ -45,7 +45,7 @@ impl<'a> Place<'a> {
     pub(crate) fn in_step(context: &'a StepContext, part: &str) -> Self {
         Self {
             effects: &*context.effects,
-            base: context.step.key.join(part),
+            base: context.step.key.speaker(part),
             root: context.run.run_id.clone(),
             workflow: Some(Workflow { run: &context.run, step: &context.step }),
             parent: None,
@@ -55,11 +55,11 @@ impl<'a> Place<'a> {
 
     /// Without a workflow.
     pub(crate) fn alone(effects: &'a dyn Effects, root: RunId, part: &str) -> Self {
-        Self { effects, base: Key::new(part), root, workflow: None, parent: None, state: SessionState::default() }
+        Self { effects, base: Key::alone(part), root, workflow: None, parent: None, state: SessionState::default() }
     }
 
     pub(super) fn of_member(&self, call: &Key) -> Self {
-        Self { base: call.join("m"), parent: Some(self.run_id()), ..self.clone() }
+        Self { base: call.member(), parent: Some(self.run_id()), ..self.clone() }
     }
 
     pub(super) fn with_state(self, state: SessionState) -> Self {

@@ -4,7 +4,7 @@
 //! but may have run keeps its whole turn from starting.
 
 use super::place::{Place, Task};
-use super::{Drive, Ended, Retrying, drive, read, result};
+use super::{Drive, Retrying, drive, read, result};
 use crate::tool::{Tool, ToolContext, ToolError, panicked};
 use futures::future::{Either, FutureExt, select};
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -45,7 +45,7 @@ struct Performed {
     place: u32,
     execution: ToolExecution,
     done: CallDone,
-    member: Option<RunOutput>,
+    member: Option<Arc<RunOutput>>,
 }
 
 /// The record of a call: its result, and what it changed in the session's state.
@@ -73,7 +73,7 @@ impl From<ToolResult> for CallDone {
 impl Drive<'_> {
     /// All calls of one turn, concurrently.
     pub(super) async fn work(&mut self, calls: Vec<(u32, TeamCall)>) -> Result<Vec<(u32, ToolResult)>, Failure> {
-        let turn = self.key(&format!("t{}", self.turns - 1));
+        let turn = self.place.base.turn(self.turns - 1);
         let planned: Vec<_> = calls.into_iter().map(|(place, call)| self.plan(place, call, &turn)).collect();
         // Checked before anything starts: when one call waits for a person, its whole turn waits.
         planned.iter().try_for_each(|planned| self.refuse_unknown_outcome(planned))?;
@@ -98,7 +98,7 @@ impl Drive<'_> {
     }
 
     fn plan(&self, place: u32, call: TeamCall, turn: &Key) -> Planned {
-        let key = turn.join(place);
+        let key = turn.call(place);
         let mut execution = ToolExecution::started(tool_call(&call), self.now());
         if let TeamCall::Delegate { .. } = call {
             execution.child_run_id = Some(self.place.of_member(&key).run_id().to_string());
@@ -127,7 +127,7 @@ impl Drive<'_> {
 
     fn announce(&self, planned: &Planned) {
         let started = ToolEvent { content: None, tool: Box::new(planned.execution.clone()) };
-        self.tell(self.voice.tool_started(started), Some(Record::Intent { key: planned.key.clone() }));
+        self.tell(self.voice.tool_started(started), Some(Record::Intent { key: planned.key.clone(), name: None }));
     }
 
     async fn perform(&self, planned: Planned) -> Result<Performed, Failure> {
@@ -135,7 +135,7 @@ impl Drive<'_> {
         if let Recall::Done(value) = recall {
             let done: CallDone = read(&key, &value)?;
             let member = match call {
-                TeamCall::Delegate { .. } => recall_member(&self.place.of_member(&key))?,
+                TeamCall::Delegate { .. } => recall_member(&self.place.of_member(&key)),
                 TeamCall::Tool(_) | TeamCall::Refuse { .. } => None,
             };
             let execution = execution.completed(&done.result);
@@ -159,7 +159,7 @@ impl Drive<'_> {
     fn tell_tool_error(&self, key: &Key, execution: &ToolExecution, result: &ToolResult) {
         if result.is_error {
             let event = || ToolErrorEvent { error: result.content.clone(), tool: Box::new(execution.clone()) };
-            self.say_once(key.join("error"), || self.voice.tool_error(event()));
+            self.say_once(key.word("error"), || self.voice.tool_error(event()));
         }
     }
 
@@ -256,7 +256,12 @@ impl Drive<'_> {
         }
     }
 
-    async fn delegate(&self, member: usize, task: String, key: &Key) -> Result<(CallDone, Option<RunOutput>), Failure> {
+    async fn delegate(
+        &self,
+        member: usize,
+        task: String,
+        key: &Key,
+    ) -> Result<(CallDone, Option<Arc<RunOutput>>), Failure> {
         let members = self.worker.members.unwrap_or_default();
         let member = members.get(member).expect("the machine delegates to members of this team only");
         let place = self.place.of_member(key).with_state(self.state.fork());
@@ -266,16 +271,15 @@ impl Drive<'_> {
             Some(failure) => ToolResult::error(capped(failure.message.clone())),
         };
         answer.child_run_id = Some(ended.run.run_id.clone());
-        Ok((CallDone::new(answer, ended.state), Some(ended.run)))
+        Ok((CallDone::new(answer, ended.state.clone()), Some(ended.run.clone())))
     }
 }
 
 /// The member's run behind a delegation whose result is in the log.
-fn recall_member(place: &Place<'_>) -> Result<Option<RunOutput>, Failure> {
-    let done = place.base.join("done");
-    match place.effects.recall(&done) {
-        Recall::Done(value) => read::<Ended>(&done, &value).map(|ended| Some(ended.run)),
-        Recall::Started | Recall::Nothing => Ok(None),
+fn recall_member(place: &Place<'_>) -> Option<Arc<RunOutput>> {
+    match place.effects.recall(&place.base.word("done")) {
+        Recall::Run(ended) => Some(ended.run.clone()),
+        Recall::Done(_) | Recall::Started | Recall::Nothing => None,
     }
 }
 

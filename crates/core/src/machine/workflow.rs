@@ -10,13 +10,13 @@
 //!   └──────── due ◄─── Waiting ◄─────┘ Retry recorded
 //! ```
 
-use crate::event::{EventKind, Origin, RunEvent, WorkflowDone};
+use crate::event::{EventKind, Origin, RunEvent};
 use crate::failure::{Failure, FailureKind};
-use crate::log::{Entry, Key, Record};
+use crate::log::{Entry, Key, Pause, Record, Rest};
 use crate::metrics::{RunMetrics, StepMetrics};
 use crate::port::{Executed, StepInfo};
 use crate::run::{RunInfo, RunOutput, RunStatus, WorkflowRunOutput};
-use crate::step::{Attachments, ExecutorKind, StepIndex, StepInput, StepOutput, StepType};
+use crate::step::{Attachments, ExecutorKind, Outputs, StepIndex, StepInput, StepOutput, StepType};
 use crate::time::Timestamp;
 use crate::workflow::{Node, OnError, StepNode};
 use serde::{Deserialize, Serialize};
@@ -53,10 +53,10 @@ pub struct WorkflowMachine {
     at: usize,
     attempt: u32,
     outputs: Vec<Arc<StepOutput>>,
+    /// The same by name, for the next step.
+    by_name: Outputs,
     runs: Vec<Arc<RunOutput>>,
-    content: Option<Value>,
-    paused: Option<Arc<str>>,
-    cancelled_before_start: bool,
+    rest: Option<Box<Rest>>,
 }
 
 /// What the machine wants said, and done after that.
@@ -130,10 +130,9 @@ impl WorkflowMachine {
             at: 0,
             attempt: 1,
             outputs: Vec::new(),
+            by_name: Outputs::new_sync(),
             runs: Vec::new(),
-            content: None,
-            paused: None,
-            cancelled_before_start: false,
+            rest: None,
         }
     }
 
@@ -146,62 +145,55 @@ impl WorkflowMachine {
             Some(Record::Claimed { at, .. }) => {
                 self.started_at.get_or_insert(*at);
                 self.last_at = *at;
+                if self.phase == Phase::Fresh {
+                    self.phase = Phase::Ready;
+                }
             }
-            Some(Record::Step { run, .. }) => self.runs.extend(run.clone()),
-            Some(Record::Retry { attempt, due_at, .. }) => {
-                self.attempt = attempt + 1;
-                self.phase = Phase::Waiting(*due_at);
-            }
-            Some(Record::Ended { at }) => self.last_at = *at,
-            Some(Record::Intent { .. } | Record::Result { .. } | Record::Said { .. }) | None => {}
-        }
-        let is_step_end = matches!(entry.record, Some(Record::Step { .. }));
-        match &entry.event.kind {
-            EventKind::WorkflowStarted => self.phase = Phase::Ready,
-            EventKind::StepStarted => {
-                self.expect_step(entry)?;
+            Some(Record::Intent { name: Some(name), .. }) => {
+                self.expect_step(entry, name)?;
                 self.phase = Phase::Executing;
             }
-            EventKind::StepOutput { step_output: output } | EventKind::StepCompleted { step_response: output, .. }
-                if is_step_end =>
-            {
-                self.expect_step(entry)?;
+            Some(Record::Step { output, run, .. }) => {
+                self.expect_step(entry, output.step_name.as_deref().unwrap_or_default())?;
+                self.runs.extend(run.clone());
                 self.outputs.push(output.clone());
+                if let Some(name) = &output.step_name {
+                    self.by_name.insert_mut(name.clone(), output.clone());
+                }
                 self.at = if output.stop { self.nodes.len() } else { self.at + 1 };
                 self.attempt = 1;
                 self.phase = Phase::Ready;
             }
-            EventKind::StepError { error } => {
-                let Origin { step_name, step_id, .. } = entry.event.origin.clone();
-                self.outputs.push(Arc::new(failed(step_name, step_id, error, error)));
+            Some(Record::Failed { output, .. }) => self.outputs.push(output.clone()),
+            Some(Record::Retry { attempt, due_at, .. }) => {
+                self.attempt = attempt + 1;
+                self.phase = Phase::Waiting(*due_at);
             }
-            EventKind::WorkflowError { error, .. } => {
-                self.content = Some(Value::String(error.clone()));
-                self.phase = Phase::Ended(RunStatus::Error);
-            }
-            EventKind::WorkflowCancelled { content, .. } => {
-                self.cancelled_before_start = self.phase == Phase::Fresh;
-                self.content = Some(Value::String(content.clone()));
-                self.phase = Phase::Ended(RunStatus::Cancelled);
-            }
-            EventKind::WorkflowCompleted(done) => {
-                self.outputs.clone_from(&done.step_results);
-                if self.phase != Phase::Ended(RunStatus::Cancelled) {
-                    self.content.clone_from(&done.content);
-                    self.phase = Phase::Ended(RunStatus::Completed);
-                }
-            }
-            EventKind::WorkflowPaused { paused_step_name, .. } => {
-                self.paused = Some(paused_step_name.clone());
-                self.phase = Phase::Ended(RunStatus::Paused);
-            }
-            _ => {}
+            Some(Record::Rest(rest)) => self.rest(rest),
+            // Calls inside a step.
+            Some(
+                Record::Intent { name: None, .. } | Record::Result { .. } | Record::Said { .. } | Record::Run { .. },
+            )
+            | None => {}
         }
         Ok(())
     }
 
-    fn expect_step(&self, entry: &Entry) -> Result<(), Mismatch> {
-        let found = entry.event.origin.step_name.as_deref().unwrap_or_default();
+    fn rest(&mut self, rest: &Rest) {
+        self.last_at = rest.at;
+        self.phase = Phase::Ended(rest.status);
+        let mut rest = Box::new(rest.clone());
+        // Entries of the format before this one say less.
+        match rest.status {
+            RunStatus::Completed | RunStatus::Cancelled => self.outputs.clone_from(&rest.results),
+            _ => rest.results.clone_from(&self.outputs),
+        }
+        rest.runs.clone_from(&self.runs);
+        rest.metrics.get_or_insert_with(|| self.metrics(self.last_at));
+        self.rest = Some(rest);
+    }
+
+    fn expect_step(&self, entry: &Entry, found: &str) -> Result<(), Mismatch> {
         let node = self.nodes.get(self.at).map(|node| &**node.name());
         if node == Some(found) || !self.is_bound {
             return Ok(());
@@ -260,15 +252,19 @@ impl WorkflowMachine {
             Err(failure) if failure.kind == FailureKind::OutcomeUnknown => vec![self.paused(node, &failure, at)],
             Err(failure) if node.on_error == OnError::Skip => {
                 let content = format!("Step skipped due to error: {}", failure.message);
-                let output = failed(Some(node.name.clone()), Some(self.step_id()), &content, &failure.message);
-                let event = self.step_event(node, EventKind::StepOutput { step_output: Arc::new(output) }, at);
-                vec![Entry::recorded(event, Record::Step { key, run: None, state: None })]
+                let output = Arc::new(self.failed(node, &content, &failure));
+                let event = self.step_event(node, EventKind::StepOutput { step_output: output.clone() }, at);
+                vec![Entry::recorded(event, Record::Step { key, output, run: None, state: None })]
             }
             Err(failure) => {
                 let error = EventKind::StepError { error: failure.message.clone() };
-                let mut say = vec![Entry::event(self.step_event(node, error, at))];
-                say.extend(self.fail(&failure, at));
-                say
+                let output = Arc::new(self.failed(node, &failure.message, &failure));
+                let mut results = self.outputs.clone();
+                results.push(output.clone());
+                vec![
+                    Entry::recorded(self.step_event(node, error, at), Record::Failed { key, output }),
+                    self.failed_with(results, &failure, at),
+                ]
             }
         }
     }
@@ -290,22 +286,21 @@ impl WorkflowMachine {
             executor_name: Some(node.executor_name.clone()),
             ..executed.output
         });
-        let record = Record::Step { key, run: executed.run, state };
+        let record = Record::Step { key, output: output.clone(), run: executed.run, state };
         let event = |kind| RunEvent { created_at: at.as_seconds(), kind, origin: origin.clone(), event_index: None };
         let said = event(EventKind::StepOutput { step_output: output.clone() });
         if output.stop {
             return vec![Entry::recorded(said, record)];
         }
-        let completed = EventKind::StepCompleted {
-            content: output.content.clone().unwrap_or(Value::Null),
-            content_type: content_type(output.content.as_ref()).to_owned(),
-            step_response: output,
-        };
-        let completed = Entry::recorded(event(completed), record);
+        let completed = event(EventKind::step_completed(output));
         match node.executor_type {
-            ExecutorKind::Function => vec![Entry::event(said), completed],
-            _ => vec![completed],
+            ExecutorKind::Function => vec![Entry::recorded(said, record), Entry::event(completed)],
+            _ => vec![Entry::recorded(completed, record)],
         }
+    }
+
+    fn failed(&self, node: &StepNode, content: &str, failure: &Failure) -> StepOutput {
+        StepOutput::failed(Some(node.name.clone()), Some(self.step_id()), content, &failure.message)
     }
 
     /// The entries that end the run because someone asked; `partial` is what the step in progress had written so far.
@@ -325,50 +320,72 @@ impl WorkflowMachine {
                 ..StepOutput::default()
             }));
         }
-        let done = WorkflowDone {
+        let rest = Rest {
             content: Some(Value::String(content)),
-            content_type: "str".to_owned(),
-            step_results,
-            metrics: Some(self.metrics(at)),
-            metadata: self.metadata(),
-            ..WorkflowDone::default()
+            was_pending: self.phase == Phase::Fresh,
+            results: step_results,
+            ..self.at_rest(RunStatus::Cancelled, at)
         };
         let first = match self.phase {
             Phase::Fresh => Entry::recorded(self.event(cancelled, at), claim.clone()),
             _ => Entry::event(self.event(cancelled, at)),
         };
-        let done = self.event(EventKind::WorkflowCompleted(Box::new(done)), at);
-        vec![first, Entry::recorded(done, Record::Ended { at })]
+        vec![first, self.completed_as(rest)]
     }
 
     /// The entries that end the run ERROR.
     pub fn fail(&self, failure: &Failure, at: Timestamp) -> Vec<Entry> {
+        vec![self.failed_with(self.outputs.clone(), failure, at)]
+    }
+
+    fn failed_with(&self, results: Vec<Arc<StepOutput>>, failure: &Failure, at: Timestamp) -> Entry {
         let error_type = Some(failure.kind.code().to_owned());
+        let rest = Rest {
+            content: Some(Value::String(failure.message.clone())),
+            error_type: error_type.clone(),
+            results,
+            ..self.at_rest(RunStatus::Error, at)
+        };
         let error = EventKind::WorkflowError { error: failure.message.clone(), error_type };
-        vec![Entry::recorded(self.event(error, at), Record::Ended { at })]
+        Entry::recorded(self.event(error, at), Record::Rest(Box::new(rest)))
     }
 
     /// The entry that pauses the run because its definition is not the one the log speaks of.
     pub fn pause(&self, reason: &str, at: Timestamp) -> Entry {
         let name = self.step().map_or_else(|| Arc::from(""), |node| node.name.clone());
-        Entry::event(self.event(self.pause_event(name, FailureKind::Definition, reason), at))
+        self.paused_at(name, FailureKind::Definition, reason, at)
     }
 
     fn paused(&self, node: &StepNode, failure: &Failure, at: Timestamp) -> Entry {
-        Entry::event(self.event(self.pause_event(node.name.clone(), failure.kind, &failure.message), at))
+        self.paused_at(node.name.clone(), failure.kind, &failure.message, at)
     }
 
-    fn pause_event(&self, name: Arc<str>, kind: FailureKind, reason: &str) -> EventKind {
-        EventKind::WorkflowPaused {
-            status: RunStatus::Paused.as_str().to_owned(),
-            paused_step_index: u32::try_from(self.at).unwrap_or(u32::MAX),
-            paused_step_name: name,
-            pause_kind: Some("executor".to_owned()),
-            step_requirements: Some(vec![json!({ "reason": reason, "error_type": kind.code() })]),
-            step_results: self.outputs.clone(),
-            step_executor_runs: None,
+    fn paused_at(&self, name: Arc<str>, kind: FailureKind, reason: &str, at: Timestamp) -> Entry {
+        let pause = Pause {
+            index: u32::try_from(self.at).unwrap_or(u32::MAX),
+            name,
+            kind: Some("executor".to_owned()),
+            requirements: Some(vec![json!({ "reason": reason, "error_type": kind.code() })]),
+        };
+        let rest = Rest { pause: Some(pause), ..self.at_rest(RunStatus::Paused, at) };
+        let event = rest.paused().expect("it says where");
+        Entry::recorded(self.event(event, at), Record::Rest(Box::new(rest)))
+    }
+
+    /// The run as it stands when it comes to rest.
+    fn at_rest(&self, status: RunStatus, at: Timestamp) -> Rest {
+        Rest {
+            metrics: Some(self.metrics(at)),
             metadata: self.metadata(),
+            results: self.outputs.clone(),
+            runs: self.runs.clone(),
+            ..Rest::new(status, at)
         }
+    }
+
+    fn completed_as(&self, rest: Rest) -> Entry {
+        let event = self.event(EventKind::WorkflowCompleted(Box::new(rest.done())), rest.at);
+        Entry::recorded(event, Record::Rest(Box::new(rest)))
     }
 
     /// What the caller noted about the run.
@@ -425,23 +442,23 @@ impl WorkflowMachine {
         }
     }
 
+    /// How it came to rest.
+    pub fn at_rest_as(&self) -> Option<&Rest> {
+        self.rest.as_deref()
+    }
+
     /// The run as a poll sees it.
     pub fn output(&self) -> WorkflowRunOutput {
-        let status = self.ended().unwrap_or(if self.is_fresh() { RunStatus::Pending } else { RunStatus::Running });
-        let is_paused = status == RunStatus::Paused;
-        WorkflowRunOutput {
-            content: self.content.clone(),
-            content_type: content_type(self.content.as_ref()).to_owned(),
-            status,
-            cancellation_stage: (status == RunStatus::Cancelled)
-                .then(|| if self.cancelled_before_start { "PENDING" } else { "EXECUTING" }.to_owned()),
-            paused_step_index: is_paused.then(|| u32::try_from(self.at).unwrap_or(u32::MAX)),
-            paused_step_name: self.paused.clone().filter(|_| is_paused),
-            pause_kind: is_paused.then(|| "executor".to_owned()),
-            step_results: self.outputs.clone(),
-            step_executor_runs: self.runs.clone(),
-            metrics: Some(self.metrics(self.last_at)),
-            ..WorkflowRunOutput::pending(&self.info, self.input.clone(), self.created_at)
+        let (input, created_at) = (self.input.clone(), self.created_at);
+        match &self.rest {
+            Some(rest) => WorkflowRunOutput::at_rest(&self.info, input, created_at, (**rest).clone()),
+            None => WorkflowRunOutput {
+                status: if self.is_fresh() { RunStatus::Pending } else { RunStatus::Running },
+                step_results: self.outputs.clone(),
+                step_executor_runs: self.runs.clone(),
+                metrics: Some(self.metrics(self.last_at)),
+                ..WorkflowRunOutput::pending(&self.info, input, created_at)
+            },
         }
     }
 
@@ -468,16 +485,7 @@ impl WorkflowMachine {
     }
 
     fn completed(&self, at: Timestamp) -> Entry {
-        let content = self.last_content();
-        let done = WorkflowDone {
-            content_type: content_type(content.as_ref()).to_owned(),
-            content,
-            metrics: Some(self.metrics(at)),
-            step_results: self.outputs.clone(),
-            metadata: self.metadata(),
-            ..WorkflowDone::default()
-        };
-        Entry::recorded(self.event(EventKind::WorkflowCompleted(Box::new(done)), at), Record::Ended { at })
+        self.completed_as(Rest { content: self.last_content(), ..self.at_rest(RunStatus::Completed, at) })
     }
 
     fn start_step(&self, at: Timestamp) -> Decision {
@@ -506,10 +514,7 @@ impl WorkflowMachine {
     }
 
     fn step_key(&self) -> Key {
-        match self.attempt {
-            1 => Key::new(self.at.to_string()),
-            attempt => Key::new(format!("{}~{attempt}", self.at)),
-        }
+        Key::step(u32::try_from(self.at).unwrap_or(u32::MAX)).attempt(self.attempt)
     }
 
     fn step_id(&self) -> Arc<str> {
@@ -528,10 +533,9 @@ impl WorkflowMachine {
             step_index: self.step_index(),
             attempt: self.attempt,
         };
-        let named = |output: &Arc<StepOutput>| Some((output.step_name.clone()?, output.clone()));
         let input = StepInput {
             input: self.input.clone(),
-            previous_step_outputs: self.outputs.iter().filter_map(named).collect(),
+            previous_step_outputs: self.by_name.clone(),
             previous_step_content: self.last_content(),
             additional_data: self.attachments.additional_data.clone(),
             images: self.attachments.images.clone(),
@@ -552,7 +556,7 @@ impl WorkflowMachine {
 
     fn step_started(&self, node: &StepNode, at: Timestamp) -> Entry {
         let event = self.step_event(node, EventKind::StepStarted, at);
-        Entry::recorded(event, Record::Intent { key: self.step_key() })
+        Entry::recorded(event, Record::Intent { key: self.step_key(), name: Some(node.name.clone()) })
     }
 
     fn event(&self, kind: EventKind, at: Timestamp) -> RunEvent {
@@ -571,28 +575,5 @@ impl WorkflowMachine {
             step_index: Some(self.step_index()),
             ..Origin::workflow(&self.info)
         }
-    }
-}
-
-/// Agno's `content_type`: the Python class of the content.
-/// What is kept of a step that failed. Agno names no executor there.
-fn failed(step_name: Option<Arc<str>>, step_id: Option<Arc<str>>, content: &str, error: &str) -> StepOutput {
-    StepOutput {
-        content: Some(Value::from(content)),
-        step_name,
-        step_id,
-        success: false,
-        error: Some(error.to_owned()),
-        ..StepOutput::default()
-    }
-}
-
-fn content_type(content: Option<&Value>) -> &'static str {
-    match content {
-        None | Some(Value::Null | Value::String(_)) => "str",
-        Some(Value::Object(_)) => "dict",
-        Some(Value::Array(_)) => "list",
-        Some(Value::Bool(_)) => "bool",
-        Some(Value::Number(_)) => "float",
     }
 }

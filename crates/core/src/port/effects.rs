@@ -7,7 +7,7 @@ use super::BoxFuture;
 use crate::event::EventKind;
 use crate::event::Origin;
 use crate::failure::Failure;
-use crate::log::{Key, Record};
+use crate::log::{Key, Record, RunEnded};
 use crate::run::RunOutput;
 use crate::time::Timestamp;
 use serde_json::Value;
@@ -29,6 +29,8 @@ pub enum Recall {
     Started,
     /// It ended, like this.
     Done(Arc<RawValue>),
+    /// It is the run of an agent or a team, and ended like this.
+    Run(Arc<RunEnded>),
 }
 
 /// What a conversation needs of an earlier run of the same session.

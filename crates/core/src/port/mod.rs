@@ -7,6 +7,7 @@ mod effects;
 mod executor;
 mod hooks;
 mod observer;
+mod reading;
 mod stored;
 
 pub use audit::{AUDIT_LIMIT, AUDIT_LIMIT_MAX, AuditFilter, AuditKind, AuditPage, AuditRecord, AuditStore};
@@ -24,7 +25,8 @@ pub use hooks::{
     HookStore, NewHook,
 };
 pub use observer::{Observer, Witness};
-pub use stored::{Unreadable, run_output};
+pub use reading::{LogError, LogReader, run_output};
+pub use stored::{Unreadable, run_error};
 
 /// A boxed future, the price of an object-safe async trait without a macro.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -6,9 +6,9 @@
 use super::db::{DbError, DbErrorKind, RequestOptions, Run};
 use crate::id::RunId;
 use crate::json;
-use crate::run::{RunStatus, WorkflowRunOutput};
+use crate::run::{RunStatus, WorkflowRunOutput, content_text};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Map, Value};
 use std::fmt;
 
@@ -101,37 +101,53 @@ impl Run {
     }
 }
 
-/// A stored run as a poll shows it.
-///
-/// # Errors
-/// When its output cannot be read or, for a run that is over, is missing; when there is no output and its input cannot
-/// be read; when its options cannot be read, unless the run has failed.
-pub fn run_output(run: &Run) -> Result<WorkflowRunOutput, Unreadable> {
-    let output = stored_output(run)?;
-    // The output does not repeat what the request holds.
-    match run.metadata() {
-        Ok(Some(metadata)) => Ok(WorkflowRunOutput { metadata: Some(Value::Object(metadata)), ..output }),
-        Ok(None) => Ok(output),
-        // A run whose options cannot be read fails, and its output says why.
-        Err(_) if output.status == RunStatus::Error => Ok(output),
-        Err(unreadable) => Err(unreadable),
+/// A run's output as it is kept.
+pub(super) enum Kept<'a> {
+    /// As it was kept before [`Rest`](crate::log::Rest): all of it.
+    Whole(Box<WorkflowRunOutput>),
+    /// How the run came to rest, as [`crate::log::Writer::output`] wrote it.
+    Rest(&'a str),
+}
+
+/// What is in both forms.
+#[derive(Deserialize)]
+struct Brief {
+    status: RunStatus,
+    /// Only in the older form.
+    run_id: Option<IgnoredAny>,
+    content: Option<Value>,
+}
+
+fn brief(run: &Run) -> Result<Option<Brief>, Unreadable> {
+    // A run that goes on has no output, or one from a pause that is over.
+    if !run.status.is_terminal() && run.status != RunStatus::Paused {
+        return Ok(None);
+    }
+    let output: Option<Brief> = run.read(run.output.as_deref(), "output")?;
+    match output {
+        Some(output) if output.status == run.status => Ok(Some(output)),
+        None if !run.status.is_terminal() => Ok(None),
+        found => {
+            let found = found.map_or("missing".to_owned(), |output| format!("from when the run was {}", output.status));
+            Err(Unreadable::of_run(&run.info.run_id, "output", format_args!("it is {found}")))
+        }
     }
 }
 
-fn stored_output(run: &Run) -> Result<WorkflowRunOutput, Unreadable> {
-    // A run that goes on has no output, or one from a pause that is over.
-    if run.status.is_terminal() || run.status == RunStatus::Paused {
-        let output: Option<WorkflowRunOutput> = run.read(run.output.as_deref(), "output")?;
-        match output {
-            Some(output) if output.status == run.status => return Ok(output),
-            None if !run.status.is_terminal() => {}
-            found => {
-                let found =
-                    found.map_or("missing".to_owned(), |output| format!("from when the run was {}", output.status));
-                return Err(Unreadable::of_run(&run.info.run_id, "output", format_args!("it is {found}")));
-            }
-        }
+/// The output of a run that has one.
+pub(super) fn kept_output(run: &Run) -> Result<Option<Kept<'_>>, Unreadable> {
+    let Some(brief) = brief(run)? else { return Ok(None) };
+    if brief.run_id.is_none() {
+        return Ok(run.output.as_deref().map(Kept::Rest));
     }
-    let output = WorkflowRunOutput::pending(&run.info, run.read_input()?, run.created_at.as_seconds());
-    Ok(WorkflowRunOutput { status: run.status, ..output })
+    Ok(run.read(run.output.as_deref(), "output")?.map(Box::new).map(Kept::Whole))
+}
+
+/// Why a run failed, if it did; found without its log.
+///
+/// # Errors
+/// When its output cannot be read or, for a run that is over, is missing.
+pub fn run_error(run: &Run) -> Result<Option<String>, Unreadable> {
+    let brief = brief(run)?.filter(|brief| brief.status == RunStatus::Error);
+    Ok(brief.map(|brief| content_text(brief.content.as_ref())))
 }

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::event::{EventKind, Origin, RunEvent};
-use crate::id::{RunId, SessionId};
+use crate::id::{DefinitionId, RunId, SessionId};
+use crate::log::{Key, Page, Writer};
+use crate::run::RunInfo;
 use serde_json::json;
 use serde_json::value::to_raw_value;
 
@@ -145,23 +147,37 @@ fn the_redactor_shows_no_value() {
     assert!(!format!("{:#?}", redactor()).contains("canary"));
 }
 
+fn info() -> RunInfo {
+    RunInfo {
+        run_id: RunId::parse("run-1").unwrap(),
+        workflow_id: DefinitionId::parse("workflow").unwrap(),
+        workflow_name: Arc::from("Workflow"),
+        session_id: SessionId::parse("session-1").unwrap(),
+        user_id: None,
+    }
+}
+
+fn page(redactor: &Redactor, first_index: u64, entries: &[Entry]) -> Page {
+    Writer::new(Arc::new(info())).page(first_index, entries, redactor).0
+}
+
 fn entry(content: &str) -> Entry {
     let origin = Origin { session_id: SessionId::parse("olv_0123456789abcdefghij").ok(), ..Origin::default() };
     let kind = EventKind::WorkflowError { error: content.to_owned(), error_type: None };
     let event = RunEvent { created_at: 7, kind, origin, event_index: None };
     let value = to_raw_value(&json!({"content": content, "rate": 0.1, "big": u64::MAX})).unwrap();
-    Entry::recorded(event, Record::Result { key: Key::new("0/olv_0123456789abcdefghij"), value: Arc::from(value) })
+    Entry::recorded(event, Record::Result { key: Key::parse("0/olv_0123456789abcdefghij"), value: Arc::from(value) })
 }
 
 #[test]
 fn a_page_loses_secrets_and_keeps_the_names_the_log_is_folded_by() {
     let entries = [entry("ordinary"), entry(CANARY)];
-    let mut written = entries.clone();
-    let page = redactor().page(5, &mut written);
-    let run_id = RunId::parse("run-1").unwrap();
-    let read = page.decode(&run_id).unwrap();
+    let written = entries.clone().map(|entry| redactor().entry(&entry));
+    let page = page(&redactor(), 5, &entries);
+    let mut read = page.decode(&info()).unwrap();
     assert!(!page.body.contains("canary"));
-    assert_eq!(Page::encode(5, &written), page, "what is passed on is what was written");
+    read.iter_mut().for_each(|entry| entry.event.event_index = None);
+    assert_eq!(read, written, "what is passed on is what was written");
     let EventKind::WorkflowError { error, .. } = &read[1].event.kind else { panic!("another event") };
     assert_eq!(error, "[redacted]");
     assert_eq!(read[1].event.origin, entries[1].event.origin);
@@ -173,15 +189,14 @@ fn a_page_loses_secrets_and_keeps_the_names_the_log_is_folded_by() {
 
 #[test]
 fn a_clean_page_is_the_same_text() {
-    let mut clean = [Entry::event(RunEvent { origin: Origin::default(), ..entry("ordinary").event })];
-    assert_eq!(redactor().page(0, &mut clean), Page::encode(0, &clean));
+    let clean = [Entry::event(RunEvent { origin: Origin::default(), ..entry("ordinary").event })];
+    assert_eq!(page(&redactor(), 0, &clean), Page::encode(&info(), 0, &clean));
 }
 
 #[test]
 fn a_value_that_is_a_word_of_the_log_does_not_break_it() {
     let redactor = Redactor::new([Secret::from("WorkflowError")]);
-    let page = redactor.page(0, &mut [entry("ordinary")]);
-    assert!(page.decode(&RunId::parse("run-1").unwrap()).is_ok());
+    assert!(page(&redactor, 0, &[entry("ordinary")]).decode(&info()).is_ok());
 }
 
 /// Numbers that look random and are the same every time.
@@ -531,10 +546,11 @@ fn a_secret_under_many_levels_goes_and_the_levels_stay() {
         let fields = Map::from_iter([("value".to_owned(), nested(CANARY, depth))]);
         let event = EventKind::CustomEvent { fields };
         let event = RunEvent { created_at: 1, kind: event, origin: Origin::default(), event_index: None };
-        let record = Record::Result { key: Key::new("k"), value: to_raw_value(&nested(CANARY, depth)).unwrap().into() };
-        let page = redactor().page(0, &mut [Entry::recorded(event, record)]);
+        let record =
+            Record::Result { key: Key::parse("k"), value: to_raw_value(&nested(CANARY, depth)).unwrap().into() };
+        let page = page(&redactor(), 0, &[Entry::recorded(event, record)]);
         assert!(!page.body.contains("canary"), "{depth}");
-        let entries = page.decode(&RunId::parse("r").unwrap()).unwrap();
+        let entries = page.decode(&info()).unwrap();
         let EventKind::CustomEvent { fields } = &entries[0].event.kind else { panic!("{depth}") };
         assert_eq!(fields["value"], nested(REDACTED, depth), "{depth}");
         let text = nested(CANARY, depth).to_string();

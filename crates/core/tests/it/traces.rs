@@ -27,7 +27,7 @@ fn run(id: &str) -> Arc<RunInfo> {
 fn recorded() -> Vec<Entry> {
     let body = include_str!("../golden/content_creation.log");
     let count = u32::try_from(body.lines().count()).unwrap();
-    Page { first_index: 0, count, body: Arc::from(body) }.decode(&RunId::parse(RUN).unwrap()).unwrap()
+    Page { first_index: 0, count, body: Arc::from(body) }.decode(&run(RUN)).unwrap()
 }
 
 /// The same log with this much time between one entry and the next; half of it is waited before another attempt.
@@ -103,7 +103,7 @@ fn a_recorded_run_has_the_spans_it_always_had() {
 #[test]
 fn a_trace_shows_nothing_that_people_or_models_said() {
     let log = recorded();
-    let said = Page::encode(0, &log).body.matches("canary").count();
+    let said = Page::encode(&run(RUN), 0, &log).body.matches("canary").count();
     assert!(said > 20, "the log has much to hide: {said}");
     assert!(!format!("{:?}", spans(&log)).contains("canary"));
 }

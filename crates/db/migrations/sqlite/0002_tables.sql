@@ -26,6 +26,13 @@ CREATE INDEX {T}_runs_by_status ON {T}_runs (status) WHERE status >= 3;
 CREATE INDEX {T}_runs_by_workflow ON {T}_runs (workflow_id, status) WHERE status >= 3;
 CREATE INDEX {T}_runs_by_user ON {T}_runs (user_id, status) WHERE status >= 3 AND user_id IS NOT NULL;
 
+-- Lines of format 2 leave out what the run's row says.
+DROP VIEW chk_event{V};
+CREATE VIEW chk_event{V} (run_id, idx, name, json) AS
+    SELECT e.run_id, e.event_index, e.json ->> '$.event.event',
+           json_patch(json_object('workflow_id', r.workflow_id, 'session_id', s.session_id), e.json -> '$.event')
+    FROM chk_entry{V} e JOIN {T}_runs r ON r.run_id = e.run_id JOIN {T} s ON s.seq = r.session_seq;
+
 -- How many runs and sessions there are, changed in the transaction that changes them. A row without anything to count
 -- may be absent.
 CREATE TABLE {T}_counts (

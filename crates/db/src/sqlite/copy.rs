@@ -235,7 +235,7 @@ fn check_logs(connection: &Connection, table: &str, backup: &mut Backup) -> Resu
                 if page.first_index != next {
                     return Err(damaged(&run_id, &format!("entry {next} is missing")));
                 }
-                page.decode(&run_id).map_err(|error| damaged(&run_id, &error.to_string()))?;
+                page.check(&run_id).map_err(|error| damaged(&run_id, &error.to_string()))?;
                 backup.entries += u64::from(page.count);
                 page.end()
             }

@@ -8,7 +8,7 @@ use crate::engine::{Engine, Submit};
 use crate::options::Options;
 use outlive_core::log::{Entry, Key, Record};
 use outlive_core::machine::WorkflowMachine;
-use outlive_core::port::{Access, Clock, Db, Run, run_output};
+use outlive_core::port::{Access, Clock, Db, LogReader, Run, run_output};
 use outlive_core::{Attachments, Definition, RunId, Timestamp, WorkerId, WorkflowRunOutput};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -175,13 +175,15 @@ async fn finish(engine: &Engine, subject: &Subject<'_>) -> WorkflowRunOutput {
 /// When it cannot be read.
 pub async fn read_log(db: &dyn Db, run_id: &RunId) -> Vec<Entry> {
     let mut log: Vec<Entry> = Vec::new();
+    let Some(run) = db.run(Access::All, run_id.clone()).await.expect("the run can be read") else { return log };
+    let mut reader = LogReader::new(&run.info, Access::All);
     loop {
         let pages = db.read(Access::All, run_id.clone(), log.len() as u64, 1 << 20).await.expect("the log can be read");
         if pages.is_empty() {
             return log;
         }
         for page in pages {
-            log.extend(page.decode(run_id).expect("the log is sound"));
+            log.extend(reader.entries(db, &page).await.expect("the log is sound"));
         }
     }
 }
@@ -191,18 +193,18 @@ pub fn in_flight(log: &[Entry]) -> usize {
     let mut open: BTreeSet<Key> = BTreeSet::new();
     for record in log.iter().filter_map(|entry| entry.record.as_ref()) {
         match record {
-            Record::Intent { key } => drop(open.insert(key.clone())),
+            Record::Intent { key, .. } => drop(open.insert(key.clone())),
             Record::Result { key, .. } | Record::Step { key, .. } => drop(open.remove(key)),
             Record::Retry { key, attempt, .. } => {
                 open.remove(key);
-                let step = key.as_str().split('~').next().unwrap_or_default();
-                open.insert(Key::new(format!("{step}~{}", attempt + 1)));
+                open.insert(key.attempt(attempt + 1));
             }
-            Record::Claimed { .. } | Record::Said { .. } | Record::Ended { .. } => {}
+            Record::Failed { key, .. } => drop(open.remove(key)),
+            Record::Claimed { .. } | Record::Said { .. } | Record::Run { .. } | Record::Rest(_) => {}
         }
     }
     // A step's own intent covers what runs inside it.
-    let is_container = |key: &Key| open.iter().any(|other| other.as_str().starts_with(&format!("{key}/")));
+    let is_container = |key: &Key| open.iter().any(|other| other.is_inside(key));
     open.iter().filter(|key| !is_container(key)).count()
 }
 
@@ -237,14 +239,19 @@ fn broken_keys(log: &[Entry]) -> Vec<String> {
     let (mut intents, mut results) = (BTreeMap::new(), BTreeMap::new());
     for record in log.iter().filter_map(|entry| entry.record.as_ref()) {
         match record {
-            Record::Intent { key } => {
+            Record::Intent { key, .. } => {
                 *intents.entry(key.clone()).or_insert(0) += 1;
                 if results.contains_key(key) {
                     broken.push(format!("an intent for {key}, which has a result"));
                 }
             }
             Record::Result { key, .. } | Record::Step { key, .. } => *results.entry(key.clone()).or_insert(0) += 1,
-            Record::Claimed { .. } | Record::Said { .. } | Record::Retry { .. } | Record::Ended { .. } => {}
+            Record::Claimed { .. }
+            | Record::Said { .. }
+            | Record::Run { .. }
+            | Record::Failed { .. }
+            | Record::Retry { .. }
+            | Record::Rest(_) => {}
         }
     }
     broken.extend(intents.iter().filter(|(_, n)| **n > 1).map(|(key, n)| format!("{n} intents for {key}")));
@@ -265,8 +272,8 @@ pub fn fold(run: &Run, definition: &Definition, log: &[Entry]) -> WorkflowRunOut
 }
 
 /// Whether a run's row equals the fold of its log.
-pub fn row_equals_fold(run: &Run, definition: &Definition, log: &[Entry]) -> bool {
-    run_output(run).expect("the row can be read") == fold(run, definition, log)
+pub async fn row_equals_fold(db: &dyn Db, run: &Run, definition: &Definition, log: &[Entry]) -> bool {
+    run_output(db, &Access::All, run).await.expect("the row can be read") == fold(run, definition, log)
 }
 
 /// An output without what may differ between two identical executions: times and durations.

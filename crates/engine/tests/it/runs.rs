@@ -26,7 +26,7 @@ async fn a_run_is_found_by_its_id_from_the_moment_of_the_answer_to_its_end() {
     assert_eq!((ended.status, ended.text().as_str()), (RunStatus::Completed, "hi a b"));
     let stored = db.run(Access::All, run.run_id().clone()).await.unwrap().unwrap();
     let log = read_log(&db, run.run_id()).await;
-    assert!(row_equals_fold(&stored, &definition, &log));
+    assert!(row_equals_fold(&db, &stored, &definition, &log).await);
     assert_eq!(broken_invariants(&log, &ended), Vec::<String>::new());
 }
 

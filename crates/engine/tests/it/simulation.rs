@@ -6,7 +6,7 @@ use outlive_core::port::{Access, Chance, DbErrorKind, RunStore};
 use outlive_core::{Definition, Failure, Retry, RunStatus, Step, StepInput};
 use outlive_db::{Fault, InMemoryDb, Operation};
 use outlive_engine::testing::{SimulatedClock, broken_invariants, read_log, row_equals_fold};
-use outlive_engine::{Engine, Options, Submit, run_output};
+use outlive_engine::{Engine, Options, Submit};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -125,8 +125,11 @@ async fn simulate(seed: u64) -> u64 {
         let log = read_log(&db, run_id).await;
         assert_eq!(broken_invariants(&log, &ended), Vec::<String>::new(), "seed {seed}, run {run_id}");
         let stored = db.run(Access::All, run_id.clone()).await.unwrap().unwrap();
-        assert!(row_equals_fold(&stored, &workflow, &log), "seed {seed}, run {run_id}: the row is not the fold");
-        assert_eq!(run_output(&stored).unwrap().status, ended.status);
+        assert!(
+            row_equals_fold(&db, &stored, &workflow, &log).await,
+            "seed {seed}, run {run_id}: the row is not the fold"
+        );
+        assert_eq!(engines[0].output(&stored).await.unwrap().status, ended.status);
         assert_ne!(ended.status, RunStatus::Error, "seed {seed}, run {run_id}: {}", ended.text());
         fingerprint = fingerprint.wrapping_mul(31).wrapping_add(log.len() as u64);
     }

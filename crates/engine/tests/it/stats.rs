@@ -23,10 +23,10 @@ const USAGE: Usage = Usage {
 
 /// What an agent says around a model call that takes this long, with one further attempt. `step` makes its key.
 async fn ask(context: &StepContext, turn: u32, takes: Duration) {
-    let key = Key::new(format!("0/agent/t{turn}"));
+    let key = Key::parse(format!("0/agent/t{turn}"));
     let tell = |kind, record| context.effects.tell(kind, &Origin::default(), record);
     let info = ModelInfo { model: "m".to_owned(), model_provider: "p".to_owned() };
-    tell(EventKind::ModelRequestStarted(info.clone()), Some(Record::Intent { key: key.clone() }));
+    tell(EventKind::ModelRequestStarted(info.clone()), Some(Record::Intent { key: key.clone(), name: None }));
     let _ = context.effects.durable().await;
     let retrying = json!({ "name": "ModelRequestRetrying" }).as_object().cloned().unwrap_or_default();
     tell(EventKind::CustomEvent { fields: retrying }, None);

@@ -1,8 +1,8 @@
 //! A file of an older format, as its last program left it, in this program's hands: what was unfinished goes on and
 //! ends, what had ended is still told.
 
-use outlive::core::port::{Access, RunFilter};
-use outlive::core::{Definition, DefinitionId};
+use outlive::core::port::{Accepted, Access, Commit, NewRun, Release, RunFilter, RunPatch, SessionKind};
+use outlive::core::{Definition, DefinitionId, Page, RunInfo, SessionId, Timestamp, WorkerId};
 use outlive::engine::Submit;
 use outlive::engine::testing::{broken_invariants, read_log};
 use outlive::prelude::*;
@@ -78,4 +78,90 @@ async fn what_an_older_program_left_goes_on_and_ends() {
     let ended = second.attach(RunId::parse("stopped").unwrap()).wait().await.unwrap();
     assert_eq!(ended.status, Completed);
     assert_eq!(counts(&second).await, [(Completed, 2)].into());
+}
+
+/// The log of a run of a team, an agent and a function, as a program of format 1 wrote it.
+const LOG_1: &str = include_str!("../../../core/tests/golden/content_creation.log");
+
+fn content_creation() -> Workflow {
+    let model = || ScriptedModel::from_fn("scripted-1", |_| Ok(ModelResponse::text("canary answer")));
+    let agent = |name: &str| Agent::new(name).model(model());
+    let team =
+        Team::new("Research Team").member(agent("Hackernews Agent")).member(agent("Finance Agent")).model(model());
+    let publish = Step::function("Publish", |_, input: Arc<StepInput>| async move { Ok::<_, Failure>(input.text()) });
+    Workflow::builder("Content Creation Workflow")
+        .step(Step::new("Research Step").team(team))
+        .step(Step::new("Content Planning Step").agent(agent("Content Planner")))
+        .step(publish.retry(Retry::times(2).backoff(Duration::from_millis(1))))
+        .db(InMemoryDb::new())
+        .build()
+        .unwrap()
+}
+
+/// The events of lines of format 1, as their clients saw them.
+fn events_of(lines: &[&str]) -> Vec<String> {
+    #[derive(serde::Deserialize)]
+    struct Line<'a> {
+        #[serde(borrow)]
+        event: &'a serde_json::value::RawValue,
+    }
+    let event = |(index, line): (usize, &&str)| {
+        let Line { event } = serde_json::from_str(&line[9..]).unwrap();
+        format!("{},\"event_index\":{index}}}", event.get().strip_suffix('}').unwrap())
+    };
+    lines.iter().enumerate().map(event).collect()
+}
+
+#[tokio::test]
+async fn a_log_of_an_older_program_goes_on_after_each_of_its_entries() {
+    let lines: Vec<&str> = LOG_1.lines().collect();
+    for kept in 1..lines.len() {
+        let workflow = content_creation();
+        let engine = workflow.engine().await.unwrap();
+        let db = engine.db().clone();
+        let (worker, at) = (WorkerId::parse("older").unwrap(), Timestamp::from_seconds(1_795_434_319));
+        db.heartbeat(worker.clone(), at, Duration::from_secs(15)).await.unwrap();
+        let info = RunInfo {
+            run_id: RunId::parse("0193e5a0-7c1d-7000-8000-0000000000aa").unwrap(),
+            workflow_id: workflow.definition().id.clone(),
+            workflow_name: workflow.definition().name.clone(),
+            session_id: SessionId::parse("session-1").unwrap(),
+            user_id: None,
+        };
+        let new = NewRun {
+            info: info.clone(),
+            input: Some(Arc::from("\"secret-prompt\"")),
+            options: None,
+            definition: Arc::from("older"),
+            idempotency_key: None,
+            fingerprint: Arc::from(""),
+            policy: SessionPolicy::Queue,
+            session_state: None,
+            session_kind: SessionKind::Workflow,
+            hook: None,
+            at,
+        };
+        let Accepted::New { lease: Some(lease) } = db.create_run(Access::All, new, Some(worker)).await.unwrap() else {
+            panic!("the run is new");
+        };
+        let body = lines[..kept].iter().flat_map(|line| [line, "\n"]).collect::<String>();
+        let page = Page { first_index: 0, count: u32::try_from(kept).unwrap(), body: Arc::from(body) };
+        let patch =
+            RunPatch { status: Some(RunStatus::Running), release: Some(Release::default()), ..RunPatch::default() };
+        db.commit(Commit { lease, page: Some(page), patch, session: None, at }).await.unwrap();
+
+        let ended = engine.attach(info.run_id.clone()).wait().await.unwrap();
+        assert_eq!((ended.status, ended.text()), (RunStatus::Completed, "canary answer".to_owned()), "after {kept}");
+        let log = read_log(&*db, &info.run_id).await;
+        assert_eq!(broken_invariants(&log, &ended), Vec::<String>::new(), "after {kept}");
+        let told: Vec<String> = log.iter().map(|entry| serde_json::to_string(&entry.event).unwrap()).collect();
+        assert_eq!(told[..kept], events_of(&lines[..kept]), "after {kept}");
+        // From every start: readers that begin in the middle see the same.
+        for after in 0..log.len() as u64 - 1 {
+            let rest = engine.events(&info.run_id, Some(after)).stored().await.unwrap();
+            let rest: Vec<String> = rest.iter().map(|event| serde_json::to_string(event).unwrap()).collect();
+            assert_eq!(rest, told[after as usize + 1..], "after {kept}, from {after}");
+        }
+        workflow.shutdown().await.unwrap();
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::example::{Example, event_lines};
 use crate::world::World;
-use outlive::core::port::{Access, LogStore, RunStore};
+use outlive::core::port::{Access, LogStore, RunStore, run_output};
 use outlive::core::{Entry, RunId};
 use outlive::engine::testing::{broken_invariants, in_flight, read_log};
 use outlive::prelude::*;
@@ -71,7 +71,11 @@ async fn trial(seed: u64, input: &str, entries: u64, needed: usize) -> usize {
     let db = world.db();
     let log: Vec<Entry> = read_log(&db, &run_id).await;
     let row = db.run(Access::All, run_id.clone()).await.unwrap().unwrap();
-    assert_eq!(broken_invariants(&log, &outlive::engine::run_output(&row).unwrap()), Vec::<String>::new(), "{place}");
+    assert_eq!(
+        broken_invariants(&log, &run_output(&db, &Access::All, &row).await.unwrap()),
+        Vec::<String>::new(),
+        "{place}"
+    );
     assert_eq!(event_lines(&log)[..before.len()], before, "{place}: what was seen stays as it was seen");
     assert!(!db.read(Access::All, run_id, 0, 1).await.unwrap().is_empty());
     let made = calls(&world);

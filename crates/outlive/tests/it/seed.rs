@@ -33,7 +33,7 @@ async fn runs_to_its_end(world: &World, model: impl IntoModel + Clone, stream: b
     let log = read_log(&*db, run.run_id()).await;
     assert_eq!(broken_invariants(&log, &ended), Vec::<String>::new());
     let row = db.run(Access::All, run.run_id().clone()).await.unwrap().unwrap();
-    assert!(row_equals_fold(&row, workflow.definition(), &log));
+    assert!(row_equals_fold(&*db, &row, workflow.definition(), &log).await);
     let deltas = log.iter().filter(|entry| entry.event.name().ends_with("RunContent")).count();
     assert_eq!(deltas > 0, stream);
     workflow.shutdown().await.unwrap();

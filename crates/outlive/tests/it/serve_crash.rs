@@ -5,7 +5,7 @@ use crate::example::event_lines;
 use crate::world::{KEY, World};
 use futures::{SinkExt, StreamExt};
 use outlive::RunId;
-use outlive::core::port::{Access, RunStore};
+use outlive::core::port::{Access, RunStore, run_output};
 use outlive::engine::testing::{broken_invariants, read_log};
 use outlive::prelude::*;
 use serde_json::{Value, json};
@@ -260,7 +260,7 @@ async fn log_of(world: &World, run_id: &RunId) -> Vec<String> {
     let log = read_log(&db, run_id).await;
     let row = db.run(Access::All, run_id.clone()).await.unwrap().unwrap();
     assert_eq!(row.status, RunStatus::Completed);
-    assert_eq!(broken_invariants(&log, &outlive::engine::run_output(&row).unwrap()), Vec::<String>::new());
+    assert_eq!(broken_invariants(&log, &run_output(&db, &Access::All, &row).await.unwrap()), Vec::<String>::new());
     event_lines(&log)
 }
 

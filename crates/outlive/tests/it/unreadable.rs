@@ -300,7 +300,7 @@ async fn a_page_that_is_not_text_is_a_damaged_entry_of_its_run() {
     let place = Place::with_runs().await;
     let running = Running::start(&place).await;
     place.damage(
-        "UPDATE outlive_sessions_run_events SET body = CAST(replace(CAST(body AS BLOB), 'r-1', x'722dff') AS TEXT) \
+        "UPDATE outlive_sessions_run_events SET body = CAST(replace(CAST(body AS BLOB), 'Started', x'5374ff') AS TEXT) \
         WHERE run_seq = {run} AND first_index = 0",
     );
     let engine = running.server.engine();

@@ -20,7 +20,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use outlive_core::port::{AuditKind, Order, Run, RunFilter};
 use outlive_core::{Attachments, DefinitionId, ExecutorKind, Node, RunId, RunStatus, SessionId, WorkflowRunOutput};
-use outlive_engine::{Engine, Error, RunHandle, Submit, run_output};
+use outlive_engine::{Engine, Error, RunHandle, Submit};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::mem::take;
@@ -355,7 +355,7 @@ pub(crate) async fn get(
     }
     caller.sees(run.info.user_id.as_deref(), run.info.run_id.as_str());
     let run = wait(&engine, run, query.wait.as_deref()).await?;
-    Ok(shown(component, &run_output(&run)?, Shape::Polled, run.progress.as_deref()))
+    Ok(shown(component, &engine.output(&run).await?, Shape::Polled, run.progress.as_deref()))
 }
 
 /// Waits until a run is at rest, as long as was asked for and at most [`WAIT_MAX`]. At rest or not, what is stored then is
@@ -430,19 +430,35 @@ fn listed(component: &Component, run: &WorkflowRunOutput) -> Value {
     }
 }
 
-/// What of a run can be long, in bytes.
-fn payload_bytes(run: &Run) -> usize {
-    [&run.input, &run.output].into_iter().flatten().map(|text| text.len()).sum()
+/// A run in a list. One that cannot be read says so where another says why it failed: clients show that, and the others.
+async fn readable(engine: &Engine, run: &Run) -> Result<WorkflowRunOutput, Problem> {
+    let unreadable = match engine.output(run).await {
+        Ok(output) => return Ok(output),
+        Err(Error::Unreadable(unreadable)) => unreadable.to_string(),
+        Err(Error::Damaged(damaged)) => damaged.to_string(),
+        Err(error) => return Err(error.into()),
+    };
+    tracing::error!(error = %unreadable, "a run in a list cannot be read");
+    let output = WorkflowRunOutput::pending(&run.info, None, run.created_at.as_seconds());
+    Ok(WorkflowRunOutput { status: RunStatus::Error, content: Some(Value::String(unreadable)), ..output })
 }
 
-/// A run in a list. One that cannot be read says so where another says why it failed: clients show that, and the others.
-fn readable(run: &Run) -> WorkflowRunOutput {
-    run_output(run).unwrap_or_else(|unreadable| {
-        tracing::error!(error = %unreadable, "a run in a list cannot be read");
-        let output = WorkflowRunOutput::pending(&run.info, None, run.created_at.as_seconds());
-        let content = Some(Value::String(unreadable.to_string()));
-        WorkflowRunOutput { status: RunStatus::Error, content, ..output }
-    })
+/// The length of a run as JSON, in bytes.
+fn json_len(output: &WorkflowRunOutput) -> usize {
+    struct Counted(usize);
+    impl std::io::Write for Counted {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counted = Counted(0);
+    // It can only end early, and then it is long enough.
+    let _ = serde_json::to_writer(&mut counted, output);
+    counted.0
 }
 
 /// The runs of a filter, oldest first, with input and output; as many as one answer may hold. `GET /api/runs` has pages.
@@ -452,14 +468,20 @@ pub(crate) async fn session_runs(engine: &Engine, filter: RunFilter) -> Result<V
     let mut bytes = 0;
     loop {
         let page = engine.runs(filter.clone()).await?;
-        bytes += page.runs.iter().map(payload_bytes).sum::<usize>();
         if let Some(error) = page.unreadable.into_iter().next() {
             return Err(error.into());
         }
-        runs.extend(page.runs.iter().map(readable));
+        for run in &page.runs {
+            let output = readable(engine, run).await?;
+            bytes += json_len(&output);
+            runs.push(output);
+            if runs.len() >= LIST_MAX || bytes >= LIST_BYTES_MAX {
+                return Ok(runs);
+            }
+        }
         match page.next {
-            Some(next) if runs.len() < LIST_MAX && bytes < LIST_BYTES_MAX => filter.after = Some(next),
-            _ => return Ok(runs),
+            Some(next) => filter.after = Some(next),
+            None => return Ok(runs),
         }
     }
 }

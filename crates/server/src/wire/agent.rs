@@ -9,6 +9,7 @@ use super::run::{Shape, Standing, executor_run, without_nulls};
 use outlive_core::{EventKind, Origin, RunEvent, RunId, RunOutput, RunStatus, WorkflowRunOutput};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// The events every such run's log begins with and no client sees: `WorkflowStarted`, `StepStarted`.
 const HIDDEN: u64 = 2;
@@ -197,7 +198,7 @@ pub fn run(run: &WorkflowRunOutput, face: &Face, shape: Shape, standing: Standin
 /// The run of the agent or team itself, as its clients know it; nothing before it has ended.
 pub fn own_run(run: &WorkflowRunOutput) -> Option<RunOutput> {
     let mut own = RunOutput::clone(run.step_executor_runs.last()?);
-    for member in &mut own.member_responses {
+    for member in own.member_responses.iter_mut().map(Arc::make_mut) {
         member.parent_run_id = Some(run.run_id.clone());
         member.metadata = without_nothing(member.metadata.take());
     }

@@ -15,7 +15,7 @@ const AT: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 /// A page of one entry with its checksum.
 fn page(index: u64) -> Page {
     let event = RunEvent { created_at: 7, kind: EventKind::StepStarted, origin: Origin::default(), event_index: None };
-    Page::encode(index, &[Entry::event(event)])
+    Page::encode(&new_run("r1").info, index, &[Entry::event(event)])
 }
 
 /// A database with a run that a living worker holds.

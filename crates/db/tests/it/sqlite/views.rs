@@ -38,30 +38,30 @@ async fn the_views_tell_the_history_of_a_run() {
     register(&db, "w1").await;
     let lease = start(&db, "r1", "w1").await;
     let claimed = |worker: &str, epoch| Record::Claimed { worker: worker_id(worker), epoch, attempt: 1, at: second(1) };
-    let key = Key::new("0");
+    let key = Key::parse("0");
     let state = None;
     let run = None;
     let value: Arc<serde_json::value::RawValue> = Arc::from(serde_json::value::to_raw_value("a\nb \"c\"").unwrap());
     let first = [
         entry(EventKind::WorkflowStarted, Some(claimed("w1", 1))),
-        entry(EventKind::StepStarted, Some(Record::Intent { key: key.clone() })),
+        entry(EventKind::StepStarted, Some(Record::Intent { key: key.clone(), name: Some(Arc::from("first")) })),
     ];
-    let call = key.join("t0");
+    let call = key.turn(0);
     let second_page = [
-        entry(EventKind::RunContentCompleted, Some(Record::Intent { key: call.clone() })),
+        entry(EventKind::RunContentCompleted, Some(Record::Intent { key: call.clone(), name: None })),
         entry(EventKind::RunContentCompleted, Some(Record::Result { key: call, value })),
     ];
     let third = [
         entry(EventKind::StepStarted, Some(claimed("w2", 2))),
         entry(EventKind::StepStarted, None),
-        entry(EventKind::StepStarted, Some(Record::Step { key, run, state })),
+        entry(EventKind::StepStarted, Some(Record::Step { key, output: Arc::default(), run, state })),
     ];
-    db.commit(append(&lease, Page::encode(0, &first))).await.unwrap();
-    db.commit(append(&lease, Page::encode(2, &second_page))).await.unwrap();
+    db.commit(append(&lease, Page::encode(&new_run("r1").info, 0, &first))).await.unwrap();
+    db.commit(append(&lease, Page::encode(&new_run("r1").info, 2, &second_page))).await.unwrap();
     db.retire(worker_id("w1"), second(1)).await.unwrap();
     register(&db, "w2").await;
     let (_, lease) = db.claim_run(run_id("r1"), worker_id("w2"), second(1)).await.unwrap().unwrap();
-    let mut last = append(&lease, Page::encode(4, &third));
+    let mut last = append(&lease, Page::encode(&new_run("r1").info, 4, &third));
     last.session = Some(serde_json::Map::from_iter([("a".to_owned(), serde_json::json!(1))]));
     db.commit(last).await.unwrap();
 

@@ -362,7 +362,7 @@ pub(crate) const LISTED: &[Listed] = &[
         why: "a step that was cut off has no content but what its model had written",
     },
     Listed {
-        lines: &["step_executor_runs: is missing", "metrics.steps.Research Step: is new"],
+        lines: &["step_executor_runs: is missing"],
         at: &[("cancel", &[15])],
         occurs: Always,
         why: "the call in flight is dropped, so the team's run has no end",

@@ -17,7 +17,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use outlive_core::port::{Access, AuditKind, DbErrorKind, Order, RunFilter};
 use outlive_core::{Attachments, DefinitionId, RunId, RunStatus, SessionId};
-use outlive_engine::{Engine, Error, Submit, run_output};
+use outlive_engine::{Engine, Error, Submit};
 use serde::Deserialize;
 use std::sync::Arc;
 
@@ -144,7 +144,7 @@ pub(super) async fn output(
     let engine = caller.engine();
     let run = show(&caller, &engine, &run_id).await?;
     let run = wait(&engine, run, query.wait.as_deref()).await?;
-    range::answer(Payload::json(&run_output(&run)?), &headers)
+    range::answer(Payload::json(&engine.output(&run).await?), &headers)
 }
 
 /// `POST /api/runs`.

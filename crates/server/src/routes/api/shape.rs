@@ -3,8 +3,8 @@
 
 use crate::audit::AuditLine;
 use crate::wire::{iso, iso_micros};
-use outlive_core::port::{Life, LivingWorker, Run, Unreadable, run_output};
-use outlive_core::{DefinitionId, Remedy, RunEvent, RunStatus, Timestamp, Waiting};
+use outlive_core::port::{Life, LivingWorker, Run, Unreadable, run_error};
+use outlive_core::{DefinitionId, Remedy, RunEvent, Timestamp, Waiting};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -227,7 +227,7 @@ impl RunLine {
     pub(super) fn with_preview(run: &Run, waiting: Option<&Waiting>) -> Self {
         let mut line = Self::new(run, waiting);
         let input = readable(run.read_input(), &mut line.unreadable).flatten();
-        let error = readable(error(run), &mut line.unreadable).flatten();
+        let error = readable(run_error(run), &mut line.unreadable).flatten();
         line.input_preview = input.map(|input| begin(&outlive_core::content_text(Some(&input))));
         line.error_preview = error.map(|error| begin(error.lines().next().unwrap_or_default()));
         line
@@ -241,12 +241,6 @@ fn begin(text: &str) -> String {
 /// What was read, or why not: the first problem stands for all.
 fn readable<T>(part: Result<T, Unreadable>, problem: &mut Option<String>) -> Option<T> {
     part.map_err(|error| *problem = problem.take().or_else(|| Some(error.to_string()))).ok()
-}
-
-/// Why a run failed. The output of one that completed is looked at as well: whether it can be read belongs to the run.
-fn error(run: &Run) -> Result<Option<String>, Unreadable> {
-    let output = run_output(run)?;
-    Ok((run.status == RunStatus::Error).then(|| output.text()))
 }
 
 /// A page of runs.
@@ -286,7 +280,7 @@ impl RunDetail {
     pub(super) fn new(run: &Run, waiting: Option<&Waiting>, steps: Vec<StepLine>) -> Self {
         let mut line = RunLine::new(run, waiting);
         let input = readable(run.read_input(), &mut line.unreadable).flatten();
-        let error = readable(error(run), &mut line.unreadable).flatten();
+        let error = readable(run_error(run), &mut line.unreadable).flatten();
         Self { line, input, error, definition: run.definition.to_string(), steps }
     }
 }

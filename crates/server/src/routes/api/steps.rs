@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use outlive_core::port::Run;
 use outlive_core::{EventKind, RunEvent, RunStatus, StepOutput};
-use outlive_engine::{Engine, run_output};
+use outlive_engine::Engine;
 use serde::Deserialize;
 use serde_json::json;
 use std::collections::HashMap;
@@ -131,7 +131,7 @@ pub(super) async fn output(
     if !matches!(format, "json" | "md" | "text") {
         return Err(Problem::field("enum", "query", "format", "Input should be 'json', 'md' or 'text'"));
     }
-    let output = match finished_output(&run, &step_id) {
+    let output = match finished_output(&engine, &run, &step_id).await {
         Some(output) => output,
         None => logged_output(&engine, &run, &step_id).await?,
     };
@@ -144,7 +144,7 @@ pub(super) async fn output(
 }
 
 /// From the result of a run that has one.
-fn finished_output(run: &Run, step_id: &str) -> Option<StepOutput> {
+async fn finished_output(engine: &Engine, run: &Run, step_id: &str) -> Option<StepOutput> {
     fn find<'a>(outputs: impl IntoIterator<Item = &'a StepOutput>, step_id: &str) -> Option<&'a StepOutput> {
         outputs.into_iter().find_map(|output| {
             let is_it = output.step_id.as_deref() == Some(step_id);
@@ -153,7 +153,7 @@ fn finished_output(run: &Run, step_id: &str) -> Option<StepOutput> {
     }
     run.output.as_ref()?;
     // The log has it too, and says so itself when it cannot be read.
-    let result = run_output(run).ok()?;
+    let result = engine.output(run).await.ok()?;
     find(result.step_results.iter().map(|output| &**output), step_id).cloned()
 }
 

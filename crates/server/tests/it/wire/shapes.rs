@@ -10,6 +10,7 @@ use outlive_server::wire::run::{self, Standing};
 use outlive_server::wire::session::{self, SessionFacts};
 use outlive_server::wire::{iso, iso_micros};
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 
 const COMPLETED: &str = include_str!("../../../../core/tests/golden/workflow_run_completed.json");
 const RUNNING: &str = include_str!("../../../../core/tests/golden/workflow_run_running.json");
@@ -132,7 +133,7 @@ fn alone(place: usize) -> WorkflowRunOutput {
     let mut run = golden(COMPLETED);
     let mut own = outlive_core::RunOutput::clone(&run.step_executor_runs[place]);
     own.user_id = None;
-    for member in &mut own.member_responses {
+    for member in own.member_responses.iter_mut().map(Arc::make_mut) {
         (member.user_id, member.metadata) = (None, None);
     }
     run.step_executor_runs = vec![own.into()];

@@ -1,0 +1,217 @@
+//! Reads a run's log, from any index on: puts back what its entries leave out.
+
+use super::once::{expand, references};
+use super::stored::{self, Bases, KeptRest, Unread, Values};
+use super::{Damaged, Entry, Page, Record, Rest, old};
+use crate::id::RunId;
+use crate::json;
+use crate::run::RunInfo;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// Text of earlier entries that a reader keeps in case later ones refer to it, in bytes.
+const KEPT_BYTES: usize = 64 << 10;
+
+/// Records that it keeps.
+const KEPT_RECORDS: usize = 64;
+
+/// Why a page cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// It is not what was written.
+    Damaged(Damaged),
+    /// It refers to this entry: hand its page to [`Reader::learn`], and try again.
+    Missing(u64),
+}
+
+/// Reads one run's log.
+#[derive(Debug)]
+pub struct Reader {
+    run_id: RunId,
+    bases: Bases,
+    known: Known,
+    /// The page that is being read: what it refers to stays known until it has been.
+    reading: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    lines: BTreeMap<u64, Line>,
+    bytes: usize,
+    records: HashMap<u64, Arc<Record>>,
+}
+
+#[derive(Clone, Debug)]
+enum Line {
+    /// As stored.
+    Stored(Arc<str>),
+    /// With what it refers to.
+    Full(Arc<str>),
+    /// In the format before this one.
+    Old(Arc<str>),
+}
+
+impl Reader {
+    /// A reader of this run's log.
+    pub fn new(info: &RunInfo) -> Self {
+        Self { run_id: info.run_id.clone(), bases: Bases::of(info), known: Known::default(), reading: None }
+    }
+
+    /// Takes in a page that others refer to.
+    ///
+    /// # Errors
+    /// [`Damaged`] names the first entry that is not what was written.
+    pub fn learn(&mut self, page: &Page) -> Result<(), Damaged> {
+        for line in page.lines() {
+            let (index, text) = line.map_err(|(index, problem)| self.damaged(index, problem))?;
+            self.known.add(index, text);
+        }
+        Ok(())
+    }
+
+    /// Reads a page's entries, with `event_index` filled in.
+    ///
+    /// # Errors
+    /// [`Unreadable`], which may also ask for an earlier page.
+    pub fn read(&mut self, page: &Page) -> Result<Vec<Entry>, Unreadable> {
+        if self.reading != Some(page.first_index) {
+            self.known.forget();
+            self.reading = Some(page.first_index);
+        }
+        self.learn(page).map_err(Unreadable::Damaged)?;
+        let mut entries = Vec::with_capacity(page.count as usize);
+        for index in page.first_index..page.end() {
+            let entry = self.known.entry(index, &self.bases);
+            let entry = entry.map_err(|unread| match unread {
+                Unread::Missing(index) => Unreadable::Missing(index),
+                Unread::Damaged(problem) => Unreadable::Damaged(self.damaged(index, &problem)),
+            })?;
+            entries.push(entry);
+        }
+        self.reading = None;
+        Ok(entries)
+    }
+
+    /// The full text of an entry that was read with the last page.
+    pub fn text(&self, index: u64) -> Option<&str> {
+        match self.known.lines.get(&index)? {
+            Line::Full(text) | Line::Old(text) => Some(text),
+            Line::Stored(_) => None,
+        }
+    }
+
+    /// Reads what [`super::Writer::output`] wrote.
+    ///
+    /// # Errors
+    /// [`Unreadable`], which may also ask for a page.
+    pub fn output(&mut self, text: &str) -> Result<Rest, Unreadable> {
+        let kept: Result<KeptRest, _> = json::read_stored(text);
+        let rest = kept.map_err(|error| Unread::Damaged(json::problem(text, &error).to_string()));
+        let rest = rest.and_then(|kept| kept.rest(&mut Looking { known: &mut self.known, bases: &self.bases }));
+        rest.map_err(|unread| match unread {
+            Unread::Missing(index) => Unreadable::Missing(index),
+            Unread::Damaged(problem) => Unreadable::Damaged(self.damaged(0, &problem)),
+        })
+    }
+
+    fn damaged(&self, event_index: u64, problem: &str) -> Damaged {
+        Damaged { run_id: self.run_id.clone(), event_index, problem: problem.to_owned() }
+    }
+}
+
+impl Known {
+    fn add(&mut self, index: u64, text: &str) {
+        self.lines.entry(index).or_insert_with(|| {
+            self.bytes += text.len();
+            let text = Arc::from(text);
+            if old::is_old(&text) { Line::Old(text) } else { Line::Stored(text) }
+        });
+    }
+
+    /// Drops the oldest of what is more than a reader keeps.
+    fn forget(&mut self) {
+        while self.bytes > KEPT_BYTES {
+            let Some((_, line)) = self.lines.pop_first() else { break };
+            let (Line::Stored(text) | Line::Full(text) | Line::Old(text)) = line;
+            self.bytes -= text.len().min(self.bytes);
+        }
+        if self.records.len() > KEPT_RECORDS {
+            self.records.clear();
+        }
+    }
+
+    /// The full text of an entry.
+    fn full(&mut self, index: u64) -> Result<Arc<str>, Unread> {
+        let stored = match self.lines.get(&index) {
+            None => return Err(Unread::Missing(index)),
+            Some(Line::Full(text) | Line::Old(text)) => return Ok(text.clone()),
+            Some(Line::Stored(text)) => text.clone(),
+        };
+        let broken = || Unread::Damaged("it refers to something that is not there".to_owned());
+        let (line, refs) = references(&stored).ok_or_else(broken)?;
+        let mut texts = HashMap::new();
+        for reference in &refs {
+            // An entry refers to earlier ones, and so on, to one that says all of it.
+            match reference.entry {
+                entry if entry < index => drop(texts.insert(entry, self.full(entry)?)),
+                entry if entry == index => {}
+                _ => return Err(broken()),
+            }
+        }
+        let full: Arc<str> = match refs.is_empty() {
+            true => stored.clone(),
+            false => {
+                let text = |entry| texts.get(&entry).map(|text| &**text);
+                Arc::from(expand(index, line, &refs, text).ok_or_else(broken)?)
+            }
+        };
+        self.bytes += full.len().saturating_sub(line.len());
+        self.lines.insert(index, Line::Full(full.clone()));
+        Ok(full)
+    }
+
+    fn entry(&mut self, index: u64, bases: &Bases) -> Result<Entry, Unread> {
+        let entry = match self.lines.get(&index) {
+            Some(Line::Old(text)) => {
+                let before = index.checked_sub(1).and_then(|before| match self.lines.get(&before)? {
+                    Line::Old(text) => Some(&**text),
+                    Line::Stored(_) | Line::Full(_) => None,
+                });
+                old::read(text, index, before)?
+            }
+            _ => {
+                let text = self.full(index)?;
+                stored::read(&text, index, bases, &mut Looking { known: self, bases })?
+            }
+        };
+        if let Some(record @ (Record::Step { .. } | Record::Failed { .. } | Record::Run { .. })) = &entry.record {
+            self.records.entry(index).or_insert_with(|| Arc::new(record.clone()));
+        }
+        Ok(entry)
+    }
+}
+
+struct Looking<'a> {
+    known: &'a mut Known,
+    bases: &'a Bases,
+}
+
+impl Values for Looking<'_> {
+    fn record(&mut self, index: u64) -> Result<Arc<Record>, Unread> {
+        if let Some(record) = self.known.records.get(&index) {
+            return Ok(record.clone());
+        }
+        let record = self.known.entry(index, self.bases)?.record.map(Arc::new);
+        record.ok_or_else(|| Unread::Damaged(format!("entry {index}, to which it refers, has no record")))
+    }
+}
+
+impl Page {
+    /// Reads the entries of a page that refers to no other.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
+    pub fn decode(&self, info: &RunInfo) -> Result<Vec<Entry>, Unreadable> {
+        Reader::new(info).read(self)
+    }
+}

@@ -1,0 +1,735 @@
+//! One entry as it is stored: a line of JSON that says nothing twice.
+//!
+//! ```text
+//! {"origin":{…},"event":{"event":"StepCompleted","of":7},"at":…,"record":{"step":{…}},"refs":[[…]]}
+//! ```
+//! Left out is what the run's row says (`origin` holds what differs from the run's own), what the record says (`of` names
+//! the entry whose record an event tells), and nulls. An output or run that ended in an earlier entry is written as that
+//! entry's index. `refs` belongs to [`super::once`].
+//!
+//! This module must never know pages or checksums. The invariant: what is read is what was written.
+
+use super::{Entry, Key, Pause, Record, Rest, RunEnded};
+use crate::event::{EventKind, Origin, RunEvent};
+use crate::failure::Failure;
+use crate::id::{DefinitionId, RunId, SessionId};
+use crate::json;
+use crate::message::Media;
+use crate::metrics::{Metrics, RunMetrics};
+use crate::redact::Redactor;
+use crate::run::{RunInfo, RunOutput, RunStatus};
+use crate::step::{ExecutorKind, StepIndex, StepOutput, StepType};
+use crate::time::Timestamp;
+use serde::de::{MapAccess, Visitor, value::MapAccessDeserializer};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+/// The origins of most entries of a run; a line says how its own differs.
+#[derive(Clone, Debug)]
+pub(super) struct Bases {
+    workflow: Origin,
+    speaker: Origin,
+}
+
+impl Bases {
+    pub(super) fn of(info: &RunInfo) -> Self {
+        let workflow = Origin::workflow(info);
+        let speaker = Origin {
+            workflow_id: workflow.workflow_id.clone(),
+            session_id: workflow.session_id.clone(),
+            workflow_run_id: workflow.run_id.clone(),
+            ..Origin::default()
+        };
+        Self { workflow, speaker }
+    }
+}
+
+/// Where values stand that a line may name instead of repeating them.
+pub(super) trait Places {
+    /// The entry whose record holds this very output.
+    fn output(&self, output: &Arc<StepOutput>) -> Option<u64>;
+    /// The entry whose record holds the run with this id.
+    fn run(&self, run_id: &RunId) -> Option<u64>;
+}
+
+/// What stands in the entries that a line names.
+pub(super) trait Values {
+    /// The entry's record.
+    fn record(&mut self, index: u64) -> Result<Arc<Record>, Unread>;
+}
+
+/// Why a line cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Unread {
+    /// Another entry must be known first.
+    Missing(u64),
+    /// It is not what was written.
+    Damaged(String),
+}
+
+fn damaged(problem: impl fmt::Display) -> Unread {
+    Unread::Damaged(problem.to_string())
+}
+
+/// A value, or the entry in which it stands.
+enum Placed<T> {
+    In(u64),
+    Here(T),
+}
+
+impl<T: Serialize> Serialize for Placed<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Placed::In(index) => serializer.serialize_u64(*index),
+            Placed::Here(value) => value.serialize(serializer),
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Placed<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Place<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Place<T> {
+            type Value = Placed<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a value or the index of its entry")
+            }
+            fn visit_u64<E>(self, index: u64) -> Result<Self::Value, E> {
+                Ok(Placed::In(index))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(fields)).map(Placed::Here)
+            }
+        }
+        deserializer.deserialize_any(Place(PhantomData))
+    }
+}
+
+/// A field that is there, null or not; absent fields are `None` by default.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+macro_rules! differences {
+    ($($field:ident: $type:ty),* $(,)?) => {
+        /// How an origin differs from one of the [`Bases`]: null for what it lacks.
+        #[derive(Default, PartialEq, Serialize, Deserialize)]
+        #[serde(default)]
+        struct Difference {
+            $(#[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+            $field: Option<Option<$type>>,)*
+            #[serde(skip_serializing_if = "is_zero")]
+            nested_depth: u32,
+        }
+
+        impl Difference {
+            fn between(origin: &Origin, base: &Origin) -> Self {
+                Self {
+                    $($field: (origin.$field != base.$field).then(|| origin.$field.clone()),)*
+                    nested_depth: origin.nested_depth,
+                }
+            }
+
+            fn from(self, base: &Origin) -> Origin {
+                Origin {
+                    $($field: self.$field.unwrap_or_else(|| base.$field.clone()),)*
+                    nested_depth: self.nested_depth,
+                }
+            }
+        }
+    };
+}
+
+differences! {
+    workflow_id: DefinitionId,
+    workflow_name: Arc<str>,
+    session_id: SessionId,
+    run_id: RunId,
+    agent_id: DefinitionId,
+    agent_name: Arc<str>,
+    team_id: DefinitionId,
+    team_name: Arc<str>,
+    parent_run_id: RunId,
+    workflow_run_id: RunId,
+    step_id: Arc<str>,
+    step_name: Arc<str>,
+    step_index: StepIndex,
+    parent_step_id: Arc<str>,
+}
+
+/// An output without its nulls, and without the names that its entry's origin has.
+struct LeanOutput<'a> {
+    output: &'a StepOutput,
+    origin: &'a Origin,
+}
+
+impl Serialize for LeanOutput<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let StepOutput {
+            content,
+            step_name,
+            step_id,
+            step_type,
+            executor_type,
+            executor_name,
+            step_run_id,
+            images,
+            videos,
+            audio,
+            files,
+            metrics,
+            success,
+            error,
+            stop,
+            is_paused,
+            steps,
+        } = self.output;
+        let mut map = serializer.serialize_map(None)?;
+        macro_rules! unless {
+            ($is_left_out:expr, $name:literal, $value:expr) => {
+                if !$is_left_out {
+                    map.serialize_entry($name, $value)?;
+                }
+            };
+        }
+        unless!(matches!(content, None | Some(Value::Null)), "content", content);
+        unless!(*step_name == self.origin.step_name, "step_name", step_name);
+        unless!(*step_id == self.origin.step_id, "step_id", step_id);
+        unless!(*step_type == StepType::Step, "step_type", step_type);
+        unless!(executor_type.is_none(), "executor_type", executor_type);
+        unless!(executor_name.is_none(), "executor_name", executor_name);
+        unless!(step_run_id.is_none(), "step_run_id", step_run_id);
+        unless!(images.is_none(), "images", images);
+        unless!(videos.is_none(), "videos", videos);
+        unless!(audio.is_none(), "audio", audio);
+        unless!(files.is_none(), "files", files);
+        unless!(metrics.is_none(), "metrics", metrics);
+        unless!(*success, "success", success);
+        unless!(error.is_none(), "error", error);
+        unless!(!*stop, "stop", stop);
+        unless!(!*is_paused, "is_paused", is_paused);
+        unless!(steps.is_empty(), "steps", steps);
+        map.end()
+    }
+}
+
+/// The same as it is read.
+#[derive(Deserialize)]
+#[serde(default)]
+struct KeptOutput {
+    content: Option<Value>,
+    #[serde(deserialize_with = "present")]
+    step_name: Option<Option<Arc<str>>>,
+    #[serde(deserialize_with = "present")]
+    step_id: Option<Option<Arc<str>>>,
+    step_type: StepType,
+    executor_type: Option<ExecutorKind>,
+    executor_name: Option<Arc<str>>,
+    step_run_id: Option<Arc<str>>,
+    images: Option<Vec<Media>>,
+    videos: Option<Vec<Media>>,
+    audio: Option<Vec<Media>>,
+    files: Option<Vec<Media>>,
+    metrics: Option<Metrics>,
+    success: bool,
+    error: Option<String>,
+    stop: bool,
+    is_paused: bool,
+    steps: Vec<StepOutput>,
+}
+
+impl Default for KeptOutput {
+    fn default() -> Self {
+        Self {
+            content: None,
+            step_name: None,
+            step_id: None,
+            step_type: StepType::Step,
+            executor_type: None,
+            executor_name: None,
+            step_run_id: None,
+            images: None,
+            videos: None,
+            audio: None,
+            files: None,
+            metrics: None,
+            success: true,
+            error: None,
+            stop: false,
+            is_paused: false,
+            steps: Vec::new(),
+        }
+    }
+}
+
+impl KeptOutput {
+    fn output(self, origin: &Origin) -> Arc<StepOutput> {
+        Arc::new(StepOutput {
+            content: self.content,
+            step_name: self.step_name.unwrap_or_else(|| origin.step_name.clone()),
+            step_id: self.step_id.unwrap_or_else(|| origin.step_id.clone()),
+            step_type: self.step_type,
+            executor_type: self.executor_type,
+            executor_name: self.executor_name,
+            step_run_id: self.step_run_id,
+            images: self.images,
+            videos: self.videos,
+            audio: self.audio,
+            files: self.files,
+            metrics: self.metrics,
+            success: self.success,
+            error: self.error,
+            stop: self.stop,
+            is_paused: self.is_paused,
+            steps: self.steps,
+        })
+    }
+}
+
+/// The event of a line: its own, or the name of one that the record of entry `of` tells.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum LeanEvent<'a> {
+    Told { event: &'static str, of: u64 },
+    Own(&'a EventKind),
+}
+
+#[derive(Serialize)]
+struct LeanLine<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin: Option<Difference>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    speaker: Option<Difference>,
+    event: LeanEvent<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_at: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    record: Option<LeanRecord<'a>>,
+}
+
+struct LeanRecord<'a> {
+    record: &'a Record,
+    origin: &'a Origin,
+    places: &'a dyn Places,
+}
+
+#[derive(Serialize)]
+struct LeanStep<'a> {
+    key: &'a Key,
+    output: LeanOutput<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run: Option<Placed<&'a RunOutput>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'a Value>,
+}
+
+#[derive(Serialize)]
+struct LeanRun<'a> {
+    key: &'a Key,
+    run: Cow<'a, RunOutput>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    members: Vec<Placed<&'a RunOutput>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<&'a Failure>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'a Value>,
+}
+
+/// [`Rest`] with indices for values; what a store keeps as a run's output.
+#[derive(Serialize)]
+pub(super) struct LeanRest<'a> {
+    at: Timestamp,
+    status: RunStatus,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_of: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_type: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    was_pending: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pause: Option<&'a Pause>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics: Option<&'a RunMetrics>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    results: Vec<Placed<LeanOutput<'a>>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    runs: Vec<Placed<&'a RunOutput>>,
+}
+
+/// No names to leave out.
+static NOWHERE: Origin = Origin {
+    workflow_id: None,
+    workflow_name: None,
+    session_id: None,
+    run_id: None,
+    agent_id: None,
+    agent_name: None,
+    team_id: None,
+    team_name: None,
+    parent_run_id: None,
+    workflow_run_id: None,
+    step_id: None,
+    step_name: None,
+    step_index: None,
+    parent_step_id: None,
+    nested_depth: 0,
+};
+
+fn placed_run<'a>(run: &'a RunOutput, places: &dyn Places) -> Placed<&'a RunOutput> {
+    places.run(&run.run_id).map_or(Placed::Here(run), Placed::In)
+}
+
+impl<'a> LeanRest<'a> {
+    pub(super) fn new(rest: &'a Rest, places: &dyn Places) -> Self {
+        // The result of a run is what its last step that succeeded gave back.
+        let source = rest.results.iter().rfind(|output| output.success && output.content == rest.content);
+        // Why a run failed is read without its log.
+        let is_named = rest.status == RunStatus::Completed && rest.content.is_some();
+        let content_of = source.filter(|_| is_named).and_then(|output| places.output(output));
+        let placed = |output: &'a Arc<StepOutput>| match places.output(output) {
+            Some(index) => Placed::In(index),
+            None => Placed::Here(LeanOutput { output, origin: &NOWHERE }),
+        };
+        Self {
+            at: rest.at,
+            status: rest.status,
+            content: rest.content.as_ref().filter(|_| content_of.is_none()),
+            content_of,
+            error_type: rest.error_type.as_deref(),
+            was_pending: rest.was_pending,
+            pause: rest.pause.as_ref(),
+            metrics: rest.metrics.as_ref(),
+            metadata: rest.metadata.as_ref(),
+            results: rest.results.iter().map(placed).collect(),
+            runs: rest.runs.iter().map(|run| placed_run(run, places)).collect(),
+        }
+    }
+}
+
+impl LeanRest<'_> {
+    pub(super) fn without_metadata(self) -> Self {
+        Self { metadata: None, ..self }
+    }
+}
+
+impl Serialize for LeanRecord<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { record, origin, places } = *self;
+        match record {
+            Record::Step { key, output, run, state } => {
+                let step = LeanStep {
+                    key,
+                    output: LeanOutput { output, origin },
+                    run: run.as_deref().map(|run| placed_run(run, places)),
+                    state: state.as_ref(),
+                };
+                serializer.serialize_newtype_variant("Record", 0, "step", &step)
+            }
+            Record::Failed { key, output } => {
+                let output = LeanOutput { output, origin };
+                let failed = LeanStep { key, output, run: None, state: None };
+                serializer.serialize_newtype_variant("Record", 0, "failed", &failed)
+            }
+            Record::Run { key, ended } => {
+                let run = &*ended.run;
+                let members = run.member_responses.iter().map(|member| placed_run(member, places)).collect();
+                let run = match run.member_responses.is_empty() {
+                    true => Cow::Borrowed(run),
+                    false => Cow::Owned(RunOutput { member_responses: Vec::new(), ..run.clone() }),
+                };
+                let (failure, state) = (ended.failure.as_ref(), ended.state.as_ref());
+                let run = LeanRun { key, run, members, failure, state };
+                serializer.serialize_newtype_variant("Record", 0, "run", &run)
+            }
+            Record::Rest(rest) => {
+                serializer.serialize_newtype_variant("Record", 0, "rest", &LeanRest::new(rest, places))
+            }
+            Record::Claimed { .. }
+            | Record::Intent { .. }
+            | Record::Result { .. }
+            | Record::Said { .. }
+            | Record::Retry { .. } => record.serialize(serializer),
+        }
+    }
+}
+
+/// Writes the entry `index` as a line, without the references of [`super::once`].
+pub(super) fn write(to: &mut Vec<u8>, index: u64, entry: &Entry, bases: &Bases, places: &dyn Places) {
+    let RunEvent { created_at, kind, origin, .. } = &entry.event;
+    let is_speaker = origin.workflow_run_id.is_some();
+    let base = if is_speaker { &bases.speaker } else { &bases.workflow };
+    let difference = Some(Difference::between(origin, base)).filter(|difference| *difference != Difference::default());
+    let (origin_is, speaker) = if is_speaker { (None, difference) } else { (difference, None) };
+    let line = LeanLine {
+        origin: origin_is,
+        // An agent's origin always differs: it has a name.
+        speaker: speaker.or_else(|| is_speaker.then(Difference::default)),
+        event: match told_by(entry, index, places) {
+            Some(of) => LeanEvent::Told { event: kind.name(), of },
+            None => LeanEvent::Own(kind),
+        },
+        created_at: Some(*created_at).filter(|second| entry.at.map(Timestamp::as_seconds) != Some(*second)),
+        at: entry.at,
+        record: entry.record.as_ref().map(|record| LeanRecord { record, origin, places }),
+    };
+    crate::text::write_json(to, &line);
+}
+
+/// The entry whose record says everything that this entry's event says.
+fn told_by(entry: &Entry, index: u64, places: &dyn Places) -> Option<u64> {
+    let kind = &entry.event.kind;
+    if entry.record.as_ref().is_some_and(|record| record.tells(kind)) {
+        return Some(index);
+    }
+    let EventKind::StepCompleted { content, step_response, .. } = kind else { return None };
+    let is_content = step_response.content.as_ref().unwrap_or(&Value::Null) == content;
+    places.output(step_response).filter(|_| is_content)
+}
+
+/// A line as it is read.
+#[derive(Deserialize)]
+struct KeptLine {
+    #[serde(default)]
+    origin: Option<Difference>,
+    #[serde(default)]
+    speaker: Option<Difference>,
+    event: Box<RawValue>,
+    #[serde(default)]
+    created_at: Option<i64>,
+    #[serde(default)]
+    at: Option<Timestamp>,
+    #[serde(default)]
+    record: Option<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct KeptTold {
+    event: String,
+    of: u64,
+}
+
+#[derive(Deserialize)]
+struct KeptStep {
+    key: Key,
+    output: KeptOutput,
+    #[serde(default)]
+    run: Option<Placed<RunOutput>>,
+    #[serde(default)]
+    state: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct KeptRun {
+    key: Key,
+    run: RunOutput,
+    #[serde(default)]
+    members: Vec<Placed<RunOutput>>,
+    #[serde(default)]
+    failure: Option<Failure>,
+    #[serde(default)]
+    state: Option<Value>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct KeptRest {
+    at: Timestamp,
+    status: RunStatus,
+    #[serde(default)]
+    content: Option<Value>,
+    #[serde(default)]
+    content_of: Option<u64>,
+    #[serde(default)]
+    error_type: Option<String>,
+    #[serde(default)]
+    was_pending: bool,
+    #[serde(default)]
+    pause: Option<Pause>,
+    #[serde(default)]
+    metrics: Option<RunMetrics>,
+    #[serde(default)]
+    metadata: Option<Value>,
+    #[serde(default)]
+    results: Vec<Placed<KeptOutput>>,
+    #[serde(default)]
+    runs: Vec<Placed<RunOutput>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum KeptRecord {
+    Step(Box<KeptStep>),
+    Failed(Box<KeptStep>),
+    Run(Box<KeptRun>),
+    Rest(Box<KeptRest>),
+}
+
+/// The names of the events that a record can tell.
+const TOLD: [&str; 6] =
+    ["StepOutput", "StepCompleted", "RunCompleted", "TeamRunCompleted", "WorkflowCompleted", "WorkflowPaused"];
+
+/// Reads the line of entry `index`, its references already replaced. `event_index` is filled in.
+pub(super) fn read(text: &str, index: u64, bases: &Bases, values: &mut dyn Values) -> Result<Entry, Unread> {
+    let line: KeptLine = parse(text)?;
+    let origin = match (line.origin, line.speaker) {
+        (None, Some(difference)) => difference.from(&bases.speaker),
+        (difference, _) => difference.unwrap_or_default().from(&bases.workflow),
+    };
+    let record = line.record.map(|text| read_record(text.get(), &origin, values)).transpose()?;
+    let kind = match told(line.event.get())? {
+        None => parse(line.event.get())?,
+        Some(KeptTold { event, of }) => {
+            let kind = match &record {
+                Some(record) if of == index => record.told(&event),
+                _ => values.record(of)?.told(&event),
+            };
+            kind.ok_or_else(|| damaged(format_args!("entry {of} does not tell {event}")))?
+        }
+    };
+    let created_at = line.created_at.or(line.at.map(Timestamp::as_seconds));
+    let created_at = created_at.ok_or_else(|| damaged("it has no time"))?;
+    Ok(Entry { event: RunEvent { created_at, kind, origin, event_index: Some(index) }, at: line.at, record })
+}
+
+pub(super) fn parse<T: serde::de::DeserializeOwned + Send>(text: &str) -> Result<T, Unread> {
+    json::read_stored(text).map_err(|error| damaged(json::problem(text, &error)))
+}
+
+/// Which record tells the event, if one does.
+fn told(event: &str) -> Result<Option<KeptTold>, Unread> {
+    let rest = event.strip_prefix("{\"event\":\"").and_then(|rest| rest.split_once('"'));
+    match rest {
+        Some((name, rest)) if TOLD.contains(&name) && rest.starts_with(",\"of\":") => parse(event).map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn read_record(text: &str, origin: &Origin, values: &mut dyn Values) -> Result<Record, Unread> {
+    let is_lean = ["{\"step\":", "{\"failed\":", "{\"run\":", "{\"rest\":"].iter().any(|kind| text.starts_with(kind));
+    if !is_lean {
+        return parse(text);
+    }
+    Ok(match parse(text)? {
+        KeptRecord::Step(step) => Record::Step {
+            key: step.key,
+            output: step.output.output(origin),
+            run: step.run.map(|run| read_run(run, values)).transpose()?,
+            state: step.state,
+        },
+        KeptRecord::Failed(step) => Record::Failed { key: step.key, output: step.output.output(origin) },
+        KeptRecord::Run(kept) => {
+            let members = kept.members.into_iter().map(|member| read_run(member, values)).collect::<Result<_, _>>()?;
+            let run = Arc::new(RunOutput { member_responses: members, ..kept.run });
+            let ended = RunEnded { run, failure: kept.failure, state: kept.state };
+            Record::Run { key: kept.key, ended: Arc::new(ended) }
+        }
+        KeptRecord::Rest(rest) => Record::Rest(Box::new(rest.rest(values)?)),
+    })
+}
+
+fn read_run(run: Placed<RunOutput>, values: &mut dyn Values) -> Result<Arc<RunOutput>, Unread> {
+    match run {
+        Placed::Here(run) => Ok(Arc::new(run)),
+        Placed::In(index) => match &*values.record(index)? {
+            Record::Run { ended, .. } => Ok(ended.run.clone()),
+            _ => Err(damaged(format_args!("entry {index} holds no agent's or team's run"))),
+        },
+    }
+}
+
+fn read_output(index: u64, values: &mut dyn Values) -> Result<Arc<StepOutput>, Unread> {
+    match &*values.record(index)? {
+        Record::Step { output, .. } | Record::Failed { output, .. } => Ok(output.clone()),
+        _ => Err(damaged(format_args!("entry {index} holds no step's output"))),
+    }
+}
+
+impl KeptRest {
+    pub(super) fn rest(self, values: &mut dyn Values) -> Result<Rest, Unread> {
+        let content = match self.content_of {
+            Some(index) => read_output(index, values)?.content.clone(),
+            None => self.content,
+        };
+        let mut results = Vec::with_capacity(self.results.len());
+        for output in self.results {
+            results.push(match output {
+                Placed::In(index) => read_output(index, values)?,
+                Placed::Here(output) => output.output(&NOWHERE),
+            });
+        }
+        Ok(Rest {
+            at: self.at,
+            status: self.status,
+            content,
+            error_type: self.error_type,
+            was_pending: self.was_pending,
+            pause: self.pause,
+            metrics: self.metrics,
+            metadata: self.metadata,
+            results,
+            runs: self.runs.into_iter().map(|run| read_run(run, values)).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// A line without secrets. Its origin and its record's key stay as they are: they are the names by which the log is read
+/// and folded.
+pub(super) fn redacted<'t>(line: &'t str, redactor: &Redactor) -> Cow<'t, str> {
+    if redactor.is_clean(line) {
+        return Cow::Borrowed(line);
+    }
+    let Ok(Value::Object(mut fields)) = json::read_stored(line) else { return Cow::Borrowed(line) };
+    for name in ["event", "record"] {
+        let Some(Value::Object(field)) = fields.get_mut(name) else { continue };
+        match name {
+            "record" => field.values_mut().for_each(|body| redact_body(body, "key", redactor)),
+            _ => redact_fields(field, "event", redactor),
+        }
+    }
+    let text = Value::Object(fields).to_string();
+    // Fails only when a secret is one of the log's own words, such as a status: then it is not a secret.
+    if is_well_formed(&text) { Cow::Owned(text) } else { Cow::Borrowed(line) }
+}
+
+fn redact_body(body: &mut Value, kept: &str, redactor: &Redactor) {
+    match body {
+        Value::Object(fields) => redact_fields(fields, kept, redactor),
+        other => redactor.value(other),
+    }
+}
+
+/// Redacts an object all but one of its fields.
+fn redact_fields(fields: &mut Map<String, Value>, kept: &str, redactor: &Redactor) {
+    let name = fields.get(kept).cloned();
+    redactor.map(fields);
+    if let Some(name) = name {
+        fields.insert(kept.to_owned(), name);
+    }
+}
+
+/// Whether a line can be read, apart from what it takes from other entries.
+fn is_well_formed(line: &str) -> bool {
+    struct Anything;
+    impl Values for Anything {
+        fn record(&mut self, index: u64) -> Result<Arc<Record>, Unread> {
+            Err(Unread::Missing(index))
+        }
+    }
+    let info = Bases { workflow: Origin::default(), speaker: Origin::default() };
+    !matches!(read(line, 0, &info, &mut Anything), Err(Unread::Damaged(_)))
+}

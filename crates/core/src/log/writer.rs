@@ -1,0 +1,105 @@
+//! Writes a run's entries down, each without what stands before it.
+
+use super::once::Seen;
+use super::page::write_line;
+use super::stored::{self, Bases, LeanRest, Places};
+use super::{Entry, Page, Record, Rest};
+use crate::id::RunId;
+use crate::redact::Redactor;
+use crate::run::RunInfo;
+use crate::step::StepOutput;
+use crate::text;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// What stands in the log of one run so far. It must be told of every entry, in order: by [`Writer::page`] for those it
+/// writes, by [`Writer::note`] for those that were there before.
+#[derive(Debug)]
+pub struct Writer {
+    info: Arc<RunInfo>,
+    seen: Seen,
+    filed: Filed,
+}
+
+/// Where outputs and runs stand.
+#[derive(Debug, Default)]
+struct Filed {
+    /// By address. The outputs are kept, so that no other value can take the place of one.
+    outputs: HashMap<usize, (u64, Arc<StepOutput>)>,
+    runs: HashMap<RunId, u64>,
+}
+
+impl Filed {
+    fn note(&mut self, index: u64, record: Option<&Record>) {
+        match record {
+            Some(Record::Step { output, .. } | Record::Failed { output, .. }) => {
+                self.outputs.insert(Arc::as_ptr(output).addr(), (index, output.clone()));
+            }
+            Some(Record::Run { ended, .. }) => drop(self.runs.insert(ended.run.run_id.clone(), index)),
+            _ => {}
+        }
+    }
+}
+
+impl Places for Filed {
+    fn output(&self, output: &Arc<StepOutput>) -> Option<u64> {
+        self.outputs.get(&Arc::as_ptr(output).addr()).map(|(index, _)| *index)
+    }
+
+    fn run(&self, run_id: &RunId) -> Option<u64> {
+        self.runs.get(run_id).copied()
+    }
+}
+
+impl Writer {
+    /// For a log that is empty so far.
+    pub fn new(info: Arc<RunInfo>) -> Self {
+        Self { info, seen: Seen::default(), filed: Filed::default() }
+    }
+
+    /// Takes in an entry that was written before; `text` is its [full text](super::Reader::text).
+    pub fn note(&mut self, index: u64, entry: &Entry, text: &str) {
+        self.seen.note(index, text);
+        self.filed.note(index, entry.record.as_ref());
+    }
+
+    /// Writes entries down without secrets; the first has index `first_index`. Also says whether there were any.
+    pub fn page(&mut self, first_index: u64, entries: &[Entry], redactor: &Redactor) -> (Page, bool) {
+        let mut draft = Vec::with_capacity(256 * entries.len());
+        let mut ends = Vec::with_capacity(entries.len());
+        // Made for each page: runs that wait need not hold it.
+        let bases = Bases::of(&self.info);
+        for (index, entry) in (first_index..).zip(entries) {
+            stored::write(&mut draft, index, entry, &bases, &self.filed);
+            self.filed.note(index, entry.record.as_ref());
+            ends.push(draft.len());
+        }
+        let draft = str::from_utf8(&draft).expect("JSON is text");
+        let is_clean = redactor.is_clean(draft);
+        let body = text::written(|body| {
+            let mut start = 0;
+            for (index, end) in (first_index..).zip(ends) {
+                let line = &draft[start..end];
+                let line = if is_clean { Cow::Borrowed(line) } else { stored::redacted(line, redactor) };
+                write_line(body, index, |to| self.seen.write(to, index, &line));
+                start = end;
+            }
+        });
+        let count = u32::try_from(entries.len()).expect("a commit has fewer than 2^32 entries");
+        (Page { first_index, count, body }, !is_clean)
+    }
+
+    /// What a store keeps as the run's output, as JSON: [`Rest`] with the entries in which its values stand, without what
+    /// the run's request says.
+    pub fn output(&self, rest: &Rest) -> Arc<str> {
+        text::json(&LeanRest::new(rest, &self.filed).without_metadata())
+    }
+}
+
+impl Page {
+    /// Writes entries down that stand alone, as [`Writer::page`] does.
+    pub fn encode(info: &RunInfo, first_index: u64, entries: &[Entry]) -> Page {
+        Writer::new(Arc::new(info.clone())).page(first_index, entries, &Redactor::default()).0
+    }
+}
