@@ -1,10 +1,13 @@
 //! The facade's one error.
 
 use outlive_core::{InvalidDefinition, NotCompleted};
+use std::fmt;
 use std::sync::Arc;
 
 /// Why a request to the facade failed.
-#[derive(Clone, Debug, thiserror::Error)]
+///
+/// `{:?}` shows the same sentence as `{}`: it is what a `main` that returns this error prints.
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A workflow cannot be built; every problem is listed.
@@ -23,6 +26,12 @@ pub enum Error {
     #[cfg(feature = "otlp")]
     #[error("cannot send traces: {0}")]
     Traces(String),
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl From<outlive_engine::Error> for Error {

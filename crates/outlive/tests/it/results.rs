@@ -28,7 +28,15 @@ async fn a_failed_run_is_an_error_that_holds_the_run_and_says_why() {
     assert!(said.starts_with(&format!("run {} failed: ", failed.run.run_id)), "{said}");
     assert!(said.contains("the kitchen is on fire"), "{said}");
     // What `main` prints of it is its message, not the whole run.
-    assert_eq!(format!("{:?}", Error::from(failed)), format!("NotCompleted({said})"));
+    assert_eq!(format!("{:?}", Error::from(failed)), said);
+}
+
+#[test]
+fn what_main_prints_of_an_error_is_a_sentence() {
+    let error = Workflow::builder("Empty").build().unwrap_err();
+    let said = error.to_string();
+    assert!(said.starts_with("workflow \"Empty\" cannot be built: "), "{said}");
+    assert_eq!(format!("{error:?}"), said);
 }
 
 #[tokio::test]
