@@ -403,10 +403,21 @@ fn failed(error: &(dyn std::error::Error + 'static)) -> DeliverError {
 /// Listens at every address that a name and port resolve to.
 async fn bind(address: &str) -> Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
-    for address in lookup_host(address).await? {
-        listeners.push(TcpListener::bind(address).await?);
+    let resolved = lookup_host(address).await.map_err(|error| cannot_listen(address, &error))?;
+    for resolved in resolved {
+        listeners.push(TcpListener::bind(resolved).await.map_err(|error| cannot_listen(address, &error))?);
     }
     Ok(listeners)
+}
+
+/// The error, with the address and what to do about it.
+fn cannot_listen(address: &str, error: &io::Error) -> io::Error {
+    let remedy = match error.kind() {
+        io::ErrorKind::AddrInUse => "another program is there, choose another port",
+        io::ErrorKind::InvalidInput => "give a host and a port, for example 127.0.0.1:7878",
+        _ => "choose another address",
+    };
+    io::Error::new(error.kind(), format!("{address}: {error}; {remedy}"))
 }
 
 /// Ready when the process is asked to end.
@@ -452,5 +463,15 @@ mod tests {
         let server =
             Server::builder(SqliteDb::new(same)).workflow(&workflow).start().await.expect("it is the same file");
         server.engine().shutdown().await.expect("it stops");
+    }
+    #[tokio::test]
+    async fn an_address_that_cannot_be_served_is_named_with_a_remedy() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = taken.local_addr().expect("an address").to_string();
+        for (address, remedy) in [(address.as_str(), "another port"), ("7878", "a host and a port")] {
+            let refused = bind(address).await.expect_err("it cannot be bound").to_string();
+            assert!(refused.contains(&format!("{address}: ")), "{refused}");
+            assert!(refused.contains(remedy), "{refused}");
+        }
     }
 }

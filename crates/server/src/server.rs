@@ -184,7 +184,7 @@ impl Server {
             if !address.ip().is_loopback() && !self.auth.is_on() && !self.is_open_to_all {
                 let message = format!(
                     "{address} can be reached from other machines and no credential is required: \
-                    set OS_SECURITY_KEY, or listen on 127.0.0.1"
+                    require one (`security_key`, `auth`), or listen on 127.0.0.1"
                 );
                 return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
             }
