@@ -125,7 +125,10 @@ pub(crate) fn take_over(inner: Arc<Inner>) -> BoxFuture<'static, ()> {
             let next = match claim(&inner).await {
                 Ok(next) => next,
                 Err(error) => {
-                    tracing::warn!(%error, "unfinished runs could not be claimed");
+                    // A shutdown may retire the worker while it claims; that is not a fault.
+                    if *stop.borrow() == Stopping::No {
+                        tracing::warn!(%error, "unfinished runs could not be claimed");
+                    }
                     Instant::now() + inner.options.scan_period
                 }
             };
