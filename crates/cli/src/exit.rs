@@ -153,9 +153,12 @@ impl From<engine::Error> for Problem {
             E::InvalidId(error) => Self::new(Exit::Usage, "invalid_id", error),
             E::RunNotFound(_) => Self::new(Exit::NotFound, "run_not_found", error),
             E::SessionNotFound(_) => Self::new(Exit::NotFound, "session_not_found", error),
-            E::UnknownWorkflow(_) => Self::new(Exit::NotFound, "workflow_not_found", error).hint(
-                "this program knows only the demonstration's workflow; name a server with --server or OUTLIVE_SERVER",
-            ),
+            E::UnknownWorkflow(id) => {
+                Self::new(Exit::NotFound, "workflow_not_found", format!("this command has no workflow {id:?}")).hint(
+                    "it has only the demonstration's, content-creation-demo; run your own from your program, \
+                     or serve it there and name that server with --server or OUTLIVE_SERVER",
+                )
+            }
             E::Input(_) => Self::new(Exit::Usage, "invalid_input", error),
             E::InputTooLong { .. } => Self::new(Exit::Usage, "input_too_long", error),
             E::DiskLow { .. } => {
@@ -184,7 +187,8 @@ impl From<ClientError> for Problem {
         let (exit, code, hint) = match &error {
             E::Unusable { .. } => (Exit::Configuration, "configuration", "see outlive config show --origin"),
             E::Unreachable { .. } => {
-                (Exit::Unreachable, "server_unreachable", "start it with: outlive serve; or name another with --server")
+                let hint = "start it with: outlive serve; or name another with --server, or a file with --db";
+                (Exit::Unreachable, "server_unreachable", hint)
             }
             E::NotAllowed(_) => (
                 Exit::NotAllowed,
@@ -192,6 +196,9 @@ impl From<ClientError> for Problem {
                 "set OUTLIVE_TOKEN to a key that may; make one beside the server: \
                  outlive keys mint --scope runs:read,runs:write,workflows:run",
             ),
+            E::NotFound(refusal) if refusal.code == "unknown_component" => {
+                (Exit::NotFound, "not_found", "see what the server has: GET /workflows, /agents and /teams")
+            }
             E::NotFound(_) => (Exit::NotFound, "not_found", ""),
             E::Conflict(_) => (Exit::WrongState, "conflict", ""),
             E::Invalid(_) => (Exit::Usage, "invalid_request", ""),

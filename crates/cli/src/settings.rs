@@ -72,7 +72,7 @@ impl fmt::Display for Origin {
             Self::Environment(name) => write!(f, "${name}"),
             Self::EnvFile(name, path) => write!(f, "${name} in {}", path.display()),
             Self::Flag(flag) => f.write_str(flag),
-            Self::Found => f.write_str("found here, for want of the default"),
+            Self::Found => f.write_str("found here; .outlive/data.db does not exist"),
         }
     }
 }

@@ -118,8 +118,9 @@ fn about_settings(settings: &mut Settings) -> Finding {
     };
     for setting in TABLE {
         let origin = settings.origin(setting.name);
-        if origin != settings::Origin::Default {
-            let shown = (setting.place)(settings).shown();
+        let shown = (setting.place)(settings).shown();
+        // `--db` empties the server that it overrides.
+        if origin != settings::Origin::Default && !shown.is_empty() {
             detail.push_str(&format!("\n{} = {shown} ({origin})", setting.name));
         }
     }
@@ -137,7 +138,8 @@ fn about_variables() -> Option<Finding> {
     let nearest = |name: &str| {
         let name = name.trim_start_matches("OUTLIVE_").to_ascii_lowercase();
         let name = name.replacen("limits_", "limits.", 1).replacen("engine_", "engine.", 1);
-        settings::nearest(&name).map(|known| format!(", did you mean {known}?")).unwrap_or_default()
+        let known = settings::nearest(&name).and_then(|known| TABLE.iter().find(|setting| setting.name == known));
+        known.map(|known| format!(", did you mean {}?", known.variable())).unwrap_or_default()
     };
     let lines: Vec<_> = stray.iter().map(|name| format!("{name} is not a setting{}", nearest(name))).collect();
     (!lines.is_empty()).then(|| Finding::remark("environment", lines.join("\n")))

@@ -34,9 +34,10 @@ const KEY_CHARS_MIN: usize = 32;
 
 /// Serve workflows over HTTP and WebSocket, and execute their runs
 ///
-/// Agno's clients work with it unchanged. Callers need the key in OS_SECURITY_KEY, or one made with `outlive keys
-/// mint`; without either, only this machine is served. Webhooks are sent when OUTLIVE_WEBHOOK_SECRET is set. Ctrl-C or
-/// SIGTERM lets what is in flight finish.
+/// It has only the demonstration's workflow, content-creation-demo; a program of yours serves its own with
+/// outlive::Server. Agno's clients work with it unchanged. Callers need the key in OS_SECURITY_KEY, or one made with
+/// `outlive keys mint`; without either, only this machine is served. Webhooks are sent when OUTLIVE_WEBHOOK_SECRET is
+/// set. Ctrl-C or SIGTERM lets what is in flight finish.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
     /// Where to listen; port 0 picks a free one [default: 127.0.0.1:7878]

@@ -13,8 +13,9 @@ use std::sync::Arc;
 
 /// Execute runs, whichever process accepted them, including an `outlive serve --no-execute` on the same database
 ///
-/// Several workers may share one database. Ctrl-C or SIGTERM lets calls in flight finish; unfinished runs then resume
-/// in any other process.
+/// It has only the demonstration's workflow, content-creation-demo; a program of yours executes its own. Several
+/// workers may share one database. Ctrl-C or SIGTERM lets calls in flight finish; unfinished runs then resume in any
+/// other process.
 #[derive(Debug, Args)]
 pub(crate) struct Worker {
     /// How log lines look: text or json

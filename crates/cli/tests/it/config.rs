@@ -142,7 +142,15 @@ fn a_doctor_remarks_a_variable_that_is_no_setting() {
     let done =
         with(place.command(&["doctor"]), &[("OUTLIVE_ADDRESS", "x"), ("OUTLIVE_LIMIT_HEADERS_MAX", "5")]).exits(0);
     assert!(done.stdout.contains("OUTLIVE_ADDRESS is not a setting"), "{}", done.stdout);
-    assert!(done.stdout.contains("OUTLIVE_LIMIT_HEADERS_MAX is not a setting"), "{}", done.stdout);
+    let suggested = "OUTLIVE_LIMIT_HEADERS_MAX is not a setting, did you mean OUTLIVE_LIMITS_HEADERS_MAX?";
+    assert!(done.stdout.contains(suggested), "{}", done.stdout);
+}
+
+#[test]
+fn a_doctor_shows_no_server_where_a_file_is_named() {
+    let place = Place::with_runs();
+    let done = place.on_runs(&["doctor"]).exits(0);
+    assert!(done.stdout.contains("(--db)") && !done.stdout.contains("server ="), "{}", done.stdout);
 }
 
 #[test]

@@ -96,6 +96,15 @@ fn three_a_missing_database_is_not_made_by_looking_for_it() {
 }
 
 #[test]
+fn three_a_workflow_of_ones_own_is_not_run_here_and_the_hint_says_where() {
+    let place = Place::new();
+    let said = place.run(&["run", "my-workflow", "hello"]).exits(3).stderr;
+    assert!(said.contains(r#"this command has no workflow "my-workflow""#), "{said}");
+    assert!(said.contains("content-creation-demo") && said.contains("--server"), "{said}");
+    assert!(!place.path(".outlive").exists());
+}
+
+#[test]
 fn three_a_run_that_is_not_there_is_not_found() {
     let place = Place::with_runs();
     let done = place.on_runs(&["show", "order-9"]).exits(3);

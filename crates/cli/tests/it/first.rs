@@ -17,7 +17,7 @@ fn what_the_demonstration_left_is_found_by_every_verb_in_its_folder() {
     place.run(&["output", "@last"]).exits(0);
     let shown = place.run(&["config", "show", "--json", "--origin"]).exits(0).json();
     assert_eq!(shown["db"]["value"], "demo.db");
-    assert_eq!(shown["db"]["origin"], "found here, for want of the default");
+    assert_eq!(shown["db"]["origin"], "found here; .outlive/data.db does not exist");
 
     // What somebody chose, and a database of one's own, come first.
     let mut chosen = place.command(&["ls"]);

@@ -89,7 +89,8 @@ impl Connection {
     pub(super) fn new(server: &str, token: Option<Secret>, limits: Limits) -> Result<Self, ClientError> {
         // Do not repeat the text: it may contain a credential.
         let unusable = |why: &str| ClientError::Unusable { what: "the server's address", why: why.to_owned() };
-        let base = http::join(server.trim(), &[]).map_err(|why| unusable(&why))?;
+        let base = http::join(server.trim(), &[])
+            .map_err(|why| unusable(&format!("it {why}; write one like http://127.0.0.1:7878")))?;
         if !base.username().is_empty() || base.password().is_some() {
             return Err(unusable("it holds a credential; give that as the token"));
         }
