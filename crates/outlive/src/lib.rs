@@ -65,7 +65,7 @@ pub use workflow::{RunRequest, Workflow, WorkflowBuilder};
 /// What most programs need, for `use outlive::prelude::*`. It does not include `Result` or `Error`.
 pub mod prelude {
     pub use crate::core::port::{SessionPolicy, StepContext};
-    pub use crate::core::{ModelResponse, ToolCall};
+    pub use crate::core::{ModelResponse, ToolCall, ToolEffect};
     pub use crate::{
         Agent, Engine, Failure, FinishReason, OnError, Retry, RunHandle, RunStatus, Step, StepInput, StepOutput, Team,
     };
