@@ -51,11 +51,10 @@ impl ScriptedModel {
         Self::from_fn("scripted", move |request| {
             let turn = request.messages.iter().filter(|message| message.role == Role::Assistant).count();
             replies.get(turn).cloned().ok_or_else(|| {
-                let known = replies.len();
-                Failure::new(
-                    FailureKind::BadRequest,
-                    format!("the script has {known} replies, asked for number {turn}"),
-                )
+                let (known, needed) = (replies.len(), turn + 1);
+                let message =
+                    format!("the script has {known} replies and this turn needs number {needed}: add replies");
+                Failure::new(FailureKind::BadRequest, message)
             })
         })
     }
