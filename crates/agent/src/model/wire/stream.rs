@@ -280,7 +280,7 @@ impl<'a, D: Dialect> Reading<'a, D> {
                 Ok(Value::Array(values)) => values.into_iter().try_for_each(|value| self.value(&name, value))?,
                 Ok(value) => self.value(&name, value)?,
                 Err("[DONE]") => self.finish(true)?,
-                Err(text) if text.starts_with(['{', '[']) && !text.ends_with(']') => {
+                Err(text) if text.starts_with('{') || text.starts_with('[') && !text.ends_with(']') => {
                     if !is_last {
                         return Err(self.wording().garbage("a stream event that is not JSON"));
                     }
@@ -368,7 +368,32 @@ fn after(begun: Instant, limit: Duration) -> Instant {
 fn is_sign_of_life(name: &str, event: &Value) -> bool {
     let kind = event["type"].as_str().unwrap_or(name);
     let is_empty = event.as_object().is_some_and(serde_json::Map::is_empty);
-    is_empty || ["ping", "keepalive", "keep-alive", "keep_alive", "heartbeat"].iter().any(|word| kind.contains(word))
+    is_empty
+        || ["ping", "keepalive", "keep-alive", "keep_alive", "heartbeat"].iter().any(|word| kind.contains(word))
+        || ["response.queued", "response.in_progress"].contains(&kind)
+        || event["choices"]
+            .as_array()
+            .is_some_and(|choices| choices.iter().all(is_silent) && !event["usage"].is_object())
+}
+
+/// Whether a choice says nothing: its delta is empty, or says only who speaks.
+fn is_silent(choice: &Value) -> bool {
+    let is_blank = |value: &Value| match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(parts) => parts.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    };
+    let says =
+        |fields: &serde_json::Map<String, Value>| fields.iter().any(|(name, value)| name != "role" && !is_blank(value));
+    choice.as_object().is_none_or(|fields| {
+        fields.iter().all(|(name, value)| match (name.as_str(), value) {
+            ("index", _) => true,
+            (_, Value::Object(fields)) => !says(fields),
+            (_, value) => is_blank(value),
+        })
+    })
 }
 
 /// Whether text in place of an event says that something went wrong.
@@ -469,6 +494,14 @@ pub(super) mod tests {
         let pieces = std::iter::once((50, chunk("a", None)));
         let (_, ended) = paced(&model, pieces.chain(alive()).collect()).await;
         assert!(ended.expect_err("no first token").message.contains("has been silent for 20s"));
+        for nothing in
+            ["{\"choices\":[]}", "{\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}"]
+        {
+            let pieces = (0..100).map(|_| (10, format!("data: {nothing}\n\n")));
+            let (_, ended) = paced(&model, pieces.collect()).await;
+            let failure = ended.expect_err("it says nothing");
+            assert!(failure.message.contains("has sent nothing of its answer for 60s"), "{nothing}: {failure:?}");
+        }
         let pieces = std::iter::once((10, chunk("a", None))).chain(alive());
         let (told, ended) = paced(&model, pieces.collect()).await;
         assert!(ended.expect_err("no second token").message.contains("has sent nothing of its answer for 60s"));
@@ -497,6 +530,8 @@ pub(super) mod tests {
         let (kind, retryable, message) = said("upstream connect error\n").await;
         assert_eq!((kind, retryable), (FailureKind::BadResponse, true));
         assert!(message.contains("upstream connect error"), "{message}");
+        let (_, _, message) = said("data: {\"choices\": []").await;
+        assert!(message.ends_with("broke off its answer before the end"), "a cut event is no remark: {message}");
         for cut in
             ["", "\n\n", ": processing\n\n", "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\ndata: {\"choi"]
         {
