@@ -2,16 +2,25 @@
 //!
 //! It must never know a wire format. Invariant: a call is never made with arguments that the model did not write.
 
-use outlive_core::{ModelResponse, ToolSpec};
+use outlive_core::{FinishReason, ModelResponse, ToolSpec};
 use serde_json::Value;
 
 /// Refuses an answer with a call whose arguments were lost: they are empty, although the tool has parameters that the
 /// model must fill. In a cut answer the last call is left to the agent, which tells the model about it. For a tool
 /// without parameters, empty text means no arguments.
 ///
+/// An answer that says it ended to call tools, without any call, has lost its calls; where no tools were offered, it has
+/// just ended.
+///
 /// # Errors
 /// What is wrong with the answer, in words; asking again may help.
 pub(crate) fn check(answer: &mut ModelResponse, tools: &[ToolSpec]) -> Result<(), String> {
+    if answer.finish_reason == FinishReason::ToolCalls && answer.tool_calls.is_empty() {
+        if !tools.is_empty() {
+            return Err("an answer that ended to call tools, without a tool call".to_owned());
+        }
+        answer.finish_reason = FinishReason::Stop;
+    }
     let is_cut = answer.finish_reason.is_cut();
     let last = answer.tool_calls.len().wrapping_sub(1);
     for (place, call) in answer.tool_calls.iter_mut().enumerate() {
@@ -48,7 +57,7 @@ fn takes_parameters(schema: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use outlive_core::{FinishReason, ToolCall};
+    use outlive_core::ToolCall;
     use serde_json::json;
 
     fn checked(name: &str, arguments: &str, reason: FinishReason) -> Result<String, String> {
@@ -73,5 +82,15 @@ mod tests {
         assert_eq!(checked("buy", "{}", FinishReason::ToolCalls), Ok("{}".to_owned()));
         assert_eq!(checked("sell", "", FinishReason::ToolCalls), Ok(String::new()), "there is no such tool to call");
         assert!(checked(" ", "{}", FinishReason::ToolCalls).is_err());
+    }
+
+    #[test]
+    fn calls_that_were_lost_are_missed() {
+        let mut answer =
+            ModelResponse { finish_reason: FinishReason::ToolCalls, ..ModelResponse::text("Let me buy that for you.") };
+        let tool = ToolSpec { name: "buy".to_owned(), description: String::new(), parameters: json!({}) };
+        assert!(check(&mut answer, &[tool]).is_err_and(|problem| problem.contains("without a tool call")));
+        assert_eq!(check(&mut answer, &[]), Ok(()));
+        assert_eq!(answer.finish_reason, FinishReason::Stop, "there was nothing it could have called");
     }
 }

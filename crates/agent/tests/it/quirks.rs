@@ -5,7 +5,7 @@ use futures::StreamExt;
 use outlive_agent::model::{Model, ModelEvent, OpenAIChat, OpenAIResponses};
 use outlive_agent::testing::{OpenAiServer, PlannedAnswer};
 use outlive_core::{FailureKind, FinishReason, ModelDelta, ModelResponse};
-use serde_json::json;
+use serde_json::{Value, json};
 
 async fn responses(body: &str) -> (String, ModelResponse) {
     let server = OpenAiServer::start().await;
@@ -278,4 +278,73 @@ async fn absurd_counts_of_tokens_do_not_overflow() {
     let event = json!({"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}], "usage": usage});
     let (_, answer) = chat(&format!("data: {event}\n\n")).await;
     assert!(answer.usage.total_tokens >= answer.usage.input_tokens);
+}
+
+/// A stream of Chat Completions.
+fn events(events: &[Value]) -> String {
+    events.iter().map(|event| format!("data: {event}\n\n")).collect()
+}
+
+#[tokio::test]
+async fn of_several_choices_one_is_the_answer() {
+    let choice = |index: u64, text: &str, reason: Option<&str>| json!({"index": index, "delta": {"content": text}, "finish_reason": reason});
+    let chunk = |choices: &[Value]| json!({"id": "c", "choices": choices});
+    let first = [
+        chunk(&[choice(0, "Hello ", None)]),
+        chunk(&[choice(1, "Good ", None)]),
+        chunk(&[choice(1, "bye", Some("length"))]),
+    ];
+    let rest = [chunk(&[choice(1, "!", None), choice(0, "there", Some("stop"))])];
+    let (told, answer) = chat(&events(&[&first[..], &rest].concat())).await;
+    assert_eq!((told.as_str(), answer.content.as_deref()), ("Hello there", Some("Hello there")));
+    assert_eq!(answer.finish_reason, FinishReason::Stop);
+    // The end of another choice is not the end of the answer.
+    let server = OpenAiServer::start().await;
+    server.answer_next(PlannedAnswer::events(events(&first)));
+    let model = OpenAIChat::new("local").base_url(server.url()).api_key("");
+    assert_eq!(bad(streamed(&model, question("hi")).await).kind, FailureKind::Truncated);
+    let message =
+        |index: u64, text: &str| json!({"index": index, "message": {"content": text}, "finish_reason": "stop"});
+    server.answer_next(PlannedAnswer::json(
+        200,
+        &json!({"choices": [message(1, "Good bye"), message(0, "Hello there")]}),
+    ));
+    assert_eq!(good(model.respond(question("hi")).await).content.as_deref(), Some("Hello there"));
+}
+
+#[tokio::test]
+async fn calls_in_other_places_are_calls() {
+    let chunk = |delta: Value, reason: Option<&str>| json!({"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]});
+    let old = |fields: Value| chunk(json!({ "function_call": fields }), None);
+    let whole = json!({"index": 0, "id": "a", "function": {"name": "buy", "arguments": "{\"num\":1}"}});
+    let streams = [
+        vec![
+            chunk(json!({"content": "I will buy."}), None),
+            old(json!({"name": "buy", "arguments": ""})),
+            old(json!({"arguments": "{\"num\":"})),
+            old(json!({"arguments": "1}"})),
+            chunk(json!({}), Some("function_call")),
+        ],
+        // A server that writes both means one call.
+        vec![
+            chunk(json!({"tool_calls": [whole], "function_call": {"name": "buy", "arguments": "{\"num\":1}"}}), None),
+            old(json!({"name": "buy", "arguments": "{\"num\":1}"})),
+            chunk(json!({}), Some("tool_calls")),
+        ],
+        vec![chunk(json!({ "tool_calls": whole }), Some("stop"))],
+        vec![chunk(json!({"tool_calls": [{"id": "a", "name": "buy", "arguments": {"num": 1}}]}), Some("stop"))],
+    ];
+    for stream in streams {
+        let (_, answer) = chat(&events(&stream)).await;
+        let calls: Vec<_> = answer.tool_calls.iter().map(|call| &call.function).collect();
+        assert_eq!(calls.len(), 1, "{stream:?}");
+        assert_eq!((calls[0].name.as_str(), calls[0].arguments.as_str()), ("buy", "{\"num\":1}"), "{stream:?}");
+        assert_eq!(answer.finish_reason, FinishReason::ToolCalls);
+    }
+    let server = OpenAiServer::start().await;
+    let custom = json!({"index": 0, "id": "a", "type": "custom", "custom": {"name": "buy", "input": "1"}});
+    server.answer_next(PlannedAnswer::events(events(&[chunk(json!({ "tool_calls": [custom] }), Some("stop"))])));
+    let model = OpenAIChat::new("local").base_url(server.url()).api_key("");
+    let failure = bad(streamed(&model, question("hi")).await);
+    assert!(failure.message.contains("a tool call of the kind \"custom\""), "{failure:?}");
 }

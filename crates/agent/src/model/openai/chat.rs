@@ -64,10 +64,10 @@ impl Endpoint for Chat {
     fn answer(settings: &Settings, body: Value) -> Result<ModelResponse, Refusal> {
         let mut pieces = Self::collector(settings);
         pieces.head(&body)?;
-        let Some(choice) = body["choices"].get(0) else {
+        let Some(choice) = pieces.choice_of(&body) else {
             return Err(Refusal::Garbage("an answer without choices".into()));
         };
-        pieces.choice(choice)?;
+        pieces.take(choice)?;
         pieces.finish(true)
     }
 
@@ -181,6 +181,10 @@ pub struct Pieces {
     saying: Saying,
     said: Said,
     calls: Calls,
+    /// Calls have come in the field `tool_calls`.
+    has_calls: bool,
+    /// The index of the choice that is the answer.
+    followed: Option<Value>,
     /// The field that plain thinking came in.
     reasoning_field: Option<&'static str>,
     /// Fields about thinking that the format does not name.
@@ -196,8 +200,8 @@ impl Collector for Pieces {
         let was_named = self.id.is_some();
         self.head(&event)?;
         let begun = self.ids().filter(|_| !was_named && self.id.is_some()).map(ModelDelta::Begun);
-        // Only one choice is ever asked for. The last event, with the usage, has none.
-        let pieces = event["choices"].get(0).map(|choice| self.choice(choice)).transpose()?.unwrap_or_default();
+        // The last event, with the usage, has no choice.
+        let pieces = self.choice_of(&event).map(|choice| self.take(choice)).transpose()?.unwrap_or_default();
         Ok(begun.into_iter().chain(pieces).collect())
     }
 
@@ -227,8 +231,23 @@ impl Pieces {
         (!ids.is_empty()).then_some(Value::Object(ids))
     }
 
+    /// The choice that is the answer: of several, the first, or the one followed so far.
+    fn choice_of<'a>(&mut self, body: &'a Value) -> Option<&'a Value> {
+        let choices = body["choices"].as_array()?;
+        let is_followed = |choice: &&Value| match &self.followed {
+            Some(index) => choice["index"] == *index || choice["index"].is_null(),
+            None => choice["index"] == 0,
+        };
+        let first = || choices.first().filter(|_| self.followed.is_none());
+        let choice = choices.iter().find(is_followed).or_else(first)?;
+        if self.followed.is_none() && !choice["index"].is_null() {
+            self.followed = Some(choice["index"].clone());
+        }
+        Some(choice)
+    }
+
     fn head(&mut self, body: &Value) -> Result<(), Refusal> {
-        let choice = &body["choices"][0];
+        let choice = self.choice_of(body).unwrap_or(&Value::Null);
         if is_error(body, &["choices"]) && !choice["error"].is_object() {
             return Err(Refusal::Error(body.clone()));
         }
@@ -261,7 +280,8 @@ impl Pieces {
         Ok(())
     }
 
-    fn choice(&mut self, choice: &Value) -> Result<Vec<ModelDelta>, Refusal> {
+    /// Takes in the part of the answer that a choice holds.
+    fn take(&mut self, choice: &Value) -> Result<Vec<ModelDelta>, Refusal> {
         // Some servers end a stream with the whole message.
         let is_whole = !choice["delta"].is_object() && choice["message"].is_object();
         let part = if is_whole { &choice["message"] } else { &choice["delta"] };
@@ -272,11 +292,28 @@ impl Pieces {
             said => said,
         };
         told.extend(if is_whole { self.say_whole(content) } else { self.say_piece(content) });
-        let calls: Vec<_> = part["tool_calls"].as_array().into_iter().flatten().map(Piece::read).collect();
+        let calls = self.pieces_of(part);
         let is_last = is_whole || self.end.is_some();
         let doubtful = |Doubt(what)| Refusal::Garbage(format!("a malformed answer: {what}"));
         self.calls.add(calls, is_last).map_err(doubtful)?;
         Ok(told)
+    }
+
+    /// The pieces of calls in a part of the message. `function_call` is how the format once wrote its only call; servers
+    /// that write both mean the same.
+    fn pieces_of(&mut self, part: &Value) -> Vec<Piece> {
+        match (&part["tool_calls"], &part["function_call"]) {
+            (Value::Array(pieces), _) if !pieces.is_empty() => {
+                self.has_calls = true;
+                pieces.iter().map(Piece::read).collect()
+            }
+            (piece @ Value::Object(_), _) => {
+                self.has_calls = true;
+                vec![Piece::read(piece)]
+            }
+            (_, call @ Value::Object(_)) if !self.has_calls => vec![Piece::read(&json!({ "function": call }))],
+            _ => Vec::new(),
+        }
     }
 
     fn think(&mut self, part: &Value, is_whole: bool) -> Vec<ModelDelta> {
@@ -351,9 +388,8 @@ impl Pieces {
             content: Some(said.text).filter(|text| !text.is_empty() || !has_calls),
             reasoning_content: Some(said.thinking).filter(|text| !text.is_empty()),
             finish_reason: match reason {
-                // Some servers say `stop` after tool calls, and some the other way round.
+                // Some servers say `stop` after tool calls.
                 FinishReason::Stop if has_calls => FinishReason::ToolCalls,
-                FinishReason::ToolCalls if !has_calls => FinishReason::Stop,
                 reason => reason,
             },
             usage: self.usage,

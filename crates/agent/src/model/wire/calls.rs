@@ -26,6 +26,8 @@ pub(crate) struct Piece {
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) arguments: String,
+    /// Its type, where that is not a function.
+    pub(crate) kind: String,
     /// What came with it that no specification names; sent back unchanged.
     pub(crate) extra: Map<String, Value>,
 }
@@ -54,17 +56,21 @@ pub(crate) struct Whole {
 }
 
 impl Piece {
-    /// Reads a call as Chat Completions writes it.
+    /// Reads a call as Chat Completions writes it, or with the function's fields beside its id.
     pub(crate) fn read(piece: &Value) -> Self {
         let mut extra = Map::new();
-        let known = ["index", "id", "type", "function"];
+        let (function, known): (_, &[&str]) = match &piece["function"] {
+            function @ Value::Object(_) => (function, &["index", "id", "type", "function"]),
+            _ => (piece, &["index", "id", "type", "function", "name", "arguments"]),
+        };
         let others = piece.as_object().into_iter().flatten().filter(|(name, _)| !known.contains(&name.as_str()));
         extra.extend(others.filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.clone(), value.clone())));
         Self {
             index: number(&piece["index"]),
             id: text(&piece["id"]),
-            name: text(&piece["function"]["name"]).trim().to_owned(),
-            arguments: text(&piece["function"]["arguments"]),
+            name: text(&function["name"]).trim().to_owned(),
+            arguments: text(&function["arguments"]),
+            kind: text(&piece["type"]).trim().to_owned(),
             extra,
         }
     }
@@ -114,11 +120,14 @@ impl Calls {
                 self.calls[at].take(piece, is_only)
             }
             None if !piece.name.is_empty() => {
-                let Piece { index, id, name, arguments, extra } = piece;
+                let Piece { index, id, name, arguments, extra, .. } = piece;
                 let mut call = Open { index, id, name, arguments: Arguments::default(), extra };
                 call.arguments.push(&arguments).map_err(|()| doubled(&call.name))?;
                 self.calls.push(call);
                 Ok(())
+            }
+            None if !matches!(&*piece.kind, "" | "function") && !piece.extra.is_empty() => {
+                Err(Doubt(format!("a tool call of the kind {:?}, which no tool here takes", shown(&piece.kind))))
             }
             // Nothing is lost with it.
             None if piece.arguments.trim().is_empty() => Ok(()),
