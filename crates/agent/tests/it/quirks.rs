@@ -348,3 +348,27 @@ async fn calls_in_other_places_are_calls() {
     let failure = bad(streamed(&model, question("hi")).await);
     assert!(failure.message.contains("a tool call of the kind \"custom\""), "{failure:?}");
 }
+
+#[tokio::test]
+async fn what_had_ended_and_is_left_out_of_the_last_event_is_kept() {
+    let call = |id: &str, name: &str, num: u32| json!({"type": "function_call", "id": id, "call_id": format!("call_{id}"), "name": name, "arguments": json!({ "num": num }).to_string()});
+    let said =
+        |id: &str, text: &str| json!({"type": "message", "id": id, "content": [{"type": "output_text", "text": text}]});
+    let done =
+        |index: u64, item: &Value| json!({"type": "response.output_item.done", "output_index": index, "item": item});
+    let last = |output: &[&Value]| json!({"type": "response.completed", "response": {"id": "r", "status": "completed", "output": output}});
+    let (buy, sell) = (call("a", "buy", 1), call("b", "sell", 2));
+    let names =
+        |answer: &ModelResponse| answer.tool_calls.iter().map(|call| call.function.name.clone()).collect::<Vec<_>>();
+    let (_, answer) = responses(&events(&[done(0, &buy), done(1, &sell), last(&[&buy])])).await;
+    assert_eq!(names(&answer), ["buy", "sell"]);
+    // By another name it is the same call.
+    let again = call("z", "buy", 1);
+    let (_, answer) = responses(&events(&[done(0, &buy), done(1, &again), last(&[&buy])])).await;
+    assert_eq!(names(&answer), ["buy"]);
+    let (hello, there) = (said("a", "Hello "), said("b", "there"));
+    let (told, answer) = responses(&events(&[done(0, &hello), done(1, &there), last(&[&hello])])).await;
+    assert_eq!((told.as_str(), answer.content.as_deref()), ("Hello there", Some("Hello there")));
+    let (_, answer) = responses(&events(&[done(0, &hello), done(1, &there), last(&[&said("c", "Hello there")])])).await;
+    assert_eq!(answer.content.as_deref(), Some("Hello there"));
+}

@@ -389,14 +389,20 @@ impl Collector for Items {
             return Err(Refusal::Endless(String::new()));
         };
         let last = response["output"].as_array_mut().map(std::mem::take).unwrap_or_default();
-        let is_told =
-            |item: &Item| item.value.is_null() || last.iter().any(|other| other["type"] == item.value["type"]);
+        let is_told = |item: &Item| {
+            let kind = &item.value["type"];
+            let ended = self.items.iter().filter(|item| item.is_done && item.value["type"] == *kind).count();
+            let known = last.iter().filter(|other| other["type"] == *kind).count();
+            item.value.is_null() || known >= ended.max(1)
+        };
         let output = if last.iter().all(is_filled) && self.items.iter().all(is_told) && !last.is_empty() {
             last
         } else if let Some(doubt) = self.doubt {
             return Err(doubt);
         } else {
-            completed(last, self.items.into_iter().map(Item::whole).collect::<Result<_, _>>()?)
+            let ended: Vec<_> = self.items.iter().map(|item| item.is_done).collect();
+            let streamed = self.items.into_iter().map(Item::whole).collect::<Result<Vec<_>, _>>()?;
+            completed(last, streamed.into_iter().zip(ended).collect())
         };
         response["output"] = Value::Array(output);
         Responses::answer(&settings, response)
@@ -650,16 +656,16 @@ impl Item {
     }
 }
 
-/// The items of the last event, completed from those that were streamed.
-fn completed(last: Vec<Value>, streamed: Vec<Value>) -> Vec<Value> {
-    let streamed: Vec<_> = streamed.into_iter().filter(|item| item["type"].is_string()).collect();
+/// The items of the last event, completed from those that were streamed, each with whether its own end came.
+fn completed(last: Vec<Value>, streamed: Vec<(Value, bool)>) -> Vec<Value> {
+    let streamed: Vec<_> = streamed.into_iter().filter(|(item, _)| item["type"].is_string()).collect();
     if last.is_empty() {
-        return streamed;
+        return streamed.into_iter().map(|(item, _)| item).collect();
     }
     let mut output = last;
     let kinds: HashSet<String> = output.iter().map(|item| text(&item["type"])).collect();
     for kind in &kinds {
-        let pairs: Vec<_> = of_type(&streamed, kind).collect();
+        let pairs: Vec<_> = streamed.iter().map(|(item, _)| item).filter(|item| item["type"] == **kind).collect();
         for (place, item) in output.iter_mut().filter(|item| item["type"] == **kind).enumerate() {
             let same = |other: &&&Value| {
                 ["id", "call_id"].iter().any(|name| item[*name].is_string() && item[*name] == other[*name])
@@ -676,6 +682,26 @@ fn completed(last: Vec<Value>, streamed: Vec<Value>) -> Vec<Value> {
             }
         }
     }
-    output.extend(streamed.into_iter().filter(|item| !kinds.contains(&text(&item["type"]))));
+    let known = output.len();
+    for (item, is_done) in streamed {
+        let kind = text(&item["type"]);
+        let is_left_out = || is_done && is_filled(&item) && !output[..known].iter().any(|other| says(other, &item));
+        if !kinds.contains(&kind) || is_left_out() {
+            output.push(item);
+        }
+    }
     output
+}
+
+/// Whether an item of the last event is this streamed one, or says as much.
+fn says(item: &Value, streamed: &Value) -> bool {
+    let is_same = |name: &str| item[name].is_string() && item[name] == streamed[name];
+    let says_as_much = || match streamed["type"].as_str() {
+        Some("function_call") => {
+            item["name"] == streamed["name"] && same_json(&text(&item["arguments"]), &text(&streamed["arguments"]))
+        }
+        Some("message") => Said::read(&item["content"]).text.contains(&Said::read(&streamed["content"]).text),
+        _ => true,
+    };
+    item["type"] == streamed["type"] && (is_same("id") || is_same("call_id") || says_as_much())
 }
