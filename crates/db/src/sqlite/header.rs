@@ -50,6 +50,10 @@ pub(super) fn told(path: &Path) -> Option<Told> {
 }
 
 fn read_with(path: &Path, open_file: impl Fn(&Path) -> io::Result<File>) -> io::Result<Vec<u8>> {
+    // Opening a pipe would wait for its other end, and a device has no end.
+    if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
+    }
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     open.retain(|file| !is_deleted(file));
     let known = open.iter().position(|file| is_at(file, path));

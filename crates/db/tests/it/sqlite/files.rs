@@ -257,3 +257,17 @@ async fn the_audit_log_refuses_to_be_changed() {
         assert_eq!(db.audit(Access::All, AuditFilter::default()).await.unwrap(), before);
     }
 }
+
+#[cfg(unix)]
+#[tokio::test]
+async fn what_is_no_regular_file_is_refused_and_not_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+    for path in [&*pipe, Path::new("/dev/null"), Path::new("/dev/full")] {
+        for db in [SqliteDb::new(path), SqliteDb::new(path).read_only()] {
+            let error = db.open().await.unwrap_err().to_string();
+            assert!(error.contains("it is not a regular file") && error.contains(&*path.to_string_lossy()), "{error}");
+        }
+    }
+}
