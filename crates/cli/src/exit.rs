@@ -119,7 +119,9 @@ impl Problem {
 impl From<io::Error> for Problem {
     fn from(error: io::Error) -> Self {
         let is_silent = error.kind() == io::ErrorKind::BrokenPipe;
-        Self { is_silent, ..Self::new(Exit::Other, "io", error) }
+        // Files that commands use have their own problems; what is left is the output.
+        let what = if error.kind() == io::ErrorKind::StorageFull { "the output cannot be written: " } else { "" };
+        Self { is_silent, ..Self::new(Exit::Other, "io", format!("{what}{error}")) }
     }
 }
 

@@ -40,8 +40,9 @@ pub(crate) fn user(id: &str) -> Result<&str, Problem> {
     if is_user(id) { Ok(id) } else { Err(bad()) }
 }
 
-/// Whether this may be a user's id.
-pub(crate) fn is_user(id: &str) -> bool {
+/// Whether this may be a user's id: 1 to 256 bytes without control characters or white space around them, and not a
+/// reserved name.
+pub fn is_user(id: &str) -> bool {
     let is_plain = id.len() <= USER_BYTES_MAX && !id.chars().any(char::is_control);
     let is_reserved = RESERVED_USERS.iter().any(|begin| id.starts_with(begin));
     !id.is_empty() && id.trim() == id && is_plain && !is_reserved

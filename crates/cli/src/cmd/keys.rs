@@ -46,7 +46,7 @@ struct Mint {
     #[arg(long, value_name = "SCOPE", required = true, value_delimiter = ',', value_parser = scope)]
     scope: Vec<String>,
     /// Whose runs and sessions its holder reaches [default: everybody's]
-    #[arg(long, value_name = "USER")]
+    #[arg(long, value_name = "USER", value_parser = super::user)]
     user: Option<String>,
     /// When it expires, for example 30d [default: never]
     #[arg(long, value_name = "DURATION", value_parser = times::parse_duration)]

@@ -28,6 +28,7 @@ use crate::style::Mark;
 use crate::{demo as demonstration, style, times};
 use outlive::client::RunSummary;
 use outlive::core::{Remedy, RunStatus, Timestamp, Waiting, WaitsFor};
+use outlive::serving::auth::is_user;
 use outlive::{Markdown, WorkflowRunOutput, pprint_run_response};
 use serde_json::{Value, json};
 
@@ -149,6 +150,12 @@ fn remedy_lines(run: &RunSummary, global: &Global) -> Vec<String> {
         Some(Remedy::StartWorker) | None => None,
     };
     waiting.hint.as_deref().map(|hint| style::line(hint, REASON_CHARS)).into_iter().chain(command).collect()
+}
+
+/// A user's id, by the rule of the server.
+fn user(id: &str) -> Result<String, String> {
+    let wanted = || "a user's id has 1 to 256 bytes without control characters, and is not a reserved name".to_owned();
+    if is_user(id) { Ok(id.to_owned()) } else { Err(wanted()) }
 }
 
 /// `1.5 MiB`.

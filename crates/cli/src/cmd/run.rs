@@ -11,6 +11,9 @@ use outlive::engine::Submit;
 use serde_json::{Value, json};
 use std::io::Read;
 
+/// The longest input that is read; how much a run takes is up to its engine or server.
+const INPUT_BYTES_MAX: u64 = 64 << 20;
+
 /// Start a run of a workflow and show it as it happens; with -d print its id and return
 ///
 /// A server executes it, if one is named. Otherwise this process does, and the only workflow it knows is the
@@ -33,7 +36,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "ID")]
     session: Option<String>,
     /// Whose run it is; a credential that names a user takes precedence
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = super::user)]
     user: Option<String>,
     /// Repeating the same request with the same key returns the same run
     #[arg(long, value_name = "KEY")]
@@ -111,16 +114,28 @@ impl Run {
         }
         let Some(input) = self.input.as_deref() else { return Ok(None) };
         let text = match input.strip_prefix('@') {
-            Some(path) => std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?,
-            None if input == "-" => {
-                let mut text = String::new();
-                std::io::stdin().read_to_string(&mut text).map_err(|error| unreadable("standard input", &error))?;
-                text
+            Some(path) => {
+                let file = std::fs::File::open(path).map_err(|error| unreadable(path, &error))?;
+                read(file, path)?
             }
+            None if input == "-" => read(std::io::stdin(), "standard input")?,
             None => input.to_owned(),
         };
         Ok(Some(Value::String(text)))
     }
+}
+
+/// All of it, unless it is more than any run takes: a device may have no end.
+fn read(source: impl Read, name: &str) -> Result<String, Problem> {
+    let mut bytes = Vec::new();
+    source.take(INPUT_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| unreadable(name, &error))?;
+    if bytes.len() as u64 > INPUT_BYTES_MAX {
+        let message = format!("{name} has more than {INPUT_BYTES_MAX} bytes, which no run takes as its input");
+        return Err(Problem::new(Exit::Usage, "input_too_long", message).hint("pass a reference to it instead"));
+    }
+    String::from_utf8(bytes).map_err(|_| {
+        Problem::new(Exit::Other, "input_unreadable", format!("{name} cannot be read: it is not UTF-8 text"))
+    })
 }
 
 fn unreadable(what: &str, error: &std::io::Error) -> Problem {

@@ -84,6 +84,8 @@ fn replace(mut program: Command) -> std::io::Error {
 /// The variables meant for this program. Other lines are skipped.
 fn parse(text: &str) -> Result<BTreeMap<String, String>, (usize, String)> {
     let mut variables = BTreeMap::new();
+    // Some editors begin a file with a byte order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.trim();
         let Some((name, value)) = line.strip_prefix("export ").unwrap_or(line).split_once('=') else { continue };
@@ -152,6 +154,9 @@ mod tests {
         let found = parse(text).expect("readable");
         let found: Vec<_> = found.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         assert_eq!(found, [("OS_SECURITY_KEY", "k"), ("OUTLIVE_ADDR", "127.0.0.1:1"), ("OUTLIVE_DB", "b")]);
+        assert!(
+            parse("\u{feff}OUTLIVE_ADDR=127.0.0.1:1\r\n").is_ok_and(|found| found["OUTLIVE_ADDR"] == "127.0.0.1:1")
+        );
         assert_eq!(parse("\nOPENAI_API_KEY='x"), Err((2, "OPENAI_API_KEY".to_owned())));
     }
 }

@@ -205,3 +205,19 @@ fn a_file_with_several_session_tables_wants_one_named() {
     let listed = place.on_runs(&["ls", "--session-table", "coffee_shop"]).exits(0);
     assert!(listed.stdout.contains("Coffee Shop"), "{}", listed.stdout);
 }
+
+#[test]
+fn two_a_user_and_an_input_are_checked_before_anything_is_made() {
+    let place = Place::new();
+    for user in ["", " ada", "a\nb", "sa:robot", "__scheduler__"] {
+        let done = place.run(&["keys", "mint", "--scope", "runs:read", "--user", user, "--db", "keys.db"]).exits(2);
+        assert!(done.stderr.contains("a user's id has 1 to 256 bytes"), "{}", done.stderr);
+    }
+    let run = |input: &str| place.run(&["run", "content-creation-demo", input, "--db", "keys.db"]);
+    let done = run("@/dev/zero").exits(2);
+    assert!(done.stderr.contains("/dev/zero has more than 67108864 bytes"), "{}", done.stderr);
+    std::fs::write(place.path("latin.txt"), b"caf\xe9").unwrap();
+    let done = run("@latin.txt").exits(1);
+    assert!(done.stderr.contains("latin.txt cannot be read: it is not UTF-8 text"), "{}", done.stderr);
+    assert!(!place.path("keys.db").exists());
+}

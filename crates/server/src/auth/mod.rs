@@ -23,6 +23,7 @@ mod principal;
 mod rules;
 pub mod scope;
 
+pub use crate::names::is_user;
 pub use authenticate::Auth;
 pub use error::{AuthError, AuthErrorKind};
 pub use outlive_core::Secret;
