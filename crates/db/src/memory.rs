@@ -230,9 +230,9 @@ impl RunStore for InMemoryDb {
 
     fn heartbeat(&self, worker: WorkerId, at: Timestamp, period: Duration) -> BoxFuture<'_, Result<(), DbError>> {
         Box::pin(async move {
-            let mut others = lock(&self.process.others);
-            let beat = |tables: &mut Tables| tables.heartbeat(&mut others, worker, at, period);
-            self.operate(Operation::Heartbeat, beat)
+            self.operate(Operation::Heartbeat, |tables| {
+                tables.heartbeat(&mut lock(&self.process.others), worker, at, period)
+            })
         })
     }
 
@@ -258,9 +258,9 @@ impl RunStore for InMemoryDb {
         at: Timestamp,
     ) -> BoxFuture<'_, Result<Option<(Run, Lease)>, DbError>> {
         Box::pin(async move {
-            let mut others = lock(&self.process.others);
-            let claim = |tables: &mut Tables| tables.claim_run(&mut others, &run_id, &worker, at);
-            self.operate(Operation::ClaimRun, claim)
+            self.operate(Operation::ClaimRun, |tables| {
+                tables.claim_run(&mut lock(&self.process.others), &run_id, &worker, at)
+            })
         })
     }
 
@@ -275,9 +275,9 @@ impl RunStore for InMemoryDb {
         cancel: CancelIntent,
     ) -> BoxFuture<'_, Result<Cancelled, DbError>> {
         Box::pin(async move {
-            let mut others = lock(&self.process.others);
-            let request = |tables: &mut Tables| tables.request_cancel(&mut others, &access, &run_id, cancel);
-            self.operate(Operation::RequestCancel, request)
+            self.operate(Operation::RequestCancel, |tables| {
+                tables.request_cancel(&mut lock(&self.process.others), &access, &run_id, cancel)
+            })
         })
     }
 

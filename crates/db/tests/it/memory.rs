@@ -1,6 +1,8 @@
 //! The store in memory.
 
-use outlive_core::port::{Accepted, Access, Db, DbErrorKind, NewRun, RunStore, SessionKind, SessionPolicy};
+use outlive_core::port::{
+    Accepted, Access, CancelIntent, Claim, Db, DbErrorKind, NewRun, RunStore, SessionKind, SessionPolicy,
+};
 use outlive_core::{DefinitionId, RunId, RunInfo, SessionId, Timestamp, WorkerId};
 use outlive_db::{Fault, InMemoryDb, Operation, conformance};
 use std::sync::{Arc, Mutex};
@@ -97,4 +99,38 @@ async fn clones_are_one_process_and_share_the_hook() {
     assert_eq!(db.clone().run(Access::All, run_id()).await.unwrap_err().kind(), DbErrorKind::Full);
     other.create_run(Access::All, new_run(), None).await.unwrap();
     assert_eq!(other.location(), "memory");
+}
+
+/// Nothing here takes longer, unless it never ends.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn a_call_holds_nothing_that_another_waits_for_before_it_begins() {
+    let db = InMemoryDb::new();
+    let worker = |name: &str| WorkerId::parse(name).unwrap();
+    let other = db.clone();
+    db.faults(Arc::new(move |operation| {
+        if operation != Operation::Claim {
+            let (db, (ended, end)) = (other.clone(), std::sync::mpsc::channel());
+            std::thread::spawn(move || {
+                let claim = Claim {
+                    worker: WorkerId::parse("w2").unwrap(),
+                    workflows: Arc::from([DefinitionId::parse("flow").unwrap()]),
+                    limit: 1,
+                    suspect_claims: 2,
+                    suspects: true,
+                    at: NOW,
+                };
+                let claimed = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(db.claim(claim));
+                // Such a worker has no heartbeat yet.
+                ended.send(claimed.unwrap_err().kind()).unwrap();
+            });
+            assert_eq!(end.recv_timeout(PATIENCE), Ok(DbErrorKind::Storage), "a claim beside {operation:?}");
+        }
+        None
+    }));
+    db.heartbeat(worker("w1"), NOW, Duration::from_secs(1)).await.unwrap();
+    let intent = CancelIntent { at: NOW, reason: Arc::from("none") };
+    db.request_cancel(Access::All, run_id(), intent).await.unwrap_err();
+    assert!(db.claim_run(run_id(), worker("w1"), NOW).await.unwrap().is_none());
 }
