@@ -26,7 +26,7 @@ use outlive_core::{
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -128,6 +128,9 @@ pub(crate) struct Inner {
     queue: Queue,
     low_water: LowWater,
     running: Mutex<HashMap<RunId, Running>>,
+    /// Everything here has ended and is being given back: what is claimed from now on is released at once. Changes under
+    /// the lock of `running`.
+    is_closed: AtomicBool,
     emptied: Notify,
     failed: Mutex<Option<Arc<str>>>,
     pub(crate) stop: watch::Sender<Stopping>,
@@ -240,6 +243,7 @@ impl EngineBuilder {
             suspects: AtomicUsize::new(0),
             news: Notify::new(),
             running: Mutex::default(),
+            is_closed: AtomicBool::new(false),
             emptied: Notify::new(),
             failed: Mutex::default(),
             stop: watch::Sender::new(Stopping::No),
@@ -768,13 +772,13 @@ impl Inner {
             running.insert(run_id.clone(), Running { session_id, epoch, control: control.clone(), abort: None });
         replaced.iter().for_each(|lost| lost.control.stop(Stop::Lost));
         let place = Place { inner: self.clone(), run_id: run_id.clone(), epoch, is_suspect };
+        // Before it starts: it must not begin what it would have to drop, or what others will execute.
+        if self.is_closed.load(Ordering::Relaxed) || self.check_running().is_err() {
+            control.stop(Stop::Release);
+        }
         let task = self.runtime.spawn(drive(place, run, lease, control, session));
         if let Some(running) = running.get_mut(&run_id) {
             running.abort = Some(task.abort_handle());
-        }
-        drop(running);
-        if self.failed.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
-            self.stop_run(&run_id, Stop::Release);
         }
     }
 
@@ -809,11 +813,15 @@ impl Inner {
         }
     }
 
-    pub(crate) async fn until_empty(&self) {
+    /// Waits until nothing executes here; from then on nothing does.
+    pub(crate) async fn closed(&self) {
         loop {
             let emptied = self.emptied.notified();
-            if self.running().is_empty() {
-                return;
+            {
+                let running = self.running();
+                if running.is_empty() {
+                    return self.is_closed.store(true, Ordering::Relaxed);
+                }
             }
             emptied.await;
         }

@@ -115,7 +115,7 @@ async fn beat(inner: Arc<Inner>) {
         tokio::select! {
             biased;
             _ = stop.changed() => {}
-            () = inner.until_empty(), if stopping != Stopping::No => return inner.end(End::Retired(retire(&inner).await)),
+            () = inner.closed(), if stopping != Stopping::No => return inner.end(End::Retired(retire(&inner).await)),
             () = sleep_until(next) => {
                 next = Instant::now() + inner.options.heartbeat_period;
                 renew_or_start_over(&inner).await;

@@ -3,10 +3,10 @@
 use crate::stage::{Calls, append, engine, engine_with, input, workflow};
 use outlive_core::port::{Access, BoxFuture, Claim, Observer, RunStore, Witness};
 use outlive_core::{Definition, Entry, Failure, RunInfo, RunStatus, Step, StepInput, WorkerId};
-use outlive_db::{InMemoryDb, SqliteDb};
+use outlive_db::{InMemoryDb, Operation, SqliteDb};
 use outlive_engine::{Engine, Options, RunHandle};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -208,4 +208,55 @@ fn a_tool_that_blocks_the_only_thread_costs_no_lease() {
     assert_eq!((ended.text().as_str(), calls.count()), ("unblocked", 1));
     let stored = runtime.block_on(other.run(Access::All, run.1)).unwrap().unwrap();
     assert_eq!(stored.epoch, 1);
+}
+
+/// A claim that was on its way when the engine gave everything back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_engine_that_gives_everything_back_begins_nothing_more() {
+    let (db, calls) = (InMemoryDb::new(), Calls::default());
+    let definition = workflow([counted("a", Duration::from_millis(50), &calls)]);
+    let accepts = engine_with(&db, &definition, Options { execute: false, ..Options::default() }).await;
+    let run = accepts.submit(&definition.id, input("hi")).await.unwrap();
+
+    let (retires, retiring) = mpsc::channel();
+    let (commits, committing) = mpsc::channel();
+    let (retiring, committing) = (Mutex::new(Some(retiring)), Mutex::new(Some(committing)));
+    let (store, run_id) = (db.clone(), run.run_id().clone());
+    let process = db.another_process();
+    process.faults(Arc::new(move |operation| {
+        match operation {
+            Operation::Claim => {
+                let first = retiring.lock().unwrap().take();
+                first.into_iter().for_each(|retiring| retiring.recv().unwrap());
+            }
+            Operation::Commit => commits.send(()).unwrap_or_default(),
+            Operation::Retire => {
+                retires.send(()).unwrap_or_default();
+                let first = committing.lock().unwrap().take();
+                first.into_iter().for_each(|committing| committing.recv().unwrap());
+                // The heart's own runtime must not be used for this.
+                std::thread::scope(|scope| {
+                    scope.spawn(|| {
+                        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                        runtime.block_on(async {
+                            loop {
+                                let run = store.run(Access::All, run_id.clone()).await.unwrap().unwrap();
+                                if run.worker.is_none() || run.next_index > 0 {
+                                    return;
+                                }
+                                tokio::task::yield_now().await;
+                            }
+                        });
+                    });
+                });
+            }
+            _ => {}
+        }
+        None
+    }));
+    let leaves = Engine::builder(Arc::new(process)).workflow(definition.clone()).start().await.unwrap();
+    drop(leaves);
+    let executes = Engine::builder(Arc::new(db.another_process())).workflow(definition).start().await.unwrap();
+    assert_eq!(executes.attach(run.run_id().clone()).wait().await.unwrap().status, RunStatus::Completed);
+    assert_eq!(calls.count(), 1);
 }
