@@ -7,7 +7,7 @@
 
 use crate::options::Options;
 use outlive_core::log::{Entry, Record};
-use outlive_core::port::{Access, Db, DbError, LivingWorker, LogReader, Order, Run, RunFilter};
+use outlive_core::port::{Access, Db, DbError, DbErrorKind, LivingWorker, LogReader, Order, Run, RunFilter};
 use outlive_core::{
     EventKind, FailureKind, Key, Page, Remedy, RunStatus, SessionId, Timestamp, ToolEvent, Waiting, WaitsFor,
 };
@@ -226,7 +226,10 @@ impl<'a> Look<'a> {
         let mut reader = LogReader::new(&run.info, self.access.clone());
         let mut from = run.next_index.saturating_sub(count);
         while from < run.next_index {
-            let pages = self.db.read(self.access.clone(), run.info.run_id.clone(), from, READ_BYTES).await?;
+            let pages = match self.db.read(self.access.clone(), run.info.run_id.clone(), from, READ_BYTES).await {
+                Err(error) if error.kind() == DbErrorKind::Unreadable => return Ok(entries),
+                pages => pages?,
+            };
             let Some(end) = pages.last().map(Page::end).filter(|end| *end > from) else { break };
             for page in pages {
                 match reader.entries(&*self.db, &page).await {

@@ -215,12 +215,17 @@ impl Reader {
             if bytes > bytes_max && !pages.is_empty() {
                 break;
             }
-            let page = Page { first_index: count(row.get(0)?)?, count: row.get(1)?, body: body.into() };
+            let unreadable = |problem| Fail::from(DbError::from(Unreadable::of_run(run_id, "log", problem)));
+            let number =
+                |column: i64| u32::try_from(column).map_err(|_| unreadable(format!("{column} is not a count")));
+            let first_index: i64 = row.get(0)?;
+            let first_index =
+                u64::try_from(first_index).map_err(|_| unreadable(format!("{first_index} is not an index")))?;
+            let page = Page { first_index, count: number(row.get(1)?)?, body: body.into() };
             match pages.last() {
                 Some(last) if last.end() != page.first_index => {
                     let (missing, found) = (last.end(), page.first_index);
-                    let problem = format!("entry {missing} is missing, entry {found} is there");
-                    return Err(DbError::from(Unreadable::of_run(run_id, "log", problem)).into());
+                    return Err(unreadable(format!("entry {missing} is missing, entry {found} is there")));
                 }
                 // The page before `from` may be the log's last, and then ends before it.
                 None if page.end() <= from => continue,

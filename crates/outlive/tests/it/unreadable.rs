@@ -350,6 +350,39 @@ async fn a_damaged_row_is_named_and_holds_up_no_other_run() {
     }
 }
 
+/// Pages whose numbers are none, or that are missing.
+const PAGES: [&str; 3] = [
+    "UPDATE outlive_sessions_run_events SET count = -1 WHERE run_seq = {run} AND first_index = 0",
+    "UPDATE outlive_sessions_run_events SET first_index = -1 WHERE run_seq = {run} AND first_index = 0",
+    "DELETE FROM outlive_sessions_run_events WHERE run_seq = {run} AND first_index > 0 AND commit_seq < \
+     (SELECT max(commit_seq) FROM outlive_sessions_run_events WHERE run_seq = {run})",
+];
+
+#[tokio::test]
+async fn a_log_with_damaged_numbers_ends_its_run_and_hides_no_other() {
+    for sql in PAGES {
+        for status in [RunStatus::Running, RunStatus::Paused] {
+            let place = Place::with_runs().await;
+            place.damage(sql);
+            let number = if status == RunStatus::Running { 1 } else { 2 };
+            place.damage(&format!("UPDATE outlive_sessions_runs SET status = {number} WHERE seq = {{run}}"));
+            let running = Running::start(&place).await;
+            if status == RunStatus::Running {
+                let handle = running.server.engine().attach(id("r-1"));
+                let run = timeout(PATIENCE, handle.wait()).await.unwrap_or_else(|_| panic!("{sql}")).unwrap();
+                assert_eq!(run.status, RunStatus::Error, "{sql}");
+                assert!(run.text().contains("r-1") && run.text().contains("backup"), "{sql}: {}", run.text());
+            }
+            let listed =
+                running.client().runs(&RunFilter::default()).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+            assert_eq!((listed.runs.len(), listed.unreadable.len()), (3, 0), "{sql}");
+            let (_, body) = running.get("/api/runs/r-1/events").await;
+            assert!(body["detail"].as_str().is_none_or(|detail| detail.contains("r-1")), "{sql}: {body}");
+            running.stop().await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn words_for_people_that_are_not_utf8_show_where() {
     let place = Place::with_runs().await;
