@@ -326,6 +326,25 @@ fn backing_off(due_at: Timestamp, entries: &[Entry]) -> Waiting {
     Waiting { on, until: Some(due_at), ..waiting(WaitsFor::Time, reason) }
 }
 
+/// A call that failed and is made again, but not yet: its model server may have asked for hours.
+fn asked_again(entry: &Entry, now: Timestamp) -> Option<Waiting> {
+    let EventKind::CustomEvent { fields } = &entry.event.kind else { return None };
+    let text = |name: &str| fields.get(name).and_then(Value::as_str);
+    let (what, on) = match text("name")? {
+        "ModelRequestRetrying" => ("the model".to_owned(), None),
+        "ToolCallRetrying" => {
+            let tool = text("tool_name").unwrap_or_default();
+            (format!("the tool {tool}"), Some(Arc::from(tool)))
+        }
+        _ => return None,
+    };
+    let until = fields.get("due_at").and_then(Value::as_i64).map(Timestamp::from_seconds).filter(|due| *due > now)?;
+    let origin = &entry.event.origin;
+    let who = origin.agent_name.as_deref().or(origin.team_name.as_deref()).unwrap_or_default();
+    let reason = format!("{who} asks {what} again after a failure: {}", quoted(text("error").unwrap_or_default()));
+    Some(Waiting { on, until: Some(until), ..waiting(WaitsFor::Time, reason) })
+}
+
 /// After which failure a step is tried again.
 fn retrying(entry: &Entry) -> Option<(Option<Arc<str>>, String)> {
     let (EventKind::CustomEvent { fields }, Some(Record::Retry { attempt, .. })) = (&entry.event.kind, &entry.record)
@@ -392,6 +411,9 @@ fn in_flight(entries: &[Entry], now: Timestamp) -> Option<Waiting> {
             _ => None,
         });
         return Some(Waiting { on, until: due_at.filter(|due| *due > now), ..waiting(WaitsFor::Time, reason) });
+    }
+    if let Some(waiting) = entries.last().and_then(|entry| asked_again(entry, now)) {
+        return Some(waiting);
     }
     let open = open_calls(entries);
     let calls = open.iter().filter(|(_, call)| !matches!(call, Call::Step { .. })).count();

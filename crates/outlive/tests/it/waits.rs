@@ -1,7 +1,7 @@
 //! What a run of agents is at, down to the call in flight, and what is told of a call whose outcome nobody knows.
 
 use outlive::core::port::{Access, Db, RunStore};
-use outlive::core::{ModelResponse, Remedy, Secret, ToolCall, ToolEffect, Waiting, WaitsFor};
+use outlive::core::{FailureKind, ModelResponse, Remedy, Secret, ToolCall, ToolEffect, Waiting, WaitsFor};
 use outlive::prelude::*;
 use outlive::{Options, RunId};
 use schemars::JsonSchema;
@@ -81,4 +81,19 @@ async fn a_tool_of_unknown_outcome_is_named_with_its_arguments_as_they_are_store
     assert!(told.reason.contains("the tool buy ran with {") && told.reason.contains("\"num\":2"), "{}", told.reason);
     assert!(!told.reason.contains(CARD), "{}", told.reason);
     assert_eq!(told.remedy, Some(Remedy::Cancel { run_id }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_made_again_much_later_says_when_and_why() {
+    let db = InMemoryDb::new();
+    let refused = Failure::new(FailureKind::Unavailable, "answered 503: come back later").retry_after(HOUR);
+    let model = ScriptedModel::from_fn("oracle-1", move |_| Err(refused.clone()));
+    let workflow = workflow(&db, model);
+    let run = workflow.run("hi").background().await.unwrap();
+    pass(Duration::from_secs(2)).await;
+    let told = waiting(&workflow, &db, run.run_id()).await;
+    assert_eq!(told.waits_for, WaitsFor::Time);
+    assert!(told.reason.starts_with("Clerk asks the model again after a failure: "), "{}", told.reason);
+    assert!(told.reason.contains("answered 503: come back later"), "{}", told.reason);
+    assert!(told.until.is_some());
 }
