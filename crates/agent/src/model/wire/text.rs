@@ -177,7 +177,9 @@ pub(crate) fn parse_json(text: &str) -> serde_json::Result<Value> {
     })
 }
 
-/// Private characters stand for the 2048 halves, which are not characters themselves.
+/// Private characters stand for the 2048 halves, which are not characters themselves. Before each stands this one, which
+/// no text may hold: the same private characters in a model's text are its own.
+const MARK: char = '\u{10FFFF}';
 const STAND_INS: u32 = 0x10_F000;
 const HALVES: std::ops::Range<u32> = 0xD800..0xE000;
 
@@ -202,6 +204,7 @@ fn with_stand_ins(text: &str) -> Cow<'_, str> {
             continue;
         }
         mended.push_str(&text[copied..escape]);
+        mended.push(MARK);
         mended.extend(char::from_u32(STAND_INS + first - HALVES.start));
         copied = at;
     }
@@ -227,12 +230,17 @@ pub(crate) struct Halves {
 impl Halves {
     /// The next piece, with whole characters only.
     pub(crate) fn push(&mut self, piece: String) -> String {
-        if self.first.is_none() && !piece.chars().any(|c| half(c).is_some()) {
+        if self.first.is_none() && !piece.contains(MARK) {
             return piece;
         }
         let mut joined = String::with_capacity(piece.len());
-        for c in piece.chars() {
-            match (half(c), self.first.take()) {
+        let mut chars = piece.chars();
+        while let Some(c) = chars.next() {
+            let marked = Some(c).filter(|c| *c == MARK).and_then(|_| half(chars.clone().next()?));
+            if marked.is_some() {
+                chars.next();
+            }
+            match (marked, self.first.take()) {
                 (Some(second), Some(first)) if second >= 0xDC00 => {
                     let code = 0x1_0000 + ((first - 0xD800) << 10) + (second - 0xDC00);
                     joined.push(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
@@ -343,6 +351,7 @@ mod tests {
         assert_eq!(joined, ["a", "😀b"]);
         for (text, expected) in [
             (r#""\ud83d\ude00""#, "😀"),
+            ("\"\u{10f000}\\ud83d\u{10f7ff}\u{10ffff}x\"", "\u{10f000}\u{fffd}\u{10f7ff}\u{10ffff}x"),
             (r#""\ude00 \ud83d""#, "\u{fffd} \u{fffd}"),
             (r#""\ud83d\ud83d\ude00""#, "\u{fffd}😀"),
             (r#""\\ud83d \ud83d""#, "\\ud83d \u{fffd}"),
