@@ -107,8 +107,9 @@ impl Run {
 
     fn input(&self) -> Result<Option<Value>, Problem> {
         if let Some(text) = &self.json_input {
-            let value = outlive::core::json::read(text).map_err(|error| {
-                Problem::new(Exit::Usage, "invalid_input", format!("--json-input is not JSON: {error}"))
+            // As a server reads it: what would be rounded, or is ambiguous, is refused.
+            let value = outlive::serving::json::parse(text.as_bytes()).map_err(|problem| {
+                Problem::new(Exit::Usage, "invalid_input", format!("--json-input cannot be used: {}", problem.words()))
             })?;
             return Ok(Some(value));
         }

@@ -219,5 +219,17 @@ fn two_a_user_and_an_input_are_checked_before_anything_is_made() {
     std::fs::write(place.path("latin.txt"), b"caf\xe9").unwrap();
     let done = run("@latin.txt").exits(1);
     assert!(done.stderr.contains("latin.txt cannot be read: it is not UTF-8 text"), "{}", done.stderr);
+    for (json, problem) in [
+        ("{", "JSON is not valid"),
+        ("[12345678901234567890123]", "JSON number is out of range"),
+        (r#"{"to": "ada", "to": "bob"}"#, "JSON object has a duplicate key"),
+    ] {
+        let done = place.run(&["run", "content-creation-demo", "--json-input", json, "--db", "keys.db"]).exits(2);
+        assert!(
+            done.stderr.contains("--json-input cannot be used") && done.stderr.contains(problem),
+            "{}",
+            done.stderr
+        );
+    }
     assert!(!place.path("keys.db").exists());
 }
