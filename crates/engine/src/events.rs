@@ -29,7 +29,7 @@ pub struct EventStream {
     /// `looks` when the log was last read.
     looked: Option<u64>,
     /// Reads the log; there once the run was found, with this stream's access.
-    reader: Option<LogReader>,
+    reader: Option<Box<LogReader>>,
     is_over: bool,
     /// A pause is an end.
     ends_at_rest: bool,
@@ -126,7 +126,7 @@ impl EventStream {
         // What others have read may only be given to those allowed to read it.
         if self.reader.is_none() {
             let run = self.stored_run().await?;
-            self.reader = Some(LogReader::new(&run.info, self.engine.access.clone()));
+            self.reader = Some(Box::new(LogReader::new(&run.info, self.engine.access.clone())));
         }
         let Self { engine, run_id, ear, next_index, reader: Some(reader), .. } = self else { return Ok(false) };
         let from = *next_index;

@@ -232,7 +232,7 @@ impl<'a> Look<'a> {
             };
             let Some(end) = pages.last().map(Page::end).filter(|end| *end > from) else { break };
             for page in pages {
-                match reader.entries(&*self.db, &page).await {
+                match reader.entries(self.db, &page).await {
                     Ok(page) => entries.extend(page),
                     Err(_) => return Ok(entries),
                 }

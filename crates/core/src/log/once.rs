@@ -45,7 +45,7 @@ impl Seen {
             if (entry, from) == (index, offset(value.start)) {
                 continue;
             }
-            to.extend_from_slice(full[kept_to..value.start].as_bytes());
+            to.extend_from_slice(&full.as_bytes()[kept_to..value.start]);
             refs.push_str(if refs.is_empty() { REFS } else { "," });
             refs.push_str(&format!("[{},{entry},{from},{}]", to.len() - start, text.len()));
             if !text.starts_with(',') {
@@ -53,7 +53,7 @@ impl Seen {
             }
             kept_to = value.end;
         }
-        to.extend_from_slice(full[kept_to..].as_bytes());
+        to.extend_from_slice(&full.as_bytes()[kept_to..]);
         if !refs.is_empty() {
             let brace = to.pop();
             debug_assert_eq!(brace, Some(b'}'), "a line is an object");

@@ -3,7 +3,6 @@
 use super::once::{expand, references};
 use super::stored::{self, Bases, KeptRest, Unread, Values};
 use super::{Damaged, Entry, Page, Record, Rest, old};
-use crate::id::RunId;
 use crate::json;
 use crate::run::RunInfo;
 use std::collections::{BTreeMap, HashMap};
@@ -27,8 +26,7 @@ pub enum Unreadable {
 /// Reads one run's log.
 #[derive(Debug)]
 pub struct Reader {
-    run_id: RunId,
-    bases: Bases,
+    info: RunInfo,
     known: Known,
     /// The page that is being read: what it refers to stays known until it has been.
     reading: Option<u64>,
@@ -54,7 +52,7 @@ enum Line {
 impl Reader {
     /// A reader of this run's log.
     pub fn new(info: &RunInfo) -> Self {
-        Self { run_id: info.run_id.clone(), bases: Bases::of(info), known: Known::default(), reading: None }
+        Self { info: info.clone(), known: Known::default(), reading: None }
     }
 
     /// Takes in a page that others refer to.
@@ -79,9 +77,10 @@ impl Reader {
             self.reading = Some(page.first_index);
         }
         self.learn(page).map_err(Unreadable::Damaged)?;
+        let bases = Bases::of(&self.info);
         let mut entries = Vec::with_capacity(page.count as usize);
         for index in page.first_index..page.end() {
-            let entry = self.known.entry(index, &self.bases);
+            let entry = self.known.entry(index, &bases);
             let entry = entry.map_err(|unread| match unread {
                 Unread::Missing(index) => Unreadable::Missing(index),
                 Unread::Damaged(problem) => Unreadable::Damaged(self.damaged(index, &problem)),
@@ -107,7 +106,8 @@ impl Reader {
     pub fn output(&mut self, text: &str) -> Result<Rest, Unreadable> {
         let kept: Result<KeptRest, _> = json::read_stored(text);
         let rest = kept.map_err(|error| Unread::Damaged(json::problem(text, &error).to_string()));
-        let rest = rest.and_then(|kept| kept.rest(&mut Looking { known: &mut self.known, bases: &self.bases }));
+        let bases = Bases::of(&self.info);
+        let rest = rest.and_then(|kept| kept.rest(&mut Looking { known: &mut self.known, bases: &bases }));
         rest.map_err(|unread| match unread {
             Unread::Missing(index) => Unreadable::Missing(index),
             Unread::Damaged(problem) => Unreadable::Damaged(self.damaged(0, &problem)),
@@ -115,7 +115,7 @@ impl Reader {
     }
 
     fn damaged(&self, event_index: u64, problem: &str) -> Damaged {
-        Damaged { run_id: self.run_id.clone(), event_index, problem: problem.to_owned() }
+        Damaged { run_id: self.info.run_id.clone(), event_index, problem: problem.to_owned() }
     }
 }
 
