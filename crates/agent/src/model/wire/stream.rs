@@ -415,7 +415,8 @@ fn is_stream(head: &[u8]) -> bool {
 }
 
 fn chunks(response: Response) -> Chunks {
-    response.bytes_stream().map(|chunk| chunk.map(Vec::from)).boxed()
+    let next = async |mut response: Response| Ok(response.chunk().await?.map(|chunk| (Vec::from(chunk), response)));
+    stream::try_unfold(response, next).boxed()
 }
 
 #[cfg(test)]
