@@ -7,7 +7,7 @@
 //! It fetches nothing. The invariants: the file says which keys there are, never which algorithms are accepted; a file that
 //! cannot be used changes nothing; no number of tokens makes it look at the file more often.
 
-use super::{JwtConfigError, JwtKey, family, validation};
+use super::{JwtConfigError, JwtKey, RSA_BYTES_MIN};
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 use serde::Deserialize;
@@ -24,8 +24,6 @@ use tokio::time::Instant;
 pub const JWKS_BYTES_MAX: u64 = 256 << 10;
 /// Time between two looks at the file.
 const LOOK_PERIOD: Duration = Duration::from_secs(30);
-/// The shortest modulus of an RSA key: 2048 bits.
-const RSA_BYTES_MIN: usize = 256;
 
 /// A file with public keys, for [`super::JwtVerifier::jwks`].
 ///
@@ -119,7 +117,7 @@ impl JwksFile {
 fn public(name: &str) -> Result<Algorithm, JwtConfigError> {
     let unknown = || JwtConfigError::UnknownAlgorithm(name.to_owned());
     let algorithm: Algorithm = name.parse().map_err(|_| unknown())?;
-    if family(algorithm) == AlgorithmFamily::Hmac {
+    if algorithm.family() == AlgorithmFamily::Hmac {
         return Err(JwtConfigError::UnusableKey(name.to_owned()));
     }
     Ok(algorithm)
@@ -170,7 +168,7 @@ fn usable(key: &Jwk, algorithms: &[Algorithm]) -> Vec<JwtKey> {
     });
     let usable = served.filter_map(|algorithm| {
         let decoding = DecodingKey::from_jwk(key).ok()?;
-        Some(JwtKey { id: common.key_id.clone(), key: decoding, validation: validation(*algorithm) })
+        Some(JwtKey { id: common.key_id.clone(), algorithm: *algorithm, key: decoding })
     });
     usable.collect()
 }
@@ -180,14 +178,14 @@ fn fits(key: &AlgorithmParameters, algorithm: Algorithm) -> bool {
     match key {
         // Base64 has four signs for three bytes.
         AlgorithmParameters::RSA(key) => {
-            family(algorithm) == AlgorithmFamily::Rsa && key.n.len() * 3 / 4 >= RSA_BYTES_MIN
+            algorithm.family() == AlgorithmFamily::Rsa && key.n.len() * 3 / 4 >= RSA_BYTES_MIN
         }
         AlgorithmParameters::EllipticCurve(key) => matches!(
             (&key.curve, algorithm),
             (EllipticCurve::P256, Algorithm::ES256) | (EllipticCurve::P384, Algorithm::ES384)
         ),
         AlgorithmParameters::OctetKeyPair(key) => {
-            key.curve == EllipticCurve::Ed25519 && family(algorithm) == AlgorithmFamily::Ed
+            key.curve == EllipticCurve::Ed25519 && algorithm.family() == AlgorithmFamily::Ed
         }
         // A shared secret, or what we do not know.
         _ => false,

@@ -3,8 +3,8 @@
 use super::*;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, EncodingKey};
 use outlive_server::auth::jwt::{JWKS_BYTES_MAX, JwksFile, JwtConfigError, JwtKey, JwtVerifier};
+use ring::hmac;
 use serde_json::{Value, json};
 
 const SECRET: &str = "a-secret-for-tests-of-32-bytes-or-more";
@@ -33,13 +33,86 @@ const RS256: &str = "eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJ1LTEiLCJzY2
 const ES256: &str = "eyJhbGciOiJFUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJ1LTEiLCJzY29wZXMiOlsid29ya2Zsb3dzOnJlYWQiXSwiZXhwIjo0MTAyNDQ0ODAwfQ.EBZD_LU1oXKOWHACn5VlWIzDd6Cm-17KJhFwy8TuzOVRRfeof02bD28iTp9sEU78tc-XQ_2Dzi6O9I_XEeTp6Q";
 const EDDSA: &str = "eyJhbGciOiJFZERTQSIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJ1LTEiLCJzY29wZXMiOlsid29ya2Zsb3dzOnJlYWQiXSwiZXhwIjo0MTAyNDQ0ODAwfQ.epAaI-d3U_xVX0N6liFBbKxg3GY3a8ZEwwISv3h1bx1lmRZk8wfO9k5b9dlF8nGF-QdLdfj0SZ87rqxo8IO8AQ";
 
+/// Keys and signatures of the other algorithms, over the same claims, made by another implementation.
+const RSA_PUBLIC_2: &str = "-----BEGIN PUBLIC KEY-----
+MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAyhP9xAxOQ+Rjm/fuS2+p
+oJ8EgnfmHf56gE0snMHMXOInO6OfBSkkfga6krq/3Q3xJhA8KtoGEpJbpbT/SJW0
+R7Z9+IMKGgx/FDJNWfA1kzsYFcta0qKXahL+9JmYqRTaZ9/gBEE7mcQbhfiPXmlb
+eUnTSP2hMZ4Q+gMg6lYIHca97x67ooGrPWAYnJW+WeKhqTf2lYFq+gTmVQ0mnDuP
+pGHgq8cJpDAsZqeq5seRrLfpRd8k8fC/ZYMn1unhvEMI0ujlhOsgsR6oxch/w1A/
+uhWJo1Kx6v4sltNrkXr7t3uDOlafByL2KJsWFY1eMone7EJD6l6DTnuyOp3U09mX
+WQIDAQAB
+-----END PUBLIC KEY-----
+";
+const EC_PUBLIC_384: &str = "-----BEGIN PUBLIC KEY-----
+MHYwEAYHKoZIzj0CAQYFK4EEACIDYgAEmQXl5V1Nt80tyyE1an+yDEKfvLJ2yNTb
+HviwSGAwcJ4vMrg1Emv0KCaK3P/++Nex/ALOkeAG8PCg1mUbd7FKdpE+hzYAKuBi
+rFmB55gH3OpnJE5HZjg7rDRKVekllurR
+-----END PUBLIC KEY-----
+";
+/// Of 1024 bits.
+const RSA_PUBLIC_SHORT: &str = "-----BEGIN PUBLIC KEY-----
+MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQCyBZvyAinbxbPlQAPxxGkjsABl
+uOpEHIDOFBt9TijCZp6fSQUjpxDhoIlzlrpE3y18Xm8v4wnihCt5D4RY6b1n0e5D
+P+OHxf1H9kftst/DP/eDUDG5DGl7k47gwQGoshBBskeysZzXBAW2UH8NrNuCrfQM
+nJAAaK7b7rOFpI4WzQIDAQAB
+-----END PUBLIC KEY-----
+";
+const SIGNATURES: [(&str, &str, &str); 8] = [
+    ("HS384", SECRET, "PIesrrQlc2gUeeitiXFuFzIuZo1O8rsPrmVk9K8QnO-INVCtElQN80s0jlT6lFba"),
+    ("HS512", SECRET, "7pBb8NIHDf6jH89btEK-EKDqiPgTXkFuN1s6TmqkVMf8sH_symW6rnL-y4qVeqd4xTVhlRkpIxogtXzcT_ssVw"),
+    (
+        "RS384",
+        RSA_PUBLIC_2,
+        "aimZ7Hv4A7MpZ4NRW-x2cIM0d-E23vOZEuN5tBovHVOYxyNqlO7Z9V4OAgDZGXzUY2ilvOLjU6y0zkum6RZmNvhAlFQrYUvfnC3gxvr980dwUG2f75AwwxutIvij9X2a_OWT1eN09wLk2jtvEYEkstltDIszwtV5C_s1m2s4b9zkA6kdjLh9ugSHDuIPoiSnQavjrb_PvJaWfGry11pXPjZXUPz7-xJOUKTJSo5e1ktzctMK0X46m7rgLm-56L0p0yNmfcDrjKGNIEi1yxbTA2lQ8qwx1JcFDVRKGSsa8NSooMkjfN1MnCU1dd9rYYit87Lsg6ZDkhemkA24aK-D4g",
+    ),
+    (
+        "RS512",
+        RSA_PUBLIC_2,
+        "GeybSjK4S_Rf4LB-P-L7P3FSnskIzUzthn-_ZkAMtZQ6_x2sXYiK6i6eFF4_Ngbrn3OmLjdJeyZ2AGuujORQ25MvZC_UP4u7LvFgdkbtuCzUcOjsWRzmyO7gnC8lV95-208eQBt5gTtKKCtOLEi2YtoxO2H7ulsU3IZHbDcYC0w7TvOIj_DutcdZto5zSVsmSvUhRHEIv0hraWRMIRPk_N3Zu0u8NBLxFK_mq470Uinz_U4LsdYbNz0aHWSpWe6B8oosRl0WrkEbG1N2hm_cHO5WOVBvxBgaCcfVsWWZ9ukjLLihiK36r24u3g7Ezba1Jo41yB1L6c_QZSrvlZQcdw",
+    ),
+    (
+        "PS256",
+        RSA_PUBLIC_2,
+        "ZuX_waN2Ygpgw7Qid-rNNuAbhjI1YV1lrmKRxSWu5vMOyhr7jC3V7taMTznqoJ6gL9TJwKqPo66lWdpJbhS-hmkYtHQa7L58FYX_aKLT7l7BiEuhs0Mkz3z_eeAtxSI79mCBrJCTEgTXG8pUpsVwflxKsyKqiCclwGk73m-7jzrAnCEy_e9VbVugTJjoBqhHRmQwda-X_I_Ck9PDAwGmVO91tChzQoblGPl_07BQD2E-watKEsPiFIB8D7mrMedbVM-D5tL9RqPCTYatuD6BD5v4lLrqL4Ei1hK46lFS1an7yR0Ea0EssSX3qcbI8HkqM6XuBEv6rSX71wyamPcmRA",
+    ),
+    (
+        "PS384",
+        RSA_PUBLIC_2,
+        "AoaABWiQQO6UkIVPX2mvvYjL2-T0_ddryqmTxuELUz65Z3cEiLsoh-cSqePTAi8GDPL40XnYtPnIrlF7K1KeiBPzLXLPwBVvLkA70xqByvtPMQZfwahLSB1XkYT3m_4Fsl5zQti7ZuswlaShpwzVbkc5XOdlgPycic4k7zapCIDKGK3rAKQIDlez4YpuTsh--RtKWBrgus7xySE3cyBRXMkvxgCS-AJDOsAB0VJIv8uxauatUNijzVTpv175bxYp09Kbt5ZznTsYD-H-05thFNaRm_VXelwkc1gk7cUJ3KCsEClYPxO_yh3beU1NFgXk4KpJQYSLTImfAsSUiccPCw",
+    ),
+    (
+        "PS512",
+        RSA_PUBLIC_2,
+        "JwL4o4pd2x0Cb0tG-xyMIobxzCAGbHFw9kz9D5EKHNbGYuTpcvHr2D33SOeKA_s0nPvcR2PT0eVWo5DDHvP7IoC5hiQi5rK4WpvGNZRb7TgQ1tiPyT9sqv99T4XNnGzBnWyk6taY5MpVu781Zp0IC7fO6yTMhe0YUt7LHkBDKlXrL3N_7Rb5pJgpgwmeNetuTDt-wCUIhJBWs0sUYVSINka6VypPLkIsxnqNwz4ZjbZJGA-hlKxqeAyH30_N5iA_l-mvB5uMFFtJYlRl7siqdrUq2vpuwmH01HxndAQ1uEac7HdkB7E-OKVYHwZviw8Pc7Sd0SImmrHIke9WX8Xbmg",
+    ),
+    (
+        "ES384",
+        EC_PUBLIC_384,
+        "lIRd61hP86XQ48M61-v-JpYzzGkuPAyd0rGoP7lEOlpVUF6Pf7JilXMM0whiBgNIjxJ31ROHpTRQljO7UKvKjTCsEXBS6TezQJfUfNIrveuczZ3bgGVgHzUluNfZa8pT",
+    ),
+];
+
+/// Each algorithm, its key and a good token.
+fn every_algorithm() -> Vec<(&'static str, &'static str, String)> {
+    let claims = json!({ "sub": "u-1", "exp": 4_102_444_800_u64 });
+    let hs256 = signed(&json!({ "alg": "HS256" }), &claims, SECRET);
+    let (_, claims) = RS256.rsplit_once('.').expect("three parts").0.split_once('.').expect("two parts");
+    let others = SIGNATURES.map(|(algorithm, key, signature)| {
+        let header = URL_SAFE_NO_PAD.encode(format!("{{\"alg\":\"{algorithm}\",\"typ\":\"JWT\"}}"));
+        (algorithm, key, format!("{header}.{claims}.{signature}"))
+    });
+    let first = [("RS256", RSA_PUBLIC, RS256), ("ES256", EC_PUBLIC, ES256), ("EdDSA", ED_PUBLIC, EDDSA)];
+    let first = first.map(|(algorithm, key, token)| (algorithm, key, token.to_owned()));
+    [("HS256", SECRET, hs256)].into_iter().chain(first).chain(others).collect()
+}
+
 /// Any header and claims, signed with HS256.
 fn signed(header: &Value, claims: &Value, secret: &str) -> String {
     let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let message = format!("{}.{}", encode(header), encode(claims));
-    let key = EncodingKey::from_secret(secret.as_bytes());
-    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).expect("signed");
-    format!("{message}.{signature}")
+    let signature = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), message.as_bytes());
+    format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
 /// A good token, after `change`.
@@ -121,19 +194,62 @@ async fn a_user_sees_their_own_things_unless_admin() {
     assert_eq!(admin.user_id.as_deref(), Some("u-1"));
 }
 
+/// The same token after a change of its signature.
+fn resigned(token: &str, change: impl FnOnce(&mut Vec<u8>)) -> String {
+    let (message, signature) = token.rsplit_once('.').expect("three parts");
+    let mut signature = URL_SAFE_NO_PAD.decode(signature).expect("base64");
+    change(&mut signature);
+    format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
 #[tokio::test]
-async fn public_keys_of_every_family_verify() {
-    for (algorithm, public, token) in
-        [("RS256", RSA_PUBLIC, RS256), ("ES256", EC_PUBLIC, ES256), ("EdDSA", ED_PUBLIC, EDDSA)]
-    {
-        let auth = auth(JwtVerifier::new(vec![key(algorithm, public)]));
+async fn every_algorithm_verifies_and_no_other_signature_does() {
+    let all = every_algorithm();
+    for (algorithm, text, token) in &all {
+        let auth = auth(JwtVerifier::new(vec![key(algorithm, text)]));
         assert_eq!(admitted(&auth, token).await.user_id.as_deref(), Some("u-1"), "{algorithm}");
-        let (begin, signature) = token.rsplit_once('.').unwrap();
-        let mut bytes = URL_SAFE_NO_PAD.decode(signature).unwrap();
-        bytes[10] ^= 1;
-        let forged = format!("{begin}.{}", URL_SAFE_NO_PAD.encode(bytes));
-        assert_eq!(refusal(&auth, &forged).await, "Invalid token: Signature verification failed", "{algorithm}");
+        let (message, signature) = token.rsplit_once('.').expect("three parts");
+        let (header, claims) = message.split_once('.').expect("two parts");
+        let mut raised = URL_SAFE_NO_PAD.decode(claims).expect("base64");
+        raised.push(b' ');
+        let mut forged = vec![
+            resigned(token, |bytes| bytes[10] ^= 1),
+            resigned(token, |bytes| *bytes.last_mut().expect("not empty") ^= 0x80),
+            resigned(token, |bytes| bytes.truncate(bytes.len() - 1)),
+            resigned(token, |bytes| bytes.push(0)),
+            resigned(token, Vec::clear),
+            resigned(token, |bytes| bytes.fill(0)),
+            format!("{header}.{}.{signature}", URL_SAFE_NO_PAD.encode(raised)),
+        ];
+        // The signatures of all others, also those with the same key.
+        let others = all.iter().filter(|(other, ..)| other != algorithm);
+        forged
+            .extend(others.map(|(.., other)| format!("{message}.{}", other.rsplit_once('.').expect("three parts").1)));
+        for forged in forged {
+            let why = refusal(&auth, &forged).await;
+            assert_eq!(why, "Invalid token: Signature verification failed", "{algorithm}: {forged}");
+        }
+        assert_eq!(refusal(&auth, &format!("{message}.?")).await, "Invalid token: Invalid token encoding");
     }
+}
+
+#[tokio::test]
+async fn every_algorithm_with_public_keys_verifies_from_a_key_set() {
+    for (algorithm, text, token) in every_algorithm() {
+        if !algorithm.starts_with("HS") {
+            let set = KeySet::new(&[jwk(text, "k")]);
+            let auth = set.auth(&[algorithm]);
+            assert_eq!(admitted(&auth, &token).await.user_id.as_deref(), Some("u-1"), "{algorithm}");
+            let forged = resigned(&token, |bytes| bytes[10] ^= 1);
+            let why = refusal(&auth, &forged).await;
+            assert_eq!(why, "Invalid token: Signature verification failed", "{algorithm}");
+        }
+    }
+    // Some writers put a zero before the modulus.
+    let mut padded = jwk(RSA_PUBLIC, "k");
+    let modulus = URL_SAFE_NO_PAD.decode(padded["n"].as_str().expect("text")).expect("base64");
+    padded["n"] = json!(URL_SAFE_NO_PAD.encode([&[0][..], &modulus].concat()));
+    admitted(&KeySet::new(&[padded]).auth(&["RS256"]), RS256).await;
 }
 
 #[tokio::test]
@@ -299,6 +415,7 @@ fn a_key_that_does_not_fit_its_algorithm_is_refused_at_the_start() {
     assert_eq!(refused("HS256", RSA_PUBLIC), unusable("HS256"));
     assert_eq!(refused("RS256", SECRET), unusable("RS256"));
     assert_eq!(refused("RS256", EC_PUBLIC), unusable("RS256"));
+    assert_eq!(refused("RS256", RSA_PUBLIC_SHORT), unusable("RS256"));
     assert_eq!(refused("ES256", RSA_PUBLIC), unusable("ES256"));
     assert_eq!(refused("EdDSA", EC_PUBLIC), unusable("EdDSA"));
     let message = refused("RS256", "hunter2").unwrap().to_string();
@@ -316,6 +433,7 @@ fn jwk(public: &str, id: &str) -> Value {
         // The modulus is what lies before the exponent, 02 03 01 00 01.
         294 => json!({ "kty": "RSA", "kid": id, "use": "sig", "n": encode(&der[33..289]), "e": "AQAB" }),
         91 => json!({ "kty": "EC", "kid": id, "crv": "P-256", "x": encode(&der[27..59]), "y": encode(&der[59..]) }),
+        120 => json!({ "kty": "EC", "kid": id, "crv": "P-384", "x": encode(&der[24..72]), "y": encode(&der[72..]) }),
         44 => json!({ "kty": "OKP", "kid": id, "crv": "Ed25519", "alg": "EdDSA", "x": encode(&der[12..]) }),
         other => panic!("a key of {other} bytes"),
     }
