@@ -29,7 +29,7 @@ pub(crate) fn run(cargo: &Cargo) -> Result<(), Problem> {
     let files = files(cargo)?;
     let members = metadata::members(cargo)?;
     let tree = cargo.read(&["tree", "--locked", "-p", "outlive-core", "-e", "normal", "--prefix", "none"])?;
-    let page = files.iter().find(|file| file.path == "README.md").map_or("", |file| file.text.as_str());
+    let text = |path: &str| files.iter().find(|file| file.path == path).map_or("", |file| file.text.as_str());
     let problems = [
         floors::check(&members),
         purity::check(&tree),
@@ -40,9 +40,10 @@ pub(crate) fn run(cargo: &Cargo) -> Result<(), Problem> {
         rows::check(&files),
         words::check(&files),
         links::check(&files, &|path| cargo.root().join(path).exists()),
-        readme::check(page),
+        readme::check(text("README.md")),
         sabotage::check(&members),
-        weight::check(&fs::read_to_string(cargo.root().join("Cargo.lock")).unwrap_or_default()),
+        weight::pinned(text("Cargo.lock")),
+        weight::optimised(text("Cargo.toml")),
     ]
     .concat();
     for problem in &problems {
