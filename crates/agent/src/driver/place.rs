@@ -72,19 +72,17 @@ impl<'a> Place<'a> {
 
     pub(super) fn origin(&self, worker: Worker<'_>, id: DefinitionId) -> Origin {
         let name = worker.profile.name.clone();
-        let mut origin =
-            Origin { run_id: Some(self.run_id()), parent_run_id: self.parent.clone(), ..Origin::default() };
+        // In a step, its events tell what the step's own do, as another run's than the workflow's.
+        let around = match self.workflow {
+            Some(Workflow { run, step }) => {
+                Origin { workflow_name: None, workflow_run_id: Some(run.run_id.clone()), ..step.origin.clone() }
+            }
+            None => Origin::default(),
+        };
+        let mut origin = Origin { run_id: Some(self.run_id()), parent_run_id: self.parent.clone(), ..around };
         match worker.voice() {
             Voice::Agent => (origin.agent_id, origin.agent_name) = (Some(id), Some(name)),
             Voice::Team => (origin.team_id, origin.team_name) = (Some(id), Some(name)),
-        }
-        if let Some(Workflow { run, step, .. }) = self.workflow {
-            origin.workflow_id = Some(run.workflow_id.clone());
-            origin.workflow_run_id = Some(run.run_id.clone());
-            origin.session_id = Some(run.session_id.clone());
-            origin.step_id = Some(step.step_id.clone());
-            origin.step_name = Some(step.step_name.clone());
-            origin.step_index = Some(step.step_index.clone());
         }
         origin
     }

@@ -141,12 +141,19 @@ fn context(log: &Arc<Log>) -> StepContext {
         session_id: SessionId::parse("session-1").unwrap(),
         user_id: Some("ada".into()),
     };
+    let origin = Origin {
+        step_id: Some("step-0".into()),
+        step_name: Some("Step".into()),
+        step_index: Some(StepIndex::At(0)),
+        ..Origin::workflow(&run)
+    };
     let step = StepInfo {
         key: Key::parse("0"),
         step_id: "step-0".into(),
         step_name: "Step".into(),
         step_index: StepIndex::At(0),
         attempt: 1,
+        origin,
     };
     StepContext { run: Arc::new(run), step: Arc::new(step), state: SessionState::default(), effects: log.clone() }
 }

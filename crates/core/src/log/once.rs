@@ -12,7 +12,9 @@
 //! This module sees only text. The invariant: expanding a line gives the full text, byte for byte.
 
 use crate::json;
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fmt::Write;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
 
@@ -32,10 +34,16 @@ pub(super) struct Seen {
 impl Seen {
     /// Writes the full text of entry `index`, without what stood before.
     pub(super) fn write(&mut self, to: &mut Vec<u8>, index: u64, full: &str) {
+        SCRATCH.with_borrow_mut(|scratch| self.write_with(scratch, to, index, full));
+    }
+
+    fn write_with(&mut self, scratch: &mut Scratch, to: &mut Vec<u8>, index: u64, full: &str) {
         let start = to.len();
-        let mut refs = String::new();
         let mut kept_to = 0;
-        for value in values(full) {
+        scratch.find(full);
+        let Scratch { found, refs, .. } = scratch;
+        refs.clear();
+        for value in &*found {
             if value.start < kept_to {
                 continue;
             }
@@ -47,7 +55,7 @@ impl Seen {
             }
             to.extend_from_slice(&full.as_bytes()[kept_to..value.start]);
             refs.push_str(if refs.is_empty() { REFS } else { "," });
-            refs.push_str(&format!("[{},{entry},{from},{}]", to.len() - start, text.len()));
+            write!(refs, "[{},{entry},{from},{}]", to.len() - start, text.len()).expect("memory takes it");
             if !text.starts_with(',') {
                 to.push(b'0');
             }
@@ -64,10 +72,13 @@ impl Seen {
 
     /// Takes in the full text of an entry that was written before.
     pub(super) fn note(&mut self, index: u64, full: &str) {
-        for value in values(full) {
-            let text = &full[value.start..value.end];
-            self.places.entry(fingerprint(text)).or_insert((index, offset(value.start)));
-        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.find(full);
+            for value in &scratch.found {
+                let text = &full[value.start..value.end];
+                self.places.entry(fingerprint(text)).or_insert((index, offset(value.start)));
+            }
+        });
     }
 }
 
@@ -150,53 +161,68 @@ struct Span {
     end: usize,
 }
 
-/// The values of a line that are long enough, outer ones first: everything inside its fields, and its origin.
-fn values(line: &str) -> Vec<Span> {
-    let text = line.as_bytes();
-    let mut found = Vec::new();
-    if text.len() < LEN_MIN {
-        return found;
-    }
-    // Where the open arrays and objects begin, each with its place in `found`.
-    let mut open: Vec<(usize, usize)> = Vec::new();
-    let mut at = 0;
-    while at < text.len() {
-        match text[at] {
-            b'"' => {
-                let end = (json::end_of_string(text, at) + 1).min(text.len());
-                let is_key = text.get(end) == Some(&b':');
-                if !is_key && open.len() > 1 && end - at >= LEN_MIN {
-                    found.push(Span { start: at, end });
+/// How many spans a thread keeps room for.
+const SPANS_KEPT: usize = 1024;
+
+/// Memory that a thread uses for one line after another.
+#[derive(Default)]
+struct Scratch {
+    found: Vec<Span>,
+    /// Where the open arrays and objects begin, each with its place in `found`.
+    open: Vec<(usize, usize)>,
+    refs: String,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl Scratch {
+    /// Finds the values of a line that are long enough, outer ones first: everything inside its fields, and its origin.
+    fn find(&mut self, line: &str) {
+        let Self { found, open, .. } = self;
+        found.clear();
+        found.shrink_to(SPANS_KEPT);
+        open.clear();
+        let text = line.as_bytes();
+        let has_origin = line.starts_with(ORIGIN) || line.starts_with(SPEAKER);
+        let mut at = 0;
+        while at < text.len() {
+            match text[at] {
+                b'"' => {
+                    let end = (json::end_of_string(text, at) + 1).min(text.len());
+                    let is_key = text.get(end) == Some(&b':');
+                    if !is_key && open.len() > 1 && end - at >= LEN_MIN {
+                        found.push(Span { start: at, end });
+                    }
+                    at = end;
+                    continue;
                 }
-                at = end;
-                continue;
-            }
-            b',' => {
-                let end = end_of_nulls(line, at);
-                if end - at >= LEN_MIN {
-                    found.push(Span { start: at, end });
+                b',' => {
+                    let end = end_of_nulls(line, at);
+                    if end - at >= LEN_MIN {
+                        found.push(Span { start: at, end });
+                    }
+                    at = end.max(at + 1);
+                    continue;
                 }
-                at = end.max(at + 1);
-                continue;
-            }
-            b'{' | b'[' => {
-                open.push((at, found.len()));
-                found.push(Span { start: at, end: at });
-            }
-            b'}' | b']' => {
-                let Some((start, place)) = open.pop() else { return Vec::new() };
-                let is_origin =
-                    open.len() == 1 && (line.starts_with(ORIGIN) || line.starts_with(SPEAKER)) && place == 1;
-                if at + 1 - start >= LEN_MIN && (open.len() > 1 || is_origin) {
-                    found[place].end = at + 1;
+                b'{' | b'[' => {
+                    open.push((at, found.len()));
+                    found.push(Span { start: at, end: at });
                 }
+                b'}' | b']' => {
+                    let Some((start, place)) = open.pop() else { return found.clear() };
+                    let is_origin = has_origin && open.len() == 1 && place == 1;
+                    if at + 1 - start >= LEN_MIN && (open.len() > 1 || is_origin) {
+                        found[place].end = at + 1;
+                    }
+                }
+                _ => {}
             }
-            _ => {}
+            at += 1;
         }
-        at += 1;
+        found.retain(|span| span.end > span.start);
     }
-    found.retain(|span| span.end > span.start);
-    found
 }
 
 const ORIGIN: &str = "{\"origin\":";

@@ -357,6 +357,8 @@ pub(super) struct LeanRest<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     content_of: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    content_at: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     error_type: Option<&'a str>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     was_pending: bool,
@@ -370,6 +372,11 @@ pub(super) struct LeanRest<'a> {
     results: Vec<Placed<LeanOutput<'a>>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     runs: Vec<Placed<&'a RunOutput>>,
+}
+
+/// The length of an output on its own, as JSON.
+pub(super) fn len_of(output: &StepOutput) -> usize {
+    crate::text::len_of(&LeanOutput { output, origin: &NOWHERE })
 }
 
 /// No names to leave out.
@@ -398,25 +405,33 @@ fn placed_run<'a>(run: &'a RunOutput, places: &dyn Places) -> Placed<&'a RunOutp
 impl<'a> LeanRest<'a> {
     pub(super) fn new(rest: &'a Rest, places: &dyn Places) -> Self {
         // The result of a run is what its last step that succeeded gave back.
-        let source = rest.results.iter().rfind(|output| output.success && output.content == rest.content);
+        let is_source = |output: &Arc<StepOutput>| output.success && output.content == rest.content;
+        let source = rest.results.iter().rposition(is_source);
         // Why a run failed is read without its log.
         let is_named = rest.status == RunStatus::Completed && rest.content.is_some();
-        let content_of = source.filter(|_| is_named).and_then(|output| places.output(output));
         let placed = |output: &'a Arc<StepOutput>| match places.output(output) {
             Some(index) => Placed::In(index),
             None => Placed::Here(LeanOutput { output, origin: &NOWHERE }),
         };
+        let results: Vec<_> = rest.results.iter().map(placed).collect();
+        let source = source.filter(|_| is_named);
+        let (content_of, content_at) = match source.map(|place| &results[place]) {
+            Some(Placed::In(index)) => (Some(*index), None),
+            Some(Placed::Here(_)) => (None, source),
+            None => (None, None),
+        };
         Self {
             at: rest.at,
             status: rest.status,
-            content: rest.content.as_ref().filter(|_| content_of.is_none()),
+            content: rest.content.as_ref().filter(|_| source.is_none()),
             content_of,
+            content_at,
             error_type: rest.error_type.as_deref(),
             was_pending: rest.was_pending,
             pause: rest.pause.as_ref(),
             metrics: rest.metrics.as_ref(),
             metadata: rest.metadata.as_ref(),
-            results: rest.results.iter().map(placed).collect(),
+            results,
             runs: rest.runs.iter().map(|run| placed_run(run, places)).collect(),
         }
     }
@@ -555,6 +570,8 @@ pub(super) struct KeptRest {
     #[serde(default)]
     content_of: Option<u64>,
     #[serde(default)]
+    content_at: Option<usize>,
+    #[serde(default)]
     error_type: Option<String>,
     #[serde(default)]
     was_pending: bool,
@@ -661,17 +678,21 @@ fn read_output(index: u64, values: &mut dyn Values) -> Result<Arc<StepOutput>, U
 
 impl KeptRest {
     pub(super) fn rest(self, values: &mut dyn Values) -> Result<Rest, Unread> {
-        let content = match self.content_of {
-            Some(index) => read_output(index, values)?.content.clone(),
-            None => self.content,
-        };
-        let mut results = Vec::with_capacity(self.results.len());
+        let mut results: Vec<Arc<StepOutput>> = Vec::with_capacity(self.results.len());
         for output in self.results {
             results.push(match output {
                 Placed::In(index) => read_output(index, values)?,
                 Placed::Here(output) => output.output(&NOWHERE),
             });
         }
+        let content = match (self.content_of, self.content_at) {
+            (Some(index), _) => read_output(index, values)?.content.clone(),
+            (None, Some(place)) => {
+                let source = results.get(place).ok_or_else(|| damaged("its content is that of no result"))?;
+                source.content.clone()
+            }
+            (None, None) => self.content,
+        };
         Ok(Rest {
             at: self.at,
             status: self.status,

@@ -10,6 +10,7 @@ use crate::run::RunInfo;
 use crate::step::StepOutput;
 use crate::text;
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -52,6 +53,36 @@ impl Places for Filed {
     }
 }
 
+/// How much of its steps' outputs a run's own output repeats, in bytes.
+const BRIEF_BYTES: usize = 2048;
+
+/// The longest output that it repeats.
+const SHORT_BYTES: usize = 512;
+
+/// The same, as if short outputs stood nowhere.
+struct Brief<'a> {
+    filed: &'a Filed,
+    room: Cell<usize>,
+}
+
+impl Places for Brief<'_> {
+    fn output(&self, output: &Arc<StepOutput>) -> Option<u64> {
+        let place = self.filed.output(output)?;
+        if self.room.get() == 0 {
+            return Some(place);
+        }
+        let len = stored::len_of(output);
+        let left = self.room.get().checked_sub(len).filter(|_| len <= SHORT_BYTES);
+        // The first that does not fit is the last that is tried.
+        self.room.set(left.unwrap_or(0));
+        left.is_none().then_some(place)
+    }
+
+    fn run(&self, run_id: &RunId) -> Option<u64> {
+        self.filed.run(run_id)
+    }
+}
+
 impl Writer {
     /// For a log that is empty so far.
     pub fn new(info: Arc<RunInfo>) -> Self {
@@ -91,9 +122,10 @@ impl Writer {
     }
 
     /// What a store keeps as the run's output, as JSON: [`Rest`] with the entries in which its values stand, without what
-    /// the run's request says.
+    /// the run's request says. Short outputs stand in it, so that a poll of a small run reads no log.
     pub fn output(&self, rest: &Rest) -> Arc<str> {
-        text::json(&LeanRest::new(rest, &self.filed).without_metadata())
+        let places = Brief { filed: &self.filed, room: Cell::new(BRIEF_BYTES) };
+        text::json(&LeanRest::new(rest, &places).without_metadata())
     }
 }
 

@@ -532,6 +532,7 @@ impl WorkflowMachine {
             step_name: node.name.clone(),
             step_index: self.step_index(),
             attempt: self.attempt,
+            origin: self.step_origin(node),
         };
         let input = StepInput {
             input: self.input.clone(),

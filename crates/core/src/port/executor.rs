@@ -36,6 +36,8 @@ pub struct StepInfo {
     pub step_index: StepIndex,
     /// From 1; 2 or more after a failure and a retry, not after a crash.
     pub attempt: u32,
+    /// What its events are about. Those of an agent or team inside it say so too.
+    pub origin: Origin,
 }
 
 /// The session's state as one step, or one call of a tool, sees and changes it. Changes are recorded and applied with the
@@ -168,12 +170,7 @@ impl StepContext {
 
     /// The origin of this step's own events.
     pub fn origin(&self) -> Origin {
-        Origin {
-            step_id: Some(self.step.step_id.clone()),
-            step_name: Some(self.step.step_name.clone()),
-            step_index: Some(self.step.step_index.clone()),
-            ..Origin::workflow(&self.run)
-        }
+        self.step.origin.clone()
     }
 }
 

@@ -8,8 +8,9 @@ use crate::log::{self, Damaged, Entry, Page, Reader};
 use crate::run::{RunInfo, RunStatus, WorkflowRunOutput};
 use serde_json::Value;
 
-/// Bytes of log fetched at a time for what an entry refers to.
-const FETCH_BYTES: usize = 256 << 10;
+/// Bytes of log fetched at first for what an entry refers to, mostly one page, and at most; each time doubled, because
+/// the last entry of a long run refers to all of it.
+const FETCH_BYTES: std::ops::RangeInclusive<usize> = 4 << 10..=1 << 20;
 
 /// Why a log, or what belongs to it, cannot be read.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -57,11 +58,12 @@ impl LogReader {
     /// # Errors
     /// When an entry is damaged, or the store's.
     pub async fn entries(&mut self, db: &dyn Db, page: &Page) -> Result<Vec<Entry>, LogError> {
+        let mut bytes = *FETCH_BYTES.start();
         loop {
             match self.reader.read(page) {
                 Ok(entries) => return Ok(entries),
                 Err(log::Unreadable::Damaged(damaged)) => return Err(damaged.into()),
-                Err(log::Unreadable::Missing(index)) => self.fetch(db, index).await?,
+                Err(log::Unreadable::Missing(index)) => self.fetch(db, index, &mut bytes).await?,
             }
         }
     }
@@ -71,8 +73,9 @@ impl LogReader {
         self.reader.text(index)
     }
 
-    async fn fetch(&mut self, db: &dyn Db, index: u64) -> Result<(), LogError> {
-        let pages = db.read(self.access.clone(), self.info.run_id.clone(), index, FETCH_BYTES).await?;
+    async fn fetch(&mut self, db: &dyn Db, index: u64, bytes: &mut usize) -> Result<(), LogError> {
+        let pages = db.read(self.access.clone(), self.info.run_id.clone(), index, *bytes).await?;
+        *bytes = (*bytes * 2).min(*FETCH_BYTES.end());
         if !pages.first().is_some_and(|page| (page.first_index..page.end()).contains(&index)) {
             let (run_id, problem) = (self.info.run_id.clone(), "it is missing".to_owned());
             return Err(Damaged { run_id, event_index: index, problem }.into());
@@ -116,13 +119,14 @@ async fn stored_output(db: &dyn Db, access: &Access, run: &Run) -> Result<Workfl
         Some(Kept::Rest(text)) => text,
     };
     let mut reader = LogReader::new(&run.info, access.clone());
+    let mut bytes = *FETCH_BYTES.start();
     let rest = loop {
         match reader.reader.output(text) {
             Ok(rest) => break rest,
             Err(log::Unreadable::Damaged(damaged)) => {
                 return Err(Unreadable::of_run(&run.info.run_id, "output", damaged.problem).into());
             }
-            Err(log::Unreadable::Missing(index)) => reader.fetch(db, index).await?,
+            Err(log::Unreadable::Missing(index)) => reader.fetch(db, index, &mut bytes).await?,
         }
     };
     // A run whose input cannot be read fails, and its output says why; or it is cancelled.
