@@ -5,7 +5,7 @@ use super::stored::{self, Bases, KeptRest, Unread, Values};
 use super::{Damaged, Entry, Page, Record, Rest, old};
 use crate::json;
 use crate::run::RunInfo;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Text of earlier entries that a reader keeps in case later ones refer to it, in bytes.
@@ -34,8 +34,10 @@ pub struct Reader {
 
 #[derive(Debug, Default)]
 struct Known {
-    lines: BTreeMap<u64, Line>,
+    lines: HashMap<u64, Line>,
     bytes: usize,
+    /// Lines to which the page read last refers: the next one often does too.
+    used: HashSet<u64>,
     records: HashMap<u64, Arc<Record>>,
 }
 
@@ -47,6 +49,13 @@ enum Line {
     Full(Arc<str>),
     /// In the format before this one.
     Old(Arc<str>),
+}
+
+impl Line {
+    fn len(&self) -> usize {
+        let (Line::Stored(text) | Line::Full(text) | Line::Old(text)) = self;
+        text.len()
+    }
 }
 
 impl Reader {
@@ -128,12 +137,16 @@ impl Known {
         });
     }
 
-    /// Drops the oldest of what is more than a reader keeps.
+    /// Drops what is more than a reader keeps: what the last page did not refer to, or all of it.
     fn forget(&mut self) {
-        while self.bytes > KEPT_BYTES {
-            let Some((_, line)) = self.lines.pop_first() else { break };
-            let (Line::Stored(text) | Line::Full(text) | Line::Old(text)) = line;
-            self.bytes -= text.len().min(self.bytes);
+        let used = std::mem::take(&mut self.used);
+        if self.bytes > KEPT_BYTES {
+            self.lines.retain(|index, _| used.contains(index));
+            self.bytes = self.lines.values().map(Line::len).sum();
+        }
+        if self.bytes > KEPT_BYTES {
+            self.lines.clear();
+            self.bytes = 0;
         }
         if self.records.len() > KEPT_RECORDS {
             self.records.clear();
@@ -153,7 +166,10 @@ impl Known {
         for reference in &refs {
             // An entry refers to earlier ones, and so on, to one that says all of it.
             match reference.entry {
-                entry if entry < index => drop(texts.insert(entry, self.full(entry)?)),
+                entry if entry < index => {
+                    texts.insert(entry, self.full(entry)?);
+                    self.used.insert(entry);
+                }
                 entry if entry == index => {}
                 _ => return Err(broken()),
             }
@@ -165,7 +181,7 @@ impl Known {
                 Arc::from(expand(index, line, &refs, text).ok_or_else(broken)?)
             }
         };
-        self.bytes += full.len().saturating_sub(line.len());
+        self.bytes = (self.bytes + full.len()).saturating_sub(stored.len());
         self.lines.insert(index, Line::Full(full.clone()));
         Ok(full)
     }

@@ -202,3 +202,26 @@ fn a_writer_that_goes_on_after_another_writes_what_that_one_would() {
         assert_eq!(read_from(&info, &pages, cut), entries[from..to], "after {cut} pages");
     }
 }
+
+#[test]
+fn whoever_follows_a_long_run_is_not_sent_back_again_and_again() {
+    let info = info();
+    let origin = Origin {
+        step_id: Some(Arc::from("an id")),
+        step_name: Some("a name".repeat(9).into()),
+        ..Origin::workflow(&info)
+    };
+    let entry = |n: usize| {
+        let kind = EventKind::StepProgress { attempt: 1, content: format!("{n:0100}"), data: None };
+        Entry::event(RunEvent { created_at: 7, kind, origin: origin.clone(), event_index: None })
+    };
+    let pages = paged(&info, &(0..3_000).map(entry).collect::<Vec<_>>(), &[1]);
+    let (mut reader, mut sent_back) = (Reader::new(&info), 0);
+    for page in &pages {
+        while let Err(Unreadable::Missing(index)) = reader.read(page) {
+            sent_back += 1;
+            reader.learn(pages.iter().find(|page| page.end() > index).unwrap()).unwrap();
+        }
+    }
+    assert_eq!(sent_back, 0);
+}
