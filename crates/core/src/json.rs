@@ -4,6 +4,7 @@
 //! outside may be [`DEPTH_MAX`] levels deep, and what we have stored twice that, because records and runs wrap such
 //! values; and nothing is read, dropped or refused by a recursion that could overflow the stack.
 
+use serde::Serialize;
 use serde::de::{DeserializeOwned, Error as _};
 use serde_json::error::Category;
 use serde_json::{Deserializer, Error, Value};
@@ -81,6 +82,26 @@ pub(crate) fn end_of_string(text: &[u8], start: usize) -> usize {
         at += if text[at] == b'\\' { 2 } else { 1 };
     }
     at
+}
+
+/// The length of a value as JSON text, in bytes.
+///
+/// # Panics
+/// When an object in it has keys that are not strings.
+pub fn len(value: &impl Serialize) -> usize {
+    struct Counted(usize);
+    impl io::Write for Counted {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counted = Counted(0);
+    serde_json::to_writer(&mut counted, value).expect("keys are strings, and counting succeeds");
+    counted.0
 }
 
 /// JSON nested more deeply than allowed.

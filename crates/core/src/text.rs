@@ -32,26 +32,6 @@ pub(crate) fn write_json(to: &mut Vec<u8>, value: &impl Serialize) {
     serde_json::to_writer(&mut *to, value).expect("keys are strings, and writing to memory succeeds");
 }
 
-/// The length of a value as JSON text, in bytes.
-///
-/// # Panics
-/// When an object in it has keys that are not strings.
-pub(crate) fn len_of(value: &impl Serialize) -> usize {
-    struct Counted(usize);
-    impl std::io::Write for Counted {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0 += bytes.len();
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut counted = Counted(0);
-    serde_json::to_writer(&mut counted, value).expect("keys are strings, and counting succeeds");
-    counted.0
-}
-
 /// A value as JSON text.
 ///
 /// # Panics

@@ -257,6 +257,7 @@ pub(crate) fn session_count_max(filter: &SessionFilter) -> u64 {
 }
 
 /// The user whose runs or sessions these can only be: none when anyone's; an error without words when nobody's.
+#[cfg(feature = "sqlite")]
 pub(crate) fn only_user<'a>(access: &'a Access, wanted: Option<&'a Arc<str>>) -> Result<Option<&'a Arc<str>>, Nobody> {
     match (access.user(), wanted) {
         (Some(own), Some(wanted)) if own != wanted => Err(Nobody),
@@ -265,6 +266,7 @@ pub(crate) fn only_user<'a>(access: &'a Access, wanted: Option<&'a Arc<str>>) ->
 }
 
 /// What is asked for belongs to nobody the caller may see.
+#[cfg(feature = "sqlite")]
 #[derive(Debug)]
 pub(crate) struct Nobody;
 

@@ -376,7 +376,7 @@ pub(super) struct LeanRest<'a> {
 
 /// The length of an output on its own, as JSON.
 pub(super) fn len_of(output: &StepOutput) -> usize {
-    crate::text::len_of(&LeanOutput { output, origin: &NOWHERE })
+    json::len(&LeanOutput { output, origin: &NOWHERE })
 }
 
 /// No names to leave out.

@@ -443,24 +443,6 @@ async fn readable(engine: &Engine, run: &Run) -> Result<WorkflowRunOutput, Probl
     Ok(WorkflowRunOutput { status: RunStatus::Error, content: Some(Value::String(unreadable)), ..output })
 }
 
-/// The length of a run as JSON, in bytes.
-fn json_len(output: &WorkflowRunOutput) -> usize {
-    struct Counted(usize);
-    impl std::io::Write for Counted {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0 += bytes.len();
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut counted = Counted(0);
-    // It can only end early, and then it is long enough.
-    let _ = serde_json::to_writer(&mut counted, output);
-    counted.0
-}
-
 /// The runs of a filter, oldest first, with input and output; as many as one answer may hold. `GET /api/runs` has pages.
 pub(crate) async fn session_runs(engine: &Engine, filter: RunFilter) -> Result<Vec<WorkflowRunOutput>, Problem> {
     let mut filter = RunFilter { order: Order::OldestFirst, with_payload: true, limit: LIST_PAGE, ..filter };
@@ -473,7 +455,7 @@ pub(crate) async fn session_runs(engine: &Engine, filter: RunFilter) -> Result<V
         }
         for run in &page.runs {
             let output = readable(engine, run).await?;
-            bytes += json_len(&output);
+            bytes += outlive_core::json::len(&output);
             runs.push(output);
             if runs.len() >= LIST_MAX || bytes >= LIST_BYTES_MAX {
                 return Ok(runs);
