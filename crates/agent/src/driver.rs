@@ -383,7 +383,7 @@ impl<'a> Drive<'a> {
             team_id: self.origin.team_id.clone(),
             team_name: self.origin.team_name.clone(),
             session_id: self.origin.session_id.clone(),
-            parent_run_id: self.place.parent.clone().or_else(|| workflow.map(|workflow| workflow.run.run_id.clone())),
+            parent_run_id: self.place.parent.clone().or_else(|| self.origin.workflow_run_id.clone()),
             user_id: workflow.and_then(|workflow| workflow.run.user_id.clone()),
             content,
             content_type: shape.map_or_else(|| "str".to_owned(), |shape| shape.schema.name.clone()),
@@ -404,6 +404,7 @@ impl<'a> Drive<'a> {
             input: Some(RunInput { input_content: self.task.content.clone() }),
             member_responses: self.member_responses.clone(),
             finish_reason: self.finish_reason,
+            workflow: None,
         }
     }
 }

@@ -174,9 +174,23 @@ impl RunView {
     pub(crate) fn apply(&mut self, event: &RunEvent) {
         use EventKind::*;
         match &event.kind {
-            StepStarted => {
+            StepStarted
+            | StepsExecutionStarted { .. }
+            | ParallelExecutionStarted { .. }
+            | ConditionExecutionStarted { .. }
+            | LoopExecutionStarted { .. }
+            | RouterExecutionStarted { .. } => {
                 let name = event.origin.step_name.as_deref().unwrap_or_default();
                 self.steps.push(StepView::new(name));
+            }
+            StepsExecutionCompleted { .. }
+            | ParallelExecutionCompleted { .. }
+            | ConditionExecutionCompleted { .. }
+            | LoopExecutionCompleted { .. }
+            | RouterExecutionCompleted { .. } => {
+                if let Some(container) = self.step(event) {
+                    container.state = StepState::Completed;
+                }
             }
             StepCompleted { step_response, .. } => {
                 if let Some(step) = self.step(event) {
@@ -201,7 +215,8 @@ impl RunView {
                     step.state = StepState::Cancelled;
                 });
             }
-            WorkflowCompleted(done) => {
+            // The end of a nested workflow is the end of its step.
+            WorkflowCompleted(done) if event.origin.nested_depth == 0 => {
                 self.seconds = done.metrics.as_ref().and_then(|metrics| metrics.duration);
             }
             CustomEvent { fields } => self.custom(fields.get("name").and_then(Value::as_str), event),
@@ -236,6 +251,9 @@ impl RunView {
                 }
             }
             WorkflowStarted
+            | WorkflowCompleted(_)
+            | LoopIterationStarted { .. }
+            | LoopIterationCompleted { .. }
             | WorkflowPaused { .. }
             | StepProgress { .. }
             | RunContent(_)

@@ -155,6 +155,8 @@ pub(crate) fn model_calls(entries: &[Entry]) -> ModelCalls {
             }
             Some(
                 Record::Intent { .. }
+                | Record::Begin { .. }
+                | Record::Iteration { .. }
                 | Record::Said { .. }
                 | Record::Run { .. }
                 | Record::Step { .. }

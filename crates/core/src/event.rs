@@ -332,6 +332,57 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         data: Option<Value>,
     },
+    StepsExecutionStarted {
+        steps_count: u32,
+    },
+    StepsExecutionCompleted {
+        steps_count: u32,
+        executed_steps: u32,
+        step_results: Vec<Arc<StepOutput>>,
+    },
+    ParallelExecutionStarted {
+        parallel_step_count: u32,
+    },
+    ParallelExecutionCompleted {
+        parallel_step_count: u32,
+        step_results: Vec<Arc<StepOutput>>,
+    },
+    ConditionExecutionStarted {
+        condition_result: bool,
+    },
+    ConditionExecutionCompleted {
+        condition_result: bool,
+        executed_steps: u32,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        branch: Option<String>,
+        step_results: Vec<Arc<StepOutput>>,
+    },
+    LoopExecutionStarted {
+        max_iterations: u32,
+    },
+    LoopIterationStarted {
+        iteration: u32,
+        max_iterations: u32,
+    },
+    LoopIterationCompleted {
+        iteration: u32,
+        max_iterations: u32,
+        should_continue: bool,
+        iteration_results: Vec<Arc<StepOutput>>,
+    },
+    LoopExecutionCompleted {
+        total_iterations: u32,
+        max_iterations: u32,
+        all_results: Vec<Vec<Arc<StepOutput>>>,
+    },
+    RouterExecutionStarted {
+        selected_steps: Vec<Arc<str>>,
+    },
+    RouterExecutionCompleted {
+        selected_steps: Vec<Arc<str>>,
+        executed_steps: u32,
+        step_results: Vec<Arc<StepOutput>>,
+    },
     /// An event of the user's own, or of ours that Agno has no name for: `fields` lie flat beside the common ones.
     CustomEvent {
         #[serde(flatten, deserialize_with = "own_fields")]
@@ -391,6 +442,18 @@ impl EventKind {
             StepCompleted { .. } => "StepCompleted",
             StepError { .. } => "StepError",
             StepProgress { .. } => "StepProgress",
+            StepsExecutionStarted { .. } => "StepsExecutionStarted",
+            StepsExecutionCompleted { .. } => "StepsExecutionCompleted",
+            ParallelExecutionStarted { .. } => "ParallelExecutionStarted",
+            ParallelExecutionCompleted { .. } => "ParallelExecutionCompleted",
+            ConditionExecutionStarted { .. } => "ConditionExecutionStarted",
+            ConditionExecutionCompleted { .. } => "ConditionExecutionCompleted",
+            LoopExecutionStarted { .. } => "LoopExecutionStarted",
+            LoopIterationStarted { .. } => "LoopIterationStarted",
+            LoopIterationCompleted { .. } => "LoopIterationCompleted",
+            LoopExecutionCompleted { .. } => "LoopExecutionCompleted",
+            RouterExecutionStarted { .. } => "RouterExecutionStarted",
+            RouterExecutionCompleted { .. } => "RouterExecutionCompleted",
             CustomEvent { .. } => "CustomEvent",
             RunStarted(_) => "RunStarted",
             RunContent(_) => "RunContent",

@@ -39,11 +39,15 @@ pub use message::{
 pub use metrics::{Metrics, ModelUsage, RunMetrics, StepMetrics, Usage};
 pub use redact::{Passage, REDACTED, Redactor, SECRET_LEN_MIN};
 pub use retry::Retry;
-pub use run::{NotCompleted, RunInfo, RunInput, RunOutput, RunStatus, WorkflowRunOutput, content_text};
+pub use run::{NestedWorkflow, NotCompleted, RunInfo, RunInput, RunOutput, RunStatus, WorkflowRunOutput, content_text};
 pub use secret::Secret;
 pub use step::{
     Attachments, ExecutorKind, InputSchema, InvalidInput, Outputs, StepIndex, StepInput, StepOutput, StepType,
 };
 pub use time::Timestamp;
 pub use waiting::{Remedy, Waiting, WaitsFor};
-pub use workflow::{Definition, DefinitionBuilder, Function, InvalidDefinition, Node, OnError, Step, StepNode};
+pub use workflow::{
+    Block, Condition, ConditionNode, Definition, DefinitionBuilder, Function, InvalidDefinition, Loop, LoopNode, Node,
+    OnError, Parallel, ParallelNode, Question, Router, RouterNode, Rule, Selection, Settings, Step, StepNode, Steps,
+    StepsNode, Verdict, WorkflowNode,
+};

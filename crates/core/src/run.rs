@@ -190,6 +190,27 @@ pub struct RunOutput {
     /// What cut the last answer short; absent when the model finished it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finish_reason: Option<FinishReason>,
+    /// Set for a workflow inside a step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<Box<NestedWorkflow>>,
+}
+
+/// What the run of a workflow inside a step has, and no agent's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NestedWorkflow {
+    /// The workflow.
+    pub workflow_id: DefinitionId,
+    /// Its name.
+    pub workflow_name: Arc<str>,
+    /// What it worked on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<Value>,
+    /// Its steps.
+    #[serde(default)]
+    pub step_results: Vec<Arc<StepOutput>>,
+    /// What they used.
+    #[serde(default)]
+    pub metrics: RunMetrics,
 }
 
 /// A workflow run as a poll sees it: Agno's `WorkflowRunOutput`, same keys, same order, same rules of omission.

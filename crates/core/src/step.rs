@@ -218,7 +218,7 @@ pub struct StepOutput {
     pub is_paused: bool,
     /// The children of a container.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub steps: Vec<StepOutput>,
+    pub steps: Vec<Arc<StepOutput>>,
 }
 
 impl Default for StepOutput {

@@ -4,18 +4,20 @@
 //! cancel reaches a model's HTTP request, and a run at rest costs one small task.
 
 use crate::engine::{Inner, Place};
+use crate::flights::{Flights, Landing};
 use crate::journal::Journal;
 use crate::pump::Pump;
 use crate::stats;
 use futures::FutureExt;
-use outlive_core::log::{Entry, Record};
-use outlive_core::machine::{Execute, Then, WorkflowMachine};
+use outlive_core::log::{Key, Record};
+use outlive_core::machine::{Ask, Execute, Task, WorkflowMachine};
 use outlive_core::port::{
     Access, BoxFuture, Commit, DbError, DbErrorKind, Effects, Executed, Lease, LogError, LogReader, Release, Run,
     RunPatch, SessionState, StepContext,
 };
-use outlive_core::{Definition, ExecutorKind, Failure, FailureKind, Timestamp, json};
+use outlive_core::{Definition, ExecutorKind, Failure, FailureKind, Timestamp, Verdict, json};
 use serde_json::{Map, Value};
+use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -177,7 +179,7 @@ async fn prepare(
         }
     }
     if let Some(cancel) = &run.cancel {
-        journal.append(journal.machine(|m| m.cancel(&cancel.reason, None, claim, now)));
+        journal.append(journal.machine(|m| m.cancel(&cancel.reason, &|_| None, claim, now)));
         return Ok(None);
     }
     if let Some(failure) = unreadable {
@@ -301,8 +303,9 @@ async fn attend(
             return Ok(());
         }
         Rest::Stopped(Stop::Cancel(reason)) => {
-            let partial = journal.partial_text();
-            journal.append(journal.machine(|m| m.cancel(&reason, partial, claim, now)));
+            let partial = journal.partial_texts();
+            let partial = |step_id: &str| partial.get(step_id).cloned();
+            journal.append(journal.machine(|m| m.cancel(&reason, &partial, claim, now)));
         }
         Rest::TimedOut(limit_ms) => {
             let message = format!("the run took longer than its limit of {limit_ms} ms");
@@ -334,46 +337,95 @@ async fn execute(
     claim: &Record,
     session: Arc<Map<String, Value>>,
 ) -> Rest {
-    let mut session = session;
+    journal.set_session(session);
+    let mut flights = Flights::default();
     loop {
+        let mut wake = None;
         if journal.is_halted() {
-            return Rest::Halted;
-        }
-        let now = inner.services.clock.now();
-        let decision = journal.machine(|m| m.next(claim, now));
-        if !decision.say.is_empty() {
-            journal.append(decision.say);
-        }
-        match decision.then {
-            Then::End(_) => return Rest::Ended,
-            Then::Wait(due_at) if due_at.since(now) > inner.options.park_after => return Rest::Park(due_at),
-            Then::Wait(due_at) => sleep(due_at.since(now)).await,
-            Then::Execute(step) => {
+            if flights.is_empty() {
+                return Rest::Halted;
+            }
+        } else {
+            let now = inner.services.clock.now();
+            let decision = journal.decide(claim, now);
+            journal.take_dropped().iter().for_each(|key| flights.drop_inside(key));
+            if decision.end.is_some() {
+                return Rest::Ended;
+            }
+            if !decision.start.is_empty() {
                 journal.set_progress(journal.machine(WorkflowMachine::progress));
-                let leaves_at_once = step.executor_type == ExecutorKind::Function;
-                if leaves_at_once && journal.durable().await.is_err() {
-                    return Rest::Halted;
+            }
+            for task in decision.start {
+                flights.start(task.key().clone(), Box::pin(fly(journal, &definition, task)));
+            }
+            wake = decision.wake;
+            if let Some(due_at) = wake.filter(|_| flights.is_empty()) {
+                if due_at.since(now) > inner.options.park_after {
+                    return Rest::Park(due_at);
                 }
-                let state = SessionState::new(session.clone());
-                let result = execute_step(journal, &definition, &step, state.clone()).await;
-                if journal.is_halted() && matches!(&result, Err(failure) if failure.kind == FailureKind::Cancelled) {
-                    return Rest::Halted;
-                }
-                if matches!(&result, Err(failure) if failure.kind == FailureKind::OutcomeUnknown) {
-                    stats::add(&inner.services.counters.outcomes_unknown);
-                }
-                let result = storable(result, &state);
-                let patch = result.is_ok().then(|| state.patch()).flatten();
-                if patch.is_some() {
-                    session = Arc::new(state.all());
-                }
-                let (now, chance) = (inner.services.clock.now(), inner.services.chance.bits());
-                let entries: Vec<Entry> = journal.machine(|m| m.settle(result, patch.clone(), chance, now));
-                journal.merge_session(patch);
-                journal.append(entries);
+                sleep(due_at.since(now)).await;
+                continue;
             }
         }
+        let due = wake.map(|due_at| due_at.since(inner.services.clock.now()));
+        let (key, landing) = tokio::select! {
+            biased;
+            landed = flights.next() => landed,
+            () = sleep(due.unwrap_or_default()), if due.is_some() => continue,
+        };
+        land(inner, journal, &key, landing);
     }
+}
+
+/// Writes down how a step or a verdict ended.
+fn land(inner: &Inner, journal: &Journal, key: &Key, landing: Landing) {
+    let (now, chance) = (inner.services.clock.now(), inner.services.chance.bits());
+    match landing {
+        Landing::Halted => {}
+        Landing::Executed(result, state) => {
+            if matches!(&*result, Err(failure) if failure.kind == FailureKind::OutcomeUnknown) {
+                stats::add(&inner.services.counters.outcomes_unknown);
+            }
+            journal.conclude(|machine| machine.settle(key, *result, state, chance, now));
+        }
+        Landing::Decided(verdict) => journal.conclude(|machine| machine.decided(key, verdict, chance, now)),
+    }
+}
+
+/// Does one thing the machine asked for.
+async fn fly(journal: &Arc<Journal>, definition: &Definition, task: Task) -> Landing {
+    match task {
+        Task::Execute(step) => {
+            let leaves_at_once = step.executor_type == ExecutorKind::Function;
+            if leaves_at_once && journal.durable().await.is_err() {
+                return Landing::Halted;
+            }
+            let state = SessionState::new(journal.session_with(&step.state));
+            let result = execute_step(journal, definition, &step, state.clone()).await;
+            if journal.is_halted() && matches!(&result, Err(failure) if failure.kind == FailureKind::Cancelled) {
+                return Landing::Halted;
+            }
+            let result = storable(result, &state);
+            let patch = result.is_ok().then(|| state.patch()).flatten();
+            Landing::Executed(Box::new(result), patch)
+        }
+        Task::Ask(ask) => Landing::Decided(ask_for(journal, definition, *ask).await),
+    }
+}
+
+/// A verdict. A panic in the user's code is a failure like any other.
+async fn ask_for(journal: &Journal, definition: &Definition, ask: Ask) -> Result<Verdict, Failure> {
+    let Ask { key, mut question, state } = ask;
+    question.state = SessionState::new(journal.session_with(&state));
+    let asked = AssertUnwindSafe(async {
+        match definition.judge(&key, question) {
+            Some(verdict) => verdict.await,
+            None => Err(Failure::new(FailureKind::Definition, "nothing decides for it")),
+        }
+    });
+    asked.catch_unwind().await.unwrap_or_else(|panic| {
+        Err(Failure::new(FailureKind::Panic, format!("the code that decides panicked: {}", said(&*panic))))
+    })
 }
 
 /// One attempt at one step. A panic in the user's code and a timeout are failures like any other.
@@ -383,7 +435,7 @@ async fn execute_step(
     step: &Execute,
     state: SessionState,
 ) -> Result<Executed, Failure> {
-    let Some(executor) = definition.executor(step.step) else {
+    let Some(executor) = definition.executor(&step.info.key) else {
         return Err(Failure::new(FailureKind::Definition, "the step has no executor"));
     };
     let context = StepContext {
@@ -405,10 +457,15 @@ async fn execute_step(
         },
     };
     ended.unwrap_or_else(|panic| {
-        let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned());
-        Err(Failure::new(FailureKind::Panic, format!("step {:?} panicked: {said}", step.info.step_name)))
+        let message = format!("step {:?} panicked: {}", step.info.step_name, said(&*panic));
+        Err(Failure::new(FailureKind::Panic, message))
     })
+}
+
+/// What a panic said.
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 /// What a step returned, or why it could not be stored and read back.

@@ -12,10 +12,10 @@ use crate::stats::{self, Counters};
 use crate::streams::Streams;
 use crate::tally::{Count, Tally};
 use outlive_core::log::{Entry, Key, Record, Writer};
-use outlive_core::machine::{Mismatch, WorkflowMachine};
+use outlive_core::machine::{Decision, Mismatch, WorkflowMachine, with_branches};
 use outlive_core::port::{
     Access, BoxFuture, Chance, Clock, Commit, Db, DbError, DbErrorKind, Effects, Halt, HistoryRun, Lease, Observer,
-    Recall, Release, RunFilter, RunPatch, Witness, run_output,
+    Recall, Release, RunFilter, RunPatch, Witness, merge, run_output,
 };
 use outlive_core::{EventKind, Failure, FailureKind, Origin, Redactor, RunEvent, RunInfo, RunStatus, Timestamp};
 use serde_json::{Map, Value};
@@ -103,7 +103,11 @@ struct State {
     halted: bool,
     /// What an earlier process recorded.
     recorded: HashMap<Key, Recall>,
+    /// What the next commit changes in the session's state.
     session: Option<Map<String, Value>>,
+    /// The session's state with everything appended so far.
+    session_now: Arc<Map<String, Value>>,
+    dropped: Vec<Key>,
     progress: Option<Arc<str>>,
     release: Option<Release>,
     /// Answers that are streaming.
@@ -140,6 +144,8 @@ impl Journal {
             halted: false,
             recorded: HashMap::new(),
             session: None,
+            session_now: Arc::default(),
+            dropped: Vec::new(),
             progress: None,
             release: None,
             streams: Streams::default(),
@@ -167,6 +173,7 @@ impl Journal {
     /// Folds an entry that an earlier process wrote; `text` is its full text.
     pub(crate) fn replay(&self, entry: Entry, text: &str) -> Result<(), Mismatch> {
         let mut state = self.lock();
+        // What it changed in the session is there already, and nothing is in progress yet.
         state.machine.apply(&entry)?;
         let index = state.next_index;
         state.writer.note(index, &entry, text);
@@ -180,6 +187,8 @@ impl Journal {
             Some(Record::Run { key, ended }) => drop(state.recorded.insert(key, Recall::Run(ended))),
             Some(
                 Record::Claimed { .. }
+                | Record::Begin { .. }
+                | Record::Iteration { .. }
                 | Record::Step { .. }
                 | Record::Failed { .. }
                 | Record::Retry { .. }
@@ -202,20 +211,51 @@ impl Journal {
         ask(&self.lock().machine)
     }
 
+    /// The session's state from here on, kept up to date with what is appended.
+    pub(crate) fn set_session(&self, state: Arc<Map<String, Value>>) {
+        self.lock().session_now = state;
+    }
+
+    /// The session's state with what branches have changed.
+    pub(crate) fn session_with(&self, branches: &Map<String, Value>) -> Arc<Map<String, Value>> {
+        with_branches(&self.lock().session_now, branches)
+    }
+
+    /// Asks the machine what is next until it has nothing more to say, and appends what it says.
+    pub(crate) fn decide(&self, claim: &Record, at: Timestamp) -> Decision {
+        let mut all = Decision::default();
+        loop {
+            let chance = self.services.chance.bits();
+            let Decision { say, start, wake, end } = self.lock().machine.next(claim, chance, at);
+            let is_idle = say.is_empty() && start.is_empty();
+            self.append(say);
+            all.start.extend(start);
+            (all.wake, all.end) = (wake, end);
+            if is_idle {
+                return all;
+            }
+        }
+    }
+
+    /// Appends what the machine makes of the end of a step or a verdict.
+    pub(crate) fn conclude(&self, conclude: impl FnOnce(&mut WorkflowMachine) -> Vec<Entry>) {
+        let entries = conclude(&mut self.lock().machine);
+        self.append(entries);
+    }
+
+    /// Nodes whose work in progress is to be dropped.
+    pub(crate) fn take_dropped(&self) -> Vec<Key> {
+        std::mem::take(&mut self.lock().dropped)
+    }
+
     /// Appends entries of the workflow itself.
     pub(crate) fn append(&self, entries: impl IntoIterator<Item = Entry>) {
         let at = self.services.clock.now();
         let mut state = self.lock();
         for entry in entries {
             state.append(entry.at(at));
+            state.is_urgent = true;
         }
-        state.is_urgent = true;
-    }
-
-    /// Changes the session's state with the next commit.
-    pub(crate) fn merge_session(&self, patch: Option<Value>) {
-        let Some(Value::Object(patch)) = patch else { return };
-        self.lock().session.get_or_insert_default().extend(patch);
     }
 
     /// Shows this progress text from the next commit on.
@@ -241,9 +281,9 @@ impl Journal {
         self.lock().halted
     }
 
-    /// The text of answers that were streaming when the run was stopped.
-    pub(crate) fn partial_text(&self) -> Option<String> {
-        self.lock().streams.text()
+    /// The text of answers that were streaming when the run was stopped, by the ids of their steps.
+    pub(crate) fn partial_texts(&self) -> HashMap<Arc<str>, String> {
+        self.lock().streams.texts()
     }
 
     /// When streamed text is due, if nothing more urgent is pending.
@@ -359,7 +399,12 @@ impl Drop for Journal {
 
 impl State {
     fn append(&mut self, entry: Entry) {
-        self.machine.apply(&entry).expect("entries made here speak of this definition");
+        let applied = self.machine.apply(&entry).expect("entries made here speak of this definition");
+        if !applied.session.is_empty() {
+            merge(Arc::make_mut(&mut self.session_now), &applied.session);
+            self.session.get_or_insert_default().extend(applied.session);
+        }
+        self.dropped.extend(applied.dropped);
         self.count.note(&entry);
         self.pending.push(entry);
     }

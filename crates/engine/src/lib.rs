@@ -14,6 +14,7 @@ mod engine;
 mod error;
 mod events;
 mod finish;
+mod flights;
 mod handle;
 mod heart;
 mod hooks;

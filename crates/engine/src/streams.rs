@@ -4,6 +4,7 @@
 //! knows no store. The invariant: what a stream passes on, put together, holds no secret that its pieces held together.
 
 use outlive_core::{ContentDelta, EventKind, Passage, Redactor, RunEvent, RunId};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Answers that have not ended, by the run that speaks.
@@ -12,6 +13,7 @@ pub(crate) struct Streams(Vec<Stream>);
 
 struct Stream {
     speaker: Option<RunId>,
+    step_id: Arc<str>,
     /// What it has said, in case the run is stopped.
     text: String,
     content: Passage,
@@ -43,10 +45,17 @@ impl Streams {
         has_text(delta).then_some(stream.silent)
     }
 
-    /// What all of them have said so far, in the order it came.
-    pub(crate) fn text(&self) -> Option<String> {
-        let texts: Vec<_> = self.0.iter().map(|stream| stream.text.as_str()).filter(|text| !text.is_empty()).collect();
-        (!texts.is_empty()).then(|| texts.join("\n"))
+    /// What they have said so far, by step, in the order it came.
+    pub(crate) fn texts(&self) -> HashMap<Arc<str>, String> {
+        let mut texts: HashMap<Arc<str>, String> = HashMap::new();
+        for stream in self.0.iter().filter(|stream| !stream.text.is_empty()) {
+            let text = texts.entry(stream.step_id.clone()).or_default();
+            if !text.is_empty() {
+                text.push('\n');
+            }
+            text.push_str(&stream.text);
+        }
+        texts
     }
 
     fn of(&mut self, event: &RunEvent) -> &mut Stream {
@@ -55,6 +64,7 @@ impl Streams {
         let place = known.unwrap_or_else(|| {
             self.0.push(Stream {
                 speaker: speaker.clone(),
+                step_id: event.origin.step_id.clone().unwrap_or_else(|| Arc::from("")),
                 text: String::new(),
                 content: Passage::default(),
                 reasoning: Passage::default(),
@@ -157,12 +167,13 @@ mod tests {
             ("one", true, text("", "")),
         ];
         assert_eq!(told, expected);
-        assert_eq!(streams.text().as_deref(), Some("it is correct-horse! And corre\ncorridor"));
+        let text_of_all = |streams: &Streams| streams.texts().remove("");
+        assert_eq!(text_of_all(&streams).as_deref(), Some("it is correct-horse! And corre\ncorridor"));
         let one = Some("one".parse().expect("an id"));
         let mut rest = streams.end(&one, || redactor.clone()).expect("something was held");
         assert_eq!(texts(&mut rest), text("corre", ""));
         assert!(streams.end(&one, || redactor.clone()).is_none());
         assert!(streams.end(&Some("two".parse().expect("an id")), || redactor.clone()).is_none(), "nothing was held");
-        assert_eq!(streams.text(), None);
+        assert_eq!(text_of_all(&streams), None);
     }
 }

@@ -378,7 +378,15 @@ fn open_calls(entries: &[Entry]) -> Vec<(Key, Call)> {
             Some(Record::Step { key, .. } | Record::Failed { key, .. } | Record::Retry { key, .. }) => {
                 open.retain(|(known, _)| known != key && !known.is_inside(key));
             }
-            Some(Record::Claimed { .. } | Record::Said { .. } | Record::Run { .. } | Record::Rest(_)) | None => {}
+            Some(
+                Record::Claimed { .. }
+                | Record::Begin { .. }
+                | Record::Iteration { .. }
+                | Record::Said { .. }
+                | Record::Run { .. }
+                | Record::Rest(_),
+            )
+            | None => {}
         }
     }
     open

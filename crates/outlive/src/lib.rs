@@ -48,8 +48,8 @@ pub use outlive_agent as agent;
 pub use outlive_agent::{Agent, Team};
 pub use outlive_core as core;
 pub use outlive_core::{
-    Failure, FailureKind, FinishReason, Function, Media, NotCompleted, OnError, Retry, RunEvent, RunId, RunOutput,
-    RunStatus, Step, StepInput, StepOutput, WorkflowRunOutput,
+    Condition, Failure, FailureKind, FinishReason, Function, Loop, Media, NotCompleted, OnError, Parallel, Question,
+    Retry, Router, RunEvent, RunId, RunOutput, RunStatus, Step, StepInput, StepOutput, Steps, WorkflowRunOutput,
 };
 pub use outlive_db as db;
 pub use outlive_engine as engine;
@@ -67,7 +67,8 @@ pub mod prelude {
     pub use crate::core::port::{SessionPolicy, StepContext};
     pub use crate::core::{ModelResponse, ToolCall, ToolEffect};
     pub use crate::{
-        Agent, Engine, Failure, FinishReason, OnError, Retry, RunHandle, RunStatus, Step, StepInput, StepOutput, Team,
+        Agent, Condition, Engine, Failure, FinishReason, Loop, OnError, Parallel, Question, Retry, Router, RunHandle,
+        RunStatus, Step, StepInput, StepOutput, Steps, Team,
     };
     #[cfg(feature = "pprint")]
     pub use crate::{Markdown, pprint_run_response};

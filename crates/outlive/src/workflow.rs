@@ -6,8 +6,8 @@ use crate::error::Result;
 use crate::input;
 use outlive_core::port::{BoxFuture, Db, Executor, Observer, SessionPolicy, StepContext};
 use outlive_core::{
-    Definition, DefinitionBuilder, Failure, InvalidDefinition, Media, RunId, RunStatus, SessionId, Step, StepInput,
-    StepOutput, WorkflowRunOutput,
+    Block, Definition, DefinitionBuilder, Failure, InvalidDefinition, Media, RunId, RunStatus, SessionId, Step,
+    StepInput, StepOutput, WorkflowRunOutput,
 };
 use outlive_engine::{Engine, EventStream, Options, RunHandle, Submit};
 use schemars::JsonSchema;
@@ -72,14 +72,14 @@ impl WorkflowBuilder {
         self
     }
 
-    /// Adds a step after the ones before.
-    pub fn step(mut self, step: Step) -> Self {
+    /// Adds a step or a container after the ones before.
+    pub fn step(mut self, step: impl Into<Block>) -> Self {
         self.definition = self.definition.step(step);
         self
     }
 
     /// Adds steps after the ones before.
-    pub fn steps(self, steps: impl IntoIterator<Item = Step>) -> Self {
+    pub fn steps<B: Into<Block>>(self, steps: impl IntoIterator<Item = B>) -> Self {
         steps.into_iter().fold(self, Self::step)
     }
 
@@ -181,6 +181,27 @@ impl WorkflowBuilder {
         let definition = Arc::new(definition);
         let (observer, options, engine) = (self.observer, self.options, OnceCell::new());
         Ok(Workflow { inner: Arc::new(Inner { definition, db, observer, options, engine }) })
+    }
+}
+
+/// For [`Step::workflow`](outlive_core::Step::workflow).
+impl From<&Workflow> for Arc<Definition> {
+    fn from(workflow: &Workflow) -> Self {
+        workflow.inner.definition.clone()
+    }
+}
+
+/// For [`Step::workflow`](outlive_core::Step::workflow).
+impl From<Workflow> for Arc<Definition> {
+    fn from(workflow: Workflow) -> Self {
+        Self::from(&workflow)
+    }
+}
+
+/// A workflow as a step of another, named after it.
+impl From<&Workflow> for Block {
+    fn from(workflow: &Workflow) -> Self {
+        Step::new(&workflow.inner.definition.name).workflow(workflow).into()
     }
 }
 

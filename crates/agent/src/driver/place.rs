@@ -74,9 +74,12 @@ impl<'a> Place<'a> {
         let name = worker.profile.name.clone();
         // In a step, its events tell what the step's own do, as another run's than the workflow's.
         let around = match self.workflow {
-            Some(Workflow { run, step }) => {
-                Origin { workflow_name: None, workflow_run_id: Some(run.run_id.clone()), ..step.origin.clone() }
-            }
+            Some(Workflow { step, .. }) => Origin {
+                workflow_name: None,
+                workflow_run_id: step.origin.run_id.clone(),
+                parent_step_id: None,
+                ..step.origin.clone()
+            },
             None => Origin::default(),
         };
         let mut origin = Origin { run_id: Some(self.run_id()), parent_run_id: self.parent.clone(), ..around };

@@ -220,8 +220,24 @@ fn about(event: &RunEvent) -> String {
             text(&format!("{} {}", call.tool.tool_name, call.tool.tool_args))
         }
         ToolCallError(call) | TeamToolCallError(call) => text(&format!("{}: {}", call.tool.tool_name, call.error)),
+        StepsExecutionStarted { steps_count } => format!("{steps_count} steps"),
+        ParallelExecutionStarted { parallel_step_count } => format!("{parallel_step_count} branches"),
+        ConditionExecutionStarted { condition_result } => {
+            if *condition_result { "it holds" } else { "it does not hold" }.to_owned()
+        }
+        LoopExecutionStarted { max_iterations } => format!("at most {max_iterations} iterations"),
+        LoopIterationStarted { iteration, max_iterations }
+        | LoopIterationCompleted { iteration, max_iterations, .. } => {
+            format!("{iteration} of at most {max_iterations}")
+        }
+        LoopExecutionCompleted { total_iterations, .. } => format!("{total_iterations} iterations"),
+        RouterExecutionStarted { selected_steps } => text(&selected_steps.join(", ")),
         WorkflowStarted
         | WorkflowCompleted(_)
+        | StepsExecutionCompleted { .. }
+        | ParallelExecutionCompleted { .. }
+        | ConditionExecutionCompleted { .. }
+        | RouterExecutionCompleted { .. }
         | StepStarted
         | StepOutput { .. }
         | StepCompleted { .. }

@@ -217,6 +217,28 @@ impl Key {
         }
     }
 
+    /// The path that a node's id is made from. A step has the same id in every iteration and attempt, a container
+    /// another in each iteration; inside a nested workflow, the path begins there.
+    pub(crate) fn id_path(&self, with_iterations: bool) -> String {
+        let mut path = String::new();
+        for (part, text) in self.parts().zip(self.0.split('/')) {
+            let text = match part {
+                Part::Sequence("w") => {
+                    path.clear();
+                    continue;
+                }
+                Part::Iteration(_) if !with_iterations => continue,
+                Part::Node { attempt: 2.., .. } => text.split_once('~').map_or(text, |(place, _)| place),
+                _ => text,
+            };
+            if !path.is_empty() {
+                path.push('/');
+            }
+            path.push_str(text);
+        }
+        path
+    }
+
     /// Without the attempt of its last part.
     fn first_attempt(&self) -> &str {
         match self.parts().last() {

@@ -7,8 +7,9 @@ use crate::failure::Failure;
 use crate::id::WorkerId;
 use crate::metrics::RunMetrics;
 use crate::run::{RunOutput, RunStatus};
-use crate::step::{StepOutput, content_type};
+use crate::step::{StepOutput, StepType, content_type};
 use crate::time::Timestamp;
+use crate::workflow::Verdict;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -36,6 +37,29 @@ pub enum Record {
         /// A step's name; calls have none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<Arc<str>>,
+    },
+    /// A container begins.
+    Begin {
+        /// Its path.
+        key: Key,
+        /// Its name.
+        name: Arc<str>,
+        /// What it is.
+        kind: StepType,
+        /// What was decided for it, where something decides.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        verdict: Option<Verdict>,
+        /// When its time is up, where it is limited.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        deadline: Option<Timestamp>,
+    },
+    /// An iteration of a Loop begins, or is over.
+    Iteration {
+        /// Its path.
+        key: Key,
+        /// When it is over: whether there may be another.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        goes_on: Option<bool>,
     },
     /// A call ended; its recorded answer replaces it for good.
     Result {
@@ -147,6 +171,9 @@ pub struct Rest {
     /// The runs of agents and teams behind them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub runs: Vec<Arc<RunOutput>>,
+    /// What branches that ended had changed in the session's state, when the run ended before their join.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<Value>,
 }
 
 /// Where a run paused, and why.
@@ -171,6 +198,8 @@ impl Record {
         match self {
             Record::Claimed { .. } | Record::Rest(_) => None,
             Record::Intent { key, .. }
+            | Record::Begin { key, .. }
+            | Record::Iteration { key, .. }
             | Record::Result { key, .. }
             | Record::Said { key }
             | Record::Run { key, .. }
@@ -184,6 +213,8 @@ impl Record {
         match self {
             Record::Claimed { .. } | Record::Rest(_) => None,
             Record::Intent { key, .. }
+            | Record::Begin { key, .. }
+            | Record::Iteration { key, .. }
             | Record::Result { key, .. }
             | Record::Said { key }
             | Record::Run { key, .. }
@@ -196,9 +227,14 @@ impl Record {
     /// Whether this shows that the run made progress (which resets the poison count).
     pub fn is_progress(&self) -> bool {
         match self {
+            Record::Iteration { goes_on, .. } => goes_on.is_some(),
             Record::Result { .. } | Record::Run { .. } | Record::Step { .. } | Record::Retry { .. } => true,
             Record::Rest(rest) => rest.status.is_terminal(),
-            Record::Claimed { .. } | Record::Intent { .. } | Record::Said { .. } | Record::Failed { .. } => false,
+            Record::Claimed { .. }
+            | Record::Intent { .. }
+            | Record::Begin { .. }
+            | Record::Said { .. }
+            | Record::Failed { .. } => false,
         }
     }
 
@@ -264,6 +300,7 @@ impl Rest {
             metadata: None,
             results: Vec::new(),
             runs: Vec::new(),
+            state: None,
         }
     }
 

@@ -245,7 +245,7 @@ struct KeptOutput {
     error: Option<String>,
     stop: bool,
     is_paused: bool,
-    steps: Vec<StepOutput>,
+    steps: Vec<Arc<StepOutput>>,
 }
 
 impl Default for KeptOutput {
@@ -372,6 +372,8 @@ pub(super) struct LeanRest<'a> {
     results: Vec<Placed<LeanOutput<'a>>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     runs: Vec<Placed<&'a RunOutput>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'a Value>,
 }
 
 /// The length of an output on its own, as JSON.
@@ -433,6 +435,7 @@ impl<'a> LeanRest<'a> {
             metadata: rest.metadata.as_ref(),
             results,
             runs: rest.runs.iter().map(|run| placed_run(run, places)).collect(),
+            state: rest.state.as_ref(),
         }
     }
 }
@@ -477,6 +480,8 @@ impl Serialize for LeanRecord<'_> {
             }
             Record::Claimed { .. }
             | Record::Intent { .. }
+            | Record::Begin { .. }
+            | Record::Iteration { .. }
             | Record::Result { .. }
             | Record::Said { .. }
             | Record::Retry { .. } => record.serialize(serializer),
@@ -585,6 +590,8 @@ pub(super) struct KeptRest {
     results: Vec<Placed<KeptOutput>>,
     #[serde(default)]
     runs: Vec<Placed<RunOutput>>,
+    #[serde(default)]
+    state: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -704,6 +711,7 @@ impl KeptRest {
             metadata: self.metadata,
             results,
             runs: self.runs.into_iter().map(|run| read_run(run, values)).collect::<Result<_, _>>()?,
+            state: self.state,
         })
     }
 }

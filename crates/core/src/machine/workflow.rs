@@ -1,39 +1,44 @@
-//! The workflow machine: which step is next, and what the log says about it.
+//! The workflow machine: which steps are next, and what the log says about them.
 //!
 //! It never trusts its memory over the log: every change goes through [`WorkflowMachine::apply`], whether the entry was
-//! just made or read back after a crash, so both ways end in the same state.
+//! just made or read back after a crash, so both ways end in the same state. It folds records only; events are what it
+//! says, never what it reads.
 //!
 //! ```text
-//!            say StepStarted                 Step recorded
-//! Ready ───────────────────────► Executing ───────────────► Ready (next step) … Ended
-//!   ▲                                │
-//!   └──────── due ◄─── Waiting ◄─────┘ Retry recorded
+//! records ──apply──► open nodes, by key ──next──► entries to say, tasks to start, when to wake
+//!                           ▲                                      │
+//!                           └────────── settle(key, result) ◄──────┘
+//!
+//! a step:       Intent ──► (Retry ──►)* Step | Failed
+//! a container:  [verdict] Begin ──► its children ──► Step
 //! ```
+//! Deciding costs as much as the nodes that changed, not as the tree is large; memory follows what is open.
 
-use crate::event::{EventKind, Origin, RunEvent};
+use super::frame::{Frame, NestedRun, Scope};
+use super::rest::metrics_of;
+use crate::event::{EventKind, Origin, RunEvent, WorkflowDone};
 use crate::failure::{Failure, FailureKind};
-use crate::log::{Entry, Key, Pause, Record, Rest};
-use crate::metrics::{RunMetrics, StepMetrics};
-use crate::port::{Executed, StepInfo};
-use crate::run::{RunInfo, RunOutput, RunStatus, WorkflowRunOutput};
-use crate::step::{Attachments, ExecutorKind, Outputs, StepIndex, StepInput, StepOutput, StepType};
+use crate::id::RunId;
+use crate::log::{Entry, Key, Part, Place, Record};
+use crate::metrics::Metrics;
+use crate::port::{Executed, StepInfo, merge};
+use crate::run::{NestedWorkflow, RunInfo, RunOutput, RunStatus};
+use crate::step::{Attachments, ExecutorKind, StepIndex, StepInput, StepOutput, StepType, content_type};
 use crate::time::Timestamp;
-use crate::workflow::{Node, OnError, StepNode};
+use crate::workflow::{Next, Node, OnError, Question, StepNode, Verdict};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Where the run stands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-enum Phase {
+pub(super) enum Phase {
     /// Nothing has been said yet.
     Fresh,
-    /// The step at `at` may start.
-    Ready,
-    /// Its start is in the log, its end is not.
-    Executing,
-    /// It failed and may start again at the given time.
-    Waiting(Timestamp),
+    /// It has begun.
+    Going,
     /// A terminal event is in the log, or a pause.
     Ended(RunStatus),
 }
@@ -41,58 +46,137 @@ enum Phase {
 /// One run of one workflow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkflowMachine {
-    info: Arc<RunInfo>,
-    input: Option<Value>,
-    attachments: Attachments,
-    nodes: Arc<[Node]>,
+    pub(super) info: Arc<RunInfo>,
+    pub(super) input: Option<Value>,
+    pub(super) attachments: Attachments,
+    pub(super) nodes: Arc<[Node]>,
     is_bound: bool,
-    created_at: i64,
-    started_at: Option<Timestamp>,
-    last_at: Timestamp,
-    phase: Phase,
-    at: usize,
-    attempt: u32,
-    outputs: Vec<Arc<StepOutput>>,
-    /// The same by name, for the next step.
-    by_name: Outputs,
-    runs: Vec<Arc<RunOutput>>,
-    rest: Option<Box<Rest>>,
+    pub(super) created_at: i64,
+    pub(super) started_at: Option<Timestamp>,
+    pub(super) last_at: Timestamp,
+    pub(super) phase: Phase,
+    /// The run itself, as a container.
+    pub(super) root: Frame,
+    /// What has begun and has not ended.
+    pub(super) open: BTreeMap<Key, Open>,
+    pub(super) runs: Vec<Arc<RunOutput>>,
+    pub(super) rest: Option<Box<crate::log::Rest>>,
+    #[serde(skip)]
+    agenda: Agenda,
 }
 
-/// What the machine wants said, and done after that.
-#[derive(Clone, Debug, PartialEq)]
+/// A node that has begun and has not ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum Open {
+    /// A step.
+    Step(OpenStep),
+    /// A container.
+    Container(Box<Frame>),
+    /// A container that failed and begins again at this time.
+    Again { name: Arc<str>, due_at: Timestamp },
+}
+
+/// A step that has begun and has not ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct OpenStep {
+    pub(super) name: Arc<str>,
+    /// It failed, and is executed again at this time.
+    pub(super) due_at: Option<Timestamp>,
+    /// It failed for good; the record of what follows from it comes next.
+    pub(super) failed: Option<Arc<StepOutput>>,
+}
+
+/// What is to be looked at. It follows from the rest, so a machine that was read back makes a new one.
+#[derive(Clone, Debug, Default)]
+struct Agenda {
+    is_known: bool,
+    /// Nodes that changed; the run itself has the empty key.
+    ready: BTreeSet<Key>,
+    /// When something is due.
+    due: BTreeSet<(Timestamp, Key)>,
+    /// What is being executed, or asked.
+    started: BTreeSet<Key>,
+}
+
+impl PartialEq for Agenda {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+/// What the machine wants said and done.
+#[derive(Debug, Default)]
 pub struct Decision {
     /// Entries to append and apply first.
     pub say: Vec<Entry>,
-    /// What to do once they are durable.
-    pub then: Then,
+    /// What to start then, side by side.
+    pub start: Vec<Task>,
+    /// When to ask again, if nothing ends before.
+    pub wake: Option<Timestamp>,
+    /// The run is over, or paused.
+    pub end: Option<RunStatus>,
 }
 
-/// What to do.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Then {
-    /// Execute a step and hand its end to [`WorkflowMachine::settle`].
+impl Decision {
+    /// Whether there is nothing to say or to start: wait for what is in progress, or for the time to wake.
+    pub fn is_idle(&self) -> bool {
+        self.say.is_empty() && self.start.is_empty() && self.end.is_none()
+    }
+}
+
+/// Something to do. Its end is handed to [`WorkflowMachine::settle`] or [`WorkflowMachine::decided`].
+#[derive(Debug)]
+pub enum Task {
+    /// Execute a step.
     Execute(Box<Execute>),
-    /// Wait until this time.
-    Wait(Timestamp),
-    /// The run is over, or paused.
-    End(RunStatus),
+    /// Ask the code of a container for its verdict.
+    Ask(Box<Ask>),
+}
+
+impl Task {
+    /// Whose it is.
+    pub fn key(&self) -> &Key {
+        match self {
+            Task::Execute(step) => &step.info.key,
+            Task::Ask(ask) => &ask.key,
+        }
+    }
 }
 
 /// One attempt at one step.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub struct Execute {
-    /// Its place in the top-level sequence.
-    pub step: usize,
     /// Facts for the executor.
     pub info: Arc<StepInfo>,
     /// What it is given.
     pub input: Arc<StepInput>,
+    /// What was changed in the session by the branches it is in, and has not been merged.
+    pub state: Map<String, Value>,
     /// Longest time for it, in milliseconds.
     pub timeout_ms: Option<u64>,
     /// What runs inside. A function may affect the outside world as soon as it starts; agents and teams wait for
     /// durability themselves, before each call.
     pub executor_type: ExecutorKind,
+}
+
+/// A verdict to be asked for.
+#[derive(Debug)]
+pub struct Ask {
+    /// The container.
+    pub key: Key,
+    /// What it is asked. The session's state is filled in by whoever asks.
+    pub question: Question,
+    /// What was changed in the session by the branches it is in, and has not been merged.
+    pub state: Map<String, Value>,
+}
+
+/// What an entry did beside changing the machine.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// What it changed in the session, key by key; null removes.
+    pub session: Map<String, Value>,
+    /// Everything in progress inside this is to be dropped.
+    pub dropped: Option<Key>,
 }
 
 /// The log belongs to another definition than this one.
@@ -117,7 +201,9 @@ impl WorkflowMachine {
         attachments: Attachments,
         created_at: Timestamp,
     ) -> Self {
+        let origin = Origin::workflow(&info);
         Self {
+            root: Frame::new(StepType::Workflow, info.workflow_name.clone(), origin, Scope::default()),
             info,
             input,
             attachments,
@@ -127,74 +213,67 @@ impl WorkflowMachine {
             started_at: None,
             last_at: created_at,
             phase: Phase::Fresh,
-            at: 0,
-            attempt: 1,
-            outputs: Vec::new(),
-            by_name: Outputs::new_sync(),
+            open: BTreeMap::new(),
             runs: Vec::new(),
             rest: None,
+            agenda: Agenda::default(),
         }
     }
+
+    // Folding.
 
     /// Applies one entry, in log order.
     ///
     /// # Errors
     /// [`Mismatch`] when the entry names a step that this definition does not have at that place.
-    pub fn apply(&mut self, entry: &Entry) -> Result<(), Mismatch> {
+    pub fn apply(&mut self, entry: &Entry) -> Result<Applied, Mismatch> {
+        let mut applied = Applied::default();
         match &entry.record {
             Some(Record::Claimed { at, .. }) => {
                 self.started_at.get_or_insert(*at);
                 self.last_at = *at;
                 if self.phase == Phase::Fresh {
-                    self.phase = Phase::Ready;
+                    self.phase = Phase::Going;
+                    self.look_at(Key::run());
                 }
             }
-            Some(Record::Intent { name: Some(name), .. }) => {
-                self.expect_step(entry, name)?;
-                self.phase = Phase::Executing;
+            Some(Record::Intent { key, name: Some(name) }) => {
+                self.expect(entry, key, name)?;
+                let step = OpenStep { name: name.clone(), due_at: None, failed: None };
+                self.open(key, Open::Step(step));
             }
-            Some(Record::Step { output, run, .. }) => {
-                self.expect_step(entry, output.step_name.as_deref().unwrap_or_default())?;
+            Some(Record::Begin { key, name, kind, verdict, deadline }) => {
+                self.expect(entry, key, name)?;
+                self.begin(key, name, *kind, verdict.clone(), *deadline);
+            }
+            Some(Record::Iteration { key, goes_on }) => self.iteration(key, *goes_on),
+            Some(Record::Step { key, output, run, state }) => {
+                self.expect(entry, key, output.step_name.as_deref().unwrap_or_default())?;
                 self.runs.extend(run.clone());
-                self.outputs.push(output.clone());
-                if let Some(name) = &output.step_name {
-                    self.by_name.insert_mut(name.clone(), output.clone());
+                let state = state.as_ref().and_then(Value::as_object).cloned().unwrap_or_default();
+                applied = self.end(key, output, state);
+            }
+            Some(Record::Failed { key, output }) => {
+                if let Some(Open::Step(step)) = self.open.get_mut(key) {
+                    step.failed = Some(output.clone());
+                } else {
+                    // Of a format in which a failure did not name the step that failed.
+                    self.root.results.push(output.clone());
                 }
-                self.at = if output.stop { self.nodes.len() } else { self.at + 1 };
-                self.attempt = 1;
-                self.phase = Phase::Ready;
             }
-            Some(Record::Failed { output, .. }) => self.outputs.push(output.clone()),
-            Some(Record::Retry { attempt, due_at, .. }) => {
-                self.attempt = attempt + 1;
-                self.phase = Phase::Waiting(*due_at);
-            }
-            Some(Record::Rest(rest)) => self.rest(rest),
+            Some(Record::Retry { key, attempt, due_at }) => applied.dropped = self.again(key, *attempt, *due_at),
+            Some(Record::Rest(rest)) => applied.session = self.come_to_rest(rest),
             // Calls inside a step.
             Some(
                 Record::Intent { name: None, .. } | Record::Result { .. } | Record::Said { .. } | Record::Run { .. },
             )
             | None => {}
         }
-        Ok(())
+        Ok(applied)
     }
 
-    fn rest(&mut self, rest: &Rest) {
-        self.last_at = rest.at;
-        self.phase = Phase::Ended(rest.status);
-        let mut rest = Box::new(rest.clone());
-        // Entries of the format before this one say less.
-        match rest.status {
-            RunStatus::Completed | RunStatus::Cancelled => self.outputs.clone_from(&rest.results),
-            _ => rest.results.clone_from(&self.outputs),
-        }
-        rest.runs.clone_from(&self.runs);
-        rest.metrics.get_or_insert_with(|| self.metrics(self.last_at));
-        self.rest = Some(rest);
-    }
-
-    fn expect_step(&self, entry: &Entry, found: &str) -> Result<(), Mismatch> {
-        let node = self.nodes.get(self.at).map(|node| &**node.name());
+    fn expect(&self, entry: &Entry, key: &Key, found: &str) -> Result<(), Mismatch> {
+        let node = self.node(key).map(|node| &**node.name());
         if node == Some(found) || !self.is_bound {
             return Ok(());
         }
@@ -205,67 +284,565 @@ impl WorkflowMachine {
         })
     }
 
-    /// What is next. `claim` goes into the run's first entry.
-    pub fn next(&self, claim: &Record, at: Timestamp) -> Decision {
-        match &self.phase {
-            Phase::Fresh => {
-                let started = Entry::recorded(self.event(EventKind::WorkflowStarted, at), claim.clone());
-                let mut decision = self.start_step(at);
-                decision.say.insert(0, started);
-                decision
+    fn begin(
+        &mut self,
+        key: &Key,
+        name: &Arc<str>,
+        kind: StepType,
+        verdict: Option<Verdict>,
+        deadline: Option<Timestamp>,
+    ) {
+        let scope = self.parent(key).scope.clone();
+        let run = match self.node(key) {
+            Some(Node::Workflow(node)) => {
+                let info = RunInfo {
+                    run_id: self.run_of(key).derive_run(key.sequence("w").as_str()),
+                    workflow_id: node.workflow_id.clone(),
+                    workflow_name: node.workflow_name.clone(),
+                    ..(*self.info).clone()
+                };
+                let input = scope.content.clone().or_else(|| self.input_of(key).cloned());
+                Some(Box::new(NestedRun { info: Arc::new(info), input, began: self.last_at }))
             }
-            Phase::Ready => self.start_step(at),
-            Phase::Waiting(due) if *due > at => Decision { say: Vec::new(), then: Then::Wait(*due) },
-            Phase::Executing | Phase::Waiting(_) => {
-                let node = self.step().expect("a step whose start is in the log exists: expect_step has seen it");
-                Decision { say: Vec::new(), then: self.execute(node) }
-            }
-            Phase::Ended(status) => Decision { say: Vec::new(), then: Then::End(*status) },
+            _ => None,
+        };
+        let forwards = matches!(self.node(key), Some(Node::Loop(node)) if node.forward_iteration_output);
+        let given = if run.is_some() { Scope::default() } else { scope };
+        let origin = self.origin(key, name, true);
+        let mut frame = Frame::new(kind, name.clone(), origin, given).forwards(forwards);
+        (frame.verdict, frame.deadline, frame.run) = (verdict, deadline, run);
+        self.open(key, Open::Container(Box::new(frame)));
+        if let Some(deadline) = deadline.filter(|_| self.agenda.is_known) {
+            self.agenda.due.insert((deadline, key.clone()));
         }
     }
 
-    /// The entries that end the attempt in progress.
+    fn iteration(&mut self, key: &Key, goes_on: Option<bool>) {
+        let (Some(outer), Some(Part::Iteration(iteration))) = (key.outer(), key.parts().last()) else { return };
+        let Some(Open::Container(frame)) = self.open.get_mut(&outer) else { return };
+        match goes_on {
+            None => frame.begin_iteration(iteration),
+            Some(goes_on) => frame.end_iteration(goes_on),
+        }
+        self.look_at(outer);
+    }
+
+    /// A step or a container ended; `state` is what it changed in the session.
+    fn end(&mut self, key: &Key, output: &Arc<StepOutput>, state: Map<String, Value>) -> Applied {
+        let dropped = self.forget_inside(key);
+        self.agenda.started.remove(key);
+        self.agenda.ready.remove(key);
+        // What a failed step says about its failure does not count as content.
+        let (content, mut unmerged) = match self.open.remove(key) {
+            Some(Open::Container(frame)) => (frame.content.filter(|_| output.error.is_none()), frame.state),
+            _ => (output.content.clone().filter(|_| output.success), Map::new()),
+        };
+        let is_branch = matches!(key.parts().last(), Some(Part::Node { place: Place::Branch(_), .. }));
+        let mut session = Map::new();
+        if is_branch {
+            unmerged.extend(state);
+        } else {
+            session = self.merge_state(key, state);
+        }
+        let parent = self.parent_key(key);
+        self.frame_mut(&parent).child_ended(key, output.clone(), content, unmerged);
+        self.look_at(parent);
+        Applied { session, dropped }
+    }
+
+    /// Changes of the session's state made by a node: they stay in the branch it is in, if it is in one. Returns what
+    /// reaches the session.
+    fn merge_state(&mut self, key: &Key, state: Map<String, Value>) -> Map<String, Value> {
+        if state.is_empty() {
+            return state;
+        }
+        let branch = self.ancestors(key).find(|outer| {
+            matches!(outer.parts().last(), Some(Part::Node { place: Place::Branch(_), .. }))
+                && self.open.contains_key(outer)
+        });
+        match branch {
+            Some(branch) => {
+                self.frame_mut(&branch).state.extend(state);
+                Map::new()
+            }
+            None => state,
+        }
+    }
+
+    /// A step or a container failed and is tried again: what was inside is forgotten.
+    fn again(&mut self, key: &Key, attempt: u32, due_at: Timestamp) -> Option<Key> {
+        let dropped = self.forget_inside(key);
+        self.agenda.started.remove(key);
+        self.agenda.ready.remove(key);
+        let name = match self.open.remove(key) {
+            Some(Open::Step(step)) => step.name,
+            Some(Open::Container(frame)) => frame.name.clone(),
+            Some(Open::Again { name, .. }) => name,
+            // A container that failed before it began.
+            None => self.node(key).map_or_else(|| Arc::from(""), |node| node.name().clone()),
+        };
+        let is_container = self.node(key).is_some_and(|node| node.container().is_some());
+        let next = key.attempt(attempt + 1);
+        let open = match is_container {
+            true => Open::Again { name, due_at },
+            false => Open::Step(OpenStep { name, due_at: Some(due_at), failed: None }),
+        };
+        self.open(&next, open);
+        self.agenda.ready.remove(&next);
+        if self.agenda.is_known {
+            self.agenda.due.insert((due_at, next));
+        }
+        dropped
+    }
+
+    /// A node has begun, or will begin again.
+    fn open(&mut self, key: &Key, open: Open) {
+        let parent = self.parent_key(key);
+        self.frame_mut(&parent).begun.insert(key.attempt(1));
+        self.open.insert(key.clone(), open);
+        self.look_at(key.clone());
+    }
+
+    /// Forgets everything inside a node. Returns its key when there was something.
+    fn forget_inside(&mut self, key: &Key) -> Option<Key> {
+        let inside: Vec<Key> = self
+            .open
+            .range(key.clone()..)
+            .map(|(open, _)| open)
+            .skip_while(|open| !open.is_inside(key))
+            .take_while(|open| open.is_inside(key))
+            .cloned()
+            .collect();
+        let has_open = !inside.is_empty();
+        for key in inside {
+            self.open.remove(&key);
+            self.agenda.ready.remove(&key);
+        }
+        let before = self.agenda.started.len();
+        self.agenda.started.retain(|started| !started.is_inside(key));
+        (has_open || self.agenda.started.len() != before).then(|| key.clone())
+    }
+
+    // Looking around.
+
+    pub(super) fn node(&self, key: &Key) -> Option<&Node> {
+        Node::find(&self.nodes, key)
+    }
+
+    /// What a key is inside of, innermost first, the run excluded.
+    fn ancestors(&self, key: &Key) -> impl Iterator<Item = Key> {
+        std::iter::successors(key.outer(), Key::outer).filter(|key| *key != Key::run())
+    }
+
+    /// The container a node is in; the run's key when it is in none.
+    pub(super) fn parent_key(&self, key: &Key) -> Key {
+        let is_container = |key: &Key| matches!(self.open.get(key), Some(Open::Container(_)));
+        self.ancestors(key).find(is_container).unwrap_or_else(Key::run)
+    }
+
+    fn parent(&self, key: &Key) -> &Frame {
+        self.frame(&self.parent_key(key))
+    }
+
+    pub(super) fn frame(&self, key: &Key) -> &Frame {
+        match self.open.get(key) {
+            Some(Open::Container(frame)) => frame,
+            _ => &self.root,
+        }
+    }
+
+    fn frame_mut(&mut self, key: &Key) -> &mut Frame {
+        match self.open.get_mut(key) {
+            Some(Open::Container(frame)) => frame,
+            _ => &mut self.root,
+        }
+    }
+
+    fn nested_run(&self, key: &Key) -> Option<&NestedRun> {
+        self.ancestors(key).find_map(|outer| match self.open.get(&outer) {
+            Some(Open::Container(frame)) => frame.run.as_deref(),
+            _ => None,
+        })
+    }
+
+    /// The run, or nested run, that a node belongs to.
+    fn run_of(&self, key: &Key) -> &RunId {
+        self.nested_run(key).map_or(&self.info.run_id, |run| &run.info.run_id)
+    }
+
+    fn input_of(&self, key: &Key) -> Option<&Value> {
+        self.nested_run(key).map_or(self.input.as_ref(), |run| run.input.as_ref())
+    }
+
+    /// What a node's events are about.
+    fn origin(&self, key: &Key, name: &Arc<str>, is_container: bool) -> Origin {
+        let parent_key = self.parent_key(key);
+        let parent = self.frame(&parent_key);
+        let place = match key.parts().last() {
+            Some(Part::Node { place: Place::Step(place) | Place::Branch(place) | Place::Choice(place), .. }) => place,
+            _ => 0,
+        };
+        let is_top = parent_key == Key::run();
+        let (mut origin, index) = match &parent.run {
+            Some(run) => {
+                let depth = parent.origin.nested_depth + 1;
+                (Origin { nested_depth: depth, ..Origin::workflow(&run.info) }, StepIndex::At(place))
+            }
+            None if is_top => (parent.origin.clone(), StepIndex::At(place)),
+            None => {
+                let index = match (&parent.origin.step_index, parent.kind) {
+                    (Some(StepIndex::At(outer)), StepType::Router) => StepIndex::At(*outer),
+                    (Some(StepIndex::At(outer)), _) => StepIndex::Inside(vec![*outer, place]),
+                    (Some(inside), _) => inside.clone(),
+                    (None, _) => StepIndex::At(place),
+                };
+                (parent.origin.clone(), index)
+            }
+        };
+        origin.parent_step_id = parent.origin.step_id.clone();
+        origin.step_id = Some(self.run_of(key).derive(&key.id_path(is_container)));
+        origin.step_name = Some(name.clone());
+        origin.step_index = Some(index);
+        origin
+    }
+
+    /// What was changed in the session by the branches a node is in, outermost first, and has not been merged.
+    fn branch_state(&self, key: &Key) -> Map<String, Value> {
+        let mut state = Map::new();
+        let mut outer: Vec<Key> = self.ancestors(key).collect();
+        outer.reverse();
+        for frame in outer.iter().filter_map(|key| match self.open.get(key) {
+            Some(Open::Container(frame)) => Some(frame),
+            _ => None,
+        }) {
+            state.extend(frame.state.clone());
+        }
+        state
+    }
+
+    fn step_input(&self, key: &Key) -> StepInput {
+        let scope = &self.parent(key).scope;
+        StepInput {
+            input: self.input_of(key).cloned(),
+            previous_step_outputs: scope.outputs.clone(),
+            previous_step_content: scope.content.clone(),
+            additional_data: self.attachments.additional_data.clone(),
+            images: self.attachments.images.clone(),
+            videos: self.attachments.videos.clone(),
+            audio: self.attachments.audio.clone(),
+            files: self.attachments.files.clone(),
+            metadata: self.attachments.metadata.clone(),
+            dependencies: self.attachments.dependencies.clone(),
+        }
+    }
+
+    fn look_at(&mut self, key: Key) {
+        if self.agenda.is_known {
+            self.agenda.ready.insert(key);
+        }
+    }
+
+    // Deciding.
+
+    /// What is next. `claim` goes into the run's first entry; `chance` decides the jitter of a back-off.
+    pub fn next(&mut self, claim: &Record, chance: u64, at: Timestamp) -> Decision {
+        match &self.phase {
+            Phase::Fresh => {
+                let started = Entry::recorded(self.event(EventKind::WorkflowStarted, at), claim.clone());
+                return Decision { say: vec![started], ..Decision::default() };
+            }
+            Phase::Ended(status) => return Decision { end: Some(*status), ..Decision::default() },
+            Phase::Going => {}
+        }
+        self.know_the_agenda();
+        while let Some((_, key)) = self.agenda.due.first().filter(|(due, _)| *due <= at).cloned() {
+            self.agenda.due.pop_first();
+            if let Some(frame) = self.container(&key) {
+                let limit = frame.deadline.is_some_and(|deadline| deadline <= at);
+                if limit {
+                    return Decision { say: self.timed_out(&key, chance, at), ..Decision::default() };
+                }
+            } else if self.open.contains_key(&key) {
+                self.agenda.ready.insert(key);
+            }
+        }
+        while let Some(key) = self.agenda.ready.pop_first() {
+            let decision = self.look(&key, at);
+            if !decision.is_idle() {
+                return decision;
+            }
+        }
+        Decision { wake: self.agenda.due.first().map(|(due, _)| *due), ..Decision::default() }
+    }
+
+    /// After a log was folded, everything that is open is looked at once.
+    fn know_the_agenda(&mut self) {
+        if std::mem::replace(&mut self.agenda.is_known, true) {
+            return;
+        }
+        self.agenda.ready.insert(Key::run());
+        for (key, open) in &self.open {
+            let due_at = match open {
+                Open::Step(OpenStep { due_at, .. }) => *due_at,
+                Open::Container(frame) => frame.deadline,
+                Open::Again { due_at, .. } => Some(*due_at),
+            };
+            self.agenda.due.extend(due_at.map(|due_at| (due_at, key.clone())));
+            if due_at.is_none() || matches!(open, Open::Container(_)) {
+                self.agenda.ready.insert(key.clone());
+            }
+        }
+    }
+
+    fn container(&self, key: &Key) -> Option<&Frame> {
+        match self.open.get(key) {
+            Some(Open::Container(frame)) => Some(frame),
+            _ => None,
+        }
+    }
+
+    /// What a node that changed makes necessary.
+    fn look(&mut self, key: &Key, at: Timestamp) -> Decision {
+        match self.open.get(key) {
+            _ if *key == Key::run() => self.advance_run(at),
+            Some(Open::Step(_)) => self.execute(key),
+            Some(Open::Container(_)) => self.advance(key, at),
+            Some(Open::Again { .. }) => self.begin_child(key, at),
+            None => Decision::default(),
+        }
+    }
+
+    fn advance_run(&mut self, at: Timestamp) -> Decision {
+        let is_over = self.root.is_stopped || usize::try_from(self.root.at).is_ok_and(|at| at >= self.nodes.len());
+        if !is_over {
+            return self.begin_child(&Key::step(self.root.at), at);
+        }
+        Decision { say: vec![self.completed(at)], ..Decision::default() }
+    }
+
+    fn advance(&mut self, key: &Key, at: Timestamp) -> Decision {
+        let (Some(frame), Some(node)) = (self.container(key), self.node(key)) else { return Decision::default() };
+        let Some(container) = node.container() else { return Decision::default() };
+        let origin = || frame.origin.clone();
+        let event = |kind| RunEvent { created_at: at.as_seconds(), kind, origin: origin(), event_index: None };
+        let (iteration, max_iterations) = match node {
+            Node::Loop(node) => (frame.iteration, node.max_iterations),
+            _ => (0, 0),
+        };
+        let say = |entry| Decision { say: vec![entry], ..Decision::default() };
+        match container.next(key, frame) {
+            Next::Begin(children) => {
+                let mut all = Decision::default();
+                for child in children {
+                    let one = self.begin_child(&child, at);
+                    all.say.extend(one.say);
+                    all.start.extend(one.start);
+                }
+                all
+            }
+            Next::Iterate(next) => {
+                let kind = EventKind::LoopIterationStarted { iteration: next, max_iterations };
+                say(Entry::recorded(event(kind), Record::Iteration { key: key.iteration(next), goes_on: None }))
+            }
+            Next::EndIteration(goes_on) => say(self.iteration_ended(key, goes_on, at)),
+            Next::Ask => {
+                let mut question = Question { input: self.step_input(key), ..Question::default() };
+                container.question(&mut question, Some(frame));
+                let state = self.branch_state(&key.iteration(iteration));
+                self.ask(key, question, state)
+            }
+            Next::End => Decision { say: self.ended_container(key, at), ..Decision::default() },
+        }
+    }
+
+    fn iteration_ended(&self, key: &Key, goes_on: bool, at: Timestamp) -> Entry {
+        let frame = self.frame(key);
+        let max_iterations = match self.node(key) {
+            Some(Node::Loop(node)) => node.max_iterations,
+            _ => frame.iteration,
+        };
+        let kind = EventKind::LoopIterationCompleted {
+            iteration: frame.iteration,
+            max_iterations,
+            should_continue: goes_on,
+            iteration_results: frame.results.clone(),
+        };
+        let event = RunEvent { created_at: at.as_seconds(), kind, origin: frame.origin.clone(), event_index: None };
+        let record = Record::Iteration { key: key.iteration(frame.iteration), goes_on: Some(goes_on) };
+        Entry::recorded(event, record)
+    }
+
+    fn ask(&mut self, key: &Key, question: Question, state: Map<String, Value>) -> Decision {
+        if !self.agenda.started.insert(key.clone()) {
+            return Decision::default();
+        }
+        let ask = Ask { key: key.clone(), question, state };
+        Decision { start: vec![Task::Ask(Box::new(ask))], ..Decision::default() }
+    }
+
+    /// Begins the node with this key, unless it has begun.
+    fn begin_child(&mut self, key: &Key, at: Timestamp) -> Decision {
+        let begins_again = matches!(self.open.get(key), Some(Open::Again { due_at, .. }) if *due_at <= at);
+        if !begins_again && self.parent(key).begun.contains(&key.attempt(1)) {
+            return Decision::default();
+        }
+        let Some(node) = self.node(key) else { return Decision::default() };
+        match node.container() {
+            None => {
+                let name = node.name().clone();
+                let event = RunEvent {
+                    created_at: at.as_seconds(),
+                    kind: EventKind::StepStarted,
+                    origin: self.origin(key, &name, false),
+                    event_index: None,
+                };
+                let record = Record::Intent { key: key.clone(), name: Some(name) };
+                Decision { say: vec![Entry::recorded(event, record)], ..Decision::default() }
+            }
+            Some(container) if container.needs_verdict() => {
+                let mut question = Question { input: self.step_input(key), ..Question::default() };
+                container.question(&mut question, None);
+                let state = self.branch_state(key);
+                self.ask(key, question, state)
+            }
+            Some(_) => Decision { say: self.begun(key, None, at), ..Decision::default() },
+        }
+    }
+
+    /// The entries that begin a container.
+    fn begun(&self, key: &Key, verdict: Option<Verdict>, at: Timestamp) -> Vec<Entry> {
+        let Some(node) = self.node(key) else { return Vec::new() };
+        let Some(container) = node.container() else { return Vec::new() };
+        let origin = self.origin(key, node.name(), true);
+        let event = |kind, origin| RunEvent { created_at: at.as_seconds(), kind, origin, event_index: None };
+        let kind = container.begun(verdict.as_ref());
+        let record = Record::Begin {
+            key: key.clone(),
+            name: node.name().clone(),
+            kind: node.kind(),
+            verdict,
+            deadline: node.timeout_ms().map(|limit| at + Duration::from_millis(limit)),
+        };
+        match node {
+            Node::Workflow(nested) => {
+                let inner = Origin {
+                    workflow_id: Some(nested.workflow_id.clone()),
+                    workflow_name: Some(nested.workflow_name.clone()),
+                    session_id: origin.session_id.clone(),
+                    run_id: Some(self.run_of(key).derive_run(key.sequence("w").as_str())),
+                    parent_step_id: origin.step_id.clone(),
+                    nested_depth: origin.nested_depth + 1,
+                    ..Origin::default()
+                };
+                let step = Entry::event(event(EventKind::StepStarted, origin));
+                vec![step, Entry::recorded(event(kind, inner), record)]
+            }
+            _ => vec![Entry::recorded(event(kind, origin), record)],
+        }
+    }
+
+    /// The entries that end a container whose children have all ended.
+    fn ended_container(&self, key: &Key, at: Timestamp) -> Vec<Entry> {
+        let (Some(frame), Some(node)) = (self.container(key), self.node(key)) else { return Vec::new() };
+        let Some(container) = node.container() else { return Vec::new() };
+        let ending = container.ended(frame);
+        let event = |kind, origin| RunEvent { created_at: at.as_seconds(), kind, origin, event_index: None };
+        let own_id = frame.origin.step_id.clone();
+        // In Agno, a Parallel's output has an id of its own.
+        let step_id = match frame.kind {
+            StepType::Parallel => Some(self.run_of(key).derive(&format!("{}/output", key.id_path(true)))),
+            _ => own_id,
+        };
+        let mut output =
+            StepOutput { step_name: Some(node.name().clone()), step_id, step_type: node.kind(), ..ending.output };
+        let state = Some(frame.joined_state()).filter(|state| !state.is_empty()).map(Value::Object);
+        let (mut say, mut nested) = (Vec::new(), None);
+        let kind = match &frame.run {
+            Some(run) => {
+                nested = Some(Arc::new(nested_run(frame, run, at)));
+                output.step_run_id = Some(run.info.run_id.to_shared());
+                let (inner, done, used) = nested_done(frame, run, at);
+                output.metrics = Some(used);
+                say.push(Entry::event(event(EventKind::WorkflowCompleted(Box::new(done)), inner)));
+                EventKind::step_completed(Arc::new(output.clone()))
+            }
+            None => ending.event,
+        };
+        let record = Record::Step { key: key.clone(), output: Arc::new(output), run: nested, state };
+        say.push(Entry::recorded(event(kind, frame.origin.clone()), record));
+        say
+    }
+
+    pub(super) fn step_id(&self, key: &Key) -> Arc<str> {
+        self.run_of(key).derive(&key.id_path(false))
+    }
+
+    fn execute(&mut self, key: &Key) -> Decision {
+        let Some(Node::Step(node)) = self.node(key) else { return Decision::default() };
+        let (timeout_ms, executor_type, name) = (node.timeout_ms, node.executor_type, node.name.clone());
+        if !self.agenda.started.insert(key.clone()) {
+            return Decision::default();
+        }
+        let origin = self.origin(key, &name, false);
+        let info = StepInfo {
+            key: key.clone(),
+            step_id: origin.step_id.clone().unwrap_or_else(|| Arc::from("")),
+            step_name: name,
+            step_index: origin.step_index.clone().unwrap_or(StepIndex::At(0)),
+            attempt: key.attempt_number(),
+            origin,
+        };
+        let step = Execute {
+            info: Arc::new(info),
+            input: Arc::new(self.step_input(key)),
+            state: self.branch_state(key),
+            timeout_ms,
+            executor_type,
+        };
+        Decision { start: vec![Task::Execute(Box::new(step))], ..Decision::default() }
+    }
+
+    // What came of it.
+
+    /// The entries that end an attempt at a step.
     ///
     /// `state` is what the step changed in the session; `chance` decides the jitter of a back-off.
     pub fn settle(
-        &self,
+        &mut self,
+        key: &Key,
         result: Result<Executed, Failure>,
         state: Option<Value>,
         chance: u64,
         at: Timestamp,
     ) -> Vec<Entry> {
-        let Some(node) = self.step() else { return Vec::new() };
-        let key = self.step_key();
+        self.agenda.started.remove(key);
+        let (Some(Node::Step(node)), Some(Open::Step(_))) = (self.node(key), self.open.get(key)) else {
+            return Vec::new();
+        };
         match result {
             Ok(executed) => self.succeeded(node, executed, state, key, at),
-            Err(failure) if failure.retryable && self.attempt <= node.retry.times => {
-                let due_at = at + node.retry.wait(self.attempt, failure.retry_after_ms, chance);
-                let mut fields = Map::new();
-                fields.insert("name".into(), json!("StepRetrying"));
-                fields.insert("error".into(), json!(failure.message));
-                fields.insert("error_type".into(), json!(failure.kind.code()));
-                fields.insert("failed_attempt".into(), json!(self.attempt));
-                fields.insert("due_at".into(), json!(due_at.as_seconds()));
-                let event = self.step_event(node, EventKind::CustomEvent { fields }, at);
-                vec![Entry::recorded(event, Record::Retry { key, attempt: self.attempt, due_at })]
+            Err(failure) => self.failed(key, &failure, chance, at),
+        }
+    }
+
+    /// The entries that follow from a verdict.
+    pub fn decided(&mut self, key: &Key, verdict: Result<Verdict, Failure>, chance: u64, at: Timestamp) -> Vec<Entry> {
+        self.agenda.started.remove(key);
+        let Some(node) = self.node(key) else { return Vec::new() };
+        let Some(container) = node.container() else { return Vec::new() };
+        let verdict = verdict.and_then(|verdict| match container.refuse(&verdict) {
+            Some(problem) => Err(Failure::new(FailureKind::Definition, problem)),
+            None => Ok(verdict),
+        });
+        match (verdict, self.container(key)) {
+            (Err(failure), _) => {
+                let (kind, name) = (node.kind(), node.name());
+                let message = format!("{kind:?} {name:?} could not decide: {}", failure.message);
+                self.failed(key, &Failure { message, ..failure }, chance, at)
             }
-            Err(failure) if failure.kind == FailureKind::OutcomeUnknown => vec![self.paused(node, &failure, at)],
-            Err(failure) if node.on_error == OnError::Skip => {
-                let content = format!("Step skipped due to error: {}", failure.message);
-                let output = Arc::new(self.failed(node, &content, &failure));
-                let event = self.step_event(node, EventKind::StepOutput { step_output: output.clone() }, at);
-                vec![Entry::recorded(event, Record::Step { key, output, run: None, state: None })]
-            }
-            Err(failure) => {
-                let error = EventKind::StepError { error: failure.message.clone() };
-                let output = Arc::new(self.failed(node, &failure.message, &failure));
-                let mut results = self.outputs.clone();
-                results.push(output.clone());
-                vec![
-                    Entry::recorded(self.step_event(node, error, at), Record::Failed { key, output }),
-                    self.failed_with(results, &failure, at),
-                ]
-            }
+            (Ok(Verdict::Is(is_done)), Some(_)) => vec![self.iteration_ended(key, !is_done, at)],
+            (Ok(verdict), None) => self.begun(key, Some(verdict), at),
+            (Ok(Verdict::Names(_)), Some(_)) => Vec::new(),
         }
     }
 
@@ -274,10 +851,10 @@ impl WorkflowMachine {
         node: &StepNode,
         executed: Executed,
         state: Option<Value>,
-        key: Key,
+        key: &Key,
         at: Timestamp,
     ) -> Vec<Entry> {
-        let origin = self.step_origin(node);
+        let origin = self.origin(key, &node.name, false);
         let output = Arc::new(StepOutput {
             step_name: origin.step_name.clone(),
             step_id: origin.step_id.clone(),
@@ -286,295 +863,163 @@ impl WorkflowMachine {
             executor_name: Some(node.executor_name.clone()),
             ..executed.output
         });
-        let record = Record::Step { key, output: output.clone(), run: executed.run, state };
+        let record = Record::Step { key: key.clone(), output: output.clone(), run: executed.run, state };
         let event = |kind| RunEvent { created_at: at.as_seconds(), kind, origin: origin.clone(), event_index: None };
+        let completed = || event(EventKind::step_completed(output.clone()));
+        // Only what stands directly in a workflow tells its output by itself.
+        if self.parent(key).kind != StepType::Workflow {
+            return vec![Entry::recorded(completed(), record)];
+        }
         let said = event(EventKind::StepOutput { step_output: output.clone() });
         if output.stop {
             return vec![Entry::recorded(said, record)];
         }
-        let completed = event(EventKind::step_completed(output));
         match node.executor_type {
-            ExecutorKind::Function => vec![Entry::recorded(said, record), Entry::event(completed)],
-            _ => vec![Entry::recorded(completed, record)],
+            ExecutorKind::Function => vec![Entry::recorded(said, record), Entry::event(completed())],
+            _ => vec![Entry::recorded(completed(), record)],
         }
     }
 
-    fn failed(&self, node: &StepNode, content: &str, failure: &Failure) -> StepOutput {
-        StepOutput::failed(Some(node.name.clone()), Some(self.step_id()), content, &failure.message)
+    fn timed_out(&self, key: &Key, chance: u64, at: Timestamp) -> Vec<Entry> {
+        let Some(node) = self.node(key) else { return Vec::new() };
+        let limit_ms = node.timeout_ms().unwrap_or_default();
+        let message = format!("{:?} {:?} took longer than its limit of {limit_ms} ms", node.kind(), node.name());
+        self.failed(key, &Failure::new(FailureKind::Timeout, message), chance, at)
     }
 
-    /// The entries that end the run because someone asked; `partial` is what the step in progress had written so far.
-    pub fn cancel(&self, reason: &str, partial: Option<String>, claim: &Record, at: Timestamp) -> Vec<Entry> {
-        let content = format!("Run {} was cancelled", self.info.run_id);
-        let cancelled = EventKind::WorkflowCancelled { reason: reason.to_owned(), content: content.clone() };
-        let mut step_results = self.outputs.clone();
-        if let (Phase::Executing | Phase::Waiting(_), Some(node)) = (&self.phase, self.step()) {
-            step_results.push(Arc::new(StepOutput {
-                content: partial.map(Value::String),
-                step_name: Some(node.name.clone()),
-                step_id: Some(self.step_id()),
-                executor_type: Some(node.executor_type),
-                executor_name: Some(node.executor_name.clone()),
-                success: false,
-                error: Some("Cancelled during execution".to_owned()),
-                ..StepOutput::default()
-            }));
-        }
-        let rest = Rest {
-            content: Some(Value::String(content)),
-            was_pending: self.phase == Phase::Fresh,
-            results: step_results,
-            ..self.at_rest(RunStatus::Cancelled, at)
-        };
-        let first = match self.phase {
-            Phase::Fresh => Entry::recorded(self.event(cancelled, at), claim.clone()),
-            _ => Entry::event(self.event(cancelled, at)),
-        };
-        vec![first, self.completed_as(rest)]
-    }
-
-    /// The entries that end the run ERROR.
-    pub fn fail(&self, failure: &Failure, at: Timestamp) -> Vec<Entry> {
-        vec![self.failed_with(self.outputs.clone(), failure, at)]
-    }
-
-    fn failed_with(&self, results: Vec<Arc<StepOutput>>, failure: &Failure, at: Timestamp) -> Entry {
-        let error_type = Some(failure.kind.code().to_owned());
-        let rest = Rest {
-            content: Some(Value::String(failure.message.clone())),
-            error_type: error_type.clone(),
-            results,
-            ..self.at_rest(RunStatus::Error, at)
-        };
-        let error = EventKind::WorkflowError { error: failure.message.clone(), error_type };
-        Entry::recorded(self.event(error, at), Record::Rest(Box::new(rest)))
-    }
-
-    /// The entry that pauses the run because its definition is not the one the log speaks of.
-    pub fn pause(&self, reason: &str, at: Timestamp) -> Entry {
-        let name = self.step().map_or_else(|| Arc::from(""), |node| node.name.clone());
-        self.paused_at(name, FailureKind::Definition, reason, at)
-    }
-
-    fn paused(&self, node: &StepNode, failure: &Failure, at: Timestamp) -> Entry {
-        self.paused_at(node.name.clone(), failure.kind, &failure.message, at)
-    }
-
-    fn paused_at(&self, name: Arc<str>, kind: FailureKind, reason: &str, at: Timestamp) -> Entry {
-        let pause = Pause {
-            index: u32::try_from(self.at).unwrap_or(u32::MAX),
-            name,
-            kind: Some("executor".to_owned()),
-            requirements: Some(vec![json!({ "reason": reason, "error_type": kind.code() })]),
-        };
-        let rest = Rest { pause: Some(pause), ..self.at_rest(RunStatus::Paused, at) };
-        let event = rest.paused().expect("it says where");
-        Entry::recorded(self.event(event, at), Record::Rest(Box::new(rest)))
-    }
-
-    /// The run as it stands when it comes to rest.
-    fn at_rest(&self, status: RunStatus, at: Timestamp) -> Rest {
-        Rest {
-            metrics: Some(self.metrics(at)),
-            metadata: self.metadata(),
-            results: self.outputs.clone(),
-            runs: self.runs.clone(),
-            ..Rest::new(status, at)
-        }
-    }
-
-    fn completed_as(&self, rest: Rest) -> Entry {
-        let event = self.event(EventKind::WorkflowCompleted(Box::new(rest.done())), rest.at);
-        Entry::recorded(event, Record::Rest(Box::new(rest)))
-    }
-
-    /// What the caller noted about the run.
-    fn metadata(&self) -> Option<Value> {
-        self.attachments.metadata.as_deref().cloned().map(Value::Object)
-    }
-
-    /// The entry that says a run goes on after its worker was lost. On seeing it, readers drop the partial text before
-    /// it.
-    pub fn resumed(&self, claim: &Record, attempt: u32, at: Timestamp) -> Entry {
-        let mut fields = Map::new();
-        fields.insert("name".into(), json!("RunResumed"));
-        fields.insert("attempt".into(), json!(attempt));
-        if let (Phase::Executing, Some(node)) = (&self.phase, self.step()) {
-            fields.insert("paths".into(), json!([self.step_key()]));
-            fields.insert("resumed_step".into(), json!(node.name));
-        }
-        Entry::recorded(self.event(EventKind::CustomEvent { fields }, at), claim.clone())
-    }
-
-    /// Where the run stands, once it has ended or paused.
-    pub fn ended(&self) -> Option<RunStatus> {
-        match self.phase {
-            Phase::Ended(status) => Some(status),
-            _ => None,
-        }
-    }
-
-    /// Whether anything has been said yet.
-    pub fn is_fresh(&self) -> bool {
-        self.phase == Phase::Fresh
-    }
-
-    /// Facts about the run.
-    pub fn info(&self) -> &Arc<RunInfo> {
-        &self.info
-    }
-
-    /// When the run was first claimed.
-    pub fn started_at(&self) -> Option<Timestamp> {
-        self.started_at
-    }
-
-    /// The steps that ended so far.
-    pub fn outputs(&self) -> &[Arc<StepOutput>] {
-        &self.outputs
-    }
-
-    /// The step the run is at, for people: `1/2 Research Step`.
-    pub fn progress(&self) -> String {
-        match self.nodes.get(self.at) {
-            Some(node) => format!("{}/{} {}", self.at + 1, self.nodes.len(), node.name()),
-            None => format!("{0}/{0}", self.nodes.len()),
-        }
-    }
-
-    /// How it came to rest.
-    pub fn at_rest_as(&self) -> Option<&Rest> {
-        self.rest.as_deref()
-    }
-
-    /// The run as a poll sees it.
-    pub fn output(&self) -> WorkflowRunOutput {
-        let (input, created_at) = (self.input.clone(), self.created_at);
-        match &self.rest {
-            Some(rest) => WorkflowRunOutput::at_rest(&self.info, input, created_at, (**rest).clone()),
-            None => WorkflowRunOutput {
-                status: if self.is_fresh() { RunStatus::Pending } else { RunStatus::Running },
-                step_results: self.outputs.clone(),
-                step_executor_runs: self.runs.clone(),
-                metrics: Some(self.metrics(self.last_at)),
-                ..WorkflowRunOutput::pending(&self.info, input, created_at)
-            },
-        }
-    }
-
-    fn metrics(&self, at: Timestamp) -> RunMetrics {
-        let mut metrics = RunMetrics::default();
-        for output in &self.outputs {
-            let (Some(name), Some(kind), Some(executor)) =
-                (&output.step_name, output.executor_type, &output.executor_name)
-            else {
-                continue;
-            };
-            if matches!(kind, ExecutorKind::Agent | ExecutorKind::Team) {
-                let line = StepMetrics {
-                    step_name: name.clone(),
-                    executor_type: kind.as_str().to_owned(),
-                    executor_name: executor.clone(),
-                    metrics: output.metrics.clone(),
-                };
-                metrics.steps.insert(name.to_string(), line);
+    /// The entries that follow from a failure of a node: it is tried again, or skipped, or what it is in fails too.
+    fn failed(&self, key: &Key, failure: &Failure, chance: u64, at: Timestamp) -> Vec<Entry> {
+        let mut say = Vec::new();
+        let mut failed = key.clone();
+        while let Some(node) = self.node(&failed) {
+            let (retry, attempt) = (node.retry(), failed.attempt_number());
+            let origin = self.origin(&failed, node.name(), node.container().is_some());
+            let event =
+                |kind| RunEvent { created_at: at.as_seconds(), kind, origin: origin.clone(), event_index: None };
+            if failure.retryable && attempt <= retry.times {
+                let due_at = at + retry.wait(attempt, failure.retry_after_ms, chance);
+                let mut fields = Map::new();
+                fields.insert("name".into(), json!("StepRetrying"));
+                fields.insert("error".into(), json!(failure.message));
+                fields.insert("error_type".into(), json!(failure.kind.code()));
+                fields.insert("failed_attempt".into(), json!(attempt));
+                fields.insert("due_at".into(), json!(due_at.as_seconds()));
+                let record = Record::Retry { key: failed, attempt, due_at };
+                say.push(Entry::recorded(event(EventKind::CustomEvent { fields }), record));
+                return say;
             }
+            if failure.kind == FailureKind::OutcomeUnknown {
+                say.push(self.paused(node.name(), failure, at));
+                return say;
+            }
+            if node.on_error() == OnError::Skip {
+                let content = format!("Step skipped due to error: {}", failure.message);
+                let output = Arc::new(self.failed_output(&failed, node, &content, failure));
+                let state = self.container(&failed).map(Frame::joined_state).filter(|state| !state.is_empty());
+                let kind = EventKind::StepOutput { step_output: output.clone() };
+                let record = Record::Step { key: failed, output, run: None, state: state.map(Value::Object) };
+                say.push(Entry::recorded(event(kind), record));
+                return say;
+            }
+            if failed == *key {
+                let error = event(EventKind::StepError { error: failure.message.clone() });
+                say.push(match node {
+                    Node::Step(_) => {
+                        let output = Arc::new(self.failed_output(&failed, node, &failure.message, failure));
+                        Entry::recorded(error, Record::Failed { key: failed.clone(), output })
+                    }
+                    _ => Entry::event(error),
+                });
+            }
+            failed = self.parent_key(&failed);
         }
-        metrics.duration = self.started_at.map(|start| at.since(start).as_secs_f64());
-        metrics
+        let leaf = self.node(key).filter(|node| node.container().is_none());
+        let leaf = leaf.map(|node| (key, Arc::new(self.failed_output(key, node, &failure.message, failure))));
+        say.push(self.failed_with(self.unfinished(leaf, &failure.message), failure, at));
+        say
     }
 
-    fn completed(&self, at: Timestamp) -> Entry {
-        self.completed_as(Rest { content: self.last_content(), ..self.at_rest(RunStatus::Completed, at) })
-    }
-
-    fn start_step(&self, at: Timestamp) -> Decision {
-        match self.step() {
-            Some(node) => Decision { say: vec![self.step_started(node, at)], then: self.execute(node) },
-            None => Decision { say: vec![self.completed(at)], then: Then::End(RunStatus::Completed) },
+    fn failed_output(&self, key: &Key, node: &Node, content: &str, failure: &Failure) -> StepOutput {
+        let origin = self.origin(key, node.name(), node.container().is_some());
+        let steps = self.container(key).map(Frame::outputs).unwrap_or_default();
+        StepOutput {
+            step_type: node.kind(),
+            steps,
+            ..StepOutput::failed(Some(node.name().clone()), origin.step_id, content, &failure.message)
         }
     }
 
-    /// The content of the last step that succeeded: what a skipped step says about its failure does not count as
-    /// content.
-    fn last_content(&self) -> Option<Value> {
-        self.outputs.iter().rfind(|output| output.success).and_then(|output| output.content.clone())
-    }
-
-    fn step(&self) -> Option<&StepNode> {
-        match self.nodes.get(self.at)? {
-            Node::Step(step) => Some(step),
-            Node::Steps { .. }
-            | Node::Parallel { .. }
-            | Node::Loop { .. }
-            | Node::Condition { .. }
-            | Node::Router { .. }
-            | Node::Workflow { .. } => unreachable!("build() makes sequences of steps only"),
-        }
-    }
-
-    fn step_key(&self) -> Key {
-        Key::step(u32::try_from(self.at).unwrap_or(u32::MAX)).attempt(self.attempt)
-    }
-
-    fn step_id(&self) -> Arc<str> {
-        self.info.run_id.derive(&self.at.to_string())
-    }
-
-    fn step_index(&self) -> StepIndex {
-        StepIndex::At(u32::try_from(self.at).unwrap_or(u32::MAX))
-    }
-
-    fn execute(&self, node: &StepNode) -> Then {
-        let info = StepInfo {
-            key: self.step_key(),
-            step_id: self.step_id(),
-            step_name: node.name.clone(),
-            step_index: self.step_index(),
-            attempt: self.attempt,
-            origin: self.step_origin(node),
-        };
-        let input = StepInput {
-            input: self.input.clone(),
-            previous_step_outputs: self.by_name.clone(),
-            previous_step_content: self.last_content(),
-            additional_data: self.attachments.additional_data.clone(),
-            images: self.attachments.images.clone(),
-            videos: self.attachments.videos.clone(),
-            audio: self.attachments.audio.clone(),
-            files: self.attachments.files.clone(),
-            metadata: self.attachments.metadata.clone(),
-            dependencies: self.attachments.dependencies.clone(),
-        };
-        Then::Execute(Box::new(Execute {
-            step: self.at,
-            info: Arc::new(info),
-            input: Arc::new(input),
-            timeout_ms: node.timeout_ms,
-            executor_type: node.executor_type,
-        }))
-    }
-
-    fn step_started(&self, node: &StepNode, at: Timestamp) -> Entry {
-        let event = self.step_event(node, EventKind::StepStarted, at);
-        Entry::recorded(event, Record::Intent { key: self.step_key(), name: Some(node.name.clone()) })
-    }
-
-    fn event(&self, kind: EventKind, at: Timestamp) -> RunEvent {
+    pub(super) fn event(&self, kind: EventKind, at: Timestamp) -> RunEvent {
         let origin = Origin::workflow(&self.info);
         RunEvent { created_at: at.as_seconds(), kind, origin, event_index: None }
     }
+}
 
-    fn step_event(&self, node: &StepNode, kind: EventKind, at: Timestamp) -> RunEvent {
-        RunEvent { created_at: at.as_seconds(), kind, origin: self.step_origin(node), event_index: None }
+/// The state a step sees: the session's, with what its branches changed.
+pub fn with_branches(session: &Arc<Map<String, Value>>, branches: &Map<String, Value>) -> Arc<Map<String, Value>> {
+    if branches.is_empty() {
+        return session.clone();
     }
+    let mut all = (**session).clone();
+    merge(&mut all, branches);
+    Arc::new(all)
+}
 
-    fn step_origin(&self, node: &StepNode) -> Origin {
-        Origin {
-            step_id: Some(self.step_id()),
-            step_name: Some(node.name.clone()),
-            step_index: Some(self.step_index()),
-            ..Origin::workflow(&self.info)
-        }
+/// The origin of a nested workflow's own events, and its end with what it used.
+fn nested_done(frame: &Frame, run: &NestedRun, at: Timestamp) -> (Origin, WorkflowDone, Metrics) {
+    let origin = Origin {
+        parent_step_id: frame.origin.step_id.clone(),
+        nested_depth: frame.origin.nested_depth + 1,
+        ..Origin::workflow(&run.info)
+    };
+    let duration = Some(at.since(run.began).as_secs_f64());
+    let done = WorkflowDone {
+        content: frame.content.clone(),
+        content_type: content_type(frame.content.as_ref()).to_owned(),
+        metrics: Some(metrics_of(&frame.results, duration)),
+        step_results: frame.results.clone(),
+        ..WorkflowDone::default()
+    };
+    (origin, done, Metrics { duration, ..Metrics::default() })
+}
+
+/// A nested workflow's run, as it stands beside those of agents and teams.
+fn nested_run(frame: &Frame, run: &NestedRun, at: Timestamp) -> RunOutput {
+    let duration = Some(at.since(run.began).as_secs_f64());
+    RunOutput {
+        run_id: run.info.run_id.clone(),
+        agent_id: None,
+        agent_name: None,
+        team_id: None,
+        team_name: None,
+        session_id: Some(run.info.session_id.clone()),
+        parent_run_id: frame.origin.run_id.clone(),
+        user_id: run.info.user_id.clone(),
+        content: frame.content.clone(),
+        content_type: content_type(frame.content.as_ref()).to_owned(),
+        reasoning_content: None,
+        model_provider_data: None,
+        model: None,
+        model_provider: None,
+        session_state: None,
+        created_at: run.began.as_seconds(),
+        status: RunStatus::Completed,
+        cancellation_stage: None,
+        workflow_step_id: frame.origin.step_id.clone(),
+        metrics: None,
+        events: None,
+        messages: Vec::new(),
+        metadata: None,
+        tools: Vec::new(),
+        input: None,
+        member_responses: Vec::new(),
+        finish_reason: None,
+        workflow: Some(Box::new(NestedWorkflow {
+            workflow_id: run.info.workflow_id.clone(),
+            workflow_name: run.info.workflow_name.clone(),
+            input: run.input.clone(),
+            step_results: frame.results.clone(),
+            metrics: metrics_of(&frame.results, duration),
+        })),
     }
 }

@@ -2,7 +2,7 @@
 
 use outlive_core::log::{Entry, Record};
 use outlive_core::machine::{
-    AgentCommand, AgentLimits, AgentMachine, TeamCall, TeamCommand, TeamMachine, Then, WorkflowMachine,
+    AgentCommand, AgentLimits, AgentMachine, Task, TeamCall, TeamCommand, TeamMachine, WorkflowMachine,
 };
 use outlive_core::port::Executed;
 use outlive_core::{
@@ -42,21 +42,21 @@ fn run(
     let mut log = Vec::new();
     let mut now = NOW;
     loop {
-        let decision = machine.next(&claim(), now);
-        let mut say = decision.say;
-        match decision.then {
-            Then::Execute(step) => {
-                apply(machine, &mut log, std::mem::take(&mut say));
-                let result = execute(&step.input, step.info.attempt).map(Executed::from);
-                say = machine.settle(result, None, 0, now);
-            }
-            Then::Wait(due) => now = due,
-            Then::End(_) => {
-                apply(machine, &mut log, say);
-                return log;
-            }
+        let decision = machine.next(&claim(), 0, now);
+        let is_idle = decision.is_idle();
+        apply(machine, &mut log, decision.say);
+        if decision.end.is_some() {
+            return log;
         }
-        apply(machine, &mut log, say);
+        for task in decision.start {
+            let Task::Execute(step) = task else { panic!("nothing decides here") };
+            let result = execute(&step.input, step.info.attempt).map(Executed::from);
+            let say = machine.settle(&step.info.key, result, None, 0, now);
+            apply(machine, &mut log, say);
+        }
+        if is_idle {
+            now = decision.wake.expect("it goes on by itself");
+        }
     }
 }
 
@@ -113,7 +113,7 @@ fn a_machine_cut_after_any_entry_goes_on_to_the_same_end_without_asking_twice() 
     let log = run(&mut whole, |input, _| Ok(StepOutput::new(format!("{}.", input.text()))));
     for cut in 0..=log.len() {
         let mut machine = fresh.clone();
-        log[..cut].iter().for_each(|entry| machine.apply(entry).unwrap());
+        log[..cut].iter().for_each(|entry| drop(machine.apply(entry).unwrap()));
         let done = log[..cut].iter().filter(|e| matches!(e.record, Some(Record::Step { .. }))).count();
         let mut asked = 0;
         run(&mut machine, |input, _| {
@@ -201,9 +201,11 @@ fn a_step_can_stop_the_workflow() {
 fn a_cancelled_run_keeps_what_was_done_and_the_partial_text() {
     let mut machine = machine(vec![step("a"), step("b")]);
     let mut log = Vec::new();
-    let say = machine.next(&claim(), NOW).say;
-    apply(&mut machine, &mut log, say);
-    let say = machine.cancel("enough", Some("half an ans".to_owned()), &claim(), NOW);
+    for _ in 0..2 {
+        let say = machine.next(&claim(), 0, NOW).say;
+        apply(&mut machine, &mut log, say);
+    }
+    let say = machine.cancel("enough", &|_| Some("half an ans".to_owned()), &claim(), NOW);
     apply(&mut machine, &mut log, say);
     assert_eq!(names(&log)[2..], ["WorkflowCancelled", "WorkflowCompleted"]);
     let output = machine.output();
@@ -217,10 +219,10 @@ fn a_cancelled_run_keeps_what_was_done_and_the_partial_text() {
 fn a_run_cancelled_before_it_began_says_so() {
     let mut machine = machine(vec![step("a")]);
     let mut log = Vec::new();
-    let say = machine.cancel("never mind", None, &claim(), NOW);
+    let say = machine.cancel("never mind", &|_| None, &claim(), NOW);
     apply(&mut machine, &mut log, say);
     assert_eq!(machine.output().cancellation_stage.as_deref(), Some("PENDING"));
-    assert_eq!(machine.next(&claim(), NOW).then, Then::End(RunStatus::Cancelled));
+    assert_eq!(machine.next(&claim(), 0, NOW).end, Some(RunStatus::Cancelled));
 }
 
 #[test]

@@ -7,3 +7,4 @@ mod ids;
 mod log;
 mod machines;
 mod traces;
+mod trees;

@@ -194,13 +194,21 @@ pub fn in_flight(log: &[Entry]) -> usize {
     for record in log.iter().filter_map(|entry| entry.record.as_ref()) {
         match record {
             Record::Intent { key, .. } => drop(open.insert(key.clone())),
-            Record::Result { key, .. } | Record::Step { key, .. } => drop(open.remove(key)),
+            Record::Result { key, .. } => drop(open.remove(key)),
+            // What was still open inside was dropped with it.
+            Record::Step { key, .. } | Record::Failed { key, .. } => {
+                open.retain(|known| known != key && !known.is_inside(key));
+            }
             Record::Retry { key, attempt, .. } => {
-                open.remove(key);
+                open.retain(|known| known != key && !known.is_inside(key));
                 open.insert(key.attempt(attempt + 1));
             }
-            Record::Failed { key, .. } => drop(open.remove(key)),
-            Record::Claimed { .. } | Record::Said { .. } | Record::Run { .. } | Record::Rest(_) => {}
+            Record::Claimed { .. }
+            | Record::Begin { .. }
+            | Record::Iteration { .. }
+            | Record::Said { .. }
+            | Record::Run { .. }
+            | Record::Rest(_) => {}
         }
     }
     // A step's own intent covers what runs inside it.
@@ -247,6 +255,8 @@ fn broken_keys(log: &[Entry]) -> Vec<String> {
             }
             Record::Result { key, .. } | Record::Step { key, .. } => *results.entry(key.clone()).or_insert(0) += 1,
             Record::Claimed { .. }
+            | Record::Begin { .. }
+            | Record::Iteration { .. }
             | Record::Said { .. }
             | Record::Run { .. }
             | Record::Failed { .. }

@@ -77,6 +77,41 @@ pub(crate) fn workflows(models: &Models, db: &Arc<dyn Db>) -> Result<Vec<Workflo
         on_db("Failing Agent").step(step("agent", writer(models)).on_error(OnError::Skip)),
         on_db("Flaky").step(tried_three_more_times_then_skipped(step("flaky", flaky()))),
         on_db("Early Stop").step(step("stopper", stopper())).step(step("never", upper())),
+        on_db("Parallel Wf")
+            .step(
+                Parallel::new("par")
+                    .step(step("p1", upper()))
+                    .step(step("p2", exclaim()))
+                    .step(step("p3", named_writer("P3", models))),
+            )
+            .step(step("after", exclaim())),
+        on_db("Condition Wf").step(
+            Condition::new("cond")
+                .when(|question| question.input_text().contains("yes"))
+                .step(step("c1", upper()))
+                .step(step("c2", exclaim()))
+                .otherwise(step("e1", plain())),
+        ),
+        on_db("Loop Wf").step(
+            Loop::new("loop").step(step("l1", upper())).step(step("l2", exclaim())).until(|_| false).max_iterations(2),
+        ),
+        on_db("Router Wf").step(
+            Router::new("router")
+                .select(|question| if question.input_text().contains('b') { "route b" } else { "route a" })
+                .choice(step("route a", upper()))
+                .choice(step("route b", exclaim())),
+        ),
+        on_db("Steps Wf")
+            .step(Steps::new("group").step(step("s1", upper())).step(step("s2", exclaim())))
+            .step(step("after", exclaim())),
+        on_db("Nested Wf").step(Step::new("nested").workflow(inner()?)).step(step("after", exclaim())),
+        on_db("Deep Wf").step(
+            Loop::new("outer loop").max_iterations(2).step(
+                Parallel::new("dpar")
+                    .step(step("d1", upper()))
+                    .step(Condition::new("dc").when_always(true).step(step("d2", exclaim()))),
+            ),
+        ),
         on_db("Custom Fn")
             .function(async |_, input: Arc<StepInput>| done(format!("custom function got {}", input.input_text()))),
         on_db("Schema Wf").input_schema::<Topic>().step(step("echo", echo_input())),
@@ -123,9 +158,19 @@ fn research_team(model: &SharedModel, suffix: &str) -> Team {
         .instructions("Research tech topics and related stocks")
 }
 
+/// What runs inside a step of another workflow.
+fn inner() -> Result<Workflow> {
+    let inner = Workflow::builder("Inner Workflow").db(InMemoryDb::new());
+    inner.step(step("inner upper", upper())).step(step("inner exclaim", exclaim())).build()
+}
+
 fn writer(models: &Models) -> Agent {
+    named_writer("Writer", models)
+}
+
+fn named_writer(name: &str, models: &Models) -> Agent {
     // Agno does not wait for a server that refuses calls.
-    let writer = Agent::new("Writer").rate_limit_budget(Duration::ZERO);
+    let writer = Agent::new(name).rate_limit_budget(Duration::ZERO);
     writer.model(models.responses.clone()).instructions("Answer in one line.")
 }
 

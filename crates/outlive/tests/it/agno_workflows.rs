@@ -5,7 +5,7 @@ use crate::world::World;
 use outlive::RunEvent;
 use outlive::agent::model::{IntoModel, SharedModel};
 use outlive::core::port::Db;
-use outlive::core::{EventKind, StepOutput};
+use outlive::core::{EventKind, Key, StepOutput};
 use outlive::prelude::*;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -405,7 +405,7 @@ async fn agents_and_teams_are_described_as_agno_describes_them() {
     assert!(!text.contains(crate::world::KEY) && !text.contains(&world.models.url()), "{text}");
     // A workflow's steps describe what runs in them.
     let definition = app.workflow("content-creation-workflow").definition();
-    assert_eq!(definition.executor(0).unwrap().describe().unwrap()["name"], "Research Team");
-    assert_eq!(app.workflow("fn-pipeline").definition().executor(0).unwrap().describe(), None);
+    assert_eq!(definition.executor(&Key::step(0)).unwrap().describe().unwrap()["name"], "Research Team");
+    assert_eq!(app.workflow("fn-pipeline").definition().executor(&Key::step(0)).unwrap().describe(), None);
     assert!(app.db.location().ends_with("workflow.db"));
 }

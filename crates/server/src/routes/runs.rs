@@ -171,7 +171,7 @@ fn check_media(caller: &Caller, component: &Component, attached: &Attachments) -
         }
         Problem { code, ..problem }
     };
-    let has_function = component.definition.nodes.iter().any(has_function);
+    let has_function = component.definition.nodes.iter().any(|node| node.any(&is_function));
     for (field, media) in [("audio", &attached.audio), ("videos", &attached.videos)] {
         if media.is_some() && !has_function {
             let msg = format!(
@@ -198,16 +198,8 @@ fn check_media(caller: &Caller, component: &Component, attached: &Attachments) -
     Ok(())
 }
 
-fn has_function(node: &Node) -> bool {
-    match node {
-        Node::Step(step) => step.executor_type == ExecutorKind::Function,
-        Node::Steps { steps, .. }
-        | Node::Parallel { steps, .. }
-        | Node::Loop { steps, .. }
-        | Node::Workflow { steps, .. } => steps.iter().any(has_function),
-        Node::Condition { steps, else_steps, .. } => steps.iter().chain(else_steps).any(has_function),
-        Node::Router { choices, .. } => choices.iter().any(has_function),
-    }
+fn is_function(node: &Node) -> bool {
+    matches!(node, Node::Step(step) if step.executor_type == ExecutorKind::Function)
 }
 
 /// Hands a run to the engine, and its hook, if it has one, to the sender.

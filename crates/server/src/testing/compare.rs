@@ -215,7 +215,7 @@ pub fn stream_differences(frames: &[String], keys: &KeySets, actual: &[Told], al
     let recorded: Vec<&str> = frames.iter().map(String::as_str).collect();
     let told: Vec<&str> = actual.iter().map(|told| told.name.as_str()).collect();
     let order = |names: &[&str]| -> Vec<String> {
-        names.iter().filter(|name| !is_agents(name)).map(|name| (*name).to_owned()).collect()
+        interleaved(names.iter().filter(|name| !is_agents(name)).map(|name| (*name).to_owned()))
     };
     if order(&recorded) != order(&told) {
         found.push(format!("order: was {:?}, is {:?}", order(&recorded), order(&told)));
@@ -231,7 +231,11 @@ pub fn stream_differences(frames: &[String], keys: &KeySets, actual: &[Told], al
     for told in actual {
         let Some(sets) = keys.get(&told.name) else { continue };
         let actual: BTreeSet<&String> = told.body.as_object().map(|body| body.keys().collect()).unwrap_or_default();
-        let candidates = sets.iter().map(|set| {
+        // What is inside something is compared with what was, if there was any.
+        let is_alike = |set: &&Vec<String>| set.iter().any(|key| key == PARENT) == told.body.get(PARENT).is_some();
+        let alike: Vec<_> = sets.iter().filter(is_alike).collect();
+        let alike = if alike.is_empty() { sets.iter().collect() } else { alike };
+        let candidates = alike.into_iter().map(|set| {
             let mut found = Vec::new();
             comparer.keys(&told.name, set.iter(), actual.clone(), &mut found);
             found
@@ -243,6 +247,30 @@ pub fn stream_differences(frames: &[String], keys: &KeySets, actual: &[Told], al
         }
     }
     found
+}
+
+/// The field of an event that is inside a container or a nested workflow.
+const PARENT: &str = "parent_step_id";
+
+/// The names, those inside a Parallel in an order that does not depend on which branch was faster.
+fn interleaved(names: impl Iterator<Item = String>) -> Vec<String> {
+    let (mut ordered, mut inside, mut depth) = (Vec::new(), Vec::new(), 0_u32);
+    for name in names {
+        depth += u32::from(name == "ParallelExecutionStarted");
+        let is_end = name == "ParallelExecutionCompleted";
+        if depth > 0 {
+            inside.push(name)
+        } else {
+            ordered.push(name)
+        }
+        depth -= u32::from(is_end && depth > 0);
+        if depth == 0 {
+            inside.sort();
+            ordered.append(&mut inside);
+        }
+    }
+    ordered.append(&mut inside);
+    ordered
 }
 
 /// Whether this is an event of an agent or a team.

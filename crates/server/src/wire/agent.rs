@@ -97,7 +97,19 @@ impl View {
             | EventKind::StepStarted
             | EventKind::StepOutput { .. }
             | EventKind::StepCompleted { .. }
-            | EventKind::StepError { .. } => return None,
+            | EventKind::StepError { .. }
+            | EventKind::StepsExecutionStarted { .. }
+            | EventKind::StepsExecutionCompleted { .. }
+            | EventKind::ParallelExecutionStarted { .. }
+            | EventKind::ParallelExecutionCompleted { .. }
+            | EventKind::ConditionExecutionStarted { .. }
+            | EventKind::ConditionExecutionCompleted { .. }
+            | EventKind::LoopExecutionStarted { .. }
+            | EventKind::LoopIterationStarted { .. }
+            | EventKind::LoopIterationCompleted { .. }
+            | EventKind::LoopExecutionCompleted { .. }
+            | EventKind::RouterExecutionStarted { .. }
+            | EventKind::RouterExecutionCompleted { .. } => return None,
             EventKind::WorkflowCancelled { reason, .. } => {
                 let body = self.ending(&event, "RunCancelled", "reason", reason);
                 return Some(body);

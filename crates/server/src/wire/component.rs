@@ -5,7 +5,7 @@
 
 use super::iso_micros;
 use super::run::without_nulls;
-use outlive_core::{Definition, ExecutorKind, Node, Timestamp};
+use outlive_core::{Definition, ExecutorKind, Key, Node, Timestamp};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -142,8 +142,7 @@ pub fn workflow_detail(definition: &Definition, db_id: &str) -> Value {
     let steps: Vec<_> = if definition.is_function {
         Vec::new()
     } else {
-        let executor = |place| definition.executor(place).and_then(|executor| executor.describe());
-        definition.nodes.iter().enumerate().map(|(place, node)| step(node, executor(place))).collect()
+        (0..).zip(&*definition.nodes).map(|(place, node)| step(definition, node, &Key::step(place))).collect()
     };
     without_nulls(json!({
         "id": definition.id,
@@ -159,27 +158,22 @@ pub fn workflow_detail(definition: &Definition, db_id: &str) -> Value {
     }))
 }
 
-fn step(node: &Node, executor: Option<Value>) -> Value {
-    let all = |nodes: &[Node]| Some(nodes.iter().map(|node| step(node, None)).collect::<Vec<_>>());
-    let (description, steps, else_steps) = match node {
-        Node::Step(step) => (step.description.as_deref(), None, None),
-        Node::Steps { steps, .. }
-        | Node::Parallel { steps, .. }
-        | Node::Loop { steps, .. }
-        | Node::Workflow { steps, .. }
-        | Node::Router { choices: steps, .. } => (None, all(steps), None),
-        Node::Condition { steps, else_steps, .. } => {
-            (None, all(steps), Some(else_steps).filter(|steps| !steps.is_empty()).and_then(|steps| all(steps)))
-        }
+fn step(definition: &Definition, node: &Node, key: &Key) -> Value {
+    let all = |other| -> Option<Vec<Value>> {
+        let child = |(place, child)| step(definition, child, &node.child_key(key, other, place));
+        let children: Vec<Value> = (0..).zip(node.children(other)).map(child).collect();
+        Some(children).filter(|children| !children.is_empty())
     };
     let mut body = json!({
         "name": node.name(),
         "type": node.kind(),
-        "description": description,
-        "steps": steps,
-        "else_steps": else_steps,
+        "description": node.description(),
+        "steps": all(false),
+        "else_steps": all(true),
     });
-    if let (Node::Step(step), Some(executor)) = (node, executor) {
+    if let (Node::Step(step), Some(executor)) =
+        (node, definition.executor(key).and_then(|executor| executor.describe()))
+    {
         match step.executor_type {
             ExecutorKind::Agent => body["agent"] = executor,
             ExecutorKind::Team => body["team"] = executor,

@@ -152,6 +152,29 @@ pub struct ExecutorRunBody<'a> {
 impl Serialize for ExecutorRunBody<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self { run, shape } = *self;
+        if let Some(workflow) = &run.workflow {
+            return NestedRunKeys {
+                input: workflow.input.as_ref(),
+                content: run.content.as_ref(),
+                content_type: &run.content_type,
+                workflow_id: workflow.workflow_id.as_str(),
+                workflow_name: &workflow.workflow_name,
+                run_id: run.run_id.as_str(),
+                session_id: run.session_id.as_ref().map(AsRef::as_ref),
+                parent_run_id: run.parent_run_id.as_ref().map(AsRef::as_ref),
+                user_id: run.user_id.as_deref(),
+                workflow_step_id: run.workflow_step_id.as_deref(),
+                created_at: run.created_at,
+                status: run.status,
+                images: [],
+                videos: [],
+                audio: [],
+                files: [],
+                step_results: &workflow.step_results,
+                metrics: &workflow.metrics,
+            }
+            .serialize(serializer);
+        }
         let is_result = shape == Shape::Result;
         let is_team = run.team_id.is_some();
         let members: Vec<_> = run.member_responses.iter().map(|run| executor_run(run, shape)).collect();
@@ -185,6 +208,35 @@ impl Serialize for ExecutorRunBody<'_> {
         }
         .serialize(serializer)
     }
+}
+
+/// The run of a workflow inside a step.
+#[derive(Serialize)]
+struct NestedRunKeys<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<&'a Value>,
+    content_type: &'a str,
+    workflow_id: &'a str,
+    workflow_name: &'a str,
+    run_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent_run_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workflow_step_id: Option<&'a str>,
+    created_at: i64,
+    status: RunStatus,
+    images: [(); 0],
+    videos: [(); 0],
+    audio: [(); 0],
+    files: [(); 0],
+    step_results: &'a [Arc<StepOutput>],
+    metrics: &'a RunMetrics,
 }
 
 #[derive(Serialize)]

@@ -119,11 +119,7 @@ pub fn workflow_detail(facts: SessionFacts<'_>, definition: Option<&Definition>)
         || json!({}),
         |definition| {
             let step = |node: &outlive_core::Node| {
-                let description = match node {
-                    outlive_core::Node::Step(step) => step.description.as_deref(),
-                    _ => None,
-                };
-                json!({ "name": node.name(), "description": description, "type": node.kind() })
+                json!({ "name": node.name(), "description": node.description(), "type": node.kind() })
             };
             let steps: Vec<_> = definition.nodes.iter().filter(|_| !definition.is_function).map(step).collect();
             json!({ "workflow_id": definition.id, "name": definition.name, "steps": steps })

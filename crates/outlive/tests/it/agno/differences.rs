@@ -155,13 +155,13 @@ pub(crate) const LISTED: &[Listed] = &[
     },
     Listed {
         lines: &["RunContent.content: is missing", "RunContent.model_provider_data: is missing"],
-        at: &[("agents_teams", &[1, 6]), ("step_kinds", &[8])],
+        at: &[("agents_teams", &[1, 6]), ("step_kinds", &[26])],
         occurs: Always,
         why: "a provider's ids come once, as a piece of their own, not with every piece of an answer",
     },
     Listed {
         lines: &["TeamRunContent.model_provider_data: is missing"],
-        at: &[("step_kinds", &[8])],
+        at: &[("step_kinds", &[26])],
         occurs: Always,
         why: "a provider's ids come once, as a piece of their own, not with every piece of an answer",
     },
@@ -225,7 +225,7 @@ pub(crate) const LISTED: &[Listed] = &[
     },
     Listed {
         lines: &["CustomEvent.run_id: is new"],
-        at: &[("step_kinds", &[4])],
+        at: &[("step_kinds", &[22])],
         occurs: Always,
         why: "every event names its run",
     },
@@ -508,6 +508,12 @@ pub(crate) const LISTED: &[Listed] = &[
         why: "agents and teams have ids wherever they stand",
     },
     Listed {
+        lines: &["steps.steps.agent.id: is new"],
+        at: &[("meta", &[6])],
+        occurs: Always,
+        why: "agents and teams have ids wherever they stand",
+    },
+    Listed {
         lines: &[
             "tools.parameters.required: is missing",
             "tools.parameters.additionalProperties: is new",
@@ -518,25 +524,25 @@ pub(crate) const LISTED: &[Listed] = &[
             "input_schema.properties.depth.format: is new",
             "input_schema.properties.topic.title: is missing",
         ],
-        at: &[("meta", &[5, 6, 9, 10, 12, 13])],
+        at: &[("meta", &[5, 8, 12, 13, 15, 16])],
         occurs: Always,
         why: "schemas come from Rust types, and say all that these know",
     },
     Listed {
         lines: &["system_message: is missing"],
-        at: &[("meta", &[9])],
+        at: &[("meta", &[12])],
         occurs: Always,
         why: "the example leaves out the tool of Careful Agent, and so its instructions",
     },
     Listed {
         lines: &["status: was 404, is 200"],
-        at: &[("meta", &[17])],
+        at: &[("meta", &[20])],
         occurs: Always,
         why: "readiness is another thing than life: /ready",
     },
     Listed {
         lines: &["status: was 200, is 403", "media type: was text/plain; charset=utf-8, is application/json"],
-        at: &[("meta", &[20])],
+        at: &[("meta", &[23])],
         occurs: Always,
         why: "no page of another origin is let in unless it is listed",
     },
@@ -611,13 +617,13 @@ fn a_listed_difference_that_does_not_occur_is_reported() {
     let report = Judge::of("meta").report();
     assert!(report.iter().any(|line| line.contains("does not occur any more: status: was 404, is 200")), "{report:?}");
     let mut judge = Judge::of("meta");
-    judge.see(17, "GET /ready", vec!["status: was 404, is 200".to_owned()]);
+    judge.see(20, "GET /ready", vec!["status: was 404, is 200".to_owned()]);
     assert_eq!(judge.report().len(), report.len() - 1);
 }
 
 #[test]
 fn a_listed_difference_is_one_in_its_exchange_alone() {
     let mut judge = Judge::of("meta");
-    judge.see(16, "GET /nope", vec!["status: was 404, is 200".to_owned()]);
-    assert!(judge.report().contains(&"  #16 GET /nope: status: was 404, is 200".to_owned()));
+    judge.see(19, "GET /nope", vec!["status: was 404, is 200".to_owned()]);
+    assert!(judge.report().contains(&"  #19 GET /nope: status: was 404, is 200".to_owned()));
 }

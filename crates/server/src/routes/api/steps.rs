@@ -15,6 +15,7 @@ use outlive_engine::Engine;
 use serde::Deserialize;
 use serde_json::json;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Events held in memory at once.
 const WINDOW: u64 = 512;
@@ -46,7 +47,22 @@ impl Fold {
     fn apply(&mut self, event: &RunEvent) {
         let Some(step_id) = event.origin.step_id.as_deref() else { return };
         match &event.kind {
-            EventKind::StepStarted => self.begin(step_id, event),
+            EventKind::StepStarted
+            | EventKind::StepsExecutionStarted { .. }
+            | EventKind::ParallelExecutionStarted { .. }
+            | EventKind::ConditionExecutionStarted { .. }
+            | EventKind::LoopExecutionStarted { .. }
+            | EventKind::RouterExecutionStarted { .. } => self.begin(step_id, event),
+            EventKind::StepsExecutionCompleted { .. }
+            | EventKind::ParallelExecutionCompleted { .. }
+            | EventKind::ConditionExecutionCompleted { .. }
+            | EventKind::LoopExecutionCompleted { .. }
+            | EventKind::RouterExecutionCompleted { .. } => {
+                if let Some(container) = self.step(step_id) {
+                    container.status = "completed";
+                    container.ended_at = Some(event_time(event));
+                }
+            }
             EventKind::StepOutput { step_output } => self.end(step_id, step_output, event),
             EventKind::StepCompleted { step_response, .. } => self.end(step_id, step_response, event),
             EventKind::StepError { error } => {
@@ -145,16 +161,16 @@ pub(super) async fn output(
 
 /// From the result of a run that has one.
 async fn finished_output(engine: &Engine, run: &Run, step_id: &str) -> Option<StepOutput> {
-    fn find<'a>(outputs: impl IntoIterator<Item = &'a StepOutput>, step_id: &str) -> Option<&'a StepOutput> {
-        outputs.into_iter().find_map(|output| {
+    fn find<'a>(outputs: &'a [Arc<StepOutput>], step_id: &str) -> Option<&'a StepOutput> {
+        outputs.iter().find_map(|output| {
             let is_it = output.step_id.as_deref() == Some(step_id);
-            if is_it { Some(output) } else { find(&output.steps, step_id) }
+            if is_it { Some(&**output) } else { find(&output.steps, step_id) }
         })
     }
     run.output.as_ref()?;
     // The log has it too, and says so itself when it cannot be read.
     let result = engine.output(run).await.ok()?;
-    find(result.step_results.iter().map(|output| &**output), step_id).cloned()
+    find(&result.step_results, step_id).cloned()
 }
 
 /// From the log of a run that is under way, or has ended before the step counted.

@@ -1,0 +1,166 @@
+//! Containers in progress: what each knows of its children, and what it gives the next one.
+//!
+//! Memory follows what is open: a child that ended is its output alone. The invariant: a frame is the fold of the
+//! records inside its container.
+
+use crate::event::Origin;
+use crate::log::{Key, Part, Place};
+use crate::run::RunInfo;
+use crate::step::{Outputs, StepOutput, StepType};
+use crate::time::Timestamp;
+use crate::workflow::Verdict;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// What the next child is given of those before it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Scope {
+    /// Outputs by step name.
+    pub(crate) outputs: Outputs,
+    /// The content of the last one that succeeded.
+    pub(crate) content: Option<Value>,
+}
+
+/// A container that has begun and has not ended; the run itself is one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Frame {
+    pub(crate) kind: StepType,
+    pub(crate) name: Arc<str>,
+    /// What its own events are about.
+    pub(crate) origin: Origin,
+    pub(crate) verdict: Option<Verdict>,
+    pub(crate) deadline: Option<Timestamp>,
+    /// What it was given.
+    given: Scope,
+    /// What its next child is given.
+    pub(crate) scope: Scope,
+    /// What it gives on: the content of the last child that succeeded.
+    pub(crate) content: Option<Value>,
+    /// Its children that have begun and have not ended, by the keys of their first attempts.
+    pub(super) begun: BTreeSet<Key>,
+    /// Which child of a sequence is next, from 0.
+    pub(crate) at: u32,
+    /// A child said that the workflow ends here.
+    pub(crate) is_stopped: bool,
+    /// Outputs of a sequence; of a Loop, those of the iteration.
+    pub(crate) results: Vec<Arc<StepOutput>>,
+    /// A Parallel: its branches that ended, by place.
+    pub(crate) branches: BTreeMap<u32, Branch>,
+    /// A Loop: the iteration, from 1; 0 before the first.
+    pub(crate) iteration: u32,
+    /// A Loop between iterations: whether there may be another.
+    pub(crate) goes_on: Option<bool>,
+    /// A Loop: outputs of the iterations that are over.
+    pub(crate) rounds: Vec<Vec<Arc<StepOutput>>>,
+    /// A Loop: whether an iteration starts with what the one before gave back.
+    forwards: bool,
+    /// A branch: what was changed in the session inside it.
+    pub(crate) state: Map<String, Value>,
+    /// A nested workflow: its run, and what it works on.
+    pub(crate) run: Option<Box<NestedRun>>,
+}
+
+/// A branch that ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Branch {
+    pub(crate) output: Arc<StepOutput>,
+    pub(crate) content: Option<Value>,
+    pub(crate) state: Map<String, Value>,
+}
+
+/// The run of a nested workflow.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct NestedRun {
+    pub(crate) info: Arc<RunInfo>,
+    pub(crate) input: Option<Value>,
+    pub(crate) began: Timestamp,
+}
+
+impl Frame {
+    pub(super) fn new(kind: StepType, name: Arc<str>, origin: Origin, given: Scope) -> Self {
+        Self {
+            kind,
+            name,
+            origin,
+            verdict: None,
+            deadline: None,
+            scope: given.clone(),
+            given,
+            content: None,
+            begun: BTreeSet::new(),
+            at: 0,
+            is_stopped: false,
+            results: Vec::new(),
+            branches: BTreeMap::new(),
+            iteration: 0,
+            // A Loop begins between iterations.
+            goes_on: Some(true),
+            rounds: Vec::new(),
+            forwards: false,
+            state: Map::new(),
+            run: None,
+        }
+    }
+
+    pub(super) fn forwards(mut self, forwards: bool) -> Self {
+        self.forwards = forwards;
+        self
+    }
+
+    /// A child ended. `content` is what it gives on, `state` what was changed inside it and has not been merged.
+    pub(super) fn child_ended(
+        &mut self,
+        key: &Key,
+        output: Arc<StepOutput>,
+        content: Option<Value>,
+        state: Map<String, Value>,
+    ) {
+        self.begun.remove(&key.attempt(1));
+        if let Some(Part::Node { place: Place::Branch(place), .. }) = key.parts().last() {
+            self.is_stopped |= output.stop;
+            self.branches.insert(place, Branch { output, content, state });
+            // The last in the order of the definition, whichever ended last.
+            self.content = self.branches.values().rev().find_map(|branch| branch.content.clone());
+            return;
+        }
+        if let Some(name) = &output.step_name {
+            self.scope.outputs.insert_mut(name.clone(), output.clone());
+        }
+        if content.is_some() {
+            self.scope.content.clone_from(&content);
+            self.content = content;
+        }
+        self.at += 1;
+        self.is_stopped |= output.stop;
+        self.results.push(output);
+    }
+
+    /// A Loop's iteration begins.
+    pub(super) fn begin_iteration(&mut self, iteration: u32) {
+        self.iteration = iteration;
+        self.goes_on = None;
+        self.at = 0;
+        if !self.forwards {
+            self.scope = self.given.clone();
+        }
+    }
+
+    /// It is over.
+    pub(super) fn end_iteration(&mut self, goes_on: bool) {
+        self.goes_on = Some(goes_on);
+        self.rounds.push(std::mem::take(&mut self.results));
+    }
+
+    /// What the branches that ended changed in the session, in the order of the definition.
+    pub(super) fn joined_state(&self) -> Map<String, Value> {
+        self.branches.values().flat_map(|branch| branch.state.clone()).collect()
+    }
+
+    /// The outputs of its children that ended.
+    pub(super) fn outputs(&self) -> Vec<Arc<StepOutput>> {
+        let branches = self.branches.values().map(|branch| &branch.output);
+        self.rounds.iter().flatten().chain(&self.results).chain(branches).cloned().collect()
+    }
+}

@@ -1,0 +1,332 @@
+//! How a run comes to rest: completed, failed, cancelled or paused, and what a poll shows of it then and before.
+
+use super::frame::Frame;
+use super::workflow::{Open, Phase, WorkflowMachine};
+use crate::event::EventKind;
+use crate::failure::{Failure, FailureKind};
+use crate::log::{Entry, Key, Pause, Record, Rest};
+use crate::metrics::{RunMetrics, StepMetrics};
+use crate::run::{RunInfo, RunStatus, WorkflowRunOutput};
+use crate::step::{ExecutorKind, StepOutput};
+use crate::time::Timestamp;
+use crate::workflow::Node;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+/// What the text of a step says that was being executed, by the step's id.
+pub type PartialText<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+impl WorkflowMachine {
+    /// Folds how the run came to rest. Returns what reaches the session with it.
+    pub(super) fn come_to_rest(&mut self, rest: &Rest) -> Map<String, Value> {
+        self.last_at = rest.at;
+        self.phase = Phase::Ended(rest.status);
+        let mut rest = Box::new(rest.clone());
+        // Entries of the format before this one say less.
+        match rest.status {
+            RunStatus::Completed | RunStatus::Cancelled => self.root.results.clone_from(&rest.results),
+            RunStatus::Paused => rest.results.clone_from(&self.root.results),
+            RunStatus::Pending | RunStatus::Running | RunStatus::Error => {
+                let error = rest.content.as_ref().and_then(Value::as_str).unwrap_or_default();
+                rest.results = self.unfinished(None, error);
+                self.root.results.clone_from(&rest.results);
+            }
+        }
+        rest.runs.clone_from(&self.runs);
+        rest.metrics.get_or_insert_with(|| self.metrics(self.last_at));
+        let state = rest.state.as_ref().and_then(Value::as_object).cloned().unwrap_or_default();
+        self.rest = Some(rest);
+        state
+    }
+
+    /// The outputs of the steps that ended, then of those that had begun: they failed with `error`. `failed` is the
+    /// step that did, where its failure is not in the log yet.
+    pub(super) fn unfinished(&self, failed: Option<(&Key, Arc<StepOutput>)>, error: &str) -> Vec<Arc<StepOutput>> {
+        self.unfinished_in(&Key::run(), &|key, open| match open {
+            Open::Step(step) => match &failed {
+                Some((failed, output)) if *failed == key => Some(output.clone()),
+                _ => step.failed.clone(),
+            },
+            Open::Container(frame) => Some(Arc::new(broken_off(frame, error))),
+            Open::Again { .. } => None,
+        })
+    }
+
+    /// The outputs of a container's children that ended, then what `partial` makes of those that have begun, with their
+    /// own children inside.
+    fn unfinished_in(
+        &self,
+        outer: &Key,
+        partial: &dyn Fn(&Key, &Open) -> Option<Arc<StepOutput>>,
+    ) -> Vec<Arc<StepOutput>> {
+        let mut outputs = self.frame(outer).outputs();
+        let children = self.open.iter().filter(|(key, _)| self.parent_key(key) == *outer);
+        for (key, open) in children {
+            let Some(output) = partial(key, open) else { continue };
+            let steps = match open {
+                Open::Container(_) => self.unfinished_in(key, partial),
+                _ => Vec::new(),
+            };
+            outputs.push(if steps.is_empty() { output } else { Arc::new(StepOutput { steps, ..(*output).clone() }) });
+        }
+        outputs
+    }
+
+    /// The entries that end the run because someone asked; `partial` is what steps in progress had written so far.
+    pub fn cancel(&self, reason: &str, partial: PartialText<'_>, claim: &Record, at: Timestamp) -> Vec<Entry> {
+        let content = format!("Run {} was cancelled", self.info.run_id);
+        let cancelled = EventKind::WorkflowCancelled { reason: reason.to_owned(), content: content.clone() };
+        let error = "Cancelled during execution";
+        let results = self.unfinished_in(&Key::run(), &|key, open| {
+            let step = match open {
+                Open::Step(_) => self.node(key),
+                Open::Container(frame) => return Some(Arc::new(broken_off(frame, error))),
+                Open::Again { .. } => None,
+            };
+            let Some(Node::Step(step)) = step else { return None };
+            let step_id = self.step_id(key);
+            Some(Arc::new(StepOutput {
+                content: partial(&step_id).map(Value::String),
+                step_name: Some(step.name.clone()),
+                step_id: Some(step_id),
+                executor_type: Some(step.executor_type),
+                executor_name: Some(step.executor_name.clone()),
+                success: false,
+                error: Some(error.to_owned()),
+                ..StepOutput::default()
+            }))
+        });
+        let rest = Rest {
+            content: Some(Value::String(content)),
+            was_pending: self.phase == Phase::Fresh,
+            results,
+            ..self.at_rest(RunStatus::Cancelled, at)
+        };
+        let first = match self.phase {
+            Phase::Fresh => Entry::recorded(self.event(cancelled, at), claim.clone()),
+            _ => Entry::event(self.event(cancelled, at)),
+        };
+        vec![first, self.completed_as(rest)]
+    }
+
+    /// The entries that end the run ERROR.
+    pub fn fail(&self, failure: &Failure, at: Timestamp) -> Vec<Entry> {
+        vec![self.failed_with(self.unfinished(None, &failure.message), failure, at)]
+    }
+
+    pub(super) fn failed_with(&self, results: Vec<Arc<StepOutput>>, failure: &Failure, at: Timestamp) -> Entry {
+        let error_type = Some(failure.kind.code().to_owned());
+        let rest = Rest {
+            content: Some(Value::String(failure.message.clone())),
+            error_type: error_type.clone(),
+            results,
+            ..self.at_rest(RunStatus::Error, at)
+        };
+        let error = EventKind::WorkflowError { error: failure.message.clone(), error_type };
+        Entry::recorded(self.event(error, at), Record::Rest(Box::new(rest)))
+    }
+
+    /// The entry that pauses the run because its definition is not the one the log speaks of.
+    pub fn pause(&self, reason: &str, at: Timestamp) -> Entry {
+        let name = self.nodes.get(self.at()).map_or_else(|| Arc::from(""), |node| node.name().clone());
+        self.paused_at(name, FailureKind::Definition, reason, at)
+    }
+
+    pub(super) fn paused(&self, name: &Arc<str>, failure: &Failure, at: Timestamp) -> Entry {
+        self.paused_at(name.clone(), failure.kind, &failure.message, at)
+    }
+
+    fn paused_at(&self, name: Arc<str>, kind: FailureKind, reason: &str, at: Timestamp) -> Entry {
+        let pause = Pause {
+            index: self.root.at,
+            name,
+            kind: Some("executor".to_owned()),
+            requirements: Some(vec![json!({ "reason": reason, "error_type": kind.code() })]),
+        };
+        let rest = Rest { pause: Some(pause), ..self.at_rest(RunStatus::Paused, at) };
+        let event = rest.paused().expect("it says where");
+        Entry::recorded(self.event(event, at), Record::Rest(Box::new(rest)))
+    }
+
+    /// The run as it stands when it comes to rest.
+    fn at_rest(&self, status: RunStatus, at: Timestamp) -> Rest {
+        let state = if status.is_terminal() { self.state_of_branches(&Key::run()) } else { Map::new() };
+        Rest {
+            metrics: Some(self.metrics(at)),
+            metadata: self.metadata(),
+            results: self.root.results.clone(),
+            runs: self.runs.clone(),
+            state: Some(state).filter(|state| !state.is_empty()).map(Value::Object),
+            ..Rest::new(status, at)
+        }
+    }
+
+    /// What branches that ended changed in the session, where their Parallel has not: it reaches the session when the
+    /// run ends early.
+    fn state_of_branches(&self, outer: &Key) -> Map<String, Value> {
+        let mut state = Map::new();
+        for (key, open) in self.open.iter().filter(|(key, _)| self.parent_key(key) == *outer) {
+            if let Open::Container(frame) = open {
+                state.extend(frame.joined_state());
+                state.extend(self.state_of_branches(key));
+            }
+        }
+        state
+    }
+
+    pub(super) fn completed(&self, at: Timestamp) -> Entry {
+        self.completed_as(Rest { content: self.root.content.clone(), ..self.at_rest(RunStatus::Completed, at) })
+    }
+
+    fn completed_as(&self, rest: Rest) -> Entry {
+        let event = self.event(EventKind::WorkflowCompleted(Box::new(rest.done())), rest.at);
+        Entry::recorded(event, Record::Rest(Box::new(rest)))
+    }
+
+    /// What the caller noted about the run.
+    fn metadata(&self) -> Option<Value> {
+        self.attachments.metadata.as_deref().cloned().map(Value::Object)
+    }
+
+    /// The entry that says a run goes on after its worker was lost. On seeing it, readers drop the partial text before
+    /// it.
+    pub fn resumed(&self, claim: &Record, attempt: u32, at: Timestamp) -> Entry {
+        let executing: Vec<(&Key, &Arc<str>)> = self
+            .open
+            .iter()
+            .filter_map(|(key, open)| match open {
+                Open::Step(step) if step.due_at.is_none() => Some((key, &step.name)),
+                _ => None,
+            })
+            .collect();
+        let mut fields = Map::new();
+        fields.insert("name".into(), json!("RunResumed"));
+        fields.insert("attempt".into(), json!(attempt));
+        if let Some((_, first)) = executing.first() {
+            fields.insert("paths".into(), executing.iter().map(|(key, _)| json!(key)).collect());
+            fields.insert("resumed_step".into(), json!(first));
+        }
+        Entry::recorded(self.event(EventKind::CustomEvent { fields }, at), claim.clone())
+    }
+
+    /// Where the run stands, once it has ended or paused.
+    pub fn ended(&self) -> Option<RunStatus> {
+        match self.phase {
+            Phase::Ended(status) => Some(status),
+            _ => None,
+        }
+    }
+
+    /// Whether anything has been said yet.
+    pub fn is_fresh(&self) -> bool {
+        self.phase == Phase::Fresh
+    }
+
+    /// Facts about the run.
+    pub fn info(&self) -> &Arc<RunInfo> {
+        &self.info
+    }
+
+    /// When the run was first claimed.
+    pub fn started_at(&self) -> Option<Timestamp> {
+        self.started_at
+    }
+
+    /// The outputs of what stands directly in the workflow and has ended.
+    pub fn outputs(&self) -> &[Arc<StepOutput>] {
+        &self.root.results
+    }
+
+    fn at(&self) -> usize {
+        usize::try_from(self.root.at).unwrap_or(usize::MAX)
+    }
+
+    /// What the run is at, for people: `1/2 Research Step`; inside a container, with the steps in progress:
+    /// `1/2 Research: News, Prices`.
+    pub fn progress(&self) -> String {
+        /// Steps named one by one, at most.
+        const NAMED_MAX: usize = 3;
+        let (at, count) = (self.at(), self.nodes.len());
+        let Some(node) = self.nodes.get(at) else { return format!("{count}/{count}") };
+        let mut text = format!("{}/{count} {}", at + 1, node.name());
+        if node.container().is_none() {
+            return text;
+        }
+        let steps: Vec<&str> = self
+            .open
+            .values()
+            .filter_map(|open| match open {
+                Open::Step(step) => Some(&*step.name),
+                _ => None,
+            })
+            .collect();
+        if !steps.is_empty() {
+            text.push_str(": ");
+            text.push_str(&steps[..steps.len().min(NAMED_MAX)].join(", "));
+        }
+        if steps.len() > NAMED_MAX {
+            text.push_str(&format!(" and {} more", steps.len() - NAMED_MAX));
+        }
+        text
+    }
+
+    /// How it came to rest.
+    pub fn at_rest_as(&self) -> Option<&Rest> {
+        self.rest.as_deref()
+    }
+
+    /// The run as a poll sees it.
+    pub fn output(&self) -> WorkflowRunOutput {
+        let (input, created_at) = (self.input.clone(), self.created_at);
+        match &self.rest {
+            Some(rest) => WorkflowRunOutput::at_rest(&self.info, input, created_at, (**rest).clone()),
+            None => WorkflowRunOutput {
+                status: if self.is_fresh() { RunStatus::Pending } else { RunStatus::Running },
+                step_results: self.root.results.clone(),
+                step_executor_runs: self.runs.clone(),
+                metrics: Some(self.metrics(self.last_at)),
+                ..WorkflowRunOutput::pending(&self.info, input, created_at)
+            },
+        }
+    }
+
+    fn metrics(&self, at: Timestamp) -> RunMetrics {
+        metrics_of(&self.root.results, self.started_at.map(|start| at.since(start).as_secs_f64()))
+    }
+}
+
+/// A container that had begun.
+fn broken_off(frame: &Frame, error: &str) -> StepOutput {
+    StepOutput {
+        content: None,
+        step_type: frame.kind,
+        ..StepOutput::failed(Some(frame.name.clone()), frame.origin.step_id.clone(), "", error)
+    }
+}
+
+/// What steps, and those inside them, used.
+pub(super) fn metrics_of<'a>(
+    outputs: impl IntoIterator<Item = &'a Arc<StepOutput>>,
+    duration: Option<f64>,
+) -> RunMetrics {
+    let mut metrics = RunMetrics { duration, ..RunMetrics::default() };
+    outputs.into_iter().for_each(|output| add_metrics(&mut metrics, output));
+    metrics
+}
+
+fn add_metrics(metrics: &mut RunMetrics, output: &StepOutput) {
+    output.steps.iter().for_each(|step| add_metrics(metrics, step));
+    let (Some(name), Some(kind), Some(executor)) = (&output.step_name, output.executor_type, &output.executor_name)
+    else {
+        return;
+    };
+    if matches!(kind, ExecutorKind::Agent | ExecutorKind::Team) {
+        let line = StepMetrics {
+            step_name: name.clone(),
+            executor_type: kind.as_str().to_owned(),
+            executor_name: executor.clone(),
+            metrics: output.metrics.clone(),
+        };
+        metrics.steps.insert(name.to_string(), line);
+    }
+}

@@ -1,0 +1,567 @@
+//! Workflows as data: a tree of steps and containers, and the code bound to it.
+//!
+//! ```text
+//! Step, Steps, Parallel, Loop, Condition, Router ──build()──► Node (data) + Code (executors, judges)
+//! ```
+//! The tree is plain data, so it can be hashed, stored, drawn and compared; executors and judges are code and stay with
+//! the process. Both are found by the same keys. A run is pinned to the hash of its tree. User functions are leaves or
+//! verdicts, never orchestrators, so users have no rules of determinism to keep.
+
+mod condition;
+mod container;
+mod judge;
+mod nested;
+mod node;
+mod parallel;
+mod repeat;
+mod router;
+mod step;
+mod steps;
+
+pub use condition::{Condition, ConditionNode};
+pub(crate) use container::{Container, Next};
+pub use judge::{Question, Rule, Verdict};
+pub use nested::WorkflowNode;
+pub use node::{Node, Settings};
+pub use parallel::{Parallel, ParallelNode};
+pub use repeat::{Loop, LoopNode};
+pub use router::{Router, RouterNode, Selection};
+pub use step::{Function, OnError, Step, StepNode};
+pub use steps::{Steps, StepsNode};
+
+use crate::failure::Failure;
+use crate::id::{DefinitionId, slug};
+use crate::log::Key;
+use crate::port::{BoxFuture, Executor, StepContext, merge};
+use crate::retry::Retry;
+use crate::secret::Secret;
+use crate::step::{InputSchema, InvalidInput, StepInput, StepOutput};
+use judge::{Decider, Judge};
+use node::walk;
+use serde_json::{Map, Value};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Containers inside each other, at most.
+const DEPTH_MAX: usize = 32;
+
+/// A step or a container under construction: what a workflow and every container is made of.
+#[must_use]
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the variants are the builders")]
+pub enum Block {
+    Step(Box<Step>),
+    Steps(Steps),
+    Parallel(Parallel),
+    Loop(Loop),
+    Condition(Condition),
+    Router(Router),
+}
+
+/// Methods that every container has.
+macro_rules! container_settings {
+    () => {
+        /// What it is for.
+        pub fn description(mut self, text: impl AsRef<str>) -> Self {
+            self.settings.description = Some(std::sync::Arc::from(text.as_ref()));
+            self
+        }
+
+        /// How often it is tried again as a whole when something in it has failed for good. It then forgets what was
+        /// done inside.
+        pub fn retry(mut self, retry: $crate::Retry) -> Self {
+            self.settings.retry = retry;
+            self
+        }
+
+        /// Longest time for one attempt at it; what is then in progress inside is dropped.
+        pub fn timeout(mut self, longest: std::time::Duration) -> Self {
+            self.settings.timeout_ms = Some(super::millis(longest));
+            self
+        }
+
+        /// What its failure does to what it is in.
+        pub fn on_error(mut self, on_error: super::OnError) -> Self {
+            self.settings.on_error = on_error;
+            self
+        }
+    };
+}
+use container_settings;
+
+impl Settings {
+    fn new(name: impl AsRef<str>) -> Self {
+        Self {
+            name: Arc::from(name.as_ref()),
+            description: None,
+            retry: Retry::default(),
+            timeout_ms: None,
+            on_error: OnError::default(),
+        }
+    }
+}
+
+impl From<Step> for Block {
+    fn from(step: Step) -> Self {
+        Self::Step(Box::new(step))
+    }
+}
+
+impl From<Steps> for Block {
+    fn from(steps: Steps) -> Self {
+        Self::Steps(steps)
+    }
+}
+
+impl From<Parallel> for Block {
+    fn from(parallel: Parallel) -> Self {
+        Self::Parallel(parallel)
+    }
+}
+
+impl From<Loop> for Block {
+    fn from(repeated: Loop) -> Self {
+        Self::Loop(repeated)
+    }
+}
+
+impl From<Condition> for Block {
+    fn from(condition: Condition) -> Self {
+        Self::Condition(condition)
+    }
+}
+
+impl From<Router> for Block {
+    fn from(router: Router) -> Self {
+        Self::Router(router)
+    }
+}
+
+/// The code of a node, in a tree of the same shape.
+#[derive(Clone)]
+enum Code {
+    Step(Arc<dyn Executor>),
+    Container { judge: Option<Arc<Judge>>, children: Arc<[Code]>, others: Arc<[Code]> },
+}
+
+impl Code {
+    fn find<'a>(codes: &'a [Code], key: &Key) -> Option<&'a Code> {
+        walk(codes, key, |list: &'a [Code], place| list.get(place), |code, other| code.children(other))
+    }
+
+    fn children(&self, other: bool) -> &[Code] {
+        match self {
+            Code::Step(_) => &[],
+            Code::Container { others, .. } if other => others,
+            Code::Container { children, .. } => children,
+        }
+    }
+
+    fn executors<'a>(codes: &'a [Code]) -> Box<dyn Iterator<Item = &'a Arc<dyn Executor>> + 'a> {
+        Box::new(codes.iter().flat_map(|code| {
+            let own = match code {
+                Code::Step(executor) => Some(executor),
+                Code::Container { .. } => None,
+            };
+            own.into_iter().chain(Self::executors(code.children(false))).chain(Self::executors(code.children(true)))
+        }))
+    }
+}
+
+/// A workflow as an engine runs it: the tree, its hash, and the executors of its leaves.
+pub struct Definition {
+    /// Its id.
+    pub id: DefinitionId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it is for.
+    pub description: Option<Arc<str>>,
+    /// The tree.
+    pub nodes: Arc<[Node]>,
+    /// Longest time for a whole run, from its first claim on, in milliseconds.
+    pub timeout_ms: Option<u64>,
+    /// Hash of id, tree and time limit: a run is pinned to it.
+    pub hash: Arc<str>,
+    /// State new sessions start with.
+    pub session_state: Map<String, Value>,
+    /// What inputs must look like; when absent, anything will do.
+    pub input_schema: Option<InputSchema>,
+    /// The workflow was given as one function: its only step is that function, not a step the user named.
+    pub is_function: bool,
+    codes: Arc<[Code]>,
+}
+
+impl Definition {
+    /// Starts a definition.
+    pub fn builder(name: impl AsRef<str>) -> DefinitionBuilder {
+        DefinitionBuilder {
+            name: Arc::from(name.as_ref()),
+            id: None,
+            description: None,
+            timeout: None,
+            session_state: Map::new(),
+            input_schema: None,
+            is_function: false,
+            steps: Vec::new(),
+        }
+    }
+
+    /// Starts the definition that runs an agent or a team by itself, as a workflow of one step: its name is the
+    /// executor's, its id `agent:ID` or `team:ID`.
+    pub fn of(executor: impl Executor) -> DefinitionBuilder {
+        let info = executor.info();
+        let builder = Self::builder(&info.name).step(Step::new(&info.name).executor(executor));
+        match info.id {
+            Some(id) => builder.id(format!("{}:{id}", info.kind.as_str())),
+            // An executor without an id reports that among its problems, which `build()` returns.
+            None => builder,
+        }
+    }
+
+    /// The input as the steps are to see it: checked and read by the input schema if there is one, else as it is.
+    ///
+    /// # Errors
+    /// [`InvalidInput`] when it does not fit; the run should be refused before it exists.
+    pub fn accept_input(&self, input: Option<Value>) -> Result<Option<Value>, InvalidInput> {
+        match &self.input_schema {
+            Some(schema) => schema.read(input).map(Some),
+            None => Ok(input),
+        }
+    }
+
+    /// What a session starts with when a run of this workflow creates it: the workflow's state, with the run's `own`
+    /// laid over it key by key; null removes. None when that leaves nothing.
+    pub fn initial_state(&self, own: Option<Map<String, Value>>) -> Option<Map<String, Value>> {
+        if self.session_state.is_empty() {
+            return own;
+        }
+        let mut state = self.session_state.clone();
+        merge(&mut state, &own.unwrap_or_default());
+        Some(state)
+    }
+
+    /// The secrets its steps work with, which must not be stored.
+    pub fn secrets(&self) -> impl Iterator<Item = Secret> {
+        Code::executors(&self.codes).flat_map(|executor| executor.secrets())
+    }
+
+    /// The executor of the step with this key.
+    pub fn executor(&self, key: &Key) -> Option<&Arc<dyn Executor>> {
+        match Code::find(&self.codes, key)? {
+            Code::Step(executor) => Some(executor),
+            Code::Container { .. } => None,
+        }
+    }
+
+    /// Asks the code of the container with this key for its verdict; none when it has none.
+    pub fn judge(&self, key: &Key, question: Question) -> Option<BoxFuture<'static, Result<Verdict, Failure>>> {
+        match Code::find(&self.codes, key)? {
+            Code::Container { judge, .. } => judge.as_ref().map(|judge| judge(question)),
+            Code::Step(_) => None,
+        }
+    }
+}
+
+impl fmt::Debug for Definition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Definition").field("id", &self.id).field("nodes", &self.nodes).finish_non_exhaustive()
+    }
+}
+
+/// Everything wrong with a definition, at once.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("workflow {name:?} cannot be built: {}", .problems.join("; "))]
+pub struct InvalidDefinition {
+    /// The workflow.
+    pub name: Arc<str>,
+    /// What is wrong, one line each.
+    pub problems: Vec<String>,
+}
+
+/// A definition under construction.
+#[must_use]
+#[derive(Debug)]
+pub struct DefinitionBuilder {
+    name: Arc<str>,
+    id: Option<String>,
+    description: Option<Arc<str>>,
+    timeout: Option<Duration>,
+    session_state: Map<String, Value>,
+    input_schema: Option<InputSchema>,
+    is_function: bool,
+    steps: Vec<Block>,
+}
+
+impl DefinitionBuilder {
+    /// Chooses the id; otherwise it is made from the name.
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.id = Some(id.into());
+        self
+    }
+
+    /// What the workflow is for.
+    pub fn description(mut self, text: impl AsRef<str>) -> Self {
+        self.description = Some(Arc::from(text.as_ref()));
+        self
+    }
+
+    /// Longest time for a whole run, from its first claim on; a longer one ends ERROR.
+    pub fn timeout(mut self, longest: Duration) -> Self {
+        self.timeout = Some(longest);
+        self
+    }
+
+    /// State new sessions start with; a run's own is laid over it.
+    pub fn session_state(mut self, state: Map<String, Value>) -> Self {
+        self.session_state = state;
+        self
+    }
+
+    /// What inputs must look like.
+    pub fn input_schema(mut self, schema: InputSchema) -> Self {
+        self.input_schema = Some(schema);
+        self
+    }
+
+    /// Adds a step or a container after the ones before.
+    pub fn step(mut self, step: impl Into<Block>) -> Self {
+        self.steps.push(step.into());
+        self
+    }
+
+    /// Makes the whole workflow one async function, in one step named after the workflow.
+    pub fn function<F, T, R>(mut self, function: F) -> Self
+    where
+        F: Fn(StepContext, Arc<StepInput>) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<T, Failure>> + Send + 'static,
+        T: Into<StepOutput> + 'static,
+    {
+        self.is_function = true;
+        let step = Step::function(&self.name, function);
+        self.step(step)
+    }
+
+    /// Checks everything.
+    ///
+    /// # Errors
+    /// [`InvalidDefinition`] lists every problem: no steps, a name given twice, a step with no executor or with two,
+    /// an empty container, one without anything that decides, steps besides the one function of a workflow, what an
+    /// executor reports about itself (a missing key, an empty team).
+    pub fn build(self) -> Result<Definition, InvalidDefinition> {
+        let mut problems = Vec::new();
+        let id = self.id.unwrap_or_else(|| slug(&self.name));
+        let id = DefinitionId::parse(&id).map_err(|e| problems.push(e.to_string())).ok();
+        if self.steps.is_empty() {
+            problems.push("it has no steps: add one with .step(..)".to_owned());
+        }
+        if self.is_function && self.steps.len() > 1 {
+            problems
+                .push("it is one function and has steps too: make the function a step, or leave them out".to_owned());
+        }
+        let mut builder = TreeBuilder { problems: &mut problems, inside: Vec::new() };
+        let (nodes, codes) = builder.sequence(self.steps);
+        let (Some(id), true) = (id, problems.is_empty()) else {
+            return Err(InvalidDefinition { name: self.name, problems });
+        };
+        let timeout_ms = self.timeout.map(millis);
+        let hash = hash(&id, &nodes, timeout_ms);
+        let nodes = Arc::from(nodes);
+        Ok(Definition {
+            id,
+            name: self.name,
+            description: self.description,
+            nodes,
+            timeout_ms,
+            hash,
+            session_state: self.session_state,
+            input_schema: self.input_schema,
+            is_function: self.is_function,
+            codes,
+        })
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn hash(id: &DefinitionId, nodes: &[Node], timeout_ms: Option<u64>) -> Arc<str> {
+    let text = serde_json::to_string(&(id, nodes, timeout_ms)).expect("a tree has string keys only");
+    Arc::from(uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, text.as_bytes()).simple().to_string())
+}
+
+/// Builds a tree, and notes what is wrong with it and where.
+struct TreeBuilder<'a> {
+    problems: &'a mut Vec<String>,
+    /// The containers around, outermost first.
+    inside: Vec<String>,
+}
+
+impl TreeBuilder<'_> {
+    fn problem(&mut self, text: &str) {
+        let place: Vec<_> = self.inside.iter().map(|container| format!("{container}: ")).collect();
+        self.problems.push(format!("{}{text}", place.concat()));
+    }
+
+    /// Siblings: each has a name of its own.
+    fn sequence(&mut self, blocks: Vec<Block>) -> (Vec<Node>, Arc<[Code]>) {
+        let mut names = BTreeSet::new();
+        let (mut nodes, mut codes) = (Vec::new(), Vec::new());
+        for block in blocks {
+            let name = block.name().clone();
+            if name.trim().is_empty() {
+                self.problem(&format!("a {} has an empty name", block.kind()));
+            }
+            if !names.insert(name.clone()) {
+                self.problem(&format!("two steps are named {name:?}: names identify steps, give each its own"));
+            }
+            if let Some((node, code)) = self.block(block) {
+                nodes.push(node);
+                codes.push(code);
+            }
+        }
+        (nodes, Arc::from(codes))
+    }
+
+    fn block(&mut self, block: Block) -> Option<(Node, Code)> {
+        if let Block::Step(step) = block {
+            return self.step(*step);
+        }
+        if self.inside.len() >= DEPTH_MAX {
+            let outermost = &self.inside[0];
+            let problem = format!("{outermost}: containers are nested more than {DEPTH_MAX} deep: take some apart");
+            self.problems.push(problem);
+            return None;
+        }
+        self.inside.push(format!("{} {:?}", block.kind(), block.name()));
+        let built = match block {
+            Block::Step(_) => None,
+            Block::Steps(Steps { settings, steps }) => {
+                let (steps, children) = self.filled("steps: add one with .step(..)", steps);
+                Some((Node::Steps(StepsNode { settings, steps }), children, None, Arc::from([])))
+            }
+            Block::Parallel(Parallel { settings, steps }) => {
+                let (steps, children) = self.filled("branches: add one with .step(..)", steps);
+                Some((Node::Parallel(ParallelNode { settings, steps }), children, None, Arc::from([])))
+            }
+            Block::Loop(Loop { settings, max_iterations, until, forward, steps }) => {
+                if max_iterations == 0 {
+                    self.problem("it has no iterations: allow at least one with .max_iterations(..)");
+                }
+                let (steps, children) = self.filled("steps: add one with .step(..)", steps);
+                let (until, judge) = until.map(|decider| (decider.rule, decider.judge)).unzip();
+                let node = LoopNode { settings, max_iterations, until, forward_iteration_output: forward, steps };
+                Some((Node::Loop(node), children, judge, Arc::from([])))
+            }
+            Block::Condition(Condition { settings, when, steps, else_steps }) => {
+                let decider = self.decider(when, "when");
+                let (steps, children) = self.filled("steps: add one with .step(..)", steps);
+                let (else_steps, others) = self.sequence(else_steps);
+                decider.map(|Decider { rule, judge }| {
+                    let node = ConditionNode { settings, when: rule, steps, else_steps };
+                    (Node::Condition(node), children, Some(judge), others)
+                })
+            }
+            Block::Router(Router { settings, select, choices }) => {
+                let decider = self.decider(select, "select");
+                let (choices, children) = self.filled("choices: add one with .choice(..)", choices);
+                decider.map(|Decider { rule, judge }| {
+                    let node = RouterNode { settings, select: rule, choices };
+                    (Node::Router(node), children, Some(judge), Arc::from([]))
+                })
+            }
+        };
+        self.inside.pop();
+        built.map(|(node, children, judge, others)| (node, Code::Container { judge, children, others }))
+    }
+
+    /// The children of a container that needs some.
+    fn filled(&mut self, what: &str, blocks: Vec<Block>) -> (Vec<Node>, Arc<[Code]>) {
+        if blocks.is_empty() {
+            self.problem(&format!("it has no {what}"));
+        }
+        self.sequence(blocks)
+    }
+
+    fn decider(&mut self, decider: Option<Decider>, method: &str) -> Option<Decider> {
+        if decider.is_none() {
+            self.problem(&format!("nothing decides for it: say how with .{method}(..)"));
+        }
+        decider
+    }
+
+    fn step(&mut self, step: Step) -> Option<(Node, Code)> {
+        let name = step.name.clone();
+        let executor = match (step.executors.as_slice(), step.workflows.as_slice()) {
+            ([executor], []) => executor,
+            ([], [workflow]) => return self.workflow(&step, workflow),
+            (executors, workflows) => {
+                let count = executors.len() + workflows.len();
+                let what = "give it one agent, team, function or workflow";
+                self.problem(&format!("step {name:?} has {count} executors: {what}"));
+                return None;
+            }
+        };
+        let own = executor.problems();
+        own.into_iter().for_each(|problem| self.problem(&format!("step {name:?}: {problem}")));
+        let info = executor.info();
+        let node = Node::Step(StepNode {
+            name,
+            description: step.description,
+            executor_type: info.kind,
+            executor_name: info.name,
+            retry: step.retry,
+            timeout_ms: step.timeout.map(millis),
+            on_error: step.on_error,
+        });
+        Some((node, Code::Step(executor.clone())))
+    }
+
+    fn workflow(&mut self, step: &Step, workflow: &Definition) -> Option<(Node, Code)> {
+        if workflow.nodes.iter().map(Node::depth).max().unwrap_or(0) + self.inside.len() >= DEPTH_MAX {
+            let name = &step.name;
+            self.problem(&format!("step {name:?}: containers are nested more than {DEPTH_MAX} deep: take some apart"));
+            return None;
+        }
+        let node = Node::Workflow(WorkflowNode {
+            settings: Settings {
+                name: step.name.clone(),
+                description: step.description.clone(),
+                retry: step.retry,
+                timeout_ms: step.timeout.map(millis),
+                on_error: step.on_error,
+            },
+            workflow_id: workflow.id.clone(),
+            workflow_name: workflow.name.clone(),
+            steps: workflow.nodes.to_vec(),
+        });
+        let code = Code::Container { judge: None, children: workflow.codes.clone(), others: Arc::from([]) };
+        Some((node, code))
+    }
+}
+
+impl Block {
+    fn name(&self) -> &Arc<str> {
+        match self {
+            Block::Step(step) => &step.name,
+            Block::Steps(steps) => &steps.settings.name,
+            Block::Parallel(parallel) => &parallel.settings.name,
+            Block::Loop(repeated) => &repeated.settings.name,
+            Block::Condition(condition) => &condition.settings.name,
+            Block::Router(router) => &router.settings.name,
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Block::Step(_) => "step",
+            Block::Steps(_) => "Steps",
+            Block::Parallel(_) => "Parallel",
+            Block::Loop(_) => "Loop",
+            Block::Condition(_) => "Condition",
+            Block::Router(_) => "Router",
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The tree of a workflow as plain data: what is hashed, stored, drawn and compared. Which node a key names is found by
+//! walking down the key's parts.
+
+use super::{ConditionNode, Container, LoopNode, OnError, ParallelNode, RouterNode, StepNode, StepsNode, WorkflowNode};
+use crate::log::{Key, Part, Place};
+use crate::retry::Retry;
+use crate::step::StepType;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// A node of the tree: a step, or one of Agno's containers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Node {
+    /// One step.
+    Step(StepNode),
+    /// A named sequence.
+    Steps(StepsNode),
+    /// Branches at the same time.
+    Parallel(ParallelNode),
+    /// A sequence repeated until a verdict or a number of times.
+    Loop(LoopNode),
+    /// One of two sequences, as a verdict decides.
+    Condition(ConditionNode),
+    /// The choices that a verdict names.
+    Router(RouterNode),
+    /// Another workflow.
+    Workflow(WorkflowNode),
+}
+
+/// What every container has, whatever it contains.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The container's name, unique among its siblings.
+    pub name: Arc<str>,
+    /// What it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<Arc<str>>,
+    /// How often it is tried again as a whole.
+    #[serde(default)]
+    pub retry: Retry,
+    /// Longest time for one attempt, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// What its failure does.
+    #[serde(default)]
+    pub on_error: OnError,
+}
+
+impl Node {
+    /// The node's name.
+    pub fn name(&self) -> &Arc<str> {
+        match self {
+            Node::Step(step) => &step.name,
+            _ => &self.settings().expect("every other node is a container").name,
+        }
+    }
+
+    /// What it is for.
+    pub fn description(&self) -> Option<&Arc<str>> {
+        match self {
+            Node::Step(step) => step.description.as_ref(),
+            _ => self.settings()?.description.as_ref(),
+        }
+    }
+
+    /// How often it is tried again.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Node::Step(step) => step.retry,
+            _ => self.settings().map(|settings| settings.retry).unwrap_or_default(),
+        }
+    }
+
+    /// What its failure does.
+    pub fn on_error(&self) -> OnError {
+        match self {
+            Node::Step(step) => step.on_error,
+            _ => self.settings().map(|settings| settings.on_error).unwrap_or_default(),
+        }
+    }
+
+    /// Longest time for one attempt, in milliseconds.
+    pub fn timeout_ms(&self) -> Option<u64> {
+        match self {
+            Node::Step(step) => step.timeout_ms,
+            _ => self.settings()?.timeout_ms,
+        }
+    }
+
+    /// Agno's word for the kind of node.
+    pub fn kind(&self) -> StepType {
+        match self {
+            Node::Step(_) => StepType::Step,
+            Node::Steps(_) => StepType::Steps,
+            Node::Parallel(_) => StepType::Parallel,
+            Node::Loop(_) => StepType::Loop,
+            Node::Condition(_) => StepType::Condition,
+            Node::Router(_) => StepType::Router,
+            Node::Workflow(_) => StepType::Workflow,
+        }
+    }
+
+    /// What a container has; steps have none.
+    pub fn settings(&self) -> Option<&Settings> {
+        match self {
+            Node::Step(_) => None,
+            Node::Steps(node) => Some(&node.settings),
+            Node::Parallel(node) => Some(&node.settings),
+            Node::Loop(node) => Some(&node.settings),
+            Node::Condition(node) => Some(&node.settings),
+            Node::Router(node) => Some(&node.settings),
+            Node::Workflow(node) => Some(&node.settings),
+        }
+    }
+
+    /// Its children: those of a Condition's other sequence when `other` is set, which no other node has.
+    pub fn children(&self, other: bool) -> &[Node] {
+        match self {
+            Node::Condition(node) if other => &node.else_steps,
+            _ if other => &[],
+            Node::Step(_) => &[],
+            Node::Steps(node) => &node.steps,
+            Node::Parallel(node) => &node.steps,
+            Node::Loop(node) => &node.steps,
+            Node::Condition(node) => &node.steps,
+            Node::Router(node) => &node.choices,
+            Node::Workflow(node) => &node.steps,
+        }
+    }
+
+    /// The key of a child, in a Loop without its iteration; `key` is this node's.
+    pub fn child_key(&self, key: &Key, other: bool, place: u32) -> Key {
+        match self {
+            Node::Parallel(_) => key.node(Place::Branch(place)),
+            Node::Router(_) => key.node(Place::Choice(place)),
+            Node::Condition(_) => key.sequence(if other { "else" } else { "if" }).node(Place::Step(place)),
+            Node::Workflow(_) => key.sequence("w").node(Place::Step(place)),
+            Node::Step(_) | Node::Steps(_) | Node::Loop(_) => key.node(Place::Step(place)),
+        }
+    }
+
+    /// Whether this node, or one inside it, is so.
+    pub fn any(&self, is_so: &impl Fn(&Node) -> bool) -> bool {
+        is_so(self) || self.children(false).iter().chain(self.children(true)).any(|child| child.any(is_so))
+    }
+
+    /// How deep containers are nested in it: 0 for a step.
+    pub(super) fn depth(&self) -> usize {
+        let inside = self.children(false).iter().chain(self.children(true)).map(Node::depth).max();
+        self.settings().map_or(0, |_| 1 + inside.unwrap_or(0))
+    }
+
+    pub(crate) fn container(&self) -> Option<&dyn Container> {
+        match self {
+            Node::Step(_) => None,
+            Node::Steps(node) => Some(node),
+            Node::Parallel(node) => Some(node),
+            Node::Loop(node) => Some(node),
+            Node::Condition(node) => Some(node),
+            Node::Router(node) => Some(node),
+            Node::Workflow(node) => Some(node),
+        }
+    }
+
+    /// The node that a key names among these.
+    pub fn find<'a>(nodes: &'a [Node], key: &Key) -> Option<&'a Node> {
+        walk(nodes, key, |list: &'a [Node], place| list.get(place), |node, other| node.children(other))
+    }
+}
+
+/// Follows a key down a tree: `child` gives the child at a place of a list, `children` a node's lists.
+pub(super) fn walk<L: Copy, N: Copy>(
+    top: L,
+    key: &Key,
+    child: impl Fn(L, usize) -> Option<N>,
+    children: impl Fn(N, bool) -> L,
+) -> Option<N> {
+    let (mut list, mut found) = (top, None);
+    for part in key.parts() {
+        match part {
+            Part::Node { place: Place::Step(place) | Place::Branch(place) | Place::Choice(place), .. } => {
+                let node = child(list, usize::try_from(place).ok()?)?;
+                (list, found) = (children(node, false), Some(node));
+            }
+            Part::Sequence(name) => list = children(found?, name == "else"),
+            Part::Iteration(_) | Part::Item(_) => {}
+            _ => return None,
+        }
+    }
+    found
+}

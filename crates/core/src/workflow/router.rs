@@ -1,0 +1,175 @@
+//! `Router`: the choices that a verdict names, one after the other.
+
+use super::container::{Container, Ending, Next, count, output_of};
+use super::judge::Decider;
+use super::{Block, Node, Question, Rule, Settings, Verdict, container_settings};
+use crate::event::EventKind;
+use crate::failure::Failure;
+use crate::log::{Key, Place};
+use crate::machine::Frame;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Choices, as data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields are Agno's and say it")]
+pub struct RouterNode {
+    #[serde(flatten)]
+    pub settings: Settings,
+    pub select: Rule,
+    pub choices: Vec<Node>,
+}
+
+/// Choices under construction. A choice is a step, or a container of steps.
+///
+/// ```
+/// use outlive_core::{Failure, Router, Step};
+///
+/// let write = |name: &str| Step::function(name, |_, input| async move { Ok::<_, Failure>(input.text()) });
+/// let channel = Router::new("Channel")
+///     .select(|question| if question.text().len() < 280 { "Post" } else { "Article" })
+///     .choice(write("Post"))
+///     .choice(write("Article"));
+/// ```
+#[must_use]
+#[derive(Debug)]
+pub struct Router {
+    pub(super) settings: Settings,
+    pub(super) select: Option<Decider>,
+    pub(super) choices: Vec<Block>,
+}
+
+/// Names of choices: one, several, or none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection(Vec<Arc<str>>);
+
+impl From<&str> for Selection {
+    fn from(name: &str) -> Self {
+        Self(vec![Arc::from(name)])
+    }
+}
+
+impl From<String> for Selection {
+    fn from(name: String) -> Self {
+        Self(vec![Arc::from(name)])
+    }
+}
+
+impl<T: AsRef<str>, const N: usize> From<[T; N]> for Selection {
+    fn from(names: [T; N]) -> Self {
+        names.into_iter().collect()
+    }
+}
+
+impl<T: AsRef<str>> From<Vec<T>> for Selection {
+    fn from(names: Vec<T>) -> Self {
+        names.into_iter().collect()
+    }
+}
+
+impl<T: AsRef<str>> FromIterator<T> for Selection {
+    fn from_iter<I: IntoIterator<Item = T>>(names: I) -> Self {
+        Self(names.into_iter().map(|name| Arc::from(name.as_ref())).collect())
+    }
+}
+
+impl Router {
+    /// A Router of this name. It needs something that decides: [`Router::select`] or its sister.
+    pub fn new(name: impl AsRef<str>) -> Self {
+        Self { settings: Settings::new(name), select: None, choices: Vec::new() }
+    }
+
+    /// Adds a choice.
+    pub fn choice(mut self, choice: impl Into<Block>) -> Self {
+        self.choices.push(choice.into());
+        self
+    }
+
+    /// Chooses by a function that returns the names of choices: one, several, or none.
+    pub fn select<S: Into<Selection>>(self, select: impl Fn(&Question) -> S + Send + Sync + 'static) -> Self {
+        self.decided_by(Decider::new(move |question| {
+            let names = select(&question).into().0;
+            async move { Ok(Verdict::Names(names)) }
+        }))
+    }
+
+    /// As [`Router::select`], by an async function, which may fail; its failure is the Router's.
+    pub fn select_async<F, R, S>(self, select: F) -> Self
+    where
+        F: Fn(Question) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<S, Failure>> + Send + 'static,
+        S: Into<Selection>,
+    {
+        self.decided_by(Decider::new(move |question| {
+            let names = select(question);
+            async move { Ok(Verdict::Names(names.await?.into().0)) }
+        }))
+    }
+
+    fn decided_by(mut self, decider: Decider) -> Self {
+        self.select = Some(decider);
+        self
+    }
+
+    container_settings!();
+}
+
+impl RouterNode {
+    fn place(&self, name: &str) -> Option<u32> {
+        self.choices.iter().position(|choice| &**choice.name() == name).map(count)
+    }
+}
+
+impl Container for RouterNode {
+    fn needs_verdict(&self) -> bool {
+        true
+    }
+
+    fn question(&self, question: &mut Question, _: Option<&Frame>) {
+        question.choices = self.choices.iter().map(|choice| choice.name().clone()).collect();
+    }
+
+    fn refuse(&self, verdict: &Verdict) -> Option<String> {
+        let names = names(Some(verdict));
+        let twice = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name));
+        if let Some((_, name)) = twice {
+            return Some(format!("it chose {name:?} twice: a choice can be executed once"));
+        }
+        let unknown = names.iter().find(|name| self.place(name).is_none())?;
+        let known: Vec<&str> = self.choices.iter().map(|choice| &**choice.name()).collect();
+        Some(format!("it chose {unknown:?}, which is not among its choices: {}", known.join(", ")))
+    }
+
+    fn begun(&self, verdict: Option<&Verdict>) -> EventKind {
+        EventKind::RouterExecutionStarted { selected_steps: names(verdict).to_vec() }
+    }
+
+    fn next(&self, key: &Key, frame: &Frame) -> Next {
+        let chosen = names(frame.verdict.as_ref());
+        let next = usize::try_from(frame.at).ok().and_then(|at| chosen.get(at)).filter(|_| !frame.is_stopped);
+        let place = next.and_then(|name| self.place(name));
+        place.map_or(Next::End, |place| Next::Begin(vec![key.node(Place::Choice(place))]))
+    }
+
+    fn ended(&self, frame: &Frame) -> Ending {
+        let executed = frame.results.len();
+        Ending {
+            event: EventKind::RouterExecutionCompleted {
+                selected_steps: names(frame.verdict.as_ref()).to_vec(),
+                executed_steps: count(executed),
+                step_results: frame.results.clone(),
+            },
+            output: output_of(
+                format!("Router {} completed with {executed} results", self.settings.name),
+                &frame.results,
+            ),
+        }
+    }
+}
+
+fn names(verdict: Option<&Verdict>) -> &[Arc<str>] {
+    match verdict {
+        Some(Verdict::Names(names)) => names,
+        _ => &[],
+    }
+}

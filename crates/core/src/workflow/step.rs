@@ -1,0 +1,192 @@
+//! One step: its data, and its builder.
+
+use super::Definition;
+use crate::failure::Failure;
+use crate::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext};
+use crate::retry::Retry;
+use crate::step::{ExecutorKind, StepInput};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a failed step does to its run once its retries are used up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// The run ends ERROR.
+    #[default]
+    Fail,
+    /// The step's output says that it failed, and the run goes on.
+    Skip,
+}
+
+/// A leaf of the tree: one executor and how patiently it is run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepNode {
+    /// The step's name, unique among its siblings.
+    pub name: Arc<str>,
+    /// What it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<Arc<str>>,
+    /// What runs inside.
+    pub executor_type: ExecutorKind,
+    /// Its name.
+    pub executor_name: Arc<str>,
+    /// How often it is tried again.
+    #[serde(default)]
+    pub retry: Retry,
+    /// Longest time for one attempt, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// What its failure does.
+    #[serde(default)]
+    pub on_error: OnError,
+}
+
+/// An async function as an executor, under its own name; [`Step::function`] names it after its step.
+///
+/// ```
+/// use outlive_core::{Failure, Function, Step};
+/// let upper = Function::new("upper", |_, input| async move { Ok::<_, Failure>(input.text().to_uppercase()) });
+/// let step = Step::new("first").executor(upper);
+/// ```
+pub struct Function<F> {
+    name: Arc<str>,
+    function: F,
+}
+
+impl<F, T, R> Function<F>
+where
+    F: Fn(StepContext, Arc<StepInput>) -> R + Send + Sync + 'static,
+    R: Future<Output = Result<T, Failure>> + Send + 'static,
+    T: Into<crate::step::StepOutput> + 'static,
+{
+    /// The function, under the name that outputs and events give as `executor_name`.
+    pub fn new(name: impl AsRef<str>, function: F) -> Self {
+        Self { name: Arc::from(name.as_ref()), function }
+    }
+}
+
+impl<F> fmt::Debug for Function<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Function").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl<F, T, R> Executor for Function<F>
+where
+    F: Fn(StepContext, Arc<StepInput>) -> R + Send + Sync + 'static,
+    R: Future<Output = Result<T, Failure>> + Send + 'static,
+    T: Into<crate::step::StepOutput>,
+{
+    fn info(&self) -> ExecutorInfo {
+        ExecutorInfo { kind: ExecutorKind::Function, name: self.name.clone(), id: None }
+    }
+
+    fn execute<'a>(&'a self, context: StepContext, input: Arc<StepInput>) -> BoxFuture<'a, Result<Executed, Failure>> {
+        let work = (self.function)(context, input);
+        Box::pin(async move { Ok(Executed::from(work.await?.into())) })
+    }
+}
+
+/// A step under construction: a name, one executor, and how patiently it is run.
+///
+/// A step whose output is stored is never executed again. A function step that was in flight at a crash is executed
+/// again (at least once), so a side effect in it should carry [`StepContext::idempotency_key`]. Inside an agent or team
+/// step every model call and every tool call is recorded on its own, so a crash repeats one call, not the conversation.
+#[must_use]
+pub struct Step {
+    pub(super) name: Arc<str>,
+    pub(super) description: Option<Arc<str>>,
+    pub(super) executors: Vec<Arc<dyn Executor>>,
+    pub(super) workflows: Vec<Arc<Definition>>,
+    pub(super) retry: Retry,
+    pub(super) timeout: Option<Duration>,
+    pub(super) on_error: OnError,
+}
+
+impl Step {
+    /// A step of this name. Give it an agent, a team or a function.
+    pub fn new(name: impl AsRef<str>) -> Self {
+        Self {
+            name: Arc::from(name.as_ref()),
+            description: None,
+            executors: Vec::new(),
+            workflows: Vec::new(),
+            retry: Retry::default(),
+            timeout: None,
+            on_error: OnError::default(),
+        }
+    }
+
+    /// A step that runs an async function over the step's context and input.
+    ///
+    /// ```
+    /// use outlive_core::{Failure, Step};
+    /// let shout = Step::function("shout", |_, input| async move { Ok::<_, Failure>(input.text().to_uppercase()) });
+    /// ```
+    pub fn function<F, T, R>(name: impl AsRef<str>, function: F) -> Self
+    where
+        F: Fn(StepContext, Arc<StepInput>) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<T, Failure>> + Send + 'static,
+        T: Into<crate::step::StepOutput> + 'static,
+    {
+        let name: Arc<str> = Arc::from(name.as_ref());
+        Self::new(&name).executor(Function { name, function })
+    }
+
+    /// What the step is for.
+    pub fn description(mut self, text: impl AsRef<str>) -> Self {
+        self.description = Some(Arc::from(text.as_ref()));
+        self
+    }
+
+    /// Runs this agent.
+    pub fn agent(self, agent: impl Executor) -> Self {
+        self.executor(agent)
+    }
+
+    /// Runs this team.
+    pub fn team(self, team: impl Executor) -> Self {
+        self.executor(team)
+    }
+
+    /// Runs another workflow: a run inside the run, with its own id and events, in the same session. It works on what
+    /// the step is given, and sees nothing else of the workflow around it. Its database, schema and time limit are not
+    /// used.
+    pub fn workflow(mut self, workflow: impl Into<Arc<Definition>>) -> Self {
+        self.workflows.push(workflow.into());
+        self
+    }
+
+    /// Runs anything that can be run.
+    pub fn executor(mut self, executor: impl Executor) -> Self {
+        self.executors.push(Arc::new(executor));
+        self
+    }
+
+    /// How often a failed attempt is tried again.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// Longest time for one attempt; a longer one fails with a timeout, which counts as retryable.
+    pub fn timeout(mut self, longest: Duration) -> Self {
+        self.timeout = Some(longest);
+        self
+    }
+
+    /// What the step's failure does to the run.
+    pub fn on_error(mut self, on_error: OnError) -> Self {
+        self.on_error = on_error;
+        self
+    }
+}
+
+impl fmt::Debug for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Step").field("name", &self.name).finish_non_exhaustive()
+    }
+}
