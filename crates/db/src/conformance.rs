@@ -148,6 +148,7 @@ pub fn cases() -> Vec<Case> {
         a_list_of_sessions_is_sorted,
         a_list_of_sessions_is_filtered,
         a_list_of_sessions_goes_by_pages,
+        pages_of_sessions_are_one_list,
         a_deleted_session_takes_its_runs_with_it,
         a_session_with_an_unfinished_run_is_not_deleted,
         a_forced_deletion_takes_unfinished_runs_too,
@@ -1444,7 +1445,7 @@ async fn a_list_of_sessions_is_sorted(Stores { one: db, .. }: Stores) {
         assert!(changed.expect("a session is changed").is_some());
     }
     for (sort, expected) in [
-        (SessionSort::CreatedAt, ["b", "c", "e", "a", "d"]),
+        (SessionSort::CreatedAt, ["c", "a", "b", "e", "d"]),
         (SessionSort::UpdatedAt, ["a", "b", "d", "c", "e"]),
         (SessionSort::Name, ["a", "b", "c", "e", "d"]),
     ] {
@@ -1454,6 +1455,75 @@ async fn a_list_of_sessions_is_sorted(Stores { one: db, .. }: Stores) {
         let (mut ids, _) = listed_sessions(&*db, SessionFilter { descending: true, ..filter }).await;
         ids.reverse();
         assert_eq!(ids, expected, "{sort:?}, reversed");
+    }
+}
+
+/// Sessions accepted by clocks that disagree, some of them changed since, some deleted: whatever a page begins and ends
+/// with, the pages have each session once, in the list's order.
+async fn pages_of_sessions_are_one_list(Stores { one: db, other, .. }: Stores) {
+    let mut dice = Dice(11);
+    // In the order of acceptance: when each was created and last changed, and its kind.
+    let mut sessions: Vec<(String, i64, i64, SessionKind)> = Vec::new();
+    for number in 0..150 {
+        match dice.roll(6) {
+            0..3 => {
+                let kind = dice.pick(&[SessionKind::Workflow, SessionKind::Workflow, SessionKind::Agent]);
+                let created = i64::from(number) + dice.pick(&[0, 0, 0, -2, -15, 8]);
+                let new = NewSession { kind, at: second(created), ..new_session(&format!("s{number}"), None) };
+                db.create_session(Access::All, new).await.expect("a session is created");
+                sessions.push((format!("s{number}"), created, created, kind));
+            }
+            3..5 if !sessions.is_empty() => {
+                let place = dice.roll(sessions.len());
+                let (id, created, changed, _) = &mut sessions[place];
+                *changed = dice.pick(&[i64::from(number), i64::from(number) - 3, *created - 1]);
+                let patch = SessionPatch::default();
+                let done = db.update_session(Access::All, session_id(id), patch, second(*changed)).await;
+                assert!(done.expect("a session is changed").is_some());
+            }
+            _ if sessions.len() > 4 => {
+                // Often the newest, whose place the next one may get.
+                let (newest, any) = (sessions.len() - 1, dice.roll(sessions.len()));
+                let place = dice.pick(&[newest, any]);
+                let (id, ..) = sessions.remove(place);
+                db.delete_sessions(Access::All, vec![session_id(&id)], true).await.expect("it is deleted");
+            }
+            _ => {}
+        }
+        if number % 10 == 9 {
+            check_pages(&*other, &mut dice, &sessions).await;
+        }
+    }
+    assert!(sessions.len() > 30, "there is something to list");
+}
+
+async fn check_pages(db: &dyn Db, dice: &mut Dice, sessions: &[(String, i64, i64, SessionKind)]) {
+    for sort in [SessionSort::CreatedAt, SessionSort::UpdatedAt, SessionSort::Name] {
+        for kind in [None, Some(SessionKind::Workflow), Some(SessionKind::Agent), Some(SessionKind::Team)] {
+            let mut expected: Vec<_> = sessions.iter().filter(|(.., is)| kind.is_none_or(|kind| kind == *is)).collect();
+            if sort == SessionSort::UpdatedAt {
+                expected.sort_by_key(|(_, _, changed, _)| *changed);
+            }
+            for descending in [false, true] {
+                if descending {
+                    expected.reverse();
+                }
+                let limit = 1 + u32::try_from(dice.roll(4)).expect("a small number");
+                let filter = SessionFilter { kind, sort, descending, limit, ..SessionFilter::default() };
+                let mut seen = Vec::new();
+                loop {
+                    let filter = SessionFilter { offset: seen.len() as u64, ..filter.clone() };
+                    let (ids, total) = listed_sessions(db, filter).await;
+                    assert_eq!(total, expected.len() as u64);
+                    if ids.is_empty() {
+                        break;
+                    }
+                    seen.extend(ids);
+                }
+                let expected: Vec<&String> = expected.iter().map(|(id, ..)| id).collect();
+                assert_eq!(seen.iter().collect::<Vec<_>>(), expected, "{filter:?}");
+            }
+        }
     }
 }
 
@@ -2093,11 +2163,9 @@ async fn check_sessions(db: &dyn Db, sessions: &[(String, &str, Option<&str>)]) 
                 ..SessionFilter::default()
             };
             let page = db.sessions(Access::All, filter).await.expect("sessions are listed");
-            let mut seen: Vec<_> = page.sessions.iter().map(|session| session.session_id.to_string()).collect();
-            let mut expected: Vec<_> = expected.map(|(id, ..)| id.clone()).collect();
+            let seen: Vec<_> = page.sessions.iter().map(|session| session.session_id.to_string()).collect();
+            let expected: Vec<_> = expected.map(|(id, ..)| id.clone()).collect();
             assert_eq!((page.total, page.is_total_exact), (expected.len() as u64, true));
-            expected.sort();
-            seen.sort();
             assert_eq!(seen, expected, "{user:?} {component:?}");
         }
     }

@@ -18,6 +18,7 @@ use outlive_core::port::{
 };
 use outlive_core::{DefinitionId, Page, RunId, RunStatus, SessionId, Timestamp, WorkerId};
 use serde_json::Map;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -878,7 +879,7 @@ impl Tables {
         rows.sort_by(|one, two| {
             let (a, b) = (&one.session, &two.session);
             let order = match filter.sort {
-                SessionSort::CreatedAt => a.created_at.cmp(&b.created_at),
+                SessionSort::CreatedAt => Ordering::Equal,
                 SessionSort::UpdatedAt => a.updated_at.cmp(&b.updated_at),
                 SessionSort::Name => a.name.cmp(&b.name),
             };

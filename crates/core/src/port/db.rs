@@ -526,10 +526,10 @@ pub struct SessionPatch {
     pub metadata: Option<Map<String, Value>>,
 }
 
-/// What a list of sessions is sorted by. Among equals, the one created first comes first.
+/// What a list of sessions is sorted by. Among equals, the one accepted first comes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum SessionSort {
-    /// When they began.
+    /// The order in which the store accepted them: that of `created_at`, as far as clocks agree.
     #[default]
     CreatedAt,
     /// When they last changed.

@@ -244,8 +244,11 @@ impl Reader {
         let mut page = SessionPage { sessions: Vec::new(), unreadable: Vec::new(), total: 0, is_total_exact: true };
         let Ok(user_id) = rules::only_user(access, filter.user_id.as_ref()) else { return Ok(page) };
         let _moment = self.connection.unchecked_transaction()?;
-        let walk = Sessions { filter, user_id };
-        let mut statement = self.prepared(&walk.list(&self.sql))?;
+        let (component_id, user) = (filter.component_id.as_ref().map(|id| id.as_str()), user_id.map(|id| &**id));
+        let kept = counts::sessions(&self.connection, &self.sql, component_id, user, filter.kind)?;
+        let walk = Sessions { filter, user_id, kept };
+        let Some(list) = walk.list(&self.sql) else { return Ok(page) };
+        let mut statement = self.prepared(&list)?;
         let mut numbers = statement.raw_query();
         while let Some(row) = numbers.next()? {
             match first(&self.connection, &self.sql.session_by_seq, [row.get::<_, i64>(0)?], rows::session) {
@@ -263,9 +266,7 @@ impl Reader {
             }
             page.is_total_exact = page.total < most;
         } else {
-            let component_id = filter.component_id.as_ref().map(|id| id.as_str());
-            let user_id = user_id.map(|id| &**id);
-            page.total = counts::sessions(&self.connection, &self.sql, component_id, user_id, filter.kind)?;
+            page.total = kept;
         }
         Ok(page)
     }

@@ -257,7 +257,8 @@ impl Sql {
             unfinished_of: sql("SELECT run_id FROM {T}_runs INDEXED BY {T}_runs_unfinished \
                 WHERE status < 3 AND session_seq = ?1"),
             insert_session: sql("INSERT INTO {T} (session_id, version, kind, user_id, component_id, created_at, \
-                updated_at, name, metadata, state) VALUES (?1, 0, ?2, ?3, ?4, ?5, ?5, ?6, ?7, ?8)"),
+                updated_at, name, metadata, state, lag) VALUES (?1, 0, ?2, ?3, ?4, ?5, ?5, ?6, ?7, ?8, \
+                coalesce((SELECT max(0, p.created_at + p.lag - ?5) FROM {T} p ORDER BY p.seq DESC LIMIT 1), 0))"),
             insert_run: sql(
                 "INSERT INTO {T}_runs (run_id, session_seq, workflow_id, status, is_behind, epoch, worker_seq, \
                 claims, attempt, due_at, next_index, updated_at, user_id) \

@@ -21,7 +21,7 @@ const LISTS: [&str; 8] = [
 /// Copies of session, run, request, output and log, numbered after the first; `?1` is how many.
 const COPIES: [&str; 5] = [
     "INSERT INTO outlive_sessions SELECT i + 1, printf('s-%07d', i), version, kind, iif(i % 2, 'user-' || (i % 1000), NULL), \
-     component_id, created_at + i, updated_at + i, name, metadata, state FROM copy, outlive_sessions WHERE seq = 1",
+     component_id, created_at + i, updated_at + i, name, metadata, state, lag FROM copy, outlive_sessions WHERE seq = 1",
     "INSERT INTO outlive_sessions_runs (seq, run_id, session_seq, workflow_id, status, is_behind, epoch, claims, attempt, \
      due_at, next_index, updated_at, progress, user_id) SELECT i + 1, printf('r-%07d', i), i + 1, workflow_id, \
      iif(i % 10, status, 5), 0, epoch, claims, attempt, 0, next_index, updated_at + i, progress, \

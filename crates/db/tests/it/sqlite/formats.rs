@@ -2,7 +2,9 @@
 
 use super::{PERIOD, files, new_run, run_id, second, worker_id};
 use outlive_core::RunStatus;
-use outlive_core::port::{Access, Db, DbErrorKind, LogStore, RunFilter, RunStore, SessionFilter, SessionStore};
+use outlive_core::port::{
+    Access, Db, DbErrorKind, LogStore, RunFilter, RunStore, SessionFilter, SessionSort, SessionStore,
+};
 use outlive_db::SqliteDb;
 use rusqlite::Connection;
 use std::fs::{self, File};
@@ -100,6 +102,32 @@ async fn an_older_file_is_brought_up_to_date_when_it_is_opened() {
         |lines: Vec<String>| lines.into_iter().map(|line| line.replace(char::is_whitespace, "")).collect::<Vec<_>>();
     assert_eq!(normal(schema(&path)), normal(schema(&new)));
     check_counts(&path).await;
+}
+
+#[tokio::test]
+async fn sessions_of_an_older_file_are_in_every_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = of_format_1(directory.path());
+    let sql = Connection::open(&path).unwrap();
+    // Accepted in this order, by clocks that disagree.
+    let times = [(30, 30), (10, 10), (50, 50), (40, 40), (20, 60), (70, 70)];
+    for (seq, (created, updated)) in (1..).zip(times) {
+        let columns = [seq, created, updated];
+        sql.execute("UPDATE outlive_sessions SET created_at = ?2, updated_at = ?3 WHERE seq = ?1", columns).unwrap();
+    }
+    drop(sql);
+    let db = SqliteDb::new(&path);
+    let ids = async |sort| {
+        let mut ids = Vec::new();
+        for offset in 0..6 {
+            let filter = SessionFilter { sort, descending: true, limit: 1, offset, ..SessionFilter::default() };
+            let page = db.sessions(Access::All, filter).await.unwrap();
+            ids.extend(page.sessions.iter().map(|session| session.updated_at.as_micros()));
+        }
+        ids
+    };
+    assert_eq!(ids(SessionSort::CreatedAt).await, [70, 60, 40, 50, 10, 30]);
+    assert_eq!(ids(SessionSort::UpdatedAt).await, [70, 60, 50, 40, 30, 10]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
