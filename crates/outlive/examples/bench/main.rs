@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! bench W1 --n 20000            throughput: runs of three steps that do nothing
-//! bench W2 --n 100 --load 1000  latency of a submit: idle, with runs in flight, during a burst
+//! bench W2 --n 100 --load 1000  latency of a submit: idle, a raw commit beside each; with runs in flight; during a burst
 //! bench W3 --past 1,10000       latency of a poll, by the number of finished runs
 //! bench W4 --n 10000            runs that wait 10 s: lateness and memory; all submitted at once, or by --callers N
 //! bench W5 --n 40000            events to one subscriber: latency and rate

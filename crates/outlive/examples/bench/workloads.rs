@@ -1,6 +1,7 @@
 //! The workloads, on one engine over one file.
 
 use crate::measure::{Arguments, cpu, folder, latencies, report, rounded, rss_bytes};
+use crate::raw::Raw;
 use futures::StreamExt;
 use outlive::core::{Definition, DefinitionId};
 use outlive::engine::Submit;
@@ -184,12 +185,16 @@ impl Bench {
     }
 
     async fn submit_latency(&self, arguments: &Arguments) -> Value {
-        let mut idle = Vec::new();
+        let mut raw = Raw::new("raw-beside.db");
+        raw.fill_log();
+        let (mut idle, mut idle_raw) = (Vec::new(), Vec::new());
         for _ in 0..arguments.number("n", 100) {
             let start = Instant::now();
             let handle = self.submit("noop3", payload()).await;
             idle.push(start.elapsed());
             wait(vec![handle]).await;
+            // At the same pace, so that disk and processors are as warm for it as for a submit.
+            idle_raw.push(raw.commit(1));
         }
         let load = arguments.number("load", 1000);
         let start = Instant::now();
@@ -217,6 +222,7 @@ impl Bench {
         wait(probed).await;
         json!({
             "idle": latencies(&mut idle),
+            "idle_raw": latencies(&mut idle_raw),
             "held1000": latencies(&mut held),
             "accept1000_s": rounded(accepted.as_secs_f64()),
             "burst1000_probe": latencies(&mut probes),
