@@ -132,6 +132,11 @@ pub fn admit(value: &mut Value) -> Result<(), TooDeep> {
     Err(TooDeep { limit: DEPTH_MAX })
 }
 
+/// Whether a recursion over `value` fits any stack.
+pub(crate) fn is_easy(value: &Value) -> bool {
+    is_within(value, EASY_DEPTH)
+}
+
 fn is_within(value: &Value, depth_max: usize) -> bool {
     let mut level = vec![value];
     let mut depth = 0;
@@ -160,7 +165,7 @@ fn is_within(value: &Value, depth_max: usize) -> bool {
 /// # Errors
 /// When the system cannot start a thread.
 pub fn with_room_for<T: Send>(value: &Value, work: impl FnOnce() -> T + Send) -> io::Result<T> {
-    if is_within(value, EASY_DEPTH) { Ok(work()) } else { with_room(work) }
+    if is_easy(value) { Ok(work()) } else { with_room(work) }
 }
 
 /// Runs `work` on a stack large enough to recurse over the deepest JSON allowed, even in a debug build. The caller's

@@ -3,6 +3,7 @@
 //! Nothing here performs I/O, reads a clock or rolls dice: time, ids and randomness arrive as arguments, and what should
 //! happen leaves as data. That is what lets every decision be tested as *log in, commands out*.
 
+pub mod cel;
 mod coerce;
 mod event;
 mod failure;
@@ -24,6 +25,7 @@ pub mod trace;
 mod waiting;
 mod workflow;
 
+pub use cel::{Cel, CelError};
 pub use coerce::{Misfit, coerce};
 pub use event::{
     ContentDelta, EventKind, ModelInfo, ModelRequestDone, Origin, RunDone, RunEvent, RunFailed, ToolErrorEvent,
