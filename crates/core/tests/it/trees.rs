@@ -583,6 +583,10 @@ fn play(input: &StepInput, name: &str, attempt: u32, session: &Map<String, Value
 fn ending(driver: &Driver<'_>) -> Value {
     let mut value = json!({ "output": driver.machine.output(), "session": driver.session });
     strip_times(&mut value);
+    // They stand in the order in which they ended.
+    if let Some(runs) = value["output"]["step_executor_runs"].as_array_mut() {
+        runs.sort_by_key(|run| run["run_id"].to_string());
+    }
     value
 }
 
@@ -619,7 +623,7 @@ fn a_random_tree_cut_after_any_entry_comes_to_the_same_end() {
         let has = |event: &str| names.iter().any(|name| name.starts_with(event));
         let is_a_race = has("StepError") && has("ParallelExecutionStarted");
         if !is_a_race {
-            assert_eq!(ending(&other), expected, "seed {seed}, in the other order");
+            assert!(ending(&other) == expected, "seed {seed} ends differently in the other order: {names:#?}");
         }
         let cuts = (0..whole.log.len()).filter(|cut| whole.log.len() < 40 || (cut + seed as usize) % 7 == 0);
         for cut in cuts {
@@ -635,7 +639,7 @@ fn a_random_tree_cut_after_any_entry_comes_to_the_same_end() {
             assert_eq!(serde_json::from_str::<WorkflowMachine>(&text).unwrap(), after.machine, "seed {seed}");
             let resumed = after.run(play);
             if !is_a_race {
-                assert_eq!(ending(&resumed), expected, "seed {seed}, cut after {cut}: {names:#?}");
+                assert!(ending(&resumed) == expected, "seed {seed} ends differently, cut after {cut}: {names:#?}");
             }
         }
     }
