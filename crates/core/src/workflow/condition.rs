@@ -66,9 +66,15 @@ impl Condition {
         }))
     }
 
+    /// Decides by a [CEL](crate::cel) expression, such as `previous_step_content.contains("urgent")`. A mistake in it is
+    /// a problem that `build()` reports.
+    pub fn when_cel(self, expression: impl AsRef<str>) -> Self {
+        self.decided_by(Decider::cel(expression))
+    }
+
     /// Always decides like this.
     pub fn when_always(self, holds: bool) -> Self {
-        self.decided_by(Decider::always(holds))
+        self.decided_by(Decider::Always(holds))
     }
 
     fn decided_by(mut self, decider: Decider) -> Self {

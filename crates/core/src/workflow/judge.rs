@@ -1,10 +1,13 @@
 //! Verdicts: what code decides for a container, and what it is asked. A verdict is recorded before anything follows
 //! from it, so a replay never asks again.
 
-use crate::failure::Failure;
+use crate::cel::{Cel, CelError, Scope};
+use crate::failure::{Failure, FailureKind};
 use crate::port::{BoxFuture, SessionState};
+use crate::run::content_text;
 use crate::step::{StepInput, StepOutput};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -63,36 +66,108 @@ pub enum Rule {
     Function,
     /// It is always this.
     Always(bool),
+    /// From a [CEL](crate::cel) expression.
+    Cel(Arc<str>),
 }
 
 /// Code that decides.
 pub(crate) type Judge = dyn Fn(Question) -> BoxFuture<'static, Result<Verdict, Failure>> + Send + Sync;
 
-/// A rule and the code for it.
+/// What decides for a container, as its builder was given it.
 #[derive(Clone)]
-pub(crate) struct Decider {
-    pub(crate) rule: Rule,
-    pub(crate) judge: Arc<Judge>,
+pub(crate) enum Decider {
+    Function(Arc<Judge>),
+    Always(bool),
+    Cel(Arc<str>),
 }
 
 impl Decider {
-    pub(crate) fn always(verdict: bool) -> Self {
-        let judge = move |_| -> BoxFuture<'static, _> { Box::pin(async move { Ok(Verdict::Is(verdict)) }) };
-        Self { rule: Rule::Always(verdict), judge: Arc::new(judge) }
-    }
-
     pub(crate) fn new<F, R>(decide: F) -> Self
     where
         F: Fn(Question) -> R + Send + Sync + 'static,
         R: Future<Output = Result<Verdict, Failure>> + Send + 'static,
     {
-        let judge = move |question| -> BoxFuture<'static, _> { Box::pin(decide(question)) };
-        Self { rule: Rule::Function, judge: Arc::new(judge) }
+        Self::Function(Arc::new(move |question| Box::pin(decide(question))))
+    }
+
+    pub(crate) fn cel(expression: impl AsRef<str>) -> Self {
+        Self::Cel(Arc::from(expression.as_ref()))
+    }
+
+    /// The rule and its code, for a container where an expression has these variables.
+    pub(crate) fn build(self, scope: Scope) -> Result<(Rule, Arc<Judge>), CelError> {
+        Ok(match self {
+            Self::Function(judge) => (Rule::Function, judge),
+            Self::Always(verdict) => {
+                let judge = move |_| at_once(Ok(Verdict::Is(verdict)));
+                (Rule::Always(verdict), Arc::new(judge))
+            }
+            Self::Cel(text) => {
+                let cel = Cel::compile(&text, scope)?;
+                let judge = move |question: Question| at_once(evaluate(&cel, scope, &question));
+                (Rule::Cel(text), Arc::new(judge))
+            }
+        })
+    }
+}
+
+fn at_once(verdict: Result<Verdict, Failure>) -> BoxFuture<'static, Result<Verdict, Failure>> {
+    Box::pin(std::future::ready(verdict))
+}
+
+fn evaluate(cel: &Cel, scope: Scope, question: &Question) -> Result<Verdict, Failure> {
+    let variables = scope.variables().iter().filter(|name| cel.text().contains(**name));
+    let variables = variables.map(|name| ((*name).to_owned(), question.variable(name))).collect();
+    let verdict = match scope {
+        Scope::Router => {
+            cel.evaluate_names(&variables).map(|names| Verdict::Names(names.into_iter().map(Arc::from).collect()))
+        }
+        Scope::Condition | Scope::EndCondition | Scope::Items => cel.evaluate_bool(&variables).map(Verdict::Is),
+    };
+    verdict.map_err(|error| Failure::new(FailureKind::Definition, error.to_string()))
+}
+
+impl Question {
+    /// The value of a variable of an expression. [`crate::cel`] lists them.
+    fn variable(&self, name: &str) -> Value {
+        let object = |value: Option<&Value>| match value {
+            Some(Value::Object(fields)) => Value::Object(fields.clone()),
+            _ => Value::Object(Map::new()),
+        };
+        match name {
+            "input" => self.input.input_text().into(),
+            "previous_step_content" => content_text(self.input.previous_step_content.as_ref()).into(),
+            "previous_step_outputs" => self
+                .input
+                .previous_step_outputs
+                .iter()
+                .map(|(name, output)| (name.to_string(), output.text()))
+                .collect(),
+            "additional_data" => object(self.input.additional_data.as_ref()),
+            "session_state" => Value::Object(self.state.all()),
+            "step_choices" => self.choices.iter().map(|name| &**name).collect(),
+            "current_iteration" => self.iteration.into(),
+            "max_iterations" => self.max_iterations.into(),
+            "all_success" => self.outputs.iter().all(|output| output.success).into(),
+            "last_step_content" => self.last_text().into(),
+            "step_outputs" => {
+                let outputs = self
+                    .outputs
+                    .iter()
+                    .map(|output| (output.step_name.as_deref().unwrap_or_default().to_owned(), output.text()));
+                outputs.collect()
+            }
+            _ => Value::Null,
+        }
     }
 }
 
 impl fmt::Debug for Decider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Decider").field(&self.rule).finish()
+        match self {
+            Self::Function(_) => f.write_str("Function"),
+            Self::Always(verdict) => f.debug_tuple("Always").field(verdict).finish(),
+            Self::Cel(text) => f.debug_tuple("Cel").field(text).finish(),
+        }
     }
 }

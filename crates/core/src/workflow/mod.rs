@@ -29,6 +29,7 @@ pub use router::{Router, RouterNode, Selection};
 pub use step::{Function, OnError, Step, StepNode};
 pub use steps::{Steps, StepsNode};
 
+use crate::cel::Scope;
 use crate::failure::Failure;
 use crate::id::{DefinitionId, slug};
 use crate::log::Key;
@@ -347,7 +348,7 @@ impl DefinitionBuilder {
     ///
     /// # Errors
     /// [`InvalidDefinition`] lists every problem: no steps, a name given twice, a step with no executor or with two,
-    /// an empty container, one without anything that decides, steps besides the one function of a workflow, what an
+    /// an empty container, one without anything that decides, a mistake in an expression, steps besides the one function of a workflow, what an
     /// executor reports about itself (a missing key, an empty team).
     pub fn build(self) -> Result<Definition, InvalidDefinition> {
         let mut problems = Vec::new();
@@ -451,23 +452,23 @@ impl TreeBuilder<'_> {
                     self.problem("it has no iterations: allow at least one with .max_iterations(..)");
                 }
                 let (steps, children) = self.filled("steps: add one with .step(..)", steps);
-                let (until, judge) = until.map(|decider| (decider.rule, decider.judge)).unzip();
+                let (until, judge) = until.and_then(|until| self.compiled(until, Scope::EndCondition)).unzip();
                 let node = LoopNode { settings, max_iterations, until, forward_iteration_output: forward, steps };
                 Some((Node::Loop(node), children, judge, Arc::from([])))
             }
             Block::Condition(Condition { settings, when, steps, else_steps }) => {
-                let decider = self.decider(when, "when");
+                let decider = self.decider(when, "when", Scope::Condition);
                 let (steps, children) = self.filled("steps: add one with .step(..)", steps);
                 let (else_steps, others) = self.sequence(else_steps);
-                decider.map(|Decider { rule, judge }| {
+                decider.map(|(rule, judge)| {
                     let node = ConditionNode { settings, when: rule, steps, else_steps };
                     (Node::Condition(node), children, Some(judge), others)
                 })
             }
             Block::Router(Router { settings, select, choices }) => {
-                let decider = self.decider(select, "select");
+                let decider = self.decider(select, "select", Scope::Router);
                 let (choices, children) = self.filled("choices: add one with .choice(..)", choices);
-                decider.map(|Decider { rule, judge }| {
+                decider.map(|(rule, judge)| {
                     let node = RouterNode { settings, select: rule, choices };
                     (Node::Router(node), children, Some(judge), Arc::from([]))
                 })
@@ -485,11 +486,15 @@ impl TreeBuilder<'_> {
         self.sequence(blocks)
     }
 
-    fn decider(&mut self, decider: Option<Decider>, method: &str) -> Option<Decider> {
+    fn decider(&mut self, decider: Option<Decider>, method: &str, scope: Scope) -> Option<(Rule, Arc<Judge>)> {
         if decider.is_none() {
             self.problem(&format!("nothing decides for it: say how with .{method}(..)"));
         }
-        decider
+        decider.and_then(|decider| self.compiled(decider, scope))
+    }
+
+    fn compiled(&mut self, decider: Decider, scope: Scope) -> Option<(Rule, Arc<Judge>)> {
+        decider.build(scope).map_err(|error| self.problem(&error.to_string())).ok()
     }
 
     fn step(&mut self, step: Step) -> Option<(Node, Code)> {

@@ -89,6 +89,12 @@ impl Loop {
         }))
     }
 
+    /// As [`Loop::until`], by a [CEL](crate::cel) expression, such as `last_step_content.contains("DONE")`. A mistake in
+    /// it is a problem that `build()` reports.
+    pub fn until_cel(self, expression: impl AsRef<str>) -> Self {
+        self.decided_by(Decider::cel(expression))
+    }
+
     fn decided_by(mut self, decider: Decider) -> Self {
         self.until = Some(decider);
         self

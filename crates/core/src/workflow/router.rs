@@ -106,6 +106,12 @@ impl Router {
         }))
     }
 
+    /// Chooses by a [CEL](crate::cel) expression that gives a name or a list of names, such as
+    /// `size(input) < 280 ? "Post" : "Article"`. A mistake in it is a problem that `build()` reports.
+    pub fn select_cel(self, expression: impl AsRef<str>) -> Self {
+        self.decided_by(Decider::cel(expression))
+    }
+
     fn decided_by(mut self, decider: Decider) -> Self {
         self.select = Some(decider);
         self

@@ -458,6 +458,43 @@ fn a_cancelled_run_keeps_what_its_branches_did_and_what_completed_ones_changed()
 }
 
 #[test]
+fn expressions_decide_and_their_mistakes_are_problems() {
+    let blocks = || -> Vec<Block> {
+        let polish = Loop::new("polish").step(step("draft")).max_iterations(5).forward_iteration_output(true);
+        vec![
+            Condition::new("urgent?").when_cel("input.contains('hi')").step(step("yes")).otherwise(step("no")).into(),
+            polish.until_cel("current_iteration == 3 && all_success && size(step_outputs['draft']) > 3").into(),
+            Router::new("channel")
+                .select_cel("previous_step_outputs['urgent?'] != '' ? [step_choices[1], 'post'] : 'post'")
+                .choice(step("post"))
+                .choice(step("article"))
+                .into(),
+        ]
+    };
+    let definition = build("Example", blocks());
+    let done = Driver::new(&definition).run(mark);
+    assert_eq!(done.machine.output().text(), "hi.yes.draft.draft.draft.article.post");
+    let node = serde_json::to_value(&definition.nodes[0]).unwrap();
+    assert_eq!(node["condition"]["when"], json!({ "cel": "input.contains('hi')" }));
+
+    let builder = Definition::builder("Bad")
+        .step(Condition::new("c").when_cel("inptu == 'x'").step(step("a")))
+        .step(Loop::new("l").until_cel("last_step_content.contains(").step(step("a")));
+    let text = builder.build().unwrap_err().to_string();
+    assert!(text.contains("Condition \"c\": ") && text.contains("input") && text.contains("line 1"), "{text}");
+    assert!(text.contains("Loop \"l\": "), "{text}");
+
+    let failing = Condition::new("c").when_cel("additional_data.kind == 'x'").step(step("a"));
+    let output = Driver::new(&build("Fails", vec![failing.into()])).run(mark).machine.output();
+    assert_eq!(output.status, RunStatus::Error);
+    assert!(
+        output.text().contains("Condition \"c\" could not decide") && output.text().contains("kind"),
+        "{}",
+        output.text()
+    );
+}
+
+#[test]
 fn everything_wrong_with_a_tree_is_said_at_once_and_where() {
     let empty = Parallel::new("par");
     let undecided = Condition::new("cond").step(step("a")).step(step("a"));
@@ -542,7 +579,7 @@ impl Forest {
             4 => {
                 let most = 1 + u32::try_from(self.dice.below(3)).unwrap();
                 let repeated = Loop::new(self.name("loop")).max_iterations(most).on_error(on_error);
-                let repeated = repeated.until(|question| question.last_text().len() % 3 == 0);
+                let repeated = repeated.until(|question| question.last_text().len().is_multiple_of(3));
                 let repeated = repeated.forward_iteration_output(self.dice.below(2) == 0);
                 self.blocks(depth - 1).into_iter().fold(repeated, Loop::step).into()
             }
@@ -572,7 +609,7 @@ impl Forest {
 fn play(input: &StepInput, name: &str, attempt: u32, session: &Map<String, Value>) -> Ended {
     let seen = session.get("count").and_then(Value::as_u64).unwrap_or(0);
     let number: u64 = name.trim_start_matches(char::is_alphabetic).parse().unwrap_or(0);
-    if name.starts_with("fail") || (number % 5 == 0 && attempt == 1) {
+    if name.starts_with("fail") || (number.is_multiple_of(5) && attempt == 1) {
         return (Err(Failure::function(format!("{name} failed at {attempt}"))), None);
     }
     let mut output = StepOutput::new(format!("{}.{name}", input.text().chars().take(40).collect::<String>()));
@@ -606,7 +643,7 @@ fn a_random_tree_cut_after_any_entry_comes_to_the_same_end() {
     let mut statuses = BTreeMap::new();
     let mut kinds = BTreeMap::new();
     for seed in 0..300 {
-        let mut forest = Forest { dice: Dice(seed), count: 0, fails: seed % 3 == 0 };
+        let mut forest = Forest { dice: Dice(seed), count: 0, fails: seed.is_multiple_of(3) };
         let definition = build("Random", forest.blocks(4));
         let whole = Driver::new(&definition).run(play);
         let expected = ending(&whole);
@@ -625,7 +662,8 @@ fn a_random_tree_cut_after_any_entry_comes_to_the_same_end() {
         if !is_a_race {
             assert!(ending(&other) == expected, "seed {seed} ends differently in the other order: {names:#?}");
         }
-        let cuts = (0..whole.log.len()).filter(|cut| whole.log.len() < 40 || (cut + seed as usize) % 7 == 0);
+        let cuts = (0..whole.log.len())
+            .filter(|cut| whole.log.len() < 40 || (*cut + usize::try_from(seed).unwrap()).is_multiple_of(7));
         for cut in cuts {
             // What belongs to one commit is read back whole.
             let is_middle = whole.log.get(cut).is_some_and(|next| {
