@@ -175,6 +175,27 @@ impl StepInput {
         content_text(self.previous_step_content.as_ref().or(self.input.as_ref()))
     }
 
+    /// The output of an earlier step of this name, also of one inside a container. Where several have it, the one that
+    /// stands least deep, and of these the last.
+    ///
+    /// ```
+    /// use outlive_core::StepInput;
+    /// assert!(StepInput::default().output("Research").is_none());
+    /// ```
+    pub fn output(&self, name: &str) -> Option<&StepOutput> {
+        let mut level: Vec<&StepOutput> = self.previous_step_outputs.values().map(|output| &**output).collect();
+        if let Some(output) = self.previous_step_outputs.get(name) {
+            return Some(output);
+        }
+        while !level.is_empty() {
+            level = level.iter().flat_map(|output| output.steps.iter().map(|step| &**step)).collect();
+            if let Some(found) = level.iter().rev().find(|output| output.step_name.as_deref() == Some(name)) {
+                return Some(found);
+            }
+        }
+        None
+    }
+
     /// The run's input as text.
     pub fn input_text(&self) -> String {
         content_text(self.input.as_ref())
@@ -264,6 +285,11 @@ impl StepOutput {
     /// The content as text.
     pub fn text(&self) -> String {
         content_text(self.content.as_ref())
+    }
+
+    /// What is inside a container, by name, in the order of the definition: of a Parallel its branches.
+    pub fn inside(&self) -> impl Iterator<Item = (&str, &StepOutput)> {
+        self.steps.iter().map(|step| (step.step_name.as_deref().unwrap_or_default(), &**step))
     }
 }
 

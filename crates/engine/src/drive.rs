@@ -141,10 +141,11 @@ fn open(inner: &Inner, run: &Run, lease: Lease, definition: Option<&Definition>)
     let unreadable = [input.as_ref().err(), options.as_ref().err()].into_iter().flatten().next();
     let unreadable = unreadable.map(|error| Failure::new(FailureKind::BadResponse, error.to_string()));
     let input = input.unwrap_or_default();
-    let attached = options.map(|options| options.attachments).unwrap_or_default();
+    let options = options.unwrap_or_default();
     let nodes = definition.map(|definition| definition.nodes.clone());
     let info = Arc::new(run.info.clone());
-    let machine = WorkflowMachine::new(info, nodes, input, attached, run.created_at);
+    let machine = WorkflowMachine::new(info, nodes, input, options.attachments, run.created_at);
+    let machine = machine.with_session_state(options.session_state);
     (Arc::new(Journal::new(inner.services.clone(), lease, machine, run.status)), unreadable)
 }
 

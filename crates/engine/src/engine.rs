@@ -44,7 +44,7 @@ pub struct Submit {
     pub session_id: Option<String>,
     /// Whose run it is. A restricted engine ([`Engine::for_user`]) fills in its own user and refuses another.
     pub user_id: Option<String>,
-    /// State the session starts with, if this run creates it.
+    /// What is laid over the session's state when the run begins, key by key; null removes.
     pub session_state: Option<Map<String, Value>>,
     /// The session's kind, if this run creates it.
     pub session_kind: SessionKind,
@@ -67,13 +67,14 @@ impl Submit {
     /// # Errors
     /// When what is stored cannot be read.
     pub fn again(run: &Run) -> Result<Self, Unreadable> {
-        let RequestOptions { attachments, policy, .. } = run.request_options()?;
+        let RequestOptions { attachments, policy, session_state, .. } = run.request_options()?;
         Ok(Self {
             input: run.read_input()?,
             session_id: Some(run.info.session_id.to_string()),
             user_id: run.info.user_id.as_deref().map(str::to_owned),
             attachments,
             policy,
+            session_state: Some(session_state).filter(|state| !state.is_empty()),
             rerun_of: Some(run.info.run_id.clone()),
             ..Self::default()
         })
@@ -688,8 +689,12 @@ impl Inner {
         let attached =
             (submit.attachments != Attachments::default()).then(|| serde_json::json!(submit.attachments).to_string());
         let rerun_of = submit.rerun_of.clone();
-        let options =
-            RequestOptions { attachments: submit.attachments, rerun_of: submit.rerun_of, policy: submit.policy };
+        let options = RequestOptions {
+            attachments: submit.attachments,
+            session_state: submit.session_state.clone().unwrap_or_default(),
+            rerun_of: submit.rerun_of,
+            policy: submit.policy,
+        };
         let options =
             (options != RequestOptions::default()).then(|| Arc::<str>::from(serde_json::json!(options).to_string()));
         let bytes = input.as_ref().map_or(0, |text| text.len()) + options.as_ref().map_or(0, |text| text.len());

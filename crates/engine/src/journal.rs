@@ -226,9 +226,10 @@ impl Journal {
         let mut all = Decision::default();
         loop {
             let chance = self.services.chance.bits();
-            let Decision { say, start, wake, end } = self.lock().machine.next(claim, chance, at);
+            let Decision { say, session, start, wake, end } = self.lock().machine.next(claim, chance, at);
             let is_idle = say.is_empty() && start.is_empty();
             self.append(say);
+            self.lock().change_session(session);
             all.start.extend(start);
             (all.wake, all.end) = (wake, end);
             if is_idle {
@@ -400,13 +401,18 @@ impl Drop for Journal {
 impl State {
     fn append(&mut self, entry: Entry) {
         let applied = self.machine.apply(&entry).expect("entries made here speak of this definition");
-        if !applied.session.is_empty() {
-            merge(Arc::make_mut(&mut self.session_now), &applied.session);
-            self.session.get_or_insert_default().extend(applied.session);
-        }
+        self.change_session(applied.session);
         self.dropped.extend(applied.dropped);
         self.count.note(&entry);
         self.pending.push(entry);
+    }
+
+    /// Changes the session's state with the next commit.
+    fn change_session(&mut self, patch: Map<String, Value>) {
+        if !patch.is_empty() {
+            merge(Arc::make_mut(&mut self.session_now), &patch);
+            self.session.get_or_insert_default().extend(patch);
+        }
     }
 
     fn end(&self) -> u64 {

@@ -360,7 +360,7 @@ impl RunRequest {
         self
     }
 
-    /// State the session starts with, if this run creates it; merged over the workflow's own.
+    /// What is laid over the session's state when the run begins, key by key; null removes.
     pub fn session_state(mut self, state: Map<String, Value>) -> Self {
         self.submit.session_state = Some(state);
         self

@@ -48,6 +48,7 @@ pub(super) enum Phase {
 pub struct WorkflowMachine {
     pub(super) info: Arc<RunInfo>,
     pub(super) input: Option<Value>,
+    own_state: Map<String, Value>,
     pub(super) attachments: Attachments,
     pub(super) nodes: Arc<[Node]>,
     is_bound: bool,
@@ -109,6 +110,9 @@ impl PartialEq for Agenda {
 pub struct Decision {
     /// Entries to append and apply first.
     pub say: Vec<Entry>,
+    /// What to change in the session with them, key by key; null removes. What entries change by themselves is told
+    /// when they are [applied](Applied).
+    pub session: Map<String, Value>,
     /// What to start then, side by side.
     pub start: Vec<Task>,
     /// When to ask again, if nothing ends before.
@@ -206,6 +210,7 @@ impl WorkflowMachine {
             root: Frame::new(StepType::Workflow, info.workflow_name.clone(), origin, Scope::default()),
             info,
             input,
+            own_state: Map::new(),
             attachments,
             is_bound: nodes.is_some(),
             nodes: nodes.unwrap_or_else(|| Arc::from([])),
@@ -218,6 +223,12 @@ impl WorkflowMachine {
             rest: None,
             agenda: Agenda::default(),
         }
+    }
+
+    /// What the run lays over its session's state when it begins.
+    #[must_use]
+    pub fn with_session_state(self, own: Map<String, Value>) -> Self {
+        Self { own_state: own, ..self }
     }
 
     // Folding.
@@ -549,7 +560,7 @@ impl WorkflowMachine {
         match &self.phase {
             Phase::Fresh => {
                 let started = Entry::recorded(self.event(EventKind::WorkflowStarted, at), claim.clone());
-                return Decision { say: vec![started], ..Decision::default() };
+                return Decision { say: vec![started], session: self.own_state.clone(), ..Decision::default() };
             }
             Phase::Ended(status) => return Decision { end: Some(*status), ..Decision::default() },
             Phase::Going => {}

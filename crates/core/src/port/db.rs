@@ -156,6 +156,9 @@ pub struct RequestOptions {
     /// What steps see beside the input.
     #[serde(flatten)]
     pub attachments: Attachments,
+    /// What the run lays over its session's state when it begins, key by key; null removes.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub session_state: Map<String, Value>,
     /// The run that this one starts again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rerun_of: Option<RunId>,

@@ -235,12 +235,9 @@ impl Definition {
     /// What a session starts with when a run of this workflow creates it: the workflow's state, with the run's `own`
     /// laid over it key by key; null removes. None when that leaves nothing.
     pub fn initial_state(&self, own: Option<Map<String, Value>>) -> Option<Map<String, Value>> {
-        if self.session_state.is_empty() {
-            return own;
-        }
         let mut state = self.session_state.clone();
         merge(&mut state, &own.unwrap_or_default());
-        Some(state)
+        Some(state).filter(|state| !state.is_empty())
     }
 
     /// The secrets its steps work with, which must not be stored.

@@ -5,6 +5,7 @@ use outlive_core::port::{Access, LogStore, RunStore, SessionKind, SessionStore};
 use outlive_core::{Failure, RunStatus, SessionId, Step, StepInput};
 use outlive_db::{Fault, InMemoryDb, Operation};
 use outlive_engine::{Error, RunHandle, Submit};
+use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -143,4 +144,35 @@ async fn a_store_that_fails_ends_the_engine_for_its_followers() {
     engine.submit(&definition.id, input("hi")).await.unwrap();
     engine.stopped().await;
     assert!(engine.failure().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runs_own_state_is_laid_over_its_sessions_once_when_it_begins() {
+    let db = InMemoryDb::new();
+    let set = Step::function("set", |context, _| async move {
+        let seen = context.state.all();
+        context.state.set("topic", "changed");
+        context.state.set("seen", Value::Object(seen));
+        Ok::<_, Failure>(())
+    });
+    let definition = workflow([set, slow("wait", HOUR)]);
+    let first = engine(&db, &definition).await;
+    let submit = |state: Value| Submit { session_state: state.as_object().cloned(), ..in_session("s") };
+    let state = async || db.session(Access::All, session_id("s")).await.unwrap().unwrap().state;
+    let run = first.submit(&definition.id, submit(json!({ "topic": "a", "kept": 1, "gone": 2 }))).await.unwrap();
+    run.wait().await.unwrap();
+    assert_eq!(state().await["kept"], 1);
+
+    let run = first.submit(&definition.id, submit(json!({ "topic": "b", "gone": null }))).await.unwrap();
+    said(&run, "StepCompleted").await;
+    // Another engine takes the run over: what it brought is not laid over the session again.
+    first.shutdown().await;
+    let second = engine(&db, &definition).await;
+    second.attach(run.run_id().clone()).wait().await.unwrap();
+    let now = state().await;
+    assert_eq!((&now["topic"], &now["kept"], now.get("gone")), (&json!("changed"), &json!(1), None));
+    assert_eq!((&now["seen"]["topic"], &now["seen"]["seen"]["topic"]), (&json!("b"), &json!("a")));
+
+    let again = Submit::again(&db.run(Access::All, run.run_id().clone()).await.unwrap().unwrap()).unwrap();
+    assert_eq!(again.session_state.unwrap()["topic"], "b");
 }
