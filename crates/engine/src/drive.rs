@@ -12,14 +12,16 @@ use futures::FutureExt;
 use outlive_core::log::{Key, Record};
 use outlive_core::machine::{Ask, Execute, Task, WorkflowMachine};
 use outlive_core::port::{
-    Access, BoxFuture, Commit, DbError, DbErrorKind, Effects, Executed, Lease, LogError, LogReader, Release, Run,
-    RunPatch, SessionState, StepContext,
+    Access, BoxFuture, Commit, DbError, DbErrorKind, Effects, Executed, Lease, LogError, LogReader, Names, Release,
+    Run, RunPatch, SessionState, StepContext,
 };
 use outlive_core::{Definition, ExecutorKind, Failure, FailureKind, Timestamp, Verdict, json};
 use serde_json::{Map, Value};
 use std::any::Any;
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
@@ -340,6 +342,7 @@ async fn execute(
 ) -> Rest {
     journal.set_session(session);
     let mut flights = Flights::default();
+    let mut asleep: Vec<(Timestamp, Box<Execute>)> = Vec::new();
     loop {
         let mut wake = None;
         if journal.is_halted() {
@@ -349,17 +352,21 @@ async fn execute(
         } else {
             let now = inner.services.clock.now();
             let decision = journal.decide(claim, now);
-            journal.take_dropped().iter().for_each(|key| flights.drop_inside(key));
+            for key in journal.take_dropped() {
+                flights.drop_inside(&key);
+                asleep.retain(|(_, step)| !step.info.key.is_inside(&key));
+            }
             if decision.end.is_some() {
                 return Rest::Ended;
             }
             if !decision.start.is_empty() {
                 journal.set_progress(journal.machine(WorkflowMachine::progress));
             }
-            for task in decision.start {
+            let due = asleep.extract_if(.., |(due_at, _)| *due_at <= now).map(|(_, step)| Task::Execute(step));
+            for task in decision.start.into_iter().chain(due.collect::<Vec<_>>()) {
                 flights.start(task.key().clone(), Box::pin(fly(journal, &definition, task)));
             }
-            wake = decision.wake;
+            wake = asleep.iter().map(|(due_at, _)| *due_at).chain(decision.wake).min();
             if let Some(due_at) = wake.filter(|_| flights.is_empty()) {
                 if due_at.since(now) > inner.options.park_after {
                     return Rest::Park(due_at);
@@ -374,7 +381,10 @@ async fn execute(
             landed = flights.next() => landed,
             () = sleep(due.unwrap_or_default()), if due.is_some() => continue,
         };
-        land(inner, journal, &key, landing);
+        match landing {
+            Landing::Asleep(due_at, step) => asleep.push((due_at, step)),
+            landing => land(inner, journal, &key, landing),
+        }
     }
 }
 
@@ -382,7 +392,7 @@ async fn execute(
 fn land(inner: &Inner, journal: &Journal, key: &Key, landing: Landing) {
     let (now, chance) = (inner.services.clock.now(), inner.services.chance.bits());
     match landing {
-        Landing::Halted => {}
+        Landing::Halted | Landing::Asleep(..) => {}
         Landing::Executed(result, state) => {
             if matches!(&*result, Err(failure) if failure.kind == FailureKind::OutcomeUnknown) {
                 stats::add(&inner.services.counters.outcomes_unknown);
@@ -402,7 +412,13 @@ async fn fly(journal: &Arc<Journal>, definition: &Definition, task: Task) -> Lan
                 return Landing::Halted;
             }
             let state = SessionState::new(journal.session_with(&step.state));
-            let result = execute_step(journal, definition, &step, state.clone()).await;
+            let result = tokio::select! {
+                biased;
+                result = execute_step(journal, definition, &step, state.clone()) => result,
+                due_at = poll_fn(|_| journal.take_asleep(&step.info.key).map_or(Poll::Pending, Poll::Ready)) => {
+                    return Landing::Asleep(due_at, step);
+                }
+            };
             if journal.is_halted() && matches!(&result, Err(failure) if failure.kind == FailureKind::Cancelled) {
                 return Landing::Halted;
             }
@@ -444,6 +460,7 @@ async fn execute_step(
         step: step.info.clone(),
         state,
         effects: journal.clone(),
+        names: Names::default(),
     };
     let input = step.input.clone();
     let work = AssertUnwindSafe(async { executor.execute(context, input).await }).catch_unwind();

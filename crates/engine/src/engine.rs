@@ -222,6 +222,7 @@ impl EngineBuilder {
             hub: Arc::new(Hub::default()),
             lease_clock: Arc::new(LeaseClock::new(Instant::now() + self.options.lease_period)),
             stream_period: self.options.stream_period,
+            park_after: self.options.park_after,
             commit_places: Semaphore::new(self.options.commits_max),
             counters: Counters::default(),
             redactor: RwLock::default(),

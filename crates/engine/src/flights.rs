@@ -5,8 +5,9 @@
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use outlive_core::log::Key;
+use outlive_core::machine::Execute;
 use outlive_core::port::{BoxFuture, Executed};
-use outlive_core::{Failure, Verdict};
+use outlive_core::{Failure, Timestamp, Verdict};
 use serde_json::Value;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -17,6 +18,8 @@ pub(crate) enum Landing {
     Executed(Box<Result<Executed, Failure>>, Option<Value>),
     /// A verdict.
     Decided(Result<Verdict, Failure>),
+    /// A step whose function sleeps until then, and was dropped.
+    Asleep(Timestamp, Box<Execute>),
     /// It was not begun, or broke off, because the run is to stop: it begins again elsewhere.
     Halted,
 }

@@ -40,6 +40,8 @@ pub(crate) struct Services {
     pub(crate) hub: Arc<Hub>,
     pub(crate) lease_clock: Arc<LeaseClock>,
     pub(crate) stream_period: Duration,
+    /// A longer wait holds no memory.
+    pub(crate) park_after: Duration,
     pub(crate) commit_places: Semaphore,
     pub(crate) counters: Counters,
     pub(crate) redactor: RwLock<Arc<Redactor>>,
@@ -103,6 +105,10 @@ struct State {
     halted: bool,
     /// What an earlier process recorded.
     recorded: HashMap<Key, Recall>,
+    /// What functions of steps in progress recorded under names of their own, here or in an earlier process.
+    named: HashMap<Key, Recall>,
+    /// Steps whose functions sleep, and until when.
+    asleep: Vec<(Key, Timestamp)>,
     /// What the next commit changes in the session's state.
     session: Option<Map<String, Value>>,
     /// The session's state with everything appended so far.
@@ -143,6 +149,8 @@ impl Journal {
             waiting: Vec::new(),
             halted: false,
             recorded: HashMap::new(),
+            named: HashMap::new(),
+            asleep: Vec::new(),
             session: None,
             session_now: Arc::default(),
             dropped: Vec::new(),
@@ -179,6 +187,9 @@ impl Journal {
         state.writer.note(index, &entry, text);
         state.next_index += 1;
         state.durable_end = state.next_index;
+        if state.note_named(&entry) {
+            return Ok(());
+        }
         match entry.record {
             Some(Record::Intent { key, .. } | Record::Said { key }) => {
                 drop(state.recorded.insert(key, Recall::Started))
@@ -242,6 +253,13 @@ impl Journal {
     pub(crate) fn conclude(&self, conclude: impl FnOnce(&mut WorkflowMachine) -> Vec<Entry>) {
         let entries = conclude(&mut self.lock().machine);
         self.append(entries);
+    }
+
+    /// Until when the function of this step sleeps, if it has just begun to and that is long.
+    pub(crate) fn take_asleep(&self, step: &Key) -> Option<Timestamp> {
+        let mut state = self.lock();
+        let place = state.asleep.iter().position(|(key, _)| key == step)?;
+        Some(state.asleep.swap_remove(place).1)
     }
 
     /// Nodes whose work in progress is to be dropped.
@@ -400,11 +418,32 @@ impl Drop for Journal {
 
 impl State {
     fn append(&mut self, entry: Entry) {
+        self.note_named(&entry);
         let applied = self.machine.apply(&entry).expect("entries made here speak of this definition");
         self.change_session(applied.session);
         self.dropped.extend(applied.dropped);
         self.count.note(&entry);
         self.pending.push(entry);
+    }
+
+    /// Keeps what a function recorded under a name of its own for as long as its step is in progress.
+    fn note_named(&mut self, entry: &Entry) -> bool {
+        match &entry.record {
+            Some(Record::Intent { key, .. }) if key.is_named() => {
+                self.named.insert(key.clone(), Recall::Started);
+                true
+            }
+            Some(Record::Result { key, value }) if key.is_named() => {
+                self.named.insert(key.clone(), Recall::Done(value.clone()));
+                true
+            }
+            Some(Record::Step { key, .. }) if !self.named.is_empty() => {
+                let first = key.attempt(1);
+                self.named.retain(|named, _| !named.is_inside(&first));
+                false
+            }
+            _ => false,
+        }
     }
 
     /// Changes the session's state with the next commit.
@@ -461,7 +500,9 @@ impl Effects for Journal {
     }
 
     fn recall(&self, key: &Key) -> Recall {
-        self.lock().recorded.remove(key).unwrap_or(Recall::Nothing)
+        let mut state = self.lock();
+        let recorded = if key.is_named() { state.named.get(key).cloned() } else { state.recorded.remove(key) };
+        recorded.unwrap_or(Recall::Nothing)
     }
 
     fn tell(&self, kind: EventKind, origin: &Origin, record: Option<Record>) {
@@ -524,6 +565,16 @@ impl Effects for Journal {
 
     fn sleep(&self, wait: Duration) -> BoxFuture<'static, ()> {
         Box::pin(tokio::time::sleep(wait))
+    }
+
+    fn sleep_until(&self, step: &Key, due_at: Timestamp) -> BoxFuture<'_, ()> {
+        let wait = due_at.since(self.services.clock.now());
+        if wait <= self.services.park_after {
+            return self.sleep(wait);
+        }
+        self.lock().asleep.push((step.clone(), due_at));
+        // Whoever drives the step looks after each poll, and drops this.
+        Box::pin(std::future::pending())
     }
 
     fn halted(&self) -> BoxFuture<'_, ()> {

@@ -321,7 +321,7 @@ fn paused(run: &Run, entries: &[Entry]) -> Waiting {
 }
 
 fn backing_off(due_at: Timestamp, entries: &[Entry]) -> Waiting {
-    let retry = entries.iter().rev().find_map(retrying);
+    let retry = entries.iter().rev().find_map(|entry| retrying(entry).or_else(|| sleeping(entry)));
     let (on, reason) = retry.unwrap_or_else(|| (None, "it could not go on, and is tried again".to_owned()));
     Waiting { on, until: Some(due_at), ..waiting(WaitsFor::Time, reason) }
 }
@@ -358,6 +358,16 @@ fn retrying(entry: &Entry) -> Option<(Option<Arc<str>>, String)> {
         step.clone(),
         format!("attempt {attempt} at step {name:?} failed ({error}); attempt {} follows", attempt + 1),
     ))
+}
+
+/// Which step's function sleeps, and what it calls that.
+fn sleeping(entry: &Entry) -> Option<(Option<Arc<str>>, String)> {
+    let EventKind::CustomEvent { fields } = &entry.event.kind else { return None };
+    let text = |name: &str| fields.get(name).and_then(Value::as_str);
+    let sleep = text("name").filter(|name| *name == "StepSleeping").and_then(|_| text("call"))?;
+    let step = entry.event.origin.step_name.clone();
+    let name = step.as_deref().unwrap_or_default().to_owned();
+    Some((step, format!("step {name:?} sleeps ({})", quoted(sleep))))
 }
 
 /// What was begun and has not ended.

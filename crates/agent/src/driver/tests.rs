@@ -155,7 +155,13 @@ fn context(log: &Arc<Log>) -> StepContext {
         attempt: 1,
         origin,
     };
-    StepContext { run: Arc::new(run), step: Arc::new(step), state: SessionState::default(), effects: log.clone() }
+    StepContext {
+        run: Arc::new(run),
+        step: Arc::new(step),
+        state: SessionState::default(),
+        effects: log.clone(),
+        names: Default::default(),
+    }
 }
 
 async fn execute(executor: &dyn Executor, log: &Arc<Log>, input: &str) -> Result<Executed, Failure> {

@@ -155,6 +155,11 @@ impl Key {
         self.join(format_args!("k:{name}"))
     }
 
+    /// Whether this is something that a function named itself.
+    pub fn is_named(&self) -> bool {
+        self.0.contains("/k:")
+    }
+
     /// Something recorded once inside this.
     pub fn word(&self, word: &'static str) -> Self {
         self.join(word)

@@ -48,7 +48,8 @@ pub trait Effects: Send + Sync {
     fn now(&self) -> Timestamp;
 
     /// What an earlier process recorded for `key`. Only the first question about a key is answered from the log; once
-    /// this process has begun with a key, the executor keeps track of it itself.
+    /// this process has begun with a key, the executor keeps track of it itself. A key that a function named itself is
+    /// answered always, until its step has ended, whichever process recorded it.
     fn recall(&self, key: &Key) -> Recall;
 
     /// Appends an entry. It becomes durable with the next commit: when [`Effects::durable`] is awaited, or as soon as
@@ -66,6 +67,13 @@ pub trait Effects: Send + Sync {
 
     /// Waits without holding up anything else in the run.
     fn sleep(&self, wait: Duration) -> BoxFuture<'static, ()>;
+
+    /// Waits until `due_at` on behalf of a function in the step with this key. When that is far, the step may be dropped
+    /// meanwhile, and executed again from its beginning when it is due.
+    fn sleep_until(&self, step: &Key, due_at: Timestamp) -> BoxFuture<'_, ()> {
+        let _ = step;
+        self.sleep(due_at.since(self.now()))
+    }
 
     /// Returns as soon as nothing new may start here (when [`Effects::durable`] would halt): a task that waits for its
     /// time to start something gives up then.

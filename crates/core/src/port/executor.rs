@@ -1,16 +1,21 @@
 //! What runs inside a step: a function, an agent, a team, another workflow.
 
-use super::{BoxFuture, Effects};
+use super::{BoxFuture, Effects, Halt, Recall};
 use crate::event::{COMMON_FIELDS, EventKind, Origin};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::id::DefinitionId;
 use crate::json::{self, TooDeep};
-use crate::log::Key;
+use crate::log::{Key, Record};
 use crate::run::{RunInfo, RunOutput};
 use crate::secret::Secret;
 use crate::step::{ExecutorKind, StepIndex, StepInput, StepOutput};
+use crate::time::Timestamp;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// What an executor is, for events, outputs and the definition's hash.
 #[derive(Clone, Debug, PartialEq)]
@@ -137,13 +142,130 @@ pub struct StepContext {
     pub state: SessionState,
     /// The world and the log.
     pub effects: Arc<dyn Effects>,
+    /// The names this execution has used.
+    pub names: Names,
 }
+
+/// The names that one execution of a function has given to its [calls](StepContext::once) and
+/// [sleeps](StepContext::sleep).
+#[derive(Clone, Debug, Default)]
+pub struct Names(Arc<Mutex<BTreeSet<String>>>);
+
+/// Longest name of a call or a sleep, in bytes.
+const NAME_LEN_MAX: usize = 128;
 
 impl StepContext {
     /// A key to hand to other services so that they can recognise a repetition: the same for every attempt after a
     /// crash.
     pub fn idempotency_key(&self) -> String {
         format!("{}/{}", self.run.run_id, self.step.key)
+    }
+
+    /// Makes a call whose result is recorded under `name`: after a crash, a [sleep](StepContext::sleep) or a failed
+    /// attempt at the step, the function is executed again from its beginning, and the call gives back what it gave
+    /// then, without being made. Everything else in the function is repeated. A call in flight at a crash is made again,
+    /// so it hands on [`StepContext::call_key`] where the other side can recognise a repetition; an error is not
+    /// recorded. A container that is tried again makes its calls anew.
+    ///
+    /// ```
+    /// use outlive_core::port::StepContext;
+    /// use outlive_core::Failure;
+    ///
+    /// async fn order(context: StepContext) -> Result<String, Failure> {
+    ///     let key = context.call_key("charge");
+    ///     let receipt: String = context.once("charge", || async { Ok(format!("charged under {key}")) }).await?;
+    ///     context.sleep("cooling off", std::time::Duration::from_secs(24 * 3600)).await?;
+    ///     Ok(receipt)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// What the call returns. [`FailureKind::Definition`] when the name is empty, longer than 128 bytes or used before in
+    /// this execution, or when what was recorded is no `T`; [`FailureKind::Limit`] when the result cannot be kept.
+    ///
+    /// # Cancel safety
+    /// The call may have been made without having been recorded, as after a crash.
+    pub async fn once<T, F, R>(&self, name: &str, call: F) -> Result<T, Failure>
+    where
+        T: Serialize + DeserializeOwned,
+        F: FnOnce() -> R,
+        R: Future<Output = Result<T, Failure>>,
+    {
+        let key = self.named(name)?;
+        match self.effects.recall(&key) {
+            Recall::Done(value) => return recorded(name, value.get()),
+            Recall::Nothing => {
+                self.effects.tell(self.about("FunctionCallStarted", name, None), &self.origin(), Some(intent(&key)));
+                self.effects.durable().await.map_err(|Halt| halted())?;
+            }
+            Recall::Started | Recall::Run(_) => {}
+        }
+        let result = call().await?;
+        let unkept =
+            |problem: String| Failure::new(FailureKind::Limit, format!("what {name:?} gave cannot be kept: {problem}"));
+        let mut value = serde_json::to_value(&result).map_err(|error| unkept(error.to_string()))?;
+        json::admit(&mut value).map_err(|too_deep| unkept(too_deep.to_string()))?;
+        let value = serde_json::value::to_raw_value(&value).map_err(|error| unkept(error.to_string()))?;
+        let record = Record::Result { key, value: Arc::from(value) };
+        self.effects.tell(self.about("FunctionCallCompleted", name, None), &self.origin(), Some(record));
+        Ok(result)
+    }
+
+    /// Waits for this long, across crashes: when it is due is recorded under `name`. A long sleep costs no memory: the
+    /// function is dropped, and executed again from its beginning when it is due, as after a crash. The step's time
+    /// limit then begins anew.
+    ///
+    /// # Errors
+    /// [`FailureKind::Definition`] when the name is empty, longer than 128 bytes or used before in this execution.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost if dropped: the same sleep ends when it would have.
+    pub async fn sleep(&self, name: &str, wait: Duration) -> Result<(), Failure> {
+        let key = self.named(name)?;
+        let due_at = match self.effects.recall(&key) {
+            Recall::Done(value) => recorded(name, value.get())?,
+            _ => {
+                let due_at = self.effects.now() + wait;
+                let value = serde_json::value::to_raw_value(&due_at).expect("a time is a number");
+                let record = Record::Result { key, value: Arc::from(value) };
+                self.effects.tell(self.about("StepSleeping", name, Some(due_at)), &self.origin(), Some(record));
+                self.effects.durable().await.map_err(|Halt| halted())?;
+                due_at
+            }
+        };
+        if due_at > self.effects.now() {
+            self.effects.sleep_until(&self.step.key, due_at).await;
+        }
+        Ok(())
+    }
+
+    /// The key under which a [call](StepContext::once) of this name is recorded, to hand to other services: the same in
+    /// every repetition, also by another attempt at the step.
+    pub fn call_key(&self, name: &str) -> String {
+        format!("{}/{}", self.run.run_id, self.step.key.attempt(1).named(name))
+    }
+
+    /// The key of a name that this execution has not used yet.
+    fn named(&self, name: &str) -> Result<Key, Failure> {
+        let refused = |problem: &str| Failure::new(FailureKind::Definition, format!("the name {name:?} {problem}"));
+        if name.is_empty() || name.len() > NAME_LEN_MAX || name.chars().any(char::is_control) {
+            return Err(refused("must have 1 to 128 bytes, none of them control characters"));
+        }
+        let mut names = self.names.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !names.insert(name.to_owned()) {
+            return Err(refused("is used twice in one function: each call and each sleep needs its own"));
+        }
+        Ok(self.step.key.attempt(1).named(name))
+    }
+
+    fn about(&self, what: &str, name: &str, due_at: Option<Timestamp>) -> EventKind {
+        let mut fields = Map::new();
+        fields.insert("name".to_owned(), what.into());
+        fields.insert("call".to_owned(), name.into());
+        if let Some(due_at) = due_at {
+            fields.insert("due_at".to_owned(), due_at.as_seconds().into());
+        }
+        EventKind::CustomEvent { fields }
     }
 
     /// Tells readers how far the step has come (a `StepProgress` event). It is durable with the next commit; a step
@@ -172,6 +294,21 @@ impl StepContext {
     pub fn origin(&self) -> Origin {
         self.step.origin.clone()
     }
+}
+
+fn intent(key: &Key) -> Record {
+    Record::Intent { key: key.clone(), name: None }
+}
+
+fn halted() -> Failure {
+    Failure::new(FailureKind::Cancelled, "the run is stopping here")
+}
+
+/// What was recorded under a name.
+fn recorded<T: DeserializeOwned>(name: &str, text: &str) -> Result<T, Failure> {
+    serde_json::from_str(text).map_err(|error| {
+        Failure::new(FailureKind::Definition, format!("what was recorded under {name:?} is of another type: {error}"))
+    })
 }
 
 /// A report beside the work must not fail the work, and what could not be read back must not get into the log.

@@ -19,7 +19,7 @@ pub use db::{
     SessionPolicy, SessionSort, SessionStore, Total, Unfinished, Watcher,
 };
 pub use effects::{Effects, Halt, HistoryRun, Recall};
-pub use executor::{Executed, Executor, ExecutorInfo, SessionState, StepContext, StepInfo, merge};
+pub use executor::{Executed, Executor, ExecutorInfo, Names, SessionState, StepContext, StepInfo, merge};
 pub use hooks::{
     DELIVERIES_MAX, Delivery, DeliveryOutcome, DueHooks, Failing, Hook, HookEvents, HookHistory, HookMove, HookState,
     HookStore, NewHook,

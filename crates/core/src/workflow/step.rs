@@ -93,8 +93,9 @@ where
 /// A step under construction: a name, one executor, and how patiently it is run.
 ///
 /// A step whose output is stored is never executed again. A function step that was in flight at a crash is executed
-/// again (at least once), so a side effect in it should carry [`StepContext::idempotency_key`]. Inside an agent or team
-/// step every model call and every tool call is recorded on its own, so a crash repeats one call, not the conversation.
+/// again (at least once), so a side effect in it should carry [`StepContext::idempotency_key`], or be a call that is
+/// recorded on its own ([`StepContext::once`]). Inside an agent or team step every model call and every tool call is
+/// recorded on its own, so a crash repeats one call, not the conversation.
 #[must_use]
 pub struct Step {
     pub(super) name: Arc<str>,

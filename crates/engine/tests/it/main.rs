@@ -4,6 +4,7 @@
 
 mod dropped;
 mod hearts;
+mod named;
 mod observers;
 mod owners;
 mod runs;

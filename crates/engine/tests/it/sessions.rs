@@ -166,7 +166,7 @@ async fn a_runs_own_state_is_laid_over_its_sessions_once_when_it_begins() {
     let run = first.submit(&definition.id, submit(json!({ "topic": "b", "gone": null }))).await.unwrap();
     said(&run, "StepCompleted").await;
     // Another engine takes the run over: what it brought is not laid over the session again.
-    first.shutdown().await;
+    first.shutdown().await.unwrap();
     let second = engine(&db, &definition).await;
     second.attach(run.run_id().clone()).wait().await.unwrap();
     let now = state().await;
