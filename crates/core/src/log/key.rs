@@ -7,7 +7,7 @@
 //!       | "i" number                        an iteration of a loop, from 1
 //!       | "b" number [ "~" attempt ]        a branch of a Parallel, from 0
 //!       | "c" number [ "~" attempt ]        a choice of a Router, from 0
-//!       | "e" number                        an item of a ForEach, from 0
+//!       | "e" number [ "~" attempt ]        an item of a ForEach, from 0
 //!       | "if" | "else" | "w"               the sequences of a Condition, the steps of a nested workflow
 //!       | "agent" | "team"                  the conversation of a step's agent or team, or of one alone
 //!       | "t" number                        a turn of a conversation, from 0
@@ -50,8 +50,6 @@ pub enum Part<'a> {
     },
     /// An iteration of a loop, from 1.
     Iteration(u32),
-    /// An item of a map step, from 0.
-    Item(u32),
     /// The sequence a Condition has chosen: `if` or `else`; `w` for the steps of a nested workflow.
     Sequence(&'a str),
     /// The conversation of an agent or a team: `agent` or `team`.
@@ -77,6 +75,17 @@ pub enum Place {
     Branch(u32),
     /// In a Router.
     Choice(u32),
+    /// In a ForEach.
+    Item(u32),
+}
+
+impl Place {
+    /// The number of the place.
+    pub fn number(self) -> u32 {
+        match self {
+            Place::Step(place) | Place::Branch(place) | Place::Choice(place) | Place::Item(place) => place,
+        }
+    }
 }
 
 impl Key {
@@ -106,6 +115,7 @@ impl Key {
             Place::Step(place) => self.join(place),
             Place::Branch(place) => self.join(format_args!("b{place}")),
             Place::Choice(place) => self.join(format_args!("c{place}")),
+            Place::Item(place) => self.join(format_args!("e{place}")),
         }
     }
 
@@ -118,11 +128,6 @@ impl Key {
     /// A loop's iteration, from 1.
     pub fn iteration(&self, iteration: u32) -> Self {
         self.join(format_args!("i{iteration}"))
-    }
-
-    /// A map step's item, from 0.
-    pub fn item(&self, item: u32) -> Self {
-        self.join(format_args!("e{item}"))
     }
 
     /// The sequence that a Condition has chosen (`if`, `else`), or the steps of a nested workflow (`w`).
@@ -153,6 +158,19 @@ impl Key {
     /// What this step's function calls `name`.
     pub fn named(&self, name: &str) -> Self {
         self.join(format_args!("k:{name}"))
+    }
+
+    /// Whether this is a branch of a Parallel, or an item of a ForEach: what stands beside others at the same time.
+    pub(crate) fn is_branch(&self) -> bool {
+        self.branch().is_some()
+    }
+
+    /// Which branch or item this is.
+    pub(crate) fn branch(&self) -> Option<u32> {
+        match self.parts().last() {
+            Some(Part::Node { place: Place::Branch(place) | Place::Item(place), .. }) => Some(place),
+            _ => None,
+        }
     }
 
     /// Whether this is something that a function named itself.
@@ -270,7 +288,7 @@ impl<'a> Part<'a> {
             Some(b'c') => node(&text[1..], Place::Choice),
             Some(b't') => number("t").map(Part::Turn),
             Some(b'i') => number("i").map(Part::Iteration),
-            Some(b'e') => number("e").map(Part::Item),
+            Some(b'e') => node(&text[1..], Place::Item),
             _ => None,
         };
         known.unwrap_or_else(|| match text {
@@ -326,7 +344,7 @@ mod tests {
             (Key::step(2).iteration(3), "2/i3", Part::Iteration(3)),
             (Key::step(1).node(Place::Branch(4)).attempt(2), "1/b4~2", node(Place::Branch(4), 2)),
             (Key::step(1).node(Place::Choice(0)), "1/c0", node(Place::Choice(0), 1)),
-            (Key::step(1).item(9_999), "1/e9999", Part::Item(9_999)),
+            (Key::step(1).node(Place::Item(9_999)).attempt(2), "1/e9999~2", node(Place::Item(9_999), 2)),
             (Key::step(1).sequence("else"), "1/else", Part::Sequence("else")),
             (Key::step(1).sequence("w").node(Place::Step(0)), "1/w/0", node(Place::Step(0), 1)),
             (Key::step(1).named("a/b~2"), "1/k:a/b~2", Part::Named("a/b~2")),

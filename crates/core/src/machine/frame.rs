@@ -4,7 +4,7 @@
 //! records inside its container.
 
 use crate::event::Origin;
-use crate::log::{Key, Part, Place};
+use crate::log::Key;
 use crate::run::RunInfo;
 use crate::step::{Outputs, StepOutput, StepType};
 use crate::time::Timestamp;
@@ -40,8 +40,10 @@ pub(crate) struct Frame {
     pub(crate) content: Option<Value>,
     /// Its children that have begun and have not ended, by the keys of their first attempts.
     pub(super) begun: BTreeSet<Key>,
-    /// Which child of a sequence is next, from 0.
+    /// Which child of a sequence is next, from 0; of a ForEach, the first item after all that have begun.
     pub(crate) at: u32,
+    /// A ForEach: items before that which have not begun.
+    pub(crate) left_out: BTreeSet<u32>,
     /// A child said that the workflow ends here.
     pub(crate) is_stopped: bool,
     /// Outputs of a sequence; of a Loop, those of the iteration.
@@ -91,6 +93,7 @@ impl Frame {
             content: None,
             begun: BTreeSet::new(),
             at: 0,
+            left_out: BTreeSet::new(),
             is_stopped: false,
             results: Vec::new(),
             branches: BTreeMap::new(),
@@ -109,6 +112,35 @@ impl Frame {
         self
     }
 
+    /// A child has begun, or will begin again.
+    pub(super) fn child_begun(&mut self, key: &Key) {
+        if let Some(item) = key.branch() {
+            self.left_out.remove(&item);
+            if item >= self.at {
+                self.left_out.extend(self.at..item);
+                self.at = item + 1;
+            }
+        }
+        self.begun.insert(key.attempt(1));
+    }
+
+    /// How many children have begun and have not ended.
+    pub(crate) fn open_children(&self) -> usize {
+        self.begun.len()
+    }
+
+    /// What a child is given.
+    pub(super) fn scope_of(&self, key: &Key) -> Scope {
+        let item = match (&self.verdict, key.branch()) {
+            (Some(Verdict::Items { items }), Some(place)) => usize::try_from(place).ok().and_then(|at| items.get(at)),
+            _ => None,
+        };
+        match item {
+            Some(item) => Scope { content: Some(item.clone()), outputs: self.scope.outputs.clone() },
+            None => self.scope.clone(),
+        }
+    }
+
     /// A child ended. `content` is what it gives on, `state` what was changed inside it and has not been merged.
     pub(super) fn child_ended(
         &mut self,
@@ -118,7 +150,7 @@ impl Frame {
         state: Map<String, Value>,
     ) {
         self.begun.remove(&key.attempt(1));
-        if let Some(Part::Node { place: Place::Branch(place), .. }) = key.parts().last() {
+        if let Some(place) = key.branch() {
             self.is_stopped |= output.stop;
             self.branches.insert(place, Branch { output, content, state });
             // The last in the order of the definition, whichever ended last.

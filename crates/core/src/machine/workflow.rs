@@ -19,7 +19,7 @@ use super::rest::metrics_of;
 use crate::event::{EventKind, Origin, RunEvent, WorkflowDone};
 use crate::failure::{Failure, FailureKind};
 use crate::id::RunId;
-use crate::log::{Entry, Key, Part, Place, Record};
+use crate::log::{Entry, Key, Part, Record};
 use crate::metrics::Metrics;
 use crate::port::{Executed, StepInfo, merge};
 use crate::run::{NestedWorkflow, RunInfo, RunOutput, RunStatus};
@@ -303,7 +303,7 @@ impl WorkflowMachine {
         verdict: Option<Verdict>,
         deadline: Option<Timestamp>,
     ) {
-        let scope = self.parent(key).scope.clone();
+        let scope = self.parent(key).scope_of(key);
         let run = match self.node(key) {
             Some(Node::Workflow(node)) => {
                 let info = RunInfo {
@@ -348,9 +348,8 @@ impl WorkflowMachine {
             Some(Open::Container(frame)) => (frame.content.filter(|_| output.error.is_none()), frame.state),
             _ => (output.content.clone().filter(|_| output.success), Map::new()),
         };
-        let is_branch = matches!(key.parts().last(), Some(Part::Node { place: Place::Branch(_), .. }));
         let mut session = Map::new();
-        if is_branch {
+        if key.is_branch() {
             unmerged.extend(state);
         } else {
             session = self.merge_state(key, state);
@@ -367,10 +366,7 @@ impl WorkflowMachine {
         if state.is_empty() {
             return state;
         }
-        let branch = self.ancestors(key).find(|outer| {
-            matches!(outer.parts().last(), Some(Part::Node { place: Place::Branch(_), .. }))
-                && self.open.contains_key(outer)
-        });
+        let branch = self.ancestors(key).find(|outer| outer.is_branch() && self.open.contains_key(outer));
         match branch {
             Some(branch) => {
                 self.frame_mut(&branch).state.extend(state);
@@ -409,7 +405,7 @@ impl WorkflowMachine {
     /// A node has begun, or will begin again.
     fn open(&mut self, key: &Key, open: Open) {
         let parent = self.parent_key(key);
-        self.frame_mut(&parent).begun.insert(key.attempt(1));
+        self.frame_mut(&parent).child_begun(key);
         self.open.insert(key.clone(), open);
         self.look_at(key.clone());
     }
@@ -490,7 +486,7 @@ impl WorkflowMachine {
         let parent_key = self.parent_key(key);
         let parent = self.frame(&parent_key);
         let place = match key.parts().last() {
-            Some(Part::Node { place: Place::Step(place) | Place::Branch(place) | Place::Choice(place), .. }) => place,
+            Some(Part::Node { place, .. }) => place.number(),
             _ => 0,
         };
         let is_top = parent_key == Key::run();
@@ -532,11 +528,11 @@ impl WorkflowMachine {
     }
 
     fn step_input(&self, key: &Key) -> StepInput {
-        let scope = &self.parent(key).scope;
+        let scope = self.parent(key).scope_of(key);
         StepInput {
             input: self.input_of(key).cloned(),
-            previous_step_outputs: scope.outputs.clone(),
-            previous_step_content: scope.content.clone(),
+            previous_step_outputs: scope.outputs,
+            previous_step_content: scope.content,
             additional_data: self.attachments.additional_data.clone(),
             images: self.attachments.images.clone(),
             videos: self.attachments.videos.clone(),
@@ -853,7 +849,7 @@ impl WorkflowMachine {
             }
             (Ok(Verdict::Is(is_done)), Some(_)) => vec![self.iteration_ended(key, !is_done, at)],
             (Ok(verdict), None) => self.begun(key, Some(verdict), at),
-            (Ok(Verdict::Names(_)), Some(_)) => Vec::new(),
+            (Ok(Verdict::Names(_) | Verdict::Items { .. }), Some(_)) => Vec::new(),
         }
     }
 

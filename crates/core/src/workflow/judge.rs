@@ -3,6 +3,7 @@
 
 use crate::cel::{Cel, CelError, Scope};
 use crate::failure::{Failure, FailureKind};
+use crate::json;
 use crate::port::{BoxFuture, SessionState};
 use crate::run::content_text;
 use crate::step::{StepInput, StepOutput};
@@ -13,13 +14,18 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 /// What was decided.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Verdict {
     /// A Condition: whether it holds. A Loop: whether it is done.
     Is(bool),
     /// A Router: the names of its choices, in the order in which they are to be executed.
     Names(Vec<Arc<str>>),
+    /// A ForEach: its list.
+    Items {
+        /// The items, in order.
+        items: Vec<Value>,
+    },
 }
 
 /// What a verdict is asked about. As it dereferences to the [`StepInput`] that a step in the container's place would be
@@ -68,6 +74,8 @@ pub enum Rule {
     Always(bool),
     /// From a [CEL](crate::cel) expression.
     Cel(Arc<str>),
+    /// From the output of the earlier step of this name.
+    Output(Arc<str>),
 }
 
 /// Code that decides.
@@ -79,6 +87,7 @@ pub(crate) enum Decider {
     Function(Arc<Judge>),
     Always(bool),
     Cel(Arc<str>),
+    Output(Arc<str>),
 }
 
 impl Decider {
@@ -107,12 +116,32 @@ impl Decider {
                 let judge = move |question: Question| at_once(evaluate(&cel, scope, &question));
                 (Rule::Cel(text), Arc::new(judge))
             }
+            Self::Output(step) => {
+                let name = step.clone();
+                let judge = move |question: Question| at_once(listed(&name, &question.input));
+                (Rule::Output(step), Arc::new(judge))
+            }
         })
     }
 }
 
 fn at_once(verdict: Result<Verdict, Failure>) -> BoxFuture<'static, Result<Verdict, Failure>> {
     Box::pin(std::future::ready(verdict))
+}
+
+/// The list that an earlier step gave back.
+fn listed(step: &str, input: &StepInput) -> Result<Verdict, Failure> {
+    let failed = |problem: &str| Failure::new(FailureKind::Definition, format!("step {step:?} {problem}"));
+    let output = input.output(step).ok_or_else(|| failed("has no output before it"))?;
+    let items = match &output.content {
+        Some(Value::Array(items)) => Some(items.clone()),
+        Some(Value::String(text)) => json::read(text).ok().and_then(|value| match value {
+            Value::Array(items) => Some(items),
+            _ => None,
+        }),
+        _ => None,
+    };
+    items.map(|items| Verdict::Items { items }).ok_or_else(|| failed("gave back no list"))
 }
 
 fn evaluate(cel: &Cel, scope: Scope, question: &Question) -> Result<Verdict, Failure> {
@@ -122,7 +151,8 @@ fn evaluate(cel: &Cel, scope: Scope, question: &Question) -> Result<Verdict, Fai
         Scope::Router => {
             cel.evaluate_names(&variables).map(|names| Verdict::Names(names.into_iter().map(Arc::from).collect()))
         }
-        Scope::Condition | Scope::EndCondition | Scope::Items => cel.evaluate_bool(&variables).map(Verdict::Is),
+        Scope::Items => cel.evaluate_list(&variables).map(|items| Verdict::Items { items }),
+        Scope::Condition | Scope::EndCondition => cel.evaluate_bool(&variables).map(Verdict::Is),
     };
     verdict.map_err(|error| Failure::new(FailureKind::Definition, error.to_string()))
 }
@@ -168,6 +198,7 @@ impl fmt::Debug for Decider {
             Self::Function(_) => f.write_str("Function"),
             Self::Always(verdict) => f.debug_tuple("Always").field(verdict).finish(),
             Self::Cel(text) => f.debug_tuple("Cel").field(text).finish(),
+            Self::Output(step) => f.debug_tuple("Output").field(step).finish(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Workflows as data: a tree of steps and containers, and the code bound to it.
 //!
 //! ```text
-//! Step, Steps, Parallel, Loop, Condition, Router ──build()──► Node (data) + Code (executors, judges)
+//! Step, Steps, Parallel, ForEach, Loop, Condition, Router ──build()──► Node (data) + Code (executors, judges)
 //! ```
 //! The tree is plain data, so it can be hashed, stored, drawn and compared; executors and judges are code and stay with
 //! the process. Both are found by the same keys. A run is pinned to the hash of its tree. User functions are leaves or
@@ -9,6 +9,7 @@
 
 mod condition;
 mod container;
+mod for_each;
 mod judge;
 mod nested;
 mod node;
@@ -20,6 +21,7 @@ mod steps;
 
 pub use condition::{Condition, ConditionNode};
 pub(crate) use container::{Container, Next};
+pub use for_each::{ForEach, ForEachNode};
 pub use judge::{Question, Rule, Verdict};
 pub use nested::WorkflowNode;
 pub use node::{Node, Settings};
@@ -59,6 +61,7 @@ pub enum Block {
     Loop(Loop),
     Condition(Condition),
     Router(Router),
+    ForEach(ForEach),
 }
 
 /// Methods that every container has.
@@ -137,6 +140,12 @@ impl From<Condition> for Block {
 impl From<Router> for Block {
     fn from(router: Router) -> Self {
         Self::Router(router)
+    }
+}
+
+impl From<ForEach> for Block {
+    fn from(each: ForEach) -> Self {
+        Self::ForEach(each)
     }
 }
 
@@ -470,6 +479,20 @@ impl TreeBuilder<'_> {
                     (Node::Router(node), children, Some(judge), Arc::from([]))
                 })
             }
+            Block::ForEach(ForEach { settings, items, concurrency, steps }) => {
+                if concurrency == 0 {
+                    self.problem("it works on no item: allow at least one at a time with .concurrency(..)");
+                }
+                if steps.len() > 1 {
+                    self.problem("it has several bodies: put them into one Steps");
+                }
+                let decider = self.decider(items, "items", Scope::Items);
+                let (steps, children) = self.filled("body: add one with .step(..)", steps);
+                decider.map(|(rule, judge)| {
+                    let node = ForEachNode { settings, items: rule, concurrency, steps };
+                    (Node::ForEach(node), children, Some(judge), Arc::from([]))
+                })
+            }
         };
         self.inside.pop();
         built.map(|(node, children, judge, others)| (node, Code::Container { judge, children, others }))
@@ -553,6 +576,7 @@ impl Block {
             Block::Loop(repeated) => &repeated.settings.name,
             Block::Condition(condition) => &condition.settings.name,
             Block::Router(router) => &router.settings.name,
+            Block::ForEach(each) => &each.settings.name,
         }
     }
 
@@ -564,6 +588,7 @@ impl Block {
             Block::Loop(_) => "Loop",
             Block::Condition(_) => "Condition",
             Block::Router(_) => "Router",
+            Block::ForEach(_) => "ForEach",
         }
     }
 }

@@ -1,7 +1,10 @@
 //! The tree of a workflow as plain data: what is hashed, stored, drawn and compared. Which node a key names is found by
 //! walking down the key's parts.
 
-use super::{ConditionNode, Container, LoopNode, OnError, ParallelNode, RouterNode, StepNode, StepsNode, WorkflowNode};
+use super::{
+    ConditionNode, Container, ForEachNode, LoopNode, OnError, ParallelNode, RouterNode, StepNode, StepsNode,
+    WorkflowNode,
+};
 use crate::log::{Key, Part, Place};
 use crate::retry::Retry;
 use crate::step::StepType;
@@ -24,6 +27,8 @@ pub enum Node {
     Condition(ConditionNode),
     /// The choices that a verdict names.
     Router(RouterNode),
+    /// A body for each item of a list.
+    ForEach(ForEachNode),
     /// Another workflow.
     Workflow(WorkflowNode),
 }
@@ -93,7 +98,8 @@ impl Node {
         match self {
             Node::Step(_) => StepType::Step,
             Node::Steps(_) => StepType::Steps,
-            Node::Parallel(_) => StepType::Parallel,
+            // Agno knows no map step.
+            Node::Parallel(_) | Node::ForEach(_) => StepType::Parallel,
             Node::Loop(_) => StepType::Loop,
             Node::Condition(_) => StepType::Condition,
             Node::Router(_) => StepType::Router,
@@ -110,6 +116,7 @@ impl Node {
             Node::Loop(node) => Some(&node.settings),
             Node::Condition(node) => Some(&node.settings),
             Node::Router(node) => Some(&node.settings),
+            Node::ForEach(node) => Some(&node.settings),
             Node::Workflow(node) => Some(&node.settings),
         }
     }
@@ -125,15 +132,17 @@ impl Node {
             Node::Loop(node) => &node.steps,
             Node::Condition(node) => &node.steps,
             Node::Router(node) => &node.choices,
+            Node::ForEach(node) => &node.steps,
             Node::Workflow(node) => &node.steps,
         }
     }
 
-    /// The key of a child, in a Loop without its iteration; `key` is this node's.
+    /// The key of a child, in a Loop without its iteration, in a ForEach of its first item; `key` is this node's.
     pub fn child_key(&self, key: &Key, other: bool, place: u32) -> Key {
         match self {
             Node::Parallel(_) => key.node(Place::Branch(place)),
             Node::Router(_) => key.node(Place::Choice(place)),
+            Node::ForEach(_) => key.node(Place::Item(place)),
             Node::Condition(_) => key.sequence(if other { "else" } else { "if" }).node(Place::Step(place)),
             Node::Workflow(_) => key.sequence("w").node(Place::Step(place)),
             Node::Step(_) | Node::Steps(_) | Node::Loop(_) => key.node(Place::Step(place)),
@@ -159,6 +168,7 @@ impl Node {
             Node::Loop(node) => Some(node),
             Node::Condition(node) => Some(node),
             Node::Router(node) => Some(node),
+            Node::ForEach(node) => Some(node),
             Node::Workflow(node) => Some(node),
         }
     }
@@ -183,8 +193,13 @@ pub(super) fn walk<L: Copy, N: Copy>(
                 let node = child(list, usize::try_from(place).ok()?)?;
                 (list, found) = (children(node, false), Some(node));
             }
+            // Every item has the same body.
+            Part::Node { place: Place::Item(_), .. } => {
+                let node = child(list, 0)?;
+                (list, found) = (children(node, false), Some(node));
+            }
             Part::Sequence(name) => list = children(found?, name == "else"),
-            Part::Iteration(_) | Part::Item(_) => {}
+            Part::Iteration(_) => {}
             _ => return None,
         }
     }

@@ -91,7 +91,7 @@ fn report(outputs: &[Arc<StepOutput>]) -> String {
 }
 
 /// What the branches used together.
-fn sum(outputs: &[Arc<StepOutput>]) -> Option<Metrics> {
+pub(super) fn sum(outputs: &[Arc<StepOutput>]) -> Option<Metrics> {
     let used: Vec<&Metrics> = outputs.iter().filter_map(|output| output.metrics.as_ref()).collect();
     let mut sum = (*used.first()?).clone();
     for more in &used[1..] {

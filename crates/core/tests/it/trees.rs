@@ -4,7 +4,7 @@ use outlive_core::log::{Entry, Record};
 use outlive_core::machine::{Task, WorkflowMachine};
 use outlive_core::port::Executed;
 use outlive_core::{
-    Block, Condition, Definition, EventKind, Failure, Loop, OnError, Parallel, Retry, Router, RunId, RunInfo,
+    Block, Condition, Definition, EventKind, Failure, ForEach, Loop, OnError, Parallel, Retry, Router, RunId, RunInfo,
     RunStatus, SessionId, Step, StepIndex, StepInput, StepOutput, StepType, Steps, Timestamp, Verdict, WorkerId,
 };
 use serde_json::{Map, Value, json};
@@ -458,6 +458,68 @@ fn a_cancelled_run_keeps_what_its_branches_did_and_what_completed_ones_changed()
 }
 
 #[test]
+fn each_item_of_a_list_is_worked_on_a_few_at_a_time_and_joined_in_order() {
+    let each = ForEach::new("each").items(|_| ["a", "b", "c", "d", "e"]).step(step("body")).concurrency(2);
+    let definition = build("Example", vec![each.into(), step("after").into()]);
+    for last_first in [false, true] {
+        let mut driver = Driver::new(&definition);
+        driver.last_first = last_first;
+        let done = driver.run(mark);
+        let output = done.machine.output();
+        assert_eq!(output.step_results[0].text(), "ForEach each completed 5 items");
+        let results: Vec<_> = output.step_results[0].inside().map(|(_, output)| output.text()).collect();
+        assert_eq!(results, ["a.body", "b.body", "c.body", "d.body", "e.body"]);
+        assert_eq!(output.text(), "e.body.after");
+        let (mut open, mut most) = (0_usize, 0);
+        for entry in &done.log {
+            let is_body = entry.event.origin.step_name.as_deref() == Some("body");
+            open += usize::from(is_body && entry.event.name() == "StepStarted");
+            open -= usize::from(is_body && entry.event.name() == "StepCompleted");
+            most = most.max(open);
+        }
+        assert_eq!(most, 2);
+        assert_eq!(done.asked, 1);
+    }
+}
+
+#[test]
+fn a_list_comes_from_an_earlier_step_or_an_expression_and_items_may_fail() {
+    let list = step("list");
+    let pick = |input: &StepInput, name: &str, attempt: u32, session: &Map<String, Value>| match name {
+        "list" => (Ok(StepOutput::new(json!([1, "two", { "three": 3 }]))), None),
+        "body" if input.text() == "two" => (Err(Failure::fatal("not two")), None),
+        _ => mark(input, name, attempt, session),
+    };
+    let each = ForEach::new("each").items_of("list").step(step("body").on_error(OnError::Skip));
+    let definition = build("Example", vec![Steps::new("group").step(list).step(each).into()]);
+    let output = Driver::new(&definition).run(pick).machine.output();
+    let each = &output.step_results[0].steps[1];
+    assert_eq!(each.text(), "ForEach each completed 3 items, 1 of them failed");
+    let results: Vec<_> = each.inside().map(|(_, output)| (output.success, output.text())).collect();
+    assert_eq!(results[0], (true, "1.body".to_owned()));
+    assert_eq!(results[1], (false, "Step skipped due to error: not two".to_owned()));
+    assert_eq!(results[2], (true, "{\"three\":3}.body".to_owned()));
+
+    let each = ForEach::new("each").items_cel("[input, input + '!'].filter(x, x != '')").step(step("body"));
+    let output = Driver::new(&build("Example", vec![each.into()])).run(mark).machine.output();
+    assert_eq!(output.step_results[0].steps[1].text(), "hi!.body");
+
+    let empty = ForEach::new("each").items(|_| Vec::<String>::new()).step(step("body"));
+    let output = Driver::new(&build("Example", vec![empty.into()])).run(mark).machine.output();
+    assert_eq!(
+        (output.status, output.step_results[0].text().as_str()),
+        (RunStatus::Completed, "ForEach each completed 0 items")
+    );
+
+    let none = ForEach::new("each").items_of("nobody").step(step("body"));
+    let output = Driver::new(&build("Example", vec![none.into()])).run(mark).machine.output();
+    assert!(output.text().contains("step \"nobody\" has no output before it"), "{}", output.text());
+    let long = ForEach::new("each").items(|_| vec![0; 100_001]).step(step("body"));
+    let output = Driver::new(&build("Example", vec![long.into()])).run(mark).machine.output();
+    assert!(output.text().contains("its list has 100001 items, the limit is 100000"), "{}", output.text());
+}
+
+#[test]
 fn expressions_decide_and_their_mistakes_are_problems() {
     let blocks = || -> Vec<Block> {
         let polish = Loop::new("polish").step(step("draft")).max_iterations(5).forward_iteration_output(true);
@@ -504,6 +566,7 @@ fn everything_wrong_with_a_tree_is_said_at_once_and_where() {
         .step(undecided)
         .step(Router::new("router").select(|_| "a"))
         .step(deep)
+        .step(ForEach::new("each").concurrency(0).step(step("a")).step(step("b")))
         .step(Step::new("both").workflow(Arc::new(build("In", vec![step("x").into()]))).executor(function()));
     let invalid = builder.build().unwrap_err();
     let text = invalid.to_string();
@@ -514,6 +577,9 @@ fn everything_wrong_with_a_tree_is_said_at_once_and_where() {
         "Condition \"cond\": two steps are named \"a\"",
         "Router \"router\": it has no choices",
         "nested more than 32 deep",
+        "ForEach \"each\": it works on no item",
+        "ForEach \"each\": it has several bodies",
+        "ForEach \"each\": nothing decides for it: say how with .items(..)",
         "step \"both\" has 2 executors",
     ] {
         assert!(text.contains(problem), "{problem}: {text}");
@@ -558,7 +624,7 @@ impl Forest {
     }
 
     fn block(&mut self, depth: u32) -> Block {
-        let kind = if depth == 0 { 0 } else { self.dice.below(8) };
+        let kind = if depth == 0 { 0 } else { self.dice.below(9) };
         let retry = Retry::times(u32::try_from(self.dice.below(3)).unwrap());
         let on_error = if self.fails && self.dice.below(3) > 0 { OnError::Fail } else { OnError::Skip };
         match kind {
@@ -595,6 +661,13 @@ impl Forest {
             6 => {
                 let inner = build("Inner", self.blocks(depth - 1));
                 Step::new(self.name("nested")).workflow(Arc::new(inner)).on_error(on_error).into()
+            }
+            7 => {
+                let each = ForEach::new(self.name("each")).retry(retry).on_error(on_error);
+                let each = each.concurrency(1 + u32::try_from(self.dice.below(3)).unwrap());
+                each.items(|question| (0..question.text().len() % 4).map(|n| format!("item {n}")))
+                    .step(self.block(depth - 1))
+                    .into()
             }
             _ => {
                 let fails = self.fails && self.dice.below(8) == 0;
@@ -681,7 +754,7 @@ fn a_random_tree_cut_after_any_entry_comes_to_the_same_end() {
             }
         }
     }
-    assert!(statuses["COMPLETED"] > 150 && statuses["ERROR"] > 20, "{statuses:?}");
+    assert!(statuses["COMPLETED"] > 150 && statuses["ERROR"] > 10, "{statuses:?}");
     for kind in ["Parallel", "Steps", "Condition", "Loop", "Router"] {
         assert!(kinds[&*format!("{kind}ExecutionCompleted")] > 50, "{kinds:?}");
     }
