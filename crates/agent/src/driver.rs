@@ -315,7 +315,7 @@ impl<'a> Drive<'a> {
 
     /// A message of ours, with the id its place in the conversation gives it, as the machine does for its own.
     fn message(&self, role: Role, text: String, place: usize) -> Message {
-        Message::new(role, text, self.run_id.derive(&format!("message/{place}")), self.now())
+        Message::new(role, text, Message::id_at(&self.run_id, place), self.now())
     }
 
     /// A machine that continues from these messages, with what is left of the limits.

@@ -109,6 +109,11 @@ impl RunId {
         Self(uuid_v7(at, chance))
     }
 
+    /// Where there is no run.
+    pub(crate) fn none() -> Self {
+        Self(Arc::from(""))
+    }
+
     /// The id of something inside this run, found again from its path alone.
     ///
     /// ```

@@ -3,6 +3,7 @@
 //! These types are what the log keeps, so they know no provider: an adapter turns them into a wire format and back.
 
 use crate::failure::Failure;
+use crate::id::RunId;
 use crate::json;
 use crate::metrics::{Metrics, Usage};
 use serde::{Deserialize, Serialize};
@@ -136,6 +137,11 @@ pub struct Message {
 }
 
 impl Message {
+    /// The id of the message at this place of a run's conversation.
+    pub fn id_at(run_id: &RunId, place: usize) -> Arc<str> {
+        run_id.derive(&format!("message/{place}"))
+    }
+
     /// A message with text and nothing else.
     pub fn new(role: Role, content: impl Into<String>, id: Arc<str>, created_at: i64) -> Self {
         Self {

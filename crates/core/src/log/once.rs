@@ -1,34 +1,98 @@
-//! Values that stand once: a text, an object or an array that an entry repeats from an earlier one is not written again.
+//! Text that stands once: what an entry repeats from an earlier one is not written again.
 //!
 //! ```text
-//! entry 4   {…,"record":{"result":{"key":"0/agent/t0","value":{"content":"a long answer …"}}}}
-//! entry 6   {…,"record":{"run":{…,"content":0}},"refs":[[81,4,73,412]]}
+//! entry 4   {"as":2,"event":{"event":"RunContent","content":"a long answer …"}}
+//! entry 6   {"as":2,…,"record":{"run":{…,"content":""}},"refs":"2h25dd"}
 //! ```
-//! A repeated value is replaced by `0`, and `refs`, the last field of the line, says for each such place: its offset in
-//! the line as stored, the entry where the value stands, and the value's offset and length in that entry's *full* text,
-//! the one without references. An entry may refer to its own earlier text. A repeated row of fields that are null, which
-//! begins with a comma, is left out without a `0`.
+//! A repeated text, or what stands inside a repeated object or array, is left out from between its quotes or brackets; so
+//! are fields that an event shares with the event of its name before it, each with its comma. What is left is JSON.
+//! `refs`, the last field of the line, says for each such place: its distance from the place before, how many entries
+//! back the text stands, and its offset and length in that entry's *full* text, the one without references. An entry
+//! may refer to its own earlier text, and to the [`SAMPLES`], which stand before the first. Numbers have base 32; all
+//! digits but a number's last are of a second kind.
+//!
+//! An event's name and what the checking views read stay in the line: keys, and who claimed the run.
 //!
 //! This module sees only text. The invariant: expanding a line gives the full text, byte for byte.
 
 use crate::json;
 use std::cell::RefCell;
+use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::fmt::Write;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::ops::Range;
 use std::sync::OnceLock;
 
-/// The shortest value that is looked for, in bytes: a reference takes about 20.
-const LEN_MIN: usize = 64;
+/// The shortest text that is looked for, in bytes: a reference takes about 8, the first of a line 10 more.
+const LEN_MIN: usize = 32;
+
+/// How much of a longer text finds it as the beginning of another: an answer begins with the pieces that were streamed.
+const BEGIN_LEN: usize = 30;
+
+/// The shortest text that is found in this way. For shorter ones a reader would fetch much to put back little.
+const PIECE_LEN_MIN: usize = 64;
+
+/// The fewest bytes of fields, taken together, for which an event refers to the one before it.
+const ROW_LEN_MIN: usize = 20;
+
+/// How many events, each referring to the next, it may take to read one.
+const DEPTH_MAX: u32 = 8;
+
+/// The longest event whose fields later ones may share, in bytes.
+const EVENT_LEN_MAX: usize = 1024;
 
 /// What the line's last field begins with.
-const REFS: &str = ",\"refs\":[";
+const REFS: &str = ",\"refs\":\"";
 
-/// Where the values of earlier entries stand, by what they say.
+/// Events as if they stood before the first of every log, the last one nearest. They belong to the format.
+const SAMPLES: [&str; 4] = [
+    r#"{"event":"RunContent","content":"","workflow_agent":false,"content_type":"str","reasoning_content":""}"#,
+    r#"{"event":"ModelRequestCompleted","model":"","model_provider":"","input_tokens":0,"output_tokens":0,"total_tokens":0,"reasoning_tokens":0,"cache_read_tokens":0,"cache_write_tokens":0}"#,
+    r#"{"event":"ToolCallStarted","tool":{"tool_call_id":"","tool_name":"","tool_args":{},"tool_call_error":null,"result":null,"metrics":null,"child_run_id":null,"stop_after_tool_call":false,"created_at":0,"requires_confirmation":null,"confirmed":null,"confirmation_note":null,"requires_user_input":null,"user_input_schema":null,"user_feedback_schema":null,"answered":null,"external_execution_required":null,"external_execution_silent":null,"approval_type":null,"approval_id":null,"parent_tool_call_id":null}}"#,
+    r#"{"event":"ToolCallCompleted","content":"","tool":{"tool_call_id":"","tool_name":"","tool_args":{},"tool_call_error":false,"result":"","metrics":{},"child_run_id":null,"stop_after_tool_call":false,"created_at":0,"requires_confirmation":null,"confirmed":null,"confirmation_note":null,"requires_user_input":null,"user_input_schema":null,"user_feedback_schema":null,"answered":null,"external_execution_required":null,"external_execution_silent":null,"approval_type":null,"approval_id":null,"parent_tool_call_id":null}}"#,
+];
+
+/// Where texts of earlier entries stand, by what they say.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     /// By 128 bits of a hash with a key of this process, so nobody can make two texts collide.
-    places: HashMap<u128, (u64, u32)>,
+    places: HashMap<u128, Place>,
+    /// The last event of each name.
+    events: Vec<Told>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    entry: u64,
+    from: u32,
+    len: u32,
+}
+
+/// An event, and where it stands.
+#[derive(Debug)]
+struct Told {
+    entry: u64,
+    from: u32,
+    text: Box<str>,
+    /// How many events it takes, each referring to the next, to read it.
+    depth: u32,
+}
+
+/// Something that a line may leave out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Span {
+    range: Range<usize>,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// What stands between the quotes of a text.
+    Text,
+    /// What stands between brackets.
+    Inside,
+    /// Fields, each with its comma: where the event before has them.
+    Row { back: u64, from: usize },
 }
 
 impl Seen {
@@ -38,90 +102,260 @@ impl Seen {
     }
 
     fn write_with(&mut self, scratch: &mut Scratch, to: &mut Vec<u8>, index: u64, full: &str) {
-        let start = to.len();
-        let mut kept_to = 0;
         scratch.find(full);
-        let Scratch { found, refs, .. } = scratch;
-        refs.clear();
-        for value in &*found {
-            if value.start < kept_to {
+        let depth = self.compare(scratch, index, full);
+        let mut line = Line { to, full, index, kept_to: 0, gap: 0, refs: &mut scratch.refs };
+        line.refs.clear();
+        for span in &scratch.found {
+            if span.range.start < line.kept_to {
                 continue;
             }
-            let text = &full[value.start..value.end];
-            let place = self.places.entry(fingerprint(text)).or_insert((index, offset(value.start)));
-            let (entry, from) = *place;
-            if (entry, from) == (index, offset(value.start)) {
-                continue;
+            match span.kind {
+                Kind::Row { back, from } => line.leave_out(span.range.clone(), back, from),
+                Kind::Text | Kind::Inside => match self.place(index, full, span) {
+                    Some(place) => line.leave_out(span.range.clone(), index - place.entry, place.from as usize),
+                    None if span.kind == Kind::Text => self.leave_out_pieces(&mut line, span.range.clone()),
+                    None => {}
+                },
             }
-            to.extend_from_slice(&full.as_bytes()[kept_to..value.start]);
-            refs.push_str(if refs.is_empty() { REFS } else { "," });
-            write!(refs, "[{},{entry},{from},{}]", to.len() - start, text.len()).expect("memory takes it");
-            if !text.starts_with(',') {
-                to.push(b'0');
-            }
-            kept_to = value.end;
         }
-        to.extend_from_slice(&full.as_bytes()[kept_to..]);
-        if !refs.is_empty() {
-            let brace = to.pop();
-            debug_assert_eq!(brace, Some(b'}'), "a line is an object");
-            to.extend_from_slice(refs.as_bytes());
-            to.extend_from_slice(b"]}");
-        }
+        line.end();
+        depth.and_then(|depth| self.keep_event(index, full, depth));
     }
 
     /// Takes in the full text of an entry that was written before.
     pub(super) fn note(&mut self, index: u64, full: &str) {
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.find(full);
-            for value in &scratch.found {
-                let text = &full[value.start..value.end];
-                self.places.entry(fingerprint(text)).or_insert((index, offset(value.start)));
+            for span in &scratch.found {
+                if self.place(index, full, span).is_none() && span.kind == Kind::Text {
+                    self.begin(index, full, span.range.clone());
+                }
             }
+            let depth = self.compare(scratch, index, full);
+            depth.and_then(|depth| self.keep_event(index, full, depth));
         });
+    }
+
+    /// Where this stood before. If it did not, it does now.
+    fn place(&mut self, index: u64, full: &str, span: &Span) -> Option<Place> {
+        let here = Place { entry: index, from: small(span.range.start), len: small(span.range.len()) };
+        let place = *self.places.entry(fingerprint(span.kind, &full[span.range.clone()])).or_insert(here);
+        (place != here).then_some(place)
+    }
+
+    /// Leaves out the beginning of a text that is one earlier text after another.
+    fn leave_out_pieces(&mut self, line: &mut Line<'_>, text: Range<usize>) {
+        let mut start = text.start;
+        while let Some(place) = beginning(&line.full[start..text.end]).and_then(|begin| self.places.get(&begin)) {
+            let end = start + place.len as usize;
+            let Some(piece) = line.full.get(start..end).filter(|_| end <= text.end) else { break };
+            if self.places.get(&fingerprint(Kind::Text, piece)) != Some(place) {
+                break;
+            }
+            line.leave_out(start..end, line.index - place.entry, place.from as usize);
+            start = end;
+        }
+        self.begin(line.index, line.full, text);
+    }
+
+    /// Lets a text be found as the beginning of another.
+    fn begin(&mut self, index: u64, full: &str, text: Range<usize>) {
+        let place = Place { entry: index, from: small(text.start), len: small(text.len()) };
+        if let Some(begin) = beginning(&full[text]) {
+            self.places.insert(begin, place);
+        }
+    }
+
+    /// Finds the fields that the line's event shares with the one of its name before. Returns the line's depth, if later
+    /// events should refer to it instead of that one.
+    fn compare(&self, scratch: &mut Scratch, index: u64, full: &str) -> Option<u32> {
+        let (start, name) = event(full)?;
+        let told = self.events.iter().find(|told| event_name(&told.text) == Some(name));
+        let (back, from, before) = match (told, sample(name)) {
+            (Some(told), _) => (index - told.entry, told.from as usize, &*told.text),
+            (None, Some((nearest, text))) => (index + 1 + nearest, 0, text),
+            (None, None) => return Some(0),
+        };
+        let alone = scratch.found.len();
+        let mut row = |range: Range<usize>, place: usize| {
+            scratch.found.push(Span { range, kind: Kind::Row { back, from: from + place } });
+        };
+        let (end, place) = share(full, start, before, 0, OBJECTS_MAX, &mut row)?;
+        // An event without a record is followed by its time.
+        let time = end..full.len() - 1;
+        let is_followed = full[time.clone()].contains('{');
+        let has_time = !is_followed && before.get(place..) == Some(&full[time.clone()]);
+        if has_time {
+            row(time, place);
+        }
+        let depth = match told {
+            Some(_) if scratch.found.len() > alone && (is_followed || has_time) => None,
+            Some(told) if scratch.found.len() > alone && told.depth < DEPTH_MAX => Some(told.depth + 1),
+            Some(_) => {
+                scratch.found.truncate(alone);
+                Some(0)
+            }
+            None => Some(0),
+        };
+        scratch.found.sort_by_key(|span| (span.range.start, Reverse(span.range.end)));
+        depth
+    }
+
+    /// Lets later events refer to this one.
+    fn keep_event(&mut self, index: u64, full: &str, depth: u32) -> Option<()> {
+        let (start, name) = event(full)?;
+        let end = end_of_value(full, start)?;
+        // Its time too, unless a record follows.
+        let end = if full[end..].contains('{') { end } else { full.len() - 1 };
+        let rest = end - start - EVENT.len() - name.len();
+        if rest > EVENT_LEN_MAX || rest < ROW_LEN_MIN {
+            return None;
+        }
+        let told = Told { entry: index, from: small(start), text: Box::from(&full[start..end]), depth };
+        match self.events.iter_mut().find(|before| event_name(&before.text) == Some(name)) {
+            Some(before) => *before = told,
+            None => self.events.push(told),
+        }
+        Some(())
     }
 }
 
-fn offset(n: usize) -> u32 {
+/// A line as it is written.
+struct Line<'a> {
+    to: &'a mut Vec<u8>,
+    full: &'a str,
+    index: u64,
+    /// Everything before this is written, or left out.
+    kept_to: usize,
+    /// What was written since the last reference.
+    gap: usize,
+    refs: &'a mut String,
+}
+
+impl Line<'_> {
+    fn keep_to(&mut self, end: usize) {
+        self.to.extend_from_slice(&self.full.as_bytes()[self.kept_to..end]);
+        self.gap += end - self.kept_to;
+        self.kept_to = end;
+    }
+
+    fn leave_out(&mut self, range: Range<usize>, back: u64, from: usize) {
+        self.keep_to(range.start);
+        for number in [self.gap as u64, back, from as u64, range.len() as u64] {
+            write_number(self.refs, number);
+        }
+        self.gap = 0;
+        self.kept_to = range.end;
+    }
+
+    fn end(&mut self) {
+        self.keep_to(self.full.len());
+        if !self.refs.is_empty() {
+            let brace = self.to.pop();
+            debug_assert_eq!(brace, Some(b'}'), "a line is an object");
+            self.to.extend_from_slice(REFS.as_bytes());
+            self.to.extend_from_slice(self.refs.as_bytes());
+            self.to.extend_from_slice(b"\"}");
+        }
+    }
+}
+
+fn small(n: usize) -> u32 {
     u32::try_from(n).expect("an entry is shorter than 4 GiB")
 }
 
-fn fingerprint(text: &str) -> u128 {
+fn hashed(kind: u8, text: &str) -> u128 {
     static KEYS: OnceLock<[RandomState; 2]> = OnceLock::new();
-    let [one, two] = KEYS.get_or_init(|| [RandomState::new(), RandomState::new()]);
-    u128::from(one.hash_one(text)) << 64 | u128::from(two.hash_one(text))
+    let keys = KEYS.get_or_init(|| [RandomState::new(), RandomState::new()]);
+    let [one, two] = keys.each_ref().map(|key| {
+        let mut hasher = key.build_hasher();
+        hasher.write_u8(kind);
+        hasher.write(text.as_bytes());
+        hasher.finish()
+    });
+    u128::from(one) << 64 | u128::from(two)
+}
+
+fn fingerprint(kind: Kind, text: &str) -> u128 {
+    hashed(u8::from(kind == Kind::Text), text)
+}
+
+/// By what a text is found as the beginning of another one.
+fn beginning(text: &str) -> Option<u128> {
+    let begin = text.get(..text.floor_char_boundary(BEGIN_LEN));
+    begin.filter(|_| text.len() >= PIECE_LEN_MIN).map(|begin| hashed(2, begin))
+}
+
+const DIGITS: &[u8; 64] = b"0123456789abcdefghijklmnopqrstuvABCDEFGHIJKLMNOPQRSTUVWXYZwxyz-_";
+
+fn write_number(to: &mut String, number: u64) {
+    if number >= 32 {
+        write_leading(to, number / 32);
+    }
+    to.push(char::from(DIGITS[(number % 32) as usize]));
+}
+
+fn write_leading(to: &mut String, number: u64) {
+    if number >= 32 {
+        write_leading(to, number / 32);
+    }
+    to.push(char::from(DIGITS[32 + (number % 32) as usize]));
+}
+
+fn read_number(from: &mut std::slice::Iter<'_, u8>) -> Option<u64> {
+    let mut number = 0_u64;
+    loop {
+        let (digit, is_last) = match from.next()? {
+            byte @ b'0'..=b'9' => (byte - b'0', true),
+            byte @ b'a'..=b'v' => (byte - b'a' + 10, true),
+            byte @ b'A'..=b'Z' => (byte - b'A', false),
+            byte @ b'w'..=b'z' => (byte - b'w' + 26, false),
+            b'-' => (30, false),
+            b'_' => (31, false),
+            _ => return None,
+        };
+        number = number.checked_mul(32)? + u64::from(digit);
+        if is_last {
+            return Some(number);
+        }
+    }
 }
 
 /// A reference of a stored line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reference {
-    /// Where the `0` stands.
+    /// Where something is left out.
     at: usize,
-    /// The entry where the value stands.
-    pub(super) entry: u64,
+    /// How many entries back it stands.
+    back: u64,
     from: usize,
     len: usize,
 }
 
+impl Reference {
+    /// The entry that the line of entry `index` refers to; none for a sample.
+    pub(super) fn entry(&self, index: u64) -> Option<u64> {
+        index.checked_sub(self.back)
+    }
+}
+
 /// The line without its references, which are given beside it. None when they are not what was written.
 pub(super) fn references(line: &str) -> Option<(&str, Vec<Reference>)> {
-    let Some(inner) = line.strip_suffix("]]}") else { return Some((line, Vec::new())) };
-    // Only digits, commas and brackets can stand between the field's name and the end.
-    let begin = inner.rfind(|c: char| !(c.is_ascii_digit() || c == ',' || c == '[' || c == ']'));
-    let Some(begin) = begin else { return Some((line, Vec::new())) };
-    let Some(begin) = (begin + 1).checked_sub(REFS.len() - 1).filter(|at| inner[*at..].starts_with(REFS)) else {
+    let numbers = line.strip_suffix("\"}").and_then(|line| line.rsplit_once(REFS));
+    // A text of the line's own, at its end, would have a quote.
+    let Some((kept, numbers)) = numbers.filter(|(_, numbers)| !numbers.contains('"')) else {
         return Some((line, Vec::new()));
     };
-    let list = &inner[begin + REFS.len()..];
-    let mut refs = Vec::new();
-    for reference in list.split("],") {
-        let mut numbers = reference.strip_prefix('[')?.split(',').map(str::parse::<u64>);
-        let mut next = || numbers.next()?.ok();
-        let (at, entry, from, len) = (next()?, next()?, next()?, next()?);
-        let small = |n: u64| usize::try_from(n).ok();
-        refs.push(Reference { at: small(at)?, entry, from: small(from)?, len: small(len)? });
+    let mut numbers = numbers.as_bytes().iter();
+    let (mut refs, mut at) = (Vec::new(), 0_usize);
+    while !numbers.as_slice().is_empty() {
+        let mut next = || read_number(&mut numbers);
+        let (gap, back, from, len) = (next()?, next()?, next()?, next()?);
+        at = at.checked_add(usize::try_from(gap).ok()?)?;
+        refs.push(Reference { at, back, from: usize::try_from(from).ok()?, len: usize::try_from(len).ok()? });
     }
-    Some((&line[..begin], refs))
+    Some((kept, refs))
 }
 
 /// The full text of entry `index`. `text` gives that of an earlier entry. None when a reference leads nowhere.
@@ -135,30 +369,153 @@ pub(super) fn expand<'t>(
     let mut kept_to = 0;
     for reference in refs {
         full.push_str(line.get(kept_to..reference.at)?);
+        kept_to = reference.at;
         let range = reference.from..reference.from.checked_add(reference.len)?;
-        let is_row = match reference.entry == index {
-            true => {
-                let is_row = full.get(range.clone())?.starts_with(',');
+        match reference.entry(index) {
+            Some(entry) if entry == index => {
+                full.get(range.clone())?;
                 full.extend_from_within(range);
-                is_row
             }
-            false => {
-                let value = text(reference.entry)?.get(range)?;
-                full.push_str(value);
-                value.starts_with(',')
-            }
-        };
-        kept_to = reference.at + usize::from(!is_row);
+            Some(entry) => full.push_str(text(entry)?.get(range)?),
+            None => full.push_str(nearest_sample(reference.back - index - 1)?.get(range)?),
+        }
     }
     full.push_str(line.get(kept_to..)?);
     full.push('}');
     Some(full)
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Span {
+const EVENT: &str = "{\"event\":\"";
+
+/// Where a line's event stands, and its name.
+fn event(line: &str) -> Option<(usize, &str)> {
+    let start = line.find("\"event\":{")? + 8;
+    Some((start, event_name(&line[start..])?))
+}
+
+fn event_name(event: &str) -> Option<&str> {
+    Some(event.strip_prefix(EVENT)?.split_once('"')?.0)
+}
+
+/// The sample for an event of this name, and how near it is. Teams say what agents say, under other names.
+fn sample(name: &str) -> Option<(u64, &'static str)> {
+    let name = name.strip_prefix("Team").unwrap_or(name);
+    (0..)
+        .zip(SAMPLES.iter().rev())
+        .find(|(_, text)| event_name(text) == Some(name))
+        .map(|(nearest, text)| (nearest, *text))
+}
+
+fn nearest_sample(nearest: u64) -> Option<&'static str> {
+    SAMPLES.iter().rev().nth(usize::try_from(nearest).ok()?).copied()
+}
+
+/// A field of an object, with what separates it from the one before.
+struct Field {
+    /// Its comma; for the first one, its name.
     start: usize,
-    end: usize,
+    name: Range<usize>,
+    value: Range<usize>,
+}
+
+/// The field that begins at `at`; none at the object's end.
+fn field(text: &str, at: usize) -> Option<Field> {
+    let bytes = text.as_bytes();
+    let name = at + usize::from(bytes.get(at) == Some(&b','));
+    if bytes.get(name) != Some(&b'"') {
+        return None;
+    }
+    let end = json::end_of_string(bytes, name) + 1;
+    let value = end + 1;
+    Some(Field { start: at, name: name..end.min(text.len()), value: value..end_of_value(text, value)? })
+}
+
+/// Where the value ends that begins at `at`.
+fn end_of_value(text: &str, at: usize) -> Option<usize> {
+    let bytes = text.as_bytes();
+    let mut depth = 0_usize;
+    let mut at = at;
+    loop {
+        match bytes.get(at)? {
+            b'"' => at = json::end_of_string(bytes, at),
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' | b',' if depth == 0 => return Some(at),
+            b'}' | b']' => depth -= 1,
+            _ => {}
+        }
+        at += 1;
+        if depth == 0 && matches!(bytes[at - 1], b'"' | b'}' | b']') {
+            return Some(at);
+        }
+    }
+}
+
+/// How many objects deep an event is compared.
+const OBJECTS_MAX: usize = 3;
+
+/// How many fields of the object before may be missing.
+const MISSING_MAX: usize = 8;
+
+/// Gives `row` the fields that the object at `at` has in common with the object `before`, row by row; goes `depth` objects
+/// deep. Returns where both end.
+fn share(
+    text: &str,
+    at: usize,
+    before: &str,
+    before_at: usize,
+    depth: usize,
+    row: &mut impl FnMut(Range<usize>, usize),
+) -> Option<(usize, usize)> {
+    let (mut at, mut before_at) = (at + 1, before_at + 1);
+    let mut open: Option<Row> = None;
+    while let Some(new) = field(text, at) {
+        at = new.value.end;
+        let mut ahead = before_at;
+        let same = (0..MISSING_MAX).find_map(|_| {
+            let old = field(before, ahead)?;
+            ahead = old.value.end;
+            (text[new.name.clone()] == before[old.name.clone()]).then_some(old)
+        });
+        let Some(old) = same else {
+            close(open.take(), row);
+            continue;
+        };
+        before_at = old.value.end;
+        let is_row =
+            text[new.start..new.value.end] == before[old.start..old.value.end] && text[new.start..].starts_with(',');
+        if !is_row {
+            close(open.take(), row);
+            if depth > 1 && text[new.value.clone()].starts_with('{') && before[old.value.clone()].starts_with('{') {
+                share(text, new.value.start, before, old.value.start, depth - 1, row);
+            }
+            continue;
+        }
+        match &mut open {
+            Some((range, place)) if range.end == new.start && place.end == old.start => {
+                range.end = new.value.end;
+                place.end = old.value.end;
+            }
+            _ => {
+                close(open.take(), row);
+                open = Some((new.start..new.value.end, old.start..old.value.end));
+            }
+        }
+    }
+    close(open.take(), row);
+    while let Some(old) = field(before, before_at) {
+        before_at = old.value.end;
+    }
+    Some((at + 1, before_at + 1))
+}
+
+type Row = (Range<usize>, Range<usize>);
+
+fn close(open: Option<Row>, row: &mut impl FnMut(Range<usize>, usize)) {
+    if let Some((range, place)) = open
+        && range.len() >= ROW_LEN_MIN
+    {
+        row(range, place.start);
+    }
 }
 
 /// How many spans a thread keeps room for.
@@ -168,7 +525,7 @@ const SPANS_KEPT: usize = 1024;
 #[derive(Default)]
 struct Scratch {
     found: Vec<Span>,
-    /// Where the open arrays and objects begin, each with its place in `found`.
+    /// Where the insides of open arrays and objects begin, each with its place in `found`.
     open: Vec<(usize, usize)>,
     refs: String,
 }
@@ -178,66 +535,45 @@ thread_local! {
 }
 
 impl Scratch {
-    /// Finds the values of a line that are long enough, outer ones first: everything inside its fields, and its origin.
+    /// Finds the texts, objects and arrays of a line that are long enough, outer ones first.
     fn find(&mut self, line: &str) {
         let Self { found, open, .. } = self;
         found.clear();
         found.shrink_to(SPANS_KEPT);
         open.clear();
         let text = line.as_bytes();
-        let has_origin = line.starts_with(ORIGIN) || line.starts_with(SPEAKER);
         let mut at = 0;
+        // What the checking views read.
+        let (mut in_record, mut is_kept) = (false, false);
         while at < text.len() {
             match text[at] {
                 b'"' => {
-                    let end = (json::end_of_string(text, at) + 1).min(text.len());
-                    let is_key = text.get(end) == Some(&b':');
-                    if !is_key && open.len() > 1 && end - at >= LEN_MIN {
-                        found.push(Span { start: at, end });
+                    let end = json::end_of_string(text, at).min(text.len() - 1);
+                    if text.get(end + 1) == Some(&b':') {
+                        let name = &text[at + 1..end];
+                        in_record |= open.len() == 1 && name == b"record";
+                        is_kept = in_record && open.len() == 3 && (name == b"key" || name == b"worker");
+                    } else if !is_kept && open.len() > 1 && end - at > LEN_MIN {
+                        found.push(Span { range: at + 1..end, kind: Kind::Text });
                     }
                     at = end;
-                    continue;
-                }
-                b',' => {
-                    let end = end_of_nulls(line, at);
-                    if end - at >= LEN_MIN {
-                        found.push(Span { start: at, end });
-                    }
-                    at = end.max(at + 1);
-                    continue;
                 }
                 b'{' | b'[' => {
-                    open.push((at, found.len()));
-                    found.push(Span { start: at, end: at });
+                    open.push((at + 1, found.len()));
+                    found.push(Span { range: at..at, kind: Kind::Inside });
                 }
                 b'}' | b']' => {
                     let Some((start, place)) = open.pop() else { return found.clear() };
-                    let is_origin = has_origin && open.len() == 1 && place == 1;
-                    if at + 1 - start >= LEN_MIN && (open.len() > 1 || is_origin) {
-                        found[place].end = at + 1;
+                    let least = if in_record { 3 } else { 2 };
+                    if at - start >= LEN_MIN && open.len() >= least {
+                        found[place].range = start..at;
                     }
                 }
+                b',' => is_kept = false,
                 _ => {}
             }
             at += 1;
         }
-        found.retain(|span| span.end > span.start);
+        found.retain(|span| !span.range.is_empty());
     }
-}
-
-const ORIGIN: &str = "{\"origin\":";
-const SPEAKER: &str = "{\"speaker\":";
-
-/// Where the row of null fields ends that begins with the comma at `start`; `start` itself when there is none.
-fn end_of_nulls(line: &str, start: usize) -> usize {
-    const NULL: &str = "\":null";
-    let mut end = start;
-    while line[end..].starts_with(",\"") {
-        let quote = json::end_of_string(line.as_bytes(), end + 1);
-        match line.get(quote..quote + NULL.len()) {
-            Some(NULL) => end = quote + NULL.len(),
-            _ => break,
-        }
-    }
-    end
 }

@@ -3,6 +3,7 @@
 use super::once::{expand, references};
 use super::stored::{self, Bases, KeptRest, Unread, Values};
 use super::{Damaged, Entry, Page, Record, Rest, old};
+use crate::event::Origin;
 use crate::json;
 use crate::run::RunInfo;
 use std::collections::{HashMap, HashSet};
@@ -11,7 +12,7 @@ use std::sync::Arc;
 /// Text of earlier entries that a reader keeps in case later ones refer to it, in bytes.
 const KEPT_BYTES: usize = 64 << 10;
 
-/// Records that it keeps.
+/// Records that it keeps, and origins.
 const KEPT_RECORDS: usize = 64;
 
 /// Why a page cannot be read.
@@ -39,6 +40,7 @@ struct Known {
     /// Lines to which the page read last refers: the next one often does too.
     used: HashSet<u64>,
     records: HashMap<u64, Arc<Record>>,
+    origins: HashMap<u64, Origin>,
 }
 
 #[derive(Clone, Debug)]
@@ -151,39 +153,51 @@ impl Known {
         if self.records.len() > KEPT_RECORDS {
             self.records.clear();
         }
+        if self.origins.len() > KEPT_RECORDS {
+            self.origins.retain(|index, _| used.contains(index));
+        }
     }
 
     /// The full text of an entry.
     fn full(&mut self, index: u64) -> Result<Arc<str>, Unread> {
-        let stored = match self.lines.get(&index) {
-            None => return Err(Unread::Missing(index)),
-            Some(Line::Full(text) | Line::Old(text)) => return Ok(text.clone()),
-            Some(Line::Stored(text)) => text.clone(),
-        };
         let broken = || Unread::Damaged("it refers to something that is not there".to_owned());
-        let (line, refs) = references(&stored).ok_or_else(broken)?;
-        let mut texts = HashMap::new();
-        for reference in &refs {
-            // An entry refers to earlier ones, and so on, to one that says all of it.
-            match reference.entry {
-                entry if entry < index => {
-                    texts.insert(entry, self.full(entry)?);
-                    self.used.insert(entry);
+        // An entry refers to earlier ones, and so on, to one that says all of it.
+        let mut wanted = vec![index];
+        loop {
+            let next = *wanted.last().ok_or_else(broken)?;
+            let stored = match self.lines.get(&next) {
+                None => return Err(Unread::Missing(next)),
+                Some(Line::Full(text) | Line::Old(text)) if next == index => return Ok(text.clone()),
+                Some(Line::Full(_) | Line::Old(_)) => {
+                    wanted.pop();
+                    continue;
                 }
-                entry if entry == index => {}
-                _ => return Err(broken()),
+                Some(Line::Stored(text)) => text.clone(),
+            };
+            let (line, refs) = references(&stored).ok_or_else(broken)?;
+            let mut texts = HashMap::new();
+            let before = wanted.len();
+            for entry in refs.iter().filter_map(|reference| reference.entry(next)).filter(|entry| *entry != next) {
+                self.used.insert(entry);
+                match self.lines.get(&entry) {
+                    None => return Err(Unread::Missing(entry)),
+                    Some(Line::Stored(_)) => wanted.push(entry),
+                    Some(Line::Full(text) | Line::Old(text)) => drop(texts.insert(entry, text.clone())),
+                }
             }
+            if wanted.len() > before {
+                continue;
+            }
+            let full: Arc<str> = match refs.is_empty() {
+                true => stored.clone(),
+                false => {
+                    let text = |entry| texts.get(&entry).map(|text| &**text);
+                    Arc::from(expand(next, line, &refs, text).ok_or_else(broken)?)
+                }
+            };
+            self.bytes = (self.bytes + full.len()).saturating_sub(stored.len());
+            self.lines.insert(next, Line::Full(full));
         }
-        let full: Arc<str> = match refs.is_empty() {
-            true => stored.clone(),
-            false => {
-                let text = |entry| texts.get(&entry).map(|text| &**text);
-                Arc::from(expand(index, line, &refs, text).ok_or_else(broken)?)
-            }
-        };
-        self.bytes = (self.bytes + full.len()).saturating_sub(stored.len());
-        self.lines.insert(index, Line::Full(full.clone()));
-        Ok(full)
     }
 
     fn entry(&mut self, index: u64, bases: &Bases) -> Result<Entry, Unread> {
@@ -213,6 +227,16 @@ struct Looking<'a> {
 }
 
 impl Values for Looking<'_> {
+    fn origin(&mut self, index: u64) -> Result<Origin, Unread> {
+        self.known.used.insert(index);
+        if let Some(origin) = self.known.origins.get(&index) {
+            return Ok(origin.clone());
+        }
+        let origin = self.known.entry(index, self.bases)?.event.origin;
+        self.known.origins.insert(index, origin.clone());
+        Ok(origin)
+    }
+
     fn record(&mut self, index: u64) -> Result<Arc<Record>, Unread> {
         if let Some(record) = self.known.records.get(&index) {
             return Ok(record.clone());

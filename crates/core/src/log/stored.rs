@@ -1,11 +1,12 @@
 //! One entry as it is stored: a line of JSON that says nothing twice.
 //!
 //! ```text
-//! {"origin":{…},"event":{"event":"StepCompleted","of":7},"at":…,"record":{"step":{…}},"refs":[[…]]}
+//! {"as":2,"event":{"event":"StepCompleted","of":7},"at":…,"record":{"step":{…}},"refs":"…"}
 //! ```
-//! Left out is what the run's row says (`origin` holds what differs from the run's own), what the record says (`of` names
-//! the entry whose record an event tells), and nulls. An output or run that ended in an earlier entry is written as that
-//! entry's index. `refs` belongs to [`super::once`].
+//! Left out is what the run's row says (`origin` holds what differs from the run's own; `as` names an earlier entry of the
+//! same origin), what the record says (`of` names the entry whose record an event tells), and what outputs, runs and
+//! messages usually say. An output or run that ended in an earlier entry is written as that entry's index. `refs` belongs
+//! to [`super::once`].
 //!
 //! This module must never know pages or checksums. The invariant: what is read is what was written.
 
@@ -14,14 +15,13 @@ use crate::event::{EventKind, Origin, RunEvent};
 use crate::failure::Failure;
 use crate::id::{DefinitionId, RunId, SessionId};
 use crate::json;
-use crate::message::Media;
+use crate::message::{FinishReason, Media, Message, Role, ToolCall, ToolExecution};
 use crate::metrics::{Metrics, RunMetrics};
 use crate::redact::Redactor;
-use crate::run::{RunInfo, RunOutput, RunStatus};
+use crate::run::{NestedWorkflow, RunInfo, RunInput, RunOutput, RunStatus};
 use crate::step::{ExecutorKind, StepIndex, StepOutput, StepType};
 use crate::time::Timestamp;
 use serde::de::{MapAccess, Visitor, value::MapAccessDeserializer};
-use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -52,6 +52,8 @@ impl Bases {
 
 /// Where values stand that a line may name instead of repeating them.
 pub(super) trait Places {
+    /// An entry with this very origin.
+    fn origin(&self, origin: &Origin) -> Option<u64>;
     /// The entry whose record holds this very output.
     fn output(&self, output: &Arc<StepOutput>) -> Option<u64>;
     /// The entry whose record holds the run with this id.
@@ -60,6 +62,8 @@ pub(super) trait Places {
 
 /// What stands in the entries that a line names.
 pub(super) trait Values {
+    /// The entry's origin.
+    fn origin(&mut self, index: u64) -> Result<Origin, Unread>;
     /// The entry's record.
     fn record(&mut self, index: u64) -> Result<Arc<Record>, Unread>;
 }
@@ -112,188 +116,190 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Placed<T> {
 }
 
 /// A field that is there, null or not; absent fields are `None` by default.
-fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
-}
-
-fn is_zero(n: &u32) -> bool {
-    *n == 0
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 macro_rules! differences {
-    ($($field:ident: $type:ty),* $(,)?) => {
-        /// How an origin differs from one of the [`Bases`]: null for what it lacks.
+    ($(#[$doc:meta])* $name:ident of $whole:ident { $($field:ident: $type:ty),* $(,)? }) => {
+        $(#[$doc])*
         #[derive(Default, PartialEq, Serialize, Deserialize)]
         #[serde(default)]
-        struct Difference {
+        struct $name<'a> {
             $(#[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-            $field: Option<Option<$type>>,)*
-            #[serde(skip_serializing_if = "is_zero")]
-            nested_depth: u32,
+            $field: Option<Cow<'a, $type>>,)*
         }
 
-        impl Difference {
-            fn between(origin: &Origin, base: &Origin) -> Self {
-                Self {
-                    $($field: (origin.$field != base.$field).then(|| origin.$field.clone()),)*
-                    nested_depth: origin.nested_depth,
-                }
+        impl<'a> $name<'a> {
+            fn between(whole: &'a $whole, base: &$whole) -> Self {
+                Self { $($field: (whole.$field != base.$field).then_some(Cow::Borrowed(&whole.$field)),)* }
             }
 
-            fn from(self, base: &Origin) -> Origin {
-                Origin {
-                    $($field: self.$field.unwrap_or_else(|| base.$field.clone()),)*
-                    nested_depth: self.nested_depth,
-                }
+            fn from(self, base: $whole) -> $whole {
+                $whole { $($field: self.$field.map_or(base.$field, Cow::into_owned),)* }
             }
         }
     };
 }
 
 differences! {
-    workflow_id: DefinitionId,
-    workflow_name: Arc<str>,
-    session_id: SessionId,
-    run_id: RunId,
-    agent_id: DefinitionId,
-    agent_name: Arc<str>,
-    team_id: DefinitionId,
-    team_name: Arc<str>,
-    parent_run_id: RunId,
-    workflow_run_id: RunId,
-    step_id: Arc<str>,
-    step_name: Arc<str>,
-    step_index: StepIndex,
-    parent_step_id: Arc<str>,
-}
-
-/// An output without its nulls, and without the names that its entry's origin has.
-struct LeanOutput<'a> {
-    output: &'a StepOutput,
-    origin: &'a Origin,
-}
-
-impl Serialize for LeanOutput<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let StepOutput {
-            content,
-            step_name,
-            step_id,
-            step_type,
-            executor_type,
-            executor_name,
-            step_run_id,
-            images,
-            videos,
-            audio,
-            files,
-            metrics,
-            success,
-            error,
-            stop,
-            is_paused,
-            steps,
-        } = self.output;
-        let mut map = serializer.serialize_map(None)?;
-        macro_rules! unless {
-            ($is_left_out:expr, $name:literal, $value:expr) => {
-                if !$is_left_out {
-                    map.serialize_entry($name, $value)?;
-                }
-            };
-        }
-        unless!(matches!(content, None | Some(Value::Null)), "content", content);
-        unless!(*step_name == self.origin.step_name, "step_name", step_name);
-        unless!(*step_id == self.origin.step_id, "step_id", step_id);
-        unless!(*step_type == StepType::Step, "step_type", step_type);
-        unless!(executor_type.is_none(), "executor_type", executor_type);
-        unless!(executor_name.is_none(), "executor_name", executor_name);
-        unless!(step_run_id.is_none(), "step_run_id", step_run_id);
-        unless!(images.is_none(), "images", images);
-        unless!(videos.is_none(), "videos", videos);
-        unless!(audio.is_none(), "audio", audio);
-        unless!(files.is_none(), "files", files);
-        unless!(metrics.is_none(), "metrics", metrics);
-        unless!(*success, "success", success);
-        unless!(error.is_none(), "error", error);
-        unless!(!*stop, "stop", stop);
-        unless!(!*is_paused, "is_paused", is_paused);
-        unless!(steps.is_empty(), "steps", steps);
-        map.end()
+    /// How an origin differs from one of the [`Bases`]: null for what it lacks.
+    OriginDifference of Origin {
+        workflow_id: Option<DefinitionId>,
+        workflow_name: Option<Arc<str>>,
+        session_id: Option<SessionId>,
+        run_id: Option<RunId>,
+        agent_id: Option<DefinitionId>,
+        agent_name: Option<Arc<str>>,
+        team_id: Option<DefinitionId>,
+        team_name: Option<Arc<str>>,
+        parent_run_id: Option<RunId>,
+        workflow_run_id: Option<RunId>,
+        step_id: Option<Arc<str>>,
+        step_name: Option<Arc<str>>,
+        step_index: Option<StepIndex>,
+        parent_step_id: Option<Arc<str>>,
+        nested_depth: u32,
     }
 }
 
-/// The same as it is read.
-#[derive(Deserialize)]
-#[serde(default)]
-struct KeptOutput {
-    content: Option<Value>,
-    #[serde(deserialize_with = "present")]
-    step_name: Option<Option<Arc<str>>>,
-    #[serde(deserialize_with = "present")]
-    step_id: Option<Option<Arc<str>>>,
-    step_type: StepType,
-    executor_type: Option<ExecutorKind>,
-    executor_name: Option<Arc<str>>,
-    step_run_id: Option<Arc<str>>,
-    images: Option<Vec<Media>>,
-    videos: Option<Vec<Media>>,
-    audio: Option<Vec<Media>>,
-    files: Option<Vec<Media>>,
-    metrics: Option<Metrics>,
-    success: bool,
-    error: Option<String>,
-    stop: bool,
-    is_paused: bool,
-    steps: Vec<Arc<StepOutput>>,
-}
-
-impl Default for KeptOutput {
-    fn default() -> Self {
-        Self {
-            content: None,
-            step_name: None,
-            step_id: None,
-            step_type: StepType::Step,
-            executor_type: None,
-            executor_name: None,
-            step_run_id: None,
-            images: None,
-            videos: None,
-            audio: None,
-            files: None,
-            metrics: None,
-            success: true,
-            error: None,
-            stop: false,
-            is_paused: false,
-            steps: Vec::new(),
-        }
+differences! {
+    /// How an output differs from an empty one of the step that its entry's origin names.
+    OutputDifference of StepOutput {
+        content: Option<Value>,
+        step_name: Option<Arc<str>>,
+        step_id: Option<Arc<str>>,
+        step_type: StepType,
+        executor_type: Option<ExecutorKind>,
+        executor_name: Option<Arc<str>>,
+        step_run_id: Option<Arc<str>>,
+        images: Option<Vec<Media>>,
+        videos: Option<Vec<Media>>,
+        audio: Option<Vec<Media>>,
+        files: Option<Vec<Media>>,
+        metrics: Option<Metrics>,
+        success: bool,
+        error: Option<String>,
+        stop: bool,
+        is_paused: bool,
+        steps: Vec<Arc<StepOutput>>,
     }
 }
 
-impl KeptOutput {
+impl<'a> OutputDifference<'a> {
+    fn of(output: &'a StepOutput, origin: &Origin) -> Self {
+        let difference = Self::between(output, &base_output(origin));
+        Self { content: difference.content.filter(|content| **content != Some(Value::Null)), ..difference }
+    }
+
     fn output(self, origin: &Origin) -> Arc<StepOutput> {
-        Arc::new(StepOutput {
-            content: self.content,
-            step_name: self.step_name.unwrap_or_else(|| origin.step_name.clone()),
-            step_id: self.step_id.unwrap_or_else(|| origin.step_id.clone()),
-            step_type: self.step_type,
-            executor_type: self.executor_type,
-            executor_name: self.executor_name,
-            step_run_id: self.step_run_id,
-            images: self.images,
-            videos: self.videos,
-            audio: self.audio,
-            files: self.files,
-            metrics: self.metrics,
-            success: self.success,
-            error: self.error,
-            stop: self.stop,
-            is_paused: self.is_paused,
-            steps: self.steps,
-        })
+        Arc::new(self.from(base_output(origin)))
     }
+}
+
+fn base_output(origin: &Origin) -> StepOutput {
+    StepOutput { step_name: origin.step_name.clone(), step_id: origin.step_id.clone(), ..StepOutput::default() }
+}
+
+differences! {
+    /// How a run differs from an empty one that completed, of the agent or team that its entry's origin names. Its messages
+    /// and its members' runs are written beside it.
+    RunDifference of RunOutput {
+        run_id: RunId,
+        agent_id: Option<DefinitionId>,
+        agent_name: Option<Arc<str>>,
+        team_id: Option<DefinitionId>,
+        team_name: Option<Arc<str>>,
+        session_id: Option<SessionId>,
+        parent_run_id: Option<RunId>,
+        user_id: Option<Arc<str>>,
+        content: Option<Value>,
+        content_type: String,
+        reasoning_content: Option<String>,
+        model_provider_data: Option<Value>,
+        model: Option<String>,
+        model_provider: Option<String>,
+        session_state: Option<Value>,
+        created_at: i64,
+        status: RunStatus,
+        cancellation_stage: Option<String>,
+        workflow_step_id: Option<Arc<str>>,
+        metrics: Option<Metrics>,
+        events: Option<Vec<Value>>,
+        messages: Vec<Message>,
+        metadata: Option<Value>,
+        tools: Vec<ToolExecution>,
+        input: Option<RunInput>,
+        member_responses: Vec<Arc<RunOutput>>,
+        finish_reason: Option<FinishReason>,
+        workflow: Option<Box<NestedWorkflow>>,
+    }
+}
+
+impl<'a> RunDifference<'a> {
+    fn of(run: &'a RunOutput, origin: &Origin) -> Self {
+        Self { messages: None, member_responses: None, ..Self::between(run, &base_run(origin)) }
+    }
+}
+
+fn base_run(origin: &Origin) -> RunOutput {
+    let is_member = origin.parent_run_id.is_some();
+    RunOutput {
+        run_id: origin.run_id.clone().unwrap_or_else(RunId::none),
+        agent_id: origin.agent_id.clone(),
+        agent_name: origin.agent_name.clone(),
+        team_id: origin.team_id.clone(),
+        team_name: origin.team_name.clone(),
+        session_id: origin.session_id.clone(),
+        parent_run_id: origin.parent_run_id.clone().or_else(|| origin.workflow_run_id.clone()),
+        workflow_step_id: origin.step_id.clone().filter(|_| !is_member),
+        content_type: "str".to_owned(),
+        status: RunStatus::Completed,
+        events: Some(Vec::new()),
+        user_id: None,
+        content: None,
+        reasoning_content: None,
+        model_provider_data: None,
+        model: None,
+        model_provider: None,
+        session_state: None,
+        created_at: 0,
+        cancellation_stage: None,
+        metrics: None,
+        messages: Vec::new(),
+        metadata: None,
+        tools: Vec::new(),
+        input: None,
+        member_responses: Vec::new(),
+        finish_reason: None,
+        workflow: None,
+    }
+}
+
+differences! {
+    /// How a message differs from an empty one of the model's, at the same place of a run that has just begun.
+    MessageDifference of Message {
+        id: Arc<str>,
+        content: Option<String>,
+        reasoning_content: Option<String>,
+        from_history: bool,
+        stop_after_tool_call: bool,
+        role: Role,
+        tool_calls: Vec<ToolCall>,
+        tool_call_id: Option<String>,
+        tool_name: Option<String>,
+        tool_args: Option<Value>,
+        tool_call_error: Option<bool>,
+        images: Vec<Media>,
+        files: Vec<Media>,
+        provider_data: Option<Value>,
+        metrics: Option<Metrics>,
+        created_at: i64,
+    }
+}
+
+fn base_message(run_id: &RunId, created_at: i64, place: usize) -> Message {
+    Message { content: None, ..Message::new(Role::Assistant, "", Message::id_at(run_id, place), created_at) }
 }
 
 /// The event of a line: its own, or the name of one that the record of entry `of` tells.
@@ -306,10 +312,12 @@ enum LeanEvent<'a> {
 
 #[derive(Serialize)]
 struct LeanLine<'a> {
+    #[serde(rename = "as", skip_serializing_if = "Option::is_none")]
+    same: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    origin: Option<Difference>,
+    origin: Option<OriginDifference<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    speaker: Option<Difference>,
+    speaker: Option<OriginDifference<'a>>,
     event: LeanEvent<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     created_at: Option<i64>,
@@ -328,7 +336,7 @@ struct LeanRecord<'a> {
 #[derive(Serialize)]
 struct LeanStep<'a> {
     key: &'a Key,
-    output: LeanOutput<'a>,
+    output: OutputDifference<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     run: Option<Placed<&'a RunOutput>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -338,7 +346,9 @@ struct LeanStep<'a> {
 #[derive(Serialize)]
 struct LeanRun<'a> {
     key: &'a Key,
-    run: Cow<'a, RunOutput>,
+    run: RunDifference<'a>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    messages: Vec<MessageDifference<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     members: Vec<Placed<&'a RunOutput>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -369,7 +379,7 @@ pub(super) struct LeanRest<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     metadata: Option<&'a Value>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    results: Vec<Placed<LeanOutput<'a>>>,
+    results: Vec<Placed<OutputDifference<'a>>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     runs: Vec<Placed<&'a RunOutput>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -378,7 +388,7 @@ pub(super) struct LeanRest<'a> {
 
 /// The length of an output on its own, as JSON.
 pub(super) fn len_of(output: &StepOutput) -> usize {
-    json::len(&LeanOutput { output, origin: &NOWHERE })
+    json::len(&OutputDifference::of(output, &NOWHERE))
 }
 
 /// No names to leave out.
@@ -413,7 +423,7 @@ impl<'a> LeanRest<'a> {
         let is_named = rest.status == RunStatus::Completed && rest.content.is_some();
         let placed = |output: &'a Arc<StepOutput>| match places.output(output) {
             Some(index) => Placed::In(index),
-            None => Placed::Here(LeanOutput { output, origin: &NOWHERE }),
+            None => Placed::Here(OutputDifference::of(output, &NOWHERE)),
         };
         let results: Vec<_> = rest.results.iter().map(placed).collect();
         let source = source.filter(|_| is_named);
@@ -453,26 +463,27 @@ impl Serialize for LeanRecord<'_> {
             Record::Step { key, output, run, state } => {
                 let step = LeanStep {
                     key,
-                    output: LeanOutput { output, origin },
+                    output: OutputDifference::of(output, origin),
                     run: run.as_deref().map(|run| placed_run(run, places)),
                     state: state.as_ref(),
                 };
                 serializer.serialize_newtype_variant("Record", 0, "step", &step)
             }
             Record::Failed { key, output } => {
-                let output = LeanOutput { output, origin };
+                let output = OutputDifference::of(output, origin);
                 let failed = LeanStep { key, output, run: None, state: None };
                 serializer.serialize_newtype_variant("Record", 0, "failed", &failed)
             }
             Record::Run { key, ended } => {
                 let run = &*ended.run;
                 let members = run.member_responses.iter().map(|member| placed_run(member, places)).collect();
-                let run = match run.member_responses.is_empty() {
-                    true => Cow::Borrowed(run),
-                    false => Cow::Owned(RunOutput { member_responses: Vec::new(), ..run.clone() }),
+                let message = |(place, message)| {
+                    MessageDifference::between(message, &base_message(&run.run_id, run.created_at, place))
                 };
+                let messages = run.messages.iter().enumerate().map(message).collect();
+                let run = RunDifference::of(run, origin);
                 let (failure, state) = (ended.failure.as_ref(), ended.state.as_ref());
-                let run = LeanRun { key, run, members, failure, state };
+                let run = LeanRun { key, run, messages, members, failure, state };
                 serializer.serialize_newtype_variant("Record", 0, "run", &run)
             }
             Record::Rest(rest) => {
@@ -494,12 +505,15 @@ pub(super) fn write(to: &mut Vec<u8>, index: u64, entry: &Entry, bases: &Bases, 
     let RunEvent { created_at, kind, origin, .. } = &entry.event;
     let is_speaker = origin.workflow_run_id.is_some();
     let base = if is_speaker { &bases.speaker } else { &bases.workflow };
-    let difference = Some(Difference::between(origin, base)).filter(|difference| *difference != Difference::default());
+    let difference = OriginDifference::between(origin, base);
+    let is_base = difference == OriginDifference::default();
+    let same = places.origin(origin).filter(|_| is_speaker || !is_base);
+    let difference = Some(difference).filter(|_| same.is_none() && (is_speaker || !is_base));
     let (origin_is, speaker) = if is_speaker { (None, difference) } else { (difference, None) };
     let line = LeanLine {
+        same,
         origin: origin_is,
-        // An agent's origin always differs: it has a name.
-        speaker: speaker.or_else(|| is_speaker.then(Difference::default)),
+        speaker,
         event: match told_by(entry, index, places) {
             Some(of) => LeanEvent::Told { event: kind.name(), of },
             None => LeanEvent::Own(kind),
@@ -525,10 +539,12 @@ fn told_by(entry: &Entry, index: u64, places: &dyn Places) -> Option<u64> {
 /// A line as it is read.
 #[derive(Deserialize)]
 struct KeptLine {
+    #[serde(default, rename = "as")]
+    same: Option<u64>,
     #[serde(default)]
-    origin: Option<Difference>,
+    origin: Option<OriginDifference<'static>>,
     #[serde(default)]
-    speaker: Option<Difference>,
+    speaker: Option<OriginDifference<'static>>,
     event: Box<RawValue>,
     #[serde(default)]
     created_at: Option<i64>,
@@ -547,7 +563,7 @@ struct KeptTold {
 #[derive(Deserialize)]
 struct KeptStep {
     key: Key,
-    output: KeptOutput,
+    output: OutputDifference<'static>,
     #[serde(default)]
     run: Option<Placed<RunOutput>>,
     #[serde(default)]
@@ -557,7 +573,9 @@ struct KeptStep {
 #[derive(Deserialize)]
 struct KeptRun {
     key: Key,
-    run: RunOutput,
+    run: RunDifference<'static>,
+    #[serde(default)]
+    messages: Vec<MessageDifference<'static>>,
     #[serde(default)]
     members: Vec<Placed<RunOutput>>,
     #[serde(default)]
@@ -587,7 +605,7 @@ pub(super) struct KeptRest {
     #[serde(default)]
     metadata: Option<Value>,
     #[serde(default)]
-    results: Vec<Placed<KeptOutput>>,
+    results: Vec<Placed<OutputDifference<'static>>>,
     #[serde(default)]
     runs: Vec<Placed<RunOutput>>,
     #[serde(default)]
@@ -610,9 +628,11 @@ const TOLD: [&str; 6] =
 /// Reads the line of entry `index`, its references already replaced. `event_index` is filled in.
 pub(super) fn read(text: &str, index: u64, bases: &Bases, values: &mut dyn Values) -> Result<Entry, Unread> {
     let line: KeptLine = parse(text)?;
-    let origin = match (line.origin, line.speaker) {
-        (None, Some(difference)) => difference.from(&bases.speaker),
-        (difference, _) => difference.unwrap_or_default().from(&bases.workflow),
+    let origin = match (line.same, line.origin, line.speaker) {
+        (Some(same), ..) if same < index => values.origin(same)?,
+        (Some(same), ..) => return Err(damaged(format_args!("it has the origin of entry {same}, which follows it"))),
+        (None, None, Some(difference)) => difference.from(bases.speaker.clone()),
+        (None, difference, _) => difference.unwrap_or_default().from(bases.workflow.clone()),
     };
     let record = line.record.map(|text| read_record(text.get(), &origin, values)).transpose()?;
     let kind = match told(line.event.get())? {
@@ -658,7 +678,12 @@ fn read_record(text: &str, origin: &Origin, values: &mut dyn Values) -> Result<R
         KeptRecord::Failed(step) => Record::Failed { key: step.key, output: step.output.output(origin) },
         KeptRecord::Run(kept) => {
             let members = kept.members.into_iter().map(|member| read_run(member, values)).collect::<Result<_, _>>()?;
-            let run = Arc::new(RunOutput { member_responses: members, ..kept.run });
+            let run = kept.run.from(base_run(origin));
+            let message = |(place, message): (usize, MessageDifference<'_>)| {
+                message.from(base_message(&run.run_id, run.created_at, place))
+            };
+            let messages = kept.messages.into_iter().enumerate().map(message).collect();
+            let run = Arc::new(RunOutput { messages, member_responses: members, ..run });
             let ended = RunEnded { run, failure: kept.failure, state: kept.state };
             Record::Run { key: kept.key, ended: Arc::new(ended) }
         }
@@ -758,7 +783,10 @@ fn is_well_formed(line: &str) -> bool {
         fn record(&mut self, index: u64) -> Result<Arc<Record>, Unread> {
             Err(Unread::Missing(index))
         }
+        fn origin(&mut self, _: u64) -> Result<Origin, Unread> {
+            Ok(Origin::default())
+        }
     }
     let info = Bases { workflow: Origin::default(), speaker: Origin::default() };
-    !matches!(read(line, 0, &info, &mut Anything), Err(Unread::Damaged(_)))
+    !matches!(read(line, u64::MAX, &info, &mut Anything), Err(Unread::Damaged(_)))
 }

@@ -4,6 +4,7 @@ use super::once::Seen;
 use super::page::write_line;
 use super::stored::{self, Bases, LeanRest, Places};
 use super::{Entry, Page, Record, Rest};
+use crate::event::Origin;
 use crate::id::RunId;
 use crate::redact::Redactor;
 use crate::run::RunInfo;
@@ -11,7 +12,7 @@ use crate::step::StepOutput;
 use crate::text;
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 /// What stands in the log of one run so far. It must be told of every entry, in order: by [`Writer::page`] for those it
@@ -29,11 +30,22 @@ struct Filed {
     /// By address. The outputs are kept, so that no other value can take the place of one.
     outputs: HashMap<usize, (u64, Arc<StepOutput>)>,
     runs: HashMap<RunId, u64>,
+    /// The newest last.
+    origins: VecDeque<(u64, Origin)>,
 }
 
+/// How many origins a writer remembers: as many agents may take turns.
+const ORIGINS_MAX: usize = 64;
+
 impl Filed {
-    fn note(&mut self, index: u64, record: Option<&Record>) {
-        match record {
+    fn note(&mut self, index: u64, entry: &Entry) {
+        if self.origin(&entry.event.origin).is_none() {
+            if self.origins.len() == ORIGINS_MAX {
+                self.origins.pop_front();
+            }
+            self.origins.push_back((index, entry.event.origin.clone()));
+        }
+        match &entry.record {
             Some(Record::Step { output, .. } | Record::Failed { output, .. }) => {
                 self.outputs.insert(Arc::as_ptr(output).addr(), (index, output.clone()));
             }
@@ -44,6 +56,10 @@ impl Filed {
 }
 
 impl Places for Filed {
+    fn origin(&self, origin: &Origin) -> Option<u64> {
+        self.origins.iter().rev().find(|(_, known)| known == origin).map(|(index, _)| *index)
+    }
+
     fn output(&self, output: &Arc<StepOutput>) -> Option<u64> {
         self.outputs.get(&Arc::as_ptr(output).addr()).map(|(index, _)| *index)
     }
@@ -66,6 +82,10 @@ struct Brief<'a> {
 }
 
 impl Places for Brief<'_> {
+    fn origin(&self, origin: &Origin) -> Option<u64> {
+        self.filed.origin(origin)
+    }
+
     fn output(&self, output: &Arc<StepOutput>) -> Option<u64> {
         let place = self.filed.output(output)?;
         if self.room.get() == 0 {
@@ -92,7 +112,7 @@ impl Writer {
     /// Takes in an entry that was written before; `text` is its [full text](super::Reader::text).
     pub fn note(&mut self, index: u64, entry: &Entry, text: &str) {
         self.seen.note(index, text);
-        self.filed.note(index, entry.record.as_ref());
+        self.filed.note(index, entry);
     }
 
     /// Writes entries down without secrets; the first has index `first_index`. Also says whether there were any.
@@ -103,7 +123,7 @@ impl Writer {
         let bases = Bases::of(&self.info);
         for (index, entry) in (first_index..).zip(entries) {
             stored::write(&mut draft, index, entry, &bases, &self.filed);
-            self.filed.note(index, entry.record.as_ref());
+            self.filed.note(index, entry);
             ends.push(draft.len());
         }
         let draft = str::from_utf8(&draft).expect("JSON is text");

@@ -216,7 +216,7 @@ impl AgentMachine {
     }
 
     fn message_id(&self) -> Arc<str> {
-        self.run_id.derive(&format!("message/{}", self.messages.len()))
+        Message::id_at(&self.run_id, self.messages.len())
     }
 }
 
