@@ -35,9 +35,6 @@ const PIECE_LEN_MIN: usize = 64;
 /// The fewest bytes of fields, taken together, for which an event refers to the one before it.
 const ROW_LEN_MIN: usize = 20;
 
-/// How many events, each referring to the next, it may take to read one.
-const DEPTH_MAX: u32 = 8;
-
 /// The longest event whose fields later ones may share, in bytes.
 const EVENT_LEN_MAX: usize = 1024;
 
@@ -45,8 +42,7 @@ const EVENT_LEN_MAX: usize = 1024;
 const REFS: &str = ",\"refs\":\"";
 
 /// Events as if they stood before the first of every log, the last one nearest. They belong to the format.
-const SAMPLES: [&str; 4] = [
-    r#"{"event":"RunContent","content":"","workflow_agent":false,"content_type":"str","reasoning_content":""}"#,
+const SAMPLES: [&str; 3] = [
     r#"{"event":"ModelRequestCompleted","model":"","model_provider":"","input_tokens":0,"output_tokens":0,"total_tokens":0,"reasoning_tokens":0,"cache_read_tokens":0,"cache_write_tokens":0}"#,
     r#"{"event":"ToolCallStarted","tool":{"tool_call_id":"","tool_name":"","tool_args":{},"tool_call_error":null,"result":null,"metrics":null,"child_run_id":null,"stop_after_tool_call":false,"created_at":0,"requires_confirmation":null,"confirmed":null,"confirmation_note":null,"requires_user_input":null,"user_input_schema":null,"user_feedback_schema":null,"answered":null,"external_execution_required":null,"external_execution_silent":null,"approval_type":null,"approval_id":null,"parent_tool_call_id":null}}"#,
     r#"{"event":"ToolCallCompleted","content":"","tool":{"tool_call_id":"","tool_name":"","tool_args":{},"tool_call_error":false,"result":"","metrics":{},"child_run_id":null,"stop_after_tool_call":false,"created_at":0,"requires_confirmation":null,"confirmed":null,"confirmation_note":null,"requires_user_input":null,"user_input_schema":null,"user_feedback_schema":null,"answered":null,"external_execution_required":null,"external_execution_silent":null,"approval_type":null,"approval_id":null,"parent_tool_call_id":null}}"#,
@@ -74,8 +70,6 @@ struct Told {
     entry: u64,
     from: u32,
     text: Box<str>,
-    /// How many events it takes, each referring to the next, to read it.
-    depth: u32,
 }
 
 /// Something that a line may leave out.
@@ -103,7 +97,7 @@ impl Seen {
 
     fn write_with(&mut self, scratch: &mut Scratch, to: &mut Vec<u8>, index: u64, full: &str) {
         scratch.find(full);
-        let depth = self.compare(scratch, index, full);
+        let is_alone = self.compare(scratch, index, full);
         let mut line = Line { to, full, index, kept_to: 0, gap: 0, refs: &mut scratch.refs };
         line.refs.clear();
         for span in &scratch.found {
@@ -120,7 +114,9 @@ impl Seen {
             }
         }
         line.end();
-        depth.and_then(|depth| self.keep_event(index, full, depth));
+        if is_alone {
+            self.keep_event(index, full);
+        }
     }
 
     /// Takes in the full text of an entry that was written before.
@@ -132,8 +128,9 @@ impl Seen {
                     self.begin(index, full, span.range.clone());
                 }
             }
-            let depth = self.compare(scratch, index, full);
-            depth.and_then(|depth| self.keep_event(index, full, depth));
+            if self.compare(scratch, index, full) {
+                self.keep_event(index, full);
+            }
         });
     }
 
@@ -167,57 +164,41 @@ impl Seen {
         }
     }
 
-    /// Finds the fields that the line's event shares with the one of its name before. Returns the line's depth, if later
-    /// events should refer to it instead of that one.
-    fn compare(&self, scratch: &mut Scratch, index: u64, full: &str) -> Option<u32> {
-        let (start, name) = event(full)?;
+    /// Finds the fields that the line's event shares with one of its name before. False when it shares some: then later
+    /// events refer to that one too, so that none takes others than one to be read.
+    fn compare(&self, scratch: &mut Scratch, index: u64, full: &str) -> bool {
+        let Some((start, name)) = event(full) else { return false };
         let told = self.events.iter().find(|told| event_name(&told.text) == Some(name));
         let (back, from, before) = match (told, sample(name)) {
             (Some(told), _) => (index - told.entry, told.from as usize, &*told.text),
             (None, Some((nearest, text))) => (index + 1 + nearest, 0, text),
-            (None, None) => return Some(0),
+            (None, None) => return true,
         };
         let alone = scratch.found.len();
-        let mut row = |range: Range<usize>, place: usize| {
+        share(&full[start..], before, OBJECTS_MAX, &mut |range: Range<usize>, place| {
+            let range = start + range.start..start + range.end;
             scratch.found.push(Span { range, kind: Kind::Row { back, from: from + place } });
-        };
-        let (end, place) = share(full, start, before, 0, OBJECTS_MAX, &mut row)?;
-        // An event without a record is followed by its time.
-        let time = end..full.len() - 1;
-        let is_followed = full[time.clone()].contains('{');
-        let has_time = !is_followed && before.get(place..) == Some(&full[time.clone()]);
-        if has_time {
-            row(time, place);
+        });
+        let is_alone = scratch.found.len() == alone;
+        if !is_alone {
+            scratch.found.sort_by_key(|span| (span.range.start, Reverse(span.range.end)));
         }
-        let depth = match told {
-            Some(_) if scratch.found.len() > alone && (is_followed || has_time) => None,
-            Some(told) if scratch.found.len() > alone && told.depth < DEPTH_MAX => Some(told.depth + 1),
-            Some(_) => {
-                scratch.found.truncate(alone);
-                Some(0)
-            }
-            None => Some(0),
-        };
-        scratch.found.sort_by_key(|span| (span.range.start, Reverse(span.range.end)));
-        depth
+        is_alone || told.is_none()
     }
 
     /// Lets later events refer to this one.
-    fn keep_event(&mut self, index: u64, full: &str, depth: u32) -> Option<()> {
-        let (start, name) = event(full)?;
-        let end = end_of_value(full, start)?;
-        // Its time too, unless a record follows.
-        let end = if full[end..].contains('{') { end } else { full.len() - 1 };
-        let rest = end - start - EVENT.len() - name.len();
-        if rest > EVENT_LEN_MAX || rest < ROW_LEN_MIN {
-            return None;
+    fn keep_event(&mut self, index: u64, full: &str) {
+        let Some((start, name)) = event(full) else { return };
+        let Some(end) = end_of_value(full, start) else { return };
+        let fields = (end - start).saturating_sub(EVENT.len() + name.len());
+        if !(ROW_LEN_MIN..=EVENT_LEN_MAX).contains(&fields) {
+            return;
         }
-        let told = Told { entry: index, from: small(start), text: Box::from(&full[start..end]), depth };
+        let told = Told { entry: index, from: small(start), text: Box::from(&full[start..end]) };
         match self.events.iter_mut().find(|before| event_name(&before.text) == Some(name)) {
             Some(before) => *before = told,
             None => self.events.push(told),
         }
-        Some(())
     }
 }
 
@@ -456,61 +437,48 @@ const OBJECTS_MAX: usize = 3;
 /// How many fields of the object before may be missing.
 const MISSING_MAX: usize = 8;
 
-/// Gives `row` the fields that the object at `at` has in common with the object `before`, row by row; goes `depth` objects
-/// deep. Returns where both end.
-fn share(
-    text: &str,
-    at: usize,
-    before: &str,
-    before_at: usize,
-    depth: usize,
-    row: &mut impl FnMut(Range<usize>, usize),
-) -> Option<(usize, usize)> {
-    let (mut at, mut before_at) = (at + 1, before_at + 1);
+/// Gives `row` the fields that an object has in common with the one `before`, row by row, each with its comma, and where
+/// they stand there; goes `depth` objects deep.
+fn share(text: &str, before: &str, depth: usize, row: &mut dyn FnMut(Range<usize>, usize)) {
+    let (mut at, mut before_at) = (1, 1);
     let mut open: Option<Row> = None;
     while let Some(new) = field(text, at) {
         at = new.value.end;
         let mut ahead = before_at;
-        let same = (0..MISSING_MAX).find_map(|_| {
+        let old = (0..=MISSING_MAX).find_map(|_| {
             let old = field(before, ahead)?;
             ahead = old.value.end;
             (text[new.name.clone()] == before[old.name.clone()]).then_some(old)
         });
-        let Some(old) = same else {
-            close(open.take(), row);
-            continue;
-        };
-        before_at = old.value.end;
-        let is_row =
-            text[new.start..new.value.end] == before[old.start..old.value.end] && text[new.start..].starts_with(',');
-        if !is_row {
-            close(open.take(), row);
-            if depth > 1 && text[new.value.clone()].starts_with('{') && before[old.value.clone()].starts_with('{') {
-                share(text, new.value.start, before, old.value.start, depth - 1, row);
-            }
-            continue;
-        }
-        match &mut open {
-            Some((range, place)) if range.end == new.start && place.end == old.start => {
+        let same = old.as_ref().filter(|old| {
+            text[new.start..].starts_with(',') && text[new.start..new.value.end] == before[old.start..old.value.end]
+        });
+        match (&mut open, same) {
+            (Some((range, place)), Some(old)) if range.end == new.start && place.end == old.start => {
                 range.end = new.value.end;
                 place.end = old.value.end;
             }
-            _ => {
+            (_, same) => {
                 close(open.take(), row);
-                open = Some((new.start..new.value.end, old.start..old.value.end));
+                open = same.map(|old| (new.start..new.value.end, old.start..old.value.end));
             }
         }
-    }
-    close(open.take(), row);
-    while let Some(old) = field(before, before_at) {
+        let Some(old) = old else { continue };
         before_at = old.value.end;
+        let (value, old_value) = (&text[new.value.clone()], &before[old.value.clone()]);
+        if open.is_none() && depth > 1 && value.starts_with('{') && old_value.starts_with('{') {
+            let (by, before_by) = (new.value.start, old.value.start);
+            share(value, old_value, depth - 1, &mut |range, place| {
+                row(range.start + by..range.end + by, place + before_by);
+            });
+        }
     }
-    Some((at + 1, before_at + 1))
+    close(open, row);
 }
 
 type Row = (Range<usize>, Range<usize>);
 
-fn close(open: Option<Row>, row: &mut impl FnMut(Range<usize>, usize)) {
+fn close(open: Option<Row>, row: &mut dyn FnMut(Range<usize>, usize)) {
     if let Some((range, place)) = open
         && range.len() >= ROW_LEN_MIN
     {

@@ -1,11 +1,12 @@
 //! One entry as it is stored: a line of JSON that says nothing twice.
 //!
 //! ```text
-//! {"as":2,"event":{"event":"StepCompleted","of":7},"at":…,"record":{"step":{…}},"refs":"…"}
+//! {"as":2,"at":1204,"event":{"event":"StepCompleted","of":7},"record":{"step":{…}},"refs":"…"}
 //! ```
 //! Left out is what the run's row says (`origin` holds what differs from the run's own; `as` names an earlier entry of the
-//! same origin), what the record says (`of` names the entry whose record an event tells), and what outputs, runs and
-//! messages usually say. An output or run that ended in an earlier entry is written as that entry's index. `refs` belongs
+//! same origin, or the one from which it differs), what the record says (`of` names the entry whose record an event tells)
+//! or the event, and what pieces, outputs, runs and messages usually say. `at` is the time since the line before it in the
+//! page, in microseconds. An output or run that ended in an earlier entry is written as that entry's index. `refs` belongs
 //! to [`super::once`].
 //!
 //! This module must never know pages or checksums. The invariant: what is read is what was written.
@@ -15,7 +16,7 @@ use crate::event::{EventKind, Origin, RunEvent};
 use crate::failure::Failure;
 use crate::id::{DefinitionId, RunId, SessionId};
 use crate::json;
-use crate::message::{FinishReason, Media, Message, Role, ToolCall, ToolExecution};
+use crate::message::{FinishReason, Media, Message, Role, ToolCall, ToolExecution, ToolResult};
 use crate::metrics::{Metrics, RunMetrics};
 use crate::redact::Redactor;
 use crate::run::{NestedWorkflow, RunInfo, RunInput, RunOutput, RunStatus};
@@ -23,7 +24,7 @@ use crate::step::{ExecutorKind, StepIndex, StepOutput, StepType};
 use crate::time::Timestamp;
 use serde::de::{MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::fmt;
@@ -40,20 +41,22 @@ pub(super) struct Bases {
 impl Bases {
     pub(super) fn of(info: &RunInfo) -> Self {
         let workflow = Origin::workflow(info);
-        let speaker = Origin {
-            workflow_id: workflow.workflow_id.clone(),
-            session_id: workflow.session_id.clone(),
-            workflow_run_id: workflow.run_id.clone(),
-            ..Origin::default()
-        };
+        let speaker = inside(workflow.clone());
         Self { workflow, speaker }
     }
+}
+
+/// What those who speak inside a run or a step have in common.
+fn inside(outer: Origin) -> Origin {
+    Origin { workflow_name: None, workflow_run_id: outer.run_id, run_id: None, ..outer }
 }
 
 /// Where values stand that a line may name instead of repeating them.
 pub(super) trait Places {
     /// An entry with this very origin.
     fn origin(&self, origin: &Origin) -> Option<u64>;
+    /// An entry of the step in which this agent or team speaks, and its origin.
+    fn step(&self, speaker: &Origin) -> Option<(u64, &Origin)>;
     /// The entry whose record holds this very output.
     fn output(&self, output: &Arc<StepOutput>) -> Option<u64>;
     /// The entry whose record holds the run with this id.
@@ -237,12 +240,13 @@ differences! {
 }
 
 impl<'a> RunDifference<'a> {
-    fn of(run: &'a RunOutput, origin: &Origin) -> Self {
-        Self { messages: None, member_responses: None, ..Self::between(run, &base_run(origin)) }
+    fn of(run: &'a RunOutput, event: &RunEvent) -> Self {
+        let base = base_run(&event.origin, event.created_at);
+        Self { messages: None, member_responses: None, ..Self::between(run, &base) }
     }
 }
 
-fn base_run(origin: &Origin) -> RunOutput {
+fn base_run(origin: &Origin, created_at: i64) -> RunOutput {
     let is_member = origin.parent_run_id.is_some();
     RunOutput {
         run_id: origin.run_id.clone().unwrap_or_else(RunId::none),
@@ -262,12 +266,12 @@ fn base_run(origin: &Origin) -> RunOutput {
         model_provider_data: None,
         model: None,
         model_provider: None,
-        session_state: None,
-        created_at: 0,
+        session_state: Some(Value::Object(Map::new())),
+        created_at,
         cancellation_stage: None,
         metrics: None,
         messages: Vec::new(),
-        metadata: None,
+        metadata: Some(Value::Object(Map::new())),
         tools: Vec::new(),
         input: None,
         member_responses: Vec::new(),
@@ -306,30 +310,74 @@ fn base_message(run_id: &RunId, created_at: i64, place: usize) -> Message {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum LeanEvent<'a> {
-    Told { event: &'static str, of: u64 },
+    Told {
+        event: &'static str,
+        of: u64,
+    },
+    Piece {
+        event: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        content: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        workflow_agent: Option<Option<bool>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        content_type: Option<&'a str>,
+        #[serde(skip_serializing_if = "str::is_empty")]
+        reasoning_content: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        model_provider_data: Option<&'a Value>,
+    },
     Own(&'a EventKind),
 }
 
+impl<'a> LeanEvent<'a> {
+    fn of(entry: &'a Entry, index: u64, places: &dyn Places) -> Self {
+        let kind = &entry.event.kind;
+        match kind {
+            EventKind::RunContent(piece) | EventKind::TeamRunContent(piece) => Self::Piece {
+                event: kind.name(),
+                content: piece.content.as_deref(),
+                workflow_agent: Some(piece.workflow_agent).filter(|is| *is != usual_workflow_agent(kind.name())),
+                content_type: Some(&*piece.content_type).filter(|of| *of != USUAL_CONTENT_TYPE),
+                reasoning_content: &piece.reasoning_content,
+                model_provider_data: piece.model_provider_data.as_ref(),
+            },
+            _ => match told_by(entry, index, places) {
+                Some(of) => Self::Told { event: kind.name(), of },
+                None => Self::Own(kind),
+            },
+        }
+    }
+}
+
+const USUAL_CONTENT_TYPE: &str = "str";
+
+/// What pieces of this event's name usually say: teams do not say it.
+fn usual_workflow_agent(name: &str) -> Option<bool> {
+    (name == "RunContent").then_some(false)
+}
+
+/// The fields stand in the order of their names, as in a line without secrets.
 #[derive(Serialize)]
 struct LeanLine<'a> {
     #[serde(rename = "as", skip_serializing_if = "Option::is_none")]
     same: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    origin: Option<OriginDifference<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    speaker: Option<OriginDifference<'a>>,
-    event: LeanEvent<'a>,
+    at: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     created_at: Option<i64>,
+    event: LeanEvent<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    at: Option<Timestamp>,
+    origin: Option<OriginDifference<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     record: Option<LeanRecord<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    speaker: Option<OriginDifference<'a>>,
 }
 
 struct LeanRecord<'a> {
     record: &'a Record,
-    origin: &'a Origin,
+    event: &'a RunEvent,
     places: &'a dyn Places,
 }
 
@@ -341,6 +389,12 @@ struct LeanStep<'a> {
     run: Option<Placed<&'a RunOutput>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<&'a Value>,
+}
+
+/// A tool's result, where the event says all of it.
+#[derive(Serialize)]
+struct LeanResult<'a> {
+    key: &'a Key,
 }
 
 #[derive(Serialize)]
@@ -458,7 +512,8 @@ impl LeanRest<'_> {
 
 impl Serialize for LeanRecord<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { record, origin, places } = *self;
+        let Self { record, event, places } = *self;
+        let origin = &event.origin;
         match record {
             Record::Step { key, output, run, state } => {
                 let step = LeanStep {
@@ -481,13 +536,17 @@ impl Serialize for LeanRecord<'_> {
                     MessageDifference::between(message, &base_message(&run.run_id, run.created_at, place))
                 };
                 let messages = run.messages.iter().enumerate().map(message).collect();
-                let run = RunDifference::of(run, origin);
+                let run = RunDifference::of(run, event);
                 let (failure, state) = (ended.failure.as_ref(), ended.state.as_ref());
                 let run = LeanRun { key, run, messages, members, failure, state };
                 serializer.serialize_newtype_variant("Record", 0, "run", &run)
             }
             Record::Rest(rest) => {
                 serializer.serialize_newtype_variant("Record", 0, "rest", &LeanRest::new(rest, places))
+            }
+            Record::Result { key, .. } if result_told_by(&event.kind, record).is_some() => {
+                let result = LeanResult { key };
+                serializer.serialize_newtype_variant("Record", 0, "result", &result)
             }
             Record::Claimed { .. }
             | Record::Intent { .. }
@@ -500,29 +559,68 @@ impl Serialize for LeanRecord<'_> {
     }
 }
 
-/// Writes the entry `index` as a line, without the references of [`super::once`].
-pub(super) fn write(to: &mut Vec<u8>, index: u64, entry: &Entry, bases: &Bases, places: &dyn Places) {
-    let RunEvent { created_at, kind, origin, .. } = &entry.event;
+/// Writes the entry `index` as a line, without the references of [`super::once`]. `clock` is the time of the line before
+/// it in the page, and then its own.
+pub(super) fn write(
+    to: &mut Vec<u8>,
+    index: u64,
+    entry: &Entry,
+    clock: &mut Option<Timestamp>,
+    bases: &Bases,
+    places: &dyn Places,
+) {
+    let RunEvent { created_at, origin, .. } = &entry.event;
     let is_speaker = origin.workflow_run_id.is_some();
     let base = if is_speaker { &bases.speaker } else { &bases.workflow };
-    let difference = OriginDifference::between(origin, base);
-    let is_base = difference == OriginDifference::default();
-    let same = places.origin(origin).filter(|_| is_speaker || !is_base);
-    let difference = Some(difference).filter(|_| same.is_none() && (is_speaker || !is_base));
+    let is_base = !is_speaker && origin == base;
+    let same = places.origin(origin).filter(|_| !is_base);
+    let step = places.step(origin).filter(|_| is_speaker && same.is_none());
+    let around = step.map(|(_, step)| inside(step.clone()));
+    let is_own = same.is_none() && !is_base;
+    let difference = is_own.then(|| OriginDifference::between(origin, around.as_ref().unwrap_or(base)));
     let (origin_is, speaker) = if is_speaker { (None, difference) } else { (difference, None) };
+    let before = *clock;
+    *clock = entry.at.or(before).or_else(|| Some(Timestamp::from_seconds(*created_at)));
+    let since = |at: Timestamp| at.as_micros().wrapping_sub(before.unwrap_or_default().as_micros());
+    let usual = entry.at.or(before).map(Timestamp::as_seconds);
     let line = LeanLine {
-        same,
+        same: same.or(step.map(|(index, _)| index)),
+        at: entry.at.map(since),
+        created_at: Some(*created_at).filter(|second| usual != Some(*second)),
+        event: LeanEvent::of(entry, index, places),
         origin: origin_is,
+        record: entry.record.as_ref().map(|record| LeanRecord { record, event: &entry.event, places }),
         speaker,
-        event: match told_by(entry, index, places) {
-            Some(of) => LeanEvent::Told { event: kind.name(), of },
-            None => LeanEvent::Own(kind),
-        },
-        created_at: Some(*created_at).filter(|second| entry.at.map(Timestamp::as_seconds) != Some(*second)),
-        at: entry.at,
-        record: entry.record.as_ref().map(|record| LeanRecord { record, origin, places }),
     };
     crate::text::write_json(to, &line);
+}
+
+/// The time of a line, if `before` is that of the line before it in the page.
+pub(super) fn time_of(line: &str, before: Option<Timestamp>) -> Option<Timestamp> {
+    let number = |text: &str| text[..text.find([',', '}'])?].parse::<i64>().ok();
+    let rest = line.strip_prefix("{\"as\":").and_then(|rest| rest.split_once(','));
+    let rest = rest.map(|(_, rest)| rest).or_else(|| line.strip_prefix('{'))?;
+    if let Some(since) = rest.strip_prefix("\"at\":").and_then(number) {
+        return Some(Timestamp::from_micros(before.unwrap_or_default().as_micros().wrapping_add(since)));
+    }
+    before.or_else(|| rest.strip_prefix("\"created_at\":").and_then(number).map(Timestamp::from_seconds))
+}
+
+/// What a tool's result is, as its event tells it; none when the record says something else.
+fn result_told_by(kind: &EventKind, record: &Record) -> Option<Arc<RawValue>> {
+    let told = result_of(kind)?;
+    matches!(record, Record::Result { value, .. } if value.get() == told.get()).then_some(told)
+}
+
+fn result_of(kind: &EventKind) -> Option<Arc<RawValue>> {
+    let (EventKind::ToolCallCompleted(done) | EventKind::TeamToolCallCompleted(done)) = kind else { return None };
+    let result = ToolResult {
+        content: done.tool.result.clone()?,
+        is_error: done.tool.tool_call_error?,
+        child_run_id: done.tool.child_run_id.as_deref().map(RunId::parse).transpose().ok()?,
+        duration: done.tool.metrics.as_ref()?.duration,
+    };
+    to_raw_value(&result).ok().map(Arc::from)
 }
 
 /// The entry whose record says everything that this entry's event says.
@@ -549,7 +647,7 @@ struct KeptLine {
     #[serde(default)]
     created_at: Option<i64>,
     #[serde(default)]
-    at: Option<Timestamp>,
+    at: Option<i64>,
     #[serde(default)]
     record: Option<Box<RawValue>>,
 }
@@ -619,35 +717,67 @@ enum KeptRecord {
     Failed(Box<KeptStep>),
     Run(Box<KeptRun>),
     Rest(Box<KeptRest>),
+    Result {
+        key: Key,
+        #[serde(default)]
+        value: Option<Box<RawValue>>,
+    },
 }
 
 /// The names of the events that a record can tell.
 const TOLD: [&str; 6] =
     ["StepOutput", "StepCompleted", "RunCompleted", "TeamRunCompleted", "WorkflowCompleted", "WorkflowPaused"];
 
-/// Reads the line of entry `index`, its references already replaced. `event_index` is filled in.
-pub(super) fn read(text: &str, index: u64, bases: &Bases, values: &mut dyn Values) -> Result<Entry, Unread> {
+/// Reads the line of entry `index`, its references already replaced; `before` is the time of the line before it. `event_index` is filled in.
+pub(super) fn read(
+    text: &str,
+    index: u64,
+    before: Option<Timestamp>,
+    bases: &Bases,
+    values: &mut dyn Values,
+) -> Result<Entry, Unread> {
     let line: KeptLine = parse(text)?;
     let origin = match (line.same, line.origin, line.speaker) {
-        (Some(same), ..) if same < index => values.origin(same)?,
+        (Some(same), _, None) if same < index => values.origin(same)?,
+        (Some(same), _, Some(difference)) if same < index => difference.from(inside(values.origin(same)?)),
         (Some(same), ..) => return Err(damaged(format_args!("it has the origin of entry {same}, which follows it"))),
         (None, None, Some(difference)) => difference.from(bases.speaker.clone()),
         (None, difference, _) => difference.unwrap_or_default().from(bases.workflow.clone()),
     };
-    let record = line.record.map(|text| read_record(text.get(), &origin, values)).transpose()?;
-    let kind = match told(line.event.get())? {
-        None => parse(line.event.get())?,
-        Some(KeptTold { event, of }) => {
-            let kind = match &record {
-                Some(record) if of == index => record.told(&event),
-                _ => values.record(of)?.told(&event),
-            };
-            kind.ok_or_else(|| damaged(format_args!("entry {of} does not tell {event}")))?
-        }
+    let told = told(line.event.get())?;
+    let kind = match &told {
+        None => read_event(line.event.get())?,
+        // Until its record is known.
+        Some(_) => EventKind::WorkflowStarted,
     };
-    let created_at = line.created_at.or(line.at.map(Timestamp::as_seconds));
+    let at = line.at.and(time_of(text, before));
+    let created_at = line.created_at.or(at.or(before).map(Timestamp::as_seconds));
     let created_at = created_at.ok_or_else(|| damaged("it has no time"))?;
-    Ok(Entry { event: RunEvent { created_at, kind, origin, event_index: Some(index) }, at: line.at, record })
+    let mut event = RunEvent { created_at, kind, origin, event_index: Some(index) };
+    let record = line.record.map(|text| read_record(text.get(), &event, values)).transpose()?;
+    if let Some(KeptTold { event: name, of }) = told {
+        let kind = match &record {
+            Some(record) if of == index => record.told(&name),
+            _ => values.record(of)?.told(&name),
+        };
+        event.kind = kind.ok_or_else(|| damaged(format_args!("entry {of} does not tell {name}")))?;
+    }
+    Ok(Entry { event, at, record })
+}
+
+fn read_event(text: &str) -> Result<EventKind, Unread> {
+    let mut kind = parse(text)?;
+    let name = EventKind::name(&kind);
+    if let EventKind::RunContent(piece) | EventKind::TeamRunContent(piece) = &mut kind {
+        // A name with its quotes and colon is that of a field: in a text, the quotes are escaped.
+        if !text.contains("\"content_type\":") {
+            USUAL_CONTENT_TYPE.clone_into(&mut piece.content_type);
+        }
+        if !text.contains("\"workflow_agent\":") {
+            piece.workflow_agent = usual_workflow_agent(name);
+        }
+    }
+    Ok(kind)
 }
 
 pub(super) fn parse<T: serde::de::DeserializeOwned + Send>(text: &str) -> Result<T, Unread> {
@@ -663,8 +793,10 @@ fn told(event: &str) -> Result<Option<KeptTold>, Unread> {
     }
 }
 
-fn read_record(text: &str, origin: &Origin, values: &mut dyn Values) -> Result<Record, Unread> {
-    let is_lean = ["{\"step\":", "{\"failed\":", "{\"run\":", "{\"rest\":"].iter().any(|kind| text.starts_with(kind));
+fn read_record(text: &str, event: &RunEvent, values: &mut dyn Values) -> Result<Record, Unread> {
+    let origin = &event.origin;
+    let lean = ["{\"step\":", "{\"failed\":", "{\"run\":", "{\"rest\":", "{\"result\":"];
+    let is_lean = lean.iter().any(|kind| text.starts_with(kind));
     if !is_lean {
         return parse(text);
     }
@@ -678,7 +810,7 @@ fn read_record(text: &str, origin: &Origin, values: &mut dyn Values) -> Result<R
         KeptRecord::Failed(step) => Record::Failed { key: step.key, output: step.output.output(origin) },
         KeptRecord::Run(kept) => {
             let members = kept.members.into_iter().map(|member| read_run(member, values)).collect::<Result<_, _>>()?;
-            let run = kept.run.from(base_run(origin));
+            let run = kept.run.from(base_run(origin, event.created_at));
             let message = |(place, message): (usize, MessageDifference<'_>)| {
                 message.from(base_message(&run.run_id, run.created_at, place))
             };
@@ -688,6 +820,10 @@ fn read_record(text: &str, origin: &Origin, values: &mut dyn Values) -> Result<R
             Record::Run { key: kept.key, ended: Arc::new(ended) }
         }
         KeptRecord::Rest(rest) => Record::Rest(Box::new(rest.rest(values)?)),
+        KeptRecord::Result { key, value } => {
+            let value = value.map(Arc::from).or_else(|| result_of(&event.kind));
+            Record::Result { key, value: value.ok_or_else(|| damaged("its event tells no result"))? }
+        }
     })
 }
 
@@ -788,5 +924,5 @@ fn is_well_formed(line: &str) -> bool {
         }
     }
     let info = Bases { workflow: Origin::default(), speaker: Origin::default() };
-    !matches!(read(line, u64::MAX, &info, &mut Anything), Err(Unread::Damaged(_)))
+    !matches!(read(line, u64::MAX, Some(Timestamp::default()), &info, &mut Anything), Err(Unread::Damaged(_)))
 }

@@ -60,6 +60,12 @@ impl Places for Filed {
         self.origins.iter().rev().find(|(_, known)| known == origin).map(|(index, _)| *index)
     }
 
+    fn step(&self, speaker: &Origin) -> Option<(u64, &Origin)> {
+        let step = speaker.step_id.as_ref()?;
+        let is_step = |known: &Origin| known.workflow_run_id.is_none() && known.step_id.as_ref() == Some(step);
+        self.origins.iter().rev().find(|(_, known)| is_step(known)).map(|(index, known)| (*index, known))
+    }
+
     fn output(&self, output: &Arc<StepOutput>) -> Option<u64> {
         self.outputs.get(&Arc::as_ptr(output).addr()).map(|(index, _)| *index)
     }
@@ -84,6 +90,10 @@ struct Brief<'a> {
 impl Places for Brief<'_> {
     fn origin(&self, origin: &Origin) -> Option<u64> {
         self.filed.origin(origin)
+    }
+
+    fn step(&self, speaker: &Origin) -> Option<(u64, &Origin)> {
+        self.filed.step(speaker)
     }
 
     fn output(&self, output: &Arc<StepOutput>) -> Option<u64> {
@@ -121,8 +131,9 @@ impl Writer {
         let mut ends = Vec::with_capacity(entries.len());
         // Made for each page: runs that wait need not hold it.
         let bases = Bases::of(&self.info);
+        let mut clock = None;
         for (index, entry) in (first_index..).zip(entries) {
-            stored::write(&mut draft, index, entry, &bases, &self.filed);
+            stored::write(&mut draft, index, entry, &mut clock, &bases, &self.filed);
             self.filed.note(index, entry);
             ends.push(draft.len());
         }
