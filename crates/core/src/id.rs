@@ -109,6 +109,13 @@ impl RunId {
         Self(uuid_v7(at, chance))
     }
 
+    /// When the run was accepted, in whole milliseconds, if its id says so.
+    pub(crate) fn accepted_at(&self) -> Option<Timestamp> {
+        let id = Uuid::try_parse(&self.0).ok().filter(|id| id.get_version_num() == 7)?;
+        let millis = i64::try_from(id.as_u128() >> 80).ok()?;
+        Some(Timestamp::from_micros(millis.saturating_mul(1_000)))
+    }
+
     /// Where there is no run.
     pub(crate) fn none() -> Self {
         Self(Arc::from(""))

@@ -20,6 +20,9 @@ pub struct Page {
     pub body: Arc<str>,
 }
 
+/// How many bytes of entries a row has, unless one entry is longer.
+const ROW_LEN_MAX: usize = 1000;
+
 /// A page that differs from what was written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("entry {event_index} of run {run_id} is damaged: {problem}; restore the database from a backup")]
@@ -39,6 +42,25 @@ impl Page {
     /// Index after the last entry.
     pub fn end(&self) -> u64 {
         self.first_index + u64::from(self.count)
+    }
+
+    /// The page as rows of a table, each a page too: index of its first entry, count, and entries. A database puts rows into
+    /// blocks of a few KB, and leaves empty what a long row does not fill.
+    pub fn rows(&self) -> Vec<(u64, u32, &str)> {
+        let mut rows: Vec<(u64, u32, &str)> = Vec::with_capacity(1 + self.body.len() / ROW_LEN_MAX);
+        let (mut index, mut start) = (self.first_index, 0);
+        for line in self.body.split_inclusive('\n') {
+            let end = start + line.len();
+            match rows.last_mut() {
+                Some((_, count, row)) if row.len() + line.len() <= ROW_LEN_MAX => {
+                    *count += 1;
+                    *row = &self.body[start - row.len()..end];
+                }
+                _ => rows.push((index, 1, line)),
+            }
+            (index, start) = (index + 1, end);
+        }
+        if index == self.end() { rows } else { vec![(self.first_index, self.count, &self.body)] }
     }
 
     /// Checks that every entry is there and is what was written.

@@ -6,7 +6,6 @@ use super::{Damaged, Entry, Page, Record, Rest, old};
 use crate::event::Origin;
 use crate::json;
 use crate::run::RunInfo;
-use crate::time::Timestamp;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -42,8 +41,6 @@ struct Known {
     used: HashSet<u64>,
     records: HashMap<u64, Arc<Record>>,
     origins: HashMap<u64, Origin>,
-    /// The time of the line before each, in its page.
-    clocks: HashMap<u64, Option<Timestamp>>,
 }
 
 #[derive(Clone, Debug)]
@@ -74,11 +71,9 @@ impl Reader {
     /// # Errors
     /// [`Damaged`] names the first entry that is not what was written.
     pub fn learn(&mut self, page: &Page) -> Result<(), Damaged> {
-        let mut clock = None;
         for line in page.lines() {
             let (index, text) = line.map_err(|(index, problem)| self.damaged(index, problem))?;
-            self.known.add(index, text, clock);
-            clock = stored::time_of(text, clock);
+            self.known.add(index, text);
         }
         Ok(())
     }
@@ -136,10 +131,9 @@ impl Reader {
 }
 
 impl Known {
-    fn add(&mut self, index: u64, text: &str, before: Option<Timestamp>) {
+    fn add(&mut self, index: u64, text: &str) {
         self.lines.entry(index).or_insert_with(|| {
             self.bytes += text.len();
-            self.clocks.insert(index, before);
             let text = Arc::from(text);
             if old::is_old(&text) { Line::Old(text) } else { Line::Stored(text) }
         });
@@ -156,7 +150,6 @@ impl Known {
             self.lines.clear();
             self.bytes = 0;
         }
-        self.clocks.retain(|index, _| self.lines.contains_key(index));
         if self.records.len() > KEPT_RECORDS {
             self.records.clear();
         }
@@ -218,8 +211,7 @@ impl Known {
             }
             _ => {
                 let text = self.full(index)?;
-                let before = self.clocks.get(&index).copied().flatten();
-                stored::read(&text, index, before, bases, &mut Looking { known: self, bases })?
+                stored::read(&text, index, bases, &mut Looking { known: self, bases })?
             }
         };
         if let Some(record @ (Record::Step { .. } | Record::Failed { .. } | Record::Run { .. })) = &entry.record {

@@ -5,8 +5,8 @@
 //! ```
 //! Left out is what the run's row says (`origin` holds what differs from the run's own; `as` names an earlier entry of the
 //! same origin, or the one from which it differs), what the record says (`of` names the entry whose record an event tells)
-//! or the event, and what pieces, outputs, runs and messages usually say. `at` is the time since the line before it in the
-//! page, in microseconds. An output or run that ended in an earlier entry is written as that entry's index. `refs` belongs
+//! or the event, and what pieces, outputs, runs and messages usually say. `at` is the time since the run was accepted, as
+//! its id says, in microseconds. An output or run that ended in an earlier entry is written as that entry's index. `refs` belongs
 //! to [`super::once`].
 //!
 //! This module must never know pages or checksums. The invariant: what is read is what was written.
@@ -36,13 +36,14 @@ use std::sync::Arc;
 pub(super) struct Bases {
     workflow: Origin,
     speaker: Origin,
+    accepted_at: Timestamp,
 }
 
 impl Bases {
     pub(super) fn of(info: &RunInfo) -> Self {
         let workflow = Origin::workflow(info);
         let speaker = inside(workflow.clone());
-        Self { workflow, speaker }
+        Self { workflow, speaker, accepted_at: info.run_id.accepted_at().unwrap_or_default() }
     }
 }
 
@@ -559,16 +560,8 @@ impl Serialize for LeanRecord<'_> {
     }
 }
 
-/// Writes the entry `index` as a line, without the references of [`super::once`]. `clock` is the time of the line before
-/// it in the page, and then its own.
-pub(super) fn write(
-    to: &mut Vec<u8>,
-    index: u64,
-    entry: &Entry,
-    clock: &mut Option<Timestamp>,
-    bases: &Bases,
-    places: &dyn Places,
-) {
+/// Writes the entry `index` as a line, without the references of [`super::once`].
+pub(super) fn write(to: &mut Vec<u8>, index: u64, entry: &Entry, bases: &Bases, places: &dyn Places) {
     let RunEvent { created_at, origin, .. } = &entry.event;
     let is_speaker = origin.workflow_run_id.is_some();
     let base = if is_speaker { &bases.speaker } else { &bases.workflow };
@@ -579,31 +572,18 @@ pub(super) fn write(
     let is_own = same.is_none() && !is_base;
     let difference = is_own.then(|| OriginDifference::between(origin, around.as_ref().unwrap_or(base)));
     let (origin_is, speaker) = if is_speaker { (None, difference) } else { (difference, None) };
-    let before = *clock;
-    *clock = entry.at.or(before).or_else(|| Some(Timestamp::from_seconds(*created_at)));
-    let since = |at: Timestamp| at.as_micros().wrapping_sub(before.unwrap_or_default().as_micros());
-    let usual = entry.at.or(before).map(Timestamp::as_seconds);
+    let accepted_at = bases.accepted_at;
+    let usual = entry.at.unwrap_or(accepted_at).as_seconds();
     let line = LeanLine {
         same: same.or(step.map(|(index, _)| index)),
-        at: entry.at.map(since),
-        created_at: Some(*created_at).filter(|second| usual != Some(*second)),
+        at: entry.at.map(|at| at.as_micros().wrapping_sub(accepted_at.as_micros())),
+        created_at: (*created_at != usual).then(|| created_at.wrapping_sub(accepted_at.as_seconds())),
         event: LeanEvent::of(entry, index, places),
         origin: origin_is,
         record: entry.record.as_ref().map(|record| LeanRecord { record, event: &entry.event, places }),
         speaker,
     };
     crate::text::write_json(to, &line);
-}
-
-/// The time of a line, if `before` is that of the line before it in the page.
-pub(super) fn time_of(line: &str, before: Option<Timestamp>) -> Option<Timestamp> {
-    let number = |text: &str| text[..text.find([',', '}'])?].parse::<i64>().ok();
-    let rest = line.strip_prefix("{\"as\":").and_then(|rest| rest.split_once(','));
-    let rest = rest.map(|(_, rest)| rest).or_else(|| line.strip_prefix('{'))?;
-    if let Some(since) = rest.strip_prefix("\"at\":").and_then(number) {
-        return Some(Timestamp::from_micros(before.unwrap_or_default().as_micros().wrapping_add(since)));
-    }
-    before.or_else(|| rest.strip_prefix("\"created_at\":").and_then(number).map(Timestamp::from_seconds))
 }
 
 /// What a tool's result is, as its event tells it; none when the record says something else.
@@ -728,14 +708,8 @@ enum KeptRecord {
 const TOLD: [&str; 6] =
     ["StepOutput", "StepCompleted", "RunCompleted", "TeamRunCompleted", "WorkflowCompleted", "WorkflowPaused"];
 
-/// Reads the line of entry `index`, its references already replaced; `before` is the time of the line before it. `event_index` is filled in.
-pub(super) fn read(
-    text: &str,
-    index: u64,
-    before: Option<Timestamp>,
-    bases: &Bases,
-    values: &mut dyn Values,
-) -> Result<Entry, Unread> {
+/// Reads the line of entry `index`, its references already replaced. `event_index` is filled in.
+pub(super) fn read(text: &str, index: u64, bases: &Bases, values: &mut dyn Values) -> Result<Entry, Unread> {
     let line: KeptLine = parse(text)?;
     let origin = match (line.same, line.origin, line.speaker) {
         (Some(same), _, None) if same < index => values.origin(same)?,
@@ -750,9 +724,12 @@ pub(super) fn read(
         // Until its record is known.
         Some(_) => EventKind::WorkflowStarted,
     };
-    let at = line.at.and(time_of(text, before));
-    let created_at = line.created_at.or(at.or(before).map(Timestamp::as_seconds));
-    let created_at = created_at.ok_or_else(|| damaged("it has no time"))?;
+    let accepted_at = bases.accepted_at;
+    let at = line.at.map(|since| Timestamp::from_micros(accepted_at.as_micros().wrapping_add(since)));
+    let created_at = match line.created_at {
+        Some(since) => accepted_at.as_seconds().wrapping_add(since),
+        None => at.unwrap_or(accepted_at).as_seconds(),
+    };
     let mut event = RunEvent { created_at, kind, origin, event_index: Some(index) };
     let record = line.record.map(|text| read_record(text.get(), &event, values)).transpose()?;
     if let Some(KeptTold { event: name, of }) = told {
@@ -923,6 +900,6 @@ fn is_well_formed(line: &str) -> bool {
             Ok(Origin::default())
         }
     }
-    let info = Bases { workflow: Origin::default(), speaker: Origin::default() };
-    !matches!(read(line, u64::MAX, Some(Timestamp::default()), &info, &mut Anything), Err(Unread::Damaged(_)))
+    let info = Bases { workflow: Origin::default(), speaker: Origin::default(), accepted_at: Timestamp::default() };
+    !matches!(read(line, u64::MAX, &info, &mut Anything), Err(Unread::Damaged(_)))
 }

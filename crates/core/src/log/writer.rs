@@ -131,9 +131,8 @@ impl Writer {
         let mut ends = Vec::with_capacity(entries.len());
         // Made for each page: runs that wait need not hold it.
         let bases = Bases::of(&self.info);
-        let mut clock = None;
         for (index, entry) in (first_index..).zip(entries) {
-            stored::write(&mut draft, index, entry, &mut clock, &bases, &self.filed);
+            stored::write(&mut draft, index, entry, &bases, &self.filed);
             self.filed.note(index, entry);
             ends.push(draft.len());
         }

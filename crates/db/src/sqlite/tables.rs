@@ -562,8 +562,10 @@ impl Tables {
         ];
         self.execute(&self.sql.update_run, columns)?;
         if let Some(page) = &commit.page {
-            let (first_index, epoch) = (int(page.first_index), int(lease.epoch));
-            self.execute(&self.sql.append, params![row.seq, first_index, page.count, epoch, page.body])?;
+            for (first_index, count, body) in page.rows() {
+                let columns = params![row.seq, int(first_index), count, int(lease.epoch), body];
+                self.execute(&self.sql.append, columns)?;
+            }
         }
         if let Some(output) = &patch.output {
             self.execute(&self.sql.set_output, params![row.seq, &**output])?;
