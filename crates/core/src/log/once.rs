@@ -258,6 +258,11 @@ fn hashed(kind: u8, text: &str) -> u128 {
     u128::from(one) << 64 | u128::from(two)
 }
 
+/// 128 bits by which a text is known in this process, and in no other.
+pub(super) fn hash(text: &str) -> u128 {
+    hashed(3, text)
+}
+
 fn fingerprint(kind: Kind, text: &str) -> u128 {
     hashed(u8::from(kind == Kind::Text), text)
 }

@@ -118,7 +118,8 @@ impl Reader {
         let kept: Result<KeptRest, _> = json::read_stored(text);
         let rest = kept.map_err(|error| Unread::Damaged(json::problem(text, &error).to_string()));
         let bases = Bases::of(&self.info);
-        let rest = rest.and_then(|kept| kept.rest(&mut Looking { known: &mut self.known, bases: &bases }));
+        let rest =
+            rest.and_then(|kept| kept.rest(&mut Looking { known: &mut self.known, bases: &bases, end: u64::MAX }));
         rest.map_err(|unread| match unread {
             Unread::Missing(index) => Unreadable::Missing(index),
             Unread::Damaged(problem) => Unreadable::Damaged(self.damaged(0, &problem)),
@@ -211,7 +212,7 @@ impl Known {
             }
             _ => {
                 let text = self.full(index)?;
-                stored::read(&text, index, bases, &mut Looking { known: self, bases })?
+                stored::read(&text, index, bases, &mut Looking { known: self, bases, end: index })?
             }
         };
         if let Some(record @ (Record::Step { .. } | Record::Failed { .. } | Record::Run { .. })) = &entry.record {
@@ -224,6 +225,17 @@ impl Known {
 struct Looking<'a> {
     known: &'a mut Known,
     bases: &'a Bases,
+    /// Only entries before this one may be asked for.
+    end: u64,
+}
+
+impl Looking<'_> {
+    fn entry_before(&mut self, index: u64) -> Result<Entry, Unread> {
+        if index >= self.end {
+            return Err(Unread::Damaged(format!("it refers to entry {index}, which does not precede it")));
+        }
+        self.known.entry(index, self.bases)
+    }
 }
 
 impl Values for Looking<'_> {
@@ -232,16 +244,20 @@ impl Values for Looking<'_> {
         if let Some(origin) = self.known.origins.get(&index) {
             return Ok(origin.clone());
         }
-        let origin = self.known.entry(index, self.bases)?.event.origin;
+        let origin = self.entry_before(index)?.event.origin;
         self.known.origins.insert(index, origin.clone());
         Ok(origin)
+    }
+
+    fn entry(&mut self, index: u64) -> Result<Entry, Unread> {
+        self.entry_before(index)
     }
 
     fn record(&mut self, index: u64) -> Result<Arc<Record>, Unread> {
         if let Some(record) = self.known.records.get(&index) {
             return Ok(record.clone());
         }
-        let record = self.known.entry(index, self.bases)?.record.map(Arc::new);
+        let record = self.entry_before(index)?.record.map(Arc::new);
         record.ok_or_else(|| Unread::Damaged(format!("entry {index}, to which it refers, has no record")))
     }
 }

@@ -16,7 +16,7 @@ use crate::event::{EventKind, Origin, RunEvent};
 use crate::failure::Failure;
 use crate::id::{DefinitionId, RunId, SessionId};
 use crate::json;
-use crate::message::{FinishReason, Media, Message, Role, ToolCall, ToolExecution, ToolResult};
+use crate::message::{FinishReason, Media, Message, ModelResponse, Role, ToolCall, ToolExecution, ToolResult};
 use crate::metrics::{Metrics, RunMetrics};
 use crate::redact::Redactor;
 use crate::run::{NestedWorkflow, RunInfo, RunInput, RunOutput, RunStatus};
@@ -56,6 +56,8 @@ fn inside(outer: Origin) -> Origin {
 pub(super) trait Places {
     /// An entry with this very origin.
     fn origin(&self, origin: &Origin) -> Option<u64>;
+    /// The entry whose model or tool said this, see [`message_of`].
+    fn message(&self, message: &Message) -> Option<u64>;
     /// An entry of the step in which this agent or team speaks, and its origin.
     fn step(&self, speaker: &Origin) -> Option<(u64, &Origin)>;
     /// The entry whose record holds this very output.
@@ -68,6 +70,8 @@ pub(super) trait Places {
 pub(super) trait Values {
     /// The entry's origin.
     fn origin(&mut self, index: u64) -> Result<Origin, Unread>;
+    /// The entry.
+    fn entry(&mut self, index: u64) -> Result<Entry, Unread>;
     /// The entry's record.
     fn record(&mut self, index: u64) -> Result<Arc<Record>, Unread>;
 }
@@ -303,8 +307,106 @@ differences! {
     }
 }
 
+/// A message, or how it differs from what its entry says.
+#[derive(Serialize, Deserialize)]
+struct LeanMessage<'a> {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    of: Option<u64>,
+    #[serde(flatten)]
+    difference: MessageDifference<'a>,
+}
+
 fn base_message(run_id: &RunId, created_at: i64, place: usize) -> Message {
     Message { content: None, ..Message::new(Role::Assistant, "", Message::id_at(run_id, place), created_at) }
+}
+
+fn lean_message<'a>(
+    message: &'a Message,
+    run: &RunOutput,
+    place: usize,
+    places: &dyn Places,
+) -> Placed<LeanMessage<'a>> {
+    let base = base_message(&run.run_id, run.created_at, place);
+    let difference = MessageDifference::between(message, &base);
+    match places.message(message) {
+        None => Placed::Here(LeanMessage { of: None, difference }),
+        Some(of) => {
+            let MessageDifference { id, created_at, .. } = difference;
+            match (&id, &created_at) {
+                (None, None) => Placed::In(of),
+                _ => {
+                    let difference = MessageDifference { id, created_at, ..MessageDifference::default() };
+                    Placed::Here(LeanMessage { of: Some(of), difference })
+                }
+            }
+        }
+    }
+}
+
+fn read_message(
+    message: Placed<LeanMessage<'_>>,
+    run: &RunOutput,
+    place: usize,
+    values: &mut dyn Values,
+) -> Result<Message, Unread> {
+    let base = base_message(&run.run_id, run.created_at, place);
+    let (of, difference) = match message {
+        Placed::In(of) => (Some(of), MessageDifference::default()),
+        Placed::Here(LeanMessage { of, difference }) => (of, difference),
+    };
+    let base = match of {
+        None => base,
+        Some(of) => {
+            let said =
+                message_of(&values.entry(of)?).ok_or_else(|| damaged(format_args!("entry {of} says nothing")))?;
+            Message { id: base.id, created_at: base.created_at, ..said }
+        }
+    };
+    Ok(difference.from(base))
+}
+
+/// What an entry adds to a conversation, but for the message's id and time: a model's answer, or the result of a tool. This
+/// belongs to the format: a message that says something else is written down.
+pub(super) fn message_of(entry: &Entry) -> Option<Message> {
+    let silent = || Message { content: None, ..Message::new(Role::Assistant, "", Arc::from(""), 0) };
+    match (&entry.event.kind, &entry.record) {
+        (
+            EventKind::ModelRequestCompleted(_) | EventKind::TeamModelRequestCompleted(_),
+            Some(Record::Result { value, .. }),
+        ) => {
+            let response: ModelResponse = json::read_stored(value.get()).ok()?;
+            let metrics = Metrics {
+                usage: response.usage,
+                time_to_first_token: response.time_to_first_token,
+                duration: response.duration,
+                ..Metrics::default()
+            };
+            Some(Message {
+                content: response.content.filter(|text| !text.is_empty()),
+                reasoning_content: response.reasoning_content,
+                tool_calls: response.tool_calls,
+                provider_data: response.provider_data.or(response.model_provider_data),
+                metrics: Some(metrics),
+                ..silent()
+            })
+        }
+        (EventKind::ToolCallCompleted(done) | EventKind::TeamToolCallCompleted(done), _) => Some(Message {
+            content: done.tool.result.clone(),
+            role: Role::Tool,
+            tool_call_id: Some(done.tool.tool_call_id.clone()),
+            tool_name: Some(done.tool.tool_name.clone()),
+            tool_args: Some(done.tool.tool_args.clone()),
+            tool_call_error: done.tool.tool_call_error,
+            ..silent()
+        }),
+        _ => None,
+    }
+}
+
+/// A message as text, without its id and time.
+pub(super) fn message_text(message: &Message) -> Arc<str> {
+    let base = Message::new(Role::Assistant, "", message.id.clone(), message.created_at);
+    crate::text::json(&MessageDifference::between(message, &base))
 }
 
 /// The event of a line: its own, or the name of one that the record of entry `of` tells.
@@ -403,7 +505,7 @@ struct LeanRun<'a> {
     key: &'a Key,
     run: RunDifference<'a>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    messages: Vec<MessageDifference<'a>>,
+    messages: Vec<Placed<LeanMessage<'a>>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     members: Vec<Placed<&'a RunOutput>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -533,10 +635,8 @@ impl Serialize for LeanRecord<'_> {
             Record::Run { key, ended } => {
                 let run = &*ended.run;
                 let members = run.member_responses.iter().map(|member| placed_run(member, places)).collect();
-                let message = |(place, message)| {
-                    MessageDifference::between(message, &base_message(&run.run_id, run.created_at, place))
-                };
-                let messages = run.messages.iter().enumerate().map(message).collect();
+                let messages = run.messages.iter().enumerate();
+                let messages = messages.map(|(place, message)| lean_message(message, run, place, places)).collect();
                 let run = RunDifference::of(run, event);
                 let (failure, state) = (ended.failure.as_ref(), ended.state.as_ref());
                 let run = LeanRun { key, run, messages, members, failure, state };
@@ -653,7 +753,7 @@ struct KeptRun {
     key: Key,
     run: RunDifference<'static>,
     #[serde(default)]
-    messages: Vec<MessageDifference<'static>>,
+    messages: Vec<Placed<LeanMessage<'static>>>,
     #[serde(default)]
     members: Vec<Placed<RunOutput>>,
     #[serde(default)]
@@ -712,9 +812,8 @@ const TOLD: [&str; 6] =
 pub(super) fn read(text: &str, index: u64, bases: &Bases, values: &mut dyn Values) -> Result<Entry, Unread> {
     let line: KeptLine = parse(text)?;
     let origin = match (line.same, line.origin, line.speaker) {
-        (Some(same), _, None) if same < index => values.origin(same)?,
-        (Some(same), _, Some(difference)) if same < index => difference.from(inside(values.origin(same)?)),
-        (Some(same), ..) => return Err(damaged(format_args!("it has the origin of entry {same}, which follows it"))),
+        (Some(same), _, None) => values.origin(same)?,
+        (Some(same), _, Some(difference)) => difference.from(inside(values.origin(same)?)),
         (None, None, Some(difference)) => difference.from(bases.speaker.clone()),
         (None, difference, _) => difference.unwrap_or_default().from(bases.workflow.clone()),
     };
@@ -788,10 +887,10 @@ fn read_record(text: &str, event: &RunEvent, values: &mut dyn Values) -> Result<
         KeptRecord::Run(kept) => {
             let members = kept.members.into_iter().map(|member| read_run(member, values)).collect::<Result<_, _>>()?;
             let run = kept.run.from(base_run(origin, event.created_at));
-            let message = |(place, message): (usize, MessageDifference<'_>)| {
-                message.from(base_message(&run.run_id, run.created_at, place))
-            };
-            let messages = kept.messages.into_iter().enumerate().map(message).collect();
+            let messages = kept.messages.into_iter().enumerate();
+            let messages = messages
+                .map(|(place, message)| read_message(message, &run, place, values))
+                .collect::<Result<_, _>>()?;
             let run = Arc::new(RunOutput { messages, member_responses: members, ..run });
             let ended = RunEnded { run, failure: kept.failure, state: kept.state };
             Record::Run { key: kept.key, ended: Arc::new(ended) }
@@ -898,6 +997,9 @@ fn is_well_formed(line: &str) -> bool {
         }
         fn origin(&mut self, _: u64) -> Result<Origin, Unread> {
             Ok(Origin::default())
+        }
+        fn entry(&mut self, index: u64) -> Result<Entry, Unread> {
+            Err(Unread::Missing(index))
         }
     }
     let info = Bases { workflow: Origin::default(), speaker: Origin::default(), accepted_at: Timestamp::default() };

@@ -1,11 +1,12 @@
 //! Writes a run's entries down, each without what stands before it.
 
-use super::once::Seen;
+use super::once::{Seen, hash};
 use super::page::write_line;
 use super::stored::{self, Bases, LeanRest, Places};
 use super::{Entry, Page, Record, Rest};
 use crate::event::Origin;
 use crate::id::RunId;
+use crate::message::{Message, Role};
 use crate::redact::Redactor;
 use crate::run::RunInfo;
 use crate::step::StepOutput;
@@ -30,6 +31,8 @@ struct Filed {
     /// By address. The outputs are kept, so that no other value can take the place of one.
     outputs: HashMap<usize, (u64, Arc<StepOutput>)>,
     runs: HashMap<RunId, u64>,
+    /// By the hash of what they say.
+    messages: HashMap<u128, u64>,
     /// The newest last.
     origins: VecDeque<(u64, Origin)>,
 }
@@ -45,6 +48,9 @@ impl Filed {
             }
             self.origins.push_back((index, entry.event.origin.clone()));
         }
+        if let Some(message) = stored::message_of(entry) {
+            self.messages.entry(hash(&stored::message_text(&message))).or_insert(index);
+        }
         match &entry.record {
             Some(Record::Step { output, .. } | Record::Failed { output, .. }) => {
                 self.outputs.insert(Arc::as_ptr(output).addr(), (index, output.clone()));
@@ -58,6 +64,11 @@ impl Filed {
 impl Places for Filed {
     fn origin(&self, origin: &Origin) -> Option<u64> {
         self.origins.iter().rev().find(|(_, known)| known == origin).map(|(index, _)| *index)
+    }
+
+    fn message(&self, message: &Message) -> Option<u64> {
+        let is_said = matches!(message.role, Role::Assistant | Role::Tool) && !self.messages.is_empty();
+        is_said.then(|| self.messages.get(&hash(&stored::message_text(message))).copied())?
     }
 
     fn step(&self, speaker: &Origin) -> Option<(u64, &Origin)> {
@@ -90,6 +101,10 @@ struct Brief<'a> {
 impl Places for Brief<'_> {
     fn origin(&self, origin: &Origin) -> Option<u64> {
         self.filed.origin(origin)
+    }
+
+    fn message(&self, message: &Message) -> Option<u64> {
+        self.filed.message(message)
     }
 
     fn step(&self, speaker: &Origin) -> Option<(u64, &Origin)> {
