@@ -34,19 +34,21 @@ struct Filed {
     /// By the hash of what they say.
     messages: HashMap<u128, u64>,
     /// The newest last.
-    origins: VecDeque<(u64, Origin)>,
+    origins: VecDeque<(u64, Box<Origin>)>,
 }
 
-/// How many origins a writer remembers: as many agents may take turns.
-const ORIGINS_MAX: usize = 64;
+/// How many origins a writer remembers: as many steps and agents may take turns.
+const ORIGINS_MAX: usize = 32;
 
 impl Filed {
     fn note(&mut self, index: u64, entry: &Entry) {
-        if self.origin(&entry.event.origin).is_none() {
+        let origin = &entry.event.origin;
+        // The run's own is in its row.
+        if (origin.step_id.is_some() || origin.workflow_run_id.is_some()) && self.origin(origin).is_none() {
             if self.origins.len() == ORIGINS_MAX {
                 self.origins.pop_front();
             }
-            self.origins.push_back((index, entry.event.origin.clone()));
+            self.origins.push_back((index, Box::new(origin.clone())));
         }
         if let Some(message) = stored::message_of(entry) {
             self.messages.entry(hash(&stored::message_text(&message))).or_insert(index);
@@ -63,7 +65,7 @@ impl Filed {
 
 impl Places for Filed {
     fn origin(&self, origin: &Origin) -> Option<u64> {
-        self.origins.iter().rev().find(|(_, known)| known == origin).map(|(index, _)| *index)
+        self.origins.iter().rev().find(|(_, known)| **known == *origin).map(|(index, _)| *index)
     }
 
     fn message(&self, message: &Message) -> Option<u64> {
@@ -74,7 +76,7 @@ impl Places for Filed {
     fn step(&self, speaker: &Origin) -> Option<(u64, &Origin)> {
         let step = speaker.step_id.as_ref()?;
         let is_step = |known: &Origin| known.workflow_run_id.is_none() && known.step_id.as_ref() == Some(step);
-        self.origins.iter().rev().find(|(_, known)| is_step(known)).map(|(index, known)| (*index, known))
+        self.origins.iter().rev().find(|(_, known)| is_step(known)).map(|(index, known)| (*index, &**known))
     }
 
     fn output(&self, output: &Arc<StepOutput>) -> Option<u64> {
