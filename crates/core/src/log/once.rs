@@ -115,7 +115,7 @@ impl Seen {
         }
         line.end();
         if is_alone {
-            self.keep_event(index, full);
+            self.keep_event(index, &full[scratch.event..], scratch.event);
         }
     }
 
@@ -129,7 +129,7 @@ impl Seen {
                 }
             }
             if self.compare(scratch, index, full) {
-                self.keep_event(index, full);
+                self.keep_event(index, &full[scratch.event..], scratch.event);
             }
         });
     }
@@ -143,8 +143,9 @@ impl Seen {
 
     /// Leaves out the beginning of a text that is one earlier text after another.
     fn leave_out_pieces(&mut self, line: &mut Line<'_>, text: Range<usize>) {
-        let mut start = text.start;
-        while let Some(place) = beginning(&line.full[start..text.end]).and_then(|begin| self.places.get(&begin)) {
+        let Some(first) = beginning(&line.full[text.clone()]) else { return };
+        let (mut start, mut begin) = (text.start, Some(first));
+        while let Some(place) = begin.and_then(|begin| self.places.get(&begin)) {
             let end = start + place.len as usize;
             let Some(piece) = line.full.get(start..end).filter(|_| end <= text.end) else { break };
             if self.places.get(&fingerprint(Kind::Text, piece)) != Some(place) {
@@ -152,8 +153,10 @@ impl Seen {
             }
             line.leave_out(start..end, line.index - place.entry, place.from as usize);
             start = end;
+            begin = beginning(&line.full[start..text.end]);
         }
-        self.begin(line.index, line.full, text);
+        let place = Place { entry: line.index, from: small(text.start), len: small(text.len()) };
+        self.places.insert(first, place);
     }
 
     /// Lets a text be found as the beginning of another.
@@ -167,8 +170,9 @@ impl Seen {
     /// Finds the fields that the line's event shares with one of its name before. False when it shares some: then later
     /// events refer to that one too, so that none takes others than one to be read.
     fn compare(&self, scratch: &mut Scratch, index: u64, full: &str) -> bool {
-        let Some((start, name)) = event(full) else { return false };
-        let told = self.events.iter().find(|told| event_name(&told.text) == Some(name));
+        let start = scratch.event;
+        let Some(name) = event_with_fields(&full[start..]) else { return false };
+        let told = self.events.iter().find(|told| event_with_fields(&told.text) == Some(name));
         let (back, from, before) = match (told, sample(name)) {
             (Some(told), _) => (index - told.entry, told.from as usize, &*told.text),
             (None, Some((nearest, text))) => (index + 1 + nearest, 0, text),
@@ -186,16 +190,16 @@ impl Seen {
         is_alone || told.is_none()
     }
 
-    /// Lets later events refer to this one.
-    fn keep_event(&mut self, index: u64, full: &str) {
-        let Some((start, name)) = event(full) else { return };
-        let Some(end) = end_of_value(full, start) else { return };
-        let fields = (end - start).saturating_sub(EVENT.len() + name.len());
+    /// Lets later events refer to the one that `rest` begins with.
+    fn keep_event(&mut self, index: u64, rest: &str, start: usize) {
+        let Some(name) = event_with_fields(rest) else { return };
+        let Some(event) = end_of_value(rest, 0).and_then(|end| rest.get(..end)) else { return };
+        let fields = event.len().saturating_sub(EVENT.len() + name.len());
         if !(ROW_LEN_MIN..=EVENT_LEN_MAX).contains(&fields) {
             return;
         }
-        let told = Told { entry: index, from: small(start), text: Box::from(&full[start..end]) };
-        match self.events.iter_mut().find(|before| event_name(&before.text) == Some(name)) {
+        let told = Told { entry: index, from: small(start), text: Box::from(event) };
+        match self.events.iter_mut().find(|before| event_with_fields(&before.text) == Some(name)) {
             Some(before) => *before = told,
             None => self.events.push(told),
         }
@@ -373,14 +377,10 @@ pub(super) fn expand<'t>(
 
 const EVENT: &str = "{\"event\":\"";
 
-/// Where a line's event stands, and its name.
-fn event(line: &str) -> Option<(usize, &str)> {
-    let start = line.find("\"event\":{")? + 8;
-    Some((start, event_name(&line[start..])?))
-}
-
-fn event_name(event: &str) -> Option<&str> {
-    Some(event.strip_prefix(EVENT)?.split_once('"')?.0)
+/// The name of the event that a text begins with, if it says more than that.
+fn event_with_fields(text: &str) -> Option<&str> {
+    let (name, rest) = text.strip_prefix(EVENT)?.split_once('"')?;
+    Some(name).filter(|_| rest.starts_with(','))
 }
 
 /// The sample for an event of this name, and how near it is. Teams say what agents say, under other names.
@@ -388,7 +388,7 @@ fn sample(name: &str) -> Option<(u64, &'static str)> {
     let name = name.strip_prefix("Team").unwrap_or(name);
     (0..)
         .zip(SAMPLES.iter().rev())
-        .find(|(_, text)| event_name(text) == Some(name))
+        .find(|(_, text)| event_with_fields(text) == Some(name))
         .map(|(nearest, text)| (nearest, *text))
 }
 
@@ -498,6 +498,8 @@ const SPANS_KEPT: usize = 1024;
 #[derive(Default)]
 struct Scratch {
     found: Vec<Span>,
+    /// Where the line's event stands.
+    event: usize,
     /// Where the insides of open arrays and objects begin, each with its place in `found`.
     open: Vec<(usize, usize)>,
     refs: String,
@@ -510,7 +512,8 @@ thread_local! {
 impl Scratch {
     /// Finds the texts, objects and arrays of a line that are long enough, outer ones first.
     fn find(&mut self, line: &str) {
-        let Self { found, open, .. } = self;
+        let Self { found, open, event, .. } = self;
+        *event = 0;
         found.clear();
         found.shrink_to(SPANS_KEPT);
         open.clear();
@@ -524,7 +527,12 @@ impl Scratch {
                     let end = json::end_of_string(text, at).min(text.len() - 1);
                     if text.get(end + 1) == Some(&b':') {
                         let name = &text[at + 1..end];
-                        in_record |= open.len() == 1 && name == b"record";
+                        if open.len() == 1 {
+                            in_record = name == b"record";
+                            if name == b"event" {
+                                *event = end + 2;
+                            }
+                        }
                         is_kept = in_record && open.len() == 3 && (name == b"key" || name == b"worker");
                     } else if !is_kept && open.len() > 1 && end - at > LEN_MIN {
                         found.push(Span { range: at + 1..end, kind: Kind::Text });
