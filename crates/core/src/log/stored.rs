@@ -799,9 +799,15 @@ enum KeptRecord {
     Rest(Box<KeptRest>),
     Result {
         key: Key,
-        #[serde(default)]
+        /// None when it is left out; null is a value.
+        #[serde(default, deserialize_with = "is_there")]
         value: Option<Box<RawValue>>,
     },
+}
+
+/// A value that is there, even if it is null.
+fn is_there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(deserializer).map(Some)
 }
 
 /// The names of the events that a record can tell.

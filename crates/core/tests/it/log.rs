@@ -470,6 +470,22 @@ fn what_any_entries_say_is_read_again() {
     }
 }
 
+/// A function may have recorded nothing, which is something else than nothing recorded.
+#[test]
+fn a_result_that_is_null_is_read_again() {
+    let info = info();
+    for value in ["null", "0", "\"\"", "[]", "{}", "false"] {
+        let value = serde_json::value::RawValue::from_string(value.to_owned()).unwrap();
+        let record = Record::Result { key: Key::step(0).named("call"), value: Arc::from(value) };
+        let origin = Origin::workflow(&info);
+        let kind = EventKind::CustomEvent { fields: Default::default() };
+        let event = RunEvent { created_at: 1_700_000_000, kind, origin, event_index: None };
+        let entries = [Entry { event, at: None, record: Some(record) }];
+        let read = read_from(&info, &paged(&info, &entries, &[1]), 0);
+        assert_eq!(read[0].record, entries[0].record);
+    }
+}
+
 /// Text that was streamed stands in its pieces; the answer and whatever repeats it name them.
 #[test]
 fn an_answer_that_was_streamed_stands_once() {

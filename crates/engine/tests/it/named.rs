@@ -133,7 +133,7 @@ async fn another_attempt_at_the_step_keeps_its_calls_and_one_at_its_container_do
     let definition = Arc::new(Definition::builder("Example").step(group).build().unwrap());
     let engine = engine(&db, &definition).await;
     let ended = engine.submit(&definition.id, input("hi")).await.unwrap().wait().await.unwrap();
-    assert_eq!((ended.status, attempts.load(Ordering::Relaxed)), (RunStatus::Completed, 4));
+    assert_eq!((ended.status, attempts.load(Ordering::Relaxed)), (RunStatus::Completed, 4), "{}", ended.text());
     assert_eq!(charged.count(), 2, "once for each attempt at the group");
 }
 
