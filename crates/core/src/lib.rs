@@ -19,6 +19,8 @@ mod retry;
 mod run;
 mod secret;
 mod step;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod text;
 mod time;
 pub mod trace;
