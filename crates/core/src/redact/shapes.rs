@@ -6,6 +6,7 @@
 use super::REDACTED;
 use aho_corasick::{AhoCorasick, Input, MatchKind};
 use std::ops::Range;
+use std::sync::LazyLock;
 
 /// Headers that carry credentials, in lower case.
 const SECRET_HEADERS: [&str; 5] = ["authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"];
@@ -99,12 +100,15 @@ pub(super) struct Shapes {
 
 impl Shapes {
     pub(super) fn new() -> Self {
-        let beginnings = AhoCorasick::builder()
-            // Only searches of this kind use the processor's vector instructions.
-            .match_kind(MatchKind::LeftmostFirst)
-            .build(BEGINNINGS.map(|(text, _)| text))
-            .expect("a few short patterns fit an automaton");
-        Self { beginnings }
+        /// It is the same in every redactor.
+        static AUTOMATON: LazyLock<AhoCorasick> = LazyLock::new(|| {
+            AhoCorasick::builder()
+                // Only searches of this kind use the processor's vector instructions.
+                .match_kind(MatchKind::LeftmostFirst)
+                .build(BEGINNINGS.map(|(text, _)| text))
+                .expect("a few short patterns fit an automaton")
+        });
+        Self { beginnings: AUTOMATON.clone() }
     }
 
     /// The first place at `from` or later where a shape may begin.

@@ -14,5 +14,6 @@ mod stage;
 mod stats;
 mod stops;
 mod sweep;
+mod trees;
 mod twins;
 mod waits;

@@ -2,7 +2,7 @@
 
 use outlive_core::port::{Db, NewRun, Run, SessionKind, SessionPolicy};
 use outlive_core::{Definition, Failure, RunId, RunInfo, SessionId, Step, StepInput, StepOutput, WorkerId};
-use outlive_db::InMemoryDb;
+use outlive_db::{InMemoryDb, SqliteDb};
 use outlive_engine::testing::{SimulatedClock, Stage};
 use outlive_engine::{Engine, Options, Submit};
 use serde_json::Value;
@@ -88,5 +88,24 @@ impl Stage for MemoryStage {
 
     fn crashed(&self, worker: &WorkerId) {
         self.0.crash(worker);
+    }
+}
+
+/// A file as the stage of one process after another.
+pub(crate) struct FileStage(tempfile::TempDir);
+
+impl FileStage {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+}
+
+impl Stage for FileStage {
+    fn open(&self) -> Arc<dyn Db> {
+        Arc::new(SqliteDb::new(self.0.path().join("workflow.db")))
+    }
+
+    fn crashed(&self, _worker: &WorkerId) {
+        // Its lock on the file is gone with its handle: that is how the next process knows.
     }
 }

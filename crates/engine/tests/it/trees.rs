@@ -1,0 +1,308 @@
+//! Random trees under trouble: whatever happens to the processes that execute a run, it comes to the end it would have
+//! come to undisturbed. A failure prints its seed.
+
+use crate::stage::{Calls, FileStage, MemoryStage};
+use futures::StreamExt;
+use outlive_core::log::{Entry, Record};
+use outlive_core::machine::WorkflowMachine;
+use outlive_core::port::{Access, Clock, Db, merge};
+use outlive_core::testing::{Dice, Forest, play};
+use outlive_core::{Definition, RunId, RunStatus, Step, StepInput, StepType, WorkerId, WorkflowRunOutput};
+use outlive_db::InMemoryDb;
+use outlive_engine::testing::{
+    Moment, SimulatedClock, Stage, TroubledDb, broken_invariants, in_flight, normal, read_log, row_equals_fold,
+};
+use outlive_engine::{Engine, Options, RunHandle, Submit, SystemClock};
+use serde_json::{Map, Value, json};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Longer than any of these runs takes.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// What is done to the run's processes when its log has come to an entry.
+#[derive(Clone, Copy, Debug)]
+enum Trouble {
+    Crash(Moment),
+    Drain,
+    /// Another process beside the one that executes, which then crashes.
+    Heir,
+    Cancel,
+}
+
+/// A random tree, and what its processes do.
+struct Tree<'a> {
+    seed: u64,
+    clock: &'a Arc<dyn Clock>,
+    /// What one of a step's up to eight units of time is.
+    unit: Duration,
+    calls: Calls,
+    asks: Calls,
+}
+
+impl<'a> Tree<'a> {
+    fn new(seed: u64, clock: &'a Arc<dyn Clock>, unit: Duration) -> Self {
+        Self { seed, clock, unit, calls: Calls::default(), asks: Calls::default() }
+    }
+
+    fn definition(&self) -> Arc<Definition> {
+        let (calls, asks, unit) = (self.calls.clone(), self.asks.clone(), self.unit);
+        // Few are as deep as they may be: those are large.
+        let depth = [1, 2, 3, 2, 2, 3, 2, 4][usize::try_from(self.seed % 8).unwrap()];
+        let forest = Forest::new(self.seed, move |name| played(name, &calls, unit)).backoff(10 * unit);
+        let forest = forest.on_ask(Arc::new(move |_| asks.note()));
+        Arc::new(forest.grow(depth).unwrap())
+    }
+
+    async fn start(&self, db: Arc<dyn Db>) -> Engine {
+        let options = Options { claims_max: 100, scan_period: Duration::from_millis(20), ..Options::default() };
+        let builder = Engine::builder(db).options(options).clock(self.clock.clone()).workflow(self.definition());
+        builder.start().await.unwrap()
+    }
+}
+
+/// A step that plays, and takes its time.
+fn played(name: &str, calls: &Calls, unit: Duration) -> Step {
+    let (calls, name) = (calls.clone(), name.to_owned());
+    let units = name.bytes().fold(0u32, |sum, byte| sum * 7 + u32::from(byte)) % 8;
+    Step::function(&name.clone(), move |context, input: Arc<StepInput>| {
+        calls.note();
+        let name = name.clone();
+        async move {
+            tokio::time::sleep(unit * units).await;
+            let (result, state) = play(&input, &name, context.step.attempt, &context.state.all());
+            for (key, value) in state.iter().flat_map(|state| state.as_object().unwrap()) {
+                context.state.set(key, value.clone());
+            }
+            result
+        }
+    })
+}
+
+async fn submit(engine: &Engine) -> RunHandle {
+    let request = Submit {
+        input: Some(json!("hi")),
+        run_id: Some("tree".to_owned()),
+        session_id: Some("tree".to_owned()),
+        idempotency_key: Some("tree".to_owned()),
+        ..Submit::default()
+    };
+    engine.submit(&"random".parse().unwrap(), request).await.unwrap()
+}
+
+/// Waits until the log has come to this entry, or the run to its end.
+async fn reaches(run: &RunHandle, index: u64) {
+    let mut events = run.events(None);
+    while let Some(event) = timeout(PATIENCE, events.next()).await.expect("it goes on").unwrap() {
+        if event.event_index >= Some(index) {
+            return;
+        }
+    }
+}
+
+/// How a run ended.
+struct End {
+    output: WorkflowRunOutput,
+    log: Vec<Entry>,
+    session: Map<String, Value>,
+}
+
+impl End {
+    async fn of(engine: &Engine, place: &str) -> Self {
+        let run = submit(engine).await;
+        let output =
+            timeout(PATIENCE, run.wait()).await.unwrap_or_else(|_| panic!("{place}: it does not end")).unwrap();
+        let db = engine.db();
+        let log = read_log(&**db, run.run_id()).await;
+        let session = db.session(Access::All, "tree".parse().unwrap()).await.unwrap().unwrap().state;
+        Self { output, log, session }
+    }
+
+    fn has(&self, event: &str) -> bool {
+        self.log.iter().any(|entry| entry.event.name() == event)
+    }
+
+    /// Where a branch fails for good, those that have not ended are dropped: what they had done by then is a race.
+    fn is_a_race(&self) -> bool {
+        self.has("StepError") && self.has("ParallelExecutionStarted")
+    }
+
+    /// What must not depend on anything that happens to processes.
+    fn lasting(&self) -> Value {
+        let mut output = self.output.clone();
+        output.step_executor_runs.sort_by(|one, other| one.run_id.cmp(&other.run_id));
+        json!({ "output": normal(&output), "session": self.session })
+    }
+
+    /// Verdicts recorded after the last process took the run.
+    fn verdicts_at_last(&self) -> usize {
+        let claimed = |entry: &Entry| matches!(entry.record, Some(Record::Claimed { .. }));
+        let last = self.log.iter().rposition(claimed).unwrap_or(0);
+        let is_verdict = |entry: &&Entry| match &entry.record {
+            Some(Record::Begin { kind, verdict, .. }) => *kind != StepType::Loop && verdict.is_some(),
+            Some(Record::Iteration { goes_on, .. }) => goes_on.is_some(),
+            _ => false,
+        };
+        self.log[last..].iter().filter(is_verdict).count()
+    }
+
+    /// What holds however the run ended.
+    async fn is_sound(&self, engine: &Engine, definition: &Definition, place: &str) {
+        assert_eq!(broken_invariants(&self.log, &self.output), Vec::<String>::new(), "{place}");
+        let run = engine.db().run(Access::All, RunId::parse("tree").unwrap()).await.unwrap().unwrap();
+        assert!(row_equals_fold(&**engine.db(), &run, definition, &self.log).await, "{place}: the row is not the fold");
+        let info = Arc::new(run.info.clone());
+        let nodes = Some(definition.nodes.clone());
+        let mut machine =
+            WorkflowMachine::new(info, nodes, run.read_input().unwrap(), Default::default(), run.created_at);
+        let mut session = Map::new();
+        for entry in &self.log {
+            merge(&mut session, &machine.apply(entry).unwrap().session);
+        }
+        assert_eq!(session, self.session, "{place}: the session is not the fold");
+        if self.output.status == RunStatus::Completed && !self.is_a_race() {
+            assert_eq!(in_flight(&self.log), 0, "{place}: something that began has not ended");
+        }
+    }
+}
+
+/// One history of one tree on one store, beside the undisturbed one.
+async fn compare(tree: &Tree<'_>, calm: impl Stage, stage: impl Stage) -> RunStatus {
+    let (seed, definition) = (tree.seed, tree.definition());
+    let engine = tree.start(calm.open()).await;
+    let whole = End::of(&engine, &format!("seed {seed}")).await;
+    whole.is_sound(&engine, &definition, &format!("seed {seed}")).await;
+    engine.shutdown().await.unwrap();
+    let needed = tree.calls.count();
+
+    let mut dice = Dice(seed);
+    let (mut from, mut troubles, mut repeatable) = (0, Vec::new(), 0);
+    for _ in 0..=dice.below(2) {
+        let trouble = match dice.below(8) {
+            0 => Trouble::Cancel,
+            1 | 2 => Trouble::Drain,
+            3 => Trouble::Heir,
+            4 => Trouble::Crash(Moment::Before),
+            _ => Trouble::Crash(Moment::After),
+        };
+        from += dice.below(whole.log.len() as u64 - from);
+        troubles.push((trouble, from));
+        repeatable += strike(tree, &stage, trouble, from).await;
+    }
+    let place = format!("seed {seed}, {troubles:?} of {} entries", whole.log.len());
+    let engine = tree.start(stage.open()).await;
+    let (asked, begun) = (tree.asks.count(), engine.worker());
+    let end = End::of(&engine, &place).await;
+    end.is_sound(&engine, &definition, &place).await;
+    engine.shutdown().await.unwrap();
+    if end.output.status == RunStatus::Cancelled {
+        assert!(troubles.iter().any(|(trouble, _)| matches!(trouble, Trouble::Cancel)), "{place}");
+        return end.output.status;
+    }
+    if whole.is_a_race() {
+        return end.output.status;
+    }
+    assert_eq!(end.lasting(), whole.lasting(), "{place}");
+    let made = tree.calls.count() - needed;
+    assert!(made >= needed, "{place}: {made} calls made, {needed} are needed");
+    assert!(made <= needed + repeatable, "{place}: {made} calls made, {needed} needed, {repeatable} were in flight");
+    if is_claimed_by(&end.log, &begun) {
+        let asked = tree.asks.count() - asked;
+        assert_eq!(asked, end.verdicts_at_last(), "{place}: a verdict that was recorded was asked for again");
+    }
+    end.output.status
+}
+
+fn is_claimed_by(log: &[Entry], by: &WorkerId) -> bool {
+    log.iter().any(|entry| matches!(&entry.record, Some(Record::Claimed { worker, .. }) if worker == by))
+}
+
+/// Executes the run until its log comes to an entry, and then makes trouble. Returns how many calls may be made again.
+async fn strike(tree: &Tree<'_>, stage: &impl Stage, trouble: Trouble, index: u64) -> usize {
+    let db = stage.open();
+    if let Trouble::Crash(moment) = trouble {
+        let crashing = TroubledDb::crashing(db.clone(), index, moment);
+        let engine = tree.start(crashing.clone()).await;
+        let run = submit(&engine).await;
+        tokio::select! {
+            () = crashing.crashed() => {}
+            _ = run.wait() => {}
+        }
+        return gone(stage, engine, run, &*db).await;
+    }
+    let engine = tree.start(db.clone()).await;
+    let run = submit(&engine).await;
+    match trouble {
+        Trouble::Crash(_) => {}
+        Trouble::Drain => reaches(&run, index).await,
+        Trouble::Cancel => {
+            reaches(&run, index).await;
+            engine.cancel(run.run_id(), "enough").await.unwrap();
+        }
+        Trouble::Heir => {
+            let heir = tree.start(stage.open()).await;
+            reaches(&run, index).await;
+            let repeatable = gone(stage, engine, run, &*db).await;
+            let run = submit(&heir).await;
+            reaches(&run, index + 3).await;
+            heir.shutdown().await.unwrap();
+            return repeatable;
+        }
+    }
+    engine.shutdown().await.unwrap();
+    0
+}
+
+/// A process dies. Returns how many calls were in flight.
+async fn gone(stage: &impl Stage, engine: Engine, run: RunHandle, db: &dyn Db) -> usize {
+    let worker = engine.worker();
+    engine.kill();
+    let in_flight = in_flight(&read_log(db, run.run_id()).await);
+    drop((run, engine));
+    // Aborted tasks release the store when the runtime next gets to them.
+    tokio::task::yield_now().await;
+    stage.crashed(&worker);
+    in_flight
+}
+
+fn tries(seeds: Range<u64>) {
+    let all = seeds.end - seeds.start;
+    let mut completed = 0;
+    for seed in seeds {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        completed += runtime.block_on(async {
+            let clock: Arc<dyn Clock> = Arc::new(SimulatedClock::start());
+            let tree = Tree::new(seed, &clock, Duration::from_millis(20));
+            let status = compare(&tree, MemoryStage(InMemoryDb::new()), MemoryStage(InMemoryDb::new())).await;
+            u64::from(status == RunStatus::Completed)
+        });
+    }
+    assert!(completed > all / 2, "{completed}");
+}
+
+#[test]
+fn a_random_tree_under_trouble_comes_to_the_same_end() {
+    tries(0..950);
+}
+
+#[test]
+fn another_random_tree_under_trouble_comes_to_the_same_end() {
+    tries(950..1_900);
+}
+
+#[tokio::test]
+async fn a_random_tree_under_trouble_in_a_file_comes_to_the_same_end() {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let tries = (10_000..10_100).map(|seed| {
+        let clock = clock.clone();
+        async move {
+            let tree = Tree::new(seed, &clock, Duration::from_micros(100));
+            compare(&tree, MemoryStage(InMemoryDb::new()), FileStage::new()).await
+        }
+    });
+    let ends: Vec<_> = futures::stream::iter(tries).buffer_unordered(8).collect().await;
+    let completed = ends.iter().filter(|status| **status == RunStatus::Completed).count();
+    assert!(completed > 50, "{completed}");
+}
