@@ -6,7 +6,9 @@
 use crate::failure::Failure;
 use crate::retry::Retry;
 use crate::step::{StepInput, StepOutput};
-use crate::workflow::{Block, Condition, Definition, ForEach, InvalidDefinition, Loop, OnError, Parallel, Router, Step, Steps};
+use crate::workflow::{
+    Block, Condition, Definition, ForEach, InvalidDefinition, Loop, OnError, Parallel, Router, Step, Steps,
+};
 use serde_json::{Map, Value, json};
 use std::fmt;
 use std::sync::Arc;

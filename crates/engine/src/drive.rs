@@ -353,7 +353,7 @@ async fn execute(
             let now = inner.services.clock.now();
             let decision = journal.decide(claim, now);
             for key in journal.take_dropped() {
-                flights.drop_inside(&key);
+                flights.drop_of(&key);
                 asleep.retain(|(_, step)| !step.info.key.is_inside(&key));
             }
             if decision.end.is_some() {
@@ -432,7 +432,7 @@ async fn fly(journal: &Arc<Journal>, definition: &Definition, task: Task) -> Lan
 
 /// A verdict. A panic in the user's code is a failure like any other.
 async fn ask_for(journal: &Journal, definition: &Definition, ask: Ask) -> Result<Verdict, Failure> {
-    let Ask { key, mut question, state } = ask;
+    let Ask { key, timeout_ms, mut question, state } = ask;
     question.state = SessionState::new(journal.session_with(&state));
     let asked = AssertUnwindSafe(async {
         match definition.judge(&key, question) {
@@ -440,7 +440,11 @@ async fn ask_for(journal: &Journal, definition: &Definition, ask: Ask) -> Result
             None => Err(Failure::new(FailureKind::Definition, "nothing decides for it")),
         }
     });
-    asked.catch_unwind().await.unwrap_or_else(|panic| {
+    let Some(ended) = within(timeout_ms, asked.catch_unwind()).await else {
+        let message = format!("it took longer than its limit of {} ms", timeout_ms.unwrap_or_default());
+        return Err(Failure::new(FailureKind::Timeout, message));
+    };
+    ended.unwrap_or_else(|panic| {
         Err(Failure::new(FailureKind::Panic, format!("the code that decides panicked: {}", said(&*panic))))
     })
 }
@@ -464,20 +468,23 @@ async fn execute_step(
     };
     let input = step.input.clone();
     let work = AssertUnwindSafe(async { executor.execute(context, input).await }).catch_unwind();
-    let ended = match step.timeout_ms {
-        None => work.await,
-        Some(limit_ms) => match tokio::time::timeout(Duration::from_millis(limit_ms), work).await {
-            Ok(ended) => ended,
-            Err(_) => {
-                let message = format!("step {:?} took longer than its limit of {limit_ms} ms", step.info.step_name);
-                return Err(Failure::new(FailureKind::Timeout, message));
-            }
-        },
+    let Some(ended) = within(step.timeout_ms, work).await else {
+        let limit_ms = step.timeout_ms.unwrap_or_default();
+        let message = format!("step {:?} took longer than its limit of {limit_ms} ms", step.info.step_name);
+        return Err(Failure::new(FailureKind::Timeout, message));
     };
     ended.unwrap_or_else(|panic| {
         let message = format!("step {:?} panicked: {}", step.info.step_name, said(&*panic));
         Err(Failure::new(FailureKind::Panic, message))
     })
+}
+
+/// What comes of something that may take this long; none when it takes longer.
+async fn within<T>(limit_ms: Option<u64>, work: impl Future<Output = T>) -> Option<T> {
+    match limit_ms {
+        None => Some(work.await),
+        Some(limit_ms) => tokio::time::timeout(Duration::from_millis(limit_ms), work).await.ok(),
+    }
 }
 
 /// What a panic said.

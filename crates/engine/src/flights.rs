@@ -42,10 +42,10 @@ impl<'a> Flights<'a> {
         self.0.is_empty()
     }
 
-    /// Drops what is in progress inside this.
-    pub(crate) fn drop_inside(&mut self, outer: &Key) {
+    /// Drops what is in progress inside this, or for this itself.
+    pub(crate) fn drop_of(&mut self, outer: &Key) {
         let all = std::mem::take(&mut self.0);
-        self.0 = all.into_iter().filter(|flight| !flight.key.is_inside(outer)).collect();
+        self.0 = all.into_iter().filter(|flight| flight.key != *outer && !flight.key.is_inside(outer)).collect();
     }
 
     /// Waits for the next to end; for ever when there is none.

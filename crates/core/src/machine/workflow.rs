@@ -29,6 +29,7 @@ use crate::workflow::{Next, Node, OnError, Question, StepNode, Verdict};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,6 +76,17 @@ pub(super) enum Open {
     Container(Box<Frame>),
     /// A container that failed and begins again at this time.
     Again { name: Arc<str>, due_at: Timestamp },
+}
+
+impl Open {
+    /// When it is to be looked at, whatever happens until then.
+    fn due_at(&self) -> Option<Timestamp> {
+        match self {
+            Open::Step(step) => step.due_at,
+            Open::Container(frame) => frame.deadline,
+            Open::Again { due_at, .. } => Some(*due_at),
+        }
+    }
 }
 
 /// A step that has begun and has not ended.
@@ -168,6 +180,9 @@ pub struct Execute {
 pub struct Ask {
     /// The container.
     pub key: Key,
+    /// Longest time for it, in milliseconds, where the container has not begun: afterwards the container's own time
+    /// covers it.
+    pub timeout_ms: Option<u64>,
     /// What it is asked. The session's state is filled in by whoever asks.
     pub question: Question,
     /// What was changed in the session by the branches it is in, and has not been merged.
@@ -185,11 +200,11 @@ pub struct Applied {
 
 /// The log belongs to another definition than this one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("definition changed: entry {event_index} names step {found:?}, this definition has {expected} there")]
+#[error("definition changed: entry {event_index} names {found}, this definition has {expected} there")]
 pub struct Mismatch {
     /// The first entry that does not fit.
     pub event_index: u64,
-    /// The step it names.
+    /// What it names.
     pub found: String,
     /// What this definition has in its place.
     pub expected: String,
@@ -249,17 +264,17 @@ impl WorkflowMachine {
                 }
             }
             Some(Record::Intent { key, name: Some(name) }) => {
-                self.expect(entry, key, name)?;
+                self.expect(entry, key, name, Some(StepType::Step))?;
                 let step = OpenStep { name: name.clone(), due_at: None, failed: None };
                 self.open(key, Open::Step(step));
             }
             Some(Record::Begin { key, name, kind, verdict, deadline }) => {
-                self.expect(entry, key, name)?;
+                self.expect(entry, key, name, Some(*kind))?;
                 self.begin(key, name, *kind, verdict.clone(), *deadline);
             }
             Some(Record::Iteration { key, goes_on }) => self.iteration(key, *goes_on),
             Some(Record::Step { key, output, run, state }) => {
-                self.expect(entry, key, output.step_name.as_deref().unwrap_or_default())?;
+                self.expect(entry, key, output.step_name.as_deref().unwrap_or_default(), None)?;
                 self.runs.extend(run.clone());
                 let state = state.as_ref().and_then(Value::as_object).cloned().unwrap_or_default();
                 applied = self.end(key, output, state);
@@ -283,15 +298,21 @@ impl WorkflowMachine {
         Ok(applied)
     }
 
-    fn expect(&self, entry: &Entry, key: &Key, found: &str) -> Result<(), Mismatch> {
-        let node = self.node(key).map(|node| &**node.name());
-        if node == Some(found) || !self.is_bound {
+    /// Whether this definition has a node of this name, and kind where it is known, at that place.
+    fn expect(&self, entry: &Entry, key: &Key, found: &str, kind: Option<StepType>) -> Result<(), Mismatch> {
+        let node = self.node(key);
+        let is_it = |node: &Node| &**node.name() == found && kind.is_none_or(|kind| kind == node.kind());
+        if node.is_some_and(is_it) || !self.is_bound {
             return Ok(());
         }
+        let named = |kind, name: &str| match kind {
+            StepType::Step => format!("step {name:?}"),
+            kind => format!("{kind:?} {name:?}"),
+        };
         Err(Mismatch {
             event_index: entry.event.event_index.unwrap_or_default(),
-            found: found.to_owned(),
-            expected: node.map_or_else(|| "no step".to_owned(), |name| format!("step {name:?}")),
+            found: named(kind.unwrap_or(StepType::Step), found),
+            expected: node.map_or_else(|| "no step".to_owned(), |node| named(node.kind(), node.name())),
         })
     }
 
@@ -340,11 +361,9 @@ impl WorkflowMachine {
 
     /// A step or a container ended; `state` is what it changed in the session.
     fn end(&mut self, key: &Key, output: &Arc<StepOutput>, state: Map<String, Value>) -> Applied {
-        let dropped = self.forget_inside(key);
-        self.agenda.started.remove(key);
-        self.agenda.ready.remove(key);
+        let (open, dropped) = self.forget(key);
         // What a failed step says about its failure does not count as content.
-        let (content, mut unmerged) = match self.open.remove(key) {
+        let (content, mut unmerged) = match open {
             Some(Open::Container(frame)) => (frame.content.filter(|_| output.error.is_none()), frame.state),
             _ => (output.content.clone().filter(|_| output.success), Map::new()),
         };
@@ -378,10 +397,8 @@ impl WorkflowMachine {
 
     /// A step or a container failed and is tried again: what was inside is forgotten.
     fn again(&mut self, key: &Key, attempt: u32, due_at: Timestamp) -> Option<Key> {
-        let dropped = self.forget_inside(key);
-        self.agenda.started.remove(key);
-        self.agenda.ready.remove(key);
-        let name = match self.open.remove(key) {
+        let (open, dropped) = self.forget(key);
+        let name = match open {
             Some(Open::Step(step)) => step.name,
             Some(Open::Container(frame)) => frame.name.clone(),
             Some(Open::Again { name, .. }) => name,
@@ -410,24 +427,32 @@ impl WorkflowMachine {
         self.look_at(key.clone());
     }
 
-    /// Forgets everything inside a node. Returns its key when there was something.
-    fn forget_inside(&mut self, key: &Key) -> Option<Key> {
-        let inside: Vec<Key> = self
-            .open
-            .range(key.clone()..)
-            .map(|(open, _)| open)
-            .skip_while(|open| !open.is_inside(key))
-            .take_while(|open| open.is_inside(key))
-            .cloned()
-            .collect();
-        let has_open = !inside.is_empty();
-        for key in inside {
-            self.open.remove(&key);
-            self.agenda.ready.remove(&key);
+    /// Forgets a node that ended, with everything inside. Returns what it was, and its key when something of it is to
+    /// be dropped: what is in progress inside, and a verdict that is still being asked for.
+    fn forget(&mut self, key: &Key) -> (Option<Open>, Option<Key>) {
+        // Keys inside follow their outer key at once.
+        let after = (Bound::Excluded(key), Bound::Unbounded);
+        let is_inside = |inner: &&Key| inner.is_inside(key);
+        let open: Vec<Key> =
+            self.open.range::<Key, _>(after).map(|(key, _)| key).take_while(is_inside).cloned().collect();
+        let started: Vec<Key> = self.agenda.started.range::<Key, _>(after).take_while(is_inside).cloned().collect();
+        let mut is_dropped = self.agenda.started.remove(key) || !open.is_empty() || !started.is_empty();
+        for inner in &started {
+            is_dropped |= self.agenda.started.remove(inner);
         }
-        let before = self.agenda.started.len();
-        self.agenda.started.retain(|started| !started.is_inside(key));
-        (has_open || self.agenda.started.len() != before).then(|| key.clone())
+        for inner in &open {
+            self.close(inner);
+        }
+        (self.close(key), is_dropped.then(|| key.clone()))
+    }
+
+    fn close(&mut self, key: &Key) -> Option<Open> {
+        self.agenda.ready.remove(key);
+        let open = self.open.remove(key)?;
+        if let Some(due_at) = open.due_at() {
+            self.agenda.due.remove(&(due_at, key.clone()));
+        }
+        Some(open)
     }
 
     // Looking around.
@@ -589,11 +614,7 @@ impl WorkflowMachine {
         }
         self.agenda.ready.insert(Key::run());
         for (key, open) in &self.open {
-            let due_at = match open {
-                Open::Step(OpenStep { due_at, .. }) => *due_at,
-                Open::Container(frame) => frame.deadline,
-                Open::Again { due_at, .. } => Some(*due_at),
-            };
+            let due_at = open.due_at();
             self.agenda.due.extend(due_at.map(|due_at| (due_at, key.clone())));
             if due_at.is_none() || matches!(open, Open::Container(_)) {
                 self.agenda.ready.insert(key.clone());
@@ -683,7 +704,8 @@ impl WorkflowMachine {
         if !self.agenda.started.insert(key.clone()) {
             return Decision::default();
         }
-        let ask = Ask { key: key.clone(), question, state };
+        let timeout_ms = self.node(key).and_then(Node::timeout_ms).filter(|_| self.container(key).is_none());
+        let ask = Ask { key: key.clone(), timeout_ms, question, state };
         Decision { start: vec![Task::Ask(Box::new(ask))], ..Decision::default() }
     }
 
@@ -834,7 +856,10 @@ impl WorkflowMachine {
 
     /// The entries that follow from a verdict.
     pub fn decided(&mut self, key: &Key, verdict: Result<Verdict, Failure>, chance: u64, at: Timestamp) -> Vec<Entry> {
-        self.agenda.started.remove(key);
+        // What ended, or is tried again, meanwhile has no use for it.
+        if !self.agenda.started.remove(key) {
+            return Vec::new();
+        }
         let Some(node) = self.node(key) else { return Vec::new() };
         let Some(container) = node.container() else { return Vec::new() };
         let verdict = verdict.and_then(|verdict| match container.refuse(&verdict) {
