@@ -1,7 +1,9 @@
 //! A crash after each entry, and before.
 
 use crate::stage::{Calls, MemoryStage, append, workflow};
-use outlive_core::{Failure, Retry, Step, StepInput, StepOutput};
+use outlive_core::{
+    Condition, Definition, Failure, ForEach, Loop, OnError, Parallel, Retry, Router, Step, StepInput, StepOutput, Steps,
+};
 use outlive_db::InMemoryDb;
 use outlive_engine::testing::{SimulatedClock, Subject, crash_after_each_entry};
 use serde_json::json;
@@ -61,4 +63,48 @@ async fn retries_state_and_an_early_stop_survive_a_crash_at_every_entry() {
     };
     let sweep = crash_after_each_entry(|| MemoryStage(InMemoryDb::new()), subject).await;
     assert!(sweep.entries >= 7, "{sweep:?}");
+}
+
+/// Every kind of container, and most of them inside each other.
+fn every_kind(calls: &Calls) -> Arc<Definition> {
+    let append = |name| append(name, calls);
+    let failing = |name, error: fn() -> Failure, fails: u32| {
+        let counted = calls.clone();
+        Step::function(name, move |context, input: Arc<StepInput>| {
+            counted.note();
+            async move {
+                context.state.set(name, context.step.attempt);
+                if context.step.attempt <= fails { Err(error()) } else { Ok(format!("{} {name}", input.text())) }
+            }
+        })
+    };
+    let inner = Definition::builder("Inner").step(append("inner")).build().unwrap();
+    let flaky = failing("flaky", || Failure::function("not yet"), 1).retry(Retry::times(1));
+    let lost = Steps::new("lost").step(append("l1")).step(failing("l2", || Failure::fatal("never"), 9));
+    let condition = Condition::new("cond").when(|question| question.text().len() > 1).step(append("c1"));
+    let parallel = Parallel::new("par")
+        .step(Steps::new("group").step(flaky).step(append("g2")))
+        .step(lost.on_error(OnError::Skip))
+        .step(condition.otherwise(append("c2")))
+        .step(Step::new("nested").workflow(Arc::new(inner)));
+    let repeated = Loop::new("loop").step(parallel).step(append("after")).max_iterations(3);
+    let router = Router::new("router").select(|_| ["r2", "r1"]).choice(append("r1")).choice(append("r2"));
+    let each = ForEach::new("each").items(|_| ["one", "two", "three"]).concurrency(2).step(append("item"));
+    let builder = Definition::builder("Example").step(repeated.until(|question| question.iteration == 2));
+    Arc::new(builder.step(router).step(each).build().unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_kind_of_container_survives_a_crash_at_every_entry() {
+    let calls = Calls::default();
+    let build = || every_kind(&calls);
+    let subject = Subject {
+        build: &build,
+        input: json!("hi"),
+        clock: Arc::new(SimulatedClock::start()),
+        calls: &|| calls.count(),
+    };
+    let sweep = crash_after_each_entry(|| MemoryStage(InMemoryDb::new()), subject).await;
+    assert!(sweep.entries > 70, "{sweep:?}");
+    assert!(sweep.repeated_calls > 0, "{sweep:?}");
 }

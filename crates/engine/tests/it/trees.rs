@@ -1,13 +1,16 @@
 //! Random trees under trouble: whatever happens to the processes that execute a run, it comes to the end it would have
 //! come to undisturbed. A failure prints its seed.
 
-use crate::stage::{Calls, FileStage, MemoryStage};
+use crate::stage::{Calls, FileStage, MemoryStage, append, engine, input};
 use futures::StreamExt;
 use outlive_core::log::{Entry, Record};
 use outlive_core::machine::WorkflowMachine;
 use outlive_core::port::{Access, Clock, Db, merge};
 use outlive_core::testing::{Dice, Forest, play};
-use outlive_core::{Definition, RunId, RunStatus, Step, StepInput, StepType, WorkerId, WorkflowRunOutput};
+use outlive_core::{
+    Block, Condition, Definition, Failure, Loop, OnError, Retry, RunId, RunStatus, Step, StepInput, StepType, WorkerId,
+    WorkflowRunOutput,
+};
 use outlive_db::InMemoryDb;
 use outlive_engine::testing::{
     Moment, SimulatedClock, Stage, TroubledDb, broken_invariants, in_flight, normal, read_log, row_equals_fold,
@@ -16,6 +19,7 @@ use outlive_engine::{Engine, Options, RunHandle, Submit, SystemClock};
 use serde_json::{Map, Value, json};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -305,4 +309,51 @@ async fn a_random_tree_under_trouble_in_a_file_comes_to_the_same_end() {
     let ends: Vec<_> = futures::stream::iter(tries).buffer_unordered(8).collect().await;
     let completed = ends.iter().filter(|status| **status == RunStatus::Completed).count();
     assert!(completed > 25, "{completed}");
+}
+
+/// Code that decides never, at first; then at once.
+fn undecided<T: Send + 'static>(
+    first: u32,
+    then: T,
+) -> impl Fn(outlive_core::Question) -> futures::future::BoxFuture<'static, Result<T, Failure>> + Send + Sync + 'static
+where
+    T: Clone + Sync,
+{
+    let asked = Arc::new(AtomicU32::new(0));
+    move |_| {
+        let (number, then) = (asked.fetch_add(1, Ordering::Relaxed), then.clone());
+        Box::pin(async move {
+            if number < first {
+                std::future::pending::<()>().await;
+            }
+            Ok(then)
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verdict_that_hangs_or_panics_ends_with_its_containers_time() {
+    let calls = Calls::default();
+    let limit = Duration::from_secs(2);
+    let a = || append("a", &calls);
+    let condition = |first| Condition::new("c").when_async(undecided(first, true)).step(a()).timeout(limit);
+    let repeated = |first| Loop::new("l").until_async(undecided(first, true)).step(a()).timeout(limit);
+    let panics = Condition::new("p").when(|_| panic!("no idea")).step(a()).on_error(OnError::Skip);
+    for (block, text, made) in [
+        (Block::from(condition(1).retry(Retry::times(1))), "hi a b", 2),
+        (condition(9).on_error(OnError::Skip).into(), "hi b", 1),
+        (repeated(1).retry(Retry::times(1)).into(), "hi a b", 3),
+        (repeated(9).on_error(OnError::Skip).into(), "hi b", 2),
+        (panics.into(), "hi b", 1),
+    ] {
+        let before = calls.count();
+        let definition =
+            Arc::new(Definition::builder("Example").step(block).step(append("b", &calls)).build().unwrap());
+        let engine = engine(&InMemoryDb::new(), &definition).await;
+        let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+        let output = timeout(PATIENCE, run.wait()).await.expect("it ends").unwrap();
+        assert_eq!((output.status, output.text().as_str()), (RunStatus::Completed, text), "{output:?}");
+        assert_eq!(calls.count() - before, made);
+        timeout(Duration::from_secs(5), engine.shutdown()).await.expect("nothing is in progress").unwrap();
+    }
 }
