@@ -55,7 +55,7 @@ impl Forest {
         Self {
             dice: Dice(seed),
             count: 0,
-            fails: seed % 3 == 0,
+            fails: seed.is_multiple_of(3),
             backoff,
             step: Box::new(step),
             on_ask: Arc::new(|_| {}),

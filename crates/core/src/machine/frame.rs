@@ -40,9 +40,9 @@ pub(crate) struct Frame {
     pub(crate) content: Option<Value>,
     /// Its children that have begun and have not ended, by the keys of their first attempts.
     pub(super) begun: BTreeSet<Key>,
-    /// Which child of a sequence is next, from 0; of a ForEach, the first item after all that have begun.
+    /// Which child of a sequence is next, from 0; of a Parallel or a ForEach, the first after all that have begun.
     pub(crate) at: u32,
-    /// A ForEach: items before that which have not begun.
+    /// A Parallel or a ForEach: those before that which have not begun.
     pub(crate) left_out: BTreeSet<u32>,
     /// A child said that the workflow ends here.
     pub(crate) is_stopped: bool,

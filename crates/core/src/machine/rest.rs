@@ -11,6 +11,7 @@ use crate::step::{ExecutorKind, StepOutput};
 use crate::time::Timestamp;
 use crate::workflow::Node;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What the text of a step says that was being executed, by the step's id.
@@ -42,7 +43,7 @@ impl WorkflowMachine {
     /// The outputs of the steps that ended, then of those that had begun: they failed with `error`. `failed` is the
     /// step that did, where its failure is not in the log yet.
     pub(super) fn unfinished(&self, failed: Option<(&Key, Arc<StepOutput>)>, error: &str) -> Vec<Arc<StepOutput>> {
-        self.unfinished_in(&Key::run(), &|key, open| match open {
+        unfinished_in(&self.open_by_container(), (&Key::run(), &self.root), &|key, open| match open {
             Open::Step(step) => match &failed {
                 Some((failed, output)) if *failed == key => Some(output.clone()),
                 _ => step.failed.clone(),
@@ -52,24 +53,14 @@ impl WorkflowMachine {
         })
     }
 
-    /// The outputs of a container's children that ended, then what `partial` makes of those that have begun, with their
-    /// own children inside.
-    fn unfinished_in(
-        &self,
-        outer: &Key,
-        partial: &dyn Fn(&Key, &Open) -> Option<Arc<StepOutput>>,
-    ) -> Vec<Arc<StepOutput>> {
-        let mut outputs = self.frame(outer).outputs();
-        let children = self.open.iter().filter(|(key, _)| self.parent_key(key) == *outer);
-        for (key, open) in children {
-            let Some(output) = partial(key, open) else { continue };
-            let steps = match open {
-                Open::Container(_) => self.unfinished_in(key, partial),
-                _ => Vec::new(),
-            };
-            outputs.push(if steps.is_empty() { output } else { Arc::new(StepOutput { steps, ..(*output).clone() }) });
+    /// What has begun and has not ended, by the container it is in; branches in the order of the definition.
+    fn open_by_container(&self) -> ByContainer<'_> {
+        let mut all = ByContainer::new();
+        for (key, open) in &self.open {
+            all.entry(self.parent_key(key)).or_default().push((key, open));
         }
-        outputs
+        all.values_mut().for_each(|children| children.sort_by_key(|(key, _)| key.branch()));
+        all
     }
 
     /// The entries that end the run because someone asked; `partial` is what steps in progress had written so far.
@@ -77,7 +68,7 @@ impl WorkflowMachine {
         let content = format!("Run {} was cancelled", self.info.run_id);
         let cancelled = EventKind::WorkflowCancelled { reason: reason.to_owned(), content: content.clone() };
         let error = "Cancelled during execution";
-        let results = self.unfinished_in(&Key::run(), &|key, open| {
+        let results = unfinished_in(&self.open_by_container(), (&Key::run(), &self.root), &|key, open| {
             let step = match open {
                 Open::Step(_) => self.node(key),
                 Open::Container(frame) => return Some(Arc::new(broken_off(frame, error))),
@@ -150,7 +141,10 @@ impl WorkflowMachine {
 
     /// The run as it stands when it comes to rest.
     fn at_rest(&self, status: RunStatus, at: Timestamp) -> Rest {
-        let state = if status.is_terminal() { self.state_of_branches(&Key::run()) } else { Map::new() };
+        let mut state = Map::new();
+        if status.is_terminal() {
+            state_of_branches(&self.open_by_container(), &Key::run(), &mut state);
+        }
         Rest {
             metrics: Some(self.metrics(at)),
             metadata: self.metadata(),
@@ -159,19 +153,6 @@ impl WorkflowMachine {
             state: Some(state).filter(|state| !state.is_empty()).map(Value::Object),
             ..Rest::new(status, at)
         }
-    }
-
-    /// What branches that ended changed in the session, where their Parallel has not: it reaches the session when the
-    /// run ends early.
-    fn state_of_branches(&self, outer: &Key) -> Map<String, Value> {
-        let mut state = Map::new();
-        for (key, open) in self.open.iter().filter(|(key, _)| self.parent_key(key) == *outer) {
-            if let Open::Container(frame) = open {
-                state.extend(frame.joined_state());
-                state.extend(self.state_of_branches(key));
-            }
-        }
-        state
     }
 
     pub(super) fn completed(&self, at: Timestamp) -> Entry {
@@ -292,6 +273,39 @@ impl WorkflowMachine {
 
     fn metrics(&self, at: Timestamp) -> RunMetrics {
         metrics_of(&self.root.results, self.started_at.map(|start| at.since(start).as_secs_f64()))
+    }
+}
+
+/// What has begun and has not ended, by the container it is in.
+type ByContainer<'a> = BTreeMap<Key, Vec<(&'a Key, &'a Open)>>;
+
+/// The outputs of a container's children that ended, then what `partial` makes of those that have begun, with their own
+/// children inside.
+fn unfinished_in(
+    open: &ByContainer<'_>,
+    (key, frame): (&Key, &Frame),
+    partial: &dyn Fn(&Key, &Open) -> Option<Arc<StepOutput>>,
+) -> Vec<Arc<StepOutput>> {
+    let mut outputs = frame.outputs();
+    for (key, child) in open.get(key).into_iter().flatten() {
+        let Some(output) = partial(key, child) else { continue };
+        let steps = match child {
+            Open::Container(frame) => unfinished_in(open, (key, frame), partial),
+            _ => Vec::new(),
+        };
+        outputs.push(if steps.is_empty() { output } else { Arc::new(StepOutput { steps, ..(*output).clone() }) });
+    }
+    outputs
+}
+
+/// What branches that ended changed in the session, where their Parallel has not: it reaches the session when the run
+/// ends early.
+fn state_of_branches(open: &ByContainer<'_>, outer: &Key, state: &mut Map<String, Value>) {
+    for (key, child) in open.get(outer).into_iter().flatten() {
+        if let Open::Container(frame) = child {
+            state.extend(frame.joined_state());
+            state_of_branches(open, key, state);
+        }
     }
 }
 

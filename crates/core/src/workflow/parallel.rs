@@ -57,7 +57,7 @@ impl Container for ParallelNode {
         if frame.branches.len() == self.steps.len() {
             return Next::End;
         }
-        let open = (0..count(self.steps.len())).filter(|place| !frame.branches.contains_key(place));
+        let open = frame.left_out.iter().copied().chain(frame.at..count(self.steps.len()));
         Next::Begin(open.map(|place| key.node(Place::Branch(place))).collect())
     }
 

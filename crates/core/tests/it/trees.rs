@@ -452,7 +452,7 @@ fn a_verdict_that_comes_too_late_is_dropped() {
     let late = NOW + Duration::from_secs(5);
     let say = driver.machine.next(&claim(), 0, late).say;
     let key = ask.unwrap().key;
-    assert_eq!(driver.append(say), [key.clone()], "nobody waits for it any longer");
+    assert_eq!(driver.append(say), std::slice::from_ref(&key), "nobody waits for it any longer");
     let retried = driver.log.len();
     assert!(driver.names().contains(&"CustomEvent loop".to_owned()));
     let say = driver.machine.decided(&key, Ok(Verdict::Is(true)), 0, late);
