@@ -345,6 +345,7 @@ async fn execute(
     let mut asleep: Vec<(Timestamp, Box<Execute>)> = Vec::new();
     loop {
         let mut wake = None;
+        drop_dropped(journal, &mut flights, &mut asleep);
         if journal.is_halted() {
             if flights.is_empty() {
                 return Rest::Halted;
@@ -352,10 +353,7 @@ async fn execute(
         } else {
             let now = inner.services.clock.now();
             let decision = journal.decide(claim, now);
-            for key in journal.take_dropped() {
-                flights.drop_of(&key);
-                asleep.retain(|(_, step)| !step.info.key.is_inside(&key));
-            }
+            drop_dropped(journal, &mut flights, &mut asleep);
             if decision.end.is_some() {
                 return Rest::Ended;
             }
@@ -364,7 +362,11 @@ async fn execute(
             }
             let due = asleep.extract_if(.., |(due_at, _)| *due_at <= now).map(|(_, step)| Task::Execute(step));
             for task in decision.start.into_iter().chain(due.collect::<Vec<_>>()) {
-                flights.start(task.key().clone(), Box::pin(fly(journal, &definition, task)));
+                let step_id = match &task {
+                    Task::Execute(step) => Some(step.info.step_id.clone()),
+                    Task::Ask(_) => None,
+                };
+                flights.start(task.key().clone(), step_id, Box::pin(fly(journal, &definition, task)));
             }
             wake = asleep.iter().map(|(due_at, _)| *due_at).chain(decision.wake).min();
             if let Some(due_at) = wake.filter(|_| flights.is_empty()) {
@@ -385,6 +387,16 @@ async fn execute(
             Landing::Asleep(due_at, step) => asleep.push((due_at, step)),
             landing => land(inner, journal, &key, landing),
         }
+    }
+}
+
+/// Drops what is in progress for containers that have failed meanwhile, and forgets what their steps were saying.
+fn drop_dropped(journal: &Journal, flights: &mut Flights<'_>, asleep: &mut Vec<(Timestamp, Box<Execute>)>) {
+    for key in journal.take_dropped() {
+        for step_id in flights.drop_of(&key) {
+            journal.forget_texts(&step_id);
+        }
+        asleep.retain(|(_, step)| !step.info.key.is_inside(&key));
     }
 }
 
@@ -423,6 +435,9 @@ async fn fly(journal: &Arc<Journal>, definition: &Definition, task: Task) -> Lan
                 return Landing::Halted;
             }
             let result = storable(result, &state);
+            if result.is_err() {
+                journal.forget_texts(&step.info.step_id);
+            }
             let patch = result.is_ok().then(|| state.patch()).flatten();
             Landing::Executed(Box::new(result), patch)
         }

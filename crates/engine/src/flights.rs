@@ -10,6 +10,7 @@ use outlive_core::port::{BoxFuture, Executed};
 use outlive_core::{Failure, Timestamp, Verdict};
 use serde_json::Value;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 /// How one of them ended.
@@ -30,22 +31,27 @@ pub(crate) struct Flights<'a>(FuturesUnordered<Flight<'a>>);
 
 struct Flight<'a> {
     key: Key,
+    /// The id of the step that is executed.
+    step_id: Option<Arc<str>>,
     work: BoxFuture<'a, Landing>,
 }
 
 impl<'a> Flights<'a> {
-    pub(crate) fn start(&mut self, key: Key, work: BoxFuture<'a, Landing>) {
-        self.0.push(Flight { key, work });
+    pub(crate) fn start(&mut self, key: Key, step_id: Option<Arc<str>>, work: BoxFuture<'a, Landing>) {
+        self.0.push(Flight { key, step_id, work });
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Drops what is in progress inside this, or for this itself.
-    pub(crate) fn drop_of(&mut self, outer: &Key) {
+    /// Drops what is in progress inside this, or for this itself. Returns the ids of the steps that were executed.
+    pub(crate) fn drop_of(&mut self, outer: &Key) -> Vec<Arc<str>> {
         let all = std::mem::take(&mut self.0);
-        self.0 = all.into_iter().filter(|flight| flight.key != *outer && !flight.key.is_inside(outer)).collect();
+        let is_in = |flight: &Flight<'_>| flight.key == *outer || flight.key.is_inside(outer);
+        let (dropped, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(is_in);
+        self.0 = kept.into_iter().collect();
+        dropped.into_iter().filter_map(|flight| flight.step_id).collect()
     }
 
     /// Waits for the next to end; for ever when there is none.

@@ -262,9 +262,18 @@ impl Journal {
         Some(state.asleep.swap_remove(place).1)
     }
 
-    /// Nodes whose work in progress is to be dropped.
+    /// Nodes whose work in progress is to be dropped: it counts as abandoned from now on.
     pub(crate) fn take_dropped(&self) -> Vec<Key> {
-        std::mem::take(&mut self.lock().dropped)
+        let mut state = self.lock();
+        let dropped = std::mem::take(&mut state.dropped);
+        let abandoned = dropped.iter().map(|key| state.count.abandon(key)).sum();
+        self.services.counters.models_aborted.fetch_add(abandoned, Ordering::Relaxed);
+        dropped
+    }
+
+    /// Forgets what a step that failed or was dropped was saying: its next attempt begins anew.
+    pub(crate) fn forget_texts(&self, step_id: &str) {
+        self.lock().streams.forget(step_id);
     }
 
     /// Appends entries of the workflow itself.
@@ -466,19 +475,21 @@ impl State {
         self.waiting.drain(..).for_each(Waker::wake);
     }
 
-    /// Merges streamed text into the entry before it, if that is a piece of the same answer, not yet written, and much
-    /// is pending: readers see a model's pieces as they came, but a flood of tiny pieces does not become a flood of
+    /// Merges streamed text into the last piece of the same answer, if nothing but pieces of other answers came after
+    /// it, it is not yet written, and much is pending: readers see a model's pieces as they came, but a flood of tiny pieces does not become a flood of
     /// entries.
     fn merge_stream(&mut self, event: &RunEvent) -> bool {
         if self.pending.len() < STREAMED_MAX {
             return false;
         }
-        let Some(last) = self.pending.last_mut() else {
+        let is_piece = |entry: &&mut Entry| {
+            let is_text = matches!(entry.event.kind, EventKind::RunContent(_) | EventKind::TeamRunContent(_));
+            is_text && entry.record.is_none()
+        };
+        let mut pieces = self.pending.iter_mut().rev().take(STREAMED_MAX).take_while(is_piece);
+        let Some(last) = pieces.find(|entry| entry.event.origin.run_id == event.origin.run_id) else {
             return false;
         };
-        if last.record.is_some() || last.event.origin.run_id != event.origin.run_id {
-            return false;
-        }
         match (&mut last.event.kind, &event.kind) {
             (EventKind::RunContent(text), EventKind::RunContent(more))
             | (EventKind::TeamRunContent(text), EventKind::TeamRunContent(more)) => {

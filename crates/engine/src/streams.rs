@@ -45,6 +45,11 @@ impl Streams {
         has_text(delta).then_some(stream.silent)
     }
 
+    /// Forgets what a step was saying.
+    pub(crate) fn forget(&mut self, step_id: &str) {
+        self.0.retain(|stream| *stream.step_id != *step_id);
+    }
+
     /// What they have said so far, by step, in the order it came.
     pub(crate) fn texts(&self) -> HashMap<Arc<str>, String> {
         let mut texts: HashMap<Arc<str>, String> = HashMap::new();

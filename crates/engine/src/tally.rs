@@ -76,6 +76,13 @@ impl Count {
         self.tally.take()
     }
 
+    /// Whatever is open inside this is given up. Returns how many calls that is.
+    pub(crate) fn abandon(&mut self, outer: &Key) -> u64 {
+        let before = self.open.len();
+        self.open.retain(|(open, _)| !open.is_inside(outer));
+        (before - self.open.len()) as u64
+    }
+
     /// Calls that were begun here and have not ended.
     pub(crate) fn open(&self) -> u64 {
         self.open.len() as u64

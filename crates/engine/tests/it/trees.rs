@@ -1,15 +1,15 @@
 //! Random trees under trouble: whatever happens to the processes that execute a run, it comes to the end it would have
 //! come to undisturbed. A failure prints its seed.
 
-use crate::stage::{Calls, FileStage, MemoryStage, append, engine, input};
+use crate::stage::{Calls, FileStage, MemoryStage, append, engine, input, slow};
 use futures::StreamExt;
 use outlive_core::log::{Entry, Record};
 use outlive_core::machine::WorkflowMachine;
 use outlive_core::port::{Access, Clock, Db, merge};
 use outlive_core::testing::{Dice, Forest, play};
 use outlive_core::{
-    Block, Condition, Definition, Failure, Loop, OnError, Retry, RunId, RunStatus, Step, StepInput, StepType, WorkerId,
-    WorkflowRunOutput,
+    Block, Condition, ContentDelta, Definition, EventKind, Failure, Loop, ModelInfo, OnError, Origin, Parallel, Retry,
+    RunId, RunStatus, Step, StepInput, StepType, Steps, WorkerId, WorkflowRunOutput,
 };
 use outlive_db::InMemoryDb;
 use outlive_engine::testing::{
@@ -356,4 +356,94 @@ async fn a_verdict_that_hangs_or_panics_ends_with_its_containers_time() {
         assert_eq!(calls.count() - before, made);
         timeout(Duration::from_secs(5), engine.shutdown()).await.expect("nothing is in progress").unwrap();
     }
+}
+
+/// A step that says its name in pieces, as a model's answer that streams, and then never ends. Every attempt is another
+/// speaker.
+fn speaks(name: &'static str, pieces: usize) -> Step {
+    Step::function(name, move |context, _: Arc<StepInput>| async move {
+        let speaker = context.run.run_id.derive_run(context.step.key.as_str());
+        let origin = Origin { run_id: Some(speaker), ..context.origin() };
+        let asked = Record::Intent { key: context.step.key.speaker("agent").turn(0), name: None };
+        context.effects.tell(EventKind::ModelRequestStarted(ModelInfo::default()), &origin, Some(asked));
+        for piece in 0..pieces {
+            let text = format!("{name}{piece} {} ", context.step.key);
+            let delta = ContentDelta { content: Some(text), content_type: "str".to_owned(), ..ContentDelta::default() };
+            context.effects.stream(EventKind::RunContent(delta), &origin);
+            tokio::task::yield_now().await;
+        }
+        std::future::pending::<Result<String, Failure>>().await
+    })
+}
+
+fn build(blocks: impl IntoIterator<Item = Block>) -> Arc<Definition> {
+    let builder = blocks.into_iter().fold(Definition::builder("Example"), |builder, block| builder.step(block));
+    Arc::new(builder.build().unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_branches_were_saying_when_the_run_was_cancelled_is_theirs_and_of_their_last_attempt() {
+    let group = Steps::new("right").step(speaks("r", 1));
+    let parallel = Parallel::new("par").step(speaks("left", 2)).step(group).timeout(Duration::from_secs(5));
+    let definition = build([parallel.retry(Retry::times(1)).into()]);
+    let engine = engine(&InMemoryDb::new(), &definition).await;
+    let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert_eq!(engine.stats().model_aborted, 2, "the first attempt's calls were given up");
+    engine.cancel(run.run_id(), "enough").await.unwrap();
+    let output = run.wait().await.unwrap();
+    let branches = &output.step_results[0].steps;
+    assert_eq!(branches.len(), 2, "{branches:?}");
+    assert_eq!(branches[0].text(), "left0 0~2/b0 left1 0~2/b0 ");
+    assert_eq!(branches[1].steps[0].text(), "r0 0~2/b1/0 ");
+    assert_eq!(engine.stats().model_aborted, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn floods_of_pieces_from_several_branches_do_not_become_floods_of_entries() {
+    let definition = build([Parallel::new("par").step(speaks("a", 500)).step(speaks("b", 500)).into()]);
+    let db = InMemoryDb::new();
+    let engine = engine(&db, &definition).await;
+    let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    engine.cancel(run.run_id(), "enough").await.unwrap();
+    let output = run.wait().await.unwrap();
+    let log = read_log(&db, run.run_id()).await;
+    assert!(log.len() < 100, "{}", log.len());
+    for (step, name) in output.step_results[0].steps.iter().zip(["a", "b"]) {
+        let said = log.iter().filter_map(|entry| match &entry.event.kind {
+            EventKind::RunContent(delta) if entry.event.origin.step_name.as_deref() == Some(name) => {
+                delta.content.as_deref()
+            }
+            _ => None,
+        });
+        assert_eq!(said.collect::<String>(), step.text(), "no piece is lost, and all are in order");
+        assert!(step.text().contains(&format!("{name}499 ")), "{}", step.text());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_every_step_in_progress_and_drops_what_a_failure_makes_useless() {
+    let slow = |name, takes| slow(name, Duration::from_secs(takes));
+    let fails = Step::function("fails", |_, _: Arc<StepInput>| async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        Err::<String, _>(Failure::fatal("no"))
+    });
+    let doomed = Parallel::new("doomed").step(fails).step(slow("useless", 3_600)).on_error(OnError::Skip);
+    let parallel = Parallel::new("par").step(slow("one", 2)).step(slow("two", 4)).step(doomed);
+    let definition = build([parallel.into(), slow("later", 1).into()]);
+    let db = InMemoryDb::new();
+    let first = engine(&db, &definition).await;
+    let run = first.submit(&definition.id, input("hi")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let begun = tokio::time::Instant::now();
+    first.shutdown().await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    let ended = |log: &[Entry]| log.iter().filter(|entry| matches!(entry.record, Some(Record::Step { .. }))).count();
+    assert_eq!(ended(&read_log(&db, run.run_id()).await), 3, "both steps, and the container that failed");
+    let heir = engine(&db, &definition).await;
+    let output = heir.attach(run.run_id().clone()).wait().await.unwrap();
+    assert_eq!(output.status, RunStatus::Completed);
+    let started = read_log(&db, run.run_id()).await.iter().filter(|entry| entry.event.name() == "StepStarted").count();
+    assert_eq!(started, 5, "nothing was begun twice");
 }
