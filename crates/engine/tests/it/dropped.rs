@@ -1,10 +1,12 @@
 //! Callers that go away at any await: what was accepted ends all the same, nothing stays held, no session and no key leads
 //! nowhere.
 
-use crate::stage::{input, workflow};
+use crate::stage::input;
 use futures::future::BoxFuture;
 use outlive_core::port::{Access, Db, NewSession, RunFilter, RunStore, SessionKind, SessionPatch};
-use outlive_core::{Definition, Failure, RunId, RunStatus, SessionId, Step, StepInput, Timestamp};
+use outlive_core::{
+    Condition, Definition, Failure, Loop, Parallel, RunId, RunStatus, SessionId, Step, StepInput, Timestamp,
+};
 use outlive_db::InMemoryDb;
 use outlive_engine::testing::{SimulatedClock, TroubledDb, broken_invariants, poll_and_drop, read_log};
 use outlive_engine::{Engine, Options, Submit};
@@ -96,7 +98,10 @@ fn definition() -> Arc<Definition> {
             Ok::<_, Failure>(input.text())
         })
     };
-    workflow([step("a"), step("b")])
+    let holds = Condition::new("holds").when(|_| true).step(step("c"));
+    let again = Loop::new("again").step(step("d")).max_iterations(2).until(|_| true);
+    let parallel = Parallel::new("parallel").step(step("b")).step(holds).step(again);
+    Arc::new(Definition::builder("Example").step(step("a")).step(parallel).build().unwrap())
 }
 
 async fn start(db: &InMemoryDb, definition: &Arc<Definition>, options: Options) -> Engine {

@@ -5,7 +5,7 @@ use crate::stage::{Calls, FileStage, MemoryStage, append, engine, input, slow};
 use futures::StreamExt;
 use outlive_core::log::{Entry, Record};
 use outlive_core::machine::WorkflowMachine;
-use outlive_core::port::{Access, Clock, Db, merge};
+use outlive_core::port::{Access, Clock, Db, RunStore, merge};
 use outlive_core::testing::{Dice, Forest, play};
 use outlive_core::{
     Block, Condition, ContentDelta, Definition, EventKind, Failure, Loop, ModelInfo, OnError, Origin, Parallel, Retry,
@@ -71,7 +71,7 @@ impl<'a> Tree<'a> {
 fn played(name: &str, calls: &Calls, unit: Duration) -> Step {
     let (calls, name) = (calls.clone(), name.to_owned());
     let units = name.bytes().fold(0u32, |sum, byte| sum * 7 + u32::from(byte)) % 8;
-    Step::function(&name.clone(), move |context, input: Arc<StepInput>| {
+    Step::function(name.clone(), move |context, input: Arc<StepInput>| {
         calls.note();
         let name = name.clone();
         async move {
@@ -312,12 +312,12 @@ async fn a_random_tree_under_trouble_in_a_file_comes_to_the_same_end() {
 }
 
 /// Code that decides never, at first; then at once.
-fn undecided<T: Send + 'static>(
+fn undecided<T>(
     first: u32,
     then: T,
 ) -> impl Fn(outlive_core::Question) -> futures::future::BoxFuture<'static, Result<T, Failure>> + Send + Sync + 'static
 where
-    T: Clone + Sync,
+    T: Clone + Send + Sync + 'static,
 {
     let asked = Arc::new(AtomicU32::new(0));
     move |_| {
@@ -446,4 +446,29 @@ async fn a_drain_waits_for_every_step_in_progress_and_drops_what_a_failure_makes
     assert_eq!(output.status, RunStatus::Completed);
     let started = read_log(&db, run.run_id()).await.iter().filter(|entry| entry.event.name() == "StepStarted").count();
     assert_eq!(started, 5, "nothing was begun twice");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_leaves_memory_when_a_branch_backs_off_and_no_sibling_executes() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let flaky = Step::function("flaky", |context, _: Arc<StepInput>| async move {
+        if context.step.attempt == 1 { Err(Failure::function("not yet")) } else { Ok("there") }
+    });
+    let flaky = flaky.retry(Retry::times(1).backoff(120 * MINUTE).backoff_max(120 * MINUTE));
+    let parallel = Parallel::new("par").step(flaky).step(slow("slow", 10 * MINUTE)).timeout(600 * MINUTE);
+    let definition = build([parallel.into()]);
+    let db = InMemoryDb::new();
+    let engine = engine(&db, &definition).await;
+    let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+    let row = || async { db.run(Access::All, run.run_id().clone()).await.unwrap().unwrap() };
+    tokio::time::sleep(5 * MINUTE).await;
+    assert_eq!((engine.stats().runs_executing, row().await.due_at), (1, None), "a sibling executes");
+    tokio::time::sleep(10 * MINUTE).await;
+    assert_eq!(engine.stats().runs_executing, 0);
+    assert!(row().await.due_at.is_some() && row().await.worker.is_none());
+    let output = run.wait().await.unwrap();
+    let branches: Vec<_> = output.step_results[0].steps.iter().map(|step| step.text()).collect();
+    assert_eq!((output.status, branches), (RunStatus::Completed, vec!["there".to_owned(), "hi".to_owned()]));
+    let log = read_log(&db, run.run_id()).await;
+    assert_eq!(log.iter().filter(|entry| entry.event.name() == "StepStarted").count(), 2, "nothing was begun twice");
 }
