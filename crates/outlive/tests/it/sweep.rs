@@ -85,3 +85,34 @@ async fn a_team_and_an_agent_survive_a_crash_at_every_entry() {
     assert_eq!(sweep.crashes as u64, sweep.entries * 2);
     assert!(sweep.repeated_calls > 0, "some calls were in flight: {sweep:?}");
 }
+
+/// Two agents at once, one of them in a Loop, then one more.
+fn branches(model: &ScriptedModel, tool_calls: &Arc<AtomicUsize>) -> Workflow {
+    let counted = tool_calls.clone();
+    let look = Tool::new("look", "Looks into a topic", move |look: Look, _context| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        async move { Ok::<_, Failure>(format!("all about {}", look.topic)) }
+    });
+    let agent = |name: &str| Step::new(name).agent(Agent::new(name).model(model.clone()));
+    let looks = Step::new("Looks").agent(Agent::new("Looks").model(model.clone()).tool(look));
+    let again =
+        Loop::new("Again").step(agent("Again and again")).max_iterations(2).until(|question| question.iteration == 2);
+    Workflow::builder("Branches")
+        .db(InMemoryDb::new())
+        .step(Parallel::new("Research").step(looks).step(again))
+        .step(agent("Write"))
+        .build()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn agents_in_branches_survive_a_crash_at_every_entry() {
+    let model = ScriptedModel::from_fn("scripted", |request| Ok(script(request)));
+    let tool_calls = Arc::new(AtomicUsize::new(0));
+    let build = || branches(&model, &tool_calls).definition().clone();
+    let calls = || model.calls() + tool_calls.load(Ordering::Relaxed);
+    let subject = Subject { build: &build, input: json!("a topic"), clock: Arc::new(SystemClock), calls: &calls };
+    let sweep = crash_after_each_entry(FileStage::new, subject).await;
+    assert!(sweep.entries > 40, "{sweep:?}");
+    assert!(sweep.repeated_calls > 0, "some calls were in flight: {sweep:?}");
+}
