@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 /// How other code stops a run that executes here.
 #[derive(Debug, Default)]
@@ -378,10 +378,12 @@ async fn execute(
             }
         }
         let due = wake.map(|due_at| due_at.since(inner.services.clock.now()));
-        let (key, landing) = tokio::select! {
-            biased;
-            landed = flights.next() => landed,
-            () = sleep(due.unwrap_or_default()), if due.is_some() => continue,
+        let (key, landing) = match due {
+            None => flights.next().await,
+            Some(due) => match timeout(due, flights.next()).await {
+                Ok(landed) => landed,
+                Err(_) => continue,
+            },
         };
         match landing {
             Landing::Asleep(due_at, step) => asleep.push((due_at, step)),
@@ -498,7 +500,7 @@ async fn execute_step(
 async fn within<T>(limit_ms: Option<u64>, work: impl Future<Output = T>) -> Option<T> {
     match limit_ms {
         None => Some(work.await),
-        Some(limit_ms) => tokio::time::timeout(Duration::from_millis(limit_ms), work).await.ok(),
+        Some(limit_ms) => timeout(Duration::from_millis(limit_ms), work).await.ok(),
     }
 }
 

@@ -9,6 +9,7 @@ use outlive_core::machine::Execute;
 use outlive_core::port::{BoxFuture, Executed};
 use outlive_core::{Failure, Timestamp, Verdict};
 use serde_json::Value;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -25,9 +26,12 @@ pub(crate) enum Landing {
     Halted,
 }
 
-/// Everything a run has in progress.
+/// Everything a run has in progress. Most runs do one thing at a time, and that one is polled without ado.
 #[derive(Default)]
-pub(crate) struct Flights<'a>(FuturesUnordered<Flight<'a>>);
+pub(crate) struct Flights<'a> {
+    alone: Option<Flight<'a>>,
+    others: FuturesUnordered<Flight<'a>>,
+}
 
 struct Flight<'a> {
     key: Key,
@@ -38,19 +42,20 @@ struct Flight<'a> {
 
 impl<'a> Flights<'a> {
     pub(crate) fn start(&mut self, key: Key, step_id: Option<Arc<str>>, work: BoxFuture<'a, Landing>) {
-        self.0.push(Flight { key, step_id, work });
+        let flight = Flight { key, step_id, work };
+        if self.is_empty() { self.alone = Some(flight) } else { self.others.push(flight) }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.alone.is_none() && self.others.is_empty()
     }
 
     /// Drops what is in progress inside this, or for this itself. Returns the ids of the steps that were executed.
     pub(crate) fn drop_of(&mut self, outer: &Key) -> Vec<Arc<str>> {
-        let all = std::mem::take(&mut self.0);
+        let all = self.alone.take().into_iter().chain(std::mem::take(&mut self.others));
         let is_in = |flight: &Flight<'_>| flight.key == *outer || flight.key.is_inside(outer);
-        let (dropped, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(is_in);
-        self.0 = kept.into_iter().collect();
+        let (dropped, kept): (Vec<_>, Vec<_>) = all.partition(is_in);
+        self.others = kept.into_iter().collect();
         dropped.into_iter().filter_map(|flight| flight.step_id).collect()
     }
 
@@ -59,10 +64,19 @@ impl<'a> Flights<'a> {
     /// # Cancel safety
     /// Nothing is lost if dropped.
     pub(crate) async fn next(&mut self) -> (Key, Landing) {
-        match self.0.next().await {
-            Some(landed) => landed,
-            None => std::future::pending().await,
-        }
+        poll_fn(|cx| {
+            if let Some(flight) = &mut self.alone
+                && let Poll::Ready(landed) = Pin::new(flight).poll(cx)
+            {
+                self.alone = None;
+                return Poll::Ready(landed);
+            }
+            match self.others.poll_next_unpin(cx) {
+                Poll::Ready(Some(landed)) => Poll::Ready(landed),
+                Poll::Ready(None) | Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
     }
 }
 

@@ -239,8 +239,10 @@ impl Journal {
             let chance = self.services.chance.bits();
             let Decision { say, session, start, wake, end } = self.lock().machine.next(claim, chance, at);
             let is_idle = say.is_empty() && start.is_empty();
-            self.append(say);
-            self.lock().change_session(session);
+            if !say.is_empty() {
+                self.append(say);
+                self.lock().change_session(session);
+            }
             all.start.extend(start);
             (all.wake, all.end) = (wake, end);
             if is_idle {

@@ -20,7 +20,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// The stable name of a step or a call inside a run: its path in the definition, then turn and call. Prefixed with the
 /// run's id, it is the key handed to tools: the same across crashes and processes.
@@ -96,7 +96,8 @@ impl Key {
 
     /// The run itself: what all its keys are inside of.
     pub fn run() -> Self {
-        Self(Arc::from(""))
+        static RUN: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
+        Self(RUN.clone())
     }
 
     /// The step at this place of a workflow, from 0.
@@ -122,6 +123,9 @@ impl Key {
     /// The same node, at this attempt, from 1.
     pub fn attempt(&self, attempt: u32) -> Self {
         let first = self.first_attempt();
+        if attempt <= 1 && first.len() == self.0.len() {
+            return self.clone();
+        }
         if attempt <= 1 { Self(Arc::from(first)) } else { Self(Arc::from(format!("{first}~{attempt}"))) }
     }
 
@@ -221,7 +225,7 @@ impl Key {
         }
         let name = self.0.find("/k:");
         let end = name.or_else(|| self.0.rfind('/'));
-        Some(Self(Arc::from(end.map_or("", |end| &self.0[..end]))))
+        Some(end.map_or_else(Self::run, |end| Self(Arc::from(&self.0[..end]))))
     }
 
     /// Whether this is inside `outer`, at any depth.
