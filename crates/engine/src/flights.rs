@@ -71,6 +71,10 @@ impl<'a> Flights<'a> {
                 self.alone = None;
                 return Poll::Ready(landed);
             }
+            // Asking them costs something even when there are none.
+            if self.others.is_empty() {
+                return Poll::Pending;
+            }
             match self.others.poll_next_unpin(cx) {
                 Poll::Ready(Some(landed)) => Poll::Ready(landed),
                 Poll::Ready(None) | Poll::Pending => Poll::Pending,

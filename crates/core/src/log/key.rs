@@ -169,8 +169,16 @@ impl Key {
         self.branch().is_some()
     }
 
+    /// Whether this stands directly in the run.
+    pub(crate) fn is_top(&self) -> bool {
+        !self.0.contains('/')
+    }
+
     /// Which branch or item this is.
     pub(crate) fn branch(&self) -> Option<u32> {
+        if self.is_top() {
+            return None;
+        }
         match self.parts().last() {
             Some(Part::Node { place: Place::Branch(place) | Place::Item(place), .. }) => Some(place),
             _ => None,
@@ -247,6 +255,9 @@ impl Key {
     /// The path that a node's id is made from. A step has the same id in every iteration and attempt, a container
     /// another in each iteration; inside a nested workflow, the path begins there.
     pub(crate) fn id_path(&self, with_iterations: bool) -> String {
+        if self.is_top() {
+            return self.first_attempt().to_owned();
+        }
         let mut path = String::new();
         for (part, text) in self.parts().zip(self.0.split('/')) {
             let text = match part {

@@ -468,6 +468,9 @@ impl WorkflowMachine {
 
     /// The container a node is in; the run's key when it is in none.
     pub(super) fn parent_key(&self, key: &Key) -> Key {
+        if key.is_top() {
+            return Key::run();
+        }
         let is_container = |key: &Key| matches!(self.open.get(key), Some(Open::Container(_)));
         self.ancestors(key).find(is_container).unwrap_or_else(Key::run)
     }
@@ -491,6 +494,9 @@ impl WorkflowMachine {
     }
 
     fn nested_run(&self, key: &Key) -> Option<&NestedRun> {
+        if key.is_top() {
+            return None;
+        }
         self.ancestors(key).find_map(|outer| match self.open.get(&outer) {
             Some(Open::Container(frame)) => frame.run.as_deref(),
             _ => None,
