@@ -443,7 +443,7 @@ async fn fly(journal: &Arc<Journal>, definition: &Definition, task: Task) -> Lan
             let patch = result.is_ok().then(|| state.patch()).flatten();
             Landing::Executed(Box::new(result), patch)
         }
-        Task::Ask(ask) => Landing::Decided(ask_for(journal, definition, *ask).await),
+        Task::Ask(ask) => Landing::Decided(Box::pin(ask_for(journal, definition, *ask)).await),
     }
 }
 
@@ -500,7 +500,8 @@ async fn execute_step(
 async fn within<T>(limit_ms: Option<u64>, work: impl Future<Output = T>) -> Option<T> {
     match limit_ms {
         None => Some(work.await),
-        Some(limit_ms) => timeout(Duration::from_millis(limit_ms), work).await.ok(),
+        // Boxed, because most have no limit.
+        Some(limit_ms) => Box::pin(timeout(Duration::from_millis(limit_ms), work)).await.ok(),
     }
 }
 

@@ -30,7 +30,7 @@ pub(crate) enum Landing {
 #[derive(Default)]
 pub(crate) struct Flights<'a> {
     alone: Option<Flight<'a>>,
-    others: FuturesUnordered<Flight<'a>>,
+    others: Option<Box<FuturesUnordered<Flight<'a>>>>,
 }
 
 struct Flight<'a> {
@@ -43,19 +43,20 @@ struct Flight<'a> {
 impl<'a> Flights<'a> {
     pub(crate) fn start(&mut self, key: Key, step_id: Option<Arc<str>>, work: BoxFuture<'a, Landing>) {
         let flight = Flight { key, step_id, work };
-        if self.is_empty() { self.alone = Some(flight) } else { self.others.push(flight) }
+        if self.is_empty() { self.alone = Some(flight) } else { self.others.get_or_insert_default().push(flight) }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.alone.is_none() && self.others.is_empty()
+        self.alone.is_none() && self.others.as_ref().is_none_or(|others| others.is_empty())
     }
 
     /// Drops what is in progress inside this, or for this itself. Returns the ids of the steps that were executed.
     pub(crate) fn drop_of(&mut self, outer: &Key) -> Vec<Arc<str>> {
-        let all = self.alone.take().into_iter().chain(std::mem::take(&mut self.others));
+        let others = self.others.take().into_iter().flat_map(|others| (*others).into_iter());
+        let all = self.alone.take().into_iter().chain(others);
         let is_in = |flight: &Flight<'_>| flight.key == *outer || flight.key.is_inside(outer);
         let (dropped, kept): (Vec<_>, Vec<_>) = all.partition(is_in);
-        self.others = kept.into_iter().collect();
+        self.others = (!kept.is_empty()).then(|| Box::new(kept.into_iter().collect()));
         dropped.into_iter().filter_map(|flight| flight.step_id).collect()
     }
 
@@ -71,13 +72,14 @@ impl<'a> Flights<'a> {
                 self.alone = None;
                 return Poll::Ready(landed);
             }
-            // Asking them costs something even when there are none.
-            if self.others.is_empty() {
-                return Poll::Pending;
-            }
-            match self.others.poll_next_unpin(cx) {
-                Poll::Ready(Some(landed)) => Poll::Ready(landed),
-                Poll::Ready(None) | Poll::Pending => Poll::Pending,
+            match self.others.as_mut().map(|others| others.poll_next_unpin(cx)) {
+                Some(Poll::Ready(Some(landed))) => Poll::Ready(landed),
+                // Asking costs something even when there are none.
+                Some(Poll::Ready(None)) => {
+                    self.others = None;
+                    Poll::Pending
+                }
+                Some(Poll::Pending) | None => Poll::Pending,
             }
         })
         .await

@@ -38,8 +38,8 @@ pub(crate) struct Frame {
     pub(crate) scope: Scope,
     /// What it gives on: the content of the last child that succeeded.
     pub(crate) content: Option<Value>,
-    /// Its children that have begun and have not ended, by the keys of their first attempts.
-    pub(super) begun: BTreeSet<Key>,
+    /// A sequence: its child has begun and has not ended.
+    has_child: bool,
     /// Which child of a sequence is next, from 0; of a Parallel or a ForEach, the first after all that have begun.
     pub(crate) at: u32,
     /// A Parallel or a ForEach: those before that which have not begun.
@@ -91,7 +91,7 @@ impl Frame {
             scope: given.clone(),
             given,
             content: None,
-            begun: BTreeSet::new(),
+            has_child: false,
             at: 0,
             left_out: BTreeSet::new(),
             is_stopped: false,
@@ -114,19 +114,28 @@ impl Frame {
 
     /// A child has begun, or will begin again.
     pub(super) fn child_begun(&mut self, key: &Key) {
-        if let Some(item) = key.branch() {
-            self.left_out.remove(&item);
-            if item >= self.at {
-                self.left_out.extend(self.at..item);
-                self.at = item + 1;
-            }
+        let Some(place) = key.branch() else {
+            self.has_child = true;
+            return;
+        };
+        self.left_out.remove(&place);
+        if place >= self.at {
+            self.left_out.extend(self.at..place);
+            self.at = place + 1;
         }
-        self.begun.insert(key.attempt(1));
     }
 
-    /// How many children have begun and have not ended.
-    pub(crate) fn open_children(&self) -> usize {
-        self.begun.len()
+    /// Whether a child has begun: of a sequence the one whose turn it is, for there is no other.
+    pub(super) fn has_begun(&self, key: &Key) -> bool {
+        match key.branch() {
+            Some(place) => place < self.at && !self.left_out.contains(&place),
+            None => self.has_child,
+        }
+    }
+
+    /// How many branches have begun and have not ended.
+    pub(crate) fn open_branches(&self) -> usize {
+        usize::try_from(self.at).unwrap_or(usize::MAX) - self.left_out.len() - self.branches.len()
     }
 
     /// What a child is given.
@@ -149,14 +158,16 @@ impl Frame {
         content: Option<Value>,
         state: Map<String, Value>,
     ) {
-        self.begun.remove(&key.attempt(1));
         if let Some(place) = key.branch() {
+            // One that failed before it began, and is skipped, counts as begun.
+            self.child_begun(key);
             self.is_stopped |= output.stop;
             self.branches.insert(place, Branch { output, content, state });
             // The last in the order of the definition, whichever ended last.
             self.content = self.branches.values().rev().find_map(|branch| branch.content.clone());
             return;
         }
+        self.has_child = false;
         if let Some(name) = &output.step_name {
             self.scope.outputs.insert_mut(name.clone(), output.clone());
         }

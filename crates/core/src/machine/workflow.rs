@@ -610,6 +610,8 @@ impl WorkflowMachine {
                 return decision;
             }
         }
+        // An empty set may hold room, and most runs wait most of the time.
+        self.agenda.ready = BTreeSet::new();
         Decision { wake: self.agenda.due.first().map(|(due, _)| *due), ..Decision::default() }
     }
 
@@ -718,7 +720,7 @@ impl WorkflowMachine {
     /// Begins the node with this key, unless it has begun.
     fn begin_child(&mut self, key: &Key, at: Timestamp) -> Decision {
         let begins_again = matches!(self.open.get(key), Some(Open::Again { due_at, .. }) if *due_at <= at);
-        if !begins_again && self.parent(key).begun.contains(&key.attempt(1)) {
+        if !begins_again && self.parent(key).has_begun(key) {
             return Decision::default();
         }
         let Some(node) = self.node(key) else { return Decision::default() };

@@ -139,7 +139,7 @@ impl Container for ForEachNode {
         if frame.branches.len() >= items(frame.verdict.as_ref()).len() {
             return Next::End;
         }
-        let free = self.concurrency.saturating_sub(count(frame.open_children()));
+        let free = self.concurrency.saturating_sub(count(frame.open_branches()));
         let open = frame.left_out.iter().copied().chain(frame.at..total).take(free as usize);
         Next::Begin(open.map(|item| key.node(Place::Item(item))).collect())
     }

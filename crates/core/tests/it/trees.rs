@@ -631,6 +631,20 @@ fn a_list_comes_from_an_earlier_step_or_an_expression_and_items_may_fail() {
 }
 
 #[test]
+fn a_branch_that_fails_before_it_begins_has_ended() {
+    let undecided = || Router::new("router").select(|_| "x").choice(step("a")).on_error(OnError::Skip);
+    let parallel = Parallel::new("par").step(undecided()).step(step("b"));
+    let each = ForEach::new("each").items(|_| ["1", "2", "3"]).step(undecided()).concurrency(1);
+    let definition = build("Example", vec![parallel.into(), each.into()]);
+    let done = Driver::new(&definition).run(mark);
+    let output = done.machine.output();
+    assert_eq!(output.status, RunStatus::Completed);
+    let ended = |place: usize| output.step_results[place].inside().map(|(_, one)| one.success).collect::<Vec<_>>();
+    assert_eq!((ended(0), ended(1)), (vec![false, true], vec![false; 3]));
+    assert_eq!(done.asked, 1 + 1 + 3, "each verdict is asked for once");
+}
+
+#[test]
 fn expressions_decide_and_their_mistakes_are_problems() {
     let blocks = || -> Vec<Block> {
         let polish = Loop::new("polish").step(step("draft")).max_iterations(5).forward_iteration_output(true);
