@@ -1,5 +1,5 @@
 //! What a container decides, and from what. Each kind of container answers in a file of its own, beside its type and its
-//! builder; the machine knows none of them by name.
+//! builder. The machine adds what no answer can hold: a Loop's iterations in the log, and a nested workflow's run.
 //!
 //! The invariant: an answer depends on the node and its frame alone, so a replay gets the same one.
 
