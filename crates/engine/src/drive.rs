@@ -373,14 +373,15 @@ async fn execute(
                 if due_at.since(now) > inner.options.park_after {
                     return Rest::Park(due_at);
                 }
-                sleep(due_at.since(now)).await;
+                // Boxed, as below, because most runs never wait for a time.
+                Box::pin(sleep(due_at.since(now))).await;
                 continue;
             }
         }
         let due = wake.map(|due_at| due_at.since(inner.services.clock.now()));
         let (key, landing) = match due {
             None => flights.next().await,
-            Some(due) => match timeout(due, flights.next()).await {
+            Some(due) => match Box::pin(timeout(due, flights.next())).await {
                 Ok(landed) => landed,
                 Err(_) => continue,
             },

@@ -20,7 +20,7 @@ use outlive_core::port::{
 use outlive_core::{EventKind, Failure, FailureKind, Origin, Redactor, RunEvent, RunInfo, RunStatus, Timestamp};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -104,9 +104,9 @@ struct State {
     waiting: Vec<Waker>,
     halted: bool,
     /// What an earlier process recorded.
-    recorded: HashMap<Key, Recall>,
+    recorded: BTreeMap<Key, Recall>,
     /// What functions of steps in progress recorded under names of their own, here or in an earlier process.
-    named: HashMap<Key, Recall>,
+    named: BTreeMap<Key, Recall>,
     /// Steps whose functions sleep, and until when.
     asleep: Vec<(Key, Timestamp)>,
     /// What the next commit changes in the session's state.
@@ -148,8 +148,8 @@ impl Journal {
             is_committing: false,
             waiting: Vec::new(),
             halted: false,
-            recorded: HashMap::new(),
-            named: HashMap::new(),
+            recorded: BTreeMap::new(),
+            named: BTreeMap::new(),
             asleep: Vec::new(),
             session: None,
             session_now: Arc::default(),

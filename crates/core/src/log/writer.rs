@@ -13,7 +13,7 @@ use crate::step::StepOutput;
 use crate::text;
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// What stands in the log of one run so far. It must be told of every entry, in order: by [`Writer::page`] for those it
@@ -29,10 +29,10 @@ pub struct Writer {
 #[derive(Debug, Default)]
 struct Filed {
     /// By address. The outputs are kept, so that no other value can take the place of one.
-    outputs: HashMap<usize, (u64, Arc<StepOutput>)>,
-    runs: HashMap<RunId, u64>,
+    outputs: BTreeMap<usize, (u64, Arc<StepOutput>)>,
+    runs: BTreeMap<RunId, u64>,
     /// By the hash of what they say.
-    messages: HashMap<u128, u64>,
+    messages: BTreeMap<u128, u64>,
     /// The newest last.
     origins: VecDeque<(u64, Box<Origin>)>,
 }

@@ -12,7 +12,7 @@ use crate::workflow::Verdict;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// What the next child is given of those before it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -28,12 +28,6 @@ pub(crate) struct Scope {
 pub(crate) struct Frame {
     pub(crate) kind: StepType,
     pub(crate) name: Arc<str>,
-    /// What its own events are about.
-    pub(crate) origin: Origin,
-    pub(crate) verdict: Option<Verdict>,
-    pub(crate) deadline: Option<Timestamp>,
-    /// What it was given.
-    given: Scope,
     /// What its next child is given.
     pub(crate) scope: Scope,
     /// What it gives on: the content of the last child that succeeded.
@@ -42,13 +36,26 @@ pub(crate) struct Frame {
     has_child: bool,
     /// Which child of a sequence is next, from 0; of a Parallel or a ForEach, the first after all that have begun.
     pub(crate) at: u32,
-    /// A Parallel or a ForEach: those before that which have not begun.
-    pub(crate) left_out: BTreeSet<u32>,
     /// A child said that the workflow ends here.
     pub(crate) is_stopped: bool,
     /// Outputs of a sequence; of a Loop, those of the iteration.
     pub(crate) results: Vec<Arc<StepOutput>>,
-    /// A Parallel: its branches that ended, by place.
+    /// What the run itself does not need: of most runs there is nothing else in memory.
+    own: Option<Box<Own>>,
+}
+
+/// What only containers inside a run have.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Own {
+    /// What its own events are about.
+    pub(crate) origin: Origin,
+    pub(crate) verdict: Option<Verdict>,
+    pub(crate) deadline: Option<Timestamp>,
+    /// What it was given.
+    pub(crate) given: Scope,
+    /// A Parallel or a ForEach: those before the next that have not begun.
+    pub(crate) left_out: BTreeSet<u32>,
+    /// A Parallel or a ForEach: its branches that ended, by place.
     pub(crate) branches: BTreeMap<u32, Branch>,
     /// A Loop: the iteration, from 1; 0 before the first.
     pub(crate) iteration: u32,
@@ -57,7 +64,7 @@ pub(crate) struct Frame {
     /// A Loop: outputs of the iterations that are over.
     pub(crate) rounds: Vec<Vec<Arc<StepOutput>>>,
     /// A Loop: whether an iteration starts with what the one before gave back.
-    forwards: bool,
+    pub(crate) forwards: bool,
     /// A branch: what was changed in the session inside it.
     pub(crate) state: Map<String, Value>,
     /// A nested workflow: its run, and what it works on.
@@ -81,35 +88,35 @@ pub(crate) struct NestedRun {
 }
 
 impl Frame {
-    pub(super) fn new(kind: StepType, name: Arc<str>, origin: Origin, given: Scope) -> Self {
+    /// The run itself.
+    pub(super) fn of_run(name: Arc<str>) -> Self {
         Self {
-            kind,
+            kind: StepType::Workflow,
             name,
-            origin,
-            verdict: None,
-            deadline: None,
-            scope: given.clone(),
-            given,
+            scope: Scope::default(),
             content: None,
             has_child: false,
             at: 0,
-            left_out: BTreeSet::new(),
             is_stopped: false,
             results: Vec::new(),
-            branches: BTreeMap::new(),
-            iteration: 0,
-            // A Loop begins between iterations.
-            goes_on: Some(true),
-            rounds: Vec::new(),
-            forwards: false,
-            state: Map::new(),
-            run: None,
+            own: None,
         }
     }
 
-    pub(super) fn forwards(mut self, forwards: bool) -> Self {
-        self.forwards = forwards;
-        self
+    /// A container inside it.
+    pub(super) fn new(kind: StepType, name: Arc<str>, given: Scope, own: Own) -> Self {
+        let own = Some(Box::new(Own { given: given.clone(), ..own }));
+        Self { kind, scope: given, own, ..Self::of_run(name) }
+    }
+
+    /// What only containers inside a run have; the run itself has nothing of it.
+    pub(crate) fn own(&self) -> &Own {
+        static NONE: LazyLock<Own> = LazyLock::new(Own::default);
+        self.own.as_deref().unwrap_or(&NONE)
+    }
+
+    pub(super) fn own_mut(&mut self) -> &mut Own {
+        self.own.get_or_insert_default()
     }
 
     /// A child has begun, or will begin again.
@@ -118,9 +125,11 @@ impl Frame {
             self.has_child = true;
             return;
         };
-        self.left_out.remove(&place);
-        if place >= self.at {
-            self.left_out.extend(self.at..place);
+        let at = self.at;
+        let left_out = &mut self.own_mut().left_out;
+        left_out.remove(&place);
+        if place >= at {
+            left_out.extend(at..place);
             self.at = place + 1;
         }
     }
@@ -128,19 +137,19 @@ impl Frame {
     /// Whether a child has begun: of a sequence the one whose turn it is, for there is no other.
     pub(super) fn has_begun(&self, key: &Key) -> bool {
         match key.branch() {
-            Some(place) => place < self.at && !self.left_out.contains(&place),
+            Some(place) => place < self.at && !self.own().left_out.contains(&place),
             None => self.has_child,
         }
     }
 
     /// How many branches have begun and have not ended.
     pub(crate) fn open_branches(&self) -> usize {
-        usize::try_from(self.at).unwrap_or(usize::MAX) - self.left_out.len() - self.branches.len()
+        usize::try_from(self.at).unwrap_or(usize::MAX) - self.own().left_out.len() - self.own().branches.len()
     }
 
     /// What a child is given.
     pub(super) fn scope_of(&self, key: &Key) -> Scope {
-        let item = match (&self.verdict, key.branch()) {
+        let item = match (&self.own().verdict, key.branch()) {
             (Some(Verdict::Items { items }), Some(place)) => usize::try_from(place).ok().and_then(|at| items.get(at)),
             _ => None,
         };
@@ -162,9 +171,9 @@ impl Frame {
             // One that failed before it began, and is skipped, counts as begun.
             self.child_begun(key);
             self.is_stopped |= output.stop;
-            self.branches.insert(place, Branch { output, content, state });
+            self.own_mut().branches.insert(place, Branch { output, content, state });
             // The last in the order of the definition, whichever ended last.
-            self.content = self.branches.values().rev().find_map(|branch| branch.content.clone());
+            self.content = self.own().branches.values().rev().find_map(|branch| branch.content.clone());
             return;
         }
         self.has_child = false;
@@ -182,28 +191,31 @@ impl Frame {
 
     /// A Loop's iteration begins.
     pub(super) fn begin_iteration(&mut self, iteration: u32) {
-        self.iteration = iteration;
-        self.goes_on = None;
+        let own = self.own_mut();
+        (own.iteration, own.goes_on) = (iteration, None);
+        let given = (!own.forwards).then(|| own.given.clone());
         self.at = 0;
-        if !self.forwards {
-            self.scope = self.given.clone();
+        if let Some(given) = given {
+            self.scope = given;
         }
     }
 
     /// It is over.
     pub(super) fn end_iteration(&mut self, goes_on: bool) {
-        self.goes_on = Some(goes_on);
-        self.rounds.push(std::mem::take(&mut self.results));
+        let round = std::mem::take(&mut self.results);
+        let own = self.own_mut();
+        own.goes_on = Some(goes_on);
+        own.rounds.push(round);
     }
 
     /// What the branches that ended changed in the session, in the order of the definition.
     pub(super) fn joined_state(&self) -> Map<String, Value> {
-        self.branches.values().flat_map(|branch| branch.state.clone()).collect()
+        self.own().branches.values().flat_map(|branch| branch.state.clone()).collect()
     }
 
     /// The outputs of its children that ended.
     pub(super) fn outputs(&self) -> Vec<Arc<StepOutput>> {
-        let branches = self.branches.values().map(|branch| &branch.output);
-        self.rounds.iter().flatten().chain(&self.results).chain(branches).cloned().collect()
+        let branches = self.own().branches.values().map(|branch| &branch.output);
+        self.own().rounds.iter().flatten().chain(&self.results).chain(branches).cloned().collect()
     }
 }

@@ -49,7 +49,7 @@ impl WorkflowMachine {
                 _ => step.failed.clone(),
             },
             Open::Container(frame) => Some(Arc::new(broken_off(frame, error))),
-            Open::Again { .. } => None,
+            Open::Again(_) => None,
         })
     }
 
@@ -72,7 +72,7 @@ impl WorkflowMachine {
             let step = match open {
                 Open::Step(_) => self.node(key),
                 Open::Container(frame) => return Some(Arc::new(broken_off(frame, error))),
-                Open::Again { .. } => None,
+                Open::Again(_) => None,
             };
             let Some(Node::Step(step)) = step else { return None };
             let step_id = self.step_id(key);
@@ -166,7 +166,7 @@ impl WorkflowMachine {
 
     /// What the caller noted about the run.
     fn metadata(&self) -> Option<Value> {
-        self.attachments.metadata.as_deref().cloned().map(Value::Object)
+        self.attachments.as_deref()?.metadata.as_deref().cloned().map(Value::Object)
     }
 
     /// The entry that says a run goes on after its worker was lost. On seeing it, readers drop the partial text before
@@ -314,7 +314,7 @@ fn broken_off(frame: &Frame, error: &str) -> StepOutput {
     StepOutput {
         content: None,
         step_type: frame.kind,
-        ..StepOutput::failed(Some(frame.name.clone()), frame.origin.step_id.clone(), "", error)
+        ..StepOutput::failed(Some(frame.name.clone()), frame.own().origin.step_id.clone(), "", error)
     }
 }
 

@@ -14,7 +14,7 @@
 //! ```
 //! Deciding costs as much as the nodes that changed, not as the tree is large; memory follows what is open.
 
-use super::frame::{Frame, NestedRun, Scope};
+use super::frame::{Frame, NestedRun, Own, Scope};
 use super::rest::metrics_of;
 use crate::event::{EventKind, Origin, RunEvent, WorkflowDone};
 use crate::failure::{Failure, FailureKind};
@@ -50,7 +50,7 @@ pub struct WorkflowMachine {
     pub(super) info: Arc<RunInfo>,
     pub(super) input: Option<Value>,
     own_state: Map<String, Value>,
-    pub(super) attachments: Attachments,
+    pub(super) attachments: Option<Box<Attachments>>,
     pub(super) nodes: Arc<[Node]>,
     is_bound: bool,
     pub(super) created_at: i64,
@@ -71,11 +71,18 @@ pub struct WorkflowMachine {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Open {
     /// A step.
-    Step(OpenStep),
+    Step(Box<OpenStep>),
     /// A container.
     Container(Box<Frame>),
-    /// A container that failed and begins again at this time.
-    Again { name: Arc<str>, due_at: Timestamp },
+    /// A container that failed.
+    Again(Box<Again>),
+}
+
+/// A container that failed and begins again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Again {
+    name: Arc<str>,
+    due_at: Timestamp,
 }
 
 impl Open {
@@ -83,20 +90,35 @@ impl Open {
     fn due_at(&self) -> Option<Timestamp> {
         match self {
             Open::Step(step) => step.due_at,
-            Open::Container(frame) => frame.deadline,
-            Open::Again { due_at, .. } => Some(*due_at),
+            Open::Container(frame) => frame.own().deadline,
+            Open::Again(again) => Some(again.due_at),
         }
     }
 }
 
 /// A step that has begun and has not ended.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct OpenStep {
     pub(super) name: Arc<str>,
     /// It failed, and is executed again at this time.
     pub(super) due_at: Option<Timestamp>,
     /// It failed for good; the record of what follows from it comes next.
     pub(super) failed: Option<Arc<StepOutput>>,
+    /// It is being executed. As the [`Agenda`], this does not follow from the log.
+    #[serde(skip)]
+    is_executing: bool,
+}
+
+impl OpenStep {
+    fn new(name: Arc<str>, due_at: Option<Timestamp>) -> Self {
+        Self { name, due_at, failed: None, is_executing: false }
+    }
+}
+
+impl PartialEq for OpenStep {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.name, self.due_at, &self.failed) == (&other.name, other.due_at, &other.failed)
+    }
 }
 
 /// What is to be looked at. It follows from the rest, so a machine that was read back makes a new one.
@@ -107,8 +129,8 @@ struct Agenda {
     ready: BTreeSet<Key>,
     /// When something is due.
     due: BTreeSet<(Timestamp, Key)>,
-    /// What is being executed, or asked.
-    started: BTreeSet<Key>,
+    /// Containers whose verdict is being asked for.
+    asked: BTreeSet<Key>,
 }
 
 impl PartialEq for Agenda {
@@ -220,13 +242,12 @@ impl WorkflowMachine {
         attachments: Attachments,
         created_at: Timestamp,
     ) -> Self {
-        let origin = Origin::workflow(&info);
         Self {
-            root: Frame::new(StepType::Workflow, info.workflow_name.clone(), origin, Scope::default()),
+            root: Frame::of_run(info.workflow_name.clone()),
             info,
             input,
             own_state: Map::new(),
-            attachments,
+            attachments: Some(attachments).filter(|given| *given != Attachments::default()).map(Box::new),
             is_bound: nodes.is_some(),
             nodes: nodes.unwrap_or_else(|| Arc::from([])),
             created_at: created_at.as_seconds(),
@@ -265,8 +286,7 @@ impl WorkflowMachine {
             }
             Some(Record::Intent { key, name: Some(name) }) => {
                 self.expect(entry, key, name, Some(StepType::Step))?;
-                let step = OpenStep { name: name.clone(), due_at: None, failed: None };
-                self.open(key, Open::Step(step));
+                self.open(key, Open::Step(Box::new(OpenStep::new(name.clone(), None))));
             }
             Some(Record::Begin { key, name, kind, verdict, deadline }) => {
                 self.expect(entry, key, name, Some(*kind))?;
@@ -341,9 +361,9 @@ impl WorkflowMachine {
         let forwards = matches!(self.node(key), Some(Node::Loop(node)) if node.forward_iteration_output);
         let given = if run.is_some() { Scope::default() } else { scope };
         let origin = self.origin(key, name, true);
-        let mut frame = Frame::new(kind, name.clone(), origin, given).forwards(forwards);
-        (frame.verdict, frame.deadline, frame.run) = (verdict, deadline, run);
-        self.open(key, Open::Container(Box::new(frame)));
+        // A Loop begins between iterations.
+        let own = Own { origin, verdict, deadline, run, forwards, goes_on: Some(true), ..Own::default() };
+        self.open(key, Open::Container(Box::new(Frame::new(kind, name.clone(), given, own))));
         if let Some(deadline) = deadline.filter(|_| self.agenda.is_known) {
             self.agenda.due.insert((deadline, key.clone()));
         }
@@ -364,7 +384,10 @@ impl WorkflowMachine {
         let (open, dropped) = self.forget(key);
         // What a failed step says about its failure does not count as content.
         let (content, mut unmerged) = match open {
-            Some(Open::Container(frame)) => (frame.content.filter(|_| output.error.is_none()), frame.state),
+            Some(Open::Container(mut frame)) => {
+                let state = std::mem::take(&mut frame.own_mut().state);
+                (frame.content.filter(|_| output.error.is_none()), state)
+            }
             _ => (output.content.clone().filter(|_| output.success), Map::new()),
         };
         let mut session = Map::new();
@@ -388,7 +411,7 @@ impl WorkflowMachine {
         let branch = self.ancestors(key).find(|outer| outer.is_branch() && self.open.contains_key(outer));
         match branch {
             Some(branch) => {
-                self.frame_mut(&branch).state.extend(state);
+                self.frame_mut(&branch).own_mut().state.extend(state);
                 Map::new()
             }
             None => state,
@@ -401,15 +424,15 @@ impl WorkflowMachine {
         let name = match open {
             Some(Open::Step(step)) => step.name,
             Some(Open::Container(frame)) => frame.name.clone(),
-            Some(Open::Again { name, .. }) => name,
+            Some(Open::Again(again)) => again.name,
             // A container that failed before it began.
             None => self.node(key).map_or_else(|| Arc::from(""), |node| node.name().clone()),
         };
         let is_container = self.node(key).is_some_and(|node| node.container().is_some());
         let next = key.attempt(attempt + 1);
         let open = match is_container {
-            true => Open::Again { name, due_at },
-            false => Open::Step(OpenStep { name, due_at: Some(due_at), failed: None }),
+            true => Open::Again(Box::new(Again { name, due_at })),
+            false => Open::Step(Box::new(OpenStep::new(name, Some(due_at)))),
         };
         self.open(&next, open);
         self.agenda.ready.remove(&next);
@@ -435,15 +458,17 @@ impl WorkflowMachine {
         let is_inside = |inner: &&Key| inner.is_inside(key);
         let open: Vec<Key> =
             self.open.range::<Key, _>(after).map(|(key, _)| key).take_while(is_inside).cloned().collect();
-        let started: Vec<Key> = self.agenda.started.range::<Key, _>(after).take_while(is_inside).cloned().collect();
-        let mut is_dropped = self.agenda.started.remove(key) || !open.is_empty() || !started.is_empty();
-        for inner in &started {
-            is_dropped |= self.agenda.started.remove(inner);
+        let asked: Vec<Key> = self.agenda.asked.range::<Key, _>(after).take_while(is_inside).cloned().collect();
+        let mut is_dropped = self.agenda.asked.remove(key) || !open.is_empty() || !asked.is_empty();
+        for inner in &asked {
+            self.agenda.asked.remove(inner);
         }
         for inner in &open {
             self.close(inner);
         }
-        (self.close(key), is_dropped.then(|| key.clone()))
+        let closed = self.close(key);
+        is_dropped |= matches!(&closed, Some(Open::Step(step)) if step.is_executing);
+        (closed, is_dropped.then(|| key.clone()))
     }
 
     fn close(&mut self, key: &Key) -> Option<Open> {
@@ -498,7 +523,7 @@ impl WorkflowMachine {
             return None;
         }
         self.ancestors(key).find_map(|outer| match self.open.get(&outer) {
-            Some(Open::Container(frame)) => frame.run.as_deref(),
+            Some(Open::Container(frame)) => frame.own().run.as_deref(),
             _ => None,
         })
     }
@@ -521,23 +546,24 @@ impl WorkflowMachine {
             _ => 0,
         };
         let is_top = parent_key == Key::run();
-        let (mut origin, index) = match &parent.run {
+        let outer = &parent.own().origin;
+        let (mut origin, index) = match &parent.own().run {
             Some(run) => {
-                let depth = parent.origin.nested_depth + 1;
+                let depth = outer.nested_depth + 1;
                 (Origin { nested_depth: depth, ..Origin::workflow(&run.info) }, StepIndex::At(place))
             }
-            None if is_top => (parent.origin.clone(), StepIndex::At(place)),
+            None if is_top => (Origin::workflow(&self.info), StepIndex::At(place)),
             None => {
-                let index = match (&parent.origin.step_index, parent.kind) {
-                    (Some(StepIndex::At(outer)), StepType::Router) => StepIndex::At(*outer),
-                    (Some(StepIndex::At(outer)), _) => StepIndex::Inside(vec![*outer, place]),
+                let index = match (&outer.step_index, parent.kind) {
+                    (Some(StepIndex::At(at)), StepType::Router) => StepIndex::At(*at),
+                    (Some(StepIndex::At(at)), _) => StepIndex::Inside(vec![*at, place]),
                     (Some(inside), _) => inside.clone(),
                     (None, _) => StepIndex::At(place),
                 };
-                (parent.origin.clone(), index)
+                (outer.clone(), index)
             }
         };
-        origin.parent_step_id = parent.origin.step_id.clone();
+        origin.parent_step_id = outer.step_id.clone();
         origin.step_id = Some(self.run_of(key).derive(&key.id_path(is_container)));
         origin.step_name = Some(name.clone());
         origin.step_index = Some(index);
@@ -553,24 +579,26 @@ impl WorkflowMachine {
             Some(Open::Container(frame)) => Some(frame),
             _ => None,
         }) {
-            state.extend(frame.state.clone());
+            state.extend(frame.own().state.clone());
         }
         state
     }
 
     fn step_input(&self, key: &Key) -> StepInput {
         let scope = self.parent(key).scope_of(key);
+        let given = self.attachments.as_deref().cloned().unwrap_or_default();
+        let Attachments { additional_data, images, videos, audio, files, metadata, dependencies } = given;
         StepInput {
             input: self.input_of(key).cloned(),
             previous_step_outputs: scope.outputs,
             previous_step_content: scope.content,
-            additional_data: self.attachments.additional_data.clone(),
-            images: self.attachments.images.clone(),
-            videos: self.attachments.videos.clone(),
-            audio: self.attachments.audio.clone(),
-            files: self.attachments.files.clone(),
-            metadata: self.attachments.metadata.clone(),
-            dependencies: self.attachments.dependencies.clone(),
+            additional_data,
+            images,
+            videos,
+            audio,
+            files,
+            metadata,
+            dependencies,
         }
     }
 
@@ -596,7 +624,7 @@ impl WorkflowMachine {
         while let Some((_, key)) = self.agenda.due.first().filter(|(due, _)| *due <= at).cloned() {
             self.agenda.due.pop_first();
             if let Some(frame) = self.container(&key) {
-                let limit = frame.deadline.is_some_and(|deadline| deadline <= at);
+                let limit = frame.own().deadline.is_some_and(|deadline| deadline <= at);
                 if limit {
                     return Decision { say: self.timed_out(&key, chance, at), ..Decision::default() };
                 }
@@ -643,7 +671,7 @@ impl WorkflowMachine {
             _ if *key == Key::run() => self.advance_run(at),
             Some(Open::Step(_)) => self.execute(key),
             Some(Open::Container(_)) => self.advance(key, at),
-            Some(Open::Again { .. }) => self.begin_child(key, at),
+            Some(Open::Again(_)) => self.begin_child(key, at),
             None => Decision::default(),
         }
     }
@@ -659,10 +687,10 @@ impl WorkflowMachine {
     fn advance(&mut self, key: &Key, at: Timestamp) -> Decision {
         let (Some(frame), Some(node)) = (self.container(key), self.node(key)) else { return Decision::default() };
         let Some(container) = node.container() else { return Decision::default() };
-        let origin = || frame.origin.clone();
+        let origin = || frame.own().origin.clone();
         let event = |kind| RunEvent { created_at: at.as_seconds(), kind, origin: origin(), event_index: None };
         let (iteration, max_iterations) = match node {
-            Node::Loop(node) => (frame.iteration, node.max_iterations),
+            Node::Loop(node) => (frame.own().iteration, node.max_iterations),
             _ => (0, 0),
         };
         let say = |entry| Decision { say: vec![entry], ..Decision::default() };
@@ -695,21 +723,22 @@ impl WorkflowMachine {
         let frame = self.frame(key);
         let max_iterations = match self.node(key) {
             Some(Node::Loop(node)) => node.max_iterations,
-            _ => frame.iteration,
+            _ => frame.own().iteration,
         };
         let kind = EventKind::LoopIterationCompleted {
-            iteration: frame.iteration,
+            iteration: frame.own().iteration,
             max_iterations,
             should_continue: goes_on,
             iteration_results: frame.results.clone(),
         };
-        let event = RunEvent { created_at: at.as_seconds(), kind, origin: frame.origin.clone(), event_index: None };
-        let record = Record::Iteration { key: key.iteration(frame.iteration), goes_on: Some(goes_on) };
+        let event =
+            RunEvent { created_at: at.as_seconds(), kind, origin: frame.own().origin.clone(), event_index: None };
+        let record = Record::Iteration { key: key.iteration(frame.own().iteration), goes_on: Some(goes_on) };
         Entry::recorded(event, record)
     }
 
     fn ask(&mut self, key: &Key, question: Question, state: Map<String, Value>) -> Decision {
-        if !self.agenda.started.insert(key.clone()) {
+        if !self.agenda.asked.insert(key.clone()) {
             return Decision::default();
         }
         let timeout_ms = self.node(key).and_then(Node::timeout_ms).filter(|_| self.container(key).is_none());
@@ -719,7 +748,7 @@ impl WorkflowMachine {
 
     /// Begins the node with this key, unless it has begun.
     fn begin_child(&mut self, key: &Key, at: Timestamp) -> Decision {
-        let begins_again = matches!(self.open.get(key), Some(Open::Again { due_at, .. }) if *due_at <= at);
+        let begins_again = matches!(self.open.get(key), Some(Open::Again(again)) if again.due_at <= at);
         if !begins_again && self.parent(key).has_begun(key) {
             return Decision::default();
         }
@@ -784,7 +813,7 @@ impl WorkflowMachine {
         let Some(container) = node.container() else { return Vec::new() };
         let ending = container.ended(frame);
         let event = |kind, origin| RunEvent { created_at: at.as_seconds(), kind, origin, event_index: None };
-        let own_id = frame.origin.step_id.clone();
+        let own_id = frame.own().origin.step_id.clone();
         // In Agno, a Parallel's output has an id of its own.
         let step_id = match frame.kind {
             StepType::Parallel => Some(self.run_of(key).derive(&format!("{}/output", key.id_path(true)))),
@@ -794,7 +823,7 @@ impl WorkflowMachine {
             StepOutput { step_name: Some(node.name().clone()), step_id, step_type: node.kind(), ..ending.output };
         let state = Some(frame.joined_state()).filter(|state| !state.is_empty()).map(Value::Object);
         let (mut say, mut nested) = (Vec::new(), None);
-        let kind = match &frame.run {
+        let kind = match &frame.own().run {
             Some(run) => {
                 nested = Some(Arc::new(nested_run(frame, run, at)));
                 output.step_run_id = Some(run.info.run_id.to_shared());
@@ -806,7 +835,7 @@ impl WorkflowMachine {
             None => ending.event,
         };
         let record = Record::Step { key: key.clone(), output: Arc::new(output), run: nested, state };
-        say.push(Entry::recorded(event(kind, frame.origin.clone()), record));
+        say.push(Entry::recorded(event(kind, frame.own().origin.clone()), record));
         say
     }
 
@@ -817,8 +846,9 @@ impl WorkflowMachine {
     fn execute(&mut self, key: &Key) -> Decision {
         let Some(Node::Step(node)) = self.node(key) else { return Decision::default() };
         let (timeout_ms, executor_type, name) = (node.timeout_ms, node.executor_type, node.name.clone());
-        if !self.agenda.started.insert(key.clone()) {
-            return Decision::default();
+        match self.open.get_mut(key) {
+            Some(Open::Step(step)) if !step.is_executing => step.is_executing = true,
+            _ => return Decision::default(),
         }
         let origin = self.origin(key, &name, false);
         let info = StepInfo {
@@ -852,10 +882,9 @@ impl WorkflowMachine {
         chance: u64,
         at: Timestamp,
     ) -> Vec<Entry> {
-        self.agenda.started.remove(key);
-        let (Some(Node::Step(node)), Some(Open::Step(_))) = (self.node(key), self.open.get(key)) else {
-            return Vec::new();
-        };
+        let Some(Open::Step(step)) = self.open.get_mut(key) else { return Vec::new() };
+        step.is_executing = false;
+        let Some(Node::Step(node)) = self.node(key) else { return Vec::new() };
         match result {
             Ok(executed) => self.succeeded(node, executed, state, key, at),
             Err(failure) => self.failed(key, &failure, chance, at),
@@ -865,7 +894,7 @@ impl WorkflowMachine {
     /// The entries that follow from a verdict.
     pub fn decided(&mut self, key: &Key, verdict: Result<Verdict, Failure>, chance: u64, at: Timestamp) -> Vec<Entry> {
         // What ended, or is tried again, meanwhile has no use for it.
-        if !self.agenda.started.remove(key) {
+        if !self.agenda.asked.remove(key) {
             return Vec::new();
         }
         let Some(node) = self.node(key) else { return Vec::new() };
@@ -1008,8 +1037,8 @@ pub fn with_branches(session: &Arc<Map<String, Value>>, branches: &Map<String, V
 /// The origin of a nested workflow's own events, and its end with what it used.
 fn nested_done(frame: &Frame, run: &NestedRun, at: Timestamp) -> (Origin, WorkflowDone, Metrics) {
     let origin = Origin {
-        parent_step_id: frame.origin.step_id.clone(),
-        nested_depth: frame.origin.nested_depth + 1,
+        parent_step_id: frame.own().origin.step_id.clone(),
+        nested_depth: frame.own().origin.nested_depth + 1,
         ..Origin::workflow(&run.info)
     };
     let duration = Some(at.since(run.began).as_secs_f64());
@@ -1033,7 +1062,7 @@ fn nested_run(frame: &Frame, run: &NestedRun, at: Timestamp) -> RunOutput {
         team_id: None,
         team_name: None,
         session_id: Some(run.info.session_id.clone()),
-        parent_run_id: frame.origin.run_id.clone(),
+        parent_run_id: frame.own().origin.run_id.clone(),
         user_id: run.info.user_id.clone(),
         content: frame.content.clone(),
         content_type: content_type(frame.content.as_ref()).to_owned(),
@@ -1045,7 +1074,7 @@ fn nested_run(frame: &Frame, run: &NestedRun, at: Timestamp) -> RunOutput {
         created_at: run.began.as_seconds(),
         status: RunStatus::Completed,
         cancellation_stage: None,
-        workflow_step_id: frame.origin.step_id.clone(),
+        workflow_step_id: frame.own().origin.step_id.clone(),
         metrics: None,
         events: None,
         messages: Vec::new(),

@@ -100,7 +100,7 @@ impl Condition {
 impl ConditionNode {
     /// The sequence that a verdict chose, by its name in keys and events; none when it chose the one that is not there.
     fn branch(&self, frame: &Frame) -> Option<(&'static str, &[Node])> {
-        match frame.verdict {
+        match frame.own().verdict {
             Some(Verdict::Is(true)) => Some(("if", &self.steps)),
             _ if self.else_steps.is_empty() => None,
             _ => Some(("else", &self.else_steps)),
@@ -129,7 +129,7 @@ impl Container for ConditionNode {
         };
         Ending {
             event: EventKind::ConditionExecutionCompleted {
-                condition_result: frame.verdict == Some(Verdict::Is(true)),
+                condition_result: frame.own().verdict == Some(Verdict::Is(true)),
                 executed_steps: count(executed),
                 branch: branch.map(|(branch, _)| branch.to_owned()),
                 step_results: frame.results.clone(),

@@ -135,17 +135,17 @@ impl Container for ForEachNode {
     }
 
     fn next(&self, key: &Key, frame: &Frame) -> Next {
-        let total = count(items(frame.verdict.as_ref()).len());
-        if frame.branches.len() >= items(frame.verdict.as_ref()).len() {
+        let total = count(items(frame.own().verdict.as_ref()).len());
+        if frame.own().branches.len() >= items(frame.own().verdict.as_ref()).len() {
             return Next::End;
         }
         let free = self.concurrency.saturating_sub(count(frame.open_branches()));
-        let open = frame.left_out.iter().copied().chain(frame.at..total).take(free as usize);
+        let open = frame.own().left_out.iter().copied().chain(frame.at..total).take(free as usize);
         Next::Begin(open.map(|item| key.node(Place::Item(item))).collect())
     }
 
     fn ended(&self, frame: &Frame) -> Ending {
-        let outputs: Vec<_> = frame.branches.values().map(|branch| branch.output.clone()).collect();
+        let outputs: Vec<_> = frame.own().branches.values().map(|branch| branch.output.clone()).collect();
         let failed = outputs.iter().filter(|output| !output.success).count();
         let name = &self.settings.name;
         let content = match failed {

@@ -54,15 +54,15 @@ impl Container for ParallelNode {
     }
 
     fn next(&self, key: &Key, frame: &Frame) -> Next {
-        if frame.branches.len() == self.steps.len() {
+        if frame.own().branches.len() == self.steps.len() {
             return Next::End;
         }
-        let open = frame.left_out.iter().copied().chain(frame.at..count(self.steps.len()));
+        let open = frame.own().left_out.iter().copied().chain(frame.at..count(self.steps.len()));
         Next::Begin(open.map(|place| key.node(Place::Branch(place))).collect())
     }
 
     fn ended(&self, frame: &Frame) -> Ending {
-        let outputs: Vec<_> = frame.branches.values().map(|branch| branch.output.clone()).collect();
+        let outputs: Vec<_> = frame.own().branches.values().map(|branch| branch.output.clone()).collect();
         Ending {
             event: EventKind::ParallelExecutionCompleted {
                 parallel_step_count: count(self.steps.len()),

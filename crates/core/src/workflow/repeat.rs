@@ -114,7 +114,7 @@ impl Container for LoopNode {
     fn question(&self, question: &mut Question, iteration: Option<&Frame>) {
         if let Some(frame) = iteration {
             question.outputs.clone_from(&frame.results);
-            question.iteration = frame.iteration;
+            question.iteration = frame.own().iteration;
         }
         question.max_iterations = self.max_iterations;
     }
@@ -124,12 +124,12 @@ impl Container for LoopNode {
     }
 
     fn next(&self, key: &Key, frame: &Frame) -> Next {
-        let is_last = frame.iteration >= self.max_iterations || frame.is_stopped;
-        match frame.goes_on {
+        let is_last = frame.own().iteration >= self.max_iterations || frame.is_stopped;
+        match frame.own().goes_on {
             // Between two iterations.
-            Some(goes_on) if goes_on && !is_last => Next::Iterate(frame.iteration + 1),
+            Some(goes_on) if goes_on && !is_last => Next::Iterate(frame.own().iteration + 1),
             Some(_) => Next::End,
-            None => match sequence(&key.iteration(frame.iteration), frame, self.steps.len()) {
+            None => match sequence(&key.iteration(frame.own().iteration), frame, self.steps.len()) {
                 Next::End if self.until.is_some() => Next::Ask,
                 Next::End => Next::EndIteration(true),
                 next => next,
@@ -138,13 +138,13 @@ impl Container for LoopNode {
     }
 
     fn ended(&self, frame: &Frame) -> Ending {
-        let all: Vec<Arc<_>> = frame.rounds.iter().flatten().cloned().collect();
-        let (name, iterations) = (&self.settings.name, frame.rounds.len());
+        let all: Vec<Arc<_>> = frame.own().rounds.iter().flatten().cloned().collect();
+        let (name, iterations) = (&self.settings.name, frame.own().rounds.len());
         Ending {
             event: EventKind::LoopExecutionCompleted {
                 total_iterations: count(iterations),
                 max_iterations: self.max_iterations,
-                all_results: frame.rounds.clone(),
+                all_results: frame.own().rounds.clone(),
             },
             output: output_of(
                 format!("Loop {name} completed {iterations} iterations with {} total steps", all.len()),

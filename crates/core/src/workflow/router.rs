@@ -151,7 +151,7 @@ impl Container for RouterNode {
     }
 
     fn next(&self, key: &Key, frame: &Frame) -> Next {
-        let chosen = names(frame.verdict.as_ref());
+        let chosen = names(frame.own().verdict.as_ref());
         let next = usize::try_from(frame.at).ok().and_then(|at| chosen.get(at)).filter(|_| !frame.is_stopped);
         let place = next.and_then(|name| self.place(name));
         place.map_or(Next::End, |place| Next::Begin(vec![key.node(Place::Choice(place))]))
@@ -161,7 +161,7 @@ impl Container for RouterNode {
         let executed = frame.results.len();
         Ending {
             event: EventKind::RouterExecutionCompleted {
-                selected_steps: names(frame.verdict.as_ref()).to_vec(),
+                selected_steps: names(frame.own().verdict.as_ref()).to_vec(),
                 executed_steps: count(executed),
                 step_results: frame.results.clone(),
             },
