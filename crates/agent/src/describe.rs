@@ -6,33 +6,40 @@
 use crate::model::Model;
 use crate::profile::Profile;
 use crate::prompt;
-use crate::team::{Member, common_model, roster};
 use outlive_core::ToolSpec;
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 
-/// An agent: what `GET /agents/{id}` answers, without the database.
-pub(crate) fn agent(profile: &Profile) -> Value {
+/// What `GET /agents/{id}` or `GET /teams/{id}` answers, without the database.
+pub(crate) fn describe(profile: &Profile) -> Value {
+    match &profile.members {
+        None => agent(profile),
+        Some(members) => team(profile, members),
+    }
+}
+
+fn agent(profile: &Profile) -> Value {
     let tools = profile.tools.iter().map(|tool| tool_line(tool.spec())).collect();
     let mut fields = common(profile, tools);
     fields.insert("filesystem".to_owned(), json!(false));
     Value::Object(fields)
 }
 
-/// A team: what `GET /teams/{id}` answers, without the database. Its model is its members' when it has none itself.
-pub(crate) fn team(profile: &Profile, members: &[Member]) -> Value {
-    let delegate =
-        roster(members).ok().filter(|roster| !roster.is_empty()).map(|roster| prompt::delegate_tool(&roster));
+/// Its model is its members' when it has none itself.
+fn team(profile: &Profile, members: &[Arc<Profile>]) -> Value {
+    let roster = profile.roster().ok().filter(|roster| !roster.is_empty());
+    let delegate = roster.map(|roster| prompt::delegate_tool(&roster));
     let own = profile.tools.iter().map(|tool| tool_line(tool.spec()));
     let tools = delegate.iter().map(tool_line).chain(own).collect();
     let mut fields = common(profile, tools);
     if profile.model.is_none()
-        && let Ok(model) = common_model(members)
+        && let Ok(model) = profile.model()
     {
         fields.insert("model".to_owned(), model_line(&*model));
     }
     fields.insert("mode".to_owned(), json!("coordinate"));
     fields.insert("streaming".to_owned(), json!({ "stream_member_events": true }));
-    fields.insert("members".to_owned(), members.iter().map(Member::describe).collect());
+    fields.insert("members".to_owned(), members.iter().map(|member| describe(member)).collect());
     Value::Object(fields)
 }
 

@@ -19,19 +19,20 @@ mod work;
 
 use crate::model::SharedModel;
 use crate::model::gate::Gate;
-use crate::profile::OutputShape;
+use crate::profile::{OutputShape, Profile};
 use crate::prompt;
+use crate::solo::Solo;
 use futures::future::{Either, select};
 use machine::Machine;
 use outlive_core::json;
 use outlive_core::machine::{AgentLimits, AgentMachine, TeamCommand, TeamMachine};
-use outlive_core::port::{BoxFuture, Effects, Halt, Recall, SessionState};
+use outlive_core::port::{BoxFuture, Effects, Executed, Halt, Recall, SessionState, StepContext};
 use outlive_core::{
     DefinitionId, EventKind, Failure, FailureKind, FinishReason, Key, Message, Metrics, ModelInfo, Origin, Record,
-    Role, RunDone, RunEnded, RunFailed, RunId, RunInput, RunOutput, RunStatus, Timestamp, ToolCall, ToolExecution,
-    ToolSpec, content_text,
+    Role, RunDone, RunEnded, RunEvent, RunFailed, RunId, RunInput, RunOutput, RunStatus, StepInput, StepOutput,
+    Timestamp, ToolCall, ToolExecution, ToolSpec, content_text,
 };
-pub(crate) use place::{Place, Task, Worker};
+use place::{Place, Task};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::{RawValue, to_raw_value};
@@ -51,23 +52,62 @@ const MENDS_MAX: u32 = 2;
 /// # Errors
 /// Only what must reach the caller of the whole run: the run may not continue here, a tool's outcome is unknown, a
 /// record cannot be read. A run that failed is a [`RunEnded`].
-pub(crate) fn drive<'a>(
-    worker: Worker<'a>,
-    place: Place<'a>,
-    task: Task,
-) -> BoxFuture<'a, Result<Arc<RunEnded>, Failure>> {
+fn drive<'a>(profile: &'a Profile, place: Place<'a>, task: Task) -> BoxFuture<'a, Result<Arc<RunEnded>, Failure>> {
     Box::pin(async move {
         let done = place.base.word("done");
         if let Recall::Run(ended) = place.effects.recall(&done) {
             return Ok(ended);
         }
-        let mut drive = Drive::new(worker, place, task)?;
+        let mut drive = Drive::new(profile, place, task)?;
         match drive.run().await {
             Err(failure) if goes_up(&failure) => Err(failure),
             Err(failure) => Ok(drive.fail(failure, &done)),
             Ok(answer) => Ok(drive.complete(answer, &done)),
         }
     })
+}
+
+/// A run without a workflow.
+///
+/// # Errors
+/// As [`drive`], or what made the run fail.
+pub(crate) async fn run_alone(
+    profile: &Profile,
+    input: Value,
+    listener: impl FnMut(RunEvent) + Send,
+) -> Result<RunOutput, Failure> {
+    let problems = profile.problems();
+    if !problems.is_empty() {
+        return Err(Failure::new(FailureKind::Definition, problems.join("; ")));
+    }
+    let effects = Solo::new(listener);
+    let place = Place::alone(&effects, effects.run_id(), profile);
+    let ended = drive(profile, place, Task::new(input)).await?;
+    Arc::unwrap_or_clone(ended).into_result().map(Arc::unwrap_or_clone)
+}
+
+/// A run as a step.
+///
+/// # Errors
+/// As [`run_alone`].
+pub(crate) async fn run_in_step(
+    profile: &Profile,
+    context: &StepContext,
+    input: &StepInput,
+) -> Result<Executed, Failure> {
+    let ended = drive(profile, Place::in_step(context, profile), Task::of_step(input)).await?;
+    let changed = ended.state.clone();
+    let run = Arc::unwrap_or_clone(ended).into_result()?;
+    if let Some(changed) = changed {
+        context.state.apply(&changed);
+    }
+    let output = StepOutput {
+        content: run.content.clone(),
+        step_run_id: Some(run.run_id.to_shared()),
+        metrics: run.metrics.clone(),
+        ..StepOutput::default()
+    };
+    Ok(Executed { output, run: Some(run) })
 }
 
 /// Whether a failure must propagate: a leader cannot work around it.
@@ -102,7 +142,7 @@ enum Retrying<'a> {
 
 /// One run in progress.
 struct Drive<'a> {
-    worker: Worker<'a>,
+    profile: &'a Profile,
     voice: Voice,
     place: Place<'a>,
     task: Task,
@@ -131,36 +171,37 @@ struct Drive<'a> {
 }
 
 impl<'a> Drive<'a> {
-    fn new(worker: Worker<'a>, place: Place<'a>, task: Task) -> Result<Self, Failure> {
-        let refuse = |problem: String| Failure::new(FailureKind::Definition, problem).context(worker.title());
-        let model = worker.model().map_err(refuse)?;
-        let id = worker.profile.id().map_err(refuse)?;
-        let roster = crate::team::roster(worker.members.unwrap_or_default()).map_err(refuse)?;
-        let mut specs: Vec<_> = worker.profile.tools.iter().map(|tool| tool.spec().clone()).collect();
-        let system = match worker.voice() {
-            Voice::Agent => prompt::of_agent(worker.profile),
+    fn new(profile: &'a Profile, place: Place<'a>, task: Task) -> Result<Self, Failure> {
+        let refuse = |problem: String| Failure::new(FailureKind::Definition, problem).context(profile.title());
+        let model = profile.model().map_err(refuse)?;
+        let id = profile.id().map_err(refuse)?;
+        let roster = profile.roster().map_err(refuse)?;
+        let mut specs: Vec<_> = profile.tools.iter().map(|tool| tool.spec().clone()).collect();
+        let voice = Voice::of(profile);
+        let system = match voice {
+            Voice::Agent => prompt::of_agent(profile),
             Voice::Team => {
                 specs.insert(0, prompt::delegate_tool(&roster));
-                prompt::of_leader(worker.profile, &roster)
+                prompt::of_leader(profile, &roster)
             }
         };
         Ok(Self {
-            voice: worker.voice(),
+            voice,
             run_id: place.run_id(),
-            origin: place.origin(worker, id.clone()),
+            origin: place.origin(profile, id.clone()),
             info: model.info(),
             gate: model.limit().map(Gate::of),
             members: roster.into_iter().map(|member| member.id).collect(),
             started_at: place.effects.now(),
             turns: 0,
             metrics: Metrics::default(),
-            machine: Machine::Agent(AgentMachine::new(place.run_id(), worker.profile.limits, Vec::new())),
+            machine: Machine::Agent(AgentMachine::new(place.run_id(), profile.limits, Vec::new())),
             tools: Vec::new(),
             member_responses: Vec::new(),
             model_provider_data: None,
             finish_reason: None,
             state: place.state.fork(),
-            worker,
+            profile,
             place,
             task,
             id,
@@ -260,7 +301,7 @@ impl<'a> Drive<'a> {
     /// Reports that the run has started. What the session remembers is read once and recorded with it.
     async fn start(&self) -> Result<Vec<Message>, Failure> {
         let started = || self.voice.started(self.info.clone());
-        if !self.worker.profile.history {
+        if !self.profile.history {
             self.say_once(self.key("started"), started);
             return Ok(Vec::new());
         }
@@ -268,7 +309,7 @@ impl<'a> Drive<'a> {
         if let Recall::Done(value) = self.effects().recall(&key) {
             return read(&key, &value);
         }
-        let runs = self.effects().history(self.worker.profile.history_runs).await?;
+        let runs = self.effects().history(self.profile.history_runs).await?;
         let own = runs.iter().flat_map(|run| &run.runs);
         let mut messages = Vec::new();
         own.for_each(|run| self.remember(run, &mut messages));
@@ -320,7 +361,7 @@ impl<'a> Drive<'a> {
 
     /// A machine that continues from these messages, with what is left of the limits.
     fn machine(&self, messages: Vec<Message>) -> Machine {
-        let limits = self.worker.profile.limits;
+        let limits = self.profile.limits;
         let tool_calls = u32::try_from(self.tools.len()).unwrap_or(u32::MAX);
         let limits = AgentLimits {
             turns_max: limits.turns_max.saturating_sub(self.turns),
@@ -337,7 +378,7 @@ impl<'a> Drive<'a> {
     /// The last message as the requested answer.
     fn answer(&self) -> Result<Value, (&'a OutputShape, String)> {
         let text = self.machine.messages().last().and_then(|message| message.content.clone()).unwrap_or_default();
-        match &self.worker.profile.output {
+        match &self.profile.output {
             None => Ok(Value::String(text)),
             Some(shape) => shape.parse(&text).map_err(|problem| (shape, problem)),
         }
@@ -358,7 +399,7 @@ impl<'a> Drive<'a> {
     }
 
     fn fail(self, failure: Failure, done: &Key) -> Arc<RunEnded> {
-        let failure = failure.context(self.worker.title());
+        let failure = failure.context(self.profile.title());
         let event = RunFailed { content: failure.message.clone(), error_type: failure.kind.code().to_owned() };
         let run = self.output(Some(Value::String(failure.message.clone())), RunStatus::Error);
         let ended = RunEnded { run: Arc::new(run), failure: Some(failure), state: None };
@@ -372,7 +413,7 @@ impl<'a> Drive<'a> {
     }
 
     fn output(&self, content: Option<Value>, status: RunStatus) -> RunOutput {
-        let shape = self.worker.profile.output.as_ref().filter(|_| status == RunStatus::Completed);
+        let shape = self.profile.output.as_ref().filter(|_| status == RunStatus::Completed);
         let workflow = self.place.workflow;
         let is_member = self.place.parent.is_some();
         let duration = self.effects().now().since(self.started_at).as_secs_f64();

@@ -8,6 +8,7 @@ mod describe;
 mod driver;
 #[cfg(feature = "http")]
 pub mod http;
+mod methods;
 pub mod model;
 #[cfg(feature = "http")]
 pub mod outbound;

@@ -1,14 +1,16 @@
-//! What an agent and a team's leader have in common: who they are, what they were told and how far they may go.
+//! What an agent and a team have in common: who they are, what they were told, whom they lead and how far they may go.
 //!
 //! It must never know what is running: a profile is a value, shared by every run made with it.
 
 use crate::model::{IntoModel, SharedModel};
 use crate::tool::Tool;
 use outlive_core::machine::{AgentLimits, DELEGATE_TOOL};
-use outlive_core::{DefinitionId, FinishReason, OutputSchema, Retry, Secret, json};
+use outlive_core::{DefinitionId, ExecutorKind, FinishReason, OutputSchema, Retry, Secret, json};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -124,7 +126,7 @@ fn schema_name(name: &str) -> String {
     name.chars().map(|c| if allowed(c) { c } else { '_' }).collect()
 }
 
-/// Who an agent or a team's leader is.
+/// Who an agent is, or a team's leader with its members.
 #[derive(Clone)]
 pub(crate) struct Profile {
     pub(crate) name: Arc<str>,
@@ -146,6 +148,15 @@ pub(crate) struct Profile {
     /// Ways for an answer to end that fail the run.
     pub(crate) fail_on: Vec<FinishReason>,
     pub(crate) rate_limit_budget: Duration,
+    /// A team's members; an agent has none, and is not a team without members either.
+    pub(crate) members: Option<Vec<Arc<Profile>>>,
+}
+
+/// A member as its leader sees it.
+pub(crate) struct RosterLine {
+    pub(crate) id: DefinitionId,
+    pub(crate) name: String,
+    pub(crate) role: String,
 }
 
 impl Profile {
@@ -169,7 +180,18 @@ impl Profile {
             timeout: None,
             fail_on: Vec::new(),
             rate_limit_budget: Duration::from_secs(600),
+            members: None,
         }
+    }
+
+    /// A team's leader, without members yet.
+    pub(crate) fn leader(name: &str) -> Self {
+        Self { members: Some(Vec::new()), ..Self::new(name) }
+    }
+
+    /// One more in the team.
+    pub(crate) fn add_member(&mut self, member: Arc<Profile>) {
+        self.members.get_or_insert_default().push(member);
     }
 
     pub(crate) fn set_id(&mut self, id: &str) {
@@ -193,13 +215,57 @@ impl Profile {
         }
     }
 
-    /// What would make every run fail, apart from the model.
-    /// The key of its model.
-    pub(crate) fn secrets(&self) -> Vec<Secret> {
-        self.model.iter().flatten().flat_map(|model| model.secrets()).collect()
+    /// `agent "Finance Agent"`, for errors.
+    pub(crate) fn title(&self) -> String {
+        format!("{} {:?}", self.kind().as_str(), &*self.name)
     }
 
+    /// An agent or a team.
+    pub(crate) fn kind(&self) -> ExecutorKind {
+        match self.members {
+            None => ExecutorKind::Agent,
+            Some(_) => ExecutorKind::Team,
+        }
+    }
+
+    /// Its model. A team that was given none has its members', if they agree.
+    ///
+    /// # Errors
+    /// When there is none, in words.
+    pub(crate) fn model(&self) -> Result<SharedModel, String> {
+        match (&self.model, &self.members) {
+            (Some(model), _) => model.clone(),
+            (None, Some(members)) => common_model(members),
+            (None, None) => Err("it has no model: give it one with .model(..)".to_owned()),
+        }
+    }
+
+    /// The members as their leader sees them.
+    ///
+    /// # Errors
+    /// When one of them has no id, in words.
+    pub(crate) fn roster(&self) -> Result<Vec<RosterLine>, String> {
+        let line = |member: &Arc<Profile>| {
+            let id = member.id().map_err(|problem| format!("its member {:?}: {problem}", member.name))?;
+            Ok(RosterLine { id, name: member.name.to_string(), role: member.role_in_team() })
+        };
+        self.members().iter().map(line).collect()
+    }
+
+    /// The keys of its model and of its members' models.
+    pub(crate) fn secrets(&self) -> Vec<Secret> {
+        let own = self.model.iter().flatten().flat_map(|model| model.secrets());
+        own.chain(self.members().iter().flat_map(|member| member.secrets())).collect()
+    }
+
+    /// What would make every run fail, of itself and of its members.
     pub(crate) fn problems(&self) -> Vec<String> {
+        let own = [self.own_problems(), self.member_problems(), self.model_problems()].concat();
+        let titled = own.into_iter().map(|problem| format!("{}: {problem}", self.title()));
+        titled.chain(self.members().iter().flat_map(|member| member.problems())).collect()
+    }
+
+    fn own_problems(&self) -> Vec<String> {
         let mut problems: Vec<_> = self.id().err().into_iter().collect();
         if self.limits.turns_max == 0 {
             problems.push("its turns_max is 0: allow at least one model call".to_owned());
@@ -211,17 +277,78 @@ impl Profile {
         problems
     }
 
+    fn member_problems(&self) -> Vec<String> {
+        if self.members.as_ref().is_some_and(Vec::is_empty) {
+            return vec!["it has no members: add some with .members([..])".to_owned()];
+        }
+        let mut seen: BTreeSet<DefinitionId> = BTreeSet::new();
+        let ids = self.members().iter().filter_map(|member| member.id().ok());
+        let twice = ids.filter(|id| !seen.insert(id.clone()));
+        let twice = twice.map(|id| format!("two of its members have the id {id}: give one another id or name"));
+        twice.collect()
+    }
+
+    fn model_problems(&self) -> Vec<String> {
+        match (&self.model, &self.members) {
+            (Some(Ok(model)), _) => model.problems(),
+            // Members are what it lacks.
+            (None, Some(members)) if members.is_empty() => Vec::new(),
+            _ => self.model().err().into_iter().collect(),
+        }
+    }
+
+    fn members(&self) -> &[Arc<Profile>] {
+        self.members.as_deref().unwrap_or_default()
+    }
+
+    /// What its leader is told about what it is good for.
+    fn role_in_team(&self) -> String {
+        match (self.role.as_ref().or(self.description.as_ref()), &self.members) {
+            (Some(words), _) => words.clone(),
+            (None, Some(members)) => {
+                let names: Vec<_> = members.iter().map(|member| &*member.name).collect();
+                format!("leads a team of {}", names.join(", "))
+            }
+            (None, None) => self.name.to_string(),
+        }
+    }
+
     /// The tool of this name.
     pub(crate) fn tool(&self, name: &str) -> Option<&Tool> {
         self.tools.iter().find(|tool| tool.spec().name == name)
     }
 }
 
-/// What would make every call of this model fail.
-pub(crate) fn model_problems(model: &Option<Result<SharedModel, String>>) -> Vec<String> {
-    match model {
-        None => vec!["it has no model: give it one with .model(..)".to_owned()],
-        Some(Err(problem)) => vec![problem.clone()],
-        Some(Ok(model)) => model.problems(),
+/// The model of a team that was given none: its members', if they agree.
+///
+/// # Errors
+/// When they disagree, or have none, in words.
+fn common_model(members: &[Arc<Profile>]) -> Result<SharedModel, String> {
+    const REMEDY: &str = "give it one with .model(..)";
+    let model = |member: &Arc<Profile>| match (&member.model, &member.members) {
+        (None, None) => Err(format!("its member {:?} has no model either", member.name)),
+        _ => member.model(),
+    };
+    let models: Vec<_> = members.iter().map(model).collect::<Result<_, _>>()?;
+    let Some(first) = models.first() else {
+        return Err(format!("it has no model and no members: {REMEDY}"));
+    };
+    let named = |model: &SharedModel| (model.info(), model.endpoint());
+    if models.iter().all(|model| named(model) == named(first)) {
+        return Ok(first.clone());
+    }
+    let names: BTreeSet<_> = models.iter().map(|model| model.info().model).collect();
+    let names: Vec<_> = names.into_iter().collect();
+    Err(format!("it has no model and its members do not agree on one ({}): {REMEDY}", names.join(", ")))
+}
+
+impl fmt::Debug for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct(if self.members.is_some() { "Team" } else { "Agent" });
+        shown.field("name", &self.name);
+        if let Some(members) = &self.members {
+            shown.field("members", members);
+        }
+        shown.finish_non_exhaustive()
     }
 }

@@ -3,18 +3,11 @@
 //! Pure text from a profile: no clock, no run, no provider. The same profile gives the same words, so that a resumed
 //! run says what it said before.
 
-use crate::profile::Profile;
+use crate::profile::{Profile, RosterLine};
+use outlive_core::ToolSpec;
 use outlive_core::machine::DELEGATE_TOOL;
-use outlive_core::{DefinitionId, ToolSpec};
 use serde_json::json;
 use std::fmt::Write as _;
-
-/// A member as its leader sees it.
-pub(crate) struct RosterLine {
-    pub(crate) id: DefinitionId,
-    pub(crate) name: String,
-    pub(crate) role: String,
-}
 
 /// The system message of an agent; none when there is nothing to say.
 pub(crate) fn of_agent(profile: &Profile) -> Option<String> {

@@ -51,7 +51,7 @@ impl Drive<'_> {
     }
 
     async fn attempts(&self, mut pass: Option<Pass>) -> Result<ModelResponse, Failure> {
-        let retry = &self.worker.profile.retry;
+        let retry = &self.profile.retry;
         let (mut tries, mut spent, mut refused_since) = (1, 1, None);
         loop {
             self.durable().await?;
@@ -72,7 +72,7 @@ impl Drive<'_> {
             };
             let is_free = is_refused && {
                 let since = *refused_since.get_or_insert_with(Instant::now);
-                since.elapsed() + wait <= self.worker.profile.rate_limit_budget
+                since.elapsed() + wait <= self.profile.rate_limit_budget
             };
             if !is_free && (!is_transient(&failure) || spent > retry.times) {
                 return Err(failure.context(format!("model {}", self.info.model)));
@@ -99,7 +99,7 @@ impl Drive<'_> {
 
     async fn queue(&self, gate: &Gate) -> Result<Pass, Failure> {
         // Without a budget every refusal uses up an attempt, until none is left.
-        let budget = Some(self.worker.profile.rate_limit_budget).filter(|budget| !budget.is_zero());
+        let budget = Some(self.profile.rate_limit_budget).filter(|budget| !budget.is_zero());
         let begun = Instant::now();
         let place = match select(pin!(gate.queue()), self.effects().halted()).await {
             Either::Left((place, _)) => place,
@@ -121,7 +121,7 @@ impl Drive<'_> {
     }
 
     async fn attempt(&self, request: ModelRequest) -> Result<ModelResponse, Failure> {
-        let Some(limit) = self.worker.profile.timeout else {
+        let Some(limit) = self.profile.timeout else {
             return self.call_model(request).await;
         };
         match select(pin!(self.call_model(request)), self.effects().sleep(limit)).await {
@@ -145,7 +145,7 @@ impl Drive<'_> {
                         if text.is_empty() => {}
                     Some(Ok(ModelEvent::Delta(delta @ ModelDelta::Begun(_)))) => {
                         // Agno does not show the ids of a team's answers, and its clients count events.
-                        if self.worker.members.is_none() {
+                        if self.profile.members.is_none() {
                             self.effects().stream(self.voice.content(delta), &self.origin);
                         }
                     }
@@ -191,7 +191,7 @@ impl Drive<'_> {
         let reason = response.finish_reason;
         let refuse = |kind, message| Some(Failure { retryable: false, ..Failure::new(kind, message) });
         let remedy = if reason == FinishReason::Length { ": allow more tokens" } else { "" };
-        if self.worker.profile.fail_on.contains(&reason) {
+        if self.profile.fail_on.contains(&reason) {
             let how = reason.as_words();
             return refuse(FailureKind::Truncated, format!("the answer was {how}, which is not accepted here{remedy}"));
         }
@@ -221,8 +221,8 @@ impl Drive<'_> {
         ModelRequest {
             messages: self.machine.messages().to_vec(),
             tools: self.offered().to_vec(),
-            output_schema: self.worker.profile.output.as_ref().map(|shape| shape.schema.clone()),
-            stream: self.worker.profile.stream,
+            output_schema: self.profile.output.as_ref().map(|shape| shape.schema.clone()),
+            stream: self.profile.stream,
         }
     }
 }

@@ -1,23 +1,13 @@
-//! Who works, where and on what: all that distinguishes one run of the loop from another.
+//! Where a run stands and what it is asked to do: all that distinguishes one run of the loop from another.
 //!
 //! It must never know how a run goes. Keys and ids depend only on the place, never on the order in which things
 //! happened, so that a resumed run finds its own.
 
 use super::voice::Voice;
-use crate::model::SharedModel;
 use crate::profile::Profile;
-use crate::team::{Member, common_model};
 use outlive_core::port::{Effects, SessionState, StepContext, StepInfo};
 use outlive_core::{DefinitionId, Key, Media, Origin, RunId, RunInfo, StepInput};
 use serde_json::{Map, Value};
-
-/// Who works: an agent, or a team's leader with its members.
-#[derive(Clone, Copy)]
-pub(crate) struct Worker<'a> {
-    pub(crate) profile: &'a Profile,
-    /// A team's members; an agent has none, and is not a team without members either.
-    pub(crate) members: Option<&'a [Member]>,
-}
 
 /// Where a run stands: its place in a workflow run, or alone.
 #[derive(Clone)]
@@ -41,11 +31,11 @@ pub(super) struct Workflow<'a> {
 }
 
 impl<'a> Place<'a> {
-    /// In a step; `part` tells the run apart from anything else the step may record.
-    pub(crate) fn in_step(context: &'a StepContext, part: &str) -> Self {
+    /// In a step; the kind of who works tells the run apart from anything else the step may record.
+    pub(super) fn in_step(context: &'a StepContext, profile: &Profile) -> Self {
         Self {
             effects: &*context.effects,
-            base: context.step.key.speaker(part),
+            base: context.step.key.speaker(profile.kind().as_str()),
             root: context.run.run_id.clone(),
             workflow: Some(Workflow { run: &context.run, step: &context.step }),
             parent: None,
@@ -54,8 +44,9 @@ impl<'a> Place<'a> {
     }
 
     /// Without a workflow.
-    pub(crate) fn alone(effects: &'a dyn Effects, root: RunId, part: &str) -> Self {
-        Self { effects, base: Key::alone(part), root, workflow: None, parent: None, state: SessionState::default() }
+    pub(super) fn alone(effects: &'a dyn Effects, root: RunId, profile: &Profile) -> Self {
+        let base = Key::alone(profile.kind().as_str());
+        Self { effects, base, root, workflow: None, parent: None, state: SessionState::default() }
     }
 
     pub(super) fn of_member(&self, call: &Key) -> Self {
@@ -70,8 +61,8 @@ impl<'a> Place<'a> {
         self.root.derive_run(self.base.as_str())
     }
 
-    pub(super) fn origin(&self, worker: Worker<'_>, id: DefinitionId) -> Origin {
-        let name = worker.profile.name.clone();
+    pub(super) fn origin(&self, profile: &Profile, id: DefinitionId) -> Origin {
+        let name = profile.name.clone();
         // In a step, its events tell what the step's own do, as another run's than the workflow's.
         let around = match self.workflow {
             Some(Workflow { step, .. }) => Origin {
@@ -83,7 +74,7 @@ impl<'a> Place<'a> {
             None => Origin::default(),
         };
         let mut origin = Origin { run_id: Some(self.run_id()), parent_run_id: self.parent.clone(), ..around };
-        match worker.voice() {
+        match Voice::of(profile) {
             Voice::Agent => (origin.agent_id, origin.agent_name) = (Some(id), Some(name)),
             Voice::Team => (origin.team_id, origin.team_name) = (Some(id), Some(name)),
         }
@@ -113,31 +104,6 @@ impl Task {
             images: input.images.clone().unwrap_or_default(),
             files: input.files.clone().unwrap_or_default(),
             metadata: input.metadata.as_deref().cloned().unwrap_or_default(),
-        }
-    }
-}
-
-impl Worker<'_> {
-    pub(super) fn voice(self) -> Voice {
-        match self.members {
-            None => Voice::Agent,
-            Some(_) => Voice::Team,
-        }
-    }
-
-    /// `agent "Finance Agent"`, for errors.
-    pub(super) fn title(self) -> String {
-        match self.voice() {
-            Voice::Agent => format!("agent {:?}", &*self.profile.name),
-            Voice::Team => format!("team {:?}", &*self.profile.name),
-        }
-    }
-
-    pub(super) fn model(self) -> Result<SharedModel, String> {
-        match (&self.profile.model, self.members) {
-            (Some(model), _) => model.clone(),
-            (None, Some(members)) => common_model(members),
-            (None, None) => Err("it has no model: give it one with .model(..)".to_owned()),
         }
     }
 }

@@ -1319,7 +1319,7 @@ fn a_team_takes_the_model_its_members_agree_on() {
     let shared = ScriptedModel::new([text("x")]).into_model().unwrap();
     let member = |name: &str| Agent::new(name).model(shared.clone());
     let team = Team::new("T").members([member("A"), member("B")]);
-    let model = super::Worker::model(team.worker()).unwrap();
+    let model = team.profile.model().unwrap();
     assert!(Arc::ptr_eq(&model, &shared));
 }
 

@@ -1,5 +1,6 @@
 //! Who speaks in events: an agent, or a team's leader, whose events have other names.
 
+use crate::profile::Profile;
 use outlive_core::{
     ContentDelta, EventKind, ModelDelta, ModelInfo, ModelRequestDone, RunDone, RunFailed, ToolErrorEvent, ToolEvent,
 };
@@ -12,6 +13,13 @@ pub(super) enum Voice {
 }
 
 impl Voice {
+    pub(super) fn of(profile: &Profile) -> Self {
+        match profile.members {
+            None => Self::Agent,
+            Some(_) => Self::Team,
+        }
+    }
+
     pub(super) fn started(self, model: ModelInfo) -> EventKind {
         match self {
             Voice::Agent => EventKind::RunStarted(model),

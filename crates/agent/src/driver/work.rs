@@ -110,7 +110,7 @@ impl Drive<'_> {
         let (Recall::Started, TeamCall::Tool(call)) = (&planned.recall, &planned.call) else {
             return Ok(());
         };
-        match self.worker.profile.tool(&call.function.name).map(|tool| tool.effect) {
+        match self.profile.tool(&call.function.name).map(|tool| tool.effect) {
             Some(ToolEffect::Once) => Err(self.unknown_outcome(call, "was in flight when its process ended")),
             Some(ToolEffect::Read | ToolEffect::Idempotent) | None => Ok(()),
         }
@@ -118,7 +118,7 @@ impl Drive<'_> {
 
     fn unknown_outcome(&self, call: &ToolCall, why: &str) -> Failure {
         let (name, arguments) = (&call.function.name, &call.function.arguments);
-        let title = self.worker.title();
+        let title = self.profile.title();
         let message = format!(
             "{title}: nobody knows whether the tool {name} ran with {arguments}: it {why}, and it must not run twice"
         );
@@ -184,7 +184,7 @@ impl Drive<'_> {
 
     async fn tool_result(&self, call: &ToolCall, key: &Key, state: SessionState) -> Result<ToolResult, Failure> {
         let name = &call.function.name;
-        let Some(tool) = self.worker.profile.tool(name) else {
+        let Some(tool) = self.profile.tool(name) else {
             let known: Vec<_> = self.specs.iter().map(|spec| spec.name.as_str()).collect();
             let known = if known.is_empty() { "there are none".to_owned() } else { known.join(", ") };
             return Ok(ToolResult::error(format!("there is no tool {name:?}; the tools are: {known}")));
@@ -262,10 +262,10 @@ impl Drive<'_> {
         task: String,
         key: &Key,
     ) -> Result<(CallDone, Option<Arc<RunOutput>>), Failure> {
-        let members = self.worker.members.unwrap_or_default();
+        let members = self.profile.members.as_deref().unwrap_or_default();
         let member = members.get(member).expect("the machine delegates to members of this team only");
         let place = self.place.of_member(key).with_state(self.state.fork());
-        let ended = drive(member.worker(), place, Task::new(task)).await?;
+        let ended = drive(member, place, Task::new(task)).await?;
         let mut answer = match &ended.failure {
             None => ToolResult::ok(capped(content_text(ended.run.content.as_ref()))),
             Some(failure) => ToolResult::error(capped(failure.message.clone())),

@@ -1,0 +1,214 @@
+//! What can be said to an agent and to a team alike: how each is built, run and executed as a step.
+//!
+//! Both are a [`Profile`], so all this is written once. It must never know which of the two it is: what only one of
+//! them can do stands in its own file.
+
+use crate::agent::Agent;
+use crate::describe::describe;
+use crate::driver;
+use crate::model::IntoModel;
+use crate::profile::{IntoInstructions, OutputShape, Profile};
+use crate::team::Team;
+use crate::tool::{IntoTools, Tool};
+use outlive_core::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext};
+use outlive_core::{Failure, FinishReason, Retry, RunEvent, RunOutput, Secret, StepInput};
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Gives a type that holds a profile its methods, and makes it an executor.
+macro_rules! methods {
+    ($Type:ident) => {
+        /// Of a team, these are its leader's.
+        impl $Type {
+            pub(crate) fn with(mut self, change: impl FnOnce(&mut Profile)) -> Self {
+                change(Arc::make_mut(&mut self.profile));
+                self
+            }
+
+            /// Sets the id: 1 to 128 bytes of text without white space. A bad one is reported by `problems()`.
+            pub fn id(self, id: impl AsRef<str>) -> Self {
+                self.with(|profile| profile.set_id(id.as_ref()))
+            }
+
+            /// The model: a value, or a name such as `openai:gpt-5.2`. A name that is not a model's is reported by
+            /// `problems()`. A team that is given none has its members', if they agree.
+            pub fn model(self, model: impl IntoModel) -> Self {
+                self.with(|profile| profile.set_model(model))
+            }
+
+            /// Adds one tool.
+            pub fn tool(self, tool: Tool) -> Self {
+                self.with(|profile| profile.tools.push(tool))
+            }
+
+            /// Adds tools: a toolkit or a list.
+            pub fn tools(self, tools: impl IntoTools) -> Self {
+                self.with(|profile| profile.tools.extend(tools.into_tools()))
+            }
+
+            /// What it is for; the leader of a team that it is a member of reads it too.
+            pub fn role(self, role: impl Into<String>) -> Self {
+                self.with(|profile| profile.role = Some(role.into()))
+            }
+
+            /// What it is told to do: one text, or a list. Further calls add to it.
+            pub fn instructions(self, instructions: impl IntoInstructions) -> Self {
+                self.with(|profile| profile.instructions.extend(instructions.into_instructions()))
+            }
+
+            /// What comes first in its system message.
+            pub fn description(self, description: impl Into<String>) -> Self {
+                self.with(|profile| profile.description = Some(description.into()))
+            }
+
+            /// What the answer should look like, in words.
+            pub fn expected_output(self, wish: impl Into<String>) -> Self {
+                self.with(|profile| profile.expected_output = Some(wish.into()))
+            }
+
+            /// The answer must be JSON that reads as a `T`; the run's content is then that value and its
+            /// `content_type` the schema's name. Any other answer is sent back to be corrected, twice at most.
+            pub fn output_schema<T: JsonSchema + DeserializeOwned>(self) -> Self {
+                self.with(|profile| profile.output = Some(OutputShape::of::<T>()))
+            }
+
+            /// [`Self::output_schema`] from a JSON Schema. The answer is only checked to be JSON, to be an object where
+            /// the schema says so, and to have the keys the schema requires at the top level.
+            pub fn output_schema_json(self, name: impl AsRef<str>, schema: Value) -> Self {
+                self.with(|profile| profile.output = Some(OutputShape::json(name.as_ref(), schema)))
+            }
+
+            /// Whether to ask for Markdown; off unless set.
+            pub fn markdown(self, wanted: bool) -> Self {
+                self.with(|profile| profile.markdown = wanted)
+            }
+
+            /// Tool calls in one run, at most; no limit unless set. Further calls are refused, and the model is told to
+            /// answer. A delegation to a member is a tool call.
+            pub fn tool_call_limit(self, calls: u32) -> Self {
+                self.with(|profile| profile.limits.tool_calls_max = Some(calls))
+            }
+
+            /// Model calls in one run, at most; 50 unless set. Members count for themselves.
+            pub fn turns_max(self, turns: u32) -> Self {
+                self.with(|profile| profile.limits.turns_max = turns)
+            }
+
+            /// Whether the answer is streamed; on unless set.
+            pub fn stream(self, wanted: bool) -> Self {
+                self.with(|profile| profile.stream = wanted)
+            }
+
+            /// Whether the model sees what this agent or team was asked and answered in earlier runs of the session;
+            /// off unless set.
+            pub fn add_history_to_context(self, wanted: bool) -> Self {
+                self.with(|profile| profile.history = wanted)
+            }
+
+            /// How many earlier runs of the session it sees; 3 unless set.
+            pub fn num_history_runs(self, runs: u32) -> Self {
+                self.with(|profile| profile.history_runs = runs)
+            }
+
+            /// How patiently a model call is repeated when it was refused for a passing reason, was cut off or came
+            /// back empty; 3 times after 1 s, 2 s and 4 s unless set, later when the provider asks for it.
+            pub fn retry(self, retry: Retry) -> Self {
+                self.with(|profile| profile.retry = retry)
+            }
+
+            /// The time limit of one attempt at a model call; none unless set.
+            pub fn timeout(self, limit: Duration) -> Self {
+                self.with(|profile| profile.timeout = Some(limit))
+            }
+
+            /// Fails the run when an answer ends for one of these reasons, for example
+            /// `[FinishReason::Length, FinishReason::ContentFilter]`. Unless set, a cut answer is accepted and its
+            /// reason is shown on the run.
+            pub fn fail_on(self, reasons: impl IntoIterator<Item = FinishReason>) -> Self {
+                self.with(|profile| profile.fail_on.extend(reasons))
+            }
+
+            /// How long a model call may be put off because its server asks to slow down (429), counted from the first
+            /// time; 10 minutes unless set. Within that time a 429 uses up no attempt of [`Self::retry`]. Calls with
+            /// the same address and key wait together, in all runs of the process, and go out again as fast as the
+            /// server accepts them; a call that waits for its turn has no time limit of its own, as long as others are
+            /// answered.
+            pub fn rate_limit_budget(self, longest: Duration) -> Self {
+                self.with(|profile| profile.rate_limit_budget = longest)
+            }
+
+            /// What clients may know about it, and about a team's members: the answer to Agno's `GET /agents/{id}` or
+            /// `GET /teams/{id}`, without the database. Only what was given here, never a key or an address.
+            pub fn describe(&self) -> Value {
+                describe(&self.profile)
+            }
+
+            /// Works on `input` without a store: when the process ends, so does the run.
+            ///
+            /// # Cancel safety
+            /// Dropping the future ends the run and every call in flight.
+            ///
+            /// # Errors
+            /// What failed: the definition (see `problems()`), the model, a limit. A member's failure is told to its
+            /// leader.
+            pub async fn run(&self, input: impl Into<Value>) -> Result<RunOutput, Failure> {
+                self.run_with(input, |_| {}).await
+            }
+
+            /// [`Self::run`], passing every event, also of members, to `listener` as it happens.
+            ///
+            /// # Cancel safety
+            /// Dropping the future ends the run and every call in flight.
+            ///
+            /// # Errors
+            /// As [`Self::run`].
+            pub async fn run_with(
+                &self,
+                input: impl Into<Value>,
+                listener: impl FnMut(RunEvent) + Send,
+            ) -> Result<RunOutput, Failure> {
+                driver::run_alone(&self.profile, input.into(), listener).await
+            }
+        }
+
+        impl fmt::Debug for $Type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.profile.fmt(f)
+            }
+        }
+
+        impl Executor for $Type {
+            fn info(&self) -> ExecutorInfo {
+                let Profile { name, .. } = &*self.profile;
+                ExecutorInfo { kind: self.profile.kind(), name: name.clone(), id: self.profile.id().ok() }
+            }
+
+            fn describe(&self) -> Option<Value> {
+                Some($Type::describe(self))
+            }
+
+            fn problems(&self) -> Vec<String> {
+                self.profile.problems()
+            }
+
+            fn secrets(&self) -> Vec<Secret> {
+                self.profile.secrets()
+            }
+
+            fn execute<'a>(
+                &'a self,
+                context: StepContext,
+                input: Arc<StepInput>,
+            ) -> BoxFuture<'a, Result<Executed, Failure>> {
+                Box::pin(async move { driver::run_in_step(&self.profile, &context, &input).await })
+            }
+        }
+    };
+}
+
+methods!(Agent);
+methods!(Team);
