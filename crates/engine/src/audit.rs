@@ -1,8 +1,7 @@
 //! The audit log for an engine's callers. The engine itself never writes to it: a run has no need to.
 
 use crate::engine::Engine;
-use crate::error::Error;
-use outlive_core::port::{AuditFilter, AuditPage, AuditRecord, DbError};
+use outlive_core::port::{AuditRecord, DbError};
 
 impl Engine {
     /// Appends to the audit log.
@@ -13,14 +12,6 @@ impl Engine {
     /// # Errors
     /// The store's.
     pub async fn append_audit(&self, records: Vec<AuditRecord>) -> Result<(), DbError> {
-        self.inner.services.db.append_audit(records).await
-    }
-
-    /// A page of the audit log, newest first. A restricted engine shows what its own user did.
-    ///
-    /// # Errors
-    /// The store's.
-    pub async fn audit(&self, filter: AuditFilter) -> Result<AuditPage, Error> {
-        Ok(self.inner.services.db.audit(self.access.clone(), filter).await?)
+        self.inner().services.db.append_audit(records).await
     }
 }

@@ -3,8 +3,9 @@
 //! One task per run polls everything the run does. So dropping the work drops every call in flight, which is how a
 //! cancel reaches a model's HTTP request, and a run at rest costs one small task.
 
-use crate::engine::{Inner, Place};
+use crate::control::{Control, Stop};
 use crate::flights::{Flights, Landing};
+use crate::inner::{Inner, Place};
 use crate::journal::Journal;
 use crate::pump::Pump;
 use crate::stats;
@@ -20,57 +21,10 @@ use serde_json::{Map, Value};
 use std::any::Any;
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
-
-/// How other code stops a run that executes here.
-#[derive(Debug, Default)]
-pub(crate) struct Control {
-    stop: Mutex<Option<Stop>>,
-    changed: Notify,
-}
-
-/// Why a run is to stop. Later reasons replace weaker ones.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Stop {
-    /// Start nothing new; release the lease once calls in flight have ended.
-    Drain,
-    /// Drop what is in flight and release the lease.
-    Release,
-    /// Drop what is in flight and end CANCELLED.
-    Cancel(Arc<str>),
-    /// The lease is lost: drop everything and write nothing.
-    Lost,
-}
-
-impl Control {
-    pub(crate) fn stop(&self, stop: Stop) {
-        let mut current = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.as_ref().is_none_or(|current| *current < stop) {
-            *current = Some(stop);
-            self.changed.notify_one();
-        }
-    }
-
-    fn current(&self) -> Option<Stop> {
-        self.stop.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Waits for a reason to drop what is in flight; halts the journal when nothing new may start.
-    async fn stopped(&self, journal: &Journal) -> Stop {
-        loop {
-            match self.current() {
-                Some(Stop::Drain) => journal.halt(),
-                Some(stop) => return stop,
-                None => {}
-            }
-            self.changed.notified().await;
-        }
-    }
-}
 
 /// How the work of a run came to rest.
 enum Rest {
@@ -86,10 +40,21 @@ enum Rest {
     TimedOut(u64),
 }
 
-/// Drives a claimed run until it ends, parks or is lost. `session` is its session's state when the caller knows it.
+/// Executes a run this process holds the lease of. `session` is its session's state when the caller knows it.
+pub(crate) fn start(
+    inner: &Arc<Inner>,
+    run: Run,
+    lease: Lease,
+    session: Option<Arc<Map<String, Value>>>,
+    is_suspect: bool,
+) {
+    inner.start(run, lease, is_suspect, |place, run, lease, control| drive(place, run, lease, control, session));
+}
+
+/// Drives a claimed run until it ends, parks or is lost.
 ///
 /// Not an `async fn`: that would hold each argument twice, for as long as the run takes.
-pub(crate) fn drive(
+fn drive(
     place: Place,
     run: Run,
     lease: Lease,

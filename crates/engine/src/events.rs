@@ -1,14 +1,13 @@
 //! Subscriptions: a run's events from any index. Stored and live events take the same path, because watching is reading
 //! the log.
 
-use crate::engine::Engine;
 use crate::error::Error;
 use crate::hub::{Ear, Mark};
+use crate::reader::{LOOK_PERIOD, Reader};
 use outlive_core::port::{LogReader, Run};
 use outlive_core::{RunEvent, RunId};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Bytes of log read at a time: the most one subscriber holds in memory.
 const READ_BYTES: usize = 256 << 10;
@@ -16,12 +15,9 @@ const READ_BYTES: usize = 256 << 10;
 /// Events a subscriber takes at a time from what others have read.
 const GIVEN_MAX: usize = 64;
 
-/// How long a subscriber relies on notifications before it reads the log itself.
-const LOOK_PERIOD: Duration = Duration::from_secs(2);
-
 /// A run's events in order, without gap or repetition. A slow reader slows nobody else down.
 pub struct EventStream {
-    engine: Engine,
+    reader: Reader,
     run_id: RunId,
     ear: Ear,
     next_index: u64,
@@ -29,7 +25,7 @@ pub struct EventStream {
     /// `looks` when the log was last read.
     looked: Option<u64>,
     /// Reads the log; there once the run was found, with this stream's access.
-    reader: Option<Box<LogReader>>,
+    log: Option<Box<LogReader>>,
     is_over: bool,
     /// A pause is an end.
     ends_at_rest: bool,
@@ -37,18 +33,26 @@ pub struct EventStream {
     waits: bool,
 }
 
+impl Reader {
+    /// The run's events after index `after` (from the first when absent), first those stored, then live ones, until the
+    /// run is at rest.
+    pub fn events(&self, run_id: &RunId, after: Option<u64>) -> EventStream {
+        EventStream::new(self.clone(), run_id.clone(), after)
+    }
+}
+
 impl EventStream {
-    pub(crate) fn new(engine: Engine, run_id: RunId, after: Option<u64>) -> Self {
-        let ear = engine.inner.services.hub.subscribe(&run_id);
+    fn new(reader: Reader, run_id: RunId, after: Option<u64>) -> Self {
+        let ear = reader.inner.services.hub.subscribe(&run_id);
         let next_index = after.map_or(0, |after| after.saturating_add(1));
         Self {
-            engine,
+            reader,
             run_id,
             ear,
             next_index,
             buffer: VecDeque::new(),
             looked: None,
-            reader: None,
+            log: None,
             is_over: false,
             ends_at_rest: true,
             waits: false,
@@ -83,7 +87,7 @@ impl EventStream {
                 if self.read().await? {
                     self.looked = Some(mark.looks);
                     if let Some(told_at) = mark.told_at.filter(|_| is_waited_for) {
-                        self.engine.inner.services.counters.event_lags.add(told_at.elapsed());
+                        self.reader.inner.services.counters.event_lags.add(told_at.elapsed());
                     }
                     continue;
                 }
@@ -124,21 +128,21 @@ impl EventStream {
 
     async fn read(&mut self) -> Result<bool, Error> {
         // What others have read may only be given to those allowed to read it.
-        if self.reader.is_none() {
+        if self.log.is_none() {
             let run = self.stored_run().await?;
-            self.reader = Some(Box::new(LogReader::new(&run.info, self.engine.access.clone())));
+            self.log = Some(Box::new(LogReader::new(&run.info, self.reader.access.clone())));
         }
-        let Self { engine, run_id, ear, next_index, reader: Some(reader), .. } = self else { return Ok(false) };
+        let Self { reader, run_id, ear, next_index, log: Some(log), .. } = self else { return Ok(false) };
         let from = *next_index;
         if !ear.has_company() {
-            let (events, _) = stored_events(engine, run_id, from, reader).await?;
+            let (events, _) = stored_events(reader, run_id, from, log).await?;
             return Ok(self.take(events));
         }
         let mut recent = ear.recent().await;
         let mut events = recent.from(from, GIVEN_MAX);
         if events.is_empty() {
             let bytes;
-            (events, bytes) = stored_events(engine, run_id, from, reader).await?;
+            (events, bytes) = stored_events(reader, run_id, from, log).await?;
             recent.keep(&events, bytes / events.len().max(1));
         }
         drop(recent);
@@ -155,24 +159,24 @@ impl EventStream {
     }
 
     async fn stored_run(&self) -> Result<Run, Error> {
-        let run = self.engine.stored_run(&self.run_id).await?;
+        let run = self.reader.record(&self.run_id).await?;
         run.ok_or_else(|| Error::RunNotFound(self.run_id.clone()))
     }
 }
 
 /// What the store has from index `from` on, and its size there in bytes.
 async fn stored_events(
-    engine: &Engine,
+    reader: &Reader,
     run_id: &RunId,
     from: u64,
-    reader: &mut LogReader,
+    log: &mut LogReader,
 ) -> Result<(Vec<Arc<RunEvent>>, usize), Error> {
-    let db = &engine.inner.services.db;
-    let pages = db.read(engine.access.clone(), run_id.clone(), from, READ_BYTES).await?;
+    let db = &reader.inner.services.db;
+    let pages = db.read(reader.access.clone(), run_id.clone(), from, READ_BYTES).await?;
     let (mut events, mut bytes) = (Vec::new(), 0);
     for page in pages {
         bytes += page.body.len();
-        let entries = reader.entries(&**db, &page).await?.into_iter().map(|entry| entry.event);
+        let entries = log.entries(&**db, &page).await?.into_iter().map(|entry| entry.event);
         events.extend(entries.filter(|event| event.event_index >= Some(from)).map(Arc::new));
     }
     Ok((events, bytes))

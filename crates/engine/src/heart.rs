@@ -4,9 +4,9 @@
 //! never execute a run. The invariant: it beats as long as anything executes here, also while the engine shuts down;
 //! once nothing does, it releases what is left before it stops.
 
-use crate::drive::Stop;
-use crate::engine::Inner;
+use crate::control::Stop;
 use crate::error::Error;
+use crate::inner::{End, Inner, Stopping};
 use crate::stats;
 use outlive_core::WorkerId;
 use outlive_core::port::{DbError, DbErrorKind};
@@ -20,29 +20,6 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 const DROP_PERIOD: Duration = Duration::from_secs(5);
 /// How long it tries to release leases on a store that is full or busy.
 const RETIRE_PERIOD: Duration = Duration::from_secs(5);
-
-/// How an engine ends. Later ones replace earlier ones.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Stopping {
-    /// It does not.
-    #[default]
-    No,
-    /// Nobody holds it any more: runs that execute go on, no others are taken.
-    Left,
-    /// It is shut down: calls in flight may end, within bounds.
-    Drain,
-    /// Its store has failed: nothing more may be written.
-    Failed,
-}
-
-/// What a heart leaves behind.
-#[derive(Clone, Debug)]
-pub(crate) enum End {
-    /// It released everything, or could not.
-    Retired(Result<(), DbError>),
-    /// Something cannot be dropped and keeps its lease. It beats on, and nobody needs to wait.
-    Stuck,
-}
 
 /// Where it beats.
 pub(crate) enum Heart {

@@ -5,14 +5,14 @@
 
 use crate::engine::Engine;
 use crate::error::Error;
-use outlive_core::port::{DueHooks, Hook, HookHistory, HookMove};
+use outlive_core::port::{DueHooks, Hook, HookMove};
 use outlive_core::{RunId, Timestamp};
 use std::time::Duration;
 
 impl Engine {
     /// Now, by this engine's clock, which the times of hooks are measured by.
     pub fn now(&self) -> Timestamp {
-        self.inner.services.clock.now()
+        self.inner().services.clock.now()
     }
 
     /// The hooks that have something to send now, at most `limit`. Not for answering a user.
@@ -20,7 +20,7 @@ impl Engine {
     /// # Errors
     /// The store's.
     pub async fn due_hooks(&self, limit: u32) -> Result<DueHooks, Error> {
-        Ok(self.inner.services.db.due_hooks(self.now(), limit).await?)
+        Ok(self.inner().services.db.due_hooks(self.now(), limit).await?)
     }
 
     /// Takes a hook for `period`, if nobody holds it. Not for answering a user.
@@ -31,7 +31,7 @@ impl Engine {
     /// # Errors
     /// The store's.
     pub async fn claim_hook(&self, run_id: &RunId, period: Duration) -> Result<Option<Hook>, Error> {
-        Ok(self.inner.services.db.claim_hook(run_id.clone(), self.now(), period).await?)
+        Ok(self.inner().services.db.claim_hook(run_id.clone(), self.now(), period).await?)
     }
 
     /// Moves the cursor of a hook that is held. Not for answering a user.
@@ -42,15 +42,7 @@ impl Engine {
     /// # Errors
     /// The store's; `Fenced` when somebody else holds it now.
     pub async fn move_hook(&self, step: HookMove) -> Result<(), Error> {
-        Ok(self.inner.services.db.move_hook(step).await?)
-    }
-
-    /// A run's hook and its last deliveries, newest first; none when there is no such run or it has no hook.
-    ///
-    /// # Errors
-    /// The store's.
-    pub async fn hook(&self, run_id: &RunId) -> Result<Option<HookHistory>, Error> {
-        Ok(self.inner.services.db.hook(self.access.clone(), run_id.clone()).await?)
+        Ok(self.inner().services.db.move_hook(step).await?)
     }
 
     /// Sends a run's events again from index `from` on; none when there is no such run or it has no hook.
@@ -61,6 +53,6 @@ impl Engine {
     /// # Errors
     /// The store's.
     pub async fn rewind_hook(&self, run_id: &RunId, from: u64) -> Result<Option<Hook>, Error> {
-        Ok(self.inner.services.db.rewind_hook(self.access.clone(), run_id.clone(), from).await?)
+        Ok(self.inner().services.db.rewind_hook(self.access().clone(), run_id.clone(), from).await?)
     }
 }

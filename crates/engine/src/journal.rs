@@ -6,79 +6,28 @@
 //!
 //! Invariant: the machine is the fold of everything appended, committed or not.
 
-use crate::hub::Hub;
-use crate::lease::LeaseClock;
-use crate::stats::{self, Counters};
+use crate::services::Services;
 use crate::streams::Streams;
 use crate::tally::{Count, Tally};
 use outlive_core::log::{Entry, Key, Record, Writer};
 use outlive_core::machine::{Decision, Mismatch, WorkflowMachine, with_branches};
 use outlive_core::port::{
-    Access, BoxFuture, Chance, Clock, Commit, Db, DbError, DbErrorKind, Effects, Halt, HistoryRun, Lease, Observer,
-    Recall, Release, RunFilter, RunPatch, Witness, merge, run_output,
+    Access, BoxFuture, Commit, Db, DbError, DbErrorKind, Effects, Halt, HistoryRun, Lease, Recall, Release, RunFilter,
+    RunPatch, Witness, merge, run_output,
 };
-use outlive_core::{EventKind, Failure, FailureKind, Origin, Redactor, RunEvent, RunInfo, RunStatus, Timestamp};
+use outlive_core::{EventKind, Failure, FailureKind, Origin, RunEvent, RunInfo, RunStatus, Timestamp};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 /// Streamed pieces that one commit keeps separate; further ones are merged.
 const STREAMED_MAX: usize = 32;
-
-/// Services the journal uses.
-pub(crate) struct Services {
-    pub(crate) db: Arc<dyn Db>,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) chance: Arc<dyn Chance>,
-    pub(crate) hub: Arc<Hub>,
-    pub(crate) lease_clock: Arc<LeaseClock>,
-    pub(crate) stream_period: Duration,
-    /// A longer wait holds no memory.
-    pub(crate) park_after: Duration,
-    pub(crate) commit_places: Semaphore,
-    pub(crate) counters: Counters,
-    pub(crate) redactor: RwLock<Arc<Redactor>>,
-    pub(crate) observer: Option<Arc<dyn Observer>>,
-}
-
-impl Services {
-    pub(crate) fn redactor(&self) -> Arc<Redactor> {
-        self.redactor.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Commits; waits until a full disk has room and a busy store answers.
-    pub(crate) async fn commit(&self, commit: Commit) -> Result<(), DbError> {
-        let mut pause = Duration::from_millis(100);
-        let began = Instant::now();
-        loop {
-            match self.db.commit(commit.clone()).await {
-                Ok(()) => {
-                    self.counters.committed(began, commit.patch.status);
-                    return Ok(());
-                }
-                Err(error) if error.is_transient() => {
-                    stats::add(&self.counters.commits_delayed);
-                    tracing::warn!(run_id = %commit.lease.run_id, %error, "commit delayed");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_millis(3200));
-                }
-                Err(error) => {
-                    if error.kind() == DbErrorKind::Fenced {
-                        stats::add(&self.counters.writes_fenced);
-                    }
-                    return Err(error);
-                }
-            }
-        }
-    }
-}
 
 /// One run's log while this process writes it.
 pub(crate) struct Journal {

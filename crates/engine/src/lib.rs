@@ -8,7 +8,10 @@
 //! It knows no HTTP, no SQL, no model and no agent: what runs inside a step is an [`outlive_core::port::Executor`].
 
 mod audit;
+mod builder;
+mod cancel;
 mod clock;
+mod control;
 mod drive;
 mod engine;
 mod error;
@@ -19,28 +22,35 @@ mod handle;
 mod heart;
 mod hooks;
 mod hub;
+mod inner;
 mod journal;
 mod lease;
 mod options;
 mod pump;
 mod queue;
+mod reader;
+mod reading;
 mod room;
+mod services;
 mod sessions;
 pub mod stats;
 mod streams;
+mod submit;
 mod tally;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod waits;
 mod worker;
 
+pub use builder::EngineBuilder;
 pub use clock::{SystemChance, SystemClock};
-pub use engine::{Engine, EngineBuilder, Submit};
+pub use engine::Engine;
 pub use error::Error;
 pub use events::EventStream;
 pub use finish::Finish;
 pub use handle::RunHandle;
 pub use hub::{Change, Changes};
 pub use options::Options;
-pub use sessions::RunStanding;
+pub use reader::{Reader, RunStanding};
 pub use stats::Stats;
+pub use submit::Submit;

@@ -3,7 +3,6 @@
 //! It counts and must never decide anything. The invariant: counting takes no lock and never waits, so numbers read at
 //! the same instant need not agree with each other.
 
-use crate::engine::Engine;
 use crate::tally::Tally;
 use outlive_core::{RunStatus, Usage};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -210,6 +209,36 @@ impl Counters {
             add(&self.claims_empty);
         }
     }
+
+    /// What they say, of an engine that executes this many runs.
+    pub(crate) fn read(&self, runs_executing: usize) -> Stats {
+        Stats {
+            runs_accepted: read(&self.runs_accepted),
+            runs_completed: read(&self.runs_completed),
+            runs_failed: read(&self.runs_failed),
+            runs_poisoned: read(&self.runs_poisoned),
+            runs_cancelled: read(&self.runs_cancelled),
+            runs_executing: runs_executing as u64,
+            runs_claimed: read(&self.runs_claimed),
+            claims_empty: read(&self.claims_empty),
+            heartbeats_failed: read(&self.heartbeats_failed),
+            leases_lost: read(&self.leases_lost),
+            writes_fenced: read(&self.writes_fenced),
+            commits_delayed: read(&self.commits_delayed),
+            submits: self.submits.read(),
+            commits: self.commits.read(),
+            claims: self.claims.read(),
+            recoveries: self.recoveries.read(),
+            lateness: self.lateness.read(),
+            event_lags: self.event_lags.read(),
+            model_calls: read(&self.model_calls),
+            model_retries: read(&self.model_retries),
+            model_aborted: read(&self.models_aborted),
+            models: self.models.read(),
+            usage: self.tokens.read(),
+            outcomes_unknown: read(&self.outcomes_unknown),
+        }
+    }
 }
 
 /// Counts one.
@@ -219,39 +248,6 @@ pub(crate) fn add(counter: &AtomicU64) {
 
 fn read(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
-}
-
-impl Engine {
-    /// What it has done since it started, for all users together.
-    pub fn stats(&self) -> Stats {
-        let counters = &self.inner.services.counters;
-        Stats {
-            runs_accepted: read(&counters.runs_accepted),
-            runs_completed: read(&counters.runs_completed),
-            runs_failed: read(&counters.runs_failed),
-            runs_poisoned: read(&counters.runs_poisoned),
-            runs_cancelled: read(&counters.runs_cancelled),
-            runs_executing: self.inner.running_len() as u64,
-            runs_claimed: read(&counters.runs_claimed),
-            claims_empty: read(&counters.claims_empty),
-            heartbeats_failed: read(&counters.heartbeats_failed),
-            leases_lost: read(&counters.leases_lost),
-            writes_fenced: read(&counters.writes_fenced),
-            commits_delayed: read(&counters.commits_delayed),
-            submits: counters.submits.read(),
-            commits: counters.commits.read(),
-            claims: counters.claims.read(),
-            recoveries: counters.recoveries.read(),
-            lateness: counters.lateness.read(),
-            event_lags: counters.event_lags.read(),
-            model_calls: read(&counters.model_calls),
-            model_retries: read(&counters.model_retries),
-            model_aborted: read(&counters.models_aborted),
-            models: counters.models.read(),
-            usage: counters.tokens.read(),
-            outcomes_unknown: read(&counters.outcomes_unknown),
-        }
-    }
 }
 
 #[cfg(test)]

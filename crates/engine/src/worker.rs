@@ -3,10 +3,10 @@
 //! Recovery is not an event but a standing condition: whatever is unfinished, due and not held by a living worker is
 //! taken, whether its last worker crashed a moment ago or the machine was off for a week.
 
-use crate::drive::Stop;
-use crate::engine::Inner;
+use crate::control::Stop;
+use crate::drive;
 use crate::error::Error;
-use crate::heart::Stopping;
+use crate::inner::{Inner, Stopping};
 use outlive_core::port::{BoxFuture, Claim, DbError, Lease, Run};
 use outlive_core::{RunId, Timestamp, WorkerId};
 use std::collections::HashMap;
@@ -181,7 +181,7 @@ async fn claim(inner: &Arc<Inner>) -> Result<Instant, Error> {
 fn adopt(inner: &Arc<Inner>, run: Run, lease: Lease) {
     let is_suspect = run.claims > inner.options.suspect_claims();
     inner.suspects.fetch_add(usize::from(is_suspect), Ordering::Relaxed);
-    inner.execute(run, lease, None, is_suspect);
+    drive::start(inner, run, lease, None, is_suspect);
 }
 
 fn until(due: Timestamp, now: Timestamp) -> Duration {

@@ -4,8 +4,9 @@
 //! A sweep runs a workflow once, then once for each entry of its log with a crash right after that entry became durable,
 //! and once more right before, each time finishing in a fresh engine. It compares outputs and counts calls.
 
-use crate::engine::{Engine, Submit};
+use crate::engine::Engine;
 use crate::options::Options;
+use crate::submit::Submit;
 use outlive_core::log::{Entry, Key, Record};
 use outlive_core::machine::WorkflowMachine;
 use outlive_core::port::{Access, Clock, Db, LogReader, Run, run_output};

@@ -7,6 +7,7 @@ mod hearts;
 mod named;
 mod observers;
 mod owners;
+mod readers;
 mod runs;
 mod sessions;
 mod simulation;

@@ -1,0 +1,101 @@
+//! What an engine reads, it reads as its [`Reader`] does: the same calls, for those who hold an engine anyway.
+//!
+//! Nothing may stand here that is not the reader's.
+
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::events::EventStream;
+use crate::hub::Changes;
+use crate::reader::RunStanding;
+use crate::stats::Stats;
+use outlive_core::port::{
+    AuditFilter, AuditPage, HookHistory, LivingWorker, Run, RunFilter, RunPage, Session, SessionFilter, SessionPage,
+};
+use outlive_core::{RunEvent, RunId, SessionId, Waiting, WorkflowRunOutput};
+
+impl Engine {
+    /// As [`Reader::get_run`](crate::Reader::get_run).
+    pub async fn get_run(&self, run_id: &RunId) -> Result<Option<WorkflowRunOutput>, Error> {
+        self.reader().get_run(run_id).await
+    }
+
+    /// As [`Reader::output`](crate::Reader::output).
+    pub async fn output(&self, run: &Run) -> Result<WorkflowRunOutput, Error> {
+        self.reader().output(run).await
+    }
+
+    /// As [`Reader::record`](crate::Reader::record).
+    pub async fn record(&self, run_id: &RunId) -> Result<Option<Run>, Error> {
+        self.reader().record(run_id).await
+    }
+
+    /// As [`Reader::standing`](crate::Reader::standing).
+    pub async fn standing(&self, run_id: &RunId) -> Result<Option<RunStanding>, Error> {
+        self.reader().standing(run_id).await
+    }
+
+    /// As [`Reader::waiting`](crate::Reader::waiting).
+    pub async fn waiting(&self, run: &Run) -> Result<Option<Waiting>, Error> {
+        self.reader().waiting(run).await
+    }
+
+    /// As [`Reader::waitings`](crate::Reader::waitings).
+    pub async fn waitings(&self, runs: &[Run]) -> Result<Vec<Option<Waiting>>, Error> {
+        self.reader().waitings(runs).await
+    }
+
+    /// As [`Reader::runs`](crate::Reader::runs).
+    pub async fn runs(&self, filter: RunFilter) -> Result<RunPage, Error> {
+        self.reader().runs(filter).await
+    }
+
+    /// As [`Reader::events`](crate::Reader::events).
+    pub fn events(&self, run_id: &RunId, after: Option<u64>) -> EventStream {
+        self.reader().events(run_id, after)
+    }
+
+    /// As [`Reader::stored_events`](crate::Reader::stored_events).
+    pub async fn stored_events(&self, run_id: &RunId, from: u64, count: usize) -> Result<Vec<RunEvent>, Error> {
+        self.reader().stored_events(run_id, from, count).await
+    }
+
+    /// As [`Reader::changes`](crate::Reader::changes).
+    pub fn changes(&self) -> Changes {
+        self.reader().changes()
+    }
+
+    /// As [`Reader::session`](crate::Reader::session).
+    pub async fn session(&self, session_id: &SessionId) -> Result<Option<Session>, Error> {
+        self.reader().session(session_id).await
+    }
+
+    /// As [`Reader::sessions`](crate::Reader::sessions).
+    pub async fn sessions(&self, filter: SessionFilter) -> Result<SessionPage, Error> {
+        self.reader().sessions(filter).await
+    }
+
+    /// As [`Reader::workers`](crate::Reader::workers).
+    pub async fn workers(&self) -> Result<Vec<LivingWorker>, Error> {
+        self.reader().workers().await
+    }
+
+    /// As [`Reader::hook`](crate::Reader::hook).
+    pub async fn hook(&self, run_id: &RunId) -> Result<Option<HookHistory>, Error> {
+        self.reader().hook(run_id).await
+    }
+
+    /// As [`Reader::audit`](crate::Reader::audit).
+    pub async fn audit(&self, filter: AuditFilter) -> Result<AuditPage, Error> {
+        self.reader().audit(filter).await
+    }
+
+    /// As [`Reader::stopped`](crate::Reader::stopped).
+    pub fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.reader().stopped()
+    }
+
+    /// As [`Reader::stats`](crate::Reader::stats).
+    pub fn stats(&self) -> Stats {
+        self.reader().stats()
+    }
+}

@@ -1,0 +1,274 @@
+//! Accepts runs: a request is checked, given its identity and stored before its caller has an answer.
+//!
+//! It must never know what a run does. The invariant: an id that was returned is on stable storage, and its run will be
+//! executed.
+
+use crate::drive;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::handle::RunHandle;
+use crate::inner::Inner;
+use crate::stats;
+use outlive_core::json;
+use outlive_core::port::{
+    Accepted, Access, DbError, DbErrorKind, HookEvents, NewHook, NewRun, RequestOptions, Run, SessionKind,
+    SessionPolicy, Unreadable,
+};
+use outlive_core::{Attachments, Definition, DefinitionId, RunId, RunInfo, RunStatus, SessionId, WorkerId};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::time::Instant;
+
+/// A request to run a workflow.
+#[derive(Clone, Debug, Default)]
+pub struct Submit {
+    /// Text, an object, or nothing.
+    pub input: Option<Value>,
+    /// The caller's id for the run; made when absent.
+    pub run_id: Option<String>,
+    /// The session it belongs to; the run gets a new one when absent.
+    pub session_id: Option<String>,
+    /// Whose run it is. A restricted engine ([`Engine::for_user`]) fills in its own user and refuses another.
+    pub user_id: Option<String>,
+    /// What is laid over the session's state when the run begins, key by key; null removes.
+    pub session_state: Option<Map<String, Value>>,
+    /// The session's kind, if this run creates it.
+    pub session_kind: SessionKind,
+    /// The caller's own data, images, files: what steps see beside the input.
+    pub attachments: Attachments,
+    /// The same key and the same request again give the same run; the same key and another request are refused.
+    pub idempotency_key: Option<String>,
+    /// What to do when the session has an unfinished run.
+    pub policy: SessionPolicy,
+    /// Where to send the run's events, if anywhere. The sender asks [`Engine::due_hooks`].
+    pub hook: Option<NewHook>,
+    /// The run that this one starts again; stored and shown with it.
+    pub rerun_of: Option<RunId>,
+}
+
+impl Submit {
+    /// The same input, data and policy as a stored run's, for its user and in its session: what to submit to start it
+    /// again. Timeouts and retries are those of the workflow version registered by then.
+    ///
+    /// # Errors
+    /// When what is stored cannot be read.
+    pub fn again(run: &Run) -> Result<Self, Unreadable> {
+        let RequestOptions { attachments, policy, session_state, .. } = run.request_options()?;
+        Ok(Self {
+            input: run.read_input()?,
+            session_id: Some(run.info.session_id.to_string()),
+            user_id: run.info.user_id.as_deref().map(str::to_owned),
+            attachments,
+            policy,
+            session_state: Some(session_state).filter(|state| !state.is_empty()),
+            rerun_of: Some(run.info.run_id.clone()),
+            ..Self::default()
+        })
+    }
+
+    /// Refuses what is nested too deeply to be stored and read back.
+    fn check_depth(&mut self) -> Result<(), Error> {
+        let too_deep = |what| move |problem| Error::TooDeep { what, problem };
+        self.input.iter_mut().try_for_each(json::admit).map_err(too_deep("the input"))?;
+        let mut data = self.attachments.additional_data.iter_mut();
+        data.try_for_each(json::admit).map_err(too_deep("additional_data"))?;
+        let mut state = self.session_state.iter_mut().flat_map(Map::values_mut);
+        state.try_for_each(json::admit).map_err(too_deep("session_state"))
+    }
+}
+
+impl Engine {
+    /// Accepts a run. When this returns, the run is on stable storage and will be executed.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the run may or may not have been accepted; repeat with the same idempotency key. One
+    /// that was accepted is executed, whether or not anyone waits.
+    ///
+    /// # Errors
+    /// [`Error::UnknownWorkflow`], [`Error::Input`], [`Error::InputTooLong`], [`Error::TooDeep`],
+    /// [`Error::InvalidId`], [`Error::QueueFull`],
+    /// [`Error::SessionNotFound`] when the session or the run would belong to another user than this engine's,
+    /// [`Error::Conflict`], [`Error::SessionBusy`], [`Error::DiskLow`], [`Error::Stopped`], or the store's error. No
+    /// run exists then, unless the store says that the outcome is unknown.
+    pub fn submit(
+        &self,
+        workflow_id: &DefinitionId,
+        submit: Submit,
+    ) -> impl Future<Output = Result<RunHandle, Error>> + Send {
+        // Both are boxed, so that of ten thousand simultaneous callers only those whose turn it is hold more than their
+        // request, and each holds that once.
+        let submit = Box::new(submit);
+        async move {
+            let began = Instant::now();
+            let place = self.inner().submit_places.clone().acquire_owned().await;
+            let (engine, workflow_id) = (self.clone(), workflow_id.clone());
+            let accepting = async move {
+                let _place = place;
+                let handle = engine.accept(&workflow_id, submit).await?;
+                engine.inner().services.counters.submitted(began);
+                Ok(handle)
+            };
+            self.finish(accepting).await
+        }
+    }
+
+    async fn accept(&self, workflow_id: &DefinitionId, submit: Box<Submit>) -> Result<RunHandle, Error> {
+        let mut submit = *submit;
+        self.ready()?;
+        submit.check_depth()?;
+        let unknown = || Error::UnknownWorkflow(workflow_id.to_shared());
+        let definition = self.inner().newest(workflow_id).ok_or_else(unknown)?;
+        let submit = Submit { input: definition.accept_input(submit.input)?, ..submit };
+        self.inner().queue.admit(&*self.inner().services.db, self.inner().options.queued_max).await?;
+        let is_own_session = submit.session_id.is_none();
+        let own = self.access().user().map(|user_id| user_id.to_string());
+        let new = self.inner().new_run(&definition, Submit { user_id: submit.user_id.or(own), ..submit })?;
+        let state = Arc::new(new.session_state.clone().unwrap_or_default());
+        let run = pending_run(&new);
+        let worker = self.inner().has_room().then(|| self.inner().worker());
+        let session_id = new.info.session_id.clone();
+        let accepted = self.inner().create_run(self.access().clone(), new, worker).await.map_err(|error| {
+            let is_foreign = error.kind() == DbErrorKind::NotFound;
+            if is_foreign { Error::SessionNotFound(session_id) } else { error.into() }
+        })?;
+        let is_repeated = matches!(accepted, Accepted::Existing(_));
+        if !is_repeated {
+            stats::add(&self.inner().services.counters.runs_accepted);
+            self.inner().services.hub.changed(&run.info.run_id);
+        }
+        let run_id = match accepted {
+            Accepted::Existing(run_id) => run_id,
+            Accepted::New { lease: Some(lease) } => {
+                let run_id = lease.run_id.clone();
+                let run = Run { epoch: lease.epoch, claims: 1, attempt: 1, worker: Some(lease.worker.clone()), ..run };
+                drive::start(self.inner(), run, lease, is_own_session.then_some(state), false);
+                run_id
+            }
+            Accepted::New { lease: None } => {
+                self.inner().queue.joined();
+                self.inner().unleased.fetch_add(1, Ordering::Relaxed);
+                self.inner().wake.notify_one();
+                run.info.run_id
+            }
+        };
+        Ok(self.attach(run_id).repeated(is_repeated))
+    }
+}
+
+impl Inner {
+    fn new_run(&self, definition: &Definition, submit: Submit) -> Result<NewRun, Error> {
+        let at = self.services.clock.now();
+        let run_id = match &submit.run_id {
+            Some(text) => RunId::parse(text)?,
+            None => RunId::new(at, self.services.chance.wide_bits()),
+        };
+        let session_id = match &submit.session_id {
+            Some(text) => SessionId::parse(text)?,
+            None => SessionId::new(at, self.services.chance.wide_bits()),
+        };
+        let input = submit.input.as_ref().map(|input| Arc::<str>::from(text(input)));
+        let attached =
+            (submit.attachments != Attachments::default()).then(|| serde_json::json!(submit.attachments).to_string());
+        let rerun_of = submit.rerun_of.clone();
+        let options = RequestOptions {
+            attachments: submit.attachments,
+            session_state: submit.session_state.clone().unwrap_or_default(),
+            rerun_of: submit.rerun_of,
+            policy: submit.policy,
+        };
+        let options =
+            (options != RequestOptions::default()).then(|| Arc::<str>::from(serde_json::json!(options).to_string()));
+        let bytes = input.as_ref().map_or(0, |text| text.len()) + options.as_ref().map_or(0, |text| text.len());
+        let limit = self.options.input_bytes_max;
+        if bytes > limit {
+            return Err(Error::InputTooLong { bytes, limit });
+        }
+        let user_id: Option<Arc<str>> = submit.user_id.map(Arc::from);
+        let asked = text(&(&definition.id, &submit.run_id, &submit.session_id, &user_id, &input, &attached));
+        // A run with no hook, no state and no run to repeat keeps the fingerprint it has always had.
+        let asked = match &submit.hook {
+            Some(hook) => text(&(asked, &hook.url, hook.events == HookEvents::All)),
+            None => asked,
+        };
+        let asked = match &submit.session_state {
+            Some(state) => text(&(asked, state)),
+            None => asked,
+        };
+        let asked = match &rerun_of {
+            Some(rerun_of) => text(&(asked, "rerun_of", rerun_of)),
+            None => asked,
+        };
+        let scope = |key: String| Arc::from(text(&(&definition.id, &user_id, key)));
+        Ok(NewRun {
+            fingerprint: fingerprint(&asked),
+            idempotency_key: submit.idempotency_key.map(scope),
+            info: RunInfo {
+                run_id,
+                workflow_id: definition.id.clone(),
+                workflow_name: definition.name.clone(),
+                session_id,
+                user_id,
+            },
+            input,
+            options,
+            definition: definition.hash.clone(),
+            policy: submit.policy,
+            session_state: definition.initial_state(submit.session_state),
+            session_kind: submit.session_kind,
+            hook: submit.hook,
+            at,
+        })
+    }
+
+    #[cfg(not(feature = "sabotage-ack-before-commit"))]
+    async fn create_run(&self, access: Access, new: NewRun, worker: Option<WorkerId>) -> Result<Accepted, DbError> {
+        self.services.db.create_run(access, new, worker).await
+    }
+
+    /// The deliberate defect: confirms before the store has.
+    #[cfg(feature = "sabotage-ack-before-commit")]
+    async fn create_run(
+        self: &Arc<Self>,
+        access: Access,
+        new: NewRun,
+        _: Option<WorkerId>,
+    ) -> Result<Accepted, DbError> {
+        let inner = self.clone();
+        tokio::spawn(async move { inner.services.db.create_run(access, new, None).await });
+        Ok(Accepted::New { lease: None })
+    }
+}
+
+fn pending_run(new: &NewRun) -> Run {
+    Run {
+        info: new.info.clone(),
+        status: RunStatus::Pending,
+        input: new.input.clone(),
+        options: new.options.clone(),
+        definition: new.definition.clone(),
+        created_at: new.at,
+        updated_at: new.at,
+        epoch: 0,
+        worker: None,
+        claims: 0,
+        attempt: 0,
+        due_at: None,
+        is_behind: false,
+        cancel: None,
+        next_index: 0,
+        progress: None,
+        output: None,
+    }
+}
+
+/// A hash of what was asked, to tell a repeated request from a different one under the same key.
+fn fingerprint(asked: &str) -> Arc<str> {
+    Arc::from(RunId::fingerprint(asked))
+}
+
+/// A value as JSON text.
+fn text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("keys are strings")
+}
