@@ -1,7 +1,7 @@
 //! Runs as the verbs see them, wherever they are: in a local database or behind a server.
 //!
 //! ```text
-//! verb ──► Runs ──► Here: store, and an engine once one is needed
+//! verb ──► Runs ──► Here: a reader, and an engine once one is needed
 //!            └────► There: client of a server
 //! ```
 //! It must never print, except for the one line that says which of the two it is. The invariant: no verb asks which it
@@ -15,12 +15,11 @@ use crate::output;
 use crate::settings::{self, Settings, TOKEN};
 use crate::store::{self, Store};
 use crate::style;
-use crate::times;
 use outlive::client::{self, Client, ClientError, RunSummary, Submission};
-use outlive::core::port::{Access, AuditKind, RunFilter, run_output};
+use outlive::core::port::{AuditKind, RunFilter};
 use outlive::core::{DefinitionId, RunEvent, RunId, RunStatus, SessionId, WorkflowRunOutput};
-use outlive::engine::waits::Look;
-use outlive::engine::{Engine, EventStream, Options, Submit};
+use outlive::engine::{Engine, EventStream, Options, Reader, Submit};
+use std::sync::OnceLock;
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
@@ -52,11 +51,12 @@ pub(crate) enum Runs {
     There(Client),
 }
 
-/// A database, and the engine that is started when first needed.
+/// A database, the reader of it, and the engine that is started when first needed.
 pub(crate) struct Here {
     store: Store,
     role: Role,
     options: Options,
+    reader: OnceLock<Reader>,
     engine: OnceCell<Engine>,
 }
 
@@ -223,9 +223,9 @@ impl Runs {
     /// The run with this id.
     async fn run(&self, id: &RunId) -> Result<Option<RunSummary>, Problem> {
         match self {
-            Self::Here(here) => match here.store.db.run(Access::All, id.clone()).await? {
+            Self::Here(here) => match here.reader().record(id).await? {
                 Some(run) => {
-                    let waiting = here.look().await?.at(&run).await?;
+                    let waiting = here.reader().waiting(&run).await?;
                     Ok(Some(RunSummary::from(run).with_waiting(waiting)))
                 }
                 None => Ok(None),
@@ -245,9 +245,9 @@ impl Runs {
     pub(crate) async fn list(&self, filter: RunFilter) -> Result<Page, Problem> {
         match self {
             Self::Here(here) => {
-                let page = here.store.db.runs(Access::All, filter).await?;
+                let page = here.reader().runs(filter).await?;
                 let unreadable = page.unreadable.iter().map(ToString::to_string).collect();
-                let waitings = here.look().await?.over(&page.runs).await?;
+                let waitings = here.reader().waitings(&page.runs).await?;
                 let summary = |(run, waiting)| RunSummary::from(run).with_waiting(waiting);
                 let runs = page.runs.into_iter().zip(waitings).map(summary).collect();
                 Ok(Page { runs, next: page.next, unreadable })
@@ -272,10 +272,7 @@ impl Runs {
     /// The run's result, as far as there is one.
     pub(crate) async fn output(&self, id: &RunId) -> Result<WorkflowRunOutput, Problem> {
         match self {
-            Self::Here(here) => {
-                let run = here.store.db.run(Access::All, id.clone()).await?.ok_or_else(|| gone(id))?;
-                Ok(run_output(&*here.store.db, &Access::All, &run).await?)
-            }
+            Self::Here(here) => Ok(here.reader().get_run(id).await?.ok_or_else(|| gone(id))?),
             Self::There(client) => Ok(client.output(id).await?),
         }
     }
@@ -304,7 +301,7 @@ impl Runs {
     /// The events after index `after`: stored ones, then live ones.
     pub(crate) async fn follow(&self, id: &RunId, after: Option<u64>) -> Result<Following, Problem> {
         match self {
-            Self::Here(here) => Ok(Following::Here(here.engine().await?.events(id, after))),
+            Self::Here(here) => Ok(Following::Here(here.reader().events(id, after))),
             Self::There(client) => Ok(Following::There(client.follow(id, after))),
         }
     }
@@ -313,7 +310,7 @@ impl Runs {
     pub(crate) async fn settled(&self, id: &RunId, patience: Duration) -> Result<RunStatus, Problem> {
         let over = async {
             match self {
-                Self::Here(here) => Ok::<_, Problem>(here.engine().await?.attach(id.clone()).wait().await?),
+                Self::Here(here) => Ok::<_, Problem>(here.reader().wait(id).await?),
                 Self::There(client) => Ok(client.wait(id).await?),
             }
         };
@@ -349,7 +346,7 @@ impl Runs {
     pub(crate) async fn rerun(&self, id: &RunId) -> Result<Accepted, Problem> {
         match self {
             Self::Here(here) => {
-                let run = here.store.db.run(Access::All, id.clone()).await?.ok_or_else(|| gone(id))?;
+                let run = here.reader().record(id).await?.ok_or_else(|| gone(id))?;
                 let accepted = here.submit(&run.info.workflow_id, Submit::again(&run)?).await?;
                 here.note(AuditKind::RunRerun, "accepted", "outlive rerun", id).await?;
                 Ok(accepted)
@@ -375,12 +372,13 @@ impl Here {
         // Ctrl-C should not take half a minute.
         let shutdown_grace = Duration::from_secs(2);
         let options = Options { execute: role == Role::Executes, shutdown_grace, ..options };
-        Self { store, role, options, engine: OnceCell::new() }
+        Self { store, role, options, reader: OnceLock::new(), engine: OnceCell::new() }
     }
 
-    /// Which workers are alive and what runs are waiting for.
-    async fn look(&self) -> Result<Look<'_>, Problem> {
-        Ok(Look::new(&*self.store.db, Access::All, times::now(), &self.options).await?)
+    /// Reads as the engine does if there is one; none is started to read.
+    fn reader(&self) -> &Reader {
+        let over_store = || Reader::over(self.store.db.clone(), self.options.clone());
+        self.engine.get().map_or_else(|| self.reader.get_or_init(over_store), Engine::reader)
     }
 
     async fn engine(&self) -> Result<&Engine, Problem> {
@@ -405,7 +403,7 @@ impl Here {
     async fn submit(&self, workflow_id: &DefinitionId, submit: Submit) -> Result<Accepted, Problem> {
         let engine = self.engine().await?;
         let handle = engine.submit(workflow_id, submit).await?;
-        let standing = engine.standing(handle.run_id()).await?.ok_or_else(|| gone(handle.run_id()))?;
+        let standing = engine.reader().standing(handle.run_id()).await?.ok_or_else(|| gone(handle.run_id()))?;
         Ok(Accepted { run_id: standing.run_id, session_id: standing.session_id, is_repeated: handle.is_repeated() })
     }
 }

@@ -54,7 +54,7 @@ pub use outlive_core::{
 };
 pub use outlive_db as db;
 pub use outlive_engine as engine;
-pub use outlive_engine::{Engine, EventStream, Options, RunHandle};
+pub use outlive_engine::{Engine, EventStream, Options, Reader, RunHandle};
 #[cfg(feature = "server")]
 pub use outlive_server as serving;
 #[cfg(feature = "pprint")]

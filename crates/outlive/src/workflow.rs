@@ -290,7 +290,7 @@ impl Workflow {
     /// # Errors
     /// When the text is not a valid id, or the database fails.
     pub async fn get_run(&self, run_id: impl AsRef<str>) -> Result<Option<WorkflowRunOutput>> {
-        Ok(self.engine().await?.get_run(&parse(run_id)?).await?)
+        Ok(self.engine().await?.reader().get_run(&parse(run_id)?).await?)
     }
 
     /// A session's state as stored: what steps and tools have set in it. Empty when there is no such session.
@@ -299,7 +299,7 @@ impl Workflow {
     /// When the text is not a valid id, or the database fails.
     pub async fn get_session_state(&self, session_id: impl AsRef<str>) -> Result<Map<String, Value>> {
         let id = SessionId::parse(session_id.as_ref()).map_err(outlive_engine::Error::from)?;
-        Ok(self.engine().await?.session(&id).await?.map(|session| session.state).unwrap_or_default())
+        Ok(self.engine().await?.reader().session(&id).await?.map(|session| session.state).unwrap_or_default())
     }
 
     /// A handle to any process's run, from its id alone.

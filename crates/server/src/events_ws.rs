@@ -334,7 +334,7 @@ impl Session {
         };
         match started {
             Ok(started) => {
-                let follow = Follow::from_start(&started.engine, started.run_id);
+                let follow = Follow::from_start(&started.reader, started.run_id);
                 self.follow(follow, Shape::Sse).await
             }
             Err(problem) if problem.code == "unknown_component" => {
@@ -359,7 +359,7 @@ impl Session {
         let follow = match find(caller, run_id, "read").await {
             Ok(found) => {
                 caller.sees(found.user_id.as_deref(), found.run_id.as_str());
-                Follow::resume(&caller.engine(), found.run_id, after, Way::Reconnect).await
+                Follow::resume(&caller.reader(), found.run_id, after, Way::Reconnect).await
             }
             Err(error) => Err(error),
         };
@@ -482,7 +482,7 @@ impl Session {
 /// rule could only ask for the scope for some workflow; whether it is the one for this workflow is seen here.
 async fn find(caller: &Caller, run_id: &str, action: &str) -> Result<RunStanding, Error> {
     let run_id = RunId::parse(run_id)?;
-    let found = caller.engine().standing(&run_id).await?;
+    let found = caller.reader().standing(&run_id).await?;
     let found = found.filter(|standing| caller.may(&standing.workflow_id, action));
     found.ok_or(Error::RunNotFound(run_id))
 }

@@ -4,7 +4,7 @@
 //! their index, without gaps or repetition, whatever notices come between them.
 
 use outlive_core::{RunEvent, RunId, RunStatus};
-use outlive_engine::{Engine, Error, EventStream};
+use outlive_engine::{Error, EventStream, Reader};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 
@@ -28,7 +28,7 @@ pub(crate) enum Way {
 
 /// A run being followed.
 pub(crate) struct Follow {
-    engine: Engine,
+    reader: Reader,
     run_id: RunId,
     events: EventStream,
     /// Frames that come before anything else.
@@ -43,15 +43,15 @@ pub(crate) struct Follow {
 
 impl Follow {
     /// From the run's first event on, without notices.
-    pub(crate) fn from_start(engine: &Engine, run_id: RunId) -> Self {
-        Self::after(engine, run_id, None)
+    pub(crate) fn from_start(reader: &Reader, run_id: RunId) -> Self {
+        Self::after(reader, run_id, None)
     }
 
     /// From the event after index `after` on, without notices.
-    pub(crate) fn after(engine: &Engine, run_id: RunId, after: Option<u64>) -> Self {
-        let events = engine.events(&run_id, after);
+    pub(crate) fn after(reader: &Reader, run_id: RunId, after: Option<u64>) -> Self {
+        let events = reader.events(&run_id, after);
         let next_index = after.map_or(0, |after| after.saturating_add(1));
-        Self { engine: engine.clone(), run_id, events, first: VecDeque::new(), next_index, seen: 0, subscribed: None }
+        Self { reader: reader.clone(), run_id, events, first: VecDeque::new(), next_index, seen: 0, subscribed: None }
     }
 
     /// Follows on when the run is paused, until it has ended.
@@ -63,15 +63,15 @@ impl Follow {
     ///
     /// # Errors
     /// [`Error::RunNotFound`], or the store's.
-    pub(crate) async fn resume(engine: &Engine, run_id: RunId, after: Option<u64>, way: Way) -> Result<Self, Error> {
-        let standing = engine.standing(&run_id).await?.ok_or_else(|| Error::RunNotFound(run_id.clone()))?;
+    pub(crate) async fn resume(reader: &Reader, run_id: RunId, after: Option<u64>, way: Way) -> Result<Self, Error> {
+        let standing = reader.standing(&run_id).await?.ok_or_else(|| Error::RunNotFound(run_id.clone()))?;
         let (status, count) = (standing.status, standing.next_index);
         let is_over = status.is_terminal() || status == RunStatus::Paused;
         let asked = after.filter(|_| !(is_over && way == Way::Reconnect));
         // A client cannot have seen what does not exist yet: it would wait for ever past the end.
         let after = asked.and_then(|asked| Some(asked.min(count.checked_sub(1)?)));
         let missed = count.saturating_sub(after.map_or(0, |after| after.saturating_add(1)));
-        let mut follow = Self::after(engine, run_id.clone(), after);
+        let mut follow = Self::after(reader, run_id.clone(), after);
         follow.seen = follow.next_index.min(count);
         if is_over {
             follow.first.push_back(replay(&run_id, status, way, asked, missed, count));
@@ -117,7 +117,7 @@ impl Follow {
     /// # Errors
     /// The engine's.
     pub(crate) async fn look_back(&self, mut look: impl FnMut(RunEvent)) -> Result<(), Error> {
-        let mut events = self.engine.events(&self.run_id, None);
+        let mut events = self.reader.events(&self.run_id, None);
         let mut index = 0;
         // All of them are stored, so this waits for none.
         while index < self.seen {
@@ -150,7 +150,7 @@ impl Follow {
 
     /// How many events are stored that this client was not told yet.
     pub(crate) async fn lag(&self) -> u64 {
-        let standing = self.engine.standing(&self.run_id).await.ok().flatten();
+        let standing = self.reader.standing(&self.run_id).await.ok().flatten();
         standing.map_or(0, |standing| standing.next_index.saturating_sub(self.next_index))
     }
 }

@@ -8,7 +8,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use outlive_core::DefinitionId;
 use outlive_core::port::AuditKind;
-use outlive_engine::Engine;
+use outlive_engine::{Engine, Reader};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -25,7 +25,15 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// The engine as this caller may see it: the only way from a request to runs and sessions.
+    /// What this caller may read.
+    pub(crate) fn reader(&self) -> Reader {
+        match self.principal.access() {
+            Access::All => self.state.engine.reader().clone(),
+            Access::User(user_id) => self.state.engine.reader().for_user(user_id),
+        }
+    }
+
+    /// The engine as this caller may use it: with [`Caller::reader`] the only way from a request to runs and sessions.
     pub(crate) fn engine(&self) -> Engine {
         match self.principal.access() {
             Access::All => self.state.engine.clone(),

@@ -10,7 +10,7 @@ use axum::Json;
 use axum::extract::Path;
 use outlive_core::RunId;
 use outlive_core::port::{Delivery, DeliveryOutcome, Hook, HookEvents, HookState};
-use outlive_engine::Engine;
+use outlive_engine::Reader;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -121,8 +121,8 @@ struct RedeliverQuery {
 
 /// `GET /api/runs/{run_id}/webhook`.
 async fn get(caller: Caller, Path(run_id): Path<String>) -> Result<Json<Webhook>, Problem> {
-    let engine = caller.engine();
-    show(&engine, &parse(&run_id)?).await
+    let reader = caller.reader();
+    show(&reader, &parse(&run_id)?).await
 }
 
 /// `POST /api/runs/{run_id}/webhook/redeliver`.
@@ -138,11 +138,11 @@ async fn redeliver(
     if let Some(webhooks) = &caller.state.webhooks {
         webhooks.nudge();
     }
-    show(&engine, &run_id).await
+    show(engine.reader(), &run_id).await
 }
 
-async fn show(engine: &Engine, run_id: &RunId) -> Result<Json<Webhook>, Problem> {
-    let (hook, deliveries) = engine.hook(run_id).await?.ok_or_else(missing)?;
+async fn show(reader: &Reader, run_id: &RunId) -> Result<Json<Webhook>, Problem> {
+    let (hook, deliveries) = reader.hook(run_id).await?.ok_or_else(missing)?;
     Ok(Json(Webhook::new(hook, &deliveries)))
 }
 

@@ -28,7 +28,7 @@ async fn metrics(caller: Caller) -> Response {
     let unfinished =
         unfinished(&state.engine).await.inspect_err(|error| tracing::warn!(%error, "the runs could not be counted"));
     let seen = Seen {
-        stats: state.engine.stats(),
+        stats: state.engine.reader().stats(),
         health: state.engine.db().health(),
         unfinished: unfinished.ok(),
         tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks(),

@@ -20,7 +20,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use outlive_core::port::{AuditKind, Order, Run, RunFilter};
 use outlive_core::{Attachments, DefinitionId, ExecutorKind, Node, RunId, RunStatus, SessionId, WorkflowRunOutput};
-use outlive_engine::{Engine, Error, RunHandle, Submit};
+use outlive_engine::{Engine, Error, Reader, RunHandle, Submit};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::mem::take;
@@ -60,7 +60,7 @@ pub(crate) struct Start {
 /// A run that was accepted.
 pub(crate) struct Started {
     /// The engine as the caller sees it.
-    pub(crate) engine: Engine,
+    pub(crate) reader: Reader,
     pub(crate) run_id: RunId,
     /// The idempotency key was seen before; this is that run.
     pub(crate) is_repeated: bool,
@@ -134,7 +134,7 @@ pub(crate) async fn start(caller: &Caller, kind: Kind, id: &str, start: Start) -
     let engine = caller.engine();
     let user_id = caller.principal.acts_for(start.user_id.as_deref())?.map(str::to_owned);
     if let Some(session_id) = &start.session_id {
-        check_session(&engine, component, session_id, user_id.as_deref()).await?;
+        check_session(engine.reader(), component, session_id, user_id.as_deref()).await?;
     }
     // An id alone does not ask for the run that has it; a key does.
     let is_new = start.run_id.is_some() && start.idempotency_key.is_none();
@@ -158,7 +158,7 @@ pub(crate) async fn start(caller: &Caller, kind: Kind, id: &str, start: Start) -
         );
         return Err(Problem::new(StatusCode::CONFLICT, "run_exists", detail));
     }
-    Ok(Started { run_id: handle.run_id().clone(), is_repeated: handle.is_repeated(), engine })
+    Ok(Started { run_id: handle.run_id().clone(), is_repeated: handle.is_repeated(), reader: engine.reader().clone() })
 }
 
 /// Media that nothing would use are refused rather than dropped: agents and teams show their models images and files,
@@ -219,13 +219,13 @@ pub(super) async fn submit_run(
 
 /// A session belongs to one component and one user.
 pub(super) async fn check_session(
-    engine: &Engine,
+    reader: &Reader,
     component: &Component,
     session_id: &str,
     user_id: Option<&str>,
 ) -> Result<(), Problem> {
     let Ok(session_id) = SessionId::parse(session_id) else { return Ok(()) };
-    let Some(session) = engine.session(&session_id).await? else { return Ok(()) };
+    let Some(session) = reader.session(&session_id).await? else { return Ok(()) };
     let of_other = session.workflow_id.as_ref().is_some_and(|id| *id != component.definition.id);
     let of_another = matches!((session.user_id.as_deref(), user_id), (Some(owner), Some(user)) if owner != user);
     if of_other || of_another {
@@ -255,7 +255,7 @@ pub(crate) async fn post(
     let mut response = match (slot, is_background) {
         (Some(slot), is_background) => {
             let numbering = if is_background { Numbering::Shown } else { Numbering::Hidden };
-            let follow = Follow::from_start(&started.engine, started.run_id.clone());
+            let follow = Follow::from_start(&started.reader, started.run_id.clone());
             sse::response(&caller, slot, caller.state.component(kind, &id)?, follow, numbering, selection).await?
         }
         (None, true) => accepted(&started).await?,
@@ -282,7 +282,7 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Pro
 }
 
 async fn accepted(started: &Started) -> Result<Response, Problem> {
-    let run = find(&started.engine, started.run_id.as_str()).await?;
+    let run = find(&started.reader, started.run_id.as_str()).await?;
     // A run that was just accepted may be running already; it is told as it was accepted.
     let status = if started.is_repeated { run.status } else { RunStatus::Pending };
     let body = shapes::accepted(started.run_id.as_str(), run.info.session_id.as_str(), status);
@@ -290,7 +290,7 @@ async fn accepted(started: &Started) -> Result<Response, Problem> {
 }
 
 async fn finished(component: &Component, started: &Started) -> Result<Response, Problem> {
-    let run = started.engine.attach(started.run_id.clone()).wait().await?;
+    let run = started.reader.wait(&started.run_id).await?;
     if run.status == RunStatus::Error && component.kind == Kind::Workflow {
         let detail = "Internal server error (StepError)";
         let problem = Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "run_failed", detail);
@@ -312,15 +312,15 @@ fn missing() -> Problem {
     Problem::not_found("Run not found")
 }
 
-/// The run, if it exists for the caller of this engine.
-pub(super) async fn find(engine: &Engine, run_id: &str) -> Result<Run, Problem> {
+/// The run, if it exists for this reader.
+pub(super) async fn find(reader: &Reader, run_id: &str) -> Result<Run, Problem> {
     let run_id = RunId::parse(run_id).map_err(|_| missing())?;
-    engine.record(&run_id).await?.ok_or_else(missing)
+    reader.record(&run_id).await?.ok_or_else(missing)
 }
 
 /// Finds a run of this component; one of another component is not found.
-async fn find_of(engine: &Engine, component: &Component, run_id: &str) -> Result<Run, Problem> {
-    let run = find(engine, run_id).await?;
+async fn find_of(reader: &Reader, component: &Component, run_id: &str) -> Result<Run, Problem> {
+    let run = find(reader, run_id).await?;
     if run.info.workflow_id != component.definition.id { Err(missing()) } else { Ok(run) }
 }
 
@@ -340,23 +340,23 @@ pub(crate) async fn get(
     Query(query): Query<ReadQuery>,
 ) -> Result<Response, Problem> {
     let component = caller.state.component(kind, &id)?;
-    let engine = caller.engine();
-    let run = find_of(&engine, component, &run_id).await?;
+    let reader = caller.reader();
+    let run = find_of(&reader, component, &run_id).await?;
     if query.session_id.as_deref().is_some_and(|asked| asked != run.info.session_id.as_str()) {
         return Err(missing());
     }
     caller.sees(run.info.user_id.as_deref(), run.info.run_id.as_str());
-    let run = wait(&engine, run, query.wait.as_deref()).await?;
-    Ok(shown(component, &engine.output(&run).await?, Shape::Polled, run.progress.as_deref()))
+    let run = wait(&reader, run, query.wait.as_deref()).await?;
+    Ok(shown(component, &reader.output(&run).await?, Shape::Polled, run.progress.as_deref()))
 }
 
 /// Waits until a run is at rest, as long as was asked for and at most [`WAIT_MAX`]. At rest or not, what is stored then is
 /// the answer; its status tells an end from a pause.
-pub(super) async fn wait(engine: &Engine, run: Run, asked: Option<&str>) -> Result<Run, Problem> {
+pub(super) async fn wait(reader: &Reader, run: Run, asked: Option<&str>) -> Result<Run, Problem> {
     match asked.map(parse_wait).transpose()? {
         Some(longest) if !run.is_at_rest() => {
-            let _ = timeout(longest, engine.attach(run.info.run_id.clone()).wait()).await;
-            find(engine, run.info.run_id.as_str()).await
+            let _ = timeout(longest, reader.wait(&run.info.run_id)).await;
+            find(reader, run.info.run_id.as_str()).await
         }
         _ => Ok(run),
     }
@@ -392,10 +392,10 @@ pub(crate) async fn list(
     let Some(session_id) = query.session_id else {
         return Err(Problem::field("missing", "query", "session_id", "Field required"));
     };
-    let engine = caller.engine();
+    let reader = caller.reader();
     let missing = || Problem::not_found("Session not found");
     let session_id = SessionId::parse(&session_id).map_err(|_| missing())?;
-    let session = engine.session(&session_id).await?.ok_or_else(missing)?;
+    let session = reader.session(&session_id).await?.ok_or_else(missing)?;
     caller.sees(session.user_id.as_deref(), session_id.as_str());
     let statuses = match query.status.as_deref() {
         None | Some("") => Vec::new(),
@@ -410,7 +410,7 @@ pub(crate) async fn list(
         session_id: Some(session_id),
         ..RunFilter::default()
     };
-    let runs = session_runs(&engine, filter).await?;
+    let runs = session_runs(&reader, filter).await?;
     let listed: Vec<Value> = runs.iter().map(|run| listed(component, run)).collect();
     Ok(axum::Json(listed).into_response())
 }
@@ -423,8 +423,8 @@ fn listed(component: &Component, run: &WorkflowRunOutput) -> Value {
 }
 
 /// A run in a list. One that cannot be read says so where another says why it failed: clients show that, and the others.
-async fn readable(engine: &Engine, run: &Run) -> Result<WorkflowRunOutput, Problem> {
-    let unreadable = match engine.output(run).await {
+async fn readable(reader: &Reader, run: &Run) -> Result<WorkflowRunOutput, Problem> {
+    let unreadable = match reader.output(run).await {
         Ok(output) => return Ok(output),
         Err(Error::Unreadable(unreadable)) => unreadable.to_string(),
         Err(Error::Damaged(damaged)) => damaged.to_string(),
@@ -436,17 +436,17 @@ async fn readable(engine: &Engine, run: &Run) -> Result<WorkflowRunOutput, Probl
 }
 
 /// The runs of a filter, oldest first, with input and output; as many as one answer may hold. `GET /api/runs` has pages.
-pub(crate) async fn session_runs(engine: &Engine, filter: RunFilter) -> Result<Vec<WorkflowRunOutput>, Problem> {
+pub(crate) async fn session_runs(reader: &Reader, filter: RunFilter) -> Result<Vec<WorkflowRunOutput>, Problem> {
     let mut filter = RunFilter { order: Order::OldestFirst, with_payload: true, limit: LIST_PAGE, ..filter };
     let mut runs = Vec::new();
     let mut bytes = 0;
     loop {
-        let page = engine.runs(filter.clone()).await?;
+        let page = reader.runs(filter.clone()).await?;
         if let Some(error) = page.unreadable.into_iter().next() {
             return Err(error.into());
         }
         for run in &page.runs {
-            let output = readable(engine, run).await?;
+            let output = readable(reader, run).await?;
             bytes += outlive_core::json::len(&output);
             runs.push(output);
             if runs.len() >= LIST_MAX || bytes >= LIST_BYTES_MAX {
@@ -469,7 +469,7 @@ pub(crate) async fn cancel(
 ) -> Result<Response, Problem> {
     let component = caller.state.component(kind, &id)?;
     let engine = caller.engine();
-    let outcome = match find_of(&engine, component, &run_id).await {
+    let outcome = match find_of(engine.reader(), component, &run_id).await {
         Ok(found) => match engine.cancel(&found.info.run_id, "cancelled by a client").await? {
             None => {
                 caller.did(AuditKind::RunCancel, "requested", found.info.run_id.as_str());
@@ -493,17 +493,17 @@ pub(crate) async fn resume(
     request: Request,
 ) -> Result<Response, Problem> {
     let component = caller.state.component(kind, &id)?;
-    let engine = caller.engine();
+    let reader = caller.reader();
     let form = ResumeForm::parse(Fields::read(request, &caller.state.limits).await?)?;
     let after = match form.last_event_index {
         Some(index) => Some(index),
         None => last_event_id(&headers)?,
     };
     let slot = caller.state.streams.take(&caller.principal)?;
-    let follow = match find_of(&engine, component, &run_id).await {
+    let follow = match find_of(&reader, component, &run_id).await {
         Ok(found) => {
             caller.sees(found.info.user_id.as_deref(), found.info.run_id.as_str());
-            Follow::resume(&engine, found.info.run_id, sse::inner_index(kind, after), Way::Resume).await
+            Follow::resume(&reader, found.info.run_id, sse::inner_index(kind, after), Way::Resume).await
         }
         Err(problem) if problem.status == StatusCode::NOT_FOUND => {
             return Ok(sse::error(&format!("Run {run_id} not found in buffer or database")));

@@ -19,7 +19,7 @@ use outlive_core::port::{
     AuditKind, NewSession, Order, RunFilter, Session, SessionFilter, SessionKind, SessionPatch, SessionSort,
 };
 use outlive_core::{DefinitionId, Metrics, SessionId, Timestamp, WorkflowRunOutput, content_text};
-use outlive_engine::Engine;
+use outlive_engine::Reader;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -153,11 +153,11 @@ fn component_id(kind: Option<SessionKind>, id: &str) -> Result<DefinitionId, Pro
 async fn list(caller: Caller, Query(query): Query<ListQuery>) -> Result<Json<Value>, Problem> {
     let (filter, page, limit) = query.filter()?;
     let begun = Instant::now();
-    let engine = caller.engine();
-    let found = engine.sessions(filter).await?;
+    let reader = caller.reader();
+    let found = reader.sessions(filter).await?;
     let mut lines = Vec::with_capacity(found.sessions.len());
     for session in &found.sessions {
-        let first = first_input(&engine, session).await?;
+        let first = first_input(&reader, session).await?;
         lines.push(shapes::summary(SessionFacts { first_input: first.as_deref(), ..SessionFacts::new(session) }));
     }
     let took = (begun.elapsed().as_secs_f64() * 1e6).round() / 1e3;
@@ -170,7 +170,7 @@ async fn list(caller: Caller, Query(query): Query<ListQuery>) -> Result<Json<Val
 }
 
 /// What the first run was asked: a session's name until it is given one.
-async fn first_input(engine: &Engine, session: &Session) -> Result<Option<String>, Problem> {
+async fn first_input(reader: &Reader, session: &Session) -> Result<Option<String>, Problem> {
     if session.name.is_some() {
         return Ok(None);
     }
@@ -181,7 +181,7 @@ async fn first_input(engine: &Engine, session: &Session) -> Result<Option<String
         limit: 1,
         ..RunFilter::default()
     };
-    let page = engine.runs(filter).await?;
+    let page = reader.runs(filter).await?;
     Ok(page.runs.first().map(|run| match run.read_input() {
         Ok(input) => content_text(input.as_ref()),
         Err(unreadable) => unreadable.to_string(),
@@ -191,18 +191,18 @@ async fn first_input(engine: &Engine, session: &Session) -> Result<Option<String
 /// A session, to be shown to the caller.
 async fn find(
     caller: &Caller,
-    engine: &Engine,
+    reader: &Reader,
     session_id: &str,
     missing: impl Fn() -> Problem,
 ) -> Result<Session, Problem> {
     let id = SessionId::parse(session_id).map_err(|_| missing())?;
-    let session = engine.session(&id).await?.ok_or_else(missing)?;
+    let session = reader.session(&id).await?.ok_or_else(missing)?;
     caller.sees(session.user_id.as_deref(), id.as_str());
     Ok(session)
 }
 
-async fn runs_of(engine: &Engine, session: &Session) -> Result<Vec<WorkflowRunOutput>, Problem> {
-    session_runs(engine, RunFilter { session_id: Some(session.session_id.clone()), ..RunFilter::default() }).await
+async fn runs_of(reader: &Reader, session: &Session) -> Result<Vec<WorkflowRunOutput>, Problem> {
+    session_runs(reader, RunFilter { session_id: Some(session.session_id.clone()), ..RunFilter::default() }).await
 }
 
 /// The component a session is held with, while it is served.
@@ -217,8 +217,8 @@ fn component<'a>(caller: &'a Caller, session: &Session) -> Option<&'a Component>
 }
 
 /// A session whole, in the shape of its kind.
-async fn detail(caller: &Caller, engine: &Engine, session: &Session) -> Result<Value, Problem> {
-    let runs = runs_of(engine, session).await?;
+async fn detail(caller: &Caller, reader: &Reader, session: &Session) -> Result<Value, Problem> {
+    let runs = runs_of(reader, session).await?;
     let first = runs.first().map(|run| content_text(run.input.as_ref()));
     let usage = usage(&runs);
     let facts = SessionFacts { session, first_input: first.as_deref(), usage: usage.as_ref() };
@@ -249,9 +249,9 @@ fn usage(runs: &[WorkflowRunOutput]) -> Option<Metrics> {
 async fn get(caller: Caller, Path(id): Path<String>, Query(query): Query<TypeQuery>) -> Result<Json<Value>, Problem> {
     let kind = query.kind()?.unwrap_or_default();
     let missing = || Problem::not_found(format!("{} Session with id '{id}' not found", titled(kind)));
-    let engine = caller.engine();
-    let session = find(&caller, &engine, &id, missing).await?;
-    Ok(Json(detail(&caller, &engine, &session).await?))
+    let reader = caller.reader();
+    let session = find(&caller, &reader, &id, missing).await?;
+    Ok(Json(detail(&caller, &reader, &session).await?))
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -264,9 +264,9 @@ struct RunsQuery {
 async fn runs(caller: Caller, Path(id): Path<String>, Query(query): Query<RunsQuery>) -> Result<Json<Value>, Problem> {
     let from = query::integer("created_after", query.created_after.as_deref())?;
     let to = query::integer("created_before", query.created_before.as_deref())?;
-    let engine = caller.engine();
-    let session = find(&caller, &engine, &id, || Problem::not_found(format!("Session with ID {id} not found"))).await?;
-    let runs = runs_of(&engine, &session).await?;
+    let reader = caller.reader();
+    let session = find(&caller, &reader, &id, || Problem::not_found(format!("Session with ID {id} not found"))).await?;
+    let runs = runs_of(&reader, &session).await?;
     let is_wanted = |run: &&WorkflowRunOutput| {
         query.status.as_deref().is_none_or(|status| status == run.status.to_string())
             && from.is_none_or(|from| run.created_at >= from)
@@ -285,19 +285,19 @@ fn shown(component: Option<&Component>, run: &WorkflowRunOutput, nulls: Nulls) -
 }
 
 async fn run(caller: Caller, Path((id, run_id)): Path<(String, String)>) -> Result<Json<Value>, Problem> {
-    let engine = caller.engine();
-    let session = find(&caller, &engine, &id, || Problem::not_found(format!("Session with ID {id} not found"))).await?;
+    let reader = caller.reader();
+    let session = find(&caller, &reader, &id, || Problem::not_found(format!("Session with ID {id} not found"))).await?;
     let missing = || Problem::not_found(format!("Run with ID {run_id} not found in session {id}"));
     let parsed = outlive_core::RunId::parse(&run_id).map_err(|_| missing())?;
-    let run = engine.get_run(&parsed).await?.filter(|run| run.session_id == session.session_id).ok_or_else(missing)?;
+    let run = reader.get_run(&parsed).await?.filter(|run| run.session_id == session.session_id).ok_or_else(missing)?;
     Ok(Json(shown(component(&caller, &session), &run, Nulls::Written)))
 }
 
 async fn previews(caller: Caller, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
-    let engine = caller.engine();
-    let session = find(&caller, &engine, &id, || Problem::not_found(format!("Session with ID {id} not found"))).await?;
+    let reader = caller.reader();
+    let session = find(&caller, &reader, &id, || Problem::not_found(format!("Session with ID {id} not found"))).await?;
     let face = component(&caller, &session).and_then(Component::face);
-    let runs = runs_of(&engine, &session).await?;
+    let runs = runs_of(&reader, &session).await?;
     Ok(Json(runs.iter().map(|run| list::preview(run, face.as_ref())).collect()))
 }
 
@@ -339,7 +339,7 @@ async fn create(
         at: Timestamp::default(),
     };
     let session = engine.create_session(new).await?;
-    Ok((StatusCode::CREATED, Json(detail(&caller, &engine, &session).await?)).into_response())
+    Ok((StatusCode::CREATED, Json(detail(&caller, engine.reader(), &session).await?)).into_response())
 }
 
 #[derive(Debug, Deserialize)]
@@ -369,7 +369,7 @@ async fn change(caller: &Caller, id: &str, patch: SessionPatch) -> Result<Json<V
     let engine = caller.engine();
     let parsed = SessionId::parse(id).map_err(|_| missing())?;
     let session = engine.update_session(&parsed, patch).await?.ok_or_else(missing)?;
-    let mut body = detail(caller, &engine, &session).await?;
+    let mut body = detail(caller, engine.reader(), &session).await?;
     if session.kind == SessionKind::Workflow {
         // Agno writes this one null here, and leaves it out where a session is read.
         body["workflow_name"] = Value::Null;

@@ -62,7 +62,7 @@ impl Sender {
             let look = self.look(&mut sending).await;
             if look.has_open && changes.is_none() {
                 // Looked again, because what changed before this was not heard.
-                changes = Some(self.engine.changes());
+                changes = Some(self.engine.reader().changes());
                 continue;
             }
             changes = changes.filter(|_| look.has_open);
@@ -119,14 +119,14 @@ impl Sender {
     async fn send_all(&self, mut hook: Hook) -> Result<(), Error> {
         loop {
             // Asked before the log is read: the log of a run that was over then is whole.
-            let Some(run) = self.engine.standing(&hook.run_id).await? else { return Ok(()) };
+            let Some(run) = self.engine.reader().standing(&hook.run_id).await? else { return Ok(()) };
             let is_over = run.status.is_terminal();
             let from = match hook.events {
                 HookEvents::All => hook.next_index,
                 HookEvents::End if run.is_at_rest() => hook.next_index.max(run.next_index.saturating_sub(1)),
                 HookEvents::End => run.next_index,
             };
-            let events = self.engine.stored_events(&hook.run_id, from, EVENTS_MAX).await?;
+            let events = self.engine.reader().stored_events(&hook.run_id, from, EVENTS_MAX).await?;
             if events.is_empty() {
                 let state = if is_over { HookState::Done } else { HookState::Open };
                 let step = HookMove { state, not_before: None, ..unmoved(&hook) };

@@ -40,7 +40,7 @@ fn kind(name: &str) -> Result<AuditKind, Problem> {
 
 /// `GET /api/audit`.
 pub(super) async fn list(caller: Caller, Query(query): Query<AuditQuery>) -> Result<Json<AuditList>, Problem> {
-    let page = caller.engine().audit(query.filter()?).await?;
+    let page = caller.reader().audit(query.filter()?).await?;
     Ok(Json(AuditList {
         records: page.records.iter().map(AuditLine::new).collect(),
         next_cursor: page.next.map(|next| next.to_string()),

@@ -10,7 +10,7 @@ use axum::Json;
 use axum::extract::Path;
 use outlive_core::RunEvent;
 use outlive_core::port::Run;
-use outlive_engine::Engine;
+use outlive_engine::Reader;
 use serde::Deserialize;
 use std::collections::BTreeSet;
 
@@ -41,9 +41,9 @@ pub(super) async fn list(
     }
     let limit = query::number("limit", query.limit.as_deref(), 1, LIMIT_MAX)?.unwrap_or(LIMIT);
     let kinds = query::words(query.kind.as_deref()).map(str::to_owned).collect();
-    let engine = caller.engine();
-    let run = show(&caller, &engine, &run_id).await?;
-    let look = Look { engine: &engine, run: &run, kinds, limit: usize::try_from(limit).unwrap_or(usize::MAX) };
+    let reader = caller.reader();
+    let run = show(&caller, &reader, &run_id).await?;
+    let look = Look { reader: &reader, run: &run, kinds, limit: usize::try_from(limit).unwrap_or(usize::MAX) };
     let found = match before {
         Some(before) => look.backwards(before.min(run.next_index)).await?,
         None => look.forwards(after.map_or(0, |after| after + 1)).await?,
@@ -58,7 +58,7 @@ pub(super) async fn list(
 }
 
 struct Look<'a> {
-    engine: &'a Engine,
+    reader: &'a Reader,
     run: &'a Run,
     kinds: BTreeSet<String>,
     limit: usize,
@@ -79,7 +79,7 @@ impl Look<'_> {
     /// Stored events of this part of the log, as far as it was written when the run was read.
     async fn read(&self, begin: u64, end: u64) -> Result<Vec<RunEvent>, Problem> {
         let count = usize::try_from(end.saturating_sub(begin)).unwrap_or(usize::MAX);
-        Ok(self.engine.stored_events(&self.run.info.run_id, begin, count).await?)
+        Ok(self.reader.stored_events(&self.run.info.run_id, begin, count).await?)
     }
 
     async fn forwards(&self, begin: u64) -> Result<Found, Problem> {

@@ -6,7 +6,7 @@
 
 use outlive_core::port::{RunFilter, RunPage};
 use outlive_core::{RunId, RunStatus};
-use outlive_engine::{Change, Changes, Engine, Error};
+use outlive_engine::{Change, Changes, Error, Reader};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -75,19 +75,19 @@ impl Feeds {
     ///
     /// # Errors
     /// The store's.
-    pub(super) async fn follow(&self, engine: &Engine) -> Result<Follower, Error> {
+    pub(super) async fn follow(&self, reader: &Reader) -> Result<Follower, Error> {
         let mut current = self.0.lock().await;
         if let Some(feed) = current.upgrade().filter(|feed| !feed.task.is_finished()) {
             return Ok(Follower { news: feed.sender.subscribe(), _feed: feed });
         }
         let (sender, news) = broadcast::channel(BEHIND_MAX);
         let mut watch = Watch {
-            changes: engine.changes(),
-            engine: engine.clone(),
+            changes: reader.changes(),
+            reader: reader.clone(),
             sender: sender.clone(),
             known: HashMap::new(),
             waiting: BTreeSet::new(),
-            workers: engine.workers().await?.len(),
+            workers: reader.workers().await?.len(),
             is_to_look: false,
             looked_at: Instant::now(),
         };
@@ -100,7 +100,7 @@ impl Feeds {
 }
 
 struct Watch {
-    engine: Engine,
+    reader: Reader,
     changes: Changes,
     sender: broadcast::Sender<News>,
     /// What was last seen of unfinished runs, and of the newest.
@@ -116,7 +116,7 @@ struct Watch {
 impl Watch {
     async fn keep_telling(mut self) {
         loop {
-            let stopped = self.engine.stopped();
+            let stopped = self.reader.stopped();
             tokio::select! {
                 () = self.gather() => {}
                 () = stopped => return,
@@ -165,7 +165,7 @@ impl Watch {
         }
         for _ in 0..READS_MAX {
             let Some(run_id) = self.waiting.pop_first() else { break };
-            let Some(run) = self.engine.standing(&run_id).await? else {
+            let Some(run) = self.reader.standing(&run_id).await? else {
                 self.known.remove(&run_id);
                 continue;
             };
@@ -179,7 +179,7 @@ impl Watch {
     }
 
     async fn tell_workers(&mut self) -> Result<(), Error> {
-        let count = self.engine.workers().await?.len();
+        let count = self.reader.workers().await?.len();
         if std::mem::replace(&mut self.workers, count) != count {
             self.send(News::Workers(count));
         }
@@ -190,8 +190,8 @@ impl Watch {
     async fn look(&mut self) -> Result<Vec<Changed>, Error> {
         let unfinished = RunStatus::ALL.into_iter().filter(|status| !status.is_terminal()).collect();
         let unfinished = RunFilter { statuses: unfinished, limit: UNFINISHED_MAX, ..RunFilter::default() };
-        let unfinished = self.engine.runs(unfinished).await?;
-        let newest = self.engine.runs(RunFilter { limit: NEWEST, ..RunFilter::default() }).await?;
+        let unfinished = self.reader.runs(unfinished).await?;
+        let newest = self.reader.runs(RunFilter { limit: NEWEST, ..RunFilter::default() }).await?;
         let mut gone = std::mem::take(&mut self.known);
         let mut changed = Vec::new();
         for run in [unfinished, newest].into_iter().flat_map(|page: RunPage| page.runs) {

@@ -19,7 +19,7 @@ use crate::auth::{Doc, Field, Needs, Routes};
 use crate::problem::Problem;
 use crate::routes::runs::find;
 use outlive_core::port::Run;
-use outlive_engine::Engine;
+use outlive_engine::Reader;
 use std::sync::Arc;
 
 const READ: Needs = Needs::scope("runs:read");
@@ -128,8 +128,8 @@ pub(super) fn routes() -> Table {
 }
 
 /// The run, to be shown to this caller.
-async fn show(caller: &Caller, engine: &Engine, run_id: &str) -> Result<Run, Problem> {
-    let run = find(engine, run_id).await?;
+async fn show(caller: &Caller, reader: &Reader, run_id: &str) -> Result<Run, Problem> {
+    let run = find(reader, run_id).await?;
     caller.sees(run.info.user_id.as_deref(), run.info.run_id.as_str());
     Ok(run)
 }

@@ -99,15 +99,15 @@ fn status(word: &str) -> Result<RunStatus, Problem> {
 pub(super) async fn list(caller: Caller, Query(query): Query<ListQuery>) -> Result<Json<RunList>, Problem> {
     let filter = query.filter(&caller.principal.access())?;
     let (has_cursor, has_preview) = (filter.after.is_some(), filter.with_payload);
-    let engine = caller.engine();
-    let page = match engine.runs(filter).await {
+    let reader = caller.reader();
+    let page = match reader.runs(filter).await {
         // What the port says of a cursor that no list gave out.
         Err(Error::Db(error)) if has_cursor && error.kind() == DbErrorKind::Storage => {
             return Err(Problem::field("value_error", "query", "cursor", "Input should be the next_cursor of a list"));
         }
         page => page?,
     };
-    let waitings = engine.waitings(&page.runs).await?;
+    let waitings = reader.waitings(&page.runs).await?;
     let line = if has_preview { RunLine::with_preview } else { RunLine::new };
     let (counts, counts_exact) = page.counts.map_or((Vec::new(), true), |counts| (counts.by_status, counts.is_exact));
     Ok(Json(RunList {
@@ -121,10 +121,10 @@ pub(super) async fn list(caller: Caller, Query(query): Query<ListQuery>) -> Resu
 
 /// `GET /api/runs/{run_id}`. Header and steps are of the same moment: those of the event `seq`.
 pub(super) async fn get(caller: Caller, Path(run_id): Path<String>) -> Result<Json<RunDetail>, Problem> {
-    let engine = caller.engine();
-    let run = show(&caller, &engine, &run_id).await?;
-    let steps = steps::lines(&engine, &run).await?;
-    let waiting = engine.waiting(&run).await?;
+    let reader = caller.reader();
+    let run = show(&caller, &reader, &run_id).await?;
+    let steps = steps::lines(&reader, &run).await?;
+    let waiting = reader.waiting(&run).await?;
     Ok(Json(RunDetail::new(&run, waiting.as_ref(), steps)))
 }
 
@@ -141,10 +141,10 @@ pub(super) async fn output(
     Query(query): Query<OutputQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let engine = caller.engine();
-    let run = show(&caller, &engine, &run_id).await?;
-    let run = wait(&engine, run, query.wait.as_deref()).await?;
-    range::answer(Payload::json(&engine.output(&run).await?), &headers)
+    let reader = caller.reader();
+    let run = show(&caller, &reader, &run_id).await?;
+    let run = wait(&reader, run, query.wait.as_deref()).await?;
+    range::answer(Payload::json(&reader.output(&run).await?), &headers)
 }
 
 /// `POST /api/runs`.
@@ -159,7 +159,7 @@ pub(super) async fn create(
     let engine = caller.engine();
     let user_id = caller.principal.acts_for(body.user_id.as_deref())?.map(str::to_owned);
     if let Some(session_id) = &body.session_id {
-        check_session(&engine, component, session_id, user_id.as_deref()).await?;
+        check_session(engine.reader(), component, session_id, user_id.as_deref()).await?;
     }
     let submit = Submit {
         input: body.input,
@@ -202,7 +202,7 @@ async fn accept(
     may_run(caller, workflow_id)?;
     let handle = submit_run(caller, engine, workflow_id, submit).await?;
     let run_id = handle.run_id().as_str();
-    let run = find(engine, run_id).await?;
+    let run = find(engine.reader(), run_id).await?;
     // A run that was just accepted may be running already; it is told as it was accepted.
     let (code, status) =
         if handle.is_repeated() { (StatusCode::OK, run.status) } else { (StatusCode::ACCEPTED, RunStatus::Pending) };
@@ -238,7 +238,7 @@ pub(super) async fn cancel(
     let (outcome, status) = match engine.cancel(&run_id, &reason).await? {
         None => {
             caller.did(AuditKind::RunCancel, "requested", run_id.as_str());
-            let run = find(&engine, run_id.as_str()).await?;
+            let run = find(engine.reader(), run_id.as_str()).await?;
             ("requested", run.status)
         }
         Some(RunStatus::Cancelled) => ("cancelled", RunStatus::Cancelled),
@@ -254,7 +254,7 @@ pub(super) async fn cancel(
 /// `POST /api/runs/{run_id}/rerun`.
 pub(super) async fn rerun(caller: Caller, Path(run_id): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
     let engine = caller.engine();
-    let run = find(&engine, &run_id).await?;
+    let run = find(engine.reader(), &run_id).await?;
     let submit = Submit { idempotency_key: idempotency_key(&headers)?, ..Submit::again(&run)? };
     let answer = accept(&caller, &engine, &run.info.workflow_id, submit, Some(run.info.run_id.to_string())).await?;
     caller.did(AuditKind::RunRerun, "accepted", run.info.run_id.as_str());

@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use outlive_core::port::Run;
 use outlive_core::{EventKind, RunEvent, RunStatus, StepOutput};
-use outlive_engine::Engine;
+use outlive_engine::Reader;
 use serde::Deserialize;
 use serde_json::json;
 use std::collections::HashMap;
@@ -21,12 +21,12 @@ use std::sync::Arc;
 const WINDOW: u64 = 512;
 
 /// The steps as of the moment `run` was read.
-pub(super) async fn lines(engine: &Engine, run: &Run) -> Result<Vec<StepLine>, Problem> {
+pub(super) async fn lines(reader: &Reader, run: &Run) -> Result<Vec<StepLine>, Problem> {
     let mut fold = Fold::default();
     let mut from = 0;
     while from < run.next_index {
         let count = WINDOW.min(run.next_index - from);
-        let events = engine.stored_events(&run.info.run_id, from, usize::try_from(count).unwrap_or(usize::MAX)).await?;
+        let events = reader.stored_events(&run.info.run_id, from, usize::try_from(count).unwrap_or(usize::MAX)).await?;
         if events.is_empty() {
             break;
         }
@@ -141,15 +141,15 @@ pub(super) async fn output(
     Query(query): Query<OutputQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let engine = caller.engine();
-    let run = show(&caller, &engine, &run_id).await?;
+    let reader = caller.reader();
+    let run = show(&caller, &reader, &run_id).await?;
     let format = query.format.as_deref().unwrap_or("json");
     if !matches!(format, "json" | "md" | "text") {
         return Err(Problem::field("enum", "query", "format", "Input should be 'json', 'md' or 'text'"));
     }
-    let output = match finished_output(&engine, &run, &step_id).await {
+    let output = match finished_output(&reader, &run, &step_id).await {
         Some(output) => output,
-        None => logged_output(&engine, &run, &step_id).await?,
+        None => logged_output(&reader, &run, &step_id).await?,
     };
     let payload = match format {
         "json" => Payload::json(&output),
@@ -160,7 +160,7 @@ pub(super) async fn output(
 }
 
 /// From the result of a run that has one.
-async fn finished_output(engine: &Engine, run: &Run, step_id: &str) -> Option<StepOutput> {
+async fn finished_output(reader: &Reader, run: &Run, step_id: &str) -> Option<StepOutput> {
     fn find<'a>(outputs: &'a [Arc<StepOutput>], step_id: &str) -> Option<&'a StepOutput> {
         outputs.iter().find_map(|output| {
             let is_it = output.step_id.as_deref() == Some(step_id);
@@ -169,16 +169,16 @@ async fn finished_output(engine: &Engine, run: &Run, step_id: &str) -> Option<St
     }
     run.output.as_ref()?;
     // The log has it too, and says so itself when it cannot be read.
-    let result = engine.output(run).await.ok()?;
+    let result = reader.output(run).await.ok()?;
     find(&result.step_results, step_id).cloned()
 }
 
 /// From the log of a run that is under way, or has ended before the step counted.
-async fn logged_output(engine: &Engine, run: &Run, step_id: &str) -> Result<StepOutput, Problem> {
+async fn logged_output(reader: &Reader, run: &Run, step_id: &str) -> Result<StepOutput, Problem> {
     let (mut from, mut found, mut has_begun) = (0, None, false);
     while from < run.next_index {
         let events =
-            engine.stored_events(&run.info.run_id, from, usize::try_from(WINDOW).unwrap_or(usize::MAX)).await?;
+            reader.stored_events(&run.info.run_id, from, usize::try_from(WINDOW).unwrap_or(usize::MAX)).await?;
         if events.is_empty() {
             break;
         }

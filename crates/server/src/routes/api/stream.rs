@@ -42,10 +42,10 @@ pub(super) async fn run(
         Some(index) => Some(index),
         None => query::index("after", query.after.as_deref())?,
     };
-    let engine = caller.engine();
-    let run = show(&caller, &engine, &run_id).await?;
+    let reader = caller.reader();
+    let run = show(&caller, &reader, &run_id).await?;
     let slot = caller.state.streams.take(&caller.principal)?;
-    Ok(sse::log(&caller, slot, Follow::after(&engine, run.info.run_id, after)))
+    Ok(sse::log(&caller, slot, Follow::after(&reader, run.info.run_id, after)))
 }
 
 /// The query of the lists' stream.
@@ -91,7 +91,7 @@ pub(super) async fn lists(
         return Err(Problem::new(StatusCode::FORBIDDEN, "insufficient_scope", detail));
     }
     let slot = caller.state.streams.take(&caller.principal)?;
-    let follower = feeds.follow(&caller.state.engine).await?;
+    let follower = feeds.follow(caller.state.engine.reader()).await?;
     // A comment comes with each look at the credential.
     let mut look = interval(KEEP_ALIVE.min(caller.state.limits.recheck_period));
     look.reset();

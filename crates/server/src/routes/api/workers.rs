@@ -7,6 +7,6 @@ use axum::Json;
 
 /// `GET /api/workers`.
 pub(super) async fn list(caller: Caller) -> Result<Json<WorkerList>, Problem> {
-    let workers = caller.engine().workers().await?;
+    let workers = caller.reader().workers().await?;
     Ok(Json(WorkerList { workers: workers.iter().map(Worker::new).collect() }))
 }
