@@ -3,6 +3,7 @@
 //! Owns the list of checks. A check is a function from text to problems, so each has tests that break its rule and see
 //! it found; none may read a file or start a program by itself. The invariant: all checks run, and all problems show.
 
+mod circles;
 mod floors;
 mod links;
 mod purity;
@@ -32,6 +33,7 @@ pub(crate) fn run(cargo: &Cargo) -> Result<(), Problem> {
     let text = |path: &str| files.iter().find(|file| file.path == path).map_or("", |file| file.text.as_str());
     let problems = [
         floors::check(&members),
+        circles::check(&files),
         purity::check(&tree),
         sources::headers(&files),
         sources::no_unsafe(&files),
