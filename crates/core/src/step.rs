@@ -145,8 +145,8 @@ pub type Outputs = rpds::RedBlackTreeMapSync<Arc<str>, Arc<StepOutput>>;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StepInput {
-    /// The run's input: text, an object, or null.
-    pub input: Option<Value>,
+    /// The run's input: text, an object, or null. All steps share it.
+    pub input: Option<Arc<Value>>,
     /// Every earlier step's output, by step name.
     pub previous_step_outputs: Outputs,
     /// The content of the step before, absent for the first.
@@ -172,7 +172,7 @@ pub struct StepInput {
 impl StepInput {
     /// What the step should work on, as text: the content of the step before, for the first step the run's input.
     pub fn text(&self) -> String {
-        content_text(self.previous_step_content.as_ref().or(self.input.as_ref()))
+        content_text(self.previous_step_content.as_ref().or(self.input.as_deref()))
     }
 
     /// The output of an earlier step of this name, also of one inside a container. Where several have it, the one that
@@ -198,7 +198,7 @@ impl StepInput {
 
     /// The run's input as text.
     pub fn input_text(&self) -> String {
-        content_text(self.input.as_ref())
+        content_text(self.input.as_deref())
     }
 }
 

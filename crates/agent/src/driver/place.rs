@@ -100,7 +100,7 @@ impl Task {
     /// The content of the step before, for the first step the run's input, with the step's images and files.
     pub(crate) fn of_step(input: &StepInput) -> Self {
         Self {
-            content: input.previous_step_content.clone().or_else(|| input.input.clone()).unwrap_or_default(),
+            content: input.previous_step_content.as_ref().or(input.input.as_deref()).cloned().unwrap_or_default(),
             images: input.images.clone().unwrap_or_default(),
             files: input.files.clone().unwrap_or_default(),
             metadata: input.metadata.as_deref().cloned().unwrap_or_default(),

@@ -165,7 +165,7 @@ fn context(log: &Arc<Log>) -> StepContext {
 }
 
 async fn execute(executor: &dyn Executor, log: &Arc<Log>, input: &str) -> Result<Executed, Failure> {
-    let input = StepInput { input: Some(input.into()), ..StepInput::default() };
+    let input = StepInput { input: Some(Arc::new(input.into())), ..StepInput::default() };
     executor.execute(context(log), Arc::new(input)).await
 }
 
@@ -438,7 +438,7 @@ async fn tools_change_the_sessions_state_call_by_call_in_the_order_they_were_ask
     let log = Arc::new(Log::default());
     let context = context(&log);
     context.state.set("till", 7);
-    let input = || Arc::new(StepInput { input: Some("go".into()), ..StepInput::default() });
+    let input = || Arc::new(StepInput { input: Some(Arc::new("go".into())), ..StepInput::default() });
     let executed = agent.execute(context.clone(), input()).await.unwrap();
     // Both calls of the first turn saw an empty basket, and the later one won; the one that failed changed nothing.
     let changed = json!({ "till": 7, "basket": ["plum", "fig"], "pear": true, "plum": true, "fig": true });
@@ -1207,7 +1207,7 @@ async fn the_step_before_and_pictures_are_what_the_agent_is_asked() {
     let agent = Agent::new("A").model(ScriptedModel::replies([text("seen")]));
     let picture = Media { url: Some("https://example.org/a.png".into()), ..Media::default() };
     let input = StepInput {
-        input: Some("the run's input".into()),
+        input: Some(Arc::new("the run's input".into())),
         previous_step_content: Some(json!({ "plan": [1, 2] })),
         images: Some(vec![picture.clone()]),
         ..StepInput::default()

@@ -83,7 +83,7 @@ pub(crate) struct Branch {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct NestedRun {
     pub(crate) info: Arc<RunInfo>,
-    pub(crate) input: Option<Value>,
+    pub(crate) input: Option<Arc<Value>>,
     pub(crate) began: Timestamp,
 }
 

@@ -258,7 +258,7 @@ impl WorkflowMachine {
 
     /// The run as a poll sees it.
     pub fn output(&self) -> WorkflowRunOutput {
-        let (input, created_at) = (self.input.clone(), self.created_at);
+        let (input, created_at) = (self.input.as_deref().cloned(), self.created_at);
         match &self.rest {
             Some(rest) => WorkflowRunOutput::at_rest(&self.info, input, created_at, (**rest).clone()),
             None => WorkflowRunOutput {

@@ -48,7 +48,7 @@ pub(super) enum Phase {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkflowMachine {
     pub(super) info: Arc<RunInfo>,
-    pub(super) input: Option<Value>,
+    pub(super) input: Option<Arc<Value>>,
     own_state: Map<String, Value>,
     pub(super) attachments: Option<Box<Attachments>>,
     pub(super) nodes: Arc<[Node]>,
@@ -245,7 +245,7 @@ impl WorkflowMachine {
         Self {
             root: Frame::of_run(info.workflow_name.clone()),
             info,
-            input,
+            input: input.map(Arc::new),
             own_state: Map::new(),
             attachments: Some(attachments).filter(|given| *given != Attachments::default()).map(Box::new),
             is_bound: nodes.is_some(),
@@ -353,7 +353,7 @@ impl WorkflowMachine {
                     workflow_name: node.workflow_name.clone(),
                     ..(*self.info).clone()
                 };
-                let input = scope.content.clone().or_else(|| self.input_of(key).cloned());
+                let input = scope.content.clone().map(Arc::new).or_else(|| self.input_of(key).cloned());
                 Some(Box::new(NestedRun { info: Arc::new(info), input, began: self.last_at }))
             }
             _ => None,
@@ -533,7 +533,7 @@ impl WorkflowMachine {
         self.nested_run(key).map_or(&self.info.run_id, |run| &run.info.run_id)
     }
 
-    fn input_of(&self, key: &Key) -> Option<&Value> {
+    fn input_of(&self, key: &Key) -> Option<&Arc<Value>> {
         self.nested_run(key).map_or(self.input.as_ref(), |run| run.input.as_ref())
     }
 
@@ -1086,7 +1086,7 @@ fn nested_run(frame: &Frame, run: &NestedRun, at: Timestamp) -> RunOutput {
         workflow: Some(Box::new(NestedWorkflow {
             workflow_id: run.info.workflow_id.clone(),
             workflow_name: run.info.workflow_name.clone(),
-            input: run.input.clone(),
+            input: run.input.as_deref().cloned(),
             step_results: frame.results.clone(),
             metrics: metrics_of(&frame.results, duration),
         })),

@@ -50,7 +50,7 @@ fn is_too_deep(error: &impl std::fmt::Display) -> bool {
 fn keeper(db: SqliteDb, gate: &Arc<Semaphore>) -> Workflow {
     let gate = gate.clone();
     let keep = |context: StepContext, input: Arc<StepInput>| async move {
-        let value = input.input.clone().unwrap_or_default();
+        let value = input.input.as_deref().cloned().unwrap_or_default();
         context.state.set("kept", value.clone());
         context.progress("kept", Some(value.clone()));
         context.event(Map::from_iter([("value".to_owned(), value.clone())]));
@@ -60,7 +60,7 @@ fn keeper(db: SqliteDb, gate: &Arc<Semaphore>) -> Workflow {
         let gate = gate.clone();
         async move {
             gate.acquire().await.map_err(Failure::fatal)?.forget();
-            assert_eq!(context.state.get("kept"), input.input, "the state is what it was");
+            assert_eq!(context.state.get("kept"), input.input.as_deref().cloned(), "the state is what it was");
             Ok::<_, Failure>(StepOutput::new(input.previous_step_content.clone().unwrap_or_default()))
         }
     };
