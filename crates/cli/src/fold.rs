@@ -11,6 +11,8 @@ use std::collections::BTreeSet;
 pub(crate) enum StepState {
     /// Its start is in the log, its end is not.
     Running,
+    /// It waits for somebody to answer.
+    Waiting,
     /// It ended well.
     Completed,
     /// It failed, and the run with it.
@@ -25,6 +27,7 @@ impl StepState {
     pub(crate) fn word(self) -> &'static str {
         match self {
             StepState::Running => "running",
+            StepState::Waiting => "waiting",
             StepState::Completed => "completed",
             StepState::Failed => "error",
             StepState::Skipped => "skipped",
@@ -208,10 +211,16 @@ impl RunView {
                     step.error = Some(error.clone());
                 }
             }
+            StepExecutorPaused { .. } => {
+                if let Some(step) = self.step(event) {
+                    step.state = StepState::Waiting;
+                }
+            }
             WorkflowError { error, .. } => self.error = Some(error.clone()),
             WorkflowCancelled { reason, .. } => {
                 self.cancel_reason = Some(reason.clone());
-                self.steps.iter_mut().filter(|step| step.state == StepState::Running).for_each(|step| {
+                let is_open = |step: &&mut StepView| matches!(step.state, StepState::Running | StepState::Waiting);
+                self.steps.iter_mut().filter(is_open).for_each(|step| {
                     step.state = StepState::Cancelled;
                 });
             }

@@ -162,6 +162,7 @@ pub(crate) fn model_calls(entries: &[Entry]) -> ModelCalls {
                 | Record::Step { .. }
                 | Record::Failed { .. }
                 | Record::Retry { .. }
+                | Record::Waiting { .. }
                 | Record::Rest(_),
             )
             | None => {}

@@ -8,7 +8,7 @@ use crate::id::{DefinitionId, RunId, SessionId};
 use crate::message::{FinishReason, ToolExecution};
 use crate::metrics::{Metrics, RunMetrics, Usage};
 use crate::run::{RunInfo, RunOutput};
-use crate::step::{StepIndex, StepOutput, content_type};
+use crate::step::{ExecutorKind, StepIndex, StepOutput, content_type};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -326,6 +326,11 @@ pub enum EventKind {
     StepError {
         error: String,
     },
+    StepExecutorPaused {
+        executor_name: Arc<str>,
+        executor_type: ExecutorKind,
+        executor_requirements: Vec<Value>,
+    },
     StepProgress {
         attempt: u32,
         content: String,
@@ -441,6 +446,7 @@ impl EventKind {
             StepOutput { .. } => "StepOutput",
             StepCompleted { .. } => "StepCompleted",
             StepError { .. } => "StepError",
+            StepExecutorPaused { .. } => "StepExecutorPaused",
             StepProgress { .. } => "StepProgress",
             StepsExecutionStarted { .. } => "StepsExecutionStarted",
             StepsExecutionCompleted { .. } => "StepsExecutionCompleted",

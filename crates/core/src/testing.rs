@@ -3,7 +3,7 @@
 //!
 //! The invariant: the same seed grows the same tree, whatever executes it.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::retry::Retry;
 use crate::step::{StepInput, StepOutput};
 use crate::workflow::{
@@ -37,6 +37,7 @@ pub struct Forest {
     dice: Dice,
     count: u32,
     fails: bool,
+    asks: bool,
     backoff: Duration,
     step: Box<dyn Fn(&str) -> Step>,
     on_ask: OnAsk,
@@ -49,13 +50,15 @@ impl fmt::Debug for Forest {
 }
 
 impl Forest {
-    /// The trees of a seed; `step` makes a step of a name. One seed in three has steps that fail for good.
+    /// The trees of a seed; `step` makes a step of a name. One seed in three has steps that fail for good, one in five
+    /// steps of which only a person can say what came of them.
     pub fn new(seed: u64, step: impl Fn(&str) -> Step + 'static) -> Self {
         let backoff = Duration::from_secs(1);
         Self {
             dice: Dice(seed),
             count: 0,
             fails: seed.is_multiple_of(3),
+            asks: seed % 5 == 2,
             backoff,
             step: Box::new(step),
             on_ask: Arc::new(|_| {}),
@@ -156,7 +159,8 @@ impl Forest {
             }
             _ => {
                 let fails = self.fails && self.dice.below(8) == 0;
-                let name = self.name(if fails { "fail" } else { "step" });
+                let asks = self.asks && self.dice.below(10) == 0;
+                let name = self.name(if asks { "ask" } else { ["step", "fail"][usize::from(fails)] });
                 (self.step)(&name).retry(retry).on_error(on_error).into()
             }
         }
@@ -182,6 +186,9 @@ pub fn play(
 ) -> (Result<StepOutput, Failure>, Option<Value>) {
     let seen = session.get("count").and_then(Value::as_u64).unwrap_or(0);
     let number: u64 = name.trim_start_matches(char::is_alphabetic).parse().unwrap_or(0);
+    if name.starts_with("ask") {
+        return (Err(Failure::new(FailureKind::OutcomeUnknown, format!("{name} may have happened"))), None);
+    }
     if name.starts_with("fail") || (number.is_multiple_of(5) && attempt == 1) {
         return (Err(Failure::function(format!("{name} failed at {attempt}"))), None);
     }

@@ -152,6 +152,7 @@ impl Journal {
                 | Record::Step { .. }
                 | Record::Failed { .. }
                 | Record::Retry { .. }
+                | Record::Waiting { .. }
                 | Record::Rest(_),
             )
             | None => {}

@@ -394,6 +394,7 @@ fn open_calls(entries: &[Entry]) -> Vec<(Key, Call)> {
                 | Record::Iteration { .. }
                 | Record::Said { .. }
                 | Record::Run { .. }
+                | Record::Waiting { .. }
                 | Record::Rest(_),
             )
             | None => {}

@@ -205,6 +205,10 @@ fn about(event: &RunEvent) -> String {
         WorkflowError { error, .. } | StepError { error } => text(error),
         WorkflowCancelled { reason, .. } => text(reason),
         WorkflowPaused { paused_step_name, .. } => text(paused_step_name),
+        StepExecutorPaused { executor_requirements, .. } => {
+            let reason = executor_requirements.first().and_then(|first| first.get("reason")).and_then(Value::as_str);
+            text(reason.unwrap_or("it waits for an answer"))
+        }
         StepProgress { content, .. } => text(content),
         CustomEvent { fields } => text(fields.get("name").and_then(Value::as_str).unwrap_or_default()),
         RunContent(delta) | TeamRunContent(delta) => text(delta.content.as_deref().unwrap_or_default()),

@@ -111,6 +111,7 @@ fn head(run: &RunSummary, global: &Global) -> String {
 fn mark(state: StepState) -> Mark {
     match state {
         StepState::Running => Mark::Active,
+        StepState::Waiting => Mark::Paused,
         StepState::Completed => Mark::Done,
         StepState::Failed | StepState::Skipped => Mark::Failed,
         StepState::Cancelled => Mark::Cancelled,

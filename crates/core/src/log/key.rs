@@ -19,6 +19,7 @@
 //! Tools hand keys to other people's services, so a key never changes: what exists keeps its text for ever.
 
 use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
@@ -39,7 +40,7 @@ use std::sync::{Arc, LazyLock};
 pub struct Key(Arc<str>);
 
 /// One part of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part<'a> {
     /// A node of the definition: where it stands, and which attempt at it this is, from 1.
     Node {
@@ -67,7 +68,7 @@ pub enum Part<'a> {
 }
 
 /// Where a node stands among its siblings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// In a sequence.
     Step(u32),
@@ -224,6 +225,11 @@ impl Key {
             after_turn = matches!(part, Part::Turn(_));
             Some(part)
         })
+    }
+
+    /// Which of two comes first in the definition; the order of keys as such is that of their texts.
+    pub(crate) fn in_order(&self, other: &Key) -> Ordering {
+        self.parts().cmp(other.parts())
     }
 
     /// What this is inside of; none for the run.

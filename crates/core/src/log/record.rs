@@ -110,6 +110,13 @@ pub enum Record {
         /// When the next may start.
         due_at: Timestamp,
     },
+    /// A step, or a container that was to decide, waits for somebody to answer; what stands beside it goes on.
+    Waiting {
+        /// Its path.
+        key: Key,
+        /// What has to be answered, each as Agno's clients read it.
+        requirements: Vec<Value>,
+    },
     /// The run ended, or paused.
     Rest(Box<Rest>),
 }
@@ -205,7 +212,8 @@ impl Record {
             | Record::Run { key, .. }
             | Record::Step { key, .. }
             | Record::Failed { key, .. }
-            | Record::Retry { key, .. } => Some(key),
+            | Record::Retry { key, .. }
+            | Record::Waiting { key, .. } => Some(key),
         }
     }
 
@@ -220,7 +228,8 @@ impl Record {
             | Record::Run { key, .. }
             | Record::Step { key, .. }
             | Record::Failed { key, .. }
-            | Record::Retry { key, .. } => Some(key),
+            | Record::Retry { key, .. }
+            | Record::Waiting { key, .. } => Some(key),
         }
     }
 
@@ -228,7 +237,11 @@ impl Record {
     pub fn is_progress(&self) -> bool {
         match self {
             Record::Iteration { goes_on, .. } => goes_on.is_some(),
-            Record::Result { .. } | Record::Run { .. } | Record::Step { .. } | Record::Retry { .. } => true,
+            Record::Result { .. }
+            | Record::Run { .. }
+            | Record::Step { .. }
+            | Record::Retry { .. }
+            | Record::Waiting { .. } => true,
             Record::Rest(rest) => rest.status.is_terminal(),
             Record::Claimed { .. }
             | Record::Intent { .. }

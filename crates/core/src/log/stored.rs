@@ -655,7 +655,8 @@ impl Serialize for LeanRecord<'_> {
             | Record::Iteration { .. }
             | Record::Result { .. }
             | Record::Said { .. }
-            | Record::Retry { .. } => record.serialize(serializer),
+            | Record::Retry { .. }
+            | Record::Waiting { .. } => record.serialize(serializer),
         }
     }
 }

@@ -120,20 +120,22 @@ impl WorkflowMachine {
     /// The entry that pauses the run because its definition is not the one the log speaks of.
     pub fn pause(&self, reason: &str, at: Timestamp) -> Entry {
         let name = self.nodes.get(self.at()).map_or_else(|| Arc::from(""), |node| node.name().clone());
-        self.paused_at(name, FailureKind::Definition, reason, at)
+        let requirement = json!({ "reason": reason, "error_type": FailureKind::Definition.code() });
+        self.paused_at(name, vec![requirement], at)
     }
 
-    pub(super) fn paused(&self, name: &Arc<str>, failure: &Failure, at: Timestamp) -> Entry {
-        self.paused_at(name.clone(), failure.kind, &failure.message, at)
+    /// The entry that pauses the run because nothing of it goes on until somebody answers.
+    pub(super) fn paused_for_answers(&self, at: Timestamp) -> Entry {
+        let first = self.waiting.keys().min_by(|one, other| one.in_order(other));
+        let name = first.and_then(|key| self.node(key)).map_or_else(|| Arc::from(""), |node| node.name().clone());
+        let mut waiting: Vec<_> = self.waiting.iter().collect();
+        waiting.sort_by(|(one, _), (other, _)| one.in_order(other));
+        self.paused_at(name, waiting.into_iter().flat_map(|(_, all)| all.clone()).collect(), at)
     }
 
-    fn paused_at(&self, name: Arc<str>, kind: FailureKind, reason: &str, at: Timestamp) -> Entry {
-        let pause = Pause {
-            index: self.root.at,
-            name,
-            kind: Some("executor".to_owned()),
-            requirements: Some(vec![json!({ "reason": reason, "error_type": kind.code() })]),
-        };
+    fn paused_at(&self, name: Arc<str>, requirements: Vec<Value>, at: Timestamp) -> Entry {
+        let pause =
+            Pause { index: self.root.at, name, kind: Some("executor".to_owned()), requirements: Some(requirements) };
         let rest = Rest { pause: Some(pause), ..self.at_rest(RunStatus::Paused, at) };
         let event = rest.paused().expect("it says where");
         Entry::recorded(self.event(event, at), Record::Rest(Box::new(rest)))
@@ -176,7 +178,7 @@ impl WorkflowMachine {
             .open
             .iter()
             .filter_map(|(key, open)| match open {
-                Open::Step(step) if step.due_at.is_none() => Some((key, &step.name)),
+                Open::Step(step) if step.due_at.is_none() && !self.waiting.contains_key(key) => Some((key, &step.name)),
                 _ => None,
             })
             .collect();
@@ -235,9 +237,9 @@ impl WorkflowMachine {
         }
         let steps: Vec<&str> = self
             .open
-            .values()
-            .filter_map(|open| match open {
-                Open::Step(step) => Some(&*step.name),
+            .iter()
+            .filter_map(|(key, open)| match open {
+                Open::Step(step) if step.due_at.is_none() && !self.waiting.contains_key(key) => Some(&*step.name),
                 _ => None,
             })
             .collect();

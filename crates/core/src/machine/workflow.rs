@@ -61,6 +61,8 @@ pub struct WorkflowMachine {
     pub(super) root: Frame,
     /// What has begun and has not ended.
     pub(super) open: BTreeMap<Key, Open>,
+    /// What waits for an answer, and for which. Steps among it are open too.
+    pub(super) waiting: BTreeMap<Key, Vec<Value>>,
     pub(super) runs: Vec<Arc<RunOutput>>,
     pub(super) rest: Option<Box<crate::log::Rest>>,
     #[serde(skip)]
@@ -131,6 +133,8 @@ struct Agenda {
     due: BTreeSet<(Timestamp, Key)>,
     /// Containers whose verdict is being asked for.
     asked: BTreeSet<Key>,
+    /// How many steps are being executed.
+    executing: u32,
 }
 
 impl PartialEq for Agenda {
@@ -255,6 +259,7 @@ impl WorkflowMachine {
             last_at: created_at,
             phase: Phase::Fresh,
             open: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             runs: Vec::new(),
             rest: None,
             agenda: Agenda::default(),
@@ -306,6 +311,9 @@ impl WorkflowMachine {
                     // Of a format in which a failure did not name the step that failed.
                     self.root.results.push(output.clone());
                 }
+            }
+            Some(Record::Waiting { key, requirements }) => {
+                self.waiting.insert(key.clone(), requirements.clone());
             }
             Some(Record::Retry { key, attempt, due_at }) => applied.dropped = self.again(key, *attempt, *due_at),
             Some(Record::Rest(rest)) => applied.session = self.come_to_rest(rest),
@@ -463,6 +471,11 @@ impl WorkflowMachine {
         for inner in &asked {
             self.agenda.asked.remove(inner);
         }
+        let waiting: Vec<Key> =
+            self.waiting.range::<Key, _>(after).map(|(key, _)| key).take_while(is_inside).cloned().collect();
+        for inner in &waiting {
+            self.waiting.remove(inner);
+        }
         for inner in &open {
             self.close(inner);
         }
@@ -473,7 +486,9 @@ impl WorkflowMachine {
 
     fn close(&mut self, key: &Key) -> Option<Open> {
         self.agenda.ready.remove(key);
+        self.waiting.remove(key);
         let open = self.open.remove(key)?;
+        self.agenda.executing -= u32::from(matches!(&open, Open::Step(step) if step.is_executing));
         if let Some(due_at) = open.due_at() {
             self.agenda.due.remove(&(due_at, key.clone()));
         }
@@ -640,6 +655,9 @@ impl WorkflowMachine {
         }
         // An empty set may hold room, and most runs wait most of the time.
         self.agenda.ready = BTreeSet::new();
+        if self.only_waits() {
+            return Decision { say: vec![self.paused_for_answers(at)], ..Decision::default() };
+        }
         Decision { wake: self.agenda.due.first().map(|(due, _)| *due), ..Decision::default() }
     }
 
@@ -658,6 +676,13 @@ impl WorkflowMachine {
         }
     }
 
+    /// Whether nothing goes on until somebody answers: time limits of containers do not count meanwhile.
+    fn only_waits(&self) -> bool {
+        let is_at_work = self.agenda.executing > 0 || !self.agenda.asked.is_empty();
+        let is_due = |open: &Open| open.due_at().is_some() && !matches!(open, Open::Container(_));
+        !self.waiting.is_empty() && !is_at_work && !self.open.values().any(is_due)
+    }
+
     fn container(&self, key: &Key) -> Option<&Frame> {
         match self.open.get(key) {
             Some(Open::Container(frame)) => Some(frame),
@@ -668,6 +693,7 @@ impl WorkflowMachine {
     /// What a node that changed makes necessary.
     fn look(&mut self, key: &Key, at: Timestamp) -> Decision {
         match self.open.get(key) {
+            _ if self.waiting.contains_key(key) => Decision::default(),
             _ if *key == Key::run() => self.advance_run(at),
             Some(Open::Step(_)) => self.execute(key),
             Some(Open::Container(_)) => self.advance(key, at),
@@ -748,6 +774,9 @@ impl WorkflowMachine {
 
     /// Begins the node with this key, unless it has begun.
     fn begin_child(&mut self, key: &Key, at: Timestamp) -> Decision {
+        if self.waiting.contains_key(key) {
+            return Decision::default();
+        }
         let begins_again = matches!(self.open.get(key), Some(Open::Again(again)) if again.due_at <= at);
         if !begins_again && self.parent(key).has_begun(key) {
             return Decision::default();
@@ -850,6 +879,7 @@ impl WorkflowMachine {
             Some(Open::Step(step)) if !step.is_executing => step.is_executing = true,
             _ => return Decision::default(),
         }
+        self.agenda.executing += 1;
         let origin = self.origin(key, &name, false);
         let info = StepInfo {
             key: key.clone(),
@@ -883,7 +913,7 @@ impl WorkflowMachine {
         at: Timestamp,
     ) -> Vec<Entry> {
         let Some(Open::Step(step)) = self.open.get_mut(key) else { return Vec::new() };
-        step.is_executing = false;
+        self.agenda.executing -= u32::from(std::mem::take(&mut step.is_executing));
         let Some(Node::Step(node)) = self.node(key) else { return Vec::new() };
         match result {
             Ok(executed) => self.succeeded(node, executed, state, key, at),
@@ -958,6 +988,11 @@ impl WorkflowMachine {
 
     /// The entries that follow from a failure of a node: it is tried again, or skipped, or what it is in fails too.
     fn failed(&self, key: &Key, failure: &Failure, chance: u64, at: Timestamp) -> Vec<Entry> {
+        // Only a person can say what came of it.
+        if failure.kind == FailureKind::OutcomeUnknown {
+            let unknown = json!({ "reason": failure.message, "error_type": failure.kind.code() });
+            return vec![self.waits(key, vec![unknown], at)];
+        }
         let mut say = Vec::new();
         let mut failed = key.clone();
         while let Some(node) = self.node(&failed) {
@@ -975,10 +1010,6 @@ impl WorkflowMachine {
                 fields.insert("due_at".into(), json!(due_at.as_seconds()));
                 let record = Record::Retry { key: failed, attempt, due_at };
                 say.push(Entry::recorded(event(EventKind::CustomEvent { fields }), record));
-                return say;
-            }
-            if failure.kind == FailureKind::OutcomeUnknown {
-                say.push(self.paused(node.name(), failure, at));
                 return say;
             }
             if node.on_error() == OnError::Skip {
@@ -1006,6 +1037,30 @@ impl WorkflowMachine {
         let leaf = leaf.map(|node| (key, Arc::new(self.failed_output(key, node, &failure.message, failure))));
         say.push(self.failed_with(self.unfinished(leaf, &failure.message), failure, at));
         say
+    }
+
+    /// The entry that makes a node wait for answers, and what stands beside it go on.
+    fn waits(&self, key: &Key, mut requirements: Vec<Value>, at: Timestamp) -> Entry {
+        let node = self.node(key);
+        let (name, executor_type) = match node {
+            Some(Node::Step(step)) => (step.executor_name.clone(), step.executor_type),
+            // What decides is a function.
+            _ => (node.map_or_else(|| Arc::from(""), |node| node.name().clone()), ExecutorKind::Function),
+        };
+        let step_name = node.map_or_else(|| name.clone(), |node| node.name().clone());
+        let origin = self.origin(key, &step_name, node.is_some_and(|node| node.container().is_some()));
+        for requirement in requirements.iter_mut().filter_map(Value::as_object_mut) {
+            requirement.insert("key".into(), json!(key));
+            requirement.insert("step_id".into(), json!(origin.step_id));
+            requirement.insert("step_name".into(), json!(step_name));
+        }
+        let kind = EventKind::StepExecutorPaused {
+            executor_name: name,
+            executor_type,
+            executor_requirements: requirements.clone(),
+        };
+        let event = RunEvent { created_at: at.as_seconds(), kind, origin, event_index: None };
+        Entry::recorded(event, Record::Waiting { key: key.clone(), requirements })
     }
 
     fn failed_output(&self, key: &Key, node: &Node, content: &str, failure: &Failure) -> StepOutput {

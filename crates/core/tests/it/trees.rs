@@ -5,8 +5,9 @@ use outlive_core::machine::{Task, WorkflowMachine};
 use outlive_core::port::Executed;
 use outlive_core::testing::{Dice, Forest, play};
 use outlive_core::{
-    Block, Condition, Definition, EventKind, Failure, ForEach, Loop, OnError, Parallel, Retry, Router, RunId, RunInfo,
-    RunStatus, SessionId, Step, StepIndex, StepInput, StepOutput, StepType, Steps, Timestamp, Verdict, WorkerId,
+    Block, Condition, Definition, EventKind, Failure, FailureKind, ForEach, Loop, OnError, Parallel, Retry, Router,
+    RunId, RunInfo, RunStatus, SessionId, Step, StepIndex, StepInput, StepOutput, StepType, Steps, Timestamp, Verdict,
+    WorkerId,
 };
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -803,4 +804,102 @@ fn a_random_tree_cut_after_any_entry_comes_to_the_same_end() {
     for kind in ["Parallel", "Steps", "Condition", "Loop", "Router"] {
         assert!(kinds[&*format!("{kind}ExecutionCompleted")] > 100, "{kinds:?}");
     }
+}
+
+/// Steps named `ask` wait for an answer; the others mark what they are given.
+fn ask(input: &StepInput, name: &str, attempt: u32, session: &Map<String, Value>) -> Ended {
+    match name.strip_prefix("ask") {
+        Some(_) => (Err(Failure::new(FailureKind::OutcomeUnknown, format!("{name} may have run"))), None),
+        None => mark(input, name, attempt, session),
+    }
+}
+
+fn open_requirements(done: &Driver<'_>) -> Vec<(String, String)> {
+    let Some(EventKind::WorkflowPaused { step_requirements: Some(all), .. }) = done.log.last().map(|e| &e.event.kind)
+    else {
+        panic!("it is not paused: {:?}", done.names());
+    };
+    let text = |one: &Value, name: &str| one[name].as_str().unwrap_or_else(|| panic!("{name} in {one}")).to_owned();
+    all.iter().map(|one| (text(one, "step_name"), text(one, "reason"))).collect()
+}
+
+#[test]
+fn a_step_that_waits_for_an_answer_lets_its_siblings_go_on_and_the_run_rests_when_only_answers_are_missing() {
+    let deep = Loop::new("loop").max_iterations(3).step(step("l")).step(step("ask2")).step(step("never"));
+    let parallel = Parallel::new("par")
+        .step(step("ask1"))
+        .step(Steps::new("group").step(step("a")).step(step("b")))
+        .step(deep)
+        .step(step("flaky").retry(Retry::times(1).backoff(Duration::from_secs(60))));
+    let definition = build("Example", vec![step("first").into(), parallel.into(), step("after").into()]);
+    let play = |input: &StepInput, name: &str, attempt: u32, session: &Map<String, Value>| match (name, attempt) {
+        ("flaky", 1) => (Err(Failure::function("not yet")), None),
+        _ => ask(input, name, attempt, session),
+    };
+    for last_first in [false, true] {
+        let mut driver = Driver::new(&definition);
+        driver.last_first = last_first;
+        let done = driver.run(play);
+        let names = done.names();
+        for ended in ["StepCompleted a", "StepCompleted b", "StepsExecutionCompleted group", "StepCompleted l"] {
+            assert!(names.iter().any(|name| name == ended), "{ended} is missing in {names:?}");
+        }
+        assert!(names.iter().any(|name| name == "StepCompleted flaky"), "a back-off goes on too: {names:?}");
+        assert!(!names.iter().any(|name| name.ends_with("never") || name.ends_with("after")), "{names:?}");
+        let told = |name: &str| names.iter().filter(|told| *told == name).count();
+        assert_eq!(
+            (told("StepExecutorPaused ask1"), told("StepExecutorPaused ask2"), told("WorkflowPaused")),
+            (1, 1, 1)
+        );
+        let expected = [("ask1", "ask1 may have run"), ("ask2", "ask2 may have run")];
+        assert_eq!(open_requirements(&done), expected.map(|(name, why)| (name.to_owned(), why.to_owned())));
+        assert_eq!(done.machine.output().status, RunStatus::Paused);
+        for cut in 1..done.log.len() {
+            let after = Driver::after(&definition, &done.log[..cut]).run(play);
+            assert_eq!(ending(&after), ending(&done), "cut after {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_verdict_that_waits_for_an_answer_lets_its_siblings_go_on_too() {
+    let doubts = |name: &str| Condition::new(name).when_async(|_| async { Err::<bool, _>(doubt()) }).step(step("c"));
+    let until = Loop::new("loop").max_iterations(2).step(step("l")).until_async(|_| async { Err::<bool, _>(doubt()) });
+    let parallel = Parallel::new("par").step(doubts("cond")).step(until).step(Steps::new("group").step(step("a")));
+    let definition = build("Example", vec![parallel.into()]);
+    let done = Driver::new(&definition).run(mark);
+    assert!(done.names().iter().any(|name| name == "StepsExecutionCompleted group"));
+    let waiting: Vec<_> = open_requirements(&done).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(waiting, ["cond", "loop"]);
+    assert_eq!(done.asked, 2, "each was asked once");
+    for cut in 1..done.log.len() {
+        assert_eq!(ending(&Driver::after(&definition, &done.log[..cut]).run(mark)), ending(&done), "cut after {cut}");
+    }
+}
+
+fn doubt() -> Failure {
+    Failure::new(FailureKind::OutcomeUnknown, "nobody knows")
+}
+
+#[test]
+fn a_failure_of_a_sibling_ends_the_run_and_what_waits_with_it() {
+    let parallel = Parallel::new("par").step(step("ask1")).step(step("bad"));
+    let definition = build("Example", vec![parallel.into()]);
+    let play = |input: &StepInput, name: &str, attempt: u32, session: &Map<String, Value>| match name {
+        "bad" => (Err(Failure::new(FailureKind::Auth, "wrong key")), None),
+        _ => ask(input, name, attempt, session),
+    };
+    let done = Driver::new(&definition).run(play);
+    assert_eq!(done.machine.output().status, RunStatus::Error);
+    // A container that is tried again forgets what waited inside it.
+    let group = Parallel::new("par").step(step("ask1")).step(step("flaky")).retry(Retry::times(1));
+    let definition = build("Example", vec![group.into()]);
+    let play = |input: &StepInput, name: &str, attempt: u32, session: &Map<String, Value>| match name {
+        "flaky" => (Err(Failure::function("not yet")), None),
+        _ => ask(input, name, attempt, session),
+    };
+    let done = Driver::new(&definition).run(play);
+    let names = done.names();
+    assert_eq!(names.iter().filter(|name| *name == "StepExecutorPaused ask1").count(), 2, "{names:?}");
+    assert_eq!(done.machine.output().status, RunStatus::Error, "{names:?}");
 }

@@ -10,7 +10,7 @@ use crate::submit::Submit;
 use outlive_core::log::{Entry, Key, Record};
 use outlive_core::machine::WorkflowMachine;
 use outlive_core::port::{Access, Clock, Db, LogReader, Run, run_output};
-use outlive_core::{Attachments, Definition, RunId, Timestamp, WorkerId, WorkflowRunOutput};
+use outlive_core::{Attachments, Definition, EventKind, RunId, RunStatus, Timestamp, WorkerId, WorkflowRunOutput};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -197,7 +197,7 @@ pub fn in_flight(log: &[Entry]) -> usize {
             Record::Intent { key, .. } => drop(open.insert(key.clone())),
             Record::Result { key, .. } => drop(open.remove(key)),
             // What was still open inside was dropped with it.
-            Record::Step { key, .. } | Record::Failed { key, .. } => {
+            Record::Step { key, .. } | Record::Failed { key, .. } | Record::Waiting { key, .. } => {
                 open.retain(|known| known != key && !known.is_inside(key));
             }
             Record::Retry { key, attempt, .. } => {
@@ -224,9 +224,14 @@ pub fn broken_invariants(log: &[Entry], output: &WorkflowRunOutput) -> Vec<Strin
     if !dense {
         broken.push("indexes are not dense".to_owned());
     }
-    let terminal: Vec<_> = log.iter().filter(|entry| entry.event.is_terminal()).collect();
-    if terminal.len() != 1 || !log.last().is_some_and(|last| last.event.is_terminal()) {
-        broken.push(format!("{} terminal events, and the last entry must be the only one", terminal.len()));
+    let is_paused = output.status == RunStatus::Paused;
+    let terminal = log.iter().filter(|entry| entry.event.is_terminal()).count();
+    let is_end = |last: &Entry| match is_paused {
+        true => matches!(last.event.kind, EventKind::WorkflowPaused { .. }),
+        false => last.event.is_terminal(),
+    };
+    if terminal != usize::from(!is_paused) || !log.last().is_some_and(is_end) {
+        broken.push(format!("{terminal} terminal events, and the last entry must be the only one"));
     }
     broken.extend(broken_keys(log));
     let mut epochs = log.iter().filter_map(|entry| match &entry.record {
@@ -237,7 +242,7 @@ pub fn broken_invariants(log: &[Entry], output: &WorkflowRunOutput) -> Vec<Strin
     if !epochs.all(|epoch| std::mem::replace(&mut last, epoch) < epoch) {
         broken.push("epochs do not rise".to_owned());
     }
-    if !output.status.is_terminal() {
+    if !output.status.is_terminal() && !is_paused {
         broken.push(format!("the run is {}", output.status));
     }
     broken
@@ -262,6 +267,7 @@ fn broken_keys(log: &[Entry]) -> Vec<String> {
             | Record::Run { .. }
             | Record::Failed { .. }
             | Record::Retry { .. }
+            | Record::Waiting { .. }
             | Record::Rest(_) => {}
         }
     }

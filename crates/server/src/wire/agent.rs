@@ -98,6 +98,7 @@ impl View {
             | EventKind::StepOutput { .. }
             | EventKind::StepCompleted { .. }
             | EventKind::StepError { .. }
+            | EventKind::StepExecutorPaused { .. }
             | EventKind::StepsExecutionStarted { .. }
             | EventKind::StepsExecutionCompleted { .. }
             | EventKind::ParallelExecutionStarted { .. }
