@@ -21,6 +21,39 @@ pub(crate) struct Scope {
     pub(crate) outputs: Outputs,
     /// The content of the last one that succeeded.
     pub(crate) content: Option<Value>,
+    /// The output with that content.
+    pub(crate) last: Option<Arc<StepOutput>>,
+}
+
+impl Scope {
+    /// What an agent, a team or a workflow works on. After a Parallel it is what all branches gave back, each under its
+    /// name; a function, which can look for them in the outputs, is given the content of the last one.
+    pub(crate) fn task(&self) -> Option<Value> {
+        self.last.as_deref().and_then(joined).map(Value::String).or_else(|| self.content.clone())
+    }
+}
+
+/// What the branches of the Parallel that an output ends with gave back, in Agno's words.
+fn joined(output: &StepOutput) -> Option<String> {
+    if output.step_type != StepType::Parallel {
+        let last = output.steps.iter().rev().find(|step| given_back(step).is_some());
+        return last.and_then(|last| joined(last));
+    }
+    let part = |branch: &Arc<StepOutput>| {
+        let text = given_back(branch).filter(|text| !text.is_empty())?;
+        Some(format!("=== {} ===\n{text}", branch.step_name.as_deref().unwrap_or_default()))
+    };
+    let parts: Vec<_> = output.steps.iter().filter_map(part).collect();
+    (!parts.is_empty()).then(|| parts.join("\n\n"))
+}
+
+/// What a step or the last step in a container gave back; none where nothing succeeded.
+fn given_back(output: &StepOutput) -> Option<String> {
+    match output.step_type {
+        StepType::Step => (output.success && output.content.is_some()).then(|| output.text()),
+        StepType::Parallel => joined(output),
+        _ => output.steps.iter().rev().find_map(|step| given_back(step)),
+    }
 }
 
 /// A container that has begun and has not ended; the run itself is one.
@@ -154,7 +187,7 @@ impl Frame {
             _ => None,
         };
         match item {
-            Some(item) => Scope { content: Some(item.clone()), outputs: self.scope.outputs.clone() },
+            Some(item) => Scope { content: Some(item.clone()), last: None, outputs: self.scope.outputs.clone() },
             None => self.scope.clone(),
         }
     }
@@ -182,6 +215,7 @@ impl Frame {
         }
         if content.is_some() {
             self.scope.content.clone_from(&content);
+            self.scope.last = Some(output.clone());
             self.content = content;
         }
         self.at += 1;

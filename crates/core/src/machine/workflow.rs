@@ -361,7 +361,7 @@ impl WorkflowMachine {
                     workflow_name: node.workflow_name.clone(),
                     ..(*self.info).clone()
                 };
-                let input = scope.content.clone().map(Arc::new).or_else(|| self.input_of(key).cloned());
+                let input = scope.task().map(Arc::new).or_else(|| self.input_of(key).cloned());
                 Some(Box::new(NestedRun { info: Arc::new(info), input, began: self.last_at }))
             }
             _ => None,
@@ -603,10 +603,11 @@ impl WorkflowMachine {
         let scope = self.parent(key).scope_of(key);
         let given = self.attachments.as_deref().cloned().unwrap_or_default();
         let Attachments { additional_data, images, videos, audio, files, metadata, dependencies } = given;
+        let speaks = matches!(self.node(key), Some(Node::Step(step)) if step.executor_type != ExecutorKind::Function);
         StepInput {
             input: self.input_of(key).cloned(),
+            previous_step_content: if speaks { scope.task() } else { scope.content },
             previous_step_outputs: scope.outputs,
-            previous_step_content: scope.content,
             additional_data,
             images,
             videos,

@@ -24,6 +24,10 @@ pub struct ParallelNode {
 
 /// Branches at the same time, under construction.
 ///
+/// An agent, a team or a workflow that comes next works on what all branches gave back, each under its name. A function
+/// works on what the last of them gave back, and finds the others in its input
+/// ([`StepInput::output`](crate::StepInput::output)).
+///
 /// When one fails for good, the others are dropped and the Parallel fails; a branch that may fail is given
 /// [`OnError::Skip`](crate::OnError::Skip).
 #[must_use]

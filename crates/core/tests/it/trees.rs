@@ -2,12 +2,12 @@
 
 use outlive_core::log::{Entry, Record};
 use outlive_core::machine::{Task, WorkflowMachine};
-use outlive_core::port::Executed;
+use outlive_core::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext};
 use outlive_core::testing::{Dice, Forest, play};
 use outlive_core::{
-    Block, Condition, Definition, EventKind, Failure, FailureKind, ForEach, Loop, OnError, Parallel, Retry, Router,
-    RunId, RunInfo, RunStatus, SessionId, Step, StepIndex, StepInput, StepOutput, StepType, Steps, Timestamp, Verdict,
-    WorkerId,
+    Block, Condition, Definition, EventKind, ExecutorKind, Failure, FailureKind, ForEach, Loop, OnError, Parallel,
+    Retry, Router, RunId, RunInfo, RunStatus, SessionId, Step, StepIndex, StepInput, StepOutput, StepType, Steps,
+    Timestamp, Verdict, WorkerId,
 };
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -224,6 +224,62 @@ fn branches_see_what_was_before_them_and_are_joined_in_the_order_of_the_definiti
         let Some(Record::Step { state: Some(state), .. }) = &join.record else { panic!("{join:?}") };
         assert_eq!(*state, json!({ "who": "y", "p1": "first", "x": "first", "y": "x" }), "the merge is recorded");
     }
+}
+
+/// What says of itself that it is an agent.
+struct Speaker;
+
+impl Executor for Speaker {
+    fn info(&self) -> ExecutorInfo {
+        ExecutorInfo { kind: ExecutorKind::Agent, name: Arc::from("speaker"), id: None }
+    }
+
+    fn execute<'a>(&'a self, _: StepContext, _: Arc<StepInput>) -> BoxFuture<'a, Result<Executed, Failure>> {
+        Box::pin(async { Err(Failure::fatal("it is never executed")) })
+    }
+}
+
+#[test]
+fn an_agent_after_branches_works_on_what_all_of_them_gave_back_and_a_function_on_the_last() {
+    let speaks = |name| Step::new(name).executor(Speaker);
+    let parallel = || {
+        let nothing = Condition::new("nothing").when_always(false).step(step("never"));
+        Parallel::new("par")
+            .step(Steps::new("group").step(step("a")).step(step("b")))
+            .step(step("lost").on_error(OnError::Skip))
+            .step(nothing)
+            .step(Parallel::new("inner").step(step("c")).step(step("d")))
+    };
+    let inner = || build("Inner", vec![speaks("first inside").into()]);
+    let all = "=== group ===\nhi.a.b\n\n=== inner ===\n=== c ===\nhi.c\n\n=== d ===\nhi.d";
+    let given = |blocks: Vec<Block>, asked: &str| {
+        let definition = build("Example", blocks);
+        let mut found = None;
+        Driver::new(&definition).run(|input, name, attempt, session| {
+            if name == asked {
+                found = input.previous_step_content.clone().or_else(|| input.input.as_deref().cloned());
+            }
+            if name == "lost" { (Err(Failure::fatal("lost")), None) } else { mark(input, name, attempt, session) }
+        });
+        found.unwrap()
+    };
+    let around = || Steps::new("around").step(parallel());
+    let holds = || Condition::new("holds").when_always(true).step(speaks("in it"));
+    let each = || ForEach::new("each").items(|_| ["x", "y"]).step(step("item"));
+    assert_eq!(given(vec![parallel().into(), speaks("next").into()], "next"), all);
+    assert_eq!(given(vec![parallel().into(), step("next").into()], "next"), "hi.d");
+    assert_eq!(given(vec![around().into(), speaks("next").into()], "next"), all);
+    assert_eq!(given(vec![parallel().into(), holds().into()], "in it"), all);
+    let nested = Step::new("nested").workflow(Arc::new(inner()));
+    assert_eq!(given(vec![parallel().into(), nested.into()], "first inside"), all);
+    assert_eq!(
+        given(vec![each().into(), speaks("next").into()], "next"),
+        "=== item ===\nx.item\n\n=== item ===\ny.item"
+    );
+    // What comes in between is all there is.
+    assert_eq!(given(vec![parallel().into(), step("next").into(), speaks("last").into()], "last"), "hi.d.next");
+    let none = Parallel::new("par").step(step("lost").on_error(OnError::Skip));
+    assert_eq!(given(vec![step("a").into(), none.into(), speaks("next").into()], "next"), "hi.a");
 }
 
 #[test]
