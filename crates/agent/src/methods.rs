@@ -11,7 +11,7 @@ use crate::profile::{IntoInstructions, OutputShape, Profile};
 use crate::team::Team;
 use crate::tool::{IntoTools, Tool};
 use outlive_core::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext};
-use outlive_core::{Failure, FinishReason, Retry, RunEvent, RunOutput, Secret, StepInput};
+use outlive_core::{Block, Failure, FinishReason, Retry, RunEvent, RunOutput, Secret, Step, StepInput};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -178,6 +178,13 @@ macro_rules! methods {
         impl fmt::Debug for $Type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 self.profile.fmt(f)
+            }
+        }
+
+        /// As a step, named after itself.
+        impl From<$Type> for Block {
+            fn from(executor: $Type) -> Self {
+                Step::new(&executor.profile.name).executor(executor).into()
             }
         }
 
