@@ -35,6 +35,7 @@ mod otlp;
 mod pprint;
 #[cfg(feature = "server")]
 mod server;
+mod sessions;
 mod workflow;
 
 #[cfg(feature = "client")]

@@ -6,8 +6,8 @@ use crate::error::Result;
 use crate::input;
 use outlive_core::port::{BoxFuture, Db, Executor, Observer, SessionPolicy, StepContext};
 use outlive_core::{
-    Block, Definition, DefinitionBuilder, Failure, InvalidDefinition, Media, RunId, RunStatus, SessionId, Step,
-    StepInput, StepOutput, WorkflowRunOutput,
+    Block, Definition, DefinitionBuilder, Failure, InvalidDefinition, Media, RunId, RunStatus, Step, StepInput,
+    StepOutput, WorkflowRunOutput,
 };
 use outlive_engine::{Engine, EventStream, Options, RunHandle, Submit};
 use schemars::JsonSchema;
@@ -291,15 +291,6 @@ impl Workflow {
     /// When the text is not a valid id, or the database fails.
     pub async fn get_run(&self, run_id: impl AsRef<str>) -> Result<Option<WorkflowRunOutput>> {
         Ok(self.engine().await?.reader().get_run(&parse(run_id)?).await?)
-    }
-
-    /// A session's state as stored: what steps and tools have set in it. Empty when there is no such session.
-    ///
-    /// # Errors
-    /// When the text is not a valid id, or the database fails.
-    pub async fn get_session_state(&self, session_id: impl AsRef<str>) -> Result<Map<String, Value>> {
-        let id = SessionId::parse(session_id.as_ref()).map_err(outlive_engine::Error::from)?;
-        Ok(self.engine().await?.reader().session(&id).await?.map(|session| session.state).unwrap_or_default())
     }
 
     /// A handle to any process's run, from its id alone.
