@@ -1,9 +1,9 @@
 //! `OpenAiServer`: HTTP around [`super::decide`] and [`super::wire`], with delays, failures and a log.
 
-use super::Hosted;
 use super::decide::Conversation;
 use super::quirk::Quirk;
 use super::wire::{Draft, Format, error_body, error_frame};
+use super::{Hosted, fingerprint};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, State};
@@ -125,7 +125,6 @@ struct Record {
     keyed: HashMap<String, usize>,
     in_flight: usize,
     in_flight_max: usize,
-    answers: usize,
     limit: Option<RateLimit>,
 }
 
@@ -191,7 +190,7 @@ impl OpenAiServer {
     pub fn reset(&self) {
         let mut state = self.shared.lock();
         let in_flight = state.in_flight;
-        *state = Record { in_flight, in_flight_max: in_flight, answers: state.answers, ..Record::default() };
+        *state = Record { in_flight, in_flight_max: in_flight, ..Record::default() };
     }
 
     /// Answers the next `times` requests with an error of this status.
@@ -321,13 +320,9 @@ async fn answer(shared: Arc<Shared>, format: Format, path: &str, headers: Header
     if let Some((status, code)) = scripted_error(&shared, &conversation) {
         return refuse(work, status, code.as_deref(), &format!("scripted failure {status}"));
     }
-    let number = {
-        let mut state = shared.lock();
-        state.answers += 1;
-        state.answers
-    };
     let chunks = conversation.directive("CHUNKS").and_then(|count| count.parse().ok()).unwrap_or(6);
     let decision = conversation.decide();
+    let number = fingerprint(&request.to_string()) % 100_000_000;
     let draft = Draft { request: &request, decision: &decision, number, chunks };
     if let Some(quirk) = quirk(&shared, &conversation) {
         return give(work, quirk.speak(&draft, format));

@@ -21,8 +21,8 @@ pub(super) struct Written {
 pub(super) struct Draft<'a> {
     pub(super) request: &'a Value,
     pub(super) decision: &'a Decision,
-    /// Counts answers; ids are made from it.
-    pub(super) number: usize,
+    /// Ids are made from it. It depends on the request alone: the same request always gets the same answer.
+    pub(super) number: u64,
     /// Pieces of a streamed text.
     pub(super) chunks: usize,
 }

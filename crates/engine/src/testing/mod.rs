@@ -67,8 +67,8 @@ pub async fn poll_and_drop<F: Future>(future: F, times: usize) -> Option<F::Outp
 pub struct Subject<'a> {
     /// Builds the definition, as each process does.
     pub build: &'a (dyn Fn() -> Arc<Definition> + Sync),
-    /// The run's input.
-    pub input: Value,
+    /// What is asked, by each process again. Its ids, session and key are the sweep's own.
+    pub request: Submit,
     /// The wall clock of every process.
     pub clock: Arc<dyn Clock>,
     /// Calls that have left any process: functions entered, models asked, tools called.
@@ -89,9 +89,22 @@ pub struct Sweep {
 /// Crashes a workflow once after and once before each entry of its log.
 ///
 /// # Panics
+/// As [`crash_at_entries`].
+pub async fn crash_after_each_entry<S: Stage>(stage: impl Fn() -> S, subject: Subject<'_>) -> Sweep {
+    let both = |index| [(index, Moment::After), (index, Moment::Before)];
+    crash_at_entries(stage, subject, |entries| (0..entries).flat_map(both).collect()).await
+}
+
+/// Crashes a workflow once at each of the `places` that are chosen, given how many entries its undisturbed log has.
+///
+/// # Panics
 /// When an output differs from the undisturbed run's, a recorded call was made again, more calls were repeated than were
 /// in flight, or the log breaks an invariant.
-pub async fn crash_after_each_entry<S: Stage>(stage: impl Fn() -> S, subject: Subject<'_>) -> Sweep {
+pub async fn crash_at_entries<S: Stage>(
+    stage: impl Fn() -> S,
+    subject: Subject<'_>,
+    places: impl FnOnce(u64) -> Vec<(u64, Moment)>,
+) -> Sweep {
     let undisturbed = {
         let stage = stage();
         let before = (subject.calls)();
@@ -103,24 +116,22 @@ pub async fn crash_after_each_entry<S: Stage>(stage: impl Fn() -> S, subject: Su
     };
     let (expected, entries, calls) = undisturbed;
     let mut sweep = Sweep { entries, ..Sweep::default() };
-    for index in 0..entries {
-        for moment in [Moment::After, Moment::Before] {
-            let stage = stage();
-            let before = (subject.calls)();
-            let in_flight = crash(&stage, &subject, index, moment).await;
-            let engine = start(stage.open(), &subject).await;
-            let output = finish(&engine, &subject).await;
-            let place = format!("crash {moment:?} entry {index} of {entries}");
-            assert_eq!(normal(&output), expected, "{place}: the output changed");
-            let log = read_log(&**engine.db(), &output.run_id).await;
-            assert_eq!(broken_invariants(&log, &output), Vec::<String>::new(), "{place}");
-            let made = (subject.calls)() - before;
-            assert!(made >= calls, "{place}: {made} calls made, {calls} are needed");
-            assert!(made <= calls + in_flight, "{place}: {made} calls made, {calls} needed, {in_flight} in flight");
-            sweep.crashes += 1;
-            sweep.repeated_calls += made - calls;
-            engine.shutdown().await.expect("the store works");
-        }
+    for (index, moment) in places(entries) {
+        let stage = stage();
+        let before = (subject.calls)();
+        let in_flight = crash(&stage, &subject, index, moment).await;
+        let engine = start(stage.open(), &subject).await;
+        let output = finish(&engine, &subject).await;
+        let place = format!("crash {moment:?} entry {index} of {entries}");
+        assert_eq!(normal(&output), expected, "{place}: the output changed");
+        let log = read_log(&**engine.db(), &output.run_id).await;
+        assert_eq!(broken_invariants(&log, &output), Vec::<String>::new(), "{place}");
+        let made = (subject.calls)() - before;
+        assert!(made >= calls, "{place}: {made} calls made, {calls} are needed");
+        assert!(made <= calls + in_flight, "{place}: {made} calls made, {calls} needed, {in_flight} in flight");
+        sweep.crashes += 1;
+        sweep.repeated_calls += made - calls;
+        engine.shutdown().await.expect("the store works");
     }
     sweep
 }
@@ -154,11 +165,10 @@ async fn start(db: Arc<dyn Db>, subject: &Subject<'_>) -> Engine {
 async fn submit(engine: &Engine, subject: &Subject<'_>) -> crate::handle::RunHandle {
     let definition = (subject.build)();
     let request = Submit {
-        input: Some(subject.input.clone()),
         run_id: Some("0193e4a2-0000-7000-8000-000000000001".to_owned()),
         session_id: Some("sweep".to_owned()),
         idempotency_key: Some("sweep".to_owned()),
-        ..Submit::default()
+        ..subject.request.clone()
     };
     engine.submit(&definition.id, request).await.expect("the run is accepted, or known")
 }
@@ -293,7 +303,8 @@ pub async fn row_equals_fold(db: &dyn Db, run: &Run, definition: &Definition, lo
     run_output(db, &Access::All, run).await.expect("the row can be read") == fold(run, definition, log)
 }
 
-/// An output without what may differ between two identical executions: times and durations.
+/// An output without what may differ between two identical executions: times and durations, and which of several
+/// branches' agents was done first.
 pub fn normal(output: &WorkflowRunOutput) -> Value {
     fn strip(value: &mut Value) {
         match value {
@@ -307,6 +318,8 @@ pub fn normal(output: &WorkflowRunOutput) -> Value {
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
         }
     }
+    let mut output = output.clone();
+    output.step_executor_runs.sort_by(|one, other| one.run_id.cmp(&other.run_id));
     let mut value = serde_json::to_value(output).expect("outputs have string keys only");
     strip(&mut value);
     value

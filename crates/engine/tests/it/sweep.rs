@@ -1,12 +1,11 @@
 //! A crash after each entry, and before.
 
-use crate::stage::{Calls, MemoryStage, append, workflow};
+use crate::stage::{Calls, MemoryStage, append, input, workflow};
 use outlive_core::{
     Condition, Definition, Failure, ForEach, Loop, OnError, Parallel, Retry, Router, Step, StepInput, StepOutput, Steps,
 };
 use outlive_db::InMemoryDb;
 use outlive_engine::testing::{SimulatedClock, Subject, crash_after_each_entry};
-use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ async fn a_chain_of_functions_survives_a_crash_at_every_entry() {
     let build = || workflow([append("a", &calls), append("b", &calls), append("c", &calls)]);
     let subject = Subject {
         build: &build,
-        input: json!("hi"),
+        request: input("hi"),
         clock: Arc::new(SimulatedClock::start()),
         calls: &|| calls.count(),
     };
@@ -57,7 +56,7 @@ async fn retries_state_and_an_early_stop_survive_a_crash_at_every_entry() {
     };
     let subject = Subject {
         build: &build,
-        input: json!("hi"),
+        request: input("hi"),
         clock: Arc::new(SimulatedClock::start()),
         calls: &|| calls.count(),
     };
@@ -100,7 +99,7 @@ async fn every_kind_of_container_survives_a_crash_at_every_entry() {
     let build = || every_kind(&calls);
     let subject = Subject {
         build: &build,
-        input: json!("hi"),
+        request: input("hi"),
         clock: Arc::new(SimulatedClock::start()),
         calls: &|| calls.count(),
     };

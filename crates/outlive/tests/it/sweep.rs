@@ -3,18 +3,18 @@
 use outlive::agent::tool::Tool;
 use outlive::core::port::Db;
 use outlive::core::{ModelRequest, ModelResponse, Role, ToolCall, WorkerId};
-use outlive::engine::SystemClock;
 use outlive::engine::testing::{Stage, Subject, crash_after_each_entry};
+use outlive::engine::{Submit, SystemClock};
 use outlive::prelude::*;
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A file that one process after another opens.
-struct FileStage(tempfile::TempDir);
+pub(crate) struct FileStage(tempfile::TempDir);
 
 impl FileStage {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 }
@@ -27,6 +27,10 @@ impl Stage for FileStage {
     fn crashed(&self, _worker: &WorkerId) {
         // Its lock on the file is gone with its handle: that is how the next process knows.
     }
+}
+
+fn asked(input: &str) -> Submit {
+    Submit { input: Some(input.into()), ..Submit::default() }
 }
 
 #[derive(schemars::JsonSchema, serde::Deserialize)]
@@ -79,7 +83,7 @@ async fn a_team_and_an_agent_survive_a_crash_at_every_entry() {
     let tool_calls = Arc::new(AtomicUsize::new(0));
     let build = || workflow(&model, &tool_calls).definition().clone();
     let calls = || model.calls() + tool_calls.load(Ordering::Relaxed);
-    let subject = Subject { build: &build, input: json!("a topic"), clock: Arc::new(SystemClock), calls: &calls };
+    let subject = Subject { build: &build, request: asked("a topic"), clock: Arc::new(SystemClock), calls: &calls };
     let sweep = crash_after_each_entry(FileStage::new, subject).await;
     assert!(sweep.entries > 40, "{sweep:?}");
     assert_eq!(sweep.crashes as u64, sweep.entries * 2);
@@ -111,7 +115,7 @@ async fn agents_in_branches_survive_a_crash_at_every_entry() {
     let tool_calls = Arc::new(AtomicUsize::new(0));
     let build = || branches(&model, &tool_calls).definition().clone();
     let calls = || model.calls() + tool_calls.load(Ordering::Relaxed);
-    let subject = Subject { build: &build, input: json!("a topic"), clock: Arc::new(SystemClock), calls: &calls };
+    let subject = Subject { build: &build, request: asked("a topic"), clock: Arc::new(SystemClock), calls: &calls };
     let sweep = crash_after_each_entry(FileStage::new, subject).await;
     assert!(sweep.entries > 40, "{sweep:?}");
     assert!(sweep.repeated_calls > 0, "some calls were in flight: {sweep:?}");
