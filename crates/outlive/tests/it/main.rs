@@ -5,6 +5,7 @@
 mod agno;
 mod agno_workflows;
 mod client;
+mod cookbook;
 mod deep;
 mod dropped;
 mod example;
