@@ -161,6 +161,28 @@ impl WorkflowBuilder {
         self
     }
 
+    /// Checks everything, for a workflow that only runs inside steps of others and so needs no database: see
+    /// [`Step::workflow`](outlive_core::Step::workflow).
+    ///
+    /// ```
+    /// use outlive::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> outlive::Result<()> {
+    /// let shout = Step::function("shout", |_, input| async move { Ok::<_, Failure>(input.text().to_uppercase()) });
+    /// let inner = Workflow::builder("Shouting").step(shout).definition()?;
+    /// let outer = Workflow::builder("Outer").db(InMemoryDb::new()).step(inner).build()?;
+    /// assert_eq!(outer.run("hello").await?.text(), "HELLO");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Every problem at once, as [`WorkflowBuilder::build`].
+    pub fn definition(self) -> Result<Arc<Definition>> {
+        Ok(Arc::new(self.definition.build()?))
+    }
+
     /// Checks everything. Nothing is opened yet.
     ///
     /// # Errors

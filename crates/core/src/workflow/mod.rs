@@ -149,6 +149,13 @@ impl From<ForEach> for Block {
     }
 }
 
+/// A workflow as a step of another, named after it.
+impl From<Arc<Definition>> for Block {
+    fn from(workflow: Arc<Definition>) -> Self {
+        Step::new(&workflow.name).workflow(workflow).into()
+    }
+}
+
 /// The code of a node, in a tree of the same shape.
 #[derive(Clone)]
 enum Code {

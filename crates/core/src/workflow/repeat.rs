@@ -130,6 +130,7 @@ impl Container for LoopNode {
             Some(goes_on) if goes_on && !is_last => Next::Iterate(frame.own().iteration + 1),
             Some(_) => Next::End,
             None => match sequence(&key.iteration(frame.own().iteration), frame, self.steps.len()) {
+                Next::End if frame.is_stopped => Next::EndIteration(false),
                 Next::End if self.until.is_some() => Next::Ask,
                 Next::End => Next::EndIteration(true),
                 next => next,

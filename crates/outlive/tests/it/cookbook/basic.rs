@@ -197,7 +197,7 @@ const RECIPES: &[Recipe] = &[
     },
 ];
 
-fn content_creation(kitchen: &Kitchen) -> WorkflowBuilder {
+pub(super) fn content_creation(kitchen: &Kitchen) -> WorkflowBuilder {
     Workflow::builder("Content Creation Workflow")
         .description("Posts, from research to plan")
         .step(research(kitchen))
@@ -283,6 +283,36 @@ impl Planner {
         let plan = StepOutput::from(plan.content.unwrap_or_default()).text();
         Ok(format!("{plan} in {} bytes", research.len()))
     }
+}
+
+/// What a function asks an agent is not asked again when the function is executed again.
+#[tokio::test]
+async fn a_function_asks_an_agent_in_one_call_that_is_recorded() {
+    let kitchen = Kitchen::new().await;
+    let agent = planner(&kitchen);
+    let step = Step::function("Plan", move |context: StepContext, input| {
+        let agent = agent.clone();
+        async move {
+            let input: Arc<StepInput> = input;
+            let plan: RunOutput = context.once("plan", || agent.run(input.input_text())).await?;
+            match context.step.attempt {
+                1 => Err(Failure::function("not yet")),
+                _ => Ok(plan.content.unwrap_or_default()),
+            }
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let db = SqliteDb::new(folder.path().join("cookbook.db"));
+    let workflow = Workflow::builder("Planned").db(db).step(step.retry(Retry::times(1))).build().unwrap();
+    let mut events = workflow.run("AI trends in 2024").stream().await.unwrap();
+    let mut names = Vec::new();
+    while let Some(event) = events.next().await.unwrap() {
+        names.push(event.name());
+    }
+    assert_eq!(names.last(), Some(&"WorkflowCompleted"));
+    assert!(!names.iter().any(|name| name.starts_with("Run") || name.starts_with("Model")), "{names:?}");
+    assert_eq!(kitchen.models.log().len(), 1, "it was asked once, in two attempts");
+    workflow.shutdown().await.unwrap();
 }
 
 walked!(RECIPES);

@@ -9,6 +9,7 @@
 //!
 //! Databases are SQLite files, models are asked over HTTP.
 
+mod advanced;
 mod basic;
 mod branching;
 mod cel;
@@ -238,7 +239,7 @@ async fn survive_crashes(recipes: &[Recipe]) {
             let places = |entries: u64| {
                 let every = if is_whole { 1 } else { entries.div_ceil(most.max(2)) };
                 let at = (number % every..entries).step_by(usize::try_from(every).unwrap()).enumerate();
-                let moment = |turn: usize| if turn % 2 == 0 { Moment::After } else { Moment::Before };
+                let moment = |turn: usize| if turn.is_multiple_of(2) { Moment::After } else { Moment::Before };
                 at.flat_map(|(turn, index)| {
                     let other = is_whole.then(|| (index, moment(turn + 1)));
                     std::iter::once((index, moment(turn))).chain(other)

@@ -223,7 +223,7 @@ impl Order {
         must(!node.has_output, "it has one already")?;
         must(text(output, "step_id") == node.step_id, "its output is another's")?;
         node.has_output = true;
-        if output["success"] == false && text(output, "error") != "" {
+        if output["success"] == false && !text(output, "error").is_empty() {
             node.mark = "~";
             self.close(at);
             return Ok(());
@@ -298,9 +298,12 @@ impl Order {
         let node = &mut self.nodes[at];
         must(node.iterating, "none has begun")?;
         node.iterating = false;
+        let steps = node.rounds.last().cloned().unwrap_or_default();
         must(event["iteration"] == node.rounds.len(), "it is another")?;
         let results = event["iteration_results"].as_array().map_or(0, Vec::len);
-        must(results == node.rounds.last().map_or(0, Vec::len), "its results are those of its steps")
+        must(results == steps.len(), "its results are those of its steps")?;
+        let is_stopped = steps.iter().any(|step| self.nodes[*step].mark == "!");
+        must(!is_stopped || event["should_continue"] == false, "a step stopped the workflow")
     }
 
     fn container_completed(&mut self, event: &Value, kind: &str) -> Heard {
