@@ -45,7 +45,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Crashes of one recipe, at most: with both moments at every entry the tests would take ten minutes. They are spread
 /// evenly over the log, before and after in turn, and each recipe begins elsewhere. With `COOKBOOK_SWEEP=all` each log
 /// is swept whole.
-const CRASHES_MAX: u64 = 6;
+const CRASHES_MAX: u64 = 4;
 
 /// A program of the cookbook.
 pub(crate) struct Recipe {
@@ -237,7 +237,7 @@ async fn survive_crashes(recipes: &[Recipe]) {
             let calls = || kitchen.calls();
             let subject = Subject { build: &build, request, clock: Arc::new(SystemClock), calls: &calls };
             let places = |entries: u64| {
-                let every = if is_whole { 1 } else { entries.div_ceil(most.max(2)) };
+                let every = if is_whole { 1 } else { entries.div_ceil(most.max(1)) };
                 let at = (number % every..entries).step_by(usize::try_from(every).unwrap()).enumerate();
                 let moment = |turn: usize| if turn.is_multiple_of(2) { Moment::After } else { Moment::Before };
                 at.flat_map(|(turn, index)| {
@@ -291,7 +291,7 @@ async fn end_without_their_callers(recipes: &[Recipe]) {
         let ask = &recipe.asks[0];
         let mut expected = None;
         for turn in 0.. {
-            let (awaits, stage) = (2_usize.pow(turn), FileStage::new());
+            let (awaits, stage) = (3_usize.pow(turn), FileStage::new());
             let db = TroubledDb::yielding(stage.open());
             let workflow = (recipe.build)(&kitchen).shared_db(db.clone()).build().unwrap();
             let asked = || (ask.run)(&workflow).run_id("asked").session_id("asked").idempotency_key("asked");

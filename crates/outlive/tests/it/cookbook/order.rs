@@ -4,7 +4,9 @@
 //! What it gives back is the run as an outline: `research:agent gate?if(check) loop[a b | a b] both{x y} pick>(x)
 //! group(a b) inner:workflow(a)`; a step that stopped the workflow ends with `!`, one whose failure was skipped with `~`.
 
+use super::{Kitchen, function};
 use outlive::RunEvent;
+use outlive::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -13,21 +15,25 @@ use std::collections::BTreeMap;
 /// # Panics
 /// At the first event that is out of order, and says which.
 pub(crate) fn outline(events: &[RunEvent]) -> String {
+    let events: Vec<Value> = events.iter().map(|event| serde_json::to_value(event).unwrap()).collect();
+    read(&events).unwrap_or_else(|problem| panic!("{problem}"))
+}
+
+/// The same of events as clients get them, or what is out of order.
+fn read(events: &[Value]) -> Result<String, String> {
     let mut order = Order::default();
     for (at, event) in events.iter().enumerate() {
-        let event = serde_json::to_value(event).unwrap();
-        assert_eq!(event["event_index"], json!(at), "indexes are dense: {event}");
+        must(event["event_index"] == json!(at), format!("indexes are dense: {event}"))?;
         // Ours: Agno has no word for them.
         if event["event"] == "CustomEvent" && event.get("name").is_some() {
             continue;
         }
-        if let Err(problem) = order.hear(&event) {
-            panic!("event {at} is out of order: {problem}\n{event}\nafter {}", order.names.join(" "));
-        }
-        order.names.push(text(&event, "event").to_owned());
+        let heard = order.hear(event);
+        heard.map_err(|problem| format!("{at}: {problem}\n{event}\nafter {}", order.names.join(" ")))?;
+        order.names.push(text(event, "event").to_owned());
     }
-    assert!(order.is_over, "the last event is {:?}", order.names.last());
-    order.list(&order.nodes[0].rounds[0], " ")
+    must(order.is_over, format!("the last event is {:?}", order.names.last()))?;
+    Ok(order.list(&order.nodes[0].rounds[0], " "))
 }
 
 #[derive(Default)]
@@ -201,6 +207,7 @@ impl Order {
         must(event["step_index"] == node.index, "it has another index")?;
         must(event["nested_depth"] == node.depth, "it has another depth")?;
         must(self.around(event)? == node.parent, "it is in something else")?;
+        must(text(event, "run_id") == self.nodes[node.parent].run_id, "it belongs to another run")?;
         Ok(at)
     }
 
@@ -244,6 +251,7 @@ impl Order {
         let is_function = node.inside.is_empty();
         let tells = is_function && self.is_workflow(node.parent);
         must(node.has_output == tells, "StepOutput is told of functions directly below a workflow")?;
+        must(node.run_id == self.nodes[node.parent].run_id, "its workflow has not completed")?;
         let unended = self.runs.values().any(|run| run.node == at && run.last != "RunCompleted");
         must(!unended, "a run in it has not completed")?;
         if event["step_response"]["stop"] == true {
@@ -276,6 +284,7 @@ impl Order {
             must(self.open.is_empty(), "something has not ended")?;
             self.is_over = true;
         } else {
+            must(event["nested_depth"] == self.nodes[at].depth + 1, "a workflow in a step is one deeper")?;
             // What comes after it is the step's again.
             self.nodes[at].run_id = self.nodes[self.nodes[at].parent].run_id.clone();
         }
@@ -420,4 +429,63 @@ impl Order {
             _ => format!("{name}({inside})"),
         }
     }
+}
+
+/// Whatever is taken out of a run's events, swapped or changed, is noticed.
+#[tokio::test]
+async fn a_mistake_in_the_order_is_noticed() {
+    let kitchen = Kitchen::without_streams().await;
+    let members = ["Left", "Right"].map(|name| kitchen.agent(name, "REPLY=part"));
+    let team = kitchen.team("Team", members, "REPLY=all");
+    let inner = Workflow::builder("Inner").step(function("i", |_| "i")).definition().unwrap();
+    let both = Parallel::new("both").step(function("x", |_| "x")).step(function("y", |_| "y"));
+    let repeated = Loop::new("loop").step(both).step(function("z", |_| "z")).max_iterations(2);
+    let router = Router::new("router").select(|_| "c").choice(Steps::new("c").step(function("d", |_| "d")));
+    let holds = Condition::new("holds").when_always(true).step(function("e", |_| "e"));
+    let agent = kitchen.agent("Agent", "Look.").tool(kitchen.search("web"));
+    let workflow = Workflow::builder("All Kinds").db(InMemoryDb::new()).step(team).step(inner).step(repeated);
+    let workflow = workflow.steps([router]).step(holds).step(agent).build().unwrap();
+    let mut stream = workflow.run("hi").stream().await.unwrap();
+    let mut events = Vec::new();
+    while let Some(event) = stream.next().await.unwrap() {
+        events.push(serde_json::to_value(event).unwrap());
+    }
+    let told = "Team:team Inner:workflow(i) loop[both{x y} z | both{x y} z] router>(c(d)) holds?if(e) Agent:agent";
+    assert_eq!(read(&events).as_deref(), Ok(told));
+    let noticed = |mut events: Vec<Value>, what: &str| {
+        events.iter_mut().zip(0..).for_each(|(event, index)| event["event_index"] = json!(index));
+        let outline = read(&events);
+        assert!(outline.is_err() || outline.as_deref() != Ok(told), "{what} is not noticed");
+    };
+    // What members and branches do side by side may come in another order.
+    let is_beside =
+        |event: &Value| event.get("parent_run_id").is_some() || matches!(text(event, "step_name"), "x" | "y");
+    for at in 0..events.len() {
+        let name = text(&events[at], "event").to_owned();
+        let mut fewer = events.clone();
+        fewer.remove(at);
+        noticed(fewer, &format!("the loss of {name} at {at}"));
+        let is_delegation = name == "TeamToolCallStarted" || name == "TeamToolCallCompleted";
+        if events.get(at + 1).is_some_and(|next| !is_beside(&events[at]) && !is_beside(next)) && !is_delegation {
+            let mut swapped = events.clone();
+            swapped.swap(at, at + 1);
+            noticed(swapped, &format!("{name} after what follows it at {at}"));
+        }
+        for (key, wrong) in [
+            ("step_index", json!([7, 7])),
+            ("nested_depth", json!(7)),
+            ("parent_step_id", json!("elsewhere")),
+            ("step_id", json!("elsewhere")),
+            ("run_id", json!("elsewhere")),
+        ] {
+            let is_run_itself = key.starts_with("step_") && events[at].get(key).is_none();
+            // The output of a step names its run and step once more, and iterations have no other run.
+            if !is_run_itself {
+                let mut changed = events.clone();
+                changed[at][key] = wrong;
+                noticed(changed, &format!("another {key} of {name} at {at}"));
+            }
+        }
+    }
+    workflow.shutdown().await.unwrap();
 }
