@@ -13,7 +13,7 @@ use futures::FutureExt;
 use outlive_core::log::{Key, Record};
 use outlive_core::machine::{Ask, Execute, Task, WorkflowMachine};
 use outlive_core::port::{
-    Access, BoxFuture, Commit, DbError, DbErrorKind, Effects, Executed, Lease, LogError, LogReader, Names, Release,
+    Access, BoxFuture, Commit, DbError, DbErrorKind, Effects, Executed, Execution, Lease, LogError, LogReader, Release,
     Run, RunPatch, SessionState, StepContext,
 };
 use outlive_core::{Definition, ExecutorKind, Failure, FailureKind, Timestamp, Verdict, json};
@@ -331,7 +331,7 @@ async fn execute(
                     Task::Execute(step) => Some(step.info.step_id.clone()),
                     Task::Ask(_) => None,
                 };
-                flights.start(task.key().clone(), step_id, Box::pin(fly(journal, &definition, task)));
+                flights.start(task.key().clone(), step_id, Box::pin(fly(inner, journal, &definition, task)));
             }
             wake = asleep.iter().map(|(due_at, _)| *due_at).chain(decision.wake).min();
             if let Some(due_at) = wake.filter(|_| flights.is_empty()) {
@@ -384,7 +384,7 @@ fn land(inner: &Inner, journal: &Journal, key: &Key, landing: Landing) {
 }
 
 /// Does one thing the machine asked for.
-async fn fly(journal: &Arc<Journal>, definition: &Definition, task: Task) -> Landing {
+async fn fly(inner: &Inner, journal: &Arc<Journal>, definition: &Definition, task: Task) -> Landing {
     match task {
         Task::Execute(step) => {
             let leaves_at_once = step.executor_type == ExecutorKind::Function;
@@ -392,14 +392,19 @@ async fn fly(journal: &Arc<Journal>, definition: &Definition, task: Task) -> Lan
                 return Landing::Halted;
             }
             let state = SessionState::new(journal.session_with(&step.state));
+            let execution = Execution::default();
+            // Asked after each poll of the function.
+            let asleep = poll_fn(|_| match execution.asleep_until() {
+                Some(due_at) if due_at.since(journal.now()) > inner.options.park_after => Poll::Ready(due_at),
+                _ => Poll::Pending,
+            });
             let result = tokio::select! {
                 biased;
-                result = execute_step(journal, definition, &step, state.clone()) => result,
-                due_at = poll_fn(|_| journal.take_asleep(&step.info.key).map_or(Poll::Pending, Poll::Ready)) => {
-                    return Landing::Asleep(due_at, step);
-                }
+                result = execute_step(journal, definition, &step, state.clone(), execution.clone()) => result,
+                due_at = asleep => return Landing::Asleep(due_at, step),
             };
-            if journal.is_halted() && matches!(&result, Err(failure) if failure.kind == FailureKind::Cancelled) {
+            let is_stopping = matches!(&result, Err(failure) if failure.kind == FailureKind::Cancelled);
+            if execution.is_halted() || (journal.is_halted() && is_stopping) {
                 return Landing::Halted;
             }
             let result = storable(result, &state);
@@ -438,6 +443,7 @@ async fn execute_step(
     definition: &Definition,
     step: &Execute,
     state: SessionState,
+    execution: Execution,
 ) -> Result<Executed, Failure> {
     let Some(executor) = definition.executor(&step.info.key) else {
         return Err(Failure::new(FailureKind::Definition, "the step has no executor"));
@@ -447,7 +453,7 @@ async fn execute_step(
         step: step.info.clone(),
         state,
         effects: journal.clone(),
-        names: Names::default(),
+        execution,
     };
     let input = step.input.clone();
     let work = AssertUnwindSafe(async { executor.execute(context, input).await }).catch_unwind();

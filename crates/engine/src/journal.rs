@@ -56,8 +56,6 @@ struct State {
     recorded: BTreeMap<Key, Recall>,
     /// What functions of steps in progress recorded under names of their own, here or in an earlier process.
     named: BTreeMap<Key, Recall>,
-    /// Steps whose functions sleep, and until when.
-    asleep: Vec<(Key, Timestamp)>,
     /// What the next commit changes in the session's state.
     session: Option<Map<String, Value>>,
     /// The session's state with everything appended so far.
@@ -99,7 +97,6 @@ impl Journal {
             halted: false,
             recorded: BTreeMap::new(),
             named: BTreeMap::new(),
-            asleep: Vec::new(),
             session: None,
             session_now: Arc::default(),
             dropped: Vec::new(),
@@ -205,13 +202,6 @@ impl Journal {
     pub(crate) fn conclude(&self, conclude: impl FnOnce(&mut WorkflowMachine) -> Vec<Entry>) {
         let entries = conclude(&mut self.lock().machine);
         self.append(entries);
-    }
-
-    /// Until when the function of this step sleeps, if it has just begun to and that is long.
-    pub(crate) fn take_asleep(&self, step: &Key) -> Option<Timestamp> {
-        let mut state = self.lock();
-        let place = state.asleep.iter().position(|(key, _)| key == step)?;
-        Some(state.asleep.swap_remove(place).1)
     }
 
     /// Nodes whose work in progress is to be dropped: it counts as abandoned from now on.
@@ -528,16 +518,6 @@ impl Effects for Journal {
 
     fn sleep(&self, wait: Duration) -> BoxFuture<'static, ()> {
         Box::pin(tokio::time::sleep(wait))
-    }
-
-    fn sleep_until(&self, step: &Key, due_at: Timestamp) -> BoxFuture<'_, ()> {
-        let wait = due_at.since(self.services.clock.now());
-        if wait <= self.services.park_after {
-            return self.sleep(wait);
-        }
-        self.lock().asleep.push((step.clone(), due_at));
-        // Whoever drives the step looks after each poll, and drops this.
-        Box::pin(std::future::pending())
     }
 
     fn halted(&self) -> BoxFuture<'_, ()> {

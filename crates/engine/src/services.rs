@@ -21,8 +21,6 @@ pub(crate) struct Services {
     pub(crate) hub: Arc<Hub>,
     pub(crate) lease_clock: Arc<LeaseClock>,
     pub(crate) stream_period: Duration,
-    /// A longer wait holds no memory.
-    pub(crate) park_after: Duration,
     pub(crate) commit_places: Semaphore,
     pub(crate) counters: Counters,
     pub(crate) redactor: RwLock<Arc<Redactor>>,
@@ -44,7 +42,6 @@ impl Services {
             hub: Arc::new(Hub::default()),
             lease_clock: Arc::new(LeaseClock::new(Instant::now() + options.lease_period)),
             stream_period: options.stream_period,
-            park_after: options.park_after,
             commit_places: Semaphore::new(options.commits_max),
             counters: Counters::default(),
             redactor: RwLock::default(),

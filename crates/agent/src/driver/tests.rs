@@ -160,7 +160,7 @@ fn context(log: &Arc<Log>) -> StepContext {
         step: Arc::new(step),
         state: SessionState::default(),
         effects: log.clone(),
-        names: Default::default(),
+        execution: Default::default(),
     }
 }
 

@@ -68,13 +68,6 @@ pub trait Effects: Send + Sync {
     /// Waits without holding up anything else in the run.
     fn sleep(&self, wait: Duration) -> BoxFuture<'static, ()>;
 
-    /// Waits until `due_at` on behalf of a function in the step with this key. When that is far, the step may be dropped
-    /// meanwhile, and executed again from its beginning when it is due.
-    fn sleep_until(&self, step: &Key, due_at: Timestamp) -> BoxFuture<'_, ()> {
-        let _ = step;
-        self.sleep(due_at.since(self.now()))
-    }
-
     /// Returns as soon as nothing new may start here (when [`Effects::durable`] would halt): a task that waits for its
     /// time to start something gives up then.
     fn halted(&self) -> BoxFuture<'_, ()> {

@@ -1,6 +1,6 @@
 //! What runs inside a step: a function, an agent, a team, another workflow.
 
-use super::{BoxFuture, Effects, Halt, Recall};
+use super::{BoxFuture, Effects, Execution, Halt, Recall};
 use crate::event::{COMMON_FIELDS, EventKind, Origin};
 use crate::failure::{Failure, FailureKind};
 use crate::id::DefinitionId;
@@ -13,7 +13,6 @@ use crate::time::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -142,14 +141,9 @@ pub struct StepContext {
     pub state: SessionState,
     /// The world and the log.
     pub effects: Arc<dyn Effects>,
-    /// The names this execution has used.
-    pub names: Names,
+    /// What this execution has done so far.
+    pub execution: Execution,
 }
-
-/// The names that one execution of a function has given to its [calls](StepContext::once) and
-/// [sleeps](StepContext::sleep).
-#[derive(Clone, Debug, Default)]
-pub struct Names(Arc<Mutex<BTreeSet<String>>>);
 
 /// Longest name of a call or a sleep, in bytes.
 const NAME_LEN_MAX: usize = 128;
@@ -196,10 +190,11 @@ impl StepContext {
             Recall::Done(value) => return recorded(name, value.get()),
             Recall::Nothing => {
                 self.effects.tell(self.about("FunctionCallStarted", name, None), &self.origin(), Some(intent(&key)));
-                self.effects.durable().await.map_err(|Halt| halted())?;
             }
             Recall::Started | Recall::Run(_) => {}
         }
+        let _calling = self.execution.calling();
+        self.durable().await?;
         let result = call().await?;
         let unkept =
             |problem: String| Failure::new(FailureKind::Limit, format!("what {name:?} gave cannot be kept: {problem}"));
@@ -213,7 +208,8 @@ impl StepContext {
 
     /// Waits for this long, across crashes: when it is due is recorded under `name`. A long sleep costs no memory: the
     /// function is dropped, and executed again from its beginning when it is due, as after a crash. The step's time
-    /// limit then begins anew.
+    /// limit then begins anew. Beside a [call](StepContext::once) that is being made, the function sleeps where it is;
+    /// of several sleeps the first that is due counts.
     ///
     /// # Errors
     /// [`FailureKind::Definition`] when the name is empty, longer than 128 bytes or used before in this execution.
@@ -229,14 +225,25 @@ impl StepContext {
                 let value = serde_json::value::to_raw_value(&due_at).expect("a time is a number");
                 let record = Record::Result { key, value: Arc::from(value) };
                 self.effects.tell(self.about("StepSleeping", name, Some(due_at)), &self.origin(), Some(record));
-                self.effects.durable().await.map_err(|Halt| halted())?;
+                self.durable().await?;
                 due_at
             }
         };
-        if due_at > self.effects.now() {
-            self.effects.sleep_until(&self.step.key, due_at).await;
+        let now = self.effects.now();
+        if due_at > now {
+            // Whoever drives the step sees this, and may drop the function here.
+            let _sleeping = self.execution.sleeping(due_at);
+            self.effects.sleep(due_at.since(now)).await;
         }
         Ok(())
+    }
+
+    /// Waits until everything said so far is on stable storage.
+    async fn durable(&self) -> Result<(), Failure> {
+        self.effects.durable().await.map_err(|Halt| {
+            self.execution.halt();
+            Failure::new(FailureKind::Cancelled, "the run is stopping here")
+        })
     }
 
     /// The key under which a [call](StepContext::once) of this name is recorded, to hand to other services: the same in
@@ -251,8 +258,7 @@ impl StepContext {
         if name.is_empty() || name.len() > NAME_LEN_MAX || name.chars().any(char::is_control) {
             return Err(refused("must have 1 to 128 bytes, none of them control characters"));
         }
-        let mut names = self.names.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !names.insert(name.to_owned()) {
+        if !self.execution.name(name) {
             return Err(refused("is used twice in one function: each call and each sleep needs its own"));
         }
         Ok(self.step.key.attempt(1).named(name))
@@ -298,10 +304,6 @@ impl StepContext {
 
 fn intent(key: &Key) -> Record {
     Record::Intent { key: key.clone(), name: None }
-}
-
-fn halted() -> Failure {
-    Failure::new(FailureKind::Cancelled, "the run is stopping here")
 }
 
 /// What was recorded under a name.

@@ -4,6 +4,7 @@ mod audit;
 mod clock;
 mod db;
 mod effects;
+mod execution;
 mod executor;
 mod hooks;
 mod observer;
@@ -19,7 +20,8 @@ pub use db::{
     SessionPolicy, SessionSort, SessionStore, Total, Unfinished, Watcher,
 };
 pub use effects::{Effects, Halt, HistoryRun, Recall};
-pub use executor::{Executed, Executor, ExecutorInfo, Names, SessionState, StepContext, StepInfo, merge};
+pub use execution::Execution;
+pub use executor::{Executed, Executor, ExecutorInfo, SessionState, StepContext, StepInfo, merge};
 pub use hooks::{
     DELIVERIES_MAX, Delivery, DeliveryOutcome, DueHooks, Failing, Hook, HookEvents, HookHistory, HookMove, HookState,
     HookStore, NewHook,

@@ -3,7 +3,7 @@
 
 use crate::stage::input;
 use futures::future::BoxFuture;
-use outlive_core::port::{Access, Db, NewSession, RunFilter, RunStore, SessionKind, SessionPatch};
+use outlive_core::port::{Access, Db, NewSession, RunFilter, RunStore, SessionKind, SessionPatch, StepContext};
 use outlive_core::{
     Condition, Definition, Failure, Loop, Parallel, RunId, RunStatus, SessionId, Step, StepInput, Timestamp,
 };
@@ -100,7 +100,12 @@ fn definition() -> Arc<Definition> {
     };
     let holds = Condition::new("holds").when(|_| true).step(step("c"));
     let again = Loop::new("again").step(step("d")).max_iterations(2).until(|_| true);
-    let parallel = Parallel::new("parallel").step(step("b")).step(holds).step(again);
+    let calls = Step::function("e", |context: StepContext, input: Arc<StepInput>| async move {
+        let text: String = context.once("call", || async { Ok(input.text()) }).await?;
+        context.sleep("rest", Duration::from_millis(100)).await?;
+        Ok::<_, Failure>(text)
+    });
+    let parallel = Parallel::new("parallel").step(step("b")).step(holds).step(again).step(calls);
     Arc::new(Definition::builder("Example").step(step("a")).step(parallel).build().unwrap())
 }
 

@@ -1,15 +1,20 @@
 //! What functions record under names of their own: calls that are made once, and sleeps.
 
-use crate::stage::{Calls, engine, input, slow, workflow};
+use crate::stage::{Calls, append, engine, input, slow, workflow};
+use futures::future::{Either, select};
 use outlive_core::port::{Access, RunStore, StepContext};
-use outlive_core::{Definition, Failure, OnError, Parallel, Retry, RunStatus, Step, Steps};
+use outlive_core::{Definition, Entry, Failure, OnError, Parallel, Retry, RunStatus, Step, Steps};
 use outlive_db::InMemoryDb;
-use outlive_engine::testing::read_log;
+use outlive_engine::testing::{SimulatedClock, TroubledDb, broken_invariants, poll_and_drop, read_log};
+use outlive_engine::{Engine, Options};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 const HOUR: Duration = Duration::from_secs(3600);
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// Charges once, sleeps, and ships.
 fn order(began: &Calls, charged: &Calls, sleeps: Duration) -> Step {
@@ -20,6 +25,7 @@ fn order(began: &Calls, charged: &Calls, sleeps: Duration) -> Step {
             began.note();
             let charge = || async {
                 charged.note();
+                tokio::task::yield_now().await;
                 Ok(format!("receipt {}", charged.count()))
             };
             let receipt: String = context.once("charge", charge).await?;
@@ -166,4 +172,163 @@ async fn a_name_is_used_once_and_what_was_recorded_under_it_has_one_type() {
     let engine = crate::stage::engine(&InMemoryDb::new(), &definition).await;
     let ended = engine.submit(&definition.id, input("hi")).await.unwrap().wait().await.unwrap();
     assert!(ended.text().contains("what was recorded under \"call\" is of another type"), "{}", ended.text());
+}
+
+/// One process after another on the same store, with the same clock.
+async fn heir(db: &InMemoryDb, definition: &Arc<Definition>, clock: SimulatedClock) -> Engine {
+    let options = Options { scan_period: Duration::from_millis(500), ..Options::default() };
+    let db = TroubledDb::yielding(Arc::new(db.clone()));
+    let builder = Engine::builder(db).workflow(definition.clone()).options(options);
+    builder.clock(Arc::new(clock)).start().await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_may_go_at_any_await_of_a_function_that_calls_and_sleeps() {
+    let mut at_most = 0;
+    for times in 0.. {
+        let (db, began, charged) = (InMemoryDb::new(), Calls::default(), Calls::default());
+        let definition =
+            workflow([order(&began, &charged, Duration::from_secs(6)), append("after", &Calls::default())]);
+        let clock = SimulatedClock::start();
+        let first = heir(&db, &definition, clock).await;
+        let run_id = first.submit(&definition.id, input("hi")).await.unwrap().run_id().clone();
+        poll_and_drop(std::future::pending::<()>(), times).await;
+        let is_asleep = db.run(Access::All, run_id.clone()).await.unwrap().unwrap().worker.is_none();
+        first.kill();
+        db.crash(&first.worker());
+        let second = heir(&db, &definition, clock).await;
+        let ended = second.attach(run_id.clone()).wait().await.unwrap();
+        let place = format!("the process went after {times} polls");
+        assert_eq!(ended.status, RunStatus::Completed, "{place}: {}", ended.text());
+        // What was recorded is what the end says, whatever was done in vain.
+        let log = read_log(&db, &run_id).await;
+        assert_eq!(broken_invariants(&log, &ended), Vec::<String>::new(), "{place}");
+        let made = charged.count();
+        assert!((1..=2).contains(&made), "{place}: charged {made} times");
+        assert_eq!(ended.text(), format!("shipped with receipt {made} after"), "{place}");
+        at_most = at_most.max(made);
+        if is_asleep {
+            break;
+        }
+        assert!(times < 60, "it does not come to its sleep");
+    }
+    assert_eq!(at_most, 2, "somewhere the call was in flight");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_lost_the_run_records_nothing_of_its_call() {
+    let (db, made, released) = (InMemoryDb::new(), Calls::default(), Arc::new(Notify::new()));
+    let (counted, release) = (made.clone(), released.clone());
+    let step = Step::function("step", move |context: StepContext, _| {
+        let (counted, release) = (counted.clone(), release.clone());
+        async move {
+            let call = || async {
+                counted.note();
+                let number = counted.count();
+                if number == 1 {
+                    release.notified().await;
+                }
+                Ok(number)
+            };
+            let number: usize = context.once("call", call).await?;
+            context.sleep("rest", MINUTE).await?;
+            Ok::<_, Failure>(number.to_string())
+        }
+    });
+    let (definition, clock) = (workflow([step]), SimulatedClock::start());
+    let first = heir(&db, &definition, clock).await;
+    let run = first.submit(&definition.id, input("hi")).await.unwrap();
+    while made.count() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // It lives on, and does not know that another has taken its run over.
+    db.crash(&first.worker());
+    let second = heir(&db, &definition, clock).await;
+    while made.count() == 1 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    released.notify_one();
+    let ended = second.attach(run.run_id().clone()).wait().await.unwrap();
+    assert_eq!((ended.text().as_str(), made.count()), ("2", 2), "the first engine's answer came too late");
+    let log = read_log(&db, run.run_id()).await;
+    let key_of = |entry: &Entry| entry.record.as_ref().and_then(|record| record.key()).cloned();
+    let named = log.iter().filter_map(key_of).filter(|key| key.is_named());
+    assert_eq!(named.count(), 3, "an intent, a result, a sleep");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_beside_a_sleep_is_given_its_time_and_the_earliest_of_several_sleeps_counts() {
+    let (made, entered) = (Calls::default(), Calls::default());
+    let (counted, noted) = (made.clone(), entered.clone());
+    let step = Step::function("step", move |context: StepContext, _| {
+        let (counted, noted) = (counted.clone(), noted.clone());
+        async move {
+            noted.note();
+            // A call that may take an hour at most, and takes a minute.
+            let call = context.once("call", || async {
+                counted.note();
+                tokio::time::sleep(MINUTE).await;
+                Ok("answer".to_owned())
+            });
+            let answer = match select(pin!(call), pin!(context.sleep("limit", HOUR))).await {
+                Either::Left((answer, _)) => answer?,
+                Either::Right((slept, _)) => slept.map(|()| "too late".to_owned())?,
+            };
+            // Nobody waits for the limit any more.
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            select(pin!(context.sleep("long", 5 * HOUR)), pin!(context.sleep("short", HOUR))).await;
+            Ok::<_, Failure>(answer)
+        }
+    });
+    let (db, definition) = (InMemoryDb::new(), workflow([step]));
+    let options = Options { scan_period: HOUR, ..Options::default() };
+    let builder = Engine::builder(Arc::new(db.clone())).workflow(definition.clone()).options(options);
+    let engine = builder.clock(Arc::new(SimulatedClock::start())).start().await.unwrap();
+    let begun = tokio::time::Instant::now();
+    let ended = engine.submit(&definition.id, input("hi")).await.unwrap().wait().await.unwrap();
+    assert_eq!((ended.text().as_str(), made.count(), entered.count()), ("answer", 1, 2));
+    let took = begun.elapsed();
+    assert!(took > HOUR && took < 2 * HOUR, "until the shorter sleep was over: {took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_function_that_makes_something_of_being_stopped_is_executed_again_all_the_same() {
+    let (db, entered) = (InMemoryDb::new(), Calls::default());
+    let noted = entered.clone();
+    let step = Step::function("step", move |context: StepContext, _| {
+        let noted = noted.clone();
+        async move {
+            noted.note();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let answer = context.once("call", || async { Ok("answer".to_owned()) }).await;
+            Ok::<_, Failure>(answer.unwrap_or_else(|_| "it did not work".to_owned()))
+        }
+    });
+    let (definition, clock) = (workflow([step]), SimulatedClock::start());
+    let first = heir(&db, &definition, clock).await;
+    let run_id = first.submit(&definition.id, input("hi")).await.unwrap().run_id().clone();
+    while entered.count() == 0 {
+        tokio::task::yield_now().await;
+    }
+    first.shutdown().await.unwrap();
+    let second = heir(&db, &definition, clock).await;
+    let ended = second.attach(run_id).wait().await.unwrap();
+    assert_eq!((ended.text().as_str(), entered.count()), ("answer", 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancel_ends_a_sleep_in_place_and_one_that_is_parked() {
+    for (sleeps, is_parked) in [(Duration::from_secs(3), false), (MINUTE, true)] {
+        let (db, clock) = (InMemoryDb::new(), SimulatedClock::start());
+        let definition = workflow([order(&Calls::default(), &Calls::default(), sleeps)]);
+        let engine = heir(&db, &definition, clock).await;
+        let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let stored = db.run(Access::All, run.run_id().clone()).await.unwrap().unwrap();
+        assert_eq!(stored.worker.is_none(), is_parked);
+        engine.cancel(run.run_id(), "enough").await.unwrap();
+        let begun = tokio::time::Instant::now();
+        assert_eq!(run.wait().await.unwrap().status, RunStatus::Cancelled);
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
 }

@@ -1,6 +1,7 @@
 //! A crash after each entry, and before.
 
 use crate::stage::{Calls, MemoryStage, append, input, workflow};
+use outlive_core::port::StepContext;
 use outlive_core::{
     Condition, Definition, Failure, ForEach, Loop, OnError, Parallel, Retry, Router, Step, StepInput, StepOutput, Steps,
 };
@@ -106,4 +107,49 @@ async fn every_kind_of_container_survives_a_crash_at_every_entry() {
     let sweep = crash_after_each_entry(|| MemoryStage(InMemoryDb::new()), subject).await;
     assert!(sweep.entries > 70, "{sweep:?}");
     assert!(sweep.repeated_calls > 0, "{sweep:?}");
+}
+
+/// A function whose calls and sleep are recorded, in a branch beside another and alone.
+fn calling(name: &'static str, calls: &Calls, fails: u32) -> Step {
+    let calls = calls.clone();
+    let step = Step::function(name, move |context: StepContext, input: Arc<StepInput>| {
+        let calls = calls.clone();
+        async move {
+            let call = |name| {
+                let (context, calls) = (&context, &calls);
+                let made = move || async move {
+                    calls.note();
+                    Ok(format!("made {name}"))
+                };
+                async move { context.once::<String, _, _>(name, made).await }
+            };
+            let first = call("first").await?;
+            context.sleep("short", Duration::from_secs(1)).await?;
+            context.sleep("long", Duration::from_secs(60)).await?;
+            let second = call("second").await?;
+            if context.step.attempt <= fails {
+                return Err(Failure::function("not yet"));
+            }
+            Ok(format!("{} {first} {second}", input.text()))
+        }
+    });
+    step.retry(Retry::times(1).backoff(Duration::from_secs(60)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn named_calls_and_sleeps_survive_a_crash_at_every_entry() {
+    let calls = Calls::default();
+    let build = || {
+        let beside = Parallel::new("beside").step(calling("one", &calls, 0)).step(calling("two", &calls, 1));
+        Arc::new(Definition::builder("Example").step(calling("alone", &calls, 1)).step(beside).build().unwrap())
+    };
+    let subject = Subject {
+        build: &build,
+        input: json!("hi"),
+        clock: Arc::new(SimulatedClock::start()),
+        calls: &|| calls.count(),
+    };
+    let sweep = crash_after_each_entry(|| MemoryStage(InMemoryDb::new()), subject).await;
+    assert!(sweep.entries > 30, "{sweep:?}");
+    assert!(sweep.repeated_calls > 0, "some calls were in flight: {sweep:?}");
 }

@@ -1,0 +1,81 @@
+//! What one execution of a function has done so far: the names it gave, the calls it is making, its sleeps.
+//!
+//! It must never know a log or an engine: the [`StepContext`](super::StepContext) notes things here, and whoever drives
+//! the step looks after each poll. The invariant: what a future noted is gone when that future is.
+
+use crate::time::Timestamp;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What one execution of a function has done so far. Copies are about the same execution.
+#[derive(Clone, Debug, Default)]
+pub struct Execution(Arc<Mutex<Notes>>);
+
+#[derive(Debug, Default)]
+struct Notes {
+    /// Names of calls and sleeps.
+    names: BTreeSet<String>,
+    /// Calls being made.
+    calls: usize,
+    /// When those that sleep are due.
+    sleeps: Vec<Timestamp>,
+    is_halted: bool,
+}
+
+impl Execution {
+    /// When the function goes on, if all it does is sleep: as far as is known here, it may be dropped until then.
+    pub fn asleep_until(&self) -> Option<Timestamp> {
+        let notes = self.lock();
+        notes.sleeps.iter().min().copied().filter(|_| notes.calls == 0)
+    }
+
+    /// Whether it was told to stop because nothing new may start here: whatever it gives back then means nothing.
+    pub fn is_halted(&self) -> bool {
+        self.lock().is_halted
+    }
+
+    pub(super) fn halt(&self) {
+        self.lock().is_halted = true;
+    }
+
+    /// Takes a name. False when it was taken before.
+    pub(super) fn name(&self, name: &str) -> bool {
+        self.lock().names.insert(name.to_owned())
+    }
+
+    /// A call is being made until this is dropped.
+    pub(super) fn calling(&self) -> impl Drop + use<> {
+        self.lock().calls += 1;
+        Noted { execution: self.clone(), sleep: None }
+    }
+
+    /// Somebody sleeps until this is dropped.
+    pub(super) fn sleeping(&self, due_at: Timestamp) -> impl Drop + use<> {
+        self.lock().sleeps.push(due_at);
+        Noted { execution: self.clone(), sleep: Some(due_at) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Notes> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes back on drop what it stands for.
+struct Noted {
+    execution: Execution,
+    /// When it is due; a call has none.
+    sleep: Option<Timestamp>,
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        let mut notes = self.execution.lock();
+        match self.sleep {
+            None => notes.calls -= 1,
+            Some(due_at) => {
+                let place = notes.sleeps.iter().position(|sleep| *sleep == due_at);
+                place.map(|place| notes.sleeps.swap_remove(place));
+            }
+        }
+    }
+}
