@@ -51,7 +51,7 @@ pub use step::{
 pub use time::Timestamp;
 pub use waiting::{Remedy, Waiting, WaitsFor};
 pub use workflow::{
-    Block, Condition, ConditionNode, Definition, DefinitionBuilder, ForEach, ForEachNode, Function, InvalidDefinition,
-    Loop, LoopNode, Node, OnError, Parallel, ParallelNode, Question, Router, RouterNode, Rule, Selection, Settings,
-    Step, StepNode, Steps, StepsNode, Verdict, WorkflowNode,
+    Answer, Block, Blocking, Condition, ConditionNode, Definition, DefinitionBuilder, ForEach, ForEachNode, Function,
+    InvalidDefinition, Loop, LoopNode, Node, OnError, Parallel, ParallelNode, Question, Router, RouterNode, Rule,
+    Selection, Settings, Step, StepNode, Steps, StepsNode, Verdict, WorkflowNode,
 };

@@ -153,7 +153,7 @@ impl Forest {
                 let each = ForEach::new(name).retry(retry).on_error(on_error).concurrency(at_once);
                 let each = each.items(move |question| {
                     heard();
-                    (0..question.text().len() % 4).map(|n| format!("item {n}"))
+                    (0..question.text().len() % 4).map(|n| format!("item {n}")).collect::<Vec<_>>()
                 });
                 each.step(self.block(depth - 1)).into()
             }

@@ -407,9 +407,10 @@ async fn fly(inner: &Inner, journal: &Arc<Journal>, definition: &Definition, tas
             if execution.is_halted() || (journal.is_halted() && is_stopping) {
                 return Landing::Halted;
             }
-            let result = storable(result, &state);
-            if result.is_err() {
-                journal.forget_texts(&step.info.step_id);
+            let result = storable(result, &state, &execution);
+            match result {
+                Ok(_) => journal.end_text(&step.info),
+                Err(_) => journal.forget_texts(&step.info.step_id),
             }
             let patch = result.is_ok().then(|| state.patch()).flatten();
             Landing::Executed(Box::new(result), patch)
@@ -484,8 +485,15 @@ fn said(panic: &(dyn Any + Send)) -> &str {
 }
 
 /// What a step returned, or why it could not be stored and read back.
-fn storable(result: Result<Executed, Failure>, state: &SessionState) -> Result<Executed, Failure> {
+fn storable(
+    result: Result<Executed, Failure>,
+    state: &SessionState,
+    execution: &Execution,
+) -> Result<Executed, Failure> {
     let mut executed = result?;
+    if executed.output.content.is_none() {
+        executed.output.content = execution.take_said().map(Value::String);
+    }
     let refuse = |what: &'static str| {
         move |too_deep| Failure::new(FailureKind::Limit, format!("{what} cannot be kept: {too_deep}"))
     };

@@ -7,13 +7,13 @@
 //! Invariant: the machine is the fold of everything appended, committed or not.
 
 use crate::services::Services;
-use crate::streams::Streams;
+use crate::streams::{Streams, is_one_speaker};
 use crate::tally::{Count, Tally};
 use outlive_core::log::{Entry, Key, Record, Writer};
 use outlive_core::machine::{Decision, Mismatch, WorkflowMachine, with_branches};
 use outlive_core::port::{
     Access, BoxFuture, Commit, Db, DbError, DbErrorKind, Effects, Halt, HistoryRun, Lease, Recall, Release, RunFilter,
-    RunPatch, Witness, merge, run_output,
+    RunPatch, StepInfo, Witness, merge, run_output,
 };
 use outlive_core::{EventKind, Failure, FailureKind, Origin, RunEvent, RunInfo, RunStatus, Timestamp};
 use serde_json::{Map, Value};
@@ -23,7 +23,10 @@ use std::future::poll_fn;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// Streamed pieces that one commit keeps separate; further ones are merged.
@@ -51,6 +54,10 @@ struct State {
     durable_end: u64,
     is_committing: bool,
     waiting: Vec<Waker>,
+    /// The task that polls the run's work.
+    driver: Option<Waker>,
+    /// The thread on which it is doing so.
+    polling: Option<ThreadId>,
     halted: bool,
     /// What an earlier process recorded.
     recorded: BTreeMap<Key, Recall>,
@@ -94,6 +101,8 @@ impl Journal {
             durable_end: 0,
             is_committing: false,
             waiting: Vec::new(),
+            driver: None,
+            polling: None,
             halted: false,
             recorded: BTreeMap::new(),
             named: BTreeMap::new(),
@@ -218,6 +227,15 @@ impl Journal {
         self.lock().streams.forget(step_id);
     }
 
+    /// Tells what was held back of a text that a step's function has said: it is complete.
+    pub(crate) fn end_text(&self, step: &StepInfo) {
+        let at = self.services.clock.now();
+        let mut state = self.lock();
+        if let Some(rest) = state.streams.end(&step.origin, || self.services.redactor()) {
+            state.append(Entry::event(self.event(rest, &step.origin, at)));
+        }
+    }
+
     /// Appends entries of the workflow itself.
     pub(crate) fn append(&self, entries: impl IntoIterator<Item = Entry>) {
         let at = self.services.clock.now();
@@ -254,6 +272,20 @@ impl Journal {
     /// The text of answers that were streaming when the run was stopped, by the ids of their steps.
     pub(crate) fn partial_texts(&self) -> HashMap<Arc<str>, String> {
         self.lock().streams.texts()
+    }
+
+    /// The run's work is polled from here on, by the task with this waker.
+    pub(crate) fn poll_begins(&self, driver: &Waker) {
+        let mut state = self.lock();
+        state.polling = Some(thread::current().id());
+        if !state.driver.as_ref().is_some_and(|known| known.will_wake(driver)) {
+            state.driver = Some(driver.clone());
+        }
+    }
+
+    /// Up to here.
+    pub(crate) fn poll_ends(&self) {
+        self.lock().polling = None;
     }
 
     /// When streamed text is due, if nothing more urgent is pending.
@@ -413,6 +445,13 @@ impl State {
         !self.pending.is_empty() || self.release.is_some() || self.session.is_some()
     }
 
+    /// Has the run's task look at what was said outside of it, on a thread or in a task of a function's own.
+    fn rouse(&self) {
+        if self.polling != Some(thread::current().id()) {
+            self.driver.iter().for_each(Waker::wake_by_ref);
+        }
+    }
+
     fn wake(&mut self) {
         self.waiting.drain(..).for_each(Waker::wake);
     }
@@ -429,7 +468,7 @@ impl State {
             is_text && entry.record.is_none()
         };
         let mut pieces = self.pending.iter_mut().rev().take(STREAMED_MAX).take_while(is_piece);
-        let Some(last) = pieces.find(|entry| entry.event.origin.run_id == event.origin.run_id) else {
+        let Some(last) = pieces.find(|entry| is_one_speaker(&entry.event.origin, &event.origin)) else {
             return false;
         };
         match (&mut last.event.kind, &event.kind) {
@@ -466,11 +505,12 @@ impl Effects for Journal {
             return;
         }
         // An answer that ended, or one that broke off and is being asked for again.
-        if let Some(rest) = state.streams.end(&origin.run_id, || self.services.redactor()) {
+        if let Some(rest) = state.streams.end(origin, || self.services.redactor()) {
             state.append(Entry::event(self.event(rest, origin, at)));
         }
         state.append(Entry { event, at: Some(at), record });
         state.is_urgent = true;
+        state.rouse();
     }
 
     fn stream(&self, kind: EventKind, origin: &Origin) {
@@ -484,6 +524,7 @@ impl Effects for Journal {
         }
         if state.stream_due.is_none() {
             state.stream_due = Some(Instant::now() + self.services.stream_period);
+            state.rouse();
         }
     }
 
@@ -493,6 +534,7 @@ impl Effects for Journal {
                 let mut state = self.lock();
                 if state.durable_end < state.end() {
                     state.is_urgent = true;
+                    state.rouse();
                 }
                 state.end()
             };
@@ -532,6 +574,32 @@ impl Effects for Journal {
             }
             Poll::Pending
         }))
+    }
+
+    fn on_thread(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async move {
+            let stops = |_| Failure::new(FailureKind::Cancelled, "the run is stopping here");
+            let place = tokio::select! {
+                biased;
+                () = self.halted() => return Err(stops(Halt)),
+                place = self.services.threads.clone().acquire_owned() => place.expect("nobody closes it"),
+            };
+            // It may have waited long.
+            self.durable().await.map_err(stops)?;
+            let (has_ended, end) = oneshot::channel();
+            let runtime = Handle::current();
+            let begun = thread::Builder::new().name("outlive-function".to_owned()).spawn(move || {
+                let _runtime = runtime.enter();
+                work();
+                drop(place);
+                // Nobody may be waiting any more.
+                let _ = has_ended.send(());
+            });
+            begun.map_err(|error| Failure::new(FailureKind::Unavailable, format!("no thread can be had: {error}")))?;
+            // Without an answer, it has ended too.
+            let _ = end.await;
+            Ok(())
+        })
     }
 
     fn chance(&self) -> u64 {

@@ -31,6 +31,9 @@ pub struct Options {
     pub stream_period: Duration,
     /// A back-off longer than this returns the run to the store instead of holding memory.
     pub park_after: Duration,
+    /// Function steps that may block and are executed at the same time, each on a thread of its own. Further ones wait,
+    /// which counts towards their time limit.
+    pub blocking_max: usize,
     /// Claims without progress after which a run ends ERROR (`poisoned`).
     pub claims_max: u32,
     /// How long a shutdown waits for calls in flight.
@@ -64,6 +67,7 @@ impl Default for Options {
             scan_period: Duration::from_secs(1),
             stream_period: Duration::from_millis(30),
             park_after: Duration::from_secs(5),
+            blocking_max: 64,
             claims_max: 3,
             shutdown_grace: Duration::from_secs(25),
             secrets: Vec::new(),

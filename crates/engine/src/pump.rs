@@ -36,21 +36,32 @@ impl Pump {
         mut work: Pin<Box<dyn Future<Output = T> + Send + '_>>,
     ) -> Result<T, DbError> {
         poll_fn(|cx| {
-            loop {
-                if let Poll::Ready(Err(error)) = self.poll_write(cx) {
-                    return Poll::Ready(Err(error));
-                }
-                if let Poll::Ready(output) = work.as_mut().poll(cx) {
-                    return Poll::Ready(Ok(output));
-                }
-                if self.writing.is_some() || !self.begin(false) {
-                    break;
-                }
-            }
-            self.poll_stream_timer(cx);
-            Poll::Pending
+            self.journal.poll_begins(cx.waker());
+            let polled = self.poll_run(&mut work, cx);
+            self.journal.poll_ends();
+            polled
         })
         .await
+    }
+
+    fn poll_run<T>(
+        &mut self,
+        work: &mut Pin<Box<dyn Future<Output = T> + Send + '_>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<T, DbError>> {
+        loop {
+            if let Poll::Ready(Err(error)) = self.poll_write(cx) {
+                return Poll::Ready(Err(error));
+            }
+            if let Poll::Ready(output) = work.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            if self.writing.is_some() || !self.begin(false) {
+                break;
+            }
+        }
+        self.poll_stream_timer(cx);
+        Poll::Pending
     }
 
     /// Commits everything that is left.

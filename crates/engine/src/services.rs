@@ -22,6 +22,8 @@ pub(crate) struct Services {
     pub(crate) lease_clock: Arc<LeaseClock>,
     pub(crate) stream_period: Duration,
     pub(crate) commit_places: Semaphore,
+    /// Threads for functions that may block.
+    pub(crate) threads: Arc<Semaphore>,
     pub(crate) counters: Counters,
     pub(crate) redactor: RwLock<Arc<Redactor>>,
     pub(crate) observer: Option<Arc<dyn Observer>>,
@@ -43,6 +45,7 @@ impl Services {
             lease_clock: Arc::new(LeaseClock::new(Instant::now() + options.lease_period)),
             stream_period: options.stream_period,
             commit_places: Semaphore::new(options.commits_max),
+            threads: Arc::new(Semaphore::new(options.blocking_max)),
             counters: Counters::default(),
             redactor: RwLock::default(),
             observer,

@@ -3,17 +3,16 @@
 //! A piece that may be the beginning of a secret is held back until the next one, or the end, shows what it is. It
 //! knows no store. The invariant: what a stream passes on, put together, holds no secret that its pieces held together.
 
-use outlive_core::{ContentDelta, EventKind, Passage, Redactor, RunEvent, RunId};
+use outlive_core::{ContentDelta, EventKind, Origin, Passage, Redactor, RunEvent};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Answers that have not ended, by the run that speaks.
+/// Answers that have not ended, by who speaks.
 #[derive(Default)]
 pub(crate) struct Streams(Vec<Stream>);
 
 struct Stream {
-    speaker: Option<RunId>,
-    step_id: Arc<str>,
+    speaker: Origin,
     /// What it has said, in case the run is stopped.
     text: String,
     content: Passage,
@@ -29,14 +28,10 @@ impl Streams {
         delta(&mut event.kind).is_none_or(|delta| stream.pass(delta, redactor))
     }
 
-    /// Ends the stream of a run that now says something else: its answer is complete, or broke off and is being asked
+    /// Ends the stream of a speaker that now says something else: its answer is complete, or broke off and is being asked
     /// for again. Returns what was held back.
-    pub(crate) fn end(
-        &mut self,
-        speaker: &Option<RunId>,
-        redactor: impl FnOnce() -> Arc<Redactor>,
-    ) -> Option<EventKind> {
-        let place = self.0.iter().position(|stream| stream.speaker == *speaker)?;
+    pub(crate) fn end(&mut self, speaker: &Origin, redactor: impl FnOnce() -> Arc<Redactor>) -> Option<EventKind> {
+        let place = self.0.iter().position(|stream| is_one_speaker(&stream.speaker, speaker))?;
         let mut stream = self.0.remove(place);
         let redactor = redactor();
         let delta = delta(&mut stream.silent)?;
@@ -47,14 +42,14 @@ impl Streams {
 
     /// Forgets what a step was saying.
     pub(crate) fn forget(&mut self, step_id: &str) {
-        self.0.retain(|stream| *stream.step_id != *step_id);
+        self.0.retain(|stream| stream.step_id() != step_id);
     }
 
     /// What they have said so far, by step, in the order it came.
     pub(crate) fn texts(&self) -> HashMap<Arc<str>, String> {
         let mut texts: HashMap<Arc<str>, String> = HashMap::new();
         for stream in self.0.iter().filter(|stream| !stream.text.is_empty()) {
-            let text = texts.entry(stream.step_id.clone()).or_default();
+            let text = texts.entry(Arc::from(stream.step_id())).or_default();
             if !text.is_empty() {
                 text.push('\n');
             }
@@ -64,12 +59,10 @@ impl Streams {
     }
 
     fn of(&mut self, event: &RunEvent) -> &mut Stream {
-        let speaker = &event.origin.run_id;
-        let known = self.0.iter().position(|stream| stream.speaker == *speaker);
+        let known = self.0.iter().position(|stream| is_one_speaker(&stream.speaker, &event.origin));
         let place = known.unwrap_or_else(|| {
             self.0.push(Stream {
-                speaker: speaker.clone(),
-                step_id: event.origin.step_id.clone().unwrap_or_else(|| Arc::from("")),
+                speaker: event.origin.clone(),
                 text: String::new(),
                 content: Passage::default(),
                 reasoning: Passage::default(),
@@ -81,7 +74,16 @@ impl Streams {
     }
 }
 
+/// Whether two events come from one speaker: an agent's run, or a step's function, which speaks for the workflow's run.
+pub(crate) fn is_one_speaker(one: &Origin, other: &Origin) -> bool {
+    one.run_id == other.run_id && one.step_id == other.step_id
+}
+
 impl Stream {
+    fn step_id(&self) -> &str {
+        self.speaker.step_id.as_deref().unwrap_or_default()
+    }
+
     fn pass(&mut self, delta: &mut ContentDelta, redactor: &Redactor) -> bool {
         if !has_text(delta) {
             return true;
@@ -174,11 +176,12 @@ mod tests {
         assert_eq!(told, expected);
         let text_of_all = |streams: &Streams| streams.texts().remove("");
         assert_eq!(text_of_all(&streams).as_deref(), Some("it is correct-horse! And corre\ncorridor"));
-        let one = Some("one".parse().expect("an id"));
+        let origin = |run_id: &str| piece(run_id, None, "").origin;
+        let one = origin("one");
         let mut rest = streams.end(&one, || redactor.clone()).expect("something was held");
         assert_eq!(texts(&mut rest), text("corre", ""));
         assert!(streams.end(&one, || redactor.clone()).is_none());
-        assert!(streams.end(&Some("two".parse().expect("an id")), || redactor.clone()).is_none(), "nothing was held");
+        assert!(streams.end(&origin("two"), || redactor.clone()).is_none(), "nothing was held");
         assert_eq!(text_of_all(&streams), None);
     }
 }

@@ -458,6 +458,13 @@ fn in_flight(entries: &[Entry], now: Timestamp) -> Option<Waiting> {
     // The request may lie before what was read: a long answer is many entries.
     let last = &entries.last()?.event;
     let is_text = matches!(last.kind, EventKind::RunContent(_) | EventKind::TeamRunContent(_));
-    let who = last.origin.agent_name.as_deref().or(last.origin.team_name.as_deref()).unwrap_or_default();
-    is_text.then(|| waiting(WaitsFor::Model, format!("the model of {who} is answering")))
+    let waiting = match last.origin.agent_name.as_deref().or(last.origin.team_name.as_deref()) {
+        Some(who) => waiting(WaitsFor::Model, format!("the model of {who} is answering")),
+        None => {
+            let step = last.origin.step_name.clone();
+            let reason = format!("step {:?} executes", step.as_deref().unwrap_or_default());
+            Waiting { on: step, ..waiting(WaitsFor::Step, reason) }
+        }
+    };
+    is_text.then_some(waiting)
 }

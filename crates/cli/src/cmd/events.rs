@@ -111,7 +111,10 @@ impl Lines<'_> {
     }
 
     fn add(&mut self, event: &RunEvent, text: &str) {
-        let is_same = |answer: &Answer| answer.first.origin.run_id == event.origin.run_id;
+        let is_same = |answer: &Answer| {
+            let (first, this) = (&answer.first.origin, &event.origin);
+            first.run_id == this.run_id && first.step_id == this.step_id
+        };
         let place = self.open.iter().position(is_same).unwrap_or_else(|| {
             self.open.push(Answer { first: event.clone(), pieces: 0, chars: 0, begin: String::new() });
             self.open.len() - 1

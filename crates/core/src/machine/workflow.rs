@@ -936,8 +936,7 @@ impl WorkflowMachine {
         });
         match (verdict, self.container(key)) {
             (Err(failure), _) => {
-                let (kind, name) = (node.kind(), node.name());
-                let message = format!("{kind:?} {name:?} could not decide: {}", failure.message);
+                let message = format!("{} could not decide: {}", titled(node), failure.message);
                 self.failed(key, &Failure { message, ..failure }, chance, at)
             }
             (Ok(Verdict::Is(is_done)), Some(_)) => vec![self.iteration_ended(key, !is_done, at)],
@@ -983,7 +982,7 @@ impl WorkflowMachine {
     fn timed_out(&self, key: &Key, chance: u64, at: Timestamp) -> Vec<Entry> {
         let Some(node) = self.node(key) else { return Vec::new() };
         let limit_ms = node.timeout_ms().unwrap_or_default();
-        let message = format!("{:?} {:?} took longer than its limit of {limit_ms} ms", node.kind(), node.name());
+        let message = format!("{} took longer than its limit of {limit_ms} ms", titled(node));
         self.failed(key, &Failure::new(FailureKind::Timeout, message), chance, at)
     }
 
@@ -1035,8 +1034,10 @@ impl WorkflowMachine {
             failed = self.parent_key(&failed);
         }
         let leaf = self.node(key).filter(|node| node.container().is_none());
-        let leaf = leaf.map(|node| (key, Arc::new(self.failed_output(key, node, &failure.message, failure))));
-        say.push(self.failed_with(self.unfinished(leaf, &failure.message), failure, at));
+        let failed = leaf.map(|node| (key, Arc::new(self.failed_output(key, node, &failure.message, failure))));
+        // The run's own error stands apart from the step's.
+        let failure = leaf.map_or_else(|| failure.clone(), |step| of_step(step.name(), failure));
+        say.push(self.failed_with(self.unfinished(failed, &failure.message), &failure, at));
         say
     }
 
@@ -1078,6 +1079,21 @@ impl WorkflowMachine {
         let origin = Origin::workflow(&self.info);
         RunEvent { created_at: at.as_seconds(), kind, origin, event_index: None }
     }
+}
+
+/// `Condition "Long?"`, for errors.
+fn titled(node: &Node) -> String {
+    match node {
+        // Events call it a Parallel.
+        Node::ForEach(_) => format!("ForEach {:?}", node.name()),
+        _ => format!("{:?} {:?}", node.kind(), node.name()),
+    }
+}
+
+/// A step's failure, named after it.
+fn of_step(name: &str, failure: &Failure) -> Failure {
+    let title = format!("step {name:?}");
+    if failure.message.starts_with(&title) { failure.clone() } else { failure.clone().context(title) }
 }
 
 /// The state a step sees: the session's, with what its branches changed.

@@ -74,6 +74,17 @@ pub trait Effects: Send + Sync {
         Box::pin(std::future::pending())
     }
 
+    /// Has `work`, which may block, done on a thread of its own, of which there is a bounded number; ready when it is
+    /// done. When this is dropped, work that has begun goes on, and nobody waits for it. Where there are no threads, it
+    /// is done at once.
+    ///
+    /// # Errors
+    /// When it cannot be begun.
+    fn on_thread(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'_, Result<(), Failure>> {
+        work();
+        Box::pin(async { Ok(()) })
+    }
+
     /// Fresh random bits.
     fn chance(&self) -> u64;
 

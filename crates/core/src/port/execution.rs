@@ -1,4 +1,4 @@
-//! What one execution of a function has done so far: the names it gave, the calls it is making, its sleeps.
+//! What one execution of a function has done so far: the names it gave, the calls it is making, its sleeps, its text.
 //!
 //! It must never know a log or an engine: the [`StepContext`](super::StepContext) notes things here, and whoever drives
 //! the step looks after each poll. The invariant: what a future noted is gone when that future is.
@@ -20,6 +20,7 @@ struct Notes {
     /// When those that sleep are due.
     sleeps: Vec<Timestamp>,
     is_halted: bool,
+    said: String,
 }
 
 impl Execution {
@@ -32,6 +33,15 @@ impl Execution {
     /// Whether it was told to stop because nothing new may start here: whatever it gives back then means nothing.
     pub fn is_halted(&self) -> bool {
         self.lock().is_halted
+    }
+
+    /// What it has said, all in one: the content of an output that has none. Nothing when it said nothing.
+    pub fn take_said(&self) -> Option<String> {
+        Some(std::mem::take(&mut self.lock().said)).filter(|said| !said.is_empty())
+    }
+
+    pub(super) fn say(&self, text: &str) {
+        self.lock().said.push_str(text);
     }
 
     pub(super) fn halt(&self) {

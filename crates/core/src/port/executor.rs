@@ -1,7 +1,7 @@
 //! What runs inside a step: a function, an agent, a team, another workflow.
 
 use super::{BoxFuture, Effects, Execution, Halt, Recall};
-use crate::event::{COMMON_FIELDS, EventKind, Origin};
+use crate::event::{COMMON_FIELDS, ContentDelta, EventKind, Origin};
 use crate::failure::{Failure, FailureKind};
 use crate::id::DefinitionId;
 use crate::json::{self, TooDeep};
@@ -234,6 +234,8 @@ impl StepContext {
             // Whoever drives the step sees this, and may drop the function here.
             let _sleeping = self.execution.sleeping(due_at);
             self.effects.sleep(due_at.since(now)).await;
+            // Much may have happened meanwhile.
+            self.durable().await?;
         }
         Ok(())
     }
@@ -272,6 +274,35 @@ impl StepContext {
             fields.insert("due_at".to_owned(), due_at.as_seconds().into());
         }
         EventKind::CustomEvent { fields }
+    }
+
+    /// Says a piece of the step's text: readers are told at once, as when an agent answers (a `RunContent` event), and all
+    /// pieces together are the content of the output, unless the function returns content of its own. After a crash or a
+    /// [sleep](StepContext::sleep) the function says them again, and those it had said before do not count.
+    ///
+    /// ```
+    /// use outlive_core::{Failure, Step};
+    ///
+    /// let count = Step::function("Count", |context, _| async move {
+    ///     for word in ["one", "two", "three"] {
+    ///         context.say(format!("{word} "));
+    ///     }
+    ///     Ok::<_, Failure>(())
+    /// });
+    /// ```
+    pub fn say(&self, text: impl Into<String>) {
+        let text = text.into();
+        if text.is_empty() {
+            return;
+        }
+        self.execution.say(&text);
+        let piece = ContentDelta {
+            content: Some(text),
+            workflow_agent: Some(false),
+            content_type: "str".to_owned(),
+            ..ContentDelta::default()
+        };
+        self.effects.stream(EventKind::RunContent(piece), &self.origin());
     }
 
     /// Tells readers how far the step has come (a `StepProgress` event). It is durable with the next commit; a step

@@ -10,6 +10,7 @@ mod hooks;
 mod observer;
 mod reading;
 mod stored;
+mod tether;
 
 pub use audit::{AUDIT_LIMIT, AUDIT_LIMIT_MAX, AuditFilter, AuditKind, AuditPage, AuditRecord, AuditStore};
 pub use clock::{Chance, Clock};
@@ -29,6 +30,7 @@ pub use hooks::{
 pub use observer::{Observer, Witness};
 pub use reading::{LogError, LogReader, run_output};
 pub use stored::{Unreadable, run_error};
+pub(crate) use tether::Tether;
 
 /// A boxed future, the price of an object-safe async trait without a macro.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -1,7 +1,7 @@
 //! `Condition`: one of two sequences, as a verdict decides.
 
 use super::container::{Container, Ending, Next, count, output_of, sequence};
-use super::judge::Decider;
+use super::judge::{Answer, Decider};
 use super::{Block, Node, Question, Rule, Settings, Verdict, container_settings};
 use crate::event::EventKind;
 use crate::failure::Failure;
@@ -47,11 +47,8 @@ impl Condition {
     }
 
     /// Decides by a function.
-    pub fn when(self, holds: impl Fn(&Question) -> bool + Send + Sync + 'static) -> Self {
-        self.decided_by(Decider::new(move |question| {
-            let verdict = holds(&question);
-            async move { Ok(Verdict::Is(verdict)) }
-        }))
+    pub fn when<A: Answer<bool>>(self, holds: impl Fn(&Question) -> A + Send + Sync + 'static) -> Self {
+        self.decided_by(Decider::plain(holds, Verdict::Is))
     }
 
     /// Decides by an async function, which may fail; its failure is the Condition's.

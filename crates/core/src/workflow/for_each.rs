@@ -4,7 +4,7 @@
 //! with one branch for each item.
 
 use super::container::{Container, Ending, Next, count, output_of};
-use super::judge::Decider;
+use super::judge::{Answer, Decider};
 use super::{Block, Node, Question, Rule, Settings, Verdict, container_settings};
 use crate::event::EventKind;
 use crate::failure::Failure;
@@ -59,27 +59,21 @@ impl ForEach {
         Self { settings: Settings::new(name), items: None, concurrency: CONCURRENCY, steps: Vec::new() }
     }
 
-    /// The list comes from a function. It is recorded: a replay works on the same.
-    pub fn items<I, V>(self, items: impl Fn(&Question) -> I + Send + Sync + 'static) -> Self
-    where
-        I: IntoIterator<Item = V>,
-        V: Into<Value>,
-    {
-        self.listed_by(Decider::new(move |question| {
-            let items = items(&question).into_iter().map(Into::into).collect();
-            async move { Ok(Verdict::Items { items }) }
-        }))
+    /// The list comes from a function: a `Vec` or an array. It is recorded: a replay works on the same.
+    pub fn items<A: Answer<Vec<Value>>>(self, items: impl Fn(&Question) -> A + Send + Sync + 'static) -> Self {
+        self.listed_by(Decider::plain(items, |items| Verdict::Items { items }))
     }
 
     /// As [`ForEach::items`], from an async function, which may fail; its failure is the `ForEach`'s.
-    pub fn items_async<F, R>(self, items: F) -> Self
+    pub fn items_async<F, R, A>(self, items: F) -> Self
     where
         F: Fn(Question) -> R + Send + Sync + 'static,
-        R: Future<Output = Result<Vec<Value>, Failure>> + Send + 'static,
+        R: Future<Output = Result<A, Failure>> + Send + 'static,
+        A: Answer<Vec<Value>>,
     {
         self.listed_by(Decider::new(move |question| {
             let items = items(question);
-            async move { Ok(Verdict::Items { items: items.await? }) }
+            async move { Ok(Verdict::Items { items: items.await?.answer()? }) }
         }))
     }
 

@@ -64,6 +64,47 @@ impl Deref for Question {
     }
 }
 
+/// What a function that decides gives back: the answer itself, or a `Result` of it, so that `?` works on any error. An
+/// error is the container's failure.
+///
+/// ```
+/// use outlive_core::{Condition, Failure, Step};
+///
+/// let praise = Step::function("Praise", |_, _| async { Ok::<_, Failure>("well done") });
+/// let high = Condition::new("High?").when(|score| Ok(score.text().parse::<u32>()? > 9)).step(praise);
+/// ```
+pub trait Answer<T> {
+    /// The answer, or why there is none.
+    ///
+    /// # Errors
+    /// What went wrong on the way to it.
+    fn answer(self) -> Result<T, Failure>;
+}
+
+impl<T, A: Answer<T>> Answer<T> for Result<A, Failure> {
+    fn answer(self) -> Result<T, Failure> {
+        self?.answer()
+    }
+}
+
+impl Answer<bool> for bool {
+    fn answer(self) -> Result<bool, Failure> {
+        Ok(self)
+    }
+}
+
+impl<T: Into<Value>> Answer<Vec<Value>> for Vec<T> {
+    fn answer(self) -> Result<Vec<Value>, Failure> {
+        Ok(self.into_iter().map(Into::into).collect())
+    }
+}
+
+impl<T: Into<Value>, const N: usize> Answer<Vec<Value>> for [T; N] {
+    fn answer(self) -> Result<Vec<Value>, Failure> {
+        Vec::from(self).answer()
+    }
+}
+
 /// What a definition says about where a verdict comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -97,6 +138,14 @@ impl Decider {
         R: Future<Output = Result<Verdict, Failure>> + Send + 'static,
     {
         Self::Function(Arc::new(move |question| Box::pin(decide(question))))
+    }
+
+    /// Decides by a function that is not async; `verdict` is what its answer means.
+    pub(crate) fn plain<T, A: Answer<T>>(
+        decide: impl Fn(&Question) -> A + Send + Sync + 'static,
+        verdict: impl Fn(T) -> Verdict + Send + Sync + 'static,
+    ) -> Self {
+        Self::Function(Arc::new(move |question| at_once(decide(&question).answer().map(&verdict))))
     }
 
     pub(crate) fn cel(expression: impl AsRef<str>) -> Self {

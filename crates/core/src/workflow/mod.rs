@@ -22,13 +22,13 @@ mod steps;
 pub use condition::{Condition, ConditionNode};
 pub(crate) use container::{Container, Next};
 pub use for_each::{ForEach, ForEachNode};
-pub use judge::{Question, Rule, Verdict};
+pub use judge::{Answer, Question, Rule, Verdict};
 pub use nested::WorkflowNode;
 pub use node::{Node, Settings};
 pub use parallel::{Parallel, ParallelNode};
 pub use repeat::{Loop, LoopNode};
 pub use router::{Router, RouterNode, Selection};
-pub use step::{Function, OnError, Step, StepNode};
+pub use step::{Blocking, Function, OnError, Step, StepNode};
 pub use steps::{Steps, StepsNode};
 
 use crate::cel::Scope;

@@ -1,7 +1,7 @@
 //! `Loop`: a sequence repeated until a verdict, or a number of times.
 
 use super::container::{Container, Ending, Next, count, output_of, sequence};
-use super::judge::Decider;
+use super::judge::{Answer, Decider};
 use super::{Block, Node, Question, Rule, Settings, Verdict, container_settings};
 use crate::event::EventKind;
 use crate::failure::Failure;
@@ -70,11 +70,8 @@ impl Loop {
     }
 
     /// Ends after an iteration for which this holds. Agno's `end_condition`.
-    pub fn until(self, is_done: impl Fn(&Question) -> bool + Send + Sync + 'static) -> Self {
-        self.decided_by(Decider::new(move |question| {
-            let verdict = is_done(&question);
-            async move { Ok(Verdict::Is(verdict)) }
-        }))
+    pub fn until<A: Answer<bool>>(self, is_done: impl Fn(&Question) -> A + Send + Sync + 'static) -> Self {
+        self.decided_by(Decider::plain(is_done, Verdict::Is))
     }
 
     /// As [`Loop::until`], by an async function, which may fail; its failure is the Loop's.

@@ -1,7 +1,7 @@
 //! `Router`: the choices that a verdict names, one after the other.
 
 use super::container::{Container, Ending, Next, count, output_of};
-use super::judge::Decider;
+use super::judge::{Answer, Decider};
 use super::{Block, Node, Question, Rule, Settings, Verdict, container_settings};
 use crate::event::EventKind;
 use crate::failure::Failure;
@@ -43,27 +43,33 @@ pub struct Router {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection(Vec<Arc<str>>);
 
-impl From<&str> for Selection {
-    fn from(name: &str) -> Self {
-        Self(vec![Arc::from(name)])
+impl Answer<Selection> for &str {
+    fn answer(self) -> Result<Selection, Failure> {
+        [self].answer()
     }
 }
 
-impl From<String> for Selection {
-    fn from(name: String) -> Self {
-        Self(vec![Arc::from(name)])
+impl Answer<Selection> for String {
+    fn answer(self) -> Result<Selection, Failure> {
+        [self].answer()
     }
 }
 
-impl<T: AsRef<str>, const N: usize> From<[T; N]> for Selection {
-    fn from(names: [T; N]) -> Self {
-        names.into_iter().collect()
+impl<T: AsRef<str>, const N: usize> Answer<Selection> for [T; N] {
+    fn answer(self) -> Result<Selection, Failure> {
+        Ok(self.into_iter().collect())
     }
 }
 
-impl<T: AsRef<str>> From<Vec<T>> for Selection {
-    fn from(names: Vec<T>) -> Self {
-        names.into_iter().collect()
+impl<T: AsRef<str>> Answer<Selection> for Vec<T> {
+    fn answer(self) -> Result<Selection, Failure> {
+        Ok(self.into_iter().collect())
+    }
+}
+
+impl Answer<Selection> for Selection {
+    fn answer(self) -> Result<Selection, Failure> {
+        Ok(self)
     }
 }
 
@@ -86,11 +92,8 @@ impl Router {
     }
 
     /// Chooses by a function that returns the names of choices: one, several, or none.
-    pub fn select<S: Into<Selection>>(self, select: impl Fn(&Question) -> S + Send + Sync + 'static) -> Self {
-        self.decided_by(Decider::new(move |question| {
-            let names = select(&question).into().0;
-            async move { Ok(Verdict::Names(names)) }
-        }))
+    pub fn select<A: Answer<Selection>>(self, select: impl Fn(&Question) -> A + Send + Sync + 'static) -> Self {
+        self.decided_by(Decider::plain(select, |names: Selection| Verdict::Names(names.0)))
     }
 
     /// As [`Router::select`], by an async function, which may fail; its failure is the Router's.
@@ -98,11 +101,11 @@ impl Router {
     where
         F: Fn(Question) -> R + Send + Sync + 'static,
         R: Future<Output = Result<S, Failure>> + Send + 'static,
-        S: Into<Selection>,
+        S: Answer<Selection>,
     {
         self.decided_by(Decider::new(move |question| {
             let names = select(question);
-            async move { Ok(Verdict::Names(names.await?.into().0)) }
+            async move { Ok(Verdict::Names(names.await?.answer()?.0)) }
         }))
     }
 

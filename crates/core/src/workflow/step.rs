@@ -1,13 +1,14 @@
 //! One step: its data, and its builder.
 
 use super::Definition;
-use crate::failure::Failure;
-use crate::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext};
+use crate::failure::{Failure, FailureKind};
+use crate::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext, Tether};
 use crate::retry::Retry;
-use crate::step::{ExecutorKind, StepInput};
+use crate::step::{ExecutorKind, StepInput, StepOutput};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// What a failed step does to its run once its retries are used up.
@@ -60,7 +61,7 @@ impl<F, T, R> Function<F>
 where
     F: Fn(StepContext, Arc<StepInput>) -> R + Send + Sync + 'static,
     R: Future<Output = Result<T, Failure>> + Send + 'static,
-    T: Into<crate::step::StepOutput> + 'static,
+    T: Into<StepOutput> + 'static,
 {
     /// The function, under the name that outputs and events give as `executor_name`.
     pub fn new(name: impl AsRef<str>, function: F) -> Self {
@@ -78,7 +79,7 @@ impl<F, T, R> Executor for Function<F>
 where
     F: Fn(StepContext, Arc<StepInput>) -> R + Send + Sync + 'static,
     R: Future<Output = Result<T, Failure>> + Send + 'static,
-    T: Into<crate::step::StepOutput>,
+    T: Into<StepOutput>,
 {
     fn info(&self) -> ExecutorInfo {
         ExecutorInfo { kind: ExecutorKind::Function, name: self.name.clone(), id: None }
@@ -87,6 +88,61 @@ where
     fn execute<'a>(&'a self, context: StepContext, input: Arc<StepInput>) -> BoxFuture<'a, Result<Executed, Failure>> {
         let work = (self.function)(context, input);
         Box::pin(async move { Ok(Executed::from(work.await?.into())) })
+    }
+}
+
+/// A function that may block as an executor, under its own name; [`Step::blocking`] names it after its step.
+pub struct Blocking<F> {
+    name: Arc<str>,
+    function: Arc<F>,
+}
+
+impl<F, T> Blocking<F>
+where
+    F: Fn(StepContext, Arc<StepInput>) -> Result<T, Failure> + Send + Sync + 'static,
+    T: Into<StepOutput> + 'static,
+{
+    /// The function, under the name that outputs and events give as `executor_name`.
+    pub fn new(name: impl AsRef<str>, function: F) -> Self {
+        Self { name: Arc::from(name.as_ref()), function: Arc::new(function) }
+    }
+}
+
+impl<F> fmt::Debug for Blocking<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Blocking").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl<F, T> Executor for Blocking<F>
+where
+    F: Fn(StepContext, Arc<StepInput>) -> Result<T, Failure> + Send + Sync + 'static,
+    T: Into<StepOutput> + 'static,
+{
+    fn info(&self) -> ExecutorInfo {
+        ExecutorInfo { kind: ExecutorKind::Function, name: self.name.clone(), id: None }
+    }
+
+    fn execute<'a>(&'a self, context: StepContext, input: Arc<StepInput>) -> BoxFuture<'a, Result<Executed, Failure>> {
+        Box::pin(async move {
+            let effects = context.effects.clone();
+            // Cut when this future is dropped: the thread then speaks to nobody.
+            let (tether, _holder) = Tether::new(effects.clone());
+            let context = StepContext { effects: Arc::new(tether), ..context };
+            let ended = Arc::new(Mutex::new(None));
+            let (function, end) = (self.function.clone(), ended.clone());
+            let work = move || {
+                let result = catch_unwind(AssertUnwindSafe(|| Ok((function)(context, input)?.into())));
+                *end.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+            };
+            effects.on_thread(Box::new(work)).await?;
+            let ended = ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+            match ended {
+                Some(Ok(output)) => output.map(|output: StepOutput| Executed::from(output)),
+                Some(Err(panic)) => resume_unwind(panic),
+                None => Err(Failure::new(FailureKind::Panic, "its thread broke off")),
+            }
+        })
     }
 }
 
@@ -131,10 +187,34 @@ impl Step {
     where
         F: Fn(StepContext, Arc<StepInput>) -> R + Send + Sync + 'static,
         R: Future<Output = Result<T, Failure>> + Send + 'static,
-        T: Into<crate::step::StepOutput> + 'static,
+        T: Into<StepOutput> + 'static,
     {
         let name: Arc<str> = Arc::from(name.as_ref());
         Self::new(&name).executor(Function { name, function })
+    }
+
+    /// A step that runs a function which may block: it waits for a file, a lock or a service, or computes for long. It is
+    /// called on a thread of its own, of which there are as many as the engine's options say; further calls wait until
+    /// one is free.
+    ///
+    /// A thread cannot be stopped. When the run is cancelled, goes over its time or moves to another process, nobody
+    /// waits for the function any more: what it still says and returns is thrown away.
+    ///
+    /// ```
+    /// use outlive_core::Step;
+    ///
+    /// let count = Step::blocking("Count lines", |context, input| {
+    ///     context.progress("reading", None);
+    ///     let text = std::fs::read_to_string(input.text())?;
+    ///     Ok(text.lines().count().to_string())
+    /// });
+    /// ```
+    pub fn blocking<F, T>(name: impl AsRef<str>, function: F) -> Self
+    where
+        F: Fn(StepContext, Arc<StepInput>) -> Result<T, Failure> + Send + Sync + 'static,
+        T: Into<StepOutput> + 'static,
+    {
+        Self::new(&name).executor(Blocking::new(&name, function))
     }
 
     /// What the step is for.

@@ -131,7 +131,7 @@ fn a_failed_step_ends_the_run_and_is_never_its_content_under_completed() {
     let log = run(&mut machine, |_, _| Err(Failure::fatal("no power")));
     assert_eq!(names(&log), ["WorkflowStarted", "StepStarted", "StepError", "WorkflowError"]);
     assert_eq!(machine.output().status, RunStatus::Error);
-    assert_eq!(machine.output().text(), "no power");
+    assert_eq!(machine.output().text(), "step \"a\": no power");
 }
 
 #[test]

@@ -423,7 +423,7 @@ fn a_failure_inside_fails_what_it_is_in_up_to_where_it_is_skipped() {
     let done = Driver::new(&definition).run(fails("b"));
     assert_eq!(done.names()[done.names().len() - 2..], ["StepError b", "WorkflowError"]);
     let output = done.machine.output();
-    assert_eq!((output.status, output.text().as_str()), (RunStatus::Error, "no power"));
+    assert_eq!((output.status, output.text().as_str()), (RunStatus::Error, "step \"b\": no power"));
     let group = output.step_results[0].steps.iter().find(|step| step.step_name.as_deref() == Some("group")).unwrap();
     assert_eq!(group.steps.iter().map(|step| step.success).collect::<Vec<_>>(), [true, false]);
     assert!(!output.step_results[0].success && !group.success);

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 mod dropped;
+mod functions;
 mod hearts;
 mod named;
 mod observers;

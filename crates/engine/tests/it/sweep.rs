@@ -140,7 +140,13 @@ fn calling(name: &'static str, calls: &Calls, fails: u32) -> Step {
 async fn named_calls_and_sleeps_survive_a_crash_at_every_entry() {
     let calls = Calls::default();
     let build = || {
-        let beside = Parallel::new("beside").step(calling("one", &calls, 0)).step(calling("two", &calls, 1));
+        let says = Step::function("says", |context: StepContext, input: Arc<StepInput>| async move {
+            context.say(input.text());
+            context.sleep("long", Duration::from_secs(60)).await?;
+            context.say(" and more");
+            Ok::<_, Failure>(())
+        });
+        let beside = Parallel::new("beside").step(calling("one", &calls, 0)).step(calling("two", &calls, 1)).step(says);
         Arc::new(Definition::builder("Example").step(calling("alone", &calls, 1)).step(beside).build().unwrap())
     };
     let subject = Subject {

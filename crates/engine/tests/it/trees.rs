@@ -338,7 +338,7 @@ async fn a_verdict_that_hangs_or_panics_ends_with_its_containers_time() {
     let a = || append("a", &calls);
     let condition = |first| Condition::new("c").when_async(undecided(first, true)).step(a()).timeout(limit);
     let repeated = |first| Loop::new("l").until_async(undecided(first, true)).step(a()).timeout(limit);
-    let panics = Condition::new("p").when(|_| panic!("no idea")).step(a()).on_error(OnError::Skip);
+    let panics = Condition::new("p").when(|_| -> bool { panic!("no idea") }).step(a()).on_error(OnError::Skip);
     for (block, text, made) in [
         (Block::from(condition(1).retry(Retry::times(1))), "hi a b", 2),
         (condition(9).on_error(OnError::Skip).into(), "hi b", 1),
