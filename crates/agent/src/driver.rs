@@ -95,7 +95,7 @@ pub(crate) async fn run_in_step(
     context: &StepContext,
     input: &StepInput,
 ) -> Result<Executed, Failure> {
-    let ended = drive(profile, Place::in_step(context, profile), Task::of_step(input)).await?;
+    let ended = drive(profile, Place::in_step(context, input, profile), Task::of_step(input)).await?;
     let changed = ended.state.clone();
     let run = Arc::unwrap_or_clone(ended).into_result()?;
     if let Some(changed) = changed {
@@ -265,8 +265,8 @@ impl<'a> Drive<'a> {
 
     /// The loop. Returns the answer; the conversation stays in the machine.
     async fn run(&mut self) -> Result<Value, Failure> {
-        let history = self.start().await?;
-        self.machine = self.machine(self.opening(history));
+        let before = self.start().await?;
+        self.machine = self.machine(self.opening(before));
         let mut mends = 0;
         loop {
             match self.machine.next() {
@@ -298,23 +298,53 @@ impl<'a> Drive<'a> {
         }
     }
 
-    /// Reports that the run has started. What the session remembers is read once and recorded with it.
+    /// Reports that the run has started. Returns what comes before the question: the system message, and what the session
+    /// remembers. What the session contributes to it is read once, and recorded.
     async fn start(&self) -> Result<Vec<Message>, Failure> {
+        let profile = self.profile;
         let started = || self.voice.started(self.info.clone());
-        if !self.profile.history {
+        let plain = self.system.clone().map(|text| self.message(Role::System, text, 0));
+        let may_vary = profile.shows_state || (profile.resolves && plain.as_ref().is_some_and(has_brace));
+        if !profile.history && !may_vary {
             self.say_once(self.key("started"), started);
-            return Ok(Vec::new());
+            return Ok(plain.into_iter().collect());
         }
         let key = self.key("history");
         if let Recall::Done(value) = self.effects().recall(&key) {
-            return read(&key, &value);
+            let recorded: Vec<Message> = read(&key, &value)?;
+            let has_system = recorded.first().is_some_and(|first| first.role == Role::System);
+            return Ok(plain.into_iter().filter(|_| !has_system).chain(recorded).collect());
         }
-        let runs = self.effects().history(self.profile.history_runs).await?;
-        let own = runs.iter().flat_map(|run| &run.runs);
-        let mut messages = Vec::new();
-        own.for_each(|run| self.remember(run, &mut messages));
+        let resolved = Some(self.resolved()).filter(|text| *text != self.system).flatten();
+        if !profile.history {
+            // Nothing was recorded of a run that began with nothing of the session's.
+            let has_begun = !matches!(self.effects().recall(&self.key("started")), Recall::Nothing);
+            if has_begun || resolved.is_none() {
+                if !has_begun {
+                    self.tell(started(), Some(Record::Said { key: self.key("started") }));
+                }
+                return Ok(plain.into_iter().collect());
+            }
+        }
+        let is_resolved = resolved.is_some();
+        let mut messages: Vec<_> = resolved.map(|text| self.message(Role::System, text, 0)).into_iter().collect();
+        if profile.history {
+            let runs = self.effects().history(profile.history_runs).await?;
+            runs.iter().flat_map(|run| &run.runs).for_each(|run| self.remember(run, &mut messages));
+        }
         self.tell(started(), Some(result(key, &messages)));
-        Ok(messages)
+        Ok(plain.into_iter().filter(|_| !is_resolved).chain(messages).collect())
+    }
+
+    /// The system message with what the session and the run say now.
+    fn resolved(&self) -> Option<String> {
+        let profile = self.profile;
+        let text = self.system.as_ref().map(|text| match profile.resolves {
+            true => prompt::resolve(text, |name| self.place.variable(name)),
+            false => text.clone(),
+        });
+        let state = profile.shows_state.then(|| prompt::state_block(self.state.all()));
+        prompt::join(text.into_iter().chain(state).collect())
     }
 
     /// The question and the answer of an earlier run of this same agent or team, also where it ran as a member.
@@ -341,12 +371,8 @@ impl<'a> Drive<'a> {
         run.member_responses.iter().for_each(|member| self.remember(member, messages));
     }
 
-    fn opening(&self, history: Vec<Message>) -> Vec<Message> {
-        let mut messages = Vec::with_capacity(history.len() + 2);
-        if let Some(system) = &self.system {
-            messages.push(self.message(Role::System, system.clone(), 0));
-        }
-        messages.extend(history);
+    /// The conversation up to the question.
+    fn opening(&self, mut messages: Vec<Message>) -> Vec<Message> {
         let mut question = self.message(Role::User, content_text(Some(&self.task.content)), messages.len());
         question.images.clone_from(&self.task.images);
         question.files.clone_from(&self.task.files);
@@ -448,6 +474,10 @@ impl<'a> Drive<'a> {
             workflow: None,
         }
     }
+}
+
+fn has_brace(message: &Message) -> bool {
+    message.content.as_ref().is_some_and(|text| text.contains('{'))
 }
 
 fn bad_shape(shape: &OutputShape, problem: &str) -> Failure {

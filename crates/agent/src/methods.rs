@@ -103,6 +103,20 @@ macro_rules! methods {
                 self.with(|profile| profile.stream = wanted)
             }
 
+            /// Whether `{name}` in what it is told to do and to be is replaced when a run begins: by what the session's
+            /// state has under that name, else the run's dependencies, else its metadata; `{user_id}` by the user's.
+            /// Text stands as it is, other values as JSON. A name that none of them has is left alone, and so are the
+            /// braces of JSON. On unless set. What the model is told is recorded, so that a resumed run says the same.
+            pub fn resolve_in_context(self, wanted: bool) -> Self {
+                self.with(|profile| profile.resolves = wanted)
+            }
+
+            /// Whether its system message ends with the session's whole state as JSON, as it is when a run begins; off
+            /// unless set.
+            pub fn add_session_state_to_context(self, wanted: bool) -> Self {
+                self.with(|profile| profile.shows_state = wanted)
+            }
+
             /// Whether the model sees what this agent or team was asked and answered in earlier runs of the session;
             /// off unless set.
             pub fn add_history_to_context(self, wanted: bool) -> Self {

@@ -141,6 +141,9 @@ pub(crate) struct Profile {
     pub(crate) markdown: bool,
     pub(crate) limits: AgentLimits,
     pub(crate) stream: bool,
+    /// Whether `{name}` in its system message stands for what the session's state has.
+    pub(crate) resolves: bool,
+    pub(crate) shows_state: bool,
     pub(crate) history: bool,
     pub(crate) history_runs: u32,
     pub(crate) retry: Retry,
@@ -174,6 +177,8 @@ impl Profile {
             markdown: false,
             limits: AgentLimits::default(),
             stream: true,
+            resolves: true,
+            shows_state: false,
             history: false,
             history_runs: 3,
             retry: Retry::times(3),

@@ -6,7 +6,7 @@
 use crate::profile::{Profile, RosterLine};
 use outlive_core::ToolSpec;
 use outlive_core::machine::DELEGATE_TOOL;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
 
 /// The system message of an agent; none when there is nothing to say.
@@ -19,6 +19,35 @@ pub(crate) fn of_leader(profile: &Profile, roster: &[RosterLine]) -> Option<Stri
     let mut blocks = blocks(profile);
     blocks.push(team_block(roster));
     join(blocks)
+}
+
+/// The text with each `{name}` replaced by what that name stands for. A name that stands for nothing stays as it is, and so
+/// do the braces of JSON; what is filled in is not looked at again.
+pub(crate) fn resolve(text: &str, variable: impl Fn(&str) -> Option<String>) -> String {
+    let mut resolved = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, inside)) = rest.split_once('{') {
+        resolved.push_str(before);
+        let name = inside.split(['{', '}']).next().unwrap_or_default();
+        let after = inside[name.len()..].strip_prefix('}');
+        match after.and_then(|after| Some((after, variable(name)?))) {
+            Some((after, value)) => {
+                resolved.push_str(&value);
+                rest = after;
+            }
+            None => {
+                resolved.push('{');
+                rest = inside;
+            }
+        }
+    }
+    resolved.push_str(rest);
+    resolved
+}
+
+/// The block that shows the session's state.
+pub(crate) fn state_block(state: Map<String, Value>) -> String {
+    tagged("session_state", &Value::Object(state).to_string())
 }
 
 /// The tool a leader uses to delegate to these members.
@@ -45,7 +74,7 @@ pub(crate) fn delegate_tool(roster: &[RosterLine]) -> ToolSpec {
 }
 
 /// What the model is told when its answer does not have the requested shape.
-pub(crate) fn mend(problem: &str, schema: &serde_json::Value) -> String {
+pub(crate) fn mend(problem: &str, schema: &Value) -> String {
     format!(
         "Your last answer cannot be used: {problem}. Answer again, with one JSON value and nothing around it. \
          It must follow this JSON Schema:\n{schema}"
@@ -107,8 +136,37 @@ fn attribute(text: &str) -> String {
     text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;")
 }
 
-fn join(blocks: Vec<String>) -> Option<String> {
+/// The blocks that have text, one after the other.
+pub(crate) fn join(blocks: Vec<String>) -> Option<String> {
     let blocks: Vec<_> =
         blocks.into_iter().map(|block| block.trim().to_owned()).filter(|block| !block.is_empty()).collect();
     (!blocks.is_empty()).then(|| blocks.join("\n\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_replaced_where_they_stand_for_something_and_nothing_else_changes() {
+        let variable = |name: &str| match name {
+            "topic" => Some("AI".to_owned()),
+            "two words" => Some("both".to_owned()),
+            "loop" => Some("{topic}".to_owned()),
+            "" => Some("nothing".to_owned()),
+            _ => None,
+        };
+        for (text, expected) in [
+            ("Write about {topic}.", "Write about AI."),
+            ("{topic}{topic} {two words}", "AIAI both"),
+            ("{{topic}} {{{topic}}}", "{AI} {{AI}}"),
+            ("{unknown} { topic } {topic", "{unknown} { topic } {topic"),
+            (r#"{"topic": "{topic}", "n": {"m": [1]}}"#, r#"{"topic": "AI", "n": {"m": [1]}}"#),
+            ("{loop}", "{topic}"),
+            ("$topic ${topic} }{ {} ü{topic}ü", "$topic $AI }{ nothing üAIü"),
+            ("", ""),
+        ] {
+            assert_eq!(resolve(text, variable), expected, "{text}");
+        }
+    }
 }

@@ -6,7 +6,7 @@
 use super::voice::Voice;
 use crate::profile::Profile;
 use outlive_core::port::{Effects, SessionState, StepContext, StepInfo};
-use outlive_core::{DefinitionId, Key, Media, Origin, RunId, RunInfo, StepInput};
+use outlive_core::{DefinitionId, Key, Media, Origin, RunId, RunInfo, StepInput, content_text};
 use serde_json::{Map, Value};
 
 /// Where a run stands: its place in a workflow run, or alone.
@@ -18,6 +18,8 @@ pub(crate) struct Place<'a> {
     /// The run everything is derived from: the workflow's, or its own when alone.
     pub(super) root: RunId,
     pub(super) workflow: Option<Workflow<'a>>,
+    /// What the step was given, if it is in one.
+    given: Option<&'a StepInput>,
     /// A member's: the team's run.
     pub(super) parent: Option<RunId>,
     /// The session's state as the run finds it. The run's changes stay in it until the run's caller takes them over.
@@ -32,12 +34,13 @@ pub(super) struct Workflow<'a> {
 
 impl<'a> Place<'a> {
     /// In a step; the kind of who works tells the run apart from anything else the step may record.
-    pub(super) fn in_step(context: &'a StepContext, profile: &Profile) -> Self {
+    pub(super) fn in_step(context: &'a StepContext, input: &'a StepInput, profile: &Profile) -> Self {
         Self {
             effects: &*context.effects,
             base: context.step.key.speaker(profile.kind().as_str()),
             root: context.run.run_id.clone(),
             workflow: Some(Workflow { run: &context.run, step: &context.step }),
+            given: Some(input),
             parent: None,
             state: context.state.clone(),
         }
@@ -46,7 +49,8 @@ impl<'a> Place<'a> {
     /// Without a workflow.
     pub(super) fn alone(effects: &'a dyn Effects, root: RunId, profile: &Profile) -> Self {
         let base = Key::alone(profile.kind().as_str());
-        Self { effects, base, root, workflow: None, parent: None, state: SessionState::default() }
+        let state = SessionState::default();
+        Self { effects, base, root, workflow: None, given: None, parent: None, state }
     }
 
     pub(super) fn of_member(&self, call: &Key) -> Self {
@@ -55,6 +59,16 @@ impl<'a> Place<'a> {
 
     pub(super) fn with_state(self, state: SessionState) -> Self {
         Self { state, ..self }
+    }
+
+    /// What a name in instructions stands for.
+    pub(super) fn variable(&self, name: &str) -> Option<String> {
+        let own = self.state.get(name);
+        let dependencies = || self.given?.dependencies.as_ref()?.get(name).cloned();
+        let metadata = || self.given?.metadata.as_ref()?.get(name).cloned();
+        let user = || self.workflow?.run.user_id.as_deref().filter(|_| name == "user_id").map(Value::from);
+        let value = own.or_else(dependencies).or_else(metadata).or_else(user)?;
+        Some(content_text(Some(&value)))
     }
 
     pub(super) fn run_id(&self) -> RunId {

@@ -1258,6 +1258,89 @@ async fn earlier_runs_of_the_session_are_remembered_and_recorded() {
     }
 }
 
+/// A run in a step, in a session with this state; the run's dependencies, metadata and user are always the same.
+async fn run_with_state(executor: &dyn Executor, log: &Arc<Log>, state: Value) -> RunOutput {
+    let object = |value: Value| Box::new(value.as_object().cloned().unwrap());
+    let state = SessionState::new(Arc::new(*object(state)));
+    let input = StepInput {
+        input: Some(Arc::new("about {topic}".into())),
+        dependencies: Some(object(json!({ "topic": "a dependency", "voice": "calm" }))),
+        metadata: Some(object(json!({ "voice": "loud", "limit": [1, "two"] }))),
+        ..StepInput::default()
+    };
+    let executed = executor.execute(StepContext { state, ..context(log) }, Arc::new(input)).await;
+    match executed {
+        Ok(executed) => Arc::unwrap_or_clone(executed.run.expect("agents and teams give their run")),
+        Err(failure) => panic!("{failure:?}"),
+    }
+}
+
+fn system(run: &RunOutput) -> Option<&str> {
+    let system = run.messages.iter().find(|message| message.role == Role::System);
+    system.and_then(|message| message.content.as_deref())
+}
+
+#[tokio::test]
+async fn instructions_say_what_the_state_says_when_a_run_begins_and_again_when_it_resumes() {
+    let call = || ModelResponse::calls(vec![ToolCall::new("1", "change", "{}")]);
+    let change = || {
+        Tool::new("change", "Changes the topic.", |_: Value, context: ToolContext| async move {
+            context.session_state.set("topic", "changed");
+            Ok::<_, Failure>("changed")
+        })
+    };
+    let agent = || {
+        let model = ScriptedModel::from_fn("m", move |request| match request.messages.last().map(|last| last.role) {
+            Some(Role::Tool) => Ok(text("done")),
+            _ => Ok(call()),
+        });
+        let told = ["{topic}, {voice}, {limit}, {user_id}", r#"As {"topic": 1}, {not known}"#];
+        Agent::new("A").model(model).tool(change()).instructions(told)
+    };
+    let plain = |agent: Agent| agent.resolve_in_context(false);
+    let with_state = |agent: Agent| agent.add_session_state_to_context(true);
+    let remembers = |agent: Agent| agent.add_history_to_context(true);
+    let first = json!({ "topic": "AI" });
+    type Change<'a> = &'a dyn Fn(Agent) -> Agent;
+    let resolved = "<instructions>\n- AI, calm, [1,\"two\"], ada\n- As {\"topic\": 1}, {not known}\n</instructions>";
+    let unresolved =
+        "<instructions>\n- {topic}, {voice}, {limit}, {user_id}\n- As {\"topic\": 1}, {not known}\n</instructions>";
+    let shown = "<session_state>\n{\"topic\":\"AI\"}\n</session_state>";
+    let both = format!("{resolved}\n\n{shown}");
+    let cases: [(Change<'_>, &str); 4] =
+        [(&|agent| agent, resolved), (&plain, unresolved), (&with_state, &both), (&remembers, resolved)];
+    for (build, expected) in cases {
+        let whole = Arc::new(Log::default());
+        let run = run_with_state(&build(agent()), &whole, first.clone()).await;
+        assert_eq!(system(&run), Some(expected));
+        let question = run.messages.iter().find(|message| message.role == Role::User).unwrap();
+        assert_eq!(question.content.as_deref(), Some("about {topic}"), "what a caller asks is no template");
+        for end in 1..whole.entries().len() {
+            let log = Arc::new(Log::after(&whole.entries()[..end]));
+            let resumed =
+                run_with_state(&build(agent()), &log, json!({ "topic": "other", "not known": "known" })).await;
+            assert_eq!(resumed.messages, run.messages, "the session has changed meanwhile, after {end} entries");
+        }
+    }
+    // One that began with nothing of the session's goes on like that.
+    let agent = || Agent::new("A").model(ScriptedModel::from_fn("m", |_| Ok(text("done")))).instructions("{later}");
+    let whole = Arc::new(Log::default());
+    assert_eq!(system(&run_with_state(&agent(), &whole, json!({})).await), Some("{later}"));
+    let log = Arc::new(Log::after(&whole.entries()[..1]));
+    assert_eq!(system(&run_with_state(&agent(), &log, json!({ "later": "now" })).await), Some("{later}"));
+}
+
+#[tokio::test]
+async fn a_leader_and_its_members_are_told_what_the_state_says() {
+    let delegate = ToolCall::new("1", "delegate_task_to_member", r#"{"member_id": "m", "task": "look"}"#);
+    let leads = ScriptedModel::replies([ModelResponse::calls(vec![delegate]), text("done")]);
+    let member = Agent::new("M").model(ScriptedModel::replies([text("seen")])).instructions("Look into {topic}");
+    let team = Team::new("T").model(leads).member(member).instructions("Lead the work on {topic}, {voice}");
+    let run = run_with_state(&team, &Arc::new(Log::default()), json!({ "topic": "AI" })).await;
+    assert!(system(&run).unwrap().starts_with("Lead the work on AI, calm\n"), "{:?}", system(&run));
+    assert_eq!(system(&run.member_responses[0]), Some("Look into AI"));
+}
+
 #[tokio::test]
 async fn a_record_that_cannot_be_read_stops_the_run() {
     let (team, ..) = pair();
