@@ -4,7 +4,7 @@ use crate::id::{DefinitionId, RunId, SessionId};
 use crate::log::Rest;
 use crate::message::{FinishReason, Media, Message, ToolExecution};
 use crate::metrics::{Metrics, RunMetrics};
-use crate::step::{StepOutput, content_type};
+use crate::step::{StepInput, StepOutput, content_type};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -260,16 +260,16 @@ pub struct WorkflowRunOutput {
     /// The caller's own data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<Value>,
-    /// Images of the last step.
+    /// Images that its steps made, in order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<Vec<Media>>,
-    /// Videos of the last step.
+    /// Videos that its steps made, in order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub videos: Option<Vec<Media>>,
-    /// Audio of the last step.
+    /// Audio that its steps made, in order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audio: Option<Vec<Media>>,
-    /// Files of the last step.
+    /// Files that its steps made, in order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<Vec<Media>>,
     /// The steps that ended, in order; absent while there are none.
@@ -333,7 +333,13 @@ impl WorkflowRunOutput {
             None => (None, None, None),
         };
         let stage = if rest.was_pending { "PENDING" } else { "EXECUTING" };
+        let mut made = StepInput::default();
+        rest.results.iter().filter(|output| output.error.is_none()).for_each(|output| made.add_media_of(output));
         Self {
+            images: made.images,
+            videos: made.videos,
+            audio: made.audio,
+            files: made.files,
             content_type: content_type(rest.content.as_ref()).to_owned(),
             content: rest.content,
             status: rest.status,

@@ -153,13 +153,13 @@ pub struct StepInput {
     pub previous_step_content: Option<Value>,
     /// The caller's own data.
     pub additional_data: Option<Value>,
-    /// Images for the step.
+    /// Images of the run and of the steps before.
     pub images: Option<Vec<Media>>,
-    /// Videos for the step.
+    /// Videos of the run and of the steps before.
     pub videos: Option<Vec<Media>>,
-    /// Audio for the step.
+    /// Audio of the run and of the steps before.
     pub audio: Option<Vec<Media>>,
-    /// Files for the step.
+    /// Files of the run and of the steps before.
     pub files: Option<Vec<Media>>,
     /// What the caller notes about the run.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -170,6 +170,21 @@ pub struct StepInput {
 }
 
 impl StepInput {
+    /// Adds the media that an earlier step made, and those inside it.
+    pub(crate) fn add_media_of(&mut self, output: &StepOutput) {
+        fn add(to: &mut Option<Vec<Media>>, more: &Option<Vec<Media>>) {
+            if let Some(more) = more.as_deref().filter(|more| !more.is_empty()) {
+                to.get_or_insert_default().extend_from_slice(more);
+            }
+        }
+        add(&mut self.images, &output.images);
+        add(&mut self.videos, &output.videos);
+        add(&mut self.audio, &output.audio);
+        add(&mut self.files, &output.files);
+        let inside = output.steps.iter().filter(|step| step.error.is_none());
+        inside.for_each(|step| self.add_media_of(step));
+    }
+
     /// What the step should work on, as text: the content of the step before, for the first step the run's input.
     pub fn text(&self) -> String {
         content_text(self.previous_step_content.as_ref().or(self.input.as_deref()))
@@ -275,6 +290,51 @@ impl StepOutput {
     /// A success after which the workflow ends.
     pub fn stop(content: impl Into<Value>) -> Self {
         Self { stop: true, ..Self::new(content) }
+    }
+
+    /// Adds images, for the steps after it and the run's result.
+    ///
+    /// ```
+    /// use outlive_core::{Failure, Media, Step, StepOutput};
+    ///
+    /// let draw = Step::function("Draw", |_, _| async move {
+    ///     let image = Media { url: Some("https://example.com/map.png".to_owned()), ..Media::default() };
+    ///     Ok::<_, Failure>(StepOutput::new("a map").images([image]))
+    /// });
+    /// ```
+    pub fn images(mut self, images: impl IntoIterator<Item = Media>) -> Self {
+        self.images.get_or_insert_default().extend(images);
+        self
+    }
+
+    /// Adds videos.
+    pub fn videos(mut self, videos: impl IntoIterator<Item = Media>) -> Self {
+        self.videos.get_or_insert_default().extend(videos);
+        self
+    }
+
+    /// Adds audio clips.
+    pub fn audio(mut self, audio: impl IntoIterator<Item = Media>) -> Self {
+        self.audio.get_or_insert_default().extend(audio);
+        self
+    }
+
+    /// Adds files.
+    pub fn files(mut self, files: impl IntoIterator<Item = Media>) -> Self {
+        self.files.get_or_insert_default().extend(files);
+        self
+    }
+
+    /// Every image, video, audio clip and file of its own.
+    pub fn media_mut(&mut self) -> impl Iterator<Item = &mut Media> {
+        let all = [&mut self.images, &mut self.videos, &mut self.audio, &mut self.files];
+        all.into_iter().flatten().flatten()
+    }
+
+    /// Whether it has media, or something inside it does.
+    pub(crate) fn has_media(&self) -> bool {
+        let own = [&self.images, &self.videos, &self.audio, &self.files];
+        own.into_iter().flatten().any(|media| !media.is_empty()) || self.steps.iter().any(|step| step.has_media())
     }
 
     /// What is kept of a step that failed. Agno names no executor there.

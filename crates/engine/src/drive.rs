@@ -498,6 +498,8 @@ fn storable(
         move |too_deep| Failure::new(FailureKind::Limit, format!("{what} cannot be kept: {too_deep}"))
     };
     executed.output.content.iter_mut().try_for_each(json::admit).map_err(refuse("the step's output"))?;
+    let media = executed.output.media_mut().flat_map(|media| media.other.values_mut());
+    media.into_iter().try_for_each(json::admit).map_err(refuse("what the step says about its media"))?;
     state.check().map_err(refuse("what the step put into the session's state"))?;
     Ok(executed)
 }

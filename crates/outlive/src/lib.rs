@@ -49,8 +49,8 @@ pub use outlive_agent as agent;
 pub use outlive_agent::{Agent, Team};
 pub use outlive_core as core;
 pub use outlive_core::{
-    Condition, Failure, FailureKind, FinishReason, ForEach, Function, Loop, Media, NotCompleted, OnError, Parallel,
-    Question, Retry, Router, RunEvent, RunId, RunOutput, RunStatus, Step, StepInput, StepOutput, Steps,
+    Blocking, Condition, Failure, FailureKind, FinishReason, ForEach, Function, Loop, Media, NotCompleted, OnError,
+    Parallel, Question, Retry, Router, RunEvent, RunId, RunOutput, RunStatus, Step, StepInput, StepOutput, Steps,
     WorkflowRunOutput,
 };
 pub use outlive_db as db;

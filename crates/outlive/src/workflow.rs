@@ -391,7 +391,8 @@ impl RunRequest {
         self
     }
 
-    /// What steps may need besides their input; functions see it as `dependencies`.
+    /// What steps may need besides their input: functions see it as `dependencies`, and `{name}` in instructions stands
+    /// for what it has under that name, unless the session's state has it.
     pub fn dependencies(mut self, dependencies: Map<String, Value>) -> Self {
         self.submit.attachments.dependencies = Some(Box::new(dependencies));
         self
@@ -400,6 +401,18 @@ impl RunRequest {
     /// Images that the agents of every step are shown.
     pub fn images(mut self, images: impl IntoIterator<Item = Media>) -> Self {
         self.submit.attachments.images.get_or_insert_default().extend(images);
+        self
+    }
+
+    /// Videos; functions see them.
+    pub fn videos(mut self, videos: impl IntoIterator<Item = Media>) -> Self {
+        self.submit.attachments.videos.get_or_insert_default().extend(videos);
+        self
+    }
+
+    /// Audio clips; functions see them.
+    pub fn audio(mut self, audio: impl IntoIterator<Item = Media>) -> Self {
+        self.submit.attachments.audio.get_or_insert_default().extend(audio);
         self
     }
 

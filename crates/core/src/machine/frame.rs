@@ -23,6 +23,9 @@ pub(crate) struct Scope {
     pub(crate) content: Option<Value>,
     /// The output with that content.
     pub(crate) last: Option<Arc<StepOutput>>,
+    /// Those that made images, videos, audio or files, in order.
+    #[serde(default)]
+    pub(crate) media: Option<Arc<Vec<Arc<StepOutput>>>>,
 }
 
 impl Scope {
@@ -187,7 +190,7 @@ impl Frame {
             _ => None,
         };
         match item {
-            Some(item) => Scope { content: Some(item.clone()), last: None, outputs: self.scope.outputs.clone() },
+            Some(item) => Scope { content: Some(item.clone()), last: None, ..self.scope.clone() },
             None => self.scope.clone(),
         }
     }
@@ -210,6 +213,9 @@ impl Frame {
             return;
         }
         self.has_child = false;
+        if output.error.is_none() && output.has_media() {
+            Arc::make_mut(self.scope.media.get_or_insert_default()).push(output.clone());
+        }
         if let Some(name) = &output.step_name {
             self.scope.outputs.insert_mut(name.clone(), output.clone());
         }

@@ -367,7 +367,8 @@ impl WorkflowMachine {
             _ => None,
         };
         let forwards = matches!(self.node(key), Some(Node::Loop(node)) if node.forward_iteration_output);
-        let given = if run.is_some() { Scope::default() } else { scope };
+        // A nested workflow sees nothing of what is around it but what it works on.
+        let given = if run.is_some() { Scope { media: scope.media, ..Scope::default() } } else { scope };
         let origin = self.origin(key, name, true);
         // A Loop begins between iterations.
         let own = Own { origin, verdict, deadline, run, forwards, goes_on: Some(true), ..Own::default() };
@@ -604,7 +605,7 @@ impl WorkflowMachine {
         let given = self.attachments.as_deref().cloned().unwrap_or_default();
         let Attachments { additional_data, images, videos, audio, files, metadata, dependencies } = given;
         let speaks = matches!(self.node(key), Some(Node::Step(step)) if step.executor_type != ExecutorKind::Function);
-        StepInput {
+        let mut input = StepInput {
             input: self.input_of(key).cloned(),
             previous_step_content: if speaks { scope.task() } else { scope.content },
             previous_step_outputs: scope.outputs,
@@ -615,7 +616,9 @@ impl WorkflowMachine {
             files,
             metadata,
             dependencies,
-        }
+        };
+        scope.media.iter().flat_map(|media| &**media).for_each(|output| input.add_media_of(output));
+        input
     }
 
     fn look_at(&mut self, key: Key) {

@@ -1,14 +1,14 @@
-//! Functions on threads of their own, text that functions say, and errors of every kind.
+//! Functions on threads of their own, text that functions say, errors of every kind, and media from step to step.
 
 use crate::stage::{Calls, append, engine, engine_with, input, workflow};
-use outlive_core::port::{Access, RunStore, StepContext};
+use outlive_core::port::{Access, LogStore, RunStore, StepContext};
 use outlive_core::{
-    Condition, Definition, EventKind, Failure, ForEach, Loop, OnError, Parallel, Retry, Router, RunEvent, RunStatus,
-    Secret, Step, StepInput, StepOutput, WorkflowRunOutput,
+    Attachments, Condition, Definition, EventKind, Failure, ForEach, Loop, Media, OnError, Parallel, Retry, Router,
+    RunEvent, RunStatus, Secret, Step, StepInput, StepOutput, Steps, WorkflowRunOutput,
 };
 use outlive_db::InMemoryDb;
-use outlive_engine::testing::{broken_invariants, read_log};
-use outlive_engine::{Engine, Options, RunHandle};
+use outlive_engine::testing::{SimulatedClock, Subject, broken_invariants, crash_after_each_entry, read_log};
+use outlive_engine::{Engine, Options, RunHandle, Submit};
 use serde_json::{Map, json};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Barrier, Mutex};
@@ -390,4 +390,71 @@ async fn any_error_ends_a_function_and_what_failed_is_named() {
         let EventKind::WorkflowError { error, .. } = &last.kind else { panic!("{last:?}") };
         assert_eq!(*error, ended.text());
     }
+}
+
+fn media(id: &str) -> Media {
+    Media { id: Some(id.to_owned()), content: Some(id.repeat(5_000)), ..Media::default() }
+}
+
+/// What a step was given, by id.
+fn seen(input: &StepInput) -> String {
+    let ids = |kind: &str, media: &Option<Vec<Media>>| {
+        let ids = media.iter().flatten().map(|media| media.id.clone().unwrap_or_default());
+        format!("{kind}: {}", ids.collect::<Vec<_>>().join(" "))
+    };
+    let all = [("images", &input.images), ("videos", &input.videos), ("audio", &input.audio), ("files", &input.files)];
+    all.map(|(kind, media)| ids(kind, media)).join("; ")
+}
+
+/// Every way for media to come from one step to another.
+fn draws() -> Arc<Definition> {
+    let makes = |name: &'static str, make: fn(&str) -> StepOutput| {
+        Step::function(name, move |_, _| async move { Ok::<_, Failure>(make(name)) })
+    };
+    let image = |name: &str| StepOutput::new(name).images([media(name)]);
+    let looks = |name| Step::function(name, |_, input: Arc<StepInput>| async move { Ok::<_, Failure>(seen(&input)) });
+    let fails = Step::function("fails", |_, _| async move { Err::<StepOutput, _>(Failure::fatal("no paint")) });
+    let inner = Definition::builder("Inner").step(makes("n", image)).step(looks("inside")).build().unwrap();
+    let parallel = Parallel::new("par")
+        .step(makes("b", |name| StepOutput::new(name).videos([media(name)]).images([media("b2")])))
+        .step(Steps::new("group").step(makes("c", |name| StepOutput::new(name).audio([media(name)]))))
+        .step(fails.on_error(OnError::Skip));
+    let again = Loop::new("loop").step(makes("l", |name| StepOutput::new(name).files([media(name)]))).max_iterations(2);
+    let builder = Definition::builder("Example").step(makes("a", image)).step(parallel).step(looks("between"));
+    let builder = builder.step(again).step(Step::new("nested").workflow(Arc::new(inner))).step(looks("last"));
+    Arc::new(builder.build().unwrap())
+}
+
+#[tokio::test]
+async fn media_of_the_run_and_of_each_step_reach_what_follows_and_the_result_has_what_was_made() {
+    let (db, definition) = (InMemoryDb::new(), draws());
+    let engine = engine(&db, &definition).await;
+    let attachments = Attachments { images: Some(vec![media("given")]), ..Attachments::default() };
+    let submit = Submit { attachments, ..input("hi") };
+    let run = engine.submit(&definition.id, submit).await.unwrap();
+    let ended = run.wait().await.unwrap();
+    let text = |place: usize| ended.step_results[place].text();
+    assert_eq!(text(2), "images: given a b2; videos: b; audio: c; files: ");
+    assert_eq!(text(4), "images: given a b2 n; videos: b; audio: c; files: l l", "the nested workflow's last step");
+    assert_eq!(ended.text(), text(4));
+    let ids =
+        |media: &Option<Vec<Media>>| media.iter().flatten().filter_map(|media| media.id.clone()).collect::<Vec<_>>();
+    assert_eq!(ids(&ended.images), ["a", "b2", "n"]);
+    assert_eq!(
+        (ids(&ended.videos), ids(&ended.audio), ids(&ended.files)),
+        (vec!["b".to_owned()], vec!["c".to_owned()], vec!["l".to_owned(), "l".to_owned()])
+    );
+    let made: usize = ["a", "b", "b2", "c", "l", "l", "n"].map(|id| id.len() * 5_000).iter().sum();
+    let pages = db.read(Access::All, run.run_id().clone(), 0, usize::MAX).await.unwrap();
+    let stored: usize = pages.iter().map(|page| page.body.len()).sum();
+    assert!(stored < made + 12_000, "{stored} bytes for {made} of media: they stand once");
+    let stored = engine.get_run(run.run_id()).await.unwrap().unwrap();
+    assert_eq!(stored, ended);
+}
+
+#[tokio::test(start_paused = true)]
+async fn media_survive_a_crash_at_every_entry() {
+    let subject = Subject { build: &draws, input: json!("hi"), clock: Arc::new(SimulatedClock::start()), calls: &|| 0 };
+    let sweep = crash_after_each_entry(|| crate::stage::MemoryStage(InMemoryDb::new()), subject).await;
+    assert!(sweep.entries > 30, "{sweep:?}");
 }
