@@ -325,8 +325,9 @@ async fn execute(
             if !decision.start.is_empty() {
                 journal.set_progress(journal.machine(WorkflowMachine::progress));
             }
-            let due = asleep.extract_if(.., |(due_at, _)| *due_at <= now).map(|(_, step)| Task::Execute(step));
-            for task in decision.start.into_iter().chain(due.collect::<Vec<_>>()) {
+            let due: Vec<_> = asleep.extract_if(.., |(due_at, _)| *due_at <= now).map(|(_, step)| step).collect();
+            due.iter().for_each(|step| journal.wake_step(&step.info));
+            for task in decision.start.into_iter().chain(due.into_iter().map(Task::Execute)) {
                 let step_id = match &task {
                     Task::Execute(step) => Some(step.info.step_id.clone()),
                     Task::Ask(_) => None,

@@ -227,6 +227,13 @@ impl Journal {
         self.lock().streams.forget(step_id);
     }
 
+    /// A step whose function was dropped while it slept is executed again from its beginning: it says again what it said.
+    pub(crate) fn wake_step(&self, step: &StepInfo) {
+        self.forget_texts(&step.step_id);
+        let fields = Map::from_iter([("name".to_owned(), Value::from("StepResumed"))]);
+        self.tell(EventKind::CustomEvent { fields }, &step.origin, None);
+    }
+
     /// Tells what was held back of a text that a step's function has said: it is complete.
     pub(crate) fn end_text(&self, step: &StepInfo) {
         let at = self.services.clock.now();

@@ -278,7 +278,8 @@ impl StepContext {
 
     /// Says a piece of the step's text: readers are told at once, as when an agent answers (a `RunContent` event), and all
     /// pieces together are the content of the output, unless the function returns content of its own. After a crash or a
-    /// [sleep](StepContext::sleep) the function says them again, and those it had said before do not count.
+    /// [sleep](StepContext::sleep) the function says them again, and those it had said before do not count: readers drop
+    /// them on a `CustomEvent` named `RunResumed` or, about the step, `StepResumed`.
     ///
     /// ```
     /// use outlive_core::{Failure, Step};

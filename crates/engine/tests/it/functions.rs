@@ -1,6 +1,6 @@
 //! Functions on threads of their own, text that functions say, errors of every kind, and media from step to step.
 
-use crate::stage::{Calls, append, engine, engine_with, input, workflow};
+use crate::stage::{Calls, append, engine, engine_with, input, slow, workflow};
 use outlive_core::port::{Access, LogStore, RunStore, StepContext};
 use outlive_core::{
     Attachments, Condition, Definition, EventKind, Failure, ForEach, Loop, Media, OnError, Parallel, Retry, Router,
@@ -355,6 +355,33 @@ async fn a_cut_text_is_kept_and_a_failed_attempts_text_is_not() {
     let (ended, events) = run_of(&workflow([again.retry(Retry::times(1))]), "hi").await;
     assert_eq!(ended.text(), "attempt 2");
     assert_eq!(pieces(&events).len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_function_that_was_dropped_while_it_slept_says_its_text_again_and_that_is_told() {
+    let sleeps = Step::function("sleeps", |context: StepContext, _| async move {
+        context.say("before ");
+        context.sleep("long", Duration::from_secs(60)).await?;
+        context.say("after");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        Ok::<_, Failure>(())
+    });
+    let beside = Parallel::new("beside").step(sleeps).step(slow("slow", HOUR));
+    let definition = Arc::new(Definition::builder("Example").step(beside).build().unwrap());
+    let db = InMemoryDb::new();
+    let engine = engine(&db, &definition).await;
+    let run = begin(&engine, &definition).await;
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    engine.cancel(run.run_id(), "enough").await.unwrap();
+    let ended = run.wait().await.unwrap();
+    let inside: Vec<_> = ended.step_results[0].inside().map(|(_, output)| output.text()).collect();
+    assert_eq!(inside, ["before after", ""]);
+    let told = read_log(&db, run.run_id()).await.into_iter().filter_map(|entry| match entry.event.kind {
+        EventKind::RunContent(delta) => delta.content,
+        EventKind::CustomEvent { fields } => fields["name"].as_str().map(str::to_owned),
+        _ => None,
+    });
+    assert_eq!(told.collect::<Vec<_>>(), ["before ", "StepSleeping", "StepResumed", "before ", "after"]);
 }
 
 #[tokio::test]

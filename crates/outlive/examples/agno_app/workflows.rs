@@ -281,21 +281,23 @@ async fn wait(context: &StepContext, input: &StepInput) -> std::result::Result<f
     Ok(seconds)
 }
 
-/// Makes pieces of text, and in the end something else: the end is its content.
+/// Says pieces of text, and in the end returns something else: the end is its content.
 fn generator() -> impl Executor {
     Function::new("gen", async |context: StepContext, _| {
-        let mut pieces = Vec::new();
         for piece in 0..3 {
-            pieces.push(format!("piece{piece} "));
+            context.say(format!("piece{piece} "));
             context.effects.sleep(Duration::from_millis(10)).await;
         }
         done("final of gen")
     })
 }
 
-/// Makes pieces of text and nothing else: together they are its content.
+/// Says pieces of text and returns nothing: together they are its content.
 fn text_generator() -> impl Executor {
-    Function::new("gen_text", async |_, _| done((0..3).map(|piece| format!("t{piece} ")).collect::<String>()))
+    Function::new("gen_text", async |context: StepContext, _| {
+        (0..3).for_each(|piece| context.say(format!("t{piece} ")));
+        Ok::<_, Failure>(())
+    })
 }
 
 /// Says how far it is, and something of its own.

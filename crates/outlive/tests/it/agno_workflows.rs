@@ -233,7 +233,7 @@ async fn a_failing_step_ends_the_run() {
     let world = World::new().await;
     let app = App::new(&world);
     let expected = "WorkflowStarted StepStarted StepOutput StepCompleted StepStarted StepError WorkflowError";
-    app.run("failing", "x").await.gave(expected, RunStatus::Error, "scripted step failure");
+    app.run("failing", "x").await.gave(expected, RunStatus::Error, "step \"boom\": scripted step failure");
 }
 
 /// Agno marks a step that its default policy skips by no event, and hands the error's text on as content.

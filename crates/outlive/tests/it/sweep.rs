@@ -120,3 +120,58 @@ async fn agents_in_branches_survive_a_crash_at_every_entry() {
     assert!(sweep.entries > 40, "{sweep:?}");
     assert!(sweep.repeated_calls > 0, "some calls were in flight: {sweep:?}");
 }
+
+/// A function with recorded calls and a sleep, one on a thread of its own, and an agent that is told what they put into
+/// the session's state.
+fn functions(model: &ScriptedModel, calls: &Arc<AtomicUsize>) -> Workflow {
+    let (counted, threaded) = (calls.clone(), calls.clone());
+    let order = Step::function("Order", move |context: StepContext, input| {
+        let counted = counted.clone();
+        async move {
+            let charge = || async {
+                counted.fetch_add(1, Ordering::Relaxed);
+                Ok("receipt".to_owned())
+            };
+            let receipt: String = context.once("charge", charge).await?;
+            context.say("charged ");
+            context.sleep("cooling off", std::time::Duration::from_millis(5)).await?;
+            context.state.set("receipt", receipt);
+            context.say(input.text());
+            Ok::<_, Failure>(())
+        }
+    });
+    let pack = Step::blocking("Pack", move |context, input| {
+        threaded.fetch_add(1, Ordering::Relaxed);
+        context.progress("packing", None);
+        context.state.set("receipt", "packed");
+        Ok(format!("{}, packed", input.text()))
+    });
+    let tells = Agent::new("Tells").model(model.clone()).instructions("It is {receipt}.");
+    Workflow::builder("Functions")
+        .db(InMemoryDb::new())
+        .step(order)
+        .step(Step::new("Tell").agent(tells.clone()))
+        .step(pack)
+        .step(Step::new("Tell again").agent(tells))
+        .build()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn functions_and_what_agents_are_told_of_their_state_survive_a_crash_at_every_entry() {
+    let model = ScriptedModel::from_fn("scripted", |request| {
+        let said = request.messages.iter().filter_map(|message| message.content.as_deref());
+        Ok(ModelResponse::text(said.collect::<Vec<_>>().join(" / ")))
+    });
+    let made = Arc::new(AtomicUsize::new(0));
+    let build = || functions(&model, &made).definition().clone();
+    let calls = || model.calls() + made.load(Ordering::Relaxed);
+    let subject = Subject { build: &build, input: json!("a hat"), clock: Arc::new(SystemClock), calls: &calls };
+    let sweep = crash_after_each_entry(FileStage::new, subject).await;
+    assert!(sweep.entries > 25, "{sweep:?}");
+    assert!(sweep.repeated_calls > 0, "some calls were in flight: {sweep:?}");
+    let workflow = functions(&model, &made);
+    let ended = workflow.run("a hat").await.unwrap();
+    let told = "It is packed. / It is receipt. / charged a hat, packed";
+    assert_eq!(ended.text(), told);
+}
