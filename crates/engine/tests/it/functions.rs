@@ -481,7 +481,8 @@ async fn media_of_the_run_and_of_each_step_reach_what_follows_and_the_result_has
 
 #[tokio::test(start_paused = true)]
 async fn media_survive_a_crash_at_every_entry() {
-    let subject = Subject { build: &draws, input: json!("hi"), clock: Arc::new(SimulatedClock::start()), calls: &|| 0 };
+    let subject =
+        Subject { build: &draws, request: input("hi"), clock: Arc::new(SimulatedClock::start()), calls: &|| 0 };
     let sweep = crash_after_each_entry(|| crate::stage::MemoryStage(InMemoryDb::new()), subject).await;
     assert!(sweep.entries > 30, "{sweep:?}");
 }

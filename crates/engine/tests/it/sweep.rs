@@ -151,7 +151,7 @@ async fn named_calls_and_sleeps_survive_a_crash_at_every_entry() {
     };
     let subject = Subject {
         build: &build,
-        input: json!("hi"),
+        request: input("hi"),
         clock: Arc::new(SimulatedClock::start()),
         calls: &|| calls.count(),
     };

@@ -166,7 +166,7 @@ async fn functions_and_what_agents_are_told_of_their_state_survive_a_crash_at_ev
     let made = Arc::new(AtomicUsize::new(0));
     let build = || functions(&model, &made).definition().clone();
     let calls = || model.calls() + made.load(Ordering::Relaxed);
-    let subject = Subject { build: &build, input: json!("a hat"), clock: Arc::new(SystemClock), calls: &calls };
+    let subject = Subject { build: &build, request: asked("a hat"), clock: Arc::new(SystemClock), calls: &calls };
     let sweep = crash_after_each_entry(FileStage::new, subject).await;
     assert!(sweep.entries > 25, "{sweep:?}");
     assert!(sweep.repeated_calls > 0, "some calls were in flight: {sweep:?}");
