@@ -52,6 +52,6 @@ pub use time::Timestamp;
 pub use waiting::{Remedy, Waiting, WaitsFor};
 pub use workflow::{
     Answer, Block, Blocking, Condition, ConditionNode, Definition, DefinitionBuilder, ForEach, ForEachNode, Function,
-    InvalidDefinition, Loop, LoopNode, Node, OnError, Parallel, ParallelNode, Question, Router, RouterNode, Rule,
-    Selection, Settings, Step, StepNode, Steps, StepsNode, Verdict, WorkflowNode,
+    InvalidDefinition, Loop, LoopNode, Node, OnError, Parallel, ParallelNode, Question, Registry, Router, RouterNode,
+    Rule, Selection, Settings, Step, StepNode, Steps, StepsNode, Structure, Verdict, WorkflowNode,
 };

@@ -8,14 +8,16 @@
 //! No clock, no I/O, no chance, no `.await`. A machine can be written down and read back at any moment.
 
 mod agent;
+mod drift;
 mod frame;
 mod rest;
 mod team;
 mod workflow;
 
 pub use agent::{AgentCommand, AgentLimits, AgentMachine};
+pub use drift::{Fit, Mismatch};
 pub use rest::PartialText;
 pub use team::{DELEGATE_TOOL, TeamCall, TeamCommand, TeamMachine};
-pub use workflow::{Applied, Ask, Decision, Execute, Mismatch, Task, WorkflowMachine, with_branches};
+pub use workflow::{Applied, Ask, Decision, Execute, Task, WorkflowMachine, with_branches};
 
 pub(crate) use frame::Frame;

@@ -14,6 +14,7 @@
 //! ```
 //! Deciding costs as much as the nodes that changed, not as the tree is large; memory follows what is open.
 
+use super::drift::Mismatch;
 use super::frame::{Frame, NestedRun, Own, Scope};
 use super::rest::metrics_of;
 use crate::event::{EventKind, Origin, RunEvent, WorkflowDone};
@@ -52,7 +53,7 @@ pub struct WorkflowMachine {
     own_state: Map<String, Value>,
     pub(super) attachments: Option<Box<Attachments>>,
     pub(super) nodes: Arc<[Node]>,
-    is_bound: bool,
+    pub(super) is_bound: bool,
     pub(super) created_at: i64,
     pub(super) started_at: Option<Timestamp>,
     pub(super) last_at: Timestamp,
@@ -224,18 +225,6 @@ pub struct Applied {
     pub dropped: Option<Key>,
 }
 
-/// The log belongs to another definition than this one.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("definition changed: entry {event_index} names {found}, this definition has {expected} there")]
-pub struct Mismatch {
-    /// The first entry that does not fit.
-    pub event_index: u64,
-    /// What it names.
-    pub found: String,
-    /// What this definition has in its place.
-    pub expected: String,
-}
-
 impl WorkflowMachine {
     /// A run nobody has started. Without the definition's `nodes`, the log can be folded and the run ended, but no
     /// more.
@@ -290,16 +279,17 @@ impl WorkflowMachine {
                 }
             }
             Some(Record::Intent { key, name: Some(name) }) => {
-                self.expect(entry, key, name, Some(StepType::Step))?;
+                self.expect(entry, key, name, StepType::Step)?;
                 self.open(key, Open::Step(Box::new(OpenStep::new(name.clone(), None))));
             }
             Some(Record::Begin { key, name, kind, verdict, deadline }) => {
-                self.expect(entry, key, name, Some(*kind))?;
+                self.expect(entry, key, name, *kind)?;
+                self.expect_verdict(entry, key, verdict.as_ref())?;
                 self.begin(key, name, *kind, verdict.clone(), *deadline);
             }
             Some(Record::Iteration { key, goes_on }) => self.iteration(key, *goes_on),
             Some(Record::Step { key, output, run, state }) => {
-                self.expect(entry, key, output.step_name.as_deref().unwrap_or_default(), None)?;
+                self.expect(entry, key, output.step_name.as_deref().unwrap_or_default(), output.step_type)?;
                 self.runs.extend(run.clone());
                 let state = state.as_ref().and_then(Value::as_object).cloned().unwrap_or_default();
                 applied = self.end(key, output, state);
@@ -315,7 +305,10 @@ impl WorkflowMachine {
             Some(Record::Waiting { key, requirements }) => {
                 self.waiting.insert(key.clone(), requirements.clone());
             }
-            Some(Record::Retry { key, attempt, due_at }) => applied.dropped = self.again(key, *attempt, *due_at),
+            Some(Record::Retry { key, attempt, due_at }) => {
+                self.expect_something(entry, key)?;
+                applied.dropped = self.again(key, *attempt, *due_at);
+            }
             Some(Record::Rest(rest)) => applied.session = self.come_to_rest(rest),
             // Calls inside a step.
             Some(
@@ -324,24 +317,6 @@ impl WorkflowMachine {
             | None => {}
         }
         Ok(applied)
-    }
-
-    /// Whether this definition has a node of this name, and kind where it is known, at that place.
-    fn expect(&self, entry: &Entry, key: &Key, found: &str, kind: Option<StepType>) -> Result<(), Mismatch> {
-        let node = self.node(key);
-        let is_it = |node: &Node| &**node.name() == found && kind.is_none_or(|kind| kind == node.kind());
-        if node.is_some_and(is_it) || !self.is_bound {
-            return Ok(());
-        }
-        let named = |kind, name: &str| match kind {
-            StepType::Step => format!("step {name:?}"),
-            kind => format!("{kind:?} {name:?}"),
-        };
-        Err(Mismatch {
-            event_index: entry.event.event_index.unwrap_or_default(),
-            found: named(kind.unwrap_or(StepType::Step), found),
-            expected: node.map_or_else(|| "no step".to_owned(), |node| named(node.kind(), node.name())),
-        })
     }
 
     fn begin(

@@ -388,6 +388,11 @@ pub trait Executor: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// A copy that shares nothing with this that can change; none when there is nothing to copy, and this can be shared.
+    fn deep_copy(&self) -> Option<Arc<dyn Executor>> {
+        None
+    }
+
     /// Does the step's work. Every call that leaves the process goes through `context.effects`.
     ///
     /// # Cancel safety

@@ -7,17 +7,14 @@ use crate::event::EventKind;
 use crate::failure::Failure;
 use crate::log::Key;
 use crate::machine::Frame;
-use serde::{Deserialize, Serialize};
 
 /// One of two sequences, as data.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "the fields are Agno's and say it")]
 pub struct ConditionNode {
-    #[serde(flatten)]
     pub settings: Settings,
     pub when: Rule,
     pub steps: Vec<Node>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub else_steps: Vec<Node>,
 }
 
@@ -48,7 +45,7 @@ impl Condition {
 
     /// Decides by a function.
     pub fn when<A: Answer<bool>>(self, holds: impl Fn(&Question) -> A + Send + Sync + 'static) -> Self {
-        self.decided_by(Decider::plain(holds, Verdict::Is))
+        self.decided_by(Decider::holds(holds))
     }
 
     /// Decides by an async function, which may fail; its failure is the Condition's.
@@ -57,10 +54,7 @@ impl Condition {
         F: Fn(Question) -> R + Send + Sync + 'static,
         R: Future<Output = Result<bool, Failure>> + Send + 'static,
     {
-        self.decided_by(Decider::new(move |question| {
-            let verdict = holds(question);
-            async move { Ok(Verdict::Is(verdict.await?)) }
-        }))
+        self.decided_by(Decider::holds_async(holds))
     }
 
     /// Decides by a [CEL](crate::cel) expression, such as `previous_step_content.contains("urgent")`. A mistake in it is

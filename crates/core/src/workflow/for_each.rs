@@ -11,20 +11,18 @@ use crate::failure::Failure;
 use crate::log::{Key, Place};
 use crate::machine::Frame;
 use crate::step::{ExecutorKind, StepOutput};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::sync::Arc;
 
 /// Items in one list, at most.
 const ITEMS_MAX: usize = 100_000;
 /// Items at the same time when nothing else is said.
-const CONCURRENCY: u32 = 8;
+pub(super) const CONCURRENCY: u32 = 8;
 
 /// A body for each item, as data.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "the fields say it")]
 pub struct ForEachNode {
-    #[serde(flatten)]
     pub settings: Settings,
     pub items: Rule,
     pub concurrency: u32,
@@ -61,7 +59,7 @@ impl ForEach {
 
     /// The list comes from a function: a `Vec` or an array. It is recorded: a replay works on the same.
     pub fn items<A: Answer<Vec<Value>>>(self, items: impl Fn(&Question) -> A + Send + Sync + 'static) -> Self {
-        self.listed_by(Decider::plain(items, |items| Verdict::Items { items }))
+        self.listed_by(Decider::lists(items))
     }
 
     /// As [`ForEach::items`], from an async function, which may fail; its failure is the `ForEach`'s.
@@ -71,10 +69,7 @@ impl ForEach {
         R: Future<Output = Result<A, Failure>> + Send + 'static,
         A: Answer<Vec<Value>>,
     {
-        self.listed_by(Decider::new(move |question| {
-            let items = items(question);
-            async move { Ok(Verdict::Items { items: items.await?.answer()? }) }
-        }))
+        self.listed_by(Decider::lists_async(items))
     }
 
     /// The list comes from a [CEL](crate::cel) expression. A mistake in it is a problem that `build()` reports.

@@ -1,6 +1,7 @@
 //! Verdicts: what code decides for a container, and what it is asked. A verdict is recorded before anything follows
 //! from it, so a replay never asks again.
 
+use super::Selection;
 use crate::cel::{Cel, CelError, Scope};
 use crate::failure::{Failure, FailureKind};
 use crate::json;
@@ -106,11 +107,10 @@ impl<T: Into<Value>, const N: usize> Answer<Vec<Value>> for [T; N] {
 }
 
 /// What a definition says about where a verdict comes from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// From code, which only the process has.
-    Function,
+    /// From code, which only the process has, under this name.
+    Function(Arc<str>),
     /// It is always this.
     Always(bool),
     /// From a [CEL](crate::cel) expression.
@@ -125,37 +125,88 @@ pub(crate) type Judge = dyn Fn(Question) -> BoxFuture<'static, Result<Verdict, F
 /// What decides for a container, as its builder was given it.
 #[derive(Clone)]
 pub(crate) enum Decider {
-    Function(Arc<Judge>),
+    /// Code, and its name unless that is the container's.
+    Function(Arc<Judge>, Option<Arc<str>>),
     Always(bool),
     Cel(Arc<str>),
     Output(Arc<str>),
 }
 
 impl Decider {
-    pub(crate) fn new<F, R>(decide: F) -> Self
+    fn new<F, R>(decide: F) -> Self
     where
         F: Fn(Question) -> R + Send + Sync + 'static,
         R: Future<Output = Result<Verdict, Failure>> + Send + 'static,
     {
-        Self::Function(Arc::new(move |question| Box::pin(decide(question))))
+        Self::Function(Arc::new(move |question| Box::pin(decide(question))), None)
+    }
+
+    /// Says whether something holds.
+    pub(crate) fn holds<A: Answer<bool>>(holds: impl Fn(&Question) -> A + Send + Sync + 'static) -> Self {
+        Self::plain(holds, Verdict::Is)
+    }
+
+    pub(crate) fn holds_async<F, R>(holds: F) -> Self
+    where
+        F: Fn(Question) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<bool, Failure>> + Send + 'static,
+    {
+        Self::new(move |question| {
+            let verdict = holds(question);
+            async move { Ok(Verdict::Is(verdict.await?)) }
+        })
+    }
+
+    /// Chooses.
+    pub(crate) fn selects<A: Answer<Selection>>(select: impl Fn(&Question) -> A + Send + Sync + 'static) -> Self {
+        Self::plain(select, |names: Selection| Verdict::Names(names.0))
+    }
+
+    pub(crate) fn selects_async<F, R, A>(select: F) -> Self
+    where
+        F: Fn(Question) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<A, Failure>> + Send + 'static,
+        A: Answer<Selection>,
+    {
+        Self::new(move |question| {
+            let names = select(question);
+            async move { Ok(Verdict::Names(names.await?.answer()?.0)) }
+        })
+    }
+
+    /// Gives a list.
+    pub(crate) fn lists<A: Answer<Vec<Value>>>(items: impl Fn(&Question) -> A + Send + Sync + 'static) -> Self {
+        Self::plain(items, |items| Verdict::Items { items })
+    }
+
+    pub(crate) fn lists_async<F, R, A>(items: F) -> Self
+    where
+        F: Fn(Question) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<A, Failure>> + Send + 'static,
+        A: Answer<Vec<Value>>,
+    {
+        Self::new(move |question| {
+            let items = items(question);
+            async move { Ok(Verdict::Items { items: items.await?.answer()? }) }
+        })
     }
 
     /// Decides by a function that is not async; `verdict` is what its answer means.
-    pub(crate) fn plain<T, A: Answer<T>>(
+    fn plain<T, A: Answer<T>>(
         decide: impl Fn(&Question) -> A + Send + Sync + 'static,
         verdict: impl Fn(T) -> Verdict + Send + Sync + 'static,
     ) -> Self {
-        Self::Function(Arc::new(move |question| at_once(decide(&question).answer().map(&verdict))))
+        Self::Function(Arc::new(move |question| at_once(decide(&question).answer().map(&verdict))), None)
     }
 
     pub(crate) fn cel(expression: impl AsRef<str>) -> Self {
         Self::Cel(Arc::from(expression.as_ref()))
     }
 
-    /// The rule and its code, for a container where an expression has these variables.
-    pub(crate) fn build(self, scope: Scope) -> Result<(Rule, Arc<Judge>), CelError> {
+    /// The rule and its code, for a container of this name where an expression has these variables.
+    pub(crate) fn build(self, scope: Scope, container: &Arc<str>) -> Result<(Rule, Arc<Judge>), CelError> {
         Ok(match self {
-            Self::Function(judge) => (Rule::Function, judge),
+            Self::Function(judge, name) => (Rule::Function(name.unwrap_or_else(|| container.clone())), judge),
             Self::Always(verdict) => {
                 let judge = move |_| at_once(Ok(Verdict::Is(verdict)));
                 (Rule::Always(verdict), Arc::new(judge))
@@ -244,7 +295,7 @@ impl Question {
 impl fmt::Debug for Decider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Function(_) => f.write_str("Function"),
+            Self::Function(..) => f.write_str("Function"),
             Self::Always(verdict) => f.debug_tuple("Always").field(verdict).finish(),
             Self::Cel(text) => f.debug_tuple("Cel").field(text).finish(),
             Self::Output(step) => f.debug_tuple("Output").field(step).finish(),

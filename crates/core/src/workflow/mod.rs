@@ -9,11 +9,13 @@
 
 mod condition;
 mod container;
+mod data;
 mod for_each;
 mod judge;
 mod nested;
 mod node;
 mod parallel;
+mod registry;
 mod repeat;
 mod router;
 mod step;
@@ -21,11 +23,14 @@ mod steps;
 
 pub use condition::{Condition, ConditionNode};
 pub(crate) use container::{Container, Next};
+pub use data::Structure;
 pub use for_each::{ForEach, ForEachNode};
 pub use judge::{Answer, Question, Rule, Verdict};
 pub use nested::WorkflowNode;
+pub(crate) use node::Path;
 pub use node::{Node, Settings};
 pub use parallel::{Parallel, ParallelNode};
+pub use registry::Registry;
 pub use repeat::{Loop, LoopNode};
 pub use router::{Router, RouterNode, Selection};
 pub use step::{Blocking, Function, OnError, Step, StepNode};
@@ -35,10 +40,10 @@ use crate::cel::Scope;
 use crate::failure::Failure;
 use crate::id::{DefinitionId, slug};
 use crate::log::Key;
-use crate::port::{BoxFuture, Executor, StepContext, merge};
+use crate::port::{BoxFuture, Executor, ExecutorInfo, StepContext, merge};
 use crate::retry::Retry;
 use crate::secret::Secret;
-use crate::step::{InputSchema, InvalidInput, StepInput, StepOutput};
+use crate::step::{ExecutorKind, InputSchema, InvalidInput, StepInput, StepOutput};
 use judge::{Decider, Judge};
 use node::walk;
 use serde_json::{Map, Value};
@@ -201,6 +206,8 @@ pub struct Definition {
     pub timeout_ms: Option<u64>,
     /// Hash of id, tree and time limit: a run is pinned to it.
     pub hash: Arc<str>,
+    /// What the hash covers, as JSON text.
+    pub structure: Arc<str>,
     /// State new sessions start with.
     pub session_state: Map<String, Value>,
     /// What inputs must look like; when absent, anything will do.
@@ -222,6 +229,7 @@ impl Definition {
             input_schema: None,
             is_function: false,
             steps: Vec::new(),
+            problems: Vec::new(),
         }
     }
 
@@ -235,6 +243,22 @@ impl Definition {
             // An executor without an id reports that among its problems, which `build()` returns.
             None => builder,
         }
+    }
+
+    /// Everything but the code, in the shape of Agno's `to_dict`: functions, agents and teams are named in it.
+    /// [`Definition::from_json`] reads it.
+    pub fn to_json(&self) -> Value {
+        let mut fields = Map::new();
+        let mut put = |key: &str, value: Option<Value>| fields.extend(value.map(|value| (key.to_owned(), value)));
+        put("name", Some(self.name.to_string().into()));
+        put("id", Some(self.id.to_string().into()));
+        put("description", self.description.as_ref().map(|text| text.to_string().into()));
+        put("session_state", Some(self.session_state.clone()).filter(|state| !state.is_empty()).map(Value::Object));
+        put("input_schema", self.input_schema.as_ref().map(|schema| schema.schema.clone()));
+        put("timeout_ms", self.timeout_ms.map(Value::from));
+        put("is_function", self.is_function.then_some(Value::Bool(true)));
+        put("steps", Some(serde_json::to_value(&*self.nodes).expect("a tree has string keys only")));
+        Value::Object(fields)
     }
 
     /// The input as the steps are to see it: checked and read by the input schema if there is one, else as it is.
@@ -306,9 +330,17 @@ pub struct DefinitionBuilder {
     input_schema: Option<InputSchema>,
     is_function: bool,
     steps: Vec<Block>,
+    /// Known before it is built.
+    problems: Vec<String>,
 }
 
 impl DefinitionBuilder {
+    /// Gives it another name.
+    pub fn name(mut self, name: impl AsRef<str>) -> Self {
+        self.name = Arc::from(name.as_ref());
+        self
+    }
+
     /// Chooses the id; otherwise it is made from the name.
     pub fn id(mut self, id: impl Into<String>) -> Self {
         self.id = Some(id.into());
@@ -364,7 +396,7 @@ impl DefinitionBuilder {
     /// an empty container, one without anything that decides, a mistake in an expression, steps besides the one function of a workflow, what an
     /// executor reports about itself (a missing key, an empty team).
     pub fn build(self) -> Result<Definition, InvalidDefinition> {
-        let mut problems = Vec::new();
+        let mut problems = self.problems;
         let id = self.id.unwrap_or_else(|| slug(&self.name));
         let id = DefinitionId::parse(&id).map_err(|e| problems.push(e.to_string())).ok();
         if self.steps.is_empty() {
@@ -380,8 +412,7 @@ impl DefinitionBuilder {
             return Err(InvalidDefinition { name: self.name, problems });
         };
         let timeout_ms = self.timeout.map(millis);
-        let hash = hash(&id, &nodes, timeout_ms);
-        let nodes = Arc::from(nodes);
+        let Structure { id, nodes, timeout_ms, hash, text } = Structure::new(id, Arc::from(nodes), timeout_ms);
         Ok(Definition {
             id,
             name: self.name,
@@ -389,6 +420,7 @@ impl DefinitionBuilder {
             nodes,
             timeout_ms,
             hash,
+            structure: text,
             session_state: self.session_state,
             input_schema: self.input_schema,
             is_function: self.is_function,
@@ -397,13 +429,14 @@ impl DefinitionBuilder {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+/// The id under which an agent or a team is found again; functions have none.
+fn executor_id(info: &ExecutorInfo) -> Option<Arc<str>> {
+    let is_named = matches!(info.kind, ExecutorKind::Agent | ExecutorKind::Team);
+    is_named.then(|| info.id.as_ref().map_or_else(|| info.name.clone(), DefinitionId::to_shared))
 }
 
-fn hash(id: &DefinitionId, nodes: &[Node], timeout_ms: Option<u64>) -> Arc<str> {
-    let text = serde_json::to_string(&(id, nodes, timeout_ms)).expect("a tree has string keys only");
-    Arc::from(uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, text.as_bytes()).simple().to_string())
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Builds a tree, and notes what is wrong with it and where.
@@ -465,12 +498,13 @@ impl TreeBuilder<'_> {
                     self.problem("it has no iterations: allow at least one with .max_iterations(..)");
                 }
                 let (steps, children) = self.filled("steps: add one with .step(..)", steps);
-                let (until, judge) = until.and_then(|until| self.compiled(until, Scope::EndCondition)).unzip();
+                let until = until.and_then(|until| self.compiled(until, Scope::EndCondition, &settings.name));
+                let (until, judge) = until.unzip();
                 let node = LoopNode { settings, max_iterations, until, forward_iteration_output: forward, steps };
                 Some((Node::Loop(node), children, judge, Arc::from([])))
             }
             Block::Condition(Condition { settings, when, steps, else_steps }) => {
-                let decider = self.decider(when, "when", Scope::Condition);
+                let decider = self.decider(when, "when", Scope::Condition, &settings.name);
                 let (steps, children) = self.filled("steps: add one with .step(..)", steps);
                 let (else_steps, others) = self.sequence(else_steps);
                 decider.map(|(rule, judge)| {
@@ -479,7 +513,7 @@ impl TreeBuilder<'_> {
                 })
             }
             Block::Router(Router { settings, select, choices }) => {
-                let decider = self.decider(select, "select", Scope::Router);
+                let decider = self.decider(select, "select", Scope::Router, &settings.name);
                 let (choices, children) = self.filled("choices: add one with .choice(..)", choices);
                 decider.map(|(rule, judge)| {
                     let node = RouterNode { settings, select: rule, choices };
@@ -493,7 +527,7 @@ impl TreeBuilder<'_> {
                 if steps.len() > 1 {
                     self.problem("it has several bodies: put them into one Steps");
                 }
-                let decider = self.decider(items, "items", Scope::Items);
+                let decider = self.decider(items, "items", Scope::Items, &settings.name);
                 let (steps, children) = self.filled("body: add one with .step(..)", steps);
                 decider.map(|(rule, judge)| {
                     let node = ForEachNode { settings, items: rule, concurrency, steps };
@@ -513,15 +547,21 @@ impl TreeBuilder<'_> {
         self.sequence(blocks)
     }
 
-    fn decider(&mut self, decider: Option<Decider>, method: &str, scope: Scope) -> Option<(Rule, Arc<Judge>)> {
+    fn decider(
+        &mut self,
+        decider: Option<Decider>,
+        method: &str,
+        scope: Scope,
+        container: &Arc<str>,
+    ) -> Option<(Rule, Arc<Judge>)> {
         if decider.is_none() {
             self.problem(&format!("nothing decides for it: say how with .{method}(..)"));
         }
-        decider.and_then(|decider| self.compiled(decider, scope))
+        decider.and_then(|decider| self.compiled(decider, scope, container))
     }
 
-    fn compiled(&mut self, decider: Decider, scope: Scope) -> Option<(Rule, Arc<Judge>)> {
-        decider.build(scope).map_err(|error| self.problem(&error.to_string())).ok()
+    fn compiled(&mut self, decider: Decider, scope: Scope, container: &Arc<str>) -> Option<(Rule, Arc<Judge>)> {
+        decider.build(scope, container).map_err(|error| self.problem(&error.to_string())).ok()
     }
 
     fn step(&mut self, step: Step) -> Option<(Node, Code)> {
@@ -543,6 +583,7 @@ impl TreeBuilder<'_> {
             name,
             description: step.description,
             executor_type: info.kind,
+            executor_id: executor_id(&info),
             executor_name: info.name,
             retry: step.retry,
             timeout_ms: step.timeout.map(millis),

@@ -7,14 +7,12 @@ use crate::id::DefinitionId;
 use crate::log::Key;
 use crate::machine::Frame;
 use crate::step::{ExecutorKind, StepOutput};
-use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Another workflow, as data.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WorkflowNode {
     /// The step's name and how patiently it is run.
-    #[serde(flatten)]
     pub settings: Settings,
     /// The workflow.
     pub workflow_id: DefinitionId,

@@ -2,18 +2,17 @@
 //! walking down the key's parts.
 
 use super::{
-    ConditionNode, Container, ForEachNode, LoopNode, OnError, ParallelNode, RouterNode, StepNode, StepsNode,
+    ConditionNode, Container, ForEachNode, LoopNode, OnError, ParallelNode, RouterNode, StepNode, StepsNode, Verdict,
     WorkflowNode,
 };
 use crate::log::{Key, Part, Place};
 use crate::retry::Retry;
-use crate::step::StepType;
-use serde::{Deserialize, Serialize};
+use crate::step::{ExecutorKind, StepType};
+use std::fmt;
 use std::sync::Arc;
 
 /// A node of the tree: a step, or one of Agno's containers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Node {
     /// One step.
     Step(StepNode),
@@ -34,21 +33,17 @@ pub enum Node {
 }
 
 /// What every container has, whatever it contains.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// The container's name, unique among its siblings.
     pub name: Arc<str>,
     /// What it is for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<Arc<str>>,
     /// How often it is tried again as a whole.
-    #[serde(default)]
     pub retry: Retry,
     /// Longest time for one attempt, in milliseconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
     /// What its failure does.
-    #[serde(default)]
     pub on_error: OnError,
 }
 
@@ -149,6 +144,67 @@ impl Node {
         }
     }
 
+    /// The word for it in JSON. A nested workflow is a step there.
+    pub(super) fn type_name(&self) -> &'static str {
+        match self {
+            Node::Step(_) | Node::Workflow(_) => "Step",
+            Node::ForEach(_) => "ForEach",
+            Node::Steps(_) => "Steps",
+            Node::Parallel(_) => "Parallel",
+            Node::Loop(_) => "Loop",
+            Node::Condition(_) => "Condition",
+            Node::Router(_) => "Router",
+        }
+    }
+
+    /// The word for it in a path.
+    pub(super) fn path_word(&self) -> &'static str {
+        match self {
+            Node::Step(_) => "step",
+            Node::Steps(_) => "steps",
+            Node::Parallel(_) => "parallel",
+            Node::Loop(_) => "loop",
+            Node::Condition(_) => "condition",
+            Node::Router(_) => "router",
+            Node::ForEach(_) => "for_each",
+            Node::Workflow(_) => "workflow",
+        }
+    }
+
+    /// What it is and its name, for people: `an agent step "HN"`.
+    pub(crate) fn named(&self) -> String {
+        match self {
+            Node::Step(step) => Self::named_as(step.executor_type, &step.name),
+            Node::Workflow(_) => Self::named_as(ExecutorKind::Workflow, self.name()),
+            container => format!("a {} {:?}", container.type_name(), container.name()),
+        }
+    }
+
+    /// A step of this kind and name.
+    pub(crate) fn named_as(kind: ExecutorKind, name: &str) -> String {
+        let article = if kind == ExecutorKind::Agent { "an" } else { "a" };
+        format!("{article} {} step {name:?}", kind.as_str())
+    }
+
+    /// Whether a container could have begun with this verdict.
+    ///
+    /// # Errors
+    /// What does not fit, in words for a person.
+    pub(crate) fn admits(&self, verdict: Option<&Verdict>) -> Result<(), String> {
+        let is_of_its_kind = match (self, verdict) {
+            (Node::Condition(_), verdict) => matches!(verdict, Some(Verdict::Is(_))),
+            (Node::Router(_), verdict) => matches!(verdict, Some(Verdict::Names(_))),
+            (Node::ForEach(_), verdict) => matches!(verdict, Some(Verdict::Items { .. })),
+            (_, verdict) => verdict.is_none(),
+        };
+        let refused = verdict.zip(self.container()).and_then(|(verdict, container)| container.refuse(verdict));
+        match refused {
+            _ if !is_of_its_kind => Err(self.named()),
+            Some(problem) => Err(format!("{} to which {problem}", self.named())),
+            None => Ok(()),
+        }
+    }
+
     /// Whether this node, or one inside it, is so.
     pub fn any(&self, is_so: &impl Fn(&Node) -> bool) -> bool {
         is_so(self) || self.children(false).iter().chain(self.children(true)).any(|child| child.any(is_so))
@@ -204,4 +260,71 @@ pub(super) fn walk<L: Copy, N: Copy>(
         }
     }
     found
+}
+
+/// Where a node stands in a tree, for people: `steps[1].parallel["Research"].steps[0]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Path {
+    text: String,
+    depth: usize,
+}
+
+impl Path {
+    /// Of the node that a key names. Where these nodes have none, its place alone is told.
+    pub(crate) fn of(nodes: &[Node], key: &Key) -> Self {
+        let (mut path, mut list, mut found, mut other) = (Self::default(), nodes, None::<&Node>, false);
+        for part in key.parts() {
+            match part {
+                Part::Node { place, .. } => {
+                    let field = match found {
+                        Some(Node::Router(_)) => "choices",
+                        _ if other => "else_steps",
+                        _ => "steps",
+                    };
+                    if let Some(outer) = found {
+                        path = path.container(outer.path_word(), outer.name());
+                    }
+                    // Every item has the same body.
+                    let place = if matches!(place, Place::Item(_)) { 0 } else { place.number() as usize };
+                    path = path.child(field, place);
+                    found = list.get(place);
+                    list = found.map_or(&[], |node| node.children(false));
+                    other = false;
+                }
+                Part::Sequence(name) => {
+                    other = name == "else";
+                    list = found.map_or(&[], |node| node.children(other));
+                }
+                _ => {}
+            }
+        }
+        path
+    }
+
+    /// Inside the container that stands here.
+    pub(super) fn container(&self, word: &str, name: &str) -> Self {
+        Self { text: format!("{}.{word}[{name:?}]", self.text), depth: self.depth + 1 }
+    }
+
+    /// The child at this place of a list.
+    pub(super) fn child(&self, list: &str, place: usize) -> Self {
+        let dot = if self.is_top() { "" } else { "." };
+        Self { text: format!("{}{dot}{list}[{place}]", self.text), depth: self.depth }
+    }
+
+    /// Whether this is the workflow itself.
+    pub(super) fn is_top(&self) -> bool {
+        self.text.is_empty()
+    }
+
+    /// How many containers are around it.
+    pub(super) fn depth(&self) -> usize {
+        self.depth
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
 }

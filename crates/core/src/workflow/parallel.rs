@@ -10,14 +10,12 @@ use crate::log::{Key, Place};
 use crate::machine::Frame;
 use crate::metrics::Metrics;
 use crate::step::{ExecutorKind, StepOutput};
-use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Branches at the same time, as data.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "the fields are Agno's and say it")]
 pub struct ParallelNode {
-    #[serde(flatten)]
     pub settings: Settings,
     pub steps: Vec<Node>,
 }

@@ -7,22 +7,18 @@ use crate::event::EventKind;
 use crate::failure::Failure;
 use crate::log::Key;
 use crate::machine::Frame;
-use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// How often a Loop repeats at most when nothing else is said, as in Agno.
-const MAX_ITERATIONS: u32 = 3;
+pub(super) const MAX_ITERATIONS: u32 = 3;
 
 /// A repeated sequence, as data.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "the fields are Agno's and say it")]
 pub struct LoopNode {
-    #[serde(flatten)]
     pub settings: Settings,
     pub max_iterations: u32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Rule>,
-    #[serde(default)]
     pub forward_iteration_output: bool,
     pub steps: Vec<Node>,
 }
@@ -71,7 +67,7 @@ impl Loop {
 
     /// Ends after an iteration for which this holds. Agno's `end_condition`.
     pub fn until<A: Answer<bool>>(self, is_done: impl Fn(&Question) -> A + Send + Sync + 'static) -> Self {
-        self.decided_by(Decider::plain(is_done, Verdict::Is))
+        self.decided_by(Decider::holds(is_done))
     }
 
     /// As [`Loop::until`], by an async function, which may fail; its failure is the Loop's.
@@ -80,10 +76,7 @@ impl Loop {
         F: Fn(Question) -> R + Send + Sync + 'static,
         R: Future<Output = Result<bool, Failure>> + Send + 'static,
     {
-        self.decided_by(Decider::new(move |question| {
-            let verdict = is_done(question);
-            async move { Ok(Verdict::Is(verdict.await?)) }
-        }))
+        self.decided_by(Decider::holds_async(is_done))
     }
 
     /// As [`Loop::until`], by a [CEL](crate::cel) expression, such as `last_step_content.contains("DONE")`. A mistake in

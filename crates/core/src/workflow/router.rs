@@ -7,14 +7,12 @@ use crate::event::EventKind;
 use crate::failure::Failure;
 use crate::log::{Key, Place};
 use crate::machine::Frame;
-use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Choices, as data.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "the fields are Agno's and say it")]
 pub struct RouterNode {
-    #[serde(flatten)]
     pub settings: Settings,
     pub select: Rule,
     pub choices: Vec<Node>,
@@ -41,7 +39,7 @@ pub struct Router {
 
 /// Names of choices: one, several, or none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selection(Vec<Arc<str>>);
+pub struct Selection(pub(super) Vec<Arc<str>>);
 
 impl Answer<Selection> for &str {
     fn answer(self) -> Result<Selection, Failure> {
@@ -93,7 +91,7 @@ impl Router {
 
     /// Chooses by a function that returns the names of choices: one, several, or none.
     pub fn select<A: Answer<Selection>>(self, select: impl Fn(&Question) -> A + Send + Sync + 'static) -> Self {
-        self.decided_by(Decider::plain(select, |names: Selection| Verdict::Names(names.0)))
+        self.decided_by(Decider::selects(select))
     }
 
     /// As [`Router::select`], by an async function, which may fail; its failure is the Router's.
@@ -103,10 +101,7 @@ impl Router {
         R: Future<Output = Result<S, Failure>> + Send + 'static,
         S: Answer<Selection>,
     {
-        self.decided_by(Decider::new(move |question| {
-            let names = select(question);
-            async move { Ok(Verdict::Names(names.await?.answer()?.0)) }
-        }))
+        self.decided_by(Decider::selects_async(select))
     }
 
     /// Chooses by a [CEL](crate::cel) expression that gives a name or a list of names, such as

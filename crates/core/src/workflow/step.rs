@@ -1,6 +1,6 @@
 //! One step: its data, and its builder.
 
-use super::Definition;
+use super::{Definition, Settings};
 use crate::failure::{Failure, FailureKind};
 use crate::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext, Tether};
 use crate::retry::Retry;
@@ -23,25 +23,23 @@ pub enum OnError {
 }
 
 /// A leaf of the tree: one executor and how patiently it is run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StepNode {
     /// The step's name, unique among its siblings.
     pub name: Arc<str>,
     /// What it is for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<Arc<str>>,
     /// What runs inside.
     pub executor_type: ExecutorKind,
     /// Its name.
     pub executor_name: Arc<str>,
+    /// The id of an agent or a team.
+    pub executor_id: Option<Arc<str>>,
     /// How often it is tried again.
-    #[serde(default)]
     pub retry: Retry,
     /// Longest time for one attempt, in milliseconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
     /// What its failure does.
-    #[serde(default)]
     pub on_error: OnError,
 }
 
@@ -161,6 +159,19 @@ pub struct Step {
     pub(super) retry: Retry,
     pub(super) timeout: Option<Duration>,
     pub(super) on_error: OnError,
+}
+
+impl StepNode {
+    /// What it has in common with containers.
+    pub(super) fn settings(&self) -> Settings {
+        Settings {
+            name: self.name.clone(),
+            description: self.description.clone(),
+            retry: self.retry,
+            timeout_ms: self.timeout_ms,
+            on_error: self.on_error,
+        }
+    }
 }
 
 impl Step {

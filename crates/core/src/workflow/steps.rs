@@ -5,13 +5,11 @@ use super::{Block, Node, Settings, Verdict, container_settings};
 use crate::event::EventKind;
 use crate::log::Key;
 use crate::machine::Frame;
-use serde::{Deserialize, Serialize};
 
 /// A named sequence, as data.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "the fields are Agno's and say it")]
 pub struct StepsNode {
-    #[serde(flatten)]
     pub settings: Settings,
     pub steps: Vec<Node>,
 }

@@ -231,7 +231,7 @@ fn a_log_of_another_definition_is_refused_and_the_entry_named() {
     let log = run(&mut old, |input, _| Ok(StepOutput::new(input.text())));
     let mut new = machine(vec![step("a"), step("c")]);
     let refused = log.iter().find_map(|entry| new.apply(entry).err()).unwrap();
-    assert_eq!((refused.event_index, refused.found.as_str()), (4, "step \"b\""));
+    assert_eq!((refused.event_index, refused.was.as_str()), (Some(4), "a step \"b\""));
     assert!(refused.to_string().contains("step \"c\""), "{refused}");
 }
 

@@ -560,25 +560,25 @@ fn a_log_of_another_kind_of_node_does_not_fit() {
     for (is, problem) in [
         (
             vec![Parallel::new("a").step(step("x")).into(), step("b").into()],
-            "entry 1 names Steps \"a\", this definition has Parallel \"a\" there",
+            "steps[0]: was a Steps \"a\", is a Parallel \"a\" (entry 1)",
         ),
-        (vec![step("a").into(), step("b").into()], "entry 1 names Steps \"a\", this definition has step \"a\" there"),
+        (vec![step("a").into(), step("b").into()], "steps[0]: was a Steps \"a\", is a function step \"a\" (entry 1)"),
         (
             vec![Steps::new("z").step(step("x")).into(), step("b").into()],
-            "entry 1 names Steps \"a\", this definition has Steps \"z\" there",
+            "steps[0]: was a Steps \"a\", is a Steps \"z\" (entry 1)",
         ),
         (
             vec![Steps::new("a").step(step("y")).into(), step("b").into()],
-            "entry 2 names step \"x\", this definition has step \"y\" there",
+            "steps[0].steps[\"a\"].steps[0]: was a step \"x\", is a function step \"y\" (entry 2)",
         ),
         (
             vec![step("b").into(), Steps::new("a").step(step("x")).into()],
-            "entry 1 names Steps \"a\", this definition has step \"b\" there",
+            "steps[0]: was a Steps \"a\", is a function step \"b\" (entry 1)",
         ),
-        (vec![Steps::new("a").step(step("x")).into()], "entry 5 names step \"b\", this definition has no step there"),
+        (vec![Steps::new("a").step(step("x")).into()], "steps[1]: was a step \"b\", is nothing (entry 5)"),
         (
             vec![Steps::new("a").step(step("x")).into(), Steps::new("b").step(step("x")).into()],
-            "entry 5 names step \"b\", this definition has Steps \"b\" there",
+            "steps[1]: was a step \"b\", is a Steps \"b\" (entry 5)",
         ),
     ] {
         assert_eq!(fails_at(is).unwrap(), format!("definition changed: {problem}"));
@@ -719,7 +719,7 @@ fn expressions_decide_and_their_mistakes_are_problems() {
     let done = Driver::new(&definition).run(mark);
     assert_eq!(done.machine.output().text(), "hi.yes.draft.draft.draft.article.post");
     let node = serde_json::to_value(&definition.nodes[0]).unwrap();
-    assert_eq!(node["condition"]["when"], json!({ "cel": "input.contains('hi')" }));
+    assert_eq!((&node["evaluator"], &node["evaluator_type"]), (&json!("input.contains('hi')"), &json!("cel")));
 
     let builder = Definition::builder("Bad")
         .step(Condition::new("c").when_cel("inptu == 'x'").step(step("a")))
