@@ -152,6 +152,7 @@ pub fn cases() -> Vec<Case> {
         a_deleted_session_takes_its_runs_with_it,
         a_session_with_an_unfinished_run_is_not_deleted,
         a_forced_deletion_takes_unfinished_runs_too,
+        a_definition_is_kept_once_as_long_as_a_run_has_it,
         a_list_is_newest_first_and_goes_on_after_its_cursor,
         a_list_is_filtered,
         a_list_is_bounded,
@@ -232,6 +233,7 @@ fn new_run(id: &str) -> NewRun {
         input: None,
         options: None,
         definition: Arc::from("definition-hash"),
+        structure: None,
         idempotency_key: None,
         fingerprint: Arc::from("fingerprint"),
         policy: SessionPolicy::Queue,
@@ -1675,6 +1677,61 @@ async fn listed(db: &dyn Db, filter: RunFilter) -> (Vec<String>, Option<String>)
     let page = db.runs(Access::All, filter).await.expect("runs are listed");
     let ids = page.runs.iter().map(|run| run.info.run_id.to_string()).collect();
     (ids, page.next)
+}
+
+async fn a_definition_is_kept_once_as_long_as_a_run_has_it(Stores { one: db, other, .. }: Stores) {
+    let of = |id: &str, hash: &str, structure: Option<&str>| NewRun {
+        definition: Arc::from(hash),
+        structure: structure.map(Arc::from),
+        ..new_run(id)
+    };
+    let kept = async |hash: &str| {
+        let (here, there) = (db.definition(Arc::from(hash)).await, other.definition(Arc::from(hash)).await);
+        let (here, there) = (here.expect("it can be read"), there.expect("it can be read"));
+        assert_eq!(here, there);
+        here.map(|text| text.to_string())
+    };
+    let delete = async |db: &dyn Db, id: &str| {
+        let session = session_id(&format!("session-of-{id}"));
+        assert_eq!(db.delete_sessions(Access::All, vec![session], true).await.expect("it is deleted"), 1);
+    };
+    assert_eq!(kept("h1").await, None);
+    accept(&*db, of("r1", "h1", Some("{\"ü\": 1}"))).await;
+    accept(&*other, of("r2", "h2", Some("two"))).await;
+    accept(&*other, of("r3", "h1", Some("whoever comes later brings the same"))).await;
+    accept(&*db, of("r4", "h3", None)).await;
+    accept(&*db, of("r5", "h2", Some("two"))).await;
+    accept(&*db, of("r6", "h1", Some("the same"))).await;
+    assert_eq!(kept("h1").await.as_deref(), Some("{\"ü\": 1}"));
+    assert_eq!((kept("h2").await.as_deref(), kept("h3").await), (Some("two"), None));
+    // A refused run leaves none behind.
+    let taken = NewRun { fingerprint: Arc::from("other"), ..of("r1", "h4", Some("four")) };
+    db.create_run(Access::All, taken, None).await.expect_err("the id is taken");
+    assert_eq!(kept("h4").await, None);
+    // Whichever run goes, and in whichever process, it stays for those that have it.
+    delete(&*db, "r6").await;
+    delete(&*other, "r1").await;
+    assert_eq!(kept("h1").await.as_deref(), Some("{\"ü\": 1}"));
+    delete(&*db, "r3").await;
+    assert_eq!((kept("h1").await, kept("h2").await.as_deref()), (None, Some("two")));
+    // The process that had it stored does not trust its memory.
+    accept(&*db, of("r7", "h1", Some("again"))).await;
+    assert_eq!(kept("h1").await.as_deref(), Some("again"));
+    delete(&*other, "r2").await;
+    delete(&*other, "r5").await;
+    delete(&*other, "r4").await;
+    assert_eq!(kept("h2").await, None);
+    // All runs of a session at once.
+    let together = |id: &str| {
+        let run = of(id, "h5", Some("five"));
+        NewRun { info: in_session(id, "together", SessionPolicy::Parallel).info, ..run }
+    };
+    accept(&*db, together("r8")).await;
+    accept(&*db, of("r9", "h6", Some("six"))).await;
+    accept(&*db, together("r10")).await;
+    assert_eq!(kept("h5").await.as_deref(), Some("five"));
+    db.delete_sessions(Access::All, vec![session_id("together")], true).await.expect("it is deleted");
+    assert_eq!((kept("h5").await, kept("h6").await.as_deref()), (None, Some("six")));
 }
 
 async fn a_list_is_newest_first_and_goes_on_after_its_cursor(Stores { one: db, other, .. }: Stores) {

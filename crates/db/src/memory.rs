@@ -30,6 +30,7 @@ use std::time::Duration;
 pub enum Operation {
     CreateRun,
     Run,
+    Definition,
     Runs,
     Unfinished,
     Heartbeat,
@@ -221,6 +222,12 @@ impl RunStore for InMemoryDb {
         })
     }
 
+    fn definition(&self, hash: Arc<str>) -> BoxFuture<'_, Result<Option<Arc<str>>, DbError>> {
+        Box::pin(
+            async move { self.operate(Operation::Definition, |tables| Ok(tables.definitions.get(&hash).cloned())) },
+        )
+    }
+
     fn runs(&self, access: Access, filter: RunFilter) -> BoxFuture<'_, Result<RunPage, DbError>> {
         Box::pin(async move { self.operate(Operation::Runs, |tables| tables.list(&access, &filter)) })
     }
@@ -382,6 +389,8 @@ struct Tables {
     run_by_id: BTreeMap<RunId, u64>,
     run_by_key: BTreeMap<Arc<str>, u64>,
     unfinished: BTreeSet<u64>,
+    /// By their hash.
+    definitions: BTreeMap<Arc<str>, Arc<str>>,
     sessions: BTreeMap<SessionId, SessionRow>,
     sessions_created: u64,
     /// By the number of their run.
@@ -482,6 +491,9 @@ impl Tables {
             self.run_by_key.insert(key.clone(), seq);
         }
         self.unfinished.insert(seq);
+        if let Some(structure) = new.structure {
+            self.definitions.entry(new.definition.clone()).or_insert(structure);
+        }
         if !self.sessions.contains_key(&new.info.session_id) {
             self.insert_session(NewSession {
                 session_id: new.info.session_id.clone(),
@@ -968,6 +980,8 @@ impl Tables {
         self.run_by_id.retain(|_, seq| runs.contains_key(seq));
         self.run_by_key.retain(|_, seq| runs.contains_key(seq));
         self.unfinished.retain(|seq| runs.contains_key(seq));
+        let referred: BTreeSet<&str> = runs.values().map(|row| &*row.run.definition).collect();
+        self.definitions.retain(|hash, _| referred.contains(&**hash));
         self.delete_hooks();
         Ok(found.len() as u64)
     }

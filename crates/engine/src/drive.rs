@@ -5,6 +5,7 @@
 
 use crate::control::{Control, Stop};
 use crate::flights::{Flights, Landing};
+use crate::fold::{self, Unreadable};
 use crate::inner::{Inner, Place};
 use crate::journal::Journal;
 use crate::pump::Pump;
@@ -13,8 +14,8 @@ use futures::FutureExt;
 use outlive_core::log::{Key, Record};
 use outlive_core::machine::{Ask, Execute, Task, WorkflowMachine};
 use outlive_core::port::{
-    Access, BoxFuture, Commit, DbError, DbErrorKind, Effects, Executed, Execution, Lease, LogError, LogReader, Release,
-    Run, RunPatch, SessionState, StepContext,
+    Access, BoxFuture, Commit, DbError, DbErrorKind, Effects, Executed, Execution, Lease, Release, Run, RunPatch,
+    SessionState, StepContext,
 };
 use outlive_core::{Definition, ExecutorKind, Failure, FailureKind, Timestamp, Verdict, json};
 use serde_json::{Map, Value};
@@ -87,7 +88,7 @@ async fn drive_once(
     let claim = claim_record(&run, journal, inner.services.clock.now());
     // Boxed and dropped, so that a run that waits for hours does not hold what only its start needs.
     let begun = Instant::now();
-    let prepared = Box::pin(prepare(inner, &run, journal, unreadable, &claim, definition.is_some(), session)).await?;
+    let prepared = Box::pin(prepare(inner, &run, journal, unreadable, &claim, definition.as_deref(), session)).await?;
     if run.next_index > 0 {
         inner.services.counters.recoveries.add(begun.elapsed());
     }
@@ -123,12 +124,12 @@ async fn prepare(
     journal: &Journal,
     unreadable: Option<Failure>,
     claim: &Record,
-    is_known: bool,
+    definition: Option<&Definition>,
     session: Option<Arc<Map<String, Value>>>,
 ) -> Result<Option<Arc<Map<String, Value>>>, DbError> {
     let now = inner.services.clock.now();
     if run.next_index > 0 {
-        match replay(inner, run, journal).await? {
+        match replay(inner, run, journal, definition).await? {
             Ok(()) => journal.append([journal.machine(|m| m.resumed(claim, run.attempt, now))]),
             // A run that cannot be read can still be cancelled.
             Err(_) if run.cancel.is_some() => journal.skip_to(run.next_index),
@@ -160,7 +161,7 @@ async fn prepare(
         journal.append(journal.machine(|m| m.fail(&Failure::new(FailureKind::Poisoned, message), now)));
         return Ok(None);
     }
-    if !is_known {
+    if definition.is_none() {
         journal.release(None);
         return Ok(None);
     }
@@ -181,51 +182,23 @@ async fn prepare(
     Ok(Some(state))
 }
 
-enum Unreadable {
-    Damaged(outlive_core::log::Damaged),
-    Changed(outlive_core::machine::Mismatch),
-}
-
-/// Bytes of log read at a time while folding it.
-const REPLAY_BYTES: usize = 1 << 20;
-
-async fn replay(inner: &Inner, run: &Run, journal: &Journal) -> Result<Result<(), Unreadable>, DbError> {
-    let run_id = &run.info.run_id;
-    let mut reader = LogReader::new(&run.info, Access::All);
-    let mut from = 0;
-    while from < run.next_index {
-        let event_index = from;
-        let damaged = |problem: String| {
-            let damaged = outlive_core::log::Damaged { run_id: run_id.clone(), event_index, problem };
-            Ok(Err(Unreadable::Damaged(damaged)))
-        };
-        let pages = match inner.services.db.read(Access::All, run_id.clone(), from, REPLAY_BYTES).await {
-            Err(error) if error.kind() == DbErrorKind::Unreadable => return damaged(error.to_string()),
-            pages => pages?,
-        };
-        if pages.is_empty() {
-            return damaged("it is missing".to_owned());
-        }
-        for page in pages {
-            from = page.end();
-            let entries = match reader.entries(&*inner.services.db, &page).await {
-                Ok(entries) => entries,
-                Err(LogError::Damaged(damaged)) => return Ok(Err(Unreadable::Damaged(damaged))),
-                Err(LogError::Db(error)) if error.kind() == DbErrorKind::Unreadable => {
-                    return damaged(error.to_string());
-                }
-                Err(error) => return Err(error.into()),
-            };
-            journal.recount(&entries);
-            for (index, entry) in (page.first_index..).zip(entries) {
-                let text = reader.text(index).expect("it has just been read");
-                if let Err(mismatch) = journal.replay(entry, text) {
-                    return Ok(Err(Unreadable::Changed(mismatch)));
-                }
-            }
-        }
-    }
-    Ok(Ok(()))
+async fn replay(
+    inner: &Inner,
+    run: &Run,
+    journal: &Journal,
+    definition: Option<&Definition>,
+) -> Result<Result<(), Unreadable>, DbError> {
+    let db = &*inner.services.db;
+    let mut fit = fold::fit(db, run, definition.map(|definition| &*definition.hash)).await?;
+    let read = fold::read(db, run, |first_index, entries, reader| {
+        journal.recount(&entries);
+        (first_index..).zip(entries).try_for_each(|(index, entry)| {
+            let text = reader.text(index).expect("it has just been read");
+            journal.replay(&mut fit, entry, text)
+        })
+    });
+    let read = read.await?;
+    Ok(read.and_then(|()| journal.machine(|machine| fit.end(machine)).map_err(Unreadable::Changed)))
 }
 
 fn claim_record(run: &Run, journal: &Journal, at: Timestamp) -> Record {

@@ -10,7 +10,7 @@ use crate::services::Services;
 use crate::streams::{Streams, is_one_speaker};
 use crate::tally::{Count, Tally};
 use outlive_core::log::{Entry, Key, Record, Writer};
-use outlive_core::machine::{Decision, Mismatch, WorkflowMachine, with_branches};
+use outlive_core::machine::{Decision, Fit, Mismatch, WorkflowMachine, with_branches};
 use outlive_core::port::{
     Access, BoxFuture, Commit, Db, DbError, DbErrorKind, Effects, Halt, HistoryRun, Lease, Recall, Release, RunFilter,
     RunPatch, StepInfo, Witness, merge, run_output,
@@ -134,10 +134,10 @@ impl Journal {
     }
 
     /// Folds an entry that an earlier process wrote; `text` is its full text.
-    pub(crate) fn replay(&self, entry: Entry, text: &str) -> Result<(), Mismatch> {
+    pub(crate) fn replay(&self, fit: &mut Fit, entry: Entry, text: &str) -> Result<(), Mismatch> {
         let mut state = self.lock();
         // What it changed in the session is there already, and nothing is in progress yet.
-        state.machine.apply(&entry)?;
+        fit.apply(&mut state.machine, &entry)?;
         let index = state.next_index;
         state.writer.note(index, &entry, text);
         state.next_index += 1;

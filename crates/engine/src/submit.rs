@@ -214,6 +214,7 @@ impl Inner {
             input,
             options,
             definition: definition.hash.clone(),
+            structure: Some(definition.structure.clone()).filter(|text| text.len() <= STRUCTURE_BYTES_MAX),
             policy: submit.policy,
             session_state: definition.initial_state(submit.session_state),
             session_kind: submit.session_kind,
@@ -262,6 +263,9 @@ fn pending_run(new: &NewRun) -> Run {
         output: None,
     }
 }
+
+/// Longest definition that is kept. Runs with a longer one are judged by their log alone.
+const STRUCTURE_BYTES_MAX: usize = 4 << 20;
 
 /// A hash of what was asked, to tell a repeated request from a different one under the same key.
 fn fingerprint(asked: &str) -> Arc<str> {

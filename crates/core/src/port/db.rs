@@ -178,6 +178,9 @@ pub struct NewRun {
     pub options: Option<Arc<str>>,
     /// Hash of the definition it was submitted to.
     pub definition: Arc<str>,
+    /// The definition as JSON text, without its code. Kept once under its hash, as long as a run with that hash is; none
+    /// when it is not to be kept.
+    pub structure: Option<Arc<str>>,
     /// The same key and the same `fingerprint` again give the same run. Already scoped to user and workflow.
     pub idempotency_key: Option<Arc<str>>,
     /// Hash of what was asked; compared when the key is seen again.
@@ -621,6 +624,10 @@ pub trait RunStore: Send + Sync {
     /// `Unreadable` when its row is damaged. Damage inside its texts shows only when they are read, through [`Run`]'s
     /// methods.
     fn run(&self, access: Access, run_id: RunId) -> BoxFuture<'_, Result<Option<Run>, DbError>>;
+
+    /// The definition with this hash ([`NewRun::structure`]); none when no run has brought it. It belongs to nobody:
+    /// never answer a user from it.
+    fn definition(&self, hash: Arc<str>) -> BoxFuture<'_, Result<Option<Arc<str>>, DbError>>;
 
     /// Lists runs.
     ///

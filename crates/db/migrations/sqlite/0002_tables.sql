@@ -39,6 +39,14 @@ CREATE VIEW chk_event{V} (run_id, idx, name, json) AS
            json_patch(json_object('workflow_id', r.workflow_id, 'session_id', s.session_id), e.json -> '$.event')
     FROM chk_entry{V} e JOIN {T}_runs r ON r.run_id = e.run_id JOIN {T} s ON s.seq = r.session_seq;
 
+-- Definitions, each once, as long as a run has it: {T}_run_requests names its hash. Those of runs accepted in format 1
+-- are not known.
+CREATE TABLE {T}_definitions (
+    hash      TEXT PRIMARY KEY,
+    first_run INTEGER NOT NULL, -- no run before this one has it
+    structure TEXT NOT NULL     -- JSON
+) STRICT, WITHOUT ROWID;
+
 -- How many runs and sessions there are, changed in the transaction that changes them. A row without anything to count
 -- may be absent.
 CREATE TABLE {T}_counts (

@@ -417,6 +417,10 @@ impl RunStore for SqliteDb {
         Box::pin(self.read_with(move |reader| reader.run(&access, &run_id)))
     }
 
+    fn definition(&self, hash: Arc<str>) -> BoxFuture<'_, Result<Option<Arc<str>>, DbError>> {
+        Box::pin(self.read_with(move |reader| reader.definition(&hash)))
+    }
+
     fn runs(&self, access: Access, filter: RunFilter) -> BoxFuture<'_, Result<RunPage, DbError>> {
         Box::pin(self.read_with(move |reader| reader.runs(&access, &filter)))
     }

@@ -6,7 +6,7 @@ use super::failure::{Fail, Place};
 use super::lists::{self, Query, Runs, Sessions, Statuses};
 use super::mailbox::{Inbox, Mail};
 use super::numbers::Numbers;
-use super::rows::{self, count, first, id, int};
+use super::rows::{self, count, first, id, int, value};
 use super::schema::Sql;
 use super::watchers::Watchers;
 use super::workers::Locks;
@@ -57,6 +57,10 @@ impl Reader {
     pub(super) fn run(&self, access: &Access, run_id: &RunId) -> Result<Option<Run>, Fail> {
         let columns = params![run_id.as_str(), access.user().map(|user_id| &**user_id)];
         first(&self.connection, &self.sql.run_by_id, columns, rows::run)
+    }
+
+    pub(super) fn definition(&self, hash: &str) -> Result<Option<Arc<str>>, Fail> {
+        value(&self.connection, &self.sql.definition, [hash])
     }
 
     pub(super) fn runs(&self, access: &Access, filter: &RunFilter) -> Result<RunPage, Fail> {

@@ -18,7 +18,7 @@ pub(super) const SESSION_TABLE: &str = "outlive_sessions";
 /// What the names of a set's tables add to that of its session table, by the format they came with.
 const TABLE_SUFFIXES: [&[&str]; USER_VERSION as usize] = [
     &["", "_runs", "_run_requests", "_run_events", "_run_outputs", "_run_hooks", "_run_hook_deliveries", "_audit"],
-    &["_counts"],
+    &["_counts", "_definitions"],
 ];
 /// Longest name of a session table, in bytes.
 const NAME_LEN_MAX: usize = 64;
@@ -152,6 +152,11 @@ pub(super) struct Sql {
     pub(super) insert_session: String,
     pub(super) insert_run: String,
     pub(super) insert_request: String,
+    pub(super) has_definition: String,
+    pub(super) insert_definition: String,
+    pub(super) definition: String,
+    pub(super) definitions_of: String,
+    pub(super) delete_definition: String,
 
     pub(super) ready: String,
     pub(super) due: String,
@@ -266,6 +271,20 @@ impl Sql {
             ),
             insert_request: sql("INSERT INTO {T}_run_requests (seq, workflow_name, user_id, definition, fingerprint, \
                 idempotency_key, created_at, options, input) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"),
+            has_definition: sql("SELECT 1 FROM {T}_definitions WHERE hash = ?1"),
+            insert_definition: sql("INSERT INTO {T}_definitions (hash, first_run, structure) VALUES (?1, ?2, ?3)"),
+            definition: sql("SELECT structure FROM {T}_definitions WHERE hash = ?1"),
+            definitions_of: sql(&format!(
+                "SELECT definition, max(seq) FROM {{T}}_run_requests WHERE seq IN ({}) GROUP BY definition",
+                runs_of("?1")
+            )),
+            // Other runs with it are looked for before this one and after it, nearest first: runs with one definition
+            // lie together, so few rows are read, except for the last of all.
+            delete_definition: sql("DELETE FROM {T}_definitions WHERE hash = ?1 AND coalesce(\
+                (SELECT q.seq FROM {T}_run_requests q WHERE q.seq < ?2 AND q.seq >= first_run AND q.definition = ?1 \
+                ORDER BY q.seq DESC LIMIT 1), \
+                (SELECT q.seq FROM {T}_run_requests q WHERE q.seq > ?2 AND q.definition = ?1 ORDER BY q.seq LIMIT 1)) \
+                IS NULL"),
 
             ready: sql(&format!("SELECT seq, claims {CLAIMABLE} AND due_at = 0 ORDER BY seq")),
             due: sql(&format!("SELECT seq, claims {CLAIMABLE} AND due_at > 0 AND due_at <= ?2 ORDER BY seq")),

@@ -361,6 +361,12 @@ impl Tables {
             new.input.as_deref(),
         ];
         self.execute(&self.sql.insert_request, columns)?;
+        // Asked each time: another process may have deleted it meanwhile.
+        if let Some(structure) = &new.structure
+            && value::<i64>(&self.connection, &self.sql.has_definition, [&*new.definition])?.is_none()
+        {
+            self.execute(&self.sql.insert_definition, params![&*new.definition, seq, &**structure])?;
+        }
         self.changes.runs(Arc::from(workflow_id), info.user_id.clone(), RunStatus::Pending, 1);
         new.hook.as_ref().map_or(Ok(()), |hook| self.insert_hook(seq, hook))
     }
@@ -681,9 +687,20 @@ impl Tables {
         for seq in &found {
             self.drops_runs_of(*seq)?;
             self.count_out(*seq)?;
+            let definitions = self.definitions_of(*seq)?;
             self.sql.delete_session.iter().try_for_each(|sql| self.execute(sql, [seq]))?;
+            for (hash, last) in definitions {
+                self.execute(&self.sql.delete_definition, params![&*hash, last])?;
+            }
         }
         Ok(found.len() as u64)
+    }
+
+    /// The definitions of a session's runs, each with the last run that has it.
+    fn definitions_of(&self, session: i64) -> Result<Vec<(Arc<str>, i64)>, Fail> {
+        let mut statement = self.connection.prepare_cached(&self.sql.definitions_of)?;
+        let found = statement.query_map([session], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(found.collect::<Result<_, _>>()?)
     }
 
     /// Takes a session and its runs, which are about to be deleted, out of the counts.

@@ -41,6 +41,7 @@ fn new_run() -> NewRun {
         input: None,
         options: None,
         definition: Arc::from("definition"),
+        structure: None,
         idempotency_key: Some(Arc::from("key")),
         fingerprint: Arc::from("fingerprint"),
         policy: SessionPolicy::Queue,

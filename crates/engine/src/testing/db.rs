@@ -84,6 +84,9 @@ impl RunStore for TroubledDb {
     fn runs(&self, access: Access, filter: RunFilter) -> BoxFuture<'_, Result<RunPage, DbError>> {
         self.pass(self.inner.runs(access, filter))
     }
+    fn definition(&self, hash: Arc<str>) -> BoxFuture<'_, Result<Option<Arc<str>>, DbError>> {
+        self.pass(self.inner.definition(hash))
+    }
     fn unfinished(&self, max: u64) -> BoxFuture<'_, Result<Unfinished, DbError>> {
         self.pass(self.inner.unfinished(max))
     }

@@ -64,6 +64,7 @@ pub(crate) fn new_run(id: &str, like: &Run) -> NewRun {
         input: like.input.clone(),
         options: None,
         definition: like.definition.clone(),
+        structure: None,
         idempotency_key: None,
         fingerprint: Arc::from(id),
         policy: SessionPolicy::Queue,

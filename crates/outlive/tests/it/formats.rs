@@ -133,6 +133,7 @@ async fn a_log_of_an_older_program_goes_on_after_each_of_its_entries() {
             input: Some(Arc::from("\"secret-prompt\"")),
             options: None,
             definition: Arc::from("older"),
+            structure: None,
             idempotency_key: None,
             fingerprint: Arc::from(""),
             policy: SessionPolicy::Queue,

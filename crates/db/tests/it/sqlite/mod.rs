@@ -69,6 +69,7 @@ fn new_run(id: &str) -> NewRun {
         input: None,
         options: None,
         definition: Arc::from("definition"),
+        structure: None,
         idempotency_key: None,
         fingerprint: Arc::from("fingerprint"),
         policy: SessionPolicy::Queue,

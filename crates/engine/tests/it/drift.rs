@@ -1,0 +1,473 @@
+//! Edits of a definition against runs that stand everywhere in it: what is told before a deploy is what then happens,
+//! and it is what the run's own log demands.
+
+use outlive_core::log::{Entry, Record};
+use outlive_core::log::{Part, Place};
+use outlive_core::port::{
+    Accepted, Access, BoxFuture, Commit, Db, Executed, Executor, ExecutorInfo, NewRun, Release, RunPatch, SessionKind,
+    SessionPolicy, StepContext,
+};
+use outlive_core::{
+    Condition, Definition, EventKind, ExecutorKind, Failure, ForEach, Function, Key, Loop, Page, Parallel, Registry,
+    Router, RunId, RunInfo, RunStatus, SessionId, Step, StepInput, StepOutput, Steps, Structure, Timestamp, WorkerId,
+};
+use outlive_db::{InMemoryDb, SqliteDb};
+use outlive_engine::diff::{Outlook, diff};
+use outlive_engine::testing::read_log;
+use outlive_engine::{Engine, Options, Submit};
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// An agent, or a team, of which all that matters is what it records.
+struct Speaker(ExecutorKind, &'static str);
+
+impl Executor for Speaker {
+    fn info(&self) -> ExecutorInfo {
+        ExecutorInfo { kind: self.0, name: Arc::from(self.1), id: Some(self.1.parse().unwrap()) }
+    }
+
+    fn execute<'a>(&'a self, context: StepContext, _: Arc<StepInput>) -> BoxFuture<'a, Result<Executed, Failure>> {
+        Box::pin(async move {
+            let key = context.step.key.speaker(self.0.as_str()).word("started");
+            let kind = EventKind::CustomEvent { fields: Map::new() };
+            context.effects.tell(kind, &context.origin(), Some(Record::Said { key }));
+            context.effects.durable().await.map_err(|_| Failure::function("the run is stopping"))?;
+            Ok(StepOutput::new("spoken").into())
+        })
+    }
+}
+
+fn step(name: &str) -> Step {
+    Step::function(name, |_, input: Arc<StepInput>| async move { Ok::<_, Failure>(input.text()) })
+}
+
+/// A tree with every kind of container, some of them in others.
+fn base() -> Definition {
+    let inner = Definition::builder("Inner").step(step("deep one")).step(step("deep two")).build().unwrap();
+    let inside = Parallel::new("inside").step(step("p")).step(Loop::new("twice").step(step("q")).max_iterations(2));
+    Definition::builder("Example")
+        .step(step("first"))
+        .step(
+            Parallel::new("research").step(Step::new("hn").agent(Speaker(ExecutorKind::Agent, "hn"))).step(step("web")),
+        )
+        .step(Loop::new("polish").step(step("draft")).step(step("check")).until_cel("current_iteration == 2"))
+        .step(Condition::new("urgent").when_cel("true").step(step("yes")).step(step("also")).otherwise(step("no")))
+        .step(
+            Condition::new("calm").when(|_| false).step(step("never")).otherwise(step("other")).otherwise(step("more")),
+        )
+        .step(Router::new("channel").select(|_| "x").choice(step("post")).choice(step("article")).choice(step("tweet")))
+        .step(ForEach::new("each").items(|_| ["a", "b"]).step(Steps::new("body").step(step("one")).step(step("two"))))
+        .step(Step::new("nested").workflow(Arc::new(inner)))
+        .step(Steps::new("group").step(inside).step(step("g")))
+        .step(step("last"))
+        .build()
+        .unwrap()
+}
+
+/// The code of the tree and of whatever edits make of it.
+fn registry(json: &Value) -> Registry {
+    let mut names = BTreeSet::from(["new".to_owned()]);
+    let mut list = vec![json];
+    while let Some(value) = list.pop() {
+        match value {
+            Value::Object(fields) => {
+                names.extend(fields.get("executor_ref").and_then(Value::as_str).map(str::to_owned));
+                list.extend(fields.values());
+            }
+            Value::Array(items) => list.extend(items),
+            _ => {}
+        }
+    }
+    let registry = Registry::new()
+        .agent(Speaker(ExecutorKind::Agent, "hn"))
+        .team(Speaker(ExecutorKind::Team, "crew"))
+        .condition("calm", |_| false)
+        .selector("channel", |question| question.choices[..2].to_vec())
+        .items("each", |_| ["a", "b"])
+        .items("research", |_| ["a", "b"]);
+    names.into_iter().fold(registry, |registry, name| {
+        registry.executor(Function::new(name, |_, input: Arc<StepInput>| async move { Ok::<_, Failure>(input.text()) }))
+    })
+}
+
+/// A log of the base, line by line, and what each entry says.
+struct Original {
+    info: RunInfo,
+    lines: Vec<String>,
+    entries: Vec<Entry>,
+}
+
+/// One finished run for each place at which a run can stand.
+async fn originals() -> (Definition, Vec<Original>) {
+    let json = base().to_json();
+    let definition = Arc::new(Definition::from_json(&json, &registry(&json)).unwrap());
+    assert_eq!(definition.hash, base().hash);
+    let db: Arc<dyn Db> = Arc::new(InMemoryDb::new());
+    let engine = Engine::builder(db.clone()).workflow(definition.clone()).start().await.unwrap();
+    let mut originals: Vec<Original> = Vec::new();
+    loop {
+        let id = format!("run-{:03}", originals.len());
+        let submit = Submit { run_id: Some(id.clone()), session_id: Some(id.clone()), ..Submit::default() };
+        let run = engine.submit(&definition.id, submit).await.unwrap();
+        let ended = run.wait().await.unwrap();
+        assert_eq!(ended.status, RunStatus::Completed, "{}", ended.text());
+        let id = run.run_id().clone();
+        let pages = db.read(Access::All, id.clone(), 0, usize::MAX).await.unwrap();
+        let text: String = pages.iter().map(|page| &*page.body).collect();
+        let info = RunInfo {
+            run_id: id.clone(),
+            workflow_id: definition.id.clone(),
+            workflow_name: definition.name.clone(),
+            session_id: SessionId::parse(id.as_str()).unwrap(),
+            user_id: None,
+        };
+        let lines = text.lines().map(str::to_owned).collect();
+        originals.push(Original { info, lines, entries: read_log(&*db, &id).await });
+        if originals.len() >= originals[0].lines.len() {
+            engine.shutdown().await.unwrap();
+            let definition = Definition::from_json(&json, &registry(&json)).unwrap();
+            return (definition, originals);
+        }
+    }
+}
+
+/// Puts a run into a store as a process left it that was killed after this many entries.
+async fn put(db: &dyn Db, of: &Original, kept: usize, definition: &Definition, is_known: bool) {
+    let (worker, at) = (WorkerId::parse("gone").unwrap(), Timestamp::from_seconds(1_795_434_319));
+    db.heartbeat(worker.clone(), at, Duration::from_secs(15)).await.unwrap();
+    let new = NewRun {
+        info: of.info.clone(),
+        input: None,
+        options: None,
+        definition: definition.hash.clone(),
+        structure: is_known.then(|| definition.structure.clone()),
+        idempotency_key: None,
+        fingerprint: Arc::from(""),
+        policy: SessionPolicy::Queue,
+        session_state: None,
+        session_kind: SessionKind::Workflow,
+        hook: None,
+        at,
+    };
+    let accepted = db.create_run(Access::All, new, Some(worker)).await.unwrap();
+    let Accepted::New { lease: Some(lease) } = accepted else { panic!("the run is new") };
+    let body: String = of.lines[..kept].iter().flat_map(|line| [line, "\n"]).collect();
+    let page = Page { first_index: 0, count: u32::try_from(kept).unwrap(), body: Arc::from(body) };
+    let status = (kept > 0).then_some(RunStatus::Running);
+    let patch = RunPatch { status, release: Some(Release::default()), ..RunPatch::default() };
+    db.commit(Commit { lease, page: (kept > 0).then_some(page), patch, session: None, at }).await.unwrap();
+}
+
+/// The lists of nodes in a tree, as JSON pointers.
+fn lists(json: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open = vec![String::new()];
+    while let Some(node) = open.pop() {
+        for field in ["steps", "else_steps", "choices"] {
+            let list = format!("{node}/{field}");
+            let Some(items) = json.pointer(&list).and_then(Value::as_array) else { continue };
+            open.extend((0..items.len()).map(|place| format!("{list}/{place}")));
+            found.push(list);
+        }
+    }
+    found
+}
+
+/// The nodes that a log has reached, as JSON pointers, and which of them an agent speaks in.
+fn reached(json: &Value, entries: &[Entry]) -> BTreeSet<String> {
+    let pointer = |key: &Key| {
+        let (mut pointer, mut field) = (String::new(), "steps");
+        for part in key.parts() {
+            match part {
+                Part::Node { place, .. } => {
+                    let place = if matches!(place, Place::Item(_)) { 0 } else { place.number() };
+                    pointer = format!("{pointer}/{field}/{place}");
+                    let is_router = json.pointer(&pointer).is_some_and(|node| node["type"] == "Router");
+                    field = if is_router { "choices" } else { "steps" };
+                }
+                Part::Sequence("else") => field = "else_steps",
+                _ => {}
+            }
+        }
+        pointer
+    };
+    let mut reached = BTreeSet::new();
+    for entry in entries {
+        match &entry.record {
+            Some(Record::Intent { key, name: Some(_) } | Record::Begin { key, .. }) => {
+                reached.insert(pointer(key));
+            }
+            Some(Record::Said { key }) => {
+                reached.insert(format!("{} speaks", pointer(key)));
+            }
+            Some(Record::Step { key, .. }) => {
+                reached.remove(&format!("{} speaks", pointer(key)));
+                reached.insert(pointer(key));
+            }
+            _ => {}
+        }
+    }
+    reached
+}
+
+/// One edit: what the definition becomes, and whether a run that has reached these nodes must pause.
+struct Edit {
+    name: String,
+    json: Value,
+    pauses: Box<dyn Fn(&BTreeSet<String>) -> bool>,
+}
+
+fn new_step() -> Value {
+    json!({ "type": "Step", "name": "new", "executor_ref": "new" })
+}
+
+/// Renames, deletes, inserts, swaps, appends and changes of kind, at every place of the tree.
+fn edits(json: &Value) -> Vec<Edit> {
+    let mut edits = Vec::new();
+    for list in lists(json) {
+        let length = json.pointer(&list).and_then(Value::as_array).unwrap().len();
+        let mut edit =
+            |what: &str, change: &dyn Fn(&mut Vec<Value>), pauses: Box<dyn Fn(&BTreeSet<String>) -> bool>| {
+                let mut json = json.clone();
+                change(json.pointer_mut(&list).and_then(Value::as_array_mut).unwrap());
+                edits.push(Edit { name: format!("{what} in {list}"), json, pauses });
+            };
+        // From a place on, the nodes stand elsewhere.
+        let from = |place: usize| {
+            let list = list.clone();
+            Box::new(move |reached: &BTreeSet<String>| {
+                (place..length).any(|place| reached.contains(&format!("{list}/{place}")))
+            }) as Box<dyn Fn(&BTreeSet<String>) -> bool>
+        };
+        let at = |place: usize| {
+            let node = format!("{list}/{place}");
+            Box::new(move |reached: &BTreeSet<String>| reached.contains(&node))
+                as Box<dyn Fn(&BTreeSet<String>) -> bool>
+        };
+        // Its first two choices are chosen as soon as it has begun.
+        let is_chosen = |place: usize| list.ends_with("/choices") && place < 2;
+        let router = list.trim_end_matches("/choices").to_owned();
+        let chosen = move || {
+            let router = router.clone();
+            Box::new(move |reached: &BTreeSet<String>| reached.contains(&router))
+                as Box<dyn Fn(&BTreeSet<String>) -> bool>
+        };
+        for place in 0..length {
+            let one = |place| if is_chosen(place) { chosen() } else { at(place) };
+            edit(&format!("renamed {place}"), &|list| list[place]["name"] = json!("renamed"), one(place));
+            let deleted = if is_chosen(place) { chosen() } else { from(place) };
+            edit(&format!("deleted {place}"), &|list| drop(list.remove(place)), deleted);
+            edit(&format!("inserted before {place}"), &|list| list.insert(place, new_step()), from(place));
+            let name = |list: &[Value]| list[place]["name"].clone();
+            let to_container = |list: &mut Vec<Value>| {
+                list[place] = json!({ "type": "Parallel", "name": name(list), "steps": [new_step()] });
+            };
+            let to_step = |list: &mut Vec<Value>| {
+                list[place] = json!({ "type": "Step", "name": name(list), "executor_ref": "new" });
+            };
+            let is_step =
+                json.pointer(&format!("{list}/{place}")).is_some_and(|node| node.get("executor_ref").is_some());
+            let is_agent = json.pointer(&format!("{list}/{place}")).is_some_and(|node| node.get("agent_id").is_some());
+            let speaks = format!("{list}/{place} speaks");
+            let pauses = if is_agent {
+                Box::new(move |reached: &BTreeSet<String>| reached.contains(&speaks))
+            } else {
+                at(place)
+            };
+            edit(&format!("changed the kind of {place}"), if is_step { &to_container } else { &to_step }, pauses);
+            if place + 1 < length {
+                edit(&format!("swapped {place} with the next"), &|list| list.swap(place, place + 1), from(place));
+            }
+        }
+        edit("appended", &|list| list.push(new_step()), Box::new(|_| false));
+    }
+    edits
+}
+
+/// Edits of single settings. None but the last stops anything.
+fn settings(json: &Value) -> Vec<Edit> {
+    let set = |pointer: &str, value: Value, pauses: Box<dyn Fn(&BTreeSet<String>) -> bool>| {
+        let mut json = json.clone();
+        let (node, field) = pointer.rsplit_once('/').unwrap();
+        json.pointer_mut(node).unwrap()[field] = value.clone();
+        Edit { name: format!("{pointer} = {value}"), json, pauses }
+    };
+    let never = || Box::new(|_: &BTreeSet<String>| false) as Box<dyn Fn(&BTreeSet<String>) -> bool>;
+    let mut edits = vec![
+        set("/timeout_ms", json!(3_600_000), never()),
+        set("/description", json!("another"), never()),
+        set("/steps/2/end_condition", json!("current_iteration >= 3"), never()),
+        set("/steps/2/max_iterations", json!(1), never()),
+        set("/steps/3/evaluator", json!("1 > 2"), never()),
+        set("/steps/6/concurrency", json!(1), never()),
+        set("/steps/8/steps/0/max_retries", json!(2), never()),
+        set("/steps/0/timeout_ms", json!(60_000), never()),
+        set("/steps/7/workflow_name", json!("another"), never()),
+    ];
+    // A map step tells itself as a Parallel, and is none.
+    let mut mapped = json.clone();
+    let body = mapped["steps"][1]["steps"][0].clone();
+    mapped["steps"][1] = json!({
+        "type": "ForEach", "name": "research", "items": "research", "items_type": "function", "steps": [body]
+    });
+    let begun = Box::new(|reached: &BTreeSet<String>| reached.contains("/steps/1"));
+    edits.push(Edit { name: "a Parallel becomes a ForEach".to_owned(), json: mapped, pauses: begun });
+    edits
+}
+
+/// Why a run paused, as its log says.
+async fn pause_of(db: &dyn Db, run_id: &RunId) -> String {
+    let log = read_log(db, run_id).await;
+    let Some(Record::Rest(rest)) = &log.last().unwrap().record else { panic!("{run_id} does not rest") };
+    rest.pause.as_ref().unwrap().requirements.as_ref().unwrap()[0]["reason"].as_str().unwrap().to_owned()
+}
+
+/// Checks one edit against runs that were killed at these places.
+async fn check(db: Arc<dyn Db>, edit: &Edit, base: &Definition, originals: &[Original], places: &[usize], known: bool) {
+    let Ok(definition) = Definition::from_json(&edit.json, &registry(&edit.json)) else { return };
+    let json = base.to_json();
+    for &kept in places {
+        put(&*db, &originals[kept], kept, base, known).await;
+    }
+    let mut told = BTreeMap::new();
+    let structure = Structure::from_json(&definition.to_json()).unwrap();
+    let unreadable = diff(&*db, &structure, |prospect| {
+        told.insert(prospect.run.info.run_id.clone(), prospect.outlook);
+    });
+    assert!(unreadable.await.unwrap().is_empty());
+    assert_eq!(told.len(), places.len(), "{}", edit.name);
+
+    let options = Options { scan_period: Duration::from_millis(20), ..Options::default() };
+    let engine = Engine::builder(db.clone()).workflow(Arc::new(definition)).options(options).start().await.unwrap();
+    for &kept in places {
+        let of = &originals[kept];
+        let (run_id, place) = (&of.info.run_id, format!("{}, killed after {kept} entries", edit.name));
+        let wait = tokio::time::timeout(PATIENCE, engine.attach(run_id.clone()).wait()).await;
+        let ended = wait.unwrap_or_else(|_| panic!("{place}: it hangs")).unwrap();
+        let happened = match ended.status {
+            RunStatus::Completed => None,
+            RunStatus::Paused => Some(pause_of(&*db, run_id).await),
+            other => panic!("{place}: {other}: {}", ended.text()),
+        };
+        let told = match &told[run_id] {
+            Outlook::GoesOn => None,
+            Outlook::Pauses(mismatch) => Some(mismatch.to_string()),
+            other => panic!("{place}: {other:?}"),
+        };
+        assert_eq!(told, happened, "{place}");
+        let reached = reached(&json, &of.entries[..kept]);
+        assert_eq!(told.is_some(), (edit.pauses)(&reached), "{place}: {told:?}, reached {reached:?}");
+    }
+    engine.shutdown().await.unwrap();
+}
+
+fn every(step: usize, from: usize, count: usize) -> Vec<usize> {
+    (0..count).filter(|place| place % step == from % step).collect()
+}
+
+#[tokio::test]
+async fn what_is_told_of_an_edit_is_what_happens_in_memory() {
+    let (base, originals) = originals().await;
+    let json = base.to_json();
+    let mut edits = edits(&json);
+    edits.extend(settings(&json));
+    assert!(edits.len() > 150, "{}", edits.len());
+    for (number, edit) in edits.iter().enumerate() {
+        // Each place meets each kind of edit somewhere. Whether a run's own definition is known changes the words, never
+        // the decision.
+        let places = every(11, number, originals.len());
+        check(Arc::new(InMemoryDb::new()), edit, &base, &originals, &places, number % 4 > 0).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_told_of_an_edit_is_what_happens_in_a_file() {
+    let (base, originals) = originals().await;
+    let json = base.to_json();
+    let directory = tempfile::tempdir().unwrap();
+    let mut edits = edits(&json);
+    edits.extend(settings(&json));
+    for (number, edit) in edits.iter().enumerate().filter(|(number, _)| number % 8 == 0) {
+        let db = Arc::new(SqliteDb::new(directory.path().join(format!("{number}.db"))));
+        check(db, edit, &base, &originals, &every(15, number / 8, originals.len()), true).await;
+    }
+}
+
+/// A definition of one Parallel of two steps, and the runs' own words for what became of it.
+#[tokio::test]
+async fn a_run_that_pauses_names_the_first_difference_by_path() {
+    let branch = |name: &'static str, kind| match kind {
+        ExecutorKind::Function => step(name),
+        kind => Step::new(name).executor(Speaker(kind, "hn")),
+    };
+    let flow = |second: Step| {
+        let research = Parallel::new("Research").step(second).step(step("Prices"));
+        Arc::new(Definition::builder("Example").step(step("Plan")).step(research).build().unwrap())
+    };
+    let was = flow(branch("HN", ExecutorKind::Agent));
+    let is = flow(branch("Web", ExecutorKind::Function));
+    for (is_known, words) in [(true, "an agent step \"HN\""), (false, "a step \"HN\"")] {
+        let db: Arc<dyn Db> = Arc::new(InMemoryDb::new());
+        let first = Engine::builder(db.clone()).workflow(was.clone()).start().await.unwrap();
+        let run = first.submit(&was.id, Submit::default()).await.unwrap();
+        run.wait().await.unwrap();
+        let id = run.run_id().clone();
+        let text: String =
+            db.read(Access::All, id.clone(), 0, usize::MAX).await.unwrap().iter().map(|page| &*page.body).collect();
+        let info = db.run(Access::All, id.clone()).await.unwrap().unwrap().info;
+        let entries = read_log(&*db, &id).await;
+        first.shutdown().await.unwrap();
+        let begun = |entry: &Entry| matches!(&entry.record, Some(Record::Intent { key, .. }) if key.as_str() == "1/b0");
+        let index = entries.iter().position(begun).unwrap();
+        let of = Original { info, lines: text.lines().map(str::to_owned).collect(), entries };
+
+        let db: Arc<dyn Db> = Arc::new(InMemoryDb::new());
+        put(&*db, &of, index + 2, &was, is_known).await;
+        let second = Engine::builder(db.clone()).workflow(is.clone()).start().await.unwrap();
+        assert_eq!(second.attach(id.clone()).wait().await.unwrap().status, RunStatus::Paused);
+        let path = "steps[1].parallel[\"Research\"].steps[0]";
+        let expected = format!("definition changed: {path}: was {words}, is a function step \"Web\" (entry {index})");
+        assert_eq!(pause_of(&*db, &id).await, expected);
+        second.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_conversation_is_ended_by_its_own_kind_only() {
+    let flow = |kind| {
+        let speaks = Step::new("speak").executor(Speaker(kind, "hn"));
+        Definition::builder("Example").step(speaks).build().unwrap()
+    };
+    let was = flow(ExecutorKind::Agent);
+    let db: Arc<dyn Db> = Arc::new(InMemoryDb::new());
+    let first = Engine::builder(db.clone()).workflow(Arc::new(flow(ExecutorKind::Agent))).start().await.unwrap();
+    let run = first.submit(&was.id, Submit::default()).await.unwrap();
+    run.wait().await.unwrap();
+    let (id, info) = (run.run_id(), db.run(Access::All, run.run_id().clone()).await.unwrap().unwrap().info);
+    let pages = db.read(Access::All, id.clone(), 0, usize::MAX).await.unwrap();
+    let lines = pages.iter().flat_map(|page| page.body.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+    let of = Original { info, lines, entries: read_log(&*db, id).await };
+    for (kind, kept, pauses) in [
+        (ExecutorKind::Team, 2, false),
+        (ExecutorKind::Team, 3, true),
+        (ExecutorKind::Function, 3, true),
+        (ExecutorKind::Agent, 3, false),
+        (ExecutorKind::Team, 4, false),
+    ] {
+        let db: Arc<dyn Db> = Arc::new(InMemoryDb::new());
+        put(&*db, &of, kept, &was, true).await;
+        let engine = Engine::builder(db.clone()).workflow(Arc::new(flow(kind))).start().await.unwrap();
+        let ended = engine.attach(id.clone()).wait().await.unwrap();
+        assert_eq!(ended.status == RunStatus::Paused, pauses, "{kind:?} after {kept}");
+        if pauses {
+            let is = if kind == ExecutorKind::Team { "a team" } else { "a function" };
+            let expected = format!("definition changed: steps[0]: was an agent step \"speak\", is {is} step \"speak\"");
+            assert_eq!(pause_of(&*db, id).await, expected);
+        }
+        engine.shutdown().await.unwrap();
+    }
+}
