@@ -49,6 +49,7 @@ pub(crate) enum Command {
     Rerun(cmd::rerun::Rerun),
     Serve(cmd::serve::Serve),
     Worker(cmd::worker::Worker),
+    Workflow(cmd::workflow::Workflow),
     Keys(cmd::keys::Keys),
     Audit(cmd::audit::Audit),
     Backup(cmd::backup::Backup),

@@ -6,8 +6,8 @@ use crate::error::Result;
 use crate::input;
 use outlive_core::port::{BoxFuture, Db, Executor, Observer, SessionPolicy, StepContext};
 use outlive_core::{
-    Block, Definition, DefinitionBuilder, Failure, InvalidDefinition, Media, RunId, RunStatus, Step, StepInput,
-    StepOutput, WorkflowRunOutput,
+    Block, Definition, DefinitionBuilder, Failure, InvalidDefinition, Media, Registry, RunId, RunStatus, Step,
+    StepInput, StepOutput, WorkflowRunOutput,
 };
 use outlive_engine::{Engine, EventStream, Options, RunHandle, Submit};
 use schemars::JsonSchema;
@@ -40,7 +40,6 @@ struct Inner {
 /// A workflow under construction.
 #[must_use]
 pub struct WorkflowBuilder {
-    name: Arc<str>,
     definition: DefinitionBuilder,
     db: Option<Arc<dyn Db>>,
     observer: Option<Arc<dyn Observer>>,
@@ -57,6 +56,12 @@ impl WorkflowBuilder {
     /// Keeps runs in a shared store.
     pub fn shared_db(mut self, db: Arc<dyn Db>) -> Self {
         self.db = Some(db);
+        self
+    }
+
+    /// Gives it another name.
+    pub fn name(mut self, name: impl AsRef<str>) -> Self {
+        self.definition = self.definition.name(name);
         self
     }
 
@@ -189,10 +194,11 @@ impl WorkflowBuilder {
     /// Every problem at once: no database, no steps, duplicate names, a missing key, an empty team …
     pub fn build(self) -> Result<Workflow> {
         let missing = "it has no database: give it one with .db(SqliteDb::new(\"tmp/workflow.db\"))";
+        let name = self.definition.current_name();
         let (definition, db) = match (self.definition.build(), self.db) {
             (Ok(definition), Some(db)) => (definition, db),
             (Ok(_), None) => {
-                return Err(InvalidDefinition { name: self.name, problems: vec![missing.to_owned()] }.into());
+                return Err(InvalidDefinition { name, problems: vec![missing.to_owned()] }.into());
             }
             (Err(invalid), Some(_)) => return Err(invalid.into()),
             (Err(mut invalid), None) => {
@@ -230,9 +236,7 @@ impl From<&Workflow> for Block {
 impl Workflow {
     /// Starts building a workflow.
     pub fn builder(name: impl AsRef<str>) -> WorkflowBuilder {
-        let name: Arc<str> = Arc::from(name.as_ref());
-        let definition = Definition::builder(&name);
-        WorkflowBuilder { name, definition, db: None, observer: None, options: Options::default() }
+        Self::building(Definition::builder(name))
     }
 
     /// Starts building the workflow that runs an agent or a team alone, in one step. Its name is the executor's, its id
@@ -246,9 +250,61 @@ impl Workflow {
     /// assert_eq!(workflow.definition().id.as_str(), "agent:solo-agent");
     /// ```
     pub fn of(executor: impl Executor) -> WorkflowBuilder {
-        let name = executor.info().name;
-        let definition = Definition::of(executor);
-        WorkflowBuilder { name, definition, db: None, observer: None, options: Options::default() }
+        Self::building(Definition::of(executor))
+    }
+
+    /// Starts building the workflow that [`Workflow::to_json`] has described, with the code that its JSON names. What is
+    /// wrong with the JSON, and all code that is missing, is told by `build()`, each with its path. Agno's `from_dict`.
+    ///
+    /// ```
+    /// use outlive::prelude::*;
+    ///
+    /// # fn main() -> outlive::Result<()> {
+    /// let json = serde_json::json!({ "name": "Loud", "steps": [{ "name": "shout", "executor_ref": "shout" }] });
+    /// let registry = Registry::new()
+    ///     .function("shout", |_, input| async move { Ok::<_, Failure>(input.text().to_uppercase()) });
+    /// let workflow = Workflow::from_json(&json, &registry).db(InMemoryDb::new()).build()?;
+    /// assert_eq!(workflow.definition().id.as_str(), "loud");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn from_json(json: &Value, registry: &Registry) -> WorkflowBuilder {
+        Self::building(DefinitionBuilder::from_json(json, registry))
+    }
+
+    /// Everything but the code and the database, in the shape of Agno's `to_dict`: functions, agents and teams are named
+    /// in it. [`Workflow::from_json`] reads it, and so does `outlive workflow diff`.
+    pub fn to_json(&self) -> Value {
+        self.inner.definition.to_json()
+    }
+
+    /// Starts building a copy, with copies of its agents and teams, the same database and an engine of its own: whatever is
+    /// changed in it does not change this one. An id that was made from the name follows a new name. Agno's `deep_copy`.
+    ///
+    /// ```
+    /// use outlive::prelude::*;
+    ///
+    /// # fn main() -> outlive::Result<()> {
+    /// let echo = |name| Step::function(name, |_, input| async move { Ok::<_, Failure>(input.text()) });
+    /// let one = Workflow::builder("One").db(InMemoryDb::new()).step(echo("a")).build()?;
+    /// let two = one.deep_copy().name("Two").step(echo("b")).build()?;
+    /// assert_eq!((one.definition().id.as_str(), one.definition().nodes.len()), ("one", 1));
+    /// assert_eq!((two.definition().id.as_str(), two.definition().nodes.len()), ("two", 2));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn deep_copy(&self) -> WorkflowBuilder {
+        let Inner { definition, db, observer, options, .. } = &*self.inner;
+        WorkflowBuilder {
+            db: Some(db.clone()),
+            observer: observer.clone(),
+            options: options.clone(),
+            ..Self::building(definition.deep_copy())
+        }
+    }
+
+    fn building(definition: DefinitionBuilder) -> WorkflowBuilder {
+        WorkflowBuilder { definition, db: None, observer: None, options: Options::default() }
     }
 
     /// Where its runs are kept.

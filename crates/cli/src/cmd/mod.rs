@@ -18,6 +18,7 @@ pub(crate) mod show;
 pub(crate) mod version;
 pub(crate) mod watch;
 pub(crate) mod worker;
+pub(crate) mod workflow;
 
 use crate::cli::{Cli, Command, Global};
 use crate::exit::{Exit, Problem};
@@ -53,6 +54,7 @@ pub(crate) async fn run(cli: &Cli, log: &Log) -> Result<Exit, Problem> {
         Command::Config(config) => config.run(global),
         Command::Backup(backup) => backup.run(global).await,
         Command::Db(db) => db.run(global).await,
+        Command::Workflow(workflow) => workflow.run(global).await,
         Command::Doctor(doctor) => doctor.run(global).await,
         Command::Version(version) => version.run(global),
     }
@@ -69,6 +71,7 @@ fn refuse_server(cli: &Cli) -> Result<(), Problem> {
         Command::Audit(_) => "audit",
         Command::Backup(_) => "backup",
         Command::Db(_) => "db",
+        Command::Workflow(_) => "workflow",
         _ => return Ok(()),
     };
     let message = format!("outlive {verb} works only on this machine, not on a server");
@@ -76,7 +79,7 @@ fn refuse_server(cli: &Cli) -> Result<(), Problem> {
     if cli.global.server.is_some() {
         return Err(refused.hint("leave out --server"));
     }
-    if matches!(cli.command, Command::Keys(_) | Command::Audit(_)) {
+    if matches!(cli.command, Command::Keys(_) | Command::Audit(_) | Command::Workflow(_)) {
         let settings = Settings::load(&cli.global)?;
         if !settings.server.is_empty() {
             return Err(refused.hint(format!(

@@ -9,6 +9,7 @@ use clap::Args;
 use outlive::core::DefinitionId;
 use outlive::engine::Submit;
 use serde_json::{Value, json};
+use std::fs::File;
 use std::io::Read;
 
 /// The longest input that is read; how much a run takes is up to its engine or server.
@@ -114,24 +115,37 @@ impl Run {
             return Ok(Some(value));
         }
         let Some(input) = self.input.as_deref() else { return Ok(None) };
+        const TOO_LONG: &str = "no run takes as its input";
         let text = match input.strip_prefix('@') {
-            Some(path) => {
-                let file = std::fs::File::open(path).map_err(|error| unreadable(path, &error))?;
-                read(file, path)?
-            }
-            None if input == "-" => read(std::io::stdin(), "standard input")?,
+            Some(path) => read(open(path)?, path, INPUT_BYTES_MAX, TOO_LONG)?,
+            None if input == "-" => read_text("-", INPUT_BYTES_MAX, TOO_LONG)?,
             None => input.to_owned(),
         };
         Ok(Some(Value::String(text)))
     }
 }
 
-/// All of it, unless it is more than any run takes: a device may have no end.
-fn read(source: impl Read, name: &str) -> Result<String, Problem> {
+/// The text of a file, `-` for standard input.
+///
+/// # Errors
+/// When it cannot be read, is not text, or is longer than `bytes_max`, which `too_long` says about.
+pub(crate) fn read_text(path: &str, bytes_max: u64, too_long: &str) -> Result<String, Problem> {
+    match path {
+        "-" => read(std::io::stdin(), "standard input", bytes_max, too_long),
+        path => read(open(path)?, path, bytes_max, too_long),
+    }
+}
+
+fn open(path: &str) -> Result<File, Problem> {
+    File::open(path).map_err(|error| unreadable(path, &error))
+}
+
+/// All of it, unless it is too much: a device may have no end.
+fn read(source: impl Read, name: &str, bytes_max: u64, too_long: &str) -> Result<String, Problem> {
     let mut bytes = Vec::new();
-    source.take(INPUT_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| unreadable(name, &error))?;
-    if bytes.len() as u64 > INPUT_BYTES_MAX {
-        let message = format!("{name} has more than {INPUT_BYTES_MAX} bytes, which no run takes as its input");
+    source.take(bytes_max + 1).read_to_end(&mut bytes).map_err(|error| unreadable(name, &error))?;
+    if bytes.len() as u64 > bytes_max {
+        let message = format!("{name} has more than {bytes_max} bytes, which {too_long}");
         return Err(Problem::new(Exit::Usage, "input_too_long", message).hint("pass a reference to it instead"));
     }
     String::from_utf8(bytes).map_err(|_| {

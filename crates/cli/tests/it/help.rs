@@ -5,7 +5,7 @@
 use crate::fixture::Place;
 use std::path::Path;
 
-const VERBS: [&str; 26] = [
+const VERBS: [&str; 28] = [
     "",
     "demo",
     "run",
@@ -18,6 +18,8 @@ const VERBS: [&str; 26] = [
     "rerun",
     "serve",
     "worker",
+    "workflow",
+    "workflow diff",
     "keys",
     "keys mint",
     "keys ls",

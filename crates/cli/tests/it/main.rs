@@ -5,6 +5,7 @@
 mod config;
 #[cfg(unix)]
 mod crash;
+mod definitions;
 mod demo;
 mod exits;
 #[cfg(unix)]

@@ -335,6 +335,11 @@ pub struct DefinitionBuilder {
 }
 
 impl DefinitionBuilder {
+    /// The name it has so far.
+    pub fn current_name(&self) -> Arc<str> {
+        self.name.clone()
+    }
+
     /// Gives it another name.
     pub fn name(mut self, name: impl AsRef<str>) -> Self {
         self.name = Arc::from(name.as_ref());
