@@ -29,6 +29,28 @@ macro_rules! methods {
                 self
             }
 
+            /// A copy, of a team with copies of its members: whatever is changed in it does not change this one. Models
+            /// and tools, which keep nothing of a run, are shared. An id that was made from the name follows a new name.
+            /// Agno's `deep_copy`.
+            ///
+            /// ```
+            /// use outlive_agent::Agent;
+            ///
+            /// let writer = Agent::new("Writer").instructions("Write plainly");
+            /// let poet = writer.deep_copy().name("Poet").instructions("Write in rhymes");
+            /// assert_eq!(poet.describe()["id"], "poet");
+            /// assert_eq!(writer.describe()["id"], "writer");
+            /// ```
+            #[must_use]
+            pub fn deep_copy(&self) -> Self {
+                Self { profile: Arc::new(self.profile.deep_copy()) }
+            }
+
+            /// Gives it another name.
+            pub fn name(self, name: impl AsRef<str>) -> Self {
+                self.with(|profile| profile.set_name(name.as_ref()))
+            }
+
             /// Sets the id: 1 to 128 bytes of text without white space. A bad one is reported by `problems()`.
             pub fn id(self, id: impl AsRef<str>) -> Self {
                 self.with(|profile| profile.set_id(id.as_ref()))
@@ -218,6 +240,10 @@ macro_rules! methods {
 
             fn secrets(&self) -> Vec<Secret> {
                 self.profile.secrets()
+            }
+
+            fn deep_copy(&self) -> Option<Arc<dyn Executor>> {
+                Some(Arc::new($Type::deep_copy(self)))
             }
 
             fn execute<'a>(

@@ -155,6 +155,10 @@ pub(crate) struct Profile {
     pub(crate) members: Option<Vec<Arc<Profile>>>,
 }
 
+fn shown_name(name: &str) -> Arc<str> {
+    Arc::from(name.trim())
+}
+
 /// A member as its leader sees it.
 pub(crate) struct RosterLine {
     pub(crate) id: DefinitionId,
@@ -165,7 +169,7 @@ pub(crate) struct RosterLine {
 impl Profile {
     pub(crate) fn new(name: &str) -> Self {
         Self {
-            name: Arc::from(name.trim()),
+            name: shown_name(name),
             id: None,
             model: None,
             tools: Vec::new(),
@@ -197,6 +201,17 @@ impl Profile {
     /// One more in the team.
     pub(crate) fn add_member(&mut self, member: Arc<Profile>) {
         self.members.get_or_insert_default().push(member);
+    }
+
+    /// A copy that shares neither this profile nor those of members.
+    pub(crate) fn deep_copy(&self) -> Self {
+        let members = self.members.as_ref();
+        let members = members.map(|members| members.iter().map(|member| Arc::new(member.deep_copy())).collect());
+        Self { members, ..self.clone() }
+    }
+
+    pub(crate) fn set_name(&mut self, name: &str) {
+        self.name = shown_name(name);
     }
 
     pub(crate) fn set_id(&mut self, id: &str) {

@@ -1,6 +1,7 @@
 //! Models, tools and the servers they are tested against.
 
 mod conversation;
+mod copies;
 mod failures;
 mod live;
 mod model_server;
