@@ -90,3 +90,8 @@ pub mod prelude {
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 pub struct Readme;
+
+/// So is that of the page about definitions.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/definitions.md")]
+pub struct Definitions;

@@ -7,6 +7,7 @@ mod agno_workflows;
 mod client;
 mod cookbook;
 mod deep;
+mod definitions;
 mod dropped;
 mod example;
 mod faults;

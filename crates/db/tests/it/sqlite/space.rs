@@ -2,7 +2,7 @@
 
 use super::{new_run, register};
 use outlive_core::SessionId;
-use outlive_core::port::{Access, Db, DbErrorKind, RunStore, SessionStore};
+use outlive_core::port::{Access, Db, DbErrorKind, NewRun, RunStore, SessionStore};
 use outlive_db::SqliteDb;
 use std::fs;
 use std::path::Path;
@@ -20,6 +20,22 @@ async fn fill(db: &SqliteDb, runs: usize) -> Vec<SessionId> {
         db.create_run(Access::All, run, None).await.unwrap();
     }
     sessions
+}
+
+#[tokio::test]
+async fn only_the_first_run_of_a_definition_takes_room_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut pages = Vec::new();
+    for structure in [None, Some(Arc::from("x".repeat(20_000)))] {
+        let path = directory.path().join(format!("{}.db", structure.is_some()));
+        let db = SqliteDb::new(&path);
+        for id in 0..100 {
+            let run = NewRun { structure: structure.clone(), ..new_run(&format!("r{id}")) };
+            db.create_run(Access::All, run, None).await.unwrap();
+        }
+        pages.push(number(&path, "page_count"));
+    }
+    assert!((5..10).contains(&(pages[1] - pages[0])), "{pages:?}");
 }
 
 fn len(path: &Path) -> u64 {
