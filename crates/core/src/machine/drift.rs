@@ -170,14 +170,6 @@ impl WorkflowMachine {
         };
         Err(self.mismatch(Some(entry), key, was, |_| problem))
     }
-
-    /// Whether there is anything to try again.
-    pub(super) fn expect_something(&self, entry: &Entry, key: &Key) -> Result<(), Mismatch> {
-        if !self.is_bound || self.node(key).is_some() {
-            return Ok(());
-        }
-        Err(self.mismatch(Some(entry), key, "something to try again".to_owned(), |_| nothing()))
-    }
 }
 
 /// What a log says of a node: less than its definition.

@@ -305,10 +305,7 @@ impl WorkflowMachine {
             Some(Record::Waiting { key, requirements }) => {
                 self.waiting.insert(key.clone(), requirements.clone());
             }
-            Some(Record::Retry { key, attempt, due_at }) => {
-                self.expect_something(entry, key)?;
-                applied.dropped = self.again(key, *attempt, *due_at);
-            }
+            Some(Record::Retry { key, attempt, due_at }) => applied.dropped = self.again(key, *attempt, *due_at),
             Some(Record::Rest(rest)) => applied.session = self.come_to_rest(rest),
             // Calls inside a step.
             Some(

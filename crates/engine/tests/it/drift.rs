@@ -8,8 +8,9 @@ use outlive_core::port::{
     SessionPolicy, StepContext,
 };
 use outlive_core::{
-    Condition, Definition, EventKind, ExecutorKind, Failure, ForEach, Function, Key, Loop, Page, Parallel, Registry,
-    Router, RunId, RunInfo, RunStatus, SessionId, Step, StepInput, StepOutput, Steps, Structure, Timestamp, WorkerId,
+    Block, Condition, Definition, EventKind, ExecutorKind, Failure, ForEach, Function, Key, Loop, Page, Parallel,
+    Registry, Retry, Router, RunId, RunInfo, RunStatus, SessionId, Step, StepInput, StepOutput, Steps, Structure,
+    Timestamp, WorkerId,
 };
 use outlive_db::{InMemoryDb, SqliteDb};
 use outlive_engine::diff::{Outlook, diff};
@@ -356,7 +357,7 @@ async fn what_is_told_of_an_edit_is_what_happens_in_memory() {
     for (number, edit) in edits.iter().enumerate() {
         // Each place meets each kind of edit somewhere. Whether a run's own definition is known changes the words, never
         // the decision.
-        let places = every(11, number, originals.len());
+        let places = every(16, number, originals.len());
         check(Arc::new(InMemoryDb::new()), edit, &base, &originals, &places, number % 4 > 0).await;
     }
 }
@@ -445,6 +446,50 @@ async fn a_conversation_is_ended_by_its_own_kind_only() {
             let expected = format!("definition changed: steps[0]: was an agent step \"speak\", is {is} step \"speak\"");
             assert_eq!(pause_of(&*db, id).await, expected);
         }
+        engine.shutdown().await.unwrap();
+    }
+}
+
+/// What could not even decide has not begun, so it may be mended, moved or taken out.
+#[tokio::test]
+async fn what_failed_before_it_began_has_not_been_reached() {
+    let undecided = || {
+        let fails = |_| async { Err(Failure::function("not now")) };
+        Condition::new("c").when_async(fails).retry(Retry::times(5)).step(step("x"))
+    };
+    let was = Definition::builder("Example").step(step("a")).step(undecided()).step(step("b")).build().unwrap();
+    let was = Arc::new(was);
+    let db: Arc<dyn Db> = Arc::new(InMemoryDb::new());
+    let first = Engine::builder(db.clone()).workflow(was.clone()).start().await.unwrap();
+    let run = first.submit(&was.id, Submit::default()).await.unwrap();
+    let mut events = run.events(None);
+    while events.next().await.unwrap().unwrap().name() != "CustomEvent" {}
+    let id = run.run_id();
+    let info = db.run(Access::All, id.clone()).await.unwrap().unwrap().info;
+    let pages = db.read(Access::All, id.clone(), 0, usize::MAX).await.unwrap();
+    let lines: Vec<String> =
+        pages.iter().flat_map(|page| page.body.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+    first.kill();
+    let of = Original { info, entries: Vec::new(), lines };
+    for is in [
+        vec![Block::from(step("a"))],
+        vec![step("a").into(), step("b").into()],
+        vec![step("a").into(), step("c").into(), step("b").into()],
+        vec![step("a").into(), Condition::new("c").when_always(true).step(step("x")).into()],
+        vec![step("a").into(), Parallel::new("p").step(step("b")).into()],
+    ] {
+        let db: Arc<dyn Db> = Arc::new(InMemoryDb::new());
+        put(&*db, &of, of.lines.len(), &was, true).await;
+        let definition =
+            is.into_iter().fold(Definition::builder("Example"), |all, block| all.step(block)).build().unwrap();
+        let nodes = format!("{:?}", definition.nodes.iter().map(|node| node.name()).collect::<Vec<_>>());
+        let structure = Structure::from_json(&definition.to_json()).unwrap();
+        let mut told = Vec::new();
+        diff(&*db, &structure, |prospect| told.push(prospect.outlook)).await.unwrap();
+        assert_eq!(told, [Outlook::GoesOn], "{nodes}");
+        let engine = Engine::builder(db.clone()).workflow(Arc::new(definition)).start().await.unwrap();
+        let ended = tokio::time::timeout(PATIENCE, engine.attach(id.clone()).wait()).await.unwrap().unwrap();
+        assert_eq!(ended.status, RunStatus::Completed, "{nodes}: {}", ended.text());
         engine.shutdown().await.unwrap();
     }
 }
