@@ -304,7 +304,14 @@ async fn pause_of(db: &dyn Db, run_id: &RunId) -> String {
 }
 
 /// Checks one edit against runs that were killed at these places.
-async fn check(db: Arc<dyn Db>, edit: &Edit, base: &Definition, originals: &[Original], places: &[usize], known: bool) {
+async fn check(
+    db: Arc<dyn Db>,
+    edit: &Edit,
+    base: &Definition,
+    originals: &[Original],
+    places: &BTreeSet<usize>,
+    known: bool,
+) {
     let Ok(definition) = Definition::from_json(&edit.json, &registry(&edit.json)) else { return };
     let json = base.to_json();
     for &kept in places {
@@ -343,8 +350,17 @@ async fn check(db: Arc<dyn Db>, edit: &Edit, base: &Definition, originals: &[Ori
     engine.shutdown().await.unwrap();
 }
 
-fn every(step: usize, from: usize, count: usize) -> Vec<usize> {
-    (0..count).filter(|place| place % step == from % step).collect()
+/// The last place at which a run can go on after the edit and the first at which it cannot, and some others, for each
+/// edit different ones.
+fn places(edit: &Edit, json: &Value, originals: &[Original], step: usize, from: usize) -> BTreeSet<usize> {
+    let count = originals.len();
+    let must_stop = |kept: &usize| {
+        let reached = reached(json, &originals[*kept].entries[..*kept]);
+        edit.stops.iter().any(|node| reached.contains(node))
+    };
+    let first = (0..count).find(must_stop);
+    let others = (0..count).filter(|place| place % step == from % step);
+    first.into_iter().flat_map(|first| [first - 1, first]).chain(others).collect()
 }
 
 #[tokio::test]
@@ -357,7 +373,7 @@ async fn what_is_told_of_an_edit_is_what_happens_in_memory() {
     for (number, edit) in edits.iter().enumerate() {
         // Each place meets each kind of edit somewhere. Whether a run's own definition is known changes the words, never
         // the decision.
-        let places = every(16, number, originals.len());
+        let places = places(edit, &json, &originals, 24, number);
         check(Arc::new(InMemoryDb::new()), edit, &base, &originals, &places, number % 4 > 0).await;
     }
 }
@@ -371,7 +387,8 @@ async fn what_is_told_of_an_edit_is_what_happens_in_a_file() {
     edits.extend(settings(&json));
     for (number, edit) in edits.iter().enumerate().filter(|(number, _)| number % 8 == 0) {
         let db = Arc::new(SqliteDb::new(directory.path().join(format!("{number}.db"))));
-        check(db, edit, &base, &originals, &every(15, number / 8, originals.len()), true).await;
+        let places = places(edit, &json, &originals, 24, number / 8);
+        check(db, edit, &base, &originals, &places, true).await;
     }
 }
 
