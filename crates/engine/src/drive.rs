@@ -21,7 +21,7 @@ use outlive_core::{Definition, ExecutorKind, Failure, FailureKind, Timestamp, Ve
 use serde_json::{Map, Value};
 use std::any::Any;
 use std::future::poll_fn;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -80,7 +80,7 @@ async fn drive_once(
     run: Box<Run>,
     definition: Option<Arc<Definition>>,
     journal: &Arc<Journal>,
-    unreadable: Option<Failure>,
+    unreadable: Option<Box<Failure>>,
     control: &Control,
     session: Option<Arc<Map<String, Value>>>,
 ) -> Result<(), DbError> {
@@ -104,10 +104,15 @@ async fn drive_once(
 
 /// The journal of a run, and the reason why it must not execute, if any: without its input, a step would work on
 /// nothing.
-fn open(inner: &Inner, run: &Run, lease: Lease, definition: Option<&Definition>) -> (Arc<Journal>, Option<Failure>) {
+fn open(
+    inner: &Inner,
+    run: &Run,
+    lease: Lease,
+    definition: Option<&Definition>,
+) -> (Arc<Journal>, Option<Box<Failure>>) {
     let (input, options) = (run.read_input(), run.request_options());
     let unreadable = [input.as_ref().err(), options.as_ref().err()].into_iter().flatten().next();
-    let unreadable = unreadable.map(|error| Failure::new(FailureKind::BadResponse, error.to_string()));
+    let unreadable = unreadable.map(|error| Box::new(Failure::new(FailureKind::BadResponse, error.to_string())));
     let input = input.unwrap_or_default();
     let options = options.unwrap_or_default();
     let nodes = definition.map(|definition| definition.nodes.clone());
@@ -122,7 +127,7 @@ async fn prepare(
     inner: &Inner,
     run: &Run,
     journal: &Journal,
-    unreadable: Option<Failure>,
+    unreadable: Option<Box<Failure>>,
     claim: &Record,
     definition: Option<&Definition>,
     session: Option<Arc<Map<String, Value>>>,
@@ -430,12 +435,18 @@ async fn execute_step(
         effects: journal.clone(),
         execution,
     };
-    let input = step.input.clone();
-    let work = AssertUnwindSafe(async { executor.execute(context, input).await }).catch_unwind();
-    let Some(ended) = within(step.timeout_ms, work).await else {
-        let limit_ms = step.timeout_ms.unwrap_or_default();
-        let message = format!("step {:?} took longer than its limit of {limit_ms} ms", step.info.step_name);
-        return Err(Failure::new(FailureKind::Timeout, message));
+    // Called at once: a future that called it would hold its arguments for as long as the step takes.
+    let begun = catch_unwind(AssertUnwindSafe(|| executor.execute(context, step.input.clone())));
+    let ended = match begun {
+        Err(panic) => Err(panic),
+        Ok(work) => match within(step.timeout_ms, AssertUnwindSafe(work).catch_unwind()).await {
+            Some(ended) => ended,
+            None => {
+                let limit_ms = step.timeout_ms.unwrap_or_default();
+                let message = format!("step {:?} took longer than its limit of {limit_ms} ms", step.info.step_name);
+                return Err(Failure::new(FailureKind::Timeout, message));
+            }
+        },
     };
     ended.unwrap_or_else(|panic| {
         let message = format!("step {:?} panicked: {}", step.info.step_name, said(&*panic));
