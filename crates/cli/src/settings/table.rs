@@ -91,6 +91,7 @@ pub(crate) const TABLE: &[Setting] = &[
     }),
     setting("engine.runs_max", "runs executed at the same time", |s| Place::Count(&mut s.engine.runs_max)),
     setting("engine.queued_max", "runs that may wait for their turn", |s| Place::Count(&mut s.engine.queued_max)),
+    setting("engine.blocking_max", "threads for functions that block", |s| Place::Count(&mut s.engine.blocking_max)),
     setting("engine.submits_max", "submits on their way to the store", |s| Place::Count(&mut s.engine.submits_max)),
     setting("engine.commits_max", "commits on their way to the store", |s| Place::Count(&mut s.engine.commits_max)),
     setting("engine.input_bytes_max", "longest input of a run", |s| Place::Count(&mut s.engine.input_bytes_max)),
