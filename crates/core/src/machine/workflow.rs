@@ -655,8 +655,11 @@ impl WorkflowMachine {
     /// Whether nothing goes on until somebody answers: time limits of containers do not count meanwhile.
     fn only_waits(&self) -> bool {
         let is_at_work = self.agenda.executing > 0 || !self.agenda.asked.is_empty();
-        let is_due = |open: &Open| open.due_at().is_some() && !matches!(open, Open::Container(_));
-        !self.waiting.is_empty() && !is_at_work && !self.open.values().any(is_due)
+        let is_due = |(key, open): (&Key, &Open)| {
+            // What waits at a later attempt was due once.
+            open.due_at().is_some() && !matches!(open, Open::Container(_)) && !self.waiting.contains_key(key)
+        };
+        !self.waiting.is_empty() && !is_at_work && !self.open.iter().any(is_due)
     }
 
     fn container(&self, key: &Key) -> Option<&Frame> {

@@ -12,6 +12,7 @@ use outlive_core::{
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 const NOW: Timestamp = Timestamp::from_micros(1_795_404_467_000_000);
@@ -958,4 +959,28 @@ fn a_failure_of_a_sibling_ends_the_run_and_what_waits_with_it() {
     let names = done.names();
     assert_eq!(names.iter().filter(|name| *name == "StepExecutorPaused ask1").count(), 2, "{names:?}");
     assert_eq!(done.machine.output().status, RunStatus::Error, "{names:?}");
+}
+
+#[test]
+fn what_waits_at_a_later_attempt_lets_the_run_rest_too() {
+    let once_more = || Retry::times(1).backoff(Duration::from_secs(60));
+    // A step, and a container that was to decide: each fails once, and waits when it is tried again.
+    let play = |input: &StepInput, name: &str, attempt: u32, session: &Map<String, Value>| match attempt {
+        1 if name.starts_with("ask") => (Err(Failure::function("not yet")), None),
+        _ => ask(input, name, attempt, session),
+    };
+    let asked = Arc::new(AtomicU32::new(0));
+    let doubts = move |_| {
+        let failure = if asked.fetch_add(1, Ordering::Relaxed) == 0 { Failure::function("not yet") } else { doubt() };
+        async { Err::<bool, _>(failure) }
+    };
+    let cond = Condition::new("cond").when_async(doubts).step(step("c")).retry(once_more());
+    for block in [step("ask1").retry(once_more()).into(), cond.into()] {
+        let definition = build("Example", vec![block]);
+        let done = Driver::new(&definition).run(play);
+        assert_eq!((done.machine.output().status, open_requirements(&done).len()), (RunStatus::Paused, 1));
+        let waits = done.log.len() - 1;
+        let after = Driver::after(&definition, &done.log[..waits]).run(play);
+        assert_eq!(ending(&after), ending(&done));
+    }
 }
