@@ -383,7 +383,8 @@ async fn fly(inner: &Inner, journal: &Arc<Journal>, definition: &Definition, tas
                 due_at = asleep => return Landing::Asleep(due_at, step),
             };
             let is_stopping = matches!(&result, Err(failure) if failure.kind == FailureKind::Cancelled);
-            if execution.is_halted() || (journal.is_halted() && is_stopping) {
+            // A thread that nobody waits for any more is told to stop too, while the run goes on.
+            if journal.is_halted() && (execution.is_halted() || is_stopping) {
                 return Landing::Halted;
             }
             let result = storable(result, &state, &execution);

@@ -1,10 +1,10 @@
 //! Functions on threads of their own, text that functions say, errors of every kind, and media from step to step.
 
 use crate::stage::{Calls, append, engine, engine_with, input, slow, workflow};
-use outlive_core::port::{Access, LogStore, RunStore, StepContext};
+use outlive_core::port::{Access, BoxFuture, Executed, Executor, ExecutorInfo, LogStore, RunStore, StepContext};
 use outlive_core::{
-    Attachments, Condition, Definition, EventKind, Failure, ForEach, Loop, Media, OnError, Parallel, Retry, Router,
-    RunEvent, RunStatus, Secret, Step, StepInput, StepOutput, Steps, WorkflowRunOutput,
+    Attachments, Blocking, Condition, Definition, EventKind, Failure, ForEach, Loop, Media, OnError, Parallel, Retry,
+    Router, RunEvent, RunStatus, Secret, Step, StepInput, StepOutput, Steps, WorkflowRunOutput,
 };
 use outlive_db::InMemoryDb;
 use outlive_engine::testing::{SimulatedClock, Subject, broken_invariants, crash_after_each_entry, read_log};
@@ -485,4 +485,38 @@ async fn media_survive_a_crash_at_every_entry() {
         Subject { build: &draws, request: input("hi"), clock: Arc::new(SimulatedClock::start()), calls: &|| 0 };
     let sweep = crash_after_each_entry(|| crate::stage::MemoryStage(InMemoryDb::new()), subject).await;
     assert!(sweep.entries > 30, "{sweep:?}");
+}
+
+type Function = fn(StepContext, Arc<StepInput>) -> Result<String, Failure>;
+
+/// Executes a blocking function, lets go of it, and fails once its thread has noticed.
+struct LetsGo(Blocking<Function>);
+
+impl Executor for LetsGo {
+    fn info(&self) -> ExecutorInfo {
+        self.0.info()
+    }
+
+    fn execute<'a>(&'a self, context: StepContext, input: Arc<StepInput>) -> BoxFuture<'a, Result<Executed, Failure>> {
+        Box::pin(async move {
+            let execution = context.execution.clone();
+            let begun = tokio::time::timeout(Duration::from_millis(20), self.0.execute(context, input)).await;
+            assert!(begun.is_err(), "it sleeps");
+            while !execution.is_halted() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            Err(Failure::function("it took too long"))
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_thread_that_nobody_waits_for_does_not_hold_up_the_end_of_its_step() {
+    fn sleeps(context: StepContext, _: Arc<StepInput>) -> Result<String, Failure> {
+        Handle::current().block_on(context.sleep("night", Duration::from_secs(1)))?;
+        Ok(String::new())
+    }
+    let step = Step::new("sleeps").executor(LetsGo(Blocking::new("sleeps", sleeps)));
+    let (ended, _) = run_of(&workflow([step]), "hi").await;
+    assert_eq!((ended.status, ended.text().as_str()), (RunStatus::Error, "step \"sleeps\": it took too long"));
 }
