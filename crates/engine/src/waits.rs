@@ -288,18 +288,21 @@ fn paused(run: &Run, entries: &[Entry]) -> Waiting {
         EventKind::WorkflowPaused { paused_step_name, step_requirements, .. } => {
             let first = step_requirements.as_ref().and_then(|all| all.first());
             let text = |name: &str| first.and_then(|first| first.get(name)).and_then(Value::as_str);
-            Some((paused_step_name.clone(), text("reason").map(quoted), text("error_type").map(str::to_owned)))
+            let kind = text("error_type").map(str::to_owned);
+            Some((paused_step_name.clone(), text("reason").map(quoted), kind, text("key").map(Key::parse)))
         }
         _ => None,
     });
-    let (step, reason, kind) = pause.unwrap_or_else(|| (Arc::from(""), None, None));
+    let (step, reason, kind, key) = pause.unwrap_or_else(|| (Arc::from(""), None, None, None));
     let reason = reason.unwrap_or_else(|| "it is paused; its log says why".to_owned());
     let step = Some(step).filter(|step| !step.is_empty());
     let is = |wanted: FailureKind| kind.as_deref() == Some(wanted.code());
     let (on, what) = if is(FailureKind::OutcomeUnknown) {
-        let tool = open_calls(entries).into_iter().rev().find_map(|(_, call)| match call {
-            Call::Tool { name, .. } => Some(name),
-            Call::Model { .. } | Call::Step { .. } => None,
+        // Several steps may wait; pauses of the format before this one do not name theirs.
+        let is_meant = |call: &Key| key.as_ref().is_none_or(|key| call.is_inside(key));
+        let tool = open_calls(entries).into_iter().rev().find_map(|(key, call)| match call {
+            Call::Tool { name, .. } if is_meant(&key) => Some(name),
+            Call::Tool { .. } | Call::Model { .. } | Call::Step { .. } => None,
         });
         let see = "check with the service behind the tool whether it ran";
         (
@@ -422,6 +425,11 @@ fn begun(entry: &Entry) -> Option<Call> {
     }
 }
 
+/// Whether an entry says that this, or what it is in, waits for somebody to answer.
+fn waits_with(entry: &Entry, key: &Key) -> bool {
+    matches!(&entry.record, Some(Record::Waiting { key: waits, .. }) if key == waits || key.is_inside(waits))
+}
+
 /// What a run that executes is doing.
 fn in_flight(entries: &[Entry], now: Timestamp) -> Option<Waiting> {
     if let Some((on, reason)) = entries.last().and_then(retrying) {
@@ -434,7 +442,8 @@ fn in_flight(entries: &[Entry], now: Timestamp) -> Option<Waiting> {
     if let Some(waiting) = entries.last().and_then(|entry| asked_again(entry, now)) {
         return Some(waiting);
     }
-    let open = open_calls(entries);
+    let mut open = open_calls(entries);
+    open.retain(|(key, _)| !entries.iter().any(|entry| waits_with(entry, key)));
     let calls = open.iter().filter(|(_, call)| !matches!(call, Call::Step { .. })).count();
     let others = match calls {
         0 | 1 => String::new(),

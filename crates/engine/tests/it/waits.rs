@@ -3,7 +3,8 @@
 use crate::stage::{Calls, append, engine, engine_with, input, slow, workflow};
 use outlive_core::port::{Access, CancelIntent, Clock, RunStore, SessionPolicy, StepContext};
 use outlive_core::{
-    Definition, Failure, Remedy, Retry, RunId, RunStatus, Step, StepInput, Timestamp, Waiting, WaitsFor,
+    Definition, Failure, FailureKind, Parallel, Remedy, Retry, RunId, RunStatus, Step, StepInput, Timestamp, Waiting,
+    WaitsFor,
 };
 use outlive_db::InMemoryDb;
 use outlive_engine::testing::SimulatedClock;
@@ -256,4 +257,25 @@ async fn whoever_may_not_see_the_run_in_front_learns_only_that_there_is_one() {
     assert_eq!((told.waits_for, told.on, told.remedy, told.hint), (WaitsFor::Session, None, None, None));
     assert!(!told.reason.contains(adas.run_id().as_str()), "{}", told.reason);
     assert_eq!(engine.get_run(adas.run_id()).await.unwrap().unwrap().status, RunStatus::Running);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_an_answer_is_not_what_a_run_at_work_is_doing() {
+    let doubts = |name: &'static str| {
+        Step::function(name, move |_, _| async move {
+            Err::<String, _>(Failure::new(FailureKind::OutcomeUnknown, format!("nobody knows whether {name} ran")))
+        })
+    };
+    let (db, clock) = (InMemoryDb::new(), now());
+    let parallel = Parallel::new("par").step(slow("works", HOUR)).step(doubts("first")).step(doubts("second"));
+    let definition = Arc::new(Definition::builder("Example").step(parallel).build().unwrap());
+    let engine = engine(&db, &definition).await;
+    let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+    settle().await;
+    let told = why(&db, run.run_id(), clock).await;
+    assert_eq!((told.waits_for, told.on.as_deref()), (WaitsFor::Step, Some("works")), "{}", told.reason);
+    run.wait().await.unwrap();
+    let told = why(&db, run.run_id(), clock).await;
+    assert_eq!((told.waits_for, told.on.as_deref()), (WaitsFor::Person, Some("first")));
+    assert_eq!(told.reason, "nobody knows whether first ran");
 }
