@@ -276,7 +276,8 @@ impl TraceFold {
                 let failed = event.tool.tool_call_error == Some(true);
                 self.end(key, at, failed.then(|| Arc::from(TOOL_ERROR)), ended);
             }
-            (WorkflowPaused { .. }, _) => self.pause(at, ended),
+            (StepExecutorPaused { .. }, Some(Record::Waiting { key, .. })) => self.pause(key, at, ended),
+            (WorkflowPaused { .. }, _) => self.pause(&Key::run(), at, ended),
             (WorkflowCancelled { .. }, _) => {
                 self.is_cancelled = true;
                 self.end_all_inside(at, RunStatus::Cancelled, ended);
@@ -447,10 +448,12 @@ impl TraceFold {
         self.open.extend(failed.into_iter().map(|open| open.again(at.max(due_at))));
     }
 
-    /// Calls in flight are dropped. One that the resume assumed would be made again was not: that is why the run waits.
-    fn pause(&mut self, at: Timestamp, ended: &mut Vec<Span>) {
-        self.open.retain(|open| !(open.work.is_call() && open.is_supposed));
-        self.end_those(|open| open.work.is_call(), at, Some(&Arc::from(PAUSED)), ended);
+    /// Calls in flight inside this are dropped. One that the resume assumed would be made again was not: that is why it
+    /// waits.
+    fn pause(&mut self, key: &Key, at: Timestamp, ended: &mut Vec<Span>) {
+        let is_meant = |open: &Open| open.work.is_call() && open.key.is_inside(key);
+        self.open.retain(|open| !(is_meant(open) && open.is_supposed));
+        self.end_those(is_meant, at, Some(&Arc::from(PAUSED)), ended);
     }
 
     fn count(&mut self, key: &Key, done: &ModelRequestDone) {

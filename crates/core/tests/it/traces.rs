@@ -4,7 +4,8 @@
 use outlive_core::log::{Entry, Page, Record};
 use outlive_core::trace::{ATTEMPT_ABORTED, AttributeValue, Span, SpanId, SpanKind, TraceFold, TraceId};
 use outlive_core::{
-    DefinitionId, EventKind, Failure, FailureKind, Origin, RunEvent, RunId, RunInfo, SessionId, Timestamp, WorkerId,
+    DefinitionId, EventKind, ExecutorKind, Failure, FailureKind, Key, Origin, RunEvent, RunId, RunInfo, SessionId,
+    Timestamp, WorkerId,
 };
 use serde_json::{Map, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -287,6 +288,39 @@ fn an_attempt_that_was_cancelled_before_its_time_has_no_span() {
     let attempts: Vec<_> = spans.iter().filter(|span| span.name == "step Publish").collect();
     assert_eq!(attempts.len(), 1, "{attempts:?}");
     assert_eq!(attempts[0].error.as_deref(), Some("function_error"));
+}
+
+#[test]
+fn a_call_whose_outcome_is_unknown_ends_when_its_step_waits_and_is_not_made_again() {
+    let log = stretched(recorded(), Duration::from_secs(7));
+    let is_call = |entry: &Entry| match &entry.event.kind {
+        EventKind::ToolCallStarted(event) | EventKind::TeamToolCallStarted(event) => event.tool.child_run_id.is_none(),
+        _ => false,
+    };
+    let call = log.iter().position(is_call).unwrap();
+    let key = log[call].record.as_ref().unwrap().key().unwrap().clone();
+    let step = Key::parse(key.as_str().split('/').next().unwrap());
+    let later = |seconds| log[call].time() + Duration::from_secs(seconds);
+    let entry = |kind, record, at: Timestamp| {
+        let origin = Origin::workflow(&run(RUN));
+        Entry { event: RunEvent { created_at: at.as_seconds(), kind, origin, event_index: None }, at: Some(at), record }
+    };
+    let asks = EventKind::StepExecutorPaused {
+        executor_name: Arc::from("Research Team"),
+        executor_type: ExecutorKind::Team,
+        executor_requirements: Vec::new(),
+    };
+    let mut whole = log[..=call].to_vec();
+    whole.push(resumed(2, later(1)));
+    whole.push(entry(asks, Some(Record::Waiting { key: step, requirements: Vec::new() }), later(2)));
+    // What stands beside it is still at work when another process ends, and fails then.
+    whole.push(resumed(3, later(3)));
+    whole.push(entry(EventKind::WorkflowError { error: "canary".into(), error_type: None }, None, later(4)));
+    let tree = assert_one_tree(&spans(&whole), "a call with an unknown outcome");
+    let is_tool = |span: &&Span| span.name.starts_with("execute_tool") && span.start >= log[call].time();
+    let calls: Vec<_> = tree.values().filter(is_tool).collect();
+    assert_eq!(calls.len(), 1, "it was made once: {calls:?}");
+    assert_eq!((calls[0].end, calls[0].error.as_deref()), (later(1), Some(ATTEMPT_ABORTED)));
 }
 
 #[test]
