@@ -511,8 +511,10 @@ impl Effects for Journal {
         if state.halted && record.as_ref().is_none_or(|record| !record.is_progress()) {
             return;
         }
-        // An answer that ended, or one that broke off and is being asked for again.
-        if let Some(rest) = state.streams.end(origin, || self.services.redactor()) {
+        // An answer that ended, or one that broke off and is being asked for again. What a function reports between two
+        // pieces of its text ends nothing: the text goes on until its step ends.
+        let is_answer = origin.agent_id.is_some() || origin.team_id.is_some();
+        if let Some(rest) = is_answer.then(|| state.streams.end(origin, || self.services.redactor())).flatten() {
             state.append(Entry::event(self.event(rest, origin, at)));
         }
         state.append(Entry { event, at: Some(at), record });

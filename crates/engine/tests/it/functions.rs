@@ -333,6 +333,36 @@ async fn a_flood_of_pieces_is_a_few_entries_and_a_secret_in_pieces_is_never_told
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_function_reports_between_two_pieces_parts_neither_its_text_nor_a_secret_in_it() {
+    let speaks = |context: StepContext, _| async move {
+        context.say("the word is correct-");
+        context.progress("half way", None);
+        context.say("horse");
+        context.event(Map::from_iter([("note".to_owned(), json!("nearly"))]));
+        context.once("call", || async { Ok(()) }).await?;
+        context.say("-battery, and nothing else");
+        context.progress("waiting", None);
+        tokio::time::sleep(HOUR).await;
+        Ok::<_, Failure>(())
+    };
+    for is_cancelled in [false, true] {
+        let (db, definition) = (InMemoryDb::new(), workflow([Step::function("step", speaks)]));
+        let options = Options { secrets: vec![Secret::from("correct-horse-battery")], ..Options::default() };
+        let engine = engine_with(&db, &definition, options).await;
+        let run = begin(&engine, &definition).await;
+        tokio::time::sleep(HOUR / 2).await;
+        if is_cancelled {
+            engine.cancel(run.run_id(), "enough").await.unwrap();
+        }
+        let ended = run.wait().await.unwrap();
+        let events: Vec<_> = read_log(&db, run.run_id()).await.into_iter().map(|entry| entry.event).collect();
+        let told: String = pieces(&events).into_iter().map(|(_, text)| text).collect();
+        assert_eq!(told, "the word is [redacted], and nothing else");
+        assert_eq!(ended.step_results[0].text(), told, "cancelled: {is_cancelled}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cut_text_is_kept_and_a_failed_attempts_text_is_not() {
     let waits = Step::function("waits", |context: StepContext, _| async move {
         context.say("so far ");
