@@ -216,13 +216,13 @@ impl RunView {
                     step.state = StepState::Waiting;
                 }
             }
-            WorkflowError { error, .. } => self.error = Some(error.clone()),
+            WorkflowError { error, .. } => {
+                self.error = Some(error.clone());
+                self.end_open(StepState::Failed);
+            }
             WorkflowCancelled { reason, .. } => {
                 self.cancel_reason = Some(reason.clone());
-                let is_open = |step: &&mut StepView| matches!(step.state, StepState::Running | StepState::Waiting);
-                self.steps.iter_mut().filter(is_open).for_each(|step| {
-                    step.state = StepState::Cancelled;
-                });
+                self.end_open(StepState::Cancelled);
             }
             // The end of a nested workflow is the end of its step.
             WorkflowCompleted(done) if event.origin.nested_depth == 0 => {
@@ -281,6 +281,12 @@ impl RunView {
         }
     }
 
+    /// What has begun and has not ended ends with the run.
+    fn end_open(&mut self, state: StepState) {
+        let is_open = |step: &&mut StepView| matches!(step.state, StepState::Running | StepState::Waiting);
+        self.steps.iter_mut().filter(is_open).for_each(|step| step.state = state);
+    }
+
     fn custom(&mut self, name: Option<&str>, event: &RunEvent) {
         match name {
             Some("RunResumed") => {
@@ -302,7 +308,33 @@ impl RunView {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use outlive::core::{ModelRequestDone, Origin, RunId};
+    use outlive::core::{ExecutorKind, ModelRequestDone, Origin, RunId};
+
+    #[test]
+    fn what_is_at_work_and_what_waits_ends_with_the_run() {
+        let event = |kind: EventKind, step: &str| RunEvent {
+            created_at: 0,
+            kind,
+            origin: Origin { step_name: Some(step.into()), ..Origin::default() },
+            event_index: None,
+        };
+        let asks = EventKind::StepExecutorPaused {
+            executor_name: "asks".into(),
+            executor_type: ExecutorKind::Function,
+            executor_requirements: Vec::new(),
+        };
+        let failed = EventKind::WorkflowError { error: "no".to_owned(), error_type: None };
+        let events = [
+            event(EventKind::StepStarted, "asks"),
+            event(EventKind::StepStarted, "works"),
+            event(asks, "asks"),
+            event(failed, ""),
+        ];
+        let states =
+            |count: usize| RunView::of(&events[..count]).steps.iter().map(|step| step.state).collect::<Vec<_>>();
+        assert_eq!(states(3), [StepState::Waiting, StepState::Running]);
+        assert_eq!(states(4), [StepState::Failed; 2]);
+    }
 
     #[test]
     fn a_step_says_what_cut_its_own_last_answer() {
