@@ -295,7 +295,7 @@ pub struct StepSummary {
     pub step_id: Arc<str>,
     /// Its name.
     pub name: Arc<str>,
-    /// `running`, `completed`, `error` or `cancelled`.
+    /// `running`, `waiting` for somebody to answer, `completed`, `error` or `cancelled`.
     pub status: String,
     /// How often it was started.
     #[serde(default)]

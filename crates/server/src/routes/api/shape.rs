@@ -298,8 +298,8 @@ pub(crate) struct StepLine {
     pub(crate) parent_step_id: Option<String>,
     /// Depth: one more for each workflow that runs as a step of another.
     pub(crate) nested_depth: u32,
-    /// `running`, `completed`, `error` or `cancelled`.
-    #[schemars(extend("enum" = ["running", "completed", "error", "cancelled"]))]
+    /// `running`, `waiting` for somebody to answer, `completed`, `error` or `cancelled`.
+    #[schemars(extend("enum" = ["running", "waiting", "completed", "error", "cancelled"]))]
     pub(crate) status: &'static str,
     /// `agent`, `team`, `function`, `workflow` or `parallel`; known once it has ended.
     pub(crate) executor_type: Option<&'static str>,

@@ -71,6 +71,11 @@ impl Fold {
                     step.ended_at = Some(event_time(event));
                 }
             }
+            EventKind::StepExecutorPaused { .. } => {
+                if let Some(step) = self.step(step_id) {
+                    step.status = "waiting";
+                }
+            }
             _ => {}
         }
     }
@@ -122,7 +127,7 @@ impl Fold {
             RunStatus::Error | RunStatus::Completed => "error",
             RunStatus::Pending | RunStatus::Running | RunStatus::Paused => return self.steps,
         };
-        for step in self.steps.iter_mut().filter(|step| step.status == "running") {
+        for step in self.steps.iter_mut().filter(|step| matches!(step.status, "running" | "waiting")) {
             step.status = ended;
         }
         self.steps
@@ -198,5 +203,34 @@ async fn logged_output(reader: &Reader, run: &Run, step_id: &str) -> Result<Step
         Some(output) => Ok((*output).clone()),
         None if has_begun => Err(Problem::new(StatusCode::NOT_FOUND, "output_missing", "The step has no output yet")),
         None => Err(Problem::not_found("Step not found")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use outlive_core::{ExecutorKind, Origin};
+
+    #[test]
+    fn a_step_that_waits_for_an_answer_says_so_until_the_run_is_over() {
+        let event = |kind| {
+            let origin = Origin { step_id: Some("one".into()), ..Origin::default() };
+            RunEvent { created_at: 0, kind, origin, event_index: None }
+        };
+        let asks = EventKind::StepExecutorPaused {
+            executor_name: "pay".into(),
+            executor_type: ExecutorKind::Function,
+            executor_requirements: Vec::new(),
+        };
+        for (status, expected) in [
+            (RunStatus::Running, "waiting"),
+            (RunStatus::Paused, "waiting"),
+            (RunStatus::Error, "error"),
+            (RunStatus::Cancelled, "cancelled"),
+        ] {
+            let mut fold = Fold::default();
+            [EventKind::StepStarted, asks.clone()].map(event).iter().for_each(|event| fold.apply(event));
+            assert_eq!(fold.finish(status)[0].status, expected);
+        }
     }
 }
