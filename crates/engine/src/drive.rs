@@ -353,10 +353,13 @@ fn land(inner: &Inner, journal: &Journal, key: &Key, landing: Landing) {
     match landing {
         Landing::Halted | Landing::Asleep(..) => {}
         Landing::Executed(result, state) => {
-            if matches!(&*result, Err(failure) if failure.kind == FailureKind::OutcomeUnknown) {
-                stats::add(&inner.services.counters.outcomes_unknown);
-            }
+            let waits = matches!(&*result, Err(failure) if failure.kind == FailureKind::OutcomeUnknown);
             journal.conclude(|machine| machine.settle(key, *result, state, chance, now));
+            if waits {
+                stats::add(&inner.services.counters.outcomes_unknown);
+                // What waits is at work no more, and nothing may start instead of it.
+                journal.set_progress(journal.machine(WorkflowMachine::progress));
+            }
         }
         Landing::Decided(verdict) => journal.conclude(|machine| machine.decided(key, verdict, chance, now)),
     }

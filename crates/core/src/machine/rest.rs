@@ -237,9 +237,9 @@ impl WorkflowMachine {
         }
         let steps: Vec<&str> = self
             .open
-            .iter()
-            .filter_map(|(key, open)| match open {
-                Open::Step(step) if step.due_at.is_none() && !self.waiting.contains_key(key) => Some(&*step.name),
+            .values()
+            .filter_map(|open| match open {
+                Open::Step(step) if step.is_executing => Some(&*step.name),
                 _ => None,
             })
             .collect();

@@ -109,7 +109,7 @@ pub(super) struct OpenStep {
     pub(super) failed: Option<Arc<StepOutput>>,
     /// It is being executed. As the [`Agenda`], this does not follow from the log.
     #[serde(skip)]
-    is_executing: bool,
+    pub(super) is_executing: bool,
 }
 
 impl OpenStep {

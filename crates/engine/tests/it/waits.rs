@@ -279,3 +279,29 @@ async fn what_waits_for_an_answer_is_not_what_a_run_at_work_is_doing() {
     assert_eq!((told.waits_for, told.on.as_deref()), (WaitsFor::Person, Some("first")));
     assert_eq!(told.reason, "nobody knows whether first ran");
 }
+
+#[tokio::test(start_paused = true)]
+async fn progress_names_what_is_at_work_at_any_attempt_and_not_what_waits() {
+    let works = Step::function("works", |context: StepContext, input: Arc<StepInput>| async move {
+        if context.step.attempt == 1 {
+            return Err(Failure::function("not yet"));
+        }
+        tokio::time::sleep(HOUR).await;
+        Ok(input.text())
+    });
+    let doubts = Step::function("doubts", |_, _| async move {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        Err::<String, _>(Failure::new(FailureKind::OutcomeUnknown, "nobody knows"))
+    });
+    let db = InMemoryDb::new();
+    let works = works.retry(Retry::times(1).backoff(Duration::from_millis(1)));
+    let parallel = Parallel::new("par").step(works).step(doubts);
+    let definition = Arc::new(Definition::builder("Example").step(parallel).build().unwrap());
+    let engine = engine(&db, &definition).await;
+    let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+    let progress = async || db.run(Access::All, run.run_id().clone()).await.unwrap().unwrap().progress;
+    tokio::time::sleep(Duration::from_millis(3)).await;
+    assert_eq!(progress().await.as_deref(), Some("1/1 par: works, doubts"));
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert_eq!(progress().await.as_deref(), Some("1/1 par: works"));
+}
