@@ -144,9 +144,12 @@ impl End {
     fn verdicts_at_last(&self) -> usize {
         let claimed = |entry: &Entry| matches!(entry.record, Some(Record::Claimed { .. }));
         let last = self.log.iter().rposition(claimed).unwrap_or(0);
-        let is_verdict = |entry: &&Entry| match &entry.record {
-            Some(Record::Begin { kind, verdict, .. }) => *kind != StepType::Loop && verdict.is_some(),
-            Some(Record::Iteration { goes_on, .. }) => goes_on.is_some(),
+        let is_verdict = |entry: &&Entry| match (&entry.record, &entry.event.kind) {
+            (Some(Record::Begin { kind, verdict, .. }), _) => *kind != StepType::Loop && verdict.is_some(),
+            // Nobody is asked about a Loop that a step has stopped.
+            (Some(Record::Iteration { .. }), EventKind::LoopIterationCompleted { iteration_results, .. }) => {
+                !iteration_results.iter().any(|output| output.stop)
+            }
             _ => false,
         };
         self.log[last..].iter().filter(is_verdict).count()
