@@ -1904,6 +1904,11 @@ async fn a_list_has_inputs_and_outputs_on_request(Stores { one: db, .. }: Stores
     for run in &runs {
         let stored = run_of(&*db, run.info.run_id.as_str()).await;
         assert_eq!(format!("{run:?}"), format!("{stored:?}"), "what is listed is what is stored");
+        let line = db.run_line(Access::All, run.info.run_id.clone()).await.expect("a run is read");
+        let bare = Run { input: None, output: None, ..stored };
+        assert_eq!(format!("{line:?}"), format!("{:?}", Some(bare)), "its line is the rest of it");
+        let stranger = Access::User(Arc::from("somebody else"));
+        assert!(db.run_line(stranger, run.info.run_id.clone()).await.expect("a run is read").is_none());
     }
     assert_eq!((runs[1].input.as_deref(), runs[1].output.as_deref()), (Some("1"), Some("2")));
     assert_eq!(runs.len(), 2);

@@ -625,6 +625,18 @@ pub trait RunStore: Send + Sync {
     /// methods.
     fn run(&self, access: Access, run_id: RunId) -> BoxFuture<'_, Result<Option<Run>, DbError>>;
 
+    /// The run, if it exists, without its `input` and `output`. A store that keeps them apart does not read them, so
+    /// that this costs the same however long they are.
+    ///
+    /// # Errors
+    /// As [`RunStore::run`].
+    fn run_line(&self, access: Access, run_id: RunId) -> BoxFuture<'_, Result<Option<Run>, DbError>> {
+        Box::pin(async move {
+            let run = self.run(access, run_id).await?;
+            Ok(run.map(|run| Run { input: None, output: None, ..run }))
+        })
+    }
+
     /// The definition with this hash ([`NewRun::structure`]); none when no run has brought it. It belongs to nobody:
     /// never answer a user from it.
     fn definition(&self, hash: Arc<str>) -> BoxFuture<'_, Result<Option<Arc<str>>, DbError>>;

@@ -417,6 +417,10 @@ impl RunStore for SqliteDb {
         Box::pin(self.read_with(move |reader| reader.run(&access, &run_id)))
     }
 
+    fn run_line(&self, access: Access, run_id: RunId) -> BoxFuture<'_, Result<Option<Run>, DbError>> {
+        Box::pin(self.read_with(move |reader| reader.run_line(&access, &run_id)))
+    }
+
     fn definition(&self, hash: Arc<str>) -> BoxFuture<'_, Result<Option<Arc<str>>, DbError>> {
         Box::pin(self.read_with(move |reader| reader.definition(&hash)))
     }

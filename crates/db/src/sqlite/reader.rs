@@ -55,8 +55,16 @@ impl Reader {
     }
 
     pub(super) fn run(&self, access: &Access, run_id: &RunId) -> Result<Option<Run>, Fail> {
+        self.run_with(&self.sql.run_by_id, access, run_id)
+    }
+
+    pub(super) fn run_line(&self, access: &Access, run_id: &RunId) -> Result<Option<Run>, Fail> {
+        self.run_with(&self.sql.line_by_id, access, run_id)
+    }
+
+    fn run_with(&self, sql: &str, access: &Access, run_id: &RunId) -> Result<Option<Run>, Fail> {
         let columns = params![run_id.as_str(), access.user().map(|user_id| &**user_id)];
-        first(&self.connection, &self.sql.run_by_id, columns, rows::run)
+        first(&self.connection, sql, columns, rows::run)
     }
 
     pub(super) fn definition(&self, hash: &str) -> Result<Option<Arc<str>>, Fail> {

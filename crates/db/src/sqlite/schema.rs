@@ -177,6 +177,7 @@ pub(super) struct Sql {
     pub(super) update_session: String,
 
     pub(super) run_by_id: String,
+    pub(super) line_by_id: String,
     pub(super) run_by_seq: String,
     pub(super) line_by_seq: String,
     pub(super) of_session: String,
@@ -223,6 +224,8 @@ impl Sql {
     pub(super) fn new(table: &str) -> Self {
         let sql = |text: &str| text.replace("{T}", table);
         let whole = format!("{}{WITH_OUTPUT}", RUN.replace("{IO}", "q.input, o.output"));
+        let line = RUN.replace("{IO}", "NULL, NULL");
+        let by_id = "WHERE r.run_id = ?1 AND (?2 IS NULL OR q.user_id = ?2)";
         Self {
             table: table.to_owned(),
 
@@ -321,9 +324,10 @@ impl Sql {
             session_by_seq: sql(&format!("{SESSION} WHERE s.seq = ?1")),
             update_session: sql("UPDATE {T} SET state = ?2, version = version + 1, updated_at = ?3 WHERE seq = ?1"),
 
-            run_by_id: sql(&format!("{whole} WHERE r.run_id = ?1 AND (?2 IS NULL OR q.user_id = ?2)")),
+            run_by_id: sql(&format!("{whole} {by_id}")),
+            line_by_id: sql(&format!("{line} {by_id}")),
             run_by_seq: sql(&format!("{whole} WHERE r.seq = ?1")),
-            line_by_seq: sql(&format!("{} WHERE r.seq = ?1", RUN.replace("{IO}", "NULL, NULL"))),
+            line_by_seq: sql(&format!("{line} WHERE r.seq = ?1")),
             of_session: sql("r.session_seq = (SELECT seq FROM {T} WHERE session_id = ?)"),
             with_prefix: sql("r.seq IN (SELECT p.seq FROM {T}_runs p WHERE p.run_id >= {FROM} AND p.run_id < {TO})"),
             have_prefix: sql(
