@@ -188,8 +188,8 @@ pub struct OutputSchema {
 /// Everything one model call needs, the whole history included: no conversation state is kept at the provider.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ModelRequest {
-    /// The conversation, oldest first.
-    pub messages: Vec<Message>,
+    /// The conversation, oldest first. Shared with the run: a long one is not copied for each call.
+    pub messages: Arc<Vec<Message>>,
     /// The tools on offer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tools: Vec<ToolSpec>,

@@ -219,7 +219,7 @@ impl Drive<'_> {
 
     fn request(&self) -> ModelRequest {
         ModelRequest {
-            messages: self.machine.messages().to_vec(),
+            messages: self.machine.messages().clone(),
             tools: self.offered().to_vec(),
             output_schema: self.profile.output.as_ref().map(|shape| shape.schema.clone()),
             stream: self.profile.stream,

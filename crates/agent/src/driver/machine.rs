@@ -2,6 +2,7 @@
 
 use outlive_core::machine::{AgentCommand, AgentMachine, TeamCall, TeamCommand, TeamMachine};
 use outlive_core::{Message, Metrics, ModelResponse, ToolResult};
+use std::sync::Arc;
 
 /// An agent's machine or a team's, behind one interface: an agent's calls are all to tools.
 pub(super) enum Machine {
@@ -39,7 +40,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn messages(&self) -> &[Message] {
+    pub(super) fn messages(&self) -> &Arc<Vec<Message>> {
         match self {
             Machine::Agent(machine) => machine.messages(),
             Machine::Team(machine) => machine.messages(),

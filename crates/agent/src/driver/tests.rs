@@ -609,6 +609,28 @@ async fn an_agent_that_never_answers_reaches_its_turn_limit() {
 }
 
 #[tokio::test]
+async fn a_request_shares_the_conversation_with_its_run() {
+    let (kept, holders) = (Arc::new(Mutex::new(None)), Arc::new(Mutex::new(Vec::new())));
+    let (keep, count) = (kept.clone(), holders.clone());
+    let model = ScriptedModel::from_fn("m", move |request: &ModelRequest| {
+        let mut holders = count.lock().unwrap();
+        holders.push((Arc::strong_count(&request.messages), request.messages.len()));
+        match holders.len() {
+            2 => *keep.lock().unwrap() = Some(request.messages.clone()),
+            4 => return Ok(text("enough")),
+            _ => {}
+        }
+        Ok(calls([("price", r#"{"of":"x"}"#)]))
+    });
+    let agent = Agent::new("A").model(model).tool(counting("price", &Arc::default()));
+    let output = run(&agent, &Arc::new(Log::default())).await;
+    // The run and the request, also after a model that keeps one.
+    assert_eq!(*holders.lock().unwrap(), [(2, 1), (2, 3), (2, 5), (2, 7)]);
+    assert_eq!(output.messages.len(), 8);
+    assert_eq!(kept.lock().unwrap().as_ref().map(|messages| messages.len()), Some(3), "what was asked stays as it was");
+}
+
+#[tokio::test]
 async fn calls_beyond_the_limit_are_refused_and_tools_no_longer_offered() {
     let model = ScriptedModel::from_fn("m", |request: &ModelRequest| match request.tools.len() {
         0 => Ok(text("enough")),

@@ -16,7 +16,7 @@ pub(crate) fn message(role: Role, text: &str) -> Message {
 /// Instructions and a question.
 pub(crate) fn question(text: &str) -> ModelRequest {
     let messages = vec![message(Role::System, "Be brief."), message(Role::User, text)];
-    ModelRequest { messages, ..ModelRequest::default() }
+    ModelRequest { messages: messages.into(), ..ModelRequest::default() }
 }
 
 pub(crate) fn price_tool() -> ToolSpec {

@@ -48,9 +48,9 @@ async fn a_real_model_takes_tools_and_their_results() {
             // Small models rarely call a tool; the turn is taken as read.
             answer.tool_calls = vec![outlive_core::ToolCall::new("call_1", "price", r#"{"symbol":"ACME"}"#)];
         }
-        request.messages.push(turn(&answer));
+        std::sync::Arc::make_mut(&mut request.messages).push(turn(&answer));
         for call in &answer.tool_calls {
-            request.messages.push(tool_result(&call.id, "12.50"));
+            std::sync::Arc::make_mut(&mut request.messages).push(tool_result(&call.id, "12.50"));
         }
         good(model.respond(request).await);
     }

@@ -39,13 +39,15 @@ async fn a_leader_delegates_to_every_member_in_one_turn() {
     request.tools = vec![delegate_tool(json!({"type": "string", "enum": ["news", "finance"]}))];
     let answer = good(model(&server).respond(request.clone()).await);
     assert_eq!(asked(&request, &answer), ["news", "finance"]);
-    request.messages.push(turn(&answer));
-    request.messages.extend(answer.tool_calls.iter().map(|call| tool_result(&call.id, "found")));
+    std::sync::Arc::make_mut(&mut request.messages).push(turn(&answer));
+    std::sync::Arc::make_mut(&mut request.messages)
+        .extend(answer.tool_calls.iter().map(|call| tool_result(&call.id, "found")));
     let answer = good(model(&server).respond(request.clone()).await);
     assert_eq!(answer.finish_reason, FinishReason::Stop);
 
     request = question("AI trends");
-    request.messages[0].content = Some("<member id=\"a\" name=\"A\"> <member id=\"b\">".to_owned());
+    std::sync::Arc::make_mut(&mut request.messages)[0].content =
+        Some("<member id=\"a\" name=\"A\"> <member id=\"b\">".to_owned());
     request.tools = vec![delegate_tool(json!({"type": "string"}))];
     let answer = good(model(&server).respond(request.clone()).await);
     assert_eq!(asked(&request, &answer), ["a", "b"]);
@@ -57,7 +59,7 @@ async fn the_same_question_gets_the_same_answer_from_another_server_and_endpoint
     let first = good(model(&one).respond(question("AI trends")).await);
     let chat = OpenAIChat::new("gpt-5.2").base_url(other.url()).api_key("");
     let mut reworded = question("AI trends");
-    reworded.messages[0].content = Some("Other instructions.".to_owned());
+    std::sync::Arc::make_mut(&mut reworded.messages)[0].content = Some("Other instructions.".to_owned());
     assert_eq!(good(chat.respond(reworded).await).content, first.content);
     assert_ne!(good(chat.respond(question("AI fashions")).await).content, first.content);
 }
@@ -75,8 +77,9 @@ async fn tools_are_called_once_never_or_for_ever() {
         for reason in reasons {
             let answer = good(model(&server).respond(request.clone()).await);
             assert_eq!(answer.finish_reason, reason, "{words}");
-            request.messages.push(turn(&answer));
-            request.messages.extend(answer.tool_calls.iter().map(|call| tool_result(&call.id, "42")));
+            std::sync::Arc::make_mut(&mut request.messages).push(turn(&answer));
+            std::sync::Arc::make_mut(&mut request.messages)
+                .extend(answer.tool_calls.iter().map(|call| tool_result(&call.id, "42")));
         }
     }
 }

@@ -46,8 +46,8 @@ async fn the_whole_history_is_sent_and_nothing_is_left_at_the_provider() {
         assert_eq!(answer.finish_reason, FinishReason::ToolCalls);
         let call = &answer.tool_calls[0];
         called.push(call.call_id.clone().unwrap_or_else(|| call.id.clone()));
-        request.messages.push(turn(&answer));
-        request.messages.push(tool_result(&answer.tool_calls[0].id, "42"));
+        std::sync::Arc::make_mut(&mut request.messages).push(turn(&answer));
+        std::sync::Arc::make_mut(&mut request.messages).push(tool_result(&answer.tool_calls[0].id, "42"));
         let answer = good(model.respond(request).await);
         assert!(answer.content.expect("a text").contains("1 tool results"));
     }
@@ -108,7 +108,7 @@ async fn a_conversation_may_move_from_one_endpoint_to_the_other() {
     request.tools = vec![price_tool()];
     let answer = good(responses.respond(request.clone()).await);
     let call = answer.tool_calls[0].clone();
-    request.messages.extend([turn(&answer), tool_result(&call.id, "42")]);
+    std::sync::Arc::make_mut(&mut request.messages).extend([turn(&answer), tool_result(&call.id, "42")]);
     good(chat.respond(request).await);
     let messages = server.log()[1].request["messages"].clone();
     assert_eq!(messages[2]["tool_calls"][0]["id"], json!(call.call_id));
@@ -122,7 +122,8 @@ async fn calls_that_no_server_would_take_back_are_mended_in_the_history() {
         let mut request = question("Go on");
         let mut broken = turn(&good(model.respond(question("TOOL=no")).await));
         broken.tool_calls = vec![outlive_core::ToolCall::new("call_1", "functions.price now", "{\"symbol\": ")];
-        request.messages.extend([broken, tool_result("call_1", "the arguments do not fit")]);
+        std::sync::Arc::make_mut(&mut request.messages)
+            .extend([broken, tool_result("call_1", "the arguments do not fit")]);
         good(model.respond(request).await);
     }
     let log = server.log();
@@ -135,7 +136,7 @@ async fn calls_that_no_server_would_take_back_are_mended_in_the_history() {
 async fn images_and_files_are_shown_by_address_or_by_value() {
     let server = OpenAiServer::start().await;
     let mut request = question("What is this?");
-    let user = &mut request.messages[1];
+    let user = &mut std::sync::Arc::make_mut(&mut request.messages)[1];
     user.images = vec![
         Media { url: Some("https://example.com/a.png".to_owned()), ..Media::default() },
         Media { content: Some("QUJD".to_owned()), mime_type: Some("image/jpeg".to_owned()), ..Media::default() },
@@ -176,7 +177,7 @@ async fn a_provider_is_not_asked_to_fetch_what_is_not_public() {
     let asked_about = |address: &str, as_file: bool| {
         let mut request = question("What is this?");
         let media = vec![Media { url: Some(address.to_owned()), ..Media::default() }];
-        let user = &mut request.messages[1];
+        let user = &mut std::sync::Arc::make_mut(&mut request.messages)[1];
         if as_file {
             user.files = media
         } else {
@@ -277,7 +278,7 @@ async fn reasoning_items_are_sent_back_as_they_came_but_only_to_their_model() {
     assert_eq!(answer.model_provider_data, Some(json!({"response_id": "resp_1"})));
 
     let mut request = question("hi");
-    request.messages.extend([turn(&answer), message(Role::User, "and?")]);
+    std::sync::Arc::make_mut(&mut request.messages).extend([turn(&answer), message(Role::User, "and?")]);
     good(model.respond(request.clone()).await);
     let other = OpenAIResponses::new("gpt-6").base_url(server.url()).api_key("");
     good(other.respond(request).await);

@@ -16,9 +16,9 @@ async fn the_answer_follows_from_the_request_and_not_from_the_count_of_calls() {
     let first = good(model.respond(question("hi")).await);
     assert_eq!(good(model.respond(question("hi")).await), first);
     let mut request = question("hi");
-    request.messages.push(turn(&first));
+    std::sync::Arc::make_mut(&mut request.messages).push(turn(&first));
     assert_eq!(good(model.clone().respond(request.clone()).await).content.as_deref(), Some("It is 42."));
-    request.messages.push(message(Role::Assistant, "It is 42."));
+    std::sync::Arc::make_mut(&mut request.messages).push(message(Role::Assistant, "It is 42."));
     assert_eq!(bad(model.respond(request).await).kind, FailureKind::BadRequest);
     assert_eq!(model.calls(), 4);
 }

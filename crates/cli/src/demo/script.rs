@@ -121,8 +121,8 @@ mod tests {
 
     fn request(tool: Option<&str>, messages: &[(Role, &str)]) -> ModelRequest {
         let tool = tool.map(|name| ToolSpec { name: name.into(), description: String::new(), parameters: json!({}) });
-        let messages = messages.iter().map(|(role, text)| Message::new(*role, *text, "id".into(), 0)).collect();
-        ModelRequest { messages, tools: tool.into_iter().collect(), ..ModelRequest::default() }
+        let messages: Vec<_> = messages.iter().map(|(role, text)| Message::new(*role, *text, "id".into(), 0)).collect();
+        ModelRequest { messages: messages.into(), tools: tool.into_iter().collect(), ..ModelRequest::default() }
     }
 
     #[test]

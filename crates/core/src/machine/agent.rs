@@ -59,7 +59,8 @@ pub enum AgentCommand {
 pub struct AgentMachine {
     run_id: RunId,
     limits: AgentLimits,
-    messages: Vec<Message>,
+    /// Shared with the request in flight; alone again once that is answered, and then extended in place.
+    messages: Arc<Vec<Message>>,
     turn: u32,
     tool_calls: u32,
     repairs: u32,
@@ -77,7 +78,7 @@ impl AgentMachine {
         Self {
             run_id,
             limits,
-            messages,
+            messages: Arc::new(messages),
             turn: 0,
             tool_calls: 0,
             repairs: 0,
@@ -128,7 +129,7 @@ impl AgentMachine {
         message.tool_calls.clone_from(&response.tool_calls);
         message.provider_data = response.provider_data.or(response.model_provider_data);
         message.metrics = Some(metrics);
-        self.messages.push(message);
+        self.say(message);
         self.answered = response.tool_calls.is_empty();
         let cut = response.finish_reason.if_cut().filter(|_| response.tool_calls.last().is_some_and(is_unfinished));
         self.cut = cut == Some(FinishReason::Length);
@@ -152,7 +153,7 @@ impl AgentMachine {
     }
 
     /// The conversation so far.
-    pub fn messages(&self) -> &[Message] {
+    pub fn messages(&self) -> &Arc<Vec<Message>> {
         &self.messages
     }
 
@@ -211,8 +212,12 @@ impl AgentMachine {
             message.tool_name = Some(call.function.name);
             message.tool_call_id = Some(call.id);
             message.tool_call_error = Some(result.is_error);
-            self.messages.push(message);
+            self.say(message);
         }
+    }
+
+    fn say(&mut self, message: Message) {
+        Arc::make_mut(&mut self.messages).push(message);
     }
 
     fn message_id(&self) -> Arc<str> {

@@ -93,7 +93,7 @@ impl TeamMachine {
     }
 
     /// The leader's conversation so far.
-    pub fn messages(&self) -> &[Message] {
+    pub fn messages(&self) -> &Arc<Vec<Message>> {
         self.leader.messages()
     }
 

@@ -375,7 +375,7 @@ mod tests {
     #[test]
     fn instructions_have_the_role_developer_where_the_server_is_openais() {
         let instructions = Message::new(Role::System, "Be brief.", "message".into(), 0);
-        let request = ModelRequest { messages: vec![instructions], ..ModelRequest::default() };
+        let request = ModelRequest { messages: vec![instructions].into(), ..ModelRequest::default() };
         let roles = |base: &str| {
             let chat = OpenAIChat::new("x").base_url(base).body(&request)["messages"][0]["role"].clone();
             let responses = OpenAIResponses::new("x").base_url(base).body(&request)["input"][0]["role"].clone();
