@@ -58,6 +58,8 @@ const STREAM_QUERY: &[Field] = &[field(
     false,
     "Events after this index; a Last-Event-ID header takes precedence (default: from the first)",
 )];
+const DETAIL_QUERY: &[Field] =
+    &[field("steps", "boolean", false, "false leaves them out, and the log unread (default true)")];
 const KEY: &[Field] =
     &[field("Idempotency-Key", "string", false, "Repeating the request with the same key returns the same run")];
 const PART: &[Field] = &[
@@ -83,7 +85,11 @@ pub(super) fn routes() -> Table {
         .post("/api/runs", WRITE, runs::create)
         .doc(Doc { headers: KEY, body: Some("CreateRun"), answer: Some("AcceptedRun"), ..doc("Start a run") })
         .get("/api/runs/{run_id}", READ, runs::get)
-        .doc(Doc { answer: Some("RunDetail"), ..doc("A run with its steps, without their outputs") })
+        .doc(Doc {
+            query: DETAIL_QUERY,
+            answer: Some("RunDetail"),
+            ..doc("A run with its steps, without their outputs")
+        })
         .get("/api/runs/{run_id}/output", READ, runs::output)
         .doc(Doc {
             query: WAIT_QUERY,

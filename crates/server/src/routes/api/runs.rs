@@ -119,11 +119,23 @@ pub(super) async fn list(caller: Caller, Query(query): Query<ListQuery>) -> Resu
     }))
 }
 
-/// `GET /api/runs/{run_id}`. Header and steps are of the same moment: those of the event `seq`.
-pub(super) async fn get(caller: Caller, Path(run_id): Path<String>) -> Result<Json<RunDetail>, Problem> {
+/// The query of a run.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct DetailQuery {
+    steps: Option<String>,
+}
+
+/// `GET /api/runs/{run_id}`. Header and steps are of the same moment: those of the event `seq`. Without steps no log is
+/// read.
+pub(super) async fn get(
+    caller: Caller,
+    Path(run_id): Path<String>,
+    Query(query): Query<DetailQuery>,
+) -> Result<Json<RunDetail>, Problem> {
+    let has_steps = query::boolean("steps", query.steps.as_deref().or(Some("true")))?;
     let reader = caller.reader();
     let run = show(&caller, &reader, &run_id).await?;
-    let steps = steps::lines(&reader, &run).await?;
+    let steps = if has_steps { Some(steps::lines(&reader, &run).await?) } else { None };
     let waiting = reader.waiting(&run).await?;
     Ok(Json(RunDetail::new(&run, waiting.as_ref(), steps)))
 }

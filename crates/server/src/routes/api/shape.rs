@@ -272,12 +272,13 @@ pub(crate) struct RunDetail {
     pub(crate) error: Option<String>,
     /// Hash of the definition it executes.
     pub(crate) definition: String,
-    /// The steps that have started, in order.
-    pub(crate) steps: Vec<StepLine>,
+    /// The steps that have started, in order; absent with `steps=false`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) steps: Option<Vec<StepLine>>,
 }
 
 impl RunDetail {
-    pub(super) fn new(run: &Run, waiting: Option<&Waiting>, steps: Vec<StepLine>) -> Self {
+    pub(super) fn new(run: &Run, waiting: Option<&Waiting>, steps: Option<Vec<StepLine>>) -> Self {
         let mut line = RunLine::new(run, waiting);
         let input = readable(run.read_input(), &mut line.unreadable).flatten();
         let error = readable(run_error(run), &mut line.unreadable).flatten();

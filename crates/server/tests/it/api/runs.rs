@@ -35,6 +35,12 @@ async fn a_run_is_started_and_read() {
         steps.iter().map(|step| (&step["name"], &step["index"], &step["status"], &step["has_output"])).collect();
     assert_eq!(json!(seen), json!([["first", 0, "completed", true], ["second", 1, "completed", true]]),);
     assert!(steps.iter().all(|step| step.get("content").is_none() && step["executor_type"] == "function"), "{run}");
+    assert_eq!(stage.ada.get_json("/api/runs/chosen:1?steps=true").await, run);
+    let mut rest = run;
+    rest.as_object_mut().expect("an object").remove("steps");
+    assert_eq!(stage.ada.get_json("/api/runs/chosen:1?steps=false").await, rest);
+    let refused = stage.ada.get("/api/runs/chosen:1?steps=none").await;
+    assert_eq!(refused.status, 422);
 }
 
 #[tokio::test]
