@@ -15,6 +15,10 @@
 //! bench S2                      a server that idles: memory, and time from its start to the first accepted run
 //! bench D1 --n 2000             bytes on disk for a run that does nothing and for a team's, beside their contents
 //! bench D2 --steps 1000,10000   what a step costs in runs of that many
+//! bench G1 --steps 3,10000      polls without results, in turn, of runs of that many steps
+//! bench G2 --items 100,10000    a ForEach of that many items: time for each, memory; the largest, killed and resumed
+//! bench G3 --n 200              memory of each of 64 waiting branches, in that many runs
+//! bench G4 --turns 500          one agent that calls a tool in each turn: time and log of early turns and late ones
 //! bench S3 --runs 350000         lists over HTTP, in a file with that many runs
 //! bench beside                  AgentOS and our server in turn, --rounds 3 times, as a table; --figures names some of
 //!                               throughput,memory,polls,start,kill; sizes by --n, --waiting, --past, --polls, --killed
@@ -25,6 +29,7 @@
 
 mod beside;
 mod disk;
+mod growth;
 mod limited;
 mod lists;
 mod measure;
@@ -44,7 +49,8 @@ fn main() {
     match arguments.workload.as_str() {
         "table" => table::print(&arguments),
         "raw" => raw::print(),
-        "serve" | "L1" | "D1" | "D2" | "S1" | "S2" | "S3" | "beside" | "beside-serve" => {
+        "G2" => growth::items(&arguments),
+        "serve" | "L1" | "D1" | "D2" | "G1" | "G3" | "G4" | "map" | "S1" | "S2" | "S3" | "beside" | "beside-serve" => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime starts");
             runtime.block_on(async {
                 match arguments.workload.as_str() {
@@ -53,6 +59,10 @@ fn main() {
                     "S1" => serve::followers(&arguments).await,
                     "D1" => disk::measure(&arguments).await,
                     "D2" => disk::long_lines(&arguments).await,
+                    "G1" => growth::polls(&arguments).await,
+                    "G3" => growth::branches(&arguments).await,
+                    "G4" => growth::turns(&arguments).await,
+                    "map" => growth::map_process(&arguments).await,
                     "S3" => lists::measure(&arguments).await,
                     "beside" => beside::compare(&arguments).await,
                     "beside-serve" => beside::serve().await,

@@ -32,6 +32,7 @@ pub(crate) fn print(arguments: &Arguments) {
     let s3 = workload(&["S3"]);
     let d1 = workload(&["D1"]);
     let d2 = workload(&["D2"]);
+    let [g1, g2, g3, g4] = ["G1", "G2", "G3", "G4"].map(|name| workload(&[name]));
     println!("| figure | measured | target | measured beside it |\n| --- | --- | --- | --- |");
     let row = |figure: &str, measured: String, target: &str, beside: String| {
         println!("| {figure} | {measured} | {target} | {beside} |");
@@ -159,6 +160,7 @@ pub(crate) fn print(arguments: &Arguments) {
         "≤ 1.2 × in a run of 1,000",
         format!("{short} ms there; {:.2} ×", long / short),
     );
+    growth(&row, &g1, &g2, &g3, &g4);
     let stalled = get(&s1, "/stalled_percent");
     row(
         "run followed by 1,000 WebSockets and 1,000 event streams",
@@ -194,6 +196,60 @@ pub(crate) fn print(arguments: &Arguments) {
         row(&name, format!("{} ms", of("/p50_ms")), "≤ 5 ms", format!("p99 {} ms; `{path}`", of("/p99_ms")));
     }
     row("server, idle", format!("{} MiB", get(&s2, "/rss_idle_mib")), "≤ 30 MiB", "after one run".into());
+}
+
+/// What must not grow with a run, each beside a small one.
+fn growth(row: &impl Fn(&str, String, &str, String), g1: &Value, g2: &Value, g3: &Value, g4: &Value) {
+    for when in ["executing", "ended"] {
+        let of = |steps: usize| figure(g1, &format!("/{when}/{steps}/p50_ms"));
+        row(
+            &format!("poll without results, run of 10,000 steps, {when}, p50"),
+            format!("{} ms", of(10_000)),
+            "≤ 2 × run of 3 steps",
+            format!("{} ms there; {:.2} ×", of(3), of(10_000) / of(3)),
+        );
+    }
+    let (few, many) = (&g2["100"], &g2["10000"]);
+    let [of_few, of_many] = [few, many].map(|of| figure(of, "/ms_per_item"));
+    row(
+        "an item of a `ForEach` over 10,000",
+        format!("{of_many} ms"),
+        "≤ 1.5 × over 100",
+        format!("{of_few} ms there; {:.2} ×", of_many / of_few),
+    );
+    let [of_few, of_many] = [few, many].map(|of| figure(of, "/rss_bytes_at_end") / 1_048_576.0);
+    row(
+        "memory of the process at its last item",
+        format!("{} MiB", shown(of_many)),
+        "≤ 1.5 × over 100",
+        format!("{} MiB there; {:.2} ×", shown(of_few), of_many / of_few),
+    );
+    row(
+        "killed in the middle: process start to the next item",
+        format!("{} s", figure(g2, "/resumed/first_item_s")),
+        "≤ 2 s",
+        format!("{} items then executed", figure(g2, "/resumed/called")),
+    );
+    row(
+        "memory per waiting branch, 64 in each run",
+        format!("{} B", figure(g3, "/rss_bytes_per_branch")),
+        "≤ 4,096 B",
+        format!("{} runs", figure(g3, "/runs")),
+    );
+    let (early, late) = (figure(g4, "/early_ms"), figure(g4, "/late_ms"));
+    row(
+        "turn 500 of an agent that calls a tool in each",
+        format!("{late} ms"),
+        "≤ 1.5 × turn 50",
+        format!("{early} ms there; {:.2} ×", late / early),
+    );
+    let (early, late) = (figure(g4, "/early_log_bytes"), figure(g4, "/late_log_bytes"));
+    row(
+        "– its log, turns 451 to 500",
+        format!("{late} B"),
+        "≤ 1.2 × turns 51 to 100",
+        format!("{early} B there; {:.2} ×", late / early),
+    );
 }
 
 /// Three digits after the point for what is small, none for what is large.
