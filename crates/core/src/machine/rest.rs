@@ -178,7 +178,11 @@ impl WorkflowMachine {
             .open
             .iter()
             .filter_map(|(key, open)| match open {
-                Open::Step(step) if step.due_at.is_none() && !self.waiting.contains_key(key) => Some((key, &step.name)),
+                Open::Step(step)
+                    if step.due_at.is_none_or(|due_at| due_at <= at) && !self.waiting.contains_key(key) =>
+                {
+                    Some((key, &step.name))
+                }
                 _ => None,
             })
             .collect();

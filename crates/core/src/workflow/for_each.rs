@@ -93,7 +93,8 @@ impl ForEach {
         self
     }
 
-    /// How many items are worked on at the same time, from 1; 8 when not set.
+    /// How many items may have begun and not ended at the same time, from 1; 8 when not set. One that waits for an
+    /// answer counts.
     pub fn concurrency(mut self, most: u32) -> Self {
         self.concurrency = most;
         self
