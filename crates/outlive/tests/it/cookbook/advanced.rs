@@ -21,6 +21,32 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 const RECIPES: &[Recipe] = &[
     Recipe {
+        name: "file_propagation/file_generation_workflow",
+        build: |kitchen| {
+            let report = function("Generate Report", |_| {
+                let file = Media {
+                    content: Some("bm9ydGgsNDI=".into()),
+                    mime_type: Some("text/csv".into()),
+                    filename: Some("sales.csv".into()),
+                    ..Media::default()
+                };
+                StepOutput::new("sales.csv is written").files([file])
+            });
+            let count = function("Count Files", |input| format!("{} file", input.files.iter().flatten().count()));
+            Workflow::builder("Sales Report").step(report).step(kitchen.says("Analyze", "analysed")).step(count)
+        },
+        asks: &[Ask {
+            run: |workflow| workflow.run("The north"),
+            told: "Generate Report Analyze:agent Count Files",
+            check: |ran| {
+                assert_eq!((ran.said("Analyze").as_str(), ran.run.text().as_str()), ("analysed", "1 file"));
+                let asked = ran.asked[0].to_string();
+                assert!(asked.contains("bm9ydGgsNDI=") && asked.contains("sales.csv"), "it read the file: {asked}");
+                assert_eq!(ran.run.files.as_ref().map(Vec::len), Some(1));
+            },
+        }],
+    },
+    Recipe {
         name: "early_stopping/early_stop_basic, a deployment",
         build: |kitchen| secured(kitchen, "SECURE"),
         asks: &[Ask {

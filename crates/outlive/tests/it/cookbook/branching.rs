@@ -1,8 +1,8 @@
 //! `05_conditional_branching`: Routers.
 
 use super::{Ask, Kitchen, Recipe, function, mentions, walked};
-use outlive::WorkflowBuilder;
 use outlive::prelude::*;
+use outlive::{Media, WorkflowBuilder};
 use serde_json::{Value, json};
 
 const RECIPES: &[Recipe] = &[
@@ -88,18 +88,28 @@ const RECIPES: &[Recipe] = &[
         asks: &[
             Ask {
                 run: |workflow| workflow.run("Make an image of a forest"),
-                told: "Media Type Router>(image_generation(generate_image:agent describe_image:agent))",
-                check: |ran| assert_eq!(ran.run.text(), "mushrooms"),
+                told: "Media Type Router>(image_generation(generate_image describe_image:agent))",
+                check: |ran| {
+                    assert_eq!(ran.run.text(), "mushrooms");
+                    assert!(
+                        ran.asked[0].to_string().contains("data:image/png;base64,iVBORw0KGgo="),
+                        "it saw the image"
+                    );
+                    assert_eq!(ran.run.images.as_ref().map(Vec::len), Some(1));
+                },
             },
             Ask {
                 run: |workflow| workflow.run("Make a video of a forest"),
-                told: "Media Type Router>(video_generation(generate_video:agent describe_video:agent))",
-                check: |ran| assert_eq!(ran.run.text(), "slow"),
+                told: "Media Type Router>(video_generation(generate_video describe_video:agent))",
+                check: |ran| {
+                    assert_eq!(ran.run.text(), "slow");
+                    assert_eq!(ran.run.videos.as_ref().map(Vec::len), Some(1));
+                },
             },
             // What is no text goes to the images.
             Ask {
                 run: |workflow| workflow.run(json!({ "topic": "video", "content_type": "image" })),
-                told: "Media Type Router>(image_generation(generate_image:agent describe_image:agent))",
+                told: "Media Type Router>(image_generation(generate_image describe_image:agent))",
                 check: |ran| assert_eq!(ran.run.text(), "mushrooms"),
             },
         ],
@@ -185,18 +195,23 @@ fn router_with_loop(kitchen: &Kitchen) -> WorkflowBuilder {
     Workflow::builder("Adaptive Research").step(router).step(publish(kitchen))
 }
 
-/// Pictures and films stand here as the words about them; `media` has those that are made.
+/// What is made here are eight bytes, under the type that the step says.
 fn selector_media_pipeline(kitchen: &Kitchen) -> WorkflowBuilder {
-    let step = |name: &str, word: &str| kitchen.says(name, word);
-    let image = Steps::new("image_generation").step(step("generate_image", "forest"));
-    let video = Steps::new("video_generation").step(step("generate_video", "pan"));
+    let made = |mime_type: &str| Media {
+        content: Some("iVBORw0KGgo=".into()),
+        mime_type: Some(mime_type.into()),
+        ..Media::default()
+    };
+    let (image, video) = (made("image/png"), made("video/mp4"));
+    let image = function("generate_image", move |_| StepOutput::new("a forest").images([image.clone()]));
+    let video = function("generate_video", move |_| StepOutput::new("a pan").videos([video.clone()]));
     let router = Router::new("Media Type Router")
         .select(|question| match question.input.input.as_deref() {
             Some(Value::String(text)) if mentions(text, &["video"]) => "video_generation",
             _ => "image_generation",
         })
-        .choice(image.step(step("describe_image", "mushrooms")))
-        .choice(video.step(step("describe_video", "slow")));
+        .choice(Steps::new("image_generation").step(image).step(kitchen.says("describe_image", "mushrooms")))
+        .choice(Steps::new("video_generation").step(video).step(kitchen.says("describe_video", "slow")));
     Workflow::builder("AI Media Generation Workflow").step(router)
 }
 
