@@ -281,23 +281,21 @@ async fn wait(context: &StepContext, input: &StepInput) -> std::result::Result<f
     Ok(seconds)
 }
 
-/// Says pieces of text, and in the end returns something else: the end is its content.
+/// Makes pieces of text, and in the end something else: the end is its content.
 fn generator() -> impl Executor {
     Function::new("gen", async |context: StepContext, _| {
+        let mut pieces = Vec::new();
         for piece in 0..3 {
-            context.say(format!("piece{piece} "));
+            pieces.push(format!("piece{piece} "));
             context.effects.sleep(Duration::from_millis(10)).await;
         }
         done("final of gen")
     })
 }
 
-/// Says pieces of text and returns nothing: together they are its content.
+/// Makes pieces of text and nothing else: together they are its content.
 fn text_generator() -> impl Executor {
-    Function::new("gen_text", async |context: StepContext, _| {
-        (0..3).for_each(|piece| context.say(format!("t{piece} ")));
-        Ok::<_, Failure>(())
-    })
+    Function::new("gen_text", async |_, _| done((0..3).map(|piece| format!("t{piece} ")).collect::<String>()))
 }
 
 /// Says how far it is, and something of its own.

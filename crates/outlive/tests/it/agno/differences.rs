@@ -160,12 +160,6 @@ pub(crate) const LISTED: &[Listed] = &[
         why: "a provider's ids come once, as a piece of their own, not with every piece of an answer",
     },
     Listed {
-        lines: &["RunContent: was told 0 times, is told 1 times"],
-        at: &[("step_kinds", &[20])],
-        occurs: Always,
-        why: "what a function says is told as it comes, not only as the content of its output",
-    },
-    Listed {
         lines: &["TeamRunContent.model_provider_data: is missing"],
         at: &[("step_kinds", &[26])],
         occurs: Always,
