@@ -491,6 +491,7 @@ impl Tables {
             self.run_by_key.insert(key.clone(), seq);
         }
         self.unfinished.insert(seq);
+        let run = Run::accepted(&new);
         if let Some(structure) = new.structure {
             self.definitions.entry(new.definition.clone()).or_insert(structure);
         }
@@ -512,25 +513,7 @@ impl Tables {
         let session = self.sessions.get_mut(&new.info.session_id).expect("it was there or was made");
         session.unfinished.insert(seq);
         let row = RunRow {
-            run: Run {
-                info: new.info,
-                status: RunStatus::Pending,
-                input: new.input,
-                options: new.options,
-                definition: new.definition,
-                created_at: new.at,
-                updated_at: new.at,
-                epoch: 0,
-                worker: None,
-                claims: 0,
-                attempt: 0,
-                due_at: None,
-                is_behind: false,
-                cancel: None,
-                next_index: 0,
-                progress: None,
-                output: None,
-            },
+            run,
             idempotency_key: new.idempotency_key,
             fingerprint: new.fingerprint,
             policy: new.policy,

@@ -14,7 +14,7 @@ use outlive_core::port::{
     Accepted, Access, DbError, DbErrorKind, HookEvents, NewHook, NewRun, RequestOptions, Run, SessionKind,
     SessionPolicy, Unreadable,
 };
-use outlive_core::{Attachments, Definition, DefinitionId, RunId, RunInfo, RunStatus, SessionId, WorkerId};
+use outlive_core::{Attachments, Definition, DefinitionId, RunId, RunInfo, SessionId, WorkerId};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -126,7 +126,7 @@ impl Engine {
         let own = self.access().user().map(|user_id| user_id.to_string());
         let new = self.inner().new_run(&definition, Submit { user_id: submit.user_id.or(own), ..submit })?;
         let state = Arc::new(new.session_state.clone().unwrap_or_default());
-        let run = pending_run(&new);
+        let run = Run::accepted(&new);
         let worker = self.inner().has_room().then(|| self.inner().worker());
         let session_id = new.info.session_id.clone();
         let accepted = self.inner().create_run(self.access().clone(), new, worker).await.map_err(|error| {
@@ -239,28 +239,6 @@ impl Inner {
         let inner = self.clone();
         tokio::spawn(async move { inner.services.db.create_run(access, new, None).await });
         Ok(Accepted::New { lease: None })
-    }
-}
-
-fn pending_run(new: &NewRun) -> Run {
-    Run {
-        info: new.info.clone(),
-        status: RunStatus::Pending,
-        input: new.input.clone(),
-        options: new.options.clone(),
-        definition: new.definition.clone(),
-        created_at: new.at,
-        updated_at: new.at,
-        epoch: 0,
-        worker: None,
-        claims: 0,
-        attempt: 0,
-        due_at: None,
-        is_behind: false,
-        cancel: None,
-        next_index: 0,
-        progress: None,
-        output: None,
     }
 }
 

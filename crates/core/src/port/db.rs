@@ -270,6 +270,29 @@ pub struct Run {
 }
 
 impl Run {
+    /// A run that has just been accepted, before anybody claims it.
+    pub fn accepted(new: &NewRun) -> Self {
+        Self {
+            info: new.info.clone(),
+            status: RunStatus::Pending,
+            input: new.input.clone(),
+            options: new.options.clone(),
+            definition: new.definition.clone(),
+            created_at: new.at,
+            updated_at: new.at,
+            epoch: 0,
+            worker: None,
+            claims: 0,
+            attempt: 0,
+            due_at: None,
+            is_behind: false,
+            cancel: None,
+            next_index: 0,
+            progress: None,
+            output: None,
+        }
+    }
+
     /// Whether none of it executes, and none will until somebody acts: it has ended, or it is paused and its lease was
     /// released.
     pub fn is_at_rest(&self) -> bool {

@@ -248,7 +248,7 @@ async fn a_shutdown_does_not_wait_for_those_without_a_thread_and_a_lost_run_goes
         if run.worker.is_none() {
             break;
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::task::yield_now().await;
     }
     gate.go.send(()).unwrap();
     stopping.await.unwrap().unwrap();
