@@ -50,23 +50,18 @@ pub struct RunStanding {
     pub attempt: u32,
     /// Who executes it; absent when nobody does.
     pub worker: Option<WorkerId>,
+    /// Whether it is at rest ([`Run::is_at_rest`]).
+    pub is_at_rest: bool,
     /// When it was accepted.
     pub created_at: Timestamp,
     /// When it last changed.
     pub updated_at: Timestamp,
 }
 
-impl RunStanding {
-    /// Whether none of it executes, and none will until somebody acts: it has ended, or it is paused and its lease was
-    /// released.
-    pub fn is_at_rest(&self) -> bool {
-        self.status.is_terminal() || (self.status == RunStatus::Paused && self.worker.is_none())
-    }
-}
-
 impl From<Run> for RunStanding {
     fn from(run: Run) -> Self {
         Self {
+            is_at_rest: run.is_at_rest(),
             run_id: run.info.run_id,
             workflow_id: run.info.workflow_id,
             session_id: run.info.session_id,

@@ -293,10 +293,11 @@ impl Run {
         }
     }
 
-    /// Whether none of it executes, and none will until somebody acts: it has ended, or it is paused and its lease was
-    /// released.
+    /// Whether none of it executes, and none will until somebody acts: it has ended, or it is paused, its lease was
+    /// released and nobody has asked for its cancellation.
     pub fn is_at_rest(&self) -> bool {
-        self.status.is_terminal() || (self.status == RunStatus::Paused && self.worker.is_none())
+        let is_paused = self.status == RunStatus::Paused && self.worker.is_none() && self.cancel.is_none();
+        self.status.is_terminal() || is_paused
     }
 }
 

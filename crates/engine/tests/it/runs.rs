@@ -1,13 +1,14 @@
 //! Runs that end by themselves: submitted, polled, followed.
 
 use crate::stage::{Calls, append, engine, engine_with, input, slow, workflow};
-use outlive_core::port::{Access, LogStore, RunStore, SessionPolicy, SessionStore, StepContext};
+use outlive_core::port::{Access, CancelIntent, LogStore, RunStore, SessionPolicy, SessionStore, StepContext};
 use outlive_core::{
     Attachments, EventKind, Failure, FailureKind, OnError, Retry, RunId, RunStatus, SessionId, Step, StepInput,
+    Timestamp,
 };
 use outlive_db::InMemoryDb;
 use outlive_engine::testing::{broken_invariants, read_log, row_equals_fold};
-use outlive_engine::{Error, Options, Submit};
+use outlive_engine::{Error, Options, Reader, Submit};
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -422,7 +423,7 @@ async fn whoever_waits_for_a_run_that_is_paused_comes_back_at_once_and_may_go_on
     for name in &seen {
         assert_eq!(lasting.next().await.unwrap().unwrap().name(), name);
     }
-    assert!(engine.standing(run.run_id()).await.unwrap().unwrap().is_at_rest());
+    assert!(engine.standing(run.run_id()).await.unwrap().unwrap().is_at_rest);
 
     let next = tokio::spawn(async move { lasting.next().await.unwrap().unwrap().name().to_owned() });
     tokio::task::yield_now().await;
@@ -431,4 +432,27 @@ async fn whoever_waits_for_a_run_that_is_paused_comes_back_at_once_and_may_go_on
     assert_eq!(run.wait().await.unwrap().status, RunStatus::Cancelled);
     next.await.unwrap();
     assert!(ending.next().await.unwrap().is_some(), "what came after the pause is there for the other, too");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_run_whose_cancellation_was_accepted_is_not_at_rest_before_it_is_cancelled() {
+    let db = InMemoryDb::new();
+    let doubts = Step::function("doubts", |_, _: Arc<StepInput>| async {
+        Err::<String, _>(Failure::new(FailureKind::OutcomeUnknown, "it may have been paid"))
+    });
+    let definition = workflow([doubts]);
+    let first = engine(&db, &definition).await;
+    let run_id = first.submit(&definition.id, input("hi")).await.unwrap().run_id().clone();
+    assert_eq!(first.attach(run_id.clone()).wait().await.unwrap().status, RunStatus::Paused);
+    first.shutdown().await.unwrap();
+    let intent = CancelIntent { at: Timestamp::from_seconds(1_800_000_000), reason: "enough".into() };
+    db.request_cancel(Access::All, run_id.clone(), intent).await.unwrap();
+
+    let reader = Reader::over(Arc::new(db.clone()), Options::default());
+    assert!(!reader.standing(&run_id).await.unwrap().unwrap().is_at_rest);
+    let waited = tokio::time::timeout(Duration::from_secs(60), reader.wait(&run_id)).await;
+    assert!(waited.is_err(), "nobody is there to cancel it: {waited:?}");
+    let second = engine(&db, &definition).await;
+    assert_eq!(reader.wait(&run_id).await.unwrap().status, RunStatus::Cancelled);
+    second.shutdown().await.unwrap();
 }

@@ -117,15 +117,9 @@ impl End {
     async fn of(engine: &Engine, place: &str) -> Self {
         let run = submit(engine).await;
         let db = engine.db();
-        let (output, log) = loop {
-            let output =
-                timeout(PATIENCE, run.wait()).await.unwrap_or_else(|_| panic!("{place}: it does not end")).unwrap();
-            let log = read_log(&**db, run.run_id()).await;
-            // A paused run may be about to be cancelled.
-            if output.status.is_terminal() || !log.last().is_some_and(|last| last.event.is_terminal()) {
-                break (output, log);
-            }
-        };
+        let output =
+            timeout(PATIENCE, run.wait()).await.unwrap_or_else(|_| panic!("{place}: it does not end")).unwrap();
+        let log = read_log(&**db, run.run_id()).await;
         let session = db.session(Access::All, "tree".parse().unwrap()).await.unwrap().unwrap().state;
         Self { output, log, session }
     }

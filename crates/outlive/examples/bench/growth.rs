@@ -47,7 +47,7 @@ async fn polled(engine: &Engine, runs: &[(usize, RunHandle)], samples: usize, wh
             let begun = Instant::now();
             let standing = engine.standing(run.run_id()).await.expect("the store works").expect("it was accepted");
             taken.push(begun.elapsed());
-            assert_eq!(standing.is_at_rest(), when == "ended");
+            assert_eq!(standing.is_at_rest, when == "ended");
         }
     }
     for ((steps, _), mut taken) in runs.iter().zip(taken) {

@@ -123,7 +123,7 @@ impl Sender {
             let is_over = run.status.is_terminal();
             let from = match hook.events {
                 HookEvents::All => hook.next_index,
-                HookEvents::End if run.is_at_rest() => hook.next_index.max(run.next_index.saturating_sub(1)),
+                HookEvents::End if run.is_at_rest => hook.next_index.max(run.next_index.saturating_sub(1)),
                 HookEvents::End => run.next_index,
             };
             let events = self.engine.reader().stored_events(&hook.run_id, from, EVENTS_MAX).await?;
