@@ -51,7 +51,8 @@ pub use step::{
 pub use time::Timestamp;
 pub use waiting::{Remedy, Waiting, WaitsFor};
 pub use workflow::{
-    Answer, Block, Blocking, Condition, ConditionNode, Definition, DefinitionBuilder, ForEach, ForEachNode, Function,
-    InvalidDefinition, Loop, LoopNode, Node, OnError, Parallel, ParallelNode, Question, Registry, Router, RouterNode,
-    Rule, Selection, Settings, Step, StepNode, Steps, StepsNode, Structure, Verdict, WorkflowNode,
+    Block, Blocking, Condition, ConditionNode, Definition, DefinitionBuilder, ForEach, ForEachNode, Function,
+    IntoVerdict, InvalidDefinition, Loop, LoopNode, Node, OnError, Parallel, ParallelNode, Registry, Router,
+    RouterNode, Rule, Selection, Settings, Step, StepNode, Steps, StepsNode, Structure, Verdict, VerdictInput,
+    WorkflowNode,
 };

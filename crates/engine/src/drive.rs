@@ -404,10 +404,10 @@ async fn fly(inner: &Inner, journal: &Arc<Journal>, definition: &Definition, tas
 
 /// A verdict. A panic in the user's code is a failure like any other.
 async fn ask_for(journal: &Journal, definition: &Definition, ask: Ask) -> Result<Verdict, Failure> {
-    let Ask { key, timeout_ms, mut question, state } = ask;
-    question.state = SessionState::new(journal.session_with(&state));
+    let Ask { key, timeout_ms, mut given, state } = ask;
+    given.state = SessionState::new(journal.session_with(&state));
     let asked = AssertUnwindSafe(async {
-        match definition.judge(&key, question) {
+        match definition.judge(&key, given) {
             Some(verdict) => verdict.await,
             None => Err(Failure::new(FailureKind::Definition, "nothing decides for it")),
         }

@@ -50,8 +50,8 @@ pub use outlive_agent::{Agent, Team};
 pub use outlive_core as core;
 pub use outlive_core::{
     Blocking, Condition, Failure, FailureKind, FinishReason, ForEach, Function, Loop, Media, NotCompleted, OnError,
-    Parallel, Question, Registry, Retry, Router, RunEvent, RunId, RunOutput, RunStatus, Step, StepInput, StepOutput,
-    Steps, WorkflowRunOutput,
+    Parallel, Registry, Retry, Router, RunEvent, RunId, RunOutput, RunStatus, Step, StepInput, StepOutput, Steps,
+    VerdictInput, WorkflowRunOutput,
 };
 pub use outlive_db as db;
 pub use outlive_engine as engine;
@@ -69,8 +69,8 @@ pub mod prelude {
     pub use crate::core::port::{SessionPolicy, StepContext};
     pub use crate::core::{ModelResponse, ToolCall, ToolEffect};
     pub use crate::{
-        Agent, Condition, Engine, Failure, FinishReason, ForEach, Loop, OnError, Parallel, Question, Registry, Retry,
-        Router, RunHandle, RunStatus, Step, StepInput, StepOutput, Steps, Team,
+        Agent, Condition, Engine, Failure, FinishReason, ForEach, Loop, OnError, Parallel, Registry, Retry, Router,
+        RunHandle, RunStatus, Step, StepInput, StepOutput, Steps, Team, VerdictInput,
     };
     #[cfg(feature = "pprint")]
     pub use crate::{Markdown, pprint_run_response};

@@ -26,7 +26,7 @@ use crate::port::{Executed, StepInfo, merge};
 use crate::run::{NestedWorkflow, RunInfo, RunOutput, RunStatus};
 use crate::step::{Attachments, ExecutorKind, StepIndex, StepInput, StepOutput, StepType, content_type};
 use crate::time::Timestamp;
-use crate::workflow::{Next, Node, OnError, Question, StepNode, Verdict};
+use crate::workflow::{Next, Node, OnError, StepNode, Verdict, VerdictInput};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -211,7 +211,7 @@ pub struct Ask {
     /// covers it.
     pub timeout_ms: Option<u64>,
     /// What it is asked. The session's state is filled in by whoever asks.
-    pub question: Question,
+    pub given: VerdictInput,
     /// What was changed in the session by the branches it is in, and has not been merged.
     pub state: Map<String, Value>,
 }
@@ -715,10 +715,10 @@ impl WorkflowMachine {
             }
             Next::EndIteration(goes_on) => say(self.iteration_ended(key, goes_on, at)),
             Next::Ask => {
-                let mut question = Question { input: self.step_input(key), ..Question::default() };
-                container.question(&mut question, Some(frame));
+                let mut given = VerdictInput { input: self.step_input(key), ..VerdictInput::default() };
+                container.complete(&mut given, Some(frame));
                 let state = self.branch_state(&key.iteration(iteration));
-                self.ask(key, question, state)
+                self.ask(key, given, state)
             }
             Next::End => Decision { say: self.ended_container(key, at), ..Decision::default() },
         }
@@ -742,12 +742,12 @@ impl WorkflowMachine {
         Entry::recorded(event, record)
     }
 
-    fn ask(&mut self, key: &Key, question: Question, state: Map<String, Value>) -> Decision {
+    fn ask(&mut self, key: &Key, given: VerdictInput, state: Map<String, Value>) -> Decision {
         if !self.agenda.asked.insert(key.clone()) {
             return Decision::default();
         }
         let timeout_ms = self.node(key).and_then(Node::timeout_ms).filter(|_| self.container(key).is_none());
-        let ask = Ask { key: key.clone(), timeout_ms, question, state };
+        let ask = Ask { key: key.clone(), timeout_ms, given, state };
         Decision { start: vec![Task::Ask(Box::new(ask))], ..Decision::default() }
     }
 
@@ -774,10 +774,10 @@ impl WorkflowMachine {
                 Decision { say: vec![Entry::recorded(event, record)], ..Decision::default() }
             }
             Some(container) if container.needs_verdict() => {
-                let mut question = Question { input: self.step_input(key), ..Question::default() };
-                container.question(&mut question, None);
+                let mut given = VerdictInput { input: self.step_input(key), ..VerdictInput::default() };
+                container.complete(&mut given, None);
                 let state = self.branch_state(key);
-                self.ask(key, question, state)
+                self.ask(key, given, state)
             }
             Some(_) => Decision { say: self.begun(key, None, at), ..Decision::default() },
         }

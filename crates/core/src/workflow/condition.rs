@@ -1,8 +1,8 @@
 //! `Condition`: one of two sequences, as a verdict decides.
 
 use super::container::{Container, Ending, Next, count, output_of, sequence};
-use super::judge::{Answer, Decider};
-use super::{Block, Node, Question, Rule, Settings, Verdict, container_settings};
+use super::judge::{Decider, IntoVerdict};
+use super::{Block, Node, Rule, Settings, Verdict, VerdictInput, container_settings};
 use crate::event::EventKind;
 use crate::failure::Failure;
 use crate::log::Key;
@@ -44,14 +44,14 @@ impl Condition {
     }
 
     /// Decides by a function.
-    pub fn when<A: Answer<bool>>(self, holds: impl Fn(&Question) -> A + Send + Sync + 'static) -> Self {
+    pub fn when<A: IntoVerdict<bool>>(self, holds: impl Fn(&VerdictInput) -> A + Send + Sync + 'static) -> Self {
         self.decided_by(Decider::holds(holds))
     }
 
     /// Decides by an async function, which may fail; its failure is the Condition's.
     pub fn when_async<F, R>(self, holds: F) -> Self
     where
-        F: Fn(Question) -> R + Send + Sync + 'static,
+        F: Fn(VerdictInput) -> R + Send + Sync + 'static,
         R: Future<Output = Result<bool, Failure>> + Send + 'static,
     {
         self.decided_by(Decider::holds_async(holds))

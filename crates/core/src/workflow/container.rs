@@ -3,7 +3,7 @@
 //!
 //! The invariant: an answer depends on the node and its frame alone, so a replay gets the same one.
 
-use super::{Question, Verdict};
+use super::{Verdict, VerdictInput};
 use crate::event::EventKind;
 use crate::log::{Key, Place};
 use crate::machine::Frame;
@@ -38,8 +38,8 @@ pub(crate) trait Container {
     }
 
     /// Completes what its code is asked; `iteration` is the frame of a Loop at the end of one.
-    fn question(&self, question: &mut Question, iteration: Option<&Frame>) {
-        let _ = (question, iteration);
+    fn complete(&self, given: &mut VerdictInput, iteration: Option<&Frame>) {
+        let _ = (given, iteration);
     }
 
     /// What is wrong with a verdict, in words for a person.

@@ -4,8 +4,8 @@
 //! with one branch for each item.
 
 use super::container::{Container, Ending, Next, count, output_of};
-use super::judge::{Answer, Decider};
-use super::{Block, Node, Question, Rule, Settings, Verdict, container_settings};
+use super::judge::{Decider, IntoVerdict};
+use super::{Block, Node, Rule, Settings, Verdict, VerdictInput, container_settings};
 use crate::event::EventKind;
 use crate::failure::Failure;
 use crate::log::{Key, Place};
@@ -58,16 +58,16 @@ impl ForEach {
     }
 
     /// The list comes from a function: a `Vec` or an array. It is recorded: a replay works on the same.
-    pub fn items<A: Answer<Vec<Value>>>(self, items: impl Fn(&Question) -> A + Send + Sync + 'static) -> Self {
+    pub fn items<A: IntoVerdict<Vec<Value>>>(self, items: impl Fn(&VerdictInput) -> A + Send + Sync + 'static) -> Self {
         self.listed_by(Decider::lists(items))
     }
 
     /// As [`ForEach::items`], from an async function, which may fail; its failure is the `ForEach`'s.
     pub fn items_async<F, R, A>(self, items: F) -> Self
     where
-        F: Fn(Question) -> R + Send + Sync + 'static,
+        F: Fn(VerdictInput) -> R + Send + Sync + 'static,
         R: Future<Output = Result<A, Failure>> + Send + 'static,
-        A: Answer<Vec<Value>>,
+        A: IntoVerdict<Vec<Value>>,
     {
         self.listed_by(Decider::lists_async(items))
     }

@@ -30,12 +30,12 @@ pub enum Verdict {
 }
 
 /// What a verdict is asked about. As it dereferences to the [`StepInput`] that a step in the container's place would be
-/// given, `question.text()` is what there is to decide on.
+/// given, `given.text()` is what there is to decide on.
 ///
 /// Code that decides must not change anything outside: it is asked again when the process dies before its answer is
 /// recorded.
 #[derive(Clone, Debug, Default)]
-pub struct Question {
+pub struct VerdictInput {
     /// What the container was given.
     pub input: StepInput,
     /// The session's state. Changes to it are not kept.
@@ -50,14 +50,14 @@ pub struct Question {
     pub max_iterations: u32,
 }
 
-impl Question {
+impl VerdictInput {
     /// A Loop: the content of the iteration's last output, as text.
     pub fn last_text(&self) -> String {
         self.outputs.last().map(|output| output.text()).unwrap_or_default()
     }
 }
 
-impl Deref for Question {
+impl Deref for VerdictInput {
     type Target = StepInput;
 
     fn deref(&self) -> &StepInput {
@@ -74,35 +74,35 @@ impl Deref for Question {
 /// let praise = Step::function("Praise", |_, _| async { Ok::<_, Failure>("well done") });
 /// let high = Condition::new("High?").when(|score| Ok(score.text().parse::<u32>()? > 9)).step(praise);
 /// ```
-pub trait Answer<T> {
+pub trait IntoVerdict<T> {
     /// The answer, or why there is none.
     ///
     /// # Errors
     /// What went wrong on the way to it.
-    fn answer(self) -> Result<T, Failure>;
+    fn into_verdict(self) -> Result<T, Failure>;
 }
 
-impl<T, A: Answer<T>> Answer<T> for Result<A, Failure> {
-    fn answer(self) -> Result<T, Failure> {
-        self?.answer()
+impl<T, A: IntoVerdict<T>> IntoVerdict<T> for Result<A, Failure> {
+    fn into_verdict(self) -> Result<T, Failure> {
+        self?.into_verdict()
     }
 }
 
-impl Answer<bool> for bool {
-    fn answer(self) -> Result<bool, Failure> {
+impl IntoVerdict<bool> for bool {
+    fn into_verdict(self) -> Result<bool, Failure> {
         Ok(self)
     }
 }
 
-impl<T: Into<Value>> Answer<Vec<Value>> for Vec<T> {
-    fn answer(self) -> Result<Vec<Value>, Failure> {
+impl<T: Into<Value>> IntoVerdict<Vec<Value>> for Vec<T> {
+    fn into_verdict(self) -> Result<Vec<Value>, Failure> {
         Ok(self.into_iter().map(Into::into).collect())
     }
 }
 
-impl<T: Into<Value>, const N: usize> Answer<Vec<Value>> for [T; N] {
-    fn answer(self) -> Result<Vec<Value>, Failure> {
-        Vec::from(self).answer()
+impl<T: Into<Value>, const N: usize> IntoVerdict<Vec<Value>> for [T; N] {
+    fn into_verdict(self) -> Result<Vec<Value>, Failure> {
+        Vec::from(self).into_verdict()
     }
 }
 
@@ -120,7 +120,7 @@ pub enum Rule {
 }
 
 /// Code that decides.
-pub(crate) type Judge = dyn Fn(Question) -> BoxFuture<'static, Result<Verdict, Failure>> + Send + Sync;
+pub(crate) type Judge = dyn Fn(VerdictInput) -> BoxFuture<'static, Result<Verdict, Failure>> + Send + Sync;
 
 /// What decides for a container, as its builder was given it.
 #[derive(Clone)]
@@ -135,68 +135,72 @@ pub(crate) enum Decider {
 impl Decider {
     fn new<F, R>(decide: F) -> Self
     where
-        F: Fn(Question) -> R + Send + Sync + 'static,
+        F: Fn(VerdictInput) -> R + Send + Sync + 'static,
         R: Future<Output = Result<Verdict, Failure>> + Send + 'static,
     {
-        Self::Function(Arc::new(move |question| Box::pin(decide(question))), None)
+        Self::Function(Arc::new(move |given| Box::pin(decide(given))), None)
     }
 
     /// Says whether something holds.
-    pub(crate) fn holds<A: Answer<bool>>(holds: impl Fn(&Question) -> A + Send + Sync + 'static) -> Self {
+    pub(crate) fn holds<A: IntoVerdict<bool>>(holds: impl Fn(&VerdictInput) -> A + Send + Sync + 'static) -> Self {
         Self::plain(holds, Verdict::Is)
     }
 
     pub(crate) fn holds_async<F, R>(holds: F) -> Self
     where
-        F: Fn(Question) -> R + Send + Sync + 'static,
+        F: Fn(VerdictInput) -> R + Send + Sync + 'static,
         R: Future<Output = Result<bool, Failure>> + Send + 'static,
     {
-        Self::new(move |question| {
-            let verdict = holds(question);
+        Self::new(move |given| {
+            let verdict = holds(given);
             async move { Ok(Verdict::Is(verdict.await?)) }
         })
     }
 
     /// Chooses.
-    pub(crate) fn selects<A: Answer<Selection>>(select: impl Fn(&Question) -> A + Send + Sync + 'static) -> Self {
+    pub(crate) fn selects<A: IntoVerdict<Selection>>(
+        select: impl Fn(&VerdictInput) -> A + Send + Sync + 'static,
+    ) -> Self {
         Self::plain(select, |names: Selection| Verdict::Names(names.0))
     }
 
     pub(crate) fn selects_async<F, R, A>(select: F) -> Self
     where
-        F: Fn(Question) -> R + Send + Sync + 'static,
+        F: Fn(VerdictInput) -> R + Send + Sync + 'static,
         R: Future<Output = Result<A, Failure>> + Send + 'static,
-        A: Answer<Selection>,
+        A: IntoVerdict<Selection>,
     {
-        Self::new(move |question| {
-            let names = select(question);
-            async move { Ok(Verdict::Names(names.await?.answer()?.0)) }
+        Self::new(move |given| {
+            let names = select(given);
+            async move { Ok(Verdict::Names(names.await?.into_verdict()?.0)) }
         })
     }
 
     /// Gives a list.
-    pub(crate) fn lists<A: Answer<Vec<Value>>>(items: impl Fn(&Question) -> A + Send + Sync + 'static) -> Self {
+    pub(crate) fn lists<A: IntoVerdict<Vec<Value>>>(
+        items: impl Fn(&VerdictInput) -> A + Send + Sync + 'static,
+    ) -> Self {
         Self::plain(items, |items| Verdict::Items { items })
     }
 
     pub(crate) fn lists_async<F, R, A>(items: F) -> Self
     where
-        F: Fn(Question) -> R + Send + Sync + 'static,
+        F: Fn(VerdictInput) -> R + Send + Sync + 'static,
         R: Future<Output = Result<A, Failure>> + Send + 'static,
-        A: Answer<Vec<Value>>,
+        A: IntoVerdict<Vec<Value>>,
     {
-        Self::new(move |question| {
-            let items = items(question);
-            async move { Ok(Verdict::Items { items: items.await?.answer()? }) }
+        Self::new(move |given| {
+            let items = items(given);
+            async move { Ok(Verdict::Items { items: items.await?.into_verdict()? }) }
         })
     }
 
     /// Decides by a function that is not async; `verdict` is what its answer means.
-    fn plain<T, A: Answer<T>>(
-        decide: impl Fn(&Question) -> A + Send + Sync + 'static,
+    fn plain<T, A: IntoVerdict<T>>(
+        decide: impl Fn(&VerdictInput) -> A + Send + Sync + 'static,
         verdict: impl Fn(T) -> Verdict + Send + Sync + 'static,
     ) -> Self {
-        Self::Function(Arc::new(move |question| at_once(decide(&question).answer().map(&verdict))), None)
+        Self::Function(Arc::new(move |given| at_once(decide(&given).into_verdict().map(&verdict))), None)
     }
 
     pub(crate) fn cel(expression: impl AsRef<str>) -> Self {
@@ -213,12 +217,12 @@ impl Decider {
             }
             Self::Cel(text) => {
                 let cel = Cel::compile(&text, scope)?;
-                let judge = move |question: Question| at_once(evaluate(&cel, scope, &question));
+                let judge = move |given: VerdictInput| at_once(evaluate(&cel, scope, &given));
                 (Rule::Cel(text), Arc::new(judge))
             }
             Self::Output(step) => {
                 let name = step.clone();
-                let judge = move |question: Question| at_once(listed(&name, &question.input));
+                let judge = move |given: VerdictInput| at_once(listed(&name, &given.input));
                 (Rule::Output(step), Arc::new(judge))
             }
         })
@@ -244,9 +248,9 @@ fn listed(step: &str, input: &StepInput) -> Result<Verdict, Failure> {
     items.map(|items| Verdict::Items { items }).ok_or_else(|| failed("gave back no list"))
 }
 
-fn evaluate(cel: &Cel, scope: Scope, question: &Question) -> Result<Verdict, Failure> {
+fn evaluate(cel: &Cel, scope: Scope, given: &VerdictInput) -> Result<Verdict, Failure> {
     let variables = scope.variables().iter().filter(|name| cel.text().contains(**name));
-    let variables = variables.map(|name| ((*name).to_owned(), question.variable(name))).collect();
+    let variables = variables.map(|name| ((*name).to_owned(), given.variable(name))).collect();
     let verdict = match scope {
         Scope::Router => {
             cel.evaluate_names(&variables).map(|names| Verdict::Names(names.into_iter().map(Arc::from).collect()))
@@ -257,7 +261,7 @@ fn evaluate(cel: &Cel, scope: Scope, question: &Question) -> Result<Verdict, Fai
     verdict.map_err(|error| Failure::new(FailureKind::Definition, error.to_string()))
 }
 
-impl Question {
+impl VerdictInput {
     /// The value of a variable of an expression. [`crate::cel`] lists them.
     fn variable(&self, name: &str) -> Value {
         let object = |value: Option<&Value>| match value {

@@ -25,7 +25,7 @@ pub use condition::{Condition, ConditionNode};
 pub(crate) use container::{Container, Next};
 pub use data::Structure;
 pub use for_each::{ForEach, ForEachNode};
-pub use judge::{Answer, Question, Rule, Verdict};
+pub use judge::{IntoVerdict, Rule, Verdict, VerdictInput};
 pub use nested::WorkflowNode;
 pub(crate) use node::Path;
 pub use node::{Node, Settings};
@@ -294,9 +294,9 @@ impl Definition {
     }
 
     /// Asks the code of the container with this key for its verdict; none when it has none.
-    pub fn judge(&self, key: &Key, question: Question) -> Option<BoxFuture<'static, Result<Verdict, Failure>>> {
+    pub fn judge(&self, key: &Key, given: VerdictInput) -> Option<BoxFuture<'static, Result<Verdict, Failure>>> {
         match Code::find(&self.codes, key)? {
-            Code::Container { judge, .. } => judge.as_ref().map(|judge| judge(question)),
+            Code::Container { judge, .. } => judge.as_ref().map(|judge| judge(given)),
             Code::Step(_) => None,
         }
     }

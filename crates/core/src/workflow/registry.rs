@@ -4,11 +4,11 @@
 //! means; whether one is sound is for `build()` to say.
 
 use super::data::{Draft, Reader};
-use super::judge::{Answer, Decider, Judge};
+use super::judge::{Decider, IntoVerdict, Judge};
 use super::node::Path;
 use super::{
-    Block, Code, Condition, Definition, DefinitionBuilder, ForEach, Function, Loop, Node, Parallel, Question, Router,
-    Rule, Selection, Settings, Step, StepNode, Steps, WorkflowNode,
+    Block, Code, Condition, Definition, DefinitionBuilder, ForEach, Function, Loop, Node, Parallel, Router, Rule,
+    Selection, Settings, Step, StepNode, Steps, VerdictInput, WorkflowNode,
 };
 use crate::coerce::coerce;
 use crate::failure::{Failure, FailureKind};
@@ -113,10 +113,10 @@ impl Registry {
 
     /// Adds what decides for a Condition, or ends a Loop.
     #[must_use]
-    pub fn condition<A: Answer<bool>>(
+    pub fn condition<A: IntoVerdict<bool>>(
         self,
         name: impl AsRef<str>,
-        holds: impl Fn(&Question) -> A + Send + Sync + 'static,
+        holds: impl Fn(&VerdictInput) -> A + Send + Sync + 'static,
     ) -> Self {
         self.decider(What::Condition, name, Decider::holds(holds))
     }
@@ -125,7 +125,7 @@ impl Registry {
     #[must_use]
     pub fn condition_async<F, R>(self, name: impl AsRef<str>, holds: F) -> Self
     where
-        F: Fn(Question) -> R + Send + Sync + 'static,
+        F: Fn(VerdictInput) -> R + Send + Sync + 'static,
         R: Future<Output = Result<bool, Failure>> + Send + 'static,
     {
         self.decider(What::Condition, name, Decider::holds_async(holds))
@@ -133,10 +133,10 @@ impl Registry {
 
     /// Adds what chooses for a Router.
     #[must_use]
-    pub fn selector<A: Answer<Selection>>(
+    pub fn selector<A: IntoVerdict<Selection>>(
         self,
         name: impl AsRef<str>,
-        select: impl Fn(&Question) -> A + Send + Sync + 'static,
+        select: impl Fn(&VerdictInput) -> A + Send + Sync + 'static,
     ) -> Self {
         self.decider(What::Selector, name, Decider::selects(select))
     }
@@ -145,19 +145,19 @@ impl Registry {
     #[must_use]
     pub fn selector_async<F, R, A>(self, name: impl AsRef<str>, select: F) -> Self
     where
-        F: Fn(Question) -> R + Send + Sync + 'static,
+        F: Fn(VerdictInput) -> R + Send + Sync + 'static,
         R: Future<Output = Result<A, Failure>> + Send + 'static,
-        A: Answer<Selection>,
+        A: IntoVerdict<Selection>,
     {
         self.decider(What::Selector, name, Decider::selects_async(select))
     }
 
     /// Adds what gives a `ForEach` its list.
     #[must_use]
-    pub fn items<A: Answer<Vec<Value>>>(
+    pub fn items<A: IntoVerdict<Vec<Value>>>(
         self,
         name: impl AsRef<str>,
-        items: impl Fn(&Question) -> A + Send + Sync + 'static,
+        items: impl Fn(&VerdictInput) -> A + Send + Sync + 'static,
     ) -> Self {
         self.decider(What::Items, name, Decider::lists(items))
     }
@@ -166,9 +166,9 @@ impl Registry {
     #[must_use]
     pub fn items_async<F, R, A>(self, name: impl AsRef<str>, items: F) -> Self
     where
-        F: Fn(Question) -> R + Send + Sync + 'static,
+        F: Fn(VerdictInput) -> R + Send + Sync + 'static,
         R: Future<Output = Result<A, Failure>> + Send + 'static,
-        A: Answer<Vec<Value>>,
+        A: IntoVerdict<Vec<Value>>,
     {
         self.decider(What::Items, name, Decider::lists_async(items))
     }

@@ -1,8 +1,8 @@
 //! `Loop`: a sequence repeated until a verdict, or a number of times.
 
 use super::container::{Container, Ending, Next, count, output_of, sequence};
-use super::judge::{Answer, Decider};
-use super::{Block, Node, Question, Rule, Settings, Verdict, container_settings};
+use super::judge::{Decider, IntoVerdict};
+use super::{Block, Node, Rule, Settings, Verdict, VerdictInput, container_settings};
 use crate::event::EventKind;
 use crate::failure::Failure;
 use crate::log::Key;
@@ -66,14 +66,14 @@ impl Loop {
     }
 
     /// Ends after an iteration for which this holds. Agno's `end_condition`.
-    pub fn until<A: Answer<bool>>(self, is_done: impl Fn(&Question) -> A + Send + Sync + 'static) -> Self {
+    pub fn until<A: IntoVerdict<bool>>(self, is_done: impl Fn(&VerdictInput) -> A + Send + Sync + 'static) -> Self {
         self.decided_by(Decider::holds(is_done))
     }
 
     /// As [`Loop::until`], by an async function, which may fail; its failure is the Loop's.
     pub fn until_async<F, R>(self, is_done: F) -> Self
     where
-        F: Fn(Question) -> R + Send + Sync + 'static,
+        F: Fn(VerdictInput) -> R + Send + Sync + 'static,
         R: Future<Output = Result<bool, Failure>> + Send + 'static,
     {
         self.decided_by(Decider::holds_async(is_done))
@@ -101,12 +101,12 @@ impl Loop {
 }
 
 impl Container for LoopNode {
-    fn question(&self, question: &mut Question, iteration: Option<&Frame>) {
+    fn complete(&self, given: &mut VerdictInput, iteration: Option<&Frame>) {
         if let Some(frame) = iteration {
-            question.outputs.clone_from(&frame.results);
-            question.iteration = frame.own().iteration;
+            given.outputs.clone_from(&frame.results);
+            given.iteration = frame.own().iteration;
         }
-        question.max_iterations = self.max_iterations;
+        given.max_iterations = self.max_iterations;
     }
 
     fn begun(&self, _: Option<&Verdict>) -> EventKind {

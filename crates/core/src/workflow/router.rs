@@ -1,8 +1,8 @@
 //! `Router`: the choices that a verdict names, one after the other.
 
 use super::container::{Container, Ending, Next, count, output_of};
-use super::judge::{Answer, Decider};
-use super::{Block, Node, Question, Rule, Settings, Verdict, container_settings};
+use super::judge::{Decider, IntoVerdict};
+use super::{Block, Node, Rule, Settings, Verdict, VerdictInput, container_settings};
 use crate::event::EventKind;
 use crate::failure::Failure;
 use crate::log::{Key, Place};
@@ -41,32 +41,32 @@ pub struct Router {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection(pub(super) Vec<Arc<str>>);
 
-impl Answer<Selection> for &str {
-    fn answer(self) -> Result<Selection, Failure> {
-        [self].answer()
+impl IntoVerdict<Selection> for &str {
+    fn into_verdict(self) -> Result<Selection, Failure> {
+        [self].into_verdict()
     }
 }
 
-impl Answer<Selection> for String {
-    fn answer(self) -> Result<Selection, Failure> {
-        [self].answer()
+impl IntoVerdict<Selection> for String {
+    fn into_verdict(self) -> Result<Selection, Failure> {
+        [self].into_verdict()
     }
 }
 
-impl<T: AsRef<str>, const N: usize> Answer<Selection> for [T; N] {
-    fn answer(self) -> Result<Selection, Failure> {
+impl<T: AsRef<str>, const N: usize> IntoVerdict<Selection> for [T; N] {
+    fn into_verdict(self) -> Result<Selection, Failure> {
         Ok(self.into_iter().collect())
     }
 }
 
-impl<T: AsRef<str>> Answer<Selection> for Vec<T> {
-    fn answer(self) -> Result<Selection, Failure> {
+impl<T: AsRef<str>> IntoVerdict<Selection> for Vec<T> {
+    fn into_verdict(self) -> Result<Selection, Failure> {
         Ok(self.into_iter().collect())
     }
 }
 
-impl Answer<Selection> for Selection {
-    fn answer(self) -> Result<Selection, Failure> {
+impl IntoVerdict<Selection> for Selection {
+    fn into_verdict(self) -> Result<Selection, Failure> {
         Ok(self)
     }
 }
@@ -90,16 +90,19 @@ impl Router {
     }
 
     /// Chooses by a function that returns the names of choices: one, several, or none.
-    pub fn select<A: Answer<Selection>>(self, select: impl Fn(&Question) -> A + Send + Sync + 'static) -> Self {
+    pub fn select<A: IntoVerdict<Selection>>(
+        self,
+        select: impl Fn(&VerdictInput) -> A + Send + Sync + 'static,
+    ) -> Self {
         self.decided_by(Decider::selects(select))
     }
 
     /// As [`Router::select`], by an async function, which may fail; its failure is the Router's.
     pub fn select_async<F, R, S>(self, select: F) -> Self
     where
-        F: Fn(Question) -> R + Send + Sync + 'static,
+        F: Fn(VerdictInput) -> R + Send + Sync + 'static,
         R: Future<Output = Result<S, Failure>> + Send + 'static,
-        S: Answer<Selection>,
+        S: IntoVerdict<Selection>,
     {
         self.decided_by(Decider::selects_async(select))
     }
@@ -129,8 +132,8 @@ impl Container for RouterNode {
         true
     }
 
-    fn question(&self, question: &mut Question, _: Option<&Frame>) {
-        question.choices = self.choices.iter().map(|choice| choice.name().clone()).collect();
+    fn complete(&self, given: &mut VerdictInput, _: Option<&Frame>) {
+        given.choices = self.choices.iter().map(|choice| choice.name().clone()).collect();
     }
 
     fn refuse(&self, verdict: &Verdict) -> Option<String> {

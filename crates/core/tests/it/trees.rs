@@ -120,7 +120,7 @@ impl<'a> Driver<'a> {
                 }
                 Some(Task::Ask(ask)) => {
                     self.asked += 1;
-                    let verdict = self.definition.judge(&ask.key, ask.question).expect("something decides");
+                    let verdict = self.definition.judge(&ask.key, ask.given).expect("something decides");
                     let verdict = at_once(verdict);
                     let say = self.machine.decided(&ask.key, verdict, 7, self.now);
                     self.append(say)

@@ -329,7 +329,7 @@ async fn another_random_tree_under_trouble_in_a_file_comes_to_the_same_end() {
 fn undecided<T>(
     first: u32,
     then: T,
-) -> impl Fn(outlive_core::Question) -> futures::future::BoxFuture<'static, Result<T, Failure>> + Send + Sync + 'static
+) -> impl Fn(outlive_core::VerdictInput) -> futures::future::BoxFuture<'static, Result<T, Failure>> + Send + Sync + 'static
 where
     T: Clone + Send + Sync + 'static,
 {

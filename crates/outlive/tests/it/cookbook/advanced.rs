@@ -952,7 +952,7 @@ walked!(RECIPES);
 /// In Agno the evaluator of a Condition and the selector of a Router may change the state.
 #[tokio::test]
 async fn branching_code_sees_the_state_and_changes_nothing() {
-    let count = |question: &Question| {
+    let count = |question: &VerdictInput| {
         let count = question.state.get("count").and_then(|count| count.as_i64()).unwrap_or_default();
         question.state.set("count", count + 1);
         count
