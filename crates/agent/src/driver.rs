@@ -104,7 +104,7 @@ pub(crate) async fn run_in_step(
     let output = StepOutput {
         content: run.content.clone(),
         step_run_id: Some(run.run_id.to_shared()),
-        metrics: run.metrics.clone(),
+        metrics: run.metrics.clone().map(Box::new),
         ..StepOutput::default()
     };
     Ok(Executed { output, run: Some(run) })

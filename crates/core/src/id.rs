@@ -148,8 +148,7 @@ impl RunId {
 
     /// The bytes of an id that is a UUID, written as we write them.
     pub(crate) fn uuid_bytes(&self) -> Option<[u8; 16]> {
-        let id = Uuid::try_parse(&self.0).ok()?;
-        (!id.is_nil() && *uuid_text(id) == *self.0).then(|| id.into_bytes())
+        uuid_bytes(&self.0)
     }
 
     /// A hash of `text`, to compare requests by. Equal texts have equal fingerprints.
@@ -195,6 +194,17 @@ fn uuid_v7(at: Timestamp, chance: u128) -> Arc<str> {
     let mut bytes = [0u8; 10];
     bytes.copy_from_slice(&chance.to_be_bytes()[..10]);
     uuid_text(uuid::Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid())
+}
+
+/// The bytes of a UUID written as we write them; none for any other text.
+pub(crate) fn uuid_bytes(text: &str) -> Option<[u8; 16]> {
+    let id = Uuid::try_parse(text).ok()?;
+    (!id.is_nil() && id.hyphenated().encode_lower(&mut [0; 36]) == text).then(|| id.into_bytes())
+}
+
+/// The UUID of these bytes, as we write it.
+pub(crate) fn from_uuid_bytes(bytes: [u8; 16]) -> Arc<str> {
+    uuid_text(Uuid::from_bytes(bytes))
 }
 
 fn uuid_text(id: Uuid) -> Arc<str> {

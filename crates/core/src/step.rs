@@ -243,7 +243,7 @@ pub struct StepOutput {
     /// Files it made.
     pub files: Option<Vec<Media>>,
     /// What it used.
-    pub metrics: Option<Metrics>,
+    pub metrics: Option<Box<Metrics>>,
     /// Whether it succeeded.
     pub success: bool,
     /// Why not.

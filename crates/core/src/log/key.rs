@@ -175,6 +175,11 @@ impl Key {
         !self.0.contains('/')
     }
 
+    /// Whether this stands directly in a workflow, the run's own or a nested one.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.0.rsplit_once('/').is_none_or(|(outer, _)| outer.ends_with("/w"))
+    }
+
     /// Which branch or item this is.
     pub(crate) fn branch(&self) -> Option<u32> {
         if self.is_top() {

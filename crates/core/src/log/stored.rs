@@ -185,7 +185,7 @@ differences! {
         videos: Option<Vec<Media>>,
         audio: Option<Vec<Media>>,
         files: Option<Vec<Media>>,
-        metrics: Option<Metrics>,
+        metrics: Option<Box<Metrics>>,
         success: bool,
         error: Option<String>,
         stop: bool,

@@ -54,7 +54,8 @@ impl Filed {
             self.messages.entry(hash(&stored::message_text(&message))).or_insert(index);
         }
         match &entry.record {
-            Some(Record::Step { output, .. } | Record::Failed { output, .. }) => {
+            // Others stand only inside the outputs of what they are in.
+            Some(Record::Step { key, output, .. } | Record::Failed { key, output }) if key.is_direct() => {
                 self.outputs.insert(Arc::as_ptr(output).addr(), (index, output.clone()));
             }
             Some(Record::Run { ended, .. }) => drop(self.runs.insert(ended.run.run_id.clone(), index)),

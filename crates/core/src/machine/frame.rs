@@ -3,6 +3,7 @@
 //! Memory follows what is open: a child that ended is its output alone. The invariant: a frame is the fold of the
 //! records inside its container.
 
+use super::branch::Branch;
 use crate::event::Origin;
 use crate::log::Key;
 use crate::run::RunInfo;
@@ -107,14 +108,6 @@ pub(crate) struct Own {
     pub(crate) run: Option<Box<NestedRun>>,
 }
 
-/// A branch that ended.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Branch {
-    pub(crate) output: Arc<StepOutput>,
-    pub(crate) content: Option<Value>,
-    pub(crate) state: Map<String, Value>,
-}
-
 /// The run of a nested workflow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct NestedRun {
@@ -207,9 +200,9 @@ impl Frame {
             // One that failed before it began, and is skipped, counts as begun.
             self.child_begun(key);
             self.is_stopped |= output.stop;
-            self.own_mut().branches.insert(place, Branch { output, content, state });
+            self.own_mut().branches.insert(place, Branch::new(output, content, state));
             // The last in the order of the definition, whichever ended last.
-            self.content = self.own().branches.values().rev().find_map(|branch| branch.content.clone());
+            self.content = self.own().branches.values().rev().find_map(Branch::content).cloned();
             return;
         }
         self.has_child = false;
@@ -250,12 +243,12 @@ impl Frame {
 
     /// What the branches that ended changed in the session, in the order of the definition.
     pub(super) fn joined_state(&self) -> Map<String, Value> {
-        self.own().branches.values().flat_map(|branch| branch.state.clone()).collect()
+        self.own().branches.values().filter_map(Branch::state).flat_map(Map::clone).collect()
     }
 
     /// The outputs of its children that ended.
     pub(super) fn outputs(&self) -> Vec<Arc<StepOutput>> {
-        let branches = self.own().branches.values().map(|branch| &branch.output);
-        self.own().rounds.iter().flatten().chain(&self.results).chain(branches).cloned().collect()
+        let branches = self.own().branches.values().map(Branch::output);
+        self.own().rounds.iter().flatten().chain(&self.results).cloned().chain(branches).collect()
     }
 }

@@ -8,6 +8,7 @@
 //! No clock, no I/O, no chance, no `.await`. A machine can be written down and read back at any moment.
 
 mod agent;
+mod branch;
 mod drift;
 mod frame;
 mod rest;
@@ -20,4 +21,5 @@ pub use rest::PartialText;
 pub use team::{DELEGATE_TOOL, TeamCall, TeamCommand, TeamMachine};
 pub use workflow::{Applied, Ask, Decision, Execute, Task, WorkflowMachine, with_branches};
 
+pub(crate) use branch::Branch;
 pub(crate) use frame::Frame;

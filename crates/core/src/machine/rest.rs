@@ -345,7 +345,7 @@ fn add_metrics(metrics: &mut RunMetrics, output: &StepOutput) {
             step_name: name.clone(),
             executor_type: kind.as_str().to_owned(),
             executor_name: executor.clone(),
-            metrics: output.metrics.clone(),
+            metrics: output.metrics.as_deref().cloned(),
         };
         metrics.steps.insert(name.to_string(), line);
     }

@@ -836,7 +836,7 @@ impl WorkflowMachine {
                 nested = Some(Arc::new(nested_run(frame, run, at)));
                 output.step_run_id = Some(run.info.run_id.to_shared());
                 let (inner, done, used) = nested_done(frame, run, at);
-                output.metrics = Some(used);
+                output.metrics = Some(Box::new(used));
                 say.push(Entry::event(event(EventKind::WorkflowCompleted(Box::new(done)), inner)));
                 EventKind::step_completed(Arc::new(output.clone()))
             }

@@ -9,7 +9,7 @@ use super::{Block, Node, Rule, Settings, Verdict, VerdictInput, container_settin
 use crate::event::EventKind;
 use crate::failure::Failure;
 use crate::log::{Key, Place};
-use crate::machine::Frame;
+use crate::machine::{Branch, Frame};
 use crate::step::{ExecutorKind, StepOutput};
 use serde_json::Value;
 use std::sync::Arc;
@@ -135,7 +135,7 @@ impl Container for ForEachNode {
     }
 
     fn ended(&self, frame: &Frame) -> Ending {
-        let outputs: Vec<_> = frame.own().branches.values().map(|branch| branch.output.clone()).collect();
+        let outputs: Vec<_> = frame.own().branches.values().map(Branch::output).collect();
         let failed = outputs.iter().filter(|output| !output.success).count();
         let name = &self.settings.name;
         let content = match failed {

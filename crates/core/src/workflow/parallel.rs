@@ -7,7 +7,7 @@ use super::container::{Container, Ending, Next, count, output_of};
 use super::{Block, Node, Settings, Verdict, container_settings};
 use crate::event::EventKind;
 use crate::log::{Key, Place};
-use crate::machine::Frame;
+use crate::machine::{Branch, Frame};
 use crate::metrics::Metrics;
 use crate::step::{ExecutorKind, StepOutput};
 use std::sync::Arc;
@@ -64,7 +64,7 @@ impl Container for ParallelNode {
     }
 
     fn ended(&self, frame: &Frame) -> Ending {
-        let outputs: Vec<_> = frame.own().branches.values().map(|branch| branch.output.clone()).collect();
+        let outputs: Vec<_> = frame.own().branches.values().map(Branch::output).collect();
         Ending {
             event: EventKind::ParallelExecutionCompleted {
                 parallel_step_count: count(self.steps.len()),
@@ -93,8 +93,8 @@ fn report(outputs: &[Arc<StepOutput>]) -> String {
 }
 
 /// What the branches used together.
-pub(super) fn sum(outputs: &[Arc<StepOutput>]) -> Option<Metrics> {
-    let used: Vec<&Metrics> = outputs.iter().filter_map(|output| output.metrics.as_ref()).collect();
+pub(super) fn sum(outputs: &[Arc<StepOutput>]) -> Option<Box<Metrics>> {
+    let used: Vec<&Metrics> = outputs.iter().filter_map(|output| output.metrics.as_deref()).collect();
     let mut sum = (*used.first()?).clone();
     for more in &used[1..] {
         sum.absorb(more);
@@ -104,5 +104,5 @@ pub(super) fn sum(outputs: &[Arc<StepOutput>]) -> Option<Metrics> {
         };
         sum.time_to_first_token = sum.time_to_first_token.or(more.time_to_first_token);
     }
-    Some(sum)
+    Some(Box::new(sum))
 }
