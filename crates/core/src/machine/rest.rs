@@ -243,7 +243,7 @@ impl WorkflowMachine {
             .open
             .values()
             .filter_map(|open| match open {
-                Open::Step(step) if step.is_executing => Some(&*step.name),
+                Open::Step(step) if step.is_executing() => Some(&*step.name),
                 _ => None,
             })
             .collect();

@@ -107,14 +107,18 @@ pub(super) struct OpenStep {
     pub(super) due_at: Option<Timestamp>,
     /// It failed for good; the record of what follows from it comes next.
     pub(super) failed: Option<Arc<StepOutput>>,
-    /// It is being executed. As the [`Agenda`], this does not follow from the log.
+    /// It is being executed, as this says. As the [`Agenda`], this does not follow from the log.
     #[serde(skip)]
-    pub(super) is_executing: bool,
+    executing: Option<Arc<StepInfo>>,
 }
 
 impl OpenStep {
     fn new(name: Arc<str>, due_at: Option<Timestamp>) -> Self {
-        Self { name, due_at, failed: None, is_executing: false }
+        Self { name, due_at, failed: None, executing: None }
+    }
+
+    pub(super) fn is_executing(&self) -> bool {
+        self.executing.is_some()
     }
 }
 
@@ -453,7 +457,7 @@ impl WorkflowMachine {
             self.close(inner);
         }
         let closed = self.close(key);
-        is_dropped |= matches!(&closed, Some(Open::Step(step)) if step.is_executing);
+        is_dropped |= matches!(&closed, Some(Open::Step(step)) if step.is_executing());
         (closed, is_dropped.then(|| key.clone()))
     }
 
@@ -461,7 +465,7 @@ impl WorkflowMachine {
         self.agenda.ready.remove(key);
         self.waiting.remove(key);
         let open = self.open.remove(key)?;
-        self.agenda.executing -= u32::from(matches!(&open, Open::Step(step) if step.is_executing));
+        self.agenda.executing -= u32::from(matches!(&open, Open::Step(step) if step.is_executing()));
         if let Some(due_at) = open.due_at() {
             self.agenda.due.remove(&(due_at, key.clone()));
         }
@@ -854,11 +858,9 @@ impl WorkflowMachine {
     fn execute(&mut self, key: &Key) -> Decision {
         let Some(Node::Step(node)) = self.node(key) else { return Decision::default() };
         let (timeout_ms, executor_type, name) = (node.timeout_ms, node.executor_type, node.name.clone());
-        match self.open.get_mut(key) {
-            Some(Open::Step(step)) if !step.is_executing => step.is_executing = true,
-            _ => return Decision::default(),
+        if matches!(self.open.get(key), Some(Open::Step(step)) if step.is_executing()) {
+            return Decision::default();
         }
-        self.agenda.executing += 1;
         let origin = self.origin(key, &name, false);
         let info = StepInfo {
             key: key.clone(),
@@ -868,8 +870,12 @@ impl WorkflowMachine {
             attempt: key.attempt_number(),
             origin,
         };
+        let info = Arc::new(info);
+        let Some(Open::Step(step)) = self.open.get_mut(key) else { return Decision::default() };
+        step.executing = Some(info.clone());
+        self.agenda.executing += 1;
         let step = Execute {
-            info: Arc::new(info),
+            info,
             input: Arc::new(self.step_input(key)),
             state: self.branch_state(key),
             timeout_ms,
@@ -892,10 +898,15 @@ impl WorkflowMachine {
         at: Timestamp,
     ) -> Vec<Entry> {
         let Some(Open::Step(step)) = self.open.get_mut(key) else { return Vec::new() };
-        self.agenda.executing -= u32::from(std::mem::take(&mut step.is_executing));
+        let info = step.executing.take();
+        self.agenda.executing -= u32::from(info.is_some());
         let Some(Node::Step(node)) = self.node(key) else { return Vec::new() };
         match result {
-            Ok(executed) => self.succeeded(node, executed, state, key, at),
+            Ok(executed) => {
+                let known = info.map(|info| Arc::unwrap_or_clone(info).origin);
+                let origin = known.unwrap_or_else(|| self.origin(key, &node.name, false));
+                self.succeeded(node, origin, executed, state, key, at)
+            }
             Err(failure) => self.failed(key, &failure, chance, at),
         }
     }
@@ -926,12 +937,12 @@ impl WorkflowMachine {
     fn succeeded(
         &self,
         node: &StepNode,
+        origin: Origin,
         executed: Executed,
         state: Option<Value>,
         key: &Key,
         at: Timestamp,
     ) -> Vec<Entry> {
-        let origin = self.origin(key, &node.name, false);
         let output = Arc::new(StepOutput {
             step_name: origin.step_name.clone(),
             step_id: origin.step_id.clone(),
