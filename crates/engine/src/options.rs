@@ -11,7 +11,8 @@ pub struct Options {
     /// Runs that may wait in the store, whoever accepted them; further ones are refused. Several processes together may
     /// exceed it, each by what it accepts between two checks.
     pub queued_max: usize,
-    /// Requests to run a workflow that are on their way to the store at once; further ones wait.
+    /// Requests to run a workflow that are on their way to the store at once; further ones wait. With many more, runs
+    /// are accepted faster than they are executed, and each of their commits finds its run cold in memory.
     pub submits_max: usize,
     /// Encoded commits on their way to the store at once; further ones wait.
     pub commits_max: usize,
@@ -57,7 +58,7 @@ impl Default for Options {
         Self {
             runs_max: 16_384,
             queued_max: 100_000,
-            submits_max: 512,
+            submits_max: 64,
             commits_max: 512,
             input_bytes_max: 1 << 20,
             disk_free_min: 512 << 20,
