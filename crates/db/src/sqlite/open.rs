@@ -244,7 +244,7 @@ pub(super) fn configure(connection: &Connection) -> rusqlite::Result<()> {
 
 fn prepare(writer: &Connection, sql: &Sql, path: &Path, place: &Place) -> Result<(), Fail> {
     let is_bare = copy::is_bare(path);
-    let settings = "PRAGMA page_size = 4096; PRAGMA cache_size = -6144; PRAGMA journal_size_limit = 67108864; PRAGMA fullfsync = ON; \
+    let settings = "PRAGMA page_size = 4096; PRAGMA cache_size = -2048; PRAGMA journal_size_limit = 67108864; PRAGMA fullfsync = ON; \
         PRAGMA checkpoint_fullfsync = ON; PRAGMA synchronous = FULL;";
     writer.execute_batch(settings)?;
     create_shared(writer)?;
