@@ -170,6 +170,7 @@ pub(super) struct Sql {
     pub(super) cancels: String,
 
     pub(super) update_run: String,
+    pub(super) extend_run: String,
     pub(super) append: String,
     pub(super) set_output: String,
     pub(super) next_in_line: String,
@@ -316,6 +317,9 @@ impl Sql {
             update_run: sql("UPDATE {T}_runs SET status = ?2, next_index = ?3, updated_at = ?4, \
                 progress = coalesce(?5, progress), claims = iif(?6, 0, claims), worker_seq = iif(?7, NULL, worker_seq), \
                 due_at = coalesce(?8, due_at) WHERE seq = ?1"),
+            // What is in no index. SQLite writes an entry anew when a column of it is set, even to the value it has.
+            extend_run: sql("UPDATE {T}_runs SET next_index = ?2, updated_at = ?3, progress = coalesce(?4, progress), \
+                claims = iif(?5, 0, claims) WHERE seq = ?1"),
             append: sql("INSERT INTO {T}_run_events (run_seq, first_index, count, epoch, body) \
                 VALUES (?1, ?2, ?3, ?4, ?5)"),
             set_output: sql("INSERT INTO {T}_run_outputs (seq, output) VALUES (?1, ?2) \

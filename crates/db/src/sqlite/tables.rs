@@ -555,18 +555,18 @@ impl Tables {
         let status = patch.status.unwrap_or(row.status);
         let is_over = status.is_terminal();
         let frees = is_over || patch.release.is_some();
-        let due_at = frees.then(|| due_column(patch.release.filter(|_| !is_over).and_then(|release| release.due_at)));
-        let columns = params![
-            row.seq,
-            status_column(status),
-            int(commit.page.as_ref().map_or(row.next_index, |page| page.end())),
-            commit.at.as_micros(),
-            patch.progress.as_deref(),
-            patch.is_progress || patch.release.is_some(),
-            frees,
-            due_at,
-        ];
-        self.execute(&self.sql.update_run, columns)?;
+        let next_index = int(commit.page.as_ref().map_or(row.next_index, |page| page.end()));
+        let (at, progress) = (commit.at.as_micros(), patch.progress.as_deref());
+        let clears_claims = patch.is_progress || patch.release.is_some();
+        if status == row.status && !frees {
+            self.execute(&self.sql.extend_run, params![row.seq, next_index, at, progress, clears_claims])?;
+        } else {
+            let due_at = patch.release.filter(|_| !is_over).and_then(|release| release.due_at);
+            let due_at = frees.then(|| due_column(due_at));
+            let status = status_column(status);
+            let columns = params![row.seq, status, next_index, at, progress, clears_claims, frees, due_at];
+            self.execute(&self.sql.update_run, columns)?;
+        }
         if let Some(page) = &commit.page {
             for (first_index, count, body) in page.rows() {
                 let columns = params![row.seq, int(first_index), count, int(lease.epoch), body];

@@ -246,3 +246,21 @@ async fn accepting_a_run_writes_few_pages() {
         assert_eq!(counts[counts.len() / 2], expected, "{counts:?}");
     }
 }
+
+#[tokio::test]
+async fn a_commit_that_only_extends_the_log_leaves_indexes_of_runs_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let db = SqliteDb::new(directory.path().join("a.db"));
+    register(&db, "w1").await;
+    let lease = start(&db, "r1", "w1").await;
+    let log_len = || std::fs::metadata(directory.path().join("a.db-wal")).unwrap().len();
+    // Enough to fill a log that begins anew meanwhile: until then it does not grow.
+    let mut counts = Vec::new();
+    for index in 0..60 {
+        let before = log_len();
+        db.commit(append(&lease, line_page(index, "entry"))).await.unwrap();
+        counts.push((log_len() - before) / (4096 + 24));
+    }
+    // The run, its entries, their index.
+    assert_eq!(counts.iter().max(), Some(&3), "{counts:?}");
+}
