@@ -145,14 +145,13 @@ pub(super) struct Sql {
     pub(super) retire_runs: String,
 
     pub(super) request_by_key: String,
-    pub(super) request_by_run: String,
+    pub(super) surroundings: String,
     pub(super) session_owner: String,
     pub(super) first_unfinished: String,
     pub(super) unfinished_of: String,
     pub(super) insert_session: String,
     pub(super) insert_run: String,
     pub(super) insert_request: String,
-    pub(super) has_definition: String,
     pub(super) insert_definition: String,
     pub(super) definition: String,
     pub(super) definitions_of: String,
@@ -230,9 +229,7 @@ impl Sql {
         Self {
             table: table.to_owned(),
 
-            worker_by_id: sql(
-                "SELECT seq, is_dead FROM outlive_workers WHERE worker_id = ?1 AND session_table = '{T}'",
-            ),
+            worker_by_id: sql("SELECT seq FROM outlive_workers WHERE worker_id = ?1 AND session_table = '{T}'"),
             worker_is_dead: sql("SELECT is_dead FROM outlive_workers WHERE seq = ?1"),
             insert_worker: sql(
                 "INSERT INTO outlive_workers (worker_id, session_table, good_until) VALUES (?1, '{T}', ?2)",
@@ -258,8 +255,12 @@ impl Sql {
 
             request_by_key: sql("SELECT r.run_id, q.user_id, q.idempotency_key, q.fingerprint \
                 FROM {T}_run_requests q JOIN {T}_runs r ON r.seq = q.seq WHERE q.idempotency_key = ?1"),
-            request_by_run: sql("SELECT r.run_id, q.user_id, q.idempotency_key, q.fingerprint \
-                FROM {T}_runs r JOIN {T}_run_requests q ON q.seq = r.seq WHERE r.run_id = ?1"),
+            // One statement, because starting one takes longer than one of its searches.
+            surroundings: sql("SELECT r.run_id, q.user_id, q.idempotency_key, q.fingerprint, s.seq, s.user_id, \
+                (SELECT w.is_dead FROM outlive_workers w WHERE w.seq = ?3), \
+                EXISTS (SELECT 1 FROM {T}_definitions WHERE hash = ?4) \
+                FROM (SELECT 1) LEFT JOIN {T}_runs r ON r.run_id = ?1 LEFT JOIN {T}_run_requests q ON q.seq = r.seq \
+                LEFT JOIN {T} s ON s.session_id = ?2"),
             session_owner: sql("SELECT seq, user_id FROM {T} WHERE session_id = ?1"),
             first_unfinished: sql("SELECT seq FROM {T}_runs INDEXED BY {T}_runs_unfinished \
                 WHERE status < 3 AND session_seq = ?1 ORDER BY seq LIMIT 1"),
@@ -275,7 +276,6 @@ impl Sql {
             ),
             insert_request: sql("INSERT INTO {T}_run_requests (seq, workflow_name, user_id, definition, fingerprint, \
                 idempotency_key, created_at, options, input) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"),
-            has_definition: sql("SELECT 1 FROM {T}_definitions WHERE hash = ?1"),
             insert_definition: sql("INSERT INTO {T}_definitions (hash, first_run, structure) VALUES (?1, ?2, ?3)"),
             definition: sql("SELECT structure FROM {T}_definitions WHERE hash = ?1"),
             definitions_of: sql(&format!(
@@ -318,8 +318,10 @@ impl Sql {
                 progress = coalesce(?5, progress), claims = iif(?6, 0, claims), worker_seq = iif(?7, NULL, worker_seq), \
                 due_at = coalesce(?8, due_at) WHERE seq = ?1"),
             // What is in no index. SQLite writes an entry anew when a column of it is set, even to the value it has.
-            extend_run: sql("UPDATE {T}_runs SET next_index = ?2, updated_at = ?3, progress = coalesce(?4, progress), \
-                claims = iif(?5, 0, claims) WHERE seq = ?1"),
+            extend_run: sql(
+                "UPDATE {T}_runs SET next_index = ?2, updated_at = ?3, progress = coalesce(?4, progress), \
+                claims = iif(?5, 0, claims) WHERE seq = ?1",
+            ),
             append: sql("INSERT INTO {T}_run_events (run_seq, first_index, count, epoch, body) \
                 VALUES (?1, ?2, ?3, ?4, ?5)"),
             set_output: sql("INSERT INTO {T}_run_outputs (seq, output) VALUES (?1, ?2) \

@@ -16,6 +16,7 @@ use outlive_core::port::{
     NewSession, News, Run, Session, SessionPatch, SessionPolicy, merge,
 };
 use outlive_core::{DefinitionId, RunId, RunStatus, SessionId, Timestamp, WorkerId};
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Params, Row, params};
 use serde_json::{Map, Value};
 use std::collections::{BTreeSet, HashMap};
@@ -62,6 +63,18 @@ struct Living {
 struct Owned {
     seq: i64,
     user_id: Option<Arc<str>>,
+}
+
+/// What is there already when a run is to be accepted.
+#[derive(Default)]
+struct Surroundings {
+    /// A run with its id.
+    earlier: Option<Earlier>,
+    session: Option<Owned>,
+    /// None when there is no such worker.
+    is_worker_dead: Option<bool>,
+    /// Not remembered from run to run: another process may have deleted it meanwhile.
+    has_definition: bool,
 }
 
 /// A run's holder and state.
@@ -152,19 +165,21 @@ impl Tables {
 
     // Workers.
 
-    fn worker(&mut self, worker: &WorkerId) -> Result<Option<Worker>, Fail> {
+    fn number(&mut self, worker: &WorkerId) -> Result<Option<i64>, Fail> {
         if let Some(&seq) = self.numbers.get(worker) {
-            let is_dead = value(&self.connection, &self.sql.worker_is_dead, [seq])?.unwrap_or(true);
-            return Ok(Some(Worker { seq, is_dead }));
+            return Ok(Some(seq));
         }
-        let found = first(&self.connection, &self.sql.worker_by_id, [worker.as_str()], |row| {
-            let (seq, is_dead) = (row.get(0)?, row.get(1)?);
-            Ok(Worker { seq, is_dead })
-        })?;
-        if let Some(found) = found {
-            self.numbers.insert(worker.clone(), found.seq);
+        let found = value(&self.connection, &self.sql.worker_by_id, [worker.as_str()])?;
+        if let Some(seq) = found {
+            self.numbers.insert(worker.clone(), seq);
         }
         Ok(found)
+    }
+
+    fn worker(&mut self, worker: &WorkerId) -> Result<Option<Worker>, Fail> {
+        let Some(seq) = self.number(worker)? else { return Ok(None) };
+        let is_dead = value(&self.connection, &self.sql.worker_is_dead, [seq])?.unwrap_or(true);
+        Ok(Some(Worker { seq, is_dead }))
     }
 
     fn living_worker(&mut self, worker: &WorkerId) -> Result<i64, Fail> {
@@ -277,10 +292,12 @@ impl Tables {
         worker: Option<&WorkerId>,
     ) -> Result<Accepted, Fail> {
         rules::check_owner(access, new, None)?;
-        if let Some(earlier) = self.earlier(new)? {
+        let number = worker.map(|worker| self.number(worker)).transpose()?.flatten();
+        let there = self.surroundings(new, number)?;
+        if let Some(earlier) = self.with_key(new)?.or(there.earlier) {
             return Ok(Accepted::Existing(rules::repetition(access, new, earlier)?));
         }
-        let session = self.owned(&new.info.session_id)?;
+        let session = there.session;
         rules::check_owner(access, new, session.as_ref().map(|session| session.user_id.as_deref()))?;
         let session = session.map(|session| session.seq);
         let is_busy = match session {
@@ -293,13 +310,13 @@ impl Tables {
         let is_behind = is_busy && rules::waits_in_line(new.policy);
         let holder = match worker {
             Some(worker) => {
-                let known = self.worker(worker)?.ok_or_else(|| rules::unknown_worker(worker))?;
-                (!known.is_dead && !is_behind).then_some(known.seq)
+                let is_dead = there.is_worker_dead.ok_or_else(|| rules::unknown_worker(worker))?;
+                number.filter(|_| !is_dead && !is_behind)
             }
             None => None,
         };
 
-        self.insert(new, session, is_behind, holder)?;
+        self.insert(new, session, is_behind, holder, there.has_definition)?;
         self.ran(&new.info.run_id, worker);
         if holder.is_none() && !is_behind {
             self.freed(worker);
@@ -312,24 +329,37 @@ impl Tables {
         Ok(Accepted::New { lease })
     }
 
-    fn earlier(&self, new: &NewRun) -> Result<Option<Earlier>, Fail> {
-        let read = |row: &Row<'_>| {
-            Ok(Earlier {
-                run_id: id(&row.get::<_, Arc<str>>(0)?)?,
-                user_id: row.get(1)?,
-                idempotency_key: row.get(2)?,
-                fingerprint: row.get(3)?,
+    /// What is asked before anything is written; `number` is the worker's.
+    fn surroundings(&self, new: &NewRun, number: Option<i64>) -> Result<Surroundings, Fail> {
+        let ids = (new.info.run_id.as_str(), new.info.session_id.as_str());
+        let columns = params![ids.0, ids.1, number, &*new.definition];
+        let found = first(&self.connection, &self.sql.surroundings, columns, |row| {
+            let has_request = row.get_ref(3)? != ValueRef::Null;
+            let session: Option<i64> = row.get(4)?;
+            let user_id = row.get(5)?;
+            Ok(Surroundings {
+                earlier: has_request.then(|| earlier(row)).transpose()?,
+                session: session.map(|seq| Owned { seq, user_id }),
+                is_worker_dead: row.get(6)?,
+                has_definition: row.get(7)?,
             })
-        };
-        if let Some(key) = &new.idempotency_key
-            && let Some(earlier) = first(&self.connection, &self.sql.request_by_key, [&**key], read)?
-        {
-            return Ok(Some(earlier));
-        }
-        first(&self.connection, &self.sql.request_by_run, [new.info.run_id.as_str()], read)
+        })?;
+        Ok(found.unwrap_or_default())
     }
 
-    fn insert(&mut self, new: &NewRun, session: Option<i64>, is_behind: bool, holder: Option<i64>) -> Result<(), Fail> {
+    fn with_key(&self, new: &NewRun) -> Result<Option<Earlier>, Fail> {
+        let Some(key) = &new.idempotency_key else { return Ok(None) };
+        first(&self.connection, &self.sql.request_by_key, [&**key], earlier)
+    }
+
+    fn insert(
+        &mut self,
+        new: &NewRun,
+        session: Option<i64>,
+        is_behind: bool,
+        holder: Option<i64>,
+        has_definition: bool,
+    ) -> Result<(), Fail> {
         let (info, at) = (&new.info, new.at.as_micros());
         let session = match session {
             Some(session) => session,
@@ -361,9 +391,8 @@ impl Tables {
             new.input.as_deref(),
         ];
         self.execute(&self.sql.insert_request, columns)?;
-        // Asked each time: another process may have deleted it meanwhile.
         if let Some(structure) = &new.structure
-            && value::<i64>(&self.connection, &self.sql.has_definition, [&*new.definition])?.is_none()
+            && !has_definition
         {
             self.execute(&self.sql.insert_definition, params![&*new.definition, seq, &**structure])?;
         }
@@ -541,10 +570,7 @@ impl Tables {
         let lease = &commit.lease;
         let row = self.row(&lease.run_id)?.ok_or_else(|| rules::no_run(&lease.run_id))?;
         // No need to ask whether the holder was declared dead: that would have freed the run.
-        let is_holder = match self.numbers.get(&lease.worker) {
-            Some(seq) => row.worker == Some(*seq),
-            None => row.worker.is_some() && row.worker == self.worker(&lease.worker)?.map(|worker| worker.seq),
-        };
+        let is_holder = row.worker.is_some() && row.worker == self.number(&lease.worker)?;
         let Held { epoch, status, next_index, has_cancel, .. } = row;
         let standing = Standing { is_holder, epoch, status, next_index, has_cancel };
         rules::admit(commit, &standing)?;
@@ -720,6 +746,16 @@ impl Tables {
         }
         Ok(())
     }
+}
+
+/// An earlier request, from a row that begins with its columns.
+fn earlier(row: &Row<'_>) -> Result<Earlier, Fail> {
+    Ok(Earlier {
+        run_id: id(&row.get::<_, Arc<str>>(0)?)?,
+        user_id: row.get(1)?,
+        idempotency_key: row.get(2)?,
+        fingerprint: row.get(3)?,
+    })
 }
 
 fn json(object: &Map<String, Value>) -> String {
