@@ -47,6 +47,9 @@ impl Page {
     /// The page as rows of a table, each a page too: index of its first entry, count, and entries. A database puts rows into
     /// blocks of a few KB, and leaves empty what a long row does not fill.
     pub fn rows(&self) -> Vec<(u64, u32, &str)> {
+        if self.body.len() <= ROW_LEN_MAX {
+            return vec![(self.first_index, self.count, &self.body)];
+        }
         let mut rows: Vec<(u64, u32, &str)> = Vec::with_capacity(1 + self.body.len() / ROW_LEN_MAX);
         let (mut index, mut start) = (self.first_index, 0);
         for line in self.body.split_inclusive('\n') {
