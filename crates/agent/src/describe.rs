@@ -6,6 +6,7 @@
 use crate::model::Model;
 use crate::profile::Profile;
 use crate::prompt;
+use crate::tool::Tool;
 use outlive_core::ToolSpec;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ pub(crate) fn describe(profile: &Profile) -> Value {
 }
 
 fn agent(profile: &Profile) -> Value {
-    let tools = profile.tools.iter().map(|tool| tool_line(tool.spec())).collect();
+    let tools = profile.tools.iter().map(own_tool).collect();
     let mut fields = common(profile, tools);
     fields.insert("filesystem".to_owned(), json!(false));
     Value::Object(fields)
@@ -29,7 +30,7 @@ fn agent(profile: &Profile) -> Value {
 fn team(profile: &Profile, members: &[Arc<Profile>]) -> Value {
     let roster = profile.roster().ok().filter(|roster| !roster.is_empty());
     let delegate = roster.map(|roster| prompt::delegate_tool(&roster));
-    let own = profile.tools.iter().map(|tool| tool_line(tool.spec()));
+    let own = profile.tools.iter().map(own_tool);
     let tools = delegate.iter().map(tool_line).chain(own).collect();
     let mut fields = common(profile, tools);
     if profile.model.is_none()
@@ -87,6 +88,21 @@ fn model_line(model: &dyn Model) -> Value {
 
 fn tool_line(spec: &ToolSpec) -> Value {
     json!({ "name": spec.name, "description": spec.description, "parameters": spec.parameters })
+}
+
+/// What it needs of people is said only where it needs something.
+fn own_tool(tool: &Tool) -> Value {
+    let mut line = tool_line(tool.spec());
+    let needs = &tool.needs;
+    let flags = [
+        (needs.confirmation, "requires_confirmation"),
+        (needs.user_input, "requires_user_input"),
+        (needs.external_execution, "external_execution"),
+    ];
+    for (_, flag) in flags.into_iter().filter(|(is_set, _)| *is_set) {
+        line[flag] = json!(true);
+    }
+    line
 }
 
 fn system_message(profile: &Profile) -> Map<String, Value> {

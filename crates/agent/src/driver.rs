@@ -14,9 +14,11 @@
 mod ask;
 mod machine;
 mod place;
+mod questions;
 mod voice;
 mod work;
 
+use crate::desk::Caller;
 use crate::model::SharedModel;
 use crate::model::gate::Gate;
 use crate::profile::{OutputShape, Profile};
@@ -82,7 +84,8 @@ pub(crate) async fn run_alone(
     }
     let effects = Solo::new(listener);
     let place = Place::alone(&effects, effects.run_id(), profile);
-    let ended = drive(profile, place, Task::new(input)).await?;
+    let desk = place.desk.clone();
+    let ended = desk.attend(&effects, &Key::run(), None, drive(profile, place, Task::new(input))).await?;
     Arc::unwrap_or_clone(ended).into_result().map(Arc::unwrap_or_clone)
 }
 
@@ -95,7 +98,10 @@ pub(crate) async fn run_in_step(
     context: &StepContext,
     input: &StepInput,
 ) -> Result<Executed, Failure> {
-    let ended = drive(profile, Place::in_step(context, input, profile), Task::of_step(input)).await?;
+    let place = Place::in_step(context, input, profile);
+    let desk = place.desk.clone();
+    let work = drive(profile, place, Task::of_step(input));
+    let ended = desk.attend(&*context.effects, &context.step.key, Some(&context.execution), work).await?;
     let changed = ended.state.clone();
     let run = Arc::unwrap_or_clone(ended).into_result()?;
     if let Some(changed) = changed {
@@ -168,6 +174,8 @@ struct Drive<'a> {
     finish_reason: Option<FinishReason>,
     /// The session's state, including what the tools of earlier turns changed.
     state: SessionState,
+    /// As whom it asks people.
+    caller: Caller,
 }
 
 impl<'a> Drive<'a> {
@@ -201,6 +209,7 @@ impl<'a> Drive<'a> {
             model_provider_data: None,
             finish_reason: None,
             state: place.state.fork(),
+            caller: place.desk.caller(),
             profile,
             place,
             task,

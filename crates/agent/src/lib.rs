@@ -5,6 +5,7 @@
 
 mod agent;
 mod describe;
+mod desk;
 mod driver;
 #[cfg(feature = "http")]
 pub mod http;

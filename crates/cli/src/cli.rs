@@ -26,6 +26,7 @@ Examples:
   outlive ls status:error since:1d
   outlive events @last -f
   outlive output @last > plan.md
+  outlive questions               what runs ask people; then: outlive approve ID
   outlive serve                   over HTTP and WebSocket, on this machine
   outlive run -d content-creation-demo @topic.txt --server http://127.0.0.1:7878
 
@@ -47,6 +48,10 @@ pub(crate) enum Command {
     Output(cmd::output::Output),
     Cancel(cmd::cancel::Cancel),
     Rerun(cmd::rerun::Rerun),
+    Questions(cmd::questions::Questions),
+    Approve(cmd::answer::Approve),
+    Reject(cmd::answer::Reject),
+    Answer(cmd::answer::Answer),
     Serve(cmd::serve::Serve),
     Worker(cmd::worker::Worker),
     Workflow(cmd::workflow::Workflow),

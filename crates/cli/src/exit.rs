@@ -172,6 +172,10 @@ impl From<engine::Error> for Problem {
             E::Damaged(_) => Self::new(Exit::Other, "log_damaged", error),
             E::QueueFull { .. } => Self { is_retryable: true, ..Self::new(Exit::Other, "queue_full", error) },
             E::Stopped(_) => Self::new(Exit::Other, "engine_stopped", error),
+            E::QuestionNotFound(_) => Self::new(Exit::NotFound, "question_not_found", error),
+            E::AlreadyAnswered(_) => Self::new(Exit::WrongState, "already_answered", error),
+            E::InvalidAnswer { .. } => Self::new(Exit::Usage, "invalid_answer", error),
+            E::DamagedQuestion { .. } => Self::new(Exit::Other, "unreadable", error),
             E::NotCompleted(run) => Self::new(Exit::of(run.status()), "run_not_completed", run),
         }
     }
@@ -196,7 +200,7 @@ impl From<ClientError> for Problem {
                 Exit::NotAllowed,
                 "not_allowed",
                 "set OUTLIVE_TOKEN to a key that may; make one beside the server: \
-                 outlive keys mint --scope runs:read,runs:write,workflows:run",
+                 outlive keys mint --scope runs:read,runs:write,workflows:run,questions:read,questions:answer",
             ),
             E::NotFound(refusal) if refusal.code == "unknown_component" => {
                 (Exit::NotFound, "not_found", "see what the server has: GET /workflows, /agents and /teams")

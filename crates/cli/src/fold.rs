@@ -2,8 +2,9 @@
 //!
 //! Pure: events in, a picture out. Statuses are taken from the events, never inferred.
 
+use crate::cmd::events::answered;
 use outlive::core::{EventKind, FinishReason, RunEvent, StepOutput};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
 /// A step's state.
@@ -19,6 +20,8 @@ pub(crate) enum StepState {
     Failed,
     /// It failed, and the run continued.
     Skipped,
+    /// Somebody said no, and the run continued without it.
+    LeftOut,
     /// It was at work when the run was cancelled.
     Cancelled,
 }
@@ -31,6 +34,7 @@ impl StepState {
             StepState::Completed => "completed",
             StepState::Failed => "error",
             StepState::Skipped => "skipped",
+            StepState::LeftOut => "left_out",
             StepState::Cancelled => "cancelled",
         }
     }
@@ -67,6 +71,10 @@ pub(crate) struct StepView {
     pub(crate) finish_reason: Option<FinishReason>,
     /// Whether a process was lost while the step was running.
     pub(crate) was_resumed: bool,
+    /// What somebody answered last, in words.
+    pub(crate) answer: Option<String>,
+    /// Whether its next start is a part of this, and no other execution.
+    is_to_start: bool,
 }
 
 impl StepView {
@@ -84,12 +92,18 @@ impl StepView {
             error: None,
             finish_reason: None,
             was_resumed: false,
+            answer: None,
+            is_to_start: false,
         }
     }
 
     /// Agents and teams that a team's leader called.
     pub(crate) fn members(&self) -> usize {
         self.members.len()
+    }
+
+    fn is_open(&self) -> bool {
+        matches!(self.state, StepState::Running | StepState::Waiting)
     }
 
     fn end(&mut self, output: &StepOutput) {
@@ -114,6 +128,7 @@ impl StepView {
             "attempts": self.attempts,
             "error": self.error,
             "finish_reason": self.finish_reason,
+            "answer": self.answer,
         })
     }
 }
@@ -183,8 +198,25 @@ impl RunView {
             | ConditionExecutionStarted { .. }
             | LoopExecutionStarted { .. }
             | RouterExecutionStarted { .. } => {
-                let name = event.origin.step_name.as_deref().unwrap_or_default();
-                self.steps.push(StepView::new(name));
+                if let Some(step) = self.step(event).filter(|step| step.is_to_start) {
+                    (step.state, step.is_to_start) = (StepState::Running, false);
+                } else {
+                    let name = event.origin.step_name.as_deref().unwrap_or_default();
+                    self.steps.push(StepView::new(name));
+                }
+            }
+            StepPaused { .. } | RouterPaused { .. } => match self.step(event) {
+                Some(step) if step.is_open() => step.state = StepState::Waiting,
+                // It is asked about before it begins.
+                _ => {
+                    let name = event.origin.step_name.as_deref().unwrap_or_default();
+                    self.steps.push(StepView { state: StepState::Waiting, is_to_start: true, ..StepView::new(name) });
+                }
+            },
+            StepContinued | StepExecutorContinued { .. } => {
+                if let Some(step) = self.step(event) {
+                    (step.state, step.is_to_start) = (StepState::Running, true);
+                }
             }
             StepsExecutionCompleted { .. }
             | ParallelExecutionCompleted { .. }
@@ -211,7 +243,7 @@ impl RunView {
                     step.error = Some(error.clone());
                 }
             }
-            StepExecutorPaused { .. } => {
+            StepExecutorPaused { .. } | StepOutputReview { .. } => {
                 if let Some(step) = self.step(event) {
                     step.state = StepState::Waiting;
                 }
@@ -228,6 +260,14 @@ impl RunView {
             WorkflowCompleted(done) if event.origin.nested_depth == 0 => {
                 self.seconds = done.metrics.as_ref().and_then(|metrics| metrics.duration);
             }
+            // What failed and is asked about has not failed yet.
+            WorkflowPaused { paused_step_name, .. } => {
+                let paused = self.steps.iter_mut().rev().find(|step| step.name == **paused_step_name);
+                if let Some(step) = paused.filter(|step| step.state == StepState::Failed) {
+                    step.state = StepState::Waiting;
+                }
+            }
+            CustomEvent { fields } if answered(fields).is_some() => self.answered(event, fields),
             CustomEvent { fields } => self.custom(fields.get("name").and_then(Value::as_str), event),
             RunStarted(_) | TeamRunStarted(_) => {
                 let member = event.origin.parent_run_id.as_ref().and(event.origin.run_id.as_ref());
@@ -263,18 +303,21 @@ impl RunView {
             | WorkflowCompleted(_)
             | LoopIterationStarted { .. }
             | LoopIterationCompleted { .. }
-            | WorkflowPaused { .. }
             | StepProgress { .. }
             | RunContent(_)
             | RunContentCompleted
             | RunCompleted(_)
             | RunError(_)
+            | RunPaused(_)
+            | RunContinued
             | ModelRequestStarted(_)
             | ToolCallCompleted(_)
             | TeamRunContent(_)
             | TeamRunContentCompleted
             | TeamRunCompleted(_)
             | TeamRunError(_)
+            | TeamRunPaused(_)
+            | TeamRunContinued
             | TeamModelRequestStarted(_)
             | TeamToolCallStarted(_)
             | TeamToolCallCompleted(_) => {}
@@ -283,8 +326,31 @@ impl RunView {
 
     /// What has begun and has not ended ends with the run.
     fn end_open(&mut self, state: StepState) {
-        let is_open = |step: &&mut StepView| matches!(step.state, StepState::Running | StepState::Waiting);
-        self.steps.iter_mut().filter(is_open).for_each(|step| step.state = state);
+        self.steps.iter_mut().filter(|step| step.is_open()).for_each(|step| step.state = state);
+    }
+
+    /// A step of this name waits, as the questions that are open say.
+    pub(crate) fn waits(&mut self, name: &str) {
+        if let Some(step) = self.steps.iter_mut().rev().find(|step| step.name == name) {
+            step.state = StepState::Waiting;
+        }
+    }
+
+    /// Somebody answered. If the step goes on, the next event says so.
+    fn answered(&mut self, event: &RunEvent, fields: &Map<String, Value>) {
+        let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (kind, word) = (text(fields.get("kind")), text(fields.get("answer").and_then(|answer| answer.get("do"))));
+        let Some(step) = self.step(event) else { return };
+        step.answer = answered(fields);
+        step.state = match (word.as_str(), kind.as_str()) {
+            ("skip", _) => StepState::Skipped,
+            ("reject", "error" | "outcome") => StepState::Failed,
+            // The agent hears of it, and goes on.
+            (_, "tool_confirmation" | "tool_input" | "tool_result") => step.state,
+            ("reject" | "timed_out", _) => StepState::LeftOut,
+            (_, "output_review" | "iteration_review") | ("result", _) => StepState::Completed,
+            _ => StepState::Running,
+        };
     }
 
     fn custom(&mut self, name: Option<&str>, event: &RunEvent) {
@@ -319,7 +385,9 @@ mod tests {
             event_index: None,
         };
         let asks = EventKind::StepExecutorPaused {
+            executor_id: None,
             executor_name: "asks".into(),
+            executor_run_id: None,
             executor_type: ExecutorKind::Function,
             executor_requirements: Vec::new(),
         };
@@ -358,5 +426,71 @@ mod tests {
         let step = &RunView::of([&begun, &own]).steps[0];
         assert_eq!(step.to_json()["finish_reason"], "length");
         assert!(crate::cmd::step_facts(step).contains("answer cut at its token limit"));
+    }
+
+    #[test]
+    fn a_step_that_is_asked_about_waits_goes_on_or_is_left_out() {
+        use EventKind::*;
+        let event = |kind: EventKind| RunEvent {
+            created_at: 0,
+            kind,
+            origin: Origin { step_name: Some("Send".into()), ..Origin::default() },
+            event_index: None,
+        };
+        let answered = |kind: &str, word: &str| {
+            let fields = json!({ "name": "QuestionAnswered", "kind": kind, "answer": { "do": word }, "by": "ada" });
+            event(CustomEvent { fields: fields.as_object().cloned().unwrap_or_default() })
+        };
+        let asks = || {
+            event(StepPaused {
+                requires_confirmation: true,
+                confirmation_message: None,
+                requires_user_input: false,
+                user_input_message: None,
+                user_input_schema: None,
+            })
+        };
+        let judged = || event(StepOutputReview { output_review_message: None, requires_output_review: true });
+        let done = || {
+            let step_response = std::sync::Arc::new(outlive::StepOutput::new("sent"));
+            event(StepCompleted { content: json!("sent"), content_type: "str".to_owned(), step_response })
+        };
+        let failed = || event(StepError { error: "no".to_owned() });
+        let (started, goes_on) = (|| event(StepStarted), || event(StepContinued));
+        let pause = || {
+            let paused = json!({
+                "event": "WorkflowPaused", "status": "PAUSED", "paused_step_index": 0, "paused_step_name": "Send",
+                "step_results": [],
+            });
+            event(serde_json::from_value(paused).expect("it is one"))
+        };
+        let cases = [
+            (vec![asks()], StepState::Waiting),
+            (vec![asks(), answered("confirmation", "approve"), goes_on(), started()], StepState::Running),
+            (vec![asks(), answered("confirmation", "reject")], StepState::LeftOut),
+            (vec![asks(), answered("confirmation", "reject"), goes_on(), asks()], StepState::Waiting),
+            (vec![started(), done(), judged()], StepState::Waiting),
+            (vec![started(), done(), judged(), answered("output_review", "edit")], StepState::Completed),
+            (vec![started(), done(), judged(), answered("output_review", "reject"), goes_on()], StepState::Running),
+            (vec![started(), failed(), pause()], StepState::Waiting),
+            (vec![started(), failed(), pause(), answered("error", "skip")], StepState::Skipped),
+            (vec![started(), failed(), pause(), answered("error", "reject")], StepState::Failed),
+            (vec![started(), asks(), answered("confirmation", "approve"), goes_on()], StepState::Running),
+        ];
+        for (events, state) in cases {
+            let view = RunView::of(&events);
+            let names: Vec<_> = events.iter().map(RunEvent::name).collect();
+            assert_eq!((view.steps.len(), view.steps[0].state), (1, state), "{names:?}");
+            let is_answered = names.contains(&"CustomEvent");
+            assert_eq!(
+                view.steps[0].answer.as_deref().is_some_and(|answer| answer.ends_with(" by ada")),
+                is_answered,
+                "{names:?}"
+            );
+        }
+        // What is asked about again in another round is another execution.
+        let again = [asks(), answered("confirmation", "approve"), goes_on(), started(), done(), asks()];
+        let states: Vec<_> = RunView::of(&again).steps.iter().map(|step| step.state).collect();
+        assert_eq!(states, [StepState::Completed, StepState::Waiting]);
     }
 }

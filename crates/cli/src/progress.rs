@@ -1,6 +1,7 @@
 //! A run as it happens: a line when a step starts, the text as it streams, a line when the step has ended.
 //! Lines are only ever added, so it looks the same in a file.
 
+use crate::cmd::events::{answered, asked};
 use crate::cmd::{step_facts, step_line};
 use crate::fold::{RunView, StepState, StepView};
 use crate::style::{self, DIM, Mark};
@@ -89,6 +90,15 @@ impl Progress {
             StepCompleted { .. } | StepOutput { .. } | StepError { .. } if was_open => {
                 self.end_text()?;
                 self.step_ended()
+            }
+            StepPaused { .. } | StepOutputReview { .. } | RouterPaused { .. } | StepExecutorPaused { .. } => {
+                self.end_text()?;
+                let asks = asked(&event.kind).unwrap_or_default();
+                output::line(step_line(Mark::Paused, name, &format!("asks: {}", style::line(&asks, 200))))
+            }
+            CustomEvent { fields } if answered(fields).is_some() => {
+                self.end_text()?;
+                output::line(step_line(Mark::Kept, name, &answered(fields).unwrap_or_default()))
             }
             WorkflowError { error, .. } => {
                 self.end_text()?;

@@ -15,11 +15,11 @@ use crate::output;
 use crate::settings::{self, Settings, TOKEN};
 use crate::store::{self, Store};
 use crate::style;
-use outlive::client::{self, Client, ClientError, RunSummary, Submission};
-use outlive::core::port::{AuditKind, RunFilter};
-use outlive::core::{DefinitionId, RunEvent, RunId, RunStatus, SessionId, WorkflowRunOutput};
+use outlive::client::{self, Client, ClientError, QuestionSummary, RunSummary, Submission};
+use outlive::core::port::{AuditKind, QuestionFilter, RunFilter};
+use outlive::core::{Answer, DefinitionId, Remedy, RunEvent, RunId, RunStatus, SessionId, WorkflowRunOutput};
 use outlive::engine::{Engine, EventStream, Options, Reader, Submit};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
@@ -27,6 +27,10 @@ use tokio::sync::OnceCell;
 const PREFIX_LEN_MIN: usize = 4;
 /// How many runs an ambiguous prefix lists.
 const CANDIDATES_MAX: u32 = 8;
+/// How many questions are told of a run at most.
+const OPEN_MAX: u32 = 50;
+/// Questions requested at a time to find one by its prefix.
+const QUESTIONS_PAGE: u32 = 1000;
 /// Events requested at a time. Each may be long.
 const PAGE: u32 = 200;
 
@@ -35,8 +39,8 @@ const PAGE: u32 = 200;
 pub(crate) enum Role {
     /// Reads.
     Looks,
-    /// Reads and cancels.
-    Cancels,
+    /// Reads, cancels and answers.
+    Steers,
     /// Accepts runs as well, for others to execute.
     Accepts,
     /// Executes what it accepts.
@@ -109,7 +113,7 @@ impl Runs {
         if settings.server.is_empty() {
             let store = match role {
                 Role::Looks => Store::look_at(settings.db, global).await?,
-                Role::Cancels | Role::Accepts | Role::Executes => Store::open_at(settings.db, global).await?,
+                Role::Steers | Role::Accepts | Role::Executes => Store::open_at(settings.db, global).await?,
             };
             return Ok(Self::Here(Box::new(Here::new(store, role, settings.engine))));
         }
@@ -129,7 +133,7 @@ impl Runs {
         if !settings.server.is_empty() {
             return Self::there(&settings, global);
         }
-        let db = std::sync::Arc::new(store::handle(&settings)?);
+        let db = Arc::new(store::handle(&settings)?);
         let store = Store { db, path: settings.db };
         let here = Here::new(store, role, settings.engine);
         let known = demo::workflow(here.store.db.clone())?.definition().id.clone();
@@ -167,6 +171,11 @@ impl Runs {
     /// Whether the end of this process interrupts what it has started.
     pub(crate) fn is_executing(&self) -> bool {
         matches!(self, Self::Here(here) if here.role == Role::Executes)
+    }
+
+    /// Whether they are in a database on this machine.
+    pub(crate) fn is_here(&self) -> bool {
+        matches!(self, Self::Here(_))
     }
 
     /// Whether what this process has started waits for another to execute it.
@@ -355,6 +364,144 @@ impl Runs {
         }
     }
 
+    /// A page of questions, and where to continue.
+    pub(crate) async fn questions(
+        &self,
+        filter: QuestionFilter,
+    ) -> Result<(Vec<QuestionSummary>, Option<String>), Problem> {
+        match self {
+            Self::Here(here) => {
+                let page = here.reader().questions(filter).await?;
+                Ok((page.questions.into_iter().map(QuestionSummary::from).collect(), page.next))
+            }
+            Self::There(client) => {
+                let list = client.questions(&filter).await?;
+                Ok((list.questions, list.next))
+            }
+        }
+    }
+
+    /// The question with this id.
+    async fn question(&self, id: &str) -> Result<Option<QuestionSummary>, Problem> {
+        match self {
+            Self::Here(here) => Ok(here.reader().question(id).await?.map(QuestionSummary::from)),
+            Self::There(client) => match client.question(id).await {
+                Ok(question) => Ok(Some(question)),
+                Err(ClientError::NotFound(_)) => Ok(None),
+                Err(error) => Err(error.into()),
+            },
+        }
+    }
+
+    /// The questions whose answers let a run go on: its own, or the one that the run in front of it waits for. None when
+    /// the caller may not read questions.
+    pub(crate) async fn open_questions(&self, run: &RunSummary) -> Result<Vec<QuestionSummary>, Problem> {
+        if run.status.is_terminal() {
+            return Ok(Vec::new());
+        }
+        let filter =
+            QuestionFilter { run_id: Some(run.info.run_id.clone()), limit: OPEN_MAX, ..QuestionFilter::default() };
+        let open = async {
+            let (mut open, _) = self.questions(filter).await?;
+            let remedy = run.waiting.as_ref().and_then(|waiting| waiting.remedy.as_ref());
+            if let (true, Some(Remedy::Answer { question_id })) = (open.is_empty(), remedy) {
+                open.extend(self.question(question_id).await?.filter(QuestionSummary::is_open));
+            }
+            Ok::<_, Problem>(open)
+        };
+        match open.await {
+            Err(problem) if matches!(problem.exit, Exit::NotAllowed) => Ok(Vec::new()),
+            open => open,
+        }
+    }
+
+    /// The question that `text` names: by its id or the beginning of it, or by its run if that asks only one.
+    ///
+    /// # Errors
+    /// When there is none, or more than one; the questions are then listed.
+    pub(crate) async fn find_question(&self, text: &str) -> Result<QuestionSummary, Problem> {
+        if text.len() >= PREFIX_LEN_MIN
+            && !text.starts_with('@')
+            && let Some(question) = self.question(text).await?
+        {
+            return Ok(question);
+        }
+        match self.find(text).await {
+            Ok(run) => self.only_question(&run).await,
+            Err(problem) if problem.exit == Exit::NotFound && !text.starts_with('@') => {
+                self.question_by_prefix(text).await
+            }
+            Err(problem) => Err(problem),
+        }
+    }
+
+    /// The only open question of this run.
+    async fn only_question(&self, run: &RunSummary) -> Result<QuestionSummary, Problem> {
+        let id = &run.info.run_id;
+        let filter = QuestionFilter { run_id: Some(id.clone()), limit: CANDIDATES_MAX, ..QuestionFilter::default() };
+        let (mut open, next) = self.questions(filter).await?;
+        match open.len() {
+            0 => {
+                let (_, word) = cmd::state(run);
+                let problem =
+                    Problem::new(Exit::WrongState, "no_open_question", format!("run {id} is {word} and asks nothing"));
+                Err(problem.hint(format!("see what it asked: outlive questions --all --run {id}")))
+            }
+            1 => Ok(open.remove(0)),
+            _ => Err(ambiguous_question(&format!("run {id} asks several questions"), &open, next.is_some())),
+        }
+    }
+
+    async fn question_by_prefix(&self, text: &str) -> Result<QuestionSummary, Problem> {
+        let missing = || {
+            let message = format!("there is no question {text} and no such run in {}", self.place());
+            Problem::new(Exit::NotFound, "question_not_found", message)
+                .hint("see them all with: outlive questions --all")
+        };
+        if text.len() < PREFIX_LEN_MIN {
+            return Err(missing().hint(format!("an id prefix needs at least {PREFIX_LEN_MIN} characters")));
+        }
+        // Open ones first: they are few, and what people mean.
+        for with_settled in [false, true] {
+            let mut found = Vec::new();
+            let mut filter = QuestionFilter { with_settled, limit: QUESTIONS_PAGE, ..QuestionFilter::default() };
+            loop {
+                let (questions, next) = self.questions(filter.clone()).await?;
+                found.extend(questions.into_iter().filter(|question| question.question_id.starts_with(text)));
+                filter.after = next;
+                if filter.after.is_none() {
+                    break;
+                }
+            }
+            match found.len() {
+                0 => {}
+                1 => return Ok(found.remove(0)),
+                _ => return Err(ambiguous_question(&format!("{text} matches several questions"), &found, false)),
+            }
+        }
+        Err(missing())
+    }
+
+    /// Durably answers a question; returns it as it stands then.
+    pub(crate) async fn answer(
+        &self,
+        id: &Arc<str>,
+        answer: Answer,
+        by: Option<Arc<str>>,
+        action: &str,
+    ) -> Result<QuestionSummary, Problem> {
+        match self {
+            Self::Here(here) => {
+                let answered = here.engine().await?.answer([(id.clone(), answer)], by).await?;
+                let question = answered.into_iter().next().map(QuestionSummary::from);
+                let question = question.ok_or_else(|| outlive::engine::Error::QuestionNotFound(id.clone()))?;
+                here.note(AuditKind::QuestionAnswer, "done", action, &question.run_id).await?;
+                Ok(question)
+            }
+            Self::There(client) => Ok(client.answer(id, &answer).await?),
+        }
+    }
+
     /// Ends this process's work on it. Unfinished runs resume elsewhere.
     pub(crate) async fn close(&self) -> Result<(), Problem> {
         match self {
@@ -385,7 +532,7 @@ impl Here {
         let start = || async {
             let builder = Engine::builder(self.store.db.clone()).options(self.options.clone());
             let builder = match self.role {
-                Role::Looks | Role::Cancels => builder,
+                Role::Looks | Role::Steers => builder,
                 Role::Accepts | Role::Executes => {
                     builder.workflow(demo::workflow(self.store.db.clone())?.definition().clone())
                 }
@@ -461,4 +608,17 @@ fn ambiguous(text: &str, page: &Page) -> Problem {
     }
     let message = format!("{text} matches several runs");
     Problem::new(Exit::Usage, "run_ambiguous", message).hint(lines.join("\n"))
+}
+
+fn ambiguous_question(message: &str, questions: &[QuestionSummary], has_more: bool) -> Problem {
+    let line = |question: &QuestionSummary| {
+        let message = style::line(question.message.as_deref().unwrap_or(&question.kind), 60);
+        format!("{}  {}: {message}", question.question_id, style::line(&question.step_name, 40))
+    };
+    let shown = CANDIDATES_MAX as usize;
+    let mut lines: Vec<_> = questions.iter().take(shown).map(line).collect();
+    if has_more || questions.len() > shown {
+        lines.push("and more".to_owned());
+    }
+    Problem::new(Exit::Usage, "question_ambiguous", message).hint(format!("name one:\n{}", lines.join("\n")))
 }

@@ -163,6 +163,7 @@ pub(crate) fn model_calls(entries: &[Entry]) -> ModelCalls {
                 | Record::Failed { .. }
                 | Record::Retry { .. }
                 | Record::Waiting { .. }
+                | Record::Answered { .. }
                 | Record::Rest(_),
             )
             | None => {}

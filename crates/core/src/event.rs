@@ -240,6 +240,17 @@ pub struct RunFailed {
     pub error_type: String,
 }
 
+/// An agent or team run that waits for somebody.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunWaits {
+    /// What for, in words.
+    pub content: String,
+    /// The calls it wants to make.
+    pub tools: Vec<ToolExecution>,
+    /// What has to be answered, as Agno's clients read it.
+    pub requirements: Vec<Value>,
+}
+
 /// A workflow run that ended well, or was cancelled.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct WorkflowDone {
@@ -326,10 +337,40 @@ pub enum EventKind {
     StepError {
         error: String,
     },
+    StepPaused {
+        requires_confirmation: bool,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        confirmation_message: Option<Arc<str>>,
+        requires_user_input: bool,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user_input_message: Option<Arc<str>>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user_input_schema: Option<Vec<Value>>,
+    },
+    StepContinued,
+    StepOutputReview {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        output_review_message: Option<Arc<str>>,
+        requires_output_review: bool,
+    },
     StepExecutorPaused {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        executor_id: Option<Arc<str>>,
         executor_name: Arc<str>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        executor_run_id: Option<Arc<str>>,
         executor_type: ExecutorKind,
         executor_requirements: Vec<Value>,
+    },
+    StepExecutorContinued {
+        executor_name: Arc<str>,
+        executor_type: ExecutorKind,
+    },
+    RouterPaused {
+        available_choices: Vec<Arc<str>>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user_input_message: Option<Arc<str>>,
+        allow_multiple_selections: bool,
     },
     StepProgress {
         attempt: u32,
@@ -398,6 +439,8 @@ pub enum EventKind {
     RunContentCompleted,
     RunCompleted(Box<RunDone>),
     RunError(RunFailed),
+    RunPaused(RunWaits),
+    RunContinued,
     ModelRequestStarted(ModelInfo),
     ModelRequestCompleted(ModelRequestDone),
     ToolCallStarted(ToolEvent),
@@ -408,6 +451,8 @@ pub enum EventKind {
     TeamRunContentCompleted,
     TeamRunCompleted(Box<RunDone>),
     TeamRunError(RunFailed),
+    TeamRunPaused(RunWaits),
+    TeamRunContinued,
     TeamModelRequestStarted(ModelInfo),
     TeamModelRequestCompleted(ModelRequestDone),
     TeamToolCallStarted(ToolEvent),
@@ -446,7 +491,12 @@ impl EventKind {
             StepOutput { .. } => "StepOutput",
             StepCompleted { .. } => "StepCompleted",
             StepError { .. } => "StepError",
+            StepPaused { .. } => "StepPaused",
+            StepContinued => "StepContinued",
+            StepOutputReview { .. } => "StepOutputReview",
             StepExecutorPaused { .. } => "StepExecutorPaused",
+            StepExecutorContinued { .. } => "StepExecutorContinued",
+            RouterPaused { .. } => "RouterPaused",
             StepProgress { .. } => "StepProgress",
             StepsExecutionStarted { .. } => "StepsExecutionStarted",
             StepsExecutionCompleted { .. } => "StepsExecutionCompleted",
@@ -466,6 +516,8 @@ impl EventKind {
             RunContentCompleted => "RunContentCompleted",
             RunCompleted(_) => "RunCompleted",
             RunError(_) => "RunError",
+            RunPaused(_) => "RunPaused",
+            RunContinued => "RunContinued",
             ModelRequestStarted(_) => "ModelRequestStarted",
             ModelRequestCompleted(_) => "ModelRequestCompleted",
             ToolCallStarted(_) => "ToolCallStarted",
@@ -476,6 +528,8 @@ impl EventKind {
             TeamRunContentCompleted => "TeamRunContentCompleted",
             TeamRunCompleted(_) => "TeamRunCompleted",
             TeamRunError(_) => "TeamRunError",
+            TeamRunPaused(_) => "TeamRunPaused",
+            TeamRunContinued => "TeamRunContinued",
             TeamModelRequestStarted(_) => "TeamModelRequestStarted",
             TeamModelRequestCompleted(_) => "TeamModelRequestCompleted",
             TeamToolCallStarted(_) => "TeamToolCallStarted",

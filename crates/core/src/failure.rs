@@ -100,6 +100,13 @@ pub struct Failure {
     pub retry_after_ms: Option<u64>,
 }
 
+/// A function failed, and did not say how.
+impl Default for Failure {
+    fn default() -> Self {
+        Self::new(FailureKind::Function, "it failed")
+    }
+}
+
 impl Failure {
     /// A failure of this kind.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {

@@ -14,6 +14,7 @@ pub mod machine;
 mod message;
 mod metrics;
 pub mod port;
+mod question;
 mod redact;
 mod retry;
 mod run;
@@ -30,8 +31,8 @@ mod workflow;
 pub use cel::{Cel, CelError};
 pub use coerce::{Misfit, coerce};
 pub use event::{
-    ContentDelta, EventKind, ModelInfo, ModelRequestDone, Origin, RunDone, RunEvent, RunFailed, ToolErrorEvent,
-    ToolEvent, WorkflowDone,
+    ContentDelta, EventKind, ModelInfo, ModelRequestDone, Origin, RunDone, RunEvent, RunFailed, RunWaits,
+    ToolErrorEvent, ToolEvent, WorkflowDone,
 };
 pub use failure::{Failure, FailureKind, InvalidId};
 pub use id::{DefinitionId, ID_LEN_MAX, RunId, SessionId, WorkerId, slug};
@@ -41,6 +42,7 @@ pub use message::{
     Role, ToolCall, ToolEffect, ToolExecution, ToolResult, ToolSpec,
 };
 pub use metrics::{Metrics, ModelUsage, RunMetrics, StepMetrics, Usage};
+pub use question::{ANSWER_LEN_MAX, Answer, Answered, Question, QuestionKind, ToolAsked};
 pub use redact::{Passage, REDACTED, Redactor, SECRET_LEN_MIN};
 pub use retry::Retry;
 pub use run::{NestedWorkflow, NotCompleted, RunInfo, RunInput, RunOutput, RunStatus, WorkflowRunOutput, content_text};
@@ -51,8 +53,8 @@ pub use step::{
 pub use time::Timestamp;
 pub use waiting::{Remedy, Waiting, WaitsFor};
 pub use workflow::{
-    Block, Blocking, Condition, ConditionNode, Definition, DefinitionBuilder, ForEach, ForEachNode, Function,
-    IntoVerdict, InvalidDefinition, Loop, LoopNode, Node, OnError, Parallel, ParallelNode, Registry, Router,
-    RouterNode, Rule, Selection, Settings, Step, StepNode, Steps, StepsNode, Structure, Verdict, VerdictInput,
-    WorkflowNode,
+    Block, Blocking, Condition, ConditionNode, Definition, DefinitionBuilder, FieldType, ForEach, ForEachNode,
+    Function, HumanReview, IntoVerdict, InvalidDefinition, Loop, LoopNode, Node, OnError, OnReject, OnTimeout,
+    Parallel, ParallelNode, Registry, Router, RouterNode, Rule, Selection, Settings, Step, StepNode, Steps, StepsNode,
+    Structure, UserInputField, Verdict, VerdictInput, WorkflowNode,
 };

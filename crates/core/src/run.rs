@@ -37,7 +37,7 @@ impl RunStatus {
     /// The one table of legal changes. A store refuses what it forbids.
     ///
     /// ```text
-    /// Pending ──► Running ◄──► Paused
+    /// Pending ──► Running ◄──► Paused    (from Pending too, when the first thing a run does is to ask)
     ///    │           │            │
     ///    ├───────────┼────────────┤
     ///    ▼           ▼            ▼
@@ -46,7 +46,7 @@ impl RunStatus {
     pub const fn next(self) -> &'static [RunStatus] {
         use RunStatus::*;
         match self {
-            Pending => &[Running, Cancelled, Error],
+            Pending => &[Running, Paused, Cancelled, Error],
             Running => &[Paused, Completed, Cancelled, Error],
             Paused => &[Running, Cancelled, Error],
             Completed | Cancelled | Error => &[],
@@ -328,10 +328,14 @@ impl WorkflowRunOutput {
 
     /// A run that came to rest.
     pub fn at_rest(info: &RunInfo, input: Option<Value>, created_at: i64, rest: Rest) -> Self {
-        let (index, name, kind) = match rest.pause {
-            Some(pause) => (Some(pause.index), Some(pause.name), pause.kind),
-            None => (None, None, None),
-        };
+        let (mut index, mut name, mut kind, mut requirements, mut errors) = (None, None, None, None, None);
+        if let Some(pause) = rest.pause {
+            // In Agno, a run that has completed does not say where it once paused.
+            if rest.status != RunStatus::Completed {
+                (index, name, kind) = (Some(pause.index), Some(pause.name), pause.kind);
+            }
+            (requirements, errors) = (pause.requirements, pause.errors);
+        }
         let stage = if rest.was_pending { "PENDING" } else { "EXECUTING" };
         let mut made = StepInput::default();
         rest.results.iter().filter(|output| output.error.is_none()).for_each(|output| made.add_media_of(output));
@@ -350,6 +354,8 @@ impl WorkflowRunOutput {
             step_results: rest.results,
             step_executor_runs: rest.runs,
             metrics: rest.metrics,
+            step_requirements: requirements,
+            error_requirements: errors,
             ..Self::pending(info, input, created_at)
         }
     }

@@ -4,10 +4,12 @@
 //! The invariant: the same seed grows the same tree, whatever executes it.
 
 use crate::failure::{Failure, FailureKind};
+use crate::question::{Answer, Question, QuestionKind};
 use crate::retry::Retry;
 use crate::step::{StepInput, StepOutput};
 use crate::workflow::{
-    Block, Condition, Definition, ForEach, InvalidDefinition, Loop, OnError, Parallel, Router, Step, Steps,
+    Block, Condition, Definition, FieldType, ForEach, HumanReview, InvalidDefinition, Loop, OnError, OnReject,
+    Parallel, Router, Step, Steps, UserInputField,
 };
 use serde_json::{Map, Value, json};
 use std::fmt;
@@ -118,6 +120,10 @@ impl Forest {
                     heard();
                     question.text().len().is_multiple_of(2) == odd
                 });
+                let condition = match self.asks_here() {
+                    true => condition.human_review(HumanReview::confirmation("This way?").on_reject(OnReject::Else)),
+                    false => condition,
+                };
                 let condition = self.blocks(depth - 1).into_iter().fold(condition, Condition::step);
                 self.blocks(depth - 1).into_iter().fold(condition, Condition::otherwise).into()
             }
@@ -129,6 +135,10 @@ impl Forest {
                     heard();
                     question.last_text().len().is_multiple_of(3)
                 });
+                let repeated = match self.asks_here() {
+                    true => repeated.human_review(HumanReview::iterations("Done?").on_reject(OnReject::Retry)),
+                    false => repeated,
+                };
                 self.blocks(depth - 1).into_iter().fold(repeated, Loop::step).into()
             }
             5 => {
@@ -140,6 +150,10 @@ impl Forest {
                     let rest = if several { question.choices.len() } else { at + 1 };
                     question.choices[at..rest].to_vec()
                 });
+                let router = match self.asks_here() {
+                    true => router.human_review(HumanReview::selection("Which?").several()),
+                    false => router,
+                };
                 self.blocks(depth - 1).into_iter().fold(router, Router::choice).choice(self.block(depth - 1)).into()
             }
             6 => {
@@ -161,9 +175,30 @@ impl Forest {
                 let fails = self.fails && self.dice.below(8) == 0;
                 let asks = self.asks && self.dice.below(10) == 0;
                 let name = self.name(if asks { "ask" } else { ["step", "fail"][usize::from(fails)] });
-                (self.step)(&name).retry(retry).on_error(on_error).into()
+                let on_error = if self.asks && self.dice.below(3) == 0 { OnError::Pause } else { on_error };
+                let step = (self.step)(&name).retry(retry).on_error(on_error);
+                match self.asks.then(|| self.dice.below(9)) {
+                    Some(0) => step.human_review(self.review(HumanReview::confirmation("May it?"))),
+                    Some(1) => {
+                        let fields = [UserInputField::new("word"), UserInputField::new("count").of(FieldType::Int)];
+                        step.human_review(self.review(HumanReview::user_input("What?", fields)))
+                    }
+                    Some(2) => step.human_review(self.review(HumanReview::output("Good?"))),
+                    _ => step,
+                }
+                .into()
             }
         }
+    }
+
+    /// What follows from a no is left to chance.
+    fn review(&mut self, review: HumanReview) -> HumanReview {
+        let on_reject = [OnReject::Skip, OnReject::Skip, OnReject::Retry, OnReject::Cancel];
+        review.on_reject(on_reject[usize::try_from(self.dice.below(4)).unwrap_or(0)]).max_retries(2)
+    }
+
+    fn asks_here(&mut self) -> bool {
+        self.asks && self.dice.below(4) == 0
     }
 
     fn heard(&self, name: &str) -> impl Fn() + Send + Sync + 'static {
@@ -174,6 +209,29 @@ impl Forest {
 
 fn sequence(name: &str, blocks: Vec<Block>) -> Result<Definition, InvalidDefinition> {
     blocks.into_iter().fold(Definition::builder(name), |builder, block| builder.step(block)).build()
+}
+
+/// What somebody answers to a question of a random tree: it depends on the question alone.
+pub fn reply(question: &Question) -> Answer {
+    let print = question.key.as_str().bytes().fold(7u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    let says_no = print.is_multiple_of(4);
+    match question.kind {
+        QuestionKind::UserInput if says_no => Answer::reject("no idea"),
+        QuestionKind::UserInput | QuestionKind::ToolInput => {
+            Answer::input([("word", json!(format!("w{}", print % 10))), ("count", json!(print % 100))])
+        }
+        QuestionKind::RouteSelection => {
+            let from = print as usize % question.choices.len().max(1);
+            Answer::choose(&question.choices[from..])
+        }
+        QuestionKind::Error if question.retry_count < 2 && !says_no => Answer::Retry,
+        QuestionKind::Error => Answer::Skip,
+        QuestionKind::Outcome | QuestionKind::ToolResult => Answer::Result { result: json!(format!("found {print}")) },
+        QuestionKind::Definition => Answer::Retry,
+        QuestionKind::OutputReview if print % 5 == 1 => Answer::Edit { output: json!(format!("edited {print}")) },
+        _ if says_no => Answer::reject("try again"),
+        _ => Answer::Approve,
+    }
 }
 
 /// What a step of a random tree does: its answer, and what it changes in the session. Both depend on its name, its

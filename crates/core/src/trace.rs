@@ -276,7 +276,7 @@ impl TraceFold {
                 let failed = event.tool.tool_call_error == Some(true);
                 self.end(key, at, failed.then(|| Arc::from(TOOL_ERROR)), ended);
             }
-            (StepExecutorPaused { .. }, Some(Record::Waiting { key, .. })) => self.pause(key, at, ended),
+            (_, Some(Record::Waiting { key, .. })) => self.pause(key, at, ended),
             (WorkflowPaused { .. }, _) => self.pause(&Key::run(), at, ended),
             (WorkflowCancelled { .. }, _) => {
                 self.is_cancelled = true;

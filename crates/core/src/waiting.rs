@@ -71,6 +71,11 @@ pub enum Remedy {
         /// Which.
         run_id: RunId,
     },
+    /// Answer this question.
+    Answer {
+        /// Which.
+        question_id: Arc<str>,
+    },
 }
 
 /// Why a run is not over yet.

@@ -24,11 +24,12 @@
 //! ```
 
 use outlive_core::port::{
-    AUDIT_LIMIT, Accepted, Access, AuditFilter, AuditKind, AuditPage, AuditRecord, BoxFuture, COUNT_MAX, CancelIntent,
-    Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Delivery, DeliveryOutcome, DueHooks, Failing, Hook,
-    HookEvents, HookMove, HookState, Lease, LivingWorker, NewHook, NewRun, NewSession, News, Order, Release, Run,
-    RunCounts, RunFilter, RunPatch, Session, SessionFilter, SessionKind, SessionPatch, SessionPolicy, SessionSort,
-    Unfinished,
+    AUDIT_LIMIT, Accepted, Access, Answering, AuditFilter, AuditKind, AuditPage, AuditRecord, BoxFuture, COUNT_MAX,
+    CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Delivery, DeliveryOutcome, DueHooks,
+    Failing, Hook, HookEvents, HookMove, HookState, Lease, LivingWorker, NewAnswer, NewHook, NewQuestion, NewRun,
+    NewSession, News, Order, QuestionFilter, QuestionPatch, QuestionState, Release, Run, RunCounts, RunFilter,
+    RunPatch, Session, SessionFilter, SessionKind, SessionPatch, SessionPolicy, SessionSort, StoredAnswer,
+    StoredQuestion, TIMED_OUT, Unfinished,
 };
 use outlive_core::{DefinitionId, Page, RunId, RunInfo, RunStatus, SessionId, Timestamp, WorkerId};
 use serde_json::{Map, Value, json};
@@ -171,6 +172,25 @@ pub fn cases() -> Vec<Case> {
         someone_elses_key_is_a_conflict_that_tells_nothing,
         someone_elses_session_is_not_there,
         a_list_has_only_ones_own_runs,
+        a_question_is_stored_as_it_was_asked,
+        an_answer_frees_a_paused_run,
+        an_answer_is_given_once,
+        the_same_answer_again_changes_nothing,
+        answers_are_given_together_or_not_at_all,
+        an_answer_to_a_run_that_is_held_is_mail,
+        a_run_never_pauses_over_an_answer,
+        answers_race_with_pauses,
+        an_answer_ends_the_wait_of_a_parked_run,
+        a_question_whose_time_is_up_is_answered_by_a_claim,
+        an_answer_that_comes_too_late_is_refused,
+        a_claim_answers_a_bounded_number_of_questions,
+        a_question_that_is_asked_again_keeps_its_answer,
+        a_question_that_nobody_needs_answered_is_void,
+        a_cancelled_run_can_end_over_an_answer,
+        questions_are_listed_oldest_first,
+        someone_elses_question_is_not_there,
+        a_deleted_session_takes_its_questions_with_it,
+        a_handle_hears_of_answers,
         a_run_without_a_hook_has_none,
         a_hook_is_due_when_it_has_something_to_send,
         a_hook_is_held_by_one_at_a_time,
@@ -903,6 +923,7 @@ async fn a_commit_changes_log_row_and_session_together(Stores { one: db, .. }: S
             output: Some(Arc::from("{\"content\":1}")),
             is_progress: true,
             release: None,
+            questions: None,
         },
         session: Some(object(json!({"topic": "ai"}))),
         at: second(7),
@@ -2420,6 +2441,643 @@ async fn a_list_has_only_ones_own_runs(Stores { one: db, .. }: Stores) {
         let oldest = RunFilter { order: Order::OldestFirst, limit: 1, ..filter };
         assert_eq!(ids(user("ada"), oldest).await, ["r1"], "{described}");
     }
+}
+
+// Questions to people.
+
+fn a_question(id: &str, due_at: Option<Timestamp>) -> NewQuestion {
+    NewQuestion { id: Arc::from(id), due_at, text: Arc::from(format!("what {id} asks, \"quoted\", ünïcode ✓")) }
+}
+
+fn asking(lease: &Lease, asked: Vec<NewQuestion>) -> Commit {
+    let mut commit = commit_of(lease);
+    commit.patch.questions = Some(Box::new(QuestionPatch { asked, settled: Vec::new() }));
+    commit
+}
+
+fn settling(lease: &Lease, ids: &[&str]) -> Commit {
+    let mut commit = commit_of(lease);
+    let settled = ids.iter().map(|id| Arc::from(*id)).collect();
+    commit.patch.questions = Some(Box::new(QuestionPatch { asked: Vec::new(), settled }));
+    commit
+}
+
+fn pausing(lease: &Lease) -> Commit {
+    let mut commit = becoming(lease, RunStatus::Paused);
+    commit.patch.release = Some(Release::default());
+    commit
+}
+
+/// A run that a worker executes, and that has asked these questions.
+async fn running(db: &dyn Db, run: NewRun, worker: &str, questions: &[&str]) -> Lease {
+    let lease = start(db, run, worker).await;
+    commit(db, becoming(&lease, RunStatus::Running)).await;
+    commit(db, asking(&lease, questions.iter().map(|id| a_question(id, None)).collect())).await;
+    lease
+}
+
+/// A run that waits for answers to these questions.
+async fn paused(db: &dyn Db, run: NewRun, worker: &str, questions: &[&str]) {
+    let lease = running(db, run, worker, questions).await;
+    commit(db, pausing(&lease)).await;
+}
+
+fn an_answer(id: &str, text: &str, by: Option<&str>) -> NewAnswer {
+    NewAnswer { id: Arc::from(id), text: Arc::from(text), by: by.map(Arc::from) }
+}
+
+async fn answer(db: &dyn Db, answers: Vec<NewAnswer>, at: Timestamp) -> Answering {
+    db.answer(Access::All, answers, at).await.expect("an answer is taken or refused")
+}
+
+#[track_caller]
+fn expect_accepted(answering: Answering) {
+    assert!(matches!(answering, Answering::Accepted), "{answering:?}");
+}
+
+#[track_caller]
+fn expect_refused(answering: Answering) -> StoredQuestion {
+    match answering {
+        Answering::Refused(question) => *question,
+        Answering::Accepted => panic!("an answer was accepted that should have been refused"),
+    }
+}
+
+async fn question_of(db: &dyn Db, id: &str) -> StoredQuestion {
+    let question = db.question(Access::All, Arc::from(id)).await.expect("a question is read");
+    question.unwrap_or_else(|| panic!("question {id} is there"))
+}
+
+async fn asked(db: &dyn Db, access: Access, filter: QuestionFilter) -> (Vec<String>, Option<String>) {
+    let page = db.questions(access, filter).await.expect("questions are listed");
+    (page.questions.iter().map(|question| question.id.to_string()).collect(), page.next)
+}
+
+async fn inbox(db: &dyn Db, run: &str) -> Vec<(String, StoredAnswer)> {
+    let inbox = db.inbox(run_id(run)).await.expect("an inbox is read");
+    let answered = inbox.into_iter().map(|question| (question.id.to_string(), question.answer));
+    answered.map(|(id, answer)| (id, answer.expect("what is in an inbox has an answer"))).collect()
+}
+
+async fn mail(db: &dyn Db, worker: &str) -> Vec<String> {
+    let mail = db.mail(worker_id(worker)).await.expect("mail is read");
+    mail.iter().map(ToString::to_string).collect()
+}
+
+fn stored(text: &str, by: Option<&str>, at: Timestamp) -> StoredAnswer {
+    StoredAnswer { text: Arc::from(text), by: by.map(Arc::from), at }
+}
+
+/// Everything that can be seen of these questions and runs, to compare before and after.
+async fn questions_picture(db: &dyn Db, questions: &[&str], runs: &[&str]) -> String {
+    let mut all = String::new();
+    for id in questions {
+        all += &format!("{:?}\n", question_of(db, id).await);
+    }
+    for id in runs {
+        all += &format!("{} {:?}\n", picture(db, id).await, inbox(db, id).await);
+    }
+    all + &format!("{:?}", counted(db, Access::All, RunFilter::default()).await)
+}
+
+async fn a_question_is_stored_as_it_was_asked(Stores { one: db, other, .. }: Stores) {
+    register(&*db, "w1").await;
+    let lease = start(&*db, of_user("r1", "s1", "ann"), "w1").await;
+    let mut ask = asking(&lease, vec![a_question("q1", Some(second(99))), a_question("q2", None)]);
+    ask.page = Some(page(0, 1));
+    ask.patch.status = Some(RunStatus::Running);
+    commit(&*db, ask).await;
+    let question = question_of(&*other, "q1").await;
+    assert_eq!((&*question.id, question.run_id.as_str()), ("q1", "r1"));
+    assert_eq!((question.workflow_id.as_str(), question.session_id.as_str()), ("flow", "s1"));
+    assert_eq!(question.user_id.as_deref(), Some("ann"));
+    assert_eq!(question.text, a_question("q1", None).text);
+    assert_eq!((question.asked_at, question.due_at), (second(5), Some(second(99))));
+    assert_eq!((question.state, question.answer), (QuestionState::Open, None));
+    assert_eq!(question_of(&*other, "q2").await.due_at, None);
+    assert!(db.question(Access::All, Arc::from("q3")).await.expect("asking is fine").is_none());
+    assert_eq!(asked(&*other, Access::All, QuestionFilter::default()).await.0, ["q1", "q2"]);
+    assert_eq!(inbox(&*db, "r1").await, []);
+    assert_eq!(inbox(&*db, "unknown").await, []);
+    expect_kind(db.answer(Access::All, vec![an_answer("q3", "yes", None)], second(6)).await, DbErrorKind::NotFound);
+
+    // What a commit that is refused asks was never asked.
+    let mut stale = asking(&lease, vec![a_question("q3", None)]);
+    stale.lease.epoch += 1;
+    expect_kind(db.commit(stale).await, DbErrorKind::Fenced);
+    let mut misplaced = asking(&lease, vec![a_question("q3", None)]);
+    misplaced.page = Some(page(7, 1));
+    expect_kind(db.commit(misplaced).await, DbErrorKind::Storage);
+    assert!(db.question(Access::All, Arc::from("q3")).await.expect("asking is fine").is_none());
+}
+
+async fn an_answer_frees_a_paused_run(Stores { one: db, other, .. }: Stores) {
+    register(&*db, "w1").await;
+    paused(&*db, of_user("r1", "s1", "ann"), "w1", &["q1", "q2"]).await;
+    paused(&*db, of_user("r2", "s2", "ann"), "w1", &["q3"]).await;
+    assert!(claim(&*db, claim_of("w1", second(6))).await.runs.is_empty());
+    let paused_and_running = async || {
+        let counts = counted(&*db, user("ann"), RunFilter::default()).await;
+        let unfinished = db.unfinished(10).await.expect("runs are counted");
+        assert_eq!((unfinished.running, unfinished.paused), (counts[1], counts[2]));
+        (counts[2], counts[1])
+    };
+    assert_eq!(paused_and_running().await, (2, 0));
+
+    expect_accepted(answer(&*other, vec![an_answer("q2", "yes, \"✓\"", Some("bob"))], second(7)).await);
+    let question = question_of(&*db, "q2").await;
+    assert_eq!(question.state, QuestionState::Answered);
+    assert_eq!(question.answer, Some(stored("yes, \"✓\"", Some("bob"), second(7))));
+    let run = run_of(&*db, "r1").await;
+    assert_eq!((run.status, run.worker, run.due_at), (RunStatus::Running, None, None));
+    assert_eq!(run.updated_at, second(7));
+    assert_eq!(paused_and_running().await, (1, 1));
+    assert_eq!(inbox(&*db, "r1").await, [("q2".to_owned(), stored("yes, \"✓\"", Some("bob"), second(7)))]);
+    assert_eq!(asked(&*db, Access::All, QuestionFilter::default()).await.0, ["q1", "q3"]);
+
+    let claimed = claim(&*db, claim_of("w1", second(8))).await;
+    assert_eq!(ids(&claimed), ["r1"]);
+    assert_eq!(mail(&*db, "w1").await, ["r1"]);
+    expect_accepted(answer(&*db, vec![an_answer("q1", "no", None), an_answer("q3", "no", None)], second(9)).await);
+    assert_eq!(inbox(&*db, "r1").await.iter().map(|(id, _)| &**id).collect::<Vec<_>>(), ["q1", "q2"]);
+    assert_eq!(paused_and_running().await, (0, 2));
+    assert_eq!(ids(&claim(&*other, claim_of("w1", second(8))).await), ["r2"]);
+}
+
+async fn an_answer_is_given_once(Stores { one, other, .. }: Stores) {
+    register(&*one, "w1").await;
+    for trial in 0..50 {
+        let (run, question) = (format!("r{trial}"), format!("q{trial}"));
+        paused(&*one, new_run(&run), "w1", &[&question]).await;
+        let (ann, bob) = tokio::join!(
+            answer(&*one, vec![an_answer(&question, "yes", Some("ann"))], second(7)),
+            answer(&*other, vec![an_answer(&question, "no", Some("bob"))], second(8)),
+        );
+        let (won, lost) = match (ann, bob) {
+            (Answering::Accepted, lost) => (stored("yes", Some("ann"), second(7)), lost),
+            (lost, Answering::Accepted) => (stored("no", Some("bob"), second(8)), lost),
+            both => panic!("both were refused: {both:?}"),
+        };
+        let told = expect_refused(lost);
+        assert_eq!((&*told.id, told.state), (&*question, QuestionState::Answered));
+        assert_eq!(told.answer.as_ref(), Some(&won), "who comes too late learns by whom and when");
+        assert_eq!(question_of(&*one, &question).await.answer, Some(won.clone()));
+        assert_eq!(inbox(&*other, &run).await, [(question, won)]);
+    }
+}
+
+async fn the_same_answer_again_changes_nothing(Stores { one: db, other, .. }: Stores) {
+    register(&*db, "w1").await;
+    paused(&*db, new_run("r1"), "w1", &["q1", "q2"]).await;
+    let twice = vec![an_answer("q1", "yes", Some("ann")), an_answer("q1", "yes", Some("ann"))];
+    expect_accepted(answer(&*db, twice, second(7)).await);
+    let before = questions_picture(&*db, &["q1", "q2"], &["r1"]).await;
+    let again = || an_answer("q1", "yes", Some("ann"));
+    expect_accepted(answer(&*other, vec![again()], second(9)).await);
+    for other_answer in
+        [an_answer("q1", "no", Some("ann")), an_answer("q1", "yes", Some("bob")), an_answer("q1", "yes", None)]
+    {
+        let told = expect_refused(answer(&*db, vec![other_answer], second(9)).await);
+        assert_eq!(told.answer, Some(stored("yes", Some("ann"), second(7))));
+    }
+    assert_eq!(questions_picture(&*db, &["q1", "q2"], &["r1"]).await, before);
+
+    // Also when the log has it, and when the run has ended.
+    let (_, lease) = claim(&*db, claim_of("w1", second(10))).await.runs.remove(0);
+    commit(&*db, settling(&lease, &["q1"])).await;
+    expect_accepted(answer(&*db, vec![again()], second(11)).await);
+    assert_eq!(inbox(&*db, "r1").await, []);
+    commit(&*db, becoming(&lease, RunStatus::Completed)).await;
+    expect_accepted(answer(&*db, vec![again()], second(11)).await);
+    expect_refused(answer(&*db, vec![an_answer("q1", "no", None)], second(11)).await);
+}
+
+async fn answers_are_given_together_or_not_at_all(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    paused(&*db, new_run("r1"), "w1", &["q1", "q2"]).await;
+    paused(&*db, of_user("r2", "s2", "ann"), "w1", &["q3"]).await;
+    paused(&*db, of_user("r3", "s3", "bob"), "w1", &["q4"]).await;
+    expect_accepted(answer(&*db, vec![an_answer("q3", "yes", Some("ann"))], second(6)).await);
+    let questions = ["q1", "q2", "q3", "q4"];
+    let before = questions_picture(&*db, &questions, &["r1", "r2", "r3"]).await;
+    let first = || an_answer("q1", "yes", None);
+
+    let told = expect_refused(answer(&*db, vec![first(), an_answer("q3", "no", None), first()], second(7)).await);
+    assert_eq!(&*told.id, "q3");
+    let told = expect_refused(answer(&*db, vec![first(), an_answer("q1", "no", None)], second(7)).await);
+    assert_eq!((&*told.id, told.state), ("q1", QuestionState::Open));
+    let unknown = db.answer(Access::All, vec![first(), an_answer("q9", "yes", None)], second(7)).await;
+    expect_kind(unknown, DbErrorKind::NotFound);
+    let not_ones_own = vec![an_answer("q3", "yes", Some("ann")), an_answer("q4", "yes", None)];
+    expect_kind(db.answer(user("ann"), not_ones_own, second(7)).await, DbErrorKind::NotFound);
+    assert_eq!(questions_picture(&*db, &questions, &["r1", "r2", "r3"]).await, before);
+
+    expect_accepted(answer(&*db, Vec::new(), second(7)).await);
+    assert_eq!(questions_picture(&*db, &questions, &["r1", "r2", "r3"]).await, before);
+    let mut three = vec![first(), an_answer("q2", "no", None), an_answer("q4", "yes", None)];
+    three.push(an_answer("q3", "yes", Some("ann")));
+    expect_accepted(answer(&*db, three, second(7)).await);
+    assert_eq!(ids(&claim(&*db, claim_of("w1", second(8))).await), ["r1", "r2", "r3"]);
+}
+
+async fn an_answer_to_a_run_that_is_held_is_mail(Stores { one: db, other, .. }: Stores) {
+    register(&*db, "w1").await;
+    register(&*db, "w2").await;
+    let lease = running(&*db, new_run("r1"), "w1", &["q1", "q2"]).await;
+    running(&*db, new_run("r2"), "w2", &["q3"]).await;
+    running(&*db, new_run("r3"), "w1", &["q4"]).await;
+    assert!(mail(&*db, "w1").await.is_empty());
+    expect_accepted(answer(&*other, vec![an_answer("q2", "a", None), an_answer("q3", "b", None)], second(6)).await);
+    expect_accepted(answer(&*other, vec![an_answer("q1", "c", None)], second(7)).await);
+    assert_eq!((mail(&*db, "w1").await, mail(&*db, "w2").await), (vec!["r1".to_owned()], vec!["r2".to_owned()]));
+    assert!(mail(&*db, "unknown").await.is_empty());
+    let run = run_of(&*db, "r1").await;
+    assert_eq!((run.status, run.worker), (RunStatus::Running, Some(worker_id("w1"))));
+    assert!(claim(&*db, claim_of("w2", second(8))).await.runs.is_empty(), "it is held");
+
+    commit(&*db, settling(&lease, &["q2"])).await;
+    assert_eq!(mail(&*db, "w1").await, ["r1"]);
+    commit(&*db, settling(&lease, &["q1"])).await;
+    assert!(mail(&*db, "w1").await.is_empty());
+    assert_eq!(inbox(&*db, "r1").await, []);
+    assert_eq!(question_of(&*db, "q1").await.state, QuestionState::Answered);
+    commit(&*db, pausing(&lease)).await;
+    assert_eq!(run_of(&*db, "r1").await.status, RunStatus::Paused, "nothing is left in its inbox");
+}
+
+async fn a_run_never_pauses_over_an_answer(Stores { one: db, other, .. }: Stores) {
+    register(&*db, "w1").await;
+    let lease = running(&*db, new_run("r1"), "w1", &["q1", "q2"]).await;
+    expect_accepted(answer(&*other, vec![an_answer("q1", "yes", None)], second(6)).await);
+    let (sender, mut news) = mpsc::unbounded_channel();
+    db.watch(Arc::new(move |told| drop(sender.send(told))));
+    commit(&*db, pausing(&lease)).await;
+    let mut told = Vec::new();
+    while !told.contains(&News::Free { by: Some(worker_id("w1")) }) {
+        told.push(tokio::time::timeout(NEWS_WAIT, news.recv()).await.expect("news arrives").expect("it goes on"));
+    }
+    let run = run_of(&*db, "r1").await;
+    assert_eq!((run.status, run.worker, run.claims), (RunStatus::Running, None, 0));
+    assert_eq!(counted(&*db, Access::All, RunFilter::default()).await, [0, 1, 0, 0, 0, 0]);
+    let (run, lease) = claim(&*db, claim_of("w1", second(7))).await.runs.remove(0);
+    assert_eq!(run.status, RunStatus::Running);
+
+    // Settled by the commit that pauses it, it rests.
+    let mut rests = settling(&lease, &["q1"]);
+    rests.patch.status = Some(RunStatus::Paused);
+    commit(&*db, rests).await;
+    assert_eq!(run_of(&*db, "r1").await.status, RunStatus::Paused);
+    // Its holder has not let go of it when the other answer comes, and does not know of that.
+    expect_accepted(answer(&*other, vec![an_answer("q2", "no", None)], second(8)).await);
+    assert_eq!(run_of(&*db, "r1").await.status, RunStatus::Running);
+    assert_eq!(mail(&*db, "w1").await, ["r1"]);
+    commit(&*db, becoming(&lease, RunStatus::Paused)).await;
+    assert_eq!(run_of(&*db, "r1").await.status, RunStatus::Running);
+    commit(&*db, releasing(&lease, None)).await;
+    assert_eq!(counted(&*db, Access::All, RunFilter::default()).await, [0, 1, 0, 0, 0, 0]);
+    let (_, lease) = claim(&*db, claim_of("w1", second(9))).await.runs.remove(0);
+    commit(&*db, settling(&lease, &["q2"])).await;
+    commit(&*db, becoming(&lease, RunStatus::Completed)).await;
+    assert_eq!(counted(&*db, Access::All, RunFilter::default()).await, [0, 0, 0, 1, 0, 0]);
+}
+
+async fn answers_race_with_pauses(Stores { one, other, .. }: Stores) {
+    register(&*one, "w1").await;
+    for trial in 0..100 {
+        let (run, question) = (format!("r{trial}"), format!("q{trial}"));
+        let lease = running(&*one, new_run(&run), "w1", &[&question]).await;
+        let (answerer, holder) = if trial % 2 == 0 { (&one, &other) } else { (&other, &one) };
+        let (accepted, rested) = tokio::join!(
+            answer(&**answerer, vec![an_answer(&question, "yes", None)], second(7)),
+            holder.commit(pausing(&lease)),
+        );
+        expect_accepted(accepted);
+        rested.expect("a commit succeeds");
+        let claimed = claim(&*one, claim_of("w1", second(8))).await;
+        assert_eq!(ids(&claimed), [run.as_str()]);
+        assert_eq!(claimed.runs[0].0.status, RunStatus::Running);
+        assert_eq!(inbox(&*one, &run).await, [(question, stored("yes", None, second(7)))]);
+    }
+}
+
+async fn an_answer_ends_the_wait_of_a_parked_run(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let far = Some(second(1000));
+    let early = running(&*db, new_run("early"), "w1", &["q1"]).await;
+    let late = running(&*db, new_run("late"), "w1", &["q2"]).await;
+    commit(&*db, releasing(&late, far)).await;
+    assert_eq!(run_of(&*db, "late").await.due_at, far);
+    expect_accepted(answer(&*db, vec![an_answer("q1", "a", None), an_answer("q2", "b", None)], second(6)).await);
+    commit(&*db, releasing(&early, far)).await;
+    let mut claimed = claim(&*db, claim_of("w1", second(7))).await;
+    assert_eq!(ids(&claimed), ["early", "late"]);
+    // Once the log has the answer, it may wait again.
+    let (_, lease) = claimed.runs.remove(0);
+    commit(&*db, settling(&lease, &["q1"])).await;
+    commit(&*db, releasing(&lease, far)).await;
+    let claimed = claim(&*db, claim_of("w1", second(8))).await;
+    assert!(claimed.runs.is_empty() && claimed.next_due == far);
+}
+
+async fn a_question_whose_time_is_up_is_answered_by_a_claim(Stores { one: db, other, .. }: Stores) {
+    register(&*db, "w1").await;
+    for (run, question, due) in [("r1", "q1", 20), ("r2", "q2", 10), ("r3", "q3", 30)] {
+        let lease = running(&*db, new_run(run), "w1", &[]).await;
+        commit(&*db, asking(&lease, vec![a_question(question, Some(second(due)))])).await;
+        commit(&*db, pausing(&lease)).await;
+    }
+    let lease = running(&*db, new_run("held"), "w1", &[]).await;
+    commit(&*db, asking(&lease, vec![a_question("q4", Some(second(20)))])).await;
+    let claimed = claim(&*other, claim_of("w1", second(9))).await;
+    assert_eq!((claimed.runs.len(), claimed.next_due, claimed.more), (0, Some(second(10)), false));
+    assert_eq!(question_of(&*db, "q2").await.state, QuestionState::Open);
+
+    // Whatever it asks for.
+    let nothing = Claim { limit: 0, workflows: Arc::from([workflow_id("other")]), ..claim_of("w1", second(10)) };
+    let claimed = claim(&*other, nothing).await;
+    assert_eq!((claimed.runs.len(), claimed.next_due), (0, Some(second(20))));
+    let question = question_of(&*db, "q2").await;
+    assert_eq!(question.state, QuestionState::Answered);
+    assert_eq!(question.answer, Some(stored(TIMED_OUT, None, second(10))));
+    assert_eq!(inbox(&*db, "r2").await, [("q2".to_owned(), stored(TIMED_OUT, None, second(10)))]);
+    assert_eq!(run_of(&*db, "r2").await.status, RunStatus::Running);
+    assert_eq!(counted(&*db, Access::All, RunFilter::default()).await, [0, 2, 2, 0, 0, 0]);
+
+    let claimed = claim(&*db, claim_of("w1", second(25))).await;
+    assert_eq!((ids(&claimed), claimed.next_due), (vec!["r1", "r2"], Some(second(30))));
+    let mut has_mail = mail(&*db, "w1").await;
+    has_mail.sort();
+    assert_eq!(has_mail, ["held", "r1", "r2"]);
+    let told = expect_refused(answer(&*db, vec![an_answer("q4", "yes", Some("ann"))], second(26)).await);
+    assert_eq!(told.answer, Some(stored(TIMED_OUT, None, second(25))));
+
+    // One that was answered, or is not needed any more, does not run out of time.
+    expect_accepted(answer(&*db, vec![an_answer("q3", "yes", None)], second(29)).await);
+    let claimed = claim(&*db, claim_of("w1", second(31))).await;
+    assert_eq!((ids(&claimed), claimed.next_due), (vec!["r3"], None));
+    assert_eq!(question_of(&*db, "q3").await.answer, Some(stored("yes", None, second(29))));
+    let mut asks = asking(&lease, vec![a_question("q5", Some(second(40)))]);
+    asks.patch.questions.get_or_insert_default().settled.push(Arc::from("q5"));
+    commit(&*db, asks).await;
+    assert_eq!(claim(&*db, claim_of("w1", second(41))).await.next_due, None);
+    assert_eq!(question_of(&*db, "q5").await.state, QuestionState::Void);
+}
+
+async fn an_answer_that_comes_too_late_is_refused(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let lease = running(&*db, new_run("r1"), "w1", &["q1"]).await;
+    let asks = vec![a_question("q2", Some(second(20))), a_question("q3", Some(second(21)))];
+    commit(&*db, asking(&lease, asks)).await;
+    commit(&*db, pausing(&lease)).await;
+    // No worker has noticed: the time is up all the same.
+    let both = vec![an_answer("q1", "yes", None), an_answer("q2", "yes", Some("ann"))];
+    let told = expect_refused(answer(&*db, both, second(20)).await);
+    assert_eq!((&*told.id, told.state), ("q2", QuestionState::Answered));
+    assert_eq!(told.answer, Some(stored(TIMED_OUT, None, second(20))));
+    assert_eq!(inbox(&*db, "r1").await, [("q2".to_owned(), stored(TIMED_OUT, None, second(20)))]);
+    assert_eq!(run_of(&*db, "r1").await.status, RunStatus::Running);
+    assert_eq!(question_of(&*db, "q1").await.state, QuestionState::Open);
+    expect_accepted(answer(&*db, vec![an_answer("q3", "yes", None)], second(20)).await);
+    assert_eq!(ids(&claim(&*db, claim_of("w1", second(22))).await), ["r1"]);
+    assert_eq!(counted(&*db, Access::All, RunFilter::default()).await, [0, 1, 0, 0, 0, 0]);
+}
+
+async fn a_claim_answers_a_bounded_number_of_questions(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let lease = running(&*db, new_run("r1"), "w1", &[]).await;
+    let late = (0..1001).map(|number| a_question(&format!("q{number}"), Some(second(10)))).collect();
+    commit(&*db, asking(&lease, late)).await;
+    let claimed = claim(&*db, claim_of("w1", second(11))).await;
+    assert!(claimed.more, "one is left");
+    assert_eq!(claimed.next_due, Some(second(10)));
+    assert_eq!(inbox(&*db, "r1").await.len(), 1000);
+    let claimed = claim(&*db, claim_of("w1", second(11))).await;
+    assert_eq!((claimed.more, claimed.next_due), (false, None));
+    assert_eq!(inbox(&*db, "r1").await.len(), 1001);
+}
+
+async fn a_question_that_is_asked_again_keeps_its_answer(Stores { one: db, other, .. }: Stores) {
+    register(&*db, "w1").await;
+    let lease = running(&*db, new_run("r1"), "w1", &["q1", "q2"]).await;
+    expect_accepted(answer(&*other, vec![an_answer("q1", "yes", Some("ann"))], second(6)).await);
+    let before = (question_of(&*db, "q1").await, question_of(&*db, "q2").await);
+    // A worker that takes over asks what the one before it asked.
+    commit(&*db, releasing(&lease, None)).await;
+    let (_, lease) = claim(&*db, claim_of("w1", second(7))).await.runs.remove(0);
+    let mut again = asking(&lease, vec![a_question("q1", Some(second(8))), a_question("q2", Some(second(8)))]);
+    again.at = second(7);
+    again.patch.status = Some(RunStatus::Paused);
+    again.patch.release = Some(Release::default());
+    commit(&*db, again).await;
+    let after = (question_of(&*db, "q1").await, question_of(&*db, "q2").await);
+    assert_eq!(format!("{after:?}"), format!("{before:?}"));
+    let (run, lease) = claim(&*db, claim_of("w1", second(9))).await.runs.remove(0);
+    assert_eq!(run.status, RunStatus::Running, "the answer is in its inbox");
+    commit(&*db, settling(&lease, &["q1"])).await;
+    commit(&*db, asking(&lease, vec![a_question("q1", None)])).await;
+    assert_eq!(inbox(&*db, "r1").await, [], "the log has it");
+    assert_eq!(question_of(&*db, "q1").await.answer, Some(stored("yes", Some("ann"), second(6))));
+}
+
+async fn a_question_that_nobody_needs_answered_is_void(Stores { one: db, other, .. }: Stores) {
+    register(&*db, "w1").await;
+    let lease = running(&*db, new_run("r1"), "w1", &["q1", "q2"]).await;
+    let another = running(&*db, new_run("r2"), "w1", &["q3", "q4"]).await;
+    commit(&*db, settling(&lease, &["q1", "q3", "unknown"])).await;
+    assert_eq!(question_of(&*db, "q3").await.state, QuestionState::Open, "it is another run's");
+    let told = expect_refused(answer(&*other, vec![an_answer("q1", "yes", None)], second(6)).await);
+    assert_eq!((told.state, told.answer), (QuestionState::Void, None));
+
+    // The end of a run leaves none open, whether or not they were settled.
+    let mut ends = settling(&another, &["q3"]);
+    ends.patch.status = Some(RunStatus::Completed);
+    commit(&*db, ends).await;
+    for id in ["q3", "q4"] {
+        let told = expect_refused(answer(&*other, vec![an_answer(id, "yes", None)], second(6)).await);
+        assert_eq!((told.state, told.answer), (QuestionState::Void, None));
+        assert_eq!(question_of(&*db, id).await.state, QuestionState::Void);
+    }
+    assert_eq!(asked(&*db, Access::All, QuestionFilter::default()).await.0, ["q2"]);
+    let all = QuestionFilter { with_settled: true, ..QuestionFilter::default() };
+    assert_eq!(asked(&*db, Access::All, all).await.0, ["q1", "q2", "q3", "q4"]);
+    let of_run = QuestionFilter { run_id: Some(run_id("r2")), ..QuestionFilter::default() };
+    assert!(asked(&*db, Access::All, of_run).await.0.is_empty());
+    assert_eq!(run_of(&*db, "r2").await.status, RunStatus::Completed);
+
+    // Nor does one that was left open run out of time.
+    let lease = running(&*db, new_run("r3"), "w1", &[]).await;
+    commit(&*db, asking(&lease, vec![a_question("q5", Some(second(20)))])).await;
+    commit(&*db, becoming(&lease, RunStatus::Cancelled)).await;
+    let before = picture(&*db, "r3").await;
+    assert_eq!(claim(&*db, claim_of("w1", second(21))).await.next_due, None);
+    assert_eq!(question_of(&*db, "q5").await.state, QuestionState::Void);
+    assert_eq!((picture(&*db, "r3").await, inbox(&*db, "r3").await), (before, Vec::new()));
+}
+
+async fn a_cancelled_run_can_end_over_an_answer(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    paused(&*db, new_run("r1"), "w1", &["q1"]).await;
+    db.request_cancel(Access::All, run_id("r1"), intent("stop")).await.expect("a cancel succeeds");
+    expect_accepted(answer(&*db, vec![an_answer("q1", "yes", None)], second(6)).await);
+    let (_, lease) = claim(&*db, claim_of("w1", second(7))).await.runs.remove(0);
+    commit(&*db, becoming(&lease, RunStatus::Cancelled)).await;
+    assert_eq!(run_of(&*db, "r1").await.status, RunStatus::Cancelled);
+    assert!(mail(&*db, "w1").await.is_empty());
+    assert_eq!(question_of(&*db, "q1").await.state, QuestionState::Answered);
+    assert_eq!(counted(&*db, Access::All, RunFilter::default()).await, [0, 0, 0, 0, 1, 0]);
+}
+
+async fn questions_are_listed_oldest_first(Stores { one: db, other, .. }: Stores) {
+    register(&*db, "w1").await;
+    let mut other_flow = of_user("r2", "s2", "ann");
+    other_flow.info.workflow_id = workflow_id("other");
+    let r1 = running(&*db, of_user("r1", "s1", "ann"), "w1", &["q1", "q2"]).await;
+    running(&*db, other_flow, "w1", &["q3", "q4"]).await;
+    running(&*db, of_user("r3", "s3", "bob"), "w1", &["q5"]).await;
+    running(&*db, new_run("r4"), "w1", &["q6"]).await;
+    commit(&*db, asking(&r1, vec![a_question("q7", None)])).await;
+    expect_accepted(answer(&*db, vec![an_answer("q1", "yes", None), an_answer("q3", "yes", None)], second(6)).await);
+    commit(&*db, settling(&r1, &["q1"])).await;
+
+    let filter = |run: Option<&str>, workflow: Option<&str>, with_settled| QuestionFilter {
+        run_id: run.map(run_id),
+        workflow_id: workflow.map(workflow_id),
+        with_settled,
+        ..QuestionFilter::default()
+    };
+    let everyone = Access::All;
+    for (access, wanted, expected) in [
+        (&everyone, filter(None, None, false), vec!["q2", "q4", "q5", "q6", "q7"]),
+        (&everyone, filter(None, None, true), vec!["q1", "q2", "q3", "q4", "q5", "q6", "q7"]),
+        (&everyone, filter(Some("r1"), None, false), vec!["q2", "q7"]),
+        (&everyone, filter(Some("r1"), None, true), vec!["q1", "q2", "q7"]),
+        (&everyone, filter(Some("r1"), Some("other"), true), vec![]),
+        (&everyone, filter(Some("r9"), None, true), vec![]),
+        (&everyone, filter(None, Some("other"), false), vec!["q4"]),
+        (&everyone, filter(None, Some("other"), true), vec!["q3", "q4"]),
+        (&everyone, filter(None, Some("flow"), true), vec!["q1", "q2", "q5", "q6", "q7"]),
+        (&user("ann"), filter(None, None, false), vec!["q2", "q4", "q7"]),
+        (&user("ann"), filter(None, None, true), vec!["q1", "q2", "q3", "q4", "q7"]),
+        (&user("ann"), filter(None, Some("flow"), true), vec!["q1", "q2", "q7"]),
+        (&user("ann"), filter(Some("r3"), None, true), vec![]),
+        (&user("eve"), filter(None, None, true), vec![]),
+    ] {
+        let (listed, next) = asked(&*other, access.clone(), wanted.clone()).await;
+        assert_eq!((listed, next), (expected.iter().map(|id| (*id).to_owned()).collect(), None), "{wanted:?}");
+        // Page by page it is the same list.
+        let (mut paged, mut after) = (Vec::new(), None);
+        for _ in 0..=expected.len() {
+            let part = QuestionFilter { after: after.take(), limit: 2, ..wanted.clone() };
+            let (listed, next) = asked(&*other, access.clone(), part).await;
+            assert!(listed.len() <= 2);
+            paged.extend(listed);
+            after = next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!((paged, after), (expected.iter().map(|id| (*id).to_owned()).collect(), None), "{wanted:?}");
+    }
+
+    for cursor in ["", "x", "-1", "99999999999999999999"] {
+        let bad = QuestionFilter { after: Some(cursor.to_owned()), ..QuestionFilter::default() };
+        expect_kind(db.questions(Access::All, bad).await, DbErrorKind::Storage);
+    }
+    let many = (0..1010).map(|number| a_question(&format!("m{number}"), None)).collect();
+    commit(&*db, asking(&r1, many)).await;
+    for (limit, len) in [(0, 50), (1, 1), (u32::MAX, 1000)] {
+        let (listed, next) = asked(&*db, Access::All, QuestionFilter { limit, ..QuestionFilter::default() }).await;
+        assert_eq!((listed.len(), next.is_some()), (len, true));
+    }
+    let long: Arc<str> = "x".repeat(9 << 20).into();
+    let long = |id: &str| NewQuestion { text: long.clone(), ..a_question(id, None) };
+    let lease = running(&*db, new_run("long"), "w1", &[]).await;
+    commit(&*db, asking(&lease, vec![long("l1"), long("l2"), long("l3")])).await;
+    let of_long = QuestionFilter { run_id: Some(run_id("long")), ..QuestionFilter::default() };
+    let (listed, next) = asked(&*db, Access::All, of_long.clone()).await;
+    assert_eq!(listed, ["l1", "l2"]);
+    assert_eq!(asked(&*db, Access::All, QuestionFilter { after: next, ..of_long }).await.0, ["l3"]);
+}
+
+async fn someone_elses_question_is_not_there(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let lease = running(&*db, of_user("r1", "s1", "ann"), "w1", &["q1"]).await;
+    commit(&*db, asking(&lease, vec![a_question("q2", Some(second(10)))])).await;
+    commit(&*db, pausing(&lease)).await;
+    paused(&*db, new_run("r2"), "w1", &["q3"]).await;
+    let before = questions_picture(&*db, &["q1", "q2", "q3"], &["r1", "r2"]).await;
+    let unknown = db.answer(user("bob"), vec![an_answer("unknown", "yes", None)], second(20)).await;
+    let unknown = unknown.expect_err("there is none").to_string();
+    for id in ["q1", "q2", "q3"] {
+        assert!(db.question(user("bob"), Arc::from(id)).await.expect("asking is fine").is_none());
+        let refused = db.answer(user("bob"), vec![an_answer(id, "yes", Some("bob"))], second(20)).await;
+        let error = refused.expect_err("it is not bob's");
+        assert_eq!((error.kind(), error.to_string()), (DbErrorKind::NotFound, unknown.replace("unknown", id)));
+    }
+    assert_eq!(questions_picture(&*db, &["q1", "q2", "q3"], &["r1", "r2"]).await, before);
+    assert!(db.question(user("ann"), Arc::from("q1")).await.expect("asking is fine").is_some());
+    let own = db.answer(user("ann"), vec![an_answer("q1", "yes", Some("ann"))], second(6)).await;
+    expect_accepted(own.expect("it is ann's"));
+}
+
+async fn a_deleted_session_takes_its_questions_with_it(Stores { one: db, other, .. }: Stores) {
+    register(&*db, "w1").await;
+    let lease = running(&*db, new_run("r1"), "w1", &["q1", "q2"]).await;
+    commit(&*db, asking(&lease, vec![a_question("q3", Some(second(10)))])).await;
+    running(&*db, new_run("r2"), "w1", &["q4"]).await;
+    expect_accepted(answer(&*db, vec![an_answer("q1", "yes", None), an_answer("q4", "yes", None)], second(6)).await);
+    let deleted = other.delete_sessions(Access::All, vec![session_id("session-of-r1")], true).await;
+    assert_eq!(deleted.expect("it is forced"), 1);
+    for id in ["q1", "q2", "q3"] {
+        assert!(db.question(Access::All, Arc::from(id)).await.expect("asking is fine").is_none());
+        let gone = db.answer(Access::All, vec![an_answer(id, "yes", None)], second(7)).await;
+        expect_kind(gone, DbErrorKind::NotFound);
+    }
+    let all = QuestionFilter { with_settled: true, ..QuestionFilter::default() };
+    assert_eq!(asked(&*db, Access::All, all).await.0, ["q4"]);
+    assert_eq!((inbox(&*db, "r1").await.len(), mail(&*db, "w1").await), (0, vec!["r2".to_owned()]));
+    assert_eq!(claim(&*db, claim_of("w1", second(11))).await.next_due, None);
+    // The ids are free again, and nothing from before is found.
+    running(&*db, new_run("r1"), "w1", &["q1"]).await;
+    assert_eq!(question_of(&*db, "q1").await.state, QuestionState::Open);
+    assert_eq!(inbox(&*db, "r1").await, []);
+}
+
+async fn a_handle_hears_of_answers(Stores { one: db, other, .. }: Stores) {
+    register(&*db, "w1").await;
+    paused(&*db, new_run("r1"), "w1", &["q1"]).await;
+    running(&*db, new_run("r2"), "w1", &["q2"]).await;
+    let lease = running(&*db, new_run("r3"), "w1", &[]).await;
+    commit(&*db, asking(&lease, vec![a_question("q3", Some(second(10)))])).await;
+    commit(&*db, pausing(&lease)).await;
+    let (sender, mut news) = mpsc::unbounded_channel();
+    db.watch(Arc::new(move |told| drop(sender.send(told))));
+    other.open().await.expect("the store opens");
+    let (far, mut far_news) = mpsc::unbounded_channel();
+    other.watch(Arc::new(move |told| drop(far.send(told))));
+    let mut told = async |count: usize| {
+        let mut told = Vec::new();
+        while told.len() < count {
+            let one = tokio::time::timeout(NEWS_WAIT, news.recv()).await.expect("news arrives").expect("it goes on");
+            // What the worker did before it began to watch may be told now.
+            told.extend(Some(one).filter(|one| matches!(one, News::Run { by: None, .. } | News::Free { by: None })));
+        }
+        told
+    };
+    let ran = |id: &str| News::Run { run_id: run_id(id), by: None };
+    let freed = News::Free { by: None };
+
+    expect_accepted(answer(&*db, vec![an_answer("q1", "yes", None)], second(6)).await);
+    assert_eq!(told(2).await, [ran("r1"), freed.clone()]);
+    let far_told = tokio::time::timeout(NEWS_WAIT, far_news.recv()).await.expect("news arrives");
+    assert!(matches!(far_told, Some(News::Anything)), "{far_told:?}");
+    // The same again is no news, nor is what was refused.
+    expect_accepted(answer(&*db, vec![an_answer("q1", "yes", None)], second(7)).await);
+    expect_refused(answer(&*db, vec![an_answer("q1", "no", None)], second(7)).await);
+    expect_accepted(answer(&*db, vec![an_answer("q2", "yes", None)], second(7)).await);
+    assert_eq!(told(1).await, [ran("r2")], "its holder has it");
+    claim(&*db, Claim { limit: 0, ..claim_of("w1", second(10)) }).await;
+    assert_eq!(told(2).await, [ran("r3"), freed]);
 }
 
 // Hooks.

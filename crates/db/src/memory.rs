@@ -6,6 +6,7 @@
 
 mod audit;
 mod hooks;
+mod questions;
 
 use crate::rules::{self, Earlier, Picker, Standing};
 use crate::silence::Silence;
@@ -17,6 +18,7 @@ use outlive_core::port::{
     SessionStore, Unfinished, Watcher, merge,
 };
 use outlive_core::{DefinitionId, Page, RunId, RunStatus, SessionId, Timestamp, WorkerId};
+use questions::Questions;
 use serde_json::Map;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,6 +51,11 @@ pub enum Operation {
     CreateSession,
     UpdateSession,
     DeleteSessions,
+    Answer,
+    Question,
+    Questions,
+    Inbox,
+    Mail,
     DueHooks,
     ClaimHook,
     MoveHook,
@@ -393,6 +400,7 @@ struct Tables {
     definitions: BTreeMap<Arc<str>, Arc<str>>,
     sessions: BTreeMap<SessionId, SessionRow>,
     sessions_created: u64,
+    questions: Questions,
     /// By the number of their run.
     hooks: BTreeMap<u64, HookRow>,
     open_hooks: BTreeSet<u64>,
@@ -687,8 +695,10 @@ impl Tables {
         if let Some(worker) = self.workers.get_mut(&claim.worker) {
             worker.workflows = Some(claim.workflows.clone());
         }
+        let mut next_due = self.time_out(claim.at);
+        // More of them than one call may answer.
+        let are_late = next_due.is_some_and(|due| due <= claim.at);
         let mut picker = Picker::new(claim);
-        let mut next_due = None;
         for seq in &self.unfinished {
             let row = &self.runs[seq];
             let run = &row.run;
@@ -710,7 +720,7 @@ impl Tables {
             }
         }
         let take = |(seq, _): &(u64, u32)| self.take(*seq, &claim.worker, claim.at);
-        Ok(Claimed { runs: picker.picked.iter().map(take).collect(), next_due, more: picker.more })
+        Ok(Claimed { runs: picker.picked.iter().map(take).collect(), next_due, more: picker.more || are_late })
     }
 
     fn claim_run(
@@ -805,27 +815,33 @@ impl Tables {
         rules::admit(&commit, &standing)?;
 
         self.changes += 1;
-        let session_id = run.info.session_id.clone();
+        let (session_id, status) = (run.info.session_id.clone(), run.status);
+        let mut patch = commit.patch;
+        if let Some(questions) = patch.questions.take() {
+            self.patch_questions(seq, *questions, commit.at);
+        }
+        let wanted = patch.status.unwrap_or(status);
+        let has_mail = rules::looks_for_mail(&patch, wanted) && self.has_mail(seq);
+        let (status, release) = rules::standing_after(&patch, wanted, has_mail);
         let row = self.row(seq);
         if let Some(page) = commit.page {
             row.run.next_index = page.end();
             row.pages.insert(page.first_index, page);
         }
         let run = &mut row.run;
-        let patch = commit.patch;
         run.updated_at = commit.at;
-        run.status = patch.status.unwrap_or(run.status);
+        run.status = status;
         run.progress = patch.progress.or(run.progress.take());
         run.output = patch.output.or(run.output.take());
-        if patch.is_progress || patch.release.is_some() {
+        if patch.is_progress || release.is_some() {
             run.claims = 0;
         }
-        if let Some(release) = patch.release {
+        if let Some(release) = release {
             run.worker = None;
             run.due_at = release.due_at;
         }
         let is_over = run.status.is_terminal();
-        let is_given_back = patch.release.is_some_and(|release| release.due_at.is_none());
+        let is_given_back = release.is_some_and(|release| release.due_at.is_none());
         if is_over {
             run.worker = None;
             run.due_at = None;
@@ -966,6 +982,7 @@ impl Tables {
         let referred: BTreeSet<&str> = runs.values().map(|row| &*row.run.definition).collect();
         self.definitions.retain(|hash, _| referred.contains(&**hash));
         self.delete_hooks();
+        self.delete_questions();
         Ok(found.len() as u64)
     }
 }

@@ -2,8 +2,8 @@
 //! claim takes, how long a list is. They never touch storage; a store asks them before it writes anything.
 
 use outlive_core::port::{
-    Access, COUNT_MAX, Claim, Commit, DbError, DbErrorKind, HookMove, NewRun, Run, RunFilter, SessionFilter,
-    SessionPolicy,
+    Access, COUNT_MAX, Claim, Commit, DbError, DbErrorKind, HookMove, NewAnswer, NewRun, QuestionFilter, QuestionState,
+    Release, Run, RunFilter, RunPatch, SessionFilter, SessionPolicy, StoredQuestion,
 };
 use outlive_core::{RunId, RunStatus, SessionId, WorkerId};
 use std::sync::Arc;
@@ -59,6 +59,52 @@ fn fenced(commit: &Commit) -> DbError {
     DbError::new(DbErrorKind::Fenced, message)
 }
 
+/// Whether a commit that leaves its run in this status must look into the run's inbox: whoever gives the run back, or
+/// pauses it, may not have seen what came last.
+pub(crate) fn looks_for_mail(patch: &RunPatch, status: RunStatus) -> bool {
+    !status.is_terminal() && (patch.release.is_some() || status == RunStatus::Paused)
+}
+
+/// The status and the release that such a commit comes to, by whether there is something in the inbox: a run that has
+/// got an answer is neither paused nor waits for a time.
+pub(crate) fn standing_after(patch: &RunPatch, status: RunStatus, has_mail: bool) -> (RunStatus, Option<Release>) {
+    match (has_mail, status) {
+        (false, _) => (status, patch.release),
+        (true, RunStatus::Paused) => (RunStatus::Running, patch.release.map(|_| Release::default())),
+        (true, _) => (status, patch.release.map(|_| Release::default())),
+    }
+}
+
+/// The most questions whose time is up that one claim answers.
+pub(crate) const TIMED_OUT_MAX: u32 = 1000;
+
+/// What becomes of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reception {
+    /// It is the question's first.
+    Recorded,
+    /// It is the one that the question has, or that the same call gave before.
+    Repeated,
+    /// The question has another, or needs none.
+    Refused,
+}
+
+/// What becomes of `answer`; `before` is what the same call has given for this question.
+pub(crate) fn reception(question: &StoredQuestion, answer: &NewAnswer, before: Option<&NewAnswer>) -> Reception {
+    let has = match (question.state, &question.answer, before) {
+        (QuestionState::Open, _, None) => return Reception::Recorded,
+        (QuestionState::Open, _, Some(before)) => Some((&before.text, &before.by)),
+        (QuestionState::Answered, Some(stored), _) => Some((&stored.text, &stored.by)),
+        (QuestionState::Answered | QuestionState::Void, _, _) => None,
+    };
+    if has == Some((&answer.text, &answer.by)) { Reception::Repeated } else { Reception::Refused }
+}
+
+/// Whether the question could be answered, but its time is up.
+pub(crate) fn is_late(question: &StoredQuestion, at: outlive_core::Timestamp) -> bool {
+    question.state == QuestionState::Open && question.due_at.is_some_and(|due_at| due_at <= at)
+}
+
 /// The error for a hook that somebody else has taken meanwhile.
 pub(crate) fn hook_fenced(step: &HookMove) -> DbError {
     let (run_id, epoch) = (&step.run_id, step.epoch);
@@ -69,6 +115,11 @@ pub(crate) fn hook_fenced(step: &HookMove) -> DbError {
 /// The error for a run that does not exist.
 pub(crate) fn no_run(run_id: &RunId) -> DbError {
     DbError::new(DbErrorKind::NotFound, format!("there is no run {run_id}"))
+}
+
+/// The error for a question that does not exist, or is not the caller's.
+pub(crate) fn no_question(id: &str) -> DbError {
+    DbError::new(DbErrorKind::NotFound, format!("there is no question {id}"))
 }
 
 /// The error for a session that does not exist, or is not the caller's.
@@ -226,6 +277,19 @@ pub(crate) fn list_limit(filter: &RunFilter) -> usize {
     }
 }
 
+/// What a question adds to that.
+pub(crate) fn question_bytes(question: &StoredQuestion) -> usize {
+    question.text.len() + question.answer.as_ref().map_or(0, |answer| answer.text.len())
+}
+
+/// How many questions a list has at most.
+pub(crate) fn question_limit(filter: &QuestionFilter) -> usize {
+    match filter.limit {
+        0 => 50,
+        limit => limit.min(LIST_MAX) as usize,
+    }
+}
+
 /// How many sessions a list has at most.
 pub(crate) fn session_limit(filter: &SessionFilter) -> usize {
     match filter.limit {
@@ -275,10 +339,19 @@ pub(crate) struct Nobody;
 /// # Errors
 /// `Storage` when this cursor did not come from a list.
 pub(crate) fn parse_cursor(filter: &RunFilter) -> Result<Option<u64>, DbError> {
-    let parse = |cursor: &String| {
-        let message = format!("cursor {cursor:?} did not come from a list of runs: begin without one");
-        let number: Option<u64> = cursor.parse().ok().filter(|n| i64::try_from(*n).is_ok());
-        number.ok_or_else(|| DbError::new(DbErrorKind::Storage, message))
-    };
-    filter.after.as_ref().map(parse).transpose()
+    filter.after.as_ref().map(|cursor| parse_number(cursor, "runs")).transpose()
+}
+
+/// The number of the question that a cursor stands for.
+///
+/// # Errors
+/// `Storage` when this cursor did not come from a list.
+pub(crate) fn parse_question_cursor(filter: &QuestionFilter) -> Result<Option<u64>, DbError> {
+    filter.after.as_ref().map(|cursor| parse_number(cursor, "questions")).transpose()
+}
+
+fn parse_number(cursor: &str, of: &str) -> Result<u64, DbError> {
+    let number: Option<u64> = cursor.parse().ok().filter(|n| i64::try_from(*n).is_ok());
+    let message = format!("cursor {cursor:?} did not come from a list of {of}: begin without one");
+    number.ok_or_else(|| DbError::new(DbErrorKind::Storage, message))
 }

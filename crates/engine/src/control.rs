@@ -3,6 +3,7 @@
 //! It must never know what the run is doing. The invariant: a reason to stop gives way only to a stronger one.
 
 use crate::journal::Journal;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
@@ -10,6 +11,7 @@ use tokio::sync::Notify;
 #[derive(Debug, Default)]
 pub(crate) struct Control {
     stop: Mutex<Option<Stop>>,
+    has_mail: AtomicBool,
     changed: Notify,
 }
 
@@ -35,13 +37,23 @@ impl Control {
         }
     }
 
+    /// Somebody answered a question of the run.
+    pub(crate) fn deliver(&self) {
+        self.has_mail.store(true, Ordering::Relaxed);
+        self.changed.notify_one();
+    }
+
     fn current(&self) -> Option<Stop> {
         self.stop.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits for a reason to drop what is in flight; halts the journal when nothing new may start.
+    /// Waits for a reason to drop what is in flight; halts the journal when nothing new may start, and tells it of
+    /// answers.
     pub(crate) async fn stopped(&self, journal: &Journal) -> Stop {
         loop {
+            if self.has_mail.swap(false, Ordering::Relaxed) {
+                journal.expect_mail();
+            }
             match self.current() {
                 Some(Stop::Drain) => journal.halt(),
                 Some(stop) => return stop,

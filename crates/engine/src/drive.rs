@@ -17,7 +17,7 @@ use outlive_core::port::{
     Access, BoxFuture, Commit, DbError, DbErrorKind, Effects, Executed, Execution, Lease, Release, Run, RunPatch,
     SessionState, StepContext,
 };
-use outlive_core::{Definition, ExecutorKind, Failure, FailureKind, Timestamp, Verdict, json};
+use outlive_core::{Answered, Definition, ExecutorKind, Failure, FailureKind, Question, Timestamp, Verdict, json};
 use serde_json::{Map, Value};
 use std::any::Any;
 use std::future::poll_fn;
@@ -26,6 +26,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
+
+/// How often time limits are looked at while a run waits for people.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
 /// How the work of a run came to rest.
 enum Rest {
@@ -146,7 +149,9 @@ async fn prepare(
             }
             Err(Unreadable::Changed(mismatch)) => {
                 journal.skip_to(run.next_index);
-                journal.append([journal.machine(|m| m.pause(&mismatch.to_string(), now))]);
+                // Nothing follows from an answer before the log can be read with a definition that fits.
+                read_inbox(inner, journal, Journal::keep_answer).await?;
+                journal.append(journal.machine(|m| m.pause(&mismatch.to_string(), run.next_index, now)));
                 journal.release(None);
                 return Ok(None);
             }
@@ -155,6 +160,9 @@ async fn prepare(
     if let Some(cancel) = &run.cancel {
         journal.append(journal.machine(|m| m.cancel(&cancel.reason, &|_| None, claim, now)));
         return Ok(None);
+    }
+    if journal.machine(WorkflowMachine::has_questions) {
+        read_inbox(inner, journal, Journal::answer).await?;
     }
     if let Some(failure) = unreadable {
         journal.append(journal.machine(|m| m.fail(&failure, now)));
@@ -185,6 +193,26 @@ async fn prepare(
         }
     };
     Ok(Some(state))
+}
+
+/// Writes down the answers that the log does not have yet.
+async fn read_inbox(
+    inner: &Inner,
+    journal: &Journal,
+    write: impl Fn(&Journal, &Question, &Answered),
+) -> Result<(), DbError> {
+    for stored in inner.services.db.inbox(journal.lease().run_id.clone()).await? {
+        match (stored.question(), stored.answered()) {
+            (Ok(question), Ok(Some(answered))) => write(journal, &question, &answered),
+            // What cannot be read was damaged on disk. Its question stays open.
+            (_, Err(error)) | (Err(error), _) => {
+                tracing::error!(run_id = %stored.run_id, question = %stored.id, %error, "an answer cannot be read");
+                journal.settle(stored.id);
+            }
+            (Ok(_), Ok(None)) => {}
+        }
+    }
+    Ok(())
 }
 
 async fn replay(
@@ -262,16 +290,22 @@ async fn attend(
 }
 
 /// Waits until the run's time limit has passed; for ever when it has none.
-fn deadline(inner: &Inner, journal: &Journal, definition: &Definition) -> BoxFuture<'static, u64> {
+fn deadline(inner: &Inner, journal: &Arc<Journal>, definition: &Definition) -> BoxFuture<'static, u64> {
     let Some(limit_ms) = definition.timeout_ms else {
         return Box::pin(std::future::pending());
     };
-    let now = inner.services.clock.now();
-    let spent = journal.machine(|m| m.started_at()).map_or(Duration::ZERO, |started| now.since(started));
-    let left = Duration::from_millis(limit_ms).saturating_sub(spent);
+    let (limit, clock, journal) = (Duration::from_millis(limit_ms), inner.services.clock.clone(), journal.clone());
     Box::pin(async move {
-        sleep(left).await;
-        limit_ms
+        loop {
+            let now = clock.now();
+            let left = limit.saturating_sub(journal.machine(|machine| machine.time_spent(now)));
+            if left.is_zero() {
+                return limit_ms;
+            }
+            // While it waits for people, no time is spent.
+            let shortest = if journal.machine(WorkflowMachine::has_questions) { LOOK_PERIOD } else { Duration::ZERO };
+            sleep(left.max(shortest)).await;
+        }
     })
 }
 
@@ -288,6 +322,12 @@ async fn execute(
     let mut asleep: Vec<(Timestamp, Box<Execute>)> = Vec::new();
     loop {
         let mut wake = None;
+        if journal.answers_call()
+            && let Err(error) = read_inbox(inner, journal, Journal::answer).await
+        {
+            // Those who hold the run are told again at the next heartbeat.
+            tracing::warn!(run_id = %journal.lease().run_id, %error, "answers could not be read");
+        }
         drop_dropped(journal, &mut flights, &mut asleep);
         if journal.is_halted() {
             if flights.is_empty() {
@@ -313,23 +353,18 @@ async fn execute(
                 flights.start(task.key().clone(), step_id, Box::pin(fly(inner, journal, &definition, task)));
             }
             wake = asleep.iter().map(|(due_at, _)| *due_at).chain(decision.wake).min();
-            if let Some(due_at) = wake.filter(|_| flights.is_empty()) {
-                if due_at.since(now) > inner.options.park_after {
-                    return Rest::Park(due_at);
-                }
-                // Boxed, as below, because most runs never wait for a time.
-                Box::pin(sleep(due_at.since(now))).await;
-                continue;
+            let only_waits = || flights.is_empty() || journal.machine(|machine| flights.len() == machine.parked());
+            if let Some(due_at) = wake.filter(|due_at| due_at.since(now) > inner.options.park_after && only_waits()) {
+                return Rest::Park(due_at);
             }
         }
         let due = wake.map(|due_at| due_at.since(inner.services.clock.now()));
-        let (key, landing) = match due {
-            None => flights.next().await,
-            Some(due) => match Box::pin(timeout(due, flights.next())).await {
-                Ok(landed) => landed,
-                Err(_) => continue,
-            },
+        let landed = match due {
+            None => flights.next(|| journal.is_called()).await,
+            // Boxed, because most runs never wait for a time.
+            Some(due) => Box::pin(timeout(due, flights.next(|| journal.is_called()))).await.unwrap_or(None),
         };
+        let Some((key, landing)) = landed else { continue };
         match landing {
             Landing::Asleep(due_at, step) => asleep.push((due_at, step)),
             landing => land(inner, journal, &key, landing),
@@ -437,13 +472,14 @@ async fn execute_step(
         step: step.info.clone(),
         state,
         effects: journal.clone(),
-        execution,
+        execution: execution.clone(),
     };
     // Called at once: a future that called it would hold its arguments for as long as the step takes.
     let begun = catch_unwind(AssertUnwindSafe(|| executor.execute(context, step.input.clone())));
     let ended = match begun {
         Err(panic) => Err(panic),
-        Ok(work) => match within(step.timeout_ms, AssertUnwindSafe(work).catch_unwind()).await {
+        Ok(work) => match of_its_own(step.timeout_ms, journal, &execution, AssertUnwindSafe(work).catch_unwind()).await
+        {
             Some(ended) => ended,
             None => {
                 let limit_ms = step.timeout_ms.unwrap_or_default();
@@ -465,6 +501,32 @@ async fn within<T>(limit_ms: Option<u64>, work: impl Future<Output = T>) -> Opti
         // Boxed, because most have no limit.
         Some(limit_ms) => Box::pin(timeout(Duration::from_millis(limit_ms), work)).await.ok(),
     }
+}
+
+/// As [`within`]: of a step, which may wait for people, and that counts towards no time limit.
+async fn of_its_own<T>(
+    limit_ms: Option<u64>,
+    journal: &Journal,
+    execution: &Execution,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let Some(limit) = limit_ms.map(Duration::from_millis) else { return Some(work.await) };
+    let begun = Instant::now();
+    Box::pin(async move {
+        let mut work = std::pin::pin!(work);
+        loop {
+            let (waited, waits) = execution.waited(journal.now());
+            let left = limit.saturating_sub(begun.elapsed().saturating_sub(waited));
+            if left.is_zero() && !waits {
+                return None;
+            }
+            let shortest = if waits { LOOK_PERIOD } else { Duration::ZERO };
+            if let Ok(ended) = timeout(left.max(shortest), &mut work).await {
+                return Some(ended);
+            }
+        }
+    })
+    .await
 }
 
 /// What a panic said.

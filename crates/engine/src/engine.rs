@@ -1,5 +1,6 @@
 //! The engine's front: register definitions, submit, cancel, shut down. Reading is its reader's.
 
+use crate::asked::AskedQuestion;
 use crate::cancel::cancel;
 use crate::control::Stop;
 use crate::error::Error;
@@ -7,9 +8,10 @@ use crate::finish::Finish;
 use crate::handle::RunHandle;
 use crate::heart::Heart;
 use crate::inner::{End, Inner, Stopping};
+use crate::questions::answer;
 use crate::reader::Reader;
 use outlive_core::port::{Access, Db};
-use outlive_core::{Definition, Redactor, RunId, RunStatus};
+use outlive_core::{Answer, Definition, Redactor, RunId, RunStatus};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task::JoinHandle;
 
@@ -116,6 +118,24 @@ impl Engine {
     /// [`Error::RunNotFound`], or the store's.
     pub async fn cancel(&self, run_id: &RunId, reason: &str) -> Result<Option<RunStatus>, Error> {
         cancel(&self.reader, run_id, reason).await
+    }
+
+    /// Answers questions, all of them or none. `by` is kept with the answers. The runs that wait go on wherever their
+    /// workflows are executed; nobody needs to execute them now. The same answer by the same person again changes
+    /// nothing. Returns the questions as they stand then.
+    ///
+    /// # Errors
+    /// [`Error::QuestionNotFound`], [`Error::InvalidAnswer`], [`Error::AlreadyAnswered`] says by whom and when; then
+    /// nothing happened. Or the store's.
+    ///
+    /// # Cancel safety
+    /// Once polled, it is carried out, also when its caller goes away.
+    pub async fn answer(
+        &self,
+        answers: impl IntoIterator<Item = (Arc<str>, Answer)>,
+        by: Option<Arc<str>>,
+    ) -> Result<Vec<AskedQuestion>, Error> {
+        answer(&self.reader, answers.into_iter().collect(), by).await
     }
 
     /// Work that must not be left half done: once polled, it finishes on this engine's runtime, even if its caller goes

@@ -1,8 +1,9 @@
 //! What can go wrong between a caller and the engine.
 
+use crate::asked::AskedQuestion;
 use outlive_core::json::TooDeep;
 use outlive_core::port::{DbError, DbErrorKind, LogError, Unreadable};
-use outlive_core::{InvalidId, NotCompleted, RunId, SessionId};
+use outlive_core::{Answer, InvalidId, NotCompleted, RunId, SessionId};
 use std::sync::Arc;
 
 /// Why the engine refused or failed. Nothing happened unless the variant says otherwise.
@@ -44,6 +45,28 @@ pub enum Error {
     /// No such session, or it is not the caller's.
     #[error("there is no session {0}")]
     SessionNotFound(SessionId),
+    /// No such question, or its run is not the caller's.
+    #[error("there is no question {0}")]
+    QuestionNotFound(Arc<str>),
+    /// The question was answered otherwise before, or nobody needs an answer any more.
+    #[error("{}", settled(.0))]
+    AlreadyAnswered(Box<AskedQuestion>),
+    /// This cannot be an answer to the question.
+    #[error("question {id}: {problem}")]
+    InvalidAnswer {
+        /// The question.
+        id: Arc<str>,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// A stored question cannot be read.
+    #[error("question {id} is damaged: {problem}")]
+    DamagedQuestion {
+        /// Which.
+        id: Arc<str>,
+        /// What is wrong.
+        problem: String,
+    },
     /// Something is nested more deeply than allowed.
     #[error("{what}: {problem}")]
     TooDeep {
@@ -76,6 +99,20 @@ pub enum Error {
     /// The store refused or failed.
     #[error("{0}")]
     Db(DbError),
+}
+
+/// Why a question takes no answer, in words.
+fn settled(asked: &AskedQuestion) -> String {
+    let id = asked.id();
+    let Some(answered) = &asked.answered else {
+        return format!("question {id} needs no answer any more: its run has ended or gone on without one");
+    };
+    if answered.answer == Answer::TimedOut {
+        return format!("question {id} was not answered in time: its time was up at {}", answered.at.to_rfc3339());
+    }
+    let by = answered.by.as_deref().map_or_else(String::new, |by| format!(" by {by}"));
+    let (word, at) = (answered.answer.as_str(), answered.at.to_rfc3339());
+    format!("question {id} was answered before: {word},{by} at {at}")
 }
 
 impl From<LogError> for Error {

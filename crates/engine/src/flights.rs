@@ -60,20 +60,28 @@ impl<'a> Flights<'a> {
         dropped.into_iter().filter_map(|flight| flight.step_id).collect()
     }
 
-    /// Waits for the next to end; for ever when there is none.
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        usize::from(self.alone.is_some()) + self.others.as_ref().map_or(0, |others| others.len())
+    }
+
+    /// Waits for the next to end; for ever when there is none. None as soon as `is_called` away.
     ///
     /// # Cancel safety
     /// Nothing is lost if dropped.
-    pub(crate) async fn next(&mut self) -> (Key, Landing) {
+    pub(crate) async fn next(&mut self, is_called: impl Fn() -> bool) -> Option<(Key, Landing)> {
         poll_fn(|cx| {
+            if is_called() {
+                return Poll::Ready(None);
+            }
             if let Some(flight) = &mut self.alone
                 && let Poll::Ready(landed) = Pin::new(flight).poll(cx)
             {
                 self.alone = None;
-                return Poll::Ready(landed);
+                return Poll::Ready(Some(landed));
             }
             match self.others.as_mut().map(|others| others.poll_next_unpin(cx)) {
-                Some(Poll::Ready(Some(landed))) => Poll::Ready(landed),
+                Some(Poll::Ready(Some(landed))) => Poll::Ready(Some(landed)),
                 // Asking costs something even when there are none.
                 Some(Poll::Ready(None)) => {
                     self.others = None;

@@ -3,6 +3,7 @@
 use crate::cancel::cancel;
 use crate::error::Error;
 use crate::events::EventStream;
+use crate::questions::OpenQuestion;
 use crate::reader::Reader;
 use outlive_core::port::BoxFuture;
 use outlive_core::{RunId, RunStatus, WorkflowRunOutput};
@@ -64,6 +65,26 @@ impl RunHandle {
     /// [`Error::RunNotFound`], or the store's.
     pub async fn cancel(&self, reason: &str) -> Result<Option<RunStatus>, Error> {
         cancel(&self.reader, &self.run_id, reason).await
+    }
+
+    /// What the run waits to hear from people, in the order in which it was asked; each can be answered there and then.
+    ///
+    /// ```
+    /// # use outlive_engine::{Error, RunHandle};
+    /// async fn approve_all(run: &RunHandle) -> Result<(), Error> {
+    ///     for question in run.questions().await? {
+    ///         println!("{}", question.question.message.as_deref().unwrap_or_default());
+    ///         question.by("ada").approve().await?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::DamagedQuestion`], or the store's.
+    pub async fn questions(&self) -> Result<Vec<OpenQuestion>, Error> {
+        let open = self.reader.questions_of(&self.run_id).await?;
+        Ok(open.into_iter().map(|asked| OpenQuestion::new(asked, self.reader.clone())).collect())
     }
 
     /// Waits until the run is at rest: it has ended (COMPLETED, ERROR, CANCELLED), or it is PAUSED and none of it

@@ -31,7 +31,7 @@ pub(crate) struct Inner {
     pub(crate) wake: Notify,
     /// Notified when the runs held should be compared with those that execute.
     pub(crate) check: Notify,
-    /// Notified when someone may want a run that executes here cancelled.
+    /// Notified when someone may want a run that executes here cancelled, or have answered a question of it.
     pub(crate) news: Notify,
     /// Runs this worker held at the last comparison without executing them, by epoch.
     pub(crate) strays: Mutex<HashMap<RunId, u64>>,
@@ -133,7 +133,8 @@ impl Inner {
                 News::Run { by: Some(by), .. } | News::Free { by: Some(by) } if inner.is_worker(&by) => {}
                 News::Run { run_id, .. } => {
                     inner.services.hub.publish_look(&run_id);
-                    // A run that executes here was changed elsewhere: someone wants it cancelled, or has deleted it.
+                    // A run that executes here was changed elsewhere: someone wants it cancelled, has answered a question
+                    // of it, or has deleted it.
                     if inner.is_running(&run_id) {
                         inner.check.notify_one();
                     }
@@ -251,6 +252,13 @@ impl Inner {
     pub(crate) fn stop_run(&self, run_id: &RunId, stop: Stop) {
         if let Some(running) = self.running().get(run_id) {
             running.control.stop(stop);
+        }
+    }
+
+    /// Tells a run that executes here of an answer.
+    pub(crate) fn deliver(&self, run_id: &RunId) {
+        if let Some(running) = self.running().get(run_id) {
+            running.control.deliver();
         }
     }
 

@@ -12,15 +12,17 @@ use crate::tally::{Count, Tally};
 use outlive_core::log::{Entry, Key, Record, Writer};
 use outlive_core::machine::{Decision, Fit, Mismatch, WorkflowMachine, with_branches};
 use outlive_core::port::{
-    Access, BoxFuture, Commit, Db, DbError, DbErrorKind, Effects, Halt, HistoryRun, Lease, Recall, Release, RunFilter,
-    RunPatch, StepInfo, Witness, merge, run_output,
+    Access, BoxFuture, Commit, Db, DbError, DbErrorKind, Effects, Halt, HistoryRun, Lease, NewQuestion, QuestionPatch,
+    Recall, Release, RunFilter, RunPatch, StepInfo, Witness, merge, run_output,
 };
-use outlive_core::{EventKind, Failure, FailureKind, Origin, RunEvent, RunInfo, RunStatus, Timestamp};
+use outlive_core::{
+    Answered, EventKind, Failure, FailureKind, Origin, Question, QuestionKind, RunEvent, RunInfo, RunStatus, Timestamp,
+};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::thread::{self, ThreadId};
@@ -37,6 +39,10 @@ pub(crate) struct Journal {
     services: Arc<Services>,
     lease: Lease,
     state: Mutex<State>,
+    /// Somebody answered a question of the run.
+    has_mail: AtomicBool,
+    /// A step in progress asks people: the machine is to be asked what follows.
+    has_asked: AtomicBool,
 }
 
 struct State {
@@ -61,6 +67,10 @@ struct State {
     halted: bool,
     /// What an earlier process recorded.
     recorded: BTreeMap<Key, Recall>,
+    /// What was answered to questions of steps in progress.
+    answers: BTreeMap<Key, Answered>,
+    /// Questions of which the store is told with the next commit that they are settled.
+    settled: Vec<Arc<str>>,
     /// What functions of steps in progress recorded under names of their own, here or in an earlier process.
     named: BTreeMap<Key, Recall>,
     /// What the next commit changes in the session's state.
@@ -105,6 +115,8 @@ impl Journal {
             polling: None,
             halted: false,
             recorded: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            settled: Vec::new(),
             named: BTreeMap::new(),
             session: None,
             session_now: Arc::default(),
@@ -115,7 +127,13 @@ impl Journal {
             witness,
             count: Count::default(),
         };
-        Self { services, lease, state: Mutex::new(state) }
+        Self {
+            services,
+            lease,
+            state: Mutex::new(state),
+            has_mail: AtomicBool::new(false),
+            has_asked: AtomicBool::new(false),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -151,6 +169,7 @@ impl Journal {
             }
             Some(Record::Result { key, value }) => drop(state.recorded.insert(key, Recall::Done(value))),
             Some(Record::Run { key, ended }) => drop(state.recorded.insert(key, Recall::Run(ended))),
+            Some(Record::Answered { key, answered }) => drop(state.answers.insert(key, answered)),
             Some(
                 Record::Claimed { .. }
                 | Record::Begin { .. }
@@ -178,9 +197,14 @@ impl Journal {
         ask(&self.lock().machine)
     }
 
-    /// The session's state from here on, kept up to date with what is appended.
-    pub(crate) fn set_session(&self, state: Arc<Map<String, Value>>) {
-        self.lock().session_now = state;
+    /// The session's state as it is stored; from here on it is kept up to date with what is appended. What was appended
+    /// before, and is not stored yet, counts.
+    pub(crate) fn set_session(&self, stored: Arc<Map<String, Value>>) {
+        let mut state = self.lock();
+        state.session_now = stored;
+        if let Some(patch) = state.session.clone() {
+            merge(Arc::make_mut(&mut state.session_now), &patch);
+        }
     }
 
     /// The session's state with what branches have changed.
@@ -211,6 +235,45 @@ impl Journal {
     pub(crate) fn conclude(&self, conclude: impl FnOnce(&mut WorkflowMachine) -> Vec<Entry>) {
         let entries = conclude(&mut self.lock().machine);
         self.append(entries);
+    }
+
+    /// Somebody answered a question of the run: its inbox is to be read.
+    pub(crate) fn expect_mail(&self) {
+        self.has_mail.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the machine is to be asked what follows, although nothing in progress has ended.
+    pub(crate) fn is_called(&self) -> bool {
+        self.has_mail.load(Ordering::Relaxed) || self.has_asked.load(Ordering::Relaxed)
+    }
+
+    /// It is about to be. Returns whether the inbox is to be read before.
+    pub(crate) fn answers_call(&self) -> bool {
+        if !self.is_called() {
+            return false;
+        }
+        self.has_asked.store(false, Ordering::Relaxed);
+        self.has_mail.swap(false, Ordering::Relaxed)
+    }
+
+    /// Writes down an answer. One that comes too late is taken out of the inbox all the same.
+    pub(crate) fn answer(&self, question: &Question, answered: &Answered) {
+        let entries = self.machine(|machine| machine.answer(&question.key, answered));
+        if entries.is_empty() {
+            self.settle(question.id.clone());
+        }
+        self.append(entries);
+        self.lock().wake();
+    }
+
+    /// Writes down an answer of a run whose log cannot be folded now.
+    pub(crate) fn keep_answer(&self, question: &Question, answered: &Answered) {
+        self.append([self.machine(|machine| machine.keep(question, answered))]);
+    }
+
+    /// Tells the store that a question needs no answer any more.
+    pub(crate) fn settle(&self, id: Arc<str>) {
+        self.lock().settled.push(id);
     }
 
     /// Nodes whose work in progress is to be dropped: it counts as abandoned from now on.
@@ -355,6 +418,7 @@ impl Journal {
             ..RunPatch::default()
         };
         let ended = state.machine.ended();
+        patch.questions = state.question_patch(&pending, ended, |text| redactor.shared_json(text));
         let status = ended.unwrap_or(RunStatus::Running);
         if state.status != status {
             patch.status = Some(status);
@@ -409,6 +473,9 @@ impl Drop for Journal {
 impl State {
     fn append(&mut self, entry: Entry) {
         self.note_named(&entry);
+        if let Some(Record::Answered { key, answered }) = &entry.record {
+            self.answers.insert(key.clone(), answered.clone());
+        }
         let applied = self.machine.apply(&entry).expect("entries made here speak of this definition");
         self.change_session(applied.session);
         self.dropped.extend(applied.dropped);
@@ -427,9 +494,10 @@ impl State {
                 self.named.insert(key.clone(), Recall::Done(value.clone()));
                 true
             }
-            Some(Record::Step { key, .. }) if !self.named.is_empty() => {
+            Some(Record::Step { key, .. }) if !self.named.is_empty() || !self.answers.is_empty() => {
                 let first = key.attempt(1);
                 self.named.retain(|named, _| !named.is_inside(&first));
+                self.answers.retain(|asked, _| !asked.is_inside(key) && !asked.is_inside(&first));
                 false
             }
             _ => false,
@@ -444,12 +512,40 @@ impl State {
         }
     }
 
+    /// What a commit of these entries does to the run's questions; nothing, most of the time.
+    fn question_patch(
+        &mut self,
+        pending: &[Entry],
+        ended: Option<RunStatus>,
+        redact: impl Fn(Arc<str>) -> Arc<str>,
+    ) -> Option<Box<QuestionPatch>> {
+        let mut patch = QuestionPatch { settled: std::mem::take(&mut self.settled), ..QuestionPatch::default() };
+        patch.settled.extend(self.machine.take_void());
+        for record in pending.iter().filter_map(|entry| entry.record.as_ref()) {
+            match record {
+                Record::Waiting { questions, .. } => patch.asked.extend(questions.iter().map(|question| NewQuestion {
+                    id: question.id.clone(),
+                    due_at: question.due_at,
+                    text: redact(Arc::from(serde_json::to_string(&question.for_people()).expect("it is JSON"))),
+                })),
+                Record::Answered { key, .. } => {
+                    patch.settled.push(self.machine.info().run_id.derive(key.as_str()));
+                }
+                _ => {}
+            }
+        }
+        if ended.is_some_and(RunStatus::is_terminal) {
+            patch.settled.extend(self.machine.open_questions().cloned());
+        }
+        (patch != QuestionPatch::default()).then(|| Box::new(patch))
+    }
+
     fn end(&self) -> u64 {
         self.next_index + self.pending.len() as u64
     }
 
     fn has_pending(&self) -> bool {
-        !self.pending.is_empty() || self.release.is_some() || self.session.is_some()
+        !self.pending.is_empty() || self.release.is_some() || self.session.is_some() || !self.settled.is_empty()
     }
 
     /// Has the run's task look at what was said outside of it, on a thread or in a task of a function's own.
@@ -608,6 +704,49 @@ impl Effects for Journal {
             // Without an answer, it has ended too.
             let _ = end.await;
             Ok(())
+        })
+    }
+
+    fn ask<'a>(&'a self, step: &'a Key, questions: Vec<Question>) -> BoxFuture<'a, Result<Vec<Answered>, Failure>> {
+        Box::pin(async move {
+            let keys: Vec<Key> = questions.iter().map(|question| question.key.clone()).collect();
+            {
+                let at = self.services.clock.now();
+                let mut state = self.lock();
+                let new: Vec<_> =
+                    questions.into_iter().filter(|question| !state.answers.contains_key(&question.key)).collect();
+                if !new.is_empty() && !state.halted {
+                    let unknown = new.iter().filter(|question| question.kind == QuestionKind::Outcome).count();
+                    self.services.counters.outcomes_unknown.fetch_add(unknown as u64, Ordering::Relaxed);
+                    for entry in state.machine.asked_inside(step, new, at) {
+                        state.append(entry.at(at));
+                    }
+                    state.is_urgent = true;
+                    state.rouse();
+                    self.has_asked.store(true, Ordering::Relaxed);
+                }
+            }
+            let mut is_asked = false;
+            poll_fn(|cx| {
+                let mut state = self.lock();
+                if !std::mem::replace(&mut is_asked, true) {
+                    // The run's task asks its machine before it polls this again.
+                    cx.waker().wake_by_ref();
+                }
+                let answers: Option<Vec<Answered>> = keys.iter().map(|key| state.answers.get(key).cloned()).collect();
+                // A step goes on when everything that it asked was answered.
+                match answers.filter(|_| !state.machine.is_waiting(step)) {
+                    _ if state.halted => {
+                        Poll::Ready(Err(Failure::new(FailureKind::Cancelled, "the run is stopping here")))
+                    }
+                    Some(answers) => Poll::Ready(Ok(answers)),
+                    None => {
+                        state.waiting.push(cx.waker().clone());
+                        Poll::Pending
+                    }
+                }
+            })
+            .await
         })
     }
 

@@ -7,6 +7,7 @@
 //! ```
 //! It knows no HTTP, no SQL, no model and no agent: what runs inside a step is an [`outlive_core::port::Executor`].
 
+mod asked;
 mod audit;
 mod builder;
 mod cancel;
@@ -29,6 +30,7 @@ mod journal;
 mod lease;
 mod options;
 mod pump;
+mod questions;
 mod queue;
 mod reader;
 mod reading;
@@ -44,6 +46,7 @@ pub mod testing;
 pub mod waits;
 mod worker;
 
+pub use asked::AskedQuestion;
 pub use builder::EngineBuilder;
 pub use clock::{SystemChance, SystemClock};
 pub use engine::Engine;
@@ -53,6 +56,7 @@ pub use finish::Finish;
 pub use handle::RunHandle;
 pub use hub::{Change, Changes};
 pub use options::Options;
+pub use questions::{AskedPage, OpenQuestion};
 pub use reader::{Reader, RunStanding};
 pub use stats::Stats;
 pub use submit::Submit;

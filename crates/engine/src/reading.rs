@@ -2,14 +2,17 @@
 //!
 //! Nothing may stand here that is not the reader's.
 
+use crate::asked::AskedQuestion;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::events::EventStream;
 use crate::hub::Changes;
+use crate::questions::AskedPage;
 use crate::reader::RunStanding;
 use crate::stats::Stats;
 use outlive_core::port::{
-    AuditFilter, AuditPage, HookHistory, LivingWorker, Run, RunFilter, RunPage, Session, SessionFilter, SessionPage,
+    AuditFilter, AuditPage, HookHistory, LivingWorker, QuestionFilter, Run, RunFilter, RunPage, Session, SessionFilter,
+    SessionPage,
 };
 use outlive_core::{RunEvent, RunId, SessionId, Waiting, WorkflowRunOutput};
 
@@ -42,6 +45,21 @@ impl Engine {
     /// As [`Reader::waitings`](crate::Reader::waitings).
     pub async fn waitings(&self, runs: &[Run]) -> Result<Vec<Option<Waiting>>, Error> {
         self.reader().waitings(runs).await
+    }
+
+    /// As [`Reader::questions`](crate::Reader::questions).
+    pub async fn questions(&self, filter: QuestionFilter) -> Result<AskedPage, Error> {
+        self.reader().questions(filter).await
+    }
+
+    /// As [`Reader::questions_of`](crate::Reader::questions_of).
+    pub async fn questions_of(&self, run_id: &RunId) -> Result<Vec<AskedQuestion>, Error> {
+        self.reader().questions_of(run_id).await
+    }
+
+    /// As [`Reader::question`](crate::Reader::question).
+    pub async fn question(&self, id: &str) -> Result<Option<AskedQuestion>, Error> {
+        self.reader().question(id).await
     }
 
     /// As [`Reader::runs`](crate::Reader::runs).

@@ -7,9 +7,11 @@
 
 use crate::options::Options;
 use outlive_core::log::{Entry, Record};
-use outlive_core::port::{Access, Db, DbError, DbErrorKind, LivingWorker, LogReader, Order, Run, RunFilter};
+use outlive_core::port::{
+    Access, Db, DbError, DbErrorKind, LivingWorker, LogReader, Order, QuestionFilter, Run, RunFilter,
+};
 use outlive_core::{
-    EventKind, FailureKind, Key, Page, Remedy, RunStatus, SessionId, Timestamp, ToolEvent, Waiting, WaitsFor,
+    EventKind, Key, Page, Question, QuestionKind, Remedy, RunStatus, SessionId, Timestamp, ToolEvent, Waiting, WaitsFor,
 };
 use serde_json::Value;
 use std::collections::HashMap;
@@ -127,7 +129,7 @@ impl<'a> Look<'a> {
         let is_interrupted = run.status == RunStatus::Running && holder.is_none() && due_at.is_none();
         let waiting = match (holder, due_at) {
             _ if run.cancel.is_some() => self.cancelled(run, holder.is_some()),
-            _ if run.status == RunStatus::Paused => paused(run, &self.entries(run, depth, TAIL).await?),
+            _ if run.status == RunStatus::Paused => paused(run, &self.open_questions(run, depth).await?),
             (Some(holder), _) => self.executing(run, holder, depth).await?,
             (None, Some(due_at)) => backing_off(due_at, &self.entries(run, depth, END).await?),
             (None, None) => self.unheld(run),
@@ -218,6 +220,17 @@ impl<'a> Look<'a> {
     }
 
     /// Works on the last `count` entries of the run's log, or those before the first damaged one.
+    /// What a run asks people, the first of it.
+    async fn open_questions(&self, run: &Run, depth: Depth) -> Result<Vec<Question>, DbError> {
+        if depth == Depth::Row {
+            return Ok(Vec::new());
+        }
+        let filter = QuestionFilter { run_id: Some(run.info.run_id.clone()), limit: 100, ..QuestionFilter::default() };
+        let page = self.db.questions(self.access.clone(), filter).await?;
+        // One that is damaged says nothing.
+        Ok(page.questions.iter().filter_map(|stored| stored.question().ok()).collect())
+    }
+
     async fn entries(&self, run: &Run, depth: Depth, count: u64) -> Result<Vec<Entry>, DbError> {
         let mut entries = Vec::new();
         if depth == Depth::Row {
@@ -270,7 +283,7 @@ fn behind(head: Option<(&Run, Waiting)>) -> Waiting {
     let reason = format!("run {id} of its session has to end first; that one is {state}: {}", quoted(&why.reason));
     let hint = match &why.remedy {
         Some(Remedy::Cancel { run_id }) => Some(format!("cancel run {run_id}, and this one goes on")),
-        Some(Remedy::StartWorker) => why.hint,
+        Some(Remedy::StartWorker | Remedy::Answer { .. }) => why.hint,
         None => None,
     };
     Waiting {
@@ -282,45 +295,42 @@ fn behind(head: Option<(&Run, Waiting)>) -> Waiting {
     }
 }
 
-/// What a person has to decide.
-fn paused(run: &Run, entries: &[Entry]) -> Waiting {
-    let pause = entries.iter().rev().find_map(|entry| match &entry.event.kind {
-        EventKind::WorkflowPaused { paused_step_name, step_requirements, .. } => {
-            let first = step_requirements.as_ref().and_then(|all| all.first());
-            let text = |name: &str| first.and_then(|first| first.get(name)).and_then(Value::as_str);
-            let kind = text("error_type").map(str::to_owned);
-            Some((paused_step_name.clone(), text("reason").map(quoted), kind, text("key").map(Key::parse)))
-        }
-        _ => None,
-    });
-    let (step, reason, kind, key) = pause.unwrap_or_else(|| (Arc::from(""), None, None, None));
-    let reason = reason.unwrap_or_else(|| "it is paused; its log says why".to_owned());
-    let step = Some(step).filter(|step| !step.is_empty());
-    let is = |wanted: FailureKind| kind.as_deref() == Some(wanted.code());
-    let (on, what) = if is(FailureKind::OutcomeUnknown) {
-        // Several steps may wait; pauses of the format before this one do not name theirs.
-        let is_meant = |call: &Key| key.as_ref().is_none_or(|key| call.is_inside(key));
-        let tool = open_calls(entries).into_iter().rev().find_map(|(key, call)| match call {
-            Call::Tool { name, .. } if is_meant(&key) => Some(name),
-            Call::Tool { .. } | Call::Model { .. } | Call::Step { .. } => None,
-        });
-        let see = "check with the service behind the tool whether it ran";
-        (
-            tool.or(step),
-            format!("{see}; a paused run cannot be continued yet: cancel it, and start it again if it did not"),
-        )
-    } else if is(FailureKind::Definition) {
-        let back = "a paused run cannot be continued yet: cancel it, and start it again under the new definition";
-        (step, back.to_owned())
-    } else {
-        (step, "a paused run cannot be continued yet: cancel it, or leave it as it is".to_owned())
+/// What people have to answer.
+fn paused(run: &Run, open: &[Question]) -> Waiting {
+    let Some(first) = open.first() else {
+        return Waiting {
+            remedy: Some(Remedy::Cancel { run_id: run.info.run_id.clone() }),
+            hint: Some("cancel it, or leave it as it is".to_owned()),
+            ..waiting(WaitsFor::Person, "it is paused; its log says why".to_owned())
+        };
     };
+    let tool = first.tool.as_ref().map(|tool| Arc::from(tool.execution.tool_name.as_str()));
+    let on = tool.or_else(|| Some(first.step_name.clone())).filter(|on| !on.is_empty());
+    let reason = match (&first.failure, &first.message) {
+        (Some(failure), _) => quoted(&failure.message),
+        (None, Some(message)) => format!("step {:?} asks: {}", first.step_name, quoted(message)),
+        (None, None) => format!("step {:?} asks for {}", first.step_name, spaced(first.kind.as_str())),
+    };
+    let more = match open.len() {
+        1 => String::new(),
+        count => format!("; {} more questions are open", count - 1),
+    };
+    let check = match first.kind {
+        QuestionKind::Outcome => "check with the service behind it whether it ran; then ",
+        _ => "",
+    };
+    let hint = format!("{check}answer question {} with one of {}", first.id, first.kind.answers().join(", "));
     Waiting {
         on,
-        remedy: Some(Remedy::Cancel { run_id: run.info.run_id.clone() }),
-        hint: Some(what),
-        ..waiting(WaitsFor::Person, reason)
+        until: first.due_at,
+        remedy: Some(Remedy::Answer { question_id: first.id.clone() }),
+        hint: Some(hint),
+        ..waiting(WaitsFor::Person, reason + &more)
     }
+}
+
+fn spaced(word: &str) -> String {
+    word.replace('_', " ")
 }
 
 fn backing_off(due_at: Timestamp, entries: &[Entry]) -> Waiting {
@@ -398,6 +408,7 @@ fn open_calls(entries: &[Entry]) -> Vec<(Key, Call)> {
                 | Record::Said { .. }
                 | Record::Run { .. }
                 | Record::Waiting { .. }
+                | Record::Answered { .. }
                 | Record::Rest(_),
             )
             | None => {}

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until};
 /// Runs taken in one transaction.
 const CLAIM_BATCH: usize = 256;
 
-/// Looks after the runs this worker holds until all of them are released: those to be cancelled, those that nobody
+/// Looks after the runs this worker holds until all of them are released: those to be cancelled or with an answer, those that nobody
 /// drives, and those no longer its own.
 pub(crate) fn attend(inner: Arc<Inner>) -> BoxFuture<'static, ()> {
     let home = Home(inner.clone());
@@ -31,7 +31,7 @@ pub(crate) fn attend(inner: Arc<Inner>) -> BoxFuture<'static, ()> {
                 biased;
                 () = async { drop(ended.wait_for(Option::is_some).await) } => break,
                 () = inner.check.notified() => compare(&inner).await,
-                () = inner.news.notified() => cancel_the_unwanted(&inner).await,
+                () = inner.news.notified() => read_wishes(&inner).await,
                 () = sleep_until(next) => {
                     inner.services.counters.lateness.add(next.elapsed());
                     next = Instant::now() + inner.options.heartbeat_period;
@@ -58,13 +58,16 @@ impl Drop for Home {
     }
 }
 
-/// Stops the runs that someone wants cancelled.
-async fn cancel_the_unwanted(inner: &Inner) -> Result<(), DbError> {
+/// Stops the runs that someone wants cancelled, and tells others of answers to their questions.
+async fn read_wishes(inner: &Inner) -> Result<(), DbError> {
     if inner.running_len() == 0 {
         return Ok(());
     }
     for (run_id, intent) in inner.services.db.cancels(inner.worker()).await? {
         inner.stop_run(&run_id, Stop::Cancel(intent.reason));
+    }
+    for run_id in inner.services.db.mail(inner.worker()).await? {
+        inner.deliver(&run_id);
     }
     Ok(())
 }
@@ -75,7 +78,7 @@ async fn cancel_the_unwanted(inner: &Inner) -> Result<(), DbError> {
 /// its driver panicked, or it could not be released. It is claimed anew, so that nothing left of its driver can write,
 /// and driven. A run that executes and is no longer held was taken or deleted.
 async fn compare(inner: &Arc<Inner>) -> Result<(), DbError> {
-    cancel_the_unwanted(inner).await?;
+    read_wishes(inner).await?;
     let worker = inner.worker();
     // Asked before the store: the store's answer may miss what is registered after this.
     let executing = inner.executing();

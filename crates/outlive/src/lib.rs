@@ -49,13 +49,14 @@ pub use outlive_agent as agent;
 pub use outlive_agent::{Agent, Team};
 pub use outlive_core as core;
 pub use outlive_core::{
-    Blocking, Condition, Failure, FailureKind, FinishReason, ForEach, Function, Loop, Media, NotCompleted, OnError,
-    Parallel, Registry, Retry, Router, RunEvent, RunId, RunOutput, RunStatus, Step, StepInput, StepOutput, Steps,
-    VerdictInput, WorkflowRunOutput,
+    Answer, Blocking, Condition, Failure, FailureKind, FieldType, FinishReason, ForEach, Function, HumanReview, Loop,
+    Media, NotCompleted, OnError, OnReject, OnTimeout, Parallel, Question, QuestionKind, Registry, Retry, Router,
+    RunEvent, RunId, RunOutput, RunStatus, Step, StepInput, StepOutput, Steps, UserInputField, VerdictInput,
+    WorkflowRunOutput,
 };
 pub use outlive_db as db;
 pub use outlive_engine as engine;
-pub use outlive_engine::{Engine, EventStream, Options, Reader, RunHandle};
+pub use outlive_engine::{AskedQuestion, Engine, EventStream, OpenQuestion, Options, Reader, RunHandle};
 #[cfg(feature = "server")]
 pub use outlive_server as serving;
 #[cfg(feature = "pprint")]
@@ -69,8 +70,9 @@ pub mod prelude {
     pub use crate::core::port::{SessionPolicy, StepContext};
     pub use crate::core::{ModelResponse, ToolCall, ToolEffect};
     pub use crate::{
-        Agent, Condition, Engine, Failure, FinishReason, ForEach, Loop, OnError, Parallel, Registry, Retry, Router,
-        RunHandle, RunStatus, Step, StepInput, StepOutput, Steps, Team, VerdictInput,
+        Agent, Answer, Condition, Engine, Failure, FinishReason, ForEach, HumanReview, Loop, OnError, OnReject,
+        OnTimeout, Parallel, Registry, Retry, Router, RunHandle, RunStatus, Step, StepInput, StepOutput, Steps, Team,
+        UserInputField, VerdictInput,
     };
     #[cfg(feature = "pprint")]
     pub use crate::{Markdown, pprint_run_response};
@@ -90,6 +92,11 @@ pub mod prelude {
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 pub struct Readme;
+
+/// So is that of the page about questions.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/questions.md")]
+pub struct Questions;
 
 /// So is that of the page about definitions.
 #[cfg(doctest)]

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::input;
 use outlive_core::port::{BoxFuture, Db, Executor, Observer, SessionPolicy, StepContext};
 use outlive_core::{
-    Block, Definition, DefinitionBuilder, Failure, InvalidDefinition, Media, Registry, RunId, RunStatus, Step,
+    Answer, Block, Definition, DefinitionBuilder, Failure, InvalidDefinition, Media, Registry, RunId, RunStatus, Step,
     StepInput, StepOutput, WorkflowRunOutput,
 };
 use outlive_engine::{Engine, EventStream, Options, RunHandle, Submit};
@@ -377,6 +377,34 @@ impl Workflow {
     /// When the text is not a valid id, or the database cannot be opened.
     pub async fn attach(&self, run_id: impl AsRef<str>) -> Result<RunHandle> {
         Ok(self.engine().await?.attach(parse(run_id)?))
+    }
+
+    /// Answers what a run asks people, all of it or some; the run goes on by itself, here or in another process that
+    /// executes its workflow. Each answer goes with its question's id ([`RunHandle::questions`]); `by` is kept with them.
+    ///
+    /// ```
+    /// # use outlive::prelude::*;
+    /// # async fn example(workflow: Workflow, run_id: &str) -> outlive::Result<()> {
+    /// let open = workflow.attach(run_id).await?.questions().await?;
+    /// let answers = open.iter().map(|question| (question.id().clone(), Answer::Approve));
+    /// let run = workflow.continue_run(run_id, answers, Some("ada")).await?;
+    /// println!("{}", run.wait().await?.status);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When a question does not exist, was answered before, or cannot be answered like this; then none is answered. Or
+    /// when the database fails.
+    pub async fn continue_run(
+        &self,
+        run_id: impl AsRef<str>,
+        answers: impl IntoIterator<Item = (Arc<str>, Answer)>,
+        by: Option<&str>,
+    ) -> Result<RunHandle> {
+        let (engine, run_id) = (self.engine().await?, parse(run_id)?);
+        engine.answer(answers, by.map(Arc::from)).await?;
+        Ok(engine.attach(run_id))
     }
 
     /// Cancels a run; returns its status if it was over already. The request is durable when this returns.

@@ -10,9 +10,11 @@ use crate::follow::{Follow, Told, Way};
 use crate::metrics::{Subscriber, Transport};
 use crate::problem::Problem;
 use crate::routes::caller::Caller;
+use crate::routes::continued;
 use crate::routes::runs::{self, Start};
 use crate::sse::KEEP_ALIVE;
 use crate::state::{Kind, State};
+use crate::wire::answers::Requirements;
 use crate::wire::frame::{self, Frame};
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use futures::future::{AbortHandle, Abortable, Aborted, BoxFuture};
@@ -249,8 +251,7 @@ impl Session {
             "start-workflow" => self.start(&caller, frame).await,
             "reconnect" => self.reconnect(&caller, &frame).await,
             "cancel-workflow" => self.cancel(&caller, &frame).await,
-            // Pauses cannot be continued yet: what can be said of the run is said.
-            "continue-workflow" => self.not_paused(&caller, &frame).await,
+            "continue-workflow" => self.proceed(&caller, frame).await,
             other => self.nonsense(&format!("Unknown action: {}", begin(other))).await,
         }
     }
@@ -388,17 +389,35 @@ impl Session {
         }
     }
 
-    async fn not_paused(&mut self, caller: &Caller, frame: &Map<String, Value>) -> Result<(), End> {
-        let Some(run_id) = text(frame, "run_id") else { return self.error("run_id is required").await };
-        let error = match find(caller, run_id, "run").await {
-            Ok(found) if found.status == RunStatus::Paused => {
-                "A paused run cannot be continued yet: cancel it, or leave it".to_owned()
-            }
-            Ok(found) => format!("Run is not paused (status={})", found.status),
-            Err(Error::RunNotFound(_) | Error::InvalidId(_)) => format!("Run {} not found", begin(run_id)),
-            Err(error) => Problem::from(error).words(),
+    async fn proceed(&mut self, caller: &Caller, frame: Map<String, Value>) -> Result<(), End> {
+        let Some(run_id) = text(&frame, "run_id") else { return self.error("run_id is required").await };
+        let not_found = format!("Run {} not found", begin(run_id));
+        let run = match find(caller, run_id, "run").await {
+            Ok(found) => caller.reader().record(&found.run_id).await,
+            Err(error) => Err(error),
         };
-        self.error(&error).await
+        let run = match run {
+            Ok(Some(run)) => run,
+            Ok(None) | Err(Error::RunNotFound(_) | Error::InvalidId(_)) => return self.error(&not_found).await,
+            Err(error) => return self.error(&Problem::from(error).words()).await,
+        };
+        if run.status != RunStatus::Paused {
+            return self.error(&format!("Run is not paused (status={})", run.status)).await;
+        }
+        let objects = |name: &str| match frame.get(name) {
+            None | Some(Value::Null) => Ok(Vec::new()),
+            Some(given) => serde_json::from_value(given.clone())
+                .map_err(|_| format!("{name} must be an array of objects, each a requirement with its answer")),
+        };
+        let given = match (objects("step_requirements"), objects("error_requirements")) {
+            (Ok(steps), Ok(errors)) => Requirements { steps, errors, tools: Vec::new() },
+            (Err(problem), _) | (_, Err(problem)) => return self.error(&problem).await,
+        };
+        if let Err(problem) = continued::answer(caller, &run, &given).await {
+            return self.error(&problem.words()).await;
+        }
+        let after = run.next_index.checked_sub(1);
+        self.follow(Follow::after(&caller.reader(), run.info.run_id, after), Shape::Sse).await
     }
 
     async fn follow(&mut self, follow: Follow, shape: Shape) -> Result<(), End> {

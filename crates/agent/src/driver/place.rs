@@ -4,6 +4,7 @@
 //! happened, so that a resumed run finds its own.
 
 use super::voice::Voice;
+use crate::desk::Desk;
 use crate::profile::Profile;
 use outlive_core::port::{Effects, SessionState, StepContext, StepInfo};
 use outlive_core::{DefinitionId, Key, Media, Origin, RunId, RunInfo, StepInput, content_text};
@@ -13,6 +14,8 @@ use serde_json::{Map, Value};
 #[derive(Clone)]
 pub(crate) struct Place<'a> {
     pub(crate) effects: &'a dyn Effects,
+    /// Where it puts what it asks people.
+    pub(super) desk: Desk,
     /// What the run's own keys begin with.
     pub(super) base: Key,
     /// The run everything is derived from: the workflow's, or its own when alone.
@@ -37,6 +40,7 @@ impl<'a> Place<'a> {
     pub(super) fn in_step(context: &'a StepContext, input: &'a StepInput, profile: &Profile) -> Self {
         Self {
             effects: &*context.effects,
+            desk: Desk::new(),
             base: context.step.key.speaker(profile.kind().as_str()),
             root: context.run.run_id.clone(),
             workflow: Some(Workflow { run: &context.run, step: &context.step }),
@@ -50,7 +54,7 @@ impl<'a> Place<'a> {
     pub(super) fn alone(effects: &'a dyn Effects, root: RunId, profile: &Profile) -> Self {
         let base = Key::alone(profile.kind().as_str());
         let state = SessionState::default();
-        Self { effects, base, root, workflow: None, given: None, parent: None, state }
+        Self { effects, desk: Desk::new(), base, root, workflow: None, given: None, parent: None, state }
     }
 
     pub(super) fn of_member(&self, call: &Key) -> Self {

@@ -7,9 +7,9 @@ use outlive_core::port::{
     BoxFuture, Effects, Executed, Executor, Halt, HistoryRun, Recall, SessionState, StepContext, StepInfo,
 };
 use outlive_core::{
-    DefinitionId, Entry, EventKind, Failure, FailureKind, FinishReason, Key, Media, ModelInfo, ModelRequest,
-    ModelResponse, Origin, Record, Retry, Role, RunEvent, RunId, RunInfo, RunOutput, RunStatus, SessionId, StepIndex,
-    StepInput, Timestamp, ToolCall, ToolEffect, Usage,
+    Answer, Answered, DefinitionId, Entry, EventKind, Failure, FailureKind, FinishReason, Key, Media, ModelInfo,
+    ModelRequest, ModelResponse, Origin, Question, QuestionKind, Record, Retry, Role, RunEvent, RunId, RunInfo,
+    RunOutput, RunStatus, SessionId, StepIndex, StepInput, Timestamp, ToolCall, ToolEffect, Usage,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -33,21 +33,40 @@ struct Log {
     /// Says when nothing new may start.
     halted: tokio::sync::Notify,
     history: Vec<HistoryRun>,
+    /// What was asked in this log, and what was answered.
+    asked: Mutex<BTreeSet<Key>>,
+    answers: Mutex<HashMap<Key, Answered>>,
+    /// Who answers at once. Without an answer, the process leaves.
+    person: Option<Person>,
+    /// How long that takes.
+    thinks: Duration,
 }
+
+/// What a person says to a question.
+type Person = Arc<dyn Fn(&Question) -> Option<Answer> + Send + Sync>;
 
 impl Log {
     /// The log that a process finds when it resumes the run after `entries`.
     fn after(entries: &[Entry]) -> Self {
         let mut recorded = HashMap::new();
+        let log = Self::default();
         for record in entries.iter().filter_map(|entry| entry.record.clone()) {
             match record {
                 Record::Intent { key, .. } | Record::Said { key } => recorded.insert(key, Recall::Started),
                 Record::Result { key, value } => recorded.insert(key, Recall::Done(value)),
                 Record::Run { key, ended } => recorded.insert(key, Recall::Run(ended)),
+                Record::Waiting { questions, .. } => {
+                    log.asked.lock().unwrap().extend(questions.iter().map(|question| question.key.clone()));
+                    None
+                }
+                Record::Answered { key, answered } => {
+                    log.answers.lock().unwrap().insert(key, answered);
+                    None
+                }
                 other => panic!("an executor makes no such record: {other:?}"),
             };
         }
-        Self { entries: Mutex::new(entries.to_vec()), recorded: Mutex::new(recorded), ..Self::default() }
+        Self { entries: Mutex::new(entries.to_vec()), recorded: Mutex::new(recorded), ..log }
     }
 
     fn entries(&self) -> Vec<Entry> {
@@ -121,6 +140,44 @@ impl Effects for Log {
 
     fn halted(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.halted.notified())
+    }
+
+    fn ask<'a>(&'a self, step: &'a Key, questions: Vec<Question>) -> BoxFuture<'a, Result<Vec<Answered>, Failure>> {
+        Box::pin(async move {
+            let leaves = || Failure::new(FailureKind::Cancelled, "this process leaves");
+            if self.is_halted() {
+                return Err(leaves());
+            }
+            let is_new = |question: &&Question| self.asked.lock().unwrap().insert(question.key.clone());
+            let new: Vec<_> = questions.iter().filter(is_new).cloned().map(Arc::new).collect();
+            if !new.is_empty() {
+                let event = EventKind::StepPaused {
+                    requires_confirmation: true,
+                    confirmation_message: None,
+                    requires_user_input: false,
+                    user_input_message: None,
+                    user_input_schema: None,
+                };
+                let waiting = Record::Waiting { key: step.clone(), questions: new, at: self.now() };
+                self.append(event, &Origin::default(), Some(waiting));
+            }
+            tokio::time::sleep(self.thinks).await;
+            for question in &questions {
+                if self.answers.lock().unwrap().contains_key(&question.key) {
+                    continue;
+                }
+                let answer = self.person.as_ref().and_then(|person| person(question)).ok_or_else(leaves)?;
+                if answer != Answer::TimedOut {
+                    question.check(&answer).unwrap();
+                }
+                let answered = Answered { answer, by: Some("ada".into()), at: self.now() };
+                self.answers.lock().unwrap().insert(question.key.clone(), answered.clone());
+                let record = Record::Answered { key: question.key.clone(), answered };
+                self.append(EventKind::StepContinued, &Origin::default(), Some(record));
+            }
+            let answers = self.answers.lock().unwrap();
+            Ok(questions.iter().map(|question| answers[&question.key].clone()).collect())
+        })
     }
 
     fn chance(&self) -> u64 {
@@ -564,15 +621,27 @@ async fn a_once_tool_in_flight_at_a_crash_is_not_called_again() {
     let (team, count) = make();
     let log = Arc::new(Log::after(&entries[..=started]));
     let failure = failed(&team, &log).await;
-    assert_eq!(failure.kind, FailureKind::OutcomeUnknown);
-    assert!(failure.message.contains("price") && failure.message.contains("ACME"), "{}", failure.message);
-    assert_eq!(count.load(Ordering::SeqCst), 0, "the other call of the turn waits as well");
+    assert_eq!(failure.kind, FailureKind::Cancelled, "it waits for people");
+    let asked = questions(&log.entries());
+    assert_eq!((asked.len(), asked[0].kind), (1, QuestionKind::Outcome));
+    let message = asked[0].message.as_deref().unwrap();
+    assert!(message.contains("price") && message.contains("ACME"), "{message}");
+    assert!(count.load(Ordering::SeqCst) <= 1, "the other call of the turn goes on");
     assert!(log.names().iter().all(|name| !name.ends_with("Error")), "{:?}", log.names());
 
     let completed = entries.iter().rposition(|entry| entry.event.name() == "ToolCallCompleted").unwrap();
     let (team, count) = make();
     run(&team, &Arc::new(Log::after(&entries[..=completed]))).await;
     assert_eq!(count.load(Ordering::SeqCst), 0, "both results are known");
+}
+
+/// Everything asked in a log, in order.
+fn questions(entries: &[Entry]) -> Vec<Arc<Question>> {
+    let asked = entries.iter().filter_map(|entry| match &entry.record {
+        Some(Record::Waiting { questions, .. }) => Some(questions.clone()),
+        _ => None,
+    });
+    asked.flatten().collect()
 }
 
 #[tokio::test]
@@ -755,15 +824,20 @@ async fn a_once_tool_past_its_limit_has_an_unknown_outcome_and_makes_no_more_of_
     };
     let log = Arc::new(Log::default());
     let failure = failed(&make(), &log).await;
-    assert_eq!(failure.kind, FailureKind::OutcomeUnknown);
+    assert_eq!(failure.kind, FailureKind::Cancelled, "it waits for people");
+    let names = log.names();
+    assert_eq!(names[names.len() - 3..], ["ToolCallCompleted", "RunPaused", "StepPaused"], "the other call has ended");
     assert_eq!(
-        failure.message,
+        questions(&log.entries())[0].message.as_deref().unwrap(),
         "agent \"A\": nobody knows whether the tool pay ran with {}: it has not answered within 5s, and it must not run twice"
     );
-    assert_eq!(log.names().last(), Some(&"ToolCallCompleted"), "the other call of the turn has come to its end");
-    let again = failed(&make(), &Arc::new(Log::after(&log.entries()))).await;
-    assert_eq!(again.kind, FailureKind::OutcomeUnknown);
+    let again = Arc::new(Log::after(&log.entries()));
+    assert_eq!(failed(&make(), &again).await.kind, FailureKind::Cancelled);
+    assert_eq!(questions(&again.entries()).len(), 1, "asked once");
     assert_eq!(count.load(Ordering::SeqCst), 1);
+
+    let failure = make().run("x").await.err().map(|failure| failure.kind);
+    assert_eq!(failure, Some(FailureKind::OutcomeUnknown), "where nobody can be asked");
 }
 
 #[tokio::test(start_paused = true)]
@@ -1552,3 +1626,5 @@ async fn what_cut_an_answer_stands_on_the_run_and_in_its_events() {
         assert!(failure.message.contains("which is not accepted here") && !failure.retryable, "{failure:?}");
     }
 }
+
+mod people;

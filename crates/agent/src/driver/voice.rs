@@ -2,7 +2,8 @@
 
 use crate::profile::Profile;
 use outlive_core::{
-    ContentDelta, EventKind, ModelDelta, ModelInfo, ModelRequestDone, RunDone, RunFailed, ToolErrorEvent, ToolEvent,
+    ContentDelta, EventKind, ModelDelta, ModelInfo, ModelRequestDone, RunDone, RunFailed, RunWaits, ToolErrorEvent,
+    ToolEvent,
 };
 
 /// Who speaks in events.
@@ -86,6 +87,20 @@ impl Voice {
         match self {
             Voice::Agent => EventKind::RunCompleted(Box::new(done)),
             Voice::Team => EventKind::TeamRunCompleted(Box::new(done)),
+        }
+    }
+
+    pub(super) fn paused(self, waits: RunWaits) -> EventKind {
+        match self {
+            Voice::Agent => EventKind::RunPaused(waits),
+            Voice::Team => EventKind::TeamRunPaused(waits),
+        }
+    }
+
+    pub(super) fn continued(self) -> EventKind {
+        match self {
+            Voice::Agent => EventKind::RunContinued,
+            Voice::Team => EventKind::TeamRunContinued,
         }
     }
 

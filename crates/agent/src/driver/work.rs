@@ -1,26 +1,28 @@
-//! The calls of one turn, to tools and to members, made concurrently.
+//! The calls of one turn, to tools and to members, made concurrently: first those that need nobody, then, once people
+//! have answered, the others.
 //!
-//! Invariant: every intent of a turn is recorded before the first of its calls leaves; a call that must not run twice
-//! but may have run keeps its whole turn from starting.
+//! Invariant: intents are recorded before the first of their calls leaves; a call that must not run twice but may have run
+//! is not made again unless a person says so.
 
 use super::place::{Place, Task};
-use super::{Drive, Retrying, drive, read, result};
-use crate::tool::{Tool, ToolContext, ToolError, panicked};
-use futures::future::{Either, FutureExt, select};
+use super::{Drive, Retrying, drive, halted, read, result};
+use crate::desk::Caller;
+use crate::tool::{Asker, Tool, ToolContext, ToolError, panicked};
+use futures::future::{Either, FutureExt, join, select};
 use futures::stream::{FuturesUnordered, StreamExt};
 use outlive_core::machine::TeamCall;
-use outlive_core::port::{Recall, SessionState};
+use outlive_core::port::{Halt, Recall, SessionState};
 use outlive_core::{
     Failure, FailureKind, Key, Record, Retry, RunOutput, ToolCall, ToolEffect, ToolErrorEvent, ToolEvent,
     ToolExecution, ToolResult, content_text,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// The longest tool result shown to a model, in bytes; the rest is cut off, with a note.
 const TOOL_RESULT_LEN_MAX: usize = 256 * 1024;
@@ -32,69 +34,158 @@ const TOOL_RETRY: Retry = Retry { times: 3, backoff_ms: 500, backoff_ms_max: 800
 const TOOL_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// One call of a turn, with what the log has about it.
-struct Planned {
+pub(super) struct Planned {
     place: u32,
-    key: Key,
+    pub(super) key: Key,
     recall: Recall,
-    call: TeamCall,
-    execution: ToolExecution,
+    pub(super) call: TeamCall,
+    pub(super) execution: ToolExecution,
+    pub(super) given: Given,
+    /// Why nobody knows whether it ran.
+    pub(super) unknown: Option<String>,
+    /// How often people were asked what came of it.
+    pub(super) asked: u32,
+}
+
+/// What people have said about a call.
+#[derive(Debug)]
+pub(super) enum Given {
+    /// Nothing yet, and it needs them.
+    Nothing,
+    /// It may be made; with these arguments beside the model's.
+    Allowed(Map<String, Value>),
+    /// It is not made here: what the model is told of it.
+    Ended(ToolResult),
 }
 
 /// The same with its result.
-struct Performed {
+pub(super) struct Performed {
     place: u32,
-    execution: ToolExecution,
+    pub(super) execution: ToolExecution,
     done: CallDone,
     member: Option<Arc<RunOutput>>,
 }
 
-/// The record of a call: its result, and what it changed in the session's state.
+/// The calls of a turn that have ended.
+#[derive(Default)]
+pub(super) struct Done(Mutex<Vec<Performed>>);
+
+impl Done {
+    fn push(&self, done: Performed) {
+        self.lock().push(done);
+    }
+
+    fn take(&self) -> Vec<Performed> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    /// Their entries with those of calls that wait, in the order the model asked for them.
+    pub(super) fn with<'p>(&self, waiting: impl IntoIterator<Item = &'p Planned>) -> Vec<ToolExecution> {
+        let done = self.lock();
+        let waiting = waiting.into_iter().map(|call| (call.place, &call.execution));
+        let mut all: Vec<_> = done.iter().map(|done| (done.place, &done.execution)).chain(waiting).collect();
+        all.sort_by_key(|(place, _)| *place);
+        all.into_iter().map(|(_, execution)| execution.clone()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Performed>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a tool gave, or why nobody knows what it did.
+type Told = Result<ToolResult, String>;
+
+/// The record of a call: its result, what it changed in the session's state, and what people said about it.
 #[derive(Serialize, Deserialize)]
 struct CallDone {
     #[serde(flatten)]
     result: ToolResult,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     state: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    asked: Option<Box<ToolExecution>>,
 }
 
 impl CallDone {
     /// A call that failed has changed nothing.
     fn new(result: ToolResult, state: Option<Value>) -> Self {
-        Self { state: state.filter(|_| !result.is_error), result }
+        Self { state: state.filter(|_| !result.is_error), result, asked: None }
     }
 }
 
 impl From<ToolResult> for CallDone {
     fn from(result: ToolResult) -> Self {
-        Self { result, state: None }
+        Self { result, state: None, asked: None }
     }
 }
 
 impl Drive<'_> {
-    /// All calls of one turn, concurrently.
+    /// All calls of one turn, concurrently: those that need people as soon as they have answered.
     pub(super) async fn work(&mut self, calls: Vec<(u32, TeamCall)>) -> Result<Vec<(u32, ToolResult)>, Failure> {
         let turn = self.place.base.turn(self.turns - 1);
-        let planned: Vec<_> = calls.into_iter().map(|(place, call)| self.plan(place, call, &turn)).collect();
-        // Checked before anything starts: when one call waits for a person, its whole turn waits.
-        planned.iter().try_for_each(|planned| self.refuse_unknown_outcome(planned))?;
+        let planned = calls.into_iter().map(|(place, call)| self.plan(place, call, &turn));
+        let (asking, ready): (Vec<_>, Vec<_>) = planned.partition(|call| matches!(call.given, Given::Nothing));
+        let performed = Done::default();
+        if asking.is_empty() {
+            self.perform_all(ready, &performed).await?;
+        } else {
+            // Boxed, because hardly any turn needs the space.
+            Box::pin(self.work_and_ask(ready, asking, &turn, &performed)).await?;
+        }
+        let mut performed = performed.take();
+        performed.sort_by_key(|done| done.place);
+        Ok(performed.into_iter().map(|done| self.note(done)).collect())
+    }
+
+    async fn work_and_ask(
+        &self,
+        ready: Vec<Planned>,
+        asking: Vec<Planned>,
+        turn: &Key,
+        performed: &Done,
+    ) -> Result<(), Failure> {
+        let desk = &self.place.desk;
+        let is_first = AtomicBool::new(true);
+        // The second to end leaves its hand to the run.
+        let ends = || is_first.swap(false, Ordering::Relaxed).then(|| desk.ends());
+        let needs_nobody = async {
+            let ended = self.perform_all(ready, performed).await;
+            ends();
+            ended
+        };
+        let needs_people = async {
+            let ended = match self.ask_people(asking, turn, performed).await {
+                Ok(allowed) => self.perform_all(allowed, performed).await,
+                Err(failure) => Err(failure),
+            };
+            ends();
+            ended
+        };
+        desk.share(2);
+        let (one, other) = join(needs_nobody, needs_people).await;
+        one.and(other)
+    }
+
+    /// Makes these calls concurrently.
+    async fn perform_all(&self, ready: Vec<Planned>, performed: &Done) -> Result<(), Failure> {
         // Recorded before the first wait, so that they share one commit with the answer that asked for them.
-        planned.iter().filter(|planned| matches!(planned.recall, Recall::Nothing)).for_each(|new| self.announce(new));
-        let mut working: FuturesUnordered<_> = planned.into_iter().map(|planned| self.perform(planned)).collect();
-        let mut performed = Vec::new();
+        ready.iter().filter(|call| matches!(call.recall, Recall::Nothing)).for_each(|new| self.announce(new));
+        self.place.desk.share(ready.len());
+        let calls = ready.into_iter().map(|planned| self.perform(planned, performed));
+        let mut working: FuturesUnordered<_> = calls.collect();
         // A call that cannot continue must not take the others with it, and leave more calls with an unknown outcome.
         let mut stopped = None;
         while let Some(done) = working.next().await {
+            if !working.is_empty() {
+                self.place.desk.ends();
+            }
             match done {
                 Ok(done) => performed.push(done),
                 Err(failure) => drop(stopped.get_or_insert(failure)),
             }
         }
-        drop(working);
-        if let Some(failure) = stopped {
-            return Err(failure);
-        }
-        performed.sort_by_key(|done| done.place);
-        Ok(performed.into_iter().map(|done| self.note(done)).collect())
+        stopped.map_or(Ok(()), Err)
     }
 
     fn plan(&self, place: u32, call: TeamCall, turn: &Key) -> Planned {
@@ -103,20 +194,28 @@ impl Drive<'_> {
         if let TeamCall::Delegate { .. } = call {
             execution.child_run_id = Some(self.place.of_member(&key).run_id().to_string());
         }
-        Planned { place, recall: self.effects().recall(&key), key, call, execution }
-    }
-
-    fn refuse_unknown_outcome(&self, planned: &Planned) -> Result<(), Failure> {
-        let (Recall::Started, TeamCall::Tool(call)) = (&planned.recall, &planned.call) else {
-            return Ok(());
+        let recall = self.effects().recall(&key);
+        let tool = match &call {
+            TeamCall::Tool(call) => self.profile.tool(&call.function.name),
+            TeamCall::Delegate { .. } | TeamCall::Refuse { .. } => None,
         };
-        match self.profile.tool(&call.function.name).map(|tool| tool.effect) {
-            Some(ToolEffect::Once) => Err(self.unknown_outcome(call, "was in flight when its process ended")),
-            Some(ToolEffect::Read | ToolEffect::Idempotent) | None => Ok(()),
+        let (mut given, mut unknown) = (Given::Allowed(Map::new()), None);
+        if let Some(tool) = tool.filter(|_| !matches!(recall, Recall::Done(_))) {
+            if tool.needs.asks() {
+                given = self.needs_people(tool, &mut execution);
+            }
+            let may_have_run = matches!(recall, Recall::Started)
+                && !matches!(given, Given::Ended(_))
+                && !tool.needs.external_execution;
+            if may_have_run && tool.effect == ToolEffect::Once {
+                unknown = Some("was in flight when its process ended".to_owned());
+            }
         }
+        Planned { place, key, recall, call, execution, given, unknown, asked: 0 }
     }
 
-    fn unknown_outcome(&self, call: &ToolCall, why: &str) -> Failure {
+    /// Why nobody knows what came of a call, in words.
+    pub(super) fn unknown_outcome(&self, call: &ToolCall, why: &str) -> Failure {
         let (name, arguments) = (&call.function.name, &call.function.arguments);
         let title = self.profile.title();
         let message = format!(
@@ -130,30 +229,51 @@ impl Drive<'_> {
         self.tell(self.voice.tool_started(started), Some(Record::Intent { key: planned.key.clone(), name: None }));
     }
 
-    async fn perform(&self, planned: Planned) -> Result<Performed, Failure> {
-        let Planned { place, key, recall, call, execution } = planned;
-        if let Recall::Done(value) = recall {
-            let done: CallDone = read(&key, &value)?;
-            let member = match call {
-                TeamCall::Delegate { .. } => recall_member(&self.place.of_member(&key)),
+    async fn perform(&self, mut planned: Planned, performed: &Done) -> Result<Performed, Failure> {
+        loop {
+            if planned.unknown.is_some() {
+                // Boxed, because hardly any call needs the space.
+                Box::pin(self.ask_what_came(&mut planned, performed)).await?;
+            } else {
+                match self.attempt_call(&planned).await? {
+                    Ok(done) => return Ok(done),
+                    Err(why) => planned.unknown = Some(why),
+                }
+            }
+        }
+    }
+
+    /// Makes a call, unless its outcome is known. Gives back why its outcome is not known.
+    async fn attempt_call(&self, planned: &Planned) -> Result<Result<Performed, String>, Failure> {
+        let Planned { place, key, execution, .. } = planned;
+        let (place, execution) = (*place, execution.clone());
+        if let Recall::Done(value) = &planned.recall {
+            let done: CallDone = read(key, value)?;
+            let member = match planned.call {
+                TeamCall::Delegate { .. } => recall_member(&self.place.of_member(key)),
                 TeamCall::Tool(_) | TeamCall::Refuse { .. } => None,
             };
-            let execution = execution.completed(&done.result);
-            self.tell_tool_error(&key, &execution, &done.result);
-            return Ok(Performed { place, execution, done, member });
+            let execution = done.asked.clone().map_or(execution, |asked| *asked).completed(&done.result);
+            self.tell_tool_error(key, &execution, &done.result);
+            return Ok(Ok(Performed { place, execution, done, member }));
         }
         let begun = self.effects().now();
-        let (mut done, member) = match call {
-            TeamCall::Tool(call) => (self.call_tool(&call, &key).await?, None),
-            TeamCall::Delegate { member, task, .. } => self.delegate(member, task, &key).await?,
-            TeamCall::Refuse { reason, .. } => (ToolResult::error(reason).into(), None),
+        let (mut done, member) = match (&planned.given, &planned.call) {
+            (Given::Ended(result), _) => (result.clone().into(), None),
+            (_, TeamCall::Refuse { reason, .. }) => (ToolResult::error(reason.clone()).into(), None),
+            (_, TeamCall::Delegate { member, task, .. }) => self.delegate(*member, task.clone(), key).await?,
+            (given, TeamCall::Tool(call)) => match self.call_tool(call, given, key).await? {
+                Ok(done) => (done, None),
+                Err(why) => return Ok(Err(why)),
+            },
         };
         done.result.duration = Some(self.effects().now().since(begun).as_secs_f64());
+        done.asked = has_asked(&execution).then(|| Box::new(execution.clone()));
         let execution = execution.completed(&done.result);
         let completed = ToolEvent { content: Some(summary(&execution)), tool: Box::new(execution.clone()) };
         self.tell(self.voice.tool_completed(completed), Some(result(key.clone(), &done)));
-        self.tell_tool_error(&key, &execution, &done.result);
-        Ok(Performed { place, execution, done, member })
+        self.tell_tool_error(key, &execution, &done.result);
+        Ok(Ok(Performed { place, execution, done, member }))
     }
 
     fn tell_tool_error(&self, key: &Key, execution: &ToolExecution, result: &ToolResult) {
@@ -164,7 +284,7 @@ impl Drive<'_> {
     }
 
     fn note(&mut self, done: Performed) -> (u32, ToolResult) {
-        self.tools.push(done.execution);
+        self.tools.push(settled(done.execution));
         if let Some(member) = done.member {
             self.metrics.absorb(&member.metrics.clone().unwrap_or_default());
             self.member_responses.push(member);
@@ -175,39 +295,46 @@ impl Drive<'_> {
         (done.place, done.done.result)
     }
 
-    async fn call_tool(&self, call: &ToolCall, key: &Key) -> Result<CallDone, Failure> {
+    async fn call_tool(&self, call: &ToolCall, given: &Given, key: &Key) -> Result<Result<CallDone, String>, Failure> {
         let state = self.state.fork();
-        let result = self.tool_result(call, key, state.clone()).await?;
+        let result = match self.tool_result(call, given, key, state.clone()).await? {
+            Ok(result) => result,
+            Err(why) => return Ok(Err(why)),
+        };
         let result = state.check().map_or_else(|problem| ToolResult::error(problem.to_string()), |()| result);
-        Ok(CallDone::new(result, state.patch()))
+        Ok(Ok(CallDone::new(result, state.patch())))
     }
 
-    async fn tool_result(&self, call: &ToolCall, key: &Key, state: SessionState) -> Result<ToolResult, Failure> {
+    async fn tool_result(
+        &self,
+        call: &ToolCall,
+        given: &Given,
+        key: &Key,
+        state: SessionState,
+    ) -> Result<Told, Failure> {
         let name = &call.function.name;
         let Some(tool) = self.profile.tool(name) else {
             let known: Vec<_> = self.specs.iter().map(|spec| spec.name.as_str()).collect();
             let known = if known.is_empty() { "there are none".to_owned() } else { known.join(", ") };
-            return Ok(ToolResult::error(format!("there is no tool {name:?}; the tools are: {known}")));
+            return Ok(Ok(ToolResult::error(format!("there is no tool {name:?}; the tools are: {known}"))));
         };
-        let arguments = match call.arguments() {
+        let mut arguments = match call.arguments() {
             Ok(arguments) => arguments,
             Err(problem) => {
-                return Ok(ToolResult::error(format!("the arguments are not a JSON object: {problem}")));
+                return Ok(Ok(ToolResult::error(format!("the arguments are not a JSON object: {problem}"))));
             }
         };
+        if let Given::Allowed(values) = given {
+            tool.fill_in(&mut arguments, values);
+        }
         self.durable().await?;
-        let context = ToolContext {
-            idempotency_key: Arc::from(format!("{}/{key}", self.place.root)),
-            run_id: self.run_id.clone(),
-            session_state: state,
-        };
-        let until = tool.timeout.map(|limit| Instant::now() + limit);
-        match self.within(tool.timeout, self.try_tool(tool, call, arguments, context, until)).await {
-            Ok(result) => result,
-            Err(limit) if tool.effect == ToolEffect::Once => {
-                Err(self.unknown_outcome(call, &format!("has not answered within {limit:?}")))
-            }
-            Err(limit) => Ok(ToolResult::error(format!("the tool {name} has not answered within {limit:?}"))),
+        let caller = self.place.desk.caller();
+        let context = ToolContext::new(format!("{}/{key}", self.place.root), self.run_id.clone(), state);
+        let asker = Asker { caller, key: key.clone(), is_once: tool.effect == ToolEffect::Once };
+        match self.within(tool.timeout, &asker.caller, self.try_tool(tool, call, arguments, context, &asker)).await {
+            Ok(result) => result.map(Ok),
+            Err(limit) if asker.is_once => Ok(Err(format!("has not answered within {limit:?}"))),
+            Err(limit) => Ok(Ok(ToolResult::error(format!("the tool {name} has not answered within {limit:?}")))),
         }
     }
 
@@ -218,13 +345,20 @@ impl Drive<'_> {
         call: &ToolCall,
         arguments: Value,
         context: ToolContext,
-        until: Option<Instant>,
+        asker: &Asker,
     ) -> Result<ToolResult, Failure> {
         let mut tries = 1;
         loop {
+            let again = Asker { caller: asker.caller.again(), ..asker.clone() };
+            let context = ToolContext { asker: Some(again), ..context.clone() };
             // Made inside, so that a panic before the first await is caught too.
-            let called = AssertUnwindSafe(async { tool.call(arguments.clone(), context.clone()).await });
-            let failure = match called.catch_unwind().await {
+            let called = AssertUnwindSafe(async { tool.call(arguments.clone(), context).await });
+            let ended = called.catch_unwind().await;
+            // Whatever the tool makes of it.
+            if asker.caller.is_stopped() {
+                return Err(halted(Halt));
+            }
+            let failure = match ended {
                 Ok(Ok(text)) => return Ok(ToolResult::ok(capped(text))),
                 Ok(Err(ToolError::Arguments(problem))) => {
                     return Ok(ToolResult::error(capped(format!("the arguments do not fit: {problem}"))));
@@ -233,7 +367,8 @@ impl Drive<'_> {
                 Err(panic) => return Ok(ToolResult::error(capped(panicked(&*panic)))),
             };
             let wait = TOOL_RETRY.wait(tries, failure.retry_after_ms, self.effects().chance());
-            let has_time = until.map_or(wait <= TOOL_WAIT_MAX, |until| Instant::now() + wait < until);
+            let left = |limit| asker.caller.left(limit).is_some_and(|left| wait < left);
+            let has_time = tool.timeout.map_or(wait <= TOOL_WAIT_MAX, left);
             if tool.effect == ToolEffect::Once || !passes(&failure) || tries > TOOL_RETRY.times || !has_time {
                 return Ok(ToolResult::error(capped(given_up(failure, tries))));
             }
@@ -243,16 +378,25 @@ impl Drive<'_> {
         }
     }
 
-    /// The outcome of `call`, or the limit it exceeded. A call that is ready at once needs no timer.
-    async fn within<T>(&self, limit: Option<Duration>, call: impl Future<Output = T>) -> Result<T, Duration> {
+    /// The outcome of `call`, or the limit it exceeded; no time passes while people are asked. A call that is ready at
+    /// once needs no timer.
+    async fn within<T>(
+        &self,
+        limit: Option<Duration>,
+        caller: &Caller,
+        call: impl Future<Output = T>,
+    ) -> Result<T, Duration> {
         let mut call = pin!(call);
         if let Some(done) = call.as_mut().now_or_never() {
             return Ok(done);
         }
         let Some(limit) = limit else { return Ok(call.await) };
-        match select(call, self.effects().sleep(limit)).await {
-            Either::Left((done, _)) => Ok(done),
-            Either::Right(((), _)) => Err(limit),
+        let mut left = limit;
+        loop {
+            match select(call.as_mut(), self.effects().sleep(left)).await {
+                Either::Left((done, _)) => return Ok(done),
+                Either::Right(((), _)) => left = caller.left(limit).ok_or(limit)?,
+            }
         }
     }
 
@@ -283,7 +427,21 @@ fn recall_member(place: &Place<'_>) -> Option<Arc<RunOutput>> {
     }
 }
 
-fn tool_call(call: &TeamCall) -> &ToolCall {
+/// Whether people had to do with a call.
+fn has_asked(execution: &ToolExecution) -> bool {
+    let flags = [execution.requires_confirmation, execution.requires_user_input, execution.external_execution_required];
+    flags.iter().any(Option::is_some)
+}
+
+/// The entry of a call that has ended: it requires nothing of people any more.
+fn settled(mut execution: ToolExecution) -> ToolExecution {
+    for required in [&mut execution.requires_confirmation, &mut execution.requires_user_input] {
+        *required = required.map(|_| false);
+    }
+    execution
+}
+
+pub(super) fn tool_call(call: &TeamCall) -> &ToolCall {
     match call {
         TeamCall::Tool(call) | TeamCall::Delegate { call, .. } | TeamCall::Refuse { call, .. } => call,
     }
@@ -333,7 +491,7 @@ fn short(mut text: String) -> String {
 }
 
 /// The text, or as much of its beginning as a model is shown, with a note that something is missing.
-fn capped(mut text: String) -> String {
+pub(super) fn capped(mut text: String) -> String {
     let length = text.len();
     if length <= TOOL_RESULT_LEN_MAX {
         return text;

@@ -59,7 +59,9 @@ impl Tool {
                 Err(problem) => Box::pin(async move { Err(ToolError::Arguments(problem)) }),
             }
         };
-        Self::from_function(FunctionTool { spec: spec(name.into(), description.into(), schema), call: Box::new(call) })
+        let check = |arguments: &Value| read::<Args>(arguments.clone()).map(drop);
+        let spec = spec(name.into(), description.into(), schema);
+        Self::from_function(FunctionTool { spec, check, call: Box::new(call) })
     }
 
     /// A tool that runs a function that blocks its thread; it gets its own thread. For the rest see [`Tool::new`].
@@ -91,12 +93,17 @@ type Outcome = BoxFuture<'static, Result<String, ToolError>>;
 
 struct FunctionTool {
     spec: ToolSpec,
+    check: fn(&Value) -> Result<(), String>,
     call: Box<dyn Fn(Value, ToolContext) -> Outcome + Send + Sync>,
 }
 
 impl ToolFunction for FunctionTool {
     fn spec(&self) -> &ToolSpec {
         &self.spec
+    }
+
+    fn check(&self, arguments: &Value) -> Result<(), String> {
+        (self.check)(arguments)
     }
 
     fn call(&self, arguments: Value, context: ToolContext) -> BoxFuture<'_, Result<String, ToolError>> {

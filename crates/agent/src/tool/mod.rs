@@ -3,6 +3,7 @@
 mod function;
 #[cfg(feature = "http-tools")]
 mod hackernews;
+mod people;
 #[cfg(feature = "http-tools")]
 mod site;
 #[cfg(feature = "http-tools")]
@@ -12,6 +13,8 @@ mod yfinance;
 pub use hackernews::HackerNewsTools;
 #[cfg(feature = "http-tools")]
 pub use yfinance::YFinanceTools;
+
+pub(crate) use people::{Asker, Needs};
 
 use outlive_core::port::{BoxFuture, SessionState};
 use outlive_core::{Failure, RunId, ToolEffect, ToolSpec, coerce};
@@ -40,6 +43,15 @@ pub struct ToolContext {
     /// fails changes nothing. So a call that is repeated after a crash sees the same state again, and one that is not
     /// repeated keeps its changes.
     pub session_state: SessionState,
+    /// How it asks people, where an agent calls.
+    pub(crate) asker: Option<Asker>,
+}
+
+impl ToolContext {
+    /// A context for a call that no agent makes: it can ask nobody.
+    pub fn new(idempotency_key: impl Into<Arc<str>>, run_id: RunId, session_state: SessionState) -> Self {
+        Self { idempotency_key: idempotency_key.into(), run_id, session_state, asker: None }
+    }
 }
 
 /// The agent loop calls these methods; users make tools with [`Tool::new`].
@@ -55,6 +67,16 @@ pub trait ToolFunction: Send + Sync + 'static {
     /// How long one call may take; 60 seconds unless set, no limit with `None`.
     fn timeout(&self) -> Option<Duration> {
         Some(TIMEOUT)
+    }
+
+    /// Says what is wrong with arguments, before a person is asked about a call with them; [`ToolFunction::call`] says it
+    /// too.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    fn check(&self, arguments: &Value) -> Result<(), String> {
+        let _ = arguments;
+        Ok(())
     }
 
     /// Runs the tool. `arguments` is what the model wrote, fitted to the schema as [`coerce`] does.
@@ -83,32 +105,40 @@ pub enum ToolError {
 #[derive(Clone)]
 pub struct Tool {
     function: Arc<dyn ToolFunction>,
+    /// What the model sees, if a person fills in arguments.
+    shown: Option<Arc<ToolSpec>>,
     pub(crate) effect: ToolEffect,
+    is_effect_chosen: bool,
+    pub(crate) needs: Needs,
     pub(crate) timeout: Option<Duration>,
 }
 
 impl Tool {
     /// A tool with your own implementation.
     pub fn from_function(function: impl ToolFunction) -> Self {
-        Self { effect: function.effect(), timeout: function.timeout(), function: Arc::new(function) }
+        let (effect, timeout) = (function.effect(), function.timeout());
+        let (shown, needs) = (None, Needs::default());
+        Self { function: Arc::new(function), shown, effect, is_effect_chosen: false, needs, timeout }
     }
 
     /// Name, description and argument schema as the model sees them.
     pub fn spec(&self) -> &ToolSpec {
-        self.function.spec()
+        self.shown.as_deref().unwrap_or_else(|| self.function.spec())
     }
 
     /// The same tool with another choice of what to do when the outcome of a call is unknown: after a crash, or past
     /// its limit. See [`ToolEffect`].
     pub fn effect(mut self, effect: ToolEffect) -> Self {
         self.effect = effect;
+        self.is_effect_chosen = true;
         self
     }
 
     /// How long one call may take, including its retries: 60 seconds unless set, no limit with `None`.
     ///
     /// A call past its limit is dropped and the model is told, and may try something else. When the tool is
-    /// [`ToolEffect::Once`], it is then unknown whether the call took effect: its run pauses.
+    /// [`ToolEffect::Once`], it is then unknown whether the call took effect: its run pauses, and a person is asked. No
+    /// time passes while people are asked.
     ///
     /// ```
     /// use outlive_agent::tool::{Tool, ToolContext};
@@ -129,10 +159,18 @@ impl Tool {
     /// # Errors
     /// As for [`ToolFunction::call`].
     pub fn call(&self, arguments: Value, context: ToolContext) -> BoxFuture<'_, Result<String, ToolError>> {
-        match coerce(arguments, &self.spec().parameters) {
+        match coerce(arguments, &self.function.spec().parameters) {
             Ok(arguments) => self.function.call(arguments, context),
             Err(misfit) => Box::pin(async move { Err(ToolError::Arguments(misfit.to_string())) }),
         }
+    }
+}
+
+impl Tool {
+    /// Whether a call with the model's arguments can be made, as far as that can be known before a person fills in others.
+    pub(crate) fn check(&self, arguments: Value) -> Result<(), String> {
+        let arguments = coerce(arguments, &self.spec().parameters).map_err(|misfit| misfit.to_string())?;
+        if self.needs.user_input { Ok(()) } else { self.function.check(&arguments) }
     }
 }
 
@@ -194,7 +232,9 @@ pub const NAME_LEN_MAX: usize = 64;
 pub fn problems(tools: &[Tool]) -> Vec<String> {
     let mut seen = HashSet::new();
     let mut problems = Vec::new();
-    for spec in tools.iter().map(Tool::spec) {
+    for tool in tools {
+        let spec = tool.spec();
+        problems.extend(tool.people_problems());
         problems.extend(name_problem(&spec.name));
         if !seen.insert(spec.name.as_str()) {
             problems.push(format!("two tools are named {:?}: rename one", spec.name));

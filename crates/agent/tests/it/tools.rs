@@ -10,7 +10,7 @@ use std::convert::Infallible;
 
 pub(crate) fn context() -> ToolContext {
     let run_id = RunId::parse("run").expect("an id");
-    ToolContext { idempotency_key: "run/0/call".into(), run_id, session_state: SessionState::default() }
+    ToolContext::new("run/0/call", run_id, SessionState::default())
 }
 
 #[derive(Deserialize, JsonSchema)]

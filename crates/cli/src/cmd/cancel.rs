@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Cancel {
     pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
-        let runs = Runs::open_as(Role::Cancels, global).await?;
+        let runs = Runs::open_as(Role::Steers, global).await?;
         // Look up all names before doing anything.
         let mut ids = Vec::new();
         for name in &self.runs {

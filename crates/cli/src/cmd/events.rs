@@ -1,5 +1,6 @@
 //! `outlive events`: a run's log as it was written, stored events first, then live ones.
 
+use super::questions::answer_words;
 use super::{state, waiting_line};
 use crate::cli::{Global, RUN_HELP};
 use crate::exit::{Exit, Problem};
@@ -8,8 +9,9 @@ use crate::style::{self, DIM};
 use crate::times::TimeFormat;
 use crate::{output, times};
 use clap::Args;
-use outlive::core::{EventKind, Origin, RunEvent, RunId, Timestamp};
-use serde_json::{Value, json};
+use outlive::core::{Answer as Given, EventKind, Origin, RunEvent, RunId, Timestamp};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
 use std::time::Duration;
 
 /// Print a run's events, one per line
@@ -208,11 +210,13 @@ fn about(event: &RunEvent) -> String {
         WorkflowError { error, .. } | StepError { error } => text(error),
         WorkflowCancelled { reason, .. } => text(reason),
         WorkflowPaused { paused_step_name, .. } => text(paused_step_name),
-        StepExecutorPaused { executor_requirements, .. } => {
-            let reason = executor_requirements.first().and_then(|first| first.get("reason")).and_then(Value::as_str);
-            text(reason.unwrap_or("it waits for an answer"))
+        StepPaused { .. } | StepOutputReview { .. } | RouterPaused { .. } | StepExecutorPaused { .. } => {
+            text(&asked(&event.kind).unwrap_or_default())
         }
+        StepExecutorContinued { executor_name, .. } => text(executor_name),
+        RunPaused(waits) | TeamRunPaused(waits) => text(&waits.content),
         StepProgress { content, .. } => text(content),
+        CustomEvent { fields } if answered(fields).is_some() => text(&answered(fields).unwrap_or_default()),
         CustomEvent { fields } => text(fields.get("name").and_then(Value::as_str).unwrap_or_default()),
         RunContent(delta) | TeamRunContent(delta) => text(delta.content.as_deref().unwrap_or_default()),
         RunError(failed) | TeamRunError(failed) => text(&failed.content),
@@ -246,6 +250,9 @@ fn about(event: &RunEvent) -> String {
         | ConditionExecutionCompleted { .. }
         | RouterExecutionCompleted { .. }
         | StepStarted
+        | StepContinued
+        | RunContinued
+        | TeamRunContinued
         | StepOutput { .. }
         | StepCompleted { .. }
         | RunContentCompleted
@@ -253,4 +260,45 @@ fn about(event: &RunEvent) -> String {
         | TeamRunContentCompleted
         | TeamRunCompleted(_) => String::new(),
     }
+}
+
+/// What an event asks people, in words; nothing if it asks nothing.
+pub(crate) fn asked(kind: &EventKind) -> Option<String> {
+    use EventKind::*;
+    let said = |message: &Option<std::sync::Arc<str>>, usual: &str| message.as_deref().unwrap_or(usual).to_owned();
+    match kind {
+        StepPaused { requires_user_input: true, user_input_message, .. } => {
+            Some(said(user_input_message, "it waits for input"))
+        }
+        StepPaused { confirmation_message, .. } => Some(said(confirmation_message, "it waits for a confirmation")),
+        StepOutputReview { output_review_message, .. } => Some(said(output_review_message, "is its output good?")),
+        RouterPaused { available_choices, user_input_message, .. } => {
+            let message = said(user_input_message, "which way?");
+            Some(format!("{message} ({})", available_choices.join(", ")))
+        }
+        StepExecutorPaused { executor_requirements, .. } => {
+            let first = executor_requirements.first();
+            let reason = first.and_then(|first| first["reason"].as_str()).map(str::to_owned);
+            let tool = || Some(format!("the call of {}", first?["tool_execution"]["tool_name"].as_str()?));
+            Some(reason.or_else(tool).unwrap_or_else(|| "it waits for an answer".to_owned()))
+        }
+        _ => None,
+    }
+}
+
+/// What somebody answered, in words: `approve by ada`. Nothing if the fields are another event's.
+pub(crate) fn answered(fields: &Map<String, Value>) -> Option<String> {
+    if fields.get("name")? != "QuestionAnswered" {
+        return None;
+    }
+    let by = fields.get("by").and_then(Value::as_str);
+    let answer = fields.get("answer")?;
+    Some(match Given::deserialize(answer) {
+        Ok(answer) => answer_words(&answer, by),
+        // A newer version's.
+        Err(_) => {
+            let by = by.map(|by| format!(" by {by}")).unwrap_or_default();
+            style::line(&format!("{}{by}", answer["do"].as_str().unwrap_or_default()), 80)
+        }
+    })
 }

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 /// Creates a key that works for the verbs about runs.
-pub(super) const MINT: &str = "keys mint --scope runs:read,runs:write,workflows:run";
+pub(super) const MINT: &str = "keys mint --scope runs:read,runs:write,workflows:run,questions:read,questions:answer";
 /// How many letters a mistyped scope may differ by.
 const TYPO_MAX: usize = 3;
 
@@ -222,6 +222,8 @@ fn scopes() -> String {
          What the verbs need on a server:\n  \
          ls, show, watch, events, output                runs:read\n  \
          cancel                                         runs:write\n  \
+         questions                                      questions:read\n  \
+         approve, reject, answer                        questions:read and questions:answer\n  \
          run, rerun                                     runs:read, runs:write and workflows:run\n  \
          (for an agent or a team, agents:run or teams:run instead)\n\n\
          Example: outlive keys mint --scope runs:read,runs:write,workflows:run --expires 30d",

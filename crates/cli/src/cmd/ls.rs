@@ -9,7 +9,7 @@ use crate::{output, style, times};
 use clap::Args;
 use outlive::client::RunSummary;
 use outlive::core::port::RunFilter;
-use outlive::core::{DefinitionId, RunStatus, SessionId, Timestamp};
+use outlive::core::{DefinitionId, Remedy, RunStatus, SessionId, Timestamp};
 use serde_json::json;
 use std::time::Duration;
 
@@ -51,6 +51,11 @@ impl Ls {
             return Ok(Exit::Done);
         }
         output::write(table(&runs, global, now))?;
+        let asking = runs.iter().filter(|run| is_asking(run)).count();
+        if asking > 0 {
+            let all = global.command("questions");
+            output::note(global, format_args!("{} for a person: {all}", counted(asking)));
+        }
         if has_more {
             output::note(global, format_args!("more with: -n {}", self.limit.saturating_mul(5)));
         }
@@ -87,6 +92,14 @@ impl Ls {
             filter.after = page.next;
         }
     }
+}
+
+fn counted(asking: usize) -> String {
+    if asking == 1 { "1 run waits".to_owned() } else { format!("{asking} runs wait") }
+}
+
+fn is_asking(run: &RunSummary) -> bool {
+    run.waiting.as_ref().is_some_and(|waiting| matches!(waiting.remedy, Some(Remedy::Answer { .. })))
 }
 
 /// The parsed filter words.

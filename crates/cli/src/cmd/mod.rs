@@ -1,5 +1,6 @@
 //! The verbs, one file each. Output shared by several of them is here.
 
+pub(crate) mod answer;
 pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod cancel;
@@ -11,6 +12,7 @@ pub(crate) mod events;
 pub(crate) mod keys;
 pub(crate) mod ls;
 pub(crate) mod output;
+pub(crate) mod questions;
 pub(crate) mod rerun;
 pub(crate) mod run;
 pub(crate) mod serve;
@@ -27,7 +29,7 @@ use crate::log::Log;
 use crate::settings::Settings;
 use crate::style::Mark;
 use crate::{demo as demonstration, style, times};
-use outlive::client::RunSummary;
+use outlive::client::{QuestionSummary, RunSummary};
 use outlive::core::{Remedy, RunStatus, Timestamp, Waiting, WaitsFor};
 use outlive::serving::auth::is_user;
 use outlive::{Markdown, WorkflowRunOutput, pprint_run_response};
@@ -47,6 +49,10 @@ pub(crate) async fn run(cli: &Cli, log: &Log) -> Result<Exit, Problem> {
         Command::Output(output) => output.run(global).await,
         Command::Cancel(cancel) => cancel.run(global).await,
         Command::Rerun(rerun) => rerun.run(global).await,
+        Command::Questions(questions) => questions.run(global).await,
+        Command::Approve(approve) => approve.run(global).await,
+        Command::Reject(reject) => reject.run(global).await,
+        Command::Answer(answer) => answer.run(global).await,
         Command::Serve(serve) => serve.run(global, log).await,
         Command::Worker(worker) => worker.run(global, log).await,
         Command::Audit(audit) => audit.run(global).await,
@@ -141,18 +147,27 @@ fn waiting_line(waiting: &Waiting, now: Timestamp) -> String {
 /// Longest reason that is shown.
 const REASON_CHARS: usize = 700;
 
-/// What would end the wait: in words, and as a command where there is one.
-fn remedy_lines(run: &RunSummary, global: &Global) -> Vec<String> {
-    let Some(waiting) = &run.waiting else { return Vec::new() };
+/// How many questions are told with their answers wherever a run is told of.
+const QUESTIONS_SHOWN: usize = 5;
+
+/// What would end the wait: in words, and below them as commands where there are some. Open questions come with the
+/// commands that answer them.
+fn remedy_lines(run: &RunSummary, open: &[QuestionSummary], global: &Global) -> Vec<String> {
+    let asks = questions::lines(open, QUESTIONS_SHOWN, global);
+    let Some(waiting) = &run.waiting else { return asks };
     let command = match &waiting.remedy {
         Some(Remedy::Cancel { run_id }) => Some(global.command(format_args!("cancel {run_id}"))),
         // The only workflow this program has is the demonstration's. A worker asks no server.
         Some(Remedy::StartWorker) if demonstration::is_ours(&run.info.workflow_id) => {
             Some(Global { server: None, ..global.clone() }.command("worker"))
         }
-        Some(Remedy::StartWorker) | None => None,
+        Some(Remedy::StartWorker | Remedy::Answer { .. }) | None => None,
     };
-    waiting.hint.as_deref().map(|hint| style::line(hint, REASON_CHARS)).into_iter().chain(command).collect()
+    let command = command.map(|command| format!("  {command}"));
+    // A question says itself what would answer it.
+    let is_said = matches!(waiting.remedy, Some(Remedy::Answer { .. })) && !open.is_empty();
+    let hint = waiting.hint.as_deref().filter(|_| !is_said).map(|hint| style::line(hint, REASON_CHARS));
+    hint.into_iter().chain(command).chain(asks).collect()
 }
 
 /// A user's id, by the rule of the server.

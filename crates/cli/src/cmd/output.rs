@@ -6,7 +6,7 @@ use crate::exit::{Exit, Problem};
 use crate::runs::Runs;
 use crate::{output, style, times};
 use clap::Args;
-use outlive::client::RunSummary;
+use outlive::client::{QuestionSummary, RunSummary};
 use outlive::core::RunStatus;
 use outlive::{Markdown, WorkflowRunOutput, pprint_run_response};
 use serde_json::json;
@@ -26,7 +26,8 @@ impl Output {
         let result = runs.output(&run.info.run_id).await?;
         if !result.status.is_terminal() {
             let standing = runs.standing(&run.info.run_id).await?;
-            return Err(unfinished(&standing, global));
+            let open = runs.open_questions(&standing).await?;
+            return Err(unfinished(&standing, &open, global));
         }
         if global.json {
             output::json(&json!({
@@ -69,11 +70,11 @@ fn ended(run: &RunSummary, exit: Exit, code: &'static str, how: &str, why: &str,
     Problem::new(exit, code, message).hint(format!("see where: {}", global.command(format_args!("show {id}"))))
 }
 
-fn unfinished(run: &RunSummary, global: &Global) -> Problem {
+fn unfinished(run: &RunSummary, open: &[QuestionSummary], global: &Global) -> Problem {
     let (id, (_, state)) = (&run.info.run_id, state(run));
     let why = run.waiting.as_ref().map(|waiting| format!(": {}", waiting_line(waiting, times::now())));
     let message = format!("run {id} is {state}{}", why.unwrap_or_default());
-    let hint = match remedy_lines(run, global) {
+    let hint = match remedy_lines(run, open, global) {
         lines if lines.is_empty() => format!("follow it with: {}", global.command(format_args!("watch {id}"))),
         lines => lines.join("\n"),
     };

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use std::fs::File;
 use std::io::Read;
 
-/// The longest input that is read; how much a run takes is up to its engine or server.
+/// The longest text that is read; how much is taken is up to the engine or the server.
 const INPUT_BYTES_MAX: u64 = 64 << 20;
 
 /// Start a run of a workflow and show it as it happens; with -d print its id and return
@@ -115,13 +115,19 @@ impl Run {
             return Ok(Some(value));
         }
         let Some(input) = self.input.as_deref() else { return Ok(None) };
-        const TOO_LONG: &str = "no run takes as its input";
-        let text = match input.strip_prefix('@') {
-            Some(path) => read(open(path)?, path, INPUT_BYTES_MAX, TOO_LONG)?,
-            None if input == "-" => read_text("-", INPUT_BYTES_MAX, TOO_LONG)?,
-            None => input.to_owned(),
-        };
-        Ok(Some(Value::String(text)))
+        Ok(Some(Value::String(given_text(input, "no run takes as its input")?)))
+    }
+}
+
+/// A text as it is given: `@FILE` for a file's contents, `-` for standard input.
+///
+/// # Errors
+/// As [`read_text`].
+pub(crate) fn given_text(given: &str, too_long: &str) -> Result<String, Problem> {
+    match given.strip_prefix('@') {
+        Some(path) => read(open(path)?, path, INPUT_BYTES_MAX, too_long),
+        None if given == "-" => read_text("-", INPUT_BYTES_MAX, too_long),
+        None => Ok(given.to_owned()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `outlive show`: where a run stands, step by step.
 
+use super::questions::question_json;
 use super::{remedy_lines, run_json, state, step_facts, step_line, waiting_line};
 use crate::cli::{Global, RUN_HELP};
 use crate::exit::{Exit, Problem};
@@ -9,7 +10,7 @@ use crate::style::{self, BOLD, DIM, Mark};
 use crate::{output, times};
 use clap::Args;
 use outlive::WorkflowRunOutput;
-use outlive::client::RunSummary;
+use outlive::client::{QuestionSummary, RunSummary};
 use outlive::core::{RunStatus, Waiting, WaitsFor, content_text};
 use serde_json::{Value, json};
 
@@ -32,21 +33,24 @@ impl Show {
             run.waiting = None;
         }
         let events = runs.events(&run.info.run_id, None).await?;
-        let view = RunView::of(&events);
+        let mut view = RunView::of(&events);
+        let open = runs.open_questions(&run).await?;
+        open.iter().filter(|question| question.run_id == found).for_each(|question| view.waits(&question.step_name));
         if global.json {
-            output::json(&document(&run, &output, &view))?;
+            output::json(&document(&run, &output, &view, &open))?;
         } else {
-            output::write(page(&run, &output, &view, global))?;
+            output::write(page(&run, &output, &view, &open, global))?;
         }
         Ok(Exit::Done)
     }
 }
 
-fn document(run: &RunSummary, output: &WorkflowRunOutput, view: &RunView) -> Value {
+fn document(run: &RunSummary, output: &WorkflowRunOutput, view: &RunView, open: &[QuestionSummary]) -> Value {
     let mut document = run_json(run);
     let is_failed = run.status == RunStatus::Error;
     document["input"] = json!(output.input);
     document["steps"] = view.steps.iter().map(StepView::to_json).collect();
+    document["questions"] = open.iter().map(question_json).collect();
     document["resumes"] = json!(view.resumes);
     document["tokens"] = json!(view.tokens());
     document["duration_ms"] = json!(view.seconds.map(crate::fold::millis));
@@ -63,7 +67,13 @@ fn failure(output: &WorkflowRunOutput, view: &RunView) -> Option<String> {
     if output.status == RunStatus::Error { view.error.clone().or_else(stored) } else { None }
 }
 
-fn page(run: &RunSummary, output: &WorkflowRunOutput, view: &RunView, global: &Global) -> String {
+fn page(
+    run: &RunSummary,
+    output: &WorkflowRunOutput,
+    view: &RunView,
+    open: &[QuestionSummary],
+    global: &Global,
+) -> String {
     let mut lines = vec![head(run, global)];
     let mut fact = |name: &str, text: String| lines.push(format!("{DIM}{name:<8}{DIM:#} {text}"));
     fact("Session", style::line(run.info.session_id.as_str(), 128));
@@ -96,7 +106,7 @@ fn page(run: &RunSummary, output: &WorkflowRunOutput, view: &RunView, global: &G
         lines.push(format!(" {DIM}no step has started{DIM:#}"));
     }
     lines.push(String::new());
-    lines.push(foot(run, output, view, global));
+    lines.push(foot(run, output, view, open, global));
     lines.join("\n") + "\n"
 }
 
@@ -114,7 +124,7 @@ fn mark(state: StepState) -> Mark {
         StepState::Waiting => Mark::Paused,
         StepState::Completed => Mark::Done,
         StepState::Failed | StepState::Skipped => Mark::Failed,
-        StepState::Cancelled => Mark::Cancelled,
+        StepState::Cancelled | StepState::LeftOut => Mark::Cancelled,
     }
 }
 
@@ -123,6 +133,8 @@ fn about(step: &StepView) -> String {
     parts.extend(step.seconds.map(times::span));
     parts.extend((step.attempts > 1).then(|| style::counted(step.attempts as usize, "attempt")));
     parts.extend((step.state == StepState::Skipped).then(|| "failed, the run continued".to_owned()));
+    parts.extend((step.state == StepState::LeftOut).then(|| "left out".to_owned()));
+    parts.extend(step.answer.as_deref().map(|answer| style::line(answer, 200)));
     parts.extend(Some(step_facts(step)).filter(|facts| !facts.is_empty()));
     parts.join("   ")
 }
@@ -149,16 +161,22 @@ fn tool_failure(failure: &ToolFailure) -> String {
     format!("     {} {who}: {tool}: {}", Mark::Failed.shown(), style::line(&failure.error, 400))
 }
 
-fn foot(run: &RunSummary, output: &WorkflowRunOutput, view: &RunView, global: &Global) -> String {
+fn foot(
+    run: &RunSummary,
+    output: &WorkflowRunOutput,
+    view: &RunView,
+    open: &[QuestionSummary],
+    global: &Global,
+) -> String {
     let id = style::short_id(run.info.run_id.as_str());
     let took = view.seconds.map(|seconds| format!(" in {}", times::span(seconds))).unwrap_or_default();
     match run.status {
         RunStatus::Pending | RunStatus::Running | RunStatus::Paused => {
-            let lines = remedy_lines(run, global);
+            let lines = remedy_lines(run, open, global);
             if lines.is_empty() {
                 format!("follow it: {}", global.command(format_args!("watch {id}")))
             } else {
-                lines.join("\n  ")
+                lines.join("\n")
             }
         }
         RunStatus::Completed => format!("completed{took}; the result: outlive output {id}"),

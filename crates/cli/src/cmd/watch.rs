@@ -8,6 +8,7 @@ use crate::progress::Progress;
 use crate::runs::Runs;
 use crate::{output, times};
 use clap::Args;
+use outlive::client::RunSummary;
 use outlive::core::{EventKind, RunEvent, RunId, RunStatus, WaitsFor};
 use std::pin::pin;
 use std::sync::Arc;
@@ -129,9 +130,7 @@ impl Silence {
         progress.end_text()?;
         let (mark, word) = state(&run);
         output::note(global, format_args!("{} {word}: {}", mark.shown(), waiting_line(waiting, times::now())));
-        for line in remedy_lines(&run, global) {
-            output::note(global, format_args!("  {line}"));
-        }
+        tell_remedies(runs, &run, global).await?;
         Ok(())
     }
 }
@@ -140,7 +139,12 @@ async fn say_why_paused(runs: &Runs, run_id: &RunId, global: &Global) -> Result<
     let run = runs.standing(run_id).await?;
     let why = run.waiting.as_ref().map(|waiting| format!(": {}", waiting_line(waiting, times::now())));
     output::note(global, format_args!("run {run_id} is paused and waits for a person{}", why.unwrap_or_default()));
-    for line in remedy_lines(&run, global) {
+    tell_remedies(runs, &run, global).await
+}
+
+async fn tell_remedies(runs: &Runs, run: &RunSummary, global: &Global) -> Result<(), Problem> {
+    let open = runs.open_questions(run).await?;
+    for line in remedy_lines(run, &open, global) {
         output::note(global, format_args!("  {line}"));
     }
     Ok(())

@@ -134,6 +134,7 @@ fn shop(path: &std::path::Path, options: Options) -> Workflow {
 }
 
 /// What a command did.
+#[derive(Debug)]
 pub(crate) struct Done {
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,

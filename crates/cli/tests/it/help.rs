@@ -5,7 +5,7 @@
 use crate::fixture::Place;
 use std::path::Path;
 
-const VERBS: [&str; 28] = [
+const VERBS: [&str; 33] = [
     "",
     "demo",
     "run",
@@ -16,6 +16,11 @@ const VERBS: [&str; 28] = [
     "output",
     "cancel",
     "rerun",
+    "questions",
+    "questions show",
+    "approve",
+    "reject",
+    "answer",
     "serve",
     "worker",
     "workflow",

@@ -14,7 +14,9 @@
 //!       | number                            after a turn: a call of that turn, from 0
 //!       | "m"                               the conversation of the member to which that call delegates
 //!       | "k:" name                         what a function names itself
-//!       | word                              something recorded once: started, history, content, done, error
+//!       | "q" number                        a question to people, from 0
+//!       | word                              something recorded once: started, history, content, done, error, paused,
+//!                                           continued, again
 //! ```
 //! Tools hand keys to other people's services, so a key never changes: what exists keeps its text for ever.
 
@@ -63,6 +65,8 @@ pub enum Part<'a> {
     Member,
     /// What a function names itself.
     Named(&'a str),
+    /// A question to people, from 0.
+    Question(u32),
     /// Something recorded once.
     Word(&'a str),
 }
@@ -163,6 +167,11 @@ impl Key {
     /// What this step's function calls `name`.
     pub fn named(&self, name: &str) -> Self {
         self.join(format_args!("k:{name}"))
+    }
+
+    /// A question to people about this, from 0.
+    pub fn question(&self, number: u32) -> Self {
+        self.join(format_args!("q{number}"))
     }
 
     /// Whether this is a branch of a Parallel, or an item of a ForEach: what stands beside others at the same time.
@@ -315,6 +324,7 @@ impl<'a> Part<'a> {
             Some(b't') => number("t").map(Part::Turn),
             Some(b'i') => number("i").map(Part::Iteration),
             Some(b'e') => node(&text[1..], Place::Item),
+            Some(b'q') => number("q").map(Part::Question),
             _ => None,
         };
         known.unwrap_or_else(|| match text {
@@ -323,6 +333,12 @@ impl<'a> Part<'a> {
             "if" | "else" | "w" => Part::Sequence(text),
             _ => text.strip_prefix("k:").map_or(Part::Word(text), Part::Named),
         })
+    }
+}
+
+impl Default for Key {
+    fn default() -> Self {
+        Self::run()
     }
 }
 
@@ -374,6 +390,8 @@ mod tests {
             (Key::step(1).sequence("else"), "1/else", Part::Sequence("else")),
             (Key::step(1).sequence("w").node(Place::Step(0)), "1/w/0", node(Place::Step(0), 1)),
             (Key::step(1).named("a/b~2"), "1/k:a/b~2", Part::Named("a/b~2")),
+            (Key::step(1).question(0), "1/q0", Part::Question(0)),
+            (agent.turn(0).call(7).question(1), "0/agent/t0/7/q1", Part::Question(1)),
         ];
         for (key, text, last) in table {
             assert_eq!(key.as_str(), text);

@@ -153,6 +153,7 @@ fn told_by_event(event: &RunEvent, at: Timestamp) -> Option<Record> {
             ..
         } => Some(Record::Rest(Box::new(Rest {
             pause: Some(Pause {
+                errors: None,
                 index: *paused_step_index,
                 name: paused_step_name.clone(),
                 kind: pause_kind.clone(),

@@ -6,6 +6,7 @@ use crate::event::{EventKind, RunDone, WorkflowDone};
 use crate::failure::Failure;
 use crate::id::WorkerId;
 use crate::metrics::RunMetrics;
+use crate::question::{Answered, Question};
 use crate::run::{RunOutput, RunStatus};
 use crate::step::{StepOutput, StepType, content_type};
 use crate::time::Timestamp;
@@ -114,8 +115,18 @@ pub enum Record {
     Waiting {
         /// Its path.
         key: Key,
-        /// What has to be answered, each as Agno's clients read it.
-        requirements: Vec<Value>,
+        /// What has to be answered.
+        questions: Vec<Arc<Question>>,
+        /// Since when.
+        at: Timestamp,
+    },
+    /// Somebody answered; this is the answer for good.
+    Answered {
+        /// The question's place.
+        key: Key,
+        /// What, who and when.
+        #[serde(flatten)]
+        answered: Answered,
     },
     /// The run ended, or paused.
     Rest(Box<Rest>),
@@ -194,9 +205,12 @@ pub struct Pause {
     /// `executor`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// What a person has to decide.
+    /// What people have to decide, and have decided before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requirements: Option<Vec<Value>>,
+    /// The same about failures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errors: Option<Vec<Value>>,
 }
 
 impl Record {
@@ -213,7 +227,8 @@ impl Record {
             | Record::Step { key, .. }
             | Record::Failed { key, .. }
             | Record::Retry { key, .. }
-            | Record::Waiting { key, .. } => Some(key),
+            | Record::Waiting { key, .. }
+            | Record::Answered { key, .. } => Some(key),
         }
     }
 
@@ -229,7 +244,8 @@ impl Record {
             | Record::Step { key, .. }
             | Record::Failed { key, .. }
             | Record::Retry { key, .. }
-            | Record::Waiting { key, .. } => Some(key),
+            | Record::Waiting { key, .. }
+            | Record::Answered { key, .. } => Some(key),
         }
     }
 
@@ -241,7 +257,8 @@ impl Record {
             | Record::Run { .. }
             | Record::Step { .. }
             | Record::Retry { .. }
-            | Record::Waiting { .. } => true,
+            | Record::Waiting { .. }
+            | Record::Answered { .. } => true,
             Record::Rest(rest) => rest.status.is_terminal(),
             Record::Claimed { .. }
             | Record::Intent { .. }

@@ -656,7 +656,8 @@ impl Serialize for LeanRecord<'_> {
             | Record::Result { .. }
             | Record::Said { .. }
             | Record::Retry { .. }
-            | Record::Waiting { .. } => record.serialize(serializer),
+            | Record::Waiting { .. }
+            | Record::Answered { .. } => record.serialize(serializer),
         }
     }
 }

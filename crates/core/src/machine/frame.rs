@@ -222,6 +222,18 @@ impl Frame {
         self.results.push(output);
     }
 
+    /// A child has no part in the run: it has no output.
+    pub(super) fn child_left_out(&mut self, key: &Key) {
+        let Some(place) = key.branch() else {
+            self.has_child = false;
+            self.at += 1;
+            return;
+        };
+        self.child_begun(key);
+        let output = Arc::new(StepOutput::default());
+        self.own_mut().branches.insert(place, Branch::new(output, None, Map::new()));
+    }
+
     /// A Loop's iteration begins.
     pub(super) fn begin_iteration(&mut self, iteration: u32) {
         let own = self.own_mut();

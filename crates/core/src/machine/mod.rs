@@ -11,6 +11,7 @@ mod agent;
 mod branch;
 mod drift;
 mod frame;
+mod people;
 mod rest;
 mod team;
 mod workflow;

@@ -3,10 +3,11 @@
 use super::frame::Frame;
 use super::workflow::{Open, Phase, WorkflowMachine};
 use crate::event::EventKind;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::Failure;
 use crate::log::{Entry, Key, Pause, Record, Rest};
 use crate::metrics::{RunMetrics, StepMetrics};
-use crate::run::{RunInfo, RunStatus, WorkflowRunOutput};
+use crate::question::{self, QuestionKind};
+use crate::run::{RunInfo, RunOutput, RunStatus, WorkflowRunOutput};
 use crate::step::{ExecutorKind, StepOutput};
 use crate::time::Timestamp;
 use crate::workflow::Node;
@@ -26,14 +27,19 @@ impl WorkflowMachine {
         // Entries of the format before this one say less.
         match rest.status {
             RunStatus::Completed | RunStatus::Cancelled => self.root.results.clone_from(&rest.results),
-            RunStatus::Paused => rest.results.clone_from(&self.root.results),
+            RunStatus::Paused => {
+                rest.results = self.results_at_a_pause();
+                if let Some(pause) = &rest.pause {
+                    self.note_pause(pause.index, &pause.name, pause.kind.as_ref());
+                }
+            }
             RunStatus::Pending | RunStatus::Running | RunStatus::Error => {
                 let error = rest.content.as_ref().and_then(Value::as_str).unwrap_or_default();
                 rest.results = self.unfinished(None, error);
                 self.root.results.clone_from(&rest.results);
             }
         }
-        rest.runs.clone_from(&self.runs);
+        rest.runs = self.runs_as(rest.status);
         rest.metrics.get_or_insert_with(|| self.metrics(self.last_at));
         let state = rest.state.as_ref().and_then(Value::as_object).cloned().unwrap_or_default();
         self.rest = Some(rest);
@@ -65,7 +71,19 @@ impl WorkflowMachine {
 
     /// The entries that end the run because someone asked; `partial` is what steps in progress had written so far.
     pub fn cancel(&self, reason: &str, partial: PartialText<'_>, claim: &Record, at: Timestamp) -> Vec<Entry> {
-        let content = format!("Run {} was cancelled", self.info.run_id);
+        self.cancel_as(&format!("Run {} was cancelled", self.info.run_id), reason, partial, claim, at)
+    }
+
+    /// As [`Self::cancel`], with this as what the run came to.
+    pub(super) fn cancel_as(
+        &self,
+        content: &str,
+        reason: &str,
+        partial: PartialText<'_>,
+        claim: &Record,
+        at: Timestamp,
+    ) -> Vec<Entry> {
+        let content = content.to_owned();
         let cancelled = EventKind::WorkflowCancelled { reason: reason.to_owned(), content: content.clone() };
         let error = "Cancelled during execution";
         let results = unfinished_in(&self.open_by_container(), (&Key::run(), &self.root), &|key, open| {
@@ -117,28 +135,79 @@ impl WorkflowMachine {
         Entry::recorded(self.event(error, at), Record::Rest(Box::new(rest)))
     }
 
-    /// The entry that pauses the run because its definition is not the one the log speaks of.
-    pub fn pause(&self, reason: &str, at: Timestamp) -> Entry {
-        let name = self.nodes.get(self.at()).map_or_else(|| Arc::from(""), |node| node.name().clone());
-        let requirement = json!({ "reason": reason, "error_type": FailureKind::Definition.code() });
-        self.paused_at(name, vec![requirement], at)
+    /// The entries that pause the run because its definition is not the one the log speaks of. `next_index` is the
+    /// log's length: the same may be asked again later.
+    pub fn pause(&self, reason: &str, next_index: u64, at: Timestamp) -> Vec<Entry> {
+        let question = Arc::new(self.question_of_definition(reason, next_index));
+        let pause = Pause {
+            index: question.step_index,
+            name: question.step_name.clone(),
+            kind: Some("executor".to_owned()),
+            requirements: Some(vec![question.requirement(None)]),
+            errors: None,
+        };
+        let mut fields = Map::new();
+        fields.insert("name".into(), json!("DefinitionChanged"));
+        fields.insert("reason".into(), json!(reason));
+        let asks = Record::Waiting { key: Key::run(), questions: vec![question], at };
+        vec![Entry::recorded(self.event(EventKind::CustomEvent { fields }, at), asks), self.paused_with(pause, at)]
     }
 
     /// The entry that pauses the run because nothing of it goes on until somebody answers.
     pub(super) fn paused_for_answers(&self, at: Timestamp) -> Entry {
-        let first = self.waiting.keys().min_by(|one, other| one.in_order(other));
-        let name = first.and_then(|key| self.node(key)).map_or_else(|| Arc::from(""), |node| node.name().clone());
-        let mut waiting: Vec<_> = self.waiting.iter().collect();
-        waiting.sort_by(|(one, _), (other, _)| one.in_order(other));
-        self.paused_at(name, waiting.into_iter().flat_map(|(_, all)| all.clone()).collect(), at)
+        let open = self.questions();
+        let first = open.first();
+        let kind = first.and_then(|question| match question.kind {
+            QuestionKind::Error => None,
+            QuestionKind::Outcome | QuestionKind::Definition => Some("executor".to_owned()),
+            _ if question.tool.is_some() => Some("executor".to_owned()),
+            _ => Some("step".to_owned()),
+        });
+        let (requirements, errors) = self.requirements();
+        let pause = Pause {
+            index: first.map_or(self.root.at, |question| question.step_index),
+            name: first.map_or_else(|| Arc::from(""), |question| question.step_name.clone()),
+            kind,
+            requirements,
+            errors,
+        };
+        self.paused_with(pause, at)
     }
 
-    fn paused_at(&self, name: Arc<str>, requirements: Vec<Value>, at: Timestamp) -> Entry {
-        let pause =
-            Pause { index: self.root.at, name, kind: Some("executor".to_owned()), requirements: Some(requirements) };
-        let rest = Rest { pause: Some(pause), ..self.at_rest(RunStatus::Paused, at) };
+    fn paused_with(&self, pause: Pause, at: Timestamp) -> Entry {
+        let results = self.results_at_a_pause();
+        let rest = Rest { pause: Some(pause), results, ..self.at_rest(RunStatus::Paused, at) };
         let event = rest.paused().expect("it says where");
         Entry::recorded(self.event(event, at), Record::Rest(Box::new(rest)))
+    }
+
+    /// The outputs of the steps that ended, and of those that are being judged.
+    fn results_at_a_pause(&self) -> Vec<Arc<StepOutput>> {
+        self.root.results.iter().cloned().chain(self.judged_at_top()).collect()
+    }
+
+    /// The runs of agents and teams that ended; at a pause, those too that ask before they make a call.
+    fn runs_as(&self, status: RunStatus) -> Vec<Arc<RunOutput>> {
+        let mut runs = self.runs.clone();
+        if status == RunStatus::Paused {
+            let open = self.questions();
+            let asking = open.iter().filter(|question| question.tool.is_some()).filter_map(|asked| asked.run.clone());
+            for run in asking {
+                // One that asks several things stands there once.
+                if runs.last().is_none_or(|last| last.run_id != run.run_id) {
+                    runs.push(run);
+                }
+            }
+        }
+        runs
+    }
+
+    /// Everything asked, as Agno's clients read it: what was answered, and what is open. Failures stand apart.
+    fn requirements(&self) -> (Option<Vec<Value>>, Option<Vec<Value>>) {
+        let mut asked = self.asked().to_vec();
+        asked.sort_by(|(one, _), (other, _)| one.key.in_order(&other.key));
+        let (steps, errors) = question::requirements(&asked);
+        (Some(steps).filter(|all| !all.is_empty()), Some(errors).filter(|all| !all.is_empty()))
     }
 
     /// The run as it stands when it comes to rest.
@@ -148,13 +217,24 @@ impl WorkflowMachine {
             state_of_branches(&self.open_by_container(), &Key::run(), &mut state);
         }
         Rest {
+            pause: self.pause_before(),
             metrics: Some(self.metrics(at)),
             metadata: self.metadata(),
             results: self.root.results.clone(),
-            runs: self.runs.clone(),
+            runs: self.runs_as(status),
             state: Some(state).filter(|state| !state.is_empty()).map(Value::Object),
             ..Rest::new(status, at)
         }
+    }
+
+    /// Where it paused before it ended, and what was answered then.
+    fn pause_before(&self) -> Option<Pause> {
+        if self.asked().is_empty() {
+            return None;
+        }
+        let (index, name, kind) = self.paused().cloned().unwrap_or_else(|| (0, Arc::from(""), None));
+        let (requirements, errors) = self.requirements();
+        Some(Pause { index, name, kind, requirements, errors })
     }
 
     pub(super) fn completed(&self, at: Timestamp) -> Entry {
@@ -178,9 +258,7 @@ impl WorkflowMachine {
             .open
             .iter()
             .filter_map(|(key, open)| match open {
-                Open::Step(step)
-                    if step.due_at.is_none_or(|due_at| due_at <= at) && !self.waiting.contains_key(key) =>
-                {
+                Open::Step(step) if step.due_at.is_none_or(|due_at| due_at <= at) && !self.is_waiting(key) => {
                     Some((key, &step.name))
                 }
                 _ => None,
@@ -224,7 +302,7 @@ impl WorkflowMachine {
         &self.root.results
     }
 
-    fn at(&self) -> usize {
+    pub(super) fn at(&self) -> usize {
         usize::try_from(self.root.at).unwrap_or(usize::MAX)
     }
 

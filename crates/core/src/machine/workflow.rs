@@ -16,6 +16,7 @@
 
 use super::drift::Mismatch;
 use super::frame::{Frame, NestedRun, Own, Scope};
+use super::people::People;
 use super::rest::metrics_of;
 use crate::event::{EventKind, Origin, RunEvent, WorkflowDone};
 use crate::failure::{Failure, FailureKind};
@@ -62,12 +63,12 @@ pub struct WorkflowMachine {
     pub(super) root: Frame,
     /// What has begun and has not ended.
     pub(super) open: BTreeMap<Key, Open>,
-    /// What waits for an answer, and for which. Steps among it are open too.
-    pub(super) waiting: BTreeMap<Key, Vec<Value>>,
+    /// What it has asked people, if anything.
+    pub(super) people: Option<Box<People>>,
     pub(super) runs: Vec<Arc<RunOutput>>,
     pub(super) rest: Option<Box<crate::log::Rest>>,
     #[serde(skip)]
-    agenda: Agenda,
+    pub(super) agenda: Agenda,
 }
 
 /// A node that has begun and has not ended.
@@ -110,15 +111,18 @@ pub(super) struct OpenStep {
     /// It is being executed, as this says. As the [`Agenda`], this does not follow from the log.
     #[serde(skip)]
     executing: Option<Arc<StepInfo>>,
+    /// It waits for people where it is, and goes on there if they answer before its run leaves memory.
+    #[serde(skip)]
+    is_parked: bool,
 }
 
 impl OpenStep {
     fn new(name: Arc<str>, due_at: Option<Timestamp>) -> Self {
-        Self { name, due_at, failed: None, executing: None }
+        Self { name, due_at, failed: None, executing: None, is_parked: false }
     }
 
     pub(super) fn is_executing(&self) -> bool {
-        self.executing.is_some()
+        self.executing.is_some() && !self.is_parked
     }
 }
 
@@ -130,7 +134,7 @@ impl PartialEq for OpenStep {
 
 /// What is to be looked at. It follows from the rest, so a machine that was read back makes a new one.
 #[derive(Clone, Debug, Default)]
-struct Agenda {
+pub(super) struct Agenda {
     is_known: bool,
     /// Nodes that changed; the run itself has the empty key.
     ready: BTreeSet<Key>,
@@ -140,6 +144,8 @@ struct Agenda {
     asked: BTreeSet<Key>,
     /// How many steps are being executed.
     executing: u32,
+    /// Questions that nobody needs to answer any more.
+    pub(super) void: Vec<Arc<str>>,
 }
 
 impl PartialEq for Agenda {
@@ -252,7 +258,7 @@ impl WorkflowMachine {
             last_at: created_at,
             phase: Phase::Fresh,
             open: BTreeMap::new(),
-            waiting: BTreeMap::new(),
+            people: None,
             runs: Vec::new(),
             rest: None,
             agenda: Agenda::default(),
@@ -277,8 +283,9 @@ impl WorkflowMachine {
             Some(Record::Claimed { at, .. }) => {
                 self.started_at.get_or_insert(*at);
                 self.last_at = *at;
-                if self.phase == Phase::Fresh {
+                if matches!(self.phase, Phase::Fresh | Phase::Ended(RunStatus::Paused)) {
                     self.phase = Phase::Going;
+                    self.rest = None;
                     self.look_at(Key::run());
                 }
             }
@@ -297,6 +304,7 @@ impl WorkflowMachine {
                 self.runs.extend(run.clone());
                 let state = state.as_ref().and_then(Value::as_object).cloned().unwrap_or_default();
                 applied = self.end(key, output, state);
+                self.end_waits(self.last_at);
             }
             Some(Record::Failed { key, output }) => {
                 if let Some(Open::Step(step)) = self.open.get_mut(key) {
@@ -306,10 +314,21 @@ impl WorkflowMachine {
                     self.root.results.push(output.clone());
                 }
             }
-            Some(Record::Waiting { key, requirements }) => {
-                self.waiting.insert(key.clone(), requirements.clone());
+            Some(Record::Waiting { key, questions, at }) => {
+                if let Some(first) = questions.first().filter(|_| *key != Key::run()) {
+                    self.expect(entry, key, &first.step_name, first.step_type)?;
+                }
+                self.last_at = *at;
+                self.wait_for(key, questions, *at);
             }
-            Some(Record::Retry { key, attempt, due_at }) => applied.dropped = self.again(key, *attempt, *due_at),
+            Some(Record::Answered { key, answered }) => {
+                self.last_at = answered.at;
+                applied = self.answered(key, answered);
+            }
+            Some(Record::Retry { key, attempt, due_at }) => {
+                applied.dropped = self.again(key, *attempt, *due_at);
+                self.end_waits(self.last_at);
+            }
             Some(Record::Rest(rest)) => applied.session = self.come_to_rest(rest),
             // Calls inside a step.
             Some(
@@ -365,8 +384,9 @@ impl WorkflowMachine {
     }
 
     /// A step or a container ended; `state` is what it changed in the session.
-    fn end(&mut self, key: &Key, output: &Arc<StepOutput>, state: Map<String, Value>) -> Applied {
+    pub(super) fn end(&mut self, key: &Key, output: &Arc<StepOutput>, state: Map<String, Value>) -> Applied {
         let (open, dropped) = self.forget(key);
+        self.forget_people(key, false);
         // What a failed step says about its failure does not count as content.
         let (content, mut unmerged) = match open {
             Some(Open::Container(mut frame)) => {
@@ -404,8 +424,9 @@ impl WorkflowMachine {
     }
 
     /// A step or a container failed and is tried again: what was inside is forgotten.
-    fn again(&mut self, key: &Key, attempt: u32, due_at: Timestamp) -> Option<Key> {
+    pub(super) fn again(&mut self, key: &Key, attempt: u32, due_at: Timestamp) -> Option<Key> {
         let (open, dropped) = self.forget(key);
+        self.forget_people(key, true);
         let name = match open {
             Some(Open::Step(step)) => step.name,
             Some(Open::Container(frame)) => frame.name.clone(),
@@ -437,7 +458,7 @@ impl WorkflowMachine {
 
     /// Forgets a node that ended, with everything inside. Returns what it was, and its key when something of it is to
     /// be dropped: what is in progress inside, and a verdict that is still being asked for.
-    fn forget(&mut self, key: &Key) -> (Option<Open>, Option<Key>) {
+    pub(super) fn forget(&mut self, key: &Key) -> (Option<Open>, Option<Key>) {
         // Keys inside follow their outer key at once.
         let after = (Bound::Excluded(key), Bound::Unbounded);
         let is_inside = |inner: &&Key| inner.is_inside(key);
@@ -448,22 +469,16 @@ impl WorkflowMachine {
         for inner in &asked {
             self.agenda.asked.remove(inner);
         }
-        let waiting: Vec<Key> =
-            self.waiting.range::<Key, _>(after).map(|(key, _)| key).take_while(is_inside).cloned().collect();
-        for inner in &waiting {
-            self.waiting.remove(inner);
-        }
         for inner in &open {
             self.close(inner);
         }
         let closed = self.close(key);
-        is_dropped |= matches!(&closed, Some(Open::Step(step)) if step.is_executing());
+        is_dropped |= matches!(&closed, Some(Open::Step(step)) if step.executing.is_some());
         (closed, is_dropped.then(|| key.clone()))
     }
 
     fn close(&mut self, key: &Key) -> Option<Open> {
         self.agenda.ready.remove(key);
-        self.waiting.remove(key);
         let open = self.open.remove(key)?;
         self.agenda.executing -= u32::from(matches!(&open, Open::Step(step) if step.is_executing()));
         if let Some(due_at) = open.due_at() {
@@ -479,7 +494,7 @@ impl WorkflowMachine {
     }
 
     /// What a key is inside of, innermost first, the run excluded.
-    fn ancestors(&self, key: &Key) -> impl Iterator<Item = Key> {
+    pub(super) fn ancestors(&self, key: &Key) -> impl Iterator<Item = Key> {
         std::iter::successors(key.outer(), Key::outer).filter(|key| *key != Key::run())
     }
 
@@ -503,7 +518,7 @@ impl WorkflowMachine {
         }
     }
 
-    fn frame_mut(&mut self, key: &Key) -> &mut Frame {
+    pub(super) fn frame_mut(&mut self, key: &Key) -> &mut Frame {
         match self.open.get_mut(key) {
             Some(Open::Container(frame)) => frame,
             _ => &mut self.root,
@@ -530,7 +545,7 @@ impl WorkflowMachine {
     }
 
     /// What a node's events are about.
-    fn origin(&self, key: &Key, name: &Arc<str>, is_container: bool) -> Origin {
+    pub(super) fn origin(&self, key: &Key, name: &Arc<str>, is_container: bool) -> Origin {
         let parent_key = self.parent_key(key);
         let parent = self.frame(&parent_key);
         let place = match key.parts().last() {
@@ -576,7 +591,7 @@ impl WorkflowMachine {
         state
     }
 
-    fn step_input(&self, key: &Key) -> StepInput {
+    pub(super) fn step_input(&self, key: &Key) -> StepInput {
         let scope = self.parent(key).scope_of(key);
         let given = self.attachments.as_deref().cloned().unwrap_or_default();
         let Attachments { additional_data, images, videos, audio, files, metadata, dependencies } = given;
@@ -594,10 +609,11 @@ impl WorkflowMachine {
             dependencies,
         };
         scope.media.iter().flat_map(|media| &**media).for_each(|output| input.add_media_of(output));
+        self.add_given(key, &mut input);
         input
     }
 
-    fn look_at(&mut self, key: Key) {
+    pub(super) fn look_at(&mut self, key: Key) {
         if self.agenda.is_known {
             self.agenda.ready.insert(key);
         }
@@ -616,11 +632,15 @@ impl WorkflowMachine {
             Phase::Going => {}
         }
         self.know_the_agenda();
+        if let Some(say) = self.ended_by_answer(claim, chance, at) {
+            return Decision { say, ..Decision::default() };
+        }
         while let Some((_, key)) = self.agenda.due.first().filter(|(due, _)| *due <= at).cloned() {
             self.agenda.due.pop_first();
             if let Some(frame) = self.container(&key) {
                 let limit = frame.own().deadline.is_some_and(|deadline| deadline <= at);
-                if limit {
+                // Waiting for people counts towards no time limit: it is put off once they have answered.
+                if limit && !self.is_waiting_inside(&key) {
                     return Decision { say: self.timed_out(&key, chance, at), ..Decision::default() };
                 }
             } else if self.open.contains_key(&key) {
@@ -658,12 +678,14 @@ impl WorkflowMachine {
 
     /// Whether nothing goes on until somebody answers: time limits of containers do not count meanwhile.
     fn only_waits(&self) -> bool {
-        let is_at_work = self.agenda.executing > 0 || !self.agenda.asked.is_empty();
+        if !self.has_questions() {
+            return false;
+        }
         let is_due = |(key, open): (&Key, &Open)| {
             // What waits at a later attempt was due once.
-            open.due_at().is_some() && !matches!(open, Open::Container(_)) && !self.waiting.contains_key(key)
+            open.due_at().is_some() && !matches!(open, Open::Container(_)) && !self.is_waiting(key)
         };
-        !self.waiting.is_empty() && !is_at_work && !self.open.iter().any(is_due)
+        !self.is_at_work() && !self.open.iter().any(is_due)
     }
 
     fn container(&self, key: &Key) -> Option<&Frame> {
@@ -676,7 +698,7 @@ impl WorkflowMachine {
     /// What a node that changed makes necessary.
     fn look(&mut self, key: &Key, at: Timestamp) -> Decision {
         match self.open.get(key) {
-            _ if self.waiting.contains_key(key) => Decision::default(),
+            _ if self.is_waiting(key) => Decision::default(),
             _ if *key == Key::run() => self.advance_run(at),
             Some(Open::Step(_)) => self.execute(key),
             Some(Open::Container(_)) => self.advance(key, at),
@@ -704,6 +726,9 @@ impl WorkflowMachine {
         };
         let say = |entry| Decision { say: vec![entry], ..Decision::default() };
         match container.next(key, frame) {
+            Next::Iterate(_) if let Some(asks) = self.asks_about_iteration(key, node, frame, max_iterations, at) => {
+                say(asks)
+            }
             Next::Begin(children) => {
                 let mut all = Decision::default();
                 for child in children {
@@ -757,7 +782,7 @@ impl WorkflowMachine {
 
     /// Begins the node with this key, unless it has begun.
     fn begin_child(&mut self, key: &Key, at: Timestamp) -> Decision {
-        if self.waiting.contains_key(key) {
+        if self.is_waiting(key) {
             return Decision::default();
         }
         let begins_again = matches!(self.open.get(key), Some(Open::Again(again)) if again.due_at <= at);
@@ -765,7 +790,13 @@ impl WorkflowMachine {
             return Decision::default();
         }
         let Some(node) = self.node(key) else { return Decision::default() };
+        if let Some(asks) = self.asks_first(key, node, at) {
+            return Decision { say: vec![asks], ..Decision::default() };
+        }
         match node.container() {
+            Some(_) if let Some(verdict) = self.given_verdict(key) => {
+                Decision { say: self.begun(key, Some(verdict), at), ..Decision::default() }
+            }
             None => {
                 let name = node.name().clone();
                 let event = RunEvent {
@@ -858,8 +889,14 @@ impl WorkflowMachine {
     fn execute(&mut self, key: &Key) -> Decision {
         let Some(Node::Step(node)) = self.node(key) else { return Decision::default() };
         let (timeout_ms, executor_type, name) = (node.timeout_ms, node.executor_type, node.name.clone());
-        if matches!(self.open.get(key), Some(Open::Step(step)) if step.is_executing()) {
-            return Decision::default();
+        match self.open.get_mut(key) {
+            Some(Open::Step(step)) if step.is_parked => {
+                step.is_parked = false;
+                self.agenda.executing += 1;
+                return Decision::default();
+            }
+            Some(Open::Step(step)) if !step.is_executing() => {}
+            _ => return Decision::default(),
         }
         let origin = self.origin(key, &name, false);
         let info = StepInfo {
@@ -897,9 +934,7 @@ impl WorkflowMachine {
         chance: u64,
         at: Timestamp,
     ) -> Vec<Entry> {
-        let Some(Open::Step(step)) = self.open.get_mut(key) else { return Vec::new() };
-        let info = step.executing.take();
-        self.agenda.executing -= u32::from(info.is_some());
+        let Some(info) = self.lands(key) else { return Vec::new() };
         let Some(Node::Step(node)) = self.node(key) else { return Vec::new() };
         match result {
             Ok(executed) => {
@@ -908,6 +943,49 @@ impl WorkflowMachine {
                 self.succeeded(node, origin, executed, state, key, at)
             }
             Err(failure) => self.failed(key, &failure, chance, at),
+        }
+    }
+
+    /// A step is in flight no more. None when it is not open; then what it was told when it began.
+    fn lands(&mut self, key: &Key) -> Option<Option<Arc<StepInfo>>> {
+        let Some(Open::Step(step)) = self.open.get_mut(key) else { return None };
+        self.agenda.executing -= u32::from(step.is_executing());
+        step.is_parked = false;
+        Some(step.executing.take())
+    }
+
+    /// A step waits for people where it is. False when it is not open.
+    pub(super) fn parks(&mut self, key: &Key) -> bool {
+        let Some(Open::Step(step)) = self.open.get_mut(key) else { return false };
+        self.agenda.executing -= u32::from(step.is_executing());
+        step.is_parked = true;
+        true
+    }
+
+    /// How many steps wait for people where they are.
+    pub fn parked(&self) -> usize {
+        let is_parked = |open: &&Open| matches!(open, Open::Step(step) if step.is_parked);
+        if self.has_questions() { self.open.values().filter(is_parked).count() } else { 0 }
+    }
+
+    /// Whether anything is being executed or decided, people left out.
+    fn is_at_work(&self) -> bool {
+        self.agenda.executing > 0 || !self.agenda.asked.is_empty()
+    }
+
+    /// The questions that have become void since the last call: nothing follows from an answer any more.
+    pub fn take_void(&mut self) -> Vec<Arc<str>> {
+        std::mem::take(&mut self.agenda.void)
+    }
+
+    /// A container has this much more time.
+    pub(super) fn postpone(&mut self, key: &Key, by: Duration) {
+        let Some(Open::Container(frame)) = self.open.get_mut(key) else { return };
+        let Some(deadline) = frame.own().deadline else { return };
+        frame.own_mut().deadline = Some(deadline + by);
+        if self.agenda.is_known {
+            self.agenda.due.remove(&(deadline, key.clone()));
+            self.agenda.due.insert((deadline + by, key.clone()));
         }
     }
 
@@ -949,11 +1027,16 @@ impl WorkflowMachine {
             step_type: StepType::Step,
             executor_type: Some(node.executor_type),
             executor_name: Some(node.executor_name.clone()),
-            ..executed.output
+            ..executed.output.clone()
         });
-        let record = Record::Step { key: key.clone(), output: output.clone(), run: executed.run, state };
         let event = |kind| RunEvent { created_at: at.as_seconds(), kind, origin: origin.clone(), event_index: None };
         let completed = || event(EventKind::step_completed(output.clone()));
+        if let Some(asks) = self.asks_about(key, &executed, &output, &state, at) {
+            let is_told = self.parent(key).kind == StepType::Workflow && node.executor_type == ExecutorKind::Function;
+            let said = is_told.then(|| Entry::event(event(EventKind::StepOutput { step_output: output.clone() })));
+            return said.into_iter().chain([Entry::event(completed()), asks]).collect();
+        }
+        let record = Record::Step { key: key.clone(), output: output.clone(), run: executed.run, state };
         // Only what stands directly in a workflow tells its output by itself.
         if self.parent(key).kind != StepType::Workflow {
             return vec![Entry::recorded(completed(), record)];
@@ -978,10 +1061,26 @@ impl WorkflowMachine {
     /// The entries that follow from a failure of a node: it is tried again, or skipped, or what it is in fails too.
     fn failed(&self, key: &Key, failure: &Failure, chance: u64, at: Timestamp) -> Vec<Entry> {
         // Only a person can say what came of it.
-        if failure.kind == FailureKind::OutcomeUnknown {
-            let unknown = json!({ "reason": failure.message, "error_type": failure.kind.code() });
-            return vec![self.waits(key, vec![unknown], at)];
+        if failure.kind == FailureKind::OutcomeUnknown
+            && let Some(node) = self.node(key)
+        {
+            return vec![self.asks_what_came(key, node, failure, at)];
         }
+        let asks = self.node(key).filter(|node| Self::asks_on_error(node));
+        let is_tried = asks.is_some_and(|node| failure.retryable && self.failures(key) <= node.retry().times);
+        if let Some(node) = asks.filter(|_| !is_tried) {
+            return vec![self.asks_after(key, node, failure, at)];
+        }
+        self.failed_for_good(key, failure, chance, at)
+    }
+
+    /// How often this node has failed, this time included.
+    fn failures(&self, key: &Key) -> u32 {
+        key.attempt_number().saturating_sub(self.refused(key))
+    }
+
+    /// As [`Self::failed`], without asking anybody.
+    pub(super) fn failed_for_good(&self, key: &Key, failure: &Failure, chance: u64, at: Timestamp) -> Vec<Entry> {
         let mut say = Vec::new();
         let mut failed = key.clone();
         while let Some(node) = self.node(&failed) {
@@ -989,8 +1088,9 @@ impl WorkflowMachine {
             let origin = self.origin(&failed, node.name(), node.container().is_some());
             let event =
                 |kind| RunEvent { created_at: at.as_seconds(), kind, origin: origin.clone(), event_index: None };
-            if failure.retryable && attempt <= retry.times {
-                let due_at = at + retry.wait(attempt, failure.retry_after_ms, chance);
+            let failures = self.failures(&failed);
+            if failure.retryable && failures <= retry.times {
+                let due_at = at + retry.wait(failures, failure.retry_after_ms, chance);
                 let mut fields = Map::new();
                 fields.insert("name".into(), json!("StepRetrying"));
                 fields.insert("error".into(), json!(failure.message));
@@ -1030,31 +1130,7 @@ impl WorkflowMachine {
         say
     }
 
-    /// The entry that makes a node wait for answers, and what stands beside it go on.
-    fn waits(&self, key: &Key, mut requirements: Vec<Value>, at: Timestamp) -> Entry {
-        let node = self.node(key);
-        let (name, executor_type) = match node {
-            Some(Node::Step(step)) => (step.executor_name.clone(), step.executor_type),
-            // What decides is a function.
-            _ => (node.map_or_else(|| Arc::from(""), |node| node.name().clone()), ExecutorKind::Function),
-        };
-        let step_name = node.map_or_else(|| name.clone(), |node| node.name().clone());
-        let origin = self.origin(key, &step_name, node.is_some_and(|node| node.container().is_some()));
-        for requirement in requirements.iter_mut().filter_map(Value::as_object_mut) {
-            requirement.insert("key".into(), json!(key));
-            requirement.insert("step_id".into(), json!(origin.step_id));
-            requirement.insert("step_name".into(), json!(step_name));
-        }
-        let kind = EventKind::StepExecutorPaused {
-            executor_name: name,
-            executor_type,
-            executor_requirements: requirements.clone(),
-        };
-        let event = RunEvent { created_at: at.as_seconds(), kind, origin, event_index: None };
-        Entry::recorded(event, Record::Waiting { key: key.clone(), requirements })
-    }
-
-    fn failed_output(&self, key: &Key, node: &Node, content: &str, failure: &Failure) -> StepOutput {
+    pub(super) fn failed_output(&self, key: &Key, node: &Node, content: &str, failure: &Failure) -> StepOutput {
         let origin = self.origin(key, node.name(), node.container().is_some());
         let steps = self.container(key).map(Frame::outputs).unwrap_or_default();
         StepOutput {

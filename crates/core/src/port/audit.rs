@@ -27,6 +27,8 @@ pub enum AuditKind {
     RunCancel,
     /// Somebody started a run again.
     RunRerun,
+    /// Somebody answered a run's question.
+    QuestionAnswer,
     /// Somebody deleted a session with its runs.
     SessionDelete,
     /// An API key was made.
@@ -39,12 +41,13 @@ pub enum AuditKind {
 
 impl AuditKind {
     /// Every kind.
-    pub const ALL: [AuditKind; 9] = [
+    pub const ALL: [AuditKind; 10] = [
         Self::AuthFailed,
         Self::AccessDenied,
         Self::AdminRead,
         Self::RunCancel,
         Self::RunRerun,
+        Self::QuestionAnswer,
         Self::SessionDelete,
         Self::KeyMint,
         Self::KeyRevoke,
@@ -59,6 +62,7 @@ impl AuditKind {
             Self::AdminRead => "admin_read",
             Self::RunCancel => "run_cancel",
             Self::RunRerun => "run_rerun",
+            Self::QuestionAnswer => "question_answer",
             Self::SessionDelete => "session_delete",
             Self::KeyMint => "key_mint",
             Self::KeyRevoke => "key_revoke",

@@ -12,7 +12,7 @@
 //!                 └── a lease that ended: any worker may claim again, with a higher epoch
 //! ```
 
-use super::{AuditStore, BoxFuture, HookStore, NewHook};
+use super::{AuditStore, BoxFuture, HookStore, NewHook, QuestionPatch, QuestionStore};
 use crate::id::{DefinitionId, RunId, SessionId, WorkerId};
 use crate::log::Page;
 use crate::run::{RunInfo, RunStatus};
@@ -323,9 +323,9 @@ pub struct Claim {
 pub struct Claimed {
     /// The runs, each with its lease; `epoch`, `claims` and `attempt` already raised, and that is durable.
     pub runs: Vec<(Run, Lease)>,
-    /// When the next run that waits for a time becomes due.
+    /// When the next run that waits for a time becomes due, or the time of the next open question is up.
     pub next_due: Option<Timestamp>,
-    /// Whether there were more than `limit` allowed.
+    /// Whether there were more than `limit` allowed, or more questions whose time is up than one call answers.
     pub more: bool,
 }
 
@@ -342,6 +342,8 @@ pub struct RunPatch {
     pub is_progress: bool,
     /// Releases the lease with this commit.
     pub release: Option<Release>,
+    /// What was asked, and what was answered or needs no answer any more.
+    pub questions: Option<Box<QuestionPatch>>,
 }
 
 /// How a lease is released.
@@ -690,6 +692,8 @@ pub trait RunStore: Send + Sync {
     /// Takes runs that are PENDING or RUNNING, due, not behind an earlier run of their session (policy `Queue`), and held
     /// by nobody or by a dead worker. A run with a cancel intent is taken whatever its workflow, its due time, its session
     /// and also when it is PAUSED. Raises `epoch`, `claims` and `attempt` of each. Oldest first.
+    ///
+    /// Before that, open questions whose time is up are answered with [`super::TIMED_OUT`].
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, DbError>>;
 
     /// Takes this one run if no living worker holds it, whatever its workflow, its due time and its session.
@@ -728,7 +732,8 @@ pub trait RunStore: Send + Sync {
 
 /// The run log.
 pub trait LogStore: Send + Sync {
-    /// Appends and changes everything in `commit`, or nothing.
+    /// Appends and changes everything in `commit`, or nothing. A run that comes to be PAUSED with an answer in its inbox
+    /// is RUNNING instead, and one that is released with one is free to be claimed at once.
     ///
     /// # Errors
     /// `Fenced` on a stale epoch, `NotFound` when the run was deleted, `IllegalStatus`, `Full`, `Busy`, `OutcomeUnknown`.
@@ -821,7 +826,7 @@ pub struct Health {
 }
 
 /// A store for runs. Cheap to clone behind its `Arc`; opened on first use.
-pub trait Db: RunStore + LogStore + SessionStore + HookStore + AuditStore + 'static {
+pub trait Db: RunStore + LogStore + SessionStore + QuestionStore + HookStore + AuditStore + 'static {
     /// Where the data is, for people: a path, a URL without its password, `memory`.
     fn location(&self) -> String;
 

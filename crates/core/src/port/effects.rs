@@ -6,8 +6,9 @@
 use super::BoxFuture;
 use crate::event::EventKind;
 use crate::event::Origin;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::log::{Key, Record, RunEnded};
+use crate::question::{Answered, Question};
 use crate::run::RunOutput;
 use crate::time::Timestamp;
 use serde_json::Value;
@@ -83,6 +84,21 @@ pub trait Effects: Send + Sync {
     fn on_thread(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'_, Result<(), Failure>> {
         work();
         Box::pin(async { Ok(()) })
+    }
+
+    /// Asks people, from inside the step `step`, and waits for all of their answers. A question that was answered before,
+    /// under the same key, is not asked again. The step executes nothing meanwhile: once nothing of its run does, the run
+    /// leaves memory, and the step is executed again from its beginning when there is an answer.
+    ///
+    /// # Errors
+    /// When nobody can be asked here, and [`FailureKind::Cancelled`] when the run stops here.
+    ///
+    /// # Cancel safety
+    /// The questions stay asked.
+    fn ask<'a>(&'a self, step: &'a Key, questions: Vec<Question>) -> BoxFuture<'a, Result<Vec<Answered>, Failure>> {
+        let _ = (step, questions);
+        let problem = "nobody can be asked here: only a step of a workflow with a database can wait for people";
+        Box::pin(async move { Err(Failure::new(FailureKind::Definition, problem)) })
     }
 
     /// Fresh random bits.

@@ -3,9 +3,14 @@
 //! It must never know a log or an engine: the [`StepContext`](super::StepContext) notes things here, and whoever drives
 //! the step looks after each poll. The invariant: what a future noted is gone when that future is.
 
+use crate::failure::{Failure, FailureKind};
 use crate::time::Timestamp;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Longest name of a call, a sleep or a question, in bytes.
+const NAME_LEN_MAX: usize = 128;
 
 /// What one execution of a function has done so far. Copies are about the same execution.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +24,12 @@ struct Notes {
     calls: usize,
     /// When those that sleep are due.
     sleeps: Vec<Timestamp>,
+    /// Questions that are open.
+    asks: usize,
+    /// Since when.
+    asking_since: Option<Timestamp>,
+    /// How long it has waited for people before.
+    waited: Duration,
     is_halted: bool,
     said: String,
 }
@@ -28,6 +39,30 @@ impl Execution {
     pub fn asleep_until(&self) -> Option<Timestamp> {
         let notes = self.lock();
         notes.sleeps.iter().min().copied().filter(|_| notes.calls == 0)
+    }
+
+    /// How long it has waited for people, and whether it does now.
+    pub fn waited(&self, now: Timestamp) -> (Duration, bool) {
+        let notes = self.lock();
+        (notes.waited + notes.asking_since.map_or(Duration::ZERO, |since| now.since(since)), notes.asks > 0)
+    }
+
+    /// It waits for people from now on.
+    pub fn asks(&self, now: Timestamp) {
+        let mut notes = self.lock();
+        notes.asks += 1;
+        notes.asking_since.get_or_insert(now);
+    }
+
+    /// They have answered.
+    pub fn is_answered(&self, now: Timestamp) {
+        let mut notes = self.lock();
+        notes.asks = notes.asks.saturating_sub(1);
+        if notes.asks == 0
+            && let Some(since) = notes.asking_since.take()
+        {
+            notes.waited += now.since(since);
+        }
     }
 
     /// Whether it was told to stop because nothing new may start here: whatever it gives back then means nothing.
@@ -48,9 +83,20 @@ impl Execution {
         self.lock().is_halted = true;
     }
 
-    /// Takes a name. False when it was taken before.
-    pub(super) fn name(&self, name: &str) -> bool {
-        self.lock().names.insert(name.to_owned())
+    /// Takes a name for a call, a sleep or a question.
+    ///
+    /// # Errors
+    /// [`FailureKind::Definition`] when it is empty, longer than 128 bytes or was taken before.
+    pub fn take_name(&self, name: &str) -> Result<(), Failure> {
+        let refused =
+            |problem: &str| Err(Failure::new(FailureKind::Definition, format!("the name {name:?} {problem}")));
+        if name.is_empty() || name.len() > NAME_LEN_MAX || name.chars().any(char::is_control) {
+            return refused("must have 1 to 128 bytes, none of them control characters");
+        }
+        if !self.lock().names.insert(name.to_owned()) {
+            return refused("is used twice in one function: each call, each sleep and each question needs its own");
+        }
+        Ok(())
     }
 
     /// A call is being made until this is dropped.

@@ -6,10 +6,12 @@ use crate::failure::{Failure, FailureKind};
 use crate::id::DefinitionId;
 use crate::json::{self, TooDeep};
 use crate::log::{Key, Record};
+use crate::question::{Answer, Question};
 use crate::run::{RunInfo, RunOutput};
 use crate::secret::Secret;
 use crate::step::{ExecutorKind, StepIndex, StepInput, StepOutput};
 use crate::time::Timestamp;
+use crate::workflow::HumanReview;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -145,9 +147,6 @@ pub struct StepContext {
     pub execution: Execution,
 }
 
-/// Longest name of a call or a sleep, in bytes.
-const NAME_LEN_MAX: usize = 128;
-
 impl StepContext {
     /// A key to hand to other services so that they can recognise a repetition: the same for every attempt after a
     /// crash.
@@ -240,6 +239,45 @@ impl StepContext {
         Ok(())
     }
 
+    /// Asks a person, and waits for the answer as long as it takes: days, while the process is down. The question is asked
+    /// once under `name`, and so is its answer: when the function is executed again from its beginning, as after a crash
+    /// or a long wait, it gets the same. What is asked is a confirmation, or fields to fill in, with their time limit;
+    /// what follows from the answer is the function's to decide, but for a time-out that cancels the run.
+    ///
+    /// ```
+    /// use outlive_core::port::StepContext;
+    /// use outlive_core::{Answer, Failure, HumanReview};
+    ///
+    /// async fn pay(context: StepContext) -> Result<&'static str, Failure> {
+    ///     match context.ask("large sum", HumanReview::confirmation("Pay 9,000?")).await? {
+    ///         Answer::Approve => Ok("paid"),
+    ///         _ => Ok("not paid"),
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`FailureKind::Definition`] when the name is empty, longer than 128 bytes or used before in this execution, when
+    /// nothing is asked, or when nobody can be asked here.
+    ///
+    /// # Cancel safety
+    /// The question stays asked.
+    pub async fn ask(&self, name: &str, review: HumanReview) -> Result<Answer, Failure> {
+        let key = self.named(name)?;
+        let limit = review.timeout_ms.map(Duration::from_millis);
+        let due_at = limit.map(|limit| self.effects.now() + limit);
+        let question = Question { key, due_at, ..Question::of_review(name, review)? };
+        self.execution.asks(self.effects.now());
+        let answers = self.effects.ask(&self.step.key, vec![question]).await;
+        self.execution.is_answered(self.effects.now());
+        let answered = answers.inspect_err(|failure| {
+            if failure.kind == FailureKind::Cancelled {
+                self.execution.halt();
+            }
+        })?;
+        answered.into_iter().next().map(|answered| answered.answer).ok_or_else(Failure::default)
+    }
+
     /// Waits until everything said so far is on stable storage.
     async fn durable(&self) -> Result<(), Failure> {
         self.effects.durable().await.map_err(|Halt| {
@@ -256,13 +294,7 @@ impl StepContext {
 
     /// The key of a name that this execution has not used yet.
     fn named(&self, name: &str) -> Result<Key, Failure> {
-        let refused = |problem: &str| Failure::new(FailureKind::Definition, format!("the name {name:?} {problem}"));
-        if name.is_empty() || name.len() > NAME_LEN_MAX || name.chars().any(char::is_control) {
-            return Err(refused("must have 1 to 128 bytes, none of them control characters"));
-        }
-        if !self.execution.name(name) {
-            return Err(refused("is used twice in one function: each call and each sleep needs its own"));
-        }
+        self.execution.take_name(name)?;
         Ok(self.step.key.attempt(1).named(name))
     }
 

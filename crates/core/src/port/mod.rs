@@ -8,6 +8,7 @@ mod execution;
 mod executor;
 mod hooks;
 mod observer;
+mod questions;
 mod reading;
 mod stored;
 mod tether;
@@ -28,6 +29,10 @@ pub use hooks::{
     HookStore, NewHook,
 };
 pub use observer::{Observer, Witness};
+pub use questions::{
+    Answering, NewAnswer, NewQuestion, QuestionFilter, QuestionPage, QuestionPatch, QuestionState, QuestionStore,
+    StoredAnswer, StoredQuestion, TIMED_OUT,
+};
 pub use reading::{LogError, LogReader, run_output};
 pub use stored::{Unreadable, run_error};
 pub(crate) use tether::Tether;

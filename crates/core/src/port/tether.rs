@@ -7,6 +7,7 @@ use super::{BoxFuture, Effects, Halt, HistoryRun, Recall};
 use crate::event::{EventKind, Origin};
 use crate::failure::{Failure, FailureKind};
 use crate::log::{Key, Record};
+use crate::question::{Answered, Question};
 use crate::time::Timestamp;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -68,6 +69,10 @@ impl Drop for Holder {
     }
 }
 
+fn nobody_waits() -> Failure {
+    Failure::new(FailureKind::Cancelled, "nobody waits for this step any more")
+}
+
 impl Effects for Tether {
     fn now(&self) -> Timestamp {
         self.effects.now()
@@ -106,13 +111,18 @@ impl Effects for Tether {
         Box::pin(async { self.end.clone().before(self.effects.halted()).await.unwrap_or_default() })
     }
 
+    fn ask<'a>(&'a self, step: &'a Key, questions: Vec<Question>) -> BoxFuture<'a, Result<Vec<Answered>, Failure>> {
+        let asked = self.effects.ask(step, questions);
+        Box::pin(async move { self.end.clone().before(asked).await.unwrap_or_else(|| Err(nobody_waits())) })
+    }
+
     fn chance(&self) -> u64 {
         self.effects.chance()
     }
 
     fn history(&self, limit: u32) -> BoxFuture<'_, Result<Vec<HistoryRun>, Failure>> {
-        let is_cut = || Err(Failure::new(FailureKind::Cancelled, "nobody waits for this step any more"));
-        Box::pin(async move { self.end.clone().before(self.effects.history(limit)).await.unwrap_or_else(is_cut) })
+        let history = self.effects.history(limit);
+        Box::pin(async move { self.end.clone().before(history).await.unwrap_or_else(|| Err(nobody_waits())) })
     }
 
     fn on_thread(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'_, Result<(), Failure>> {

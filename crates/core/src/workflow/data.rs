@@ -5,8 +5,8 @@
 
 use super::node::Path;
 use super::{
-    ConditionNode, DEPTH_MAX, ForEachNode, InvalidDefinition, LoopNode, Node, OnError, ParallelNode, RouterNode, Rule,
-    Settings, StepNode, StepsNode, WorkflowNode,
+    ConditionNode, DEPTH_MAX, ForEachNode, HumanReview, InvalidDefinition, LoopNode, Node, OnError, ParallelNode,
+    RouterNode, Rule, Settings, StepNode, StepsNode, WorkflowNode,
 };
 use crate::id::{DefinitionId, slug};
 use crate::json;
@@ -130,7 +130,7 @@ impl Serialize for Node {
             }
             Node::Router(node) => {
                 map.serialize_entry("choices", &node.choices)?;
-                write_rule(&mut map, ["selector", "selector_type"], Some(&node.select))?;
+                write_rule(&mut map, ["selector", "selector_type"], node.select.as_ref())?;
             }
             Node::ForEach(node) => {
                 map.serialize_entry("steps", &node.steps)?;
@@ -160,6 +160,12 @@ impl Serialize for Node {
         }
         if let Some(timeout_ms) = self.timeout_ms() {
             map.serialize_entry("timeout_ms", &timeout_ms)?;
+        }
+        if self.on_error() == OnError::Pause {
+            map.serialize_entry("on_error", &OnError::Pause)?;
+        }
+        if let Some(review) = self.review() {
+            map.serialize_entry("human_review", review)?;
         }
         map.end()
     }
@@ -231,7 +237,6 @@ const NOT_THERE_YET: &[&str] = &[
     "add_workflow_history_to_steps",
     "add_dependencies_to_context",
     "add_session_state_to_context",
-    "human_review",
     "requires_confirmation",
     "requires_user_input",
     "user_input_schema",
@@ -318,7 +323,8 @@ impl Reader {
             "Router" => {
                 let select = fields.rule("selector", &["cel", "function"]);
                 let choices = fields.inside(&settings, "router", "choices");
-                let select = fields.needed("selector", select);
+                let asks = settings.review.as_ref().is_some_and(|review| review.requires_user_input);
+                let select = if asks { Some(select) } else { fields.needed("selector", select).map(Some) };
                 select.map(|select| Node::Router(RouterNode { settings, select, choices }))
             }
             "ForEach" => {
@@ -402,7 +408,44 @@ impl<'r, 'v> Fields<'r, 'v> {
                 backoff_ms_max: self.get("backoff_ms_max").unwrap_or(unset.backoff_ms_max),
             },
             timeout_ms: self.get("timeout_ms"),
-            on_error: if self.get("skip_on_failure").unwrap_or(false) { OnError::Skip } else { OnError::Fail },
+            on_error: self.on_error(),
+            review: self.review(),
+        }
+    }
+
+    fn on_error(&mut self) -> OnError {
+        let is_skipped = self.get("skip_on_failure").unwrap_or(false);
+        // Agno has it among what people are asked.
+        let asked = self.value("human_review").and_then(|review| review.get("on_error"));
+        let word = self.value("on_error").or(asked).filter(|word| !word.is_null());
+        match word.map(OnError::deserialize) {
+            _ if is_skipped => OnError::Skip,
+            None => OnError::Fail,
+            Some(Ok(on_error)) => on_error,
+            Some(Err(_)) => {
+                self.problem("on_error", "it must be one of fail, skip, pause");
+                OnError::Fail
+            }
+        }
+    }
+
+    fn review(&mut self) -> Option<Arc<HumanReview>> {
+        let mut review = self.object("human_review")?;
+        review.remove("on_error");
+        // Agno's is in seconds.
+        if let Some(timeout) = review.remove("timeout").and_then(|timeout| timeout.as_f64()) {
+            review.insert("timeout_ms".to_owned(), Value::from((timeout.max(0.0) * 1_000.0) as u64));
+        }
+        review.retain(|_, value| !value.is_null());
+        for field in review.get_mut("user_input_schema").and_then(Value::as_array_mut).into_iter().flatten() {
+            field.as_object_mut().into_iter().for_each(|field| field.retain(|_, value| !value.is_null()));
+        }
+        match serde_json::from_value::<HumanReview>(Value::Object(review)) {
+            Ok(review) => review.asks().then(|| Arc::new(review)),
+            Err(error) => {
+                self.problem("human_review", error);
+                None
+            }
         }
     }
 
@@ -467,7 +510,7 @@ impl<'r, 'v> Fields<'r, 'v> {
         match (given.pop(), given.is_empty(), workflow) {
             (Some((executor_type, id)), true, None) => {
                 let executor_id = (executor_type != ExecutorKind::Function).then(|| id.clone());
-                let Settings { name, description, retry, timeout_ms, on_error } = settings;
+                let Settings { name, description, retry, timeout_ms, on_error, review } = settings;
                 let executor_name = executor_name.unwrap_or(id);
                 let step = StepNode {
                     name,
@@ -478,6 +521,7 @@ impl<'r, 'v> Fields<'r, 'v> {
                     retry,
                     timeout_ms,
                     on_error,
+                    review,
                 };
                 Some(Node::Step(step))
             }

@@ -17,6 +17,7 @@ mod node;
 mod parallel;
 mod registry;
 mod repeat;
+mod review;
 mod router;
 mod step;
 mod steps;
@@ -32,6 +33,7 @@ pub use node::{Node, Settings};
 pub use parallel::{Parallel, ParallelNode};
 pub use registry::Registry;
 pub use repeat::{Loop, LoopNode};
+pub use review::{FieldType, HumanReview, OnReject, OnTimeout, UserInputField};
 pub use router::{Router, RouterNode, Selection};
 pub use step::{Blocking, Function, OnError, Step, StepNode};
 pub use steps::{Steps, StepsNode};
@@ -96,6 +98,12 @@ macro_rules! container_settings {
             self.settings.on_error = on_error;
             self
         }
+
+        /// Where it asks a person.
+        pub fn human_review(mut self, review: super::HumanReview) -> Self {
+            self.settings.review = Some(std::sync::Arc::new(review));
+            self
+        }
     };
 }
 use container_settings;
@@ -108,6 +116,7 @@ impl Settings {
             retry: Retry::default(),
             timeout_ms: None,
             on_error: OnError::default(),
+            review: None,
         }
     }
 }
@@ -509,6 +518,9 @@ impl TreeBuilder<'_> {
                 Some((Node::Loop(node), children, judge, Arc::from([])))
             }
             Block::Condition(Condition { settings, when, steps, else_steps }) => {
+                // Whoever confirms it decides.
+                let asks = settings.review.as_ref().is_some_and(|review| review.requires_confirmation);
+                let when = when.or_else(|| asks.then_some(Decider::Always(true)));
                 let decider = self.decider(when, "when", Scope::Condition, &settings.name);
                 let (steps, children) = self.filled("steps: add one with .step(..)", steps);
                 let (else_steps, others) = self.sequence(else_steps);
@@ -518,11 +530,15 @@ impl TreeBuilder<'_> {
                 })
             }
             Block::Router(Router { settings, select, choices }) => {
-                let decider = self.decider(select, "select", Scope::Router, &settings.name);
+                let asks = settings.review.as_ref().is_some_and(|review| review.requires_user_input);
+                let decider = match select {
+                    None if asks => Some(None),
+                    select => self.decider(select, "select", Scope::Router, &settings.name).map(Some),
+                };
                 let (choices, children) = self.filled("choices: add one with .choice(..)", choices);
-                decider.map(|(rule, judge)| {
-                    let node = RouterNode { settings, select: rule, choices };
-                    (Node::Router(node), children, Some(judge), Arc::from([]))
+                decider.map(|decider| {
+                    let (select, judge) = decider.unzip();
+                    (Node::Router(RouterNode { settings, select, choices }), children, judge, Arc::from([]))
                 })
             }
             Block::ForEach(ForEach { settings, items, concurrency, steps }) => {
@@ -540,8 +556,19 @@ impl TreeBuilder<'_> {
                 })
             }
         };
+        if let Some(node) = built.as_ref().map(|(node, ..)| node) {
+            self.review(node);
+        }
         self.inside.pop();
         built.map(|(node, children, judge, others)| (node, Code::Container { judge, children, others }))
+    }
+
+    /// What a node asks a person must be something that can be asked there.
+    fn review(&mut self, node: &Node) {
+        let Some(review) = node.review() else { return };
+        for problem in review.problems(node) {
+            self.problem(&format!("{}: {problem}", node.named()));
+        }
     }
 
     /// The children of a container that needs some.
@@ -593,7 +620,9 @@ impl TreeBuilder<'_> {
             retry: step.retry,
             timeout_ms: step.timeout.map(millis),
             on_error: step.on_error,
+            review: step.review,
         });
+        self.review(&node);
         Some((node, Code::Step(executor.clone())))
     }
 
@@ -610,11 +639,13 @@ impl TreeBuilder<'_> {
                 retry: step.retry,
                 timeout_ms: step.timeout.map(millis),
                 on_error: step.on_error,
+                review: step.review.clone(),
             },
             workflow_id: workflow.id.clone(),
             workflow_name: workflow.name.clone(),
             steps: workflow.nodes.to_vec(),
         });
+        self.review(&node);
         let code = Code::Container { judge: None, children: workflow.codes.clone(), others: Arc::from([]) };
         Some((node, code))
     }

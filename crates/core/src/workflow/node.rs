@@ -2,8 +2,8 @@
 //! walking down the key's parts.
 
 use super::{
-    ConditionNode, Container, ForEachNode, LoopNode, OnError, ParallelNode, RouterNode, StepNode, StepsNode, Verdict,
-    WorkflowNode,
+    ConditionNode, Container, ForEachNode, HumanReview, LoopNode, OnError, ParallelNode, RouterNode, StepNode,
+    StepsNode, Verdict, WorkflowNode,
 };
 use crate::log::{Key, Part, Place};
 use crate::retry::Retry;
@@ -45,6 +45,8 @@ pub struct Settings {
     pub timeout_ms: Option<u64>,
     /// What its failure does.
     pub on_error: OnError,
+    /// Where it asks a person.
+    pub review: Option<Arc<HumanReview>>,
 }
 
 impl Node {
@@ -77,6 +79,14 @@ impl Node {
         match self {
             Node::Step(step) => step.on_error,
             _ => self.settings().map(|settings| settings.on_error).unwrap_or_default(),
+        }
+    }
+
+    /// Where it asks a person.
+    pub fn review(&self) -> Option<&Arc<HumanReview>> {
+        match self {
+            Node::Step(step) => step.review.as_ref(),
+            _ => self.settings()?.review.as_ref(),
         }
     }
 

@@ -343,13 +343,13 @@ impl<S: Source> Binder<'_, S> {
                 let found = self.source.executor(key, step);
                 let info = || ExecutorInfo { kind: step.executor_type, name: step.executor_name.clone(), id: None };
                 let executor = self.note(path, found).unwrap_or_else(|| Arc::new(Missing(info())));
-                let Settings { name, description, retry, timeout_ms, on_error } = step.settings();
+                let Settings { name, description, retry, timeout_ms, on_error, review } = step.settings();
                 let timeout = timeout_ms.map(Duration::from_millis);
                 let (executors, workflows) = (vec![executor], Vec::new());
-                Step { name, description, executors, workflows, retry, timeout, on_error }.into()
+                Step { name, description, executors, workflows, retry, timeout, on_error, review }.into()
             }
             Node::Workflow(nested) => {
-                let Settings { name, description, retry, timeout_ms, on_error } = nested.settings.clone();
+                let Settings { name, description, retry, timeout_ms, on_error, review } = nested.settings.clone();
                 let timeout = timeout_ms.map(Duration::from_millis);
                 let (mut executors, mut workflows) = (Vec::new(), Vec::new());
                 match self.nested(nested, steps, path) {
@@ -359,7 +359,7 @@ impl<S: Source> Binder<'_, S> {
                         executors.push(Arc::new(Missing(ExecutorInfo { kind, name, id: None })) as Arc<dyn Executor>);
                     }
                 }
-                Step { name, description, executors, workflows, retry, timeout, on_error }.into()
+                Step { name, description, executors, workflows, retry, timeout, on_error, review }.into()
             }
             Node::Steps(_) => Steps { settings: settings(), steps }.into(),
             Node::Parallel(_) => Parallel { settings: settings(), steps }.into(),
@@ -375,7 +375,7 @@ impl<S: Source> Binder<'_, S> {
                 Condition { settings: settings(), when, steps, else_steps }.into()
             }
             Node::Router(router) => {
-                let select = self.decider(&router.select, What::Selector, key, path);
+                let select = router.select.as_ref().and_then(|rule| self.decider(rule, What::Selector, key, path));
                 Router { settings: settings(), select, choices: steps }.into()
             }
             Node::ForEach(each) => {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 #[expect(missing_docs, reason = "the fields are Agno's and say it")]
 pub struct RouterNode {
     pub settings: Settings,
-    pub select: Rule,
+    pub select: Option<Rule>,
     pub choices: Vec<Node>,
 }
 
@@ -122,6 +122,13 @@ impl Router {
 }
 
 impl RouterNode {
+    /// In Agno's words, when a person has chosen nothing.
+    fn none_of(&self, frame: &Frame) -> &'static str {
+        let asks = self.settings.review.as_ref().is_some_and(|review| review.requires_user_input);
+        let is_none = names(frame.own().verdict.as_ref()).is_empty();
+        if asks && is_none { " (no valid steps selected)" } else { "" }
+    }
+
     fn place(&self, name: &str) -> Option<u32> {
         self.choices.iter().position(|choice| &**choice.name() == name).map(count)
     }
@@ -167,7 +174,7 @@ impl Container for RouterNode {
                 step_results: frame.results.clone(),
             },
             output: output_of(
-                format!("Router {} completed with {executed} results", self.settings.name),
+                format!("Router {} completed with {executed} results{}", self.settings.name, self.none_of(frame)),
                 &frame.results,
             ),
         }

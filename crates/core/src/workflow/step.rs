@@ -1,6 +1,6 @@
 //! One step: its data, and its builder.
 
-use super::{Definition, Settings};
+use super::{Definition, HumanReview, Settings};
 use crate::failure::{Failure, FailureKind};
 use crate::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext, Tether};
 use crate::retry::Retry;
@@ -20,6 +20,8 @@ pub enum OnError {
     Fail,
     /// The step's output says that it failed, and the run goes on.
     Skip,
+    /// A person is asked: try it again, or go on without it?
+    Pause,
 }
 
 /// A leaf of the tree: one executor and how patiently it is run.
@@ -41,6 +43,8 @@ pub struct StepNode {
     pub timeout_ms: Option<u64>,
     /// What its failure does.
     pub on_error: OnError,
+    /// Where it asks a person.
+    pub review: Option<Arc<HumanReview>>,
 }
 
 /// An async function as an executor, under its own name; [`Step::function`] names it after its step.
@@ -159,6 +163,7 @@ pub struct Step {
     pub(super) retry: Retry,
     pub(super) timeout: Option<Duration>,
     pub(super) on_error: OnError,
+    pub(super) review: Option<Arc<HumanReview>>,
 }
 
 impl StepNode {
@@ -170,6 +175,7 @@ impl StepNode {
             retry: self.retry,
             timeout_ms: self.timeout_ms,
             on_error: self.on_error,
+            review: self.review.clone(),
         }
     }
 }
@@ -185,6 +191,7 @@ impl Step {
             retry: Retry::default(),
             timeout: None,
             on_error: OnError::default(),
+            review: None,
         }
     }
 
@@ -273,6 +280,12 @@ impl Step {
     /// What the step's failure does to the run.
     pub fn on_error(mut self, on_error: OnError) -> Self {
         self.on_error = on_error;
+        self
+    }
+
+    /// Where it asks a person: before it begins, or about its output.
+    pub fn human_review(mut self, review: HumanReview) -> Self {
+        self.review = Some(Arc::new(review));
         self
     }
 }

@@ -293,7 +293,6 @@ fn everything_wrong_with_json_is_said_at_once_and_where() {
         "steps[5].evaluator: evaluator_type must say what it is (bool, cel, function), and it must be that",
         "steps[5].condition[\"e\"].steps[0].name: it is missing",
         "steps[5].condition[\"e\"].steps[0].selector: it is missing",
-        "steps[5].condition[\"e\"].steps[0].human_review: it is not there yet: leave it out",
         "colour: nothing has this key here",
         "metadata: it is not there yet: leave it out",
     ];

@@ -47,6 +47,7 @@ fn every_arrow_of_the_status_table_and_no_other_is_allowed() {
     use RunStatus::*;
     let arrows = [
         (Pending, Running),
+        (Pending, Paused),
         (Pending, Cancelled),
         (Pending, Error),
         (Running, Paused),

@@ -306,13 +306,15 @@ fn a_call_whose_outcome_is_unknown_ends_when_its_step_waits_and_is_not_made_agai
         Entry { event: RunEvent { created_at: at.as_seconds(), kind, origin, event_index: None }, at: Some(at), record }
     };
     let asks = EventKind::StepExecutorPaused {
+        executor_id: None,
+        executor_run_id: None,
         executor_name: Arc::from("Research Team"),
         executor_type: ExecutorKind::Team,
         executor_requirements: Vec::new(),
     };
     let mut whole = log[..=call].to_vec();
     whole.push(resumed(2, later(1)));
-    whole.push(entry(asks, Some(Record::Waiting { key: step, requirements: Vec::new() }), later(2)));
+    whole.push(entry(asks, Some(Record::Waiting { key: step, questions: Vec::new(), at: later(2) }), later(2)));
     // What stands beside it is still at work when another process ends, and fails then.
     whole.push(resumed(3, later(3)));
     whole.push(entry(EventKind::WorkflowError { error: "canary".into(), error_type: None }, None, later(4)));

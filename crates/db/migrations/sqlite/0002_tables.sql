@@ -47,6 +47,28 @@ CREATE TABLE {T}_definitions (
     structure TEXT NOT NULL     -- JSON
 ) STRICT, WITHOUT ROWID;
 
+-- Questions to people. Runs without one have no row. `seq` is the order in which they were asked.
+CREATE TABLE {T}_questions (
+    seq         INTEGER PRIMARY KEY,
+    question_id TEXT NOT NULL UNIQUE,
+    run_seq     INTEGER NOT NULL,
+    workflow_id TEXT NOT NULL,    -- the run's, here and below, repeated for the indexes
+    user_id     TEXT,
+    state       INTEGER NOT NULL, -- 0 open, 1 answered and not yet in the run's log, 2 answered, 3 void
+    asked_at    INTEGER NOT NULL,
+    due_at      INTEGER,
+    text        TEXT NOT NULL,    -- JSON
+    answer      TEXT,             -- JSON
+    answered_by TEXT,
+    answered_at INTEGER
+) STRICT;
+CREATE INDEX {T}_questions_open ON {T}_questions (state) WHERE state = 0;
+CREATE INDEX {T}_questions_due ON {T}_questions (due_at) WHERE state = 0 AND due_at IS NOT NULL;
+CREATE INDEX {T}_questions_inbox ON {T}_questions (run_seq) WHERE state = 1;
+CREATE INDEX {T}_questions_by_run ON {T}_questions (run_seq);
+CREATE INDEX {T}_questions_by_workflow ON {T}_questions (workflow_id, state);
+CREATE INDEX {T}_questions_by_user ON {T}_questions (user_id, state) WHERE user_id IS NOT NULL;
+
 -- How many runs and sessions there are, changed in the transaction that changes them. A row without anything to count
 -- may be absent.
 CREATE TABLE {T}_counts (

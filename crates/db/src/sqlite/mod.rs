@@ -28,6 +28,7 @@ mod numbers;
 mod open;
 mod pin;
 mod presence;
+mod questions;
 mod reader;
 mod rows;
 mod schema;

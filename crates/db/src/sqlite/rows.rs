@@ -84,7 +84,7 @@ pub(super) fn value<T: FromSql>(connection: &Connection, sql: &str, params: impl
 }
 
 /// The error of reading a damaged row: it names what the row holds, and does not stop other rows from being read.
-fn unreadable(of: &str, fail: Fail) -> Fail {
+pub(super) fn unreadable(of: &str, fail: Fail) -> Fail {
     let problem = match fail {
         Fail::Said(error) => return Fail::Said(error),
         Fail::Sqlite(rusqlite::Error::SqliteFailure(_, Some(what))) => what,
@@ -94,7 +94,7 @@ fn unreadable(of: &str, fail: Fail) -> Fail {
 }
 
 /// Text for people. What is not UTF-8 in it shows as replacement characters.
-fn shown(row: &Row<'_>, column: usize) -> Result<Option<Arc<str>>, Fail> {
+pub(super) fn shown(row: &Row<'_>, column: usize) -> Result<Option<Arc<str>>, Fail> {
     match row.get_ref(column)? {
         ValueRef::Text(bytes) => Ok(Some(String::from_utf8_lossy(bytes).into())),
         _ => Ok(row.get(column)?),
@@ -102,7 +102,7 @@ fn shown(row: &Row<'_>, column: usize) -> Result<Option<Arc<str>>, Fail> {
 }
 
 /// JSON that others will read. What is not UTF-8 becomes invalid JSON, so that they report it.
-fn json(row: &Row<'_>, column: usize) -> Result<Option<Arc<str>>, Fail> {
+pub(super) fn json(row: &Row<'_>, column: usize) -> Result<Option<Arc<str>>, Fail> {
     match row.get_ref(column)? {
         ValueRef::Text(bytes) => Ok(Some(str::from_utf8(bytes).unwrap_or("(not UTF-8)").into())),
         _ => Ok(row.get(column)?),

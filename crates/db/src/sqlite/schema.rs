@@ -6,6 +6,7 @@
 use super::audit::AuditSql;
 use super::counts::CountSql;
 use super::hooks::HookSql;
+use super::questions::QuestionSql;
 use outlive_core::port::{DbError, DbErrorKind};
 use rusqlite::Connection;
 
@@ -18,7 +19,7 @@ pub(super) const SESSION_TABLE: &str = "outlive_sessions";
 /// What the names of a set's tables add to that of its session table, by the format they came with.
 const TABLE_SUFFIXES: [&[&str]; USER_VERSION as usize] = [
     &["", "_runs", "_run_requests", "_run_events", "_run_outputs", "_run_hooks", "_run_hook_deliveries", "_audit"],
-    &["_counts", "_definitions"],
+    &["_counts", "_definitions", "_questions"],
 ];
 /// Longest name of a session table, in bytes.
 const NAME_LEN_MAX: usize = 64;
@@ -190,9 +191,10 @@ pub(super) struct Sql {
     pub(super) session_of_counts: String,
     pub(super) runs_of_counts: String,
     pub(super) patch_session: String,
-    pub(super) delete_session: [String; 7],
+    pub(super) delete_session: [String; 8],
 
     pub(super) counts: CountSql,
+    pub(super) questions: QuestionSql,
     pub(super) hooks: HookSql,
     pub(super) audit: AuditSql,
 }
@@ -362,6 +364,7 @@ impl Sql {
                 metadata = coalesce(?5, metadata), version = version + 1, updated_at = ?6 \
                 WHERE session_id = ?1 AND (?2 IS NULL OR user_id = ?2)"),
             delete_session: [
+                sql(&format!("DELETE FROM {{T}}_questions WHERE run_seq IN ({})", runs_of("?1"))),
                 sql(&format!("DELETE FROM {{T}}_run_hook_deliveries WHERE run_seq IN ({})", runs_of("?1"))),
                 sql(&format!("DELETE FROM {{T}}_run_hooks WHERE seq IN ({})", runs_of("?1"))),
                 sql(&format!("DELETE FROM {{T}}_run_events WHERE run_seq IN ({})", runs_of("?1"))),
@@ -372,6 +375,7 @@ impl Sql {
             ],
 
             counts: CountSql::new(table),
+            questions: QuestionSql::new(table),
             hooks: HookSql::new(table),
             audit: AuditSql::new(table),
         }

@@ -136,12 +136,17 @@ impl Tables {
         std::mem::take(&mut self.news)
     }
 
-    fn ran(&mut self, run_id: &RunId, by: Option<&WorkerId>) {
+    /// What this transaction did that is counted.
+    pub(super) fn changes(&mut self) -> &mut Changes {
+        &mut self.changes
+    }
+
+    pub(super) fn ran(&mut self, run_id: &RunId, by: Option<&WorkerId>) {
         self.news.push(News::Run { run_id: run_id.clone(), by: by.cloned() });
     }
 
     /// Once is enough for everything one transaction frees.
-    fn freed(&mut self, by: Option<&WorkerId>) {
+    pub(super) fn freed(&mut self, by: Option<&WorkerId>) {
         let news = News::Free { by: by.cloned() };
         if !self.news.contains(&news) {
             self.news.push(news);
@@ -440,7 +445,9 @@ impl Tables {
         let worker = self.living_worker(&claim.worker)?;
         self.bury_the_dead(claim.at, Some(worker))?;
         self.note_workflows(worker, &claim.workflows)?;
-        let mut candidates = Candidates::default();
+        let mut candidates = Candidates { next_due: self.time_out(claim.at)?, ..Candidates::default() };
+        // More of them than one call may answer.
+        let are_late = candidates.next_due.is_some_and(|due| due <= claim.at.as_micros());
         let mut workflows: Vec<&str> = claim.workflows.iter().map(|workflow| workflow.as_str()).collect();
         workflows.sort_unstable();
         workflows.dedup();
@@ -459,6 +466,7 @@ impl Tables {
                 Err(fail) => return Err(fail),
             }
         }
+        let more = more || are_late;
         Ok(Claimed { runs, next_due: candidates.next_due.map(Timestamp::from_micros), more })
     }
 
@@ -578,16 +586,21 @@ impl Tables {
         let session = commit.session.as_ref().map(|patch| self.merged(row.session_seq, patch)).transpose()?;
 
         let patch = &commit.patch;
-        let status = patch.status.unwrap_or(row.status);
+        if let Some(questions) = &patch.questions {
+            self.patch_questions(row.seq, questions, commit.at)?;
+        }
+        let wanted = patch.status.unwrap_or(row.status);
+        let has_mail = rules::looks_for_mail(patch, wanted) && self.has_mail(row.seq)?;
+        let (status, release) = rules::standing_after(patch, wanted, has_mail);
         let is_over = status.is_terminal();
-        let frees = is_over || patch.release.is_some();
+        let frees = is_over || release.is_some();
         let next_index = int(commit.page.as_ref().map_or(row.next_index, |page| page.end()));
         let (at, progress) = (commit.at.as_micros(), patch.progress.as_deref());
-        let clears_claims = patch.is_progress || patch.release.is_some();
+        let clears_claims = patch.is_progress || release.is_some();
         if status == row.status && !frees {
             self.execute(&self.sql.extend_run, params![row.seq, next_index, at, progress, clears_claims])?;
         } else {
-            let due_at = patch.release.filter(|_| !is_over).and_then(|release| release.due_at);
+            let due_at = release.filter(|_| !is_over).and_then(|release| release.due_at);
             let due_at = frees.then(|| due_column(due_at));
             let status = status_column(status);
             let columns = params![row.seq, status, next_index, at, progress, clears_claims, frees, due_at];
@@ -610,7 +623,7 @@ impl Tables {
             self.changes.runs(row.workflow_id, row.user_id, status, 1);
         }
         self.ran(&lease.run_id, Some(&lease.worker));
-        let mut opens = patch.release.is_some_and(|release| release.due_at.is_none());
+        let mut opens = release.is_some_and(|release| release.due_at.is_none());
         if is_over && let Some(next) = self.first_unfinished(row.session_seq)? {
             self.execute(&self.sql.next_in_line, [next])?;
             opens = true;

@@ -1,10 +1,10 @@
 //! A store with trouble: its process dies at a chosen entry, or every call is slow.
 
 use outlive_core::port::{
-    Accepted, Access, AuditFilter, AuditPage, AuditRecord, AuditStore, BoxFuture, CancelIntent, Cancelled, Claim,
-    Claimed, Commit, Db, DbError, DueHooks, Health, Hook, HookHistory, HookMove, HookStore, Lease, LivingWorker,
-    LogStore, NewRun, NewSession, Run, RunFilter, RunPage, RunStore, Session, SessionFilter, SessionPage, SessionPatch,
-    SessionStore, Unfinished, Watcher,
+    Accepted, Access, Answering, AuditFilter, AuditPage, AuditRecord, AuditStore, BoxFuture, CancelIntent, Cancelled,
+    Claim, Claimed, Commit, Db, DbError, DueHooks, Health, Hook, HookHistory, HookMove, HookStore, Lease, LivingWorker,
+    LogStore, NewAnswer, NewRun, NewSession, QuestionFilter, QuestionPage, QuestionStore, Run, RunFilter, RunPage,
+    RunStore, Session, SessionFilter, SessionPage, SessionPatch, SessionStore, StoredQuestion, Unfinished, Watcher,
 };
 use outlive_core::{Page, RunId, SessionId, Timestamp, WorkerId};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -178,6 +178,29 @@ impl SessionStore for TroubledDb {
         force: bool,
     ) -> BoxFuture<'_, Result<u64, DbError>> {
         self.pass(self.inner.delete_sessions(access, session_ids, force))
+    }
+}
+
+impl QuestionStore for TroubledDb {
+    fn answer(
+        &self,
+        access: Access,
+        answers: Vec<NewAnswer>,
+        at: Timestamp,
+    ) -> BoxFuture<'_, Result<Answering, DbError>> {
+        self.pass(self.inner.answer(access, answers, at))
+    }
+    fn question(&self, access: Access, id: Arc<str>) -> BoxFuture<'_, Result<Option<StoredQuestion>, DbError>> {
+        self.pass(self.inner.question(access, id))
+    }
+    fn questions(&self, access: Access, filter: QuestionFilter) -> BoxFuture<'_, Result<QuestionPage, DbError>> {
+        self.pass(self.inner.questions(access, filter))
+    }
+    fn inbox(&self, run_id: RunId) -> BoxFuture<'_, Result<Vec<StoredQuestion>, DbError>> {
+        self.pass(self.inner.inbox(run_id))
+    }
+    fn mail(&self, worker: WorkerId) -> BoxFuture<'_, Result<Vec<RunId>, DbError>> {
+        self.pass(self.inner.mail(worker))
     }
 }
 

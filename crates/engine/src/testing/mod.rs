@@ -10,7 +10,9 @@ use crate::submit::Submit;
 use outlive_core::log::{Entry, Key, Record};
 use outlive_core::machine::WorkflowMachine;
 use outlive_core::port::{Access, Clock, Db, LogReader, Run, run_output};
-use outlive_core::{Attachments, Definition, EventKind, RunId, RunStatus, Timestamp, WorkerId, WorkflowRunOutput};
+use outlive_core::{
+    Attachments, Definition, EventKind, Question, RunId, RunStatus, Timestamp, WorkerId, WorkflowRunOutput,
+};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -202,13 +204,27 @@ pub async fn read_log(db: &dyn Db, run_id: &RunId) -> Vec<Entry> {
 /// Calls with an intent in the log but no end: at most these are repeated after a crash.
 pub fn in_flight(log: &[Entry]) -> usize {
     let mut open: BTreeSet<Key> = BTreeSet::new();
+    let mut asked: BTreeMap<Key, (Key, Arc<Question>)> = BTreeMap::new();
     for record in log.iter().filter_map(|entry| entry.record.as_ref()) {
         match record {
             Record::Intent { key, .. } => drop(open.insert(key.clone())),
             Record::Result { key, .. } => drop(open.remove(key)),
             // What was still open inside was dropped with it.
-            Record::Step { key, .. } | Record::Failed { key, .. } | Record::Waiting { key, .. } => {
+            Record::Step { key, .. } | Record::Failed { key, .. } => {
                 open.retain(|known| known != key && !known.is_inside(key));
+            }
+            Record::Waiting { key, questions, .. } => {
+                open.retain(|known| known != key && !known.is_inside(key));
+                let of_key = |question: &Arc<Question>| (question.key.clone(), (key.clone(), question.clone()));
+                asked.extend(questions.iter().map(of_key));
+            }
+            Record::Answered { key, answered } => {
+                let Some((step, question)) = asked.remove(key) else { continue };
+                match question.executes_again(&answered.answer) {
+                    Some(true) => drop(open.insert(step.attempt(step.attempt_number() + 1))),
+                    Some(false) => drop(open.insert(step)),
+                    None => {}
+                }
             }
             Record::Retry { key, attempt, .. } => {
                 open.retain(|known| known != key && !known.is_inside(key));
@@ -278,6 +294,7 @@ fn broken_keys(log: &[Entry]) -> Vec<String> {
             | Record::Failed { .. }
             | Record::Retry { .. }
             | Record::Waiting { .. }
+            | Record::Answered { .. }
             | Record::Rest(_) => {}
         }
     }

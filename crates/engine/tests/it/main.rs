@@ -9,6 +9,7 @@ mod hearts;
 mod named;
 mod observers;
 mod owners;
+mod questions;
 mod readers;
 mod runs;
 mod sessions;

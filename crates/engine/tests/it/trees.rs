@@ -6,16 +6,16 @@ use futures::StreamExt;
 use outlive_core::log::{Entry, Record};
 use outlive_core::machine::WorkflowMachine;
 use outlive_core::port::{Access, Clock, Db, RunStore, merge};
-use outlive_core::testing::{Dice, Forest, play};
+use outlive_core::testing::{Dice, Forest, play, reply};
 use outlive_core::{
-    Block, Condition, ContentDelta, Definition, EventKind, Failure, Loop, ModelInfo, OnError, Origin, Parallel, Retry,
-    RunId, RunStatus, Step, StepInput, StepType, Steps, WorkerId, WorkflowRunOutput,
+    Block, Condition, ContentDelta, Definition, EventKind, Failure, Key, Loop, ModelInfo, Node, OnError, Origin,
+    Parallel, Retry, RunId, RunStatus, Step, StepInput, StepType, Steps, WorkerId, WorkflowRunOutput,
 };
 use outlive_db::InMemoryDb;
 use outlive_engine::testing::{
     Moment, SimulatedClock, Stage, TroubledDb, broken_invariants, in_flight, normal, read_log, row_equals_fold,
 };
-use outlive_engine::{Engine, Options, RunHandle, Submit, SystemClock};
+use outlive_engine::{Engine, Error, Options, RunHandle, Submit, SystemClock};
 use serde_json::{Map, Value, json};
 use std::ops::Range;
 use std::sync::Arc;
@@ -96,12 +96,37 @@ async fn submit(engine: &Engine) -> RunHandle {
     engine.submit(&"random".parse().unwrap(), request).await.unwrap()
 }
 
-/// Waits until the log has come to this entry, or the run to its end.
+/// Waits until the log has come to this entry, or the run to its end; meanwhile, people answer.
 async fn reaches(run: &RunHandle, index: u64) {
-    let mut events = run.events(None);
-    while let Some(event) = timeout(PATIENCE, events.next()).await.expect("it goes on").unwrap() {
-        if event.event_index >= Some(index) {
-            return;
+    let mut events = run.events(None).through_pauses();
+    let come = async {
+        while let Some(event) = timeout(PATIENCE, events.next()).await.expect("it goes on").unwrap() {
+            if event.event_index >= Some(index) {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = come => {}
+        _ = answered(run) => {}
+    }
+}
+
+/// Answers whatever the run asks once it rests, until it has ended or asks nothing.
+async fn answered(run: &RunHandle) -> Result<WorkflowRunOutput, Error> {
+    loop {
+        let output = run.wait().await?;
+        let open = run.questions().await?;
+        if output.status != RunStatus::Paused || open.is_empty() {
+            return Ok(output);
+        }
+        for question in open {
+            let given = reply(&question.question);
+            // Another process that dies may have been told already.
+            match question.answer(given).await {
+                Ok(()) | Err(Error::AlreadyAnswered(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 }
@@ -117,8 +142,8 @@ impl End {
     async fn of(engine: &Engine, place: &str) -> Self {
         let run = submit(engine).await;
         let db = engine.db();
-        let output =
-            timeout(PATIENCE, run.wait()).await.unwrap_or_else(|_| panic!("{place}: it does not end")).unwrap();
+        let output = timeout(PATIENCE, answered(&run)).await;
+        let output = output.unwrap_or_else(|_| panic!("{place}: it does not end")).unwrap();
         let log = read_log(&**db, run.run_id()).await;
         let session = db.session(Access::All, "tree".parse().unwrap()).await.unwrap().unwrap().state;
         Self { output, log, session }
@@ -130,29 +155,36 @@ impl End {
 
     /// Where a branch fails for good, those that have not ended are dropped: what they had done by then is a race.
     fn is_a_race(&self) -> bool {
-        self.has("StepError") && self.has("ParallelExecutionStarted")
+        let ends_early = self.has("StepError") || self.output.status == RunStatus::Cancelled;
+        ends_early && self.has("ParallelExecutionStarted")
     }
 
     /// What must not depend on anything that happens to processes.
     fn lasting(&self) -> Value {
         let mut output = self.output.clone();
         output.step_executor_runs.sort_by(|one, other| one.run_id.cmp(&other.run_id));
+        // Which of several answers came first decides where it paused last.
+        (output.paused_step_index, output.paused_step_name, output.pause_kind) = (None, None, None);
         json!({ "output": normal(&output), "session": self.session })
     }
 
-    /// Verdicts recorded after the last process took the run.
-    fn verdicts_at_last(&self) -> usize {
-        let claimed = |entry: &Entry| matches!(entry.record, Some(Record::Claimed { .. }));
-        let last = self.log.iter().rposition(claimed).unwrap_or(0);
+    /// Verdicts recorded after this process took the run.
+    fn verdicts_by(&self, worker: &WorkerId, definition: &Definition) -> usize {
+        // People are no code.
+        let asks = |key: &Key| Node::find(&definition.nodes, key).is_some_and(|node| node.review().is_some());
+        let claimed = |entry: &Entry| matches!(&entry.record, Some(Record::Claimed { worker: by, .. }) if by == worker);
+        let first = self.log.iter().position(claimed).unwrap_or(self.log.len());
         let is_verdict = |entry: &&Entry| match (&entry.record, &entry.event.kind) {
-            (Some(Record::Begin { kind, verdict, .. }), _) => *kind != StepType::Loop && verdict.is_some(),
+            (Some(Record::Begin { key, kind, verdict, .. }), _) => {
+                *kind != StepType::Loop && verdict.is_some() && !asks(key)
+            }
             // Nobody is asked about a Loop that a step has stopped.
             (Some(Record::Iteration { .. }), EventKind::LoopIterationCompleted { iteration_results, .. }) => {
                 !iteration_results.iter().any(|output| output.stop)
             }
             _ => false,
         };
-        self.log[last..].iter().filter(is_verdict).count()
+        self.log[first..].iter().filter(is_verdict).count()
     }
 
     /// What holds however the run ended.
@@ -204,11 +236,8 @@ async fn compare(tree: &Tree<'_>, calm: impl Stage, stage: impl Stage) -> RunSta
     let end = End::of(&engine, &place).await;
     end.is_sound(&engine, &definition, &place).await;
     engine.shutdown().await.unwrap();
-    if end.output.status == RunStatus::Cancelled {
-        assert!(troubles.iter().any(|(trouble, _)| matches!(trouble, Trouble::Cancel)), "{place}");
-        return end.output.status;
-    }
-    if whole.is_a_race() {
+    let is_cancelled = troubles.iter().any(|(trouble, _)| matches!(trouble, Trouble::Cancel));
+    if (end.output.status == RunStatus::Cancelled && is_cancelled) || whole.is_a_race() {
         return end.output.status;
     }
     assert_eq!(end.lasting(), whole.lasting(), "{place}");
@@ -217,7 +246,11 @@ async fn compare(tree: &Tree<'_>, calm: impl Stage, stage: impl Stage) -> RunSta
     assert!(made <= needed + repeatable, "{place}: {made} calls made, {needed} needed, {repeatable} were in flight");
     if is_claimed_by(&end.log, &begun) {
         let asked = tree.asks.count() - asked;
-        assert_eq!(asked, end.verdicts_at_last(), "{place}: a verdict that was recorded was asked for again");
+        assert_eq!(
+            asked,
+            end.verdicts_by(&begun, &definition),
+            "{place}: a verdict that was recorded was asked for again"
+        );
     }
     end.output.status
 }
@@ -235,7 +268,7 @@ async fn strike(tree: &Tree<'_>, stage: &impl Stage, trouble: Trouble, index: u6
         let run = submit(&engine).await;
         tokio::select! {
             () = crashing.crashed() => {}
-            _ = run.wait() => {}
+            _ = answered(&run) => {}
         }
         return gone(stage, engine, run, &*db).await;
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! bench W1 --n 20000            throughput: runs of three steps that do nothing
-//! bench W2 --n 100 --load 1000  latency of a submit: idle, a raw commit beside each; with runs in flight; during a burst
+//! bench W2 --n 100 --load 1000  latency of a submit: idle; in turn with a raw commit; with runs in flight; during a burst
 //! bench W3 --past 1,10000       latency of a poll, by the number of finished runs
 //! bench W4 --n 10000            runs that wait 10 s: lateness and memory; all submitted at once, or by --callers N
 //! bench W5 --n 40000            events to one subscriber: latency and rate
@@ -19,6 +19,7 @@
 //! bench G2 --items 100,10000    a ForEach of that many items: time for each, memory; the largest, killed and resumed
 //! bench G3 --n 200              memory of each of 64 waiting branches, in that many runs
 //! bench G4 --turns 500          one agent that calls a tool in each turn: time and log of early turns and late ones
+//! bench Q1 --n 100000           that many runs that wait for people: memory, and how soon an answer shows
 //! bench S3 --runs 350000         lists over HTTP, in a file with that many runs
 //! bench beside                  AgentOS and our server in turn, --rounds 3 times, as a table; --figures names some of
 //!                               throughput,memory,polls,start,kill; sizes by --n, --waiting, --past, --polls, --killed
@@ -33,6 +34,7 @@ mod growth;
 mod limited;
 mod lists;
 mod measure;
+mod people;
 mod raw;
 mod serve;
 mod table;
@@ -50,7 +52,9 @@ fn main() {
         "table" => table::print(&arguments),
         "raw" => raw::print(),
         "G2" => growth::items(&arguments),
-        "serve" | "L1" | "D1" | "D2" | "G1" | "G3" | "G4" | "map" | "S1" | "S2" | "S3" | "beside" | "beside-serve" => {
+        "Q1" => people::paused(&arguments),
+        "serve" | "L1" | "D1" | "D2" | "G1" | "G3" | "G4" | "map" | "desk" | "S1" | "S2" | "S3" | "beside"
+        | "beside-serve" => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime starts");
             runtime.block_on(async {
                 match arguments.workload.as_str() {
@@ -63,6 +67,7 @@ fn main() {
                     "G3" => growth::branches(&arguments).await,
                     "G4" => growth::turns(&arguments).await,
                     "map" => growth::map_process(&arguments).await,
+                    "desk" => people::desk_process(&arguments).await,
                     "S3" => lists::measure(&arguments).await,
                     "beside" => beside::compare(&arguments).await,
                     "beside-serve" => beside::serve().await,

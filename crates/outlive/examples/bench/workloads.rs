@@ -185,13 +185,19 @@ impl Bench {
     }
 
     async fn submit_latency(&self, arguments: &Arguments) -> Value {
-        let mut raw = Raw::new("raw-beside.db");
-        raw.fill_log();
-        let (mut idle, mut idle_raw) = (Vec::new(), Vec::new());
+        let (mut idle, mut paced, mut idle_raw) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..arguments.number("n", 100) {
             let start = Instant::now();
             let handle = self.submit("noop3", payload()).await;
             idle.push(start.elapsed());
+            wait(vec![handle]).await;
+        }
+        let mut raw = Raw::new("raw-beside.db");
+        raw.fill_log();
+        for _ in 0..arguments.number("n", 100) {
+            let start = Instant::now();
+            let handle = self.submit("noop3", payload()).await;
+            paced.push(start.elapsed());
             wait(vec![handle]).await;
             // At the same pace, so that disk and processors are as warm for it as for a submit.
             idle_raw.push(raw.commit(1));
@@ -222,6 +228,7 @@ impl Bench {
         wait(probed).await;
         json!({
             "idle": latencies(&mut idle),
+            "paced": latencies(&mut paced),
             "idle_raw": latencies(&mut idle_raw),
             "held1000": latencies(&mut held),
             "accept1000_s": rounded(accepted.as_secs_f64()),

@@ -30,7 +30,7 @@ pub enum ClientError {
     /// The server requires a credential, or a different one (401, 403).
     #[error("not allowed: {0}")]
     NotAllowed(Box<Refusal>),
-    /// No such run or workflow, or not this caller's (404).
+    /// No such run, question or workflow, or not this caller's (404).
     #[error("not found: {0}")]
     NotFound(Box<Refusal>),
     /// The current state does not allow it (409): [`Refusal::code`] says why, [`Refusal::run_status`] the run's status.

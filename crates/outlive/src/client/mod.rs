@@ -17,10 +17,13 @@ mod shape;
 use connection::Connection;
 pub use error::{ClientError, Refusal};
 pub use follow::Following;
-use outlive_core::port::{LivingWorker, RunFilter};
-use outlive_core::{RunId, RunStatus, Secret, WorkflowRunOutput};
+use outlive_core::port::{LivingWorker, QuestionFilter, RunFilter};
+use outlive_core::{Answer, RunId, RunStatus, Secret, WorkflowRunOutput};
 use retry::Retry;
-pub use shape::{Accepted, EventPage, RunDetail, RunList, RunSummary, StepSummary, Submission};
+pub use shape::{
+    Accepted, EventPage, QuestionList, QuestionSummary, QuestionTool, RunDetail, RunList, RunSummary, StepSummary,
+    Submission,
+};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -244,6 +247,54 @@ impl Client {
         }
     }
 
+    /// A page of questions, those asked first first: those that are open, unless the filter says otherwise. A limit
+    /// above 1000 is lowered to that.
+    ///
+    /// # Errors
+    /// [`ClientError::Invalid`] when the cursor is not from a list, and the errors of any request.
+    pub async fn questions(&self, filter: &QuestionFilter) -> Result<QuestionList, ClientError> {
+        self.connection.get(&["api", "questions"], &shape::question_query(filter)).await
+    }
+
+    /// The question with this id, whether it is open or not.
+    ///
+    /// # Errors
+    /// [`ClientError::NotFound`], and whatever any request can fail with.
+    pub async fn question(&self, question_id: &str) -> Result<QuestionSummary, ClientError> {
+        self.connection.get(&["api", "questions", segment(question_id)?], &[]).await
+    }
+
+    /// Answers a question, and returns it as it stands then. When this returns, the answer is on the server's stable
+    /// storage; the run goes on wherever its workflow is executed, now or later. Who answers is whoever the credential
+    /// names.
+    ///
+    /// ```no_run
+    /// # use outlive::client::{Client, ClientError};
+    /// use outlive::Answer;
+    /// use outlive::core::port::QuestionFilter;
+    ///
+    /// # async fn example(client: Client) -> Result<(), ClientError> {
+    /// for question in client.questions(&QuestionFilter::default()).await?.questions {
+    ///     if question.kind == "confirmation" {
+    ///         client.answer(&question.question_id, &Answer::Approve).await?;
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the answer may or may not be stored; repeating the same one is harmless.
+    ///
+    /// # Errors
+    /// [`ClientError::Conflict`] when it was answered otherwise before, and says by whom and when, or when nobody needs
+    /// an answer any more; [`ClientError::Invalid`] when this cannot be its answer; [`ClientError::NotFound`]; and
+    /// whatever any request can fail with.
+    pub async fn answer(&self, question_id: &str, answer: &Answer) -> Result<QuestionSummary, ClientError> {
+        let path = ["api", "questions", segment(question_id)?, "answer"];
+        self.connection.post(&path, Some(answer), None).await?.read()
+    }
+
     /// The processes that execute runs, as far as the store knows.
     ///
     /// # Errors
@@ -251,6 +302,16 @@ impl Client {
     pub async fn workers(&self) -> Result<Vec<LivingWorker>, ClientError> {
         let list: shape::WorkerList = self.connection.get(&["api", "workers"], &[]).await?;
         Ok(list.workers.into_iter().map(Into::into).collect())
+    }
+}
+
+/// A question's id as a part of a path: a few texts would name another one.
+fn segment(question_id: &str) -> Result<&str, ClientError> {
+    let unusable = |why: &str| ClientError::Unusable { what: "the question's id", why: why.to_owned() };
+    match question_id {
+        "" => Err(unusable("it is empty")),
+        "." | ".." => Err(unusable("it is no id")),
+        id => Ok(id),
     }
 }
 

@@ -2,12 +2,14 @@
 //!
 //! Anything more that a newer server sends is ignored.
 
-use super::connection::Answer;
+use super::connection;
 use super::error::ClientError;
-use outlive_core::port::{Life, LivingWorker, Order, Run, RunFilter};
+use outlive_core::port::{Life, LivingWorker, Order, QuestionFilter, QuestionState, Run, RunFilter};
 use outlive_core::{
-    DefinitionId, Remedy, RunEvent, RunId, RunInfo, RunStatus, SessionId, Timestamp, Waiting, WaitsFor, WorkerId,
+    Answer, DefinitionId, QuestionKind, Remedy, RunEvent, RunId, RunInfo, RunStatus, SessionId, Timestamp, Waiting,
+    WaitsFor, WorkerId,
 };
+use outlive_engine::AskedQuestion;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -133,7 +135,7 @@ pub struct Accepted {
     pub is_repeated: bool,
 }
 
-pub(super) fn accepted(answer: &Answer) -> Result<Accepted, ClientError> {
+pub(super) fn accepted(answer: &connection::Answer) -> Result<Accepted, ClientError> {
     let accepted: Accepted = answer.read()?;
     Ok(Accepted { is_repeated: answer.headers.contains_key(REPLAYED), ..accepted })
 }
@@ -145,7 +147,7 @@ struct Cancelled {
 }
 
 /// The run's status if it was over already.
-pub(super) fn cancelled(answer: &Answer) -> Result<Option<RunStatus>, ClientError> {
+pub(super) fn cancelled(answer: &connection::Answer) -> Result<Option<RunStatus>, ClientError> {
     let cancelled: Cancelled = answer.read()?;
     Ok((cancelled.outcome == "cancelled").then_some(cancelled.status))
 }
@@ -295,9 +297,10 @@ pub struct StepSummary {
     pub step_id: Arc<str>,
     /// Its name.
     pub name: Arc<str>,
-    /// `running`, `waiting` for somebody to answer, `completed`, `error` or `cancelled`.
+    /// `running`, `waiting` for somebody to answer, `completed`, `error`, `cancelled`, or `skipped` because a person said
+    /// no.
     pub status: String,
-    /// How often it was started.
+    /// How often it was started; 0 while it waits to begin.
     #[serde(default)]
     pub attempt: u32,
     /// Why it failed.
@@ -322,6 +325,143 @@ pub struct EventPage {
     /// `after` of the next page; absent when nothing is stored beyond this one.
     #[serde(default)]
     pub next_after: Option<u64>,
+}
+
+/// A question that a run asks people, or has asked.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[non_exhaustive]
+pub struct QuestionSummary {
+    /// Its id: names it alone, without its run.
+    pub question_id: Arc<str>,
+    /// The run that waits.
+    pub run_id: RunId,
+    /// Its workflow.
+    pub workflow_id: DefinitionId,
+    /// Its session.
+    pub session_id: SessionId,
+    /// Whose run it is.
+    #[serde(default)]
+    pub user_id: Option<Arc<str>>,
+    /// `open`, `answered`, or `void` once nobody needs an answer any more.
+    pub state: String,
+    /// What is asked: `confirmation`, `user_input` and so on, as [`QuestionKind::as_str`] writes them.
+    pub kind: String,
+    /// What may be answered, as [`Answer::as_str`] writes it.
+    #[serde(default)]
+    pub answers: Vec<String>,
+    /// What people are told.
+    #[serde(default)]
+    pub message: Option<String>,
+    /// The step that waits, or the container.
+    #[serde(default)]
+    pub step_name: String,
+    /// Its place in the run.
+    #[serde(default)]
+    pub key: String,
+    /// JSON Schema of the values to fill in: an object.
+    #[serde(default)]
+    pub schema: Option<Value>,
+    /// What may be chosen.
+    #[serde(default)]
+    pub choices: Vec<String>,
+    /// Whether several may be chosen.
+    #[serde(default)]
+    pub allows_several: bool,
+    /// The output that is judged.
+    #[serde(default)]
+    pub output: Option<Value>,
+    /// The tool call it is about.
+    #[serde(default)]
+    pub tool: Option<QuestionTool>,
+    /// When it was asked.
+    #[serde(deserialize_with = "instant")]
+    pub asked_at: Timestamp,
+    /// Until when it can be answered.
+    #[serde(default, deserialize_with = "instant_if_any")]
+    pub due_at: Option<Timestamp>,
+    /// What follows when nobody has by then: `cancel`, `skip` or `approve`.
+    #[serde(default)]
+    pub on_timeout: String,
+    /// What was answered; absent also when this version does not know such an answer.
+    #[serde(default, deserialize_with = "answer_if_known")]
+    pub answer: Option<Answer>,
+    /// Who answered, as far as that was known.
+    #[serde(default)]
+    pub answered_by: Option<Arc<str>>,
+    /// When it was answered.
+    #[serde(default, deserialize_with = "instant_if_any")]
+    pub answered_at: Option<Timestamp>,
+}
+
+/// A tool call that a question is about.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[non_exhaustive]
+pub struct QuestionTool {
+    /// The tool's name.
+    pub name: String,
+    /// The arguments.
+    #[serde(default)]
+    pub arguments: Value,
+    /// The agent that wants to call it.
+    #[serde(default)]
+    pub agent: String,
+}
+
+impl QuestionSummary {
+    /// Whether it can be answered.
+    pub fn is_open(&self) -> bool {
+        self.state == QuestionState::Open.as_str()
+    }
+}
+
+/// The same for a question in a local store.
+impl From<AskedQuestion> for QuestionSummary {
+    fn from(asked: AskedQuestion) -> Self {
+        let AskedQuestion { question, run_id, workflow_id, session_id, user_id, asked_at, state, answered } = asked;
+        let (answered_by, answered_at) =
+            answered.as_ref().map_or((None, None), |answered| (answered.by.clone(), Some(answered.at)));
+        let is_judged = matches!(question.kind, QuestionKind::OutputReview | QuestionKind::IterationReview);
+        let output = question.output.as_ref().filter(|_| is_judged);
+        Self {
+            run_id,
+            workflow_id,
+            session_id,
+            user_id,
+            state: state.as_str().to_owned(),
+            kind: question.kind.as_str().to_owned(),
+            answers: question.kind.answers().iter().map(ToString::to_string).collect(),
+            message: question.message.as_deref().map(str::to_owned),
+            step_name: question.step_name.to_string(),
+            key: question.key.to_string(),
+            schema: question.schema(),
+            choices: question.choices.iter().map(ToString::to_string).collect(),
+            allows_several: question.allows_several,
+            output: output.and_then(|output| output.content.clone()),
+            tool: question.tool.as_deref().map(|tool| QuestionTool {
+                name: tool.execution.tool_name.clone(),
+                arguments: tool.execution.tool_args.clone(),
+                agent: tool.agent_name.to_string(),
+            }),
+            asked_at,
+            due_at: question.due_at,
+            on_timeout: question.on_timeout.as_str().to_owned(),
+            answer: answered.map(|answered| answered.answer),
+            answered_by,
+            answered_at,
+            question_id: question.id,
+        }
+    }
+}
+
+/// A page of questions, those asked first first.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[non_exhaustive]
+pub struct QuestionList {
+    /// The questions.
+    pub questions: Vec<QuestionSummary>,
+    /// Where to continue ([`QuestionFilter::after`]), if there is more.
+    #[serde(default, rename = "next_cursor")]
+    pub next: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -374,6 +514,17 @@ pub(super) fn query(filter: &RunFilter) -> Vec<(&'static str, String)> {
     query
 }
 
+/// The same for questions.
+pub(super) fn question_query(filter: &QuestionFilter) -> Vec<(&'static str, String)> {
+    let limit = if filter.limit == 0 { LIST_DEFAULT } else { filter.limit };
+    let mut query = vec![("limit", limit.min(LIST_MAX).to_string())];
+    query.extend(filter.run_id.as_ref().map(|id| ("run_id", id.to_string())));
+    query.extend(filter.workflow_id.as_ref().map(|id| ("workflow_id", id.to_string())));
+    query.extend(filter.with_settled.then(|| ("all", "true".to_owned())));
+    query.extend(filter.after.clone().map(|cursor| ("cursor", cursor)));
+    query
+}
+
 fn shown(at: Timestamp) -> String {
     jiff::Timestamp::from_microsecond(at.as_micros()).unwrap_or(jiff::Timestamp::MAX).to_string()
 }
@@ -389,6 +540,11 @@ fn instant<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::E
 
 fn instant_if_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
     Option::<String>::deserialize(deserializer)?.as_deref().map(parse).transpose()
+}
+
+/// One that only a newer server knows is absent.
+fn answer_if_known<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Answer>, D::Error> {
+    Ok(Option::<Value>::deserialize(deserializer)?.and_then(|answer| serde_json::from_value(answer).ok()))
 }
 
 /// Values only a newer server knows become `Other`, or are absent.

@@ -1,11 +1,11 @@
 //! The client against a real server on a loopback port, and against servers that do not behave.
 
 use futures::StreamExt;
-use outlive::client::{Client, ClientError, Submission};
-use outlive::core::port::{Life, Order, RunFilter};
-use outlive::core::{EventKind, RunEvent, Secret};
+use outlive::client::{Client, ClientError, QuestionSummary, Submission};
+use outlive::core::port::{Life, Order, QuestionFilter, RunFilter};
+use outlive::core::{EventKind, Remedy, RunEvent, Secret};
 use outlive::prelude::*;
-use outlive::{Options, RunId, Server};
+use outlive::{FieldType, Options, RunId, Server, UserInputField};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -50,7 +50,14 @@ impl Running {
             }
         };
         let echo = Workflow::builder("Echo").db(db.clone()).step(Step::function("say", echo)).build().unwrap();
-        let server = Server::builder(db).workflow(&gated).workflow(&echo).security_key(KEY).options(options);
+        let size = UserInputField::new("size").of(FieldType::Int);
+        let pour = |_, input: Arc<StepInput>| async move {
+            Ok::<_, Failure>(format!("{} ml", input.additional_data.as_ref().unwrap()["user_input"]["size"]))
+        };
+        let pour = Step::function("pour", pour).human_review(HumanReview::user_input("How much?", [size]));
+        let asks = Workflow::builder("Asks").db(db.clone()).step(pour).build().unwrap();
+        let server = Server::builder(db).workflow(&gated).workflow(&echo).workflow(&asks).security_key(KEY);
+        let server = server.options(options);
         let server = server.start().await.unwrap();
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -184,6 +191,94 @@ async fn a_run_is_cancelled_from_elsewhere_with_a_reason() {
     client.wait(&over).await.unwrap();
     assert_eq!(client.cancel(&over, "too late").await.unwrap(), Some(RunStatus::Completed));
     running.stop().await;
+}
+
+#[tokio::test]
+async fn a_question_is_found_and_answered_from_elsewhere_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let running = Running::any(&directory).await;
+    let client = running.client();
+    for id in ["r-1", "r-2"] {
+        let run_id = client.submit(&Submission::new("asks").run_id(id)).await.unwrap().run_id;
+        assert_eq!(timeout(PATIENCE, client.wait(&run_id)).await.unwrap().unwrap().status, RunStatus::Paused);
+    }
+    let mut filter = QuestionFilter { limit: 1, ..QuestionFilter::default() };
+    let first = client.questions(&filter).await.unwrap();
+    filter.after = first.next;
+    let second = client.questions(&filter).await.unwrap();
+    assert_eq!((first.questions[0].run_id.as_str(), second.questions[0].run_id.as_str()), ("r-1", "r-2"));
+    assert_eq!(second.next, None);
+    let of_run = QuestionFilter { run_id: Some("r-2".parse().unwrap()), ..QuestionFilter::default() };
+    assert_eq!(client.questions(&of_run).await.unwrap().questions, second.questions);
+
+    let question = client.question(&first.questions[0].question_id).await.unwrap();
+    assert_eq!(question, first.questions[0]);
+    assert!(question.is_open());
+    assert_eq!(
+        (question.kind.as_str(), &question.answers[..]),
+        ("user_input", &["input".to_owned(), "reject".to_owned()][..])
+    );
+    assert_eq!((question.message.as_deref(), question.step_name.as_str()), (Some("How much?"), "pour"));
+    assert_eq!(question.schema.as_ref().unwrap()["properties"]["size"]["type"], "integer");
+    let asked = running.server.engine().question(&question.question_id).await.unwrap().unwrap();
+    assert_eq!(QuestionSummary::from(asked), question, "a local store gives the same");
+    let waiting = client.run(&question.run_id).await.unwrap().run.waiting.unwrap();
+    assert_eq!(waiting.remedy, Some(Remedy::Answer { question_id: question.question_id.clone() }));
+
+    let id = &*question.question_id;
+    match client.answer(id, &Answer::input([("size", "much".into())])).await {
+        Err(ClientError::Invalid(refusal)) => {
+            assert_eq!(refusal.code, "invalid_answer");
+            assert!(refusal.detail.contains("Field 'size' expected int, got str"), "{refusal}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(client.answer(id, &Answer::TimedOut).await, Err(ClientError::Invalid(_))));
+    assert!(client.question(id).await.unwrap().is_open());
+
+    let answer = Answer::input([("size", 300.into())]);
+    let answered = client.answer(id, &answer).await.unwrap();
+    assert_eq!((answered.state.as_str(), answered.answer.as_ref()), ("answered", Some(&answer)));
+    assert!(answered.answered_at >= Some(answered.asked_at) && answered.answered_by.is_none());
+    client.answer(id, &answer).await.unwrap();
+    match client.answer(id, &Answer::reject("too much")).await {
+        Err(ClientError::Conflict(refusal)) => {
+            assert_eq!(refusal.code, "already_answered");
+            assert!(refusal.detail.contains("was answered before: input"), "{refusal}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(timeout(PATIENCE, settled(&client, &question.run_id)).await.unwrap(), "300 ml");
+
+    client.cancel(&"r-2".parse().unwrap(), "closing time").await.unwrap();
+    timeout(PATIENCE, settled(&client, &"r-2".parse().unwrap())).await.unwrap();
+    assert_eq!(client.questions(&QuestionFilter::default()).await.unwrap().questions, []);
+    let all = client.questions(&QuestionFilter { with_settled: true, ..QuestionFilter::default() }).await.unwrap();
+    let states: Vec<_> = all.questions.iter().map(|question| question.state.as_str()).collect();
+    assert_eq!(states, ["answered", "void"]);
+    match client.answer(&second.questions[0].question_id, &answer).await {
+        Err(ClientError::Conflict(refusal)) => {
+            assert!(refusal.detail.contains("needs no answer any more"), "{refusal}")
+        }
+        other => panic!("{other:?}"),
+    }
+    for none in ["", ".", ".."] {
+        assert!(matches!(client.question(none).await, Err(ClientError::Unusable { .. })), "{none:?}");
+    }
+    for missing in [client.question("nothing").await, client.answer("nothing", &answer).await] {
+        assert!(matches!(missing, Err(ClientError::NotFound(_))), "{missing:?}");
+    }
+    running.stop().await;
+}
+
+/// The text of a run that is over.
+async fn settled(client: &Client, run_id: &RunId) -> String {
+    loop {
+        let output = client.wait(run_id).await.unwrap();
+        if output.status.is_terminal() {
+            return output.text();
+        }
+    }
 }
 
 #[tokio::test]

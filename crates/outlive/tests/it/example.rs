@@ -1,4 +1,4 @@
-//! The `content_creation` example as a process of its own.
+//! The examples as processes of their own.
 
 use crate::world::{KEY, World};
 use outlive::RunId;
@@ -15,16 +15,16 @@ pub(crate) struct Example {
 }
 
 /// Where `cargo test` puts the examples it builds beside the tests.
-fn program() -> PathBuf {
+fn program(name: &str) -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     let folder = tests.parent().and_then(|deps| deps.parent()).unwrap().join("examples");
-    let program = folder.join(format!("content_creation{}", std::env::consts::EXE_SUFFIX));
+    let program = folder.join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
     assert!(program.exists(), "{program:?} is missing: build it with `cargo build -p outlive --examples`");
     program
 }
 
 fn command(world: &World, arguments: &[&str]) -> Command {
-    let mut command = Command::new(program());
+    let mut command = Command::new(program("content_creation"));
     command
         .args(arguments)
         .arg("--db")
@@ -87,4 +87,39 @@ impl Drop for Example {
 /// A log as subscribers see it.
 pub(crate) fn event_lines(log: &[Entry]) -> Vec<String> {
     log.iter().map(|entry| serde_json::to_string(&entry.event).unwrap()).collect()
+}
+
+/// One command of the `approval_desk` example: exit code and everything it printed.
+fn desk(db: &std::path::Path, words: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(program("approval_desk"));
+    let output = command.args(words).env("APPROVAL_DB", db).output().unwrap();
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+    (output.status.code(), said)
+}
+
+#[test]
+fn a_payment_waits_for_two_people_while_no_process_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("approvals.db");
+    let (code, said) = desk(&db, &["request", "Laptops, 9,000 EUR"]);
+    assert!(code == Some(0) && said.starts_with("run "), "{said}");
+    let open = || -> Vec<String> {
+        let (_, said) = desk(&db, &["desk"]);
+        said.lines().map(|line| line.split_whitespace().next().unwrap().to_owned()).collect()
+    };
+    let asked = open();
+    assert_eq!(asked.len(), 2);
+    let (_, said) = desk(&db, &["approve", &asked[0], "ada"]);
+    assert_eq!(said, "noted; others are still to be asked\n");
+    let (code, said) = desk(&db, &["reject", &asked[0], "bob", "no"]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("was answered before: approve, by ada"), "{said}");
+    assert_eq!(open(), asked[1..]);
+    let (_, said) = desk(&db, &["approve", &asked[1], "bob"]);
+    assert!(said.starts_with("COMPLETED: paid: Laptops, 9,000 EUR (reference "), "{said}");
+    assert!(open().is_empty());
+    desk(&db, &["request", "A yacht"]);
+    let (_, said) = desk(&db, &["reject", &open()[0], "ada", "too much"]);
+    assert_eq!(said, "CANCELLED: Workflow cancelled: Step 'Finance' was rejected\n");
+    assert!(open().is_empty(), "nobody needs to say more");
 }

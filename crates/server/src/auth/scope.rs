@@ -37,6 +37,12 @@ pub const KNOWN: &[Known] = &[
         about: "runs, as outlive and outlive::Client ask for them",
     },
     Known {
+        resource: "questions",
+        actions: &["read", "answer"],
+        has_ids: false,
+        about: "what runs ask people, and answering it",
+    },
+    Known {
         resource: "workflows",
         actions: &["read", "run"],
         has_ids: true,

@@ -179,6 +179,9 @@ fn schemas() -> Map<String, Value> {
     add::<shape::AcceptedRun>(&mut generator);
     add::<shape::CancelRun>(&mut generator);
     add::<shape::CancelledRun>(&mut generator);
+    add::<shape::Question>(&mut generator);
+    add::<shape::QuestionList>(&mut generator);
+    add::<shape::AnswerQuestion>(&mut generator);
     add::<shape::RunList>(&mut generator);
     add::<shape::RunDetail>(&mut generator);
     add::<shape::EventPage>(&mut generator);

@@ -44,6 +44,13 @@ impl From<Error> for Problem {
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "journal_corrupt", damaged.to_string())
             }
             Error::Unreadable(unreadable) => DbError::from(unreadable).into(),
+            Error::QuestionNotFound(_) => Problem::not_found("Question not found"),
+            Error::AlreadyAnswered(_) => Problem::new(StatusCode::CONFLICT, "already_answered", error.to_string()),
+            Error::InvalidAnswer { .. } => Problem::new(StatusCode::BAD_REQUEST, "invalid_answer", error.to_string()),
+            Error::DamagedQuestion { .. } => {
+                tracing::error!(%error, "a stored question cannot be read");
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", error.to_string())
+            }
             Error::NotCompleted(run) => Problem::new(StatusCode::CONFLICT, "run_not_completed", run.to_string()),
             Error::Db(error) => error.into(),
         }

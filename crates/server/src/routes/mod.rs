@@ -2,6 +2,7 @@
 
 pub(crate) mod api;
 pub(crate) mod caller;
+pub(crate) mod continued;
 mod discovery;
 mod failure;
 pub(crate) mod hooks;
@@ -61,6 +62,16 @@ const RESUME_FORM: &[Field] = &[
     field("last_event_index", "integer", false, "The last event the client has; absent: from the first"),
     field("session_id", "string", false, "Not needed"),
 ];
+const CONTINUE_FORM: &[Field] = &[
+    field("step_requirements", "string", false, "A workflow's requirements, answered: a JSON array of objects"),
+    field("error_requirements", "string", false, "The same about failures, each with a decision: retry or skip"),
+    field("tools", "string", false, "An agent's tool calls, answered: a JSON array of objects"),
+    field("requirements", "string", false, "A team's requirements, answered: a JSON array of objects"),
+    field("stream", "boolean", false, "Answer with Server-Sent Events (default true)"),
+    field("background", "boolean", false, "Refused: /api/questions does not wait"),
+    field("session_id", "string", false, "Not needed"),
+    field("user_id", "string", false, "Not needed"),
+];
 const GET_QUERY: &[Field] = &[
     field("session_id", "string", false, "Not needed; another session's is not found"),
     field("wait", "string", false, "Wait for the run's end, at most this long: 30s, 500ms"),
@@ -76,6 +87,7 @@ struct Words {
     run: &'static str,
     cancel: &'static str,
     resume: &'static str,
+    proceed: &'static str,
     read: &'static str,
     start: &'static str,
     tag: &'static str,
@@ -88,6 +100,7 @@ fn words(kind: Kind) -> Words {
             run: "/workflows/{workflow_id}/runs/{run_id}",
             cancel: "/workflows/{workflow_id}/runs/{run_id}/cancel",
             resume: "/workflows/{workflow_id}/runs/{run_id}/resume",
+            proceed: "/workflows/{workflow_id}/runs/{run_id}/continue",
             read: "workflows:{workflow_id}:read",
             start: "workflows:{workflow_id}:run",
             tag: "workflows",
@@ -97,6 +110,7 @@ fn words(kind: Kind) -> Words {
             run: "/agents/{agent_id}/runs/{run_id}",
             cancel: "/agents/{agent_id}/runs/{run_id}/cancel",
             resume: "/agents/{agent_id}/runs/{run_id}/resume",
+            proceed: "/agents/{agent_id}/runs/{run_id}/continue",
             read: "agents:{agent_id}:read",
             start: "agents:{agent_id}:run",
             tag: "agents",
@@ -106,6 +120,7 @@ fn words(kind: Kind) -> Words {
             run: "/teams/{team_id}/runs/{run_id}",
             cancel: "/teams/{team_id}/runs/{run_id}/cancel",
             resume: "/teams/{team_id}/runs/{run_id}/resume",
+            proceed: "/teams/{team_id}/runs/{run_id}/continue",
             read: "teams:{team_id}:read",
             start: "teams:{team_id}:run",
             tag: "teams",
@@ -132,6 +147,14 @@ fn runs_of(kind: Kind) -> Table {
             runs::resume(kind, caller, ids, headers, request)
         })
         .doc(Doc { form: RESUME_FORM, ..doc("Follow a run from where the client left, as Server-Sent Events") })
+        .post(words.proceed, Needs::scope(words.start), move |caller, ids, request| {
+            continued::post(kind, caller, ids, request)
+        })
+        .doc(Doc {
+            form: CONTINUE_FORM,
+            answer: Some("Run"),
+            ..doc("Answer all that a paused run asks, and follow it")
+        })
 }
 
 /// The socket and its actions.
@@ -149,5 +172,5 @@ fn socket() -> Table {
         .message(events_ws::PATH, "cancel-workflow", Needs::scope("workflows:{}:run"))
         .doc(doc("Cancel a run"))
         .message(events_ws::PATH, "continue-workflow", Needs::scope("workflows:{}:run"))
-        .doc(doc("Continue a paused run"))
+        .doc(doc("Answer all that a paused run asks, and follow it"))
 }

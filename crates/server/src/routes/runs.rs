@@ -259,7 +259,7 @@ pub(crate) async fn post(
             sse::response(&caller, slot, caller.state.component(kind, &id)?, follow, numbering, selection).await?
         }
         (None, true) => accepted(&started).await?,
-        (None, false) => finished(caller.state.component(kind, &id)?, &started).await?,
+        (None, false) => finished(caller.state.component(kind, &id)?, &started.reader, &started.run_id).await?,
     };
     let headers = response.headers_mut();
     headers.insert(RUN_ID, header_of(&started.run_id));
@@ -289,12 +289,18 @@ async fn accepted(started: &Started) -> Result<Response, Problem> {
     Ok((StatusCode::ACCEPTED, axum::Json(body)).into_response())
 }
 
-async fn finished(component: &Component, started: &Started) -> Result<Response, Problem> {
-    let run = started.reader.wait(&started.run_id).await?;
+/// The header that tells which run an answer speaks of.
+pub(super) fn run_id_header(run_id: &RunId) -> (HeaderName, HeaderValue) {
+    (RUN_ID, header_of(run_id))
+}
+
+/// The run once it is at rest.
+pub(super) async fn finished(component: &Component, reader: &Reader, run_id: &RunId) -> Result<Response, Problem> {
+    let run = reader.wait(run_id).await?;
     if run.status == RunStatus::Error && component.kind == Kind::Workflow {
         let detail = "Internal server error (StepError)";
         let problem = Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "run_failed", detail);
-        return Err(problem.header(RUN_ID, header_of(&started.run_id)));
+        return Err(problem.header(RUN_ID, header_of(run_id)));
     }
     Ok(shown(component, &run, Shape::Result, None))
 }
@@ -319,7 +325,7 @@ pub(super) async fn find(reader: &Reader, run_id: &str) -> Result<Run, Problem> 
 }
 
 /// Finds a run of this component; one of another component is not found.
-async fn find_of(reader: &Reader, component: &Component, run_id: &str) -> Result<Run, Problem> {
+pub(super) async fn find_of(reader: &Reader, component: &Component, run_id: &str) -> Result<Run, Problem> {
     let run = find(reader, run_id).await?;
     if run.info.workflow_id != component.definition.id { Err(missing()) } else { Ok(run) }
 }

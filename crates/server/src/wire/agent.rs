@@ -98,7 +98,12 @@ impl View {
             | EventKind::StepOutput { .. }
             | EventKind::StepCompleted { .. }
             | EventKind::StepError { .. }
+            | EventKind::StepPaused { .. }
+            | EventKind::StepContinued
+            | EventKind::StepOutputReview { .. }
             | EventKind::StepExecutorPaused { .. }
+            | EventKind::StepExecutorContinued { .. }
+            | EventKind::RouterPaused { .. }
             | EventKind::StepsExecutionStarted { .. }
             | EventKind::StepsExecutionCompleted { .. }
             | EventKind::ParallelExecutionStarted { .. }
@@ -128,6 +133,8 @@ impl View {
             | EventKind::RunContentCompleted
             | EventKind::RunCompleted(_)
             | EventKind::RunError(_)
+            | EventKind::RunPaused(_)
+            | EventKind::RunContinued
             | EventKind::ModelRequestStarted(_)
             | EventKind::ModelRequestCompleted(_)
             | EventKind::ToolCallStarted(_)
@@ -138,6 +145,8 @@ impl View {
             | EventKind::TeamRunContentCompleted
             | EventKind::TeamRunCompleted(_)
             | EventKind::TeamRunError(_)
+            | EventKind::TeamRunPaused(_)
+            | EventKind::TeamRunContinued
             | EventKind::TeamModelRequestStarted(_)
             | EventKind::TeamModelRequestCompleted(_)
             | EventKind::TeamToolCallStarted(_)

@@ -3,6 +3,7 @@
 //! It must never know what is done with a request. The invariant: a parsed request has only values within their bounds,
 //! and a refusal says which field is wrong, never what was in it. A form's text is data: a file name is never a path.
 
+use super::answers::Requirements;
 use super::media::{self, Gathered, Upload, base_name};
 use crate::config::Limits;
 use crate::json;
@@ -259,6 +260,8 @@ impl ResumeForm {
 pub struct ContinueForm {
     /// A person's answers, one object for each requirement; none when the stored ones are to be used.
     pub step_requirements: Option<Vec<Map<String, Value>>>,
+    /// The same about failures.
+    pub error_requirements: Option<Vec<Map<String, Value>>>,
     /// Agents: tool calls with a person's answers.
     pub tools: Option<Vec<Map<String, Value>>>,
     /// Teams: requirements with a person's answers.
@@ -281,10 +284,12 @@ impl ContinueForm {
     pub fn parse(fields: Fields) -> Result<Self, Problem> {
         let mut reader = Reader::new(fields);
         let step_requirements = answers(&mut reader, "step_requirements")?;
+        let error_requirements = answers(&mut reader, "error_requirements")?;
         let tools = answers(&mut reader, "tools")?;
         let requirements = answers(&mut reader, "requirements")?;
         let form = Self {
             step_requirements,
+            error_requirements,
             tools,
             requirements,
             session_id: reader.text("session_id"),
@@ -293,6 +298,18 @@ impl ContinueForm {
             background: reader.boolean("background").unwrap_or(false),
         };
         reader.finish(form)
+    }
+}
+
+impl ContinueForm {
+    /// What was answered.
+    pub(crate) fn into_requirements(self) -> Requirements {
+        let tools = [self.tools, self.requirements].into_iter().flatten().flatten().collect();
+        Requirements {
+            steps: self.step_requirements.unwrap_or_default(),
+            errors: self.error_requirements.unwrap_or_default(),
+            tools,
+        }
     }
 }
 

@@ -109,12 +109,12 @@ fn plain(answer: &Answer, ids: [&str; 2]) -> (u16, String, BTreeSet<String>) {
 fn requests(rule: &Rule) -> Vec<(String, &'static str, &'static str)> {
     const FORM: &str = "application/x-www-form-urlencoded";
     const JSON: &str = "application/json";
-    let known = ["workflow_id", "agent_id", "team_id", "run_id", "session_id", "step_id"];
+    let known = ["workflow_id", "agent_id", "team_id", "run_id", "session_id", "step_id", "question_id"];
     for parameter in rule.parameters() {
         assert!(known.contains(&parameter), "{} has a parameter that this test must learn: {parameter}", rule.path);
     }
     let path = rule.path;
-    let has_id = path.contains("{run_id}") || path.contains("{session_id}");
+    let has_id = ["{run_id}", "{session_id}", "{question_id}"].iter().any(|id| path.contains(id));
     let mut requests = match (rule.method, path) {
         (Verb::Message(_), _) => Vec::new(),
         (Verb::Get, _) if has_id => {
@@ -128,11 +128,14 @@ fn requests(rule: &Rule) -> Vec<(String, &'static str, &'static str)> {
         (Verb::Get, "/workflows/{workflow_id}/runs" | "/agents/{agent_id}/runs" | "/teams/{team_id}/runs") => {
             vec![(format!("{path}?session_id={{session_id}}"), FORM, "")]
         }
+        (Verb::Get, "/api/questions") => vec![(format!("{path}?all=true&run_id={{run_id}}"), FORM, "")],
         (Verb::Get, "/api/runs") => vec![
             (format!("{path}?session_id={{session_id}}"), FORM, ""),
             (format!("{path}?q={{run_id}}&preview=true"), FORM, ""),
         ],
         (Verb::Post, _) if path.ends_with("/cancel") || path.ends_with("/rerun") => vec![(path.to_owned(), FORM, "")],
+        (Verb::Post, _) if path.ends_with("/answer") => vec![(path.to_owned(), JSON, r#"{"do":"retry"}"#)],
+        (Verb::Post, _) if path.ends_with("/continue") => vec![(path.to_owned(), FORM, "stream=false")],
         (Verb::Post, _) if path.ends_with("/redeliver") => vec![(format!("{path}?from=0"), FORM, "")],
         (Verb::Post, _) if path.ends_with("/resume") => {
             vec![(path.to_owned(), FORM, ""), (path.to_owned(), FORM, "last_event_index=1&session_id={session_id}")]
@@ -169,6 +172,11 @@ async fn bad_b07_to_another_user_every_thing_is_as_unknown_as_one_that_never_was
     let served = Served::start().await;
     let alice = things(&served, "alice").await;
     let bob = things(&served, "bob").await;
+    let body = "message=mine&stream=false&session_id=session-of-alice-doubts";
+    let ask = Ask { method: "POST", path: "/workflows/doubts/runs", token: Some(&alice.key), body, ..Ask::default() };
+    assert_eq!(served.ask(ask).await.json()["status"], "PAUSED");
+    let open = served.get("/api/questions", &alice.key).await.json();
+    let question = open["questions"][0]["question_id"].as_str().expect("it asks").to_owned();
     let before = picture(&served, &alice).await;
     let (mut steps, mut tags) = (HashMap::new(), Vec::new());
     for Thing { run, .. } in &alice.runs {
@@ -207,7 +215,11 @@ async fn bad_b07_to_another_user_every_thing_is_as_unknown_as_one_that_never_was
                 for headers in &brought {
                     let mut answers = Vec::new();
                     for [run, session] in [[run.as_str(), session], [NOBODY_RUN, NOBODY_SESSION]] {
-                        let fill = |text: &str| text.replace("{run_id}", run).replace("{session_id}", session);
+                        let question = if run == NOBODY_RUN { NOBODY_RUN } else { &question };
+                        let fill = |text: &str| {
+                            let text = text.replace("{run_id}", run).replace("{session_id}", session);
+                            text.replace("{question_id}", question)
+                        };
                         let (path, body) = (fill(&of_component), fill(body));
                         let ask =
                             Ask { method, path: &path, token: Some(&bob.key), content_type, body: &body, headers };
@@ -223,6 +235,7 @@ async fn bad_b07_to_another_user_every_thing_is_as_unknown_as_one_that_never_was
     }
     assert!(asked > 800, "only {asked} requests: the matrix is not made from the routes any more");
     assert_eq!(picture(&served, &alice).await, before, "nothing of alice's has changed");
+    assert_eq!(served.get("/api/questions", &alice.key).await.json(), open);
     let run = alice.runs[3].run_id();
     assert_eq!(served.engine.get_run(&run).await.expect("readable").expect("there").status, RunStatus::Running);
     served.release();

@@ -15,6 +15,7 @@ mod metrics;
 mod openapi;
 mod problem;
 mod proxies;
+mod questions;
 mod recordings;
 mod rest;
 mod served;

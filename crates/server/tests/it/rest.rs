@@ -53,7 +53,10 @@ async fn a_socket_stays_subscribed_through_the_pause() {
     in_time(served.engine.attach(run_id.clone()).wait()).await.expect("it is at rest");
     socket.say(json!({ "action": "continue-workflow", "run_id": run_id })).await;
     let refused = socket.event().await;
-    assert!(refused["error"].as_str().is_some_and(|error| error.contains("cannot be continued yet")), "{refused}");
+    assert!(
+        refused["error"].as_str().is_some_and(|error| error.contains("unresolved step requirements: ['doubts']")),
+        "{refused}"
+    );
     served.engine.cancel(&run_id, "enough").await.expect("it is cancelled");
     let mut seen = Vec::new();
     while seen.last().is_none_or(|last| last != "WorkflowCompleted") {

@@ -3,7 +3,7 @@
 use crate::door::UPGRADE;
 use futures::{SinkExt, StreamExt};
 use outlive_core::port::{BoxFuture, Clock, Db};
-use outlive_core::{Definition, Failure, FailureKind, RunId, Step, Timestamp};
+use outlive_core::{Definition, Failure, FailureKind, FieldType, HumanReview, RunId, Step, Timestamp, UserInputField};
 use outlive_db::InMemoryDb;
 use outlive_engine::{Engine, Options, Submit};
 use outlive_server::Server;
@@ -298,7 +298,7 @@ const FLOOD_BYTES: usize = 64 << 10;
 
 /// `held` tells as many events as its input says and ends when it is released; `ticks` tells them one after the other
 /// and ends; `flood` tells large ones, and then as many small ones as the second number says; `doubts` pauses, because
-/// nobody knows what it did; `waiter` tells one each two seconds and never ends; `mirror`, also as an agent and a team,
+/// nobody knows what it did, `asks` for input; `waiter` tells one each two seconds and never ends; `mirror`, also as an agent and a team,
 /// answers what it was given; the others answer at once.
 fn definitions(released: &watch::Receiver<bool>) -> Vec<(Kind, Arc<Definition>)> {
     let shout = || Step::function("shout", async |_, input| Ok::<_, Failure>(input.text().to_uppercase()));
@@ -351,7 +351,14 @@ fn definitions(released: &watch::Receiver<bool>) -> Vec<(Kind, Arc<Definition>)>
         Err::<String, _>(Failure::new(FailureKind::OutcomeUnknown, "it may have been paid"))
     });
     let mirror = || Step::function("mirror", async |_, input| Ok::<_, Failure>(json!(*input)));
+    let fields = [UserInputField::new("colour"), UserInputField::new("size").of(FieldType::Int).optional()];
+    let ask = Step::function("ask", async |_, input| {
+        let given = input.additional_data.clone().unwrap_or_default();
+        Ok::<_, Failure>(format!("{} {given}", input.text()))
+    });
+    let ask = ask.human_review(HumanReview::user_input("Which colour?", fields));
     vec![
+        (Kind::Workflow, of("asks", ask)),
         (Kind::Workflow, of("doubts", doubts)),
         (Kind::Workflow, of("mirror", mirror())),
         (Kind::Agent, of("agent:mirror-agent", mirror())),

@@ -11,6 +11,7 @@ mod looking;
 mod lost;
 mod pinned;
 mod processes;
+mod questions;
 #[cfg(unix)]
 mod space;
 mod views;

@@ -6,6 +6,7 @@
 mod audit;
 mod events;
 mod feed;
+mod questions;
 mod range;
 mod runs;
 pub(crate) mod shape;
@@ -41,6 +42,13 @@ const LIST_QUERY: &[Field] = &[
     field("order", "string", false, "newest (first, default) or oldest"),
     field("preview", "boolean", false, "With the beginning of each input and error (default false)"),
     field("limit", "integer", false, "At most this many, 1 to 1000, with preview to 100 (default 100)"),
+    field("cursor", "string", false, "Continue after the page that returned this as `next_cursor`"),
+];
+const QUESTIONS_QUERY: &[Field] = &[
+    field("run_id", "string", false, "Only questions of this run"),
+    field("workflow_id", "string", false, "Only questions of this workflow, agent:ID or team:ID"),
+    field("all", "boolean", false, "Those that were answered or are void, too (default false)"),
+    field("limit", "integer", false, "At most this many, 1 to 1000 (default 100)"),
     field("cursor", "string", false, "Continue after the page that returned this as `next_cursor`"),
 ];
 const EVENTS_QUERY: &[Field] = &[
@@ -120,6 +128,20 @@ pub(super) fn routes() -> Table {
             headers: KEY,
             answer: Some("AcceptedRun"),
             ..doc("Start a new run with the same input in the same session")
+        })
+        .get("/api/questions", Needs::scope("questions:read"), questions::list)
+        .doc(Doc {
+            query: QUESTIONS_QUERY,
+            answer: Some("QuestionList"),
+            ..doc("What runs ask people, asked first first")
+        })
+        .get("/api/questions/{question_id}", Needs::scope("questions:read"), questions::get)
+        .doc(Doc { answer: Some("Question"), ..doc("A question, open or answered") })
+        .post("/api/questions/{question_id}/answer", Needs::scope("questions:answer"), questions::answer)
+        .doc(Doc {
+            body: Some("AnswerQuestion"),
+            answer: Some("Question"),
+            ..doc("Answer a question; 409 when somebody has answered it otherwise")
         })
         .get("/api/stream", READ, move |caller, query| stream::lists(feeds.clone(), caller, query))
         .doc(Doc { query: FEED_QUERY, ..doc("Changes to runs, as Server-Sent Events") })

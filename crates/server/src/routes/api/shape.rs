@@ -2,9 +2,11 @@
 //! OpenAPI's schemas come from them.
 
 use crate::audit::AuditLine;
+use crate::problem::Problem;
 use crate::wire::{iso, iso_micros};
 use outlive_core::port::{Life, LivingWorker, Run, Unreadable, run_error};
-use outlive_core::{DefinitionId, Remedy, RunEvent, Timestamp, Waiting};
+use outlive_core::{Answer, DefinitionId, QuestionKind, Remedy, RunEvent, Timestamp, Waiting};
+use outlive_engine::AskedQuestion;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -75,6 +77,173 @@ pub(crate) struct CancelRun {
     pub(crate) reason: Option<String>,
 }
 
+/// An answer to a question: `do` says what, and which of the other fields goes with it.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct AnswerQuestion {
+    /// One of the question's `answers`.
+    #[serde(rename = "do")]
+    #[schemars(extend("enum" = ["approve", "reject", "input", "edit", "choose", "retry", "skip", "result"]))]
+    pub(crate) action: String,
+    /// With `reject`: why; an output that is made again is made with it.
+    pub(crate) feedback: Option<String>,
+    /// With `input`: the values, by the name of the field.
+    pub(crate) values: Option<Map<String, Value>>,
+    /// With `edit`: the output.
+    pub(crate) output: Option<Value>,
+    /// With `choose`: the names, in the order in which they are to be executed.
+    pub(crate) choices: Option<Vec<String>>,
+    /// With `result`: what came of it.
+    pub(crate) result: Option<Value>,
+}
+
+impl AnswerQuestion {
+    /// The answer.
+    ///
+    /// # Errors
+    /// When a field is missing or does not belong to it.
+    pub(super) fn into_answer(self) -> Result<Answer, Problem> {
+        let wrong = |field: &str, msg: &str| Problem::field("value_error", "body", field, msg);
+        let Self { action, feedback, values, output, choices, result } = self;
+        let given = [
+            ("feedback", feedback.is_some(), "reject"),
+            ("values", values.is_some(), "input"),
+            ("output", output.is_some(), "edit"),
+            ("choices", choices.is_some(), "choose"),
+            ("result", result.is_some(), "result"),
+        ];
+        if let Some((field, ..)) = given.iter().find(|(_, is_given, of)| *is_given && *of != action) {
+            return Err(wrong(field, &format!("It does not go with {action}: leave it out")));
+        }
+        let needed = |field: &str| wrong(field, &format!("{action} needs it"));
+        Ok(match action.as_str() {
+            "approve" => Answer::Approve,
+            "reject" => Answer::Reject { feedback },
+            "input" => Answer::Input { values: values.ok_or_else(|| needed("values"))? },
+            "edit" => Answer::Edit { output: output.ok_or_else(|| needed("output"))? },
+            "choose" => Answer::choose(choices.ok_or_else(|| needed("choices"))?),
+            "retry" => Answer::Retry,
+            "skip" => Answer::Skip,
+            "result" => Answer::Result { result: result.ok_or_else(|| needed("result"))? },
+            _ => {
+                let known = "approve, reject, input, edit, choose, retry, skip, result";
+                return Err(wrong("do", &format!("Input should be one of {known}")));
+            }
+        })
+    }
+}
+
+/// A question that a run asks people.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Question {
+    /// Its id.
+    pub(crate) question_id: String,
+    /// The run that waits.
+    pub(crate) run_id: String,
+    /// Its workflow; `agent:ID` for an agent, `team:ID` for a team.
+    pub(crate) workflow_id: String,
+    /// Its session.
+    pub(crate) session_id: String,
+    /// Whose run it is.
+    pub(crate) user_id: Option<String>,
+    /// `open`, `answered`, or `void` once nobody needs an answer any more.
+    #[schemars(extend("enum" = ["open", "answered", "void"]))]
+    pub(crate) state: &'static str,
+    /// What is asked.
+    #[schemars(extend("enum" = [
+        "confirmation", "user_input", "output_review", "iteration_review", "route_selection", "error", "outcome",
+        "tool_confirmation", "tool_input", "tool_result", "definition"
+    ]))]
+    pub(crate) kind: &'static str,
+    /// What may be answered, as `do`.
+    pub(crate) answers: &'static [&'static str],
+    /// What people are told.
+    pub(crate) message: Option<String>,
+    /// The step that waits.
+    pub(crate) step_name: String,
+    /// Its place in the run.
+    pub(crate) key: String,
+    /// JSON Schema of the values to fill in.
+    pub(crate) schema: Option<Value>,
+    /// What may be chosen.
+    pub(crate) choices: Vec<String>,
+    /// Whether several may be chosen.
+    pub(crate) allows_several: bool,
+    /// The output that is judged.
+    pub(crate) output: Option<Value>,
+    /// The tool that an agent wants to call, and its arguments.
+    pub(crate) tool: Option<ToolLine>,
+    /// When it was asked, in RFC 3339.
+    pub(crate) asked_at: String,
+    /// Until when it can be answered.
+    pub(crate) due_at: Option<String>,
+    /// What follows when nobody has: `cancel`, `skip` or `approve`.
+    pub(crate) on_timeout: &'static str,
+    /// What was answered.
+    pub(crate) answer: Option<Value>,
+    /// Who answered, as far as the caller was known.
+    pub(crate) answered_by: Option<String>,
+    /// When.
+    pub(crate) answered_at: Option<String>,
+}
+
+/// A tool call that a question is about.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct ToolLine {
+    /// The tool's name.
+    pub(crate) name: String,
+    /// The arguments.
+    pub(crate) arguments: Value,
+    /// The agent that wants to call it.
+    pub(crate) agent: String,
+}
+
+impl Question {
+    pub(super) fn new(asked: &AskedQuestion) -> Self {
+        let question = &asked.question;
+        let is_judged = matches!(question.kind, QuestionKind::OutputReview | QuestionKind::IterationReview);
+        let output = question.output.as_ref().filter(|_| is_judged);
+        let answered = asked.answered.as_ref();
+        Self {
+            question_id: question.id.to_string(),
+            run_id: asked.run_id.to_string(),
+            workflow_id: asked.workflow_id.to_string(),
+            session_id: asked.session_id.to_string(),
+            user_id: asked.user_id.as_deref().map(str::to_owned),
+            state: asked.state.as_str(),
+            kind: question.kind.as_str(),
+            answers: question.kind.answers(),
+            message: question.message.as_deref().map(str::to_owned),
+            step_name: question.step_name.to_string(),
+            key: question.key.to_string(),
+            schema: question.schema(),
+            choices: question.choices.iter().map(ToString::to_string).collect(),
+            allows_several: question.allows_several,
+            output: output.and_then(|output| output.content.clone()),
+            tool: question.tool.as_ref().map(|tool| ToolLine {
+                name: tool.execution.tool_name.clone(),
+                arguments: tool.execution.tool_args.clone(),
+                agent: tool.agent_name.to_string(),
+            }),
+            asked_at: iso_micros(asked.asked_at),
+            due_at: question.due_at.map(iso_micros),
+            on_timeout: question.on_timeout.as_str(),
+            answer: answered.and_then(|answered| serde_json::to_value(&answered.answer).ok()),
+            answered_by: answered.and_then(|answered| answered.by.as_deref().map(str::to_owned)),
+            answered_at: answered.map(|answered| iso_micros(answered.at)),
+        }
+    }
+}
+
+/// A page of questions.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct QuestionList {
+    /// The questions, asked first first.
+    pub(crate) questions: Vec<Question>,
+    /// Where to continue; null when there is no more.
+    pub(crate) next_cursor: Option<String>,
+}
+
 /// What became of a cancel request.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct CancelledRun {
@@ -116,13 +285,17 @@ pub(crate) struct WaitingFor {
 /// What would end a wait.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct RemedyLine {
-    /// `start_worker`: start a process that executes the run's workflow. `cancel`: cancel the run `run_id`.
+    /// `start_worker`: start a process that executes the run's workflow. `cancel`: cancel the run `run_id`. `answer`:
+    /// answer the question `question_id`.
     #[serde(rename = "do")]
-    #[schemars(extend("enum" = ["start_worker", "cancel"]))]
+    #[schemars(extend("enum" = ["start_worker", "cancel", "answer"]))]
     pub(crate) action: &'static str,
     /// The run to cancel: the one that waits, or the one in front of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) run_id: Option<String>,
+    /// The question to answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) question_id: Option<String>,
 }
 
 impl WaitingFor {
@@ -142,8 +315,11 @@ impl WaitingFor {
 impl RemedyLine {
     fn new(remedy: &Remedy) -> Self {
         match remedy {
-            Remedy::StartWorker => Self { action: "start_worker", run_id: None },
-            Remedy::Cancel { run_id } => Self { action: "cancel", run_id: Some(run_id.to_string()) },
+            Remedy::StartWorker => Self { action: "start_worker", run_id: None, question_id: None },
+            Remedy::Cancel { run_id } => Self { action: "cancel", run_id: Some(run_id.to_string()), question_id: None },
+            Remedy::Answer { question_id } => {
+                Self { action: "answer", run_id: None, question_id: Some(question_id.to_string()) }
+            }
         }
     }
 }
@@ -299,8 +475,9 @@ pub(crate) struct StepLine {
     pub(crate) parent_step_id: Option<String>,
     /// Depth: one more for each workflow that runs as a step of another.
     pub(crate) nested_depth: u32,
-    /// `running`, `waiting` for somebody to answer, `completed`, `error` or `cancelled`.
-    #[schemars(extend("enum" = ["running", "waiting", "completed", "error", "cancelled"]))]
+    /// `running`, `waiting` for somebody to answer, `completed`, `error`, `cancelled`, or `skipped` because a person
+    /// said no.
+    #[schemars(extend("enum" = ["running", "waiting", "completed", "error", "cancelled", "skipped"]))]
     pub(crate) status: &'static str,
     /// `agent`, `team`, `function`, `workflow` or `parallel`; known once it has ended.
     pub(crate) executor_type: Option<&'static str>,
@@ -310,7 +487,7 @@ pub(crate) struct StepLine {
     pub(crate) started_at: String,
     /// When it ended.
     pub(crate) ended_at: Option<String>,
-    /// How often it was started.
+    /// How often it was started; 0 while it waits to begin.
     pub(crate) attempt: u32,
     /// Why it failed.
     pub(crate) error: Option<String>,

@@ -13,7 +13,7 @@ use outlive_core::port::Run;
 use outlive_core::{EventKind, RunEvent, RunStatus, StepOutput};
 use outlive_engine::Reader;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -71,9 +71,20 @@ impl Fold {
                     step.ended_at = Some(event_time(event));
                 }
             }
-            EventKind::StepExecutorPaused { .. } => {
+            EventKind::StepPaused { .. }
+            | EventKind::RouterPaused { .. }
+            | EventKind::StepOutputReview { .. }
+            | EventKind::StepExecutorPaused { .. } => self.wait(step_id, event),
+            EventKind::CustomEvent { fields } if fields.get("name").is_some_and(|name| name == "QuestionAnswered") => {
+                let kind = fields.get("kind").and_then(Value::as_str);
+                let answer = fields.get("answer").and_then(|answer| answer.get("do")).and_then(Value::as_str);
+                if let (Some(step), Some(kind), Some(answer)) = (self.step(step_id), kind, answer) {
+                    step.status = after(kind, answer);
+                }
+            }
+            EventKind::StepContinued | EventKind::StepExecutorContinued { .. } => {
                 if let Some(step) = self.step(step_id) {
-                    step.status = "waiting";
+                    (step.status, step.ended_at) = ("running", None);
                 }
             }
             _ => {}
@@ -85,9 +96,23 @@ impl Fold {
     }
 
     fn begin(&mut self, step_id: &str, event: &RunEvent) {
-        if let Some(again) = self.step(step_id) {
-            again.attempt += 1;
-            (again.status, again.ended_at, again.error) = ("running", None, None);
+        self.note(step_id, event);
+        if let Some(step) = self.step(step_id) {
+            step.attempt += 1;
+            (step.status, step.ended_at, step.error) = ("running", None, None);
+        }
+    }
+
+    /// A step may be asked about before it begins.
+    fn wait(&mut self, step_id: &str, event: &RunEvent) {
+        self.note(step_id, event);
+        if let Some(step) = self.step(step_id) {
+            step.status = "waiting";
+        }
+    }
+
+    fn note(&mut self, step_id: &str, event: &RunEvent) {
+        if self.places.contains_key(step_id) {
             return;
         }
         self.places.insert(step_id.to_owned(), self.steps.len());
@@ -103,7 +128,7 @@ impl Fold {
             executor_name: None,
             started_at: event_time(event),
             ended_at: None,
-            attempt: 1,
+            attempt: 0,
             error: None,
             has_output: false,
             first_seq: event.event_index.unwrap_or_default(),
@@ -131,6 +156,16 @@ impl Fold {
             step.status = ended;
         }
         self.steps
+    }
+}
+
+/// What a step is once a person has answered, as far as the log has not said more.
+fn after(kind: &str, answer: &str) -> &'static str {
+    match (kind, answer) {
+        ("output_review" | "iteration_review", "approve" | "edit") | ("outcome", "result") => "completed",
+        (_, "skip") | ("error" | "outcome", "reject" | "timed_out") => "error",
+        (_, "reject" | "timed_out") => "skipped",
+        _ => "running",
     }
 }
 
@@ -218,6 +253,8 @@ mod tests {
             RunEvent { created_at: 0, kind, origin, event_index: None }
         };
         let asks = EventKind::StepExecutorPaused {
+            executor_id: None,
+            executor_run_id: None,
             executor_name: "pay".into(),
             executor_type: ExecutorKind::Function,
             executor_requirements: Vec::new(),

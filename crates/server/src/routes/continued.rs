@@ -1,0 +1,73 @@
+//! Continuing a paused run as Agno's clients do: all open questions are answered at once.
+//!
+//! `/api/questions` takes each answer by itself. One way in, [`answer`], for forms and for sockets.
+
+use super::caller::Caller;
+use super::runs::{find_of, finished, run_id_header};
+use crate::follow::Follow;
+use crate::problem::Problem;
+use crate::sse::{self, Numbering, Selection};
+use crate::state::Kind;
+use crate::wire::answers::Requirements;
+use crate::wire::form::{ContinueForm, Fields};
+use axum::extract::{Path, Request};
+use axum::http::StatusCode;
+use axum::response::Response;
+use outlive_core::port::{AuditKind, Run};
+use outlive_core::{Question, RunStatus};
+
+/// Answers everything that a paused run asks.
+///
+/// # Errors
+/// 400 when something is not answered or does not fit, 409 when the run is not paused or somebody else was first.
+pub(crate) async fn answer(caller: &Caller, run: &Run, given: &Requirements) -> Result<(), Problem> {
+    let conflict = |why: &str| Err(Problem::new(StatusCode::CONFLICT, "run_not_paused", format!("run {why}")));
+    match run.status {
+        RunStatus::Paused => {}
+        RunStatus::Pending | RunStatus::Running => return conflict("is already running"),
+        RunStatus::Completed => return conflict("is already completed"),
+        RunStatus::Error => return conflict("has errored"),
+        // Agno shows it as it is.
+        RunStatus::Cancelled => return Ok(()),
+    }
+    let engine = caller.engine();
+    let run_id = &run.info.run_id;
+    let open = engine.questions_of(run_id).await?;
+    let questions: Vec<&Question> = open.iter().map(|asked| &asked.question).collect();
+    let answers = given.answers(&questions)?;
+    engine.answer(answers, caller.principal.user_id.clone()).await?;
+    caller.did(AuditKind::QuestionAnswer, "done", run_id.as_str());
+    Ok(())
+}
+
+/// `POST /{kind}/{id}/runs/{run_id}/continue`.
+pub(crate) async fn post(
+    kind: Kind,
+    caller: Caller,
+    Path((id, run_id)): Path<(String, String)>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let component = caller.state.component(kind, &id)?;
+    let form = ContinueForm::parse(Fields::read(request, &caller.state.limits).await?)?;
+    let reader = caller.reader();
+    let run = find_of(&reader, component, &run_id).await?;
+    if form.background {
+        let detail = "background=true is not needed to continue a run: answer its questions at /api/questions, \
+            which does not wait, or retry without background";
+        return Err(Problem::new(StatusCode::CONFLICT, "background_continue", detail));
+    }
+    let is_streamed = form.stream;
+    let slot = is_streamed.then(|| caller.state.streams.take(&caller.principal)).transpose()?;
+    answer(&caller, &run, &form.into_requirements()).await?;
+    let run_id = run.info.run_id.clone();
+    let mut response = match slot {
+        Some(slot) => {
+            let follow = Follow::after(&reader, run_id.clone(), run.next_index.checked_sub(1));
+            sse::response(&caller, slot, component, follow, Numbering::Hidden, Selection::Everything).await?
+        }
+        None => finished(component, &reader, &run_id).await?,
+    };
+    let (name, value) = run_id_header(&run_id);
+    response.headers_mut().insert(name, value);
+    Ok(response)
+}

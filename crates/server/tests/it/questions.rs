@@ -1,0 +1,148 @@
+//! Questions to people over HTTP and on sockets: listed, answered, continued as Agno's clients do.
+
+use crate::served::{Ask, Served, Setup};
+use serde_json::{Value, json};
+
+async fn open_to_everyone() -> Served {
+    Served::with(Setup { with_keys: false, ..Setup::default() }).await
+}
+
+/// A run of a workflow that pauses, as Agno's clients get it.
+async fn paused(served: &Served, workflow: &str) -> Value {
+    let answer = served.post(&format!("/workflows/{workflow}/runs"), "", "message=hi&stream=false").await;
+    let run = answer.json();
+    assert_eq!((answer.status, &run["status"]), (200, &json!("PAUSED")), "{run}");
+    run
+}
+
+async fn say(served: &Served, id: &str, body: Value) -> (u16, Value) {
+    let path = format!("/api/questions/{id}/answer");
+    let body = body.to_string();
+    let ask = Ask { method: "POST", path: &path, content_type: "application/json", body: &body, ..Ask::default() };
+    let answer = served.ask(ask).await;
+    (answer.status, answer.json())
+}
+
+fn form(requirements: &Value) -> String {
+    let text: String = requirements.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
+    format!("stream=false&step_requirements={text}")
+}
+
+#[tokio::test]
+async fn a_question_is_listed_shown_answered_and_kept() {
+    let served = open_to_everyone().await;
+    let run = paused(&served, "asks").await;
+    let run_id = run["run_id"].as_str().expect("an id");
+    let open = served.get(&format!("/api/questions?run_id={run_id}"), "").await.json();
+    let question = &open["questions"][0];
+    assert_eq!(
+        json!([question["kind"], question["state"], question["message"], question["step_name"], question["answers"]]),
+        json!(["user_input", "open", "Which colour?", "ask", ["input", "reject"]])
+    );
+    assert_eq!(question["schema"]["required"], json!(["colour"]));
+    let id = question["question_id"].as_str().expect("an id");
+    let waiting = served.get(&format!("/api/runs/{run_id}"), "").await.json();
+    assert_eq!(waiting["waiting"]["remedy"], json!({ "do": "answer", "question_id": id }));
+    assert_eq!(waiting["steps"][0]["status"], "waiting");
+    for (body, status, problem) in [
+        (json!({ "do": "approve" }), 400, "answer with one of input, reject, not approve"),
+        (json!({ "do": "input", "values": { "colour": 3 } }), 400, "Field 'colour' expected str, got int"),
+        (json!({ "do": "input" }), 422, "input needs it"),
+        (json!({ "do": "input", "values": {}, "feedback": "x" }), 422, "does not go with input"),
+        (json!({ "do": "dance" }), 422, "Input should be one of approve, reject"),
+        (json!({}), 422, "Input should be one of approve, reject"),
+    ] {
+        let (answered, told) = say(&served, id, body.clone()).await;
+        assert_eq!(answered, status, "{body}: {told}");
+        assert!(told.to_string().contains(problem), "{body}: {told}");
+    }
+    let (status, answered) = say(&served, id, json!({ "do": "input", "values": { "colour": "red" } })).await;
+    assert_eq!((status, &answered["state"]), (200, &json!("answered")), "{answered}");
+    let (status, told) = say(&served, id, json!({ "do": "reject" })).await;
+    assert_eq!(status, 409);
+    assert!(told["detail"].as_str().is_some_and(|detail| detail.contains("was answered before: input")), "{told}");
+    let done = served.get(&format!("/workflows/asks/runs/{run_id}?wait=19s"), "").await.json();
+    assert_eq!(
+        (&done["status"], &done["content"]),
+        (&json!("COMPLETED"), &json!("hi {\"user_input\":{\"colour\":\"red\"}}"))
+    );
+    let kept = served.get(&format!("/api/questions/{id}"), "").await.json();
+    assert_eq!(kept["answer"], json!({ "do": "input", "values": { "colour": "red" } }));
+    assert!(served.get("/api/questions", "").await.json()["questions"].as_array().expect("a list").is_empty());
+    assert_eq!(served.get("/api/questions/nobodys", "").await.status, 404);
+}
+
+#[tokio::test]
+async fn a_run_is_continued_with_its_requirements_answered() {
+    let served = open_to_everyone().await;
+    let run = paused(&served, "asks").await;
+    let path = format!("/workflows/asks/runs/{}/continue", run["run_id"].as_str().expect("an id"));
+    let requirement = |change: Value| {
+        let mut requirements = run["step_requirements"].clone();
+        let fields = requirements[0].as_object_mut().expect("an object");
+        fields.extend(change.as_object().cloned().unwrap_or_default());
+        form(&requirements)
+    };
+    let unresolved = "Cannot continue run - unresolved step requirements: ['ask']";
+    let wrong = "Invalid structure or content for step_requirements: Invalid user_input for step 'ask': \
+        User input validation failed:\n  - Required field 'colour' is missing or empty";
+    for (body, status, detail) in [
+        ("stream=false&step_requirements=nonsense".to_owned(), 400, "Invalid JSON in step_requirements field"),
+        (
+            "stream=false&step_requirements=[{}]".to_owned(),
+            400,
+            "Invalid structure or content for step_requirements: 'step_id'",
+        ),
+        ("stream=false&step_requirements=".to_owned(), 400, unresolved),
+        (requirement(json!({})), 400, unresolved),
+        (requirement(json!({ "user_input": { "size": 3 } })), 400, wrong),
+        (
+            format!("{}&background=true", requirement(json!({ "user_input": { "colour": "red" } }))),
+            409,
+            "background=true",
+        ),
+    ] {
+        let answer = served.post(&path, "", &body).await;
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert!(answer.json()["detail"].as_str().is_some_and(|told| told.starts_with(detail)), "{answer:?}");
+    }
+    // Everything in it but the answer may come back changed.
+    let answer = requirement(json!({ "user_input": { "colour": "red" }, "on_reject": "cancel", "step_input": null }));
+    let done = served.post(&path, "", &answer).await;
+    assert_eq!((done.status, &done.json()["status"]), (200, &json!("COMPLETED")), "{done:?}");
+    assert_eq!(done.json()["step_requirements"][0]["user_input"], json!({ "colour": "red" }));
+    let again = served.post(&path, "", &answer).await;
+    assert_eq!((again.status, &again.json()["detail"]), (409, &json!("run is already completed")));
+}
+
+#[tokio::test]
+async fn a_continued_run_is_followed_from_its_pause_also_on_a_socket() {
+    let served = open_to_everyone().await;
+    let run = paused(&served, "asks").await;
+    let mut requirements = run["step_requirements"].clone();
+    requirements[0]["user_input"] = json!({ "colour": "red" });
+    let path = format!("/workflows/asks/runs/{}/continue", run["run_id"].as_str().expect("an id"));
+    let body = form(&requirements).replace("stream=false", "stream=true");
+    let events = served.post(&path, "", &body).await.body;
+    let names: Vec<&str> = events.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+    let names: Vec<&str> = names.into_iter().filter(|name| *name != "CustomEvent").collect();
+    assert_eq!(names, ["StepContinued", "StepStarted", "StepOutput", "StepCompleted", "WorkflowCompleted"]);
+    assert!(!events.contains("event_index"), "{events}");
+
+    let run = paused(&served, "asks").await;
+    let mut requirements = run["step_requirements"].clone();
+    requirements[0]["user_input"] = json!({ "colour": "blue" });
+    let mut socket = served.socket().await;
+    assert_eq!(socket.event().await["event"], "connected");
+    let frame = json!({
+        "action": "continue-workflow", "workflow_id": "asks", "run_id": run["run_id"], "step_requirements": requirements,
+    });
+    socket.say(frame).await;
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|last| last != "WorkflowCompleted") {
+        let event = socket.event().await;
+        assert!(event["event_index"].as_u64() > Some(1), "{event}");
+        seen.push(event["event"].as_str().expect("a name").to_owned());
+    }
+    assert!(seen.contains(&"StepContinued".to_owned()) && !seen.contains(&"StepPaused".to_owned()), "{seen:?}");
+}
