@@ -460,6 +460,12 @@ impl Question {
         Self { input: None, run: None, state: None, ..self.clone() }
     }
 
+    /// The output that is judged: of an iteration, the last thing it made.
+    pub(crate) fn judged(&self) -> Option<&Arc<StepOutput>> {
+        let output = self.output.as_ref()?;
+        output.steps.last().filter(|_| self.kind == QuestionKind::IterationReview).or(Some(output))
+    }
+
     /// A schema of what may go into its fields: JSON Schema, of an object.
     pub fn schema(&self) -> Option<Value> {
         (!self.fields.is_empty()).then(|| UserInputField::schema(&self.fields))
@@ -532,10 +538,10 @@ impl Question {
             Some(Answer::Edit { output }) => drop(all.insert("edited_output".into(), output.clone())),
             _ => {}
         }
-        if let Some(input) = &self.input {
+        if let Some(input) = self.input.as_ref().filter(|_| !is_tool) {
             all.insert("step_input".into(), json!(input));
         }
-        if let Some(output) = self.output.as_ref().filter(|_| is_review) {
+        if let Some(output) = self.judged().filter(|_| is_review) {
             all.insert("step_output".into(), json!(output));
         }
         if let Some(tool) = &self.tool {

@@ -194,6 +194,7 @@ impl WorkflowMachine {
                         _ => None,
                     });
                     given.iteration = iteration.last().unwrap_or_default();
+                    given.review = Some(refusal(&question, &answered.answer));
                 }
                 (Answer::Input { values }, QuestionKind::UserInput) => given.input = Some(values.clone()),
                 _ => given.is_confirmed |= question.kind == QuestionKind::Confirmation,
@@ -216,13 +217,8 @@ impl WorkflowMachine {
             Effect::LeftOut => applied = self.leave_out(&node),
             Effect::Again => {
                 if question.kind == QuestionKind::OutputReview {
-                    let feedback = match &answered.answer {
-                        Answer::Reject { feedback } => feedback.clone(),
-                        _ => None,
-                    };
-                    let previous = question.output.as_ref().and_then(|output| output.content.clone());
                     given.refused += 1;
-                    given.review = Some((feedback, previous));
+                    given.review = Some(refusal(&question, &answered.answer));
                 }
                 // At once, whatever the clock of whoever answered says.
                 applied.dropped = self.again(&node, node.attempt_number(), Timestamp::default());
@@ -303,15 +299,21 @@ impl WorkflowMachine {
         self.given(key).map_or(0, |given| given.refused)
     }
 
-    /// Adds what people said about a step to what it is given.
+    /// Adds what people said about a step, or about the last iteration of a Loop around it, to what it is given.
     pub(super) fn add_given(&self, key: &Key, input: &mut StepInput) {
-        let Some(given) = self.given(key) else { return };
+        if self.people.is_none() {
+            return;
+        }
+        let given = self.given(key);
         let mut said = Map::new();
-        if let Some(values) = &given.input {
+        if let Some(values) = given.and_then(|given| given.input.as_ref()) {
             said.insert("user_input".into(), json!(values));
         }
-        if let Some((feedback, previous)) = &given.review {
-            said.insert("rejection_feedback".into(), json!(feedback));
+        let of_loops = || self.ancestors(key).find_map(|outer| self.given(&outer)?.review.as_ref());
+        if let Some((feedback, previous)) = given.and_then(|given| given.review.as_ref()).or_else(of_loops) {
+            if let Some(feedback) = feedback {
+                said.insert("rejection_feedback".into(), json!(feedback));
+            }
             said.insert("previous_output".into(), json!(previous));
         }
         if said.is_empty() {
@@ -642,6 +644,15 @@ impl WorkflowMachine {
     pub(super) fn asks_on_error(node: &Node) -> bool {
         node.on_error() == OnError::Pause && node.container().is_none()
     }
+}
+
+/// Why an output was refused, and what that was.
+fn refusal(question: &Question, answer: &Answer) -> (Option<String>, Option<Value>) {
+    let feedback = match answer {
+        Answer::Reject { feedback } => feedback.clone(),
+        _ => None,
+    };
+    (feedback, question.judged().and_then(|output| output.content.clone()))
 }
 
 /// The entry that says what somebody answered.
