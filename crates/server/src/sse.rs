@@ -15,6 +15,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use outlive_core::{EventKind, RunId};
 use outlive_engine::Error;
 use serde_json::json;
 use std::convert::Infallible;
@@ -117,6 +118,11 @@ struct Telling {
     view: Option<View>,
     numbering: Numbering,
     selection: Selection,
+    /// Nothing was told yet, on a stream that nobody can come back to: who continued a run knows the answers, and that
+    /// it goes on.
+    is_fresh: bool,
+    /// A workflow that paused on a stream nobody can come back to: the run is told, as to a client that waits.
+    paused: Option<RunId>,
     caller: Caller,
     /// When the credential is looked at again, however much there is to tell.
     recheck_at: Instant,
@@ -142,6 +148,8 @@ impl Telling {
             view,
             numbering,
             selection,
+            is_fresh: numbering == Numbering::Hidden,
+            paused: None,
             caller: caller.clone(),
             recheck_at: now + caller.state.limits.recheck_period,
             silent_until: now + KEEP_ALIVE,
@@ -182,11 +190,16 @@ impl Telling {
             match told {
                 Ok(Some(Told::Notice(notice))) => return Some(Frame::notice(notice).sse()),
                 Ok(Some(Told::Event(event))) => {
-                    let is_shown = match (self.selection, &self.view) {
-                        (Selection::Everything, _) => true,
-                        (Selection::Milestones, None) => frame::is_milestone(&event.kind),
-                        (Selection::Milestones, Some(_)) => frame::is_speech(&event.kind),
-                    };
+                    let is_pause = matches!(event.kind, EventKind::WorkflowPaused { .. });
+                    let is_told = is_pause && self.view.is_none() && self.numbering == Numbering::Hidden;
+                    self.paused = is_told.then(|| self.follow.run_id().clone());
+                    self.is_fresh &= frame::is_of_answers(&event.kind);
+                    let is_shown = !self.is_fresh
+                        && match (self.selection, &self.view) {
+                            (Selection::Everything, _) => true,
+                            (Selection::Milestones, None) => frame::is_milestone(&event.kind),
+                            (Selection::Milestones, Some(_)) => frame::is_speech(&event.kind),
+                        };
                     let frame = match (&mut self.view, self.numbering) {
                         (None, Numbering::Shown) => Some(Frame::event(*event)),
                         (None, Numbering::Hidden) => Some(Frame::foreground(*event)),
@@ -198,7 +211,10 @@ impl Telling {
                         return Some(frame.sse());
                     }
                 }
-                Ok(None) => return None,
+                Ok(None) => {
+                    let run_id = self.paused.take()?;
+                    return Some(frame::run(self.caller.reader().wait(&run_id).await.ok()?).sse());
+                }
                 Err(error) => {
                     self.is_over = true;
                     return Some(Frame::notice(frame::error(&Problem::from(error).words())).sse());

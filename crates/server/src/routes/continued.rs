@@ -10,6 +10,7 @@ use crate::sse::{self, Numbering, Selection};
 use crate::state::Kind;
 use crate::wire::answers::Requirements;
 use crate::wire::form::{ContinueForm, Fields};
+use crate::wire::run::Shape;
 use axum::extract::{Path, Request};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -65,7 +66,7 @@ pub(crate) async fn post(
             let follow = Follow::after(&reader, run_id.clone(), run.next_index.checked_sub(1));
             sse::response(&caller, slot, component, follow, Numbering::Hidden, Selection::Everything).await?
         }
-        None => finished(component, &reader, &run_id).await?,
+        None => finished(component, &reader, &run_id, Shape::Continued).await?,
     };
     let (name, value) = run_id_header(&run_id);
     response.headers_mut().insert(name, value);

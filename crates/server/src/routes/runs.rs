@@ -259,7 +259,10 @@ pub(crate) async fn post(
             sse::response(&caller, slot, caller.state.component(kind, &id)?, follow, numbering, selection).await?
         }
         (None, true) => accepted(&started).await?,
-        (None, false) => finished(caller.state.component(kind, &id)?, &started.reader, &started.run_id).await?,
+        (None, false) => {
+            let component = caller.state.component(kind, &id)?;
+            finished(component, &started.reader, &started.run_id, Shape::Result).await?
+        }
     };
     let headers = response.headers_mut();
     headers.insert(RUN_ID, header_of(&started.run_id));
@@ -295,14 +298,19 @@ pub(super) fn run_id_header(run_id: &RunId) -> (HeaderName, HeaderValue) {
 }
 
 /// The run once it is at rest.
-pub(super) async fn finished(component: &Component, reader: &Reader, run_id: &RunId) -> Result<Response, Problem> {
+pub(super) async fn finished(
+    component: &Component,
+    reader: &Reader,
+    run_id: &RunId,
+    shape: Shape,
+) -> Result<Response, Problem> {
     let run = reader.wait(run_id).await?;
     if run.status == RunStatus::Error && component.kind == Kind::Workflow {
         let detail = "Internal server error (StepError)";
         let problem = Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "run_failed", detail);
         return Err(problem.header(RUN_ID, header_of(run_id)));
     }
-    Ok(shown(component, &run, Shape::Result, None))
+    Ok(shown(component, &run, shape, None))
 }
 
 /// A run in the shape of its component's kind.

@@ -5,7 +5,7 @@
 //! events and runs come from. The invariant: every run that ends shows an event that says so.
 
 use super::frame::Frame;
-use super::run::{Shape, Standing, executor_run, without_nulls};
+use super::run::{Shape, Standing, executor_requirements, executor_run, without_nulls};
 use outlive_core::{EventKind, Origin, RunEvent, RunId, RunOutput, RunStatus, WorkflowRunOutput};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -208,7 +208,10 @@ impl View {
 /// A run of an agent or team as a body.
 pub fn run(run: &WorkflowRunOutput, face: &Face, shape: Shape, standing: Standing<'_>) -> Value {
     let mut body = match own_run(run) {
-        Some(own) => serde_json::to_value(executor_run(&own, shape)).expect("a run has string keys only"),
+        Some(own) => {
+            let own = executor_run(&own, shape).asking(executor_requirements(run, None));
+            serde_json::to_value(own).expect("a run has string keys only")
+        }
         None => unfinished(run, face, shape),
     };
     if let (Some(progress), RunStatus::Running) = (standing.progress, run.status) {
@@ -263,7 +266,7 @@ fn unfinished(run: &WorkflowRunOutput, face: &Face, shape: Shape) -> Value {
     });
     body[face.id_key()] = json!(face.id);
     body[face.name_key()] = json!(face.name);
-    if shape == Shape::Polled {
+    if shape != Shape::Result {
         body["events"] = json!(run.events);
     }
     if face.voice == Voice::Team {

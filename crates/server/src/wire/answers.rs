@@ -123,9 +123,7 @@ fn of_step(question: &Question, given: &Map<String, Value>) -> Option<Answer> {
         }
         QuestionKind::RouteSelection => {
             let chosen = given.get("selected_choices")?.as_array()?.iter().filter_map(Value::as_str);
-            // In Agno, a choice that is not offered executes nothing.
-            let choices = chosen.filter_map(|name| question.choices.iter().find(|choice| &***choice == name));
-            Some(Answer::Choose { choices: choices.cloned().collect() })
+            Some(Answer::Choose { choices: chosen.map(Arc::from).collect() })
         }
         QuestionKind::Outcome => match given.get("result").filter(|result| !result.is_null()) {
             Some(result) => Some(Answer::Result { result: result.clone() }),

@@ -4,7 +4,8 @@
 //! ends and control characters; the further characters that some line readers split at (U+0085, U+2028, U+2029) are
 //! escaped here.
 
-use outlive_core::{EventKind, RunEvent};
+use super::run::{Shape, Standing, WorkflowRunBody, workflow_run};
+use outlive_core::{EventKind, RunEvent, WorkflowRunOutput};
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 use serde_json::{Value, json};
@@ -23,6 +24,7 @@ pub struct Frame {
 enum Body {
     Event(Box<RunEvent>),
     Notice(Value),
+    Run(Box<WorkflowRunOutput>),
 }
 
 impl Frame {
@@ -46,6 +48,8 @@ impl Frame {
         match &self.body {
             Body::Event(event) => event.name(),
             Body::Notice(body) => body.get("event").and_then(Value::as_str).unwrap_or("message"),
+            // Its data does not repeat its name: clients of Agno's would take it for an event they do not know.
+            Body::Run(_) => "WorkflowRunOutput",
         }
     }
 
@@ -54,6 +58,7 @@ impl Frame {
         match &self.body {
             Body::Event(event) => event.event_index,
             Body::Notice(body) => body.get("event_index").and_then(Value::as_u64),
+            Body::Run(_) => None,
         }
     }
 
@@ -83,6 +88,7 @@ impl Frame {
         match &self.body {
             Body::Event(event) => serde_json::to_value(event).expect("an event has string keys only"),
             Body::Notice(body) => body.clone(),
+            Body::Run(run) => serde_json::to_value(run_body(run)).expect("a run has string keys only"),
         }
     }
 
@@ -90,6 +96,7 @@ impl Frame {
         match &self.body {
             Body::Event(event) => one_line(event, spacing),
             Body::Notice(body) => one_line(body, spacing),
+            Body::Run(run) => one_line(&run_body(run), spacing),
         }
     }
 }
@@ -123,6 +130,12 @@ pub fn is_speech(kind: &EventKind) -> bool {
             | EventKind::WorkflowCancelled { .. }
             | EventKind::WorkflowPaused { .. }
     )
+}
+
+/// Whether an event says what somebody answered, or that the run goes on with it.
+pub fn is_of_answers(kind: &EventKind) -> bool {
+    let EventKind::CustomEvent { fields } = kind else { return false };
+    matches!(fields.get("name").and_then(Value::as_str), Some("QuestionAnswered" | "RunResumed"))
 }
 
 /// The first message on a socket.
@@ -167,6 +180,15 @@ pub fn pong() -> Value {
 /// A refusal.
 pub fn error(error: &str) -> Value {
     json!({ "event": "error", "error": error })
+}
+
+/// A run that asks people, after the events that led there.
+pub fn run(run: WorkflowRunOutput) -> Frame {
+    Frame { body: Body::Run(Box::new(run)) }
+}
+
+fn run_body(run: &WorkflowRunOutput) -> WorkflowRunBody<'_> {
+    workflow_run(run, Shape::Continued, Standing::default())
 }
 
 /// A run that was accepted and waits for its turn.

@@ -13,8 +13,10 @@ use std::sync::Arc;
 /// Which of Agno's shapes a run is shown in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
-    /// The answer to a request that waited for the run's end: media always, `events` never.
+    /// The answer to a request that waited for the run's end: media, unless people are asked; `events` never.
     Result,
+    /// The same after a continuation: `events` too.
+    Continued,
     /// What a poll shows: media never, `events` always.
     Polled,
 }
@@ -47,9 +49,12 @@ pub struct WorkflowRunBody<'a> {
 impl<'a> Serialize for WorkflowRunBody<'a> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self { run, shape, standing } = *self;
-        let is_result = shape == Shape::Result;
+        let has_media = shape != Shape::Polled && run.status != RunStatus::Paused;
         let has_ended = run.status.is_terminal();
-        let media = |media: &'a Option<Vec<Media>>| is_result.then(|| media.as_deref().unwrap_or_default());
+        let media = |media: &'a Option<Vec<Media>>| has_media.then(|| media.as_deref().unwrap_or_default());
+        let executed = |executor: &'a Arc<RunOutput>| {
+            executor_run(executor, shape).asking(executor_requirements(run, Some(executor)))
+        };
         WorkflowRunKeys {
             input: run.input.as_ref(),
             content: run.content.as_ref().filter(|_| has_ended),
@@ -73,9 +78,9 @@ impl<'a> Serialize for WorkflowRunBody<'a> {
             audio: media(&run.audio),
             files: media(&run.files),
             step_results: &run.step_results,
-            step_executor_runs: run.step_executor_runs.iter().map(|run| executor_run(run, shape)).collect(),
+            step_executor_runs: run.step_executor_runs.iter().map(executed).collect(),
             metrics: run.metrics.as_ref(),
-            events: (!is_result).then_some(&run.events),
+            events: (shape != Shape::Result).then_some(&run.events),
             step_requirements: run.step_requirements.as_deref(),
             error_requirements: run.error_requirements.as_deref(),
             progress: standing.progress.filter(|_| run.status == RunStatus::Running),
@@ -139,19 +144,38 @@ struct WorkflowRunKeys<'a> {
 
 /// An agent's or team's run as a body, with its members' runs.
 pub fn executor_run(run: &RunOutput, shape: Shape) -> ExecutorRunBody<'_> {
-    ExecutorRunBody { run, shape }
+    ExecutorRunBody { run, shape, requirements: Vec::new() }
+}
+
+/// What an executor's run asks people, or asked them; of all executors where none is named.
+pub fn executor_requirements<'a>(run: &'a WorkflowRunOutput, executor: Option<&RunOutput>) -> Vec<&'a Value> {
+    fn is_of(run: &RunOutput, id: &Value) -> bool {
+        id.as_str() == Some(run.run_id.as_str()) || run.member_responses.iter().any(|member| is_of(member, id))
+    }
+    let steps = run.step_requirements.iter().flatten();
+    let asking = steps.filter(|step| executor.is_none_or(|executor| is_of(executor, &step["executor_run_id"])));
+    asking.filter_map(|step| step["executor_requirements"].as_array()).flatten().collect()
 }
 
 /// See [`executor_run`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ExecutorRunBody<'a> {
     run: &'a RunOutput,
     shape: Shape,
+    requirements: Vec<&'a Value>,
+}
+
+impl<'a> ExecutorRunBody<'a> {
+    /// With what it asks people.
+    #[must_use]
+    pub fn asking(self, requirements: Vec<&'a Value>) -> Self {
+        Self { requirements, ..self }
+    }
 }
 
 impl Serialize for ExecutorRunBody<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { run, shape } = *self;
+        let Self { run, shape, ref requirements } = *self;
         if let Some(workflow) = &run.workflow {
             return NestedRunKeys {
                 input: workflow.input.as_ref(),
@@ -175,7 +199,6 @@ impl Serialize for ExecutorRunBody<'_> {
             }
             .serialize(serializer);
         }
-        let is_result = shape == Shape::Result;
         let is_team = run.team_id.is_some();
         let members: Vec<_> = run.member_responses.iter().map(|run| executor_run(run, shape)).collect();
         ExecutorRunKeys {
@@ -199,10 +222,11 @@ impl Serialize for ExecutorRunBody<'_> {
             cancellation_stage: run.cancellation_stage.as_deref(),
             workflow_step_id: run.workflow_step_id.as_deref(),
             metrics: run.metrics.as_ref(),
-            events: run.events.as_deref().filter(|_| !is_result),
+            events: run.events.as_deref().filter(|_| shape != Shape::Result),
             messages: &run.messages,
             metadata: run.metadata.as_ref(),
-            tools: Some(&*run.tools).filter(|tools| is_result || !tools.is_empty()),
+            tools: Some(&*run.tools).filter(|tools| shape != Shape::Polled || !tools.is_empty()),
+            requirements,
             input: run.input.as_ref(),
             member_responses: is_team.then_some(members),
         }
@@ -285,6 +309,8 @@ struct ExecutorRunKeys<'a> {
     metadata: Option<&'a Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tools: Option<&'a [ToolExecution]>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    requirements: &'a [&'a Value],
     #[serde(skip_serializing_if = "Option::is_none")]
     input: Option<&'a RunInput>,
     #[serde(skip_serializing_if = "Option::is_none")]
