@@ -2,12 +2,11 @@
 //!
 //! Names and ids are those of the Agno server whose answers the tests of this repository were recorded from, so that its
 //! clients find here what they found there. It must never know how it is served.
-//!
-//! Left out until there is a way to ask a person: the tool of Careful Agent, which deletes a file after a confirmation.
 
 use super::text::{PythonJson, argument};
 use outlive::agent::model::SharedModel;
 use outlive::core::port::{Db, Executor};
+use outlive::core::{FieldType, UserInputField};
 use outlive::prelude::*;
 use outlive::{Function, Result};
 use schemars::JsonSchema;
@@ -35,7 +34,7 @@ pub(crate) fn agents(models: &Models) -> Vec<Agent> {
             .tool(top_stories())
             .instructions("Be brief."),
         Agent::new("Plain Agent").id("plain-agent").model(models.chat.clone()).instructions("Be brief."),
-        Agent::new("Careful Agent").id("careful-agent").model(models.responses.clone()),
+        Agent::new("Careful Agent").id("careful-agent").model(models.responses.clone()).tool(delete_file()),
     ]
 }
 
@@ -55,7 +54,7 @@ pub(crate) fn alone(models: &Models, db: &Arc<dyn Db>) -> Result<Vec<Workflow>> 
 pub(crate) fn workflows(models: &Models, db: &Arc<dyn Db>) -> Result<Vec<Workflow>> {
     let on_db = |name: &str| Workflow::builder(name).shared_db(db.clone());
     let count = Map::from_iter([("count".to_owned(), json!(0))]);
-    let workflows = [
+    let mut workflows = vec![
         content_creation(on_db("Content Creation Workflow"), &models.responses, ""),
         content_creation(on_db("Content Creation Chat"), &models.chat, " C"),
         content_creation(on_db("Content Creation Stored"), &models.responses, " S"),
@@ -118,7 +117,59 @@ pub(crate) fn workflows(models: &Models, db: &Arc<dyn Db>) -> Result<Vec<Workflo
         // Agno serves it without a database. Here the server has one, and it is everybody's.
         on_db("No Db").step(step("upper", upper())),
     ];
+    workflows.extend(asking_people(models, on_db));
     workflows.into_iter().map(|workflow| workflow.build()).collect()
+}
+
+/// Those that stop and ask a person.
+fn asking_people(
+    models: &Models,
+    on_db: impl Fn(&str) -> outlive::WorkflowBuilder,
+) -> impl IntoIterator<Item = outlive::WorkflowBuilder> {
+    let without_message = HumanReview { requires_confirmation: true, ..HumanReview::default() };
+    let colour = UserInputField::new("colour").description("a colour");
+    let size = UserInputField::new("size").of(FieldType::Int).optional();
+    let careful = Agent::new("Careful Agent W").model(models.responses.clone()).tool(delete_file());
+    let iterations = HumanReview { requires_iteration_review: true, ..HumanReview::default() };
+    let looping =
+        |review: HumanReview| Loop::new("loop").step(step("l1", upper())).max_iterations(3).human_review(review);
+    [
+        on_db("Hitl Confirm")
+            .step(step("before", upper()))
+            .step(step("guarded", exclaim()).human_review(HumanReview::confirmation("Really?")))
+            .step(step("after", plain())),
+        on_db("Hitl Confirm Cancel")
+            .step(step("guarded", exclaim()).human_review(without_message.on_reject(OnReject::Cancel)))
+            .step(step("after", plain())),
+        on_db("Hitl Input")
+            .step(step("ask", echo_input()).human_review(HumanReview::user_input("Which colour?", [colour, size])))
+            .step(step("after", echo_input())),
+        on_db("Hitl Review")
+            .step(
+                step("draft", upper())
+                    .human_review(HumanReview::output("OK?").on_reject(OnReject::Retry).max_retries(2)),
+            )
+            .step(step("after", exclaim())),
+        on_db("Hitl Router")
+            .step(
+                Router::new("pick")
+                    .choice(step("route a", upper()))
+                    .choice(step("route b", exclaim()))
+                    .human_review(HumanReview::selection("Pick one")),
+            )
+            .step(step("after", plain())),
+        on_db("Hitl Error").step(step("flaky", flaky()).on_error(OnError::Pause)).step(step("after", exclaim())),
+        on_db("Hitl Condition").step(
+            Condition::new("cond")
+                .when_always(true)
+                .step(step("c1", upper()))
+                .otherwise(step("e1", plain()))
+                .human_review(HumanReview::confirmation("Take it?").on_reject(OnReject::Else)),
+        ),
+        on_db("Hitl Loop").step(looping(HumanReview::iterations("again?"))),
+        on_db("Hitl Loop Retry").step(looping(iterations.on_reject(OnReject::Retry))),
+        on_db("Hitl Tool").step(Step::new("tool step").agent(careful)).step(step("after", exclaim())),
+    ]
 }
 
 fn step(name: &str, executor: impl Executor) -> Step {
@@ -206,6 +257,20 @@ fn stock_price() -> Tool {
     Tool::new("get_current_stock_price", "Gives the price of a stock.", |stock: Stock, _: ToolContext| async move {
         Ok::<_, Infallible>(format!("{}: 101.5 USD", stock.symbol))
     })
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct File {
+    /// The file.
+    path: String,
+}
+
+/// Asks a person before each call.
+fn delete_file() -> Tool {
+    let tool = Tool::new("delete_file", "Delete a file.", |file: File, _: ToolContext| async move {
+        Ok::<_, Infallible>(format!("deleted {}", file.path))
+    });
+    tool.requires_confirmation()
 }
 
 // Function steps

@@ -15,12 +15,14 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Every recording by name.
-const RECORDINGS: [(&str, &str); 16] = [
+const RECORDINGS: [(&str, &str); 18] = [
     ("agents_teams", include_str!("recordings/agents_teams.json")),
     ("auth_jwt", include_str!("recordings/auth_jwt.json")),
     ("auth_security_key", include_str!("recordings/auth_security_key.json")),
     ("cancel", include_str!("recordings/cancel.json")),
     ("errors", include_str!("recordings/errors.json")),
+    ("hitl", include_str!("recordings/hitl.json")),
+    ("hitl_loop_retry", include_str!("recordings/hitl_loop_retry.json")),
     ("meta", include_str!("recordings/meta.json")),
     ("model_unreachable", include_str!("recordings/model_unreachable.json")),
     ("resume_from_database", include_str!("recordings/resume_from_database.json")),
@@ -68,11 +70,40 @@ pub struct Exchange {
     /// Ids that this answer is the first to hold and later requests need: placeholder to key (`run_0` to `run_id`).
     #[serde(default)]
     pub gives: BTreeMap<String, String>,
+    /// Fields of this request that send back what a paused run asked, with the answers filled in.
+    #[serde(default)]
+    pub answers: BTreeMap<String, Answers>,
     /// This request was sent while the exchange at this place, a later one, was under way.
     pub during: Option<usize>,
     /// The client left the stream after the last frame of the recording.
     #[serde(default)]
     pub client_leaves: bool,
+}
+
+/// What an earlier answer held about a paused run, and what was filled in before it was sent back.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Answers {
+    /// The run's placeholder.
+    pub of: String,
+    /// The key in the run, where it is not the name of the field.
+    pub from: Option<String>,
+    /// JSON pointer to value.
+    pub set: BTreeMap<String, Value>,
+}
+
+impl Answers {
+    /// `asked` with the answers filled in.
+    ///
+    /// # Panics
+    /// When there is no such place in it: what a client fills in is missing.
+    pub fn fill_in(&self, mut asked: Value) -> Value {
+        for (pointer, value) in &self.set {
+            let (parent, key) = pointer.rsplit_once('/').expect("a pointer has a slash");
+            let parent = asked.pointer_mut(parent).and_then(Value::as_object_mut);
+            parent.unwrap_or_else(|| panic!("{pointer} has no place")).insert(key.to_owned(), value.clone());
+        }
+        asked
+    }
 }
 
 /// Over HTTP or over a socket.

@@ -67,12 +67,12 @@ impl App {
         self.running.await.unwrap().unwrap();
     }
 
-    /// Waits until this run is at its first step, or over; returns at once when there is none.
+    /// Waits until this run is at its first step, waits for people, or is over; returns at once when there is none.
     pub(crate) async fn run_began(&self, run_id: &str) {
         if let Ok(run_id) = RunId::parse(run_id) {
             let mut events = self.server.engine().events(&run_id, None);
             while let Ok(Some(event)) = events.next().await
-                && event.name() != "StepStarted"
+                && !matches!(event.name(), "StepStarted" | "WorkflowPaused")
             {}
         }
     }

@@ -15,12 +15,14 @@ use outlive_server::testing::names;
 use replay::replay;
 
 /// The recordings that have a test below.
-const REPLAYED: [&str; 16] = [
+const REPLAYED: [&str; 18] = [
     "agents_teams",
     "auth_jwt",
     "auth_security_key",
     "cancel",
     "errors",
+    "hitl",
+    "hitl_loop_retry",
     "meta",
     "model_unreachable",
     "resume_from_database",
@@ -67,6 +69,16 @@ async fn runs_are_cancelled_as_recorded() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mistakes_and_failures_are_answered_as_recorded() {
     replay("errors").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_are_asked_and_answer_as_recorded() {
+    replay("hitl").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn iterations_are_judged_as_recorded() {
+    replay("hitl_loop_retry").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,10 +8,11 @@ use super::differences::Judge;
 use super::{socket, tokens};
 use crate::world::World;
 use outlive_server::testing::{
-    Exchange, Recording, Request, Response, Shape, Talk, Told, differences, fill, load, parse_sse, stream_differences,
+    Answers, Exchange, Recording, Request, Response, Shape, Talk, Told, differences, fill, load, parse_sse,
+    stream_differences,
 };
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -25,8 +26,15 @@ pub(crate) struct Replay<'a> {
     recording: &'a Recording,
     /// Ids and credentials by placeholder.
     pub(crate) known: BTreeMap<String, String>,
+    /// What paused runs asked last, by the run's id and the key.
+    asked: BTreeMap<(String, &'static str), Value>,
+    /// Exchanges that were made during another.
+    made: BTreeSet<usize>,
     judge: Judge,
 }
+
+/// The keys under which a run says what it asks.
+const ASKED: [&str; 4] = ["step_requirements", "error_requirements", "requirements", "tools"];
 
 /// What one answer was.
 #[derive(Debug, Default)]
@@ -49,7 +57,15 @@ pub(crate) async fn replay(name: &str) {
         app = App::start(&world, name).await;
     }
     let judge = Judge::of(name);
-    let mut replay = Replay { app: &app, client: client(), recording: &recording, known, judge };
+    let mut replay = Replay {
+        app: &app,
+        client: client(),
+        recording: &recording,
+        known,
+        asked: BTreeMap::new(),
+        made: BTreeSet::new(),
+        judge,
+    };
     for (index, exchange) in recording.exchanges.iter().enumerate() {
         if exchange.during.is_none() {
             let made = timeout(PATIENCE, replay.make(index, exchange)).await;
@@ -115,7 +131,10 @@ impl Replay<'_> {
         }
         match &exchange.talk {
             Talk::Http { request, response } => {
-                let filled = request.filled(&self.known);
+                let mut filled = request.filled(&self.known);
+                for (field, answered) in self.answers(index) {
+                    filled.form.get_or_insert_default().insert(field, answered.to_string());
+                }
                 let answer = Box::pin(self.send(index, exchange, &filled, response)).await;
                 self.judge(index, request, response, &answer);
             }
@@ -131,6 +150,9 @@ impl Replay<'_> {
     pub(crate) async fn during(&mut self, index: usize) {
         let recording = self.recording;
         for (at, exchange) in recording.exchanges.iter().enumerate().filter(|(_, other)| other.during == Some(index)) {
+            if !self.made.insert(at) {
+                continue;
+            }
             Box::pin(self.make(at, exchange)).await;
         }
     }
@@ -142,6 +164,27 @@ impl Replay<'_> {
                 self.known.entry(placeholder.clone()).or_insert_with(|| id.to_owned());
             }
         }
+        for key in ASKED {
+            if let (Some(run_id), Some(asked)) =
+                (body["run_id"].as_str(), body.get(key).filter(|asked| asked.is_array()))
+            {
+                self.asked.insert((run_id.to_owned(), key), asked.clone());
+            }
+        }
+    }
+
+    /// What this exchange sends back, by field.
+    pub(crate) fn answers(&self, index: usize) -> Vec<(String, Value)> {
+        let fields = self.recording.exchanges[index].answers.iter();
+        fields.map(|(field, answers)| (field.clone(), self.answered(field, answers))).collect()
+    }
+
+    fn answered(&self, field: &str, answers: &Answers) -> Value {
+        let key = answers.from.as_deref().unwrap_or(field);
+        let run_id = &self.known[&answers.of];
+        let asked = self.asked.iter().find(|((run, at), _)| run == run_id && *at == key);
+        let (_, asked) = asked.unwrap_or_else(|| panic!("{} has told no {key}", answers.of));
+        answers.fill_in(asked.clone())
     }
 
     async fn send(&mut self, index: usize, exchange: &Exchange, request: &Request, recorded: &Response) -> Answer {
@@ -198,7 +241,8 @@ impl Replay<'_> {
             let events = parse_sse(&String::from_utf8_lossy(&text));
             for event in events.into_iter().skip(told.len()) {
                 let body: Value = serde_json::from_str(&event.data).unwrap();
-                assert_eq!(body["event"], *event.event, "the two names of an event are one");
+                let named = body.get("event").is_none_or(|name| *name == *event.event);
+                assert!(named, "the two names of an event are one: {body}");
                 self.learn(index, &body);
                 let is_at_work = event.event == "StepStarted";
                 told.push(Told { name: event.event, body });
@@ -227,9 +271,11 @@ impl Replay<'_> {
     fn judge(&mut self, index: usize, request: &Request, recorded: &Response, answer: &Answer) {
         let place = format!("{} {}", request.method, request.path);
         let is_early_poll = request.method == "GET" && request.path.contains("/runs/{") && !self.is_last_poll(index);
-        let has_ended = |body: &Value| !matches!(body["status"].as_str(), Some("PENDING" | "RUNNING"));
-        let had_ended = matches!(&recorded.body, Some(Shape::Object(keys)) if keys.contains_key("content"));
-        if is_early_poll && answer.status == 200 && answer.body.as_ref().is_none_or(has_ended) != had_ended {
+        let is_at_rest = |body: &Value| !matches!(body["status"].as_str(), Some("PENDING" | "RUNNING"));
+        let rests = ["content", "paused_step_name"];
+        let was_at_rest =
+            matches!(&recorded.body, Some(Shape::Object(keys)) if rests.iter().any(|key| keys.contains_key(*key)));
+        if is_early_poll && answer.status == 200 && answer.body.as_ref().is_none_or(is_at_rest) != was_at_rest {
             // One server was faster than the other: the last poll compares what there is to see.
             return;
         }
@@ -281,9 +327,31 @@ pub(crate) fn streams(
     told: &[Told],
     is_partial: bool,
 ) -> Vec<String> {
-    let mut found = stream_differences(frames, keys, told, &[]);
+    let (told, mut found) = without_ours(frames, told);
+    found.extend(stream_differences(frames, keys, &told, &[]));
     found.retain(|line| !(is_partial && is_agents(line)));
     found
+}
+
+/// What was told without events that Agno does not have, and a line for each of their names.
+fn without_ours(frames: &[String], told: &[Told]) -> (Vec<Told>, Vec<String>) {
+    let mut found = Vec::new();
+    let mut is_ours = |told: &Told| {
+        let name = match told.name.as_str() {
+            "WorkflowPaused" => "WorkflowPaused",
+            "CustomEvent" => told.body["name"].as_str().unwrap_or_default(),
+            _ => return false,
+        };
+        let is_ours = matches!(name, "QuestionAnswered" | "RunResumed")
+            || name == "WorkflowPaused" && !frames.iter().any(|frame| frame == name);
+        let line = format!("{name}: is new");
+        if is_ours && !found.contains(&line) {
+            found.push(line);
+        }
+        is_ours
+    };
+    let rest = told.iter().filter(|told| !is_ours(told)).cloned().collect();
+    (rest, found)
 }
 
 /// Whether a line speaks of events of agents or teams.

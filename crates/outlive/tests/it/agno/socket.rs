@@ -37,7 +37,12 @@ pub(crate) async fn talk(
                     replay.known.insert("jwt".to_owned(), tokens::token(kind));
                     tokens_shown += 1;
                 }
-                let frame = filled_json(send, &replay.known);
+                let mut frame = filled_json(send, &replay.known);
+                if frame["action"] == "continue-workflow" {
+                    for (field, answered) in replay.answers(index) {
+                        frame[field] = answered;
+                    }
+                }
                 if let Some(run_id) = frame["run_id"].as_str() {
                     replay.app.run_began(run_id).await;
                 }
