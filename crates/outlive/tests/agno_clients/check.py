@@ -200,6 +200,60 @@ async def a_remote_workflow_behaves_like_a_local_one(client):
     same(await remote.acancel_run("no-such-run"), True, "cancelling an unknown run")
 
 
+@check
+async def a_run_that_asks_for_a_confirmation_is_continued(client):
+    run = await client.run_workflow("hitl-confirm", "go", session_id=session("confirm"))
+    same((text(run.status), run.is_paused, text(run.pause_kind)), ("PAUSED", True, "step"), "pause")
+    same([asked.step_name for asked in run.steps_requiring_confirmation], ["guarded"], "what is asked")
+    for asked in run.step_requirements:
+        asked.confirm()
+    run = await client.continue_workflow_run(
+        "hitl-confirm", run.run_id, run.step_requirements, session_id=session("confirm")
+    )
+    same((text(run.status), run.content), ("COMPLETED", "plain:go"), "end")
+
+
+@check
+async def a_run_that_asks_for_input_is_continued_in_a_stream(client):
+    run = await client.run_workflow("hitl-input", "go", session_id=session("input"))
+    for asked in run.steps_requiring_user_input:
+        asked.set_user_input(colour="red", size=2)
+    told = await names(
+        client.continue_workflow_run_stream("hitl-input", run.run_id, run.step_requirements, session_id=session("input"))
+    )
+    step = ["StepStarted", "StepOutput", "StepCompleted"]
+    same(told, ["StepContinued", *step, *step, "WorkflowCompleted"], "events")
+
+
+@check
+async def a_router_that_asks_takes_the_route_that_was_chosen(client):
+    run = await client.run_workflow("hitl-router", "go", session_id=session("router"))
+    same(run.steps_requiring_route[0].available_choices, ["route a", "route b"], "choices")
+    run.step_requirements[0].select("route b")
+    run = await client.continue_workflow_run(
+        "hitl-router", run.run_id, run.step_requirements, session_id=session("router")
+    )
+    same((text(run.status), [step.step_name for step in run.step_results]), ("COMPLETED", ["pick", "after"]), "end")
+
+
+@check
+async def a_pause_is_streamed(client):
+    told = await names(client.run_workflow_stream("hitl-confirm", "go", session_id=session("pause")))
+    step = ["StepStarted", "StepOutput", "StepCompleted"]
+    same(told, ["WorkflowStarted", *step, "StepPaused", "WorkflowPaused"], "events")
+
+
+@check
+async def a_remote_workflow_is_continued_like_a_local_one(client):
+    remote = RemoteWorkflow(base_url=BASE, workflow_id="hitl-confirm")
+    run = await remote.arun("go", session_id=session("remote-pause"))
+    for asked in run.step_requirements:
+        asked.reject()
+    run = await remote.acontinue_run(run)
+    same((text(run.status), run.content), ("COMPLETED", "plain:go"), "end")
+    same([(step.step_name, step.success) for step in run.step_results], [("before", True), ("after", True)], "steps")
+
+
 def event_of(frame):
     """An event, in either of the two forms in which a socket sends it."""
     for line in frame.splitlines():
