@@ -313,10 +313,12 @@ fn paused(run: &Run, open: &[Question]) -> Waiting {
     };
     let more = match open.len() {
         1 => String::new(),
+        2 => "; 1 more question is open".to_owned(),
         count => format!("; {} more questions are open", count - 1),
     };
     let check = match first.kind {
         QuestionKind::Outcome => "check with the service behind it whether it ran; then ",
+        QuestionKind::Definition => "serve the definition it began with, then ",
         _ => "",
     };
     let hint = format!("{check}answer question {} with one of {}", first.id, first.kind.answers().join(", "));

@@ -318,6 +318,9 @@ async fn a_run_whose_definition_changed_is_paused_and_says_where() {
     let new = workflow([append("a", &Calls::default()), append("c", &Calls::default())]);
     let second = engine(&db, &new).await;
     let mut events = second.events(run.run_id(), Some(4));
+    let told = events.next().await.unwrap().unwrap();
+    let EventKind::CustomEvent { fields } = &told.kind else { panic!("{told:?}") };
+    assert_eq!(fields["name"], "DefinitionChanged");
     let paused = events.next().await.unwrap().unwrap();
     let EventKind::WorkflowPaused { step_requirements: Some(why), .. } = paused.kind else { panic!("{paused:?}") };
     let expected = "definition changed: steps[1]: was a function step \"b\", is a function step \"c\" (entry 4)";

@@ -156,19 +156,20 @@ async fn a_paused_run_says_what_a_person_must_decide_and_so_does_the_one_behind_
     first.kill();
     db.crash(&first.worker());
     let after = workflow([append("renamed", &Calls::default()), slow("b", HOUR)]);
-    let _second = engine(&db, &after).await;
+    let second = engine(&db, &after).await;
     settle().await;
     let told = why(&db, run.run_id(), now()).await;
     assert_eq!((told.waits_for, told.is_interrupted), (WaitsFor::Person, false));
     assert!(told.reason.contains("definition changed") && told.reason.contains("\"a\""), "{}", told.reason);
-    let cancel = Some(Remedy::Cancel { run_id: run.run_id().clone() });
-    assert_eq!((&told.remedy, told.on.as_deref()), (&cancel, Some("renamed")));
-    assert!(told.hint.unwrap().contains("new definition"));
+    let open = second.questions_of(run.run_id()).await.unwrap();
+    let answer = Some(Remedy::Answer { question_id: open[0].question.id.clone() });
+    assert_eq!((&told.remedy, told.on.as_deref()), (&answer, Some("renamed")));
+    assert!(told.hint.as_ref().unwrap().contains("the definition it began with"));
     let behind = why(&db, next.run_id(), now()).await;
-    assert_eq!((behind.waits_for, &behind.remedy), (WaitsFor::Session, &cancel));
+    assert_eq!((behind.waits_for, &behind.remedy), (WaitsFor::Session, &answer));
     assert_eq!(behind.on.as_deref(), Some(run.run_id().as_str()));
     assert!(behind.reason.contains("that one is paused: definition changed"), "{}", behind.reason);
-    assert_eq!(behind.hint, Some(format!("cancel run {}, and this one goes on", run.run_id())));
+    assert_eq!(behind.hint, told.hint);
 }
 
 #[tokio::test(start_paused = true)]
@@ -277,7 +278,7 @@ async fn what_waits_for_an_answer_is_not_what_a_run_at_work_is_doing() {
     run.wait().await.unwrap();
     let told = why(&db, run.run_id(), clock).await;
     assert_eq!((told.waits_for, told.on.as_deref()), (WaitsFor::Person, Some("first")));
-    assert_eq!(told.reason, "nobody knows whether first ran");
+    assert_eq!(told.reason, "nobody knows whether first ran; 1 more question is open");
 }
 
 #[tokio::test(start_paused = true)]
