@@ -33,7 +33,7 @@ async fn see_to_its_end(reader: &Reader, run_id: &RunId, reason: Arc<str>) -> Re
         Cancelled::Requested => reader.inner.stop_run(run_id, Stop::Cancel(intent.reason)),
         Cancelled::Unowned => {
             if let Some((run, lease)) = db.claim_run(run_id.clone(), reader.inner.worker(), at).await? {
-                drive::start(&reader.inner, run, lease, None, false);
+                drive::start(&reader.inner, run, lease, None, None, false);
             }
         }
     }

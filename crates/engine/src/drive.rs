@@ -4,6 +4,7 @@
 //! cancel reaches a model's HTTP request, and a run at rest costs one small task.
 
 use crate::control::{Control, Stop};
+use crate::ending::Ending;
 use crate::flights::{Flights, Landing};
 use crate::fold::{self, Unreadable};
 use crate::inner::{Inner, Place};
@@ -44,15 +45,18 @@ enum Rest {
     TimedOut(u64),
 }
 
-/// Executes a run this process holds the lease of. `session` is its session's state when the caller knows it.
+/// Executes a run this process holds the lease of. `session` is its session's state when the caller knows it; `ending`
+/// is told how the run ends.
 pub(crate) fn start(
     inner: &Arc<Inner>,
     run: Run,
     lease: Lease,
     session: Option<Arc<Map<String, Value>>>,
+    ending: Option<Arc<Ending>>,
     is_suspect: bool,
 ) {
-    inner.start(run, lease, is_suspect, |place, run, lease, control| drive(place, run, lease, control, session));
+    inner
+        .start(run, lease, is_suspect, |place, run, lease, control| drive(place, run, lease, control, session, ending));
 }
 
 /// Drives a claimed run until it ends, parks or is lost.
@@ -64,12 +68,13 @@ fn drive(
     lease: Lease,
     control: Arc<Control>,
     session: Option<Arc<Map<String, Value>>>,
+    ending: Option<Arc<Ending>>,
 ) -> impl Future<Output = ()> + Send {
     let run = Box::new(run);
     async move {
         let inner = place.inner();
         let definition = inner.definition(&run.info.workflow_id, &run.definition);
-        let (journal, unreadable) = open(inner, &run, lease, definition.as_deref());
+        let (journal, unreadable) = open(inner, &run, lease, ending, definition.as_deref());
         if let Err(error) = drive_once(inner, run, definition, &journal, unreadable, &control, session).await {
             // Boxed, because only a run in this case needs the room.
             Box::pin(inner.give_up(journal.lease().clone(), &error)).await;
@@ -111,6 +116,7 @@ fn open(
     inner: &Inner,
     run: &Run,
     lease: Lease,
+    ending: Option<Arc<Ending>>,
     definition: Option<&Definition>,
 ) -> (Arc<Journal>, Option<Box<Failure>>) {
     let (input, options) = (run.read_input(), run.request_options());
@@ -122,7 +128,7 @@ fn open(
     let info = Arc::new(run.info.clone());
     let machine = WorkflowMachine::new(info, nodes, input, options.attachments, run.created_at);
     let machine = machine.with_session_state(options.session_state);
-    (Arc::new(Journal::new(inner.services.clone(), lease, machine, run.status)), unreadable)
+    (Arc::new(Journal::new(inner.services.clone(), lease, machine, run.status, ending)), unreadable)
 }
 
 /// Folds the log and settles what can be settled without executing. `Some` means: execute, with this session state.

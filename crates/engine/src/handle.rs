@@ -1,6 +1,7 @@
 //! Handles: a run from outside. Holding one costs nothing and dropping one changes nothing.
 
 use crate::cancel::cancel;
+use crate::ending::Ending;
 use crate::error::Error;
 use crate::events::EventStream;
 use crate::questions::OpenQuestion;
@@ -9,6 +10,7 @@ use outlive_core::port::BoxFuture;
 use outlive_core::{RunId, RunStatus, WorkflowRunOutput};
 use std::fmt;
 use std::future::IntoFuture;
+use std::sync::Arc;
 
 /// A run, wherever it executes. Awaiting the handle waits for the run's result: [`RunHandle::wait`], and an error unless the
 /// run is COMPLETED.
@@ -17,6 +19,8 @@ pub struct RunHandle {
     reader: Reader,
     run_id: RunId,
     is_repeated: bool,
+    /// Of a run that was submitted here and began at once.
+    ending: Option<Arc<Ending>>,
 }
 
 impl fmt::Debug for RunHandle {
@@ -27,11 +31,15 @@ impl fmt::Debug for RunHandle {
 
 impl RunHandle {
     pub(crate) fn new(reader: Reader, run_id: RunId) -> Self {
-        Self { reader, run_id, is_repeated: false }
+        Self { reader, run_id, is_repeated: false, ending: None }
     }
 
     pub(crate) fn repeated(self, is_repeated: bool) -> Self {
         Self { is_repeated, ..self }
+    }
+
+    pub(crate) fn ending(self, ending: Option<Arc<Ending>>) -> Self {
+        Self { ending, ..self }
     }
 
     /// Whether the request that returned this handle was a repetition: its idempotency key was known, and this is that
@@ -97,7 +105,7 @@ impl RunHandle {
     /// [`Error::RunNotFound`], [`Error::Unreadable`], the store's, or [`Error::Stopped`] when this engine's store has
     /// failed.
     pub async fn wait(&self) -> Result<WorkflowRunOutput, Error> {
-        self.reader.wait(&self.run_id).await
+        self.reader.wait_for(&self.run_id, self.ending.as_deref()).await
     }
 }
 

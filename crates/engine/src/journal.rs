@@ -6,6 +6,7 @@
 //!
 //! Invariant: the machine is the fold of everything appended, committed or not.
 
+use crate::ending::Ending;
 use crate::services::Services;
 use crate::streams::{Streams, is_one_speaker};
 use crate::tally::{Count, Tally};
@@ -17,6 +18,7 @@ use outlive_core::port::{
 };
 use outlive_core::{
     Answered, EventKind, Failure, FailureKind, Origin, Question, QuestionKind, RunEvent, RunInfo, RunStatus, Timestamp,
+    WorkflowRunOutput,
 };
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -39,6 +41,8 @@ pub(crate) struct Journal {
     services: Arc<Services>,
     lease: Lease,
     state: Mutex<State>,
+    /// For whoever submitted the run here.
+    ending: Option<Arc<Ending>>,
     /// Somebody answered a question of the run.
     has_mail: AtomicBool,
     /// A step in progress asks people: the machine is to be asked what follows.
@@ -85,6 +89,8 @@ struct State {
     /// Hears what is durable.
     witness: Option<Box<dyn Witness>>,
     count: Count,
+    /// What is stored is not all that was appended: it had secrets in it.
+    is_redacted: bool,
 }
 
 /// What is needed to finish a commit.
@@ -92,13 +98,21 @@ struct InFlight {
     end: u64,
     /// The run has ended, or is paused.
     rests: bool,
+    /// The run as it has ended, if anybody waits for it.
+    ended: Option<Box<WorkflowRunOutput>>,
     /// What was written, if anybody wants to hear it.
     entries: Vec<Entry>,
     tally: Option<Box<Tally>>,
 }
 
 impl Journal {
-    pub(crate) fn new(services: Arc<Services>, lease: Lease, machine: WorkflowMachine, status: RunStatus) -> Self {
+    pub(crate) fn new(
+        services: Arc<Services>,
+        lease: Lease,
+        machine: WorkflowMachine,
+        status: RunStatus,
+        ending: Option<Arc<Ending>>,
+    ) -> Self {
         let witness = services.observer.as_ref().and_then(|observer| observer.witness(machine.info()));
         let state = State {
             writer: Writer::new(machine.info().clone()),
@@ -126,11 +140,13 @@ impl Journal {
             streams: Streams::default(),
             witness,
             count: Count::default(),
+            is_redacted: false,
         };
         Self {
             services,
             lease,
             state: Mutex::new(state),
+            ending,
             has_mail: AtomicBool::new(false),
             has_asked: AtomicBool::new(false),
         }
@@ -401,6 +417,7 @@ impl Journal {
         let redactor = self.services.redactor();
         let page = (!pending.is_empty()).then(|| {
             let (page, has_secrets) = state.writer.page(state.next_index, &pending, &redactor);
+            state.is_redacted |= has_secrets;
             if has_secrets && state.witness.is_some() {
                 pending.iter_mut().for_each(|entry| *entry = redactor.entry(entry));
             }
@@ -425,6 +442,8 @@ impl Journal {
             state.status = status;
             patch.output = state.machine.at_rest_as().map(|rest| redactor.shared_json(state.writer.output(rest)));
         }
+        let is_wanted =
+            status.is_terminal() && !state.is_redacted && self.ending.as_ref().is_some_and(Ending::is_wanted);
         let mut session = state.session.take();
         if let Some(fields) = &mut session {
             redactor.map(fields);
@@ -436,8 +455,13 @@ impl Journal {
             state.wake();
         }
         let entries = if state.witness.is_some() { pending } else { Vec::new() };
-        let rests = ended.is_some();
-        let in_flight = InFlight { end: state.next_index, rests, entries, tally: state.count.take() };
+        let in_flight = InFlight {
+            end: state.next_index,
+            rests: ended.is_some(),
+            ended: is_wanted.then(|| Box::new(state.machine.output())),
+            entries,
+            tally: state.count.take(),
+        };
         Some((commit, in_flight))
     }
 
@@ -451,6 +475,9 @@ impl Journal {
         state.durable_end = in_flight.end;
         state.wake();
         drop(state);
+        if let (Some(ending), Some(output)) = (&self.ending, in_flight.ended) {
+            ending.set(output);
+        }
         self.services.hub.publish(&self.lease.run_id, in_flight.end, in_flight.rests);
         if let Some(witness) = &mut self.lock().witness {
             witness.committed(&in_flight.entries);

@@ -15,6 +15,7 @@ mod clock;
 mod control;
 pub mod diff;
 mod drive;
+mod ending;
 mod engine;
 mod error;
 mod events;

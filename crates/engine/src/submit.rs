@@ -4,6 +4,7 @@
 //! executed.
 
 use crate::drive;
+use crate::ending::Ending;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::handle::RunHandle;
@@ -138,12 +139,14 @@ impl Engine {
             stats::add(&self.inner().services.counters.runs_accepted);
             self.inner().services.hub.changed(&run.info.run_id);
         }
+        let mut ending = None;
         let run_id = match accepted {
             Accepted::Existing(run_id) => run_id,
             Accepted::New { lease: Some(lease) } => {
                 let run_id = lease.run_id.clone();
+                ending = Some(Arc::<Ending>::default());
                 let run = Run { epoch: lease.epoch, claims: 1, attempt: 1, worker: Some(lease.worker.clone()), ..run };
-                drive::start(self.inner(), run, lease, is_own_session.then_some(state), false);
+                drive::start(self.inner(), run, lease, is_own_session.then_some(state), ending.clone(), false);
                 run_id
             }
             Accepted::New { lease: None } => {
@@ -153,7 +156,7 @@ impl Engine {
                 run.info.run_id
             }
         };
-        Ok(self.attach(run_id).repeated(is_repeated))
+        Ok(self.attach(run_id).repeated(is_repeated).ending(ending))
     }
 }
 

@@ -184,7 +184,7 @@ async fn claim(inner: &Arc<Inner>) -> Result<Instant, Error> {
 fn adopt(inner: &Arc<Inner>, run: Run, lease: Lease) {
     let is_suspect = run.claims > inner.options.suspect_claims();
     inner.suspects.fetch_add(usize::from(is_suspect), Ordering::Relaxed);
-    drive::start(inner, run, lease, None, is_suspect);
+    drive::start(inner, run, lease, None, None, is_suspect);
 }
 
 fn until(due: Timestamp, now: Timestamp) -> Duration {

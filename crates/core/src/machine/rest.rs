@@ -343,7 +343,7 @@ impl WorkflowMachine {
     /// The run as a poll sees it.
     pub fn output(&self) -> WorkflowRunOutput {
         let (input, created_at) = (self.input.as_deref().cloned(), self.created_at);
-        match &self.rest {
+        let output = match &self.rest {
             Some(rest) => WorkflowRunOutput::at_rest(&self.info, input, created_at, (**rest).clone()),
             None => WorkflowRunOutput {
                 status: if self.is_fresh() { RunStatus::Pending } else { RunStatus::Running },
@@ -352,7 +352,8 @@ impl WorkflowMachine {
                 metrics: Some(self.metrics(self.last_at)),
                 ..WorkflowRunOutput::pending(&self.info, input, created_at)
             },
-        }
+        };
+        WorkflowRunOutput { metadata: self.metadata().or(output.metadata.clone()), ..output }
     }
 
     fn metrics(&self, at: Timestamp) -> RunMetrics {

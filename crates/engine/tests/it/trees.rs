@@ -118,6 +118,8 @@ async fn answered(run: &RunHandle) -> Result<WorkflowRunOutput, Error> {
         let output = run.wait().await?;
         let open = run.questions().await?;
         if output.status != RunStatus::Paused || open.is_empty() {
+            let stored = run.get().await?.expect("it is not deleted");
+            assert_eq!(output, stored, "who waits here is told what the store says");
             return Ok(output);
         }
         for question in open {
