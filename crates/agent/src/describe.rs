@@ -20,7 +20,8 @@ pub(crate) fn describe(profile: &Profile) -> Value {
 }
 
 fn agent(profile: &Profile) -> Value {
-    let tools = profile.tools.iter().map(own_tool).collect();
+    let leads = profile.leads.map(|_| prompt::run_workflow_tool());
+    let tools = leads.iter().map(tool_line).chain(profile.tools.iter().map(own_tool)).collect();
     let mut fields = common(profile, tools);
     fields.insert("filesystem".to_owned(), json!(false));
     Value::Object(fields)

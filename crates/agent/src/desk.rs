@@ -31,6 +31,10 @@ struct State {
     hands: usize,
     /// Who waits, by its number; more than once when it asks for several things at once.
     waiting: Vec<(u64, u64)>,
+    /// Who waits for what it has had executed elsewhere, by its number.
+    elsewhere: Vec<(u64, u64)>,
+    /// That nobody does anything else was told.
+    is_told: bool,
     /// What is to be asked.
     open: Vec<Request>,
     /// Those who say what they ask once nobody is at work.
@@ -78,12 +82,28 @@ struct Wait<'a> {
     number: u64,
 }
 
+/// Somebody waits for what is executed elsewhere. Dropped, it is at work again.
+struct Elsewhere<'a> {
+    caller: &'a Caller,
+    number: u64,
+}
+
+impl Drop for Elsewhere<'_> {
+    fn drop(&mut self) {
+        let mut state = self.caller.desk.lock();
+        state.elsewhere.retain(|(_, number)| *number != self.number);
+        state.is_told = false;
+    }
+}
+
 impl Desk {
     /// A desk for one who is at work.
     pub(crate) fn new() -> Self {
         Self(Arc::new(Mutex::new(State {
             hands: 1,
             waiting: Vec::new(),
+            elsewhere: Vec::new(),
+            is_told: false,
             open: Vec::new(),
             tickets: Vec::new(),
             next: 0,
@@ -137,6 +157,9 @@ impl Desk {
                     let asked = Box::pin(self.put(effects, step, execution, requests));
                     asking.get_or_insert_with(FuturesUnordered::new).push(asked);
                 }
+                if self.takes_rest() {
+                    effects.rests(step);
+                }
                 match asking.as_mut().map(|asking| asking.poll_next_unpin(cx)) {
                     // Whoever waited goes on.
                     Some(Poll::Ready(Some(()))) => {}
@@ -164,6 +187,18 @@ impl Desk {
             let _ = ticket.send(());
         }
         Some(Vec::new())
+    }
+
+    /// Whether all there is to do is to wait for what is executed elsewhere: told once. People are asked afterwards, so
+    /// that nobody is at work while they think.
+    fn takes_rest(&self) -> bool {
+        let mut state = self.lock();
+        if state.elsewhere.is_empty() || state.is_told {
+            return false;
+        }
+        let waiting: BTreeSet<u64> = state.waiting.iter().chain(&state.elsewhere).map(|(caller, _)| *caller).collect();
+        state.is_told = waiting.len() >= state.hands;
+        state.is_told
     }
 
     /// Asks, and hands out the answers.
@@ -258,6 +293,15 @@ impl Caller {
         // Nobody sends when the desk is gone, and then nobody asks.
         let _ = rest.await;
         drop(wait);
+    }
+
+    /// Waits for what it has had executed elsewhere, until this is dropped.
+    pub(crate) fn waits_for_others(&self) -> impl Drop {
+        let mut state = self.desk.lock();
+        state.next += 1;
+        let number = state.next;
+        state.elsewhere.push((self.number, number));
+        Elsewhere { caller: self, number }
     }
 
     fn wait(&self, put: impl FnOnce(u64, &mut State)) -> Wait<'_> {

@@ -17,6 +17,7 @@ mod place;
 mod questions;
 mod voice;
 mod work;
+mod workflows;
 
 use crate::desk::Caller;
 use crate::model::SharedModel;
@@ -187,6 +188,10 @@ impl<'a> Drive<'a> {
         let mut specs: Vec<_> = profile.tools.iter().map(|tool| tool.spec().clone()).collect();
         let voice = Voice::of(profile);
         let system = match voice {
+            Voice::Agent if profile.leads.is_some() => {
+                specs.insert(0, prompt::run_workflow_tool());
+                prompt::of_workflow_agent(profile)
+            }
             Voice::Agent => prompt::of_agent(profile),
             Voice::Team => {
                 specs.insert(0, prompt::delegate_tool(&roster));
@@ -313,7 +318,9 @@ impl<'a> Drive<'a> {
         let profile = self.profile;
         let started = || self.voice.started(self.info.clone());
         let plain = self.system.clone().map(|text| self.message(Role::System, text, 0));
-        let may_vary = profile.shows_state || (profile.resolves && plain.as_ref().is_some_and(has_brace));
+        let may_vary = profile.shows_state
+            || profile.leads.is_some_and(|runs| runs > 0)
+            || (profile.resolves && plain.as_ref().is_some_and(has_brace));
         if !profile.history && !may_vary {
             self.say_once(self.key("started"), started);
             return Ok(plain.into_iter().collect());
@@ -324,7 +331,7 @@ impl<'a> Drive<'a> {
             let has_system = recorded.first().is_some_and(|first| first.role == Role::System);
             return Ok(plain.into_iter().filter(|_| !has_system).chain(recorded).collect());
         }
-        let resolved = Some(self.resolved()).filter(|text| *text != self.system).flatten();
+        let resolved = self.resolved().await?.filter(|text| Some(text) != self.system.as_ref());
         if !profile.history {
             // Nothing was recorded of a run that began with nothing of the session's.
             let has_begun = !matches!(self.effects().recall(&self.key("started")), Recall::Nothing);
@@ -346,14 +353,18 @@ impl<'a> Drive<'a> {
     }
 
     /// The system message with what the session and the run say now.
-    fn resolved(&self) -> Option<String> {
+    async fn resolved(&self) -> Result<Option<String>, Failure> {
         let profile = self.profile;
         let text = self.system.as_ref().map(|text| match profile.resolves {
             true => prompt::resolve(text, |name| self.place.variable(name)),
             false => text.clone(),
         });
         let state = profile.shows_state.then(|| prompt::state_block(self.state.all()));
-        prompt::join(text.into_iter().chain(state).collect())
+        let history = match profile.leads {
+            Some(runs) if runs > 0 => prompt::history_block(&self.effects().history(runs).await?),
+            _ => None,
+        };
+        Ok(prompt::join(text.into_iter().chain(state).chain(history).collect()))
     }
 
     /// The question and the answer of an earlier run of this same agent or team, also where it ran as a member.
@@ -448,7 +459,8 @@ impl<'a> Drive<'a> {
     }
 
     fn output(&self, content: Option<Value>, status: RunStatus) -> RunOutput {
-        let shape = self.profile.output.as_ref().filter(|_| status == RunStatus::Completed);
+        let profile = self.profile;
+        let shape = profile.output.as_ref().filter(|_| status == RunStatus::Completed);
         let workflow = self.place.workflow;
         let is_member = self.place.parent.is_some();
         let duration = self.effects().now().since(self.started_at).as_secs_f64();
@@ -471,7 +483,10 @@ impl<'a> Drive<'a> {
             created_at: self.started_at.as_seconds(),
             status,
             cancellation_stage: None,
-            workflow_step_id: workflow.filter(|_| !is_member).map(|workflow| workflow.step.step_id.clone()),
+            // The agent that leads a workflow is in no step.
+            workflow_step_id: workflow
+                .filter(|_| !is_member && profile.leads.is_none())
+                .map(|workflow| workflow.step.step_id.clone()),
             metrics: Some(Metrics { duration: Some(duration), ..self.metrics.clone() }),
             events: Some(Vec::new()),
             messages: self.machine.messages().to_vec(),

@@ -20,7 +20,9 @@ mod team;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod tool;
+mod workflow_agent;
 
 pub use agent::Agent;
 pub use profile::IntoInstructions;
 pub use team::{IntoMember, Member, Team};
+pub use workflow_agent::WorkflowAgent;

@@ -11,7 +11,7 @@ use crate::profile::{IntoInstructions, OutputShape, Profile};
 use crate::team::Team;
 use crate::tool::{IntoTools, Tool};
 use outlive_core::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext};
-use outlive_core::{Block, Failure, FinishReason, Retry, RunEvent, RunOutput, Secret, Step, StepInput};
+use outlive_core::{Block, Definition, Failure, FinishReason, Retry, RunEvent, RunOutput, Secret, Step, StepInput};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -240,6 +240,10 @@ macro_rules! methods {
 
             fn secrets(&self) -> Vec<Secret> {
                 self.profile.secrets()
+            }
+
+            fn workflows(&self) -> Vec<Arc<Definition>> {
+                self.profile.workflows()
             }
 
             fn deep_copy(&self) -> Option<Arc<dyn Executor>> {

@@ -5,7 +5,7 @@
 use crate::model::{IntoModel, SharedModel};
 use crate::tool::Tool;
 use outlive_core::machine::{AgentLimits, DELEGATE_TOOL};
-use outlive_core::{DefinitionId, ExecutorKind, FinishReason, OutputSchema, Retry, Secret, json};
+use outlive_core::{Definition, DefinitionId, ExecutorKind, FinishReason, OutputSchema, Retry, Secret, json};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -146,6 +146,8 @@ pub(crate) struct Profile {
     pub(crate) shows_state: bool,
     pub(crate) history: bool,
     pub(crate) history_runs: u32,
+    /// It leads a workflow, and is shown this many earlier runs of the session.
+    pub(crate) leads: Option<u32>,
     pub(crate) retry: Retry,
     pub(crate) timeout: Option<Duration>,
     /// Ways for an answer to end that fail the run.
@@ -185,6 +187,7 @@ impl Profile {
             shows_state: false,
             history: false,
             history_runs: 3,
+            leads: None,
             retry: Retry::times(3),
             timeout: None,
             fail_on: Vec::new(),
@@ -276,6 +279,19 @@ impl Profile {
     pub(crate) fn secrets(&self) -> Vec<Secret> {
         let own = self.model.iter().flatten().flat_map(|model| model.secrets());
         own.chain(self.members().iter().flat_map(|member| member.secrets())).collect()
+    }
+
+    /// The workflows that its tools have executed, and its members', each once.
+    pub(crate) fn workflows(&self) -> Vec<Arc<Definition>> {
+        let own = self.tools.iter().filter_map(Tool::workflow);
+        let all = own.chain(self.members().iter().flat_map(|member| member.workflows()));
+        let mut each: Vec<Arc<Definition>> = Vec::new();
+        for workflow in all {
+            if !each.iter().any(|known| known.id == workflow.id && known.hash == workflow.hash) {
+                each.push(workflow);
+            }
+        }
+        each
     }
 
     /// What would make every run fail, of itself and of its members.

@@ -4,8 +4,9 @@
 //! run says what it said before.
 
 use crate::profile::{Profile, RosterLine};
-use outlive_core::ToolSpec;
 use outlive_core::machine::DELEGATE_TOOL;
+use outlive_core::port::HistoryRun;
+use outlive_core::{ToolSpec, content_text};
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
 
@@ -19,6 +20,58 @@ pub(crate) fn of_leader(profile: &Profile, roster: &[RosterLine]) -> Option<Stri
     let mut blocks = blocks(profile);
     blocks.push(team_block(roster));
     join(blocks)
+}
+
+/// The tool by which the agent that leads a workflow has its steps executed. Agno's name.
+pub(crate) const RUN_WORKFLOW_TOOL: &str = "run_workflow";
+
+/// What it takes.
+pub(crate) const QUERY: &str = "query";
+
+/// The system message of an agent that leads a workflow.
+pub(crate) fn of_workflow_agent(profile: &Profile) -> Option<String> {
+    let rules = format!(
+        "You lead a workflow: a fixed sequence of steps that works on one query and comes to one result. What people \
+         ask comes to you first.\n\n{}",
+        tagged(
+            "leading",
+            &format!(
+                "- What the runs before already answer, or what needs no work, answer yourself.\n\
+                 - For everything else call {RUN_WORKFLOW_TOOL}, once, and before you say anything.\n\
+                 - The steps see your query and nothing else: put into it every fact they need, also from earlier runs.\n\
+                 - What the steps come to is shown as it is. When you have it, say in a sentence or two what was done."
+            )
+        )
+    );
+    let blocks = std::iter::once(rules).chain(blocks(profile)).collect();
+    join(blocks)
+}
+
+/// That tool.
+pub(crate) fn run_workflow_tool() -> ToolSpec {
+    ToolSpec {
+        name: RUN_WORKFLOW_TOOL.to_owned(),
+        description: "Has the workflow's steps work on a query, and returns what they come to.".to_owned(),
+        parameters: json!({
+            "type": "object",
+            "properties": {
+                QUERY: { "type": "string", "description": "All that the steps need to know: they see this text alone" },
+            },
+            "required": [QUERY],
+            "additionalProperties": false,
+        }),
+    }
+}
+
+/// The block that shows what earlier runs of the session were asked and came to; none when there were none.
+pub(crate) fn history_block(runs: &[HistoryRun]) -> Option<String> {
+    let mut text = String::new();
+    for (number, run) in (1..).zip(runs) {
+        let (asked, came) = (content_text(run.input.as_ref()), content_text(run.content.as_ref()));
+        let line = writeln!(text, "<run number=\"{number}\">\nAsked: {asked}\nResult: {came}\n</run>");
+        line.expect("text can always be appended to a string");
+    }
+    (!runs.is_empty()).then(|| tagged("workflow_history", text.trim_end()))
 }
 
 /// The text with each `{name}` replaced by what that name stands for. A name that stands for nothing stays as it is, and so

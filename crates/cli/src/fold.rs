@@ -301,6 +301,8 @@ impl RunView {
             }
             WorkflowStarted
             | WorkflowCompleted(_)
+            | WorkflowAgentStarted
+            | WorkflowAgentCompleted { .. }
             | LoopIterationStarted { .. }
             | LoopIterationCompleted { .. }
             | StepProgress { .. }

@@ -325,6 +325,12 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         metadata: Option<Value>,
     },
+    /// The agent that leads the run begins.
+    WorkflowAgentStarted,
+    /// It has answered; `content` is its answer, which is the run's result where no step was needed.
+    WorkflowAgentCompleted {
+        content: Value,
+    },
     StepStarted,
     StepOutput {
         step_output: Arc<StepOutput>,
@@ -487,6 +493,8 @@ impl EventKind {
             WorkflowError { .. } => "WorkflowError",
             WorkflowCancelled { .. } => "WorkflowCancelled",
             WorkflowPaused { .. } => "WorkflowPaused",
+            WorkflowAgentStarted => "WorkflowAgentStarted",
+            WorkflowAgentCompleted { .. } => "WorkflowAgentCompleted",
             StepStarted => "StepStarted",
             StepOutput { .. } => "StepOutput",
             StepCompleted { .. } => "StepCompleted",

@@ -278,6 +278,9 @@ pub struct WorkflowRunOutput {
     /// The agent and team runs behind them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub step_executor_runs: Vec<Arc<RunOutput>>,
+    /// The run of the agent that leads the workflow, where one does. It is not among the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow_agent_run: Option<Arc<RunOutput>>,
     /// What it used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics: Option<RunMetrics>,
@@ -319,6 +322,7 @@ impl WorkflowRunOutput {
             files: None,
             step_results: Vec::new(),
             step_executor_runs: Vec::new(),
+            workflow_agent_run: None,
             metrics: Some(RunMetrics::default()),
             events: Vec::new(),
             step_requirements: None,
@@ -352,12 +356,22 @@ impl WorkflowRunOutput {
             paused_step_name: name,
             pause_kind: kind,
             step_results: rest.results,
-            step_executor_runs: rest.runs,
             metrics: rest.metrics,
             step_requirements: requirements,
             error_requirements: errors,
-            ..Self::pending(info, input, created_at)
+            ..Self::pending(info, input, created_at).with_runs(rest.runs)
         }
+    }
+
+    /// With these runs of agents and teams: the leader's, which is in no step, is the last.
+    pub(crate) fn with_runs(self, mut runs: Vec<Arc<RunOutput>>) -> Self {
+        let leads = runs.pop_if(|last| last.workflow_step_id.is_none() && last.agent_id.is_some());
+        Self { step_executor_runs: runs, workflow_agent_run: leads, ..self }
+    }
+
+    /// The runs of all agents and teams, the leader's too.
+    pub fn executor_runs(&self) -> impl Iterator<Item = &Arc<RunOutput>> {
+        self.step_executor_runs.iter().chain(&self.workflow_agent_run)
     }
 
     /// Whether the run is over: COMPLETED, ERROR or CANCELLED.

@@ -4,6 +4,7 @@
 //! The invariant: the same seed grows the same tree, whatever executes it.
 
 use crate::failure::{Failure, FailureKind};
+use crate::port::Executor;
 use crate::question::{Answer, Question, QuestionKind};
 use crate::retry::Retry;
 use crate::step::{StepInput, StepOutput};
@@ -88,6 +89,16 @@ impl Forest {
     pub fn grow(mut self, depth: u32) -> Result<Definition, InvalidDefinition> {
         let blocks = self.blocks(depth);
         sequence("Random", blocks)
+    }
+
+    /// The same, led by this agent.
+    ///
+    /// # Errors
+    /// None that is expected: a tree grown here is sound.
+    pub fn grow_led(mut self, depth: u32, leader: impl Executor) -> Result<Definition, InvalidDefinition> {
+        let blocks = self.blocks(depth);
+        let builder = Definition::builder("Random").agent(leader);
+        blocks.into_iter().fold(builder, |builder, block| builder.step(block)).build()
     }
 
     fn name(&mut self, kind: &str) -> String {

@@ -96,7 +96,8 @@ async fn outlook(db: &dyn Db, run: &Run, structure: &Structure) -> Result<Outloo
         (Err(error), _) | (_, Err(error)) => return Ok(Outlook::Fails(error.to_string())),
     };
     let nodes = Some(structure.nodes.clone());
-    let mut machine = WorkflowMachine::new(info, nodes, input, attachments, run.created_at);
+    let machine = WorkflowMachine::new(info, nodes, input, attachments, run.created_at);
+    let mut machine = machine.with_leader(structure.leader.clone());
     let mut fit = fold::fit(db, run, Some(&structure.hash)).await?;
     let read = fold::read(db, run, |_, entries, _| {
         entries.iter().try_for_each(|entry| fit.apply(&mut machine, entry).map(drop))

@@ -127,7 +127,8 @@ fn open(
     let nodes = definition.map(|definition| definition.nodes.clone());
     let info = Arc::new(run.info.clone());
     let machine = WorkflowMachine::new(info, nodes, input, options.attachments, run.created_at);
-    let machine = machine.with_session_state(options.session_state);
+    let leader = definition.and_then(|definition| definition.leader.clone());
+    let machine = machine.with_session_state(options.session_state).with_leader(leader);
     (Arc::new(Journal::new(inner.services.clone(), lease, machine, run.status, ending)), unreadable)
 }
 

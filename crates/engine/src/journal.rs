@@ -10,15 +10,15 @@ use crate::ending::Ending;
 use crate::services::Services;
 use crate::streams::{Streams, is_one_speaker};
 use crate::tally::{Count, Tally};
-use outlive_core::log::{Entry, Key, Record, Writer};
-use outlive_core::machine::{Decision, Fit, Mismatch, WorkflowMachine, with_branches};
+use outlive_core::log::{Called, Entry, Key, Record, Writer};
+use outlive_core::machine::{CalledEnd, Decision, Fit, Mismatch, WorkflowMachine, with_branches};
 use outlive_core::port::{
     Access, BoxFuture, Commit, Db, DbError, DbErrorKind, Effects, Halt, HistoryRun, Lease, NewQuestion, QuestionPatch,
     Recall, Release, RunFilter, RunPatch, StepInfo, Witness, merge, run_output,
 };
 use outlive_core::{
-    Answered, EventKind, Failure, FailureKind, Origin, Question, QuestionKind, RunEvent, RunInfo, RunStatus, Timestamp,
-    WorkflowRunOutput,
+    Answered, Definition, EventKind, Failure, FailureKind, Origin, Question, QuestionKind, RunEvent, RunInfo,
+    RunStatus, Timestamp, WorkflowRunOutput,
 };
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -242,6 +242,10 @@ impl Journal {
             all.start.extend(start);
             (all.wake, all.end) = (wake, end);
             if is_idle {
+                let mut state = self.lock();
+                if state.machine.calls_back() {
+                    state.wake();
+                }
                 return all;
             }
         }
@@ -251,6 +255,32 @@ impl Journal {
     pub(crate) fn conclude(&self, conclude: impl FnOnce(&mut WorkflowMachine) -> Vec<Entry>) {
         let entries = conclude(&mut self.lock().machine);
         self.append(entries);
+    }
+
+    /// Has the machine asked what follows, although nothing in progress has ended.
+    fn call(&self, state: &mut State) {
+        state.is_urgent = true;
+        self.has_asked.store(true, Ordering::Relaxed);
+        state.driver.iter().for_each(Waker::wake_by_ref);
+    }
+
+    /// Waits for what the machine has for a call in progress.
+    ///
+    /// # Errors
+    /// When the run stops here.
+    async fn until<T>(&self, find: impl Fn(&WorkflowMachine) -> Option<T>) -> Result<T, Failure> {
+        poll_fn(|cx| {
+            let mut state = self.lock();
+            match find(&state.machine) {
+                _ if state.halted => Poll::Ready(Err(stopping())),
+                Some(found) => Poll::Ready(Ok(found)),
+                None => {
+                    state.waiting.push(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
     }
 
     /// Somebody answered a question of the run: its inbox is to be read.
@@ -763,9 +793,7 @@ impl Effects for Journal {
                 let answers: Option<Vec<Answered>> = keys.iter().map(|key| state.answers.get(key).cloned()).collect();
                 // A step goes on when everything that it asked was answered.
                 match answers.filter(|_| !state.machine.is_waiting(step)) {
-                    _ if state.halted => {
-                        Poll::Ready(Err(Failure::new(FailureKind::Cancelled, "the run is stopping here")))
-                    }
+                    _ if state.halted => Poll::Ready(Err(stopping())),
                     Some(answers) => Poll::Ready(Ok(answers)),
                     None => {
                         state.waiting.push(cx.waker().clone());
@@ -774,6 +802,55 @@ impl Effects for Journal {
                 }
             })
             .await
+        })
+    }
+
+    fn run_workflow<'a>(
+        &'a self,
+        step: &'a Key,
+        call: &'a Key,
+        workflow: &'a Definition,
+        called: Called,
+    ) -> BoxFuture<'a, Result<CalledEnd, Failure>> {
+        Box::pin(async move {
+            let key = {
+                let at = self.services.clock.now();
+                let mut state = self.lock();
+                if state.halted {
+                    return Err(stopping());
+                }
+                let (key, say) = state.machine.call_workflow(step, call, workflow, called, at)?;
+                for entry in say {
+                    state.append(entry.at(at));
+                }
+                self.call(&mut state);
+                key
+            };
+            self.until(|machine| machine.called_end(step, &key).cloned()).await
+        })
+    }
+
+    fn rests(&self, step: &Key) {
+        let mut state = self.lock();
+        if state.machine.rests(step) {
+            self.call(&mut state);
+        }
+    }
+
+    fn run_steps<'a>(&'a self, call: &'a Key, input: Value) -> BoxFuture<'a, Result<Option<Value>, Failure>> {
+        Box::pin(async move {
+            {
+                let at = self.services.clock.now();
+                let mut state = self.lock();
+                if state.halted {
+                    return Err(stopping());
+                }
+                for entry in state.machine.call_steps(call, input, at)? {
+                    state.append(entry.at(at));
+                }
+                self.call(&mut state);
+            }
+            self.until(WorkflowMachine::called_back).await
         })
     }
 
@@ -791,6 +868,10 @@ impl Effects for Journal {
             })
         })
     }
+}
+
+fn stopping() -> Failure {
+    Failure::new(FailureKind::Cancelled, "the run is stopping here")
 }
 
 /// The newest `limit` completed runs of a run's session, oldest first.
@@ -815,7 +896,7 @@ async fn read_history(db: &dyn Db, info: &RunInfo, limit: u32) -> Result<Vec<His
         for run in page.runs {
             let output = run_output(db, &Access::All, &run).await.map_err(DbError::from)?;
             let runs = output.step_executor_runs.iter().map(|run| (**run).clone()).collect();
-            history.push(HistoryRun { input: output.input, runs });
+            history.push(HistoryRun { input: output.input, content: output.content, runs });
         }
         match page.next {
             // A page may end before it is full.

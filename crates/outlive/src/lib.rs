@@ -46,7 +46,7 @@ pub use keys::SqliteKeys;
 #[cfg(feature = "otlp")]
 pub use otlp::Otlp;
 pub use outlive_agent as agent;
-pub use outlive_agent::{Agent, Team};
+pub use outlive_agent::{Agent, Team, WorkflowAgent};
 pub use outlive_core as core;
 pub use outlive_core::{
     Answer, Blocking, Condition, Failure, FailureKind, FieldType, FinishReason, ForEach, Function, HumanReview, Loop,
@@ -76,13 +76,13 @@ pub mod prelude {
     };
     #[cfg(feature = "pprint")]
     pub use crate::{Markdown, pprint_run_response};
-    pub use crate::{Workflow, WorkflowRunOutput};
+    pub use crate::{Workflow, WorkflowAgent, WorkflowRunOutput};
     pub use outlive_agent::model::ScriptedModel;
     #[cfg(feature = "openai")]
     pub use outlive_agent::model::{OpenAIChat, OpenAIResponses};
     #[cfg(feature = "http-tools")]
     pub use outlive_agent::tool::{HackerNewsTools, YFinanceTools};
-    pub use outlive_agent::tool::{Tool, ToolContext};
+    pub use outlive_agent::tool::{Tool, ToolContext, WorkflowTools};
     pub use outlive_db::InMemoryDb;
     #[cfg(feature = "sqlite")]
     pub use outlive_db::SqliteDb;

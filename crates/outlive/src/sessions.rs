@@ -55,7 +55,7 @@ impl Workflow {
             let page = reader.runs(filter.clone()).await?;
             for run in &page.runs {
                 let output = reader.output(run).await?;
-                let metrics = output.step_executor_runs.iter().filter_map(|run| run.metrics.as_ref());
+                let metrics = output.executor_runs().filter_map(|run| run.metrics.as_ref());
                 metrics.for_each(|metrics| used.absorb(metrics));
             }
             if page.next.is_none() {

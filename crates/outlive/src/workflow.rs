@@ -4,6 +4,8 @@
 
 use crate::error::Result;
 use crate::input;
+use outlive_agent::WorkflowAgent;
+use outlive_agent::tool::CalledWorkflow;
 use outlive_core::port::{BoxFuture, Db, Executor, Observer, SessionPolicy, StepContext};
 use outlive_core::{
     Answer, Block, Definition, DefinitionBuilder, Failure, InvalidDefinition, Media, Registry, RunId, RunStatus, Step,
@@ -74,6 +76,38 @@ impl WorkflowBuilder {
     /// What the workflow is for.
     pub fn description(mut self, text: impl AsRef<str>) -> Self {
         self.definition = self.definition.description(text);
+        self
+    }
+
+    /// Has an agent lead the workflow: what a run is asked comes to it first, and it answers from what the session's
+    /// earlier runs came to, or has the steps work on a query of its own. Agno's `agent`.
+    ///
+    /// ```
+    /// use outlive::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> outlive::Result<()> {
+    /// let model = ScriptedModel::replies([
+    ///     ModelResponse::calls(vec![ToolCall::new("call-1", "run_workflow", r#"{"query": "a dog"}"#)]),
+    ///     ModelResponse::text("I had a story written."),
+    ///     ModelResponse::text("It was about a dog."),
+    /// ]);
+    /// let write = Step::function("Write", |_, input| async move { Ok::<_, Failure>(format!("Once there was {}.", input.text())) });
+    /// let workflow = Workflow::builder("Stories")
+    ///     .db(InMemoryDb::new())
+    ///     .agent(WorkflowAgent::new(model).num_history_runs(4))
+    ///     .step(write)
+    ///     .build()?;
+    ///
+    /// let story = workflow.run("Tell me a story about a dog").session_id("ada").await?;
+    /// assert_eq!(story.text(), "Once there was a dog.");
+    /// let answer = workflow.run("What was it about?").session_id("ada").await?;
+    /// assert_eq!((answer.text().as_str(), answer.step_results.len()), ("It was about a dog.", 0));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn agent(mut self, agent: WorkflowAgent) -> Self {
+        self.definition = self.definition.agent(agent);
         self
     }
 
@@ -221,6 +255,30 @@ impl From<&Workflow> for Arc<Definition> {
 
 /// For [`Step::workflow`](outlive_core::Step::workflow).
 impl From<Workflow> for Arc<Definition> {
+    fn from(workflow: Workflow) -> Self {
+        Self::from(&workflow)
+    }
+}
+
+/// For [`WorkflowTools`](outlive_agent::tool::WorkflowTools): an agent that runs alone has it run in its own database. A
+/// call that is made again finds the run it has started; one that is dropped leaves its run to itself.
+impl From<&Workflow> for CalledWorkflow {
+    fn from(workflow: &Workflow) -> Self {
+        let runs = workflow.clone();
+        let called = Self::from(workflow.inner.definition.clone());
+        called.with_runner(move |input, data, key| {
+            let request = runs.run(input).idempotency_key(&*key);
+            let request = match data {
+                Some(data) => request.additional_data(data),
+                None => request,
+            };
+            async move { request.await.map(|run| run.text()).map_err(|error| Failure::fatal(error.to_string())) }
+        })
+    }
+}
+
+/// As from a reference.
+impl From<Workflow> for CalledWorkflow {
     fn from(workflow: Workflow) -> Self {
         Self::from(&workflow)
     }

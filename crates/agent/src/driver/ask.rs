@@ -146,12 +146,12 @@ impl Drive<'_> {
                     Some(Ok(ModelEvent::Delta(delta @ ModelDelta::Begun(_)))) => {
                         // Agno does not show the ids of a team's answers, and its clients count events.
                         if self.profile.members.is_none() {
-                            self.effects().stream(self.voice.content(delta), &self.origin);
+                            self.effects().stream(self.piece(delta), &self.origin);
                         }
                     }
                     Some(Ok(ModelEvent::Delta(delta))) => {
                         first_token.get_or_insert_with(seconds);
-                        self.effects().stream(self.voice.content(delta), &self.origin);
+                        self.effects().stream(self.piece(delta), &self.origin);
                     }
                     Some(Ok(ModelEvent::Done(response))) => break *response,
                     Some(Err(failure)) => return Err(failure),

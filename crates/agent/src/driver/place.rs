@@ -27,6 +27,8 @@ pub(crate) struct Place<'a> {
     pub(super) parent: Option<RunId>,
     /// The session's state as the run finds it. The run's changes stay in it until the run's caller takes them over.
     pub(crate) state: SessionState,
+    /// A member's: what the runs around it had changed by then.
+    pub(super) changed: Map<String, Value>,
 }
 
 #[derive(Clone, Copy)]
@@ -47,6 +49,7 @@ impl<'a> Place<'a> {
             given: Some(input),
             parent: None,
             state: context.state.clone(),
+            changed: Map::new(),
         }
     }
 
@@ -54,15 +57,16 @@ impl<'a> Place<'a> {
     pub(super) fn alone(effects: &'a dyn Effects, root: RunId, profile: &Profile) -> Self {
         let base = Key::alone(profile.kind().as_str());
         let state = SessionState::default();
-        Self { effects, desk: Desk::new(), base, root, workflow: None, given: None, parent: None, state }
+        let (desk, changed) = (Desk::new(), Map::new());
+        Self { effects, desk, base, root, workflow: None, given: None, parent: None, state, changed }
     }
 
     pub(super) fn of_member(&self, call: &Key) -> Self {
         Self { base: call.member(), parent: Some(self.run_id()), ..self.clone() }
     }
 
-    pub(super) fn with_state(self, state: SessionState) -> Self {
-        Self { state, ..self }
+    pub(super) fn with_state(self, state: SessionState, changed: Map<String, Value>) -> Self {
+        Self { state, changed, ..self }
     }
 
     /// What a name in instructions stands for.

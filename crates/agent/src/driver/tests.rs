@@ -1328,7 +1328,7 @@ async fn earlier_runs_of_the_session_are_remembered_and_recorded() {
         let log = Arc::new(Log { history: history.clone(), ..Log::default() });
         let output = run(&agent(), &log).await;
         let other = RunOutput { agent_id: DefinitionId::parse("b").ok(), ..output.clone() };
-        history.push(HistoryRun { input: None, runs: vec![other, output] });
+        history.push(HistoryRun { input: None, content: None, runs: vec![other, output] });
     }
     let last = history.pop().unwrap().runs.pop().unwrap();
     let roles: Vec<_> = last.messages.iter().map(|message| (message.role, message.from_history)).collect();

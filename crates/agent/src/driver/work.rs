@@ -262,6 +262,7 @@ impl Drive<'_> {
             (Given::Ended(result), _) => (result.clone().into(), None),
             (_, TeamCall::Refuse { reason, .. }) => (ToolResult::error(reason.clone()).into(), None),
             (_, TeamCall::Delegate { member, task, .. }) => self.delegate(*member, task.clone(), key).await?,
+            (_, TeamCall::Tool(call)) if self.leads(call) => (self.run_steps(call, key).await?.into(), None),
             (given, TeamCall::Tool(call)) => match self.call_tool(call, given, key).await? {
                 Ok(done) => (done, None),
                 Err(why) => return Ok(Err(why)),
@@ -296,6 +297,11 @@ impl Drive<'_> {
     }
 
     async fn call_tool(&self, call: &ToolCall, given: &Given, key: &Key) -> Result<Result<CallDone, String>, Failure> {
+        if let Some(workflow) = self.workflow_of(call) {
+            // Boxed, because hardly any call needs the space.
+            let (result, state) = Box::pin(self.run_workflow(workflow, call, given, key)).await?;
+            return Ok(Ok(CallDone::new(result, state)));
+        }
         let state = self.state.fork();
         let result = match self.tool_result(call, given, key, state.clone()).await? {
             Ok(result) => result,
@@ -380,7 +386,7 @@ impl Drive<'_> {
 
     /// The outcome of `call`, or the limit it exceeded; no time passes while people are asked. A call that is ready at
     /// once needs no timer.
-    async fn within<T>(
+    pub(super) async fn within<T>(
         &self,
         limit: Option<Duration>,
         caller: &Caller,
@@ -408,7 +414,7 @@ impl Drive<'_> {
     ) -> Result<(CallDone, Option<Arc<RunOutput>>), Failure> {
         let members = self.profile.members.as_deref().unwrap_or_default();
         let member = members.get(member).expect("the machine delegates to members of this team only");
-        let place = self.place.of_member(key).with_state(self.state.fork());
+        let place = self.place.of_member(key).with_state(self.state.fork(), self.changed());
         let ended = drive(member, place, Task::new(task)).await?;
         let mut answer = match &ended.failure {
             None => ToolResult::ok(capped(content_text(ended.run.content.as_ref()))),

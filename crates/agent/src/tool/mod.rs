@@ -6,6 +6,7 @@ mod hackernews;
 mod people;
 #[cfg(feature = "http-tools")]
 mod site;
+mod workflow_tools;
 #[cfg(feature = "http-tools")]
 mod yfinance;
 
@@ -14,10 +15,12 @@ pub use hackernews::HackerNewsTools;
 #[cfg(feature = "http-tools")]
 pub use yfinance::YFinanceTools;
 
+pub use workflow_tools::{CalledWorkflow, WorkflowTools};
+
 pub(crate) use people::{Asker, Needs};
 
 use outlive_core::port::{BoxFuture, SessionState};
-use outlive_core::{Failure, RunId, ToolEffect, ToolSpec, coerce};
+use outlive_core::{Definition, Failure, RunId, ToolEffect, ToolSpec, coerce};
 use serde_json::Value;
 use std::any::Any;
 use std::collections::HashSet;
@@ -77,6 +80,20 @@ pub trait ToolFunction: Send + Sync + 'static {
     fn check(&self, arguments: &Value) -> Result<(), String> {
         let _ = arguments;
         Ok(())
+    }
+
+    /// The workflow that the tool stands for, if it does. In a run it is executed inside that, and
+    /// [`ToolFunction::call`] is not called.
+    fn workflow(&self) -> Option<Arc<Definition>> {
+        None
+    }
+
+    /// What arguments ask of that workflow: its input, and what its steps see as `additional_data`.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    fn asks_workflow(&self, arguments: &Value) -> Result<(Value, Option<Value>), String> {
+        Ok((arguments.clone(), None))
     }
 
     /// Runs the tool. `arguments` is what the model wrote, fitted to the schema as [`coerce`] does.
@@ -152,6 +169,17 @@ impl Tool {
     pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.timeout = limit.into();
         self
+    }
+
+    /// The workflow that it stands for, if it does.
+    pub(crate) fn workflow(&self) -> Option<Arc<Definition>> {
+        self.function.workflow()
+    }
+
+    /// What arguments ask of that workflow.
+    pub(crate) fn asks_workflow(&self, arguments: Value) -> Result<(Value, Option<Value>), String> {
+        let arguments = coerce(arguments, &self.function.spec().parameters).map_err(|misfit| misfit.to_string())?;
+        self.function.asks_workflow(&arguments)
     }
 
     /// Runs the tool, once and without a limit, with the arguments fitted to the schema; see [`ToolFunction::call`].

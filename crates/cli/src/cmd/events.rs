@@ -9,7 +9,7 @@ use crate::style::{self, DIM};
 use crate::times::TimeFormat;
 use crate::{output, times};
 use clap::Args;
-use outlive::core::{Answer as Given, EventKind, Origin, RunEvent, RunId, Timestamp};
+use outlive::core::{Answer as Given, EventKind, Origin, RunEvent, RunId, Timestamp, content_text};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -243,8 +243,10 @@ fn about(event: &RunEvent) -> String {
         }
         LoopExecutionCompleted { total_iterations, .. } => format!("{total_iterations} iterations"),
         RouterExecutionStarted { selected_steps } => text(&selected_steps.join(", ")),
+        WorkflowAgentCompleted { content } => text(&content_text(Some(content))),
         WorkflowStarted
         | WorkflowCompleted(_)
+        | WorkflowAgentStarted
         | StepsExecutionCompleted { .. }
         | ParallelExecutionCompleted { .. }
         | ConditionExecutionCompleted { .. }

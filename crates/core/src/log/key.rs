@@ -6,7 +6,7 @@
 //! part  = step                              inside a container
 //!       | "i" number                        an iteration of a loop, from 1
 //!       | "b" number [ "~" attempt ]        a branch of a Parallel, from 0
-//!       | "c" number [ "~" attempt ]        a choice of a Router, from 0
+//!       | "c" number [ "~" attempt ]        a choice of a Router, from 0; after a call: the workflow that it has executed
 //!       | "e" number [ "~" attempt ]        an item of a ForEach, from 0
 //!       | "if" | "else" | "w"               the sequences of a Condition, the steps of a nested workflow
 //!       | "agent" | "team"                  the conversation of a step's agent or team, or of one alone
@@ -15,6 +15,7 @@
 //!       | "m"                               the conversation of the member to which that call delegates
 //!       | "k:" name                         what a function names itself
 //!       | "q" number                        a question to people, from 0
+//!       | "lead"                            the agent that leads the run
 //!       | word                              something recorded once: started, history, content, done, error, paused,
 //!                                           continued, again
 //! ```
@@ -110,6 +111,12 @@ impl Key {
         Self::run().node(Place::Step(place))
     }
 
+    /// The agent that leads a run, beside its steps.
+    pub fn leader() -> Self {
+        static LEADER: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("lead"));
+        Self(LEADER.clone())
+    }
+
     /// The conversation of an agent or team that runs alone.
     pub fn alone(speaker: &str) -> Self {
         Self::run().speaker(speaker)
@@ -177,6 +184,16 @@ impl Key {
     /// Whether this is a branch of a Parallel, or an item of a ForEach: what stands beside others at the same time.
     pub(crate) fn is_branch(&self) -> bool {
         self.branch().is_some()
+    }
+
+    /// Whether this is a workflow that a call has executed.
+    pub(crate) fn is_called(&self) -> bool {
+        // Most keys are short.
+        if !self.0.contains("/t") {
+            return false;
+        }
+        let last = self.parts().fold([None, None], |[_, before], part| [before, Some(part)]);
+        matches!(last, [Some(Part::Call(_)), Some(Part::Node { place: Place::Choice(_), .. })])
     }
 
     /// Whether this stands directly in the run.

@@ -24,5 +24,5 @@ pub use entry::Entry;
 pub use key::{Key, Part, Place};
 pub use page::{Damaged, Page};
 pub use reader::{Reader, Unreadable};
-pub use record::{Pause, Record, Rest, RunEnded};
+pub use record::{Called, Pause, Record, Rest, RunEnded};
 pub use writer::Writer;

@@ -12,8 +12,8 @@ use crate::step::{StepOutput, StepType, content_type};
 use crate::time::Timestamp;
 use crate::workflow::Verdict;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use std::sync::Arc;
 
 /// What recovery needs of an entry.
@@ -53,6 +53,9 @@ pub enum Record {
         /// When its time is up, where it is limited.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         deadline: Option<Timestamp>,
+        /// A workflow that a call has executed: what the call says.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        called: Option<Box<Called>>,
     },
     /// An iteration of a Loop begins, or is over.
     Iteration {
@@ -130,6 +133,26 @@ pub enum Record {
     },
     /// The run ended, or paused.
     Rest(Box<Rest>),
+}
+
+/// What a call that has a workflow executed says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Called {
+    /// What it works on.
+    pub input: Arc<Value>,
+    /// What its steps see as `additional_data`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub additional_data: Option<Value>,
+    /// What the run of the call had changed in the session's state by then, key by key; null removes.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub state: Map<String, Value>,
+}
+
+impl Called {
+    /// To work on this alone.
+    pub fn new(input: Value) -> Self {
+        Self { input: Arc::new(input), additional_data: None, state: Map::new() }
+    }
 }
 
 /// How the run of an agent or a team ended.

@@ -85,6 +85,9 @@ impl Fit {
     /// # Errors
     /// [`Mismatch`] when it cannot.
     pub fn end(&self, machine: &WorkflowMachine) -> Result<(), Mismatch> {
+        if self.inside.contains_key(&Key::leader()) {
+            machine.expect_leader(None)?;
+        }
         let other = machine.open.iter().find_map(|(key, open)| {
             let (Open::Step(_), Some(Node::Step(node))) = (open, machine.node(key)) else { return None };
             // What a function has named belongs to all attempts at its step.
@@ -127,6 +130,9 @@ fn inside(key: &Key) -> Option<(Key, ExecutorKind)> {
     None
 }
 
+const LED: &str = "one that leads the workflow";
+const NOT_LED: &str = "none";
+
 fn nothing() -> String {
     "nothing".to_owned()
 }
@@ -148,8 +154,25 @@ impl WorkflowMachine {
         }
     }
 
+    /// Whether an agent leads this definition.
+    pub(super) fn expect_leader(&self, entry: Option<&Entry>) -> Result<(), Mismatch> {
+        match self.is_bound && self.leader().is_none() {
+            true => Err(self.led(entry, [LED, NOT_LED])),
+            false => Ok(()),
+        }
+    }
+
+    fn led(&self, entry: Option<&Entry>, [was, is]: [&str; 2]) -> Mismatch {
+        let mismatch = self.mismatch(entry, &Key::leader(), was.to_owned(), |_| is.to_owned());
+        Mismatch { path: "agent".to_owned(), ..mismatch }
+    }
+
     /// Whether this definition has a node of this name and kind where the entry says.
     pub(super) fn expect(&self, entry: &Entry, key: &Key, name: &str, kind: StepType) -> Result<(), Mismatch> {
+        // The steps of a run that is led begin when its leader calls for them.
+        if self.leader().is_some() && !self.has_called() {
+            return Err(self.led(Some(entry), [NOT_LED, LED]));
+        }
         let is_it = |node: &Node| &**node.name() == name && node.kind() == kind;
         if !self.is_bound || self.node(key).is_some_and(is_it) {
             return Ok(());

@@ -5,7 +5,7 @@
 
 use super::branch::Branch;
 use crate::event::Origin;
-use crate::log::Key;
+use crate::log::{Called, Key};
 use crate::run::RunInfo;
 use crate::step::{Outputs, StepOutput, StepType};
 use crate::time::Timestamp;
@@ -114,6 +114,8 @@ pub(crate) struct NestedRun {
     pub(crate) info: Arc<RunInfo>,
     pub(crate) input: Option<Arc<Value>>,
     pub(crate) began: Timestamp,
+    /// A call has it executed, and says this.
+    pub(crate) called: Option<Box<Called>>,
 }
 
 impl Frame {

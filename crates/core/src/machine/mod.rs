@@ -9,14 +9,17 @@
 
 mod agent;
 mod branch;
+mod called;
 mod drift;
 mod frame;
+mod lead;
 mod people;
 mod rest;
 mod team;
 mod workflow;
 
 pub use agent::{AgentCommand, AgentLimits, AgentMachine};
+pub use called::CalledEnd;
 pub use drift::{Fit, Mismatch};
 pub use rest::PartialText;
 pub use team::{DELEGATE_TOOL, TeamCall, TeamCommand, TeamMachine};

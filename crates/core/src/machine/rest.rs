@@ -62,7 +62,8 @@ impl WorkflowMachine {
     /// What has begun and has not ended, by the container it is in; branches in the order of the definition.
     fn open_by_container(&self) -> ByContainer<'_> {
         let mut all = ByContainer::new();
-        for (key, open) in &self.open {
+        // The leader has no output among those of the steps, nor has what a call has executed.
+        for (key, open) in self.open.iter().filter(|(key, _)| **key != Key::leader() && !key.is_called()) {
             all.entry(self.parent_key(key)).or_default().push((key, open));
         }
         all.values_mut().for_each(|children| children.sort_by_key(|(key, _)| key.branch()));
@@ -188,7 +189,7 @@ impl WorkflowMachine {
 
     /// The runs of agents and teams that ended; at a pause, those too that ask before they make a call.
     fn runs_as(&self, status: RunStatus) -> Vec<Arc<RunOutput>> {
-        let mut runs = self.runs.clone();
+        let mut runs = self.runs_so_far();
         if status == RunStatus::Paused {
             let open = self.questions();
             let asking = open.iter().filter(|question| question.tool.is_some()).filter_map(|asked| asked.run.clone());
@@ -238,7 +239,7 @@ impl WorkflowMachine {
     }
 
     pub(super) fn completed(&self, at: Timestamp) -> Entry {
-        self.completed_as(Rest { content: self.root.content.clone(), ..self.at_rest(RunStatus::Completed, at) })
+        self.completed_as(Rest { content: self.content(), ..self.at_rest(RunStatus::Completed, at) })
     }
 
     fn completed_as(&self, rest: Rest) -> Entry {
@@ -312,6 +313,9 @@ impl WorkflowMachine {
         /// Steps named one by one, at most.
         const NAMED_MAX: usize = 3;
         let (at, count) = (self.at(), self.nodes.len());
+        if let Some(leader) = self.leader().filter(|_| !self.has_called()) {
+            return leader.name().to_string();
+        }
         let Some(node) = self.nodes.get(at) else { return format!("{count}/{count}") };
         let mut text = format!("{}/{count} {}", at + 1, node.name());
         if node.container().is_none() {
@@ -348,9 +352,8 @@ impl WorkflowMachine {
             None => WorkflowRunOutput {
                 status: if self.is_fresh() { RunStatus::Pending } else { RunStatus::Running },
                 step_results: self.root.results.clone(),
-                step_executor_runs: self.runs.clone(),
                 metrics: Some(self.metrics(self.last_at)),
-                ..WorkflowRunOutput::pending(&self.info, input, created_at)
+                ..WorkflowRunOutput::pending(&self.info, input, created_at).with_runs(self.runs_so_far())
             },
         };
         WorkflowRunOutput { metadata: self.metadata().or(output.metadata.clone()), ..output }

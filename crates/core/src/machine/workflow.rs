@@ -14,8 +14,10 @@
 //! ```
 //! Deciding costs as much as the nodes that changed, not as the tree is large; memory follows what is open.
 
+use super::called::{CalledEnd, CalledEnds};
 use super::drift::Mismatch;
 use super::frame::{Frame, NestedRun, Own, Scope};
+use super::lead::Lead;
 use super::people::People;
 use super::rest::metrics_of;
 use crate::event::{EventKind, Origin, RunEvent, WorkflowDone};
@@ -51,7 +53,7 @@ pub(super) enum Phase {
 pub struct WorkflowMachine {
     pub(super) info: Arc<RunInfo>,
     pub(super) input: Option<Arc<Value>>,
-    own_state: Map<String, Value>,
+    pub(super) own_state: Map<String, Value>,
     pub(super) attachments: Option<Box<Attachments>>,
     pub(super) nodes: Arc<[Node]>,
     pub(super) is_bound: bool,
@@ -63,6 +65,8 @@ pub struct WorkflowMachine {
     pub(super) root: Frame,
     /// What has begun and has not ended.
     pub(super) open: BTreeMap<Key, Open>,
+    /// The agent that leads it, if one does.
+    pub(super) lead: Option<Box<Lead>>,
     /// What it has asked people, if anything.
     pub(super) people: Option<Box<People>>,
     pub(super) runs: Vec<Arc<RunOutput>>,
@@ -114,11 +118,13 @@ pub(super) struct OpenStep {
     /// It waits for people where it is, and goes on there if they answer before its run leaves memory.
     #[serde(skip)]
     is_parked: bool,
+    /// The workflows that its calls have had executed, as they ended.
+    pub(super) called: Option<Box<CalledEnds>>,
 }
 
 impl OpenStep {
-    fn new(name: Arc<str>, due_at: Option<Timestamp>) -> Self {
-        Self { name, due_at, failed: None, executing: None, is_parked: false }
+    pub(super) fn new(name: Arc<str>, due_at: Option<Timestamp>) -> Self {
+        Self { name, due_at, failed: None, executing: None, is_parked: false, called: None }
     }
 
     pub(super) fn is_executing(&self) -> bool {
@@ -128,7 +134,8 @@ impl OpenStep {
 
 impl PartialEq for OpenStep {
     fn eq(&self, other: &Self) -> bool {
-        (&self.name, self.due_at, &self.failed) == (&other.name, other.due_at, &other.failed)
+        let of = |step: &Self| (step.name.clone(), step.due_at, step.failed.clone(), step.called.clone());
+        of(self) == of(other)
     }
 }
 
@@ -146,6 +153,8 @@ pub(super) struct Agenda {
     executing: u32,
     /// Questions that nobody needs to answer any more.
     pub(super) void: Vec<Arc<str>>,
+    /// What a call in progress had executed has ended.
+    pub(super) calls_back: bool,
 }
 
 impl PartialEq for Agenda {
@@ -258,6 +267,7 @@ impl WorkflowMachine {
             last_at: created_at,
             phase: Phase::Fresh,
             open: BTreeMap::new(),
+            lead: None,
             people: None,
             runs: Vec::new(),
             rest: None,
@@ -283,27 +293,44 @@ impl WorkflowMachine {
             Some(Record::Claimed { at, .. }) => {
                 self.started_at.get_or_insert(*at);
                 self.last_at = *at;
+                let is_fresh = self.phase == Phase::Fresh;
                 if matches!(self.phase, Phase::Fresh | Phase::Ended(RunStatus::Paused)) {
                     self.phase = Phase::Going;
                     self.rest = None;
                     self.look_at(Key::run());
+                }
+                if is_fresh {
+                    self.leader_begins();
                 }
             }
             Some(Record::Intent { key, name: Some(name) }) => {
                 self.expect(entry, key, name, StepType::Step)?;
                 self.open(key, Open::Step(Box::new(OpenStep::new(name.clone(), None))));
             }
-            Some(Record::Begin { key, name, kind, verdict, deadline }) => {
+            Some(Record::Begin { key, called: Some(called), .. }) if key.is_inside(&Key::leader()) => {
+                self.expect_leader(Some(entry))?;
+                self.steps_called(key, &called.input);
+            }
+            Some(Record::Begin { key, name, kind, called: Some(called), .. }) => {
+                self.expect(entry, key, name, *kind)?;
+                self.workflow_called(key, name, called);
+            }
+            Some(Record::Begin { key, name, kind, verdict, deadline, called: None }) => {
                 self.expect(entry, key, name, *kind)?;
                 self.expect_verdict(entry, key, verdict.as_ref())?;
                 self.begin(key, name, *kind, verdict.clone(), *deadline);
             }
             Some(Record::Iteration { key, goes_on }) => self.iteration(key, *goes_on),
             Some(Record::Step { key, output, run, state }) => {
-                self.expect(entry, key, output.step_name.as_deref().unwrap_or_default(), output.step_type)?;
-                self.runs.extend(run.clone());
                 let state = state.as_ref().and_then(Value::as_object).cloned().unwrap_or_default();
-                applied = self.end(key, output, state);
+                if *key == Key::leader() {
+                    self.expect_leader(Some(entry))?;
+                    applied = self.leader_ended(output, run.as_ref(), state);
+                } else {
+                    self.expect(entry, key, output.step_name.as_deref().unwrap_or_default(), output.step_type)?;
+                    self.runs.extend(run.clone());
+                    applied = self.end(key, output, state);
+                }
                 self.end_waits(self.last_at);
             }
             Some(Record::Failed { key, output }) => {
@@ -357,7 +384,7 @@ impl WorkflowMachine {
                     ..(*self.info).clone()
                 };
                 let input = scope.task().map(Arc::new).or_else(|| self.input_of(key).cloned());
-                Some(Box::new(NestedRun { info: Arc::new(info), input, began: self.last_at }))
+                Some(Box::new(NestedRun { info: Arc::new(info), input, began: self.last_at, called: None }))
             }
             _ => None,
         };
@@ -387,6 +414,7 @@ impl WorkflowMachine {
     pub(super) fn end(&mut self, key: &Key, output: &Arc<StepOutput>, state: Map<String, Value>) -> Applied {
         let (open, dropped) = self.forget(key);
         self.forget_people(key, false);
+        let is_called = key.is_called();
         // What a failed step says about its failure does not count as content.
         let (content, mut unmerged) = match open {
             Some(Open::Container(mut frame)) => {
@@ -396,6 +424,11 @@ impl WorkflowMachine {
             _ => (output.content.clone().filter(|_| output.success), Map::new()),
         };
         let mut session = Map::new();
+        if is_called {
+            unmerged.extend(state);
+            self.called_ended(key, CalledEnd { output: output.clone(), content, state: unmerged });
+            return Applied { session, dropped };
+        }
         if key.is_branch() {
             unmerged.extend(state);
         } else {
@@ -413,7 +446,9 @@ impl WorkflowMachine {
         if state.is_empty() {
             return state;
         }
-        let branch = self.ancestors(key).find(|outer| outer.is_branch() && self.open.contains_key(outer));
+        // What a call has executed is a branch of its step's.
+        let keeps = |outer: &Key| (outer.is_branch() || outer.is_called()) && self.container(outer).is_some();
+        let branch = self.ancestors(key).find(keeps);
         match branch {
             Some(branch) => {
                 self.frame_mut(&branch).own_mut().state.extend(state);
@@ -449,9 +484,12 @@ impl WorkflowMachine {
     }
 
     /// A node has begun, or will begin again.
-    fn open(&mut self, key: &Key, open: Open) {
-        let parent = self.parent_key(key);
-        self.frame_mut(&parent).child_begun(key);
+    pub(super) fn open(&mut self, key: &Key, open: Open) {
+        // The leader stands beside the steps, and what a call has executed beside those around it.
+        if *key != Key::leader() && !key.is_called() {
+            let parent = self.parent_key(key);
+            self.frame_mut(&parent).child_begun(key);
+        }
         self.open.insert(key.clone(), open);
         self.look_at(key.clone());
     }
@@ -490,7 +528,7 @@ impl WorkflowMachine {
     // Looking around.
 
     pub(super) fn node(&self, key: &Key) -> Option<&Node> {
-        Node::find(&self.nodes, key)
+        if self.lead.is_some() && *key == Key::leader() { self.leader() } else { Node::find(&self.nodes, key) }
     }
 
     /// What a key is inside of, innermost first, the run excluded.
@@ -536,16 +574,22 @@ impl WorkflowMachine {
     }
 
     /// The run, or nested run, that a node belongs to.
-    fn run_of(&self, key: &Key) -> &RunId {
+    pub(super) fn run_of(&self, key: &Key) -> &RunId {
         self.nested_run(key).map_or(&self.info.run_id, |run| &run.info.run_id)
     }
 
     fn input_of(&self, key: &Key) -> Option<&Arc<Value>> {
-        self.nested_run(key).map_or(self.input.as_ref(), |run| run.input.as_ref())
+        self.nested_run(key).map_or_else(|| self.input_of_steps(key), |run| run.input.as_ref())
     }
 
     /// What a node's events are about.
     pub(super) fn origin(&self, key: &Key, name: &Arc<str>, is_container: bool) -> Origin {
+        if self.lead.is_some() && *key == Key::leader() {
+            return Origin::workflow(&self.info);
+        }
+        if let Some((caller, name)) = self.caller(key) {
+            return self.origin(&caller, &name, false);
+        }
         let parent_key = self.parent_key(key);
         let parent = self.frame(&parent_key);
         let place = match key.parts().last() {
@@ -586,14 +630,26 @@ impl WorkflowMachine {
             Some(Open::Container(frame)) => Some(frame),
             _ => None,
         }) {
+            if let Some(called) = frame.own().run.as_ref().and_then(|run| run.called.as_ref()) {
+                state.extend(called.state.clone());
+            }
             state.extend(frame.own().state.clone());
         }
         state
     }
 
     pub(super) fn step_input(&self, key: &Key) -> StepInput {
-        let scope = self.parent(key).scope_of(key);
-        let given = self.attachments.as_deref().cloned().unwrap_or_default();
+        let scope = match self.lead.is_some() && *key == Key::leader() {
+            // It is given what the run was given, whatever the steps have made meanwhile.
+            true => Scope::default(),
+            false => self.parent(key).scope_of(key),
+        };
+        let mut given = self.attachments.as_deref().cloned().unwrap_or_default();
+        if let Some(called) = self.called_by(key) {
+            let Attachments { metadata, dependencies, .. } = given;
+            let additional_data = called.additional_data.clone();
+            given = Attachments { additional_data, metadata, dependencies, ..Attachments::default() };
+        }
         let Attachments { additional_data, images, videos, audio, files, metadata, dependencies } = given;
         let speaks = matches!(self.node(key), Some(Node::Step(step)) if step.executor_type != ExecutorKind::Function);
         let mut input = StepInput {
@@ -625,7 +681,11 @@ impl WorkflowMachine {
     pub fn next(&mut self, claim: &Record, chance: u64, at: Timestamp) -> Decision {
         match &self.phase {
             Phase::Fresh => {
-                let started = Entry::recorded(self.event(EventKind::WorkflowStarted, at), claim.clone());
+                let started = match &self.lead {
+                    None => EventKind::WorkflowStarted,
+                    Some(_) => EventKind::WorkflowAgentStarted,
+                };
+                let started = Entry::recorded(self.event(started, at), claim.clone());
                 return Decision { say: vec![started], session: self.own_state.clone(), ..Decision::default() };
             }
             Phase::Ended(status) => return Decision { end: Some(*status), ..Decision::default() },
@@ -688,7 +748,7 @@ impl WorkflowMachine {
         !self.is_at_work() && !self.open.iter().any(is_due)
     }
 
-    fn container(&self, key: &Key) -> Option<&Frame> {
+    pub(super) fn container(&self, key: &Key) -> Option<&Frame> {
         match self.open.get(key) {
             Some(Open::Container(frame)) => Some(frame),
             _ => None,
@@ -708,11 +768,20 @@ impl WorkflowMachine {
     }
 
     fn advance_run(&mut self, at: Timestamp) -> Decision {
-        let is_over = self.root.is_stopped || usize::try_from(self.root.at).is_ok_and(|at| at >= self.nodes.len());
-        if !is_over {
-            return self.begin_child(&Key::step(self.root.at), at);
+        match &self.lead {
+            Some(lead) if lead.answer.is_some() => {}
+            // It has not called for the steps.
+            Some(lead) if lead.call.is_none() => return Decision::default(),
+            _ if !self.steps_are_over() => return self.begin_child(&Key::step(self.root.at), at),
+            Some(_) => return self.call_back(),
+            None => {}
         }
         Decision { say: vec![self.completed(at)], ..Decision::default() }
+    }
+
+    /// Whether no step of the run's own is left.
+    pub(super) fn steps_are_over(&self) -> bool {
+        self.root.is_stopped || usize::try_from(self.root.at).is_ok_and(|at| at >= self.nodes.len())
     }
 
     fn advance(&mut self, key: &Key, at: Timestamp) -> Decision {
@@ -831,6 +900,7 @@ impl WorkflowMachine {
             kind: node.kind(),
             verdict,
             deadline: node.timeout_ms().map(|limit| at + Duration::from_millis(limit)),
+            called: None,
         };
         match node {
             Node::Workflow(nested) => {
@@ -877,6 +947,12 @@ impl WorkflowMachine {
             }
             None => ending.event,
         };
+        if key.is_called() {
+            // It is in no step of its own: its end is all there is to tell.
+            let told = say.pop().map(|completed| completed.event);
+            let record = Record::Step { key: key.clone(), output: Arc::new(output), run: nested, state };
+            return told.into_iter().map(|event| Entry::recorded(event, record.clone())).collect();
+        }
         let record = Record::Step { key: key.clone(), output: Arc::new(output), run: nested, state };
         say.push(Entry::recorded(event(kind, frame.own().origin.clone()), record));
         say
@@ -886,7 +962,7 @@ impl WorkflowMachine {
         self.run_of(key).derive(&key.id_path(false))
     }
 
-    fn execute(&mut self, key: &Key) -> Decision {
+    pub(super) fn execute(&mut self, key: &Key) -> Decision {
         let Some(Node::Step(node)) = self.node(key) else { return Decision::default() };
         let (timeout_ms, executor_type, name) = (node.timeout_ms, node.executor_type, node.name.clone());
         match self.open.get_mut(key) {
@@ -962,10 +1038,14 @@ impl WorkflowMachine {
         true
     }
 
-    /// How many steps wait for people where they are.
+    pub(super) fn is_parked(&self, key: &Key) -> bool {
+        matches!(self.open.get(key), Some(Open::Step(step)) if step.is_parked)
+    }
+
+    /// How many steps wait where they are: for people, or for what they have had executed.
     pub fn parked(&self) -> usize {
         let is_parked = |open: &&Open| matches!(open, Open::Step(step) if step.is_parked);
-        if self.has_questions() { self.open.values().filter(is_parked).count() } else { 0 }
+        self.open.values().filter(is_parked).count()
     }
 
     /// Whether anything is being executed or decided, people left out.
@@ -1027,9 +1107,15 @@ impl WorkflowMachine {
             step_type: StepType::Step,
             executor_type: Some(node.executor_type),
             executor_name: Some(node.executor_name.clone()),
+            steps: self.called_outputs(key).unwrap_or_else(|| executed.output.steps.clone()),
             ..executed.output.clone()
         });
         let event = |kind| RunEvent { created_at: at.as_seconds(), kind, origin: origin.clone(), event_index: None };
+        if *key == Key::leader() {
+            let content = output.content.clone().unwrap_or_default();
+            let record = Record::Step { key: key.clone(), output, run: executed.run, state };
+            return vec![Entry::recorded(event(EventKind::WorkflowAgentCompleted { content }), record)];
+        }
         let completed = || event(EventKind::step_completed(output.clone()));
         if let Some(asks) = self.asks_about(key, &executed, &output, &state, at) {
             let is_told = self.parent(key).kind == StepType::Workflow && node.executor_type == ExecutorKind::Function;
@@ -1081,6 +1167,9 @@ impl WorkflowMachine {
 
     /// As [`Self::failed`], without asking anybody.
     pub(super) fn failed_for_good(&self, key: &Key, failure: &Failure, chance: u64, at: Timestamp) -> Vec<Entry> {
+        if *key == Key::leader() {
+            return vec![self.failed_with(self.unfinished(None, &failure.message), failure, at)];
+        }
         let mut say = Vec::new();
         let mut failed = key.clone();
         while let Some(node) = self.node(&failed) {
@@ -1119,6 +1208,12 @@ impl WorkflowMachine {
                     }
                     _ => Entry::event(error),
                 });
+            }
+            if failed.is_called() {
+                let leaf = self.node(key).filter(|node| node.container().is_none());
+                let failure = leaf.map_or_else(|| failure.clone(), |step| of_step(step.name(), failure));
+                say.push(self.called_failed(&failed, node, &failure, at));
+                return say;
             }
             failed = self.parent_key(&failed);
         }

@@ -7,10 +7,12 @@ use super::BoxFuture;
 use crate::event::EventKind;
 use crate::event::Origin;
 use crate::failure::{Failure, FailureKind};
-use crate::log::{Key, Record, RunEnded};
+use crate::log::{Called, Key, Record, RunEnded};
+use crate::machine::CalledEnd;
 use crate::question::{Answered, Question};
 use crate::run::RunOutput;
 use crate::time::Timestamp;
+use crate::workflow::Definition;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::sync::Arc;
@@ -39,7 +41,9 @@ pub enum Recall {
 pub struct HistoryRun {
     /// The workflow's input; absent when it had none.
     pub input: Option<Value>,
-    /// The agent and team runs it made, in order. A team's members are in its `member_responses`.
+    /// The workflow's result.
+    pub content: Option<Value>,
+    /// The runs of agents and teams in its steps, in order. A team's members are in its `member_responses`.
     pub runs: Vec<RunOutput>,
 }
 
@@ -99,6 +103,49 @@ pub trait Effects: Send + Sync {
         let _ = (step, questions);
         let problem = "nobody can be asked here: only a step of a workflow with a database can wait for people";
         Box::pin(async move { Err(Failure::new(FailureKind::Definition, problem)) })
+    }
+
+    /// Has the steps of the run executed on `input`, for the agent that leads it: its call `call` asks for them. Waits for
+    /// what they come to, the run's result. The same call finds the steps that it has called for, whichever process
+    /// executes them.
+    ///
+    /// # Errors
+    /// When the steps are not to be had for this call, and [`FailureKind::Cancelled`] when the run stops here.
+    ///
+    /// # Cancel safety
+    /// The steps go on with the run, and with it alone.
+    fn run_steps<'a>(&'a self, call: &'a Key, input: Value) -> BoxFuture<'a, Result<Option<Value>, Failure>> {
+        let _ = (call, input);
+        let problem = "there are no steps here: an agent can lead only a workflow that it was given to with .agent(..)";
+        Box::pin(async move { Err(Failure::new(FailureKind::Definition, problem)) })
+    }
+
+    /// Has a workflow executed inside the run, for the call `call` of the step `step`, whose executor names it among its
+    /// [workflows](super::Executor::workflows), and waits for its end. The same call finds the workflow that it has
+    /// begun, whichever process executes it.
+    ///
+    /// # Errors
+    /// When it cannot be executed here, and [`FailureKind::Cancelled`] when the run stops here. A workflow that failed is
+    /// no error: its end says so.
+    ///
+    /// # Cancel safety
+    /// What has begun goes on until its step ends.
+    fn run_workflow<'a>(
+        &'a self,
+        step: &'a Key,
+        call: &'a Key,
+        workflow: &'a Definition,
+        called: Called,
+    ) -> BoxFuture<'a, Result<CalledEnd, Failure>> {
+        let _ = (step, call, workflow, called);
+        let problem =
+            "no workflow can be executed here: only a step of a workflow with a database can have one executed";
+        Box::pin(async move { Err(Failure::new(FailureKind::Definition, problem)) })
+    }
+
+    /// Everything that the step `step` does waits for workflows that it has had executed.
+    fn rests(&self, step: &Key) {
+        let _ = step;
     }
 
     /// Fresh random bits.

@@ -11,7 +11,7 @@ use crate::run::{RunInfo, RunOutput};
 use crate::secret::Secret;
 use crate::step::{ExecutorKind, StepIndex, StepInput, StepOutput};
 use crate::time::Timestamp;
-use crate::workflow::HumanReview;
+use crate::workflow::{Definition, HumanReview};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -417,6 +417,12 @@ pub trait Executor: Send + Sync + 'static {
 
     /// The secrets it works with, which must not be stored: keys of models. Asked for when a definition is registered.
     fn secrets(&self) -> Vec<Secret> {
+        Vec::new()
+    }
+
+    /// The workflows that its calls may have executed: see [`Effects::run_workflow`]. Asked once, at `build()`; they
+    /// belong to the definition.
+    fn workflows(&self) -> Vec<Arc<Definition>> {
         Vec::new()
     }
 

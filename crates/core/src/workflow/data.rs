@@ -35,6 +35,8 @@ pub struct Structure {
     pub id: DefinitionId,
     /// The tree.
     pub nodes: Arc<[Node]>,
+    /// The agent that leads it, if one does.
+    pub leader: Option<Arc<Node>>,
     /// Longest time for a whole run, in milliseconds.
     pub timeout_ms: Option<u64>,
     /// Hash of its text.
@@ -49,15 +51,29 @@ struct Text<'a> {
     id: &'a DefinitionId,
     #[serde(skip_serializing_if = "Option::is_none")]
     timeout_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<Value>,
     steps: &'a [Node],
 }
 
+/// The agent that leads a workflow, as data.
+pub(super) fn leader(node: &Node) -> Value {
+    let Node::Step(step) = node else { return Value::Null };
+    let id = step.executor_id.as_ref().unwrap_or(&step.executor_name);
+    serde_json::json!({ "agent_id": id, "name": step.executor_name })
+}
+
 impl Structure {
-    pub(super) fn new(id: DefinitionId, nodes: Arc<[Node]>, timeout_ms: Option<u64>) -> Self {
-        let text = Text { id: &id, timeout_ms, steps: &nodes };
+    pub(super) fn new(
+        id: DefinitionId,
+        nodes: Arc<[Node]>,
+        leader: Option<Arc<Node>>,
+        timeout_ms: Option<u64>,
+    ) -> Self {
+        let text = Text { id: &id, timeout_ms, agent: leader.as_deref().map(self::leader), steps: &nodes };
         let text: Arc<str> = Arc::from(serde_json::to_string(&text).expect("a tree has string keys only"));
         let hash = Arc::from(uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, text.as_bytes()).simple().to_string());
-        Self { id, nodes, timeout_ms, hash, text }
+        Self { id, nodes, leader, timeout_ms, hash, text }
     }
 
     /// Reads what [`Definition::to_json`](super::Definition::to_json) gives, without the code.
@@ -76,7 +92,10 @@ impl Structure {
         }
         let id = DefinitionId::parse(&draft.id).map_err(|error| reader.problems.push(format!("id: {error}"))).ok();
         match id.filter(|_| reader.problems.is_empty()) {
-            Some(id) => Ok(Self::new(id, Arc::from(draft.nodes), draft.timeout_ms)),
+            Some(id) => {
+                let leader = draft.leader.map(|leader| Arc::new(Node::Step(leader)));
+                Ok(Self::new(id, Arc::from(draft.nodes), leader, draft.timeout_ms))
+            }
             None => Err(InvalidDefinition { name: draft.name, problems: reader.problems }),
         }
     }
@@ -113,6 +132,9 @@ impl Serialize for Node {
                 map.serialize_entry(key, what.unwrap_or(&step.executor_name))?;
                 if what.is_some_and(|what| *what != step.executor_name) {
                     map.serialize_entry("executor_name", &step.executor_name)?;
+                }
+                if !step.workflows.is_empty() {
+                    map.serialize_entry("workflows", &step.workflows)?;
                 }
             }
             Node::Steps(node) => map.serialize_entry("steps", &node.steps)?,
@@ -253,6 +275,7 @@ pub(super) struct Draft {
     pub(super) session_state: Map<String, Value>,
     pub(super) input_schema: Option<Value>,
     pub(super) is_function: bool,
+    pub(super) leader: Option<StepNode>,
     pub(super) nodes: Vec<Node>,
 }
 
@@ -265,7 +288,10 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn workflow(&mut self, value: &Value) -> Draft {
         let path = Path::default();
+        let leader = value.get("agent").filter(|agent| !agent.is_null());
+        let leader = leader.and_then(|agent| self.leader(agent));
         let mut fields = Fields::new(self, value, &path);
+        fields.known.insert("agent");
         let name = fields.text("name");
         let id = fields.text("id");
         let draft = Draft {
@@ -276,10 +302,36 @@ impl Reader {
             session_state: fields.object("session_state").unwrap_or_default(),
             input_schema: fields.object("input_schema").map(Value::Object),
             is_function: fields.get("is_function").unwrap_or_default(),
+            leader,
             nodes: fields.nodes("steps"),
         };
         fields.end();
         draft
+    }
+
+    /// The agent that leads a workflow.
+    fn leader(&mut self, value: &Value) -> Option<StepNode> {
+        let path = Path::leader();
+        let mut fields = Fields::new(self, value, &path);
+        let (id, name) = (fields.text("agent_id"), fields.text("name"));
+        let id = fields.needed("agent_id", id);
+        fields.end();
+        let id = id?;
+        let executor_name = name.unwrap_or_else(|| id.clone());
+        let Settings { name, description, retry, timeout_ms, on_error, review } = Settings::new(&executor_name);
+        let (executor_type, executor_id) = (ExecutorKind::Agent, Some(id));
+        Some(StepNode {
+            name,
+            description,
+            executor_type,
+            executor_name,
+            executor_id,
+            retry,
+            timeout_ms,
+            on_error,
+            review,
+            workflows: Vec::new(),
+        })
     }
 
     fn problem(&mut self, path: &Path, key: &str, what: impl fmt::Display) {
@@ -507,6 +559,7 @@ impl<'r, 'v> Fields<'r, 'v> {
         let mut given: Vec<_> = kinds.iter().filter_map(|(key, kind)| Some((*kind, self.text(key)?))).collect();
         let (workflow, workflow_name) = (self.text("workflow_id"), self.text("workflow_name"));
         let executor_name = self.text("executor_name");
+        let workflows = self.inside(&settings, "step", "workflows");
         match (given.pop(), given.is_empty(), workflow) {
             (Some((executor_type, id)), true, None) => {
                 let executor_id = (executor_type != ExecutorKind::Function).then(|| id.clone());
@@ -522,6 +575,7 @@ impl<'r, 'v> Fields<'r, 'v> {
                     timeout_ms,
                     on_error,
                     review,
+                    workflows,
                 };
                 Some(Node::Step(step))
             }

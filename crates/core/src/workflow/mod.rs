@@ -173,18 +173,27 @@ impl From<Arc<Definition>> for Block {
 /// The code of a node, in a tree of the same shape.
 #[derive(Clone)]
 enum Code {
-    Step(Arc<dyn Executor>),
+    Step { executor: Arc<dyn Executor>, workflows: Arc<[Code]> },
     Container { judge: Option<Arc<Judge>>, children: Arc<[Code]>, others: Arc<[Code]> },
 }
 
 impl Code {
     fn find<'a>(codes: &'a [Code], key: &Key) -> Option<&'a Code> {
-        walk(codes, key, |list: &'a [Code], place| list.get(place), |code, other| code.children(other))
+        let called = |code: &'a Code| code.workflows();
+        walk(codes, key, |list: &'a [Code], place| list.get(place), |code, other| code.children(other), called)
+    }
+
+    /// Of the workflows that calls inside a step may have executed.
+    fn workflows(&self) -> &[Code] {
+        match self {
+            Code::Step { workflows, .. } => workflows,
+            Code::Container { .. } => &[],
+        }
     }
 
     fn children(&self, other: bool) -> &[Code] {
         match self {
-            Code::Step(_) => &[],
+            Code::Step { .. } => &[],
             Code::Container { others, .. } if other => others,
             Code::Container { children, .. } => children,
         }
@@ -193,10 +202,11 @@ impl Code {
     fn executors<'a>(codes: &'a [Code]) -> Box<dyn Iterator<Item = &'a Arc<dyn Executor>> + 'a> {
         Box::new(codes.iter().flat_map(|code| {
             let own = match code {
-                Code::Step(executor) => Some(executor),
+                Code::Step { executor, .. } => Some(executor),
                 Code::Container { .. } => None,
             };
-            own.into_iter().chain(Self::executors(code.children(false))).chain(Self::executors(code.children(true)))
+            let inside = [code.children(false), code.children(true), code.workflows()];
+            own.into_iter().chain(inside.into_iter().flat_map(Self::executors))
         }))
     }
 }
@@ -211,6 +221,8 @@ pub struct Definition {
     pub description: Option<Arc<str>>,
     /// The tree.
     pub nodes: Arc<[Node]>,
+    /// The agent that leads it, if one does: a step beside the tree.
+    pub leader: Option<Arc<Node>>,
     /// Longest time for a whole run, from its first claim on, in milliseconds.
     pub timeout_ms: Option<u64>,
     /// Hash of id, tree and time limit: a run is pinned to it.
@@ -224,6 +236,7 @@ pub struct Definition {
     /// The workflow was given as one function: its only step is that function, not a step the user named.
     pub is_function: bool,
     codes: Arc<[Code]>,
+    leads: Option<Arc<dyn Executor>>,
 }
 
 impl Definition {
@@ -237,6 +250,7 @@ impl Definition {
             session_state: Map::new(),
             input_schema: None,
             is_function: false,
+            leader: None,
             steps: Vec::new(),
             problems: Vec::new(),
         }
@@ -266,6 +280,7 @@ impl Definition {
         put("input_schema", self.input_schema.as_ref().map(|schema| schema.schema.clone()));
         put("timeout_ms", self.timeout_ms.map(Value::from));
         put("is_function", self.is_function.then_some(Value::Bool(true)));
+        put("agent", self.leader.as_deref().map(data::leader));
         put("steps", Some(serde_json::to_value(&*self.nodes).expect("a tree has string keys only")));
         Value::Object(fields)
     }
@@ -291,13 +306,16 @@ impl Definition {
 
     /// The secrets its steps work with, which must not be stored.
     pub fn secrets(&self) -> impl Iterator<Item = Secret> {
-        Code::executors(&self.codes).flat_map(|executor| executor.secrets())
+        Code::executors(&self.codes).chain(&self.leads).flat_map(|executor| executor.secrets())
     }
 
-    /// The executor of the step with this key.
+    /// The executor of the step with this key, or of the leader.
     pub fn executor(&self, key: &Key) -> Option<&Arc<dyn Executor>> {
+        if self.leads.is_some() && *key == Key::leader() {
+            return self.leads.as_ref();
+        }
         match Code::find(&self.codes, key)? {
-            Code::Step(executor) => Some(executor),
+            Code::Step { executor, .. } => Some(executor),
             Code::Container { .. } => None,
         }
     }
@@ -306,7 +324,7 @@ impl Definition {
     pub fn judge(&self, key: &Key, given: VerdictInput) -> Option<BoxFuture<'static, Result<Verdict, Failure>>> {
         match Code::find(&self.codes, key)? {
             Code::Container { judge, .. } => judge.as_ref().map(|judge| judge(given)),
-            Code::Step(_) => None,
+            Code::Step { .. } => None,
         }
     }
 }
@@ -338,6 +356,7 @@ pub struct DefinitionBuilder {
     session_state: Map<String, Value>,
     input_schema: Option<InputSchema>,
     is_function: bool,
+    leader: Option<Box<Step>>,
     steps: Vec<Block>,
     /// Known before it is built.
     problems: Vec<String>,
@@ -385,6 +404,14 @@ impl DefinitionBuilder {
         self
     }
 
+    /// Has an agent lead the workflow: it is asked first, and either answers itself, from what the session remembers, or
+    /// has the steps executed on a query of its own. Agno's `agent`.
+    pub fn agent(mut self, agent: impl Executor) -> Self {
+        let name = agent.info().name;
+        self.leader = Some(Box::new(Step::new(name).agent(agent)));
+        self
+    }
+
     /// Adds a step or a container after the ones before.
     pub fn step(mut self, step: impl Into<Block>) -> Self {
         self.steps.push(step.into());
@@ -420,18 +447,27 @@ impl DefinitionBuilder {
             problems
                 .push("it is one function and has steps too: make the function a step, or leave them out".to_owned());
         }
+        if self.leader.is_some() && self.input_schema.is_some() {
+            let remedy = "leave the schema out, and let the first step read the query";
+            problems.push(format!("the queries of an agent that leads it follow no input schema: {remedy}"));
+        }
         let mut builder = TreeBuilder { problems: &mut problems, inside: Vec::new() };
+        let leader = self.leader.and_then(|leader| builder.leader(*leader));
         let (nodes, codes) = builder.sequence(self.steps);
         let (Some(id), true) = (id, problems.is_empty()) else {
             return Err(InvalidDefinition { name: self.name, problems });
         };
         let timeout_ms = self.timeout.map(millis);
-        let Structure { id, nodes, timeout_ms, hash, text } = Structure::new(id, Arc::from(nodes), timeout_ms);
+        let (leader, leads) = leader.unzip();
+        let Structure { id, nodes, leader, timeout_ms, hash, text } =
+            Structure::new(id, Arc::from(nodes), leader, timeout_ms);
         Ok(Definition {
             id,
             name: self.name,
             description: self.description,
             nodes,
+            leader,
+            leads,
             timeout_ms,
             hash,
             structure: text,
@@ -611,6 +647,7 @@ impl TreeBuilder<'_> {
         let own = executor.problems();
         own.into_iter().for_each(|problem| self.problem(&format!("step {name:?}: {problem}")));
         let info = executor.info();
+        let (workflows, codes) = self.called(&name, executor.workflows());
         let node = Node::Step(StepNode {
             name,
             description: step.description,
@@ -621,12 +658,40 @@ impl TreeBuilder<'_> {
             timeout_ms: step.timeout.map(millis),
             on_error: step.on_error,
             review: step.review,
+            workflows,
         });
         self.review(&node);
-        Some((node, Code::Step(executor.clone())))
+        Some((node, Code::Step { executor: executor.clone(), workflows: codes }))
+    }
+
+    /// The workflows that calls inside a step may have executed, each named after itself.
+    fn called(&mut self, step: &str, workflows: Vec<Arc<Definition>>) -> (Vec<Node>, Arc<[Code]>) {
+        self.inside.push(format!("step {step:?}"));
+        let built = workflows.into_iter().filter_map(|workflow| self.workflow(&Step::new(&workflow.name), &workflow));
+        let (nodes, codes): (Vec<_>, Vec<_>) = built.collect::<Vec<_>>().into_iter().unzip();
+        self.inside.pop();
+        (nodes, Arc::from(codes))
+    }
+
+    /// The agent that leads the workflow.
+    fn leader(&mut self, step: Step) -> Option<(Arc<Node>, Arc<dyn Executor>)> {
+        match self.step(step)? {
+            (node @ Node::Step(StepNode { executor_type: ExecutorKind::Agent, .. }), Code::Step { executor, .. }) => {
+                Some((Arc::new(node), executor))
+            }
+            (node, _) => {
+                self.problem(&format!("only an agent can lead it, not {}", node.named()));
+                None
+            }
+        }
     }
 
     fn workflow(&mut self, step: &Step, workflow: &Definition) -> Option<(Node, Code)> {
+        if workflow.leader.is_some() {
+            let remedy = "an agent leads whole runs only: run it by itself, or leave its agent out";
+            self.problem(&format!("step {:?}: its workflow is led by an agent: {remedy}", step.name));
+            return None;
+        }
         if workflow.nodes.iter().map(Node::depth).max().unwrap_or(0) + self.inside.len() >= DEPTH_MAX {
             let name = &step.name;
             self.problem(&format!("step {name:?}: containers are nested more than {DEPTH_MAX} deep: take some apart"));

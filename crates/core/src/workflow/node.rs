@@ -142,6 +142,14 @@ impl Node {
         }
     }
 
+    /// The workflows that calls inside it may have executed; only a step has some.
+    pub fn workflows(&self) -> &[Node] {
+        match self {
+            Node::Step(step) => &step.workflows,
+            _ => &[],
+        }
+    }
+
     /// The key of a child, in a Loop without its iteration, in a ForEach of its first item; `key` is this node's.
     pub fn child_key(&self, key: &Key, other: bool, place: u32) -> Key {
         match self {
@@ -217,13 +225,15 @@ impl Node {
 
     /// Whether this node, or one inside it, is so.
     pub fn any(&self, is_so: &impl Fn(&Node) -> bool) -> bool {
-        is_so(self) || self.children(false).iter().chain(self.children(true)).any(|child| child.any(is_so))
+        let inside = self.children(false).iter().chain(self.children(true)).chain(self.workflows());
+        is_so(self) || inside.into_iter().any(|child| child.any(is_so))
     }
 
     /// How deep containers are nested in it: 0 for a step.
     pub(super) fn depth(&self) -> usize {
         let inside = self.children(false).iter().chain(self.children(true)).map(Node::depth).max();
-        self.settings().map_or(0, |_| 1 + inside.unwrap_or(0))
+        let called = self.workflows().iter().map(Node::depth).max().unwrap_or(0);
+        self.settings().map_or(called, |_| 1 + inside.unwrap_or(0))
     }
 
     pub(crate) fn container(&self) -> Option<&dyn Container> {
@@ -241,16 +251,19 @@ impl Node {
 
     /// The node that a key names among these.
     pub fn find<'a>(nodes: &'a [Node], key: &Key) -> Option<&'a Node> {
-        walk(nodes, key, |list: &'a [Node], place| list.get(place), |node, other| node.children(other))
+        let called = |node: &'a Node| node.workflows();
+        walk(nodes, key, |list: &'a [Node], place| list.get(place), |node, other| node.children(other), called)
     }
 }
 
-/// Follows a key down a tree: `child` gives the child at a place of a list, `children` a node's lists.
+/// Follows a key down a tree: `child` gives the child at a place of a list, `children` a node's lists, `called` the
+/// workflows that calls inside it have executed.
 pub(super) fn walk<L: Copy, N: Copy>(
     top: L,
     key: &Key,
     child: impl Fn(L, usize) -> Option<N>,
     children: impl Fn(N, bool) -> L,
+    called: impl Fn(N) -> L,
 ) -> Option<N> {
     let (mut list, mut found) = (top, None);
     for part in key.parts() {
@@ -266,6 +279,8 @@ pub(super) fn walk<L: Copy, N: Copy>(
             }
             Part::Sequence(name) => list = children(found?, name == "else"),
             Part::Iteration(_) => {}
+            Part::Speaker(_) => (list, found) = (called(found?), None),
+            Part::Turn(_) | Part::Call(_) | Part::Member => {}
             _ => return None,
         }
     }
@@ -283,13 +298,14 @@ impl Path {
     /// Of the node that a key names. Where these nodes have none, its place alone is told.
     pub(crate) fn of(nodes: &[Node], key: &Key) -> Self {
         let (mut path, mut list, mut found, mut other) = (Self::default(), nodes, None::<&Node>, false);
+        let mut field = "steps";
         for part in key.parts() {
             match part {
                 Part::Node { place, .. } => {
                     let field = match found {
                         Some(Node::Router(_)) => "choices",
                         _ if other => "else_steps",
-                        _ => "steps",
+                        _ => std::mem::replace(&mut field, "steps"),
                     };
                     if let Some(outer) = found {
                         path = path.container(outer.path_word(), outer.name());
@@ -301,6 +317,13 @@ impl Path {
                     list = found.map_or(&[], |node| node.children(false));
                     other = false;
                 }
+                Part::Speaker(_) => {
+                    if let Some(step) = found.take() {
+                        path = path.container(step.path_word(), step.name());
+                        list = step.workflows();
+                    }
+                    field = "workflows";
+                }
                 Part::Sequence(name) => {
                     other = name == "else";
                     list = found.map_or(&[], |node| node.children(other));
@@ -309,6 +332,11 @@ impl Path {
             }
         }
         path
+    }
+
+    /// Of the agent that leads a workflow.
+    pub(super) fn leader() -> Self {
+        Self { text: "agent".to_owned(), depth: 0 }
     }
 
     /// Inside the container that stands here.

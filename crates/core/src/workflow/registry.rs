@@ -223,18 +223,16 @@ impl Source for Registry {
 }
 
 /// The code of another definition, copied.
-struct Original<'a>(&'a [Code]);
+struct Original<'a>(&'a Definition);
 
 impl Source for Original<'_> {
     fn executor(&self, key: &Key, _: &StepNode) -> Result<Arc<dyn Executor>, String> {
-        match Code::find(self.0, key) {
-            Some(Code::Step(executor)) => Ok(executor.deep_copy().unwrap_or_else(|| executor.clone())),
-            _ => Err("it has no code".to_owned()),
-        }
+        let executor = self.0.executor(key).ok_or("it has no code")?;
+        Ok(executor.deep_copy().unwrap_or_else(|| executor.clone()))
     }
 
     fn judge(&self, key: &Key, _: What, _: &Arc<str>) -> Result<Arc<Judge>, String> {
-        match Code::find(self.0, key) {
+        match Code::find(&self.0.codes, key) {
             Some(Code::Container { judge: Some(judge), .. }) => Ok(judge.clone()),
             _ => Err("it has no code".to_owned()),
         }
@@ -263,9 +261,10 @@ impl DefinitionBuilder {
     /// `build()`.
     pub fn from_json(value: &Value, registry: &Registry) -> Self {
         let mut reader = Reader::default();
-        let Draft { name, id, description, timeout_ms, session_state, input_schema, is_function, nodes } =
+        let Draft { name, id, description, timeout_ms, session_state, input_schema, is_function, leader, nodes } =
             reader.workflow(value);
         let mut binder = Binder { source: registry, problems: reader.problems };
+        let leader = leader.map(|leader| binder.leader(&leader));
         let steps = binder.blocks(&nodes, &|place| Key::step(place), &Path::default(), "steps");
         Self {
             id: Some(id),
@@ -275,6 +274,7 @@ impl DefinitionBuilder {
             session_state,
             input_schema: input_schema.map(by_schema),
             is_function,
+            leader,
             steps,
             problems: binder.problems,
         }
@@ -300,7 +300,11 @@ impl Definition {
     /// The same workflow under construction again, with copies of its agents and teams: whatever is changed there does
     /// not change this one. An id that was made from the name follows a new name. Agno's `deep_copy`.
     pub fn deep_copy(&self) -> DefinitionBuilder {
-        let mut binder = Binder { source: &Original(&self.codes), problems: Vec::new() };
+        let mut binder = Binder { source: &Original(self), problems: Vec::new() };
+        let leader = match self.leader.as_deref() {
+            Some(Node::Step(leader)) => Some(binder.leader(leader)),
+            _ => None,
+        };
         DefinitionBuilder {
             name: self.name.clone(),
             id: Some(self.id.to_string()).filter(|id| *id != slug(&self.name)),
@@ -309,6 +313,7 @@ impl Definition {
             session_state: self.session_state.clone(),
             input_schema: self.input_schema.clone(),
             is_function: self.is_function,
+            leader,
             steps: binder.blocks(&self.nodes, &|place| Key::step(place), &Path::default(), "steps"),
             problems: binder.problems,
         }
@@ -326,6 +331,21 @@ impl<S: Source> Binder<'_, S> {
         found.map_err(|problem| self.problems.push(format!("{path}: {problem}"))).ok()
     }
 
+    /// The agent that leads a workflow.
+    fn leader(&mut self, step: &StepNode) -> Box<Step> {
+        Box::new(self.step(step, &Key::leader(), &Path::leader()))
+    }
+
+    fn step(&mut self, step: &StepNode, key: &Key, path: &Path) -> Step {
+        let found = self.source.executor(key, step);
+        let info = || ExecutorInfo { kind: step.executor_type, name: step.executor_name.clone(), id: None };
+        let executor = self.note(path, found).unwrap_or_else(|| Arc::new(Missing(info())));
+        let Settings { name, description, retry, timeout_ms, on_error, review } = step.settings();
+        let timeout = timeout_ms.map(Duration::from_millis);
+        let (executors, workflows) = (vec![executor], Vec::new());
+        Step { name, description, executors, workflows, retry, timeout, on_error, review }
+    }
+
     fn blocks(&mut self, nodes: &[Node], key: &dyn Fn(u32) -> Key, path: &Path, list: &str) -> Vec<Block> {
         let block = |(place, node): (u32, &Node)| self.block(node, &key(place), &path.child(list, place as usize));
         (0..).zip(nodes).map(block).collect()
@@ -339,15 +359,7 @@ impl<S: Source> Binder<'_, S> {
         let settings = node.settings().cloned();
         let settings = || settings.clone().unwrap_or_else(|| Settings::new(node.name()));
         match node {
-            Node::Step(step) => {
-                let found = self.source.executor(key, step);
-                let info = || ExecutorInfo { kind: step.executor_type, name: step.executor_name.clone(), id: None };
-                let executor = self.note(path, found).unwrap_or_else(|| Arc::new(Missing(info())));
-                let Settings { name, description, retry, timeout_ms, on_error, review } = step.settings();
-                let timeout = timeout_ms.map(Duration::from_millis);
-                let (executors, workflows) = (vec![executor], Vec::new());
-                Step { name, description, executors, workflows, retry, timeout, on_error, review }.into()
-            }
+            Node::Step(step) => self.step(step, key, path).into(),
             Node::Workflow(nested) => {
                 let Settings { name, description, retry, timeout_ms, on_error, review } = nested.settings.clone();
                 let timeout = timeout_ms.map(Duration::from_millis);

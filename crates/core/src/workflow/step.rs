@@ -1,6 +1,6 @@
 //! One step: its data, and its builder.
 
-use super::{Definition, HumanReview, Settings};
+use super::{Definition, HumanReview, Node, Settings};
 use crate::failure::{Failure, FailureKind};
 use crate::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext, Tether};
 use crate::retry::Retry;
@@ -45,6 +45,8 @@ pub struct StepNode {
     pub on_error: OnError,
     /// Where it asks a person.
     pub review: Option<Arc<HumanReview>>,
+    /// The workflows that calls inside it may have executed.
+    pub workflows: Vec<Node>,
 }
 
 /// An async function as an executor, under its own name; [`Step::function`] names it after its step.

@@ -6,6 +6,7 @@ mod cel;
 mod definitions;
 mod golden;
 mod ids;
+mod led;
 mod log;
 mod machines;
 mod traces;

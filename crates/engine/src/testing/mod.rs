@@ -307,8 +307,9 @@ fn broken_keys(log: &[Entry]) -> Vec<String> {
 pub fn fold(run: &Run, definition: &Definition, log: &[Entry]) -> WorkflowRunOutput {
     let input = run.read_input().expect("the input can be read");
     let nodes = Some(definition.nodes.clone());
-    let mut machine =
+    let machine =
         WorkflowMachine::new(Arc::new(run.info.clone()), nodes, input, Attachments::default(), run.created_at);
+    let mut machine = machine.with_leader(definition.leader.clone());
     for entry in log {
         machine.apply(entry).expect("the log is of this definition");
     }

@@ -2,10 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+mod called;
 mod drift;
 mod dropped;
 mod functions;
 mod hearts;
+mod led;
 mod named;
 mod observers;
 mod owners;

@@ -5,11 +5,14 @@ use crate::stage::{Calls, FileStage, MemoryStage, append, engine, input, slow};
 use futures::StreamExt;
 use outlive_core::log::{Entry, Record};
 use outlive_core::machine::WorkflowMachine;
-use outlive_core::port::{Access, Clock, Db, RunStore, merge};
+use outlive_core::port::{
+    Access, BoxFuture, Clock, Db, Executed, Executor, ExecutorInfo, RunStore, StepContext, merge,
+};
 use outlive_core::testing::{Dice, Forest, play, reply};
 use outlive_core::{
-    Block, Condition, ContentDelta, Definition, EventKind, Failure, Key, Loop, ModelInfo, Node, OnError, Origin,
-    Parallel, Retry, RunId, RunStatus, Step, StepInput, StepType, Steps, WorkerId, WorkflowRunOutput,
+    Block, Condition, ContentDelta, Definition, EventKind, ExecutorKind, Failure, Key, Loop, ModelInfo, Node, OnError,
+    Origin, Parallel, Retry, RunId, RunStatus, Step, StepInput, StepOutput, StepType, Steps, WorkerId,
+    WorkflowRunOutput, content_text,
 };
 use outlive_db::InMemoryDb;
 use outlive_engine::testing::{
@@ -57,13 +60,32 @@ impl<'a> Tree<'a> {
         let depth = [1, 2, 3, 2, 2, 3, 2, 4][usize::try_from(self.seed % 8).unwrap()];
         let forest = Forest::new(self.seed, move |name| played(name, &calls, unit)).backoff(10 * unit);
         let forest = forest.on_ask(Arc::new(move |_| asks.note()));
-        Arc::new(forest.grow(depth).unwrap())
+        // One in seven is led by an agent.
+        let grown = if self.seed % 7 == 3 { forest.grow_led(depth, Leader) } else { forest.grow(depth) };
+        Arc::new(grown.unwrap())
     }
 
     async fn start(&self, db: Arc<dyn Db>) -> Engine {
         let options = Options { claims_max: 100, scan_period: Duration::from_millis(20), ..Options::default() };
         let builder = Engine::builder(db).options(options).clock(self.clock.clone()).workflow(self.definition());
         builder.start().await.unwrap()
+    }
+}
+
+/// An agent that has the steps executed on what it was asked.
+struct Leader;
+
+impl Executor for Leader {
+    fn info(&self) -> ExecutorInfo {
+        ExecutorInfo { kind: ExecutorKind::Agent, name: Arc::from("Leader"), id: Some("leader".parse().unwrap()) }
+    }
+
+    fn execute<'a>(&'a self, context: StepContext, input: Arc<StepInput>) -> BoxFuture<'a, Result<Executed, Failure>> {
+        Box::pin(async move {
+            let call = context.step.key.speaker("agent").turn(0).call(0);
+            let content = context.effects.run_steps(&call, json!(format!("{}, please", input.text()))).await?;
+            Ok(StepOutput::new(format!("it is {}", content_text(content.as_ref()))).into())
+        })
     }
 }
 
@@ -196,8 +218,8 @@ impl End {
         assert!(row_equals_fold(&**engine.db(), &run, definition, &self.log).await, "{place}: the row is not the fold");
         let info = Arc::new(run.info.clone());
         let nodes = Some(definition.nodes.clone());
-        let mut machine =
-            WorkflowMachine::new(info, nodes, run.read_input().unwrap(), Default::default(), run.created_at);
+        let machine = WorkflowMachine::new(info, nodes, run.read_input().unwrap(), Default::default(), run.created_at);
+        let mut machine = machine.with_leader(definition.leader.clone());
         let mut session = Map::new();
         for entry in &self.log {
             merge(&mut session, &machine.apply(entry).unwrap().session);

@@ -229,7 +229,7 @@ async fn detail(caller: &Caller, reader: &Reader, session: &Session) -> Result<V
             shapes::workflow_detail(facts, definition)
         }
         SessionKind::Agent | SessionKind::Team => {
-            let executors = runs.iter().flat_map(|run| &run.step_executor_runs);
+            let executors = runs.iter().flat_map(WorkflowRunOutput::executor_runs);
             let messages: Vec<_> = executors.flat_map(|run| run.messages.iter().cloned()).collect();
             shapes::agent_detail(facts, component.map(|component| &component.details), &messages)
         }
@@ -238,7 +238,7 @@ async fn detail(caller: &Caller, reader: &Reader, session: &Session) -> Result<V
 
 /// What the runs used together; nothing when none of them used a model.
 fn usage(runs: &[WorkflowRunOutput]) -> Option<Metrics> {
-    let metrics = runs.iter().flat_map(|run| &run.step_executor_runs).filter_map(|run| run.metrics.as_ref());
+    let metrics = runs.iter().flat_map(WorkflowRunOutput::executor_runs).filter_map(|run| run.metrics.as_ref());
     metrics.fold(None, |sum: Option<Metrics>, metrics| {
         let mut sum = sum.unwrap_or_default();
         sum.absorb(metrics);

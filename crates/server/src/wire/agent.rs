@@ -94,6 +94,8 @@ impl View {
             EventKind::WorkflowStarted
             | EventKind::WorkflowCompleted(_)
             | EventKind::WorkflowPaused { .. }
+            | EventKind::WorkflowAgentStarted
+            | EventKind::WorkflowAgentCompleted { .. }
             | EventKind::StepStarted
             | EventKind::StepOutput { .. }
             | EventKind::StepCompleted { .. }

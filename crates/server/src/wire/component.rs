@@ -151,7 +151,7 @@ pub fn workflow_detail(definition: &Definition, db_id: &str) -> Value {
         "description": definition.description,
         "input_schema": definition.input_schema.as_ref().map(|input| &input.schema),
         "steps": steps,
-        "workflow_agent": false,
+        "workflow_agent": definition.leader.is_some(),
         "is_factory": false,
         "is_component": false,
         "sandboxed": false,

@@ -102,7 +102,7 @@ impl Frame {
 }
 
 /// Whether an event belongs in a workflow's stream that requested `stream_events=false`: the run's own beginning and
-/// end, and the outputs of its function steps.
+/// end, those of the agent that leads it, and the outputs of its function steps.
 pub fn is_milestone(kind: &EventKind) -> bool {
     matches!(
         kind,
@@ -111,6 +111,8 @@ pub fn is_milestone(kind: &EventKind) -> bool {
             | EventKind::WorkflowError { .. }
             | EventKind::WorkflowCancelled { .. }
             | EventKind::WorkflowPaused { .. }
+            | EventKind::WorkflowAgentStarted
+            | EventKind::WorkflowAgentCompleted { .. }
             | EventKind::StepOutput { .. }
     )
 }

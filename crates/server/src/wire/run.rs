@@ -79,6 +79,10 @@ impl<'a> Serialize for WorkflowRunBody<'a> {
             files: media(&run.files),
             step_results: &run.step_results,
             step_executor_runs: run.step_executor_runs.iter().map(executed).collect(),
+            workflow_agent_run: run.workflow_agent_run.as_deref().map(|leads| ExecutorRunBody {
+                workflow_id: Some(run.workflow_id.as_str()),
+                ..executor_run(leads, shape)
+            }),
             metrics: run.metrics.as_ref(),
             events: (shape != Shape::Result).then_some(&run.events),
             step_requirements: run.step_requirements.as_deref(),
@@ -131,6 +135,8 @@ struct WorkflowRunKeys<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     step_executor_runs: Vec<ExecutorRunBody<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    workflow_agent_run: Option<ExecutorRunBody<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     metrics: Option<&'a RunMetrics>,
     #[serde(skip_serializing_if = "Option::is_none")]
     events: Option<&'a Vec<Value>>,
@@ -144,7 +150,7 @@ struct WorkflowRunKeys<'a> {
 
 /// An agent's or team's run as a body, with its members' runs.
 pub fn executor_run(run: &RunOutput, shape: Shape) -> ExecutorRunBody<'_> {
-    ExecutorRunBody { run, shape, requirements: Vec::new() }
+    ExecutorRunBody { run, shape, workflow_id: None, requirements: Vec::new() }
 }
 
 /// What an executor's run asks people, or asked them; of all executors where none is named.
@@ -162,6 +168,8 @@ pub fn executor_requirements<'a>(run: &'a WorkflowRunOutput, executor: Option<&R
 pub struct ExecutorRunBody<'a> {
     run: &'a RunOutput,
     shape: Shape,
+    /// The workflow that it leads.
+    workflow_id: Option<&'a str>,
     requirements: Vec<&'a Value>,
 }
 
@@ -175,7 +183,7 @@ impl<'a> ExecutorRunBody<'a> {
 
 impl Serialize for ExecutorRunBody<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { run, shape, ref requirements } = *self;
+        let Self { run, shape, workflow_id, ref requirements } = *self;
         if let Some(workflow) = &run.workflow {
             return NestedRunKeys {
                 input: workflow.input.as_ref(),
@@ -209,6 +217,7 @@ impl Serialize for ExecutorRunBody<'_> {
             team_name: run.team_name.as_deref(),
             session_id: run.session_id.as_ref().map(AsRef::as_ref),
             parent_run_id: run.parent_run_id.as_ref().map(AsRef::as_ref),
+            workflow_id,
             user_id: run.user_id.as_deref(),
             content: run.content.as_ref(),
             content_type: &run.content_type,
@@ -278,6 +287,8 @@ struct ExecutorRunKeys<'a> {
     session_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     parent_run_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workflow_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
