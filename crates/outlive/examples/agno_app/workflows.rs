@@ -117,6 +117,12 @@ pub(crate) fn workflows(models: &Models, db: &Arc<dyn Db>) -> Result<Vec<Workflo
         // Agno serves it without a database. Here the server has one, and it is everybody's.
         on_db("No Db").step(step("upper", upper())),
     ];
+    workflows.push(
+        on_db("Agentic Wf")
+            .agent(WorkflowAgent::new(models.chat.clone()))
+            .step(step("upper", upper()))
+            .step(step("exclaim", exclaim())),
+    );
     workflows.extend(asking_people(models, on_db));
     workflows.into_iter().map(|workflow| workflow.build()).collect()
 }

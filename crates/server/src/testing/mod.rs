@@ -15,7 +15,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Every recording by name.
-const RECORDINGS: [(&str, &str); 18] = [
+const RECORDINGS: [(&str, &str); 19] = [
     ("agents_teams", include_str!("recordings/agents_teams.json")),
     ("auth_jwt", include_str!("recordings/auth_jwt.json")),
     ("auth_security_key", include_str!("recordings/auth_security_key.json")),
@@ -34,6 +34,7 @@ const RECORDINGS: [(&str, &str); 18] = [
     ("step_kinds", include_str!("recordings/step_kinds.json")),
     ("store_events", include_str!("recordings/store_events.json")),
     ("websocket", include_str!("recordings/websocket.json")),
+    ("workflow_agent", include_str!("recordings/workflow_agent.json")),
 ];
 
 /// The names [`load`] takes.

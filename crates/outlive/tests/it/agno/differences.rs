@@ -63,13 +63,14 @@ pub(crate) const LISTED: &[Listed] = &[
     },
     Listed {
         lines: &["progress: is new"],
-        at: &[("agents_teams", &[3, 12, 21]), ("cancel", &[2, 3, 14])],
+        at: &[("workflow_agent", &[5, 9]), ("agents_teams", &[3, 12, 21]), ("cancel", &[2, 3, 14])],
         occurs: AtTimes,
         why: "a running run says at which step it is",
     },
     Listed {
         lines: &["metrics.time_to_first_token: is new"],
         at: &[
+            ("workflow_agent", ANY),
             ("hitl", ANY),
             ("agents_teams", ANY),
             ("run_background_poll", ANY),
@@ -111,6 +112,7 @@ pub(crate) const LISTED: &[Listed] = &[
     Listed {
         lines: &["tools.metrics.start_time: is missing", "tools.metrics.end_time: is missing"],
         at: &[
+            ("workflow_agent", ANY),
             ("agents_teams", ANY),
             ("run_background_poll", ANY),
             ("run_foreground", ANY),
@@ -137,6 +139,7 @@ pub(crate) const LISTED: &[Listed] = &[
     Listed {
         lines: &["session_state.current_session_id: is missing", "session_state.current_run_id: is missing"],
         at: &[
+            ("workflow_agent", ANY),
             ("agents_teams", ANY),
             ("run_background_poll", ANY),
             ("run_foreground", ANY),
@@ -156,7 +159,7 @@ pub(crate) const LISTED: &[Listed] = &[
     },
     Listed {
         lines: &["RunContent.content: is missing", "RunContent.model_provider_data: is missing"],
-        at: &[("agents_teams", &[1, 6]), ("step_kinds", &[26])],
+        at: &[("workflow_agent", &[3]), ("agents_teams", &[1, 6]), ("step_kinds", &[26])],
         occurs: Always,
         why: "a provider's ids come once, as a piece of their own, not with every piece of an answer",
     },
@@ -169,6 +172,7 @@ pub(crate) const LISTED: &[Listed] = &[
     Listed {
         lines: &["WorkflowCompleted.metadata: is missing"],
         at: &[
+            ("workflow_agent", ANY),
             ("hitl", ANY),
             ("auth_jwt", ANY),
             ("auth_security_key", ANY),
@@ -183,6 +187,7 @@ pub(crate) const LISTED: &[Listed] = &[
     Listed {
         lines: &["metadata: is new"],
         at: &[
+            ("workflow_agent", ANY),
             ("hitl", ANY),
             ("cancel", &[11]),
             ("resume_from_database", ANY),
@@ -216,6 +221,7 @@ pub(crate) const LISTED: &[Listed] = &[
     Listed {
         lines: &["StepOutput.step_id: is new"],
         at: &[
+            ("workflow_agent", ANY),
             ("hitl", ANY),
             ("auth_jwt", ANY),
             ("auth_security_key", ANY),
@@ -614,6 +620,81 @@ pub(crate) const LISTED: &[Listed] = &[
         occurs: Always,
         why: "a stream that nobody can come back to has no indices, also after a pause",
     },
+    // An agent that leads.
+    Listed {
+        lines: &[
+            r#"order: was ["WorkflowAgentStarted", "WorkflowStarted", "StepStarted", "StepOutput", "StepCompleted", "StepStarted", "StepOutput", "StepCompleted", "WorkflowCompleted", "WorkflowAgentCompleted"], is ["WorkflowAgentStarted", "WorkflowStarted", "StepStarted", "StepOutput", "StepCompleted", "StepStarted", "StepOutput", "StepCompleted", "WorkflowAgentCompleted", "WorkflowCompleted"]"#,
+            r#"order: was ["connected", "WorkflowAgentStarted", "WorkflowStarted", "StepStarted", "StepOutput", "StepCompleted", "StepStarted", "StepOutput", "StepCompleted", "WorkflowCompleted", "WorkflowAgentCompleted"], is ["connected", "WorkflowAgentStarted", "WorkflowStarted", "StepStarted", "StepOutput", "StepCompleted", "StepStarted", "StepOutput", "StepCompleted", "WorkflowAgentCompleted"]"#,
+        ],
+        at: &[("workflow_agent", &[2, 11, 12])],
+        occurs: Always,
+        why: "WorkflowCompleted is the last event of every run, so that nobody who stops reading there misses any",
+    },
+    Listed {
+        lines: &[
+            "ModelRequestStarted: was told 0 times, is told 2 times",
+            "ModelRequestCompleted: was told 0 times, is told 2 times",
+            "RunContent: was told 0 times, is told 1 times",
+            "ToolCallStarted: was told 0 times, is told 1 times",
+            "ToolCallCompleted: was told 0 times, is told 1 times",
+        ],
+        at: &[("workflow_agent", &[2, 11, 12])],
+        occurs: Always,
+        why: "what the agent that leads does is told like what every other agent does",
+    },
+    Listed {
+        lines: &[
+            "ModelRequestStarted: was told 0 times, is told 1 times",
+            "ModelRequestCompleted: was told 0 times, is told 1 times",
+        ],
+        at: &[("workflow_agent", &[3])],
+        occurs: Always,
+        why: "what the agent that leads does is told like what every other agent does",
+    },
+    Listed {
+        lines: &[
+            "RunStarted: was told 0 times, is told 1 times",
+            "RunContentCompleted: was told 0 times, is told 1 times",
+            "RunCompleted: was told 0 times, is told 1 times",
+        ],
+        at: &[("workflow_agent", &[2, 3, 11, 12])],
+        occurs: Always,
+        why: "what the agent that leads does is told like what every other agent does",
+    },
+    Listed {
+        lines: &[
+            "RunContent.agent_name: is new",
+            "RunContent.workflow_id: is new",
+            "RunContent.workflow_run_id: is new",
+        ],
+        at: &[("workflow_agent", &[3])],
+        occurs: Always,
+        why: "every event of an agent names it and its run",
+    },
+    Listed {
+        lines: &["WorkflowAgentStarted.run_id: is new"],
+        at: &[("workflow_agent", &[2, 3])],
+        occurs: Always,
+        why: "a run has its id before anything of it is told",
+    },
+    Listed {
+        lines: &["workflow_agent_run.agent_name: is new"],
+        at: &[("workflow_agent", ANY)],
+        occurs: Always,
+        why: "the agent that leads has a name and an id of its own, the same in every run",
+    },
+    Listed {
+        lines: &["metrics: is new", "metrics.duration: was null, is float"],
+        at: &[("workflow_agent", ANY)],
+        occurs: Always,
+        why: "a run that is led has what every run has",
+    },
+    Listed {
+        lines: &["audio: is new", "files: is new", "images: is new", "videos: is new", "events: is missing"],
+        at: &[("workflow_agent", &[0, 1])],
+        occurs: Always,
+        why: "a run that is led is answered like every run",
+    },
     // Access.
     Listed {
         lines: &[
@@ -665,19 +746,19 @@ pub(crate) const LISTED: &[Listed] = &[
             "input_schema.properties.depth.format: is new",
             "input_schema.properties.topic.title: is missing",
         ],
-        at: &[("meta", &[5, 9, 13, 14, 16, 17])],
+        at: &[("meta", &[5, 9, 14, 15, 17, 18])],
         occurs: Always,
         why: "schemas come from Rust types, and say all that these know",
     },
     Listed {
         lines: &["status: was 404, is 200"],
-        at: &[("meta", &[21])],
+        at: &[("meta", &[22])],
         occurs: Always,
         why: "readiness is another thing than life: /ready",
     },
     Listed {
         lines: &["status: was 200, is 403", "media type: was text/plain; charset=utf-8, is application/json"],
-        at: &[("meta", &[24])],
+        at: &[("meta", &[25])],
         occurs: Always,
         why: "no page of another origin is let in unless it is listed",
     },
@@ -752,13 +833,13 @@ fn a_listed_difference_that_does_not_occur_is_reported() {
     let report = Judge::of("meta").report();
     assert!(report.iter().any(|line| line.contains("does not occur any more: status: was 404, is 200")), "{report:?}");
     let mut judge = Judge::of("meta");
-    judge.see(21, "GET /ready", vec!["status: was 404, is 200".to_owned()]);
+    judge.see(22, "GET /ready", vec!["status: was 404, is 200".to_owned()]);
     assert_eq!(judge.report().len(), report.len() - 1);
 }
 
 #[test]
 fn a_listed_difference_is_one_in_its_exchange_alone() {
     let mut judge = Judge::of("meta");
-    judge.see(20, "GET /nope", vec!["status: was 404, is 200".to_owned()]);
-    assert!(judge.report().contains(&"  #20 GET /nope: status: was 404, is 200".to_owned()));
+    judge.see(21, "GET /nope", vec!["status: was 404, is 200".to_owned()]);
+    assert!(judge.report().contains(&"  #21 GET /nope: status: was 404, is 200".to_owned()));
 }

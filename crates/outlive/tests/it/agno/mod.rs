@@ -15,7 +15,7 @@ use outlive_server::testing::names;
 use replay::replay;
 
 /// The recordings that have a test below.
-const REPLAYED: [&str; 18] = [
+const REPLAYED: [&str; 19] = [
     "agents_teams",
     "auth_jwt",
     "auth_security_key",
@@ -34,6 +34,7 @@ const REPLAYED: [&str; 18] = [
     "step_kinds",
     "store_events",
     "websocket",
+    "workflow_agent",
 ];
 
 #[test]
@@ -134,4 +135,9 @@ async fn stored_events_are_shown_as_recorded() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sockets_are_answered_as_recorded() {
     replay("websocket").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_leads_a_workflow_as_recorded() {
+    replay("workflow_agent").await;
 }

@@ -1,5 +1,6 @@
 //! `06_advanced_concepts`: what a workflow may be given, keep and give, workflows in workflows, and clients that come and
-//! go. Left out are its programs that need a person or a workflow's own agent.
+//! go. Left out are its programs that need a person; those that an agent leads are in
+//! [`super::leading`].
 
 use super::{Ask, Kitchen, PATIENCE, Ran, Recipe, function, map, mentions, walked};
 use futures::{SinkExt, StreamExt};

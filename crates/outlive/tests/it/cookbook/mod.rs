@@ -14,6 +14,7 @@ mod basic;
 mod branching;
 mod cel;
 mod conditional;
+mod leading;
 mod loops;
 mod order;
 mod parallel;

@@ -3,6 +3,7 @@
 //!
 //! What it gives back is the run as an outline: `research:agent gate?if(check) loop[a b | a b] both{x y} pick>(x)
 //! group(a b) inner:workflow(a)`; a step that stopped the workflow ends with `!`, one whose failure was skipped with `~`.
+//! An agent step whose tools are workflows is `write:agent(a b)`. A run that an agent leads is `leader`, and `leader(a b)` where the leader had the steps executed.
 
 use super::{Kitchen, function};
 use outlive::RunEvent;
@@ -33,7 +34,12 @@ fn read(events: &[Value]) -> Result<String, String> {
         order.names.push(text(event, "event").to_owned());
     }
     must(order.is_over, format!("the last event is {:?}", order.names.last()))?;
-    Ok(order.list(&order.nodes[0].rounds[0], " "))
+    let steps = order.list(&order.nodes[0].rounds[0], " ");
+    Ok(match order.lead {
+        None => steps,
+        Some(Lead { has_called: false, .. }) => "leader".to_owned(),
+        Some(_) => format!("leader({steps})"),
+    })
 }
 
 #[derive(Default)]
@@ -44,7 +50,15 @@ struct Order {
     /// Runs of agents and teams, by run id.
     runs: BTreeMap<String, Run>,
     names: Vec<String>,
+    lead: Option<Lead>,
     is_over: bool,
+}
+
+/// The agent that leads the run.
+#[derive(Default)]
+struct Lead {
+    has_called: bool,
+    has_ended: bool,
 }
 
 /// A step, a container, or, first of all, the run.
@@ -66,6 +80,8 @@ struct Node {
     mark: &'static str,
     branch: String,
     iterating: bool,
+    /// A call of its agent or team has a workflow executed.
+    calling: bool,
 }
 
 struct Run {
@@ -94,7 +110,10 @@ impl Order {
         let name = text(event, "event");
         must(self.nodes.is_empty() == (self.names.is_empty()), "WorkflowStarted is the first event")?;
         if self.nodes.is_empty() {
-            must(name == "WorkflowStarted" && event["nested_depth"] == 0, "WorkflowStarted is the first event")?;
+            let is_led = name == "WorkflowAgentStarted";
+            must(is_led || name == "WorkflowStarted", "WorkflowStarted is the first event")?;
+            must(event["nested_depth"] == 0, "the run has no depth")?;
+            self.lead = is_led.then(Lead::default);
             must(event.get("parent_step_id").is_none(), "nothing is around the run")?;
             let run_id = text(event, "run_id").to_owned();
             self.nodes.push(Node {
@@ -107,6 +126,18 @@ impl Order {
             return Ok(());
         }
         match name {
+            "WorkflowStarted" if event["nested_depth"] == 0 => {
+                let lead = self.lead.as_mut().ok_or("the run has begun")?;
+                must(!lead.has_called && !lead.has_ended, "a leader has the steps executed once")?;
+                lead.has_called = true;
+                must(self.runs.values().any(|run| run.node == 0 && run.tools == 1), "it has not called for them")
+            }
+            "WorkflowAgentCompleted" => {
+                must(self.open.is_empty(), "something has not ended")?;
+                must(self.runs.values().all(|run| run.last == "RunCompleted"), "a run in it has not completed")?;
+                let lead = self.lead.as_mut().ok_or("nobody leads the run")?;
+                must(!std::mem::replace(&mut lead.has_ended, true), "it has ended")
+            }
             "WorkflowStarted" => self.workflow_started(event),
             "WorkflowCompleted" => self.workflow_completed(event),
             "StepOutput" => self.step_output(event),
@@ -139,20 +170,21 @@ impl Order {
     }
 
     fn is_workflow(&self, node: usize) -> bool {
-        node == 0 || self.nodes[node].inside == "workflow"
+        node == 0 || self.nodes[node].inside == "workflow" || self.nodes[node].calling
     }
 
     fn begins(&mut self, event: &Value, kind: &str) -> Heard {
         let parent = self.around(event)?;
+        must(parent != 0 || self.lead.as_ref().is_none_or(|lead| lead.has_called), "nobody has called for the steps")?;
         let around = &self.nodes[parent];
         let siblings = around.rounds.last().ok_or("what it is in has not begun")?;
         must(around.kind != "Loop" || around.iterating, "no iteration has begun")?;
-        must(around.kind != "Step" || around.inside == "workflow", "a step holds nothing but a workflow")?;
+        must(around.kind != "Step" || self.is_workflow(parent), "a step holds nothing but a workflow")?;
         if around.kind != "Parallel" {
             let last = siblings.last().map(|last| &self.nodes[*last]);
             must(last.is_none_or(|last| !last.is_open), "the one before it has not ended")?;
         }
-        let depth = around.depth + u64::from(around.inside == "workflow");
+        let depth = around.depth + u64::from(parent != 0 && self.is_workflow(parent));
         must(event["nested_depth"] == depth, format!("its depth must be {depth}"))?;
         must(text(event, "run_id") == around.run_id, "it belongs to another run")?;
         let index = match (&around.index, around.kind.as_str()) {
@@ -263,12 +295,20 @@ impl Order {
 
     fn workflow_started(&mut self, event: &Value) -> Heard {
         let at = self.around(event)?;
+        let calls = self.runs.values().any(|run| run.node == at && run.tools > 0);
         let node = &mut self.nodes[at];
-        must(node.kind == "Step" && node.inside.is_empty() && at != 0, "it is not in a step of its own")?;
+        let is_alone = node.inside.is_empty() || (calls && !node.calling);
+        must(
+            node.kind == "Step" && is_alone && at != 0,
+            "it is not in a step of its own, and no call has it executed",
+        )?;
         must(event["nested_depth"] == node.depth + 1, "a workflow in a step is one deeper")?;
         let run_id = text(event, "run_id");
         must(run_id != node.run_id && !run_id.is_empty(), "a workflow in a step has a run of its own")?;
-        node.inside = "workflow";
+        node.calling = calls;
+        if !calls {
+            node.inside = "workflow";
+        }
         node.run_id = run_id.to_owned();
         node.rounds.push(vec![]);
         Ok(())
@@ -282,11 +322,13 @@ impl Order {
         if at == 0 {
             must(event["nested_depth"] == 0, "its depth is 0")?;
             must(self.open.is_empty(), "something has not ended")?;
+            must(self.lead.as_ref().is_none_or(|lead| lead.has_ended), "its leader has not ended")?;
             self.is_over = true;
         } else {
             must(event["nested_depth"] == self.nodes[at].depth + 1, "a workflow in a step is one deeper")?;
             // What comes after it is the step's again.
             self.nodes[at].run_id = self.nodes[self.nodes[at].parent].run_id.clone();
+            self.nodes[at].calling = false;
         }
         Ok(())
     }
@@ -342,10 +384,12 @@ impl Order {
         let told = text(event, "event");
         let name = told.strip_prefix("Team").unwrap_or(told);
         let is_team = name != told;
-        let at = self.find(event)?;
+        let leads = self.lead.is_some() && event.get("step_id").is_none();
+        let at = if leads { 0 } else { self.find(event)? };
         let node = &mut self.nodes[at];
-        must(node.kind == "Step", "only steps hold agents and teams")?;
-        must(event["step_index"] == node.index && text(event, "step_name") == node.name, "it names another step")?;
+        must(leads || node.kind == "Step", "only steps hold agents and teams")?;
+        let is_of_it = event["step_index"] == node.index && text(event, "step_name") == node.name;
+        must(leads || is_of_it, "it names another step")?;
         must(event["nested_depth"] == node.depth, "it has another depth than its step")?;
         must(text(event, "workflow_run_id") == node.run_id, "it names another workflow's run")?;
         must(event.get("parent_step_id").is_none(), "agents and teams name no container")?;
@@ -420,6 +464,7 @@ impl Order {
         match node.kind.as_str() {
             "Step" if node.inside == "workflow" => format!("{name}:workflow({inside})"),
             "Step" if node.inside.is_empty() => format!("{name}{mark}"),
+            "Step" if !rounds.is_empty() => format!("{name}:{}({inside}){mark}", node.inside),
             "Step" => format!("{name}:{}{mark}", node.inside),
             "Parallel" => format!("{name}{{{inside}}}"),
             "Loop" => format!("{name}[{inside}]"),
