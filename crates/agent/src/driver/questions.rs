@@ -149,6 +149,7 @@ impl Drive<'_> {
             session_id: self.origin.session_id.clone(),
             asked_at: self.effects().now(),
             execution: planned.execution.clone(),
+            team: None,
         }
     }
 
