@@ -185,6 +185,17 @@ impl Drive<'_> {
         call
     }
 
+    /// A call about which people were asked when its tool still needed them.
+    pub(super) fn said_before(&self, mut call: Planned, answer: Answer) -> Planned {
+        let flag = match answer {
+            Answer::Input { .. } => &mut call.execution.requires_user_input,
+            Answer::Result { .. } => &mut call.execution.external_execution_required,
+            _ => &mut call.execution.requires_confirmation,
+        };
+        *flag = Some(true);
+        self.answered(call, answer)
+    }
+
     /// What follows from what people say came of a call.
     fn outcome(&self, call: &mut Planned, question: &Key, answer: Answer) {
         call.asked += 1;

@@ -101,6 +101,12 @@ pub trait Effects: Send + Sync {
         Box::pin(async move { Err(Failure::new(FailureKind::Definition, problem)) })
     }
 
+    /// What was answered to the question under this key, while its step is in progress; nothing when it was not asked.
+    fn answered(&self, key: &Key) -> Option<Answered> {
+        let _ = key;
+        None
+    }
+
     /// Fresh random bits.
     fn chance(&self) -> u64;
 
