@@ -10,6 +10,7 @@ mod named;
 mod observers;
 mod owners;
 mod questions;
+mod races;
 mod readers;
 mod runs;
 mod sessions;
