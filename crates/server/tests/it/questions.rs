@@ -177,7 +177,7 @@ async fn whoever_submitted_a_run_does_not_answer_it_under_four_eyes() {
         let refused = say(token).await;
         assert_eq!(refused.status, 403, "{refused:?}");
         let told = refused.json();
-        assert_eq!(told["code"], "four_eyes", "{told}");
+        assert_eq!(told["error_code"], "four_eyes", "{told}");
         assert!(told["detail"].as_str().is_some_and(|detail| detail.contains("somebody else must answer")), "{told}");
     }
     let mut requirements = run["step_requirements"].clone();
