@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -40,6 +40,10 @@ struct State {
     /// Those who say what they ask once nobody is at work.
     tickets: Vec<(u64, oneshot::Sender<()>)>,
     next: u64,
+    /// Of whoever attends to the desk: a tool may ask on a thread of its own.
+    attending: Option<Waker>,
+    /// Nobody attends to it any more.
+    is_closed: bool,
 }
 
 /// A question, and how long its answer is waited for from when it is asked.
@@ -74,6 +78,36 @@ pub(crate) struct Caller {
     names: Execution,
     /// The run is stopping here, and it was told so.
     is_stopped: Arc<AtomicBool>,
+    /// Nobody waits for it any more, so it has nothing to ask.
+    is_gone: Arc<AtomicBool>,
+}
+
+/// Turns away on drop whoever still asks at a desk that nobody attends to.
+struct Attending<'a>(&'a Desk);
+
+impl Drop for Attending<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.is_closed = true;
+        let turned_away = (std::mem::take(&mut state.open), std::mem::take(&mut state.tickets));
+        drop(state);
+        drop(turned_away);
+    }
+}
+
+/// Turns away on drop whoever still asks as this caller.
+struct Leaving(Caller);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let mut state = self.0.desk.lock();
+        self.0.is_gone.store(true, Ordering::Relaxed);
+        let own = state.waiting.extract_if(.., |(caller, _)| *caller == self.0.number);
+        let own: Vec<u64> = own.map(|(_, number)| number).collect();
+        let asked: Vec<Request> = state.open.extract_if(.., |request| own.contains(&request.number)).collect();
+        drop(state);
+        drop(asked);
+    }
 }
 
 /// An answer that is waited for. Dropped, its caller is at work again.
@@ -107,6 +141,8 @@ impl Desk {
             open: Vec::new(),
             tickets: Vec::new(),
             next: 0,
+            attending: None,
+            is_closed: false,
         })))
     }
 
@@ -121,6 +157,7 @@ impl Desk {
             waits,
             names,
             is_stopped: Arc::default(),
+            is_gone: Arc::default(),
         }
     }
 
@@ -143,6 +180,7 @@ impl Desk {
         work: impl Future<Output = T>,
     ) -> T {
         let mut work = pin!(work);
+        let _attending = Attending(self);
         // Most steps ask nothing.
         let mut asking = None;
         std::future::poll_fn(|cx| {
@@ -150,7 +188,7 @@ impl Desk {
                 if let Poll::Ready(done) = work.as_mut().poll(cx) {
                     return Poll::Ready(done);
                 }
-                if let Some(requests) = self.take_at_rest() {
+                if let Some(requests) = self.take_at_rest(cx) {
                     if requests.is_empty() {
                         continue;
                     }
@@ -171,8 +209,11 @@ impl Desk {
     }
 
     /// What is to be asked, when nobody is at work. None of it, when somebody goes on first and says what it asks.
-    fn take_at_rest(&self) -> Option<Vec<Request>> {
+    fn take_at_rest(&self, cx: &Context<'_>) -> Option<Vec<Request>> {
         let mut state = self.lock();
+        if !state.attending.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            state.attending = Some(cx.waker().clone());
+        }
         let waiting: BTreeSet<u64> = state.waiting.iter().map(|(caller, _)| *caller).collect();
         if waiting.len() < state.hands || (state.open.is_empty() && state.tickets.is_empty()) {
             return None;
@@ -269,6 +310,11 @@ impl Caller {
         Self { names: Execution::default(), ..self.clone() }
     }
 
+    /// Asks nothing any more once this is dropped.
+    pub(crate) fn until_dropped(&self) -> impl Drop + use<> {
+        Leaving(self.clone())
+    }
+
     /// Whether it was told that the run is stopping here: what it makes of that means nothing.
     pub(crate) fn is_stopped(&self) -> bool {
         self.is_stopped.load(Ordering::Relaxed)
@@ -308,8 +354,11 @@ impl Caller {
         let mut state = self.desk.lock();
         state.next += 1;
         let number = state.next;
-        state.waiting.push((self.number, number));
-        put(number, &mut state);
+        if !state.is_closed && !self.is_gone.load(Ordering::Relaxed) {
+            state.waiting.push((self.number, number));
+            put(number, &mut state);
+            state.attending.iter().for_each(Waker::wake_by_ref);
+        }
         drop(state);
         self.waits.asks(self.now());
         Wait { caller: self, number }

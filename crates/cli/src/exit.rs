@@ -175,6 +175,7 @@ impl From<engine::Error> for Problem {
             E::QuestionNotFound(_) => Self::new(Exit::NotFound, "question_not_found", error),
             E::AlreadyAnswered(_) => Self::new(Exit::WrongState, "already_answered", error),
             E::InvalidAnswer { .. } => Self::new(Exit::Usage, "invalid_answer", error),
+            E::NotYoursToAnswer { .. } => Self::new(Exit::NotAllowed, "four_eyes", error),
             E::DamagedQuestion { .. } => Self::new(Exit::Other, "unreadable", error),
             E::NotCompleted(run) => Self::new(Exit::of(run.status()), "run_not_completed", run),
         }

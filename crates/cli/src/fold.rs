@@ -20,7 +20,7 @@ pub(crate) enum StepState {
     Failed,
     /// It failed, and the run continued.
     Skipped,
-    /// Somebody said no, and the run continued without it.
+    /// Somebody said no, or nobody answered in time, and the run continued without it.
     LeftOut,
     /// It was at work when the run was cancelled.
     Cancelled,
@@ -34,7 +34,7 @@ impl StepState {
             StepState::Completed => "completed",
             StepState::Failed => "error",
             StepState::Skipped => "skipped",
-            StepState::LeftOut => "left_out",
+            StepState::LeftOut => "skipped",
             StepState::Cancelled => "cancelled",
         }
     }

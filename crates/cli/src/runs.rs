@@ -29,8 +29,6 @@ const PREFIX_LEN_MIN: usize = 4;
 const CANDIDATES_MAX: u32 = 8;
 /// How many questions are told of a run at most.
 const OPEN_MAX: u32 = 50;
-/// Questions requested at a time to find one by its prefix.
-const QUESTIONS_PAGE: u32 = 1000;
 /// Events requested at a time. Each may be long.
 const PAGE: u32 = 200;
 
@@ -463,20 +461,16 @@ impl Runs {
         }
         // Open ones first: they are few, and what people mean.
         for with_settled in [false, true] {
-            let mut found = Vec::new();
-            let mut filter = QuestionFilter { with_settled, limit: QUESTIONS_PAGE, ..QuestionFilter::default() };
-            loop {
-                let (questions, next) = self.questions(filter.clone()).await?;
-                found.extend(questions.into_iter().filter(|question| question.question_id.starts_with(text)));
-                filter.after = next;
-                if filter.after.is_none() {
-                    break;
-                }
-            }
+            let id_prefix = Some(text.to_owned());
+            let filter = QuestionFilter { id_prefix, with_settled, limit: CANDIDATES_MAX, ..QuestionFilter::default() };
+            let (mut found, next) = self.questions(filter).await?;
             match found.len() {
                 0 => {}
                 1 => return Ok(found.remove(0)),
-                _ => return Err(ambiguous_question(&format!("{text} matches several questions"), &found, false)),
+                _ => {
+                    let message = format!("{text} matches several questions");
+                    return Err(ambiguous_question(&message, &found, next.is_some()));
+                }
             }
         }
         Err(missing())

@@ -225,6 +225,9 @@ pub struct Question {
     /// What follows when nobody has by then.
     #[serde(skip_serializing_if = "is_default")]
     pub on_timeout: OnTimeout,
+    /// Whether somebody else than whoever submitted the run must answer.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub four_eyes: bool,
     /// How often its answer was a no before.
     #[serde(skip_serializing_if = "is_default")]
     pub retry_count: u32,
@@ -269,6 +272,20 @@ pub struct ToolAsked {
     pub asked_at: Timestamp,
     /// The call.
     pub execution: ToolExecution,
+    /// Of a member's call: the team that is the step's, whose run waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub team: Option<AskingTeam>,
+}
+
+/// The team for which a member asks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AskingTeam {
+    /// Its run.
+    pub run_id: Arc<str>,
+    /// Its id.
+    pub id: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
 }
 
 /// Agno's word for what waits, as it begins a sentence.
@@ -325,7 +342,7 @@ impl Question {
                 return Err(Failure::new(FailureKind::Definition, problem));
             }
         };
-        Ok(Question { on_timeout: review.on_timeout, ..question })
+        Ok(Question { on_timeout: review.on_timeout, four_eyes: review.four_eyes, ..question })
     }
 
     /// Why an answer cannot be one to this question, in words for whoever gave it.
@@ -348,6 +365,23 @@ impl Question {
             Answer::Choose { choices } => self.check_choices(choices),
             _ => Ok(()),
         }
+    }
+
+    /// Why this person may not answer, in words for them. `of` is whoever submitted the run.
+    ///
+    /// # Errors
+    /// Under four eyes, when it is the same person, or when one of the two is not known.
+    pub fn check_person(&self, by: Option<&str>, of: Option<&str>) -> Result<(), String> {
+        let why = match (by, of) {
+            _ if !self.four_eyes => return Ok(()),
+            (Some(by), Some(of)) if by != of => return Ok(()),
+            (Some(by), Some(_)) => format!("{by} submitted the run, so somebody else must answer"),
+            (None, _) => "somebody else than whoever submitted the run must answer: say who answers".to_owned(),
+            (_, None) => "somebody else than whoever submitted the run must answer, and the run does not say who that \
+                was: cancel it, and submit it with a user_id"
+                .to_owned(),
+        };
+        Err(why)
     }
 
     fn check_choices(&self, choices: &[Arc<str>]) -> Result<(), String> {
@@ -547,10 +581,12 @@ impl Question {
         if let Some(tool) = &self.tool {
             all.insert("requires_executor_input".into(), json!(true));
             all.insert("executor_requirements".into(), json!([tool.requirement(self, answer)]));
-            all.insert("executor_id".into(), json!(tool.agent_id));
-            all.insert("executor_name".into(), json!(tool.agent_name));
-            all.insert("executor_run_id".into(), json!(tool.run_id));
-            all.insert("executor_type".into(), json!(tool.agent_type));
+            let (run_id, id, name) = tool.executor();
+            let kind = if tool.team.is_some() { ExecutorKind::Team } else { tool.agent_type };
+            all.insert("executor_id".into(), json!(id));
+            all.insert("executor_name".into(), json!(name));
+            all.insert("executor_run_id".into(), json!(run_id));
+            all.insert("executor_type".into(), json!(kind));
             if let Some(session_id) = &tool.session_id {
                 all.insert("executor_session_id".into(), json!(session_id));
             }
@@ -586,6 +622,14 @@ impl Question {
 }
 
 impl ToolAsked {
+    /// What the step runs, which waits: the run, its id and its name.
+    pub(crate) fn executor(&self) -> (&Arc<str>, &Arc<str>, &Arc<str>) {
+        match &self.team {
+            Some(team) => (&team.run_id, &team.id, &team.name),
+            None => (&self.run_id, &self.agent_id, &self.agent_name),
+        }
+    }
+
     /// As Agno's clients read it: a `RunRequirement`.
     pub fn requirement(&self, question: &Question, answer: Option<&Answer>) -> Value {
         let mut requirement = json!({
@@ -594,6 +638,11 @@ impl ToolAsked {
             "tool_execution": self.answered(answer),
         });
         let all = requirement.as_object_mut().expect("it is an object");
+        if self.team.is_some() {
+            all.insert("member_agent_id".into(), json!(self.agent_id));
+            all.insert("member_agent_name".into(), json!(self.agent_name));
+            all.insert("member_run_id".into(), json!(self.run_id));
+        }
         match answer {
             Some(Answer::Approve) => drop(all.insert("confirmation".into(), json!(true))),
             Some(Answer::Reject { feedback }) => {

@@ -7,7 +7,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::port::Executor;
 use crate::question::{Answer, Question, QuestionKind};
 use crate::retry::Retry;
-use crate::step::{StepInput, StepOutput};
+use crate::step::{StepInput, StepOutput, StepType};
 use crate::workflow::{
     Block, Condition, Definition, FieldType, ForEach, HumanReview, InvalidDefinition, Loop, OnError, OnReject,
     Parallel, Router, Step, Steps, UserInputField,
@@ -115,6 +115,7 @@ impl Forest {
         let times = if self.dice.below(3) == 0 { 2 } else { u32::from(self.dice.below(2) == 0) };
         let retry = Retry::times(times).backoff(self.backoff);
         let on_error = if self.fails && self.dice.below(3) > 0 { OnError::Fail } else { OnError::Skip };
+        let on_error = if self.asks && self.dice.below(4) == 0 { OnError::Pause } else { on_error };
         match kind {
             1 => {
                 let group = Steps::new(self.name("group")).retry(retry).on_error(on_error);
@@ -186,7 +187,6 @@ impl Forest {
                 let fails = self.fails && self.dice.below(8) == 0;
                 let asks = self.asks && self.dice.below(10) == 0;
                 let name = self.name(if asks { "ask" } else { ["step", "fail"][usize::from(fails)] });
-                let on_error = if self.asks && self.dice.below(3) == 0 { OnError::Pause } else { on_error };
                 let step = (self.step)(&name).retry(retry).on_error(on_error);
                 match self.asks.then(|| self.dice.below(9)) {
                     Some(0) => step.human_review(self.review(HumanReview::confirmation("May it?"))),
@@ -225,7 +225,7 @@ fn sequence(name: &str, blocks: Vec<Block>) -> Result<Definition, InvalidDefinit
 /// What somebody answers to a question of a random tree: it depends on the question alone.
 pub fn reply(question: &Question) -> Answer {
     let print = question.key.as_str().bytes().fold(7u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-    let says_no = print.is_multiple_of(4);
+    let (says_no, is_step) = (print.is_multiple_of(4), question.step_type == StepType::Step);
     match question.kind {
         QuestionKind::UserInput if says_no => Answer::reject("no idea"),
         QuestionKind::UserInput | QuestionKind::ToolInput => {
@@ -235,7 +235,8 @@ pub fn reply(question: &Question) -> Answer {
             let from = print as usize % question.choices.len().max(1);
             Answer::choose(&question.choices[from..])
         }
-        QuestionKind::Error if question.retry_count < 2 && !says_no => Answer::Retry,
+        // What is nested must not be tried again as often as all that is around it taken together.
+        QuestionKind::Error if question.retry_count < 1 + u32::from(is_step) && !says_no => Answer::Retry,
         QuestionKind::Error => Answer::Skip,
         QuestionKind::Outcome | QuestionKind::ToolResult => Answer::Result { result: json!(format!("found {print}")) },
         QuestionKind::Definition => Answer::Retry,

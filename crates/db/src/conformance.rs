@@ -2945,6 +2945,10 @@ async fn questions_are_listed_oldest_first(Stores { one: db, other, .. }: Stores
         with_settled,
         ..QuestionFilter::default()
     };
+    let by_prefix = |prefix: &str, with_settled| QuestionFilter {
+        id_prefix: Some(prefix.to_owned()),
+        ..filter(None, None, with_settled)
+    };
     let everyone = Access::All;
     for (access, wanted, expected) in [
         (&everyone, filter(None, None, false), vec!["q2", "q4", "q5", "q6", "q7"]),
@@ -2961,6 +2965,16 @@ async fn questions_are_listed_oldest_first(Stores { one: db, other, .. }: Stores
         (&user("ann"), filter(None, Some("flow"), true), vec!["q1", "q2", "q7"]),
         (&user("ann"), filter(Some("r3"), None, true), vec![]),
         (&user("eve"), filter(None, None, true), vec![]),
+        (&everyone, by_prefix("q", false), vec!["q2", "q4", "q5", "q6", "q7"]),
+        (&everyone, by_prefix("q1", true), vec!["q1"]),
+        (&everyone, by_prefix("q1", false), vec![]),
+        (&everyone, by_prefix("Q", true), vec![]),
+        (&everyone, by_prefix("q%", true), vec![]),
+        (&everyone, by_prefix("", false), vec!["q2", "q4", "q5", "q6", "q7"]),
+        (&user("ann"), by_prefix("q", true), vec!["q1", "q2", "q3", "q4", "q7"]),
+        (&user("ann"), by_prefix("q5", true), vec![]),
+        (&everyone, QuestionFilter { run_id: Some(run_id("r1")), ..by_prefix("q", true) }, vec!["q1", "q2", "q7"]),
+        (&everyone, QuestionFilter { workflow_id: Some(workflow_id("other")), ..by_prefix("q3", true) }, vec!["q3"]),
     ] {
         let (listed, next) = asked(&*other, access.clone(), wanted.clone()).await;
         assert_eq!((listed, next), (expected.iter().map(|id| (*id).to_owned()).collect(), None), "{wanted:?}");

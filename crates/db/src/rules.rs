@@ -309,6 +309,11 @@ pub(crate) fn prefix(filter: &RunFilter) -> Option<&str> {
     filter.id_prefix.as_deref().filter(|prefix| !prefix.is_empty())
 }
 
+/// The beginning of a question's id that the filter asks for.
+pub(crate) fn question_prefix(filter: &QuestionFilter) -> Option<&str> {
+    filter.id_prefix.as_deref().filter(|prefix| !prefix.is_empty())
+}
+
 /// The part of a session's name that the filter asks for.
 pub(crate) fn part_of_name(filter: &SessionFilter) -> Option<&str> {
     filter.name.as_deref().filter(|part| !part.is_empty())

@@ -59,6 +59,14 @@ pub enum Error {
         /// What is wrong, and what to do.
         problem: String,
     },
+    /// This person may not answer the question: four eyes are to see it.
+    #[error("question {id}: {problem}")]
+    NotYoursToAnswer {
+        /// The question.
+        id: Arc<str>,
+        /// Why, and what to do.
+        problem: String,
+    },
     /// A stored question cannot be read.
     #[error("question {id} is damaged: {problem}")]
     DamagedQuestion {

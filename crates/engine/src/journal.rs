@@ -779,8 +779,9 @@ impl Effects for Journal {
                         state.append(entry.at(at));
                     }
                     state.is_urgent = true;
-                    state.rouse();
+                    // Before the run's task looks, which another thread may let it do at once.
                     self.has_asked.store(true, Ordering::Relaxed);
+                    state.rouse();
                 }
             }
             let mut is_asked = false;
@@ -852,6 +853,10 @@ impl Effects for Journal {
             }
             self.until(WorkflowMachine::called_back).await
         })
+    }
+
+    fn answered(&self, key: &Key) -> Option<Answered> {
+        self.lock().answers.get(key).cloned()
     }
 
     fn chance(&self) -> u64 {

@@ -171,6 +171,8 @@ async fn give(
     let mut new = Vec::with_capacity(answers.len());
     for (id, answer) in &answers {
         let asked = reader.question(id).await?.ok_or_else(|| Error::QuestionNotFound(id.clone()))?;
+        let may = asked.question.check_person(by.as_deref(), asked.user_id.as_deref());
+        may.map_err(|problem| Error::NotYoursToAnswer { id: id.clone(), problem })?;
         let text = text_of(answer).map_err(|problem| Error::InvalidAnswer { id: id.clone(), problem })?;
         asked.question.check(answer).map_err(|problem| Error::InvalidAnswer { id: id.clone(), problem })?;
         new.push(NewAnswer { id: id.clone(), text: Arc::from(text), by: by.clone() });

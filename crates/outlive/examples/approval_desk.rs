@@ -5,6 +5,7 @@
 //! cargo run --example approval_desk -- desk                             what is open
 //! cargo run --example approval_desk -- approve ID ada                   says yes to a question, as ada
 //! cargo run --example approval_desk -- reject ID bob "not this year"    says no: the payment is cancelled
+//! cargo run --example approval_desk -- wait RUN                         stays until it is paid, or is not to be
 //! ```
 //! The last yes pays. `APPROVAL_DB` names the file (tmp/approvals.db).
 
@@ -66,7 +67,15 @@ async fn obey(words: &[&str]) -> Result<()> {
         }
         ["approve", id, who] => answer(&workflow, id, Answer::Approve, who).await?,
         ["reject", id, who, why] => answer(&workflow, id, Answer::reject(why), who).await?,
-        _ => eprintln!("usage: approval_desk request WHAT | desk | approve ID WHO | reject ID WHO WHY"),
+        ["wait", run_id] => {
+            let run = workflow.attach(run_id).await?;
+            println!("waiting");
+            let mut events = run.events(None).through_pauses();
+            while events.next().await?.is_some() {}
+            let run = run.wait().await?;
+            println!("{}: {}", run.status, run.text());
+        }
+        _ => eprintln!("usage: approval_desk request WHAT | desk | approve ID WHO | reject ID WHO WHY | wait RUN"),
     }
     workflow.shutdown().await
 }
@@ -75,10 +84,11 @@ async fn obey(words: &[&str]) -> Result<()> {
 async fn answer(workflow: &Workflow, id: &str, given: Answer, who: &str) -> Result<()> {
     let engine = workflow.engine().await?;
     let asked = engine.answer([(id.into(), given)], Some(who.into())).await?;
+    println!("noted");
     for asked in asked {
         let run = engine.attach(asked.run_id).wait().await?;
         match run.status {
-            RunStatus::Paused => println!("noted; others are still to be asked"),
+            RunStatus::Paused => println!("others are still to be asked"),
             _ => println!("{}: {}", run.status, run.text()),
         }
     }

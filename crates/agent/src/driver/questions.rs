@@ -149,6 +149,7 @@ impl Drive<'_> {
             session_id: self.origin.session_id.clone(),
             asked_at: self.effects().now(),
             execution: planned.execution.clone(),
+            team: None,
         }
     }
 
@@ -182,6 +183,17 @@ impl Drive<'_> {
             call.unknown = None;
         }
         call
+    }
+
+    /// A call about which people were asked when its tool still needed them.
+    pub(super) fn said_before(&self, mut call: Planned, answer: Answer) -> Planned {
+        let flag = match answer {
+            Answer::Input { .. } => &mut call.execution.requires_user_input,
+            Answer::Result { .. } => &mut call.execution.external_execution_required,
+            _ => &mut call.execution.requires_confirmation,
+        };
+        *flag = Some(true);
+        self.answered(call, answer)
     }
 
     /// What follows from what people say came of a call.

@@ -142,6 +142,10 @@ impl Effects for Log {
         Box::pin(self.halted.notified())
     }
 
+    fn answered(&self, key: &Key) -> Option<Answered> {
+        self.answers.lock().unwrap().get(key).cloned()
+    }
+
     fn ask<'a>(&'a self, step: &'a Key, questions: Vec<Question>) -> BoxFuture<'a, Result<Vec<Answered>, Failure>> {
         Box::pin(async move {
             let leaves = || Failure::new(FailureKind::Cancelled, "this process leaves");

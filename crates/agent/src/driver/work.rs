@@ -211,7 +211,14 @@ impl Drive<'_> {
                 unknown = Some("was in flight when its process ended".to_owned());
             }
         }
-        Planned { place, key, recall, call, execution, given, unknown, asked: 0 }
+        let is_new = tool.is_some_and(|tool| !tool.needs.asks()) && !matches!(recall, Recall::Done(_));
+        // What people said of it holds, also where its tool does not need them any more.
+        let said = is_new.then(|| self.effects().answered(&key.question(0))).flatten();
+        let planned = Planned { place, key, recall, call, execution, given, unknown, asked: 0 };
+        match said {
+            Some(said) => self.said_before(planned, said.answer),
+            None => planned,
+        }
     }
 
     /// Why nobody knows what came of a call, in words.
@@ -336,6 +343,7 @@ impl Drive<'_> {
         self.durable().await?;
         let caller = self.place.desk.caller();
         let context = ToolContext::new(format!("{}/{key}", self.place.root), self.run_id.clone(), state);
+        let _leaving = caller.until_dropped();
         let asker = Asker { caller, key: key.clone(), is_once: tool.effect == ToolEffect::Once };
         match self.within(tool.timeout, &asker.caller, self.try_tool(tool, call, arguments, context, &asker)).await {
             Ok(result) => result.map(Ok),

@@ -225,6 +225,25 @@ impl ToolContext {
         let answered = asker.caller.ask(vec![(question, limit)], None).await?;
         answered.into_iter().next().map(|answered| answered.answer).ok_or_else(Failure::default)
     }
+
+    /// Waits for [`ToolContext::ask`] in a tool that blocks ([`Tool::blocking`]), on its own thread. Anywhere else it would
+    /// hold up the whole run. When the run leaves memory meanwhile, the wait ends here with an error that the tool hands on.
+    ///
+    /// ```
+    /// use outlive_agent::tool::{Tool, ToolContext};
+    /// use outlive_core::{Answer, Failure, HumanReview};
+    ///
+    /// let order = Tool::blocking("order", "Orders lunch.", |(): (), context: ToolContext| {
+    ///     match context.block_on(context.ask("budget", HumanReview::confirmation("More than 20 euros?")))? {
+    ///         Answer::Approve => Ok("ordered"),
+    ///         _ => Err(Failure::fatal("too expensive")),
+    ///     }
+    /// });
+    /// # let _ = order;
+    /// ```
+    pub fn block_on<T>(&self, call: impl Future<Output = T>) -> T {
+        outlive_core::port::block_on(call)
+    }
 }
 
 /// By whom and where a call asks.

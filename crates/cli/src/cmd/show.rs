@@ -133,7 +133,7 @@ fn about(step: &StepView) -> String {
     parts.extend(step.seconds.map(times::span));
     parts.extend((step.attempts > 1).then(|| style::counted(step.attempts as usize, "attempt")));
     parts.extend((step.state == StepState::Skipped).then(|| "failed, the run continued".to_owned()));
-    parts.extend((step.state == StepState::LeftOut).then(|| "left out".to_owned()));
+    parts.extend((step.state == StepState::LeftOut).then(|| StepState::LeftOut.word().to_owned()));
     parts.extend(step.answer.as_deref().map(|answer| style::line(answer, 200)));
     parts.extend(Some(step_facts(step)).filter(|facts| !facts.is_empty()));
     parts.join("   ")

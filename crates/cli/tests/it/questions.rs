@@ -130,8 +130,8 @@ fn each_answer_is_kept_while_nobody_executes_and_a_new_worker_goes_on_with_it() 
     let extras = r#"--input colour=red size=300 extras=["milk"]"#;
     for (asks, line, status, step, content) in [
         ("confirmation", "approve", "completed", "completed", "a cup of tea"),
-        ("confirmation", "reject --reason late", "completed", "left_out", ""),
-        ("cancel", "reject", "cancelled", "left_out", ""),
+        ("confirmation", "reject --reason late", "completed", "skipped", ""),
+        ("cancel", "reject", "cancelled", "skipped", ""),
         (
             "input",
             &format!("answer {extras}"),
@@ -340,7 +340,7 @@ fn a_step_that_somebody_refused_is_told_as_left_out() {
     place.on_runs(&["reject", "cup-1", "--by", "ada", "--reason", "too late"]).exits(0);
     assert_eq!(go_on(&place, "confirmation"), RunStatus::Completed);
     let shown = place.on_runs(&["show", "cup-1"]).exits(0).stdout;
-    assert!(shown.contains("left out   reject by ada: too late"), "{shown}");
+    assert!(shown.contains("skipped   reject by ada: too late"), "{shown}");
     let watched = place.on_runs(&["watch", "cup-1"]).exits(0).stdout;
     assert!(watched.contains("‖ Brew") && watched.contains("reject by ada: too late"), "{watched}");
 }

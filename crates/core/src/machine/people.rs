@@ -10,7 +10,7 @@ use crate::event::{EventKind, Origin, RunEvent};
 use crate::failure::{Failure, FailureKind};
 use crate::log::{Entry, Key, Part, Record};
 use crate::port::Executed;
-use crate::question::{Answer, Answered, Effect, Question, QuestionKind};
+use crate::question::{Answer, Answered, AskingTeam, Effect, Question, QuestionKind};
 use crate::step::{ExecutorKind, StepIndex, StepInput, StepOutput, StepType};
 use crate::time::Timestamp;
 use crate::workflow::{HumanReview, Node, OnError, Verdict};
@@ -154,6 +154,8 @@ impl WorkflowMachine {
         let is_gone = |known: &Key| known.is_inside(key) || known.is_inside(&first) || (!inside && *known == first);
         people.given.retain(|known, _| !is_gone(known));
         let is_over = |known: &Key| known == key || known.is_inside(key);
+        // What it failed for is settled around it.
+        people.ends.take_if(|ends| matches!(ends, Ends::Failed(failed, _) if is_over(failed)));
         let over = people.waiting.extract_if(.., |known, _| is_over(known));
         self.agenda.void.extend(over.flat_map(|(_, questions)| questions).map(|question| question.id.clone()));
     }
@@ -197,7 +199,9 @@ impl WorkflowMachine {
                     given.review = Some(refusal(&question, &answered.answer));
                 }
                 (Answer::Input { values }, QuestionKind::UserInput) => given.input = Some(values.clone()),
-                _ => given.is_confirmed |= question.kind == QuestionKind::Confirmation,
+                // Of input that nobody gave in time, nothing is known.
+                (_, QuestionKind::Confirmation | QuestionKind::UserInput) => given.is_confirmed = true,
+                _ => {}
             },
             Effect::Decided(verdict) => {
                 given.is_confirmed = true;
@@ -453,6 +457,7 @@ impl WorkflowMachine {
             message: Some(Arc::from(failure.message.as_str())),
             output: Some(Arc::new(self.failed_output(key, node, &content, failure))),
             failure: Some(Box::new(failure.clone())),
+            state: self.container(key).map(Frame::joined_state).filter(|state| !state.is_empty()).map(Value::Object),
             retry_count: key.attempt_number() - 1,
             ..self.question(key, node, QuestionKind::Error, node.review(), at)
         };
@@ -498,7 +503,19 @@ impl WorkflowMachine {
         }
         let Some(node) = self.node(key) else { return Vec::new() };
         let review = node.review();
-        let complete = |question: Question| {
+        // A member asks for its team.
+        let team = match node {
+            Node::Step(step) if step.executor_type == ExecutorKind::Team => Some(AskingTeam {
+                run_id: self.info.run_id.derive_run(key.speaker(ExecutorKind::Team.as_str()).as_str()).to_shared(),
+                id: step.executor_id.clone().unwrap_or_default(),
+                name: step.executor_name.clone(),
+            }),
+            _ => None,
+        };
+        let complete = |mut question: Question| {
+            if let Some(tool) = &mut question.tool {
+                tool.team = team.clone().filter(|team| team.run_id != tool.run_id);
+            }
             let own = self.question(key, node, question.kind, review, at);
             let id = self.info.run_id.derive(question.key.as_str());
             Question {
@@ -517,9 +534,9 @@ impl WorkflowMachine {
             questions.iter().filter_map(|question| Some(question.tool.as_ref()?.requirement(question, None))).collect();
         let event = match questions.iter().find_map(|question| question.tool.as_ref()) {
             Some(tool) => EventKind::StepExecutorPaused {
-                executor_id: Some(tool.agent_id.clone()),
-                executor_name: tool.agent_name.clone(),
-                executor_run_id: Some(tool.run_id.clone()),
+                executor_id: Some(tool.executor().1.clone()),
+                executor_name: tool.executor().2.clone(),
+                executor_run_id: Some(tool.executor().0.clone()),
                 executor_type: match node {
                     Node::Step(step) => step.executor_type,
                     _ => ExecutorKind::Function,
@@ -586,6 +603,7 @@ impl WorkflowMachine {
             step_type: node.kind(),
             on_reject: review.map_or_else(Default::default, |review| review.on_reject_at(node)),
             on_timeout: review.map_or_else(Default::default, |review| review.on_timeout),
+            four_eyes: review.is_some_and(|review| review.four_eyes),
             due_at: review.and_then(|review| review.timeout_ms).map(|limit| at + Duration::from_millis(limit)),
             retry_count: given.map_or(0, |given| given.refused),
             max_retries: review.and_then(|review| review.max_retries).or(usual),
@@ -642,7 +660,7 @@ impl WorkflowMachine {
 
     /// Whether a person is asked what to do about a failure of this node.
     pub(super) fn asks_on_error(node: &Node) -> bool {
-        node.on_error() == OnError::Pause && node.container().is_none()
+        node.on_error() == OnError::Pause
     }
 }
 

@@ -26,6 +26,7 @@ use crate::id::RunId;
 use crate::log::{Entry, Key, Part, Record};
 use crate::metrics::Metrics;
 use crate::port::{Executed, StepInfo, merge};
+use crate::question::QuestionKind;
 use crate::run::{NestedWorkflow, RunInfo, RunOutput, RunStatus};
 use crate::step::{Attachments, ExecutorKind, StepIndex, StepInput, StepOutput, StepType, content_type};
 use crate::time::Timestamp;
@@ -331,7 +332,7 @@ impl WorkflowMachine {
                     self.runs.extend(run.clone());
                     applied = self.end(key, output, state);
                 }
-                self.end_waits(self.last_at);
+                self.end_waits(entry.time().max(self.last_at));
             }
             Some(Record::Failed { key, output }) => {
                 if let Some(Open::Step(step)) = self.open.get_mut(key) {
@@ -346,7 +347,12 @@ impl WorkflowMachine {
                     self.expect(entry, key, &first.step_name, first.step_type)?;
                 }
                 self.last_at = *at;
+                let asks_on_error = questions.iter().any(|question| question.kind == QuestionKind::Error);
+                if asks_on_error && self.container(key).is_some() {
+                    applied.dropped = self.give_up_inside(key);
+                }
                 self.wait_for(key, questions, *at);
+                self.end_waits(*at);
             }
             Some(Record::Answered { key, answered }) => {
                 self.last_at = answered.at;
@@ -354,7 +360,7 @@ impl WorkflowMachine {
             }
             Some(Record::Retry { key, attempt, due_at }) => {
                 applied.dropped = self.again(key, *attempt, *due_at);
-                self.end_waits(self.last_at);
+                self.end_waits(entry.time().max(self.last_at));
             }
             Some(Record::Rest(rest)) => applied.session = self.come_to_rest(rest),
             // Calls inside a step.
@@ -497,22 +503,34 @@ impl WorkflowMachine {
     /// Forgets a node that ended, with everything inside. Returns what it was, and its key when something of it is to
     /// be dropped: what is in progress inside, and a verdict that is still being asked for.
     pub(super) fn forget(&mut self, key: &Key) -> (Option<Open>, Option<Key>) {
+        let mut is_dropped = self.forget_inside(key);
+        let closed = self.close(key);
+        is_dropped |= matches!(&closed, Some(Open::Step(step)) if step.executing.is_some());
+        (closed, is_dropped.then(|| key.clone()))
+    }
+
+    /// A container failed, and a person is asked what follows: what is inside ends where it is.
+    fn give_up_inside(&mut self, key: &Key) -> Option<Key> {
+        let is_dropped = self.forget_inside(key);
+        self.forget_people(key, true);
+        is_dropped.then(|| key.clone())
+    }
+
+    /// Forgets everything inside a node, and its verdict that is still being asked for. Whether there was anything.
+    fn forget_inside(&mut self, key: &Key) -> bool {
         // Keys inside follow their outer key at once.
         let after = (Bound::Excluded(key), Bound::Unbounded);
         let is_inside = |inner: &&Key| inner.is_inside(key);
         let open: Vec<Key> =
             self.open.range::<Key, _>(after).map(|(key, _)| key).take_while(is_inside).cloned().collect();
         let asked: Vec<Key> = self.agenda.asked.range::<Key, _>(after).take_while(is_inside).cloned().collect();
-        let mut is_dropped = self.agenda.asked.remove(key) || !open.is_empty() || !asked.is_empty();
         for inner in &asked {
             self.agenda.asked.remove(inner);
         }
         for inner in &open {
             self.close(inner);
         }
-        let closed = self.close(key);
-        is_dropped |= matches!(&closed, Some(Open::Step(step)) if step.executing.is_some());
-        (closed, is_dropped.then(|| key.clone()))
+        self.agenda.asked.remove(key) || !open.is_empty() || !asked.is_empty()
     }
 
     fn close(&mut self, key: &Key) -> Option<Open> {
@@ -1199,6 +1217,10 @@ impl WorkflowMachine {
                 say.push(Entry::recorded(event(kind), record));
                 return say;
             }
+            if failed != *key && Self::asks_on_error(node) {
+                say.push(self.asks_after(&failed, node, &self.told(key, failure), at));
+                return say;
+            }
             if failed == *key {
                 let error = event(EventKind::StepError { error: failure.message.clone() });
                 say.push(match node {
@@ -1220,9 +1242,17 @@ impl WorkflowMachine {
         let leaf = self.node(key).filter(|node| node.container().is_none());
         let failed = leaf.map(|node| (key, Arc::new(self.failed_output(key, node, &failure.message, failure))));
         // The run's own error stands apart from the step's.
-        let failure = leaf.map_or_else(|| failure.clone(), |step| of_step(step.name(), failure));
+        let failure = self.told(key, failure);
         say.push(self.failed_with(self.unfinished(failed, &failure.message), &failure, at));
         say
+    }
+
+    /// A failure as told of what is around the node that failed: a step is named.
+    fn told(&self, key: &Key, failure: &Failure) -> Failure {
+        match self.node(key).filter(|node| node.container().is_none()) {
+            Some(step) => of_step(step.name(), failure),
+            None => failure.clone(),
+        }
     }
 
     pub(super) fn failed_output(&self, key: &Key, node: &Node, content: &str, failure: &Failure) -> StepOutput {

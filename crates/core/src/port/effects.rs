@@ -148,6 +148,12 @@ pub trait Effects: Send + Sync {
         let _ = step;
     }
 
+    /// What was answered to the question under this key, while its step is in progress; nothing when it was not asked.
+    fn answered(&self, key: &Key) -> Option<Answered> {
+        let _ = key;
+        None
+    }
+
     /// Fresh random bits.
     fn chance(&self) -> u64;
 

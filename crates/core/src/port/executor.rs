@@ -278,6 +278,28 @@ impl StepContext {
         answered.into_iter().next().map(|answered| answered.answer).ok_or_else(Failure::default)
     }
 
+    /// Waits for one of the above in a function that blocks ([`Step::blocking`](crate::Step::blocking)), on its own
+    /// thread. Anywhere else it would hold up the whole run.
+    ///
+    /// A function that asks keeps its thread while something else of its run executes. Once nothing does, the run leaves
+    /// memory, and the wait ends here with an error that the function hands on; when there is an answer, it is called
+    /// again from its beginning.
+    ///
+    /// ```
+    /// use outlive_core::{Answer, Failure, HumanReview, Step};
+    ///
+    /// let pay = Step::blocking("Pay", |context, _| {
+    ///     match context.block_on(context.ask("large sum", HumanReview::confirmation("Pay 9,000?")))? {
+    ///         Answer::Approve => Ok("paid"),
+    ///         _ => Err(Failure::fatal("not paid")),
+    ///     }
+    /// });
+    /// # let _ = pay;
+    /// ```
+    pub fn block_on<T>(&self, call: impl Future<Output = T>) -> T {
+        super::block_on(call)
+    }
+
     /// Waits until everything said so far is on stable storage.
     async fn durable(&self) -> Result<(), Failure> {
         self.effects.durable().await.map_err(|Halt| {

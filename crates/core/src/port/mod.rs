@@ -1,6 +1,7 @@
 //! The ports: what the machines and the engine need from outside, as small object-safe traits.
 
 mod audit;
+mod block;
 mod clock;
 mod db;
 mod effects;
@@ -14,6 +15,7 @@ mod stored;
 mod tether;
 
 pub use audit::{AUDIT_LIMIT, AUDIT_LIMIT_MAX, AuditFilter, AuditKind, AuditPage, AuditRecord, AuditStore};
+pub use block::block_on;
 pub use clock::{Chance, Clock};
 pub use db::{
     Accepted, Access, COUNT_MAX, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Health,

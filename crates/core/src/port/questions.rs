@@ -139,6 +139,8 @@ pub struct QuestionFilter {
     pub run_id: Option<RunId>,
     /// Only those of this workflow.
     pub workflow_id: Option<DefinitionId>,
+    /// Only ids with this prefix.
+    pub id_prefix: Option<String>,
     /// Those that were answered or are void, too.
     pub with_settled: bool,
     /// Continue after this cursor, which came from a list.

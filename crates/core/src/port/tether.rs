@@ -116,6 +116,10 @@ impl Effects for Tether {
         Box::pin(async move { self.end.clone().before(asked).await.unwrap_or_else(|| Err(nobody_waits())) })
     }
 
+    fn answered(&self, key: &Key) -> Option<Answered> {
+        self.effects.answered(key)
+    }
+
     fn chance(&self) -> u64 {
         self.effects.chance()
     }

@@ -313,6 +313,9 @@ pub struct HumanReview {
     /// What follows then.
     #[serde(skip_serializing_if = "is_cancel")]
     pub on_timeout: OnTimeout,
+    /// Whether somebody else than whoever submitted the run must answer.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub four_eyes: bool,
 }
 
 fn is_cancel(on_timeout: &OnTimeout) -> bool {
@@ -402,6 +405,13 @@ impl HumanReview {
         Self { on_timeout, ..self }
     }
 
+    /// Whoever submitted the run must not answer, only somebody else who is known by name. A run that does not say whose
+    /// it is (its `user_id`) cannot be answered then.
+    #[must_use]
+    pub fn four_eyes(self) -> Self {
+        Self { four_eyes: true, ..self }
+    }
+
     /// What cannot be asked of such a node.
     pub(super) fn problems(&self, node: &Node) -> Vec<String> {
         let mut problems = Vec::new();
@@ -422,6 +432,10 @@ impl HumanReview {
         if self.requires_user_input && self.requires_confirmation {
             problems
                 .push("it asks for confirmation and for input at once: who fills in the fields says yes".to_owned());
+        }
+        if self.four_eyes && self.on_timeout == OnTimeout::Approve {
+            problems
+                .push("four eyes are to see it, and it says yes when nobody has: choose another on_timeout".to_owned());
         }
         if self.on_reject == Some(OnReject::Else) && !is_decided {
             problems.push("only a Condition has another branch to take".to_owned());

@@ -225,6 +225,7 @@ impl Tables {
         let fits = |question: &StoredQuestion| {
             access.sees(question.user_id.as_deref())
                 && (filter.with_settled || question.state == QuestionState::Open)
+                && rules::question_prefix(filter).is_none_or(|prefix| question.id.starts_with(prefix))
                 && filter.run_id.as_ref().is_none_or(|id| *id == question.run_id)
                 && filter.workflow_id.as_ref().is_none_or(|id| *id == question.workflow_id)
         };

@@ -5,6 +5,7 @@
 
 use super::SqliteDb;
 use super::failure::Fail;
+use super::lists;
 use super::reader::Reader;
 use super::rows::{self, first, id, int, shown, value};
 use super::tables::Tables;
@@ -106,11 +107,16 @@ impl QuestionSql {
     }
 
     /// The numbers of a list, in order. Its conditions are ?1 the user, ?2 the workflow, ?3 the run; it begins after
-    /// ?4 and has ?5 at most.
+    /// ?4 and has ?5 at most. Ids begin with ?6: they are not less than that, and less than ?7.
     fn list(&self, access: &Access, filter: &QuestionFilter) -> String {
         let states: &[u8] = if filter.with_settled { &[0, 1, 2, 3] } else { &[0] };
         let each = |range: &str| states.iter().map(|state| format!("{range} AND q.state = {state}")).collect();
         let (index, ranges): (_, Vec<String>) = match (&filter.run_id, access.user(), &filter.workflow_id) {
+            // Few ids begin alike.
+            _ if rules::question_prefix(filter).is_some() => {
+                let found = "SELECT p.seq FROM {T}_questions p WHERE p.question_id >= ?6 AND p.question_id < ?7";
+                ("", vec![format!("q.seq IN ({found})")])
+            }
             (Some(_), _, _) => ("by_run", vec!["q.run_seq = (SELECT seq FROM {T}_runs WHERE run_id = ?3)".to_owned()]),
             (None, Some(_), _) => ("by_user", each("q.user_id = ?1")),
             (None, None, Some(_)) => ("by_workflow", each("q.workflow_id = ?2")),
@@ -127,7 +133,8 @@ impl QuestionSql {
         let select = |range: &String| {
             format!(
                 "SELECT q.seq FROM {source} WHERE {range} AND q.seq > ?4 AND (?1 IS NULL OR q.user_id = ?1) \
-                 AND (?2 IS NULL OR q.workflow_id = ?2) {open}"
+                 AND (?2 IS NULL OR q.workflow_id = ?2) AND (?6 IS NULL OR q.question_id BETWEEN ?6 AND ?7) \
+                 AND (?3 IS NULL OR q.run_seq = (SELECT seq FROM {{T}}_runs WHERE run_id = ?3)) {open}"
             )
         };
         let lanes: Vec<String> = ranges.iter().map(select).collect();
@@ -312,6 +319,8 @@ impl Reader {
             filter.run_id.as_ref().map(|run_id| run_id.as_str()),
             int(cursor),
             int(limit as u64 + 1),
+            rules::question_prefix(filter),
+            rules::question_prefix(filter).map(lists::past),
         ];
         let mut statement = self.connection.prepare_cached(&self.sql.questions.list(access, filter))?;
         let mut numbers = statement.query(columns)?;
@@ -397,15 +406,17 @@ mod tests {
         ];
         let flow = DefinitionId::parse("flow").expect("a good id");
         let run = RunId::parse("r1").expect("a good id");
-        for bits in 0..16 {
+        for bits in 0..32 {
             let access = if bits & 1 > 0 { Access::User(Arc::from("ann")) } else { Access::All };
             let filter = QuestionFilter {
                 workflow_id: (bits & 2 > 0).then(|| flow.clone()),
                 run_id: (bits & 4 > 0).then(|| run.clone()),
                 with_settled: bits & 8 > 0,
+                id_prefix: (bits & 16 > 0).then(|| "0193".to_owned()),
                 ..QuestionFilter::default()
             };
             let index = match bits & 7 {
+                _ if filter.id_prefix.is_some() => "INTEGER PRIMARY KEY (rowid=?)",
                 0 if filter.with_settled => "INTEGER PRIMARY KEY (rowid>?)",
                 0 => "INDEX open (state=? AND rowid>?)",
                 1 | 3 => "INDEX by_user (user_id=? AND state=? AND rowid>?)",

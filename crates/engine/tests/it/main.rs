@@ -12,6 +12,7 @@ mod named;
 mod observers;
 mod owners;
 mod questions;
+mod races;
 mod readers;
 mod runs;
 mod sessions;

@@ -5,8 +5,8 @@ use outlive_core::port::{Access, QuestionFilter, QuestionState, RunStore, StepCo
 use outlive_core::testing::Dice;
 use outlive_core::{
     Answer, Block, Condition, Definition, EventKind, Failure, FieldType, ForEach, HumanReview, Loop, OnError, OnReject,
-    OnTimeout, Parallel, QuestionKind, Retry, Router, RunId, RunStatus, Step, StepInput, StepOutput, UserInputField,
-    WorkflowRunOutput,
+    OnTimeout, Parallel, QuestionKind, Retry, Router, RunId, RunStatus, SessionId, Step, StepInput, StepOutput, Steps,
+    UserInputField, WorkflowRunOutput,
 };
 use outlive_db::InMemoryDb;
 use outlive_engine::testing::{broken_invariants, read_log, row_equals_fold};
@@ -121,7 +121,11 @@ async fn with_answers(blocks: Vec<Block>, answers: &[Answer]) -> WorkflowRunOutp
 fn strip_ids(value: &mut Value) {
     match value {
         Value::Object(fields) => {
-            fields.remove("step_id");
+            for id in
+                ["step_id", "step_run_id", "run_id", "parent_run_id", "session_id", "workflow_step_id", "created_at"]
+            {
+                fields.remove(id);
+            }
             fields.values_mut().for_each(strip_ids);
         }
         Value::Array(items) => items.iter_mut().for_each(strip_ids),
@@ -567,66 +571,96 @@ async fn a_run_whose_workflow_has_changed_goes_on_once_a_person_says_so_and_it_f
     assert_eq!(output.text(), "hi.first1.a1", "{output:?} {:?}", run.questions().await.unwrap());
 }
 
-/// One trial of everything at once: whoever comes first, the run ends once and soundly, or is gone.
+/// What a person tried, and whether it was done.
+struct Tried {
+    by: Arc<str>,
+    /// The answers of one call.
+    answers: Vec<(Arc<str>, Answer)>,
+    is_done: bool,
+}
+
+/// One trial of everything at once, on a run that asks twice: whoever comes first, the run ends once and soundly, or is
+/// gone, and of one call's answers all count or none.
 async fn trial(seed: u64) {
     let mut dice = Dice(seed);
     let db = InMemoryDb::new();
-    let asks = || tells("a").human_review(HumanReview::confirmation("?").on_reject(OnReject::Cancel));
-    let definition = build([Parallel::new("par").step(asks()).step(tells("b")).into(), tells("after").into()]);
+    let asks = |name| tells(name).human_review(HumanReview::confirmation("?").on_reject(OnReject::Cancel));
+    let parallel = Parallel::new("par").step(asks("a")).step(tells("b")).step(asks("c"));
+    let definition = build([parallel.into(), tells("after").into()]);
     let options = Options { scan_period: Duration::from_millis(20), ..Options::default() };
     let first = engine_with(&db, &definition, options.clone()).await;
     let second = engine_with(&db, &definition, options).await;
     let request = Submit { session_id: Some("s".to_owned()), ..input("hi") };
     let run = first.submit(&definition.id, request).await.unwrap();
-    let question = only(&run).await;
+    let ids: Vec<Arc<str>> = paused(&run).await.iter().map(|question| question.id().clone()).collect();
+    let (one, other) = (ids[0].clone(), ids[1].clone());
     let mut tasks = tokio::task::JoinSet::new();
-    let mut deletes = false;
-    for number in 0..4u64 {
+    let (mut cancels, mut deletes) = (false, false);
+    for number in 0..5u64 {
         let engine = if dice.below(2) == 0 { first.clone() } else { second.clone() };
-        let (wait, what) = (Duration::from_millis(dice.below(4)), dice.below(8));
-        let (id, run_id) = (question.id().clone(), run.run_id().clone());
-        deletes |= what == 7;
+        let (wait, what) = (Duration::from_millis(dice.below(4)), dice.below(12));
+        let run_id = run.run_id().clone();
+        let answers = match what {
+            0 | 1 => vec![(one.clone(), yes())],
+            2 | 3 => vec![(other.clone(), yes())],
+            4 => vec![(one.clone(), no())],
+            5..=7 => vec![(one.clone(), yes()), (other.clone(), yes())],
+            8 => vec![(one.clone(), yes()), (other.clone(), no())],
+            _ => Vec::new(),
+        };
+        cancels |= what == 9 || what == 10;
+        deletes |= what == 11;
         tasks.spawn(async move {
             tokio::time::sleep(wait).await;
-            let by = Some(Arc::from(format!("p{number}")));
-            match what {
-                0..=2 => engine.answer([(id, Answer::Approve)], by).await.is_ok(),
-                3 | 4 => engine.answer([(id, Answer::reject("no"))], by).await.is_ok(),
-                5 | 6 => drop_ok(engine.cancel(&run_id, "enough").await),
-                _ => drop_ok(engine.delete_sessions(vec![outlive_core::SessionId::parse("s").unwrap()], true).await),
-            }
+            let by: Arc<str> = Arc::from(format!("p{number}"));
+            let is_done = match what {
+                0..=8 => engine.answer(answers.clone(), Some(by.clone())).await.is_ok(),
+                9 | 10 => engine.cancel(&run_id, "enough").await.is_ok(),
+                _ => engine.delete_sessions(vec![SessionId::parse("s").unwrap()], true).await.is_ok(),
+            };
+            Tried { by, answers, is_done }
         });
     }
-    let mut results = Vec::new();
-    while let Some(result) = tasks.join_next().await {
-        results.push(result.unwrap());
+    let mut all = Vec::new();
+    while let Some(tried) = tasks.join_next().await {
+        all.push(tried.unwrap());
     }
-    let left = db.run(Access::All, run.run_id().clone()).await.unwrap();
-    if left.is_none() {
+    if db.run(Access::All, run.run_id().clone()).await.unwrap().is_none() {
         assert!(deletes, "seed {seed}");
         return;
     }
-    if !results.iter().any(|done| *done) {
-        return;
-    }
-    let end = timeout(LONG, run.wait()).await.unwrap_or_else(|_| panic!("seed {seed}: it does not end"));
-    match end {
-        Ok(output) => {
-            assert!(output.status.is_terminal(), "seed {seed}: {output:?}");
-            is_sound(&db, &definition, &run).await;
-            let asked = first.question(question.id()).await.unwrap().unwrap();
-            assert_ne!(asked.state, QuestionState::Open, "seed {seed}");
-            if let (Some(answered), RunStatus::Completed) = (&asked.answered, output.status) {
-                assert_eq!(answered.answer, Answer::Approve, "seed {seed}");
+    // Whatever nobody has answered is answered now.
+    let end = loop {
+        match timeout(LONG, run.wait()).await.unwrap_or_else(|_| panic!("seed {seed}: it does not end")) {
+            Ok(output) if output.status == RunStatus::Paused => {
+                for question in run.questions().await.unwrap() {
+                    question.by("late").approve().await.unwrap();
+                }
             }
+            Ok(output) => break output,
+            Err(Error::RunNotFound(_)) if deletes => return,
+            Err(error) => panic!("seed {seed}: {error}"),
         }
-        Err(Error::RunNotFound(_)) => assert!(deletes, "seed {seed}"),
-        Err(error) => panic!("seed {seed}: {error}"),
+    };
+    assert!(end.status.is_terminal(), "seed {seed}: {end:?}");
+    is_sound(&db, &definition, &run).await;
+    let mut asked = Vec::new();
+    for id in &ids {
+        asked.push(first.question(id).await.unwrap().unwrap());
     }
-}
-
-fn drop_ok<T>(result: Result<T, Error>) -> bool {
-    result.is_ok()
+    let given = |id: &Arc<str>| asked.iter().find(|asked| asked.id() == id).and_then(|asked| asked.answered.clone());
+    assert!(asked.iter().all(|asked| asked.state != QuestionState::Open), "seed {seed}");
+    for Tried { by, answers, is_done } in all {
+        let counts = |(id, answer): &(Arc<str>, Answer)| {
+            given(id).is_some_and(|given| given.by.as_ref() == Some(&by) && given.answer == *answer)
+        };
+        assert!(answers.iter().all(|answer| counts(answer) == is_done), "seed {seed}: {by} {answers:?} {is_done}");
+    }
+    let says_no = ids.iter().any(|id| given(id).is_some_and(|given| given.answer != yes()));
+    match end.status {
+        RunStatus::Completed => assert!(!says_no, "seed {seed}"),
+        _ => assert!(says_no || cancels, "seed {seed}: {end:?}"),
+    }
 }
 
 #[test]
@@ -682,4 +716,237 @@ async fn someone_elses_questions_do_not_exist() {
     ada.answer([(question.id().clone(), yes())], None).await.unwrap();
     assert_eq!(ended(&run).await.status, RunStatus::Completed);
     let _: (RunId, StepOutput) = (run.run_id().clone(), StepOutput::default());
+}
+
+/// Fails until its container has been begun anew.
+fn fails_at_first(name: &'static str) -> Step {
+    Step::function(name, move |context: StepContext, input: Arc<StepInput>| async move {
+        context.state.set("tried", context.step.key.to_string());
+        match context.step.key.as_str().contains('~') {
+            true => Ok(format!("{}.{name}", input.text())),
+            false => Err(Failure::fatal(format!("{name} is broken"))),
+        }
+    })
+}
+
+/// A container of its name, and what the run comes to when it is tried again.
+type Kind = (&'static str, Box<dyn Fn() -> Block>, &'static str);
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_fails_is_asked_about_as_a_step_is() {
+    let broken = || fails_at_first("f");
+    let pause = OnError::Pause;
+    let inner = move || Arc::new(Definition::builder("Inner").step(broken()).build().unwrap());
+    let undecided = Condition::new("cond").when(|_| -> bool { panic!("no idea") }).step(tells("x")).on_error(pause);
+    let containers: [Kind; 7] = [
+        ("group", Box::new(move || Steps::new("group").step(broken()).on_error(pause).into()), "hi.f.b1"),
+        (
+            "par",
+            Box::new(move || Parallel::new("par").step(tells("p")).step(broken()).on_error(pause).into()),
+            "hi.f.b1",
+        ),
+        (
+            "cond",
+            Box::new(move || Condition::new("cond").when_always(true).step(broken()).on_error(pause).into()),
+            "hi.f.b1",
+        ),
+        (
+            "loop",
+            Box::new(move || Loop::new("loop").step(broken()).max_iterations(1).on_error(pause).into()),
+            "hi.f.b1",
+        ),
+        (
+            "pick",
+            Box::new(move || Router::new("pick").select(|_| "f").choice(broken()).on_error(pause).into()),
+            "hi.f.b1",
+        ),
+        (
+            "each",
+            Box::new(move || ForEach::new("each").items(|_| ["x"]).step(broken()).on_error(pause).into()),
+            "x.f.b1",
+        ),
+        ("nested", Box::new(move || Step::new("nested").workflow(inner()).on_error(pause).into()), "hi.f.b1"),
+    ];
+    for (name, block, text) in &containers {
+        let blocks = || vec![block(), tells("b").into()];
+        let retried = with_answers(blocks(), &[Answer::Retry]).await;
+        assert_eq!((retried.status, retried.text().as_str()), (RunStatus::Completed, *text), "{name}");
+        let left_out = with_answers(blocks(), &[Answer::Skip]).await;
+        assert_eq!((left_out.status, left_out.text().as_str()), (RunStatus::Completed, "hi.b1"), "{name}");
+        let error = left_out.step_results[0].error.clone();
+        assert!(error.is_some_and(|error| error.contains("f is broken")), "{name}: {left_out:?}");
+        let given_up = with_answers(blocks(), &[no()]).await;
+        assert_eq!(given_up.status, RunStatus::Error, "{name}");
+        assert!(given_up.text().contains("f is broken"), "{name}: {}", given_up.text());
+    }
+    // One that cannot decide has not begun.
+    let output = with_answers(vec![undecided.into(), tells("b").into()], &[Answer::Skip]).await;
+    assert_eq!(output.text(), "hi.b1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_is_asked_about_ends_what_is_inside_and_begins_anew_as_a_whole() {
+    let db = InMemoryDb::new();
+    let (begun, calls) = (Calls::default(), Calls::default());
+    let noted = begun.clone();
+    let stays = Step::function("stays", move |context: StepContext, _: Arc<StepInput>| {
+        noted.note();
+        let is_first = !context.step.key.as_str().contains('~');
+        async move {
+            if is_first {
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, Failure>("stayed")
+        }
+    });
+    let asks = || tells("a").human_review(HumanReview::confirmation("Inside?"));
+    let late = Steps::new("late").step(slow("wait", Duration::from_secs(5))).step(fails_at_first("f"));
+    let parallel = Parallel::new("par").step(stays).step(asks()).step(append("done", &calls)).step(late);
+    let definition =
+        build([parallel.on_error(OnError::Pause).timeout(Duration::from_secs(60)).into(), tells("b").into()]);
+    let engine = engine(&db, &definition).await;
+    let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+    let question = only(&run).await;
+    assert_eq!((question.question.kind, &*question.question.step_name), (QuestionKind::Error, "par"));
+    assert_eq!(question.question.message.as_deref(), Some("step \"f\": f is broken"));
+    let all = QuestionFilter { with_settled: true, ..QuestionFilter::default() };
+    let asked = engine.questions(all).await.unwrap().questions;
+    assert_eq!(asked[0].state, QuestionState::Void, "what was asked inside needs no answer");
+    // Its time stands still, and begins anew with it.
+    tokio::time::sleep(2 * LONG).await;
+    question.retry().await.unwrap();
+    let inside = only(&run).await;
+    assert_eq!(inside.question.kind, QuestionKind::Confirmation);
+    inside.approve().await.unwrap();
+    let output = ended(&run).await;
+    assert_eq!(output.status, RunStatus::Completed, "{output:?}");
+    assert_eq!((begun.count(), calls.count()), (2, 2), "all of it was begun anew");
+    is_sound(&db, &definition, &run).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_around_a_step_that_is_given_up_has_its_say() {
+    let asked = || fails("f", 9).on_error(OnError::Pause);
+    let skipped = Steps::new("group").step(asked()).on_error(OnError::Skip);
+    let output = with_answers(vec![skipped.into(), tells("b").into()], &[no()]).await;
+    assert_eq!((output.status, output.text().as_str()), (RunStatus::Completed, "hi.b1"));
+    // First about the step, then about what it is in.
+    let both = || Steps::new("group").step(asked()).on_error(OnError::Pause);
+    let output = with_answers(vec![both().into(), tells("b").into()], &[no(), Answer::Skip]).await;
+    assert_eq!((output.status, output.text().as_str()), (RunStatus::Completed, "hi.b1"));
+    let output = with_answers(vec![both().into(), tells("b").into()], &[no(), no()]).await;
+    assert_eq!((output.status, output.text().as_str()), (RunStatus::Error, "step \"f\": attempt 1 failed"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_that_a_siblings_failure_ends_counts_towards_no_time_limit() {
+    let asks = tells("a").human_review(HumanReview::confirmation("?"));
+    let late = Step::function("late", |_, _: Arc<StepInput>| async {
+        tokio::time::sleep(Duration::from_secs(90)).await;
+        Err::<String, _>(Failure::fatal("no"))
+    });
+    let parallel = Parallel::new("par").step(asks).step(late).on_error(OnError::Skip);
+    let definition = Arc::new(
+        Definition::builder("Example")
+            .step(parallel)
+            .step(slow("after", Duration::from_secs(50)))
+            .timeout(Duration::from_secs(100))
+            .build()
+            .unwrap(),
+    );
+    let db = InMemoryDb::new();
+    let engine = engine(&db, &definition).await;
+    let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+    let output = ended(&run).await;
+    assert_eq!(output.status, RunStatus::Completed, "{output:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn input_that_nobody_gives_in_time_is_not_asked_for_again() {
+    let review = HumanReview::user_input("Which?", [UserInputField::new("colour")]);
+    let step = tells("a").human_review(review.timeout(LONG).on_timeout(OnTimeout::Approve));
+    let db = InMemoryDb::new();
+    let definition = build([step.into()]);
+    let engine = engine(&db, &definition).await;
+    let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+    only(&run).await;
+    tokio::time::sleep(LONG + Duration::from_secs(20)).await;
+    assert_eq!(ended(&run).await.text(), "hi.a1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_submitted_a_run_does_not_answer_under_four_eyes() {
+    let db = InMemoryDb::new();
+    let guarded = tells("a").human_review(HumanReview::confirmation("?").four_eyes());
+    let inside = Step::function("inside", |context: StepContext, _: Arc<StepInput>| async move {
+        let answer = context.ask("sure", HumanReview::confirmation("Sure?").four_eyes()).await?;
+        Ok::<_, Failure>(answer.as_str())
+    });
+    let definition = build([guarded.into(), inside.into()]);
+    let engine = engine(&db, &definition).await;
+    let request = Submit { user_id: Some("ada".to_owned()), ..input("hi") };
+    let run = engine.submit(&definition.id, request).await.unwrap();
+    for _ in 0..2 {
+        let question = only(&run).await;
+        for (by, problem) in [(Some("ada"), "ada submitted the run"), (None, "say who answers")] {
+            let answers = [(question.id().clone(), yes())];
+            let error = engine.answer(answers, by.map(Arc::from)).await.unwrap_err();
+            assert!(matches!(error, Error::NotYoursToAnswer { .. }), "{error:?}");
+            assert!(error.to_string().contains(problem), "{error}");
+        }
+        assert_eq!(only(&run).await.state, QuestionState::Open, "nothing happened");
+        question.by("bob").approve().await.unwrap();
+    }
+    assert_eq!(ended(&run).await.text(), "approve");
+    // Nobody can tell two people apart where one is not known.
+    let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+    let error = only(&run).await.by("bob").approve().await.unwrap_err();
+    assert!(error.to_string().contains("submit it with a user_id"), "{error}");
+    let silent = HumanReview::confirmation("?").four_eyes().timeout(LONG).on_timeout(OnTimeout::Approve);
+    let problem = Definition::builder("Example").step(tells("a").human_review(silent)).build().unwrap_err().to_string();
+    assert!(problem.contains("four eyes"), "{problem}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_function_that_blocks_asks_and_goes_on_in_place_or_from_its_beginning() {
+    for is_beside in [false, true] {
+        let db = InMemoryDb::new();
+        let calls = Calls::default();
+        let begun = calls.clone();
+        let pays = Step::blocking("pay", move |context, _| {
+            begun.note();
+            let first = context.block_on(context.ask("one", HumanReview::confirmation("One?")))?;
+            let second = context.block_on(context.ask("two", HumanReview::confirmation("Two?")))?;
+            Ok(format!("{} {}", first.as_str(), second.as_str()))
+        });
+        let gate = Arc::new(tokio::sync::Notify::new());
+        let opens = gate.clone();
+        let beside = Step::function("beside", move |_, _: Arc<StepInput>| {
+            let gate = gate.clone();
+            async move {
+                gate.notified().await;
+                Ok::<_, Failure>("")
+            }
+        });
+        let parallel = Parallel::new("par").step(pays);
+        let definition = build([if is_beside { parallel.step(beside) } else { parallel.step(tells("b")) }.into()]);
+        let options = Options { scan_period: Duration::from_millis(20), ..Options::default() };
+        let engine =
+            Engine::builder(Arc::new(db.clone())).workflow(definition.clone()).options(options).start().await.unwrap();
+        let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+        let mut events = run.events(None).through_pauses();
+        for answer in [yes(), no()] {
+            let asked = |name: &str| if is_beside { name == "StepPaused" } else { name == "WorkflowPaused" };
+            while !asked(timeout(LONG, events.next()).await.unwrap().unwrap().unwrap().name()) {}
+            run.questions().await.unwrap()[0].answer(answer).await.unwrap();
+        }
+        if is_beside {
+            while timeout(LONG, events.next()).await.unwrap().unwrap().unwrap().name() != "StepCompleted" {}
+            opens.notify_one();
+        }
+        let output = ended(&run).await;
+        assert_eq!(output.step_results[0].steps[0].text(), "approve reject");
+        assert_eq!(calls.count(), if is_beside { 1 } else { 3 }, "at rest it is executed again for each answer");
+        engine.shutdown().await.unwrap();
+    }
 }

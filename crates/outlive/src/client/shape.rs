@@ -518,6 +518,7 @@ pub(super) fn query(filter: &RunFilter) -> Vec<(&'static str, String)> {
 pub(super) fn question_query(filter: &QuestionFilter) -> Vec<(&'static str, String)> {
     let limit = if filter.limit == 0 { LIST_DEFAULT } else { filter.limit };
     let mut query = vec![("limit", limit.min(LIST_MAX).to_string())];
+    query.extend(filter.id_prefix.clone().map(|prefix| ("q", prefix)));
     query.extend(filter.run_id.as_ref().map(|id| ("run_id", id.to_string())));
     query.extend(filter.workflow_id.as_ref().map(|id| ("workflow_id", id.to_string())));
     query.extend(filter.with_settled.then(|| ("all", "true".to_owned())));

@@ -4,7 +4,7 @@ use crate::world::{KEY, World};
 use outlive::RunId;
 use outlive::core::Entry;
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 /// A running example. Killed when dropped.
@@ -52,6 +52,23 @@ impl Example {
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     }
 
+    /// A command of the `approval_desk` example.
+    pub(crate) fn desk(db: &Path, words: &[&str]) -> Self {
+        let mut command = Command::new(program("approval_desk"));
+        command.args(words).env("APPROVAL_DB", db).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let mut child = command.spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Self { child, output, said: String::new() }
+    }
+
+    /// The next line it prints.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "it ended: {}", self.said);
+        self.said.push_str(&line);
+        line.trim().to_owned()
+    }
+
     /// The run's id, as soon as the example has printed it.
     pub(crate) fn run_id(&mut self) -> RunId {
         loop {
@@ -90,7 +107,7 @@ pub(crate) fn event_lines(log: &[Entry]) -> Vec<String> {
 }
 
 /// One command of the `approval_desk` example: exit code and everything it printed.
-fn desk(db: &std::path::Path, words: &[&str]) -> (Option<i32>, String) {
+pub(crate) fn desk(db: &Path, words: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(program("approval_desk"));
     let output = command.args(words).env("APPROVAL_DB", db).output().unwrap();
     let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
@@ -110,16 +127,16 @@ fn a_payment_waits_for_two_people_while_no_process_runs() {
     let asked = open();
     assert_eq!(asked.len(), 2);
     let (_, said) = desk(&db, &["approve", &asked[0], "ada"]);
-    assert_eq!(said, "noted; others are still to be asked\n");
+    assert_eq!(said, "noted\nothers are still to be asked\n");
     let (code, said) = desk(&db, &["reject", &asked[0], "bob", "no"]);
     assert_eq!(code, Some(1));
     assert!(said.contains("was answered before: approve, by ada"), "{said}");
     assert_eq!(open(), asked[1..]);
     let (_, said) = desk(&db, &["approve", &asked[1], "bob"]);
-    assert!(said.starts_with("COMPLETED: paid: Laptops, 9,000 EUR (reference "), "{said}");
+    assert!(said.starts_with("noted\nCOMPLETED: paid: Laptops, 9,000 EUR (reference "), "{said}");
     assert!(open().is_empty());
     desk(&db, &["request", "A yacht"]);
     let (_, said) = desk(&db, &["reject", &open()[0], "ada", "too much"]);
-    assert_eq!(said, "CANCELLED: Workflow cancelled: Step 'Finance' was rejected\n");
+    assert_eq!(said, "noted\nCANCELLED: Workflow cancelled: Step 'Finance' was rejected\n");
     assert!(open().is_empty(), "nobody needs to say more");
 }

@@ -1,11 +1,14 @@
 //! `kill -9` of a real process at random moments. The next start completes the run and repeats at most what was in flight.
 
-use crate::example::{Example, event_lines};
+use crate::example::{Example, desk, event_lines};
 use crate::world::World;
+use outlive::core::port::QuestionFilter;
 use outlive::core::port::{Access, LogStore, RunStore, run_output};
 use outlive::core::{Entry, RunId};
+use outlive::engine::Options;
 use outlive::engine::testing::{broken_invariants, in_flight, read_log};
 use outlive::prelude::*;
+use std::path::Path;
 use std::time::Duration;
 
 const TRIALS: u64 = 30;
@@ -109,4 +112,72 @@ async fn a_process_that_only_follows_reports_the_end_of_a_finished_run() {
     assert!(output.contains("Final Result:"));
     let mut nobody = Example::start(&world, &["--run-id", "no-such-run", "--poll", "0.05"]);
     assert_eq!(nobody.finish().0, Some(3));
+}
+
+/// A payment that waits for two people, and that nobody executes.
+fn requested(db: &Path) -> String {
+    let (code, said) = desk(db, &["request", "Laptops"]);
+    assert_eq!(code, Some(0), "{said}");
+    said.trim().strip_prefix("run ").unwrap_or_else(|| panic!("{said}")).to_owned()
+}
+
+/// What is open, by id.
+fn open_questions(db: &Path) -> Vec<String> {
+    let (_, said) = desk(db, &["desk"]);
+    said.lines().map(|line| line.split_whitespace().next().unwrap().to_owned()).collect()
+}
+
+/// A fresh process goes on to the end.
+fn is_paid(db: &Path, run_id: &str, place: &str) {
+    let mut fresh = Example::desk(db, &["wait", run_id]);
+    let (code, said) = fresh.finish();
+    assert_eq!(code, Some(0), "{place}: {said}");
+    assert!(said.starts_with("waiting\nCOMPLETED: paid: Laptops (reference "), "{place}: {said}");
+}
+
+#[tokio::test]
+async fn a_process_killed_at_a_question_leaves_it_to_be_answered_while_nobody_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("approvals.db");
+    let run_id = requested(&db);
+    for left in [2, 1] {
+        let mut waits = Example::desk(&db, &["wait", &run_id]);
+        assert_eq!(waits.line(), "waiting");
+        waits.kill();
+        // This process answers, and executes nothing.
+        let options = Options { execute: false, ..Options::default() };
+        let engine = Engine::builder(std::sync::Arc::new(SqliteDb::new(&db))).options(options).start().await.unwrap();
+        let open = engine.questions(QuestionFilter::default()).await.unwrap().questions;
+        assert_eq!(open.len(), left);
+        engine.answer([(open[0].id().clone(), Answer::Approve)], Some("ada".into())).await.unwrap();
+        let run = engine.attach(RunId::parse(&run_id).unwrap()).get().await.unwrap().unwrap();
+        assert_eq!(run.status, RunStatus::Running, "it waits for a process, not for people");
+        engine.shutdown().await.unwrap();
+    }
+    is_paid(&db, &run_id, "killed at its questions");
+    let db = SqliteDb::new(&db);
+    let run_id = RunId::parse(&run_id).unwrap();
+    let row = db.run(Access::All, run_id.clone()).await.unwrap().unwrap();
+    let output = run_output(&db, &Access::All, &row).await.unwrap();
+    assert_eq!(broken_invariants(&read_log(&db, &run_id).await, &output), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_answer_counts_when_its_process_is_killed_as_soon_as_it_has_said_so() {
+    let first = std::env::var("KILL_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1u64);
+    for seed in first..first + 10 {
+        let folder = tempfile::tempdir().unwrap();
+        let db = folder.path().join("approvals.db");
+        let run_id = requested(&db);
+        for (number, id) in open_questions(&db).iter().enumerate() {
+            let mut answers = Example::desk(&db, &["approve", id, "ada"]);
+            assert_eq!(answers.line(), "noted");
+            // At once, or while the run goes on.
+            tokio::time::sleep(Duration::from_micros(dice(seed + number as u64 * 1_000, 3_000))).await;
+            answers.kill();
+            let open = open_questions(&db);
+            assert!(!open.contains(id) && open.len() <= 1, "seed {seed}: {open:?}");
+        }
+        is_paid(&db, &run_id, &format!("seed {seed}"));
+    }
 }

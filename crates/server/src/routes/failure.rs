@@ -47,6 +47,7 @@ impl From<Error> for Problem {
             Error::QuestionNotFound(_) => Problem::not_found("Question not found"),
             Error::AlreadyAnswered(_) => Problem::new(StatusCode::CONFLICT, "already_answered", error.to_string()),
             Error::InvalidAnswer { .. } => Problem::new(StatusCode::BAD_REQUEST, "invalid_answer", error.to_string()),
+            Error::NotYoursToAnswer { .. } => Problem::new(StatusCode::FORBIDDEN, "four_eyes", error.to_string()),
             Error::DamagedQuestion { .. } => {
                 tracing::error!(%error, "a stored question cannot be read");
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", error.to_string())

@@ -1,6 +1,7 @@
 //! Questions to people over HTTP and on sockets: listed, answered, continued as Agno's clients do.
 
 use crate::served::{Ask, Served, Setup};
+use outlive_server::auth::Scopes;
 use serde_json::{Value, json};
 
 async fn open_to_everyone() -> Served {
@@ -145,4 +146,78 @@ async fn a_continued_run_is_followed_from_its_pause_also_on_a_socket() {
         seen.push(event["event"].as_str().expect("a name").to_owned());
     }
     assert!(seen.contains(&"StepContinued".to_owned()) && !seen.contains(&"StepPaused".to_owned()), "{seen:?}");
+}
+
+#[tokio::test]
+async fn whoever_submitted_a_run_does_not_answer_it_under_four_eyes() {
+    let served = Served::start().await;
+    let ada = served.user("ada").await;
+    let admin = |user: &'static str| served.key(Some(user), Scopes::parse(["agent_os:admin"]));
+    let (boss, own) = (admin("bob").await.0, admin("ada").await.0);
+    let answer = served.post("/workflows/guarded/runs", &ada, "message=hi&stream=false").await;
+    let run = answer.json();
+    assert_eq!(run["status"], "PAUSED", "{run}");
+    let run_id = run["run_id"].as_str().expect("an id");
+    let open = served.get(&format!("/api/questions?run_id={run_id}"), &ada).await.json();
+    let id = open["questions"][0]["question_id"].as_str().expect("an id").to_owned();
+    let path = format!("/api/questions/{id}/answer");
+    let say = async |token: &str| {
+        let ask = Ask {
+            method: "POST",
+            path: &path,
+            token: Some(token),
+            content_type: "application/json",
+            body: r#"{"do":"approve"}"#,
+            ..Ask::default()
+        };
+        served.ask(ask).await
+    };
+    // Neither as a user nor as an admin, nor the way Agno's clients do.
+    for token in [&ada, &own] {
+        let refused = say(token).await;
+        assert_eq!(refused.status, 403, "{refused:?}");
+        let told = refused.json();
+        assert_eq!(told["error_code"], "four_eyes", "{told}");
+        assert!(told["detail"].as_str().is_some_and(|detail| detail.contains("somebody else must answer")), "{told}");
+    }
+    let mut requirements = run["step_requirements"].clone();
+    requirements[0]["confirmed"] = json!(true);
+    let continued =
+        served.post(&format!("/workflows/guarded/runs/{run_id}/continue"), &ada, &form(&requirements)).await;
+    assert_eq!(continued.status, 403, "{continued:?}");
+    let said = say(&boss).await;
+    assert_eq!((said.status, &said.json()["answered_by"]), (200, &json!("bob")), "{said:?}");
+    let done = served.get(&format!("/workflows/guarded/runs/{run_id}?wait=19s"), &ada).await.json();
+    assert_eq!(done["status"], "COMPLETED", "{done}");
+}
+
+#[tokio::test]
+async fn a_step_that_nobody_answered_for_in_time_is_shown_as_skipped_and_why() {
+    let served = open_to_everyone().await;
+    let run = served.post("/workflows/late/runs", "", "message=hi&stream=false&background=true").await.json();
+    let run_id = run["run_id"].as_str().expect("an id");
+    let mut events =
+        served.engine.attach(outlive_core::RunId::parse(run_id).expect("an id")).events(None).through_pauses();
+    while crate::served::in_time(events.next()).await.expect("readable").is_some() {}
+    let shown = served.get(&format!("/api/runs/{run_id}"), "").await.json();
+    let step = &shown["steps"][0];
+    assert_eq!(
+        (&shown["status"], &step["status"], &step["error"]),
+        (&json!("COMPLETED"), &json!("skipped"), &json!("nobody answered in time")),
+        "{shown}"
+    );
+    assert!(step["ended_at"].is_string(), "{step}");
+}
+
+#[tokio::test]
+async fn questions_are_found_by_how_their_ids_begin() {
+    let served = open_to_everyone().await;
+    paused(&served, "asks").await;
+    let all = served.get("/api/questions", "").await.json();
+    let id = all["questions"][0]["question_id"].as_str().expect("an id");
+    let found = async |prefix: &str| {
+        let list = served.get(&format!("/api/questions?q={prefix}"), "").await.json();
+        list["questions"].as_array().expect("a list").len()
+    };
+    assert_eq!((found(&id[..8]).await, found(id).await, found("nobodys").await, found("").await), (1, 1, 0, 1));
 }

@@ -3,7 +3,9 @@
 use crate::door::UPGRADE;
 use futures::{SinkExt, StreamExt};
 use outlive_core::port::{BoxFuture, Clock, Db};
-use outlive_core::{Definition, Failure, FailureKind, FieldType, HumanReview, RunId, Step, Timestamp, UserInputField};
+use outlive_core::{
+    Definition, Failure, FailureKind, FieldType, HumanReview, OnTimeout, RunId, Step, Timestamp, UserInputField,
+};
 use outlive_db::InMemoryDb;
 use outlive_engine::{Engine, Options, Submit};
 use outlive_server::Server;
@@ -298,7 +300,7 @@ const FLOOD_BYTES: usize = 64 << 10;
 
 /// `held` tells as many events as its input says and ends when it is released; `ticks` tells them one after the other
 /// and ends; `flood` tells large ones, and then as many small ones as the second number says; `doubts` pauses, because
-/// nobody knows what it did, `asks` for input; `waiter` tells one each two seconds and never ends; `mirror`, also as an agent and a team,
+/// nobody knows what it did, `asks` for input, `guarded` for another person's yes, and `late` for one at once; `waiter` tells one each two seconds and never ends; `mirror`, also as an agent and a team,
 /// answers what it was given; the others answer at once.
 fn definitions(released: &watch::Receiver<bool>) -> Vec<(Kind, Arc<Definition>)> {
     let shout = || Step::function("shout", async |_, input| Ok::<_, Failure>(input.text().to_uppercase()));
@@ -357,7 +359,13 @@ fn definitions(released: &watch::Receiver<bool>) -> Vec<(Kind, Arc<Definition>)>
         Ok::<_, Failure>(format!("{} {given}", input.text()))
     });
     let ask = ask.human_review(HumanReview::user_input("Which colour?", fields));
+    let guarded = Step::function("guarded", async |_, input| Ok::<_, Failure>(input.text()));
+    let guarded = guarded.human_review(HumanReview::confirmation("Really?").four_eyes());
+    let late = Step::function("late", async |_, input| Ok::<_, Failure>(input.text()));
+    let limited = HumanReview::confirmation("Soon?").timeout(Duration::from_millis(20)).on_timeout(OnTimeout::Skip);
     vec![
+        (Kind::Workflow, of("guarded", guarded)),
+        (Kind::Workflow, of("late", late.human_review(limited))),
         (Kind::Workflow, of("asks", ask)),
         (Kind::Workflow, of("doubts", doubts)),
         (Kind::Workflow, of("mirror", mirror())),

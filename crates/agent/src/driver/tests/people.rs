@@ -460,3 +460,78 @@ async fn a_silent_external_tool_does_not_say_that_it_waits() {
     let waits = paused(&log.entries());
     assert_eq!((waits[0].content.as_str(), waits[0].tools[0].external_execution_silent), ("", Some(true)));
 }
+
+#[tokio::test]
+async fn a_recorded_answer_holds_when_the_tool_does_not_need_people_any_more() {
+    let whole = with(answered(Answer::reject("keep it")), Log::default());
+    let expected = super::run(&careful(Tool::requires_confirmation).0, &whole).await;
+    let entries = whole.entries();
+    let last = entries.iter().position(|entry| matches!(entry.record, Some(Record::Answered { .. }))).unwrap();
+    for end in last + 1..=entries.len() {
+        let (agent, count) = careful(|tool| tool);
+        let output = super::run(&agent, &Arc::new(Log::after(&entries[..end]))).await;
+        assert_eq!(count.load(Ordering::SeqCst), 0, "a no is a no, after {end} entries");
+        assert_eq!(output, expected, "after {end} entries");
+    }
+    // What a person has filled in holds too, and what was done elsewhere.
+    let make = |change: fn(Tool) -> Tool| {
+        let model = ScriptedModel::replies([calls([("mail", r#"{"subject":"hi"}"#)]), text("done")]);
+        Agent::new("Careful").model(model).tool(change(mail()))
+    };
+    let ways: [(fn(Tool) -> Tool, &str); 2] =
+        [(|tool| tool.user_input_fields(["to"]), "hi to grace (None)"), (Tool::external_execution, r#"{"printed":3}"#)];
+    for (change, told) in ways {
+        let model = ScriptedModel::replies([calls([("mail", r#"{"subject":"hi","to":"ada"}"#)]), text("done")]);
+        let agent = |tool| Agent::new("Careful").model(model.clone()).tool(tool);
+        let whole = with(agreeable, Log::default());
+        super::run(&agent(change(mail())), &whole).await;
+        let entries = whole.entries();
+        let last = entries.iter().position(|entry| matches!(entry.record, Some(Record::Answered { .. }))).unwrap();
+        let output = super::run(&make(|tool| tool), &Arc::new(Log::after(&entries[..=last]))).await;
+        assert_eq!(output.tools[0].result.as_deref(), Some(told));
+    }
+}
+
+/// As [`asking`], on a thread of its own.
+fn asking_on_a_thread(count: &Arc<AtomicUsize>) -> Tool {
+    let count = count.clone();
+    Tool::blocking("order", "for tests", move |wanted: Of, context: ToolContext| {
+        count.fetch_add(1, Ordering::SeqCst);
+        let answer = context.block_on(context.ask("budget", HumanReview::confirmation("More than 20?")))?;
+        Ok::<_, Failure>(format!("{} {}", wanted.of, answer.as_str()))
+    })
+}
+
+#[tokio::test]
+async fn a_tool_that_blocks_asks_in_the_middle_of_a_call() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let make = || buyer(asking_on_a_thread(&count));
+    let output = super::run(&make(), &with(agreeable, Log::default())).await;
+    let told: Vec<_> = output.tools.iter().map(|tool| tool.result.clone().unwrap()).collect();
+    assert_eq!(told, ["tea approve", "rice approve"]);
+    assert_eq!(count.load(Ordering::SeqCst), 2);
+    // Where the run leaves, nobody waits on its thread for ever.
+    assert_eq!(failed(&make(), &Arc::new(Log::default())).await.kind, FailureKind::Cancelled);
+}
+
+#[tokio::test]
+async fn who_asks_when_nobody_waits_any_more_is_turned_away() {
+    let (sender, heard) = std::sync::mpsc::channel();
+    let (go, gate) = std::sync::mpsc::channel::<()>();
+    let gate = Arc::new(std::sync::Mutex::new(gate));
+    let late = Tool::blocking("order", "for tests", move |_: Of, context: ToolContext| {
+        gate.lock().unwrap().recv().unwrap();
+        let answer = context.block_on(context.ask("budget", HumanReview::confirmation("More than 20?")));
+        sender.send(answer.map_err(|failure| failure.kind)).unwrap();
+        Ok::<_, Failure>("too late")
+    });
+    let model = ScriptedModel::replies([calls([("order", r#"{"of":"tea"}"#)]), text("done")]);
+    let agent = Agent::new("Buyer").model(model).tool(late.timeout(Duration::from_millis(20)));
+    let log = with(agreeable, Log::default());
+    let output = super::run(&agent, &log).await;
+    assert!(output.tools[0].result.as_deref().unwrap().contains("has not answered within"));
+    go.send(()).unwrap();
+    let told = tokio::task::spawn_blocking(move || heard.recv().unwrap()).await.unwrap();
+    assert_eq!(told, Err(FailureKind::Cancelled));
+    assert!(questions(&log.entries()).is_empty(), "nobody was asked");
+}

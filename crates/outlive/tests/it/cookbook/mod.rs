@@ -1,4 +1,5 @@
-//! Every program of Agno's workflow cookbook that needs no person, expressed with the prelude: one file for each folder.
+//! Every program of Agno's workflow cookbook, expressed with the prelude: one file for each folder, and two for the one
+//! whose programs ask people ([`talk`]).
 //!
 //! A folder is a table of recipes: a workflow as its user builds it, and what is asked of it, in one session. Three tests
 //! walk each table, so a new line has them all:
@@ -14,10 +15,13 @@ mod basic;
 mod branching;
 mod cel;
 mod conditional;
+mod executors;
 mod leading;
 mod loops;
 mod order;
 mod parallel;
+mod people;
+mod talk;
 
 use crate::sweep::FileStage;
 use order::outline;

@@ -45,6 +45,7 @@ const LIST_QUERY: &[Field] = &[
     field("cursor", "string", false, "Continue after the page that returned this as `next_cursor`"),
 ];
 const QUESTIONS_QUERY: &[Field] = &[
+    field("q", "string", false, "Only questions whose id begins with this"),
     field("run_id", "string", false, "Only questions of this run"),
     field("workflow_id", "string", false, "Only questions of this workflow, agent:ID or team:ID"),
     field("all", "boolean", false, "Those that were answered or are void, too (default false)"),

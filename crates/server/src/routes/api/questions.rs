@@ -18,6 +18,7 @@ const LIMIT_MAX: u64 = 1000;
 /// The query of a list. Texts, so that what is wrong with one can be said by its name.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct ListQuery {
+    q: Option<String>,
     run_id: Option<String>,
     workflow_id: Option<String>,
     all: Option<String>,
@@ -35,6 +36,7 @@ pub(super) async fn list(caller: Caller, Query(query): Query<ListQuery>) -> Resu
     let filter = QuestionFilter {
         run_id: run_id.map_err(invalid("run_id"))?,
         workflow_id: workflow_id.map_err(invalid("workflow_id"))?,
+        id_prefix: query.q.filter(|prefix| !prefix.is_empty()),
         with_settled: query::boolean("all", query.all.as_deref())?,
         after: query.cursor,
         limit: u32::try_from(limit).unwrap_or(u32::MAX),

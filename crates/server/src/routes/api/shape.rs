@@ -476,7 +476,7 @@ pub(crate) struct StepLine {
     /// Depth: one more for each workflow that runs as a step of another.
     pub(crate) nested_depth: u32,
     /// `running`, `waiting` for somebody to answer, `completed`, `error`, `cancelled`, or `skipped` because a person
-    /// said no.
+    /// said no or nobody answered in time.
     #[schemars(extend("enum" = ["running", "waiting", "completed", "error", "cancelled", "skipped"]))]
     pub(crate) status: &'static str,
     /// `agent`, `team`, `function`, `workflow` or `parallel`; known once it has ended.
@@ -489,7 +489,7 @@ pub(crate) struct StepLine {
     pub(crate) ended_at: Option<String>,
     /// How often it was started; 0 while it waits to begin.
     pub(crate) attempt: u32,
-    /// Why it failed.
+    /// Why it failed, or was skipped.
     pub(crate) error: Option<String>,
     /// Whether its output can be read.
     pub(crate) has_output: bool,

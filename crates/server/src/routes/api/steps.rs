@@ -78,13 +78,18 @@ impl Fold {
             EventKind::CustomEvent { fields } if fields.get("name").is_some_and(|name| name == "QuestionAnswered") => {
                 let kind = fields.get("kind").and_then(Value::as_str);
                 let answer = fields.get("answer").and_then(|answer| answer.get("do")).and_then(Value::as_str);
+                let feedback = fields.get("answer").and_then(|answer| answer.get("feedback")).and_then(Value::as_str);
                 if let (Some(step), Some(kind), Some(answer)) = (self.step(step_id), kind, answer) {
                     step.status = after(kind, answer);
+                    if step.status == "skipped" {
+                        let why = if answer == "timed_out" { Some("nobody answered in time") } else { feedback };
+                        (step.error, step.ended_at) = (why.map(str::to_owned), Some(event_time(event)));
+                    }
                 }
             }
             EventKind::StepContinued | EventKind::StepExecutorContinued { .. } => {
                 if let Some(step) = self.step(step_id) {
-                    (step.status, step.ended_at) = ("running", None);
+                    (step.status, step.ended_at, step.error) = ("running", None, None);
                 }
             }
             _ => {}
@@ -164,6 +169,8 @@ fn after(kind: &str, answer: &str) -> &'static str {
     match (kind, answer) {
         ("output_review" | "iteration_review", "approve" | "edit") | ("outcome", "result") => "completed",
         (_, "skip") | ("error" | "outcome", "reject" | "timed_out") => "error",
+        // The agent hears of it, and goes on.
+        ("tool_confirmation" | "tool_input" | "tool_result", _) => "running",
         (_, "reject" | "timed_out") => "skipped",
         _ => "running",
     }
