@@ -11,10 +11,10 @@ use crate::model::answer::check;
 use crate::model::gate::{Gate, Pass};
 use futures::future::{Either, select};
 use futures::stream::StreamExt;
-use outlive_core::port::{Halt, Recall};
+use outlive_core::port::{Halt, Listener, Recall, SteeringMessage};
 use outlive_core::{
-    Failure, FailureKind, FinishReason, Metrics, ModelDelta, ModelRequest, ModelRequestDone, ModelResponse, Record,
-    ToolSpec,
+    Failure, FailureKind, FinishReason, Message, Metrics, ModelDelta, ModelRequest, ModelRequestDone, ModelResponse,
+    Record, Role, ToolSpec, content_text,
 };
 use std::pin::pin;
 use std::time::Duration;
@@ -27,13 +27,26 @@ impl Drive<'_> {
     /// One turn of the model: the recorded answer, or a new one. All attempts share one key.
     pub(super) async fn ask(&mut self) -> Result<ModelResponse, Failure> {
         let key = self.place.base.turn(self.turns);
+        let is_first = self.turns == 0;
         self.turns += 1;
         let recall = self.effects().recall(&key);
+        let heard = key.word("steered");
+        let heard_before = if is_first { Recall::Nothing } else { self.effects().recall(&heard) };
+        if let Recall::Done(value) = &heard_before {
+            self.hear(read(&heard, value)?);
+        }
         if let Recall::Done(value) = &recall {
             return read(&key, value);
         }
         let pass = self.leave().await?;
         if let Recall::Nothing = recall {
+            // As late as can be, and together with the intent. Before its first turn, it has its question to answer.
+            if !is_first && matches!(heard_before, Recall::Nothing) {
+                let leads = self.place.parent.is_none();
+                let listener = Listener { id: self.id.as_str(), leads, origin: &self.origin };
+                let messages = self.effects().take_in(&listener, &heard);
+                self.hear(messages);
+            }
             self.tell(
                 self.voice.request_started(self.info.clone()),
                 Some(Record::Intent { key: key.clone(), name: None }),
@@ -48,6 +61,15 @@ impl Drive<'_> {
         let done = done.ended(response.finish_reason);
         self.tell(self.voice.request_completed(done), Some(result(key, &response)));
         Ok(response)
+    }
+
+    /// Continues the conversation with what people have said meanwhile.
+    fn hear(&mut self, messages: Vec<SteeringMessage>) {
+        for SteeringMessage { content, images, files, .. } in messages {
+            let place = self.machine.messages().len();
+            let message = self.message(Role::User, content_text(Some(&content)), place);
+            self.machine.told(Message { images, files, ..message });
+        }
     }
 
     async fn attempts(&self, mut pass: Option<Pass>) -> Result<ModelResponse, Failure> {

@@ -16,7 +16,7 @@
 //!       | "k:" name                         what a function names itself
 //!       | "q" number                        a question to people, from 0
 //!       | word                              something recorded once: started, history, content, done, error, paused,
-//!                                           continued, again
+//!                                           continued, again, steered; "summary" before a conversation of its own
 //! ```
 //! Tools hand keys to other people's services, so a key never changes: what exists keeps its text for ever.
 
