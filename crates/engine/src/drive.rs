@@ -244,6 +244,7 @@ fn message_of(run: &Run) -> Result<SteeringMessage, outlive_core::port::Unreadab
         run_id: run.info.run_id.to_shared(),
         content: run.read_input()?.unwrap_or_default(),
         to: steer_to,
+        heard_by: None,
         images: attachments.images.unwrap_or_default(),
         files: attachments.files.unwrap_or_default(),
     })

@@ -4,32 +4,30 @@
 //! to. Only earlier runs that are still going on could make a difference between one reading and the next; they are
 //! recorded with the run that asks, and are no history of it.
 
-use crate::journal::Journal;
 use outlive_core::port::{Access, Db, DbError, Run, RunFilter, run_output};
 use outlive_core::{HistoryRun, RunId, RunInfo, RunStatus};
 
 /// Runs that are read at once.
 const PAGE: u32 = 50;
+/// And at most: they are held in memory together.
+const RUNS_MAX: u32 = 1_000;
 
-/// The newest `limit` runs before the journal's, oldest first.
-pub(crate) async fn read_history(journal: &Journal, limit: u32) -> Result<Vec<HistoryRun>, DbError> {
+/// The newest `limit` runs before this one, oldest first; `beside` are no history of it.
+pub(crate) async fn read_history(
+    db: &dyn Db,
+    info: &RunInfo,
+    limit: u32,
+    beside: &[RunId],
+) -> Result<Vec<HistoryRun>, DbError> {
+    let limit = limit.min(RUNS_MAX);
     if limit == 0 {
         return Ok(Vec::new());
     }
-    let db = &*journal.services().db;
-    let info = journal.machine(|machine| machine.info().clone());
-    let beside = match journal.beside() {
-        Some(beside) => beside,
-        None => {
-            journal.note_beside(unfinished_before(db, &info).await?);
-            journal.beside().unwrap_or_default()
-        }
-    };
     let filter = RunFilter {
         statuses: vec![RunStatus::Completed, RunStatus::Cancelled],
         with_payload: true,
         limit: limit.min(PAGE),
-        ..before(&info)
+        ..before(info)
     };
     let mut history = Vec::new();
     let mut pages = Pages { filter, is_last: false };
@@ -49,7 +47,7 @@ pub(crate) async fn read_history(journal: &Journal, limit: u32) -> Result<Vec<Hi
 }
 
 /// The runs of the session that were accepted before this one and have not ended.
-async fn unfinished_before(db: &dyn Db, info: &RunInfo) -> Result<Box<[RunId]>, DbError> {
+pub(crate) async fn unfinished_before(db: &dyn Db, info: &RunInfo) -> Result<Box<[RunId]>, DbError> {
     let statuses = RunStatus::ALL.into_iter().filter(|status| !status.is_terminal()).collect();
     let mut pages = Pages { filter: RunFilter { statuses, limit: PAGE, ..before(info) }, is_last: false };
     let mut unfinished = Vec::new();

@@ -7,7 +7,7 @@
 //! Invariant: the machine is the fold of everything appended, committed or not.
 
 use crate::ending::Ending;
-use crate::history::read_history;
+use crate::history::{read_history, unfinished_before};
 use crate::services::Services;
 use crate::streams::{Streams, is_one_speaker};
 use crate::tally::{Count, Tally};
@@ -105,6 +105,46 @@ struct Mates {
     said: Vec<SteeringMessage>,
     /// What was heard, of which the store is told with the next commit.
     heard: Vec<RunId>,
+    /// Everything that was heard, in which attempt at a step.
+    kept: Vec<(Attempt, SteeringMessage)>,
+}
+
+/// An attempt at a step, as the beginning of the keys inside.
+#[derive(Clone, PartialEq, Eq)]
+struct Attempt(String);
+
+impl Attempt {
+    /// The one that a key of an agent or a team is inside of.
+    fn of(key: &Key) -> Self {
+        let is_outside = |part: &&str| !matches!(*part, "agent" | "team");
+        Self(key.as_str().split('/').take_while(is_outside).collect::<Vec<_>>().join("/"))
+    }
+
+    /// Whether both are attempts at one step, in one iteration of what is around it.
+    fn is_at_step_of(&self, other: &Self) -> bool {
+        fn parts(attempt: &Attempt) -> impl Iterator<Item = &str> {
+            attempt.0.split('/').map(|part| part.split('~').next().unwrap_or(part))
+        }
+        parts(self).eq(parts(other))
+    }
+}
+
+impl Mates {
+    /// What this listener heard in other attempts at the step, and has not in this one.
+    fn heard_before(&self, attempt: &Attempt, listener: &str) -> Vec<SteeringMessage> {
+        let is_same = |message: &SteeringMessage| message.heard_by.as_deref() == Some(listener);
+        let is_known = |message: &SteeringMessage| {
+            self.kept.iter().any(|(known, kept)| known == attempt && kept.run_id == message.run_id)
+        };
+        let mut before: Vec<SteeringMessage> = Vec::new();
+        for (other, message) in &self.kept {
+            let is_new = before.iter().all(|known| known.run_id != message.run_id) && !is_known(message);
+            if other != attempt && other.is_at_step_of(attempt) && is_same(message) && is_new {
+                before.push(message.clone());
+            }
+        }
+        before
+    }
 }
 
 /// What is needed to finish a commit.
@@ -175,13 +215,21 @@ impl Journal {
         &self.lease
     }
 
-    pub(crate) fn services(&self) -> &Services {
-        &self.services
+    async fn read_history(&self, limit: u32) -> Result<Vec<HistoryRun>, DbError> {
+        let (db, info) = (&*self.services.db, self.machine(|machine| machine.info().clone()));
+        let beside = match self.beside() {
+            Some(beside) => beside,
+            None => {
+                self.note_beside(unfinished_before(db, &info).await?);
+                self.beside().unwrap_or_default()
+            }
+        };
+        read_history(db, &info, limit, &beside).await
     }
 
     /// The earlier runs that are no history of this one, because they had not ended when it first asked; none when it has
     /// not asked yet.
-    pub(crate) fn beside(&self) -> Option<Box<[RunId]>> {
+    fn beside(&self) -> Option<Box<[RunId]>> {
         let mut state = self.lock();
         let known = state.session_mates.as_ref().and_then(|mates| mates.beside.clone());
         if known.is_some() {
@@ -195,7 +243,7 @@ impl Journal {
 
     /// The run asks for its history for the first time, while these have not ended. Where there are none, there will never
     /// be one, and nothing needs to be recorded.
-    pub(crate) fn note_beside(&self, unfinished: Box<[RunId]>) {
+    fn note_beside(&self, unfinished: Box<[RunId]>) {
         let origin = Origin::workflow(&self.machine(|machine| machine.info().clone()));
         let mut state = self.lock();
         // Of two steps side by side, the first has asked.
@@ -251,7 +299,15 @@ impl Journal {
             Some(Record::Intent { key, .. } | Record::Said { key }) => {
                 drop(state.recorded.insert(key, Recall::Started))
             }
-            Some(Record::Result { key, value }) => drop(state.recorded.insert(key, Recall::Done(value))),
+            Some(Record::Result { key, value }) => {
+                if key.as_str().ends_with("/steered")
+                    && let Ok(heard) = serde_json::from_str::<Vec<SteeringMessage>>(value.get())
+                {
+                    let attempt = Attempt::of(&key);
+                    state.mates().kept.extend(heard.into_iter().map(|message| (attempt.clone(), message)));
+                }
+                drop(state.recorded.insert(key, Recall::Done(value)));
+            }
             Some(Record::Run { key, ended }) => drop(state.recorded.insert(key, Recall::Run(ended))),
             Some(Record::Answered { key, answered }) => drop(state.answers.insert(key, answered)),
             Some(
@@ -863,11 +919,17 @@ impl Effects for Journal {
             Some(id) => **id == *listener.id,
             None => listener.leads,
         };
-        let heard: Vec<SteeringMessage> = mates.said.extract_if(.., is_for).collect();
+        let attempt = Attempt::of(key);
+        let mut heard = mates.heard_before(&attempt, listener.id);
+        let by = Some(Arc::from(listener.id));
+        let new = mates.said.extract_if(.., is_for).map(|message| SteeringMessage { heard_by: by.clone(), ..message });
+        let new: Vec<_> = new.collect();
+        mates.heard.extend(new.iter().filter_map(|message| RunId::parse(&message.run_id).ok()));
+        heard.extend(new);
         if heard.is_empty() {
             return heard;
         }
-        mates.heard.extend(heard.iter().filter_map(|message| RunId::parse(&message.run_id).ok()));
+        mates.kept.extend(heard.iter().map(|message| (attempt.clone(), message.clone())));
         for message in &heard {
             let mut fields = Map::from_iter([("name".to_owned(), Value::from("RunSteered"))]);
             fields.insert("steering_run_id".to_owned(), message.run_id.as_ref().into());
@@ -890,7 +952,7 @@ impl Effects for Journal {
 
     fn history(&self, limit: u32) -> BoxFuture<'_, Result<Vec<HistoryRun>, Failure>> {
         Box::pin(async move {
-            read_history(self, limit).await.map_err(|error| {
+            self.read_history(limit).await.map_err(|error| {
                 let is_lost = error.kind() == DbErrorKind::Unreadable;
                 let kind = if is_lost { FailureKind::Definition } else { FailureKind::Unavailable };
                 Failure::new(kind, format!("the session's history cannot be read: {error}"))

@@ -13,8 +13,8 @@ use futures::future::{Either, select};
 use futures::stream::StreamExt;
 use outlive_core::port::{Halt, Listener, Recall, SteeringMessage};
 use outlive_core::{
-    Failure, FailureKind, FinishReason, Message, Metrics, ModelDelta, ModelRequest, ModelRequestDone, ModelResponse,
-    Record, Role, ToolSpec, content_text,
+    Failure, FailureKind, FinishReason, Key, Message, Metrics, ModelDelta, ModelRequest, ModelRequestDone,
+    ModelResponse, Record, Role, ToolSpec, content_text,
 };
 use std::pin::pin;
 use std::time::Duration;
@@ -27,25 +27,18 @@ impl Drive<'_> {
     /// One turn of the model: the recorded answer, or a new one. All attempts share one key.
     pub(super) async fn ask(&mut self) -> Result<ModelResponse, Failure> {
         let key = self.place.base.turn(self.turns);
-        let is_first = self.turns == 0;
+        // Before its first turn, it has its question to answer.
+        let may_hear = self.turns > 0 && !self.heard_before(&key)?;
         self.turns += 1;
         let recall = self.effects().recall(&key);
-        let heard = key.word("steered");
-        let heard_before = if is_first { Recall::Nothing } else { self.effects().recall(&heard) };
-        if let Recall::Done(value) = &heard_before {
-            self.hear(read(&heard, value)?);
-        }
         if let Recall::Done(value) = &recall {
             return read(&key, value);
         }
         let pass = self.leave().await?;
         if let Recall::Nothing = recall {
-            // As late as can be, and together with the intent. Before its first turn, it has its question to answer.
-            if !is_first && matches!(heard_before, Recall::Nothing) {
-                let leads = self.place.parent.is_none();
-                let listener = Listener { id: self.id.as_str(), leads, origin: &self.origin };
-                let messages = self.effects().take_in(&listener, &heard);
-                self.hear(messages);
+            // As late as can be, and together with the intent.
+            if may_hear {
+                self.listen(&key);
             }
             self.tell(
                 self.voice.request_started(self.info.clone()),
@@ -63,7 +56,22 @@ impl Drive<'_> {
         Ok(response)
     }
 
+    /// Continues the conversation with what was heard before this turn, as the log has it. False when it has nothing.
+    fn heard_before(&mut self, turn: &Key) -> Result<bool, Failure> {
+        let key = turn.word("steered");
+        let Recall::Done(value) = self.effects().recall(&key) else { return Ok(false) };
+        self.hear(read(&key, &value)?);
+        Ok(true)
+    }
+
     /// Continues the conversation with what people have said meanwhile.
+    fn listen(&mut self, turn: &Key) {
+        let leads = self.place.parent.is_none();
+        let listener = Listener { id: self.id.as_str(), leads, origin: &self.origin };
+        let messages = self.effects().take_in(&listener, &turn.word("steered"));
+        self.hear(messages);
+    }
+
     fn hear(&mut self, messages: Vec<SteeringMessage>) {
         for SteeringMessage { content, images, files, .. } in messages {
             let place = self.machine.messages().len();

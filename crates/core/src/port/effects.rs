@@ -58,6 +58,9 @@ pub struct SteeringMessage {
     /// To whom; none when to nobody in particular.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<Arc<str>>,
+    /// Who heard it, once somebody has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heard_by: Option<Arc<str>>,
     /// Images that came with it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<Media>,
@@ -124,7 +127,8 @@ pub trait Effects: Send + Sync {
         Box::pin(async move { Err(Failure::new(FailureKind::Definition, problem)) })
     }
 
-    /// Takes in what was said to whoever speaks here while the run executes, oldest first, and records it under `key`.
+    /// Takes in what was said to whoever speaks here while the run executes, oldest first, and records it under `key`. What
+    /// it heard in an attempt at its step that failed comes again.
     /// Only a key under which nothing was recorded before is asked about.
     fn take_in(&self, listener: &Listener<'_>, key: &Key) -> Vec<SteeringMessage> {
         let _ = (listener, key);
@@ -136,7 +140,7 @@ pub trait Effects: Send + Sync {
 
     /// The newest `limit` earlier runs of this session that completed, or were interrupted once they had begun, oldest
     /// first: those accepted before this run that had ended when it first asked. The same every time it asks, also in
-    /// another process, but for runs that were deleted meanwhile. Empty when there is no session.
+    /// another process, but for runs that were deleted meanwhile. At most 1,000; none where there is no session.
     ///
     /// # Errors
     /// When the session cannot be read.
