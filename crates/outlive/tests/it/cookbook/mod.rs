@@ -14,6 +14,7 @@ mod basic;
 mod branching;
 mod cel;
 mod conditional;
+mod history;
 mod loops;
 mod order;
 mod parallel;
