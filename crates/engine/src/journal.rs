@@ -271,8 +271,8 @@ impl Journal {
             return;
         }
         let mates = state.mates();
-        // What was heard is there until the next commit.
-        let is_new = |message: &SteeringMessage| mates.heard.iter().all(|heard| heard.as_str() != &*message.run_id);
+        // What was heard is there until the commit that says so.
+        let is_new = |message: &SteeringMessage| mates.kept.iter().all(|(_, kept)| kept.run_id != message.run_id);
         mates.said = said.into_iter().filter(is_new).collect();
     }
 
