@@ -31,9 +31,9 @@ use outlive_core::json;
 use outlive_core::machine::{AgentLimits, AgentMachine, TeamCommand, TeamMachine};
 use outlive_core::port::{BoxFuture, Effects, Executed, Halt, Recall, SessionState, StepContext};
 use outlive_core::{
-    DefinitionId, EventKind, Failure, FailureKind, FinishReason, Key, Message, Metrics, ModelInfo, Origin, Record,
-    Role, RunDone, RunEnded, RunEvent, RunFailed, RunId, RunInput, RunOutput, RunStatus, StepInput, StepOutput,
-    Timestamp, ToolCall, ToolExecution, ToolSpec, content_text,
+    DefinitionId, EventKind, Failure, FailureKind, FinishReason, HistoryRun, Key, Message, Metrics, ModelInfo, Origin,
+    Record, Role, RunDone, RunEnded, RunEvent, RunFailed, RunId, RunInput, RunOutput, RunStatus, StepInput, StepOutput,
+    Timestamp, ToolCall, ToolExecution, ToolSpec, content_text, history_context, without_history,
 };
 use place::{Place, Task};
 use serde::Serialize;
@@ -346,7 +346,12 @@ impl<'a> Drive<'a> {
         let mut messages: Vec<_> = resolved.map(|text| self.message(Role::System, text, 0)).into_iter().collect();
         if profile.history {
             let runs = self.effects().history(profile.history_runs).await?;
-            runs.iter().flat_map(|run| &run.runs).for_each(|run| self.remember(run, &mut messages));
+            for run in &runs {
+                run.runs.iter().for_each(|ended| self.remember(ended, &mut messages));
+                if run.speaker.as_ref() == Some(&profile.name) && run.runs.is_empty() {
+                    self.remember_interrupted(run, &mut messages);
+                }
+            }
         }
         self.tell(started(), Some(result(key, &messages)));
         Ok(plain.into_iter().filter(|_| !is_resolved).chain(messages).collect())
@@ -361,7 +366,7 @@ impl<'a> Drive<'a> {
         });
         let state = profile.shows_state.then(|| prompt::state_block(self.state.all()));
         let history = match profile.leads {
-            Some(runs) if runs > 0 => prompt::history_block(&self.effects().history(runs).await?),
+            Some(runs) if runs > 0 => history_context(&self.effects().history(runs).await?, None),
             _ => None,
         };
         Ok(prompt::join(text.into_iter().chain(state).chain(history).collect()))
@@ -378,8 +383,10 @@ impl<'a> Drive<'a> {
             let asked = own().find(|message| message.role == Role::User);
             let answered = own().rfind(|message| message.role == Role::Assistant && message.content.is_some());
             for message in asked.into_iter().chain(answered) {
-                // What a provider wants back with a turn belongs to the turns before it, which are not sent.
+                // What a provider wants back with a turn belongs to the turns before it, which are not sent; and so does
+                // the history that was told then.
                 messages.push(Message {
+                    content: message.content.as_deref().map(|text| without_history(text).to_owned()),
                     from_history: true,
                     provider_data: None,
                     metrics: None,
@@ -391,9 +398,21 @@ impl<'a> Drive<'a> {
         run.member_responses.iter().for_each(|member| self.remember(member, messages));
     }
 
+    /// The question of a run that was interrupted while this agent or team had it to answer, and the answer up to then.
+    fn remember_interrupted(&self, run: &HistoryRun, messages: &mut Vec<Message>) {
+        let mut say = |role, text: String| {
+            let message = self.message(role, text, messages.len());
+            messages.push(Message { from_history: true, ..message });
+        };
+        say(Role::User, run.input_text());
+        say(Role::Assistant, format!("{}\n[interrupted]", run.text()).trim_start().to_owned());
+    }
+
     /// The conversation up to the question.
     fn opening(&self, mut messages: Vec<Message>) -> Vec<Message> {
-        let mut question = self.message(Role::User, content_text(Some(&self.task.content)), messages.len());
+        let text = content_text(Some(&self.task.content));
+        let text = self.task.history.iter().fold(text, |text, history| format!("{history}{text}"));
+        let mut question = self.message(Role::User, text, messages.len());
         question.images.clone_from(&self.task.images);
         question.files.clone_from(&self.task.files);
         messages.push(question);

@@ -4,9 +4,8 @@
 //! run says what it said before.
 
 use crate::profile::{Profile, RosterLine};
+use outlive_core::ToolSpec;
 use outlive_core::machine::DELEGATE_TOOL;
-use outlive_core::port::HistoryRun;
-use outlive_core::{ToolSpec, content_text};
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
 
@@ -61,17 +60,6 @@ pub(crate) fn run_workflow_tool() -> ToolSpec {
             "additionalProperties": false,
         }),
     }
-}
-
-/// The block that shows what earlier runs of the session were asked and came to; none when there were none.
-pub(crate) fn history_block(runs: &[HistoryRun]) -> Option<String> {
-    let mut text = String::new();
-    for (number, run) in (1..).zip(runs) {
-        let (asked, came) = (content_text(run.input.as_ref()), content_text(run.content.as_ref()));
-        let line = writeln!(text, "<run number=\"{number}\">\nAsked: {asked}\nResult: {came}\n</run>");
-        line.expect("text can always be appended to a string");
-    }
-    (!runs.is_empty()).then(|| tagged("workflow_history", text.trim_end()))
 }
 
 /// The text with each `{name}` replaced by what that name stands for. A name that stands for nothing stays as it is, and so

@@ -16,7 +16,7 @@ use crate::settings::{self, Settings, TOKEN};
 use crate::store::{self, Store};
 use crate::style;
 use outlive::client::{self, Client, ClientError, QuestionSummary, RunSummary, Submission};
-use outlive::core::port::{AuditKind, QuestionFilter, RunFilter};
+use outlive::core::port::{AuditKind, QuestionFilter, RunFilter, SessionPolicy};
 use outlive::core::{Answer, DefinitionId, Remedy, RunEvent, RunId, RunStatus, SessionId, WorkflowRunOutput};
 use outlive::engine::{Engine, EventStream, Options, Reader, Submit};
 use std::sync::{Arc, OnceLock};
@@ -75,6 +75,8 @@ pub(crate) struct Accepted {
     pub(crate) run_id: RunId,
     pub(crate) session_id: SessionId,
     pub(crate) is_repeated: bool,
+    /// It had begun before, and the input was sent to it: the id under which that waits there.
+    pub(crate) steering: Option<RunId>,
 }
 
 /// A run's events as they arrive.
@@ -545,13 +547,23 @@ impl Here {
         let engine = self.engine().await?;
         let handle = engine.submit(workflow_id, submit).await?;
         let standing = engine.reader().standing(handle.run_id()).await?.ok_or_else(|| gone(handle.run_id()))?;
-        Ok(Accepted { run_id: standing.run_id, session_id: standing.session_id, is_repeated: handle.is_repeated() })
+        Ok(Accepted {
+            run_id: standing.run_id,
+            session_id: standing.session_id,
+            is_repeated: handle.is_repeated(),
+            steering: handle.steering_run_id().cloned(),
+        })
     }
 }
 
 impl From<client::Accepted> for Accepted {
     fn from(accepted: client::Accepted) -> Self {
-        Self { run_id: accepted.run_id, session_id: accepted.session_id, is_repeated: accepted.is_repeated }
+        Self {
+            run_id: accepted.run_id,
+            session_id: accepted.session_id,
+            is_repeated: accepted.is_repeated,
+            steering: accepted.steering_run_id,
+        }
     }
 }
 
@@ -584,6 +596,11 @@ fn submission(workflow_id: &DefinitionId, submit: Submit) -> Submission {
     let submission = with(submission, submit.run_id, Submission::run_id);
     let submission = with(submission, submit.session_id, Submission::session_id);
     let submission = with(submission, submit.user_id, Submission::user_id);
+    let submission = with(submission, submit.steer_to, Submission::steer_to);
+    let submission = match submit.policy {
+        SessionPolicy::Queue => submission,
+        policy => submission.session_policy(policy),
+    };
     with(submission, submit.idempotency_key, Submission::idempotency_key)
 }
 

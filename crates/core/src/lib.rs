@@ -7,6 +7,7 @@ pub mod cel;
 mod coerce;
 mod event;
 mod failure;
+mod history;
 mod id;
 pub mod json;
 pub mod log;
@@ -35,6 +36,7 @@ pub use event::{
     ToolErrorEvent, ToolEvent, WorkflowDone,
 };
 pub use failure::{Failure, FailureKind, InvalidId};
+pub use history::{HISTORY_RUNS, History, HistoryRun, history_context, tokens_of, within_tokens, without_history};
 pub use id::{DefinitionId, ID_LEN_MAX, RunId, SessionId, WorkerId, slug};
 pub use log::{Entry, Key, Page, Record, RunEnded};
 pub use message::{
@@ -55,6 +57,6 @@ pub use waiting::{Remedy, Waiting, WaitsFor};
 pub use workflow::{
     Block, Blocking, Condition, ConditionNode, Definition, DefinitionBuilder, FieldType, ForEach, ForEachNode,
     Function, HumanReview, IntoVerdict, InvalidDefinition, Loop, LoopNode, Node, OnError, OnReject, OnTimeout,
-    Parallel, ParallelNode, Registry, Router, RouterNode, Rule, Selection, Settings, Step, StepNode, Steps, StepsNode,
-    Structure, UserInputField, Verdict, VerdictInput, WorkflowNode,
+    Parallel, ParallelNode, Registry, Router, RouterNode, Rule, Selection, Settings, Step, StepHistory, StepNode,
+    Steps, StepsNode, Structure, UserInputField, Verdict, VerdictInput, WorkflowNode,
 };

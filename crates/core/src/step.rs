@@ -1,6 +1,7 @@
 //! What goes into a step and what comes out, in Agno's shape.
 
 use crate::coerce::coerce;
+use crate::history::{History, HistoryRun};
 use crate::json;
 use crate::message::Media;
 use crate::metrics::Metrics;
@@ -167,9 +168,23 @@ pub struct StepInput {
     /// What the caller gave for steps to use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dependencies: Option<Box<Map<String, Value>>>,
+    /// What earlier runs of the session were asked and came to, where the step is to see it.
+    #[serde(skip)]
+    pub history: Option<Arc<History>>,
 }
 
 impl StepInput {
+    /// The earlier runs of the session that the step is shown, oldest first. Agno's `get_workflow_history`.
+    pub fn workflow_history(&self) -> &[HistoryRun] {
+        self.history.as_deref().map_or(&[], |history| &history.runs)
+    }
+
+    /// The same as the text that is put in front of an agent's message; none when there is nothing. Agno's
+    /// `get_workflow_history_context`.
+    pub fn workflow_history_context(&self) -> Option<String> {
+        self.history.as_deref()?.context()
+    }
+
     /// Adds the media that an earlier step made, and those inside it.
     pub(crate) fn add_media_of(&mut self, output: &StepOutput) {
         fn add(to: &mut Option<Vec<Media>>, more: &Option<Vec<Media>>) {

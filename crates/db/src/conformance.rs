@@ -101,6 +101,11 @@ pub fn cases() -> Vec<Case> {
         a_paused_run_holds_up_its_session,
         a_rejected_run_leaves_nothing_behind,
         a_parallel_run_waits_for_nobody,
+        a_run_that_interrupts_asks_the_unfinished_to_end_and_waits_for_them,
+        a_run_that_steers_waits_and_is_taken_in_once,
+        a_run_that_nobody_takes_in_is_next,
+        a_run_that_was_cancelled_or_has_begun_is_not_taken_in,
+        runs_before_another_are_listed,
         a_claim_is_oldest_first_and_limited,
         a_claim_raises_epoch_claims_and_attempt,
         a_claim_takes_known_workflows_only,
@@ -573,6 +578,172 @@ async fn a_parallel_run_waits_for_nobody(Stores { one: db, .. }: Stores) {
 
 // Claims.
 
+async fn a_run_that_interrupts_asks_the_unfinished_to_end_and_waits_for_them(Stores { one: db, other, .. }: Stores) {
+    register(&*db, "w1").await;
+    let held = start(&*db, in_session("r1", "s", SessionPolicy::Queue), "w1").await;
+    commit(&*db, becoming(&held, RunStatus::Running)).await;
+    accept(&*db, in_session("r2", "s", SessionPolicy::Queue)).await;
+    let beside = start(&*db, in_session("r3", "s", SessionPolicy::Parallel), "w1").await;
+    accept(&*db, in_session("elsewhere", "t", SessionPolicy::Queue)).await;
+    let mut new = in_session("r4", "s", SessionPolicy::Interrupt);
+    new.idempotency_key = Some(Arc::from("key"));
+    accept(&*other, new.clone()).await;
+
+    for id in ["r1", "r2", "r3"] {
+        let cancel = run_of(&*db, id).await.cancel.expect("it is to end");
+        assert_eq!((&*cancel.reason, cancel.at), ("interrupted by run r4", second(0)), "{id}");
+    }
+    assert!(run_of(&*db, "r4").await.is_behind);
+    for id in ["r4", "elsewhere"] {
+        assert_eq!(run_of(&*db, id).await.cancel, None, "{id}");
+    }
+    let mut wishes: Vec<_> = db.cancels(worker_id("w1")).await.expect("asking is fine");
+    wishes.sort_by(|(one, _), (other, _)| one.cmp(other));
+    assert_eq!(wishes.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["r1", "r3"]);
+    expect_kind(db.commit(becoming(&held, RunStatus::Completed)).await, DbErrorKind::CancelRequested);
+
+    // The one that nobody holds is there for anyone, and ends without having begun.
+    let claimed = claim(&*db, claim_of("w1", second(1))).await;
+    assert_eq!(ids(&claimed), ["r2", "elsewhere"]);
+    commit(&*db, becoming(&claimed.runs[0].1, RunStatus::Cancelled)).await;
+    commit(&*db, becoming(&held, RunStatus::Cancelled)).await;
+    assert!(claim(&*db, claim_of("w1", second(1))).await.runs.is_empty());
+    // The same request again interrupts nothing.
+    let again = other.create_run(Access::All, NewRun { at: second(9), ..new }, None).await;
+    assert!(matches!(again, Ok(Accepted::Existing(id)) if id == run_id("r4")));
+    commit(&*db, becoming(&beside, RunStatus::Cancelled)).await;
+    let claimed = claim(&*db, claim_of("w1", second(1))).await;
+    assert_eq!(ids(&claimed), ["r4"]);
+    finish(&*db, &claimed.runs[0].1).await;
+    start(&*db, in_session("r5", "s", SessionPolicy::Interrupt), "w1").await;
+}
+
+async fn steers(db: &dyn Db, run: NewRun) -> RunId {
+    match db.create_run(Access::All, run, Some(worker_id("w1"))).await {
+        Ok(Accepted::Steers { into }) => into,
+        other => panic!("expected a run that steers another, got {other:?}"),
+    }
+}
+
+async fn steering(db: &dyn Db, id: &str) -> Vec<String> {
+    let steering = db.steering(run_id(id)).await.expect("asking is fine");
+    steering.iter().map(|run| run.info.run_id.to_string()).collect()
+}
+
+fn taking_in(lease: &Lease, ids: &[&str]) -> Commit {
+    let mut commit = commit_of(lease);
+    commit.patch.taken_in = ids.iter().map(|id| run_id(id)).collect();
+    commit
+}
+
+async fn a_run_that_steers_waits_and_is_taken_in_once(Stores { one: db, other, .. }: Stores) {
+    register(&*db, "w1").await;
+    let first = start(&*db, in_session("r1", "s", SessionPolicy::Queue), "w1").await;
+    commit(&*db, becoming(&first, RunStatus::Running)).await;
+    let mut new = in_session("r2", "s", SessionPolicy::Steer);
+    new.input = Some(Arc::from(r#""faster""#));
+    assert_eq!(steers(&*other, new).await, run_id("r1"));
+    accept(&*db, in_session("r3", "s", SessionPolicy::Queue)).await;
+    assert_eq!(steers(&*db, in_session("r4", "s", SessionPolicy::Steer)).await, run_id("r1"));
+    // One for another workflow waits like any other.
+    let mut foreign = in_session("r5", "s", SessionPolicy::Steer);
+    foreign.info.workflow_id = workflow_id("other");
+    accept(&*db, foreign).await;
+
+    assert_eq!(steering(&*db, "r1").await, ["r2", "r4"]);
+    let said = &db.steering(run_id("r1")).await.expect("asking is fine")[0];
+    assert_eq!((said.input.as_deref(), said.status), (Some(r#""faster""#), RunStatus::Pending));
+    for id in ["r2", "r3", "unknown"] {
+        assert_eq!(steering(&*db, id).await, Vec::<String>::new(), "{id} is not at the head of the line");
+    }
+    assert_eq!(db.mail(worker_id("w1")).await.expect("asking is fine"), [run_id("r1")]);
+    assert!(claim(&*db, claim_of("w1", second(1))).await.runs.is_empty(), "it waits behind the run that it steers");
+
+    let mut takes = taking_in(&first, &["r2"]);
+    takes.page = Some(page(0, 2));
+    commit(&*db, takes).await;
+    let cancel = run_of(&*other, "r2").await.cancel.expect("it is to end");
+    assert_eq!((&*cancel.reason, cancel.at), ("taken in by run r1", second(5)));
+    assert_eq!(steering(&*other, "r1").await, ["r4"]);
+    let before = picture(&*db, "r1").await;
+    expect_kind(db.commit(taking_in(&first, &["r4", "r2"])).await, DbErrorKind::CancelRequested);
+    assert_eq!((picture(&*db, "r1").await, run_of(&*db, "r4").await.cancel), (before, None), "all of it or nothing");
+
+    let claimed = claim(&*db, claim_of("w1", second(1))).await;
+    assert_eq!(ids(&claimed), ["r2"], "it is ended by whoever comes");
+    commit(&*db, becoming(&claimed.runs[0].1, RunStatus::Cancelled)).await;
+    commit(&*db, taking_in(&first, &["r4"])).await;
+    assert!(db.mail(worker_id("w1")).await.expect("asking is fine").is_empty());
+    commit(&*db, becoming(&first, RunStatus::Completed)).await;
+    assert_eq!(ids(&claim(&*db, claim_of("w1", second(1))).await), ["r3", "r4"], "r4 only to be ended");
+}
+
+async fn a_run_that_nobody_takes_in_is_next(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let first = start(&*db, in_session("r1", "s", SessionPolicy::Queue), "w1").await;
+    steers(&*db, in_session("r2", "s", SessionPolicy::Steer)).await;
+    steers(&*db, in_session("r3", "s", SessionPolicy::Steer)).await;
+    finish(&*db, &first).await;
+    let claimed = claim(&*db, claim_of("w1", second(1))).await;
+    assert_eq!((ids(&claimed), claimed.runs[0].0.cancel.is_none()), (vec!["r2"], true));
+    // The one behind steers it now.
+    assert_eq!(steering(&*db, "r2").await, ["r3"]);
+    assert_eq!(db.mail(worker_id("w1")).await.expect("asking is fine"), [run_id("r2")]);
+    finish(&*db, &claimed.runs[0].1).await;
+    let claimed = claim(&*db, claim_of("w1", second(1))).await;
+    assert_eq!(ids(&claimed), ["r3"]);
+    finish(&*db, &claimed.runs[0].1).await;
+    // Nobody is there to hear it.
+    start(&*db, in_session("r4", "s", SessionPolicy::Steer), "w1").await;
+}
+
+async fn a_run_that_was_cancelled_or_has_begun_is_not_taken_in(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let first = start(&*db, in_session("r1", "s", SessionPolicy::Queue), "w1").await;
+    steers(&*db, in_session("r2", "s", SessionPolicy::Steer)).await;
+    db.request_cancel(Access::All, run_id("r2"), intent("never mind")).await.expect("a cancel succeeds");
+    assert!(steering(&*db, "r1").await.is_empty());
+    accept(&*db, in_session("r3", "s", SessionPolicy::Queue)).await;
+    accept(&*db, new_run("elsewhere")).await;
+    for id in ["r1", "r2", "r3", "elsewhere", "unknown"] {
+        expect_kind(db.commit(taking_in(&first, &[id])).await, DbErrorKind::CancelRequested);
+    }
+    assert_eq!(run_of(&*db, "r2").await.cancel, Some(intent("never mind")));
+    // One that is being cancelled hears nobody any more.
+    db.request_cancel(Access::All, run_id("r1"), intent("enough")).await.expect("a cancel succeeds");
+    accept(&*db, in_session("r4", "s", SessionPolicy::Steer)).await;
+    // A paused one does, once it goes on.
+    let paused = start(&*db, in_session("p1", "p", SessionPolicy::Queue), "w1").await;
+    let mut pause = releasing(&paused, None);
+    pause.patch.status = Some(RunStatus::Paused);
+    commit(&*db, pause).await;
+    assert_eq!(steers(&*db, in_session("p2", "p", SessionPolicy::Steer)).await, run_id("p1"));
+    assert_eq!(run_of(&*db, "p1").await.status, RunStatus::Paused);
+}
+
+async fn runs_before_another_are_listed(Stores { one: db, .. }: Stores) {
+    for (id, session) in [("r1", "s"), ("r2", "s"), ("x", "t"), ("r3", "s"), ("r4", "s")] {
+        accept(&*db, in_session(id, session, SessionPolicy::Parallel)).await;
+    }
+    let listed = async |before: &str, session: Option<&str>, order, limit| {
+        let filter = RunFilter {
+            before: Some(run_id(before)),
+            session_id: session.map(session_id),
+            order,
+            limit,
+            ..RunFilter::default()
+        };
+        listed(&*db, filter).await.0
+    };
+    let newest = Order::NewestFirst;
+    assert_eq!(listed("r3", Some("s"), newest, 0).await, ["r2", "r1"]);
+    assert_eq!(listed("r3", Some("s"), newest, 1).await, ["r2"]);
+    assert_eq!(listed("r3", Some("s"), Order::OldestFirst, 0).await, ["r1", "r2"]);
+    assert_eq!(listed("r3", None, newest, 0).await, ["x", "r2", "r1"]);
+    assert_eq!(listed("r1", Some("s"), newest, 0).await, Vec::<String>::new());
+    assert_eq!(listed("unknown", Some("s"), newest, 0).await, Vec::<String>::new());
+}
+
 async fn a_claim_is_oldest_first_and_limited(Stores { one: db, .. }: Stores) {
     register(&*db, "w1").await;
     // Accept order decides, not the id.
@@ -922,8 +1093,7 @@ async fn a_commit_changes_log_row_and_session_together(Stores { one: db, .. }: S
             progress: Some(Arc::from("1/2 Research")),
             output: Some(Arc::from("{\"content\":1}")),
             is_progress: true,
-            release: None,
-            questions: None,
+            ..RunPatch::default()
         },
         session: Some(object(json!({"topic": "ai"}))),
         at: second(7),

@@ -43,6 +43,7 @@ pub enum Operation {
     Reclaim,
     Held,
     Cancels,
+    Steering,
     Workers,
     Commit,
     Read,
@@ -304,6 +305,15 @@ impl RunStore for InMemoryDb {
         Box::pin(async move { self.operate(Operation::Cancels, |tables| Ok(tables.cancels(&worker))) })
     }
 
+    fn steering(&self, run_id: RunId) -> BoxFuture<'_, Result<Vec<Run>, DbError>> {
+        Box::pin(async move {
+            self.operate(Operation::Steering, |tables| {
+                let steering = tables.steering(&run_id);
+                Ok(steering.iter().map(|seq| tables.runs[seq].run.clone()).collect())
+            })
+        })
+    }
+
     fn workers(&self, counted: Option<Access>) -> BoxFuture<'_, Result<Vec<LivingWorker>, DbError>> {
         Box::pin(async move { self.operate(Operation::Workers, |tables| Ok(tables.living_workers(counted.as_ref()))) })
     }
@@ -480,15 +490,70 @@ impl Tables {
             None => false,
         };
 
-        let at = new.at;
-        self.ran(&new.info.run_id, worker.as_ref());
+        let (at, policy, run_id) = (new.at, new.policy, new.info.run_id.clone());
+        self.ran(&run_id, worker.as_ref());
         if !is_behind && !is_alive {
             self.freed(worker.as_ref());
         }
+        if is_behind && policy == SessionPolicy::Interrupt {
+            let reason = Arc::from(rules::interrupted_by(&run_id));
+            self.interrupt(&session_id, &CancelIntent { at, reason });
+        }
         let seq = self.insert(new);
         self.changes += 1;
+        if policy == SessionPolicy::Steer
+            && let Some(into) = self.steered_by(seq)
+        {
+            self.ran(&into, None);
+            return Ok(Accepted::Steers { into });
+        }
         let lease = worker.filter(|_| is_alive && !is_behind).map(|worker| self.take(seq, &worker, at).1);
         Ok(Accepted::New { lease })
+    }
+
+    /// Asks for every unfinished run of a session to be cancelled.
+    fn interrupt(&mut self, session_id: &SessionId, intent: &CancelIntent) {
+        let unfinished: Vec<u64> = self.sessions[session_id].unfinished.iter().copied().collect();
+        unfinished.into_iter().for_each(|seq| self.wish_end(seq, intent));
+    }
+
+    fn wish_end(&mut self, seq: u64, intent: &CancelIntent) {
+        let run = &mut self.row(seq).run;
+        run.updated_at = intent.at;
+        run.cancel.get_or_insert_with(|| intent.clone());
+        let (run_id, is_free) = (run.info.run_id.clone(), run.worker.is_none());
+        self.changes += 1;
+        self.ran(&run_id, None);
+        if is_free {
+            self.freed(None);
+        }
+    }
+
+    /// The run at the head of its session's line that this one steers.
+    fn steered_by(&self, seq: u64) -> Option<RunId> {
+        let head = *self.sessions[&self.runs[&seq].run.info.session_id].unfinished.first()?;
+        let run = &self.runs[&head].run;
+        (self.can_take_in(head, seq) && run.cancel.is_none()).then(|| run.info.run_id.clone())
+    }
+
+    fn can_take_in(&self, head: u64, seq: u64) -> bool {
+        let (row, head_row) = (&self.runs[&seq], &self.runs[&head]);
+        let run = &row.run;
+        head < seq
+            && row.policy == SessionPolicy::Steer
+            && run.status == RunStatus::Pending
+            && run.worker.is_none()
+            && run.cancel.is_none()
+            && run.info.session_id == head_row.run.info.session_id
+            && run.info.workflow_id == head_row.run.info.workflow_id
+    }
+
+    /// The runs that steer this one, by their numbers.
+    fn steering(&self, run_id: &RunId) -> Vec<u64> {
+        let Some(&head) = self.run_by_id.get(run_id) else { return Vec::new() };
+        let line = &self.sessions[&self.runs[&head].run.info.session_id].unfinished;
+        let is_head = line.first() == Some(&head);
+        line.iter().copied().filter(|seq| is_head && self.can_take_in(head, *seq)).collect()
     }
 
     fn insert(&mut self, new: NewRun) -> u64 {
@@ -551,7 +616,8 @@ impl Tables {
                 Order::OldestFirst => Box::new(self.runs.range(cursor.map_or(0, |cursor| cursor + 1)..)),
             }
         };
-        let is_listed = |run: &Run| fits(access, filter, run);
+        let end = filter.before.as_ref().map_or(u64::MAX, |id| self.run_by_id.get(id).copied().unwrap_or_default());
+        let is_listed = |run: &Run| fits(access, filter, run) && self.run_by_id[&run.info.run_id] < end;
         let has_status = |run: &Run| filter.statuses.is_empty() || filter.statuses.contains(&run.status);
         let mut fitting = after(cursor).filter(|(_, row)| is_listed(&row.run) && has_status(&row.run));
         let shown = |seq: u64, row: &RunRow| {
@@ -813,6 +879,15 @@ impl Tables {
             has_cancel: run.cancel.is_some(),
         };
         rules::admit(&commit, &standing)?;
+        let mut taken_in = Vec::with_capacity(commit.patch.taken_in.len());
+        for steering in &commit.patch.taken_in {
+            let found = self.run_by_id.get(steering).copied().filter(|one| self.can_take_in(seq, *one));
+            taken_in.push(found.ok_or_else(|| rules::not_there_to_take_in(steering))?);
+        }
+        let reason = Arc::from(rules::taken_in_by(run_id));
+        let intent = CancelIntent { at: commit.at, reason };
+        taken_in.into_iter().for_each(|one| self.wish_end(one, &intent));
+        let run = &self.runs[&seq].run;
 
         self.changes += 1;
         let (session_id, status) = (run.info.session_id.clone(), run.status);

@@ -156,6 +156,21 @@ pub(crate) fn session_busy(session: &SessionId) -> DbError {
     DbError::new(DbErrorKind::SessionBusy, message)
 }
 
+/// Why a run is cancelled when another interrupts its session.
+pub(crate) fn interrupted_by(run_id: &RunId) -> String {
+    format!("interrupted by run {run_id}")
+}
+
+/// Why a run is cancelled that another takes in.
+pub(crate) fn taken_in_by(run_id: &RunId) -> String {
+    format!("taken in by run {run_id}")
+}
+
+/// The error for a run that is not there to be taken in any more.
+pub(crate) fn not_there_to_take_in(run_id: &RunId) -> DbError {
+    DbError::new(DbErrorKind::CancelRequested, format!("run {run_id} cannot be taken in any more"))
+}
+
 /// Whether a run, and its session if that already exists, are the caller's: `session` is the session's owner.
 ///
 /// # Errors
@@ -199,7 +214,7 @@ pub(crate) fn repetition(access: &Access, run: &NewRun, earlier: Earlier) -> Res
 /// Whether a run with this policy can be behind others of its session.
 pub(crate) fn waits_in_line(policy: SessionPolicy) -> bool {
     match policy {
-        SessionPolicy::Queue | SessionPolicy::Reject => true,
+        SessionPolicy::Queue | SessionPolicy::Reject | SessionPolicy::Interrupt | SessionPolicy::Steer => true,
         SessionPolicy::Parallel => false,
     }
 }
@@ -300,7 +315,7 @@ pub(crate) fn session_limit(filter: &SessionFilter) -> usize {
 
 /// Whether a store keeps the counts that this filter asks for, leaving its statuses aside.
 pub(crate) fn are_counts_kept(filter: &RunFilter) -> bool {
-    let is_narrow = filter.session_id.is_some() || prefix(filter).is_some();
+    let is_narrow = filter.session_id.is_some() || filter.before.is_some() || prefix(filter).is_some();
     !is_narrow && filter.created_from.is_none() && filter.created_to.is_none()
 }
 

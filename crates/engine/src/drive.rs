@@ -15,8 +15,8 @@ use futures::FutureExt;
 use outlive_core::log::{Key, Record};
 use outlive_core::machine::{Ask, Execute, Task, WorkflowMachine};
 use outlive_core::port::{
-    Access, BoxFuture, Commit, DbError, DbErrorKind, Effects, Executed, Execution, Lease, Release, Run, RunPatch,
-    SessionState, StepContext,
+    Access, BoxFuture, Commit, DbError, DbErrorKind, Effects, Executed, Execution, Lease, Release, RequestOptions, Run,
+    RunPatch, SessionState, SteeringMessage, StepContext,
 };
 use outlive_core::{Answered, Definition, ExecutorKind, Failure, FailureKind, Question, Timestamp, Verdict, json};
 use serde_json::{Map, Value};
@@ -222,6 +222,35 @@ async fn read_inbox(
     Ok(())
 }
 
+/// Reads what was sent to the run: answers, and messages to those who work in it.
+async fn read_mail(inner: &Inner, journal: &Journal) -> Result<(), DbError> {
+    read_inbox(inner, journal, Journal::answer).await?;
+    let steering = inner.services.db.steering(journal.lease().run_id.clone()).await?;
+    let mut said = Vec::with_capacity(steering.len());
+    for run in steering {
+        match message_of(&run) {
+            Ok(message) => said.push(message),
+            // Its turn comes after this run, and it fails then.
+            Err(error) => tracing::error!(run_id = %run.info.run_id, %error, "a message to a run cannot be read"),
+        }
+    }
+    journal.set_said(said);
+    Ok(())
+}
+
+/// What a run says that steers another.
+fn message_of(run: &Run) -> Result<SteeringMessage, outlive_core::port::Unreadable> {
+    let RequestOptions { attachments, steer_to, .. } = run.request_options()?;
+    Ok(SteeringMessage {
+        run_id: run.info.run_id.to_shared(),
+        content: run.read_input()?.unwrap_or_default(),
+        to: steer_to,
+        heard_by: None,
+        images: attachments.images.unwrap_or_default(),
+        files: attachments.files.unwrap_or_default(),
+    })
+}
+
 async fn replay(
     inner: &Inner,
     run: &Run,
@@ -330,10 +359,10 @@ async fn execute(
     loop {
         let mut wake = None;
         if journal.answers_call()
-            && let Err(error) = read_inbox(inner, journal, Journal::answer).await
+            && let Err(error) = Box::pin(read_mail(inner, journal)).await
         {
             // Those who hold the run are told again at the next heartbeat.
-            tracing::warn!(run_id = %journal.lease().run_id, %error, "answers could not be read");
+            tracing::warn!(run_id = %journal.lease().run_id, %error, "what was sent to the run could not be read");
         }
         drop_dropped(journal, &mut flights, &mut asleep);
         if journal.is_halted() {

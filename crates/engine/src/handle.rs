@@ -21,6 +21,7 @@ pub struct RunHandle {
     is_repeated: bool,
     /// Of a run that was submitted here and began at once.
     ending: Option<Arc<Ending>>,
+    steers: Option<RunId>,
 }
 
 impl fmt::Debug for RunHandle {
@@ -31,7 +32,7 @@ impl fmt::Debug for RunHandle {
 
 impl RunHandle {
     pub(crate) fn new(reader: Reader, run_id: RunId) -> Self {
-        Self { reader, run_id, is_repeated: false, ending: None }
+        Self { reader, run_id, is_repeated: false, ending: None, steers: None }
     }
 
     pub(crate) fn repeated(self, is_repeated: bool) -> Self {
@@ -46,6 +47,16 @@ impl RunHandle {
     /// run.
     pub fn is_repeated(&self) -> bool {
         self.is_repeated
+    }
+
+    pub(crate) fn steered(self, steers: Option<RunId>) -> Self {
+        Self { steers, ..self }
+    }
+
+    /// The request that returned this handle was sent to this run, which had begun before (policy `Steer`): the id of the
+    /// run that it becomes unless this one takes it in.
+    pub fn steering_run_id(&self) -> Option<&RunId> {
+        self.steers.as_ref()
     }
 
     /// The run's id: all that another process needs.

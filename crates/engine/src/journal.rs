@@ -7,17 +7,18 @@
 //! Invariant: the machine is the fold of everything appended, committed or not.
 
 use crate::ending::Ending;
+use crate::history::{read_history, unfinished_before};
 use crate::services::Services;
 use crate::streams::{Streams, is_one_speaker};
 use crate::tally::{Count, Tally};
 use outlive_core::log::{Called, Entry, Key, Record, Writer};
 use outlive_core::machine::{CalledEnd, Decision, Fit, Mismatch, WorkflowMachine, with_branches};
 use outlive_core::port::{
-    Access, BoxFuture, Commit, Db, DbError, DbErrorKind, Effects, Halt, HistoryRun, Lease, NewQuestion, QuestionPatch,
-    Recall, Release, RunFilter, RunPatch, StepInfo, Witness, merge, run_output,
+    BoxFuture, Commit, DbError, DbErrorKind, Effects, Halt, Lease, Listener, NewQuestion, QuestionPatch, Recall,
+    Release, RunPatch, SteeringMessage, StepInfo, Witness, merge,
 };
 use outlive_core::{
-    Answered, Definition, EventKind, Failure, FailureKind, Origin, Question, QuestionKind, RunEvent, RunInfo,
+    Answered, Definition, EventKind, Failure, FailureKind, HistoryRun, Origin, Question, QuestionKind, RunEvent, RunId,
     RunStatus, Timestamp, WorkflowRunOutput,
 };
 use serde_json::{Map, Value};
@@ -91,6 +92,59 @@ struct State {
     count: Count,
     /// What is stored is not all that was appended: it had secrets in it.
     is_redacted: bool,
+    /// What only runs have that share a session with others.
+    session_mates: Option<Box<Mates>>,
+}
+
+/// What only runs have that share a session with others.
+#[derive(Default)]
+struct Mates {
+    /// Earlier runs of the session that had not ended when this one first asked for its history; none before it has.
+    beside: Option<Box<[RunId]>>,
+    /// What was said to it, and nobody has heard yet.
+    said: Vec<SteeringMessage>,
+    /// What was heard, of which the store is told with the next commit.
+    heard: Vec<RunId>,
+    /// Everything that was heard, in which attempt at a step.
+    kept: Vec<(Attempt, SteeringMessage)>,
+}
+
+/// An attempt at a step, as the beginning of the keys inside.
+#[derive(Clone, PartialEq, Eq)]
+struct Attempt(String);
+
+impl Attempt {
+    /// The one that a key of an agent or a team is inside of.
+    fn of(key: &Key) -> Self {
+        let is_outside = |part: &&str| !matches!(*part, "agent" | "team");
+        Self(key.as_str().split('/').take_while(is_outside).collect::<Vec<_>>().join("/"))
+    }
+
+    /// Whether both are attempts at one step, in one iteration of what is around it.
+    fn is_at_step_of(&self, other: &Self) -> bool {
+        fn parts(attempt: &Attempt) -> impl Iterator<Item = &str> {
+            attempt.0.split('/').map(|part| part.split('~').next().unwrap_or(part))
+        }
+        parts(self).eq(parts(other))
+    }
+}
+
+impl Mates {
+    /// What this listener heard in other attempts at the step, and has not in this one.
+    fn heard_before(&self, attempt: &Attempt, listener: &str) -> Vec<SteeringMessage> {
+        let is_same = |message: &SteeringMessage| message.heard_by.as_deref() == Some(listener);
+        let is_known = |message: &SteeringMessage| {
+            self.kept.iter().any(|(known, kept)| known == attempt && kept.run_id == message.run_id)
+        };
+        let mut before: Vec<SteeringMessage> = Vec::new();
+        for (other, message) in &self.kept {
+            let is_new = before.iter().all(|known| known.run_id != message.run_id) && !is_known(message);
+            if other != attempt && other.is_at_step_of(attempt) && is_same(message) && is_new {
+                before.push(message.clone());
+            }
+        }
+        before
+    }
 }
 
 /// What is needed to finish a commit.
@@ -141,6 +195,7 @@ impl Journal {
             witness,
             count: Count::default(),
             is_redacted: false,
+            session_mates: None,
         };
         Self {
             services,
@@ -158,6 +213,67 @@ impl Journal {
 
     pub(crate) fn lease(&self) -> &Lease {
         &self.lease
+    }
+
+    async fn read_history(&self, limit: u32) -> Result<Vec<HistoryRun>, DbError> {
+        let (db, info) = (&*self.services.db, self.machine(|machine| machine.info().clone()));
+        let beside = match self.beside() {
+            Some(beside) => beside,
+            None => {
+                self.note_beside(unfinished_before(db, &info).await?);
+                self.beside().unwrap_or_default()
+            }
+        };
+        read_history(db, &info, limit, &beside).await
+    }
+
+    /// The earlier runs that are no history of this one, because they had not ended when it first asked; none when it has
+    /// not asked yet.
+    fn beside(&self) -> Option<Box<[RunId]>> {
+        let mut state = self.lock();
+        let known = state.session_mates.as_ref().and_then(|mates| mates.beside.clone());
+        if known.is_some() {
+            return known;
+        }
+        let Some(Recall::Done(recorded)) = state.recorded.remove(&Key::run().word("history")) else { return None };
+        let beside: Box<[RunId]> = serde_json::from_str(recorded.get()).ok()?;
+        state.mates().beside = Some(beside.clone());
+        Some(beside)
+    }
+
+    /// The run asks for its history for the first time, while these have not ended. Where there are none, there will never
+    /// be one, and nothing needs to be recorded.
+    fn note_beside(&self, unfinished: Box<[RunId]>) {
+        let origin = Origin::workflow(&self.machine(|machine| machine.info().clone()));
+        let mut state = self.lock();
+        // Of two steps side by side, the first has asked.
+        if state.mates().beside.is_some() {
+            return;
+        }
+        state.mates().beside = Some(unfinished.clone());
+        if unfinished.is_empty() {
+            return;
+        }
+        let at = self.services.clock.now();
+        let fields = Map::from_iter([("name".to_owned(), Value::from("HistoryRead"))]);
+        let event = self.event(EventKind::CustomEvent { fields }, &origin, at);
+        let value = serde_json::value::to_raw_value(&unfinished).expect("ids are text");
+        let record = Record::Result { key: Key::run().word("history"), value: Arc::from(value) };
+        state.append(Entry::recorded(event, record).at(at));
+        state.is_urgent = true;
+        state.rouse();
+    }
+
+    /// What was said to the run, all that nobody has heard yet.
+    pub(crate) fn set_said(&self, said: Vec<SteeringMessage>) {
+        let mut state = self.lock();
+        if state.session_mates.is_none() && said.is_empty() {
+            return;
+        }
+        let mates = state.mates();
+        // What was heard is there until the commit that says so.
+        let is_new = |message: &SteeringMessage| mates.kept.iter().all(|(_, kept)| kept.run_id != message.run_id);
+        mates.said = said.into_iter().filter(is_new).collect();
     }
 
     /// Reports to the witness entries that an earlier process wrote.
@@ -183,7 +299,15 @@ impl Journal {
             Some(Record::Intent { key, .. } | Record::Said { key }) => {
                 drop(state.recorded.insert(key, Recall::Started))
             }
-            Some(Record::Result { key, value }) => drop(state.recorded.insert(key, Recall::Done(value))),
+            Some(Record::Result { key, value }) => {
+                if key.as_str().ends_with("/steered")
+                    && let Ok(heard) = serde_json::from_str::<Vec<SteeringMessage>>(value.get())
+                {
+                    let attempt = Attempt::of(&key);
+                    state.mates().kept.extend(heard.into_iter().map(|message| (attempt.clone(), message)));
+                }
+                drop(state.recorded.insert(key, Recall::Done(value)));
+            }
             Some(Record::Run { key, ended }) => drop(state.recorded.insert(key, Recall::Run(ended))),
             Some(Record::Answered { key, answered }) => drop(state.answers.insert(key, answered)),
             Some(
@@ -464,6 +588,9 @@ impl Journal {
             release: state.release.take(),
             ..RunPatch::default()
         };
+        if let Some(mates) = &mut state.session_mates {
+            patch.taken_in = std::mem::take(&mut mates.heard);
+        }
         let ended = state.machine.ended();
         patch.questions = state.question_patch(&pending, ended, |text| redactor.shared_json(text));
         let status = ended.unwrap_or(RunStatus::Running);
@@ -595,6 +722,10 @@ impl State {
             patch.settled.extend(self.machine.open_questions().cloned());
         }
         (patch != QuestionPatch::default()).then(|| Box::new(patch))
+    }
+
+    fn mates(&mut self) -> &mut Mates {
+        self.session_mates.get_or_insert_default()
     }
 
     fn end(&self) -> u64 {
@@ -859,14 +990,51 @@ impl Effects for Journal {
         self.lock().answers.get(key).cloned()
     }
 
+    fn take_in(&self, listener: &Listener<'_>, key: &Key) -> Vec<SteeringMessage> {
+        let at = self.services.clock.now();
+        let mut state = self.lock();
+        if state.halted {
+            return Vec::new();
+        }
+        let Some(mates) = &mut state.session_mates else { return Vec::new() };
+        let is_for = |message: &mut SteeringMessage| match &message.to {
+            Some(id) => **id == *listener.id,
+            None => listener.leads,
+        };
+        let attempt = Attempt::of(key);
+        let mut heard = mates.heard_before(&attempt, listener.id);
+        let by = Some(Arc::from(listener.id));
+        let new = mates.said.extract_if(.., is_for).map(|message| SteeringMessage { heard_by: by.clone(), ..message });
+        let new: Vec<_> = new.collect();
+        mates.heard.extend(new.iter().filter_map(|message| RunId::parse(&message.run_id).ok()));
+        heard.extend(new);
+        if heard.is_empty() {
+            return heard;
+        }
+        mates.kept.extend(heard.iter().map(|message| (attempt.clone(), message.clone())));
+        for message in &heard {
+            let mut fields = Map::from_iter([("name".to_owned(), Value::from("RunSteered"))]);
+            fields.insert("steering_run_id".to_owned(), message.run_id.as_ref().into());
+            fields.insert("content".to_owned(), message.content.clone());
+            let is_last = std::ptr::eq(message, &heard[heard.len() - 1]);
+            let record = is_last.then(|| {
+                let value = serde_json::value::to_raw_value(&heard).expect("messages are plain data");
+                Record::Result { key: key.clone(), value: Arc::from(value) }
+            });
+            let event = self.event(EventKind::CustomEvent { fields }, listener.origin, at);
+            state.append(Entry { event, at: Some(at), record });
+        }
+        state.is_urgent = true;
+        heard
+    }
+
     fn chance(&self) -> u64 {
         self.services.chance.bits()
     }
 
     fn history(&self, limit: u32) -> BoxFuture<'_, Result<Vec<HistoryRun>, Failure>> {
         Box::pin(async move {
-            let info = self.machine(|machine| machine.info().clone());
-            read_history(&*self.services.db, &info, limit).await.map_err(|error| {
+            self.read_history(limit).await.map_err(|error| {
                 let is_lost = error.kind() == DbErrorKind::Unreadable;
                 let kind = if is_lost { FailureKind::Definition } else { FailureKind::Unavailable };
                 Failure::new(kind, format!("the session's history cannot be read: {error}"))
@@ -877,38 +1045,4 @@ impl Effects for Journal {
 
 fn stopping() -> Failure {
     Failure::new(FailureKind::Cancelled, "the run is stopping here")
-}
-
-/// The newest `limit` completed runs of a run's session, oldest first.
-async fn read_history(db: &dyn Db, info: &RunInfo, limit: u32) -> Result<Vec<HistoryRun>, DbError> {
-    if limit == 0 {
-        return Ok(Vec::new());
-    }
-    let mut filter = RunFilter {
-        statuses: vec![RunStatus::Completed],
-        session_id: Some(info.session_id.clone()),
-        limit,
-        with_payload: true,
-        ..RunFilter::default()
-    };
-    let mut history = Vec::new();
-    loop {
-        let page = db.runs(Access::All, filter.clone()).await?;
-        if let Some(error) = page.unreadable.into_iter().next() {
-            return Err(error);
-        }
-        filter.limit -= u32::try_from(page.runs.len()).unwrap_or(filter.limit).min(filter.limit);
-        for run in page.runs {
-            let output = run_output(db, &Access::All, &run).await.map_err(DbError::from)?;
-            let runs = output.step_executor_runs.iter().map(|run| (**run).clone()).collect();
-            history.push(HistoryRun { input: output.input, content: output.content, runs });
-        }
-        match page.next {
-            // A page may end before it is full.
-            Some(next) if filter.limit > 0 => filter.after = Some(next),
-            _ => break,
-        }
-    }
-    history.reverse();
-    Ok(history)
 }

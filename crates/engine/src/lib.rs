@@ -24,6 +24,7 @@ mod flights;
 mod fold;
 mod handle;
 mod heart;
+mod history;
 mod hooks;
 mod hub;
 mod inner;

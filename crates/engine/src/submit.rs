@@ -43,6 +43,9 @@ pub struct Submit {
     pub idempotency_key: Option<String>,
     /// What to do when the session has an unfinished run.
     pub policy: SessionPolicy,
+    /// With the policy `Steer`: the id of the agent or the team that is to hear it; none for the agent, or the team's
+    /// leader, that executes when it can be heard.
+    pub steer_to: Option<String>,
     /// Where to send the run's events, if anywhere. The sender asks [`Engine::due_hooks`].
     pub hook: Option<NewHook>,
     /// The run that this one starts again; stored and shown with it.
@@ -56,8 +59,9 @@ impl Submit {
     /// # Errors
     /// When what is stored cannot be read.
     pub fn again(run: &Run) -> Result<Self, Unreadable> {
-        let RequestOptions { attachments, policy, session_state, .. } = run.request_options()?;
+        let RequestOptions { attachments, policy, session_state, steer_to, .. } = run.request_options()?;
         Ok(Self {
+            steer_to: steer_to.map(|id| id.to_string()),
             input: run.read_input()?,
             session_id: Some(run.info.session_id.to_string()),
             user_id: run.info.user_id.as_deref().map(str::to_owned),
@@ -134,6 +138,7 @@ impl Engine {
             let is_foreign = error.kind() == DbErrorKind::NotFound;
             if is_foreign { Error::SessionNotFound(session_id) } else { error.into() }
         })?;
+        let steers = matches!(accepted, Accepted::Steers { .. }).then(|| run.info.run_id.clone());
         let is_repeated = matches!(accepted, Accepted::Existing(_));
         if !is_repeated {
             stats::add(&self.inner().services.counters.runs_accepted);
@@ -155,8 +160,13 @@ impl Engine {
                 self.inner().wake.notify_one();
                 run.info.run_id
             }
+            Accepted::Steers { into } => {
+                self.inner().queue.joined();
+                self.inner().unleased.fetch_add(1, Ordering::Relaxed);
+                into
+            }
         };
-        Ok(self.attach(run_id).repeated(is_repeated).ending(ending))
+        Ok(self.attach(run_id).repeated(is_repeated).ending(ending).steered(steers))
     }
 }
 
@@ -180,6 +190,7 @@ impl Inner {
             session_state: submit.session_state.clone().unwrap_or_default(),
             rerun_of: submit.rerun_of,
             policy: submit.policy,
+            steer_to: submit.steer_to.map(Arc::from),
         };
         let options =
             (options != RequestOptions::default()).then(|| Arc::<str>::from(serde_json::json!(options).to_string()));

@@ -58,7 +58,7 @@ impl Drop for Home {
     }
 }
 
-/// Stops the runs that someone wants cancelled, and tells others of answers to their questions.
+/// Stops the runs that someone wants cancelled, and tells others that something was sent to them.
 async fn read_wishes(inner: &Inner) -> Result<(), DbError> {
     if inner.running_len() == 0 {
         return Ok(());
@@ -170,9 +170,14 @@ async fn claim(inner: &Arc<Inner>) -> Result<Instant, Error> {
         inner.services.counters.claimed(began, count);
         let waiting = inner.unleased.load(Ordering::Relaxed);
         inner.unleased.store(waiting.saturating_sub(count), Ordering::Relaxed);
+        let has_resumed = claimed.runs.iter().any(|(run, _)| run.next_index > 0);
         for (run, lease) in claimed.runs {
             tracing::info!(run_id = %run.info.run_id, attempt = run.attempt, "run taken over");
             adopt(inner, run, lease);
+        }
+        if has_resumed {
+            // Something may have been sent to them while nobody executed them.
+            inner.news.notify_one();
         }
         if !claimed.more || count == 0 {
             return Ok(claimed.next_due.map_or(later, |due| later.min(Instant::now() + until(due, now))));

@@ -49,10 +49,10 @@ pub use outlive_agent as agent;
 pub use outlive_agent::{Agent, Team, WorkflowAgent};
 pub use outlive_core as core;
 pub use outlive_core::{
-    Answer, Blocking, Condition, Failure, FailureKind, FieldType, FinishReason, ForEach, Function, HumanReview, Loop,
-    Media, NotCompleted, OnError, OnReject, OnTimeout, Parallel, Question, QuestionKind, Registry, Retry, Router,
-    RunEvent, RunId, RunOutput, RunStatus, Step, StepInput, StepOutput, Steps, UserInputField, VerdictInput,
-    WorkflowRunOutput,
+    Answer, Blocking, Condition, Failure, FailureKind, FieldType, FinishReason, ForEach, Function, HistoryRun,
+    HumanReview, Loop, Media, NotCompleted, OnError, OnReject, OnTimeout, Parallel, Question, QuestionKind, Registry,
+    Retry, Router, RunEvent, RunId, RunOutput, RunStatus, Step, StepInput, StepOutput, Steps, UserInputField,
+    VerdictInput, WorkflowRunOutput,
 };
 pub use outlive_db as db;
 pub use outlive_engine as engine;
@@ -97,6 +97,11 @@ pub struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/questions.md")]
 pub struct Questions;
+
+/// So is that of the page about sessions.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/sessions.md")]
+pub struct Sessions;
 
 /// So is that of the page about definitions.
 #[cfg(doctest)]

@@ -4,8 +4,9 @@
 
 use crate::error::Result;
 use crate::input;
-use outlive_agent::WorkflowAgent;
+use outlive_agent::model::IntoModel;
 use outlive_agent::tool::CalledWorkflow;
+use outlive_agent::{Agent, WorkflowAgent};
 use outlive_core::port::{BoxFuture, Db, Executor, Observer, SessionPolicy, StepContext};
 use outlive_core::{
     Answer, Block, Definition, DefinitionBuilder, Failure, InvalidDefinition, Media, Registry, RunId, RunStatus, Step,
@@ -144,6 +145,54 @@ impl WorkflowBuilder {
         T: Into<StepOutput> + 'static,
     {
         self.definition = self.definition.function(function);
+        self
+    }
+
+    /// Whether steps see what earlier runs of their session were asked and came to, unless they say otherwise; off
+    /// unless set. Agents and teams are told in front of what they are asked; functions find it in
+    /// [`StepInput::workflow_history`], or ask with [`StepContext::history`].
+    ///
+    /// ```
+    /// use outlive::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> outlive::Result<()> {
+    /// let count = Step::function("Count", |_, input| async move {
+    ///     Ok::<_, Failure>(format!("{} before this", input.workflow_history().len()))
+    /// });
+    /// let workflow = Workflow::builder("Chat")
+    ///     .db(InMemoryDb::new())
+    ///     .add_workflow_history_to_steps(true)
+    ///     .step(count)
+    ///     .build()?;
+    /// assert_eq!(workflow.run("Hello").session_id("ada").await?.text(), "0 before this");
+    /// assert_eq!(workflow.run("Hello again").session_id("ada").await?.text(), "1 before this");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn add_workflow_history_to_steps(mut self, wanted: bool) -> Self {
+        self.definition = self.definition.add_workflow_history_to_steps(wanted);
+        self
+    }
+
+    /// How many earlier runs steps see; 3 unless set.
+    pub fn num_history_runs(mut self, runs: u32) -> Self {
+        self.definition = self.definition.num_history_runs(runs);
+        self
+    }
+
+    /// About how many tokens the earlier runs that a step sees may take, at four bytes each: the oldest are left out
+    /// first. No limit unless set.
+    pub fn history_max_tokens(mut self, tokens: u32) -> Self {
+        self.definition = self.definition.history_max_tokens(tokens);
+        self
+    }
+
+    /// Has this model sum up the runs that are too old to be shown, or do not fit. Its calls are recorded like those of the
+    /// step that needs the summary; the summary is kept in the session's state, as `session_summary`, so that later runs add
+    /// only what is new.
+    pub fn summarize_history(mut self, model: impl IntoModel) -> Self {
+        self.definition = self.definition.summarize_history(Agent::summarizer(model));
         self
     }
 
@@ -576,10 +625,31 @@ impl RunRequest {
         self
     }
 
-    /// What to do when the session has an unfinished run: wait (the default), refuse, or run beside it.
+    /// What to do when the session has an unfinished run: wait (the default), refuse, run beside it, or what
+    /// [`RunRequest::interrupt`] and [`RunRequest::steer`] say.
     pub fn session_policy(mut self, policy: SessionPolicy) -> Self {
         self.submit.policy = policy;
         self
+    }
+
+    /// Cancels the session's unfinished runs and begins when they have ended. Both are one transaction. What they had said
+    /// by then is kept, and is history to this run.
+    pub fn interrupt(self) -> Self {
+        self.session_policy(SessionPolicy::Interrupt)
+    }
+
+    /// Sends the input to the session's unfinished run, if it has one of this workflow: the agent, or the leader of the
+    /// team, that executes there hears it after its next tool results. The handle is then that run's, and
+    /// [`RunHandle::steering_run_id`] says under which id the input waits; if that run ends without having heard it, it is a
+    /// run of its own and the session's next.
+    pub fn steer(self) -> Self {
+        self.session_policy(SessionPolicy::Steer)
+    }
+
+    /// As [`RunRequest::steer`], to the agent, team or member with this id.
+    pub fn steer_to(mut self, id: impl Into<String>) -> Self {
+        self.submit.steer_to = Some(id.into());
+        self.steer()
     }
 
     /// Starts the run; it is on stable storage when the future is ready, and continues whatever happens to the handle.

@@ -5,6 +5,7 @@
 
 use crate::problem::{FieldProblem, Problem};
 use outlive_core::ID_LEN_MAX;
+use outlive_core::port::SessionPolicy;
 
 /// Longest id of a user, in bytes.
 const USER_BYTES_MAX: usize = 256;
@@ -56,6 +57,15 @@ pub(crate) fn idempotency_key(key: &str, place: &str, field: &str) -> Result<Str
         Problem::field("string_type", place, field, msg)
     };
     if is_key { Ok(key.to_owned()) } else { Err(bad()) }
+}
+
+/// 422 for a policy that there is not.
+pub(crate) fn session_policy(word: Option<&str>) -> Result<SessionPolicy, Problem> {
+    let bad = || {
+        let words: Vec<String> = SessionPolicy::ALL.iter().map(|policy| format!("'{}'", policy.as_str())).collect();
+        Problem::field("enum", "body", "session_policy", format!("Input should be one of {}", words.join(", ")))
+    };
+    word.map_or(Ok(SessionPolicy::default()), |word| SessionPolicy::parse(word).ok_or_else(bad))
 }
 
 /// 422 for a name too long to be shown in a list.

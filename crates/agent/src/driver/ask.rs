@@ -11,10 +11,10 @@ use crate::model::answer::check;
 use crate::model::gate::{Gate, Pass};
 use futures::future::{Either, select};
 use futures::stream::StreamExt;
-use outlive_core::port::{Halt, Recall};
+use outlive_core::port::{Halt, Listener, Recall, SteeringMessage};
 use outlive_core::{
-    Failure, FailureKind, FinishReason, Metrics, ModelDelta, ModelRequest, ModelRequestDone, ModelResponse, Record,
-    ToolSpec,
+    Failure, FailureKind, FinishReason, Key, Message, Metrics, ModelDelta, ModelRequest, ModelRequestDone,
+    ModelResponse, Record, Role, ToolSpec, content_text,
 };
 use std::pin::pin;
 use std::time::Duration;
@@ -27,6 +27,8 @@ impl Drive<'_> {
     /// One turn of the model: the recorded answer, or a new one. All attempts share one key.
     pub(super) async fn ask(&mut self) -> Result<ModelResponse, Failure> {
         let key = self.place.base.turn(self.turns);
+        // Before its first turn, it has its question to answer.
+        let may_hear = self.turns > 0 && !self.heard_before(&key)?;
         self.turns += 1;
         let recall = self.effects().recall(&key);
         if let Recall::Done(value) = &recall {
@@ -34,6 +36,10 @@ impl Drive<'_> {
         }
         let pass = self.leave().await?;
         if let Recall::Nothing = recall {
+            // As late as can be, and together with the intent.
+            if may_hear {
+                self.listen(&key);
+            }
             self.tell(
                 self.voice.request_started(self.info.clone()),
                 Some(Record::Intent { key: key.clone(), name: None }),
@@ -48,6 +54,30 @@ impl Drive<'_> {
         let done = done.ended(response.finish_reason);
         self.tell(self.voice.request_completed(done), Some(result(key, &response)));
         Ok(response)
+    }
+
+    /// Continues the conversation with what was heard before this turn, as the log has it. False when it has nothing.
+    fn heard_before(&mut self, turn: &Key) -> Result<bool, Failure> {
+        let key = turn.word("steered");
+        let Recall::Done(value) = self.effects().recall(&key) else { return Ok(false) };
+        self.hear(read(&key, &value)?);
+        Ok(true)
+    }
+
+    /// Continues the conversation with what people have said meanwhile.
+    fn listen(&mut self, turn: &Key) {
+        let leads = self.place.parent.is_none();
+        let listener = Listener { id: self.id.as_str(), leads, origin: &self.origin };
+        let messages = self.effects().take_in(&listener, &turn.word("steered"));
+        self.hear(messages);
+    }
+
+    fn hear(&mut self, messages: Vec<SteeringMessage>) {
+        for SteeringMessage { content, images, files, .. } in messages {
+            let place = self.machine.messages().len();
+            let message = self.message(Role::User, content_text(Some(&content)), place);
+            self.machine.told(Message { images, files, ..message });
+        }
     }
 
     async fn attempts(&self, mut pass: Option<Pass>) -> Result<ModelResponse, Failure> {

@@ -40,6 +40,13 @@ impl Machine {
         }
     }
 
+    pub(super) fn told(&mut self, message: Message) {
+        match self {
+            Machine::Agent(machine) => machine.told(message),
+            Machine::Team(machine) => machine.told(message),
+        }
+    }
+
     pub(super) fn messages(&self) -> &Arc<Vec<Message>> {
         match self {
             Machine::Agent(machine) => machine.messages(),

@@ -112,6 +112,8 @@ pub(crate) struct Task {
     pub(super) files: Vec<Media>,
     /// What the caller notes about the run.
     pub(super) metadata: Map<String, Value>,
+    /// What earlier runs of the session were asked and came to, to be told before it.
+    pub(super) history: Option<Box<str>>,
 }
 
 impl Task {
@@ -126,6 +128,7 @@ impl Task {
             images: input.images.clone().unwrap_or_default(),
             files: input.files.clone().unwrap_or_default(),
             metadata: input.metadata.as_deref().cloned().unwrap_or_default(),
+            history: input.workflow_history_context().map(String::into_boxed_str),
         }
     }
 }

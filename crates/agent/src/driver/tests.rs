@@ -4,12 +4,13 @@ use crate::model::{IntoModel, Limit, Model, ModelStream, ScriptedModel};
 use crate::tool::{Tool, ToolContext};
 use crate::{Agent, Team};
 use outlive_core::port::{
-    BoxFuture, Effects, Executed, Executor, Halt, HistoryRun, Recall, SessionState, StepContext, StepInfo,
+    BoxFuture, Effects, Executed, Executor, Halt, Listener, Recall, SessionState, SteeringMessage, StepContext,
+    StepInfo,
 };
 use outlive_core::{
-    Answer, Answered, DefinitionId, Entry, EventKind, Failure, FailureKind, FinishReason, Key, Media, ModelInfo,
-    ModelRequest, ModelResponse, Origin, Question, QuestionKind, Record, Retry, Role, RunEvent, RunId, RunInfo,
-    RunOutput, RunStatus, SessionId, StepIndex, StepInput, Timestamp, ToolCall, ToolEffect, Usage,
+    Answer, Answered, DefinitionId, Entry, EventKind, Failure, FailureKind, FinishReason, History, HistoryRun, Key,
+    Media, ModelInfo, ModelRequest, ModelResponse, Origin, Question, QuestionKind, Record, Retry, Role, RunEvent,
+    RunId, RunInfo, RunOutput, RunStatus, SessionId, StepIndex, StepInput, Timestamp, ToolCall, ToolEffect, Usage,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -40,6 +41,8 @@ struct Log {
     person: Option<Person>,
     /// How long that takes.
     thinks: Duration,
+    /// What was said and not heard yet.
+    said: Mutex<Vec<SteeringMessage>>,
 }
 
 /// What a person says to a question.
@@ -182,6 +185,19 @@ impl Effects for Log {
             let answers = self.answers.lock().unwrap();
             Ok(questions.iter().map(|question| answers[&question.key].clone()).collect())
         })
+    }
+
+    fn take_in(&self, listener: &Listener<'_>, key: &Key) -> Vec<SteeringMessage> {
+        let mut said = self.said.lock().unwrap();
+        let is_for =
+            |message: &mut SteeringMessage| message.to.as_deref().map_or(listener.leads, |id| id == listener.id);
+        let heard: Vec<_> = said.extract_if(.., is_for).collect();
+        if !heard.is_empty() {
+            let value = Arc::from(serde_json::value::to_raw_value(&heard).unwrap());
+            let event = EventKind::CustomEvent { fields: Default::default() };
+            self.append(event, listener.origin, Some(Record::Result { key: key.clone(), value }));
+        }
+        heard
     }
 
     fn chance(&self) -> u64 {
@@ -1322,6 +1338,11 @@ async fn the_step_before_and_pictures_are_what_the_agent_is_asked() {
     assert_eq!(executed.output.step_run_id.as_deref(), Some(output.run_id.as_str()));
 }
 
+fn earlier(input: Option<Value>, runs: Vec<Arc<RunOutput>>) -> HistoryRun {
+    let run_id = RunId::parse("earlier").unwrap();
+    HistoryRun { run_id, input, content: None, is_interrupted: false, speaker: None, runs }
+}
+
 #[tokio::test]
 async fn earlier_runs_of_the_session_are_remembered_and_recorded() {
     let model = || ScriptedModel::from_fn("m", |request| Ok(text(&format!("answer {}", request.messages.len()))));
@@ -1332,7 +1353,7 @@ async fn earlier_runs_of_the_session_are_remembered_and_recorded() {
         let log = Arc::new(Log { history: history.clone(), ..Log::default() });
         let output = run(&agent(), &log).await;
         let other = RunOutput { agent_id: DefinitionId::parse("b").ok(), ..output.clone() };
-        history.push(HistoryRun { input: None, content: None, runs: vec![other, output] });
+        history.push(earlier(None, vec![other.into(), output.into()]));
     }
     let last = history.pop().unwrap().runs.pop().unwrap();
     let roles: Vec<_> = last.messages.iter().map(|message| (message.role, message.from_history)).collect();
@@ -1356,6 +1377,101 @@ async fn earlier_runs_of_the_session_are_remembered_and_recorded() {
         let log = Arc::new(Log { history: Vec::new(), ..Log::after(&whole.entries()[..end]) });
         assert_eq!(run(&agent(), &log).await, expected, "the session has changed meanwhile, after {end} entries");
     }
+}
+
+fn says(content: &str, to: Option<&str>) -> SteeringMessage {
+    SteeringMessage { run_id: content.into(), content: content.into(), to: to.map(Arc::from), ..Default::default() }
+}
+
+#[tokio::test]
+async fn what_is_said_while_a_tool_works_is_heard_before_the_next_turn_and_after_a_crash_too() {
+    // Says something to whom it may concern while it works.
+    let agent = |log: &Arc<Log>| {
+        let log = Arc::downgrade(log);
+        let tool = Tool::new("look", "Looks.", move |_: Value, _: ToolContext| {
+            let log = log.upgrade().unwrap();
+            log.said.lock().unwrap().extend([
+                says("shorter", None),
+                says("louder", Some("other")),
+                says("now", Some("a")),
+            ]);
+            async { Ok::<_, Failure>("seen") }
+        });
+        let model = ScriptedModel::from_fn("m", |request| match request.messages.len() {
+            1 => Ok(calls([("look", "{}")])),
+            _ => Ok(text(&format!("answer to {}", request.messages.len()))),
+        });
+        Agent::new("A").model(model).tool(tool)
+    };
+    let whole = Arc::new(Log::default());
+    let run = run(&agent(&whole), &whole).await;
+    let told: Vec<_> = run.messages.iter().map(|message| (message.role, message.content.as_deref())).collect();
+    let heard = [(Role::User, Some("shorter")), (Role::User, Some("now")), (Role::Assistant, Some("answer to 5"))];
+    assert_eq!(told[3..], heard, "{told:?}");
+    assert_eq!(whole.said.lock().unwrap()[..], [says("louder", Some("other"))]);
+    let entries = whole.entries();
+    let place = entries.iter().position(|entry| {
+        entry.record.as_ref().and_then(Record::key).is_some_and(|key| key.as_str() == "0/agent/t1/steered")
+    });
+    let place = place.expect("it is recorded");
+    assert!(matches!(&entries[place + 1].record, Some(Record::Intent { key, .. }) if key.as_str() == "0/agent/t1"));
+    for end in place + 1..entries.len() {
+        let log = Arc::new(Log::after(&entries[..end]));
+        let resumed = self::run(&agent(&log), &log).await;
+        assert_eq!(resumed.messages, run.messages, "after {end} entries");
+    }
+    // Before it was recorded, it was not heard: whoever resumes the run finds it where it waits.
+    let log = Arc::new(Log { said: Mutex::new(vec![says("late", None)]), ..Log::after(&entries[..place]) });
+    let resumed = self::run(&agent(&log), &log).await;
+    assert_eq!(resumed.messages[3].content.as_deref(), Some("late"));
+}
+
+#[tokio::test]
+async fn a_leader_hears_what_is_said_to_nobody_and_a_member_what_is_said_to_it() {
+    let delegate = ToolCall::new("1", "delegate_task_to_member", r#"{"member_id": "m", "task": "look"}"#);
+    let leads = ScriptedModel::replies([ModelResponse::calls(vec![delegate]), text("done")]);
+    let tool = || Tool::new("look", "Looks.", |_: Value, _: ToolContext| async { Ok::<_, Failure>("seen") });
+    let member = Agent::new("M").model(ScriptedModel::replies([calls([("look", "{}")]), text("seen")])).tool(tool());
+    let team = Team::new("T").model(leads).member(member);
+    let said = Mutex::new(vec![says("to the team", None), says("to the member", Some("m"))]);
+    let log = Arc::new(Log { said, ..Log::default() });
+    let run = run(&team, &log).await;
+    let asked = |run: &RunOutput| {
+        let users = run.messages.iter().filter(|message| message.role == Role::User);
+        users.filter_map(|message| message.content.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(asked(&run), ["AI trends", "to the team"]);
+    assert_eq!(asked(&run.member_responses[0]), ["look", "to the member"]);
+}
+
+#[tokio::test]
+async fn the_history_of_the_session_is_told_before_the_question_and_is_no_part_of_it() {
+    let model = || ScriptedModel::from_fn("m", |_| Ok(text("fine")));
+    let before = HistoryRun { content: Some("one".into()), ..earlier(Some("first".into()), Vec::new()) };
+    let history = History { runs: vec![before], summary: None };
+    let agent = Agent::new("A").model(model());
+    let given = StepInput {
+        input: Some(Arc::new("second".into())),
+        history: Some(Arc::new(history.clone())),
+        ..StepInput::default()
+    };
+    let Ok(executed) = agent.execute(context(&Arc::new(Log::default())), Arc::new(given)).await else {
+        panic!("it failed");
+    };
+    let run = executed.run.unwrap();
+    assert_eq!(run.messages[0].content, Some(format!("{}second", history.context().unwrap())));
+    assert_eq!(run.input.clone().unwrap().input_content, json!("second"));
+    // An agent that remembers its own runs does not repeat what was told before one; it knows how one broke off.
+    let interrupted = HistoryRun {
+        content: Some("I wou".into()),
+        is_interrupted: true,
+        speaker: Some("A".into()),
+        ..earlier(Some("third".into()), Vec::new())
+    };
+    let log = Arc::new(Log { history: vec![earlier(None, vec![run]), interrupted], ..Log::default() });
+    let last = self::run(&Agent::new("A").model(model()).add_history_to_context(true), &log).await;
+    let told: Vec<_> = last.messages.iter().filter_map(|message| message.content.as_deref()).collect();
+    assert_eq!(told, ["second", "fine", "third", "I wou\n[interrupted]", "AI trends", "fine"]);
 }
 
 /// A run in a step, in a session with this state; the run's dependencies, metadata and user are always the same.

@@ -7,6 +7,7 @@ use crate::output;
 use crate::runs::{Accepted, Role, Runs};
 use clap::Args;
 use outlive::core::DefinitionId;
+use outlive::core::port::SessionPolicy;
 use outlive::engine::Submit;
 use serde_json::{Value, json};
 use std::fs::File;
@@ -36,6 +37,13 @@ pub(crate) struct Run {
     /// The session it belongs to [default: a new one]
     #[arg(long, value_name = "ID")]
     session: Option<String>,
+    /// What to do when the session has an unfinished run: queue, reject, parallel, interrupt (cancel it) or steer (send the
+    /// input to whoever works in it)
+    #[arg(long, value_name = "POLICY", default_value = "queue", hide_default_value = true, value_parser = policy)]
+    session_policy: SessionPolicy,
+    /// With --session-policy steer: the id of the agent or team that is to hear the input
+    #[arg(long, value_name = "ID")]
+    steer_to: Option<String>,
     /// Whose run it is; a credential that names a user takes precedence
     #[arg(long, value_name = "ID", value_parser = super::user)]
     user: Option<String>,
@@ -61,12 +69,22 @@ impl Detach {
     /// Announces an accepted run, then follows it or detaches.
     pub(super) async fn go_on(&self, runs: &Runs, run: &Accepted, global: &Global) -> Result<Exit, Problem> {
         let run_id = &run.run_id;
+        if let Some(steering) = &run.steering {
+            output::note(
+                global,
+                format_args!("Sent to a run that goes on; if nobody takes it in, it becomes {steering}"),
+            );
+        }
         if !self.detach {
             output::note(global, format_args!("Run {run_id}"));
             return watch(runs, run_id, global).await;
         }
         if global.json {
-            output::json(&json!({ "id": run_id, "session_id": run.session_id, "repeated": run.is_repeated }))?;
+            let mut fields = json!({ "id": run_id, "session_id": run.session_id, "repeated": run.is_repeated });
+            if let Some(steering) = &run.steering {
+                fields["steering_run_id"] = json!(steering);
+            }
+            output::json(&fields)?;
         } else {
             output::line(run_id)?;
         }
@@ -80,6 +98,11 @@ impl Detach {
     }
 }
 
+fn policy(word: &str) -> Result<SessionPolicy, String> {
+    let words = || SessionPolicy::ALL.map(SessionPolicy::as_str).join(", ");
+    SessionPolicy::parse(word).ok_or_else(|| format!("use one of {}", words()))
+}
+
 impl Run {
     pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
         let workflow_id = self.workflow_id()?;
@@ -88,6 +111,8 @@ impl Run {
             session_id: self.session.clone(),
             user_id: self.user.clone(),
             idempotency_key: self.idempotency_key.clone(),
+            policy: self.session_policy,
+            steer_to: self.steer_to.clone(),
             ..Submit::default()
         };
         let runs = Runs::open_to_start(&workflow_id, self.detach.role(), global).await?;

@@ -188,3 +188,27 @@ fn whoever_is_left_by_a_kill_in_a_tool_that_runs_once_says_what_it_waits_for_and
     assert_eq!(shown("second")["waiting"], Value::Null);
     assert_eq!(on(&["output", "second"]).exits(0).stdout, "nothing to do\n");
 }
+
+#[test]
+fn a_busy_session_is_waited_for_or_refuses_or_is_interrupted() {
+    let place = Place::new();
+    let run = |policy: &str| {
+        let asked = ["run", "-d", "content-creation-demo", "AI", "--session", "s", "--db", "a.db", "--json"];
+        place.run(&[&asked[..], &["--session-policy", policy]].concat())
+    };
+    // Nobody executes these.
+    let first = run("steer").exits(0).json();
+    assert_eq!(first.get("steering_run_id"), None, "{first}");
+    assert_eq!(run("reject").exits(5).error()["code"], "session_busy");
+    let steered = run("steer").exits(0).json();
+    assert_eq!(steered["id"], first["id"]);
+    let waits = steered["steering_run_id"].as_str().unwrap().to_owned();
+    let last = run("interrupt").exits(0).json();
+    let shown = |id: &str| place.run(&["show", id, "--db", "a.db", "--json"]).exits(0).json();
+    for id in [first["id"].as_str().unwrap(), &waits] {
+        let reason = format!("interrupted by run {}", last["id"].as_str().unwrap());
+        assert_eq!(shown(id)["cancel_reason"], reason, "{}", shown(id));
+    }
+    let done = run("push").exits(2);
+    assert!(done.stderr.contains("use one of queue, reject, parallel, interrupt, steer"), "{}", done.stderr);
+}

@@ -152,6 +152,11 @@ impl AgentMachine {
         self.close_turn(at);
     }
 
+    /// Somebody said something between two turns.
+    pub fn told(&mut self, message: Message) {
+        self.say(message);
+    }
+
     /// The conversation so far.
     pub fn messages(&self) -> &Arc<Vec<Message>> {
         &self.messages

@@ -4,6 +4,7 @@ use super::frame::Frame;
 use super::workflow::{Open, Phase, WorkflowMachine};
 use crate::event::EventKind;
 use crate::failure::Failure;
+use crate::history;
 use crate::log::{Entry, Key, Pause, Record, Rest};
 use crate::metrics::{RunMetrics, StepMetrics};
 use crate::question::{self, QuestionKind};
@@ -86,7 +87,7 @@ impl WorkflowMachine {
     ) -> Vec<Entry> {
         let content = content.to_owned();
         let cancelled = EventKind::WorkflowCancelled { reason: reason.to_owned(), content: content.clone() };
-        let error = "Cancelled during execution";
+        let error = history::INTERRUPTED;
         let results = unfinished_in(&self.open_by_container(), (&Key::run(), &self.root), &|key, open| {
             let step = match open {
                 Open::Step(_) => self.node(key),

@@ -92,6 +92,11 @@ impl TeamMachine {
         self.leader.tool_result(place, result, at);
     }
 
+    /// Somebody said something between two turns.
+    pub fn told(&mut self, message: Message) {
+        self.leader.told(message);
+    }
+
     /// The leader's conversation so far.
     pub fn messages(&self) -> &Arc<Vec<Message>> {
         self.leader.messages()

@@ -681,6 +681,7 @@ impl WorkflowMachine {
             files,
             metadata,
             dependencies,
+            history: None,
         };
         scope.media.iter().flat_map(|media| &**media).for_each(|output| input.add_media_of(output));
         self.add_given(key, &mut input);

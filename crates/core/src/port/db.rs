@@ -63,8 +63,8 @@ pub enum DbErrorKind {
     SessionBusy,
     /// The status table forbids the change. Nothing happened.
     IllegalStatus,
-    /// The run cannot end like this, because a request to cancel it became durable first. Nothing happened; end it
-    /// CANCELLED.
+    /// The run cannot go on like this, because a request to cancel it, or a run that it takes in, became durable first.
+    /// Nothing happened; begin again from the log.
     CancelRequested,
     /// The disk is full. Nothing happened; try again when there is space.
     Full,
@@ -123,9 +123,34 @@ pub enum SessionPolicy {
     Reject,
     /// It executes at once.
     Parallel,
+    /// The session's unfinished runs are cancelled as it is accepted, and it begins when they have ended. What they had
+    /// said by then is kept.
+    Interrupt,
+    /// It waits, and the run at the head of the line may take it in: then its input is a message to the agent or the team
+    /// that executes there, and it ends CANCELLED without having begun. If nobody does, its turn comes as with `Queue`.
+    Steer,
 }
 
 impl SessionPolicy {
+    /// Every policy.
+    pub const ALL: [SessionPolicy; 5] = [Self::Queue, Self::Reject, Self::Parallel, Self::Interrupt, Self::Steer];
+
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Reject => "reject",
+            Self::Parallel => "parallel",
+            Self::Interrupt => "interrupt",
+            Self::Steer => "steer",
+        }
+    }
+
+    /// From the word for it.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|policy| policy.as_str() == text)
+    }
+
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
@@ -165,6 +190,9 @@ pub struct RequestOptions {
     /// What was to happen if the session was busy.
     #[serde(skip_serializing_if = "SessionPolicy::is_default")]
     pub policy: SessionPolicy,
+    /// With the policy `steer`: the id of the agent or the team that is to hear it. None: whoever executes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steer_to: Option<Arc<str>>,
 }
 
 /// A run to be accepted.
@@ -205,6 +233,11 @@ pub enum Accepted {
     New {
         /// The right to execute it.
         lease: Option<Lease>,
+    },
+    /// It is on stable storage, behind this run, which may take it in (policy `Steer`).
+    Steers {
+        /// The run at the head of the line.
+        into: RunId,
     },
     /// The key was seen before with the same request: this is its run.
     Existing(RunId),
@@ -344,6 +377,9 @@ pub struct RunPatch {
     pub release: Option<Release>,
     /// What was asked, and what was answered or needs no answer any more.
     pub questions: Option<Box<QuestionPatch>>,
+    /// Runs that steer this one and were taken in ([`RunStore::steering`]): a request to cancel each becomes durable with
+    /// the commit. Where one is not there to be taken any more, the commit fails with [`DbErrorKind::CancelRequested`].
+    pub taken_in: Vec<RunId>,
 }
 
 /// How a lease is released.
@@ -449,6 +485,8 @@ pub struct RunFilter {
     pub created_from: Option<Timestamp>,
     /// Only runs accepted before this time.
     pub created_to: Option<Timestamp>,
+    /// Only runs accepted before this one; none at all when it does not exist.
+    pub before: Option<RunId>,
     /// In which order.
     pub order: Order,
     /// Continue after this cursor, which came from a list in the same order.
@@ -724,6 +762,10 @@ pub trait RunStore: Send + Sync {
 
     /// Runs this worker holds that someone wants cancelled.
     fn cancels(&self, worker: WorkerId) -> BoxFuture<'_, Result<Vec<(RunId, CancelIntent)>, DbError>>;
+
+    /// The runs that steer this one: accepted with the policy `Steer` to the same workflow and session, behind it, not
+    /// begun and not to be cancelled, in the order in which they were accepted. None unless it is at the head of the line.
+    fn steering(&self, run_id: RunId) -> BoxFuture<'_, Result<Vec<Run>, DbError>>;
 
     /// The workers that have not been declared dead, by id, each with how many of the runs that `counted` may see it
     /// holds. Counting walks over all unfinished runs: without `counted` nothing is counted, and `runs` is 0.

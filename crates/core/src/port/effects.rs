@@ -7,12 +7,14 @@ use super::BoxFuture;
 use crate::event::EventKind;
 use crate::event::Origin;
 use crate::failure::{Failure, FailureKind};
+use crate::history::HistoryRun;
 use crate::log::{Called, Key, Record, RunEnded};
 use crate::machine::CalledEnd;
+use crate::message::Media;
 use crate::question::{Answered, Question};
-use crate::run::RunOutput;
 use crate::time::Timestamp;
 use crate::workflow::Definition;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::sync::Arc;
@@ -36,15 +38,37 @@ pub enum Recall {
     Run(Arc<RunEnded>),
 }
 
-/// What a conversation needs of an earlier run of the same session.
-#[derive(Clone, Debug, PartialEq)]
-pub struct HistoryRun {
-    /// The workflow's input; absent when it had none.
-    pub input: Option<Value>,
-    /// The workflow's result.
-    pub content: Option<Value>,
-    /// The runs of agents and teams in its steps, in order. A team's members are in its `member_responses`.
-    pub runs: Vec<RunOutput>,
+/// Who can be spoken to while a run executes.
+#[derive(Clone, Copy, Debug)]
+pub struct Listener<'a> {
+    /// The agent or the team.
+    pub id: &'a str,
+    /// Whether it hears what is said to nobody in particular: a step's agent, or the leader of its team.
+    pub leads: bool,
+    /// What its events are about.
+    pub origin: &'a Origin,
+}
+
+/// What was said to an agent or a team while its run executes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SteeringMessage {
+    /// The run that it would have been.
+    pub run_id: Arc<str>,
+    /// The text or object.
+    pub content: Value,
+    /// To whom; none when to nobody in particular.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<Arc<str>>,
+    /// Who heard it, once somebody has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heard_by: Option<Arc<str>>,
+    /// Images that came with it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<Media>,
+    /// Files that came with it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<Media>,
 }
 
 /// A step's access to the world.
@@ -154,11 +178,20 @@ pub trait Effects: Send + Sync {
         None
     }
 
+    /// Takes in what was said to whoever speaks here while the run executes, oldest first, and records it under `key`. What
+    /// it heard in an attempt at its step that failed comes again.
+    /// Only a key under which nothing was recorded before is asked about.
+    fn take_in(&self, listener: &Listener<'_>, key: &Key) -> Vec<SteeringMessage> {
+        let _ = (listener, key);
+        Vec::new()
+    }
+
     /// Fresh random bits.
     fn chance(&self) -> u64;
 
-    /// The newest `limit` runs of this session that ended COMPLETED before this one, oldest first. Empty when there is
-    /// no session. The answer may change while the run goes on: callers that rely on it record it.
+    /// The newest `limit` earlier runs of this session that completed, or were interrupted once they had begun, oldest
+    /// first: those accepted before this run that had ended when it first asked. The same every time it asks, also in
+    /// another process, but for runs that were deleted meanwhile. At most 1,000; none where there is no session.
     ///
     /// # Errors
     /// When the session cannot be read.

@@ -3,6 +3,7 @@
 use super::{BoxFuture, Effects, Execution, Halt, Recall};
 use crate::event::{COMMON_FIELDS, ContentDelta, EventKind, Origin};
 use crate::failure::{Failure, FailureKind};
+use crate::history::{HISTORY_RUNS, HistoryRun};
 use crate::id::DefinitionId;
 use crate::json::{self, TooDeep};
 use crate::log::{Key, Record};
@@ -298,6 +299,29 @@ impl StepContext {
     /// ```
     pub fn block_on<T>(&self, call: impl Future<Output = T>) -> T {
         super::block_on(call)
+    }
+
+    /// What the newest earlier runs of this session were asked and came to, oldest first: this many of them, 1,000 at most,
+    /// 3 when none is said. Runs that failed are left out; those that were cancelled on the way are marked. It is the same however often
+    /// it is asked, and in whichever process; runs that are deleted meanwhile are missing.
+    ///
+    /// A step with [`Step::add_workflow_history`](crate::Step::add_workflow_history) finds them in its
+    /// [input](StepInput::workflow_history).
+    ///
+    /// ```
+    /// use outlive_core::{Failure, Step};
+    ///
+    /// let compare = Step::function("Compare", |context, input| async move {
+    ///     let before = context.history(5).await?;
+    ///     let is_new = before.iter().all(|run| run.input_text() != input.input_text());
+    ///     Ok::<_, Failure>(if is_new { "new" } else { "asked before" })
+    /// });
+    /// ```
+    ///
+    /// # Errors
+    /// When the session cannot be read.
+    pub async fn history(&self, num_runs: impl Into<Option<u32>>) -> Result<Vec<HistoryRun>, Failure> {
+        self.effects.history(num_runs.into().unwrap_or(HISTORY_RUNS)).await
     }
 
     /// Waits until everything said so far is on stable storage.

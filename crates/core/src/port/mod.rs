@@ -23,7 +23,7 @@ pub use db::{
     RunCounts, RunFilter, RunPage, RunPatch, RunStore, Session, SessionFilter, SessionKind, SessionPage, SessionPatch,
     SessionPolicy, SessionSort, SessionStore, Total, Unfinished, Watcher,
 };
-pub use effects::{Effects, Halt, HistoryRun, Recall};
+pub use effects::{Effects, Halt, Listener, Recall, SteeringMessage};
 pub use execution::Execution;
 pub use executor::{Executed, Executor, ExecutorInfo, SessionState, StepContext, StepInfo, merge};
 pub use hooks::{

@@ -184,6 +184,6 @@ pub trait QuestionStore: Send + Sync {
     /// The questions of a run whose answers its log does not have yet, in the order in which they were asked.
     fn inbox(&self, run_id: RunId) -> BoxFuture<'_, Result<Vec<StoredQuestion>, DbError>>;
 
-    /// The runs this worker holds that have something in their inbox.
+    /// The runs this worker holds that have something in their inbox, or are [steered](super::RunStore::steering).
     fn mail(&self, worker: crate::id::WorkerId) -> BoxFuture<'_, Result<Vec<RunId>, DbError>>;
 }

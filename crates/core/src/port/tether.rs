@@ -3,9 +3,10 @@
 //! It must never know what the work is. The invariant: once it is cut, nothing is told, and whoever waits for something
 //! is turned away.
 
-use super::{BoxFuture, Effects, Halt, HistoryRun, Recall};
+use super::{BoxFuture, Effects, Halt, Recall};
 use crate::event::{EventKind, Origin};
 use crate::failure::{Failure, FailureKind};
+use crate::history::HistoryRun;
 use crate::log::{Key, Record};
 use crate::question::{Answered, Question};
 use crate::time::Timestamp;

@@ -4,9 +4,10 @@
 //! registry does. The invariant: what is written is read as the same tree, and the same tree is written as the same text.
 
 use super::node::Path;
+use super::remember::HistoryWish;
 use super::{
     ConditionNode, DEPTH_MAX, ForEachNode, HumanReview, InvalidDefinition, LoopNode, Node, OnError, ParallelNode,
-    RouterNode, Rule, Settings, StepNode, StepsNode, WorkflowNode,
+    RouterNode, Rule, Settings, StepHistory, StepNode, StepsNode, WorkflowNode,
 };
 use crate::id::{DefinitionId, slug};
 use crate::json;
@@ -189,6 +190,24 @@ impl Serialize for Node {
         if let Some(review) = self.review() {
             map.serialize_entry("human_review", review)?;
         }
+        match self {
+            Node::Step(StepNode { history: Some(StepHistory::Hidden), .. }) => {
+                map.serialize_entry("add_workflow_history", &false)?;
+            }
+            Node::Step(StepNode {
+                history: Some(StepHistory::Shown { num_runs, max_tokens, is_summarized }), ..
+            }) => {
+                map.serialize_entry("add_workflow_history", &true)?;
+                map.serialize_entry("num_history_runs", num_runs)?;
+                if let Some(max_tokens) = max_tokens {
+                    map.serialize_entry("history_max_tokens", max_tokens)?;
+                }
+                if *is_summarized {
+                    map.serialize_entry("summarize_history", &true)?;
+                }
+            }
+            _ => {}
+        }
         map.end()
     }
 }
@@ -255,8 +274,6 @@ const WITHOUT_EFFECT: &[&str] = &[
 /// What Agno writes that would change something, and is not there yet: fine as long as it is off.
 const NOT_THERE_YET: &[&str] = &[
     "strict_input_validation",
-    "add_workflow_history",
-    "add_workflow_history_to_steps",
     "add_dependencies_to_context",
     "add_session_state_to_context",
     "requires_confirmation",
@@ -294,6 +311,7 @@ impl Reader {
         fields.known.insert("agent");
         let name = fields.text("name");
         let id = fields.text("id");
+        let wish = fields.history("add_workflow_history_to_steps");
         let draft = Draft {
             id: id.clone().map_or_else(|| slug(name.as_deref().unwrap_or_default()), |id| id.to_string()),
             name: name.or(id).unwrap_or_else(|| Arc::from("")),
@@ -306,6 +324,9 @@ impl Reader {
             nodes: fields.nodes("steps"),
         };
         fields.end();
+        if wish.add == Some(true) {
+            return Draft { nodes: draft.nodes.into_iter().map(|node| node.remembering(wish)).collect(), ..draft };
+        }
         draft
     }
 
@@ -331,6 +352,7 @@ impl Reader {
             on_error,
             review,
             workflows: Vec::new(),
+            history: None,
         })
     }
 
@@ -394,6 +416,21 @@ impl Reader {
         };
         fields.end();
         node
+    }
+}
+
+impl Node {
+    /// The same, where steps of which nothing is said see what their workflow says.
+    fn remembering(mut self, wish: HistoryWish) -> Self {
+        if let Node::Step(step) = &mut self {
+            step.history = step.history.or_else(|| HistoryWish::default().within(wish));
+        }
+        for other in [false, true] {
+            for child in self.children_mut(other) {
+                *child = child.clone().remembering(wish);
+            }
+        }
+        self
     }
 }
 
@@ -501,6 +538,16 @@ impl<'r, 'v> Fields<'r, 'v> {
         }
     }
 
+    /// What is said about the session's history.
+    fn history(&mut self, add: &'static str) -> HistoryWish {
+        HistoryWish {
+            add: self.get(add),
+            num_runs: self.get("num_history_runs"),
+            max_tokens: self.get("history_max_tokens"),
+            is_summarized: self.get("summarize_history").unwrap_or_default(),
+        }
+    }
+
     /// Where a verdict comes from.
     fn rule(&mut self, key: &'static str, kinds: &[&str]) -> Option<Rule> {
         let kind_key = match key {
@@ -558,6 +605,7 @@ impl<'r, 'v> Fields<'r, 'v> {
         ];
         let mut given: Vec<_> = kinds.iter().filter_map(|(key, kind)| Some((*kind, self.text(key)?))).collect();
         let (workflow, workflow_name) = (self.text("workflow_id"), self.text("workflow_name"));
+        let history = self.history("add_workflow_history").within(HistoryWish::default());
         let executor_name = self.text("executor_name");
         let workflows = self.inside(&settings, "step", "workflows");
         match (given.pop(), given.is_empty(), workflow) {
@@ -576,6 +624,7 @@ impl<'r, 'v> Fields<'r, 'v> {
                     on_error,
                     review,
                     workflows,
+                    history,
                 };
                 Some(Node::Step(step))
             }

@@ -16,6 +16,7 @@ mod nested;
 mod node;
 mod parallel;
 mod registry;
+mod remember;
 mod repeat;
 mod review;
 mod router;
@@ -32,6 +33,8 @@ pub(crate) use node::Path;
 pub use node::{Node, Settings};
 pub use parallel::{Parallel, ParallelNode};
 pub use registry::Registry;
+use remember::Remembering;
+pub use remember::StepHistory;
 pub use repeat::{Loop, LoopNode};
 pub use review::{FieldType, HumanReview, OnReject, OnTimeout, UserInputField};
 pub use router::{Router, RouterNode, Selection};
@@ -235,6 +238,7 @@ pub struct Definition {
     pub input_schema: Option<InputSchema>,
     /// The workflow was given as one function: its only step is that function, not a step the user named.
     pub is_function: bool,
+    remembering: Remembering,
     codes: Arc<[Code]>,
     leads: Option<Arc<dyn Executor>>,
 }
@@ -251,6 +255,7 @@ impl Definition {
             input_schema: None,
             is_function: false,
             leader: None,
+            remembering: Remembering::default(),
             steps: Vec::new(),
             problems: Vec::new(),
         }
@@ -357,6 +362,7 @@ pub struct DefinitionBuilder {
     input_schema: Option<InputSchema>,
     is_function: bool,
     leader: Option<Box<Step>>,
+    remembering: Remembering,
     steps: Vec<Block>,
     /// Known before it is built.
     problems: Vec<String>,
@@ -412,6 +418,36 @@ impl DefinitionBuilder {
         self
     }
 
+    /// Whether steps see what earlier runs of their session were asked and came to, unless they say otherwise; off
+    /// unless set. Agents and teams are told in front of what they are asked, functions find it in their
+    /// [input](StepInput::workflow_history). Steps of nested workflows that say nothing see it too.
+    pub fn add_workflow_history_to_steps(mut self, wanted: bool) -> Self {
+        self.remembering.wish.add = Some(wanted);
+        self
+    }
+
+    /// How many earlier runs steps see; 3 unless set.
+    pub fn num_history_runs(mut self, runs: u32) -> Self {
+        self.remembering.wish.num_runs = Some(runs);
+        self
+    }
+
+    /// About how many tokens the earlier runs that a step sees may take, at four bytes each: the oldest are left out
+    /// first. No limit unless set.
+    pub fn history_max_tokens(mut self, tokens: u32) -> Self {
+        self.remembering.wish.max_tokens = Some(tokens);
+        self
+    }
+
+    /// Has the runs that are too old to be shown, or do not fit, summed up by this executor: an agent that is given them
+    /// and says what matters. The summary is kept in the session's state, as `session_summary`, so that each run adds only
+    /// what is new.
+    pub fn summarize_history(mut self, summarizer: impl Executor) -> Self {
+        self.remembering.wish.is_summarized = true;
+        self.remembering.summarizer = Some(Arc::new(summarizer));
+        self
+    }
+
     /// Adds a step or a container after the ones before.
     pub fn step(mut self, step: impl Into<Block>) -> Self {
         self.steps.push(step.into());
@@ -451,9 +487,15 @@ impl DefinitionBuilder {
             let remedy = "leave the schema out, and let the first step read the query";
             problems.push(format!("the queries of an agent that leads it follow no input schema: {remedy}"));
         }
-        let mut builder = TreeBuilder { problems: &mut problems, inside: Vec::new() };
-        let leader = self.leader.and_then(|leader| builder.leader(*leader));
+        let mut builder =
+            TreeBuilder { problems: &mut problems, inside: Vec::new(), remembering: self.remembering.clone() };
+        if let Some(summarizer) = &self.remembering.summarizer {
+            summarizer.problems().iter().for_each(|problem| builder.problem(&format!("its summarizer: {problem}")));
+        }
         let (nodes, codes) = builder.sequence(self.steps);
+        // Whoever leads remembers by itself.
+        builder.remembering = Remembering::default();
+        let leader = self.leader.and_then(|leader| builder.leader(*leader));
         let (Some(id), true) = (id, problems.is_empty()) else {
             return Err(InvalidDefinition { name: self.name, problems });
         };
@@ -474,6 +516,7 @@ impl DefinitionBuilder {
             session_state: self.session_state,
             input_schema: self.input_schema,
             is_function: self.is_function,
+            remembering: self.remembering,
             codes,
         })
     }
@@ -494,6 +537,7 @@ struct TreeBuilder<'a> {
     problems: &'a mut Vec<String>,
     /// The containers around, outermost first.
     inside: Vec<String>,
+    remembering: Remembering,
 }
 
 impl TreeBuilder<'_> {
@@ -648,6 +692,11 @@ impl TreeBuilder<'_> {
         own.into_iter().for_each(|problem| self.problem(&format!("step {name:?}: {problem}")));
         let info = executor.info();
         let (workflows, codes) = self.called(&name, executor.workflows());
+        let history = step.history.within(self.remembering.wish);
+        let shown = self.remembering.show(history, executor);
+        if let Err(problem) = &shown {
+            self.problem(&format!("step {name:?}: {problem}"));
+        }
         let node = Node::Step(StepNode {
             name,
             description: step.description,
@@ -659,9 +708,10 @@ impl TreeBuilder<'_> {
             on_error: step.on_error,
             review: step.review,
             workflows,
+            history,
         });
         self.review(&node);
-        Some((node, Code::Step { executor: executor.clone(), workflows: codes }))
+        Some((node, Code::Step { executor: shown.unwrap_or_else(|_| executor.clone()), workflows: codes }))
     }
 
     /// The workflows that calls inside a step may have executed, each named after itself.
@@ -697,6 +747,8 @@ impl TreeBuilder<'_> {
             self.problem(&format!("step {name:?}: containers are nested more than {DEPTH_MAX} deep: take some apart"));
             return None;
         }
+        let mut steps = workflow.nodes.to_vec();
+        let children = self.remembering.show_inside(&mut steps, &workflow.codes);
         let node = Node::Workflow(WorkflowNode {
             settings: Settings {
                 name: step.name.clone(),
@@ -708,10 +760,10 @@ impl TreeBuilder<'_> {
             },
             workflow_id: workflow.id.clone(),
             workflow_name: workflow.name.clone(),
-            steps: workflow.nodes.to_vec(),
+            steps,
         });
         self.review(&node);
-        let code = Code::Container { judge: None, children: workflow.codes.clone(), others: Arc::from([]) };
+        let code = Code::Container { judge: None, children, others: Arc::from([]) };
         Some((node, code))
     }
 }

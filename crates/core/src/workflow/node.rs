@@ -150,6 +150,26 @@ impl Node {
         }
     }
 
+    pub(super) fn children_mut(&mut self, other: bool) -> &mut [Node] {
+        match self {
+            Node::Condition(ConditionNode { steps, else_steps, .. }) => {
+                if other {
+                    else_steps
+                } else {
+                    steps
+                }
+            }
+            Node::Step(_) => &mut [],
+            _ if other => &mut [],
+            Node::Steps(node) => &mut node.steps,
+            Node::Parallel(node) => &mut node.steps,
+            Node::Loop(node) => &mut node.steps,
+            Node::Router(node) => &mut node.choices,
+            Node::ForEach(node) => &mut node.steps,
+            Node::Workflow(node) => &mut node.steps,
+        }
+    }
+
     /// The key of a child, in a Loop without its iteration, in a ForEach of its first item; `key` is this node's.
     pub fn child_key(&self, key: &Key, other: bool, place: u32) -> Key {
         match self {

@@ -6,6 +6,7 @@
 use super::data::{Draft, Reader};
 use super::judge::{Decider, IntoVerdict, Judge};
 use super::node::Path;
+use super::remember::{HistoryWish, Remembering};
 use super::{
     Block, Code, Condition, Definition, DefinitionBuilder, ForEach, Function, Loop, Node, Parallel, Router, Rule,
     Selection, Settings, Step, StepNode, Steps, VerdictInput, WorkflowNode,
@@ -263,7 +264,7 @@ impl DefinitionBuilder {
         let mut reader = Reader::default();
         let Draft { name, id, description, timeout_ms, session_state, input_schema, is_function, leader, nodes } =
             reader.workflow(value);
-        let mut binder = Binder { source: registry, problems: reader.problems };
+        let mut binder = Binder { source: registry, problems: reader.problems, remembering: Remembering::default() };
         let leader = leader.map(|leader| binder.leader(&leader));
         let steps = binder.blocks(&nodes, &|place| Key::step(place), &Path::default(), "steps");
         Self {
@@ -275,6 +276,7 @@ impl DefinitionBuilder {
             input_schema: input_schema.map(by_schema),
             is_function,
             leader,
+            remembering: Remembering::default(),
             steps,
             problems: binder.problems,
         }
@@ -300,7 +302,8 @@ impl Definition {
     /// The same workflow under construction again, with copies of its agents and teams: whatever is changed there does
     /// not change this one. An id that was made from the name follows a new name. Agno's `deep_copy`.
     pub fn deep_copy(&self) -> DefinitionBuilder {
-        let mut binder = Binder { source: &Original(self), problems: Vec::new() };
+        let remembering = self.remembering.inside();
+        let mut binder = Binder { source: &Original(self), problems: Vec::new(), remembering };
         let leader = match self.leader.as_deref() {
             Some(Node::Step(leader)) => Some(binder.leader(leader)),
             _ => None,
@@ -314,6 +317,7 @@ impl Definition {
             input_schema: self.input_schema.clone(),
             is_function: self.is_function,
             leader,
+            remembering: self.remembering.clone(),
             steps: binder.blocks(&self.nodes, &|place| Key::step(place), &Path::default(), "steps"),
             problems: binder.problems,
         }
@@ -324,6 +328,8 @@ impl Definition {
 struct Binder<'a, S> {
     source: &'a S,
     problems: Vec<String>,
+    /// Of nested workflows.
+    remembering: Remembering,
 }
 
 impl<S: Source> Binder<'_, S> {
@@ -343,7 +349,8 @@ impl<S: Source> Binder<'_, S> {
         let Settings { name, description, retry, timeout_ms, on_error, review } = step.settings();
         let timeout = timeout_ms.map(Duration::from_millis);
         let (executors, workflows) = (vec![executor], Vec::new());
-        Step { name, description, executors, workflows, retry, timeout, on_error, review }
+        let history = HistoryWish::of(step.history);
+        Step { name, description, executors, workflows, retry, timeout, on_error, review, history }
     }
 
     fn blocks(&mut self, nodes: &[Node], key: &dyn Fn(u32) -> Key, path: &Path, list: &str) -> Vec<Block> {
@@ -371,7 +378,8 @@ impl<S: Source> Binder<'_, S> {
                         executors.push(Arc::new(Missing(ExecutorInfo { kind, name, id: None })) as Arc<dyn Executor>);
                     }
                 }
-                Step { name, description, executors, workflows, retry, timeout, on_error, review }.into()
+                let history = HistoryWish::default();
+                Step { name, description, executors, workflows, retry, timeout, on_error, review, history }.into()
             }
             Node::Steps(_) => Steps { settings: settings(), steps }.into(),
             Node::Parallel(_) => Parallel { settings: settings(), steps }.into(),
@@ -419,6 +427,7 @@ impl<S: Source> Binder<'_, S> {
             return self.note(path, found);
         }
         let builder = Definition::builder(&node.workflow_name).id(node.workflow_id.as_str());
+        let builder = DefinitionBuilder { remembering: self.remembering.clone(), ..builder };
         match steps.into_iter().fold(builder, DefinitionBuilder::step).build() {
             Ok(workflow) => Some(Arc::new(workflow)),
             Err(invalid) => {

@@ -1,6 +1,7 @@
 //! One step: its data, and its builder.
 
-use super::{Definition, HumanReview, Node, Settings};
+use super::remember::HistoryWish;
+use super::{Definition, HumanReview, Node, Settings, StepHistory};
 use crate::failure::{Failure, FailureKind};
 use crate::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext, Tether};
 use crate::retry::Retry;
@@ -47,6 +48,8 @@ pub struct StepNode {
     pub review: Option<Arc<HumanReview>>,
     /// The workflows that calls inside it may have executed.
     pub workflows: Vec<Node>,
+    /// Whether it sees the session's history; none when neither it nor its workflow says so.
+    pub history: Option<StepHistory>,
 }
 
 /// An async function as an executor, under its own name; [`Step::function`] names it after its step.
@@ -166,6 +169,7 @@ pub struct Step {
     pub(super) timeout: Option<Duration>,
     pub(super) on_error: OnError,
     pub(super) review: Option<Arc<HumanReview>>,
+    pub(super) history: HistoryWish,
 }
 
 impl StepNode {
@@ -194,6 +198,7 @@ impl Step {
             timeout: None,
             on_error: OnError::default(),
             review: None,
+            history: HistoryWish::default(),
         }
     }
 
@@ -282,6 +287,25 @@ impl Step {
     /// What the step's failure does to the run.
     pub fn on_error(mut self, on_error: OnError) -> Self {
         self.on_error = on_error;
+        self
+    }
+
+    /// Whether it sees what earlier runs of its session were asked and came to, whatever its workflow says. Not for a step
+    /// that runs a workflow, whose steps say so themselves.
+    pub fn add_workflow_history(mut self, wanted: bool) -> Self {
+        self.history.add = Some(wanted);
+        self
+    }
+
+    /// How many earlier runs it sees; as many as its workflow says, or 3, unless set.
+    pub fn num_history_runs(mut self, runs: u32) -> Self {
+        self.history.num_runs = Some(runs);
+        self
+    }
+
+    /// About how many tokens the earlier runs that it sees may take, at four bytes each: the oldest are left out first.
+    pub fn history_max_tokens(mut self, tokens: u32) -> Self {
+        self.history.max_tokens = Some(tokens);
         self
     }
 

@@ -3,8 +3,8 @@
 use outlive_core::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext};
 use outlive_core::testing::Forest;
 use outlive_core::{
-    Condition, Definition, ExecutorKind, Failure, ForEach, Function, Loop, OnError, Parallel, Registry, Retry, Router,
-    Step, StepInput, Steps, Structure,
+    Condition, Definition, DefinitionBuilder, ExecutorKind, Failure, ForEach, Function, Loop, Node, OnError, Parallel,
+    Registry, Retry, Router, Step, StepHistory, StepInput, Steps, Structure,
 };
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -324,4 +324,66 @@ fn a_copy_can_be_changed_without_changing_its_original() {
     assert_eq!((original.to_json(), &original.hash), (json, &hash));
     let named = Definition::builder("A").id("own").step(step("a")).build().unwrap();
     assert_eq!(named.deep_copy().name("B").build().unwrap().id.as_str(), "own");
+}
+
+#[test]
+fn what_steps_see_of_their_session_is_part_of_the_definition_and_reaches_those_inside() {
+    let summarizer = || Function::new("sum", |_, _: Arc<StepInput>| async { Ok::<_, Failure>("short") });
+    let inner = || Definition::builder("Inner").step(step("x")).step(step("y").add_workflow_history(false)).build();
+    let build = |wants: bool| {
+        Definition::builder("Outer")
+            .add_workflow_history_to_steps(wants)
+            .num_history_runs(7)
+            .history_max_tokens(100)
+            .step(step("a"))
+            .step(Steps::new("s").step(step("b").num_history_runs(2)).step(step("c").add_workflow_history(false)))
+            .step(step("d").add_workflow_history(true).history_max_tokens(9))
+            .step(Step::new("n").workflow(Arc::new(inner().unwrap())))
+    };
+    let shown = |num_runs, max_tokens| {
+        Some(StepHistory::Shown { num_runs, max_tokens: Some(max_tokens), is_summarized: false })
+    };
+    let histories = |definition: &Definition| {
+        fn walk(node: &Node, all: &mut Vec<Option<StepHistory>>) {
+            match node {
+                Node::Step(step) => all.push(step.history),
+                node => node.children(false).iter().for_each(|child| walk(child, all)),
+            }
+        }
+        let mut all = Vec::new();
+        definition.nodes.iter().for_each(|node| walk(node, &mut all));
+        all
+    };
+    let hidden = Some(StepHistory::Hidden);
+    let on = build(true).build().unwrap();
+    assert_eq!(histories(&on), [shown(7, 100), shown(2, 100), hidden, shown(7, 9), shown(7, 100), hidden]);
+    let off = build(false).build().unwrap();
+    assert_eq!(histories(&off), [None, None, hidden, shown(7, 9), None, hidden]);
+    assert_ne!(on.hash, off.hash);
+    for definition in [&on, &off] {
+        assert_eq!(Structure::from_json(&definition.to_json()).unwrap().hash, definition.hash);
+        assert_eq!(definition.deep_copy().build().unwrap().hash, definition.hash);
+    }
+    // A workflow that says nothing of it has the hash it has always had.
+    let plain = |builder: DefinitionBuilder| builder.step(step("a")).build().unwrap().hash;
+    assert_eq!(plain(Definition::builder("P").num_history_runs(9)), plain(Definition::builder("P")));
+    // As Agno writes it: for the workflow as a whole, and null or false where a step says nothing.
+    let agnos = json!({ "name": "P", "add_workflow_history_to_steps": true, "num_history_runs": 3, "steps": [
+        { "name": "a", "executor_ref": "a", "add_workflow_history": null, "num_history_runs": 3 },
+    ] });
+    let expected = Definition::builder("P").add_workflow_history_to_steps(true).step(step("a")).build().unwrap();
+    assert_eq!(Structure::from_json(&agnos).unwrap().hash, expected.hash);
+
+    let error = Structure::from_json(&json!({ "name": "P", "steps": [
+        { "name": "a", "executor_ref": "a", "add_workflow_history": 3, "history_max_tokens": -1 },
+    ] }));
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("steps[0].add_workflow_history: it must be true or false"), "{error}");
+    let sums = build(true).summarize_history(summarizer()).build().unwrap();
+    let json = sums.to_json();
+    assert_eq!(sums.deep_copy().build().unwrap().to_json(), json);
+    let registry = Registry::new().function("a", |_, _: Arc<StepInput>| async { Ok::<_, Failure>("a") });
+    let problems = Definition::from_json(&json, &registry).unwrap_err().problems;
+    let missing = "step \"a\": its history is to be summarized and nobody does it: say who with .summarize_history(..)";
+    assert!(problems.iter().any(|problem| problem == missing), "{problems:?}");
 }

@@ -32,6 +32,9 @@ CREATE INDEX {T}_runs_by_status ON {T}_runs (status) WHERE status >= 3;
 CREATE INDEX {T}_runs_by_workflow ON {T}_runs (workflow_id, status) WHERE status >= 3;
 CREATE INDEX {T}_runs_by_user ON {T}_runs (user_id, status) WHERE status >= 3 AND user_id IS NOT NULL;
 
+-- Behind others and waiting to be taken in by the first of them: such a run has 2 in `is_behind`.
+CREATE INDEX {T}_runs_steering ON {T}_runs (session_seq) WHERE is_behind = 2 AND status = 0;
+
 -- Lines of format 2 leave out what the run's row says.
 DROP VIEW chk_event{V};
 CREATE VIEW chk_event{V} (run_id, idx, name, json) AS

@@ -250,9 +250,12 @@ impl Tables {
     }
 
     fn mail(&self, worker: &WorkerId) -> Vec<RunId> {
-        let runs: BTreeSet<u64> = self.questions.inbox.iter().map(|(run, _)| *run).collect();
-        let held = runs.iter().map(|seq| &self.runs[seq].run).filter(|run| run.worker.as_ref() == Some(worker));
-        held.map(|run| run.info.run_id.clone()).collect()
+        let asked: BTreeSet<u64> = self.questions.inbox.iter().map(|(run, _)| *run).collect();
+        let held = self.unfinished.iter().map(|seq| (seq, &self.runs[seq].run));
+        let held = held.filter(|(_, run)| run.worker.as_ref() == Some(worker));
+        let has_mail = |seq: &u64, run_id: &RunId| asked.contains(seq) || !self.steering(run_id).is_empty();
+        let with_mail = held.filter(|(seq, run)| has_mail(seq, &run.info.run_id));
+        with_mail.map(|(_, run)| run.info.run_id.clone()).collect()
     }
 }
 

@@ -133,6 +133,7 @@ impl Runs<'_> {
                 false => sql.with_prefix.replace("{FROM}", &from).replace("{TO}", &to),
             });
         }
+        conditions.add_text(&sql.before, filter.before.as_ref().map(|id| id.as_str()));
         if let Some(from) = filter.created_from {
             conditions.add("q.created_at >= ?", from.as_micros());
         }

@@ -483,6 +483,10 @@ impl RunStore for SqliteDb {
         Box::pin(self.read_with(move |reader| reader.cancels(&worker)))
     }
 
+    fn steering(&self, run_id: RunId) -> BoxFuture<'_, Result<Vec<Run>, DbError>> {
+        Box::pin(self.read_with(move |reader| reader.steering(&run_id)))
+    }
+
     fn workers(&self, counted: Option<Access>) -> BoxFuture<'_, Result<Vec<LivingWorker>, DbError>> {
         Box::pin(self.read_with(move |reader| reader.workers(counted.as_ref())))
     }

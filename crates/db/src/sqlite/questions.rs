@@ -361,12 +361,16 @@ impl Reader {
     }
 
     fn mail(&self, worker: &WorkerId) -> Result<Vec<RunId>, Fail> {
-        let mut statement = self.connection.prepare_cached(&self.sql.questions.mail)?;
-        let mut rows = statement.query([worker.as_str()])?;
         let mut mail = Vec::new();
-        while let Some(row) = rows.next()? {
-            mail.push(id(&row.get::<_, Arc<str>>(0)?)?);
+        for sql in [&self.sql.questions.mail, &self.sql.steered] {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let mut rows = statement.query([worker.as_str()])?;
+            while let Some(row) = rows.next()? {
+                mail.push(id(&row.get::<_, Arc<str>>(0)?)?);
+            }
         }
+        mail.sort_unstable();
+        mail.dedup();
         Ok(mail)
     }
 }

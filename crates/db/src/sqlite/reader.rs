@@ -190,6 +190,23 @@ impl Reader {
         Ok(cancels)
     }
 
+    pub(super) fn steering(&self, run_id: &RunId) -> Result<Vec<Run>, Fail> {
+        // All of it as of one moment.
+        let _moment = self.connection.unchecked_transaction()?;
+        let mut statement = self.connection.prepare_cached(&self.sql.steering)?;
+        let mut numbers = statement.query([run_id.as_str()])?;
+        let mut steering = Vec::new();
+        while let Some(row) = numbers.next()? {
+            match rows::run_by_seq(&self.connection, &self.sql.run_by_seq, row.get(0)?) {
+                Ok(run) => steering.push(run),
+                // Others must not wait for it.
+                Err(Fail::Said(error)) => tracing::error!(%error, "a message to a run cannot be read"),
+                Err(fail) => return Err(fail),
+            }
+        }
+        Ok(steering)
+    }
+
     pub(super) fn workers(&self, counted: Option<&Access>) -> Result<Vec<LivingWorker>, Fail> {
         let mut statement = self.connection.prepare_cached(&self.sql.workers)?;
         let user_id = counted.and_then(Access::user).map(|user_id| &**user_id);

@@ -168,6 +168,11 @@ pub(super) struct Sql {
     pub(super) set_cancel: String,
     pub(super) held: String,
     pub(super) cancels: String,
+    pub(super) interrupt: String,
+    pub(super) steered_by: String,
+    pub(super) steering: String,
+    pub(super) steered: String,
+    pub(super) can_take_in: String,
 
     pub(super) update_run: String,
     pub(super) extend_run: String,
@@ -182,6 +187,7 @@ pub(super) struct Sql {
     pub(super) run_by_seq: String,
     pub(super) line_by_seq: String,
     pub(super) of_session: String,
+    pub(super) before: String,
     pub(super) with_prefix: String,
     pub(super) have_prefix: String,
     pub(super) count_unfinished: String,
@@ -220,6 +226,12 @@ const QUEUED: &str =
     "{T}_runs u INDEXED BY {T}_runs_unfinished WHERE u.status < 3 AND u.status = 0 AND u.worker_seq IS NULL";
 const CLAIMABLE: &str = "FROM {T}_runs INDEXED BY {T}_runs_claimable \
     WHERE worker_seq IS NULL AND status < 2 AND is_behind = 0 AND workflow_id = ?1";
+
+/// The runs that wait to be taken in, and what makes one of them, `s`, steer the run `h`.
+const STEERING: &str = "{T}_runs s INDEXED BY {T}_runs_steering";
+const STEERS: &str = "s.is_behind = 2 AND s.status = 0 AND s.worker_seq IS NULL AND s.cancel_at IS NULL \
+    AND s.session_seq = h.session_seq AND s.workflow_id = h.workflow_id AND s.seq > h.seq AND h.status < 3 \
+    AND h.is_behind = 0";
 
 impl Sql {
     /// The statements for this session table, whose name was checked.
@@ -316,6 +328,24 @@ impl Sql {
                 WHERE r.cancel_at IS NOT NULL AND r.status < 3 AND r.worker_seq = \
                 (SELECT seq FROM outlive_workers WHERE worker_id = ?1 AND session_table = '{T}') ORDER BY r.seq"),
 
+            interrupt: sql("UPDATE {T}_runs SET cancel_at = coalesce(cancel_at, ?2), \
+                cancel_reason = coalesce(cancel_reason, ?3), updated_at = ?2 WHERE seq IN \
+                (SELECT seq FROM {T}_runs INDEXED BY {T}_runs_unfinished WHERE status < 3 AND session_seq = ?1)"),
+            steered_by: sql("SELECT run_id FROM {T}_runs WHERE seq = ?1 AND workflow_id = ?2 AND cancel_at IS NULL"),
+            steering: sql(&format!(
+                "SELECT s.seq FROM {{T}}_runs h CROSS JOIN {STEERING} WHERE h.run_id = ?1 AND {STEERS} \
+                AND h.seq = ({{HEAD}}) ORDER BY s.seq"
+            ))
+            .replace("{HEAD}", &head_of("h.session_seq", table)),
+            steered: sql(&format!(
+                "SELECT DISTINCT h.run_id FROM {STEERING} JOIN {{T}}_runs h ON h.seq = ({{HEAD}}) WHERE {STEERS} \
+                AND h.worker_seq = (SELECT seq FROM outlive_workers WHERE worker_id = ?1 AND session_table = '{{T}}')"
+            ))
+            .replace("{HEAD}", &head_of("s.session_seq", table)),
+            can_take_in: sql(&format!(
+                "SELECT s.seq FROM {{T}}_runs h JOIN {{T}}_runs s ON s.run_id = ?2 WHERE h.seq = ?1 AND {STEERS}"
+            )),
+
             update_run: sql("UPDATE {T}_runs SET status = ?2, next_index = ?3, updated_at = ?4, \
                 progress = coalesce(?5, progress), claims = iif(?6, 0, claims), worker_seq = iif(?7, NULL, worker_seq), \
                 due_at = coalesce(?8, due_at) WHERE seq = ?1"),
@@ -328,7 +358,7 @@ impl Sql {
                 VALUES (?1, ?2, ?3, ?4, ?5)"),
             set_output: sql("INSERT INTO {T}_run_outputs (seq, output) VALUES (?1, ?2) \
                 ON CONFLICT (seq) DO UPDATE SET output = excluded.output"),
-            next_in_line: sql("UPDATE {T}_runs SET is_behind = 0 WHERE seq = ?1 AND is_behind = 1"),
+            next_in_line: sql("UPDATE {T}_runs SET is_behind = 0 WHERE seq = ?1 AND is_behind > 0"),
             session_by_seq: sql(&format!("{SESSION} WHERE s.seq = ?1")),
             update_session: sql("UPDATE {T} SET state = ?2, version = version + 1, updated_at = ?3 WHERE seq = ?1"),
 
@@ -337,6 +367,7 @@ impl Sql {
             run_by_seq: sql(&format!("{whole} WHERE r.seq = ?1")),
             line_by_seq: sql(&format!("{line} WHERE r.seq = ?1")),
             of_session: sql("r.session_seq = (SELECT seq FROM {T} WHERE session_id = ?)"),
+            before: sql("r.seq < (SELECT b.seq FROM {T}_runs b WHERE b.run_id = ?)"),
             with_prefix: sql("r.seq IN (SELECT p.seq FROM {T}_runs p WHERE p.run_id >= {FROM} AND p.run_id < {TO})"),
             have_prefix: sql(
                 "SELECT count(*) FROM (SELECT 1 FROM {T}_runs WHERE run_id >= ?1 AND run_id < ?2 LIMIT ?3)",
@@ -380,6 +411,14 @@ impl Sql {
             audit: AuditSql::new(table),
         }
     }
+}
+
+/// The first unfinished run of the session that `session`, an expression, gives the number of.
+fn head_of(session: &str, table: &str) -> String {
+    format!(
+        "SELECT u.seq FROM {table}_runs u INDEXED BY {table}_runs_unfinished \
+         WHERE u.status < 3 AND u.session_seq = {session} ORDER BY u.seq LIMIT 1"
+    )
 }
 
 /// The accept numbers of the runs of the session that `session`, an expression, gives the number of.

@@ -45,6 +45,9 @@ pub(super) struct Tables {
     changes: Changes,
 }
 
+/// What a run has for its place in its session's line when the first in the line may take it in.
+const STEERING: i64 = 2;
+
 /// A worker's row.
 #[derive(Clone, Copy)]
 struct Worker {
@@ -305,10 +308,8 @@ impl Tables {
         let session = there.session;
         rules::check_owner(access, new, session.as_ref().map(|session| session.user_id.as_deref()))?;
         let session = session.map(|session| session.seq);
-        let is_busy = match session {
-            Some(session) => self.first_unfinished(session)?.is_some(),
-            None => false,
-        };
+        let head = session.map(|session| self.first_unfinished(session)).transpose()?.flatten();
+        let is_busy = head.is_some();
         if is_busy && new.policy == SessionPolicy::Reject {
             return Err(rules::session_busy(&new.info.session_id).into());
         }
@@ -321,8 +322,26 @@ impl Tables {
             None => None,
         };
 
-        self.insert(new, session, is_behind, holder, there.has_definition)?;
+        let (is_steering, interrupts) = match new.policy {
+            SessionPolicy::Steer => (is_behind, false),
+            SessionPolicy::Interrupt => (false, is_behind),
+            SessionPolicy::Queue | SessionPolicy::Reject | SessionPolicy::Parallel => (false, false),
+        };
+        let mut into = None;
+        if let Some(head) = head.filter(|_| is_steering) {
+            let columns = params![head, new.info.workflow_id.as_str()];
+            into = first(&self.connection, &self.sql.steered_by, columns, |row| id(&row.get::<_, Arc<str>>(0)?))?;
+        }
+        if let Some(session) = session.filter(|_| interrupts) {
+            self.interrupt(session, new)?;
+        }
+        let place = if is_steering { STEERING } else { i64::from(is_behind) };
+        self.insert(new, session, place, holder, there.has_definition)?;
         self.ran(&new.info.run_id, worker);
+        if let Some(into) = into {
+            self.ran(&into, None);
+            return Ok(Accepted::Steers { into });
+        }
         if holder.is_none() && !is_behind {
             self.freed(worker);
         }
@@ -361,7 +380,7 @@ impl Tables {
         &mut self,
         new: &NewRun,
         session: Option<i64>,
-        is_behind: bool,
+        place: i64,
         holder: Option<i64>,
         has_definition: bool,
     ) -> Result<(), Fail> {
@@ -382,7 +401,7 @@ impl Tables {
         let (run_id, workflow_id) = (info.run_id.as_str(), info.workflow_id.as_str());
         let claims = i64::from(holder.is_some());
         let user_id = info.user_id.as_deref();
-        let columns = params![run_id, session, workflow_id, is_behind, claims, holder, at, user_id];
+        let columns = params![run_id, session, workflow_id, place, claims, holder, at, user_id];
         let seq = self.execute_and_number(&self.sql.insert_run, columns)?;
         let columns = params![
             seq,
@@ -405,18 +424,36 @@ impl Tables {
         new.hook.as_ref().map_or(Ok(()), |hook| self.insert_hook(seq, hook))
     }
 
-    /// Workers that execute a run of this session must hear that it is gone.
-    fn drops_runs_of(&mut self, session: i64) -> Result<(), Fail> {
-        let mut dropped = Vec::new();
+    /// Workers that execute a run of this session must hear that it is gone, or is to end.
+    fn tell_runs_of(&mut self, session: i64) -> Result<(), Fail> {
+        let mut unfinished = Vec::new();
         {
             let mut statement = self.connection.prepare_cached(&self.sql.unfinished_of)?;
             let mut rows = statement.query([session])?;
             while let Some(row) = rows.next()? {
-                dropped.push(id(&row.get::<_, Arc<str>>(0)?)?);
+                unfinished.push(id(&row.get::<_, Arc<str>>(0)?)?);
             }
         }
-        dropped.iter().for_each(|run_id| self.ran(run_id, None));
+        unfinished.iter().for_each(|run_id| self.ran(run_id, None));
         Ok(())
+    }
+
+    /// Asks for the session's unfinished runs to be cancelled, for a new one.
+    fn interrupt(&mut self, session: i64, new: &NewRun) -> Result<(), Fail> {
+        let reason = rules::interrupted_by(&new.info.run_id);
+        self.execute(&self.sql.interrupt, params![session, new.at.as_micros(), reason])?;
+        self.tell_runs_of(session)?;
+        self.freed(None);
+        Ok(())
+    }
+
+    /// The numbers of the runs that the commit takes in.
+    fn taken_in(&self, run_seq: i64, commit: &Commit) -> Result<Vec<i64>, Fail> {
+        let find = |run_id: &RunId| {
+            let found = value(&self.connection, &self.sql.can_take_in, params![run_seq, run_id.as_str()])?;
+            found.ok_or_else(|| rules::not_there_to_take_in(run_id).into())
+        };
+        commit.patch.taken_in.iter().map(find).collect()
     }
 
     fn first_unfinished(&self, session: i64) -> Result<Option<i64>, Fail> {
@@ -582,6 +619,7 @@ impl Tables {
         let Held { epoch, status, next_index, has_cancel, .. } = row;
         let standing = Standing { is_holder, epoch, status, next_index, has_cancel };
         rules::admit(commit, &standing)?;
+        let taken_in = self.taken_in(row.seq, commit)?;
         // The session is read before anything is written, because reading it can fail.
         let session = commit.session.as_ref().map(|patch| self.merged(row.session_seq, patch)).transpose()?;
 
@@ -621,6 +659,12 @@ impl Tables {
         if status != row.status {
             self.changes.runs(row.workflow_id.clone(), row.user_id.clone(), row.status, -1);
             self.changes.runs(row.workflow_id, row.user_id, status, 1);
+        }
+        for (seq, run_id) in taken_in.into_iter().zip(&patch.taken_in) {
+            let reason = rules::taken_in_by(&lease.run_id);
+            self.execute(&self.sql.set_cancel, params![seq, commit.at.as_micros(), reason])?;
+            self.ran(run_id, None);
+            self.freed(None);
         }
         self.ran(&lease.run_id, Some(&lease.worker));
         let mut opens = release.is_some_and(|release| release.due_at.is_none());
@@ -724,7 +768,7 @@ impl Tables {
             found.insert(seq);
         }
         for seq in &found {
-            self.drops_runs_of(*seq)?;
+            self.tell_runs_of(*seq)?;
             self.count_out(*seq)?;
             let definitions = self.definitions_of(*seq)?;
             self.sql.delete_session.iter().try_for_each(|sql| self.execute(sql, [seq]))?;

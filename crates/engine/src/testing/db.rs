@@ -124,6 +124,9 @@ impl RunStore for TroubledDb {
     fn cancels(&self, worker: WorkerId) -> BoxFuture<'_, Result<Vec<(RunId, CancelIntent)>, DbError>> {
         self.pass(self.inner.cancels(worker))
     }
+    fn steering(&self, run_id: RunId) -> BoxFuture<'_, Result<Vec<Run>, DbError>> {
+        self.pass(self.inner.steering(run_id))
+    }
     fn workers(&self, counted: Option<Access>) -> BoxFuture<'_, Result<Vec<LivingWorker>, DbError>> {
         self.pass(self.inner.workers(counted))
     }

@@ -19,6 +19,7 @@ mod sessions;
 mod simulation;
 mod stage;
 mod stats;
+mod steering;
 mod stops;
 mod sweep;
 mod trees;

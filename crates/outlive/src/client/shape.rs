@@ -4,7 +4,7 @@
 
 use super::connection;
 use super::error::ClientError;
-use outlive_core::port::{Life, LivingWorker, Order, QuestionFilter, QuestionState, Run, RunFilter};
+use outlive_core::port::{Life, LivingWorker, Order, QuestionFilter, QuestionState, Run, RunFilter, SessionPolicy};
 use outlive_core::{
     Answer, DefinitionId, QuestionKind, Remedy, RunEvent, RunId, RunInfo, RunStatus, SessionId, Timestamp, Waiting,
     WaitsFor, WorkerId,
@@ -52,6 +52,10 @@ pub struct Submission {
     webhook_url: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     webhook_events: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session_policy: Option<SessionPolicy>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    steer_to: Option<String>,
     #[serde(skip)]
     pub(super) idempotency_key: Option<String>,
 }
@@ -110,6 +114,18 @@ impl Submission {
         self
     }
 
+    /// What to do when the session has an unfinished run; wait for it unless set.
+    pub fn session_policy(mut self, policy: SessionPolicy) -> Self {
+        self.session_policy = Some(policy);
+        self
+    }
+
+    /// With [`SessionPolicy::Steer`]: the id of the agent or the team that is to hear the input.
+    pub fn steer_to(mut self, id: impl Into<String>) -> Self {
+        self.steer_to = Some(id.into());
+        self
+    }
+
     /// Repeating the same request with the same key returns the same run.
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.idempotency_key = Some(key.into());
@@ -130,6 +146,9 @@ pub struct Accepted {
     /// The run whose input this one repeats.
     #[serde(default)]
     pub rerun_of: Option<RunId>,
+    /// The input was sent to this run, which had begun before: the id of the run that it becomes if nobody takes it in.
+    #[serde(default)]
+    pub steering_run_id: Option<RunId>,
     /// The request was a repetition: its idempotency key was known, and this is that run.
     #[serde(skip)]
     pub is_repeated: bool,

@@ -57,6 +57,13 @@ const RUN_FORM: &[Field] = &[
     field("stream_events", "boolean", false, "Stream all events (default true), or only the most important"),
     field("webhook_url", "string", false, "Where the run's events are posted"),
     field("webhook_events", "string", false, "Which of them: end (the last one, default) or all"),
+    field(
+        "session_policy",
+        "string",
+        false,
+        "For a busy session: queue (default), reject, parallel, interrupt or steer",
+    ),
+    field("steer_to", "string", false, "With steer: the id of the agent or team that is to hear the message"),
 ];
 const RESUME_FORM: &[Field] = &[
     field("last_event_index", "integer", false, "The last event the client has; absent: from the first"),

@@ -18,7 +18,7 @@ use crate::wire::run::{self as shapes, Shape};
 use axum::extract::{Path, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use outlive_core::port::{AuditKind, Order, Run, RunFilter};
+use outlive_core::port::{AuditKind, Order, Run, RunFilter, SessionPolicy};
 use outlive_core::{Attachments, DefinitionId, ExecutorKind, Node, RunId, RunStatus, SessionId, WorkflowRunOutput};
 use outlive_engine::{Engine, Error, Reader, RunHandle, Submit};
 use serde::Deserialize;
@@ -38,6 +38,8 @@ const LIST_BYTES_MAX: usize = 32 << 20;
 
 /// Tells which run an answer speaks of, also where Agno's body does not.
 const RUN_ID: HeaderName = HeaderName::from_static("x-run-id");
+/// Under which id a message waits that was sent to a run which had begun before.
+pub(super) const STEERING_RUN_ID: HeaderName = HeaderName::from_static("x-steering-run-id");
 /// What became of a cancel request: `requested`, `already_over` or `not_found`.
 const CANCEL_OUTCOME: HeaderName = HeaderName::from_static("x-cancel-outcome");
 /// Whether an `Idempotency-Key` was seen before.
@@ -55,6 +57,8 @@ pub(crate) struct Start {
     pub(crate) attachments: Attachments,
     pub(crate) idempotency_key: Option<String>,
     pub(crate) webhook: Ask,
+    pub(crate) policy: SessionPolicy,
+    pub(crate) steer_to: Option<String>,
 }
 
 /// A run that was accepted.
@@ -64,6 +68,8 @@ pub(crate) struct Started {
     pub(crate) run_id: RunId,
     /// The idempotency key was seen before; this is that run.
     pub(crate) is_repeated: bool,
+    /// The message was sent to this run, which had begun before: the id under which it waits there.
+    pub(crate) steering: Option<RunId>,
 }
 
 impl Start {
@@ -80,6 +86,8 @@ impl Start {
             session_state: form.session_state.take(),
             idempotency_key: None,
             webhook: Ask { url: form.webhook_url.take(), events: form.webhook_events.take() },
+            policy: names::session_policy(form.session_policy.take().as_deref())?,
+            steer_to: form.steer_to.take(),
             attachments: form.attachments()?,
         })
     }
@@ -119,6 +127,8 @@ impl Start {
             },
             idempotency_key: key.map(|key| names::idempotency_key(&key, "body", "idempotency_key")).transpose()?,
             webhook: Ask { url: text("webhook_url")?, events: text("webhook_events")? },
+            policy: names::session_policy(text("session_policy")?.as_deref())?,
+            steer_to: text("steer_to")?,
         })
     }
 }
@@ -148,6 +158,8 @@ pub(crate) async fn start(caller: &Caller, kind: Kind, id: &str, start: Start) -
         idempotency_key: start.idempotency_key,
         attachments: start.attachments,
         hook: start.webhook.accept(caller.state.webhooks.as_deref())?,
+        policy: start.policy,
+        steer_to: start.steer_to,
         ..Submit::default()
     };
     let handle = submit_run(caller, &engine, &component.definition.id, submit).await?;
@@ -158,7 +170,12 @@ pub(crate) async fn start(caller: &Caller, kind: Kind, id: &str, start: Start) -
         );
         return Err(Problem::new(StatusCode::CONFLICT, "run_exists", detail));
     }
-    Ok(Started { run_id: handle.run_id().clone(), is_repeated: handle.is_repeated(), reader: engine.reader().clone() })
+    Ok(Started {
+        run_id: handle.run_id().clone(),
+        is_repeated: handle.is_repeated(),
+        steering: handle.steering_run_id().cloned(),
+        reader: engine.reader().clone(),
+    })
 }
 
 /// Media that nothing would use are refused rather than dropped: agents and teams show their models images and files,
@@ -269,6 +286,9 @@ pub(crate) async fn post(
     if started.is_repeated {
         headers.insert(REPLAYED, HeaderValue::from_static("true"));
     }
+    if let Some(steering) = &started.steering {
+        headers.insert(STEERING_RUN_ID, header_of(steering));
+    }
     Ok(response)
 }
 
@@ -287,7 +307,8 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Pro
 async fn accepted(started: &Started) -> Result<Response, Problem> {
     let run = find(&started.reader, started.run_id.as_str()).await?;
     // A run that was just accepted may be running already; it is told as it was accepted.
-    let status = if started.is_repeated { run.status } else { RunStatus::Pending };
+    let had_begun = started.is_repeated || started.steering.is_some();
+    let status = if had_begun { run.status } else { RunStatus::Pending };
     let body = shapes::accepted(started.run_id.as_str(), run.info.session_id.as_str(), status);
     Ok((StatusCode::ACCEPTED, axum::Json(body)).into_response())
 }

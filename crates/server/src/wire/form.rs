@@ -169,6 +169,10 @@ pub struct RunForm {
     pub webhook_url: Option<String>,
     /// Which of them: `end` or `all`.
     pub webhook_events: Option<String>,
+    /// What to do when the session is busy: `queue`, `reject`, `parallel`, `interrupt` or `steer`.
+    pub session_policy: Option<String>,
+    /// With `steer`: the id of the agent or team that is to hear the message.
+    pub steer_to: Option<String>,
     /// Files, in the order in which they came.
     pub uploads: Vec<Upload>,
     /// Media in fields: the field's name and its JSON.
@@ -201,6 +205,8 @@ impl RunForm {
             stream_events: reader.boolean("stream_events").unwrap_or(true),
             webhook_url: reader.text("webhook_url"),
             webhook_events: reader.text("webhook_events"),
+            session_policy: reader.text("session_policy"),
+            steer_to: reader.text("steer_to"),
             uploads: std::mem::take(&mut reader.fields.uploads),
             media: media::FIELDS.into_iter().filter_map(|field| Some((field, reader.json(field)?))).collect(),
             extra: reader.rest(),

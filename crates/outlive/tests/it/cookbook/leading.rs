@@ -25,7 +25,7 @@ const RECIPES: &[Recipe] = &[
                     assert_eq!(ran.run.text(), "formatted\n\nReferences: https://www.agno.com");
                     assert_eq!(ran.run.step_results.len(), 3);
                     assert!(leads(ran).contains("from 1 tool results"), "{}", leads(ran));
-                    assert!(!ran.asked[0].to_string().contains("workflow_history"), "nothing came before");
+                    assert!(!ran.asked[0].to_string().contains("workflow_history_context"), "nothing came before");
                     // The leader, two steps, and the leader again.
                     assert_eq!((ran.asked.len(), ran.run.step_executor_runs.len()), (4, 2));
                     assert!(ran.asked[1].to_string().contains("\"AI\""), "the steps work on its query");

@@ -16,6 +16,7 @@ mod branching;
 mod cel;
 mod conditional;
 mod executors;
+mod history;
 mod leading;
 mod loops;
 mod order;

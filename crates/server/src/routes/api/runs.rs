@@ -62,6 +62,7 @@ impl ListQuery {
             id_prefix: self.q.clone().filter(|prefix| !prefix.is_empty()),
             created_from: query::time("created_from", self.created_from.as_deref())?,
             created_to: query::time("created_to", self.created_to.as_deref())?,
+            before: None,
             order: self.order()?,
             after: self.cursor.clone(),
             limit: u32::try_from(limit).expect("the limit is at most 1000"),
@@ -183,6 +184,8 @@ pub(super) async fn create(
         attachments: Attachments { additional_data: body.additional_data, ..Attachments::default() },
         idempotency_key: idempotency_key(&headers)?,
         hook: webhook.accept(caller.state.webhooks.as_deref())?,
+        policy: names::session_policy(body.session_policy.as_deref())?,
+        steer_to: body.steer_to,
         ..Submit::default()
     };
     accept(&caller, &engine, &component.definition.id, submit, None).await
@@ -216,13 +219,17 @@ async fn accept(
     let run_id = handle.run_id().as_str();
     let run = find(engine.reader(), run_id).await?;
     // A run that was just accepted may be running already; it is told as it was accepted.
-    let (code, status) =
-        if handle.is_repeated() { (StatusCode::OK, run.status) } else { (StatusCode::ACCEPTED, RunStatus::Pending) };
+    let (code, status) = match handle.steering_run_id() {
+        _ if handle.is_repeated() => (StatusCode::OK, run.status),
+        Some(_) => (StatusCode::ACCEPTED, run.status),
+        None => (StatusCode::ACCEPTED, RunStatus::Pending),
+    };
     let body = AcceptedRun {
         run_id: run_id.to_owned(),
         session_id: run.info.session_id.to_string(),
         status: status.as_str(),
         rerun_of,
+        steering_run_id: handle.steering_run_id().map(ToString::to_string),
     };
     let mut response = (code, Json(body)).into_response();
     if let Ok(place) = HeaderValue::from_str(&format!("/api/runs/{run_id}")) {

@@ -51,6 +51,14 @@ pub(crate) struct CreateRun {
     /// Which of them: `end` (the last one, default) or `all`.
     #[serde(default)]
     pub(crate) webhook_events: Option<String>,
+    /// What to do when the session has an unfinished run: `queue` (default), `reject`, `parallel`, `interrupt` (cancel
+    /// it) or `steer` (send the input to it).
+    #[serde(default)]
+    #[schemars(extend("enum" = ["queue", "reject", "parallel", "interrupt", "steer"]))]
+    pub(crate) session_policy: Option<String>,
+    /// With `steer`: the id of the agent or team that is to hear the input; whoever executes when absent.
+    #[serde(default)]
+    pub(crate) steer_to: Option<String>,
 }
 
 /// A run that was accepted, now or by an earlier request with the same Idempotency-Key.
@@ -66,6 +74,9 @@ pub(crate) struct AcceptedRun {
     /// The run whose input this one repeats.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rerun_of: Option<String>,
+    /// The input was sent to this run, which had begun before: the id of the run that it becomes if nobody takes it in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) steering_run_id: Option<String>,
 }
 
 /// Why a run is to end.

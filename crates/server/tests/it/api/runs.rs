@@ -298,3 +298,35 @@ async fn a_run_whose_process_is_gone_keeps_its_status_and_the_truth_stands_besid
     let workers = other.get_json("/api/workers").await;
     assert_eq!(workers["workers"][0]["workflows"], Value::Null, "a reader executes nothing: {workers}");
 }
+
+#[tokio::test]
+async fn a_run_is_sent_to_the_one_that_executes_or_takes_its_place() {
+    let stage = Stage::new().await;
+    let ask =
+        |policy: &str| json!({ "workflow_id": "gate", "input": "x", "session_id": "s", "session_policy": policy });
+    let first = stage.ada.post("/api/runs", ask("steer")).await.json();
+    assert_eq!(first.get("steering_run_id"), None, "nobody was there to hear it");
+    let run_id = first["run_id"].as_str().expect("an id").to_owned();
+    stage.begun(&run_id).await;
+    let mut named = ask("steer");
+    named["steer_to"] = json!("somebody");
+    let answer = stage.ada.post("/api/runs", named).await;
+    let steered = answer.json();
+    assert_eq!((answer.status, &steered["run_id"]), (StatusCode::ACCEPTED, &first["run_id"]), "{steered}");
+    assert_eq!(steered["status"], "RUNNING");
+    let waits = steered["steering_run_id"].as_str().expect("an id").to_owned();
+    assert_eq!(stage.ada.get_json(&format!("/api/runs/{waits}")).await["status"], "PENDING");
+    let answer = stage.ada.post("/api/runs", ask("reject")).await;
+    assert_eq!(answer.problem(), (409, "session_busy".to_owned()));
+    let refused = stage.ada.post("/api/runs", ask("push")).await;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(refused.text().contains("'queue', 'reject', 'parallel', 'interrupt', 'steer'"), "{}", refused.text());
+
+    let last = stage.ada.post("/api/runs", ask("interrupt")).await.json();
+    let last = last["run_id"].as_str().expect("an id");
+    stage.gate.add_permits(2);
+    for (id, status) in [(&*run_id, "CANCELLED"), (&*waits, "CANCELLED"), (last, "COMPLETED")] {
+        stage.ended(id).await;
+        assert_eq!(stage.ada.get_json(&format!("/api/runs/{id}")).await["status"], status, "{id}");
+    }
+}
