@@ -18,6 +18,7 @@ mod question;
 mod redact;
 mod retry;
 mod run;
+mod schema;
 mod secret;
 mod step;
 #[cfg(feature = "testing")]
@@ -46,6 +47,7 @@ pub use question::{ANSWER_LEN_MAX, Answer, Answered, Question, QuestionKind, Too
 pub use redact::{Passage, REDACTED, Redactor, SECRET_LEN_MIN};
 pub use retry::Retry;
 pub use run::{NestedWorkflow, NotCompleted, RunInfo, RunInput, RunOutput, RunStatus, WorkflowRunOutput, content_text};
+pub use schema::{Unfit, check};
 pub use secret::Secret;
 pub use step::{
     Attachments, ExecutorKind, InputSchema, InvalidInput, Outputs, StepIndex, StepInput, StepOutput, StepType,

@@ -10,11 +10,11 @@ use super::{
     Block, Code, Condition, Definition, DefinitionBuilder, ForEach, Function, Loop, Node, Parallel, Router, Rule,
     Selection, Settings, Step, StepNode, Steps, VerdictInput, WorkflowNode,
 };
-use crate::coerce::coerce;
 use crate::failure::{Failure, FailureKind};
 use crate::id::slug;
 use crate::log::Key;
 use crate::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext};
+use crate::schema::check;
 use crate::step::{ExecutorKind, InputSchema, StepInput, StepOutput};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -281,10 +281,11 @@ impl DefinitionBuilder {
     }
 }
 
-/// An input schema without the type it was made of: it fits inputs to the schema and checks nothing else.
+/// An input schema without the type it was made of: it fits inputs to the schema and checks them against it.
 fn by_schema(schema: Value) -> InputSchema {
     let known = schema.clone();
-    InputSchema::new(schema, move |value| coerce(value, &known).map_err(|misfit| misfit.to_string()))
+    let read = move |value: Value| check(&value, &known).map(|()| value).map_err(|unfit| unfit.to_string());
+    InputSchema::new(schema, read)
 }
 
 impl Definition {
