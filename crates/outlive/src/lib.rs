@@ -49,10 +49,10 @@ pub use outlive_agent as agent;
 pub use outlive_agent::{Agent, Team};
 pub use outlive_core as core;
 pub use outlive_core::{
-    Answer, Blocking, Condition, Failure, FailureKind, FieldType, FinishReason, ForEach, Function, HumanReview, Loop,
-    Media, NotCompleted, OnError, OnReject, OnTimeout, Parallel, Question, QuestionKind, Registry, Retry, Router,
-    RunEvent, RunId, RunOutput, RunStatus, Step, StepInput, StepOutput, Steps, UserInputField, VerdictInput,
-    WorkflowRunOutput,
+    Answer, Blocking, Condition, EventSettings, Failure, FailureKind, FieldType, FinishReason, ForEach, Function,
+    HumanReview, Loop, Media, NotCompleted, OnError, OnReject, OnTimeout, Parallel, Question, QuestionKind, Registry,
+    Retry, Router, RunEvent, RunId, RunOutput, RunStatus, Step, StepInput, StepOutput, Steps, UserInputField,
+    VerdictInput, WorkflowRunOutput,
 };
 pub use outlive_db as db;
 pub use outlive_engine as engine;

@@ -263,7 +263,7 @@ impl DefinitionBuilder {
     /// `build()`.
     pub fn from_json(value: &Value, registry: &Registry) -> Self {
         let mut reader = Reader::default();
-        let Draft { name, id, description, timeout_ms, session_state, input_schema, is_function, nodes } =
+        let Draft { name, id, description, timeout_ms, session_state, input_schema, events, is_function, nodes } =
             reader.workflow(value);
         let mut binder = Binder { source: registry, problems: reader.problems };
         let steps = binder.blocks(&nodes, &|place| Key::step(place), &Path::default(), "steps");
@@ -274,6 +274,7 @@ impl DefinitionBuilder {
             timeout: timeout_ms.map(Duration::from_millis),
             session_state,
             input_schema: input_schema.map(by_schema),
+            events,
             is_function,
             steps,
             problems: binder.problems,
@@ -309,6 +310,7 @@ impl Definition {
             timeout: self.timeout_ms.map(Duration::from_millis),
             session_state: self.session_state.clone(),
             input_schema: self.input_schema.clone(),
+            events: self.events.clone(),
             is_function: self.is_function,
             steps: binder.blocks(&self.nodes, &|place| Key::step(place), &Path::default(), "steps"),
             problems: binder.problems,
