@@ -27,11 +27,11 @@ use crate::solo::Solo;
 use futures::future::{Either, select};
 use machine::Machine;
 use outlive_core::json;
-use outlive_core::machine::{AgentLimits, AgentMachine, TeamCommand, TeamMachine};
+use outlive_core::machine::{AgentMachine, TeamCommand, TeamMachine};
 use outlive_core::port::{BoxFuture, Effects, Executed, Halt, Recall, SessionState, StepContext};
 use outlive_core::{
-    DefinitionId, EventKind, Failure, FailureKind, FinishReason, Key, Message, Metrics, ModelInfo, Origin, Record,
-    Role, RunDone, RunEnded, RunEvent, RunFailed, RunId, RunInput, RunOutput, RunStatus, StepInput, StepOutput,
+    DefinitionId, EventKind, Failure, FailureKind, FinishReason, Key, Message, Metrics, ModelDelta, ModelInfo, Origin,
+    Record, Role, RunDone, RunEnded, RunEvent, RunFailed, RunId, RunInput, RunOutput, RunStatus, StepInput, StepOutput,
     Timestamp, ToolCall, ToolExecution, ToolSpec, content_text,
 };
 use place::{Place, Task};
@@ -189,7 +189,7 @@ impl<'a> Drive<'a> {
         let system = match voice {
             Voice::Agent => prompt::of_agent(profile),
             Voice::Team => {
-                specs.insert(0, prompt::delegate_tool(&roster));
+                specs.splice(0..0, prompt::team_tools(profile.mode, &roster));
                 prompt::of_leader(profile, &roster)
             }
         };
@@ -299,7 +299,7 @@ impl<'a> Drive<'a> {
                     Ok(answer) => return Ok(answer),
                     Err((shape, problem)) if mends < MENDS_MAX => {
                         mends += 1;
-                        self.machine = self.machine(self.with_mend(shape, &problem));
+                        self.machine.ask_again(prompt::mend(&problem, &shape.schema.schema), self.now());
                     }
                     Err((shape, problem)) => return Err(bad_shape(shape, &problem)),
                 },
@@ -394,24 +394,29 @@ impl<'a> Drive<'a> {
         Message::new(role, text, Message::id_at(&self.run_id, place), self.now())
     }
 
-    /// A machine that continues from these messages, with what is left of the limits.
+    /// A machine that begins with these messages.
     fn machine(&self, messages: Vec<Message>) -> Machine {
-        let limits = self.profile.limits;
-        let tool_calls = u32::try_from(self.tools.len()).unwrap_or(u32::MAX);
-        let limits = AgentLimits {
-            turns_max: limits.turns_max.saturating_sub(self.turns),
-            tool_calls_max: limits.tool_calls_max.map(|most| most.saturating_sub(tool_calls)),
-            ..limits
-        };
-        let run_id = self.run_id.clone();
+        let (profile, run_id) = (self.profile, self.run_id.clone());
         match self.voice {
-            Voice::Agent => Machine::Agent(AgentMachine::new(run_id, limits, messages)),
-            Voice::Team => Machine::Team(TeamMachine::new(run_id, limits, self.members.clone(), messages)),
+            Voice::Agent => Machine::Agent(AgentMachine::new(run_id, profile.limits, messages)),
+            Voice::Team => {
+                let team = TeamMachine::new(run_id, profile.limits, self.members.clone(), messages);
+                Machine::Team(team.mode(profile.mode, profile.iterations_max))
+            }
         }
+    }
+
+    /// The member's run whose answer is the team's.
+    fn routed(&self) -> Option<&Arc<RunOutput>> {
+        let is_as_it_is = self.machine.is_routed() && self.profile.output.is_none();
+        self.member_responses.last().filter(|_| is_as_it_is)
     }
 
     /// The last message as the requested answer.
     fn answer(&self) -> Result<Value, (&'a OutputShape, String)> {
+        if let Some(member) = self.routed() {
+            return Ok(member.content.clone().unwrap_or_default());
+        }
         let text = self.machine.messages().last().and_then(|message| message.content.clone()).unwrap_or_default();
         match &self.profile.output {
             None => Ok(Value::String(text)),
@@ -419,15 +424,15 @@ impl<'a> Drive<'a> {
         }
     }
 
-    fn with_mend(&self, shape: &OutputShape, problem: &str) -> Vec<Message> {
-        let mut messages = self.machine.messages().to_vec();
-        let wish = prompt::mend(problem, &shape.schema.schema);
-        messages.push(self.message(Role::User, wish, messages.len()));
-        messages
-    }
-
     fn complete(self, answer: Value, done: &Key) -> Arc<RunEnded> {
-        self.say_once(self.key("content"), || self.voice.content_completed());
+        let key = self.key("content");
+        if matches!(self.effects().recall(&key), Recall::Nothing) {
+            if self.machine.is_routed() {
+                let text = content_text(Some(&answer));
+                self.tell(self.voice.content(ModelDelta::Content(text)), None);
+            }
+            self.tell(self.voice.content_completed(), Some(Record::Said { key }));
+        }
         let run = self.output(Some(answer), RunStatus::Completed);
         let event = self.voice.completed(RunDone::of(&run));
         self.end(event, RunEnded { run: Arc::new(run), failure: None, state: self.state.patch() }, done)
@@ -462,7 +467,11 @@ impl<'a> Drive<'a> {
             parent_run_id: self.place.parent.clone().or_else(|| self.origin.workflow_run_id.clone()),
             user_id: workflow.and_then(|workflow| workflow.run.user_id.clone()),
             content,
-            content_type: shape.map_or_else(|| "str".to_owned(), |shape| shape.schema.name.clone()),
+            content_type: match (shape, self.routed().filter(|_| status == RunStatus::Completed)) {
+                (Some(shape), _) => shape.schema.name.clone(),
+                (None, Some(member)) => member.content_type.clone(),
+                (None, None) => "str".to_owned(),
+            },
             reasoning_content: self.machine.messages().last().and_then(|message| message.reasoning_content.clone()),
             model_provider_data: self.model_provider_data.clone(),
             model: Some(self.info.model.clone()),

@@ -22,5 +22,6 @@ pub mod testing;
 pub mod tool;
 
 pub use agent::Agent;
+pub use outlive_core::machine::TeamMode;
 pub use profile::IntoInstructions;
 pub use team::{IntoMember, Member, Team};

@@ -4,7 +4,7 @@
 
 use crate::model::{IntoModel, SharedModel};
 use crate::tool::Tool;
-use outlive_core::machine::{AgentLimits, DELEGATE_TOOL};
+use outlive_core::machine::{AgentLimits, DELEGATE_TOOL, TeamMode};
 use outlive_core::{DefinitionId, ExecutorKind, FinishReason, OutputSchema, Retry, Secret, json};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::DeserializeOwned;
@@ -153,6 +153,10 @@ pub(crate) struct Profile {
     pub(crate) rate_limit_budget: Duration,
     /// A team's members; an agent has none, and is not a team without members either.
     pub(crate) members: Option<Vec<Arc<Profile>>>,
+    /// How it works with them.
+    pub(crate) mode: TeamMode,
+    /// How often it may answer with tasks left, in that mode.
+    pub(crate) iterations_max: u32,
 }
 
 fn shown_name(name: &str) -> Arc<str> {
@@ -190,6 +194,8 @@ impl Profile {
             fail_on: Vec::new(),
             rate_limit_budget: Duration::from_secs(600),
             members: None,
+            mode: TeamMode::default(),
+            iterations_max: 10,
         }
     }
 
@@ -291,9 +297,14 @@ impl Profile {
             problems.push("its turns_max is 0: allow at least one model call".to_owned());
         }
         problems.extend(crate::tool::problems(&self.tools));
-        if self.tool(DELEGATE_TOOL).is_some() {
-            problems.push(format!("its tool {DELEGATE_TOOL:?} has the name teams delegate with: rename it"));
+        if self.mode == TeamMode::Tasks && self.iterations_max == 0 {
+            problems.push("its max_iterations is 0: allow at least one".to_owned());
         }
+        let team = self.members.as_ref().map_or(&[][..], |_| self.mode.tools()).iter();
+        let reserved: BTreeSet<_> = team.copied().chain([DELEGATE_TOOL]).collect();
+        let taken = reserved.into_iter().filter(|name| self.tool(name).is_some());
+        problems
+            .extend(taken.map(|name| format!("its tool {name:?} has the name of one that teams work with: rename it")));
         problems
     }
 

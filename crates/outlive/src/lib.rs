@@ -46,7 +46,7 @@ pub use keys::SqliteKeys;
 #[cfg(feature = "otlp")]
 pub use otlp::Otlp;
 pub use outlive_agent as agent;
-pub use outlive_agent::{Agent, Team};
+pub use outlive_agent::{Agent, Team, TeamMode};
 pub use outlive_core as core;
 pub use outlive_core::{
     Answer, Blocking, Condition, EventSettings, Failure, FailureKind, FieldType, FinishReason, ForEach, Function,
@@ -72,7 +72,7 @@ pub mod prelude {
     pub use crate::{
         Agent, Answer, Condition, Engine, Failure, FinishReason, ForEach, HumanReview, Loop, OnError, OnReject,
         OnTimeout, Parallel, Registry, Retry, Router, RunHandle, RunStatus, Step, StepInput, StepOutput, Steps, Team,
-        UserInputField, VerdictInput,
+        TeamMode, UserInputField, VerdictInput,
     };
     #[cfg(feature = "pprint")]
     pub use crate::{Markdown, pprint_run_response};

@@ -1627,4 +1627,5 @@ async fn what_cut_an_answer_stands_on_the_run_and_in_its_events() {
     }
 }
 
+mod modes;
 mod people;
