@@ -12,6 +12,7 @@
 //! log is not made again, and what is in the log is not written again.
 
 mod ask;
+mod checks;
 mod machine;
 mod place;
 mod questions;
@@ -21,7 +22,7 @@ mod work;
 use crate::desk::Caller;
 use crate::model::SharedModel;
 use crate::model::gate::Gate;
-use crate::profile::{OutputShape, Profile};
+use crate::profile::{Profile, Shape};
 use crate::prompt;
 use crate::solo::Solo;
 use futures::future::{Either, select};
@@ -30,8 +31,8 @@ use outlive_core::json;
 use outlive_core::machine::{AgentMachine, TeamCommand, TeamMachine};
 use outlive_core::port::{BoxFuture, Effects, Executed, Halt, Recall, SessionState, StepContext};
 use outlive_core::{
-    DefinitionId, EventKind, Failure, FailureKind, FinishReason, Key, Message, Metrics, ModelDelta, ModelInfo, Origin,
-    Record, Role, RunDone, RunEnded, RunEvent, RunFailed, RunId, RunInput, RunOutput, RunStatus, StepInput, StepOutput,
+    DefinitionId, EventKind, Failure, FailureKind, FinishReason, Key, Message, Metrics, ModelInfo, Origin, Record,
+    Role, RunDone, RunEnded, RunEvent, RunFailed, RunId, RunInput, RunOutput, RunStatus, StepInput, StepOutput,
     Timestamp, ToolCall, ToolExecution, ToolSpec, content_text,
 };
 use place::{Place, Task};
@@ -42,9 +43,6 @@ use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 use voice::Voice;
-
-/// How often an answer without the requested shape is sent back to be corrected.
-const MENDS_MAX: u32 = 2;
 
 /// Makes one run, or resumes it where the log ends.
 ///
@@ -176,6 +174,10 @@ struct Drive<'a> {
     state: SessionState,
     /// As whom it asks people.
     caller: Caller,
+    /// It has been said that the answer's text is complete.
+    has_ended_text: bool,
+    /// Hooks have changed the answer.
+    is_changed: bool,
 }
 
 impl<'a> Drive<'a> {
@@ -210,6 +212,8 @@ impl<'a> Drive<'a> {
             finish_reason: None,
             state: place.state.fork(),
             caller: place.desk.caller(),
+            has_ended_text: false,
+            is_changed: false,
             profile,
             place,
             task,
@@ -274,9 +278,13 @@ impl<'a> Drive<'a> {
 
     /// The loop. Returns the answer; the conversation stays in the machine.
     async fn run(&mut self) -> Result<Value, Failure> {
+        if self.profile.input.is_some() || !self.profile.pre_hooks.is_empty() {
+            // Boxed, as what follows the answer is: hardly any run needs the space.
+            Box::pin(self.check_input()).await?;
+        }
         let before = self.start().await?;
         self.machine = self.machine(self.opening(before));
-        let mut mends = 0;
+        let mut retries = 0;
         loop {
             match self.machine.next() {
                 TeamCommand::CallModel { .. } => {
@@ -296,12 +304,13 @@ impl<'a> Drive<'a> {
                 }
                 TeamCommand::Failed(failure) => return Err(failure),
                 TeamCommand::Done => match self.answer() {
-                    Ok(answer) => return Ok(answer),
-                    Err((shape, problem)) if mends < MENDS_MAX => {
-                        mends += 1;
+                    Ok(answer) if self.profile.post_hooks.is_empty() => return Ok(answer),
+                    Ok(answer) => return Box::pin(self.check_output(answer)).await,
+                    Err((shape, problem)) if retries < self.profile.output_retries => {
+                        retries += 1;
                         self.machine.ask_again(prompt::mend(&problem, &shape.schema.schema), self.now());
                     }
-                    Err((shape, problem)) => return Err(bad_shape(shape, &problem)),
+                    Err((shape, problem)) => return Err(bad_shape(shape, retries, &problem)),
                 },
             }
         }
@@ -413,7 +422,7 @@ impl<'a> Drive<'a> {
     }
 
     /// The last message as the requested answer.
-    fn answer(&self) -> Result<Value, (&'a OutputShape, String)> {
+    fn answer(&self) -> Result<Value, (&'a Shape, String)> {
         if let Some(member) = self.routed() {
             return Ok(member.content.clone().unwrap_or_default());
         }
@@ -424,24 +433,24 @@ impl<'a> Drive<'a> {
         }
     }
 
-    fn complete(self, answer: Value, done: &Key) -> Arc<RunEnded> {
-        let key = self.key("content");
-        if matches!(self.effects().recall(&key), Recall::Nothing) {
-            if self.machine.is_routed() {
-                let text = content_text(Some(&answer));
-                self.tell(self.voice.content(ModelDelta::Content(text)), None);
-            }
-            self.tell(self.voice.content_completed(), Some(Record::Said { key }));
-        }
+    fn complete(mut self, answer: Value, done: &Key) -> Arc<RunEnded> {
+        self.end_text(&answer);
         let run = self.output(Some(answer), RunStatus::Completed);
+        let run = if self.is_changed { checks::with_changed_answer(run) } else { run };
         let event = self.voice.completed(RunDone::of(&run));
         self.end(event, RunEnded { run: Arc::new(run), failure: None, state: self.state.patch() }, done)
     }
 
     fn fail(self, failure: Failure, done: &Key) -> Arc<RunEnded> {
-        let failure = failure.context(self.profile.title());
-        let event = RunFailed { content: failure.message.clone(), error_type: failure.kind.code().to_owned() };
+        // What a check says is for whoever asked, in its own words.
+        let failure = if failure.refusal.is_some() { failure } else { failure.context(self.profile.title()) };
+        let event = RunFailed::of(&failure);
         let run = self.output(Some(Value::String(failure.message.clone())), RunStatus::Error);
+        let run = match failure.kind {
+            FailureKind::InputCheck => checks::without_input(run),
+            FailureKind::OutputCheck => checks::without_words(run),
+            _ => run,
+        };
         let ended = RunEnded { run: Arc::new(run), failure: Some(failure), state: None };
         self.end(self.voice.error(event), ended, done)
     }
@@ -498,9 +507,13 @@ fn has_brace(message: &Message) -> bool {
     message.content.as_ref().is_some_and(|text| text.contains('{'))
 }
 
-fn bad_shape(shape: &OutputShape, problem: &str) -> Failure {
+fn bad_shape(shape: &Shape, retries: u32, problem: &str) -> Failure {
     let name = &shape.schema.name;
-    let message = format!("the answer still does not fit {name} after {MENDS_MAX} requests to correct it: {problem}");
+    let message = match retries {
+        0 => format!("the answer does not fit {name}: {problem}"),
+        1 => format!("the answer still does not fit {name} after a request to correct it: {problem}"),
+        _ => format!("the answer still does not fit {name} after {retries} requests to correct it: {problem}"),
+    };
     Failure { retryable: false, ..Failure::new(FailureKind::BadResponse, message) }
 }
 

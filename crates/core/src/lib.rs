@@ -32,10 +32,10 @@ mod workflow;
 pub use cel::{Cel, CelError};
 pub use coerce::{Misfit, coerce};
 pub use event::{
-    ContentDelta, EventKind, ModelInfo, ModelRequestDone, Origin, RunDone, RunEvent, RunFailed, RunWaits,
-    ToolErrorEvent, ToolEvent, WorkflowDone,
+    ContentDelta, EventKind, ModelInfo, ModelRequestDone, Origin, PostHookEvent, PreHookEvent, RunDone, RunEvent,
+    RunFailed, RunWaits, ToolErrorEvent, ToolEvent, WorkflowDone,
 };
-pub use failure::{Failure, FailureKind, InvalidId};
+pub use failure::{Failure, FailureKind, InvalidId, Refusal};
 pub use id::{DefinitionId, ID_LEN_MAX, RunId, SessionId, WorkerId, slug};
 pub use log::{Entry, Key, Page, Record, RunEnded};
 pub use message::{

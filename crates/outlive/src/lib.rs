@@ -46,7 +46,9 @@ pub use keys::SqliteKeys;
 #[cfg(feature = "otlp")]
 pub use otlp::Otlp;
 pub use outlive_agent as agent;
-pub use outlive_agent::{Agent, Team, TeamMode};
+pub use outlive_agent::{
+    Agent, CheckError, CheckTrigger, Hook, HookContext, PiiGuardrail, PromptInjectionGuardrail, Team, TeamMode,
+};
 pub use outlive_core as core;
 pub use outlive_core::{
     Answer, Blocking, Condition, EventSettings, Failure, FailureKind, FieldType, FinishReason, ForEach, Function,
@@ -70,9 +72,10 @@ pub mod prelude {
     pub use crate::core::port::{SessionPolicy, StepContext};
     pub use crate::core::{ModelResponse, ToolCall, ToolEffect};
     pub use crate::{
-        Agent, Answer, Condition, Engine, Failure, FinishReason, ForEach, HumanReview, Loop, OnError, OnReject,
-        OnTimeout, Parallel, Registry, Retry, Router, RunHandle, RunStatus, Step, StepInput, StepOutput, Steps, Team,
-        TeamMode, UserInputField, VerdictInput,
+        Agent, Answer, CheckError, CheckTrigger, Condition, Engine, Failure, FinishReason, ForEach, Hook, HookContext,
+        HumanReview, Loop, OnError, OnReject, OnTimeout, Parallel, PiiGuardrail, PromptInjectionGuardrail, Registry,
+        Retry, Router, RunHandle, RunStatus, Step, StepInput, StepOutput, Steps, Team, TeamMode, UserInputField,
+        VerdictInput,
     };
     #[cfg(feature = "pprint")]
     pub use crate::{Markdown, pprint_run_response};
@@ -92,6 +95,11 @@ pub mod prelude {
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 pub struct Readme;
+
+/// So is that of the page about agents and teams.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/agents.md")]
+pub struct Agents;
 
 /// So is that of the page about questions.
 #[cfg(doctest)]

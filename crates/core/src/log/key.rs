@@ -17,7 +17,7 @@
 //!       | "k:" name                         what a function names itself
 //!       | "q" number                        a question to people, from 0
 //!       | word                              something recorded once: started, history, content, done, error, paused,
-//!                                           continued, again
+//!                                           continued, again; pre and post with a number: a hook, from 0
 //! ```
 //! Tools hand keys to other people's services, so a key never changes: what exists keeps its text for ever.
 
@@ -170,6 +170,11 @@ impl Key {
     /// The conversation of one of the members to which this call delegates, from 0.
     pub fn member_of(&self, number: u32) -> Self {
         self.join(format_args!("m{number}"))
+    }
+
+    /// What a hook made of this conversation's input (`pre`) or output (`post`), from 0.
+    pub fn hook(&self, when: &'static str, number: usize) -> Self {
+        self.join(format_args!("{when}{number}"))
     }
 
     /// What this step's function calls `name`.
@@ -387,6 +392,7 @@ mod tests {
             (agent.turn(0).call(7).word("error"), "0/agent/t0/7/error", Part::Word("error")),
             (call.member(), "1~3/team/t0/1/m", Part::Member),
             (call.member_of(12), "1~3/team/t0/1/m12", Part::MemberOf(12)),
+            (agent.hook("pre", 0), "0/agent/pre0", Part::Word("pre0")),
             (call.member().word("done"), "1~3/team/t0/1/m/done", Part::Word("done")),
             (call.member().turn(1).call(0), "1~3/team/t0/1/m/t1/0", Part::Call(0)),
             (Key::alone("team").turn(0), "team/t0", Part::Turn(0)),
