@@ -14,6 +14,7 @@ mod basic;
 mod branching;
 mod cel;
 mod conditional;
+mod control;
 mod loops;
 mod order;
 mod parallel;
