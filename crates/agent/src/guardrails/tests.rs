@@ -1,3 +1,5 @@
+//! Guardrails: what each finds, what it leaves alone, and that hostile texts cost it no more than others.
+
 use super::*;
 use crate::hooks::HookContext;
 use futures::future::FutureExt;
