@@ -30,16 +30,16 @@ fn agent(profile: &Profile) -> Value {
 /// Its model is its members' when it has none itself.
 fn team(profile: &Profile, members: &[Arc<Profile>]) -> Value {
     let roster = profile.roster().ok().filter(|roster| !roster.is_empty());
-    let delegate = roster.map(|roster| prompt::delegate_tool(&roster));
+    let team = roster.map(|roster| prompt::team_tools(profile.mode, &roster)).unwrap_or_default();
     let own = profile.tools.iter().map(own_tool);
-    let tools = delegate.iter().map(tool_line).chain(own).collect();
+    let tools = team.iter().map(tool_line).chain(own).collect();
     let mut fields = common(profile, tools);
     if profile.model.is_none()
         && let Ok(model) = profile.model()
     {
         fields.insert("model".to_owned(), model_line(&*model));
     }
-    fields.insert("mode".to_owned(), json!("coordinate"));
+    fields.insert("mode".to_owned(), json!(profile.mode.as_str()));
     fields.insert("streaming".to_owned(), json!({ "stream_member_events": true }));
     fields.insert("members".to_owned(), members.iter().map(|member| describe(member)).collect());
     Value::Object(fields)

@@ -12,6 +12,7 @@
 //! log is not made again, and what is in the log is not written again.
 
 mod ask;
+mod checks;
 mod machine;
 mod place;
 mod questions;
@@ -22,13 +23,13 @@ mod workflows;
 use crate::desk::Caller;
 use crate::model::SharedModel;
 use crate::model::gate::Gate;
-use crate::profile::{OutputShape, Profile};
+use crate::profile::{Profile, Shape};
 use crate::prompt;
 use crate::solo::Solo;
 use futures::future::{Either, select};
 use machine::Machine;
 use outlive_core::json;
-use outlive_core::machine::{AgentLimits, AgentMachine, TeamCommand, TeamMachine};
+use outlive_core::machine::{AgentMachine, TeamCommand, TeamMachine};
 use outlive_core::port::{BoxFuture, Effects, Executed, Halt, Recall, SessionState, StepContext};
 use outlive_core::{
     DefinitionId, EventKind, Failure, FailureKind, FinishReason, HistoryRun, Key, Message, Metrics, ModelInfo, Origin,
@@ -43,9 +44,6 @@ use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 use voice::Voice;
-
-/// How often an answer without the requested shape is sent back to be corrected.
-const MENDS_MAX: u32 = 2;
 
 /// Makes one run, or resumes it where the log ends.
 ///
@@ -177,6 +175,10 @@ struct Drive<'a> {
     state: SessionState,
     /// As whom it asks people.
     caller: Caller,
+    /// It has been said that the answer's text is complete.
+    has_ended_text: bool,
+    /// Hooks have changed the answer.
+    is_changed: bool,
 }
 
 impl<'a> Drive<'a> {
@@ -194,7 +196,7 @@ impl<'a> Drive<'a> {
             }
             Voice::Agent => prompt::of_agent(profile),
             Voice::Team => {
-                specs.insert(0, prompt::delegate_tool(&roster));
+                specs.splice(0..0, prompt::team_tools(profile.mode, &roster));
                 prompt::of_leader(profile, &roster)
             }
         };
@@ -215,6 +217,8 @@ impl<'a> Drive<'a> {
             finish_reason: None,
             state: place.state.fork(),
             caller: place.desk.caller(),
+            has_ended_text: false,
+            is_changed: false,
             profile,
             place,
             task,
@@ -279,9 +283,13 @@ impl<'a> Drive<'a> {
 
     /// The loop. Returns the answer; the conversation stays in the machine.
     async fn run(&mut self) -> Result<Value, Failure> {
+        if self.profile.input.is_some() || !self.profile.pre_hooks.is_empty() {
+            // Boxed, as what follows the answer is: hardly any run needs the space.
+            Box::pin(self.check_input()).await?;
+        }
         let before = self.start().await?;
         self.machine = self.machine(self.opening(before));
-        let mut mends = 0;
+        let mut retries = 0;
         loop {
             match self.machine.next() {
                 TeamCommand::CallModel { .. } => {
@@ -301,12 +309,13 @@ impl<'a> Drive<'a> {
                 }
                 TeamCommand::Failed(failure) => return Err(failure),
                 TeamCommand::Done => match self.answer() {
-                    Ok(answer) => return Ok(answer),
-                    Err((shape, problem)) if mends < MENDS_MAX => {
-                        mends += 1;
-                        self.machine = self.machine(self.with_mend(shape, &problem));
+                    Ok(answer) if self.profile.post_hooks.is_empty() => return Ok(answer),
+                    Ok(answer) => return Box::pin(self.check_output(answer)).await,
+                    Err((shape, problem)) if retries < self.profile.output_retries => {
+                        retries += 1;
+                        self.machine.ask_again(prompt::mend(&problem, &shape.schema.schema), self.now());
                     }
-                    Err((shape, problem)) => return Err(bad_shape(shape, &problem)),
+                    Err((shape, problem)) => return Err(bad_shape(shape, retries, &problem)),
                 },
             }
         }
@@ -424,24 +433,29 @@ impl<'a> Drive<'a> {
         Message::new(role, text, Message::id_at(&self.run_id, place), self.now())
     }
 
-    /// A machine that continues from these messages, with what is left of the limits.
+    /// A machine that begins with these messages.
     fn machine(&self, messages: Vec<Message>) -> Machine {
-        let limits = self.profile.limits;
-        let tool_calls = u32::try_from(self.tools.len()).unwrap_or(u32::MAX);
-        let limits = AgentLimits {
-            turns_max: limits.turns_max.saturating_sub(self.turns),
-            tool_calls_max: limits.tool_calls_max.map(|most| most.saturating_sub(tool_calls)),
-            ..limits
-        };
-        let run_id = self.run_id.clone();
+        let (profile, run_id) = (self.profile, self.run_id.clone());
         match self.voice {
-            Voice::Agent => Machine::Agent(AgentMachine::new(run_id, limits, messages)),
-            Voice::Team => Machine::Team(TeamMachine::new(run_id, limits, self.members.clone(), messages)),
+            Voice::Agent => Machine::Agent(AgentMachine::new(run_id, profile.limits, messages)),
+            Voice::Team => {
+                let team = TeamMachine::new(run_id, profile.limits, self.members.clone(), messages);
+                Machine::Team(team.mode(profile.mode, profile.iterations_max))
+            }
         }
     }
 
+    /// The member's run whose answer is the team's.
+    fn routed(&self) -> Option<&Arc<RunOutput>> {
+        let is_as_it_is = self.machine.is_routed() && self.profile.output.is_none();
+        self.member_responses.last().filter(|_| is_as_it_is)
+    }
+
     /// The last message as the requested answer.
-    fn answer(&self) -> Result<Value, (&'a OutputShape, String)> {
+    fn answer(&self) -> Result<Value, (&'a Shape, String)> {
+        if let Some(member) = self.routed() {
+            return Ok(member.content.clone().unwrap_or_default());
+        }
         let text = self.machine.messages().last().and_then(|message| message.content.clone()).unwrap_or_default();
         match &self.profile.output {
             None => Ok(Value::String(text)),
@@ -449,24 +463,24 @@ impl<'a> Drive<'a> {
         }
     }
 
-    fn with_mend(&self, shape: &OutputShape, problem: &str) -> Vec<Message> {
-        let mut messages = self.machine.messages().to_vec();
-        let wish = prompt::mend(problem, &shape.schema.schema);
-        messages.push(self.message(Role::User, wish, messages.len()));
-        messages
-    }
-
-    fn complete(self, answer: Value, done: &Key) -> Arc<RunEnded> {
-        self.say_once(self.key("content"), || self.voice.content_completed());
+    fn complete(mut self, answer: Value, done: &Key) -> Arc<RunEnded> {
+        self.end_text(&answer);
         let run = self.output(Some(answer), RunStatus::Completed);
+        let run = if self.is_changed { checks::with_changed_answer(run) } else { run };
         let event = self.voice.completed(RunDone::of(&run));
         self.end(event, RunEnded { run: Arc::new(run), failure: None, state: self.state.patch() }, done)
     }
 
     fn fail(self, failure: Failure, done: &Key) -> Arc<RunEnded> {
-        let failure = failure.context(self.profile.title());
-        let event = RunFailed { content: failure.message.clone(), error_type: failure.kind.code().to_owned() };
+        // What a check says is for whoever asked, in its own words.
+        let failure = if failure.refusal.is_some() { failure } else { failure.context(self.profile.title()) };
+        let event = RunFailed::of(&failure);
         let run = self.output(Some(Value::String(failure.message.clone())), RunStatus::Error);
+        let run = match failure.kind {
+            FailureKind::InputCheck => checks::without_input(run),
+            FailureKind::OutputCheck => checks::without_words(run),
+            _ => run,
+        };
         let ended = RunEnded { run: Arc::new(run), failure: Some(failure), state: None };
         self.end(self.voice.error(event), ended, done)
     }
@@ -493,7 +507,11 @@ impl<'a> Drive<'a> {
             parent_run_id: self.place.parent.clone().or_else(|| self.origin.workflow_run_id.clone()),
             user_id: workflow.and_then(|workflow| workflow.run.user_id.clone()),
             content,
-            content_type: shape.map_or_else(|| "str".to_owned(), |shape| shape.schema.name.clone()),
+            content_type: match (shape, self.routed().filter(|_| status == RunStatus::Completed)) {
+                (Some(shape), _) => shape.schema.name.clone(),
+                (None, Some(member)) => member.content_type.clone(),
+                (None, None) => "str".to_owned(),
+            },
             reasoning_content: self.machine.messages().last().and_then(|message| message.reasoning_content.clone()),
             model_provider_data: self.model_provider_data.clone(),
             model: Some(self.info.model.clone()),
@@ -523,9 +541,13 @@ fn has_brace(message: &Message) -> bool {
     message.content.as_ref().is_some_and(|text| text.contains('{'))
 }
 
-fn bad_shape(shape: &OutputShape, problem: &str) -> Failure {
+fn bad_shape(shape: &Shape, retries: u32, problem: &str) -> Failure {
     let name = &shape.schema.name;
-    let message = format!("the answer still does not fit {name} after {MENDS_MAX} requests to correct it: {problem}");
+    let message = match retries {
+        0 => format!("the answer does not fit {name}: {problem}"),
+        1 => format!("the answer still does not fit {name} after a request to correct it: {problem}"),
+        _ => format!("the answer still does not fit {name} after {retries} requests to correct it: {problem}"),
+    };
     Failure { retryable: false, ..Failure::new(FailureKind::BadResponse, message) }
 }
 

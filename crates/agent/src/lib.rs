@@ -7,6 +7,8 @@ mod agent;
 mod describe;
 mod desk;
 mod driver;
+mod guardrails;
+mod hooks;
 #[cfg(feature = "http")]
 pub mod http;
 mod methods;
@@ -23,6 +25,9 @@ pub mod tool;
 mod workflow_agent;
 
 pub use agent::Agent;
+pub use guardrails::{PiiGuardrail, PromptInjectionGuardrail};
+pub use hooks::{CheckError, CheckTrigger, Hook, HookContext, Passed};
+pub use outlive_core::machine::TeamMode;
 pub use profile::IntoInstructions;
 pub use team::{IntoMember, Member, Team};
 pub use workflow_agent::WorkflowAgent;

@@ -6,8 +6,9 @@
 use crate::agent::Agent;
 use crate::describe::describe;
 use crate::driver;
+use crate::hooks::Hook;
 use crate::model::IntoModel;
-use crate::profile::{IntoInstructions, OutputShape, Profile};
+use crate::profile::{IntoInstructions, Profile, Shape};
 use crate::team::Team;
 use crate::tool::{IntoTools, Tool};
 use outlive_core::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext};
@@ -92,16 +93,57 @@ macro_rules! methods {
                 self.with(|profile| profile.expected_output = Some(wish.into()))
             }
 
-            /// The answer must be JSON that reads as a `T`; the run's content is then that value and its
-            /// `content_type` the schema's name. Any other answer is sent back to be corrected, twice at most.
-            pub fn output_schema<T: JsonSchema + DeserializeOwned>(self) -> Self {
-                self.with(|profile| profile.output = Some(OutputShape::of::<T>()))
+            /// Its input must be an object that fits the schema of `T` and reads as one, or the JSON text of one. The run
+            /// of any other input ends ERROR before a model is asked, says where it does not fit, and has the `error_id`
+            /// `validation_failed`.
+            pub fn input_schema<T: JsonSchema + DeserializeOwned>(self) -> Self {
+                self.with(|profile| profile.input = Some(Shape::of::<T>()))
             }
 
-            /// [`Self::output_schema`] from a JSON Schema. The answer is only checked to be JSON, to be an object where
-            /// the schema says so, and to have the keys the schema requires at the top level.
+            /// [`Self::input_schema`] from a JSON Schema; [`outlive_core::check`] says what of it is checked.
+            pub fn input_schema_json(self, name: impl AsRef<str>, schema: Value) -> Self {
+                self.with(|profile| profile.input = Some(Shape::json(name.as_ref(), schema)))
+            }
+
+            /// The answer must be JSON that fits the schema of `T` and reads as one; the run's content is then that value
+            /// and its `content_type` the schema's name. Any other answer is sent back to be corrected, as often as
+            /// [`Self::output_retries`] allows; then the run ends ERROR, and says where the last one does not fit.
+            pub fn output_schema<T: JsonSchema + DeserializeOwned>(self) -> Self {
+                self.with(|profile| profile.output = Some(Shape::of::<T>()))
+            }
+
+            /// [`Self::output_schema`] from a JSON Schema; [`outlive_core::check`] says what of it is checked.
             pub fn output_schema_json(self, name: impl AsRef<str>, schema: Value) -> Self {
-                self.with(|profile| profile.output = Some(OutputShape::json(name.as_ref(), schema)))
+                self.with(|profile| profile.output = Some(Shape::json(name.as_ref(), schema)))
+            }
+
+            /// How often an answer that does not fit the output schema is sent back to be corrected, each time as a model
+            /// call of its own; twice unless set.
+            pub fn output_retries(self, times: u32) -> Self {
+                self.with(|profile| profile.output_retries = times)
+            }
+
+            /// Adds a hook or guardrail before each run, after those that were added before: it is asked whether the
+            /// run's input may pass, before the model is. As a member's, it is asked about the member's task.
+            pub fn pre_hook(self, hook: impl Into<Hook>) -> Self {
+                self.with(|profile| profile.pre_hooks.push(hook.into()))
+            }
+
+            /// [`Self::pre_hook`] for several.
+            pub fn pre_hooks<H: Into<Hook>>(self, hooks: impl IntoIterator<Item = H>) -> Self {
+                self.with(|profile| profile.pre_hooks.extend(hooks.into_iter().map(Into::into)))
+            }
+
+            /// Adds a hook or guardrail after each run, after those that were added before: it is asked whether the
+            /// run's output may pass, before anybody sees it. The answer's text is shown in one piece once all have let
+            /// it pass, unless they [stream](Hook::stream). A store keeps what the model wrote, as every model call.
+            pub fn post_hook(self, hook: impl Into<Hook>) -> Self {
+                self.with(|profile| profile.post_hooks.push(hook.into()))
+            }
+
+            /// [`Self::post_hook`] for several.
+            pub fn post_hooks<H: Into<Hook>>(self, hooks: impl IntoIterator<Item = H>) -> Self {
+                self.with(|profile| profile.post_hooks.extend(hooks.into_iter().map(Into::into)))
             }
 
             /// Whether to ask for Markdown; off unless set.

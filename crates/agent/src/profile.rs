@@ -2,10 +2,13 @@
 //!
 //! It must never know what is running: a profile is a value, shared by every run made with it.
 
+use crate::hooks::Hook;
 use crate::model::{IntoModel, SharedModel};
 use crate::tool::Tool;
-use outlive_core::machine::{AgentLimits, DELEGATE_TOOL};
-use outlive_core::{Definition, DefinitionId, ExecutorKind, FinishReason, OutputSchema, Retry, Secret, json};
+use outlive_core::machine::{AgentLimits, DELEGATE_TOOL, TeamMode};
+use outlive_core::{
+    Definition, DefinitionId, ExecutorKind, FinishReason, OutputSchema, Retry, Secret, check, coerce, json,
+};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -50,27 +53,25 @@ impl IntoInstructions for &[String] {
     }
 }
 
-/// The shape of the final answer, and how to check for it.
+/// Whether a value reads as a type, or what is wrong with it.
+type Reads = fn(&Value) -> Result<(), String>;
+
+/// The shape of an answer or an input, and how to check for it.
 #[derive(Clone)]
-pub(crate) struct OutputShape {
+pub(crate) struct Shape {
     pub(crate) schema: OutputSchema,
-    check: Check,
+    /// Reads it as the type that the schema was made of, if there is one.
+    reads: Option<Reads>,
 }
 
-#[derive(Clone, Copy)]
-enum Check {
-    Typed(fn(&Value) -> Result<(), String>),
-    RequiredKeys,
-}
-
-impl OutputShape {
+impl Shape {
     pub(crate) fn of<T: JsonSchema + DeserializeOwned>() -> Self {
         let schema = SchemaGenerator::default().into_root_schema_for::<T>().to_value();
-        Self { schema: OutputSchema { name: schema_name(&T::schema_name()), schema }, check: Check::Typed(fits::<T>) }
+        Self { schema: OutputSchema { name: schema_name(&T::schema_name()), schema }, reads: Some(fits::<T>) }
     }
 
     pub(crate) fn json(name: &str, schema: Value) -> Self {
-        Self { schema: OutputSchema { name: schema_name(name), schema }, check: Check::RequiredKeys }
+        Self { schema: OutputSchema { name: schema_name(name), schema }, reads: None }
     }
 
     /// The answer as the requested value.
@@ -78,12 +79,32 @@ impl OutputShape {
     /// # Errors
     /// What is wrong with it, in words for the model.
     pub(crate) fn parse(&self, answer: &str) -> Result<Value, String> {
-        let value = json::read(unfenced(answer)).map_err(|error| format!("it is not JSON: {error}"))?;
-        match self.check {
-            Check::Typed(fits) => fits(&value)?,
-            Check::RequiredKeys => has_required_keys(&value, &self.schema.schema)?,
-        }
-        Ok(value)
+        self.fit(json::read(unfenced(answer)).map_err(|error| format!("it is not JSON: {error}"))?)
+    }
+
+    /// The value, fitted where nothing is lost.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn fit(&self, value: Value) -> Result<Value, String> {
+        let value = coerce(value, &self.schema.schema).map_err(|misfit| misfit.to_string())?;
+        self.check(&value).map(|()| value)
+    }
+
+    /// Whether this is the requested value.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words for the model.
+    pub(crate) fn check(&self, value: &Value) -> Result<(), String> {
+        check(value, &self.schema.schema).map_err(|unfit| unfit.to_string())?;
+        self.reads.map_or(Ok(()), |fits| fits(value))
+    }
+
+    /// What would make every answer unfit.
+    fn problem(&self) -> Option<String> {
+        let is_schema = self.schema.schema.is_object() || self.schema.schema == Value::Bool(true);
+        let name = &self.schema.name;
+        (!is_schema).then(|| format!("its schema {name:?} is no JSON Schema: give an object"))
     }
 }
 
@@ -96,19 +117,6 @@ fn fits<T: DeserializeOwned>(value: &Value) -> Result<(), String> {
         })
     };
     json::with_room_for(value, read).unwrap_or_else(|error| Err(error.to_string()))
-}
-
-fn has_required_keys(value: &Value, schema: &Value) -> Result<(), String> {
-    let is_object_wanted = schema.get("type").and_then(Value::as_str) == Some("object");
-    if is_object_wanted && !value.is_object() {
-        return Err("it is not an object".to_owned());
-    }
-    let required = schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
-    let missing: Vec<_> = required.filter(|key| value.get(key).is_none()).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    Err(format!("it lacks {}", missing.join(", ")))
 }
 
 /// The text inside a Markdown code fence, which models like to put around JSON; any other text unchanged.
@@ -137,7 +145,13 @@ pub(crate) struct Profile {
     pub(crate) description: Option<String>,
     pub(crate) instructions: Vec<String>,
     pub(crate) expected_output: Option<String>,
-    pub(crate) output: Option<OutputShape>,
+    /// What its input must look like.
+    pub(crate) input: Option<Shape>,
+    pub(crate) output: Option<Shape>,
+    /// How often an answer of another shape is sent back to be corrected.
+    pub(crate) output_retries: u32,
+    pub(crate) pre_hooks: Vec<Hook>,
+    pub(crate) post_hooks: Vec<Hook>,
     pub(crate) markdown: bool,
     pub(crate) limits: AgentLimits,
     pub(crate) stream: bool,
@@ -155,6 +169,10 @@ pub(crate) struct Profile {
     pub(crate) rate_limit_budget: Duration,
     /// A team's members; an agent has none, and is not a team without members either.
     pub(crate) members: Option<Vec<Arc<Profile>>>,
+    /// How it works with them.
+    pub(crate) mode: TeamMode,
+    /// How often it may answer with tasks left, in that mode.
+    pub(crate) iterations_max: u32,
 }
 
 fn shown_name(name: &str) -> Arc<str> {
@@ -179,7 +197,11 @@ impl Profile {
             description: None,
             instructions: Vec::new(),
             expected_output: None,
+            input: None,
             output: None,
+            output_retries: 2,
+            pre_hooks: Vec::new(),
+            post_hooks: Vec::new(),
             markdown: false,
             limits: AgentLimits::default(),
             stream: true,
@@ -193,6 +215,8 @@ impl Profile {
             fail_on: Vec::new(),
             rate_limit_budget: Duration::from_secs(600),
             members: None,
+            mode: TeamMode::default(),
+            iterations_max: 10,
         }
     }
 
@@ -307,9 +331,16 @@ impl Profile {
             problems.push("its turns_max is 0: allow at least one model call".to_owned());
         }
         problems.extend(crate::tool::problems(&self.tools));
-        if self.tool(DELEGATE_TOOL).is_some() {
-            problems.push(format!("its tool {DELEGATE_TOOL:?} has the name teams delegate with: rename it"));
+        problems.extend(self.input.iter().chain(&self.output).filter_map(Shape::problem));
+        problems.extend(self.pre_hooks.iter().chain(&self.post_hooks).filter_map(Hook::problem));
+        if self.mode == TeamMode::Tasks && self.iterations_max == 0 {
+            problems.push("its max_iterations is 0: allow at least one".to_owned());
         }
+        let team = self.members.as_ref().map_or(&[][..], |_| self.mode.tools()).iter();
+        let reserved: BTreeSet<_> = team.copied().chain([DELEGATE_TOOL]).collect();
+        let taken = reserved.into_iter().filter(|name| self.tool(name).is_some());
+        problems
+            .extend(taken.map(|name| format!("its tool {name:?} has the name of one that teams work with: rename it")));
         problems
     }
 

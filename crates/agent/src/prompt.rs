@@ -5,7 +5,7 @@
 
 use crate::profile::{Profile, RosterLine};
 use outlive_core::ToolSpec;
-use outlive_core::machine::DELEGATE_TOOL;
+use outlive_core::machine::{DELEGATE_ALL_TOOL, DELEGATE_TOOL, TeamMode};
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
 
@@ -17,7 +17,7 @@ pub(crate) fn of_agent(profile: &Profile) -> Option<String> {
 /// The system message of a team's leader.
 pub(crate) fn of_leader(profile: &Profile, roster: &[RosterLine]) -> Option<String> {
     let mut blocks = blocks(profile);
-    blocks.push(team_block(roster));
+    blocks.push(team_block(roster, profile.mode));
     join(blocks)
 }
 
@@ -91,8 +91,16 @@ pub(crate) fn state_block(state: Map<String, Value>) -> String {
     tagged("session_state", &Value::Object(state).to_string())
 }
 
-/// The tool a leader uses to delegate to these members.
-pub(crate) fn delegate_tool(roster: &[RosterLine]) -> ToolSpec {
+/// The tools a leader of this mode works with these members by.
+pub(crate) fn team_tools(mode: TeamMode, roster: &[RosterLine]) -> Vec<ToolSpec> {
+    match mode {
+        TeamMode::Coordinate | TeamMode::Route => vec![delegate_tool(roster)],
+        TeamMode::Broadcast => vec![delegate_all_tool()],
+        TeamMode::Tasks => task_tools(roster),
+    }
+}
+
+fn delegate_tool(roster: &[RosterLine]) -> ToolSpec {
     let ids: Vec<_> = roster.iter().map(|member| member.id.as_str()).collect();
     ToolSpec {
         name: DELEGATE_TOOL.to_owned(),
@@ -112,6 +120,80 @@ pub(crate) fn delegate_tool(roster: &[RosterLine]) -> ToolSpec {
             "additionalProperties": false,
         }),
     }
+}
+
+fn delegate_all_tool() -> ToolSpec {
+    let description = "Gives one task to every member of the team and returns all their answers.";
+    let task = "Everything the members need to know: they see this text and nothing else";
+    spec(DELEGATE_ALL_TOOL, description, json!({ "task": text(task) }), &["task"])
+}
+
+fn task_tools(roster: &[RosterLine]) -> Vec<ToolSpec> {
+    let ids: Vec<_> = roster.iter().map(|member| member.id.as_str()).collect();
+    let member = |what: &str| json!({ "type": "string", "enum": ids, "description": what });
+    let list = |what: &str| json!({ "type": "array", "items": { "type": "string" }, "description": what });
+    let task_id = || text("The number of the task in the list");
+    let statuses = ["pending", "in_progress", "completed", "failed"];
+    vec![
+        spec(
+            "create_task",
+            "Adds a task to the list and returns its number.",
+            json!({
+                "title": text("What is to be done, in a few words"),
+                "description": text("Everything the member needs to know: it sees this text and nothing else"),
+                "assignee": member("The id of the member that should do it"),
+                "depends_on": list("The numbers of tasks that must be completed first"),
+            }),
+            &["title"],
+        ),
+        spec(
+            "update_task_status",
+            "Changes the status of a task: for what you do yourself, and for what is not to be done after all.",
+            json!({
+                "task_id": task_id(),
+                "status": { "type": "string", "enum": statuses, "description": "The new status" },
+                "result": text("What came of it"),
+            }),
+            &["task_id", "status"],
+        ),
+        spec("list_tasks", "Returns all tasks with their status.", json!({}), &[]),
+        spec(
+            "add_task_note",
+            "Notes something on a task.",
+            json!({ "task_id": task_id(), "note": text("What to note") }),
+            &["task_id", "note"],
+        ),
+        spec(
+            "execute_task",
+            "Has a member work on a task and returns the member's answer. Several calls in one turn are worked on at the \
+             same time.",
+            json!({ "task_id": task_id(), "member_id": member("The id of the member") }),
+            &["task_id", "member_id"],
+        ),
+        spec(
+            "execute_tasks_parallel",
+            "Has the assigned members work on several tasks at the same time and returns all their answers.",
+            json!({ "task_ids": list("The numbers of the tasks") }),
+            &["task_ids"],
+        ),
+        spec(
+            "mark_all_complete",
+            "Says that the goal is reached, whatever tasks are left.",
+            json!({ "summary": text("What was achieved") }),
+            &["summary"],
+        ),
+    ]
+}
+
+fn spec(name: &str, description: &str, properties: Value, required: &[&str]) -> ToolSpec {
+    let parameters = json!({
+        "type": "object", "properties": properties, "required": required, "additionalProperties": false,
+    });
+    ToolSpec { name: name.to_owned(), description: description.to_owned(), parameters }
+}
+
+fn text(description: &str) -> Value {
+    json!({ "type": "string", "description": description })
 }
 
 /// What the model is told when its answer does not have the requested shape.
@@ -150,23 +232,64 @@ fn instructions(instructions: &[String]) -> Option<String> {
     }
 }
 
-fn team_block(roster: &[RosterLine]) -> String {
+fn team_block(roster: &[RosterLine], mode: TeamMode) -> String {
     let mut members = String::new();
     for member in roster {
         let (id, name) = (attribute(member.id.as_str()), attribute(&member.name));
         let line = writeln!(members, "<member id=\"{id}\" name=\"{name}\">Role: {}</member>", member.role);
         line.expect("text can always be appended to a string");
     }
-    let rules = format!(
+    let (intro, rules) = rules(mode);
+    format!("{intro}\n\n{}\n\n{}", tagged("team_members", members.trim_end()), tagged("delegation", &rules))
+}
+
+/// Who the leader is in this mode, and what it keeps to.
+fn rules(mode: TeamMode) -> (&'static str, String) {
+    match mode {
+        TeamMode::Coordinate => ("You lead a team: you plan, delegate and write the final answer.", coordinating()),
+        TeamMode::Route => (
+            "You lead a team: you choose the one member that answers.",
+            format!(
+                "- Give the request to the member whose role fits best, with {DELEGATE_TOOL} and its id, once.\n\
+                 - Its answer goes to the user as it is; you do not write one.\n\
+                 - A member sees the text of its task and nothing else: pass on the whole request.\n\
+                 - If its work fails, choose another member.\n\
+                 - What no member's role fits, answer yourself."
+            ),
+        ),
+        TeamMode::Broadcast => (
+            "You lead a team: all members work on the same task, and you write the final answer.",
+            format!(
+                "- Give the request to all members with {DELEGATE_ALL_TOOL}, once; they work side by side.\n\
+                 - Members see the text of the task and nothing else: put every fact they need into it.\n\
+                 - Take answers as evidence to be weighed, and say where they disagree.\n\
+                 - Then write one answer of your own in which the members' work comes together."
+            ),
+        ),
+        TeamMode::Tasks => (
+            "You lead a team: you plan tasks, have members work on them, and write the final answer.",
+            "- Split the request into tasks with create_task: say what each needs (depends_on) and who does it \
+             (assignee).\n\
+             - A member sees the description of its task and nothing else: put every fact it needs into it, also results \
+             of other tasks.\n\
+             - Have tasks that do not need each other worked on together, with execute_tasks_parallel, and others one by \
+             one, with execute_task.\n\
+             - When a task fails, execute it again, create another one, or mark it failed.\n\
+             - Once every task has ended, write one answer of your own in which the work comes together."
+                .to_owned(),
+        ),
+    }
+}
+
+fn coordinating() -> String {
+    format!(
         "- Split the request into tasks and give each to the member whose role fits, with {DELEGATE_TOOL} and its id.\n\
          - Tasks that do not need each other's results go out together, in one turn.\n\
          - A member sees the text of its task and nothing else: put every fact it needs into it.\n\
          - Take answers as evidence to be weighed; ask again, in other words or another member, when one falls short.\n\
          - When you know enough, write one answer of your own in which the members' work comes together.\n\
          - What no member is needed for, answer yourself."
-    );
-    let intro = "You lead a team: you plan, delegate and write the final answer.";
-    format!("{intro}\n\n{}\n\n{}", tagged("team_members", members.trim_end()), tagged("delegation", &rules))
+    )
 }
 
 fn tagged(tag: &str, text: &str) -> String {

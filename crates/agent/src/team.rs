@@ -5,6 +5,7 @@
 
 use crate::agent::Agent;
 use crate::profile::Profile;
+use outlive_core::machine::TeamMode;
 use std::sync::Arc;
 
 /// A member of a team.
@@ -87,5 +88,37 @@ impl Team {
     /// Adds members.
     pub fn members(self, members: impl IntoIterator<Item = impl IntoMember>) -> Self {
         members.into_iter().fold(self, Team::member)
+    }
+
+    /// How leader and members work together; [`TeamMode::Coordinate`] unless set.
+    ///
+    /// | mode | the leader | the answer is |
+    /// |---|---|---|
+    /// | `Coordinate` | gives tasks to members, several in one turn side by side | the leader's |
+    /// | `Route` | chooses one member | that member's, as it is; the leader's when it chooses nobody |
+    /// | `Broadcast` | gives all members one task, side by side | the leader's |
+    /// | `Tasks` | keeps a list of tasks that depend on each other, and has members work on them until all have ended | the leader's |
+    ///
+    /// ```
+    /// use outlive_agent::model::ScriptedModel;
+    /// use outlive_agent::{Agent, Team, TeamMode};
+    /// use outlive_core::{ModelResponse, ToolCall};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let call = ToolCall::new("1", "delegate_task_to_member", r#"{"member_id":"french","task":"Say hello"}"#);
+    /// let leader = ScriptedModel::replies([ModelResponse::calls(vec![call])]);
+    /// let french = Agent::new("French").model(ScriptedModel::replies([ModelResponse::text("Bonjour")]));
+    /// let team = Team::new("Languages").model(leader).member(french).mode(TeamMode::Route);
+    /// assert_eq!(team.run("Say hello in French").await.unwrap().content, Some("Bonjour".into()));
+    /// # });
+    /// ```
+    pub fn mode(self, mode: TeamMode) -> Self {
+        self.with(|profile| profile.mode = mode)
+    }
+
+    /// With [`TeamMode::Tasks`]: how often the leader may answer while tasks are left; 10 unless set. It is shown what is
+    /// left and asked to go on; after the last time, the run ends ERROR.
+    pub fn max_iterations(self, times: u32) -> Self {
+        self.with(|profile| profile.iterations_max = times)
     }
 }

@@ -306,6 +306,14 @@ impl RunView {
             | LoopIterationStarted { .. }
             | LoopIterationCompleted { .. }
             | StepProgress { .. }
+            | PreHookStarted(_)
+            | PreHookCompleted(_)
+            | PostHookStarted(_)
+            | PostHookCompleted(_)
+            | TeamPreHookStarted(_)
+            | TeamPreHookCompleted(_)
+            | TeamPostHookStarted(_)
+            | TeamPostHookCompleted(_)
             | RunContent(_)
             | RunContentCompleted
             | RunCompleted(_)
@@ -393,7 +401,7 @@ mod tests {
             executor_type: ExecutorKind::Function,
             executor_requirements: Vec::new(),
         };
-        let failed = EventKind::WorkflowError { error: "no".to_owned(), error_type: None };
+        let failed = EventKind::WorkflowError { error: "no".to_owned(), error_type: None, refusal: None };
         let events = [
             event(EventKind::StepStarted, "asks"),
             event(EventKind::StepStarted, "works"),

@@ -4,10 +4,11 @@
 //! *origin* (the run, agent, team and step it is about) and its place in the log (`event_index`, set when the log is
 //! read). Fields without a value are left out.
 
+use crate::failure::{Failure, Refusal};
 use crate::id::{DefinitionId, RunId, SessionId};
 use crate::message::{FinishReason, ToolExecution};
 use crate::metrics::{Metrics, RunMetrics, Usage};
-use crate::run::{RunInfo, RunOutput};
+use crate::run::{RunInfo, RunInput, RunOutput};
 use crate::step::{ExecutorKind, StepIndex, StepOutput, content_type};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
@@ -238,6 +239,37 @@ pub struct RunFailed {
     pub content: String,
     /// [`crate::FailureKind::code`].
     pub error_type: String,
+    /// What a check refused.
+    #[serde(flatten)]
+    pub refusal: Option<Box<Refusal>>,
+}
+
+impl RunFailed {
+    /// A run that ended with this failure.
+    pub fn of(failure: &Failure) -> Self {
+        Self {
+            content: failure.message.clone(),
+            error_type: failure.kind.code().to_owned(),
+            refusal: failure.refusal.clone(),
+        }
+    }
+}
+
+/// A hook before a run that begins, or has let the run's input pass.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PreHookEvent {
+    /// Its name.
+    pub pre_hook_name: Arc<str>,
+    /// The input as the hook has changed it; absent at the start, and when it is as it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_input: Option<RunInput>,
+}
+
+/// A hook after a run that begins, or has let the run's output pass.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PostHookEvent {
+    /// Its name.
+    pub post_hook_name: Arc<str>,
 }
 
 /// An agent or team run that waits for somebody.
@@ -306,6 +338,8 @@ pub enum EventKind {
         error: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error_type: Option<String>,
+        #[serde(flatten)]
+        refusal: Option<Box<Refusal>>,
     },
     WorkflowCancelled {
         reason: String,
@@ -440,6 +474,10 @@ pub enum EventKind {
         #[serde(flatten, deserialize_with = "own_fields")]
         fields: Map<String, Value>,
     },
+    PreHookStarted(PreHookEvent),
+    PreHookCompleted(PreHookEvent),
+    PostHookStarted(PostHookEvent),
+    PostHookCompleted(PostHookEvent),
     RunStarted(ModelInfo),
     RunContent(ContentDelta),
     RunContentCompleted,
@@ -452,6 +490,10 @@ pub enum EventKind {
     ToolCallStarted(ToolEvent),
     ToolCallCompleted(ToolEvent),
     ToolCallError(ToolErrorEvent),
+    TeamPreHookStarted(PreHookEvent),
+    TeamPreHookCompleted(PreHookEvent),
+    TeamPostHookStarted(PostHookEvent),
+    TeamPostHookCompleted(PostHookEvent),
     TeamRunStarted(ModelInfo),
     TeamRunContent(ContentDelta),
     TeamRunContentCompleted,
@@ -519,6 +561,10 @@ impl EventKind {
             RouterExecutionStarted { .. } => "RouterExecutionStarted",
             RouterExecutionCompleted { .. } => "RouterExecutionCompleted",
             CustomEvent { .. } => "CustomEvent",
+            PreHookStarted(_) => "PreHookStarted",
+            PreHookCompleted(_) => "PreHookCompleted",
+            PostHookStarted(_) => "PostHookStarted",
+            PostHookCompleted(_) => "PostHookCompleted",
             RunStarted(_) => "RunStarted",
             RunContent(_) => "RunContent",
             RunContentCompleted => "RunContentCompleted",
@@ -531,6 +577,10 @@ impl EventKind {
             ToolCallStarted(_) => "ToolCallStarted",
             ToolCallCompleted(_) => "ToolCallCompleted",
             ToolCallError(_) => "ToolCallError",
+            TeamPreHookStarted(_) => "TeamPreHookStarted",
+            TeamPreHookCompleted(_) => "TeamPreHookCompleted",
+            TeamPostHookStarted(_) => "TeamPostHookStarted",
+            TeamPostHookCompleted(_) => "TeamPostHookCompleted",
             TeamRunStarted(_) => "TeamRunStarted",
             TeamRunContent(_) => "TeamRunContent",
             TeamRunContentCompleted => "TeamRunContentCompleted",

@@ -1,6 +1,7 @@
 //! What can go wrong, as data: a failure is recorded in the log, so it must survive being written down.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::fmt;
 use std::time::Duration;
 
@@ -38,6 +39,10 @@ pub enum FailureKind {
     Truncated,
     /// An answer that cannot be understood.
     BadResponse,
+    /// A check before a run did not let its input pass.
+    InputCheck,
+    /// A check after a run did not let its output pass.
+    OutputCheck,
     /// A limit of the definition was reached: model turns, tool calls, repairs.
     Limit,
     /// A tool declared `once` was in flight at a crash: nobody knows whether it ran.
@@ -56,9 +61,8 @@ impl FailureKind {
         use FailureKind::*;
         match self {
             Function | Panic | RateLimit | Unavailable | Timeout | Truncated | BadResponse => true,
-            Auth | Quota | ContextLength | BadRequest | Limit | OutcomeUnknown | Poisoned | Definition | Cancelled => {
-                false
-            }
+            Auth | Quota | ContextLength | BadRequest | InputCheck | OutputCheck | Limit | OutcomeUnknown
+            | Poisoned | Definition | Cancelled => false,
         }
     }
 
@@ -77,6 +81,8 @@ impl FailureKind {
             Timeout => "timeout_error",
             Truncated => "truncated_stream_error",
             BadResponse => "bad_response_error",
+            InputCheck => "input_check_error",
+            OutputCheck => "output_check_error",
             Limit => "limit_error",
             OutcomeUnknown => "tool_outcome_unknown",
             Poisoned => "poisoned",
@@ -98,6 +104,19 @@ pub struct Failure {
     /// The other side's `Retry-After`, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
+    /// What a check refused, for programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Box<Refusal>>,
+}
+
+/// What a check refused, for programs; people read the failure's message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// What set the check off, in a word: `prompt_injection`, `pii_detected`, `input_not_allowed` …
+    pub error_id: String,
+    /// What the check adds to that; never what it found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub additional_data: Option<Value>,
 }
 
 /// A function failed, and did not say how.
@@ -110,7 +129,8 @@ impl Default for Failure {
 impl Failure {
     /// A failure of this kind.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), retryable: kind.is_retryable(), retry_after_ms: None }
+        let retryable = kind.is_retryable();
+        Self { kind, message: message.into(), retryable, retry_after_ms: None, refusal: None }
     }
 
     /// The user's function failed; tried again if the step has retries left.

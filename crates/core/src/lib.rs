@@ -19,6 +19,7 @@ mod question;
 mod redact;
 mod retry;
 mod run;
+mod schema;
 mod secret;
 mod step;
 #[cfg(feature = "testing")]
@@ -32,10 +33,10 @@ mod workflow;
 pub use cel::{Cel, CelError};
 pub use coerce::{Misfit, coerce};
 pub use event::{
-    ContentDelta, EventKind, ModelInfo, ModelRequestDone, Origin, RunDone, RunEvent, RunFailed, RunWaits,
-    ToolErrorEvent, ToolEvent, WorkflowDone,
+    ContentDelta, EventKind, ModelInfo, ModelRequestDone, Origin, PostHookEvent, PreHookEvent, RunDone, RunEvent,
+    RunFailed, RunWaits, ToolErrorEvent, ToolEvent, WorkflowDone,
 };
-pub use failure::{Failure, FailureKind, InvalidId};
+pub use failure::{Failure, FailureKind, InvalidId, Refusal};
 pub use history::{HISTORY_RUNS, History, HistoryRun, history_context, tokens_of, within_tokens, without_history};
 pub use id::{DefinitionId, ID_LEN_MAX, RunId, SessionId, WorkerId, slug};
 pub use log::{Entry, Key, Page, Record, RunEnded};
@@ -48,6 +49,7 @@ pub use question::{ANSWER_LEN_MAX, Answer, Answered, AskingTeam, Question, Quest
 pub use redact::{Passage, REDACTED, Redactor, SECRET_LEN_MIN};
 pub use retry::Retry;
 pub use run::{NestedWorkflow, NotCompleted, RunInfo, RunInput, RunOutput, RunStatus, WorkflowRunOutput, content_text};
+pub use schema::{Unfit, check};
 pub use secret::Secret;
 pub use step::{
     Attachments, ExecutorKind, InputSchema, InvalidInput, Outputs, StepIndex, StepInput, StepOutput, StepType,
@@ -55,8 +57,8 @@ pub use step::{
 pub use time::Timestamp;
 pub use waiting::{Remedy, Waiting, WaitsFor};
 pub use workflow::{
-    Block, Blocking, Condition, ConditionNode, Definition, DefinitionBuilder, FieldType, ForEach, ForEachNode,
-    Function, HumanReview, IntoVerdict, InvalidDefinition, Loop, LoopNode, Node, OnError, OnReject, OnTimeout,
-    Parallel, ParallelNode, Registry, Router, RouterNode, Rule, Selection, Settings, Step, StepHistory, StepNode,
-    Steps, StepsNode, Structure, UserInputField, Verdict, VerdictInput, WorkflowNode,
+    Block, Blocking, Condition, ConditionNode, Definition, DefinitionBuilder, EventSettings, FieldType, ForEach,
+    ForEachNode, Function, HumanReview, IntoVerdict, InvalidDefinition, Loop, LoopNode, Node, OnError, OnReject,
+    OnTimeout, Parallel, ParallelNode, Registry, Router, RouterNode, Rule, Selection, Settings, Step, StepHistory,
+    StepNode, Steps, StepsNode, Structure, UserInputField, Verdict, VerdictInput, WorkflowNode,
 };

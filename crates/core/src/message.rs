@@ -319,12 +319,15 @@ pub struct ToolResult {
     /// Seconds it took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration: Option<f64>,
+    /// What each member gave, where the call delegated to several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<ToolResult>,
 }
 
 impl ToolResult {
     /// A success.
     pub fn ok(content: impl Into<String>) -> Self {
-        Self { content: content.into(), is_error: false, child_run_id: None, duration: None }
+        Self { content: content.into(), is_error: false, child_run_id: None, duration: None, parts: Vec::new() }
     }
 
     /// A failure the model is told about.

@@ -16,6 +16,7 @@
 use crate::event::{EventKind, ModelInfo, ModelRequestDone, Origin};
 use crate::id::RunId;
 use crate::log::{Entry, Key, Record};
+use crate::machine::DELEGATE_ALL_TOOL;
 use crate::message::ToolExecution;
 use crate::run::{RunInfo, RunStatus};
 use crate::step::StepOutput;
@@ -332,7 +333,7 @@ impl TraceFold {
     }
 
     fn begin_tool(&mut self, key: Key, tool: &ToolExecution, at: Timestamp) {
-        let work = if tool.child_run_id.is_some() { Work::Delegation } else { Work::Tool };
+        let work = if is_delegation(tool) { Work::Delegation } else { Work::Tool };
         let name = given(&tool.tool_name);
         let attributes = vec![
             operation("execute_tool"),
@@ -531,6 +532,12 @@ fn given(name: &str) -> Arc<str> {
 
 fn error_type(fields: &Map<String, Value>) -> Arc<str> {
     given(fields.get("error_type").and_then(Value::as_str).unwrap_or(OTHER))
+}
+
+/// Whether members work inside this call.
+fn is_delegation(tool: &ToolExecution) -> bool {
+    let is_of_several = || matches!(tool.tool_name.as_str(), DELEGATE_ALL_TOOL | "execute_tasks_parallel");
+    tool.child_run_id.is_some() || is_of_several()
 }
 
 fn is_named(fields: &Map<String, Value>, name: &str) -> bool {

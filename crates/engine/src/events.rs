@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::hub::{Ear, Mark};
 use crate::reader::{LOOK_PERIOD, Reader};
 use outlive_core::port::{LogReader, Run};
-use outlive_core::{RunEvent, RunId};
+use outlive_core::{EventSettings, RunEvent, RunId};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -29,6 +29,8 @@ pub struct EventStream {
     is_over: bool,
     /// A pause is an end.
     ends_at_rest: bool,
+    /// What of the log it gives.
+    settings: Option<Box<EventSettings>>,
     /// It was notified of a commit that it waited for, and has not read it yet.
     waits: bool,
 }
@@ -55,6 +57,7 @@ impl EventStream {
             log: None,
             is_over: false,
             ends_at_rest: true,
+            settings: None,
             waits: false,
         }
     }
@@ -63,6 +66,12 @@ impl EventStream {
     #[must_use]
     pub fn through_pauses(self) -> Self {
         Self { ends_at_rest: false, ..self }
+    }
+
+    /// Gives what these settings have a stream tell. The indexes of what is left out are missing then.
+    #[must_use]
+    pub fn telling(self, settings: EventSettings) -> Self {
+        Self { settings: Some(Box::new(settings)), ..self }
     }
 
     /// The next event; none when the run has ended, or is paused and none of it executes. Until then this waits. After
@@ -75,8 +84,10 @@ impl EventStream {
     /// [`Error::RunNotFound`], [`Error::Damaged`], or the store's.
     pub async fn next(&mut self) -> Result<Option<RunEvent>, Error> {
         loop {
-            if let Some(event) = self.buffer.pop_front() {
-                return Ok(Some(Arc::unwrap_or_clone(event)));
+            while let Some(event) = self.buffer.pop_front() {
+                if self.settings.as_ref().is_none_or(|settings| settings.streams(&event)) {
+                    return Ok(Some(Arc::unwrap_or_clone(event)));
+                }
             }
             if self.is_over {
                 return Ok(None);

@@ -16,7 +16,8 @@ use outlive_core::port::{
     Session, SessionFilter, SessionPage, run_output,
 };
 use outlive_core::{
-    DefinitionId, Page, RunEvent, RunId, RunStatus, SessionId, Timestamp, Waiting, WorkerId, WorkflowRunOutput,
+    DefinitionId, EventSettings, Page, RunEvent, RunId, RunStatus, SessionId, Timestamp, Waiting, WorkerId,
+    WorkflowRunOutput,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -148,7 +149,7 @@ impl Reader {
         loop {
             let mark = *ear.mark.borrow_and_update();
             if let Some(output) = ending.and_then(Ending::get) {
-                return Ok(output.clone());
+                return self.with_events(output.clone()).await;
             }
             let executes_here = self.inner.is_running(run_id) && !mark.rests;
             if !executes_here || !is_known {
@@ -194,7 +195,23 @@ impl Reader {
     /// # Errors
     /// [`Error::Unreadable`], or the store's.
     pub async fn output(&self, run: &Run) -> Result<WorkflowRunOutput, Error> {
-        Ok(run_output(&*self.inner.services.db, &self.access, run).await?)
+        self.with_events(run_output(&*self.inner.services.db, &self.access, run).await?).await
+    }
+
+    /// The output with the events that its workflow has its runs have.
+    async fn with_events(&self, mut output: WorkflowRunOutput) -> Result<WorkflowRunOutput, Error> {
+        let settings = self.event_settings(&output.workflow_id);
+        if settings.store_events {
+            let events = self.events(&output.run_id, None).stored().await?;
+            output.events = events.into_iter().filter_map(|event| settings.stored(event)).collect();
+        }
+        Ok(output)
+    }
+
+    /// Which events of a workflow's runs are shown: as its definition says, the usual ones if this process does not have
+    /// it.
+    pub fn event_settings(&self, workflow_id: &DefinitionId) -> EventSettings {
+        self.inner.newest(workflow_id).map(|definition| definition.events.clone()).unwrap_or_default()
     }
 
     /// Hears of every change of any run from now on, whoever it belongs to. Not for answering a user.

@@ -2,7 +2,7 @@
 //!
 //! Knows no workflow. An accepted input deserializes as its type, and steps see it as that type serializes it.
 
-use outlive_core::{InputSchema, json};
+use outlive_core::{InputSchema, check, json};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -15,7 +15,12 @@ pub(crate) fn schema_of<T: JsonSchema + DeserializeOwned + Serialize + 'static>(
         // Says which JSON Schema this is written in; clients draw a form of the rest.
         fields.remove("$schema");
     }
-    InputSchema::new(schema, read::<T>)
+    let known = schema.clone();
+    InputSchema::new(schema, move |value| {
+        // What the type says about a mistake comes first: it knows more than its schema.
+        let read = read::<T>(value.clone())?;
+        check(&value, &known).map(|()| read).map_err(|unfit| unfit.to_string())
+    })
 }
 
 /// Through the type and back, so that defaults are filled in and unknown fields are dropped.

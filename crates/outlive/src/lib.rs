@@ -46,12 +46,15 @@ pub use keys::SqliteKeys;
 #[cfg(feature = "otlp")]
 pub use otlp::Otlp;
 pub use outlive_agent as agent;
-pub use outlive_agent::{Agent, Team, WorkflowAgent};
+pub use outlive_agent::{
+    Agent, CheckError, CheckTrigger, Hook, HookContext, PiiGuardrail, PromptInjectionGuardrail, Team, TeamMode,
+    WorkflowAgent,
+};
 pub use outlive_core as core;
 pub use outlive_core::{
-    Answer, Blocking, Condition, Failure, FailureKind, FieldType, FinishReason, ForEach, Function, HistoryRun,
-    HumanReview, Loop, Media, NotCompleted, OnError, OnReject, OnTimeout, Parallel, Question, QuestionKind, Registry,
-    Retry, Router, RunEvent, RunId, RunOutput, RunStatus, Step, StepInput, StepOutput, Steps, UserInputField,
+    Answer, Blocking, Condition, EventSettings, Failure, FailureKind, FieldType, FinishReason, ForEach, Function,
+    HistoryRun, HumanReview, Loop, Media, NotCompleted, OnError, OnReject, OnTimeout, Parallel, Question, QuestionKind,
+    Registry, Retry, Router, RunEvent, RunId, RunOutput, RunStatus, Step, StepInput, StepOutput, Steps, UserInputField,
     VerdictInput, WorkflowRunOutput,
 };
 pub use outlive_db as db;
@@ -70,9 +73,10 @@ pub mod prelude {
     pub use crate::core::port::{SessionPolicy, StepContext};
     pub use crate::core::{ModelResponse, ToolCall, ToolEffect};
     pub use crate::{
-        Agent, Answer, Condition, Engine, Failure, FinishReason, ForEach, HumanReview, Loop, OnError, OnReject,
-        OnTimeout, Parallel, Registry, Retry, Router, RunHandle, RunStatus, Step, StepInput, StepOutput, Steps, Team,
-        UserInputField, VerdictInput,
+        Agent, Answer, CheckError, CheckTrigger, Condition, Engine, Failure, FinishReason, ForEach, Hook, HookContext,
+        HumanReview, Loop, OnError, OnReject, OnTimeout, Parallel, PiiGuardrail, PromptInjectionGuardrail, Registry,
+        Retry, Router, RunHandle, RunStatus, Step, StepInput, StepOutput, Steps, Team, TeamMode, UserInputField,
+        VerdictInput,
     };
     #[cfg(feature = "pprint")]
     pub use crate::{Markdown, pprint_run_response};
@@ -92,6 +96,11 @@ pub mod prelude {
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 pub struct Readme;
+
+/// So is that of the page about agents and teams.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/agents.md")]
+pub struct Agents;
 
 /// So is that of the page about questions.
 #[cfg(doctest)]

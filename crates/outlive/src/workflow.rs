@@ -231,6 +231,45 @@ impl WorkflowBuilder {
         self
     }
 
+    /// Whether streams of its runs tell what the agents and teams of its steps do, and not the steps alone; on unless
+    /// set. The log keeps everything: [`RunHandle::events`] and the command line tell all of it.
+    pub fn stream_executor_events(mut self, wanted: bool) -> Self {
+        self.definition = self.definition.events(|events| events.stream_executor_events = wanted);
+        self
+    }
+
+    /// Whether a run that is read has its events in [`WorkflowRunOutput::events`]; off unless set. They are read from the
+    /// run's log, by processes that have this workflow; steps' outputs are not repeated.
+    ///
+    /// ```
+    /// use outlive::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> outlive::Result<()> {
+    /// let workflow = Workflow::builder("Shout")
+    ///     .db(InMemoryDb::new())
+    ///     .function(|_, input| async move { Ok::<_, Failure>(input.text().to_uppercase()) })
+    ///     .store_events(true)
+    ///     .events_to_skip(["StepStarted"])
+    ///     .build()?;
+    /// let run = workflow.run("hello").await?;
+    /// let names: Vec<_> = run.events.iter().filter_map(|event| event["event"].as_str()).collect();
+    /// assert_eq!(names, ["WorkflowStarted", "StepCompleted", "WorkflowCompleted"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn store_events(mut self, wanted: bool) -> Self {
+        self.definition = self.definition.events(|events| events.store_events = wanted);
+        self
+    }
+
+    /// Names of events, such as `RunContent`, that a run with [`WorkflowBuilder::store_events`] does not have.
+    pub fn events_to_skip<N: AsRef<str>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        let names = names.into_iter().map(|name| Arc::from(name.as_ref()));
+        self.definition = self.definition.events(|events| events.events_to_skip.extend(names));
+        self
+    }
+
     /// Longest time for a whole run; a longer one ends ERROR.
     pub fn timeout(mut self, longest: Duration) -> Self {
         self.definition = self.definition.timeout(longest);
@@ -661,12 +700,14 @@ impl RunRequest {
         Ok(engine.submit(&self.workflow.inner.definition.id, self.submit).await?)
     }
 
-    /// Starts the run and follows its events from the first.
+    /// Starts the run and follows its events from the first, those that [`WorkflowBuilder::stream_executor_events`] lets it
+    /// tell.
     ///
     /// # Errors
     /// As [`RunRequest::background`].
     pub async fn stream(self) -> Result<EventStream> {
-        Ok(self.background().await?.events(None))
+        let settings = self.workflow.inner.definition.events.clone();
+        Ok(self.background().await?.events(None).telling(settings))
     }
 }
 

@@ -21,7 +21,7 @@ use futures::future::{AbortHandle, Abortable, Aborted, BoxFuture};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use outlive_core::port::AuditKind;
-use outlive_core::{RunId, RunStatus};
+use outlive_core::{EventSettings, RunId, RunStatus};
 use outlive_engine::{Error, RunStanding};
 use serde_json::{Map, Value, json};
 use std::collections::{HashMap, VecDeque};
@@ -335,7 +335,11 @@ impl Session {
         };
         match started {
             Ok(started) => {
-                let follow = Follow::from_start(&started.reader, started.run_id);
+                let settings = match caller.state.component(Kind::Workflow, &workflow_id) {
+                    Ok(component) => component.definition.events.clone(),
+                    Err(_) => EventSettings::default(),
+                };
+                let follow = Follow::from_start(&started.reader, started.run_id).telling(settings);
                 self.follow(follow, Shape::Sse).await
             }
             Err(problem) if problem.code == "unknown_component" => {
@@ -360,7 +364,10 @@ impl Session {
         let follow = match find(caller, run_id, "read").await {
             Ok(found) => {
                 caller.sees(found.user_id.as_deref(), found.run_id.as_str());
-                Follow::resume(&caller.reader(), found.run_id, after, Way::Reconnect).await
+                let reader = caller.reader();
+                let settings = reader.event_settings(&found.workflow_id);
+                let follow = Follow::resume(&reader, found.run_id, after, Way::Reconnect).await;
+                follow.map(|follow| follow.telling(settings))
             }
             Err(error) => Err(error),
         };
@@ -416,8 +423,9 @@ impl Session {
         if let Err(problem) = continued::answer(caller, &run, &given).await {
             return self.error(&problem.words()).await;
         }
-        let after = run.next_index.checked_sub(1);
-        self.follow(Follow::after(&caller.reader(), run.info.run_id, after), Shape::Sse).await
+        let (after, reader) = (run.next_index.checked_sub(1), caller.reader());
+        let settings = reader.event_settings(&run.info.workflow_id);
+        self.follow(Follow::after(&reader, run.info.run_id, after).telling(settings), Shape::Sse).await
     }
 
     async fn follow(&mut self, follow: Follow, shape: Shape) -> Result<(), End> {

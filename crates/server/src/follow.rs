@@ -1,9 +1,10 @@
 //! What a client that follows a run is sent, and in which order: notices, missed events, live events.
 //!
 //! It knows no socket and no text format; SSE and WebSocket both read from here. The invariant: events come in order of
-//! their index, without gaps or repetition, whatever notices come between them.
+//! their index, without repetition and without gaps but for what the workflow does not show, whatever notices come
+//! between them.
 
-use outlive_core::{RunEvent, RunId, RunStatus};
+use outlive_core::{EventSettings, RunEvent, RunId, RunStatus};
 use outlive_engine::{Error, EventStream, Reader};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -39,6 +40,8 @@ pub(crate) struct Follow {
     seen: u64,
     /// Says that the past is over, once `next_index` has got there.
     subscribed: Option<(u64, Value)>,
+    /// What of the log is told.
+    settings: EventSettings,
 }
 
 impl Follow {
@@ -51,7 +54,13 @@ impl Follow {
     pub(crate) fn after(reader: &Reader, run_id: RunId, after: Option<u64>) -> Self {
         let events = reader.events(&run_id, after);
         let next_index = after.map_or(0, |after| after.saturating_add(1));
-        Self { reader: reader.clone(), run_id, events, first: VecDeque::new(), next_index, seen: 0, subscribed: None }
+        let (reader, first, settings) = (reader.clone(), VecDeque::new(), EventSettings::default());
+        Self { reader, run_id, events, first, next_index, seen: 0, subscribed: None, settings }
+    }
+
+    /// Tells what a workflow with these settings has its streams tell.
+    pub(crate) fn telling(self, settings: EventSettings) -> Self {
+        Self { settings, ..self }
     }
 
     /// Follows on when the run is paused, until it has ended.
@@ -139,13 +148,17 @@ impl Follow {
         if let Some(frame) = self.first.pop_front() {
             return Ok(Some(Told::Notice(frame)));
         }
-        let next_index = self.next_index;
-        if let Some((_, frame)) = self.subscribed.take_if(|(from, _)| *from <= next_index) {
-            return Ok(Some(Told::Notice(frame)));
+        loop {
+            let next_index = self.next_index;
+            if let Some((_, frame)) = self.subscribed.take_if(|(from, _)| *from <= next_index) {
+                return Ok(Some(Told::Notice(frame)));
+            }
+            let Some(event) = self.events.next().await? else { return Ok(None) };
+            self.next_index = event.event_index.map_or(self.next_index, |index| index + 1);
+            if self.settings.streams(&event) {
+                return Ok(Some(Told::Event(Box::new(event))));
+            }
         }
-        let Some(event) = self.events.next().await? else { return Ok(None) };
-        self.next_index = event.event_index.map_or(self.next_index, |index| index + 1);
-        Ok(Some(Told::Event(Box::new(event))))
     }
 
     /// How many events are stored that this client was not told yet.

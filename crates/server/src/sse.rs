@@ -65,6 +65,7 @@ pub(crate) async fn response(
     numbering: Numbering,
     selection: Selection,
 ) -> Result<Response, Error> {
+    let follow = follow.telling(component.definition.events.clone());
     let view = match component.face() {
         Some(face) => Some(view(face, &follow).await?),
         None => None,

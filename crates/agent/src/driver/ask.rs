@@ -181,7 +181,9 @@ impl Drive<'_> {
                     }
                     Some(Ok(ModelEvent::Delta(delta))) => {
                         first_token.get_or_insert_with(seconds);
-                        self.effects().stream(self.piece(delta), &self.origin);
+                        if !self.withholds_text() {
+                            self.effects().stream(self.piece(delta), &self.origin);
+                        }
                     }
                     Some(Ok(ModelEvent::Done(response))) => break *response,
                     Some(Err(failure)) => return Err(failure),

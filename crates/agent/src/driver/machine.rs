@@ -47,6 +47,21 @@ impl Machine {
         }
     }
 
+    pub(super) fn ask_again(&mut self, text: String, at: i64) {
+        match self {
+            Machine::Agent(machine) => machine.ask_again(text, at),
+            Machine::Team(machine) => machine.ask_again(text, at),
+        }
+    }
+
+    /// Whether the answer is a member's.
+    pub(super) fn is_routed(&self) -> bool {
+        match self {
+            Machine::Agent(_) => false,
+            Machine::Team(machine) => machine.is_routed(),
+        }
+    }
+
     pub(super) fn messages(&self) -> &Arc<Vec<Message>> {
         match self {
             Machine::Agent(machine) => machine.messages(),

@@ -65,6 +65,11 @@ impl<'a> Place<'a> {
         Self { base: call.member(), parent: Some(self.run_id()), ..self.clone() }
     }
 
+    /// Of one of several members that the call delegates to.
+    pub(super) fn of_member_of(&self, call: &Key, number: u32) -> Self {
+        Self { base: call.member_of(number), parent: Some(self.run_id()), ..self.clone() }
+    }
+
     pub(super) fn with_state(self, state: SessionState, changed: Map<String, Value>) -> Self {
         Self { state, changed, ..self }
     }

@@ -1283,6 +1283,51 @@ async fn an_answer_of_another_shape_is_mended() {
 }
 
 #[tokio::test]
+async fn an_answer_is_checked_against_all_of_its_schema_and_corrected_as_often_as_allowed() {
+    let schema = json!({
+        "type": "object",
+        "properties": { "weeks": { "type": "array", "items": { "type": "object", "required": ["posts"],
+            "properties": { "posts": { "type": "integer", "minimum": 1 } } } } },
+        "required": ["weeks"],
+    });
+    let wrong = r#"{"weeks":[{"posts":3},{"posts":0}]}"#;
+    let ask = |retries: u32, answers: &[&str]| {
+        let model = ScriptedModel::replies(answers.iter().map(|answer| text(answer)).collect::<Vec<_>>());
+        let agent = Agent::new("A").model(model.clone()).output_schema_json("Plan", schema.clone());
+        (agent.output_retries(retries), model)
+    };
+    for (retries, words) in [
+        (0, "the answer does not fit Plan: at weeks[1].posts: it must be at least 1"),
+        (
+            1,
+            "the answer still does not fit Plan after a request to correct it: at weeks[1].posts: it must be at least 1",
+        ),
+    ] {
+        let (agent, model) = ask(retries, &[wrong, wrong, wrong]);
+        let failure = failed(&agent, &Arc::default()).await;
+        assert_eq!(failure.message, format!("agent \"A\": {words}"));
+        assert_eq!(model.calls(), retries as usize + 1);
+    }
+    let (agent, _) = ask(1, &[wrong, r#"{"weeks":[{"posts":"3"}]}"#]);
+    let log = Arc::new(Log::default());
+    let output = run(&agent, &log).await;
+    assert_eq!(output.content, Some(json!({ "weeks": [{ "posts": 3 }] })), "fitted, where nothing is lost");
+    let asked = output.messages.iter().rfind(|message| message.role == Role::User).unwrap();
+    assert!(asked.content.as_ref().unwrap().contains("at weeks[1].posts: it must be at least 1"));
+    let keys: Vec<_> = log
+        .entries()
+        .iter()
+        .filter_map(|entry| match &entry.record {
+            Some(Record::Result { key, .. }) => Some(key.to_string()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(keys, ["0/agent/t0", "0/agent/t1"], "each a call of its own");
+    let bad = Agent::new("A").model(ask(0, &[]).1).output_schema_json("Plan", json!("text"));
+    assert!(bad.problems().join("").contains("no JSON Schema"));
+}
+
+#[tokio::test]
 async fn a_failed_member_is_told_to_the_leader() {
     let broken = ScriptedModel::from_fn("broken", |_| Err(Failure::new(FailureKind::Quota, "no quota left")));
     let leader = ScriptedModel::replies([
@@ -1747,4 +1792,6 @@ async fn what_cut_an_answer_stands_on_the_run_and_in_its_events() {
     }
 }
 
+mod hooks;
+mod modes;
 mod people;

@@ -2,9 +2,11 @@
 
 use crate::profile::Profile;
 use outlive_core::{
-    ContentDelta, EventKind, ModelDelta, ModelInfo, ModelRequestDone, RunDone, RunFailed, RunWaits, ToolErrorEvent,
-    ToolEvent,
+    ContentDelta, EventKind, ModelDelta, ModelInfo, ModelRequestDone, PostHookEvent, PreHookEvent, RunDone, RunFailed,
+    RunInput, RunWaits, ToolErrorEvent, ToolEvent,
 };
+use serde_json::Value;
+use std::sync::Arc;
 
 /// Who speaks in events.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -25,6 +27,30 @@ impl Voice {
         match self {
             Voice::Agent => EventKind::RunStarted(model),
             Voice::Team => EventKind::TeamRunStarted(model),
+        }
+    }
+
+    pub(super) fn hook_started(self, hook: &Arc<str>, is_output: bool) -> EventKind {
+        let pre = || PreHookEvent { pre_hook_name: hook.clone(), run_input: None };
+        let post = || PostHookEvent { post_hook_name: hook.clone() };
+        match (self, is_output) {
+            (Voice::Agent, false) => EventKind::PreHookStarted(pre()),
+            (Voice::Team, false) => EventKind::TeamPreHookStarted(pre()),
+            (Voice::Agent, true) => EventKind::PostHookStarted(post()),
+            (Voice::Team, true) => EventKind::TeamPostHookStarted(post()),
+        }
+    }
+
+    /// `changed` is the input that takes the place of the old one.
+    pub(super) fn hook_completed(self, hook: &Arc<str>, is_output: bool, changed: Option<&Value>) -> EventKind {
+        let run_input = changed.map(|input| RunInput { input_content: input.clone() });
+        let pre = || PreHookEvent { pre_hook_name: hook.clone(), run_input };
+        let post = || PostHookEvent { post_hook_name: hook.clone() };
+        match (self, is_output) {
+            (Voice::Agent, false) => EventKind::PreHookCompleted(pre()),
+            (Voice::Team, false) => EventKind::TeamPreHookCompleted(pre()),
+            (Voice::Agent, true) => EventKind::PostHookCompleted(post()),
+            (Voice::Team, true) => EventKind::TeamPostHookCompleted(post()),
         }
     }
 

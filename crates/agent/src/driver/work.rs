@@ -10,10 +10,10 @@ use crate::desk::Caller;
 use crate::tool::{Asker, Tool, ToolContext, ToolError, panicked};
 use futures::future::{Either, FutureExt, join, select};
 use futures::stream::{FuturesUnordered, StreamExt};
-use outlive_core::machine::TeamCall;
+use outlive_core::machine::{Job, TeamCall};
 use outlive_core::port::{Halt, Recall, SessionState};
 use outlive_core::{
-    Failure, FailureKind, Key, Record, Retry, RunOutput, ToolCall, ToolEffect, ToolErrorEvent, ToolEvent,
+    Failure, FailureKind, Key, Record, Retry, RunEnded, RunOutput, ToolCall, ToolEffect, ToolErrorEvent, ToolEvent,
     ToolExecution, ToolResult, content_text,
 };
 use serde::{Deserialize, Serialize};
@@ -63,7 +63,8 @@ pub(super) struct Performed {
     place: u32,
     pub(super) execution: ToolExecution,
     done: CallDone,
-    member: Option<Arc<RunOutput>>,
+    /// The runs of members it delegated to.
+    members: Vec<Arc<RunOutput>>,
 }
 
 /// The calls of a turn that have ended.
@@ -197,7 +198,7 @@ impl Drive<'_> {
         let recall = self.effects().recall(&key);
         let tool = match &call {
             TeamCall::Tool(call) => self.profile.tool(&call.function.name),
-            TeamCall::Delegate { .. } | TeamCall::Refuse { .. } => None,
+            _ => None,
         };
         let (mut given, mut unknown) = (Given::Allowed(Map::new()), None);
         if let Some(tool) = tool.filter(|_| !matches!(recall, Recall::Done(_))) {
@@ -256,22 +257,32 @@ impl Drive<'_> {
         let (place, execution) = (*place, execution.clone());
         if let Recall::Done(value) = &planned.recall {
             let done: CallDone = read(key, value)?;
-            let member = match planned.call {
-                TeamCall::Delegate { .. } => recall_member(&self.place.of_member(key)),
-                TeamCall::Tool(_) | TeamCall::Refuse { .. } => None,
+            let members = match &planned.call {
+                TeamCall::Delegate { .. } => recall_member(&self.place.of_member(key)).into_iter().collect(),
+                TeamCall::DelegateAll { jobs, .. } => {
+                    let places = (0..).zip(jobs).map(|(number, _)| self.place.of_member_of(key, number));
+                    places.filter_map(|place| recall_member(&place)).collect()
+                }
+                TeamCall::Tool(_) | TeamCall::Answer { .. } | TeamCall::Refuse { .. } => Vec::new(),
             };
             let execution = done.asked.clone().map_or(execution, |asked| *asked).completed(&done.result);
             self.tell_tool_error(key, &execution, &done.result);
-            return Ok(Ok(Performed { place, execution, done, member }));
+            return Ok(Ok(Performed { place, execution, done, members }));
         }
         let begun = self.effects().now();
-        let (mut done, member) = match (&planned.given, &planned.call) {
-            (Given::Ended(result), _) => (result.clone().into(), None),
-            (_, TeamCall::Refuse { reason, .. }) => (ToolResult::error(reason.clone()).into(), None),
-            (_, TeamCall::Delegate { member, task, .. }) => self.delegate(*member, task.clone(), key).await?,
-            (_, TeamCall::Tool(call)) if self.leads(call) => (self.run_steps(call, key).await?.into(), None),
+        let (mut done, members) = match (&planned.given, &planned.call) {
+            (Given::Ended(result), _) => (result.clone().into(), Vec::new()),
+            (_, TeamCall::Answer { content, .. }) => (ToolResult::ok(capped(content.clone())).into(), Vec::new()),
+            (_, TeamCall::Refuse { reason, .. }) => (ToolResult::error(reason.clone()).into(), Vec::new()),
+            (_, TeamCall::Delegate { member, task, .. }) => {
+                let ended = self.delegate(*member, task.clone(), self.place.of_member(key)).await?;
+                (CallDone::new(told(&ended), ended.state.clone()), vec![ended.run.clone()])
+            }
+            (_, TeamCall::Tool(call)) if self.leads(call) => (self.run_steps(call, key).await?.into(), Vec::new()),
+            // Boxed, because hardly any call needs the space.
+            (_, TeamCall::DelegateAll { jobs, .. }) => Box::pin(self.delegate_all(jobs, key)).await?,
             (given, TeamCall::Tool(call)) => match self.call_tool(call, given, key).await? {
-                Ok(done) => (done, None),
+                Ok(done) => (done, Vec::new()),
                 Err(why) => return Ok(Err(why)),
             },
         };
@@ -281,7 +292,7 @@ impl Drive<'_> {
         let completed = ToolEvent { content: Some(summary(&execution)), tool: Box::new(execution.clone()) };
         self.tell(self.voice.tool_completed(completed), Some(result(key.clone(), &done)));
         self.tell_tool_error(key, &execution, &done.result);
-        Ok(Ok(Performed { place, execution, done, member }))
+        Ok(Ok(Performed { place, execution, done, members }))
     }
 
     fn tell_tool_error(&self, key: &Key, execution: &ToolExecution, result: &ToolResult) {
@@ -293,7 +304,7 @@ impl Drive<'_> {
 
     fn note(&mut self, done: Performed) -> (u32, ToolResult) {
         self.tools.push(settled(done.execution));
-        if let Some(member) = done.member {
+        for member in done.members {
             self.metrics.absorb(&member.metrics.clone().unwrap_or_default());
             self.member_responses.push(member);
         }
@@ -414,23 +425,58 @@ impl Drive<'_> {
         }
     }
 
-    async fn delegate(
-        &self,
-        member: usize,
-        task: String,
-        key: &Key,
-    ) -> Result<(CallDone, Option<Arc<RunOutput>>), Failure> {
+    async fn delegate(&self, member: usize, task: String, place: Place<'_>) -> Result<Arc<RunEnded>, Failure> {
         let members = self.profile.members.as_deref().unwrap_or_default();
         let member = members.get(member).expect("the machine delegates to members of this team only");
-        let place = self.place.of_member(key).with_state(self.state.fork(), self.changed());
-        let ended = drive(member, place, Task::new(task)).await?;
-        let mut answer = match &ended.failure {
-            None => ToolResult::ok(capped(content_text(ended.run.content.as_ref()))),
-            Some(failure) => ToolResult::error(capped(failure.message.clone())),
-        };
-        answer.child_run_id = Some(ended.run.run_id.clone());
-        Ok((CallDone::new(answer, ended.state.clone()), Some(ended.run.clone())))
+        drive(member, place.with_state(self.state.fork(), self.changed()), Task::new(task)).await
     }
+
+    /// Has several members work side by side.
+    async fn delegate_all(&self, jobs: &[Job], key: &Key) -> Result<(CallDone, Vec<Arc<RunOutput>>), Failure> {
+        let desk = &self.place.desk;
+        desk.share(jobs.len());
+        let work = (0..).zip(jobs).map(|(number, job)| {
+            let place = self.place.of_member_of(key, number);
+            async move { (number, self.delegate(job.member, job.task.clone(), place).await) }
+        });
+        let mut working: FuturesUnordered<_> = work.collect();
+        let (mut ended, mut stopped) = (Vec::with_capacity(jobs.len()), None);
+        while let Some((number, done)) = working.next().await {
+            if !working.is_empty() {
+                desk.ends();
+            }
+            match done {
+                Ok(done) => ended.push((number, done)),
+                // What the others have begun is not lost.
+                Err(failure) => drop(stopped.get_or_insert(failure)),
+            }
+        }
+        if let Some(failure) = stopped {
+            return Err(failure);
+        }
+        ended.sort_by_key(|(number, _)| *number);
+        let ended: Vec<_> = ended.into_iter().map(|(_, ended)| ended).collect();
+        let parts: Vec<_> = ended.iter().map(|ended| told(ended)).collect();
+        let lines = jobs.iter().zip(&parts).map(|(job, part)| {
+            let how = if part.is_error { " failed" } else { "" };
+            format!("{}{how}:\n{}", self.members[job.member], part.content)
+        });
+        let content = capped(lines.collect::<Vec<_>>().join("\n\n"));
+        let result = ToolResult { is_error: parts.iter().all(|part| part.is_error), parts, ..ToolResult::ok(content) };
+        // In the order of the jobs, whoever ended first.
+        let state = self.state.fork();
+        ended.iter().filter_map(|ended| ended.state.as_ref()).for_each(|changed| state.apply(changed));
+        Ok((CallDone::new(result, state.patch()), ended.iter().map(|ended| ended.run.clone()).collect()))
+    }
+}
+
+/// What the leader is told of a member's run.
+fn told(ended: &RunEnded) -> ToolResult {
+    let answer = match &ended.failure {
+        None => ToolResult::ok(capped(content_text(ended.run.content.as_ref()))),
+        Some(failure) => ToolResult::error(capped(failure.message.clone())),
+    };
+    ToolResult { child_run_id: Some(ended.run.run_id.clone()), ..answer }
 }
 
 /// The member's run behind a delegation whose result is in the log.
@@ -457,7 +503,11 @@ fn settled(mut execution: ToolExecution) -> ToolExecution {
 
 pub(super) fn tool_call(call: &TeamCall) -> &ToolCall {
     match call {
-        TeamCall::Tool(call) | TeamCall::Delegate { call, .. } | TeamCall::Refuse { call, .. } => call,
+        TeamCall::Tool(call)
+        | TeamCall::Delegate { call, .. }
+        | TeamCall::DelegateAll { call, .. }
+        | TeamCall::Answer { call, .. }
+        | TeamCall::Refuse { call, .. } => call,
     }
 }
 

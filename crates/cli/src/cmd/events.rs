@@ -230,6 +230,12 @@ fn about(event: &RunEvent) -> String {
         ToolCallStarted(call) | ToolCallCompleted(call) | TeamToolCallStarted(call) | TeamToolCallCompleted(call) => {
             text(&format!("{} {}", call.tool.tool_name, call.tool.tool_args))
         }
+        PreHookStarted(hook) | PreHookCompleted(hook) | TeamPreHookStarted(hook) | TeamPreHookCompleted(hook) => {
+            text(&hook.pre_hook_name)
+        }
+        PostHookStarted(hook) | PostHookCompleted(hook) | TeamPostHookStarted(hook) | TeamPostHookCompleted(hook) => {
+            text(&hook.post_hook_name)
+        }
         ToolCallError(call) | TeamToolCallError(call) => text(&format!("{}: {}", call.tool.tool_name, call.error)),
         StepsExecutionStarted { steps_count } => format!("{steps_count} steps"),
         ParallelExecutionStarted { parallel_step_count } => format!("{parallel_step_count} branches"),

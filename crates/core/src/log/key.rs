@@ -12,12 +12,14 @@
 //!       | "agent" | "team"                  the conversation of a step's agent or team, or of one alone
 //!       | "t" number                        a turn of a conversation, from 0
 //!       | number                            after a turn: a call of that turn, from 0
-//!       | "m"                               the conversation of the member to which that call delegates
+//!       | "m" [ number ]                    the conversation of the member to which that call delegates; of one of
+//!                                           several, from 0
 //!       | "k:" name                         what a function names itself
 //!       | "q" number                        a question to people, from 0
 //!       | "lead"                            the agent that leads the run
 //!       | word                              something recorded once: started, history, content, done, error, paused,
-//!                                           continued, again, steered; "summary" before a conversation of its own
+//!                                           continued, again, steered; pre and post with a number: a hook, from 0;
+//!                                           "summary" before a conversation of its own
 //! ```
 //! Tools hand keys to other people's services, so a key never changes: what exists keeps its text for ever.
 
@@ -64,6 +66,8 @@ pub enum Part<'a> {
     Call(u32),
     /// The conversation of the member to which a call delegates.
     Member,
+    /// The same where a call delegates to several, from 0.
+    MemberOf(u32),
     /// What a function names itself.
     Named(&'a str),
     /// A question to people, from 0.
@@ -169,6 +173,16 @@ impl Key {
     /// The conversation of the member to which this call delegates.
     pub fn member(&self) -> Self {
         self.join("m")
+    }
+
+    /// The conversation of one of the members to which this call delegates, from 0.
+    pub fn member_of(&self, number: u32) -> Self {
+        self.join(format_args!("m{number}"))
+    }
+
+    /// What a hook made of this conversation's input (`pre`) or output (`post`), from 0.
+    pub fn hook(&self, when: &'static str, number: usize) -> Self {
+        self.join(format_args!("{when}{number}"))
     }
 
     /// What this step's function calls `name`.
@@ -342,6 +356,7 @@ impl<'a> Part<'a> {
             Some(b'i') => number("i").map(Part::Iteration),
             Some(b'e') => node(&text[1..], Place::Item),
             Some(b'q') => number("q").map(Part::Question),
+            Some(b'm') => number("m").map(Part::MemberOf),
             _ => None,
         };
         known.unwrap_or_else(|| match text {
@@ -394,6 +409,8 @@ mod tests {
             (agent.word("content"), "0/agent/content", Part::Word("content")),
             (agent.turn(0).call(7).word("error"), "0/agent/t0/7/error", Part::Word("error")),
             (call.member(), "1~3/team/t0/1/m", Part::Member),
+            (call.member_of(12), "1~3/team/t0/1/m12", Part::MemberOf(12)),
+            (agent.hook("pre", 0), "0/agent/pre0", Part::Word("pre0")),
             (call.member().word("done"), "1~3/team/t0/1/m/done", Part::Word("done")),
             (call.member().turn(1).call(0), "1~3/team/t0/1/m/t1/0", Part::Call(0)),
             (Key::alone("team").turn(0), "team/t0", Part::Turn(0)),

@@ -125,7 +125,7 @@ fn ended(at: Timestamp, event: &RunEvent, before: Option<&str>) -> Rest {
                 ..rest
             }
         }
-        EventKind::WorkflowError { error, error_type } => {
+        EventKind::WorkflowError { error, error_type, .. } => {
             Rest { content: Some(Value::String(error.clone())), error_type: error_type.clone(), ..rest }
         }
         _ => rest,

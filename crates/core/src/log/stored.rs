@@ -701,6 +701,7 @@ fn result_of(kind: &EventKind) -> Option<Arc<RawValue>> {
         is_error: done.tool.tool_call_error?,
         child_run_id: done.tool.child_run_id.as_deref().map(RunId::parse).transpose().ok()?,
         duration: done.tool.metrics.as_ref()?.duration,
+        parts: Vec::new(),
     };
     to_raw_value(&result).ok().map(Arc::from)
 }

@@ -102,10 +102,7 @@ impl AgentMachine {
             );
             return AgentCommand::Failed(Failure::new(FailureKind::Limit, message));
         }
-        let waiting = |(place, (call, result)): (u32, &(ToolCall, Option<ToolResult>))| {
-            result.is_none().then(|| (place, call.clone()))
-        };
-        let calls: Vec<_> = (0..).zip(&self.open).filter_map(waiting).collect();
+        let calls = self.open_calls();
         // Checked before the last turn's calls are made: no model would read their results.
         if self.turn >= self.limits.turns_max {
             let message = format!(
@@ -155,6 +152,36 @@ impl AgentMachine {
     /// Somebody said something between two turns.
     pub fn told(&mut self, message: Message) {
         self.say(message);
+    }
+
+    /// The answer does not do: the model is told why, and asked again.
+    pub fn ask_again(&mut self, text: String, at: i64) {
+        let message = Message::new(Role::User, text, self.message_id(), at);
+        self.say(message);
+        self.answered = false;
+    }
+
+    /// Ends the run with an answer that somebody else has given.
+    pub(super) fn conclude(&mut self, answer: String, at: i64) {
+        let message = Message::new(Role::Assistant, answer, self.message_id(), at);
+        self.say(message);
+        self.answered = true;
+    }
+
+    /// Whether the last message is an answer in words.
+    pub(super) fn has_answered(&self) -> bool {
+        self.answered
+    }
+
+    /// Whether calls of the current turn have no result yet.
+    pub(super) fn has_open_calls(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// The calls of the current turn without a result, with their places.
+    pub(super) fn open_calls(&self) -> Vec<(u32, ToolCall)> {
+        let open = (0..).zip(&self.open).filter(|(_, (_, result))| result.is_none());
+        open.map(|(place, (call, _))| (place, call.clone())).collect()
     }
 
     /// The conversation so far.

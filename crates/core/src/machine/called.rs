@@ -185,6 +185,7 @@ impl WorkflowMachine {
         let kind = EventKind::WorkflowError {
             error: failure.message.clone(),
             error_type: Some(failure.kind.code().to_owned()),
+            refusal: failure.refusal.clone(),
         };
         let event = RunEvent { created_at: at.as_seconds(), kind, origin, event_index: None };
         Entry::recorded(event, Record::Step { key: key.clone(), output, run: None, state: None })

@@ -15,6 +15,7 @@ mod frame;
 mod lead;
 mod people;
 mod rest;
+mod tasks;
 mod team;
 mod workflow;
 
@@ -22,7 +23,8 @@ pub use agent::{AgentCommand, AgentLimits, AgentMachine};
 pub use called::CalledEnd;
 pub use drift::{Fit, Mismatch};
 pub use rest::PartialText;
-pub use team::{DELEGATE_TOOL, TeamCall, TeamCommand, TeamMachine};
+pub use tasks::{Job, TASK_TOOLS};
+pub use team::{DELEGATE_ALL_TOOL, DELEGATE_TOOL, TeamCall, TeamCommand, TeamMachine, TeamMode};
 pub use workflow::{Applied, Ask, Decision, Execute, Task, WorkflowMachine, with_branches};
 
 pub(crate) use branch::Branch;

@@ -133,7 +133,8 @@ impl WorkflowMachine {
             results,
             ..self.at_rest(RunStatus::Error, at)
         };
-        let error = EventKind::WorkflowError { error: failure.message.clone(), error_type };
+        let error =
+            EventKind::WorkflowError { error: failure.message.clone(), error_type, refusal: failure.refusal.clone() };
         Entry::recorded(self.event(error, at), Record::Rest(Box::new(rest)))
     }
 

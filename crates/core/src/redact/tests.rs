@@ -163,7 +163,7 @@ fn page(redactor: &Redactor, first_index: u64, entries: &[Entry]) -> Page {
 
 fn entry(content: &str) -> Entry {
     let origin = Origin { session_id: SessionId::parse("olv_0123456789abcdefghij").ok(), ..Origin::default() };
-    let kind = EventKind::WorkflowError { error: content.to_owned(), error_type: None };
+    let kind = EventKind::WorkflowError { error: content.to_owned(), error_type: None, refusal: None };
     let event = RunEvent { created_at: 7, kind, origin, event_index: None };
     let value = to_raw_value(&json!({"content": content, "rate": 0.1, "big": u64::MAX})).unwrap();
     Entry::recorded(event, Record::Result { key: Key::parse("0/olv_0123456789abcdefghij"), value: Arc::from(value) })

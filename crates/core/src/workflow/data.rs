@@ -6,8 +6,8 @@
 use super::node::Path;
 use super::remember::HistoryWish;
 use super::{
-    ConditionNode, DEPTH_MAX, ForEachNode, HumanReview, InvalidDefinition, LoopNode, Node, OnError, ParallelNode,
-    RouterNode, Rule, Settings, StepHistory, StepNode, StepsNode, WorkflowNode,
+    ConditionNode, DEPTH_MAX, EventSettings, ForEachNode, HumanReview, InvalidDefinition, LoopNode, Node, OnError,
+    ParallelNode, RouterNode, Rule, Settings, StepHistory, StepNode, StepsNode, WorkflowNode,
 };
 use crate::id::{DefinitionId, slug};
 use crate::json;
@@ -264,8 +264,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "db",
     "stream",
     "stream_events",
-    "stream_executor_events",
-    "store_events",
     "store_executor_outputs",
     "debug_mode",
     "telemetry",
@@ -291,6 +289,7 @@ pub(super) struct Draft {
     pub(super) timeout_ms: Option<u64>,
     pub(super) session_state: Map<String, Value>,
     pub(super) input_schema: Option<Value>,
+    pub(super) events: EventSettings,
     pub(super) is_function: bool,
     pub(super) leader: Option<StepNode>,
     pub(super) nodes: Vec<Node>,
@@ -319,6 +318,11 @@ impl Reader {
             timeout_ms: fields.get("timeout_ms"),
             session_state: fields.object("session_state").unwrap_or_default(),
             input_schema: fields.object("input_schema").map(Value::Object),
+            events: EventSettings {
+                stream_executor_events: fields.get("stream_executor_events").unwrap_or(true),
+                store_events: fields.get("store_events").unwrap_or_default(),
+                events_to_skip: fields.get("events_to_skip").unwrap_or_default(),
+            },
             is_function: fields.get("is_function").unwrap_or_default(),
             leader,
             nodes: fields.nodes("steps"),
@@ -699,6 +703,13 @@ impl Scalar for u64 {
     const WHAT: &str = "a whole number from 0 on";
     fn read(value: &Value) -> Option<Self> {
         value.as_u64()
+    }
+}
+
+impl Scalar for BTreeSet<Arc<str>> {
+    const WHAT: &str = "a list of texts";
+    fn read(value: &Value) -> Option<Self> {
+        value.as_array()?.iter().map(|text| text.as_str().map(Arc::from)).collect()
     }
 }
 

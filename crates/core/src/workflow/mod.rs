@@ -20,6 +20,7 @@ mod remember;
 mod repeat;
 mod review;
 mod router;
+mod shown;
 mod step;
 mod steps;
 
@@ -38,6 +39,7 @@ pub use remember::StepHistory;
 pub use repeat::{Loop, LoopNode};
 pub use review::{FieldType, HumanReview, OnReject, OnTimeout, UserInputField};
 pub use router::{Router, RouterNode, Selection};
+pub use shown::EventSettings;
 pub use step::{Blocking, Function, OnError, Step, StepNode};
 pub use steps::{Steps, StepsNode};
 
@@ -236,6 +238,8 @@ pub struct Definition {
     pub session_state: Map<String, Value>,
     /// What inputs must look like; when absent, anything will do.
     pub input_schema: Option<InputSchema>,
+    /// Which events of its runs are shown.
+    pub events: EventSettings,
     /// The workflow was given as one function: its only step is that function, not a step the user named.
     pub is_function: bool,
     remembering: Remembering,
@@ -253,6 +257,7 @@ impl Definition {
             timeout: None,
             session_state: Map::new(),
             input_schema: None,
+            events: EventSettings::default(),
             is_function: false,
             leader: None,
             remembering: Remembering::default(),
@@ -284,6 +289,11 @@ impl Definition {
         put("session_state", Some(self.session_state.clone()).filter(|state| !state.is_empty()).map(Value::Object));
         put("input_schema", self.input_schema.as_ref().map(|schema| schema.schema.clone()));
         put("timeout_ms", self.timeout_ms.map(Value::from));
+        let EventSettings { stream_executor_events, store_events, events_to_skip } = &self.events;
+        put("stream_executor_events", (!stream_executor_events).then_some(Value::Bool(false)));
+        put("store_events", store_events.then_some(Value::Bool(true)));
+        let skipped: Value = events_to_skip.iter().map(|name| Value::from(&**name)).collect();
+        put("events_to_skip", Some(skipped).filter(|_| !events_to_skip.is_empty()));
         put("is_function", self.is_function.then_some(Value::Bool(true)));
         put("agent", self.leader.as_deref().map(data::leader));
         put("steps", Some(serde_json::to_value(&*self.nodes).expect("a tree has string keys only")));
@@ -360,6 +370,7 @@ pub struct DefinitionBuilder {
     timeout: Option<Duration>,
     session_state: Map<String, Value>,
     input_schema: Option<InputSchema>,
+    events: EventSettings,
     is_function: bool,
     leader: Option<Box<Step>>,
     remembering: Remembering,
@@ -448,6 +459,12 @@ impl DefinitionBuilder {
         self
     }
 
+    /// Which events of its runs are shown.
+    pub fn events(mut self, change: impl FnOnce(&mut EventSettings)) -> Self {
+        change(&mut self.events);
+        self
+    }
+
     /// Adds a step or a container after the ones before.
     pub fn step(mut self, step: impl Into<Block>) -> Self {
         self.steps.push(step.into());
@@ -515,6 +532,7 @@ impl DefinitionBuilder {
             structure: text,
             session_state: self.session_state,
             input_schema: self.input_schema,
+            events: self.events,
             is_function: self.is_function,
             remembering: self.remembering,
             codes,

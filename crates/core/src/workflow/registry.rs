@@ -11,11 +11,11 @@ use super::{
     Block, Code, Condition, Definition, DefinitionBuilder, ForEach, Function, Loop, Node, Parallel, Router, Rule,
     Selection, Settings, Step, StepNode, Steps, VerdictInput, WorkflowNode,
 };
-use crate::coerce::coerce;
 use crate::failure::{Failure, FailureKind};
 use crate::id::slug;
 use crate::log::Key;
 use crate::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext};
+use crate::schema::check;
 use crate::step::{ExecutorKind, InputSchema, StepInput, StepOutput};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -262,8 +262,18 @@ impl DefinitionBuilder {
     /// `build()`.
     pub fn from_json(value: &Value, registry: &Registry) -> Self {
         let mut reader = Reader::default();
-        let Draft { name, id, description, timeout_ms, session_state, input_schema, is_function, leader, nodes } =
-            reader.workflow(value);
+        let Draft {
+            name,
+            id,
+            description,
+            timeout_ms,
+            session_state,
+            input_schema,
+            events,
+            is_function,
+            leader,
+            nodes,
+        } = reader.workflow(value);
         let mut binder = Binder { source: registry, problems: reader.problems, remembering: Remembering::default() };
         let leader = leader.map(|leader| binder.leader(&leader));
         let steps = binder.blocks(&nodes, &|place| Key::step(place), &Path::default(), "steps");
@@ -274,6 +284,7 @@ impl DefinitionBuilder {
             timeout: timeout_ms.map(Duration::from_millis),
             session_state,
             input_schema: input_schema.map(by_schema),
+            events,
             is_function,
             leader,
             remembering: Remembering::default(),
@@ -283,10 +294,11 @@ impl DefinitionBuilder {
     }
 }
 
-/// An input schema without the type it was made of: it fits inputs to the schema and checks nothing else.
+/// An input schema without the type it was made of: it fits inputs to the schema and checks them against it.
 fn by_schema(schema: Value) -> InputSchema {
     let known = schema.clone();
-    InputSchema::new(schema, move |value| coerce(value, &known).map_err(|misfit| misfit.to_string()))
+    let read = move |value: Value| check(&value, &known).map(|()| value).map_err(|unfit| unfit.to_string());
+    InputSchema::new(schema, read)
 }
 
 impl Definition {
@@ -315,6 +327,7 @@ impl Definition {
             timeout: self.timeout_ms.map(Duration::from_millis),
             session_state: self.session_state.clone(),
             input_schema: self.input_schema.clone(),
+            events: self.events.clone(),
             is_function: self.is_function,
             leader,
             remembering: self.remembering.clone(),

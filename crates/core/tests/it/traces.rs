@@ -245,7 +245,7 @@ fn ended_by(kind: EventKind, cut: usize) -> Vec<Span> {
 fn a_run_that_fails_takes_everything_that_is_open_with_it() {
     let failure = Failure::new(FailureKind::Timeout, "canary");
     let error_type = Some(failure.kind.code().to_owned());
-    let spans = ended_by(EventKind::WorkflowError { error: failure.message, error_type }, 4);
+    let spans = ended_by(EventKind::WorkflowError { error: failure.message, error_type, refusal: None }, 4);
     assert_one_tree(&spans, "failed");
     let names: Vec<_> = spans.iter().map(|span| (span.name.as_str(), span.error.as_deref())).collect();
     let timeout = Some("timeout_error");
@@ -317,7 +317,11 @@ fn a_call_whose_outcome_is_unknown_ends_when_its_step_waits_and_is_not_made_agai
     whole.push(entry(asks, Some(Record::Waiting { key: step, questions: Vec::new(), at: later(2) }), later(2)));
     // What stands beside it is still at work when another process ends, and fails then.
     whole.push(resumed(3, later(3)));
-    whole.push(entry(EventKind::WorkflowError { error: "canary".into(), error_type: None }, None, later(4)));
+    whole.push(entry(
+        EventKind::WorkflowError { error: "canary".into(), error_type: None, refusal: None },
+        None,
+        later(4),
+    ));
     let tree = assert_one_tree(&spans(&whole), "a call with an unknown outcome");
     let is_tool = |span: &&Span| span.name.starts_with("execute_tool") && span.start >= log[call].time();
     let calls: Vec<_> = tree.values().filter(is_tool).collect();

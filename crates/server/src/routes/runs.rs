@@ -19,7 +19,10 @@ use axum::extract::{Path, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use outlive_core::port::{AuditKind, Order, Run, RunFilter, SessionPolicy};
-use outlive_core::{Attachments, DefinitionId, ExecutorKind, Node, RunId, RunStatus, SessionId, WorkflowRunOutput};
+use outlive_core::{
+    Attachments, DefinitionId, EventKind, ExecutorKind, FailureKind, Node, RunId, RunStatus, SessionId,
+    WorkflowRunOutput,
+};
 use outlive_engine::{Engine, Error, Reader, RunHandle, Submit};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -327,11 +330,27 @@ pub(super) async fn finished(
 ) -> Result<Response, Problem> {
     let run = reader.wait(run_id).await?;
     if run.status == RunStatus::Error && component.kind == Kind::Workflow {
-        let detail = "Internal server error (StepError)";
-        let problem = Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "run_failed", detail);
-        return Err(problem.header(RUN_ID, header_of(run_id)));
+        return Err(failed(reader, run_id).await?.header(RUN_ID, header_of(run_id)));
     }
     Ok(shown(component, &run, shape, None))
+}
+
+/// A failed run as an answer to who waited for it. What a check did not let in is the client's to change, so it is told
+/// why; of anything else the run has more to say.
+async fn failed(reader: &Reader, run_id: &RunId) -> Result<Problem, Problem> {
+    let length = reader.standing(run_id).await?.map_or(0, |standing| standing.next_index);
+    let last = reader.events(run_id, length.checked_sub(2)).stored().await?.pop();
+    Ok(match last.map(|event| event.kind) {
+        Some(EventKind::WorkflowError { error, error_type: Some(kind), .. })
+            if kind == FailureKind::InputCheck.code() =>
+        {
+            Problem::new(StatusCode::BAD_REQUEST, "input_refused", error)
+        }
+        _ => {
+            let detail = "Internal server error (StepError)";
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "run_failed", detail)
+        }
+    })
 }
 
 /// A run in the shape of its component's kind.

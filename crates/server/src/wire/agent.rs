@@ -130,6 +130,10 @@ impl View {
             EventKind::RunError(_) | EventKind::TeamRunError(_) if is_own => self.has_ended = true,
             EventKind::StepProgress { .. }
             | EventKind::CustomEvent { .. }
+            | EventKind::PreHookStarted(_)
+            | EventKind::PreHookCompleted(_)
+            | EventKind::PostHookStarted(_)
+            | EventKind::PostHookCompleted(_)
             | EventKind::RunStarted(_)
             | EventKind::RunContent(_)
             | EventKind::RunContentCompleted
@@ -142,6 +146,10 @@ impl View {
             | EventKind::ToolCallStarted(_)
             | EventKind::ToolCallCompleted(_)
             | EventKind::ToolCallError(_)
+            | EventKind::TeamPreHookStarted(_)
+            | EventKind::TeamPreHookCompleted(_)
+            | EventKind::TeamPostHookStarted(_)
+            | EventKind::TeamPostHookCompleted(_)
             | EventKind::TeamRunStarted(_)
             | EventKind::TeamRunContent(_)
             | EventKind::TeamRunContentCompleted

@@ -15,6 +15,7 @@ mod basic;
 mod branching;
 mod cel;
 mod conditional;
+mod control;
 mod executors;
 mod history;
 mod leading;

@@ -91,6 +91,8 @@ struct Run {
     tools: usize,
     calls: usize,
     asking: bool,
+    /// Hooks have let its answer pass: text that was held back is shown now.
+    is_checked: bool,
     last: &'static str,
 }
 
@@ -406,9 +408,21 @@ impl Order {
                     must(leader.tools > 0 && leader.is_team, "its team has not delegated")?;
                 }
             }
-            let run = Run { node: at, parent, is_team, tools: 0, calls: 0, asking: false, last: "RunStarted" };
+            let run = Run {
+                node: at,
+                parent,
+                is_team,
+                tools: 0,
+                calls: 0,
+                asking: false,
+                is_checked: false,
+                last: "RunStarted",
+            };
             must(self.runs.insert(run_id, run).is_none(), "its run has begun already")?;
             return Ok(());
+        }
+        if matches!(name, "PreHookStarted" | "PreHookCompleted") {
+            return must(!self.runs.contains_key(&run_id), "what it looks at was used already");
         }
         let members = self.runs.values().filter(|run| run.parent.as_deref() == Some(run_id.as_str()));
         let members_at_work = members.filter(|run| run.last != "RunCompleted").count();
@@ -422,7 +436,7 @@ impl Order {
                 run.calls += 1;
                 run.last = "ModelRequestStarted";
             }
-            "RunContent" => must(run.asking, "text streams while the model is asked")?,
+            "RunContent" => must(run.asking || run.is_checked, "text streams while the model is asked")?,
             "ModelRequestCompleted" => {
                 must(run.asking, "the model has not been asked")?;
                 run.asking = false;
@@ -442,6 +456,10 @@ impl Order {
             "RunContentCompleted" => {
                 must(is_between && run.last == "ModelRequestCompleted", "there is no answer")?;
                 run.last = "RunContentCompleted";
+            }
+            "PostHookStarted" | "PostHookCompleted" => {
+                must(is_between && run.last == "ModelRequestCompleted", "there is no answer, or it was shown already")?;
+                run.is_checked = name == "PostHookCompleted";
             }
             "RunCompleted" => {
                 must(run.last == "RunContentCompleted", "the text comes before the end")?;

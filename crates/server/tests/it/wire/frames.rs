@@ -259,7 +259,11 @@ fn a_members_run_hangs_below_the_run_that_the_client_knows() {
 }
 
 fn failed(index: u64) -> RunEvent {
-    let kind = EventKind::WorkflowError { error: "it failed".to_owned(), error_type: Some("timeout_error".to_owned()) };
+    let kind = EventKind::WorkflowError {
+        error: "it failed".to_owned(),
+        error_type: Some("timeout_error".to_owned()),
+        refusal: None,
+    };
     event(kind, index)
 }
 
@@ -275,7 +279,7 @@ fn a_run_that_failed_without_its_agent_saying_so_ends_with_an_error_of_the_agent
 
 #[test]
 fn an_error_the_agent_told_itself_is_not_told_twice_unless_it_was_tried_again() {
-    let error = RunFailed { content: "it failed".to_owned(), error_type: "x".to_owned() };
+    let error = RunFailed { content: "it failed".to_owned(), error_type: "x".to_owned(), refusal: None };
     let mut view = View::new(face());
     assert!(view.show(agents(EventKind::RunError(error), 3, "a-1", None)).is_some());
     assert_eq!(view.clone().show(failed(4)), None);
