@@ -11,7 +11,7 @@ use crate::profile::{IntoInstructions, OutputShape, Profile};
 use crate::team::Team;
 use crate::tool::{IntoTools, Tool};
 use outlive_core::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext};
-use outlive_core::{Block, Failure, FinishReason, Retry, RunEvent, RunOutput, Secret, Step, StepInput};
+use outlive_core::{Block, Failure, FinishReason, Retry, RunEvent, RunOutput, Secret, Step, StepInput, ToolEffect};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -236,6 +236,10 @@ macro_rules! methods {
 
             fn problems(&self) -> Vec<String> {
                 self.profile.problems()
+            }
+
+            fn tool_effect(&self, tool: &str) -> Option<ToolEffect> {
+                self.profile.tool_effect(tool)
             }
 
             fn secrets(&self) -> Vec<Secret> {

@@ -5,7 +5,7 @@
 use crate::model::{IntoModel, SharedModel};
 use crate::tool::Tool;
 use outlive_core::machine::{AgentLimits, DELEGATE_TOOL};
-use outlive_core::{DefinitionId, ExecutorKind, FinishReason, OutputSchema, Retry, Secret, json};
+use outlive_core::{DefinitionId, ExecutorKind, FinishReason, OutputSchema, Retry, Secret, ToolEffect, json};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -336,6 +336,13 @@ impl Profile {
     /// The tool of this name.
     pub(crate) fn tool(&self, name: &str) -> Option<&Tool> {
         self.tools.iter().find(|tool| tool.spec().name == name)
+    }
+
+    /// The effect of the tool of this name, its own or a member's: the strictest, where several have one.
+    pub(crate) fn tool_effect(&self, name: &str) -> Option<ToolEffect> {
+        let own = self.tool(name).map(|tool| tool.effect);
+        let members = self.members.iter().flatten().filter_map(|member| member.tool_effect(name));
+        own.into_iter().chain(members).max_by_key(|effect| *effect as u8)
     }
 }
 

@@ -17,9 +17,9 @@ pub use audit::{AUDIT_LIMIT, AUDIT_LIMIT_MAX, AuditFilter, AuditKind, AuditPage,
 pub use clock::{Chance, Clock};
 pub use db::{
     Accepted, Access, COUNT_MAX, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Health,
-    Lease, Life, LivingWorker, LogStore, NewRun, NewSession, News, Order, Release, RequestOptions, Room, Run,
-    RunCounts, RunFilter, RunPage, RunPatch, RunStore, Session, SessionFilter, SessionKind, SessionPage, SessionPatch,
-    SessionPolicy, SessionSort, SessionStore, Total, Unfinished, Watcher,
+    Lease, Life, LivingWorker, LogStore, NewLog, NewRun, NewSession, NewStart, News, Order, Release, RequestOptions,
+    Room, Run, RunCounts, RunFilter, RunLimit, RunPage, RunPatch, RunStore, Session, SessionFilter, SessionKind,
+    SessionPage, SessionPatch, SessionPolicy, SessionSort, SessionStore, Total, Unfinished, Watcher,
 };
 pub use effects::{Effects, Halt, HistoryRun, Recall};
 pub use execution::Execution;

@@ -263,7 +263,7 @@ impl DefinitionBuilder {
     /// `build()`.
     pub fn from_json(value: &Value, registry: &Registry) -> Self {
         let mut reader = Reader::default();
-        let Draft { name, id, description, timeout_ms, session_state, input_schema, is_function, nodes } =
+        let Draft { name, id, description, timeout_ms, concurrency, session_state, input_schema, is_function, nodes } =
             reader.workflow(value);
         let mut binder = Binder { source: registry, problems: reader.problems };
         let steps = binder.blocks(&nodes, &|place| Key::step(place), &Path::default(), "steps");
@@ -272,6 +272,7 @@ impl DefinitionBuilder {
             name,
             description,
             timeout: timeout_ms.map(Duration::from_millis),
+            concurrency,
             session_state,
             input_schema: input_schema.map(by_schema),
             is_function,
@@ -306,6 +307,7 @@ impl Definition {
             id: Some(self.id.to_string()).filter(|id| *id != slug(&self.name)),
             description: self.description.clone(),
             timeout: self.timeout_ms.map(Duration::from_millis),
+            concurrency: self.concurrency,
             session_state: self.session_state.clone(),
             input_schema: self.input_schema.clone(),
             is_function: self.is_function,

@@ -4,6 +4,7 @@
 
 mod drift;
 mod dropped;
+mod forks;
 mod functions;
 mod hearts;
 mod named;
@@ -15,6 +16,7 @@ mod runs;
 mod sessions;
 mod simulation;
 mod stage;
+mod starts;
 mod stats;
 mod stops;
 mod sweep;

@@ -11,6 +11,7 @@ mod definitions;
 mod dropped;
 mod example;
 mod faults;
+mod forks;
 mod formats;
 mod kill9;
 mod limits;
