@@ -12,7 +12,9 @@ use crate::profile::{IntoInstructions, Profile, Shape};
 use crate::team::Team;
 use crate::tool::{IntoTools, Tool};
 use outlive_core::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext};
-use outlive_core::{Block, Definition, Failure, FinishReason, Retry, RunEvent, RunOutput, Secret, Step, StepInput};
+use outlive_core::{
+    Block, Definition, Failure, FinishReason, Retry, RunEvent, RunOutput, Secret, Step, StepInput, ToolEffect,
+};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -278,6 +280,10 @@ macro_rules! methods {
 
             fn problems(&self) -> Vec<String> {
                 self.profile.problems()
+            }
+
+            fn tool_effect(&self, tool: &str) -> Option<ToolEffect> {
+                self.profile.tool_effect(tool)
             }
 
             fn secrets(&self) -> Vec<Secret> {

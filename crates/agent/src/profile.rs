@@ -7,7 +7,7 @@ use crate::model::{IntoModel, SharedModel};
 use crate::tool::Tool;
 use outlive_core::machine::{AgentLimits, DELEGATE_TOOL, TeamMode};
 use outlive_core::{
-    Definition, DefinitionId, ExecutorKind, FinishReason, OutputSchema, Retry, Secret, check, coerce, json,
+    Definition, DefinitionId, ExecutorKind, FinishReason, OutputSchema, Retry, Secret, ToolEffect, check, coerce, json,
 };
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::DeserializeOwned;
@@ -383,6 +383,13 @@ impl Profile {
     /// The tool of this name.
     pub(crate) fn tool(&self, name: &str) -> Option<&Tool> {
         self.tools.iter().find(|tool| tool.spec().name == name)
+    }
+
+    /// The effect of the tool of this name, its own or a member's: the strictest, where several have one.
+    pub(crate) fn tool_effect(&self, name: &str) -> Option<ToolEffect> {
+        let own = self.tool(name).map(|tool| tool.effect);
+        let members = self.members.iter().flatten().filter_map(|member| member.tool_effect(name));
+        own.into_iter().chain(members).max_by_key(|effect| *effect as u8)
     }
 }
 

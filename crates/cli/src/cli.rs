@@ -48,6 +48,8 @@ pub(crate) enum Command {
     Output(cmd::output::Output),
     Cancel(cmd::cancel::Cancel),
     Rerun(cmd::rerun::Rerun),
+    Retry(cmd::fork::Retry),
+    Fork(cmd::fork::Fork),
     Questions(cmd::questions::Questions),
     Approve(cmd::answer::Approve),
     Reject(cmd::answer::Reject),

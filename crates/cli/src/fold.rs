@@ -365,6 +365,10 @@ impl RunView {
 
     fn custom(&mut self, name: Option<&str>, event: &RunEvent) {
         match name {
+            // What was kept of another run.
+            Some("RunForked") => self.resumes = 0,
+            // The first process that executes a fork.
+            Some("RunResumed") if is_first_attempt(event) => {}
             Some("RunResumed") => {
                 self.resumes += 1;
                 if let Some(step) = self.steps.last_mut().filter(|step| step.state == StepState::Running) {
@@ -378,6 +382,14 @@ impl RunView {
             }
             _ => {}
         }
+    }
+}
+
+/// Whether `RunResumed` is about the first claim of its run.
+fn is_first_attempt(event: &RunEvent) -> bool {
+    match &event.kind {
+        EventKind::CustomEvent { fields } => fields.get("attempt").and_then(Value::as_u64) == Some(1),
+        _ => false,
     }
 }
 

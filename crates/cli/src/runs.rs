@@ -15,10 +15,10 @@ use crate::output;
 use crate::settings::{self, Settings, TOKEN};
 use crate::store::{self, Store};
 use crate::style;
-use outlive::client::{self, Client, ClientError, QuestionSummary, RunSummary, Submission};
+use outlive::client::{self, Client, ClientError, ForkPreview, QuestionSummary, RunSummary, Submission};
 use outlive::core::port::{AuditKind, QuestionFilter, RunFilter, SessionPolicy};
 use outlive::core::{Answer, DefinitionId, Remedy, RunEvent, RunId, RunStatus, SessionId, WorkflowRunOutput};
-use outlive::engine::{Engine, EventStream, Options, Reader, Submit};
+use outlive::engine::{Engine, EventStream, Fork, Options, Reader, RunHandle, Submit};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::OnceCell;
@@ -364,6 +364,27 @@ impl Runs {
         }
     }
 
+    /// Starts a fork of this run.
+    pub(crate) async fn fork(&self, id: &RunId, fork: &Fork, verb: &str) -> Result<Accepted, Problem> {
+        match self {
+            Self::Here(here) => {
+                let engine = here.engine().await?;
+                let handle = engine.fork(id, fork.clone()).await?;
+                here.note(AuditKind::RunFork, "accepted", verb, id).await?;
+                here.accepted(&handle).await
+            }
+            Self::There(client) => Ok(client.fork(id, fork).await?.into()),
+        }
+    }
+
+    /// Which calls a fork would make again.
+    pub(crate) async fn preview_fork(&self, id: &RunId, fork: &Fork) -> Result<ForkPreview, Problem> {
+        match self {
+            Self::Here(here) => Ok(here.engine().await?.preview_fork(id, fork).await?.into()),
+            Self::There(client) => Ok(client.preview_fork(id, fork).await?),
+        }
+    }
+
     /// A page of questions, and where to continue.
     pub(crate) async fn questions(
         &self,
@@ -544,9 +565,12 @@ impl Here {
     }
 
     async fn submit(&self, workflow_id: &DefinitionId, submit: Submit) -> Result<Accepted, Problem> {
-        let engine = self.engine().await?;
-        let handle = engine.submit(workflow_id, submit).await?;
-        let standing = engine.reader().standing(handle.run_id()).await?.ok_or_else(|| gone(handle.run_id()))?;
+        let handle = self.engine().await?.submit(workflow_id, submit).await?;
+        self.accepted(&handle).await
+    }
+
+    async fn accepted(&self, handle: &RunHandle) -> Result<Accepted, Problem> {
+        let standing = self.reader().standing(handle.run_id()).await?.ok_or_else(|| gone(handle.run_id()))?;
         Ok(Accepted {
             run_id: standing.run_id,
             session_id: standing.session_id,
@@ -601,6 +625,12 @@ fn submission(workflow_id: &DefinitionId, submit: Submit) -> Submission {
         SessionPolicy::Queue => submission,
         policy => submission.session_policy(policy),
     };
+    let submission = with(submission, submit.concurrency_key, Submission::concurrency_key);
+    let submission = match submit.start_at {
+        Some(time) => submission.start_at(time),
+        None => submission,
+    };
+    let submission = if submit.priority == 0 { submission } else { submission.priority(submit.priority) };
     with(submission, submit.idempotency_key, Submission::idempotency_key)
 }
 

@@ -7,6 +7,7 @@ pub mod cel;
 mod coerce;
 mod event;
 mod failure;
+pub mod fork;
 mod history;
 mod id;
 pub mod json;

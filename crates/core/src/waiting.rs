@@ -19,7 +19,9 @@ pub enum WaitsFor {
     Room,
     /// Its turn among runs that crashed their workers: they are tried one at a time.
     Suspects,
-    /// A time: it backs off after a failure.
+    /// A place under a limit: as many runs as may execute at once do.
+    Limit,
+    /// A time: it begins later, or backs off after a failure.
     Time,
     /// A person's decision: it is paused.
     Person,
@@ -44,6 +46,7 @@ impl WaitsFor {
             Self::Worker => "worker",
             Self::Room => "room",
             Self::Suspects => "suspects",
+            Self::Limit => "limit",
             Self::Time => "time",
             Self::Person => "person",
             Self::Cancel => "cancel",

@@ -26,10 +26,10 @@
 use outlive_core::port::{
     AUDIT_LIMIT, Accepted, Access, Answering, AuditFilter, AuditKind, AuditPage, AuditRecord, BoxFuture, COUNT_MAX,
     CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Delivery, DeliveryOutcome, DueHooks,
-    Failing, Hook, HookEvents, HookMove, HookState, Lease, LivingWorker, NewAnswer, NewHook, NewQuestion, NewRun,
-    NewSession, News, Order, QuestionFilter, QuestionPatch, QuestionState, Release, Run, RunCounts, RunFilter,
-    RunPatch, Session, SessionFilter, SessionKind, SessionPatch, SessionPolicy, SessionSort, StoredAnswer,
-    StoredQuestion, TIMED_OUT, Unfinished,
+    Failing, Hook, HookEvents, HookMove, HookState, Lease, LivingWorker, NewAnswer, NewHook, NewLog, NewQuestion,
+    NewRun, NewSession, NewStart, News, Order, QuestionFilter, QuestionPatch, QuestionState, Release, Run, RunCounts,
+    RunFilter, RunLimit, RunPatch, Session, SessionFilter, SessionKind, SessionPatch, SessionPolicy, SessionSort,
+    StoredAnswer, StoredQuestion, TIMED_OUT, Unfinished,
 };
 use outlive_core::{DefinitionId, Page, RunId, RunInfo, RunStatus, SessionId, Timestamp, WorkerId};
 use serde_json::{Map, Value, json};
@@ -140,6 +140,11 @@ pub fn cases() -> Vec<Case> {
         living_workers_are_listed_with_the_runs_they_hold,
         a_worker_is_listed_with_the_workflows_it_executes,
         a_run_is_behind_while_an_earlier_one_of_its_session_is_unfinished,
+        a_run_that_begins_later_is_claimed_when_it_is_due,
+        higher_priorities_are_claimed_first,
+        runs_with_a_limit_are_let_in_as_others_leave,
+        a_place_under_a_limit_outlives_its_worker,
+        a_log_that_a_run_begins_with_is_there_at_once,
         a_run_to_be_cancelled_ends_cancelled,
         a_log_is_read_from_the_middle_of_a_page,
         a_read_is_bounded_but_never_empty_handed,
@@ -265,6 +270,7 @@ fn new_run(id: &str) -> NewRun {
         session_state: None,
         session_kind: SessionKind::Workflow,
         hook: None,
+        start: NewStart::default(),
         at: second(0),
     }
 }
@@ -1336,6 +1342,172 @@ async fn a_worker_is_listed_with_the_workflows_it_executes(Stores { one: db, oth
     ask("w1", &["flow"]).await;
     db.retire(worker_id("w3"), second(2)).await.expect("a worker retires");
     assert_eq!(told().await, [some("w1", &["flow"]), none("w2")]);
+}
+
+async fn a_run_that_begins_later_is_claimed_when_it_is_due(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let later = |id: &str, due: i64| NewRun {
+        start: NewStart { due_at: Some(second(due)), ..NewStart::default() },
+        ..new_run(id)
+    };
+    let accepted = db.create_run(Access::All, later("r1", 50), Some(worker_id("w1"))).await.expect("it is accepted");
+    assert!(matches!(accepted, Accepted::New { lease: None }), "{accepted:?}");
+    let run = run_of(&*db, "r1").await;
+    assert_eq!((run.due_at, run.status, run.is_behind), (Some(second(50)), RunStatus::Pending, false));
+    let now = db.create_run(Access::All, later("r2", 0), Some(worker_id("w1"))).await.expect("it is accepted");
+    assert!(matches!(now, Accepted::New { lease: Some(_) }), "its time has come: {now:?}");
+    let claimed = claim(&*db, claim_of("w1", second(49))).await;
+    assert_eq!((ids(&claimed), claimed.next_due), (vec![], Some(second(50))));
+    let claimed = claim(&*db, claim_of("w1", second(50))).await;
+    assert_eq!((ids(&claimed), claimed.next_due), (vec!["r1"], None));
+    // One that waits for its time can be ended.
+    accept(&*db, later("r3", 90)).await;
+    let cancelled = db.request_cancel(Access::All, run_id("r3"), intent("enough")).await.expect("it is asked for");
+    assert_eq!(cancelled, Cancelled::Unowned);
+    assert_eq!(ids(&claim(&*db, claim_of("w1", second(51))).await), ["r3"]);
+}
+
+async fn higher_priorities_are_claimed_first(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    for (id, priority) in [("r1", 0), ("r2", -128), ("r3", 127), ("r4", 0), ("r5", 127), ("r6", 5)] {
+        accept(&*db, NewRun { start: NewStart { priority, ..NewStart::default() }, ..new_run(id) }).await;
+        assert_eq!(run_of(&*db, id).await.priority, priority);
+    }
+    let some = |limit| Claim { limit, ..claim_of("w1", second(10)) };
+    let claimed = claim(&*db, some(2)).await;
+    assert_eq!((ids(&claimed), claimed.more), (vec!["r3", "r5"], true));
+    let claimed = claim(&*db, some(3)).await;
+    assert_eq!((ids(&claimed), claimed.more), (vec!["r6", "r1", "r4"], true));
+    let claimed = claim(&*db, some(3)).await;
+    assert_eq!((ids(&claimed), claimed.more), (vec!["r2"], false));
+    // Those that are due stand in the same line.
+    for (id, priority, due_at) in [("d1", 0, 20), ("d2", 9, 21), ("d3", 9, 99)] {
+        let start = NewStart { priority, due_at: Some(second(due_at)), ..NewStart::default() };
+        accept(&*db, NewRun { start, ..new_run(id) }).await;
+    }
+    accept(&*db, NewRun { start: NewStart { priority: 1, ..NewStart::default() }, ..new_run("d4") }).await;
+    assert_eq!(ids(&claim(&*db, claim_of("w1", second(30))).await), ["d2", "d4", "d1"]);
+}
+
+fn limited(id: &str, key: &str, max: u32) -> NewRun {
+    let limit = Some(Arc::new(RunLimit::of(&workflow_id("flow"), Some(key), max)));
+    NewRun { start: NewStart { limit, ..NewStart::default() }, ..new_run(id) }
+}
+
+async fn runs_with_a_limit_are_let_in_as_others_leave(Stores { one: db, other, .. }: Stores) {
+    register(&*db, "w1").await;
+    let accepted = db.create_run(Access::All, limited("r1", "k", 2), Some(worker_id("w1"))).await;
+    assert!(matches!(accepted, Ok(Accepted::New { lease: None })), "a claim lets it in: {accepted:?}");
+    for id in ["r2", "r3", "r4", "r5"] {
+        accept(&*db, limited(id, "k", 2)).await;
+    }
+    accept(&*db, limited("o1", "other", 1)).await;
+    accept(&*db, new_run("free")).await;
+    let some = |limit| Claim { limit, ..claim_of("w1", second(10)) };
+    let awaits = async |id: &str| {
+        let run = run_of(&*other, id).await;
+        assert!(run.limit.is_some() && !run.is_behind);
+        run.awaits_place
+    };
+    assert!(awaits("r1").await);
+    let first = claim(&*db, some(1)).await;
+    assert_eq!(ids(&first), ["r1"]);
+    // The second has its place, and waits for room.
+    assert_eq!((awaits("r1").await, awaits("r2").await, awaits("r3").await), (false, false, true));
+    let second_claim = claim(&*db, claim_of("w1", second(10))).await;
+    assert_eq!(ids(&second_claim), ["r2", "o1", "free"]);
+    assert_eq!(ids(&claim(&*db, claim_of("w1", second(11))).await), Vec::<&str>::new());
+    // A run that backs off keeps its place.
+    let lease = first.runs[0].1.clone();
+    commit(&*db, becoming(&lease, RunStatus::Running)).await;
+    commit(&*db, releasing(&lease, Some(second(20)))).await;
+    let claimed = claim(&*db, claim_of("w1", second(12))).await;
+    assert_eq!((ids(&claimed), claimed.next_due), (vec![], Some(second(20))));
+    let back = claim(&*db, claim_of("w1", second(20))).await;
+    assert_eq!(ids(&back), ["r1"]);
+    // One that is paused gives it up, and needs another to go on.
+    let lease = back.runs[0].1.clone();
+    let mut pausing = becoming(&lease, RunStatus::Paused);
+    pausing.patch.release = Some(Release::default());
+    let asked = NewQuestion { id: Arc::from("q1"), due_at: None, text: Arc::from("{}") };
+    pausing.patch.questions = Some(Box::new(QuestionPatch { asked: vec![asked], ..QuestionPatch::default() }));
+    commit(&*db, pausing).await;
+    let third = claim(&*db, claim_of("w1", second(21))).await;
+    assert_eq!(ids(&third), ["r3"]);
+    let answer = NewAnswer { id: Arc::from("q1"), text: Arc::from("{}"), by: None };
+    db.answer(Access::All, vec![answer], second(22)).await.expect("it is answered");
+    assert!(awaits("r1").await);
+    assert_eq!(ids(&claim(&*db, claim_of("w1", second(23))).await), Vec::<&str>::new());
+    // One that ends makes place for the first in line; one that waits and is cancelled has none to give.
+    db.request_cancel(Access::All, run_id("r4"), intent("enough")).await.expect("it is asked for");
+    let cancelled = claim(&*db, claim_of("w1", second(24))).await;
+    assert_eq!(ids(&cancelled), ["r4"]);
+    commit(&*db, becoming(&cancelled.runs[0].1, RunStatus::Cancelled)).await;
+    assert_eq!(ids(&claim(&*db, claim_of("w1", second(25))).await), Vec::<&str>::new());
+    finish(&*db, &second_claim.runs[0].1).await;
+    assert_eq!(ids(&claim(&*db, claim_of("w1", second(26))).await), ["r1"]);
+    finish(&*db, &third.runs[0].1).await;
+    assert_eq!(ids(&claim(&*db, claim_of("w1", second(27))).await), ["r5"]);
+    // Behind others of its session first; not before its time.
+    let lease = start(&*db, in_session("s1", "s", SessionPolicy::Queue), "w1").await;
+    let mut queued = limited("s2", "third", 1);
+    queued.info.session_id = session_id("s");
+    accept(&*db, queued).await;
+    let mut later = limited("s3", "third", 1);
+    later.start.due_at = Some(second(40));
+    later.start.priority = 9;
+    accept(&*db, later).await;
+    let claimed = claim(&*db, claim_of("w1", second(28))).await;
+    assert_eq!((ids(&claimed), claimed.next_due), (vec![], Some(second(40))));
+    assert!(run_of(&*db, "s2").await.is_behind);
+    finish(&*db, &lease).await;
+    let claimed = claim(&*db, claim_of("w1", second(29))).await;
+    assert_eq!((ids(&claimed), claimed.next_due), (vec!["s2"], Some(second(40))));
+    assert_eq!(ids(&claim(&*db, claim_of("w1", second(41))).await), Vec::<&str>::new());
+    finish(&*db, &claimed.runs[0].1).await;
+    assert_eq!(ids(&claim(&*db, claim_of("w1", second(42))).await), ["s3"]);
+}
+
+async fn a_place_under_a_limit_outlives_its_worker(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    register(&*db, "w2").await;
+    accept(&*db, limited("r1", "k", 1)).await;
+    accept(&*db, NewRun { start: NewStart { priority: 9, ..limited("r2", "k", 1).start }, ..new_run("r2") }).await;
+    assert_eq!(ids(&claim(&*db, claim_of("w1", second(10))).await), ["r2"], "the higher priority first");
+    assert_eq!(ids(&claim(&*db, claim_of("w2", second(10))).await), Vec::<&str>::new(), "over all workers");
+    db.retire(worker_id("w1"), second(11)).await.expect("a worker retires");
+    let back = claim(&*db, claim_of("w2", second(12))).await;
+    assert_eq!(ids(&back), ["r2"], "whoever has begun goes on first");
+    finish(&*db, &back.runs[0].1).await;
+    assert_eq!(ids(&claim(&*db, claim_of("w2", second(13))).await), ["r1"]);
+    // A session that is deleted takes its runs' places along.
+    accept(&*db, limited("r3", "k", 1)).await;
+    assert_eq!(ids(&claim(&*db, claim_of("w2", second(14))).await), Vec::<&str>::new());
+    db.delete_sessions(Access::All, vec![session_id("session-of-r1")], true).await.expect("it is deleted");
+    assert_eq!(ids(&claim(&*db, claim_of("w2", second(15))).await), ["r3"]);
+}
+
+async fn a_log_that_a_run_begins_with_is_there_at_once(Stores { one: db, other, .. }: Stores) {
+    register(&*db, "w1").await;
+    let questions = vec![NewQuestion { id: Arc::from("q1"), due_at: Some(second(90)), text: Arc::from("{}") }];
+    let log = NewLog { pages: vec![page(0, 3), page(3, 2)], questions };
+    let start = NewStart { log: Some(Box::new(log)), ..NewStart::default() };
+    let accepted = db.create_run(Access::All, NewRun { start, ..new_run("r1") }, Some(worker_id("w1"))).await;
+    let Ok(Accepted::New { lease: Some(lease) }) = accepted else { panic!("{accepted:?}") };
+    let run = run_of(&*other, "r1").await;
+    assert_eq!((run.next_index, run.status, run.epoch), (5, RunStatus::Pending, 1));
+    let pages = other.read(Access::All, run_id("r1"), 0, 1 << 20).await.expect("the log is read");
+    let bodies: String = pages.iter().map(|page| &*page.body).collect();
+    assert_eq!(bodies, format!("{}{}", page(0, 3).body, page(3, 2).body));
+    let asked = other.questions(Access::All, QuestionFilter::default()).await.expect("questions are listed");
+    assert_eq!(
+        asked.questions.iter().map(|asked| (&*asked.id, asked.due_at)).collect::<Vec<_>>(),
+        [("q1", Some(second(90)))]
+    );
+    let mut next = becoming(&lease, RunStatus::Running);
+    next.page = Some(page(5, 1));
+    commit(&*db, next).await;
+    assert_eq!(run_of(&*db, "r1").await.next_index, 6);
 }
 
 async fn a_run_is_behind_while_an_earlier_one_of_its_session_is_unfinished(Stores { one: db, other, .. }: Stores) {

@@ -13,14 +13,14 @@ use crate::silence::Silence;
 use hooks::HookRow;
 use outlive_core::port::{
     Accepted, Access, AuditRecord, BoxFuture, COUNT_MAX, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError,
-    DbErrorKind, Health, Lease, Life, LivingWorker, LogStore, NewRun, NewSession, News, Order, Run, RunCounts,
-    RunFilter, RunPage, RunStore, Session, SessionFilter, SessionPage, SessionPatch, SessionPolicy, SessionSort,
-    SessionStore, Unfinished, Watcher, merge,
+    DbErrorKind, Health, Lease, Life, LivingWorker, LogStore, NewRun, NewSession, News, Order, QuestionPatch, Run,
+    RunCounts, RunFilter, RunPage, RunStore, Session, SessionFilter, SessionPage, SessionPatch, SessionPolicy,
+    SessionSort, SessionStore, Unfinished, Watcher, merge,
 };
 use outlive_core::{DefinitionId, Page, RunId, RunStatus, SessionId, Timestamp, WorkerId};
 use questions::Questions;
 use serde_json::Map;
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -224,8 +224,7 @@ impl RunStore for InMemoryDb {
         Box::pin(async move {
             self.operate(Operation::Run, |tables| {
                 let row = tables.find(&access, &run_id);
-                Ok(row
-                    .map(|row| Run { is_behind: tables.is_behind(tables.run_by_id[&run_id], row), ..row.run.clone() }))
+                Ok(row.map(|row| tables.shown(tables.run_by_id[&run_id], row)))
             })
         })
     }
@@ -427,6 +426,8 @@ struct RunRow {
     idempotency_key: Option<Arc<str>>,
     fingerprint: Arc<str>,
     policy: SessionPolicy,
+    /// Whether it was let in under its limit; without a limit, always.
+    has_place: bool,
     /// By their first index.
     pages: BTreeMap<u64, Page>,
 }
@@ -491,8 +492,9 @@ impl Tables {
         };
 
         let (at, policy, run_id) = (new.at, new.policy, new.info.run_id.clone());
+        let waits = is_behind || rules::waits_to_start(&new.start, at);
         self.ran(&run_id, worker.as_ref());
-        if !is_behind && !is_alive {
+        if !is_behind && (!is_alive || waits) {
             self.freed(worker.as_ref());
         }
         if is_behind && policy == SessionPolicy::Interrupt {
@@ -507,7 +509,7 @@ impl Tables {
             self.ran(&into, None);
             return Ok(Accepted::Steers { into });
         }
-        let lease = worker.filter(|_| is_alive && !is_behind).map(|worker| self.take(seq, &worker, at).1);
+        let lease = worker.filter(|_| is_alive && !waits).map(|worker| self.take(seq, &worker, at).1);
         Ok(Accepted::New { lease })
     }
 
@@ -590,9 +592,14 @@ impl Tables {
             idempotency_key: new.idempotency_key,
             fingerprint: new.fingerprint,
             policy: new.policy,
+            has_place: new.start.limit.is_none(),
             pages: BTreeMap::new(),
         };
         self.runs.insert(seq, row);
+        if let Some(log) = new.start.log {
+            self.row(seq).pages = log.pages.into_iter().map(|page| (page.first_index, page)).collect();
+            self.patch_questions(seq, QuestionPatch { asked: log.questions, ..QuestionPatch::default() }, new.at);
+        }
         seq
     }
 
@@ -621,7 +628,7 @@ impl Tables {
         let has_status = |run: &Run| filter.statuses.is_empty() || filter.statuses.contains(&run.status);
         let mut fitting = after(cursor).filter(|(_, row)| is_listed(&row.run) && has_status(&row.run));
         let shown = |seq: u64, row: &RunRow| {
-            let run = Run { is_behind: self.is_behind(seq, row), ..row.run.clone() };
+            let run = self.shown(seq, row);
             if filter.with_payload { run } else { Run { input: None, output: None, ..run } }
         };
         let (mut runs, mut last, mut bytes) = (Vec::new(), None, 0);
@@ -755,6 +762,47 @@ impl Tables {
             && session.unfinished.first().is_some_and(|first| *first < seq)
     }
 
+    fn shown(&self, seq: u64, row: &RunRow) -> Run {
+        let is_behind = self.is_behind(seq, row);
+        let is_open = matches!(row.run.status, RunStatus::Pending | RunStatus::Running);
+        Run { is_behind, awaits_place: !row.has_place && is_open && !is_behind, ..row.run.clone() }
+    }
+
+    /// The unfinished runs, the first in line first.
+    fn in_line(&self) -> Vec<u64> {
+        let mut line: Vec<u64> = self.unfinished.iter().copied().collect();
+        line.sort_by_key(|seq| (Reverse(self.runs[seq].run.priority), *seq));
+        line
+    }
+
+    /// Lets runs of these workflows in under their limits, as far as there are places. Returns when the next one that
+    /// waits for a place may be let in at the earliest.
+    fn let_in(&mut self, workflows: &[DefinitionId], at: Timestamp) -> Option<Timestamp> {
+        let is_open = |run: &Run| matches!(run.status, RunStatus::Pending | RunStatus::Running);
+        let mut next_due: Option<Timestamp> = None;
+        for seq in self.in_line() {
+            let row = &self.runs[&seq];
+            let Some(limit) = row.run.limit.clone() else { continue };
+            let is_known = workflows.contains(&row.run.info.workflow_id);
+            if row.has_place || !is_known || !is_open(&row.run) || self.is_behind(seq, row) {
+                continue;
+            }
+            if let Some(due_at) = row.run.due_at.filter(|due_at| *due_at > at) {
+                next_due = Some(next_due.map_or(due_at, |earliest| earliest.min(due_at)));
+                continue;
+            }
+            let others = self.unfinished.iter().map(|seq| &self.runs[seq]);
+            let is_placed = |row: &&RunRow| {
+                let has_key = row.run.limit.as_ref().is_some_and(|other| other.key == limit.key);
+                row.has_place && is_open(&row.run) && has_key
+            };
+            if others.filter(is_placed).count() < limit.max as usize {
+                self.row(seq).has_place = true;
+            }
+        }
+        next_due
+    }
+
     fn claim(&mut self, others: &mut Others, claim: &Claim) -> Result<Claimed, DbError> {
         self.check_alive(&claim.worker)?;
         self.bury_silent(others, Some(&claim.worker));
@@ -764,8 +812,10 @@ impl Tables {
         let mut next_due = self.time_out(claim.at);
         // More of them than one call may answer.
         let are_late = next_due.is_some_and(|due| due <= claim.at);
+        let let_in = self.let_in(&claim.workflows, claim.at);
+        next_due = [next_due, let_in].into_iter().flatten().min();
         let mut picker = Picker::new(claim);
-        for seq in &self.unfinished {
+        for seq in &self.in_line() {
             let row = &self.runs[seq];
             let run = &row.run;
             if run.cancel.is_some() && run.worker.is_none() {
@@ -774,7 +824,7 @@ impl Tables {
             }
             let is_known = claim.workflows.contains(&run.info.workflow_id);
             let is_runnable = matches!(run.status, RunStatus::Pending | RunStatus::Running) && run.worker.is_none();
-            if !is_known || !is_runnable || self.is_behind(*seq, row) {
+            if !is_known || !is_runnable || !row.has_place || self.is_behind(*seq, row) {
                 continue;
             }
             match run.due_at.filter(|due| *due > claim.at) {
@@ -916,6 +966,10 @@ impl Tables {
             run.due_at = release.due_at;
         }
         let is_over = run.status.is_terminal();
+        // Whoever ends or pauses gives up its place.
+        let leaves = run.limit.is_some() && (is_over || run.status == RunStatus::Paused);
+        row.has_place &= !leaves;
+        let run = &mut row.run;
         let is_given_back = release.is_some_and(|release| release.due_at.is_none());
         if is_over {
             run.worker = None;
@@ -931,7 +985,7 @@ impl Tables {
             session.session.version += 1;
             session.session.updated_at = commit.at;
         }
-        let opens = is_given_back || (is_over && !session.unfinished.is_empty());
+        let opens = is_given_back || leaves || (is_over && !session.unfinished.is_empty());
         self.ran(&commit.lease.run_id, Some(&commit.lease.worker));
         if opens {
             self.freed(Some(&commit.lease.worker));

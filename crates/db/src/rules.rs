@@ -2,10 +2,10 @@
 //! claim takes, how long a list is. They never touch storage; a store asks them before it writes anything.
 
 use outlive_core::port::{
-    Access, COUNT_MAX, Claim, Commit, DbError, DbErrorKind, HookMove, NewAnswer, NewRun, QuestionFilter, QuestionState,
-    Release, Run, RunFilter, RunPatch, SessionFilter, SessionPolicy, StoredQuestion,
+    Access, COUNT_MAX, Claim, Commit, DbError, DbErrorKind, HookMove, NewAnswer, NewRun, NewStart, QuestionFilter,
+    QuestionState, Release, Run, RunFilter, RunPatch, SessionFilter, SessionPolicy, StoredQuestion,
 };
-use outlive_core::{RunId, RunStatus, SessionId, WorkerId};
+use outlive_core::{RunId, RunStatus, SessionId, Timestamp, WorkerId};
 use std::sync::Arc;
 
 /// What a commit is checked against.
@@ -217,6 +217,11 @@ pub(crate) fn waits_in_line(policy: SessionPolicy) -> bool {
         SessionPolicy::Queue | SessionPolicy::Reject | SessionPolicy::Interrupt | SessionPolicy::Steer => true,
         SessionPolicy::Parallel => false,
     }
+}
+
+/// Whether a run cannot be claimed as it is accepted: it begins later, or must be let in under its limit.
+pub(crate) fn waits_to_start(start: &NewStart, at: Timestamp) -> bool {
+    start.limit.is_some() || start.due_at.is_some_and(|due_at| due_at > at)
 }
 
 /// Takes runs in the order offered, as far as a claim allows.

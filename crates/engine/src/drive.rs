@@ -18,7 +18,9 @@ use outlive_core::port::{
     Access, BoxFuture, Commit, DbError, DbErrorKind, Effects, Executed, Execution, Lease, Release, RequestOptions, Run,
     RunPatch, SessionState, SteeringMessage, StepContext,
 };
-use outlive_core::{Answered, Definition, ExecutorKind, Failure, FailureKind, Question, Timestamp, Verdict, json};
+use outlive_core::{
+    Answered, Definition, ExecutorKind, Failure, FailureKind, Question, RunStatus, Timestamp, Verdict, json,
+};
 use serde_json::{Map, Value};
 use std::any::Any;
 use std::future::poll_fn;
@@ -100,7 +102,12 @@ async fn drive_once(
     if run.next_index > 0 {
         inner.services.counters.recoveries.add(begun.elapsed());
     }
+    // A fork may have nothing left to do, and only a run that is RUNNING can end.
+    let begins_late = run.status == RunStatus::Pending && run.next_index > 0;
     drop(run);
+    if begins_late && prepared.is_some() {
+        pump.flush().await?;
+    }
     match prepared {
         None => pump.flush().await,
         Some(session) => {

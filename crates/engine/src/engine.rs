@@ -42,6 +42,11 @@ impl Engine {
         Self { reader: Reader::new(inner), tasks: Arc::default() }
     }
 
+    /// The engine that a reader is part of.
+    pub(crate) fn over(reader: Reader) -> Self {
+        Self { reader, tasks: Arc::default() }
+    }
+
     /// Takes charge of what was started for it.
     pub(crate) fn keep(&self, heart: Heart, others: impl IntoIterator<Item = JoinHandle<()>>) {
         *self.tasks.heart.lock().unwrap_or_else(PoisonError::into_inner) = Some(heart);

@@ -75,6 +75,12 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// The run cannot be forked or tried again as asked.
+    #[error("{0}")]
+    CannotFork(#[from] outlive_core::fork::CannotFork),
+    /// What a fork would keep does not fit the workflow's definition.
+    #[error("what would be kept does not fit: {0}; fork the run before that")]
+    DefinitionChanged(Box<outlive_core::machine::Mismatch>),
     /// Something is nested more deeply than allowed.
     #[error("{what}: {problem}")]
     TooDeep {
@@ -130,6 +136,12 @@ impl From<LogError> for Error {
             LogError::Unreadable(unreadable) => Error::Unreadable(unreadable),
             LogError::Db(error) => error.into(),
         }
+    }
+}
+
+impl From<outlive_core::machine::Mismatch> for Error {
+    fn from(mismatch: outlive_core::machine::Mismatch) -> Self {
+        Error::DefinitionChanged(Box::new(mismatch))
     }
 }
 

@@ -43,6 +43,10 @@ impl RunHandle {
         Self { ending, ..self }
     }
 
+    pub(crate) fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
     /// Whether the request that returned this handle was a repetition: its idempotency key was known, and this is that
     /// run.
     pub fn is_repeated(&self) -> bool {

@@ -10,16 +10,18 @@ use crate::error::Error;
 use crate::handle::RunHandle;
 use crate::inner::Inner;
 use crate::stats;
+use outlive_core::fork::ForkedFrom;
 use outlive_core::json;
 use outlive_core::port::{
-    Accepted, Access, DbError, DbErrorKind, HookEvents, NewHook, NewRun, RequestOptions, Run, SessionKind,
-    SessionPolicy, Unreadable,
+    Accepted, Access, DbError, DbErrorKind, HookEvents, NewHook, NewLog, NewRun, NewStart, RequestOptions, Run,
+    RunLimit, SessionKind, SessionPolicy, Unreadable,
 };
-use outlive_core::{Attachments, Definition, DefinitionId, RunId, RunInfo, SessionId, WorkerId};
+use outlive_core::{Attachments, Definition, DefinitionId, RunId, RunInfo, SessionId, Timestamp, WorkerId};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// A request to run a workflow.
@@ -50,6 +52,30 @@ pub struct Submit {
     pub hook: Option<NewHook>,
     /// The run that this one starts again; stored and shown with it.
     pub rerun_of: Option<RunId>,
+    /// Not to begin before this.
+    pub start_at: Option<Timestamp>,
+    /// Not to begin before this has passed since it was accepted.
+    pub delay: Option<Duration>,
+    /// Of runs that wait for a process with room, those with a higher priority go first; among equals, those accepted
+    /// first.
+    pub priority: i8,
+    /// Where the workflow limits how many of its runs execute at once: runs with the same key count together, apart from
+    /// those with another key or none.
+    pub concurrency_key: Option<String>,
+}
+
+/// What a fork begins with.
+pub(crate) struct Copied {
+    /// Who it is.
+    pub(crate) info: RunInfo,
+    pub(crate) forked_from: ForkedFrom,
+    pub(crate) log: Option<NewLog>,
+    /// What its session begins with, if it is a new one.
+    pub(crate) state: Option<Map<String, Value>>,
+    /// What was asked, beside what the run itself says.
+    pub(crate) asked: String,
+    /// When its log was written.
+    pub(crate) at: Timestamp,
 }
 
 impl Submit {
@@ -69,6 +95,8 @@ impl Submit {
             policy,
             session_state: Some(session_state).filter(|state| !state.is_empty()),
             rerun_of: Some(run.info.run_id.clone()),
+            priority: run.priority,
+            concurrency_key: run.limit.as_ref().and_then(|limit| limit.key_of(&run.info.workflow_id)),
             ..Self::default()
         })
     }
@@ -111,7 +139,9 @@ impl Engine {
             let (engine, workflow_id) = (self.clone(), workflow_id.clone());
             let accepting = async move {
                 let _place = place;
-                let handle = engine.accept(&workflow_id, submit).await?;
+                let unknown = || Error::UnknownWorkflow(workflow_id.to_shared());
+                let definition = engine.inner().newest(&workflow_id).ok_or_else(unknown)?;
+                let handle = engine.accept(&definition, *submit, None).await?;
                 engine.inner().services.counters.submitted(began);
                 Ok(handle)
             };
@@ -119,17 +149,19 @@ impl Engine {
         }
     }
 
-    async fn accept(&self, workflow_id: &DefinitionId, submit: Box<Submit>) -> Result<RunHandle, Error> {
-        let mut submit = *submit;
+    pub(crate) async fn accept(
+        &self,
+        definition: &Arc<Definition>,
+        mut submit: Submit,
+        copied: Option<Copied>,
+    ) -> Result<RunHandle, Error> {
         self.ready()?;
         submit.check_depth()?;
-        let unknown = || Error::UnknownWorkflow(workflow_id.to_shared());
-        let definition = self.inner().newest(workflow_id).ok_or_else(unknown)?;
         let submit = Submit { input: definition.accept_input(submit.input)?, ..submit };
         self.inner().queue.admit(&*self.inner().services.db, self.inner().options.queued_max).await?;
         let is_own_session = submit.session_id.is_none();
         let own = self.access().user().map(|user_id| user_id.to_string());
-        let new = self.inner().new_run(&definition, Submit { user_id: submit.user_id.or(own), ..submit })?;
+        let new = self.inner().new_run(definition, Submit { user_id: submit.user_id.or(own), ..submit }, copied)?;
         let state = Arc::new(new.session_state.clone().unwrap_or_default());
         let run = Run::accepted(&new);
         let worker = self.inner().has_room().then(|| self.inner().worker());
@@ -171,13 +203,16 @@ impl Engine {
 }
 
 impl Inner {
-    fn new_run(&self, definition: &Definition, submit: Submit) -> Result<NewRun, Error> {
-        let at = self.services.clock.now();
+    fn new_run(&self, definition: &Definition, submit: Submit, copied: Option<Copied>) -> Result<NewRun, Error> {
+        let at = copied.as_ref().map_or_else(|| self.services.clock.now(), |copied| copied.at);
+        let known = copied.as_ref().map(|copied| &copied.info);
         let run_id = match &submit.run_id {
+            _ if let Some(known) = known => known.run_id.clone(),
             Some(text) => RunId::parse(text)?,
             None => RunId::new(at, self.services.chance.wide_bits()),
         };
         let session_id = match &submit.session_id {
+            _ if let Some(known) = known => known.session_id.clone(),
             Some(text) => SessionId::parse(text)?,
             None => SessionId::new(at, self.services.chance.wide_bits()),
         };
@@ -189,6 +224,7 @@ impl Inner {
             attachments: submit.attachments,
             session_state: submit.session_state.clone().unwrap_or_default(),
             rerun_of: submit.rerun_of,
+            forked_from: copied.as_ref().map(|copied| copied.forked_from.clone()),
             policy: submit.policy,
             steer_to: submit.steer_to.map(Arc::from),
         };
@@ -214,6 +250,20 @@ impl Inner {
             Some(rerun_of) => text(&(asked, "rerun_of", rerun_of)),
             None => asked,
         };
+        let asked = match &copied {
+            Some(copied) => text(&(asked, "forked_from", &copied.asked)),
+            None => asked,
+        };
+        let limit = definition
+            .concurrency
+            .map(|max| Arc::new(RunLimit::of(&definition.id, submit.concurrency_key.as_deref(), max)));
+        let due_at = submit.start_at.max(submit.delay.map(|delay| at + delay));
+        let begins = (submit.start_at, submit.delay, submit.priority, &submit.concurrency_key);
+        let asked = match begins {
+            (None, None, 0, None) => asked,
+            begins => text(&(asked, "begins", begins)),
+        };
+        let (log, state) = copied.map_or((None, None), |copied| (copied.log.map(Box::new), copied.state));
         let scope = |key: String| Arc::from(text(&(&definition.id, &user_id, key)));
         Ok(NewRun {
             fingerprint: fingerprint(&asked),
@@ -230,9 +280,10 @@ impl Inner {
             definition: definition.hash.clone(),
             structure: Some(definition.structure.clone()).filter(|text| text.len() <= STRUCTURE_BYTES_MAX),
             policy: submit.policy,
-            session_state: definition.initial_state(submit.session_state),
+            session_state: state.or_else(|| definition.initial_state(submit.session_state)),
             session_kind: submit.session_kind,
             hook: submit.hook,
+            start: NewStart { due_at, priority: submit.priority, limit, log },
             at,
         })
     }

@@ -8,7 +8,7 @@
 use crate::options::Options;
 use outlive_core::log::{Entry, Record};
 use outlive_core::port::{
-    Access, Db, DbError, DbErrorKind, LivingWorker, LogReader, Order, QuestionFilter, Run, RunFilter,
+    Access, Db, DbError, DbErrorKind, LivingWorker, LogReader, Order, QuestionFilter, Run, RunFilter, RunLimit,
 };
 use outlive_core::{
     EventKind, Key, Page, Question, QuestionKind, Remedy, RunStatus, SessionId, Timestamp, ToolEvent, Waiting, WaitsFor,
@@ -131,6 +131,7 @@ impl<'a> Look<'a> {
             _ if run.cancel.is_some() => self.cancelled(run, holder.is_some()),
             _ if run.status == RunStatus::Paused => paused(run, &self.open_questions(run, depth).await?),
             (Some(holder), _) => self.executing(run, holder, depth).await?,
+            (None, Some(due_at)) if run.status == RunStatus::Pending && run.epoch == 0 => scheduled(due_at),
             (None, Some(due_at)) => backing_off(due_at, &self.entries(run, depth, END).await?),
             (None, None) => self.unheld(run),
         };
@@ -175,6 +176,9 @@ impl<'a> Look<'a> {
 
     /// It may be claimed, and nobody has claimed it.
     fn unheld(&self, run: &Run) -> Waiting {
+        if let Some(limit) = run.limit.as_ref().filter(|_| run.awaits_place) {
+            return limited(run, limit);
+        }
         let workflow_id = &run.info.workflow_id;
         let executing: Vec<_> =
             self.workers.iter().filter(|known| known.workflows.is_some() && known.lives_at(self.now)).collect();
@@ -333,6 +337,23 @@ fn paused(run: &Run, open: &[Question]) -> Waiting {
 
 fn spaced(word: &str) -> String {
     word.replace('_', " ")
+}
+
+/// It has not begun, and is to begin later.
+fn scheduled(due_at: Timestamp) -> Waiting {
+    let reason = format!("it is to begin at {}", due_at.to_rfc3339());
+    Waiting { until: Some(due_at), ..waiting(WaitsFor::Time, reason) }
+}
+
+/// As many as may execute at once do.
+fn limited(run: &Run, limit: &RunLimit) -> Waiting {
+    let key = limit.key_of(&run.info.workflow_id);
+    let which = key.as_deref().map_or_else(String::new, |key| format!(" with the key {:?}", quoted(key)));
+    let reason = match limit.max {
+        1 => format!("another run of its workflow{which} has to end or pause first: one executes at a time"),
+        max => format!("{max} runs of its workflow{which} execute, which is the limit: one has to end or pause first"),
+    };
+    Waiting { on: key.map(Arc::from), ..waiting(WaitsFor::Limit, reason) }
 }
 
 fn backing_off(due_at: Timestamp, entries: &[Entry]) -> Waiting {

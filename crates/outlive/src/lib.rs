@@ -59,7 +59,9 @@ pub use outlive_core::{
 };
 pub use outlive_db as db;
 pub use outlive_engine as engine;
-pub use outlive_engine::{AskedQuestion, Engine, EventStream, OpenQuestion, Options, Reader, RunHandle};
+pub use outlive_engine::{
+    AskedQuestion, Engine, EventStream, ForkPreview, ForkRequest, OpenQuestion, Options, Reader, RunHandle,
+};
 #[cfg(feature = "server")]
 pub use outlive_server as serving;
 #[cfg(feature = "pprint")]
@@ -111,6 +113,10 @@ pub struct Questions;
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/sessions.md")]
 pub struct Sessions;
+/// So is that of the page about controlling runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/control.md")]
+pub struct Control;
 
 /// So is that of the page about definitions.
 #[cfg(doctest)]

@@ -10,7 +10,7 @@ use outlive_agent::{Agent, WorkflowAgent};
 use outlive_core::port::{BoxFuture, Db, Executor, Observer, SessionPolicy, StepContext};
 use outlive_core::{
     Answer, Block, Definition, DefinitionBuilder, Failure, InvalidDefinition, Media, Registry, RunId, RunStatus, Step,
-    StepInput, StepOutput, WorkflowRunOutput,
+    StepInput, StepOutput, Timestamp, WorkflowRunOutput,
 };
 use outlive_engine::{Engine, EventStream, Options, RunHandle, Submit};
 use schemars::JsonSchema;
@@ -273,6 +273,14 @@ impl WorkflowBuilder {
     /// Longest time for a whole run; a longer one ends ERROR.
     pub fn timeout(mut self, longest: Duration) -> Self {
         self.definition = self.definition.timeout(longest);
+        self
+    }
+
+    /// At most this many of its runs execute at once, over all processes that share the database; of runs with a
+    /// [`RunRequest::concurrency_key`], this many with each key. The others wait: those with a higher priority go first,
+    /// then those accepted first. A run that is PAUSED has given up its place, one that backs off or sleeps has not.
+    pub fn concurrency(mut self, most: u32) -> Self {
+        self.definition = self.definition.concurrency(most);
         self
     }
 
@@ -689,6 +697,32 @@ impl RunRequest {
     pub fn steer_to(mut self, id: impl Into<String>) -> Self {
         self.submit.steer_to = Some(id.into());
         self.steer()
+    }
+
+    /// Not to begin before this time. It is accepted at once, and can be cancelled while it waits; it takes its place in
+    /// its session's queue now.
+    pub fn start_at(mut self, time: Timestamp) -> Self {
+        self.submit.start_at = Some(time);
+        self
+    }
+
+    /// Not to begin before this has passed since it was accepted, as [`RunRequest::start_at`].
+    pub fn delay(mut self, wait: Duration) -> Self {
+        self.submit.delay = Some(wait);
+        self
+    }
+
+    /// Of runs that wait for a process with room, those with a higher priority go first; 0 by default. Among equals, those
+    /// accepted first. Waiting raises no priority.
+    pub fn priority(mut self, priority: i8) -> Self {
+        self.submit.priority = priority;
+        self
+    }
+
+    /// Which runs it counts with where the workflow has a [limit](WorkflowBuilder::concurrency).
+    pub fn concurrency_key(mut self, key: impl Into<String>) -> Self {
+        self.submit.concurrency_key = Some(key.into());
+        self
     }
 
     /// Starts the run; it is on stable storage when the future is ready, and continues whatever happens to the handle.

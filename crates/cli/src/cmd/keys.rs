@@ -224,7 +224,7 @@ fn scopes() -> String {
          cancel                                         runs:write\n  \
          questions                                      questions:read\n  \
          approve, reject, answer                        questions:read and questions:answer\n  \
-         run, rerun                                     runs:read, runs:write and workflows:run\n  \
+         run, rerun, retry, fork                        runs:read, runs:write and workflows:run\n  \
          (for an agent or a team, agents:run or teams:run instead)\n\n\
          Example: outlive keys mint --scope runs:read,runs:write,workflows:run --expires 30d",
     );

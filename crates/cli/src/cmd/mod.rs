@@ -9,6 +9,7 @@ pub(crate) mod db;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod events;
+pub(crate) mod fork;
 pub(crate) mod keys;
 pub(crate) mod ls;
 pub(crate) mod output;
@@ -49,6 +50,8 @@ pub(crate) async fn run(cli: &Cli, log: &Log) -> Result<Exit, Problem> {
         Command::Output(output) => output.run(global).await,
         Command::Cancel(cancel) => cancel.run(global).await,
         Command::Rerun(rerun) => rerun.run(global).await,
+        Command::Retry(retry) => retry.run(global).await,
+        Command::Fork(fork) => fork.run(global).await,
         Command::Questions(questions) => questions.run(global).await,
         Command::Approve(approve) => approve.run(global).await,
         Command::Reject(reject) => reject.run(global).await,
@@ -128,6 +131,7 @@ fn short_waiting(waiting: &Waiting, now: Timestamp) -> String {
         WaitsFor::Worker => "a process".to_owned(),
         WaitsFor::Room => "room".to_owned(),
         WaitsFor::Suspects => "its turn as a suspect".to_owned(),
+        WaitsFor::Limit => "a place".to_owned(),
         WaitsFor::Time => waiting.until.map_or_else(|| "a while".to_owned(), |until| times::ahead(until, now)),
         WaitsFor::Person => named("a person"),
         WaitsFor::Cancel => "its end".to_owned(),
@@ -197,6 +201,8 @@ fn run_json(run: &RunSummary) -> Value {
         "user_id": run.info.user_id,
         "step": run.progress,
         "rerun_of": run.rerun_of,
+        "forked_from": run.forked_from,
+        "priority": run.priority,
         "attempt": run.attempt,
         "cancel_requested": run.cancel_requested_at.is_some(),
         "created_at": times::rfc3339(run.created_at),

@@ -12,6 +12,7 @@ use outlive::engine::Submit;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::Read;
+use std::time::Duration;
 
 /// The longest text that is read; how much is taken is up to the engine or the server.
 const INPUT_BYTES_MAX: u64 = 64 << 20;
@@ -50,6 +51,15 @@ pub(crate) struct Run {
     /// Repeating the same request with the same key returns the same run
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
+    /// Not to begin before this has passed, for example 30s or 2h
+    #[arg(long, value_name = "DURATION", value_parser = crate::times::parse_duration)]
+    delay: Option<Duration>,
+    /// Of runs that wait for room, those with a higher priority go first
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, allow_negative_numbers = true)]
+    priority: i8,
+    /// Where the workflow limits how many of its runs execute at once: those with the same key count together
+    #[arg(long, value_name = "KEY")]
+    concurrency_key: Option<String>,
 }
 
 /// Whether to stay.
@@ -113,6 +123,9 @@ impl Run {
             idempotency_key: self.idempotency_key.clone(),
             policy: self.session_policy,
             steer_to: self.steer_to.clone(),
+            start_at: self.delay.map(|delay| crate::times::now() + delay),
+            priority: self.priority,
+            concurrency_key: self.concurrency_key.clone(),
             ..Submit::default()
         };
         let runs = Runs::open_to_start(&workflow_id, self.detach.role(), global).await?;

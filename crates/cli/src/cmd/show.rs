@@ -83,6 +83,9 @@ fn page(
     if let Some(earlier) = &run.rerun_of {
         fact("Rerun", format!("of {earlier}"));
     }
+    if let Some(from) = &run.forked_from {
+        fact("Fork", format!("of {} at event {}", from.run_id, from.at));
+    }
     if let Some(input) = &output.input {
         fact("Input", style::line(&content_text(Some(input)), 200));
     }
@@ -145,9 +148,10 @@ fn waited_for(waiting: &Waiting) -> String {
         WaitsFor::Session => "an earlier run".to_owned(),
         WaitsFor::Worker => "a process".to_owned(),
         WaitsFor::Suspects => "its turn".to_owned(),
+        WaitsFor::Limit => "a place".to_owned(),
         WaitsFor::Person => "a person".to_owned(),
         WaitsFor::Cancel => "its end".to_owned(),
-        WaitsFor::Time => "its next attempt".to_owned(),
+        WaitsFor::Time => "a time".to_owned(),
         WaitsFor::Model => "a model".to_owned(),
         WaitsFor::Tool => "a tool".to_owned(),
         WaitsFor::Step => "a step".to_owned(),

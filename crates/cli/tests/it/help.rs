@@ -5,7 +5,7 @@
 use crate::fixture::Place;
 use std::path::Path;
 
-const VERBS: [&str; 33] = [
+const VERBS: [&str; 35] = [
     "",
     "demo",
     "run",
@@ -16,6 +16,8 @@ const VERBS: [&str; 33] = [
     "output",
     "cancel",
     "rerun",
+    "retry",
+    "fork",
     "questions",
     "questions show",
     "approve",

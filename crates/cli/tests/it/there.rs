@@ -59,6 +59,8 @@ fn every_verb_that_reads_says_the_same_here_and_there() {
         "cancel order-1",
         "cancel order-4 order-9",
         "rerun order-1 -d",
+        "retry order-2 -d",
+        "fork order-1 0 -d",
     ] {
         for extra in [&["--time-format", "utc"][..], &["--json"]] {
             let arguments: Vec<&str> = line.split(' ').chain(extra.iter().copied()).collect();
@@ -221,6 +223,24 @@ fn a_run_is_started_watched_and_repeated_the_same_way_here_and_there() {
     assert_eq!((&last["input"], &last["session_id"]), (&"AI trends".into(), &"s-1".into()));
     assert_eq!(last["rerun_of"], id);
     assert!(ask(&["show", "@last"]).exits(0).stdout.contains(&format!("of {id}")), "the earlier run is named");
+    let place_of = ["fork", &id, "Content Planning Step"];
+    let preview = ask(&[&place_of[..], &["--preview", "--json"]].concat()).exits(0).json();
+    let kinds: Vec<_> = preview["again"].as_array().unwrap().iter().map(|call| call["kind"].clone()).collect();
+    assert_eq!((kinds, preview["kept_calls"].as_u64() > Some(3)), (vec!["model".into()], true), "{preview}");
+    let said = ask(&[&place_of[..], &["--dry-run"]].concat()).exits(0).stdout;
+    assert!(said.contains("Makes again, as far as it comes to them: 1 call"), "{said}");
+    let forked = ask(&place_of).exits(0).stdout;
+    assert!(forked.contains("\nCompleted in "), "{forked}");
+    let fork = ask(&["show", "@last", "--json"]).exits(0).json();
+    assert_eq!(
+        (&fork["forked_from"]["run_id"], fork["resumes"].as_u64()),
+        (&Value::from(id.clone()), Some(0)),
+        "{fork}"
+    );
+    assert_ne!(fork["session_id"], "s-1", "it has a session of its own");
+    assert!(ask(&["show", "@last"]).exits(0).stdout.contains(&format!("of {id} at event ")));
+    assert_eq!(ask(&["retry", &id, "--json"]).exits(5).error()["code"], "cannot_fork");
+    assert_eq!(ask(&["fork", &id, "Nothing", "--json"]).exits(5).error()["code"], "cannot_fork");
     let outputs: Vec<String> =
         [place.run(&["output", "@last"]), ask(&["output", "@last"])].map(|done| done.exits(0).stdout).into();
     assert_eq!(outputs[0], outputs[1]);

@@ -291,8 +291,11 @@ impl WorkflowMachine {
     pub fn apply(&mut self, entry: &Entry) -> Result<Applied, Mismatch> {
         let mut applied = Applied::default();
         match &entry.record {
-            Some(Record::Claimed { at, .. }) => {
-                self.started_at.get_or_insert(*at);
+            Some(Record::Claimed { at, epoch, .. }) => {
+                // What a fork was given was done before it began.
+                if *epoch > 0 {
+                    self.started_at.get_or_insert(*at);
+                }
                 self.last_at = *at;
                 let is_fresh = self.phase == Phase::Fresh;
                 if matches!(self.phase, Phase::Fresh | Phase::Ended(RunStatus::Paused)) {

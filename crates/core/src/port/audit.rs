@@ -27,6 +27,8 @@ pub enum AuditKind {
     RunCancel,
     /// Somebody started a run again.
     RunRerun,
+    /// Somebody forked a run, or tried it again where it failed.
+    RunFork,
     /// Somebody answered a run's question.
     QuestionAnswer,
     /// Somebody deleted a session with its runs.
@@ -41,12 +43,13 @@ pub enum AuditKind {
 
 impl AuditKind {
     /// Every kind.
-    pub const ALL: [AuditKind; 10] = [
+    pub const ALL: [AuditKind; 11] = [
         Self::AuthFailed,
         Self::AccessDenied,
         Self::AdminRead,
         Self::RunCancel,
         Self::RunRerun,
+        Self::RunFork,
         Self::QuestionAnswer,
         Self::SessionDelete,
         Self::KeyMint,
@@ -62,6 +65,7 @@ impl AuditKind {
             Self::AdminRead => "admin_read",
             Self::RunCancel => "run_cancel",
             Self::RunRerun => "run_rerun",
+            Self::RunFork => "run_fork",
             Self::QuestionAnswer => "question_answer",
             Self::SessionDelete => "session_delete",
             Self::KeyMint => "key_mint",

@@ -12,7 +12,8 @@
 //!                 └── a lease that ended: any worker may claim again, with a higher epoch
 //! ```
 
-use super::{AuditStore, BoxFuture, HookStore, NewHook, QuestionPatch, QuestionStore};
+use super::{AuditStore, BoxFuture, HookStore, NewHook, NewQuestion, QuestionPatch, QuestionStore};
+use crate::fork::ForkedFrom;
 use crate::id::{DefinitionId, RunId, SessionId, WorkerId};
 use crate::log::Page;
 use crate::run::{RunInfo, RunStatus};
@@ -187,6 +188,9 @@ pub struct RequestOptions {
     /// The run that this one starts again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rerun_of: Option<RunId>,
+    /// The run that this one was forked from, and where.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forked_from: Option<ForkedFrom>,
     /// What was to happen if the session was busy.
     #[serde(skip_serializing_if = "SessionPolicy::is_default")]
     pub policy: SessionPolicy,
@@ -221,8 +225,67 @@ pub struct NewRun {
     pub session_kind: SessionKind,
     /// Where to send its events, if anywhere; stored with it.
     pub hook: Option<NewHook>,
+    /// When and with what it begins.
+    pub start: NewStart,
     /// Now.
     pub at: Timestamp,
+}
+
+/// When and with what a run begins. `Default` is at once, with nothing.
+#[derive(Clone, Debug, Default)]
+pub struct NewStart {
+    /// It must not be claimed before this.
+    pub due_at: Option<Timestamp>,
+    /// Of runs that may be claimed, those with a higher priority go first.
+    pub priority: i8,
+    /// Beside how many others it may execute.
+    pub limit: Option<Arc<RunLimit>>,
+    /// What its log begins with.
+    pub log: Option<Box<NewLog>>,
+}
+
+/// How many runs may execute at once, over all workers of a store.
+///
+/// A run takes a place when it is let in, and keeps it until it has ended or is PAUSED: a crash, a back-off or a sleep
+/// does not give it away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunLimit {
+    /// Runs with the same key share their places.
+    pub key: Arc<str>,
+    /// A run with this limit is let in as long as fewer of them have a place.
+    pub max: u32,
+}
+
+impl RunLimit {
+    /// That of a workflow's runs with this key, or of those without one.
+    pub fn of(workflow_id: &DefinitionId, key: Option<&str>, max: u32) -> Self {
+        let key = match key {
+            Some(key) => format!("{workflow_id}/{key}"),
+            None => workflow_id.to_string(),
+        };
+        Self { key: Arc::from(key), max }
+    }
+
+    /// The key that the caller gave to a run of this workflow.
+    pub fn key_of(&self, workflow_id: &DefinitionId) -> Option<String> {
+        self.key.strip_prefix(workflow_id.as_str())?.strip_prefix('/').map(str::to_owned)
+    }
+}
+
+/// What the log of a run begins with when it is accepted: what a fork keeps of another run.
+#[derive(Clone, Debug, Default)]
+pub struct NewLog {
+    /// The entries, from 0 on without a gap. They belong to no lease: their epoch is 0.
+    pub pages: Vec<Page>,
+    /// The questions among them that are open.
+    pub questions: Vec<NewQuestion>,
+}
+
+impl NewStart {
+    /// The index that the run's next entry gets.
+    pub fn next_index(&self) -> u64 {
+        self.log.as_ref().and_then(|log| log.pages.last()).map_or(0, Page::end)
+    }
 }
 
 /// The answer to [`RunStore::create_run`].
@@ -292,6 +355,12 @@ pub struct Run {
     pub due_at: Option<Timestamp>,
     /// Whether an earlier unfinished run of its session goes first.
     pub is_behind: bool,
+    /// Of runs that may be claimed, those with a higher priority go first.
+    pub priority: i8,
+    /// Beside how many others it may execute.
+    pub limit: Option<Arc<RunLimit>>,
+    /// Whether it has not been let in under its limit yet.
+    pub awaits_place: bool,
     /// Set once someone asked for it to be cancelled.
     pub cancel: Option<CancelIntent>,
     /// Length of its log: the index the next entry gets.
@@ -317,10 +386,13 @@ impl Run {
             worker: None,
             claims: 0,
             attempt: 0,
-            due_at: None,
+            due_at: new.start.due_at,
             is_behind: false,
+            priority: new.start.priority,
+            limit: new.start.limit.clone(),
+            awaits_place: false,
             cancel: None,
-            next_index: 0,
+            next_index: new.start.next_index(),
             progress: None,
             output: None,
         }
@@ -728,8 +800,8 @@ pub trait RunStore: Send + Sync {
     fn retire(&self, worker: WorkerId, at: Timestamp) -> BoxFuture<'_, Result<(), DbError>>;
 
     /// Takes runs that are PENDING or RUNNING, due, not behind an earlier run of their session (policy `Queue`), and held
-    /// by nobody or by a dead worker. A run with a cancel intent is taken whatever its workflow, its due time, its session
-    /// and also when it is PAUSED. Raises `epoch`, `claims` and `attempt` of each. Oldest first.
+    /// by nobody or by a dead worker. A run with a limit ([`RunLimit`]) is let in before that, if there is a place. One with a cancel intent is taken whatever its workflow, its due time, its session
+    /// and also when it is PAUSED. Raises `epoch`, `claims` and `attempt` of each. Higher priorities first, then oldest first.
     ///
     /// Before that, open questions whose time is up are answered with [`super::TIMED_OUT`].
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, DbError>>;

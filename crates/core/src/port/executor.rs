@@ -7,6 +7,7 @@ use crate::history::{HISTORY_RUNS, HistoryRun};
 use crate::id::DefinitionId;
 use crate::json::{self, TooDeep};
 use crate::log::{Key, Record};
+use crate::message::ToolEffect;
 use crate::question::{Answer, Question};
 use crate::run::{RunInfo, RunOutput};
 use crate::secret::Secret;
@@ -459,6 +460,12 @@ pub trait Executor: Send + Sync + 'static {
     /// `build()`.
     fn problems(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// What may be done when it is unknown whether a call of this tool took effect; none where there is no such tool.
+    fn tool_effect(&self, tool: &str) -> Option<ToolEffect> {
+        let _ = tool;
+        None
     }
 
     /// The secrets it works with, which must not be stored: keys of models. Asked for when a definition is registered.

@@ -19,9 +19,9 @@ pub use block::block_on;
 pub use clock::{Chance, Clock};
 pub use db::{
     Accepted, Access, COUNT_MAX, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Health,
-    Lease, Life, LivingWorker, LogStore, NewRun, NewSession, News, Order, Release, RequestOptions, Room, Run,
-    RunCounts, RunFilter, RunPage, RunPatch, RunStore, Session, SessionFilter, SessionKind, SessionPage, SessionPatch,
-    SessionPolicy, SessionSort, SessionStore, Total, Unfinished, Watcher,
+    Lease, Life, LivingWorker, LogStore, NewLog, NewRun, NewSession, NewStart, News, Order, Release, RequestOptions,
+    Room, Run, RunCounts, RunFilter, RunLimit, RunPage, RunPatch, RunStore, Session, SessionFilter, SessionKind,
+    SessionPage, SessionPatch, SessionPolicy, SessionSort, SessionStore, Total, Unfinished, Watcher,
 };
 pub use effects::{Effects, Halt, Listener, Recall, SteeringMessage};
 pub use execution::Execution;

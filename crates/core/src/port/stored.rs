@@ -4,6 +4,7 @@
 //! never passes for absent.
 
 use super::db::{DbError, DbErrorKind, RequestOptions, Run};
+use crate::fork::ForkedFrom;
 use crate::id::RunId;
 use crate::json;
 use crate::run::{RunStatus, WorkflowRunOutput, content_text};
@@ -98,6 +99,22 @@ impl Run {
         }
         let options: Option<RerunOf> = self.read(self.options.as_deref(), "options")?;
         Ok(options.and_then(|options| options.rerun_of))
+    }
+}
+
+impl Run {
+    /// The run that this one was forked from, if it was.
+    ///
+    /// # Errors
+    /// When what is stored cannot be read.
+    pub fn forked_from(&self) -> Result<Option<ForkedFrom>, Unreadable> {
+        /// Only this field, so that attachments are skipped.
+        #[derive(Deserialize)]
+        struct Forked {
+            forked_from: Option<ForkedFrom>,
+        }
+        let options: Option<Forked> = self.read(self.options.as_deref(), "options")?;
+        Ok(options.and_then(|options| options.forked_from))
     }
 }
 

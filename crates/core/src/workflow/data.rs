@@ -287,6 +287,7 @@ pub(super) struct Draft {
     pub(super) id: String,
     pub(super) description: Option<Arc<str>>,
     pub(super) timeout_ms: Option<u64>,
+    pub(super) concurrency: Option<u32>,
     pub(super) session_state: Map<String, Value>,
     pub(super) input_schema: Option<Value>,
     pub(super) events: EventSettings,
@@ -316,6 +317,7 @@ impl Reader {
             name: name.or(id).unwrap_or_else(|| Arc::from("")),
             description: fields.text("description"),
             timeout_ms: fields.get("timeout_ms"),
+            concurrency: fields.get("concurrency"),
             session_state: fields.object("session_state").unwrap_or_default(),
             input_schema: fields.object("input_schema").map(Value::Object),
             events: EventSettings {

@@ -230,6 +230,8 @@ pub struct Definition {
     pub leader: Option<Arc<Node>>,
     /// Longest time for a whole run, from its first claim on, in milliseconds.
     pub timeout_ms: Option<u64>,
+    /// How many of its runs with the same key may execute at once, over all workers of a store.
+    pub concurrency: Option<u32>,
     /// Hash of id, tree and time limit: a run is pinned to it.
     pub hash: Arc<str>,
     /// What the hash covers, as JSON text.
@@ -255,6 +257,7 @@ impl Definition {
             id: None,
             description: None,
             timeout: None,
+            concurrency: None,
             session_state: Map::new(),
             input_schema: None,
             events: EventSettings::default(),
@@ -294,6 +297,7 @@ impl Definition {
         put("store_events", store_events.then_some(Value::Bool(true)));
         let skipped: Value = events_to_skip.iter().map(|name| Value::from(&**name)).collect();
         put("events_to_skip", Some(skipped).filter(|_| !events_to_skip.is_empty()));
+        put("concurrency", self.concurrency.map(Value::from));
         put("is_function", self.is_function.then_some(Value::Bool(true)));
         put("agent", self.leader.as_deref().map(data::leader));
         put("steps", Some(serde_json::to_value(&*self.nodes).expect("a tree has string keys only")));
@@ -368,6 +372,7 @@ pub struct DefinitionBuilder {
     id: Option<String>,
     description: Option<Arc<str>>,
     timeout: Option<Duration>,
+    concurrency: Option<u32>,
     session_state: Map<String, Value>,
     input_schema: Option<InputSchema>,
     events: EventSettings,
@@ -406,6 +411,14 @@ impl DefinitionBuilder {
     /// Longest time for a whole run, from its first claim on; a longer one ends ERROR.
     pub fn timeout(mut self, longest: Duration) -> Self {
         self.timeout = Some(longest);
+        self
+    }
+
+    /// At most this many of its runs execute at once, over all workers of a store; of runs with a key, this many with each
+    /// key. The others wait until one has ended or is PAUSED: those with a higher priority go first, then those accepted
+    /// first.
+    pub fn concurrency(mut self, most: u32) -> Self {
+        self.concurrency = Some(most);
         self
     }
 
@@ -496,6 +509,9 @@ impl DefinitionBuilder {
         if self.steps.is_empty() {
             problems.push("it has no steps: add one with .step(..)".to_owned());
         }
+        if self.concurrency == Some(0) {
+            problems.push("it lets no run execute: allow at least one with .concurrency(..)".to_owned());
+        }
         if self.is_function && self.steps.len() > 1 {
             problems
                 .push("it is one function and has steps too: make the function a step, or leave them out".to_owned());
@@ -528,6 +544,7 @@ impl DefinitionBuilder {
             leader,
             leads,
             timeout_ms,
+            concurrency: self.concurrency,
             hash,
             structure: text,
             session_state: self.session_state,

@@ -109,3 +109,14 @@ INSERT INTO {T}_counts
     SELECT scope, of_component, of_user, sum(pending), sum(running), sum(paused), sum(completed), sum(cancelled),
            sum(error), sum(workflows), sum(agents), sum(teams)
     FROM scoped GROUP BY scope, of_component, of_user;
+
+-- When runs begin. `is_behind` 3: it has not been let in under its limit. A run that was let in has a place until it has
+-- ended or is PAUSED.
+ALTER TABLE {T}_runs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE {T}_runs ADD COLUMN limit_key TEXT;
+ALTER TABLE {T}_runs ADD COLUMN limit_max INTEGER;
+DROP INDEX {T}_runs_claimable;
+CREATE INDEX {T}_runs_claimable ON {T}_runs (workflow_id, due_at, priority DESC)
+    WHERE worker_seq IS NULL AND status < 2 AND is_behind = 0;
+CREATE INDEX {T}_runs_awaiting ON {T}_runs (workflow_id, limit_key, priority DESC) WHERE is_behind = 3 AND status < 2;
+CREATE INDEX {T}_runs_placed ON {T}_runs (limit_key) WHERE limit_key IS NOT NULL AND is_behind = 0 AND status < 2;

@@ -2,7 +2,8 @@
 //! damage.
 
 use super::failure::Fail;
-use outlive_core::port::{CancelIntent, DbError, Run, Session, SessionKind, Unreadable};
+use super::tables::AWAITING;
+use outlive_core::port::{CancelIntent, DbError, Run, RunLimit, Session, SessionKind, Unreadable};
 use outlive_core::{DefinitionId, RunId, RunInfo, RunStatus, SessionId, Timestamp, WorkerId};
 use rusqlite::types::{FromSql, ValueRef};
 use rusqlite::{Connection, Params, Row};
@@ -158,13 +159,21 @@ fn read_run(row: &Row<'_>) -> Result<Run, Fail> {
         claims: small(row.get(12)?)?,
         attempt: small(row.get(13)?)?,
         due_at: (due_at != 0).then(|| time(due_at)),
-        is_behind: row.get(22)? && !status.is_terminal(),
+        is_behind: (1..AWAITING).contains(&row.get(22)?) && !status.is_terminal(),
+        priority: i8::try_from(row.get::<_, i64>(23)?).map_err(|error| damaged(error.to_string()))?,
+        limit: limit(shown(row, 24)?, row.get(25)?)?,
+        awaits_place: row.get::<_, i64>(22)? == AWAITING && !status.is_terminal() && status != RunStatus::Paused,
         cancel,
         next_index: count(row.get(17)?)?,
         progress: shown(row, 18)?,
         input: json(row, 19)?,
         output: json(row, 20)?,
     })
+}
+
+fn limit(key: Option<Arc<str>>, max: Option<i64>) -> Result<Option<Arc<RunLimit>>, Fail> {
+    let Some(key) = key else { return Ok(None) };
+    Ok(Some(Arc::new(RunLimit { key, max: small(max.unwrap_or_default())? })))
 }
 
 /// The run at this place in the accept order, by one of the statements that read one.

@@ -162,6 +162,10 @@ pub(super) struct Sql {
     pub(super) due: String,
     pub(super) not_due: String,
     pub(super) to_cancel: String,
+    pub(super) limit_keys: String,
+    pub(super) placed: String,
+    pub(super) awaiting: String,
+    pub(super) let_in: String,
     pub(super) take: String,
     pub(super) standing: String,
     pub(super) run_owner: String,
@@ -216,7 +220,7 @@ const RUNS_OF_SESSION: &str = "SELECT u.seq FROM {T}_runs u INDEXED BY {T}_runs_
 /// Columns of a whole run, in the order `rows::run` reads them; `{IO}` stands for input and output.
 const RUN: &str = "SELECT r.run_id, r.workflow_id, q.workflow_name, s.session_id, q.user_id, r.status, q.options, \
     q.definition, q.created_at, r.updated_at, r.epoch, w.worker_id, r.claims, r.attempt, r.due_at, r.cancel_at, \
-    r.cancel_reason, r.next_index, r.progress, {IO}, r.seq, r.is_behind \
+    r.cancel_reason, r.next_index, r.progress, {IO}, r.seq, r.is_behind, r.priority, r.limit_key, r.limit_max \
     FROM {T}_runs r JOIN {T}_run_requests q ON q.seq = r.seq JOIN {T} s ON s.seq = r.session_seq \
     LEFT JOIN outlive_workers w ON w.seq = r.worker_seq";
 const WITH_OUTPUT: &str = " LEFT JOIN {T}_run_outputs o ON o.seq = r.seq";
@@ -226,6 +230,8 @@ const QUEUED: &str =
     "{T}_runs u INDEXED BY {T}_runs_unfinished WHERE u.status < 3 AND u.status = 0 AND u.worker_seq IS NULL";
 const CLAIMABLE: &str = "FROM {T}_runs INDEXED BY {T}_runs_claimable \
     WHERE worker_seq IS NULL AND status < 2 AND is_behind = 0 AND workflow_id = ?1";
+const AWAITING: &str =
+    "FROM {T}_runs INDEXED BY {T}_runs_awaiting WHERE is_behind = 3 AND status < 2 AND workflow_id = ?1";
 
 /// The runs that wait to be taken in, and what makes one of them, `s`, steer the run `h`.
 const STEERING: &str = "{T}_runs s INDEXED BY {T}_runs_steering";
@@ -285,8 +291,8 @@ impl Sql {
                 coalesce((SELECT max(0, p.created_at + p.lag - ?5) FROM {T} p ORDER BY p.seq DESC LIMIT 1), 0))"),
             insert_run: sql(
                 "INSERT INTO {T}_runs (run_id, session_seq, workflow_id, status, is_behind, epoch, worker_seq, \
-                claims, attempt, due_at, next_index, updated_at, user_id) \
-                VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?5, ?5, 0, 0, ?7, ?8)",
+                claims, attempt, due_at, next_index, updated_at, user_id, priority, limit_key, limit_max) \
+                VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?5, ?5, ?9, ?10, ?7, ?8, ?11, ?12, ?13)",
             ),
             insert_request: sql("INSERT INTO {T}_run_requests (seq, workflow_name, user_id, definition, fingerprint, \
                 idempotency_key, created_at, options, input) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"),
@@ -304,17 +310,33 @@ impl Sql {
                 (SELECT q.seq FROM {T}_run_requests q WHERE q.seq > ?2 AND q.definition = ?1 ORDER BY q.seq LIMIT 1)) \
                 IS NULL"),
 
-            ready: sql(&format!("SELECT seq, claims {CLAIMABLE} AND due_at = 0 ORDER BY seq")),
-            due: sql(&format!("SELECT seq, claims {CLAIMABLE} AND due_at > 0 AND due_at <= ?2 ORDER BY seq")),
+            ready: sql(&format!("SELECT seq, claims, priority {CLAIMABLE} AND due_at = 0 ORDER BY priority DESC, seq")),
+            due: sql(&format!(
+                "SELECT seq, claims, priority {CLAIMABLE} AND due_at > 0 AND due_at <= ?2 ORDER BY priority DESC, seq"
+            )),
             not_due: sql(&format!("SELECT due_at, claims {CLAIMABLE} AND due_at > 0 AND due_at > ?2 ORDER BY due_at")),
-            to_cancel: sql("SELECT seq, claims FROM {T}_runs INDEXED BY {T}_runs_to_cancel \
-                WHERE cancel_at IS NOT NULL AND status < 3 AND worker_seq IS NULL ORDER BY seq"),
+            // A last row without a number says that some runs wait for a place under their limit.
+            to_cancel: sql("SELECT * FROM (SELECT seq, claims, priority FROM {T}_runs INDEXED BY {T}_runs_to_cancel \
+                WHERE cancel_at IS NOT NULL AND status < 3 AND worker_seq IS NULL ORDER BY priority DESC, seq) \
+                UNION ALL SELECT NULL, 0, 0 WHERE EXISTS \
+                (SELECT 1 FROM {T}_runs INDEXED BY {T}_runs_awaiting WHERE is_behind = 3 AND status < 2)"),
+            limit_keys: sql(&format!(
+                "WITH RECURSIVE key (key) AS (SELECT min(limit_key) {AWAITING} UNION ALL \
+                SELECT (SELECT min(limit_key) {AWAITING} AND limit_key > key.key) FROM key WHERE key.key IS NOT NULL) \
+                SELECT key FROM key WHERE key IS NOT NULL"
+            )),
+            placed: sql("SELECT count(*) FROM {T}_runs INDEXED BY {T}_runs_placed \
+                WHERE limit_key = ?1 AND is_behind = 0 AND status < 2"),
+            awaiting: sql(&format!(
+                "SELECT seq, limit_max, due_at {AWAITING} AND limit_key = ?2 ORDER BY priority DESC, seq"
+            )),
+            let_in: sql("UPDATE {T}_runs SET is_behind = 0 WHERE seq = ?1"),
 
             take: sql("UPDATE {T}_runs SET worker_seq = ?2, epoch = epoch + 1, claims = claims + 1, \
                 attempt = attempt + 1, updated_at = ?3 WHERE seq = ?1"),
             standing: sql(
-                "SELECT seq, session_seq, status, epoch, worker_seq, next_index, cancel_at IS NOT NULL, workflow_id, user_id \
-                FROM {T}_runs WHERE run_id = ?1",
+                "SELECT seq, session_seq, status, epoch, worker_seq, next_index, cancel_at IS NOT NULL, workflow_id, user_id, \
+                limit_key IS NOT NULL FROM {T}_runs WHERE run_id = ?1",
             ),
             run_owner: sql("SELECT user_id FROM {T}_runs WHERE run_id = ?1"),
             set_cancel: sql("UPDATE {T}_runs SET cancel_at = coalesce(cancel_at, ?2), \
@@ -348,7 +370,8 @@ impl Sql {
 
             update_run: sql("UPDATE {T}_runs SET status = ?2, next_index = ?3, updated_at = ?4, \
                 progress = coalesce(?5, progress), claims = iif(?6, 0, claims), worker_seq = iif(?7, NULL, worker_seq), \
-                due_at = coalesce(?8, due_at) WHERE seq = ?1"),
+                due_at = coalesce(?8, due_at), \
+                is_behind = iif(?2 = 2 AND limit_key IS NOT NULL, 3, is_behind) WHERE seq = ?1"),
             // What is in no index. SQLite writes an entry anew when a column of it is set, even to the value it has.
             extend_run: sql(
                 "UPDATE {T}_runs SET next_index = ?2, updated_at = ?3, progress = coalesce(?4, progress), \
@@ -358,7 +381,8 @@ impl Sql {
                 VALUES (?1, ?2, ?3, ?4, ?5)"),
             set_output: sql("INSERT INTO {T}_run_outputs (seq, output) VALUES (?1, ?2) \
                 ON CONFLICT (seq) DO UPDATE SET output = excluded.output"),
-            next_in_line: sql("UPDATE {T}_runs SET is_behind = 0 WHERE seq = ?1 AND is_behind > 0"),
+            next_in_line: sql("UPDATE {T}_runs SET is_behind = iif(limit_key IS NULL, 0, 3) \
+                WHERE seq = ?1 AND is_behind IN (1, 2)"),
             session_by_seq: sql(&format!("{SESSION} WHERE s.seq = ?1")),
             update_session: sql("UPDATE {T} SET state = ?2, version = version + 1, updated_at = ?3 WHERE seq = ?1"),
 

@@ -13,12 +13,13 @@ use crate::rules::{self, Earlier, Picker, Standing};
 use crate::silence::Silence;
 use outlive_core::port::{
     Accepted, Access, CancelIntent, Cancelled, Claim, Claimed, Commit, DbError, DbErrorKind, Lease, Life, NewRun,
-    NewSession, News, Run, Session, SessionPatch, SessionPolicy, merge,
+    NewSession, News, QuestionPatch, Run, Session, SessionPatch, SessionPolicy, merge,
 };
 use outlive_core::{DefinitionId, RunId, RunStatus, SessionId, Timestamp, WorkerId};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Params, Row, params};
 use serde_json::{Map, Value};
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,8 +46,12 @@ pub(super) struct Tables {
     changes: Changes,
 }
 
-/// What a run has for its place in its session's line when the first in the line may take it in.
+/// What a run has for its place: none goes before it; an earlier one of its session does; one does, and may take it in;
+/// or it has not been let in under its limit.
+const FREE: i64 = 0;
+const BEHIND: i64 = 1;
 const STEERING: i64 = 2;
+pub(super) const AWAITING: i64 = 3;
 
 /// A worker's row.
 #[derive(Clone, Copy)]
@@ -91,6 +96,8 @@ struct Held {
     has_cancel: bool,
     workflow_id: Arc<str>,
     user_id: Option<Arc<str>>,
+    /// Whether it has or needs a place under a limit.
+    is_limited: bool,
 }
 
 impl Tables {
@@ -314,10 +321,11 @@ impl Tables {
             return Err(rules::session_busy(&new.info.session_id).into());
         }
         let is_behind = is_busy && rules::waits_in_line(new.policy);
+        let waits = is_behind || rules::waits_to_start(&new.start, new.at);
         let holder = match worker {
             Some(worker) => {
                 let is_dead = there.is_worker_dead.ok_or_else(|| rules::unknown_worker(worker))?;
-                number.filter(|_| !is_dead && !is_behind)
+                number.filter(|_| !is_dead && !waits)
             }
             None => None,
         };
@@ -335,7 +343,12 @@ impl Tables {
         if let Some(session) = session.filter(|_| interrupts) {
             self.interrupt(session, new)?;
         }
-        let place = if is_steering { STEERING } else { i64::from(is_behind) };
+        let place = match (is_behind, &new.start.limit) {
+            (true, _) if is_steering => STEERING,
+            (true, _) => BEHIND,
+            (false, Some(_)) => AWAITING,
+            (false, None) => FREE,
+        };
         self.insert(new, session, place, holder, there.has_definition)?;
         self.ran(&new.info.run_id, worker);
         if let Some(into) = into {
@@ -401,7 +414,25 @@ impl Tables {
         let (run_id, workflow_id) = (info.run_id.as_str(), info.workflow_id.as_str());
         let claims = i64::from(holder.is_some());
         let user_id = info.user_id.as_deref();
-        let columns = params![run_id, session, workflow_id, place, claims, holder, at, user_id];
+        let start = &new.start;
+        let (due_at, next_index) = (due_column(start.due_at), int(start.next_index()));
+        let (limit_key, limit_max) =
+            (start.limit.as_ref().map(|limit| &*limit.key), start.limit.as_ref().map(|limit| limit.max));
+        let columns = params![
+            run_id,
+            session,
+            workflow_id,
+            place,
+            claims,
+            holder,
+            at,
+            user_id,
+            due_at,
+            next_index,
+            start.priority,
+            limit_key,
+            limit_max
+        ];
         let seq = self.execute_and_number(&self.sql.insert_run, columns)?;
         let columns = params![
             seq,
@@ -419,6 +450,13 @@ impl Tables {
             && !has_definition
         {
             self.execute(&self.sql.insert_definition, params![&*new.definition, seq, &**structure])?;
+        }
+        if let Some(log) = &start.log {
+            for (first_index, count, body) in log.pages.iter().flat_map(|page| page.rows()) {
+                self.execute(&self.sql.append, params![seq, int(first_index), count, 0, body])?;
+            }
+            let patch = QuestionPatch { asked: log.questions.clone(), ..QuestionPatch::default() };
+            self.patch_questions(seq, &patch, new.at)?;
         }
         self.changes.runs(Arc::from(workflow_id), info.user_id.clone(), RunStatus::Pending, 1);
         new.hook.as_ref().map_or(Ok(()), |hook| self.insert_hook(seq, hook))
@@ -472,6 +510,7 @@ impl Tables {
                 has_cancel: row.get(6)?,
                 workflow_id: row.get(7)?,
                 user_id: row.get(8)?,
+                is_limited: row.get(9)?,
             })
         })
     }
@@ -488,10 +527,13 @@ impl Tables {
         let mut workflows: Vec<&str> = claim.workflows.iter().map(|workflow| workflow.as_str()).collect();
         workflows.sort_unstable();
         workflows.dedup();
+        let some_await = self.to_cancel(claim, &mut candidates)?;
         for workflow in workflows {
+            if some_await {
+                self.let_in(claim.at, workflow, &mut candidates)?;
+            }
             self.claimable(claim, workflow, &mut candidates)?;
         }
-        self.to_cancel(claim, &mut candidates)?;
 
         let (picked, more) = candidates.pick(claim);
         let mut runs = Vec::with_capacity(picked.len());
@@ -538,9 +580,47 @@ impl Tables {
     }
 
     /// Runs someone wants cancelled, of any workflow, due or not, paused or behind others. They are few.
-    fn to_cancel(&self, claim: &Claim, candidates: &mut Candidates) -> Result<(), Fail> {
+    /// Returns whether some runs wait for a place under their limit.
+    fn to_cancel(&self, claim: &Claim, candidates: &mut Candidates) -> Result<bool, Fail> {
         let mut statement = self.connection.prepare_cached(&self.sql.to_cancel)?;
-        candidates.offer(claim, statement.query([])?)
+        let mut rows = statement.query([])?;
+        let mut picker = Picker::with_one_more(claim);
+        let mut some_await = false;
+        while let Some(row) = rows.next()? {
+            match row.get(0)? {
+                Some(seq) => drop(candidates.pick_one(&mut picker, seq, row)?),
+                None => some_await = true,
+            }
+        }
+        Ok(some_await)
+    }
+
+    /// Lets runs of one workflow in under their limits, as far as there are places.
+    fn let_in(&self, at: Timestamp, workflow: &str, candidates: &mut Candidates) -> Result<(), Fail> {
+        let keys: Vec<Arc<str>> = {
+            let mut statement = self.connection.prepare_cached(&self.sql.limit_keys)?;
+            let keys = statement.query_map([workflow], |row| row.get(0))?;
+            keys.collect::<Result<_, _>>()?
+        };
+        for key in keys {
+            let mut placed: i64 = value(&self.connection, &self.sql.placed, [&*key])?.unwrap_or_default();
+            let mut statement = self.connection.prepare_cached(&self.sql.awaiting)?;
+            let mut rows = statement.query(params![workflow, &*key])?;
+            let mut entering = Vec::new();
+            while let Some(row) = rows.next()? {
+                let (seq, max, due_at): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+                if due_at > at.as_micros() {
+                    candidates.wait_for(due_at);
+                } else if placed < max {
+                    entering.push(seq);
+                    placed += 1;
+                } else {
+                    break;
+                }
+            }
+            entering.into_iter().try_for_each(|seq| self.execute(&self.sql.let_in, [seq]))?;
+        }
+        Ok(())
     }
 
     fn take(&self, seq: i64, number: i64, worker: &WorkerId, at: Timestamp) -> Result<(Run, Lease), Fail> {
@@ -667,7 +747,9 @@ impl Tables {
             self.freed(None);
         }
         self.ran(&lease.run_id, Some(&lease.worker));
-        let mut opens = release.is_some_and(|release| release.due_at.is_none());
+        // Whoever ends or pauses gives up its place.
+        let leaves = row.is_limited && (is_over || status == RunStatus::Paused);
+        let mut opens = leaves || release.is_some_and(|release| release.due_at.is_none());
         if is_over && let Some(next) = self.first_unfinished(row.session_seq)? {
             self.execute(&self.sql.next_in_line, [next])?;
             opens = true;
@@ -827,34 +909,41 @@ fn claims(row: &Row<'_>) -> Result<u32, Fail> {
 /// What a claim could take, gathered from several queries.
 #[derive(Default)]
 struct Candidates {
-    /// Accept number and claims.
-    found: Vec<(i64, u32)>,
+    /// Priority, accept number and claims.
+    found: Vec<(i64, i64, u32)>,
     next_due: Option<i64>,
 }
 
 impl Candidates {
-    /// Keeps as many of `rows`, which come oldest first, as the claim could take at most, and one more.
+    /// Keeps as many of `rows`, which come first in line first, as the claim could take at most, and one more.
     fn offer(&mut self, claim: &Claim, mut rows: rusqlite::Rows<'_>) -> Result<(), Fail> {
         let mut picker = Picker::with_one_more(claim);
-        while let Some(row) = rows.next()? {
-            if !picker.offer(count(row.get(0)?)?, claims(row)?) {
-                break;
-            }
-        }
-        self.found.extend(picker.picked.iter().map(|(seq, claims)| (int(*seq), *claims)));
+        while let Some(row) = rows.next()?
+            && self.pick_one(&mut picker, row.get(0)?, row)?
+        {}
         Ok(())
+    }
+
+    /// Keeps one, if its picker takes it. False when no more can be taken.
+    fn pick_one(&mut self, picker: &mut Picker, seq: i64, row: &Row<'_>) -> Result<bool, Fail> {
+        let (claims, before) = (claims(row)?, picker.picked.len());
+        let goes_on = picker.offer(count(seq)?, claims);
+        if picker.picked.len() > before {
+            self.found.push((row.get(2)?, seq, claims));
+        }
+        Ok(goes_on)
     }
 
     fn wait_for(&mut self, due_at: i64) {
         self.next_due = Some(self.next_due.map_or(due_at, |earliest| earliest.min(due_at)));
     }
 
-    /// What the claim takes, oldest first, and whether there was more.
+    /// What the claim takes, the first in line first, and whether there was more.
     fn pick(&mut self, claim: &Claim) -> (Vec<i64>, bool) {
-        self.found.sort_unstable();
-        self.found.dedup();
+        self.found.sort_unstable_by_key(|(priority, seq, _)| (Reverse(*priority), *seq));
+        self.found.dedup_by_key(|(_, seq, _)| *seq);
         let mut picker = Picker::new(claim);
-        for (seq, claims) in &self.found {
+        for (_, seq, claims) in &self.found {
             if !picker.offer(seq.unsigned_abs(), *claims) {
                 break;
             }

@@ -1,7 +1,7 @@
 //! The store in memory.
 
 use outlive_core::port::{
-    Accepted, Access, CancelIntent, Claim, Db, DbErrorKind, NewRun, RunStore, SessionKind, SessionPolicy,
+    Accepted, Access, CancelIntent, Claim, Db, DbErrorKind, NewRun, NewStart, RunStore, SessionKind, SessionPolicy,
 };
 use outlive_core::{DefinitionId, RunId, RunInfo, SessionId, Timestamp, WorkerId};
 use outlive_db::{Fault, InMemoryDb, Operation, conformance};
@@ -48,6 +48,7 @@ fn new_run() -> NewRun {
         session_state: None,
         session_kind: SessionKind::Workflow,
         hook: None,
+        start: NewStart::default(),
         at: NOW,
     }
 }

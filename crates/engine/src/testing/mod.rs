@@ -261,7 +261,8 @@ pub fn broken_invariants(log: &[Entry], output: &WorkflowRunOutput) -> Vec<Strin
     }
     broken.extend(broken_keys(log));
     let mut epochs = log.iter().filter_map(|entry| match &entry.record {
-        Some(Record::Claimed { epoch, .. }) => Some(*epoch),
+        // What a fork begins with was written under no lease of its own.
+        Some(Record::Claimed { epoch, .. }) => Some(*epoch).filter(|epoch| *epoch > 0),
         _ => None,
     });
     let mut last = 0;

@@ -4,8 +4,8 @@
 use outlive_core::log::{Entry, Record};
 use outlive_core::log::{Part, Place};
 use outlive_core::port::{
-    Accepted, Access, BoxFuture, Commit, Db, Executed, Executor, ExecutorInfo, NewRun, Release, RunPatch, SessionKind,
-    SessionPolicy, StepContext,
+    Accepted, Access, BoxFuture, Commit, Db, Executed, Executor, ExecutorInfo, NewRun, NewStart, Release, RunPatch,
+    SessionKind, SessionPolicy, StepContext,
 };
 use outlive_core::{
     Block, Condition, Definition, EventKind, ExecutorKind, Failure, ForEach, Function, Key, Loop, Page, Parallel,
@@ -152,6 +152,7 @@ async fn put(db: &dyn Db, of: &Original, kept: usize, definition: &Definition, i
         session_state: None,
         session_kind: SessionKind::Workflow,
         hook: None,
+        start: NewStart::default(),
         at,
     };
     let accepted = db.create_run(Access::All, new, Some(worker)).await.unwrap();

@@ -5,6 +5,7 @@
 mod called;
 mod drift;
 mod dropped;
+mod forks;
 mod functions;
 mod hearts;
 mod led;
@@ -18,6 +19,7 @@ mod runs;
 mod sessions;
 mod simulation;
 mod stage;
+mod starts;
 mod stats;
 mod steering;
 mod stops;

@@ -1,6 +1,6 @@
 //! What the tests share: definitions, engines and a store that outlives them.
 
-use outlive_core::port::{Db, NewRun, Run, SessionKind, SessionPolicy};
+use outlive_core::port::{Db, NewRun, NewStart, Run, SessionKind, SessionPolicy};
 use outlive_core::{Definition, Failure, RunId, RunInfo, SessionId, Step, StepInput, StepOutput, WorkerId};
 use outlive_db::{InMemoryDb, SqliteDb};
 use outlive_engine::testing::{SimulatedClock, Stage};
@@ -71,6 +71,7 @@ pub(crate) fn new_run(id: &str, like: &Run) -> NewRun {
         session_state: None,
         session_kind: SessionKind::Workflow,
         hook: None,
+        start: NewStart::default(),
         at: like.created_at,
     }
 }

@@ -18,7 +18,7 @@ use outlive_db::InMemoryDb;
 use outlive_engine::testing::{
     Moment, SimulatedClock, Stage, TroubledDb, broken_invariants, in_flight, normal, read_log, row_equals_fold,
 };
-use outlive_engine::{Engine, Error, Options, RunHandle, Submit, SystemClock};
+use outlive_engine::{Engine, Error, Fork, Options, RunHandle, Submit, SystemClock};
 use serde_json::{Map, Value, json};
 use std::ops::Range;
 use std::sync::Arc;
@@ -357,6 +357,104 @@ fn another_random_tree_under_trouble_comes_to_the_same_end() {
 }
 
 /// The same in SQLite files, in real time.
+/// An output without what differs between a run and a fork that did the same.
+fn alike(mut value: Value) -> Value {
+    fn strip(value: &mut Value) {
+        match value {
+            Value::Object(fields) => {
+                fields.retain(|name, _| name != "id" && !name.ends_with("_id"));
+                fields.values_mut().for_each(strip);
+            }
+            Value::Array(items) => items.iter_mut().for_each(strip),
+            Value::String(text) if text.starts_with("Run ") => text.clear(),
+            _ => {}
+        }
+    }
+    strip(&mut value);
+    // They were in the order of their ids.
+    let runs = value.pointer_mut("/output/step_executor_runs").and_then(Value::as_array_mut);
+    runs.into_iter().for_each(|runs| runs.sort_by_key(Value::to_string));
+    value
+}
+
+/// Forks a run of a random tree at random entries; the fork's process may die.
+async fn forked(tree: &Tree<'_>) {
+    let (seed, definition, stage) = (tree.seed, tree.definition(), MemoryStage(InMemoryDb::new()));
+    let engine = tree.start(stage.open()).await;
+    let whole = End::of(&engine, &format!("seed {seed}")).await;
+    engine.shutdown().await.unwrap();
+    let needed = tree.calls.count();
+    let mut dice = Dice(seed);
+    for _ in 0..2 {
+        let at = dice.below(whole.log.len() as u64);
+        let crashes = dice.below(2) == 0;
+        let index = at + 2 + dice.below(8);
+        let place = format!("seed {seed}, forked at {at} of {}, crash {crashes} at {index}", whole.log.len());
+        let id = format!("fork-{at}-{index}");
+        let before = tree.calls.count();
+        let (db, mut in_flight) = (stage.open(), 0);
+        let crashing = TroubledDb::crashing(db.clone(), if crashes { index } else { u64::MAX }, Moment::After);
+        let engine = tree.start(crashing.clone()).await;
+        let asked = Fork { run_id: Some(id.clone()), ..Fork::at(at) };
+        let fork =
+            engine.fork(&"tree".parse().unwrap(), asked).await.unwrap_or_else(|error| panic!("{place}: {error}"));
+        let ended = timeout(PATIENCE, async {
+            tokio::select! {
+                () = crashing.crashed() => None,
+                output = answered(&fork) => Some(output.unwrap()),
+            }
+        });
+        let ended = ended.await.unwrap_or_else(|_| panic!("{place}: it does not end"));
+        let output = match ended {
+            Some(output) => {
+                engine.shutdown().await.unwrap();
+                output
+            }
+            None => {
+                in_flight = gone(&stage, engine, fork, &*db).await;
+                let engine = tree.start(stage.open()).await;
+                let output = timeout(PATIENCE, answered(&engine.attach(id.parse().unwrap()))).await;
+                let output = output.unwrap_or_else(|_| panic!("{place}: it does not end after a crash")).unwrap();
+                engine.shutdown().await.unwrap();
+                output
+            }
+        };
+        let run_id: RunId = id.parse().unwrap();
+        let log = read_log(&*db, &run_id).await;
+        let run = db.run(Access::All, run_id).await.unwrap().unwrap();
+        let session = db.session(Access::All, run.info.session_id.clone()).await.unwrap().unwrap().state;
+        let end = End { output, log, session };
+        assert_eq!(broken_invariants(&end.log, &end.output), Vec::<String>::new(), "{place}");
+        assert!(row_equals_fold(&*db, &run, &definition, &end.log).await, "{place}: the row is not the fold");
+        let text = serde_json::to_string(&end.log).unwrap();
+        assert_eq!(
+            text.matches("\"tree\"").count(),
+            usize::from(text.contains("RunForked")),
+            "{place}: it names the run"
+        );
+        let made = tree.calls.count() - before;
+        assert!(made <= needed + in_flight, "{place}: {made} calls made, {needed} needed by all of it");
+        if !whole.is_a_race() {
+            assert_eq!(alike(end.lasting()), alike(whole.lasting()), "{place}");
+        }
+    }
+}
+
+fn forks_of(seeds: Range<u64>) {
+    for seed in seeds {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let clock: Arc<dyn Clock> = Arc::new(SimulatedClock::start());
+            forked(&Tree::new(seed, &clock, Duration::from_millis(20))).await;
+        });
+    }
+}
+
+#[test]
+fn a_fork_of_a_random_tree_comes_to_the_same_end() {
+    forks_of(0..120);
+}
+
 async fn tries_in_files(seeds: Range<u64>) {
     let all = seeds.end - seeds.start;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);

@@ -19,10 +19,11 @@ pub use error::{ClientError, Refusal};
 pub use follow::Following;
 use outlive_core::port::{LivingWorker, QuestionFilter, RunFilter};
 use outlive_core::{Answer, RunId, RunStatus, Secret, WorkflowRunOutput};
+use outlive_engine::Fork;
 use retry::Retry;
 pub use shape::{
-    Accepted, EventPage, QuestionList, QuestionSummary, QuestionTool, RunDetail, RunList, RunSummary, StepSummary,
-    Submission,
+    Accepted, EventPage, ForkPreview, QuestionList, QuestionSummary, QuestionTool, RunDetail, RunList, RunSummary,
+    StepSummary, Submission,
 };
 use std::fmt;
 use std::sync::Arc;
@@ -154,6 +155,44 @@ impl Client {
     pub async fn rerun(&self, run_id: &RunId, idempotency_key: Option<&str>) -> Result<Accepted, ClientError> {
         let path = ["api", "runs", run_id.as_str(), "rerun"];
         shape::accepted(&self.connection.post(&path, None::<&()>, idempotency_key).await?)
+    }
+
+    /// Starts a run that keeps what this one has done up to a place, and goes on from there; or where this one failed or
+    /// was cancelled. Who changes an answer is whoever the credential names.
+    ///
+    /// ```no_run
+    /// # use outlive::client::{Client, ClientError};
+    /// use outlive::engine::Fork;
+    ///
+    /// # async fn example(client: Client, run_id: outlive::RunId) -> Result<(), ClientError> {
+    /// let fork = Fork::at("Research");
+    /// println!("{} calls will be made again", client.preview_fork(&run_id, &fork).await?.again.len());
+    /// let accepted = client.fork(&run_id, &fork).await?;
+    /// # let _ = accepted;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    /// As [`Client::submit`].
+    ///
+    /// # Errors
+    /// [`ClientError::NotFound`] when there is no such run, [`ClientError::Conflict`] when it cannot be forked there, and
+    /// as [`Client::submit`].
+    pub async fn fork(&self, run_id: &RunId, fork: &Fork) -> Result<Accepted, ClientError> {
+        let (verb, body) = shape::fork(fork);
+        let path = ["api", "runs", run_id.as_str(), verb];
+        shape::accepted(&self.connection.post(&path, body.as_ref(), fork.idempotency_key.as_deref()).await?)
+    }
+
+    /// Which calls a fork would make again; executes nothing.
+    ///
+    /// # Errors
+    /// As [`Client::fork`].
+    pub async fn preview_fork(&self, run_id: &RunId, fork: &Fork) -> Result<ForkPreview, ClientError> {
+        let (verb, body) = shape::fork(fork);
+        let path = ["api", "runs", run_id.as_str(), verb, "preview"];
+        self.connection.post(&path, body.as_ref(), None).await?.read()
     }
 
     /// A run with its steps.

@@ -4,12 +4,13 @@
 
 use super::connection;
 use super::error::ClientError;
+use outlive_core::fork::{ForkCall, ForkEdit, ForkPoint, ForkedFrom};
 use outlive_core::port::{Life, LivingWorker, Order, QuestionFilter, QuestionState, Run, RunFilter, SessionPolicy};
 use outlive_core::{
     Answer, DefinitionId, QuestionKind, Remedy, RunEvent, RunId, RunInfo, RunStatus, SessionId, Timestamp, Waiting,
     WaitsFor, WorkerId,
 };
-use outlive_engine::AskedQuestion;
+use outlive_engine::{AskedQuestion, Fork};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -56,6 +57,11 @@ pub struct Submission {
     session_policy: Option<SessionPolicy>,
     #[serde(skip_serializing_if = "Option::is_none")]
     steer_to: Option<String>,
+    start_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<i8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concurrency_key: Option<String>,
     #[serde(skip)]
     pub(super) idempotency_key: Option<String>,
 }
@@ -102,6 +108,24 @@ impl Submission {
         self
     }
 
+    /// Not to begin before this time.
+    pub fn start_at(mut self, time: Timestamp) -> Self {
+        self.start_at = Some(time.to_rfc3339());
+        self
+    }
+
+    /// Of runs that wait for room, those with a higher priority go first; 0 by default.
+    pub fn priority(mut self, priority: i8) -> Self {
+        self.priority = Some(priority);
+        self
+    }
+
+    /// Where the workflow limits how many of its runs execute at once: runs with the same key count together.
+    pub fn concurrency_key(mut self, key: impl Into<String>) -> Self {
+        self.concurrency_key = Some(key.into());
+        self
+    }
+
     /// Where the server posts the run's last event.
     pub fn webhook(mut self, url: impl Into<String>) -> Self {
         self.webhook_url = Some(url.into());
@@ -130,6 +154,52 @@ impl Submission {
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.idempotency_key = Some(key.into());
         self
+    }
+}
+
+/// The verb of the route that forks, and what it is sent.
+pub(super) fn fork(fork: &Fork) -> (&'static str, Option<Value>) {
+    let at = match &fork.at {
+        ForkPoint::Failure => return ("retry", None),
+        ForkPoint::Entry(index) => Value::from(*index),
+        ForkPoint::At(place) => Value::from(place.to_string()),
+    };
+    let mut body = Map::from_iter([("at".to_owned(), at)]);
+    let mut put = |name: &str, value: Option<Value>| body.extend(value.map(|value| (name.to_owned(), value)));
+    put("input", fork.input.clone());
+    put("run_id", fork.run_id.clone().map(Value::from));
+    put("session_id", fork.session_id.clone().map(Value::from));
+    match &fork.edit {
+        ForkEdit::Nothing => {}
+        ForkEdit::Output(output) => put("output", Some(output.clone())),
+        ForkEdit::Answer(answer) => put("answer", serde_json::to_value(answer).ok()),
+    }
+    ("fork", Some(Value::Object(body)))
+}
+
+/// What a fork keeps and what it does again.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub struct ForkPreview {
+    /// Where the run is cut: the entries before this one are kept.
+    pub forked_from: ForkedFrom,
+    /// How many calls are not made again.
+    pub kept_calls: u64,
+    /// The tokens that those used.
+    pub kept_tokens: u64,
+    /// The calls that are made again, as far as the fork comes to them.
+    pub again: Vec<ForkCall>,
+}
+
+/// The same for a run in a local store.
+impl From<outlive_engine::ForkPreview> for ForkPreview {
+    fn from(preview: outlive_engine::ForkPreview) -> Self {
+        Self {
+            kept_calls: preview.kept.len() as u64,
+            kept_tokens: preview.kept.iter().map(|call| call.tokens).sum(),
+            forked_from: preview.forked_from,
+            again: preview.again,
+        }
     }
 }
 
@@ -207,6 +277,12 @@ pub struct RunSummary {
     /// The run that this one repeats.
     #[serde(default)]
     pub rerun_of: Option<RunId>,
+    /// The run that this one was forked from, and where.
+    #[serde(default)]
+    pub forked_from: Option<ForkedFrom>,
+    /// Its priority.
+    #[serde(default)]
+    pub priority: i8,
     /// Length of its log: the index of its next event.
     #[serde(default, rename = "seq", deserialize_with = "after_last")]
     pub next_index: u64,
@@ -238,12 +314,14 @@ impl RunSummary {
 /// The same for a run in a local store, without why it is not over yet.
 impl From<Run> for RunSummary {
     fn from(run: Run) -> Self {
-        let (rerun_of, unreadable) = match run.rerun_of() {
-            Ok(rerun_of) => (rerun_of, None),
-            Err(unreadable) => (None, Some(unreadable.to_string())),
+        let (rerun_of, forked_from, unreadable) = match (run.rerun_of(), run.forked_from()) {
+            (Ok(rerun_of), Ok(forked_from)) => (rerun_of, forked_from, None),
+            (Err(unreadable), _) | (_, Err(unreadable)) => (None, None, Some(unreadable.to_string())),
         };
         Self {
             rerun_of,
+            forked_from,
+            priority: run.priority,
             unreadable,
             info: run.info,
             status: run.status,

@@ -1,7 +1,7 @@
 //! A file of an older format, as its last program left it, in this program's hands: what was unfinished goes on and
 //! ends, what had ended is still told.
 
-use outlive::core::port::{Accepted, Access, Commit, NewRun, Release, RunFilter, RunPatch, SessionKind};
+use outlive::core::port::{Accepted, Access, Commit, NewRun, NewStart, Release, RunFilter, RunPatch, SessionKind};
 use outlive::core::{Definition, DefinitionId, Page, RunInfo, SessionId, Timestamp, WorkerId};
 use outlive::engine::Submit;
 use outlive::engine::testing::{broken_invariants, read_log};
@@ -140,6 +140,7 @@ async fn a_log_of_an_older_program_goes_on_after_each_of_its_entries() {
             session_state: None,
             session_kind: SessionKind::Workflow,
             hook: None,
+            start: NewStart::default(),
             at,
         };
         let Accepted::New { lease: Some(lease) } = db.create_run(Access::All, new, Some(worker)).await.unwrap() else {

@@ -12,6 +12,7 @@ mod definitions;
 mod dropped;
 mod example;
 mod faults;
+mod forks;
 mod formats;
 mod kill9;
 mod limits;

@@ -176,6 +176,8 @@ fn schemas() -> Map<String, Value> {
     });
     let mut generator = settings.into_generator();
     add::<shape::CreateRun>(&mut generator);
+    add::<shape::ForkRun>(&mut generator);
+    add::<shape::ForkPreview>(&mut generator);
     add::<shape::AcceptedRun>(&mut generator);
     add::<shape::CancelRun>(&mut generator);
     add::<shape::CancelledRun>(&mut generator);

@@ -38,6 +38,8 @@ impl From<Error> for Problem {
                 let detail = "The server's disk is nearly full: accepted runs continue, new ones are refused";
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "disk_low", detail).retry_after(LATER)
             }
+            Error::CannotFork(_) => Problem::new(StatusCode::CONFLICT, "cannot_fork", error.to_string()),
+            Error::DefinitionChanged(_) => Problem::new(StatusCode::CONFLICT, "definition_changed", error.to_string()),
             Error::TooDeep { .. } => Problem::new(StatusCode::BAD_REQUEST, "json_too_deep", error.to_string()),
             Error::Damaged(damaged) => {
                 tracing::error!(error = %damaged, "stored entries are damaged");

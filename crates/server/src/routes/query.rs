@@ -62,12 +62,15 @@ pub(super) fn boolean(name: &str, text: Option<&str>) -> Result<bool, Problem> {
 
 /// A time: RFC 3339, or seconds since 1970.
 pub(super) fn time(name: &str, text: Option<&str>) -> Result<Option<Timestamp>, Problem> {
-    let Some(text) = text else { return Ok(None) };
+    text.map(|text| instant("query", name, text)).transpose()
+}
+
+/// A time in this part of a request.
+pub(super) fn instant(part: &'static str, name: &str, text: &str) -> Result<Timestamp, Problem> {
     let seconds = text.parse::<i64>().ok().and_then(|seconds| seconds.checked_mul(1_000_000));
     let micros = seconds.or_else(|| text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_microsecond));
-    let bad =
-        || Problem::field("datetime_parsing", "query", name, "Input should be a time such as 2026-11-23T03:27:47Z");
-    micros.map(|micros| Some(Timestamp::from_micros(micros))).ok_or_else(bad)
+    let bad = || Problem::field("datetime_parsing", part, name, "Input should be a time such as 2026-11-23T03:27:47Z");
+    micros.map(Timestamp::from_micros).ok_or_else(bad)
 }
 
 /// The words of a list separated by commas.

@@ -32,6 +32,7 @@ const REQUESTS: &[(&str, &str, &str, &str)] = &[
     ("POST", "/workflows/slow/runs", FORM, "message=hi&background=false&stream=true&session_id=asked"),
     ("POST", "/api/runs", JSON, r#"{"workflow_id":"slow","input":"hi","session_id":"asked"}"#),
     ("POST", "/api/runs/first/rerun", JSON, "{}"),
+    ("POST", "/api/runs/first/fork", JSON, r#"{"at":0}"#),
     ("POST", "/api/runs/first/cancel", JSON, r#"{"reason":"enough"}"#),
     ("POST", "/workflows/slow/runs/first/cancel", FORM, ""),
     ("POST", "/workflows/slow/runs/first/resume", FORM, ""),

@@ -133,7 +133,10 @@ fn requests(rule: &Rule) -> Vec<(String, &'static str, &'static str)> {
             (format!("{path}?session_id={{session_id}}"), FORM, ""),
             (format!("{path}?q={{run_id}}&preview=true"), FORM, ""),
         ],
-        (Verb::Post, _) if path.ends_with("/cancel") || path.ends_with("/rerun") => vec![(path.to_owned(), FORM, "")],
+        (Verb::Post, _) if ["/cancel", "/rerun", "/retry", "/retry/preview"].iter().any(|end| path.ends_with(end)) => {
+            vec![(path.to_owned(), FORM, "")]
+        }
+        (Verb::Post, _) if path.contains("/fork") => vec![(path.to_owned(), JSON, r#"{"at":0}"#)],
         (Verb::Post, _) if path.ends_with("/answer") => vec![(path.to_owned(), JSON, r#"{"do":"retry"}"#)],
         (Verb::Post, _) if path.ends_with("/continue") => vec![(path.to_owned(), FORM, "stream=false")],
         (Verb::Post, _) if path.ends_with("/redeliver") => vec![(format!("{path}?from=0"), FORM, "")],

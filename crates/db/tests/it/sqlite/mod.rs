@@ -17,7 +17,7 @@ mod space;
 mod views;
 
 use outlive_core::port::{
-    Accepted, Access, Claim, Claimed, Commit, Db, Lease, LogStore, NewRun, RunPatch, RunStore, SessionKind,
+    Accepted, Access, Claim, Claimed, Commit, Db, Lease, LogStore, NewRun, NewStart, RunPatch, RunStore, SessionKind,
     SessionPolicy,
 };
 use outlive_core::{DefinitionId, Page, RunId, RunInfo, SessionId, Timestamp, WorkerId};
@@ -77,6 +77,7 @@ fn new_run(id: &str) -> NewRun {
         session_state: None,
         session_kind: SessionKind::Workflow,
         hook: None,
+        start: NewStart::default(),
         at: second(0),
     }
 }

@@ -6,6 +6,7 @@
 mod audit;
 mod events;
 mod feed;
+mod forks;
 mod questions;
 mod range;
 mod runs;
@@ -130,6 +131,27 @@ pub(super) fn routes() -> Table {
             answer: Some("AcceptedRun"),
             ..doc("Start a new run with the same input in the same session")
         })
+        .post("/api/runs/{run_id}/fork", WRITE, forks::fork)
+        .doc(Doc {
+            headers: KEY,
+            body: Some("ForkRun"),
+            answer: Some("AcceptedRun"),
+            ..doc("Start a run that keeps what a run has done up to a place, and goes on from there")
+        })
+        .post("/api/runs/{run_id}/fork/preview", READ, forks::preview)
+        .doc(Doc {
+            body: Some("ForkRun"),
+            answer: Some("ForkPreview"),
+            ..doc("Which calls a fork would make again; executes nothing")
+        })
+        .post("/api/runs/{run_id}/retry", WRITE, forks::retry)
+        .doc(Doc {
+            headers: KEY,
+            answer: Some("AcceptedRun"),
+            ..doc("Start a run that goes on where a run failed or was cancelled; 409 when it has done neither")
+        })
+        .post("/api/runs/{run_id}/retry/preview", READ, forks::preview_retry)
+        .doc(Doc { answer: Some("ForkPreview"), ..doc("Which calls that would make again; executes nothing") })
         .get("/api/questions", Needs::scope("questions:read"), questions::list)
         .doc(Doc {
             query: QUESTIONS_QUERY,

@@ -1,7 +1,7 @@
 //! Runs: list, read, start, cancel, start again.
 
 use super::range::{self, Payload};
-use super::shape::{AcceptedRun, CancelRun, CancelledRun, CreateRun, RunDetail, RunLine, RunList};
+use super::shape::{AcceptedRun, CancelRun, CancelledRun, CreateRun, ForkedFrom, RunDetail, RunLine, RunList};
 use super::{show, steps};
 use crate::json::Json as Body;
 use crate::names;
@@ -17,7 +17,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use outlive_core::port::{Access, AuditKind, DbErrorKind, Order, RunFilter};
 use outlive_core::{Attachments, DefinitionId, RunId, RunStatus, SessionId};
-use outlive_engine::{Engine, Error, Submit};
+use outlive_engine::{Engine, Error, RunHandle, Submit};
 use serde::Deserialize;
 use std::sync::Arc;
 
@@ -186,6 +186,9 @@ pub(super) async fn create(
         hook: webhook.accept(caller.state.webhooks.as_deref())?,
         policy: names::session_policy(body.session_policy.as_deref())?,
         steer_to: body.steer_to,
+        start_at: body.start_at.as_deref().map(|text| query::instant("body", "start_at", text)).transpose()?,
+        priority: body.priority,
+        concurrency_key: body.concurrency_key,
         ..Submit::default()
     };
     accept(&caller, &engine, &component.definition.id, submit, None).await
@@ -198,7 +201,7 @@ fn component<'a>(state: &'a State, workflow_id: &str) -> Result<&'a Component, P
 }
 
 /// Starting through `/api` asks for the same scope as the component's own route.
-fn may_run(caller: &Caller, workflow_id: &DefinitionId) -> Result<(), Problem> {
+pub(super) fn may_run(caller: &Caller, workflow_id: &DefinitionId) -> Result<(), Problem> {
     if caller.may(workflow_id, "run") {
         return Ok(());
     }
@@ -216,6 +219,11 @@ async fn accept(
 ) -> Result<Response, Problem> {
     may_run(caller, workflow_id)?;
     let handle = submit_run(caller, engine, workflow_id, submit).await?;
+    told(engine, &handle, rerun_of).await
+}
+
+/// The answer about a run that was accepted.
+pub(super) async fn told(engine: &Engine, handle: &RunHandle, rerun_of: Option<String>) -> Result<Response, Problem> {
     let run_id = handle.run_id().as_str();
     let run = find(engine.reader(), run_id).await?;
     // A run that was just accepted may be running already; it is told as it was accepted.
@@ -230,6 +238,7 @@ async fn accept(
         status: status.as_str(),
         rerun_of,
         steering_run_id: handle.steering_run_id().map(ToString::to_string),
+        forked_from: run.forked_from()?.as_ref().map(ForkedFrom::new),
     };
     let mut response = (code, Json(body)).into_response();
     if let Ok(place) = HeaderValue::from_str(&format!("/api/runs/{run_id}")) {

@@ -4,6 +4,7 @@
 use crate::audit::AuditLine;
 use crate::problem::Problem;
 use crate::wire::{iso, iso_micros};
+use outlive_core::fork;
 use outlive_core::port::{Life, LivingWorker, Run, Unreadable, run_error};
 use outlive_core::{Answer, DefinitionId, QuestionKind, Remedy, RunEvent, Timestamp, Waiting};
 use outlive_engine::AskedQuestion;
@@ -59,6 +60,119 @@ pub(crate) struct CreateRun {
     /// With `steer`: the id of the agent or team that is to hear the input; whoever executes when absent.
     #[serde(default)]
     pub(crate) steer_to: Option<String>,
+    /// Not to begin before this time (RFC 3339, or seconds since 1970).
+    #[serde(default)]
+    pub(crate) start_at: Option<String>,
+    /// -128 to 127 (default 0): of runs that wait for room, those with a higher priority go first.
+    #[serde(default)]
+    pub(crate) priority: i8,
+    /// Where the workflow limits how many of its runs execute at once: those with the same key count together.
+    #[serde(default)]
+    pub(crate) concurrency_key: Option<String>,
+}
+
+/// Where a run is forked, and what is changed there.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ForkRun {
+    /// An entry: what stands before it is kept. Or the key of a step or a call, or the name of a step: where it began;
+    /// with `output`, where it ended; with `answer`, where it was answered.
+    pub(crate) at: ForkPlace,
+    /// Another input for what comes after.
+    #[serde(default)]
+    pub(crate) input: Option<Value>,
+    /// Another output of the step or the call.
+    #[serde(default)]
+    pub(crate) output: Option<Value>,
+    /// Another answer.
+    #[serde(default)]
+    pub(crate) answer: Option<AnswerQuestion>,
+    /// The session of the new run [default: a new one, with the state as it was there].
+    #[serde(default)]
+    pub(crate) session_id: Option<String>,
+    /// The id of the new run.
+    #[serde(default)]
+    pub(crate) run_id: Option<String>,
+}
+
+/// A place in a run.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(crate) enum ForkPlace {
+    /// The index of an entry.
+    Entry(u64),
+    /// A key, or the name of a step.
+    Name(String),
+}
+
+/// The run that another was forked from.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct ForkedFrom {
+    /// The run.
+    pub(crate) run_id: String,
+    /// What stood before this entry was kept.
+    pub(crate) at: u64,
+}
+
+impl ForkedFrom {
+    pub(super) fn new(from: &fork::ForkedFrom) -> Self {
+        Self { run_id: from.run_id.to_string(), at: from.at }
+    }
+}
+
+/// What a fork keeps and what it does again.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct ForkPreview {
+    /// Where the run is cut.
+    pub(crate) forked_from: ForkedFrom,
+    /// How many calls are not made again.
+    pub(crate) kept_calls: u64,
+    /// The tokens that those used.
+    pub(crate) kept_tokens: u64,
+    /// The calls that are made again, as far as the fork comes to them.
+    pub(crate) again: Vec<ForkCall>,
+}
+
+impl ForkPreview {
+    pub(super) fn new(preview: &outlive_engine::ForkPreview) -> Self {
+        Self {
+            forked_from: ForkedFrom::new(&preview.forked_from),
+            kept_calls: preview.kept.len() as u64,
+            kept_tokens: preview.kept.iter().map(|call| call.tokens).sum(),
+            again: preview.again.iter().map(ForkCall::new).collect(),
+        }
+    }
+}
+
+/// A call that is made again.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct ForkCall {
+    /// Its key.
+    pub(crate) key: String,
+    /// What it is.
+    #[schemars(extend("enum" = ["function", "named", "model", "tool"]))]
+    pub(crate) kind: &'static str,
+    /// The step, the tool, the model, or the name that a function gave it.
+    pub(crate) name: String,
+    /// The step it is made in.
+    pub(crate) step_name: Option<String>,
+    /// Whether it must not be made twice.
+    pub(crate) is_once: bool,
+    /// The tokens it used in the run that is forked.
+    pub(crate) tokens: u64,
+}
+
+impl ForkCall {
+    fn new(call: &fork::ForkCall) -> Self {
+        Self {
+            key: call.key.to_string(),
+            kind: call.kind.as_str(),
+            name: call.name.to_string(),
+            step_name: call.step_name.as_deref().map(str::to_owned),
+            is_once: call.is_once,
+            tokens: call.tokens,
+        }
+    }
 }
 
 /// A run that was accepted, now or by an earlier request with the same Idempotency-Key.
@@ -77,6 +191,9 @@ pub(crate) struct AcceptedRun {
     /// The input was sent to this run, which had begun before: the id of the run that it becomes if nobody takes it in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) steering_run_id: Option<String>,
+    /// The run that this one was forked from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) forked_from: Option<ForkedFrom>,
 }
 
 /// Why a run is to end.
@@ -276,7 +393,7 @@ pub(crate) struct WaitingFor {
     /// what a process is doing: a `model`, a `tool`, a `step`. Lists say `step` for everything that executes.
     #[serde(rename = "for")]
     #[schemars(extend("enum" = [
-        "session", "worker", "room", "suspects", "time", "person", "cancel", "model", "tool", "step"
+        "session", "worker", "room", "suspects", "limit", "time", "person", "cancel", "model", "tool", "step"
     ]))]
     pub(crate) waits_for: &'static str,
     /// Whose name that is: the run in front, the workflow nobody has, the silent worker, the tool, the model, the step.
@@ -370,6 +487,12 @@ pub(crate) struct RunLine {
     pub(crate) cancel_reason: Option<String>,
     /// The run that this one repeats.
     pub(crate) rerun_of: Option<String>,
+    /// The run that this one was forked from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) forked_from: Option<ForkedFrom>,
+    /// Its priority, if it has another than 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) priority: Option<i8>,
     /// Index of its last event; null while there is none.
     pub(crate) seq: Option<u64>,
     /// If requested: the beginning of its input, as text.
@@ -387,6 +510,7 @@ impl RunLine {
     pub(super) fn new(run: &Run, waiting: Option<&Waiting>) -> Self {
         let mut unreadable = None;
         let rerun_of = readable(run.rerun_of(), &mut unreadable).flatten();
+        let forked_from = readable(run.forked_from(), &mut unreadable).flatten();
         Self {
             run_id: run.info.run_id.to_string(),
             workflow_id: run.info.workflow_id.to_string(),
@@ -403,6 +527,8 @@ impl RunLine {
             cancel_requested_at: run.cancel.as_ref().map(|cancel| iso_micros(cancel.at)),
             cancel_reason: run.cancel.as_ref().map(|cancel| cancel.reason.to_string()),
             rerun_of: rerun_of.map(|run_id| run_id.to_string()),
+            forked_from: forked_from.as_ref().map(ForkedFrom::new),
+            priority: Some(run.priority).filter(|priority| *priority != 0),
             seq: seq(run.next_index),
             input_preview: None,
             error_preview: None,

@@ -1,0 +1,150 @@
+//! `outlive fork` and `outlive retry`: a new run that keeps what an earlier one has done, up to a place.
+
+use super::run::{Detach, given_text};
+use crate::cli::{Global, RUN_HELP};
+use crate::exit::{Exit, Problem};
+use crate::runs::{Role, Runs};
+use crate::{output, style};
+use clap::Args;
+use outlive::client::ForkPreview;
+use outlive::core::fork::{CallKind, ForkCall, ForkEdit, ForkPoint};
+use outlive::engine;
+use serde_json::{Value, json};
+
+/// Start a run that keeps what an earlier one has done up to a place, and goes on from there
+///
+/// Recorded calls before that place are not made again. The earlier run stays as it is; the new one has a session of
+/// its own, with the state as it was there. With --preview, nothing is started: it says which calls would be made again.
+#[derive(Debug, Args)]
+pub(crate) struct Fork {
+    #[arg(value_name = "RUN", help = RUN_HELP)]
+    run: String,
+    /// The index of an event, the key of a step or a call, or the name of a step
+    #[arg(value_name = "PLACE")]
+    at: String,
+    /// Another input for what comes after: text, @FILE for a file's contents, - for standard input
+    #[arg(long, value_name = "INPUT")]
+    input: Option<String>,
+    /// Another output of the step or the call that ended there; an object or a list is read as JSON
+    #[arg(long, value_name = "TEXT|JSON")]
+    output: Option<String>,
+    /// The session of the new run [default: a new one]
+    #[arg(long, value_name = "ID")]
+    session: Option<String>,
+    #[command(flatten)]
+    how: How,
+}
+
+/// Start a run that goes on where an earlier one failed or was cancelled, in its session
+///
+/// A step that failed in a call it was making goes on with that call; any other step that failed is executed from its
+/// beginning. With --preview, nothing is started: it says which calls would be made again.
+#[derive(Debug, Args)]
+pub(crate) struct Retry {
+    #[arg(value_name = "RUN", help = RUN_HELP)]
+    run: String,
+    #[command(flatten)]
+    how: How,
+}
+
+/// Whether to do it.
+#[derive(Debug, Args)]
+struct How {
+    /// Say which calls would be made again, and start nothing
+    #[arg(long, visible_alias = "dry-run", conflicts_with = "detach")]
+    preview: bool,
+    #[command(flatten)]
+    detach: Detach,
+}
+
+impl Fork {
+    pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
+        let too_long = "no run takes";
+        let text = |given: &Option<String>| given.as_deref().map(|given| given_text(given, too_long)).transpose();
+        let edit = text(&self.output)?.map_or(ForkEdit::Nothing, |text| ForkEdit::Output(value(text)));
+        let at = match self.at.parse() {
+            // A step whose key is a number has a name too.
+            Ok(index) => ForkPoint::Entry(index),
+            Err(_) => ForkPoint::from(self.at.as_str()),
+        };
+        let input = text(&self.input)?.map(Value::String);
+        let fork = engine::Fork { edit, input, session_id: self.session.clone(), ..engine::Fork::at(at) };
+        self.how.go(&self.run, fork, "outlive fork", global).await
+    }
+}
+
+impl Retry {
+    pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
+        self.how.go(&self.run, engine::Fork::retry(), "outlive retry", global).await
+    }
+}
+
+impl How {
+    async fn go(&self, run: &str, fork: engine::Fork, verb: &str, global: &Global) -> Result<Exit, Problem> {
+        let role = if self.preview { Role::Accepts } else { self.detach.role() };
+        let runs = Runs::open_as(role, global).await?;
+        let done = async {
+            let run_id = runs.find(run).await?.info.run_id;
+            if self.preview {
+                return tell(&runs.preview_fork(&run_id, &fork).await?, global);
+            }
+            let accepted = runs.fork(&run_id, &fork, verb).await?;
+            self.detach.go_on(&runs, &accepted, global).await
+        };
+        let done = done.await;
+        runs.close().await?;
+        done
+    }
+}
+
+/// An object or a list, as JSON; anything else as the text it is.
+fn value(text: String) -> Value {
+    let is_json = text.starts_with(['{', '[']);
+    if is_json && let Ok(value) = outlive::serving::json::parse(text.as_bytes()) { value } else { Value::String(text) }
+}
+
+/// Shows what would be made again.
+pub(super) fn tell(preview: &ForkPreview, global: &Global) -> Result<Exit, Problem> {
+    if global.json {
+        output::json(&json!({
+            "forked_from": preview.forked_from,
+            "kept_calls": preview.kept_calls,
+            "kept_tokens": preview.kept_tokens,
+            "again": preview.again,
+        }))?;
+        return Ok(Exit::Done);
+    }
+    let kept = style::counted(usize::try_from(preview.kept_calls).unwrap_or(usize::MAX), "call");
+    output::line(format_args!("Keeps {} events: {kept}, {} tokens", preview.forked_from.at, preview.kept_tokens))?;
+    if preview.again.is_empty() {
+        output::line("Makes no call of that run again")?;
+    } else {
+        output::line(format_args!(
+            "Makes again, as far as it comes to them: {}",
+            style::counted(preview.again.len(), "call")
+        ))?;
+    }
+    for call in &preview.again {
+        output::line(line(call))?;
+    }
+    let once = preview.again.iter().filter(|call| call.is_once).count();
+    if once > 0 {
+        let those = if once == 1 { "one of them must".to_owned() } else { format!("{once} of them must") };
+        output::note(global, format_args!("{those} not be made twice: check with the service behind it first"));
+    }
+    Ok(Exit::Done)
+}
+
+fn line(call: &ForkCall) -> String {
+    let what = match call.kind {
+        CallKind::Function => "function",
+        CallKind::Named => "call",
+        CallKind::Model => "model",
+        CallKind::Tool => "tool",
+    };
+    let once = if call.is_once { "  once" } else { "" };
+    let step = call.step_name.as_deref().filter(|_| call.kind != CallKind::Function);
+    let step = step.map_or_else(String::new, |step| format!("  in {}", style::line(step, 60)));
+    let tokens = if call.tokens > 0 { format!("  {} tokens", call.tokens) } else { String::new() };
+    format!("  {:<24} {what} {}{step}{tokens}{once}", call.key.as_str(), style::line(&call.name, 60))
+}

@@ -1,0 +1,389 @@
+//! Forks: where a run's log may be cut, what another run takes of it, and what that one does again.
+//!
+//! ```text
+//! the run's log:    0 1 2 … at-1 │ at …       what stands before `at` is kept, and what was edited
+//! the fork's log:   0 1 2 … at-1 │ RunForked, RunResumed, then its own
+//! ```
+//! Trying again is a fork where the run failed. It must never know a store, and executes nothing. The invariant: what is
+//! kept folds like the log of a run whose worker was lost at that entry, so a fork goes on as a recovered run does.
+
+mod calls;
+mod copy;
+
+pub use calls::{CallKind, ForkCall};
+
+use crate::event::EventKind;
+use crate::id::RunId;
+use crate::log::{Entry, Key, Part, Record};
+use crate::question::{Answer, Question};
+use crate::run::RunStatus;
+use crate::step::StepType;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// The run that another was forked from, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForkedFrom {
+    /// The run.
+    pub run_id: RunId,
+    /// What stood before this entry was kept.
+    pub at: u64,
+}
+
+/// Where a run is forked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ForkPoint {
+    /// What stands before this entry is kept.
+    Entry(u64),
+    /// Where this step, container or call began. It is given by its key, or a step by its name; of several with that
+    /// name, the first counts. With an edited output, where it ended; with an edited answer, where it was answered.
+    At(Arc<str>),
+    /// Where the run failed or was cancelled. A step that failed in a call it was making goes on with that call; any
+    /// other step that failed is executed from its beginning.
+    Failure,
+}
+
+impl From<u64> for ForkPoint {
+    fn from(index: u64) -> Self {
+        Self::Entry(index)
+    }
+}
+
+impl From<&str> for ForkPoint {
+    fn from(place: &str) -> Self {
+        Self::At(Arc::from(place))
+    }
+}
+
+impl From<&Key> for ForkPoint {
+    fn from(key: &Key) -> Self {
+        Self::At(Arc::from(key.as_str()))
+    }
+}
+
+/// What is changed where a run is forked.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum ForkEdit {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// What a step, a tool, a model or a call named by a function gave back.
+    Output(Value),
+    /// What was answered to a question.
+    Answer(Answer),
+}
+
+/// Why a run cannot be forked as asked, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct CannotFork(pub String);
+
+/// Where a log is cut.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cut {
+    /// What stands before this entry is kept.
+    at: usize,
+    /// The steps before it that are executed from their beginning.
+    again: Option<Key>,
+    /// An answer before it that is not kept: it ended the run.
+    unanswered: Option<Key>,
+    /// The entry whose output is replaced: the last that is kept.
+    edited: Option<usize>,
+    /// The question that is answered otherwise.
+    answered: Option<Key>,
+}
+
+impl Cut {
+    /// Finds where to cut the log of a run with this status.
+    ///
+    /// # Errors
+    /// When there is no such place, or nothing to edit there.
+    pub fn new(log: &[Entry], status: RunStatus, point: &ForkPoint, edit: &ForkEdit) -> Result<Self, CannotFork> {
+        let most = most(log, status);
+        let at = |at| Self { at: seam(log, at), again: None, unanswered: None, edited: None, answered: None };
+        match (point, edit) {
+            (ForkPoint::Entry(index), ForkEdit::Nothing) => Ok(at(within(*index, (log.len(), most))?)),
+            (ForkPoint::At(place), ForkEdit::Nothing) => match log[..most].iter().position(|e| begins(e, place)) {
+                Some(index) if matches!(log[index].record, Some(Record::Retry { .. })) => Ok(at(index + 1)),
+                Some(index) => Ok(at(index)),
+                None => {
+                    refuse(format!("nothing called {place:?} has begun: name a step, or the key of a step or a call"))
+                }
+            },
+            (_, ForkEdit::Output(_)) => {
+                let index = match point {
+                    ForkPoint::Entry(index) => usize::try_from(*index).ok().filter(|index| *index < most),
+                    ForkPoint::At(place) => log[..most].iter().position(|entry| ends(entry, place)),
+                    ForkPoint::Failure => None,
+                };
+                let Some(index) = index.filter(|index| log[..most].get(*index).is_some_and(has_output)) else {
+                    return refuse(format!("{} gave nothing back that could be edited: {EDITABLE}", named(point)));
+                };
+                Ok(Self { edited: Some(index), ..at(index + 1) })
+            }
+            (_, ForkEdit::Answer(_)) => {
+                let index = match point {
+                    ForkPoint::Entry(index) => usize::try_from(*index).ok().filter(|index| *index < most),
+                    ForkPoint::At(place) => answers(&log[..most], place),
+                    ForkPoint::Failure => None,
+                };
+                let answered = index.and_then(|index| match &log.get(index)?.record {
+                    Some(Record::Answered { key, .. }) => Some((index, key.clone())),
+                    _ => None,
+                });
+                let Some((index, key)) = answered else {
+                    let hint = "name a question that was answered, by its key or its step; one that is open can be \
+                                answered in a fork without an edit";
+                    return refuse(format!("no question was answered at {}: {hint}", named(point)));
+                };
+                Ok(Self { answered: Some(key), ..at(index) })
+            }
+            (ForkPoint::Failure, ForkEdit::Nothing) => Self::failure(log, status, most),
+        }
+    }
+
+    fn failure(log: &[Entry], status: RunStatus, most: usize) -> Result<Self, CannotFork> {
+        if !matches!(status, RunStatus::Error | RunStatus::Cancelled) {
+            let hint = "only one that ended ERROR or CANCELLED can be tried again; run it again, or fork it";
+            return refuse(format!("the run is {status}: {hint}"));
+        }
+        let mut cut = Self { at: most, again: None, unanswered: None, edited: None, answered: None };
+        let failed = log[most..].iter().find_map(|entry| match &entry.record {
+            Some(Record::Failed { key, .. }) => Some(key.clone()),
+            _ => None,
+        });
+        match failed {
+            Some(key) if was_calling(&log[..most], &key) => {
+                let is_end = |entry: &Entry| match &entry.record {
+                    Some(Record::Run { key: done, ended }) => {
+                        ended.failure.is_some()
+                            && [key.speaker("agent"), key.speaker("team")]
+                                .iter()
+                                .any(|speaker| *done == speaker.word("done"))
+                    }
+                    _ => false,
+                };
+                cut.at = log[..most].iter().rposition(is_end).unwrap_or(most);
+            }
+            failed => cut.again = failed,
+        }
+        cut.unanswered = ending_answer(&log[..cut.at]);
+        Ok(cut)
+    }
+
+    /// What stands before this entry is kept.
+    pub fn at(&self) -> u64 {
+        self.at as u64
+    }
+
+    /// The question that is answered otherwise.
+    pub fn answered(&self) -> Option<&Key> {
+        self.answered.as_ref()
+    }
+
+    /// Which entries are kept, in order.
+    fn kept<'a>(&'a self, log: &'a [Entry]) -> impl Iterator<Item = usize> + 'a {
+        let first = self.again.as_ref().and_then(|again| log.iter().position(|entry| is_of(entry, again)));
+        // A step has one id in all iterations: what it said before counts only from where it began last.
+        let said = first.and_then(|first| log[first].event.origin.step_id.clone());
+        let pieces = self.edited.and_then(|edited| told_before(log, edited));
+        (0..self.at).filter(move |index| {
+            let entry = &log[*index];
+            let is_again = self.again.as_ref().is_some_and(|again| match &entry.record {
+                Some(_) => is_of(entry, again),
+                None => first.is_some_and(|first| *index > first) && entry.event.origin.step_id == said,
+            });
+            let is_unanswered = match (&self.unanswered, &entry.record) {
+                (Some(question), Some(Record::Answered { key, .. })) => key == question,
+                _ => false,
+            };
+            let is_untold = pieces.as_ref().is_some_and(|(from, run_id)| {
+                index > from && entry.event.origin.run_id == *run_id && is_text(&entry.event.kind)
+            });
+            !is_again && !is_unanswered && !is_untold
+        })
+    }
+}
+
+/// What can be edited, in words.
+const EDITABLE: &str = "name a step that ended, a call of a tool or a model, or one that a function named, by its key or \
+                        the entry where it ended; of a container, edit a step inside";
+
+fn refuse<T>(problem: String) -> Result<T, CannotFork> {
+    Err(CannotFork(problem))
+}
+
+fn named(point: &ForkPoint) -> String {
+    match point {
+        ForkPoint::Entry(index) => format!("entry {index}"),
+        ForkPoint::At(place) => format!("{place:?}"),
+        ForkPoint::Failure => "a failure".to_owned(),
+    }
+}
+
+/// The place before this entry; before the end of the run, for the entries that end it.
+fn within(index: u64, (len, most): (usize, usize)) -> Result<usize, CannotFork> {
+    match usize::try_from(index) {
+        Ok(index) if index <= most => Ok(index),
+        Ok(index) if index < len => Ok(most),
+        _ => refuse(format!(
+            "the run has no entry there: it can be forked at entries 0 to {}",
+            most.max(len.saturating_sub(1))
+        )),
+    }
+}
+
+/// How many entries can be kept: all but the end of the run.
+fn most(log: &[Entry], status: RunStatus) -> usize {
+    match log.len() {
+        0 => 0,
+        len if status.is_terminal() && log[len - 1].event.is_terminal() => seam(log, len - 1),
+        len => len,
+    }
+}
+
+/// The place near `at` where the log can be cut: entries that were written together, of which only one has a record,
+/// stay together.
+fn seam(log: &[Entry], at: usize) -> usize {
+    let told = |at: usize| -> bool {
+        let pair = at.checked_sub(1).and_then(|before| Some((log.get(before)?, log.get(at)?)));
+        pair.is_some_and(|(before, next)| {
+            let is_output = matches!(before.event.kind, EventKind::StepOutput { .. }) && before.record.is_some();
+            is_output && matches!(next.event.kind, EventKind::StepCompleted { .. }) && next.record.is_none()
+        })
+    };
+    if told(at) {
+        return at + 1;
+    }
+    let mut at = at;
+    while at > 0 && leads(&log[at - 1], log.get(at)) && !told(at - 1) {
+        at -= 1;
+    }
+    at
+}
+
+/// Whether an entry was written only because of the `next`.
+fn leads(entry: &Entry, next: Option<&Entry>) -> bool {
+    let asks = |next: &Entry| matches!(next.record, Some(Record::Waiting { .. }));
+    match (&entry.event.kind, &entry.record) {
+        (EventKind::WorkflowCancelled { .. }, _) => true,
+        (EventKind::StepError { .. }, Some(Record::Waiting { .. })) => false,
+        (EventKind::StepError { .. }, _) => true,
+        // Of a nested workflow.
+        (EventKind::WorkflowCompleted(_) | EventKind::StepStarted, None) => true,
+        (EventKind::StepOutput { .. }, None) => true,
+        (EventKind::StepCompleted { .. }, None) => next.is_none_or(asks),
+        _ => false,
+    }
+}
+
+/// Whether a step, a container or a call of this name or key begins here.
+fn begins(entry: &Entry, place: &str) -> bool {
+    match &entry.record {
+        Some(Record::Intent { key, name }) => key.as_str() == place || name.as_deref() == Some(place),
+        Some(Record::Begin { key, name, .. }) => key.as_str() == place || **name == *place,
+        Some(Record::Waiting { key, questions, .. }) => {
+            key.as_str() == place || questions.iter().any(|question| *question.step_name == *place)
+        }
+        Some(Record::Retry { key, attempt, .. }) => key.attempt(attempt + 1).as_str() == place,
+        _ => false,
+    }
+}
+
+/// Whether it ends here, whichever attempt succeeded.
+fn ends(entry: &Entry, place: &str) -> bool {
+    match &entry.record {
+        Some(Record::Step { key, output, .. }) => {
+            let is_key = key.as_str() == place || key.attempt(1).as_str() == place;
+            is_key || output.step_name.as_deref() == Some(place)
+        }
+        Some(Record::Result { key, .. }) => key.as_str() == place,
+        _ => false,
+    }
+}
+
+/// Whether what an entry gave back can be edited.
+fn has_output(entry: &Entry) -> bool {
+    match &entry.record {
+        Some(Record::Step { output, .. }) => output.step_type == StepType::Step,
+        Some(Record::Result { key, .. }) => {
+            matches!(key.parts().last(), Some(Part::Turn(_) | Part::Call(_) | Part::Named(_)))
+        }
+        _ => false,
+    }
+}
+
+/// Where a question with this key, or of this step, was answered.
+fn answers(log: &[Entry], place: &str) -> Option<usize> {
+    let mut asked: BTreeSet<&Key> = BTreeSet::new();
+    log.iter().position(|entry| match &entry.record {
+        Some(Record::Waiting { key, questions, .. }) => {
+            let is_there = |question: &&Arc<Question>| {
+                let keys = [question.key.as_str(), key.as_str()];
+                keys.contains(&place) || *question.id == *place || *question.step_name == *place
+            };
+            asked.extend(questions.iter().filter(is_there).map(|question| &question.key));
+            false
+        }
+        Some(Record::Answered { key, .. }) => asked.contains(key),
+        _ => false,
+    })
+}
+
+/// The question whose answer ended the run, if one did.
+fn ending_answer(log: &[Entry]) -> Option<Key> {
+    use crate::question::Effect::{Cancels, Fails};
+    let mut asked: Vec<&Arc<Question>> = Vec::new();
+    let mut ending = None;
+    for record in log.iter().filter_map(|entry| entry.record.as_ref()) {
+        match record {
+            Record::Waiting { questions, .. } => asked.extend(questions),
+            Record::Answered { key, answered } => {
+                let question = asked.iter().rev().find(|question| question.key == *key);
+                let effect = question.map(|question| question.effect(&answered.answer));
+                if matches!(effect, Some(Cancels(_) | Fails(_))) {
+                    ending = Some(key.clone());
+                }
+            }
+            _ => {}
+        }
+    }
+    ending
+}
+
+/// Whether a step that failed was making a call: one of this attempt, or one its function named.
+fn was_calling(log: &[Entry], key: &Key) -> bool {
+    let first = key.attempt(1);
+    let is_own = |call: &Key| call.is_inside(key) || (call.is_named() && call.is_inside(&first));
+    let mut open: BTreeSet<&Key> = BTreeSet::new();
+    for record in log.iter().filter_map(|entry| entry.record.as_ref()) {
+        match record {
+            Record::Intent { key, name: None } if is_own(key) => drop(open.insert(key)),
+            Record::Result { key, .. } => drop(open.remove(key)),
+            _ => {}
+        }
+    }
+    !open.is_empty()
+}
+
+/// Whether a record belongs to a step, in whichever attempt.
+fn is_of(entry: &Entry, step: &Key) -> bool {
+    let Some(key) = entry.record.as_ref().and_then(Record::key) else { return false };
+    (1..=step.attempt_number()).map(|attempt| step.attempt(attempt)).any(|one| *key == one || key.is_inside(&one))
+}
+
+/// Where the model's call began whose answer is edited, and whose it is: what it streamed is not kept.
+fn told_before(log: &[Entry], edited: usize) -> Option<(usize, Option<RunId>)> {
+    let Some(Record::Result { key, .. }) = &log[edited].record else { return None };
+    if !matches!(key.parts().last(), Some(Part::Turn(_))) {
+        return None;
+    }
+    let is_intent = |entry: &Entry| matches!(&entry.record, Some(Record::Intent { key: intent, .. }) if intent == key);
+    Some((log[..edited].iter().rposition(is_intent)?, log[edited].event.origin.run_id.clone()))
+}
+
+fn is_text(kind: &EventKind) -> bool {
+    matches!(kind, EventKind::RunContent(_) | EventKind::TeamRunContent(_))
+}

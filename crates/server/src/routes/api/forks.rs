@@ -1,0 +1,96 @@
+//! Forks: a run that goes on from where another was, and what that would do again.
+
+use super::runs::{may_run, told};
+use super::shape::{ForkPlace, ForkPreview, ForkRun};
+use crate::json::Json as Body;
+use crate::names;
+use crate::problem::Problem;
+use crate::routes::caller::Caller;
+use crate::routes::runs::{find, idempotency_key};
+use axum::Json;
+use axum::extract::Path;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use outlive_core::fork::{ForkEdit, ForkPoint};
+use outlive_core::port::AuditKind;
+use outlive_engine::Fork;
+
+impl ForkRun {
+    /// What is asked of the engine.
+    ///
+    /// # Errors
+    /// When the fields do not go together.
+    fn into_fork(self, caller: &Caller) -> Result<Fork, Problem> {
+        names::ids(&[("run_id", self.run_id.as_deref()), ("session_id", self.session_id.as_deref())])?;
+        let edit = match (self.output, self.answer) {
+            (Some(_), Some(_)) => {
+                let should = "An output and an answer cannot both be changed at one place";
+                return Err(Problem::field("value_error", "body", "answer", should));
+            }
+            (Some(output), None) => ForkEdit::Output(output),
+            (None, Some(answer)) => ForkEdit::Answer(answer.into_answer()?),
+            (None, None) => ForkEdit::Nothing,
+        };
+        Ok(Fork {
+            at: match self.at {
+                ForkPlace::Entry(index) => ForkPoint::Entry(index),
+                ForkPlace::Name(place) => ForkPoint::At(place.into()),
+            },
+            edit,
+            input: self.input,
+            by: caller.principal.user_id.clone(),
+            run_id: self.run_id,
+            session_id: self.session_id,
+            idempotency_key: None,
+        })
+    }
+}
+
+/// `POST /api/runs/{run_id}/fork`.
+pub(super) async fn fork(
+    caller: Caller,
+    Path(run_id): Path<String>,
+    headers: HeaderMap,
+    Body(body): Body<ForkRun>,
+) -> Result<Response, Problem> {
+    let fork = body.into_fork(&caller)?;
+    start(&caller, &run_id, Fork { idempotency_key: idempotency_key(&headers)?, ..fork }).await
+}
+
+/// `POST /api/runs/{run_id}/fork/preview`.
+pub(super) async fn preview(
+    caller: Caller,
+    Path(run_id): Path<String>,
+    Body(body): Body<ForkRun>,
+) -> Result<Json<ForkPreview>, Problem> {
+    let fork = body.into_fork(&caller)?;
+    look(&caller, &run_id, &fork).await
+}
+
+/// `POST /api/runs/{run_id}/retry`.
+pub(super) async fn retry(caller: Caller, Path(run_id): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
+    start(&caller, &run_id, Fork { idempotency_key: idempotency_key(&headers)?, ..Fork::retry() }).await
+}
+
+/// `POST /api/runs/{run_id}/retry/preview`.
+pub(super) async fn preview_retry(caller: Caller, Path(run_id): Path<String>) -> Result<Json<ForkPreview>, Problem> {
+    look(&caller, &run_id, &Fork::retry()).await
+}
+
+async fn start(caller: &Caller, run_id: &str, fork: Fork) -> Result<Response, Problem> {
+    let engine = caller.engine();
+    let run = find(engine.reader(), run_id).await?;
+    may_run(caller, &run.info.workflow_id)?;
+    let handle = engine.fork(&run.info.run_id, fork).await?;
+    let answer = told(&engine, &handle, None).await?;
+    caller.did(AuditKind::RunFork, "accepted", run.info.run_id.as_str());
+    Ok(answer)
+}
+
+async fn look(caller: &Caller, run_id: &str, fork: &Fork) -> Result<Json<ForkPreview>, Problem> {
+    let engine = caller.engine();
+    let run = find(engine.reader(), run_id).await?;
+    caller.sees(run.info.user_id.as_deref(), run.info.run_id.as_str());
+    let preview = engine.preview_fork(&run.info.run_id, fork).await?;
+    Ok(Json(ForkPreview::new(&preview)))
+}
