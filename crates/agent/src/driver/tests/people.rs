@@ -474,11 +474,12 @@ async fn a_recorded_answer_holds_when_the_tool_does_not_need_people_any_more() {
         assert_eq!(output, expected, "after {end} entries");
     }
     // What a person has filled in holds too, and what was done elsewhere.
-    let make = |change: fn(Tool) -> Tool| {
+    type Change = fn(Tool) -> Tool;
+    let make = |change: Change| {
         let model = ScriptedModel::replies([calls([("mail", r#"{"subject":"hi"}"#)]), text("done")]);
         Agent::new("Careful").model(model).tool(change(mail()))
     };
-    let ways: [(fn(Tool) -> Tool, &str); 2] =
+    let ways: [(Change, &str); 2] =
         [(|tool| tool.user_input_fields(["to"]), "hi to grace (None)"), (Tool::external_execution, r#"{"printed":3}"#)];
     for (change, told) in ways {
         let model = ScriptedModel::replies([calls([("mail", r#"{"subject":"hi","to":"ada"}"#)]), text("done")]);

@@ -26,14 +26,16 @@ use tokio::time::timeout;
 /// Crashes of one program: see [`CRASHES_MAX`](super::CRASHES_MAX).
 const CRASHES_MAX: u64 = 3;
 
+/// What is asked, `kind step` or `kind tool`, and what is answered. [`Answer::TimedOut`] is silence.
+type Turn = (&'static str, fn() -> Answer);
+
 /// A program that asks people.
 pub(crate) struct Talk {
     /// Where the program is, below its folder, without `.py`.
     pub(crate) name: &'static str,
     pub(crate) build: fn(&Kitchen) -> WorkflowBuilder,
     pub(crate) input: &'static str,
-    /// What is asked, `kind step` or `kind tool`, and what is answered. [`Answer::TimedOut`] is silence.
-    pub(crate) turns: &'static [(&'static str, fn() -> Answer)],
+    pub(crate) turns: &'static [Turn],
     pub(crate) status: RunStatus,
     /// What was told of the steps, as [`outline`] writes it.
     pub(crate) told: &'static str,
