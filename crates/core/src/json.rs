@@ -112,6 +112,14 @@ pub struct TooDeep {
     pub limit: usize,
 }
 
+/// Checks a value that its caller keeps.
+///
+/// # Errors
+/// [`TooDeep`] when it is deeper than [`DEPTH_MAX`].
+pub fn check(value: &Value) -> Result<(), TooDeep> {
+    if is_within(value, DEPTH_MAX) { Ok(()) } else { Err(TooDeep { limit: DEPTH_MAX }) }
+}
+
 /// Checks a value from outside. One that is too deep is taken apart and replaced by null, because dropping it would
 /// take a stack frame for each level.
 ///

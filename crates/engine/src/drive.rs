@@ -99,7 +99,8 @@ async fn drive_once(
     // Boxed and dropped, so that a run that waits for hours does not hold what only its start needs.
     let begun = Instant::now();
     let prepared = Box::pin(prepare(inner, &run, journal, unreadable, &claim, definition.as_deref(), session)).await?;
-    if run.next_index > 0 {
+    // A fork begins with a log, and with its first claim.
+    if run.next_index > 0 && run.epoch > 1 {
         inner.services.counters.recoveries.add(begun.elapsed());
     }
     // A fork may have nothing left to do, and only a run that is RUNNING can end.

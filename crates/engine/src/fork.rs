@@ -8,13 +8,16 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::fold;
 use crate::handle::RunHandle;
+use crate::questions::text_of;
 use crate::reader::Reader;
 use crate::submit::{Copied, Submit};
-use outlive_core::fork::{Cut, ForkCall, ForkEdit, ForkPoint, ForkedFrom};
+use outlive_core::fork::{CannotFork, Cut, ForkCall, ForkEdit, ForkPoint, ForkedFrom};
 use outlive_core::log::{Entry, Key, Writer};
 use outlive_core::machine::WorkflowMachine;
 use outlive_core::port::{Access, Db, DbError, NewLog, NewQuestion, Order, Run, RunFilter, merge};
-use outlive_core::{Answer, Answered, Attachments, Definition, Node, RunId, RunInfo, SessionId, Timestamp, ToolEffect};
+use outlive_core::{
+    Answer, Answered, Attachments, Definition, Node, RunId, RunInfo, SessionId, Timestamp, ToolEffect, json,
+};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -39,8 +42,8 @@ pub struct Fork {
     pub by: Option<Arc<str>>,
     /// The caller's id for the fork; made when absent.
     pub run_id: Option<String>,
-    /// The session that the fork belongs to. When absent: a new one, whose state is what the run's was at that entry;
-    /// where a run is tried again, the run's own.
+    /// The session that the fork belongs to: when absent, a new one; where a run is tried again, the run's own. One that
+    /// the fork makes begins with the state as it was at that entry.
     pub session_id: Option<String>,
     /// The same key and the same request again give the same run.
     pub idempotency_key: Option<String>,
@@ -246,6 +249,7 @@ impl Prepared {
         let workflow_id = &parent.info.workflow_id;
         let unknown = || Error::UnknownWorkflow(workflow_id.to_shared());
         let definition = reader.inner.newest(workflow_id).ok_or_else(unknown)?;
+        check(fork, reader.inner.options.input_bytes_max)?;
         let log = read_log(&*reader.inner.services.db, &parent).await?;
         let cut = Cut::new(&log, parent.status, &fork.at, &fork.edit)?;
         Ok(Self { parent, log, cut, definition })
@@ -274,7 +278,7 @@ impl Prepared {
         let at = services.clock.now();
         let is_retry = fork.at == ForkPoint::Failure;
         let own_session = self.parent.info.session_id.to_string();
-        let session_id = fork.session_id.clone().or_else(|| is_retry.then_some(own_session));
+        let session_id = fork.session_id.clone().or_else(|| is_retry.then(|| own_session.clone()));
         let run_id = match &fork.run_id {
             Some(text) => RunId::parse(text)?,
             None => RunId::new(at, services.chance.wide_bits()),
@@ -292,7 +296,10 @@ impl Prepared {
         let session = services.db.session(Access::All, self.parent.info.session_id.clone()).await?;
         let log = self.copy(reader, &info, fork, at).await?;
         let state = match &session {
-            Some(session) if session_id.is_none() => Some(self.state(&*services.db, &session.state).await?),
+            // It counts only where the fork makes its session.
+            Some(session) if session_id.as_ref() != Some(&own_session) => {
+                Some(self.state(&*services.db, &session.state).await?)
+            }
             _ => None,
         };
         // What was asked, so that a key that is used again can be told from a repetition.
@@ -317,7 +324,7 @@ impl Prepared {
         let parts = self.cut.copy(&self.log, (&self.parent.info, to), &fork.edit, at);
         let mut entries = parts.map_err(|error| {
             let problem = format!("what it has recorded cannot be copied: {error}");
-            Error::CannotFork(outlive_core::fork::CannotFork(problem))
+            Error::CannotFork(CannotFork(problem))
         })?;
         let info = Arc::new(to.clone());
         let options = self.parent.request_options()?;
@@ -420,6 +427,27 @@ impl Prepared {
             found.insert(name, initial);
         }
         Ok(found)
+    }
+}
+
+/// Refuses what cannot be kept.
+fn check(fork: &Fork, limit: usize) -> Result<(), Error> {
+    let refused = |problem: String| Error::CannotFork(CannotFork(problem));
+    if let Some(input) = &fork.input {
+        json::check(input).map_err(|problem| Error::TooDeep { what: "the input", problem })?;
+    }
+    match &fork.edit {
+        ForkEdit::Nothing => Ok(()),
+        ForkEdit::Output(output) => {
+            json::check(output).map_err(|problem| Error::TooDeep { what: "the output", problem })?;
+            let bytes = json::len(output);
+            let too_long =
+                || refused(format!("the output has {bytes} bytes, the limit is {limit}; pass a reference instead"));
+            if bytes > limit { Err(too_long()) } else { Ok(()) }
+        }
+        ForkEdit::Answer(answer) => {
+            text_of(answer).map(drop).map_err(|problem| refused(format!("the answer: {problem}")))
+        }
     }
 }
 

@@ -194,7 +194,7 @@ async fn give(
 }
 
 /// An answer as JSON text, or why it cannot be kept.
-fn text_of(answer: &Answer) -> Result<String, String> {
+pub(crate) fn text_of(answer: &Answer) -> Result<String, String> {
     let mut value = serde_json::to_value(answer).map_err(|error| error.to_string())?;
     json::admit(&mut value).map_err(|too_deep| too_deep.to_string())?;
     let text = value.to_string();

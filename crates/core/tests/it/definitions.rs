@@ -33,6 +33,7 @@ fn everything() -> Definition {
     Definition::builder("Every Kind")
         .description("one of each")
         .timeout(Duration::from_secs(60))
+        .concurrency(7)
         .session_state(json!({ "count": 0 }).as_object().unwrap().clone())
         .step(Step::new("ask").agent(Idle(ExecutorKind::Agent, "HN Agent", "hn-agent")).description("asks"))
         .step(Step::new("team").team(Idle(ExecutorKind::Team, "crew", "crew")).timeout(Duration::from_millis(500)))
@@ -74,6 +75,7 @@ fn json_has_the_shape_of_agnos_to_dict() {
         }
     };
     has(&json, json!({ "name": "Every Kind", "id": "every-kind", "description": "one of each", "timeout_ms": 60_000 }));
+    has(&json, json!({ "concurrency": 7 }));
     has(&json, json!({ "session_state": { "count": 0 } }));
     let steps = json["steps"].as_array().unwrap();
     let plain = |name: &str| {
@@ -151,6 +153,7 @@ fn what_is_written_is_read_as_the_same() {
     let is = Definition::from_json(&was.to_json(), &registry()).unwrap();
     assert_eq!((&is.nodes, &is.hash, is.to_json()), (&was.nodes, &was.hash, was.to_json()));
     assert_eq!((&is.session_state, is.timeout_ms), (&was.session_state, was.timeout_ms));
+    assert_eq!(is.concurrency, was.concurrency);
     let structure = Structure::parse(&was.structure).unwrap();
     assert_eq!((&structure.nodes, &structure.hash, &structure.text), (&was.nodes, &was.hash, &was.structure));
 

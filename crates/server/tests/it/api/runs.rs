@@ -232,6 +232,80 @@ async fn a_run_is_repeated_with_the_same_input_in_the_same_session() {
 }
 
 #[tokio::test]
+async fn a_run_is_forked_and_what_that_does_again_is_said_before() {
+    let stage = Stage::new().await;
+    let first = stage.ada.start("echo", "hello").await;
+    stage.ended(&first).await;
+    let path = |verb: &str| format!("/api/runs/{first}/{verb}");
+    let fork = json!({ "at": "second", "input": "ho" });
+    let preview = stage.ada.post(&path("fork/preview"), fork.clone()).await.json();
+    assert_eq!(preview["forked_from"]["run_id"], json!(first), "{preview}");
+    assert_eq!((&preview["kept_calls"], preview["again"].as_array().map(Vec::len)), (&json!(1), Some(1)), "{preview}");
+    let again = &preview["again"][0];
+    let told = (&again["key"], &again["kind"], &again["name"], &again["is_once"]);
+    assert_eq!(told, (&json!("1"), &json!("function"), &json!("second"), &json!(false)));
+    let key = [("idempotency-key", "fork-1")];
+    let forked = stage.ada.send("POST", &path("fork"), &key, Some(fork.clone())).await;
+    assert_eq!(forked.status, StatusCode::ACCEPTED, "{}", forked.text());
+    let body = forked.json();
+    assert_eq!(body["forked_from"], preview["forked_from"]);
+    let second = body["run_id"].as_str().expect("an id").to_owned();
+    stage.ended(&second).await;
+    let run = stage.ada.get_json(&format!("/api/runs/{second}")).await;
+    assert_eq!((&run["input"], &run["user_id"], &run["status"]), (&json!("ho"), &json!("ada"), &json!("COMPLETED")));
+    assert_eq!(run["forked_from"], preview["forked_from"]);
+    let repeated = stage.ada.send("POST", &path("fork"), &key, Some(fork)).await;
+    assert_eq!((repeated.status, &repeated.json()["run_id"]), (StatusCode::OK, &json!(second)));
+    // What cannot be done is said.
+    for (verb, body, status, code) in [
+        ("fork", json!({ "at": "nowhere" }), 409, "cannot_fork"),
+        ("fork", json!({ "at": 999 }), 409, "cannot_fork"),
+        ("fork/preview", json!({ "at": 0, "output": "x" }), 409, "cannot_fork"),
+        ("fork", json!({ "at": "second", "output": 1, "answer": { "do": "approve" } }), 422, "invalid_request"),
+        ("fork", json!({}), 422, "invalid_request"),
+        ("fork", json!({ "at": -1 }), 422, "invalid_request"),
+        ("fork", json!({ "at": 1, "run_id": "a b" }), 422, "invalid_id"),
+        ("retry", json!({}), 409, "cannot_fork"),
+        ("retry/preview", json!({}), 409, "cannot_fork"),
+    ] {
+        assert_eq!(
+            stage.ada.post(&path(verb), body.clone()).await.problem(),
+            (status, code.to_owned()),
+            "{verb} {body}"
+        );
+    }
+    assert_eq!(stage.bob.post(&path("fork"), json!({ "at": 0 })).await.problem(), (404, "not_found".to_owned()));
+}
+
+#[tokio::test]
+async fn a_failed_run_is_tried_again_and_a_run_begins_later() {
+    let stage = Stage::new().await;
+    let first = stage.ada.start("broken", "x").await;
+    stage.ended(&first).await;
+    let preview = stage.ada.post(&format!("/api/runs/{first}/retry/preview"), json!({})).await.json();
+    assert_eq!(preview["again"].as_array().map(Vec::len), Some(1), "{preview}");
+    let again = stage.ada.send("POST", &format!("/api/runs/{first}/retry"), &[], None).await;
+    assert_eq!(again.status, StatusCode::ACCEPTED, "{}", again.text());
+    let second = again.json()["run_id"].as_str().expect("an id").to_owned();
+    stage.ended(&second).await;
+    let runs = [first, second].map(|id| format!("/api/runs/{id}"));
+    let (one, other) = (stage.ada.get_json(&runs[0]).await, stage.ada.get_json(&runs[1]).await);
+    assert_eq!((&other["status"], &other["session_id"]), (&json!("ERROR"), &one["session_id"]));
+    let later = json!({ "workflow_id": "echo", "start_at": "2099-01-01T00:00:00Z", "priority": -3 });
+    let later = stage.ada.post("/api/runs", later).await.json()["run_id"].as_str().expect("an id").to_owned();
+    let run = stage.ada.get_json(&format!("/api/runs/{later}")).await;
+    assert_eq!((&run["status"], &run["priority"]), (&json!("PENDING"), &json!(-3)));
+    let told = (&run["waiting"]["for"], &run["waiting"]["until"]);
+    assert_eq!(told.0, &json!("time"), "{run}");
+    assert!(told.1.as_str().is_some_and(|until| until.starts_with("2099-01-01T00:00:00")), "{run}");
+    for (field, value) in [("start_at", json!("tomorrow")), ("priority", json!(1000))] {
+        let mut body = json!({ "workflow_id": "echo" });
+        body[field] = value;
+        assert_eq!(stage.ada.post("/api/runs", body).await.status, 422, "{field}");
+    }
+}
+
+#[tokio::test]
 async fn workers_are_listed_with_what_they_hold() {
     let stage = Stage::new().await;
     let run_id = stage.ada.start("gate", "x").await;
