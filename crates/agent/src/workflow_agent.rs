@@ -6,7 +6,7 @@ use crate::driver;
 use crate::model::IntoModel;
 use crate::profile::{IntoInstructions, Profile};
 use outlive_core::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext};
-use outlive_core::{Failure, FinishReason, Retry, Secret, StepInput};
+use outlive_core::{Failure, FinishReason, Retry, Secret, StepInput, ToolEffect};
 use serde_json::Value;
 use std::fmt;
 use std::sync::Arc;
@@ -127,6 +127,10 @@ impl Executor for WorkflowAgent {
 
     fn problems(&self) -> Vec<String> {
         self.profile.problems()
+    }
+
+    fn tool_effect(&self, tool: &str) -> Option<ToolEffect> {
+        self.profile.tool_effect(tool)
     }
 
     fn secrets(&self) -> Vec<Secret> {

@@ -15,13 +15,10 @@ use outlive_core::fork::{CannotFork, Cut, ForkCall, ForkEdit, ForkPoint, ForkedF
 use outlive_core::log::{Entry, Key, Writer};
 use outlive_core::machine::WorkflowMachine;
 use outlive_core::port::{Access, Db, DbError, NewLog, NewQuestion, Order, Run, RunFilter, merge};
-use outlive_core::{
-    Answer, Answered, Attachments, Definition, Node, RunId, RunInfo, SessionId, Timestamp, ToolEffect, json,
-};
+use outlive_core::{Answer, Answered, Attachments, Definition, RunId, RunInfo, SessionId, Timestamp, ToolEffect, json};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Entries that share a page of a copied log.
 const PAGE_ENTRIES: usize = 256;
@@ -267,9 +264,8 @@ impl Prepared {
 
     /// The effect of a tool that is called inside a step.
     fn effect(&self, call: &Key, tool: &str) -> Option<ToolEffect> {
-        let is_step = |key: &Key| matches!(Node::find(&self.definition.nodes, key), Some(Node::Step(_)));
-        let step = std::iter::successors(call.outer(), Key::outer).filter(is_step).last()?;
-        self.definition.executor(&step)?.tool_effect(tool)
+        let outer = std::iter::successors(call.outer(), Key::outer);
+        outer.filter_map(|key| self.definition.executor(&key)).last()?.tool_effect(tool)
     }
 
     async fn start(self, engine: &Engine, fork: &Fork) -> Result<RunHandle, Error> {
@@ -333,7 +329,8 @@ impl Prepared {
             None => self.parent.read_input()?,
         };
         let nodes = Some(self.definition.nodes.clone());
-        let mut machine = WorkflowMachine::new(info.clone(), nodes, input, options.attachments, at);
+        let machine = WorkflowMachine::new(info.clone(), nodes, input, options.attachments, at);
+        let mut machine = machine.with_leader(self.definition.leader.clone());
         let mut fit = fold::fit(db, &self.parent, Some(&self.definition.hash)).await?;
         for entry in &entries {
             fit.apply(&mut machine, entry)?;
@@ -397,21 +394,15 @@ impl Prepared {
         let mut found = Map::new();
         let mut filter = RunFilter {
             session_id: Some(self.parent.info.session_id.clone()),
-            // Accepted in the same moment, or before.
-            created_to: Some(self.parent.created_at + Duration::from_micros(1)),
+            before: Some(self.parent.info.run_id.clone()),
             order: Order::NewestFirst,
             limit: 1,
             with_payload: true,
             ..RunFilter::default()
         };
-        let mut is_earlier = false;
         for _ in 0..EARLIER_RUNS_MAX {
             let page = db.runs(Access::All, filter.clone()).await?;
             for run in &page.runs {
-                if !is_earlier {
-                    is_earlier = run.info.run_id == self.parent.info.run_id;
-                    continue;
-                }
                 let own = run.request_options()?.session_state;
                 for (_, changed) in changes(run, &read_log(db, run).await?, own).into_iter().rev() {
                     found.extend(changed.into_iter().filter(|(name, _)| names.remove(name)));

@@ -146,9 +146,11 @@ impl Reader {
         let mut ear = self.inner.services.hub.subscribe(run_id);
         // The owner must be checked before anyone waits: someone else's run does not exist here.
         let mut is_known = self.access == Access::All;
+        let mut has_waited = false;
         loop {
             let mark = *ear.mark.borrow_and_update();
-            if let Some(output) = ending.and_then(Ending::get) {
+            // Of what has ended before, only the store knows whether it is still there.
+            if has_waited && let Some(output) = ending.and_then(Ending::get) {
                 return self.with_events(output.clone()).await;
             }
             let executes_here = self.inner.is_running(run_id) && !mark.rests;
@@ -163,6 +165,7 @@ impl Reader {
             }
             let news = ear.mark.wait_for(|now| now.rests != mark.rests || now.looks != mark.looks);
             let _ = tokio::time::timeout(LOOK_PERIOD, news).await;
+            has_waited = true;
         }
     }
 

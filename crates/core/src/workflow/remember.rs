@@ -4,9 +4,10 @@
 //! its input. It must never know who works in the step. The invariant: the same step of the same run sees the same runs,
 //! whichever process executes it.
 
-use super::{Code, Node};
+use super::{Code, Definition, Node};
 use crate::failure::Failure;
 use crate::history::{HISTORY_RUNS, History, HistoryRun, history_context, tokens_of, within_tokens};
+use crate::message::ToolEffect;
 use crate::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext, StepInfo};
 use crate::secret::Secret;
 use crate::step::StepInput;
@@ -231,6 +232,14 @@ impl Executor for Remembers {
     fn secrets(&self) -> Vec<Secret> {
         let summarizer = self.summarizer.iter().flat_map(|summarizer| summarizer.secrets());
         self.executor.secrets().into_iter().chain(summarizer).collect()
+    }
+
+    fn workflows(&self) -> Vec<Arc<Definition>> {
+        self.executor.workflows()
+    }
+
+    fn tool_effect(&self, tool: &str) -> Option<ToolEffect> {
+        self.executor.tool_effect(tool)
     }
 
     /// A copy of who works in the step: whoever builds a workflow of it says anew what that sees.
