@@ -433,7 +433,11 @@ async fn forked(tree: &Tree<'_>) {
             "{place}: it names the run"
         );
         let made = tree.calls.count() - before;
-        assert!(made <= needed + in_flight, "{place}: {made} calls made, {needed} needed by all of it");
+        // What was answered first decides what is still done where one answer ends the run.
+        assert!(
+            whole.is_a_race() || made <= needed + in_flight,
+            "{place}: {made} calls made, {needed} needed by all of it"
+        );
         if !whole.is_a_race() {
             assert_eq!(alike(end.lasting()), alike(whole.lasting()), "{place}");
         }
