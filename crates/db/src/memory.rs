@@ -534,6 +534,7 @@ impl Tables {
         if let Some(log) = new.start.log {
             self.row(seq).pages = log.pages.into_iter().map(|page| (page.first_index, page)).collect();
             self.patch_questions(seq, QuestionPatch { asked: log.questions, ..QuestionPatch::default() }, new.at);
+            log.answer.into_iter().for_each(|answer| self.questions.give(answer, new.at));
         }
         seq
     }

@@ -14,10 +14,8 @@ use crate::submit::{Copied, Submit};
 use outlive_core::fork::{CannotFork, Cut, ForkCall, ForkEdit, ForkPoint, ForkedFrom};
 use outlive_core::log::{Entry, Key, Writer};
 use outlive_core::machine::WorkflowMachine;
-use outlive_core::port::{Access, Db, DbError, NewLog, NewQuestion, Order, Run, RunFilter, merge};
-use outlive_core::{
-    Answer, Answered, Attachments, Definition, Node, RunId, RunInfo, SessionId, Timestamp, ToolEffect, json,
-};
+use outlive_core::port::{Access, Db, DbError, NewAnswer, NewLog, NewQuestion, Order, Run, RunFilter, merge};
+use outlive_core::{Answer, Attachments, Definition, Node, RunId, RunInfo, SessionId, Timestamp, ToolEffect, json};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -322,7 +320,7 @@ impl Prepared {
     async fn copy(&self, reader: &Reader, to: &RunInfo, fork: &Fork, at: Timestamp) -> Result<Option<NewLog>, Error> {
         let db = &*reader.inner.services.db;
         let parts = self.cut.copy(&self.log, (&self.parent.info, to), &fork.edit, at);
-        let mut entries = parts.map_err(|error| {
+        let entries = parts.map_err(|error| {
             let problem = format!("what it has recorded cannot be copied: {error}");
             Error::CannotFork(CannotFork(problem))
         })?;
@@ -338,21 +336,20 @@ impl Prepared {
         for entry in &entries {
             fit.apply(&mut machine, entry)?;
         }
-        if let (ForkEdit::Answer(answer), Some(key)) = (&fork.edit, self.cut.answered()) {
-            let question = machine.questions().into_iter().find(|question| question.key == *key);
-            let id = question.as_ref().map_or_else(|| Arc::from(key.as_str()), |question| question.id.clone());
-            let refused = |problem| Error::InvalidAnswer { id, problem };
-            match question {
-                Some(question) => question.check(answer).map_err(refused)?,
-                None => return Err(refused("it is not open there".to_owned())),
-            }
-            let answered = Answered { answer: answer.clone(), by: fork.by.clone(), at };
-            for entry in machine.answer(key, &answered) {
-                fit.apply(&mut machine, &entry)?;
-                entries.push(entry.at(at));
-            }
-        }
         fit.end(&machine)?;
+        let questions = machine.questions();
+        let answer = match (&fork.edit, self.cut.answered()) {
+            (ForkEdit::Answer(answer), Some(key)) => {
+                let question = questions.iter().find(|question| question.key == *key);
+                let id = question.map_or_else(|| Arc::from(key.as_str()), |question| question.id.clone());
+                let refused = |problem| Error::InvalidAnswer { id: id.clone(), problem };
+                let Some(question) = question else { return Err(refused("it is not open there".to_owned())) };
+                question.check(answer).map_err(refused)?;
+                let text = Arc::from(text_of(answer).map_err(refused)?);
+                Some(NewAnswer { id, text, by: fork.by.clone() })
+            }
+            _ => None,
+        };
         if entries.is_empty() {
             return Ok(None);
         }
@@ -362,13 +359,12 @@ impl Prepared {
             next = page.end();
             pages.push(page);
         }
-        let questions = machine.questions();
         let questions = questions.iter().map(|question| NewQuestion {
             id: question.id.clone(),
             due_at: question.due_at,
             text: Arc::from(serde_json::to_string(&question.for_people()).expect("it is JSON")),
         });
-        Ok(Some(NewLog { questions: questions.collect(), pages }))
+        Ok(Some(NewLog { questions: questions.collect(), answer, pages }))
     }
 
     /// What the session's state was when the run was at the place where it is cut: what is stored `now`, but each key that
@@ -437,16 +433,13 @@ fn check(fork: &Fork, limit: usize) -> Result<(), Error> {
         json::check(input).map_err(|problem| Error::TooDeep { what: "the input", problem })?;
     }
     match &fork.edit {
-        ForkEdit::Nothing => Ok(()),
+        ForkEdit::Nothing | ForkEdit::Answer(_) => Ok(()),
         ForkEdit::Output(output) => {
             json::check(output).map_err(|problem| Error::TooDeep { what: "the output", problem })?;
             let bytes = json::len(output);
             let too_long =
                 || refused(format!("the output has {bytes} bytes, the limit is {limit}; pass a reference instead"));
             if bytes > limit { Err(too_long()) } else { Ok(()) }
-        }
-        ForkEdit::Answer(answer) => {
-            text_of(answer).map(drop).map_err(|problem| refused(format!("the answer: {problem}")))
         }
     }
 }

@@ -12,7 +12,7 @@
 //!                 └── a lease that ended: any worker may claim again, with a higher epoch
 //! ```
 
-use super::{AuditStore, BoxFuture, HookStore, NewHook, NewQuestion, QuestionPatch, QuestionStore};
+use super::{AuditStore, BoxFuture, HookStore, NewAnswer, NewHook, NewQuestion, QuestionPatch, QuestionStore};
 use crate::fork::ForkedFrom;
 use crate::id::{DefinitionId, RunId, SessionId, WorkerId};
 use crate::log::Page;
@@ -251,6 +251,8 @@ pub struct NewLog {
     pub pages: Vec<Page>,
     /// The questions among them that are open.
     pub questions: Vec<NewQuestion>,
+    /// What is answered to one of those, as if it had been as soon as the run was accepted.
+    pub answer: Option<NewAnswer>,
 }
 
 impl NewStart {
