@@ -2060,13 +2060,16 @@ async fn unfinished_runs_are_counted_up_to_a_limit(Stores { one: db, .. }: Store
         }
         commit(&*db, becoming(&lease, status)).await;
     }
+    // It waits for its time, not for a worker.
+    let start = NewStart { due_at: Some(second(99)), ..NewStart::default() };
+    accept(&*db, NewRun { at: second(1), start, ..new_run("later") }).await;
     for number in 2..=5 {
         let run = in_session(&format!("r{number}"), "s", SessionPolicy::Queue);
         accept(&*db, NewRun { at: second(number), ..run }).await;
     }
-    let all = Unfinished { queued: 4, queued_since: Some(second(2)), running: 2, paused: 1 };
+    let all = Unfinished { queued: 5, queued_since: Some(second(2)), running: 2, paused: 1 };
     assert_eq!(count(10).await, all);
-    assert_eq!(count(4).await, all);
+    assert_eq!(count(5).await, all);
     assert_eq!(count(1).await, Unfinished { queued: 1, running: 1, ..all });
 }
 

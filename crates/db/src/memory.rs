@@ -599,7 +599,7 @@ impl Tables {
         let queued = || having(RunStatus::Pending).filter(|run| run.worker.is_none());
         Unfinished {
             queued: max.min(queued().count() as u64),
-            queued_since: queued().next().map(|run| run.created_at),
+            queued_since: queued().find(|run| run.due_at.is_none()).map(|run| run.created_at),
             running: max.min(having(RunStatus::Running).count() as u64),
             paused: max.min(having(RunStatus::Paused).count() as u64),
         }

@@ -567,7 +567,7 @@ pub struct RunCounts {
 pub struct Unfinished {
     /// PENDING, and nobody holds them.
     pub queued: u64,
-    /// When the oldest of those was accepted.
+    /// When the oldest of those was accepted that does not begin later.
     pub queued_since: Option<Timestamp>,
     /// RUNNING, whether or not somebody holds them.
     pub running: u64,
@@ -764,8 +764,9 @@ pub trait RunStore: Send + Sync {
     fn retire(&self, worker: WorkerId, at: Timestamp) -> BoxFuture<'_, Result<(), DbError>>;
 
     /// Takes runs that are PENDING or RUNNING, due, not behind an earlier run of their session (policy `Queue`), and held
-    /// by nobody or by a dead worker. A run with a limit ([`RunLimit`]) is let in before that, if there is a place. One with a cancel intent is taken whatever its workflow, its due time, its session
-    /// and also when it is PAUSED. Raises `epoch`, `claims` and `attempt` of each. Higher priorities first, then oldest first.
+    /// by nobody or by a dead worker. A run with a limit ([`RunLimit`]) is let in before that, if there is a place. One
+    /// with a cancel intent is taken whatever its workflow, its due time, its session and also when it is PAUSED. Raises
+    /// `epoch`, `claims` and `attempt` of each. Higher priorities first, then oldest first.
     ///
     /// Before that, open questions whose time is up are answered with [`super::TIMED_OUT`].
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, DbError>>;
