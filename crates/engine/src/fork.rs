@@ -239,6 +239,8 @@ struct Prepared {
     log: Vec<Entry>,
     cut: Cut,
     definition: Arc<Definition>,
+    /// What the fork works on, as its steps see it.
+    input: Option<Value>,
 }
 
 impl Prepared {
@@ -247,10 +249,20 @@ impl Prepared {
         let workflow_id = &parent.info.workflow_id;
         let unknown = || Error::UnknownWorkflow(workflow_id.to_shared());
         let definition = reader.inner.newest(workflow_id).ok_or_else(unknown)?;
-        check(fork, reader.inner.options.input_bytes_max)?;
+        let limit = reader.inner.options.input_bytes_max;
+        check(fork, limit)?;
+        let input = match &fork.input {
+            Some(input) => Some(input.clone()),
+            None => parent.read_input()?,
+        };
+        let input = definition.accept_input(input)?;
+        let bytes = input.as_ref().map_or(0, json::len);
+        if bytes > limit {
+            return Err(Error::InputTooLong { bytes, limit });
+        }
         let log = read_log(&*reader.inner.services.db, &parent).await?;
         let cut = Cut::new(&log, parent.status, &fork.at, &fork.edit)?;
-        Ok(Self { parent, log, cut, definition })
+        Ok(Self { parent, log, cut, definition, input })
     }
 
     fn forked_from(&self) -> ForkedFrom {
@@ -326,12 +338,8 @@ impl Prepared {
         })?;
         let info = Arc::new(to.clone());
         let options = self.parent.request_options()?;
-        let input = match &fork.input {
-            Some(input) => Some(input.clone()),
-            None => self.parent.read_input()?,
-        };
         let nodes = Some(self.definition.nodes.clone());
-        let mut machine = WorkflowMachine::new(info.clone(), nodes, input, options.attachments, at);
+        let mut machine = WorkflowMachine::new(info.clone(), nodes, self.input.clone(), options.attachments, at);
         let mut fit = fold::fit(db, &self.parent, Some(&self.definition.hash)).await?;
         for entry in &entries {
             fit.apply(&mut machine, entry)?;
