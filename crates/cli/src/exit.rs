@@ -176,6 +176,7 @@ impl From<engine::Error> for Problem {
             E::AlreadyAnswered(_) => Self::new(Exit::WrongState, "already_answered", error),
             E::InvalidAnswer { .. } => Self::new(Exit::Usage, "invalid_answer", error),
             E::DamagedQuestion { .. } => Self::new(Exit::Other, "unreadable", error),
+            E::CannotBegin(_) => Self::new(Exit::Usage, "invalid_request", error),
             E::CannotFork(_) => Self::new(Exit::WrongState, "cannot_fork", error),
             E::DefinitionChanged(_) => Self::new(Exit::WrongState, "definition_changed", error),
             E::NotCompleted(run) => Self::new(Exit::of(run.status()), "run_not_completed", run),
