@@ -177,6 +177,7 @@ impl From<engine::Error> for Problem {
             E::InvalidAnswer { .. } => Self::new(Exit::Usage, "invalid_answer", error),
             E::NotYoursToAnswer { .. } => Self::new(Exit::NotAllowed, "four_eyes", error),
             E::DamagedQuestion { .. } => Self::new(Exit::Other, "unreadable", error),
+            E::CannotBegin(_) => Self::new(Exit::Usage, "invalid_request", error),
             E::CannotFork(_) => Self::new(Exit::WrongState, "cannot_fork", error),
             E::DefinitionChanged(_) => Self::new(Exit::WrongState, "definition_changed", error),
             E::NotCompleted(run) => Self::new(Exit::of(run.status()), "run_not_completed", run),

@@ -1489,8 +1489,10 @@ async fn a_place_under_a_limit_outlives_its_worker(Stores { one: db, .. }: Store
 
 async fn a_log_that_a_run_begins_with_is_there_at_once(Stores { one: db, other, .. }: Stores) {
     register(&*db, "w1").await;
-    let questions = vec![NewQuestion { id: Arc::from("q1"), due_at: Some(second(90)), text: Arc::from("{}") }];
-    let log = NewLog { pages: vec![page(0, 3), page(3, 2)], questions };
+    let question = |id: &str| NewQuestion { id: Arc::from(id), due_at: Some(second(90)), text: Arc::from("{}") };
+    let questions = vec![question("q1"), question("q2")];
+    let answer = Some(an_answer("q2", "[]", Some("ada")));
+    let log = NewLog { pages: vec![page(0, 3), page(3, 2)], questions, answer };
     let start = NewStart { log: Some(Box::new(log)), ..NewStart::default() };
     let accepted = db.create_run(Access::All, NewRun { start, ..new_run("r1") }, Some(worker_id("w1"))).await;
     let Ok(Accepted::New { lease: Some(lease) }) = accepted else { panic!("{accepted:?}") };
@@ -1504,6 +1506,9 @@ async fn a_log_that_a_run_begins_with_is_there_at_once(Stores { one: db, other, 
         asked.questions.iter().map(|asked| (&*asked.id, asked.due_at)).collect::<Vec<_>>(),
         [("q1", Some(second(90)))]
     );
+    let inbox = db.inbox(run_id("r1")).await.expect("the inbox is read");
+    let given = inbox.iter().map(|asked| (&*asked.id, asked.answer.as_ref().map(|answer| &*answer.text)));
+    assert_eq!(given.collect::<Vec<_>>(), [("q2", Some("[]"))]);
     let mut next = becoming(&lease, RunStatus::Running);
     next.page = Some(page(5, 1));
     commit(&*db, next).await;
@@ -2225,13 +2230,16 @@ async fn unfinished_runs_are_counted_up_to_a_limit(Stores { one: db, .. }: Store
         }
         commit(&*db, becoming(&lease, status)).await;
     }
+    // It waits for its time, not for a worker.
+    let start = NewStart { due_at: Some(second(99)), ..NewStart::default() };
+    accept(&*db, NewRun { at: second(1), start, ..new_run("later") }).await;
     for number in 2..=5 {
         let run = in_session(&format!("r{number}"), "s", SessionPolicy::Queue);
         accept(&*db, NewRun { at: second(number), ..run }).await;
     }
-    let all = Unfinished { queued: 4, queued_since: Some(second(2)), running: 2, paused: 1 };
+    let all = Unfinished { queued: 5, queued_since: Some(second(2)), running: 2, paused: 1 };
     assert_eq!(count(10).await, all);
-    assert_eq!(count(4).await, all);
+    assert_eq!(count(5).await, all);
     assert_eq!(count(1).await, Unfinished { queued: 1, running: 1, ..all });
 }
 

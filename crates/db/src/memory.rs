@@ -599,6 +599,7 @@ impl Tables {
         if let Some(log) = new.start.log {
             self.row(seq).pages = log.pages.into_iter().map(|page| (page.first_index, page)).collect();
             self.patch_questions(seq, QuestionPatch { asked: log.questions, ..QuestionPatch::default() }, new.at);
+            log.answer.into_iter().for_each(|answer| self.questions.give(answer, new.at));
         }
         seq
     }
@@ -664,7 +665,7 @@ impl Tables {
         let queued = || having(RunStatus::Pending).filter(|run| run.worker.is_none());
         Unfinished {
             queued: max.min(queued().count() as u64),
-            queued_since: queued().next().map(|run| run.created_at),
+            queued_since: queued().find(|run| run.due_at.is_none()).map(|run| run.created_at),
             running: max.min(having(RunStatus::Running).count() as u64),
             paused: max.min(having(RunStatus::Paused).count() as u64),
         }

@@ -15,6 +15,9 @@ pub enum Error {
     /// The input does not fit the workflow's schema.
     #[error(transparent)]
     Input(#[from] outlive_core::InvalidInput),
+    /// The time or the concurrency key that a run was to begin with cannot be one.
+    #[error("{0}")]
+    CannotBegin(String),
     /// The input is too long.
     #[error("the input has {bytes} bytes, the limit is {limit}; pass a reference to the data instead")]
     InputTooLong {

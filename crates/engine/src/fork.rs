@@ -14,8 +14,8 @@ use crate::submit::{Copied, Submit};
 use outlive_core::fork::{CannotFork, Cut, ForkCall, ForkEdit, ForkPoint, ForkedFrom};
 use outlive_core::log::{Entry, Key, Writer};
 use outlive_core::machine::WorkflowMachine;
-use outlive_core::port::{Access, Db, DbError, NewLog, NewQuestion, Order, Run, RunFilter, merge};
-use outlive_core::{Answer, Answered, Attachments, Definition, RunId, RunInfo, SessionId, Timestamp, ToolEffect, json};
+use outlive_core::port::{Access, Db, DbError, NewAnswer, NewLog, NewQuestion, Order, Run, RunFilter, merge};
+use outlive_core::{Answer, Attachments, Definition, RunId, RunInfo, SessionId, Timestamp, ToolEffect, json};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -238,6 +238,8 @@ struct Prepared {
     log: Vec<Entry>,
     cut: Cut,
     definition: Arc<Definition>,
+    /// What the fork works on, as its steps see it.
+    input: Option<Value>,
 }
 
 impl Prepared {
@@ -246,10 +248,20 @@ impl Prepared {
         let workflow_id = &parent.info.workflow_id;
         let unknown = || Error::UnknownWorkflow(workflow_id.to_shared());
         let definition = reader.inner.newest(workflow_id).ok_or_else(unknown)?;
-        check(fork, reader.inner.options.input_bytes_max)?;
+        let limit = reader.inner.options.input_bytes_max;
+        check(fork, limit)?;
+        let input = match &fork.input {
+            Some(input) => Some(input.clone()),
+            None => parent.read_input()?,
+        };
+        let input = definition.accept_input(input)?;
+        let bytes = input.as_ref().map_or(0, json::len);
+        if bytes > limit {
+            return Err(Error::InputTooLong { bytes, limit });
+        }
         let log = read_log(&*reader.inner.services.db, &parent).await?;
         let cut = Cut::new(&log, parent.status, &fork.at, &fork.edit)?;
-        Ok(Self { parent, log, cut, definition })
+        Ok(Self { parent, log, cut, definition, input })
     }
 
     fn forked_from(&self) -> ForkedFrom {
@@ -318,38 +330,33 @@ impl Prepared {
     async fn copy(&self, reader: &Reader, to: &RunInfo, fork: &Fork, at: Timestamp) -> Result<Option<NewLog>, Error> {
         let db = &*reader.inner.services.db;
         let parts = self.cut.copy(&self.log, (&self.parent.info, to), &fork.edit, at);
-        let mut entries = parts.map_err(|error| {
+        let entries = parts.map_err(|error| {
             let problem = format!("what it has recorded cannot be copied: {error}");
             Error::CannotFork(CannotFork(problem))
         })?;
         let info = Arc::new(to.clone());
         let options = self.parent.request_options()?;
-        let input = match &fork.input {
-            Some(input) => Some(input.clone()),
-            None => self.parent.read_input()?,
-        };
         let nodes = Some(self.definition.nodes.clone());
-        let machine = WorkflowMachine::new(info.clone(), nodes, input, options.attachments, at);
+        let machine = WorkflowMachine::new(info.clone(), nodes, self.input.clone(), options.attachments, at);
         let mut machine = machine.with_leader(self.definition.leader.clone());
         let mut fit = fold::fit(db, &self.parent, Some(&self.definition.hash)).await?;
         for entry in &entries {
             fit.apply(&mut machine, entry)?;
         }
-        if let (ForkEdit::Answer(answer), Some(key)) = (&fork.edit, self.cut.answered()) {
-            let question = machine.questions().into_iter().find(|question| question.key == *key);
-            let id = question.as_ref().map_or_else(|| Arc::from(key.as_str()), |question| question.id.clone());
-            let refused = |problem| Error::InvalidAnswer { id, problem };
-            match question {
-                Some(question) => question.check(answer).map_err(refused)?,
-                None => return Err(refused("it is not open there".to_owned())),
-            }
-            let answered = Answered { answer: answer.clone(), by: fork.by.clone(), at };
-            for entry in machine.answer(key, &answered) {
-                fit.apply(&mut machine, &entry)?;
-                entries.push(entry.at(at));
-            }
-        }
         fit.end(&machine)?;
+        let questions = machine.questions();
+        let answer = match (&fork.edit, self.cut.answered()) {
+            (ForkEdit::Answer(answer), Some(key)) => {
+                let question = questions.iter().find(|question| question.key == *key);
+                let id = question.map_or_else(|| Arc::from(key.as_str()), |question| question.id.clone());
+                let refused = |problem| Error::InvalidAnswer { id: id.clone(), problem };
+                let Some(question) = question else { return Err(refused("it is not open there".to_owned())) };
+                question.check(answer).map_err(refused)?;
+                let text = Arc::from(text_of(answer).map_err(refused)?);
+                Some(NewAnswer { id, text, by: fork.by.clone() })
+            }
+            _ => None,
+        };
         if entries.is_empty() {
             return Ok(None);
         }
@@ -359,13 +366,12 @@ impl Prepared {
             next = page.end();
             pages.push(page);
         }
-        let questions = machine.questions();
         let questions = questions.iter().map(|question| NewQuestion {
             id: question.id.clone(),
             due_at: question.due_at,
             text: Arc::from(serde_json::to_string(&question.for_people()).expect("it is JSON")),
         });
-        Ok(Some(NewLog { questions: questions.collect(), pages }))
+        Ok(Some(NewLog { questions: questions.collect(), answer, pages }))
     }
 
     /// What the session's state was when the run was at the place where it is cut: what is stored `now`, but each key that
@@ -428,16 +434,13 @@ fn check(fork: &Fork, limit: usize) -> Result<(), Error> {
         json::check(input).map_err(|problem| Error::TooDeep { what: "the input", problem })?;
     }
     match &fork.edit {
-        ForkEdit::Nothing => Ok(()),
+        ForkEdit::Nothing | ForkEdit::Answer(_) => Ok(()),
         ForkEdit::Output(output) => {
             json::check(output).map_err(|problem| Error::TooDeep { what: "the output", problem })?;
             let bytes = json::len(output);
             let too_long =
                 || refused(format!("the output has {bytes} bytes, the limit is {limit}; pass a reference instead"));
             if bytes > limit { Err(too_long()) } else { Ok(()) }
-        }
-        ForkEdit::Answer(answer) => {
-            text_of(answer).map(drop).map_err(|problem| refused(format!("the answer: {problem}")))
         }
     }
 }

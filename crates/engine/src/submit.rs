@@ -121,7 +121,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::UnknownWorkflow`], [`Error::Input`], [`Error::InputTooLong`], [`Error::TooDeep`],
-    /// [`Error::InvalidId`], [`Error::QueueFull`],
+    /// [`Error::InvalidId`], [`Error::CannotBegin`], [`Error::QueueFull`],
     /// [`Error::SessionNotFound`] when the session or the run would belong to another user than this engine's,
     /// [`Error::Conflict`], [`Error::SessionBusy`], [`Error::DiskLow`], [`Error::Stopped`], or the store's error. No
     /// run exists then, unless the store says that the outcome is unknown.
@@ -254,10 +254,10 @@ impl Inner {
             Some(copied) => text(&(asked, "forked_from", &copied.asked)),
             None => asked,
         };
-        let limit = definition
-            .concurrency
-            .map(|max| Arc::new(RunLimit::of(&definition.id, submit.concurrency_key.as_deref(), max)));
-        let due_at = submit.start_at.max(submit.delay.map(|delay| at + delay));
+        let key = submit.concurrency_key.as_deref();
+        check_key(key)?;
+        let limit = definition.concurrency.map(|max| Arc::new(RunLimit::of(&definition.id, key, max)));
+        let due_at = due(submit.start_at.max(submit.delay.map(|delay| at + delay)), at)?;
         let begins = (submit.start_at, submit.delay, submit.priority, &submit.concurrency_key);
         let asked = match begins {
             (None, None, 0, None) => asked,
@@ -306,6 +306,34 @@ impl Inner {
         Ok(Accepted::New { lease: None })
     }
 }
+
+/// When a run begins that is not to begin before this time: a time that has passed is now.
+fn due(start_at: Option<Timestamp>, now: Timestamp) -> Result<Option<Timestamp>, Error> {
+    let due_at = start_at.filter(|due_at| *due_at > now);
+    match due_at {
+        Some(due_at) if due_at > START_MAX => {
+            Err(Error::CannotBegin(format!("a run can begin until {}, not later", START_MAX.to_rfc3339())))
+        }
+        due_at => Ok(due_at),
+    }
+}
+
+fn check_key(key: Option<&str>) -> Result<(), Error> {
+    let is_key = |key: &str| (1..=KEY_BYTES_MAX).contains(&key.len()) && !key.chars().any(char::is_control);
+    match key {
+        Some(key) if !is_key(key) => Err(Error::CannotBegin(format!(
+            "a concurrency key has 1 to {KEY_BYTES_MAX} bytes and no control characters; this one has {}",
+            key.len()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The last moment that RFC 3339 can name.
+const START_MAX: Timestamp = Timestamp::from_seconds(253_402_300_799);
+
+/// Longest concurrency key.
+const KEY_BYTES_MAX: usize = 255;
 
 /// Longest definition that is kept. Runs with a longer one are judged by their log alone.
 const STRUCTURE_BYTES_MAX: usize = 4 << 20;

@@ -109,7 +109,8 @@ impl Cut {
                 Some(index) if matches!(log[index].record, Some(Record::Retry { .. })) => Ok(at(index + 1)),
                 Some(index) => Ok(at(index)),
                 None => {
-                    refuse(format!("nothing called {place:?} has begun: name a step, or the key of a step or a call"))
+                    let named = named(point);
+                    refuse(format!("nothing called {named} has begun: name a step, or the key of a step or a call"))
                 }
             },
             (_, ForkEdit::Output(_)) => {
@@ -211,6 +212,9 @@ impl Cut {
 const EDITABLE: &str = "name a step that ended, a call of a tool or a model, or one that a function named, by its key or \
                         the entry where it ended; of a container, edit a step inside";
 
+/// How much of a place's name an error quotes.
+const NAMED_CHARS: usize = 200;
+
 fn refuse<T>(problem: String) -> Result<T, CannotFork> {
     Err(CannotFork(problem))
 }
@@ -218,7 +222,10 @@ fn refuse<T>(problem: String) -> Result<T, CannotFork> {
 fn named(point: &ForkPoint) -> String {
     match point {
         ForkPoint::Entry(index) => format!("entry {index}"),
-        ForkPoint::At(place) => format!("{place:?}"),
+        ForkPoint::At(place) => match place.char_indices().nth(NAMED_CHARS) {
+            Some((end, _)) => format!("{:?}…", &place[..end]),
+            None => format!("{place:?}"),
+        },
         ForkPoint::Failure => "a failure".to_owned(),
     }
 }

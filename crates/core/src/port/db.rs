@@ -12,7 +12,7 @@
 //!                 └── a lease that ended: any worker may claim again, with a higher epoch
 //! ```
 
-use super::{AuditStore, BoxFuture, HookStore, NewHook, NewQuestion, QuestionPatch, QuestionStore};
+use super::{AuditStore, BoxFuture, HookStore, NewAnswer, NewHook, NewQuestion, QuestionPatch, QuestionStore};
 use crate::fork::ForkedFrom;
 use crate::id::{DefinitionId, RunId, SessionId, WorkerId};
 use crate::log::Page;
@@ -279,6 +279,8 @@ pub struct NewLog {
     pub pages: Vec<Page>,
     /// The questions among them that are open.
     pub questions: Vec<NewQuestion>,
+    /// What is answered to one of those, as if it had been as soon as the run was accepted.
+    pub answer: Option<NewAnswer>,
 }
 
 impl NewStart {
@@ -603,7 +605,7 @@ pub struct RunCounts {
 pub struct Unfinished {
     /// PENDING, and nobody holds them.
     pub queued: u64,
-    /// When the oldest of those was accepted.
+    /// When the oldest of those was accepted that does not begin later.
     pub queued_since: Option<Timestamp>,
     /// RUNNING, whether or not somebody holds them.
     pub running: u64,
@@ -800,8 +802,9 @@ pub trait RunStore: Send + Sync {
     fn retire(&self, worker: WorkerId, at: Timestamp) -> BoxFuture<'_, Result<(), DbError>>;
 
     /// Takes runs that are PENDING or RUNNING, due, not behind an earlier run of their session (policy `Queue`), and held
-    /// by nobody or by a dead worker. A run with a limit ([`RunLimit`]) is let in before that, if there is a place. One with a cancel intent is taken whatever its workflow, its due time, its session
-    /// and also when it is PAUSED. Raises `epoch`, `claims` and `attempt` of each. Higher priorities first, then oldest first.
+    /// by nobody or by a dead worker. A run with a limit ([`RunLimit`]) is let in before that, if there is a place. One
+    /// with a cancel intent is taken whatever its workflow, its due time, its session and also when it is PAUSED. Raises
+    /// `epoch`, `claims` and `attempt` of each. Higher priorities first, then oldest first.
     ///
     /// Before that, open questions whose time is up are answered with [`super::TIMED_OUT`].
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, DbError>>;

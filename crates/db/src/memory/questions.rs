@@ -75,6 +75,14 @@ impl Questions {
         self.rows.insert(seq, QuestionRow { run, id, text, asked_at: at, due_at, state, answer: None });
     }
 
+    /// Answers a question of a run that begins with it.
+    pub(super) fn give(&mut self, answer: NewAnswer, at: Timestamp) {
+        let NewAnswer { id, text, by } = answer;
+        if let Some(seq) = self.by_id.get(&id).copied() {
+            self.record(seq, StoredAnswer { text, by, at });
+        }
+    }
+
     /// The log of `run` has its answer, or needs none.
     fn settle(&mut self, run: u64, id: &str) {
         let Some(seq) = self.by_id.get(id).copied().filter(|seq| self.rows[seq].run == run) else { return };

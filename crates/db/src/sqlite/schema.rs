@@ -398,7 +398,7 @@ impl Sql {
             ),
             count_unfinished: sql(&format!(
                 "SELECT (SELECT count(*) FROM (SELECT 1 FROM {QUEUED} LIMIT ?1)), \
-                (SELECT q.created_at FROM {{T}}_run_requests q WHERE q.seq = (SELECT min(u.seq) FROM {QUEUED})), \
+                (SELECT q.created_at FROM {{T}}_run_requests q WHERE q.seq = (SELECT min(u.seq) FROM {QUEUED} AND u.due_at = 0)), \
                 (SELECT count(*) FROM (SELECT 1 FROM {UNFINISHED} AND u.status = 1 LIMIT ?1)), \
                 (SELECT count(*) FROM (SELECT 1 FROM {UNFINISHED} AND u.status = 2 LIMIT ?1))"
             )),

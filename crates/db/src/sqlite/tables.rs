@@ -457,6 +457,7 @@ impl Tables {
             }
             let patch = QuestionPatch { asked: log.questions.clone(), ..QuestionPatch::default() };
             self.patch_questions(seq, &patch, new.at)?;
+            log.answer.iter().try_for_each(|answer| self.give(answer, new.at))?;
         }
         self.changes.runs(Arc::from(workflow_id), info.user_id.clone(), RunStatus::Pending, 1);
         new.hook.as_ref().map_or(Ok(()), |hook| self.insert_hook(seq, hook))

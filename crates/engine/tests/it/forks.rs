@@ -532,3 +532,28 @@ async fn another_process_executes_a_fork_that_this_one_only_accepts() {
     assert_eq!(calls.count() - before, 1);
     is_sound(&db, &definition, run.run_id(), &fork).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_preview_refuses_what_a_fork_would() {
+    let (db, calls) = (InMemoryDb::new(), Calls::default());
+    let definition = three(&calls);
+    let engine = engine(&db, &definition).await;
+    let run = submitted(&engine, &definition).await;
+    ended(&run).await;
+    let long = "x".repeat(2 << 20);
+    let deep = || (0..600).fold(Value::Null, |inner, _| json!([inner]));
+    for (fork, problem) in [
+        (run.fork("b").input(long.as_str()), "the input has 2097154 bytes"),
+        (run.fork("b").input(deep()), "the input:"),
+        (run.fork("b").output(long.as_str()), "the output has 2097154 bytes"),
+        (run.fork("b").output(deep()), "the output:"),
+        (run.fork(u64::MAX), "0 to 10"),
+        (run.fork(long.as_str()), "…"),
+        (run.fork(long.as_str()).output(1), "…"),
+    ] {
+        let previewed = fork.preview().await.unwrap_err().to_string();
+        assert!(previewed.contains(problem) && previewed.len() < 500, "{problem}: {previewed}");
+        assert_eq!(fork.background().await.unwrap_err().to_string(), previewed);
+    }
+    assert_eq!(calls.count(), 3);
+}

@@ -3,7 +3,8 @@
 use crate::stage::{Calls, append, engine_with, input, workflow};
 use outlive_core::port::{Access, Clock, RunStore, StepContext};
 use outlive_core::{
-    Definition, Failure, HumanReview, Parallel, RunStatus, Step, StepInput, Waiting, WaitsFor, WorkflowRunOutput,
+    Definition, Failure, HumanReview, Parallel, RunStatus, Step, StepInput, Timestamp, Waiting, WaitsFor,
+    WorkflowRunOutput,
 };
 use outlive_db::InMemoryDb;
 use outlive_engine::testing::{SimulatedClock, poll_and_drop};
@@ -227,4 +228,37 @@ async fn a_limit_that_is_gone_from_the_definition_holds_nobody_for_ever() {
     }
     assert_eq!(floor.most.load(Ordering::SeqCst), 1, "each has the limit that it was accepted with");
     assert!(Definition::builder("None").step(floor.step(HOUR)).concurrency(0).build().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_time_that_has_passed_is_now_and_what_is_no_time_or_key_is_refused() {
+    let (db, floor) = (InMemoryDb::new(), Floor::default());
+    let definition = limited(floor.step(Duration::from_secs(1)), 2);
+    let clock: Arc<dyn Clock> = Arc::new(SimulatedClock::start());
+    let engine = start(db.clone(), &definition, &clock, 1).await;
+    let mut runs = Vec::new();
+    // With no room for the second and the third, they are claimed later all the same.
+    for start_at in [clock.now(), Timestamp::from_micros(-5), Timestamp::from_seconds(1)] {
+        let submit = Submit { start_at: Some(start_at), ..input("past") };
+        runs.push(engine.submit(&definition.id, submit).await.unwrap());
+    }
+    for run in &runs {
+        assert_eq!(ended(run).await.status, RunStatus::Completed);
+    }
+    let last = Submit { start_at: Some(Timestamp::from_seconds(253_402_300_799)), ..input("far") };
+    let far = engine.submit(&definition.id, last).await.unwrap();
+    assert!(why(&engine, &far).await.unwrap().reason.contains("9999-12-31T23:59:59Z"));
+    let key = |key: String| Submit { concurrency_key: Some(key), ..input("x") };
+    for (submit, problem) in [
+        (Submit { delay: Some(Duration::MAX), ..input("x") }, "until 9999-12-31T23:59:59Z"),
+        (Submit { start_at: Some(Timestamp::from_micros(i64::MAX)), ..input("x") }, "until 9999-12-31T23:59:59Z"),
+        (key(String::new()), "1 to 255 bytes"),
+        (key("k".repeat(256)), "this one has 256"),
+        (key("a\nb".to_owned()), "no control characters"),
+    ] {
+        let refused = engine.submit(&definition.id, submit).await.unwrap_err();
+        assert!(matches!(&refused, Error::CannotBegin(said) if said.contains(problem)), "{refused}");
+    }
+    let odd = engine.submit(&definition.id, key("é/ \"k\"".repeat(20))).await.unwrap();
+    assert_eq!(ended(&odd).await.status, RunStatus::Completed);
 }

@@ -21,6 +21,9 @@ impl From<Error> for Problem {
                 let detail = format!("The input is longer than {limit} bytes: pass a reference to the data instead");
                 Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "input_too_long", detail)
             }
+            Error::CannotBegin(_) => {
+                Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request", error.to_string())
+            }
             Error::InvalidId(invalid) => {
                 Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_id", invalid.to_string())
             }

@@ -1,16 +1,17 @@
 //! Forks: a run that goes on from where another was, and what that would do again.
 
-use super::runs::{may_run, told};
+use super::runs::{component, may_run, told};
 use super::shape::{ForkPlace, ForkPreview, ForkRun};
 use crate::json::Json as Body;
 use crate::names;
 use crate::problem::Problem;
 use crate::routes::caller::Caller;
-use crate::routes::runs::{find, idempotency_key};
+use crate::routes::runs::{check_session, find, idempotency_key};
 use axum::Json;
 use axum::extract::Path;
 use axum::http::HeaderMap;
 use axum::response::Response;
+use outlive_core::RunInfo;
 use outlive_core::fork::{ForkEdit, ForkPoint};
 use outlive_core::port::AuditKind;
 use outlive_engine::Fork;
@@ -81,16 +82,25 @@ async fn start(caller: &Caller, run_id: &str, fork: Fork) -> Result<Response, Pr
     let engine = caller.engine();
     let run = find(engine.reader(), run_id).await?;
     may_run(caller, &run.info.workflow_id)?;
+    check(caller, &run.info, &fork).await?;
     let handle = engine.fork(&run.info.run_id, fork).await?;
     let answer = told(&engine, &handle, None).await?;
     caller.did(AuditKind::RunFork, "accepted", run.info.run_id.as_str());
     Ok(answer)
 }
 
+/// The session a fork is to belong to is one that its run could have.
+async fn check(caller: &Caller, run: &RunInfo, fork: &Fork) -> Result<(), Problem> {
+    let Some(session_id) = &fork.session_id else { return Ok(()) };
+    let component = component(&caller.state, run.workflow_id.as_str())?;
+    check_session(caller.engine().reader(), component, session_id, run.user_id.as_deref()).await
+}
+
 async fn look(caller: &Caller, run_id: &str, fork: &Fork) -> Result<Json<ForkPreview>, Problem> {
     let engine = caller.engine();
     let run = find(engine.reader(), run_id).await?;
     caller.sees(run.info.user_id.as_deref(), run.info.run_id.as_str());
+    check(caller, &run.info, fork).await?;
     let preview = engine.preview_fork(&run.info.run_id, fork).await?;
     Ok(Json(ForkPreview::new(&preview)))
 }

@@ -195,7 +195,7 @@ pub(super) async fn create(
 }
 
 /// What is served under this id: a workflow, or the workflow around an agent or team.
-fn component<'a>(state: &'a State, workflow_id: &str) -> Result<&'a Component, Problem> {
+pub(super) fn component<'a>(state: &'a State, workflow_id: &str) -> Result<&'a Component, Problem> {
     let found = state.components.values().find(|component| component.definition.id.as_str() == workflow_id);
     found.map_or_else(|| state.component(Kind::Workflow, workflow_id), Ok)
 }

@@ -256,7 +256,9 @@ async fn a_run_is_forked_and_what_that_does_again_is_said_before() {
     assert_eq!(run["forked_from"], preview["forked_from"]);
     let repeated = stage.ada.send("POST", &path("fork"), &key, Some(fork)).await;
     assert_eq!((repeated.status, &repeated.json()["run_id"]), (StatusCode::OK, &json!(second)));
-    // What cannot be done is said.
+    // What cannot be done is said: a session belongs to one workflow.
+    let other = json!({ "workflow_id": "broken", "session_id": "other" });
+    assert_eq!(stage.ada.post("/api/runs", other).await.status, StatusCode::ACCEPTED);
     for (verb, body, status, code) in [
         ("fork", json!({ "at": "nowhere" }), 409, "cannot_fork"),
         ("fork", json!({ "at": 999 }), 409, "cannot_fork"),
@@ -265,6 +267,8 @@ async fn a_run_is_forked_and_what_that_does_again_is_said_before() {
         ("fork", json!({}), 422, "invalid_request"),
         ("fork", json!({ "at": -1 }), 422, "invalid_request"),
         ("fork", json!({ "at": 1, "run_id": "a b" }), 422, "invalid_id"),
+        ("fork", json!({ "at": 1, "session_id": "other" }), 404, "not_found"),
+        ("fork/preview", json!({ "at": 1, "session_id": "other" }), 404, "not_found"),
         ("retry", json!({}), 409, "cannot_fork"),
         ("retry/preview", json!({}), 409, "cannot_fork"),
     ] {
@@ -298,7 +302,12 @@ async fn a_failed_run_is_tried_again_and_a_run_begins_later() {
     let told = (&run["waiting"]["for"], &run["waiting"]["until"]);
     assert_eq!(told.0, &json!("time"), "{run}");
     assert!(told.1.as_str().is_some_and(|until| until.starts_with("2099-01-01T00:00:00")), "{run}");
-    for (field, value) in [("start_at", json!("tomorrow")), ("priority", json!(1000))] {
+    for (field, value) in [
+        ("start_at", json!("tomorrow")),
+        ("start_at", json!("253402300800")),
+        ("priority", json!(1000)),
+        ("concurrency_key", json!("")),
+    ] {
         let mut body = json!({ "workflow_id": "echo" });
         body[field] = value;
         assert_eq!(stage.ada.post("/api/runs", body).await.status, 422, "{field}");
