@@ -52,9 +52,9 @@ pub(super) async fn fork(
     caller: Caller,
     Path(run_id): Path<String>,
     headers: HeaderMap,
-    Body(body): Body<ForkRun>,
+    body: Result<Body<ForkRun>, Problem>,
 ) -> Result<Response, Problem> {
-    let fork = body.into_fork(&caller)?;
+    let fork = asked(&caller, &run_id, body).await?;
     start(&caller, &run_id, Fork { idempotency_key: idempotency_key(&headers)?, ..fork }).await
 }
 
@@ -62,9 +62,9 @@ pub(super) async fn fork(
 pub(super) async fn preview(
     caller: Caller,
     Path(run_id): Path<String>,
-    Body(body): Body<ForkRun>,
+    body: Result<Body<ForkRun>, Problem>,
 ) -> Result<Json<ForkPreview>, Problem> {
-    let fork = body.into_fork(&caller)?;
+    let fork = asked(&caller, &run_id, body).await?;
     look(&caller, &run_id, &fork).await
 }
 
@@ -76,6 +76,14 @@ pub(super) async fn retry(caller: Caller, Path(run_id): Path<String>, headers: H
 /// `POST /api/runs/{run_id}/retry/preview`.
 pub(super) async fn preview_retry(caller: Caller, Path(run_id): Path<String>) -> Result<Json<ForkPreview>, Problem> {
     look(&caller, &run_id, &Fork::retry()).await
+}
+
+/// What is asked of the engine. Of a run that is not the caller's nobody hears more than that, whatever they ask.
+async fn asked(caller: &Caller, run_id: &str, body: Result<Body<ForkRun>, Problem>) -> Result<Fork, Problem> {
+    match body.and_then(|Body(body)| body.into_fork(caller)) {
+        Ok(fork) => Ok(fork),
+        Err(problem) => Err(find(caller.engine().reader(), run_id).await.err().unwrap_or(problem)),
+    }
 }
 
 async fn start(caller: &Caller, run_id: &str, fork: Fork) -> Result<Response, Problem> {
