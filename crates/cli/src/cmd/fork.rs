@@ -6,6 +6,7 @@ use crate::exit::{Exit, Problem};
 use crate::runs::{Role, Runs};
 use crate::{output, style};
 use clap::Args;
+use outlive::Answer;
 use outlive::client::ForkPreview;
 use outlive::core::fork::{CallKind, ForkCall, ForkEdit, ForkPoint};
 use outlive::engine;
@@ -28,6 +29,10 @@ pub(crate) struct Fork {
     /// Another output of the step or the call that ended there; an object or a list is read as JSON
     #[arg(long, value_name = "TEXT|JSON")]
     output: Option<String>,
+    /// Another answer to the question that was answered there: approve, reject, retry or skip, or as JSON, such as
+    /// '{"do": "input", "values": {"colour": "red"}}'
+    #[arg(long, value_name = "WORD|JSON", conflicts_with = "output")]
+    answer: Option<String>,
     /// The session of the new run [default: a new one]
     #[arg(long, value_name = "ID")]
     session: Option<String>,
@@ -61,7 +66,11 @@ impl Fork {
     pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
         let too_long = "no run takes";
         let text = |given: &Option<String>| given.as_deref().map(|given| given_text(given, too_long)).transpose();
-        let edit = text(&self.output)?.map_or(ForkEdit::Nothing, |text| ForkEdit::Output(value(text)));
+        let edit = match (text(&self.output)?, &self.answer) {
+            (Some(text), _) => ForkEdit::Output(value(text)),
+            (None, Some(given)) => ForkEdit::Answer(answer(given)?),
+            (None, None) => ForkEdit::Nothing,
+        };
         let at = match self.at.parse() {
             // A step whose key is a number has a name too.
             Ok(index) => ForkPoint::Entry(index),
@@ -101,6 +110,17 @@ impl How {
 fn value(text: String) -> Value {
     let is_json = text.starts_with(['{', '[']);
     if is_json && let Ok(value) = outlive::serving::json::parse(text.as_bytes()) { value } else { Value::String(text) }
+}
+
+/// An answer, by its word or as JSON.
+fn answer(given: &str) -> Result<Answer, Problem> {
+    let json = if given.starts_with('{') { given.to_owned() } else { json!({ "do": given }).to_string() };
+    let read = outlive::serving::json::parse(json.as_bytes()).map_err(|problem| problem.words());
+    let read = read.and_then(|value| serde_json::from_value(value).map_err(|error| error.to_string()));
+    read.map_err(|problem| {
+        let problem = Problem::new(Exit::Usage, "invalid_answer", format!("--answer cannot be used: {problem}"));
+        problem.hint("give approve, reject, retry or skip, or JSON such as '{\"do\": \"edit\", \"output\": \"text\"}'")
+    })
 }
 
 /// Shows what would be made again.

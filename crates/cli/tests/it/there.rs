@@ -241,6 +241,13 @@ fn a_run_is_started_watched_and_repeated_the_same_way_here_and_there() {
     assert!(ask(&["show", "@last"]).exits(0).stdout.contains(&format!("of {id} at event ")));
     assert_eq!(ask(&["retry", &id, "--json"]).exits(5).error()["code"], "cannot_fork");
     assert_eq!(ask(&["fork", &id, "Nothing", "--json"]).exits(5).error()["code"], "cannot_fork");
+    let unasked = ["fork", &id, "Content Planning Step", "--answer", r#"{"do": "edit", "output": "x"}"#, "--json"];
+    let unasked = ask(&unasked).exits(5).error();
+    assert!(unasked["message"].as_str().unwrap().contains("no question was answered at"), "{unasked}");
+    for wrong in ["perhaps", "{", r#"{"do": "edit"}"#] {
+        let refused = ask(&["fork", &id, "0", "--answer", wrong, "--json"]).exits(2).error();
+        assert_eq!(refused["code"], "invalid_answer", "{refused}");
+    }
     let outputs: Vec<String> =
         [place.run(&["output", "@last"]), ask(&["output", "@last"])].map(|done| done.exits(0).stdout).into();
     assert_eq!(outputs[0], outputs[1]);
