@@ -30,6 +30,15 @@ pub struct Usage {
     /// Part of `input_tokens` written to the provider's prompt cache.
     #[serde(skip_serializing_if = "is_zero")]
     pub cache_write_tokens: u64,
+    /// Part of `input_tokens` that was sound.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub audio_input_tokens: u64,
+    /// Part of `output_tokens` that was sound.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub audio_output_tokens: u64,
+    /// Sound in both.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub audio_total_tokens: u64,
 }
 
 impl std::ops::AddAssign for Usage {
@@ -40,6 +49,9 @@ impl std::ops::AddAssign for Usage {
         self.reasoning_tokens += other.reasoning_tokens;
         self.cache_read_tokens += other.cache_read_tokens;
         self.cache_write_tokens += other.cache_write_tokens;
+        self.audio_input_tokens += other.audio_input_tokens;
+        self.audio_output_tokens += other.audio_output_tokens;
+        self.audio_total_tokens += other.audio_total_tokens;
     }
 }
 
