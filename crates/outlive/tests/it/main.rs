@@ -24,5 +24,6 @@ mod several;
 mod sweep;
 mod traces;
 mod unreadable;
+mod usage;
 mod waits;
 mod world;
