@@ -18,6 +18,7 @@ mod control;
 mod loops;
 mod order;
 mod parallel;
+mod teams;
 
 use crate::sweep::FileStage;
 use order::outline;
