@@ -459,14 +459,17 @@ impl<'a> Drive<'a> {
         let text = self.machine.messages().last().and_then(|message| message.content.clone()).unwrap_or_default();
         match &self.profile.output {
             None => Ok(Value::String(text)),
-            Some(shape) => shape.parse(&text).map_err(|problem| (shape, problem)),
+            Some(shape) => shape.parse_answer(&text).map_err(|problem| (shape, problem)),
         }
     }
 
     fn complete(mut self, answer: Value, done: &Key) -> Arc<RunEnded> {
         self.end_text(&answer);
         let run = self.output(Some(answer), RunStatus::Completed);
-        let run = if self.is_changed { checks::with_changed_answer(run) } else { run };
+        let run = match self.is_changed {
+            true => checks::with_changed_answer(run),
+            false => checks::with_guarded_words(run, &self.profile.post_hooks),
+        };
         let event = self.voice.completed(RunDone::of(&run));
         self.end(event, RunEnded { run: Arc::new(run), failure: None, state: self.state.patch() }, done)
     }

@@ -35,7 +35,8 @@ const INJECTIONS: [&str; 16] = [
 const SPACED_MIN: usize = 4;
 
 /// A hook that refuses texts with phrases by which people try to take a model over. Case does not matter, nor how a
-/// phrase is spaced: runs of white space and invisible characters count as one space, and `i g n o r e` as a word.
+/// phrase is spaced and marked up: any white space counts as one space, hyphens, quotes and Markdown's marks too, wide
+/// letters as plain ones, invisible characters as nothing, and `i g n o r e` as a word.
 ///
 /// The trigger is `prompt_injection`. A list of phrases is a first hurdle, not a wall: what it lets pass may still be an
 /// attempt.
@@ -84,13 +85,18 @@ impl From<PromptInjectionGuardrail> for Hook {
         let phrases: Vec<_> = guardrail.patterns.iter().map(|phrase| spaced(phrase).trim().to_owned()).collect();
         let problem = phrases.iter().any(String::is_empty);
         let problem = problem.then(|| "one of its phrases is empty, and would be found in every text".to_owned());
-        let joined: Vec<_> = phrases.iter().map(|phrase| phrase.replace(' ', "")).collect();
+        let readings = |read: fn(&str) -> String| -> Vec<String> {
+            phrases.iter().map(|phrase| read(phrase)).filter(|phrase| !phrase.is_empty()).collect()
+        };
+        let plain = readings(|phrase| without_marks(phrase).trim().to_owned());
+        let joined = readings(|phrase| phrase.replace(' ', ""));
         Hook::pure("PromptInjectionGuardrail", problem, move |content, is_output| {
             let mut is_found = false;
             each_text(content, &mut |text| {
                 let text = spaced(text);
-                let words = spaced_out(&text);
+                let (unmarked, words) = (without_marks(&text), spaced_out(&text));
                 is_found |= phrases.iter().any(|phrase| text.contains(phrase.as_str()));
+                is_found |= plain.iter().any(|phrase| unmarked.contains(phrase.as_str()));
                 is_found |= joined.iter().any(|phrase| words.iter().any(|word| word.contains(phrase.as_str())));
             });
             if !is_found {
@@ -103,25 +109,31 @@ impl From<PromptInjectionGuardrail> for Hook {
     }
 }
 
-/// The text in lower case, with one space where there are any number of white or invisible characters.
+/// The text in lower case, with one space where there is any white space, and nothing where a character is invisible.
 fn spaced(text: &str) -> String {
     let mut spaced = String::with_capacity(text.len());
-    let mut is_after_space = false;
-    for c in text.chars() {
-        if is_invisible(c) {
-            continue;
-        }
-        if c.is_whitespace() {
-            if !is_after_space {
-                spaced.push(' ');
-            }
-            is_after_space = true;
-        } else {
-            spaced.extend(c.to_lowercase());
-            is_after_space = false;
+    for c in text.chars().filter(|c| !is_invisible(*c)) {
+        if !c.is_whitespace() {
+            spaced.extend(narrow(c).to_lowercase());
+        } else if !spaced.ends_with(' ') {
+            spaced.push(' ');
         }
     }
     spaced
+}
+
+/// A wide letter or sign as the plain one.
+fn narrow(c: char) -> char {
+    match c {
+        '\u{ff01}'..='\u{ff5e}' => char::from_u32(u32::from(c) - 0xfee0).unwrap_or(c),
+        _ => c,
+    }
+}
+
+/// The spaced text with spaces for the marks that people put around words, and between their parts.
+fn without_marks(text: &str) -> String {
+    let is_mark = |c: char| matches!(c, '-' | '_' | '*' | '~' | '`' | '"' | '\'' | '\u{2010}'..='\u{201f}' | '«' | '»');
+    spaced(&text.replace(is_mark, " "))
 }
 
 /// What is left where single letters stand one after another, each after a space or a sign: `i g n o r e`, `j.a.i.l`.

@@ -63,12 +63,14 @@ pub struct Hook {
     call: Arc<Call>,
     /// Whether text is shown before this hook has seen the whole of it.
     pub(crate) streams: bool,
-    /// Whether it only computes, so that nothing has to be on disk before it is asked.
-    is_pure: bool,
+    /// What a guardrail does: it only computes, so nothing has to be on disk before it is asked.
+    guard: Option<Arc<Guard>>,
     problem: Option<String>,
 }
 
 type Call = dyn Fn(Value, HookContext) -> BoxFuture<'static, Result<Passed, Failure>> + Send + Sync;
+/// Looks at a content; the flag says whether it is an output.
+type Guard = dyn Fn(&Value, bool) -> Result<Passed, CheckError> + Send + Sync;
 
 /// What a hook lets pass.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -122,7 +124,7 @@ impl Hook {
             let asked = function(content, context);
             Box::pin(async move { asked.await.map(Into::into).map_err(Into::into) })
         };
-        Self { name: Arc::from(name.as_ref()), call: Arc::new(call), streams: false, is_pure: false, problem: None }
+        Self { name: Arc::from(name.as_ref()), call: Arc::new(call), streams: false, guard: None, problem: None }
     }
 
     /// A hook that only computes.
@@ -131,11 +133,13 @@ impl Hook {
         problem: Option<String>,
         check: impl Fn(&Value, bool) -> Result<Passed, CheckError> + Send + Sync + 'static,
     ) -> Self {
+        let guard: Arc<Guard> = Arc::new(check);
+        let asked = guard.clone();
         let call = move |content: Value, context: HookContext| -> BoxFuture<'static, Result<Passed, Failure>> {
-            let checked = check(&content, context.is_output).map_err(Failure::from);
+            let checked = asked(&content, context.is_output).map_err(Failure::from);
             Box::pin(async move { checked })
         };
-        Self { name: Arc::from(name), call: Arc::new(call), streams: false, is_pure: true, problem }
+        Self { name: Arc::from(name), call: Arc::new(call), streams: false, guard: Some(guard), problem }
     }
 
     /// After a run: whether the answer's text is streamed while this hook has not seen it yet. Off unless set: the text
@@ -146,7 +150,13 @@ impl Hook {
 
     /// Whether the log should say that it is asked before it is.
     pub(crate) fn is_pure(&self) -> bool {
-        self.is_pure
+        self.guard.is_some()
+    }
+
+    /// Whether it is a guardrail that would not let these words out as they are.
+    pub(crate) fn guards_against(&self, words: &str) -> bool {
+        let passed = |guard: &Arc<Guard>| guard(&Value::String(words.to_owned()), true);
+        self.guard.as_ref().is_some_and(|guard| passed(guard) != Ok(Passed::Unchanged))
     }
 
     /// What would make every run fail.

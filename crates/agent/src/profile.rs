@@ -74,12 +74,20 @@ impl Shape {
         Self { schema: OutputSchema { name: schema_name(name), schema }, reads: None }
     }
 
-    /// The answer as the requested value.
+    /// The text as the requested value.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn parse(&self, text: &str) -> Result<Value, String> {
+        self.fit(json::read(unfenced(text)).map_err(|error| format!("it is not JSON: {error}"))?)
+    }
+
+    /// The answer as the requested value: models like to put words around it.
     ///
     /// # Errors
     /// What is wrong with it, in words for the model.
-    pub(crate) fn parse(&self, answer: &str) -> Result<Value, String> {
-        self.fit(json::read(unfenced(answer)).map_err(|error| format!("it is not JSON: {error}"))?)
+    pub(crate) fn parse_answer(&self, answer: &str) -> Result<Value, String> {
+        self.parse(answer).or_else(|problem| self.fit(json_within(answer).ok_or(problem)?))
     }
 
     /// The value, fitted where nothing is lost.
@@ -127,6 +135,17 @@ fn unfenced(answer: &str) -> &str {
         Some(inside) => inside.split_once('\n').map_or(inside, |(_language, body)| body).trim(),
         None => text,
     }
+}
+
+/// The JSON in words around it: in the only code fence, or else from the first bracket to the last of its kind.
+fn json_within(answer: &str) -> Option<Value> {
+    let fenced = answer.match_indices("```").map(|(place, _)| place).collect::<Vec<_>>();
+    if let [from, to] = fenced[..] {
+        return json::read(unfenced(&answer[from..to + 3])).ok();
+    }
+    let from = answer.find(['{', '['])?;
+    let to = answer.rfind(if answer[from..].starts_with('{') { '}' } else { ']' }).filter(|to| *to > from)?;
+    json::read(&answer[from..=to]).ok()
 }
 
 fn schema_name(name: &str) -> String {

@@ -30,6 +30,15 @@ pub struct Usage {
     /// Part of `input_tokens` written to the provider's prompt cache.
     #[serde(skip_serializing_if = "is_zero")]
     pub cache_write_tokens: u64,
+    /// Part of `input_tokens` that was sound.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub audio_input_tokens: u64,
+    /// Part of `output_tokens` that was sound.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub audio_output_tokens: u64,
+    /// Sound in both.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub audio_total_tokens: u64,
 }
 
 impl std::ops::AddAssign for Usage {
@@ -40,6 +49,9 @@ impl std::ops::AddAssign for Usage {
         self.reasoning_tokens += other.reasoning_tokens;
         self.cache_read_tokens += other.cache_read_tokens;
         self.cache_write_tokens += other.cache_write_tokens;
+        self.audio_input_tokens += other.audio_input_tokens;
+        self.audio_output_tokens += other.audio_output_tokens;
+        self.audio_total_tokens += other.audio_total_tokens;
     }
 }
 
@@ -96,9 +108,20 @@ impl Metrics {
             self.count(model.usage, &model.id, &model.provider);
         }
     }
+
+    /// Adds what was used after this, or beside it: tokens and durations. The first token stays the first.
+    pub fn add(&mut self, other: &Metrics) {
+        self.absorb(other);
+        self.duration = match (self.duration, other.duration) {
+            (Some(one), Some(other)) => Some(one + other),
+            (one, other) => one.or(other),
+        };
+        self.time_to_first_token = self.time_to_first_token.or(other.time_to_first_token);
+    }
 }
 
-/// One step's line in [`RunMetrics`]. Only agent and team steps have one.
+/// One step's line in [`RunMetrics`]. Only agent and team steps have one; what several of the same name used, or one in
+/// several iterations, is one sum.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
     /// The step's name.
@@ -119,4 +142,30 @@ pub struct RunMetrics {
     pub steps: BTreeMap<String, StepMetrics>,
     /// Seconds from the first claim to the end; absent while the run is not over.
     pub duration: Option<f64>,
+}
+
+impl RunMetrics {
+    /// Counts what an agent or a team used in the step of this name.
+    pub fn count(&mut self, step: &Arc<str>, executor_type: &str, executor_name: &Arc<str>, used: &Metrics) {
+        if let Some(line) = self.steps.get_mut(&**step) {
+            line.metrics.get_or_insert_default().add(used);
+            return;
+        }
+        let line = StepMetrics {
+            step_name: step.clone(),
+            executor_type: executor_type.to_owned(),
+            executor_name: executor_name.clone(),
+            metrics: Some(used.clone()),
+        };
+        self.steps.insert(step.to_string(), line);
+    }
+
+    /// The tokens of all steps, together and for each model; without times. Nothing when none of them used a model.
+    pub fn total(&self) -> Option<Metrics> {
+        let mut used = self.steps.values().filter_map(|step| step.metrics.as_ref()).peekable();
+        used.peek()?;
+        let mut total = Metrics::default();
+        used.for_each(|metrics| total.absorb(metrics));
+        Some(total)
+    }
 }

@@ -374,6 +374,17 @@ impl WorkflowRunOutput {
         self.step_executor_runs.iter().chain(&self.workflow_agent_run)
     }
 
+    /// The tokens of all its agents and teams, the leader's too, together and for each model; without times. Nothing when
+    /// none of them used a model.
+    pub fn used(&self) -> Option<Metrics> {
+        let steps = self.metrics.as_ref().and_then(RunMetrics::total);
+        let leader = self.workflow_agent_run.as_ref().and_then(|run| run.metrics.clone());
+        steps.into_iter().chain(leader).reduce(|mut sum, used| {
+            sum.absorb(&used);
+            sum
+        })
+    }
+
     /// Whether the run is over: COMPLETED, ERROR or CANCELLED.
     ///
     /// Agno's method of this name leaves CANCELLED out, which makes its polling loop wait for ever on a cancelled run.

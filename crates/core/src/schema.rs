@@ -29,10 +29,11 @@ pub struct Unfit {
 
 /// Checks that the value is what the schema describes.
 ///
-/// Known are `type`, `nullable`, `const`, `enum`, `$ref` within the schema, `allOf`, `anyOf`, `oneOf`, `not`; of objects
-/// `properties`, `required`, `additionalProperties`, `patternProperties`, `minProperties`, `maxProperties`; of lists
-/// `items`, `prefixItems`, `minItems`, `maxItems`, `uniqueItems`; of text `minLength`, `maxLength` (in characters),
-/// `pattern`; of numbers `minimum`, `maximum`, `exclusiveMinimum`, `exclusiveMaximum`.
+/// Known are `type`, `nullable`, `const`, `enum`, `$ref` within the schema, `allOf`, `anyOf`, `oneOf`, `not`, `if` with
+/// `then` and `else`; of objects `properties`, `required`, `dependentRequired`, `additionalProperties`,
+/// `patternProperties`, `propertyNames`, `minProperties`, `maxProperties`; of lists `items`, `prefixItems`, `contains`,
+/// `minItems`, `maxItems`, `uniqueItems`; of text `minLength`, `maxLength` (in characters), `pattern`; of numbers
+/// `minimum`, `maximum`, `exclusiveMinimum`, `exclusiveMaximum`, `multipleOf`.
 ///
 /// ```
 /// use outlive_core::check;
@@ -101,6 +102,19 @@ impl<'a> Checking<'a> {
         if !missing.is_empty() {
             return unfit(format!("it lacks {}", names(&missing)));
         }
+        for (name, others) in rules.get("dependentRequired").and_then(Value::as_object).into_iter().flatten() {
+            let others = others.as_array().into_iter().flatten().filter_map(Value::as_str);
+            let missing: Vec<_> = others.filter(|other| !fields.contains_key(*other)).collect();
+            if fields.contains_key(name) && !missing.is_empty() {
+                return unfit(format!("it lacks {}, needed beside {name}", names(&missing)));
+            }
+        }
+        if let Some(schema) = rules.get("propertyNames") {
+            let is_unfit = |name: &&String| self.check(&Value::String((*name).clone()), schema).is_err();
+            if let Some(name) = fields.keys().find(is_unfit) {
+                return unfit(format!("it may not have the field {name:?}"));
+            }
+        }
         check_size(fields.len(), rules, "minProperties", "maxProperties", "fields")?;
         let patterns = rules.get("patternProperties").and_then(Value::as_object);
         let patterns: Vec<_> = patterns.into_iter().flatten().map(|(text, schema)| (pattern(text), schema)).collect();
@@ -138,9 +152,14 @@ impl<'a> Checking<'a> {
                 self.check(item, schema).map_err(|unfit| unfit.within(&format!("[{index}]")))?;
             }
         }
+        if let Some(schema) = rules.get("contains")
+            && !items.iter().any(|item| self.check(item, schema).is_ok())
+        {
+            return unfit("none of its items is one that must be among them");
+        }
         if rules.get("uniqueItems") == Some(&Value::Bool(true)) {
             let mut seen = HashSet::new();
-            if let Some(twice) = items.iter().position(|item| !seen.insert(item.to_string())) {
+            if let Some(twice) = items.iter().position(|item| !seen.insert(written(item))) {
                 return Err(Unfit::new("it stands in the list twice").within(&format!("[{twice}]")));
             }
         }
@@ -160,10 +179,14 @@ impl<'a> Checking<'a> {
                 _ => {}
             }
         }
-        match rules.get("not") {
-            Some(schema) if self.check(value, schema).is_ok() => unfit("it is what must not stand here"),
-            _ => Ok(()),
+        if let Some(schema) = rules.get("not")
+            && self.check(value, schema).is_ok()
+        {
+            return unfit("it is what must not stand here");
         }
+        let Some(condition) = rules.get("if") else { return Ok(()) };
+        let follows = if self.check(value, condition).is_ok() { "then" } else { "else" };
+        rules.get(follows).map_or(Ok(()), |schema| self.check(value, schema))
     }
 }
 
@@ -221,10 +244,10 @@ fn check_kind(value: &Value, rules: &Map<String, Value>) -> Result<(), Unfit> {
         let problem = format!("it must be {}, and is {}", wanted.join(" or "), in_words(kind_of(value)));
         return Err(Unfit { is_of_other_kind: true, ..Unfit::new(problem) });
     }
-    if rules.get("const").is_some_and(|only| only != value) {
+    if rules.get("const").is_some_and(|only| !is_same(only, value)) {
         return unfit("it is not the one value that may stand here");
     }
-    if rules.get("enum").and_then(Value::as_array).is_some_and(|values| !values.contains(value)) {
+    if rules.get("enum").and_then(Value::as_array).is_some_and(|values| !values.iter().any(|one| is_same(one, value))) {
         let values: Vec<_> = list(rules, "enum").iter().map(Value::to_string).collect();
         let values: Vec<_> = values.iter().map(String::as_str).collect();
         return unfit(format!("it must be one of {}", names(&values)));
@@ -253,7 +276,39 @@ fn check_number(number: f64, rules: &Map<String, Value>) -> Result<(), Unfit> {
     rule("minimum", |number, limit| number < limit, "at least")?;
     rule("maximum", |number, limit| number > limit, "at most")?;
     rule("exclusiveMinimum", |number, limit| number <= limit, "more than")?;
-    rule("exclusiveMaximum", |number, limit| number >= limit, "less than")
+    rule("exclusiveMaximum", |number, limit| number >= limit, "less than")?;
+    // As far as the number can be told apart from its neighbours.
+    let is_multiple = |number: f64, of: f64| {
+        let times = number / of;
+        of <= 0.0 || (times - times.round()).abs() <= times.abs() * f64::EPSILON
+    };
+    match limit("multipleOf") {
+        Some(of) if !is_multiple(number, of) => unfit(format!("it must be a multiple of {of}")),
+        _ => Ok(()),
+    }
+}
+
+/// Whether these are one value: 1 and 1.0 are, and the order of fields does not matter.
+fn is_same(one: &Value, other: &Value) -> bool {
+    one == other || written(one) == written(other)
+}
+
+/// The same text for the same value.
+fn written(value: &Value) -> String {
+    match value {
+        Value::Number(number) => match number.as_f64() {
+            Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < 1e15 => format!("{float:.0}"),
+            _ => number.to_string(),
+        },
+        Value::Array(items) => format!("[{}]", items.iter().map(written).collect::<Vec<_>>().join(",")),
+        Value::Object(fields) => {
+            let mut fields: Vec<_> = fields.iter().collect();
+            fields.sort_unstable_by_key(|(name, _)| *name);
+            let fields = fields.into_iter().map(|(name, field)| format!("{name:?}:{}", written(field)));
+            format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
+        }
+        Value::Null | Value::Bool(_) | Value::String(_) => value.to_string(),
+    }
 }
 
 fn check_size(size: usize, rules: &Map<String, Value>, least: &str, most: &str, what: &str) -> Result<(), Unfit> {
@@ -357,6 +412,44 @@ mod tests {
         ];
         for (value, expected) in table {
             let said = check(&value, &person).err().map(|unfit| unfit.to_string()).unwrap_or_default();
+            assert_eq!(said, expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn rules_that_depend_on_other_parts_and_values_written_in_two_ways_are_understood() {
+        let schema = json!({
+            "properties": {
+                "kind": { "enum": ["card", 1] },
+                "even": { "multipleOf": 2 },
+                "cents": { "multipleOf": 0.01 },
+                "one": { "const": { "a": 1, "b": [2] } },
+                "has": { "contains": { "type": "string" } },
+                "sets": { "uniqueItems": true },
+            },
+            "propertyNames": { "maxLength": 6 },
+            "dependentRequired": { "card": ["holder", "until"] },
+            "if": { "properties": { "kind": { "const": "card" } }, "required": ["kind"] },
+            "then": { "required": ["card"] },
+            "else": { "not": { "required": ["card"] } },
+        });
+        for (value, expected) in [
+            (json!({ "kind": 1.0, "even": 4, "cents": 19.99, "one": { "b": [2.0], "a": 1.0 }, "has": [1, "x"] }), ""),
+            (json!({ "kind": "card", "card": 1, "holder": 2, "until": 3 }), ""),
+            (json!({ "kind": "card" }), "it lacks card"),
+            (json!({ "kind": "card", "card": 1, "until": 3 }), "it lacks holder, needed beside card"),
+            (json!({ "card": 1, "holder": 2, "until": 3 }), "it is what must not stand here"),
+            (json!({ "kind": 1.5 }), r#"at kind: it must be one of "card", 1"#),
+            (json!({ "even": 3 }), "at even: it must be a multiple of 2"),
+            (json!({ "even": 4.5 }), "at even: it must be a multiple of 2"),
+            (json!({ "cents": 0.015 }), "at cents: it must be a multiple of 0.01"),
+            (json!({ "one": { "a": 1 } }), "at one: it is not the one value that may stand here"),
+            (json!({ "has": [1, 2] }), "at has: none of its items is one that must be among them"),
+            (json!({ "sets": [{ "a": 1, "b": 2 }, { "b": 2, "a": 1.0 }] }), "at sets[1]: it stands in the list twice"),
+            (json!({ "sets": ["1", 1, "1.0", null, "null"] }), ""),
+            (json!({ "too long": 1 }), r#"it may not have the field "too long""#),
+        ] {
+            let said = check(&value, &schema).err().map(|unfit| unfit.to_string()).unwrap_or_default();
             assert_eq!(said, expected, "{value}");
         }
     }

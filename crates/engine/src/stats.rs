@@ -169,6 +169,7 @@ impl Tokens {
             reasoning_tokens: read(&self.reasoning),
             cache_read_tokens: read(&self.cache_read),
             cache_write_tokens: read(&self.cache_write),
+            ..Usage::default()
         }
     }
 }

@@ -258,6 +258,10 @@ impl Inner {
         check_key(key)?;
         let limit = definition.concurrency.map(|max| Arc::new(RunLimit::of(&definition.id, key, max)));
         let due_at = due(submit.start_at.max(submit.delay.map(|delay| at + delay)), at)?;
+        if due_at.is_some() && submit.policy == SessionPolicy::Steer {
+            let problem = "what is sent to a run that executes cannot wait for a time: leave the time out, or queue it";
+            return Err(Error::CannotBegin(problem.to_owned()));
+        }
         let begins = (submit.start_at, submit.delay, submit.priority, &submit.concurrency_key);
         let asked = match begins {
             (None, None, 0, None) => asked,

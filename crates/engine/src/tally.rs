@@ -53,6 +53,7 @@ impl Count {
                     reasoning_tokens: done.reasoning_tokens,
                     cache_read_tokens: done.cache_read_tokens,
                     cache_write_tokens: done.cache_write_tokens,
+                    ..Usage::default()
                 };
             }
             EventKind::CustomEvent { fields } if fields.get("name").is_some_and(|name| name == RETRYING) => {

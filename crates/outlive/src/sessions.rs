@@ -41,8 +41,9 @@ impl Workflow {
         Ok(self.engine().await?.update_session(&id, patch).await?.is_some())
     }
 
-    /// The tokens that the agents and teams of all runs of a session used, together and for each model. It has no
-    /// times, and nothing when there is no such session. A run that is still going counts as far as it has come.
+    /// The tokens that the agents and teams of all runs of a session used, together and for each model; what failed,
+    /// was tried again or was rejected counts too. It has no times, and nothing when there is no such session. A run
+    /// that is still going counts as far as its agents and teams have ended.
     ///
     /// # Errors
     /// When the text is not a valid id, or the database fails.
@@ -55,8 +56,9 @@ impl Workflow {
             let page = reader.runs(filter.clone()).await?;
             for run in &page.runs {
                 let output = reader.output(run).await?;
-                let metrics = output.executor_runs().filter_map(|run| run.metrics.as_ref());
-                metrics.for_each(|metrics| used.absorb(metrics));
+                if let Some(total) = output.used() {
+                    used.absorb(&total);
+                }
             }
             if page.next.is_none() {
                 return Ok(used);

@@ -128,6 +128,24 @@ pub(super) fn with_changed_answer(run: RunOutput) -> RunOutput {
     run
 }
 
+/// The run without what the model wrote on the way to its answer, wherever a guardrail would not have let it out.
+pub(super) fn with_guarded_words(mut run: RunOutput, hooks: &[Hook]) -> RunOutput {
+    let may_stand = |words: &Option<String>| {
+        words.as_deref().is_none_or(|words| !hooks.iter().any(|hook| hook.guards_against(words)))
+    };
+    for message in run.messages.iter_mut().filter(is_own) {
+        for words in [&mut message.content, &mut message.reasoning_content] {
+            if !may_stand(words) {
+                (*words, message.provider_data) = (None, None);
+            }
+        }
+    }
+    if !may_stand(&run.reasoning_content) {
+        run.reasoning_content = None;
+    }
+    run
+}
+
 /// The run without its input, which may not be shown.
 pub(super) fn without_input(run: RunOutput) -> RunOutput {
     RunOutput { input: None, ..run }
@@ -135,9 +153,12 @@ pub(super) fn without_input(run: RunOutput) -> RunOutput {
 
 /// The run without anything the model has written in it.
 pub(super) fn without_words(mut run: RunOutput) -> RunOutput {
-    let is_own = |message: &&mut Message| message.role == Role::Assistant && !message.from_history;
     for message in run.messages.iter_mut().filter(is_own) {
         (message.content, message.reasoning_content, message.provider_data) = (None, None, None);
     }
     RunOutput { reasoning_content: None, ..run }
+}
+
+fn is_own(message: &&mut Message) -> bool {
+    message.role == Role::Assistant && !message.from_history
 }

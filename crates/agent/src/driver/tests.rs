@@ -1308,6 +1308,21 @@ async fn an_answer_is_checked_against_all_of_its_schema_and_corrected_as_often_a
         assert_eq!(failure.message, format!("agent \"A\": {words}"));
         assert_eq!(model.calls(), retries as usize + 1);
     }
+    // Words around it are left out, if it is clear where it begins and ends.
+    for (answer, calls) in [
+        ("Here you are: {\"weeks\":[{\"posts\":3}]} Enjoy!", 1),
+        ("Sure:\n```json\n{\"weeks\":[{\"posts\":3}]}\n```\nThat is {all}.", 1),
+        ("Either {\"weeks\":[]} or {\"weeks\":[{\"posts\":3}]}", 2),
+        ("```\n{}\n``` or ```\n{\"weeks\":[]}\n```", 2),
+        ("}{", 2),
+        ("{", 2),
+        ("```{\"weeks\":[]}", 1),
+        ("🎉```🎉```🎉", 2),
+    ] {
+        let (agent, model) = ask(1, &[answer, r#"{"weeks":[]}"#]);
+        run(&agent, &Arc::default()).await;
+        assert_eq!(model.calls(), calls, "{answer}");
+    }
     let (agent, _) = ask(1, &[wrong, r#"{"weeks":[{"posts":"3"}]}"#]);
     let log = Arc::new(Log::default());
     let output = run(&agent, &log).await;

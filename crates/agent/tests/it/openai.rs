@@ -291,6 +291,42 @@ async fn reasoning_items_are_sent_back_as_they_came_but_only_to_their_model() {
 }
 
 #[tokio::test]
+async fn every_count_of_what_an_answer_used_is_read_on_both_endpoints() {
+    let server = OpenAiServer::start().await;
+    let [responses, chat] = both(&server);
+    let inputs = json!({"cached_tokens": 4, "cache_write_tokens": 2, "audio_tokens": 3});
+    let outputs = json!({"reasoning_tokens": 5, "audio_tokens": 1});
+    let output = json!([{"type": "message", "content": [{"type": "output_text", "text": "Hello"}]}]);
+    server.answer_next(PlannedAnswer::json(
+        200,
+        &json!({"id": "resp_1", "status": "completed", "output": output, "usage": {
+            "input_tokens": 10, "output_tokens": 7, "total_tokens": 17,
+            "input_tokens_details": inputs, "output_tokens_details": outputs,
+        }}),
+    ));
+    let one = good(responses.respond(question("hi")).await).usage;
+    let choice = json!({"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"});
+    server.answer_next(PlannedAnswer::json(
+        200,
+        &json!({"id": "chatcmpl-1", "choices": [choice], "usage": {
+            "prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 17,
+            "prompt_tokens_details": inputs, "completion_tokens_details": outputs,
+        }}),
+    ));
+    assert_eq!(good(chat.respond(question("hi")).await).usage, one);
+    let mut twice = one;
+    twice += one;
+    for (usage, times) in [(one, 1), (twice, 2)] {
+        let expected = json!({
+            "input_tokens": 10 * times, "output_tokens": 7 * times, "total_tokens": 17 * times,
+            "reasoning_tokens": 5 * times, "cache_read_tokens": 4 * times, "cache_write_tokens": 2 * times,
+            "audio_input_tokens": 3 * times, "audio_output_tokens": times, "audio_total_tokens": 4 * times,
+        });
+        assert_eq!(serde_json::to_value(usage).unwrap(), expected);
+    }
+}
+
+#[tokio::test]
 async fn an_answer_that_ran_into_its_limit_says_so() {
     let server = OpenAiServer::start().await;
     let [responses, chat] = both(&server);

@@ -6,7 +6,7 @@ use crate::event::EventKind;
 use crate::failure::Failure;
 use crate::history;
 use crate::log::{Entry, Key, Pause, Record, Rest};
-use crate::metrics::{RunMetrics, StepMetrics};
+use crate::metrics::RunMetrics;
 use crate::question::{self, QuestionKind};
 use crate::run::{RunInfo, RunOutput, RunStatus, WorkflowRunOutput};
 use crate::step::{ExecutorKind, StepOutput};
@@ -362,7 +362,8 @@ impl WorkflowMachine {
     }
 
     fn metrics(&self, at: Timestamp) -> RunMetrics {
-        metrics_of(&self.root.results, self.started_at.map(|start| at.since(start).as_secs_f64()))
+        let duration = self.started_at.map(|start| at.since(start).as_secs_f64());
+        RunMetrics { steps: self.used.steps.clone(), duration }
     }
 }
 
@@ -420,17 +421,16 @@ pub(super) fn metrics_of<'a>(
 
 fn add_metrics(metrics: &mut RunMetrics, output: &StepOutput) {
     output.steps.iter().for_each(|step| add_metrics(metrics, step));
+    add_own_metrics(metrics, output);
+}
+
+/// What the agent or team of a step used, without what is inside it.
+pub(super) fn add_own_metrics(metrics: &mut RunMetrics, output: &StepOutput) {
     let (Some(name), Some(kind), Some(executor)) = (&output.step_name, output.executor_type, &output.executor_name)
     else {
         return;
     };
-    if matches!(kind, ExecutorKind::Agent | ExecutorKind::Team) {
-        let line = StepMetrics {
-            step_name: name.clone(),
-            executor_type: kind.as_str().to_owned(),
-            executor_name: executor.clone(),
-            metrics: output.metrics.as_deref().cloned(),
-        };
-        metrics.steps.insert(name.to_string(), line);
+    if let (ExecutorKind::Agent | ExecutorKind::Team, Some(used)) = (kind, output.metrics.as_deref()) {
+        metrics.count(name, kind.as_str(), executor, used);
     }
 }

@@ -52,6 +52,8 @@ struct Task {
     assignee: Option<usize>,
     depends_on: Vec<usize>,
     status: TaskStatus,
+    /// A call of this turn has it worked on.
+    is_worked_on: bool,
     result: Option<String>,
     notes: Vec<String>,
 }
@@ -100,6 +102,7 @@ impl TaskList {
     pub(super) fn ended(&mut self, task: usize, result: &ToolResult) {
         if let Some(task) = self.tasks.get_mut(task) {
             task.status = if result.is_error { TaskStatus::Failed } else { TaskStatus::Completed };
+            task.is_worked_on = false;
             task.result = Some(result.content.clone());
         }
     }
@@ -185,8 +188,8 @@ impl TaskList {
         let depends_on = arguments.list("depends_on");
         let depends_on: Vec<_> = depends_on.iter().map(|id| self.find(id)).collect::<Result<_, _>>()?;
         let description = arguments.text("description");
-        let (status, result, notes) = (TaskStatus::Pending, None, Vec::new());
-        self.tasks.push(Task { title, description, assignee, depends_on, status, result, notes });
+        let (status, is_worked_on, result, notes) = (TaskStatus::Pending, false, None, Vec::new());
+        self.tasks.push(Task { title, description, assignee, depends_on, status, is_worked_on, result, notes });
         // There is something to do again.
         self.summary = None;
         Ok(Decided::Done(format!("created task {}", self.tasks.len())))
@@ -260,6 +263,10 @@ impl TaskList {
             return Err(format!("task {} is completed: create another one", place + 1));
         }
         let task = &mut self.tasks[place];
+        if task.is_worked_on {
+            return Err(format!("task {} is being worked on: wait for its result", place + 1));
+        }
+        task.is_worked_on = true;
         task.status = TaskStatus::InProgress;
         task.assignee = Some(member);
         let words = if task.description.is_empty() { &task.title } else { &task.description };
@@ -383,6 +390,7 @@ mod tests {
                 "task 2 is assigned to nobody: use execute_task",
             ),
             ("execute_tasks_parallel", json!({ "task_ids": [1, 1] }), "0>0:Dig"),
+            ("execute_task", json!({ "task_id": 1 }), "task 1 is being worked on: wait for its result"),
             (
                 "update_task_status",
                 json!({ "task_id": "1", "status": "done" }),

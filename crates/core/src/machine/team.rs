@@ -207,8 +207,10 @@ impl TeamMachine {
     pub fn result(&mut self, place: u32, result: ToolResult, at: i64) {
         if let Some(plan) = self.plans.iter().find(|plan| plan.place == place) {
             if let Some(tasks) = &mut self.tasks {
-                let parts = if result.parts.is_empty() { std::slice::from_ref(&result) } else { &result.parts[..] };
-                plan.tasks.iter().zip(parts).for_each(|(task, part)| tasks.list.ended(*task, part));
+                // Without a result for each, the call as a whole is the result of all.
+                for (number, task) in plan.tasks.iter().enumerate() {
+                    tasks.list.ended(*task, result.parts.get(number).unwrap_or(&result));
+                }
             }
             if self.mode == TeamMode::Route && matches!(plan.call, TeamCall::Delegate { .. }) && !result.is_error {
                 self.routed = Some(result.content.clone());

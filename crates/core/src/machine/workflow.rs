@@ -19,12 +19,12 @@ use super::drift::Mismatch;
 use super::frame::{Frame, NestedRun, Own, Scope};
 use super::lead::Lead;
 use super::people::People;
-use super::rest::metrics_of;
+use super::rest::{add_own_metrics, metrics_of};
 use crate::event::{EventKind, Origin, RunEvent, WorkflowDone};
 use crate::failure::{Failure, FailureKind};
 use crate::id::RunId;
 use crate::log::{Entry, Key, Part, Record};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, RunMetrics};
 use crate::port::{Executed, StepInfo, merge};
 use crate::question::QuestionKind;
 use crate::run::{NestedWorkflow, RunInfo, RunOutput, RunStatus};
@@ -71,6 +71,9 @@ pub struct WorkflowMachine {
     /// What it has asked people, if anything.
     pub(super) people: Option<Box<People>>,
     pub(super) runs: Vec<Arc<RunOutput>>,
+    /// What agents and teams used so far, those too whose work came to nothing.
+    #[serde(default)]
+    pub(super) used: RunMetrics,
     pub(super) rest: Option<Box<crate::log::Rest>>,
     #[serde(skip)]
     pub(super) agenda: Agenda,
@@ -271,6 +274,7 @@ impl WorkflowMachine {
             lead: None,
             people: None,
             runs: Vec::new(),
+            used: RunMetrics::default(),
             rest: None,
             agenda: Agenda::default(),
         }
@@ -333,6 +337,7 @@ impl WorkflowMachine {
                 } else {
                     self.expect(entry, key, output.step_name.as_deref().unwrap_or_default(), output.step_type)?;
                     self.runs.extend(run.clone());
+                    add_own_metrics(&mut self.used, output);
                     applied = self.end(key, output, state);
                 }
                 self.end_waits(entry.time().max(self.last_at));
@@ -354,6 +359,9 @@ impl WorkflowMachine {
                 if asks_on_error && self.container(key).is_some() {
                     applied.dropped = self.give_up_inside(key);
                 }
+                let judged = questions.iter().filter(|question| question.kind == QuestionKind::OutputReview);
+                let judged = judged.filter_map(|question| question.output.as_deref());
+                judged.for_each(|output| add_own_metrics(&mut self.used, output));
                 self.wait_for(key, questions, *at);
                 self.end_waits(*at);
             }
@@ -367,12 +375,26 @@ impl WorkflowMachine {
             }
             Some(Record::Rest(rest)) => applied.session = self.come_to_rest(rest),
             // Calls inside a step.
+            Some(Record::Run { key, ended }) if ended.failure.is_some() => self.count_failed(key, &ended.run),
             Some(
                 Record::Intent { name: None, .. } | Record::Result { .. } | Record::Said { .. } | Record::Run { .. },
             )
             | None => {}
         }
         Ok(applied)
+    }
+
+    /// Counts what a step's agent or team used before it failed. A member's run is part of its team's.
+    fn count_failed(&mut self, done: &Key, run: &RunOutput) {
+        let step = done.outer().and_then(|speaker| speaker.outer());
+        let Some(Open::Step(step)) = step.and_then(|step| self.open.get(&step)) else { return };
+        let (kind, executor) = match &run.team_name {
+            Some(team) => (ExecutorKind::Team, Some(team)),
+            None => (ExecutorKind::Agent, run.agent_name.as_ref()),
+        };
+        if let (Some(executor), Some(used)) = (executor, &run.metrics) {
+            self.used.count(&step.name, kind.as_str(), executor, used);
+        }
     }
 
     fn begin(

@@ -96,13 +96,6 @@ fn report(outputs: &[Arc<StepOutput>]) -> String {
 pub(super) fn sum(outputs: &[Arc<StepOutput>]) -> Option<Box<Metrics>> {
     let used: Vec<&Metrics> = outputs.iter().filter_map(|output| output.metrics.as_deref()).collect();
     let mut sum = (*used.first()?).clone();
-    for more in &used[1..] {
-        sum.absorb(more);
-        sum.duration = match (sum.duration, more.duration) {
-            (Some(one), Some(other)) => Some(one + other),
-            (one, other) => one.or(other),
-        };
-        sum.time_to_first_token = sum.time_to_first_token.or(more.time_to_first_token);
-    }
+    used[1..].iter().for_each(|more| sum.add(more));
     Some(Box::new(sum))
 }

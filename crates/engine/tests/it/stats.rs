@@ -19,6 +19,9 @@ const USAGE: Usage = Usage {
     reasoning_tokens: 20,
     cache_read_tokens: 40,
     cache_write_tokens: 5,
+    audio_input_tokens: 0,
+    audio_output_tokens: 0,
+    audio_total_tokens: 0,
 };
 
 /// What an agent says around a model call that takes this long, with one further attempt. `step` makes its key.

@@ -26,5 +26,6 @@ mod several;
 mod sweep;
 mod traces;
 mod unreadable;
+mod usage;
 mod waits;
 mod world;

@@ -238,11 +238,10 @@ async fn detail(caller: &Caller, reader: &Reader, session: &Session) -> Result<V
 
 /// What the runs used together; nothing when none of them used a model.
 fn usage(runs: &[WorkflowRunOutput]) -> Option<Metrics> {
-    let metrics = runs.iter().flat_map(WorkflowRunOutput::executor_runs).filter_map(|run| run.metrics.as_ref());
-    metrics.fold(None, |sum: Option<Metrics>, metrics| {
-        let mut sum = sum.unwrap_or_default();
-        sum.absorb(metrics);
-        Some(sum)
+    let totals = runs.iter().filter_map(WorkflowRunOutput::used);
+    totals.reduce(|mut sum, total| {
+        sum.absorb(&total);
+        sum
     })
 }
 

@@ -137,6 +137,30 @@ async fn what_a_hook_refuses_ends_the_run_in_its_words_and_nothing_of_it_is_show
     assert_eq!(failure.refusal.unwrap().additional_data, Some(json!({ "detected_pii": ["Phone"] })));
     assert!(!shown(&log).contains("555") && log.streamed().is_empty(), "{}", shown(&log));
 
+    // Nor is what was written on the way to an answer that passes; everything else is.
+    let thinking =
+        |thought: &str, turn: ModelResponse| ModelResponse { reasoning_content: Some(thought.to_owned()), ..turn };
+    let looking =
+        ModelResponse { content: Some("I dial 555-123-4567.".to_owned()), ..calls([("look", r#"{"of":"Ada"}"#)]) };
+    let looks = ModelResponse { content: Some("I look again.".to_owned()), ..calls([("look", r#"{"of":"Ada"}"#)]) };
+    let replies = [
+        thinking("Let me see.", looking),
+        thinking("Once more.", looks),
+        thinking("She is at ada@example.org.", text("She is well.")),
+    ];
+    let tool = counting("look", &Arc::default());
+    let agent = Agent::new("Guarded").model(ScriptedModel::replies(replies)).tool(tool);
+    let log = Arc::new(Log::default());
+    let output = run(&agent.post_hook(PiiGuardrail::new()), &log).await;
+    assert!(!["555", "ada@"].iter().any(|data| shown(&log).contains(data)), "{}", shown(&log));
+    let own = output.messages.iter().filter(|message| message.role == Role::Assistant);
+    let own: Vec<_> = own.map(|one| (one.content.as_deref(), one.reasoning_content.as_deref())).collect();
+    assert_eq!(
+        own,
+        [(None, Some("Let me see.")), (Some("I look again."), Some("Once more.")), (Some("She is well."), None)]
+    );
+    assert_eq!((output.content, output.reasoning_content), (Some("She is well.".into()), None));
+
     // The trigger is the hook's own, or says on which side it stands.
     for (hook, before, after) in [
         (refusing("no"), "input_not_allowed", "output_not_allowed"),

@@ -439,6 +439,8 @@ fn merge(known: &mut Value, new: &Value) {
 fn usage(usage: &Value) -> Usage {
     let count = |pointer: &str| usage.pointer(pointer).and_then(Value::as_u64).unwrap_or(0).min(TOKENS_MAX);
     let (input_tokens, output_tokens) = (count("/prompt_tokens"), count("/completion_tokens"));
+    let audio_input_tokens = count("/prompt_tokens_details/audio_tokens");
+    let audio_output_tokens = count("/completion_tokens_details/audio_tokens");
     Usage {
         input_tokens,
         output_tokens,
@@ -446,5 +448,8 @@ fn usage(usage: &Value) -> Usage {
         reasoning_tokens: count("/completion_tokens_details/reasoning_tokens"),
         cache_read_tokens: count("/prompt_tokens_details/cached_tokens"),
         cache_write_tokens: count("/prompt_tokens_details/cache_write_tokens"),
+        audio_input_tokens,
+        audio_output_tokens,
+        audio_total_tokens: audio_input_tokens + audio_output_tokens,
     }
 }

@@ -267,6 +267,8 @@ fn finish_reason(body: &Value, output: &[Value], has_calls: bool) -> Result<Fini
 fn usage(usage: &Value) -> Usage {
     let count = |pointer: &str| usage.pointer(pointer).and_then(Value::as_u64).unwrap_or(0).min(TOKENS_MAX);
     let (input_tokens, output_tokens) = (count("/input_tokens"), count("/output_tokens"));
+    let audio_input_tokens = count("/input_tokens_details/audio_tokens");
+    let audio_output_tokens = count("/output_tokens_details/audio_tokens");
     Usage {
         input_tokens,
         output_tokens,
@@ -274,6 +276,9 @@ fn usage(usage: &Value) -> Usage {
         reasoning_tokens: count("/output_tokens_details/reasoning_tokens"),
         cache_read_tokens: count("/input_tokens_details/cached_tokens"),
         cache_write_tokens: count("/input_tokens_details/cache_write_tokens"),
+        audio_input_tokens,
+        audio_output_tokens,
+        audio_total_tokens: audio_input_tokens + audio_output_tokens,
     }
 }
 

@@ -344,7 +344,6 @@ pub(crate) const LISTED: &[Listed] = &[
     Listed {
         lines: &[
             "step_executor_runs: is missing",
-            "metrics.steps.agent: is missing",
             "step_results.executor_name: was string, is null",
             "step_results.executor_type: was string, is null",
             "step_results.metrics: was object, is null",

@@ -24,6 +24,7 @@ mod order;
 mod parallel;
 mod people;
 mod talk;
+mod teams;
 
 use crate::sweep::FileStage;
 use order::outline;

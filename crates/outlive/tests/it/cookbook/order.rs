@@ -431,10 +431,16 @@ impl Order {
         let is_between = !run.asking && run.tools == 0 && run.last != "RunContentCompleted";
         match name {
             "ModelRequestStarted" => {
-                must(is_between && matches!(run.last, "RunStarted" | "ToolCallCompleted"), "the turn is not over")?;
+                // An answer that does not do is asked for again.
+                let is_over = matches!(run.last, "RunStarted" | "ToolCallCompleted" | "ModelRequestCompleted");
+                must(is_between && is_over, "the turn is not over")?;
                 run.asking = true;
                 run.calls += 1;
                 run.last = "ModelRequestStarted";
+            }
+            // A member answers for its team: its answer is the team's at once.
+            "RunContent" if run.is_team && is_between && run.last == "ToolCallCompleted" => {
+                run.last = "ModelRequestCompleted";
             }
             "RunContent" => must(run.asking || run.is_checked, "text streams while the model is asked")?,
             "ModelRequestCompleted" => {
