@@ -41,8 +41,8 @@ impl World {
                 let arguments = json!({ "topic": results.to_string() }).to_string();
                 return Ok(ModelResponse::calls(vec![ToolCall::new(format!("call-{results}"), "look", arguments)]));
             }
-            let said = request.messages.iter().filter_map(|message| message.content.as_deref());
-            Ok(ModelResponse::text(said.last().unwrap_or_default().to_owned()))
+            let mut said = request.messages.iter().filter_map(|message| message.content.as_deref());
+            Ok(ModelResponse::text(said.next_back().unwrap_or_default().to_owned()))
         })
         .chunks(2)
     }
@@ -148,7 +148,7 @@ async fn a_tools_and_a_models_edited_answers_are_what_the_agent_goes_on_with() {
     assert_eq!(tool.wait().await.unwrap().text(), "nothing to see");
     assert_eq!(world.count() - before, 1, "one more request");
     let log = is_sound(&**engine.db(), run.run_id(), &tool).await;
-    let told = log.iter().filter(|entry| entry.event.name() == "ToolCallCompleted").last().unwrap();
+    let told = log.iter().rfind(|entry| entry.event.name() == "ToolCallCompleted").unwrap();
     assert!(serde_json::to_string(told).unwrap().contains("nothing to see"));
     let before = world.count();
     let model = run.fork("3/agent/t4").output("enough").background().await.unwrap();
