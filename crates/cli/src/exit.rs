@@ -65,6 +65,11 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
+    /// What failed.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// A problem with this exit code, this name for programs and this message (lower case, no full stop).
     pub(crate) fn new(exit: Exit, code: impl Into<Cow<'static, str>>, message: impl Display) -> Self {
         let code = code.into();

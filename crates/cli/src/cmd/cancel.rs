@@ -1,5 +1,6 @@
 //! `outlive cancel`: makes the request to end runs durable, and waits a moment for the runs to end.
 
+use super::these::Where;
 use crate::cli::{Global, RUN_HELP};
 use crate::exit::{Exit, Problem};
 use crate::output;
@@ -8,7 +9,7 @@ use crate::style::{self, Mark};
 use clap::Args;
 use outlive::core::{RunId, RunStatus};
 use serde_json::json;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Cancel runs: what they have done is kept, what is in flight is dropped
 ///
@@ -16,8 +17,10 @@ use std::time::Duration;
 /// executes is ended at once.
 #[derive(Debug, Args)]
 pub(crate) struct Cancel {
-    #[arg(value_name = "RUN", required = true, help = RUN_HELP)]
+    #[arg(value_name = "RUN", required_unless_present = "filters", conflicts_with = "filters", help = RUN_HELP)]
     runs: Vec<String>,
+    #[command(flatten)]
+    all: Where,
     /// Why, for people who read the log
     #[arg(long, value_name = "TEXT", default_value = "cancelled from the command line")]
     reason: String,
@@ -28,8 +31,23 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Cancel {
     pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
+        let wanted = self.all.wanted()?;
         let runs = Runs::open_as(Role::Steers, global).await?;
-        // Look up all names before doing anything.
+        let done = async {
+            let ids = if self.all.is_given() {
+                Where::find(&runs, wanted, |status| !status.is_terminal(), global).await?
+            } else {
+                self.named(&runs).await?
+            };
+            self.cancel(&runs, &ids, global).await
+        };
+        let done = done.await;
+        runs.close().await?;
+        done
+    }
+
+    /// Looks up all names before anything is done.
+    async fn named(&self, runs: &Runs) -> Result<Vec<RunId>, Problem> {
         let mut ids = Vec::new();
         for name in &self.runs {
             let run = runs.find(name).await?;
@@ -38,21 +56,23 @@ impl Cancel {
             }
             ids.push(run.info.run_id);
         }
-        let done = self.cancel(&runs, &ids, global).await;
-        runs.close().await?;
-        done
+        Ok(ids)
     }
 
     async fn cancel(&self, runs: &Runs, ids: &[RunId], global: &Global) -> Result<Exit, Problem> {
         for id in ids {
-            if let Some(status) = runs.cancel(id, &self.reason).await? {
+            // Of many, some may have ended meanwhile.
+            if let Some(status) = runs.cancel(id, &self.reason).await?
+                && !self.all.is_given()
+            {
                 return Err(over(id, status));
             }
         }
         let mut exit = Exit::Done;
         let mut shown = Vec::new();
+        let until = Instant::now() + global.timeout.unwrap_or(PATIENCE);
         for id in ids {
-            let status = runs.settled(id, global.timeout.unwrap_or(PATIENCE)).await?;
+            let status = runs.settled(id, until.saturating_duration_since(Instant::now())).await?;
             if !status.is_terminal() && global.timeout.is_some() {
                 exit = Exit::TimedOut;
             }

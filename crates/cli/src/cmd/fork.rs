@@ -1,6 +1,7 @@
 //! `outlive fork` and `outlive retry`: a new run that keeps what an earlier one has done, up to a place.
 
 use super::run::{Detach, given_text};
+use super::these::Where;
 use crate::cli::{Global, RUN_HELP};
 use crate::exit::{Exit, Problem};
 use crate::runs::{Role, Runs};
@@ -9,6 +10,7 @@ use clap::Args;
 use outlive::Answer;
 use outlive::client::ForkPreview;
 use outlive::core::fork::{CallKind, ForkCall, ForkEdit, ForkPoint};
+use outlive::core::{RunId, RunStatus};
 use outlive::engine;
 use serde_json::{Value, json};
 
@@ -43,11 +45,14 @@ pub(crate) struct Fork {
 /// Start a run that goes on where an earlier one failed or was cancelled, in its session
 ///
 /// A step that failed in a call it was making goes on with that call; any other step that failed is executed from its
-/// beginning. With --preview, nothing is started: it says which calls would be made again.
+/// beginning. With --preview, nothing is started: it says which calls would be made again. With --where, all that match
+/// and failed or were cancelled are tried again, each only once however often this is repeated, and the ids of the new ones printed.
 #[derive(Debug, Args)]
 pub(crate) struct Retry {
-    #[arg(value_name = "RUN", help = RUN_HELP)]
-    run: String,
+    #[arg(value_name = "RUN", required_unless_present = "filters", conflicts_with = "filters", help = RUN_HELP)]
+    run: Option<String>,
+    #[command(flatten)]
+    all: Where,
     #[command(flatten)]
     how: How,
 }
@@ -84,7 +89,31 @@ impl Fork {
 
 impl Retry {
     pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
-        self.how.go(&self.run, engine::Fork::retry(), "outlive retry", global).await
+        let verb = "outlive retry";
+        let Some(run) = &self.run else { return self.all(verb, global).await };
+        self.how.go(run, engine::Fork::retry(), verb, global).await
+    }
+
+    /// Tries all again that match.
+    async fn all(&self, verb: &str, global: &Global) -> Result<Exit, Problem> {
+        if self.how.preview {
+            let problem = Problem::new(Exit::Usage, "usage", "--preview looks at one run");
+            return Err(problem.hint("name the run instead of --where"));
+        }
+        let wanted = self.all.wanted()?;
+        let runs = Runs::open_as(Role::Accepts, global).await?;
+        let done = async {
+            let has_failed = |status| matches!(status, RunStatus::Error | RunStatus::Cancelled);
+            let ids = Where::find(&runs, wanted, has_failed, global).await?;
+            let start = async |id: &RunId| {
+                let idempotency_key = Some(format!("retry of {id}"));
+                runs.fork(id, &engine::Fork { idempotency_key, ..engine::Fork::retry() }, verb).await
+            };
+            Where::start(&ids, start, global).await
+        };
+        let done = done.await;
+        runs.close().await?;
+        done
     }
 }
 

@@ -37,7 +37,7 @@ impl Ls {
         let wanted = Wanted::parse(&self.filters)?;
         let found = Runs::open(global).await?;
         let now = times::now();
-        let (runs, has_more) = self.read(global, &found, wanted, now).await?;
+        let (runs, has_more) = read(self.limit as usize, global, &found, wanted, now).await?;
         if global.json {
             let runs: Vec<_> = runs.iter().map(run_json).collect();
             output::json(&json!({ "runs": runs, "more": has_more }))?;
@@ -61,36 +61,36 @@ impl Ls {
         }
         Ok(Exit::Done)
     }
+}
 
-    async fn read(
-        &self,
-        global: &Global,
-        found: &Runs,
-        wanted: Wanted,
-        now: Timestamp,
-    ) -> Result<(Vec<RunSummary>, bool), Problem> {
-        let limit = self.limit as usize;
-        let is_recent = |run: &RunSummary| wanted.since.is_none_or(|since| now.since(run.created_at) <= since);
-        let is_wanted = |run: &RunSummary| wanted.states.is_empty() || wanted.states.contains(&state(run).1);
-        let mut filter = wanted.filter;
-        let mut runs = Vec::new();
-        loop {
-            // Ask for one more than needed to see whether there are more.
-            let missing = u32::try_from(limit + 1 - runs.len()).unwrap_or(u32::MAX);
-            // Interrupted runs can be told from working ones only after reading them.
-            filter.limit = if wanted.states.is_empty() { missing.min(PAGE) } else { PAGE };
-            let page = found.list(filter.clone()).await?;
-            let damaged = page.runs.iter().filter_map(|run| run.unreadable.as_ref());
-            page.unreadable.iter().chain(damaged).for_each(|problem| output::note(global, problem));
-            let is_end = page.next.is_none() || !page.runs.iter().all(is_recent);
-            runs.extend(page.runs.into_iter().filter(|run| is_recent(run) && is_wanted(run)));
-            if is_end || runs.len() > limit {
-                let has_more = runs.len() > limit;
-                runs.truncate(limit);
-                return Ok((runs, has_more));
-            }
-            filter.after = page.next;
+/// The newest of the wanted runs, as many as `limit`, and whether there are more.
+pub(super) async fn read(
+    limit: usize,
+    global: &Global,
+    found: &Runs,
+    wanted: Wanted,
+    now: Timestamp,
+) -> Result<(Vec<RunSummary>, bool), Problem> {
+    let is_recent = |run: &RunSummary| wanted.since.is_none_or(|since| now.since(run.created_at) <= since);
+    let is_wanted = |run: &RunSummary| wanted.states.is_empty() || wanted.states.contains(&state(run).1);
+    let mut filter = wanted.filter;
+    let mut runs = Vec::new();
+    loop {
+        // Ask for one more than needed to see whether there are more.
+        let missing = u32::try_from(limit + 1 - runs.len()).unwrap_or(u32::MAX);
+        // Interrupted runs can be told from working ones only after reading them.
+        filter.limit = if wanted.states.is_empty() { missing.min(PAGE) } else { PAGE };
+        let page = found.list(filter.clone()).await?;
+        let damaged = page.runs.iter().filter_map(|run| run.unreadable.as_ref());
+        page.unreadable.iter().chain(damaged).for_each(|problem| output::note(global, problem));
+        let is_end = page.next.is_none() || !page.runs.iter().all(is_recent);
+        runs.extend(page.runs.into_iter().filter(|run| is_recent(run) && is_wanted(run)));
+        if is_end || runs.len() > limit {
+            let has_more = runs.len() > limit;
+            runs.truncate(limit);
+            return Ok((runs, has_more));
         }
+        filter.after = page.next;
     }
 }
 
@@ -104,7 +104,7 @@ fn is_asking(run: &RunSummary) -> bool {
 
 /// The parsed filter words.
 #[derive(Debug, Default)]
-struct Wanted {
+pub(super) struct Wanted {
     filter: RunFilter,
     since: Option<Duration>,
     /// The requested states, as `ls` names them.
@@ -112,7 +112,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn parse(words: &[String]) -> Result<Self, Problem> {
+    pub(super) fn parse(words: &[String]) -> Result<Self, Problem> {
         let mut wanted = Self::default();
         for word in words {
             let (name, value) = word.split_once(':').unwrap_or((word, ""));

@@ -18,6 +18,7 @@ pub(crate) mod rerun;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod show;
+mod these;
 pub(crate) mod version;
 pub(crate) mod watch;
 pub(crate) mod worker;

@@ -1,6 +1,7 @@
 //! `outlive rerun`: starts a new run with the input of an earlier one, in its session.
 
 use super::run::Detach;
+use super::these::Where;
 use crate::cli::{Global, RUN_HELP};
 use crate::exit::{Exit, Problem};
 use crate::runs::{Role, Runs};
@@ -9,13 +10,15 @@ use outlive::engine::Fork;
 
 /// Start a new run with the input of an earlier one, in its session
 ///
-/// The earlier run stays as it is.
+/// The earlier run stays as it is. With --where, all that match are started again, and their ids printed.
 #[derive(Debug, Args)]
 pub(crate) struct Rerun {
-    #[arg(value_name = "RUN", help = RUN_HELP)]
-    run: String,
+    #[arg(value_name = "RUN", required_unless_present = "filters", conflicts_with = "filters", help = RUN_HELP)]
+    run: Option<String>,
+    #[command(flatten)]
+    all: Where,
     /// Say which calls would be made again, and start nothing
-    #[arg(long, visible_alias = "dry-run", conflicts_with = "detach")]
+    #[arg(long, visible_alias = "dry-run", conflicts_with_all = ["detach", "filters"])]
     preview: bool,
     #[command(flatten)]
     detach: Detach,
@@ -23,10 +26,15 @@ pub(crate) struct Rerun {
 
 impl Rerun {
     pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
-        let role = if self.preview { Role::Accepts } else { self.detach.role() };
+        let wanted = self.all.wanted()?;
+        let role = if self.preview || self.all.is_given() { Role::Accepts } else { self.detach.role() };
         let runs = Runs::open_as(role, global).await?;
         let done = async {
-            let run_id = runs.find(&self.run).await?.info.run_id;
+            let Some(run) = &self.run else {
+                let ids = Where::find(&runs, wanted, |_| true, global).await?;
+                return Where::start(&ids, async |id| runs.rerun(id).await, global).await;
+            };
+            let run_id = runs.find(run).await?.info.run_id;
             if self.preview {
                 return super::fork::tell(&runs.preview_fork(&run_id, &Fork::at(0)).await?, global);
             }

@@ -256,6 +256,47 @@ fn a_run_is_started_watched_and_repeated_the_same_way_here_and_there() {
 }
 
 #[test]
+fn all_that_match_are_cancelled_or_started_again() {
+    let place = Place::new();
+    let start = |input: &str| {
+        let done = place.run(&["run", "-d", "content-creation-demo", input, "--delay", "7d"]).exits(0);
+        done.stdout.trim().to_owned()
+    };
+    let ids = [start("one"), start("two"), start("three")];
+    let list = |what: &[&str]| -> Vec<String> {
+        let done = place.run(&[&["ls", "--json"], what].concat()).exits(0).json();
+        done["runs"].as_array().unwrap().iter().map(|run| run["id"].as_str().unwrap().to_owned()).collect()
+    };
+    place.run(&["cancel", "--where", "status:nonsense"]).exits(2);
+    place.run(&["cancel", "@last", "--where", "status:pending"]).exits(2);
+    place.run(&["cancel"]).exits(2);
+    let none = place.run(&["cancel", "--where", "workflow:other", "--json"]).exits(0).json();
+    assert_eq!(none["runs"], Value::Array(Vec::new()));
+    let done = place.run(&["cancel", "--where", "status:pending", "since:1h", "--json"]).exits(0).json();
+    let told: Vec<_> = done["runs"].as_array().unwrap().iter().map(|run| (&run["id"], &run["status"])).collect();
+    let expected: Vec<_> = ids.iter().map(|id| Value::from(id.as_str())).collect();
+    let cancelled = Value::from("cancelled");
+    assert_eq!(told, expected.iter().map(|id| (id, &cancelled)).collect::<Vec<_>>(), "oldest first");
+    let again = place.run(&["rerun", "--where", "status:cancelled", "--json"]).exits(0).json();
+    let of = |done: &Value| done["runs"].as_array().unwrap().iter().map(|run| run["of"].clone()).collect::<Vec<_>>();
+    assert_eq!(of(&again), expected);
+    assert_eq!(list(&["status:pending"]).len(), 3);
+    place.run(&["retry", "--where", "status:cancelled", "--preview"]).exits(2);
+    let tried = place.run(&["retry", "--where", "status:cancelled", "--json"]).exits(0).json();
+    assert_eq!(of(&tried), expected);
+    let repeated = place.run(&["retry", "--where", "status:cancelled", "--json"]).exits(0).json();
+    let ids_of =
+        |done: &Value| done["runs"].as_array().unwrap().iter().map(|run| run["id"].clone()).collect::<Vec<_>>();
+    assert_eq!(ids_of(&tried), ids_of(&repeated), "each is tried again once");
+    assert_eq!(list(&["status:pending"]).len(), 6);
+    // One that is refused stops no other: nothing of this workflow can be started here.
+    let runs = Place::with_runs();
+    let refused = runs.on_runs(&["rerun", "--where", "status:error,completed", "--json"]);
+    assert_eq!(refused.json()["runs"], Value::Array(Vec::new()));
+    refused.exits(3);
+}
+
+#[test]
 fn without_a_server_only_the_demonstrations_workflow_is_known() {
     let place = Place::new();
     let done = place.run(&["run", "nothing", "x"]).exits(3);

@@ -1,10 +1,10 @@
 //! Forks of a run of agents on a real SQLite file: what was recorded is not called again, wherever the run is cut and
 //! whatever happens to the fork.
 
-use crate::sweep::FileStage;
+use crate::sweep::{self, FileStage};
 use outlive::agent::tool::Tool;
 use outlive::core::fork::CallKind;
-use outlive::core::log::Entry;
+use outlive::core::log::{Entry, Part, Record};
 use outlive::core::port::{Access, Db};
 use outlive::core::{FailureKind, ModelRequest, Role};
 use outlive::engine::testing::{Moment, Stage, TroubledDb, broken_invariants, poll_and_drop, read_log};
@@ -94,10 +94,11 @@ async fn is_sound(db: &dyn Db, parent: &RunId, fork: &RunHandle) -> Vec<Entry> {
     }
     // What begins as one agent's run ends as the same.
     let ids = |name: &str| -> Vec<RunId> {
-        log.iter()
-            .filter(|entry| entry.event.name() == name)
-            .filter_map(|entry| entry.event.origin.run_id.clone())
-            .collect()
+        let named = log.iter().filter(|entry| entry.event.name() == name);
+        let mut ids: Vec<_> = named.filter_map(|entry| entry.event.origin.run_id.clone()).collect();
+        // Branches end in another order.
+        ids.sort();
+        ids
     };
     assert_eq!(ids("RunStarted"), ids("RunCompleted"));
     log
@@ -247,4 +248,64 @@ async fn a_fork_of_agents_survives_a_crash_at_each_of_its_entries_and_callers_th
         }
     }
     engine.shutdown().await.unwrap();
+}
+
+/// Forks a run of this workflow at every entry, and with what each call gave back said once more.
+async fn forked_everywhere(build: impl Fn(&ScriptedModel, &Arc<AtomicUsize>) -> Workflow, are_all_counted: bool) {
+    let model = ScriptedModel::from_fn("scripted", |request| Ok(sweep::script(request))).chunks(3);
+    let made = Arc::new(AtomicUsize::new(0));
+    let stage = FileStage::new();
+    let definition = build(&model, &made).definition().clone();
+    let engine = Engine::builder(stage.open()).workflow(definition.clone()).start().await.unwrap();
+    let submit = Submit { input: Some(json!("a topic")), ..Submit::default() };
+    let run = engine.submit(&definition.id, submit).await.unwrap();
+    let whole = run.wait().await.unwrap();
+    assert_eq!(whole.status, RunStatus::Completed, "{}", whole.text());
+    let (db, calls) = (engine.db().clone(), || model.calls() + made.load(Ordering::Relaxed));
+    let log = read_log(&*db, run.run_id()).await;
+    let name = &definition.name;
+    for at in 0..log.len() as u64 {
+        let (before, request) = (calls(), run.fork(at));
+        let preview = request.preview().await.unwrap();
+        let fork = request.background().await.unwrap();
+        let output = fork.wait().await.unwrap();
+        assert_eq!((output.status, output.text()), (whole.status, whole.text()), "{name} at {at}");
+        let done = calls() - before;
+        assert!(done <= preview.again.len(), "{name} at {at}: {done} calls, {preview:?}");
+        assert!(!are_all_counted || done == preview.again.len(), "{name} at {at}: {done} calls, {preview:?}");
+        is_sound(&*db, run.run_id(), &fork).await;
+    }
+    let mut edits = 0;
+    for (index, entry) in (0..).zip(&log) {
+        let said = match &entry.record {
+            Some(Record::Result { key, value }) if matches!(key.parts().last(), Some(Part::Call(_))) => {
+                let value: serde_json::Value = serde_json::from_str(value.get()).unwrap();
+                value["content"].clone()
+            }
+            Some(Record::Result { key, value }) if key.is_named() => serde_json::from_str(value.get()).unwrap(),
+            _ => continue,
+        };
+        let place = format!("{name}, {:?} is {said} again", entry.record);
+        let fork = run.fork(index).output(said).background().await.unwrap_or_else(|error| panic!("{place}: {error}"));
+        assert_eq!(fork.wait().await.unwrap().text(), whole.text(), "{place}");
+        is_sound(&*db, run.run_id(), &fork).await;
+        edits += 1;
+    }
+    assert!(edits > 0, "{name}");
+    engine.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_team_is_forked_at_every_entry() {
+    forked_everywhere(sweep::workflow, true).await;
+}
+
+#[tokio::test]
+async fn agents_in_branches_are_forked_at_every_entry() {
+    forked_everywhere(sweep::branches, true).await;
+}
+
+#[tokio::test]
+async fn functions_with_recorded_calls_are_forked_at_every_entry() {
+    forked_everywhere(sweep::functions, false).await;
 }

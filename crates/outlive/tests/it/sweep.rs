@@ -39,7 +39,7 @@ struct Look {
 }
 
 /// Decides from the conversation alone, as a real model would: delegate to both, look once, then answer.
-fn script(request: &ModelRequest) -> ModelResponse {
+pub(crate) fn script(request: &ModelRequest) -> ModelResponse {
     let has_tool = |name: &str| request.tools.iter().any(|tool| tool.name == name);
     let results = request.messages.iter().filter(|message| message.role == Role::Tool).count();
     let delegate = |member: &str| {
@@ -60,7 +60,7 @@ fn script(request: &ModelRequest) -> ModelResponse {
     }
 }
 
-fn workflow(model: &ScriptedModel, tool_calls: &Arc<AtomicUsize>) -> Workflow {
+pub(crate) fn workflow(model: &ScriptedModel, tool_calls: &Arc<AtomicUsize>) -> Workflow {
     let counted = tool_calls.clone();
     let look = Tool::new("look", "Looks into a topic", move |look: Look, _context| {
         counted.fetch_add(1, Ordering::Relaxed);
@@ -91,7 +91,7 @@ async fn a_team_and_an_agent_survive_a_crash_at_every_entry() {
 }
 
 /// Two agents at once, one of them in a Loop, then one more.
-fn branches(model: &ScriptedModel, tool_calls: &Arc<AtomicUsize>) -> Workflow {
+pub(crate) fn branches(model: &ScriptedModel, tool_calls: &Arc<AtomicUsize>) -> Workflow {
     let counted = tool_calls.clone();
     let look = Tool::new("look", "Looks into a topic", move |look: Look, _context| {
         counted.fetch_add(1, Ordering::Relaxed);
@@ -123,7 +123,7 @@ async fn agents_in_branches_survive_a_crash_at_every_entry() {
 
 /// A function with recorded calls and a sleep, one on a thread of its own, and an agent that is told what they put into
 /// the session's state.
-fn functions(model: &ScriptedModel, calls: &Arc<AtomicUsize>) -> Workflow {
+pub(crate) fn functions(model: &ScriptedModel, calls: &Arc<AtomicUsize>) -> Workflow {
     let (counted, threaded) = (calls.clone(), calls.clone());
     let order = Step::function("Order", move |context: StepContext, input| {
         let counted = counted.clone();
