@@ -177,6 +177,8 @@ struct Drive<'a> {
     caller: Caller,
     /// It has been said that the answer's text is complete.
     has_ended_text: bool,
+    /// Hooks have changed the input.
+    is_input_changed: bool,
     /// Hooks have changed the answer.
     is_changed: bool,
 }
@@ -218,6 +220,7 @@ impl<'a> Drive<'a> {
             state: place.state.fork(),
             caller: place.desk.caller(),
             has_ended_text: false,
+            is_input_changed: false,
             is_changed: false,
             profile,
             place,

@@ -4,7 +4,7 @@
 
 use futures::future::FutureExt;
 use outlive_core::port::BoxFuture;
-use outlive_core::{Failure, FailureKind, Media, Refusal, RunId};
+use outlive_core::{Failure, FailureKind, Media, Refusal, RunId, json};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fmt;
@@ -180,6 +180,8 @@ impl Hook {
                     if refusal.error_id.is_empty() {
                         refusal.error_id = CheckTrigger::not_allowed(kind).as_str().to_owned();
                     }
+                    let is_kept = refusal.additional_data.as_mut().is_some_and(|data| json::admit(data).is_ok());
+                    refusal.additional_data = refusal.additional_data.filter(|_| is_kept);
                     refusal
                 });
                 Err(Failure { refusal, ..Failure::new(kind, refused.message) })
@@ -262,7 +264,7 @@ impl CheckError {
         Self { trigger: Some(trigger), ..self }
     }
 
-    /// What programs should know beside that: shown with the error.
+    /// What programs should know beside that: shown with the error. Left out if it is nested too deep to be kept.
     pub fn additional_data(self, data: impl Into<Value>) -> Self {
         Self { additional_data: Some(data.into()), ..self }
     }

@@ -260,7 +260,7 @@ impl RunFailed {
 pub struct PreHookEvent {
     /// Its name.
     pub pre_hook_name: Arc<str>,
-    /// The input as the hook has changed it; absent at the start, and when it is as it was.
+    /// The input as all hooks have left it, at the end of the last; absent elsewhere, and when it is as it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_input: Option<RunInput>,
 }

@@ -8,8 +8,10 @@ use regex_lite::Regex;
 use serde_json::{Map, Value};
 use std::collections::HashSet;
 
-/// The most subschemas examined for one value: a schema that refers to itself may offer endless choices.
-const STEPS_MAX: u32 = 100_000;
+/// The most subschemas examined: a schema that refers to itself may offer endless choices.
+const STEPS_MAX: usize = 100_000;
+/// And for each part of the value, as many more.
+const STEPS_PER_PART: usize = 64;
 /// How many levels of a value, or of the schemas nested around one value, are examined.
 const DEPTH_MAX: u32 = 200;
 /// How many names a message lists.
@@ -52,22 +54,36 @@ pub struct Unfit {
 /// # Errors
 /// The first thing that is wrong.
 pub fn check(value: &Value, schema: &Value) -> Result<(), Unfit> {
-    Checking { root: schema, steps: 0, depth: 0 }.check(value, schema)
+    Checking { root: schema, steps_left: STEPS_MAX + parts(value) * STEPS_PER_PART, depth: 0 }.check(value, schema)
+}
+
+/// Of how many values it consists.
+fn parts(value: &Value) -> usize {
+    let (mut count, mut open) = (0, vec![value]);
+    while let Some(value) = open.pop() {
+        count += 1;
+        match value {
+            Value::Array(items) => open.extend(items),
+            Value::Object(fields) => open.extend(fields.values()),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    count
 }
 
 /// One value being checked.
 struct Checking<'a> {
     root: &'a Value,
-    steps: u32,
+    steps_left: usize,
     depth: u32,
 }
 
 impl<'a> Checking<'a> {
     fn check(&mut self, value: &Value, schema: &'a Value) -> Result<(), Unfit> {
-        self.steps += 1;
-        if self.steps > STEPS_MAX || self.depth >= DEPTH_MAX {
+        if self.steps_left == 0 || self.depth >= DEPTH_MAX {
             return Ok(());
         }
+        self.steps_left -= 1;
         self.depth += 1;
         let checked = self.check_here(value, schema);
         self.depth -= 1;
@@ -462,6 +478,12 @@ mod tests {
         }
         let endless = json!({ "anyOf": [{ "$ref": "#" }, { "$ref": "#" }, { "$ref": "#" }] });
         assert_eq!(check(&json!(1), &endless), Ok(()));
+        // The end of a long value is checked as its beginning is.
+        let mut long: Vec<_> = (0..60_000).map(|n| json!({ "a": n, "b": n })).collect();
+        long.push(json!({ "a": "x" }));
+        let numbers = json!({ "items": { "additionalProperties": { "type": "number" } } });
+        let said = check(&Value::Array(long), &numbers).unwrap_err().to_string();
+        assert_eq!(said, "at [60000].a: it must be a number, and is text");
         let mapped = json!({ "patternProperties": { "^n_": { "type": "number" } }, "additionalProperties": false });
         assert_eq!(check(&json!({ "n_a": 1 }), &mapped), Ok(()));
         let said = check(&json!({ "n_a": "x" }), &mapped).unwrap_err().to_string();

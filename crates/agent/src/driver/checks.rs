@@ -20,6 +20,7 @@ impl Drive<'_> {
             let content = self.task.content.clone();
             if let Passed::Changed(changed) = self.ask_hook(hook, number, content, false).await? {
                 self.task.content = changed;
+                self.is_input_changed = true;
             }
         }
         Ok(())
@@ -69,8 +70,10 @@ impl Drive<'_> {
             metadata: self.task.metadata.clone(),
             idempotency_key: format!("{}/{key}", self.place.root).into(),
         };
+        // Of what hooks have made of the input, events show what all of them let pass.
+        let is_last = !is_output && number + 1 == self.profile.pre_hooks.len();
         let mut passed = hook.ask(content, context).await?;
-        let mut changed = None;
+        let mut changed = Some(&self.task.content).filter(|_| is_last && self.is_input_changed);
         if let Passed::Changed(value) = &mut passed {
             depth::admit(value).map_err(|too_deep| {
                 Failure::new(
@@ -78,7 +81,7 @@ impl Drive<'_> {
                     format!("what the hook {} returned cannot be kept: {too_deep}", hook.name),
                 )
             })?;
-            changed = Some(&*value);
+            changed = Some(&*value).filter(|_| is_last);
         }
         let told = self.voice.hook_completed(&hook.name, is_output, changed);
         self.tell(told, Some(result(key, &passed)));

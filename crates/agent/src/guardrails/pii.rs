@@ -104,13 +104,14 @@ fn in_numbers(text: &str, look: fn(&Number, &mut Vec<Range<usize>>)) -> Vec<Rang
         } else if !number.groups.is_empty() && is_gap(c) && gap.chars().count() < GAP_MAX {
             gap.push(c);
         } else {
-            if !number.groups.is_empty() {
-                // A number inside a word is none: `a1b2`.
-                if !(gap.is_empty() && c.is_alphanumeric()) {
-                    look(&number, &mut found);
-                }
-                number = Number::default();
+            // Digits that go on as a word are no part of it: `a1b2`, `2nd`.
+            if gap.is_empty() && c.is_alphanumeric() {
+                number.groups.pop();
             }
+            if !number.groups.is_empty() {
+                look(&number, &mut found);
+            }
+            number = Number::default();
             gap.clear();
         }
         last = Some(c);
@@ -188,15 +189,15 @@ fn is_card(digits: &[u8]) -> bool {
 
 /// Ten digits as they are dialled in North America, with or without the country's, or a number that begins with `+`.
 fn phone(number: &Number, found: &mut Vec<Range<usize>>) {
-    let (Some(first), Some(last)) = (number.groups.first(), number.groups.last()) else { return };
     let lens = number.lens();
-    let total: usize = lens.iter().sum();
-    if number.before == Some('+') && (8..=15).contains(&total) {
-        found.push(first.range.start..last.range.end);
-        return;
+    let mut place = 0;
+    if number.before == Some('+')
+        && let Some(last) = international(&number.groups)
+    {
+        found.push(number.groups[0].range.start..number.groups[last].range.end);
+        place = last + 1;
     }
     let dialled = |group: &Group| matches!(group.digits[0], 2..=9);
-    let mut place = 0;
     while place < lens.len() {
         let starts = place > 0 || !number.is_in_word();
         let len = match &lens[place..] {
@@ -211,6 +212,21 @@ fn phone(number: &Number, found: &mut Vec<Range<usize>>) {
         }
         place += 1;
     }
+}
+
+/// Where a number after a `+` ends: at its 15th digit at the latest, and once it has 8 of them, wherever more than one
+/// sign comes between.
+fn international(groups: &[Group]) -> Option<usize> {
+    let (mut digits, mut end) = (0, None);
+    for (place, group) in groups.iter().enumerate() {
+        let is_apart = end.is_some() && group.gap.chars().nth(1).is_some();
+        digits += group.digits.len();
+        if is_apart || digits > 15 {
+            break;
+        }
+        end = (digits >= 8).then_some(place);
+    }
+    end
 }
 
 /// A name, an @, and a domain of at least two parts.

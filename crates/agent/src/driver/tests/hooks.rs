@@ -67,13 +67,16 @@ async fn hooks_see_what_goes_in_and_what_comes_out_in_their_order_and_change_bot
     );
     assert_eq!(log.streamed(), "well said", "shown once, as the hook has left it");
     let hooks = log.entries().into_iter().filter_map(|entry| match entry.event.kind {
-        EventKind::PreHookCompleted(hook) => Some((hook.pre_hook_name, hook.run_input.unwrap().input_content)),
+        EventKind::PreHookCompleted(hook) => {
+            Some((hook.pre_hook_name, hook.run_input.map_or(Value::Null, |input| input.input_content)))
+        }
         EventKind::PostHookCompleted(hook) => Some((hook.post_hook_name, Value::Null)),
         _ => None,
     });
     let hooks: Vec<_> = hooks.collect();
-    assert_eq!(hooks[2], ("three".into(), "AI trends!?.".into()));
-    assert_eq!(&*hooks[3].0, "four");
+    let expected = [("one", ""), ("two", ""), ("three", "AI trends!?."), ("four", "")];
+    let hooks: Vec<_> = hooks.iter().map(|(name, input)| (&**name, input.as_str().unwrap_or_default())).collect();
+    assert_eq!(hooks, expected, "events show what all hooks before the run let pass");
 }
 
 #[tokio::test]
@@ -91,6 +94,7 @@ async fn hooks_and_a_team_cut_after_any_entry_end_the_same_and_no_hook_answers_t
     let whole = Arc::new(Log::default());
     let expected = run(&team, &whole).await;
     assert_eq!(expected.content, Some("all together; ask ************".into()));
+    assert!(!shown(&whole).contains("example.org") && !shown(&whole).contains("555-123"), "{}", shown(&whole));
     assert_eq!(asked.load(Ordering::SeqCst), 2);
     let entries = whole.entries();
     for end in 0..=entries.len() {
@@ -160,6 +164,14 @@ async fn what_a_hook_refuses_ends_the_run_in_its_words_and_nothing_of_it_is_show
         [(None, Some("Let me see.")), (Some("I look again."), Some("Once more.")), (Some("She is well."), None)]
     );
     assert_eq!((output.content, output.reasoning_content), (Some("She is well.".into()), None));
+
+    // What cannot be kept beside the words does not keep the words from being said.
+    let deep = Hook::new("deep", |_: Value, _: HookContext| {
+        let data = (0..1_000).fold(Value::Null, |inner, _| Value::Array(vec![inner]));
+        async { Err::<(), _>(CheckError::new("no").additional_data(data)) }
+    });
+    let failure = failed(&saying("x").0.pre_hook(deep), &Arc::default()).await;
+    assert_eq!((failure.message.as_str(), failure.refusal.unwrap().additional_data), ("no", None));
 
     // The trigger is the hook's own, or says on which side it stands.
     for (hook, before, after) in [
