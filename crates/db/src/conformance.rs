@@ -104,6 +104,7 @@ pub fn cases() -> Vec<Case> {
         a_run_that_interrupts_asks_the_unfinished_to_end_and_waits_for_them,
         a_run_that_steers_waits_and_is_taken_in_once,
         a_run_that_nobody_takes_in_is_next,
+        a_run_that_nobody_takes_in_waits_for_a_place_like_any_other,
         a_run_that_was_cancelled_or_has_begun_is_not_taken_in,
         runs_before_another_are_listed,
         a_claim_is_oldest_first_and_limited,
@@ -701,6 +702,26 @@ async fn a_run_that_nobody_takes_in_is_next(Stores { one: db, .. }: Stores) {
     finish(&*db, &claimed.runs[0].1).await;
     // Nobody is there to hear it.
     start(&*db, in_session("r4", "s", SessionPolicy::Steer), "w1").await;
+}
+
+async fn a_run_that_nobody_takes_in_waits_for_a_place_like_any_other(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let first = start(&*db, in_session("r1", "s", SessionPolicy::Queue), "w1").await;
+    accept(&*db, limited("p1", "k", 1)).await;
+    let placed = claim(&*db, claim_of("w1", second(1))).await;
+    assert_eq!(ids(&placed), ["p1"]);
+    let start = limited("r2", "k", 1).start;
+    steers(&*db, NewRun { start, ..in_session("r2", "s", SessionPolicy::Steer) }).await;
+    let standing = async || {
+        let run = run_of(&*db, "r2").await;
+        (run.is_behind, run.awaits_place)
+    };
+    assert_eq!((standing().await, steering(&*db, "r1").await), ((true, false), vec!["r2".to_owned()]));
+    finish(&*db, &first).await;
+    assert_eq!(standing().await, (false, true));
+    assert!(claim(&*db, claim_of("w1", second(2))).await.runs.is_empty());
+    finish(&*db, &placed.runs[0].1).await;
+    assert_eq!(ids(&claim(&*db, claim_of("w1", second(2))).await), ["r2"]);
 }
 
 async fn a_run_that_was_cancelled_or_has_begun_is_not_taken_in(Stores { one: db, .. }: Stores) {
