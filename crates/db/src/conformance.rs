@@ -23,6 +23,8 @@
 //! # }
 //! ```
 
+mod schedules;
+
 use outlive_core::port::{
     AUDIT_LIMIT, Accepted, Access, Answering, AuditFilter, AuditKind, AuditPage, AuditRecord, BoxFuture, COUNT_MAX,
     CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Delivery, DeliveryOutcome, DueHooks,
@@ -32,6 +34,7 @@ use outlive_core::port::{
     StoredAnswer, StoredQuestion, TIMED_OUT, Unfinished,
 };
 use outlive_core::{DefinitionId, Page, RunId, RunInfo, RunStatus, SessionId, Timestamp, WorkerId};
+use schedules::*;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -202,6 +205,17 @@ pub fn cases() -> Vec<Case> {
         someone_elses_question_is_not_there,
         a_deleted_session_takes_its_questions_with_it,
         a_handle_hears_of_answers,
+        a_schedule_is_stored_as_it_was_given,
+        a_schedules_name_is_its_users_once,
+        schedules_are_listed_by_creation,
+        a_claim_tells_which_schedules_are_due,
+        a_claim_tells_a_bounded_number_of_schedules,
+        a_schedules_time_is_taken_once_with_its_run,
+        twins_take_a_schedules_time_once,
+        a_paused_schedule_is_not_due,
+        a_deleted_schedule_leaves_its_runs,
+        the_last_times_of_a_schedule_are_kept,
+        someone_elses_schedule_is_not_there,
         a_run_without_a_hook_has_none,
         a_hook_is_due_when_it_has_something_to_send,
         a_hook_is_held_by_one_at_a_time,

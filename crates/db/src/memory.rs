@@ -7,6 +7,7 @@
 mod audit;
 mod hooks;
 mod questions;
+mod schedules;
 
 use crate::rules::{self, Earlier, Picker, Standing};
 use crate::silence::Silence;
@@ -19,6 +20,7 @@ use outlive_core::port::{
 };
 use outlive_core::{DefinitionId, Page, RunId, RunStatus, SessionId, Timestamp, WorkerId};
 use questions::Questions;
+use schedules::Schedules;
 use serde_json::Map;
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,6 +59,13 @@ pub enum Operation {
     Questions,
     Inbox,
     Mail,
+    CreateSchedule,
+    Schedule,
+    Schedules,
+    ChangeSchedule,
+    DeleteSchedule,
+    Tick,
+    Ticks,
     DueHooks,
     ClaimHook,
     MoveHook,
@@ -410,6 +419,7 @@ struct Tables {
     sessions: BTreeMap<SessionId, SessionRow>,
     sessions_created: u64,
     questions: Questions,
+    schedules: Schedules,
     /// By the number of their run.
     hooks: BTreeMap<u64, HookRow>,
     open_hooks: BTreeSet<u64>,
@@ -467,6 +477,8 @@ impl Tables {
 
     fn create_run(&mut self, access: &Access, new: NewRun, worker: Option<WorkerId>) -> Result<Accepted, DbError> {
         rules::check_owner(access, &new, None)?;
+        let tick = new.start.tick.clone();
+        tick.iter().try_for_each(|tick| self.check_due(tick))?;
         let by_key = new.idempotency_key.as_ref().and_then(|key| self.run_by_key.get(key));
         if let Some(seq) = by_key.or_else(|| self.run_by_id.get(&new.info.run_id)) {
             let row = &self.runs[seq];
@@ -476,7 +488,9 @@ impl Tables {
                 idempotency_key: row.idempotency_key.clone(),
                 fingerprint: row.fingerprint.clone(),
             };
-            return rules::repetition(access, &new, earlier).map(Accepted::Existing);
+            let run_id = rules::repetition(access, &new, earlier)?;
+            tick.iter().for_each(|tick| self.take_tick(tick, Some(&run_id), new.at));
+            return Ok(Accepted::Existing(run_id));
         }
         let session_id = new.info.session_id.clone();
         let session = self.sessions.get(&session_id);
@@ -497,6 +511,7 @@ impl Tables {
         if !is_behind && (!is_alive || waits) {
             self.freed(worker.as_ref());
         }
+        tick.iter().for_each(|tick| self.take_tick(tick, Some(&new.info.run_id), at));
         if is_behind && policy == SessionPolicy::Interrupt {
             let reason = Arc::from(rules::interrupted_by(&run_id));
             self.interrupt(&session_id, &CancelIntent { at, reason });
@@ -814,7 +829,10 @@ impl Tables {
         // More of them than one call may answer.
         let are_late = next_due.is_some_and(|due| due <= claim.at);
         let let_in = self.let_in(&claim.workflows, claim.at);
-        next_due = [next_due, let_in].into_iter().flatten().min();
+        let (mut schedules, next_schedule) = self.due_schedules(&claim.workflows, claim.at);
+        let are_more_due = schedules.len() > rules::SCHEDULES_TOLD_MAX;
+        schedules.truncate(rules::SCHEDULES_TOLD_MAX);
+        next_due = [next_due, let_in, next_schedule].into_iter().flatten().min();
         let mut picker = Picker::new(claim);
         for seq in &self.in_line() {
             let row = &self.runs[seq];
@@ -837,7 +855,8 @@ impl Tables {
             }
         }
         let take = |(seq, _): &(u64, u32)| self.take(*seq, &claim.worker, claim.at);
-        Ok(Claimed { runs: picker.picked.iter().map(take).collect(), next_due, more: picker.more || are_late })
+        let runs = picker.picked.iter().map(take).collect();
+        Ok(Claimed { runs, schedules, next_due, more: picker.more || are_late || are_more_due })
     }
 
     fn claim_run(

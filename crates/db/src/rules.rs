@@ -2,8 +2,9 @@
 //! claim takes, how long a list is. They never touch storage; a store asks them before it writes anything.
 
 use outlive_core::port::{
-    Access, COUNT_MAX, Claim, Commit, DbError, DbErrorKind, HookMove, NewAnswer, NewRun, NewStart, QuestionFilter,
-    QuestionState, Release, Run, RunFilter, RunPatch, SessionFilter, SessionPolicy, StoredQuestion,
+    Access, COUNT_MAX, Claim, Commit, DbError, DbErrorKind, HookMove, NewAnswer, NewRun, NewSchedule, NewStart,
+    NewTick, QuestionFilter, QuestionState, Release, Run, RunFilter, RunPatch, SCHEDULES_MAX, ScheduleFilter,
+    SessionFilter, SessionPolicy, StoredQuestion, StoredSchedule,
 };
 use outlive_core::{RunId, RunStatus, SessionId, Timestamp, WorkerId};
 use std::sync::Arc;
@@ -121,6 +122,40 @@ pub(crate) fn no_run(run_id: &RunId) -> DbError {
 pub(crate) fn no_question(id: &str) -> DbError {
     DbError::new(DbErrorKind::NotFound, format!("there is no question {id}"))
 }
+
+/// The error for a schedule that would be another user's.
+pub(crate) fn no_schedule(id: &str) -> DbError {
+    DbError::new(DbErrorKind::NotFound, format!("there is no schedule {id}"))
+}
+
+/// Whether to create `new` is to ask for what is there.
+pub(crate) fn is_same_schedule(stored: &StoredSchedule, new: &NewSchedule) -> bool {
+    stored.text == new.text && stored.workflow_id == new.workflow_id
+}
+
+/// The error for a schedule whose name another one has.
+pub(crate) fn schedule_name_taken(stored: &StoredSchedule) -> DbError {
+    let (name, id) = (&stored.name, &stored.id);
+    let message =
+        format!("schedule {id} is named {name:?} and says something else: replace it, or choose another name");
+    DbError::new(DbErrorKind::Conflict, message)
+}
+
+/// The error for one schedule more than there may be.
+pub(crate) fn too_many_schedules() -> DbError {
+    let message = format!("there are {SCHEDULES_MAX} schedules already, which is the limit: delete some first");
+    DbError::new(DbErrorKind::Conflict, message)
+}
+
+/// The error for a time of a schedule that somebody else has taken, or that is none any more.
+pub(crate) fn tick_taken(tick: &NewTick) -> DbError {
+    let (id, due_at) = (&tick.schedule_id, tick.due_at.to_rfc3339());
+    let message = format!("schedule {id} is gone, or is not due at {due_at} any more: leave it alone");
+    DbError::new(DbErrorKind::Fenced, message)
+}
+
+/// The most schedules that one claim tells.
+pub(crate) const SCHEDULES_TOLD_MAX: usize = 256;
 
 /// The error for a session that does not exist, or is not the caller's.
 pub(crate) fn no_session(session_id: &SessionId) -> DbError {
@@ -310,6 +345,14 @@ pub(crate) fn question_limit(filter: &QuestionFilter) -> usize {
     }
 }
 
+/// How many schedules a list has at most.
+pub(crate) fn schedule_limit(filter: &ScheduleFilter) -> usize {
+    match filter.limit {
+        0 => 50,
+        limit => limit.min(LIST_MAX) as usize,
+    }
+}
+
 /// How many sessions a list has at most.
 pub(crate) fn session_limit(filter: &SessionFilter) -> usize {
     match filter.limit {
@@ -373,6 +416,14 @@ pub(crate) fn parse_cursor(filter: &RunFilter) -> Result<Option<u64>, DbError> {
 /// `Storage` when this cursor did not come from a list.
 pub(crate) fn parse_question_cursor(filter: &QuestionFilter) -> Result<Option<u64>, DbError> {
     filter.after.as_ref().map(|cursor| parse_number(cursor, "questions")).transpose()
+}
+
+/// The number of the schedule that a cursor stands for.
+///
+/// # Errors
+/// `Storage` when this cursor did not come from a list.
+pub(crate) fn parse_schedule_cursor(filter: &ScheduleFilter) -> Result<Option<u64>, DbError> {
+    filter.after.as_ref().map(|cursor| parse_number(cursor, "schedules")).transpose()
 }
 
 fn parse_number(cursor: &str, of: &str) -> Result<u64, DbError> {

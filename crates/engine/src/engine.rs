@@ -154,8 +154,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Stopped`], [`Error::DiskLow`].
     pub fn ready(&self) -> Result<(), Error> {
-        self.inner().check_running()?;
-        self.inner().low_water.check(&*self.inner().services.db, &self.inner().options)
+        self.inner().ready()
     }
 
     /// Why the engine has stopped by itself, if it has: the store failed and takes no more writes. The process should

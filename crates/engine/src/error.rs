@@ -78,6 +78,25 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// No such schedule, or it is not the caller's.
+    #[error("there is no schedule {0}")]
+    ScheduleNotFound(Arc<str>),
+    /// A schedule cannot be as asked.
+    #[error("the schedule's {field}: {problem}")]
+    InvalidSchedule {
+        /// Which part of it.
+        field: &'static str,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// A stored schedule cannot be read.
+    #[error("schedule {id} is damaged: {problem}")]
+    DamagedSchedule {
+        /// Which.
+        id: Arc<str>,
+        /// What is wrong.
+        problem: String,
+    },
     /// The run cannot be forked or tried again as asked.
     #[error("{0}")]
     CannotFork(#[from] outlive_core::fork::CannotFork),

@@ -10,7 +10,7 @@ use crate::fold;
 use crate::handle::RunHandle;
 use crate::questions::text_of;
 use crate::reader::Reader;
-use crate::submit::{Copied, Submit};
+use crate::submit::{Beginning, Copied, Submit};
 use outlive_core::fork::{CannotFork, Cut, ForkCall, ForkEdit, ForkPoint, ForkedFrom};
 use outlive_core::log::{Entry, Key, Writer};
 use outlive_core::machine::WorkflowMachine;
@@ -323,7 +323,7 @@ impl Prepared {
             ..again
         };
         let copied = Copied { info, forked_from: self.forked_from(), log, state, asked, at };
-        engine.accept(&self.definition, submit, Some(copied)).await
+        engine.accept(&self.definition, submit, Beginning::Fork(Box::new(copied))).await
     }
 
     /// What is kept, as the log of run `to`; none when nothing is.

@@ -9,12 +9,13 @@ use crate::events::EventStream;
 use crate::hub::Changes;
 use crate::questions::AskedPage;
 use crate::reader::RunStanding;
+use crate::schedules::SchedulesPage;
 use crate::stats::Stats;
 use outlive_core::port::{
-    AuditFilter, AuditPage, HookHistory, LivingWorker, QuestionFilter, Run, RunFilter, RunPage, Session, SessionFilter,
-    SessionPage,
+    AuditFilter, AuditPage, HookHistory, LivingWorker, QuestionFilter, Run, RunFilter, RunPage, ScheduleFilter,
+    Session, SessionFilter, SessionPage, StoredTick,
 };
-use outlive_core::{RunEvent, RunId, SessionId, Waiting, WorkflowRunOutput};
+use outlive_core::{RunEvent, RunId, SessionId, Timestamp, Waiting, WorkflowRunOutput};
 
 impl Engine {
     /// As [`Reader::get_run`](crate::Reader::get_run).
@@ -90,6 +91,21 @@ impl Engine {
     /// As [`Reader::sessions`](crate::Reader::sessions).
     pub async fn sessions(&self, filter: SessionFilter) -> Result<SessionPage, Error> {
         self.reader().sessions(filter).await
+    }
+
+    /// As [`Reader::schedules`](crate::Reader::schedules).
+    pub async fn schedules(&self, filter: ScheduleFilter) -> Result<SchedulesPage, Error> {
+        self.reader().schedules(filter).await
+    }
+
+    /// As [`Reader::schedule_ticks`](crate::Reader::schedule_ticks).
+    pub async fn schedule_ticks(
+        &self,
+        id: &str,
+        before: Option<Timestamp>,
+        limit: u32,
+    ) -> Result<Vec<StoredTick>, Error> {
+        self.reader().schedule_ticks(id, before, limit).await
     }
 
     /// As [`Reader::workers`](crate::Reader::workers).

@@ -13,8 +13,8 @@ use crate::stats;
 use outlive_core::fork::ForkedFrom;
 use outlive_core::json;
 use outlive_core::port::{
-    Accepted, Access, DbError, DbErrorKind, HookEvents, NewHook, NewLog, NewRun, NewStart, RequestOptions, Run,
-    RunLimit, SessionKind, SessionPolicy, Unreadable,
+    Accepted, Access, DbError, DbErrorKind, HookEvents, NewHook, NewLog, NewRun, NewStart, NewTick, RequestOptions,
+    Run, RunLimit, SessionKind, SessionPolicy, Unreadable,
 };
 use outlive_core::{Attachments, Definition, DefinitionId, RunId, RunInfo, SessionId, Timestamp, WorkerId};
 use serde::Serialize;
@@ -62,6 +62,16 @@ pub struct Submit {
     /// Where the workflow limits how many of its runs execute at once: runs with the same key count together, apart from
     /// those with another key or none.
     pub concurrency_key: Option<String>,
+}
+
+/// What a run comes from.
+pub(crate) enum Beginning {
+    /// The request alone.
+    Anew,
+    /// Another run.
+    Fork(Box<Copied>),
+    /// A schedule, which was due.
+    Tick(Box<NewTick>),
 }
 
 /// What a fork begins with.
@@ -141,7 +151,7 @@ impl Engine {
                 let _place = place;
                 let unknown = || Error::UnknownWorkflow(workflow_id.to_shared());
                 let definition = engine.inner().newest(&workflow_id).ok_or_else(unknown)?;
-                let handle = engine.accept(&definition, *submit, None).await?;
+                let handle = engine.accept(&definition, *submit, Beginning::Anew).await?;
                 engine.inner().services.counters.submitted(began);
                 Ok(handle)
             };
@@ -152,29 +162,60 @@ impl Engine {
     pub(crate) async fn accept(
         &self,
         definition: &Arc<Definition>,
-        mut submit: Submit,
-        copied: Option<Copied>,
+        submit: Submit,
+        beginning: Beginning,
     ) -> Result<RunHandle, Error> {
+        let taken = self.inner().accept(self.access(), definition, submit, beginning).await?;
+        let Taken { run_id, is_repeated, ending, steers } = taken;
+        Ok(self.attach(run_id).repeated(is_repeated).ending(ending).steered(steers))
+    }
+}
+
+/// A run that was accepted.
+pub(crate) struct Taken {
+    pub(crate) run_id: RunId,
+    pub(crate) is_repeated: bool,
+    /// Of one that began here at once.
+    ending: Option<Arc<Ending>>,
+    /// The run that was accepted, where `run_id` is the one it steers.
+    steers: Option<RunId>,
+}
+
+impl Inner {
+    /// Whether further runs are accepted.
+    pub(crate) fn ready(&self) -> Result<(), Error> {
+        self.check_running()?;
+        self.low_water.check(&*self.services.db, &self.options)
+    }
+
+    /// Accepts a run for whoever has this access.
+    pub(crate) async fn accept(
+        self: &Arc<Self>,
+        access: &Access,
+        definition: &Arc<Definition>,
+        mut submit: Submit,
+        beginning: Beginning,
+    ) -> Result<Taken, Error> {
         self.ready()?;
         submit.check_depth()?;
         let submit = Submit { input: definition.accept_input(submit.input)?, ..submit };
-        self.inner().queue.admit(&*self.inner().services.db, self.inner().options.queued_max).await?;
+        self.queue.admit(&*self.services.db, self.options.queued_max).await?;
         let is_own_session = submit.session_id.is_none();
-        let own = self.access().user().map(|user_id| user_id.to_string());
-        let new = self.inner().new_run(definition, Submit { user_id: submit.user_id.or(own), ..submit }, copied)?;
+        let own = access.user().map(|user_id| user_id.to_string());
+        let new = self.new_run(definition, Submit { user_id: submit.user_id.or(own), ..submit }, beginning)?;
         let state = Arc::new(new.session_state.clone().unwrap_or_default());
         let run = Run::accepted(&new);
-        let worker = self.inner().has_room().then(|| self.inner().worker());
+        let worker = self.has_room().then(|| self.worker());
         let session_id = new.info.session_id.clone();
-        let accepted = self.inner().create_run(self.access().clone(), new, worker).await.map_err(|error| {
+        let accepted = self.create_run(access.clone(), new, worker).await.map_err(|error| {
             let is_foreign = error.kind() == DbErrorKind::NotFound;
             if is_foreign { Error::SessionNotFound(session_id) } else { error.into() }
         })?;
         let steers = matches!(accepted, Accepted::Steers { .. }).then(|| run.info.run_id.clone());
         let is_repeated = matches!(accepted, Accepted::Existing(_));
         if !is_repeated {
-            stats::add(&self.inner().services.counters.runs_accepted);
-            self.inner().services.hub.changed(&run.info.run_id);
+            stats::add(&self.services.counters.runs_accepted);
+            self.services.hub.changed(&run.info.run_id);
         }
         let mut ending = None;
         let run_id = match accepted {
@@ -183,27 +224,30 @@ impl Engine {
                 let run_id = lease.run_id.clone();
                 ending = Some(Arc::<Ending>::default());
                 let run = Run { epoch: lease.epoch, claims: 1, attempt: 1, worker: Some(lease.worker.clone()), ..run };
-                drive::start(self.inner(), run, lease, is_own_session.then_some(state), ending.clone(), false);
+                drive::start(self, run, lease, is_own_session.then_some(state), ending.clone(), false);
                 run_id
             }
             Accepted::New { lease: None } => {
-                self.inner().queue.joined();
-                self.inner().unleased.fetch_add(1, Ordering::Relaxed);
-                self.inner().wake.notify_one();
+                self.queue.joined();
+                self.unleased.fetch_add(1, Ordering::Relaxed);
+                self.wake.notify_one();
                 run.info.run_id
             }
             Accepted::Steers { into } => {
-                self.inner().queue.joined();
-                self.inner().unleased.fetch_add(1, Ordering::Relaxed);
+                self.queue.joined();
+                self.unleased.fetch_add(1, Ordering::Relaxed);
                 into
             }
         };
-        Ok(self.attach(run_id).repeated(is_repeated).ending(ending).steered(steers))
+        Ok(Taken { run_id, is_repeated, ending, steers })
     }
-}
 
-impl Inner {
-    fn new_run(&self, definition: &Definition, submit: Submit, copied: Option<Copied>) -> Result<NewRun, Error> {
+    fn new_run(&self, definition: &Definition, submit: Submit, beginning: Beginning) -> Result<NewRun, Error> {
+        let (copied, tick) = match beginning {
+            Beginning::Anew => (None, None),
+            Beginning::Fork(copied) => (Some(*copied), None),
+            Beginning::Tick(tick) => (None, Some(tick)),
+        };
         let at = copied.as_ref().map_or_else(|| self.services.clock.now(), |copied| copied.at);
         let known = copied.as_ref().map(|copied| &copied.info);
         let run_id = match &submit.run_id {
@@ -287,7 +331,7 @@ impl Inner {
             session_state: state.or_else(|| definition.initial_state(submit.session_state)),
             session_kind: submit.session_kind,
             hook: submit.hook,
-            start: NewStart { due_at, priority: submit.priority, limit, log },
+            start: NewStart { due_at, priority: submit.priority, limit, log, tick },
             at,
         })
     }

@@ -7,6 +7,7 @@ use crate::control::Stop;
 use crate::drive;
 use crate::error::Error;
 use crate::inner::{Inner, Stopping};
+use crate::ticks;
 use outlive_core::port::{BoxFuture, Claim, DbError, Lease, Run};
 use outlive_core::{RunId, Timestamp, WorkerId};
 use std::collections::HashMap;
@@ -179,7 +180,9 @@ async fn claim(inner: &Arc<Inner>) -> Result<Instant, Error> {
             // Something may have been sent to them while nobody executed them.
             inner.news.notify_one();
         }
-        if !claimed.more || count == 0 {
+        // Those whose times were taken are due again, at times that the store has not told yet.
+        let taken = ticks::take(inner, claimed.schedules).await;
+        if taken == 0 && (!claimed.more || count == 0) {
             return Ok(claimed.next_due.map_or(later, |due| later.min(Instant::now() + until(due, now))));
         }
     }

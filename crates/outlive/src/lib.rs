@@ -33,6 +33,7 @@ mod keys;
 mod otlp;
 #[cfg(feature = "pprint")]
 mod pprint;
+mod schedules;
 #[cfg(feature = "server")]
 mod server;
 mod sessions;
@@ -60,12 +61,14 @@ pub use outlive_core::{
 pub use outlive_db as db;
 pub use outlive_engine as engine;
 pub use outlive_engine::{
-    AskedQuestion, Engine, EventStream, ForkPreview, ForkRequest, OpenQuestion, Options, Reader, RunHandle,
+    AskedQuestion, CatchUp, Engine, EventStream, ForkPreview, ForkRequest, OpenQuestion, Options, Overlap, Reader,
+    RunHandle, Schedule, ScheduleHandle,
 };
 #[cfg(feature = "server")]
 pub use outlive_server as serving;
 #[cfg(feature = "pprint")]
 pub use pprint::{Markdown, pprint_run_response, render_run_response};
+pub use schedules::ScheduleRequest;
 #[cfg(feature = "server")]
 pub use server::{Server, ServerBuilder};
 pub use workflow::{RunRequest, Workflow, WorkflowBuilder};
@@ -75,10 +78,10 @@ pub mod prelude {
     pub use crate::core::port::{SessionPolicy, StepContext};
     pub use crate::core::{ModelResponse, ToolCall, ToolEffect};
     pub use crate::{
-        Agent, Answer, CheckError, CheckTrigger, Condition, Engine, Failure, FinishReason, ForEach, Hook, HookContext,
-        HumanReview, Loop, OnError, OnReject, OnTimeout, Parallel, PiiGuardrail, PromptInjectionGuardrail, Registry,
-        Retry, Router, RunHandle, RunStatus, Step, StepInput, StepOutput, Steps, Team, TeamMode, UserInputField,
-        VerdictInput,
+        Agent, Answer, CatchUp, CheckError, CheckTrigger, Condition, Engine, Failure, FinishReason, ForEach, Hook,
+        HookContext, HumanReview, Loop, OnError, OnReject, OnTimeout, Overlap, Parallel, PiiGuardrail,
+        PromptInjectionGuardrail, Registry, Retry, Router, RunHandle, RunStatus, Step, StepInput, StepOutput, Steps,
+        Team, TeamMode, UserInputField, VerdictInput,
     };
     #[cfg(feature = "pprint")]
     pub use crate::{Markdown, pprint_run_response};
@@ -117,6 +120,11 @@ pub struct Sessions;
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/control.md")]
 pub struct Control;
+
+/// So is that of the page about schedules.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/schedules.md")]
+pub struct Schedules;
 
 /// So is that of the page about definitions.
 #[cfg(doctest)]

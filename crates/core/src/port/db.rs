@@ -12,7 +12,10 @@
 //!                 └── a lease that ended: any worker may claim again, with a higher epoch
 //! ```
 
-use super::{AuditStore, BoxFuture, HookStore, NewAnswer, NewHook, NewQuestion, QuestionPatch, QuestionStore};
+use super::{
+    AuditStore, BoxFuture, HookStore, NewAnswer, NewHook, NewQuestion, NewTick, QuestionPatch, QuestionStore,
+    ScheduleStore, StoredSchedule,
+};
 use crate::fork::ForkedFrom;
 use crate::id::{DefinitionId, RunId, SessionId, WorkerId};
 use crate::log::Page;
@@ -242,6 +245,8 @@ pub struct NewStart {
     pub limit: Option<Arc<RunLimit>>,
     /// What its log begins with.
     pub log: Option<Box<NewLog>>,
+    /// The time of a schedule of which this run comes: taken in the same transaction.
+    pub tick: Option<Box<NewTick>>,
 }
 
 /// How many runs may execute at once, over all workers of a store.
@@ -430,9 +435,14 @@ pub struct Claim {
 pub struct Claimed {
     /// The runs, each with its lease; `epoch`, `claims` and `attempt` already raised, and that is durable.
     pub runs: Vec<(Run, Lease)>,
-    /// When the next run that waits for a time becomes due, or the time of the next open question is up.
+    /// Schedules of the asker's workflows that are due, the longest due first: whoever asked is to take their times. They
+    /// are told until somebody has.
+    pub schedules: Vec<StoredSchedule>,
+    /// When the next run that waits for a time, or the next schedule, becomes due, or the time of the next open question is
+    /// up.
     pub next_due: Option<Timestamp>,
-    /// Whether there were more than `limit` allowed, or more questions whose time is up than one call answers.
+    /// Whether there were more than `limit` allowed, or more questions whose time is up than one call answers, or more
+    /// schedules than one call tells.
     pub more: bool,
 }
 
@@ -748,7 +758,8 @@ pub trait RunStore: Send + Sync {
     /// # Errors
     /// `NotFound` when the run would belong to another user than the caller, or its session exists and is someone
     /// else's; `Conflict` when the idempotency key or the run id is taken by another request, `SessionBusy`, `Full`,
-    /// `Busy`, and `OutcomeUnknown`, after which the caller repeats with the same key.
+    /// `Busy`, and `OutcomeUnknown`, after which the caller repeats with the same key. `Fenced` when its schedule's time
+    /// was taken by somebody else ([`ScheduleStore::tick`]).
     fn create_run(
         &self,
         access: Access,
@@ -943,7 +954,9 @@ pub struct Health {
 }
 
 /// A store for runs. Cheap to clone behind its `Arc`; opened on first use.
-pub trait Db: RunStore + LogStore + SessionStore + QuestionStore + HookStore + AuditStore + 'static {
+pub trait Db:
+    RunStore + LogStore + SessionStore + QuestionStore + ScheduleStore + HookStore + AuditStore + 'static
+{
     /// Where the data is, for people: a path, a URL without its password, `memory`.
     fn location(&self) -> String;
 

@@ -11,6 +11,7 @@ mod hooks;
 mod observer;
 mod questions;
 mod reading;
+mod schedules;
 mod stored;
 mod tether;
 
@@ -36,6 +37,10 @@ pub use questions::{
     StoredAnswer, StoredQuestion, TIMED_OUT,
 };
 pub use reading::{LogError, LogReader, run_output};
+pub use schedules::{
+    NewSchedule, NewTick, SCHEDULES_MAX, ScheduleChange, ScheduleFilter, SchedulePage, ScheduleStore, StoredSchedule,
+    StoredTick, TICKS_MAX, TickOutcome,
+};
 pub use stored::{Unreadable, run_error};
 pub(crate) use tether::Tether;
 

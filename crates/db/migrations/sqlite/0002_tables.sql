@@ -120,3 +120,38 @@ CREATE INDEX {T}_runs_claimable ON {T}_runs (workflow_id, due_at, priority DESC)
     WHERE worker_seq IS NULL AND status < 2 AND is_behind = 0;
 CREATE INDEX {T}_runs_awaiting ON {T}_runs (workflow_id, limit_key, priority DESC) WHERE is_behind = 3 AND status < 2;
 CREATE INDEX {T}_runs_placed ON {T}_runs (limit_key) WHERE limit_key IS NOT NULL AND is_behind = 0 AND status < 2;
+
+-- Schedules. `seq` is the order in which they were created.
+CREATE TABLE {T}_schedules (
+    seq         INTEGER PRIMARY KEY,
+    schedule_id TEXT NOT NULL UNIQUE,
+    name        TEXT NOT NULL,
+    workflow_id TEXT NOT NULL,
+    user_id     TEXT,
+    next_due    INTEGER, -- null: it is paused
+    last_due    INTEGER,
+    last_run    TEXT,
+    runs        INTEGER NOT NULL,
+    created_at  INTEGER NOT NULL,
+    updated_at  INTEGER NOT NULL,
+    text        TEXT NOT NULL -- JSON
+) STRICT;
+CREATE UNIQUE INDEX {T}_schedules_by_name ON {T}_schedules (name, coalesce(user_id, ''));
+CREATE INDEX {T}_schedules_due ON {T}_schedules (workflow_id, next_due) WHERE next_due IS NOT NULL;
+CREATE INDEX {T}_schedules_by_workflow ON {T}_schedules (workflow_id);
+CREATE INDEX {T}_schedules_by_user ON {T}_schedules (user_id) WHERE user_id IS NOT NULL;
+
+-- The last times of each schedule that were taken, and what came of them.
+CREATE TABLE {T}_schedule_ticks (
+    schedule_seq INTEGER NOT NULL,
+    due_at       INTEGER NOT NULL,
+    at           INTEGER NOT NULL,
+    outcome      INTEGER NOT NULL, -- 0 a run, 1 a run that somebody asked for, 2 skipped, 3 missed, 4 failed
+    run_id       TEXT,
+    note         TEXT,
+    PRIMARY KEY (schedule_seq, due_at)
+) STRICT, WITHOUT ROWID;
+
+DROP VIEW chk_tick{V};
+CREATE VIEW chk_tick{V} (schedule_id, due_at, run_id) AS
+    SELECT s.schedule_id, t.due_at, t.run_id FROM {T}_schedule_ticks t JOIN {T}_schedules s ON s.seq = t.schedule_seq;

@@ -31,6 +31,7 @@ mod presence;
 mod questions;
 mod reader;
 mod rows;
+mod schedules;
 mod schema;
 mod tables;
 mod vacuum;

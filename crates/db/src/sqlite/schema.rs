@@ -7,6 +7,7 @@ use super::audit::AuditSql;
 use super::counts::CountSql;
 use super::hooks::HookSql;
 use super::questions::QuestionSql;
+use super::schedules::ScheduleSql;
 use outlive_core::port::{DbError, DbErrorKind};
 use rusqlite::Connection;
 
@@ -19,7 +20,7 @@ pub(super) const SESSION_TABLE: &str = "outlive_sessions";
 /// What the names of a set's tables add to that of its session table, by the format they came with.
 const TABLE_SUFFIXES: [&[&str]; USER_VERSION as usize] = [
     &["", "_runs", "_run_requests", "_run_events", "_run_outputs", "_run_hooks", "_run_hook_deliveries", "_audit"],
-    &["_counts", "_definitions", "_questions"],
+    &["_counts", "_definitions", "_questions", "_schedules", "_schedule_ticks"],
 ];
 /// Longest name of a session table, in bytes.
 const NAME_LEN_MAX: usize = 64;
@@ -205,6 +206,7 @@ pub(super) struct Sql {
 
     pub(super) counts: CountSql,
     pub(super) questions: QuestionSql,
+    pub(super) schedules: ScheduleSql,
     pub(super) hooks: HookSql,
     pub(super) audit: AuditSql,
 }
@@ -315,11 +317,14 @@ impl Sql {
                 "SELECT seq, claims, priority {CLAIMABLE} AND due_at > 0 AND due_at <= ?2 ORDER BY priority DESC, seq"
             )),
             not_due: sql(&format!("SELECT due_at, claims {CLAIMABLE} AND due_at > 0 AND due_at > ?2 ORDER BY due_at")),
-            // A last row without a number says that some runs wait for a place under their limit.
+            // A row without a number says that some runs wait for a place under their limit (0), or that there are schedules
+            // (1).
             to_cancel: sql("SELECT * FROM (SELECT seq, claims, priority FROM {T}_runs INDEXED BY {T}_runs_to_cancel \
                 WHERE cancel_at IS NOT NULL AND status < 3 AND worker_seq IS NULL ORDER BY priority DESC, seq) \
                 UNION ALL SELECT NULL, 0, 0 WHERE EXISTS \
-                (SELECT 1 FROM {T}_runs INDEXED BY {T}_runs_awaiting WHERE is_behind = 3 AND status < 2)"),
+                (SELECT 1 FROM {T}_runs INDEXED BY {T}_runs_awaiting WHERE is_behind = 3 AND status < 2) \
+                UNION ALL SELECT NULL, 1, 0 WHERE EXISTS \
+                (SELECT 1 FROM {T}_schedules INDEXED BY {T}_schedules_due WHERE next_due IS NOT NULL)"),
             limit_keys: sql(&format!(
                 "WITH RECURSIVE key (key) AS (SELECT min(limit_key) {AWAITING} UNION ALL \
                 SELECT (SELECT min(limit_key) {AWAITING} AND limit_key > key.key) FROM key WHERE key.key IS NOT NULL) \
@@ -431,6 +436,7 @@ impl Sql {
 
             counts: CountSql::new(table),
             questions: QuestionSql::new(table),
+            schedules: ScheduleSql::new(table),
             hooks: HookSql::new(table),
             audit: AuditSql::new(table),
         }

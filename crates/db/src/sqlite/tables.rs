@@ -174,7 +174,7 @@ impl Tables {
         Ok(())
     }
 
-    fn execute_and_number(&self, sql: &str, params: impl Params) -> Result<i64, Fail> {
+    pub(super) fn execute_and_number(&self, sql: &str, params: impl Params) -> Result<i64, Fail> {
         Ok(self.connection.prepare_cached(sql)?.insert(params)?)
     }
 
@@ -309,8 +309,13 @@ impl Tables {
         rules::check_owner(access, new, None)?;
         let number = worker.map(|worker| self.number(worker)).transpose()?.flatten();
         let there = self.surroundings(new, number)?;
+        let tick = new.start.tick.as_deref().map(|tick| Ok::<_, Fail>((self.due_schedule(tick)?, tick))).transpose()?;
         if let Some(earlier) = self.with_key(new)?.or(there.earlier) {
-            return Ok(Accepted::Existing(rules::repetition(access, new, earlier)?));
+            let run_id = rules::repetition(access, new, earlier)?;
+            if let Some((schedule, tick)) = tick {
+                self.take_tick(schedule, tick, Some(&run_id), new.at)?;
+            }
+            return Ok(Accepted::Existing(run_id));
         }
         let session = there.session;
         rules::check_owner(access, new, session.as_ref().map(|session| session.user_id.as_deref()))?;
@@ -350,6 +355,9 @@ impl Tables {
             (false, None) => FREE,
         };
         self.insert(new, session, place, holder, there.has_definition)?;
+        if let Some((schedule, tick)) = tick {
+            self.take_tick(schedule, tick, Some(&new.info.run_id), new.at)?;
+        }
         self.ran(&new.info.run_id, worker);
         if let Some(into) = into {
             self.ran(&into, None);
@@ -528,12 +536,30 @@ impl Tables {
         let mut workflows: Vec<&str> = claim.workflows.iter().map(|workflow| workflow.as_str()).collect();
         workflows.sort_unstable();
         workflows.dedup();
-        let some_await = self.to_cancel(claim, &mut candidates)?;
+        let Marks { some_await, some_schedules } = self.to_cancel(claim, &mut candidates)?;
+        let mut due_schedules = Vec::new();
         for workflow in workflows {
             if some_await {
                 self.let_in(claim.at, workflow, &mut candidates)?;
             }
+            if some_schedules {
+                let most = rules::SCHEDULES_TOLD_MAX + 1;
+                let next = self.due_schedules(workflow, claim.at, most, &mut due_schedules)?;
+                next.into_iter().for_each(|next| candidates.wait_for(next));
+            }
             self.claimable(claim, workflow, &mut candidates)?;
+        }
+        due_schedules.sort_unstable();
+        let are_more_due = due_schedules.len() > rules::SCHEDULES_TOLD_MAX;
+        due_schedules.truncate(rules::SCHEDULES_TOLD_MAX);
+        let mut schedules = Vec::with_capacity(due_schedules.len());
+        for (_, seq) in due_schedules {
+            match self.schedule_by_seq(seq) {
+                Ok(schedule) => schedules.extend(schedule),
+                // It stays as it is; others must not wait for it.
+                Err(Fail::Said(error)) => tracing::error!(%error, "a schedule cannot be followed"),
+                Err(fail) => return Err(fail),
+            }
         }
 
         let (picked, more) = candidates.pick(claim);
@@ -546,8 +572,8 @@ impl Tables {
                 Err(fail) => return Err(fail),
             }
         }
-        let more = more || are_late;
-        Ok(Claimed { runs, next_due: candidates.next_due.map(Timestamp::from_micros), more })
+        let more = more || are_late || are_more_due;
+        Ok(Claimed { runs, schedules, next_due: candidates.next_due.map(Timestamp::from_micros), more })
     }
 
     /// Remembers which workflows a worker executes, so that others can say what a run waits for. Written only when it
@@ -581,19 +607,20 @@ impl Tables {
     }
 
     /// Runs someone wants cancelled, of any workflow, due or not, paused or behind others. They are few.
-    /// Returns whether some runs wait for a place under their limit.
-    fn to_cancel(&self, claim: &Claim, candidates: &mut Candidates) -> Result<bool, Fail> {
+    /// Returns what else there is to look for.
+    fn to_cancel(&self, claim: &Claim, candidates: &mut Candidates) -> Result<Marks, Fail> {
         let mut statement = self.connection.prepare_cached(&self.sql.to_cancel)?;
         let mut rows = statement.query([])?;
         let mut picker = Picker::with_one_more(claim);
-        let mut some_await = false;
+        let mut marks = Marks::default();
         while let Some(row) = rows.next()? {
             match row.get(0)? {
                 Some(seq) => drop(candidates.pick_one(&mut picker, seq, row)?),
-                None => some_await = true,
+                None if row.get::<_, i64>(1)? == 0 => marks.some_await = true,
+                None => marks.some_schedules = true,
             }
         }
-        Ok(some_await)
+        Ok(marks)
     }
 
     /// Lets runs of one workflow in under their limits, as far as there are places.
@@ -905,6 +932,15 @@ fn json(object: &Map<String, Value>) -> String {
 /// The claims of a candidate. An invalid number is found when the run itself is read: here it would hold up the others.
 fn claims(row: &Row<'_>) -> Result<u32, Fail> {
     Ok(u32::try_from(row.get::<_, i64>(1)?).unwrap_or_default())
+}
+
+/// What a claim need not look for when there is none.
+#[derive(Clone, Copy, Default)]
+struct Marks {
+    /// Whether some runs wait for a place under their limit.
+    some_await: bool,
+    /// Whether some schedules are not paused.
+    some_schedules: bool,
 }
 
 /// What a claim could take, gathered from several queries.

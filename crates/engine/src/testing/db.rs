@@ -3,8 +3,9 @@
 use outlive_core::port::{
     Accepted, Access, Answering, AuditFilter, AuditPage, AuditRecord, AuditStore, BoxFuture, CancelIntent, Cancelled,
     Claim, Claimed, Commit, Db, DbError, DueHooks, Health, Hook, HookHistory, HookMove, HookStore, Lease, LivingWorker,
-    LogStore, NewAnswer, NewRun, NewSession, QuestionFilter, QuestionPage, QuestionStore, Run, RunFilter, RunPage,
-    RunStore, Session, SessionFilter, SessionPage, SessionPatch, SessionStore, StoredQuestion, Unfinished, Watcher,
+    LogStore, NewAnswer, NewRun, NewSchedule, NewSession, NewTick, QuestionFilter, QuestionPage, QuestionStore, Run,
+    RunFilter, RunPage, RunStore, ScheduleChange, ScheduleFilter, SchedulePage, ScheduleStore, Session, SessionFilter,
+    SessionPage, SessionPatch, SessionStore, StoredQuestion, StoredSchedule, StoredTick, Unfinished, Watcher,
 };
 use outlive_core::{Page, RunId, SessionId, Timestamp, WorkerId};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -204,6 +205,42 @@ impl QuestionStore for TroubledDb {
     }
     fn mail(&self, worker: WorkerId) -> BoxFuture<'_, Result<Vec<RunId>, DbError>> {
         self.pass(self.inner.mail(worker))
+    }
+}
+
+impl ScheduleStore for TroubledDb {
+    fn create_schedule(&self, access: Access, schedule: NewSchedule) -> BoxFuture<'_, Result<StoredSchedule, DbError>> {
+        self.pass(self.inner.create_schedule(access, schedule))
+    }
+    fn schedule(&self, access: Access, id: Arc<str>) -> BoxFuture<'_, Result<Option<StoredSchedule>, DbError>> {
+        self.pass(self.inner.schedule(access, id))
+    }
+    fn schedules(&self, access: Access, filter: ScheduleFilter) -> BoxFuture<'_, Result<SchedulePage, DbError>> {
+        self.pass(self.inner.schedules(access, filter))
+    }
+    fn change_schedule(
+        &self,
+        access: Access,
+        id: Arc<str>,
+        change: ScheduleChange,
+        at: Timestamp,
+    ) -> BoxFuture<'_, Result<Option<StoredSchedule>, DbError>> {
+        self.pass(self.inner.change_schedule(access, id, change, at))
+    }
+    fn delete_schedule(&self, access: Access, id: Arc<str>) -> BoxFuture<'_, Result<bool, DbError>> {
+        self.pass(self.inner.delete_schedule(access, id))
+    }
+    fn tick(&self, tick: NewTick, at: Timestamp) -> BoxFuture<'_, Result<(), DbError>> {
+        self.pass(self.inner.tick(tick, at))
+    }
+    fn ticks(
+        &self,
+        access: Access,
+        id: Arc<str>,
+        before: Option<Timestamp>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<StoredTick>, DbError>> {
+        self.pass(self.inner.ticks(access, id, before, limit))
     }
 }
 

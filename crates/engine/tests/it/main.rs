@@ -16,6 +16,7 @@ mod questions;
 mod races;
 mod readers;
 mod runs;
+mod schedules;
 mod sessions;
 mod simulation;
 mod stage;

@@ -49,12 +49,14 @@ impl From<Error> for Problem {
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "journal_corrupt", damaged.to_string())
             }
             Error::Unreadable(unreadable) => DbError::from(unreadable).into(),
+            Error::ScheduleNotFound(_) => Problem::not_found("Schedule not found"),
+            Error::InvalidSchedule { field, problem } => Problem::field("value_error", "body", field, problem),
             Error::QuestionNotFound(_) => Problem::not_found("Question not found"),
             Error::AlreadyAnswered(_) => Problem::new(StatusCode::CONFLICT, "already_answered", error.to_string()),
             Error::InvalidAnswer { .. } => Problem::new(StatusCode::BAD_REQUEST, "invalid_answer", error.to_string()),
             Error::NotYoursToAnswer { .. } => Problem::new(StatusCode::FORBIDDEN, "four_eyes", error.to_string()),
-            Error::DamagedQuestion { .. } => {
-                tracing::error!(%error, "a stored question cannot be read");
+            Error::DamagedQuestion { .. } | Error::DamagedSchedule { .. } => {
+                tracing::error!(%error, "what is stored cannot be read");
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", error.to_string())
             }
             Error::NotCompleted(run) => Problem::new(StatusCode::CONFLICT, "run_not_completed", run.to_string()),

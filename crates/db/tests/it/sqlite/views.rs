@@ -1,7 +1,9 @@
 //! The stable views, over pages as the core writes them.
 
 use super::{append, new_run, register, run_id, second, start, worker_id};
-use outlive_core::port::{LogStore, RunStore};
+use outlive_core::port::{
+    Access, LogStore, NewRun, NewSchedule, NewStart, NewTick, RunStore, ScheduleStore, TickOutcome,
+};
 use outlive_core::{Entry, EventKind, Key, Origin, Page, Record, RunEvent};
 use outlive_db::SqliteDb;
 use rusqlite::Connection;
@@ -89,4 +91,36 @@ async fn the_views_tell_the_history_of_a_run() {
     );
     assert_eq!(rows(&sql, "SELECT * FROM chk_session"), ["session-of-r1 1 {\"a\":1}"]);
     assert!(rows(&sql, "SELECT schedule_id, due_at, run_id FROM chk_tick").is_empty());
+}
+
+#[tokio::test]
+async fn the_views_tell_which_times_of_a_schedule_were_taken() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.db");
+    let db = SqliteDb::new(&path);
+    let new = NewSchedule {
+        id: Arc::from("c1"),
+        name: Arc::from("nightly"),
+        workflow_id: new_run("r1").info.workflow_id,
+        user_id: None,
+        text: Arc::from("{}"),
+        next_due: second(10),
+        replaces: false,
+        at: second(1),
+    };
+    db.create_schedule(Access::All, new).await.unwrap();
+    let tick = |expected, outcome| NewTick {
+        schedule_id: Arc::from("c1"),
+        expected: Some(second(expected)),
+        next_due: second(expected + 10),
+        due_at: second(expected),
+        outcome,
+        note: None,
+    };
+    let start = NewStart { tick: Some(Box::new(tick(10, TickOutcome::Ran))), ..NewStart::default() };
+    db.create_run(Access::All, NewRun { start, ..new_run("r1") }, None).await.unwrap();
+    db.tick(tick(20, TickOutcome::Missed), second(25)).await.unwrap();
+    let sql = Connection::open(&path).unwrap();
+    let ticks = rows(&sql, "SELECT schedule_id, due_at, run_id FROM chk_tick ORDER BY due_at");
+    assert_eq!(ticks, ["c1 1700000010000000 r1", "c1 1700000020000000 -"]);
 }
