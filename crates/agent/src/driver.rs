@@ -16,6 +16,7 @@ mod checks;
 mod machine;
 mod place;
 mod questions;
+mod spend;
 mod voice;
 mod work;
 mod workflows;

@@ -286,6 +286,10 @@ macro_rules! methods {
                 self.profile.tool_effect(tool)
             }
 
+            fn models(&self) -> Vec<String> {
+                self.profile.models()
+            }
+
             fn secrets(&self) -> Vec<Secret> {
                 self.profile.secrets()
             }

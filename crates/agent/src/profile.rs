@@ -337,6 +337,12 @@ impl Profile {
         each
     }
 
+    /// The ids of its model and of its members' models.
+    pub(crate) fn models(&self) -> Vec<String> {
+        let own = self.model().into_iter().map(|model| model.info().model);
+        own.chain(self.members().iter().flat_map(|member| member.models())).collect()
+    }
+
     /// What would make every run fail, of itself and of its members.
     pub(crate) fn problems(&self) -> Vec<String> {
         let own = [self.own_problems(), self.member_problems(), self.model_problems()].concat();

@@ -129,6 +129,10 @@ impl Executor for WorkflowAgent {
         self.profile.problems()
     }
 
+    fn models(&self) -> Vec<String> {
+        self.profile.models()
+    }
+
     fn tool_effect(&self, tool: &str) -> Option<ToolEffect> {
         self.profile.tool_effect(tool)
     }

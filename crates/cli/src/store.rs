@@ -144,7 +144,7 @@ pub(crate) fn model_calls(entries: &[Entry]) -> ModelCalls {
     for entry in entries {
         let is_request = matches!(entry.event.name(), "ModelRequestStarted" | "TeamModelRequestStarted");
         match &entry.record {
-            Some(Record::Intent { key, .. }) if is_request => {
+            Some(Record::Intent { key, .. } | Record::Reserved { key, .. }) if is_request => {
                 begun += 1;
                 open.insert(key.clone());
             }
@@ -155,6 +155,7 @@ pub(crate) fn model_calls(entries: &[Entry]) -> ModelCalls {
             }
             Some(
                 Record::Intent { .. }
+                | Record::Reserved { .. }
                 | Record::Begin { .. }
                 | Record::Iteration { .. }
                 | Record::Said { .. }

@@ -45,6 +45,8 @@ pub enum FailureKind {
     OutputCheck,
     /// A limit of the definition was reached: model turns, tool calls, repairs.
     Limit,
+    /// A budget has too little left, and a person has not allowed the call.
+    Budget,
     /// A tool declared `once` was in flight at a crash: nobody knows whether it ran.
     OutcomeUnknown,
     /// The run crashed its worker too often without progress.
@@ -61,7 +63,7 @@ impl FailureKind {
         use FailureKind::*;
         match self {
             Function | Panic | RateLimit | Unavailable | Timeout | Truncated | BadResponse => true,
-            Auth | Quota | ContextLength | BadRequest | InputCheck | OutputCheck | Limit | OutcomeUnknown
+            Auth | Quota | ContextLength | BadRequest | InputCheck | OutputCheck | Limit | Budget | OutcomeUnknown
             | Poisoned | Definition | Cancelled => false,
         }
     }
@@ -84,6 +86,7 @@ impl FailureKind {
             InputCheck => "input_check_error",
             OutputCheck => "output_check_error",
             Limit => "limit_error",
+            Budget => "budget_exceeded",
             OutcomeUnknown => "tool_outcome_unknown",
             Poisoned => "poisoned",
             Definition => "definition_error",

@@ -3,6 +3,7 @@
 //! Nothing here performs I/O, reads a clock or rolls dice: time, ids and randomness arrive as arguments, and what should
 //! happen leaves as data. That is what lets every decision be tested as *log in, commands out*.
 
+mod budget;
 pub mod cel;
 mod coerce;
 mod event;
@@ -16,6 +17,7 @@ pub mod machine;
 mod message;
 mod metrics;
 pub mod port;
+mod price;
 mod question;
 mod redact;
 mod retry;
@@ -31,6 +33,7 @@ pub mod trace;
 mod waiting;
 mod workflow;
 
+pub use budget::{Allowance, Budget, BudgetScope, BudgetUnit, Over, Spend, Spending};
 pub use cel::{Cel, CelError};
 pub use coerce::{Misfit, coerce};
 pub use event::{
@@ -46,6 +49,7 @@ pub use message::{
     Role, ToolCall, ToolEffect, ToolExecution, ToolResult, ToolSpec,
 };
 pub use metrics::{Metrics, ModelUsage, RunMetrics, StepMetrics, Usage};
+pub use price::{Price, Prices};
 pub use question::{ANSWER_LEN_MAX, Answer, Answered, AskingTeam, Question, QuestionKind, ToolAsked};
 pub use redact::{Passage, REDACTED, Redactor, SECRET_LEN_MIN};
 pub use retry::Retry;

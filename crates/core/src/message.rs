@@ -270,6 +270,9 @@ pub struct ModelResponse {
     /// Seconds from the request to the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration: Option<f64>,
+    /// What it cost, where prices are known. Adapters leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<f64>,
 }
 
 impl ModelResponse {
@@ -285,6 +288,7 @@ impl ModelResponse {
             provider_data: None,
             time_to_first_token: None,
             duration: None,
+            cost: None,
         }
     }
 

@@ -61,6 +61,9 @@ pub struct ModelUsage {
     /// The tokens.
     #[serde(flatten)]
     pub usage: Usage,
+    /// What they cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<f64>,
     /// The model's id, for example `gpt-5.2`.
     pub id: String,
     /// The provider and its endpoint, for example `OpenAI Responses`.
@@ -74,6 +77,9 @@ pub struct Metrics {
     /// The tokens.
     #[serde(flatten)]
     pub usage: Usage,
+    /// What it cost, in the currency of the prices; absent where nobody gave any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<f64>,
     /// Seconds from the start to the first token of the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time_to_first_token: Option<f64>,
@@ -91,21 +97,32 @@ pub struct Metrics {
     pub details: BTreeMap<String, Vec<ModelUsage>>,
 }
 
+/// What is counted in billionths stays exact when it is added up as numbers of a currency.
+fn add_cost(sum: &mut Option<f64>, cost: Option<f64>) {
+    if let Some(cost) = cost {
+        *sum = Some(((sum.unwrap_or(0.0) + cost) * 1e9).round() / 1e9);
+    }
+}
+
 impl Metrics {
     /// Counts one answer of the model `id` at `provider`.
-    pub fn count(&mut self, usage: Usage, id: &str, provider: &str) {
+    pub fn count(&mut self, usage: Usage, cost: Option<f64>, id: &str, provider: &str) {
         self.usage += usage;
+        add_cost(&mut self.cost, cost);
         let models = self.details.entry("model".to_owned()).or_default();
         match models.iter_mut().find(|m| m.id == id && m.provider == provider) {
-            Some(model) => model.usage += usage,
-            None => models.push(ModelUsage { usage, id: id.to_owned(), provider: provider.to_owned() }),
+            Some(model) => {
+                model.usage += usage;
+                add_cost(&mut model.cost, cost);
+            }
+            None => models.push(ModelUsage { usage, cost, id: id.to_owned(), provider: provider.to_owned() }),
         }
     }
 
     /// Adds the tokens of `other` (a member's, say) and leaves its times out.
     pub fn absorb(&mut self, other: &Metrics) {
         for model in other.details.get("model").into_iter().flatten() {
-            self.count(model.usage, &model.id, &model.provider);
+            self.count(model.usage, model.cost, &model.id, &model.provider);
         }
     }
 

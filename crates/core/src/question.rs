@@ -4,6 +4,7 @@
 //! an answer is judged by. It must never know a store, nor who answers. The invariant: what follows depends on the
 //! question and the answer alone, so a replay comes to the same end.
 
+use crate::budget::{BudgetUnit, Over};
 use crate::failure::{Failure, FailureKind};
 use crate::id::SessionId;
 use crate::log::Key;
@@ -11,7 +12,7 @@ use crate::message::ToolExecution;
 use crate::run::RunOutput;
 use crate::step::{ExecutorKind, StepInput, StepOutput, StepType};
 use crate::time::Timestamp;
-use crate::workflow::{HumanReview, OnReject, OnTimeout, UserInputField};
+use crate::workflow::{FieldType, HumanReview, OnReject, OnTimeout, UserInputField};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::fmt;
@@ -19,6 +20,9 @@ use std::sync::Arc;
 
 /// Longest text of an answer in bytes: what people write, and what tools that ran outside gave back.
 pub const ANSWER_LEN_MAX: usize = 1 << 20;
+
+/// The field of a question about a budget.
+const RAISE_BY: &str = "raise_by";
 
 /// What is asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -45,6 +49,8 @@ pub enum QuestionKind {
     ToolInput,
     /// A tool runs elsewhere: what did it give back?
     ToolResult,
+    /// A budget has too little left for a call: may it be made?
+    Budget,
     /// The definition has changed: go on with the one there is now?
     Definition,
 }
@@ -63,6 +69,7 @@ impl QuestionKind {
             Self::ToolConfirmation => "tool_confirmation",
             Self::ToolInput => "tool_input",
             Self::ToolResult => "tool_result",
+            Self::Budget => "budget",
             Self::Definition => "definition",
         }
     }
@@ -77,13 +84,14 @@ impl QuestionKind {
             Self::Error => &["retry", "skip", "reject"],
             Self::Outcome => &["result", "retry", "reject"],
             Self::ToolResult => &["result", "reject"],
+            Self::Budget => &["approve", "input", "reject"],
             Self::Definition => &["retry"],
         }
     }
 
     /// Whether it is asked from inside a step, by what executes there.
     pub const fn is_of_executor(self) -> bool {
-        matches!(self, Self::ToolConfirmation | Self::ToolInput | Self::ToolResult)
+        matches!(self, Self::ToolConfirmation | Self::ToolInput | Self::ToolResult | Self::Budget)
     }
 }
 
@@ -249,6 +257,9 @@ pub struct Question {
     /// What failed, or cannot be known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<Box<Failure>>,
+    /// The budget that has too little left for a call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub over: Option<Box<Over>>,
     /// The tool call it is about, and whose it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tool: Option<Box<ToolAsked>>,
@@ -345,6 +356,32 @@ impl Question {
         Ok(Question { on_timeout: review.on_timeout, four_eyes: review.four_eyes, ..question })
     }
 
+    /// What is asked when a budget has too little left for a call: may it be made, is there more, or not?
+    pub fn of_budget(key: Key, who: &str, over: Over) -> Self {
+        let unit = match &over.unit {
+            BudgetUnit::Money(_) => FieldType::Float,
+            BudgetUnit::Tokens | BudgetUnit::Calls => FieldType::Int,
+        };
+        let field = UserInputField::new(RAISE_BY).of(unit);
+        let field = field.description(format!("how much more there is, in {}", over.unit.as_str()));
+        Self {
+            key,
+            kind: QuestionKind::Budget,
+            message: Some(Arc::from(format!("{who}: {over}"))),
+            fields: vec![field],
+            over: Some(Box::new(over)),
+            ..Self::default()
+        }
+    }
+
+    /// What an answer adds to a budget.
+    pub fn raise(&self, answer: &Answer) -> Option<u64> {
+        match answer {
+            Answer::Input { values } => self.over.as_ref()?.unit.amount(values.get(RAISE_BY)?),
+            _ => None,
+        }
+    }
+
     /// Why an answer cannot be one to this question, in words for whoever gave it.
     ///
     /// # Errors
@@ -361,7 +398,15 @@ impl Question {
             ));
         }
         match answer {
-            Answer::Input { values } => UserInputField::check_all(&self.fields, values),
+            Answer::Input { values } => {
+                UserInputField::check_all(&self.fields, values)?;
+                match (self.kind, self.raise(answer)) {
+                    (QuestionKind::Budget, None | Some(0)) => {
+                        Err(format!("Field '{RAISE_BY}' must be more than 0: a budget can only be raised"))
+                    }
+                    _ => Ok(()),
+                }
+            }
             Answer::Choose { choices } => self.check_choices(choices),
             _ => Ok(()),
         }
@@ -403,7 +448,7 @@ impl Question {
     pub fn executes_again(&self, answer: &Answer) -> Option<bool> {
         match self.effect(answer) {
             Effect::Again => Some(true),
-            Effect::GoesOn if self.key.is_named() || self.tool.is_some() => Some(false),
+            Effect::GoesOn if self.key.is_named() || self.tool.is_some() || self.kind.is_of_executor() => Some(false),
             _ => None,
         }
     }
@@ -415,7 +460,7 @@ impl Question {
             (_, Answer::TimedOut) => self.too_late(),
             // Whoever asked decides what follows.
             _ if self.key.is_named() => Effect::GoesOn,
-            (ToolConfirmation | ToolInput | ToolResult | Definition, _) => Effect::GoesOn,
+            (ToolConfirmation | ToolInput | ToolResult | Budget | Definition, _) => Effect::GoesOn,
             (Confirmation, Answer::Approve) if self.step_type == StepType::Condition => {
                 Effect::Decided(crate::workflow::Verdict::Is(true))
             }
@@ -516,12 +561,12 @@ impl Question {
         let is_tool = self.tool.is_some();
         let asks_for_input = self.kind == QuestionKind::UserInput;
         let confirms = is_review
-            || matches!(self.kind, QuestionKind::Confirmation | QuestionKind::Definition)
+            || matches!(self.kind, QuestionKind::Confirmation | QuestionKind::Definition | QuestionKind::Budget)
             || (self.kind == QuestionKind::Outcome && !is_tool);
         let confirmed = match answer {
-            Some(Answer::Approve | Answer::Edit { .. } | Answer::Result { .. } | Answer::Retry) if confirms => {
-                Some(true)
-            }
+            Some(
+                Answer::Approve | Answer::Edit { .. } | Answer::Result { .. } | Answer::Retry | Answer::Input { .. },
+            ) if confirms => Some(true),
             Some(Answer::Reject { .. }) if !is_tool => Some(false),
             _ => None,
         };
@@ -596,7 +641,9 @@ impl Question {
             all.insert("error_type".into(), json!(failure.kind.code()));
         }
         // A step may ask several at once, which Agno's cannot: they are told apart by this.
-        if self.key.is_named() || matches!(self.kind, QuestionKind::Outcome | QuestionKind::Definition) {
+        if self.key.is_named()
+            || matches!(self.kind, QuestionKind::Outcome | QuestionKind::Definition | QuestionKind::Budget)
+        {
             all.insert("question_id".into(), json!(self.id));
         }
         fields

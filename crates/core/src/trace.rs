@@ -260,7 +260,10 @@ impl TraceFold {
             (RunError(failed) | TeamRunError(failed), Some(Record::Run { key, .. })) => {
                 self.end(&outer(key), at, Some(Arc::from(&*failed.error_type)), ended);
             }
-            (ModelRequestStarted(model) | TeamModelRequestStarted(model), Some(Record::Intent { key, .. })) => {
+            (
+                ModelRequestStarted(model) | TeamModelRequestStarted(model),
+                Some(Record::Intent { key, .. } | Record::Reserved { key, .. }),
+            ) => {
                 self.begin_model(key.clone(), model, origin, at);
             }
             (ModelRequestCompleted(done) | TeamModelRequestCompleted(done), Some(Record::Result { key, .. })) => {

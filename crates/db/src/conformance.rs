@@ -26,14 +26,15 @@
 mod schedules;
 
 use outlive_core::port::{
-    AUDIT_LIMIT, Accepted, Access, Answering, AuditFilter, AuditKind, AuditPage, AuditRecord, BoxFuture, COUNT_MAX,
-    CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Delivery, DeliveryOutcome, DueHooks,
-    Failing, Hook, HookEvents, HookMove, HookState, Lease, LivingWorker, NewAnswer, NewHook, NewLog, NewQuestion,
-    NewRun, NewSession, NewStart, News, Order, QuestionFilter, QuestionPatch, QuestionState, Release, Run, RunCounts,
-    RunFilter, RunLimit, RunPatch, Session, SessionFilter, SessionKind, SessionPatch, SessionPolicy, SessionSort,
-    StoredAnswer, StoredQuestion, TIMED_OUT, Unfinished,
+    AUDIT_LIMIT, Accepted, Access, Answering, AuditFilter, AuditKind, AuditPage, AuditRecord, BUDGET_KEPT, BoxFuture,
+    BudgetChange, BudgetFilter, BudgetStanding, BudgetStep, COUNT_MAX, CancelIntent, Cancelled, Claim, Claimed, Commit,
+    Db, DbError, DbErrorKind, Delivery, DeliveryOutcome, DueHooks, Failing, Hook, HookEvents, HookMove, HookState,
+    Lease, LivingWorker, NewAnswer, NewHook, NewLog, NewQuestion, NewRun, NewSession, NewStart, News, Order,
+    QuestionFilter, QuestionPatch, QuestionState, Release, Run, RunCounts, RunFilter, RunLimit, RunPatch, Session,
+    SessionFilter, SessionKind, SessionPatch, SessionPolicy, SessionSort, StoredAnswer, StoredQuestion, TIMED_OUT,
+    Unfinished,
 };
-use outlive_core::{DefinitionId, Page, RunId, RunInfo, RunStatus, SessionId, Timestamp, WorkerId};
+use outlive_core::{Budget, DefinitionId, Page, RunId, RunInfo, RunStatus, SessionId, Timestamp, WorkerId};
 use schedules::*;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -224,6 +225,14 @@ pub fn cases() -> Vec<Case> {
         a_rewound_hook_is_open_again,
         a_refused_run_leaves_no_hook_and_a_deleted_one_takes_it_along,
         someone_elses_hook_is_not_there,
+        a_commit_that_reserves_too_much_changes_nothing,
+        what_is_reserved_together_never_passes_the_limit,
+        what_was_used_takes_the_place_of_what_was_reserved,
+        a_raised_budget_has_more_and_a_forced_call_needs_none,
+        a_session_takes_its_budgets_along_and_leaves_those_of_its_user,
+        someone_elses_budgets_are_not_there,
+        budgets_are_listed_in_pages_and_found_by_whose_they_are,
+        the_days_of_budgets_are_not_kept_for_ever,
         an_audit_record_is_stored_as_it_was_given,
         the_audit_log_goes_by_pages_newest_first,
         the_audit_log_is_filtered,
@@ -3678,6 +3687,219 @@ async fn someone_elses_hook_is_not_there(Stores { one: db, .. }: Stores) {
     }
     assert_eq!(db.hook(ada.clone(), run_id("r1")).await.expect("read"), Some(before));
     assert!(db.rewind_hook(ada, run_id("r1"), 0).await.expect("read").is_some());
+}
+
+// Budgets.
+
+/// A commit that does these steps to the budget of the lease's run.
+fn posting(lease: &Lease, info: &RunInfo, budget: &Budget, steps: &[BudgetStep], at: Timestamp) -> Commit {
+    let account = Arc::new(budget.account(info, at));
+    let budgets = steps.iter().map(|step| BudgetChange { account: account.clone(), step: *step }).collect();
+    let mut commit = commit_of(lease);
+    commit.at = at;
+    commit.patch.budgets = budgets;
+    commit
+}
+
+fn reserve(amount: u64) -> BudgetStep {
+    BudgetStep::Reserve { amount, is_forced: false }
+}
+
+/// A run of this session and user.
+async fn spender(db: &dyn Db, id: &str, session: &str, user: &str) -> (Lease, RunInfo) {
+    let mut new = new_run(id);
+    new.info.user_id = Some(Arc::from(user));
+    new.info.session_id = session_id(session);
+    new.policy = SessionPolicy::Parallel;
+    let info = new.info.clone();
+    (start(db, new, "w1").await, info)
+}
+
+async fn standing_of(db: &dyn Db, budget: &Budget, info: &RunInfo, at: Timestamp) -> Option<BudgetStanding> {
+    let account = budget.account(info, at);
+    let filter = BudgetFilter { subject: Some(account.subject.clone()), ..BudgetFilter::default() };
+    let page = db.budgets(Access::All, filter).await.expect("budgets are read");
+    let mut found = page.budgets.into_iter().filter(|stored| stored.account.id == account.id);
+    found.next().map(|stored| stored.standing)
+}
+
+async fn a_commit_that_reserves_too_much_changes_nothing(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let (lease, info) = spender(&*db, "r1", "s1", "ada").await;
+    let (tokens, calls) = (Budget::tokens(100).per_run(), Budget::calls(1).per_user());
+    commit(&*db, posting(&lease, &info, &tokens, &[reserve(70)], second(5))).await;
+    let before = picture(&*db, "r1").await;
+
+    let mut both = posting(&lease, &info, &calls, &[reserve(1)], second(6));
+    both.patch.budgets.extend(posting(&lease, &info, &tokens, &[reserve(31)], second(6)).patch.budgets);
+    both.page = Some(page(0, 3));
+    both.patch.status = Some(RunStatus::Running);
+    both.session = Some(object(json!({"topic": "ai"})));
+    let error = db.commit(both.clone()).await.expect_err("there is too little left");
+    assert_eq!(error.kind(), DbErrorKind::OverBudget);
+    let over = error.over_budget().expect("it says which");
+    assert_eq!((over.change, over.standing), (1, BudgetStanding { raised: 0, reserved: 70, settled: 0 }));
+    assert_eq!(picture(&*db, "r1").await, before);
+    assert_eq!(standing_of(&*db, &calls, &info, second(6)).await, None);
+
+    both.patch.budgets[1].step = reserve(30);
+    commit(&*db, both).await;
+    assert_eq!(standing_of(&*db, &tokens, &info, second(6)).await.map(BudgetStanding::used), Some(100));
+    let fenced = Commit { lease: Lease { epoch: lease.epoch + 1, ..lease.clone() }, ..commit_of(&lease) };
+    let fenced = Commit { patch: posting(&lease, &info, &calls, &[reserve(9)], second(7)).patch, ..fenced };
+    expect_kind(db.commit(fenced).await, DbErrorKind::Fenced);
+}
+
+async fn what_is_reserved_together_never_passes_the_limit(Stores { one, other, .. }: Stores) {
+    register(&*one, "w1").await;
+    let budget = Budget::tokens(1000).per_user();
+    let mut runs = Vec::new();
+    for number in 0..8 {
+        runs.push(spender(&*one, &format!("r{number}"), &format!("s{number}"), "ada").await);
+    }
+    let (mut made, mut refused) = (0, 0);
+    for round in 0..20u64 {
+        let mut tries = Vec::new();
+        for (number, (lease, info)) in runs.iter().enumerate() {
+            let db = if number % 2 == 0 { one.clone() } else { other.clone() };
+            let amount = 7 + (round + number as u64) % 5;
+            let commit = posting(lease, info, &budget, &[reserve(amount)], second(5));
+            tries.push((amount, tokio::spawn(async move { db.commit(commit).await })));
+        }
+        for (amount, done) in tries {
+            let done = done.await.expect("a commit does not panic");
+            match done {
+                Ok(()) => made += amount,
+                Err(error) => {
+                    assert_eq!(error.kind(), DbErrorKind::OverBudget, "{error}");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    let standing = standing_of(&*other, &budget, &runs[0].1, second(5)).await.expect("there is an account");
+    assert_eq!(standing, BudgetStanding { raised: 0, reserved: made, settled: 0 });
+    assert!(made <= 1000 && made > 1000 - 12 && refused > 0, "{made} were reserved, {refused} refused");
+}
+
+async fn what_was_used_takes_the_place_of_what_was_reserved(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let (lease, info) = spender(&*db, "r1", "s1", "ada").await;
+    let budget = Budget::tokens(100).per_session();
+    commit(&*db, posting(&lease, &info, &budget, &[reserve(100)], second(5))).await;
+    // In the order in which they are given.
+    let settle = BudgetStep::Settle { reserved: 100, spent: 40 };
+    expect_kind(
+        db.commit(posting(&lease, &info, &budget, &[reserve(60), settle], second(6))).await,
+        DbErrorKind::OverBudget,
+    );
+    commit(&*db, posting(&lease, &info, &budget, &[settle, reserve(60)], second(6))).await;
+    let standing = standing_of(&*db, &budget, &info, second(6)).await;
+    assert_eq!(standing, Some(BudgetStanding { raised: 0, reserved: 60, settled: 40 }));
+    // What was used is what was used, even where it is more than was reserved.
+    let settle = BudgetStep::Settle { reserved: 60, spent: 90 };
+    commit(&*db, posting(&lease, &info, &budget, &[settle], second(7))).await;
+    let standing = standing_of(&*db, &budget, &info, second(7)).await;
+    assert_eq!(standing, Some(BudgetStanding { raised: 0, reserved: 0, settled: 130 }));
+}
+
+async fn a_raised_budget_has_more_and_a_forced_call_needs_none(Stores { one: db, other, .. }: Stores) {
+    register(&*db, "w1").await;
+    let (lease, info) = spender(&*db, "r1", "s1", "ada").await;
+    let budget = Budget::calls(1).per_session();
+    let post = |steps: &[BudgetStep]| posting(&lease, &info, &budget, steps, second(5));
+    commit(&*db, post(&[reserve(1)])).await;
+    expect_kind(db.commit(post(&[reserve(1)])).await, DbErrorKind::OverBudget);
+    commit(&*db, post(&[BudgetStep::Raise { amount: 2 }, reserve(1)])).await;
+    commit(&*other, post(&[reserve(1)])).await;
+    expect_kind(db.commit(post(&[reserve(1)])).await, DbErrorKind::OverBudget);
+    commit(&*db, post(&[BudgetStep::Reserve { amount: 1, is_forced: true }])).await;
+    let standing = standing_of(&*db, &budget, &info, second(5)).await;
+    assert_eq!(standing, Some(BudgetStanding { raised: 2, reserved: 4, settled: 0 }));
+    // A definition with a higher limit counts at once.
+    let higher = Budget::calls(4).per_session();
+    commit(&*db, posting(&lease, &info, &higher, &[reserve(2)], second(6))).await;
+}
+
+async fn a_session_takes_its_budgets_along_and_leaves_those_of_its_user(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let budgets = [Budget::calls(9).per_run(), Budget::calls(9).per_session(), Budget::calls(9).per_user()];
+    let (lease, info) = spender(&*db, "r1", "s1", "ada").await;
+    let (lease_2, info_2) = spender(&*db, "r2", "s2", "ada").await;
+    for budget in &budgets {
+        commit(&*db, posting(&lease, &info, budget, &[reserve(1)], second(5))).await;
+        commit(&*db, posting(&lease_2, &info_2, budget, &[reserve(1)], second(5))).await;
+    }
+    db.delete_sessions(Access::All, vec![session_id("s1")], true).await.expect("it is deleted");
+    let mut left = Vec::new();
+    for info in [&info, &info_2] {
+        for budget in &budgets {
+            left.push(standing_of(&*db, budget, info, second(5)).await.map(BudgetStanding::used));
+        }
+    }
+    assert_eq!(left, [None, None, Some(2), Some(1), Some(1), Some(2)]);
+}
+
+async fn someone_elses_budgets_are_not_there(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    for (id, user) in [("r1", "ada"), ("r2", "bob")] {
+        let (lease, info) = spender(&*db, id, &format!("s-{id}"), user).await;
+        for budget in [Budget::calls(9).per_run(), Budget::calls(9).per_user(), Budget::calls(9).per_day()] {
+            commit(&*db, posting(&lease, &info, &budget, &[reserve(1)], second(5))).await;
+        }
+    }
+    let seen = async |user: &str, subject: Option<&str>| {
+        let filter = BudgetFilter { subject: subject.map(Arc::from), ..BudgetFilter::default() };
+        let page = db.budgets(Access::User(Arc::from(user)), filter).await.expect("budgets are read");
+        page.budgets.iter().map(|stored| stored.account.subject.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(seen("ada", None).await, ["r1", "ada"]);
+    assert_eq!(seen("bob", None).await, ["r2", "bob"]);
+    assert!(seen("ada", Some("r2")).await.is_empty() && seen("eve", None).await.is_empty());
+    let all = db.budgets(Access::All, BudgetFilter::default()).await.expect("budgets are read");
+    assert_eq!(all.budgets.len(), 5, "both share that of the day");
+}
+
+async fn budgets_are_listed_in_pages_and_found_by_whose_they_are(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let budget = Budget::usd(1.5).per_user_per_day();
+    for number in 0..7 {
+        let (lease, info) = spender(&*db, &format!("r{number}"), &format!("s{number}"), &format!("u{number}")).await;
+        commit(&*db, posting(&lease, &info, &budget, &[reserve(number)], second(5))).await;
+    }
+    let (mut after, mut subjects) = (None, Vec::new());
+    loop {
+        let filter = BudgetFilter { after, limit: 3, ..BudgetFilter::default() };
+        let page = db.budgets(Access::All, filter).await.expect("budgets are read");
+        subjects.extend(page.budgets.iter().map(|stored| stored.account.subject.to_string()));
+        match page.next {
+            Some(next) => after = Some(next),
+            None => break,
+        }
+    }
+    assert_eq!(subjects, (0..7).map(|number| format!("u{number}")).collect::<Vec<_>>());
+    let filter = BudgetFilter { subject: Some(Arc::from("u4")), ..BudgetFilter::default() };
+    let found = db.budgets(Access::All, filter).await.expect("budgets are read").budgets.remove(0);
+    let mut info = new_run("r4").info;
+    info.user_id = Some(Arc::from("u4"));
+    assert_eq!(found.account, budget.account(&info, second(5)));
+    assert_eq!((found.standing.used(), found.updated_at), (4, second(5)));
+}
+
+async fn the_days_of_budgets_are_not_kept_for_ever(Stores { one: db, .. }: Stores) {
+    register(&*db, "w1").await;
+    let (lease, info) = spender(&*db, "r1", "s1", "ada").await;
+    let (daily, lasting) = (Budget::calls(9).per_user_per_day(), Budget::calls(9).per_user());
+    let day = Duration::from_secs(86_400);
+    commit(&*db, posting(&lease, &info, &lasting, &[reserve(1)], second(5))).await;
+    for number in 0..50 {
+        commit(&*db, posting(&lease, &info, &daily, &[reserve(1)], second(5) + day * number)).await;
+    }
+    let page = db.budgets(Access::All, BudgetFilter::default()).await.expect("budgets are read");
+    let kept = u64::try_from(page.budgets.len()).expect("few");
+    let days = BUDGET_KEPT.as_secs() / 86_400;
+    assert!((days..days + 3).contains(&(kept - 1)), "{kept} accounts are kept");
+    assert!(standing_of(&*db, &lasting, &info, second(5)).await.is_some());
 }
 
 // Several processes.

@@ -5,12 +5,14 @@
 //! happens wholly or not at all.
 
 mod audit;
+mod budgets;
 mod hooks;
 mod questions;
 mod schedules;
 
 use crate::rules::{self, Earlier, Picker, Standing};
 use crate::silence::Silence;
+use budgets::Budgets;
 use hooks::HookRow;
 use outlive_core::port::{
     Accepted, Access, AuditRecord, BoxFuture, COUNT_MAX, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError,
@@ -66,6 +68,7 @@ pub enum Operation {
     DeleteSchedule,
     Tick,
     Ticks,
+    Budgets,
     DueHooks,
     ClaimHook,
     MoveHook,
@@ -418,6 +421,7 @@ struct Tables {
     definitions: BTreeMap<Arc<str>, Arc<str>>,
     sessions: BTreeMap<SessionId, SessionRow>,
     sessions_created: u64,
+    budgets: Budgets,
     questions: Questions,
     schedules: Schedules,
     /// By the number of their run.
@@ -954,13 +958,15 @@ impl Tables {
             let found = self.run_by_id.get(steering).copied().filter(|one| self.can_take_in(seq, *one));
             taken_in.push(found.ok_or_else(|| rules::not_there_to_take_in(steering))?);
         }
+        let (session_id, status) = (run.info.session_id.clone(), run.status);
+        if !commit.patch.budgets.is_empty() {
+            self.change_budgets(&session_id, &commit.patch.budgets, commit.at)?;
+        }
         let reason = Arc::from(rules::taken_in_by(run_id));
         let intent = CancelIntent { at: commit.at, reason };
         taken_in.into_iter().for_each(|one| self.wish_end(one, &intent));
-        let run = &self.runs[&seq].run;
 
         self.changes += 1;
-        let (session_id, status) = (run.info.session_id.clone(), run.status);
         let mut patch = commit.patch;
         if let Some(questions) = patch.questions.take() {
             self.patch_questions(seq, *questions, commit.at);
@@ -1132,6 +1138,7 @@ impl Tables {
         self.definitions.retain(|hash, _| referred.contains(&**hash));
         self.delete_hooks();
         self.delete_questions();
+        self.delete_budgets();
         Ok(found.len() as u64)
     }
 }

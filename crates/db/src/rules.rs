@@ -2,9 +2,9 @@
 //! claim takes, how long a list is. They never touch storage; a store asks them before it writes anything.
 
 use outlive_core::port::{
-    Access, COUNT_MAX, Claim, Commit, DbError, DbErrorKind, HookMove, NewAnswer, NewRun, NewSchedule, NewStart,
-    NewTick, QuestionFilter, QuestionState, Release, Run, RunFilter, RunPatch, SCHEDULES_MAX, ScheduleFilter,
-    SessionFilter, SessionPolicy, StoredQuestion, StoredSchedule,
+    Access, BudgetAccount, BudgetChange, BudgetStanding, COUNT_MAX, Claim, Commit, DbError, DbErrorKind, HookMove,
+    NewAnswer, NewRun, NewSchedule, NewStart, NewTick, OverBudget, QuestionFilter, QuestionState, Release, Run,
+    RunFilter, RunPatch, SCHEDULES_MAX, ScheduleFilter, SessionFilter, SessionPolicy, StoredQuestion, StoredSchedule,
 };
 use outlive_core::{RunId, RunStatus, SessionId, Timestamp, WorkerId};
 use std::sync::Arc;
@@ -75,6 +75,41 @@ pub(crate) fn standing_after(patch: &RunPatch, status: RunStatus, has_mail: bool
         (true, _) => (status, patch.release.map(|_| Release::default())),
     }
 }
+
+/// Where the accounts of these changes stand after them, each once; `standing` is where one stands before. Nothing is
+/// written when a reservation has no room.
+///
+/// # Errors
+/// `OverBudget`, with the first reservation that has none; or what `standing` gives.
+pub(crate) fn after_changes<E: From<DbError>>(
+    changes: &[BudgetChange],
+    mut standing: impl FnMut(&BudgetAccount) -> Result<BudgetStanding, E>,
+) -> Result<Vec<(Arc<BudgetAccount>, BudgetStanding)>, E> {
+    let mut accounts: Vec<(Arc<BudgetAccount>, BudgetStanding)> = Vec::new();
+    for (number, change) in changes.iter().enumerate() {
+        let known = accounts.iter().position(|(account, _)| account.id == change.account.id);
+        let at = match known {
+            Some(at) => at,
+            None => {
+                accounts.push((change.account.clone(), standing(&change.account)?));
+                accounts.len() - 1
+            }
+        };
+        let (account, standing) = &mut accounts[at];
+        // The limit last told counts.
+        *account = change.account.clone();
+        let before = *standing;
+        if !standing.step(change.step, change.account.limit) {
+            let over = OverBudget { change: number, standing: before };
+            let message = format!("budget {} has too little left: nothing was written", account.id);
+            return Err(DbError::over(over, message).into());
+        }
+    }
+    Ok(accounts)
+}
+
+/// The most accounts of days long gone that one commit deletes: it makes no more.
+pub(crate) const BUDGETS_DELETED_MAX: u32 = 16;
 
 /// The most questions whose time is up that one claim answers.
 pub(crate) const TIMED_OUT_MAX: u32 = 1000;

@@ -137,7 +137,9 @@ fn open(
     let machine = WorkflowMachine::new(info, nodes, input, options.attachments, run.created_at);
     let leader = definition.and_then(|definition| definition.leader.clone());
     let machine = machine.with_session_state(options.session_state).with_leader(leader);
-    (Arc::new(Journal::new(inner.services.clone(), lease, machine, run.status, ending)), unreadable)
+    let spending = definition.and_then(|definition| definition.spending.clone());
+    let journal = Journal::new(inner.services.clone(), lease, machine, run.status, ending, spending);
+    (Arc::new(journal), unreadable)
 }
 
 /// Folds the log and settles what can be settled without executing. `Some` means: execute, with this session state.
@@ -614,6 +616,7 @@ impl Inner {
             DbErrorKind::Conflict
             | DbErrorKind::SessionBusy
             | DbErrorKind::IllegalStatus
+            | DbErrorKind::OverBudget
             | DbErrorKind::Full
             | DbErrorKind::Busy
             | DbErrorKind::Corrupt
@@ -632,7 +635,7 @@ impl Inner {
         let run_id = lease.run_id.clone();
         let patch = RunPatch { release: Some(Release { due_at }), ..RunPatch::default() };
         let commit = Commit { lease, page: None, patch, session: None, at: self.services.clock.now() };
-        match self.services.commit(commit).await {
+        match self.services.commit(&commit).await {
             Ok(()) if due_at.is_none() => self.wake.notify_one(),
             Ok(()) => {}
             Err(error) => {

@@ -176,6 +176,7 @@ impl From<DbError> for Error {
             | DbErrorKind::NotFound
             | DbErrorKind::IllegalStatus
             | DbErrorKind::CancelRequested
+            | DbErrorKind::OverBudget
             | DbErrorKind::Full
             | DbErrorKind::Busy
             | DbErrorKind::OutcomeUnknown

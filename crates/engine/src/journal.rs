@@ -8,18 +8,20 @@
 
 use crate::ending::Ending;
 use crate::history::{read_history, unfinished_before};
+use crate::ledger::{Ledger, Posting};
 use crate::services::Services;
 use crate::streams::{Streams, is_one_speaker};
 use crate::tally::{Count, Tally};
 use outlive_core::log::{Called, Entry, Key, Record, Writer};
 use outlive_core::machine::{CalledEnd, Decision, Fit, Mismatch, WorkflowMachine, with_branches};
 use outlive_core::port::{
-    BoxFuture, Commit, DbError, DbErrorKind, Effects, Halt, Lease, Listener, NewQuestion, QuestionPatch, Recall,
-    Release, RunPatch, SteeringMessage, StepInfo, Witness, merge,
+    Access, BoxFuture, Commit, Db, DbError, DbErrorKind, Effects, Halt, HistoryRun, Lease, Listener, NewQuestion,
+    OverBudget, QuestionPatch, Recall, Refused, Release, Reservation, RunFilter, RunPatch, SteeringMessage, StepInfo,
+    Witness, merge, run_output,
 };
 use outlive_core::{
     Answered, Definition, EventKind, Failure, FailureKind, HistoryRun, Origin, Question, QuestionKind, RunEvent, RunId,
-    RunStatus, Timestamp, WorkflowRunOutput,
+    RunInfo, RunStatus, Spend, Spending, Timestamp, WorkflowRunOutput,
 };
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -48,6 +50,8 @@ pub(crate) struct Journal {
     has_mail: AtomicBool,
     /// A step in progress asks people: the machine is to be asked what follows.
     has_asked: AtomicBool,
+    /// What the run may use, if that is limited or counted.
+    spending: Option<Arc<Spending>>,
 }
 
 struct State {
@@ -85,6 +89,8 @@ struct State {
     dropped: Vec<Key>,
     progress: Option<Arc<str>>,
     release: Option<Release>,
+    /// What its calls reserve and use, where budgets limit that.
+    ledger: Option<Box<Ledger>>,
     /// Answers that are streaming.
     streams: Streams,
     /// Hears what is durable.
@@ -157,6 +163,18 @@ struct InFlight {
     /// What was written, if anybody wants to hear it.
     entries: Vec<Entry>,
     tally: Option<Box<Tally>>,
+    /// What it does to budgets, if anything.
+    posting: Option<Box<InPosting>>,
+}
+
+/// What is needed to finish a commit that may be refused for a budget, and to write it without what was refused.
+struct InPosting {
+    posting: Posting,
+    /// All that it writes.
+    entries: Vec<Entry>,
+    first_index: u64,
+    /// What stood in the log before it.
+    writer: Writer,
 }
 
 impl Journal {
@@ -166,9 +184,13 @@ impl Journal {
         machine: WorkflowMachine,
         status: RunStatus,
         ending: Option<Arc<Ending>>,
+        spending: Option<Arc<Spending>>,
     ) -> Self {
         let witness = services.observer.as_ref().and_then(|observer| observer.witness(machine.info()));
+        let limited = spending.clone().filter(|spending| !spending.budgets.is_empty());
+        let ledger = limited.map(|spending| Box::new(Ledger::new(spending, machine.info().clone())));
         let state = State {
+            ledger,
             writer: Writer::new(machine.info().clone()),
             machine,
             status,
@@ -204,6 +226,7 @@ impl Journal {
             ending,
             has_mail: AtomicBool::new(false),
             has_asked: AtomicBool::new(false),
+            spending,
         }
     }
 
@@ -296,7 +319,7 @@ impl Journal {
             return Ok(());
         }
         match entry.record {
-            Some(Record::Intent { key, .. } | Record::Said { key }) => {
+            Some(Record::Intent { key, .. } | Record::Reserved { key, .. } | Record::Said { key }) => {
                 drop(state.recorded.insert(key, Recall::Started))
             }
             Some(Record::Result { key, value }) => {
@@ -552,10 +575,60 @@ impl Journal {
     }
 
     async fn write_now(&self) -> Result<(), DbError> {
-        let Some((commit, in_flight)) = self.begin_commit() else { return Ok(()) };
-        self.services.commit(commit).await?;
-        self.end_commit(in_flight);
-        Ok(())
+        let Some((mut commit, mut in_flight)) = self.begin_commit() else { return Ok(()) };
+        loop {
+            let written = self.services.commit(&commit).await;
+            let over = written.as_ref().err().and_then(DbError::over_budget);
+            let posting = over.zip(in_flight.posting.as_deref_mut());
+            if !posting.is_some_and(|(over, posting)| self.refuse(&mut commit, posting, over)) {
+                written?;
+                self.end_commit(in_flight);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Has the next commit reserve what a call may use. Returns the number under which the ledger knows it; none where
+    /// nothing is limited, and its intent is told like any other.
+    fn hold(&self, call: Reservation) -> Result<Option<u64>, Halt> {
+        let at = self.services.clock.now();
+        let mut state = self.lock();
+        if state.halted {
+            return Err(Halt);
+        }
+        let place = state.pending.len();
+        let number = state.ledger.as_mut().map(|ledger| ledger.reserve(&call, place, at));
+        let record = Record::Reserved { key: call.key, spend: call.spend };
+        let entry = Entry { event: self.event(call.told, &call.origin, at), at: Some(at), record: Some(record) };
+        match number {
+            // It is no fact before its commit: until then, nothing but its place is taken.
+            Some(_) => state.pending.push(entry),
+            None => state.append(entry),
+        }
+        state.is_urgent = true;
+        state.rouse();
+        Ok(number)
+    }
+
+    /// A reservation has no room: puts that it has none into the commit instead.
+    fn refuse(&self, commit: &mut Commit, posting: &mut InPosting, over: OverBudget) -> bool {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Some(ledger) = &mut state.ledger else { return false };
+        let InPosting { posting, entries, first_index, writer } = posting;
+        let Some(place) = posting.place(over) else { return false };
+        let Some(refusal) = ledger.refuse(posting, over, &entries[place]) else { return false };
+        entries[place] = refusal;
+        // Both entries have the same index, so nothing that came after is moved.
+        state.writer = writer.clone();
+        let redactor = self.services.redactor();
+        commit.page = Some(state.writer.page(*first_index, entries, &redactor).0);
+        commit.patch.budgets = posting.changes();
+        if commit.patch.output.is_some() {
+            commit.patch.output =
+                state.machine.at_rest_as().map(|rest| redactor.shared_json(state.writer.output(rest)));
+        }
+        true
     }
 
     /// Puts everything pending into one commit.
@@ -569,6 +642,10 @@ impl Journal {
         state.is_urgent = false;
         state.stream_due = None;
         let redactor = self.services.redactor();
+        let posting = state.ledger.as_mut().filter(|ledger| ledger.has_steps()).map(|ledger| ledger.post());
+        // Where something is reserved, the page may have to be written anew.
+        let before = posting.as_ref().filter(|posting| !posting.holds.is_empty()).map(|_| state.writer.clone());
+        let first_index = state.next_index;
         let page = (!pending.is_empty()).then(|| {
             let (page, has_secrets) = state.writer.page(state.next_index, &pending, &redactor);
             state.is_redacted |= has_secrets;
@@ -586,6 +663,7 @@ impl Journal {
                 Cow::Owned(redacted) => Arc::from(redacted),
             }),
             release: state.release.take(),
+            budgets: posting.as_ref().map(Posting::changes).unwrap_or_default(),
             ..RunPatch::default()
         };
         if let Some(mates) = &mut state.session_mates {
@@ -611,6 +689,11 @@ impl Journal {
             state.durable_end = state.next_index;
             state.wake();
         }
+        let posting = posting.map(|posting| {
+            let entries = if before.is_some() { pending.clone() } else { Vec::new() };
+            let writer = before.unwrap_or_else(|| Writer::new(state.machine.info().clone()));
+            Box::new(InPosting { posting, entries, first_index, writer })
+        });
         let entries = if state.witness.is_some() { pending } else { Vec::new() };
         let in_flight = InFlight {
             end: state.next_index,
@@ -618,18 +701,29 @@ impl Journal {
             ended: is_wanted.then(|| Box::new(state.machine.output())),
             entries,
             tally: state.count.take(),
+            posting,
         };
         Some((commit, in_flight))
     }
 
     /// The commit is durable: notifies those who waited for it, then everyone else.
-    fn end_commit(&self, in_flight: InFlight) {
+    fn end_commit(&self, mut in_flight: InFlight) {
         if let Some(tally) = &in_flight.tally {
             self.services.counters.tallied(tally);
         }
         let mut state = self.lock();
         state.is_committing = false;
         state.durable_end = in_flight.end;
+        if let Some(posting) = in_flight.posting {
+            let InPosting { posting, entries, .. } = *posting;
+            posting.holds.iter().for_each(|hold| state.count.note(&entries[hold.place]));
+            if !in_flight.entries.is_empty() && !entries.is_empty() {
+                in_flight.entries = entries;
+            }
+            if let Some(ledger) = &mut state.ledger {
+                ledger.posted(posting);
+            }
+        }
         state.wake();
         drop(state);
         if let (Some(ending), Some(output)) = (&self.ending, in_flight.ended) {
@@ -733,7 +827,8 @@ impl State {
     }
 
     fn has_pending(&self) -> bool {
-        !self.pending.is_empty() || self.release.is_some() || self.session.is_some() || !self.settled.is_empty()
+        let is_plain = self.pending.is_empty() && self.release.is_none() && self.session.is_none();
+        !is_plain || !self.settled.is_empty() || self.ledger.as_ref().is_some_and(|ledger| ledger.has_steps())
     }
 
     /// Has the run's task look at what was said outside of it, on a thread or in a task of a function's own.
@@ -849,6 +944,44 @@ impl Effects for Journal {
             }
             if self.is_halted() { Err(Halt) } else { Ok(()) }
         })
+    }
+
+    fn spending(&self) -> Option<&Arc<Spending>> {
+        self.spending.as_ref()
+    }
+
+    fn reserve(&self, call: Reservation) -> BoxFuture<'_, Result<(), Refused>> {
+        Box::pin(async move {
+            let Some(number) = self.hold(call).map_err(Refused::Halted)? else {
+                return self.durable().await.map_err(Refused::Halted);
+            };
+            let decided = poll_fn(|cx| {
+                let mut state = self.lock();
+                let decided = state.ledger.as_mut().and_then(|ledger| ledger.decided(number));
+                match decided {
+                    Some(decided) => Poll::Ready(Ok(decided)),
+                    None if state.halted => Poll::Ready(Err(Refused::Halted(Halt))),
+                    None => {
+                        state.waiting.push(cx.waker().clone());
+                        Poll::Pending
+                    }
+                }
+            });
+            decided.await?.map_err(Refused::Over)
+        })
+    }
+
+    fn settle(&self, key: &Key, spent: Spend) {
+        if let Some(ledger) = &mut self.lock().ledger {
+            ledger.settle(key, spent);
+        }
+    }
+
+    fn raise(&self, name: &str, amount: u64) {
+        let now = self.services.clock.now();
+        if let Some(ledger) = &mut self.lock().ledger {
+            ledger.raise(name, amount, now);
+        }
     }
 
     fn sleep(&self, wait: Duration) -> BoxFuture<'static, ()> {

@@ -32,6 +32,7 @@ mod hub;
 mod inner;
 mod journal;
 mod lease;
+mod ledger;
 mod options;
 mod pump;
 mod questions;

@@ -57,7 +57,7 @@ impl Services {
     }
 
     /// Commits; waits until a full disk has room and a busy store answers.
-    pub(crate) async fn commit(&self, commit: Commit) -> Result<(), DbError> {
+    pub(crate) async fn commit(&self, commit: &Commit) -> Result<(), DbError> {
         let mut pause = Duration::from_millis(100);
         let began = Instant::now();
         loop {

@@ -419,7 +419,9 @@ fn open_calls(entries: &[Entry]) -> Vec<(Key, Call)> {
     let mut open: Vec<(Key, Call)> = Vec::new();
     for entry in entries {
         match &entry.record {
-            Some(Record::Intent { key, .. }) => open.extend(begun(entry).map(|call| (key.clone(), call))),
+            Some(Record::Intent { key, .. } | Record::Reserved { key, .. }) => {
+                open.extend(begun(entry).map(|call| (key.clone(), call)));
+            }
             Some(Record::Result { key, .. }) => open.retain(|(known, _)| known != key),
             Some(Record::Step { key, .. } | Record::Failed { key, .. } | Record::Retry { key, .. }) => {
                 open.retain(|(known, _)| known != key && !known.is_inside(key));

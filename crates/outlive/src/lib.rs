@@ -53,10 +53,10 @@ pub use outlive_agent::{
 };
 pub use outlive_core as core;
 pub use outlive_core::{
-    Answer, Blocking, Condition, EventSettings, Failure, FailureKind, FieldType, FinishReason, ForEach, Function,
-    HistoryRun, HumanReview, Loop, Media, NotCompleted, OnError, OnReject, OnTimeout, Parallel, Question, QuestionKind,
-    Registry, Retry, Router, RunEvent, RunId, RunOutput, RunStatus, Step, StepInput, StepOutput, Steps, UserInputField,
-    VerdictInput, WorkflowRunOutput,
+    Allowance, Answer, Blocking, Budget, BudgetScope, BudgetUnit, Condition, EventSettings, Failure, FailureKind,
+    FieldType, FinishReason, ForEach, Function, HistoryRun, HumanReview, Loop, Media, NotCompleted, OnError, OnReject,
+    OnTimeout, Parallel, Prices, Question, QuestionKind, Registry, Retry, Router, RunEvent, RunId, RunOutput,
+    RunStatus, Step, StepInput, StepOutput, Steps, UserInputField, VerdictInput, WorkflowRunOutput,
 };
 pub use outlive_db as db;
 pub use outlive_engine as engine;
@@ -78,8 +78,8 @@ pub mod prelude {
     pub use crate::core::port::{SessionPolicy, StepContext};
     pub use crate::core::{ModelResponse, ToolCall, ToolEffect};
     pub use crate::{
-        Agent, Answer, CatchUp, CheckError, CheckTrigger, Condition, Engine, Failure, FinishReason, ForEach, Hook,
-        HookContext, HumanReview, Loop, OnError, OnReject, OnTimeout, Overlap, Parallel, PiiGuardrail,
+        Agent, Answer, Budget, CatchUp, CheckError, CheckTrigger, Condition, Engine, Failure, FinishReason, ForEach,
+        Hook, HookContext, HumanReview, Loop, OnError, OnReject, OnTimeout, Overlap, Parallel, PiiGuardrail,
         PromptInjectionGuardrail, Registry, Retry, Router, RunHandle, RunStatus, Step, StepInput, StepOutput, Steps,
         Team, TeamMode, UserInputField, VerdictInput,
     };
@@ -125,6 +125,11 @@ pub struct Control;
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/schedules.md")]
 pub struct Schedules;
+
+/// So is that of the page about budgets.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/budgets.md")]
+pub struct Budgets;
 
 /// So is that of the page about definitions.
 #[cfg(doctest)]

@@ -9,8 +9,8 @@ use outlive_agent::tool::CalledWorkflow;
 use outlive_agent::{Agent, WorkflowAgent};
 use outlive_core::port::{BoxFuture, Db, Executor, Observer, SessionPolicy, StepContext};
 use outlive_core::{
-    Answer, Block, Definition, DefinitionBuilder, Failure, InvalidDefinition, Media, Registry, RunId, RunStatus, Step,
-    StepInput, StepOutput, Timestamp, WorkflowRunOutput,
+    Answer, Block, Budget, Definition, DefinitionBuilder, Failure, InvalidDefinition, Media, Prices, Registry, RunId,
+    RunStatus, Step, StepInput, StepOutput, Timestamp, WorkflowRunOutput,
 };
 use outlive_engine::{Engine, EventStream, Options, RunHandle, Submit};
 use schemars::JsonSchema;
@@ -267,6 +267,37 @@ impl WorkflowBuilder {
     pub fn events_to_skip<N: AsRef<str>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
         let names = names.into_iter().map(|name| Arc::from(name.as_ref()));
         self.definition = self.definition.events(|events| events.events_to_skip.extend(names));
+        self
+    }
+
+    /// Limits what its runs may use, beside the budgets before. A call of a model for which too little is left asks people:
+    /// it may be made, the budget is raised, or the call fails. What counts against a budget of several runs is in the
+    /// database, so processes share it.
+    ///
+    /// ```
+    /// use outlive::prelude::*;
+    ///
+    /// # fn main() -> outlive::Result<()> {
+    /// let agent = Agent::new("Researcher").model(ScriptedModel::replies([]));
+    /// let workflow = Workflow::builder("Research")
+    ///     .db(InMemoryDb::new())
+    ///     .step(agent)
+    ///     .budget(Budget::tokens(200_000).per_run())
+    ///     .budget(Budget::calls(100).per_user_per_day())
+    ///     .build()?;
+    /// # let _ = workflow;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn budget(mut self, budget: Budget) -> Self {
+        self.definition = self.definition.budget(budget);
+        self
+    }
+
+    /// What models cost. With prices, metrics say what runs cost; a budget of money goes by them, and unless they are
+    /// given by [`Prices::built_in`].
+    pub fn prices(mut self, prices: impl Into<Arc<Prices>>) -> Self {
+        self.definition = self.definition.prices(prices);
         self
     }
 

@@ -5,6 +5,7 @@
 //! passes the [`Gate`] of its model. The first time that is before its intent: a call that waits at the gate is not in
 //! flight, and a crash meanwhile repeats nothing.
 
+use super::spend::{Tab, may_have_cost};
 use super::{Drive, Retrying, halted, read, result};
 use crate::model::ModelEvent;
 use crate::model::answer::check;
@@ -35,17 +36,30 @@ impl Drive<'_> {
             return read(&key, value);
         }
         let pass = self.leave().await?;
-        if let Recall::Nothing = recall {
-            // As late as can be, and together with the intent.
-            if may_hear {
-                self.listen(&key);
-            }
-            self.tell(
-                self.voice.request_started(self.info.clone()),
-                Some(Record::Intent { key: key.clone(), name: None }),
-            );
+        let has_begun = !matches!(recall, Recall::Nothing);
+        // As late as can be, and together with the intent.
+        if may_hear && !has_begun {
+            self.listen(&key);
         }
-        let response = self.attempts(pass).await?;
+        let started = || self.voice.request_started(self.info.clone());
+        let mut tab = self.tab(&key);
+        match &mut tab {
+            // Boxed, as most runs have no budget.
+            Some(tab) => {
+                let told = if has_begun { self.reserved_again() } else { started() };
+                Box::pin(self.reserve(tab, told)).await?;
+            }
+            None if has_begun => {}
+            None => self.tell(started(), Some(Record::Intent { key: key.clone(), name: None })),
+        }
+        let mut response = match self.attempts(pass, &mut tab).await {
+            Ok(response) => response,
+            Err(failure) => {
+                self.unsettled(tab.as_deref(), &failure);
+                return Err(failure);
+            }
+        };
+        self.settle(tab.as_deref(), &mut response);
         if let Some(reason) = response.finish_reason.if_cut() {
             let (model, how) = (&self.info.model, reason.as_words());
             tracing::warn!(run_id = %self.run_id, model, "the model's answer was {how}");
@@ -80,7 +94,7 @@ impl Drive<'_> {
         }
     }
 
-    async fn attempts(&self, mut pass: Option<Pass>) -> Result<ModelResponse, Failure> {
+    async fn attempts(&self, mut pass: Option<Pass>, tab: &mut Option<Box<Tab>>) -> Result<ModelResponse, Failure> {
         let retry = &self.profile.retry;
         let (mut tries, mut spent, mut refused_since) = (1, 1, None);
         loop {
@@ -112,6 +126,9 @@ impl Drive<'_> {
                 self.pause(wait).await?;
             }
             pass = self.leave().await?;
+            if let Some(tab) = tab.as_deref_mut().filter(|_| may_have_cost(&failure)) {
+                Box::pin(self.reserve(tab, self.reserved_again())).await?;
+            }
             tries += 1;
             spent += u32::from(!is_free);
         }
@@ -203,7 +220,7 @@ impl Drive<'_> {
 
     /// Counts an answer; returns what the message of this turn shows.
     pub(super) fn count(&mut self, response: &ModelResponse) -> Metrics {
-        self.metrics.count(response.usage, &self.info.model, &self.model.endpoint());
+        self.metrics.count(response.usage, response.cost, &self.info.model, &self.model.endpoint());
         if self.metrics.time_to_first_token.is_none() {
             self.metrics.time_to_first_token = response.time_to_first_token.or(response.duration);
         }
@@ -213,6 +230,7 @@ impl Drive<'_> {
             usage: response.usage,
             time_to_first_token: response.time_to_first_token,
             duration: response.duration,
+            cost: response.cost,
             ..Metrics::default()
         }
     }
@@ -245,7 +263,7 @@ impl Drive<'_> {
     }
 
     /// The tools offered to the model.
-    fn offered(&self) -> &[ToolSpec] {
+    pub(super) fn offered(&self) -> &[ToolSpec] {
         if self.machine.is_out_of_budget() { &[] } else { &self.specs }
     }
 

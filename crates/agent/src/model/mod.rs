@@ -52,6 +52,11 @@ pub trait Model: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// The most tokens that an answer may have, where that is known: budgets reserve so many.
+    fn max_output_tokens(&self) -> Option<u64> {
+        None
+    }
+
     /// Whose limit its calls count against, where that is known: all models of the process that return the same limit
     /// are slowed down together when one of them is refused with [`FailureKind::RateLimit`](outlive_core::FailureKind).
     fn limit(&self) -> Option<Limit> {

@@ -36,6 +36,7 @@ pub struct ScriptedModel {
     chunks: usize,
     delay: Duration,
     chunk_delay: Duration,
+    max_output_tokens: Option<u64>,
 }
 
 impl ScriptedModel {
@@ -72,6 +73,7 @@ impl ScriptedModel {
             chunks: 4,
             delay: Duration::ZERO,
             chunk_delay: Duration::ZERO,
+            max_output_tokens: None,
         }
     }
 
@@ -90,6 +92,12 @@ impl ScriptedModel {
     /// Waits this long before each streamed piece.
     pub fn chunk_delay(mut self, wait: Duration) -> Self {
         self.chunk_delay = wait;
+        self
+    }
+
+    /// The most tokens that an answer may have, for budgets; the script may do otherwise.
+    pub fn max_output_tokens(mut self, tokens: u64) -> Self {
+        self.max_output_tokens = Some(tokens);
         self
     }
 
@@ -145,6 +153,10 @@ impl fmt::Debug for ScriptedModel {
 impl Model for ScriptedModel {
     fn info(&self) -> ModelInfo {
         ModelInfo { model: self.id.to_string(), model_provider: "Scripted".to_owned() }
+    }
+
+    fn max_output_tokens(&self) -> Option<u64> {
+        self.max_output_tokens
     }
 
     fn endpoint(&self) -> String {

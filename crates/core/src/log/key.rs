@@ -18,7 +18,7 @@
 //!       | "q" number                        a question to people, from 0
 //!       | "lead"                            the agent that leads the run
 //!       | word                              something recorded once: started, history, content, done, error, paused,
-//!                                           continued, again, steered; pre and post with a number: a hook, from 0;
+//!                                           continued, again, over, raised, steered; pre and post with a number: a hook, from 0;
 //!                                           "summary" before a conversation of its own
 //! ```
 //! Tools hand keys to other people's services, so a key never changes: what exists keeps its text for ever.

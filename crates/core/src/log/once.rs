@@ -49,7 +49,7 @@ const SAMPLES: [&str; 3] = [
 ];
 
 /// Where texts of earlier entries stand, by what they say.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
     /// By 128 bits of a hash with a key of this process, so nobody can make two texts collide.
     places: HashMap<u128, Place>,
@@ -65,7 +65,7 @@ struct Place {
 }
 
 /// An event, and where it stands.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Told {
     entry: u64,
     from: u32,

@@ -2,6 +2,7 @@
 //! them is made from the record, not stored beside it.
 
 use super::Key;
+use crate::budget::Spend;
 use crate::event::{EventKind, RunDone, WorkflowDone};
 use crate::failure::Failure;
 use crate::id::WorkerId;
@@ -38,6 +39,14 @@ pub enum Record {
         /// A step's name; calls have none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<Arc<str>>,
+    },
+    /// A call for which a budget holds a reservation is about to leave the process. For one that has begun before, by
+    /// an earlier process or in an attempt that may have cost something, this is what it may use once more.
+    Reserved {
+        /// Whose.
+        key: Key,
+        /// What it may use at most.
+        spend: Spend,
     },
     /// A container begins.
     Begin {
@@ -242,6 +251,7 @@ impl Record {
         match self {
             Record::Claimed { .. } | Record::Rest(_) => None,
             Record::Intent { key, .. }
+            | Record::Reserved { key, .. }
             | Record::Begin { key, .. }
             | Record::Iteration { key, .. }
             | Record::Result { key, .. }
@@ -259,6 +269,7 @@ impl Record {
         match self {
             Record::Claimed { .. } | Record::Rest(_) => None,
             Record::Intent { key, .. }
+            | Record::Reserved { key, .. }
             | Record::Begin { key, .. }
             | Record::Iteration { key, .. }
             | Record::Result { key, .. }
@@ -285,6 +296,7 @@ impl Record {
             Record::Rest(rest) => rest.status.is_terminal(),
             Record::Claimed { .. }
             | Record::Intent { .. }
+            | Record::Reserved { .. }
             | Record::Begin { .. }
             | Record::Said { .. }
             | Record::Failed { .. } => false,

@@ -379,6 +379,7 @@ pub(super) fn message_of(entry: &Entry) -> Option<Message> {
                 usage: response.usage,
                 time_to_first_token: response.time_to_first_token,
                 duration: response.duration,
+                cost: response.cost,
                 ..Metrics::default()
             };
             Some(Message {
@@ -651,6 +652,7 @@ impl Serialize for LeanRecord<'_> {
             }
             Record::Claimed { .. }
             | Record::Intent { .. }
+            | Record::Reserved { .. }
             | Record::Begin { .. }
             | Record::Iteration { .. }
             | Record::Result { .. }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 /// What stands in the log of one run so far. It must be told of every entry, in order: by [`Writer::page`] for those it
 /// writes, by [`Writer::note`] for those that were there before.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Writer {
     info: Arc<RunInfo>,
     seen: Seen,
@@ -26,7 +26,7 @@ pub struct Writer {
 }
 
 /// Where outputs and runs stand.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Filed {
     /// By address. The outputs are kept, so that no other value can take the place of one.
     outputs: BTreeMap<usize, (u64, Arc<StepOutput>)>,

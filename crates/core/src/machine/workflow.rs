@@ -377,7 +377,11 @@ impl WorkflowMachine {
             // Calls inside a step.
             Some(Record::Run { key, ended }) if ended.failure.is_some() => self.count_failed(key, &ended.run),
             Some(
-                Record::Intent { name: None, .. } | Record::Result { .. } | Record::Said { .. } | Record::Run { .. },
+                Record::Intent { name: None, .. }
+                | Record::Reserved { .. }
+                | Record::Result { .. }
+                | Record::Said { .. }
+                | Record::Run { .. },
             )
             | None => {}
         }

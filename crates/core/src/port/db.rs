@@ -13,8 +13,8 @@
 //! ```
 
 use super::{
-    AuditStore, BoxFuture, HookStore, NewAnswer, NewHook, NewQuestion, NewTick, QuestionPatch, QuestionStore,
-    ScheduleStore, StoredSchedule,
+    AuditStore, BoxFuture, BudgetChange, BudgetStore, HookStore, NewAnswer, NewHook, NewQuestion, NewTick, OverBudget,
+    QuestionPatch, QuestionStore, ScheduleStore, StoredSchedule,
 };
 use crate::fork::ForkedFrom;
 use crate::id::{DefinitionId, RunId, SessionId, WorkerId};
@@ -70,6 +70,8 @@ pub enum DbErrorKind {
     /// The run cannot go on like this, because a request to cancel it, or a run that it takes in, became durable first.
     /// Nothing happened; begin again from the log.
     CancelRequested,
+    /// A budget has too little left for what the commit reserves ([`DbError::over_budget`]). Nothing happened.
+    OverBudget,
     /// The disk is full. Nothing happened; try again when there is space.
     Full,
     /// Locked or unreachable at the moment. Nothing happened; try again.
@@ -97,12 +99,23 @@ pub enum DbErrorKind {
 pub struct DbError {
     kind: DbErrorKind,
     message: Arc<str>,
+    over: Option<OverBudget>,
 }
 
 impl DbError {
     /// An error of this kind.
     pub fn new(kind: DbErrorKind, message: impl fmt::Display) -> Self {
-        Self { kind, message: Arc::from(message.to_string()) }
+        Self { kind, message: Arc::from(message.to_string()), over: None }
+    }
+
+    /// A commit reserves more than there is.
+    pub fn over(over: OverBudget, message: impl fmt::Display) -> Self {
+        Self { over: Some(over), ..Self::new(DbErrorKind::OverBudget, message) }
+    }
+
+    /// Which reservation has no room.
+    pub fn over_budget(&self) -> Option<OverBudget> {
+        self.over
     }
 
     /// What kind.
@@ -464,6 +477,8 @@ pub struct RunPatch {
     /// Runs that steer this one and were taken in ([`RunStore::steering`]): a request to cancel each becomes durable with
     /// the commit. Where one is not there to be taken any more, the commit fails with [`DbErrorKind::CancelRequested`].
     pub taken_in: Vec<RunId>,
+    /// What is reserved, spent and added, in this order; nothing where there are no budgets.
+    pub budgets: Vec<BudgetChange>,
 }
 
 /// How a lease is released.
@@ -864,7 +879,7 @@ pub trait LogStore: Send + Sync {
     /// is RUNNING instead, and one that is released with one is free to be claimed at once.
     ///
     /// # Errors
-    /// `Fenced` on a stale epoch, `NotFound` when the run was deleted, `IllegalStatus`, `Full`, `Busy`, `OutcomeUnknown`.
+    /// `Fenced` on a stale epoch, `NotFound` when the run was deleted, `IllegalStatus`, `OverBudget`, `Full`, `Busy`, `OutcomeUnknown`.
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<(), DbError>>;
 
     /// Pages from the one that holds `from` on, up to about `bytes_max` bytes of body, at least one page if there is any.
@@ -955,7 +970,7 @@ pub struct Health {
 
 /// A store for runs. Cheap to clone behind its `Arc`; opened on first use.
 pub trait Db:
-    RunStore + LogStore + SessionStore + QuestionStore + ScheduleStore + HookStore + AuditStore + 'static
+    RunStore + LogStore + SessionStore + QuestionStore + ScheduleStore + BudgetStore + HookStore + AuditStore + 'static
 {
     /// Where the data is, for people: a path, a URL without its password, `memory`.
     fn location(&self) -> String;

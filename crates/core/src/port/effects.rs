@@ -4,6 +4,7 @@
 //! it ended. The engine's implementation keeps the run log; an agent that runs alone has one that keeps nothing.
 
 use super::BoxFuture;
+use crate::budget::{Over, Spend, Spending};
 use crate::event::EventKind;
 use crate::event::Origin;
 use crate::failure::{Failure, FailureKind};
@@ -17,6 +18,7 @@ use crate::workflow::Definition;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,6 +73,32 @@ pub struct SteeringMessage {
     pub files: Vec<Media>,
 }
 
+/// A call that is about to leave, and what it may use.
+#[derive(Clone, Debug)]
+pub struct Reservation {
+    /// Whose.
+    pub key: Key,
+    /// What it may use at most.
+    pub spend: Spend,
+    /// Names of budgets that do not hold it up: people have said so.
+    pub forced: BTreeSet<Arc<str>>,
+    /// What is told when there is room.
+    pub told: EventKind,
+    /// Where it is recorded when there is none.
+    pub over: Key,
+    /// Who makes it.
+    pub origin: Origin,
+}
+
+/// Why a reservation was not made.
+#[derive(Clone, Debug)]
+pub enum Refused {
+    /// The run may not go on here.
+    Halted(Halt),
+    /// A budget has too little left.
+    Over(Box<Over>),
+}
+
 /// A step's access to the world.
 pub trait Effects: Send + Sync {
     /// The time, from the injected clock.
@@ -93,6 +121,35 @@ pub trait Effects: Send + Sync {
     /// # Errors
     /// [`Halt`] when it cannot be stored, or the lease is gone.
     fn durable(&self) -> BoxFuture<'_, Result<(), Halt>>;
+
+    /// What its run may use, where that is limited or its cost is counted.
+    fn spending(&self) -> Option<&Arc<Spending>> {
+        None
+    }
+
+    /// Reserves what a call may use, of all budgets or none, and appends its intent ([`Record::Reserved`]) in the same
+    /// commit. Ready when that is durable. Where there is no room, it is recorded instead that there was none: an [`Over`]
+    /// as the result of [`Reservation::over`].
+    ///
+    /// # Errors
+    /// [`Refused`].
+    ///
+    /// # Cancel safety
+    /// What was reserved stays reserved.
+    fn reserve(&self, call: Reservation) -> BoxFuture<'_, Result<(), Refused>> {
+        self.tell(call.told, &call.origin, Some(Record::Reserved { key: call.key, spend: call.spend }));
+        Box::pin(async { self.durable().await.map_err(Refused::Halted) })
+    }
+
+    /// A call that this process has reserved for has ended and used this much, with what is told next.
+    fn settle(&self, key: &Key, spent: Spend) {
+        let _ = (key, spent);
+    }
+
+    /// People have added to the budget of this name, with what is told next.
+    fn raise(&self, name: &str, amount: u64) {
+        let _ = (name, amount);
+    }
 
     /// Waits without holding up anything else in the run.
     fn sleep(&self, wait: Duration) -> BoxFuture<'static, ()>;

@@ -468,6 +468,11 @@ pub trait Executor: Send + Sync + 'static {
         None
     }
 
+    /// The ids of the models it asks, so that their prices can be looked up. Asked for once, at `build()`.
+    fn models(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The secrets it works with, which must not be stored: keys of models. Asked for when a definition is registered.
     fn secrets(&self) -> Vec<Secret> {
         Vec::new()

@@ -2,6 +2,7 @@
 
 mod audit;
 mod block;
+mod budgets;
 mod clock;
 mod db;
 mod effects;
@@ -17,6 +18,10 @@ mod tether;
 
 pub use audit::{AUDIT_LIMIT, AUDIT_LIMIT_MAX, AuditFilter, AuditKind, AuditPage, AuditRecord, AuditStore};
 pub use block::block_on;
+pub use budgets::{
+    BUDGET_KEPT, BudgetAccount, BudgetChange, BudgetFilter, BudgetPage, BudgetStanding, BudgetStep, BudgetStore,
+    OverBudget, StoredBudget,
+};
 pub use clock::{Chance, Clock};
 pub use db::{
     Accepted, Access, COUNT_MAX, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Health,
@@ -24,7 +29,7 @@ pub use db::{
     Room, Run, RunCounts, RunFilter, RunLimit, RunPage, RunPatch, RunStore, Session, SessionFilter, SessionKind,
     SessionPage, SessionPatch, SessionPolicy, SessionSort, SessionStore, Total, Unfinished, Watcher,
 };
-pub use effects::{Effects, Halt, Listener, Recall, SteeringMessage};
+pub use effects::{Effects, Halt, Listener, Recall, Refused, Reservation, SteeringMessage};
 pub use execution::Execution;
 pub use executor::{Executed, Executor, ExecutorInfo, SessionState, StepContext, StepInfo, merge};
 pub use hooks::{

@@ -9,6 +9,7 @@ use super::{
     ConditionNode, DEPTH_MAX, EventSettings, ForEachNode, HumanReview, InvalidDefinition, LoopNode, Node, OnError,
     ParallelNode, RouterNode, Rule, Settings, StepHistory, StepNode, StepsNode, WorkflowNode,
 };
+use crate::budget::Budget;
 use crate::id::{DefinitionId, slug};
 use crate::json;
 use crate::retry::Retry;
@@ -291,6 +292,7 @@ pub(super) struct Draft {
     pub(super) session_state: Map<String, Value>,
     pub(super) input_schema: Option<Value>,
     pub(super) events: EventSettings,
+    pub(super) budgets: Vec<Budget>,
     pub(super) is_function: bool,
     pub(super) leader: Option<StepNode>,
     pub(super) nodes: Vec<Node>,
@@ -325,6 +327,7 @@ impl Reader {
                 store_events: fields.get("store_events").unwrap_or_default(),
                 events_to_skip: fields.get("events_to_skip").unwrap_or_default(),
             },
+            budgets: fields.budgets(),
             is_function: fields.get("is_function").unwrap_or_default(),
             leader,
             nodes: fields.nodes("steps"),
@@ -552,6 +555,11 @@ impl<'r, 'v> Fields<'r, 'v> {
             max_tokens: self.get("history_max_tokens"),
             is_summarized: self.get("summarize_history").unwrap_or_default(),
         }
+    }
+
+    fn budgets(&mut self) -> Vec<Budget> {
+        let read = self.value("budgets").map(Vec::<Budget>::deserialize);
+        read.transpose().map_err(|error| self.problem("budgets", error)).ok().flatten().unwrap_or_default()
     }
 
     /// Where a verdict comes from.

@@ -43,11 +43,13 @@ pub use shown::EventSettings;
 pub use step::{Blocking, Function, OnError, Step, StepNode};
 pub use steps::{Steps, StepsNode};
 
+use crate::budget::{Budget, Spending};
 use crate::cel::Scope;
 use crate::failure::Failure;
 use crate::id::{DefinitionId, slug};
 use crate::log::Key;
 use crate::port::{BoxFuture, Executor, ExecutorInfo, StepContext, merge};
+use crate::price::Prices;
 use crate::retry::Retry;
 use crate::secret::Secret;
 use crate::step::{ExecutorKind, InputSchema, InvalidInput, StepInput, StepOutput};
@@ -242,6 +244,8 @@ pub struct Definition {
     pub input_schema: Option<InputSchema>,
     /// Which events of its runs are shown.
     pub events: EventSettings,
+    /// What its runs may use, and what models cost; none when nothing of it is limited or counted.
+    pub spending: Option<Arc<Spending>>,
     /// The workflow was given as one function: its only step is that function, not a step the user named.
     pub is_function: bool,
     remembering: Remembering,
@@ -261,6 +265,8 @@ impl Definition {
             session_state: Map::new(),
             input_schema: None,
             events: EventSettings::default(),
+            budgets: Vec::new(),
+            prices: None,
             is_function: false,
             leader: None,
             remembering: Remembering::default(),
@@ -298,6 +304,9 @@ impl Definition {
         let skipped: Value = events_to_skip.iter().map(|name| Value::from(&**name)).collect();
         put("events_to_skip", Some(skipped).filter(|_| !events_to_skip.is_empty()));
         put("concurrency", self.concurrency.map(Value::from));
+        let budgets = self.spending.iter().flat_map(|spending| &spending.budgets);
+        let budgets: Value = budgets.map(|budget| serde_json::to_value(budget).expect("a budget is JSON")).collect();
+        put("budgets", Some(budgets).filter(|budgets| budgets.as_array().is_some_and(|all| !all.is_empty())));
         put("is_function", self.is_function.then_some(Value::Bool(true)));
         put("agent", self.leader.as_deref().map(data::leader));
         put("steps", Some(serde_json::to_value(&*self.nodes).expect("a tree has string keys only")));
@@ -376,6 +385,8 @@ pub struct DefinitionBuilder {
     session_state: Map<String, Value>,
     input_schema: Option<InputSchema>,
     events: EventSettings,
+    budgets: Vec<Budget>,
+    prices: Option<Arc<Prices>>,
     is_function: bool,
     leader: Option<Box<Step>>,
     remembering: Remembering,
@@ -478,6 +489,18 @@ impl DefinitionBuilder {
         self
     }
 
+    /// Limits what its runs may use, beside the budgets before.
+    pub fn budget(mut self, budget: Budget) -> Self {
+        self.budgets.push(budget);
+        self
+    }
+
+    /// What models cost: their answers' cost is counted. Unless given, a budget of money goes by [`Prices::built_in`].
+    pub fn prices(mut self, prices: impl Into<Arc<Prices>>) -> Self {
+        self.prices = Some(prices.into());
+        self
+    }
+
     /// Adds a step or a container after the ones before.
     pub fn step(mut self, step: impl Into<Block>) -> Self {
         self.steps.push(step.into());
@@ -529,6 +552,14 @@ impl DefinitionBuilder {
         // Whoever leads remembers by itself.
         builder.remembering = Remembering::default();
         let leader = self.leader.and_then(|leader| builder.leader(*leader));
+        let summarizer = &self.remembering.summarizer;
+        let executors = Code::executors(&codes).chain(leader.iter().map(|(_, leads)| leads)).chain(summarizer);
+        let models: Vec<_> = executors.flat_map(|executor| executor.models()).collect();
+        let spending = Spending::new(self.budgets, self.prices, &models);
+        let spending = spending.unwrap_or_else(|found| {
+            problems.extend(found);
+            None
+        });
         let (Some(id), true) = (id, problems.is_empty()) else {
             return Err(InvalidDefinition { name: self.name, problems });
         };
@@ -550,6 +581,7 @@ impl DefinitionBuilder {
             session_state: self.session_state,
             input_schema: self.input_schema,
             events: self.events,
+            spending,
             is_function: self.is_function,
             remembering: self.remembering,
             codes,
@@ -781,6 +813,11 @@ impl TreeBuilder<'_> {
             let name = &step.name;
             self.problem(&format!("step {name:?}: containers are nested more than {DEPTH_MAX} deep: take some apart"));
             return None;
+        }
+        if workflow.spending.as_ref().is_some_and(|spending| !spending.budgets.is_empty()) {
+            let (name, inner) = (&step.name, &workflow.name);
+            let what = "count for its own runs only: give them to the outer workflow instead";
+            self.problem(&format!("step {name:?}: the budgets of workflow {inner:?} {what}"));
         }
         let mut steps = workflow.nodes.to_vec();
         let children = self.remembering.show_inside(&mut steps, &workflow.codes);

@@ -234,6 +234,10 @@ impl Executor for Remembers {
         self.executor.secrets().into_iter().chain(summarizer).collect()
     }
 
+    fn models(&self) -> Vec<String> {
+        self.executor.models()
+    }
+
     fn workflows(&self) -> Vec<Arc<Definition>> {
         self.executor.workflows()
     }

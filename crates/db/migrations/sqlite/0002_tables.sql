@@ -72,6 +72,28 @@ CREATE INDEX {T}_questions_by_run ON {T}_questions (run_seq);
 CREATE INDEX {T}_questions_by_workflow ON {T}_questions (workflow_id, state);
 CREATE INDEX {T}_questions_by_user ON {T}_questions (user_id, state) WHERE user_id IS NOT NULL;
 
+-- What budgets have used: an account for each run, session or user, and each day. Workflows without budgets have none.
+CREATE TABLE {T}_budgets (
+    account     TEXT PRIMARY KEY,
+    owner       TEXT NOT NULL,    -- the workflow's id, or the name that several share
+    unit        TEXT NOT NULL,    -- tokens, calls, or a currency
+    per         TEXT NOT NULL,    -- run, session, user or all
+    subject     TEXT NOT NULL,    -- which run, session or user
+    day         TEXT,
+    ends_at     INTEGER,          -- when the day is over
+    user_id     TEXT,
+    session_seq INTEGER,          -- of runs and sessions: they are deleted together
+    amount_max  INTEGER NOT NULL, -- the limit last told; money is counted in billionths
+    raised      INTEGER NOT NULL, -- what people have added to it
+    reserved    INTEGER NOT NULL,
+    settled     INTEGER NOT NULL,
+    updated_at  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX {T}_budgets_by_subject ON {T}_budgets (subject, account);
+CREATE INDEX {T}_budgets_by_user ON {T}_budgets (user_id, account) WHERE user_id IS NOT NULL;
+CREATE INDEX {T}_budgets_by_session ON {T}_budgets (session_seq) WHERE session_seq IS NOT NULL;
+CREATE INDEX {T}_budgets_ended ON {T}_budgets (ends_at) WHERE ends_at IS NOT NULL;
+
 -- How many runs and sessions there are, changed in the transaction that changes them. A row without anything to count
 -- may be absent.
 CREATE TABLE {T}_counts (

@@ -4,6 +4,7 @@
 //! else is text put into SQL.
 
 use super::audit::AuditSql;
+use super::budgets::BudgetSql;
 use super::counts::CountSql;
 use super::hooks::HookSql;
 use super::questions::QuestionSql;
@@ -20,7 +21,7 @@ pub(super) const SESSION_TABLE: &str = "outlive_sessions";
 /// What the names of a set's tables add to that of its session table, by the format they came with.
 const TABLE_SUFFIXES: [&[&str]; USER_VERSION as usize] = [
     &["", "_runs", "_run_requests", "_run_events", "_run_outputs", "_run_hooks", "_run_hook_deliveries", "_audit"],
-    &["_counts", "_definitions", "_questions", "_schedules", "_schedule_ticks"],
+    &["_counts", "_definitions", "_questions", "_schedules", "_schedule_ticks", "_budgets"],
 ];
 /// Longest name of a session table, in bytes.
 const NAME_LEN_MAX: usize = 64;
@@ -202,8 +203,9 @@ pub(super) struct Sql {
     pub(super) session_of_counts: String,
     pub(super) runs_of_counts: String,
     pub(super) patch_session: String,
-    pub(super) delete_session: [String; 8],
+    pub(super) delete_session: [String; 9],
 
+    pub(super) budgets: BudgetSql,
     pub(super) counts: CountSql,
     pub(super) questions: QuestionSql,
     pub(super) schedules: ScheduleSql,
@@ -424,6 +426,7 @@ impl Sql {
                 metadata = coalesce(?5, metadata), version = version + 1, updated_at = ?6 \
                 WHERE session_id = ?1 AND (?2 IS NULL OR user_id = ?2)"),
             delete_session: [
+                sql("DELETE FROM {T}_budgets WHERE session_seq = ?1"),
                 sql(&format!("DELETE FROM {{T}}_questions WHERE run_seq IN ({})", runs_of("?1"))),
                 sql(&format!("DELETE FROM {{T}}_run_hook_deliveries WHERE run_seq IN ({})", runs_of("?1"))),
                 sql(&format!("DELETE FROM {{T}}_run_hooks WHERE seq IN ({})", runs_of("?1"))),
@@ -434,6 +437,7 @@ impl Sql {
                 sql("DELETE FROM {T} WHERE seq = ?1"),
             ],
 
+            budgets: BudgetSql::new(table),
             counts: CountSql::new(table),
             questions: QuestionSql::new(table),
             schedules: ScheduleSql::new(table),

@@ -732,6 +732,9 @@ impl Tables {
         let session = commit.session.as_ref().map(|patch| self.merged(row.session_seq, patch)).transpose()?;
 
         let patch = &commit.patch;
+        if !patch.budgets.is_empty() {
+            self.change_budgets(row.session_seq, &patch.budgets, commit.at)?;
+        }
         if let Some(questions) = &patch.questions {
             self.patch_questions(row.seq, questions, commit.at)?;
         }

@@ -1,11 +1,12 @@
 //! A store with trouble: its process dies at a chosen entry, or every call is slow.
 
 use outlive_core::port::{
-    Accepted, Access, Answering, AuditFilter, AuditPage, AuditRecord, AuditStore, BoxFuture, CancelIntent, Cancelled,
-    Claim, Claimed, Commit, Db, DbError, DueHooks, Health, Hook, HookHistory, HookMove, HookStore, Lease, LivingWorker,
-    LogStore, NewAnswer, NewRun, NewSchedule, NewSession, NewTick, QuestionFilter, QuestionPage, QuestionStore, Run,
-    RunFilter, RunPage, RunStore, ScheduleChange, ScheduleFilter, SchedulePage, ScheduleStore, Session, SessionFilter,
-    SessionPage, SessionPatch, SessionStore, StoredQuestion, StoredSchedule, StoredTick, Unfinished, Watcher,
+    Accepted, Access, Answering, AuditFilter, AuditPage, AuditRecord, AuditStore, BoxFuture, BudgetFilter, BudgetPage,
+    BudgetStore, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DueHooks, Health, Hook, HookHistory,
+    HookMove, HookStore, Lease, LivingWorker, LogStore, NewAnswer, NewRun, NewSchedule, NewSession, NewTick,
+    QuestionFilter, QuestionPage, QuestionStore, Run, RunFilter, RunPage, RunStore, ScheduleChange, ScheduleFilter,
+    SchedulePage, ScheduleStore, Session, SessionFilter, SessionPage, SessionPatch, SessionStore, StoredQuestion,
+    StoredSchedule, StoredTick, Unfinished, Watcher,
 };
 use outlive_core::{Page, RunId, SessionId, Timestamp, WorkerId};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -182,6 +183,12 @@ impl SessionStore for TroubledDb {
         force: bool,
     ) -> BoxFuture<'_, Result<u64, DbError>> {
         self.pass(self.inner.delete_sessions(access, session_ids, force))
+    }
+}
+
+impl BudgetStore for TroubledDb {
+    fn budgets(&self, access: Access, filter: BudgetFilter) -> BoxFuture<'_, Result<BudgetPage, DbError>> {
+        self.pass(self.inner.budgets(access, filter))
     }
 }
 

@@ -207,7 +207,7 @@ pub fn in_flight(log: &[Entry]) -> usize {
     let mut asked: BTreeMap<Key, (Key, Arc<Question>)> = BTreeMap::new();
     for record in log.iter().filter_map(|entry| entry.record.as_ref()) {
         match record {
-            Record::Intent { key, .. } => drop(open.insert(key.clone())),
+            Record::Intent { key, .. } | Record::Reserved { key, .. } => drop(open.insert(key.clone())),
             Record::Result { key, .. } => drop(open.remove(key)),
             // What was still open inside was dropped with it.
             Record::Step { key, .. } | Record::Failed { key, .. } => {
@@ -287,6 +287,12 @@ fn broken_keys(log: &[Entry]) -> Vec<String> {
                 }
             }
             Record::Result { key, .. } | Record::Step { key, .. } => *results.entry(key.clone()).or_insert(0) += 1,
+            // A call that is made again reserves again.
+            Record::Reserved { key, .. } => {
+                if results.contains_key(key) {
+                    broken.push(format!("a reservation for {key}, which has a result"));
+                }
+            }
             Record::Claimed { .. }
             | Record::Begin { .. }
             | Record::Iteration { .. }

@@ -99,6 +99,7 @@ impl From<DbError> for Problem {
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", error.to_string())
             }
             DbErrorKind::IllegalStatus
+            | DbErrorKind::OverBudget
             | DbErrorKind::CancelRequested
             | DbErrorKind::Fenced
             | DbErrorKind::Corrupt

@@ -129,6 +129,10 @@ fn of_step(question: &Question, given: &Map<String, Value>) -> Option<Answer> {
             Some(result) => Some(Answer::Result { result: result.clone() }),
             None => decision(given),
         },
+        QuestionKind::Budget => match given.get("user_input").and_then(Value::as_object) {
+            Some(values) if !values.is_empty() => Some(Answer::Input { values: values.clone() }),
+            _ => confirmed.map(|_| Answer::Approve),
+        },
         QuestionKind::Definition => confirmed.map(|_| Answer::Retry),
         QuestionKind::Error | QuestionKind::ToolConfirmation | QuestionKind::ToolInput | QuestionKind::ToolResult => {
             None

@@ -398,6 +398,7 @@ impl Pieces {
             tool_calls: whole.calls,
             time_to_first_token: None,
             duration: None,
+            cost: None,
         }
     }
 }

@@ -352,6 +352,10 @@ impl<E: Endpoint> Model for OpenAI<E> {
         self.settings.connection.secrets()
     }
 
+    fn max_output_tokens(&self) -> Option<u64> {
+        self.settings.max_output_tokens
+    }
+
     fn limit(&self) -> Option<Limit> {
         let connection = &self.settings.connection;
         let key = connection.key();

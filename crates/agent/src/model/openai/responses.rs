@@ -85,6 +85,7 @@ impl Endpoint for Responses {
             tool_calls,
             time_to_first_token: None,
             duration: None,
+            cost: None,
         })
     }
 

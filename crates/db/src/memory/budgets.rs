@@ -1,0 +1,71 @@
+//! Budgets in memory. Runs without one are never looked at.
+
+use super::{InMemoryDb, Operation, Tables};
+use crate::rules;
+use outlive_core::port::{
+    Access, BUDGET_KEPT, BoxFuture, BudgetAccount, BudgetChange, BudgetFilter, BudgetPage, BudgetStore, DbError,
+    StoredBudget,
+};
+use outlive_core::{BudgetScope, SessionId, Timestamp};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The accounts by their ids, with the session of those that belong to one.
+#[derive(Default)]
+pub(super) struct Budgets(BTreeMap<Arc<str>, (StoredBudget, Option<SessionId>)>);
+
+impl BudgetStore for InMemoryDb {
+    fn budgets(&self, access: Access, filter: BudgetFilter) -> BoxFuture<'_, Result<BudgetPage, DbError>> {
+        Box::pin(async move { self.operate(Operation::Budgets, |tables| Ok(tables.list_budgets(&access, &filter))) })
+    }
+}
+
+impl Tables {
+    /// Changes what a commit changes in accounts, or nothing.
+    pub(super) fn change_budgets(
+        &mut self,
+        session_id: &SessionId,
+        changes: &[BudgetChange],
+        at: Timestamp,
+    ) -> Result<(), DbError> {
+        let accounts = &mut self.budgets.0;
+        let standing = |account: &BudgetAccount| {
+            Ok::<_, DbError>(accounts.get(&account.id).map(|(stored, _)| stored.standing).unwrap_or_default())
+        };
+        let changed = rules::after_changes(changes, standing)?;
+        for (account, standing) in changed {
+            let is_of_session = matches!(account.per, BudgetScope::Run | BudgetScope::Session);
+            let session_id = is_of_session.then(|| session_id.clone());
+            let id = account.id.clone();
+            let stored = StoredBudget { account: Arc::unwrap_or_clone(account), standing, updated_at: at };
+            let is_new_day = stored.account.ends_at.is_some() && !accounts.contains_key(&id);
+            accounts.insert(id, (stored, session_id));
+            if is_new_day {
+                let is_kept = |stored: &StoredBudget| stored.account.ends_at.is_none_or(|end| end + BUDGET_KEPT >= at);
+                accounts.retain(|_, (stored, _)| is_kept(stored));
+            }
+        }
+        Ok(())
+    }
+
+    /// Those of sessions that are gone.
+    pub(super) fn delete_budgets(&mut self) {
+        let sessions = &self.sessions;
+        self.budgets.0.retain(|_, (_, session_id)| session_id.as_ref().is_none_or(|id| sessions.contains_key(id)));
+    }
+
+    fn list_budgets(&self, access: &Access, filter: &BudgetFilter) -> BudgetPage {
+        let limit = filter.limit();
+        let fits = |stored: &&StoredBudget| {
+            let is_seen = access.user().is_none_or(|user_id| stored.account.user_id.as_ref() == Some(user_id));
+            let is_after = filter.after.as_ref().is_none_or(|after| stored.account.id > *after);
+            is_seen && is_after && filter.subject.as_ref().is_none_or(|subject| stored.account.subject == *subject)
+        };
+        let mut budgets: Vec<_> =
+            self.budgets.0.values().map(|(stored, _)| stored).filter(fits).take(limit + 1).cloned().collect();
+        let has_more = budgets.len() > limit;
+        budgets.truncate(limit);
+        let next = budgets.last().filter(|_| has_more).map(|last| last.account.id.clone());
+        BudgetPage { budgets, next }
+    }
+}
