@@ -136,7 +136,9 @@ impl From<DbError> for Problem {
             DbErrorKind::NotFound => (Exit::NotFound, "not_found", ""),
             DbErrorKind::Conflict => (Exit::WrongState, "conflict", ""),
             DbErrorKind::SessionBusy => (Exit::WrongState, "session_busy", ""),
-            DbErrorKind::IllegalStatus | DbErrorKind::CancelRequested => (Exit::WrongState, "wrong_state", ""),
+            DbErrorKind::IllegalStatus | DbErrorKind::CancelRequested | DbErrorKind::OverBudget => {
+                (Exit::WrongState, "wrong_state", "")
+            }
             DbErrorKind::Fenced => (Exit::Other, "fenced", "another process executes the run now; try again"),
             DbErrorKind::Full => (Exit::Other, "disk_full", "make room on the disk and try again"),
             DbErrorKind::Busy => (Exit::Other, "database_busy", "try again in a moment"),

@@ -15,13 +15,12 @@ use crate::tally::{Count, Tally};
 use outlive_core::log::{Called, Entry, Key, Record, Writer};
 use outlive_core::machine::{CalledEnd, Decision, Fit, Mismatch, WorkflowMachine, with_branches};
 use outlive_core::port::{
-    Access, BoxFuture, Commit, Db, DbError, DbErrorKind, Effects, Halt, HistoryRun, Lease, Listener, NewQuestion,
-    OverBudget, QuestionPatch, Recall, Refused, Release, Reservation, RunFilter, RunPatch, SteeringMessage, StepInfo,
-    Witness, merge, run_output,
+    BoxFuture, Commit, DbError, DbErrorKind, Effects, Halt, Lease, Listener, NewQuestion, OverBudget, QuestionPatch,
+    Recall, Refused, Release, Reservation, RunPatch, SteeringMessage, StepInfo, Witness, merge,
 };
 use outlive_core::{
     Answered, Definition, EventKind, Failure, FailureKind, HistoryRun, Origin, Question, QuestionKind, RunEvent, RunId,
-    RunInfo, RunStatus, Spend, Spending, Timestamp, WorkflowRunOutput,
+    RunStatus, Spend, Spending, Timestamp, WorkflowRunOutput,
 };
 use serde_json::{Map, Value};
 use std::borrow::Cow;

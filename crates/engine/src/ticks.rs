@@ -207,13 +207,15 @@ fn is_final(error: &Error) -> bool {
         | Error::Conflict(_)
         | Error::SessionBusy(_)
         | Error::SessionNotFound(_)
-        | Error::TooDeep { .. } => true,
+        | Error::TooDeep { .. }
+        | Error::CannotBegin(_) => true,
         Error::UnknownWorkflow(_)
         | Error::QueueFull { .. }
         | Error::RunNotFound(_)
         | Error::QuestionNotFound(_)
         | Error::AlreadyAnswered(_)
         | Error::InvalidAnswer { .. }
+        | Error::NotYoursToAnswer { .. }
         | Error::DamagedQuestion { .. }
         | Error::ScheduleNotFound(_)
         | Error::InvalidSchedule { .. }

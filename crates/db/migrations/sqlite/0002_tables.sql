@@ -35,6 +35,18 @@ CREATE INDEX {T}_runs_by_user ON {T}_runs (user_id, status) WHERE status >= 3 AN
 -- Behind others and waiting to be taken in by the first of them: such a run has 2 in `is_behind`.
 CREATE INDEX {T}_runs_steering ON {T}_runs (session_seq) WHERE is_behind = 2 AND status = 0;
 
+-- A call for which a budget holds a reservation starts with that; it may be reserved for again.
+DROP VIEW chk_journal{V};
+CREATE VIEW chk_journal{V} (run_id, event_index, step_key, kind, epoch, commit_seq) AS
+    SELECT run_id, event_index, coalesce(json ->> '$.record.intent.key', json ->> '$.record.reserved.key'), 'started',
+           epoch, commit_seq
+    FROM chk_entry{V} WHERE json ->> '$.record.intent.key' IS NOT NULL
+        OR (json ->> '$.record.reserved.key' IS NOT NULL AND json ->> '$.event.event' LIKE '%ModelRequestStarted')
+    UNION ALL
+    SELECT run_id, event_index, coalesce(json ->> '$.record.result.key', json ->> '$.record.step.key'), 'finished',
+           epoch, commit_seq
+    FROM chk_entry{V} WHERE coalesce(json ->> '$.record.result.key', json ->> '$.record.step.key') IS NOT NULL;
+
 -- Lines of format 2 leave out what the run's row says.
 DROP VIEW chk_event{V};
 CREATE VIEW chk_event{V} (run_id, idx, name, json) AS

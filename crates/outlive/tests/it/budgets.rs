@@ -24,6 +24,9 @@ const USED: Usage = Usage {
     reasoning_tokens: 0,
     cache_read_tokens: 0,
     cache_write_tokens: 0,
+    audio_input_tokens: 0,
+    audio_output_tokens: 0,
+    audio_total_tokens: 0,
 };
 
 #[derive(schemars::JsonSchema, serde::Deserialize)]

@@ -217,7 +217,7 @@ fn stored(kind: SessionKind, id: &str) -> Session {
 fn usage() -> Metrics {
     let mut metrics = Metrics { duration: Some(1.0), ..Metrics::default() };
     let tokens = Usage { input_tokens: 3, output_tokens: 4, total_tokens: 7, ..Usage::default() };
-    metrics.count(tokens, "gpt-5.2", "OpenAI Responses");
+    metrics.count(tokens, None, "gpt-5.2", "OpenAI Responses");
     metrics
 }
 
