@@ -56,7 +56,7 @@ fn document(run: &RunSummary, output: &WorkflowRunOutput, view: &RunView, open: 
     document["duration_ms"] = json!(view.seconds.map(crate::fold::millis));
     document["content"] = if is_failed { Value::Null } else { json!(output.content) };
     document["error"] = json!(failure(output, view));
-    document["cancel_reason"] = json!(view.cancel_reason);
+    document["cancel_reason"] = json!(view.cancel_reason.as_deref().or(run.cancel_reason.as_deref()));
     document["events"] = json!(run.next_index);
     document
 }

@@ -5,7 +5,6 @@ use outlive::WorkflowBuilder;
 use outlive::agent::model::Model;
 use outlive::core::{EventKind, ModelRequest, Role};
 use outlive::prelude::*;
-use serde_json::Value;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -43,10 +42,13 @@ fn looks_and_answers(asked: &Asked) -> impl Model + use<> {
     })
 }
 
+#[derive(schemars::JsonSchema, serde::Deserialize)]
+struct Nothing {}
+
 /// A tool that waits for a permit.
 fn look(gate: &Arc<Semaphore>) -> Tool {
     let gate = gate.clone();
-    Tool::new("look", "Looks something up.", move |_: Value, _: ToolContext| {
+    Tool::new("look", "Looks something up.", move |_: Nothing, _: ToolContext| {
         let gate = gate.clone();
         async move {
             gate.acquire().await?.forget();
