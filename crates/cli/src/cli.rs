@@ -54,6 +54,7 @@ pub(crate) enum Command {
     Approve(cmd::answer::Approve),
     Reject(cmd::answer::Reject),
     Answer(cmd::answer::Answer),
+    Schedule(cmd::schedule::ScheduleVerbs),
     Serve(cmd::serve::Serve),
     Worker(cmd::worker::Worker),
     Workflow(cmd::workflow::Workflow),

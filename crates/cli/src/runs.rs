@@ -16,9 +16,11 @@ use crate::settings::{self, Settings, TOKEN};
 use crate::store::{self, Store};
 use crate::style;
 use outlive::client::{self, Client, ClientError, ForkPreview, QuestionSummary, RunSummary, Submission};
-use outlive::core::port::{AuditKind, QuestionFilter, RunFilter, SessionPolicy};
+use outlive::core::port::{AuditKind, QuestionFilter, RunFilter, ScheduleFilter, SessionPolicy, StoredTick};
 use outlive::core::{Answer, DefinitionId, Remedy, RunEvent, RunId, RunStatus, SessionId, WorkflowRunOutput};
-use outlive::engine::{Engine, EventStream, Fork, Options, Reader, RunHandle, Submit};
+use outlive::engine::{
+    CreateSchedule, Engine, EventStream, Fork, Options, Reader, RunHandle, Schedule, SchedulesPage, Submit,
+};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::OnceCell;
@@ -519,6 +521,98 @@ impl Runs {
         }
     }
 
+    /// Creates a schedule of this workflow.
+    pub(crate) async fn create_schedule(
+        &self,
+        workflow_id: &DefinitionId,
+        create: CreateSchedule,
+    ) -> Result<Schedule, Problem> {
+        match self {
+            Self::Here(here) => {
+                let created = here.engine().await?.create_schedule(workflow_id, create).await?;
+                here.note_schedule("created", "outlive schedule add", &created).await?;
+                Ok((*created).clone())
+            }
+            Self::There(client) => Ok(client.create_schedule(workflow_id, &create).await?),
+        }
+    }
+
+    /// A page of schedules.
+    pub(crate) async fn schedules(&self, filter: ScheduleFilter) -> Result<SchedulesPage, Problem> {
+        match self {
+            Self::Here(here) => Ok(here.reader().schedules(filter).await?),
+            Self::There(client) => Ok(client.schedules(&filter).await?),
+        }
+    }
+
+    /// The schedule with this id or name.
+    pub(crate) async fn schedule(&self, name: &str) -> Result<Schedule, Problem> {
+        match self {
+            Self::Here(here) => Ok(here.reader().schedule(name).await?),
+            Self::There(client) => client.schedule(name).await.map_err(|error| schedule_problem(name, error)),
+        }
+    }
+
+    /// What came of a schedule's last times, newest first.
+    pub(crate) async fn schedule_ticks(&self, id: &str, limit: u32) -> Result<Vec<StoredTick>, Problem> {
+        match self {
+            Self::Here(here) => Ok(here.reader().schedule_ticks(id, None, limit).await?),
+            Self::There(client) => client.schedule_ticks(id, limit).await.map_err(|error| schedule_problem(id, error)),
+        }
+    }
+
+    /// Keeps a schedule from making runs.
+    pub(crate) async fn pause_schedule(&self, name: &str) -> Result<Schedule, Problem> {
+        match self {
+            Self::Here(here) => {
+                let paused = here.engine().await?.schedule(name).await?.pause().await?;
+                here.note_schedule("paused", "outlive schedule pause", &paused).await?;
+                Ok(paused)
+            }
+            Self::There(client) => client.pause_schedule(name).await.map_err(|error| schedule_problem(name, error)),
+        }
+    }
+
+    /// Lets it make runs again.
+    pub(crate) async fn resume_schedule(&self, name: &str) -> Result<Schedule, Problem> {
+        match self {
+            Self::Here(here) => {
+                let resumed = here.engine().await?.schedule(name).await?.resume().await?;
+                here.note_schedule("resumed", "outlive schedule resume", &resumed).await?;
+                Ok(resumed)
+            }
+            Self::There(client) => client.resume_schedule(name).await.map_err(|error| schedule_problem(name, error)),
+        }
+    }
+
+    /// Makes a run of it now.
+    pub(crate) async fn trigger_schedule(&self, name: &str) -> Result<Accepted, Problem> {
+        match self {
+            Self::Here(here) => {
+                let schedule = here.engine().await?.schedule(name).await?;
+                let handle = schedule.trigger().await?;
+                here.note_schedule("triggered", "outlive schedule run", &schedule).await?;
+                here.accepted(&handle).await
+            }
+            Self::There(client) => {
+                let accepted = client.trigger_schedule(name).await.map_err(|error| schedule_problem(name, error))?;
+                Ok(accepted.into())
+            }
+        }
+    }
+
+    /// Deletes it.
+    pub(crate) async fn delete_schedule(&self, name: &str) -> Result<(), Problem> {
+        match self {
+            Self::Here(here) => {
+                let schedule = here.engine().await?.schedule(name).await?;
+                schedule.delete().await?;
+                here.note_schedule("deleted", "outlive schedule rm", &schedule).await
+            }
+            Self::There(client) => client.delete_schedule(name).await.map_err(|error| schedule_problem(name, error)),
+        }
+    }
+
     /// Ends this process's work on it. Unfinished runs resume elsewhere.
     pub(crate) async fn close(&self) -> Result<(), Problem> {
         match self {
@@ -562,6 +656,10 @@ impl Here {
     /// A server records requests itself; actions done here would otherwise go unrecorded.
     async fn note(&self, kind: AuditKind, outcome: &str, action: &str, id: &RunId) -> Result<(), Problem> {
         Ok(store::note(&*self.store.db, kind, outcome, action, id.as_str()).await?)
+    }
+
+    async fn note_schedule(&self, outcome: &str, action: &str, schedule: &Schedule) -> Result<(), Problem> {
+        Ok(store::note(&*self.store.db, AuditKind::ScheduleChange, outcome, action, &schedule.id).await?)
     }
 
     async fn submit(&self, workflow_id: &DefinitionId, submit: Submit) -> Result<Accepted, Problem> {
@@ -632,6 +730,16 @@ fn submission(workflow_id: &DefinitionId, submit: Submit) -> Submission {
     };
     let submission = if submit.priority == 0 { submission } else { submission.priority(submit.priority) };
     with(submission, submit.idempotency_key, Submission::idempotency_key)
+}
+
+/// The same as where there is no server.
+fn schedule_problem(name: &str, error: ClientError) -> Problem {
+    match error {
+        ClientError::NotFound(refusal) if refusal.code != "unknown_component" => {
+            outlive::engine::Error::ScheduleNotFound(Arc::from(name)).into()
+        }
+        error => error.into(),
+    }
 }
 
 fn gone(id: &RunId) -> Problem {

@@ -16,6 +16,7 @@ pub(crate) mod output;
 pub(crate) mod questions;
 pub(crate) mod rerun;
 pub(crate) mod run;
+pub(crate) mod schedule;
 pub(crate) mod serve;
 pub(crate) mod show;
 mod these;
@@ -57,6 +58,7 @@ pub(crate) async fn run(cli: &Cli, log: &Log) -> Result<Exit, Problem> {
         Command::Approve(approve) => approve.run(global).await,
         Command::Reject(reject) => reject.run(global).await,
         Command::Answer(answer) => answer.run(global).await,
+        Command::Schedule(schedule) => schedule.run(global).await,
         Command::Serve(serve) => serve.run(global, log).await,
         Command::Worker(worker) => worker.run(global, log).await,
         Command::Audit(audit) => audit.run(global).await,

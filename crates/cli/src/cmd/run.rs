@@ -115,9 +115,9 @@ fn policy(word: &str) -> Result<SessionPolicy, String> {
 
 impl Run {
     pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
-        let workflow_id = self.workflow_id()?;
+        let workflow_id = workflow_id(&self.workflow)?;
         let submit = Submit {
-            input: self.input()?,
+            input: given_input(self.input.as_deref(), self.json_input.as_deref())?,
             session_id: self.session.clone(),
             user_id: self.user.clone(),
             idempotency_key: self.idempotency_key.clone(),
@@ -137,24 +137,25 @@ impl Run {
         runs.close().await?;
         done
     }
+}
 
-    /// Text containing white space can only be a name.
-    fn workflow_id(&self) -> Result<DefinitionId, Problem> {
-        let id = DefinitionId::parse(&self.workflow).or_else(|_| DefinitionId::from_name(&self.workflow));
-        id.map_err(|error| Problem::new(Exit::Usage, "invalid_id", error))
-    }
+/// The workflow that a text names. Text containing white space can only be a name.
+pub(super) fn workflow_id(text: &str) -> Result<DefinitionId, Problem> {
+    let id = DefinitionId::parse(text).or_else(|_| DefinitionId::from_name(text));
+    id.map_err(|error| Problem::new(Exit::Usage, "invalid_id", error))
+}
 
-    fn input(&self) -> Result<Option<Value>, Problem> {
-        if let Some(text) = &self.json_input {
-            // As a server reads it: what would be rounded, or is ambiguous, is refused.
-            let value = outlive::serving::json::parse(text.as_bytes()).map_err(|problem| {
-                Problem::new(Exit::Usage, "invalid_input", format!("--json-input cannot be used: {}", problem.words()))
-            })?;
-            return Ok(Some(value));
-        }
-        let Some(input) = self.input.as_deref() else { return Ok(None) };
-        Ok(Some(Value::String(given_text(input, "no run takes as its input")?)))
+/// The input that is given as text or as JSON, if any.
+pub(super) fn given_input(input: Option<&str>, json: Option<&str>) -> Result<Option<Value>, Problem> {
+    if let Some(text) = json {
+        // As a server reads it: what would be rounded, or is ambiguous, is refused.
+        let value = outlive::serving::json::parse(text.as_bytes()).map_err(|problem| {
+            Problem::new(Exit::Usage, "invalid_input", format!("--json-input cannot be used: {}", problem.words()))
+        })?;
+        return Ok(Some(value));
     }
+    let Some(input) = input else { return Ok(None) };
+    Ok(Some(Value::String(given_text(input, "no run takes as its input")?)))
 }
 
 /// A text as it is given: `@FILE` for a file's contents, `-` for standard input.

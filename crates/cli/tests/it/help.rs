@@ -5,7 +5,7 @@
 use crate::fixture::Place;
 use std::path::Path;
 
-const VERBS: [&str; 35] = [
+const VERBS: [&str; 43] = [
     "",
     "demo",
     "run",
@@ -23,6 +23,14 @@ const VERBS: [&str; 35] = [
     "approve",
     "reject",
     "answer",
+    "schedule",
+    "schedule add",
+    "schedule ls",
+    "schedule show",
+    "schedule pause",
+    "schedule resume",
+    "schedule run",
+    "schedule rm",
     "serve",
     "worker",
     "workflow",

@@ -20,6 +20,7 @@ mod once;
 mod questions;
 #[cfg(unix)]
 mod running;
+mod schedules;
 #[cfg(unix)]
 mod serve;
 #[cfg(unix)]

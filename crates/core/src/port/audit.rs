@@ -31,6 +31,8 @@ pub enum AuditKind {
     RunFork,
     /// Somebody answered a run's question.
     QuestionAnswer,
+    /// Somebody created, changed or deleted a schedule, or asked for a run of it.
+    ScheduleChange,
     /// Somebody deleted a session with its runs.
     SessionDelete,
     /// An API key was made.
@@ -43,7 +45,7 @@ pub enum AuditKind {
 
 impl AuditKind {
     /// Every kind.
-    pub const ALL: [AuditKind; 11] = [
+    pub const ALL: [AuditKind; 12] = [
         Self::AuthFailed,
         Self::AccessDenied,
         Self::AdminRead,
@@ -51,6 +53,7 @@ impl AuditKind {
         Self::RunRerun,
         Self::RunFork,
         Self::QuestionAnswer,
+        Self::ScheduleChange,
         Self::SessionDelete,
         Self::KeyMint,
         Self::KeyRevoke,
@@ -67,6 +70,7 @@ impl AuditKind {
             Self::RunRerun => "run_rerun",
             Self::RunFork => "run_fork",
             Self::QuestionAnswer => "question_answer",
+            Self::ScheduleChange => "schedule_change",
             Self::SessionDelete => "session_delete",
             Self::KeyMint => "key_mint",
             Self::KeyRevoke => "key_revoke",

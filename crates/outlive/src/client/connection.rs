@@ -159,6 +159,11 @@ impl Connection {
         self.answer(request, self.limits.timeout).await
     }
 
+    /// Deletes something.
+    pub(super) async fn delete(&self, path: &[&str]) -> Result<(), ClientError> {
+        self.answer(self.request(Method::DELETE, path, &[]), self.limits.timeout).await.map(drop)
+    }
+
     /// Opens an event stream. Its head must arrive in time; how long it lasts depends on the run.
     pub(super) async fn open(&self, path: &[&str], query: &[(&str, String)]) -> Result<Response, ClientError> {
         let request = self.request(Method::GET, path, query).header(ACCEPT, "text/event-stream");

@@ -17,9 +17,9 @@ mod shape;
 use connection::Connection;
 pub use error::{ClientError, Refusal};
 pub use follow::Following;
-use outlive_core::port::{LivingWorker, QuestionFilter, RunFilter};
-use outlive_core::{Answer, RunId, RunStatus, Secret, WorkflowRunOutput};
-use outlive_engine::Fork;
+use outlive_core::port::{LivingWorker, QuestionFilter, RunFilter, ScheduleFilter, StoredTick};
+use outlive_core::{Answer, DefinitionId, RunId, RunStatus, Secret, WorkflowRunOutput};
+use outlive_engine::{CreateSchedule, Fork, Schedule, SchedulesPage};
 use retry::Retry;
 pub use shape::{
     Accepted, EventPage, ForkPreview, QuestionList, QuestionSummary, QuestionTool, RunDetail, RunList, RunSummary,
@@ -334,6 +334,88 @@ impl Client {
         self.connection.post(&path, Some(answer), None).await?.read()
     }
 
+    /// Creates a schedule of this workflow; it is on the server's stable storage when this returns. The same again gives the
+    /// one that is there.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, it may or may not have been created; create it again.
+    ///
+    /// # Errors
+    /// [`ClientError::Invalid`] says which field is wrong and how; [`ClientError::Conflict`] when another schedule has its
+    /// name; [`ClientError::NotFound`] when there is no such workflow; and whatever any request can fail with.
+    pub async fn create_schedule(
+        &self,
+        workflow_id: &DefinitionId,
+        create: &CreateSchedule,
+    ) -> Result<Schedule, ClientError> {
+        let body = shape::new_schedule(workflow_id, create);
+        let created = self.connection.post(&["api", "schedules"], Some(&body), None).await?;
+        Ok(created.read::<shape::ScheduleShape>()?.into())
+    }
+
+    /// A page of schedules, those created first first. A limit above 1000 is lowered to that.
+    ///
+    /// # Errors
+    /// [`ClientError::Invalid`] when the cursor is not from a list, and the errors of any request.
+    pub async fn schedules(&self, filter: &ScheduleFilter) -> Result<SchedulesPage, ClientError> {
+        let query = shape::schedule_query(filter);
+        let list: shape::ScheduleListShape = self.connection.get(&["api", "schedules"], &query).await?;
+        Ok(list.into())
+    }
+
+    /// The schedule with this id or name.
+    ///
+    /// # Errors
+    /// [`ClientError::NotFound`], and whatever any request can fail with, here and below.
+    pub async fn schedule(&self, id_or_name: &str) -> Result<Schedule, ClientError> {
+        let path = ["api", "schedules", segment(id_or_name)?];
+        Ok(self.connection.get::<shape::ScheduleShape>(&path, &[]).await?.into())
+    }
+
+    /// It makes no runs until it is resumed.
+    ///
+    /// # Errors
+    /// As [`Client::schedule`].
+    pub async fn pause_schedule(&self, id_or_name: &str) -> Result<Schedule, ClientError> {
+        let path = ["api", "schedules", segment(id_or_name)?, "pause"];
+        Ok(self.connection.post(&path, None::<&()>, None).await?.read::<shape::ScheduleShape>()?.into())
+    }
+
+    /// It makes runs again, from its next time on.
+    ///
+    /// # Errors
+    /// As [`Client::schedule`].
+    pub async fn resume_schedule(&self, id_or_name: &str) -> Result<Schedule, ClientError> {
+        let path = ["api", "schedules", segment(id_or_name)?, "resume"];
+        Ok(self.connection.post(&path, None::<&()>, None).await?.read::<shape::ScheduleShape>()?.into())
+    }
+
+    /// Makes a run now; its next time stays as it is.
+    ///
+    /// # Errors
+    /// As [`Client::schedule`], and as [`Client::submit`].
+    pub async fn trigger_schedule(&self, id_or_name: &str) -> Result<Accepted, ClientError> {
+        let path = ["api", "schedules", segment(id_or_name)?, "trigger"];
+        shape::accepted(&self.connection.post(&path, None::<&()>, None).await?)
+    }
+
+    /// Deletes it. The runs it has made stay.
+    ///
+    /// # Errors
+    /// As [`Client::schedule`].
+    pub async fn delete_schedule(&self, id_or_name: &str) -> Result<(), ClientError> {
+        self.connection.delete(&["api", "schedules", segment(id_or_name)?]).await
+    }
+
+    /// What came of its last times, newest first: at most `limit`, 1 to 1000.
+    ///
+    /// # Errors
+    /// As [`Client::schedule`].
+    pub async fn schedule_ticks(&self, id_or_name: &str, limit: u32) -> Result<Vec<StoredTick>, ClientError> {
+        let path = ["api", "schedules", segment(id_or_name)?, "ticks"];
+        Ok(self.connection.get::<shape::TickListShape>(&path, &[("limit", limit.to_string())]).await?.into())
+    }
+
     /// The processes that execute runs, as far as the store knows.
     ///
     /// # Errors
@@ -344,10 +426,10 @@ impl Client {
     }
 }
 
-/// A question's id as a part of a path: a few texts would name another one.
-fn segment(question_id: &str) -> Result<&str, ClientError> {
-    let unusable = |why: &str| ClientError::Unusable { what: "the question's id", why: why.to_owned() };
-    match question_id {
+/// The id of a question, or the id or name of a schedule, as a part of a path: a few texts would name another one.
+fn segment(id: &str) -> Result<&str, ClientError> {
+    let unusable = |why: &str| ClientError::Unusable { what: "the id", why: why.to_owned() };
+    match id {
         "" => Err(unusable("it is empty")),
         "." | ".." => Err(unusable("it is no id")),
         id => Ok(id),

@@ -5,12 +5,15 @@
 use super::connection;
 use super::error::ClientError;
 use outlive_core::fork::{ForkCall, ForkEdit, ForkPoint, ForkedFrom};
-use outlive_core::port::{Life, LivingWorker, Order, QuestionFilter, QuestionState, Run, RunFilter, SessionPolicy};
+use outlive_core::port::{
+    Life, LivingWorker, Order, QuestionFilter, QuestionState, Run, RunFilter, ScheduleFilter, SessionPolicy,
+    StoredTick, TickOutcome,
+};
 use outlive_core::{
     Answer, DefinitionId, QuestionKind, Remedy, RunEvent, RunId, RunInfo, RunStatus, SessionId, Timestamp, Waiting,
     WaitsFor, WorkerId,
 };
-use outlive_engine::{AskedQuestion, Fork};
+use outlive_engine::{AskedQuestion, CreateSchedule, Fork, Schedule, ScheduleSpec, SchedulesPage};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -621,6 +624,114 @@ pub(super) fn question_query(filter: &QuestionFilter) -> Vec<(&'static str, Stri
     query.extend(filter.with_settled.then(|| ("all", "true".to_owned())));
     query.extend(filter.after.clone().map(|cursor| ("cursor", cursor)));
     query
+}
+
+/// What a server says of a schedule.
+#[derive(Deserialize)]
+pub(super) struct ScheduleShape {
+    schedule_id: Arc<str>,
+    name: Arc<str>,
+    workflow_id: DefinitionId,
+    #[serde(default)]
+    user_id: Option<Arc<str>>,
+    #[serde(flatten)]
+    spec: ScheduleSpec,
+    #[serde(default, deserialize_with = "instant_if_any")]
+    next_due: Option<Timestamp>,
+    #[serde(default, deserialize_with = "instant_if_any")]
+    last_due: Option<Timestamp>,
+    #[serde(default)]
+    last_run_id: Option<RunId>,
+    #[serde(default)]
+    runs: u64,
+    #[serde(deserialize_with = "instant")]
+    created_at: Timestamp,
+    #[serde(deserialize_with = "instant")]
+    updated_at: Timestamp,
+}
+
+impl From<ScheduleShape> for Schedule {
+    fn from(shape: ScheduleShape) -> Self {
+        Self {
+            id: shape.schedule_id,
+            name: shape.name,
+            workflow_id: shape.workflow_id,
+            user_id: shape.user_id,
+            spec: shape.spec,
+            next_due: shape.next_due,
+            last_due: shape.last_due,
+            last_run: shape.last_run_id,
+            runs: shape.runs,
+            created_at: shape.created_at,
+            updated_at: shape.updated_at,
+        }
+    }
+}
+
+/// A page of schedules.
+#[derive(Deserialize)]
+pub(super) struct ScheduleListShape {
+    schedules: Vec<ScheduleShape>,
+    #[serde(default)]
+    next_cursor: Option<String>,
+}
+
+impl From<ScheduleListShape> for SchedulesPage {
+    fn from(shape: ScheduleListShape) -> Self {
+        Self { schedules: shape.schedules.into_iter().map(Into::into).collect(), next: shape.next_cursor }
+    }
+}
+
+/// The last times of a schedule.
+#[derive(Deserialize)]
+pub(super) struct TickListShape {
+    ticks: Vec<TickShape>,
+}
+
+#[derive(Deserialize)]
+struct TickShape {
+    #[serde(deserialize_with = "instant")]
+    due_at: Timestamp,
+    #[serde(deserialize_with = "instant")]
+    at: Timestamp,
+    outcome: String,
+    #[serde(default)]
+    run_id: Option<RunId>,
+    #[serde(default)]
+    note: Option<Arc<str>>,
+}
+
+impl From<TickListShape> for Vec<StoredTick> {
+    /// Times of which something came that only a newer server knows are left out.
+    fn from(shape: TickListShape) -> Self {
+        let tick = |tick: TickShape| {
+            let outcome = TickOutcome::ALL.into_iter().find(|known| known.as_str() == tick.outcome)?;
+            Some(StoredTick { due_at: tick.due_at, at: tick.at, outcome, run_id: tick.run_id, note: tick.note })
+        };
+        shape.ticks.into_iter().filter_map(tick).collect()
+    }
+}
+
+pub(super) fn schedule_query(filter: &ScheduleFilter) -> Vec<(&'static str, String)> {
+    let limit = if filter.limit == 0 { LIST_DEFAULT } else { filter.limit };
+    let mut query = vec![("limit", limit.min(LIST_MAX).to_string())];
+    query.extend(filter.workflow_id.as_ref().map(|id| ("workflow_id", id.to_string())));
+    query.extend(filter.name.as_ref().map(|name| ("name", name.to_string())));
+    query.extend(filter.after.clone().map(|cursor| ("cursor", cursor)));
+    query
+}
+
+/// A schedule to be created, as a server reads it.
+pub(super) fn new_schedule(workflow_id: &DefinitionId, create: &CreateSchedule) -> Value {
+    let mut body = serde_json::json!(create.spec);
+    body["workflow_id"] = Value::from(workflow_id.as_str());
+    body["replace"] = Value::from(create.replaces);
+    for (field, value) in [("name", &create.name), ("user_id", &create.user_id)] {
+        if let Some(value) = value {
+            body[field] = Value::from(value.as_str());
+        }
+    }
+    body
 }
 
 fn shown(at: Timestamp) -> String {

@@ -43,6 +43,12 @@ pub const KNOWN: &[Known] = &[
         about: "what runs ask people, and answering it",
     },
     Known {
+        resource: "schedules",
+        actions: &["read", "write"],
+        has_ids: false,
+        about: "schedules; creating one takes the scope of what it runs too",
+    },
+    Known {
         resource: "workflows",
         actions: &["read", "run"],
         has_ids: true,

@@ -184,6 +184,10 @@ fn schemas() -> Map<String, Value> {
     add::<shape::Question>(&mut generator);
     add::<shape::QuestionList>(&mut generator);
     add::<shape::AnswerQuestion>(&mut generator);
+    add::<shape::CreateSchedule>(&mut generator);
+    add::<shape::Schedule>(&mut generator);
+    add::<shape::ScheduleList>(&mut generator);
+    add::<shape::TickList>(&mut generator);
     add::<shape::RunList>(&mut generator);
     add::<shape::RunDetail>(&mut generator);
     add::<shape::EventPage>(&mut generator);

@@ -109,12 +109,12 @@ fn plain(answer: &Answer, ids: [&str; 2]) -> (u16, String, BTreeSet<String>) {
 fn requests(rule: &Rule) -> Vec<(String, &'static str, &'static str)> {
     const FORM: &str = "application/x-www-form-urlencoded";
     const JSON: &str = "application/json";
-    let known = ["workflow_id", "agent_id", "team_id", "run_id", "session_id", "step_id", "question_id"];
+    let known = ["workflow_id", "agent_id", "team_id", "run_id", "session_id", "step_id", "question_id", "schedule_id"];
     for parameter in rule.parameters() {
         assert!(known.contains(&parameter), "{} has a parameter that this test must learn: {parameter}", rule.path);
     }
     let path = rule.path;
-    let has_id = ["{run_id}", "{session_id}", "{question_id}"].iter().any(|id| path.contains(id));
+    let has_id = ["{run_id}", "{session_id}", "{question_id}", "{schedule_id}"].iter().any(|id| path.contains(id));
     let mut requests = match (rule.method, path) {
         (Verb::Message(_), _) => Vec::new(),
         (Verb::Get, _) if has_id => {
@@ -136,6 +136,8 @@ fn requests(rule: &Rule) -> Vec<(String, &'static str, &'static str)> {
         (Verb::Post, _) if ["/cancel", "/rerun", "/retry", "/retry/preview"].iter().any(|end| path.ends_with(end)) => {
             vec![(path.to_owned(), FORM, "")]
         }
+        (Verb::Post, _) if path.ends_with("/pause") || path.ends_with("/trigger") => vec![(path.to_owned(), FORM, "")],
+        (Verb::Post, "/api/schedules/{schedule_id}/resume") => vec![(path.to_owned(), FORM, "")],
         (Verb::Post, _) if path.contains("/fork") => vec![(path.to_owned(), JSON, r#"{"at":0}"#)],
         (Verb::Post, _) if path.ends_with("/answer") => vec![(path.to_owned(), JSON, r#"{"do":"retry"}"#)],
         (Verb::Post, _) if path.ends_with("/continue") => vec![(path.to_owned(), FORM, "stream=false")],
@@ -180,6 +182,17 @@ async fn bad_b07_to_another_user_every_thing_is_as_unknown_as_one_that_never_was
     assert_eq!(served.ask(ask).await.json()["status"], "PAUSED");
     let open = served.get("/api/questions", &alice.key).await.json();
     let question = open["questions"][0]["question_id"].as_str().expect("it asks").to_owned();
+    let body = r#"{"workflow_id":"echo","cron":"@yearly","name":"hers","input":"mine"}"#;
+    let ask = Ask {
+        method: "POST",
+        path: "/api/schedules",
+        token: Some(&alice.key),
+        content_type: "application/json",
+        body,
+        ..Ask::default()
+    };
+    let schedule = served.ask(ask).await.json();
+    let schedule_id = schedule["schedule_id"].as_str().expect("it is created").to_owned();
     let before = picture(&served, &alice).await;
     let (mut steps, mut tags) = (HashMap::new(), Vec::new());
     for Thing { run, .. } in &alice.runs {
@@ -219,9 +232,10 @@ async fn bad_b07_to_another_user_every_thing_is_as_unknown_as_one_that_never_was
                     let mut answers = Vec::new();
                     for [run, session] in [[run.as_str(), session], [NOBODY_RUN, NOBODY_SESSION]] {
                         let question = if run == NOBODY_RUN { NOBODY_RUN } else { &question };
+                        let schedule = if run == NOBODY_RUN { NOBODY_RUN } else { &schedule_id };
                         let fill = |text: &str| {
                             let text = text.replace("{run_id}", run).replace("{session_id}", session);
-                            text.replace("{question_id}", question)
+                            text.replace("{question_id}", question).replace("{schedule_id}", schedule)
                         };
                         let (path, body) = (fill(&of_component), fill(body));
                         let ask =
@@ -239,6 +253,7 @@ async fn bad_b07_to_another_user_every_thing_is_as_unknown_as_one_that_never_was
     assert!(asked > 800, "only {asked} requests: the matrix is not made from the routes any more");
     assert_eq!(picture(&served, &alice).await, before, "nothing of alice's has changed");
     assert_eq!(served.get("/api/questions", &alice.key).await.json(), open);
+    assert_eq!(served.get(&format!("/api/schedules/{schedule_id}"), &alice.key).await.json(), schedule);
     let run = alice.runs[3].run_id();
     assert_eq!(served.engine.get_run(&run).await.expect("readable").expect("there").status, RunStatus::Running);
     served.release();

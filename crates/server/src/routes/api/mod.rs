@@ -10,6 +10,7 @@ mod forks;
 mod questions;
 mod range;
 mod runs;
+mod schedules;
 pub(crate) mod shape;
 mod steps;
 mod stream;
@@ -26,6 +27,8 @@ use std::sync::Arc;
 
 const READ: Needs = Needs::scope("runs:read");
 const WRITE: Needs = Needs::scope("runs:write");
+const SCHEDULES_READ: Needs = Needs::scope("schedules:read");
+const SCHEDULES_WRITE: Needs = Needs::scope("schedules:write");
 
 const LIST_QUERY: &[Field] = &[
     field("status", "string", false, "Only runs of these statuses, separated by commas: RUNNING,ERROR"),
@@ -52,6 +55,16 @@ const QUESTIONS_QUERY: &[Field] = &[
     field("all", "boolean", false, "Those that were answered or are void, too (default false)"),
     field("limit", "integer", false, "At most this many, 1 to 1000 (default 100)"),
     field("cursor", "string", false, "Continue after the page that returned this as `next_cursor`"),
+];
+const SCHEDULES_QUERY: &[Field] = &[
+    field("workflow_id", "string", false, "Only schedules of this workflow, agent:ID or team:ID"),
+    field("name", "string", false, "Only schedules with this name"),
+    field("limit", "integer", false, "At most this many, 1 to 1000 (default 100)"),
+    field("cursor", "string", false, "Continue after the page that returned this as `next_cursor`"),
+];
+const TICKS_QUERY: &[Field] = &[
+    field("before", "string", false, "Only times before this one (RFC 3339, or seconds since 1970)"),
+    field("limit", "integer", false, "At most this many, 1 to 1000 (default 100)"),
 ];
 const EVENTS_QUERY: &[Field] = &[
     field("after", "integer", false, "Events after this index, the first of them first"),
@@ -166,6 +179,26 @@ pub(super) fn routes() -> Table {
             answer: Some("Question"),
             ..doc("Answer a question; 409 when somebody has answered it otherwise")
         })
+        .get("/api/schedules", SCHEDULES_READ, schedules::list)
+        .doc(Doc { query: SCHEDULES_QUERY, answer: Some("ScheduleList"), ..doc("Schedules, created first first") })
+        .post("/api/schedules", SCHEDULES_WRITE, schedules::create)
+        .doc(Doc {
+            body: Some("CreateSchedule"),
+            answer: Some("Schedule"),
+            ..doc("Create a schedule; the same again gives the one that is there, 409 when another has its name")
+        })
+        .get("/api/schedules/{schedule_id}", SCHEDULES_READ, schedules::get)
+        .doc(Doc { answer: Some("Schedule"), ..doc("A schedule, by its id or name") })
+        .delete("/api/schedules/{schedule_id}", SCHEDULES_WRITE, schedules::delete)
+        .doc(doc("Delete a schedule; the runs it has made stay"))
+        .post("/api/schedules/{schedule_id}/pause", SCHEDULES_WRITE, schedules::pause)
+        .doc(Doc { answer: Some("Schedule"), ..doc("Pause a schedule: it makes no runs until it is resumed") })
+        .post("/api/schedules/{schedule_id}/resume", SCHEDULES_WRITE, schedules::resume)
+        .doc(Doc { answer: Some("Schedule"), ..doc("Resume a schedule, from its next time on") })
+        .post("/api/schedules/{schedule_id}/trigger", SCHEDULES_WRITE, schedules::trigger)
+        .doc(Doc { answer: Some("AcceptedRun"), ..doc("Start a run of a schedule now") })
+        .get("/api/schedules/{schedule_id}/ticks", SCHEDULES_READ, schedules::ticks)
+        .doc(Doc { query: TICKS_QUERY, answer: Some("TickList"), ..doc("What came of a schedule's last times") })
         .get("/api/stream", READ, move |caller, query| stream::lists(feeds.clone(), caller, query))
         .doc(Doc { query: FEED_QUERY, ..doc("Changes to runs, as Server-Sent Events") })
         .get("/api/workers", Needs::scope("workers:read"), workers::list)

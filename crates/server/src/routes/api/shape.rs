@@ -5,7 +5,7 @@ use crate::audit::AuditLine;
 use crate::problem::Problem;
 use crate::wire::{iso, iso_micros};
 use outlive_core::fork;
-use outlive_core::port::{Life, LivingWorker, Run, Unreadable, run_error};
+use outlive_core::port::{Life, LivingWorker, Run, StoredTick, Unreadable, run_error};
 use outlive_core::{Answer, DefinitionId, QuestionKind, Remedy, RunEvent, Timestamp, Waiting};
 use outlive_engine::AskedQuestion;
 use schemars::JsonSchema;
@@ -699,4 +699,163 @@ pub(crate) struct AuditList {
     pub(crate) records: Vec<AuditLine>,
     /// For the next page, if there is more.
     pub(crate) next_cursor: Option<String>,
+}
+
+/// A schedule to be created.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreateSchedule {
+    /// The workflow of which it makes runs; an agent is `agent:ID`, a team `team:ID`.
+    pub(crate) workflow_id: String,
+    /// When: five fields, or six that begin with seconds, or a name such as `@daily`.
+    pub(crate) cron: String,
+    /// By whose clocks: a name such as `Europe/Berlin` (default `UTC`).
+    #[serde(default)]
+    pub(crate) time_zone: Option<String>,
+    /// What people call it; made from the workflow and the times when absent.
+    #[serde(default)]
+    pub(crate) name: Option<String>,
+    /// The input of its runs: text or an object.
+    #[serde(default)]
+    pub(crate) input: Option<Value>,
+    /// The session of its runs; when absent, each has its own.
+    #[serde(default)]
+    pub(crate) session_id: Option<String>,
+    /// The user it belongs to, and its runs; a credential that names one takes precedence.
+    #[serde(default)]
+    pub(crate) user_id: Option<String>,
+    /// What becomes of times that nobody was there to take: `skip` (default), `one` run for all, or `all`.
+    #[serde(default)]
+    #[schemars(extend("enum" = ["skip", "one", "all"]))]
+    pub(crate) catch_up: Option<String>,
+    /// What happens while its run before has not come to rest: `skip` (default), `queue` or `allow`.
+    #[serde(default)]
+    #[schemars(extend("enum" = ["skip", "queue", "allow"]))]
+    pub(crate) overlap: Option<String>,
+    /// The priority of its runs (default 0).
+    #[serde(default)]
+    pub(crate) priority: i8,
+    /// The concurrency key of its runs.
+    #[serde(default)]
+    pub(crate) concurrency_key: Option<String>,
+    /// Whether it takes the place of the one with its name, if there is one (default false).
+    #[serde(default)]
+    pub(crate) replace: bool,
+}
+
+/// A schedule: when runs are made of a workflow.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Schedule {
+    /// Its id.
+    pub(crate) schedule_id: String,
+    /// What people call it.
+    pub(crate) name: String,
+    /// The workflow; `agent:ID` for an agent, `team:ID` for a team.
+    pub(crate) workflow_id: String,
+    /// Whose it is, and its runs.
+    pub(crate) user_id: Option<String>,
+    /// When.
+    pub(crate) cron: String,
+    /// By whose clocks.
+    pub(crate) time_zone: String,
+    /// The input of its runs.
+    pub(crate) input: Option<Value>,
+    /// The session of its runs, if they share one.
+    pub(crate) session_id: Option<String>,
+    /// `skip`, `one` or `all`.
+    #[schemars(extend("enum" = ["skip", "one", "all"]))]
+    pub(crate) catch_up: &'static str,
+    /// `skip`, `queue` or `allow`.
+    #[schemars(extend("enum" = ["skip", "queue", "allow"]))]
+    pub(crate) overlap: &'static str,
+    /// The priority of its runs.
+    pub(crate) priority: i8,
+    /// The concurrency key of its runs.
+    pub(crate) concurrency_key: Option<String>,
+    /// Whether it makes no runs until it is resumed.
+    pub(crate) is_paused: bool,
+    /// When it is due next; null while it is paused.
+    pub(crate) next_due: Option<String>,
+    /// The last time of it that was taken.
+    pub(crate) last_due: Option<String>,
+    /// The last run it has made, which may have been deleted.
+    pub(crate) last_run_id: Option<String>,
+    /// How many runs it has made.
+    pub(crate) runs: u64,
+    /// When it was created.
+    pub(crate) created_at: String,
+    /// When somebody changed it last.
+    pub(crate) updated_at: String,
+}
+
+impl Schedule {
+    pub(super) fn new(schedule: &outlive_engine::Schedule) -> Self {
+        let spec = &schedule.spec;
+        Self {
+            schedule_id: schedule.id.to_string(),
+            name: schedule.name.to_string(),
+            workflow_id: schedule.workflow_id.to_string(),
+            user_id: schedule.user_id.as_deref().map(str::to_owned),
+            cron: spec.cron.clone(),
+            time_zone: spec.time_zone.clone(),
+            input: spec.input.clone(),
+            session_id: spec.session_id.clone(),
+            catch_up: spec.catch_up.as_str(),
+            overlap: spec.overlap.as_str(),
+            priority: spec.priority,
+            concurrency_key: spec.concurrency_key.clone(),
+            is_paused: schedule.is_paused(),
+            next_due: schedule.next_due.map(iso_micros),
+            last_due: schedule.last_due.map(iso_micros),
+            last_run_id: schedule.last_run.as_ref().map(ToString::to_string),
+            runs: schedule.runs,
+            created_at: iso_micros(schedule.created_at),
+            updated_at: iso_micros(schedule.updated_at),
+        }
+    }
+}
+
+/// A page of schedules.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct ScheduleList {
+    /// The schedules, created first first.
+    pub(crate) schedules: Vec<Schedule>,
+    /// Where to continue; null when there is no more.
+    pub(crate) next_cursor: Option<String>,
+}
+
+/// The last times of a schedule that were taken.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct TickList {
+    /// The times, newest first.
+    pub(crate) ticks: Vec<Tick>,
+}
+
+/// A time of a schedule, and what came of it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Tick {
+    /// Which time.
+    pub(crate) due_at: String,
+    /// When it was taken.
+    pub(crate) at: String,
+    /// `ran`, `triggered` (somebody asked for it), or why there is no run: `skipped`, `missed` or `failed`.
+    #[schemars(extend("enum" = ["ran", "triggered", "skipped", "missed", "failed"]))]
+    pub(crate) outcome: &'static str,
+    /// The run.
+    pub(crate) run_id: Option<String>,
+    /// Why there is none.
+    pub(crate) note: Option<String>,
+}
+
+impl TickList {
+    pub(super) fn new(ticks: &[StoredTick]) -> Self {
+        let tick = |tick: &StoredTick| Tick {
+            due_at: iso_micros(tick.due_at),
+            at: iso_micros(tick.at),
+            outcome: tick.outcome.as_str(),
+            run_id: tick.run_id.as_ref().map(ToString::to_string),
+            note: tick.note.as_deref().map(str::to_owned),
+        };
+        Self { ticks: ticks.iter().map(tick).collect() }
+    }
 }
