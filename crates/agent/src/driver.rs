@@ -146,6 +146,20 @@ enum Retrying<'a> {
     Tool(&'a ToolCall),
 }
 
+/// A model, with what its calls need.
+struct Chosen {
+    model: SharedModel,
+    /// The gate its calls must pass, where their limit is known.
+    gate: Option<Arc<Gate>>,
+    info: ModelInfo,
+}
+
+impl Chosen {
+    fn new(model: SharedModel) -> Self {
+        Self { gate: model.limit().map(Gate::of), info: model.info(), model }
+    }
+}
+
 /// One run in progress.
 struct Drive<'a> {
     profile: &'a Profile,
@@ -155,10 +169,8 @@ struct Drive<'a> {
     id: DefinitionId,
     run_id: RunId,
     origin: Origin,
-    model: SharedModel,
-    /// The gate its calls must pass, where their limit is known.
-    gate: Option<Arc<Gate>>,
-    info: ModelInfo,
+    /// Its model, and those that stand in for it.
+    models: Arc<[Chosen]>,
     specs: Vec<ToolSpec>,
     system: Option<String>,
     members: Arc<[DefinitionId]>,
@@ -187,7 +199,7 @@ struct Drive<'a> {
 impl<'a> Drive<'a> {
     fn new(profile: &'a Profile, place: Place<'a>, task: Task) -> Result<Self, Failure> {
         let refuse = |problem: String| Failure::new(FailureKind::Definition, problem).context(profile.title());
-        let model = profile.model().map_err(refuse)?;
+        let models = profile.all_models().map_err(refuse)?;
         let id = profile.id().map_err(refuse)?;
         let roster = profile.roster().map_err(refuse)?;
         let mut specs: Vec<_> = profile.tools.iter().map(|tool| tool.spec().clone()).collect();
@@ -207,8 +219,7 @@ impl<'a> Drive<'a> {
             voice,
             run_id: place.run_id(),
             origin: place.origin(profile, id.clone()),
-            info: model.info(),
-            gate: model.limit().map(Gate::of),
+            models: models.into_iter().map(Chosen::new).collect(),
             members: roster.into_iter().map(|member| member.id).collect(),
             started_at: place.effects.now(),
             turns: 0,
@@ -227,10 +238,14 @@ impl<'a> Drive<'a> {
             place,
             task,
             id,
-            model,
             specs,
             system,
         })
+    }
+
+    /// Its model; others only stand in for it.
+    fn model(&self) -> &Chosen {
+        &self.models[0]
     }
 
     fn effects(&self) -> &'a dyn Effects {
@@ -297,8 +312,8 @@ impl<'a> Drive<'a> {
         loop {
             match self.machine.next() {
                 TeamCommand::CallModel { .. } => {
-                    let response = self.ask().await?;
-                    let metrics = self.count(&response);
+                    let (response, model) = self.ask().await?;
+                    let metrics = self.count(&response, model);
                     // What was answered stays in the run, even where it is useless.
                     let refused = self.refused(&response);
                     self.machine.answered(response, metrics, self.now());
@@ -329,7 +344,7 @@ impl<'a> Drive<'a> {
     /// remembers. What the session contributes to it is read once, and recorded.
     async fn start(&self) -> Result<Vec<Message>, Failure> {
         let profile = self.profile;
-        let started = || self.voice.started(self.info.clone());
+        let started = || self.voice.started(self.model().info.clone());
         let plain = self.system.clone().map(|text| self.message(Role::System, text, 0));
         let may_vary = profile.shows_state
             || profile.leads.is_some_and(|runs| runs > 0)
@@ -521,8 +536,8 @@ impl<'a> Drive<'a> {
             },
             reasoning_content: self.machine.messages().last().and_then(|message| message.reasoning_content.clone()),
             model_provider_data: self.model_provider_data.clone(),
-            model: Some(self.info.model.clone()),
-            model_provider: Some(self.info.model_provider.clone()),
+            model: Some(self.model().info.model.clone()),
+            model_provider: Some(self.model().info.model_provider.clone()),
             session_state: workflow.map(|_| Value::Object(self.state.all())),
             created_at: self.started_at.as_seconds(),
             status,

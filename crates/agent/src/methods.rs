@@ -194,6 +194,15 @@ macro_rules! methods {
                 self.with(|profile| profile.history_runs = runs)
             }
 
+            /// A model that is asked when its own has failed, after those that were added before: when that server cannot
+            /// be reached, is broken or overloaded (5xx), refuses for longer than [`Self::rate_limit_budget`] (429), has no
+            /// quota left, or gives no whole answer in time, each time after the attempts of [`Self::retry`]. A request that
+            /// a server rejects, and an answer that cannot be used, would fare no better with another. Each turn begins
+            /// with its own model again.
+            pub fn fallback(self, model: impl IntoModel) -> Self {
+                self.with(|profile| profile.fallbacks.push(model.into_model()))
+            }
+
             /// How patiently a model call is repeated when it was refused for a passing reason, was cut off or came
             /// back empty; 3 times after 1 s, 2 s and 4 s unless set, later when the provider asks for it.
             pub fn retry(self, retry: Retry) -> Self {

@@ -159,6 +159,8 @@ pub(crate) struct Profile {
     pub(crate) name: Arc<str>,
     id: Option<Result<DefinitionId, String>>,
     pub(crate) model: Option<Result<SharedModel, String>>,
+    /// Models that are asked when those before have failed.
+    pub(crate) fallbacks: Vec<Result<SharedModel, String>>,
     pub(crate) tools: Vec<Tool>,
     pub(crate) role: Option<String>,
     pub(crate) description: Option<String>,
@@ -211,6 +213,7 @@ impl Profile {
             name: shown_name(name),
             id: None,
             model: None,
+            fallbacks: Vec::new(),
             tools: Vec::new(),
             role: None,
             description: None,
@@ -306,6 +309,14 @@ impl Profile {
         }
     }
 
+    /// Its model and those that stand in for it, in the order in which they are asked.
+    ///
+    /// # Errors
+    /// As [`Self::model`].
+    pub(crate) fn all_models(&self) -> Result<Vec<SharedModel>, String> {
+        std::iter::once(self.model()).chain(self.fallbacks.iter().cloned()).collect()
+    }
+
     /// The members as their leader sees them.
     ///
     /// # Errors
@@ -320,7 +331,7 @@ impl Profile {
 
     /// The keys of its model and of its members' models.
     pub(crate) fn secrets(&self) -> Vec<Secret> {
-        let own = self.model.iter().flatten().flat_map(|model| model.secrets());
+        let own = self.model.iter().chain(&self.fallbacks).flatten().flat_map(|model| model.secrets());
         own.chain(self.members().iter().flat_map(|member| member.secrets())).collect()
     }
 
@@ -339,7 +350,7 @@ impl Profile {
 
     /// The ids of its model and of its members' models.
     pub(crate) fn models(&self) -> Vec<String> {
-        let own = self.model().into_iter().map(|model| model.info().model);
+        let own = self.all_models().into_iter().flatten().map(|model| model.info().model);
         own.chain(self.members().iter().flat_map(|member| member.models())).collect()
     }
 
@@ -381,12 +392,17 @@ impl Profile {
     }
 
     fn model_problems(&self) -> Vec<String> {
-        match (&self.model, &self.members) {
+        let own = match (&self.model, &self.members) {
             (Some(Ok(model)), _) => model.problems(),
             // Members are what it lacks.
             (None, Some(members)) if members.is_empty() => Vec::new(),
             _ => self.model().err().into_iter().collect(),
-        }
+        };
+        let others = self.fallbacks.iter().flat_map(|fallback| match fallback {
+            Ok(model) => model.problems(),
+            Err(problem) => vec![problem.clone()],
+        });
+        own.into_iter().chain(others).collect()
     }
 
     fn members(&self) -> &[Arc<Profile>] {

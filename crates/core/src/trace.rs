@@ -270,6 +270,9 @@ impl TraceFold {
                 self.count(key, done);
                 self.end(key, at, None, ended);
             }
+            (CustomEvent { fields }, Some(Record::Result { key, .. })) if is_named(fields, "ModelFallback") => {
+                self.end(key, at, Some(error_type(fields)), ended);
+            }
             (CustomEvent { fields }, None) if is_named(fields, "ModelRequestRetrying") => {
                 self.retry_model(fields, origin, at, ended);
             }

@@ -11,6 +11,9 @@ use tokio::time::Instant;
 /// The name of the event that says that a model is being asked once more.
 const RETRYING: &str = "ModelRequestRetrying";
 
+/// The name of the event that says that a model has failed and another is asked.
+const FALLBACK: &str = "ModelFallback";
+
 /// What the entries of one commit add up to.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
@@ -58,6 +61,10 @@ impl Count {
             }
             EventKind::CustomEvent { fields } if fields.get("name").is_some_and(|name| name == RETRYING) => {
                 self.tally().model_retries += 1;
+            }
+            // Another model is asked in its place.
+            EventKind::CustomEvent { fields } if fields.get("name").is_some_and(|name| name == FALLBACK) => {
+                self.open.retain(|(open, _)| Some(open) != key);
             }
             // Whatever this agent or team had asked for has failed, and was not abandoned.
             EventKind::RunError(_) | EventKind::TeamRunError(_) => {

@@ -1,22 +1,26 @@
 //! One turn of the model: let through the gate, recorded as intent, asked, retried where that may help, recorded with
 //! its answer.
 //!
-//! All attempts share one key; a failed attempt leaves nothing behind but the text it streamed. Before each, the call
-//! passes the [`Gate`] of its model. The first time that is before its intent: a call that waits at the gate is not in
+//! All attempts at a model share one key; a failed attempt leaves nothing behind but the text it streamed. Before each, the call
+//! passes the [`Gate`] of its model, which also counts what leaves in a minute where that is limited. The first time that is before its intent: a call that waits at the gate is not in
 //! flight, and a crash meanwhile repeats nothing.
 
 use super::spend::{Tab, may_have_cost};
-use super::{Drive, Retrying, halted, read, result};
+use super::{Chosen, Drive, Retrying, halted, read, result};
 use crate::model::ModelEvent;
 use crate::model::answer::check;
 use crate::model::gate::{Gate, Pass};
+use crate::model::rates::Rates;
 use futures::future::{Either, select};
 use futures::stream::StreamExt;
 use outlive_core::port::{Halt, Listener, Recall, SteeringMessage};
 use outlive_core::{
-    Failure, FailureKind, FinishReason, Key, Message, Metrics, ModelDelta, ModelRequest, ModelRequestDone,
+    EventKind, Failure, FailureKind, FinishReason, Key, Message, Metrics, ModelDelta, ModelRequest, ModelRequestDone,
     ModelResponse, Record, Role, ToolSpec, content_text,
 };
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::value::RawValue;
 use std::pin::pin;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -25,48 +29,94 @@ use tokio::time::Instant;
 const THOUGHTS_SHOWN: usize = 300;
 
 impl Drive<'_> {
-    /// One turn of the model: the recorded answer, or a new one. All attempts share one key.
-    pub(super) async fn ask(&mut self) -> Result<ModelResponse, Failure> {
-        let key = self.place.base.turn(self.turns);
+    /// One turn of the model, or of those that stand in for it, each asked once the one before has failed: the recorded
+    /// answer, or a new one, and whose it is. All attempts at one model share one key.
+    pub(super) async fn ask(&mut self) -> Result<(ModelResponse, usize), Failure> {
+        let turn = self.place.base.turn(self.turns);
         // Before its first turn, it has its question to answer.
-        let may_hear = self.turns > 0 && !self.heard_before(&key)?;
+        let may_hear = self.turns > 0 && !self.heard_before(&turn)?;
         self.turns += 1;
+        let models = self.models.clone();
+        let mut number = 0;
+        loop {
+            let (chosen, next) = (&models[number], models.get(number + 1));
+            match self.ask_one(chosen, next, turn.fallback(number), may_hear && number == 0).await? {
+                Some(response) => return Ok((response, number)),
+                None => number += 1,
+            }
+        }
+    }
+
+    /// One turn of this model; nothing when it has failed and the next is to be asked.
+    async fn ask_one(
+        &mut self,
+        chosen: &Chosen,
+        next: Option<&Chosen>,
+        key: Key,
+        may_hear: bool,
+    ) -> Result<Option<ModelResponse>, Failure> {
         let recall = self.effects().recall(&key);
         if let Recall::Done(value) = &recall {
-            return read(&key, value);
+            return match fell_over(&key, value)? {
+                None => read(&key, value).map(Some),
+                Some(_) if next.is_some() => Ok(None),
+                // Whoever changed the definition has taken it away.
+                Some(failure) => Err(failure),
+            };
         }
-        let pass = self.leave().await?;
+        let mut tab = None;
+        match self.ask_now(chosen, &key, &recall, may_hear, &mut tab).await {
+            Ok(response) => {
+                if let Some(reason) = response.finish_reason.if_cut() {
+                    let (model, how) = (&chosen.info.model, reason.as_words());
+                    tracing::warn!(run_id = %self.run_id, model, "the model's answer was {how}");
+                }
+                let done = ModelRequestDone::new(&chosen.info, response.usage, response.time_to_first_token);
+                let done = done.ended(response.finish_reason);
+                self.tell(self.voice.request_completed(done), Some(result(key, &response)));
+                Ok(Some(response))
+            }
+            Err(failure) => {
+                self.unsettled(tab.as_deref(), &failure);
+                match next.filter(|_| falls_over(&failure)) {
+                    None => Err(failure),
+                    Some(next) => {
+                        self.fall_over(chosen, next, key, failure);
+                        Ok(None)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks this model, which has not answered yet.
+    async fn ask_now(
+        &mut self,
+        chosen: &Chosen,
+        key: &Key,
+        recall: &Recall,
+        may_hear: bool,
+        tab: &mut Option<Box<Tab>>,
+    ) -> Result<ModelResponse, Failure> {
+        let pass = self.leave(chosen).await?;
         let has_begun = !matches!(recall, Recall::Nothing);
         // As late as can be, and together with the intent.
         if may_hear && !has_begun {
-            self.listen(&key);
+            self.listen(key);
         }
-        let started = || self.voice.request_started(self.info.clone());
-        let mut tab = self.tab(&key);
-        match &mut tab {
+        let started = || self.voice.request_started(chosen.info.clone());
+        *tab = self.tab(chosen, key);
+        match tab {
             // Boxed, as most runs have no budget.
             Some(tab) => {
-                let told = if has_begun { self.reserved_again() } else { started() };
+                let told = if has_begun { Self::reserved_again(chosen) } else { started() };
                 Box::pin(self.reserve(tab, told)).await?;
             }
             None if has_begun => {}
             None => self.tell(started(), Some(Record::Intent { key: key.clone(), name: None })),
         }
-        let mut response = match self.attempts(pass, &mut tab).await {
-            Ok(response) => response,
-            Err(failure) => {
-                self.unsettled(tab.as_deref(), &failure);
-                return Err(failure);
-            }
-        };
-        self.settle(tab.as_deref(), &mut response);
-        if let Some(reason) = response.finish_reason.if_cut() {
-            let (model, how) = (&self.info.model, reason.as_words());
-            tracing::warn!(run_id = %self.run_id, model, "the model's answer was {how}");
-        }
-        let done = ModelRequestDone::new(&self.info, response.usage, response.time_to_first_token);
-        let done = done.ended(response.finish_reason);
-        self.tell(self.voice.request_completed(done), Some(result(key, &response)));
+        let mut response = self.attempts(chosen, pass, tab).await?;
+        self.settle(chosen, tab.as_deref(), &mut response);
         Ok(response)
     }
 
@@ -94,14 +144,36 @@ impl Drive<'_> {
         }
     }
 
-    async fn attempts(&self, mut pass: Option<Pass>, tab: &mut Option<Box<Tab>>) -> Result<ModelResponse, Failure> {
+    /// Records that this model has failed, and that the next is asked: whoever resumes the run does the same.
+    fn fall_over(&self, chosen: &Chosen, next: &Chosen, key: Key, failure: Failure) {
+        let fields = json!({
+            "name": "ModelFallback",
+            "model": chosen.info.model,
+            "fallback": next.info.model,
+            "error": failure.message,
+            "error_type": failure.kind.code(),
+        });
+        let fields = fields.as_object().cloned().unwrap_or_default();
+        let record = result(key, &FellOver { fell_over: failure });
+        self.tell(EventKind::CustomEvent { fields }, Some(record));
+    }
+
+    async fn attempts(
+        &self,
+        chosen: &Chosen,
+        mut pass: Option<Pass>,
+        tab: &mut Option<Box<Tab>>,
+    ) -> Result<ModelResponse, Failure> {
         let retry = &self.profile.retry;
         let (mut tries, mut spent, mut refused_since) = (1, 1, None);
         loop {
             self.durable().await?;
-            let failure = match self.attempt(self.request()).await {
+            let failure = match self.attempt(chosen, self.request()).await {
                 Ok(response) => {
-                    self.gate.iter().zip(pass).for_each(|(gate, pass)| gate.answered(pass));
+                    if let Some((gate, pass)) = chosen.gate.as_ref().zip(pass) {
+                        gate.answered(pass);
+                        gate.had(pass, response.usage);
+                    }
                     return Ok(response);
                 }
                 Err(failure) => failure,
@@ -109,7 +181,7 @@ impl Drive<'_> {
             let chance = self.effects().chance();
             let is_refused = failure.kind == FailureKind::RateLimit && failure.retryable;
             let stated = failure.retry_after_ms.map(Duration::from_millis);
-            let gate = self.gate.as_ref().zip(pass).filter(|_| is_refused);
+            let gate = chosen.gate.as_ref().zip(pass).filter(|_| is_refused);
             let wait = match gate {
                 Some((gate, pass)) => gate.refused(pass, stated, chance),
                 None => retry.wait(tries, failure.retry_after_ms, chance),
@@ -119,15 +191,15 @@ impl Drive<'_> {
                 since.elapsed() + wait <= self.profile.rate_limit_budget
             };
             if !is_free && (!is_transient(&failure) || spent > retry.times) {
-                return Err(failure.context(format!("model {}", self.info.model)));
+                return Err(failure.context(format!("model {}", chosen.info.model)));
             }
             self.tell_retrying(Retrying::Model, tries, &failure, wait);
             if gate.is_none() {
                 self.pause(wait).await?;
             }
-            pass = self.leave().await?;
+            pass = self.leave(chosen).await?;
             if let Some(tab) = tab.as_deref_mut().filter(|_| may_have_cost(&failure)) {
-                Box::pin(self.reserve(tab, self.reserved_again())).await?;
+                Box::pin(self.reserve(tab, Self::reserved_again(chosen))).await?;
             }
             tries += 1;
             spent += u32::from(!is_free);
@@ -135,16 +207,17 @@ impl Drive<'_> {
     }
 
     /// Lets a call through the gate of its model, behind the others that wait there.
-    async fn leave(&self) -> Result<Option<Pass>, Failure> {
-        let Some(gate) = &self.gate else { return Ok(None) };
-        match gate.pass() {
+    async fn leave(&self, chosen: &Chosen) -> Result<Option<Pass>, Failure> {
+        let Some(gate) = &chosen.gate else { return Ok(None) };
+        let rates = Some(chosen.model.rates()).filter(|rates| rates.limits());
+        match gate.pass_unless(rates.is_some()) {
             Some(pass) => Ok(Some(pass)),
             // Boxed, because hardly any call needs the space.
-            None => Box::pin(self.queue(gate)).await.map(Some),
+            None => Box::pin(self.queue(chosen, gate, rates)).await.map(Some),
         }
     }
 
-    async fn queue(&self, gate: &Gate) -> Result<Pass, Failure> {
+    async fn queue(&self, chosen: &Chosen, gate: &Gate, rates: Option<Rates>) -> Result<Pass, Failure> {
         // Without a budget every refusal uses up an attempt, until none is left.
         let budget = Some(self.profile.rate_limit_budget).filter(|budget| !budget.is_zero());
         let begun = Instant::now();
@@ -152,13 +225,19 @@ impl Drive<'_> {
             Either::Left((place, _)) => place,
             Either::Right(_) => return Err(halted(Halt)),
         };
+        let tokens = rates.map_or(0, |_| self.call_tokens(chosen));
         loop {
+            if let Some(wait) = rates.and_then(|rates| gate.full(&place, rates, tokens)) {
+                self.pause(wait).await?;
+                continue;
+            }
             match gate.next(&place, self.effects().chance()) {
+                Ok(pass) if rates.is_some() => return Ok(gate.count(&place, pass, tokens)),
                 Ok(pass) => return Ok(pass),
                 Err(wait) => match budget.filter(|budget| gate.silence().min(begun.elapsed()) >= *budget) {
                     None => self.pause(wait).await?,
                     Some(budget) => {
-                        let model = &self.info.model;
+                        let model = &chosen.info.model;
                         let message = format!("model {model}: its server has refused every call for {budget:?} (429)");
                         return Err(Failure::new(FailureKind::RateLimit, message));
                     }
@@ -167,11 +246,11 @@ impl Drive<'_> {
         }
     }
 
-    async fn attempt(&self, request: ModelRequest) -> Result<ModelResponse, Failure> {
+    async fn attempt(&self, chosen: &Chosen, request: ModelRequest) -> Result<ModelResponse, Failure> {
         let Some(limit) = self.profile.timeout else {
-            return self.call_model(request).await;
+            return self.call_model(chosen, request).await;
         };
-        match select(pin!(self.call_model(request)), self.effects().sleep(limit)).await {
+        match select(pin!(self.call_model(chosen, request)), self.effects().sleep(limit)).await {
             Either::Left((answer, _)) => answer,
             Either::Right(((), _)) => {
                 let message = format!("no complete answer within {} s", limit.as_secs_f64());
@@ -180,12 +259,12 @@ impl Drive<'_> {
         }
     }
 
-    async fn call_model(&self, request: ModelRequest) -> Result<ModelResponse, Failure> {
+    async fn call_model(&self, chosen: &Chosen, request: ModelRequest) -> Result<ModelResponse, Failure> {
         let begun = self.effects().now();
         let seconds = || self.effects().now().since(begun).as_secs_f64();
         let mut first_token = None;
         let mut response = if request.stream {
-            let mut stream = self.model.stream(request);
+            let mut stream = chosen.model.stream(request);
             loop {
                 match stream.next().await {
                     Some(Ok(ModelEvent::Delta(ModelDelta::Content(text) | ModelDelta::Reasoning(text))))
@@ -208,7 +287,7 @@ impl Drive<'_> {
                 }
             }
         } else {
-            self.model.respond(request).await?
+            chosen.model.respond(request).await?
         };
         refuse_empty(&response)?;
         check(&mut response, self.offered())
@@ -218,9 +297,10 @@ impl Drive<'_> {
         Ok(response)
     }
 
-    /// Counts an answer; returns what the message of this turn shows.
-    pub(super) fn count(&mut self, response: &ModelResponse) -> Metrics {
-        self.metrics.count(response.usage, response.cost, &self.info.model, &self.model.endpoint());
+    /// Counts an answer of the model with this number; returns what the message of this turn shows.
+    pub(super) fn count(&mut self, response: &ModelResponse, model: usize) -> Metrics {
+        let Chosen { model, info, .. } = &self.models[model];
+        self.metrics.count(response.usage, response.cost, &info.model, &model.endpoint());
         if self.metrics.time_to_first_token.is_none() {
             self.metrics.time_to_first_token = response.time_to_first_token.or(response.duration);
         }
@@ -275,6 +355,26 @@ impl Drive<'_> {
             stream: self.profile.stream,
         }
     }
+}
+
+/// What is recorded of a model that failed when another was asked in its place.
+#[derive(Serialize, Deserialize)]
+struct FellOver {
+    fell_over: Failure,
+}
+
+/// Why a model failed, if that is what was recorded of it.
+fn fell_over(key: &Key, value: &RawValue) -> Result<Option<Failure>, Failure> {
+    if !value.get().starts_with("{\"fell_over\":") {
+        return Ok(None);
+    }
+    read::<FellOver>(key, value).map(|recorded| Some(recorded.fell_over))
+}
+
+/// Whether another model may well answer what this one did not: its server is in trouble, and not the request.
+fn falls_over(failure: &Failure) -> bool {
+    use FailureKind::{Quota, RateLimit, Timeout, Truncated, Unavailable};
+    matches!(failure.kind, Unavailable | RateLimit | Quota | Timeout | Truncated)
 }
 
 /// Whether the same request may well be answered a moment later.

@@ -4,7 +4,7 @@
 //! It must never know what is left of a budget. Invariant: what was asked about a turn is found again by its number, so a
 //! replay asks the same and goes by the same answers.
 
-use super::{Drive, halted, read};
+use super::{Chosen, Drive, halted, read};
 use outlive_core::port::{Recall, Refused, Reservation};
 use outlive_core::{
     Answer, EventKind, Failure, FailureKind, Key, Message, ModelResponse, Over, Question, Record, Spend, Spending,
@@ -26,6 +26,7 @@ const MEDIA_TOKENS: u64 = 2000;
 /// What is written down about one call of a model.
 pub(super) struct Tab {
     key: Key,
+    model: String,
     /// What it may use at most.
     spend: Spend,
     /// Budgets that do not hold it up: people have said so.
@@ -41,15 +42,18 @@ impl Drive<'_> {
     }
 
     /// What is to be written down about a call; nothing where nothing is limited.
-    pub(super) fn tab(&self, key: &Key) -> Option<Box<Tab>> {
+    pub(super) fn tab(&self, chosen: &Chosen, key: &Key) -> Option<Box<Tab>> {
         let spending = self.limited()?;
-        let usage = Usage {
-            input_tokens: self.prompt_tokens(),
-            output_tokens: self.model.max_output_tokens().unwrap_or(ANSWER_UNKNOWN),
-            ..Usage::default()
-        };
-        let spend = spending.of_call(&self.info.model, usage);
-        Some(Box::new(Tab { key: key.clone(), spend, forced: BTreeSet::new(), asks: 1 }))
+        let (input_tokens, output_tokens) = (self.prompt_tokens(), answer_tokens(chosen));
+        let usage = Usage { input_tokens, output_tokens, ..Usage::default() };
+        let spend = spending.of_call(&chosen.info.model, usage);
+        let model = chosen.info.model.clone();
+        Some(Box::new(Tab { key: key.clone(), model, spend, forced: BTreeSet::new(), asks: 1 }))
+    }
+
+    /// How many tokens a call may have, prompt and answer together.
+    pub(super) fn call_tokens(&self, chosen: &Chosen) -> u64 {
+        self.prompt_tokens() + answer_tokens(chosen)
     }
 
     /// How many tokens the prompt has, or somewhat more.
@@ -100,7 +104,7 @@ impl Drive<'_> {
     }
 
     async fn ask_for_more(&self, tab: &mut Tab, key: Key, over: Over) -> Result<(), Failure> {
-        let who = format!("{}, model {}", self.profile.title(), self.info.model);
+        let who = format!("{}, model {}", self.profile.title(), tab.model);
         let name = over.name.clone();
         let question = Question {
             id: self.place.root.derive(key.as_str()),
@@ -126,7 +130,7 @@ impl Drive<'_> {
             (None, Answer::Reject { feedback }) => {
                 let by = answered.by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
                 let note = feedback.as_deref().map(|note| format!(": {note}")).unwrap_or_default();
-                let message = format!("model {}: {over}; it was not allowed{by}{note}", self.info.model);
+                let message = format!("model {}: {over}; it was not allowed{by}{note}", tab.model);
                 return Err(Failure::new(FailureKind::Budget, message));
             }
             (None, _) => drop(tab.forced.insert(name)),
@@ -135,15 +139,15 @@ impl Drive<'_> {
     }
 
     /// What is told when a call leaves that had begun before.
-    pub(super) fn reserved_again(&self) -> EventKind {
-        let fields = json!({ "name": "BudgetReserved", "model": self.info.model });
+    pub(super) fn reserved_again(chosen: &Chosen) -> EventKind {
+        let fields = json!({ "name": "BudgetReserved", "model": chosen.info.model });
         EventKind::CustomEvent { fields: fields.as_object().cloned().unwrap_or_default() }
     }
 
     /// A call has been answered: what it used is known, unless its server has not said so.
-    pub(super) fn settle(&self, tab: Option<&Tab>, response: &mut ModelResponse) {
+    pub(super) fn settle(&self, chosen: &Chosen, tab: Option<&Tab>, response: &mut ModelResponse) {
         let Some(spending) = self.effects().spending() else { return };
-        let model = &self.info.model;
+        let model = &chosen.info.model;
         let is_counted = response.usage != Usage::default();
         if is_counted {
             response.cost = spending.cost(model, response.usage).map(|nanos| nanos as f64 / 1e9);
@@ -160,6 +164,11 @@ impl Drive<'_> {
             self.effects().settle(&tab.key, Spend::default());
         }
     }
+}
+
+/// How many tokens an answer may have.
+fn answer_tokens(chosen: &Chosen) -> u64 {
+    chosen.model.max_output_tokens().unwrap_or(ANSWER_UNKNOWN)
 }
 
 /// Whether a server may have answered, and counts it, although nobody has the answer.

@@ -1807,6 +1807,8 @@ async fn what_cut_an_answer_stands_on_the_run_and_in_its_events() {
     }
 }
 
+mod fallback;
 mod hooks;
 mod modes;
 mod people;
+mod rates;

@@ -16,6 +16,8 @@
 //! Invariant: a refusal that was on its way when the gate shut only makes the wait longer; it does not slow anyone down
 //! twice.
 
+use super::rates::{Rates, Window};
+use outlive_core::Usage;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -81,6 +83,8 @@ pub(crate) struct Gate {
     is_open: AtomicBool,
     departures: Departures,
     pace: Mutex<Pace>,
+    /// What left in the last minute, of models that say what they may be asked in one.
+    window: Mutex<Window>,
     /// Who is next: the others wait in the order they came, and one that goes away leaves no gap.
     turn: Semaphore,
 }
@@ -89,6 +93,8 @@ pub(crate) struct Gate {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pass {
     at: Duration,
+    /// Its number among the calls that are counted by the minute.
+    counted: Option<u64>,
 }
 
 /// What the gate answers to the next in line.
@@ -115,6 +121,7 @@ impl Gate {
             is_open: AtomicBool::new(true),
             departures: Departures::default(),
             pace: Mutex::default(),
+            window: Mutex::default(),
             turn: Semaphore::new(1),
         }
     }
@@ -122,6 +129,11 @@ impl Gate {
     /// Lets a call through if nobody has to wait.
     pub(crate) fn pass(&self) -> Option<Pass> {
         self.is_open.load(Ordering::Relaxed).then(|| self.depart(now()))
+    }
+
+    /// The same, unless the call must be counted by the minute and so has to queue.
+    pub(crate) fn pass_unless(&self, counts: bool) -> Option<Pass> {
+        if counts { None } else { self.pass() }
     }
 
     /// Waits until all who came before have left; the result is passed to [`Gate::next`].
@@ -169,7 +181,25 @@ impl Gate {
 
     fn depart(&self, at: Duration) -> Pass {
         self.departures.add(at);
-        Pass { at }
+        Pass { at, counted: None }
+    }
+
+    /// How long the next in line has to wait for room in the minute; nothing when there is some.
+    pub(crate) fn full(&self, _place: &SemaphorePermit<'_>, rates: Rates, tokens: u64) -> Option<Duration> {
+        lock(&self.window).wait(rates, tokens, now())
+    }
+
+    /// The next in line leaves with this pass, and may use so many tokens.
+    pub(crate) fn count(&self, _place: &SemaphorePermit<'_>, pass: Pass, tokens: u64) -> Pass {
+        Pass { counted: Some(lock(&self.window).leave(tokens, now())), ..pass }
+    }
+
+    /// The call was answered, and used this much.
+    pub(crate) fn had(&self, pass: Pass, usage: Usage) {
+        let tokens = usage.total_tokens.max(usage.input_tokens + usage.output_tokens);
+        if let Some(number) = pass.counted.filter(|_| tokens > 0) {
+            lock(&self.window).had(number, tokens);
+        }
     }
 }
 

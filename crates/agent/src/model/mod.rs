@@ -4,6 +4,7 @@ pub(crate) mod answer;
 pub(crate) mod gate;
 #[cfg(feature = "openai")]
 mod openai;
+pub(crate) mod rates;
 mod scripted;
 #[cfg(feature = "openai")]
 mod wire;
@@ -11,6 +12,7 @@ mod wire;
 pub use gate::Limit;
 #[cfg(feature = "openai")]
 pub use openai::{OpenAI, OpenAIChat, OpenAIResponses};
+pub use rates::Rates;
 pub use scripted::ScriptedModel;
 
 use futures::Stream;
@@ -50,6 +52,12 @@ pub trait Model: Send + Sync + 'static {
     /// What must not be stored: its key.
     fn secrets(&self) -> Vec<Secret> {
         Vec::new()
+    }
+
+    /// What it may be asked in a minute, by all of this process together. Counts only where [`Model::limit`] says whose
+    /// limit that is.
+    fn rates(&self) -> Rates {
+        Rates::default()
     }
 
     /// The most tokens that an answer may have, where that is known: budgets reserve so many.

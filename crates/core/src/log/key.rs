@@ -18,7 +18,8 @@
 //!       | "q" number                        a question to people, from 0
 //!       | "lead"                            the agent that leads the run
 //!       | word                              something recorded once: started, history, content, done, error, paused,
-//!                                           continued, again, over, raised, steered; pre and post with a number: a hook, from 0;
+//!                                           continued, again, over, raised, steered; pre and post with a number: a
+//!                                           hook, from 0; f with a number: a turn's fallback model, from 1;
 //!                                           "summary" before a conversation of its own
 //! ```
 //! Tools hand keys to other people's services, so a key never changes: what exists keeps its text for ever.
@@ -178,6 +179,12 @@ impl Key {
     /// The conversation of one of the members to which this call delegates, from 0.
     pub fn member_of(&self, number: u32) -> Self {
         self.join(format_args!("m{number}"))
+    }
+
+    /// The same turn of a model that stands in for the one before, from 1; 0 is the turn itself.
+    #[must_use]
+    pub fn fallback(&self, number: usize) -> Self {
+        if number == 0 { self.clone() } else { self.join(format_args!("f{number}")) }
     }
 
     /// What a hook made of this conversation's input (`pre`) or output (`post`), from 0.
@@ -410,6 +417,8 @@ mod tests {
             (agent.turn(0).call(7).word("error"), "0/agent/t0/7/error", Part::Word("error")),
             (call.member(), "1~3/team/t0/1/m", Part::Member),
             (call.member_of(12), "1~3/team/t0/1/m12", Part::MemberOf(12)),
+            (agent.turn(3).fallback(0), "0/agent/t3", Part::Turn(3)),
+            (agent.turn(3).fallback(2), "0/agent/t3/f2", Part::Word("f2")),
             (agent.hook("pre", 0), "0/agent/pre0", Part::Word("pre0")),
             (call.member().word("done"), "1~3/team/t0/1/m/done", Part::Word("done")),
             (call.member().turn(1).call(0), "1~3/team/t0/1/m/t1/0", Part::Call(0)),

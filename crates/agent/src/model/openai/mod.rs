@@ -9,7 +9,7 @@ mod chat;
 mod responses;
 
 use super::wire::{self, Collector, Connection, Credential, Dialect, Refusal};
-use super::{Limit, Model, ModelStream};
+use super::{Limit, Model, ModelStream, Rates};
 use crate::outbound::Outbound;
 use outlive_core::port::BoxFuture;
 use outlive_core::{Failure, ModelInfo, ModelRequest, ModelResponse, Secret};
@@ -61,6 +61,7 @@ pub struct Settings {
     temperature: Option<f64>,
     top_p: Option<f64>,
     max_output_tokens: Option<u64>,
+    rates: Rates,
     reasoning_effort: Option<String>,
     parallel_tool_calls: Option<bool>,
     parameters: Map<String, Value>,
@@ -151,6 +152,7 @@ impl<E: Endpoint> OpenAI<E> {
             temperature: None,
             top_p: None,
             max_output_tokens: None,
+            rates: Rates::default(),
             reasoning_effort: None,
             parallel_tool_calls: None,
             parameters: Map::new(),
@@ -254,6 +256,20 @@ impl<E: Endpoint> OpenAI<E> {
         self
     }
 
+    /// Requests in a minute, at most: further ones wait. Counted for all models of the process with the same address and
+    /// key, over the minute before each call.
+    pub fn requests_per_minute(mut self, most: u64) -> Self {
+        self.settings.rates.requests = Some(most);
+        self
+    }
+
+    /// Tokens in a minute, at most, counted likewise: a call counts with the tokens that it may use, and once it is
+    /// answered with those it did use.
+    pub fn tokens_per_minute(mut self, most: u64) -> Self {
+        self.settings.rates.tokens = Some(most);
+        self
+    }
+
     /// How long a reasoning model thinks: `minimal`, `low`, `medium`, `high`, or whatever else the model knows.
     pub fn reasoning_effort(mut self, effort: impl Into<String>) -> Self {
         self.settings.reasoning_effort = Some(effort.into());
@@ -350,6 +366,10 @@ impl<E: Endpoint> Model for OpenAI<E> {
 
     fn secrets(&self) -> Vec<Secret> {
         self.settings.connection.secrets()
+    }
+
+    fn rates(&self) -> Rates {
+        self.settings.rates
     }
 
     fn max_output_tokens(&self) -> Option<u64> {
