@@ -9,7 +9,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::handle::RunHandle;
 use crate::reader::Reader;
-use crate::submit::{Beginning, Submit};
+use crate::submit::{Beginning, Submit, check_key};
 use outlive_core::port::{
     Access, DbErrorKind, NewSchedule, NewTick, ScheduleChange, ScheduleFilter, SessionPolicy, StoredSchedule,
     StoredTick, TickOutcome,
@@ -310,8 +310,8 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::InvalidSchedule`] says which field is wrong and how; [`Error::UnknownWorkflow`], [`Error::Input`],
-    /// [`Error::InputTooLong`], [`Error::TooDeep`], [`Error::InvalidId`]; [`Error::Conflict`] when another schedule has the
-    /// name; [`Error::ScheduleNotFound`] when it would belong to another user than this engine's; or the store's.
+    /// [`Error::InputTooLong`], [`Error::TooDeep`], [`Error::InvalidId`], [`Error::CannotBegin`]; [`Error::Conflict`] when
+    /// another schedule has the name; [`Error::ScheduleNotFound`] when it would belong to another user than this engine's; or the store's.
     ///
     /// # Cancel safety
     /// If the future is dropped it may or may not have been created; create it again.
@@ -366,7 +366,7 @@ impl Engine {
             return Err(Error::InputTooLong { bytes, limit });
         }
         spec.session_id.as_deref().map(SessionId::parse).transpose()?;
-        Ok(())
+        check_key(spec.concurrency_key.as_deref())
     }
 
     /// A handle on a schedule that was read.

@@ -366,7 +366,7 @@ fn due(start_at: Option<Timestamp>, now: Timestamp) -> Result<Option<Timestamp>,
     }
 }
 
-fn check_key(key: Option<&str>) -> Result<(), Error> {
+pub(crate) fn check_key(key: Option<&str>) -> Result<(), Error> {
     let is_key = |key: &str| (1..=KEY_BYTES_MAX).contains(&key.len()) && !key.chars().any(char::is_control);
     match key {
         Some(key) if !is_key(key) => Err(Error::CannotBegin(format!(
