@@ -108,9 +108,6 @@ pub(crate) fn after_changes<E: From<DbError>>(
     Ok(accounts)
 }
 
-/// The most accounts of days long gone that one commit deletes: it makes no more.
-pub(crate) const BUDGETS_DELETED_MAX: u32 = 16;
-
 /// The most questions whose time is up that one claim answers.
 pub(crate) const TIMED_OUT_MAX: u32 = 1000;
 

@@ -22,6 +22,9 @@ impl BudgetStore for SqliteDb {
     }
 }
 
+/// The most accounts of days long gone that one commit deletes: it makes no more.
+const DELETED_MAX: u32 = 16;
+
 /// The statements.
 pub(super) struct BudgetSql {
     standing: String,
@@ -135,7 +138,7 @@ impl Tables {
         if has_new {
             let kept = i64::try_from(BUDGET_KEPT.as_micros()).unwrap_or(i64::MAX);
             let before = at.as_micros().saturating_sub(kept);
-            self.execute(&sql.forget, params![before, rules::BUDGETS_DELETED_MAX])?;
+            self.execute(&sql.forget, params![before, DELETED_MAX])?;
         }
         Ok(())
     }
