@@ -69,9 +69,14 @@ impl Cut {
         let mut calls: Vec<(ForkCall, bool)> = Vec::new();
         let mut places: BTreeMap<Key, usize> = BTreeMap::new();
         for (entry, is_kept) in log.iter().zip(is_kept) {
+            let begun = match &entry.record {
+                Some(Record::Intent { key, name }) => Some((key, name.as_ref())),
+                Some(Record::Reserved { key, .. }) => Some((key, None)),
+                _ => None,
+            };
             match &entry.record {
-                Some(Record::Intent { key, name }) => {
-                    let Some((kind, name)) = kind_of(entry, key, name.as_ref(), nodes) else { continue };
+                _ if let Some((key, name)) = begun => {
+                    let Some((kind, name)) = kind_of(entry, key, name, nodes) else { continue };
                     if places.contains_key(&key.attempt(1)) {
                         continue;
                     }

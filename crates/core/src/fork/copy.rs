@@ -143,7 +143,7 @@ fn replace_output(entry: &mut Entry, new: &Value) -> Result<(), serde_json::Erro
         Some(Record::Result { key, value }) => {
             let text = content_text(Some(new));
             let replaced = match key.parts().last() {
-                Some(Part::Turn(_)) => {
+                _ if key.is_answer() => {
                     let response: ModelResponse = json::read_stored(value.get())?;
                     let (content, tool_calls) = (Some(text), Vec::new());
                     let finish_reason = FinishReason::Stop;

@@ -290,6 +290,7 @@ fn leads(entry: &Entry, next: Option<&Entry>) -> bool {
 fn begins(entry: &Entry, place: &str) -> bool {
     match &entry.record {
         Some(Record::Intent { key, name }) => key.as_str() == place || name.as_deref() == Some(place),
+        Some(Record::Reserved { key, .. }) => key.as_str() == place,
         Some(Record::Begin { key, name, .. }) => key.as_str() == place || **name == *place,
         Some(Record::Waiting { key, questions, .. }) => {
             key.as_str() == place || questions.iter().any(|question| *question.step_name == *place)
@@ -316,7 +317,7 @@ fn has_output(entry: &Entry) -> bool {
     match &entry.record {
         Some(Record::Step { output, .. }) => output.step_type == StepType::Step,
         Some(Record::Result { key, .. }) => {
-            matches!(key.parts().last(), Some(Part::Turn(_) | Part::Call(_) | Part::Named(_)))
+            key.is_answer() || matches!(key.parts().last(), Some(Part::Call(_) | Part::Named(_)))
         }
         _ => false,
     }
@@ -367,7 +368,7 @@ fn was_calling(log: &[Entry], key: &Key) -> bool {
     let mut open: BTreeSet<&Key> = BTreeSet::new();
     for record in log.iter().filter_map(|entry| entry.record.as_ref()) {
         match record {
-            Record::Intent { key, name: None } if is_own(key) => drop(open.insert(key)),
+            Record::Intent { key, name: None } | Record::Reserved { key, .. } if is_own(key) => drop(open.insert(key)),
             Record::Result { key, .. } => drop(open.remove(key)),
             _ => {}
         }
@@ -384,10 +385,13 @@ fn is_of(entry: &Entry, step: &Key) -> bool {
 /// Where the model's call began whose answer is edited, and whose it is: what it streamed is not kept.
 fn told_before(log: &[Entry], edited: usize) -> Option<(usize, Option<RunId>)> {
     let Some(Record::Result { key, .. }) = &log[edited].record else { return None };
-    if !matches!(key.parts().last(), Some(Part::Turn(_))) {
+    if !key.is_answer() {
         return None;
     }
-    let is_intent = |entry: &Entry| matches!(&entry.record, Some(Record::Intent { key: intent, .. }) if intent == key);
+    let is_intent = |entry: &Entry| match &entry.record {
+        Some(Record::Intent { key: intent, .. } | Record::Reserved { key: intent, .. }) => intent == key,
+        _ => false,
+    };
     Some((log[..edited].iter().rposition(is_intent)?, log[edited].event.origin.run_id.clone()))
 }
 

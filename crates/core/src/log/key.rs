@@ -187,6 +187,18 @@ impl Key {
         if number == 0 { self.clone() } else { self.join(format_args!("f{number}")) }
     }
 
+    /// Whether it is a model's answer in a turn: of the agent's own model, or of one that stands in for it.
+    pub(crate) fn is_answer(&self) -> bool {
+        match self.parts().last() {
+            Some(Part::Turn(_)) => true,
+            Some(Part::Word(word)) => {
+                let number = word.strip_prefix('f').and_then(|number| number.parse().ok());
+                number.is_some_and(|number| self.outer().is_some_and(|turn| turn.fallback(number) == *self))
+            }
+            _ => false,
+        }
+    }
+
     /// What a hook made of this conversation's input (`pre`) or output (`post`), from 0.
     pub fn hook(&self, when: &'static str, number: usize) -> Self {
         self.join(format_args!("{when}{number}"))

@@ -70,6 +70,7 @@ impl Fit {
     pub fn apply(&mut self, machine: &mut WorkflowMachine, entry: &Entry) -> Result<Applied, Mismatch> {
         if let Some(
             Record::Intent { key, name: None }
+            | Record::Reserved { key, .. }
             | Record::Result { key, .. }
             | Record::Said { key }
             | Record::Run { key, .. },

@@ -406,6 +406,35 @@ async fn processes_that_share_a_store_never_pass_a_limit_together() {
     assert!(full > TRIALS / 2, "it was used up {full} times");
 }
 
+/// What a fork keeps costs nothing, and what it makes again is told before and counted as its own.
+#[tokio::test(start_paused = true)]
+async fn a_fork_of_a_run_with_budgets_pays_for_what_it_makes_again() {
+    let db: Arc<dyn Db> = Arc::new(InMemoryDb::new());
+    let model = oracle(3);
+    let workflow = limited(db.clone(), &model, &[Budget::calls(3).per_run()]);
+    workflow.run("hi").run_id("r1").background().await.unwrap();
+    assert_eq!(rests(&workflow, "r1").await.status, RunStatus::Completed);
+    let run = workflow.attach("r1").await.unwrap();
+    let log = read_log(&*db, run.run_id()).await;
+    for at in 0..log.len() as u64 {
+        let ended = log[..usize::try_from(at).unwrap()].iter();
+        let kept = ended.filter(|entry| entry.event.name() == "ModelRequestCompleted").count();
+        let preview = run.fork(at).preview().await.unwrap();
+        let count = |calls: &[outlive::core::fork::ForkCall]| {
+            calls.iter().filter(|call| call.kind == outlive::core::fork::CallKind::Model).count()
+        };
+        assert_eq!((count(&preview.kept), count(&preview.again)), (kept, 3 - kept), "at {at}");
+        let before = model.calls();
+        let fork = run.fork(at).run_id(format!("fork-{at}")).background().await.unwrap();
+        let output = timeout(PATIENCE, fork.wait()).await.expect("it ends").unwrap();
+        assert_eq!((output.status, output.text()), (RunStatus::Completed, "asked 3 times".to_owned()), "at {at}");
+        assert_eq!(model.calls() - before, 3 - kept, "at {at}");
+        let account = (format!("fork-{at}"), "calls".to_owned());
+        let used = standings(&*db).await.get(&account).map_or(0, |standing| standing.settled);
+        assert_eq!(used, 3 - kept as u64, "at {at}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn money_goes_by_the_prices_and_runs_say_what_they_cost() {
     let prices = r#"{"date":"2026-11-01","currency":"EUR","models":{"oracle":{"input":1000,"output":2000}}}"#;

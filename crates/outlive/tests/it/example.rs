@@ -61,6 +61,15 @@ impl Example {
         Self { child, output, said: String::new() }
     }
 
+    /// The `nightly` example, with a report for each second.
+    fn nightly(db: &Path, words: &[&str]) -> Self {
+        let mut command = Command::new(program("nightly"));
+        command.args(words).env("NIGHTLY_DB", db).env("NIGHTLY_CRON", "* * * * * *");
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Self { child, output, said: String::new() }
+    }
+
     /// The next line it prints.
     pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
@@ -139,4 +148,46 @@ fn a_payment_waits_for_two_people_while_no_process_runs() {
     let (_, said) = desk(&db, &["reject", &open()[0], "ada", "too much"]);
     assert_eq!(said, "noted\nCANCELLED: Workflow cancelled: Step 'Finance' was rejected\n");
     assert!(open().is_empty(), "nobody needs to say more");
+}
+
+#[test]
+fn research_asks_for_more_when_its_budget_is_used_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let research = |words: &[&str]| {
+        let mut command = Command::new(program("research_budget"));
+        let output = command.args(words).env("RESEARCH_DB", folder.path().join("research.db")).output().unwrap();
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat()
+    };
+    let asked = |said: &str| {
+        let asks = said.lines().filter(|line| line.starts_with("asks: ")).count();
+        (asks, said.contains("6 calls per run"))
+    };
+    let said = research(&["start", "tidal power"]);
+    assert_eq!(asked(&said), (1, true), "{said}");
+    let run = said.lines().next().unwrap().strip_prefix("run ").unwrap();
+    let said = research(&["raise", run, "1", "ada"]);
+    assert_eq!(asked(&said).0, 1, "{said}");
+    assert_eq!(research(&["raise", run, "5", "ada"]), "COMPLETED: what 8 sources say\n");
+    let said = research(&["start", "wave power"]);
+    let run = said.lines().next().unwrap().strip_prefix("run ").unwrap();
+    let said = research(&["stop", run, "bob"]);
+    assert!(said.starts_with("ERROR: ") && said.contains("enough"), "{said}");
+}
+
+#[test]
+fn a_nightly_report_is_made_by_whichever_process_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("nightly.db");
+    let mut first = Example::nightly(&db, &[]);
+    assert!(first.line().starts_with("next: 2"));
+    assert_eq!(first.line(), "the shop: all is well");
+    first.kill();
+    let mut second = Example::nightly(&db, &[]);
+    assert!(second.line().starts_with("next: 2"));
+    assert_eq!(second.line(), "the shop: all is well");
+    second.kill();
+    let (code, said) = Example::nightly(&db, &["now"]).finish();
+    assert!(code == Some(0) && said.contains("the shop: all is well"), "{said}");
+    let (code, said) = Example::nightly(&db, &["log"]).finish();
+    assert!(code == Some(0) && said.lines().filter(|line| line.contains("  ")).count() >= 2, "{said}");
 }
