@@ -236,14 +236,15 @@ async fn accepting_a_run_writes_few_pages() {
     // Run, request, session, counts; run id, session id, the unfinished runs, the sessions by component; a user's sessions.
     for (user_id, expected) in [(None, 8), (Some("ada"), 9)] {
         let mut counts = Vec::new();
-        for number in 0..21 {
+        for number in 0..31 {
             let mut run = new_run(&format!("r{number}-{expected}"));
             run.info.user_id = user_id.map(Arc::from);
             let before = log_len();
             db.create_run(Access::All, run, Some(worker_id("w1"))).await.unwrap();
             counts.push((log_len() - before) / (4096 + 24));
         }
-        // Now and then a full page becomes two.
+        // A log that begins anew does not grow until it is as long as it was. Now and then a full page becomes two.
+        counts.retain(|grown| *grown > 0);
         counts.sort_unstable();
         assert_eq!(counts[counts.len() / 2], expected, "{counts:?}");
     }
