@@ -88,11 +88,13 @@ impl WorkflowBuilder {
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> outlive::Result<()> {
-    /// let model = ScriptedModel::replies([
-    ///     ModelResponse::calls(vec![ToolCall::new("call-1", "run_workflow", r#"{"query": "a dog"}"#)]),
-    ///     ModelResponse::text("I had a story written."),
-    ///     ModelResponse::text("It was about a dog."),
-    /// ]);
+    /// let model = ScriptedModel::from_fn("leader", |request| {
+    ///     let knows = format!("{:?}", request.messages).contains("Once there was a dog");
+    ///     Ok(match knows {
+    ///         true => ModelResponse::text("It was about a dog."),
+    ///         false => ModelResponse::calls(vec![ToolCall::new("call-1", "run_workflow", r#"{"query": "a dog"}"#)]),
+    ///     })
+    /// });
     /// let write = Step::function("Write", |_, input| async move { Ok::<_, Failure>(format!("Once there was {}.", input.text())) });
     /// let workflow = Workflow::builder("Stories")
     ///     .db(InMemoryDb::new())
