@@ -67,6 +67,7 @@ fn fill(copies: i64) {
     // Counted as a migration counts them.
     let migration = include_str!("../../../db/migrations/sqlite/0002_tables.sql").replace("{T}", "outlive_sessions");
     let count = migration.split_once("INSERT INTO outlive_sessions_counts").expect("it fills the table").1;
+    let count = count.split_once(';').expect("the statement ends").0;
     let count = format!("DELETE FROM outlive_sessions_counts; INSERT INTO outlive_sessions_counts{count}");
     sql.execute_batch(&count).expect("it did so before");
     sql.execute_batch("COMMIT; PRAGMA wal_checkpoint(TRUNCATE)").expect("there is room");
