@@ -303,8 +303,8 @@ impl StepContext {
     }
 
     /// What the newest earlier runs of this session were asked and came to, oldest first: this many of them, 1,000 at most,
-    /// 3 when none is said. Runs that failed are left out; those that were cancelled on the way are marked. It is the same however often
-    /// it is asked, and in whichever process; runs that are deleted meanwhile are missing.
+    /// 3 when none is said. Runs that failed are left out; those that were cancelled on the way are marked. It is the same
+    /// however often it is asked, and in whichever process; runs that are deleted meanwhile are missing.
     ///
     /// A step with [`Step::add_workflow_history`](crate::Step::add_workflow_history) finds them in its
     /// [input](StepInput::workflow_history).

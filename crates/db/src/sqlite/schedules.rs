@@ -388,17 +388,6 @@ mod tests {
 
     const TABLE: &str = "outlive_sessions";
 
-    /// How SQLite walks, one line for each table, without the names that all indexes begin with.
-    fn plan(connection: &Connection, sql: &str) -> Vec<String> {
-        let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect("good SQL");
-        let mut rows = statement.raw_query();
-        let mut lines = Vec::new();
-        while let Some(row) = rows.next().expect("a plan") {
-            lines.push(row.get::<_, String>(3).expect("text").replace(&format!("{TABLE}_schedules_"), ""));
-        }
-        lines
-    }
-
     #[test]
     fn schedules_are_found_by_an_index_and_never_sorted() {
         let connection = Connection::open_in_memory().expect("memory is there");
@@ -427,7 +416,7 @@ mod tests {
             expected.push((sql.list(&access, &filter), index));
         }
         for (statement, index) in expected {
-            let lines = plan(&connection, &statement);
+            let lines = schema::plan(&connection, "schedules", &statement);
             assert!(lines.iter().any(|line| line.contains(index)), "{statement}: {lines:#?}");
             let is_sorted = lines.iter().any(|line| line.contains("TEMP B-TREE"));
             // Those with one name are few: one for each user.

@@ -460,6 +460,18 @@ fn runs_of(session: &str) -> String {
     RUNS_OF_SESSION.replace("{S}", session)
 }
 
+/// How SQLite walks, one line for each table, without the names that all indexes of `{T}_{part}` begin with.
+#[cfg(test)]
+pub(super) fn plan(connection: &Connection, part: &str, sql: &str) -> Vec<String> {
+    let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect("good SQL");
+    let mut rows = statement.raw_query();
+    let mut lines = Vec::new();
+    while let Some(row) = rows.next().expect("a plan") {
+        lines.push(row.get::<_, String>(3).expect("text").replace(&format!("{SESSION_TABLE}_{part}_"), ""));
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
