@@ -37,8 +37,7 @@ pub(crate) fn run_where_possible(cargo: &Cargo) -> Result<(), Problem> {
 
 fn drive(cargo: &Cargo, python: PathBuf) -> Result<(), Problem> {
     let folder = cargo.root().join("target").join("agno-clients");
-    let model_server = build(cargo, &["-p", "outlive-agent", "--features", "testing", "--example", "model_server"])?;
-    let app = build(cargo, &["-p", "outlive", "--features", "jwt", "--example", "agno_app"])?;
+    let [model_server, app] = build(cargo, ["model_server", "agno_app"])?;
     let (_models, model_url) = Started::new(Command::new(model_server), "OPENAI_BASE_URL=")?;
     let data = folder.join("data");
     // A database of an earlier time would hold its sessions.
@@ -87,17 +86,25 @@ fn succeed(command: &mut Command, what: &str) -> Result<(), Problem> {
     if status.success() { Ok(()) } else { Err(format!("{what} ended with {status}")) }
 }
 
-/// Builds an example and says where it is.
-fn build(cargo: &Cargo, what: &[&str]) -> Result<PathBuf, Problem> {
-    let arguments = [&["build", "--locked", "--message-format=json-render-diagnostics"], what].concat();
-    let messages = cargo.read(&arguments)?;
-    executable(&messages).ok_or_else(|| format!("cargo built no program for {}", what.join(" ")))
+/// Builds examples as the tests of the workspace do, and says where they are.
+fn build<const N: usize>(cargo: &Cargo, names: [&str; N]) -> Result<[PathBuf; N], Problem> {
+    let options = ["build", "--workspace", "--locked", "--message-format=json-render-diagnostics"];
+    let examples = names.iter().flat_map(|name| ["--example", name]);
+    let messages = cargo.read(&options.into_iter().chain(examples).collect::<Vec<_>>())?;
+    let mut paths = Vec::with_capacity(N);
+    for name in names {
+        paths.push(executable(&messages, name).ok_or_else(|| format!("cargo built no example named {name}"))?);
+    }
+    Ok(paths.try_into().expect("one for each"))
 }
 
-/// The last program named in cargo's messages.
-fn executable(messages: &str) -> Option<PathBuf> {
-    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next_back()
+/// The program of this name in cargo's messages.
+fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+    let mut messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    messages.find_map(|message| {
+        let path = message["executable"].as_str()?;
+        (message["target"]["name"] == name).then(|| PathBuf::from(path))
+    })
 }
 
 /// A program of ours; ends with this.
@@ -133,11 +140,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_program_of_a_build_is_found() {
-        let messages =
-            "{\"executable\":null}\nnot json\n{\"executable\":\"/a\"}\n{\"executable\":\"/b\"}\n{\"success\":true}\n";
-        assert_eq!(executable(messages), Some(PathBuf::from("/b")));
-        assert_eq!(executable("{\"executable\":null}"), None);
+    fn the_program_of_a_name_is_found() {
+        let messages = r#"{"target": {"name": "b"}, "executable": null}
+            not JSON
+            {"target": {"name": "a"}, "executable": "/a"}
+            {"target": {"name": "b"}, "executable": "/b"}
+            {"success": true}"#;
+        assert_eq!(executable(messages, "b"), Some(PathBuf::from("/b")));
+        assert_eq!(executable(messages, "c"), None);
     }
 
     #[test]

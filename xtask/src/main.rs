@@ -102,8 +102,10 @@ fn help() -> Result<(), Problem> {
     Ok(())
 }
 
+/// Many tests wait for a disk, a child or a timer: with as many threads as cores, those would wait too.
 fn test(cargo: &Cargo) -> Result<(), Problem> {
-    cargo.run(&readme::arguments(readme::TEST))
+    let threads = 2 * std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    cargo.run_with(&[("RUST_TEST_THREADS", &threads.to_string())], &readme::arguments(readme::TEST))
 }
 
 fn lint(cargo: &Cargo) -> Result<(), Problem> {

@@ -167,7 +167,7 @@ fn example(cargo: &Cargo, page: &str, folder: &Path) -> Result<(), Problem> {
     write().map_err(|e| format!("the example's project cannot be written: {e}"))?;
     println!("$ cargo run    (the example of the README)");
     let mut command = cargo.command(&["run", "--quiet", "--offline"]);
-    command.current_dir(&project).env("CARGO_TARGET_DIR", cargo.root().join("target/readme"));
+    command.current_dir(&project).env("CARGO_TARGET_DIR", cargo.root().join("target"));
     command.env("CARGO_PROFILE_DEV_DEBUG", "0").stdin(Stdio::null()).stderr(Stdio::inherit());
     let output = command.output().map_err(|e| format!("cargo could not be started: {e}"))?;
     let printed = String::from_utf8_lossy(&output.stdout);

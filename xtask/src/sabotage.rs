@@ -1,6 +1,6 @@
 //! Breaks one promise at a time and demands that the tests notice.
 //!
-//! Each sabotage is a feature that takes one safeguard out of the engine. Must never count anything but a failed test as
+//! One build has them all, behind a feature; a variable takes one safeguard out at a time. Must never count anything but a failed test as
 //! noticed: code that does not compile, a hang or a crash of the test program is an error. The invariant: no sabotage can
 //! reach a program anyone would install.
 
@@ -15,42 +15,44 @@ use std::time::{Duration, Instant};
 
 /// One safeguard taken away.
 struct Sabotage {
-    /// The crate whose tests must notice, and which has the feature.
+    /// The crate whose tests must notice, and which has the defect.
     package: &'static str,
-    /// The feature.
-    feature: &'static str,
+    /// Its name, which the variable has when it is on.
+    defect: &'static str,
     /// Which tests of the crate's `it` binary must notice; empty for all of them.
     filter: &'static str,
     /// The promise it breaks.
     breaks: &'static str,
 }
 
-/// Every sabotage. A row is added together with its feature.
+/// Every sabotage. A row is added together with its defect.
 const SABOTAGES: &[Sabotage] = &[
     Sabotage {
         package: "outlive-engine",
-        feature: "sabotage-ack-before-commit",
+        defect: "ack-before-commit",
         filter: "runs::",
         breaks: "a run id is returned only once the run is on stable storage",
     },
     Sabotage {
         package: "outlive-db",
-        feature: "sabotage-skip-epoch-check",
+        defect: "skip-epoch-check",
         filter: "it_conforms",
         breaks: "a worker that lost its lease changes nothing",
     },
     Sabotage {
         package: "outlive-engine",
-        feature: "sabotage-publish-before-append",
+        defect: "publish-before-append",
         filter: "sweep::",
         breaks: "nobody sees an event that is not in the log",
     },
 ];
 
-/// How every sabotage feature's name begins.
-const PREFIX: &str = "sabotage-";
+/// The feature that has the defects compiled in.
+const FEATURE: &str = "sabotage";
+/// Names the one that is on.
+const VARIABLE: &str = "OUTLIVE_SABOTAGE";
 /// Features that no shipped code may turn on in another crate of ours.
-const NEVER_SHIPPED: [&str; 2] = [PREFIX, "testing"];
+const NEVER_SHIPPED: [&str; 2] = [FEATURE, "testing"];
 /// Longest time for the tests of one sabotage.
 const DEADLINE: Duration = Duration::from_secs(300);
 /// What the standard test runner ends with when a test failed.
@@ -63,13 +65,16 @@ pub(crate) fn run(cargo: &Cargo) -> Result<(), Problem> {
     if !leaks.is_empty() {
         return Err(leaks.join("\n"));
     }
+    let programs = build(cargo)?;
     for sabotage in SABOTAGES {
-        let healthy = end_of_tests(cargo, sabotage, &[])?;
-        if healthy != End::Passed {
-            return Err(format!("the tests `{}` of {} must pass before a sabotage", sabotage.filter, sabotage.package));
+        let Sabotage { package, defect, filter, .. } = sabotage;
+        let program = programs.iter().find(|program| program.package == *package);
+        let program = program.ok_or_else(|| format!("cargo built no test program named `it` for {package}"))?;
+        if wait(program.tests(filter, None), DEADLINE)? != End::Passed {
+            return Err(format!("the tests `{filter}` of {package} must pass before a sabotage"));
         }
-        let end = end_of_tests(cargo, sabotage, &["--features", sabotage.feature])?;
-        println!("{}: {}", sabotage.feature, verdict(sabotage, end)?);
+        let end = wait(program.tests(filter, Some(defect)), DEADLINE)?;
+        println!("{defect}: {}", verdict(sabotage, end)?);
     }
     Ok(())
 }
@@ -85,27 +90,36 @@ enum End {
 }
 
 fn verdict(sabotage: &Sabotage, end: End) -> Result<&'static str, Problem> {
-    let Sabotage { package, feature, filter, breaks } = sabotage;
-    let again = format!("cargo test -p {package} --test it --features {feature} {filter}");
+    let Sabotage { package, defect, filter, breaks } = sabotage;
+    let again = format!("{VARIABLE}={defect} cargo test -p {package} --test it --features {FEATURE} {filter}");
     match end {
         End::TestsFailed => Ok("noticed"),
-        End::Passed => Err(format!("{feature} was not noticed; a test must fail when this is broken: {breaks}")),
-        End::Broken => Err(format!("{feature} broke the test program instead of failing a test, see `{again}`")),
-        End::Hung => Err(format!("{feature} made the tests hang; give them a deadline, see `{again}`")),
+        End::Passed => Err(format!("{defect} was not noticed; a test must fail when this is broken: {breaks}")),
+        End::Broken => Err(format!("{defect} broke the test program instead of failing a test, see `{again}`")),
+        End::Hung => Err(format!("{defect} made the tests hang; give them a deadline, see `{again}`")),
     }
 }
 
-/// Builds the tests, which must succeed, then runs them by themselves.
-fn end_of_tests(cargo: &Cargo, sabotage: &Sabotage, features: &[&str]) -> Result<End, Problem> {
-    let build = ["test", "--no-run", "--locked", "--message-format", "json-render-diagnostics", "-p", sabotage.package];
-    let arguments = [&build, &["--test", "it"][..], features].concat();
+/// Builds the test programs of every crate that has a sabotage, together.
+fn build(cargo: &Cargo) -> Result<Vec<Program>, Problem> {
+    let mut arguments: Vec<String> =
+        ["test", "--no-run", "--locked", "--message-format", "json-render-diagnostics", "--test", "it"]
+            .map(str::to_owned)
+            .into();
+    let mut packages: Vec<&str> = SABOTAGES.iter().map(|sabotage| sabotage.package).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    for package in packages {
+        arguments.extend([
+            "-p".to_owned(),
+            package.to_owned(),
+            "--features".to_owned(),
+            format!("{package}/{FEATURE}"),
+        ]);
+    }
     eprintln!("$ cargo {}", arguments.join(" "));
-    let Built { program, directory } = built(&cargo.read(&arguments)?)?;
-    let mut command = Command::new(program);
-    command.args((!sabotage.filter.is_empty()).then_some(sabotage.filter));
-    command.current_dir(&directory).env("CARGO_MANIFEST_DIR", &directory);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    wait(command, DEADLINE)
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    Ok(programs(&cargo.read(&arguments)?))
 }
 
 fn wait(mut command: Command, deadline: Duration) -> Result<End, Problem> {
@@ -134,23 +148,38 @@ fn end(status: ExitStatus) -> End {
     }
 }
 
+/// A crate's `it` test program.
 #[derive(Debug, PartialEq)]
-struct Built {
-    program: PathBuf,
+struct Program {
+    package: String,
+    path: PathBuf,
     /// The crate's directory, where cargo would start the program.
     directory: PathBuf,
 }
 
-/// Finds the `it` test program in cargo's messages.
-fn built(messages: &str) -> Result<Built, Problem> {
+impl Program {
+    /// Runs these tests by themselves, with this defect.
+    fn tests(&self, filter: &str, defect: Option<&str>) -> Command {
+        let mut command = Command::new(&self.path);
+        command.args((!filter.is_empty()).then_some(filter));
+        command.current_dir(&self.directory).env("CARGO_MANIFEST_DIR", &self.directory);
+        command.env_remove(VARIABLE).envs(defect.map(|defect| (VARIABLE, defect)));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+}
+
+/// Finds the `it` test programs in cargo's messages.
+fn programs(messages: &str) -> Vec<Program> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     messages
         .filter(|message| message["target"]["name"] == "it")
-        .find_map(|message| {
+        .filter_map(|message| {
             let directory = Path::new(message["manifest_path"].as_str()?).parent()?.to_owned();
-            Some(Built { program: PathBuf::from(message["executable"].as_str()?), directory })
+            let package = format!("outlive-{}", directory.file_name()?.to_str()?);
+            Some(Program { package, path: PathBuf::from(message["executable"].as_str()?), directory })
         })
-        .ok_or_else(|| "cargo built no test program named `it`".to_owned())
+        .collect()
 }
 
 /// What could carry a sabotage, or a test helper, into shipped code.
@@ -161,8 +190,8 @@ pub(crate) fn check(members: &[Member]) -> Vec<Problem> {
 
 fn on_by_another_feature(member: &Member) -> Vec<Problem> {
     let mut problems = Vec::new();
-    for (name, turned_on) in member.features.iter().filter(|(name, _)| !name.starts_with(PREFIX)) {
-        for other in turned_on.iter().filter(|other| other.contains(PREFIX)) {
+    for (name, turned_on) in member.features.iter().filter(|(name, _)| !name.starts_with(FEATURE)) {
+        for other in turned_on.iter().filter(|other| other.contains(FEATURE)) {
             problems.push(format!("{}: feature `{name}` turns on `{other}`, which breaks a promise", member.name));
         }
     }
@@ -183,7 +212,7 @@ fn on_by_dependency(member: &Member) -> Vec<Problem> {
 
 /// Sabotage features in the output of `cargo tree -e features`.
 fn reaches(tree: &str) -> Vec<Problem> {
-    let lines = tree.lines().filter(|line| line.contains(PREFIX));
+    let lines = tree.lines().filter(|line| line.contains(FEATURE));
     lines
         .map(|line| format!("outlive-cli is built with {}", line.trim_start_matches([' ', '│', '├', '└', '─'])))
         .collect()
@@ -203,33 +232,33 @@ mod tests {
 
     #[test]
     fn a_sabotage_in_the_default_features_is_found() {
-        let leaking = member(&[("default", &["sabotage-x"])], Kind::Normal, "sqlite");
+        let leaking = member(&[("default", &["sabotage"])], Kind::Normal, "sqlite");
         assert_eq!(check(&[leaking]).len(), 1);
     }
 
     #[test]
     fn a_sabotage_behind_another_feature_is_found() {
-        let leaking = member(&[("fast", &["outlive-engine/sabotage-x"])], Kind::Normal, "sqlite");
+        let leaking = member(&[("fast", &["outlive-engine/sabotage"])], Kind::Normal, "sqlite");
         assert_eq!(check(&[leaking]).len(), 1);
     }
 
     #[test]
     fn a_dependency_that_asks_for_sabotage_or_test_helpers_is_found() {
-        assert_eq!(check(&[member(&[], Kind::Normal, "sabotage-x")]).len(), 1);
+        assert_eq!(check(&[member(&[], Kind::Normal, "sabotage")]).len(), 1);
         assert_eq!(check(&[member(&[], Kind::Build, "testing")]).len(), 1);
     }
 
     #[test]
     fn tests_may_ask_for_test_helpers_and_a_sabotage_may_reach_down() {
         assert!(check(&[member(&[], Kind::Dev, "testing")]).is_empty());
-        let down = member(&[("sabotage-x", &["outlive-engine/sabotage-x"])], Kind::Normal, "sqlite");
+        let down = member(&[("sabotage", &["outlive-engine/sabotage"])], Kind::Normal, "sqlite");
         assert!(check(&[down]).is_empty());
     }
 
     #[test]
     fn a_sabotage_in_the_tree_of_the_program_is_found() {
-        let tree = "outlive-cli v0.1.0\n└── outlive feature \"sabotage-x\"\n";
-        assert_eq!(reaches(tree), ["outlive-cli is built with outlive feature \"sabotage-x\""]);
+        let tree = "outlive-cli v0.1.0\n└── outlive feature \"sabotage\"\n";
+        assert_eq!(reaches(tree), ["outlive-cli is built with outlive feature \"sabotage\""]);
         assert!(reaches("outlive-cli v0.1.0\n└── outlive feature \"sqlite\"\n").is_empty());
     }
 
@@ -265,12 +294,12 @@ mod tests {
     }
 
     #[test]
-    fn the_test_program_is_found_among_the_messages() {
+    fn the_test_programs_are_found_among_the_messages() {
         let messages = r#"{"target": {"name": "outlive"}, "executable": "/x/lib", "manifest_path": "/x/Cargo.toml"}
             not JSON
-            {"target": {"name": "it"}, "executable": "/x/it", "manifest_path": "/x/Cargo.toml"}"#;
-        let expected = Built { program: PathBuf::from("/x/it"), directory: PathBuf::from("/x") };
-        assert_eq!(built(messages), Ok(expected));
-        assert!(built("").is_err());
+            {"target": {"name": "it"}, "executable": "/t/it", "manifest_path": "/x/db/Cargo.toml"}"#;
+        let (package, path, directory) = ("outlive-db".to_owned(), PathBuf::from("/t/it"), PathBuf::from("/x/db"));
+        assert_eq!(programs(messages), [Program { package, path, directory }]);
+        assert_eq!(programs(""), []);
     }
 }

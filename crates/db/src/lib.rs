@@ -9,6 +9,8 @@
 pub mod conformance;
 mod memory;
 mod rules;
+#[cfg(feature = "sabotage")]
+mod sabotage;
 mod silence;
 #[cfg(feature = "sqlite")]
 mod sqlite;

@@ -683,8 +683,8 @@ impl Journal {
             redactor.map(fields);
         }
         let commit = Commit { lease: self.lease.clone(), page, patch, session, at: self.services.clock.now() };
-        #[cfg(feature = "sabotage-publish-before-append")]
-        {
+        #[cfg(feature = "sabotage")]
+        if crate::sabotage::is_on("publish-before-append") {
             state.durable_end = state.next_index;
             state.wake();
         }

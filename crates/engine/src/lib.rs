@@ -40,6 +40,8 @@ mod queue;
 mod reader;
 mod reading;
 mod room;
+#[cfg(feature = "sabotage")]
+mod sabotage;
 mod schedules;
 mod services;
 mod sessions;

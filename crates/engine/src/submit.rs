@@ -336,22 +336,19 @@ impl Inner {
         })
     }
 
-    #[cfg(not(feature = "sabotage-ack-before-commit"))]
-    async fn create_run(&self, access: Access, new: NewRun, worker: Option<WorkerId>) -> Result<Accepted, DbError> {
-        self.services.db.create_run(access, new, worker).await
-    }
-
-    /// The deliberate defect: confirms before the store has.
-    #[cfg(feature = "sabotage-ack-before-commit")]
     async fn create_run(
         self: &Arc<Self>,
         access: Access,
         new: NewRun,
-        _: Option<WorkerId>,
+        worker: Option<WorkerId>,
     ) -> Result<Accepted, DbError> {
-        let inner = self.clone();
-        tokio::spawn(async move { inner.services.db.create_run(access, new, None).await });
-        Ok(Accepted::New { lease: None })
+        #[cfg(feature = "sabotage")]
+        if crate::sabotage::is_on("ack-before-commit") {
+            let inner = self.clone();
+            tokio::spawn(async move { inner.services.db.create_run(access, new, None).await });
+            return Ok(Accepted::New { lease: None });
+        }
+        self.services.db.create_run(access, new, worker).await
     }
 }
 

@@ -207,7 +207,7 @@ async fn bad_a09_slow_headers_are_cut() {
     for mut client in slow {
         assert!(client.closed().await.is_empty());
     }
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(8), "one after the other takes twelve: {:?}", begun.elapsed());
 }
 
 #[tokio::test]
