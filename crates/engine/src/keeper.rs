@@ -62,7 +62,9 @@ struct Keeper<'a> {
 
 impl Keeper<'_> {
     async fn look(&mut self) {
-        let is_steady = self.clock.look(self.inner.services.clock.now());
+        // All of a look is as of one time, which was compared.
+        let now = self.inner.services.clock.now();
+        let is_steady = self.clock.look(now);
         for (number, (scope, mut retention)) in self.limits().into_iter().enumerate() {
             if !is_steady {
                 (retention.max_age, retention.sessions_max_age) = (None, None);
@@ -70,7 +72,7 @@ impl Keeper<'_> {
             if retention.is_unlimited() {
                 continue;
             }
-            if let Err(error) = self.sweep(&scope, retention, number == 0).await {
+            if let Err(error) = self.sweep(&scope, retention, number == 0, now).await {
                 tracing::warn!(%error, "runs that nobody is to keep could not be deleted yet");
             }
         }
@@ -95,7 +97,13 @@ impl Keeper<'_> {
     }
 
     /// `is_first`: of the scopes that are looked at.
-    async fn sweep(&mut self, scope: &Scope, retention: Retention, is_first: bool) -> Result<(), Error> {
+    async fn sweep(
+        &mut self,
+        scope: &Scope,
+        retention: Retention,
+        is_first: bool,
+        now: Timestamp,
+    ) -> Result<(), Error> {
         let name: Arc<str> = scope.as_ref().map_or_else(|| Arc::from(""), DefinitionId::to_shared);
         let services = &self.inner.services;
         let (place, mut session) = self.places.remove(scope).unwrap_or_default();
@@ -108,7 +116,7 @@ impl Keeper<'_> {
             if !self.has_turn(&name).await? {
                 return Ok(());
             }
-            let batch = walk.next(&*services.db, &Access::All, services.clock.now()).await?;
+            let batch = walk.next(&*services.db, &Access::All, now).await?;
             let deleted = delete(self.inner, &Access::All, &batch.run_ids, Some(&name)).await?;
             walk.deleted(batch.run_ids.len(), deleted);
             (runs, bytes) = (runs + deleted.runs, bytes + deleted.bytes);
@@ -121,7 +129,7 @@ impl Keeper<'_> {
             self.finish_logs(&name).await?;
         }
         if let Some(age) = retention.sessions_max_age {
-            session = self.sweep_sessions(before(services.clock.now(), age), session).await?;
+            session = self.sweep_sessions(before(now, age), session).await?;
         }
         let place = if has_seen_all { Place::default() } else { walk.place };
         self.places.insert(scope.clone(), (place, session));
