@@ -47,6 +47,7 @@ pub(crate) enum Command {
     Events(cmd::events::Events),
     Output(cmd::output::Output),
     Cancel(cmd::cancel::Cancel),
+    Prune(cmd::prune::Prune),
     Rerun(cmd::rerun::Rerun),
     Retry(cmd::fork::Retry),
     Fork(cmd::fork::Fork),

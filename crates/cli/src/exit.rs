@@ -188,6 +188,7 @@ impl From<engine::Error> for Problem {
             E::DamagedQuestion { .. } | E::DamagedSchedule { .. } => Self::new(Exit::Other, "unreadable", error),
             E::CannotBegin(_) => Self::new(Exit::Usage, "invalid_request", error),
             E::CannotFork(_) => Self::new(Exit::WrongState, "cannot_fork", error),
+            E::CannotPrune(_) => Self::new(Exit::Usage, "cannot_prune", error),
             E::DefinitionChanged(_) => Self::new(Exit::WrongState, "definition_changed", error),
             E::NotCompleted(run) => Self::new(Exit::of(run.status()), "run_not_completed", run),
         }

@@ -19,7 +19,8 @@ use outlive::client::{self, Client, ClientError, ForkPreview, QuestionSummary, R
 use outlive::core::port::{AuditKind, QuestionFilter, RunFilter, ScheduleFilter, SessionPolicy, StoredTick};
 use outlive::core::{Answer, DefinitionId, Remedy, RunEvent, RunId, RunStatus, SessionId, WorkflowRunOutput};
 use outlive::engine::{
-    CreateSchedule, Engine, EventStream, Fork, Options, Reader, RunHandle, Schedule, SchedulesPage, Submit,
+    CreateSchedule, Engine, EventStream, Fork, Options, Prune, PruneReport, Reader, RunHandle, Schedule, SchedulesPage,
+    Submit,
 };
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -363,6 +364,22 @@ impl Runs {
                 Ok(accepted)
             }
             Self::There(client) => Ok(client.rerun(id, None).await?.into()),
+        }
+    }
+
+    /// Deletes runs that have ended, or says which would be.
+    pub(crate) async fn prune(&self, prune: Prune) -> Result<PruneReport, Problem> {
+        match self {
+            Self::Here(here) if prune.is_preview => Ok(here.reader().preview_prune(prune).await?),
+            Self::Here(here) => {
+                let report = here.engine().await?.prune(prune).await?;
+                if report.runs > 0 {
+                    let what = format!("{} runs, {} bytes", report.runs, report.bytes);
+                    store::note(&*here.store.db, AuditKind::RunPrune, "done", "outlive prune", &what).await?;
+                }
+                Ok(report)
+            }
+            Self::There(client) => Ok(client.prune(&prune).await?),
         }
     }
 

@@ -21,7 +21,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 pub(crate) use table::{Setting, TABLE};
-pub(crate) use value::Given;
+pub(crate) use value::{Given, parse_size};
 
 /// The variable with the credential for a server.
 pub(crate) const TOKEN: &str = "OUTLIVE_TOKEN";

@@ -23,6 +23,7 @@
 //! # }
 //! ```
 
+mod retention;
 mod schedules;
 
 use outlive_core::port::{
@@ -35,6 +36,7 @@ use outlive_core::port::{
     Unfinished,
 };
 use outlive_core::{Budget, DefinitionId, Page, RunId, RunInfo, RunStatus, SessionId, Timestamp, WorkerId};
+use retention::*;
 use schedules::*;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -217,6 +219,17 @@ pub fn cases() -> Vec<Case> {
         a_deleted_schedule_leaves_its_runs,
         the_last_times_of_a_schedule_are_kept,
         someone_elses_schedule_is_not_there,
+        a_deleted_run_goes_as_a_whole,
+        a_run_that_is_needed_is_not_deleted,
+        deleting_runs_leaves_the_line_of_a_session_as_it_is,
+        someone_elses_run_is_not_deleted,
+        one_call_deletes_a_bounded_number_of_runs,
+        twins_delete_each_run_once,
+        a_definition_goes_with_the_last_run_that_is_deleted,
+        a_session_without_runs_goes_when_it_is_old,
+        a_turn_is_one_workers_at_a_time,
+        what_is_used_grows_and_shrinks_with_the_runs,
+        a_deleted_run_takes_no_late_answer_or_commit,
         a_run_without_a_hook_has_none,
         a_hook_is_due_when_it_has_something_to_send,
         a_hook_is_held_by_one_at_a_time,

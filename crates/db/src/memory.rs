@@ -8,6 +8,7 @@ mod audit;
 mod budgets;
 mod hooks;
 mod questions;
+mod retention;
 mod schedules;
 
 use crate::rules::{self, Earlier, Picker, Standing};
@@ -69,6 +70,12 @@ pub enum Operation {
     Tick,
     Ticks,
     Budgets,
+    RunSizes,
+    DeleteRuns,
+    DeleteIdleSessions,
+    TakeTurn,
+    UsedBytes,
+    Pruned,
     DueHooks,
     ClaimHook,
     MoveHook,
@@ -424,6 +431,7 @@ struct Tables {
     budgets: Budgets,
     questions: Questions,
     schedules: Schedules,
+    retention: retention::Scopes,
     /// By the number of their run.
     hooks: BTreeMap<u64, HookRow>,
     open_hooks: BTreeSet<u64>,
@@ -1132,14 +1140,20 @@ impl Tables {
         self.runs.retain(|_, row| !found.contains(&row.run.info.session_id));
         let runs = &self.runs;
         self.run_by_id.retain(|_, seq| runs.contains_key(seq));
-        self.run_by_key.retain(|_, seq| runs.contains_key(seq));
         self.unfinished.retain(|seq| runs.contains_key(seq));
+        self.delete_what_no_run_has();
+        self.delete_budgets();
+        Ok(found.len() as u64)
+    }
+
+    /// Deletes what belonged to runs that are gone.
+    fn delete_what_no_run_has(&mut self) {
+        let runs = &self.runs;
+        self.run_by_key.retain(|_, seq| runs.contains_key(seq));
         let referred: BTreeSet<&str> = runs.values().map(|row| &*row.run.definition).collect();
         self.definitions.retain(|hash, _| referred.contains(&**hash));
         self.delete_hooks();
         self.delete_questions();
-        self.delete_budgets();
-        Ok(found.len() as u64)
     }
 }
 

@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::finish::Finish;
 use crate::heart::{self, Heart};
 use crate::inner::Inner;
+use crate::keeper;
 use crate::options::Options;
 use crate::services::Services;
 use crate::worker;
@@ -83,7 +84,8 @@ impl EngineBuilder {
         let heart = Heart::start(inner.clone())?;
         let attending = tokio::spawn(worker::attend(inner.clone()));
         let taking = inner.options.execute.then(|| tokio::spawn(worker::take_over(inner.clone())));
-        engine.keep(heart, [attending].into_iter().chain(taking));
+        let keeping = inner.options.execute.then(|| tokio::spawn(keeper::keep(inner.clone())));
+        engine.keep(heart, [attending].into_iter().chain(taking).chain(keeping));
         Ok(engine)
     }
 }

@@ -77,6 +77,7 @@ impl Engine {
         *self.inner().services.redactor.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(redactor);
         drop(definitions);
         self.inner().wake.notify_one();
+        self.inner().keeps.notify_one();
     }
 
     /// The redactor that keeps secrets out of the store, for keeping the same secrets out of other places. It knows

@@ -103,6 +103,9 @@ pub enum Error {
     /// What a fork would keep does not fit the workflow's definition.
     #[error("what would be kept does not fit: {0}; fork the run before that")]
     DefinitionChanged(Box<outlive_core::machine::Mismatch>),
+    /// Runs cannot be deleted as asked.
+    #[error("{0}")]
+    CannotPrune(String),
     /// Something is nested more deeply than allowed.
     #[error("{what}: {problem}")]
     TooDeep {

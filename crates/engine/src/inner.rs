@@ -33,6 +33,8 @@ pub(crate) struct Inner {
     pub(crate) check: Notify,
     /// Notified when someone may want a run that executes here cancelled, or have answered a question of it.
     pub(crate) news: Notify,
+    /// Notified when there may be other limits to what is kept.
+    pub(crate) keeps: Notify,
     /// Runs this worker held at the last comparison without executing them, by epoch.
     pub(crate) strays: Mutex<HashMap<RunId, u64>>,
     /// Runs submitted here that this process could not take at once.
@@ -110,6 +112,7 @@ impl Inner {
             unleased: AtomicUsize::new(0),
             suspects: AtomicUsize::new(0),
             news: Notify::new(),
+            keeps: Notify::new(),
             running: Mutex::default(),
             is_closed: AtomicBool::new(false),
             emptied: Notify::new(),

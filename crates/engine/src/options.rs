@@ -1,6 +1,6 @@
 //! How an engine behaves: every limit it keeps.
 
-use outlive_core::Secret;
+use outlive_core::{Retention, Secret};
 use std::time::Duration;
 
 /// Options of an engine. The defaults suit a laptop and a small server.
@@ -39,6 +39,11 @@ pub struct Options {
     pub claims_max: u32,
     /// How long a shutdown waits for calls in flight.
     pub shutdown_grace: Duration,
+    /// How long runs that have ended are kept, whatever their workflow. An engine that executes runs deletes the others.
+    pub retention: Retention,
+    /// Time between searches for runs to delete. A run stays at least this long after its end, so that whoever waits for
+    /// it can read what came of it.
+    pub retention_period: Duration,
     /// What must not reach the log, an output or a session, in addition to the keys of the models in use and anything
     /// that looks like a key. What a caller submits is kept as it is.
     pub secrets: Vec<Secret>,
@@ -71,6 +76,8 @@ impl Default for Options {
             blocking_max: 64,
             claims_max: 3,
             shutdown_grace: Duration::from_secs(25),
+            retention: Retention::new(),
+            retention_period: Duration::from_secs(60),
             secrets: Vec::new(),
             execute: true,
         }

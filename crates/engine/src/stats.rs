@@ -106,6 +106,12 @@ pub struct Stats {
     pub usage: Usage,
     /// Runs that paused because nobody knows whether a call that must not run twice has run.
     pub outcomes_unknown: u64,
+    /// Runs deleted by what is to be kept, or because somebody asked.
+    pub runs_pruned: u64,
+    /// Bytes of their logs, inputs and outputs.
+    pub bytes_pruned: u64,
+    /// Sessions without runs deleted by what is to be kept.
+    pub sessions_pruned: u64,
 }
 
 /// Where the parts of an engine count.
@@ -134,6 +140,9 @@ pub(crate) struct Counters {
     models: Histogram,
     tokens: Tokens,
     pub(crate) outcomes_unknown: AtomicU64,
+    runs_pruned: AtomicU64,
+    bytes_pruned: AtomicU64,
+    sessions_pruned: AtomicU64,
 }
 
 /// [`Usage`], counted.
@@ -211,6 +220,17 @@ impl Counters {
         }
     }
 
+    /// This many runs were deleted, and with them this many bytes.
+    pub(crate) fn pruned(&self, runs: u64, bytes: u64) {
+        self.runs_pruned.fetch_add(runs, Ordering::Relaxed);
+        self.bytes_pruned.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// This many sessions were deleted.
+    pub(crate) fn pruned_sessions(&self, sessions: u64) {
+        self.sessions_pruned.fetch_add(sessions, Ordering::Relaxed);
+    }
+
     /// What they say, of an engine that executes this many runs.
     pub(crate) fn read(&self, runs_executing: usize) -> Stats {
         Stats {
@@ -238,6 +258,9 @@ impl Counters {
             models: self.models.read(),
             usage: self.tokens.read(),
             outcomes_unknown: read(&self.outcomes_unknown),
+            runs_pruned: read(&self.runs_pruned),
+            bytes_pruned: read(&self.bytes_pruned),
+            sessions_pruned: read(&self.sessions_pruned),
         }
     }
 }

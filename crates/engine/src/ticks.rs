@@ -221,6 +221,7 @@ fn is_final(error: &Error) -> bool {
         | Error::InvalidSchedule { .. }
         | Error::DamagedSchedule { .. }
         | Error::CannotFork(_)
+        | Error::CannotPrune(_)
         | Error::DefinitionChanged(_)
         | Error::Unreadable(_)
         | Error::Damaged(_)

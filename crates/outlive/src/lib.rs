@@ -55,14 +55,14 @@ pub use outlive_core as core;
 pub use outlive_core::{
     Allowance, Answer, Blocking, Budget, BudgetScope, BudgetUnit, Condition, EventSettings, Failure, FailureKind,
     FieldType, FinishReason, ForEach, Function, HistoryRun, HumanReview, Loop, Media, NotCompleted, OnError, OnReject,
-    OnTimeout, Parallel, Prices, Question, QuestionKind, Registry, Retry, Router, RunEvent, RunId, RunOutput,
-    RunStatus, Step, StepInput, StepOutput, Steps, UserInputField, VerdictInput, WorkflowRunOutput,
+    OnTimeout, Parallel, Prices, Question, QuestionKind, Registry, Retention, Retry, Router, RunEvent, RunId,
+    RunOutput, RunStatus, Step, StepInput, StepOutput, Steps, UserInputField, VerdictInput, WorkflowRunOutput,
 };
 pub use outlive_db as db;
 pub use outlive_engine as engine;
 pub use outlive_engine::{
-    AskedQuestion, CatchUp, Engine, EventStream, ForkPreview, ForkRequest, OpenQuestion, Options, Overlap, Reader,
-    RunHandle, Schedule, ScheduleHandle,
+    AskedQuestion, CatchUp, Engine, EventStream, ForkPreview, ForkRequest, OpenQuestion, Options, Overlap, Prune,
+    PruneReport, Reader, RunHandle, Schedule, ScheduleHandle,
 };
 #[cfg(feature = "server")]
 pub use outlive_server as serving;
@@ -80,8 +80,8 @@ pub mod prelude {
     pub use crate::{
         Agent, Answer, Budget, CatchUp, CheckError, CheckTrigger, Condition, Engine, Failure, FinishReason, ForEach,
         Hook, HookContext, HumanReview, Loop, OnError, OnReject, OnTimeout, Overlap, Parallel, PiiGuardrail,
-        PromptInjectionGuardrail, Registry, Retry, Router, RunHandle, RunStatus, Step, StepInput, StepOutput, Steps,
-        Team, TeamMode, UserInputField, VerdictInput,
+        PromptInjectionGuardrail, Registry, Retention, Retry, Router, RunHandle, RunStatus, Step, StepInput,
+        StepOutput, Steps, Team, TeamMode, UserInputField, VerdictInput,
     };
     #[cfg(feature = "pprint")]
     pub use crate::{Markdown, pprint_run_response};
@@ -130,6 +130,11 @@ pub struct Schedules;
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/budgets.md")]
 pub struct Budgets;
+
+/// So is that of the page about retention.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/retention.md")]
+pub struct Retained;
 
 /// So is that of the page about definitions.
 #[cfg(doctest)]

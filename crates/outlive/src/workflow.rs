@@ -9,8 +9,8 @@ use outlive_agent::tool::CalledWorkflow;
 use outlive_agent::{Agent, WorkflowAgent};
 use outlive_core::port::{BoxFuture, Db, Executor, Observer, SessionPolicy, StepContext};
 use outlive_core::{
-    Answer, Block, Budget, Definition, DefinitionBuilder, Failure, InvalidDefinition, Media, Prices, Registry, RunId,
-    RunStatus, Step, StepInput, StepOutput, Timestamp, WorkflowRunOutput,
+    Answer, Block, Budget, Definition, DefinitionBuilder, Failure, InvalidDefinition, Media, Prices, Registry,
+    Retention, RunId, RunStatus, Step, StepInput, StepOutput, Timestamp, WorkflowRunOutput,
 };
 use outlive_engine::{Engine, EventStream, Options, RunHandle, Submit};
 use schemars::JsonSchema;
@@ -314,6 +314,30 @@ impl WorkflowBuilder {
     /// then those accepted first. A run that is PAUSED has given up its place, one that backs off or sleeps has not.
     pub fn concurrency(mut self, most: u32) -> Self {
         self.definition = self.definition.concurrency(most);
+        self
+    }
+
+    /// How long its runs that have ended are kept, by age and by count; without it, as long as [`Options::retention`]
+    /// says. What both limit goes by the stricter.
+    ///
+    /// ```
+    /// use outlive::prelude::*;
+    /// use std::time::Duration;
+    ///
+    /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let greet = Step::function("Greet", |_, input| async move { Ok::<_, Failure>(format!("Hi, {}", input.text())) });
+    /// let week = Duration::from_secs(7 * 86_400);
+    /// let workflow = Workflow::builder("Greeting")
+    ///     .db(InMemoryDb::new())
+    ///     .step(greet)
+    ///     .retention(Retention::new().max_age(week).max_runs(10_000))
+    ///     .build()?;
+    /// # let _ = workflow;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.definition = self.definition.retention(retention);
         self
     }
 

@@ -5,13 +5,15 @@ use crate::cli::Global;
 use crate::exit::{Exit, Problem};
 use crate::settings::{self, Settings, TABLE};
 use crate::style::{self, Mark};
+use crate::times::{self, TimeFormat};
 use crate::{output, runs, store};
 use clap::Args;
 use outlive::Otlp;
-use outlive::core::port::RunFilter;
-use outlive::db::{Inspection, LogInspection};
+use outlive::core::port::{Pruned, RetentionStore, RunFilter};
+use outlive::db::{Inspection, LogInspection, SqliteDb};
 use serde_json::{Value, json};
 use std::path::Path;
+use std::time::Duration;
 
 /// Check the settings, the database and its disk space
 ///
@@ -138,6 +140,7 @@ fn about_variables() -> Option<Finding> {
     let nearest = |name: &str| {
         let name = name.trim_start_matches("OUTLIVE_").to_ascii_lowercase();
         let name = name.replacen("limits_", "limits.", 1).replacen("engine_", "engine.", 1);
+        let name = name.replacen("retention_", "retention.", 1);
         let known = settings::nearest(&name).and_then(|known| TABLE.iter().find(|setting| setting.name == known));
         known.map(|known| format!(", did you mean {}?", known.variable())).unwrap_or_default()
     };
@@ -180,11 +183,12 @@ async fn about_database(settings: &Settings) -> Vec<Finding> {
         let db = store::handle(settings)?.read_only();
         let found = db.inspect().await?;
         let keys = db.keys().await?.len();
-        Ok::<_, Problem>((found, keys))
+        let kept = if found.faults.is_empty() { Some(about_retention(settings, &db).await?) } else { None };
+        Ok::<_, Problem>((found, keys, kept))
     };
     match inspected.await {
         Err(problem) => vec![Finding::bad("database", &problem)],
-        Ok((found, keys)) if found.faults.is_empty() => {
+        Ok((found, keys, kept)) if found.faults.is_empty() => {
             let size = size(found.bytes);
             let keys = style::counted(keys, "API key");
             vec![
@@ -194,8 +198,11 @@ async fn about_database(settings: &Settings) -> Vec<Finding> {
                 about_log(&found.log),
                 about_free_pages(&found),
             ]
+            .into_iter()
+            .chain(kept)
+            .collect()
         }
-        Ok((found, _)) => {
+        Ok((found, ..)) => {
             let message = format!("{path} is damaged: {}", found.faults.join("; "));
             let problem = Problem::new(Exit::Other, "database_corrupt", message).hint("restore the file from a backup");
             vec![Finding::bad("integrity", &problem)]
@@ -224,6 +231,32 @@ fn about_free_pages(found: &Inspection) -> Finding {
     } else {
         Finding::remark("free pages", format!("{free} and stay in the file: it shrinks with outlive db vacuum"))
     }
+}
+
+/// What is kept, by the settings here, and what was deleted so far, by whomever.
+async fn about_retention(settings: &Settings, db: &SqliteDb) -> Result<Finding, Problem> {
+    let retention = settings.engine.retention;
+    let now = times::now();
+    let mut lines = vec![if retention.is_unlimited() {
+        "every run is kept, unless its workflow says otherwise: retention.max_age limits it".to_owned()
+    } else {
+        let age = |age: Duration| times::ahead(now + age, now).trim_start_matches("in ").to_owned();
+        let limits = [
+            retention.max_age.map(|max| format!("for {} after their end", age(max))),
+            retention.max_runs.map(|max| format!("the last {max}")),
+            retention.max_bytes.map(|max| format!("as long as the file has no more than {} in use", size(max))),
+        ];
+        format!("runs are kept {}", limits.into_iter().flatten().collect::<Vec<_>>().join(", "))
+    }];
+    let used = db.used_bytes().await?;
+    lines.push(format!("{} of the file are in use", size(used)));
+    for Pruned { scope, runs, bytes, at } in db.pruned().await? {
+        let of = if scope.is_empty() { String::new() } else { format!(" of {}", style::line(&scope, 60)) };
+        let last = times::shown(at, TimeFormat::Relative, now);
+        let (runs, bytes) = (style::counted(usize::try_from(runs).unwrap_or(usize::MAX), "run"), size(bytes));
+        lines.push(format!("{runs}{of} were deleted so far ({bytes}); last looked {last}"));
+    }
+    Ok(Finding::fine("retention", lines.join("\n")))
 }
 
 #[cfg(unix)]

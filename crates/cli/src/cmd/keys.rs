@@ -222,6 +222,7 @@ fn scopes() -> String {
          What the verbs need on a server:\n  \
          ls, show, watch, events, output                runs:read\n  \
          cancel                                         runs:write\n  \
+         prune                                          runs:delete\n  \
          questions                                      questions:read\n  \
          approve, reject, answer                        questions:read and questions:answer\n  \
          run, rerun, retry, fork                        runs:read, runs:write and workflows:run\n  \

@@ -124,6 +124,19 @@ impl Wanted {
         Ok(wanted)
     }
 
+    /// The same for runs that have ended.
+    pub(super) fn of_ended(self, now: Timestamp) -> Result<RunFilter, Problem> {
+        if self.filter.statuses.iter().any(|status| !status.is_terminal()) {
+            let problem = Problem::new(Exit::Usage, "usage", "only runs that have ended can be deleted");
+            return Err(problem.hint("cancel the others first: outlive cancel --where status:paused"));
+        }
+        let since = |since: Duration| {
+            let micros = i64::try_from(since.as_micros()).unwrap_or(i64::MAX);
+            Timestamp::from_micros(now.as_micros().saturating_sub(micros))
+        };
+        Ok(RunFilter { created_from: self.since.map(since), ..self.filter })
+    }
+
     fn add(&mut self, name: &str, value: &str) -> Result<(), String> {
         match name {
             "status" => {

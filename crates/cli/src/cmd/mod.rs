@@ -10,9 +10,11 @@ pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod fork;
+mod keep;
 pub(crate) mod keys;
 pub(crate) mod ls;
 pub(crate) mod output;
+pub(crate) mod prune;
 pub(crate) mod questions;
 pub(crate) mod rerun;
 pub(crate) mod run;
@@ -51,6 +53,7 @@ pub(crate) async fn run(cli: &Cli, log: &Log) -> Result<Exit, Problem> {
         Command::Events(events) => events.run(global).await,
         Command::Output(output) => output.run(global).await,
         Command::Cancel(cancel) => cancel.run(global).await,
+        Command::Prune(prune) => prune.run(global).await,
         Command::Rerun(rerun) => rerun.run(global).await,
         Command::Retry(retry) => retry.run(global).await,
         Command::Fork(fork) => fork.run(global).await,

@@ -3,6 +3,7 @@
 //! It wires settings to the library's server and adds one rule only: an address that other machines can reach requires
 //! a credential, unless `--insecure-no-auth` says otherwise.
 
+use super::keep::Keep;
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};
 use crate::log::Log;
@@ -55,6 +56,8 @@ pub(crate) struct Serve {
     /// Serve other machines even without any credential
     #[arg(long)]
     insecure_no_auth: bool,
+    #[command(flatten)]
+    keep: Keep,
     /// How log lines look: text or json
     #[arg(long, value_name = "FORMAT", hide_possible_values = true)]
     log_format: Option<LogFormat>,
@@ -80,6 +83,7 @@ impl Serve {
                 settings.set(name, Given::List(texts.clone()), Origin::Flag(flag))?;
             }
         }
+        self.keep.apply(&mut settings)?;
         settings.log_format = self.log_format.unwrap_or(settings.log_format);
         Ok(settings)
     }

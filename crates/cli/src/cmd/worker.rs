@@ -1,5 +1,6 @@
 //! `outlive worker`: executes runs without serving anyone, until it is told to stop.
 
+use super::keep::Keep;
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};
 use crate::log::Log;
@@ -18,6 +19,8 @@ use std::sync::Arc;
 /// other process.
 #[derive(Debug, Args)]
 pub(crate) struct Worker {
+    #[command(flatten)]
+    keep: Keep,
     /// How log lines look: text or json
     #[arg(long, value_name = "FORMAT", hide_possible_values = true)]
     log_format: Option<LogFormat>,
@@ -31,6 +34,7 @@ impl Worker {
     pub(crate) fn settings(&self, global: &Global) -> Result<Settings, Problem> {
         let mut settings = Settings::load(global)?;
         settings.set("execute", Given::Switch(true), Origin::Default)?;
+        self.keep.apply(&mut settings)?;
         settings.log_format = self.log_format.unwrap_or(settings.log_format);
         Ok(settings)
     }

@@ -89,6 +89,21 @@ pub(crate) const TABLE: &[Setting] = &[
     setting("limits.streams_per_caller_max", "event streams per caller", |s| {
         Place::Count(&mut s.limits.streams_per_caller_max)
     }),
+    setting("retention.max_age", "how long a run is kept after its end", |s| {
+        Place::Age(&mut s.engine.retention.max_age)
+    }),
+    setting("retention.max_runs", "how many of the runs that have ended are kept", |s| {
+        Place::Most(&mut s.engine.retention.max_runs)
+    }),
+    setting("retention.max_bytes", "while the database takes more, the runs accepted first go", |s| {
+        Place::Size(&mut s.engine.retention.max_bytes)
+    }),
+    setting("retention.sessions_max_age", "how long a session without runs is kept after its last change", |s| {
+        Place::Age(&mut s.engine.retention.sessions_max_age)
+    }),
+    setting("engine.retention_period", "time between searches for runs that nobody is to keep", |s| {
+        Place::Period(&mut s.engine.retention_period)
+    }),
     setting("engine.runs_max", "runs executed at the same time", |s| Place::Count(&mut s.engine.runs_max)),
     setting("engine.queued_max", "runs that may wait for their turn", |s| Place::Count(&mut s.engine.queued_max)),
     setting("engine.blocking_max", "threads for functions that block", |s| Place::Count(&mut s.engine.blocking_max)),
@@ -152,9 +167,10 @@ mod tests {
         ] {
             assert!(names.len() > 5, "{names:?}");
             for name in names {
-                // `execute` has no heading, and a secret is not a setting.
-                let is_elsewhere = matches!(name.as_str(), "execute" | "secrets");
-                let is_there = is_elsewhere || find(&format!("{heading}.{name}")).is_some();
+                // `execute` has no heading, retention has one of its own, and a secret is not a setting.
+                let is_elsewhere = matches!(name.as_str(), "execute" | "secrets" | "retention");
+                let is_there = is_elsewhere
+                    || [heading, "retention"].iter().any(|heading| find(&format!("{heading}.{name}")).is_some());
                 assert!(is_there, "{heading}.{name} is no setting");
             }
         }
@@ -171,8 +187,30 @@ mod tests {
             ("execute", Given::Number(1)),
             ("engine.disk_free_percent_max", Given::Number(100)),
             ("log_format", Given::Text("xml".to_owned())),
+            ("retention.max_age", Given::Text("0s".to_owned())),
+            ("retention.max_age", Given::Text("long".to_owned())),
+            ("retention.max_runs", Given::Number(-1)),
+            ("retention.max_bytes", Given::Text("2 elephants".to_owned())),
         ] {
             assert!(settings.set(name, given, Origin::Default).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_written_as_people_write_it() {
+        let mut settings = Settings::default();
+        for (name, given, shown) in [
+            ("retention.max_age", "30d", "30d"),
+            ("retention.max_age", "1.5h", "5400s"),
+            ("retention.max_age", "none", "none"),
+            ("retention.max_runs", "0", "0"),
+            ("retention.max_bytes", "2GB", "2000000000"),
+            ("retention.max_bytes", "1.5 GiB", "1610612736"),
+            ("retention.sessions_max_age", "36h", "36h"),
+        ] {
+            settings.set(name, Given::Text(given.to_owned()), Origin::Default).expect("it is valid");
+            let setting = find(name).expect("it is a setting");
+            assert_eq!((setting.place)(&mut settings).shown(), shown, "{name} = {given}");
         }
     }
 }

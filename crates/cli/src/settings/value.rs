@@ -88,6 +88,12 @@ pub(crate) enum Place<'a> {
     Rate(&'a mut u64),
     /// More than nothing.
     Period(&'a mut Duration),
+    /// More than nothing, or no limit.
+    Age(&'a mut Option<Duration>),
+    /// 0 or more, or no limit.
+    Most(&'a mut Option<u64>),
+    /// A size, or no limit.
+    Size(&'a mut Option<u64>),
 }
 
 impl Place<'_> {
@@ -129,6 +135,29 @@ impl Place<'_> {
                 let period = crate::times::parse_duration(&text).map_err(|_| PERIOD)?;
                 *place = Some(period).filter(|period| (SHORTEST..=LONGEST).contains(period)).ok_or(PERIOD)?;
             }
+            Self::Age(place) => {
+                let text = given.text().ok_or(AGE)?;
+                *place = match text.as_str() {
+                    NONE => None,
+                    text => {
+                        let age = crate::times::parse_duration(text).map_err(|_| AGE)?;
+                        Some(Some(age).filter(|age| (SHORTEST..=OLDEST).contains(age)).ok_or(AGE)?)
+                    }
+                };
+            }
+            Self::Most(place) => {
+                *place = match &given {
+                    Given::Text(text) if text.trim() == NONE => None,
+                    _ => Some(given.number().filter(|number| *number <= 1 << 60).ok_or(MOST)?),
+                };
+            }
+            Self::Size(place) => {
+                *place = match &given {
+                    Given::Text(text) if text.trim() == NONE => None,
+                    Given::Text(text) => Some(parse_size(text).map_err(|_| SIZE)?),
+                    _ => Some(given.number().ok_or(SIZE)?),
+                };
+            }
         }
         Ok(())
     }
@@ -146,26 +175,51 @@ impl Place<'_> {
             Self::SmallCount(count) | Self::Percent(count) => count.to_string(),
             Self::Rate(rate) => rate.to_string(),
             Self::Period(length) => period(**length),
+            Self::Age(age) => age.map_or_else(|| NONE.to_owned(), age_text),
+            Self::Most(most) | Self::Size(most) => most.map_or_else(|| NONE.to_owned(), |most| most.to_string()),
         }
     }
 
     /// The value for programs.
     pub(crate) fn json(&self) -> Value {
         match self {
-            Self::File(_) | Self::Text(_) | Self::Format(_) | Self::Period(_) => json!(self.shown()),
+            Self::File(_)
+            | Self::Text(_)
+            | Self::Format(_)
+            | Self::Period(_)
+            | Self::Age(_)
+            | Self::Most(None)
+            | Self::Size(None) => json!(self.shown()),
             Self::List(texts) => json!(texts),
             Self::Switch(is_on) => json!(is_on),
             Self::Count(count) => json!(count),
             Self::SmallCount(count) | Self::Percent(count) => json!(count),
             Self::Rate(rate) => json!(rate),
+            Self::Most(most) | Self::Size(most) => json!(most),
         }
     }
 }
 
 const COUNT: &str = "must be a whole number, 1 or more";
 const PERIOD: &str = "must be a duration from 1ms to 1d, like 500ms, 30s or 5m";
+const AGE: &str = "must be an age from 1ms to 36500d, like 12h or 30d, or none";
+const MOST: &str = "must be a whole number, 0 or more, or none";
+const SIZE: &str = "must be a size, like 500MB or 2GB, or none";
+/// No limit.
+const NONE: &str = "none";
+const OLDEST: Duration = Duration::from_secs(36_500 * 86_400);
 const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_secs(86_400);
+
+/// `30d`, `12h`, `90s`.
+fn age_text(age: Duration) -> String {
+    let seconds = age.as_secs();
+    match (age.subsec_nanos(), seconds % 86_400, seconds % 3_600) {
+        (0, 0, _) => format!("{}d", seconds / 86_400),
+        (0, _, 0) => format!("{}h", seconds / 3_600),
+        _ => period(age),
+    }
+}
 
 /// `30s`, `500ms`.
 pub(super) fn period(length: Duration) -> String {
@@ -173,4 +227,27 @@ pub(super) fn period(length: Duration) -> String {
         0 => format!("{}s", length.as_secs()),
         _ => format!("{}ms", length.as_secs_f64() * 1e3),
     }
+}
+
+/// `2GB`, `500 MiB`, `1.5G`; a number alone is bytes. A thousand or 1024, as the unit says.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '_')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" | "byte" | "bytes" => 1,
+        "k" | "kb" => 1_000,
+        "m" | "mb" => 1_000_000,
+        "g" | "gb" => 1_000_000_000,
+        "t" | "tb" => 1_000_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        _ => 0,
+    };
+    let bytes = number.replace('_', "").parse::<f64>().ok().map(|number| number * factor as f64);
+    // What a file can be.
+    let bytes = bytes.filter(|bytes| factor > 0 && *bytes <= (1_u64 << 60) as f64);
+    bytes.map(|bytes| bytes as u64).ok_or_else(|| format!("{text:?} is not a size: write 500MB, 2GB or 1.5GiB"))
 }

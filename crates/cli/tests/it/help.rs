@@ -5,7 +5,7 @@
 use crate::fixture::Place;
 use std::path::Path;
 
-const VERBS: [&str; 43] = [
+const VERBS: [&str; 44] = [
     "",
     "demo",
     "run",
@@ -15,6 +15,7 @@ const VERBS: [&str; 43] = [
     "events",
     "output",
     "cancel",
+    "prune",
     "rerun",
     "retry",
     "fork",

@@ -17,6 +17,8 @@ mod json;
 mod look;
 mod once;
 #[cfg(unix)]
+mod prune;
+#[cfg(unix)]
 mod questions;
 #[cfg(unix)]
 mod running;

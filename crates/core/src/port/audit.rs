@@ -29,6 +29,8 @@ pub enum AuditKind {
     RunRerun,
     /// Somebody forked a run, or tried it again where it failed.
     RunFork,
+    /// Somebody deleted runs that had ended.
+    RunPrune,
     /// Somebody answered a run's question.
     QuestionAnswer,
     /// Somebody created, changed or deleted a schedule, or asked for a run of it.
@@ -45,13 +47,14 @@ pub enum AuditKind {
 
 impl AuditKind {
     /// Every kind.
-    pub const ALL: [AuditKind; 12] = [
+    pub const ALL: [AuditKind; 13] = [
         Self::AuthFailed,
         Self::AccessDenied,
         Self::AdminRead,
         Self::RunCancel,
         Self::RunRerun,
         Self::RunFork,
+        Self::RunPrune,
         Self::QuestionAnswer,
         Self::ScheduleChange,
         Self::SessionDelete,
@@ -69,6 +72,7 @@ impl AuditKind {
             Self::RunCancel => "run_cancel",
             Self::RunRerun => "run_rerun",
             Self::RunFork => "run_fork",
+            Self::RunPrune => "run_prune",
             Self::QuestionAnswer => "question_answer",
             Self::ScheduleChange => "schedule_change",
             Self::SessionDelete => "session_delete",

@@ -12,6 +12,7 @@ mod hooks;
 mod observer;
 mod questions;
 mod reading;
+mod retention;
 mod schedules;
 mod stored;
 mod tether;
@@ -42,6 +43,10 @@ pub use questions::{
     StoredAnswer, StoredQuestion, TIMED_OUT,
 };
 pub use reading::{LogError, LogReader, run_output};
+pub use retention::{
+    DELETED_BYTES_MAX, DELETED_ROWS_MAX, DELETED_RUNS_MAX, Deleted, IDLE_SESSIONS_MAX, IdleSessions, Pruned,
+    RetentionStore, TURN_MAX, Turn,
+};
 pub use schedules::{
     NewSchedule, NewTick, SCHEDULES_MAX, ScheduleChange, ScheduleFilter, SchedulePage, ScheduleStore, StoredSchedule,
     StoredTick, TICKS_MAX, TickOutcome,

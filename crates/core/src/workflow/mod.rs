@@ -50,6 +50,7 @@ use crate::id::{DefinitionId, slug};
 use crate::log::Key;
 use crate::port::{BoxFuture, Executor, ExecutorInfo, StepContext, merge};
 use crate::price::Prices;
+use crate::retention::Retention;
 use crate::retry::Retry;
 use crate::secret::Secret;
 use crate::step::{ExecutorKind, InputSchema, InvalidInput, StepInput, StepOutput};
@@ -234,6 +235,8 @@ pub struct Definition {
     pub timeout_ms: Option<u64>,
     /// How many of its runs with the same key may execute at once, over all workers of a store.
     pub concurrency: Option<u32>,
+    /// How long its runs that have ended are kept, beside what the database's own limits say.
+    pub retention: Retention,
     /// Hash of id, tree and time limit: a run is pinned to it.
     pub hash: Arc<str>,
     /// What the hash covers, as JSON text.
@@ -262,6 +265,7 @@ impl Definition {
             description: None,
             timeout: None,
             concurrency: None,
+            retention: Retention::new(),
             session_state: Map::new(),
             input_schema: None,
             events: EventSettings::default(),
@@ -382,6 +386,7 @@ pub struct DefinitionBuilder {
     description: Option<Arc<str>>,
     timeout: Option<Duration>,
     concurrency: Option<u32>,
+    retention: Retention,
     session_state: Map<String, Value>,
     input_schema: Option<InputSchema>,
     events: EventSettings,
@@ -430,6 +435,13 @@ impl DefinitionBuilder {
     /// first.
     pub fn concurrency(mut self, most: u32) -> Self {
         self.concurrency = Some(most);
+        self
+    }
+
+    /// How long its runs that have ended are kept, by age and by count. The database's own limits hold as well. It is no
+    /// part of what runs are pinned to: a new one applies to earlier runs too.
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
         self
     }
 
@@ -535,6 +547,7 @@ impl DefinitionBuilder {
         if self.concurrency == Some(0) {
             problems.push("it lets no run execute: allow at least one with .concurrency(..)".to_owned());
         }
+        problems.extend(self.retention.problem_of_workflow().map(str::to_owned));
         if self.is_function && self.steps.len() > 1 {
             problems
                 .push("it is one function and has steps too: make the function a step, or leave them out".to_owned());
@@ -576,6 +589,7 @@ impl DefinitionBuilder {
             leads,
             timeout_ms,
             concurrency: self.concurrency,
+            retention: self.retention,
             hash,
             structure: text,
             session_state: self.session_state,

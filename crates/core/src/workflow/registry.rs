@@ -15,6 +15,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::id::slug;
 use crate::log::Key;
 use crate::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext};
+use crate::retention::Retention;
 use crate::schema::check;
 use crate::step::{ExecutorKind, InputSchema, StepInput, StepOutput};
 use serde_json::Value;
@@ -285,6 +286,7 @@ impl DefinitionBuilder {
             description,
             timeout: timeout_ms.map(Duration::from_millis),
             concurrency,
+            retention: Retention::new(),
             session_state,
             input_schema: input_schema.map(by_schema),
             events,
@@ -331,6 +333,7 @@ impl Definition {
             description: self.description.clone(),
             timeout: self.timeout_ms.map(Duration::from_millis),
             concurrency: self.concurrency,
+            retention: self.retention,
             session_state: self.session_state.clone(),
             input_schema: self.input_schema.clone(),
             events: self.events.clone(),

@@ -58,7 +58,7 @@ CREATE VIEW chk_event{V} (run_id, idx, name, json) AS
 -- are not known.
 CREATE TABLE {T}_definitions (
     hash      TEXT PRIMARY KEY,
-    first_run INTEGER NOT NULL, -- no run before this one has it
+    first_run INTEGER NOT NULL, -- no run before this one has it; negative: from there on a run with it is looked for
     structure TEXT NOT NULL     -- JSON
 ) STRICT, WITHOUT ROWID;
 
@@ -189,3 +189,18 @@ CREATE TABLE {T}_schedule_ticks (
 DROP VIEW chk_tick{V};
 CREATE VIEW chk_tick{V} (schedule_id, due_at, run_id) AS
     SELECT s.schedule_id, t.due_at, t.run_id FROM {T}_schedule_ticks t JOIN {T}_schedules s ON s.seq = t.schedule_seq;
+
+-- Who deletes runs that have ended, and how much was deleted, for the whole set (an empty scope) and for workflows.
+CREATE TABLE {T}_retention (
+    scope  TEXT PRIMARY KEY, -- a workflow's id, or nothing
+    worker TEXT,             -- who had the last turn
+    until  INTEGER NOT NULL, -- till when nobody else gets one
+    runs   INTEGER NOT NULL,
+    bytes  INTEGER NOT NULL,
+    at     INTEGER NOT NULL  -- of the last turn
+) STRICT, WITHOUT ROWID;
+
+-- Runs that were deleted, while {T}_run_events still has some of their logs.
+CREATE TABLE {T}_remains (
+    run_seq INTEGER PRIMARY KEY
+) STRICT;

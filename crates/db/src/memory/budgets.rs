@@ -6,7 +6,7 @@ use outlive_core::port::{
     Access, BUDGET_KEPT, BoxFuture, BudgetAccount, BudgetChange, BudgetFilter, BudgetPage, BudgetStore, DbError,
     StoredBudget,
 };
-use outlive_core::{BudgetScope, SessionId, Timestamp};
+use outlive_core::{BudgetScope, RunId, SessionId, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -52,6 +52,12 @@ impl Tables {
     pub(super) fn delete_budgets(&mut self) {
         let sessions = &self.sessions;
         self.budgets.0.retain(|_, (_, session_id)| session_id.as_ref().is_none_or(|id| sessions.contains_key(id)));
+    }
+
+    /// Deletes the accounts of a run that is deleted by itself.
+    pub(super) fn delete_budgets_of_run(&mut self, run_id: &RunId) {
+        let is_its = |account: &BudgetAccount| account.per == BudgetScope::Run && *account.subject == *run_id.as_str();
+        self.budgets.0.retain(|_, (stored, _)| !is_its(&stored.account));
     }
 
     fn list_budgets(&self, access: &Access, filter: &BudgetFilter) -> BudgetPage {

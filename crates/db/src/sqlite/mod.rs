@@ -31,6 +31,7 @@ mod pin;
 mod presence;
 mod questions;
 mod reader;
+mod retention;
 mod rows;
 mod schedules;
 mod schema;

@@ -8,6 +8,7 @@ use super::budgets::BudgetSql;
 use super::counts::CountSql;
 use super::hooks::HookSql;
 use super::questions::QuestionSql;
+use super::retention::RetentionSql;
 use super::schedules::ScheduleSql;
 use outlive_core::port::{DbError, DbErrorKind};
 use rusqlite::Connection;
@@ -21,7 +22,7 @@ pub(super) const SESSION_TABLE: &str = "outlive_sessions";
 /// What the names of a set's tables add to that of its session table, by the format they came with.
 const TABLE_SUFFIXES: [&[&str]; USER_VERSION as usize] = [
     &["", "_runs", "_run_requests", "_run_events", "_run_outputs", "_run_hooks", "_run_hook_deliveries", "_audit"],
-    &["_counts", "_definitions", "_questions", "_schedules", "_schedule_ticks", "_budgets"],
+    &["_counts", "_definitions", "_questions", "_schedules", "_schedule_ticks", "_budgets", "_retention", "_remains"],
 ];
 /// Longest name of a session table, in bytes.
 const NAME_LEN_MAX: usize = 64;
@@ -208,6 +209,7 @@ pub(super) struct Sql {
     pub(super) budgets: BudgetSql,
     pub(super) counts: CountSql,
     pub(super) questions: QuestionSql,
+    pub(super) retention: RetentionSql,
     pub(super) schedules: ScheduleSql,
     pub(super) hooks: HookSql,
     pub(super) audit: AuditSql,
@@ -282,7 +284,7 @@ impl Sql {
             // One statement, because starting one takes longer than one of its searches.
             surroundings: sql("SELECT r.run_id, q.user_id, q.idempotency_key, q.fingerprint, s.seq, s.user_id, \
                 (SELECT w.is_dead FROM outlive_workers w WHERE w.seq = ?3), \
-                EXISTS (SELECT 1 FROM {T}_definitions WHERE hash = ?4) \
+                EXISTS (SELECT 1 FROM {T}_definitions WHERE hash = ?4 AND first_run >= 0) \
                 FROM (SELECT 1) LEFT JOIN {T}_runs r ON r.run_id = ?1 LEFT JOIN {T}_run_requests q ON q.seq = r.seq \
                 LEFT JOIN {T} s ON s.session_id = ?2"),
             session_owner: sql("SELECT seq, user_id FROM {T} WHERE session_id = ?1"),
@@ -300,7 +302,9 @@ impl Sql {
             ),
             insert_request: sql("INSERT INTO {T}_run_requests (seq, workflow_name, user_id, definition, fingerprint, \
                 idempotency_key, created_at, options, input) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"),
-            insert_definition: sql("INSERT INTO {T}_definitions (hash, first_run, structure) VALUES (?1, ?2, ?3)"),
+            // One that is in doubt is there; earlier runs may have it.
+            insert_definition: sql("INSERT INTO {T}_definitions (hash, first_run, structure) VALUES (?1, ?2, ?3) \
+                ON CONFLICT (hash) DO UPDATE SET first_run = 0"),
             definition: sql("SELECT structure FROM {T}_definitions WHERE hash = ?1"),
             definitions_of: sql(&format!(
                 "SELECT definition, max(seq) FROM {{T}}_run_requests WHERE seq IN ({}) GROUP BY definition",
@@ -440,6 +444,7 @@ impl Sql {
             budgets: BudgetSql::new(table),
             counts: CountSql::new(table),
             questions: QuestionSql::new(table),
+            retention: RetentionSql::new(table),
             schedules: ScheduleSql::new(table),
             hooks: HookSql::new(table),
             audit: AuditSql::new(table),

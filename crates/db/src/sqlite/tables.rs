@@ -880,16 +880,20 @@ impl Tables {
             }
             found.insert(seq);
         }
-        for seq in &found {
-            self.tell_runs_of(*seq)?;
-            self.count_out(*seq)?;
-            let definitions = self.definitions_of(*seq)?;
-            self.sql.delete_session.iter().try_for_each(|sql| self.execute(sql, [seq]))?;
-            for (hash, last) in definitions {
-                self.execute(&self.sql.delete_definition, params![&*hash, last])?;
-            }
-        }
+        found.iter().try_for_each(|seq| self.delete_session(*seq))?;
         Ok(found.len() as u64)
+    }
+
+    /// Deletes a session with all that belongs to it.
+    pub(super) fn delete_session(&mut self, seq: i64) -> Result<(), Fail> {
+        self.tell_runs_of(seq)?;
+        self.count_out(seq)?;
+        let definitions = self.definitions_of(seq)?;
+        self.sql.delete_session.iter().try_for_each(|sql| self.execute(sql, [seq]))?;
+        for (hash, last) in definitions {
+            self.execute(&self.sql.delete_definition, params![&*hash, last])?;
+        }
+        self.delete_what_numbers_could_mean()
     }
 
     /// The definitions of a session's runs, each with the last run that has it.

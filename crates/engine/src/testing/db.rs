@@ -2,11 +2,11 @@
 
 use outlive_core::port::{
     Accepted, Access, Answering, AuditFilter, AuditPage, AuditRecord, AuditStore, BoxFuture, BudgetFilter, BudgetPage,
-    BudgetStore, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DueHooks, Health, Hook, HookHistory,
-    HookMove, HookStore, Lease, LivingWorker, LogStore, NewAnswer, NewRun, NewSchedule, NewSession, NewTick,
-    QuestionFilter, QuestionPage, QuestionStore, Run, RunFilter, RunPage, RunStore, ScheduleChange, ScheduleFilter,
-    SchedulePage, ScheduleStore, Session, SessionFilter, SessionPage, SessionPatch, SessionStore, StoredQuestion,
-    StoredSchedule, StoredTick, Unfinished, Watcher,
+    BudgetStore, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, Deleted, DueHooks, Health, Hook,
+    HookHistory, HookMove, HookStore, IdleSessions, Lease, LivingWorker, LogStore, NewAnswer, NewRun, NewSchedule,
+    NewSession, NewTick, Pruned, QuestionFilter, QuestionPage, QuestionStore, RetentionStore, Run, RunFilter, RunPage,
+    RunStore, ScheduleChange, ScheduleFilter, SchedulePage, ScheduleStore, Session, SessionFilter, SessionPage,
+    SessionPatch, SessionStore, StoredQuestion, StoredSchedule, StoredTick, Turn, Unfinished, Watcher,
 };
 use outlive_core::{Page, RunId, SessionId, Timestamp, WorkerId};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -248,6 +248,32 @@ impl ScheduleStore for TroubledDb {
         limit: u32,
     ) -> BoxFuture<'_, Result<Vec<StoredTick>, DbError>> {
         self.pass(self.inner.ticks(access, id, before, limit))
+    }
+}
+
+impl RetentionStore for TroubledDb {
+    fn run_sizes(&self, access: Access, run_ids: Vec<RunId>) -> BoxFuture<'_, Result<Vec<Option<u64>>, DbError>> {
+        self.pass(self.inner.run_sizes(access, run_ids))
+    }
+    fn delete_runs(
+        &self,
+        access: Access,
+        run_ids: Vec<RunId>,
+        scope: Option<Arc<str>>,
+    ) -> BoxFuture<'_, Result<Deleted, DbError>> {
+        self.pass(self.inner.delete_runs(access, run_ids, scope))
+    }
+    fn delete_idle_sessions(&self, before: Timestamp, from: u64) -> BoxFuture<'_, Result<IdleSessions, DbError>> {
+        self.pass(self.inner.delete_idle_sessions(before, from))
+    }
+    fn take_turn(&self, turn: Turn) -> BoxFuture<'_, Result<bool, DbError>> {
+        self.pass(self.inner.take_turn(turn))
+    }
+    fn used_bytes(&self) -> BoxFuture<'_, Result<u64, DbError>> {
+        self.pass(self.inner.used_bytes())
+    }
+    fn pruned(&self) -> BoxFuture<'_, Result<Vec<Pruned>, DbError>> {
+        self.pass(self.inner.pruned())
     }
 }
 

@@ -15,6 +15,7 @@ mod owners;
 mod questions;
 mod races;
 mod readers;
+mod retention;
 mod runs;
 mod schedules;
 mod sessions;

@@ -19,7 +19,7 @@ pub use error::{ClientError, Refusal};
 pub use follow::Following;
 use outlive_core::port::{LivingWorker, QuestionFilter, RunFilter, ScheduleFilter, StoredTick};
 use outlive_core::{Answer, DefinitionId, RunId, RunStatus, Secret, WorkflowRunOutput};
-use outlive_engine::{CreateSchedule, Fork, Schedule, SchedulesPage};
+use outlive_engine::{CreateSchedule, Fork, Prune, PruneReport, Schedule, SchedulesPage};
 use retry::Retry;
 pub use shape::{
     Accepted, EventPage, ForkPreview, QuestionList, QuestionSummary, QuestionTool, RunDetail, RunList, RunSummary,
@@ -284,6 +284,18 @@ impl Client {
             Err(ClientError::Conflict(refusal)) if refusal.run_status.is_some() => Ok(refusal.run_status),
             Err(error) => Err(error),
         }
+    }
+
+    /// Deletes runs that have ended, some thousand at a time: ask again with the report's `next` until it has none.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, some may have been deleted; repeating it is harmless.
+    ///
+    /// # Errors
+    /// [`ClientError::Invalid`] when it says neither which runs nor what to keep; and whatever any request can fail with.
+    pub async fn prune(&self, prune: &Prune) -> Result<PruneReport, ClientError> {
+        let answer = self.connection.post(&["api", "prune"], Some(&shape::prune(prune)), None).await?;
+        Ok(answer.read::<shape::PrunedShape>()?.into())
     }
 
     /// A page of questions, those asked first first: those that are open, unless the filter says otherwise. A limit

@@ -13,7 +13,7 @@ use outlive_core::{
     Answer, DefinitionId, QuestionKind, Remedy, RunEvent, RunId, RunInfo, RunStatus, SessionId, Timestamp, Waiting,
     WaitsFor, WorkerId,
 };
-use outlive_engine::{AskedQuestion, CreateSchedule, Fork, Schedule, ScheduleSpec, SchedulesPage};
+use outlive_engine::{AskedQuestion, CreateSchedule, Fork, Prune, PruneReport, Schedule, ScheduleSpec, SchedulesPage};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -719,6 +719,40 @@ pub(super) fn schedule_query(filter: &ScheduleFilter) -> Vec<(&'static str, Stri
     query.extend(filter.name.as_ref().map(|name| ("name", name.to_string())));
     query.extend(filter.after.clone().map(|cursor| ("cursor", cursor)));
     query
+}
+
+/// Which runs to delete, as a server reads it.
+pub(super) fn prune(prune: &Prune) -> Value {
+    let Prune { retention, filter, is_preview, after } = prune;
+    serde_json::json!({
+        // Rounded up: less goes.
+        "max_age_seconds": retention.max_age.map(|age| age.as_secs() + u64::from(age.subsec_nanos() > 0)),
+        "max_runs": retention.max_runs,
+        "max_bytes": retention.max_bytes,
+        "status": filter.statuses.iter().map(|status| status.as_str()).collect::<Vec<_>>(),
+        "workflow_id": filter.workflow_id.as_ref().map(|id| id.as_str()),
+        "session_id": filter.session_id.as_ref().map(|id| id.as_str()),
+        "user_id": filter.user_id,
+        "created_from": filter.created_from.map(shown),
+        "created_to": filter.created_to.map(shown),
+        "dry_run": is_preview,
+        "cursor": after,
+    })
+}
+
+/// What a server says was deleted.
+#[derive(Deserialize)]
+pub(super) struct PrunedShape {
+    runs: u64,
+    bytes: u64,
+    in_use: u64,
+    next_cursor: Option<String>,
+}
+
+impl From<PrunedShape> for PruneReport {
+    fn from(shape: PrunedShape) -> Self {
+        Self { runs: shape.runs, bytes: shape.bytes, in_use: shape.in_use, next: shape.next_cursor }
+    }
 }
 
 /// A schedule to be created, as a server reads it.

@@ -32,7 +32,7 @@ pub struct Known {
 pub const KNOWN: &[Known] = &[
     Known {
         resource: "runs",
-        actions: &["read", "write"],
+        actions: &["read", "write", "delete"],
         has_ids: false,
         about: "runs, as outlive and outlive::Client ask for them",
     },

@@ -181,6 +181,8 @@ fn schemas() -> Map<String, Value> {
     add::<shape::AcceptedRun>(&mut generator);
     add::<shape::CancelRun>(&mut generator);
     add::<shape::CancelledRun>(&mut generator);
+    add::<shape::PruneRuns>(&mut generator);
+    add::<shape::PrunedRuns>(&mut generator);
     add::<shape::Question>(&mut generator);
     add::<shape::QuestionList>(&mut generator);
     add::<shape::AnswerQuestion>(&mut generator);

@@ -42,6 +42,7 @@ impl From<Error> for Problem {
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "disk_low", detail).retry_after(LATER)
             }
             Error::CannotFork(_) => Problem::new(StatusCode::CONFLICT, "cannot_fork", error.to_string()),
+            Error::CannotPrune(_) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "cannot_prune", error.to_string()),
             Error::DefinitionChanged(_) => Problem::new(StatusCode::CONFLICT, "definition_changed", error.to_string()),
             Error::TooDeep { .. } => Problem::new(StatusCode::BAD_REQUEST, "json_too_deep", error.to_string()),
             Error::Damaged(damaged) => {

@@ -138,6 +138,7 @@ fn requests(rule: &Rule) -> Vec<(String, &'static str, &'static str)> {
         }
         (Verb::Post, _) if path.ends_with("/pause") || path.ends_with("/trigger") => vec![(path.to_owned(), FORM, "")],
         (Verb::Post, "/api/schedules/{schedule_id}/resume") => vec![(path.to_owned(), FORM, "")],
+        (Verb::Post, "/api/prune") => vec![(path.to_owned(), JSON, r#"{"session_id":"{session_id}"}"#)],
         (Verb::Post, _) if path.contains("/fork") => vec![(path.to_owned(), JSON, r#"{"at":0}"#)],
         (Verb::Post, _) if path.ends_with("/answer") => vec![(path.to_owned(), JSON, r#"{"do":"retry"}"#)],
         (Verb::Post, _) if path.ends_with("/continue") => vec![(path.to_owned(), FORM, "stream=false")],

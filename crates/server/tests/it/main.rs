@@ -18,6 +18,7 @@ mod proxies;
 mod questions;
 mod recordings;
 mod rest;
+mod retention;
 mod schedules;
 mod served;
 mod silence;

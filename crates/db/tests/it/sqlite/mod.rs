@@ -12,6 +12,7 @@ mod lost;
 mod pinned;
 mod processes;
 mod questions;
+mod retention;
 #[cfg(unix)]
 mod space;
 mod views;

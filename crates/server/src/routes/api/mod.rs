@@ -7,6 +7,7 @@ mod audit;
 mod events;
 mod feed;
 mod forks;
+mod prune;
 mod questions;
 mod range;
 mod runs;
@@ -165,6 +166,12 @@ pub(super) fn routes() -> Table {
         })
         .post("/api/runs/{run_id}/retry/preview", READ, forks::preview_retry)
         .doc(Doc { answer: Some("ForkPreview"), ..doc("Which calls that would make again; executes nothing") })
+        .post("/api/prune", Needs::scope("runs:delete"), prune::prune)
+        .doc(Doc {
+            body: Some("PruneRuns"),
+            answer: Some("PrunedRuns"),
+            ..doc("Delete runs that have ended, some thousand at a time; dry_run only says which")
+        })
         .get("/api/questions", Needs::scope("questions:read"), questions::list)
         .doc(Doc {
             query: QUESTIONS_QUERY,

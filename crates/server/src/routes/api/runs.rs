@@ -55,7 +55,9 @@ impl ListQuery {
         let most = if has_preview { PREVIEW_MAX } else { LIMIT_MAX };
         let limit = query::number("limit", self.limit.as_deref(), 1, most)?.unwrap_or(LIMIT);
         Ok(RunFilter {
-            statuses: query::words(self.status.as_deref()).map(status).collect::<Result<_, _>>()?,
+            statuses: query::words(self.status.as_deref())
+                .map(|word| status("query", word))
+                .collect::<Result<_, _>>()?,
             workflow_id: workflow_id.map_err(|error| invalid("workflow_id", error))?,
             session_id: session_id.map_err(|error| invalid("session_id", error))?,
             user_id: self.user(access)?,
@@ -91,9 +93,10 @@ impl ListQuery {
     }
 }
 
-fn status(word: &str) -> Result<RunStatus, Problem> {
+/// The status that a word in this part of a request means.
+pub(super) fn status(part: &'static str, word: &str) -> Result<RunStatus, Problem> {
     let known = "Input should be PENDING, RUNNING, PAUSED, COMPLETED, CANCELLED or ERROR";
-    RunStatus::parse(word).ok_or_else(|| Problem::field("enum", "query", "status", known))
+    RunStatus::parse(word).ok_or_else(|| Problem::field("enum", part, "status", known))
 }
 
 /// `GET /api/runs`.

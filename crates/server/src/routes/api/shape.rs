@@ -701,6 +701,61 @@ pub(crate) struct AuditList {
     pub(crate) next_cursor: Option<String>,
 }
 
+/// Which of the runs that have ended to delete. With limits: those that match and that the limits do not keep. Without
+/// limits: all that match. One of the two must be said.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PruneRuns {
+    /// Those that ended longer ago go.
+    #[serde(default)]
+    pub(crate) max_age_seconds: Option<u64>,
+    /// Of those that match, the last accepted stay, this many.
+    #[serde(default)]
+    pub(crate) max_runs: Option<u64>,
+    /// While the whole database takes more bytes, the runs accepted first go; not with a filter.
+    #[serde(default)]
+    pub(crate) max_bytes: Option<u64>,
+    /// Only runs of these statuses; all that mean an end when empty.
+    #[serde(default)]
+    pub(crate) status: Vec<String>,
+    /// Only runs of this workflow, `agent:ID` or `team:ID`.
+    #[serde(default)]
+    pub(crate) workflow_id: Option<String>,
+    /// Only runs of this session.
+    #[serde(default)]
+    pub(crate) session_id: Option<String>,
+    /// Only runs of this user.
+    #[serde(default)]
+    pub(crate) user_id: Option<String>,
+    /// Only runs accepted at this time or later (RFC 3339).
+    #[serde(default)]
+    pub(crate) created_from: Option<String>,
+    /// Only runs accepted before this time.
+    #[serde(default)]
+    pub(crate) created_to: Option<String>,
+    /// Whether to delete nothing and only say what would be (default false).
+    #[serde(default)]
+    pub(crate) dry_run: bool,
+    /// Continue after the answer that gave this as `next_cursor`.
+    #[serde(default)]
+    pub(crate) cursor: Option<String>,
+}
+
+/// What was deleted, or would be.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct PrunedRuns {
+    /// Runs.
+    pub(crate) runs: u64,
+    /// Bytes of their logs, inputs and outputs.
+    pub(crate) bytes: u64,
+    /// Runs that match and stay: their webhook is still to be told, or an unfinished run of their session may read them.
+    pub(crate) in_use: u64,
+    /// Whether nothing was deleted.
+    pub(crate) dry_run: bool,
+    /// Send the same request with this as `cursor` to go on; null when all runs were looked at.
+    pub(crate) next_cursor: Option<String>,
+}
+
 /// A schedule to be created.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
