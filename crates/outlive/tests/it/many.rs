@@ -125,7 +125,7 @@ impl Drop for Process {
 }
 
 async fn all_runs(engine: &Engine) -> Vec<Run> {
-    let mut filter = RunFilter { limit: 1_000, order: Order::OldestFirst, ..RunFilter::default() };
+    let mut filter = RunFilter { limit: 1_000, order: Order::OldestFirst, with_payload: true, ..RunFilter::default() };
     let mut runs = Vec::new();
     loop {
         let page = engine.db().runs(Access::All, filter.clone()).await.unwrap();
