@@ -47,7 +47,8 @@ async fn engine(path: &Path, ahead: i64) -> (Engine, Arc<Definition>) {
 /// Not `println`, which the test harness would hold back.
 fn say(line: &str) {
     if std::env::var_os(ROLE).is_some() {
-        writeln!(std::io::stdout(), "{line}").unwrap();
+        let mut output = std::io::stdout().lock();
+        writeln!(output, "{line}").unwrap();
     }
 }
 
