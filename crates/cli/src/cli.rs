@@ -27,6 +27,7 @@ Examples:
   outlive events @last -f
   outlive output @last > plan.md
   outlive questions               what runs ask people; then: outlive approve ID
+  outlive batch content-creation-demo topics.txt
   outlive serve                   over HTTP and WebSocket, on this machine
   outlive run -d content-creation-demo @topic.txt --server http://127.0.0.1:7878
 
@@ -46,6 +47,7 @@ pub(crate) enum Command {
     Show(cmd::show::Show),
     Events(cmd::events::Events),
     Output(cmd::output::Output),
+    Batch(Box<cmd::batch::BatchVerbs>),
     Cancel(cmd::cancel::Cancel),
     Prune(cmd::prune::Prune),
     Rerun(cmd::rerun::Rerun),

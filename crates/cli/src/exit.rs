@@ -93,6 +93,11 @@ impl Problem {
         format!("{}{}", self.message, hint.unwrap_or_default())
     }
 
+    /// Whether too many runs wait already, and some will have begun soon.
+    pub(crate) fn is_queue_full(&self) -> bool {
+        self.code == "queue_full"
+    }
+
     /// Reports it on standard error, and returns the code to exit with.
     pub(crate) fn report(self, as_json: bool) -> Exit {
         if self.is_silent {
@@ -185,7 +190,16 @@ impl From<engine::Error> for Problem {
             E::NotYoursToAnswer { .. } => Self::new(Exit::NotAllowed, "four_eyes", error),
             E::ScheduleNotFound(_) => Self::new(Exit::NotFound, "schedule_not_found", error),
             E::InvalidSchedule { .. } => Self::new(Exit::Usage, "invalid_schedule", error),
-            E::DamagedQuestion { .. } | E::DamagedSchedule { .. } => Self::new(Exit::Other, "unreadable", error),
+            E::BatchNotFound(_) => Self::new(Exit::NotFound, "batch_not_found", error),
+            E::InvalidBatch { .. } => Self::new(Exit::Usage, "invalid_batch", error),
+            E::Item { index, problem } => {
+                let problem = Self::from(*problem);
+                let message = format!("item {index}: {}", problem.message());
+                Self { message, ..problem }
+            }
+            E::DamagedQuestion { .. } | E::DamagedSchedule { .. } | E::DamagedBatch { .. } => {
+                Self::new(Exit::Other, "unreadable", error)
+            }
             E::CannotBegin(_) => Self::new(Exit::Usage, "invalid_request", error),
             E::CannotFork(_) => Self::new(Exit::WrongState, "cannot_fork", error),
             E::CannotPrune(_) => Self::new(Exit::Usage, "cannot_prune", error),

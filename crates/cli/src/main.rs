@@ -9,6 +9,7 @@ mod cmd;
 mod demo;
 mod exit;
 mod fold;
+mod inputs;
 mod log;
 mod output;
 mod progress;

@@ -7,6 +7,8 @@
 //! It must never print, except for the one line that says which of the two it is. The invariant: no verb asks which it
 //! is; both give exactly the same output.
 
+mod many;
+
 use crate::cli::Global;
 use crate::cmd;
 use crate::demo;

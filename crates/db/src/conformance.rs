@@ -23,9 +23,11 @@
 //! # }
 //! ```
 
+mod batches;
 mod retention;
 mod schedules;
 
+use batches::*;
 use outlive_core::port::{
     AUDIT_LIMIT, Accepted, Access, Answering, AuditFilter, AuditKind, AuditPage, AuditRecord, BUDGET_KEPT, BoxFuture,
     BudgetChange, BudgetFilter, BudgetStanding, BudgetStep, COUNT_MAX, CancelIntent, Cancelled, Claim, Claimed, Commit,
@@ -230,6 +232,14 @@ pub fn cases() -> Vec<Case> {
         a_turn_is_one_workers_at_a_time,
         what_is_used_grows_and_shrinks_with_the_runs,
         a_deleted_run_takes_no_late_answer_or_commit,
+        a_batch_is_stored_as_it_was_given,
+        a_batch_is_its_users,
+        batches_are_listed_newest_first_a_page_at_a_time,
+        an_item_of_a_batch_has_one_run,
+        a_batch_is_complete_once_all_its_items_are_there,
+        a_batch_counts_its_runs_whatever_becomes_of_them,
+        an_item_that_is_tried_again_has_the_new_run,
+        a_batch_that_is_cancelled_asks_its_runs_to_end,
         a_run_without_a_hook_has_none,
         a_hook_is_due_when_it_has_something_to_send,
         a_hook_is_held_by_one_at_a_time,

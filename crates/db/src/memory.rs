@@ -5,6 +5,7 @@
 //! happens wholly or not at all.
 
 mod audit;
+mod batches;
 mod budgets;
 mod hooks;
 mod questions;
@@ -13,6 +14,7 @@ mod schedules;
 
 use crate::rules::{self, Earlier, Picker, Standing};
 use crate::silence::Silence;
+use batches::Batches;
 use budgets::Budgets;
 use hooks::HookRow;
 use outlive_core::port::{
@@ -69,6 +71,12 @@ pub enum Operation {
     DeleteSchedule,
     Tick,
     Ticks,
+    CreateBatch,
+    Batch,
+    Batches,
+    ChangeBatch,
+    BatchItems,
+    CancelItems,
     Budgets,
     RunSizes,
     DeleteRuns,
@@ -428,6 +436,7 @@ struct Tables {
     definitions: BTreeMap<Arc<str>, Arc<str>>,
     sessions: BTreeMap<SessionId, SessionRow>,
     sessions_created: u64,
+    batches: Batches,
     budgets: Budgets,
     questions: Questions,
     schedules: Schedules,
@@ -512,6 +521,8 @@ impl Tables {
             return Err(rules::session_busy(&session_id));
         }
         let is_behind = is_busy && rules::waits_in_line(new.policy);
+        let batch = self.check_item(&new)?;
+        let index = new.start.item.as_ref().map_or(0, |item| item.item.index);
         let is_alive = match &worker {
             Some(worker) => !self.workers.get(worker).ok_or_else(|| rules::unknown_worker(worker))?.is_dead,
             None => false,
@@ -530,6 +541,7 @@ impl Tables {
         }
         let seq = self.insert(new);
         self.changes += 1;
+        batch.into_iter().for_each(|batch| self.enter_batch(batch, index, seq));
         if policy == SessionPolicy::Steer
             && let Some(into) = self.steered_by(seq)
         {
@@ -652,7 +664,11 @@ impl Tables {
             }
         };
         let end = filter.before.as_ref().map_or(u64::MAX, |id| self.run_by_id.get(id).copied().unwrap_or_default());
-        let is_listed = |run: &Run| fits(access, filter, run) && self.run_by_id[&run.info.run_id] < end;
+        let of_batch = filter.batch_id.as_ref().map(|id| self.batches.runs_of(id));
+        let is_listed = |run: &Run| {
+            let seq = self.run_by_id[&run.info.run_id];
+            fits(access, filter, run) && seq < end && of_batch.as_ref().is_none_or(|runs| runs.contains(&seq))
+        };
         let has_status = |run: &Run| filter.statuses.is_empty() || filter.statuses.contains(&run.status);
         let mut fitting = after(cursor).filter(|(_, row)| is_listed(&row.run) && has_status(&row.run));
         let shown = |seq: u64, row: &RunRow| {
@@ -1152,6 +1168,7 @@ impl Tables {
         self.run_by_key.retain(|_, seq| runs.contains_key(seq));
         let referred: BTreeSet<&str> = runs.values().map(|row| &*row.run.definition).collect();
         self.definitions.retain(|hash, _| referred.contains(&**hash));
+        self.batches.retain(|seq| runs.contains_key(&seq));
         self.delete_hooks();
         self.delete_questions();
     }

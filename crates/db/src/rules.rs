@@ -2,9 +2,10 @@
 //! claim takes, how long a list is. They never touch storage; a store asks them before it writes anything.
 
 use outlive_core::port::{
-    Access, BudgetAccount, BudgetChange, BudgetStanding, COUNT_MAX, Claim, Commit, DbError, DbErrorKind, HookMove,
-    NewAnswer, NewRun, NewSchedule, NewStart, NewTick, OverBudget, QuestionFilter, QuestionState, Release, Run,
-    RunFilter, RunPatch, SCHEDULES_MAX, ScheduleFilter, SessionFilter, SessionPolicy, StoredQuestion, StoredSchedule,
+    Access, BatchFilter, BatchItem, BudgetAccount, BudgetChange, BudgetStanding, COUNT_MAX, Claim, Commit, DbError,
+    DbErrorKind, HookMove, ITEMS_MAX, NewAnswer, NewBatch, NewRun, NewSchedule, NewStart, NewTick, OverBudget,
+    QuestionFilter, QuestionState, Release, Run, RunFilter, RunPatch, SCHEDULES_MAX, ScheduleFilter, SessionFilter,
+    SessionPolicy, StoredBatch, StoredQuestion, StoredSchedule,
 };
 use outlive_core::{RunId, RunStatus, SessionId, Timestamp, WorkerId};
 use std::sync::Arc;
@@ -190,6 +191,107 @@ pub(crate) fn tick_taken(tick: &NewTick) -> DbError {
 
 /// The most schedules that one claim tells.
 pub(crate) const SCHEDULES_TOLD_MAX: usize = 256;
+
+/// The error for a batch that does not exist, or is not the caller's.
+pub(crate) fn no_batch(id: &str) -> DbError {
+    DbError::new(DbErrorKind::NotFound, format!("there is no batch {id}"))
+}
+
+/// Whether to create `new` is to ask for what is there.
+pub(crate) fn is_same_batch(stored: &StoredBatch, new: &NewBatch) -> bool {
+    stored.text == new.text && stored.workflow_id == new.workflow_id && stored.user_id == new.user_id
+}
+
+/// The error for a batch whose id another one has.
+pub(crate) fn batch_id_taken(id: &str) -> DbError {
+    conflict(format!("batch id {id} is taken by another batch: choose a new one"))
+}
+
+fn conflict(message: String) -> DbError {
+    DbError::new(DbErrorKind::Conflict, message)
+}
+
+/// Whether the batch can have this many items and no more: `accepted` have a run, all of them before `end`.
+///
+/// # Errors
+/// `Conflict`.
+pub(crate) fn complete_batch(batch: &StoredBatch, items: u64, accepted: u64, end: u64) -> Result<(), DbError> {
+    let id = &batch.id;
+    match batch.items {
+        Some(known) if known == items => Ok(()),
+        Some(known) => Err(conflict(format!("batch {id} has {known} items and takes no more: create another"))),
+        None if end > items => Err(conflict(format!("batch {id} has {end} items already, not {items}"))),
+        None if accepted < items => {
+            Err(conflict(format!("batch {id} has {accepted} of {items} items so far: add the others first")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The batch that a run is to enter; none when it was to take the place of another and the batch is gone.
+///
+/// # Errors
+/// `NotFound`.
+pub(crate) fn batch_of<T>(found: Option<T>, is_retry: bool, item: &BatchItem) -> Result<Option<T>, DbError> {
+    match found {
+        None if !is_retry => Err(no_batch(&item.batch_id)),
+        found => Ok(found),
+    }
+}
+
+/// Whether `new` can be this item of the batch: `there` is the run that is, with its status.
+///
+/// # Errors
+/// `NotFound`, `Conflict`.
+pub(crate) fn enter_batch(
+    batch: &StoredBatch,
+    new: &NewRun,
+    item: &BatchItem,
+    replaces: Option<&RunId>,
+    there: Option<(&RunId, RunStatus)>,
+) -> Result<(), DbError> {
+    let (id, index) = (&batch.id, item.index);
+    if batch.user_id != new.info.user_id || batch.workflow_id != new.info.workflow_id {
+        return Err(no_batch(id));
+    }
+    match (replaces, there) {
+        (None, Some((run_id, _))) => Err(conflict(format!("item {index} of batch {id} is run {run_id} already"))),
+        (None, None) if batch.cancelled_at.is_some() => {
+            Err(conflict(format!("batch {id} was cancelled and takes no more items: create another")))
+        }
+        (None, None) if batch.items.is_some_and(|items| index >= items) => {
+            Err(conflict(format!("batch {id} is complete and takes no more items: create another")))
+        }
+        (None, None) if index >= ITEMS_MAX => {
+            Err(conflict(format!("a batch has at most {ITEMS_MAX} items: put the others into another one")))
+        }
+        (None, None) => Ok(()),
+        (Some(old), Some((run_id, status))) if old == run_id && status.is_terminal() => Ok(()),
+        (Some(old), Some((run_id, _))) if old == run_id => Err(conflict(format!(
+            "run {old} has not ended: wait for it before item {index} of batch {id} is tried again"
+        ))),
+        (Some(old), Some((run_id, _))) => {
+            Err(conflict(format!("run {run_id} has taken the place of run {old} in batch {id}: try that one again")))
+        }
+        (Some(old), None) => Err(conflict(format!("run {old} is not in batch {id} any more: rerun or fork it"))),
+    }
+}
+
+/// How many batches, or items of one, a list has at most.
+pub(crate) fn batch_limit(limit: u32) -> usize {
+    match limit {
+        0 => 50,
+        limit => limit.min(LIST_MAX) as usize,
+    }
+}
+
+/// The number of the batch that a cursor stands for.
+///
+/// # Errors
+/// `Storage` when this cursor did not come from a list.
+pub(crate) fn parse_batch_cursor(filter: &BatchFilter) -> Result<Option<u64>, DbError> {
+    filter.after.as_ref().map(|cursor| parse_number(cursor, "batches")).transpose()
+}
 
 /// The error for a session that does not exist, or is not the caller's.
 pub(crate) fn no_session(session_id: &SessionId) -> DbError {
@@ -397,7 +499,8 @@ pub(crate) fn session_limit(filter: &SessionFilter) -> usize {
 
 /// Whether a store keeps the counts that this filter asks for, leaving its statuses aside.
 pub(crate) fn are_counts_kept(filter: &RunFilter) -> bool {
-    let is_narrow = filter.session_id.is_some() || filter.before.is_some() || prefix(filter).is_some();
+    let is_narrow =
+        filter.session_id.is_some() || filter.batch_id.is_some() || filter.before.is_some() || prefix(filter).is_some();
     !is_narrow && filter.created_from.is_none() && filter.created_to.is_none()
 }
 

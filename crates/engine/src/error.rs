@@ -97,6 +97,33 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// No such batch, or it is not the caller's.
+    #[error("there is no batch {0}")]
+    BatchNotFound(Arc<str>),
+    /// A batch cannot be as asked.
+    #[error("the batch's {field}: {problem}")]
+    InvalidBatch {
+        /// Which part of it.
+        field: &'static str,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// A stored batch cannot be read.
+    #[error("batch {id} is damaged: {problem}")]
+    DamagedBatch {
+        /// Which.
+        id: Arc<str>,
+        /// What is wrong.
+        problem: String,
+    },
+    /// An item of a batch was refused. Those before it may have been accepted; adding them again is harmless.
+    #[error("item {index}: {problem}")]
+    Item {
+        /// Which.
+        index: u64,
+        /// Why.
+        problem: Box<Error>,
+    },
     /// The run cannot be forked or tried again as asked.
     #[error("{0}")]
     CannotFork(#[from] outlive_core::fork::CannotFork),

@@ -10,11 +10,11 @@ use crate::fold;
 use crate::handle::RunHandle;
 use crate::questions::text_of;
 use crate::reader::Reader;
-use crate::submit::{Beginning, Copied, Submit};
+use crate::submit::{Beginning, Copied, Placed, Submit};
 use outlive_core::fork::{CannotFork, Cut, ForkCall, ForkEdit, ForkPoint, ForkedFrom};
 use outlive_core::log::{Entry, Key, Writer};
 use outlive_core::machine::WorkflowMachine;
-use outlive_core::port::{Access, Db, DbError, NewAnswer, NewLog, NewQuestion, Order, Run, RunFilter, merge};
+use outlive_core::port::{Access, Db, DbError, NewAnswer, NewItem, NewLog, NewQuestion, Order, Run, RunFilter, merge};
 use outlive_core::{Answer, Attachments, Definition, RunId, RunInfo, SessionId, Timestamp, ToolEffect, json};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -322,7 +322,13 @@ impl Prepared {
             rerun_of: None,
             ..again
         };
-        let copied = Copied { info, forked_from: self.forked_from(), log, state, asked, at };
+        // Whoever is tried again keeps its place in its batch.
+        let item = if is_retry { self.parent.request_options()?.batch } else { None };
+        let placed = item.map(|item| Placed {
+            item: NewItem { item, replaces: Some(self.parent.info.run_id.clone()) },
+            limit: self.parent.limit.clone(),
+        });
+        let copied = Copied { info, forked_from: self.forked_from(), log, state, asked, at, placed };
         engine.accept(&self.definition, submit, Beginning::Fork(Box::new(copied))).await
     }
 

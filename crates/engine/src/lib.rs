@@ -9,7 +9,9 @@
 
 mod asked;
 mod audit;
+mod batches;
 mod builder;
+mod bulk;
 mod cancel;
 mod clock;
 mod control;
@@ -58,7 +60,11 @@ pub mod waits;
 mod worker;
 
 pub use asked::AskedQuestion;
+pub use batches::{
+    Batch, BatchCounts, BatchHandle, BatchResult, BatchResults, BatchSpec, BatchesPage, CreateBatch, ITEMS_SIDE_BY_SIDE,
+};
 pub use builder::EngineBuilder;
+pub use bulk::{Bulk, BulkMatches, BulkOutcome, BulkPage, BulkRun, BulkVerb};
 pub use clock::{SystemChance, SystemClock};
 pub use engine::Engine;
 pub use error::Error;

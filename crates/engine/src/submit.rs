@@ -13,8 +13,8 @@ use crate::stats;
 use outlive_core::fork::ForkedFrom;
 use outlive_core::json;
 use outlive_core::port::{
-    Accepted, Access, DbError, DbErrorKind, HookEvents, NewHook, NewLog, NewRun, NewStart, NewTick, RequestOptions,
-    Run, RunLimit, SessionKind, SessionPolicy, Unreadable,
+    Accepted, Access, DbError, DbErrorKind, HookEvents, NewHook, NewItem, NewLog, NewRun, NewStart, NewTick,
+    RequestOptions, Run, RunLimit, SessionKind, SessionPolicy, Unreadable,
 };
 use outlive_core::{Attachments, Definition, DefinitionId, RunId, RunInfo, SessionId, Timestamp, WorkerId};
 use serde::Serialize;
@@ -72,6 +72,15 @@ pub(crate) enum Beginning {
     Fork(Box<Copied>),
     /// A schedule, which was due.
     Tick(Box<NewTick>),
+    /// An input of a batch.
+    Item(Box<Placed>),
+}
+
+/// A place in a batch.
+pub(crate) struct Placed {
+    pub(crate) item: NewItem,
+    /// Beside how many others of it the run may execute.
+    pub(crate) limit: Option<Arc<RunLimit>>,
 }
 
 /// What a fork begins with.
@@ -86,6 +95,8 @@ pub(crate) struct Copied {
     pub(crate) asked: String,
     /// When its log was written.
     pub(crate) at: Timestamp,
+    /// The place in a batch that it takes over.
+    pub(crate) placed: Option<Placed>,
 }
 
 impl Submit {
@@ -243,11 +254,14 @@ impl Inner {
     }
 
     fn new_run(&self, definition: &Definition, submit: Submit, beginning: Beginning) -> Result<NewRun, Error> {
-        let (copied, tick) = match beginning {
-            Beginning::Anew => (None, None),
-            Beginning::Fork(copied) => (Some(*copied), None),
-            Beginning::Tick(tick) => (None, Some(tick)),
-        };
+        let (mut copied, mut tick, mut placed) = (None, None, None);
+        match beginning {
+            Beginning::Anew => {}
+            Beginning::Fork(fork) => copied = Some(*fork),
+            Beginning::Tick(due) => tick = Some(due),
+            Beginning::Item(item) => placed = Some(*item),
+        }
+        let placed = placed.or_else(|| copied.as_mut().and_then(|copied| copied.placed.take()));
         let at = copied.as_ref().map_or_else(|| self.services.clock.now(), |copied| copied.at);
         let known = copied.as_ref().map(|copied| &copied.info);
         let run_id = match &submit.run_id {
@@ -269,6 +283,7 @@ impl Inner {
             session_state: submit.session_state.clone().unwrap_or_default(),
             rerun_of: submit.rerun_of,
             forked_from: copied.as_ref().map(|copied| copied.forked_from.clone()),
+            batch: placed.as_ref().map(|placed| placed.item.item.clone()),
             policy: submit.policy,
             steer_to: submit.steer_to.map(Arc::from),
         };
@@ -300,7 +315,11 @@ impl Inner {
         };
         let key = submit.concurrency_key.as_deref();
         check_key(key)?;
-        let limit = definition.concurrency.map(|max| Arc::new(RunLimit::of(&definition.id, key, max)));
+        let limit = match &placed {
+            Some(placed) => placed.limit.clone(),
+            None => definition.concurrency.map(|max| Arc::new(RunLimit::of(&definition.id, key, max))),
+        };
+        let item = placed.map(|placed| Box::new(placed.item));
         let due_at = due(submit.start_at.max(submit.delay.map(|delay| at + delay)), at)?;
         if due_at.is_some() && submit.policy == SessionPolicy::Steer {
             let problem = "what is sent to a run that executes cannot wait for a time: leave the time out, or queue it";
@@ -331,7 +350,7 @@ impl Inner {
             session_state: state.or_else(|| definition.initial_state(submit.session_state)),
             session_kind: submit.session_kind,
             hook: submit.hook,
-            start: NewStart { due_at, priority: submit.priority, limit, log, tick },
+            start: NewStart { due_at, priority: submit.priority, limit, log, tick, item },
             at,
         })
     }

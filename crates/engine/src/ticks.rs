@@ -29,7 +29,7 @@ const MISSED_COUNTED_MAX: usize = 1_000;
 const QUEUED_MAX: usize = 100;
 
 /// Schedules whose times are taken at once.
-const SIDE_BY_SIDE: usize = 32;
+const SIDE_BY_SIDE: usize = 128;
 
 /// When to try again with a schedule that this process cannot read, or whose clocks it does not know.
 const UNREADABLE_PERIOD: Duration = Duration::from_secs(60);
@@ -220,6 +220,10 @@ fn is_final(error: &Error) -> bool {
         | Error::ScheduleNotFound(_)
         | Error::InvalidSchedule { .. }
         | Error::DamagedSchedule { .. }
+        | Error::BatchNotFound(_)
+        | Error::InvalidBatch { .. }
+        | Error::DamagedBatch { .. }
+        | Error::Item { .. }
         | Error::CannotFork(_)
         | Error::CannotPrune(_)
         | Error::DefinitionChanged(_)

@@ -23,6 +23,7 @@
 //! # }
 //! ```
 
+mod batches;
 #[cfg(feature = "client")]
 pub mod client;
 mod error;
@@ -39,6 +40,7 @@ mod server;
 mod sessions;
 mod workflow;
 
+pub use batches::BatchRequest;
 #[cfg(feature = "client")]
 pub use client::{Client, ClientError};
 pub use error::{Error, Result};
@@ -61,8 +63,9 @@ pub use outlive_core::{
 pub use outlive_db as db;
 pub use outlive_engine as engine;
 pub use outlive_engine::{
-    AskedQuestion, CatchUp, Engine, EventStream, ForkPreview, ForkRequest, OpenQuestion, Options, Overlap, Prune,
-    PruneReport, Reader, RunHandle, Schedule, ScheduleHandle,
+    AskedQuestion, Batch, BatchCounts, BatchHandle, BatchResult, BatchResults, CatchUp, Engine, EventStream,
+    ForkPreview, ForkRequest, OpenQuestion, Options, Overlap, Prune, PruneReport, Reader, RunHandle, Schedule,
+    ScheduleHandle,
 };
 #[cfg(feature = "server")]
 pub use outlive_server as serving;
@@ -125,6 +128,11 @@ pub struct Control;
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/schedules.md")]
 pub struct Schedules;
+
+/// So is that of the page about batches.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/batches.md")]
+pub struct Batches;
 
 /// So is that of the page about budgets.
 #[cfg(doctest)]

@@ -1,13 +1,16 @@
 //! `outlive cancel`: makes the request to end runs durable, and waits a moment for the runs to end.
 
-use super::these::Where;
+use super::ls::Wanted;
+use super::these::{Started, Where};
 use crate::cli::{Global, RUN_HELP};
 use crate::exit::{Exit, Problem};
 use crate::output;
 use crate::runs::{Role, Runs};
 use crate::style::{self, Mark};
 use clap::Args;
+use outlive::client::BulkLine;
 use outlive::core::{RunId, RunStatus};
+use outlive::engine::BulkVerb;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -21,6 +24,9 @@ pub(crate) struct Cancel {
     runs: Vec<String>,
     #[command(flatten)]
     all: Where,
+    /// Say which runs these are, and cancel none
+    #[arg(long)]
+    dry_run: bool,
     /// Why, for people who read the log
     #[arg(long, value_name = "TEXT", default_value = "cancelled from the command line")]
     reason: String,
@@ -34,12 +40,24 @@ impl Cancel {
         let wanted = self.all.wanted()?;
         let runs = Runs::open_as(Role::Steers, global).await?;
         let done = async {
+            if self.all.is_given() && self.dry_run {
+                return Where::start(&runs, wanted, BulkVerb::Cancel, true, global).await;
+            }
             let ids = if self.all.is_given() {
-                Where::find(&runs, wanted, |status| !status.is_terminal(), global).await?
+                self.all(&runs, wanted, global).await?
             } else {
-                self.named(&runs).await?
+                let named = self.named(&runs).await?;
+                if self.dry_run {
+                    let lines = named.into_iter().map(|(id, status)| BulkLine::matching(id, status)).collect();
+                    let mut shown = Started::default();
+                    shown.tell(lines, &[], global)?;
+                    return shown.end(global);
+                }
+                let ids: Vec<RunId> = named.into_iter().map(|(id, _)| id).collect();
+                self.cancel(&runs, &ids).await?;
+                ids
             };
-            self.cancel(&runs, &ids, global).await
+            self.settle(&runs, &ids, global).await
         };
         let done = done.await;
         runs.close().await?;
@@ -47,27 +65,46 @@ impl Cancel {
     }
 
     /// Looks up all names before anything is done.
-    async fn named(&self, runs: &Runs) -> Result<Vec<RunId>, Problem> {
+    async fn named(&self, runs: &Runs) -> Result<Vec<(RunId, RunStatus)>, Problem> {
         let mut ids = Vec::new();
         for name in &self.runs {
             let run = runs.find(name).await?;
             if run.status.is_terminal() {
                 return Err(over(&run.info.run_id, run.status));
             }
-            ids.push(run.info.run_id);
+            ids.push((run.info.run_id, run.status));
         }
         Ok(ids)
     }
 
-    async fn cancel(&self, runs: &Runs, ids: &[RunId], global: &Global) -> Result<Exit, Problem> {
+    /// Cancels all that match. Some may have ended meanwhile, and may be gone.
+    async fn all(&self, runs: &Runs, wanted: Wanted, global: &Global) -> Result<Vec<RunId>, Problem> {
+        let mut ids = Vec::new();
+        let tell = |lines: Vec<BulkLine>, unreadable: &[String]| {
+            unreadable.iter().for_each(|problem| output::note(global, problem));
+            for line in lines {
+                match line.detail {
+                    Some(detail) => output::note(global, format_args!("{}: {detail}", line.run_id)),
+                    None => ids.push(line.run_id),
+                }
+            }
+            Ok(())
+        };
+        Where::act(runs, wanted, BulkVerb::Cancel, Some(&self.reason), false, global, tell).await?;
+        Ok(ids)
+    }
+
+    async fn cancel(&self, runs: &Runs, ids: &[RunId]) -> Result<(), Problem> {
         for id in ids {
-            // Of many, some may have ended meanwhile.
-            if let Some(status) = runs.cancel(id, &self.reason).await?
-                && !self.all.is_given()
-            {
+            if let Some(status) = runs.cancel(id, &self.reason).await? {
                 return Err(over(id, status));
             }
         }
+        Ok(())
+    }
+
+    /// Waits a moment for the runs to end, and tells of each.
+    async fn settle(&self, runs: &Runs, ids: &[RunId], global: &Global) -> Result<Exit, Problem> {
         let mut exit = Exit::Done;
         let mut shown = Vec::new();
         let until = Instant::now() + global.timeout.unwrap_or(PATIENCE);

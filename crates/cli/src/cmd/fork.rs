@@ -10,8 +10,7 @@ use clap::Args;
 use outlive::Answer;
 use outlive::client::ForkPreview;
 use outlive::core::fork::{CallKind, ForkCall, ForkEdit, ForkPoint};
-use outlive::core::{RunId, RunStatus};
-use outlive::engine;
+use outlive::engine::{self, BulkVerb};
 use serde_json::{Value, json};
 
 /// Start a run that keeps what an earlier one has done up to a place, and goes on from there
@@ -60,7 +59,7 @@ pub(crate) struct Retry {
 /// Whether to do it.
 #[derive(Debug, Args)]
 struct How {
-    /// Say which calls would be made again, and start nothing
+    /// Say which calls would be made again, or of many which runs these are, and start nothing
     #[arg(long, visible_alias = "dry-run", conflicts_with = "detach")]
     preview: bool,
     #[command(flatten)]
@@ -90,28 +89,15 @@ impl Fork {
 impl Retry {
     pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
         let verb = "outlive retry";
-        let Some(run) = &self.run else { return self.all(verb, global).await };
+        let Some(run) = &self.run else { return self.all(global).await };
         self.how.go(run, engine::Fork::retry(), verb, global).await
     }
 
-    /// Tries all again that match.
-    async fn all(&self, verb: &str, global: &Global) -> Result<Exit, Problem> {
-        if self.how.preview {
-            let problem = Problem::new(Exit::Usage, "usage", "--preview looks at one run");
-            return Err(problem.hint("name the run instead of --where"));
-        }
+    /// Tries all again that match, or says which these are.
+    async fn all(&self, global: &Global) -> Result<Exit, Problem> {
         let wanted = self.all.wanted()?;
         let runs = Runs::open_as(Role::Accepts, global).await?;
-        let done = async {
-            let has_failed = |status| matches!(status, RunStatus::Error | RunStatus::Cancelled);
-            let ids = Where::find(&runs, wanted, has_failed, global).await?;
-            let start = async |id: &RunId| {
-                let idempotency_key = Some(format!("retry of {id}"));
-                runs.fork(id, &engine::Fork { idempotency_key, ..engine::Fork::retry() }, verb).await
-            };
-            Where::start(&ids, start, global).await
-        };
-        let done = done.await;
+        let done = Where::start(&runs, wanted, BulkVerb::Retry, self.how.preview, global).await;
         runs.close().await?;
         done
     }

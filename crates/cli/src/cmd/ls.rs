@@ -9,17 +9,19 @@ use crate::{output, style, times};
 use clap::Args;
 use outlive::client::RunSummary;
 use outlive::core::port::RunFilter;
-use outlive::core::{DefinitionId, Remedy, RunStatus, SessionId, Timestamp};
+use outlive::core::{DefinitionId, Remedy, RunId, RunStatus, SessionId, Timestamp};
+use outlive::engine::{Bulk, BulkVerb};
 use serde_json::json;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// List runs, newest first
 ///
-/// Filters: status:running, status:error,cancelled, workflow:NAME, session:ID, user:ID, since:1d. A run must match all
-/// of them. A run that had started and that nobody executes now is status:interrupted.
+/// Filters: status:running, status:error,cancelled, workflow:NAME, session:ID, batch:ID, user:ID, since:1d. A run must match
+/// all of them. A run that had started and that nobody executes now is status:interrupted.
 #[derive(Debug, Args)]
 pub(crate) struct Ls {
-    /// Which runs: status:…, workflow:…, session:…, user:…, since:…
+    /// Which runs: status:…, workflow:…, session:…, batch:…, user:…, since:…
     #[arg(value_name = "FILTER")]
     filters: Vec<String>,
     /// How many runs at most
@@ -64,7 +66,7 @@ impl Ls {
 }
 
 /// The newest of the wanted runs, as many as `limit`, and whether there are more.
-pub(super) async fn read(
+async fn read(
     limit: usize,
     global: &Global,
     found: &Runs,
@@ -118,7 +120,9 @@ impl Wanted {
             let (name, value) = word.split_once(':').unwrap_or((word, ""));
             wanted.add(name, value).map_err(|problem| {
                 let problem = Problem::new(Exit::Usage, "filter_unknown", format!("filter {word:?}: {problem}"));
-                problem.hint("filters are status:, workflow:, session:, user: and since:, for example status:error")
+                problem.hint(
+                    "filters are status:, workflow:, session:, batch:, user: and since:, for example status:error",
+                )
             })?;
         }
         Ok(wanted)
@@ -137,6 +141,19 @@ impl Wanted {
         Ok(RunFilter { created_from: self.since.map(since), ..self.filter })
     }
 
+    /// What is to be done to all of them.
+    pub(super) fn bulk(self, verb: BulkVerb, now: Timestamp) -> Bulk {
+        let back = self.since.map(|since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX));
+        let created_from = back.map(|back| Timestamp::from_micros(now.as_micros().saturating_sub(back)));
+        let has = |word: &str| self.states.contains(&word);
+        let interrupted = match (has(INTERRUPTED), has(style::status_word(RunStatus::Running))) {
+            (true, false) => Some(true),
+            (false, true) => Some(false),
+            (true, true) | (false, false) => None,
+        };
+        Bulk { filter: RunFilter { created_from, ..self.filter }, interrupted, ..Bulk::new(verb) }
+    }
+
     fn add(&mut self, name: &str, value: &str) -> Result<(), String> {
         match name {
             "status" => {
@@ -153,6 +170,10 @@ impl Wanted {
                 self.filter.workflow_id = Some(id);
             }
             "session" => self.filter.session_id = Some(SessionId::parse(value).map_err(|error| error.to_string())?),
+            "batch" => {
+                let id = RunId::parse(value).map_err(|error| error.to_string())?;
+                self.filter.batch_id = Some(Arc::from(id.as_str()));
+            }
             "user" => self.filter.user_id = Some(value.into()),
             "since" => self.since = Some(times::parse_duration(value)?),
             _ => return Err("there is no such filter".to_owned()),

@@ -3,6 +3,7 @@
 pub(crate) mod answer;
 pub(crate) mod audit;
 pub(crate) mod backup;
+pub(crate) mod batch;
 pub(crate) mod cancel;
 pub(crate) mod config;
 pub(crate) mod db;
@@ -52,6 +53,7 @@ pub(crate) async fn run(cli: &Cli, log: &Log) -> Result<Exit, Problem> {
         Command::Show(show) => show.run(global).await,
         Command::Events(events) => events.run(global).await,
         Command::Output(output) => output.run(global).await,
+        Command::Batch(batch) => batch.run(global).await,
         Command::Cancel(cancel) => cancel.run(global).await,
         Command::Prune(prune) => prune.run(global).await,
         Command::Rerun(rerun) => rerun.run(global).await,

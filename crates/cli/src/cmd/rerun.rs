@@ -6,7 +6,7 @@ use crate::cli::{Global, RUN_HELP};
 use crate::exit::{Exit, Problem};
 use crate::runs::{Role, Runs};
 use clap::Args;
-use outlive::engine::Fork;
+use outlive::engine::{BulkVerb, Fork};
 
 /// Start a new run with the input of an earlier one, in its session
 ///
@@ -17,8 +17,8 @@ pub(crate) struct Rerun {
     run: Option<String>,
     #[command(flatten)]
     all: Where,
-    /// Say which calls would be made again, and start nothing
-    #[arg(long, visible_alias = "dry-run", conflicts_with_all = ["detach", "filters"])]
+    /// Say which calls would be made again, or with --where which runs these are, and start nothing
+    #[arg(long, visible_alias = "dry-run", conflicts_with = "detach")]
     preview: bool,
     #[command(flatten)]
     detach: Detach,
@@ -31,8 +31,7 @@ impl Rerun {
         let runs = Runs::open_as(role, global).await?;
         let done = async {
             let Some(run) = &self.run else {
-                let ids = Where::find(&runs, wanted, |_| true, global).await?;
-                return Where::start(&ids, async |id| runs.rerun(id).await, global).await;
+                return Where::start(&runs, wanted, BulkVerb::Rerun, self.preview, global).await;
             };
             let run_id = runs.find(run).await?.info.run_id;
             if self.preview {

@@ -281,7 +281,16 @@ fn all_that_match_are_cancelled_or_started_again() {
     let of = |done: &Value| done["runs"].as_array().unwrap().iter().map(|run| run["of"].clone()).collect::<Vec<_>>();
     assert_eq!(of(&again), expected);
     assert_eq!(list(&["status:pending"]).len(), 3);
-    place.run(&["retry", "--where", "status:cancelled", "--preview"]).exits(2);
+    // A look starts nothing.
+    for verb in ["retry", "rerun"] {
+        let seen = place.run(&[verb, "--where", "status:cancelled", "--dry-run", "--json"]).exits(0).json();
+        assert_eq!(of(&seen), expected, "{verb}");
+    }
+    let pending = place.run(&["cancel", "--where", "workflow:content-creation-demo", "--dry-run"]).exits(0).stdout;
+    assert_eq!(pending.lines().filter(|line| line.ends_with("  pending")).count(), 3, "{pending}");
+    assert_eq!(list(&["status:pending"]).len(), 3);
+    assert!(place.run(&["cancel", "@last", "--dry-run"]).exits(0).stdout.ends_with("  pending\n"));
+    assert_eq!(list(&["status:pending"]).len(), 3);
     let tried = place.run(&["retry", "--where", "status:cancelled", "--json"]).exits(0).json();
     assert_eq!(of(&tried), expected);
     let repeated = place.run(&["retry", "--where", "status:cancelled", "--json"]).exits(0).json();

@@ -35,6 +35,8 @@ pub enum AuditKind {
     QuestionAnswer,
     /// Somebody created, changed or deleted a schedule, or asked for a run of it.
     ScheduleChange,
+    /// Somebody created or cancelled a batch.
+    BatchChange,
     /// Somebody deleted a session with its runs.
     SessionDelete,
     /// An API key was made.
@@ -47,7 +49,7 @@ pub enum AuditKind {
 
 impl AuditKind {
     /// Every kind.
-    pub const ALL: [AuditKind; 13] = [
+    pub const ALL: [AuditKind; 14] = [
         Self::AuthFailed,
         Self::AccessDenied,
         Self::AdminRead,
@@ -57,6 +59,7 @@ impl AuditKind {
         Self::RunPrune,
         Self::QuestionAnswer,
         Self::ScheduleChange,
+        Self::BatchChange,
         Self::SessionDelete,
         Self::KeyMint,
         Self::KeyRevoke,
@@ -75,6 +78,7 @@ impl AuditKind {
             Self::RunPrune => "run_prune",
             Self::QuestionAnswer => "question_answer",
             Self::ScheduleChange => "schedule_change",
+            Self::BatchChange => "batch_change",
             Self::SessionDelete => "session_delete",
             Self::KeyMint => "key_mint",
             Self::KeyRevoke => "key_revoke",

@@ -13,8 +13,8 @@
 //! ```
 
 use super::{
-    AuditStore, BoxFuture, BudgetChange, BudgetStore, HookStore, NewAnswer, NewHook, NewQuestion, NewTick, OverBudget,
-    QuestionPatch, QuestionStore, RetentionStore, ScheduleStore, StoredSchedule,
+    AuditStore, BatchItem, BatchStore, BoxFuture, BudgetChange, BudgetStore, HookStore, NewAnswer, NewHook, NewItem,
+    NewQuestion, NewTick, OverBudget, QuestionPatch, QuestionStore, RetentionStore, ScheduleStore, StoredSchedule,
 };
 use crate::fork::ForkedFrom;
 use crate::id::{DefinitionId, RunId, SessionId, WorkerId};
@@ -207,6 +207,9 @@ pub struct RequestOptions {
     /// The run that this one was forked from, and where.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forked_from: Option<ForkedFrom>,
+    /// Which item of a batch it is. The batch may be gone, or another run may have taken its place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BatchItem>,
     /// What was to happen if the session was busy.
     #[serde(skip_serializing_if = "SessionPolicy::is_default")]
     pub policy: SessionPolicy,
@@ -260,6 +263,8 @@ pub struct NewStart {
     pub log: Option<Box<NewLog>>,
     /// The time of a schedule of which this run comes: taken in the same transaction.
     pub tick: Option<Box<NewTick>>,
+    /// The item of a batch of which this run comes.
+    pub item: Option<Box<NewItem>>,
 }
 
 /// How many runs may execute at once, over all workers of a store.
@@ -578,6 +583,8 @@ pub struct RunFilter {
     pub session_id: Option<SessionId>,
     /// Only this user.
     pub user_id: Option<Arc<str>>,
+    /// Only items of this batch.
+    pub batch_id: Option<Arc<str>>,
     /// Only ids with this prefix.
     pub id_prefix: Option<String>,
     /// Only runs accepted at this time or later.
@@ -772,7 +779,8 @@ pub trait RunStore: Send + Sync {
     ///
     /// # Errors
     /// `NotFound` when the run would belong to another user than the caller, or its session exists and is someone
-    /// else's; `Conflict` when the idempotency key or the run id is taken by another request, `SessionBusy`, `Full`,
+    /// else's; `Conflict` when the idempotency key or the run id is taken by another request, or its batch takes
+    /// no such item, `SessionBusy`, `Full`,
     /// `Busy`, and `OutcomeUnknown`, after which the caller repeats with the same key. `Fenced` when its schedule's time
     /// was taken by somebody else ([`ScheduleStore::tick`]).
     fn create_run(
@@ -975,6 +983,7 @@ pub trait Db:
     + SessionStore
     + QuestionStore
     + ScheduleStore
+    + BatchStore
     + BudgetStore
     + RetentionStore
     + HookStore

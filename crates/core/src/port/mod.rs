@@ -1,6 +1,7 @@
 //! The ports: what the machines and the engine need from outside, as small object-safe traits.
 
 mod audit;
+mod batches;
 mod block;
 mod budgets;
 mod clock;
@@ -18,6 +19,10 @@ mod stored;
 mod tether;
 
 pub use audit::{AUDIT_LIMIT, AUDIT_LIMIT_MAX, AuditFilter, AuditKind, AuditPage, AuditRecord, AuditStore};
+pub use batches::{
+    BatchChange, BatchFilter, BatchItem, BatchPage, BatchStore, ITEMS_MAX, ItemFilter, ItemPage, NewBatch, NewItem,
+    StoredBatch,
+};
 pub use block::block_on;
 pub use budgets::{
     BUDGET_KEPT, BudgetAccount, BudgetChange, BudgetFilter, BudgetPage, BudgetStanding, BudgetStep, BudgetStore,

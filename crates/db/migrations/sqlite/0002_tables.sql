@@ -109,8 +109,8 @@ CREATE INDEX {T}_budgets_ended ON {T}_budgets (ends_at) WHERE ends_at IS NOT NUL
 -- How many runs and sessions there are, changed in the transaction that changes them. A row without anything to count
 -- may be absent.
 CREATE TABLE {T}_counts (
-    scope             INTEGER NOT NULL, -- 0 all, 1 of a component, 2 of a user, 3 of a component for a user
-    component_id      TEXT NOT NULL,    -- empty where the scope has none
+    scope             INTEGER NOT NULL, -- 0 all, 1 of a component, 2 of a user, 3 of a component for a user, 4 of a batch
+    component_id      TEXT NOT NULL,    -- empty where the scope has none; the number of a batch
     user_id           TEXT NOT NULL,    -- the same
     pending           INTEGER NOT NULL, -- runs, by status
     running           INTEGER NOT NULL,
@@ -154,6 +154,25 @@ CREATE INDEX {T}_runs_claimable ON {T}_runs (workflow_id, due_at, priority DESC)
     WHERE worker_seq IS NULL AND status < 2 AND is_behind = 0;
 CREATE INDEX {T}_runs_awaiting ON {T}_runs (workflow_id, limit_key, priority DESC) WHERE is_behind = 3 AND status < 2;
 CREATE INDEX {T}_runs_placed ON {T}_runs (limit_key) WHERE limit_key IS NOT NULL AND is_behind = 0 AND status < 2;
+
+-- Batches. The runs that are a batch's items say so in their rows, until others take their places; those are few of all, so
+-- others are in no index for it.
+CREATE TABLE {T}_batches (
+    seq          INTEGER PRIMARY KEY,
+    batch_id     TEXT NOT NULL UNIQUE,
+    workflow_id  TEXT NOT NULL,
+    user_id      TEXT,
+    items        INTEGER, -- how many; null while more may come
+    cancelled_at INTEGER,
+    created_at   INTEGER NOT NULL,
+    updated_at   INTEGER NOT NULL,
+    text         TEXT NOT NULL -- JSON
+) STRICT;
+CREATE INDEX {T}_batches_by_workflow ON {T}_batches (workflow_id);
+CREATE INDEX {T}_batches_by_user ON {T}_batches (user_id) WHERE user_id IS NOT NULL;
+ALTER TABLE {T}_runs ADD COLUMN batch_seq INTEGER;
+ALTER TABLE {T}_runs ADD COLUMN batch_item INTEGER;
+CREATE UNIQUE INDEX {T}_runs_by_batch ON {T}_runs (batch_seq, batch_item) WHERE batch_seq IS NOT NULL;
 
 -- Schedules. `seq` is the order in which they were created.
 CREATE TABLE {T}_schedules (

@@ -1,5 +1,5 @@
 //! Counts that are kept: how many runs of each status and sessions of each kind there are, in all, of each component
-//! and of each user, so that a list need not count its rows.
+//! and of each user, and how many runs of each status a batch has, so that a list need not count its rows.
 //!
 //! ```text
 //! each operation of a group ──► what changed, in memory ──► before COMMIT, each row that changed, once
@@ -27,7 +27,11 @@ type Owner = (Option<Arc<str>>, Option<Arc<str>>);
 
 /// What the transaction has changed so far.
 #[derive(Debug, Default)]
-pub(super) struct Changes(HashMap<Owner, Delta>);
+pub(super) struct Changes {
+    of_owners: HashMap<Owner, Delta>,
+    /// By the batch's number. Those without any are all there are where nobody uses batches.
+    of_batches: BTreeMap<i64, Delta>,
+}
 
 /// The statements.
 pub(super) struct CountSql {
@@ -58,28 +62,42 @@ impl CountSql {
 impl Changes {
     /// So many runs have, or no longer have, this status.
     pub(super) fn runs(&mut self, workflow_id: Arc<str>, user_id: Option<Arc<str>>, status: RunStatus, by: i64) {
-        self.0.entry((Some(workflow_id), user_id)).or_default()[place(status)] += by;
+        self.of_owners.entry((Some(workflow_id), user_id)).or_default()[place(status)] += by;
+    }
+
+    /// So many runs of the batch with this number have, or no longer have, this status.
+    pub(super) fn batch(&mut self, batch: i64, status: RunStatus, by: i64) {
+        self.of_batches.entry(batch).or_default()[place(status)] += by;
+    }
+
+    /// What was changed for a batch, by status.
+    pub(super) fn of_batch(&self, batch: i64) -> [i64; STATUSES] {
+        let delta = self.of_batches.get(&batch).copied().unwrap_or_default();
+        std::array::from_fn(|place| delta[place])
     }
 
     /// A session was made or deleted.
     pub(super) fn session(&mut self, component_id: Option<Arc<str>>, user_id: Option<Arc<str>>, kind: i64, by: i64) {
         if let Some(place) = usize::try_from(kind).ok().filter(|kind| *kind < KINDS) {
-            self.0.entry((component_id, user_id)).or_default()[STATUSES + place] += by;
+            self.of_owners.entry((component_id, user_id)).or_default()[STATUSES + place] += by;
         }
     }
 
     /// Forgets what was changed, because it was undone.
     pub(super) fn clear(&mut self) {
-        self.0.clear();
+        self.of_owners.clear();
+        self.of_batches.clear();
     }
 
     /// Writes what was changed, and forgets it.
     pub(super) fn write(&mut self, connection: &Connection, sql: &CountSql) -> Result<(), rusqlite::Error> {
-        if self.0.is_empty() {
-            return Ok(());
-        }
+        let batches: Vec<(String, Delta)> =
+            self.of_batches.iter().map(|(batch, delta)| (batch.to_string(), *delta)).collect();
         let mut rows: BTreeMap<(i64, &str, &str), Delta> = BTreeMap::new();
-        for ((component_id, user_id), delta) in &self.0 {
+        for (batch, delta) in &batches {
+            rows.insert((OF_BATCH, batch.as_str(), ""), *delta);
+        }
+        for ((component_id, user_id), delta) in &self.of_owners {
             for row in scopes(component_id.as_deref(), user_id.as_deref()) {
                 let sum = rows.entry(row).or_default();
                 sum.iter_mut().zip(delta).for_each(|(sum, change)| *sum += change);
@@ -94,10 +112,13 @@ impl Changes {
                 connection.prepare_cached(&sql.forget)?.execute(params![scope, component_id, user_id])?;
             }
         }
-        self.0.clear();
+        self.clear();
         Ok(())
     }
 }
+
+/// The scope of a batch's row.
+const OF_BATCH: i64 = 4;
 
 /// The rows that count what belongs to this component and user.
 fn scopes<'a>(
@@ -117,7 +138,10 @@ fn read(
     component_id: Option<&str>,
     user_id: Option<&str>,
 ) -> Result<[u64; STATUSES + KINDS], Fail> {
-    let row = scopes(component_id, user_id).last().unwrap_or_default();
+    read_row(connection, sql, scopes(component_id, user_id).last().unwrap_or_default())
+}
+
+fn read_row(connection: &Connection, sql: &CountSql, row: (i64, &str, &str)) -> Result<[u64; STATUSES + KINDS], Fail> {
     let found = first(connection, &sql.read, params![row.0, row.1, row.2], |row| {
         let mut counts = [0; STATUSES + KINDS];
         for (column, count) in counts.iter_mut().enumerate() {
@@ -137,6 +161,12 @@ pub(super) fn runs(
     user_id: Option<&str>,
 ) -> Result<Statuses, Fail> {
     let counts = read(connection, &sql.counts, workflow_id, user_id)?;
+    Ok(std::array::from_fn(|place| counts[place]))
+}
+
+/// The runs of the batch with this number, by status.
+pub(super) fn batch(connection: &Connection, sql: &Sql, batch: i64) -> Result<Statuses, Fail> {
+    let counts = read_row(connection, &sql.counts, (OF_BATCH, &batch.to_string(), ""))?;
     Ok(std::array::from_fn(|place| counts[place]))
 }
 

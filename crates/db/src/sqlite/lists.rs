@@ -5,7 +5,7 @@
 //! ```
 //! The invariant: a list is walked in its order, and no further than its limit. The condition likely to narrow it most
 //! decides which index its lanes are in; the others are checked on the way. Only what no index has in order is sorted:
-//! the unfinished runs, ids with a rare beginning, and the sessions of one user or component by name or by their last
+//! the unfinished runs, those of a batch, ids with a rare beginning, and the sessions of one user or component by name or by their last
 //! change.
 
 use super::rows::{int, kind_column, status_column};
@@ -126,6 +126,7 @@ impl Runs<'_> {
         conditions.add_text("r.user_id = ?", self.user_id.map(|id| &**id));
         conditions.add_text("r.workflow_id = ?", filter.workflow_id.as_ref().map(|id| id.as_str()));
         conditions.add_text(&sql.of_session, filter.session_id.as_ref().map(|id| id.as_str()));
+        conditions.add_text(&sql.of_batch, filter.batch_id.as_deref());
         if let Some(prefix) = rules::prefix(filter) {
             let (from, to) = (conditions.value(prefix.to_owned()), conditions.value(past(prefix)));
             conditions.texts.push(match self.is_prefix_common {
@@ -159,6 +160,9 @@ impl Runs<'_> {
             let both = [("_runs_unfinished", "r.status < 3", &open), ("_runs_finished", "r.status >= 3", &over)];
             let asked_for = both.into_iter().filter(|(.., statuses)| !statuses.is_empty());
             lanes.extend(asked_for.map(|(index, range, _)| self.lane(sql, Some(index), with_status(range))));
+        } else if filter.batch_id.is_some() {
+            // In the order of its items: they are sorted.
+            lanes.push(self.lane(sql, Some("_runs_by_batch"), with_status("r.batch_seq IS NOT NULL")));
         } else if is_rare || is_of_all {
             lanes.push(self.lane(sql, None, with_status("1")));
         } else {

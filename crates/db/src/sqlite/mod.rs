@@ -12,6 +12,7 @@
 //! invariant: whatever a method has answered with `Ok` survives the loss of the process and of power.
 
 mod audit;
+mod batches;
 mod budgets;
 mod copier;
 mod copy;

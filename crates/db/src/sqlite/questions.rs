@@ -92,7 +92,8 @@ impl QuestionSql {
             late: sql("SELECT q.seq, q.run_seq, (SELECT r.status FROM {T}_runs r WHERE r.seq = q.run_seq) < 3 \
                 FROM {T}_questions q INDEXED BY {T}_questions_due \
                 WHERE q.state = 0 AND q.due_at IS NOT NULL AND q.due_at <= ?1 ORDER BY q.due_at LIMIT ?2"),
-            run: sql("SELECT run_id, workflow_id, user_id, status, worker_seq IS NULL FROM {T}_runs WHERE seq = ?1"),
+            run: sql("SELECT run_id, workflow_id, user_id, status, worker_seq IS NULL, batch_seq FROM {T}_runs \
+                WHERE seq = ?1"),
             wake: sql("UPDATE {T}_runs SET status = iif(status = 2, 1, status), \
                 due_at = iif(worker_seq IS NULL, 0, due_at), updated_at = ?2 WHERE seq = ?1"),
             by_id: sql(&format!("{QUESTION} WHERE q.question_id = ?1 AND (?2 IS NULL OR q.user_id = ?2)")),
@@ -249,14 +250,25 @@ impl Tables {
         let read = |row: &Row<'_>| {
             let is_paused = row.get::<_, i64>(3)? == rows::status_column(RunStatus::Paused);
             let (workflow_id, user_id) = (shown(row, 1)?.unwrap_or_default(), shown(row, 2)?);
-            Ok((shown(row, 0)?.unwrap_or_default(), workflow_id, user_id, is_paused, row.get::<_, bool>(4)?))
+            Ok((
+                shown(row, 0)?.unwrap_or_default(),
+                workflow_id,
+                user_id,
+                is_paused,
+                row.get::<_, bool>(4)?,
+                row.get::<_, Option<i64>>(5)?,
+            ))
         };
         let found = first(self.connection(), &self.sql().questions.run, [run_seq], read)?;
-        let Some((run_id, workflow_id, user_id, is_paused, is_free)) = found else { return Ok(()) };
+        let Some((run_id, workflow_id, user_id, is_paused, is_free, batch)) = found else { return Ok(()) };
         self.execute(&self.sql().questions.wake, params![run_seq, at.as_micros()])?;
         if is_paused {
             self.changes().runs(workflow_id.clone(), user_id.clone(), RunStatus::Paused, -1);
             self.changes().runs(workflow_id, user_id, RunStatus::Running, 1);
+            if let Some(batch) = batch {
+                self.changes().batch(batch, RunStatus::Paused, -1);
+                self.changes().batch(batch, RunStatus::Running, 1);
+            }
         }
         if let Ok(run_id) = run_id.parse() {
             self.ran(&run_id, None);

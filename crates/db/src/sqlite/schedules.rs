@@ -108,7 +108,9 @@ impl ScheduleSql {
             by_id: sql(&format!("{SCHEDULE} WHERE c.schedule_id = ?1 AND (?2 IS NULL OR c.user_id = ?2)")),
             by_name: sql(&format!("{SCHEDULE} WHERE c.name = ?1 AND coalesce(c.user_id, '') = coalesce(?2, '')")),
             by_seq: sql(&format!("{SCHEDULE} WHERE c.seq = ?1")),
-            count: sql("SELECT count(*) FROM {T}_schedules WHERE coalesce(user_id, '') = coalesce(?1, '')"),
+            // Where fewer were ever created, nothing is counted.
+            count: sql("SELECT iif((SELECT max(seq) FROM {T}_schedules) < ?2, 0, \
+                (SELECT count(*) FROM {T}_schedules WHERE coalesce(user_id, '') = coalesce(?1, '')))"),
             pause: sql(
                 "UPDATE {T}_schedules SET next_due = NULL, updated_at = ?2 WHERE seq = ?1 AND next_due IS NOT NULL",
             ),
@@ -211,7 +213,8 @@ impl Tables {
             return Err(rules::no_schedule(&new.id).into());
         }
         let named = first(self.connection(), &sql.by_name, params![&*new.name, user_id], read)?;
-        let count = value::<i64>(self.connection(), &sql.count, [user_id])?.unwrap_or_default();
+        let count = value::<Option<i64>>(self.connection(), &sql.count, params![user_id, int(SCHEDULES_MAX)])?;
+        let count = count.flatten().unwrap_or_default();
         let seq = match named {
             Some(Numbered { schedule, .. }) if rules::is_same_schedule(&schedule, new) => return Ok(schedule),
             Some(Numbered { seq, .. }) if new.replaces => {

@@ -4,6 +4,7 @@
 //! else is text put into SQL.
 
 use super::audit::AuditSql;
+use super::batches::BatchSql;
 use super::budgets::BudgetSql;
 use super::counts::CountSql;
 use super::hooks::HookSql;
@@ -22,7 +23,17 @@ pub(super) const SESSION_TABLE: &str = "outlive_sessions";
 /// What the names of a set's tables add to that of its session table, by the format they came with.
 const TABLE_SUFFIXES: [&[&str]; USER_VERSION as usize] = [
     &["", "_runs", "_run_requests", "_run_events", "_run_outputs", "_run_hooks", "_run_hook_deliveries", "_audit"],
-    &["_counts", "_definitions", "_questions", "_schedules", "_schedule_ticks", "_budgets", "_retention", "_remains"],
+    &[
+        "_counts",
+        "_definitions",
+        "_questions",
+        "_schedules",
+        "_schedule_ticks",
+        "_budgets",
+        "_retention",
+        "_remains",
+        "_batches",
+    ],
 ];
 /// Longest name of a session table, in bytes.
 const NAME_LEN_MAX: usize = 64;
@@ -194,6 +205,7 @@ pub(super) struct Sql {
     pub(super) run_by_seq: String,
     pub(super) line_by_seq: String,
     pub(super) of_session: String,
+    pub(super) of_batch: String,
     pub(super) before: String,
     pub(super) with_prefix: String,
     pub(super) have_prefix: String,
@@ -206,6 +218,7 @@ pub(super) struct Sql {
     pub(super) patch_session: String,
     pub(super) delete_session: [String; 9],
 
+    pub(super) batches: BatchSql,
     pub(super) budgets: BudgetSql,
     pub(super) counts: CountSql,
     pub(super) questions: QuestionSql,
@@ -297,8 +310,8 @@ impl Sql {
                 coalesce((SELECT max(0, p.created_at + p.lag - ?5) FROM {T} p ORDER BY p.seq DESC LIMIT 1), 0))"),
             insert_run: sql(
                 "INSERT INTO {T}_runs (run_id, session_seq, workflow_id, status, is_behind, epoch, worker_seq, \
-                claims, attempt, due_at, next_index, updated_at, user_id, priority, limit_key, limit_max) \
-                VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?5, ?5, ?9, ?10, ?7, ?8, ?11, ?12, ?13)",
+                claims, attempt, due_at, next_index, updated_at, user_id, priority, limit_key, limit_max, batch_seq, \
+                batch_item) VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?5, ?5, ?9, ?10, ?7, ?8, ?11, ?12, ?13, ?14, ?15)",
             ),
             insert_request: sql("INSERT INTO {T}_run_requests (seq, workflow_name, user_id, definition, fingerprint, \
                 idempotency_key, created_at, options, input) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"),
@@ -347,7 +360,7 @@ impl Sql {
                 attempt = attempt + 1, updated_at = ?3 WHERE seq = ?1"),
             standing: sql(
                 "SELECT seq, session_seq, status, epoch, worker_seq, next_index, cancel_at IS NOT NULL, workflow_id, user_id, \
-                limit_key IS NOT NULL FROM {T}_runs WHERE run_id = ?1",
+                limit_key IS NOT NULL, batch_seq FROM {T}_runs WHERE run_id = ?1",
             ),
             run_owner: sql("SELECT user_id FROM {T}_runs WHERE run_id = ?1"),
             set_cancel: sql("UPDATE {T}_runs SET cancel_at = coalesce(cancel_at, ?2), \
@@ -402,6 +415,7 @@ impl Sql {
             run_by_seq: sql(&format!("{whole} WHERE r.seq = ?1")),
             line_by_seq: sql(&format!("{line} WHERE r.seq = ?1")),
             of_session: sql("r.session_seq = (SELECT seq FROM {T} WHERE session_id = ?)"),
+            of_batch: sql("r.batch_seq = (SELECT seq FROM {T}_batches WHERE batch_id = ?)"),
             before: sql("r.seq < (SELECT b.seq FROM {T}_runs b WHERE b.run_id = ?)"),
             with_prefix: sql("r.seq IN (SELECT p.seq FROM {T}_runs p WHERE p.run_id >= {FROM} AND p.run_id < {TO})"),
             have_prefix: sql(
@@ -423,7 +437,8 @@ impl Sql {
             session: sql(&format!("{SESSION} WHERE s.session_id = ?1 AND (?2 IS NULL OR s.user_id = ?2)")),
             session_of_counts: sql("SELECT component_id, user_id, kind FROM {T} WHERE seq = ?1"),
             runs_of_counts: sql(&format!(
-                "SELECT workflow_id, user_id, status, count(*) FROM {{T}}_runs WHERE seq IN ({}) GROUP BY 1, 2, 3",
+                "SELECT workflow_id, user_id, status, count(*), batch_seq FROM {{T}}_runs WHERE seq IN ({}) \
+                 GROUP BY 1, 2, 3, 5",
                 runs_of("?1")
             )),
             patch_session: sql("UPDATE {T} SET name = coalesce(?3, name), state = coalesce(?4, state), \
@@ -441,6 +456,7 @@ impl Sql {
                 sql("DELETE FROM {T} WHERE seq = ?1"),
             ],
 
+            batches: BatchSql::new(table),
             budgets: BudgetSql::new(table),
             counts: CountSql::new(table),
             questions: QuestionSql::new(table),

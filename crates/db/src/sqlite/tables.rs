@@ -3,6 +3,7 @@
 //! The invariant: a method that refuses has written nothing, so the others of its transaction are undisturbed. (One
 //! exception refuses *because* of what it wrote: a heartbeat that finds its own process declared gone.)
 
+use super::batches::Place;
 use super::counts::Changes;
 use super::failure::Fail;
 use super::presence::Lost;
@@ -98,6 +99,8 @@ struct Held {
     user_id: Option<Arc<str>>,
     /// Whether it has or needs a place under a limit.
     is_limited: bool,
+    /// The number of the batch whose item it is.
+    batch: Option<i64>,
 }
 
 impl Tables {
@@ -149,6 +152,10 @@ impl Tables {
     /// What this transaction did that is counted.
     pub(super) fn changes(&mut self) -> &mut Changes {
         &mut self.changes
+    }
+
+    pub(super) fn changed(&self) -> &Changes {
+        &self.changes
     }
 
     pub(super) fn ran(&mut self, run_id: &RunId, by: Option<&WorkerId>) {
@@ -319,6 +326,7 @@ impl Tables {
         }
         let session = there.session;
         rules::check_owner(access, new, session.as_ref().map(|session| session.user_id.as_deref()))?;
+        let item = self.batch_place(new)?;
         let session = session.map(|session| session.seq);
         let head = session.map(|session| self.first_unfinished(session)).transpose()?.flatten();
         let is_busy = head.is_some();
@@ -354,7 +362,7 @@ impl Tables {
             (false, Some(_)) => AWAITING,
             (false, None) => FREE,
         };
-        self.insert(new, session, place, holder, there.has_definition)?;
+        self.insert(new, session, (place, item.as_ref()), holder, there.has_definition)?;
         if let Some((schedule, tick)) = tick {
             self.take_tick(schedule, tick, Some(&new.info.run_id), new.at)?;
         }
@@ -401,7 +409,7 @@ impl Tables {
         &mut self,
         new: &NewRun,
         session: Option<i64>,
-        place: i64,
+        (place, item): (i64, Option<&Place>),
         holder: Option<i64>,
         has_definition: bool,
     ) -> Result<(), Fail> {
@@ -426,6 +434,7 @@ impl Tables {
         let (due_at, next_index) = (due_column(start.due_at), int(start.next_index()));
         let (limit_key, limit_max) =
             (start.limit.as_ref().map(|limit| &*limit.key), start.limit.as_ref().map(|limit| limit.max));
+        item.map_or(Ok(()), |item| self.enter_batch(item))?;
         let columns = params![
             run_id,
             session,
@@ -439,7 +448,9 @@ impl Tables {
             next_index,
             start.priority,
             limit_key,
-            limit_max
+            limit_max,
+            item.map(|item| item.batch),
+            item.map(|item| item.item),
         ];
         let seq = self.execute_and_number(&self.sql.insert_run, columns)?;
         let columns = params![
@@ -520,6 +531,7 @@ impl Tables {
                 workflow_id: row.get(7)?,
                 user_id: row.get(8)?,
                 is_limited: row.get(9)?,
+                batch: row.get(10)?,
             })
         })
     }
@@ -770,6 +782,10 @@ impl Tables {
         if status != row.status {
             self.changes.runs(row.workflow_id.clone(), row.user_id.clone(), row.status, -1);
             self.changes.runs(row.workflow_id, row.user_id, status, 1);
+            if let Some(batch) = row.batch {
+                self.changes.batch(batch, row.status, -1);
+                self.changes.batch(batch, status, 1);
+            }
         }
         for (seq, run_id) in taken_in.into_iter().zip(&patch.taken_in) {
             let reason = rules::taken_in_by(&lease.run_id);
@@ -910,7 +926,11 @@ impl Tables {
         while let Some(row) = rows.next()? {
             // A run with a damaged status can be deleted all the same.
             if let Ok(status) = rows::status(row.get(2)?) {
-                self.changes.runs(row.get(0)?, row.get(1)?, status, -row.get::<_, i64>(3)?);
+                let count: i64 = row.get(3)?;
+                self.changes.runs(row.get(0)?, row.get(1)?, status, -count);
+                if let Some(batch) = row.get(4)? {
+                    self.changes.batch(batch, status, -count);
+                }
             }
         }
         let mut statement = self.connection.prepare_cached(&self.sql.session_of_counts)?;

@@ -1,12 +1,13 @@
 //! A store with trouble: its process dies at a chosen entry, or every call is slow.
 
 use outlive_core::port::{
-    Accepted, Access, Answering, AuditFilter, AuditPage, AuditRecord, AuditStore, BoxFuture, BudgetFilter, BudgetPage,
-    BudgetStore, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, Deleted, DueHooks, Health, Hook,
-    HookHistory, HookMove, HookStore, IdleSessions, Lease, LivingWorker, LogStore, NewAnswer, NewRun, NewSchedule,
-    NewSession, NewTick, Pruned, QuestionFilter, QuestionPage, QuestionStore, RetentionStore, Run, RunFilter, RunPage,
-    RunStore, ScheduleChange, ScheduleFilter, SchedulePage, ScheduleStore, Session, SessionFilter, SessionPage,
-    SessionPatch, SessionStore, StoredQuestion, StoredSchedule, StoredTick, Turn, Unfinished, Watcher,
+    Accepted, Access, Answering, AuditFilter, AuditPage, AuditRecord, AuditStore, BatchChange, BatchFilter, BatchPage,
+    BatchStore, BoxFuture, BudgetFilter, BudgetPage, BudgetStore, CancelIntent, Cancelled, Claim, Claimed, Commit, Db,
+    DbError, Deleted, DueHooks, Health, Hook, HookHistory, HookMove, HookStore, IdleSessions, ItemFilter, ItemPage,
+    Lease, LivingWorker, LogStore, NewAnswer, NewBatch, NewRun, NewSchedule, NewSession, NewTick, Pruned,
+    QuestionFilter, QuestionPage, QuestionStore, RetentionStore, Run, RunFilter, RunPage, RunStore, ScheduleChange,
+    ScheduleFilter, SchedulePage, ScheduleStore, Session, SessionFilter, SessionPage, SessionPatch, SessionStore,
+    StoredBatch, StoredQuestion, StoredSchedule, StoredTick, Turn, Unfinished, Watcher,
 };
 use outlive_core::{Page, RunId, SessionId, Timestamp, WorkerId};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -274,6 +275,45 @@ impl RetentionStore for TroubledDb {
     }
     fn pruned(&self) -> BoxFuture<'_, Result<Vec<Pruned>, DbError>> {
         self.pass(self.inner.pruned())
+    }
+}
+
+impl BatchStore for TroubledDb {
+    fn create_batch(&self, access: Access, batch: NewBatch) -> BoxFuture<'_, Result<StoredBatch, DbError>> {
+        self.pass(self.inner.create_batch(access, batch))
+    }
+    fn batch(&self, access: Access, id: Arc<str>) -> BoxFuture<'_, Result<Option<StoredBatch>, DbError>> {
+        self.pass(self.inner.batch(access, id))
+    }
+    fn batches(&self, access: Access, filter: BatchFilter) -> BoxFuture<'_, Result<BatchPage, DbError>> {
+        self.pass(self.inner.batches(access, filter))
+    }
+    fn change_batch(
+        &self,
+        access: Access,
+        id: Arc<str>,
+        change: BatchChange,
+        at: Timestamp,
+    ) -> BoxFuture<'_, Result<Option<StoredBatch>, DbError>> {
+        self.pass(self.inner.change_batch(access, id, change, at))
+    }
+    fn batch_items(
+        &self,
+        access: Access,
+        id: Arc<str>,
+        filter: ItemFilter,
+    ) -> BoxFuture<'_, Result<ItemPage, DbError>> {
+        self.pass(self.inner.batch_items(access, id, filter))
+    }
+    fn cancel_items(
+        &self,
+        access: Access,
+        id: Arc<str>,
+        from: u64,
+        limit: u32,
+        cancel: CancelIntent,
+    ) -> BoxFuture<'_, Result<Option<u64>, DbError>> {
+        self.pass(self.inner.cancel_items(access, id, from, limit, cancel))
     }
 }
 

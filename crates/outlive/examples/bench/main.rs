@@ -20,6 +20,7 @@
 //! bench G3 --n 200              memory of each of 64 waiting branches, in that many runs
 //! bench G4 --turns 500          one agent that calls a tool in each turn: time and log of early turns and late ones
 //! bench Q1 --n 100000           that many runs that wait for people: memory, and how soon an answer shows
+//! bench T1 --n 10000 --seconds 60 that many schedules due in a minute: lateness of their runs; --processes N on one file
 //! bench S3 --runs 350000         lists over HTTP, in a file with that many runs
 //! bench beside                  AgentOS and our server in turn, --rounds 3 times, as a table; --figures names some of
 //!                               throughput,memory,polls,start,kill; sizes by --n, --waiting, --past, --polls, --killed
@@ -38,6 +39,7 @@ mod people;
 mod raw;
 mod serve;
 mod table;
+mod ticks;
 mod workloads;
 
 use measure::Arguments;
@@ -53,8 +55,8 @@ fn main() {
         "raw" => raw::print(),
         "G2" => growth::items(&arguments),
         "Q1" => people::paused(&arguments),
-        "serve" | "L1" | "D1" | "D2" | "G1" | "G3" | "G4" | "map" | "desk" | "S1" | "S2" | "S3" | "beside"
-        | "beside-serve" => {
+        "serve" | "L1" | "D1" | "D2" | "G1" | "G3" | "G4" | "map" | "desk" | "T1" | "ticker" | "S1" | "S2" | "S3"
+        | "beside" | "beside-serve" => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime starts");
             runtime.block_on(async {
                 match arguments.workload.as_str() {
@@ -68,6 +70,8 @@ fn main() {
                     "G4" => growth::turns(&arguments).await,
                     "map" => growth::map_process(&arguments).await,
                     "desk" => people::desk_process(&arguments).await,
+                    "T1" => ticks::measure(&arguments).await,
+                    "ticker" => ticks::helper_process().await,
                     "S3" => lists::measure(&arguments).await,
                     "beside" => beside::compare(&arguments).await,
                     "beside-serve" => beside::serve().await,

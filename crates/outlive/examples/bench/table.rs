@@ -33,6 +33,7 @@ pub(crate) fn print(arguments: &Arguments) {
     let d1 = workload(&["D1"]);
     let d2 = workload(&["D2"]);
     let q1 = workload(&["Q1"]);
+    let t1 = workload(&["T1"]);
     let [g1, g2, g3, g4] = ["G1", "G2", "G3", "G4"].map(|name| workload(&[name]));
     println!("| figure | measured | target | measured beside it |\n| --- | --- | --- | --- |");
     let row = |figure: &str, measured: String, target: &str, beside: String| {
@@ -174,6 +175,12 @@ pub(crate) fn print(arguments: &Arguments) {
         format!("{} ms", get(&q1, "/answer/p99_ms")),
         "≤ 100 ms",
         format!("p50 {} ms, one after the other", get(&q1, "/answer/p50_ms")),
+    );
+    row(
+        "10,000 schedules due in one minute: late, p99",
+        format!("{} ms", get(&t1, "/late/p99_ms")),
+        "≤ 5,000 ms",
+        format!("{} of {} made one run each; p50 {} ms", get(&t1, "/once"), get(&t1, "/n"), get(&t1, "/late/p50_ms")),
     );
     let stalled = get(&s1, "/stalled_percent");
     row(

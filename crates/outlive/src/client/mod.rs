@@ -8,12 +8,14 @@
 //! what a caller may do. Invariants: the credential appears in no error, log or debug text, and is sent only to the
 //! given address; no answer takes more memory than its limit.
 
+mod batches;
 mod connection;
 mod error;
 mod follow;
 mod retry;
 mod shape;
 
+pub use batches::{BulkLine, BulkResult, INPUTS_MAX, ItemList, ItemSummary};
 use connection::Connection;
 pub use error::{ClientError, Refusal};
 pub use follow::Following;
@@ -438,7 +440,7 @@ impl Client {
     }
 }
 
-/// The id of a question, or the id or name of a schedule, as a part of a path: a few texts would name another one.
+/// The id of a question or a batch, or the id or name of a schedule, as a part of a path: a few texts would name another one.
 fn segment(id: &str) -> Result<&str, ClientError> {
     let unusable = |why: &str| ClientError::Unusable { what: "the id", why: why.to_owned() };
     match id {

@@ -604,6 +604,7 @@ pub(super) fn query(filter: &RunFilter) -> Vec<(&'static str, String)> {
     }
     query.extend(filter.workflow_id.as_ref().map(|id: &DefinitionId| ("workflow_id", id.to_string())));
     query.extend(filter.session_id.as_ref().map(|id| ("session_id", id.to_string())));
+    query.extend(filter.batch_id.as_ref().map(|id| ("batch_id", id.to_string())));
     query.extend(filter.user_id.as_ref().map(|id| ("user_id", id.to_string())));
     query.extend(filter.id_prefix.clone().map(|prefix| ("q", prefix)));
     query.extend(filter.created_from.map(|at| ("created_from", shown(at))));
@@ -768,7 +769,7 @@ pub(super) fn new_schedule(workflow_id: &DefinitionId, create: &CreateSchedule) 
     body
 }
 
-fn shown(at: Timestamp) -> String {
+pub(super) fn shown(at: Timestamp) -> String {
     jiff::Timestamp::from_microsecond(at.as_micros()).unwrap_or(jiff::Timestamp::MAX).to_string()
 }
 
@@ -777,11 +778,11 @@ fn parse<E: de::Error>(text: &str) -> Result<Timestamp, E> {
     Ok(Timestamp::from_micros(at.as_microsecond()))
 }
 
-fn instant<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+pub(super) fn instant<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
     parse(&String::deserialize(deserializer)?)
 }
 
-fn instant_if_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+pub(super) fn instant_if_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
     Option::<String>::deserialize(deserializer)?.as_deref().map(parse).transpose()
 }
 

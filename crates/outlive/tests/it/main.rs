@@ -17,6 +17,7 @@ mod forks;
 mod formats;
 mod kill9;
 mod limits;
+mod many;
 mod page;
 mod results;
 mod rolling;

@@ -190,6 +190,14 @@ fn schemas() -> Map<String, Value> {
     add::<shape::Schedule>(&mut generator);
     add::<shape::ScheduleList>(&mut generator);
     add::<shape::TickList>(&mut generator);
+    add::<shape::CreateBatch>(&mut generator);
+    add::<shape::AddItems>(&mut generator);
+    add::<shape::Batch>(&mut generator);
+    add::<shape::BatchList>(&mut generator);
+    add::<shape::ItemList>(&mut generator);
+    add::<shape::RetryItems>(&mut generator);
+    add::<shape::BulkRuns>(&mut generator);
+    add::<shape::BulkResult>(&mut generator);
     add::<shape::RunList>(&mut generator);
     add::<shape::RunDetail>(&mut generator);
     add::<shape::EventPage>(&mut generator);

@@ -1,6 +1,6 @@
 //! How the engine's errors are shown to a client.
 
-use crate::problem::Problem;
+use crate::problem::{Detail, Problem};
 use axum::http::StatusCode;
 use outlive_core::port::{DbError, DbErrorKind, Unreadable};
 use outlive_engine::Error;
@@ -52,11 +52,21 @@ impl From<Error> for Problem {
             Error::Unreadable(unreadable) => DbError::from(unreadable).into(),
             Error::ScheduleNotFound(_) => Problem::not_found("Schedule not found"),
             Error::InvalidSchedule { field, problem } => Problem::field("value_error", "body", field, problem),
+            Error::BatchNotFound(_) => Problem::not_found("Batch not found"),
+            Error::InvalidBatch { field, problem } => Problem::field("value_error", "body", field, problem),
+            Error::Item { index, problem } => {
+                let told = match *problem {
+                    // No idempotency key of the caller's is in play.
+                    Error::Conflict(error) => Self::from(error),
+                    problem => Self::from(problem),
+                };
+                Self { detail: Detail::Text(format!("Item {index}: {}", told.words())), ..told }
+            }
             Error::QuestionNotFound(_) => Problem::not_found("Question not found"),
             Error::AlreadyAnswered(_) => Problem::new(StatusCode::CONFLICT, "already_answered", error.to_string()),
             Error::InvalidAnswer { .. } => Problem::new(StatusCode::BAD_REQUEST, "invalid_answer", error.to_string()),
             Error::NotYoursToAnswer { .. } => Problem::new(StatusCode::FORBIDDEN, "four_eyes", error.to_string()),
-            Error::DamagedQuestion { .. } | Error::DamagedSchedule { .. } => {
+            Error::DamagedQuestion { .. } | Error::DamagedSchedule { .. } | Error::DamagedBatch { .. } => {
                 tracing::error!(%error, "what is stored cannot be read");
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", error.to_string())
             }

@@ -417,7 +417,7 @@ pub(super) async fn wait(reader: &Reader, run: Run, asked: Option<&str>) -> Resu
 }
 
 /// A time to wait: a number of seconds, or one with `s` or `ms` behind it.
-fn parse_wait(text: &str) -> Result<Duration, Problem> {
+pub(super) fn parse_wait(text: &str) -> Result<Duration, Problem> {
     let (digits, is_ms) = match text.strip_suffix("ms") {
         Some(digits) => (digits, true),
         None => (text.strip_suffix('s').unwrap_or(text), false),

@@ -3,6 +3,7 @@
 //! The matrix is made from the table of routes, so a new route with an id is in it, or fails it by being unknown to it.
 
 use crate::served::{Answer, Ask, Heard, Served, in_time, whole_scope};
+use outlive_core::port::ItemFilter;
 use outlive_core::{RunId, RunStatus};
 use outlive_server::auth::{Needs, Rule, Verb};
 use serde_json::{Value, json};
@@ -109,12 +110,23 @@ fn plain(answer: &Answer, ids: [&str; 2]) -> (u16, String, BTreeSet<String>) {
 fn requests(rule: &Rule) -> Vec<(String, &'static str, &'static str)> {
     const FORM: &str = "application/x-www-form-urlencoded";
     const JSON: &str = "application/json";
-    let known = ["workflow_id", "agent_id", "team_id", "run_id", "session_id", "step_id", "question_id", "schedule_id"];
+    let known = [
+        "workflow_id",
+        "agent_id",
+        "team_id",
+        "run_id",
+        "session_id",
+        "step_id",
+        "question_id",
+        "schedule_id",
+        "batch_id",
+    ];
     for parameter in rule.parameters() {
         assert!(known.contains(&parameter), "{} has a parameter that this test must learn: {parameter}", rule.path);
     }
     let path = rule.path;
-    let has_id = ["{run_id}", "{session_id}", "{question_id}", "{schedule_id}"].iter().any(|id| path.contains(id));
+    let has_id =
+        ["{run_id}", "{session_id}", "{question_id}", "{schedule_id}", "{batch_id}"].iter().any(|id| path.contains(id));
     let mut requests = match (rule.method, path) {
         (Verb::Message(_), _) => Vec::new(),
         (Verb::Get, _) if has_id => {
@@ -123,13 +135,26 @@ fn requests(rule: &Rule) -> Vec<(String, &'static str, &'static str)> {
                 paths.push((format!("{path}?session_id={{session_id}}"), FORM, ""));
                 paths.push((format!("{path}?wait=1ms"), FORM, ""));
             }
+            if path.ends_with("{batch_id}/items") {
+                paths.push((format!("{path}?content=true"), FORM, ""));
+            }
             paths
         }
         (Verb::Get, "/workflows/{workflow_id}/runs" | "/agents/{agent_id}/runs" | "/teams/{team_id}/runs") => {
             vec![(format!("{path}?session_id={{session_id}}"), FORM, "")]
         }
         (Verb::Get, "/api/questions") => vec![(format!("{path}?all=true&run_id={{run_id}}"), FORM, "")],
+        (Verb::Post, "/api/runs/cancel" | "/api/runs/rerun" | "/api/runs/retry") => vec![
+            (path.to_owned(), JSON, r#"{"filter":{"q":"{run_id}"}}"#),
+            (path.to_owned(), JSON, r#"{"filter":{"session_id":"{session_id}"},"dry_run":true}"#),
+            (path.to_owned(), JSON, r#"{"filter":{"batch_id":"{batch_id}"}}"#),
+        ],
+        (Verb::Post, "/api/batches/{batch_id}/items") => vec![
+            (path.to_owned(), JSON, r#"{"from":0,"inputs":["mine"],"complete":true}"#),
+            (path.to_owned(), JSON, r#"{"from":1,"inputs":["stolen"]}"#),
+        ],
         (Verb::Get, "/api/runs") => vec![
+            (format!("{path}?batch_id={{batch_id}}"), FORM, ""),
             (format!("{path}?session_id={{session_id}}"), FORM, ""),
             (format!("{path}?q={{run_id}}&preview=true"), FORM, ""),
         ],
@@ -194,6 +219,12 @@ async fn bad_b07_to_another_user_every_thing_is_as_unknown_as_one_that_never_was
     };
     let schedule = served.ask(ask).await.json();
     let schedule_id = schedule["schedule_id"].as_str().expect("it is created").to_owned();
+    let body = r#"{"inputs":["mine"],"complete":false}"#;
+    let ask = Ask { path: "/api/workflows/echo/batches", body, ..ask };
+    let batch_id = served.ask(ask).await.json()["batch_id"].as_str().expect("it is created").to_owned();
+    let items = served.engine.reader().batch_items(&batch_id, ItemFilter::default()).await.expect("readable").items;
+    served.end_of(&items[0].1.info.run_id).await;
+    let batch = served.get(&format!("/api/batches/{batch_id}"), &alice.key).await.json();
     let before = picture(&served, &alice).await;
     let (mut steps, mut tags) = (HashMap::new(), Vec::new());
     for Thing { run, .. } in &alice.runs {
@@ -234,7 +265,9 @@ async fn bad_b07_to_another_user_every_thing_is_as_unknown_as_one_that_never_was
                     for [run, session] in [[run.as_str(), session], [NOBODY_RUN, NOBODY_SESSION]] {
                         let question = if run == NOBODY_RUN { NOBODY_RUN } else { &question };
                         let schedule = if run == NOBODY_RUN { NOBODY_RUN } else { &schedule_id };
+                        let batch = if run == NOBODY_RUN { NOBODY_RUN } else { &batch_id };
                         let fill = |text: &str| {
+                            let text = text.replace("{batch_id}", batch);
                             let text = text.replace("{run_id}", run).replace("{session_id}", session);
                             text.replace("{question_id}", question).replace("{schedule_id}", schedule)
                         };
@@ -255,6 +288,7 @@ async fn bad_b07_to_another_user_every_thing_is_as_unknown_as_one_that_never_was
     assert_eq!(picture(&served, &alice).await, before, "nothing of alice's has changed");
     assert_eq!(served.get("/api/questions", &alice.key).await.json(), open);
     assert_eq!(served.get(&format!("/api/schedules/{schedule_id}"), &alice.key).await.json(), schedule);
+    assert_eq!(served.get(&format!("/api/batches/{batch_id}"), &alice.key).await.json(), batch);
     let run = alice.runs[3].run_id();
     assert_eq!(served.engine.get_run(&run).await.expect("readable").expect("there").status, RunStatus::Running);
     served.release();

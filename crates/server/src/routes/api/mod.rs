@@ -4,6 +4,8 @@
 //! caller. Errors carry `detail`, `error_code` and `request_id` in the body.
 
 mod audit;
+mod batches;
+mod bulk;
 mod events;
 mod feed;
 mod forks;
@@ -23,7 +25,7 @@ use crate::auth::{Doc, Field, Needs, Routes};
 use crate::problem::Problem;
 use crate::routes::runs::find;
 use outlive_core::port::Run;
-use outlive_engine::Reader;
+use outlive_engine::{BulkVerb, Reader};
 use std::sync::Arc;
 
 const READ: Needs = Needs::scope("runs:read");
@@ -35,6 +37,7 @@ const LIST_QUERY: &[Field] = &[
     field("status", "string", false, "Only runs of these statuses, separated by commas: RUNNING,ERROR"),
     field("workflow_id", "string", false, "Only runs of this workflow, agent:ID or team:ID"),
     field("session_id", "string", false, "Only runs of this session"),
+    field("batch_id", "string", false, "Only items of this batch"),
     field("user_id", "string", false, "Only runs of this user; for administrators"),
     field("q", "string", false, "Only runs whose id begins with this"),
     field(
@@ -63,6 +66,21 @@ const SCHEDULES_QUERY: &[Field] = &[
     field("limit", "integer", false, "At most this many, 1 to 1000 (default 100)"),
     field("cursor", "string", false, "Continue after the page that returned this as `next_cursor`"),
 ];
+const BATCHES_QUERY: &[Field] = &[
+    field("workflow_id", "string", false, "Only batches of this workflow, agent:ID or team:ID"),
+    field("limit", "integer", false, "At most this many, 1 to 1000 (default 100)"),
+    field("cursor", "string", false, "Continue after the page that returned this as `next_cursor`"),
+];
+const BATCH_QUERY: &[Field] =
+    &[field("wait", "string", false, "Wait until it is at rest, at most this long: 30s, 500ms; up to a minute")];
+const ITEMS_QUERY: &[Field] = &[
+    field("status", "string", false, "Only items whose run has one of these statuses, separated by commas"),
+    field("content", "boolean", false, "With what their runs came to (default false)"),
+    field("limit", "integer", false, "At most this many, 1 to 1000, with content to 50 (default 100, or 50)"),
+    field("cursor", "string", false, "Continue after the page that returned this as `next_cursor`"),
+];
+const BULK_KEY: &[Field] =
+    &[field("Idempotency-Key", "string", false, "With rerun: the same request with the same key starts each run once")];
 const TICKS_QUERY: &[Field] = &[
     field("before", "string", false, "Only times before this one (RFC 3339, or seconds since 1970)"),
     field("limit", "integer", false, "At most this many, 1 to 1000 (default 100)"),
@@ -108,6 +126,25 @@ pub(super) fn routes() -> Table {
         .doc(Doc { query: LIST_QUERY, answer: Some("RunList"), ..doc("Runs, newest first, with counts by status") })
         .post("/api/runs", WRITE, runs::create)
         .doc(Doc { headers: KEY, body: Some("CreateRun"), answer: Some("AcceptedRun"), ..doc("Start a run") })
+        .post("/api/runs/cancel", WRITE, |caller, headers, body| bulk::act(BulkVerb::Cancel, caller, headers, body))
+        .doc(Doc {
+            body: Some("BulkRuns"),
+            answer: Some("BulkResult"),
+            ..doc("Cancel all runs that match, a page at a time")
+        })
+        .post("/api/runs/rerun", WRITE, |caller, headers, body| bulk::act(BulkVerb::Rerun, caller, headers, body))
+        .doc(Doc {
+            headers: BULK_KEY,
+            body: Some("BulkRuns"),
+            answer: Some("BulkResult"),
+            ..doc("Start all runs again that match, a page at a time")
+        })
+        .post("/api/runs/retry", WRITE, |caller, headers, body| bulk::act(BulkVerb::Retry, caller, headers, body))
+        .doc(Doc {
+            body: Some("BulkRuns"),
+            answer: Some("BulkResult"),
+            ..doc("Try all runs again that match and failed or were cancelled, each once, a page at a time")
+        })
         .get("/api/runs/{run_id}", READ, runs::get)
         .doc(Doc {
             query: DETAIL_QUERY,
@@ -206,6 +243,44 @@ pub(super) fn routes() -> Table {
         .doc(Doc { answer: Some("AcceptedRun"), ..doc("Start a run of a schedule now") })
         .get("/api/schedules/{schedule_id}/ticks", SCHEDULES_READ, schedules::ticks)
         .doc(Doc { query: TICKS_QUERY, answer: Some("TickList"), ..doc("What came of a schedule's last times") })
+        .post("/api/workflows/{workflow_id}/batches", WRITE, batches::create)
+        .doc(Doc {
+            body: Some("CreateBatch"),
+            answer: Some("Batch"),
+            ..doc("Create a batch: many inputs, each a run of its own; 409 when another batch has its id")
+        })
+        .get("/api/batches", READ, batches::list)
+        .doc(Doc { query: BATCHES_QUERY, answer: Some("BatchList"), ..doc("Batches, newest first") })
+        .get("/api/batches/{batch_id}", READ, batches::get)
+        .doc(Doc { query: BATCH_QUERY, answer: Some("Batch"), ..doc("A batch and how far it has come") })
+        .get("/api/batches/{batch_id}/items", READ, batches::items)
+        .doc(Doc {
+            query: ITEMS_QUERY,
+            answer: Some("ItemList"),
+            ..doc("A batch's items, in order, each with its run")
+        })
+        .post("/api/batches/{batch_id}/items", WRITE, batches::add_items)
+        .doc(Doc {
+            body: Some("AddItems"),
+            answer: Some("Batch"),
+            ..doc("Add inputs to a batch; those that are there already with the same input stay as they are")
+        })
+        .get("/api/batches/{batch_id}/results", READ, batches::results)
+        .doc(doc("What each item came to, in order, as lines of JSON"))
+        .post("/api/batches/{batch_id}/cancel", WRITE, batches::cancel)
+        .doc(Doc {
+            body: Some("CancelRun"),
+            is_body_optional: true,
+            answer: Some("Batch"),
+            ..doc("Cancel a batch: it takes no more items, and all its runs that have not ended are cancelled")
+        })
+        .post("/api/batches/{batch_id}/retry", WRITE, batches::retry)
+        .doc(Doc {
+            body: Some("RetryItems"),
+            is_body_optional: true,
+            answer: Some("BulkResult"),
+            ..doc("Try a batch's failed items again, a page at a time; their new runs take their places")
+        })
         .get("/api/stream", READ, move |caller, query| stream::lists(feeds.clone(), caller, query))
         .doc(Doc { query: FEED_QUERY, ..doc("Changes to runs, as Server-Sent Events") })
         .get("/api/workers", Needs::scope("workers:read"), workers::list)

@@ -2,7 +2,7 @@
 
 use super::range::{self, Payload};
 use super::shape::{AcceptedRun, CancelRun, CancelledRun, CreateRun, ForkedFrom, RunDetail, RunLine, RunList};
-use super::{show, steps};
+use super::{bulk, show, steps};
 use crate::json::Json as Body;
 use crate::names;
 use crate::problem::Problem;
@@ -25,8 +25,6 @@ const LIMIT: u64 = 100;
 const LIMIT_MAX: u64 = 1000;
 /// Where inputs and outputs have to be read, of which each may be long.
 const PREVIEW_MAX: u64 = 100;
-/// Longest reason for a cancel, which is stored in an event in the log.
-const REASON_CHARS_MAX: usize = 1000;
 
 /// The query of a list. Texts, so that what is wrong with one can be said by its name.
 #[derive(Debug, Default, Deserialize)]
@@ -34,6 +32,7 @@ pub(super) struct ListQuery {
     status: Option<String>,
     workflow_id: Option<String>,
     session_id: Option<String>,
+    batch_id: Option<String>,
     user_id: Option<String>,
     q: Option<String>,
     created_from: Option<String>,
@@ -55,12 +54,11 @@ impl ListQuery {
         let most = if has_preview { PREVIEW_MAX } else { LIMIT_MAX };
         let limit = query::number("limit", self.limit.as_deref(), 1, most)?.unwrap_or(LIMIT);
         Ok(RunFilter {
-            statuses: query::words(self.status.as_deref())
-                .map(|word| status("query", word))
-                .collect::<Result<_, _>>()?,
+            statuses: statuses(self.status.as_deref())?,
             workflow_id: workflow_id.map_err(|error| invalid("workflow_id", error))?,
             session_id: session_id.map_err(|error| invalid("session_id", error))?,
-            user_id: self.user(access)?,
+            batch_id: self.batch_id.as_deref().map(Arc::from),
+            user_id: user(self.user_id.as_deref(), access)?,
             id_prefix: self.q.clone().filter(|prefix| !prefix.is_empty()),
             created_from: query::time("created_from", self.created_from.as_deref())?,
             created_to: query::time("created_to", self.created_to.as_deref())?,
@@ -80,23 +78,28 @@ impl ListQuery {
             Some(_) => Err(Problem::field("enum", "query", "order", "Input should be 'newest' or 'oldest'")),
         }
     }
+}
 
-    /// A user may name themselves, an administrator anyone.
-    fn user(&self, access: &Access) -> Result<Option<Arc<str>>, Problem> {
-        match self.user_id.as_deref() {
-            Some(named) if access.user().is_some_and(|own| **own != *named) => {
-                let detail = "Only an administrator can list the runs of another user";
-                Err(Problem::new(StatusCode::FORBIDDEN, "insufficient_scope", detail))
-            }
-            named => Ok(named.map(Arc::from)),
+/// Whose runs are meant: a user may name themselves, an administrator anyone.
+pub(super) fn user(named: Option<&str>, access: &Access) -> Result<Option<Arc<str>>, Problem> {
+    match named {
+        Some(named) if access.user().is_some_and(|own| **own != *named) => {
+            let detail = "Only an administrator can list the runs of another user";
+            Err(Problem::new(StatusCode::FORBIDDEN, "insufficient_scope", detail))
         }
+        named => Ok(named.map(Arc::from)),
     }
 }
 
-/// The status that a word in this part of a request means.
+/// A status in this part of a request.
 pub(super) fn status(part: &'static str, word: &str) -> Result<RunStatus, Problem> {
     let known = "Input should be PENDING, RUNNING, PAUSED, COMPLETED, CANCELLED or ERROR";
     RunStatus::parse(word).ok_or_else(|| Problem::field("enum", part, "status", known))
+}
+
+/// Statuses in a query, separated by commas.
+pub(super) fn statuses(text: Option<&str>) -> Result<Vec<RunStatus>, Problem> {
+    query::words(text).map(|word| status("query", word)).collect()
 }
 
 /// `GET /api/runs`.
@@ -261,11 +264,7 @@ pub(super) async fn cancel(
 ) -> Result<Json<CancelledRun>, Problem> {
     let engine = caller.engine();
     let run_id = RunId::parse(&run_id).map_err(|_| Problem::not_found("Run not found"))?;
-    let reason = body.and_then(|Body(body)| body.reason).unwrap_or_else(|| "cancelled by a client".to_owned());
-    if !(1..=REASON_CHARS_MAX).contains(&reason.chars().count()) {
-        let should = format!("Input should have 1 to {REASON_CHARS_MAX} characters");
-        return Err(Problem::field("string_length", "body", "reason", should));
-    }
+    let reason = bulk::reason(body.and_then(|Body(body)| body.reason).as_deref())?;
     let (outcome, status) = match engine.cancel(&run_id, &reason).await? {
         None => {
             caller.did(AuditKind::RunCancel, "requested", run_id.as_str());

@@ -1,6 +1,12 @@
 //! The bodies of `/api`: their own types, converted by hand, so that a rename inside changes no key that a client reads.
 //! OpenAPI's schemas come from them.
 
+mod batches;
+
+pub(crate) use batches::{
+    AddItems, Batch, BatchList, BulkFilter, BulkLine, BulkResult, BulkRuns, CreateBatch, Item, ItemList, RetryItems,
+};
+
 use crate::audit::AuditLine;
 use crate::problem::Problem;
 use crate::wire::{iso, iso_micros};
