@@ -9,6 +9,7 @@
 pub mod conformance;
 mod memory;
 mod rules;
+mod shares;
 mod silence;
 #[cfg(feature = "sqlite")]
 mod sqlite;

@@ -8,6 +8,7 @@ mod audit;
 mod budgets;
 mod hooks;
 mod questions;
+mod rates;
 mod schedules;
 
 use crate::rules::{self, Earlier, Picker, Standing};
@@ -22,6 +23,7 @@ use outlive_core::port::{
 };
 use outlive_core::{DefinitionId, Page, RunId, RunStatus, SessionId, Timestamp, WorkerId};
 use questions::Questions;
+use rates::Rates;
 use schedules::Schedules;
 use serde_json::Map;
 use std::cmp::{Ordering, Reverse};
@@ -69,6 +71,9 @@ pub enum Operation {
     Tick,
     Ticks,
     Budgets,
+    RaiseBudget,
+    TakeShare,
+    ReturnShares,
     DueHooks,
     ClaimHook,
     MoveHook,
@@ -422,6 +427,7 @@ struct Tables {
     sessions: BTreeMap<SessionId, SessionRow>,
     sessions_created: u64,
     budgets: Budgets,
+    rates: Rates,
     questions: Questions,
     schedules: Schedules,
     /// By the number of their run.

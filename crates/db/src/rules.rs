@@ -2,9 +2,10 @@
 //! claim takes, how long a list is. They never touch storage; a store asks them before it writes anything.
 
 use outlive_core::port::{
-    Access, BudgetAccount, BudgetChange, BudgetStanding, COUNT_MAX, Claim, Commit, DbError, DbErrorKind, HookMove,
-    NewAnswer, NewRun, NewSchedule, NewStart, NewTick, OverBudget, QuestionFilter, QuestionState, Release, Run,
-    RunFilter, RunPatch, SCHEDULES_MAX, ScheduleFilter, SessionFilter, SessionPolicy, StoredQuestion, StoredSchedule,
+    Access, BudgetAccount, BudgetChange, BudgetRaise, BudgetStanding, COUNT_MAX, Claim, Commit, DbError, DbErrorKind,
+    HookMove, NewAnswer, NewRun, NewSchedule, NewStart, NewTick, OverBudget, QuestionFilter, QuestionState, Release,
+    Run, RunFilter, RunPatch, SCHEDULES_MAX, ScheduleFilter, SessionFilter, SessionPolicy, StoredQuestion,
+    StoredSchedule,
 };
 use outlive_core::{RunId, RunStatus, SessionId, Timestamp, WorkerId};
 use std::sync::Arc;
@@ -106,6 +107,21 @@ pub(crate) fn after_changes<E: From<DbError>>(
         }
     }
     Ok(accounts)
+}
+
+/// Whether an account may be raised by somebody who has seen it as it was then.
+///
+/// # Errors
+/// `Conflict` when it is another by now.
+pub(crate) fn check_raise(raise: &BudgetRaise, standing: BudgetStanding) -> Result<(), DbError> {
+    match raise.seen {
+        Some(seen) if seen != standing.raised => {
+            let message =
+                format!("budget {} was raised meanwhile: look at it, and raise it again if need be", raise.id);
+            Err(DbError::new(DbErrorKind::Conflict, message))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The most questions whose time is up that one claim answers.

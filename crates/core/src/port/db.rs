@@ -14,7 +14,7 @@
 
 use super::{
     AuditStore, BoxFuture, BudgetChange, BudgetStore, HookStore, NewAnswer, NewHook, NewQuestion, NewTick, OverBudget,
-    QuestionPatch, QuestionStore, ScheduleStore, StoredSchedule,
+    QuestionPatch, QuestionStore, RateStore, ScheduleStore, StoredSchedule,
 };
 use crate::fork::ForkedFrom;
 use crate::id::{DefinitionId, RunId, SessionId, WorkerId};
@@ -970,7 +970,16 @@ pub struct Health {
 
 /// A store for runs. Cheap to clone behind its `Arc`; opened on first use.
 pub trait Db:
-    RunStore + LogStore + SessionStore + QuestionStore + ScheduleStore + BudgetStore + HookStore + AuditStore + 'static
+    RunStore
+    + LogStore
+    + SessionStore
+    + QuestionStore
+    + ScheduleStore
+    + BudgetStore
+    + RateStore
+    + HookStore
+    + AuditStore
+    + 'static
 {
     /// Where the data is, for people: a path, a URL without its password, `memory`.
     fn location(&self) -> String;

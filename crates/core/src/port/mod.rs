@@ -11,6 +11,7 @@ mod executor;
 mod hooks;
 mod observer;
 mod questions;
+mod rates;
 mod reading;
 mod schedules;
 mod stored;
@@ -19,8 +20,8 @@ mod tether;
 pub use audit::{AUDIT_LIMIT, AUDIT_LIMIT_MAX, AuditFilter, AuditKind, AuditPage, AuditRecord, AuditStore};
 pub use block::block_on;
 pub use budgets::{
-    BUDGET_KEPT, BudgetAccount, BudgetChange, BudgetFilter, BudgetPage, BudgetStanding, BudgetStep, BudgetStore,
-    OverBudget, StoredBudget,
+    BUDGET_KEPT, BudgetAccount, BudgetChange, BudgetFilter, BudgetPage, BudgetRaise, BudgetStanding, BudgetStep,
+    BudgetStore, OverBudget, StoredBudget,
 };
 pub use clock::{Chance, Clock};
 pub use db::{
@@ -29,7 +30,7 @@ pub use db::{
     Room, Run, RunCounts, RunFilter, RunLimit, RunPage, RunPatch, RunStore, Session, SessionFilter, SessionKind,
     SessionPage, SessionPatch, SessionPolicy, SessionSort, SessionStore, Total, Unfinished, Watcher,
 };
-pub use effects::{Effects, Halt, Listener, Recall, Refused, Reservation, SteeringMessage};
+pub use effects::{Admitted, Effects, Halt, Listener, Recall, Refused, Reservation, SteeringMessage};
 pub use execution::Execution;
 pub use executor::{Executed, Executor, ExecutorInfo, SessionState, StepContext, StepInfo, merge};
 pub use hooks::{
@@ -41,6 +42,7 @@ pub use questions::{
     Answering, NewAnswer, NewQuestion, QuestionFilter, QuestionPage, QuestionPatch, QuestionState, QuestionStore,
     StoredAnswer, StoredQuestion, TIMED_OUT,
 };
+pub use rates::{RateLimit, RateShare, RateStore, ShareRequest, ShareReturn, Sharing};
 pub use reading::{LogError, LogReader, run_output};
 pub use schedules::{
     NewSchedule, NewTick, SCHEDULES_MAX, ScheduleChange, ScheduleFilter, SchedulePage, ScheduleStore, StoredSchedule,

@@ -30,6 +30,7 @@ mod open;
 mod pin;
 mod presence;
 mod questions;
+mod rates;
 mod reader;
 mod rows;
 mod schedules;

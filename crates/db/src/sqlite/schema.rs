@@ -8,6 +8,7 @@ use super::budgets::BudgetSql;
 use super::counts::CountSql;
 use super::hooks::HookSql;
 use super::questions::QuestionSql;
+use super::rates::RateSql;
 use super::schedules::ScheduleSql;
 use outlive_core::port::{DbError, DbErrorKind};
 use rusqlite::Connection;
@@ -21,7 +22,7 @@ pub(super) const SESSION_TABLE: &str = "outlive_sessions";
 /// What the names of a set's tables add to that of its session table, by the format they came with.
 const TABLE_SUFFIXES: [&[&str]; USER_VERSION as usize] = [
     &["", "_runs", "_run_requests", "_run_events", "_run_outputs", "_run_hooks", "_run_hook_deliveries", "_audit"],
-    &["_counts", "_definitions", "_questions", "_schedules", "_schedule_ticks", "_budgets"],
+    &["_counts", "_definitions", "_questions", "_schedules", "_schedule_ticks", "_budgets", "_rates"],
 ];
 /// Longest name of a session table, in bytes.
 const NAME_LEN_MAX: usize = 64;
@@ -208,6 +209,7 @@ pub(super) struct Sql {
     pub(super) budgets: BudgetSql,
     pub(super) counts: CountSql,
     pub(super) questions: QuestionSql,
+    pub(super) rates: RateSql,
     pub(super) schedules: ScheduleSql,
     pub(super) hooks: HookSql,
     pub(super) audit: AuditSql,
@@ -438,6 +440,7 @@ impl Sql {
             ],
 
             budgets: BudgetSql::new(table),
+            rates: RateSql::new(table),
             counts: CountSql::new(table),
             questions: QuestionSql::new(table),
             schedules: ScheduleSql::new(table),

@@ -2,11 +2,11 @@
 
 use outlive_core::port::{
     Accepted, Access, Answering, AuditFilter, AuditPage, AuditRecord, AuditStore, BoxFuture, BudgetFilter, BudgetPage,
-    BudgetStore, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DueHooks, Health, Hook, HookHistory,
-    HookMove, HookStore, Lease, LivingWorker, LogStore, NewAnswer, NewRun, NewSchedule, NewSession, NewTick,
-    QuestionFilter, QuestionPage, QuestionStore, Run, RunFilter, RunPage, RunStore, ScheduleChange, ScheduleFilter,
-    SchedulePage, ScheduleStore, Session, SessionFilter, SessionPage, SessionPatch, SessionStore, StoredQuestion,
-    StoredSchedule, StoredTick, Unfinished, Watcher,
+    BudgetRaise, BudgetStore, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DueHooks, Health, Hook,
+    HookHistory, HookMove, HookStore, Lease, LivingWorker, LogStore, NewAnswer, NewRun, NewSchedule, NewSession,
+    NewTick, QuestionFilter, QuestionPage, QuestionStore, RateStore, Run, RunFilter, RunPage, RunStore, ScheduleChange,
+    ScheduleFilter, SchedulePage, ScheduleStore, Session, SessionFilter, SessionPage, SessionPatch, SessionStore,
+    ShareRequest, ShareReturn, Sharing, StoredBudget, StoredQuestion, StoredSchedule, StoredTick, Unfinished, Watcher,
 };
 use outlive_core::{Page, RunId, SessionId, Timestamp, WorkerId};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -189,6 +189,28 @@ impl SessionStore for TroubledDb {
 impl BudgetStore for TroubledDb {
     fn budgets(&self, access: Access, filter: BudgetFilter) -> BoxFuture<'_, Result<BudgetPage, DbError>> {
         self.pass(self.inner.budgets(access, filter))
+    }
+    fn raise_budget(
+        &self,
+        access: Access,
+        raise: BudgetRaise,
+        at: Timestamp,
+    ) -> BoxFuture<'_, Result<Option<StoredBudget>, DbError>> {
+        self.pass(self.inner.raise_budget(access, raise, at))
+    }
+}
+
+impl RateStore for TroubledDb {
+    fn take_share(&self, request: ShareRequest) -> BoxFuture<'_, Result<Sharing, DbError>> {
+        self.pass(self.inner.take_share(request))
+    }
+    fn return_shares(
+        &self,
+        key: Arc<str>,
+        holder: Arc<str>,
+        returned: Vec<ShareReturn>,
+    ) -> BoxFuture<'_, Result<(), DbError>> {
+        self.pass(self.inner.return_shares(key, holder, returned))
     }
 }
 
