@@ -43,6 +43,7 @@ mod room;
 mod schedules;
 mod services;
 mod sessions;
+mod shares;
 pub mod stats;
 mod streams;
 mod submit;

@@ -17,10 +17,10 @@
 //! twice.
 
 use super::rates::{Rates, Window};
-use outlive_core::Usage;
-use std::collections::HashMap;
+use outlive_core::port::{Admitted, RateLimit};
+use outlive_core::{RunId, Usage};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -64,10 +64,15 @@ const IDLE_GATES_MAX: usize = 1024;
 pub struct Limit(u64);
 
 impl Limit {
-    /// The limit of a key at an address. Neither can be read from it.
+    /// The limit of a key at an address: the same in every process. Neither can be read from it.
     pub fn new(base_url: &str, key: &str) -> Self {
-        static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-        Self(HASHER.hash_one((base_url.trim_end_matches('/'), key)))
+        let print = RunId::fingerprint(&format!("{}\n{key}", base_url.trim_end_matches('/')));
+        Self(u64::from_str_radix(&print[..16], 16).expect("a fingerprint is hexadecimal"))
+    }
+
+    /// Under which processes share it.
+    pub(crate) fn shared_key(self) -> String {
+        format!("{:016x}", self.0)
     }
 }
 
@@ -83,18 +88,28 @@ pub(crate) struct Gate {
     is_open: AtomicBool,
     departures: Departures,
     pace: Mutex<Pace>,
-    /// What left in the last minute, of models that say what they may be asked in one.
-    window: Mutex<Window>,
+    /// What left in the last minute, of models that say what they may be asked in one; by the length of that time.
+    windows: Mutex<BTreeMap<Duration, Window>>,
     /// Who is next: the others wait in the order they came, and one that goes away leaves no gap.
     turn: Semaphore,
 }
 
 /// A call that may leave, identified by when it was let through.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Pass {
     at: Duration,
-    /// Its number among the calls that are counted by the minute.
-    counted: Option<u64>,
+    /// What is known of it if calls are counted by the minute.
+    counted: Option<Box<Counted>>,
+}
+
+/// A call that is counted by the minute.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    window: Duration,
+    /// Its number among those of the window.
+    number: u64,
+    /// What it has of the rate that processes share.
+    pub(crate) admitted: Option<(Arc<RateLimit>, Admitted)>,
 }
 
 /// What the gate answers to the next in line.
@@ -121,7 +136,7 @@ impl Gate {
             is_open: AtomicBool::new(true),
             departures: Departures::default(),
             pace: Mutex::default(),
-            window: Mutex::default(),
+            windows: Mutex::default(),
             turn: Semaphore::new(1),
         }
     }
@@ -163,14 +178,14 @@ impl Gate {
     }
 
     /// A call was answered.
-    pub(crate) fn answered(&self, pass: Pass) {
+    pub(crate) fn answered(&self, pass: &Pass) {
         if !self.is_open.load(Ordering::Relaxed) {
             lock(&self.pace).answered(pass.at, now());
         }
     }
 
     /// A call was refused with 429, with the wait that the server asks for; returns how long the gate is now shut.
-    pub(crate) fn refused(&self, pass: Pass, wait: Option<Duration>, chance: u64) -> Duration {
+    pub(crate) fn refused(&self, pass: &Pass, wait: Option<Duration>, chance: u64) -> Duration {
         self.departures.take_back(pass.at);
         let now = now();
         let mut pace = lock(&self.pace);
@@ -186,20 +201,32 @@ impl Gate {
 
     /// How long the next in line has to wait for room in the minute; nothing when there is some.
     pub(crate) fn full(&self, _place: &SemaphorePermit<'_>, rates: Rates, tokens: u64) -> Option<Duration> {
-        lock(&self.window).wait(rates, tokens, now())
+        lock(&self.windows).entry(rates.window).or_default().wait(rates, tokens, now())
     }
 
     /// The next in line leaves with this pass, and may use so many tokens.
-    pub(crate) fn count(&self, _place: &SemaphorePermit<'_>, pass: Pass, tokens: u64) -> Pass {
-        Pass { counted: Some(lock(&self.window).leave(tokens, now())), ..pass }
+    pub(crate) fn count(
+        &self,
+        _place: &SemaphorePermit<'_>,
+        pass: Pass,
+        rates: Rates,
+        tokens: u64,
+        admitted: Option<(Arc<RateLimit>, Admitted)>,
+    ) -> Pass {
+        let window = rates.window;
+        let number = lock(&self.windows).entry(window).or_default().leave(tokens, now());
+        Pass { counted: Some(Box::new(Counted { window, number, admitted })), ..pass }
     }
 
-    /// The call was answered, and used this much.
-    pub(crate) fn had(&self, pass: Pass, usage: Usage) {
+    /// The call was answered, and used this much. Gives what it has of the rate that processes share, and how many tokens
+    /// it used, if that is known.
+    pub(crate) fn had(&self, pass: Pass, usage: Usage) -> Option<(Arc<RateLimit>, Admitted, u64)> {
         let tokens = usage.total_tokens.max(usage.input_tokens + usage.output_tokens);
-        if let Some(number) = pass.counted.filter(|_| tokens > 0) {
-            lock(&self.window).had(number, tokens);
+        let Counted { window, number, admitted } = *pass.counted.filter(|_| tokens > 0)?;
+        if let Some(window) = lock(&self.windows).get_mut(&window) {
+            window.had(number, tokens);
         }
+        admitted.map(|(limit, call)| (limit, call, tokens))
     }
 }
 

@@ -14,6 +14,7 @@ mod observers;
 mod owners;
 mod questions;
 mod races;
+mod rates;
 mod readers;
 mod runs;
 mod schedules;
