@@ -9,6 +9,7 @@
 
 mod asked;
 mod audit;
+mod budgets;
 mod builder;
 mod cancel;
 mod clock;

@@ -5,7 +5,7 @@
 use crate::fixture::Place;
 use std::path::Path;
 
-const VERBS: [&str; 43] = [
+const VERBS: [&str; 47] = [
     "",
     "demo",
     "run",
@@ -31,6 +31,10 @@ const VERBS: [&str; 43] = [
     "schedule resume",
     "schedule run",
     "schedule rm",
+    "budgets",
+    "budgets ls",
+    "budgets show",
+    "budgets raise",
     "serve",
     "worker",
     "workflow",

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails its test the same way")]
 
+mod budgets;
 mod config;
 #[cfg(unix)]
 mod crash;

@@ -33,6 +33,8 @@ pub enum AuditKind {
     QuestionAnswer,
     /// Somebody created, changed or deleted a schedule, or asked for a run of it.
     ScheduleChange,
+    /// Somebody added to a budget, other than by answering a question.
+    BudgetRaise,
     /// Somebody deleted a session with its runs.
     SessionDelete,
     /// An API key was made.
@@ -45,7 +47,7 @@ pub enum AuditKind {
 
 impl AuditKind {
     /// Every kind.
-    pub const ALL: [AuditKind; 12] = [
+    pub const ALL: [AuditKind; 13] = [
         Self::AuthFailed,
         Self::AccessDenied,
         Self::AdminRead,
@@ -54,6 +56,7 @@ impl AuditKind {
         Self::RunFork,
         Self::QuestionAnswer,
         Self::ScheduleChange,
+        Self::BudgetRaise,
         Self::SessionDelete,
         Self::KeyMint,
         Self::KeyRevoke,
@@ -71,6 +74,7 @@ impl AuditKind {
             Self::RunFork => "run_fork",
             Self::QuestionAnswer => "question_answer",
             Self::ScheduleChange => "schedule_change",
+            Self::BudgetRaise => "budget_raise",
             Self::SessionDelete => "session_delete",
             Self::KeyMint => "key_mint",
             Self::KeyRevoke => "key_revoke",

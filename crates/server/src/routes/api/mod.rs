@@ -4,6 +4,7 @@
 //! caller. Errors carry `detail`, `error_code` and `request_id` in the body.
 
 mod audit;
+mod budgets;
 mod events;
 mod feed;
 mod forks;
@@ -59,6 +60,15 @@ const QUESTIONS_QUERY: &[Field] = &[
 const SCHEDULES_QUERY: &[Field] = &[
     field("workflow_id", "string", false, "Only schedules of this workflow, agent:ID or team:ID"),
     field("name", "string", false, "Only schedules with this name"),
+    field("limit", "integer", false, "At most this many, 1 to 1000 (default 100)"),
+    field("cursor", "string", false, "Continue after the page that returned this as `next_cursor`"),
+];
+const BUDGETS_QUERY: &[Field] = &[
+    field("budget_id", "string", false, "Only the account with this id"),
+    field("workflow_id", "string", false, "Only accounts of this workflow's own budgets, agent:ID or team:ID"),
+    field("shared", "string", false, "Only accounts that several workflows share under this name"),
+    field("per", "string", false, "Only those of a run, session, user, or all"),
+    field("subject", "string", false, "Only those of the run, session or user with this id"),
     field("limit", "integer", false, "At most this many, 1 to 1000 (default 100)"),
     field("cursor", "string", false, "Continue after the page that returned this as `next_cursor`"),
 ];
@@ -178,6 +188,18 @@ pub(super) fn routes() -> Table {
             body: Some("AnswerQuestion"),
             answer: Some("Question"),
             ..doc("Answer a question; 409 when somebody has answered it otherwise")
+        })
+        .get("/api/budgets", READ, budgets::list)
+        .doc(Doc {
+            query: BUDGETS_QUERY,
+            answer: Some("BudgetList"),
+            ..doc("What budgets have used and reserved, by run, session or user, and day")
+        })
+        .post("/api/budgets/raise", Needs::scope("budgets:raise"), budgets::raise)
+        .doc(Doc {
+            body: Some("RaiseBudget"),
+            answer: Some("Budget"),
+            ..doc("Add to what a budget has; 409 when it was raised since the caller has seen it")
         })
         .get("/api/schedules", SCHEDULES_READ, schedules::list)
         .doc(Doc { query: SCHEDULES_QUERY, answer: Some("ScheduleList"), ..doc("Schedules, created first first") })
