@@ -56,6 +56,8 @@ const FEW: u64 = 3;
 const OUTAGE: u32 = 3;
 /// Calls that missed their turn may leave together as long as they make up for no more than this.
 const CATCH_UP: Duration = Duration::from_millis(50);
+/// Of calls that are counted by the minute, one refusal in this part of it is taken for a chance: the gate only shuts.
+const FORGIVEN_PART: u32 = 4;
 /// Gates kept although nobody uses them.
 const IDLE_GATES_MAX: usize = 1024;
 
@@ -189,7 +191,8 @@ impl Gate {
         self.departures.take_back(pass.at);
         let now = now();
         let mut pace = lock(&self.pace);
-        pace.refused(pass.at, wait, now, chance);
+        let counted = pass.counted.as_ref().map(|counted| counted.window);
+        pace.refused(pass.at, wait, now, chance, counted);
         self.is_open.store(false, Ordering::Relaxed);
         pace.shut_until.saturating_sub(now)
     }
@@ -318,6 +321,9 @@ struct Pace {
     grown_at: Duration,
     /// When the next call may leave.
     due: Duration,
+    /// The gate is shut for a refusal that slows nobody down, and when it last was.
+    is_forgiven: bool,
+    forgiven_at: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -342,7 +348,10 @@ impl Pace {
             if now < self.shut_until {
                 return Next::Wait(self.shut_until - now);
             }
-            self.set_pace(departures, now);
+            match self.is_forgiven {
+                true => self.phase = Phase::Open,
+                false => self.set_pace(departures, now),
+            }
         }
         if self.phase == Phase::Open {
             return Next::Go;
@@ -398,15 +407,32 @@ impl Pace {
         }
     }
 
-    fn refused(&mut self, left_at: Duration, stated: Option<Duration>, now: Duration, chance: u64) {
+    /// A call was refused that had left then; `counted` is the time that such calls are counted over, if they are: what
+    /// leaves is known to be what the server takes, unless others use it too, who are refused again soon.
+    fn refused(
+        &mut self,
+        left_at: Duration,
+        stated: Option<Duration>,
+        now: Duration,
+        chance: u64,
+        counted: Option<Duration>,
+    ) {
         match self.phase {
             // It left before the gate shut, and what it says has been taken into account.
             Phase::Paced if left_at <= self.shut_at => return,
+            Phase::Open if self.is_forgiven && left_at <= self.shut_at => return,
             Phase::Shut => {}
             Phase::Open | Phase::Paced => {
+                self.is_forgiven = false;
                 if self.phase == Phase::Open {
                     self.answered_at = now;
                     self.rate = 0.0;
+                    let is_rare = |window: Duration| {
+                        self.forgiven_at.is_none_or(|last| now.saturating_sub(last) > window / FORGIVEN_PART)
+                    };
+                    if counted.is_some_and(is_rare) {
+                        (self.is_forgiven, self.forgiven_at) = (true, Some(now));
+                    }
                 }
                 self.phase = Phase::Shut;
                 self.shut_at = now;
@@ -530,7 +556,7 @@ mod tests {
                     } else {
                         self.chance = self.chance.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
                         self.departures.take_back(left_at);
-                        self.pace.refused(left_at, server.stated, now, self.chance);
+                        self.pace.refused(left_at, server.stated, now, self.chance, None);
                         waiting += 1;
                     }
                 }
@@ -676,15 +702,15 @@ mod tests {
         for ms in 0..20 {
             departures.add(at(ms * 10));
         }
-        pace.refused(at(190), Some(SECOND), at(200), 0);
+        pace.refused(at(190), Some(SECOND), at(200), 0, None);
         assert_eq!(pace.next(&departures, at(700), 0), Next::Wait(500 * MS));
         // Later news make the wait longer, and nothing else.
-        pace.refused(at(180), Some(SECOND), at(400), 0);
-        pace.refused(at(170), Some(50 * MS), at(500), 0);
+        pace.refused(at(180), Some(SECOND), at(400), 0, None);
+        pace.refused(at(170), Some(50 * MS), at(500), 0, None);
         assert_eq!(pace.next(&departures, at(700), 0), Next::Wait(700 * MS));
         assert_eq!(pace.next(&departures, at(1400), 0), Next::Go);
         let rate = pace.rate;
-        pace.refused(at(160), Some(SECOND), at(1410), 0);
+        pace.refused(at(160), Some(SECOND), at(1410), 0, None);
         assert_eq!((pace.phase, pace.rate), (Phase::Paced, rate));
     }
 
@@ -693,7 +719,7 @@ mod tests {
         let (mut pace, departures) = (Pace::default(), Departures::default());
         let mut now = SECOND;
         let mut refuse = |pace: &mut Pace| {
-            pace.refused(now, None, now, 0);
+            pace.refused(now, None, now, 0, None);
             let begun = std::mem::replace(&mut now, pace.shut_until);
             assert_eq!(pace.next(&departures, now, 0), Next::Go);
             now += MS;
@@ -712,7 +738,7 @@ mod tests {
         let waits = |stated: Duration| {
             let (mut pace, departures, mut now) = (Pace::default(), Departures::default(), SECOND);
             [(); 8].map(|()| {
-                pace.refused(now, Some(stated), now, 0);
+                pace.refused(now, Some(stated), now, 0, None);
                 let wait = pace.shut_until - now;
                 assert_eq!(pace.next(&departures, pace.shut_until, 0), Next::Go);
                 now = pace.shut_until + MS;
@@ -728,13 +754,36 @@ mod tests {
     fn chance_adds_to_a_wait_and_never_takes_from_it() {
         for (chance, most) in [(0, 2000), (u64::MAX / 2, 2100), (u64::MAX, 2200)] {
             let mut pace = Pace::default();
-            pace.refused(SECOND, Some(2 * SECOND), SECOND, chance);
+            pace.refused(SECOND, Some(2 * SECOND), SECOND, chance, None);
             let wait = (pace.shut_until - SECOND).as_millis();
             assert!((2000..=most).contains(&wait), "{wait}");
         }
         let mut pace = Pace::default();
-        pace.refused(SECOND, Some(60 * MINUTE), SECOND, u64::MAX);
+        pace.refused(SECOND, Some(60 * MINUTE), SECOND, u64::MAX, None);
         assert!(pace.shut_until <= 61 * SECOND * 60, "an hour is not made two");
+    }
+
+    #[test]
+    fn of_counted_calls_one_refusal_slows_nobody_down_and_the_next_does() {
+        let (mut pace, departures) = (Pace::default(), Departures::default());
+        let at = |seconds: u32| SECOND * seconds;
+        pace.refused(at(100), Some(SECOND), at(100), 0, Some(MINUTE));
+        assert_eq!(pace.next(&departures, at(100), 0), Next::Wait(SECOND));
+        assert_eq!(pace.next(&departures, at(101), 0), Next::Go);
+        assert!(pace.is_open());
+        // It was on its way.
+        pace.refused(at(99), Some(SECOND), at(102), 0, Some(MINUTE));
+        assert!(pace.is_open());
+        // Rare enough.
+        pace.refused(at(116), Some(SECOND), at(116), 0, Some(MINUTE));
+        assert_eq!((pace.next(&departures, at(117), 0), pace.is_open()), (Next::Go, true));
+        // Somebody else uses the limit.
+        pace.refused(at(120), Some(SECOND), at(120), 0, Some(MINUTE));
+        assert_eq!((pace.next(&departures, at(121), 0), pace.phase), (Next::Go, Phase::Paced));
+        // Calls that nobody counts slow down at once.
+        let mut pace = Pace::default();
+        pace.refused(at(100), Some(SECOND), at(100), 0, None);
+        assert_eq!((pace.next(&departures, at(101), 0), pace.phase), (Next::Go, Phase::Paced));
     }
 
     #[test]
@@ -762,7 +811,7 @@ mod tests {
             (0..200).for_each(|_| departures.add(left));
             for _ in 0..180 {
                 departures.take_back(left);
-                pace.refused(left, Some(2 * SECOND), back, 0);
+                pace.refused(left, Some(2 * SECOND), back, 0, None);
             }
             assert_eq!(pace.next(&departures, back + 2 * SECOND, 0), Next::Go);
             assert_eq!(pace.rate, 20.0 * CAUTION, "{late} ms late");

@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// A call counts for longer than the window by this part of it: calls that left one window apart may arrive closer.
+/// A call counts for longer than the window by this part of it, and this time: calls that left one window apart may arrive
+/// closer.
 const MARGIN_PART: u32 = 128;
+const LATENESS: Duration = Duration::from_millis(100);
 
 /// What a model may be asked in a minute. `Default` limits nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +48,7 @@ impl Rates {
 
     /// For how long a call counts.
     fn counts_for(self) -> Duration {
-        self.window + self.window / MARGIN_PART
+        self.window + self.window / MARGIN_PART + LATENESS
     }
 }
 
