@@ -56,8 +56,6 @@ const FEW: u64 = 3;
 const OUTAGE: u32 = 3;
 /// Calls that missed their turn may leave together as long as they make up for no more than this.
 const CATCH_UP: Duration = Duration::from_millis(50);
-/// Of calls that are counted by the minute, one refusal in this part of it is taken for a chance: the gate only shuts.
-const FORGIVEN_PART: u32 = 4;
 /// Gates kept although nobody uses them.
 const IDLE_GATES_MAX: usize = 1024;
 
@@ -427,9 +425,9 @@ impl Pace {
                 if self.phase == Phase::Open {
                     self.answered_at = now;
                     self.rate = 0.0;
-                    let is_rare = |window: Duration| {
-                        self.forgiven_at.is_none_or(|last| now.saturating_sub(last) > window / FORGIVEN_PART)
-                    };
+                    // Once in that time, it is taken for a chance.
+                    let is_rare =
+                        |window: Duration| self.forgiven_at.is_none_or(|last| now.saturating_sub(last) > window);
                     if counted.is_some_and(is_rare) {
                         (self.is_forgiven, self.forgiven_at) = (true, Some(now));
                     }
@@ -775,11 +773,11 @@ mod tests {
         pace.refused(at(99), Some(SECOND), at(102), 0, Some(MINUTE));
         assert!(pace.is_open());
         // Rare enough.
-        pace.refused(at(116), Some(SECOND), at(116), 0, Some(MINUTE));
-        assert_eq!((pace.next(&departures, at(117), 0), pace.is_open()), (Next::Go, true));
+        pace.refused(at(161), Some(SECOND), at(161), 0, Some(MINUTE));
+        assert_eq!((pace.next(&departures, at(162), 0), pace.is_open()), (Next::Go, true));
         // Somebody else uses the limit.
-        pace.refused(at(120), Some(SECOND), at(120), 0, Some(MINUTE));
-        assert_eq!((pace.next(&departures, at(121), 0), pace.phase), (Next::Go, Phase::Paced));
+        pace.refused(at(200), Some(SECOND), at(200), 0, Some(MINUTE));
+        assert_eq!((pace.next(&departures, at(201), 0), pace.phase), (Next::Go, Phase::Paced));
         // Calls that nobody counts slow down at once.
         let mut pace = Pace::default();
         pace.refused(at(100), Some(SECOND), at(100), 0, None);
