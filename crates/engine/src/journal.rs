@@ -9,8 +9,8 @@
 use crate::ending::Ending;
 use crate::history::{read_history, unfinished_before};
 use crate::ledger::{Ledger, Posting};
+use crate::rates;
 use crate::services::Services;
-use crate::shares;
 use crate::streams::{Streams, is_one_speaker};
 use crate::tally::{Count, Tally};
 use outlive_core::log::{Called, Entry, Key, Record, Writer};
@@ -990,7 +990,7 @@ impl Effects for Journal {
         limit: &'a Arc<RateLimit>,
         tokens: u64,
     ) -> BoxFuture<'a, Result<Option<Admitted>, Duration>> {
-        Box::pin(shares::admit(&self.services, limit, tokens))
+        Box::pin(rates::admit(&self.services, limit, tokens))
     }
 
     fn admitted(&self, limit: &Arc<RateLimit>, call: Admitted, used: Option<u64>) {

@@ -38,6 +38,7 @@ mod options;
 mod pump;
 mod questions;
 mod queue;
+mod rates;
 mod reader;
 mod reading;
 mod room;

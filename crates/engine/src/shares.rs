@@ -1,23 +1,14 @@
-//! What this process may use of the rates that it shares with others: takes shares from the store, has calls use them, and
-//! gives back what they did not use.
+//! What this process has of the rates that it shares with others: shares that calls use, and what they did not use.
 //!
-//! A share serves as many calls as it has room for, so most calls cost one look at a number. It must never know a call or
-//! a server. The invariant: what calls use here was given by the store before; what is forgotten here, because somebody
-//! went away or the process died, comes back by itself when its time has passed.
+//! A share serves as many calls as it has room for, so most calls cost one look at a number. It must never know a store, a
+//! call or a server. The invariant: what calls use here was given by the store before.
 
-use crate::finish::Finish;
-use crate::inner::Inner;
-use crate::services::Services;
 use outlive_core::Timestamp;
-use outlive_core::port::{Admitted, Chance, DbError, RateLimit, RateShare, ShareRequest, ShareReturn, Sharing};
+use outlive_core::port::{Admitted, Chance, RateLimit, RateShare, ShareReturn};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
-use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-/// After a store that failed is asked again.
-const STORE_WAIT: Duration = Duration::from_secs(1);
 /// From this part of a limit on, what is to be given back is not kept until the next call.
 const BACK_PART: u64 = 32;
 
@@ -41,9 +32,14 @@ struct Rate {
 }
 
 impl Shares {
-    fn holder(&self, chance: &dyn Chance) -> Arc<str> {
+    pub(crate) fn holder(&self, chance: &dyn Chance) -> Arc<str> {
         let new = || Arc::from(format!("{:016x}{:016x}", chance.bits(), chance.bits()));
         self.holder.get_or_init(new).clone()
+    }
+
+    /// The keys of the rates that it has used.
+    pub(crate) fn keys(&self) -> Vec<Arc<str>> {
+        self.lock().keys().cloned().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Rate>> {
@@ -51,7 +47,7 @@ impl Shares {
     }
 
     /// Lets a call use what is here.
-    fn admit(&self, limit: &RateLimit, tokens: u64, now: Timestamp) -> Option<Admitted> {
+    pub(crate) fn admit(&self, limit: &RateLimit, tokens: u64, now: Timestamp) -> Option<Admitted> {
         let mut rates = self.lock();
         let share = rates.get_mut(&limit.key)?.share.as_mut()?;
         if share.requests == 0 || share.tokens < tokens || share.good_until < now {
@@ -78,7 +74,7 @@ impl Shares {
     }
 
     /// What is to be given back of a rate, with what is left of its share.
-    fn take_back(&self, key: &Arc<str>, with_share: bool) -> Vec<ShareReturn> {
+    pub(crate) fn take_back(&self, key: &Arc<str>, with_share: bool) -> Vec<ShareReturn> {
         let mut rates = self.lock();
         let Some(rate) = rates.get_mut(key) else { return Vec::new() };
         if let Some(left) = rate.share.take_if(|_| with_share) {
@@ -87,7 +83,7 @@ impl Shares {
         std::mem::take(&mut rate.back)
     }
 
-    fn keep(&self, key: &Arc<str>, share: RateShare) {
+    pub(crate) fn keep(&self, key: &Arc<str>, share: RateShare) {
         let mut rates = self.lock();
         let rate = rates.entry(key.clone()).or_default();
         if let Some(left) = rate.share.replace(share) {
@@ -114,68 +110,10 @@ fn left_of(share: RateShare) -> ShareReturn {
     ShareReturn { counts_until: share.counts_until, requests: signed(share.requests), tokens: signed(share.tokens) }
 }
 
-/// Lets a call count against a rate, with what this process has of it or takes for it.
-///
-/// # Errors
-/// After which time to ask again.
-///
-/// # Cancel safety
-/// Once begun, taking a share finishes; the next call finds it.
-pub(crate) async fn admit(
-    services: &Arc<Services>,
-    limit: &Arc<RateLimit>,
-    tokens: u64,
-) -> Result<Option<Admitted>, Duration> {
-    let here = || services.shares.admit(limit, tokens, services.clock.now());
-    if let Some(admitted) = here() {
-        return Ok(Some(admitted));
-    }
-    Finish::new(&Handle::current(), take(services.clone(), limit.clone(), tokens)).await?;
-    // Another call may have been faster.
-    here().map(Some).ok_or(limit.part())
-}
-
-/// Takes a share.
-async fn take(services: Arc<Services>, limit: Arc<RateLimit>, tokens: u64) -> Result<(), Duration> {
-    let shares = &services.shares;
-    let request = ShareRequest {
-        holder: shares.holder(&*services.chance),
-        tokens,
-        // Not given back when the answer is lost: it may have been, and twice would be too much.
-        returned: shares.take_back(&limit.key, true),
-        at: services.clock.now(),
-        limit: limit.clone(),
-    };
-    match services.db.take_share(request).await {
-        Ok(Sharing::Share(share)) => {
-            shares.keep(&limit.key, share);
-            Ok(())
-        }
-        Ok(Sharing::Wait(wait)) => Err(wait),
-        Err(error) => {
-            tracing::warn!(%error, "a share of a rate could not be taken: calls wait");
-            Err(STORE_WAIT)
-        }
-    }
-}
-
-/// Gives back what calls did not use, without waiting for the next.
-pub(crate) async fn give_back(inner: &Inner) -> Result<(), DbError> {
-    let shares = &inner.services.shares;
-    let keys: Vec<Arc<str>> = shares.lock().keys().cloned().collect();
-    for key in keys {
-        let back = shares.take_back(&key, false);
-        if !back.is_empty() {
-            let holder = shares.holder(&*inner.services.chance);
-            inner.services.db.return_shares(key, holder, back).await?;
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn limit() -> RateLimit {
         RateLimit { key: Arc::from("k"), requests: None, tokens: Some(3200), window: Duration::from_secs(60) }
