@@ -183,8 +183,11 @@ async fn a_call_does_not_cost_a_transaction() {
     engine.shutdown().await.unwrap();
 }
 
+/// What calls were told.
+type Answers = Arc<Mutex<Vec<Result<Option<Admitted>, Duration>>>>;
+
 /// Asks in a function, and tells what comes of it.
-fn asks(answers: &Arc<Mutex<Vec<Result<Option<Admitted>, Duration>>>>) -> Step {
+fn asks(answers: &Answers) -> Step {
     let answers = answers.clone();
     Step::function("asks", move |context: StepContext, input: Arc<StepInput>| {
         let answers = answers.clone();
@@ -208,7 +211,7 @@ fn asks(answers: &Arc<Mutex<Vec<Result<Option<Admitted>, Duration>>>>) -> Step {
 async fn a_share_whose_caller_went_away_serves_the_next() {
     let mut dropped = 0;
     for times in 1.. {
-        let answers = Arc::default();
+        let answers = Answers::default();
         let db = TroubledDb::yielding(Arc::new(InMemoryDb::new()));
         let definition = workflow([asks(&answers)]);
         let builder = Engine::builder(db).workflow(definition.clone()).clock(Arc::new(SimulatedClock::start()));
@@ -234,7 +237,7 @@ async fn a_share_whose_caller_went_away_serves_the_next() {
 #[tokio::test(start_paused = true)]
 async fn a_store_that_fails_lets_nobody_through_and_gives_nothing_out_twice() {
     for fault in [Fault::Refuse(outlive_core::port::DbErrorKind::Busy), Fault::LoseReply] {
-        let (db, answers) = (InMemoryDb::new(), Arc::default());
+        let (db, answers) = (InMemoryDb::new(), Answers::default());
         let fails = Arc::new(AtomicUsize::new(1));
         let left = fails.clone();
         db.faults(Arc::new(move |operation| {
