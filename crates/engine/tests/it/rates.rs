@@ -224,7 +224,7 @@ async fn a_share_whose_caller_went_away_serves_the_next() {
         // What was begun finishes without its caller.
         sleep(Duration::from_millis(10)).await;
         engine.submit(&definition.id, input("0")).await.unwrap().wait().await.unwrap();
-        let answers = answers.lock().unwrap();
+        let answers = std::mem::take(&mut *answers.lock().unwrap());
         assert!(
             matches!(answers[0], Ok(Some(Admitted { tokens: 80, .. }))),
             "dropped after {times} polls: {answers:?}"
