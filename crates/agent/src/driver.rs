@@ -31,7 +31,7 @@ use futures::future::{Either, select};
 use machine::Machine;
 use outlive_core::json;
 use outlive_core::machine::{AgentMachine, TeamCommand, TeamMachine};
-use outlive_core::port::{BoxFuture, Effects, Executed, Halt, Recall, SessionState, StepContext};
+use outlive_core::port::{BoxFuture, Effects, Executed, Halt, RateLimit, Recall, SessionState, StepContext};
 use outlive_core::{
     DefinitionId, EventKind, Failure, FailureKind, FinishReason, HistoryRun, Key, Message, Metrics, ModelInfo, Origin,
     Record, Role, RunDone, RunEnded, RunEvent, RunFailed, RunId, RunInput, RunOutput, RunStatus, StepInput, StepOutput,
@@ -151,12 +151,16 @@ struct Chosen {
     model: SharedModel,
     /// The gate its calls must pass, where their limit is known.
     gate: Option<Arc<Gate>>,
+    /// What it may be asked in a minute, where that is limited.
+    rates: Option<Arc<RateLimit>>,
     info: ModelInfo,
 }
 
 impl Chosen {
     fn new(model: SharedModel) -> Self {
-        Self { gate: model.limit().map(Gate::of), info: model.info(), model }
+        let (limit, rates) = (model.limit(), model.rates());
+        let shared = limit.filter(|_| rates.limits()).map(|limit| rates.shared(&limit.shared_key()));
+        Self { gate: limit.map(Gate::of), rates: shared, info: model.info(), model }
     }
 }
 

@@ -58,6 +58,7 @@ pub(crate) enum Command {
     Reject(cmd::answer::Reject),
     Answer(cmd::answer::Answer),
     Schedule(cmd::schedule::ScheduleVerbs),
+    Budgets(cmd::budgets::Budgets),
     Serve(cmd::serve::Serve),
     Worker(cmd::worker::Worker),
     Workflow(cmd::workflow::Workflow),

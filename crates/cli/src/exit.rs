@@ -188,6 +188,8 @@ impl From<engine::Error> for Problem {
             E::AlreadyAnswered(_) => Self::new(Exit::WrongState, "already_answered", error),
             E::InvalidAnswer { .. } => Self::new(Exit::Usage, "invalid_answer", error),
             E::NotYoursToAnswer { .. } => Self::new(Exit::NotAllowed, "four_eyes", error),
+            E::BudgetNotFound(_) => Self::new(Exit::NotFound, "budget_not_found", error),
+            E::BudgetChanged(_) => Self::new(Exit::WrongState, "budget_changed", error),
             E::ScheduleNotFound(_) => Self::new(Exit::NotFound, "schedule_not_found", error),
             E::InvalidSchedule { .. } => Self::new(Exit::Usage, "invalid_schedule", error),
             E::BatchNotFound(_) => Self::new(Exit::NotFound, "batch_not_found", error),

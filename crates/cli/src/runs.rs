@@ -18,7 +18,10 @@ use crate::settings::{self, Settings, TOKEN};
 use crate::store::{self, Store};
 use crate::style;
 use outlive::client::{self, Client, ClientError, ForkPreview, QuestionSummary, RunSummary, Submission};
-use outlive::core::port::{AuditKind, QuestionFilter, RunFilter, ScheduleFilter, SessionPolicy, StoredTick};
+use outlive::core::port::{
+    AuditKind, BudgetFilter, BudgetPage, BudgetRaise, QuestionFilter, RunFilter, ScheduleFilter, SessionPolicy,
+    StoredBudget, StoredTick,
+};
 use outlive::core::{Answer, DefinitionId, Remedy, RunEvent, RunId, RunStatus, SessionId, WorkflowRunOutput};
 use outlive::engine::{
     CreateSchedule, Engine, EventStream, Fork, Options, Prune, PruneReport, Reader, RunHandle, Schedule, SchedulesPage,
@@ -629,6 +632,38 @@ impl Runs {
                 here.note_schedule("deleted", "outlive schedule rm", &schedule).await
             }
             Self::There(client) => client.delete_schedule(name).await.map_err(|error| schedule_problem(name, error)),
+        }
+    }
+
+    /// A page of accounts of budgets.
+    pub(crate) async fn budgets(&self, filter: BudgetFilter) -> Result<BudgetPage, Problem> {
+        match self {
+            Self::Here(here) => Ok(here.reader().budgets(filter).await?),
+            Self::There(client) => Ok(client.budgets(&filter).await?),
+        }
+    }
+
+    /// The account with this id.
+    pub(crate) async fn budget(&self, id: &str) -> Result<StoredBudget, Problem> {
+        let id: Arc<str> = Arc::from(id);
+        let filter = BudgetFilter { id: Some(id.clone()), ..BudgetFilter::default() };
+        let found = self.budgets(filter).await?.budgets.into_iter().next();
+        found.ok_or_else(|| outlive::engine::Error::BudgetNotFound(id).into())
+    }
+
+    /// Adds to what an account has, unless somebody has since it was `seen`.
+    pub(crate) async fn raise_budget(&self, seen: &StoredBudget, amount: u64) -> Result<StoredBudget, Problem> {
+        match self {
+            Self::Here(here) => {
+                let id = seen.account.id.clone();
+                let raise = BudgetRaise { id, amount, seen: Some(seen.standing.raised) };
+                let raised = here.engine().await?.raise_budget(raise).await?;
+                let outcome = format!("by {}", raised.account.unit.show(amount));
+                let (kind, action) = (AuditKind::BudgetRaise, "outlive budgets raise");
+                store::note(&*here.store.db, kind, &outcome, action, &raised.account.id).await?;
+                Ok(raised)
+            }
+            Self::There(client) => Ok(client.raise_budget(seen, amount).await?),
         }
     }
 

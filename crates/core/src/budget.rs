@@ -111,6 +111,9 @@ pub enum BudgetScope {
 }
 
 impl BudgetScope {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::Run, Self::Session, Self::User, Self::All];
+
     /// The word that programs read.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -24,6 +24,7 @@
 //! ```
 
 mod batches;
+mod rates;
 mod retention;
 mod schedules;
 
@@ -38,6 +39,7 @@ use outlive_core::port::{
     Unfinished,
 };
 use outlive_core::{Budget, DefinitionId, Page, RunId, RunInfo, RunStatus, SessionId, Timestamp, WorkerId};
+use rates::*;
 use retention::*;
 use schedules::*;
 use serde_json::{Map, Value, json};
@@ -256,6 +258,13 @@ pub fn cases() -> Vec<Case> {
         someone_elses_budgets_are_not_there,
         budgets_are_listed_in_pages_and_found_by_whose_they_are,
         the_days_of_budgets_are_not_kept_for_ever,
+        an_account_is_raised_once_for_who_has_seen_it,
+        budgets_are_found_by_workflow_scope_and_id,
+        what_processes_have_of_a_rate_is_never_more_than_there_is,
+        what_is_given_back_of_a_share_is_there_for_others,
+        who_waits_for_a_share_is_not_passed,
+        a_clock_that_was_wrong_holds_no_share_for_ever,
+        twins_never_have_more_of_a_rate_together,
         an_audit_record_is_stored_as_it_was_given,
         the_audit_log_goes_by_pages_newest_first,
         the_audit_log_is_filtered,

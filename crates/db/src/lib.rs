@@ -11,6 +11,7 @@ mod memory;
 mod rules;
 #[cfg(feature = "sabotage")]
 mod sabotage;
+mod shares;
 mod silence;
 #[cfg(feature = "sqlite")]
 mod sqlite;

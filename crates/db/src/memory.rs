@@ -9,6 +9,7 @@ mod batches;
 mod budgets;
 mod hooks;
 mod questions;
+mod rates;
 mod retention;
 mod schedules;
 
@@ -25,6 +26,7 @@ use outlive_core::port::{
 };
 use outlive_core::{DefinitionId, Page, RunId, RunStatus, SessionId, Timestamp, WorkerId};
 use questions::Questions;
+use rates::Rates;
 use schedules::Schedules;
 use serde_json::Map;
 use std::cmp::{Ordering, Reverse};
@@ -84,6 +86,9 @@ pub enum Operation {
     TakeTurn,
     UsedBytes,
     Pruned,
+    RaiseBudget,
+    TakeShare,
+    ReturnShares,
     DueHooks,
     ClaimHook,
     MoveHook,
@@ -438,6 +443,7 @@ struct Tables {
     sessions_created: u64,
     batches: Batches,
     budgets: Budgets,
+    rates: Rates,
     questions: Questions,
     schedules: Schedules,
     retention: retention::Scopes,

@@ -2,8 +2,8 @@
 //! claim takes, how long a list is. They never touch storage; a store asks them before it writes anything.
 
 use outlive_core::port::{
-    Access, BatchFilter, BatchItem, BudgetAccount, BudgetChange, BudgetStanding, COUNT_MAX, Claim, Commit, DbError,
-    DbErrorKind, HookMove, ITEMS_MAX, NewAnswer, NewBatch, NewRun, NewSchedule, NewStart, NewTick, OverBudget,
+    Access, BatchFilter, BatchItem, BudgetAccount, BudgetChange, BudgetRaise, BudgetStanding, COUNT_MAX, Claim, Commit,
+    DbError, DbErrorKind, HookMove, ITEMS_MAX, NewAnswer, NewBatch, NewRun, NewSchedule, NewStart, NewTick, OverBudget,
     QuestionFilter, QuestionState, Release, Run, RunFilter, RunPatch, SCHEDULES_MAX, ScheduleFilter, SessionFilter,
     SessionPolicy, StoredBatch, StoredQuestion, StoredSchedule,
 };
@@ -109,6 +109,21 @@ pub(crate) fn after_changes<E: From<DbError>>(
         }
     }
     Ok(accounts)
+}
+
+/// Whether an account may be raised by somebody who has seen it as it was then.
+///
+/// # Errors
+/// `Conflict` when it is another by now.
+pub(crate) fn check_raise(raise: &BudgetRaise, standing: BudgetStanding) -> Result<(), DbError> {
+    match raise.seen {
+        Some(seen) if seen != standing.raised => {
+            let message =
+                format!("budget {} was raised meanwhile: look at it, and raise it again if need be", raise.id);
+            Err(DbError::new(DbErrorKind::Conflict, message))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The most questions whose time is up that one claim answers.

@@ -78,6 +78,12 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// No such account of a budget, or it is not the caller's.
+    #[error("there is no budget {0}: it has an account from the first call on that counts against it")]
+    BudgetNotFound(Arc<str>),
+    /// Somebody has added to a budget since the caller has seen it.
+    #[error(transparent)]
+    BudgetChanged(DbError),
     /// No such schedule, or it is not the caller's.
     #[error("there is no schedule {0}")]
     ScheduleNotFound(Arc<str>),

@@ -9,14 +9,16 @@
 use crate::ending::Ending;
 use crate::history::{read_history, unfinished_before};
 use crate::ledger::{Ledger, Posting};
+use crate::rates;
 use crate::services::Services;
 use crate::streams::{Streams, is_one_speaker};
 use crate::tally::{Count, Tally};
 use outlive_core::log::{Called, Entry, Key, Record, Writer};
 use outlive_core::machine::{CalledEnd, Decision, Fit, Mismatch, WorkflowMachine, with_branches};
 use outlive_core::port::{
-    BoxFuture, Commit, DbError, DbErrorKind, Effects, Halt, Lease, Listener, NewQuestion, OverBudget, QuestionPatch,
-    Recall, Refused, Release, Reservation, RunPatch, SteeringMessage, StepInfo, Witness, merge,
+    Admitted, BoxFuture, Commit, DbError, DbErrorKind, Effects, Halt, Lease, Listener, NewQuestion, OverBudget,
+    QuestionPatch, RateLimit, Recall, Refused, Release, Reservation, RunPatch, SteeringMessage, StepInfo, Witness,
+    merge,
 };
 use outlive_core::{
     Answered, Definition, EventKind, Failure, FailureKind, HistoryRun, Origin, Question, QuestionKind, RunEvent, RunId,
@@ -981,6 +983,18 @@ impl Effects for Journal {
         if let Some(ledger) = &mut self.lock().ledger {
             ledger.raise(name, amount, now);
         }
+    }
+
+    fn admit<'a>(
+        &'a self,
+        limit: &'a Arc<RateLimit>,
+        tokens: u64,
+    ) -> BoxFuture<'a, Result<Option<Admitted>, Duration>> {
+        Box::pin(rates::admit(&self.services, limit, tokens))
+    }
+
+    fn admitted(&self, limit: &Arc<RateLimit>, call: Admitted, used: Option<u64>) {
+        self.services.shares.settle(limit, call, used);
     }
 
     fn sleep(&self, wait: Duration) -> BoxFuture<'static, ()> {

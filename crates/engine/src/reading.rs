@@ -12,8 +12,8 @@ use crate::reader::RunStanding;
 use crate::schedules::SchedulesPage;
 use crate::stats::Stats;
 use outlive_core::port::{
-    AuditFilter, AuditPage, HookHistory, LivingWorker, QuestionFilter, Run, RunFilter, RunPage, ScheduleFilter,
-    Session, SessionFilter, SessionPage, StoredTick,
+    AuditFilter, AuditPage, BudgetFilter, BudgetPage, HookHistory, LivingWorker, QuestionFilter, Run, RunFilter,
+    RunPage, ScheduleFilter, Session, SessionFilter, SessionPage, StoredBudget, StoredTick,
 };
 use outlive_core::{RunEvent, RunId, SessionId, Timestamp, Waiting, WorkflowRunOutput};
 
@@ -91,6 +91,16 @@ impl Engine {
     /// As [`Reader::sessions`](crate::Reader::sessions).
     pub async fn sessions(&self, filter: SessionFilter) -> Result<SessionPage, Error> {
         self.reader().sessions(filter).await
+    }
+
+    /// As [`Reader::budgets`](crate::Reader::budgets).
+    pub async fn budgets(&self, filter: BudgetFilter) -> Result<BudgetPage, Error> {
+        self.reader().budgets(filter).await
+    }
+
+    /// As [`Reader::budget`](crate::Reader::budget).
+    pub async fn budget(&self, id: &str) -> Result<StoredBudget, Error> {
+        self.reader().budget(id).await
     }
 
     /// As [`Reader::schedules`](crate::Reader::schedules).

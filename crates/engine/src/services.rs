@@ -5,6 +5,7 @@
 use crate::hub::Hub;
 use crate::lease::LeaseClock;
 use crate::options::Options;
+use crate::shares::Shares;
 use crate::stats::{self, Counters};
 use outlive_core::Redactor;
 use outlive_core::port::{Chance, Clock, Commit, Db, DbError, DbErrorKind, Observer};
@@ -27,6 +28,7 @@ pub(crate) struct Services {
     pub(crate) counters: Counters,
     pub(crate) redactor: RwLock<Arc<Redactor>>,
     pub(crate) observer: Option<Arc<dyn Observer>>,
+    pub(crate) shares: Shares,
 }
 
 impl Services {
@@ -38,6 +40,7 @@ impl Services {
         options: &Options,
     ) -> Self {
         Self {
+            shares: Shares::default(),
             db,
             clock,
             chance,

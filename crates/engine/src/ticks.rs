@@ -217,6 +217,8 @@ fn is_final(error: &Error) -> bool {
         | Error::InvalidAnswer { .. }
         | Error::NotYoursToAnswer { .. }
         | Error::DamagedQuestion { .. }
+        | Error::BudgetNotFound(_)
+        | Error::BudgetChanged(_)
         | Error::ScheduleNotFound(_)
         | Error::InvalidSchedule { .. }
         | Error::DamagedSchedule { .. }

@@ -7,7 +7,7 @@ use crate::control::Stop;
 use crate::drive;
 use crate::error::Error;
 use crate::inner::{Inner, Stopping};
-use crate::ticks;
+use crate::{rates, ticks};
 use outlive_core::port::{BoxFuture, Claim, DbError, Lease, Run};
 use outlive_core::{RunId, Timestamp, WorkerId};
 use std::collections::HashMap;
@@ -33,6 +33,7 @@ pub(crate) fn attend(inner: Arc<Inner>) -> BoxFuture<'static, ()> {
                 () = async { drop(ended.wait_for(Option::is_some).await) } => break,
                 () = inner.check.notified() => compare(&inner).await,
                 () = inner.news.notified() => read_wishes(&inner).await,
+                () = inner.services.shares.has_much.notified() => rates::give_back(&inner.services).await,
                 () = sleep_until(next) => {
                     inner.services.counters.lateness.add(next.elapsed());
                     next = Instant::now() + inner.options.heartbeat_period;
@@ -80,6 +81,7 @@ async fn read_wishes(inner: &Inner) -> Result<(), DbError> {
 /// and driven. A run that executes and is no longer held was taken or deleted.
 async fn compare(inner: &Arc<Inner>) -> Result<(), DbError> {
     read_wishes(inner).await?;
+    rates::give_back(&inner.services).await?;
     let worker = inner.worker();
     // Asked before the store: the store's answer may miss what is registered after this.
     let executing = inner.executing();

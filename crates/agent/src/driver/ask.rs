@@ -2,8 +2,9 @@
 //! its answer.
 //!
 //! All attempts at a model share one key; a failed attempt leaves nothing behind but the text it streamed. Before each, the call
-//! passes the [`Gate`] of its model, which also counts what leaves in a minute where that is limited. The first time that is before its intent: a call that waits at the gate is not in
-//! flight, and a crash meanwhile repeats nothing.
+//! passes the [`Gate`] of its model; where it is limited what may leave in a minute, it is counted there and, with the other
+//! processes that share the limit, by the effects. The first time that is before its intent: a call that waits at the gate
+//! is not in flight, and a crash meanwhile repeats nothing.
 
 use super::spend::{Tab, may_have_cost};
 use super::{Chosen, Drive, Retrying, halted, read, result};
@@ -13,7 +14,7 @@ use crate::model::gate::{Gate, Pass};
 use crate::model::rates::Rates;
 use futures::future::{Either, select};
 use futures::stream::StreamExt;
-use outlive_core::port::{Halt, Listener, Recall, SteeringMessage};
+use outlive_core::port::{Admitted, Halt, Listener, RateLimit, Recall, SteeringMessage};
 use outlive_core::{
     EventKind, Failure, FailureKind, FinishReason, Key, Message, Metrics, ModelDelta, ModelRequest, ModelRequestDone,
     ModelResponse, Record, Role, ToolSpec, content_text,
@@ -22,7 +23,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 
 /// How much of an answer that is only reasoning its failure shows, in characters.
@@ -171,8 +174,10 @@ impl Drive<'_> {
             let failure = match self.attempt(chosen, self.request()).await {
                 Ok(response) => {
                     if let Some((gate, pass)) = chosen.gate.as_ref().zip(pass) {
-                        gate.answered(pass);
-                        gate.had(pass, response.usage);
+                        gate.answered(&pass);
+                        if let Some((limit, call, used)) = gate.had(pass, response.usage) {
+                            self.effects().admitted(&limit, call, Some(used));
+                        }
                     }
                     return Ok(response);
                 }
@@ -181,7 +186,7 @@ impl Drive<'_> {
             let chance = self.effects().chance();
             let is_refused = failure.kind == FailureKind::RateLimit && failure.retryable;
             let stated = failure.retry_after_ms.map(Duration::from_millis);
-            let gate = chosen.gate.as_ref().zip(pass).filter(|_| is_refused);
+            let gate = chosen.gate.as_ref().zip(pass.as_ref()).filter(|_| is_refused);
             let wait = match gate {
                 Some((gate, pass)) => gate.refused(pass, stated, chance),
                 None => retry.wait(tries, failure.retry_after_ms, chance),
@@ -209,15 +214,14 @@ impl Drive<'_> {
     /// Lets a call through the gate of its model, behind the others that wait there.
     async fn leave(&self, chosen: &Chosen) -> Result<Option<Pass>, Failure> {
         let Some(gate) = &chosen.gate else { return Ok(None) };
-        let rates = Some(chosen.model.rates()).filter(|rates| rates.limits());
-        match gate.pass_unless(rates.is_some()) {
+        match gate.pass_unless(chosen.rates.is_some()) {
             Some(pass) => Ok(Some(pass)),
             // Boxed, because hardly any call needs the space.
-            None => Box::pin(self.queue(chosen, gate, rates)).await.map(Some),
+            None => Box::pin(self.queue(chosen, gate)).await.map(Some),
         }
     }
 
-    async fn queue(&self, chosen: &Chosen, gate: &Gate, rates: Option<Rates>) -> Result<Pass, Failure> {
+    async fn queue(&self, chosen: &Chosen, gate: &Gate) -> Result<Pass, Failure> {
         // Without a budget every refusal uses up an attempt, until none is left.
         let budget = Some(self.profile.rate_limit_budget).filter(|budget| !budget.is_zero());
         let begun = Instant::now();
@@ -225,15 +229,29 @@ impl Drive<'_> {
             Either::Left((place, _)) => place,
             Either::Right(_) => return Err(halted(Halt)),
         };
-        let tokens = rates.map_or(0, |_| self.call_tokens(chosen));
+        let limited = chosen.rates.as_ref().map(|limit| (limit, chosen.model.rates(), self.call_tokens(chosen)));
         loop {
-            if let Some(wait) = rates.and_then(|rates| gate.full(&place, rates, tokens)) {
-                self.pause(wait).await?;
-                continue;
+            let admitted = match limited {
+                None => None,
+                Some((limit, rates, tokens)) => match self.admit(gate, &place, limit, rates, tokens).await {
+                    Ok(admitted) => admitted,
+                    Err(wait) => {
+                        self.pause(wait).await?;
+                        continue;
+                    }
+                },
+            };
+            let next = gate.next(&place, self.effects().chance());
+            if let (Err(_), Some((limit, call))) = (&next, &admitted) {
+                self.effects().admitted(limit, *call, None);
             }
-            match gate.next(&place, self.effects().chance()) {
-                Ok(pass) if rates.is_some() => return Ok(gate.count(&place, pass, tokens)),
-                Ok(pass) => return Ok(pass),
+            match next {
+                Ok(pass) => {
+                    return Ok(match limited {
+                        Some((_, rates, tokens)) => gate.count(&place, pass, rates, tokens, admitted),
+                        None => pass,
+                    });
+                }
                 Err(wait) => match budget.filter(|budget| gate.silence().min(begun.elapsed()) >= *budget) {
                     None => self.pause(wait).await?,
                     Some(budget) => {
@@ -244,6 +262,26 @@ impl Drive<'_> {
                 },
             }
         }
+    }
+
+    /// Has the next in line count by the minute: first among the calls of this process, then among those of all that share
+    /// the limit.
+    ///
+    /// # Errors
+    /// After which time to ask again.
+    async fn admit(
+        &self,
+        gate: &Gate,
+        place: &SemaphorePermit<'_>,
+        limit: &Arc<RateLimit>,
+        rates: Rates,
+        tokens: u64,
+    ) -> Result<Option<(Arc<RateLimit>, Admitted)>, Duration> {
+        if let Some(wait) = gate.full(place, rates, tokens) {
+            return Err(wait);
+        }
+        let call = self.effects().admit(limit, tokens).await?;
+        Ok(call.map(|call| (limit.clone(), call)))
     }
 
     async fn attempt(&self, chosen: &Chosen, request: ModelRequest) -> Result<ModelResponse, Failure> {

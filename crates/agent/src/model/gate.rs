@@ -17,10 +17,10 @@
 //! twice.
 
 use super::rates::{Rates, Window};
-use outlive_core::Usage;
-use std::collections::HashMap;
+use outlive_core::port::{Admitted, RateLimit};
+use outlive_core::{RunId, Usage};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -64,10 +64,15 @@ const IDLE_GATES_MAX: usize = 1024;
 pub struct Limit(u64);
 
 impl Limit {
-    /// The limit of a key at an address. Neither can be read from it.
+    /// The limit of a key at an address: the same in every process. Neither can be read from it.
     pub fn new(base_url: &str, key: &str) -> Self {
-        static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-        Self(HASHER.hash_one((base_url.trim_end_matches('/'), key)))
+        let print = RunId::fingerprint(&format!("{}\n{key}", base_url.trim_end_matches('/')));
+        Self(u64::from_str_radix(&print[..16], 16).expect("a fingerprint is hexadecimal"))
+    }
+
+    /// Under which processes share it.
+    pub(crate) fn shared_key(self) -> String {
+        format!("{:016x}", self.0)
     }
 }
 
@@ -83,18 +88,28 @@ pub(crate) struct Gate {
     is_open: AtomicBool,
     departures: Departures,
     pace: Mutex<Pace>,
-    /// What left in the last minute, of models that say what they may be asked in one.
-    window: Mutex<Window>,
+    /// What left in the last minute, of models that say what they may be asked in one; by the length of that time.
+    windows: Mutex<BTreeMap<Duration, Window>>,
     /// Who is next: the others wait in the order they came, and one that goes away leaves no gap.
     turn: Semaphore,
 }
 
 /// A call that may leave, identified by when it was let through.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Pass {
     at: Duration,
-    /// Its number among the calls that are counted by the minute.
-    counted: Option<u64>,
+    /// What is known of it if calls are counted by the minute.
+    counted: Option<Box<Counted>>,
+}
+
+/// A call that is counted by the minute.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    window: Duration,
+    /// Its number among those of the window.
+    number: u64,
+    /// What it has of the rate that processes share.
+    pub(crate) admitted: Option<(Arc<RateLimit>, Admitted)>,
 }
 
 /// What the gate answers to the next in line.
@@ -121,7 +136,7 @@ impl Gate {
             is_open: AtomicBool::new(true),
             departures: Departures::default(),
             pace: Mutex::default(),
-            window: Mutex::default(),
+            windows: Mutex::default(),
             turn: Semaphore::new(1),
         }
     }
@@ -163,18 +178,19 @@ impl Gate {
     }
 
     /// A call was answered.
-    pub(crate) fn answered(&self, pass: Pass) {
+    pub(crate) fn answered(&self, pass: &Pass) {
         if !self.is_open.load(Ordering::Relaxed) {
             lock(&self.pace).answered(pass.at, now());
         }
     }
 
     /// A call was refused with 429, with the wait that the server asks for; returns how long the gate is now shut.
-    pub(crate) fn refused(&self, pass: Pass, wait: Option<Duration>, chance: u64) -> Duration {
+    pub(crate) fn refused(&self, pass: &Pass, wait: Option<Duration>, chance: u64) -> Duration {
         self.departures.take_back(pass.at);
         let now = now();
         let mut pace = lock(&self.pace);
-        pace.refused(pass.at, wait, now, chance);
+        let counted = pass.counted.as_ref().map(|counted| counted.window);
+        pace.refused(pass.at, wait, now, chance, counted);
         self.is_open.store(false, Ordering::Relaxed);
         pace.shut_until.saturating_sub(now)
     }
@@ -186,20 +202,32 @@ impl Gate {
 
     /// How long the next in line has to wait for room in the minute; nothing when there is some.
     pub(crate) fn full(&self, _place: &SemaphorePermit<'_>, rates: Rates, tokens: u64) -> Option<Duration> {
-        lock(&self.window).wait(rates, tokens, now())
+        lock(&self.windows).entry(rates.window).or_default().wait(rates, tokens, now())
     }
 
     /// The next in line leaves with this pass, and may use so many tokens.
-    pub(crate) fn count(&self, _place: &SemaphorePermit<'_>, pass: Pass, tokens: u64) -> Pass {
-        Pass { counted: Some(lock(&self.window).leave(tokens, now())), ..pass }
+    pub(crate) fn count(
+        &self,
+        _place: &SemaphorePermit<'_>,
+        pass: Pass,
+        rates: Rates,
+        tokens: u64,
+        admitted: Option<(Arc<RateLimit>, Admitted)>,
+    ) -> Pass {
+        let window = rates.window;
+        let number = lock(&self.windows).entry(window).or_default().leave(tokens, now());
+        Pass { counted: Some(Box::new(Counted { window, number, admitted })), ..pass }
     }
 
-    /// The call was answered, and used this much.
-    pub(crate) fn had(&self, pass: Pass, usage: Usage) {
+    /// The call was answered, and used this much. Gives what it has of the rate that processes share, and how many tokens
+    /// it used, if that is known.
+    pub(crate) fn had(&self, pass: Pass, usage: Usage) -> Option<(Arc<RateLimit>, Admitted, u64)> {
         let tokens = usage.total_tokens.max(usage.input_tokens + usage.output_tokens);
-        if let Some(number) = pass.counted.filter(|_| tokens > 0) {
-            lock(&self.window).had(number, tokens);
+        let Counted { window, number, admitted } = *pass.counted.filter(|_| tokens > 0)?;
+        if let Some(window) = lock(&self.windows).get_mut(&window) {
+            window.had(number, tokens);
         }
+        admitted.map(|(limit, call)| (limit, call, tokens))
     }
 }
 
@@ -291,6 +319,9 @@ struct Pace {
     grown_at: Duration,
     /// When the next call may leave.
     due: Duration,
+    /// The gate is shut for a refusal that slows nobody down, and when it last was.
+    is_forgiven: bool,
+    forgiven_at: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -315,7 +346,10 @@ impl Pace {
             if now < self.shut_until {
                 return Next::Wait(self.shut_until - now);
             }
-            self.set_pace(departures, now);
+            match self.is_forgiven {
+                true => self.phase = Phase::Open,
+                false => self.set_pace(departures, now),
+            }
         }
         if self.phase == Phase::Open {
             return Next::Go;
@@ -371,15 +405,32 @@ impl Pace {
         }
     }
 
-    fn refused(&mut self, left_at: Duration, stated: Option<Duration>, now: Duration, chance: u64) {
+    /// A call was refused that had left then; `counted` is the time that such calls are counted over, if they are: what
+    /// leaves is known to be what the server takes, unless others use it too, who are refused again soon.
+    fn refused(
+        &mut self,
+        left_at: Duration,
+        stated: Option<Duration>,
+        now: Duration,
+        chance: u64,
+        counted: Option<Duration>,
+    ) {
         match self.phase {
             // It left before the gate shut, and what it says has been taken into account.
             Phase::Paced if left_at <= self.shut_at => return,
+            Phase::Open if self.is_forgiven && left_at <= self.shut_at => return,
             Phase::Shut => {}
             Phase::Open | Phase::Paced => {
+                self.is_forgiven = false;
                 if self.phase == Phase::Open {
                     self.answered_at = now;
                     self.rate = 0.0;
+                    // Once in that time, it is taken for a chance.
+                    let is_rare =
+                        |window: Duration| self.forgiven_at.is_none_or(|last| now.saturating_sub(last) > window);
+                    if counted.is_some_and(is_rare) {
+                        (self.is_forgiven, self.forgiven_at) = (true, Some(now));
+                    }
                 }
                 self.phase = Phase::Shut;
                 self.shut_at = now;
@@ -503,7 +554,7 @@ mod tests {
                     } else {
                         self.chance = self.chance.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
                         self.departures.take_back(left_at);
-                        self.pace.refused(left_at, server.stated, now, self.chance);
+                        self.pace.refused(left_at, server.stated, now, self.chance, None);
                         waiting += 1;
                     }
                 }
@@ -649,15 +700,15 @@ mod tests {
         for ms in 0..20 {
             departures.add(at(ms * 10));
         }
-        pace.refused(at(190), Some(SECOND), at(200), 0);
+        pace.refused(at(190), Some(SECOND), at(200), 0, None);
         assert_eq!(pace.next(&departures, at(700), 0), Next::Wait(500 * MS));
         // Later news make the wait longer, and nothing else.
-        pace.refused(at(180), Some(SECOND), at(400), 0);
-        pace.refused(at(170), Some(50 * MS), at(500), 0);
+        pace.refused(at(180), Some(SECOND), at(400), 0, None);
+        pace.refused(at(170), Some(50 * MS), at(500), 0, None);
         assert_eq!(pace.next(&departures, at(700), 0), Next::Wait(700 * MS));
         assert_eq!(pace.next(&departures, at(1400), 0), Next::Go);
         let rate = pace.rate;
-        pace.refused(at(160), Some(SECOND), at(1410), 0);
+        pace.refused(at(160), Some(SECOND), at(1410), 0, None);
         assert_eq!((pace.phase, pace.rate), (Phase::Paced, rate));
     }
 
@@ -666,7 +717,7 @@ mod tests {
         let (mut pace, departures) = (Pace::default(), Departures::default());
         let mut now = SECOND;
         let mut refuse = |pace: &mut Pace| {
-            pace.refused(now, None, now, 0);
+            pace.refused(now, None, now, 0, None);
             let begun = std::mem::replace(&mut now, pace.shut_until);
             assert_eq!(pace.next(&departures, now, 0), Next::Go);
             now += MS;
@@ -685,7 +736,7 @@ mod tests {
         let waits = |stated: Duration| {
             let (mut pace, departures, mut now) = (Pace::default(), Departures::default(), SECOND);
             [(); 8].map(|()| {
-                pace.refused(now, Some(stated), now, 0);
+                pace.refused(now, Some(stated), now, 0, None);
                 let wait = pace.shut_until - now;
                 assert_eq!(pace.next(&departures, pace.shut_until, 0), Next::Go);
                 now = pace.shut_until + MS;
@@ -701,13 +752,36 @@ mod tests {
     fn chance_adds_to_a_wait_and_never_takes_from_it() {
         for (chance, most) in [(0, 2000), (u64::MAX / 2, 2100), (u64::MAX, 2200)] {
             let mut pace = Pace::default();
-            pace.refused(SECOND, Some(2 * SECOND), SECOND, chance);
+            pace.refused(SECOND, Some(2 * SECOND), SECOND, chance, None);
             let wait = (pace.shut_until - SECOND).as_millis();
             assert!((2000..=most).contains(&wait), "{wait}");
         }
         let mut pace = Pace::default();
-        pace.refused(SECOND, Some(60 * MINUTE), SECOND, u64::MAX);
+        pace.refused(SECOND, Some(60 * MINUTE), SECOND, u64::MAX, None);
         assert!(pace.shut_until <= 61 * SECOND * 60, "an hour is not made two");
+    }
+
+    #[test]
+    fn of_counted_calls_one_refusal_slows_nobody_down_and_the_next_does() {
+        let (mut pace, departures) = (Pace::default(), Departures::default());
+        let at = |seconds: u32| SECOND * seconds;
+        pace.refused(at(100), Some(SECOND), at(100), 0, Some(MINUTE));
+        assert_eq!(pace.next(&departures, at(100), 0), Next::Wait(SECOND));
+        assert_eq!(pace.next(&departures, at(101), 0), Next::Go);
+        assert!(pace.is_open());
+        // It was on its way.
+        pace.refused(at(99), Some(SECOND), at(102), 0, Some(MINUTE));
+        assert!(pace.is_open());
+        // Rare enough.
+        pace.refused(at(161), Some(SECOND), at(161), 0, Some(MINUTE));
+        assert_eq!((pace.next(&departures, at(162), 0), pace.is_open()), (Next::Go, true));
+        // Somebody else uses the limit.
+        pace.refused(at(200), Some(SECOND), at(200), 0, Some(MINUTE));
+        assert_eq!((pace.next(&departures, at(201), 0), pace.phase), (Next::Go, Phase::Paced));
+        // Calls that nobody counts slow down at once.
+        let mut pace = Pace::default();
+        pace.refused(at(100), Some(SECOND), at(100), 0, None);
+        assert_eq!((pace.next(&departures, at(101), 0), pace.phase), (Next::Go, Phase::Paced));
     }
 
     #[test]
@@ -735,7 +809,7 @@ mod tests {
             (0..200).for_each(|_| departures.add(left));
             for _ in 0..180 {
                 departures.take_back(left);
-                pace.refused(left, Some(2 * SECOND), back, 0);
+                pace.refused(left, Some(2 * SECOND), back, 0, None);
             }
             assert_eq!(pace.next(&departures, back + 2 * SECOND, 0), Next::Go);
             assert_eq!(pace.rate, 20.0 * CAUTION, "{late} ms late");

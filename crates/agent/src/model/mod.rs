@@ -54,8 +54,8 @@ pub trait Model: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// What it may be asked in a minute, by all of this process together. Counts only where [`Model::limit`] says whose
-    /// limit that is.
+    /// What it may be asked in a minute, by all of this process together, and by all processes whose runs are in one
+    /// database. Counts only where [`Model::limit`] says whose limit that is.
     fn rates(&self) -> Rates {
         Rates::default()
     }

@@ -4,28 +4,55 @@
 //! It must never know a clock, a run or a key: time is an argument. Invariant: in no minute do more calls, or more tokens,
 //! leave than there may; a call that has more tokens than a minute leaves alone.
 
+use outlive_core::port::RateLimit;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 const MINUTE: Duration = Duration::from_secs(60);
+/// A call counts for longer than the window by this part of it, and this time: calls that left one window apart may arrive
+/// closer.
+const MARGIN_PART: u32 = 128;
+const LATENESS: Duration = Duration::from_millis(100);
 
 /// What a model may be asked in a minute. `Default` limits nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rates {
     /// Requests.
     pub requests: Option<u64>,
     /// Tokens, of prompts and answers together.
     pub tokens: Option<u64>,
+    /// The time over which they are counted, a minute unless set.
+    pub window: Duration,
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        Self { requests: None, tokens: None, window: MINUTE }
+    }
 }
 
 impl Rates {
     /// Whether it limits anything.
     pub(crate) fn limits(self) -> bool {
-        self != Self::default()
+        self.requests.is_some() || self.tokens.is_some()
+    }
+
+    /// The same, for processes that share it under this key.
+    pub(crate) fn shared(self, key: &str) -> Arc<RateLimit> {
+        let Self { requests, tokens, window } = self;
+        // Times of different lengths are counted each by itself.
+        let key = if window == MINUTE { Arc::from(key) } else { format!("{key}/{} ms", window.as_millis()).into() };
+        Arc::new(RateLimit { key, requests, tokens, window })
+    }
+
+    /// For how long a call counts.
+    fn counts_for(self) -> Duration {
+        self.window + self.window / MARGIN_PART + LATENESS
     }
 }
 
-/// The calls of the last minute.
+/// The calls of the last minute, or of another time that they are counted over.
 #[derive(Debug, Default)]
 pub(crate) struct Window {
     /// When each left, and its tokens: those it may have, and once it was answered, those it had.
@@ -38,7 +65,8 @@ pub(crate) struct Window {
 impl Window {
     /// How long a call with so many tokens has to wait; nothing when it may leave.
     pub(crate) fn wait(&mut self, rates: Rates, tokens: u64, now: Duration) -> Option<Duration> {
-        self.forget(now);
+        let counts_for = rates.counts_for();
+        self.forget(counts_for, now);
         let over = |limit: Option<u64>, used: u64| limit.map_or(0, |limit| used.saturating_sub(limit));
         let mut requests = over(rates.requests.map(|most| most.max(1)), self.calls.len() as u64 + 1);
         let mut excess = over(rates.tokens, self.tokens.saturating_add(tokens));
@@ -49,7 +77,7 @@ impl Window {
             }
             requests = requests.saturating_sub(1);
             excess = excess.saturating_sub(*used);
-            until = Some(*left_at + MINUTE);
+            until = Some(*left_at + counts_for);
         }
         until.map(|until| until.saturating_sub(now))
     }
@@ -70,8 +98,8 @@ impl Window {
         }
     }
 
-    fn forget(&mut self, now: Duration) {
-        while self.calls.front().is_some_and(|(left_at, _)| *left_at + MINUTE <= now) {
+    fn forget(&mut self, counts_for: Duration, now: Duration) {
+        while self.calls.front().is_some_and(|(left_at, _)| *left_at + counts_for <= now) {
             let gone = self.calls.pop_front().map_or(0, |(_, tokens)| tokens);
             self.tokens = self.tokens.saturating_sub(gone);
             self.first += 1;
@@ -89,7 +117,7 @@ mod tests {
 
     #[test]
     fn in_no_minute_leave_more_than_there_may() {
-        let rates = Rates { requests: Some(7), tokens: Some(1000) };
+        let rates = Rates { requests: Some(7), tokens: Some(1000), ..Rates::default() };
         let (mut window, mut now, mut left) = (Window::default(), Duration::ZERO, Vec::new());
         for number in 0..200u64 {
             let tokens = 90 + number * 37 % 160;
@@ -113,17 +141,18 @@ mod tests {
 
     #[test]
     fn what_a_call_did_not_use_is_there_for_others_and_a_large_call_leaves_alone() {
-        let rates = Rates { requests: None, tokens: Some(100) };
+        let rates = Rates { tokens: Some(100), ..Rates::default() };
         let mut window = Window::default();
         assert_eq!(window.wait(rates, 500, second(0)), None, "no minute would have room for it");
         let large = window.leave(500, second(0));
-        assert_eq!(window.wait(rates, 1, second(10)), Some(second(50)));
+        let left = rates.counts_for() - second(10);
+        assert_eq!(window.wait(rates, 1, second(10)), Some(left));
         window.had(large, 30);
         assert_eq!(window.wait(rates, 70, second(10)), None);
-        assert_eq!(window.wait(rates, 71, second(10)), Some(second(50)));
-        window.forget(second(60));
+        assert_eq!(window.wait(rates, 71, second(10)), Some(left));
+        window.forget(rates.counts_for(), second(61));
         // Of a minute that is over.
         window.had(large, 9000);
-        assert_eq!((window.tokens, window.wait(rates, 100, second(60))), (0, None));
+        assert_eq!((window.tokens, window.wait(rates, 100, second(61))), (0, None));
     }
 }

@@ -69,6 +69,8 @@ pub struct Exchange {
     pub ended: Option<Duration>,
     /// Whether the client went away before its answer was whole.
     pub client_gone: bool,
+    /// What it was answered with, or would have been: tokens of the prompt and of the answer; none for what was planned.
+    pub tokens: Option<(u64, u64)>,
 }
 
 /// An answer that is given to any request; see [`OpenAiServer::answer_next`].
@@ -126,6 +128,7 @@ struct Record {
     in_flight: usize,
     in_flight_max: usize,
     limit: Option<RateLimit>,
+    token_limit: Option<TokenLimit>,
 }
 
 /// So many requests in any time of this length; further ones are refused like this.
@@ -145,6 +148,35 @@ impl RateLimit {
         }
         self.taken.push_back(now);
         None
+    }
+}
+
+/// So many tokens in any time of this length; a request that would pass it is refused, with the time until it would not.
+#[derive(Debug)]
+struct TokenLimit {
+    most: u64,
+    within: Duration,
+    taken: VecDeque<(Instant, u64)>,
+}
+
+impl TokenLimit {
+    fn refuses(&mut self, tokens: u64, now: Instant) -> Option<PlannedAnswer> {
+        self.taken.retain(|(taken, _)| now.duration_since(*taken) < self.within);
+        let mut excess = (self.taken.iter().map(|(_, tokens)| tokens).sum::<u64>() + tokens).saturating_sub(self.most);
+        if excess == 0 {
+            self.taken.push_back((now, tokens));
+            return None;
+        }
+        let mut until = now;
+        for (taken, tokens) in &self.taken {
+            if excess == 0 {
+                break;
+            }
+            excess = excess.saturating_sub(*tokens);
+            until = *taken + self.within;
+        }
+        let wait = until.duration_since(now).as_millis().to_string();
+        Some(refusal(429, &[("retry-after-ms", &wait)], "scripted limit of tokens"))
     }
 }
 
@@ -205,6 +237,11 @@ impl OpenAiServer {
         self.shared.lock().limit = Some(RateLimit { most, within, refusal, taken: VecDeque::new() });
     }
 
+    /// Takes at most this many tokens, of prompts and answers, in any time of this length. Others are answered 429.
+    pub fn limit_tokens(&self, most: u64, within: Duration) {
+        self.shared.lock().token_limit = Some(TokenLimit { most, within, taken: VecDeque::new() });
+    }
+
     /// Answers the next request like this.
     pub fn answer_next(&self, answer: PlannedAnswer) {
         self.shared.lock().planned.push_back(answer);
@@ -247,6 +284,7 @@ impl InWork {
             started: shared.begun.elapsed(),
             ended: None,
             client_gone: false,
+            tokens: None,
         });
         state.in_flight += 1;
         state.in_flight_max = state.in_flight_max.max(state.in_flight);
@@ -254,6 +292,16 @@ impl InWork {
         drop(state);
         shared.changed.send_replace(());
         Self { shared, at, finished: false }
+    }
+
+    /// It takes so many tokens of prompt and answer: how it is refused, if that is too many.
+    fn counts(&self, (prompt, answer): (usize, usize)) -> Option<PlannedAnswer> {
+        let tokens = (prompt as u64, answer as u64);
+        let mut state = self.shared.lock();
+        if let Some(exchange) = state.log.get_mut(self.at) {
+            exchange.tokens = Some(tokens);
+        }
+        state.token_limit.as_mut()?.refuses(tokens.0 + tokens.1, Instant::now())
     }
 
     fn answered(&self, status: u16) {
@@ -316,14 +364,17 @@ async fn answer(shared: Arc<Shared>, format: Format, path: &str, headers: Header
         return refuse(work, 400, None, &problem);
     }
     let conversation = Conversation::read(&request);
-    pause(seconds(&conversation, "DELAY")).await;
-    if let Some((status, code)) = scripted_error(&shared, &conversation) {
-        return refuse(work, status, code.as_deref(), &format!("scripted failure {status}"));
-    }
     let chunks = conversation.directive("CHUNKS").and_then(|count| count.parse().ok()).unwrap_or(6);
     let decision = conversation.decide();
     let number = fingerprint(&request.to_string()) % 100_000_000;
     let draft = Draft { request: &request, decision: &decision, number, chunks };
+    if let Some(refusal) = work.counts(draft.tokens()) {
+        return give(work, refusal);
+    }
+    pause(seconds(&conversation, "DELAY")).await;
+    if let Some((status, code)) = scripted_error(&shared, &conversation) {
+        return refuse(work, status, code.as_deref(), &format!("scripted failure {status}"));
+    }
     if let Some(quirk) = quirk(&shared, &conversation) {
         return give(work, quirk.speak(&draft, format));
     }

@@ -35,7 +35,8 @@ impl Draft<'_> {
         }
     }
 
-    fn tokens(&self) -> (usize, usize) {
+    /// Tokens of the prompt and of the answer.
+    pub(super) fn tokens(&self) -> (usize, usize) {
         let answer = match self.decision {
             Decision::Text(text) => text.len(),
             Decision::Calls(calls) => {

@@ -4,6 +4,7 @@ pub(crate) mod answer;
 pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod batch;
+pub(crate) mod budgets;
 pub(crate) mod cancel;
 pub(crate) mod config;
 pub(crate) mod db;
@@ -64,6 +65,7 @@ pub(crate) async fn run(cli: &Cli, log: &Log) -> Result<Exit, Problem> {
         Command::Reject(reject) => reject.run(global).await,
         Command::Answer(answer) => answer.run(global).await,
         Command::Schedule(schedule) => schedule.run(global).await,
+        Command::Budgets(budgets) => budgets.run(global).await,
         Command::Serve(serve) => serve.run(global, log).await,
         Command::Worker(worker) => worker.run(global, log).await,
         Command::Audit(audit) => audit.run(global).await,

@@ -5,7 +5,7 @@
 use crate::fixture::Place;
 use std::path::Path;
 
-const VERBS: [&str; 44] = [
+const VERBS: [&str; 48] = [
     "",
     "demo",
     "run",
@@ -32,6 +32,10 @@ const VERBS: [&str; 44] = [
     "schedule resume",
     "schedule run",
     "schedule rm",
+    "budgets",
+    "budgets ls",
+    "budgets show",
+    "budgets raise",
     "serve",
     "worker",
     "workflow",

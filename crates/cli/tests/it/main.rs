@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails its test the same way")]
 
 mod batches;
+mod budgets;
 mod config;
 #[cfg(unix)]
 mod crash;

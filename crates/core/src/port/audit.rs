@@ -37,6 +37,8 @@ pub enum AuditKind {
     ScheduleChange,
     /// Somebody created or cancelled a batch.
     BatchChange,
+    /// Somebody added to a budget, other than by answering a question.
+    BudgetRaise,
     /// Somebody deleted a session with its runs.
     SessionDelete,
     /// An API key was made.
@@ -49,7 +51,7 @@ pub enum AuditKind {
 
 impl AuditKind {
     /// Every kind.
-    pub const ALL: [AuditKind; 14] = [
+    pub const ALL: [AuditKind; 15] = [
         Self::AuthFailed,
         Self::AccessDenied,
         Self::AdminRead,
@@ -60,6 +62,7 @@ impl AuditKind {
         Self::QuestionAnswer,
         Self::ScheduleChange,
         Self::BatchChange,
+        Self::BudgetRaise,
         Self::SessionDelete,
         Self::KeyMint,
         Self::KeyRevoke,
@@ -79,6 +82,7 @@ impl AuditKind {
             Self::QuestionAnswer => "question_answer",
             Self::ScheduleChange => "schedule_change",
             Self::BatchChange => "batch_change",
+            Self::BudgetRaise => "budget_raise",
             Self::SessionDelete => "session_delete",
             Self::KeyMint => "key_mint",
             Self::KeyRevoke => "key_revoke",

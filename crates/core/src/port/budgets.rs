@@ -133,6 +133,12 @@ pub struct StoredBudget {
 pub struct BudgetFilter {
     /// Only those of this run, session or user.
     pub subject: Option<Arc<str>>,
+    /// Only those of this workflow, or of the name that several share ([`BudgetAccount::owner`]).
+    pub owner: Option<Arc<str>>,
+    /// Only those that count the use of a run, a session, a user or of all.
+    pub per: Option<BudgetScope>,
+    /// Only the one with this id.
+    pub id: Option<Arc<str>>,
     /// Continue after the account with this id.
     pub after: Option<Arc<str>>,
     /// At most this many; 0 means 50, the most is 1000.
@@ -145,6 +151,17 @@ impl BudgetFilter {
         let limit = if self.limit == 0 { 50 } else { self.limit.min(1000) };
         limit as usize
     }
+}
+
+/// What is added to the limit of an account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BudgetRaise {
+    /// Which.
+    pub id: Arc<str>,
+    /// How much, in the unit's whole numbers.
+    pub amount: u64,
+    /// What people had added before, where the caller has seen that: so the same raise never counts twice.
+    pub seen: Option<u64>,
 }
 
 /// A page of accounts, by their ids.
@@ -160,4 +177,15 @@ pub struct BudgetPage {
 pub trait BudgetStore: Send + Sync {
     /// Lists accounts: a caller sees those of its user.
     fn budgets(&self, access: Access, filter: BudgetFilter) -> BoxFuture<'_, Result<BudgetPage, DbError>>;
+
+    /// Adds to the limit of an account, and gives what is stored now; none when there is no such account.
+    ///
+    /// # Errors
+    /// `Conflict` when more or less had been added to it than the caller has seen.
+    fn raise_budget(
+        &self,
+        access: Access,
+        raise: BudgetRaise,
+        at: Timestamp,
+    ) -> BoxFuture<'_, Result<Option<StoredBudget>, DbError>>;
 }

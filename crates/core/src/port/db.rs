@@ -14,7 +14,8 @@
 
 use super::{
     AuditStore, BatchItem, BatchStore, BoxFuture, BudgetChange, BudgetStore, HookStore, NewAnswer, NewHook, NewItem,
-    NewQuestion, NewTick, OverBudget, QuestionPatch, QuestionStore, RetentionStore, ScheduleStore, StoredSchedule,
+    NewQuestion, NewTick, OverBudget, QuestionPatch, QuestionStore, RateStore, RetentionStore, ScheduleStore,
+    StoredSchedule,
 };
 use crate::fork::ForkedFrom;
 use crate::id::{DefinitionId, RunId, SessionId, WorkerId};
@@ -985,6 +986,7 @@ pub trait Db:
     + ScheduleStore
     + BatchStore
     + BudgetStore
+    + RateStore
     + RetentionStore
     + HookStore
     + AuditStore

@@ -3,7 +3,7 @@
 //! An executor never hears of storage. It says what it is about to do, waits until that is durable, does it, and says how
 //! it ended. The engine's implementation keeps the run log; an agent that runs alone has one that keeps nothing.
 
-use super::BoxFuture;
+use super::{BoxFuture, RateLimit};
 use crate::budget::{Over, Spend, Spending};
 use crate::event::EventKind;
 use crate::event::Origin;
@@ -90,6 +90,15 @@ pub struct Reservation {
     pub origin: Origin,
 }
 
+/// What a call has of a rate that processes share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// How many tokens it may use.
+    pub tokens: u64,
+    /// Until when its share counts.
+    pub counts_until: Timestamp,
+}
+
 /// Why a reservation was not made.
 #[derive(Clone, Debug)]
 pub enum Refused {
@@ -149,6 +158,28 @@ pub trait Effects: Send + Sync {
     /// People have added to the budget of this name, with what is told next.
     fn raise(&self, name: &str, amount: u64) {
         let _ = (name, amount);
+    }
+
+    /// Lets a call count against a rate that processes share, with as many tokens as it may use; nothing where no other
+    /// process can be. Whoever is admitted makes the call at once, or gives back what it has.
+    ///
+    /// # Errors
+    /// After which time to ask again, when there is no room.
+    ///
+    /// # Cancel safety
+    /// What was taken for it is there for the next call.
+    fn admit<'a>(
+        &'a self,
+        limit: &'a Arc<RateLimit>,
+        tokens: u64,
+    ) -> BoxFuture<'a, Result<Option<Admitted>, Duration>> {
+        let _ = (limit, tokens);
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    /// A call that was admitted has used so many tokens; none when it was not made after all.
+    fn admitted(&self, limit: &Arc<RateLimit>, call: Admitted, used: Option<u64>) {
+        let _ = (limit, call, used);
     }
 
     /// Waits without holding up anything else in the run.

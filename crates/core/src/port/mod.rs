@@ -12,6 +12,7 @@ mod executor;
 mod hooks;
 mod observer;
 mod questions;
+mod rates;
 mod reading;
 mod retention;
 mod schedules;
@@ -25,8 +26,8 @@ pub use batches::{
 };
 pub use block::block_on;
 pub use budgets::{
-    BUDGET_KEPT, BudgetAccount, BudgetChange, BudgetFilter, BudgetPage, BudgetStanding, BudgetStep, BudgetStore,
-    OverBudget, StoredBudget,
+    BUDGET_KEPT, BudgetAccount, BudgetChange, BudgetFilter, BudgetPage, BudgetRaise, BudgetStanding, BudgetStep,
+    BudgetStore, OverBudget, StoredBudget,
 };
 pub use clock::{Chance, Clock};
 pub use db::{
@@ -35,7 +36,7 @@ pub use db::{
     Room, Run, RunCounts, RunFilter, RunLimit, RunPage, RunPatch, RunStore, Session, SessionFilter, SessionKind,
     SessionPage, SessionPatch, SessionPolicy, SessionSort, SessionStore, Total, Unfinished, Watcher,
 };
-pub use effects::{Effects, Halt, Listener, Recall, Refused, Reservation, SteeringMessage};
+pub use effects::{Admitted, Effects, Halt, Listener, Recall, Refused, Reservation, SteeringMessage};
 pub use execution::Execution;
 pub use executor::{Executed, Executor, ExecutorInfo, SessionState, StepContext, StepInfo, merge};
 pub use hooks::{
@@ -47,6 +48,7 @@ pub use questions::{
     Answering, NewAnswer, NewQuestion, QuestionFilter, QuestionPage, QuestionPatch, QuestionState, QuestionStore,
     StoredAnswer, StoredQuestion, TIMED_OUT,
 };
+pub use rates::{RateLimit, RateShare, RateStore, ShareRequest, ShareReturn, Sharing};
 pub use reading::{LogError, LogReader, run_output};
 pub use retention::{
     DELETED_BYTES_MAX, DELETED_ROWS_MAX, DELETED_RUNS_MAX, Deleted, IDLE_SESSIONS_MAX, IdleSessions, Pruned,

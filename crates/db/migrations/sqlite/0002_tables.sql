@@ -104,7 +104,21 @@ CREATE TABLE {T}_budgets (
 CREATE INDEX {T}_budgets_by_subject ON {T}_budgets (subject, account);
 CREATE INDEX {T}_budgets_by_user ON {T}_budgets (user_id, account) WHERE user_id IS NOT NULL;
 CREATE INDEX {T}_budgets_by_session ON {T}_budgets (session_seq) WHERE session_seq IS NOT NULL;
+CREATE INDEX {T}_budgets_by_owner ON {T}_budgets (owner, account);
+CREATE INDEX {T}_budgets_by_scope ON {T}_budgets (per, account) WHERE per <> 'run'; -- most are of runs
 CREATE INDEX {T}_budgets_ended ON {T}_budgets (ends_at) WHERE ends_at IS NOT NULL;
+
+-- What processes may use of what a model server takes in a window, and who waits for more. Rows go as their time passes.
+CREATE TABLE {T}_rates (
+    rate         TEXT NOT NULL,    -- whose limit; the server's key cannot be read from it
+    holder       TEXT NOT NULL,    -- the process
+    counts_until INTEGER NOT NULL,
+    waits_since  INTEGER NOT NULL, -- 0 for what it has
+    requests     INTEGER NOT NULL,
+    tokens       INTEGER NOT NULL,
+    PRIMARY KEY (rate, holder, counts_until, waits_since)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX {T}_rates_until ON {T}_rates (counts_until);
 
 -- How many runs and sessions there are, changed in the transaction that changes them. A row without anything to count
 -- may be absent.

@@ -3,8 +3,8 @@
 use super::{InMemoryDb, Operation, Tables};
 use crate::rules;
 use outlive_core::port::{
-    Access, BUDGET_KEPT, BoxFuture, BudgetAccount, BudgetChange, BudgetFilter, BudgetPage, BudgetStore, DbError,
-    StoredBudget,
+    Access, BUDGET_KEPT, BoxFuture, BudgetAccount, BudgetChange, BudgetFilter, BudgetPage, BudgetRaise, BudgetStep,
+    BudgetStore, DbError, StoredBudget,
 };
 use outlive_core::{BudgetScope, RunId, SessionId, Timestamp};
 use std::collections::BTreeMap;
@@ -17,6 +17,15 @@ pub(super) struct Budgets(BTreeMap<Arc<str>, (StoredBudget, Option<SessionId>)>)
 impl BudgetStore for InMemoryDb {
     fn budgets(&self, access: Access, filter: BudgetFilter) -> BoxFuture<'_, Result<BudgetPage, DbError>> {
         Box::pin(async move { self.operate(Operation::Budgets, |tables| Ok(tables.list_budgets(&access, &filter))) })
+    }
+
+    fn raise_budget(
+        &self,
+        access: Access,
+        raise: BudgetRaise,
+        at: Timestamp,
+    ) -> BoxFuture<'_, Result<Option<StoredBudget>, DbError>> {
+        Box::pin(async move { self.operate(Operation::RaiseBudget, |tables| tables.raise_budget(&access, &raise, at)) })
     }
 }
 
@@ -48,6 +57,20 @@ impl Tables {
         Ok(())
     }
 
+    fn raise_budget(
+        &mut self,
+        access: &Access,
+        raise: &BudgetRaise,
+        at: Timestamp,
+    ) -> Result<Option<StoredBudget>, DbError> {
+        let found = self.budgets.0.get_mut(&raise.id).map(|(stored, _)| stored);
+        let Some(stored) = found.filter(|stored| is_seen(access, &stored.account)) else { return Ok(None) };
+        rules::check_raise(raise, stored.standing)?;
+        stored.standing.step(BudgetStep::Raise { amount: raise.amount }, stored.account.limit);
+        stored.updated_at = at;
+        Ok(Some(stored.clone()))
+    }
+
     /// Those of sessions that are gone.
     pub(super) fn delete_budgets(&mut self) {
         let sessions = &self.sessions;
@@ -63,9 +86,14 @@ impl Tables {
     fn list_budgets(&self, access: &Access, filter: &BudgetFilter) -> BudgetPage {
         let limit = filter.limit();
         let fits = |stored: &&StoredBudget| {
-            let is_seen = access.user().is_none_or(|user_id| stored.account.user_id.as_ref() == Some(user_id));
-            let is_after = filter.after.as_ref().is_none_or(|after| stored.account.id > *after);
-            is_seen && is_after && filter.subject.as_ref().is_none_or(|subject| stored.account.subject == *subject)
+            let account = &stored.account;
+            let is = |wanted: &Option<Arc<str>>, text: &Arc<str>| wanted.as_ref().is_none_or(|wanted| wanted == text);
+            is_seen(access, account)
+                && filter.after.as_ref().is_none_or(|after| account.id > *after)
+                && is(&filter.subject, &account.subject)
+                && is(&filter.owner, &account.owner)
+                && is(&filter.id, &account.id)
+                && filter.per.is_none_or(|per| per == account.per)
         };
         let mut budgets: Vec<_> =
             self.budgets.0.values().map(|(stored, _)| stored).filter(fits).take(limit + 1).cloned().collect();
@@ -74,4 +102,8 @@ impl Tables {
         let next = budgets.last().filter(|_| has_more).map(|last| last.account.id.clone());
         BudgetPage { budgets, next }
     }
+}
+
+fn is_seen(access: &Access, account: &BudgetAccount) -> bool {
+    access.user().is_none_or(|user_id| account.user_id.as_ref() == Some(user_id))
 }

@@ -10,8 +10,8 @@ use super::rows::{self, count, first, int, shown};
 use super::tables::Tables;
 use crate::rules;
 use outlive_core::port::{
-    Access, BUDGET_KEPT, BoxFuture, BudgetAccount, BudgetChange, BudgetFilter, BudgetPage, BudgetStanding, BudgetStore,
-    DbError, StoredBudget,
+    Access, BUDGET_KEPT, BoxFuture, BudgetAccount, BudgetChange, BudgetFilter, BudgetPage, BudgetRaise, BudgetStanding,
+    BudgetStep, BudgetStore, DbError, StoredBudget,
 };
 use outlive_core::{BudgetScope, BudgetUnit, Timestamp};
 use rusqlite::{Row, params};
@@ -19,6 +19,15 @@ use rusqlite::{Row, params};
 impl BudgetStore for SqliteDb {
     fn budgets(&self, access: Access, filter: BudgetFilter) -> BoxFuture<'_, Result<BudgetPage, DbError>> {
         Box::pin(self.read_with(move |reader| reader.budgets(&access, &filter)))
+    }
+
+    fn raise_budget(
+        &self,
+        access: Access,
+        raise: BudgetRaise,
+        at: Timestamp,
+    ) -> BoxFuture<'_, Result<Option<StoredBudget>, DbError>> {
+        Box::pin(self.write(move |tables| tables.raise_budget(&access, &raise, at)))
     }
 }
 
@@ -30,8 +39,14 @@ pub(super) struct BudgetSql {
     standing: String,
     change: String,
     forget: String,
-    list: [String; 4],
+    one: String,
+    raise: String,
+    list: [String; 6],
 }
+
+/// Columns of an account, in the order [`read`] reads them.
+const BUDGET: &str = "SELECT account, owner, unit, per, subject, day, ends_at, user_id, amount_max, raised, reserved, \
+    settled, updated_at FROM {T}_budgets";
 
 impl BudgetSql {
     /// The statements for this session table, whose name was checked.
@@ -39,9 +54,9 @@ impl BudgetSql {
         let sql = |text: &str| text.replace("{T}", table);
         let list = |index: &str, range: &str| {
             sql(&format!(
-                "SELECT account, owner, unit, per, subject, day, ends_at, user_id, amount_max, raised, reserved, settled, \
-                 updated_at FROM {{T}}_budgets {index} WHERE account > ?1 AND (?2 IS NULL OR user_id = ?2) \
-                 AND (?3 IS NULL OR subject = ?3) {range} ORDER BY account LIMIT ?4"
+                "{BUDGET} {index} WHERE account > ?1 AND (?2 IS NULL OR user_id = ?2) \
+                 AND (?3 IS NULL OR subject = ?3) AND (?4 IS NULL OR owner = ?4) AND (?5 IS NULL OR per = ?5) \
+                 AND (?7 IS NULL OR account = ?7) {range} ORDER BY account LIMIT ?6"
             ))
         };
         Self {
@@ -55,18 +70,29 @@ impl BudgetSql {
             ),
             forget: sql("DELETE FROM {T}_budgets WHERE account IN (SELECT account FROM {T}_budgets \
                 INDEXED BY {T}_budgets_ended WHERE ends_at IS NOT NULL AND ends_at < ?1 LIMIT ?2)"),
+            one: sql(&format!("{BUDGET} WHERE account = ?1 AND (?2 IS NULL OR user_id = ?2)")),
+            raise: sql("UPDATE {T}_budgets SET raised = ?2, updated_at = ?3 WHERE account = ?1"),
             list: [
                 list("NOT INDEXED", ""),
+                list("INDEXED BY {T}_budgets_by_owner", "AND owner = ?4"),
+                list("INDEXED BY {T}_budgets_by_scope", "AND per = ?5 AND per <> 'run'"),
                 list("INDEXED BY {T}_budgets_by_user", "AND user_id = ?2"),
                 list("INDEXED BY {T}_budgets_by_subject", "AND subject = ?3"),
-                list("INDEXED BY {T}_budgets_by_subject", "AND subject = ?3"),
+                list("NOT INDEXED", "AND account = ?7"),
             ],
         }
     }
 
     fn list(&self, access: &Access, filter: &BudgetFilter) -> &str {
-        let [is_of_user, has_subject] = [access.user().is_some(), filter.subject.is_some()].map(usize::from);
-        &self.list[is_of_user + 2 * has_subject]
+        let [all, of_owner, of_scope, of_user, of_subject, one] = &self.list;
+        match filter {
+            BudgetFilter { id: Some(_), .. } => one,
+            BudgetFilter { subject: Some(_), .. } => of_subject,
+            _ if access.user().is_some() => of_user,
+            BudgetFilter { per: Some(per), .. } if *per != BudgetScope::Run => of_scope,
+            BudgetFilter { owner: Some(_), .. } => of_owner,
+            _ => all,
+        }
     }
 }
 
@@ -144,6 +170,21 @@ impl Tables {
     }
 }
 
+impl Tables {
+    fn raise_budget(&self, access: &Access, raise: &BudgetRaise, at: Timestamp) -> Result<Option<StoredBudget>, Fail> {
+        let sql = &self.sql().budgets;
+        let columns = params![&*raise.id, access.user().map(|user_id| &**user_id)];
+        let found = first(self.connection(), &sql.one, columns, read);
+        let found = found.map_err(|fail| rows::unreadable(&format!("budget {}", raise.id), fail))?;
+        let Some(mut stored) = found else { return Ok(None) };
+        rules::check_raise(raise, stored.standing)?;
+        stored.standing.step(BudgetStep::Raise { amount: raise.amount }, stored.account.limit);
+        stored.updated_at = at;
+        self.execute(&sql.raise, params![&*raise.id, int(stored.standing.raised), at.as_micros()])?;
+        Ok(Some(stored))
+    }
+}
+
 impl Reader {
     fn budgets(&self, access: &Access, filter: &BudgetFilter) -> Result<BudgetPage, Fail> {
         let limit = filter.limit();
@@ -151,7 +192,10 @@ impl Reader {
             filter.after.as_deref().unwrap_or_default(),
             access.user().map(|user_id| &**user_id),
             filter.subject.as_deref(),
+            filter.owner.as_deref(),
+            filter.per.map(BudgetScope::as_str),
             int(limit as u64 + 1),
+            filter.id.as_deref(),
         ];
         let mut statement = self.connection.prepare_cached(self.sql.budgets.list(access, filter))?;
         let mut found = statement.query(columns)?;

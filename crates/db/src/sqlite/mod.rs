@@ -31,6 +31,7 @@ mod open;
 mod pin;
 mod presence;
 mod questions;
+mod rates;
 mod reader;
 mod retention;
 mod rows;

@@ -9,6 +9,7 @@ use super::budgets::BudgetSql;
 use super::counts::CountSql;
 use super::hooks::HookSql;
 use super::questions::QuestionSql;
+use super::rates::RateSql;
 use super::retention::RetentionSql;
 use super::schedules::ScheduleSql;
 use outlive_core::port::{DbError, DbErrorKind};
@@ -30,6 +31,7 @@ const TABLE_SUFFIXES: [&[&str]; USER_VERSION as usize] = [
         "_schedules",
         "_schedule_ticks",
         "_budgets",
+        "_rates",
         "_retention",
         "_remains",
         "_batches",
@@ -222,6 +224,7 @@ pub(super) struct Sql {
     pub(super) budgets: BudgetSql,
     pub(super) counts: CountSql,
     pub(super) questions: QuestionSql,
+    pub(super) rates: RateSql,
     pub(super) retention: RetentionSql,
     pub(super) schedules: ScheduleSql,
     pub(super) hooks: HookSql,
@@ -458,6 +461,7 @@ impl Sql {
 
             batches: BatchSql::new(table),
             budgets: BudgetSql::new(table),
+            rates: RateSql::new(table),
             counts: CountSql::new(table),
             questions: QuestionSql::new(table),
             retention: RetentionSql::new(table),

@@ -2,12 +2,13 @@
 
 use outlive_core::port::{
     Accepted, Access, Answering, AuditFilter, AuditPage, AuditRecord, AuditStore, BatchChange, BatchFilter, BatchPage,
-    BatchStore, BoxFuture, BudgetFilter, BudgetPage, BudgetStore, CancelIntent, Cancelled, Claim, Claimed, Commit, Db,
-    DbError, Deleted, DueHooks, Health, Hook, HookHistory, HookMove, HookStore, IdleSessions, ItemFilter, ItemPage,
-    Lease, LivingWorker, LogStore, NewAnswer, NewBatch, NewRun, NewSchedule, NewSession, NewTick, Pruned,
-    QuestionFilter, QuestionPage, QuestionStore, RetentionStore, Run, RunFilter, RunPage, RunStore, ScheduleChange,
-    ScheduleFilter, SchedulePage, ScheduleStore, Session, SessionFilter, SessionPage, SessionPatch, SessionStore,
-    StoredBatch, StoredQuestion, StoredSchedule, StoredTick, Turn, Unfinished, Watcher,
+    BatchStore, BoxFuture, BudgetFilter, BudgetPage, BudgetRaise, BudgetStore, CancelIntent, Cancelled, Claim, Claimed,
+    Commit, Db, DbError, Deleted, DueHooks, Health, Hook, HookHistory, HookMove, HookStore, IdleSessions, ItemFilter,
+    ItemPage, Lease, LivingWorker, LogStore, NewAnswer, NewBatch, NewRun, NewSchedule, NewSession, NewTick, Pruned,
+    QuestionFilter, QuestionPage, QuestionStore, RateStore, RetentionStore, Run, RunFilter, RunPage, RunStore,
+    ScheduleChange, ScheduleFilter, SchedulePage, ScheduleStore, Session, SessionFilter, SessionPage, SessionPatch,
+    SessionStore, ShareRequest, ShareReturn, Sharing, StoredBatch, StoredBudget, StoredQuestion, StoredSchedule,
+    StoredTick, Turn, Unfinished, Watcher,
 };
 use outlive_core::{Page, RunId, SessionId, Timestamp, WorkerId};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -190,6 +191,28 @@ impl SessionStore for TroubledDb {
 impl BudgetStore for TroubledDb {
     fn budgets(&self, access: Access, filter: BudgetFilter) -> BoxFuture<'_, Result<BudgetPage, DbError>> {
         self.pass(self.inner.budgets(access, filter))
+    }
+    fn raise_budget(
+        &self,
+        access: Access,
+        raise: BudgetRaise,
+        at: Timestamp,
+    ) -> BoxFuture<'_, Result<Option<StoredBudget>, DbError>> {
+        self.pass(self.inner.raise_budget(access, raise, at))
+    }
+}
+
+impl RateStore for TroubledDb {
+    fn take_share(&self, request: ShareRequest) -> BoxFuture<'_, Result<Sharing, DbError>> {
+        self.pass(self.inner.take_share(request))
+    }
+    fn return_shares(
+        &self,
+        key: Arc<str>,
+        holder: Arc<str>,
+        returned: Vec<ShareReturn>,
+    ) -> BoxFuture<'_, Result<(), DbError>> {
+        self.pass(self.inner.return_shares(key, holder, returned))
     }
 }
 

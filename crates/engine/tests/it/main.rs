@@ -15,6 +15,7 @@ mod observers;
 mod owners;
 mod questions;
 mod races;
+mod rates;
 mod readers;
 mod retention;
 mod runs;

@@ -11,6 +11,7 @@
 //! bench W7                      prints a line once the first run is accepted
 //! bench W8 --seconds 60         a submit every 10 ms, without and with a reader that keeps its transaction open
 //! bench L1 --n 200 --rate 20     runs at once at a model server that takes 20 calls a second: lateness, refusals
+//! bench R1 --processes 4        processes that share a server's 60,000 tokens in --window 60 s: used, refused
 //! bench S1 --ws 1000 --sse 1000 followers of one run, 10 % of them stalled: does the run slow down, how late are they
 //! bench S2                      a server that idles: memory, and time from its start to the first accepted run
 //! bench D1 --n 2000             bytes on disk for a run that does nothing and for a team's, beside their contents
@@ -55,13 +56,15 @@ fn main() {
         "raw" => raw::print(),
         "G2" => growth::items(&arguments),
         "Q1" => people::paused(&arguments),
-        "serve" | "L1" | "D1" | "D2" | "G1" | "G3" | "G4" | "map" | "desk" | "T1" | "ticker" | "S1" | "S2" | "S3"
-        | "beside" | "beside-serve" => {
+        "serve" | "L1" | "R1" | "R1-process" | "D1" | "D2" | "G1" | "G3" | "G4" | "map" | "desk" | "T1" | "ticker"
+        | "S1" | "S2" | "S3" | "beside" | "beside-serve" => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime starts");
             runtime.block_on(async {
                 match arguments.workload.as_str() {
                     "serve" => serve::serve().await,
                     "L1" => limited::run(&arguments).await,
+                    "R1" => limited::shared(&arguments).await,
+                    "R1-process" => limited::shared_process(&arguments).await,
                     "S1" => serve::followers(&arguments).await,
                     "D1" => disk::measure(&arguments).await,
                     "D2" => disk::long_lines(&arguments).await,

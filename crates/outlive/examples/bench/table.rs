@@ -27,6 +27,7 @@ pub(crate) fn print(arguments: &Arguments) {
     let w7 = cold_start();
     let w8 = workload(&["W8"]);
     let l1 = workload(&["L1"]);
+    let r1 = workload(&["R1"]);
     let s1 = workload(&["S1"]);
     let s2 = workload(&["S2"]);
     let s3 = workload(&["S3"]);
@@ -142,6 +143,18 @@ pub(crate) fn print(arguments: &Arguments) {
         format!("{} %", get(&l1, "/later_refused_percent")),
         "≤ 10 %",
         format!("{} in the first wave, {} in all", get(&l1, "/first_wave"), get(&l1, "/requests")),
+    );
+    row(
+        "4 processes share 60,000 tokens a minute at a model server: used",
+        format!("{} %", get(&r1, "/used_percent")),
+        "> 90 %",
+        format!("{} calls in {} minutes, after the first", get(&r1, "/calls"), get(&r1, "/windows")),
+    );
+    row(
+        "– of their calls refused",
+        format!("{} %", get(&r1, "/refused_percent")),
+        "< 1 %",
+        format!("{} of {}", get(&r1, "/refused"), get(&r1, "/calls")),
     );
     row(
         "on disk, a run of three no-op steps",

@@ -19,7 +19,9 @@ pub use batches::{BulkLine, BulkResult, INPUTS_MAX, ItemList, ItemSummary};
 use connection::Connection;
 pub use error::{ClientError, Refusal};
 pub use follow::Following;
-use outlive_core::port::{LivingWorker, QuestionFilter, RunFilter, ScheduleFilter, StoredTick};
+use outlive_core::port::{
+    BudgetFilter, BudgetPage, LivingWorker, QuestionFilter, RunFilter, ScheduleFilter, StoredBudget, StoredTick,
+};
 use outlive_core::{Answer, DefinitionId, RunId, RunStatus, Secret, WorkflowRunOutput};
 use outlive_engine::{CreateSchedule, Fork, Prune, PruneReport, Schedule, SchedulesPage};
 use retry::Retry;
@@ -428,6 +430,31 @@ impl Client {
     pub async fn schedule_ticks(&self, id_or_name: &str, limit: u32) -> Result<Vec<StoredTick>, ClientError> {
         let path = ["api", "schedules", segment(id_or_name)?, "ticks"];
         Ok(self.connection.get::<shape::TickListShape>(&path, &[("limit", limit.to_string())]).await?.into())
+    }
+
+    /// A page of accounts of budgets, by their ids: what they have used and reserved. A limit above 1000 is lowered to that.
+    ///
+    /// # Errors
+    /// Whatever any request can fail with.
+    pub async fn budgets(&self, filter: &BudgetFilter) -> Result<BudgetPage, ClientError> {
+        let query = shape::budget_query(filter);
+        let list: shape::BudgetListShape = self.connection.get(&["api", "budgets"], &query).await?;
+        Ok(list.into())
+    }
+
+    /// Adds to what an account has, in the unit's whole numbers, and gives it as it stands then. What runs have asked about
+    /// it stays asked.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, it may or may not have been raised. Raising the same `seen` again never counts twice.
+    ///
+    /// # Errors
+    /// [`ClientError::Conflict`] when somebody has added to it since it was `seen`; [`ClientError::NotFound`]; and whatever
+    /// any request can fail with.
+    pub async fn raise_budget(&self, seen: &StoredBudget, amount: u64) -> Result<StoredBudget, ClientError> {
+        let body = shape::budget_raise(seen, amount);
+        let raised = self.connection.post(&["api", "budgets", "raise"], Some(&body), None).await?;
+        Ok(raised.read::<shape::BudgetShape>()?.into())
     }
 
     /// The processes that execute runs, as far as the store knows.

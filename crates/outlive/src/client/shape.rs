@@ -6,12 +6,12 @@ use super::connection;
 use super::error::ClientError;
 use outlive_core::fork::{ForkCall, ForkEdit, ForkPoint, ForkedFrom};
 use outlive_core::port::{
-    Life, LivingWorker, Order, QuestionFilter, QuestionState, Run, RunFilter, ScheduleFilter, SessionPolicy,
-    StoredTick, TickOutcome,
+    BudgetAccount, BudgetFilter, BudgetPage, BudgetStanding, Life, LivingWorker, Order, QuestionFilter, QuestionState,
+    Run, RunFilter, ScheduleFilter, SessionPolicy, StoredBudget, StoredTick, TickOutcome,
 };
 use outlive_core::{
-    Answer, DefinitionId, QuestionKind, Remedy, RunEvent, RunId, RunInfo, RunStatus, SessionId, Timestamp, Waiting,
-    WaitsFor, WorkerId,
+    Answer, BudgetScope, BudgetUnit, DefinitionId, QuestionKind, Remedy, RunEvent, RunId, RunInfo, RunStatus,
+    SessionId, Timestamp, Waiting, WaitsFor, WorkerId,
 };
 use outlive_engine::{AskedQuestion, CreateSchedule, Fork, Prune, PruneReport, Schedule, ScheduleSpec, SchedulesPage};
 use serde::{Deserialize, Deserializer, Serialize, de};
@@ -767,6 +767,94 @@ pub(super) fn new_schedule(workflow_id: &DefinitionId, create: &CreateSchedule) 
         }
     }
     body
+}
+
+/// What a server says of an account.
+#[derive(Deserialize)]
+pub(super) struct BudgetShape {
+    budget_id: Arc<str>,
+    unit: BudgetUnit,
+    per: BudgetScope,
+    #[serde(default)]
+    workflow_id: Option<Arc<str>>,
+    #[serde(default)]
+    shared: Option<Arc<str>>,
+    #[serde(default)]
+    subject: Option<Arc<str>>,
+    #[serde(default)]
+    day: Option<Arc<str>>,
+    #[serde(default, deserialize_with = "instant_if_any")]
+    ends_at: Option<Timestamp>,
+    #[serde(default)]
+    user_id: Option<Arc<str>>,
+    limit: Value,
+    raised: Value,
+    used: Value,
+    reserved: Value,
+    #[serde(deserialize_with = "instant")]
+    updated_at: Timestamp,
+}
+
+impl From<BudgetShape> for StoredBudget {
+    fn from(shape: BudgetShape) -> Self {
+        let amount = |number: &Value| shape.unit.amount(number).unwrap_or_default();
+        let standing = BudgetStanding {
+            raised: amount(&shape.raised),
+            reserved: amount(&shape.reserved),
+            settled: amount(&shape.used),
+        };
+        let shared = shape.shared.map(|name| Arc::from(format!("shared:{name}")));
+        let account = BudgetAccount {
+            limit: amount(&shape.limit),
+            id: shape.budget_id,
+            owner: shared.or(shape.workflow_id).unwrap_or_default(),
+            unit: shape.unit,
+            per: shape.per,
+            subject: shape.subject.unwrap_or_default(),
+            day: shape.day,
+            ends_at: shape.ends_at,
+            user_id: shape.user_id,
+        };
+        Self { account, standing, updated_at: shape.updated_at }
+    }
+}
+
+/// A page of accounts.
+#[derive(Deserialize)]
+pub(super) struct BudgetListShape {
+    budgets: Vec<BudgetShape>,
+    #[serde(default)]
+    next_cursor: Option<Arc<str>>,
+}
+
+impl From<BudgetListShape> for BudgetPage {
+    fn from(shape: BudgetListShape) -> Self {
+        Self { budgets: shape.budgets.into_iter().map(Into::into).collect(), next: shape.next_cursor }
+    }
+}
+
+pub(super) fn budget_query(filter: &BudgetFilter) -> Vec<(&'static str, String)> {
+    let limit = if filter.limit == 0 { LIST_DEFAULT } else { filter.limit };
+    let mut query = vec![("limit", limit.min(LIST_MAX).to_string())];
+    query.extend(filter.id.as_ref().map(|id| ("budget_id", id.to_string())));
+    query.extend(filter.owner.as_ref().map(|owner| match owner.strip_prefix("shared:") {
+        Some(name) => ("shared", name.to_owned()),
+        None => ("workflow_id", owner.to_string()),
+    }));
+    query.extend(filter.per.map(|per| ("per", per.as_str().to_owned())));
+    query.extend(filter.subject.as_ref().map(|subject| ("subject", subject.to_string())));
+    query.extend(filter.after.as_ref().map(|cursor| ("cursor", cursor.to_string())));
+    query
+}
+
+/// What is added to an account, as a server reads it.
+pub(super) fn budget_raise(seen: &StoredBudget, amount: u64) -> Value {
+    let StoredBudget { account, standing, .. } = seen;
+    serde_json::json!({
+        "budget_id": account.id,
+        "raise_by": account.unit.number(amount),
+        "raised": account.unit.number(standing.raised),
+    })
 }
 
 pub(super) fn shown(at: Timestamp) -> String {

@@ -70,6 +70,16 @@ impl Example {
         Self { child, output, said: String::new() }
     }
 
+    /// A process of the `fleet` example, with these settings.
+    pub(crate) fn fleet(world: &World, words: &[&str], settings: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(program("fleet"));
+        command.args(words).env("FLEET_DB", world.path()).env("OPENAI_BASE_URL", world.models.url());
+        command.env("OPENAI_API_KEY", KEY).envs(settings.iter().copied());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Self { child, output, said: String::new() }
+    }
+
     /// The next line it prints.
     pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();

@@ -49,6 +49,12 @@ pub const KNOWN: &[Known] = &[
         about: "schedules; creating one takes the scope of what it runs too",
     },
     Known {
+        resource: "budgets",
+        actions: &["raise"],
+        has_ids: false,
+        about: "adding to what budgets have, beside answering questions",
+    },
+    Known {
         resource: "workflows",
         actions: &["read", "run"],
         has_ids: true,

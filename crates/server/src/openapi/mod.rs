@@ -186,6 +186,9 @@ fn schemas() -> Map<String, Value> {
     add::<shape::Question>(&mut generator);
     add::<shape::QuestionList>(&mut generator);
     add::<shape::AnswerQuestion>(&mut generator);
+    add::<shape::Budget>(&mut generator);
+    add::<shape::BudgetList>(&mut generator);
+    add::<shape::RaiseBudget>(&mut generator);
     add::<shape::CreateSchedule>(&mut generator);
     add::<shape::Schedule>(&mut generator);
     add::<shape::ScheduleList>(&mut generator);

@@ -50,6 +50,8 @@ impl From<Error> for Problem {
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "journal_corrupt", damaged.to_string())
             }
             Error::Unreadable(unreadable) => DbError::from(unreadable).into(),
+            Error::BudgetNotFound(_) => Problem::not_found("Budget not found"),
+            Error::BudgetChanged(error) => Problem::new(StatusCode::CONFLICT, "budget_changed", error.to_string()),
             Error::ScheduleNotFound(_) => Problem::not_found("Schedule not found"),
             Error::InvalidSchedule { field, problem } => Problem::field("value_error", "body", field, problem),
             Error::BatchNotFound(_) => Problem::not_found("Batch not found"),

@@ -5,6 +5,7 @@ mod audit;
 mod auth;
 mod bad_http;
 mod bad_served;
+mod budgets;
 mod cancel;
 mod door;
 mod dropped;

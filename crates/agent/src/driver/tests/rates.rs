@@ -54,17 +54,18 @@ async fn departures(key: &'static str, rates: Rates, agents: usize) -> Vec<u64> 
         ended.expect("it is answered, sooner or later");
     }
     let asked = asked.lock().unwrap();
-    asked.iter().map(Duration::as_secs).collect()
+    // A call counts a little longer than a minute.
+    asked.iter().map(|at| at.as_secs() / 60 * 60).collect()
 }
 
 #[tokio::test(start_paused = true)]
 async fn calls_wait_for_the_next_minute_and_none_is_lost() {
     let minutes =
         |per_minute: usize, agents: usize| (0..agents).map(|n| (n / per_minute) as u64 * 60).collect::<Vec<_>>();
-    let requests = Rates { requests: Some(4), tokens: None };
+    let requests = Rates { requests: Some(4), ..Rates::default() };
     assert_eq!(departures("requests", requests, 11).await, minutes(4, 11));
     // Each uses 100: what more was counted at first is given back once that is known.
-    let tokens = Rates { requests: None, tokens: Some(520) };
+    let tokens = Rates { tokens: Some(520), ..Rates::default() };
     assert_eq!(departures("tokens", tokens, 12).await, minutes(5, 12));
     assert_eq!(departures("free", Rates::default(), 30).await, vec![0; 30]);
 }

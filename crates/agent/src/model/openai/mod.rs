@@ -256,8 +256,8 @@ impl<E: Endpoint> OpenAI<E> {
         self
     }
 
-    /// Requests in a minute, at most: further ones wait. Counted for all models of the process with the same address and
-    /// key, over the minute before each call.
+    /// Requests in a minute, at most: further ones wait. Counted over the minute before each call, for all models with the
+    /// same address and key together: those of the process, and of all processes whose runs are in one database.
     pub fn requests_per_minute(mut self, most: u64) -> Self {
         self.settings.rates.requests = Some(most);
         self
@@ -267,6 +267,12 @@ impl<E: Endpoint> OpenAI<E> {
     /// answered with those it did use.
     pub fn tokens_per_minute(mut self, most: u64) -> Self {
         self.settings.rates.tokens = Some(most);
+        self
+    }
+
+    /// The time over which requests and tokens are counted, where a server does not count by the minute.
+    pub fn rate_window(mut self, window: Duration) -> Self {
+        self.settings.rates.window = window.max(Duration::from_millis(100));
         self
     }
 

@@ -5,6 +5,7 @@
 
 mod audit;
 mod batches;
+mod budgets;
 mod bulk;
 mod events;
 mod feed;
@@ -81,6 +82,15 @@ const ITEMS_QUERY: &[Field] = &[
 ];
 const BULK_KEY: &[Field] =
     &[field("Idempotency-Key", "string", false, "With rerun: the same request with the same key starts each run once")];
+const BUDGETS_QUERY: &[Field] = &[
+    field("budget_id", "string", false, "Only the account with this id"),
+    field("workflow_id", "string", false, "Only accounts of this workflow's own budgets, agent:ID or team:ID"),
+    field("shared", "string", false, "Only accounts that several workflows share under this name"),
+    field("per", "string", false, "Only those of a run, session, user, or all"),
+    field("subject", "string", false, "Only those of the run, session or user with this id"),
+    field("limit", "integer", false, "At most this many, 1 to 1000 (default 100)"),
+    field("cursor", "string", false, "Continue after the page that returned this as `next_cursor`"),
+];
 const TICKS_QUERY: &[Field] = &[
     field("before", "string", false, "Only times before this one (RFC 3339, or seconds since 1970)"),
     field("limit", "integer", false, "At most this many, 1 to 1000 (default 100)"),
@@ -222,6 +232,18 @@ pub(super) fn routes() -> Table {
             body: Some("AnswerQuestion"),
             answer: Some("Question"),
             ..doc("Answer a question; 409 when somebody has answered it otherwise")
+        })
+        .get("/api/budgets", READ, budgets::list)
+        .doc(Doc {
+            query: BUDGETS_QUERY,
+            answer: Some("BudgetList"),
+            ..doc("What budgets have used and reserved, by run, session or user, and day")
+        })
+        .post("/api/budgets/raise", Needs::scope("budgets:raise"), budgets::raise)
+        .doc(Doc {
+            body: Some("RaiseBudget"),
+            answer: Some("Budget"),
+            ..doc("Add to what a budget has; 409 when it was raised since the caller has seen it")
         })
         .get("/api/schedules", SCHEDULES_READ, schedules::list)
         .doc(Doc { query: SCHEDULES_QUERY, answer: Some("ScheduleList"), ..doc("Schedules, created first first") })

@@ -11,7 +11,7 @@ use crate::audit::AuditLine;
 use crate::problem::Problem;
 use crate::wire::{iso, iso_micros};
 use outlive_core::fork;
-use outlive_core::port::{Life, LivingWorker, Run, StoredTick, Unreadable, run_error};
+use outlive_core::port::{Life, LivingWorker, Run, StoredBudget, StoredTick, Unreadable, run_error};
 use outlive_core::{Answer, DefinitionId, QuestionKind, Remedy, RunEvent, Timestamp, Waiting};
 use outlive_engine::AskedQuestion;
 use schemars::JsonSchema;
@@ -919,4 +919,88 @@ impl TickList {
         };
         Self { ticks: ticks.iter().map(tick).collect() }
     }
+}
+
+/// What a budget has used for one run, session or user, and one day.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Budget {
+    /// Its id.
+    pub(crate) budget_id: String,
+    /// What is counted: `tokens`, `calls`, or a currency.
+    pub(crate) unit: String,
+    /// Whose use: that of a `run`, a `session`, a `user`, or `all` runs.
+    #[schemars(extend("enum" = ["run", "session", "user", "all"]))]
+    pub(crate) per: &'static str,
+    /// The workflow whose budget it is; null when several share it.
+    pub(crate) workflow_id: Option<String>,
+    /// The name under which several share it.
+    pub(crate) shared: Option<String>,
+    /// Which run, session or user; null for all runs, and for runs without a user.
+    pub(crate) subject: Option<String>,
+    /// Which day (in UTC), as `2026-11-27`; null when days are not counted by themselves.
+    pub(crate) day: Option<String>,
+    /// When that is over.
+    pub(crate) ends_at: Option<String>,
+    /// Whose it is.
+    pub(crate) user_id: Option<String>,
+    /// How much there is, as the last call said: money in its currency, tokens or calls.
+    pub(crate) limit: Value,
+    /// What people have added to it.
+    pub(crate) raised: Value,
+    /// What calls that ended have used.
+    pub(crate) used: Value,
+    /// What calls may still use that have not ended, or were lost in a crash.
+    pub(crate) reserved: Value,
+    /// What is left.
+    pub(crate) left: Value,
+    /// When it last changed.
+    pub(crate) updated_at: String,
+}
+
+impl Budget {
+    pub(super) fn new(stored: &StoredBudget) -> Self {
+        let StoredBudget { account, standing, updated_at } = stored;
+        let number = |amount: u64| account.unit.number(amount);
+        let shared = account.owner.strip_prefix("shared:");
+        let limit = account.limit.saturating_add(standing.raised);
+        Self {
+            budget_id: account.id.to_string(),
+            unit: account.unit.as_str().to_owned(),
+            per: account.per.as_str(),
+            workflow_id: shared.is_none().then(|| account.owner.to_string()),
+            shared: shared.map(str::to_owned),
+            subject: Some(account.subject.to_string()).filter(|subject| !subject.is_empty()),
+            day: account.day.as_deref().map(str::to_owned),
+            ends_at: account.ends_at.map(iso_micros),
+            user_id: account.user_id.as_deref().map(str::to_owned),
+            limit: number(account.limit),
+            raised: number(standing.raised),
+            used: number(standing.settled),
+            reserved: number(standing.reserved),
+            left: number(limit.saturating_sub(standing.used())),
+            updated_at: iso_micros(*updated_at),
+        }
+    }
+}
+
+/// A page of accounts.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct BudgetList {
+    /// The accounts, by their ids.
+    pub(crate) budgets: Vec<Budget>,
+    /// Where to continue; null when there is no more.
+    pub(crate) next_cursor: Option<String>,
+}
+
+/// What is added to a budget.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RaiseBudget {
+    /// Which account.
+    pub(crate) budget_id: String,
+    /// How much: money in its currency, tokens or calls.
+    pub(crate) raise_by: Value,
+    /// What had been added before, as the caller has seen it: when that has changed, nothing is added.
+    #[serde(default)]
+    pub(crate) raised: Option<Value>,
 }
