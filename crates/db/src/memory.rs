@@ -1139,6 +1139,7 @@ impl Tables {
         self.delete_hooks();
         self.delete_questions();
         self.delete_budgets();
+        self.news.extend((!found.is_empty()).then_some(News::Anything));
         Ok(found.len() as u64)
     }
 }

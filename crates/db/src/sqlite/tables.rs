@@ -889,6 +889,9 @@ impl Tables {
                 self.execute(&self.sql.delete_definition, params![&*hash, last])?;
             }
         }
+        if !found.is_empty() {
+            self.news.push(News::Anything);
+        }
         Ok(found.len() as u64)
     }
 
