@@ -78,10 +78,14 @@ pub fn depth(text: &[u8]) -> usize {
 /// The index of the quote that closes the string starting at `start`; not before the text's end when there is none.
 pub(crate) fn end_of_string(text: &[u8], start: usize) -> usize {
     let mut at = start + 1;
-    while at < text.len() && text[at] != b'"' {
-        at += if text[at] == b'\\' { 2 } else { 1 };
+    while let Some(next) = text.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
+        at += next;
+        if text[at] == b'"' {
+            return at;
+        }
+        at += 2;
     }
-    at
+    at.max(text.len())
 }
 
 /// The length of a value as JSON text, in bytes.

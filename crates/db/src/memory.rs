@@ -1165,6 +1165,7 @@ impl Tables {
         self.unfinished.retain(|seq| runs.contains_key(seq));
         self.delete_what_no_run_has();
         self.delete_budgets();
+        self.news.extend((!found.is_empty()).then_some(News::Anything));
         Ok(found.len() as u64)
     }
 

@@ -7,6 +7,7 @@
 use outlive_core::{RunEvent, RunId};
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
@@ -59,11 +60,12 @@ pub(crate) struct Mark {
 pub(crate) struct Hub {
     topics: Mutex<HashMap<RunId, Followed>>,
     changes: broadcast::Sender<Change>,
+    deletions: AtomicU64,
 }
 
 impl Default for Hub {
     fn default() -> Self {
-        Self { topics: Mutex::default(), changes: broadcast::Sender::new(CHANGES_MAX) }
+        Self { topics: Mutex::default(), changes: broadcast::Sender::new(CHANGES_MAX), deletions: AtomicU64::new(0) }
     }
 }
 
@@ -181,8 +183,19 @@ impl Hub {
         }
     }
 
+    /// How often runs may have been deleted, as far as this process has heard.
+    pub(crate) fn deletions(&self) -> u64 {
+        self.deletions.load(Ordering::Acquire)
+    }
+
+    /// Runs may have been deleted.
+    pub(crate) fn deleted(&self) {
+        self.deletions.fetch_add(1, Ordering::Release);
+    }
+
     /// Another process may have changed any run.
     pub(crate) fn publish_foreign(&self) {
+        self.deleted();
         let _ = self.changes.send(Change::Anything);
         let topics: Vec<_> = self.lock().values().map(|followed| followed.topic.clone()).collect();
         for topic in topics {

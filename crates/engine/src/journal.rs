@@ -6,7 +6,7 @@
 //!
 //! Invariant: the machine is the fold of everything appended, committed or not.
 
-use crate::ending::Ending;
+use crate::ending::{Ended, Ending};
 use crate::history::{read_history, unfinished_before};
 use crate::ledger::{Ledger, Posting};
 use crate::rates;
@@ -22,7 +22,7 @@ use outlive_core::port::{
 };
 use outlive_core::{
     Answered, Definition, EventKind, Failure, FailureKind, HistoryRun, Origin, Question, QuestionKind, RunEvent, RunId,
-    RunStatus, Spend, Spending, Timestamp, WorkflowRunOutput,
+    RunStatus, Spend, Spending, Timestamp,
 };
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -160,7 +160,7 @@ struct InFlight {
     /// The run has ended, or is paused.
     rests: bool,
     /// The run as it has ended, if anybody waits for it.
-    ended: Option<Box<WorkflowRunOutput>>,
+    ended: Option<Ended>,
     /// What was written, if anybody wants to hear it.
     entries: Vec<Entry>,
     tally: Option<Box<Tally>>,
@@ -699,7 +699,8 @@ impl Journal {
         let in_flight = InFlight {
             end: state.next_index,
             rests: ended.is_some(),
-            ended: is_wanted.then(|| Box::new(state.machine.output())),
+            ended: is_wanted
+                .then(|| Ended { output: Box::new(state.machine.output()), deletions: self.services.hub.deletions() }),
             entries,
             tally: state.count.take(),
             posting,
@@ -727,8 +728,8 @@ impl Journal {
         }
         state.wake();
         drop(state);
-        if let (Some(ending), Some(output)) = (&self.ending, in_flight.ended) {
-            ending.set(output);
+        if let (Some(ending), Some(ended)) = (&self.ending, in_flight.ended) {
+            ending.set(ended);
         }
         self.services.hub.publish(&self.lease.run_id, in_flight.end, in_flight.rests);
         if let Some(witness) = &mut self.lock().witness {

@@ -153,6 +153,7 @@ pub(crate) async fn delete(
     for some in run_ids.chunks(DELETED_RUNS_MAX) {
         loop {
             let deleted = inner.services.db.delete_runs(access.clone(), some.to_vec(), scope.cloned()).await?;
+            inner.services.hub.deleted();
             inner.services.counters.pruned(deleted.runs, deleted.bytes);
             sum.runs += deleted.runs;
             sum.bytes += deleted.bytes;

@@ -71,6 +71,7 @@ impl Engine {
     async fn delete_and_drop(&self, session_ids: Vec<SessionId>, force: bool) -> Result<u64, Error> {
         let db = &self.inner().services.db;
         let deleted = db.delete_sessions(self.access().clone(), session_ids.clone(), force).await?;
+        self.inner().services.hub.deleted();
         // Runs that execute elsewhere notice at their next commit; those that execute here need not get that far.
         for session_id in session_ids.iter().filter(|session_id| self.inner().executes_in(session_id)) {
             // Not every id that was given was deleted.

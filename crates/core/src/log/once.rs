@@ -19,7 +19,7 @@ use crate::json;
 use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -52,7 +52,7 @@ const SAMPLES: [&str; 3] = [
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
     /// By 128 bits of a hash with a key of this process, so nobody can make two texts collide.
-    places: HashMap<u128, Place>,
+    places: HashMap<u128, Place, BuildHasherDefault<Hashed>>,
     /// The last event of each name.
     events: Vec<Told>,
 }
@@ -64,12 +64,38 @@ struct Place {
     len: u32,
 }
 
+/// Takes a hash for what it is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u128(&mut self, hash: u128) {
+        // Its lower half is as good as all of it.
+        self.0 = hash as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// An event, and where it stands.
 #[derive(Clone, Debug)]
 struct Told {
     entry: u64,
     from: u32,
+    name_len: u32,
     text: Box<str>,
+}
+
+impl Told {
+    fn is_named(&self, name: &str) -> bool {
+        self.text.get(EVENT.len()..EVENT.len() + self.name_len as usize) == Some(name)
+    }
 }
 
 /// Something that a line may leave out.
@@ -172,7 +198,7 @@ impl Seen {
     fn compare(&self, scratch: &mut Scratch, index: u64, full: &str) -> bool {
         let start = scratch.event;
         let Some(name) = event_with_fields(&full[start..]) else { return false };
-        let told = self.events.iter().find(|told| event_with_fields(&told.text) == Some(name));
+        let told = self.events.iter().find(|told| told.is_named(name));
         let (back, from, before) = match (told, sample(name)) {
             (Some(told), _) => (index - told.entry, told.from as usize, &*told.text),
             (None, Some((nearest, text))) => (index + 1 + nearest, 0, text),
@@ -198,8 +224,8 @@ impl Seen {
         if !(ROW_LEN_MIN..=EVENT_LEN_MAX).contains(&fields) {
             return;
         }
-        let told = Told { entry: index, from: small(start), text: Box::from(event) };
-        match self.events.iter_mut().find(|before| event_with_fields(&before.text) == Some(name)) {
+        let told = Told { entry: index, from: small(start), name_len: small(name.len()), text: Box::from(event) };
+        match self.events.iter_mut().find(|before| before.is_named(name)) {
             Some(before) => *before = told,
             None => self.events.push(told),
         }
@@ -379,8 +405,10 @@ const EVENT: &str = "{\"event\":\"";
 
 /// The name of the event that a text begins with, if it says more than that.
 fn event_with_fields(text: &str) -> Option<&str> {
-    let (name, rest) = text.strip_prefix(EVENT)?.split_once('"')?;
-    Some(name).filter(|_| rest.starts_with(','))
+    let begin = text.strip_prefix(EVENT)?;
+    // A name is a word: no quote in it is escaped.
+    let (name, rest) = begin.split_at_checked(begin.bytes().position(|byte| byte == b'"')?)?;
+    Some(name).filter(|_| rest.starts_with("\","))
 }
 
 /// The sample for an event of this name, and how near it is. Teams say what agents say, under other names.

@@ -544,11 +544,6 @@ pub(super) struct LeanRest<'a> {
     state: Option<&'a Value>,
 }
 
-/// The length of an output on its own, as JSON.
-pub(super) fn len_of(output: &StepOutput) -> usize {
-    json::len(&OutputDifference::of(output, &NOWHERE))
-}
-
 /// No names to leave out.
 static NOWHERE: Origin = Origin {
     workflow_id: None,

@@ -28,8 +28,8 @@ pub struct Writer {
 /// Where outputs and runs stand.
 #[derive(Clone, Debug, Default)]
 struct Filed {
-    /// By address. The outputs are kept, so that no other value can take the place of one.
-    outputs: BTreeMap<usize, (u64, Arc<StepOutput>)>,
+    /// By address.
+    outputs: BTreeMap<usize, FiledOutput>,
     runs: BTreeMap<RunId, u64>,
     /// By the hash of what they say.
     messages: BTreeMap<u128, u64>,
@@ -37,11 +37,22 @@ struct Filed {
     origins: VecDeque<(u64, Box<Origin>)>,
 }
 
+/// Where an output stands.
+#[derive(Clone, Debug)]
+struct FiledOutput {
+    index: u64,
+    /// The length of that entry's text.
+    len: usize,
+    /// Kept, so that no other value can take its place.
+    _output: Arc<StepOutput>,
+}
+
 /// How many origins a writer remembers: as many steps and agents may take turns.
 const ORIGINS_MAX: usize = 32;
 
 impl Filed {
-    fn note(&mut self, index: u64, entry: &Entry) {
+    /// Takes in an entry whose text has `len` bytes.
+    fn note(&mut self, index: u64, entry: &Entry, len: usize) {
         let origin = &entry.event.origin;
         // The run's own is in its row.
         if (origin.step_id.is_some() || origin.workflow_run_id.is_some()) && self.origin(origin).is_none() {
@@ -56,11 +67,16 @@ impl Filed {
         match &entry.record {
             // Others stand only inside the outputs of what they are in.
             Some(Record::Step { key, output, .. } | Record::Failed { key, output }) if key.is_direct() => {
-                self.outputs.insert(Arc::as_ptr(output).addr(), (index, output.clone()));
+                let filed = FiledOutput { index, len, _output: output.clone() };
+                self.outputs.insert(Arc::as_ptr(output).addr(), filed);
             }
             Some(Record::Run { ended, .. }) => drop(self.runs.insert(ended.run.run_id.clone(), index)),
             _ => {}
         }
+    }
+
+    fn filed_output(&self, output: &Arc<StepOutput>) -> Option<&FiledOutput> {
+        self.outputs.get(&Arc::as_ptr(output).addr())
     }
 }
 
@@ -81,7 +97,7 @@ impl Places for Filed {
     }
 
     fn output(&self, output: &Arc<StepOutput>) -> Option<u64> {
-        self.outputs.get(&Arc::as_ptr(output).addr()).map(|(index, _)| *index)
+        self.filed_output(output).map(|filed| filed.index)
     }
 
     fn run(&self, run_id: &RunId) -> Option<u64> {
@@ -89,10 +105,10 @@ impl Places for Filed {
     }
 }
 
-/// How much of its steps' outputs a run's own output repeats, in bytes.
+/// How much of its steps' outputs a run's own output repeats, in bytes of their entries.
 const BRIEF_BYTES: usize = 2048;
 
-/// The longest output that it repeats.
+/// The longest entry whose output it repeats.
 const SHORT_BYTES: usize = 512;
 
 /// The same, as if short outputs stood nowhere.
@@ -115,15 +131,11 @@ impl Places for Brief<'_> {
     }
 
     fn output(&self, output: &Arc<StepOutput>) -> Option<u64> {
-        let place = self.filed.output(output)?;
-        if self.room.get() == 0 {
-            return Some(place);
-        }
-        let len = stored::len_of(output);
+        let FiledOutput { index, len, .. } = *self.filed.filed_output(output)?;
         let left = self.room.get().checked_sub(len).filter(|_| len <= SHORT_BYTES);
         // The first that does not fit is the last that is tried.
         self.room.set(left.unwrap_or(0));
-        left.is_none().then_some(place)
+        left.is_none().then_some(index)
     }
 
     fn run(&self, run_id: &RunId) -> Option<u64> {
@@ -140,7 +152,7 @@ impl Writer {
     /// Takes in an entry that was written before; `text` is its [full text](super::Reader::text).
     pub fn note(&mut self, index: u64, entry: &Entry, text: &str) {
         self.seen.note(index, text);
-        self.filed.note(index, entry);
+        self.filed.note(index, entry, text.len());
     }
 
     /// Writes entries down without secrets; the first has index `first_index`. Also says whether there were any.
@@ -150,8 +162,9 @@ impl Writer {
         // Made for each page: runs that wait need not hold it.
         let bases = Bases::of(&self.info);
         for (index, entry) in (first_index..).zip(entries) {
+            let begin = draft.len();
             stored::write(&mut draft, index, entry, &bases, &self.filed);
-            self.filed.note(index, entry);
+            self.filed.note(index, entry, draft.len() - begin);
             ends.push(draft.len());
         }
         let draft = str::from_utf8(&draft).expect("JSON is text");

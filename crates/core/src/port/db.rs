@@ -753,7 +753,8 @@ pub struct SessionPage {
 /// Something changed in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
-    /// Anything may have changed: another process, or another handle of this one, committed.
+    /// Anything may have changed: another process, or another handle of this one, committed, or sessions or
+    /// runs were deleted through this one.
     Anything,
     /// This run changed through this handle.
     Run {

@@ -2,8 +2,8 @@
 
 use super::{InMemoryDb, Operation, Tables};
 use outlive_core::port::{
-    Access, BoxFuture, DELETED_RUNS_MAX, DbError, Deleted, IDLE_SESSIONS_MAX, IdleSessions, Pruned, RetentionStore,
-    TURN_MAX, Turn,
+    Access, BoxFuture, DELETED_RUNS_MAX, DbError, Deleted, IDLE_SESSIONS_MAX, IdleSessions, News, Pruned,
+    RetentionStore, TURN_MAX, Turn,
 };
 use outlive_core::{RunId, SessionId, Timestamp, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -110,6 +110,7 @@ impl Tables {
             self.ran(run_id, None);
         }
         if deleted.runs > 0 {
+            self.news.push(News::Anything);
             self.delete_what_no_run_has();
         }
         if let Some(scope) = scope.filter(|_| deleted.runs > 0) {

@@ -224,6 +224,9 @@ impl Tables {
             deleted.runs += 1;
             definitions.insert(ended.definition);
         }
+        if deleted.runs > 0 {
+            self.deleted();
+        }
         self.delete_what_numbers_could_mean()?;
         let sql = &self.sql().retention;
         definitions.iter().try_for_each(|hash| self.execute(&sql.doubt, [&**hash]))?;

@@ -162,6 +162,11 @@ impl Tables {
         self.news.push(News::Run { run_id: run_id.clone(), by: by.cloned() });
     }
 
+    /// Whoever knows how a run ended asks again whether it is there.
+    pub(super) fn deleted(&mut self) {
+        self.news.push(News::Anything);
+    }
+
     /// Once is enough for everything one transaction frees.
     pub(super) fn freed(&mut self, by: Option<&WorkerId>) {
         let news = News::Free { by: by.cloned() };
@@ -897,6 +902,9 @@ impl Tables {
             found.insert(seq);
         }
         found.iter().try_for_each(|seq| self.delete_session(*seq))?;
+        if !found.is_empty() {
+            self.deleted();
+        }
         Ok(found.len() as u64)
     }
 

@@ -7,6 +7,7 @@ use outlive_db::{Fault, InMemoryDb, Operation};
 use outlive_engine::{Error, RunHandle, Submit};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -65,6 +66,36 @@ async fn a_session_with_an_unfinished_run_is_kept_until_the_run_has_ended() {
     run.wait().await.unwrap();
     assert_eq!(engine.delete_sessions(vec![session_id("s")], false).await.unwrap(), 1);
     assert!(matches!(run.wait().await, Err(Error::RunNotFound(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handle_says_how_its_run_ended_without_asking_the_store_until_runs_are_deleted() {
+    for deleter in ["its engine", "another engine", "another process"] {
+        let db = InMemoryDb::new();
+        let definition = workflow([append("a", &Calls::default())]);
+        let (first, twin) = (engine(&db, &definition).await, engine(&db, &definition).await);
+        let run = first.submit(&definition.id, in_session("s")).await.unwrap();
+        said(&run, "WorkflowCompleted").await;
+        let stored = run.get().await.unwrap().unwrap();
+
+        let reads = Arc::new(AtomicU32::new(0));
+        let counted = reads.clone();
+        db.faults(Arc::new(move |operation| {
+            counted.fetch_add(u32::from(operation == Operation::Run), Ordering::Relaxed);
+            None
+        }));
+        assert_eq!(run.wait().await.unwrap(), stored);
+        assert_eq!(reads.load(Ordering::Relaxed), 0, "{deleter}");
+
+        let ids = vec![session_id("s")];
+        let deleted = match deleter {
+            "its engine" => first.delete_sessions(ids, false).await.unwrap(),
+            "another engine" => twin.delete_sessions(ids, false).await.unwrap(),
+            _ => db.another_process().delete_sessions(Access::All, ids, false).await.unwrap(),
+        };
+        assert_eq!(deleted, 1);
+        assert!(matches!(run.wait().await, Err(Error::RunNotFound(_))), "{deleter}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
