@@ -1,5 +1,7 @@
 //! Calls that are declared instead of programmed: of programs of this machine, and over HTTP.
 
+#![expect(clippy::unwrap_used, reason = "a helper of tests fails its test the same way")]
+
 use outlive_agent::outbound::Outbound;
 use outlive_agent::tool::{Call, HttpCall, Tool, ToolContext, ToolError};
 use outlive_core::port::SessionState;

@@ -5,10 +5,12 @@
 use crate::fixture::Place;
 use std::path::Path;
 
-const VERBS: [&str; 43] = [
+const VERBS: [&str; 53] = [
     "",
     "demo",
+    "init",
     "run",
+    "chat",
     "watch",
     "ls",
     "show",
@@ -31,9 +33,14 @@ const VERBS: [&str; 43] = [
     "schedule resume",
     "schedule run",
     "schedule rm",
+    "dev",
     "serve",
     "worker",
     "workflow",
+    "workflow ls",
+    "workflow show",
+    "workflow validate",
+    "workflow graph",
     "workflow diff",
     "keys",
     "keys mint",
@@ -47,6 +54,9 @@ const VERBS: [&str; 43] = [
     "db vacuum",
     "config",
     "config show",
+    "schema",
+    "completions",
+    "man",
     "doctor",
     "version",
 ];
