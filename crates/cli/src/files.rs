@@ -13,7 +13,7 @@ use outlive::agent::model::ScriptedModel;
 use outlive::agent::outbound::Outbound;
 use outlive::core::{Definition, Failure, ModelRequest, ModelResponse, Redactor, Role};
 use outlive::{Engine, Error, File, FileProblem, FileProblemKind, FileSchedule, InvalidFile};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -226,9 +226,10 @@ pub(crate) fn text_of(path: &str) -> Option<String> {
 pub(crate) fn shown(problems: &[FileProblem]) -> String {
     let redactor = Redactor::new([]);
     let mut text = String::new();
+    let mut texts: BTreeMap<&str, Option<String>> = BTreeMap::new();
     for problem in problems {
         text.push_str(&format!("{problem}\n"));
-        let line = text_of(&problem.file);
+        let line = texts.entry(&problem.file).or_insert_with(|| text_of(&problem.file));
         let line = line.as_deref().and_then(|text| text.lines().nth(problem.line.saturating_sub(1)));
         // A line with a secret is not repeated.
         let line = line.filter(|line| redactor.text(line) == *line && !problem.message.contains("secret"));

@@ -105,6 +105,7 @@ workflows:
     let error = refused.error();
     assert_eq!(error["code"], "configuration");
     assert!(error["hint"].as_str().unwrap().starts_with("two.yaml:2:8: "), "{error}");
+    place.run(&["run", "two.yaml", "--workflow", "one", "x", "--model", "demo"]).exits(0);
     write(&place, "bad.yaml", "version: 1\nworkflows: {}\nagnets: {}\n");
     let wrong = place.run(&["workflow", "validate", "two.yaml", "bad.yaml", "--json"]).exits(2).json();
     assert_eq!(wrong["problems"].as_array().unwrap().len(), 2, "{wrong}");

@@ -3,95 +3,27 @@
 //! It must never execute or open anything. The invariant: what is built is what a program would build with the same
 //! builders, so a file has no meaning of its own.
 
+pub(super) mod out_of_place;
+mod thinkers;
+
+use super::Settings;
 use super::call::CallStep;
 use super::fit::meant;
 use super::syntax::{self, Common, Document, ModelProfile, Named, Node, Span};
 use super::yaml::{self, At, Misread, What};
-use super::{Settings, models};
 use crate::invalid::FileProblemKind;
-use outlive_agent::model::{self, IntoModel, ScriptedModel, SharedModel};
-use outlive_agent::tool::{Call, CommandCall, HackerNewsTools, HttpCall, IntoTools, Tool, YFinanceTools};
-use outlive_agent::{Agent, PiiGuardrail, PromptInjectionGuardrail, Team, WorkflowAgent};
+use outlive_agent::model::SharedModel;
+use outlive_agent::{Agent, Team, WorkflowAgent};
 use outlive_core::cel::Scope;
-use outlive_core::port::Executor;
 use outlive_core::{
     Block, Budget, BudgetScope, BudgetUnit, Cel, CelError, Condition, Definition, DefinitionBuilder, DefinitionSource,
-    ExecutorKind, Failure, FailureKind, ForEach, Function, HumanReview, InputSchema, Loop, ModelRequest, Parallel,
-    Prices, Redactor, Retry, Router, Step, Steps, UserInputField, slug,
+    ExecutorKind, Failure, FailureKind, ForEach, Function, HumanReview, InputSchema, Loop, Parallel, Prices, Retry,
+    Router, Step, Steps, UserInputField, slug,
 };
 use outlive_engine::{CatchUp, CreateSchedule, Overlap, ScheduleSpec};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-
-/// What agents and teams have in common.
-macro_rules! thinker {
-    ($build:ident, $thinker:expr, $said:ident, $path:expr) => {{
-        let mut thinker = $thinker.instructions($said.instructions.all());
-        if let Some(id) = &$said.id {
-            thinker = thinker.id(id);
-        }
-        for (place, name) in $said.fallbacks.iter().enumerate() {
-            let place = place.to_string();
-            if let Some(model) = $build.model_at(name, &[&$path[..], &["fallbacks", &place]].concat()) {
-                thinker = thinker.fallback(model);
-            }
-        }
-        if let Some(text) = &$said.role {
-            thinker = thinker.role(text);
-        }
-        if let Some(text) = &$said.description {
-            thinker = thinker.description(text);
-        }
-        if let Some(text) = &$said.expected_output {
-            thinker = thinker.expected_output(text);
-        }
-        thinker = thinker.tools($build.tools(&$said.tools, &$path[..]));
-        if let Some(schema) = &$said.input {
-            thinker = thinker.input_schema_json("input", Value::Object(schema.clone()));
-        }
-        if let Some(schema) = &$said.output {
-            thinker = thinker.output_schema_json("output", Value::Object(schema.clone()));
-        }
-        if let Some(times) = $said.output_retries {
-            thinker = thinker.output_retries(times);
-        }
-        for guardrail in &$said.guardrails {
-            thinker = match guardrail {
-                syntax::Guardrail::PromptInjection => thinker.pre_hook(PromptInjectionGuardrail::new()),
-                syntax::Guardrail::Pii => thinker.pre_hook(PiiGuardrail::new()),
-            };
-        }
-        if let Some(wanted) = $said.markdown {
-            thinker = thinker.markdown(wanted);
-        }
-        if let Some(calls) = $said.tool_call_limit {
-            thinker = thinker.tool_call_limit(calls);
-        }
-        if let Some(turns) = $said.turns_max {
-            thinker = thinker.turns_max(turns);
-        }
-        if let Some(wanted) = $said.stream {
-            thinker = thinker.stream(wanted);
-        }
-        if let Some(history) = &$said.history {
-            thinker = thinker.add_history_to_context(true);
-            if let Some(runs) = history.runs {
-                thinker = thinker.num_history_runs(runs);
-            }
-        }
-        if let Some(wanted) = $said.session_state {
-            thinker = thinker.add_session_state_to_context(wanted);
-        }
-        if let Some(said) = &$said.retry {
-            thinker = thinker.retry(retry(said));
-        }
-        if let Some(Span(longest)) = $said.timeout {
-            thinker = thinker.timeout(longest);
-        }
-        thinker
-    }};
-}
 
 /// What steps and containers have in common.
 macro_rules! settings {
@@ -175,67 +107,6 @@ pub(super) fn schedule(name: &str, declared: &syntax::Schedule) -> CreateSchedul
         ..unset
     };
     CreateSchedule { name: Some(name.to_owned()), spec, user_id: None, replaces: true }
-}
-
-/// What stands where it must not: secrets, and variables where nothing replaces them.
-pub(super) fn out_of_place(node: &yaml::Node) -> Vec<Misread> {
-    let mut looking = Looking { redactor: Redactor::new([]), path: Vec::new(), found: Vec::new() };
-    looking.look(node);
-    looking.found
-}
-
-struct Looking<'a> {
-    redactor: Redactor,
-    path: Vec<&'a str>,
-    found: Vec<Misread>,
-}
-
-/// Headers whose values are credentials.
-const CREDENTIALS: [&str; 5] = ["authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"];
-/// Keys under which people write whole sentences.
-const PROSE: [&str; 5] = ["instructions", "role", "description", "expected_output", "input"];
-
-impl<'a> Looking<'a> {
-    fn look(&mut self, node: &'a yaml::Node) {
-        match &node.what {
-            What::Scalar { text, .. } => self.look_at(node.at, text),
-            What::List(items) => items.iter().for_each(|item| self.look(item)),
-            What::Map(fields) => {
-                for (key, value) in fields {
-                    self.path.push(&key.text);
-                    self.look(value);
-                    self.path.pop();
-                }
-            }
-        }
-    }
-
-    fn look_at(&mut self, at: At, text: &str) {
-        let is_header = self.path.iter().rev().nth(1) == Some(&"headers");
-        let is_variable = text.contains("${env:");
-        let name = self.path.last().copied().unwrap_or_default();
-        let carries = is_header && CREDENTIALS.iter().any(|known| known.eq_ignore_ascii_case(name));
-        if self.redactor.text(text) != text || (carries && !is_variable) {
-            let message = "this looks like a secret, and a file is stored with its runs: put it into the environment and \
-                           write ${env:NAME} in a header, or name its variable with key_variable";
-            self.found.push(Misread::new(at, message));
-        } else if is_variable && !is_header {
-            let message = "${env:NAME} is replaced in headers only: write the value out, or give a command the variable \
-                           with env";
-            self.found.push(Misread::new(at, message));
-        } else if !is_header && names_variable(text) && !self.path.iter().any(|key| PROSE.contains(key)) {
-            let message = "no variable is replaced here, and there is no shell: write the value out";
-            self.found.push(Misread::new(at, message));
-        }
-    }
-}
-
-/// Whether it holds `${NAME}`.
-fn names_variable(text: &str) -> bool {
-    let is_name = |name: &str| {
-        !name.is_empty() && name.bytes().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == b'_')
-    };
-    text.split("${").skip(1).any(|rest| rest.split_once('}').is_some_and(|(name, _)| is_name(name)))
 }
 
 /// Something named that is built once, and that nobody can build while it is being built.
@@ -323,286 +194,6 @@ impl<'a> Build<'a> {
             }
         }
     }
-
-    // Models.
-
-    /// The model that a name stands for. What is wrong with it is said at its first use.
-    fn model_at(&mut self, name: &str, path: &Path<'_>) -> Option<SharedModel> {
-        if self.settings.inspects {
-            self.profile(name);
-            let known = self.document.models.get(name).map_or(name, |profile| &profile.model);
-            let is_own = self.settings.models.contains_key(known) || self.settings.profiles.contains_key(known);
-            if !is_own && let Err(problem) = model::parse(known) {
-                self.model_problem(problem, path);
-            }
-            let id = known.split_once(':').map_or(known, |(_, id)| id.trim());
-            let absent = |_: &ModelRequest| Err(Failure::new(FailureKind::Definition, "it is only looked at"));
-            return ScriptedModel::from_fn(id, absent).into_model().ok();
-        }
-        let name = self.settings.model.as_deref().unwrap_or(name).to_owned();
-        if let Some(model) = self.models.get(&name) {
-            return model.clone();
-        }
-        let found = match (self.settings.models.get(&name), self.profile(&name)) {
-            (Some(model), _) => Ok(model.clone()),
-            (None, Some(profile)) => match self.settings.models.get(&profile.model) {
-                Some(model) => Ok(model.clone()),
-                None => models::of_profile(&profile),
-            },
-            (None, None) => model::parse(&name),
-        };
-        let found = found.map_err(|problem| self.model_problem(problem, path)).ok();
-        for problem in found.iter().flat_map(|model| model.problems()) {
-            self.missing(self.value(path), problem.clone());
-            self.said.push(problem);
-        }
-        self.models.insert(name, found.clone());
-        found
-    }
-
-    fn model_problem(&mut self, problem: String, path: &Path<'_>) {
-        let names = self.document.models.keys().chain(self.settings.profiles.keys()).chain(self.settings.models.keys());
-        let name = self.node.get(path).and_then(|node| match &node.what {
-            What::Scalar { text, .. } => Some(text.as_str()),
-            _ => None,
-        });
-        let meant = name.map(|name| meant(name, names.map(String::as_str))).unwrap_or_default();
-        self.problem(self.value(path), format!("{problem}{meant}"));
-    }
-
-    fn profile(&mut self, name: &str) -> Option<ModelProfile> {
-        if let Some(own) = self.document.models.get(name) {
-            return Some(own.clone());
-        }
-        let profile = self.settings.profiles.get(name)?.clone();
-        self.profiles.insert(name.to_owned(), profile.clone());
-        Some(profile)
-    }
-
-    /// The model of an agent or a team: its own, or that of the file.
-    fn model_of(&mut self, own: Option<&str>, path: &Path<'_>) -> Option<SharedModel> {
-        match (own, self.document.model.as_deref()) {
-            (Some(name), _) => self.model_at(name, &[path, &["model"]].concat()),
-            (None, Some(name)) => self.model_at(name, &["model"]),
-            (None, None) => {
-                let message = "it has no model: write one here, or `model:` at the beginning of the file";
-                self.problem(self.key(path), message);
-                None
-            }
-        }
-    }
-
-    // Tools.
-
-    fn tool(&mut self, name: &str, declared: &syntax::Tool) -> Option<Tool> {
-        let path = ["tools", name];
-        let (call, kind) = match declared {
-            syntax::Tool::Http(tool) => (self.http(&tool.http, &[&path[..], &["http"]].concat()), "http"),
-            syntax::Tool::Command(tool) => {
-                (self.command(&tool.command, &tool.env, &[&path[..], &["command"]].concat()), "command")
-            }
-        };
-        let (description, arguments, effect, timeout, confirm, user_input) = match declared {
-            syntax::Tool::Http(t) => (&t.description, &t.arguments, t.effect, t.timeout, t.confirm, &t.user_input),
-            syntax::Tool::Command(t) => (&t.description, &t.arguments, t.effect, t.timeout, t.confirm, &t.user_input),
-        };
-        if let Some(problem) = outlive_agent::tool::name_problem(name) {
-            self.problem(self.key(&path), problem);
-        }
-        let known: Vec<_> = arguments
-            .iter()
-            .filter_map(|schema| schema.get("properties")?.as_object())
-            .flat_map(Map::keys)
-            .map(String::as_str)
-            .collect();
-        if arguments.as_ref().is_some_and(|schema| schema.get("type").is_some_and(|kind| kind != "object")) {
-            self.problem(
-                self.value(&["tools", name, "arguments"]),
-                "the arguments of a tool are an object: write `type: object`",
-            );
-        }
-        self.check_names(&call, &known, &[&path[..], &[kind]].concat(), "arguments");
-        for (place, field) in user_input.iter().enumerate().filter(|(_, field)| !known.contains(&field.as_str())) {
-            let at = self.value(&["tools", name, "user_input", &place.to_string()]);
-            self.problem(at, format!("{field:?} is not one of its arguments{}", meant(field, known.iter().copied())));
-        }
-        let Some(effect) = effect.or_else(|| call.usual_effect()) else {
-            self.problem(self.key(&path), EFFECT_MISSING);
-            return None;
-        };
-        let schema = Value::Object(arguments.clone().unwrap_or_default());
-        let mut tool = Tool::calling(name, description, schema, call).effect(effect);
-        if let Some(Span(longest)) = timeout {
-            tool = tool.timeout(longest);
-        }
-        if confirm == Some(true) {
-            tool = tool.requires_confirmation();
-        }
-        if !user_input.is_empty() {
-            tool = tool.user_input_fields(user_input);
-        }
-        Some(tool)
-    }
-
-    fn http(&mut self, http: &syntax::Http, path: &Path<'_>) -> Call {
-        let call =
-            HttpCall::new(http.method.as_deref().unwrap_or("GET"), &http.url).outbound(self.settings.outbound.clone());
-        let call = Call::Http(http.headers.iter().fold(call, |call, (name, value)| call.header(name, value)));
-        self.call_problems(&call, path);
-        call
-    }
-
-    fn command(&mut self, argv: &[String], env: &[String], path: &Path<'_>) -> Call {
-        if !self.settings.allows_commands {
-            let message = "it runs a command, and commands are not allowed here: start with --allow-commands, if you trust \
-                           the file";
-            self.missing(self.key(path), message);
-        }
-        let call = Call::Command(CommandCall::new(argv).env(env));
-        self.call_problems(&call, path);
-        call
-    }
-
-    fn call_problems(&mut self, call: &Call, path: &Path<'_>) {
-        for problem in call.problems() {
-            let at = self.key(path);
-            match problem.ends_with("is not set") {
-                true => self.missing(at, problem.clone()),
-                false => self.problem(at, problem.clone()),
-            }
-            self.said.push(problem);
-        }
-    }
-
-    /// The places of a call must be arguments that there are.
-    fn check_names(&mut self, call: &Call, known: &[&str], path: &Path<'_>, what: &str) {
-        for name in call.names().into_iter().filter(|name| !known.contains(name)) {
-            let meant = meant(name, known.iter().copied());
-            let message = format!(
-                "`{{{name}}}` is none of its {what}{meant} (`{{{{{name}}}}}` stands for the braces themselves)"
-            );
-            self.problem(self.key(path), message);
-        }
-    }
-
-    /// The tools that an agent or a team names.
-    fn tools(&mut self, names: &[String], path: &Path<'_>) -> Vec<Tool> {
-        let mut tools = Vec::new();
-        for (place, name) in names.iter().enumerate() {
-            match (self.document.tools.get(name), name.as_str()) {
-                (None, name) if self.settings.tools.contains_key(name) => {
-                    tools.extend(self.settings.tools[name].clone())
-                }
-                (Some(declared), _) => {
-                    // What is wrong with it is said once.
-                    let before = self.problems.len();
-                    tools.extend(self.tool(name, declared));
-                    self.problems.truncate(before);
-                }
-                (None, "hackernews") => tools.extend(HackerNewsTools::default().into_tools()),
-                (None, "yfinance") => tools.extend(YFinanceTools::default().into_tools()),
-                (None, _) => {
-                    let known = self.document.tools.keys().chain(self.settings.tools.keys()).map(String::as_str);
-                    let known = known.chain(["hackernews", "yfinance"]);
-                    let at = self.value(&[path, &["tools", &place.to_string()]].concat());
-                    self.problem(at, format!("unknown tool {name:?}{}", meant(name, known)));
-                }
-            }
-        }
-        tools
-    }
-
-    // Agents and teams.
-
-    fn agent(&mut self, key: &str) -> Option<Agent> {
-        if let Some(agent) = self.agents.get(key) {
-            return agent.clone();
-        }
-        let said = self.document.agents.get(key)?;
-        let path = ["agents", key];
-        let model = self.model_of(said.model.as_deref(), &path);
-        let agent = match model {
-            Some(model) => Agent::new(said.name.as_deref().unwrap_or(key)).model(model),
-            None => Agent::new(said.name.as_deref().unwrap_or(key)),
-        };
-        let agent = thinker!(self, agent, said, &path);
-        self.executor_problems(&agent, &path);
-        self.agents.insert(key.to_owned(), Some(agent.clone()));
-        Some(agent)
-    }
-
-    fn team(&mut self, key: &str) -> Option<Team> {
-        if let Some(team) = self.teams.get(key) {
-            return team.clone();
-        }
-        let said = self.document.teams.get(key)?;
-        let path = ["teams", key];
-        self.open.push(Opened::Team(key.to_owned()));
-        let mut team = Team::new(said.name.as_deref().unwrap_or(key));
-        for (place, name) in said.members.iter().enumerate() {
-            let at = self.value(&["teams", key, "members", &place.to_string()]);
-            let opened = Opened::Team(name.clone());
-            if self.open.contains(&opened) {
-                let circle = self.circle(&opened);
-                self.problem(at, format!("teams are members of each other: {circle}"));
-                continue;
-            }
-            if let Some(agent) = self.agent(name) {
-                team = team.member(agent);
-            } else if let Some(member) = self.team(name) {
-                team = team.member(member);
-            } else if !self.document.agents.contains_key(name) && !self.document.teams.contains_key(name) {
-                let known = self.document.agents.keys().chain(self.document.teams.keys()).map(String::as_str);
-                self.problem(at, format!("unknown member {name:?}{}", meant(name, known)));
-            }
-        }
-        self.open.pop();
-        let model = match (&said.model, &self.document.model) {
-            // Its members' model is its own.
-            (None, None) => None,
-            _ => self.model_of(said.model.as_deref(), &path),
-        };
-        if let Some(model) = model {
-            team = team.model(model);
-        }
-        if let Some(mode) = said.mode {
-            team = team.mode(mode);
-        }
-        if let Some(times) = said.max_iterations {
-            team = team.max_iterations(times);
-        }
-        let team = thinker!(self, team, said, &path);
-        self.executor_problems(&team, &path);
-        self.teams.insert(key.to_owned(), Some(team.clone()));
-        Some(team)
-    }
-
-    /// From what is open to itself: `a → b → a`.
-    fn circle(&self, opened: &Opened) -> String {
-        let name = |one: &Opened| match one {
-            Opened::Team(name) | Opened::Workflow(name) => name.clone(),
-        };
-        let from = self.open.iter().position(|one| one == opened).unwrap_or_default();
-        let names: Vec<_> = self.open[from..].iter().chain([opened]).map(name).collect();
-        names.join(" → ")
-    }
-
-    /// What an agent or a team says is wrong with itself.
-    fn executor_problems(&mut self, executor: &impl Executor, path: &Path<'_>) {
-        for problem in executor.problems() {
-            if self.is_said(&problem) || problem.contains("has no model") {
-                continue;
-            }
-            self.problem(self.key(path), problem.clone());
-            self.said.push(problem);
-        }
-    }
-
-    fn is_said(&self, problem: &str) -> bool {
-        self.said.iter().any(|said| problem.contains(said.as_str()))
-    }
-
-    // Workflows.
 
     fn workflow(&mut self, key: &str) -> Option<Arc<Definition>> {
         if let Some(built) = self.workflows.get(key) {
@@ -890,6 +481,15 @@ impl<'a> Build<'a> {
     /// Who works in a step.
     fn worker(&mut self, step: Step, said: &'a syntax::Step, path: &Path<'_>, fields: &[&str]) -> Option<Step> {
         let at = |key| [path, &[key]].concat();
+        let teams = &self.document.teams;
+        if let Some(name) = said.agent.as_ref().filter(|name| teams.contains_key(*name)) {
+            self.problem(self.value(&at("agent")), format!("{name:?} is a team: write `team: {name}`"));
+            return None;
+        }
+        if let Some(name) = said.team.as_ref().filter(|name| self.document.agents.contains_key(*name)) {
+            self.problem(self.value(&at("team")), format!("{name:?} is an agent: write `agent: {name}`"));
+            return None;
+        }
         if let Some(name) = &said.agent {
             if let Some(agent) = self.agent(name) {
                 return Some(step.agent(agent));

@@ -34,6 +34,9 @@ use std::sync::Arc;
 use syntax::{Document, ModelProfile, Named};
 use yaml::{At, Misread};
 
+/// Problems that are told of one file.
+const PROBLEMS_MAX: usize = 100;
+
 /// A file with workflows, and what the program gives it: functions, models, permissions.
 ///
 /// ```
@@ -166,7 +169,7 @@ impl File {
         let (node, mut misread) = yaml::read(&text).map_err(|misread| invalid(&name, [of_file(misread)]))?;
         let (value, unfit) = fit::fit(&node);
         misread.extend(unfit);
-        misread.extend(build::out_of_place(&node));
+        misread.extend(build::out_of_place::out_of_place(&node));
         let document = match misread.is_empty() {
             true => Document::deserialize(value).map_err(|error| Misread::new(At::START, error.to_string())),
             false => Err(Misread::new(At::START, "")),
@@ -197,6 +200,17 @@ impl File {
             self.settings.models.insert(name.into(), model);
         }
         self
+    }
+
+    /// A model with settings under a name of its own, as a file has them under `models`. It is stored with the runs of the
+    /// workflows that use it.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn model_profile(mut self, name: impl Into<String>, profile: &Value) -> Result<Self, String> {
+        let profile = ModelProfile::deserialize(profile).map_err(|error| error.to_string())?;
+        self.settings.profiles.insert(name.into(), profile);
+        Ok(self)
     }
 
     /// Tools under a name of their own, for agents and teams that name it.
@@ -356,7 +370,7 @@ fn plain(profile: &ModelProfile) -> Value {
 fn restore(text: &str, settings: &Settings) -> Result<Arc<Definition>, String> {
     let stored: Stored = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let mut file = File::parse(&*stored.file, stored.text).map_err(|error| error.to_string())?;
-    let profile = |(name, value)| {
+    let profile = |(name, value): (String, Value)| {
         Ok((name, ModelProfile::deserialize(value).map_err(|error: serde_json::Error| error.to_string())?))
     };
     let profiles = stored.models.into_iter().map(profile).collect::<Result<_, String>>()?;
@@ -376,6 +390,11 @@ fn invalid(file: &str, problems: impl IntoIterator<Item = (Misread, FileProblemK
     let mut problems: Vec<_> = problems.into_iter().map(problem).collect();
     problems.sort_by_key(|problem| (problem.line, problem.column));
     problems.dedup();
+    let left = problems.len().saturating_sub(PROBLEMS_MAX);
+    problems.truncate(PROBLEMS_MAX);
+    if let (1.., Some(last)) = (left, problems.last().cloned()) {
+        problems.push(FileProblem { message: format!("and {left} more problems below"), ..last });
+    }
     InvalidFile { problems }
 }
 

@@ -16,7 +16,7 @@ macro_rules! settled {
         if let Some(url) = &profile.base_url {
             model = model.base_url(url);
         }
-        model = match profile.key_variable.as_deref() {
+        model = match profile.api_key_variable.as_deref() {
             Some(NO_KEY) => model.api_key(""),
             Some(name) => model.api_key_variable(name),
             None => model,

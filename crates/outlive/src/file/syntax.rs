@@ -87,7 +87,7 @@ pub(super) struct ModelProfile {
     pub(super) base_url: Option<String>,
     /// The environment variable with its key, or `none` where none is needed
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) key_variable: Option<String>,
+    pub(super) api_key_variable: Option<String>,
     /// How freely it chooses its words, 0 to 2
     #[schemars(range(min = 0, max = 2))]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -382,6 +382,11 @@ impl Builder {
                     let What::Scalar { text, .. } = &node.what else {
                         return Err(Misread::new(at, "a key must be text"));
                     };
+                    if text == "<<" {
+                        let message =
+                            "`<<` merges nothing in YAML 1.2: write the keys out, or repeat a whole value with *name";
+                        self.misread.push(Misread::new(at, message));
+                    }
                     if let Some(line) = names.insert(text.clone(), at.line) {
                         let message = format!("the key {text:?} is there twice: it is also on line {line}");
                         self.misread.push(Misread::new(at, message));
@@ -459,6 +464,7 @@ mod tests {
             ("a: 1\nb: 2\na: 3", 3, "there twice: it is also on line 1"),
             ("a: !!python/object:os.system x", 1, "tags"),
             ("a: !custom x", 1, "tags"),
+            ("a: &a { b: 1 }\nc:\n  <<: *a", 3, "merges nothing"),
             ("a: 1\n---\nb: 2", 2, "second document"),
             ("? [a]\n: 1", 1, "key must be text"),
             ("a:\n\tb: 1", 2, "no tabs"),

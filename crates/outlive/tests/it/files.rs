@@ -208,6 +208,7 @@ workflows:
       - { step: Two, agent: writter }
       - { step: Three, agent: writer, team: red }
       - { step: Four }
+      - { step: Five, agent: red }
   b:
     steps:
       - { step: Back, workflow: a }
@@ -225,8 +226,8 @@ workflows:
     let shape = problems(text);
     assert_eq!(
         shape,
-        "x.yaml:18:9: \"max_iterations\" is missing (Iterations, at most)\n\
-         x.yaml:21:16: the list is empty: write at least one"
+        "x.yaml:19:9: \"max_iterations\" is missing (Iterations, at most)\n\
+         x.yaml:22:16: the list is empty: write at least one"
     );
     let text = text.replace("loop: Endless\n", "loop: Endless\n        max_iterations: 2\n");
     let text = text.replace("steps: []", "steps: [{ step: Y, agent: writer }]");
@@ -239,12 +240,13 @@ workflows:
         "x.yaml:12:29: unknown agent \"writter\": did you mean \"writer\"?",
         "x.yaml:13:9: it has agent and team: leave one of them",
         "x.yaml:14:9: it does nothing: give it one of agent, team, function, workflow, http, command",
-        "x.yaml:17:33: workflows execute each other: a → b → a",
-        "x.yaml:26:15: not valid in a condition:",
+        "x.yaml:15:30: \"red\" is a team: write `team: red`",
+        "x.yaml:18:33: workflows execute each other: a → b → a",
+        "x.yaml:27:15: not valid in a condition:",
     ] {
         assert!(said.lines().any(|line| line.starts_with(expected)), "{expected}\nis not in\n{said}");
     }
-    assert_eq!(said.lines().count(), 9, "each once: {said}");
+    assert_eq!(said.lines().count(), 10, "each once: {said}");
 }
 
 #[test]
@@ -366,6 +368,14 @@ fn mutated_files_never_panic_and_always_name_a_line() {
         }
     }
     assert!((1_000..2_000).contains(&refused), "{refused} of them were refused");
+}
+
+#[test]
+fn a_flood_of_problems_is_cut_and_counted() {
+    let text = with_steps(&"      - { step: A, agnet: a }\n".repeat(5_000));
+    let found = invalid(File::parse("x.yaml", text));
+    assert_eq!(found.problems.len(), 101);
+    assert_eq!(found.problems[100].message, "and 4900 more problems below");
 }
 
 #[test]
@@ -509,11 +519,76 @@ async fn answered_review(workflow: &Workflow, run_id: &str) {
     }
 }
 
+/// Waits until a file is there.
+async fn wait_for(path: &std::path::Path) {
+    while !path.exists() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_command_that_must_never_start_twice_is_not_repeated_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let db: Arc<dyn Db> = Arc::new(SqliteDb::new(folder.path().join("runs.db")));
+    let (log, go) = (folder.path().join("log"), folder.path().join("go"));
+    let script =
+        format!("echo x >> {}; while [ ! -e {} ]; do sleep 0.02; done; echo paid", log.display(), go.display());
+    let text = format!(
+        "version: 1\nworkflows:\n  pay:\n    steps:\n      - step: Pay\n        command: [sh, -c, \"{script}\"]\n        effect: \
+         once\n        on_error: pause\n        retry: {{ times: 5 }}\n"
+    );
+    let file = File::parse("pay.yaml", text).unwrap().allow_commands(true);
+    let start = || {
+        let options = outlive::Options { shutdown_grace: Duration::ZERO, ..outlive::Options::default() };
+        Engine::builder(db.clone()).options(options).workflow(file.definitions().unwrap().remove(0)).start()
+    };
+    let first = start().await.unwrap();
+    let submit = outlive::engine::Submit { input: Some("x".into()), ..outlive::engine::Submit::default() };
+    let id = file.definitions().unwrap()[0].id.clone();
+    let run_id = first.submit(&id, submit).await.unwrap().run_id().clone();
+    wait_for(&log).await;
+    first.shutdown().await.unwrap();
+
+    let second = start().await.unwrap();
+    let run = second.attach(run_id);
+    while run.get().await.unwrap().unwrap().status != RunStatus::Paused {
+        tokio::task::yield_now().await;
+    }
+    let asked = run.questions().await.unwrap().remove(0);
+    let failure = asked.question.failure.as_ref().unwrap();
+    assert_eq!(failure.kind, outlive::FailureKind::OutcomeUnknown, "{}", failure.message);
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "x\n", "it was not repeated");
+    std::fs::write(&go, "").unwrap();
+    second.answer([(asked.id().clone(), Answer::Retry)], Some("ada".into())).await.unwrap();
+    assert_eq!(run.wait().await.unwrap().text(), "paid", "somebody wanted it again");
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "x\nx\n");
+    second.shutdown().await.unwrap();
+}
+
+#[test]
+fn models_of_the_program_are_stored_as_they_were() {
+    let text = "version: 1\nmodel: fast\nagents: { a: {} }\nworkflows: { w: { steps: [{ step: S, agent: a }] } }\n";
+    let built = |temperature: f64| {
+        let profile = json!({ "model": "ollama:qwen3", "temperature": temperature });
+        let file = File::parse("w.yaml", text).unwrap().model_profile("fast", &profile).unwrap();
+        file.model_profile("unused", &json!({ "model": "ollama:other" })).unwrap().definitions().unwrap().remove(0)
+    };
+    let (cold, warm) = (built(0.1), built(0.9));
+    assert_ne!(cold.hash, warm.hash, "they are another definition");
+    let stored = cold.source.as_ref().unwrap().text.clone();
+    assert!(stored.contains("0.1") && !stored.contains("unused"), "{stored}");
+    let restored = warm.source.as_ref().unwrap().restore(&stored).unwrap();
+    assert_eq!(restored.hash, cold.hash, "and are read again as they were");
+    let file = File::parse("w.yaml", text).unwrap();
+    assert!(file.model_profile("fast", &json!({ "model": "ollama:qwen3", "warmth": 1 })).is_err());
+}
+
 #[test]
 fn no_key_is_in_what_is_stored() {
     let text = CONTENT.replace(
         "model: openai:gpt-5.2",
-        "model: fast\nmodels: { fast: { model: openai:gpt-5.2, key_variable: SOME_KEY } }",
+        "model: fast\nmodels: { fast: { model: openai:gpt-5.2, api_key_variable: SOME_KEY } }",
     );
     let built = definitions(&text).remove(0);
     let stored: Value = serde_json::from_str(&built.source.as_ref().unwrap().text).unwrap();
