@@ -27,6 +27,9 @@ const EXPECTED: &[(&str, &str)] = &[
     ("outlive events", "WorkflowCompleted"),
     ("outlive output", "Week 4"),
     ("outlive run content", "Completed"),
+    ("outlive run workflow.yaml", "Completed"),
+    ("outlive watch @last", "Completed"),
+    ("outlive workflow validate", "fine"),
     ("outlive version", "outlive "),
 ];
 /// A shell's exit code for a process killed by SIGKILL. Only `--crash` may end so.

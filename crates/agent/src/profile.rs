@@ -329,10 +329,12 @@ impl Profile {
         self.members().iter().map(line).collect()
     }
 
-    /// The keys of its model and of its members' models.
+    /// The keys of its model and its tools, and of its members'.
     pub(crate) fn secrets(&self) -> Vec<Secret> {
         let own = self.model.iter().chain(&self.fallbacks).flatten().flat_map(|model| model.secrets());
-        own.chain(self.members().iter().flat_map(|member| member.secrets())).collect()
+        own.chain(self.tools.iter().flat_map(Tool::secrets))
+            .chain(self.members().iter().flat_map(|member| member.secrets()))
+            .collect()
     }
 
     /// The workflows that its tools have executed, and its members', each once.

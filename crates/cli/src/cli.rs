@@ -22,6 +22,7 @@ pub(crate) struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   outlive demo                    a sample workflow: no key, no network
+  outlive init                    a workflow file to begin with; then: outlive run workflow.yaml TOPIC
   outlive demo --crash            the same, killed in the middle; then: outlive demo --resume
   outlive ls status:error since:1d
   outlive events @last -f
@@ -41,7 +42,9 @@ pub(crate) const RUN_HELP: &str = "Full id, its first characters (4 or more), @l
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Demo(cmd::demo::Demo),
+    Init(cmd::init::Init),
     Run(cmd::run::Run),
+    Chat(cmd::chat::Chat),
     Watch(cmd::watch::Watch),
     Ls(cmd::ls::Ls),
     Show(cmd::show::Show),
@@ -59,6 +62,7 @@ pub(crate) enum Command {
     Answer(cmd::answer::Answer),
     Schedule(cmd::schedule::ScheduleVerbs),
     Budgets(cmd::budgets::Budgets),
+    Dev(cmd::dev::Dev),
     Serve(cmd::serve::Serve),
     Worker(cmd::worker::Worker),
     Workflow(cmd::workflow::Workflow),
@@ -67,6 +71,9 @@ pub(crate) enum Command {
     Backup(cmd::backup::Backup),
     Db(cmd::db::Database),
     Config(cmd::config::Config),
+    Schema(cmd::schema::Schema),
+    Completions(cmd::completions::Completions),
+    Man(cmd::completions::Man),
     Doctor(cmd::doctor::Doctor),
     Version(cmd::version::Version),
 }

@@ -2,7 +2,7 @@
 
 use crate::style;
 use outlive::core::port::{DbError, DbErrorKind, LogError, Unreadable};
-use outlive::{ClientError, Error, RunStatus, engine};
+use outlive::{ClientError, Error, InvalidFile, RunStatus, engine};
 use serde_json::json;
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -62,6 +62,8 @@ pub(crate) struct Problem {
     is_retryable: bool,
     /// The reader has gone away: there is nobody left to tell.
     is_silent: bool,
+    /// The problems of workflow files, one by one.
+    invalid_file: Option<Box<InvalidFile>>,
 }
 
 impl Problem {
@@ -73,7 +75,19 @@ impl Problem {
     /// A problem with this exit code, this name for programs and this message (lower case, no full stop).
     pub(crate) fn new(exit: Exit, code: impl Into<Cow<'static, str>>, message: impl Display) -> Self {
         let code = code.into();
-        Self { exit, code, message: message.to_string(), hint: None, is_retryable: false, is_silent: false }
+        let (hint, is_retryable, is_silent, invalid_file) = (None, false, false, None);
+        Self { exit, code, message: message.to_string(), hint, is_retryable, is_silent, invalid_file }
+    }
+
+    /// Keeps the problems of workflow files apart.
+    pub(crate) fn of_files(mut self, invalid: InvalidFile) -> Self {
+        self.invalid_file = Some(Box::new(invalid));
+        self
+    }
+
+    /// The problems of workflow files, if it is about them.
+    pub(crate) fn invalid_file(&self) -> Option<&InvalidFile> {
+        self.invalid_file.as_deref()
     }
 
     /// Adds what to do about it. Empty text adds nothing.
@@ -169,8 +183,8 @@ impl From<engine::Error> for Problem {
             E::SessionNotFound(_) => Self::new(Exit::NotFound, "session_not_found", error),
             E::UnknownWorkflow(id) => {
                 Self::new(Exit::NotFound, "workflow_not_found", format!("this command has no workflow {id:?}")).hint(
-                    "it has only the demonstration's, content-creation-demo; run your own from your program, \
-                     or serve it there and name that server with --server or OUTLIVE_SERVER",
+                    "by name it has only the demonstration's, content-creation-demo; name the file with yours: \
+                     outlive run FILE, or --file FILE; or the server that has it, with --server or OUTLIVE_SERVER",
                 )
             }
             E::Input(_) => Self::new(Exit::Usage, "invalid_input", error),
@@ -259,6 +273,7 @@ impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
             Error::Engine(error) => error.into(),
+            Error::File(invalid) => invalid.into(),
             Error::NotCompleted(run) => engine::Error::from(run).into(),
             Error::Traces(_) => Self::new(Exit::Configuration, "configuration", error),
             error => Self::new(Exit::Configuration, "definition", error),

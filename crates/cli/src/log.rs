@@ -42,6 +42,7 @@ impl Log {
     pub(crate) fn start(cli: &Cli) -> Result<Self, Problem> {
         let settings = match &cli.command {
             Command::Serve(serve) => serve.settings(&cli.global)?,
+            Command::Dev(dev) => dev.settings(&cli.global)?,
             Command::Worker(worker) => worker.settings(&cli.global)?,
             _ => Settings::for_logging(),
         };

@@ -13,6 +13,7 @@ use crate::cli::Global;
 use crate::cmd;
 use crate::demo;
 use crate::exit::{Exit, Problem};
+use crate::files::Known;
 use crate::output;
 use crate::settings::{self, Settings, TOKEN};
 use crate::store::{self, Store};
@@ -22,10 +23,12 @@ use outlive::core::port::{
     AuditKind, BudgetFilter, BudgetPage, BudgetRaise, QuestionFilter, RunFilter, ScheduleFilter, SessionPolicy,
     StoredBudget, StoredTick,
 };
-use outlive::core::{Answer, DefinitionId, Remedy, RunEvent, RunId, RunStatus, SessionId, WorkflowRunOutput};
+use outlive::core::{
+    Answer, Definition, DefinitionId, Remedy, RunEvent, RunId, RunStatus, SessionId, WorkflowRunOutput,
+};
 use outlive::engine::{
-    CreateSchedule, Engine, EventStream, Fork, Options, Prune, PruneReport, Reader, RunHandle, Schedule, SchedulesPage,
-    Submit,
+    CreateSchedule, Engine, EngineBuilder, EventStream, Fork, Options, Prune, PruneReport, Reader, RunHandle, Schedule,
+    SchedulesPage, Submit,
 };
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -66,6 +69,8 @@ pub(crate) struct Here {
     store: Store,
     role: Role,
     options: Options,
+    /// The workflows of files that were named; else the demonstration's.
+    definitions: Vec<Arc<Definition>>,
     reader: OnceLock<Reader>,
     engine: OnceCell<Engine>,
 }
@@ -143,13 +148,40 @@ impl Runs {
         }
         let db = Arc::new(store::handle(&settings)?);
         let store = Store { db, path: settings.db };
-        let here = Here::new(store, role, settings.engine);
-        let known = demo::workflow(here.store.db.clone())?.definition().id.clone();
-        if *workflow_id != known {
+        let known = demo::workflow(store.db.clone())?.definition().clone();
+        if *workflow_id != known.id {
             return Err(outlive::engine::Error::UnknownWorkflow(workflow_id.to_shared()).into());
         }
-        here.store.db.open().await?;
-        Ok(Self::Here(Box::new(here)))
+        store.db.open().await?;
+        Ok(Self::Here(Box::new(Here::new(store, role, settings.engine))))
+    }
+
+    /// The same as [`Runs::open_as`], where the workflows may be in files.
+    ///
+    /// # Errors
+    /// As [`Runs::open_as`], and what is wrong with the files.
+    pub(crate) async fn open_knowing(role: Role, known: &Known, global: &Global) -> Result<Self, Problem> {
+        if known.files.is_empty() {
+            return Self::open_as(role, global).await;
+        }
+        let (definitions, settings) = known.load(global)?;
+        let store = Store::open_at(settings.db, global).await?;
+        Ok(Self::Here(Box::new(Here { definitions, ..Here::new(store, role, settings.engine) })))
+    }
+
+    /// Opens the database of these settings to start runs of workflows in files; a missing one is created.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub(crate) async fn open_for(
+        definitions: Vec<Arc<Definition>>,
+        role: Role,
+        settings: Settings,
+    ) -> Result<Self, Problem> {
+        let db = Arc::new(store::handle(&settings)?);
+        let store = Store { db, path: settings.db };
+        store.db.open().await?;
+        Ok(Self::Here(Box::new(Here { definitions, ..Here::new(store, role, settings.engine) })))
     }
 
     fn there(settings: &Settings, global: &Global) -> Result<Self, Problem> {
@@ -684,7 +716,8 @@ impl Here {
         // Ctrl-C should not take half a minute.
         let shutdown_grace = Duration::from_secs(2);
         let options = Options { execute: role == Role::Executes, shutdown_grace, ..options };
-        Self { store, role, options, reader: OnceLock::new(), engine: OnceCell::new() }
+        let definitions = Vec::new();
+        Self { store, role, options, definitions, reader: OnceLock::new(), engine: OnceCell::new() }
     }
 
     /// Reads as the engine does if there is one; none is started to read.
@@ -698,8 +731,11 @@ impl Here {
             let builder = Engine::builder(self.store.db.clone()).options(self.options.clone());
             let builder = match self.role {
                 Role::Looks | Role::Steers => builder,
-                Role::Accepts | Role::Executes => {
+                Role::Accepts | Role::Executes if self.definitions.is_empty() => {
                     builder.workflow(demo::workflow(self.store.db.clone())?.definition().clone())
+                }
+                Role::Accepts | Role::Executes => {
+                    self.definitions.iter().cloned().fold(builder, EngineBuilder::workflow)
                 }
             };
             Ok::<_, Problem>(builder.start().await?)

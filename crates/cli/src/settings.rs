@@ -91,6 +91,7 @@ pub(crate) struct Settings {
     pub(crate) trusted_proxies: Vec<String>,
     pub(crate) proxy_header: String,
     pub(crate) webhook_hosts: Vec<String>,
+    pub(crate) tool_hosts: Vec<String>,
     /// Empty: decided by `-v`.
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
@@ -111,6 +112,7 @@ impl Default for Settings {
             trusted_proxies: Vec::new(),
             proxy_header: "X-Forwarded-For".to_owned(),
             webhook_hosts: Vec::new(),
+            tool_hosts: Vec::new(),
             log: String::new(),
             log_format: LogFormat::Text,
             limits: Limits::default(),
@@ -173,6 +175,18 @@ impl Settings {
     fn set_db(&mut self, path: PathBuf, origin: Origin) {
         self.db = path;
         self.origins.insert("db", origin);
+    }
+
+    /// Keeps runs where a workflow file says.
+    pub(crate) fn take_store(&mut self, path: PathBuf) {
+        self.set_db(path.clone(), Origin::File(path));
+    }
+
+    /// Takes the default database, whatever a demonstration has left here.
+    pub(crate) fn forget_found_db(&mut self) {
+        if self.origin("db") == Origin::Found {
+            self.set_db(PathBuf::from(DB), Origin::Default);
+        }
     }
 
     /// Where the value of `name` came from.

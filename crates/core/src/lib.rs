@@ -64,8 +64,8 @@ pub use step::{
 pub use time::Timestamp;
 pub use waiting::{Remedy, Waiting, WaitsFor};
 pub use workflow::{
-    Block, Blocking, Condition, ConditionNode, Definition, DefinitionBuilder, EventSettings, FieldType, ForEach,
-    ForEachNode, Function, HumanReview, IntoVerdict, InvalidDefinition, Loop, LoopNode, Node, OnError, OnReject,
-    OnTimeout, Parallel, ParallelNode, Registry, Router, RouterNode, Rule, Selection, Settings, Step, StepHistory,
-    StepNode, Steps, StepsNode, Structure, UserInputField, Verdict, VerdictInput, WorkflowNode,
+    Block, Blocking, Condition, ConditionNode, Definition, DefinitionBuilder, DefinitionSource, EventSettings,
+    FieldType, ForEach, ForEachNode, Function, HumanReview, IntoVerdict, InvalidDefinition, Loop, LoopNode, Node,
+    OnError, OnReject, OnTimeout, Parallel, ParallelNode, Registry, Router, RouterNode, Rule, Selection, Settings,
+    Step, StepHistory, StepNode, Steps, StepsNode, Structure, UserInputField, Verdict, VerdictInput, WorkflowNode,
 };

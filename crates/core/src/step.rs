@@ -6,6 +6,7 @@ use crate::json;
 use crate::message::Media;
 use crate::metrics::Metrics;
 use crate::run::content_text;
+use crate::schema::check;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fmt;
@@ -106,6 +107,12 @@ impl InputSchema {
     /// in), or what is wrong with it.
     pub fn new(schema: Value, read: impl Fn(Value) -> Result<Value, String> + Send + Sync + 'static) -> Self {
         Self { schema, read: Arc::new(read) }
+    }
+
+    /// A schema alone: inputs are fitted to it, and must fit it.
+    pub fn json(schema: Value) -> Self {
+        let known = schema.clone();
+        Self::new(schema, move |value| check(&value, &known).map(|()| value).map_err(|unfit| unfit.to_string()))
     }
 
     /// Reads an input: text as JSON, anything else as it is, nothing as null; then fitted to the schema where that loses

@@ -98,6 +98,11 @@ async fn outlook(db: &dyn Db, run: &Run, structure: &Structure) -> Result<Outloo
     let nodes = Some(structure.nodes.clone());
     let machine = WorkflowMachine::new(info, nodes, input, attachments, run.created_at);
     let mut machine = machine.with_leader(structure.leader.clone());
+    // Where both were read from a text, a run goes on with its own.
+    let accepted = db.definition(run.definition.clone()).await?.filter(|_| structure.source.is_some());
+    if accepted.and_then(|text| Structure::parse(&text).ok()).is_some_and(|accepted| accepted.source.is_some()) {
+        return Ok(Outlook::GoesOn);
+    }
     let mut fit = fold::fit(db, run, Some(&structure.hash)).await?;
     let read = fold::read(db, run, |_, entries, _| {
         entries.iter().try_for_each(|entry| fit.apply(&mut machine, entry).map(drop))

@@ -7,7 +7,7 @@ use crate::control::{Control, Stop};
 use crate::ending::Ending;
 use crate::flights::{Flights, Landing};
 use crate::fold::{self, Unreadable};
-use crate::inner::{Inner, Place};
+use crate::inner::{Age, Inner, Place};
 use crate::journal::Journal;
 use crate::pump::Pump;
 use crate::stats;
@@ -19,7 +19,7 @@ use outlive_core::port::{
     RunPatch, SessionState, SteeringMessage, StepContext,
 };
 use outlive_core::{
-    Answered, Definition, ExecutorKind, Failure, FailureKind, Question, RunStatus, Timestamp, Verdict, json,
+    Answered, Definition, ExecutorKind, Failure, FailureKind, Question, RunStatus, Structure, Timestamp, Verdict, json,
 };
 use serde_json::{Map, Value};
 use std::any::Any;
@@ -75,13 +75,63 @@ fn drive(
     let run = Box::new(run);
     async move {
         let inner = place.inner();
-        let definition = inner.definition(&run.info.workflow_id, &run.definition);
-        let (journal, unreadable) = open(inner, &run, lease, ending, definition.as_deref());
-        if let Err(error) = drive_once(inner, run, definition, &journal, unreadable, &control, session).await {
+        let newest = inner.definition(&run.info.workflow_id, &run.definition);
+        let (definition, missing) = match newest {
+            Some(newest) if newest.source.is_some() && newest.hash != run.definition => {
+                match Box::pin(accepted_with(inner, &run, newest)).await {
+                    Ok(found) => found,
+                    Err(error) => return Box::pin(inner.give_up(lease, &error)).await,
+                }
+            }
+            newest => (newest, None),
+        };
+        let (journal, obstacle) = open(inner, &run, lease, ending, definition.as_deref());
+        let obstacle = missing.or(obstacle);
+        if let Err(error) = drive_once(inner, run, definition, &journal, obstacle, &control, session).await {
             // Boxed, because only a run in this case needs the room.
             Box::pin(inner.give_up(journal.lease().clone(), &error)).await;
         }
     }
+}
+
+/// Why a run must not execute.
+enum Obstacle {
+    /// Its input or its options cannot be read: a step would work on nothing.
+    Unreadable(Failure),
+    /// The text of its definition needs what this process does not have, in words.
+    Missing(String),
+}
+
+/// The definition that a run was accepted with, read from its text, or what is missing for that; the newest where no such
+/// text was stored: replay then decides whether that fits.
+///
+/// # Errors
+/// The store's.
+async fn accepted_with(
+    inner: &Inner,
+    run: &Run,
+    newest: Arc<Definition>,
+) -> Result<(Option<Arc<Definition>>, Option<Box<Obstacle>>), DbError> {
+    let stored = inner.services.db.definition(run.definition.clone()).await?;
+    let text = stored.and_then(|text| Structure::parse(&text).ok()).and_then(|structure| structure.source);
+    let (Some(text), Some(source)) = (text, &newest.source) else { return Ok((Some(newest), None)) };
+    let restored = source.restore(&text).and_then(|definition| match definition.hash == run.definition {
+        true => Ok(definition),
+        // Another version of the program reads it differently, or a function has another name.
+        false => Err("this program reads the text differently".to_owned()),
+    });
+    Ok(match restored {
+        Ok(definition) => {
+            inner.keep(definition.clone(), Age::Older);
+            (Some(definition), None)
+        }
+        Err(problem) => {
+            let reason = format!(
+                "the run goes on with the file that it was accepted with, and that is not possible here: {problem}"
+            );
+            (Some(newest), Some(Box::new(Obstacle::Missing(reason))))
+        }
+    })
 }
 
 /// Drives the run from where its log ends until it rests.
@@ -90,7 +140,7 @@ async fn drive_once(
     run: Box<Run>,
     definition: Option<Arc<Definition>>,
     journal: &Arc<Journal>,
-    unreadable: Option<Box<Failure>>,
+    obstacle: Option<Box<Obstacle>>,
     control: &Control,
     session: Option<Arc<Map<String, Value>>>,
 ) -> Result<(), DbError> {
@@ -98,7 +148,7 @@ async fn drive_once(
     let claim = claim_record(&run, journal, inner.services.clock.now());
     // Boxed and dropped, so that a run that waits for hours does not hold what only its start needs.
     let begun = Instant::now();
-    let prepared = Box::pin(prepare(inner, &run, journal, unreadable, &claim, definition.as_deref(), session)).await?;
+    let prepared = Box::pin(prepare(inner, &run, journal, obstacle, &claim, definition.as_deref(), session)).await?;
     // A fork begins with a log, and with its first claim.
     if run.next_index > 0 && run.epoch > 1 {
         inner.services.counters.recoveries.add(begun.elapsed());
@@ -126,10 +176,11 @@ fn open(
     lease: Lease,
     ending: Option<Arc<Ending>>,
     definition: Option<&Definition>,
-) -> (Arc<Journal>, Option<Box<Failure>>) {
+) -> (Arc<Journal>, Option<Box<Obstacle>>) {
     let (input, options) = (run.read_input(), run.request_options());
     let unreadable = [input.as_ref().err(), options.as_ref().err()].into_iter().flatten().next();
-    let unreadable = unreadable.map(|error| Box::new(Failure::new(FailureKind::BadResponse, error.to_string())));
+    let unreadable = unreadable.map(|error| Failure::new(FailureKind::BadResponse, error.to_string()));
+    let obstacle = unreadable.map(|failure| Box::new(Obstacle::Unreadable(failure)));
     let input = input.unwrap_or_default();
     let options = options.unwrap_or_default();
     let nodes = definition.map(|definition| definition.nodes.clone());
@@ -139,7 +190,7 @@ fn open(
     let machine = machine.with_session_state(options.session_state).with_leader(leader);
     let spending = definition.and_then(|definition| definition.spending.clone());
     let journal = Journal::new(inner.services.clone(), lease, machine, run.status, ending, spending);
-    (Arc::new(journal), unreadable)
+    (Arc::new(journal), obstacle)
 }
 
 /// Folds the log and settles what can be settled without executing. `Some` means: execute, with this session state.
@@ -147,12 +198,15 @@ async fn prepare(
     inner: &Inner,
     run: &Run,
     journal: &Journal,
-    unreadable: Option<Box<Failure>>,
+    obstacle: Option<Box<Obstacle>>,
     claim: &Record,
     definition: Option<&Definition>,
     session: Option<Arc<Map<String, Value>>>,
 ) -> Result<Option<Arc<Map<String, Value>>>, DbError> {
     let now = inner.services.clock.now();
+    if let (Some(Obstacle::Missing(reason)), None) = (obstacle.as_deref(), &run.cancel) {
+        return wait_for_definition(inner, run, journal, reason).await;
+    }
     if run.next_index > 0 {
         match replay(inner, run, journal, definition).await? {
             Ok(()) => journal.append([journal.machine(|m| m.resumed(claim, run.attempt, now))]),
@@ -165,12 +219,7 @@ async fn prepare(
                 return Ok(None);
             }
             Err(Unreadable::Changed(mismatch)) => {
-                journal.skip_to(run.next_index);
-                // Nothing follows from an answer before the log can be read with a definition that fits.
-                read_inbox(inner, journal, Journal::keep_answer).await?;
-                journal.append(journal.machine(|m| m.pause(&mismatch.to_string(), run.next_index, now)));
-                journal.release(None);
-                return Ok(None);
+                return wait_for_definition(inner, run, journal, &mismatch.to_string()).await;
             }
         }
     }
@@ -181,8 +230,8 @@ async fn prepare(
     if journal.machine(WorkflowMachine::has_questions) {
         read_inbox(inner, journal, Journal::answer).await?;
     }
-    if let Some(failure) = unreadable {
-        journal.append(journal.machine(|m| m.fail(&failure, now)));
+    if let Some(Obstacle::Unreadable(failure)) = obstacle.as_deref() {
+        journal.append(journal.machine(|m| m.fail(failure, now)));
         return Ok(None);
     }
     if run.claims > inner.options.claims_max {
@@ -210,6 +259,25 @@ async fn prepare(
         }
     };
     Ok(Some(state))
+}
+
+/// Pauses a run until a person says that its definition is there.
+///
+/// # Errors
+/// The store's.
+async fn wait_for_definition(
+    inner: &Inner,
+    run: &Run,
+    journal: &Journal,
+    reason: &str,
+) -> Result<Option<Arc<Map<String, Value>>>, DbError> {
+    journal.skip_to(run.next_index);
+    // Nothing follows from an answer before the log can be read with a definition that fits.
+    read_inbox(inner, journal, Journal::keep_answer).await?;
+    let now = inner.services.clock.now();
+    journal.append(journal.machine(|m| m.pause(reason, run.next_index, now)));
+    journal.release(None);
+    Ok(None)
 }
 
 /// Writes down the answers that the log does not have yet.

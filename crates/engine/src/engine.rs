@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::finish::Finish;
 use crate::handle::RunHandle;
 use crate::heart::Heart;
-use crate::inner::{End, Inner, Stopping};
+use crate::inner::{Age, End, Inner, Stopping};
 use crate::questions::answer;
 use crate::reader::Reader;
 use outlive_core::port::{Access, Db};
@@ -68,14 +68,7 @@ impl Engine {
 
     /// Registers another workflow, or another version of one; runs that wait for it are taken over.
     pub fn register(&self, definition: Arc<Definition>) {
-        let mut definitions = self.inner().definitions.write().unwrap_or_else(PoisonError::into_inner);
-        let versions = definitions.entry(definition.id.clone()).or_default();
-        versions.retain(|known| known.hash != definition.hash);
-        versions.push(definition);
-        let of_models = definitions.values().flatten().flat_map(|definition| definition.secrets());
-        let redactor = Redactor::new(self.inner().options.secrets.iter().cloned().chain(of_models));
-        *self.inner().services.redactor.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(redactor);
-        drop(definitions);
+        self.inner().keep(definition, Age::Newest);
         self.inner().wake.notify_one();
         self.inner().keeps.notify_one();
     }

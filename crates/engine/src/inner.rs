@@ -11,7 +11,7 @@ use crate::queue::Queue;
 use crate::room::LowWater;
 use crate::services::Services;
 use outlive_core::port::{DbError, Lease, News, Run};
-use outlive_core::{Definition, DefinitionId, RunId, SessionId, WorkerId};
+use outlive_core::{Definition, DefinitionId, Redactor, RunId, SessionId, WorkerId};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -53,6 +53,13 @@ pub(crate) struct Inner {
     pub(crate) stop: watch::Sender<Stopping>,
     /// Set when the heart has given everything back, or no longer waits for anything.
     pub(crate) ended: watch::Sender<Option<End>>,
+}
+
+/// Whether a version of a workflow is what new runs are accepted with, or one that runs were accepted with before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Age {
+    Newest,
+    Older,
 }
 
 struct Running {
@@ -220,6 +227,23 @@ impl Inner {
         let definitions = self.definitions.read().unwrap_or_else(PoisonError::into_inner);
         let versions = definitions.get(id)?;
         versions.iter().find(|version| &*version.hash == hash).or(versions.last()).cloned()
+    }
+
+    /// Keeps a version of a workflow, and its secrets out of the store.
+    pub(crate) fn keep(&self, definition: Arc<Definition>, age: Age) {
+        let mut definitions = self.definitions.write().unwrap_or_else(PoisonError::into_inner);
+        let versions = definitions.entry(definition.id.clone()).or_default();
+        match age {
+            Age::Newest => {
+                versions.retain(|known| known.hash != definition.hash);
+                versions.push(definition);
+            }
+            Age::Older if versions.iter().any(|known| known.hash == definition.hash) => return,
+            Age::Older => versions.insert(0, definition),
+        }
+        let of_models = definitions.values().flatten().flat_map(|definition| definition.secrets());
+        let redactor = Redactor::new(self.options.secrets.iter().cloned().chain(of_models));
+        *self.services.redactor.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(redactor);
     }
 
     /// Starts `work` on a run that this process holds the lease of.

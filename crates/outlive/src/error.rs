@@ -1,5 +1,6 @@
 //! The facade's one error.
 
+use crate::invalid::InvalidFile;
 use outlive_core::{InvalidDefinition, NotCompleted};
 use std::fmt;
 use std::sync::Arc;
@@ -13,6 +14,9 @@ pub enum Error {
     /// A workflow cannot be built; every problem is listed.
     #[error(transparent)]
     Definition(#[from] InvalidDefinition),
+    /// A workflow file cannot be used; every problem is listed with its place.
+    #[error(transparent)]
+    File(#[from] InvalidFile),
     /// An awaited run has no result: it failed, was cancelled or is PAUSED. The error holds the run.
     #[error(transparent)]
     NotCompleted(#[from] NotCompleted),

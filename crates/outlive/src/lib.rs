@@ -27,7 +27,10 @@ mod batches;
 #[cfg(feature = "client")]
 pub mod client;
 mod error;
+#[cfg(feature = "files")]
+mod file;
 mod input;
+mod invalid;
 #[cfg(all(feature = "server", feature = "sqlite"))]
 mod keys;
 #[cfg(feature = "otlp")]
@@ -44,6 +47,9 @@ pub use batches::BatchRequest;
 #[cfg(feature = "client")]
 pub use client::{Client, ClientError};
 pub use error::{Error, Result};
+#[cfg(feature = "files")]
+pub use file::{File, FileSchedule};
+pub use invalid::{FileProblem, FileProblemKind, InvalidFile};
 #[cfg(all(feature = "server", feature = "sqlite"))]
 pub use keys::SqliteKeys;
 #[cfg(feature = "otlp")]
@@ -148,3 +154,8 @@ pub struct Retained;
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/definitions.md")]
 pub struct Definitions;
+
+/// So is that of the page about workflows in files.
+#[cfg(all(doctest, feature = "files"))]
+#[doc = include_str!("../../../docs/files.md")]
+pub struct Files;

@@ -9,8 +9,8 @@ use outlive_agent::tool::CalledWorkflow;
 use outlive_agent::{Agent, WorkflowAgent};
 use outlive_core::port::{BoxFuture, Db, Executor, Observer, SessionPolicy, StepContext};
 use outlive_core::{
-    Answer, Block, Budget, Definition, DefinitionBuilder, Failure, InvalidDefinition, Media, Prices, Registry,
-    Retention, RunId, RunStatus, Step, StepInput, StepOutput, Timestamp, WorkflowRunOutput,
+    Answer, Block, Budget, Definition, DefinitionBuilder, Failure, InputSchema, InvalidDefinition, Media, Prices,
+    Registry, Retention, RunId, RunStatus, Step, StepInput, StepOutput, Timestamp, WorkflowRunOutput,
 };
 use outlive_engine::{Engine, EventStream, Options, RunHandle, Submit};
 use schemars::JsonSchema;
@@ -230,6 +230,26 @@ impl WorkflowBuilder {
     /// ```
     pub fn input_schema<T: JsonSchema + DeserializeOwned + Serialize + 'static>(mut self) -> Self {
         self.definition = self.definition.input_schema(input::schema_of::<T>());
+        self
+    }
+
+    /// Inputs must fit this JSON Schema: what it describes, or its JSON text. Any other input is refused before a run exists.
+    ///
+    /// ```
+    /// use outlive::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> outlive::Result<()> {
+    /// let schema = serde_json::json!({ "type": "object", "required": ["topic"] });
+    /// let echo = Step::function("echo", |_, input| async move { Ok::<_, Failure>(input.input_text()) });
+    /// let workflow = Workflow::builder("Echo").db(InMemoryDb::new()).input_schema_json(schema).step(echo).build()?;
+    /// let refused = workflow.run(r#"{"depth": 3}"#).await.expect_err("it has no topic").to_string();
+    /// assert_eq!(refused, "Input failed schema validation: it lacks \"topic\"");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn input_schema_json(mut self, schema: Value) -> Self {
+        self.definition = self.definition.input_schema(InputSchema::json(schema));
         self
     }
 
@@ -512,6 +532,13 @@ impl Workflow {
             options: options.clone(),
             ..Self::building(definition.deep_copy())
         }
+    }
+
+    /// The workflow of a definition that was checked.
+    #[cfg(feature = "files")]
+    pub(crate) fn of_definition(definition: Arc<Definition>, db: Arc<dyn Db>) -> Self {
+        let (observer, options, engine) = (None, Options::default(), OnceCell::new());
+        Self { inner: Arc::new(Inner { definition, db, observer, options, engine }) }
     }
 
     fn building(definition: DefinitionBuilder) -> WorkflowBuilder {

@@ -1,17 +1,31 @@
 //! Tools: what an agent may do besides talking.
 
+#[cfg(feature = "commands")]
+mod command;
+#[cfg(feature = "http-tools")]
+mod declared;
 mod function;
 #[cfg(feature = "http-tools")]
 mod hackernews;
 mod people;
 #[cfg(feature = "http-tools")]
+mod request;
+#[cfg(feature = "http-tools")]
 mod site;
+#[cfg(feature = "http-tools")]
+mod template;
 mod workflow_tools;
 #[cfg(feature = "http-tools")]
 mod yfinance;
 
+#[cfg(feature = "commands")]
+pub use command::CommandCall;
+#[cfg(feature = "http-tools")]
+pub use declared::Call;
 #[cfg(feature = "http-tools")]
 pub use hackernews::HackerNewsTools;
+#[cfg(feature = "http-tools")]
+pub use request::HttpCall;
 #[cfg(feature = "http-tools")]
 pub use yfinance::YFinanceTools;
 
@@ -20,7 +34,7 @@ pub use workflow_tools::{CalledWorkflow, WorkflowTools};
 pub(crate) use people::{Asker, Needs};
 
 use outlive_core::port::{BoxFuture, SessionState};
-use outlive_core::{Definition, Failure, RunId, ToolEffect, ToolSpec, coerce};
+use outlive_core::{Definition, Failure, RunId, Secret, ToolEffect, ToolSpec, coerce};
 use serde_json::Value;
 use std::any::Any;
 use std::collections::HashSet;
@@ -80,6 +94,16 @@ pub trait ToolFunction: Send + Sync + 'static {
     fn check(&self, arguments: &Value) -> Result<(), String> {
         let _ = arguments;
         Ok(())
+    }
+
+    /// What would make every call fail, in words for a person. Asked for once, before a run exists.
+    fn problems(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// What must not be stored: its keys.
+    fn secrets(&self) -> Vec<Secret> {
+        Vec::new()
     }
 
     /// The workflow that the tool stands for, if it does. In a run it is executed inside that, and
@@ -169,6 +193,11 @@ impl Tool {
     pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.timeout = limit.into();
         self
+    }
+
+    /// What must not be stored.
+    pub(crate) fn secrets(&self) -> Vec<Secret> {
+        self.function.secrets()
     }
 
     /// The workflow that it stands for, if it does.
@@ -263,6 +292,7 @@ pub fn problems(tools: &[Tool]) -> Vec<String> {
     for tool in tools {
         let spec = tool.spec();
         problems.extend(tool.people_problems());
+        problems.extend(tool.function.problems().iter().map(|problem| format!("tool {:?}: {problem}", spec.name)));
         problems.extend(name_problem(&spec.name));
         if !seen.insert(spec.name.as_str()) {
             problems.push(format!("two tools are named {:?}: rename one", spec.name));

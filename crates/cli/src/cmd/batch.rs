@@ -3,6 +3,7 @@
 use super::run::workflow_id;
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};
+use crate::files::Known;
 use crate::inputs::{Format, Inputs};
 use crate::runs::{Role, Runs};
 use crate::style::{self, DIM};
@@ -78,6 +79,8 @@ struct New {
     /// Print its id once all inputs are accepted, and return; the runs continue
     #[arg(short, long)]
     detach: bool,
+    #[command(flatten)]
+    known: Known,
 }
 
 /// List batches, newest first
@@ -123,6 +126,8 @@ struct Retry {
     /// Those that were cancelled, too
     #[arg(long)]
     cancelled: bool,
+    #[command(flatten)]
+    known: Known,
 }
 
 /// Cancel a batch: it takes no more items, and all its runs that have not ended are cancelled
@@ -158,7 +163,10 @@ impl New {
         let workflow_id = workflow_id(&self.workflow)?;
         let inputs = Inputs::open(&self.file, self.format)?;
         let role = if self.detach { Role::Accepts } else { Role::Executes };
-        let runs = Runs::open_to_start(&workflow_id, role, global).await?;
+        let runs = match self.known.files.is_empty() {
+            true => Runs::open_to_start(&workflow_id, role, global).await?,
+            false => Runs::open_knowing(role, &self.known, global).await?,
+        };
         let done = self.start(&runs, &workflow_id, inputs, global).await;
         runs.close().await?;
         done
@@ -365,7 +373,7 @@ impl Wait {
 
 impl Retry {
     async fn run(&self, global: &Global) -> Result<Exit, Problem> {
-        let runs = Runs::open_as(Role::Accepts, global).await?;
+        let runs = Runs::open_knowing(Role::Accepts, &self.known, global).await?;
         let done = async {
             let batch = runs.batch(&self.batch).await?;
             let mut shown = super::these::Started::default();

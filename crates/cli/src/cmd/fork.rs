@@ -4,6 +4,7 @@ use super::run::{Detach, given_text};
 use super::these::Where;
 use crate::cli::{Global, RUN_HELP};
 use crate::exit::{Exit, Problem};
+use crate::files::Known;
 use crate::runs::{Role, Runs};
 use crate::{output, style};
 use clap::Args;
@@ -64,6 +65,8 @@ struct How {
     preview: bool,
     #[command(flatten)]
     detach: Detach,
+    #[command(flatten)]
+    known: Known,
 }
 
 impl Fork {
@@ -96,7 +99,7 @@ impl Retry {
     /// Tries all again that match, or says which these are.
     async fn all(&self, global: &Global) -> Result<Exit, Problem> {
         let wanted = self.all.wanted()?;
-        let runs = Runs::open_as(Role::Accepts, global).await?;
+        let runs = Runs::open_knowing(Role::Accepts, &self.how.known, global).await?;
         let done = Where::start(&runs, wanted, BulkVerb::Retry, self.how.preview, global).await;
         runs.close().await?;
         done
@@ -106,7 +109,7 @@ impl Retry {
 impl How {
     async fn go(&self, run: &str, fork: engine::Fork, verb: &str, global: &Global) -> Result<Exit, Problem> {
         let role = if self.preview { Role::Accepts } else { self.detach.role() };
-        let runs = Runs::open_as(role, global).await?;
+        let runs = Runs::open_knowing(role, &self.known, global).await?;
         let done = async {
             let run_id = runs.find(run).await?.info.run_id;
             if self.preview {

@@ -6,12 +6,16 @@ pub(crate) mod backup;
 pub(crate) mod batch;
 pub(crate) mod budgets;
 pub(crate) mod cancel;
+pub(crate) mod chat;
+pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod db;
 pub(crate) mod demo;
+pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod fork;
+pub(crate) mod init;
 mod keep;
 pub(crate) mod keys;
 pub(crate) mod ls;
@@ -21,6 +25,7 @@ pub(crate) mod questions;
 pub(crate) mod rerun;
 pub(crate) mod run;
 pub(crate) mod schedule;
+pub(crate) mod schema;
 pub(crate) mod serve;
 pub(crate) mod show;
 mod these;
@@ -48,7 +53,10 @@ pub(crate) async fn run(cli: &Cli, log: &Log) -> Result<Exit, Problem> {
     refuse_server(cli)?;
     match &cli.command {
         Command::Demo(demo) => demo.run(global).await,
+        Command::Init(init) => init.run(global),
         Command::Run(run) => run.run(global).await,
+        Command::Chat(chat) => chat.run(global).await,
+        Command::Dev(dev) => dev.run(global, log).await,
         Command::Watch(watch) => watch.run(global).await,
         Command::Ls(ls) => ls.run(global).await,
         Command::Show(show) => show.run(global).await,
@@ -74,6 +82,9 @@ pub(crate) async fn run(cli: &Cli, log: &Log) -> Result<Exit, Problem> {
         Command::Backup(backup) => backup.run(global).await,
         Command::Db(db) => db.run(global).await,
         Command::Workflow(workflow) => workflow.run(global).await,
+        Command::Schema(schema) => schema.run(),
+        Command::Completions(completions) => completions.run(),
+        Command::Man(man) => man.run(),
         Command::Doctor(doctor) => doctor.run(global).await,
         Command::Version(version) => version.run(global),
     }
@@ -85,6 +96,8 @@ fn refuse_server(cli: &Cli) -> Result<(), Problem> {
     let verb = match &cli.command {
         Command::Demo(_) => "demo",
         Command::Serve(_) => "serve",
+        Command::Chat(_) => "chat",
+        Command::Dev(_) => "dev",
         Command::Worker(_) => "worker",
         Command::Keys(_) => "keys",
         Command::Audit(_) => "audit",

@@ -4,6 +4,7 @@ use super::run::Detach;
 use super::these::Where;
 use crate::cli::{Global, RUN_HELP};
 use crate::exit::{Exit, Problem};
+use crate::files::Known;
 use crate::runs::{Role, Runs};
 use clap::Args;
 use outlive::engine::{BulkVerb, Fork};
@@ -22,13 +23,15 @@ pub(crate) struct Rerun {
     preview: bool,
     #[command(flatten)]
     detach: Detach,
+    #[command(flatten)]
+    known: Known,
 }
 
 impl Rerun {
     pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
         let wanted = self.all.wanted()?;
         let role = if self.preview || self.all.is_given() { Role::Accepts } else { self.detach.role() };
-        let runs = Runs::open_as(role, global).await?;
+        let runs = Runs::open_knowing(role, &self.known, global).await?;
         let done = async {
             let Some(run) = &self.run else {
                 return Where::start(&runs, wanted, BulkVerb::Rerun, self.preview, global).await;

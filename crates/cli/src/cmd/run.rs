@@ -3,8 +3,10 @@
 use super::watch::watch;
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};
+use crate::files::{self, Allowances};
 use crate::output;
 use crate::runs::{Accepted, Role, Runs};
+use crate::settings::Settings;
 use clap::Args;
 use outlive::core::DefinitionId;
 use outlive::core::port::SessionPolicy;
@@ -19,13 +21,13 @@ const INPUT_BYTES_MAX: u64 = 64 << 20;
 
 /// Start a run of a workflow and show it as it happens; with -d print its id and return
 ///
-/// A server executes it, if one is named. Otherwise this process does, and the only workflow it knows is the
-/// demonstration's: content-creation-demo. Ctrl-C leaves a server's run alone; a run of this process resumes in the
-/// next process that executes.
+/// A workflow in a file is executed by this process, in the database that the file names. One that is named is executed
+/// by a server, if one is named too; otherwise this process knows the demonstration's only: content-creation-demo. Ctrl-C
+/// leaves a server's run alone; a run of this process resumes in the next process that executes: outlive worker FILE.
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// The workflow: its id or its name; agent:ID and team:ID for what is served alone
-    #[arg(value_name = "NAME")]
+    /// The workflow: a YAML file, or its id or name; agent:ID and team:ID for what is served alone
+    #[arg(value_name = "FILE|NAME")]
     workflow: String,
     /// The input: text, @FILE for a file's contents, - for standard input
     #[arg(value_name = "INPUT", conflicts_with = "json_input")]
@@ -33,6 +35,11 @@ pub(crate) struct Run {
     /// The input as JSON
     #[arg(long, value_name = "JSON")]
     json_input: Option<String>,
+    /// Which workflow of the file, if it has several
+    #[arg(long = "workflow", value_name = "NAME")]
+    of_file: Option<String>,
+    #[command(flatten)]
+    allowed: Allowances,
     #[command(flatten)]
     detach: Detach,
     /// The session it belongs to [default: a new one]
@@ -115,7 +122,6 @@ fn policy(word: &str) -> Result<SessionPolicy, String> {
 
 impl Run {
     pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
-        let workflow_id = workflow_id(&self.workflow)?;
         let submit = Submit {
             input: given_input(self.input.as_deref(), self.json_input.as_deref())?,
             session_id: self.session.clone(),
@@ -128,7 +134,7 @@ impl Run {
             concurrency_key: self.concurrency_key.clone(),
             ..Submit::default()
         };
-        let runs = Runs::open_to_start(&workflow_id, self.detach.role(), global).await?;
+        let (runs, workflow_id) = self.open(global).await?;
         let done = async {
             let accepted = runs.submit(&workflow_id, submit).await?;
             self.detach.go_on(&runs, &accepted, global).await
@@ -136,6 +142,35 @@ impl Run {
         let done = done.await;
         runs.close().await?;
         done
+    }
+}
+
+impl Run {
+    /// Where the run is started, and of what.
+    async fn open(&self, global: &Global) -> Result<(Runs, DefinitionId), Problem> {
+        if !files::is_file(&self.workflow) {
+            if self.of_file.is_some() || self.allowed.model.is_some() || self.allowed.allow_commands {
+                let message =
+                    format!("{} is no file: --workflow, --model and --allow-commands are for files", self.workflow);
+                return Err(Problem::new(Exit::Usage, "usage", message));
+            }
+            let workflow_id = workflow_id(&self.workflow)?;
+            let runs = Runs::open_to_start(&workflow_id, self.detach.role(), global).await?;
+            return Ok((runs, workflow_id));
+        }
+        let mut settings = Settings::load(global)?;
+        let file = files::read(&self.workflow, &self.allowed, &settings)?;
+        let of_file = self.of_file.as_deref();
+        if !settings.server.is_empty() {
+            let message = format!("a file is executed here, and a server is named by {}", settings.origin("server"));
+            let ids: Vec<_> = file.workflow_ids().into_iter().map(|(_, id)| id).collect();
+            let hint = format!("name its workflow, if the server has it: {}; or leave the server out", ids.join(", "));
+            return Err(Problem::new(Exit::Usage, "usage", message).hint(hint));
+        }
+        let definitions = file.definitions()?;
+        let workflow_id = files::the_workflow(&file, &definitions, of_file)?.id.clone();
+        files::choose_store(std::slice::from_ref(&file), &mut settings)?;
+        Ok((Runs::open_for(definitions, self.detach.role(), settings).await?, workflow_id))
     }
 }
 

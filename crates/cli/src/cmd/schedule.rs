@@ -3,6 +3,7 @@
 use super::run::{Detach, given_input, workflow_id};
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};
+use crate::files::Known;
 use crate::runs::{Role, Runs};
 use crate::style::{self, DIM};
 use crate::table::{self, Column, KEPT};
@@ -81,6 +82,8 @@ struct Add {
     /// Put it in the place of the one with its name
     #[arg(long)]
     replace: bool,
+    #[command(flatten)]
+    known: Known,
 }
 
 /// List schedules, those created first first
@@ -122,6 +125,8 @@ struct RunNow {
     schedule: String,
     #[command(flatten)]
     detach: Detach,
+    #[command(flatten)]
+    known: Known,
 }
 
 /// Delete a schedule; the runs it has made stay
@@ -170,7 +175,13 @@ impl Add {
         };
         let create =
             CreateSchedule { name: self.name.clone(), spec, user_id: self.user.clone(), replaces: self.replace };
-        let runs = Runs::open_to_start(&workflow_id, Role::Accepts, global).await?;
+        let runs = match self.known.files.is_empty() {
+            true => Runs::open_to_start(&workflow_id, Role::Accepts, global).await?,
+            false => {
+                let (definitions, settings) = self.known.load(global)?;
+                Runs::open_for(definitions, Role::Accepts, settings).await?
+            }
+        };
         let created = runs.create_schedule(&workflow_id, create).await;
         runs.close().await?;
         tell(&created?, global)
@@ -292,7 +303,7 @@ async fn change(name: &str, change: Change, global: &Global) -> Result<Exit, Pro
 
 impl RunNow {
     async fn run(&self, global: &Global) -> Result<Exit, Problem> {
-        let runs = Runs::open_as(self.detach.role(), global).await?;
+        let runs = Runs::open_knowing(self.detach.role(), &self.known, global).await?;
         let done = async {
             let accepted = runs.trigger_schedule(&self.schedule).await?;
             self.detach.go_on(&runs, &accepted, global).await

@@ -6,6 +6,7 @@
 use super::keep::Keep;
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};
+use crate::files::{self, Allowances};
 use crate::log::Log;
 use crate::settings::{self, Given, LogFormat, Origin, Settings};
 use crate::{demo, output, stop, store};
@@ -18,7 +19,7 @@ use outlive::serving::auth::{Auth, Secret};
 use outlive::serving::guard::{Hosts, Origins};
 use outlive::serving::listen::{Proxies, ProxyHeader};
 use outlive::serving::webhook::SigningKey;
-use outlive::{Engine, Otlp, Server, ServerBuilder, SqliteKeys};
+use outlive::{Engine, File, Otlp, Server, ServerBuilder, SqliteKeys};
 use serde_json::json;
 use std::io;
 use std::net::SocketAddr;
@@ -35,12 +36,20 @@ const KEY_CHARS_MIN: usize = 32;
 
 /// Serve workflows over HTTP and WebSocket, and execute their runs
 ///
-/// It has only the demonstration's workflow, content-creation-demo; a program of yours serves its own with
-/// outlive::Server. Agno's clients work with it unchanged. Callers need the key in OS_SECURITY_KEY, or one made with
+/// The workflows are those of the files, or of the files in a folder; without one, the demonstration's. A program of yours
+/// serves its own with outlive::Server. Agno's clients work with it unchanged. Callers need the key in OS_SECURITY_KEY, or one made with
 /// `outlive keys mint`; without either, only this machine is served. Webhooks are sent when OUTLIVE_WEBHOOK_SECRET is
 /// set. Ctrl-C or SIGTERM lets what is in flight finish.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
+    /// Workflow files, or folders with some
+    #[arg(value_name = "FILE|DIR")]
+    files: Vec<String>,
+    #[command(flatten)]
+    allowed: Allowances,
+    /// Takes files anew when they are saved.
+    #[arg(skip)]
+    reloads: bool,
     /// Where to listen; port 0 picks a free one [default: 127.0.0.1:7878]
     #[arg(long, value_name = "HOST:PORT")]
     addr: Option<String>,
@@ -64,6 +73,21 @@ pub(crate) struct Serve {
 }
 
 impl Serve {
+    /// For `outlive dev`.
+    pub(super) fn reloading(files: Vec<String>, allowed: Allowances, addr: Option<String>) -> Self {
+        Self {
+            files,
+            allowed,
+            reloads: true,
+            addr,
+            no_execute: false,
+            allow_origin: Vec::new(),
+            allow_host: Vec::new(),
+            insecure_no_auth: false,
+            log_format: None,
+        }
+    }
+
     /// Every setting, with this command's flags on top.
     ///
     /// # Errors
@@ -90,6 +114,10 @@ impl Serve {
 
     pub(crate) async fn run(&self, global: &Global, log: &Log) -> Result<Exit, Problem> {
         let mut settings = self.settings(global)?;
+        let files = files::read_all(&self.files, &self.allowed, &settings)?;
+        // Before anything is opened.
+        files::definitions(&files)?;
+        files::choose_store(&files, &mut settings)?;
         let addresses = resolve(&settings.addr).await?;
         let origins =
             Origins::new(settings.allow_origins.iter().map(String::as_str)).map_err(settings::configuration)?;
@@ -113,13 +141,15 @@ impl Serve {
         let mode = auth.mode();
         let listeners = bind(&settings.addr, addresses).await?;
         let stop = stop::stop_signal()?;
-        let server = self.start(db, &settings, auth, hosts, origins).await?;
+        let server = self.start(db, &files, &settings, auth, hosts, origins).await?;
+        files::schedule(server.engine(), &files, global).await?;
         announce(&listeners, &settings, mode, global)?;
         let engine = server.engine().clone();
         log.know(&engine);
         let has_failed = AtomicBool::new(false);
         let stopping = async {
             tokio::select! {
+                () = super::dev::reload(&engine, &files, &self.allowed, &settings, global), if self.reloads => {}
                 () = stop => output::note(global, "Stopping; waiting for what is in flight"),
                 () = engine.stopped() => has_failed.store(true, Ordering::Relaxed),
             }
@@ -135,16 +165,22 @@ impl Serve {
     async fn start(
         &self,
         db: SqliteDb,
+        files: &[File],
         settings: &Settings,
         auth: Auth,
         hosts: Hosts,
         origins: Origins,
     ) -> Result<Server, Problem> {
         let db: Arc<dyn Db> = Arc::new(db);
-        let workflow = demo::workflow(db.clone())?;
-        let server = Server::on(db)
-            .name("outlive", "outlive")
-            .workflow(&workflow)
+        let mut workflows = Vec::new();
+        for file in files {
+            workflows.extend(file.clone().shared_db(db.clone()).workflows()?);
+        }
+        if files.is_empty() {
+            workflows.push(demo::workflow(db.clone())?);
+        }
+        let server = workflows.iter().fold(Server::on(db).name("outlive", "outlive"), ServerBuilder::workflow);
+        let server = server
             .auth(auth)
             .hosts(hosts)
             .origins(origins)

@@ -150,6 +150,6 @@ async fn tell_remedies(runs: &Runs, run: &RunSummary, global: &Global) -> Result
     Ok(())
 }
 
-fn is_pause(event: &RunEvent) -> bool {
+pub(super) fn is_pause(event: &RunEvent) -> bool {
     matches!(event.kind, EventKind::WorkflowPaused { .. })
 }

@@ -3,22 +3,30 @@
 use super::keep::Keep;
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};
+use crate::files::{self, Allowances};
 use crate::log::Log;
 use crate::settings::{Given, LogFormat, Origin, Settings};
 use crate::{demo, output, stop, store};
 use clap::Args;
 use outlive::core::port::Db;
+use outlive::engine::EngineBuilder;
 use outlive::{Engine, Otlp};
 use serde_json::json;
 use std::sync::Arc;
 
 /// Execute runs, whichever process accepted them, including an `outlive serve --no-execute` on the same database
 ///
-/// It has only the demonstration's workflow, content-creation-demo; a program of yours executes its own. Several
+/// The workflows are those of the files, or of the files in a folder; without one, the demonstration's. A program of yours
+/// executes its own. Several
 /// workers may share one database. Ctrl-C or SIGTERM lets calls in flight finish; unfinished runs then resume in any
 /// other process.
 #[derive(Debug, Args)]
 pub(crate) struct Worker {
+    /// Workflow files, or folders with some
+    #[arg(value_name = "FILE|DIR")]
+    files: Vec<String>,
+    #[command(flatten)]
+    allowed: Allowances,
     #[command(flatten)]
     keep: Keep,
     /// How log lines look: text or json
@@ -40,12 +48,19 @@ impl Worker {
     }
 
     pub(crate) async fn run(&self, global: &Global, log: &Log) -> Result<Exit, Problem> {
-        let settings = self.settings(global)?;
+        let mut settings = self.settings(global)?;
+        let files = files::read_all(&self.files, &self.allowed, &settings)?;
+        let mut definitions = files::definitions(&files)?;
+        files::choose_store(&files, &mut settings)?;
         let db: Arc<dyn Db> = Arc::new(store::handle(&settings)?);
-        let workflow = demo::workflow(db.clone())?;
+        if files.is_empty() {
+            definitions.push(demo::workflow(db.clone())?.definition().clone());
+        }
         let stop = stop::stop_signal()?;
-        let engine = Engine::builder(db).options(settings.engine.clone()).workflow(workflow.definition().clone());
+        let engine = Engine::builder(db).options(settings.engine.clone());
+        let engine = definitions.into_iter().fold(engine, EngineBuilder::workflow);
         let engine = engine.observer(Arc::new(Otlp::from_env()?)).start().await?;
+        files::schedule(&engine, &files, global).await?;
         log.know(&engine);
         if global.json {
             output::json(&json!({ "working": true, "db": settings.db, "pid": std::process::id() }))?;

@@ -1,18 +1,22 @@
-//! `outlive workflow`: what a definition means for the runs that are there.
+//! `outlive workflow`: what workflow files define, and what a definition means for the runs that are there.
 
 use super::run::read_text;
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};
+use crate::files::{self, Allowances};
+use crate::graph;
 use crate::settings::Settings;
 use crate::store::Store;
 use crate::table::{self, Column, KEPT};
 use crate::{output, style};
-use clap::{Args, Subcommand};
-use outlive::core::Structure;
+use clap::{Args, Subcommand, ValueEnum};
+use outlive::core::{Definition, Structure};
 use outlive::engine::diff::{Outlook, Prospect, diff};
+use outlive::{File, FileProblem, FileProblemKind};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
-/// Compare a workflow's definition with its unfinished runs
+/// Look at workflow files, and compare a definition with its unfinished runs
 #[derive(Debug, Args)]
 pub(crate) struct Workflow {
     #[command(subcommand)]
@@ -21,20 +25,83 @@ pub(crate) struct Workflow {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Ls(Ls),
+    Show(Show),
+    Validate(Validate),
+    Graph(Graph),
     Diff(Diff),
+}
+
+/// List the workflows of files
+#[derive(Debug, Args)]
+struct Ls {
+    /// Workflow files, or folders with some
+    #[arg(value_name = "FILE|DIR", required = true)]
+    files: Vec<String>,
+}
+
+/// Show what a workflow consists of; with --json as Workflow::to_json() gives it
+#[derive(Debug, Args)]
+struct Show {
+    #[command(flatten)]
+    of: One,
+}
+
+/// One workflow of a file.
+#[derive(Debug, Args)]
+struct One {
+    /// The workflow file
+    #[arg(value_name = "FILE")]
+    file: String,
+    /// Which workflow of the file, if it has several
+    #[arg(long = "workflow", value_name = "NAME")]
+    name: Option<String>,
+}
+
+/// Check workflow files, and tell everything that is wrong with them
+///
+/// What is missing on this machine, such as a key, is told and is no mistake of the file. Exit code 0 when every file is
+/// fine, 2 when one is not.
+#[derive(Debug, Args)]
+struct Validate {
+    /// Workflow files, or folders with some
+    #[arg(value_name = "FILE|DIR", required = true)]
+    files: Vec<String>,
+    #[command(flatten)]
+    allowed: Allowances,
+}
+
+/// Draw a workflow
+#[derive(Debug, Args)]
+struct Graph {
+    #[command(flatten)]
+    of: One,
+    /// mermaid, for Markdown pages, or svg
+    #[arg(long, value_name = "FORMAT", default_value = "mermaid", hide_possible_values = true)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    Mermaid,
+    Svg,
 }
 
 /// Tell which unfinished runs can go on with a new definition, before it is deployed
 ///
-/// The definition is JSON, as Workflow::to_json() gives it in your program. Each unfinished run of that workflow is judged
+/// The definition is a workflow file, or JSON as Workflow::to_json() gives it in your program. Runs that were accepted with
+/// a file go on with its text. Of others, each unfinished run of that workflow is judged
 /// by its log, as it stands now: steps it has not reached may be anything, those it has reached must be there. A run that
 /// cannot go on would pause, and the first difference is named by its path. Nothing is changed. Exit code 0 when every run
 /// can go on, 5 when one cannot.
 #[derive(Debug, Args)]
 struct Diff {
-    /// File with the new definition, - for standard input
+    /// File with the new definition, YAML or JSON; - for JSON on standard input
     #[arg(value_name = "FILE")]
     definition: String,
+    /// Which workflow of a YAML file, if it has several
+    #[arg(long = "workflow", value_name = "NAME")]
+    name: Option<String>,
 }
 
 /// The longest definition, in bytes.
@@ -43,14 +110,131 @@ const BYTES_MAX: u64 = 64 << 20;
 impl Workflow {
     pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
         match &self.verb {
+            Verb::Ls(ls) => ls.run(global),
+            Verb::Show(show) => show.run(global),
+            Verb::Validate(validate) => validate.run(global),
+            Verb::Graph(graph) => graph.run(global),
             Verb::Diff(diff) => diff.run(global).await,
         }
     }
 }
 
+impl One {
+    fn definition(&self, global: &Global) -> Result<Arc<Definition>, Problem> {
+        let file = files::read(&self.file, &Allowances::default(), &Settings::load(global)?)?.inspect();
+        files::the_workflow(&file, &file.definitions()?, self.name.as_deref())
+    }
+}
+
+const WORKFLOW_COLUMNS: [Column; 4] = [
+    Column { head: "ID", width_min: Some(12), rank: KEPT },
+    Column { head: "NAME", width_min: Some(8), rank: 1 },
+    Column { head: "STEPS", width_min: None, rank: 2 },
+    Column { head: "FILE", width_min: None, rank: 3 },
+];
+
+impl Ls {
+    fn run(&self, global: &Global) -> Result<Exit, Problem> {
+        let settings = Settings::load(global)?;
+        let found = files::read_all(&self.files, &Allowances::default(), &settings)?;
+        let found: Vec<_> = found.into_iter().map(File::inspect).collect();
+        files::definitions(&found)?;
+        let mut listed = Vec::new();
+        for file in &found {
+            listed.extend(file.definitions()?.into_iter().map(|definition| (definition, file.name())));
+        }
+        if global.json {
+            let workflow = |(definition, file): &(Arc<Definition>, &str)| {
+                let Definition { id, name, description, .. } = &**definition;
+                json!({ "id": id, "name": name, "description": description, "file": file })
+            };
+            output::json(&json!({ "workflows": listed.iter().map(workflow).collect::<Vec<_>>() }))?;
+            return Ok(Exit::Done);
+        }
+        let row = |(definition, file): &(Arc<Definition>, &str)| {
+            let name = style::line(&definition.name, 60);
+            [definition.id.to_string(), name, definition.nodes.len().to_string(), style::line(file, 80)]
+        };
+        let rows: Vec<_> = listed.iter().map(row).collect();
+        output::write(table::table(&WORKFLOW_COLUMNS, &rows, table::width()))?;
+        Ok(Exit::Done)
+    }
+}
+
+impl Show {
+    fn run(&self, global: &Global) -> Result<Exit, Problem> {
+        let definition = self.of.definition(global)?;
+        match global.json {
+            true => output::json(&definition.to_json())?,
+            false => output::write(style::clean(&graph::outline(&definition)))?,
+        }
+        Ok(Exit::Done)
+    }
+}
+
+impl Graph {
+    fn run(&self, global: &Global) -> Result<Exit, Problem> {
+        let definition = self.of.definition(global)?;
+        output::write(match self.format {
+            Format::Mermaid => graph::mermaid(&definition),
+            Format::Svg => graph::svg(&definition),
+        })?;
+        Ok(Exit::Done)
+    }
+}
+
+impl Validate {
+    fn run(&self, global: &Global) -> Result<Exit, Problem> {
+        let settings = Settings::load(global)?;
+        let found = files::read_all(&self.files, &self.allowed, &settings).and_then(|files| {
+            let whole = files::definitions(&files);
+            whole.map(|definitions| (files.len(), definitions.len()))
+        });
+        let problem = match found {
+            Ok((files, workflows)) => {
+                let (files, workflows) = (style::counted(files, "file"), style::counted(workflows, "workflow"));
+                if global.json {
+                    output::json(&json!({ "ok": true, "problems": [] }))?;
+                } else {
+                    output::line(format_args!("{files} with {workflows}: fine"))?;
+                }
+                return Ok(Exit::Done);
+            }
+            Err(problem) => problem,
+        };
+        let Some(invalid) = problem.invalid_file() else { return Err(problem) };
+        let is_fine = invalid.is_missing();
+        if global.json {
+            let problems: Vec<_> = invalid.problems.iter().map(problem_json).collect();
+            output::json(&json!({ "ok": is_fine, "problems": problems }))?;
+        } else {
+            output::line(style::clean(&files::shown(&invalid.problems)))?;
+            if is_fine {
+                output::note(global, "The files are fine; what is missing is missing on this machine");
+            }
+        }
+        Ok(if is_fine { Exit::Done } else { Exit::Usage })
+    }
+}
+
+fn problem_json(problem: &FileProblem) -> Value {
+    let FileProblem { kind, file, line, column, message } = problem;
+    let kind = match kind {
+        FileProblemKind::Invalid => "invalid",
+        FileProblemKind::Missing => "missing",
+    };
+    json!({ "kind": kind, "file": file, "line": line, "column": column, "message": message })
+}
+
 impl Diff {
     async fn run(&self, global: &Global) -> Result<Exit, Problem> {
-        let text = read_text(&self.definition, BYTES_MAX, "no definition has")?;
+        let text = match files::is_file(&self.definition) && !self.definition.ends_with(".json") {
+            true => {
+                let of = One { file: self.definition.clone(), name: self.name.clone() };
+                of.definition(global)?.to_json().to_string()
+            }
+            false => read_text(&self.definition, BYTES_MAX, "no definition has")?,
+        };
         let structure = Structure::parse(&text).map_err(|invalid| {
             let problems = invalid.problems.join("\n");
             let message = format!("{} is no definition", shown(&self.definition));

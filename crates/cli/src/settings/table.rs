@@ -49,6 +49,9 @@ pub(crate) const TABLE: &[Setting] = &[
     setting("webhook_hosts", "hosts with ports that webhooks may be sent to, besides public https ones", |s| {
         Place::List(&mut s.webhook_hosts)
     }),
+    setting("tool_hosts", "hosts with ports that HTTP tools of files may ask, besides public https ones", |s| {
+        Place::List(&mut s.tool_hosts)
+    }),
     setting("execute", "whether to execute runs", |s| Place::Switch(&mut s.engine.execute)),
     setting("log", "what to log: a level, or levels by module", |s| Place::Text(&mut s.log)),
     setting("log_format", "how log lines look: text or json", |s| Place::Format(&mut s.log_format)),

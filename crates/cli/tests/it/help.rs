@@ -5,10 +5,12 @@
 use crate::fixture::Place;
 use std::path::Path;
 
-const VERBS: [&str; 48] = [
+const VERBS: [&str; 65] = [
     "",
     "demo",
+    "init",
     "run",
+    "chat",
     "watch",
     "ls",
     "show",
@@ -19,6 +21,13 @@ const VERBS: [&str; 48] = [
     "rerun",
     "retry",
     "fork",
+    "batch",
+    "batch ls",
+    "batch show",
+    "batch results",
+    "batch wait",
+    "batch retry",
+    "batch cancel",
     "questions",
     "questions show",
     "approve",
@@ -36,9 +45,14 @@ const VERBS: [&str; 48] = [
     "budgets ls",
     "budgets show",
     "budgets raise",
+    "dev",
     "serve",
     "worker",
     "workflow",
+    "workflow ls",
+    "workflow show",
+    "workflow validate",
+    "workflow graph",
     "workflow diff",
     "keys",
     "keys mint",
@@ -52,6 +66,9 @@ const VERBS: [&str; 48] = [
     "db vacuum",
     "config",
     "config show",
+    "schema",
+    "completions",
+    "man",
     "doctor",
     "version",
 ];

@@ -12,6 +12,8 @@ mod demo;
 mod exits;
 #[cfg(unix)]
 mod file;
+#[cfg(unix)]
+mod files;
 mod first;
 mod fixture;
 mod help;

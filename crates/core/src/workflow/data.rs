@@ -41,6 +41,8 @@ pub struct Structure {
     pub leader: Option<Arc<Node>>,
     /// Longest time for a whole run, in milliseconds.
     pub timeout_ms: Option<u64>,
+    /// The text that it was read from, if it was.
+    pub source: Option<Arc<str>>,
     /// Hash of its text.
     pub hash: Arc<str>,
     /// All of it, as JSON.
@@ -56,6 +58,8 @@ struct Text<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     agent: Option<Value>,
     steps: &'a [Node],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<&'a str>,
 }
 
 /// The agent that leads a workflow, as data.
@@ -71,11 +75,13 @@ impl Structure {
         nodes: Arc<[Node]>,
         leader: Option<Arc<Node>>,
         timeout_ms: Option<u64>,
+        source: Option<Arc<str>>,
     ) -> Self {
-        let text = Text { id: &id, timeout_ms, agent: leader.as_deref().map(self::leader), steps: &nodes };
+        let agent = leader.as_deref().map(self::leader);
+        let text = Text { id: &id, timeout_ms, agent, steps: &nodes, source: source.as_deref() };
         let text: Arc<str> = Arc::from(serde_json::to_string(&text).expect("a tree has string keys only"));
         let hash = Arc::from(uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, text.as_bytes()).simple().to_string());
-        Self { id, nodes, leader, timeout_ms, hash, text }
+        Self { id, nodes, leader, timeout_ms, source, hash, text }
     }
 
     /// Reads what [`Definition::to_json`](super::Definition::to_json) gives, without the code.
@@ -96,7 +102,7 @@ impl Structure {
         match id.filter(|_| reader.problems.is_empty()) {
             Some(id) => {
                 let leader = draft.leader.map(|leader| Arc::new(Node::Step(leader)));
-                Ok(Self::new(id, Arc::from(draft.nodes), leader, draft.timeout_ms))
+                Ok(Self::new(id, Arc::from(draft.nodes), leader, draft.timeout_ms, draft.source))
             }
             None => Err(InvalidDefinition { name: draft.name, problems: reader.problems }),
         }
@@ -295,6 +301,7 @@ pub(super) struct Draft {
     pub(super) budgets: Vec<Budget>,
     pub(super) is_function: bool,
     pub(super) leader: Option<StepNode>,
+    pub(super) source: Option<Arc<str>>,
     pub(super) nodes: Vec<Node>,
 }
 
@@ -330,6 +337,7 @@ impl Reader {
             budgets: fields.budgets(),
             is_function: fields.get("is_function").unwrap_or_default(),
             leader,
+            source: fields.text("source"),
             nodes: fields.nodes("steps"),
         };
         fields.end();

@@ -21,6 +21,7 @@ mod repeat;
 mod review;
 mod router;
 mod shown;
+mod source;
 mod step;
 mod steps;
 
@@ -40,6 +41,7 @@ pub use repeat::{Loop, LoopNode};
 pub use review::{FieldType, HumanReview, OnReject, OnTimeout, UserInputField};
 pub use router::{Router, RouterNode, Selection};
 pub use shown::EventSettings;
+pub use source::DefinitionSource;
 pub use step::{Blocking, Function, OnError, Step, StepNode};
 pub use steps::{Steps, StepsNode};
 
@@ -241,6 +243,8 @@ pub struct Definition {
     pub hash: Arc<str>,
     /// What the hash covers, as JSON text.
     pub structure: Arc<str>,
+    /// The text that it was read from, if it was.
+    pub source: Option<DefinitionSource>,
     /// State new sessions start with.
     pub session_state: Map<String, Value>,
     /// What inputs must look like; when absent, anything will do.
@@ -274,6 +278,7 @@ impl Definition {
             is_function: false,
             leader: None,
             remembering: Remembering::default(),
+            source: None,
             steps: Vec::new(),
             problems: Vec::new(),
         }
@@ -312,6 +317,7 @@ impl Definition {
         let budgets: Value = budgets.map(|budget| serde_json::to_value(budget).expect("a budget is JSON")).collect();
         put("budgets", Some(budgets).filter(|budgets| budgets.as_array().is_some_and(|all| !all.is_empty())));
         put("is_function", self.is_function.then_some(Value::Bool(true)));
+        put("source", self.source.as_ref().map(|source| source.text.to_string().into()));
         put("agent", self.leader.as_deref().map(data::leader));
         put("steps", Some(serde_json::to_value(&*self.nodes).expect("a tree has string keys only")));
         Value::Object(fields)
@@ -395,6 +401,7 @@ pub struct DefinitionBuilder {
     is_function: bool,
     leader: Option<Box<Step>>,
     remembering: Remembering,
+    source: Option<DefinitionSource>,
     steps: Vec<Block>,
     /// Known before it is built.
     problems: Vec<String>,
@@ -513,6 +520,12 @@ impl DefinitionBuilder {
         self
     }
 
+    /// The text that it is read from. It is part of the hash, and stored with it.
+    pub fn source(mut self, source: DefinitionSource) -> Self {
+        self.source = Some(source);
+        self
+    }
+
     /// Adds a step or a container after the ones before.
     pub fn step(mut self, step: impl Into<Block>) -> Self {
         self.steps.push(step.into());
@@ -578,8 +591,9 @@ impl DefinitionBuilder {
         };
         let timeout_ms = self.timeout.map(millis);
         let (leader, leads) = leader.unzip();
-        let Structure { id, nodes, leader, timeout_ms, hash, text } =
-            Structure::new(id, Arc::from(nodes), leader, timeout_ms);
+        let source = self.source.as_ref().map(|source| source.text.clone());
+        let Structure { id, nodes, leader, timeout_ms, hash, text, .. } =
+            Structure::new(id, Arc::from(nodes), leader, timeout_ms, source);
         Ok(Definition {
             id,
             name: self.name,
@@ -592,6 +606,7 @@ impl DefinitionBuilder {
             retention: self.retention,
             hash,
             structure: text,
+            source: self.source,
             session_state: self.session_state,
             input_schema: self.input_schema,
             events: self.events,

@@ -8,15 +8,14 @@ use super::judge::{Decider, IntoVerdict, Judge};
 use super::node::Path;
 use super::remember::{HistoryWish, Remembering};
 use super::{
-    Block, Code, Condition, Definition, DefinitionBuilder, ForEach, Function, Loop, Node, Parallel, Router, Rule,
-    Selection, Settings, Step, StepNode, Steps, VerdictInput, WorkflowNode,
+    Block, Code, Condition, Definition, DefinitionBuilder, DefinitionSource, ForEach, Function, Loop, Node, Parallel,
+    Router, Rule, Selection, Settings, Step, StepNode, Steps, VerdictInput, WorkflowNode,
 };
 use crate::failure::{Failure, FailureKind};
 use crate::id::slug;
 use crate::log::Key;
 use crate::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext};
 use crate::retention::Retention;
-use crate::schema::check;
 use crate::step::{ExecutorKind, InputSchema, StepInput, StepOutput};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -103,6 +102,16 @@ impl Registry {
         let name = id.filter(|_| kind != ExecutorKind::Function).map_or(name, |id| id.to_shared());
         self.executors.insert((kind, name), Arc::new(executor));
         self
+    }
+
+    /// What was added for steps of this kind under this name.
+    pub fn get(&self, kind: ExecutorKind, name: &str) -> Option<Arc<dyn Executor>> {
+        self.executors.get(&(kind, Arc::from(name))).cloned()
+    }
+
+    /// The names of what was added for steps of this kind.
+    pub fn names(&self, kind: ExecutorKind) -> impl Iterator<Item = &str> {
+        self.executors.keys().filter(move |(known, _)| *known == kind).map(|(_, name)| &**name)
     }
 
     /// Adds a workflow, under its id, for JSON that names a nested one without its steps.
@@ -275,6 +284,7 @@ impl DefinitionBuilder {
             budgets,
             is_function,
             leader,
+            source,
             nodes,
         } = reader.workflow(value);
         let mut binder = Binder { source: registry, problems: reader.problems, remembering: Remembering::default() };
@@ -288,24 +298,19 @@ impl DefinitionBuilder {
             concurrency,
             retention: Retention::new(),
             session_state,
-            input_schema: input_schema.map(by_schema),
+            input_schema: input_schema.map(InputSchema::json),
             events,
             budgets,
             prices: None,
             is_function,
             leader,
             remembering: Remembering::default(),
+            // Its code is the registry's, which reads no texts.
+            source: source.map(|text| DefinitionSource::new(text, |_| Err("nothing reads its text here".to_owned()))),
             steps,
             problems: binder.problems,
         }
     }
-}
-
-/// An input schema without the type it was made of: it fits inputs to the schema and checks them against it.
-fn by_schema(schema: Value) -> InputSchema {
-    let known = schema.clone();
-    let read = move |value: Value| check(&value, &known).map(|()| value).map_err(|unfit| unfit.to_string());
-    InputSchema::new(schema, read)
 }
 
 impl Definition {
@@ -342,6 +347,7 @@ impl Definition {
             is_function: self.is_function,
             leader,
             remembering: self.remembering.clone(),
+            source: None,
             steps: binder.blocks(&self.nodes, &|place| Key::step(place), &Path::default(), "steps"),
             problems: binder.problems,
         }

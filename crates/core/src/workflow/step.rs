@@ -272,6 +272,12 @@ impl Step {
         self
     }
 
+    /// As [`Step::executor`], one that others run too.
+    pub fn shared_executor(mut self, executor: Arc<dyn Executor>) -> Self {
+        self.executors.push(executor);
+        self
+    }
+
     /// How often a failed attempt is tried again.
     pub fn retry(mut self, retry: Retry) -> Self {
         self.retry = retry;

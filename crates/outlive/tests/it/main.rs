@@ -13,6 +13,7 @@ mod definitions;
 mod dropped;
 mod example;
 mod faults;
+mod files;
 mod fleet;
 mod forks;
 mod formats;

@@ -1,0 +1,242 @@
+//! A call of a program of this machine: without a shell, with JSON on standard input, and with bounds.
+//!
+//! ```text
+//! argv, filled in ──► process in a group of its own ◄── JSON on stdin
+//!                          │ stdout, stderr: read at the same time, up to a limit
+//!                          ▼
+//!            it ends, fails or is dropped: the whole group is killed
+//! ```
+//! It must never know who calls. The invariants: an argument of a call is one argument of the program, whatever is in it;
+//! of this process's environment the program sees only what is named; nothing that it started outlives the call.
+
+use super::template::Template;
+use outlive_core::{Failure, FailureKind, Secret};
+use serde_json::{Map, Value};
+use std::process::{ExitStatus, Stdio};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+
+/// The longest output, in bytes.
+const OUTPUT_MAX: usize = 1 << 20;
+/// How much of what it complains about is kept, in bytes.
+const COMPLAINT_MAX: usize = 64 << 10;
+/// How much of that is told, in characters.
+const TOLD_CHARS: usize = 1_000;
+/// What a program exits with when trying again later may help: `EX_TEMPFAIL` of `sysexits.h`.
+const TRY_AGAIN: i32 = 75;
+/// Variables that every program sees.
+const COMMON: [&str; 10] =
+    ["PATH", "HOME", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SystemRoot", "SystemDrive"];
+
+/// A program and its arguments, with places for a call's.
+///
+/// ```
+/// use outlive_agent::tool::CommandCall;
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// let greet = CommandCall::new(["echo", "Hello, {name}"]);
+/// let arguments = serde_json::json!({ "name": "Ada; rm -rf /" });
+/// let said = greet.call(arguments.as_object().unwrap(), &arguments, "key", "run").await.unwrap();
+/// assert_eq!(said, "Hello, Ada; rm -rf /");
+/// # });
+/// ```
+#[derive(Clone, Debug)]
+pub struct CommandCall {
+    argv: Vec<Template>,
+    env: Vec<String>,
+}
+
+impl CommandCall {
+    /// The program and its arguments; `{name}` stands for an argument of the call, and so does not divide it.
+    pub fn new<T: AsRef<str>>(argv: impl IntoIterator<Item = T>) -> Self {
+        Self { argv: argv.into_iter().map(|text| Template::parse(text.as_ref())).collect(), env: Vec::new() }
+    }
+
+    /// Environment variables that it sees besides `PATH`, `HOME` and the like. Their values are kept as secret as keys.
+    #[must_use]
+    pub fn env<T: Into<String>>(mut self, names: impl IntoIterator<Item = T>) -> Self {
+        self.env.extend(names.into_iter().map(Into::into));
+        self
+    }
+
+    /// The arguments that it has places for.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.argv.iter().flat_map(Template::names)
+    }
+
+    /// What would make every call fail.
+    pub fn problems(&self) -> Vec<String> {
+        let is_missing = |name: &&String| std::env::var_os(name).is_none();
+        let missing = self.env.iter().filter(is_missing);
+        let mut problems: Vec<_> = missing.map(|name| format!("it needs {name}, which is not set")).collect();
+        match self.argv.first() {
+            None => problems.push("its command is empty: name a program".to_owned()),
+            Some(program) if program.names().next().is_some() => {
+                problems.push("an argument may not choose its program: name it".to_owned());
+            }
+            Some(_) => {}
+        }
+        problems
+    }
+
+    /// The values of the variables that it is given.
+    pub fn secrets(&self) -> Vec<Secret> {
+        self.env.iter().filter_map(|name| std::env::var(name).ok()).map(Secret::new).collect()
+    }
+
+    /// Runs the program and returns what it writes. It is given `input` as JSON, and the call's key and run as
+    /// `OUTLIVE_IDEMPOTENCY_KEY` and `OUTLIVE_RUN_ID`.
+    ///
+    /// # Errors
+    /// When it cannot be started, fails, or writes more than a MiB. One that exits with 75 may be tried again.
+    ///
+    /// # Cancel safety
+    /// Dropping the future kills the program and all it has started.
+    pub async fn call(
+        &self,
+        arguments: &Map<String, Value>,
+        input: &Value,
+        key: &str,
+        run_id: &str,
+    ) -> Result<String, Failure> {
+        let argv = self.argv(arguments)?;
+        let (program, rest) = argv.split_first().ok_or_else(|| refused("its command is empty".to_owned()))?;
+        let mut command = Command::new(program);
+        command.args(rest).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        for name in COMMON.iter().copied().chain(self.env.iter().map(String::as_str)) {
+            command.envs(std::env::var_os(name).map(|value| (name, value)));
+        }
+        command.env("OUTLIVE_IDEMPOTENCY_KEY", key).env("OUTLIVE_RUN_ID", run_id).kill_on_drop(true);
+        #[cfg(unix)]
+        command.process_group(0);
+        let child = command.spawn().map_err(|error| refused(format!("{program} cannot be started: {error}")))?;
+        let (status, output, complaint) = attend(child, input.to_string(), program).await?;
+        match status.success() {
+            true => Ok(output.strip_suffix('\n').unwrap_or(&output).to_owned()),
+            false => Err(failed(program, status, &complaint)),
+        }
+    }
+
+    /// The words of a call.
+    fn argv(&self, arguments: &Map<String, Value>) -> Result<Vec<String>, Failure> {
+        let mut argv: Vec<String> = Vec::with_capacity(self.argv.len());
+        for template in &self.argv {
+            let place = template.only_place();
+            // An argument that was left out leaves out its word.
+            if place.is_some_and(|name| arguments.get(name).is_none_or(Value::is_null)) {
+                continue;
+            }
+            let word = template.fill(arguments, |name, value| match value.contains('\0') {
+                true => Err(refused(format!("argument {name:?} holds a null character"))),
+                false => Ok(value),
+            })?;
+            let ends_options = argv.iter().any(|word| word == "--");
+            if word.starts_with('-') && !template.beginning().starts_with('-') && !ends_options {
+                let names: Vec<_> = template.names().collect();
+                let what = "may not begin with `-`, or the program would take it for an option";
+                return Err(refused(format!("argument {:?} {what}", names.join(", "))));
+            }
+            argv.push(word);
+        }
+        Ok(argv)
+    }
+}
+
+fn refused(problem: String) -> Failure {
+    Failure::new(FailureKind::BadRequest, problem)
+}
+
+/// Feeds and reads a program until it has ended.
+async fn attend(mut child: Child, input: String, program: &str) -> Result<(ExitStatus, String, String), Failure> {
+    let group = Group::of(&child);
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let feeding = async {
+        if let Some(mut stdin) = stdin {
+            // A program need not read what it is given.
+            let _ = stdin.write_all(input.as_bytes()).await;
+        }
+        Ok(())
+    };
+    let ending = async {
+        let status = child.wait().await;
+        // What it has started must not hold its output open.
+        drop(group);
+        status.map_err(|error| Failure::function(format!("{program} cannot be waited for: {error}")))
+    };
+    let reading = async {
+        let too_long = || {
+            let message = format!("{program} wrote more than {OUTPUT_MAX} bytes, and was stopped");
+            Failure::new(FailureKind::Limit, message)
+        };
+        read(stdout, OUTPUT_MAX).await?.ok_or_else(too_long)
+    };
+    let complaining = async { Ok(read_some(stderr, COMPLAINT_MAX).await) };
+    let (status, (), output, complaint) = tokio::try_join!(ending, feeding, reading, complaining)?;
+    Ok((status, output, complaint))
+}
+
+/// All of it; none when it is longer.
+async fn read(source: Option<impl AsyncRead + Unpin>, most: usize) -> Result<Option<String>, Failure> {
+    let mut bytes = Vec::new();
+    if let Some(source) = source {
+        let read = source.take(most as u64 + 1).read_to_end(&mut bytes).await;
+        read.map_err(|error| Failure::function(format!("its output cannot be read: {error}")))?;
+    }
+    Ok((bytes.len() <= most).then(|| String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// The end of it: the rest is read and thrown away.
+async fn read_some(source: Option<impl AsyncRead + Unpin>, most: usize) -> String {
+    let mut kept = Vec::new();
+    if let Some(mut source) = source {
+        let mut buffer = vec![0; 8 << 10];
+        while let Ok(count @ 1..) = source.read(&mut buffer).await {
+            kept.extend_from_slice(&buffer[..count]);
+            if kept.len() > 2 * most {
+                kept.drain(..kept.len() - most);
+            }
+        }
+    }
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
+fn failed(program: &str, status: ExitStatus, complaint: &str) -> Failure {
+    let kind = if status.code() == Some(TRY_AGAIN) { FailureKind::Unavailable } else { FailureKind::Function };
+    let told: Vec<char> = complaint.trim().chars().collect();
+    let told: String = told[told.len().saturating_sub(TOLD_CHARS)..].iter().collect();
+    let how = match status.code() {
+        Some(code) => format!("exited with {code}"),
+        None => "was killed".to_owned(),
+    };
+    let colon = if told.is_empty() { "" } else { ": " };
+    Failure::new(kind, format!("{program} {how}{colon}{told}"))
+}
+
+/// A program and all it has started; killed when this is dropped.
+struct Group {
+    #[cfg(unix)]
+    leader: Option<rustix::process::Pid>,
+}
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        #[cfg(unix)]
+        let leader = child.id().and_then(|id| rustix::process::Pid::from_raw(id.try_into().ok()?));
+        #[cfg(not(unix))]
+        let _ = child;
+        Self {
+            #[cfg(unix)]
+            leader,
+        }
+    }
+}
+
+#[cfg(unix)]
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.leader {
+            // It may have ended by itself, all of it.
+            let _ = rustix::process::kill_process_group(leader, rustix::process::Signal::KILL);
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! Workflow files as the verbs take them: named on the command line, read with what the settings allow, and their problems
+//! shown beside the lines they are about.
+//!
+//! It must never read the syntax: that is the library's. The invariant: what a file may do is said by flags and settings of
+//! this process, never by the file.
+
+use crate::cli::Global;
+use crate::exit::{Exit, Problem};
+use crate::output;
+use crate::settings::{self, Origin, Settings};
+use clap::Args;
+use outlive::agent::model::ScriptedModel;
+use outlive::agent::outbound::Outbound;
+use outlive::core::{Definition, Failure, ModelRequest, ModelResponse, Redactor, Role};
+use outlive::{Engine, Error, File, FileProblem, FileProblemKind, FileSchedule, InvalidFile};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+/// What the files may do here.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Allowances {
+    /// Take this model in place of every model of the files, for example demo or ollama:qwen3
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: Option<String>,
+    /// Let files run programs of this machine
+    #[arg(long)]
+    pub(crate) allow_commands: bool,
+}
+
+/// The longest text that is looked at again: more than a workflow file may have.
+const TEXT_BYTES_MAX: u64 = 2 << 20;
+
+/// The files with the workflows of runs that are named by id.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Known {
+    /// A file with the workflow, or a folder with some; may be given several times
+    #[arg(long = "file", value_name = "FILE|DIR", conflicts_with = "server")]
+    pub(crate) files: Vec<String>,
+    #[command(flatten)]
+    pub(crate) allowed: Allowances,
+}
+
+impl Known {
+    /// What the files define, and the settings with the database that they name.
+    ///
+    /// # Errors
+    /// As [`read_all`] and [`definitions`].
+    pub(crate) fn load(&self, global: &Global) -> Result<(Vec<Arc<Definition>>, Settings), Problem> {
+        let mut settings = Settings::load(global)?;
+        let files = read_all(&self.files, &self.allowed, &settings)?;
+        if !files.is_empty() {
+            choose_store(&files, &mut settings)?;
+        }
+        Ok((definitions(&files)?, settings))
+    }
+}
+
+/// How much of what it was asked the demonstration's model says.
+const ECHO_CHARS: usize = 400;
+
+/// Whether a text on the command line names a file and not a workflow.
+pub(crate) fn is_file(text: &str) -> bool {
+    let path = Path::new(text);
+    let is_yaml = path.extension().is_some_and(|end| end == "yaml" || end == "yml");
+    is_yaml || (text.contains(std::path::MAIN_SEPARATOR) && path.exists())
+}
+
+/// The file at this path, with what it may do.
+///
+/// # Errors
+/// What is wrong with its shape, or with a setting.
+pub(crate) fn read(path: &str, allowed: &Allowances, settings: &Settings) -> Result<File, Problem> {
+    given(File::read(path)?, allowed, settings)
+}
+
+/// The files at these paths: a folder stands for those in it.
+///
+/// # Errors
+/// What is wrong with their shapes, of all of them together.
+pub(crate) fn read_all(paths: &[String], allowed: &Allowances, settings: &Settings) -> Result<Vec<File>, Problem> {
+    let (mut files, mut problems) = (Vec::new(), Vec::new());
+    for path in paths {
+        let read =
+            if Path::new(path).is_dir() { File::read_all(path) } else { File::read(path).map(|file| vec![file]) };
+        match read {
+            Ok(found) => files.extend(found),
+            Err(Error::File(invalid)) => problems.extend(invalid.problems),
+            Err(other) => return Err(other.into()),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(InvalidFile { problems }.into());
+    }
+    files.into_iter().map(|file| given(file, allowed, settings)).collect()
+}
+
+fn given(file: File, allowed: &Allowances, settings: &Settings) -> Result<File, Problem> {
+    let mut outbound = Outbound::default();
+    for host in &settings.tool_hosts {
+        outbound = outbound.allow(host).map_err(|invalid| settings::configuration(format!("tool_hosts: {invalid}")))?;
+    }
+    let file = file.model("demo", demo()).outbound(outbound).allow_commands(allowed.allow_commands);
+    Ok(match &allowed.model {
+        Some(name) => file.every_model(name),
+        None => file,
+    })
+}
+
+/// Says back what it was asked.
+fn demo() -> ScriptedModel {
+    ScriptedModel::from_fn("demo", |request: &ModelRequest| {
+        let said = request.messages.iter().rev().find(|message| message.role == Role::User);
+        let said = said.and_then(|message| message.content.clone()).unwrap_or_default();
+        let mut text: String = said.chars().take(ECHO_CHARS).collect();
+        if text.len() < said.len() {
+            text.push('…');
+        }
+        Ok::<_, Failure>(ModelResponse::text(format!("(demo, not an AI) I was asked: {text}")))
+    })
+}
+
+/// Every workflow of the files.
+///
+/// # Errors
+/// Everything that is wrong or missing, of all files together; two workflows with one id.
+pub(crate) fn definitions(files: &[File]) -> Result<Vec<Arc<Definition>>, Problem> {
+    let (mut built, mut problems) = (Vec::new(), Vec::new());
+    let mut seen = BTreeSet::new();
+    for file in files {
+        match file.definitions() {
+            Ok(definitions) => {
+                for definition in definitions {
+                    if !seen.insert(definition.id.clone()) {
+                        let message =
+                            format!("another file has a workflow with the id {:?} too", definition.id.as_str());
+                        let (kind, file) = (FileProblemKind::Invalid, file.name().to_owned());
+                        problems.push(FileProblem { kind, file, line: 1, column: 1, message });
+                    }
+                    built.push(definition);
+                }
+            }
+            Err(Error::File(invalid)) => problems.extend(invalid.problems),
+            Err(other) => return Err(other.into()),
+        }
+    }
+    if problems.is_empty() { Ok(built) } else { Err(InvalidFile { problems }.into()) }
+}
+
+/// The workflow of a file that is meant: the only one, or the one that is named.
+///
+/// # Errors
+/// When none is named and there are several, or none is called that.
+pub(crate) fn the_workflow(
+    file: &File,
+    definitions: &[Arc<Definition>],
+    name: Option<&str>,
+) -> Result<Arc<Definition>, Problem> {
+    let known = file.workflow_ids();
+    let id = match (name, &known[..]) {
+        (None, [(_, id)]) => Some(id.clone()),
+        (None, _) => None,
+        (Some(name), _) => known.iter().find(|(key, id)| *key == name || *id == name).map(|(_, id)| id.clone()),
+    };
+    let found = definitions
+        .iter()
+        .find(|definition| id.as_deref() == Some(definition.id.as_str()) || name == Some(&*definition.name));
+    found.cloned().ok_or_else(|| {
+        let keys: Vec<_> = known.iter().map(|(key, _)| *key).collect();
+        let message = match name {
+            Some(name) => format!("{} has no workflow {name:?}", file.name()),
+            None => format!("{} has several workflows", file.name()),
+        };
+        Problem::new(Exit::Usage, "workflow_not_named", message)
+            .hint(format!("name one with --workflow: {}", keys.join(", ")))
+    })
+}
+
+/// Keeps runs where the files say, unless a flag, the environment or `outlive.toml` says otherwise.
+///
+/// # Errors
+/// When they say different places.
+pub(crate) fn choose_store(files: &[File], settings: &mut Settings) -> Result<(), Problem> {
+    if !matches!(settings.origin("db"), Origin::Default | Origin::Found) {
+        return Ok(());
+    }
+    let stores: BTreeSet<_> = files.iter().map(File::store).collect();
+    let mut stores = stores.into_iter();
+    match (stores.next(), stores.next()) {
+        (Some(Some(path)), None) => settings.take_store(path),
+        (Some(None), None) | (None, _) => settings.forget_found_db(),
+        (Some(_), Some(_)) => {
+            let problem = settings::configuration("the files keep their runs in different databases");
+            return Err(problem.hint("say where with --db"));
+        }
+    }
+    Ok(())
+}
+
+/// Creates the schedules of the files; those that are there and say the same are left alone.
+///
+/// # Errors
+/// The store's.
+pub(crate) async fn schedule(engine: &Engine, files: &[File], global: &Global) -> Result<(), Problem> {
+    for file in files {
+        for FileSchedule { workflow, create } in file.schedules()? {
+            let name = create.name.clone().unwrap_or_default();
+            let known = engine.reader().schedule(&name).await.ok();
+            if known.is_some_and(|known| known.workflow_id == workflow.id && known.spec == create.spec) {
+                continue;
+            }
+            engine.create_schedule(&workflow.id, create).await?;
+            output::note(global, format_args!("Scheduled {name}"));
+        }
+    }
+    Ok(())
+}
+
+/// The text of a file: of a file only, for a device or a pipe may have no end.
+pub(crate) fn text_of(path: &str) -> Option<String> {
+    let is_fine = std::fs::metadata(path).is_ok_and(|about| about.is_file() && about.len() <= TEXT_BYTES_MAX);
+    is_fine.then(|| std::fs::read_to_string(path).ok()).flatten()
+}
+
+/// Problems beside the lines they are about.
+pub(crate) fn shown(problems: &[FileProblem]) -> String {
+    let redactor = Redactor::new([]);
+    let mut text = String::new();
+    let mut texts: BTreeMap<&str, Option<String>> = BTreeMap::new();
+    for problem in problems {
+        text.push_str(&format!("{problem}\n"));
+        let line = texts.entry(&problem.file).or_insert_with(|| text_of(&problem.file));
+        let line = line.as_deref().and_then(|text| text.lines().nth(problem.line.saturating_sub(1)));
+        // A line with a secret is not repeated.
+        let line = line.filter(|line| redactor.text(line) == *line && !problem.message.contains("secret"));
+        if let Some(line) = line.filter(|line| !line.trim().is_empty() && line.chars().count() <= 200) {
+            let number = problem.line;
+            let before: String = line.chars().take(problem.column.saturating_sub(1)).collect();
+            let space: String = before.chars().map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+            text.push_str(&format!("{number:>5} | {line}\n      | {space}^\n"));
+        }
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+impl From<InvalidFile> for Problem {
+    fn from(invalid: InvalidFile) -> Self {
+        let count = invalid.problems.len();
+        let files: BTreeSet<_> = invalid.problems.iter().map(|problem| problem.file.as_str()).collect();
+        let files = files.into_iter().collect::<Vec<_>>().join(", ");
+        let problems = if count == 1 { "problem" } else { "problems" };
+        let (exit, code, what) = match invalid.is_missing() {
+            true => (Exit::Configuration, "configuration", "is missing something here"),
+            false => (Exit::Usage, "invalid_file", "cannot be used"),
+        };
+        Self::new(exit, code, format!("{files} {what}: {count} {problems}"))
+            .hint(shown(&invalid.problems))
+            .of_files(invalid)
+    }
+}

@@ -1,0 +1,363 @@
+//! Models, tools, agents and teams: what a file names once and uses in many places.
+//!
+//! It must never know a workflow. The invariant: each is built once, and what is wrong with it is said once.
+
+use super::super::fit::meant;
+use super::super::models;
+use super::super::syntax::{self, ModelProfile, Span};
+use super::{Build, EFFECT_MISSING, Opened, Path, What, retry};
+use outlive_agent::model::{self, IntoModel, ScriptedModel, SharedModel};
+use outlive_agent::tool::{Call, CommandCall, HackerNewsTools, HttpCall, IntoTools, Tool, YFinanceTools};
+use outlive_agent::{Agent, PiiGuardrail, PromptInjectionGuardrail, Team};
+use outlive_core::port::Executor;
+use outlive_core::{Failure, FailureKind, ModelRequest};
+use serde_json::{Map, Value};
+
+/// What agents and teams have in common.
+macro_rules! thinker {
+    ($build:ident, $thinker:expr, $said:ident, $path:expr) => {{
+        let mut thinker = $thinker.instructions($said.instructions.all());
+        if let Some(id) = &$said.id {
+            thinker = thinker.id(id);
+        }
+        for (place, name) in $said.fallbacks.iter().enumerate() {
+            let place = place.to_string();
+            if let Some(model) = $build.model_at(name, &[&$path[..], &["fallbacks", &place]].concat()) {
+                thinker = thinker.fallback(model);
+            }
+        }
+        if let Some(text) = &$said.role {
+            thinker = thinker.role(text);
+        }
+        if let Some(text) = &$said.description {
+            thinker = thinker.description(text);
+        }
+        if let Some(text) = &$said.expected_output {
+            thinker = thinker.expected_output(text);
+        }
+        thinker = thinker.tools($build.tools(&$said.tools, &$path[..]));
+        if let Some(schema) = &$said.input {
+            thinker = thinker.input_schema_json("input", Value::Object(schema.clone()));
+        }
+        if let Some(schema) = &$said.output {
+            thinker = thinker.output_schema_json("output", Value::Object(schema.clone()));
+        }
+        if let Some(times) = $said.output_retries {
+            thinker = thinker.output_retries(times);
+        }
+        for guardrail in &$said.guardrails {
+            thinker = match guardrail {
+                syntax::Guardrail::PromptInjection => thinker.pre_hook(PromptInjectionGuardrail::new()),
+                syntax::Guardrail::Pii => thinker.pre_hook(PiiGuardrail::new()),
+            };
+        }
+        if let Some(wanted) = $said.markdown {
+            thinker = thinker.markdown(wanted);
+        }
+        if let Some(calls) = $said.tool_call_limit {
+            thinker = thinker.tool_call_limit(calls);
+        }
+        if let Some(turns) = $said.turns_max {
+            thinker = thinker.turns_max(turns);
+        }
+        if let Some(wanted) = $said.stream {
+            thinker = thinker.stream(wanted);
+        }
+        if let Some(history) = &$said.history {
+            thinker = thinker.add_history_to_context(true);
+            if let Some(runs) = history.runs {
+                thinker = thinker.num_history_runs(runs);
+            }
+        }
+        if let Some(wanted) = $said.session_state {
+            thinker = thinker.add_session_state_to_context(wanted);
+        }
+        if let Some(said) = &$said.retry {
+            thinker = thinker.retry(retry(said));
+        }
+        if let Some(Span(longest)) = $said.timeout {
+            thinker = thinker.timeout(longest);
+        }
+        thinker
+    }};
+}
+
+impl<'a> Build<'a> {
+    // Models.
+
+    /// The model that a name stands for. What is wrong with it is said at its first use.
+    pub(super) fn model_at(&mut self, name: &str, path: &Path<'_>) -> Option<SharedModel> {
+        if self.settings.inspects {
+            self.profile(name);
+            let known = self.document.models.get(name).map_or(name, |profile| &profile.model);
+            let is_own = self.settings.models.contains_key(known) || self.settings.profiles.contains_key(known);
+            if !is_own && let Err(problem) = model::parse(known) {
+                self.model_problem(problem, path);
+            }
+            let id = known.split_once(':').map_or(known, |(_, id)| id.trim());
+            let absent = |_: &ModelRequest| Err(Failure::new(FailureKind::Definition, "it is only looked at"));
+            return ScriptedModel::from_fn(id, absent).into_model().ok();
+        }
+        let name = self.settings.model.as_deref().unwrap_or(name).to_owned();
+        if let Some(model) = self.models.get(&name) {
+            return model.clone();
+        }
+        let found = match (self.settings.models.get(&name), self.profile(&name)) {
+            (Some(model), _) => Ok(model.clone()),
+            (None, Some(profile)) => match self.settings.models.get(&profile.model) {
+                Some(model) => Ok(model.clone()),
+                None => models::of_profile(&profile),
+            },
+            (None, None) => model::parse(&name),
+        };
+        let found = found.map_err(|problem| self.model_problem(problem, path)).ok();
+        for problem in found.iter().flat_map(|model| model.problems()) {
+            self.missing(self.value(path), problem.clone());
+            self.said.push(problem);
+        }
+        self.models.insert(name, found.clone());
+        found
+    }
+
+    fn model_problem(&mut self, problem: String, path: &Path<'_>) {
+        let names = self.document.models.keys().chain(self.settings.profiles.keys()).chain(self.settings.models.keys());
+        let name = self.node.get(path).and_then(|node| match &node.what {
+            What::Scalar { text, .. } => Some(text.as_str()),
+            _ => None,
+        });
+        let meant = name.map(|name| meant(name, names.map(String::as_str))).unwrap_or_default();
+        self.problem(self.value(path), format!("{problem}{meant}"));
+    }
+
+    fn profile(&mut self, name: &str) -> Option<ModelProfile> {
+        if let Some(own) = self.document.models.get(name) {
+            return Some(own.clone());
+        }
+        let profile = self.settings.profiles.get(name)?.clone();
+        self.profiles.insert(name.to_owned(), profile.clone());
+        Some(profile)
+    }
+
+    /// The model of an agent or a team: its own, or that of the file.
+    pub(super) fn model_of(&mut self, own: Option<&str>, path: &Path<'_>) -> Option<SharedModel> {
+        match (own, self.document.model.as_deref()) {
+            (Some(name), _) => self.model_at(name, &[path, &["model"]].concat()),
+            (None, Some(name)) => self.model_at(name, &["model"]),
+            (None, None) => {
+                let message = "it has no model: write one here, or `model:` at the beginning of the file";
+                self.problem(self.key(path), message);
+                None
+            }
+        }
+    }
+
+    // Tools.
+
+    pub(super) fn tool(&mut self, name: &str, declared: &syntax::Tool) -> Option<Tool> {
+        let path = ["tools", name];
+        let (call, kind) = match declared {
+            syntax::Tool::Http(tool) => (self.http(&tool.http, &[&path[..], &["http"]].concat()), "http"),
+            syntax::Tool::Command(tool) => {
+                (self.command(&tool.command, &tool.env, &[&path[..], &["command"]].concat()), "command")
+            }
+        };
+        let (description, arguments, effect, timeout, confirm, user_input) = match declared {
+            syntax::Tool::Http(t) => (&t.description, &t.arguments, t.effect, t.timeout, t.confirm, &t.user_input),
+            syntax::Tool::Command(t) => (&t.description, &t.arguments, t.effect, t.timeout, t.confirm, &t.user_input),
+        };
+        if let Some(problem) = outlive_agent::tool::name_problem(name) {
+            self.problem(self.key(&path), problem);
+        }
+        let known: Vec<_> = arguments
+            .iter()
+            .filter_map(|schema| schema.get("properties")?.as_object())
+            .flat_map(Map::keys)
+            .map(String::as_str)
+            .collect();
+        if arguments.as_ref().is_some_and(|schema| schema.get("type").is_some_and(|kind| kind != "object")) {
+            self.problem(
+                self.value(&["tools", name, "arguments"]),
+                "the arguments of a tool are an object: write `type: object`",
+            );
+        }
+        self.check_names(&call, &known, &[&path[..], &[kind]].concat(), "arguments");
+        for (place, field) in user_input.iter().enumerate().filter(|(_, field)| !known.contains(&field.as_str())) {
+            let at = self.value(&["tools", name, "user_input", &place.to_string()]);
+            self.problem(at, format!("{field:?} is not one of its arguments{}", meant(field, known.iter().copied())));
+        }
+        let Some(effect) = effect.or_else(|| call.usual_effect()) else {
+            self.problem(self.key(&path), EFFECT_MISSING);
+            return None;
+        };
+        let schema = Value::Object(arguments.clone().unwrap_or_default());
+        let mut tool = Tool::calling(name, description, schema, call).effect(effect);
+        if let Some(Span(longest)) = timeout {
+            tool = tool.timeout(longest);
+        }
+        if confirm == Some(true) {
+            tool = tool.requires_confirmation();
+        }
+        if !user_input.is_empty() {
+            tool = tool.user_input_fields(user_input);
+        }
+        Some(tool)
+    }
+
+    pub(super) fn http(&mut self, http: &syntax::Http, path: &Path<'_>) -> Call {
+        let call =
+            HttpCall::new(http.method.as_deref().unwrap_or("GET"), &http.url).outbound(self.settings.outbound.clone());
+        let call = Call::Http(http.headers.iter().fold(call, |call, (name, value)| call.header(name, value)));
+        self.call_problems(&call, path);
+        call
+    }
+
+    pub(super) fn command(&mut self, argv: &[String], env: &[String], path: &Path<'_>) -> Call {
+        if !self.settings.allows_commands {
+            let message = "it runs a command, and commands are not allowed here: start with --allow-commands, if you trust \
+                           the file";
+            self.missing(self.key(path), message);
+        }
+        let call = Call::Command(CommandCall::new(argv).env(env));
+        self.call_problems(&call, path);
+        call
+    }
+
+    fn call_problems(&mut self, call: &Call, path: &Path<'_>) {
+        for problem in call.problems() {
+            let at = self.key(path);
+            match problem.ends_with("is not set") {
+                true => self.missing(at, problem.clone()),
+                false => self.problem(at, problem.clone()),
+            }
+            self.said.push(problem);
+        }
+    }
+
+    /// The places of a call must be arguments that there are.
+    pub(super) fn check_names(&mut self, call: &Call, known: &[&str], path: &Path<'_>, what: &str) {
+        for name in call.names().into_iter().filter(|name| !known.contains(name)) {
+            let meant = meant(name, known.iter().copied());
+            let message = format!(
+                "`{{{name}}}` is none of its {what}{meant} (`{{{{{name}}}}}` stands for the braces themselves)"
+            );
+            self.problem(self.key(path), message);
+        }
+    }
+
+    /// The tools that an agent or a team names.
+    fn tools(&mut self, names: &[String], path: &Path<'_>) -> Vec<Tool> {
+        let mut tools = Vec::new();
+        for (place, name) in names.iter().enumerate() {
+            match (self.document.tools.get(name), name.as_str()) {
+                (None, name) if self.settings.tools.contains_key(name) => {
+                    tools.extend(self.settings.tools[name].clone())
+                }
+                (Some(declared), _) => {
+                    // What is wrong with it is said once.
+                    let before = self.problems.len();
+                    tools.extend(self.tool(name, declared));
+                    self.problems.truncate(before);
+                }
+                (None, "hackernews") => tools.extend(HackerNewsTools::default().into_tools()),
+                (None, "yfinance") => tools.extend(YFinanceTools::default().into_tools()),
+                (None, _) => {
+                    let known = self.document.tools.keys().chain(self.settings.tools.keys()).map(String::as_str);
+                    let known = known.chain(["hackernews", "yfinance"]);
+                    let at = self.value(&[path, &["tools", &place.to_string()]].concat());
+                    self.problem(at, format!("unknown tool {name:?}{}", meant(name, known)));
+                }
+            }
+        }
+        tools
+    }
+
+    // Agents and teams.
+
+    pub(super) fn agent(&mut self, key: &str) -> Option<Agent> {
+        if let Some(agent) = self.agents.get(key) {
+            return agent.clone();
+        }
+        let said = self.document.agents.get(key)?;
+        let path = ["agents", key];
+        let model = self.model_of(said.model.as_deref(), &path);
+        let agent = match model {
+            Some(model) => Agent::new(said.name.as_deref().unwrap_or(key)).model(model),
+            None => Agent::new(said.name.as_deref().unwrap_or(key)),
+        };
+        let agent = thinker!(self, agent, said, &path);
+        self.executor_problems(&agent, &path);
+        self.agents.insert(key.to_owned(), Some(agent.clone()));
+        Some(agent)
+    }
+
+    pub(super) fn team(&mut self, key: &str) -> Option<Team> {
+        if let Some(team) = self.teams.get(key) {
+            return team.clone();
+        }
+        let said = self.document.teams.get(key)?;
+        let path = ["teams", key];
+        self.open.push(Opened::Team(key.to_owned()));
+        let mut team = Team::new(said.name.as_deref().unwrap_or(key));
+        for (place, name) in said.members.iter().enumerate() {
+            let at = self.value(&["teams", key, "members", &place.to_string()]);
+            let opened = Opened::Team(name.clone());
+            if self.open.contains(&opened) {
+                let circle = self.circle(&opened);
+                self.problem(at, format!("teams are members of each other: {circle}"));
+                continue;
+            }
+            if let Some(agent) = self.agent(name) {
+                team = team.member(agent);
+            } else if let Some(member) = self.team(name) {
+                team = team.member(member);
+            } else if !self.document.agents.contains_key(name) && !self.document.teams.contains_key(name) {
+                let known = self.document.agents.keys().chain(self.document.teams.keys()).map(String::as_str);
+                self.problem(at, format!("unknown member {name:?}{}", meant(name, known)));
+            }
+        }
+        self.open.pop();
+        let model = match (&said.model, &self.document.model) {
+            // Its members' model is its own.
+            (None, None) => None,
+            _ => self.model_of(said.model.as_deref(), &path),
+        };
+        if let Some(model) = model {
+            team = team.model(model);
+        }
+        if let Some(mode) = said.mode {
+            team = team.mode(mode);
+        }
+        if let Some(times) = said.max_iterations {
+            team = team.max_iterations(times);
+        }
+        let team = thinker!(self, team, said, &path);
+        self.executor_problems(&team, &path);
+        self.teams.insert(key.to_owned(), Some(team.clone()));
+        Some(team)
+    }
+
+    /// From what is open to itself: `a → b → a`.
+    pub(super) fn circle(&self, opened: &Opened) -> String {
+        let name = |one: &Opened| match one {
+            Opened::Team(name) | Opened::Workflow(name) => name.clone(),
+        };
+        let from = self.open.iter().position(|one| one == opened).unwrap_or_default();
+        let names: Vec<_> = self.open[from..].iter().chain([opened]).map(name).collect();
+        names.join(" → ")
+    }
+
+    /// What an agent or a team says is wrong with itself.
+    pub(super) fn executor_problems(&mut self, executor: &impl Executor, path: &Path<'_>) {
+        for problem in executor.problems() {
+            if self.is_said(&problem) || problem.contains("has no model") {
+                continue;
+            }
+            self.problem(self.key(path), problem.clone());
+            self.said.push(problem);
+        }
+    }
+
+    pub(super) fn is_said(&self, problem: &str) -> bool {
+        self.said.iter().any(|said| problem.contains(said.as_str()))
+    }
+}

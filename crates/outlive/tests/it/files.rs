@@ -1,0 +1,597 @@
+//! Workflows in files: what they build, what is said of those that are wrong, and on which text a run goes on.
+
+use crate::world::World;
+use outlive::core::port::Db;
+use outlive::core::{Definition, Registry};
+use outlive::prelude::*;
+use outlive::{File, FileProblemKind, InvalidFile, WorkflowRunOutput};
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+const CONTENT: &str = include_str!("files/content.yaml");
+const NEWS: &str = include_str!("files/news.yaml");
+/// Every kind of thing that a file can say.
+const EVERYTHING: &str = include_str!("files/everything.yaml");
+
+fn clean(_: outlive::core::port::StepContext, input: Arc<StepInput>) -> impl Future<Output = Result<String, Failure>> {
+    std::future::ready(Ok(input.text().trim().to_owned()))
+}
+
+fn registry() -> Registry {
+    Registry::new().function("clean_text", clean)
+}
+
+fn invalid(file: outlive::Result<File>) -> InvalidFile {
+    let demo = ScriptedModel::replies([]);
+    let definitions = file.and_then(|file| file.functions(registry()).model("demo", demo).definitions());
+    match definitions {
+        Err(outlive::Error::File(invalid)) => invalid,
+        Err(other) => panic!("{other}"),
+        Ok(built) => panic!("{built:?} is fine"),
+    }
+}
+
+/// The problems of a text, as lines.
+fn problems(text: &str) -> String {
+    invalid(File::parse("x.yaml", text)).to_string()
+}
+
+/// A document with these lines in place of its steps.
+fn with_steps(steps: &str) -> String {
+    format!("version: 1\nmodel: demo\nagents: {{ a: {{}} }}\nworkflows:\n  w:\n    steps:\n{steps}")
+}
+
+fn definitions(text: &str) -> Vec<Arc<Definition>> {
+    let file = File::parse("x.yaml", text).unwrap_or_else(|error| panic!("{error}")).functions(registry());
+    file.model("demo", ScriptedModel::replies([])).inspect().definitions().unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[tokio::test]
+async fn the_seed_as_a_file_makes_the_same_calls_as_the_program() {
+    let mut asked = Vec::new();
+    for from_file in [false, true] {
+        let world = World::new().await;
+        let workflow = if from_file {
+            let url = world.sites.url();
+            let file = File::parse("content.yaml", CONTENT).unwrap();
+            let file = file.model("openai:gpt-5.2", world.responses());
+            let file = file.tools("hackernews", HackerNewsTools::default().base_url(&url));
+            let file = file.tools("yfinance", YFinanceTools::default().base_url(&url));
+            file.db(world.db()).workflows().unwrap().remove(0)
+        } else {
+            world.workflow(world.responses(), true)
+        };
+        assert_eq!(workflow.run("AI trends in 2024").await.unwrap().status, RunStatus::Completed);
+        let mut requests: Vec<_> = world.models.log().iter().map(|exchange| exchange.request.to_string()).collect();
+        requests.sort();
+        asked.push(requests);
+        workflow.shutdown().await.unwrap();
+    }
+    assert!(asked[0].len() > 5, "{}", asked[0].len());
+    assert_eq!(asked[0], asked[1]);
+}
+
+#[test]
+fn a_file_builds_what_the_builders_build() {
+    let writer = || Agent::new("Writer").model(ScriptedModel::replies([]));
+    let critic = || Agent::new("Critic").model(ScriptedModel::replies([]));
+    let topic = json!({ "type": "object", "required": ["topic"], "properties": { "topic": { "type": "string" } } });
+    let day = Duration::from_secs(24 * 3600);
+    let built = Workflow::builder("Newsletter")
+        .db(InMemoryDb::new())
+        .input_schema_json(topic)
+        .step(
+            Parallel::new("Research").step(Step::new("HN").agent(writer())).step(
+                Step::new("Stocks")
+                    .agent(writer())
+                    .retry(Retry::times(3).backoff(Duration::from_secs(1)))
+                    .timeout(Duration::from_secs(30)),
+            ),
+        )
+        .step(Step::new("Clean").executor(outlive::Function::new("clean_text", clean)))
+        .step(
+            Loop::new("Polish")
+                .max_iterations(3)
+                .until_cel("last_step_content.contains(\"APPROVED\")")
+                .step(Step::new("Draft").agent(writer()))
+                .step(Step::new("Review").agent(critic())),
+        )
+        .step(
+            Condition::new("Mentions money?")
+                .when_cel("previous_step_content.contains(\"$\")")
+                .step(Step::new("Add disclaimer").agent(writer())),
+        )
+        .step(
+            Router::new("Channel")
+                .select_cel("size(previous_step_content) < 280 ? \"Post\" : \"Article\"")
+                .choice(Step::new("Post").agent(writer()))
+                .choice(Step::new("Article").agent(writer())),
+        )
+        .step(
+            Step::new("Publish")
+                .agent(writer())
+                .human_review(HumanReview::confirmation("Publish this?").on_reject(OnReject::Skip).timeout(day)),
+        )
+        .build()
+        .unwrap();
+    let mut read = definitions(NEWS).remove(0).to_json();
+    let source = read.as_object_mut().and_then(|fields| fields.remove("source")).unwrap();
+    assert_eq!(read, built.to_json());
+    assert!(source.as_str().unwrap().contains("Mentions money?"), "the text is kept with it");
+}
+
+#[test]
+fn every_thing_that_a_file_can_say_is_read() {
+    let built = definitions(EVERYTHING);
+    let everything = built.iter().find(|built| &*built.name == "Everything").unwrap();
+    let json = everything.to_json().to_string();
+    for word in
+        ["Parallel", "Loop", "Condition", "Router", "ForEach", "Steps", "workflow_id", "team_id", "executor_ref"]
+    {
+        assert!(json.contains(word), "{word}: {json}");
+    }
+    let spending = everything.spending.as_ref().unwrap();
+    let budgets: Vec<_> = spending.budgets.iter().map(ToString::to_string).collect();
+    assert_eq!(budgets, ["5.00 USD per run", "200000 tokens per user and day"]);
+    assert_eq!((everything.concurrency, everything.timeout_ms), (Some(4), Some(3_600_000)));
+    let file = File::parse("everything.yaml", EVERYTHING).unwrap().functions(registry()).inspect();
+    let schedules = file.schedules().unwrap();
+    assert_eq!(schedules.len(), 1);
+    assert_eq!(schedules[0].create.spec.time_zone, "Europe/Berlin");
+}
+
+#[test]
+fn files_fit_the_schema_that_editors_are_given() {
+    let schema = File::schema();
+    assert_eq!(schema["title"], "outlive workflow file");
+    assert!(!schema.to_string().contains("x-kind"), "what it is checked by is not shown");
+    // A mistake is one for the schema too.
+    let value = json!({ "version": 1, "workflows": { "w": { "steps": [{ "step": "A", "agnet": "a" }] } } });
+    assert!(outlive::core::check(&value, &schema).is_err());
+    let value = json!({ "version": 1, "workflows": { "w": { "steps": [{ "step": "A", "agent": "a" }] } } });
+    assert_eq!(outlive::core::check(&value, &schema), Ok(()));
+}
+
+#[test]
+fn a_file_that_is_too_much_is_refused_at_once() {
+    let mut laughs = "version: 1\nx0: &x0 [lol, lol, lol, lol, lol, lol, lol, lol, lol, lol]\n".to_owned();
+    for level in 1..12 {
+        writeln!(laughs, "x{level}: &x{level} [{}]", vec![format!("*x{}", level - 1); 10].join(", ")).unwrap();
+    }
+    assert!(problems(&laughs).contains("definition_too_large"), "{}", problems(&laughs));
+    assert!(problems("a: &a [*a]").starts_with("x.yaml:1:"), "{}", problems("a: &a [*a]"));
+    let long = format!("version: 1\n# {}\n", "long ".repeat(2 << 20));
+    assert!(problems(&long).starts_with("x.yaml:1:1: definition_too_large"));
+    assert!(problems(&"- ".repeat(1_000)).contains("definition_too_deep"));
+    assert!(problems(&"[".repeat(1_000)).contains("definition_too_deep"));
+    let flow = problems(&"{a: ".repeat(1_000));
+    assert!(flow.contains("definition_too_deep"), "{flow}");
+}
+
+#[test]
+fn mistakes_are_told_with_line_and_column_and_what_was_meant() {
+    let text = with_steps("      - step: no\n        agnet: a\n      - step: 1e3\n        agent: a\n");
+    let said = problems(&text);
+    assert_eq!(said.lines().next().unwrap(), r#"x.yaml:8:9: unknown key "agnet": did you mean "agent"?"#);
+    let tabs = problems("version: 1\nworkflows:\n\tw: 1\n");
+    assert!(tabs.starts_with("x.yaml:3:") && tabs.contains("YAML allows no tabs"), "{tabs}");
+    let twice = problems("version: 1\nmodel: demo\nmodel: demo\nworkflows: { w: { steps: [] } }\n");
+    assert!(twice.contains("x.yaml:3:1: the key \"model\" is there twice: it is also on line 2"), "{twice}");
+    assert!(twice.contains("the list is empty"), "and everything else too: {twice}");
+}
+
+#[test]
+fn text_stays_text_where_text_is_wanted() {
+    let text =
+        with_steps("      - { step: no, agent: a }\n      - { step: 1e3, agent: a }\n      - { step: on, agent: a }\n");
+    let built = definitions(&text).remove(0);
+    let names: Vec<_> = built.nodes.iter().map(|node| &**node.name()).collect();
+    assert_eq!(names, ["no", "1e3", "on"]);
+}
+
+#[test]
+fn what_refers_wrongly_is_refused_all_at_once() {
+    let text = "\
+version: 1
+model: demo
+agents: { writer: {}, critic: { model: opnai:gpt-5.2 } }
+teams:
+  red: { members: [writer, blue] }
+  blue: { members: [red, wrtier] }
+workflows:
+  a:
+    steps:
+      - { step: One, workflow: b }
+      - { step: One, agent: writer }
+      - { step: Two, agent: writter }
+      - { step: Three, agent: writer, team: red }
+      - { step: Four }
+      - { step: Five, agent: red }
+  b:
+    steps:
+      - { step: Back, workflow: a }
+      - loop: Endless
+        steps: [{ step: X, agent: writer }]
+      - parallel: Nothing
+        steps: []
+  c:
+    steps:
+      - condition: Odd
+        when: previous_step_contents.contains(\"x\")
+        then: [{ step: X, agent: writer }]
+";
+    // Its shape first: nothing more can be said of a file whose shape is unclear.
+    let shape = problems(text);
+    assert_eq!(
+        shape,
+        "x.yaml:19:9: \"max_iterations\" is missing (Iterations, at most)\n\
+         x.yaml:22:16: the list is empty: write at least one"
+    );
+    let text = text.replace("loop: Endless\n", "loop: Endless\n        max_iterations: 2\n");
+    let text = text.replace("steps: []", "steps: [{ step: Y, agent: writer }]");
+    let said = problems(&text);
+    for expected in [
+        "x.yaml:3:40: model \"opnai:gpt-5.2\" names the unknown provider",
+        "x.yaml:5:28: teams are members of each other: blue → red → blue",
+        "x.yaml:6:26: unknown member \"wrtier\": did you mean \"writer\"?",
+        "x.yaml:11:9: two steps are named \"One\"",
+        "x.yaml:12:29: unknown agent \"writter\": did you mean \"writer\"?",
+        "x.yaml:13:9: it has agent and team: leave one of them",
+        "x.yaml:14:9: it does nothing: give it one of agent, team, function, workflow, http, command",
+        "x.yaml:15:30: \"red\" is a team: write `team: red`",
+        "x.yaml:18:33: workflows execute each other: a → b → a",
+        "x.yaml:27:15: not valid in a condition:",
+    ] {
+        assert!(said.lines().any(|line| line.starts_with(expected)), "{expected}\nis not in\n{said}");
+    }
+    assert_eq!(said.lines().count(), 10, "each once: {said}");
+}
+
+#[test]
+fn tags_secrets_and_variables_in_wrong_places_are_refused_and_not_shown() {
+    let text = "\
+version: 1
+model: !!python/object:os.system demo
+models:
+  own: { model: openai:gpt-5.2, base_url: '${OPENAI_BASE_URL}' }
+tools:
+  look:
+    http:
+      url: https://api.example.org/look
+      headers: { Authorization: Bearer sk-abcdefghijklmnopqrstuvwxyz123456, X-Api-Key: plainly }
+    description: Looks
+  find:
+    http: { url: 'https://api.example.org/${env:TOKEN}', headers: { Authorization: 'Bearer ${env:TOKEN}' } }
+    description: Finds
+agents: { a: { instructions: 'Say ${HOME} as it is', tools: [look] } }
+workflows: { w: { steps: [{ step: A, agent: a }] } }
+";
+    let said = problems(text);
+    let places: Vec<_> = said.lines().map(|line| line.split(": ").next().unwrap()).collect();
+    assert_eq!(places, ["x.yaml:2:8", "x.yaml:4:43", "x.yaml:9:33", "x.yaml:9:88", "x.yaml:12:18"], "{said}");
+    assert!(said.lines().nth(2).unwrap().contains("looks like a secret"), "{said}");
+    assert!(!said.contains("abcdefghijkl") && !said.contains("plainly"), "{said}");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_is_refused_and_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        path("pipe.yaml"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    std::fs::write(path("bytes.yaml"), b"version: 1\nmodel: \xff\xfe\n").unwrap();
+    std::fs::create_dir(path("inner")).unwrap();
+    std::os::unix::fs::symlink("/etc/hostname", path("inner/out.yaml")).unwrap();
+    for (name, said) in [
+        ("pipe.yaml", "pipe.yaml:1:1: it is a device or a pipe"),
+        ("bytes.yaml", "bytes.yaml:2:1: this line is not UTF-8"),
+        ("inner", "inner:1:1: it is a folder"),
+        ("none.yaml", "none.yaml:1:1: it cannot be read"),
+    ] {
+        let problems = invalid(File::read(path(name))).to_string();
+        assert!(problems.contains(said), "{problems}");
+    }
+    let device = invalid(File::read("/dev/zero")).to_string();
+    assert!(device.contains("device or a pipe"), "{device}");
+    match File::read_all(path("inner")) {
+        Err(outlive::Error::File(invalid)) => assert!(invalid.to_string().contains("it leads out of"), "{invalid}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// xorshift: the same files each time.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, most: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % most as u64).unwrap()
+    }
+}
+
+#[test]
+fn mutated_files_never_panic_and_always_name_a_line() {
+    let pieces = [
+        "\t", "- ", ": ", "{", "}", "[", "]", "&a ", "*a", "!!x ", "'", "\"", "|\n", "#", "---\n", "\u{0}", "é", "? ",
+        "1e999", "~", "\n  ",
+    ];
+    let mut refused = 0;
+    for seed in 1..=2_000_u64 {
+        let mut chance = Chance(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let mut text: Vec<char> = [CONTENT, NEWS, EVERYTHING][chance.below(3)].chars().collect();
+        for _ in 0..=chance.below(4) {
+            let at = chance.below(text.len());
+            match chance.below(4) {
+                0 => drop(text.remove(at)),
+                1 => {
+                    let piece = pieces[chance.below(pieces.len())];
+                    text.splice(at..at, piece.chars());
+                }
+                2 => {
+                    let end = (at + chance.below(40)).min(text.len());
+                    text.drain(at..end);
+                }
+                _ => {
+                    let end = (at + chance.below(200)).min(text.len());
+                    let copy: Vec<char> = text[at..end].to_vec();
+                    let to = chance.below(text.len());
+                    text.splice(to..to, copy);
+                }
+            }
+        }
+        let text: String = text.into_iter().collect();
+        let lines = text.lines().count() + 1;
+        let file = File::parse("x.yaml", text.clone());
+        let built = file.and_then(|file| file.functions(registry()).inspect().definitions());
+        match built {
+            Ok(_) => {}
+            Err(outlive::Error::File(invalid)) => {
+                refused += 1;
+                assert!(!invalid.problems.is_empty(), "{seed}: {text}");
+                for problem in &invalid.problems {
+                    assert!((1..=lines).contains(&problem.line) && problem.column >= 1, "{seed}: {problem}\n{text}");
+                    assert!(!problem.message.is_empty(), "{seed}: {problem:?}");
+                }
+            }
+            Err(other) => panic!("{seed}: {other}"),
+        }
+    }
+    assert!((1_000..2_000).contains(&refused), "{refused} of them were refused");
+}
+
+#[test]
+fn a_flood_of_problems_is_cut_and_counted() {
+    let text = with_steps(&"      - { step: A, agnet: a }\n".repeat(5_000));
+    let found = invalid(File::parse("x.yaml", text));
+    assert_eq!(found.problems.len(), 101);
+    assert_eq!(found.problems[100].message, "and 4900 more problems below");
+}
+
+#[test]
+fn what_is_missing_here_is_told_apart_from_what_is_wrong() {
+    let file = File::parse("news.yaml", NEWS).unwrap();
+    let Err(outlive::Error::File(missing)) = file.definitions() else { panic!("a function is missing") };
+    assert!(missing.is_missing());
+    assert_eq!(missing.problems[0].kind, FileProblemKind::Missing);
+    assert!(
+        missing.to_string().starts_with("news.yaml:13:34: no function \"clean_text\" is registered here"),
+        "{missing}"
+    );
+    assert_eq!(file.inspect().definitions().unwrap().len(), 1);
+}
+
+// On which text a run goes on.
+
+/// A step that waits for a yes, and one that says this.
+fn asking(says: &str) -> String {
+    format!(
+        "version: 1\nmodel: demo\nworkflows:\n  ask:\n    steps:\n      - {{ step: Wait, function: clean_text, review: \
+         {{ confirm: Go on? }} }}\n      - step: Say\n        command: [echo, \"{says}\"]\n        effect: idempotent\n"
+    )
+}
+
+fn file_on(db: &Arc<dyn Db>, text: &str, commands: bool) -> Workflow {
+    let file = File::parse("ask.yaml", text).unwrap().functions(registry()).shared_db(db.clone());
+    file.allow_commands(commands).workflows().unwrap().remove(0)
+}
+
+async fn paused(workflow: &Workflow, run_id: &str) -> Vec<outlive::OpenQuestion> {
+    let run = workflow.attach(run_id).await.unwrap();
+    loop {
+        if run.get().await.unwrap().unwrap().status == RunStatus::Paused {
+            return run.questions().await.unwrap();
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn answered(workflow: &Workflow, run_id: &str) {
+    let open = paused(workflow, run_id).await;
+    let answer = |asked: &outlive::OpenQuestion| match asked.question.kind {
+        outlive::QuestionKind::Definition => Answer::Retry,
+        _ => Answer::Approve,
+    };
+    let answers = open.iter().map(|asked| (asked.id().clone(), answer(asked)));
+    workflow.continue_run(run_id, answers, Some("ada")).await.unwrap();
+}
+
+async fn ended(workflow: &Workflow, run_id: &str) -> WorkflowRunOutput {
+    workflow.attach(run_id).await.unwrap().wait().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_run_goes_on_with_the_text_it_was_accepted_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = || -> Arc<dyn Db> { Arc::new(SqliteDb::new(folder.path().join("runs.db"))) };
+    let first = file_on(&db(), &asking("the old text"), true);
+    let run_id = first.run("x").background().await.unwrap().run_id().to_string();
+    paused(&first, &run_id).await;
+    first.shutdown().await.unwrap();
+
+    // The file was changed meanwhile, in a way that no longer fits the run's log.
+    let changed = asking("the new text").replace("Wait", "Stand by");
+    let second = file_on(&db(), &changed, true);
+    answered(&second, &run_id).await;
+    assert_eq!(ended(&second, &run_id).await.text(), "the old text");
+    let new = second.run("x").background().await.unwrap().run_id().to_string();
+    answered(&second, &new).await;
+    assert_eq!(ended(&second, &new).await.text(), "the new text");
+    second.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_permission_that_is_missing_now_makes_a_run_wait_and_say_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = || -> Arc<dyn Db> { Arc::new(SqliteDb::new(folder.path().join("runs.db"))) };
+    let first = file_on(&db(), &asking("the old text"), true);
+    let run_id = first.run("x").background().await.unwrap().run_id().to_string();
+    paused(&first, &run_id).await;
+    first.shutdown().await.unwrap();
+
+    let harmless = "version: 1\nmodel: demo\nworkflows: { ask: { steps: [{ step: Wait, function: clean_text }] } }\n";
+    let second = file_on(&db(), harmless, false);
+    answered(&second, &run_id).await;
+    let question = loop {
+        let open = paused(&second, &run_id).await;
+        if let Some(asked) = open.iter().find(|asked| asked.question.kind == outlive::QuestionKind::Definition) {
+            break asked.question.message.clone().unwrap();
+        }
+        tokio::task::yield_now().await;
+    };
+    assert!(question.contains("--allow-commands") && question.contains("ask.yaml:8:9"), "{question}");
+    second.shutdown().await.unwrap();
+
+    let third = file_on(&db(), &asking("the newest text"), true);
+    answered(&third, &run_id).await;
+    assert_eq!(ended(&third, &run_id).await.text(), "the old text");
+    third.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_run_that_has_not_begun_waits_for_its_permission_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = || -> Arc<dyn Db> { Arc::new(SqliteDb::new(folder.path().join("runs.db"))) };
+    let first = file_on(&db(), &asking("the old text"), true);
+    let later = first.run("x").delay(Duration::from_millis(1)).session_id("s");
+    // Nobody executes it here.
+    let engine = Engine::builder(db()).options(outlive::Options { execute: false, ..outlive::Options::default() });
+    let engine = engine.workflow(first.definition().clone()).start().await.unwrap();
+    let submit = outlive::engine::Submit { input: Some("x".into()), ..outlive::engine::Submit::default() };
+    let run_id = engine.submit(&first.definition().id, submit).await.unwrap().run_id().to_string();
+    engine.shutdown().await.unwrap();
+    drop(later);
+
+    let harmless = "version: 1\nmodel: demo\nworkflows: { ask: { steps: [{ step: Wait, function: clean_text }] } }\n";
+    let second = file_on(&db(), harmless, false);
+    second.engine().await.unwrap();
+    let open = paused(&second, &run_id).await;
+    assert_eq!(open[0].question.kind, outlive::QuestionKind::Definition);
+    second.shutdown().await.unwrap();
+
+    let third = file_on(&db(), harmless, true);
+    answered(&third, &run_id).await;
+    answered_review(&third, &run_id).await;
+    assert_eq!(ended(&third, &run_id).await.text(), "the old text");
+    third.shutdown().await.unwrap();
+}
+
+/// Says yes to the review, once it is asked.
+async fn answered_review(workflow: &Workflow, run_id: &str) {
+    loop {
+        let open = paused(workflow, run_id).await;
+        if let Some(asked) = open.iter().find(|asked| asked.question.kind == outlive::QuestionKind::Confirmation) {
+            let answer = [(asked.id().clone(), Answer::Approve)];
+            workflow.continue_run(run_id, answer, Some("ada")).await.unwrap();
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Waits until a file is there.
+async fn wait_for(path: &std::path::Path) {
+    while !path.exists() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_command_that_must_never_start_twice_is_not_repeated_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let db: Arc<dyn Db> = Arc::new(SqliteDb::new(folder.path().join("runs.db")));
+    let (log, go) = (folder.path().join("log"), folder.path().join("go"));
+    let script =
+        format!("echo x >> {}; while [ ! -e {} ]; do sleep 0.02; done; echo paid", log.display(), go.display());
+    let text = format!(
+        "version: 1\nworkflows:\n  pay:\n    steps:\n      - step: Pay\n        command: [sh, -c, \"{script}\"]\n        effect: \
+         once\n        on_error: pause\n        retry: {{ times: 5 }}\n"
+    );
+    let file = File::parse("pay.yaml", text).unwrap().allow_commands(true);
+    let start = || {
+        let options = outlive::Options { shutdown_grace: Duration::ZERO, ..outlive::Options::default() };
+        Engine::builder(db.clone()).options(options).workflow(file.definitions().unwrap().remove(0)).start()
+    };
+    let first = start().await.unwrap();
+    let submit = outlive::engine::Submit { input: Some("x".into()), ..outlive::engine::Submit::default() };
+    let id = file.definitions().unwrap()[0].id.clone();
+    let run_id = first.submit(&id, submit).await.unwrap().run_id().clone();
+    wait_for(&log).await;
+    first.shutdown().await.unwrap();
+
+    let second = start().await.unwrap();
+    let run = second.attach(run_id);
+    while run.get().await.unwrap().unwrap().status != RunStatus::Paused {
+        tokio::task::yield_now().await;
+    }
+    let asked = run.questions().await.unwrap().remove(0);
+    let failure = asked.question.failure.as_ref().unwrap();
+    assert_eq!(failure.kind, outlive::FailureKind::OutcomeUnknown, "{}", failure.message);
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "x\n", "it was not repeated");
+    std::fs::write(&go, "").unwrap();
+    second.answer([(asked.id().clone(), Answer::Retry)], Some("ada".into())).await.unwrap();
+    assert_eq!(run.wait().await.unwrap().text(), "paid", "somebody wanted it again");
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "x\nx\n");
+    second.shutdown().await.unwrap();
+}
+
+#[test]
+fn models_of_the_program_are_stored_as_they_were() {
+    let text = "version: 1\nmodel: fast\nagents: { a: {} }\nworkflows: { w: { steps: [{ step: S, agent: a }] } }\n";
+    let built = |temperature: f64| {
+        let profile = json!({ "model": "ollama:qwen3", "temperature": temperature });
+        let file = File::parse("w.yaml", text).unwrap().model_profile("fast", &profile).unwrap();
+        file.model_profile("unused", &json!({ "model": "ollama:other" })).unwrap().definitions().unwrap().remove(0)
+    };
+    let (cold, warm) = (built(0.1), built(0.9));
+    assert_ne!(cold.hash, warm.hash, "they are another definition");
+    let stored = cold.source.as_ref().unwrap().text.clone();
+    assert!(stored.contains("0.1") && !stored.contains("unused"), "{stored}");
+    let restored = warm.source.as_ref().unwrap().restore(&stored).unwrap();
+    assert_eq!(restored.hash, cold.hash, "and are read again as they were");
+    let file = File::parse("w.yaml", text).unwrap();
+    assert!(file.model_profile("fast", &json!({ "model": "ollama:qwen3", "warmth": 1 })).is_err());
+}
+
+#[test]
+fn no_key_is_in_what_is_stored() {
+    let text = CONTENT.replace(
+        "model: openai:gpt-5.2",
+        "model: fast\nmodels: { fast: { model: openai:gpt-5.2, api_key_variable: SOME_KEY } }",
+    );
+    let built = definitions(&text).remove(0);
+    let stored: Value = serde_json::from_str(&built.source.as_ref().unwrap().text).unwrap();
+    assert_eq!(stored["workflow"], "content-creation");
+    assert!(built.structure.contains("SOME_KEY"), "the name of the variable is");
+}
