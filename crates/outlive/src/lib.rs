@@ -87,8 +87,8 @@ pub mod prelude {
     pub use crate::{Markdown, pprint_run_response};
     pub use crate::{Workflow, WorkflowAgent, WorkflowRunOutput};
     pub use outlive_agent::model::ScriptedModel;
-    #[cfg(feature = "openai")]
-    pub use outlive_agent::model::{OpenAIChat, OpenAIResponses};
+    #[cfg(feature = "models")]
+    pub use outlive_agent::model::{Claude, Gemini, OpenAIChat, OpenAIResponses};
     #[cfg(feature = "http-tools")]
     pub use outlive_agent::tool::{HackerNewsTools, YFinanceTools};
     pub use outlive_agent::tool::{Tool, ToolContext, WorkflowTools};
