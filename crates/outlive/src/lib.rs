@@ -47,6 +47,7 @@ pub use keys::SqliteKeys;
 #[cfg(feature = "otlp")]
 pub use otlp::Otlp;
 pub use outlive_agent as agent;
+pub use outlive_agent::model::parse as model;
 pub use outlive_agent::{
     Agent, CheckError, CheckTrigger, Hook, HookContext, PiiGuardrail, PromptInjectionGuardrail, Team, TeamMode,
     WorkflowAgent,

@@ -5,6 +5,7 @@
 //! mean, is that of [`super::wire`]. Addresses of images and files come from users: the provider is asked to fetch only
 //! what [`Outbound`] allows.
 
+use super::profiles::ModelProfile;
 use super::providers::Provider;
 use super::wire::{self, Collector, Connection, Credential, Dialect, Refusal};
 use super::{Limit, Model, ModelStream, Rates};
@@ -56,6 +57,8 @@ pub struct Settings {
     pub(super) parallel_tool_calls: Option<bool>,
     pub(super) prompt_cache: bool,
     pub(super) schema_by_tool: bool,
+    /// Answers go on at the provider while nobody listens.
+    pub(super) background: bool,
     pub(super) parameters: Map<String, Value>,
 }
 
@@ -144,9 +147,28 @@ impl<E: Endpoint> HttpModel<E> {
             parallel_tool_calls: None,
             prompt_cache: true,
             schema_by_tool: false,
+            background: false,
             parameters: Map::new(),
         };
         Self { settings, endpoint: PhantomData }
+    }
+
+    /// The same, with what a profile says about it besides its name.
+    pub(super) fn with(mut self, profile: &ModelProfile) -> Self {
+        let settings = &mut self.settings;
+        let connection = &mut settings.connection;
+        connection.base_url = profile.base_url.clone().or(connection.base_url.take());
+        connection.key_variable = profile.api_key_variable.clone().or(connection.key_variable.take());
+        // A time that is none was refused when the profile was read.
+        connection.limits.wait = profile.timeout().ok().flatten().unwrap_or(connection.limits.wait);
+        settings.temperature = profile.temperature;
+        settings.top_p = profile.top_p;
+        settings.max_output_tokens = profile.max_output_tokens;
+        settings.reasoning_effort.clone_from(&profile.reasoning_effort);
+        settings.thinking_budget = profile.thinking_budget;
+        settings.rates = Rates { requests: profile.requests_per_minute, tokens: profile.tokens_per_minute };
+        settings.background = profile.background;
+        self
     }
 
     /// The address of the server; up to and including `/v1` for those that speak OpenAI's format.

@@ -11,6 +11,8 @@ mod http_model;
 #[cfg(feature = "models")]
 mod openai;
 #[cfg(feature = "models")]
+mod profiles;
+#[cfg(feature = "models")]
 mod providers;
 pub(crate) mod rates;
 mod scripted;
@@ -26,6 +28,8 @@ pub use gemini::Gemini;
 pub use http_model::HttpModel;
 #[cfg(feature = "models")]
 pub use openai::{OpenAIChat, OpenAIResponses};
+#[cfg(feature = "models")]
+pub use profiles::{ModelProfile, ModelProfiles, ResolvedModel};
 #[cfg(feature = "models")]
 pub use providers::parse;
 pub use rates::Rates;

@@ -3,8 +3,13 @@
 //! A provider that speaks a format known here is a row and nothing else. It must never know what bytes mean: where a
 //! server differs from its format, [`ChatWays`] names the difference and the endpoint acts on it.
 
+use super::anthropic::Messages;
+use super::gemini::GenerateContent;
+use super::http_model::Endpoint;
+use super::openai::{Chat, Responses};
+use super::profiles::ModelProfile;
 use super::wire::Home;
-use super::{Claude, Gemini, OpenAIChat, OpenAIResponses, SharedModel};
+use super::{HttpModel, SharedModel};
 use std::sync::Arc;
 
 /// Somebody who serves models.
@@ -22,7 +27,7 @@ pub struct Provider {
     pub(super) chat: ChatWays,
     /// How the ids of its models begin: a name without a provider is then probably one of these.
     families: &'static [&'static str],
-    open: fn(&'static Provider, &str) -> SharedModel,
+    make: fn(&'static Provider, &str, &ModelProfile) -> SharedModel,
 }
 
 /// Where a server of Chat Completions differs from OpenAI's.
@@ -83,10 +88,11 @@ pub(super) const OPENAI: Provider = Provider {
     key_header: None,
     chat: LIKE_OPENAI,
     families: &["gpt-", "o1", "o3", "o4", "chatgpt-"],
-    open: |provider, id| Arc::new(OpenAIResponses::of(provider, id)),
+    make: make::<Responses>,
 };
 
-pub(super) const OPENAI_CHAT: Provider = Provider { names: &["openai-chat"], families: &[], open: chat, ..OPENAI };
+pub(super) const OPENAI_CHAT: Provider =
+    Provider { names: &["openai-chat"], families: &[], make: make::<Chat>, ..OPENAI };
 
 pub(super) const ANTHROPIC: Provider = Provider {
     names: &["anthropic", "claude"],
@@ -97,7 +103,7 @@ pub(super) const ANTHROPIC: Provider = Provider {
     },
     key_header: Some("x-api-key"),
     families: &["claude-"],
-    open: |provider, id| Arc::new(Claude::of(provider, id)),
+    make: make::<Messages>,
     ..OPENAI
 };
 
@@ -111,7 +117,7 @@ pub(super) const GOOGLE: Provider = Provider {
     ),
     key_header: Some("x-goog-api-key"),
     families: &["gemini-", "gemma-", "models/"],
-    open: |provider, id| Arc::new(Gemini::of(provider, id)),
+    make: make::<GenerateContent>,
     ..OPENAI
 };
 
@@ -127,7 +133,7 @@ pub(super) const OLLAMA: Provider = Provider {
 };
 
 /// What the rows of OpenAI-compatible servers begin with.
-const COMPATIBLE: Provider = Provider { names: &[], chat: OTHERS, families: &[], open: chat, ..OPENAI };
+const COMPATIBLE: Provider = Provider { names: &[], chat: OTHERS, families: &[], make: make::<Chat>, ..OPENAI };
 
 /// Every provider, in the order in which people are told of them.
 static PROVIDERS: [Provider; 13] = [
@@ -205,6 +211,11 @@ impl Provider {
     pub(super) fn name(&self) -> &'static str {
         self.names[0]
     }
+
+    /// Its model of this id, with what else is said about it.
+    pub(super) fn open(&'static self, id: &str, profile: &ModelProfile) -> SharedModel {
+        (self.make)(self, id, profile)
+    }
 }
 
 /// The model that a name stands for: a provider, a colon and the provider's id of the model. No server is contacted; see
@@ -230,24 +241,35 @@ impl Provider {
 /// assert!(problem.ends_with("did you mean anthropic:claude-opus-5-5?"));
 /// ```
 pub fn parse(name: &str) -> Result<SharedModel, String> {
+    let (provider, id) = split(name)?;
+    Ok(provider.open(id, &ModelProfile::default()))
+}
+
+/// The provider that a name begins with, and its id of the model.
+///
+/// # Errors
+/// See [`parse`].
+pub(super) fn split(name: &str) -> Result<(&'static Provider, &str), String> {
     let name = name.trim();
     let Some((provider, id)) = name.split_once(':').map(|(provider, id)| (provider.trim(), id.trim())) else {
         let family = |provider: &&Provider| provider.families.iter().any(|family| name.starts_with(family));
         let meant = PROVIDERS.iter().find(family).map(|provider| format!("{}:{name}", provider.name()));
-        return Err(format!("model {name:?} names no provider: {}", meant.map_or_else(known, did_you_mean)));
+        let hint = meant.map_or_else(known, |meant| did_you_mean(&meant));
+        return Err(format!("model {name:?} names no provider: {hint}"));
     };
     let Some(found) = Provider::named(&provider.to_ascii_lowercase()) else {
-        let meant = nearest(provider).map(|nearest| format!("{nearest}:{id}"));
-        let hint = meant.map_or_else(known, did_you_mean);
+        let names = PROVIDERS.iter().flat_map(|provider| provider.names).copied();
+        let meant = nearest_of(provider, names).map(|nearest| did_you_mean(&format!("{nearest}:{id}")));
+        let hint = meant.unwrap_or_else(known);
         return Err(format!("model {name:?} names the unknown provider {provider:?}: {hint}"));
     };
     if id.is_empty() {
         return Err(format!("model {name:?} names no id: {}", known()));
     }
-    Ok((found.open)(found, id))
+    Ok((found, id))
 }
 
-fn did_you_mean(name: String) -> String {
+pub(super) fn did_you_mean(name: &str) -> String {
     format!("did you mean {name}?")
 }
 
@@ -256,18 +278,17 @@ fn known() -> String {
     format!("write PROVIDER:ID, for example openai:gpt-5.2, with one of the providers {}", names.join(", "))
 }
 
-/// The name of a provider that was probably meant.
-fn nearest(written: &str) -> Option<&'static str> {
+/// The name that was probably meant.
+pub(super) fn nearest_of<'a>(written: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     /// More letters than these are no mistake in typing.
     const TYPO_MAX: usize = 3;
     let written = written.to_ascii_lowercase();
-    let names = PROVIDERS.iter().flat_map(|provider| provider.names);
-    let (distance, name) = names.map(|name| (strsim::damerau_levenshtein(&written, name), *name)).min()?;
+    let (distance, name) = names.map(|name| (strsim::damerau_levenshtein(&written, name), name)).min()?;
     (distance <= TYPO_MAX.min(written.chars().count() / 2)).then_some(name)
 }
 
-fn chat(provider: &'static Provider, id: &str) -> SharedModel {
-    Arc::new(OpenAIChat::of(provider, id))
+fn make<E: Endpoint>(provider: &'static Provider, id: &str, profile: &ModelProfile) -> SharedModel {
+    Arc::new(HttpModel::<E>::of(provider, id).with(profile))
 }
 
 /// `OLLAMA_HOST` is an address, or a host with or without a port.

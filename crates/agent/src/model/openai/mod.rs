@@ -6,6 +6,9 @@
 mod chat;
 mod responses;
 
+pub(super) use chat::Chat;
+pub(super) use responses::Responses;
+
 use super::HttpModel;
 use super::http_model::{Endpoint, Settings};
 use super::providers::Provider;

@@ -22,7 +22,7 @@ mod words;
 
 pub(crate) use connection::{Connection, Credential, Home, Limits};
 pub(crate) use stream::{Collector, respond, stream};
-pub(crate) use words::{Refusal, is_error};
+pub(crate) use words::{Refusal, is_error, span};
 
 use crate::http;
 use outlive_core::{Failure, FailureKind, ModelRequest, ModelResponse};

@@ -406,7 +406,7 @@ fn wait_in_words(message: &str) -> Option<Duration> {
 }
 
 /// A span of time with its units: `7s`, `250ms`, `1m2.5s`; a bare number is seconds.
-fn span(text: &str) -> Option<Duration> {
+pub(crate) fn span(text: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;
     let mut rest = text.trim();
     let mut found = false;
