@@ -100,7 +100,10 @@ fn given(file: File, allowed: &Allowances, settings: &Settings) -> Result<File, 
     for host in &settings.tool_hosts {
         outbound = outbound.allow(host).map_err(|invalid| settings::configuration(format!("tool_hosts: {invalid}")))?;
     }
-    let file = file.model("demo", demo()).outbound(outbound).allow_commands(allowed.allow_commands);
+    let mut file = file.model("demo", demo()).outbound(outbound).allow_commands(allowed.allow_commands);
+    for (name, profile) in &settings.models.0 {
+        file = file.model_profile(name, profile.clone());
+    }
     Ok(match &allowed.model {
         Some(name) => file.every_model(name),
         None => file,

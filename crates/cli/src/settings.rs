@@ -15,6 +15,7 @@ use crate::cli::Global;
 use crate::exit::{Exit, Problem};
 use env_file::EnvFile;
 use outlive::Options;
+use outlive::agent::model::{ModelProfile, ModelProfiles};
 use outlive::serving::config::Limits;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -97,6 +98,8 @@ pub(crate) struct Settings {
     pub(crate) log_format: LogFormat,
     pub(crate) limits: Limits,
     pub(crate) engine: Options,
+    /// Models under names of one's own: the tables `[models.NAME]`.
+    pub(crate) models: ModelProfiles,
     origins: BTreeMap<&'static str, Origin>,
 }
 
@@ -117,6 +120,7 @@ impl Default for Settings {
             log_format: LogFormat::Text,
             limits: Limits::default(),
             engine: Options::default(),
+            models: ModelProfiles::default(),
             origins: BTreeMap::new(),
         }
     }
@@ -210,12 +214,15 @@ impl Settings {
     fn read_file(&mut self, path: &Path) -> Result<(), Problem> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| configuration(format!("{} cannot be read: {error}", path.display())))?;
-        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+        let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
             let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
             let place = line.map(|line| format!(", line {line}")).unwrap_or_default();
             // Without the source line: it may contain a secret.
             configuration(format!("{}{place} is not TOML: {}", path.display(), error.message().replace('\n', " ")))
         })?;
+        if let Some(models) = table.remove("models") {
+            self.read_models(models, path)?;
+        }
         let mut leaves = Vec::new();
         flatten("", table, &mut leaves);
         for (name, value) in leaves {
@@ -232,6 +239,28 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    /// Profiles of models; one of the same name replaces that of a file read before.
+    fn read_models(&mut self, models: toml::Value, path: &Path) -> Result<(), Problem> {
+        let refuse = |name: &str, problem: &str| configuration(format!("{name} ({}): {problem}", path.display()));
+        let toml::Value::Table(models) = models else {
+            return Err(refuse("models", "write a table for each model, as [models.fast]"));
+        };
+        for (name, value) in models {
+            let shown = crate::style::line(&format!("models.{name}"), 80);
+            let profile: ModelProfile = value.try_into().map_err(|error: toml::de::Error| {
+                // Without the source line: it may contain a secret.
+                let problem = refuse(&shown, &error.message().replace('\n', " "));
+                problem.hint("a key does not belong in a file: name its environment variable as api_key_variable")
+            })?;
+            self.models.0.insert(name, profile);
+        }
+        let problems = self.models.problems();
+        match problems.first() {
+            Some(problem) => Err(refuse("models", problem)),
+            None => Ok(()),
+        }
     }
 
     fn read_environment(&mut self, file: &EnvFile, variable: impl Fn(&str) -> Option<OsString>) -> Result<(), Problem> {
@@ -356,6 +385,32 @@ mod tests {
         let given = Given::Text("10s".to_owned());
         settings.set("engine.heartbeat_period", given, Origin::Default).expect("a duration");
         assert!(settings.check().is_err());
+    }
+
+    #[test]
+    fn models_have_names_of_ones_own_and_a_mistake_in_one_is_named() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join(FILE_NAME);
+        let read = |text: &str| {
+            std::fs::write(&path, text).expect("a file");
+            let mut settings = Settings::default();
+            settings.read_file(&path).map(|()| settings)
+        };
+        let text =
+            "[models.fast]\nmodel = \"groq:openai/gpt-oss-120b\"\ntemperature = 0.2\nfallback = [\"ollama:qwen3\"]\n";
+        let settings = read(text).unwrap_or_else(|problem| panic!("{}", problem.text()));
+        let fast = settings.models.resolve("fast").unwrap_or_else(|problem| panic!("{problem}"));
+        assert_eq!((fast.model.info().model_provider.as_str(), fast.fallback.len()), ("Groq", 1));
+        for (text, words) in [
+            ("models = 7", "write a table for each model"),
+            ("[models.fast]\nmodel = \"grok:x\"\ntemprature = 1", "unknown field `temprature`"),
+            ("[models.fast]\nmodel = \"grog:x\"", "did you mean groq:x?"),
+            ("[models.fast]\nmodel = \"groq:x\"\napi_key = \"gsk_secret\"", "api_key_variable"),
+            ("[models.fast]\ntemperature = 1", "missing field `model`"),
+        ] {
+            let problem = read(text).expect_err("a mistake").text();
+            assert!(problem.contains(words) && !problem.contains("secret"), "{problem}");
+        }
     }
 
     #[test]

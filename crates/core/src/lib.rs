@@ -50,7 +50,7 @@ pub use message::{
     Role, ToolCall, ToolEffect, ToolExecution, ToolResult, ToolSpec,
 };
 pub use metrics::{Metrics, ModelUsage, RunMetrics, StepMetrics, Usage};
-pub use price::{Price, Prices};
+pub use price::{LongPrice, Price, Prices};
 pub use question::{ANSWER_LEN_MAX, Answer, Answered, AskingTeam, Question, QuestionKind, ToolAsked};
 pub use redact::{Passage, REDACTED, Redactor, SECRET_LEN_MIN};
 pub use retention::Retention;

@@ -55,6 +55,7 @@ pub use keys::SqliteKeys;
 #[cfg(feature = "otlp")]
 pub use otlp::Otlp;
 pub use outlive_agent as agent;
+pub use outlive_agent::model::parse as model;
 pub use outlive_agent::{
     Agent, CheckError, CheckTrigger, Hook, HookContext, PiiGuardrail, PromptInjectionGuardrail, Team, TeamMode,
     WorkflowAgent,
@@ -96,8 +97,8 @@ pub mod prelude {
     pub use crate::{Markdown, pprint_run_response};
     pub use crate::{Workflow, WorkflowAgent, WorkflowRunOutput};
     pub use outlive_agent::model::ScriptedModel;
-    #[cfg(feature = "openai")]
-    pub use outlive_agent::model::{OpenAIChat, OpenAIResponses};
+    #[cfg(feature = "models")]
+    pub use outlive_agent::model::{Claude, Gemini, OpenAIChat, OpenAIResponses};
     #[cfg(feature = "http-tools")]
     pub use outlive_agent::tool::{HackerNewsTools, YFinanceTools};
     pub use outlive_agent::tool::{Tool, ToolContext, WorkflowTools};

@@ -45,7 +45,8 @@ impl Drive<'_> {
     pub(super) fn tab(&self, chosen: &Chosen, key: &Key) -> Option<Box<Tab>> {
         let spending = self.limited()?;
         let (input_tokens, output_tokens) = (self.prompt_tokens(), answer_tokens(chosen));
-        let usage = Usage { input_tokens, output_tokens, ..Usage::default() };
+        // At most, the provider puts all of the prompt into its cache.
+        let usage = Usage { input_tokens, output_tokens, cache_write_tokens: input_tokens, ..Usage::default() };
         let spend = spending.of_call(&chosen.info.model, usage);
         let model = chosen.info.model.clone();
         Some(Box::new(Tab { key: key.clone(), model, spend, forced: BTreeSet::new(), asks: 1 }))

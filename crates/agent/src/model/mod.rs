@@ -1,17 +1,37 @@
 //! Models: one call, one answer. A model knows its wire format, and nothing about loops, logs or retries.
 
 pub(crate) mod answer;
+#[cfg(feature = "models")]
+mod anthropic;
 pub(crate) mod gate;
-#[cfg(feature = "openai")]
+#[cfg(feature = "models")]
+mod gemini;
+#[cfg(feature = "models")]
+mod http_model;
+#[cfg(feature = "models")]
 mod openai;
+#[cfg(feature = "models")]
+mod profiles;
+#[cfg(feature = "models")]
+mod providers;
 pub(crate) mod rates;
 mod scripted;
-#[cfg(feature = "openai")]
+#[cfg(feature = "models")]
 mod wire;
 
+#[cfg(feature = "models")]
+pub use anthropic::Claude;
 pub use gate::Limit;
-#[cfg(feature = "openai")]
-pub use openai::{OpenAI, OpenAIChat, OpenAIResponses};
+#[cfg(feature = "models")]
+pub use gemini::Gemini;
+#[cfg(feature = "models")]
+pub use http_model::HttpModel;
+#[cfg(feature = "models")]
+pub use openai::{OpenAIChat, OpenAIResponses};
+#[cfg(feature = "models")]
+pub use profiles::{ModelProfile, ModelProfiles, ResolvedModel};
+#[cfg(feature = "models")]
+pub use providers::parse;
 pub use rates::Rates;
 pub use scripted::ScriptedModel;
 
@@ -117,33 +137,11 @@ impl IntoModel for String {
     }
 }
 
-/// The model that a name stands for: `openai:ID` (Responses), `openai-chat:ID` (Chat Completions) or `ollama:ID` (on
-/// this machine or at `OLLAMA_HOST`). No server is contacted; see [`Model::problems`] for what may be missing.
+/// Without providers, no name stands for a model.
 ///
 /// # Errors
-/// When the provider is not known or the id is empty, in words that name the providers.
-///
-/// ```
-/// let model = outlive_agent::model::parse("openai:gpt-5.2").unwrap();
-/// assert_eq!(model.info().model, "gpt-5.2");
-/// assert!(outlive_agent::model::parse("gpt-5.2").is_err());
-/// ```
+/// Always.
+#[cfg(not(feature = "models"))]
 pub fn parse(name: &str) -> Result<SharedModel, String> {
-    const KNOWN: &str = "write openai:ID, openai-chat:ID or ollama:ID, for example openai:gpt-5.2";
-    let Some((provider, id)) = name.trim().split_once(':') else {
-        return Err(format!("model {name:?} names no provider: {KNOWN}"));
-    };
-    let id = id.trim();
-    if id.is_empty() {
-        return Err(format!("model {name:?} names no id: {KNOWN}"));
-    }
-    match provider.trim() {
-        #[cfg(feature = "openai")]
-        "openai" => OpenAIResponses::new(id).into_model(),
-        #[cfg(feature = "openai")]
-        "openai-chat" => OpenAIChat::new(id).into_model(),
-        #[cfg(feature = "openai")]
-        "ollama" => OpenAIChat::ollama(id).into_model(),
-        other => Err(format!("model {name:?} names the unknown provider {other:?}: {KNOWN}")),
-    }
+    Err(format!("model {name:?} cannot be asked: this program was built without the feature `models`"))
 }

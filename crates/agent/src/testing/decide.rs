@@ -1,6 +1,7 @@
 //! What the model server says: a function of the request's newest user text, its instructions and its tools.
 //!
-//! It knows no HTTP, and no wire format beyond reading a request. The same request always gets the same answer.
+//! It knows no HTTP, and no wire format beyond reading a request: those of others than OpenAI come as
+//! [`super::requests`] reads them. The same request always gets the same answer.
 
 use super::fingerprint;
 use serde_json::{Map, Value, json};
@@ -13,6 +14,8 @@ pub(super) struct Conversation {
     results: usize,
     tools: Vec<OfferedTool>,
     output_schema: Option<Value>,
+    /// The tool that has to be called: this one, or if it is empty, any.
+    forced_tool: Option<String>,
 }
 
 struct OfferedTool {
@@ -44,6 +47,10 @@ impl Conversation {
                 .into_iter()
                 .find(|schema| schema.is_object())
                 .cloned(),
+            forced_tool: match &body["tool_choice"] {
+                Value::String(choice) if choice == "required" => Some(String::new()),
+                choice => choice["function"]["name"].as_str().map(str::to_owned),
+            },
         };
         match body.get("input").or_else(|| body.get("messages")) {
             Some(Value::String(user)) => conversation.user = user.clone(),
@@ -107,7 +114,15 @@ impl Conversation {
                 return Decision::Calls(calls);
             }
         }
-        Decision::Text(self.reply())
+        // The last tool is the one that ends a conversation in which every turn has to call one.
+        let forced = self.forced_tool.as_ref().and_then(|name| match name.as_str() {
+            "" => self.tools.last(),
+            name => self.tools.iter().find(|tool| tool.name == name),
+        });
+        match forced {
+            Some(tool) => Decision::Calls(vec![(tool.name.clone(), Value::Object(tool.arguments()))]),
+            None => Decision::Text(self.reply()),
+        }
     }
 
     fn forced_call(&self) -> Option<Vec<(String, Value)>> {

@@ -1,12 +1,16 @@
-//! Real servers on the loopback interface for tests: one that speaks OpenAI's wire format, one that stands in for the
+//! Real servers on the loopback interface for tests: one that speaks the wire formats of
+//! OpenAI, Anthropic and Google, one that stands in for the
 //! sites of the HTTP tools.
 //!
 //! Each has its own thread and runtime, so a test may pause its clock or block its thread, and dropping the server
 //! closes every connection at once, as a crash would. Nothing here may be used outside tests.
 
+mod anthropic;
 mod decide;
+mod gemini;
 mod openai;
 mod quirk;
+mod requests;
 mod sites;
 mod wire;
 

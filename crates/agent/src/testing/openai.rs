@@ -1,14 +1,14 @@
 //! `OpenAiServer`: HTTP around [`super::decide`] and [`super::wire`], with delays, failures and a log.
 
-use super::decide::Conversation;
+use super::decide::{Conversation, Decision};
 use super::quirk::Quirk;
 use super::wire::{Draft, Format, error_body, error_frame};
-use super::{Hosted, fingerprint};
+use super::{Hosted, fingerprint, requests};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
-use axum::http::{HeaderMap, Response, StatusCode};
+use axum::http::{HeaderMap, Response, StatusCode, Uri};
 use axum::routing::{get, post};
 use futures::stream::{self, StreamExt};
 use serde_json::{Value, json};
@@ -18,7 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// A model server for tests that speaks OpenAI's Responses and Chat Completions, whole and streamed.
+/// A model server for tests, whole and streamed: it speaks OpenAI's Responses and Chat Completions, also at Azure's
+/// paths, Anthropic's Messages and Google's `generateContent`.
 ///
 /// It answers by what it reads. A *directive* `NAME=value` may stand anywhere in the newest user text or in the
 /// instructions:
@@ -28,6 +29,8 @@ use tokio::sync::watch;
 /// | `DELAY=seconds` | waits before the first byte |
 /// | `CHUNKDELAY=seconds` | waits before each streamed piece |
 /// | `CHUNKS=n` | streams a text in n pieces (6 unless set) |
+/// | `THINK=word` | thinks that word first, and signs it where the format has signatures |
+/// | `REFUSE=word` | refuses in that word |
 /// | `REPLY=word` | answers with that word |
 /// | `JSON=value` | answers with that JSON value |
 /// | `ERROR=status` or `ERROR=status:code` | answers with that status and an error body |
@@ -122,7 +125,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Record {
     log: Vec<Exchange>,
-    planned: VecDeque<PlannedAnswer>,
+    planned: VecDeque<Planned>,
     /// Calls seen for each key of `ERRORN`.
     keyed: HashMap<String, usize>,
     in_flight: usize,
@@ -131,17 +134,42 @@ struct Record {
     token_limit: Option<TokenLimit>,
 }
 
+/// What is answered to any request.
+#[derive(Clone, Debug)]
+enum Planned {
+    Answer(PlannedAnswer),
+    /// An error of this status, with these headers and this message.
+    Refusal(u16, Vec<(String, String)>, String),
+}
+
+impl Planned {
+    fn refusal(status: u16, headers: &[(&str, &str)], message: &str) -> Self {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Self::Refusal(status, headers, message.to_owned())
+    }
+
+    fn written(self, format: Format) -> PlannedAnswer {
+        match self {
+            Self::Answer(answer) => answer,
+            Self::Refusal(status, headers, message) => {
+                let answer = PlannedAnswer::json(status, &error_body(format, status, None, &message));
+                headers.iter().fold(answer, |answer, (name, value)| answer.header(name, value))
+            }
+        }
+    }
+}
+
 /// So many requests in any time of this length; further ones are refused like this.
 #[derive(Debug)]
 struct RateLimit {
     most: usize,
     within: Duration,
-    refusal: PlannedAnswer,
+    refusal: Planned,
     taken: VecDeque<Instant>,
 }
 
 impl RateLimit {
-    fn refuses(&mut self, now: Instant) -> Option<PlannedAnswer> {
+    fn refuses(&mut self, now: Instant) -> Option<Planned> {
         self.taken.retain(|taken| now.duration_since(*taken) < self.within);
         if self.taken.len() >= self.most {
             return Some(self.refusal.clone());
@@ -160,7 +188,7 @@ struct TokenLimit {
 }
 
 impl TokenLimit {
-    fn refuses(&mut self, tokens: u64, now: Instant) -> Option<PlannedAnswer> {
+    fn refuses(&mut self, tokens: u64, now: Instant) -> Option<Planned> {
         self.taken.retain(|(taken, _)| now.duration_since(*taken) < self.within);
         let mut excess = (self.taken.iter().map(|(_, tokens)| tokens).sum::<u64>() + tokens).saturating_sub(self.most);
         if excess == 0 {
@@ -176,7 +204,7 @@ impl TokenLimit {
             until = *taken + self.within;
         }
         let wait = until.duration_since(now).as_millis().to_string();
-        Some(refusal(429, &[("retry-after-ms", &wait)], "scripted limit of tokens"))
+        Some(Planned::refusal(429, &[("retry-after-ms", &wait)], "scripted limit of tokens"))
     }
 }
 
@@ -196,6 +224,10 @@ impl OpenAiServer {
         let router = Router::new()
             .route("/v1/responses", post(responses))
             .route("/v1/chat/completions", post(chat))
+            .route("/v1/messages", post(messages))
+            .route("/v1beta/models/{call}", post(generate))
+            .route("/openai/v1/chat/completions", post(chat))
+            .route("/openai/deployments/{deployment}/chat/completions", post(chat))
             .route("/v1/models", get(models))
             .fallback(unknown)
             .layer(DefaultBodyLimit::disable())
@@ -205,7 +237,12 @@ impl OpenAiServer {
 
     /// The address to give to a client: `http://127.0.0.1:PORT/v1`.
     pub fn url(&self) -> String {
-        format!("http://{}/v1", self.hosted.address)
+        format!("{}/v1", self.root_url())
+    }
+
+    /// The address without a version, for clients that name it themselves.
+    pub fn root_url(&self) -> String {
+        format!("http://{}", self.hosted.address)
     }
 
     /// Every request so far, in the order they came.
@@ -227,13 +264,13 @@ impl OpenAiServer {
 
     /// Answers the next `times` requests with an error of this status.
     pub fn fail_next(&self, status: u16, headers: &[(&str, &str)], times: usize) {
-        let answer = refusal(status, headers, &format!("scripted failure {status}"));
+        let answer = Planned::refusal(status, headers, &format!("scripted failure {status}"));
         self.shared.lock().planned.extend(std::iter::repeat_n(answer, times));
     }
 
     /// Takes at most this many requests in any time of this length. Others are answered 429 with these headers.
     pub fn limit(&self, most: usize, within: Duration, headers: &[(&str, &str)]) {
-        let refusal = refusal(429, headers, "scripted limit");
+        let refusal = Planned::refusal(429, headers, "scripted limit");
         self.shared.lock().limit = Some(RateLimit { most, within, refusal, taken: VecDeque::new() });
     }
 
@@ -244,7 +281,7 @@ impl OpenAiServer {
 
     /// Answers the next request like this.
     pub fn answer_next(&self, answer: PlannedAnswer) {
-        self.shared.lock().planned.push_back(answer);
+        self.shared.lock().planned.push_back(Planned::Answer(answer));
     }
 
     /// Waits until the log looks like this. Waits for ever if it never does: give it a deadline.
@@ -295,7 +332,7 @@ impl InWork {
     }
 
     /// It takes so many tokens of prompt and answer: how it is refused, if that is too many.
-    fn counts(&self, (prompt, answer): (usize, usize)) -> Option<PlannedAnswer> {
+    fn counts(&self, (prompt, answer): (usize, usize)) -> Option<Planned> {
         let tokens = (prompt as u64, answer as u64);
         let mut state = self.shared.lock();
         if let Some(exchange) = state.log.get_mut(self.at) {
@@ -334,8 +371,16 @@ async fn responses(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: 
     answer(shared, Format::Responses, "/v1/responses", headers, body).await
 }
 
-async fn chat(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response<Body> {
-    answer(shared, Format::Chat, "/v1/chat/completions", headers, body).await
+async fn chat(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response<Body> {
+    answer(shared, Format::Chat, &uri.to_string(), headers, body).await
+}
+
+async fn messages(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response<Body> {
+    answer(shared, Format::Anthropic, "/v1/messages", headers, body).await
+}
+
+async fn generate(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response<Body> {
+    answer(shared, Format::Gemini, &uri.to_string(), headers, body).await
 }
 
 async fn models() -> Response<Body> {
@@ -344,7 +389,7 @@ async fn models() -> Response<Body> {
 }
 
 async fn unknown() -> Response<Body> {
-    plain(404, &error_body(404, None, "no such route"))
+    plain(404, &error_body(Format::Chat, 404, None, "no such route"))
 }
 
 async fn answer(shared: Arc<Shared>, format: Format, path: &str, headers: HeaderMap, body: Bytes) -> Response<Body> {
@@ -356,27 +401,29 @@ async fn answer(shared: Arc<Shared>, format: Format, path: &str, headers: Header
         planned.or_else(|| state.limit.as_mut()?.refuses(Instant::now()))
     };
     if let Some(planned) = planned {
-        return give(work, planned);
+        return give(work, planned.written(format));
     }
-    let field = if format == Format::Responses { "input" } else { "messages" };
-    if !request["model"].is_string() || request.get(field).is_none() || !request["previous_response_id"].is_null() {
-        let problem = format!("the body needs model and {field}, and must not build on a stored response");
-        return refuse(work, 400, None, &problem);
-    }
+    let request = match understood(format, path, &headers, request) {
+        Ok(request) => request,
+        Err(problem) => return refuse(work, format, 400, None, &problem),
+    };
     let conversation = Conversation::read(&request);
     let chunks = conversation.directive("CHUNKS").and_then(|count| count.parse().ok()).unwrap_or(6);
-    let decision = conversation.decide();
+    let refusal = conversation.directive("REFUSE");
+    let decision = refusal.map_or_else(|| conversation.decide(), |word| Decision::Text(word.to_owned()));
     let number = fingerprint(&request.to_string()) % 100_000_000;
-    let draft = Draft { request: &request, decision: &decision, number, chunks };
+    let thought = conversation.directive("THINK").filter(|_| !conversation.has_results());
+    let is_refusal = refusal.is_some();
+    let draft = Draft { request: &request, decision: &decision, number, chunks, thought, is_refusal };
     if let Some(refusal) = work.counts(draft.tokens()) {
-        return give(work, refusal);
+        return give(work, refusal.written(format));
     }
     pause(seconds(&conversation, "DELAY")).await;
     if let Some((status, code)) = scripted_error(&shared, &conversation) {
-        return refuse(work, status, code.as_deref(), &format!("scripted failure {status}"));
+        return refuse(work, format, status, code.as_deref(), &format!("scripted failure {status}"));
     }
-    if let Some(quirk) = quirk(&shared, &conversation) {
-        return give(work, quirk.speak(&draft, format));
+    if let Some(answer) = quirk(&shared, &conversation).and_then(|quirk| quirk.speak(&draft, format)) {
+        return give(work, answer);
     }
     let written = draft.write(format);
     let (cut, garbage) = (conversation.says("CUT"), conversation.says("GARBAGE"));
@@ -417,6 +464,29 @@ fn scripted_error(shared: &Shared, conversation: &Conversation) -> Option<(u16, 
     (*seen <= times).then_some((status, None))
 }
 
+/// A request that a server of this format accepts, as Chat Completions or Responses would write it.
+fn understood(format: Format, path: &str, headers: &HeaderMap, request: Value) -> Result<Value, String> {
+    match format {
+        Format::Responses | Format::Chat => {
+            let field = if format == Format::Responses { "input" } else { "messages" };
+            let is_whole = request["model"].is_string() && request.get(field).is_some();
+            if !is_whole || !request["previous_response_id"].is_null() {
+                return Err(format!("the body needs model and {field}, and must not build on a stored response"));
+            }
+            Ok(request)
+        }
+        Format::Anthropic if !headers.contains_key("anthropic-version") => {
+            Err("anthropic-version: header is required".to_owned())
+        }
+        Format::Anthropic => requests::of_anthropic(&request),
+        Format::Gemini => {
+            let call = path.rsplit('/').next().unwrap_or_default();
+            let (model, method) = call.split_once(':').unwrap_or_default();
+            requests::of_gemini(&request, model, method == "streamGenerateContent?alt=sse")
+        }
+    }
+}
+
 /// The quirk asked for, in a turn of its own.
 fn quirk(shared: &Shared, conversation: &Conversation) -> Option<Quirk> {
     let named = conversation.directive("QUIRK").filter(|_| !conversation.has_results())?;
@@ -427,13 +497,8 @@ fn quirk(shared: &Shared, conversation: &Conversation) -> Option<Quirk> {
     Quirk::parse(name).filter(|_| times.is_none_or(|times: usize| *seen <= times))
 }
 
-fn refusal(status: u16, headers: &[(&str, &str)], message: &str) -> PlannedAnswer {
-    let answer = PlannedAnswer::json(status, &error_body(status, None, message));
-    headers.iter().fold(answer, |answer, (name, value)| answer.header(name, value))
-}
-
-fn refuse(work: InWork, status: u16, code: Option<&str>, message: &str) -> Response<Body> {
-    let mut answer = PlannedAnswer::json(status, &error_body(status, code, message));
+fn refuse(work: InWork, format: Format, status: u16, code: Option<&str>, message: &str) -> Response<Body> {
+    let mut answer = PlannedAnswer::json(status, &error_body(format, status, code, message));
     if status == 429 || status >= 500 {
         answer = answer.header("retry-after-ms", "10");
     }
@@ -479,7 +544,8 @@ fn body(work: InWork, pieces: Vec<Bytes>, chunk_delay: Duration, end: End) -> Bo
             work.finished();
             return None;
         };
-        if piece.windows(7).any(|part| part == b"\"delta\"") {
+        let is_news = |part: &[u8]| part.starts_with(b"\"delta\"") || part.starts_with(b"\"candidates\"");
+        if (0..piece.len()).any(|at| is_news(&piece[at..])) {
             pause(chunk_delay).await;
         }
         Some((Ok(piece), (pieces, work)))

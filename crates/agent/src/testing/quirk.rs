@@ -1,4 +1,4 @@
-//! The ways in which servers speak almost like OpenAI, by name, for both endpoints.
+//! The ways in which servers speak almost like the formats they speak, by name, for every endpoint.
 //!
 //! A quirk takes what the server would have said and says it as such a server does. It must never know what a client
 //! makes of it.
@@ -6,11 +6,12 @@
 use super::decide::Decision;
 use super::openai::PlannedAnswer;
 use super::wire::{Draft, Format};
+use super::{anthropic, gemini};
 use serde_json::{Value, json};
 
 macro_rules! quirks {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// A way to speak almost like OpenAI; see the directive `QUIRK` of [`super::OpenAiServer`].
+        /// A way to speak almost like a format; see the directive `QUIRK` of [`super::OpenAiServer`].
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Quirk {
             $($(#[$doc])* $variant,)*
@@ -97,34 +98,37 @@ impl Quirk {
         Self::ALL.iter().copied().find(|quirk| quirk.name() == name)
     }
 
-    /// The answer as such a server gives it.
-    pub(super) fn speak(self, draft: &Draft<'_>, format: Format) -> PlannedAnswer {
+    /// The answer as such a server gives it; none where the format has no room for the quirk.
+    pub(super) fn speak(self, draft: &Draft<'_>, format: Format) -> Option<PlannedAnswer> {
         match self {
             Quirk::ErrorList => {
                 let details = json!([{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "0.02s"}]);
                 let error = json!({"code": 429, "message": "Quota of the tier exceeded", "details": details});
-                return PlannedAnswer::json(429, &json!([{ "error": error }]));
+                return Some(PlannedAnswer::json(429, &json!([{ "error": error }])));
             }
             Quirk::Page => {
                 let page = "<!doctype html><html><head><title>Sign in to continue</title></head></html>";
                 let mut answer = PlannedAnswer::events(page);
                 answer.headers = vec![("content-type".to_owned(), "text/html".to_owned())];
-                return answer;
+                return Some(answer);
             }
             Quirk::Moved => {
-                return PlannedAnswer::json(301, &json!({})).header("location", "/v2/elsewhere?token=hidden-token");
+                let moved = PlannedAnswer::json(301, &json!({}));
+                return Some(moved.header("location", "/v2/elsewhere?token=hidden-token"));
             }
             _ => {}
         }
         let events = match format {
             Format::Chat => self.chat(draft),
             Format::Responses => self.responses(draft),
+            Format::Anthropic => anthropic::quirky(self, draft)?,
+            Format::Gemini => gemini::quirky(self, draft)?,
         };
         let done = if format == Format::Chat { "data: [DONE]\n\n" } else { "" };
         let mut stream = String::new();
         for event in &events {
             stream += &match (format, self) {
-                (Format::Responses, Quirk::BareEvents) => {
+                (Format::Responses | Format::Anthropic, Quirk::BareEvents) => {
                     let mut event = event.clone();
                     let kind = event.as_object_mut().and_then(|fields| fields.remove("type")).unwrap_or_default();
                     format!("event:{}\ndata:{event}\n\n", kind.as_str().unwrap_or_default())
@@ -146,11 +150,11 @@ impl Quirk {
             _ => stream,
         };
         let answer = PlannedAnswer::events(stream);
-        if self == Quirk::EmptyReason { answer.cut() } else { answer }
+        Some(if self == Quirk::EmptyReason { answer.cut() } else { answer })
     }
 
     /// The text in pieces, as the quirk cuts it.
-    fn pieces(self, draft: &Draft<'_>) -> Vec<Value> {
+    pub(super) fn pieces(self, draft: &Draft<'_>) -> Vec<Value> {
         let Decision::Text(text) = draft.decision else { return Vec::new() };
         let middle = text.chars().count() / 2;
         let (first, second): (String, String) =

@@ -1,4 +1,5 @@
-//! An answer in OpenAI's wire format, whole or as the events of a stream.
+//! An answer in OpenAI's wire formats, whole or as the events of a stream; in those of others:
+//! [`super::anthropic`] and [`super::gemini`].
 
 use super::decide::Decision;
 use serde_json::{Value, json};
@@ -8,6 +9,8 @@ use serde_json::{Value, json};
 pub(super) enum Format {
     Responses,
     Chat,
+    Anthropic,
+    Gemini,
 }
 
 /// One answer in every form.
@@ -25,6 +28,10 @@ pub(super) struct Draft<'a> {
     pub(super) number: u64,
     /// Pieces of a streamed text.
     pub(super) chunks: usize,
+    /// What it thinks first.
+    pub(super) thought: Option<&'a str>,
+    /// Its text is a refusal.
+    pub(super) is_refusal: bool,
 }
 
 impl Draft<'_> {
@@ -32,6 +39,8 @@ impl Draft<'_> {
         match format {
             Format::Responses => self.responses(),
             Format::Chat => self.chat(),
+            Format::Anthropic => self.anthropic(),
+            Format::Gemini => self.gemini(),
         }
     }
 
@@ -50,12 +59,15 @@ impl Draft<'_> {
         let mut events = Events::default();
         events.tell("response.created", json!({"response": self.response("in_progress", &[])}));
         events.tell("response.in_progress", json!({"response": self.response("in_progress", &[])}));
-        let output = match self.decision {
-            Decision::Text(text) => vec![self.message(text, &mut events)],
+        let mut output: Vec<_> =
+            self.thought.map(|thought| Self::reasoning(thought, &mut events)).into_iter().collect();
+        let first = output.len();
+        match self.decision {
+            Decision::Text(text) => output.push(self.message(first, text, &mut events)),
             Decision::Calls(calls) => {
-                calls.iter().enumerate().map(|(at, call)| self.call(at, call, &mut events)).collect()
+                output.extend(calls.iter().enumerate().map(|(at, call)| self.call(first + at, call, &mut events)));
             }
-        };
+        }
         let whole = self.response("completed", &output);
         events.tell("response.completed", json!({"response": whole}));
         Written { whole, frames: events.frames }
@@ -79,25 +91,42 @@ impl Draft<'_> {
         })
     }
 
-    fn message(&self, text: &str, events: &mut Events) -> Value {
+    fn reasoning(thought: &str, events: &mut Events) -> Value {
+        let place = json!({"item_id": "rs_1", "output_index": 0, "summary_index": 0, "delta": thought});
+        let item = json!({
+            "id": "rs_1", "type": "reasoning", "summary": [{"type": "summary_text", "text": thought}],
+            "encrypted_content": "signed-thought",
+        });
+        let begun = json!({"id": "rs_1", "type": "reasoning", "summary": []});
+        events.tell("response.output_item.added", json!({"output_index": 0, "item": begun}));
+        events.tell("response.reasoning_summary_text.delta", place);
+        events.tell("response.output_item.done", json!({"output_index": 0, "item": item}));
+        item
+    }
+
+    fn message(&self, at: usize, text: &str, events: &mut Events) -> Value {
         let id = format!("msg_{:08}", self.number);
-        let part = |text: &str| json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []});
+        let part = |text: &str| match self.is_refusal {
+            true => json!({"type": "refusal", "refusal": text}),
+            false => json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []}),
+        };
         let item = |status: &str, content: Value| json!({"id": id, "type": "message", "status": status, "role": "assistant", "content": content});
-        let place = json!({"item_id": id, "output_index": 0, "content_index": 0});
+        let place = json!({"item_id": id, "output_index": at, "content_index": 0});
         let with = |name: &str, value: Value| {
             let mut fields = place.clone();
             fields[name] = value;
             fields
         };
-        events.tell("response.output_item.added", json!({"output_index": 0, "item": item("in_progress", json!([]))}));
+        events.tell("response.output_item.added", json!({"output_index": at, "item": item("in_progress", json!([]))}));
         events.tell("response.content_part.added", with("part", part("")));
+        let (kind, field) = if self.is_refusal { ("refusal", "refusal") } else { ("output_text", "text") };
         for piece in pieces(text, self.chunks) {
-            events.tell("response.output_text.delta", with("delta", json!(piece)));
+            events.tell(&format!("response.{kind}.delta"), with("delta", json!(piece)));
         }
-        events.tell("response.output_text.done", with("text", json!(text)));
+        events.tell(&format!("response.{kind}.done"), with(field, json!(text)));
         events.tell("response.content_part.done", with("part", part(text)));
         let whole = item("completed", json!([part(text)]));
-        events.tell("response.output_item.done", json!({"output_index": 0, "item": whole}));
+        events.tell("response.output_item.done", json!({"output_index": at, "item": whole}));
         whole
     }
 
@@ -132,6 +161,8 @@ impl Draft<'_> {
             "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
         });
         let wants_usage = self.request["stream_options"]["include_usage"] == true;
+        // Mistral counts without being asked, in the event with the end.
+        let is_mistral = self.request["model"].as_str().is_some_and(|model| model.starts_with("mistral"));
         let body = |object: &str, choices: Value| {
             json!({
                 "id": format!("chatcmpl-{:08}", self.number), "object": object, "created": 1_700_000_000,
@@ -143,7 +174,9 @@ impl Draft<'_> {
         let mut tell = |delta: Value, finish: Option<&str>| {
             let choice = json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish});
             let mut chunk = body("chat.completion.chunk", json!([choice]));
-            if wants_usage {
+            if is_mistral && finish.is_some() {
+                chunk["usage"] = usage.clone();
+            } else if wants_usage {
                 chunk["usage"] = Value::Null;
             }
             frames.push(format!("data: {chunk}"));
@@ -151,11 +184,16 @@ impl Draft<'_> {
         let (message, finish) = match self.decision {
             Decision::Text(text) => {
                 tell(json!({"role": "assistant", "content": "", "refusal": null}), None);
-                pieces(text, self.chunks).iter().for_each(|piece| tell(json!({"content": piece}), None));
-                (json!({"role": "assistant", "content": text, "refusal": null, "annotations": []}), "stop")
+                self.thought.iter().for_each(|thought| tell(json!({"reasoning_content": thought}), None));
+                let field = if self.is_refusal { "refusal" } else { "content" };
+                pieces(text, self.chunks).iter().for_each(|piece| tell(json!({ field: piece }), None));
+                let mut message = json!({"role": "assistant", "content": null, "refusal": null, "annotations": []});
+                message[field] = json!(text);
+                (message, "stop")
             }
             Decision::Calls(calls) => {
                 tell(json!({"role": "assistant", "content": null, "refusal": null}), None);
+                self.thought.iter().for_each(|thought| tell(json!({"reasoning_content": thought}), None));
                 let calls: Vec<_> =
                     calls.iter().enumerate().map(|(at, call)| self.chat_call(at, call, &mut tell)).collect();
                 let message = json!({
@@ -171,6 +209,10 @@ impl Draft<'_> {
             frames.push(format!("data: {last}"));
         }
         frames.push("data: [DONE]".to_owned());
+        let mut message = message;
+        if let Some(thought) = self.thought {
+            message["reasoning_content"] = json!(thought);
+        }
         let choice = json!({"index": 0, "message": message, "logprobs": null, "finish_reason": finish});
         let mut whole = body("chat.completion", json!([choice]));
         whole["usage"] = usage;
@@ -223,21 +265,59 @@ pub(super) fn error_frame(format: Format) -> String {
                 json!({"message": "scripted stream failure", "type": "server_error", "param": null, "code": null});
             format!("data: {}", json!({"error": error}))
         }
+        Format::Anthropic => {
+            let body = error_body(format, 529, None, "scripted stream failure");
+            format!("event: error\ndata: {body}")
+        }
+        Format::Gemini => format!("data: {}", error_body(format, 503, None, "scripted stream failure")),
     }
 }
 
 /// An error body.
-pub(super) fn error_body(status: u16, code: Option<&str>, message: &str) -> Value {
-    let (kind, usual_code) = match status {
-        401 => ("invalid_request_error", Some("invalid_api_key")),
-        429 => ("requests", Some("rate_limit_exceeded")),
-        400..500 => ("invalid_request_error", None),
-        _ => ("server_error", None),
-    };
-    json!({"error": {"message": message, "type": kind, "param": null, "code": code.or(usual_code)}})
+pub(super) fn error_body(format: Format, status: u16, code: Option<&str>, message: &str) -> Value {
+    let is_context = code == Some("context_length_exceeded");
+    match format {
+        Format::Responses | Format::Chat => {
+            let (kind, usual_code) = match status {
+                401 => ("invalid_request_error", Some("invalid_api_key")),
+                429 => ("requests", Some("rate_limit_exceeded")),
+                400..500 => ("invalid_request_error", None),
+                _ => ("server_error", None),
+            };
+            json!({"error": {"message": message, "type": kind, "param": null, "code": code.or(usual_code)}})
+        }
+        Format::Anthropic => {
+            let kind = match status {
+                401 => "authentication_error",
+                403 => "permission_error",
+                404 => "not_found_error",
+                413 => "request_too_large",
+                429 => "rate_limit_error",
+                400..500 => "invalid_request_error",
+                529 => "overloaded_error",
+                _ => "api_error",
+            };
+            let message = if is_context { "prompt is too long: 210000 tokens > 200000 maximum" } else { message };
+            json!({"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_test"})
+        }
+        Format::Gemini => {
+            let name = match status {
+                401 => "UNAUTHENTICATED",
+                403 => "PERMISSION_DENIED",
+                404 => "NOT_FOUND",
+                429 => "RESOURCE_EXHAUSTED",
+                400..500 => "INVALID_ARGUMENT",
+                503 => "UNAVAILABLE",
+                _ => "INTERNAL",
+            };
+            let context = "The input token count (1300000) exceeds the maximum number of tokens allowed (1048576).";
+            let message = if is_context { context } else { message };
+            json!({"error": {"code": status, "message": message, "status": name}})
+        }
+    }
 }
 
-fn pieces(text: &str, count: usize) -> Vec<String> {
+pub(super) fn pieces(text: &str, count: usize) -> Vec<String> {
     let characters: Vec<char> = text.chars().collect();
     let size = characters.len().div_ceil(count.max(1)).max(1);
     characters.chunks(size).map(|piece| piece.iter().collect()).collect()

@@ -1,6 +1,7 @@
 //! Models, tools and the servers they are tested against.
 
 mod calls;
+mod conformance;
 mod conversation;
 mod copies;
 mod failures;

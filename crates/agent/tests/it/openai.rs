@@ -424,7 +424,7 @@ fn problems_name_what_is_missing() {
     // The variables of this process cannot be taken away safely, so a child of it looks.
     let child = std::process::Command::new(std::env::current_exe().expect("the test's own program"))
         .args(["--exact", "openai::without_a_key", "--ignored"])
-        .env_remove("OPENAI_API_KEY")
+        .env_clear()
         .output()
         .expect("the test's own program runs");
     assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
@@ -444,6 +444,31 @@ async fn without_a_key() {
     let failure = bad(model.respond(question("hi")).await);
     assert_eq!((failure.kind, failure.message.as_str()), (FailureKind::Auth, problem));
     assert!(OpenAIChat::ollama("qwen3").problems().is_empty());
+    for (name, problem) in [
+        ("anthropic:claude-opus-5-5", "needs ANTHROPIC_API_KEY, which is not set"),
+        ("google:gemini-3-pro", "needs GEMINI_API_KEY or GOOGLE_API_KEY, none of which is set"),
+        ("groq:x", "needs GROQ_API_KEY, which is not set"),
+        ("deepseek:x", "needs DEEPSEEK_API_KEY, which is not set"),
+        ("mistral:x", "needs MISTRAL_API_KEY, which is not set"),
+        ("xai:x", "needs XAI_API_KEY, which is not set"),
+        ("openrouter:x", "needs OPENROUTER_API_KEY, which is not set"),
+    ] {
+        let model = parse(name).expect("a model");
+        assert_eq!(model.problems(), [format!("model {name} {problem}")]);
+        let failure = bad(model.respond(question("hi")).await);
+        assert_eq!((failure.kind, failure.message), (FailureKind::Auth, format!("model {name} {problem}")));
+    }
+    for name in ["ollama:qwen3", "vllm:qwen3", "llama-cpp:qwen3"] {
+        assert!(parse(name).expect("a model").problems().is_empty(), "{name}");
+    }
+    let problems = parse("azure:x").expect("a model").problems();
+    assert_eq!(
+        problems,
+        [
+            "model azure:x needs AZURE_OPENAI_API_KEY, which is not set",
+            "model azure:x needs AZURE_OPENAI_ENDPOINT, its address, which is not set",
+        ]
+    );
 }
 
 #[test]
@@ -452,9 +477,15 @@ fn models_are_named_by_strings() {
     assert_eq!(endpoint("openai:gpt-5.2"), Ok("OpenAI Responses gpt-5.2".to_owned()));
     assert_eq!(endpoint("openai-chat:gpt-5.2"), Ok("OpenAI Chat gpt-5.2".to_owned()));
     assert_eq!(endpoint("ollama:qwen3:8b"), Ok("Ollama Chat qwen3:8b".to_owned()));
-    for name in ["gpt-5.2", "openai:", "claude:x"] {
+    assert_eq!(endpoint("anthropic:claude-opus-5-5"), Ok("Anthropic Messages claude-opus-5-5".to_owned()));
+    assert_eq!(endpoint("gemini:gemini-3-pro"), Ok("Google Gemini gemini-3-pro".to_owned()));
+    assert_eq!(
+        endpoint("openrouter:openai/gpt-oss-120b:free"),
+        Ok("OpenRouter Chat openai/gpt-oss-120b:free".to_owned())
+    );
+    for name in ["house", "openai:", "house:x"] {
         let problem = endpoint(name).expect_err("no such model");
-        assert!(problem.contains("openai:ID, openai-chat:ID or ollama:ID"), "{problem}");
+        assert!(problem.contains("write PROVIDER:ID, for example openai:gpt-5.2"), "{problem}");
     }
 }
 

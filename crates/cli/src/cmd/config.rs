@@ -49,6 +49,15 @@ impl Config {
             let remark = if show.origin { origin } else { setting.about.to_owned() };
             output::line(format_args!("{line:<48} {DIM}# {remark}{DIM:#}"))?;
         }
+        for (name, profile) in &settings.models.0 {
+            let name = format!("models.{name}");
+            if global.json {
+                document.insert(name, json!(profile));
+            } else {
+                let line = format!("{name} = {}", crate::style::line(&profile.model, 200));
+                output::line(format_args!("{line:<48} {DIM}# a model under a name of your own{DIM:#}"))?;
+            }
+        }
         if global.json {
             output::json(&Value::Object(document))?;
         }

@@ -87,6 +87,7 @@ impl Doctor {
             Ok(mut settings) => {
                 findings.push(about_settings(&mut settings));
                 findings.extend(about_variables());
+                findings.extend(about_models(&settings));
                 findings.extend(about_server(&settings).await);
                 findings.push(about_traces());
                 findings.extend(about_descriptors(&settings));
@@ -146,6 +147,23 @@ fn about_variables() -> Option<Finding> {
     };
     let lines: Vec<_> = stray.iter().map(|name| format!("{name} is not a setting{}", nearest(name))).collect();
     (!lines.is_empty()).then(|| Finding::remark("environment", lines.join("\n")))
+}
+
+/// What the models that have names lack. No server is asked.
+fn about_models(settings: &Settings) -> Option<Finding> {
+    let mut lines = Vec::new();
+    let mut lacks = false;
+    for (name, profile) in &settings.models.0 {
+        // What is wrong with a profile was refused with the settings.
+        let Ok(resolved) = settings.models.resolve(name) else { continue };
+        let problems: Vec<_> =
+            std::iter::once(&resolved.model).chain(&resolved.fallback).flat_map(|model| model.problems()).collect();
+        lacks |= !problems.is_empty();
+        let state = if problems.is_empty() { "ready".to_owned() } else { problems.join("; ") };
+        lines.push(format!("{name} = {}: {state}", profile.model));
+    }
+    let finding = if lacks { Finding::remark } else { Finding::fine };
+    (!lines.is_empty()).then(|| finding("models", lines.join("\n")))
 }
 
 /// Whether the server that the other verbs use answers and admits this caller.

@@ -5,7 +5,7 @@ use crate::settings::{Given, Origin, Settings};
 use clap::Args;
 
 /// How long runs that have ended are kept; by default, for ever.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct Keep {
     /// Delete runs this long after their end, such as 30d [default: retention.max_age of outlive.toml, else never]
     #[arg(long, value_name = "DURATION")]

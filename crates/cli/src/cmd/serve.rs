@@ -84,6 +84,7 @@ impl Serve {
             allow_origin: Vec::new(),
             allow_host: Vec::new(),
             insecure_no_auth: false,
+            keep: Keep::default(),
             log_format: None,
         }
     }

@@ -11,7 +11,6 @@
 mod build;
 mod call;
 mod fit;
-mod models;
 mod schema;
 mod syntax;
 mod yaml;
@@ -19,6 +18,7 @@ mod yaml;
 use crate::error::Result;
 use crate::invalid::{FileProblem, FileProblemKind, InvalidFile};
 use crate::workflow::Workflow;
+use outlive_agent::model::ModelProfile;
 use outlive_agent::model::{IntoModel, SharedModel};
 use outlive_agent::outbound::Outbound;
 use outlive_agent::tool::{IntoTools, Tool};
@@ -31,7 +31,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use syntax::{Document, ModelProfile, Named};
+use syntax::{Document, Named};
 use yaml::{At, Misread};
 
 /// Problems that are told of one file.
@@ -204,13 +204,10 @@ impl File {
 
     /// A model with settings under a name of its own, as a file has them under `models`. It is stored with the runs of the
     /// workflows that use it.
-    ///
-    /// # Errors
-    /// What is wrong with it, in words.
-    pub fn model_profile(mut self, name: impl Into<String>, profile: &Value) -> Result<Self, String> {
-        let profile = ModelProfile::deserialize(profile).map_err(|error| error.to_string())?;
+    #[must_use]
+    pub fn model_profile(mut self, name: impl Into<String>, profile: ModelProfile) -> Self {
         self.settings.profiles.insert(name.into(), profile);
-        Ok(self)
+        self
     }
 
     /// Tools under a name of their own, for agents and teams that name it.

@@ -4,6 +4,7 @@
 //! because both go by the same schema.
 
 use outlive_agent::TeamMode;
+use outlive_agent::model::ModelProfile;
 use outlive_core::{FieldType, OnError, OnReject, OnTimeout, ToolEffect};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
@@ -74,49 +75,6 @@ pub(super) struct Price {
     /// Of answers
     #[schemars(range(min = 0))]
     pub(super) output: f64,
-}
-
-/// A model with settings
-#[derive(Clone, Debug, Deserialize, JsonSchema, serde::Serialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ModelProfile {
-    /// `provider:model`
-    pub(super) model: String,
-    /// The address of its server, for servers that speak OpenAI's language
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) base_url: Option<String>,
-    /// The environment variable with its key, or `none` where none is needed
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) api_key_variable: Option<String>,
-    /// How freely it chooses its words, 0 to 2
-    #[schemars(range(min = 0, max = 2))]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) temperature: Option<f64>,
-    /// The share of likely words it chooses among, 0 to 1
-    #[schemars(range(min = 0, max = 1))]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) top_p: Option<f64>,
-    /// The longest answer, in tokens
-    #[schemars(range(min = 1))]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) max_output_tokens: Option<u64>,
-    /// How long a reasoning model thinks: minimal, low, medium, high
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) reasoning_effort: Option<String>,
-    /// Requests in a minute, at most
-    #[schemars(range(min = 1))]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) requests_per_minute: Option<u64>,
-    /// Tokens in a minute, at most
-    #[schemars(range(min = 1))]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) tokens_per_minute: Option<u64>,
-    /// How long to wait for its answer
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) timeout: Option<Span>,
-    /// Other fields of the request body
-    #[serde(default, skip_serializing_if = "Map::is_empty")]
-    pub(super) parameters: Map<String, Value>,
 }
 
 /// An HTTP request

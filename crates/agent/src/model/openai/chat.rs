@@ -4,21 +4,21 @@
 //! another type without harm.
 
 use super::responses::is_strict;
-use super::{Endpoint, Provider, Settings};
+use super::{Endpoint, Settings};
+use crate::model::providers::{self, Address, ChatWays, Provider, Schemas};
 use crate::model::wire::calls::{Calls, Doubt, Piece};
 use crate::model::wire::finish::{self, End};
 use crate::model::wire::text::{Said, Saying, told_apart, without_lone_close};
-use crate::model::wire::{Collector, Refusal, is_error};
-use outlive_core::{
-    FinishReason, Media, Message, ModelDelta, ModelRequest, ModelResponse, Role, ToolCall, ToolSpec, Usage,
+use crate::model::wire::turns::{
+    CallIds, call_ids, counted, data_url, in_words, paired, replayable_arguments, replayable_name, short_call_ids,
 };
+use crate::model::wire::{self, Collector, Refusal, is_error};
+use outlive_core::{
+    FinishReason, Message, ModelDelta, ModelRequest, ModelResponse, OutputSchema, Role, ToolCall, ToolSpec, Usage,
+};
+use reqwest::Url;
 use serde_json::{Map, Value, json};
-use std::collections::HashMap;
 
-/// The longest name of a function the format allows.
-const NAME_LEN_MAX: usize = 64;
-/// More tokens than any answer uses: a count beyond it is a mistake, and sums of counts must not overflow.
-pub(super) const TOKENS_MAX: u64 = 1 << 40;
 /// The key in `provider_data` of an answer whose thinking or calls came with fields the format does not name; beside
 /// it, `model`.
 const KEPT: &str = "chat_message";
@@ -28,37 +28,58 @@ pub struct Chat;
 
 impl Endpoint for Chat {
     const NAME: &'static str = "Chat";
-    const PREFIX: &'static str = "openai-chat";
-    const PATH: &'static [&'static str] = &["chat", "completions"];
     type Collector = Pieces;
 
-    fn body(settings: &Settings, request: &ModelRequest) -> Value {
+    fn provider() -> &'static Provider {
+        &providers::OPENAI_CHAT
+    }
+
+    fn url(settings: &Settings, base: &str, _: bool) -> Result<Url, String> {
+        match settings.provider.chat.address {
+            Address::Plain => wire::below(base, &["chat", "completions"]),
+            Address::Azure => azure_url(&settings.id, base),
+        }
+    }
+
+    fn body(settings: &Settings, request: &ModelRequest) -> Result<Value, String> {
+        let ways = settings.provider.chat;
+        let in_words = request.output_schema.as_ref().filter(|_| has_schema_in_words(ways, request));
         let mut body = Map::new();
         body.insert("model".into(), json!(&*settings.id));
-        body.insert("messages".into(), messages(settings, &request.messages));
+        body.insert("messages".into(), messages(settings, &request.messages, in_words));
         if !request.tools.is_empty() {
             body.insert("tools".into(), request.tools.iter().map(tool).collect());
         }
-        if let Some(output) = &request.output_schema {
-            let schema = json!({"name": output.name, "schema": output.schema, "strict": is_strict(&output.schema)});
-            body.insert("response_format".into(), json!({"type": "json_schema", "json_schema": schema}));
+        match &request.output_schema {
+            None => {}
+            // Beside tools, a format that asks for JSON would forbid their calls.
+            Some(_) if in_words.is_some() && !request.tools.is_empty() => {}
+            Some(_) if in_words.is_some() => {
+                body.insert("response_format".into(), json!({"type": "json_object"}));
+            }
+            Some(output) => {
+                let schema = json!({"name": output.name, "schema": output.schema, "strict": is_strict(&output.schema)});
+                body.insert("response_format".into(), json!({"type": "json_schema", "json_schema": schema}));
+            }
         }
         if request.stream {
             body.insert("stream".into(), json!(true));
-            body.insert("stream_options".into(), json!({"include_usage": true}));
+            if ways.asks_for_usage {
+                body.insert("stream_options".into(), json!({"include_usage": true}));
+            }
         }
-        let tokens_max = match settings.provider {
-            Provider::OpenAI => "max_completion_tokens",
-            Provider::Ollama => "max_tokens",
-        };
         let mut set = |name: &str, value: Option<Value>| body.extend(value.map(|value| (name.to_owned(), value)));
         set("temperature", settings.temperature.map(Value::from));
         set("top_p", settings.top_p.map(Value::from));
-        set(tokens_max, settings.max_output_tokens.map(Value::from));
+        set(ways.tokens_max, settings.max_output_tokens.map(Value::from));
         set("parallel_tool_calls", settings.parallel_tool_calls.map(Value::from));
-        set("reasoning_effort", settings.reasoning_effort.clone().map(Value::from));
-        body.extend(settings.parameters.clone());
-        Value::Object(body)
+        let effort = settings.reasoning_effort.clone();
+        if ways.nested_effort {
+            set("reasoning", effort.map(|effort| json!({"effort": effort})));
+        } else {
+            set("reasoning_effort", effort.map(Value::from));
+        }
+        Ok(Value::Object(body))
     }
 
     fn answer(settings: &Settings, body: Value) -> Result<ModelResponse, Refusal> {
@@ -76,31 +97,65 @@ impl Endpoint for Chat {
     }
 }
 
+/// Whether the schema of the answer is put in words for the model: its server does not take it as a format here.
+fn has_schema_in_words(ways: ChatWays, request: &ModelRequest) -> bool {
+    match ways.schemas {
+        Schemas::Format => false,
+        Schemas::FormatWithoutTools => !request.tools.is_empty(),
+        Schemas::Words => true,
+    }
+}
+
+/// Azure's own path: that of its version, or the one without versions.
+fn azure_url(deployment: &str, base: &str) -> Result<Url, String> {
+    let mut url = wire::below(base, &[])?;
+    let version =
+        ["AZURE_OPENAI_API_VERSION", "OPENAI_API_VERSION"].into_iter().find_map(|name| std::env::var(name).ok());
+    let is_versioned = url.query_pairs().any(|(name, _)| name == "api-version");
+    if let Some(version) = version.filter(|version| !is_versioned && !version.trim().is_empty()) {
+        url.query_pairs_mut().append_pair("api-version", version.trim());
+    }
+    let path = url.path().trim_end_matches('/');
+    let root = ["/openai/v1", "/openai"].iter().find_map(|end| path.strip_suffix(end)).unwrap_or(path).to_owned();
+    url.set_path(&root);
+    let below: &[&str] = match url.query() {
+        Some(_) => &["openai", "deployments", deployment, "chat", "completions"],
+        None => &["openai", "v1", "chat", "completions"],
+    };
+    wire::below(url.as_str(), below)
+}
+
 fn tool(tool: &ToolSpec) -> Value {
     let function = json!({"name": tool.name, "description": tool.description, "parameters": tool.parameters});
     json!({"type": "function", "function": function})
 }
 
-fn messages(settings: &Settings, messages: &[Message]) -> Value {
-    let call_ids = call_ids(messages);
-    messages.iter().map(|one| message(settings, one, &call_ids)).collect()
+fn messages(settings: &Settings, messages: &[Message], schema: Option<&OutputSchema>) -> Value {
+    let call_ids = if settings.provider.chat.short_call_ids { short_call_ids(messages) } else { call_ids(messages) };
+    let mut list: Vec<_> = messages.iter().map(|one| message(settings, one, &call_ids)).collect();
+    if let Some(schema) = schema {
+        let after_instructions = messages.iter().take_while(|message| message.role == Role::System).count();
+        let words = json!({"role": settings.system_role(), "content": in_words(schema)});
+        list.insert(after_instructions, words);
+    }
+    Value::Array(list)
 }
 
-fn message(settings: &Settings, message: &Message, call_ids: &HashMap<&str, &str>) -> Value {
+fn message(settings: &Settings, message: &Message, call_ids: &CallIds<'_>) -> Value {
     let text = message.content.as_deref().unwrap_or_default();
     match message.role {
         Role::System => json!({"role": settings.system_role(), "content": text}),
         Role::User => json!({"role": "user", "content": user_content(message, text)}),
         Role::Tool => {
             let id = message.tool_call_id.as_deref().unwrap_or_default();
-            json!({"role": "tool", "tool_call_id": call_ids.get(id).copied().unwrap_or(id), "content": text})
+            json!({"role": "tool", "tool_call_id": paired(call_ids, id), "content": text})
         }
-        Role::Assistant => assistant(settings, message, text),
+        Role::Assistant => assistant(settings, message, text, call_ids),
     }
 }
 
 /// A turn of the model, with the extra fields that its server sent and wants back.
-fn assistant(settings: &Settings, message: &Message, text: &str) -> Value {
+fn assistant(settings: &Settings, message: &Message, text: &str, call_ids: &CallIds<'_>) -> Value {
     let data = message.provider_data.as_ref().filter(|data| data["model"] == *settings.id);
     let kept = data.map_or(&Value::Null, |data| &data[KEPT]);
     let mut turn = Map::new();
@@ -113,19 +168,22 @@ fn assistant(settings: &Settings, message: &Message, text: &str) -> Value {
     let is_silent = text.is_empty() && !message.tool_calls.is_empty();
     turn.insert("content".to_owned(), if is_silent { Value::Null } else { json!(text) });
     if !message.tool_calls.is_empty() {
-        let calls = message.tool_calls.iter().enumerate().map(|(place, one)| call(one, &kept["calls"][place]));
+        let calls = message.tool_calls.iter().enumerate().map(|(place, one)| {
+            let id = paired(call_ids, &one.id);
+            call(one, id, &kept["calls"][place])
+        });
         turn.insert("tool_calls".to_owned(), calls.collect());
     }
     Value::Object(turn)
 }
 
-fn call(call: &ToolCall, extra: &Value) -> Value {
+fn call(call: &ToolCall, id: &str, extra: &Value) -> Value {
     let mut fields = extra.as_object().cloned().unwrap_or_default();
     let function = json!({
         "name": replayable_name(&call.function.name),
         "arguments": replayable_arguments(&call.function.arguments),
     });
-    fields.insert("id".to_owned(), json!(call.call_id.as_deref().unwrap_or(&call.id)));
+    fields.insert("id".to_owned(), json!(id));
     fields.insert("type".to_owned(), json!("function"));
     fields.insert("function".to_owned(), function);
     Value::Object(fields)
@@ -145,31 +203,6 @@ fn user_content(message: &Message, text: &str) -> Value {
         json!({"type": "file", "file": {"filename": file.filename.as_deref().unwrap_or("file"), "file_data": data}})
     });
     words.into_iter().chain(images).chain(files).collect()
-}
-
-/// From the ids that results carry to the ids that the provider pairs them by.
-pub(super) fn call_ids(messages: &[Message]) -> HashMap<&str, &str> {
-    let calls = messages.iter().flat_map(|message| &message.tool_calls);
-    calls.map(|call| (call.id.as_str(), call.call_id.as_deref().unwrap_or(&call.id))).collect()
-}
-
-/// The content of a file or an image as an address.
-pub(super) fn data_url(media: &Media, mime_type_default: &str) -> String {
-    let mime_type = media.mime_type.as_deref().unwrap_or(mime_type_default);
-    format!("data:{mime_type};base64,{}", media.content.as_deref().unwrap_or_default())
-}
-
-/// A model may ask for a tool whose name no server accepts; the conversation must go on all the same.
-pub(super) fn replayable_name(name: &str) -> String {
-    let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    let name: String = name.chars().map(|c| if legal(c) { c } else { '_' }).take(NAME_LEN_MAX).collect();
-    if name.is_empty() { "unknown".to_owned() } else { name }
-}
-
-/// Some servers fail on arguments in the history that are not a JSON object, although a model wrote them.
-pub(super) fn replayable_arguments(arguments: &str) -> &str {
-    let is_object = outlive_core::json::read::<Map<String, Value>>(arguments).is_ok();
-    if is_object { arguments } else { "{}" }
 }
 
 /// An answer, streamed or whole, assembled from its choices.
@@ -438,16 +471,22 @@ fn merge(known: &mut Value, new: &Value) {
 }
 
 fn usage(usage: &Value) -> Usage {
-    let count = |pointer: &str| usage.pointer(pointer).and_then(Value::as_u64).unwrap_or(0).min(TOKENS_MAX);
-    let (input_tokens, output_tokens) = (count("/prompt_tokens"), count("/completion_tokens"));
+    let count = |pointer: &str| counted(usage, pointer);
+    let (input_tokens, mut output_tokens) = (count("/prompt_tokens"), count("/completion_tokens"));
+    let reasoning_tokens = count("/completion_tokens_details/reasoning_tokens");
+    // Some servers count the reasoning apart from the answer.
+    if reasoning_tokens > 0 && count("/total_tokens") == input_tokens + output_tokens + reasoning_tokens {
+        output_tokens += reasoning_tokens;
+    }
     let audio_input_tokens = count("/prompt_tokens_details/audio_tokens");
     let audio_output_tokens = count("/completion_tokens_details/audio_tokens");
     Usage {
         input_tokens,
         output_tokens,
         total_tokens: count("/total_tokens").max(input_tokens + output_tokens),
-        reasoning_tokens: count("/completion_tokens_details/reasoning_tokens"),
-        cache_read_tokens: count("/prompt_tokens_details/cached_tokens"),
+        reasoning_tokens,
+        // The second is DeepSeek's.
+        cache_read_tokens: count("/prompt_tokens_details/cached_tokens").max(count("/prompt_cache_hit_tokens")),
         cache_write_tokens: count("/prompt_tokens_details/cache_write_tokens"),
         audio_input_tokens,
         audio_output_tokens,

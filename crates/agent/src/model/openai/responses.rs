@@ -3,17 +3,19 @@
 //! The whole conversation goes out with every call. An answer with reasoning items is kept as the provider sent it
 //! ([`REPLAYED`]), because the provider wants those items back exactly, with what followed them.
 
-use super::chat::{TOKENS_MAX, call_ids, data_url, replayable_arguments, replayable_name};
 use super::{Endpoint, Settings};
+use crate::model::providers::{self, Provider};
 use crate::model::wire::calls::{text, unique};
 use crate::model::wire::finish::{self, End};
 use crate::model::wire::text::{Said, Saying, told_apart};
-use crate::model::wire::{Collector, Refusal, is_error};
+use crate::model::wire::turns::{CallIds, call_ids, counted, data_url, paired, replayable_arguments, replayable_name};
+use crate::model::wire::{self, Collector, Refusal, is_error};
 use outlive_core::{
     FinishReason, Media, Message, ModelDelta, ModelRequest, ModelResponse, Role, ToolCall, ToolSpec, Usage,
 };
+use reqwest::Url;
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 /// The key in `provider_data` of an answer that must be replayed exactly; beside it, `model`.
 const REPLAYED: &str = "responses_output";
@@ -23,11 +25,17 @@ pub struct Responses;
 
 impl Endpoint for Responses {
     const NAME: &'static str = "Responses";
-    const PREFIX: &'static str = "openai";
-    const PATH: &'static [&'static str] = &["responses"];
     type Collector = Items;
 
-    fn body(settings: &Settings, request: &ModelRequest) -> Value {
+    fn provider() -> &'static Provider {
+        &providers::OPENAI
+    }
+
+    fn url(_: &Settings, base: &str, _: bool) -> Result<Url, String> {
+        wire::below(base, &["responses"])
+    }
+
+    fn body(settings: &Settings, request: &ModelRequest) -> Result<Value, String> {
         let mut body = Map::new();
         body.insert("model".into(), json!(&*settings.id));
         body.insert("input".into(), input(settings, &request.messages));
@@ -53,8 +61,7 @@ impl Endpoint for Responses {
         set("max_output_tokens", settings.max_output_tokens.map(Value::from));
         set("parallel_tool_calls", settings.parallel_tool_calls.map(Value::from));
         set("reasoning", settings.reasoning_effort.as_ref().map(|effort| json!({"effort": effort})));
-        body.extend(settings.parameters.clone());
-        Value::Object(body)
+        Ok(Value::Object(body))
     }
 
     fn answer(settings: &Settings, body: Value) -> Result<ModelResponse, Refusal> {
@@ -134,15 +141,14 @@ fn input(settings: &Settings, messages: &[Message]) -> Value {
 }
 
 /// One message as input items.
-fn items(settings: &Settings, message: &Message, call_ids: &HashMap<&str, &str>) -> Vec<Value> {
+fn items(settings: &Settings, message: &Message, call_ids: &CallIds<'_>) -> Vec<Value> {
     let text = message.content.as_deref().unwrap_or_default();
     match message.role {
         Role::System => vec![json!({"role": settings.system_role(), "content": text})],
         Role::User => vec![json!({"role": "user", "content": user_content(message, text)})],
         Role::Tool => {
             let id = message.tool_call_id.as_deref().unwrap_or_default();
-            let call_id = call_ids.get(id).copied().unwrap_or(id);
-            vec![json!({"type": "function_call_output", "call_id": call_id, "output": text})]
+            vec![json!({"type": "function_call_output", "call_id": paired(call_ids, id), "output": text})]
         }
         Role::Assistant => replayed(settings, message).unwrap_or_else(|| rebuilt(message, text)),
     }
@@ -266,7 +272,7 @@ fn finish_reason(body: &Value, output: &[Value], has_calls: bool) -> Result<Fini
 }
 
 fn usage(usage: &Value) -> Usage {
-    let count = |pointer: &str| usage.pointer(pointer).and_then(Value::as_u64).unwrap_or(0).min(TOKENS_MAX);
+    let count = |pointer: &str| counted(usage, pointer);
     let (input_tokens, output_tokens) = (count("/input_tokens"), count("/output_tokens"));
     let audio_input_tokens = count("/input_tokens_details/audio_tokens");
     let audio_output_tokens = count("/output_tokens_details/audio_tokens");

@@ -27,17 +27,31 @@ pub(crate) enum Credential {
 /// Where a provider is, and how we identify ourselves to it.
 #[derive(Clone)]
 pub(crate) struct Connection {
+    pub(crate) home: Home,
     pub(crate) base_url: Option<String>,
-    /// The variable that names the base address where none is set, and the default when neither is.
-    pub(crate) base_variable: &'static str,
-    pub(crate) base_default: fn(Option<&str>) -> String,
     pub(crate) api_key: Option<Secret>,
-    /// The variable that holds the key where none is set.
-    pub(crate) key_variable: Cow<'static, str>,
+    /// The variable that holds the key where none is set, in place of the provider's own.
+    pub(crate) key_variable: Option<String>,
     pub(crate) credential: Credential,
     pub(crate) headers: Vec<(String, Secret)>,
     pub(crate) outbound: Outbound,
     pub(crate) limits: Limits,
+}
+
+/// What holds for a provider until something else is said.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Home {
+    /// The variable with the address, and the address where it is not set; empty where there is none.
+    pub(crate) base_variable: &'static str,
+    pub(crate) base_url: &'static str,
+    /// The address that is meant by what the variable holds.
+    pub(crate) base_of: fn(&str) -> String,
+    /// The variables that may hold the key: the first that does counts.
+    pub(crate) key_variables: &'static [&'static str],
+    /// Nothing is asked without a key.
+    pub(crate) needs_key: bool,
+    /// Headers that every request has.
+    pub(crate) headers: &'static [(&'static str, &'static str)],
 }
 
 /// How long to wait for what.
@@ -88,7 +102,8 @@ fn redirect(attempt: Attempt<'_>) -> reqwest::redirect::Action {
 impl Connection {
     /// The base address in force now.
     pub(crate) fn base(&self) -> String {
-        self.base_url.clone().unwrap_or_else(|| (self.base_default)(variable(self.base_variable).as_deref()))
+        let of_variable = || variable(self.home.base_variable).map(|value| (self.home.base_of)(&value));
+        self.base_url.clone().or_else(of_variable).unwrap_or_else(|| self.home.base_url.to_owned())
     }
 
     /// Whether the server is at this domain, or under it.
@@ -98,7 +113,11 @@ impl Connection {
     }
 
     pub(crate) fn key(&self) -> Option<Secret> {
-        let environment = || variable(&self.key_variable).map(Secret::from).filter(|key| !key.is_empty());
+        let found = |name: &str| variable(name).map(Secret::from).filter(|key| !key.is_empty());
+        let environment = || match &self.key_variable {
+            Some(name) => found(name),
+            None => self.home.key_variables.iter().find_map(|name| found(name)),
+        };
         self.api_key.clone().or_else(environment)
     }
 
@@ -111,7 +130,7 @@ impl Connection {
     pub(super) fn problems(&self, title: &str) -> Vec<String> {
         let mut problems = Vec::new();
         match self.key() {
-            None => problems.push(self.missing_key(title)),
+            None => problems.extend(self.missing_key(title)),
             Some(key) if HeaderValue::from_str(key.expose()).is_err() => problems.push(unusable_key(title)),
             Some(_) => {}
         }
@@ -129,8 +148,14 @@ impl Connection {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let accepted = if streamed { "text/event-stream" } else { "application/json" };
         headers.insert(ACCEPT, HeaderValue::from_static(accepted));
-        let key = self.key().ok_or_else(|| Failure::new(FailureKind::Auth, self.missing_key(title)))?;
-        if !key.is_empty() {
+        for (name, value) in self.home.headers {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        let key = match (self.key(), self.missing_key(title)) {
+            (None, Some(problem)) => return Err(Failure::new(FailureKind::Auth, problem)),
+            (key, _) => key,
+        };
+        if let Some(key) = key.filter(|key| !key.is_empty()) {
             let (name, value) = match &self.credential {
                 Credential::Bearer => (AUTHORIZATION, format!("Bearer {}", key.expose())),
                 Credential::Header(name) => (header_name(name, title).map_err(refuse)?, key.expose().to_owned()),
@@ -145,8 +170,20 @@ impl Connection {
         Ok(headers)
     }
 
-    fn missing_key(&self, title: &str) -> String {
-        format!("model {title} needs {}, which is not set", self.key_variable)
+    /// What to say when there is no key, where one is needed.
+    fn missing_key(&self, title: &str) -> Option<String> {
+        match (&self.key_variable, self.home.key_variables) {
+            (Some(name), _) => Some(format!("model {title} needs {name}, which is not set")),
+            (None, _) if !self.home.needs_key => None,
+            (None, [name]) => Some(format!("model {title} needs {name}, which is not set")),
+            (None, names) => Some(format!("model {title} needs {}, none of which is set", names.join(" or "))),
+        }
+    }
+
+    /// What to say when there is no address.
+    pub(super) fn missing_base(&self, title: &str) -> Option<String> {
+        let name = self.home.base_variable;
+        self.base().trim().is_empty().then(|| format!("model {title} needs {name}, its address, which is not set"))
     }
 
     /// Whether the provider may be asked to fetch what the conversation refers to.

@@ -47,9 +47,12 @@ pub(crate) fn named(name: &str) -> Option<End> {
         | "refusal"
         | "sensitive"
         | "image_safety"
+        | "image_prohibited_content"
+        | "image_recitation"
         | "language"
         | "guardrail_intervened" => End::Reason(FinishReason::ContentFilter),
         "cancelled" | "canceled" | "cancel" => End::Reason(FinishReason::Cancelled),
+        "unexpected_tool_call" | "too_many_tool_calls" | "missing_thought_signature" | "no_image" => End::Failed,
         name if is_failure(name) => End::Failed,
         _ => End::Unknown,
     };

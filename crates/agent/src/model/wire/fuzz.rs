@@ -6,7 +6,7 @@
 
 use super::Dialect;
 use super::stream::tests::read_body;
-use crate::model::{OpenAIChat, OpenAIResponses};
+use crate::model::{Claude, Gemini, OpenAIChat, OpenAIResponses};
 use outlive_core::{FinishReason, ModelResponse, ToolSpec};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -35,6 +35,8 @@ impl Chance {
 enum Wire {
     Chat,
     Responses,
+    Anthropic,
+    Gemini,
 }
 
 /// The events of good streams, and the arguments that each tool was sent.
@@ -93,7 +95,67 @@ fn good() -> Vec<(Wire, Vec<String>, BTreeMap<&'static str, Value>)> {
     let mut sparse = items.clone();
     sparse[9] = event("response.completed", json!({"response": {"id": "r", "status": "completed", "output": []}}));
     let sent = BTreeMap::from([("buy", json!({"num": 1})), ("sell", json!({"num": 2}))]);
+    let start =
+        |index: u64, block: Value| event("content_block_start", json!({"index": index, "content_block": block}));
+    let piece = |index: u64, kind: &str, name: &str, text: &str| {
+        event("content_block_delta", json!({"index": index, "delta": {"type": kind, name: text}}))
+    };
+    let stop = |index: u64| event("content_block_stop", json!({"index": index}));
+    let using = |index: u64, id: &str, name: &str| {
+        start(index, json!({"type": "tool_use", "id": id, "name": name, "input": {}}))
+    };
+    let input = |index: u64, text: &str| piece(index, "input_json_delta", "partial_json", text);
+    let blocks = vec![
+        event("message_start", json!({"message": {"id": "m", "content": [], "usage": {"input_tokens": 3}}})),
+        start(0, json!({"type": "thinking", "thinking": "", "signature": ""})),
+        piece(0, "thinking_delta", "thinking", "Hm."),
+        piece(0, "signature_delta", "signature", "signed"),
+        stop(0),
+        using(1, "a", "buy"),
+        input(1, "{\"nu"),
+        input(1, "m\":1}"),
+        stop(1),
+        using(2, "b", "sell"),
+        input(2, "{\"nu"),
+        input(2, "m\":2}"),
+        stop(2),
+        event("message_delta", json!({"delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 5}})),
+        event("message_stop", json!({})),
+    ];
+    let words = vec![
+        event("message_start", json!({"message": {"id": "m", "content": [], "usage": {"input_tokens": 3}}})),
+        start(0, json!({"type": "text", "text": ""})),
+        event("ping", json!({})),
+        piece(0, "text_delta", "text", "Hello \u{1f600}"),
+        piece(0, "text_delta", "text", " there"),
+        stop(0),
+        event("message_delta", json!({"delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 5}})),
+        event("message_stop", json!({})),
+    ];
+    let candidate = |parts: Value, reason: Value| {
+        let candidate = json!({"content": {"role": "model", "parts": parts}, "finishReason": reason});
+        format!(
+            "data: {}\n\n",
+            json!({"candidates": [candidate], "usageMetadata": {"promptTokenCount": 3}, "responseId": "g"})
+        )
+    };
+    let calling = |name: &str, num: u64| json!({"functionCall": {"name": name, "args": {"num": num}}, "thoughtSignature": "signed"});
+    let parts = vec![
+        candidate(json!([{"text": "Hm.", "thought": true}]), null()),
+        candidate(json!([calling("buy", 1)]), null()),
+        candidate(json!([calling("sell", 2)]), null()),
+        candidate(json!([]), json!("STOP")),
+    ];
+    let said = vec![
+        candidate(json!([{"text": "Hello \u{1f600}"}]), null()),
+        candidate(json!([{"text": " there"}]), null()),
+        candidate(json!([{"text": "", "thoughtSignature": "signed"}]), json!("STOP")),
+    ];
     vec![
+        (Wire::Anthropic, words, BTreeMap::new()),
+        (Wire::Anthropic, blocks, sent.clone()),
+        (Wire::Gemini, said, BTreeMap::new()),
+        (Wire::Gemini, parts, sent.clone()),
         (Wire::Chat, text, BTreeMap::new()),
         (Wire::Chat, calls, sent.clone()),
         (Wire::Responses, items, sent.clone()),
@@ -101,8 +163,12 @@ fn good() -> Vec<(Wire, Vec<String>, BTreeMap<&'static str, Value>)> {
     ]
 }
 
-fn tools() -> [ToolSpec; 2] {
-    let parameters = json!({"type": "object", "properties": {"num": {"type": "integer", "default": 10}}});
+fn tools(wire: Wire) -> [ToolSpec; 2] {
+    let mut parameters = json!({"type": "object", "properties": {"num": {"type": "integer", "default": 10}}});
+    if wire == Wire::Anthropic {
+        // A call that says nothing of its input has an empty one, which this tool does not take.
+        parameters["required"] = json!(["num"]);
+    }
     ["buy", "sell"].map(|name| ToolSpec {
         name: name.to_owned(),
         description: String::new(),
@@ -157,8 +223,12 @@ fn in_chunks(body: Vec<u8>, chance: &mut Chance) -> Vec<Vec<u8>> {
 }
 
 /// The calls that an agent would make from an answer.
-fn made(answer: &ModelResponse) -> Vec<(&str, Value)> {
+fn made<'a>(answer: &'a ModelResponse, tools: &[ToolSpec]) -> Vec<(&'a str, Value)> {
     let calls = answer.tool_calls.iter().filter_map(|call| Some((&*call.function.name, call.arguments().ok()?)));
+    let fits = |name: &str, arguments: &Value| {
+        tools.iter().all(|tool| tool.name != name || outlive_core::check(arguments, &tool.parameters).is_ok())
+    };
+    let calls = calls.filter(|(name, arguments)| fits(name, arguments));
     // In a cut answer the last call is made only if it has arguments.
     let is_cut = answer.finish_reason.is_cut();
     calls.filter(|(_, arguments)| !is_cut || arguments.as_object().is_some_and(|object| !object.is_empty())).collect()
@@ -174,9 +244,19 @@ async fn mutated_responses_streams_neither_panic_nor_make_up_a_call() {
     mutate(&OpenAIResponses::new("x").api_key(""), Wire::Responses).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn mutated_anthropic_streams_neither_panic_nor_make_up_a_call() {
+    mutate(&Claude::new("x").api_key(""), Wire::Anthropic).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn mutated_gemini_streams_neither_panic_nor_make_up_a_call() {
+    mutate(&Gemini::new("x").api_key(""), Wire::Gemini).await;
+}
+
 async fn mutate(dialect: &impl Dialect, wire: Wire) {
     let good: Vec<_> = good().into_iter().filter(|(of, ..)| *of == wire).collect();
-    let tools = tools();
+    let tools = tools(wire);
     let (mut answered, mut with_calls) = (0, 0);
     for seed in 0..STREAMS {
         let mut chance = Chance(seed);
@@ -195,7 +275,7 @@ async fn mutate(dialect: &impl Dialect, wire: Wire) {
         let Ok(answer) = read_body(dialect, &tools, chunks).await else { continue };
         answered += 1;
         with_calls += usize::from(!answer.tool_calls.is_empty());
-        for (name, arguments) in made(&answer) {
+        for (name, arguments) in made(&answer, &tools) {
             let is_sent = match is_corrupt {
                 false => sent.get(name) == Some(&arguments),
                 // What the bytes now say counts as sent.

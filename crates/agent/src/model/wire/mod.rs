@@ -17,11 +17,12 @@ mod fuzz;
 mod sse;
 mod stream;
 pub(crate) mod text;
+pub(crate) mod turns;
 mod words;
 
-pub(crate) use connection::{Connection, Credential, Limits};
+pub(crate) use connection::{Connection, Credential, Home, Limits};
 pub(crate) use stream::{Collector, respond, stream};
-pub(crate) use words::{Refusal, is_error};
+pub(crate) use words::{Refusal, is_error, span};
 
 use crate::http;
 use outlive_core::{Failure, FailureKind, ModelRequest, ModelResponse};
@@ -48,11 +49,17 @@ pub(crate) trait Dialect: Send + Sync {
     /// The model as a person names it: `openai:gpt-5.2`.
     fn title(&self) -> String;
 
-    /// The path below the base address.
-    fn path(&self) -> &'static [&'static str];
+    /// Where a request goes, below this base address.
+    ///
+    /// # Errors
+    /// When the base is not an address, in words that follow it.
+    fn url(&self, base: &str, is_streamed: bool) -> Result<Url, String>;
 
     /// The request on the wire.
-    fn body(&self, request: &ModelRequest) -> Value;
+    ///
+    /// # Errors
+    /// When it holds what the provider cannot take, in words.
+    fn body(&self, request: &ModelRequest) -> Result<Value, String>;
 
     /// Reads a whole answer.
     fn answer(&self, body: Value) -> Result<ModelResponse, Refusal>;
@@ -75,10 +82,11 @@ fn wording(dialect: &impl Dialect) -> Wording {
 async fn send(dialect: &impl Dialect, request: &ModelRequest) -> Result<Response, Failure> {
     let connection = dialect.connection();
     let refuse = |problem: String| Failure::new(FailureKind::BadRequest, problem);
-    let url = url(dialect).map_err(refuse)?;
+    let url = url(dialect, request.stream).map_err(refuse)?;
     let headers = connection.headers(request.stream, &dialect.title())?;
     connection.check_media(request)?;
-    let body = dialect.body(request).to_string();
+    let body =
+        dialect.body(request).map_err(|problem| refuse(format!("{} {problem}", dialect.endpoint())))?.to_string();
     let client = connection::client().map_err(|problem| Failure::new(FailureKind::Unavailable, problem))?;
     let wording = wording(dialect);
     let sent = client.post(url.clone()).headers(headers).body(body).send().await;
@@ -95,16 +103,32 @@ async fn send(dialect: &impl Dialect, request: &ModelRequest) -> Result<Response
 /// Where requests go.
 ///
 /// # Errors
-/// When the base address is not one, in words.
-pub(crate) fn url(dialect: &impl Dialect) -> Result<Url, String> {
-    let base = dialect.connection().base();
-    http::join(&base, dialect.path()).map_err(|problem| format!("the base URL of {} {problem}", dialect.endpoint()))
+/// When there is no base address, or it is not one, in words.
+pub(crate) fn url(dialect: &impl Dialect, is_streamed: bool) -> Result<Url, String> {
+    let connection = dialect.connection();
+    match connection.missing_base(&dialect.title()) {
+        Some(problem) => Err(problem),
+        None => dialect
+            .url(&connection.base(), is_streamed)
+            .map_err(|problem| format!("the base URL of {} {problem}", dialect.endpoint())),
+    }
+}
+
+/// The address of this path below a base. Bases end with the version that a path begins with, or do not.
+///
+/// # Errors
+/// When the base is not an address, in words that follow it.
+pub(crate) fn below(base: &str, path: &[&str]) -> Result<Url, String> {
+    let known = http::join(base, &[])?;
+    let last = known.path_segments().and_then(|segments| segments.rev().find(|segment| !segment.is_empty()));
+    let is_versioned = path.first().is_some_and(|version| last == Some(version));
+    http::join(base, if is_versioned { &path[1..] } else { path })
 }
 
 /// What would make every request fail, in words.
 pub(crate) fn problems(dialect: &impl Dialect) -> Vec<String> {
     let mut problems = dialect.connection().problems(&dialect.title());
-    problems.extend(url(dialect).err());
+    problems.extend(url(dialect, false).err());
     problems
 }
 

@@ -71,7 +71,8 @@ impl Wording {
         };
         let kind = error.kind_with(Some(status));
         let failure = self.failure(kind, &format!("answered {status}"), &error.message);
-        match retry_after(headers, SystemTime::now()).or(error.wait) {
+        let now = SystemTime::now();
+        match retry_after(headers, now).or(error.wait).or_else(|| reset_after(headers, now)) {
             Some(wait) if failure.retryable => failure.retry_after(wait),
             _ => failure,
         }
@@ -102,11 +103,9 @@ impl Wording {
             }
             Refusal::Failed { reason, beside } => {
                 let error = ServerError::find(&beside).unwrap_or_default();
-                let kind = if reason.to_ascii_lowercase().contains("malformed") {
-                    FailureKind::BadResponse
-                } else {
-                    error.kind_with(None)
-                };
+                let is_about_calls =
+                    ["malformed", "tool_call"].iter().any(|word| reason.to_ascii_lowercase().contains(word));
+                let kind = if is_about_calls { FailureKind::BadResponse } else { error.kind_with(None) };
                 self.failure(kind, &format!("ended its answer with the failure {:?}", shorten(&reason)), &error.message)
             }
             Refusal::Endless(reason) if reason.is_empty() => self.cut_off(""),
@@ -272,11 +271,16 @@ impl ServerError {
         let is = |names: &[&str]| {
             names.iter().any(|name| self.code.eq_ignore_ascii_case(name) || self.kind.eq_ignore_ascii_case(name))
         };
-        if is(&["insufficient_quota", "billing_hard_limit_reached", "billing_not_active"]) {
+        if is(&["insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "billing_error"])
+            || self.says(&["credit balance is too low", "insufficient balance"])
+        {
             return FailureKind::Quota;
         }
         if is(&["context_length_exceeded", "exceed_context_size_error"]) || self.speaks_of_context() {
             return FailureKind::ContextLength;
+        }
+        if self.says(&["api key not valid", "api_key_invalid"]) {
+            return FailureKind::Auth;
         }
         let status = status.or_else(|| self.code.parse().ok().filter(|code| (400..600).contains(code)));
         match status {
@@ -284,20 +288,47 @@ impl ServerError {
             None if is(&["rate_limit_exceeded", "rate_limit_error", "resource_exhausted", "too_many_requests"]) => {
                 FailureKind::RateLimit
             }
-            None if is(&["invalid_api_key", "authentication_error", "unauthenticated", "permission_denied"]) => {
+            None if is(&[
+                "invalid_api_key",
+                "authentication_error",
+                "permission_error",
+                "unauthenticated",
+                "permission_denied",
+            ]) =>
+            {
                 FailureKind::Auth
             }
-            None if is(&["invalid_request_error", "invalid_prompt", "invalid_argument"]) => FailureKind::BadRequest,
+            None if is(&[
+                "invalid_request_error",
+                "invalid_prompt",
+                "invalid_argument",
+                "not_found_error",
+                "request_too_large",
+            ]) =>
+            {
+                FailureKind::BadRequest
+            }
             None => FailureKind::Unavailable,
         }
     }
 
     /// Servers without a code for it use much the same words.
     fn speaks_of_context(&self) -> bool {
+        self.says(&[
+            "maximum context length",
+            "maximum prompt length",
+            "exceeds the available context size",
+            "exceeds the maximum number of tokens",
+            "exceed context limit",
+            "context window",
+            "prompt is too long",
+        ])
+    }
+
+    /// Whether its message has any of these words, which are in lower case.
+    fn says(&self, words: &[&str]) -> bool {
         let message = self.message.to_ascii_lowercase();
-        ["maximum context length", "exceeds the available context size", "context window"]
-            .iter()
-            .any(|words| message.contains(words))
+        words.iter().any(|words| message.contains(words))
     }
 }
 
@@ -313,6 +344,7 @@ fn code(value: &Value) -> Option<String> {
 fn kind_of_status(status: u16) -> FailureKind {
     match status {
         401 | 403 => FailureKind::Auth,
+        402 => FailureKind::Quota,
         408 => FailureKind::Timeout,
         // A conflict, or a request that came too early, passes on a retry.
         409 | 425 => FailureKind::Unavailable,
@@ -338,6 +370,25 @@ fn wait_in(fields: &serde_json::Map<String, Value>) -> Option<Duration> {
         .or_else(|| fields.get("details").and_then(Value::as_array)?.iter().find_map(delay))
 }
 
+/// Until the limits that are used up begin anew, as their own headers say: a date, or a span of time.
+fn reset_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let until = |reset: &str| {
+        let date = reset.parse::<jiff::Timestamp>().ok().map(SystemTime::from);
+        date.map(|date| date.duration_since(now).unwrap_or_default()).or_else(|| span(reset))
+    };
+    let counted = ["requests", "tokens", "input-tokens", "output-tokens"];
+    let resets = counted.into_iter().flat_map(|what| {
+        let anthropic = ("anthropic-ratelimit-", format!("{what}-remaining"), format!("{what}-reset"));
+        let others = ("x-ratelimit-", format!("remaining-{what}"), format!("reset-{what}"));
+        [anthropic, others].map(|(prefix, left, reset)| {
+            let is_used_up = text(&format!("{prefix}{left}")) == Some("0");
+            text(&format!("{prefix}{reset}")).filter(|_| is_used_up).and_then(until)
+        })
+    });
+    resets.flatten().max().map(|wait| wait.min(RETRY_AFTER_MAX))
+}
+
 /// The wait that a message asks for: `Please try again in 1.5s`, `retry after 20 seconds`.
 fn wait_in_words(message: &str) -> Option<Duration> {
     let message = message.to_ascii_lowercase();
@@ -355,7 +406,7 @@ fn wait_in_words(message: &str) -> Option<Duration> {
 }
 
 /// A span of time with its units: `7s`, `250ms`, `1m2.5s`; a bare number is seconds.
-fn span(text: &str) -> Option<Duration> {
+pub(crate) fn span(text: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;
     let mut rest = text.trim();
     let mut found = false;
@@ -415,7 +466,8 @@ fn shorten(message: &str) -> String {
 
 fn looks_like_key(word: &str) -> bool {
     let start = word.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
-    start.starts_with("sk-") || word.contains("=sk-") || word.contains(":sk-")
+    let begins = ["sk-", "gsk_", "xai-", "AIza"];
+    begins.iter().any(|key| start.starts_with(key)) || word.contains("=sk-") || word.contains(":sk-")
 }
 
 #[cfg(test)]
@@ -434,6 +486,25 @@ mod tests {
         assert_eq!(found(json!({"error": {"message": "try again in 250ms"}})), Some(250));
         assert_eq!(found(json!({"error": {"message": "try again in a moment"}})), None);
         assert_eq!(found(json!({"error": {"message": "try again in 3 apples"}})), None);
+    }
+
+    #[test]
+    fn a_limit_that_is_used_up_says_when_it_begins_anew() {
+        let found = |headers: &[(&'static str, &'static str)]| {
+            let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+            // 2023-11-14T22:13:20Z
+            reset_after(&headers, SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000))
+        };
+        let reset = ("anthropic-ratelimit-requests-reset", "2023-11-14T22:13:27Z");
+        assert_eq!(found(&[reset, ("anthropic-ratelimit-requests-remaining", "0")]), Some(Duration::from_secs(7)));
+        assert_eq!(found(&[reset, ("anthropic-ratelimit-requests-remaining", "5")]), None);
+        let later = ("anthropic-ratelimit-input-tokens-reset", "2023-11-14T22:14:20Z");
+        let used_up =
+            [("anthropic-ratelimit-requests-remaining", "0"), ("anthropic-ratelimit-input-tokens-remaining", "0")];
+        assert_eq!(found(&[reset, later, used_up[0], used_up[1]]), Some(Duration::from_secs(60)));
+        let spans = [("x-ratelimit-remaining-tokens", "0"), ("x-ratelimit-reset-tokens", "1m2.5s")];
+        assert_eq!(found(&spans), Some(Duration::from_millis(62_500)));
+        assert_eq!(found(&[("x-ratelimit-remaining-tokens", "0"), ("x-ratelimit-reset-tokens", "soon")]), None);
     }
 
     #[test]

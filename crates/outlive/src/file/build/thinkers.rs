@@ -3,10 +3,9 @@
 //! It must never know a workflow. The invariant: each is built once, and what is wrong with it is said once.
 
 use super::super::fit::meant;
-use super::super::models;
-use super::super::syntax::{self, ModelProfile, Span};
+use super::super::syntax::{self, Span};
 use super::{Build, EFFECT_MISSING, Opened, Path, What, retry};
-use outlive_agent::model::{self, IntoModel, ScriptedModel, SharedModel};
+use outlive_agent::model::{self, IntoModel, ModelProfile, ScriptedModel, SharedModel};
 use outlive_agent::tool::{Call, CommandCall, HackerNewsTools, HttpCall, IntoTools, Tool, YFinanceTools};
 use outlive_agent::{Agent, PiiGuardrail, PromptInjectionGuardrail, Team};
 use outlive_core::port::Executor;
@@ -23,6 +22,13 @@ macro_rules! thinker {
         for (place, name) in $said.fallbacks.iter().enumerate() {
             let place = place.to_string();
             if let Some(model) = $build.model_at(name, &[&$path[..], &["fallbacks", &place]].concat()) {
+                thinker = thinker.fallback(model);
+            }
+        }
+        // What an agent says comes before what its model's profile says.
+        let stand_ins = if $said.fallbacks.is_empty() { $build.stand_ins($said.model.as_deref()) } else { Vec::new() };
+        for (profile, place, name) in stand_ins {
+            if let Some(model) = $build.model_at(&name, &["models", &profile, "fallback", &place]) {
                 thinker = thinker.fallback(model);
             }
         }
@@ -106,7 +112,7 @@ impl<'a> Build<'a> {
             (Some(model), _) => Ok(model.clone()),
             (None, Some(profile)) => match self.settings.models.get(&profile.model) {
                 Some(model) => Ok(model.clone()),
-                None => models::of_profile(&profile),
+                None => profile.open(),
             },
             (None, None) => model::parse(&name),
         };
@@ -127,6 +133,17 @@ impl<'a> Build<'a> {
         });
         let meant = name.map(|name| meant(name, names.map(String::as_str))).unwrap_or_default();
         self.problem(self.value(path), format!("{problem}{meant}"));
+    }
+
+    /// The models that stand in for this one by its profile, each with the profile's name and its place there.
+    pub(super) fn stand_ins(&mut self, model: Option<&str>) -> Vec<(String, String, String)> {
+        let Some(name) = self.settings.model.as_deref().or(model).or(self.document.model.as_deref()) else {
+            return Vec::new();
+        };
+        let name = name.to_owned();
+        let fallback = self.profile(&name).map(|profile| profile.fallback).unwrap_or_default();
+        let at = |(place, other): (usize, String)| (name.clone(), place.to_string(), other);
+        fallback.into_iter().enumerate().map(at).collect()
     }
 
     fn profile(&mut self, name: &str) -> Option<ModelProfile> {
