@@ -82,7 +82,9 @@ impl Filed {
 
 impl Places for Filed {
     fn origin(&self, origin: &Origin) -> Option<u64> {
-        self.origins.iter().rev().find(|(_, known)| **known == *origin).map(|(index, _)| *index)
+        // What differs most often is compared first.
+        let is_it = |known: &Origin| known.step_id == origin.step_id && known == origin;
+        self.origins.iter().rev().find(|(_, known)| is_it(known)).map(|(index, _)| *index)
     }
 
     fn message(&self, message: &Message) -> Option<u64> {

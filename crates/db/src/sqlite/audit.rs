@@ -44,7 +44,7 @@ impl AuditSql {
     }
 }
 
-impl Tables {
+impl Tables<'_> {
     fn append_audit(&mut self, records: &[AuditRecord]) -> Result<(), Fail> {
         for record in records {
             let columns = params![

@@ -125,7 +125,7 @@ fn read(row: &Row<'_>) -> Result<StoredBudget, Fail> {
     Ok(StoredBudget { account, standing, updated_at: time(12)?.unwrap_or_default() })
 }
 
-impl Tables {
+impl Tables<'_> {
     /// Changes what a commit changes in accounts, or nothing.
     pub(super) fn change_budgets(&self, session: i64, changes: &[BudgetChange], at: Timestamp) -> Result<(), Fail> {
         let sql = &self.sql().budgets;

@@ -130,7 +130,7 @@ fn state_column(state: HookState) -> i64 {
     int(place.expect("ALL has every state") as u64)
 }
 
-impl Tables {
+impl Tables<'_> {
     pub(super) fn insert_hook(&self, seq: i64, hook: &NewHook) -> Result<(), Fail> {
         let events = match hook.events {
             HookEvents::End => 0,

@@ -37,6 +37,7 @@ mod retention;
 mod rows;
 mod schedules;
 mod schema;
+mod statements;
 mod tables;
 mod vacuum;
 mod watchers;
@@ -218,7 +219,7 @@ impl SqliteDb {
     async fn write<T, F>(&self, work: F) -> Result<T, DbError>
     where
         T: Send + 'static,
-        F: FnMut(&mut Tables) -> Result<T, Fail> + Send + 'static,
+        F: FnMut(&mut Tables<'_>) -> Result<T, Fail> + Send + 'static,
     {
         let Some(writer) = self.threads().await?.writer.as_ref() else {
             let path = self.handle.path.display();
@@ -269,14 +270,14 @@ impl Handle {
             return look(path, sql, watchers, numbers).await;
         }
         let (report, opened) = oneshot::channel();
-        let writer = move || match set_up(&path, &sql, &watchers, &numbers) {
-            Ok((writer, threads)) => {
-                // If the caller was dropped, nobody waits any more; then the threads find their mailboxes closed.
-                if report.send(Ok(threads)).is_ok() {
-                    writer.run();
-                }
+        let writer = move || {
+            let mut report = Some(report);
+            // If the caller was dropped, nobody waits any more; then the threads find their mailboxes closed.
+            let tell = |threads| report.take().is_some_and(|report| report.send(Ok(threads)).is_ok());
+            let written = write(&path, &sql, &watchers, &numbers, tell);
+            if let (Err(error), Some(report)) = (written, report) {
+                drop(report.send(Err(error)));
             }
-            Err(error) => drop(report.send(Err(error))),
         };
         let join = spawn("outlive-db-writer", writer)?;
         let mut threads = opened.await.map_err(|_| died())??;
@@ -322,14 +323,16 @@ async fn look(
     Ok(Threads { writer: None, readers, next_reader: AtomicUsize::new(0), reader_joins, writer_join: None })
 }
 
-fn set_up(
+/// Opens the file, starts the other threads, tells of them, and if anybody hears of it, writes until every handle is gone.
+fn write(
     path: &Path,
     sql: &Arc<Sql>,
     watchers: &Arc<Watchers>,
     numbers: &Arc<Numbers>,
-) -> Result<(Writer, Threads), DbError> {
+    tell: impl FnOnce(Threads) -> bool,
+) -> Result<(), DbError> {
     let given = path;
-    let open::Opened { path, mut writer } = open::open(path, sql)?;
+    let open::Opened { path, writer: mut connection } = open::open(path, sql)?;
     let place = Place::new(&path);
     let mut readers = Vec::new();
     let mut reader_joins = Vec::new();
@@ -352,10 +355,10 @@ fn set_up(
         noted.store(pages, Ordering::Relaxed);
         Ok(())
     };
-    writer.wal_hook(Some(note)).map_err(|error| place.error(&error))?;
-    let data_version = open::data_version(&writer).map_err(|error| place.error(&error))?;
-    let page_size = open::page_size(&writer).map_err(|error| place.error(&error))?;
-    let vacuum = Vacuum::of(&writer).map_err(|error| place.error(&error))?;
+    connection.wal_hook(Some(note)).map_err(|error| place.error(&error))?;
+    let data_version = open::data_version(&connection).map_err(|error| place.error(&error))?;
+    let page_size = open::page_size(&connection).map_err(|error| place.error(&error))?;
+    let vacuum = Vacuum::of(&connection).map_err(|error| place.error(&error))?;
     let presence = Presence::of(given, &path, page_size).map_err(|error| place.io("find", &error))?;
     let copier = Copier::start(
         open::open_copier(&path)?,
@@ -367,7 +370,7 @@ fn set_up(
     )?;
     let (sender, inbox) = mailbox();
     let writer = Writer {
-        tables: Tables::new(writer, sql.clone(), Locks::new(&path)),
+        tables: Tables::new(&connection, sql.clone(), Locks::new(&path)),
         inbox,
         watchers: watchers.clone(),
         numbers: numbers.clone(),
@@ -383,7 +386,10 @@ fn set_up(
     };
     let threads =
         Threads { writer: Some(sender), readers, next_reader: AtomicUsize::new(0), reader_joins, writer_join: None };
-    Ok((writer, threads))
+    if tell(threads) {
+        writer.run();
+    }
+    Ok(())
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, DbError> {

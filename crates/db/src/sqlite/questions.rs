@@ -194,7 +194,7 @@ fn find(connection: &Connection, sql: &QuestionSql, access: &Access, id: &str) -
     first(connection, &sql.by_id, params![id, access.user().map(|user_id| &**user_id)], read)
 }
 
-impl Tables {
+impl Tables<'_> {
     /// Stores what a run asks, and what it needs no answer to any more.
     pub(super) fn patch_questions(&self, run_seq: i64, patch: &QuestionPatch, at: Timestamp) -> Result<(), Fail> {
         let sql = &self.sql().questions;

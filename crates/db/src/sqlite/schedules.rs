@@ -205,7 +205,7 @@ fn find(connection: &Connection, sql: &ScheduleSql, access: &Access, id: &str) -
     first(connection, &sql.by_id, params![id, access.user().map(|user_id| &**user_id)], read)
 }
 
-impl Tables {
+impl Tables<'_> {
     fn create_schedule(&mut self, access: &Access, new: &NewSchedule) -> Result<StoredSchedule, Fail> {
         let sql = &self.sql().schedules;
         let user_id = new.user_id.as_deref();

@@ -9,6 +9,7 @@ use super::failure::Fail;
 use super::presence::Lost;
 use super::rows::{self, count, due_column, first, id, int, kind_column, status_column, value};
 use super::schema::Sql;
+use super::statements::Statements;
 use super::workers::Locks;
 use crate::rules::{self, Earlier, Picker, Standing};
 use crate::silence::Silence;
@@ -26,8 +27,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The write connection and what it remembers.
-pub(super) struct Tables {
-    connection: Connection,
+pub(super) struct Tables<'c> {
+    connection: &'c Connection,
+    statements: Statements<'c>,
     sql: Arc<Sql>,
     locks: Locks,
     /// Numbers of workers, which never change. Forgotten with a rollback, which may undo one.
@@ -103,15 +105,16 @@ struct Held {
     batch: Option<i64>,
 }
 
-impl Tables {
-    pub(super) fn new(connection: Connection, sql: Arc<Sql>, locks: Locks) -> Self {
+impl<'c> Tables<'c> {
+    pub(super) fn new(connection: &'c Connection, sql: Arc<Sql>, locks: Locks) -> Self {
         let (numbers, told, silence) = (HashMap::new(), HashMap::new(), Silence::default());
         let (news, changes, buried) = (Vec::new(), Changes::default(), Vec::new());
-        Self { connection, sql, locks, numbers, told, silence, period: None, news, changes, buried }
+        let statements = Statements::new(connection);
+        Self { connection, statements, sql, locks, numbers, told, silence, period: None, news, changes, buried }
     }
 
-    pub(super) fn connection(&self) -> &Connection {
-        &self.connection
+    pub(super) fn connection(&self) -> &'c Connection {
+        self.connection
     }
 
     /// Whether other processes can still see that this one is alive.
@@ -141,7 +144,7 @@ impl Tables {
 
     /// Must be called before a transaction is committed.
     pub(super) fn write_counts(&mut self) -> Result<(), rusqlite::Error> {
-        self.changes.write(&self.connection, &self.sql.counts)
+        self.changes.write(self.connection, &self.sql.counts)
     }
 
     /// What the transactions since the last call did.
@@ -182,12 +185,11 @@ impl Tables {
     }
 
     pub(super) fn execute(&self, sql: &str, params: impl Params) -> Result<(), Fail> {
-        self.connection.prepare_cached(sql)?.execute(params)?;
-        Ok(())
+        self.statements.with(sql, |statement| Ok(statement.execute(params).map(drop)?))
     }
 
     pub(super) fn execute_and_number(&self, sql: &str, params: impl Params) -> Result<i64, Fail> {
-        Ok(self.connection.prepare_cached(sql)?.insert(params)?)
+        self.statements.with(sql, |statement| Ok(statement.insert(params)?))
     }
 
     // Workers.
@@ -196,7 +198,7 @@ impl Tables {
         if let Some(&seq) = self.numbers.get(worker) {
             return Ok(Some(seq));
         }
-        let found = value(&self.connection, &self.sql.worker_by_id, [worker.as_str()])?;
+        let found = value(self.connection, &self.sql.worker_by_id, [worker.as_str()])?;
         if let Some(seq) = found {
             self.numbers.insert(worker.clone(), seq);
         }
@@ -205,7 +207,7 @@ impl Tables {
 
     fn worker(&mut self, worker: &WorkerId) -> Result<Option<Worker>, Fail> {
         let Some(seq) = self.number(worker)? else { return Ok(None) };
-        let is_dead = value(&self.connection, &self.sql.worker_is_dead, [seq])?.unwrap_or(true);
+        let is_dead = value(self.connection, &self.sql.worker_is_dead, [seq])?.unwrap_or(true);
         Ok(Some(Worker { seq, is_dead }))
     }
 
@@ -356,7 +358,7 @@ impl Tables {
         let mut into = None;
         if let Some(head) = head.filter(|_| is_steering) {
             let columns = params![head, new.info.workflow_id.as_str()];
-            into = first(&self.connection, &self.sql.steered_by, columns, |row| id(&row.get::<_, Arc<str>>(0)?))?;
+            into = first(self.connection, &self.sql.steered_by, columns, |row| id(&row.get::<_, Arc<str>>(0)?))?;
         }
         if let Some(session) = session.filter(|_| interrupts) {
             self.interrupt(session, new)?;
@@ -391,7 +393,7 @@ impl Tables {
     fn surroundings(&self, new: &NewRun, number: Option<i64>) -> Result<Surroundings, Fail> {
         let ids = (new.info.run_id.as_str(), new.info.session_id.as_str());
         let columns = params![ids.0, ids.1, number, &*new.definition];
-        let found = first(&self.connection, &self.sql.surroundings, columns, |row| {
+        let found = self.statements.first(&self.sql.surroundings, columns, |row| {
             let has_request = row.get_ref(3)? != ValueRef::Null;
             let session: Option<i64> = row.get(4)?;
             let user_id = row.get(5)?;
@@ -407,7 +409,7 @@ impl Tables {
 
     fn with_key(&self, new: &NewRun) -> Result<Option<Earlier>, Fail> {
         let Some(key) = &new.idempotency_key else { return Ok(None) };
-        first(&self.connection, &self.sql.request_by_key, [&**key], earlier)
+        first(self.connection, &self.sql.request_by_key, [&**key], earlier)
     }
 
     fn insert(
@@ -513,18 +515,18 @@ impl Tables {
     /// The numbers of the runs that the commit takes in.
     fn taken_in(&self, run_seq: i64, commit: &Commit) -> Result<Vec<i64>, Fail> {
         let find = |run_id: &RunId| {
-            let found = value(&self.connection, &self.sql.can_take_in, params![run_seq, run_id.as_str()])?;
+            let found = value(self.connection, &self.sql.can_take_in, params![run_seq, run_id.as_str()])?;
             found.ok_or_else(|| rules::not_there_to_take_in(run_id).into())
         };
         commit.patch.taken_in.iter().map(find).collect()
     }
 
     fn first_unfinished(&self, session: i64) -> Result<Option<i64>, Fail> {
-        value(&self.connection, &self.sql.first_unfinished, [session])
+        self.statements.first(&self.sql.first_unfinished, [session], |row| Ok(row.get(0)?))
     }
 
     fn row(&self, run_id: &RunId) -> Result<Option<Held>, Fail> {
-        first(&self.connection, &self.sql.standing, [run_id.as_str()], |row| {
+        self.statements.first(&self.sql.standing, [run_id.as_str()], |row| {
             Ok(Held {
                 seq: row.get(0)?,
                 session_seq: row.get(1)?,
@@ -648,7 +650,7 @@ impl Tables {
             keys.collect::<Result<_, _>>()?
         };
         for key in keys {
-            let mut placed: i64 = value(&self.connection, &self.sql.placed, [&*key])?.unwrap_or_default();
+            let mut placed: i64 = value(self.connection, &self.sql.placed, [&*key])?.unwrap_or_default();
             let mut statement = self.connection.prepare_cached(&self.sql.awaiting)?;
             let mut rows = statement.query(params![workflow, &*key])?;
             let mut entering = Vec::new();
@@ -670,7 +672,7 @@ impl Tables {
 
     fn take(&self, seq: i64, number: i64, worker: &WorkerId, at: Timestamp) -> Result<(Run, Lease), Fail> {
         // The run is read before anything is written, because reading it can fail.
-        let run = rows::run_by_seq(&self.connection, &self.sql.run_by_seq, seq)?;
+        let run = rows::run_by_seq(self.connection, &self.sql.run_by_seq, seq)?;
         self.execute(&self.sql.take, params![seq, number, at.as_micros()])?;
         let run = Run {
             worker: Some(worker.clone()),
@@ -716,7 +718,7 @@ impl Tables {
         run_id: &RunId,
         cancel: &CancelIntent,
     ) -> Result<Cancelled, Fail> {
-        let owner: Option<Arc<str>> = value(&self.connection, &self.sql.run_owner, [run_id.as_str()])?.flatten();
+        let owner: Option<Arc<str>> = value(self.connection, &self.sql.run_owner, [run_id.as_str()])?.flatten();
         if !access.sees(owner.as_deref()) {
             return Err(rules::no_run(run_id).into());
         }
@@ -813,7 +815,7 @@ impl Tables {
     }
 
     fn merged(&self, session: i64, patch: &Map<String, Value>) -> Result<String, Fail> {
-        let state = first(&self.connection, &self.sql.session_by_seq, [session], rows::state)?;
+        let state = first(self.connection, &self.sql.session_by_seq, [session], rows::state)?;
         let mut state = state.ok_or_else(|| rows::damaged(format!("session number {session} is missing")))?;
         merge(&mut state, patch);
         Ok(json(&state))
@@ -823,12 +825,12 @@ impl Tables {
 
     fn owned(&self, session_id: &SessionId) -> Result<Option<Owned>, Fail> {
         let read = |row: &Row<'_>| Ok(Owned { seq: row.get(0)?, user_id: row.get(1)? });
-        first(&self.connection, &self.sql.session_owner, [session_id.as_str()], read)
+        first(self.connection, &self.sql.session_owner, [session_id.as_str()], read)
     }
 
     fn session(&self, access: &Access, session_id: &SessionId) -> Result<Option<Session>, Fail> {
         let columns = params![session_id.as_str(), access.user().map(|user_id| &**user_id)];
-        first(&self.connection, &self.sql.session, columns, rows::session)
+        first(self.connection, &self.sql.session, columns, rows::session)
     }
 
     pub(super) fn create_session(&mut self, access: &Access, new: &NewSession) -> Result<Session, Fail> {
@@ -870,7 +872,7 @@ impl Tables {
     ) -> Result<Option<Session>, Fail> {
         let user_id = access.user().map(|user_id| &**user_id);
         // What stays must be readable before anything is written; what is replaced need not be.
-        first(&self.connection, &self.sql.session, params![session_id.as_str(), user_id], |row| {
+        first(self.connection, &self.sql.session, params![session_id.as_str(), user_id], |row| {
             patch.metadata.is_none().then(|| rows::metadata(row)).transpose()?;
             patch.state.is_none().then(|| rows::state(row)).transpose()
         })?;

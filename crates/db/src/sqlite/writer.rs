@@ -37,7 +37,7 @@ pub(super) const NEWS_INTERVAL: Duration = Duration::from_millis(20);
 /// One call that waits in the mailbox.
 pub(super) trait Operation: Send {
     /// Does it, and keeps the outcome under the port's rules. Can be repeated after a rollback.
-    fn apply(&mut self, tables: &mut Tables) -> Result<(), rusqlite::Error>;
+    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<(), rusqlite::Error>;
 
     /// Tells the caller what was kept.
     fn answer(self: Box<Self>);
@@ -55,10 +55,10 @@ pub(super) struct Call<F, T> {
 
 impl<F, T> Operation for Call<F, T>
 where
-    F: FnMut(&mut Tables) -> Result<T, Fail> + Send,
+    F: FnMut(&mut Tables<'_>) -> Result<T, Fail> + Send,
     T: Send,
 {
-    fn apply(&mut self, tables: &mut Tables) -> Result<(), rusqlite::Error> {
+    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<(), rusqlite::Error> {
         self.result = match (self.work)(tables) {
             Ok(value) => Some(Ok(value)),
             Err(Fail::Said(error)) => Some(Err(error)),
@@ -90,8 +90,8 @@ enum Trouble {
 }
 
 /// The thread's state.
-pub(super) struct Writer {
-    pub(super) tables: Tables,
+pub(super) struct Writer<'c> {
+    pub(super) tables: Tables<'c>,
     pub(super) inbox: Inbox<Box<dyn Operation>>,
     pub(super) watchers: Arc<Watchers>,
     pub(super) numbers: Arc<Numbers>,
@@ -110,7 +110,7 @@ pub(super) struct Writer {
     pub(super) in_flight: usize,
 }
 
-impl Writer {
+impl Writer<'_> {
     /// Works until every handle is gone and everything is done.
     pub(super) fn run(mut self) {
         loop {
