@@ -295,6 +295,28 @@ impl File {
         }
     }
 
+    /// The workflow that is called this in the file. What is wrong anywhere in the file is told; what only others need may be
+    /// missing.
+    ///
+    /// # Errors
+    /// As [`File::definitions`], and when nothing is called this.
+    pub fn definition(&self, key: &str) -> Result<Arc<Definition>> {
+        let (_, whole) = self.build(None);
+        if whole.iter().any(|(_, kind)| *kind == FileProblemKind::Invalid) {
+            return Err(invalid(&self.name, whole).into());
+        }
+        let (mut built, mut problems) = self.build(Some(key));
+        match built.pop() {
+            Some(definition) if problems.is_empty() => Ok(definition),
+            None if problems.is_empty() => {
+                problems
+                    .push((Misread::new(At::START, format!("it has no workflow {key:?}")), FileProblemKind::Invalid));
+                Err(invalid(&self.name, problems).into())
+            }
+            _ => Err(invalid(&self.name, problems).into()),
+        }
+    }
+
     /// Its workflows with their database: the one that was given, or the one under `store`.
     ///
     /// # Errors

@@ -155,7 +155,7 @@ fn files_fit_the_schema_that_editors_are_given() {
 }
 
 #[test]
-fn a_file_that_is_too_much_is_refused_at_once() {
+fn bad_e01_a_file_that_is_too_much_is_refused_at_once() {
     let mut laughs = "version: 1\nx0: &x0 [lol, lol, lol, lol, lol, lol, lol, lol, lol, lol]\n".to_owned();
     for level in 1..12 {
         writeln!(laughs, "x{level}: &x{level} [{}]", vec![format!("*x{}", level - 1); 10].join(", ")).unwrap();
@@ -171,7 +171,7 @@ fn a_file_that_is_too_much_is_refused_at_once() {
 }
 
 #[test]
-fn mistakes_are_told_with_line_and_column_and_what_was_meant() {
+fn bad_e02_mistakes_are_told_with_line_and_column_and_what_was_meant() {
     let text = with_steps("      - step: no\n        agnet: a\n      - step: 1e3\n        agent: a\n");
     let said = problems(&text);
     assert_eq!(said.lines().next().unwrap(), r#"x.yaml:8:9: unknown key "agnet": did you mean "agent"?"#);
@@ -183,7 +183,7 @@ fn mistakes_are_told_with_line_and_column_and_what_was_meant() {
 }
 
 #[test]
-fn text_stays_text_where_text_is_wanted() {
+fn bad_e02_text_stays_text_where_text_is_wanted() {
     let text =
         with_steps("      - { step: no, agent: a }\n      - { step: 1e3, agent: a }\n      - { step: on, agent: a }\n");
     let built = definitions(&text).remove(0);
@@ -192,7 +192,7 @@ fn text_stays_text_where_text_is_wanted() {
 }
 
 #[test]
-fn what_refers_wrongly_is_refused_all_at_once() {
+fn bad_e03_what_refers_wrongly_is_refused_all_at_once() {
     let text = "\
 version: 1
 model: demo
@@ -250,7 +250,7 @@ workflows:
 }
 
 #[test]
-fn tags_secrets_and_variables_in_wrong_places_are_refused_and_not_shown() {
+fn bad_e04_tags_secrets_and_variables_in_wrong_places_are_refused_and_not_shown() {
     let text = "\
 version: 1
 model: !!python/object:os.system demo
@@ -277,7 +277,7 @@ workflows: { w: { steps: [{ step: A, agent: a }] } }
 
 #[cfg(unix)]
 #[test]
-fn what_is_no_file_is_refused_and_not_waited_for() {
+fn bad_e05_what_is_no_file_is_refused_and_not_waited_for() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     rustix::fs::mknodat(
@@ -431,7 +431,7 @@ async fn ended(workflow: &Workflow, run_id: &str) -> WorkflowRunOutput {
 }
 
 #[tokio::test]
-async fn a_run_goes_on_with_the_text_it_was_accepted_with() {
+async fn bad_e10_a_run_goes_on_with_the_text_it_was_accepted_with() {
     let folder = tempfile::tempdir().unwrap();
     let db = || -> Arc<dyn Db> { Arc::new(SqliteDb::new(folder.path().join("runs.db"))) };
     let first = file_on(&db(), &asking("the old text"), true);
