@@ -356,12 +356,24 @@ impl File {
         schema::published()
     }
 
+    /// The models of the program's settings that the file names, whichever of its workflows uses them: each is stored with
+    /// the same, so that it is read again as the same.
+    fn used_profiles(&self) -> Named<Value> {
+        let names = self.node.texts_under(&["model", "fallbacks", "summarize"]);
+        let is_used = |name: &str| self.settings.model.as_deref() == Some(name) || names.contains(name);
+        let is_own = |name: &str| self.document.models.contains_key(name);
+        let profiles = self.settings.profiles.iter();
+        let used = profiles.filter(|(name, _)| is_used(name) && !is_own(name));
+        used.map(|(name, profile)| (name.clone(), plain(profile))).collect()
+    }
+
     fn build(&self, only: Option<&str>) -> (Vec<Arc<Definition>>, Vec<(Misread, FileProblemKind)>) {
-        let source = |workflow: &str, models: Named<ModelProfile>| {
+        let models = self.used_profiles();
+        let source = |workflow: &str| {
             let stored = Stored {
                 workflow: workflow.to_owned(),
                 file: short(&self.name).to_owned(),
-                models: models.into_iter().map(|(name, profile)| (name, plain(&profile))).collect(),
+                models: models.clone(),
                 model: self.settings.model.clone(),
                 text: self.text.to_string(),
             };

@@ -582,6 +582,42 @@ fn models_of_the_program_are_stored_as_they_were() {
     assert_eq!(restored.hash, cold.hash, "and are read again as they were");
     let file = File::parse("w.yaml", text).unwrap();
     assert!(file.model_profile("fast", &json!({ "model": "ollama:qwen3", "warmth": 1 })).is_err());
+
+    // Whichever workflow uses which, and whether one of them is built or all.
+    let text = "version: 1\nagents: { a: { model: fast }, b: { model: slow } }\nworkflows:\n  v: { steps: [{ step: S, agent: a }] }\n  \
+                w: { steps: [{ step: S, agent: b }] }\n";
+    let mut file = File::parse("w.yaml", text).unwrap();
+    for name in ["fast", "slow"] {
+        file = file.model_profile(name, &json!({ "model": format!("ollama:{name}") })).unwrap();
+    }
+    for built in file.definitions().unwrap() {
+        assert_eq!(file.definition(built.id.as_str()).unwrap().hash, built.hash);
+        let source = built.source.as_ref().unwrap();
+        assert_eq!(source.restore(&source.text).unwrap().hash, built.hash);
+    }
+}
+
+#[test]
+fn a_tool_that_runs_a_command_needs_the_permission_however_its_workflow_is_built() {
+    let text = "version: 1\nmodel: demo\ntools:\n  count: { command: [wc, -w], description: Counts, effect: read }\nagents: { a: { tools: \
+                [count] }, b: { tools: [count] } }\nworkflows:\n  w: { steps: [{ step: S, agent: a }, { step: T, agent: b }] }\n";
+    let file = File::parse("w.yaml", text).unwrap().model("demo", ScriptedModel::replies([]));
+    let stored = file.clone().allow_commands(true).definition("w").unwrap().source.clone().unwrap();
+    let is_refused = |built: outlive::Result<Arc<Definition>>| match built {
+        Err(outlive::Error::File(invalid)) => {
+            assert_eq!(invalid.problems.len(), 1, "once: {invalid}");
+            invalid.to_string().contains("--allow-commands")
+        }
+        _ => false,
+    };
+    assert!(is_refused(file.definition("w")));
+    assert!(is_refused(file.definitions().map(|mut all| all.remove(0))));
+    // A definition of the same file that was made without the permission does not read a text with it.
+    let text = "version: 1\nmodel: demo\nagents: { a: {} }\nworkflows: { w: { steps: [{ step: S, agent: a }] } }\n";
+    let harmless = File::parse("w.yaml", text).unwrap().model("demo", ScriptedModel::replies([]));
+    let harmless = harmless.definition("w").unwrap();
+    let refused = harmless.source.as_ref().unwrap().restore(&stored.text).unwrap_err();
+    assert!(refused.contains("--allow-commands"), "{refused}");
 }
 
 #[test]
