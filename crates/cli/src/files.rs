@@ -11,7 +11,7 @@ use crate::settings::{self, Origin, Settings};
 use clap::Args;
 use outlive::agent::model::ScriptedModel;
 use outlive::agent::outbound::Outbound;
-use outlive::core::{Definition, Failure, ModelRequest, ModelResponse, Redactor, Role};
+use outlive::core::{Definition, Failure, ModelRequest, ModelResponse, Redactor, Role, slug};
 use outlive::{Engine, Error, File, FileProblem, FileProblemKind, FileSchedule, InvalidFile};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -154,29 +154,23 @@ pub(crate) fn definitions(files: &[File]) -> Result<Vec<Arc<Definition>>, Proble
 ///
 /// # Errors
 /// When none is named and there are several, or none is called that.
-pub(crate) fn the_workflow(
-    file: &File,
-    definitions: &[Arc<Definition>],
-    name: Option<&str>,
-) -> Result<Arc<Definition>, Problem> {
+pub(crate) fn the_workflow(file: &File, name: Option<&str>) -> Result<Arc<Definition>, Problem> {
     let known = file.workflow_ids();
-    let id = match (name, &known[..]) {
-        (None, [(_, id)]) => Some(id.clone()),
+    let found = match (name, &known[..]) {
+        (None, [only]) => Some(only),
         (None, _) => None,
-        (Some(name), _) => known.iter().find(|(key, id)| *key == name || *id == name).map(|(_, id)| id.clone()),
+        (Some(name), _) => known.iter().find(|(key, id)| *key == name || *id == name || *id == slug(name)),
     };
-    let found = definitions
-        .iter()
-        .find(|definition| id.as_deref() == Some(definition.id.as_str()) || name == Some(&*definition.name));
-    found.cloned().ok_or_else(|| {
-        let keys: Vec<_> = known.iter().map(|(key, _)| *key).collect();
-        let message = match name {
-            Some(name) => format!("{} has no workflow {name:?}", file.name()),
-            None => format!("{} has several workflows", file.name()),
-        };
-        Problem::new(Exit::Usage, "workflow_not_named", message)
-            .hint(format!("name one with --workflow: {}", keys.join(", ")))
-    })
+    if let Some((key, _)) = found {
+        return Ok(file.definition(key)?);
+    }
+    let keys: Vec<_> = known.iter().map(|(key, _)| *key).collect();
+    let message = match name {
+        Some(name) => format!("{} has no workflow {name:?}", file.name()),
+        None => format!("{} has several workflows", file.name()),
+    };
+    let problem = Problem::new(Exit::Usage, "workflow_not_named", message);
+    Err(problem.hint(format!("name one with --workflow: {}", keys.join(", "))))
 }
 
 /// Keeps runs where the files say, unless a flag, the environment or `outlive.toml` says otherwise.

@@ -244,7 +244,7 @@ impl WorkflowBuilder {
     /// let echo = Step::function("echo", |_, input| async move { Ok::<_, Failure>(input.input_text()) });
     /// let workflow = Workflow::builder("Echo").db(InMemoryDb::new()).input_schema_json(schema).step(echo).build()?;
     /// let refused = workflow.run(r#"{"depth": 3}"#).await.expect_err("it has no topic").to_string();
-    /// assert_eq!(refused, "Input failed schema validation: it lacks \"topic\"");
+    /// assert_eq!(refused, "Input failed schema validation: it lacks topic");
     /// # Ok(())
     /// # }
     /// ```

@@ -41,10 +41,9 @@ impl Chat {
     pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
         let mut settings = Settings::load(global)?;
         let file = files::read(&self.file, &self.allowed, &settings)?;
-        let definitions = file.definitions()?;
-        let workflow = files::the_workflow(&file, &definitions, self.of_file.as_deref())?;
+        let workflow = files::the_workflow(&file, self.of_file.as_deref())?;
         files::choose_store(std::slice::from_ref(&file), &mut settings)?;
-        let runs = Runs::open_for(definitions, Role::Executes, settings).await?;
+        let runs = Runs::open_for(vec![workflow.clone()], Role::Executes, settings).await?;
         let done = self.talk(&runs, &workflow, global).await;
         runs.close().await?;
         done

@@ -167,10 +167,10 @@ impl Run {
             let hint = format!("name its workflow, if the server has it: {}; or leave the server out", ids.join(", "));
             return Err(Problem::new(Exit::Usage, "usage", message).hint(hint));
         }
-        let definitions = file.definitions()?;
-        let workflow_id = files::the_workflow(&file, &definitions, of_file)?.id.clone();
+        let definition = files::the_workflow(&file, of_file)?;
+        let workflow_id = definition.id.clone();
         files::choose_store(std::slice::from_ref(&file), &mut settings)?;
-        Ok((Runs::open_for(definitions, self.detach.role(), settings).await?, workflow_id))
+        Ok((Runs::open_for(vec![definition], self.detach.role(), settings).await?, workflow_id))
     }
 }
 

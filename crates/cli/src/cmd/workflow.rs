@@ -122,7 +122,7 @@ impl Workflow {
 impl One {
     fn definition(&self, global: &Global) -> Result<Arc<Definition>, Problem> {
         let file = files::read(&self.file, &Allowances::default(), &Settings::load(global)?)?.inspect();
-        files::the_workflow(&file, &file.definitions()?, self.name.as_deref())
+        files::the_workflow(&file, self.name.as_deref())
     }
 }
 

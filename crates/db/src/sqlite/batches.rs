@@ -174,7 +174,7 @@ pub(super) struct Place {
     replaces: Option<(i64, RunStatus)>,
 }
 
-impl Tables {
+impl Tables<'_> {
     fn create_batch(&mut self, access: &Access, new: &NewBatch) -> Result<StoredBatch, Fail> {
         let user_id = new.user_id.as_deref();
         if !access.sees(user_id) {

@@ -170,7 +170,7 @@ impl Tables<'_> {
     }
 }
 
-impl Tables {
+impl Tables<'_> {
     fn raise_budget(&self, access: &Access, raise: &BudgetRaise, at: Timestamp) -> Result<Option<StoredBudget>, Fail> {
         let sql = &self.sql().budgets;
         let columns = params![&*raise.id, access.user().map(|user_id| &**user_id)];

@@ -55,7 +55,7 @@ impl RateSql {
     }
 }
 
-impl Tables {
+impl Tables<'_> {
     fn take_share(&self, request: &ShareRequest) -> Result<Sharing, Fail> {
         let sql = &self.sql().rates;
         let (key, holder) = (&*request.limit.key, &*request.holder);

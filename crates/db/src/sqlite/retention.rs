@@ -208,7 +208,7 @@ impl Room {
     }
 }
 
-impl Tables {
+impl Tables<'_> {
     fn delete_runs(&mut self, access: &Access, run_ids: &[RunId], scope: Option<&str>) -> Result<Deleted, Fail> {
         let mut room = Room { rows: DELETED_ROWS_MAX, bytes: DELETED_BYTES_MAX };
         let mut deleted = Deleted { bytes: self.delete_remains(&mut room)?, ..Deleted::default() };

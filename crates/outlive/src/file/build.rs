@@ -9,11 +9,11 @@ mod thinkers;
 use super::Settings;
 use super::call::CallStep;
 use super::fit::meant;
-use super::syntax::{self, Common, Document, Named, Node, Span};
+use super::syntax::{self, Common, Document, Node, Span};
 use super::yaml::{self, At, Misread, What};
 use crate::invalid::FileProblemKind;
-use outlive_agent::model::ModelProfile;
 use outlive_agent::model::SharedModel;
+use outlive_agent::tool::Tool;
 use outlive_agent::{Agent, Team, WorkflowAgent};
 use outlive_core::cel::Scope;
 use outlive_core::{
@@ -52,8 +52,8 @@ macro_rules! settings {
 /// What a path in the document consists of.
 type Path<'p> = [&'p str];
 
-/// Makes the source of a workflow's definition, from its name and the models of the program's settings that it uses.
-type SourceOf<'a> = dyn Fn(&str, Named<ModelProfile>) -> DefinitionSource + 'a;
+/// Makes the source of a workflow's definition, from what it is called in the file.
+type SourceOf<'a> = dyn Fn(&str) -> DefinitionSource + 'a;
 
 /// Builds the workflows of a document, or only one, and says what is wrong.
 pub(super) fn build(
@@ -71,7 +71,7 @@ pub(super) fn build(
         problems: Vec::new(),
         said: Vec::new(),
         models: BTreeMap::new(),
-        profiles: Named::new(),
+        built_tools: BTreeMap::new(),
         agents: BTreeMap::new(),
         teams: BTreeMap::new(),
         workflows: BTreeMap::new(),
@@ -126,8 +126,7 @@ struct Build<'a> {
     /// What has been said with its place, so that it is not said again without.
     said: Vec<String>,
     models: BTreeMap<String, Option<SharedModel>>,
-    /// Models of the program's settings that were used.
-    profiles: Named<ModelProfile>,
+    built_tools: BTreeMap<String, Option<Tool>>,
     agents: BTreeMap<String, Option<Agent>>,
     teams: BTreeMap<String, Option<Team>>,
     workflows: BTreeMap<String, Option<Arc<Definition>>>,
@@ -170,8 +169,8 @@ impl<'a> Build<'a> {
         for name in document.models.keys() {
             self.model_at(name, &["models", name, "model"]);
         }
-        for (name, tool) in &document.tools {
-            self.tool(name, tool);
+        for name in document.tools.keys() {
+            self.tool(name);
         }
         for name in document.agents.keys().filter(|name| document.teams.contains_key(*name)) {
             self.problem(self.key(&["teams", name]), format!("an agent is named {name:?} too: give one another name"));
@@ -309,8 +308,7 @@ impl<'a> Build<'a> {
         let fields: Vec<_> = fields.map(String::as_str).collect();
         let steps = self.nodes(&said.steps, &[&path[..], &["steps"]].concat(), &mut Vec::new(), &fields);
         let builder = steps.into_iter().fold(builder, DefinitionBuilder::step);
-        let profiles = self.profiles.clone();
-        builder.source((self.source)(key, profiles))
+        builder.source((self.source)(key))
     }
 
     /// What models cost, if the file says so.

@@ -292,6 +292,28 @@ impl File {
         }
     }
 
+    /// The workflow that is called this in the file. What is wrong anywhere in the file is told; what only others need may be
+    /// missing.
+    ///
+    /// # Errors
+    /// As [`File::definitions`], and when nothing is called this.
+    pub fn definition(&self, key: &str) -> Result<Arc<Definition>> {
+        let (_, whole) = self.build(None);
+        if whole.iter().any(|(_, kind)| *kind == FileProblemKind::Invalid) {
+            return Err(invalid(&self.name, whole).into());
+        }
+        let (mut built, mut problems) = self.build(Some(key));
+        match built.pop() {
+            Some(definition) if problems.is_empty() => Ok(definition),
+            None if problems.is_empty() => {
+                problems
+                    .push((Misread::new(At::START, format!("it has no workflow {key:?}")), FileProblemKind::Invalid));
+                Err(invalid(&self.name, problems).into())
+            }
+            _ => Err(invalid(&self.name, problems).into()),
+        }
+    }
+
     /// Its workflows with their database: the one that was given, or the one under `store`.
     ///
     /// # Errors
@@ -331,12 +353,29 @@ impl File {
         schema::published()
     }
 
+    /// The models of the program's settings that the file names, whichever of its workflows uses them: each is stored with
+    /// the same, so that it is read again as the same.
+    fn used_profiles(&self) -> Named<Value> {
+        let named = self.node.texts_under(&["model", "fallbacks", "fallback", "summarize"]);
+        let mut names: Vec<&str> = self.settings.model.as_deref().into_iter().chain(named).collect();
+        let mut used = Named::new();
+        while let Some(name) = names.pop() {
+            let is_own = self.document.models.contains_key(name);
+            let Some(profile) = self.settings.profiles.get(name).filter(|_| !is_own) else { continue };
+            if used.insert(name.to_owned(), plain(profile)).is_none() {
+                names.extend(profile.fallback.iter().map(String::as_str));
+            }
+        }
+        used
+    }
+
     fn build(&self, only: Option<&str>) -> (Vec<Arc<Definition>>, Vec<(Misread, FileProblemKind)>) {
-        let source = |workflow: &str, models: Named<ModelProfile>| {
+        let models = self.used_profiles();
+        let source = |workflow: &str| {
             let stored = Stored {
                 workflow: workflow.to_owned(),
                 file: short(&self.name).to_owned(),
-                models: models.into_iter().map(|(name, profile)| (name, plain(&profile))).collect(),
+                models: models.clone(),
                 model: self.settings.model.clone(),
                 text: self.text.to_string(),
             };

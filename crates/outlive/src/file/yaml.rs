@@ -6,7 +6,7 @@
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 use serde_json::{Map, Number, Value};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// The longest file, in bytes.
@@ -155,6 +155,24 @@ impl Node {
     /// As [`Node::find`], of the value where there is a key.
     pub(super) fn find_value(&self, path: &[&str]) -> At {
         self.get(path).map_or_else(|| self.find(path), |node| node.at)
+    }
+
+    /// The texts under keys of these names, wherever they are.
+    pub(super) fn texts_under(&self, keys: &[&str]) -> BTreeSet<&str> {
+        let mut found = BTreeSet::new();
+        self.collect(keys, false, &mut found);
+        found
+    }
+
+    fn collect<'n>(&'n self, keys: &[&str], is_under: bool, found: &mut BTreeSet<&'n str>) {
+        match &self.what {
+            What::Scalar { text, .. } if is_under => drop(found.insert(text.as_str())),
+            What::Scalar { .. } => {}
+            What::List(items) => items.iter().for_each(|item| item.collect(keys, is_under, found)),
+            What::Map(fields) => {
+                fields.iter().for_each(|(key, value)| value.collect(keys, keys.contains(&key.text.as_str()), found));
+            }
+        }
     }
 
     /// What this path leads to.

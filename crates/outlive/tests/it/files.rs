@@ -156,7 +156,7 @@ fn files_fit_the_schema_that_editors_are_given() {
 }
 
 #[test]
-fn a_file_that_is_too_much_is_refused_at_once() {
+fn bad_e01_a_file_that_is_too_much_is_refused_at_once() {
     let mut laughs = "version: 1\nx0: &x0 [lol, lol, lol, lol, lol, lol, lol, lol, lol, lol]\n".to_owned();
     for level in 1..12 {
         writeln!(laughs, "x{level}: &x{level} [{}]", vec![format!("*x{}", level - 1); 10].join(", ")).unwrap();
@@ -172,7 +172,7 @@ fn a_file_that_is_too_much_is_refused_at_once() {
 }
 
 #[test]
-fn mistakes_are_told_with_line_and_column_and_what_was_meant() {
+fn bad_e02_mistakes_are_told_with_line_and_column_and_what_was_meant() {
     let text = with_steps("      - step: no\n        agnet: a\n      - step: 1e3\n        agent: a\n");
     let said = problems(&text);
     assert_eq!(said.lines().next().unwrap(), r#"x.yaml:8:9: unknown key "agnet": did you mean "agent"?"#);
@@ -184,7 +184,7 @@ fn mistakes_are_told_with_line_and_column_and_what_was_meant() {
 }
 
 #[test]
-fn text_stays_text_where_text_is_wanted() {
+fn bad_e02_text_stays_text_where_text_is_wanted() {
     let text =
         with_steps("      - { step: no, agent: a }\n      - { step: 1e3, agent: a }\n      - { step: on, agent: a }\n");
     let built = definitions(&text).remove(0);
@@ -193,7 +193,7 @@ fn text_stays_text_where_text_is_wanted() {
 }
 
 #[test]
-fn what_refers_wrongly_is_refused_all_at_once() {
+fn bad_e03_what_refers_wrongly_is_refused_all_at_once() {
     let text = "\
 version: 1
 model: demo
@@ -251,7 +251,7 @@ workflows:
 }
 
 #[test]
-fn tags_secrets_and_variables_in_wrong_places_are_refused_and_not_shown() {
+fn bad_e04_tags_secrets_and_variables_in_wrong_places_are_refused_and_not_shown() {
     let text = "\
 version: 1
 model: !!python/object:os.system demo
@@ -278,7 +278,7 @@ workflows: { w: { steps: [{ step: A, agent: a }] } }
 
 #[cfg(unix)]
 #[test]
-fn what_is_no_file_is_refused_and_not_waited_for() {
+fn bad_e05_what_is_no_file_is_refused_and_not_waited_for() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     rustix::fs::mknodat(
@@ -432,7 +432,7 @@ async fn ended(workflow: &Workflow, run_id: &str) -> WorkflowRunOutput {
 }
 
 #[tokio::test]
-async fn a_run_goes_on_with_the_text_it_was_accepted_with() {
+async fn bad_e10_a_run_goes_on_with_the_text_it_was_accepted_with() {
     let folder = tempfile::tempdir().unwrap();
     let db = || -> Arc<dyn Db> { Arc::new(SqliteDb::new(folder.path().join("runs.db"))) };
     let first = file_on(&db(), &asking("the old text"), true);
@@ -569,9 +569,9 @@ async fn a_command_that_must_never_start_twice_is_not_repeated_by_itself() {
 
 #[test]
 fn models_of_the_program_are_stored_as_they_were() {
+    let profile = |value| serde_json::from_value::<ModelProfile>(value).unwrap();
     let text = "version: 1\nmodel: fast\nagents: { a: {} }\nworkflows: { w: { steps: [{ step: S, agent: a }] } }\n";
     let built = |temperature: f64| {
-        let profile = |value| serde_json::from_value::<ModelProfile>(value).unwrap();
         let file = File::parse("w.yaml", text)
             .unwrap()
             .model_profile("fast", profile(json!({ "model": "ollama:qwen3", "temperature": temperature })));
@@ -583,6 +583,42 @@ fn models_of_the_program_are_stored_as_they_were() {
     assert!(stored.contains("0.1") && !stored.contains("unused"), "{stored}");
     let restored = warm.source.as_ref().unwrap().restore(&stored).unwrap();
     assert_eq!(restored.hash, cold.hash, "and are read again as they were");
+
+    // Whichever workflow uses which, and whether one of them is built or all.
+    let text = "version: 1\nagents: { a: { model: fast }, b: { model: slow } }\nworkflows:\n  v: { steps: [{ step: S, agent: a }] }\n  \
+                w: { steps: [{ step: S, agent: b }] }\n";
+    let mut file = File::parse("w.yaml", text).unwrap();
+    for name in ["fast", "slow"] {
+        file = file.model_profile(name, profile(json!({ "model": format!("ollama:{name}") })));
+    }
+    for built in file.definitions().unwrap() {
+        assert_eq!(file.definition(built.id.as_str()).unwrap().hash, built.hash);
+        let source = built.source.as_ref().unwrap();
+        assert_eq!(source.restore(&source.text).unwrap().hash, built.hash);
+    }
+}
+
+#[test]
+fn a_tool_that_runs_a_command_needs_the_permission_however_its_workflow_is_built() {
+    let text = "version: 1\nmodel: demo\ntools:\n  count: { command: [wc, -w], description: Counts, effect: read }\nagents: { a: { tools: \
+                [count] }, b: { tools: [count] } }\nworkflows:\n  w: { steps: [{ step: S, agent: a }, { step: T, agent: b }] }\n";
+    let file = File::parse("w.yaml", text).unwrap().model("demo", ScriptedModel::replies([]));
+    let stored = file.clone().allow_commands(true).definition("w").unwrap().source.clone().unwrap();
+    let is_refused = |built: outlive::Result<Arc<Definition>>| match built {
+        Err(outlive::Error::File(invalid)) => {
+            assert_eq!(invalid.problems.len(), 1, "once: {invalid}");
+            invalid.to_string().contains("--allow-commands")
+        }
+        _ => false,
+    };
+    assert!(is_refused(file.definition("w")));
+    assert!(is_refused(file.definitions().map(|mut all| all.remove(0))));
+    // A definition of the same file that was made without the permission does not read a text with it.
+    let text = "version: 1\nmodel: demo\nagents: { a: {} }\nworkflows: { w: { steps: [{ step: S, agent: a }] } }\n";
+    let harmless = File::parse("w.yaml", text).unwrap().model("demo", ScriptedModel::replies([]));
+    let harmless = harmless.definition("w").unwrap();
+    let refused = harmless.source.as_ref().unwrap().restore(&stored.text).unwrap_err();
+    assert!(refused.contains("--allow-commands"), "{refused}");
 }
 
 #[test]

@@ -94,7 +94,6 @@ impl<'a> Build<'a> {
     /// The model that a name stands for. What is wrong with it is said at its first use.
     pub(super) fn model_at(&mut self, name: &str, path: &Path<'_>) -> Option<SharedModel> {
         if self.settings.inspects {
-            self.profile(name);
             let known = self.document.models.get(name).map_or(name, |profile| &profile.model);
             let is_own = self.settings.models.contains_key(known) || self.settings.profiles.contains_key(known);
             if !is_own && let Err(problem) = model::parse(known) {
@@ -136,23 +135,15 @@ impl<'a> Build<'a> {
     }
 
     /// The models that stand in for this one by its profile, each with the profile's name and its place there.
-    pub(super) fn stand_ins(&mut self, model: Option<&str>) -> Vec<(String, String, String)> {
-        let Some(name) = self.settings.model.as_deref().or(model).or(self.document.model.as_deref()) else {
-            return Vec::new();
-        };
-        let name = name.to_owned();
-        let fallback = self.profile(&name).map(|profile| profile.fallback).unwrap_or_default();
-        let at = |(place, other): (usize, String)| (name.clone(), place.to_string(), other);
+    pub(super) fn stand_ins(&self, model: Option<&str>) -> Vec<(String, String, String)> {
+        let name = self.settings.model.as_deref().or(model).or(self.document.model.as_deref()).unwrap_or_default();
+        let fallback = self.profile(name).map(|profile| profile.fallback).unwrap_or_default();
+        let at = |(place, other): (usize, String)| (name.to_owned(), place.to_string(), other);
         fallback.into_iter().enumerate().map(at).collect()
     }
 
-    fn profile(&mut self, name: &str) -> Option<ModelProfile> {
-        if let Some(own) = self.document.models.get(name) {
-            return Some(own.clone());
-        }
-        let profile = self.settings.profiles.get(name)?.clone();
-        self.profiles.insert(name.to_owned(), profile.clone());
-        Some(profile)
+    fn profile(&self, name: &str) -> Option<ModelProfile> {
+        self.document.models.get(name).or_else(|| self.settings.profiles.get(name)).cloned()
     }
 
     /// The model of an agent or a team: its own, or that of the file.
@@ -170,7 +161,18 @@ impl<'a> Build<'a> {
 
     // Tools.
 
-    pub(super) fn tool(&mut self, name: &str, declared: &syntax::Tool) -> Option<Tool> {
+    /// A tool of the file. What is wrong with it, or missing for it, is said at its first use.
+    pub(super) fn tool(&mut self, name: &str) -> Option<Tool> {
+        if let Some(tool) = self.built_tools.get(name) {
+            return tool.clone();
+        }
+        let declared = self.document.tools.get(name)?;
+        let tool = self.declared_tool(name, declared);
+        self.built_tools.insert(name.to_owned(), tool.clone());
+        tool
+    }
+
+    fn declared_tool(&mut self, name: &str, declared: &syntax::Tool) -> Option<Tool> {
         let path = ["tools", name];
         let (call, kind) = match declared {
             syntax::Tool::Http(tool) => (self.http(&tool.http, &[&path[..], &["http"]].concat()), "http"),
@@ -269,12 +271,7 @@ impl<'a> Build<'a> {
                 (None, name) if self.settings.tools.contains_key(name) => {
                     tools.extend(self.settings.tools[name].clone())
                 }
-                (Some(declared), _) => {
-                    // What is wrong with it is said once.
-                    let before = self.problems.len();
-                    tools.extend(self.tool(name, declared));
-                    self.problems.truncate(before);
-                }
+                (Some(_), _) => tools.extend(self.tool(name)),
                 (None, "hackernews") => tools.extend(HackerNewsTools::default().into_tools()),
                 (None, "yfinance") => tools.extend(YFinanceTools::default().into_tools()),
                 (None, _) => {
