@@ -1,5 +1,6 @@
 //! Models, tools and the servers they are tested against.
 
+mod background;
 mod conformance;
 mod conversation;
 mod copies;
