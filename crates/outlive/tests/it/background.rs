@@ -33,7 +33,7 @@ fn unknown(log: &[Entry]) -> usize {
     for record in log.iter().filter_map(|entry| entry.record.as_ref()) {
         match record {
             Record::Intent { key, .. } if matches!(key.parts().last(), Some(Part::Turn(_))) => {
-                drop(open.insert(key.clone()))
+                open.insert(key.clone());
             }
             Record::Result { key, .. } => {
                 open.remove(key);
