@@ -11,6 +11,7 @@
 //! Invariant: the log is asked about each key once, before anything is written under it; a call whose result is in the
 //! log is not made again, and what is in the log is not written again.
 
+mod afar;
 mod ask;
 mod checks;
 mod machine;

@@ -48,7 +48,7 @@ impl Control {
     }
 
     /// Waits for a reason to drop what is in flight; halts the journal when nothing new may start, and tells it of
-    /// answers.
+    /// answers, and of what is for nobody any more.
     pub(crate) async fn stopped(&self, journal: &Journal) -> Stop {
         loop {
             if self.has_mail.swap(false, Ordering::Relaxed) {
@@ -56,7 +56,12 @@ impl Control {
             }
             match self.current() {
                 Some(Stop::Drain) => journal.halt(),
-                Some(stop) => return stop,
+                Some(stop) => {
+                    if matches!(stop, Stop::Cancel(_)) {
+                        journal.abandon();
+                    }
+                    return stop;
+                }
                 None => {}
             }
             self.changed.notified().await;

@@ -414,6 +414,7 @@ fn deadline(inner: &Inner, journal: &Arc<Journal>, definition: &Definition) -> B
             let now = clock.now();
             let left = limit.saturating_sub(journal.machine(|machine| machine.time_spent(now)));
             if left.is_zero() {
+                journal.abandon();
                 return limit_ms;
             }
             // While it waits for people, no time is spent.

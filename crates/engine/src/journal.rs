@@ -75,6 +75,8 @@ struct State {
     /// The thread on which it is doing so.
     polling: Option<ThreadId>,
     halted: bool,
+    /// What the run has begun elsewhere is for nobody.
+    abandons: bool,
     /// What an earlier process recorded.
     recorded: BTreeMap<Key, Recall>,
     /// What was answered to questions of steps in progress.
@@ -205,6 +207,7 @@ impl Journal {
             driver: None,
             polling: None,
             halted: false,
+            abandons: false,
             recorded: BTreeMap::new(),
             answers: BTreeMap::new(),
             settled: Vec::new(),
@@ -527,6 +530,11 @@ impl Journal {
         let mut state = self.lock();
         state.halted = true;
         state.wake();
+    }
+
+    /// The run is about to end without what it has begun elsewhere.
+    pub(crate) fn abandon(&self) {
+        self.lock().abandons = true;
     }
 
     pub(crate) fn is_halted(&self) -> bool {
@@ -1000,6 +1008,10 @@ impl Effects for Journal {
 
     fn sleep(&self, wait: Duration) -> BoxFuture<'static, ()> {
         Box::pin(tokio::time::sleep(wait))
+    }
+
+    fn abandons(&self) -> bool {
+        self.lock().abandons
     }
 
     fn halted(&self) -> BoxFuture<'_, ()> {

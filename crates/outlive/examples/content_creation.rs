@@ -122,7 +122,7 @@ async fn pause(poll: Duration, engine: &Engine) -> Pause {
 }
 
 /// `OUTLIVE_MODEL` is an id such as `gpt-5.2`, or names its provider too (`ollama:qwen3`); `OUTLIVE_API` is the endpoint
-/// of an id, `responses` or `chat`. The model reads `OPENAI_API_KEY` and `OPENAI_BASE_URL` by itself.
+/// of an id: `responses`, `chat`, or `background` for answers that go on at OpenAI while no process listens. The model reads `OPENAI_API_KEY` and `OPENAI_BASE_URL` by itself.
 fn model_from_environment() -> Result<SharedModel, Problem> {
     let set = |name| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
     let id = set("OUTLIVE_MODEL").unwrap_or_else(|| "gpt-5.2".to_owned());
@@ -130,7 +130,10 @@ fn model_from_environment() -> Result<SharedModel, Problem> {
         _ if id.contains(':') => id,
         None | Some("responses") => format!("openai:{id}"),
         Some("chat") => format!("openai-chat:{id}"),
-        Some(other) => return Err(Problem::new(7, format!("OUTLIVE_API is {other:?}: set it to responses or chat"))),
+        Some("background") => return Ok(Arc::new(OpenAIResponses::new(id).background())),
+        Some(other) => {
+            return Err(Problem::new(7, format!("OUTLIVE_API is {other:?}: set it to responses, chat or background")));
+        }
     };
     model::parse(&name).map_err(|problem| Problem::new(7, problem))
 }

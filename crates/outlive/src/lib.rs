@@ -117,6 +117,11 @@ pub struct Readme;
 #[doc = include_str!("../../../docs/agents.md")]
 pub struct Agents;
 
+/// So is that of the page about models.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/models.md")]
+pub struct Models;
+
 /// So is that of the page about questions.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/questions.md")]

@@ -6,6 +6,7 @@
 //! processes that share the limit, by the effects. The first time that is before its intent: a call that waits at the gate
 //! is not in flight, and a crash meanwhile repeats nothing.
 
+use super::afar::Afar;
 use super::spend::{Tab, may_have_cost};
 use super::{Chosen, Drive, Retrying, halted, read, result};
 use crate::model::ModelEvent;
@@ -118,7 +119,7 @@ impl Drive<'_> {
             None if has_begun => {}
             None => self.tell(started(), Some(Record::Intent { key: key.clone(), name: None })),
         }
-        let mut response = self.attempts(chosen, pass, tab).await?;
+        let mut response = self.attempts(chosen, key, pass, tab).await?;
         self.settle(chosen, tab.as_deref(), &mut response);
         Ok(response)
     }
@@ -164,15 +165,20 @@ impl Drive<'_> {
     async fn attempts(
         &self,
         chosen: &Chosen,
+        key: &Key,
         mut pass: Option<Pass>,
         tab: &mut Option<Box<Tab>>,
     ) -> Result<ModelResponse, Failure> {
         let retry = &self.profile.retry;
         let (mut tries, mut spent, mut refused_since) = (1, 1, None);
+        let mut afar = chosen.model.is_resumable().then(|| Afar::of(self, chosen, key));
         loop {
             self.durable().await?;
-            let failure = match self.attempt(chosen, self.request()).await {
+            let failure = match self.attempt(chosen, self.request(), afar.as_deref_mut()).await {
                 Ok(response) => {
+                    if let Some(afar) = &mut afar {
+                        afar.is_whole();
+                    }
                     if let Some((gate, pass)) = chosen.gate.as_ref().zip(pass) {
                         gate.answered(&pass);
                         if let Some((limit, call, used)) = gate.had(pass, response.usage) {
@@ -183,6 +189,11 @@ impl Drive<'_> {
                 }
                 Err(failure) => failure,
             };
+            if let Some(afar) = &mut afar
+                && Box::pin(afar.failed(&failure)).await
+            {
+                continue;
+            }
             let chance = self.effects().chance();
             let is_refused = failure.kind == FailureKind::RateLimit && failure.retryable;
             let stated = failure.retry_after_ms.map(Duration::from_millis);
@@ -196,6 +207,9 @@ impl Drive<'_> {
                 since.elapsed() + wait <= self.profile.rate_limit_budget
             };
             if !is_free && (!is_transient(&failure) || spent > retry.times) {
+                if let Some(afar) = &mut afar {
+                    Box::pin(afar.abandon()).await;
+                }
                 return Err(failure.context(format!("model {}", chosen.info.model)));
             }
             self.tell_retrying(Retrying::Model, tries, &failure, wait);
@@ -203,7 +217,8 @@ impl Drive<'_> {
                 self.pause(wait).await?;
             }
             pass = self.leave(chosen).await?;
-            if let Some(tab) = tab.as_deref_mut().filter(|_| may_have_cost(&failure)) {
+            let goes_on = afar.as_ref().is_some_and(|afar| afar.goes_on());
+            if let Some(tab) = tab.as_deref_mut().filter(|_| may_have_cost(&failure) && !goes_on) {
                 Box::pin(self.reserve(tab, Self::reserved_again(chosen))).await?;
             }
             tries += 1;
@@ -284,11 +299,16 @@ impl Drive<'_> {
         Ok(call.map(|call| (limit.clone(), call)))
     }
 
-    async fn attempt(&self, chosen: &Chosen, request: ModelRequest) -> Result<ModelResponse, Failure> {
+    async fn attempt(
+        &self,
+        chosen: &Chosen,
+        request: ModelRequest,
+        afar: Option<&mut Afar<'_>>,
+    ) -> Result<ModelResponse, Failure> {
         let Some(limit) = self.profile.timeout else {
-            return self.call_model(chosen, request).await;
+            return self.call_model(chosen, request, afar).await;
         };
-        match select(pin!(self.call_model(chosen, request)), self.effects().sleep(limit)).await {
+        match select(pin!(self.call_model(chosen, request, afar)), self.effects().sleep(limit)).await {
             Either::Left((answer, _)) => answer,
             Either::Right(((), _)) => {
                 let message = format!("no complete answer within {} s", limit.as_secs_f64());
@@ -297,25 +317,38 @@ impl Drive<'_> {
         }
     }
 
-    async fn call_model(&self, chosen: &Chosen, request: ModelRequest) -> Result<ModelResponse, Failure> {
+    async fn call_model(
+        &self,
+        chosen: &Chosen,
+        request: ModelRequest,
+        mut afar: Option<&mut Afar<'_>>,
+    ) -> Result<ModelResponse, Failure> {
         let begun = self.effects().now();
         let seconds = || self.effects().now().since(begun).as_secs_f64();
         let mut first_token = None;
-        let mut response = if request.stream {
-            let mut stream = chosen.model.stream(request);
+        let is_told = request.stream;
+        let mut response = if request.stream || afar.is_some() {
+            let mut stream = match afar.as_mut().and_then(|afar| afar.taken_up()) {
+                Some(begun) => chosen.model.resume(request, begun),
+                None => chosen.model.stream(request),
+            };
             loop {
                 match stream.next().await {
                     Some(Ok(ModelEvent::Delta(ModelDelta::Content(text) | ModelDelta::Reasoning(text))))
                         if text.is_empty() => {}
                     Some(Ok(ModelEvent::Delta(delta @ ModelDelta::Begun(_)))) => {
+                        if let (Some(afar), ModelDelta::Begun(ids)) = (&mut afar, &delta) {
+                            afar.begins(self, ids);
+                            Box::pin(self.durable()).await?;
+                        }
                         // Agno does not show the ids of a team's answers, and its clients count events.
-                        if self.profile.members.is_none() {
+                        if is_told && self.profile.members.is_none() {
                             self.effects().stream(self.piece(delta), &self.origin);
                         }
                     }
                     Some(Ok(ModelEvent::Delta(delta))) => {
                         first_token.get_or_insert_with(seconds);
-                        if !self.withholds_text() {
+                        if is_told && !self.withholds_text() {
                             self.effects().stream(self.piece(delta), &self.origin);
                         }
                     }

@@ -96,6 +96,30 @@ pub trait Endpoint: Send + Sync + 'static {
     /// A new collector for a streamed answer.
     fn collector(settings: &Settings) -> Self::Collector;
 
+    /// Where an answer that has begun is found again, below this base address; none where answers are not kept.
+    ///
+    /// # Errors
+    /// When the base is not an address, in words that follow it.
+    fn kept_at(settings: &Settings, base: &str, begun: &Value) -> Option<Result<Url, String>> {
+        let _ = (settings, base, begun);
+        None
+    }
+
+    /// Whether its provider pauses answers.
+    const PAUSES: bool = false;
+
+    /// Whether this answer is paused.
+    fn is_paused(part: &ModelResponse) -> bool {
+        let _ = part;
+        false
+    }
+
+    /// Two parts of an answer as one.
+    fn joined(before: ModelResponse, part: ModelResponse) -> ModelResponse {
+        let _ = before;
+        part
+    }
+
     /// The most tokens of an answer, where they are not set but the endpoint wants a number.
     fn max_output_tokens(settings: &Settings) -> Option<u64> {
         settings.max_output_tokens
@@ -336,12 +360,24 @@ impl<E: Endpoint> Dialect for HttpModel<E> {
         Ok(body)
     }
 
+    fn kept_at(&self, base: &str, begun: &Value) -> Option<Result<Url, String>> {
+        E::kept_at(&self.settings, base, begun)
+    }
+
     fn answer(&self, body: Value) -> Result<ModelResponse, Refusal> {
         E::answer(&self.settings, body)
     }
 
     fn collector(&self) -> E::Collector {
         E::collector(&self.settings)
+    }
+
+    fn is_paused(&self, part: &ModelResponse) -> bool {
+        E::is_paused(part)
+    }
+
+    fn joined(&self, before: ModelResponse, part: ModelResponse) -> ModelResponse {
+        E::joined(before, part)
     }
 
     fn settle(&self, mut answer: ModelResponse) -> ModelResponse {
@@ -390,11 +426,31 @@ impl<E: Endpoint> Model for HttpModel<E> {
         Some(Limit::new(&connection.base(), key.as_ref().map_or("", Secret::expose)))
     }
 
+    fn is_resumable(&self) -> bool {
+        self.settings.background
+    }
+
+    fn resume(&self, request: ModelRequest, begun: Value) -> ModelStream<'_> {
+        wire::resume(self, request, begun)
+    }
+
+    fn abandon(&self, begun: Value) -> BoxFuture<'static, ()> {
+        let model = self.clone();
+        Box::pin(async move { wire::abandon(&model, &begun).await })
+    }
+
     fn respond(&self, request: ModelRequest) -> BoxFuture<'_, Result<ModelResponse, Failure>> {
+        if self.settings.background {
+            // What goes on without a listener answers at once that it has begun.
+            return Box::pin(wire::collected(wire::stream(self, request)));
+        }
+        if E::PAUSES {
+            return Box::pin(wire::respond_whole(self, request));
+        }
         Box::pin(wire::respond(self, request))
     }
 
     fn stream(&self, request: ModelRequest) -> ModelStream<'_> {
-        wire::stream(self, request)
+        if E::PAUSES { wire::stream_whole(self, request) } else { wire::stream(self, request) }
     }
 }

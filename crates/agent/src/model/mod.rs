@@ -38,6 +38,7 @@ pub use scripted::ScriptedModel;
 use futures::Stream;
 use outlive_core::port::BoxFuture;
 use outlive_core::{Failure, ModelDelta, ModelInfo, ModelRequest, ModelResponse, Secret};
+use serde_json::Value;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -89,6 +90,27 @@ pub trait Model: Send + Sync + 'static {
     /// are slowed down together when one of them is refused with [`FailureKind::RateLimit`](outlive_core::FailureKind).
     fn limit(&self) -> Option<Limit> {
         None
+    }
+
+    /// Whether an answer goes on at its provider while nobody listens, so that it can be taken up. Its stream then has
+    /// one [`ModelDelta::Begun`] before its first token, with what [`Model::resume`] needs to find it again.
+    fn is_resumable(&self) -> bool {
+        false
+    }
+
+    /// Takes up an answer that has begun, from its first token. Asks again where answers cannot be taken up.
+    ///
+    /// A failure of the kind [`FailureKind::BadRequest`](outlive_core::FailureKind) means that the answer is not there
+    /// any more, or was never going to be whole.
+    fn resume(&self, request: ModelRequest, begun: Value) -> ModelStream<'_> {
+        drop(begun);
+        self.stream(request)
+    }
+
+    /// Ends an answer at its provider that has begun and is for nobody any more. Says nothing of what comes of it.
+    fn abandon(&self, begun: Value) -> BoxFuture<'static, ()> {
+        drop(begun);
+        Box::pin(async {})
     }
 
     /// Asks, and waits for the whole answer. Never retries by itself.

@@ -6,6 +6,7 @@
 //! closes every connection at once, as a crash would. Nothing here may be used outside tests.
 
 mod anthropic;
+mod background;
 mod decide;
 mod gemini;
 mod openai;

@@ -4,9 +4,10 @@ use super::decide::{Conversation, Decision};
 use super::quirk::Quirk;
 use super::wire::{Draft, Format, error_body, error_frame};
 use super::{Hosted, fingerprint, requests};
+use crate::testing::background::Kept;
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::{HeaderMap, Response, StatusCode, Uri};
 use axum::routing::{get, post};
@@ -36,7 +37,7 @@ use tokio::sync::watch;
 /// | `ERROR=status` or `ERROR=status:code` | answers with that status and an error body |
 /// | `ERRORN=status:n:key` | does so for the first n calls that carry this key |
 /// | `STREAMERR=1` | starts to stream, then sends an error event |
-/// | `CUT=1` | starts to answer, then drops the connection |
+/// | `CUT=1` | starts to answer, then drops the connection; after so many events where the answer goes on in the background |
 /// | `GARBAGE=1` | answers with what is not JSON |
 /// | `TOOL=name:value` | calls that tool with that JSON value, once after each user text |
 /// | `QUIRK=name` or `QUIRK=name:n` | streams as a server with that [`Quirk`] does, in the first n answers or in all, to a turn without tool results |
@@ -120,6 +121,7 @@ struct Shared {
     state: Mutex<Record>,
     changed: watch::Sender<()>,
     begun: Instant,
+    kept: Arc<Kept>,
 }
 
 #[derive(Debug, Default)]
@@ -219,11 +221,17 @@ impl OpenAiServer {
     /// # Errors
     /// When the address is taken.
     pub fn start_at(address: SocketAddr) -> std::io::Result<Self> {
-        let shared =
-            Arc::new(Shared { state: Mutex::default(), changed: watch::Sender::new(()), begun: Instant::now() });
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            changed: watch::Sender::new(()),
+            begun: Instant::now(),
+            kept: Arc::default(),
+        });
         let router = Router::new()
             .route("/v1/responses", post(responses))
             .route("/v1/chat/completions", post(chat))
+            .route("/v1/responses/{id}", get(kept))
+            .route("/v1/responses/{id}/cancel", post(cancel))
             .route("/v1/messages", post(messages))
             .route("/v1beta/models/{call}", post(generate))
             .route("/openai/v1/chat/completions", post(chat))
@@ -243,6 +251,16 @@ impl OpenAiServer {
     /// The address without a version, for clients that name it themselves.
     pub fn root_url(&self) -> String {
         format!("http://{}", self.hosted.address)
+    }
+
+    /// Whether the answer with this id, which went on in the background, was cancelled.
+    pub fn is_cancelled(&self, response_id: &str) -> bool {
+        self.shared.kept.is_cancelled(response_id)
+    }
+
+    /// Forgets the answers that go on in the background.
+    pub fn forget_answers(&self) {
+        self.shared.kept.forget();
     }
 
     /// Every request so far, in the order they came.
@@ -371,6 +389,59 @@ async fn responses(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: 
     answer(shared, Format::Responses, "/v1/responses", headers, body).await
 }
 
+/// An answer that goes on in the background: as it stands, or the rest of its stream.
+async fn kept(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response<Body> {
+    let work = InWork::begin(shared.clone(), &uri.to_string(), &headers, Value::Null);
+    let planned = shared.lock().planned.pop_front();
+    if let Some(planned) = planned {
+        return give(work, planned.written(Format::Responses));
+    }
+    let Some(shown) = shared.kept.shown(&id) else {
+        return refuse(work, Format::Responses, 404, None, &format!("Response with id '{id}' not found."));
+    };
+    let query: HashMap<_, _> =
+        uri.query().into_iter().flat_map(|query| query.split('&')).filter_map(|pair| pair.split_once('=')).collect();
+    if query.get("stream") != Some(&"true") {
+        return give(work, PlannedAnswer::json(200, &shown));
+    }
+    let after = query.get("starting_after").and_then(|number| number.parse::<usize>().ok());
+    listen(work, &shared, &id, after.map_or(0, |number| number + 1), None)
+}
+
+async fn cancel(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response<Body> {
+    let work = InWork::begin(shared.clone(), &uri.to_string(), &headers, Value::Null);
+    match shared.kept.cancel(&id) {
+        Some(shown) => give(work, PlannedAnswer::json(200, &shown)),
+        None => refuse(work, Format::Responses, 404, None, &format!("Response with id '{id}' not found.")),
+    }
+}
+
+/// The frames of an answer that is kept, as they come; at most so many before the connection is cut.
+fn listen(work: InWork, shared: &Shared, id: &str, first: usize, cut: Option<usize>) -> Response<Body> {
+    work.answered(200);
+    let frames = shared.kept.clone().frames(id, first).take(cut.unwrap_or(usize::MAX)).map(Ok::<_, std::io::Error>);
+    let end = stream::once(async move {
+        // The connection writes what it has when it must wait, and throws it away when it fails.
+        tokio::task::yield_now().await;
+        work.finished();
+        Err(std::io::Error::other("scripted end of the connection"))
+    });
+    // Without a cut, the end is one.
+    let end = end.filter(move |_| futures::future::ready(cut.is_some()));
+    let response = Response::builder().header(CONTENT_TYPE, "text/event-stream; charset=utf-8");
+    response.body(Body::from_stream(frames.chain(end))).expect("the headers are legal")
+}
+
 async fn chat(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response<Body> {
     answer(shared, Format::Chat, &uri.to_string(), headers, body).await
 }
@@ -426,6 +497,12 @@ async fn answer(shared: Arc<Shared>, format: Format, path: &str, headers: Header
         return give(work, answer);
     }
     let written = draft.write(format);
+    if format == Format::Responses && request["background"] == true {
+        let (id, delay) = (text(&written.whole["id"]), seconds(&conversation, "CHUNKDELAY"));
+        shared.kept.keep(&id, written.frames, written.whole, delay);
+        let cut = conversation.directive("CUT").and_then(|count| count.parse().ok());
+        return listen(work, &shared, &id, 0, cut);
+    }
     let (cut, garbage) = (conversation.says("CUT"), conversation.says("GARBAGE"));
     if request["stream"] == true {
         let mut frames = written.frames;
@@ -556,6 +633,10 @@ fn body(work: InWork, pieces: Vec<Bytes>, chunk_delay: Duration, end: End) -> Bo
         Err(std::io::Error::other("scripted end of the connection"))
     });
     Body::from_stream(pieces.chain(cut))
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
 }
 
 fn seconds(conversation: &Conversation, name: &str) -> Duration {

@@ -485,6 +485,45 @@ async fn settings_reach_the_wire_under_each_providers_names() {
 }
 
 #[tokio::test]
+async fn an_answer_that_anthropic_pauses_is_asked_to_go_on() {
+    let server = OpenAiServer::start().await;
+    let claude = Claude::new("claude-opus-5-5").base_url(server.root_url()).api_key("");
+    let searching =
+        json!({"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "AI"}});
+    let text = |text: &str| json!({"type": "text", "text": text});
+    let part = |content: Value, reason: &str| {
+        let usage = json!({"input_tokens": 10, "output_tokens": 7});
+        PlannedAnswer::json(200, &json!({"id": "msg_1", "content": content, "stop_reason": reason, "usage": usage}))
+    };
+    let call = json!({"type": "tool_use", "id": "toolu_1", "name": "price", "input": {"symbol": "AI"}});
+    for is_streamed in [false, true] {
+        server.reset();
+        server.answer_next(part(json!([text("First. "), searching]), "pause_turn"));
+        server.answer_next(part(json!([searching]), "pause_turn"));
+        server.answer_next(part(json!([text("Then."), call]), "tool_use"));
+        let mut request = question("hi");
+        request.tools = vec![price_tool()];
+        let answer = match is_streamed {
+            true => good(streamed(&claude, request.clone()).await).1,
+            false => good(claude.respond(request.clone()).await),
+        };
+        assert_eq!((answer.content.as_deref(), answer.finish_reason), (Some("First. Then."), FinishReason::ToolCalls));
+        assert_eq!((answer.usage.input_tokens, answer.usage.output_tokens), (30, 21));
+        let sent = |number: usize| server.log()[number].request["messages"].clone();
+        assert_eq!(sent(1)[1], json!({"role": "assistant", "content": [text("First. "), searching]}));
+        assert_eq!(sent(2)[1]["content"], json!([text("First. "), searching, searching]));
+        // The whole turn goes back with the result of its call.
+        say(&mut request, [turn(&answer), tool_result("toolu_1", "42")]);
+        server.answer_next(part(json!([text("Done.")]), "end_turn"));
+        good(claude.respond(request).await);
+        assert_eq!(sent(3)[1]["content"], json!([text("First. "), searching, searching, text("Then."), call]));
+        (0..11).for_each(|_| server.answer_next(part(json!([searching]), "pause_turn")));
+        let failure = bad(claude.respond(question("hi")).await);
+        assert!(failure.message.contains("paused 10 times"), "{failure:?}");
+    }
+}
+
+#[tokio::test]
 async fn counts_of_caches_and_thinking_are_read() {
     let server = OpenAiServer::start().await;
     let claude = Claude::new("claude-opus-5-5").base_url(server.root_url()).api_key("");

@@ -1,5 +1,6 @@
 //! Models, tools and the servers they are tested against.
 
+mod background;
 mod calls;
 mod conformance;
 mod conversation;

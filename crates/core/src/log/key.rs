@@ -19,7 +19,8 @@
 //!       | "lead"                            the agent that leads the run
 //!       | word                              something recorded once: started, history, content, done, error, paused,
 //!                                           continued, again, over, raised, steered; pre and post with a number: a
-//!                                           hook, from 0; f with a number: a turn's fallback model, from 1;
+//!                                           hook, from 0; f with a number: a turn's fallback model, from 1; begun
+//!                                           with a number: an answer that goes on at its provider, from 0;
 //!                                           "summary" before a conversation of its own
 //! ```
 //! Tools hand keys to other people's services, so a key never changes: what exists keeps its text for ever.
@@ -197,6 +198,11 @@ impl Key {
             }
             _ => false,
         }
+    }
+
+    /// An answer to this model call that goes on at its provider while nobody listens, from 0.
+    pub fn begun(&self, number: u32) -> Self {
+        self.join(format_args!("begun{number}"))
     }
 
     /// What a hook made of this conversation's input (`pre`) or output (`post`), from 0.

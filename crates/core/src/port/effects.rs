@@ -191,6 +191,12 @@ pub trait Effects: Send + Sync {
         Box::pin(std::future::pending())
     }
 
+    /// Whether what its run has begun elsewhere, and would find again, is for nobody: the run was cancelled, or its time
+    /// is over. Where no run is found again, always.
+    fn abandons(&self) -> bool {
+        true
+    }
+
     /// Has `work`, which may block, done on a thread of its own, of which there is a bounded number; ready when it is
     /// done. When this is dropped, work that has begun goes on, and nobody waits for it. Where there are no threads, it
     /// is done at once.

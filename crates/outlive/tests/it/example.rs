@@ -39,7 +39,13 @@ fn command(world: &World, arguments: &[&str]) -> Command {
 
 impl Example {
     pub(crate) fn start(world: &World, arguments: &[&str]) -> Self {
+        Self::start_with(world, arguments, &[])
+    }
+
+    /// The same with these variables.
+    pub(crate) fn start_with(world: &World, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = command(world, arguments);
+        command.envs(variables.iter().copied());
         command.env("OPENAI_API_KEY", KEY).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let mut child = command.spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());

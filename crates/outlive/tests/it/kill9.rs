@@ -22,7 +22,7 @@ fn dice(seed: u64, limit: u64) -> u64 {
 }
 
 /// Waits until the run's log has `length` entries, watching from outside as any other process may.
-async fn until_length(db: &SqliteDb, run_id: &RunId, length: u64) {
+pub(crate) async fn until_length(db: &SqliteDb, run_id: &RunId, length: u64) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     while db
         .run(Access::All, run_id.clone())

@@ -6,7 +6,7 @@
 //! ```
 //! It must never know a request. Invariant: a block is kept as it came, so that its signature still fits.
 
-use super::{ANSWER_FIELD, ANSWER_TOOL, KEPT};
+use super::{ANSWER_FIELD, ANSWER_TOOL, KEPT, PAUSED};
 use crate::model::wire::calls::{Calls, Doubt, Piece, text};
 use crate::model::wire::finish::{self, End};
 use crate::model::wire::turns::{counted, replayable_arguments, replayable_name};
@@ -77,6 +77,13 @@ impl Collector for Blocks {
     }
 
     fn finish(self, done: bool) -> Result<ModelResponse, Refusal> {
+        if self.stop_reason == "pause_turn" {
+            let mut part = self.into_response(FinishReason::Stop)?;
+            if let Some(data) = &mut part.provider_data {
+                data[PAUSED] = json!(true);
+            }
+            return Ok(part);
+        }
         let reason = match finish::named(&self.stop_reason) {
             Some(End::Reason(reason)) => reason,
             Some(End::Failed) => return Err(Refusal::Failed { reason: self.stop_reason, beside: Value::Null }),

@@ -16,12 +16,14 @@ use super::wire::{self, Refusal, is_error};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use blocks::Blocks;
-use outlive_core::{Media, Message, ModelRequest, ModelResponse, OutputSchema, Role, ToolSpec};
+use outlive_core::{Media, Message, ModelRequest, ModelResponse, OutputSchema, Role, ToolCall, ToolSpec};
 use reqwest::Url;
 use serde_json::{Map, Value, json};
 
 /// The key in `provider_data` of an answer that must be sent back as it came; beside it, `model`.
 const KEPT: &str = "anthropic_content";
+/// Beside it: the provider has paused the answer.
+const PAUSED: &str = "paused";
 /// The most tokens of an answer where none are set: the endpoint wants a number.
 const TOKENS_MAX: u64 = 8192;
 /// The tool by which a model answers with a schema that is no format.
@@ -152,6 +154,41 @@ impl Endpoint for Messages {
     fn max_output_tokens(settings: &Settings) -> Option<u64> {
         Some(tokens_max(settings))
     }
+
+    const PAUSES: bool = true;
+
+    fn is_paused(part: &ModelResponse) -> bool {
+        part.provider_data.as_ref().is_some_and(|data| data[PAUSED] == true)
+    }
+
+    fn joined(before: ModelResponse, part: ModelResponse) -> ModelResponse {
+        let both = |before: Option<String>, part: Option<String>, between: &str| match (before, part) {
+            (Some(before), Some(part)) if !before.is_empty() => Some(before + between + &part),
+            (before, part) => part.or(before),
+        };
+        // What goes back has to hold the beginning too.
+        let rest = match part.provider_data.as_ref().and_then(|data| data[KEPT].as_array()) {
+            Some(blocks) => blocks.clone(),
+            None => said(part.content.as_deref()).into_iter().chain(part.tool_calls.iter().map(plain_call)).collect(),
+        };
+        let is_paused = Self::is_paused(&part);
+        let mut provider_data = before.provider_data;
+        if let Some(data) = &mut provider_data {
+            data[PAUSED] = json!(is_paused);
+            data[KEPT].as_array_mut().into_iter().for_each(|known| known.extend(rest.iter().cloned()));
+        }
+        let mut usage = before.usage;
+        usage += part.usage;
+        ModelResponse {
+            content: both(before.content, part.content, ""),
+            reasoning_content: both(before.reasoning_content, part.reasoning_content, "\n\n"),
+            usage,
+            provider_data,
+            time_to_first_token: before.time_to_first_token,
+            duration: Some(before.duration.unwrap_or_default() + part.duration.unwrap_or_default()),
+            ..part
+        }
+    }
 }
 
 fn tokens_max(settings: &Settings) -> u64 {
@@ -275,11 +312,17 @@ fn assistant_blocks(settings: &Settings, message: &Message, call_ids: &CallIds<'
         return blocks.clone();
     }
     let calls = message.tool_calls.iter().map(|call| {
-        let input = serde_json::from_str::<Value>(replayable_arguments(&call.function.arguments)).unwrap_or_default();
-        let (id, name) = (legal_id(paired(call_ids, &call.id)), replayable_name(&call.function.name));
-        json!({"type": "tool_use", "id": id, "name": name, "input": input})
+        let mut block = plain_call(call);
+        block["id"] = json!(legal_id(paired(call_ids, &call.id)));
+        block
     });
     said(message.content.as_deref()).into_iter().chain(calls).collect()
+}
+
+/// A call by its own id.
+fn plain_call(call: &ToolCall) -> Value {
+    let input = serde_json::from_str::<Value>(replayable_arguments(&call.function.arguments)).unwrap_or_default();
+    json!({"type": "tool_use", "id": legal_id(&call.id), "name": replayable_name(&call.function.name), "input": input})
 }
 
 /// An id as the endpoint takes it, which another provider may have given.

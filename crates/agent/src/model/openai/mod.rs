@@ -44,6 +44,17 @@ impl<E: OpenAIFormat> HttpModel<E> {
     }
 }
 
+impl OpenAIResponses {
+    /// Has answers go on at OpenAI while nobody listens, which takes longer to the first token. The provider stores them
+    /// for that, for some minutes. The id of an answer is recorded before its first token: after a crash, or when the
+    /// connection breaks, the answer is fetched, or its stream taken up, and not paid for twice. A run that is cancelled
+    /// cancels it.
+    pub fn background(mut self) -> Self {
+        self.settings.background = true;
+        self
+    }
+}
+
 impl OpenAIChat {
     /// A model that Ollama serves, on this machine or at `OLLAMA_HOST`. Needs no key.
     pub fn ollama(id: impl Into<String>) -> Self {

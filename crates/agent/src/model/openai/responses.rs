@@ -55,6 +55,11 @@ impl Endpoint for Responses {
             body.insert("store".into(), json!(false));
             body.insert("include".into(), json!(["reasoning.encrypted_content"]));
         }
+        if settings.background {
+            // Only what is stored can go on without a listener.
+            body.insert("background".into(), json!(true));
+            body.insert("store".into(), json!(true));
+        }
         let mut set = |name: &str, value: Option<Value>| body.extend(value.map(|value| (name.to_owned(), value)));
         set("temperature", settings.temperature.map(Value::from));
         set("top_p", settings.top_p.map(Value::from));
@@ -94,6 +99,10 @@ impl Endpoint for Responses {
             duration: None,
             cost: None,
         })
+    }
+
+    fn kept_at(_: &Settings, base: &str, begun: &Value) -> Option<Result<Url, String>> {
+        begun["response_id"].as_str().map(|id| wire::below(base, &["responses", id]))
     }
 
     fn collector(settings: &Settings) -> Items {

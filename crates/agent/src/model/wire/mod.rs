@@ -9,24 +9,29 @@
 //!                                                 \--> sse::Reader --> Collector::event, finish--/
 //! ```
 
+mod background;
 pub(crate) mod calls;
 mod connection;
 pub(crate) mod finish;
 #[cfg(test)]
 mod fuzz;
+mod pauses;
 mod sse;
 mod stream;
 pub(crate) mod text;
 pub(crate) mod turns;
 mod words;
 
+pub(crate) use background::{abandon, resume};
 pub(crate) use connection::{Connection, Credential, Home, Limits};
-pub(crate) use stream::{Collector, respond, stream};
+pub(crate) use pauses::{respond_whole, stream_whole};
+pub(crate) use stream::{Collector, collected, respond, stream};
 pub(crate) use words::{Refusal, is_error, span};
 
 use crate::http;
 use outlive_core::{Failure, FailureKind, ModelRequest, ModelResponse};
-use reqwest::{Response, Url};
+use reqwest::header::HeaderMap;
+use reqwest::{Method, Response, Url};
 use serde_json::Value;
 use words::{HttpAnswer, Wording};
 
@@ -55,6 +60,15 @@ pub(crate) trait Dialect: Send + Sync {
     /// When the base is not an address, in words that follow it.
     fn url(&self, base: &str, is_streamed: bool) -> Result<Url, String>;
 
+    /// Where an answer that has begun is found again, below this base address; none where answers are not kept.
+    ///
+    /// # Errors
+    /// When the base is not an address, in words that follow it.
+    fn kept_at(&self, base: &str, begun: &Value) -> Option<Result<Url, String>> {
+        let _ = (base, begun);
+        None
+    }
+
     /// The request on the wire.
     ///
     /// # Errors
@@ -66,6 +80,18 @@ pub(crate) trait Dialect: Send + Sync {
 
     /// A new collector for a streamed answer.
     fn collector(&self) -> Self::Collector;
+
+    /// Whether the provider has paused the answer, to be asked to go on.
+    fn is_paused(&self, part: &ModelResponse) -> bool {
+        let _ = part;
+        false
+    }
+
+    /// Two parts of an answer as one.
+    fn joined(&self, before: ModelResponse, part: ModelResponse) -> ModelResponse {
+        let _ = before;
+        part
+    }
 
     /// The answer as this model's settings want it.
     fn settle(&self, answer: ModelResponse) -> ModelResponse {
@@ -87,9 +113,20 @@ async fn send(dialect: &impl Dialect, request: &ModelRequest) -> Result<Response
     connection.check_media(request)?;
     let body =
         dialect.body(request).map_err(|problem| refuse(format!("{} {problem}", dialect.endpoint())))?.to_string();
+    answered(dialect, Method::POST, url, headers, body).await
+}
+
+/// Sends this, and waits for the head of a good answer.
+async fn answered(
+    dialect: &impl Dialect,
+    method: Method,
+    url: Url,
+    headers: HeaderMap,
+    body: String,
+) -> Result<Response, Failure> {
     let client = connection::client().map_err(|problem| Failure::new(FailureKind::Unavailable, problem))?;
     let wording = wording(dialect);
-    let sent = client.post(url.clone()).headers(headers).body(body).send().await;
+    let sent = client.request(method, url.clone()).headers(headers).body(body).send().await;
     let response = sent.map_err(|error| wording.unreachable(&url, &error))?;
     if response.status().is_success() {
         return Ok(response);

@@ -11,10 +11,11 @@ use crate::http::{BodyError, root_cause};
 use crate::model::answer::check;
 use crate::model::{ModelEvent, ModelStream};
 use futures::stream::{self, BoxStream, StreamExt};
-use outlive_core::{Failure, ModelDelta, ModelRequest, ModelResponse, ToolSpec};
+use outlive_core::{Failure, FailureKind, ModelDelta, ModelRequest, ModelResponse, ToolSpec};
 use reqwest::{Response, Url};
 use serde_json::Value;
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
@@ -52,9 +53,27 @@ pub(crate) async fn respond<D: Dialect>(dialect: &D, mut request: ModelRequest) 
 /// Asks, and passes the answer on as it comes.
 pub(crate) fn stream<D: Dialect>(dialect: &D, mut request: ModelRequest) -> ModelStream<'_> {
     request.stream = true;
-    Box::pin(stream::try_unfold(Progress::Asking(Box::new(request)), move |progress| async move {
+    drained(async move { Reading::open(dialect, request).await })
+}
+
+/// The whole answer at the end of a stream.
+pub(crate) async fn collected(mut events: ModelStream<'_>) -> Result<ModelResponse, Failure> {
+    while let Some(event) = events.next().await {
+        if let ModelEvent::Done(whole) = event? {
+            return Ok(ModelResponse { time_to_first_token: None, ..*whole });
+        }
+    }
+    Err(Failure::new(FailureKind::Truncated, "the streamed answer broke off"))
+}
+
+/// What an answer in progress gives, once it is there.
+pub(super) fn drained<'a, D: Dialect + 'a, F>(open: F) -> ModelStream<'a>
+where
+    F: Future<Output = Result<Reading<'a, D>, Failure>> + Send + 'a,
+{
+    Box::pin(stream::try_unfold(Progress::Asking(Box::pin(open)), move |progress| async move {
         let mut reading = match progress {
-            Progress::Asking(request) => Box::new(Reading::open(dialect, *request).await?),
+            Progress::Asking(open) => Box::new(open.await?),
             Progress::Reading(reading) => reading,
         };
         while reading.ready.is_empty() && !reading.over && reading.failed.is_none() {
@@ -79,15 +98,15 @@ fn settled<D: Dialect>(dialect: &D, whole: ModelResponse, tools: &[ToolSpec]) ->
     Ok(whole)
 }
 
-enum Progress<'a, D: Dialect> {
-    Asking(Box<ModelRequest>),
+enum Progress<'a, D: Dialect, F> {
+    Asking(Pin<Box<F>>),
     Reading(Box<Reading<'a, D>>),
 }
 
-type Chunks = BoxStream<'static, reqwest::Result<Vec<u8>>>;
+pub(super) type Chunks = BoxStream<'static, reqwest::Result<Vec<u8>>>;
 
 /// An answer in progress.
-struct Reading<'a, D: Dialect> {
+pub(super) struct Reading<'a, D: Dialect> {
     dialect: &'a D,
     tools: Vec<ToolSpec>,
     url: Url,
@@ -135,7 +154,7 @@ impl<'a, D: Dialect> Reading<'a, D> {
     }
 
     /// Reads what comes in these chunks.
-    fn new(dialect: &'a D, tools: Vec<ToolSpec>, url: Url, chunks: Chunks, is_streamed: bool) -> Self {
+    pub(super) fn new(dialect: &'a D, tools: Vec<ToolSpec>, url: Url, chunks: Chunks, is_streamed: bool) -> Self {
         let started = Instant::now();
         Self {
             dialect,
@@ -359,7 +378,7 @@ impl<'a, D: Dialect> Reading<'a, D> {
 }
 
 /// The limit added to a time; a limit that no clock reaches is no limit.
-fn after(begun: Instant, limit: Duration) -> Instant {
+pub(super) fn after(begun: Instant, limit: Duration) -> Instant {
     const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
     begun + limit.min(FAR)
 }
@@ -414,7 +433,7 @@ fn is_stream(head: &[u8]) -> bool {
         })
 }
 
-fn chunks(response: Response) -> Chunks {
+pub(super) fn chunks(response: Response) -> Chunks {
     let next = async |mut response: Response| Ok(response.chunk().await?.map(|chunk| (Vec::from(chunk), response)));
     stream::try_unfold(response, next).boxed()
 }
@@ -423,7 +442,6 @@ fn chunks(response: Response) -> Chunks {
 pub(super) mod tests {
     use super::*;
     use crate::model::OpenAIChat;
-    use outlive_core::FailureKind;
     use serde_json::json;
     use tokio::time::sleep;
 
