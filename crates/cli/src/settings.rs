@@ -404,7 +404,7 @@ mod tests {
         for (text, words) in [
             ("models = 7", "write a table for each model"),
             ("[models.fast]\nmodel = \"grok:x\"\ntemprature = 1", "unknown field `temprature`"),
-            ("[models.fast]\nmodel = \"grog:x\"", "did you mean groq:x?"),
+            ("[models.fast]\nmodel = \"groqq:x\"", "did you mean groq:x?"),
             ("[models.fast]\nmodel = \"groq:x\"\napi_key = \"gsk_secret\"", "api_key_variable"),
             ("[models.fast]\ntemperature = 1", "missing field `model`"),
         ] {
