@@ -742,7 +742,7 @@ pub(crate) struct PruneRuns {
     /// Only runs of this session.
     #[serde(default)]
     pub(crate) session_id: Option<String>,
-    /// Only runs of this batch; without a limit, the batch goes too if it has none.
+    /// Only runs of this batch. Without a limit, the batch itself goes if it has no runs.
     #[serde(default)]
     pub(crate) batch_id: Option<String>,
     /// Only runs of this user.
