@@ -207,6 +207,7 @@ impl From<engine::Error> for Problem {
             E::ScheduleNotFound(_) => Self::new(Exit::NotFound, "schedule_not_found", error),
             E::InvalidSchedule { .. } => Self::new(Exit::Usage, "invalid_schedule", error),
             E::BatchNotFound(_) => Self::new(Exit::NotFound, "batch_not_found", error),
+            E::ItemDeleted { .. } => Self::new(Exit::NotFound, "item_deleted", error),
             E::InvalidBatch { .. } => Self::new(Exit::Usage, "invalid_batch", error),
             E::Item { index, problem } => {
                 let problem = Self::from(*problem);

@@ -410,8 +410,8 @@ impl Runs {
             Self::Here(here) if prune.is_preview => Ok(here.reader().preview_prune(prune).await?),
             Self::Here(here) => {
                 let report = here.engine().await?.prune(prune).await?;
-                if report.runs > 0 {
-                    let what = format!("{} runs, {} bytes", report.runs, report.bytes);
+                if report.runs + report.batches > 0 {
+                    let what = report.to_string();
                     store::note(&*here.store.db, AuditKind::RunPrune, "done", "outlive prune", &what).await?;
                 }
                 Ok(report)

@@ -83,6 +83,7 @@ pub enum Operation {
     RunSizes,
     DeleteRuns,
     DeleteIdleSessions,
+    DeleteBatches,
     TakeTurn,
     UsedBytes,
     Pruned,

@@ -274,7 +274,11 @@ pub(crate) fn enter_batch(
         (None, None) if batch.cancelled_at.is_some() => {
             Err(conflict(format!("batch {id} was cancelled and takes no more items: create another")))
         }
-        (None, None) if batch.items.is_some_and(|items| index >= items) => {
+        // It was there when the batch was completed.
+        (None, None) if batch.items.is_some_and(|items| index < items) => {
+            Err(conflict(format!("item {index} of batch {id} was deleted with its run: create another batch for it")))
+        }
+        (None, None) if batch.items.is_some() => {
             Err(conflict(format!("batch {id} is complete and takes no more items: create another")))
         }
         (None, None) if index >= ITEMS_MAX => {

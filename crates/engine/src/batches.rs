@@ -12,8 +12,8 @@ use crate::reader::{LOOK_PERIOD, Reader};
 use crate::submit::{Beginning, Placed, Submit, check_key};
 use futures::{StreamExt, TryStreamExt};
 use outlive_core::port::{
-    BatchChange, BatchFilter, BatchItem, CancelIntent, DbErrorKind, ITEMS_MAX, ItemFilter, ItemPage, NewBatch, NewItem,
-    Run, RunLimit, StoredBatch,
+    BatchChange, BatchFilter, BatchItem, CancelIntent, DbError, DbErrorKind, ITEMS_MAX, ItemFilter, ItemPage, NewBatch,
+    NewItem, Run, RunLimit, StoredBatch,
 };
 use outlive_core::{Definition, DefinitionId, RunId, RunStatus, Timestamp, WorkflowRunOutput, json};
 use serde::{Deserialize, Serialize};
@@ -83,6 +83,8 @@ pub struct BatchCounts {
     pub failed: u64,
     /// Cancelled.
     pub cancelled: u64,
+    /// Deleted, with their runs.
+    pub deleted: u64,
 }
 
 /// A batch as it is stored.
@@ -98,7 +100,7 @@ pub struct Batch {
     pub spec: BatchSpec,
     /// How many items it has; none while more may come.
     pub items: Option<u64>,
-    /// How many of them have a run.
+    /// How many of them have a run now.
     pub accepted: u64,
     /// In which state those are.
     pub counts: BatchCounts,
@@ -113,7 +115,7 @@ pub struct Batch {
 impl Batch {
     /// Where it stands, in a word: `accepting` while items may come, `running`, `paused` when what is left waits for
     /// people, `completed` when all items have, `failed` when some have not, or `cancelled` when it was and
-    /// some items with it.
+    /// some items with it. Items whose runs were deleted do not count: a batch goes with the last of them.
     pub fn status(&self) -> &'static str {
         let BatchCounts { queued, running, paused, failed, cancelled, .. } = self.counts;
         match () {
@@ -149,9 +151,11 @@ impl TryFrom<StoredBatch> for Batch {
                 RunStatus::Error => &mut counts.failed,
             } = count;
         }
+        let accepted = stored.accepted();
+        counts.deleted = stored.items.map_or(0, |items| items.saturating_sub(accepted));
         Ok(Self {
             spec,
-            accepted: stored.accepted(),
+            accepted,
             counts,
             id: stored.id,
             workflow_id: stored.workflow_id,
@@ -214,9 +218,17 @@ impl Reader {
         Ok(self.inner.services.db.batch_items(self.access.clone(), Arc::from(id), filter).await?)
     }
 
-    /// What the items of a batch came to, in order, as it stands when each is read.
+    /// What the items of a batch came to, in order, as it stands when each is read. Every item is among them: of one whose
+    /// run was deleted it is said that it was.
     pub fn batch_results(&self, id: &str) -> BatchResults {
-        BatchResults { reader: self.clone(), id: Arc::from(id), from: Some(0), read: VecDeque::new() }
+        BatchResults {
+            reader: self.clone(),
+            id: Arc::from(id),
+            batch: None,
+            next: 0,
+            from: Some(0),
+            read: VecDeque::new(),
+        }
     }
 
     /// What an item came to whose run was read with its payload.
@@ -229,7 +241,7 @@ impl Reader {
             Err(error @ (Error::Unreadable(_) | Error::Damaged(_))) => Err(error),
             Err(error) => return Err(error),
         };
-        Ok(BatchResult { index, run_id: run.info.run_id, status: run.status, output })
+        Ok(BatchResult { index, run: Some((run.info.run_id, run.status)), output })
     }
 
     /// Waits until a batch is at rest ([`Batch::is_at_rest`]).
@@ -274,8 +286,13 @@ const READ_TOGETHER: u32 = 50;
 pub struct BatchResults {
     reader: Reader,
     id: Arc<str>,
+    /// As it was at the beginning.
+    batch: Option<Batch>,
+    /// The one to be told next.
+    next: u64,
+    /// Where reading goes on.
     from: Option<u64>,
-    read: VecDeque<(u64, Run)>,
+    read: VecDeque<(u64, Result<Run, DbError>)>,
 }
 
 impl fmt::Debug for BatchResults {
@@ -285,27 +302,45 @@ impl fmt::Debug for BatchResults {
 }
 
 impl BatchResults {
-    /// The next item, and what its run has come to so far; none after the last. One whose run cannot be read is its error,
-    /// and does not keep others from being read.
+    /// The next item, and what its run has come to so far; none after the last. One whose run was deleted or cannot be read
+    /// is that error, and does not keep others from being read.
     ///
     /// # Errors
-    /// The store's.
+    /// [`Error::BatchNotFound`], or the store's.
     ///
     /// # Cancel safety
     /// If the future is dropped, an item may be lost.
     pub async fn next(&mut self) -> Result<Option<BatchResult>, Error> {
-        while self.read.is_empty() {
-            let Some(from) = self.from else { return Ok(None) };
+        let items = match &self.batch {
+            Some(batch) => batch.items,
+            None => self.batch.insert(self.reader.batch(&self.id).await?).items,
+        };
+        while self.read.is_empty()
+            && let Some(from) = self.from
+        {
             let filter = ItemFilter { from, limit: READ_TOGETHER, with_payload: true, ..ItemFilter::default() };
             let page = self.reader.batch_items(&self.id, filter).await?;
-            for error in page.unreadable {
-                tracing::error!(%error, "an item of a batch is left out of its results");
-            }
-            self.read.extend(page.items);
+            self.read.extend(page.items.into_iter().map(|(index, run)| (index, Ok(run))));
+            self.read.extend(page.unreadable.into_iter().map(|(index, error)| (index, Err(error))));
+            self.read.make_contiguous().sort_unstable_by_key(|(index, _)| *index);
             self.from = page.next;
         }
-        let Some((index, run)) = self.read.pop_front() else { return Ok(None) };
-        self.reader.batch_result(index, run).await.map(Some)
+        let index = match (items, self.read.front()) {
+            (Some(items), None) if self.next >= items => return Ok(None),
+            (Some(_), _) => self.next,
+            // Those before it may still come.
+            (None, Some((first, _))) => *first,
+            (None, None) => return Ok(None),
+        };
+        self.next = index + 1;
+        match self.read.pop_front_if(|(first, _)| *first == index) {
+            Some((_, Ok(run))) => self.reader.batch_result(index, run).await.map(Some),
+            Some((_, Err(error))) => Ok(Some(BatchResult { index, run: None, output: Err(error.into()) })),
+            None => {
+                let error = Error::ItemDeleted { batch_id: self.id.clone(), index };
+                Ok(Some(BatchResult { index, run: None, output: Err(error) }))
+            }
+        }
     }
 }
 
@@ -314,10 +349,9 @@ impl BatchResults {
 pub struct BatchResult {
     /// The place of its input, from 0.
     pub index: u64,
-    /// Its run: the last that was made of it.
-    pub run_id: RunId,
-    /// That run's status.
-    pub status: RunStatus,
+    /// Its run, the last that was made of it, and that run's status. None when the run was deleted, or its row cannot be
+    /// read.
+    pub run: Option<(RunId, RunStatus)>,
     /// What the run came to, or why it cannot be read.
     pub output: Result<WorkflowRunOutput, Error>,
 }
@@ -474,7 +508,7 @@ impl BatchHandle {
         Ok(BulkPage {
             runs: runs.buffered(SIDE_BY_SIDE).collect().await,
             next: page.next.map(|next| next.to_string()),
-            unreadable: page.unreadable,
+            unreadable: page.unreadable.into_iter().map(|(_, error)| error).collect(),
         })
     }
 

@@ -130,6 +130,14 @@ pub enum Error {
         /// Why.
         problem: Box<Error>,
     },
+    /// An item of a batch has no run any more.
+    #[error("the run of item {index} of batch {batch_id} was deleted")]
+    ItemDeleted {
+        /// The batch.
+        batch_id: Arc<str>,
+        /// Which item.
+        index: u64,
+    },
     /// The run cannot be forked or tried again as asked.
     #[error("{0}")]
     CannotFork(#[from] outlive_core::fork::CannotFork),

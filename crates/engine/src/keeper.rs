@@ -10,9 +10,9 @@
 
 use crate::error::Error;
 use crate::inner::{Inner, Stopping};
-use crate::retention::{Place, Walk, delete};
+use crate::retention::{BATCH, Place, Walk, before, delete, is_unused};
 use futures::FutureExt;
-use outlive_core::port::{Access, RunFilter, TURN_MAX, Turn};
+use outlive_core::port::{Access, BatchFilter, DELETED_RUNS_MAX, RunFilter, TURN_MAX, Turn};
 use outlive_core::{DefinitionId, Retention, Timestamp};
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
@@ -21,9 +21,9 @@ use tokio::time::{Instant, sleep};
 
 /// Batches that are looked at in one turn. The next turn goes on from there.
 const BATCHES_MAX: usize = 64;
-/// Sessions are looked at in as many steps in one turn.
+/// Sessions are looked at in as many steps in one turn, and batches.
 const SESSION_STEPS_MAX: usize = 64;
-/// Between two looks at sessions.
+/// Between two looks at sessions or batches.
 const PAUSE: Duration = Duration::from_millis(20);
 /// A clock that is ahead of the time that has passed by more than this was set, or the machine slept.
 const JUMP: Duration = Duration::from_secs(300);
@@ -50,6 +50,14 @@ pub(crate) async fn keep(inner: Arc<Inner>) {
     }
 }
 
+/// Where to go on: with runs, sessions and batches.
+#[derive(Default)]
+struct Places {
+    run: Place,
+    session: u64,
+    batch: Option<String>,
+}
+
 /// What is limited: one workflow's runs, or all.
 type Scope = Option<DefinitionId>;
 
@@ -57,7 +65,7 @@ struct Keeper<'a> {
     inner: &'a Arc<Inner>,
     clock: Steady,
     /// Where to go on in a scope of which the last turn has not seen all.
-    places: HashMap<Scope, (Place, u64)>,
+    places: HashMap<Scope, Places>,
 }
 
 impl Keeper<'_> {
@@ -106,9 +114,9 @@ impl Keeper<'_> {
     ) -> Result<(), Error> {
         let name: Arc<str> = scope.as_ref().map_or_else(|| Arc::from(""), DefinitionId::to_shared);
         let services = &self.inner.services;
-        let (place, mut session) = self.places.remove(scope).unwrap_or_default();
+        let Places { run, mut session, mut batch } = self.places.remove(scope).unwrap_or_default();
         let filter = RunFilter { workflow_id: scope.clone(), ..RunFilter::default() };
-        let mut walk = Walk::new(retention, filter, place);
+        let mut walk = Walk::new(retention, filter, run);
         walk.grace = self.inner.options.retention_period;
         let (mut runs, mut bytes) = (0, 0);
         let mut has_seen_all = false;
@@ -116,11 +124,11 @@ impl Keeper<'_> {
             if !self.has_turn(&name).await? {
                 return Ok(());
             }
-            let batch = walk.next(&*services.db, &Access::All, now).await?;
-            let deleted = delete(self.inner, &Access::All, &batch.run_ids, Some(&name)).await?;
-            walk.deleted(batch.run_ids.len(), deleted);
+            let some = walk.next(&*services.db, &Access::All, now).await?;
+            let deleted = delete(self.inner, &Access::All, &some.run_ids, Some(&name)).await?;
+            walk.deleted(some.run_ids.len(), deleted);
             (runs, bytes) = (runs + deleted.runs, bytes + deleted.bytes);
-            if batch.is_last {
+            if some.is_last {
                 has_seen_all = true;
                 break;
             }
@@ -131,8 +139,11 @@ impl Keeper<'_> {
         if let Some(age) = retention.sessions_max_age {
             session = self.sweep_sessions(before(now, age), session).await?;
         }
-        let place = if has_seen_all { Place::default() } else { walk.place };
-        self.places.insert(scope.clone(), (place, session));
+        if let Some(age) = retention.max_age {
+            batch = self.sweep_batches(scope, before(now, age), batch).await?;
+        }
+        let run = if has_seen_all { Place::default() } else { walk.place };
+        self.places.insert(scope.clone(), Places { run, session, batch });
         if runs > 0 {
             tracing::info!(scope = &*name, runs, bytes, "runs were deleted that nobody is to keep");
         }
@@ -145,6 +156,32 @@ impl Keeper<'_> {
         let length = inner.options.retention_period.min(TURN_MAX / 2);
         let turn = Turn { scope: scope.clone(), worker: inner.worker(), length, at: services.clock.now() };
         Ok(services.db.take_turn(turn).await?)
+    }
+
+    /// Deletes batches from there on that have no runs and have not changed since; returns where to go on.
+    async fn sweep_batches(
+        &self,
+        scope: &Scope,
+        before: Timestamp,
+        from: Option<String>,
+    ) -> Result<Option<String>, Error> {
+        let db = &self.inner.services.db;
+        let mut filter = BatchFilter { workflow_id: scope.clone(), after: from, limit: BATCH };
+        for _ in 0..SESSION_STEPS_MAX {
+            let page = db.batches(Access::All, filter.clone()).await?;
+            let unused = page.batches.into_iter().filter(|batch| is_unused(batch, before));
+            let unused: Vec<Arc<str>> = unused.map(|batch| batch.id).collect();
+            for some in unused.chunks(DELETED_RUNS_MAX) {
+                db.delete_batches(Access::All, some.to_vec(), before).await?;
+                sleep(PAUSE).await;
+            }
+            filter.after = page.next;
+            if filter.after.is_none() {
+                return Ok(None);
+            }
+            sleep(PAUSE).await;
+        }
+        Ok(filter.after)
     }
 
     /// Deletes sessions from this one on that have no runs and have not changed since; returns where to go on.
@@ -160,11 +197,6 @@ impl Keeper<'_> {
         }
         Ok(from)
     }
-}
-
-fn before(now: Timestamp, age: Duration) -> Timestamp {
-    let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
-    Timestamp::from_micros(now.as_micros().saturating_sub(age))
 }
 
 /// Compares the clock with the time that has passed. What is deleted does not come back, and a clock that is wrong makes

@@ -11,14 +11,16 @@ use crate::error::Error;
 use crate::inner::Inner;
 use crate::reader::Reader;
 use outlive_core::port::{
-    Access, COUNT_MAX, DELETED_RUNS_MAX, Db, DbError, DbErrorKind, Deleted, Order, Run, RunFilter,
+    Access, BatchFilter, COUNT_MAX, DELETED_RUNS_MAX, Db, DbError, DbErrorKind, Deleted, Order, Run, RunFilter,
+    StoredBatch,
 };
 use outlive_core::{Retention, RunId, RunStatus, Timestamp};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Runs that are looked at together.
-const BATCH: u32 = 256;
+pub(crate) const BATCH: u32 = 256;
 /// Batches that one call of [`Engine::prune`] looks at.
 const BATCHES_MAX: usize = 16;
 /// Runs after which such a call returns.
@@ -49,11 +51,20 @@ pub struct PruneReport {
     pub runs: u64,
     /// Bytes of their logs, inputs and outputs.
     pub bytes: u64,
-    /// Runs that stay although they match: a webhook is still to be told of their end, or an unfinished run of their
-    /// session may read them.
+    /// Runs that stay although they match: a webhook is still to be told of their end, an unfinished run of their session
+    /// may read them, or others of their batch have not ended.
     pub in_use: u64,
+    /// Batches that had no runs. One whose last run is deleted goes with it, and is not among these.
+    pub batches: u64,
     /// Where to go on, when not all runs have been looked at.
     pub next: Option<String>,
+}
+
+impl fmt::Display for PruneReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} runs, {} bytes", self.runs, self.bytes)?;
+        if self.batches > 0 { write!(f, ", {} batches without runs", self.batches) } else { Ok(()) }
+    }
 }
 
 impl Engine {
@@ -88,7 +99,7 @@ async fn prune_some(reader: &Reader, prune: Prune) -> Result<PruneReport, Error>
     let Reader { inner, access, .. } = reader;
     check(&prune, access)?;
     let place = prune.after.as_deref().map(Place::parse).transpose()?.unwrap_or_default();
-    let mut walk = Walk::new(prune.retention, prune.filter, place);
+    let mut walk = Walk::new(prune.retention, prune.filter.clone(), place);
     walk.is_preview = prune.is_preview;
     walk.is_asked = true;
     let mut report = PruneReport::default();
@@ -105,6 +116,7 @@ async fn prune_some(reader: &Reader, prune: Prune) -> Result<PruneReport, Error>
             report.bytes += deleted.bytes;
         }
         if batch.is_last {
+            report.batches = prune_batches(reader, &prune).await?;
             return Ok(report);
         }
         if !prune.is_preview && report.runs >= ASKED_MAX {
@@ -115,6 +127,64 @@ async fn prune_some(reader: &Reader, prune: Prune) -> Result<PruneReport, Error>
     Ok(report)
 }
 
+/// Deletes batches without runs, or counts them: all that are older than what is to be kept, or the one that is asked for.
+async fn prune_batches(reader: &Reader, prune: &Prune) -> Result<u64, Error> {
+    let Reader { inner, access, .. } = reader;
+    let (db, now) = (&*inner.services.db, inner.services.clock.now());
+    let RunFilter { statuses, workflow_id, session_id, batch_id, user_id, id_prefix, created_from, created_to, .. } =
+        &prune.filter;
+    let is_of_runs = !statuses.is_empty()
+        || session_id.is_some()
+        || id_prefix.is_some()
+        || created_from.is_some()
+        || created_to.is_some();
+    let before = match prune.retention.max_age {
+        Some(age) => before(now, age),
+        None if prune.retention.is_unlimited() && batch_id.is_some() => now + Duration::from_micros(1),
+        None => return Ok(0),
+    };
+    if is_of_runs {
+        return Ok(0);
+    }
+    let fits = |batch: &StoredBatch| {
+        let is_of_user = user_id.is_none() || batch.user_id == *user_id;
+        is_of_user && workflow_id.as_ref().is_none_or(|id| *id == batch.workflow_id) && is_unused(batch, before)
+    };
+    let mut ids: Vec<Arc<str>> = Vec::new();
+    if let Some(id) = batch_id {
+        ids.extend(db.batch(access.clone(), id.clone()).await?.filter(fits).map(|batch| batch.id));
+    } else {
+        let mut filter = BatchFilter { workflow_id: workflow_id.clone(), limit: BATCH, ..BatchFilter::default() };
+        loop {
+            let page = db.batches(access.clone(), filter.clone()).await?;
+            ids.extend(page.batches.into_iter().filter(fits).map(|batch| batch.id));
+            filter.after = page.next;
+            if filter.after.is_none() {
+                break;
+            }
+        }
+    }
+    if prune.is_preview {
+        return Ok(ids.len() as u64);
+    }
+    let mut deleted = 0;
+    for some in ids.chunks(DELETED_RUNS_MAX) {
+        deleted += db.delete_batches(access.clone(), some.to_vec(), before).await?;
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(deleted)
+}
+
+/// Whether a batch has no runs and was not changed since.
+pub(crate) fn is_unused(batch: &StoredBatch, before: Timestamp) -> bool {
+    batch.accepted() == 0 && batch.updated_at < before
+}
+
+pub(crate) fn before(now: Timestamp, age: Duration) -> Timestamp {
+    let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+    Timestamp::from_micros(now.as_micros().saturating_sub(age))
+}
+
 /// Whether it can be done as asked.
 fn check(prune: &Prune, access: &Access) -> Result<(), Error> {
     let Prune { retention, filter, .. } = prune;
@@ -122,10 +192,14 @@ fn check(prune: &Prune, access: &Access) -> Result<(), Error> {
         || filter.workflow_id.is_some()
         || filter.session_id.is_some()
         || filter.user_id.is_some()
+        || filter.batch_id.is_some()
         || filter.id_prefix.is_some()
         || filter.created_from.is_some()
         || filter.created_to.is_some();
-    let is_of_kept_counts = filter.session_id.is_none() && filter.created_from.is_none() && filter.created_to.is_none();
+    let is_of_kept_counts = filter.session_id.is_none()
+        && filter.batch_id.is_none()
+        && filter.created_from.is_none()
+        && filter.created_to.is_none();
     let problem = if retention.is_unlimited() && !says_which {
         "it would delete every run that has ended: say which, or what to keep (an age, a number of runs, a size)"
     } else if filter.statuses.iter().any(|status| !status.is_terminal()) {
@@ -135,7 +209,7 @@ fn check(prune: &Prune, access: &Access) -> Result<(), Error> {
     } else if retention.max_bytes.is_some() && (says_which || access.user().is_some()) {
         "a size is that of the whole database: leave the filter out, with a credential that sees all users' runs"
     } else if retention.max_runs.is_some_and(|max| max >= COUNT_MAX) && !is_of_kept_counts {
-        "runs of a session or a time are counted as far as 10000: keep fewer, or leave that filter out"
+        "runs of a session, a batch or a time are counted as far as 10000: keep fewer, or leave that filter out"
     } else {
         return Ok(());
     };

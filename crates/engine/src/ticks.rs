@@ -226,6 +226,7 @@ fn is_final(error: &Error) -> bool {
         | Error::InvalidBatch { .. }
         | Error::DamagedBatch { .. }
         | Error::Item { .. }
+        | Error::ItemDeleted { .. }
         | Error::CannotFork(_)
         | Error::CannotPrune(_)
         | Error::DefinitionChanged(_)

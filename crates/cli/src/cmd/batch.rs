@@ -14,6 +14,7 @@ use outlive::core::port::BatchFilter;
 use outlive::core::{DefinitionId, RunStatus, Timestamp};
 use outlive::engine::{Batch, BatchCounts, BatchSpec, CreateBatch};
 use serde_json::{Value, json};
+use std::ops::Range;
 use std::time::Duration;
 
 /// How to name a batch.
@@ -339,11 +340,13 @@ impl Results {
     async fn run(&self, global: &Global) -> Result<Exit, Problem> {
         let runs = Runs::open(global).await?;
         let batch = runs.batch(&self.batch).await?;
-        let mut after: Option<String> = None;
+        let (mut after, mut told): (Option<String>, u64) = (None, 0);
         loop {
             let page = runs.batch_items(&batch.id, &[], true, after.as_deref()).await?;
             page.unreadable.iter().for_each(|problem| output::note(global, problem));
             for item in page.items {
+                lacking(&batch, told..item.index)?;
+                told = item.index + 1;
                 let mut line = json!({
                     "index": item.index,
                     "run": item.run_id,
@@ -357,10 +360,21 @@ impl Results {
             }
             match page.next {
                 Some(next) => after = Some(next),
-                None => return Ok(Exit::Done),
+                None => break,
             }
         }
+        lacking(&batch, told..batch.items.unwrap_or(told))?;
+        Ok(Exit::Done)
     }
+}
+
+/// A line for each item without a run that can be read. While more may come, there are none to tell of.
+fn lacking(batch: &Batch, items: Range<u64>) -> Result<(), Problem> {
+    for index in items.filter(|_| batch.items.is_some()) {
+        let error = "its run was deleted, or cannot be read";
+        output::json(&json!({ "index": index, "run": null, "status": null, "content": null, "error": error }))?;
+    }
+    Ok(())
 }
 
 impl Wait {
@@ -413,7 +427,7 @@ fn tell(batch: &Batch, global: &Global) -> Result<(), Problem> {
         output::json(&batch_json(batch))?;
         return Ok(());
     }
-    let BatchCounts { queued, running, paused, completed, failed, cancelled } = batch.counts;
+    let BatchCounts { queued, running, paused, completed, failed, cancelled, deleted } = batch.counts;
     let counts = [
         (completed, "completed"),
         (running, "running"),
@@ -421,6 +435,7 @@ fn tell(batch: &Batch, global: &Global) -> Result<(), Problem> {
         (paused, "paused"),
         (failed, "failed"),
         (cancelled, "cancelled"),
+        (deleted, "deleted"),
     ];
     let counts = counts.iter().filter(|(count, _)| *count > 0).map(|(count, word)| format!("{count} {word}"));
     let counts = counts.collect::<Vec<_>>().join(style::dot());

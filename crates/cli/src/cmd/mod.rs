@@ -225,6 +225,8 @@ fn run_json(run: &RunSummary) -> Value {
         "step": run.progress,
         "rerun_of": run.rerun_of,
         "forked_from": run.forked_from,
+        "batch_id": run.batch_id,
+        "batch_item": run.batch_item,
         "priority": run.priority,
         "attempt": run.attempt,
         "cancel_requested": run.cancel_requested_at.is_some(),

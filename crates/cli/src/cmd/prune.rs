@@ -17,7 +17,8 @@ use std::time::Duration;
 ///
 /// Says how many runs and bytes that is, and asks first, unless --yes is given. A run goes when one of the limits does not
 /// keep it; with --where alone, every run that matches goes. Runs that have not ended always stay, and so do those that
-/// an unfinished run of their session may read, or whose webhook is still to be told. Sessions stay. To have it done all
+/// an unfinished run of their session may read, whose webhook is still to be told, or whose batch has not ended. Sessions
+/// stay; a batch goes with its last run, and with --older-than also one that has none. To have it done all
 /// the time, set retention.max_age, retention.max_runs or retention.max_bytes where runs are executed.
 #[derive(Debug, Args)]
 pub(crate) struct Prune {
@@ -30,7 +31,7 @@ pub(crate) struct Prune {
     /// Those accepted first, until the whole database takes no more than this, such as 2GB
     #[arg(long, value_name = "SIZE", value_parser = crate::settings::parse_size, conflicts_with = "filters")]
     max_size: Option<u64>,
-    /// Only runs that match: status:…, workflow:…, session:…, user:…, since:…, as for outlive ls
+    /// Only runs that match: status:…, workflow:…, session:…, batch:…, user:…, since:…, as for outlive ls
     #[arg(id = "filters", long = "where", value_name = "FILTER", num_args = 1..)]
     filters: Vec<String>,
     /// Only say what would be deleted
@@ -69,7 +70,7 @@ impl Prune {
             if self.dry_run {
                 return tell(&preview, true, runs, global);
             }
-            if preview.runs == 0 {
+            if preview.runs + preview.batches == 0 {
                 return tell(&preview, false, runs, global);
             }
             confirm(&preview, runs)?;
@@ -87,6 +88,7 @@ async fn all(runs: &Runs, request: &Request) -> Result<PruneReport, Problem> {
         sum.runs += report.runs;
         sum.bytes += report.bytes;
         sum.in_use += report.in_use;
+        sum.batches += report.batches;
         if report.next.is_none() {
             return Ok(sum);
         }
@@ -96,7 +98,7 @@ async fn all(runs: &Runs, request: &Request) -> Result<PruneReport, Problem> {
 
 /// Asks whether to go on.
 fn confirm(preview: &PruneReport, runs: &Runs) -> Result<(), Problem> {
-    let what = format!("{} ({}) of {}", counted(preview.runs), size(preview.bytes), runs.place());
+    let what = format!("{} ({}) of {}", counted(preview), size(preview.bytes), runs.place());
     let refused = |message: String| Problem::new(Exit::Usage, "not_confirmed", message).hint("to delete them: --yes");
     if !std::io::stdin().is_terminal() {
         return Err(refused(format!("{what} would be deleted, and nobody is there to ask")));
@@ -112,8 +114,14 @@ fn confirm(preview: &PruneReport, runs: &Runs) -> Result<(), Problem> {
     }
 }
 
-fn counted(runs: u64) -> String {
-    style::counted(usize::try_from(runs).unwrap_or(usize::MAX), "run")
+fn counted(report: &PruneReport) -> String {
+    let many = |count: u64, what: &str| style::counted(usize::try_from(count).unwrap_or(usize::MAX), what);
+    let runs = many(report.runs, "run");
+    match report.batches {
+        0 => runs,
+        1 => format!("{runs} and 1 batch without runs"),
+        batches => format!("{runs} and {batches} batches without runs"),
+    }
 }
 
 fn tell(report: &PruneReport, is_preview: bool, runs: &Runs, global: &Global) -> Result<Exit, Problem> {
@@ -122,18 +130,19 @@ fn tell(report: &PruneReport, is_preview: bool, runs: &Runs, global: &Global) ->
             "runs": report.runs,
             "bytes": report.bytes,
             "in_use": report.in_use,
+            "batches": report.batches,
             "dry_run": is_preview,
         }))?;
         return Ok(Exit::Done);
     }
-    let (what, bytes) = (counted(report.runs), size(report.bytes));
+    let (what, bytes) = (counted(report), size(report.bytes));
     let verb = if is_preview { "would be deleted" } else { "deleted" };
     output::line(format_args!("{what} {verb}, {bytes}"))?;
     if report.in_use > 0 {
         let stay = if report.in_use == 1 { "1 more stays".to_owned() } else { format!("{} more stay", report.in_use) };
         output::note(
             global,
-            format_args!("{stay} until an unfinished run of the session or a webhook is done with it"),
+            format_args!("{stay} until an unfinished run of the session, a webhook or a batch is done with it"),
         );
     }
     if !is_preview && report.runs > 0 && runs.is_here() {

@@ -86,6 +86,9 @@ fn page(
     if let Some(from) = &run.forked_from {
         fact("Fork", format!("of {} at event {}", from.run_id, from.at));
     }
+    if let Some((batch, item)) = run.batch_id.as_ref().zip(run.batch_item) {
+        fact("Batch", format!("{}, item {item}", style::line(batch, 128)));
+    }
     if let Some(input) = &output.input {
         fact("Input", style::line(&content_text(Some(input)), 200));
     }

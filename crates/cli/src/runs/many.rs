@@ -203,7 +203,7 @@ impl Here {
             items.push(ItemSummary { index, run_id, status, content, error });
         }
         let next = page.next.map(|next| next.to_string());
-        Ok(ItemList { items, next, unreadable: page.unreadable.iter().map(ToString::to_string).collect() })
+        Ok(ItemList { items, next, unreadable: page.unreadable.iter().map(|(_, error)| error.to_string()).collect() })
     }
 
     async fn note_batch(&self, outcome: &str, action: &str, batch: &Batch) -> Result<(), Problem> {

@@ -106,3 +106,49 @@ fn what_cannot_be_read_is_named_by_its_line_and_the_rest_goes_on() {
     place.on_runs(&["batch", "content-creation-demo"]).exits(2);
     place.on_runs(&["batch", "tea-shop", "topics.jsonl"]).exits(3);
 }
+
+#[test]
+fn a_batch_is_deleted_the_same_here_and_there() {
+    let place = Place::new();
+    written(&place, "topics.txt", "bees\nwasps\nhornets\n");
+    let here = |arguments: &[&str]| place.on_runs(arguments);
+    here(&[&START[..], &["--id", "b1", "-d"]].concat()).exits(0);
+    here(&["batch", "cancel", "b1"]).exits(0);
+    here(&[&START[..], &["--id", "b2", "-d"]].concat()).exits(0);
+    let server = Running::serve(&place, &["--no-execute", "--db", "runs.db"]);
+    let there = |arguments: &[&str]| place.run(&[&["--server", server.url()], arguments].concat());
+    let both = |arguments: &[&str]| {
+        let (here, there) = (here(arguments), there(arguments));
+        assert_eq!((there.code, &there.stdout), (here.code, &here.stdout), "{arguments:?}: {}", there.stderr);
+        here
+    };
+    let items = both(&["batch", "results", "b1"]).exits(0).stdout;
+    let lines: Vec<Value> = items.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let run = lines[1]["run"].as_str().unwrap();
+    let shown = both(&["show", run, "--json"]).exits(0).json();
+    assert_eq!((&shown["batch_id"], &shown["batch_item"]), (&json!("b1"), &json!(1)));
+    let shown = here(&["show", run]).exits(0).stdout;
+    assert!(shown.contains("b1, item 1"), "{shown}");
+    // What is asked for is what goes, on either side: no filter is lost on the way.
+    for (arguments, runs) in [
+        (&["prune", "--where", "batch:b1", "--dry-run", "--json"][..], 3),
+        (&["prune", "--older-than", "0s", "--where", "batch:none", "--dry-run", "--json"], 0),
+        (&["prune", "--keep", "1", "--where", "batch:b1", "--dry-run", "--json"], 2),
+        // Its runs have not ended.
+        (&["prune", "--where", "batch:b2", "--dry-run", "--json"], 0),
+    ] {
+        assert_eq!(both(arguments).exits(0).json()["runs"], runs, "{arguments:?}");
+    }
+    there(&["prune", "--keep", "1", "--where", "batch:b1", "--yes"]).exits(0);
+    let left = both(&["batch", "show", "b1", "--json"]).exits(0).json();
+    assert_eq!(json!([left["accepted"], left["counts"]["deleted"]]), json!([1, 2]));
+    assert!(both(&["batch", "show", "b1"]).exits(0).stdout.contains("2 deleted"));
+    let items = both(&["batch", "results", "b1"]).exits(0).stdout;
+    let lines: Vec<Value> = items.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let runs: Vec<bool> = lines.iter().map(|line| line["run"].is_string()).collect();
+    assert_eq!((runs.len(), runs.iter().filter(|is_there| **is_there).count()), (3, 1), "{items}");
+    here(&["prune", "--where", "batch:b1", "--yes"]).exits(0);
+    both(&["batch", "show", "b1"]).exits(3);
+    both(&["batch", "show", "b2"]).exits(0);
+    server.stop().exits(0);
+}

@@ -3,7 +3,8 @@
 //! A batch executes nothing. Its runs are accepted like any others, and each says which item of which batch it is
 //! ([`super::NewStart::item`]). The invariant: an item has at most one run, and the counts of a batch are those of its
 //! items' runs. Where an item is tried again, the new run takes the place of the one before in the transaction that
-//! accepts it.
+//! accepts it. A batch that takes no more items goes with the last of its runs, and an item whose run was deleted has
+//! none ever after: it is not accepted again.
 
 use super::{Access, BoxFuture, CancelIntent, DbError, Run};
 use crate::id::{DefinitionId, RunId};
@@ -46,12 +47,13 @@ pub struct StoredBatch {
     pub created_at: Timestamp,
     /// When somebody changed it last.
     pub updated_at: Timestamp,
-    /// How many of its items' runs have each status, in the order of [`RunStatus::ALL`].
+    /// How many of its items' runs have each status, in the order of [`RunStatus::ALL`]. Runs that were deleted do not
+    /// count.
     pub counts: [u64; RunStatus::ALL.len()],
 }
 
 impl StoredBatch {
-    /// How many items have a run.
+    /// How many items have a run now.
     pub fn accepted(&self) -> u64 {
         self.counts.iter().sum()
     }
@@ -124,8 +126,8 @@ pub struct ItemPage {
     pub items: Vec<(u64, Run)>,
     /// Where to continue, when there is more.
     pub next: Option<u64>,
-    /// Items left out because their runs cannot be read: each error names its run.
-    pub unreadable: Vec<DbError>,
+    /// Items left out because their runs cannot be read, each with its index: the error names its run.
+    pub unreadable: Vec<(u64, DbError)>,
 }
 
 /// The most items that a batch has.

@@ -72,13 +72,14 @@ pub struct IdleSessions {
 /// Deleting what has ended.
 pub trait RetentionStore: Send + Sync {
     /// How many bytes of log, input and output each of these runs takes; none where it cannot be deleted: it is not
-    /// there for the caller, has not ended, has a webhook that is still to be told, or an unfinished run of its session
-    /// comes after it and may read it as history.
+    /// there for the caller, has not ended, has a webhook that is still to be told, is an item of a batch that takes more
+    /// items or of which some have not ended, or an unfinished run of its session comes after it and may read it as
+    /// history.
     fn run_sizes(&self, access: Access, run_ids: Vec<RunId>) -> BoxFuture<'_, Result<Vec<Option<u64>>, DbError>>;
 
     /// Deletes these runs, in this order, with all that belongs to them alone; leaves alone those that
-    /// [`RetentionStore::run_sizes`] has no size for. Their sessions stay; their idempotency keys are free again. Deletes
-    /// no more than the limits above say, and then more is to do.
+    /// [`RetentionStore::run_sizes`] has no size for. Their sessions stay; their idempotency keys are free again. A batch
+    /// goes with the last of its runs. Deletes no more than the limits above say, and then more is to do.
     ///
     /// With `scope`, what was deleted is added up there ([`RetentionStore::pruned`]).
     fn delete_runs(
@@ -91,6 +92,14 @@ pub trait RetentionStore: Send + Sync {
     /// Deletes sessions without runs that have not changed since `before`, among the first [`IDLE_SESSIONS_MAX`] from
     /// `from` on (0 for the first).
     fn delete_idle_sessions(&self, before: Timestamp, from: u64) -> BoxFuture<'_, Result<IdleSessions, DbError>>;
+
+    /// Deletes those of these batches that have no runs and have not changed since `before`; returns how many.
+    fn delete_batches(
+        &self,
+        access: Access,
+        ids: Vec<Arc<str>>,
+        before: Timestamp,
+    ) -> BoxFuture<'_, Result<u64, DbError>>;
 
     /// Takes the turn, or keeps it, unless somebody else has it.
     fn take_turn(&self, turn: Turn) -> BoxFuture<'_, Result<bool, DbError>>;

@@ -3,6 +3,7 @@
 //! It must never know a store. The invariant: what cannot be read is an error that names the run and the part, and
 //! never passes for absent.
 
+use super::batches::BatchItem;
 use super::db::{DbError, DbErrorKind, RequestOptions, Run};
 use crate::fork::ForkedFrom;
 use crate::id::RunId;
@@ -115,6 +116,20 @@ impl Run {
         }
         let options: Option<Forked> = self.read(self.options.as_deref(), "options")?;
         Ok(options.and_then(|options| options.forked_from))
+    }
+
+    /// The item of a batch as which it was accepted, if it was. After a retry the item's run is the new one.
+    ///
+    /// # Errors
+    /// When what is stored cannot be read.
+    pub fn batch_item(&self) -> Result<Option<BatchItem>, Unreadable> {
+        /// Only this field, so that attachments are skipped.
+        #[derive(Deserialize)]
+        struct Batched {
+            batch: Option<BatchItem>,
+        }
+        let options: Option<Batched> = self.read(self.options.as_deref(), "options")?;
+        Ok(options.and_then(|options| options.batch))
     }
 }
 

@@ -4,11 +4,11 @@ use super::{
     Stores, accept, an_answer, answer, becoming, claim, claim_of, commit, expect_accepted, expect_kind, new_run,
     paused, register, run_id, run_of, second, workflow_id,
 };
-use outlive_core::RunStatus;
 use outlive_core::port::{
     Accepted, Access, BatchChange, BatchFilter, BatchItem, CancelIntent, Db, DbErrorKind, ITEMS_MAX, ItemFilter, Lease,
     NewBatch, NewItem, NewRun, NewStart, Order, RunFilter, StoredBatch,
 };
+use outlive_core::{RunId, RunStatus};
 use std::sync::Arc;
 
 fn a_batch(id: &str) -> NewBatch {
@@ -299,4 +299,122 @@ pub(super) async fn a_batch_that_is_cancelled_asks_its_runs_to_end(Stores { one:
     end(&*db, lease, RunStatus::Cancelled).await;
     accept(&*db, again("b1", 2, "r6", "r2")).await;
     assert_eq!(run_of(&*db, "r6").await.cancel, None);
+}
+
+/// Deletes what can be; says how many that were, and that the sizes said so.
+async fn delete(db: &dyn Db, runs: &[&str]) -> u64 {
+    let ids: Vec<RunId> = runs.iter().map(|id| run_id(id)).collect();
+    let sizes = db.run_sizes(Access::All, ids.clone()).await.expect("sizes are read");
+    let deleted = db.delete_runs(Access::All, ids, None).await.expect("a deletion succeeds").runs;
+    assert_eq!(sizes.iter().flatten().count() as u64, deleted, "a preview says what happens");
+    deleted
+}
+
+async fn is_there(db: &dyn Db, id: &str) -> bool {
+    db.batch(Access::All, Arc::from(id)).await.expect("asking is fine").is_some()
+}
+
+/// A batch of three whose first has completed, whose second has failed, and whose third executes.
+async fn with_three(db: &dyn Db) -> Lease {
+    register(db, "w1").await;
+    create(db, a_batch("b1")).await;
+    for index in 0..3 {
+        accept(db, item("b1", index, &format!("r{index}"))).await;
+    }
+    let mut leases: Vec<Lease> =
+        claim(db, claim_of("w1", second(2))).await.runs.into_iter().map(|(_, lease)| lease).collect();
+    end(db, &leases[0], RunStatus::Completed).await;
+    end(db, &leases[1], RunStatus::Error).await;
+    commit(db, becoming(&leases[2], RunStatus::Running)).await;
+    leases.remove(2)
+}
+
+pub(super) async fn items_stay_until_no_item_of_their_batch_is_unfinished(Stores { one: db, other, .. }: Stores) {
+    let third = with_three(&*db).await;
+    let all = ["r0", "r1", "r2", "r3"];
+    assert_eq!(delete(&*other, &all).await, 0, "more items may come, and one executes");
+    commit(&*db, becoming(&third, RunStatus::Completed)).await;
+    assert_eq!(delete(&*other, &all).await, 0, "more items may come");
+    change(&*db, "b1", BatchChange::Complete(3)).await;
+    // An item that is tried again is unfinished; the run before is none of the batch any more. In the transaction in which
+    // it comes, and later.
+    let ids = || ["r0", "r2"].map(run_id).to_vec();
+    let ((), deleted) =
+        tokio::join!(accept(&*db, again("b1", 1, "r3", "r1")), db.delete_runs(Access::All, ids(), None));
+    assert_eq!(deleted.expect("a deletion succeeds").runs, 0);
+    assert_eq!(delete(&*other, &["r0", "r2", "r3"]).await, 0);
+    assert_eq!(delete(&*other, &["r1"]).await, 1);
+    let (_, lease) = claim(&*db, claim_of("w1", second(3))).await.runs.remove(0);
+    commit(&*db, becoming(&lease, RunStatus::Running)).await;
+    assert_eq!(delete(&*other, &all).await, 0);
+    commit(&*db, becoming(&lease, RunStatus::Completed)).await;
+    // In the transaction in which the last of them ends, or later.
+    assert_eq!(delete(&*other, &["r0"]).await, 1);
+    let batch = batch_of(&*db, "b1").await;
+    assert_eq!((batch.items, batch.counts), (Some(3), [0, 0, 0, 2, 0, 0]));
+    assert_eq!(items(&*db, "b1", ItemFilter::default()).await.0, of_runs(&[(1, "r3"), (2, "r2")]));
+    // A deleted item is not executed a second time because somebody gives the same inputs again.
+    expect_kind(db.create_run(Access::All, item("b1", 0, "r4"), None).await, DbErrorKind::Conflict);
+    assert_eq!(change(&*db, "b1", BatchChange::Complete(3)).await.items, Some(3));
+    // One that waits for a person stays, and so do its neighbours.
+    create(&*db, a_batch("b2")).await;
+    accept(&*db, item("b2", 0, "p0")).await;
+    let (_, lease) = claim(&*db, claim_of("w1", second(4))).await.runs.remove(0);
+    end(&*db, &lease, RunStatus::Completed).await;
+    paused(&*db, item("b2", 1, "p1"), "w1", &["q1"]).await;
+    change(&*db, "b2", BatchChange::Complete(2)).await;
+    assert_eq!(delete(&*db, &["p0", "p1"]).await, 0);
+}
+
+pub(super) async fn a_batch_goes_with_its_last_run(Stores { one: db, other, .. }: Stores) {
+    let third = with_three(&*db).await;
+    commit(&*db, becoming(&third, RunStatus::Cancelled)).await;
+    change(&*db, "b1", BatchChange::Complete(3)).await;
+    assert_eq!(delete(&*db, &["r0", "r2"]).await, 2);
+    assert_eq!(batch_of(&*other, "b1").await.counts, [0, 0, 0, 0, 0, 1]);
+    assert_eq!(delete(&*other, &["r1"]).await, 1);
+    assert!(!is_there(&*db, "b1").await);
+    assert!(db.batches(Access::All, BatchFilter::default()).await.expect("a list is read").batches.is_empty());
+    // Its id and its number are free, and nothing is left under them.
+    let anew = NewBatch { text: Arc::from("{}"), ..a_batch("b1") };
+    assert_eq!(create(&*other, anew).await.counts, [0; 6]);
+    accept(&*db, item("b1", 0, "r0")).await;
+    assert_eq!(batch_of(&*db, "b1").await.counts, [1, 0, 0, 0, 0, 0]);
+    // With the sessions of its items, too; but not while more may come.
+    let delete_session = async |run: &str| {
+        let session = run_of(&*db, run).await.info.session_id;
+        db.delete_sessions(Access::All, vec![session], true).await.expect("it is deleted");
+    };
+    delete_session("r0").await;
+    assert_eq!(batch_of(&*db, "b1").await.counts, [0; 6], "it still takes items");
+    for index in 0..2 {
+        accept(&*db, item("b1", index, &format!("s{index}"))).await;
+    }
+    change(&*db, "b1", BatchChange::Cancel).await;
+    delete_session("s0").await;
+    assert_eq!(batch_of(&*other, "b1").await.accepted(), 1);
+    delete_session("s1").await;
+    assert!(!is_there(&*other, "b1").await);
+}
+
+pub(super) async fn a_batch_without_runs_is_deleted_by_its_id(Stores { one: db, other, .. }: Stores) {
+    for id in ["empty", "waiting", "used"] {
+        create(&*db, of("ada", a_batch(id))).await;
+    }
+    change(&*db, "empty", BatchChange::Complete(0)).await;
+    let mut of_ada = item("used", 0, "r0");
+    of_ada.info.user_id = Some(Arc::from("ada"));
+    accept(&*db, of_ada).await;
+    let some = async |access: Access, before| {
+        let ids = ["empty", "waiting", "used", "unknown", "empty"].map(Arc::from).to_vec();
+        other.delete_batches(access, ids, second(before)).await.expect("a deletion succeeds")
+    };
+    assert_eq!(some(Access::All, 1).await, 0, "none is older");
+    assert_eq!(some(user("bob"), 99).await, 0, "they are somebody else's");
+    assert_eq!(some(user("ada"), 9).await, 1, "the one that has waited since the first second");
+    assert_eq!(some(Access::All, 10).await, 1, "the one that was completed in the ninth");
+    assert_eq!(some(Access::All, 99).await, 0);
+    for (id, expected) in [("empty", false), ("waiting", false), ("used", true)] {
+        assert_eq!(is_there(&*db, id).await, expected, "{id}");
+    }
 }

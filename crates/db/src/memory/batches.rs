@@ -23,6 +23,12 @@ struct Row {
     items: BTreeMap<u64, u64>,
 }
 
+impl Row {
+    fn takes_no_more(&self) -> bool {
+        self.batch.items.is_some() || self.batch.cancelled_at.is_some()
+    }
+}
+
 impl Batches {
     /// The runs of this batch.
     pub(super) fn runs_of(&self, id: &str) -> BTreeSet<u64> {
@@ -30,9 +36,14 @@ impl Batches {
         row.map(|row| row.items.values().copied().collect()).unwrap_or_default()
     }
 
-    /// Forgets runs that are gone.
+    /// Forgets runs that are gone, and batches of which these were the last.
     pub(super) fn retain(&mut self, is_there: impl Fn(u64) -> bool) {
-        self.rows.values_mut().for_each(|row| row.items.retain(|_, seq| is_there(*seq)));
+        self.rows.retain(|_, row| {
+            let count = row.items.len();
+            row.items.retain(|_, seq| is_there(*seq));
+            let has_lost_all = count > 0 && row.items.is_empty();
+            !(has_lost_all && row.takes_no_more())
+        });
     }
 }
 
@@ -205,6 +216,31 @@ impl Tables {
         let there = there.map(|run| (&run.info.run_id, run.status));
         rules::enter_batch(&row.batch, new, item, replaces.as_ref(), there)?;
         Ok(Some(number))
+    }
+
+    /// Whether the run is an item of a batch that takes more, or of which some have not ended.
+    pub(super) fn is_of_unfinished_batch(&self, seq: u64) -> bool {
+        let is_open = |row: &Row| {
+            let mut runs = row.items.values().map(|seq| self.runs[seq].run.status);
+            !row.takes_no_more() || runs.any(|status| !status.is_terminal())
+        };
+        self.batches.rows.values().any(|row| row.items.values().any(|item| *item == seq) && is_open(row))
+    }
+
+    /// Takes a run that goes out of its batch; the batch goes with its last.
+    pub(super) fn leave_batch(&mut self, seq: u64) {
+        self.batches.retain(|item| item != seq);
+    }
+
+    /// Deletes batches without runs.
+    pub(super) fn delete_batches(&mut self, access: &Access, ids: &[Arc<str>], before: Timestamp) -> u64 {
+        let found: BTreeSet<u64> = ids.iter().filter_map(|id| self.find_batch(access, id)).collect();
+        let count = self.batches.rows.len();
+        let is_unused = |row: &Row| row.items.is_empty() && row.batch.updated_at < before;
+        self.batches.rows.retain(|number, row| !(found.contains(number) && is_unused(row)));
+        let deleted = (count - self.batches.rows.len()) as u64;
+        self.changes += deleted;
+        deleted
     }
 
     /// Makes run `seq` this item of a batch.

@@ -47,6 +47,17 @@ impl RetentionStore for InMemoryDb {
         })
     }
 
+    fn delete_batches(
+        &self,
+        access: Access,
+        ids: Vec<Arc<str>>,
+        before: Timestamp,
+    ) -> BoxFuture<'_, Result<u64, DbError>> {
+        Box::pin(async move {
+            self.operate(Operation::DeleteBatches, |tables| Ok(tables.delete_batches(&access, &ids, before)))
+        })
+    }
+
     fn take_turn(&self, turn: Turn) -> BoxFuture<'_, Result<bool, DbError>> {
         Box::pin(async move { self.operate(Operation::TakeTurn, |tables| Ok(tables.take_turn(turn))) })
     }
@@ -82,7 +93,8 @@ impl Tables {
         let has_hook = self.open_hooks.contains(&seq);
         let session = &self.sessions[&row.run.info.session_id];
         let may_be_read = session.unfinished.last().is_some_and(|last| *last > seq);
-        (row.run.status.is_terminal() && !has_hook && !may_be_read).then_some(seq)
+        let is_in_use = has_hook || may_be_read || self.is_of_unfinished_batch(seq);
+        (row.run.status.is_terminal() && !is_in_use).then_some(seq)
     }
 
     fn size(&self, seq: u64) -> u64 {
@@ -103,6 +115,7 @@ impl Tables {
             let Some(seq) = self.deletable(access, run_id) else { continue };
             deleted.runs += 1;
             deleted.bytes += self.size(seq);
+            self.leave_batch(seq);
             self.runs.remove(&seq);
             self.run_by_id.remove(run_id);
             self.delete_budgets_of_run(run_id);

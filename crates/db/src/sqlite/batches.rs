@@ -76,6 +76,8 @@ pub(super) struct BatchSql {
     release: String,
     items: String,
     unfinished: String,
+    delete_over: String,
+    delete_unused: String,
 }
 
 /// Columns of a batch, in the order [`read_row`] reads them.
@@ -116,6 +118,13 @@ impl BatchSql {
             unfinished: sql(&format!(
                 "SELECT r.seq, r.run_id, r.worker_seq IS NULL, r.batch_item {ITEMS} AND r.batch_item >= ?2 \
                  AND r.status < 3 ORDER BY r.batch_item LIMIT ?3"
+            )),
+            delete_over: sql(&format!(
+                "DELETE FROM {{T}}_batches WHERE seq = ?1 AND (items IS NOT NULL OR cancelled_at IS NOT NULL) \
+                 AND NOT EXISTS (SELECT 1 {ITEMS})"
+            )),
+            delete_unused: sql(&format!(
+                "DELETE FROM {{T}}_batches WHERE seq = ?1 AND updated_at < ?2 AND NOT EXISTS (SELECT 1 {ITEMS})"
             )),
         }
     }
@@ -255,6 +264,23 @@ impl Tables<'_> {
         Ok(())
     }
 
+    /// Deletes a batch whose last run is gone, if no more will come. What a run leaves behind counts as nothing.
+    pub(super) fn delete_batch_that_is_over(&self, batch: i64) -> Result<(), Fail> {
+        self.execute(&self.sql().batches.delete_over, [batch])
+    }
+
+    /// Deletes batches without runs.
+    pub(super) fn delete_batches(&self, access: &Access, ids: &[Arc<str>], before: Timestamp) -> Result<u64, Fail> {
+        let sql = &self.sql().batches;
+        let mut deleted = 0;
+        for id in ids {
+            let Some(Numbered { seq, .. }) = find(self.connection(), sql, access, id)? else { continue };
+            let mut statement = self.connection().prepare_cached(&sql.delete_unused)?;
+            deleted += statement.execute(params![seq, before.as_micros()])? as u64;
+        }
+        Ok(deleted)
+    }
+
     fn cancel_items(
         &mut self,
         access: &Access,
@@ -351,7 +377,7 @@ impl Reader {
                     bytes += rules::list_bytes(&run);
                     page.items.push((index, run));
                 }
-                Err(Fail::Said(error)) => page.unreadable.push(error),
+                Err(Fail::Said(error)) => page.unreadable.push((index, error)),
                 Err(fail) => return Err(fail),
             }
         }
@@ -380,6 +406,9 @@ mod tests {
             (&sql.items, "runs", "INDEX by_batch (batch_seq=? AND batch_item>?)"),
             (&sql.unfinished, "runs", "INDEX by_batch (batch_seq=? AND batch_item>?)"),
             (&sql.accepted, "runs", "COVERING INDEX by_batch (batch_seq=?)"),
+            (&sql.delete_over, "batches", "INTEGER PRIMARY KEY (rowid=?)"),
+            (&sql.delete_over, "runs", "COVERING INDEX by_batch (batch_seq=?)"),
+            (&sql.delete_unused, "runs", "COVERING INDEX by_batch (batch_seq=?)"),
         ];
         for (statement, part, index) in expected {
             let lines = schema::plan(&connection, part, statement);

@@ -120,6 +120,10 @@ impl Changes {
 /// The scope of a batch's row.
 const OF_BATCH: i64 = 4;
 
+/// How many runs of the batch of `r` have not ended, as it was counted last.
+pub(super) const UNFINISHED_OF_BATCH: &str = "coalesce((SELECT c.pending + c.running + c.paused FROM {T}_counts c \
+    WHERE c.scope = 4 AND c.component_id = CAST(r.batch_seq AS TEXT) AND c.user_id = ''), 0)";
+
 /// The rows that count what belongs to this component and user.
 fn scopes<'a>(
     component_id: Option<&'a str>,

@@ -8,6 +8,7 @@
 //! number.
 
 use super::SqliteDb;
+use super::counts::UNFINISHED_OF_BATCH;
 use super::failure::Fail;
 use super::reader::Reader;
 use super::rows::{self, count, first, int, shown, value};
@@ -16,7 +17,7 @@ use outlive_core::port::{
     Access, BoxFuture, DELETED_BYTES_MAX, DELETED_ROWS_MAX, DELETED_RUNS_MAX, DbError, Deleted, IDLE_SESSIONS_MAX,
     IdleSessions, Pruned, RetentionStore, TURN_MAX, Turn,
 };
-use outlive_core::{RunId, Timestamp};
+use outlive_core::{RunId, RunStatus, Timestamp};
 use rusqlite::{Connection, params};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -43,6 +44,15 @@ impl RetentionStore for SqliteDb {
 
     fn delete_idle_sessions(&self, before: Timestamp, from: u64) -> BoxFuture<'_, Result<IdleSessions, DbError>> {
         Box::pin(self.write(move |tables| tables.delete_idle_sessions(before, from)))
+    }
+
+    fn delete_batches(
+        &self,
+        access: Access,
+        ids: Vec<Arc<str>>,
+        before: Timestamp,
+    ) -> BoxFuture<'_, Result<u64, DbError>> {
+        Box::pin(self.write(move |tables| tables.delete_batches(&access, &ids, before)))
     }
 
     fn take_turn(&self, turn: Turn) -> BoxFuture<'_, Result<bool, DbError>> {
@@ -91,14 +101,18 @@ impl RetentionSql {
     pub(super) fn new(table: &str) -> Self {
         let sql = |text: &str| text.replace("{T}", table);
         Self {
-            deletable: sql("SELECT r.seq, r.status, r.workflow_id, r.user_id, q.definition, \
+            deletable: sql(&format!(
+                "SELECT r.seq, r.status, r.workflow_id, r.user_id, q.definition, \
                 coalesce(octet_length(q.input), 0) + coalesce(octet_length(q.options), 0) + \
-                coalesce((SELECT octet_length(o.output) FROM {T}_run_outputs o WHERE o.seq = r.seq), 0) \
-                FROM {T}_runs r JOIN {T}_run_requests q ON q.seq = r.seq \
+                coalesce((SELECT octet_length(o.output) FROM {{T}}_run_outputs o WHERE o.seq = r.seq), 0), \
+                r.batch_seq, {UNFINISHED_OF_BATCH} FROM {{T}}_runs r JOIN {{T}}_run_requests q ON q.seq = r.seq \
                 WHERE r.run_id = ?1 AND r.status >= 3 AND (?2 IS NULL OR r.user_id = ?2) \
-                AND NOT EXISTS (SELECT 1 FROM {T}_run_hooks h WHERE h.seq = r.seq AND h.state = 0) \
-                AND NOT EXISTS (SELECT 1 FROM {T}_runs u INDEXED BY {T}_runs_unfinished \
-                WHERE u.status < 3 AND u.session_seq = r.session_seq AND u.seq > r.seq)"),
+                AND NOT EXISTS (SELECT 1 FROM {{T}}_run_hooks h WHERE h.seq = r.seq AND h.state = 0) \
+                AND NOT EXISTS (SELECT 1 FROM {{T}}_batches b WHERE b.seq = r.batch_seq AND b.items IS NULL \
+                AND b.cancelled_at IS NULL) \
+                AND NOT EXISTS (SELECT 1 FROM {{T}}_runs u INDEXED BY {{T}}_runs_unfinished \
+                WHERE u.status < 3 AND u.session_seq = r.session_seq AND u.seq > r.seq)"
+            )),
             size: sql("SELECT coalesce(sum(octet_length(body)), 0) FROM {T}_run_events WHERE run_seq = ?1"),
             parts: [
                 sql("DELETE FROM {T}_questions WHERE run_seq = ?1"),
@@ -156,6 +170,8 @@ struct Ended {
     definition: Arc<str>,
     /// Of input, options and output.
     bytes: u64,
+    /// The batch whose item it is, with how many of its items have not ended.
+    batch: Option<(i64, i64)>,
 }
 
 fn find(connection: &Connection, sql: &RetentionSql, access: &Access, run_id: &RunId) -> Result<Option<Ended>, Fail> {
@@ -168,6 +184,7 @@ fn find(connection: &Connection, sql: &RetentionSql, access: &Access, run_id: &R
             user_id: row.get(3)?,
             definition: row.get(4)?,
             bytes: count(row.get(5)?)?,
+            batch: row.get::<_, Option<i64>>(6)?.zip(row.get(7)?),
         })
     })
 }
@@ -175,7 +192,10 @@ fn find(connection: &Connection, sql: &RetentionSql, access: &Access, run_id: &R
 impl Reader {
     fn run_size(&self, access: &Access, run_id: &RunId) -> Result<Option<u64>, Fail> {
         let sql = &self.sql.retention;
-        let Some(ended) = find(&self.connection, sql, access, run_id)? else { return Ok(None) };
+        let found = find(&self.connection, sql, access, run_id)?;
+        let Some(ended) = found.filter(|ended| ended.batch.is_none_or(|(_, unfinished)| unfinished <= 0)) else {
+            return Ok(None);
+        };
         let log: i64 = value(&self.connection, &sql.size, [ended.seq])?.unwrap_or_default();
         Ok(Some(ended.bytes + count(log)?))
     }
@@ -212,21 +232,23 @@ impl Tables<'_> {
     fn delete_runs(&mut self, access: &Access, run_ids: &[RunId], scope: Option<&str>) -> Result<Deleted, Fail> {
         let mut room = Room { rows: DELETED_ROWS_MAX, bytes: DELETED_BYTES_MAX };
         let mut deleted = Deleted { bytes: self.delete_remains(&mut room)?, ..Deleted::default() };
-        let mut definitions = BTreeSet::new();
+        let (mut definitions, mut batches) = (BTreeSet::new(), BTreeSet::new());
         for run_id in run_ids {
             if deleted.runs == DELETED_RUNS_MAX as u64 || room.is_used_up() {
                 deleted.more = true;
                 break;
             }
             // What is already gone was deleted by an earlier call, or by somebody else.
-            let Some(ended) = find(self.connection(), &self.sql().retention, access, run_id)? else { continue };
+            let Some(ended) = self.deletable(access, run_id)? else { continue };
             deleted.bytes += self.delete_run(run_id, &ended, &mut room)?;
             deleted.runs += 1;
             definitions.insert(ended.definition);
+            batches.extend(ended.batch.map(|(batch, _)| batch));
         }
         if deleted.runs > 0 {
             self.deleted();
         }
+        batches.into_iter().try_for_each(|batch| self.delete_batch_that_is_over(batch))?;
         self.delete_what_numbers_could_mean()?;
         let sql = &self.sql().retention;
         definitions.iter().try_for_each(|hash| self.execute(&sql.doubt, [&**hash]))?;
@@ -238,6 +260,19 @@ impl Tables<'_> {
         }
         deleted.more |= is_left;
         Ok(deleted)
+    }
+
+    /// The run, if it can be deleted by what this transaction has written so far.
+    fn deletable(&self, access: &Access, run_id: &RunId) -> Result<Option<Ended>, Fail> {
+        let found = find(self.connection(), &self.sql().retention, access, run_id)?;
+        Ok(found.filter(|ended| match ended.batch {
+            Some((batch, unfinished)) => {
+                let changed = RunStatus::ALL.into_iter().zip(self.changed().of_batch(batch));
+                let changed = changed.filter(|(status, _)| !status.is_terminal()).map(|(_, by)| by);
+                unfinished + changed.sum::<i64>() <= 0
+            }
+            None => true,
+        }))
     }
 
     /// Deletes a run with as much of its log as there is room for; gives the bytes.
@@ -252,6 +287,7 @@ impl Tables<'_> {
         // A run with a damaged status can be deleted all the same.
         if let Ok(status) = rows::status(ended.status) {
             self.changes().runs(ended.workflow_id.clone(), ended.user_id.clone(), status, -1);
+            ended.batch.into_iter().for_each(|(batch, _)| self.changes().batch(batch, status, -1));
         }
         self.ran(run_id, None);
         Ok(ended.bytes + log)

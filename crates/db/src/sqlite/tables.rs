@@ -913,12 +913,13 @@ impl<'c> Tables<'c> {
     /// Deletes a session with all that belongs to it.
     pub(super) fn delete_session(&mut self, seq: i64) -> Result<(), Fail> {
         self.tell_runs_of(seq)?;
-        self.count_out(seq)?;
+        let batches = self.count_out(seq)?;
         let definitions = self.definitions_of(seq)?;
         self.sql.delete_session.iter().try_for_each(|sql| self.execute(sql, [seq]))?;
         for (hash, last) in definitions {
             self.execute(&self.sql.delete_definition, params![&*hash, last])?;
         }
+        batches.into_iter().try_for_each(|batch| self.delete_batch_that_is_over(batch))?;
         self.delete_what_numbers_could_mean()
     }
 
@@ -929,18 +930,19 @@ impl<'c> Tables<'c> {
         Ok(found.collect::<Result<_, _>>()?)
     }
 
-    /// Takes a session and its runs, which are about to be deleted, out of the counts.
-    fn count_out(&mut self, session: i64) -> Result<(), Fail> {
+    /// Takes a session and its runs, which are about to be deleted, out of the counts; gives the batches of the runs.
+    fn count_out(&mut self, session: i64) -> Result<BTreeSet<i64>, Fail> {
+        let mut batches = BTreeSet::new();
         let mut statement = self.connection.prepare_cached(&self.sql.runs_of_counts)?;
         let mut rows = statement.query([session])?;
         while let Some(row) = rows.next()? {
+            let batch: Option<i64> = row.get(4)?;
+            batches.extend(batch);
             // A run with a damaged status can be deleted all the same.
             if let Ok(status) = rows::status(row.get(2)?) {
                 let count: i64 = row.get(3)?;
                 self.changes.runs(row.get(0)?, row.get(1)?, status, -count);
-                if let Some(batch) = row.get(4)? {
-                    self.changes.batch(batch, status, -count);
-                }
+                batch.into_iter().for_each(|batch| self.changes.batch(batch, status, -count));
             }
         }
         let mut statement = self.connection.prepare_cached(&self.sql.session_of_counts)?;
@@ -948,7 +950,7 @@ impl<'c> Tables<'c> {
         while let Some(row) = rows.next()? {
             self.changes.session(row.get(0)?, row.get(1)?, row.get(2)?, -1);
         }
-        Ok(())
+        Ok(batches)
     }
 }
 

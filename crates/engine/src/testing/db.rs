@@ -287,6 +287,15 @@ impl RetentionStore for TroubledDb {
     ) -> BoxFuture<'_, Result<Deleted, DbError>> {
         self.pass(self.inner.delete_runs(access, run_ids, scope))
     }
+    fn delete_batches(
+        &self,
+        access: Access,
+        ids: Vec<Arc<str>>,
+        before: Timestamp,
+    ) -> BoxFuture<'_, Result<u64, DbError>> {
+        self.pass(self.inner.delete_batches(access, ids, before))
+    }
+
     fn delete_idle_sessions(&self, before: Timestamp, from: u64) -> BoxFuture<'_, Result<IdleSessions, DbError>> {
         self.pass(self.inner.delete_idle_sessions(before, from))
     }

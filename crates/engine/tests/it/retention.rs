@@ -2,10 +2,13 @@
 
 use crate::stage::{Calls, append, input, slow, workflow};
 use outlive_core::port::{Access, Clock, DELETED_RUNS_MAX, Db, Order, RetentionStore, RunFilter, RunStore};
-use outlive_core::{Answer, Definition, HumanReview, Retention, RunId, RunStatus, SessionId, Step, Timestamp};
+use outlive_core::{
+    Answer, Definition, Failure, HumanReview, Retention, RunId, RunStatus, SessionId, Step, StepInput, StepOutput,
+    Timestamp,
+};
 use outlive_db::{InMemoryDb, Operation};
 use outlive_engine::testing::{SimulatedClock, TroubledDb, poll_and_drop};
-use outlive_engine::{Engine, Error, Options, Prune, PruneReport, Submit};
+use outlive_engine::{BatchCounts, BatchHandle, CreateBatch, Engine, Error, Options, Prune, PruneReport, Submit};
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -363,6 +366,7 @@ async fn prune_all(engine: &Engine, prune: Prune) -> PruneReport {
         sum.runs += report.runs;
         sum.bytes += report.bytes;
         sum.in_use += report.in_use;
+        sum.batches += report.batches;
         if report.next.is_none() {
             return sum;
         }
@@ -501,4 +505,138 @@ async fn work_is_bounded_by_counts() {
     assert!(count(Operation::Runs) <= pages + 1, "{} pages", count(Operation::Runs));
     assert!(count(Operation::DeleteRuns) <= 2 * pages + 2, "{} deletions", count(Operation::DeleteRuns));
     drop(engine);
+}
+
+/// A batch of these inputs, all of them accepted.
+async fn batch_of(engine: &Engine, definition: &Definition, id: &str, inputs: &[&str]) -> BatchHandle {
+    let create = CreateBatch { batch_id: Some(id.to_owned()), ..CreateBatch::default() };
+    let batch = engine.create_batch(&definition.id, create).await.unwrap();
+    let inputs: Vec<_> = inputs.iter().map(|input| serde_json::Value::from(*input)).collect();
+    batch.add(0, inputs.clone()).await.unwrap();
+    batch.complete(inputs.len() as u64).await.unwrap();
+    batch
+}
+
+/// What is told of each item: its index, and its text or why there is none.
+async fn told(batch: &BatchHandle) -> Vec<(u64, String)> {
+    let (mut results, mut told) = (batch.results(), Vec::new());
+    while let Some(result) = results.next().await.unwrap() {
+        let text = result.output.map_or_else(|error| error.to_string(), |output| output.text());
+        assert_eq!(result.run.is_none(), text.contains("deleted"), "{text}");
+        told.push((result.index, text));
+    }
+    told
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_goes_once_all_of_it_is_old() {
+    let db = InMemoryDb::new();
+    let quick = workflow([append("a", &Calls::default())]);
+    let waiting = Arc::new(Definition::builder("Waiting").step(slow("wait", 10 * HOUR)).build().unwrap());
+    let engine = start_on(db.clone(), &quick, &SetClock::start(), keeping(Retention::new().max_age(HOUR))).await;
+    engine.register(waiting.clone());
+    let over = batch_of(&engine, &quick, "over", &["0", "1", "2"]).await;
+    assert_eq!(over.wait().await.unwrap().status(), "completed");
+    batch_of(&engine, &quick, "empty", &[]).await;
+    // Half of it has ended: more may come.
+    let named = |id: &str| CreateBatch { batch_id: Some(id.to_owned()), ..CreateBatch::default() };
+    let open = engine.create_batch(&quick.id, named("open")).await.unwrap();
+    open.add(0, vec!["0".into()]).await.unwrap();
+    engine.create_batch(&quick.id, named("forgotten")).await.unwrap();
+    let long = batch_of(&engine, &waiting, "long", &["0"]).await;
+    let ids = async || {
+        let page = engine.reader().batches(Default::default()).await.unwrap();
+        page.batches.iter().map(|batch| batch.id.to_string()).collect::<Vec<_>>().join(" ")
+    };
+    tokio::time::sleep(HOUR / 2).await;
+    assert_eq!(ids().await, "long forgotten open empty over");
+    tokio::time::sleep(HOUR).await;
+    assert_eq!(ids().await, "long open", "what has ended, what is empty, and what nobody has given anything");
+    assert!(matches!(over.progress().await.unwrap_err(), Error::BatchNotFound(_)));
+    assert!(matches!(over.wait().await.unwrap_err(), Error::BatchNotFound(_)), "nobody waits for ever");
+    assert!(matches!(over.results().next().await.unwrap_err(), Error::BatchNotFound(_)));
+    assert_eq!(left(&db).await.len(), 2);
+    // What keeps a batch that will never be complete is that nobody has said so.
+    open.cancel("it is not needed").await.unwrap();
+    tokio::time::sleep(2 * MINUTE).await;
+    assert_eq!(ids().await, "long");
+    // The id is free.
+    let anew = batch_of(&engine, &quick, "over", &["other"]).await;
+    assert_eq!(anew.wait().await.unwrap().counts.completed, 1);
+    long.cancel("enough").await.unwrap();
+    assert_eq!(long.wait().await.unwrap().status(), "cancelled");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_says_which_of_its_items_were_deleted() {
+    let db = InMemoryDb::new();
+    let moody = Step::function("moody", |_, input: Arc<StepInput>| async move {
+        if input.text().starts_with("bad") {
+            Err(Failure::fatal("not today"))
+        } else {
+            Ok(StepOutput::new(input.text()))
+        }
+    });
+    let definition = workflow([moody]);
+    let engine = start_on(db.clone(), &definition, &SetClock::start(), Options::default()).await;
+    let inputs = ["bad 0", "good 1", "good 2", "bad 3"];
+    let batch = batch_of(&engine, &definition, "b1", &inputs).await;
+    assert_eq!(batch.wait().await.unwrap().status(), "failed");
+    let of_batch = |statuses| RunFilter { batch_id: Some(Arc::from("b1")), statuses, ..RunFilter::default() };
+    let prune = |filter, is_preview| Prune { filter, is_preview, ..Prune::default() };
+    let failed = || of_batch(vec![RunStatus::Error]);
+    assert_eq!(prune_all(&engine, prune(failed(), true)).await.runs, 2);
+    assert_eq!(prune_all(&engine, prune(failed(), false)).await.runs, 2);
+    let standing = batch.wait().await.unwrap();
+    assert_eq!((standing.items, standing.accepted), (Some(4), 2));
+    assert_eq!(standing.counts, BatchCounts { completed: 2, deleted: 2, ..BatchCounts::default() });
+    let gone = |index| (index, format!("the run of item {index} of batch b1 was deleted"));
+    let expected = [gone(0), (1, "good 1".to_owned()), (2, "good 2".to_owned()), gone(3)];
+    assert_eq!(told(&batch).await, expected);
+    assert!(batch.retry_failed().await.unwrap().is_empty());
+    // What was deleted is not executed again because somebody repeats what he gave.
+    let inputs: Vec<_> = inputs.iter().map(|input| serde_json::Value::from(*input)).collect();
+    let error = batch.add(0, inputs).await.unwrap_err();
+    assert!(matches!(&error, Error::Item { index: 0, .. }) && error.to_string().contains("deleted"), "{error}");
+    assert_eq!(batch.complete(4).await.unwrap().accepted, 2);
+    // With a number to keep.
+    let keep_one = Prune { retention: Retention::new().max_runs(1), filter: of_batch(vec![]), ..Prune::default() };
+    assert_eq!(prune_all(&engine, keep_one).await.runs, 1);
+    assert_eq!(told(&batch).await[1..3], [gone(1), (2, "good 2".to_owned())]);
+    // An item that is tried again keeps the others; one of which nothing is left goes.
+    assert_eq!(prune_all(&engine, prune(of_batch(vec![]), false)).await.runs, 1);
+    assert!(matches!(batch.progress().await.unwrap_err(), Error::BatchNotFound(_)));
+    batch_of(&engine, &definition, "b1", &[]).await;
+    let preview = prune_all(&engine, prune(of_batch(vec![]), true)).await;
+    assert_eq!((preview.runs, preview.batches), (0, 1));
+    let done = prune_all(&engine, prune(of_batch(vec![]), false)).await;
+    assert_eq!((done.runs, done.batches), (0, 1));
+    assert!(matches!(batch.progress().await.unwrap_err(), Error::BatchNotFound(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_retries_while_a_batch_is_deleted_loses_nothing() {
+    for polls in 0..40 {
+        let db = InMemoryDb::new();
+        let fails = Arc::new(AtomicUsize::new(0));
+        let counted = fails.clone();
+        let step = Step::function("once", move |_, _| {
+            let is_first = counted.fetch_add(1, Ordering::Relaxed) == 0;
+            async move { if is_first { Err(Failure::fatal("not today")) } else { Ok(StepOutput::new("done")) } }
+        });
+        let definition = workflow([step]);
+        let builder = Engine::builder(TroubledDb::yielding(Arc::new(db.clone())));
+        let engine = builder.workflow(definition.clone()).start().await.unwrap();
+        let batch = batch_of(&engine, &definition, "b1", &["0"]).await;
+        assert_eq!(batch.wait().await.unwrap().status(), "failed");
+        let filter = RunFilter { batch_id: Some(Arc::from("b1")), ..RunFilter::default() };
+        let prune = engine.prune(Prune { filter, ..Prune::default() });
+        poll_and_drop(prune, polls).await;
+        let retried = batch.retry_failed().await.unwrap();
+        let is_tried = retried.iter().any(|run| run.outcome.is_ok());
+        match engine.reader().wait_batch("b1").await {
+            Ok(over) => assert_eq!((over.counts.completed, is_tried), (1, true), "{over:?}"),
+            Err(error) => assert!(matches!(error, Error::BatchNotFound(_)), "{error}"),
+        }
+    }
 }

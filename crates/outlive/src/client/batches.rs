@@ -4,7 +4,7 @@ use super::connection::Answer;
 use super::retry::Retry;
 use super::shape::{self, instant, instant_if_any};
 use super::{Client, ClientError, EARLY_PAUSE, WAIT_MAX, segment};
-use outlive_core::port::{BatchFilter, RunFilter};
+use outlive_core::port::BatchFilter;
 use outlive_core::{DefinitionId, RunId, RunStatus, Timestamp};
 use outlive_engine::{
     Batch, BatchCounts, BatchSpec, BatchesPage, Bulk, BulkOutcome, BulkRun, BulkVerb, CreateBatch, Error,
@@ -140,11 +140,12 @@ struct CountsShape {
     completed: u64,
     failed: u64,
     cancelled: u64,
+    deleted: u64,
 }
 
 impl From<BatchShape> for Batch {
     fn from(shape: BatchShape) -> Self {
-        let CountsShape { queued, running, paused, completed, failed, cancelled } = shape.counts;
+        let CountsShape { queued, running, paused, completed, failed, cancelled, deleted } = shape.counts;
         Self {
             id: shape.batch_id,
             workflow_id: shape.workflow_id,
@@ -152,7 +153,7 @@ impl From<BatchShape> for Batch {
             spec: shape.spec,
             items: shape.items,
             accepted: shape.accepted,
-            counts: BatchCounts { queued, running, paused, completed, failed, cancelled },
+            counts: BatchCounts { queued, running, paused, completed, failed, cancelled, deleted },
             cancelled_at: shape.cancelled_at,
             created_at: shape.created_at,
             updated_at: shape.updated_at,
@@ -343,19 +344,11 @@ impl Client {
 }
 
 fn filter(bulk: &Bulk) -> Value {
-    let RunFilter { statuses, workflow_id, session_id, batch_id, user_id, id_prefix, created_from, created_to, .. } =
-        &bulk.filter;
-    let is_other = |status: &&RunStatus| **status != RunStatus::Running || bulk.interrupted != Some(true);
-    let mut words: Vec<&str> = statuses.iter().filter(is_other).map(|status| status.as_str()).collect();
-    words.extend((bulk.interrupted == Some(true)).then_some("INTERRUPTED"));
-    json!({
-        "status": words,
-        "workflow_id": workflow_id,
-        "session_id": session_id,
-        "batch_id": batch_id,
-        "user_id": user_id,
-        "q": id_prefix,
-        "created_from": created_from.map(shape::shown),
-        "created_to": created_to.map(shape::shown),
-    })
+    let mut filter = shape::filter(&bulk.filter);
+    if bulk.interrupted == Some(true) {
+        let is_other = |status: &&RunStatus| **status != RunStatus::Running;
+        let others = bulk.filter.statuses.iter().filter(is_other).map(|status| status.as_str());
+        filter["status"] = others.chain(["INTERRUPTED"]).collect();
+    }
+    filter
 }

@@ -283,6 +283,12 @@ pub struct RunSummary {
     /// The run that this one was forked from, and where.
     #[serde(default)]
     pub forked_from: Option<ForkedFrom>,
+    /// The batch as whose item it was accepted.
+    #[serde(default)]
+    pub batch_id: Option<Arc<str>>,
+    /// Which item of it, from 0.
+    #[serde(default)]
+    pub batch_item: Option<u64>,
     /// Its priority.
     #[serde(default)]
     pub priority: i8,
@@ -317,13 +323,18 @@ impl RunSummary {
 /// The same for a run in a local store, without why it is not over yet.
 impl From<Run> for RunSummary {
     fn from(run: Run) -> Self {
-        let (rerun_of, forked_from, unreadable) = match (run.rerun_of(), run.forked_from()) {
-            (Ok(rerun_of), Ok(forked_from)) => (rerun_of, forked_from, None),
-            (Err(unreadable), _) | (_, Err(unreadable)) => (None, None, Some(unreadable.to_string())),
+        let (rerun_of, forked_from, item, unreadable) = match (run.rerun_of(), run.forked_from(), run.batch_item()) {
+            (Ok(rerun_of), Ok(forked_from), Ok(item)) => (rerun_of, forked_from, item, None),
+            (Err(unreadable), ..) | (_, Err(unreadable), _) | (.., Err(unreadable)) => {
+                (None, None, None, Some(unreadable.to_string()))
+            }
         };
+        let (batch_id, batch_item) = item.map(|item| (item.batch_id, item.index)).unzip();
         Self {
             rerun_of,
             forked_from,
+            batch_id,
+            batch_item,
             priority: run.priority,
             unreadable,
             info: run.info,
@@ -724,20 +735,34 @@ pub(super) fn schedule_query(filter: &ScheduleFilter) -> Vec<(&'static str, Stri
 
 /// Which runs to delete, as a server reads it.
 pub(super) fn prune(prune: &Prune) -> Value {
-    let Prune { retention, filter, is_preview, after } = prune;
-    serde_json::json!({
+    let Prune { retention, filter: which, is_preview, after } = prune;
+    let mut filter_body = filter(which);
+    let mut body = serde_json::json!({
         // Rounded up: less goes.
         "max_age_seconds": retention.max_age.map(|age| age.as_secs() + u64::from(age.subsec_nanos() > 0)),
         "max_runs": retention.max_runs,
         "max_bytes": retention.max_bytes,
-        "status": filter.statuses.iter().map(|status| status.as_str()).collect::<Vec<_>>(),
-        "workflow_id": filter.workflow_id.as_ref().map(|id| id.as_str()),
-        "session_id": filter.session_id.as_ref().map(|id| id.as_str()),
-        "user_id": filter.user_id,
-        "created_from": filter.created_from.map(shown),
-        "created_to": filter.created_to.map(shown),
         "dry_run": is_preview,
         "cursor": after,
+    });
+    let fields = filter_body.as_object_mut().into_iter().flatten();
+    fields.for_each(|(name, value)| body[name] = value.take());
+    body
+}
+
+/// Which runs, as a server reads it. What a filter says of order, cursor and limit is no part of it.
+pub(super) fn filter(filter: &RunFilter) -> Value {
+    let RunFilter { statuses, workflow_id, session_id, batch_id, user_id, id_prefix, created_from, created_to, .. } =
+        filter;
+    serde_json::json!({
+        "status": statuses.iter().map(|status| status.as_str()).collect::<Vec<_>>(),
+        "workflow_id": workflow_id,
+        "session_id": session_id,
+        "batch_id": batch_id,
+        "user_id": user_id,
+        "q": id_prefix,
+        "created_from": created_from.map(shown),
+        "created_to": created_to.map(shown),
     })
 }
 
@@ -747,12 +772,15 @@ pub(super) struct PrunedShape {
     runs: u64,
     bytes: u64,
     in_use: u64,
+    #[serde(default)]
+    batches: u64,
     next_cursor: Option<String>,
 }
 
 impl From<PrunedShape> for PruneReport {
     fn from(shape: PrunedShape) -> Self {
-        Self { runs: shape.runs, bytes: shape.bytes, in_use: shape.in_use, next: shape.next_cursor }
+        let PrunedShape { runs, bytes, in_use, batches, next_cursor } = shape;
+        Self { runs, bytes, in_use, batches, next: next_cursor }
     }
 }
 

@@ -55,6 +55,7 @@ impl From<Error> for Problem {
             Error::ScheduleNotFound(_) => Problem::not_found("Schedule not found"),
             Error::InvalidSchedule { field, problem } => Problem::field("value_error", "body", field, problem),
             Error::BatchNotFound(_) => Problem::not_found("Batch not found"),
+            Error::ItemDeleted { .. } => Problem::not_found("The item's run was deleted"),
             Error::InvalidBatch { field, problem } => Problem::field("value_error", "body", field, problem),
             Error::Item { index, problem } => {
                 let told = match *problem {

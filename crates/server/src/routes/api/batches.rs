@@ -178,7 +178,8 @@ pub(super) async fn retry(
     let runs = items.into_iter().map(|(_, run)| run).collect();
     let runs = do_to_all(&caller, &Bulk::new(BulkVerb::Retry), runs, SIDE_BY_SIDE).await;
     let next_cursor = next.map(|next| next.to_string());
-    Ok(Json(BulkResult { runs, next_cursor, unreadable: unreadable.iter().map(ToString::to_string).collect() }))
+    let unreadable = unreadable.iter().map(|(_, error)| error.to_string()).collect();
+    Ok(Json(BulkResult { runs, next_cursor, unreadable }))
 }
 
 /// The query of a batch's items.
@@ -216,12 +217,13 @@ pub(super) async fn items(
     Ok(Json(ItemList {
         items,
         next_cursor: page.next.map(|next| next.to_string()),
-        unreadable: page.unreadable.iter().map(ToString::to_string).collect(),
+        unreadable: page.unreadable.iter().map(|(_, error)| error.to_string()).collect(),
     }))
 }
 
 /// `GET /api/batches/{batch_id}/results`: a line of JSON for each item, in order. They are read as the client takes them;
-/// an item whose run cannot be read has a line that says so.
+/// an
+/// item whose run was deleted or cannot be read has a line that says so.
 pub(super) async fn results(caller: Caller, Path(id): Path<String>) -> Result<Response, Problem> {
     let batch = find(&caller, &id).await?;
     let lines = futures::stream::try_unfold(batch.results(), |mut results| async {

@@ -17,14 +17,14 @@ pub(super) async fn prune(caller: Caller, Body(body): Body<PruneRuns>) -> Result
     let is_preview = body.dry_run;
     let request = request(&caller, body)?;
     let report = caller.engine().prune(request).await?;
-    if !is_preview && report.runs > 0 {
-        let bytes = report.bytes;
-        caller.did(AuditKind::RunPrune, "done", &format!("{} runs, {bytes} bytes", report.runs));
+    if !is_preview && report.runs + report.batches > 0 {
+        caller.did(AuditKind::RunPrune, "done", &report.to_string());
     }
     Ok(Json(PrunedRuns {
         runs: report.runs,
         bytes: report.bytes,
         in_use: report.in_use,
+        batches: report.batches,
         dry_run: is_preview,
         next_cursor: report.next,
     }))
@@ -42,6 +42,8 @@ fn request(caller: &Caller, body: PruneRuns) -> Result<Prune, Problem> {
         session_id: session_id.map_err(|error| invalid("session_id", error.to_string()))?,
         // Another user's runs are not there for a caller who is one.
         user_id: body.user_id.map(Into::into),
+        batch_id: body.batch_id.map(Into::into),
+        id_prefix: body.q,
         created_from: time("created_from", body.created_from.as_ref())?,
         created_to: time("created_to", body.created_to.as_ref())?,
         ..RunFilter::default()

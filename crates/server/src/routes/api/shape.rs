@@ -496,6 +496,12 @@ pub(crate) struct RunLine {
     /// The run that this one was forked from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) forked_from: Option<ForkedFrom>,
+    /// The batch as whose item it was accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) batch_id: Option<String>,
+    /// Which item of it, from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) batch_item: Option<u64>,
     /// Its priority, if it has another than 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) priority: Option<i8>,
@@ -517,6 +523,10 @@ impl RunLine {
         let mut unreadable = None;
         let rerun_of = readable(run.rerun_of(), &mut unreadable).flatten();
         let forked_from = readable(run.forked_from(), &mut unreadable).flatten();
+        let (batch_id, batch_item) = readable(run.batch_item(), &mut unreadable)
+            .flatten()
+            .map(|item| (item.batch_id.to_string(), item.index))
+            .unzip();
         Self {
             run_id: run.info.run_id.to_string(),
             workflow_id: run.info.workflow_id.to_string(),
@@ -534,6 +544,8 @@ impl RunLine {
             cancel_reason: run.cancel.as_ref().map(|cancel| cancel.reason.to_string()),
             rerun_of: rerun_of.map(|run_id| run_id.to_string()),
             forked_from: forked_from.as_ref().map(ForkedFrom::new),
+            batch_id,
+            batch_item,
             priority: Some(run.priority).filter(|priority| *priority != 0),
             seq: seq(run.next_index),
             input_preview: None,
@@ -730,9 +742,15 @@ pub(crate) struct PruneRuns {
     /// Only runs of this session.
     #[serde(default)]
     pub(crate) session_id: Option<String>,
+    /// Only runs of this batch. Without a limit, the batch itself goes if it has no runs.
+    #[serde(default)]
+    pub(crate) batch_id: Option<String>,
     /// Only runs of this user.
     #[serde(default)]
     pub(crate) user_id: Option<String>,
+    /// Only runs whose id begins with this.
+    #[serde(default)]
+    pub(crate) q: Option<String>,
     /// Only runs accepted at this time or later (RFC 3339).
     #[serde(default)]
     pub(crate) created_from: Option<String>,
@@ -754,8 +772,11 @@ pub(crate) struct PrunedRuns {
     pub(crate) runs: u64,
     /// Bytes of their logs, inputs and outputs.
     pub(crate) bytes: u64,
-    /// Runs that match and stay: their webhook is still to be told, or an unfinished run of their session may read them.
+    /// Runs that match and stay: their webhook is still to be told, an unfinished run of their session may read them, or
+    /// others of their batch have not ended.
     pub(crate) in_use: u64,
+    /// Batches that had no runs. One whose last run is deleted goes with it, and is not counted.
+    pub(crate) batches: u64,
     /// Whether nothing was deleted.
     pub(crate) dry_run: bool,
     /// Send the same request with this as `cursor` to go on; null when all runs were looked at.

@@ -216,3 +216,47 @@ async fn all_runs_that_match_are_cancelled_or_started_again_a_page_at_a_time() {
     assert_eq!(others.problem().0, 403);
     assert_ne!(stage.admin.get_json(&format!("/api/runs/{bobs}")).await["status"], "CANCELLED");
 }
+
+#[tokio::test]
+async fn a_batch_is_deleted_with_its_runs_and_says_which_are_gone() {
+    let stage = Stage::new().await;
+    let body = json!({ "inputs": ["bees", "wasps", "hornets"], "batch_id": "b1" });
+    create(&stage.ada, "echo", body).await;
+    stage.ada.get_json("/api/batches/b1?wait=10s").await;
+    let items = stage.ada.get_json("/api/batches/b1/items").await;
+    let run = |index: usize| items["items"][index]["run_id"].as_str().expect("an id").to_owned();
+    // A run says whose item it is.
+    let one = stage.ada.get_json(&format!("/api/runs/{}", run(1))).await;
+    assert_eq!((&one["batch_id"], &one["batch_item"]), (&json!("b1"), &json!(1)));
+    let list = stage.ada.get_json("/api/runs?batch_id=b1&order=oldest").await;
+    assert_eq!(list["runs"][0]["batch_id"], "b1");
+    let prune = async |client: &Client, body: Value| client.post("/api/prune", body).await.json();
+    // It takes a scope; and a filter that is left out would be other runs.
+    assert_eq!(stage.ada.post("/api/prune", json!({ "batch_id": "b1" })).await.status, StatusCode::FORBIDDEN);
+    assert_eq!(prune(&stage.admin, json!({ "batch_id": "b2" })).await["runs"], 0);
+    let preview = prune(&stage.admin, json!({ "batch_id": "b1", "q": run(1), "dry_run": true })).await;
+    assert_eq!(preview["runs"], 1, "{preview}");
+    assert_eq!(prune(&stage.admin, json!({ "batch_id": "b1", "q": run(1) })).await["runs"], 1);
+    let batch = stage.ada.get_json("/api/batches/b1?wait=10s").await;
+    assert_eq!(
+        json!([batch["status"], batch["items"], batch["accepted"], batch["counts"]["deleted"]]),
+        json!(["completed", 3, 2, 1])
+    );
+    let results = stage.ada.get("/api/batches/b1/results").await;
+    let lines: Vec<Value> =
+        results.text().lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect();
+    assert_eq!(json!(lines.iter().map(|line| &line["index"]).collect::<Vec<_>>()), json!([0, 1, 2]));
+    assert_eq!(json!([lines[1]["run_id"], lines[1]["status"], lines[1]["content"]]), json!([null, null, null]));
+    assert!(lines[1]["error"].as_str().is_some_and(|error| error.contains("deleted")), "{lines:?}");
+    let again = json!({ "from": 0, "inputs": ["bees", "wasps", "hornets"] });
+    let again = stage.ada.post("/api/batches/b1/items", again).await;
+    assert_eq!(again.problem(), (409, "conflict".to_owned()));
+    assert!(again.text().contains("Item 1: ") && again.text().contains("deleted"), "{}", again.text());
+    assert_eq!(prune(&stage.admin, json!({ "batch_id": "b1" })).await["runs"], 2);
+    assert_eq!(stage.ada.get("/api/batches/b1").await.status, StatusCode::NOT_FOUND);
+    // One without runs goes by its id, too.
+    create(&stage.ada, "echo", json!({ "batch_id": "b1" })).await;
+    let done = prune(&stage.admin, json!({ "batch_id": "b1" })).await;
+    assert_eq!((&done["runs"], &done["batches"]), (&json!(0), &json!(1)));
+    assert_eq!(stage.ada.get("/api/batches/b1").await.status, StatusCode::NOT_FOUND);
+}

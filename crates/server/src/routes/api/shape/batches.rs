@@ -63,7 +63,7 @@ pub(crate) struct Batch {
     pub(crate) status: &'static str,
     /// How many items it has; null while more may come.
     pub(crate) items: Option<u64>,
-    /// How many of them have a run.
+    /// How many of them have a run now.
     pub(crate) accepted: u64,
     /// In which state those are.
     pub(crate) counts: Counts,
@@ -96,11 +96,13 @@ pub(crate) struct Counts {
     pub(crate) failed: u64,
     /// Cancelled.
     pub(crate) cancelled: u64,
+    /// Deleted, with their runs.
+    pub(crate) deleted: u64,
 }
 
 impl Batch {
     pub(in crate::routes::api) fn new(batch: &outlive_engine::Batch) -> Self {
-        let BatchCounts { queued, running, paused, completed, failed, cancelled } = batch.counts;
+        let BatchCounts { queued, running, paused, completed, failed, cancelled, deleted } = batch.counts;
         Self {
             batch_id: batch.id.to_string(),
             workflow_id: batch.workflow_id.to_string(),
@@ -108,7 +110,7 @@ impl Batch {
             status: batch.status(),
             items: batch.items,
             accepted: batch.accepted,
-            counts: Counts { queued, running, paused, completed, failed, cancelled },
+            counts: Counts { queued, running, paused, completed, failed, cancelled, deleted },
             concurrency: batch.spec.concurrency,
             concurrency_key: batch.spec.concurrency_key.clone(),
             priority: batch.spec.priority,
@@ -144,21 +146,22 @@ pub(crate) struct ItemList {
 pub(crate) struct Item {
     /// The place of its input, from 0.
     pub(crate) index: u64,
-    /// Its run: the last that was made of it.
-    pub(crate) run_id: String,
+    /// Its run: the last that was made of it. In the results null when it was deleted, or cannot be read.
+    pub(crate) run_id: Option<String>,
     /// That run's status.
-    pub(crate) status: &'static str,
+    pub(crate) status: Option<&'static str>,
     /// What the run came to: text or an object; null while it has nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) content: Option<Value>,
-    /// Why its run cannot be read.
+    /// Why there is nothing to read of its run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
 }
 
 impl Item {
     pub(in crate::routes::api) fn new(index: u64, run: &Run) -> Self {
-        Self { index, run_id: run.info.run_id.to_string(), status: run.status.as_str(), content: None, error: None }
+        let (run_id, status) = (Some(run.info.run_id.to_string()), Some(run.status.as_str()));
+        Self { index, run_id, status, content: None, error: None }
     }
 
     pub(in crate::routes::api) fn result(result: BatchResult) -> Self {
@@ -166,8 +169,8 @@ impl Item {
             Ok(output) => (output.content.map(|content| serde_json::json!(content)), None),
             Err(error) => (None, Some(error.to_string())),
         };
-        let (index, run_id) = (result.index, result.run_id.to_string());
-        Self { index, run_id, status: result.status.as_str(), content: Some(content.unwrap_or_default()), error }
+        let (run_id, status) = result.run.map(|(run_id, status)| (run_id.to_string(), status.as_str())).unzip();
+        Self { index: result.index, run_id, status, content: Some(content.unwrap_or_default()), error }
     }
 }
 
