@@ -14,7 +14,9 @@ use crate::submit::{Beginning, Copied, Submit};
 use outlive_core::fork::{CannotFork, Cut, ForkCall, ForkEdit, ForkPoint, ForkedFrom};
 use outlive_core::log::{Entry, Key, Writer};
 use outlive_core::machine::WorkflowMachine;
-use outlive_core::port::{Access, Db, DbError, NewAnswer, NewLog, NewQuestion, Order, Run, RunFilter, merge};
+use outlive_core::port::{
+    Access, Db, DbError, NewAnswer, NewLog, NewQuestion, Order, Run, RunFilter, SessionPolicy, merge,
+};
 use outlive_core::{Answer, Attachments, Definition, Question, RunId, RunInfo, SessionId, Timestamp, ToolEffect, json};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -321,6 +323,12 @@ impl Prepared {
             session_kind: session.map(|session| session.kind).unwrap_or_default(),
             idempotency_key: fork.idempotency_key.clone(),
             rerun_of: None,
+            policy: match again.policy {
+                // What goes on is no message, and nobody asked it to stop others.
+                SessionPolicy::Steer | SessionPolicy::Interrupt => SessionPolicy::Queue,
+                SessionPolicy::Queue | SessionPolicy::Reject | SessionPolicy::Parallel => again.policy,
+            },
+            steer_to: None,
             ..again
         };
         let copied = Copied { info, forked_from: self.forked_from(), log, state, asked, at };
