@@ -412,8 +412,8 @@ pub(crate) fn check_key(key: Option<&str>) -> Result<(), Error> {
     }
 }
 
-/// The last moment that RFC 3339 can name.
-const START_MAX: Timestamp = Timestamp::from_seconds(253_402_300_799);
+/// The last hour that exists in every time zone before the year 10000, which RFC 3339 cannot name.
+const START_MAX: Timestamp = Timestamp::from_seconds(253_402_207_200);
 
 /// Longest concurrency key.
 const KEY_BYTES_MAX: usize = 255;
