@@ -402,6 +402,7 @@ impl<'a> Drive<'a> {
             Some(runs) if runs > 0 => history_context(&self.effects().history(runs).await?, None),
             _ => None,
         };
+        let history = history.and_then(|history| self.guarded(history));
         Ok(prompt::join(text.into_iter().chain(state).chain(history).collect()))
     }
 
@@ -437,14 +438,16 @@ impl<'a> Drive<'a> {
             let message = self.message(role, text, messages.len());
             messages.push(Message { from_history: true, ..message });
         };
-        say(Role::User, run.input_text());
+        let Some(asked) = self.guarded(run.input_text()) else { return };
+        say(Role::User, asked);
         say(Role::Assistant, format!("{}\n[interrupted]", run.text()).trim_start().to_owned());
     }
 
     /// The conversation up to the question.
     fn opening(&self, mut messages: Vec<Message>) -> Vec<Message> {
         let text = content_text(Some(&self.task.content));
-        let text = self.task.history.iter().fold(text, |text, history| format!("{history}{text}"));
+        let history = self.task.history.as_deref().and_then(|history| self.guarded(history.to_owned()));
+        let text = history.into_iter().fold(text, |text, history| history + &text);
         let mut question = self.message(Role::User, text, messages.len());
         question.images.clone_from(&self.task.images);
         question.files.clone_from(&self.task.files);

@@ -4,7 +4,7 @@
 
 use futures::future::FutureExt;
 use outlive_core::port::BoxFuture;
-use outlive_core::{Failure, FailureKind, Media, Refusal, RunId, json};
+use outlive_core::{Failure, FailureKind, Media, Refusal, RunId, content_text, json};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fmt;
@@ -157,6 +157,15 @@ impl Hook {
     pub(crate) fn guards_against(&self, words: &str) -> bool {
         let passed = |guard: &Arc<Guard>| guard(&Value::String(words.to_owned()), true);
         self.guard.as_ref().is_some_and(|guard| passed(guard) != Ok(Passed::Unchanged))
+    }
+
+    /// These words as a guardrail lets them in; none where it would not.
+    pub(crate) fn guarded(&self, words: String) -> Option<String> {
+        let Some(guard) = &self.guard else { return Some(words) };
+        match guard(&Value::String(words.clone()), false).ok()? {
+            Passed::Unchanged => Some(words),
+            Passed::Changed(changed) => Some(content_text(Some(&changed))),
+        }
     }
 
     /// What would make every run fail.

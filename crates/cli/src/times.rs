@@ -8,7 +8,7 @@ use std::time::Duration;
 /// How a time is shown to people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TimeFormat {
-    /// `3 min ago`.
+    /// `3 min ago`, `in 3 min`.
     Relative,
     /// In the time zone of this machine.
     Local,
@@ -31,6 +31,7 @@ pub(crate) fn shown(at: Timestamp, format: TimeFormat, now: Timestamp) -> String
     match format {
         TimeFormat::Utc => format!("{:.0}", instant(at)),
         TimeFormat::Local => instant(at).to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        TimeFormat::Relative if at > now => ahead(at, now),
         TimeFormat::Relative => format!("{} ago", coarse(now.since(at))),
     }
 }
@@ -103,6 +104,8 @@ mod tests {
         let at = Timestamp::from_micros(1_700_000_000_123_456);
         assert_eq!(rfc3339(at), "2023-11-14T22:13:20.123Z");
         assert_eq!(shown(at, TimeFormat::Relative, at + Duration::from_secs(200)), "3 min ago");
+        assert_eq!(shown(at + Duration::from_secs(200), TimeFormat::Relative, at), "in 3 min");
+        assert_eq!(shown(at, TimeFormat::Relative, at), "0 s ago");
         assert_eq!(shown(at, TimeFormat::Utc, at), "2023-11-14T22:13:20Z");
         assert_eq!(span(2.14), "2.1 s");
         assert_eq!(span(185.0), "3 min 5 s");

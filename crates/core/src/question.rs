@@ -390,8 +390,7 @@ impl Question {
         let may = self.kind.answers();
         if !may.contains(&answer.as_str()) {
             return Err(format!(
-                "question {} asks for {}: answer with one of {}, not {}",
-                self.id,
+                "it asks for {}: answer with one of {}, not {}",
                 self.kind,
                 may.join(", "),
                 answer.as_str()

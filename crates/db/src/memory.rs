@@ -993,7 +993,7 @@ impl Tables {
         if !commit.patch.budgets.is_empty() {
             self.change_budgets(&session_id, &commit.patch.budgets, commit.at)?;
         }
-        let reason = Arc::from(rules::taken_in_by(run_id));
+        let reason = Arc::from(CancelIntent::taken_in_by(run_id));
         let intent = CancelIntent { at: commit.at, reason };
         taken_in.into_iter().for_each(|one| self.wish_end(one, &intent));
 

@@ -351,11 +351,6 @@ pub(crate) fn interrupted_by(run_id: &RunId) -> String {
     format!("interrupted by run {run_id}")
 }
 
-/// Why a run is cancelled that another takes in.
-pub(crate) fn taken_in_by(run_id: &RunId) -> String {
-    format!("taken in by run {run_id}")
-}
-
 /// The error for a run that is not there to be taken in any more.
 pub(crate) fn not_there_to_take_in(run_id: &RunId) -> DbError {
     DbError::new(DbErrorKind::CancelRequested, format!("run {run_id} cannot be taken in any more"))

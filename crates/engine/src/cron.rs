@@ -26,14 +26,14 @@ const NAMED: [(&str, &str); 7] = [
     ("@hourly", "0 * * * *"),
 ];
 
-/// The fields, and what is expected in them. Without the first there are five.
-const FIELDS: [(&str, &str); 6] = [
-    ("second", "0-59"),
-    ("minute", "0-59"),
-    ("hour", "0-23"),
-    ("day of the month", "1-31, L for the last, or 15W for the weekday nearest to the 15th"),
-    ("month", "1-12 or JAN-DEC"),
-    ("day of the week", "0-7 or SUN-SAT, MON#2 for the second Monday, or MONL for the last"),
+/// The fields, their longest steps, and what is expected in them. Without the first there are five.
+const FIELDS: [(&str, u16, &str); 6] = [
+    ("second", 59, "0-59"),
+    ("minute", 59, "0-59"),
+    ("hour", 23, "0-23"),
+    ("day of the month", 30, "1-31, L for the last, or 15W for the weekday nearest to the 15th"),
+    ("month", 11, "1-12 or JAN-DEC"),
+    ("day of the week", 6, "0-7 or SUN-SAT, MON#2 for the second Monday, or MONL for the last"),
 ];
 
 /// The longest time that a clock is put back.
@@ -64,7 +64,8 @@ impl Cron {
     /// # Errors
     /// What is wrong, where, and what is expected.
     pub fn parse(text: &str, zone: &str) -> Result<Self, CronError> {
-        let zone = TimeZone::get(zone).map_err(|_| CronError::Zone(format!(
+        let known = TimeZone::get(zone).ok().filter(|zone| !zone.is_unknown());
+        let zone = known.ok_or_else(|| CronError::Zone(format!(
             "{zone:?} is no time zone that this machine knows: write a name such as Europe/Berlin or UTC, or install the \
              time zone database (tzdata)"
         )))?;
@@ -212,13 +213,21 @@ fn fields(text: &str) -> Vec<(usize, &str)> {
 fn check(number: usize, at: usize, field: &str) -> Result<(), String> {
     let alone: Vec<&str> = (0..FIELDS.len()).map(|other| if other == number { field } else { "*" }).collect();
     let is_empty = field.split(',').any(str::is_empty);
+    let (name, step_max, expected) = FIELDS[number];
     if is_empty || parser().parse(&alone.join(" ")).is_err() {
-        let (name, expected) = FIELDS[number];
         return Err(format!(
             "at character {at}: {field:?} is no {name}; expected is {expected}, *, a range 1-5, a list 1,3 or steps */2"
         ));
     }
-    Ok(())
+    // Steps begin anew whenever the field does, so a longer one would be as good as none.
+    let steps = field.split(',').filter_map(|part| part.split_once('/')?.1.parse::<u16>().ok());
+    match steps.max() {
+        Some(step) if step > step_max => Err(format!(
+            "at character {at}: {field:?} has steps of {step}, and the field of the {name} can have steps of {step_max} at most: they \
+             begin anew each time; for longer ones, use another field"
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Whether clocks show a time once.
@@ -303,7 +312,8 @@ mod tests {
     fn the_last_times_are_the_next_ones_seen_from_their_end() {
         let zones = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "America/Sao_Paulo"];
         for zone in zones {
-            for text in ["30 2 * * *", "*/20 1,2 * * *", "15 * * * *", "0 0 * * *", "45 1-3 * * *", "0 */6 * * 0"] {
+            let frequent = ["15 * * * *", "0 */6 * * 0", "30 */2 * * *", "45 0 */2 * * *", "*/25 */3 * * *"];
+            for text in ["30 2 * * *", "*/20 1,2 * * *", "0 0 * * *", "45 1-3 * * *"].into_iter().chain(frequent) {
                 let cron = cron(text, zone);
                 for day in 0..40 {
                     // Each hour around where clocks change in 2026, and where they did in 2018.
@@ -346,6 +356,12 @@ mod tests {
             ("0 0 1 13 *", "at character 7: \"13\" is no month"),
             ("0 9 * * MON,,TUE", "at character 9"),
             ("*/0 * * * *", "at character 1"),
+            (
+                "*/90 * * * *",
+                "at character 1: \"*/90\" has steps of 90, and the field of the minute can have steps of 59 at most",
+            ),
+            ("0 1,*/24 * * *", "at character 3: \"1,*/24\" has steps of 24, and the field of the hour can"),
+            ("0 0 * 1-12/12 *", "at character 7"),
             ("5-1 * * * *", "at character 1"),
             ("١ * * * *", "at character 1"),
             ("1-99999999999999999999 * * * *", "at character 1"),
@@ -361,7 +377,7 @@ mod tests {
         }
         let long = "1,".repeat(200) + "1 * * * *";
         assert!(Cron::parse(&long, "UTC").expect_err("too long").to_string().contains("limit is 256"));
-        for zone in ["Mars/X", "", "../../etc/passwd", "Europe/Berlin "] {
+        for zone in ["Mars/X", "Etc/Unknown", "", "../../etc/passwd", "Europe/Berlin "] {
             let error = Cron::parse("* * * * *", zone).expect_err(zone).to_string();
             assert!(error.contains("is no time zone") && error.contains("Europe/Berlin or UTC"), "{zone}: {error}");
         }

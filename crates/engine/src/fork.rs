@@ -14,8 +14,10 @@ use crate::submit::{Beginning, Copied, Placed, Submit};
 use outlive_core::fork::{CannotFork, Cut, ForkCall, ForkEdit, ForkPoint, ForkedFrom};
 use outlive_core::log::{Entry, Key, Writer};
 use outlive_core::machine::WorkflowMachine;
-use outlive_core::port::{Access, Db, DbError, NewAnswer, NewItem, NewLog, NewQuestion, Order, Run, RunFilter, merge};
-use outlive_core::{Answer, Attachments, Definition, RunId, RunInfo, SessionId, Timestamp, ToolEffect, json};
+use outlive_core::port::{
+    Access, Db, DbError, NewAnswer, NewItem, NewLog, NewQuestion, Order, Run, RunFilter, SessionPolicy, merge,
+};
+use outlive_core::{Answer, Attachments, Definition, Question, RunId, RunInfo, SessionId, Timestamp, ToolEffect, json};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -35,7 +37,8 @@ pub struct Fork {
     pub edit: ForkEdit,
     /// Another input; what was recorded before stays as it was.
     pub input: Option<Value>,
-    /// Who changes an answer; kept with it.
+    /// Who changes something; kept with an answer. Under four eyes it must be somebody else than whose run it is, as for
+    /// answering: for another answer, and for another input or output after one.
     pub by: Option<Arc<str>>,
     /// The caller's id for the fork; made when absent.
     pub run_id: Option<String>,
@@ -118,7 +121,7 @@ impl ForkRequest {
         self
     }
 
-    /// Who changes an answer; kept with it.
+    /// Who changes something, see [`Fork::by`].
     pub fn by(mut self, who: impl AsRef<str>) -> Self {
         self.fork.by = Some(Arc::from(who.as_ref()));
         self
@@ -205,7 +208,7 @@ impl Engine {
     /// # Errors
     /// [`Error::RunNotFound`], [`Error::CannotFork`] when it cannot be cut or edited there,
     /// [`Error::DefinitionChanged`] names the first difference between what is kept and the definition,
-    /// [`Error::InvalidAnswer`], [`Error::Damaged`], or as [`Engine::submit`].
+    /// [`Error::InvalidAnswer`], [`Error::NotYoursToAnswer`], [`Error::Damaged`], or as [`Engine::submit`].
     pub fn fork(&self, run_id: &RunId, fork: Fork) -> impl Future<Output = Result<RunHandle, Error>> + Send + use<> {
         let (engine, run_id) = (self.clone(), run_id.clone());
         let forking = async move {
@@ -320,6 +323,12 @@ impl Prepared {
             session_kind: session.map(|session| session.kind).unwrap_or_default(),
             idempotency_key: fork.idempotency_key.clone(),
             rerun_of: None,
+            policy: match again.policy {
+                // What goes on is no message, and nobody asked it to stop others.
+                SessionPolicy::Steer | SessionPolicy::Interrupt => SessionPolicy::Queue,
+                SessionPolicy::Queue | SessionPolicy::Reject | SessionPolicy::Parallel => again.policy,
+            },
+            steer_to: None,
             ..again
         };
         // Whoever is tried again keeps its place in its batch.
@@ -350,6 +359,10 @@ impl Prepared {
             fit.apply(&mut machine, entry)?;
         }
         fit.end(&machine)?;
+        if fork.input.is_some() || fork.edit != ForkEdit::Nothing {
+            // What a second person said of one thing is not said of another.
+            self.cut.under_four_eyes(&self.log).try_for_each(|question| self.check_person(question, fork))?;
+        }
         let questions = machine.questions();
         let answer = match (&fork.edit, self.cut.answered()) {
             (ForkEdit::Answer(answer), Some(key)) => {
@@ -357,6 +370,7 @@ impl Prepared {
                 let id = question.map_or_else(|| Arc::from(key.as_str()), |question| question.id.clone());
                 let refused = |problem| Error::InvalidAnswer { id: id.clone(), problem };
                 let Some(question) = question else { return Err(refused("it is not open there".to_owned())) };
+                self.check_person(question, fork)?;
                 question.check(answer).map_err(refused)?;
                 let text = Arc::from(text_of(answer).map_err(refused)?);
                 Some(NewAnswer { id, text, by: fork.by.clone() })
@@ -378,6 +392,12 @@ impl Prepared {
             text: Arc::from(serde_json::to_string(&question.for_people()).expect("it is JSON")),
         });
         Ok(Some(NewLog { questions: questions.collect(), answer, pages }))
+    }
+
+    /// Refuses whoever must not answer a question, where forking comes to the same.
+    fn check_person(&self, question: &Question, fork: &Fork) -> Result<(), Error> {
+        let may = question.check_person(fork.by.as_deref(), self.parent.info.user_id.as_deref());
+        may.map_err(|problem| Error::NotYoursToAnswer { id: question.id.clone(), problem })
     }
 
     /// What the session's state was when the run was at the place where it is cut: what is stored `now`, but each key that

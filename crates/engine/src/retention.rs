@@ -258,7 +258,8 @@ impl Place {
 
     fn parse(text: &str) -> Result<Self, Error> {
         let mut numbers = text.split(':').map(str::parse::<u64>);
-        let mut next = || numbers.next().and_then(Result::ok);
+        // There are never so many that adding to them could go wrong.
+        let mut next = || numbers.next().and_then(Result::ok).filter(|number| i64::try_from(*number).is_ok());
         let place = (next(), next(), next(), next());
         match place {
             (Some(after), Some(passed), Some(freed), None) => {
@@ -376,7 +377,9 @@ mod tests {
     fn a_place_is_read_as_it_was_written() {
         let place = Place { after: Some("17".to_owned()), passed: 3, freed: 1_000 };
         assert_eq!(Place::parse(&place.text()).expect("it was written"), place);
-        for wrong in ["", "1", "1:2", "a:b:c", "1:2:3:4", "-1:0:0"] {
+        for wrong in
+            ["", "1", "1:2", "a:b:c", "1:2:3:4", "-1:0:0", "1:18446744073709551615:0", "1:0:9223372036854775808"]
+        {
             assert!(matches!(Place::parse(wrong), Err(Error::CannotPrune(_))), "{wrong:?}");
         }
     }

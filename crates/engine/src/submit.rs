@@ -13,10 +13,10 @@ use crate::stats;
 use outlive_core::fork::ForkedFrom;
 use outlive_core::json;
 use outlive_core::port::{
-    Accepted, Access, DbError, DbErrorKind, HookEvents, NewHook, NewItem, NewLog, NewRun, NewStart, NewTick,
-    RequestOptions, Run, RunLimit, SessionKind, SessionPolicy, Unreadable,
+    Accepted, Access, DbError, DbErrorKind, HookEvents, NewHook, NewItem, NewLog, NewRun, NewStart, NewTick, Order,
+    RequestOptions, Run, RunFilter, RunLimit, SessionKind, SessionPolicy, Unreadable,
 };
-use outlive_core::{Attachments, Definition, DefinitionId, RunId, RunInfo, SessionId, Timestamp, WorkerId};
+use outlive_core::{Attachments, Definition, DefinitionId, RunId, RunInfo, RunStatus, SessionId, Timestamp, WorkerId};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -215,6 +215,7 @@ impl Inner {
         let own = access.user().map(|user_id| user_id.to_string());
         let new = self.new_run(definition, Submit { user_id: submit.user_id.or(own), ..submit }, beginning)?;
         let state = Arc::new(new.session_state.clone().unwrap_or_default());
+        let is_message = new.policy == SessionPolicy::Steer;
         let run = Run::accepted(&new);
         let worker = self.has_room().then(|| self.worker());
         let session_id = new.info.session_id.clone();
@@ -222,7 +223,7 @@ impl Inner {
             let is_foreign = error.kind() == DbErrorKind::NotFound;
             if is_foreign { Error::SessionNotFound(session_id) } else { error.into() }
         })?;
-        let steers = matches!(accepted, Accepted::Steers { .. }).then(|| run.info.run_id.clone());
+        let mut steers = matches!(accepted, Accepted::Steers { .. }).then(|| run.info.run_id.clone());
         let is_repeated = matches!(accepted, Accepted::Existing(_));
         if !is_repeated {
             stats::add(&self.services.counters.runs_accepted);
@@ -230,7 +231,16 @@ impl Inner {
         }
         let mut ending = None;
         let run_id = match accepted {
-            Accepted::Existing(run_id) => run_id,
+            Accepted::Existing(run_id) => match is_message {
+                true => match self.steered_by(access, &run_id).await? {
+                    Some(into) => {
+                        steers = Some(run_id);
+                        into
+                    }
+                    None => run_id,
+                },
+                false => run_id,
+            },
             Accepted::New { lease: Some(lease) } => {
                 let run_id = lease.run_id.clone();
                 ending = Some(Arc::<Ending>::default());
@@ -251,6 +261,27 @@ impl Inner {
             }
         };
         Ok(Taken { run_id, is_repeated, ending, steers })
+    }
+
+    /// The run that has heard this message, or may still hear it; none when it is a run of its own.
+    async fn steered_by(&self, access: &Access, message: &RunId) -> Result<Option<RunId>, DbError> {
+        let db = &self.services.db;
+        let Some(run) = db.run_line(access.clone(), message.clone()).await? else { return Ok(None) };
+        if run.status != RunStatus::Pending {
+            return Ok(run.cancel.and_then(|cancel| cancel.taker()));
+        }
+        let filter = RunFilter {
+            statuses: RunStatus::ALL.into_iter().filter(|status| !status.is_terminal()).collect(),
+            session_id: Some(run.info.session_id.clone()),
+            order: Order::OldestFirst,
+            limit: 1,
+            ..RunFilter::default()
+        };
+        let head = db.runs(access.clone(), filter).await?.runs.pop();
+        let hears = |head: &Run| {
+            head.cancel.is_none() && head.info.workflow_id == run.info.workflow_id && head.info.run_id != *message
+        };
+        Ok(head.filter(hears).map(|head| head.info.run_id))
     }
 
     fn new_run(&self, definition: &Definition, submit: Submit, beginning: Beginning) -> Result<NewRun, Error> {
@@ -287,9 +318,9 @@ impl Inner {
             policy: submit.policy,
             steer_to: submit.steer_to.map(Arc::from),
         };
-        let options =
+        let kept =
             (options != RequestOptions::default()).then(|| Arc::<str>::from(serde_json::json!(options).to_string()));
-        let bytes = input.as_ref().map_or(0, |text| text.len()) + options.as_ref().map_or(0, |text| text.len());
+        let bytes = input.as_ref().map_or(0, |text| text.len()) + kept.as_ref().map_or(0, |text| text.len());
         let limit = self.options.input_bytes_max;
         if bytes > limit {
             return Err(Error::InputTooLong { bytes, limit });
@@ -311,6 +342,10 @@ impl Inner {
         };
         let asked = match &copied {
             Some(copied) => text(&(asked, "forked_from", &copied.asked)),
+            None => asked,
+        };
+        let asked = match &options.steer_to {
+            Some(steer_to) => text(&(asked, "steer_to", steer_to)),
             None => asked,
         };
         let key = submit.concurrency_key.as_deref();
@@ -343,7 +378,7 @@ impl Inner {
                 user_id,
             },
             input,
-            options,
+            options: kept,
             definition: definition.hash.clone(),
             structure: Some(definition.structure.clone()).filter(|text| text.len() <= STRUCTURE_BYTES_MAX),
             policy: submit.policy,
@@ -393,8 +428,8 @@ pub(crate) fn check_key(key: Option<&str>) -> Result<(), Error> {
     }
 }
 
-/// The last moment that RFC 3339 can name.
-const START_MAX: Timestamp = Timestamp::from_seconds(253_402_300_799);
+/// The last hour that exists in every time zone before the year 10000, which RFC 3339 cannot name.
+const START_MAX: Timestamp = Timestamp::from_seconds(253_402_207_200);
 
 /// Longest concurrency key.
 const KEY_BYTES_MAX: usize = 255;

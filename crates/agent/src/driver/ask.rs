@@ -37,8 +37,9 @@ impl Drive<'_> {
     /// answer, or a new one, and whose it is. All attempts at one model share one key.
     pub(super) async fn ask(&mut self) -> Result<(ModelResponse, usize), Failure> {
         let turn = self.place.base.turn(self.turns);
-        // Before its first turn, it has its question to answer.
-        let may_hear = self.turns > 0 && !self.heard_before(&turn)?;
+        // Before its first turn, it has its question to answer. What nobody has looked at is not heard by one whose hooks
+        // look at what it is told: the message is a run of its own then, and they do.
+        let may_hear = self.turns > 0 && !self.heard_before(&turn)? && self.profile.pre_hooks.is_empty();
         self.turns += 1;
         let models = self.models.clone();
         let mut number = 0;

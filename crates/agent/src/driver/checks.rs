@@ -26,6 +26,11 @@ impl Drive<'_> {
         Ok(())
     }
 
+    /// What was said in earlier runs, as the guardrails before the run let it in; none where they would not.
+    pub(super) fn guarded(&self, said: String) -> Option<String> {
+        self.profile.pre_hooks.iter().try_fold(said, |said, hook| hook.guarded(said))
+    }
+
     /// Asks the hooks after the run. Returns the answer as they have left it.
     pub(super) async fn check_output(&mut self, mut answer: Value) -> Result<Value, Failure> {
         if !self.withholds_text() {

@@ -54,7 +54,7 @@ impl Drive<'_> {
 
     /// How many tokens a call may have, prompt and answer together.
     pub(super) fn call_tokens(&self, chosen: &Chosen) -> u64 {
-        self.prompt_tokens() + answer_tokens(chosen)
+        self.prompt_tokens().saturating_add(answer_tokens(chosen))
     }
 
     /// How many tokens the prompt has, or somewhat more.

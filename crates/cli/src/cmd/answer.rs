@@ -201,12 +201,15 @@ impl To {
             }
             (None, false) => Ok(None),
             (Some(by), true) => Ok(Some(Arc::from(by.as_str()))),
-            (None, true) => {
-                let set = |name| std::env::var(name).ok().filter(|name| is_user(name));
-                Ok(["USER", "LOGNAME", "USERNAME"].into_iter().find_map(set).map(Arc::from))
-            }
+            (None, true) => Ok(logged_in()),
         }
     }
+}
+
+/// The name that whoever uses this command is logged in by.
+pub(super) fn logged_in() -> Option<Arc<str>> {
+    let set = |name| std::env::var(name).ok().filter(|name| is_user(name));
+    ["USER", "LOGNAME", "USERNAME"].into_iter().find_map(set).map(Arc::from)
 }
 
 /// The same problem, with what would be an answer, or with where to see the one there is.

@@ -1,5 +1,6 @@
 //! `outlive fork` and `outlive retry`: a new run that keeps what an earlier one has done, up to a place.
 
+use super::answer::logged_in;
 use super::run::{Detach, given_text};
 use super::these::Where;
 use crate::cli::{Global, RUN_HELP};
@@ -112,6 +113,8 @@ impl How {
         let runs = Runs::open_knowing(role, &self.known, global).await?;
         let done = async {
             let run_id = runs.find(run).await?.info.run_id;
+            // A server takes whom the credential names.
+            let fork = engine::Fork { by: logged_in().filter(|_| runs.is_here()), ..fork };
             if self.preview {
                 return tell(&runs.preview_fork(&run_id, &fork).await?, global);
             }

@@ -30,6 +30,8 @@ fn schedules_are_the_same_here_and_there() {
         assert_eq!((there.code, &there.stdout), (here.code, &here.stdout), "{arguments:?}: {}", there.stderr);
         here
     };
+    let list = place.on_runs(&["schedule", "ls"]).exits(0).stdout;
+    assert!(list.contains("in ") && !list.contains("ago"), "what is to come: {list}");
     let list = both(&["schedule", "ls", "--time-format", "utc"]).exits(0).stdout;
     assert!(
         list.contains("leap") && list.contains("0 9 29 2 * Europe/Berlin") && list.contains("every year"),
@@ -48,6 +50,16 @@ fn schedules_are_the_same_here_and_there() {
         let missing = both(&["schedule", verb, "nothing", "--json"]).exits(3).error();
         assert_eq!(missing["code"], "schedule_not_found", "{verb}");
     }
+    // What a name is made of does not matter, not even in an address.
+    place.on_runs(&["schedule", "add", "content-creation-demo", "*/5 * * * *"]).exits(0);
+    let named = "content-creation-demo */5 * * * *";
+    for verb in ["show", "pause", "resume"] {
+        both(&["schedule", verb, named, "--json"]).exits(0);
+    }
+    for missing in ["a/b", "..", "a;b", "a%2Fb"] {
+        assert_eq!(both(&["schedule", "show", missing, "--json"]).exits(3).error()["code"], "schedule_not_found");
+    }
+    there(&["schedule", "rm", named]).exits(0);
     // Each is done on the other side, and seen on this one.
     assert_eq!(there(&["schedule", "pause", "leap", "--json"]).exits(0).json()["is_paused"], true);
     assert_eq!(place.on_runs(&["schedule", "resume", "leap", "--json"]).exits(0).json()["is_paused"], false);

@@ -184,6 +184,21 @@ impl Cut {
         self.answered.as_ref()
     }
 
+    /// The questions whose answers are kept, and which whoever submitted the run must not answer.
+    pub fn under_four_eyes<'a>(&'a self, log: &'a [Entry]) -> impl Iterator<Item = &'a Question> {
+        let kept: Vec<&Record> = self.kept(log).filter_map(|index| log[index].record.as_ref()).collect();
+        let answered = kept.iter().filter_map(|record| match record {
+            Record::Answered { key, .. } => Some(key),
+            _ => None,
+        });
+        let answered: BTreeSet<&Key> = answered.collect();
+        let asked = kept.into_iter().flat_map(|record| match record {
+            Record::Waiting { questions, .. } => questions.as_slice(),
+            _ => &[],
+        });
+        asked.map(|question| &**question).filter(move |question| question.four_eyes && answered.contains(&question.key))
+    }
+
     /// Which entries are kept, in order.
     fn kept<'a>(&'a self, log: &'a [Entry]) -> impl Iterator<Item = usize> + 'a {
         let first = self.again.as_ref().and_then(|again| log.iter().position(|entry| is_of(entry, again)));

@@ -352,6 +352,21 @@ pub struct CancelIntent {
     pub reason: Arc<str>,
 }
 
+/// Why a run is cancelled that another takes in.
+const TAKEN_IN_BY: &str = "taken in by run ";
+
+impl CancelIntent {
+    /// The reason for which a run is cancelled that this one takes in.
+    pub fn taken_in_by(run_id: &RunId) -> String {
+        format!("{TAKEN_IN_BY}{run_id}")
+    }
+
+    /// The run that has taken in the one that is cancelled for this reason.
+    pub fn taker(&self) -> Option<RunId> {
+        RunId::parse(self.reason.strip_prefix(TAKEN_IN_BY)?).ok()
+    }
+}
+
 /// One run as it is stored.
 #[derive(Clone, Debug)]
 pub struct Run {

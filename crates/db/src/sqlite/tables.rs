@@ -795,7 +795,7 @@ impl<'c> Tables<'c> {
             }
         }
         for (seq, run_id) in taken_in.into_iter().zip(&patch.taken_in) {
-            let reason = rules::taken_in_by(&lease.run_id);
+            let reason = CancelIntent::taken_in_by(&lease.run_id);
             self.execute(&self.sql.set_cancel, params![seq, commit.at.as_micros(), reason])?;
             self.ran(run_id, None);
             self.freed(None);

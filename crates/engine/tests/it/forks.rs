@@ -3,7 +3,7 @@
 use crate::stage::{Calls, MemoryStage, append, engine, engine_with, input, workflow};
 use outlive_core::fork::{CallKind, ForkedFrom};
 use outlive_core::log::Entry;
-use outlive_core::port::{Access, Clock, Db, RunStore, SessionStore, StepContext};
+use outlive_core::port::{Access, Clock, Db, RunStore, SessionPolicy, SessionStore, StepContext};
 use outlive_core::{
     Answer, Definition, EventKind, Failure, HumanReview, Loop, Parallel, Retry, RunId, RunStatus, Step, StepInput,
     StepOutput, WorkflowRunOutput,
@@ -556,4 +556,38 @@ async fn a_preview_refuses_what_a_fork_would() {
         assert_eq!(fork.background().await.unwrap_err().to_string(), previewed);
     }
     assert_eq!(calls.count(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_tried_again_is_no_message_and_stops_nobody() {
+    for policy in [SessionPolicy::Steer, SessionPolicy::Interrupt] {
+        let (db, calls) = (InMemoryDb::new(), Calls::default());
+        let fails = Arc::new(AtomicBool::new(true));
+        let (failing, counts) = (fails.clone(), calls.clone());
+        let work = Step::function("work", move |_, input: Arc<StepInput>| {
+            let (failing, counts) = (failing.clone(), counts.clone());
+            async move {
+                counts.note();
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                let text = input.input_text().to_string();
+                match failing.load(Ordering::SeqCst) && text == "first" {
+                    true => Err(Failure::new(outlive_core::FailureKind::Function, "not now")),
+                    false => Ok(text),
+                }
+            }
+        });
+        let definition = workflow([append("before", &Calls::default()), work]);
+        let engine = engine(&db, &definition).await;
+        let in_session = |text: &str, policy| Submit { session_id: Some("s".to_owned()), policy, ..input(text) };
+        let run = engine.submit(&definition.id, in_session("first", policy)).await.unwrap();
+        assert_eq!(ended(&run).await.status, RunStatus::Error);
+        fails.store(false, Ordering::SeqCst);
+        let busy = engine.submit(&definition.id, in_session("busy", SessionPolicy::Queue)).await.unwrap();
+        let again = run.retry().background().await.unwrap();
+        assert!(again.run_id() != busy.run_id() && again.steering_run_id().is_none(), "{policy:?}");
+        assert_eq!(ended(&again).await.text(), "first", "{policy:?}");
+        assert_eq!(ended(&busy).await.text(), "busy", "{policy:?}");
+        assert_eq!(calls.count(), 3, "{policy:?}");
+        is_sound(&db, &definition, run.run_id(), &again).await;
+    }
 }

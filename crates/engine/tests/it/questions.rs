@@ -898,6 +898,18 @@ async fn whoever_submitted_a_run_does_not_answer_under_four_eyes() {
         question.by("bob").approve().await.unwrap();
     }
     assert_eq!(ended(&run).await.text(), "approve");
+    // A fork is no way around it: neither with another answer, nor with something else under the same answers.
+    let at = read_log(&db, run.run_id()).await.len() as u64 - 1;
+    for fork in [run.fork("a").answer(yes()), run.fork("inside").input("more"), run.fork("inside").output("done")] {
+        for by in [Some("ada"), None] {
+            let fork = by.into_iter().fold(fork.clone(), |fork, by| fork.by(by));
+            let refused = [fork.preview().await.unwrap_err(), fork.background().await.unwrap_err()];
+            assert!(refused.iter().all(|error| matches!(error, Error::NotYoursToAnswer { .. })), "{refused:?}");
+        }
+        fork.by("bob").preview().await.unwrap();
+    }
+    run.fork(at).background().await.unwrap();
+    run.fork(0).input("from the beginning, where all is asked again").background().await.unwrap();
     // Nobody can tell two people apart where one is not known.
     let run = engine.submit(&definition.id, input("hi")).await.unwrap();
     let error = only(&run).await.by("bob").approve().await.unwrap_err();

@@ -14,7 +14,7 @@ use outlive_core::{
 };
 use outlive_db::InMemoryDb;
 use outlive_engine::testing::{Stage, broken_invariants, poll_and_drop, read_log};
-use outlive_engine::{Engine, Options, RunHandle, Submit};
+use outlive_engine::{Engine, Error, Options, RunHandle, Submit};
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
@@ -292,6 +292,36 @@ async fn a_crash_after_a_message_was_heard_neither_loses_nor_repeats_it() {
     }
     tokio::time::resume();
     on(&FileStage::new(), 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_sent_again_gives_the_same_run_before_and_after_it_was_heard() {
+    let db = InMemoryDb::new();
+    let definition = build([Talker::step("a", 3, Duration::from_secs(10))]);
+    let engine = engine(&db, &definition).await;
+    let first = engine.submit(&definition.id, asks("go", SessionPolicy::Queue)).await.unwrap();
+    is_executing(&first, 0).await;
+    let message = Submit { idempotency_key: Some("k".to_owned()), ..asks("faster", SessionPolicy::Steer) };
+    let said = engine.submit(&definition.id, message.clone()).await.unwrap();
+    let again = async || {
+        let again = engine.submit(&definition.id, message.clone()).await.unwrap();
+        assert!(again.is_repeated());
+        (again.run_id().clone(), again.steering_run_id().cloned())
+    };
+    let expected = (first.run_id().clone(), said.steering_run_id().cloned());
+    assert_eq!(again().await, expected);
+    assert_eq!(ended(&first).await.text(), "faster");
+    assert_eq!(again().await, expected);
+    let elsewhere = Submit { steer_to: Some("other".to_owned()), ..message.clone() };
+    assert!(matches!(engine.submit(&definition.id, elsewhere).await, Err(Error::Conflict(_))));
+    // What nobody heard is a run of its own.
+    let unheard = Submit { steer_to: Some("nobody".to_owned()), idempotency_key: Some("n".to_owned()), ..message };
+    let second = engine.submit(&definition.id, asks("go", SessionPolicy::Queue)).await.unwrap();
+    is_executing(&second, 0).await;
+    let waits = engine.submit(&definition.id, unheard.clone()).await.unwrap().steering_run_id().unwrap().clone();
+    ended(&engine.attach(waits.clone())).await;
+    let again = engine.submit(&definition.id, unheard).await.unwrap();
+    assert_eq!((again.run_id(), again.steering_run_id()), (&waits, None));
 }
 
 #[tokio::test(start_paused = true)]

@@ -113,6 +113,20 @@ pub struct Refusal {
     pub run_status: Option<RunStatus>,
 }
 
+impl Refusal {
+    /// What a server would say.
+    pub(super) fn of(status: u16, code: &str, detail: &str) -> Box<Self> {
+        Box::new(Self {
+            status,
+            code: code.to_owned(),
+            detail: detail.to_owned(),
+            request_id: None,
+            retry_after: None,
+            run_status: None,
+        })
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.detail)?;

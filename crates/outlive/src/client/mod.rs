@@ -29,6 +29,7 @@ pub use shape::{
     Accepted, EventPage, ForkPreview, QuestionList, QuestionSummary, QuestionTool, RunDetail, RunList, RunSummary,
     StepSummary, Submission,
 };
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -384,7 +385,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::NotFound`], and whatever any request can fail with, here and below.
     pub async fn schedule(&self, id_or_name: &str) -> Result<Schedule, ClientError> {
-        let path = ["api", "schedules", segment(id_or_name)?];
+        let path = ["api", "schedules", &self.schedule_id(id_or_name).await?];
         Ok(self.connection.get::<shape::ScheduleShape>(&path, &[]).await?.into())
     }
 
@@ -393,7 +394,7 @@ impl Client {
     /// # Errors
     /// As [`Client::schedule`].
     pub async fn pause_schedule(&self, id_or_name: &str) -> Result<Schedule, ClientError> {
-        let path = ["api", "schedules", segment(id_or_name)?, "pause"];
+        let path = ["api", "schedules", &self.schedule_id(id_or_name).await?, "pause"];
         Ok(self.connection.post(&path, None::<&()>, None).await?.read::<shape::ScheduleShape>()?.into())
     }
 
@@ -402,7 +403,7 @@ impl Client {
     /// # Errors
     /// As [`Client::schedule`].
     pub async fn resume_schedule(&self, id_or_name: &str) -> Result<Schedule, ClientError> {
-        let path = ["api", "schedules", segment(id_or_name)?, "resume"];
+        let path = ["api", "schedules", &self.schedule_id(id_or_name).await?, "resume"];
         Ok(self.connection.post(&path, None::<&()>, None).await?.read::<shape::ScheduleShape>()?.into())
     }
 
@@ -411,7 +412,7 @@ impl Client {
     /// # Errors
     /// As [`Client::schedule`], and as [`Client::submit`].
     pub async fn trigger_schedule(&self, id_or_name: &str) -> Result<Accepted, ClientError> {
-        let path = ["api", "schedules", segment(id_or_name)?, "trigger"];
+        let path = ["api", "schedules", &self.schedule_id(id_or_name).await?, "trigger"];
         shape::accepted(&self.connection.post(&path, None::<&()>, None).await?)
     }
 
@@ -420,7 +421,7 @@ impl Client {
     /// # Errors
     /// As [`Client::schedule`].
     pub async fn delete_schedule(&self, id_or_name: &str) -> Result<(), ClientError> {
-        self.connection.delete(&["api", "schedules", segment(id_or_name)?]).await
+        self.connection.delete(&["api", "schedules", &self.schedule_id(id_or_name).await?]).await
     }
 
     /// What came of its last times, newest first: at most `limit`, 1 to 1000.
@@ -428,7 +429,7 @@ impl Client {
     /// # Errors
     /// As [`Client::schedule`].
     pub async fn schedule_ticks(&self, id_or_name: &str, limit: u32) -> Result<Vec<StoredTick>, ClientError> {
-        let path = ["api", "schedules", segment(id_or_name)?, "ticks"];
+        let path = ["api", "schedules", &self.schedule_id(id_or_name).await?, "ticks"];
         Ok(self.connection.get::<shape::TickListShape>(&path, &[("limit", limit.to_string())]).await?.into())
     }
 
@@ -455,6 +456,26 @@ impl Client {
         let body = shape::budget_raise(seen, amount);
         let raised = self.connection.post(&["api", "budgets", "raise"], Some(&body), None).await?;
         Ok(raised.read::<shape::BudgetShape>()?.into())
+    }
+
+    /// An id or a name as a part of a path; for a name that cannot be one, as in `*/5 * * * *`, its schedule's id.
+    async fn schedule_id<'a>(&self, id_or_name: &'a str) -> Result<Cow<'a, str>, ClientError> {
+        let may_stand = !matches!(id_or_name, "." | "..") && !id_or_name.contains(['/', '\\', ';']);
+        if may_stand {
+            return segment(id_or_name).map(Cow::Borrowed);
+        }
+        let filter = ScheduleFilter { name: Some(id_or_name.into()), limit: 2, ..ScheduleFilter::default() };
+        let mut named = self.schedules(&filter).await?.schedules;
+        match (named.pop(), named.pop()) {
+            (Some(found), None) => Ok(Cow::Owned(found.id.to_string())),
+            (None, _) => {
+                Err(ClientError::NotFound(Refusal::of(404, "schedule_not_found", "no schedule has this name")))
+            }
+            (Some(_), Some(_)) => {
+                let why = "several users have a schedule with this name: give its id";
+                Err(ClientError::Invalid(Refusal::of(422, "invalid_schedule", why)))
+            }
+        }
     }
 
     /// The processes that execute runs, as far as the store knows.
