@@ -125,7 +125,7 @@ pub(crate) fn decide(shares: &[Share], request: &ShareRequest) -> Decision {
 
     let is_alone = counts.is_none() && ahead.is_none();
     let used = counts.plus(ahead);
-    let calls = match counts.calls_in(limit).filter(|_| !used.plus(wanted).is_within(limit, FREE_PART)) {
+    let calls = match counts.calls_in(limit).filter(|_| !used.is_within(limit, FREE_PART)) {
         Some(calls) => even(shares.iter().filter(has), calls, request).saturating_sub(ahead.requests),
         None => u64::MAX,
     };
