@@ -159,9 +159,10 @@ struct Chosen {
 
 impl Chosen {
     fn new(model: SharedModel) -> Self {
-        let (limit, rates) = (model.limit(), model.rates());
+        let (info, rates) = (model.info(), model.rates());
+        let limit = model.limit().map(|limit| if rates.limits() { limit.of_model(&info.model) } else { limit });
         let shared = limit.filter(|_| rates.limits()).map(|limit| rates.shared(&limit.shared_key()));
-        Self { gate: limit.map(Gate::of), rates: shared, info: model.info(), model }
+        Self { gate: limit.map(Gate::of), rates: shared, info, model }
     }
 }
 

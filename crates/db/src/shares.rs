@@ -15,8 +15,14 @@ const PATIENCE_MIN: Duration = Duration::from_millis(250);
 /// A share is at most this part of the limit, and this part of what is left of it, unless a call needs more.
 const SHARE_PART: u64 = 32;
 const REST_PART: u64 = 4;
-/// Of what has no limit, a share has as much as this many such calls may use.
-const UNLIMITED_CALLS: u64 = 64;
+/// Of tokens that have no limit, a share has as much as this many times its calls may use.
+const UNLIMITED_TOKENS: u64 = 64;
+/// From this part of the limit on, calls leave evenly.
+const FREE_PART: u64 = 2;
+/// In so many parts of a window as many calls leave as have room in it, times so many of its parts, or so many at least. That
+/// is an eighth of a window faster than they fill it: what large calls had to leave free is caught up with.
+const EVEN_PARTS: u32 = RateLimit::PARTS - RateLimit::PARTS / 8;
+const EVEN: [(u32, u64); 2] = [(4, 4), (16, 5)];
 
 /// What a process has of a rate, or waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +84,27 @@ impl Sum {
     fn is_none(self) -> bool {
         self.requests == 0 && self.tokens == 0
     }
+
+    /// How many calls like these a window has room for, if it is known.
+    fn calls_in(self, limit: &RateLimit) -> Option<u64> {
+        let fit = |most: u64, used: u64| u128::from(self.requests) * u128::from(most) / u128::from(used.max(1));
+        let by_tokens = limit.tokens.map(|most| u64::try_from(fit(most, self.tokens)).unwrap_or(u64::MAX));
+        limit.requests.into_iter().chain(by_tokens).min()
+    }
+}
+
+/// How many calls may leave now, so that what the window has room for does not leave at its edges: a server counts when calls
+/// arrive, and a crowd that was held up on its way would still be there when the next is sent.
+fn even<'a>(has: impl Iterator<Item = &'a Share> + Clone, calls: u64, request: &ShareRequest) -> u64 {
+    let limit = &request.limit;
+    let newest = limit.counts_until(request.at);
+    let left = EVEN.map(|(parts, least)| {
+        let allowed = (u128::from(calls) * u128::from(parts)).div_ceil(u128::from(EVEN_PARTS));
+        let allowed = u64::try_from(allowed).unwrap_or(u64::MAX).max(least);
+        let recent = has.clone().filter(|share| share.counts_until + limit.part() * parts > newest);
+        allowed.saturating_sub(Sum::of(recent).requests)
+    });
+    left.into_iter().min().unwrap_or(0)
 }
 
 /// Decides about a request; `shares` are those of its rate that count now.
@@ -97,17 +124,24 @@ pub(crate) fn decide(shares: &[Share], request: &ShareRequest) -> Decision {
     let is_fair = waiting == 0 || own.is_none() || own.plus(wanted).is_within(limit, waiting + 1);
 
     let is_alone = counts.is_none() && ahead.is_none();
-    if is_alone || (is_fair && counts.plus(ahead).plus(wanted).is_within(limit, 1)) {
-        let used = counts.plus(ahead);
-        let is_wanted = waiting > 0;
-        let size = |most: Option<u64>, used: u64, wanted: u64| match most {
-            // Others wait for the rest.
-            _ if is_wanted => wanted,
-            Some(most) => wanted.max((most / SHARE_PART).min(most.saturating_sub(used) / REST_PART)),
-            None => wanted.saturating_mul(UNLIMITED_CALLS),
+    let used = counts.plus(ahead);
+    let calls = match counts.calls_in(limit).filter(|_| !used.is_within(limit, FREE_PART)) {
+        Some(calls) => even(shares.iter().filter(has), calls, request).saturating_sub(ahead.requests),
+        None => u64::MAX,
+    };
+    if is_alone || (is_fair && calls > 0 && used.plus(wanted).is_within(limit, 1)) {
+        // Others wait for the rest.
+        let calls = if waiting > 0 { 1 } else { calls.max(1) };
+        let size = |most: u64, used: u64, wanted: u64| {
+            let most = (most / SHARE_PART).min(most.saturating_sub(used) / REST_PART);
+            wanted.max(most.min(wanted.saturating_mul(calls)))
         };
-        let requests = size(limit.requests, used.requests, wanted.requests);
-        let tokens = size(limit.tokens, used.tokens, wanted.tokens);
+        let tokens = limit.tokens.map(|most| size(most, used.tokens, wanted.tokens));
+        let requests = match limit.requests {
+            Some(most) => size(most, used.requests, wanted.requests),
+            None => tokens.map_or(1, |tokens| tokens / wanted.tokens.max(1)).max(1),
+        };
+        let tokens = tokens.unwrap_or_else(|| wanted.tokens.saturating_mul(requests).saturating_mul(UNLIMITED_TOKENS));
         let (good_until, counts_until) = (at + limit.part(), limit.counts_until(at));
         let share = Share { holder: holder.clone(), counts_until, waits_since: None, requests, tokens };
         return Decision { answer: Sharing::Share(RateShare { requests, tokens, good_until, counts_until }), share };
@@ -179,6 +213,33 @@ mod tests {
             panic!("there is no room")
         };
         assert_eq!(wait, Duration::from_millis(500));
+    }
+
+    #[test]
+    fn from_half_of_it_on_calls_leave_evenly() {
+        let asked = request("a", 40, 30_000);
+        let has = |counts_until: Timestamp, requests: u64| Share {
+            holder: Arc::from("b"),
+            counts_until,
+            waits_since: None,
+            requests,
+            tokens: requests * 40,
+        };
+        let is_let_in = |long_ago: u64, parts: u64, recent: u64| {
+            let taken = asked.limit.counts_until(at(30_000 - parts * 938));
+            let shares = [has(at(31_000), long_ago), has(taken, recent)];
+            matches!(decide(&shares, &asked).answer, Sharing::Share(_))
+        };
+        // Of 50 in a window, four in a sixteenth, and fifteen in a quarter.
+        assert!(is_let_in(36, 0, 3) && !is_let_in(36, 0, 4));
+        assert!(is_let_in(30, 4, 14) && !is_let_in(30, 4, 15) && is_let_in(30, 16, 15));
+        // Half of it is there at once.
+        assert!(is_let_in(4, 0, 20));
+        // As many as there is room for, which may be few.
+        let large = Share { tokens: 2400, ..has(at(31_000), 2) };
+        let so_many = |recent: u64| [large.clone(), has(asked.limit.counts_until(asked.at), recent)];
+        assert!(matches!(decide(&so_many(3), &asked).answer, Sharing::Share(_)));
+        assert!(matches!(decide(&so_many(4), &asked).answer, Sharing::Wait(_)));
     }
 
     #[test]

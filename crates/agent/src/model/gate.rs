@@ -66,7 +66,16 @@ pub struct Limit(u64);
 impl Limit {
     /// The limit of a key at an address: the same in every process. Neither can be read from it.
     pub fn new(base_url: &str, key: &str) -> Self {
-        let print = RunId::fingerprint(&format!("{}\n{key}", base_url.trim_end_matches('/')));
+        Self::print(&format!("{}\n{key}", base_url.trim_end_matches('/')))
+    }
+
+    /// The part of it that is one model's: who says what a model may be asked in a minute means that model.
+    pub(crate) fn of_model(self, model: &str) -> Self {
+        Self::print(&format!("{}\n{model}", self.shared_key()))
+    }
+
+    fn print(whose: &str) -> Self {
+        let print = RunId::fingerprint(whose);
         Self(u64::from_str_radix(&print[..16], 16).expect("a fingerprint is hexadecimal"))
     }
 
@@ -823,6 +832,8 @@ mod tests {
         assert!(Arc::ptr_eq(&gate, &Gate::of(limit("https://a.example/v1/", "key"))));
         assert!(!Arc::ptr_eq(&gate, &Gate::of(limit("https://a.example/v1", "other"))));
         assert!(!Arc::ptr_eq(&gate, &Gate::of(limit("https://b.example/v1", "key"))));
+        let model = |name: &str| limit("https://a.example/v1/", "key").of_model(name);
+        assert!(model("a") == model("a") && model("a") != model("b") && !Arc::ptr_eq(&gate, &Gate::of(model("a"))));
         assert_eq!(format!("{:?}", limit("https://a.example/v1", "key")), "Limit");
     }
 }

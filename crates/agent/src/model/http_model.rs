@@ -287,8 +287,8 @@ impl<E: Endpoint> HttpModel<E> {
         self
     }
 
-    /// Requests in a minute, at most: further ones wait. Counted over the minute before each call, for all models with the
-    /// same address and key together: those of the process, and of all processes whose runs are in one database.
+    /// Requests in a minute, at most: further ones wait. Counted over the minute before each call, for all calls with the
+    /// same address, key and model together: those of the process, and of all processes whose runs are in one database.
     pub fn requests_per_minute(mut self, most: u64) -> Self {
         self.settings.rates.requests = Some(most);
         self

@@ -87,7 +87,8 @@ pub trait Model: Send + Sync + 'static {
     }
 
     /// Whose limit its calls count against, where that is known: all models of the process that return the same limit
-    /// are slowed down together when one of them is refused with [`FailureKind::RateLimit`](outlive_core::FailureKind).
+    /// are slowed down together when one of them is refused with [`FailureKind::RateLimit`](outlive_core::FailureKind). Those
+    /// that have [rates](Model::rates) are counted, and slowed down, with others of their name only.
     fn limit(&self) -> Option<Limit> {
         None
     }

@@ -10,10 +10,11 @@ use crate::time::Timestamp;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A window has so many parts: a share is good for one of them.
-const PARTS: u32 = 64;
-/// By how much one call may take longer than another from its process to the server.
-const LATENESS: Duration = Duration::from_millis(100);
+/// By how much one call may take longer than another from its process to the server: this part of the window; where that is
+/// less than this time, this time, but no more than that part.
+const LATENESS_PART: u32 = 50;
+const LATENESS: Duration = Duration::from_millis(200);
+const LATENESS_PART_MAX: u32 = 20;
 
 /// What a server takes in any time of this length.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,9 +30,17 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
+    /// A window has so many parts: a share is good for one of them.
+    pub const PARTS: u32 = 64;
+
     /// For how long a share is good.
     pub fn part(&self) -> Duration {
-        (self.window / PARTS).max(Duration::from_millis(1))
+        (self.window / Self::PARTS).max(Duration::from_millis(1))
+    }
+
+    /// By how much calls may be held up on their way to the server.
+    pub fn lateness(&self) -> Duration {
+        (self.window / LATENESS_PART).max(LATENESS.min(self.window / LATENESS_PART_MAX))
     }
 
     /// Until when a share counts that is taken now: a whole number of parts, so that the shares of a process that it took in
@@ -39,7 +48,7 @@ impl RateLimit {
     pub fn counts_until(&self, now: Timestamp) -> Timestamp {
         let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
         let part = micros(self.part());
-        let latest = now + self.window + self.part() + LATENESS;
+        let latest = now + self.window + self.part() + self.lateness();
         Timestamp::from_micros(latest.as_micros().div_euclid(part).saturating_add(1).saturating_mul(part))
     }
 }
@@ -117,7 +126,7 @@ mod tests {
             let now = Timestamp::from_micros(micros);
             let until = limit.counts_until(now);
             // The last call of it leaves at the end of its part.
-            let least = now + limit.part() + limit.window + LATENESS;
+            let least = now + limit.part() + limit.window + limit.lateness();
             assert!(until >= least && until.since(least) <= limit.part(), "{micros}");
         }
     }

@@ -28,12 +28,14 @@ type Departure = (Duration, usize, u64);
 #[derive(Clone)]
 struct Server {
     begun: Instant,
+    /// In every second time of this length calls are held up on their way, those of a twentieth of it until its end.
+    held: Option<Duration>,
     departures: Arc<Mutex<Vec<Departure>>>,
 }
 
 impl Server {
     fn new() -> Self {
-        Self { begun: Instant::now(), departures: Arc::default() }
+        Self { begun: Instant::now(), held: None, departures: Arc::default() }
     }
 
     fn departures(&self) -> Vec<Departure> {
@@ -42,12 +44,22 @@ impl Server {
         departures
     }
 
+    /// When a call is there that leaves now.
+    fn arrival(&self) -> Duration {
+        let at = self.begun.elapsed();
+        let held = self.held.filter(|window| (at.as_millis() / window.as_millis()).is_multiple_of(2));
+        held.map_or(at, |window| {
+            let part = window / 20;
+            part * (u32::try_from(at.as_micros() / part.as_micros()).unwrap() + 1)
+        })
+    }
+
     /// How many of them a server refuses that counts like this, which leaves out what it refuses.
     fn refused(&self, limit: &RateLimit, sliding: bool) -> usize {
         let (mut taken, mut refused): (Vec<(Duration, u64)>, usize) = (Vec::new(), 0);
-        let window = |at: Duration| at.as_millis() / MINUTE.as_millis();
+        let window = |at: Duration| at.as_millis() / limit.window.as_millis();
         for (at, _, tokens) in self.departures() {
-            taken.retain(|(other, _)| if sliding { *other + MINUTE > at } else { window(*other) == window(at) });
+            taken.retain(|(other, _)| if sliding { *other + limit.window > at } else { window(*other) == window(at) });
             let sum = taken.iter().map(|(_, tokens)| tokens).sum::<u64>();
             let has_room = limit.tokens.is_none_or(|most| sum + tokens <= most)
                 && limit.requests.is_none_or(|most| (taken.len() as u64) < most);
@@ -83,7 +95,7 @@ async fn process(
                     Ok(call) => {
                         let call = call.expect("it is shared");
                         let used = tokens / 2 + dice.below(tokens / 2 + 1);
-                        server.departures.lock().unwrap().push((server.begun.elapsed(), number, used));
+                        server.departures.lock().unwrap().push((server.arrival(), number, used));
                         let latency = Duration::from_millis(100 + dice.below(900));
                         let (effects, limit) = (context.effects.clone(), limit.clone());
                         tokio::spawn(async move {
@@ -128,6 +140,33 @@ async fn four_processes_use_nearly_all_that_a_server_takes_and_are_not_refused()
         later.for_each(|(_, number, tokens)| *parts.entry(number).or_insert(0) += tokens);
         let all: u64 = parts.values().sum();
         assert!(parts.len() == 4 && parts.values().all(|part| part * 100 / all > 20), "{parts:?}");
+        engines.iter().for_each(Engine::kill);
+    }
+}
+
+/// A crowd that leaves when a window opens, and is held up, is still there when it has left a window ago.
+#[tokio::test(start_paused = true)]
+async fn windows_are_filled_evenly_so_calls_that_are_held_up_are_hardly_refused() {
+    // The shorter the window, the longer a call holds what it may use and does not.
+    for (seconds, percent) in [(5, 85), (10, 89), (60, 90)] {
+        let window = Duration::from_secs(seconds);
+        let limit = Arc::new(RateLimit { window, ..(*limit(None, Some(LIMIT))).clone() });
+        let (db, clock) = (InMemoryDb::new(), SimulatedClock::start());
+        let server = Server { held: Some(window), ..Server::new() };
+        let mut engines = Vec::new();
+        for number in 0..4 {
+            engines.push(process(db.another_process(), clock, number, &server, limit.clone()).await);
+        }
+        sleep(5 * window).await;
+        let (refused, calls) = (server.refused(&limit, true), server.departures().len());
+        assert!(refused * 100 < calls, "{refused} of {calls} calls in windows of {window:?}");
+        assert_eq!(server.refused(&limit, false), 0, "{window:?}");
+        let used = server.used(window, 5 * window);
+        assert!(used * 100 > 4 * LIMIT * percent, "{used} tokens in four windows of {window:?}");
+        // No part of a window brings much more than its part of them.
+        let part = window / 16;
+        let most = (32..80).map(|number| server.used(part * number, part * (number + 1))).max().unwrap();
+        assert!(most * 16 < LIMIT * 3, "{most} tokens in {part:?}");
         engines.iter().for_each(Engine::kill);
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::example::Example;
 use crate::world::World;
-use outlive::core::port::{Access, BudgetFilter, BudgetStanding, BudgetStore, RunFilter};
+use outlive::core::port::{Access, BudgetFilter, BudgetStanding, BudgetStore, RunFilter, RunStore};
 use outlive::core::{Budget, Price, Prices, RunStatus, Usage};
 use outlive::prelude::SqliteDb;
 use std::time::Duration;
@@ -31,8 +31,18 @@ async fn standing(db: &SqliteDb) -> BudgetStanding {
 
 async fn statuses(db: &SqliteDb) -> Vec<RunStatus> {
     let filter = RunFilter { limit: 1_000, ..RunFilter::default() };
-    let page = outlive::core::port::RunStore::runs(db, Access::All, filter).await.unwrap();
+    let page = db.runs(Access::All, filter).await.unwrap();
     page.runs.iter().map(|run| run.status).collect()
+}
+
+/// Why runs failed that did.
+async fn failures(db: &SqliteDb) -> Vec<String> {
+    let filter = RunFilter { statuses: vec![RunStatus::Error], limit: 1_000, ..RunFilter::default() };
+    let mut failures = Vec::new();
+    for run in db.runs(Access::All, filter).await.unwrap().runs {
+        failures.extend(db.run(Access::All, run.run_id).await.unwrap().unwrap().output);
+    }
+    failures
 }
 
 /// Two processes, of which one after the other is killed while its calls are between the server and their results. A prompt
@@ -85,9 +95,13 @@ async fn a_budget_of_ten_cents_is_kept_to_by_two_processes_that_are_killed_in_th
         let (standing, cost, statuses) = (standing(&db).await, cost(&world), statuses(&db).await);
         let of = |status: RunStatus| statuses.iter().filter(|known| **known == status).count();
         let (completed, paused) = (of(RunStatus::Completed), of(RunStatus::Paused));
-        // What was in flight at several kills is given up.
-        let ended = completed + paused + of(RunStatus::Error);
-        assert!(ended == 50 && completed > 5 && of(RunStatus::Error) < kills, "seed {seed}: {statuses:?}");
+        // What was in flight at three kills, and brought no answer between them, is taken for their cause and given up; for
+        // no other reason.
+        let failures = failures(&db).await;
+        assert!(failures.iter().all(|why| why.contains("poisoned: 3 workers")), "seed {seed}: {failures:?}");
+        assert!(failures.len() * 3 <= kills * 2, "seed {seed}: {kills} kills: {failures:?}");
+        assert_eq!(completed + paused + failures.len(), 50, "seed {seed}: {statuses:?}");
+        assert!(completed > 5, "seed {seed}: {statuses:?}");
         assert!(kills > 2, "seed {seed}: {kills} kills, {in_flight} calls in flight");
         // Every call that the server has counted is in the account, and the account is within its limit.
         assert!(cost <= standing.used() && standing.used() <= LIMIT, "seed {seed}: {cost}, {standing:?}");
@@ -127,8 +141,9 @@ async fn four_processes_share_the_tokens_that_a_server_takes_and_are_hardly_refu
     let refused = log.iter().filter(|exchange| exchange.status == Some(429)).count();
     let answered = log.iter().filter(|exchange| exchange.status == Some(200)).count();
     assert_eq!(answered, 100);
-    // None, as a rule; a busy machine may hold up calls on their way, until they come together with those after them.
-    assert!(refused * 4 <= answered, "{refused} of {} calls were refused", log.len());
+    // None, as a rule, and that is tested where time is simulated; a machine that is busy enough may still hold up calls on
+    // their way, until they come together with those after them.
+    assert!(refused * 10 <= answered, "{refused} of {} calls were refused", log.len());
     // They did need several of those times, so they had to share them.
     let used: u64 = log.iter().filter_map(|exchange| exchange.tokens).map(|(prompt, answer)| prompt + answer).sum();
     assert!(used > TOKENS + TOKENS / 2, "{used}");

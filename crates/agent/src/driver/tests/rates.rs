@@ -5,7 +5,9 @@ use crate::model::Rates;
 use tokio::time::Instant;
 
 /// Answers at once, and notes when it was asked.
+#[derive(Clone)]
 struct Counted {
+    name: &'static str,
     key: &'static str,
     rates: Rates,
     asked: Arc<Mutex<Vec<Duration>>>,
@@ -14,7 +16,7 @@ struct Counted {
 
 impl Model for Counted {
     fn info(&self) -> ModelInfo {
-        ModelInfo { model: "counted".to_owned(), model_provider: "test".to_owned() }
+        ModelInfo { model: self.name.to_owned(), model_provider: "test".to_owned() }
     }
 
     fn endpoint(&self) -> String {
@@ -47,7 +49,7 @@ impl Model for Counted {
 /// When the calls of so many agents left that began at once.
 async fn departures(key: &'static str, rates: Rates, agents: usize) -> Vec<u64> {
     let (asked, begun) = (Arc::default(), Instant::now());
-    let model = Counted { key, rates, asked: Arc::clone(&asked), begun };
+    let model = Counted { name: "counted", key, rates, asked: Arc::clone(&asked), begun };
     let agent = Agent::new("Busy").model(model).stream(false);
     let runs = (0..agents).map(|_| agent.run("hi"));
     for ended in futures::future::join_all(runs).await {
@@ -68,4 +70,19 @@ async fn calls_wait_for_the_next_minute_and_none_is_lost() {
     let tokens = Rates { tokens: Some(520), ..Rates::default() };
     assert_eq!(departures("tokens", tokens, 12).await, minutes(5, 12));
     assert_eq!(departures("free", Rates::default(), 30).await, vec![0; 30]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_model_of_a_key_has_its_own_minute_and_waits_for_no_other() {
+    let asked = Arc::default();
+    let rates = Rates { requests: Some(2), ..Rates::default() };
+    let one = Counted { name: "one", key: "models", rates, asked: Arc::clone(&asked), begun: Instant::now() };
+    let agents = ["one", "one", "one", "other", "other"]
+        .map(|name| Agent::new("Busy").model(Counted { name, ..one.clone() }).stream(false));
+    let runs = agents.iter().map(|agent| agent.run("hi"));
+    for ended in futures::future::join_all(runs).await {
+        ended.expect("it is answered, sooner or later");
+    }
+    let minutes: Vec<_> = asked.lock().unwrap().iter().map(|at: &Duration| at.as_secs() / 60).collect();
+    assert_eq!(minutes, [0, 0, 0, 0, 1]);
 }
