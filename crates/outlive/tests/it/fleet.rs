@@ -6,6 +6,7 @@ use crate::world::World;
 use outlive::core::port::{Access, BudgetFilter, BudgetStanding, BudgetStore, RunFilter, RunStore};
 use outlive::core::{Budget, Price, Prices, RunStatus, Usage};
 use outlive::prelude::SqliteDb;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -36,11 +37,11 @@ async fn statuses(db: &SqliteDb) -> Vec<RunStatus> {
 }
 
 /// Why runs failed that did.
-async fn failures(db: &SqliteDb) -> Vec<String> {
+async fn failures(db: &SqliteDb) -> Vec<Arc<str>> {
     let filter = RunFilter { statuses: vec![RunStatus::Error], limit: 1_000, ..RunFilter::default() };
     let mut failures = Vec::new();
     for run in db.runs(Access::All, filter).await.unwrap().runs {
-        failures.extend(db.run(Access::All, run.run_id).await.unwrap().unwrap().output);
+        failures.extend(db.run(Access::All, run.info.run_id.clone()).await.unwrap().unwrap().output);
     }
     failures
 }
