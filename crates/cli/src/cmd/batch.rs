@@ -38,6 +38,8 @@ pub(crate) struct BatchVerbs {
     verb: Option<Verb>,
     #[command(flatten)]
     new: Option<New>,
+    #[command(flatten)]
+    known: Known,
 }
 
 #[derive(Debug, Subcommand)]
@@ -80,8 +82,6 @@ struct New {
     /// Print its id once all inputs are accepted, and return; the runs continue
     #[arg(short, long)]
     detach: bool,
-    #[command(flatten)]
-    known: Known,
 }
 
 /// List batches, newest first
@@ -150,7 +150,7 @@ impl BatchVerbs {
             (Some(Verb::Wait(wait)), _) => wait.run(global).await,
             (Some(Verb::Retry(retry)), _) => retry.run(global).await,
             (Some(Verb::Cancel(cancel)), _) => cancel.run(global).await,
-            (None, Some(new)) => new.run(global).await,
+            (None, Some(new)) => new.run(&self.known, global).await,
             (None, None) => {
                 let problem = Problem::new(Exit::Usage, "usage", "a batch needs a workflow and a file with its inputs");
                 Err(problem.hint("for example: outlive batch content-creation-demo topics.txt"))
@@ -160,13 +160,16 @@ impl BatchVerbs {
 }
 
 impl New {
-    async fn run(&self, global: &Global) -> Result<Exit, Problem> {
+    async fn run(&self, known: &Known, global: &Global) -> Result<Exit, Problem> {
         let workflow_id = workflow_id(&self.workflow)?;
         let inputs = Inputs::open(&self.file, self.format)?;
         let role = if self.detach { Role::Accepts } else { Role::Executes };
-        let runs = match self.known.files.is_empty() {
+        let runs = match known.files.is_empty() {
             true => Runs::open_to_start(&workflow_id, role, global).await?,
-            false => Runs::open_knowing(role, &self.known, global).await?,
+            false => {
+                let (definitions, settings) = known.load(global)?;
+                Runs::open_for(definitions, role, settings).await?
+            }
         };
         let done = self.start(&runs, &workflow_id, inputs, global).await;
         runs.close().await?;

@@ -152,3 +152,19 @@ fn a_batch_is_deleted_the_same_here_and_there() {
     both(&["batch", "show", "b2"]).exits(0);
     server.stop().exits(0);
 }
+
+#[test]
+fn a_batch_of_a_files_workflow_needs_no_other_process() {
+    let place = Place::new();
+    let text = "version: 1\nmodel: demo\nstore: sqlite:runs.db\nagents: { a: {} }\nworkflows: { talk: { steps: [{ step: A, agent: a }] } }\n";
+    written(&place, "talk.yaml", text);
+    written(&place, "topics.txt", "bees\nwasps\n");
+    let done =
+        place.run(&["batch", "talk", "topics.txt", "--file", "talk.yaml", "--id", "b1", "--json"]).exits(0).json();
+    assert_eq!(json!([done["status"], done["counts"]["completed"]]), json!(["completed", 2]));
+    let results = place.on_runs(&["batch", "results", "b1"]).exits(0).stdout;
+    assert!(results.contains("bees") && results.contains("wasps"), "{results}");
+    place.run(&["batch", "retry", "b1", "--file", "talk.yaml"]).exits(0);
+    let unknown = place.run(&["batch", "tolk", "topics.txt", "--file", "talk.yaml", "-d"]);
+    assert!(unknown.code != Some(0) && unknown.stderr.contains("tolk"), "{unknown:?}");
+}
