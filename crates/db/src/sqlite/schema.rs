@@ -387,7 +387,7 @@ impl Sql {
             ))
             .replace("{HEAD}", &head_of("h.session_seq", table)),
             steered: sql(&format!(
-                "SELECT DISTINCT h.run_id FROM {STEERING} JOIN {{T}}_runs h ON h.seq = ({{HEAD}}) WHERE {STEERS} \
+                "SELECT DISTINCT h.run_id FROM {STEERING} CROSS JOIN {{T}}_runs h ON h.seq = ({{HEAD}}) WHERE {STEERS} \
                 AND h.worker_seq = (SELECT seq FROM outlive_workers WHERE worker_id = ?1 AND session_table = '{{T}}')"
             ))
             .replace("{HEAD}", &head_of("s.session_seq", table)),
@@ -500,6 +500,22 @@ pub(super) fn plan(connection: &Connection, part: &str, sql: &str) -> Vec<String
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_steered_is_asked_of_the_few_that_steer_and_not_of_all_runs() {
+        let connection = Connection::open_in_memory().expect("memory is there");
+        let tables = [create_shared(), create_tables(SESSION_TABLE, 1)];
+        tables.iter().for_each(|sql| connection.execute_batch(sql).expect("the schema is good"));
+        let sql = Sql::new(SESSION_TABLE);
+        for sql in [&sql.steered, &sql.steering] {
+            let plan = plan(&connection, "runs", sql);
+            assert!(
+                plan.iter().any(|line| line.starts_with("S") && line.contains(" s USING INDEX steering")),
+                "{plan:?}"
+            );
+            assert!(!plan.iter().any(|line| line.starts_with("SCAN h")), "{plan:?}");
+        }
+    }
 
     #[test]
     fn a_name_that_could_break_out_of_sql_is_refused() {
