@@ -65,6 +65,7 @@ impl Template {
     }
 
     /// The name of the one place that it consists of.
+    #[cfg(feature = "commands")]
     pub(super) fn only_place(&self) -> Option<&str> {
         match &self.parts[..] {
             [Part::Place(name)] => Some(name),
