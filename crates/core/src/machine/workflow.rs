@@ -155,6 +155,8 @@ pub(super) struct Agenda {
     asked: BTreeSet<Key>,
     /// How many steps are being executed.
     executing: u32,
+    /// The step that was begun last, and where it stands: it is executed next, as a rule.
+    begun: Option<Box<(Key, Origin)>>,
     /// Questions that nobody needs to answer any more.
     pub(super) void: Vec<Arc<str>>,
     /// What a call in progress had executed has ended.
@@ -916,12 +918,10 @@ impl WorkflowMachine {
             }
             None => {
                 let name = node.name().clone();
-                let event = RunEvent {
-                    created_at: at.as_seconds(),
-                    kind: EventKind::StepStarted,
-                    origin: self.origin(key, &name, false),
-                    event_index: None,
-                };
+                let origin = self.origin(key, &name, false);
+                self.agenda.begun = Some(Box::new((key.clone(), origin.clone())));
+                let event =
+                    RunEvent { created_at: at.as_seconds(), kind: EventKind::StepStarted, origin, event_index: None };
                 let record = Record::Intent { key: key.clone(), name: Some(name) };
                 Decision { say: vec![Entry::recorded(event, record)], ..Decision::default() }
             }
@@ -1022,7 +1022,8 @@ impl WorkflowMachine {
             Some(Open::Step(step)) if !step.is_executing() => {}
             _ => return Decision::default(),
         }
-        let origin = self.origin(key, &name, false);
+        let begun = self.agenda.begun.take().filter(|begun| begun.0 == *key);
+        let origin = begun.map_or_else(|| self.origin(key, &name, false), |begun| begun.1);
         let info = StepInfo {
             key: key.clone(),
             step_id: origin.step_id.clone().unwrap_or_else(|| Arc::from("")),

@@ -6,6 +6,7 @@ use super::failure::Fail;
 use rusqlite::{Connection, Params, PrepFlags, Row, Statement};
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// Most texts that are kept: more than there are, unless somebody makes them up.
 const KEPT_MAX: usize = 256;
@@ -15,7 +16,27 @@ const KEPT_MAX: usize = 256;
 pub(super) struct Statements<'c> {
     connection: &'c Connection,
     /// By the address of the text.
-    kept: RefCell<HashMap<usize, Kept<'c>>>,
+    kept: RefCell<HashMap<usize, Kept<'c>, BuildHasherDefault<Address>>>,
+}
+
+/// Spreads an address. Nobody else chooses them, so that nothing stronger is needed.
+#[derive(Default)]
+struct Address(u64);
+
+impl Hasher for Address {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_usize(usize::from(*byte)));
+    }
+
+    fn write_usize(&mut self, address: usize) {
+        // The golden ratio in 64 bits: nearby addresses differ in the upper bits, which tables look at first.
+        let mixed = (self.0 ^ address as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 struct Kept<'c> {
