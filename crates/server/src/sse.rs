@@ -113,8 +113,79 @@ pub(crate) fn answer(body: Body) -> Response {
     (StatusCode::OK, headers, body).into_response()
 }
 
+/// A run that a stream tells of, and what else decides how the stream goes on: its caller's credential, its silence, the
+/// server's end.
+pub(crate) struct Listening {
+    pub(crate) follow: Follow,
+    pub(crate) caller: Caller,
+    /// When the credential is looked at again, however much there is to tell.
+    recheck_at: Instant,
+    /// When the stream will have been silent for long enough.
+    silent_until: Instant,
+    _slot: StreamSlot,
+    _subscriber: Subscriber,
+}
+
+/// What a stream goes on with.
+pub(crate) enum Heard {
+    /// An event of the run, or a notice.
+    Told(Told),
+    /// The stream was silent for [`KEEP_ALIVE`].
+    Silence,
+    /// The credential has ended.
+    Expired,
+    /// The run is at rest.
+    Rest,
+    /// The server stops.
+    Stopping,
+    /// The log cannot be read.
+    Failed(Error),
+}
+
+impl Listening {
+    pub(crate) fn new(caller: &Caller, slot: StreamSlot, follow: Follow) -> Self {
+        let now = Instant::now();
+        Self {
+            follow,
+            caller: caller.clone(),
+            recheck_at: now + caller.state.limits.recheck_period,
+            silent_until: now + KEEP_ALIVE,
+            _slot: slot,
+            _subscriber: caller.state.metrics.subscriber(Transport::Sse),
+        }
+    }
+
+    /// Something was sent.
+    pub(crate) fn spoke(&mut self) {
+        self.silent_until = Instant::now() + KEEP_ALIVE;
+    }
+
+    /// What comes next.
+    pub(crate) async fn next(&mut self) -> Heard {
+        loop {
+            tokio::select! {
+                biased;
+                () = sleep_until(self.recheck_at) => {
+                    if self.caller.is_expired().await {
+                        return Heard::Expired;
+                    }
+                    self.recheck_at = Instant::now() + self.caller.state.limits.recheck_period;
+                }
+                // Before events too: there may be any number that this client is not shown.
+                () = sleep_until(self.silent_until) => return Heard::Silence,
+                told = self.follow.next() => return match told {
+                    Ok(Some(told)) => Heard::Told(told),
+                    Ok(None) => Heard::Rest,
+                    Err(error) => Heard::Failed(error),
+                },
+                () = self.caller.state.engine.stopped() => return Heard::Stopping,
+            }
+        }
+    }
+}
+
 struct Telling {
-    follow: Follow,
+    listening: Listening,
     /// How an agent's or team's clients see its run.
     view: Option<View>,
     numbering: Numbering,
@@ -124,14 +195,7 @@ struct Telling {
     is_fresh: bool,
     /// A workflow that paused on a stream nobody can come back to: the run is told, as to a client that waits.
     paused: Option<RunId>,
-    caller: Caller,
-    /// When the credential is looked at again, however much there is to tell.
-    recheck_at: Instant,
-    /// When the stream will have been silent for long enough.
-    silent_until: Instant,
     is_over: bool,
-    _slot: StreamSlot,
-    _subscriber: Subscriber,
 }
 
 impl Telling {
@@ -143,27 +207,21 @@ impl Telling {
         numbering: Numbering,
         selection: Selection,
     ) -> Self {
-        let now = Instant::now();
         Self {
-            follow,
+            listening: Listening::new(caller, slot, follow),
             view,
             numbering,
             selection,
             is_fresh: numbering == Numbering::Hidden,
             paused: None,
-            caller: caller.clone(),
-            recheck_at: now + caller.state.limits.recheck_period,
-            silent_until: now + KEEP_ALIVE,
             is_over: false,
-            _slot: slot,
-            _subscriber: caller.state.metrics.subscriber(Transport::Sse),
         }
     }
 
     /// The next frame as text; nothing at the stream's end.
     async fn next(&mut self) -> Option<String> {
         let frame = self.frame().await;
-        self.silent_until = Instant::now() + KEEP_ALIVE;
+        self.listening.spoke();
         frame
     }
 
@@ -172,28 +230,19 @@ impl Telling {
             if self.is_over {
                 return None;
             }
-            let told = tokio::select! {
-                biased;
-                () = sleep_until(self.recheck_at) => {
-                    if self.caller.is_expired().await {
-                        self.is_over = true;
-                        let notice = json!({ "event": "auth_expired", "error": "the credential has expired" });
-                        return Some(Frame::notice(notice).sse());
-                    }
-                    self.recheck_at = Instant::now() + self.caller.state.limits.recheck_period;
-                    continue;
+            match self.listening.next().await {
+                Heard::Silence => return Some(frame::KEEP_ALIVE.to_owned()),
+                Heard::Stopping => return None,
+                Heard::Expired => {
+                    self.is_over = true;
+                    let notice = json!({ "event": "auth_expired", "error": "the credential has expired" });
+                    return Some(Frame::notice(notice).sse());
                 }
-                // Before events too: there may be any number that this client is not shown.
-                () = sleep_until(self.silent_until) => return Some(frame::KEEP_ALIVE.to_owned()),
-                told = self.follow.next() => told,
-                () = self.caller.state.engine.stopped() => return None,
-            };
-            match told {
-                Ok(Some(Told::Notice(notice))) => return Some(Frame::notice(notice).sse()),
-                Ok(Some(Told::Event(event))) => {
+                Heard::Told(Told::Notice(notice)) => return Some(Frame::notice(notice).sse()),
+                Heard::Told(Told::Event(event)) => {
                     let is_pause = matches!(event.kind, EventKind::WorkflowPaused { .. });
                     let is_told = is_pause && self.view.is_none() && self.numbering == Numbering::Hidden;
-                    self.paused = is_told.then(|| self.follow.run_id().clone());
+                    self.paused = is_told.then(|| self.listening.follow.run_id().clone());
                     self.is_fresh &= frame::is_of_answers(&event.kind);
                     let is_shown = !self.is_fresh
                         && match (self.selection, &self.view) {
@@ -212,11 +261,12 @@ impl Telling {
                         return Some(frame.sse());
                     }
                 }
-                Ok(None) => {
+                Heard::Rest => {
                     let run_id = self.paused.take()?;
-                    return Some(frame::run(self.caller.reader().wait(&run_id).await.ok()?).sse());
+                    let reader = self.listening.caller.reader();
+                    return Some(frame::run(reader.wait(&run_id).await.ok()?).sse());
                 }
-                Err(error) => {
+                Heard::Failed(error) => {
                     self.is_over = true;
                     return Some(Frame::notice(frame::error(&Problem::from(error).words())).sse());
                 }
