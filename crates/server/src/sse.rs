@@ -143,40 +143,93 @@ pub(crate) fn answer(body: Body) -> Response {
     (StatusCode::OK, headers, body).into_response()
 }
 
-struct Telling {
-    follow: Follow,
-    tongue: Box<dyn Tongue>,
-    has_begun: bool,
-    caller: Caller,
+/// A run that a stream tells of, and what else decides how the stream goes on: its caller's credential, its silence, the
+/// server's end.
+pub(crate) struct Listening {
+    pub(crate) follow: Follow,
+    pub(crate) caller: Caller,
     /// When the credential is looked at again, however much there is to tell.
     recheck_at: Instant,
     /// When the stream will have been silent for long enough.
     silent_until: Instant,
-    is_over: bool,
     _slot: StreamSlot,
     _subscriber: Subscriber,
 }
 
-impl Telling {
-    fn new(caller: &Caller, slot: StreamSlot, follow: Follow, tongue: Box<dyn Tongue>) -> Self {
+/// What a stream goes on with.
+pub(crate) enum Heard {
+    /// An event of the run, or a notice.
+    Told(Told),
+    /// The stream was silent for [`KEEP_ALIVE`].
+    Silence,
+    /// The credential has ended.
+    Expired,
+    /// The run is at rest.
+    Rest,
+    /// The server stops.
+    Stopping,
+    /// The log cannot be read.
+    Failed(Error),
+}
+
+impl Listening {
+    pub(crate) fn new(caller: &Caller, slot: StreamSlot, follow: Follow) -> Self {
         let now = Instant::now();
         Self {
             follow,
-            tongue,
-            has_begun: false,
             caller: caller.clone(),
             recheck_at: now + caller.state.limits.recheck_period,
             silent_until: now + KEEP_ALIVE,
-            is_over: false,
             _slot: slot,
             _subscriber: caller.state.metrics.subscriber(Transport::Sse),
         }
     }
 
+    /// Something was sent.
+    pub(crate) fn spoke(&mut self) {
+        self.silent_until = Instant::now() + KEEP_ALIVE;
+    }
+
+    /// What comes next.
+    pub(crate) async fn next(&mut self) -> Heard {
+        loop {
+            tokio::select! {
+                biased;
+                () = sleep_until(self.recheck_at) => {
+                    if self.caller.is_expired().await {
+                        return Heard::Expired;
+                    }
+                    self.recheck_at = Instant::now() + self.caller.state.limits.recheck_period;
+                }
+                // Before events too: there may be any number that this client is not shown.
+                () = sleep_until(self.silent_until) => return Heard::Silence,
+                told = self.follow.next() => return match told {
+                    Ok(Some(told)) => Heard::Told(told),
+                    Ok(None) => Heard::Rest,
+                    Err(error) => Heard::Failed(error),
+                },
+                () = self.caller.state.engine.stopped() => return Heard::Stopping,
+            }
+        }
+    }
+}
+
+struct Telling {
+    listening: Listening,
+    tongue: Box<dyn Tongue>,
+    has_begun: bool,
+    is_over: bool,
+}
+
+impl Telling {
+    fn new(caller: &Caller, slot: StreamSlot, follow: Follow, tongue: Box<dyn Tongue>) -> Self {
+        Self { listening: Listening::new(caller, slot, follow), tongue, has_begun: false, is_over: false }
+    }
+
     /// The next frames as text; nothing at the stream's end.
     async fn next(&mut self) -> Option<String> {
         let frames = self.frames().await;
-        self.silent_until = Instant::now() + KEEP_ALIVE;
+        self.listening.spoke();
         frames
     }
 
@@ -191,29 +244,18 @@ impl Telling {
             if self.is_over {
                 return None;
             }
-            let told = tokio::select! {
-                biased;
-                () = sleep_until(self.recheck_at) => {
-                    if self.caller.is_expired().await {
-                        return Some(self.breaks(&expired()));
-                    }
-                    self.recheck_at = Instant::now() + self.caller.state.limits.recheck_period;
-                    continue;
-                }
-                // Before events too: there may be any number that this client is not shown.
-                () = sleep_until(self.silent_until) => return Some(frame::KEEP_ALIVE.to_owned()),
-                told = self.follow.next() => told,
-                () = self.caller.state.engine.stopped() => return None,
-            };
-            let frames = match told {
-                Ok(Some(Told::Notice(notice))) => self.tongue.notice(notice),
-                Ok(Some(Told::Event(event))) => self.tongue.event(*event),
-                Ok(None) => match self.tongue.rest().await {
+            let frames = match self.listening.next().await {
+                Heard::Silence => frame::KEEP_ALIVE.to_owned(),
+                Heard::Stopping => return None,
+                Heard::Expired => self.breaks(&expired()),
+                Heard::Told(Told::Notice(notice)) => self.tongue.notice(notice),
+                Heard::Told(Told::Event(event)) => self.tongue.event(*event),
+                Heard::Rest => match self.tongue.rest().await {
                     Ok(rest) if rest.is_empty() => return None,
                     Ok(rest) => rest,
                     Err(error) => self.breaks(&error.into()),
                 },
-                Err(error) => self.breaks(&error.into()),
+                Heard::Failed(error) => self.breaks(&error.into()),
             };
             if !frames.is_empty() {
                 return Some(frames);
