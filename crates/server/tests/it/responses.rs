@@ -1,10 +1,11 @@
 //! Runs as responses of OpenAI's: started, polled, followed from every place, cancelled and deleted.
 
 use crate::served::{Answer, Ask, Served, Setup, in_time};
-use outlive_core::RunId;
+use outlive_core::{RunId, RunStatus};
 use outlive_db::InMemoryDb;
 use outlive_engine::Options;
 use outlive_server::auth::Scopes;
+use outlive_server::config::Limits;
 use outlive_server::testing::parse_sse;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -429,6 +430,33 @@ async fn refusals_are_errors_as_openais_sdks_read_them() {
     let models = served.get("/v1/models", &narrow).await.json();
     let ids: Vec<_> = models["data"].as_array().expect("a list").iter().map(|model| model["id"].clone()).collect();
     assert_eq!(ids, [json!("echo")]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_whose_key_is_revoked_ends_with_an_error_and_the_place_to_go_on_from() {
+    let limits = Limits { recheck_period: Duration::from_millis(100), ..Limits::default() };
+    let served = Served::with(Setup { limits, ..Setup::default() }).await;
+    for (model, input) in [("ticks", "100000"), ("held", "1")] {
+        let (key, record) = served.key(Some("ada"), served.scopes_but(None)).await;
+        let body = json!({ "model": model, "input": input, "background": true });
+        let started = served.create(Some(&key), "", body).await.json();
+        let path = format!("/v1/responses/{}?stream=true", started["id"].as_str().expect("an id"));
+        let stream = served.send(Ask { path: &path, token: Some(&key), ..Ask::default() }).await;
+        let mut lines = BufReader::new(stream).lines();
+        let mut told: Vec<Value> = Vec::new();
+        while let Some(line) = in_time(lines.next_line()).await.expect("open") {
+            told.extend(line.strip_prefix("data: ").map(|data| serde_json::from_str::<Value>(data).expect("JSON")));
+            if told.len() == 3 {
+                served.revoke(&record).await;
+            }
+        }
+        let [.., before, last] = &told[..] else { panic!("{told:?}") };
+        assert_eq!((&last["type"], &last["error"]["code"]), (&json!("error"), &json!("auth_expired")), "{model}");
+        assert_eq!(last["sequence_number"], before["sequence_number"], "{model}");
+        let run_id = RunId::parse(started["outlive"]["run_id"].as_str().expect("an id")).expect("an id");
+        let run = served.engine.get_run(&run_id).await.expect("readable").expect("there");
+        assert_eq!(run.status, RunStatus::Running, "{model}: the run itself goes on");
+    }
 }
 
 #[tokio::test]
