@@ -3,7 +3,7 @@
 //! Must never know what a stage does. The invariant: the first stage that fails ends it.
 
 use crate::cargo::Cargo;
-use crate::{Problem, agno_clients, lint, readme, sabotage, test, tidy};
+use crate::{Problem, clients, lint, readme, sabotage, test, tidy};
 use std::time::{Duration, Instant};
 
 type Stage = (&'static str, fn(&Cargo) -> Result<(), Problem>);
@@ -13,7 +13,8 @@ const STAGES: &[Stage] = &[
     ("tidy", tidy::run),
     ("lint", lint),
     ("test", test),
-    ("agno-clients", agno_clients::run_where_possible),
+    ("agno-clients", |cargo| clients::AGNO.run_where_possible(cargo)),
+    ("openai-clients", |cargo| clients::OPENAI.run_where_possible(cargo)),
     ("sabotage", sabotage::run),
     ("readme", readme::run),
 ];

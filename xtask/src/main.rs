@@ -4,9 +4,9 @@
 //! when nothing else compiles. The invariant it keeps: a chore that could not be carried out has failed.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line speaks to a terminal")]
 
-mod agno_clients;
 mod cargo;
 mod ci;
+mod clients;
 mod metadata;
 mod picture;
 mod readme;
@@ -29,7 +29,7 @@ struct Task {
 const TASKS: &[Task] = &[
     Task {
         name: "ci",
-        help: "everything below that can fail: tidy, lint, test, agno-clients, sabotage, readme",
+        help: "everything below that can fail: tidy, lint, test, agno-clients, openai-clients, sabotage, readme",
         run: ci::run,
     },
     Task { name: "test", help: "all tests of the workspace, as in the README", run: |cargo, _| test(cargo) },
@@ -61,7 +61,12 @@ const TASKS: &[Task] = &[
     Task {
         name: "agno-clients",
         help: "Agno's own clients against the agno_app example; installs Agno in target/ the first time",
-        run: |cargo, _| agno_clients::run(cargo),
+        run: |cargo, _| clients::AGNO.run(cargo),
+    },
+    Task {
+        name: "openai-clients",
+        help: "OpenAI's own SDK against the agno_app example; installs it in target/ the first time",
+        run: |cargo, _| clients::OPENAI.run(cargo),
     },
     Task { name: "bench", help: "the benchmark, as published binaries are built; arguments are passed on", run: bench },
     Task { name: "demo", help: "the demonstration, in release mode; arguments are passed on", run: demo },
@@ -97,7 +102,7 @@ fn help() -> Result<(), Problem> {
         println!("  {name:<14}{help}");
     }
     println!(
-        "\nNothing is installed and, once the dependencies are there, no task but agno-clients needs the network."
+        "\nNothing is installed and, once the dependencies are there, no task but those with clients needs the network."
     );
     Ok(())
 }

@@ -83,6 +83,25 @@ impl Engine {
         let reader = self.reader().clone();
         self.finish(async move { prune_some(&reader, prune).await }).await
     }
+
+    /// Deletes one run that has ended, as [`Engine::prune`] does. False when it stays, because something still needs it.
+    ///
+    /// # Cancel safety
+    /// Once polled, it is carried out, also when its caller goes away.
+    ///
+    /// # Errors
+    /// [`Error::RunNotFound`], [`Error::CannotPrune`] when it has not ended, or the store's.
+    pub async fn delete_run(&self, run_id: &RunId) -> Result<bool, Error> {
+        let (reader, run_id) = (self.reader().clone(), run_id.clone());
+        let deleting = async move {
+            let run = reader.record(&run_id).await?.ok_or_else(|| Error::RunNotFound(run_id.clone()))?;
+            if !run.status.is_terminal() {
+                return Err(Error::CannotPrune(format!("run {run_id} has not ended: cancel it first")));
+            }
+            Ok(delete(&reader.inner, &reader.access, &[run_id], None).await?.runs > 0)
+        };
+        self.finish(deleting).await
+    }
 }
 
 impl Reader {

@@ -23,6 +23,7 @@ mod names;
 mod openapi;
 pub mod problem;
 mod routes;
+pub mod sequence;
 mod server;
 mod sse;
 pub mod state;

@@ -22,6 +22,7 @@ mod kill9;
 mod limits;
 mod many;
 mod page;
+mod responses;
 mod results;
 mod rolling;
 mod secrets;

@@ -16,15 +16,37 @@ tokio::task_local! {
 pub struct Identity {
     /// Its id: random, in the form of a UUID. Made here, never taken from the client, so that logs can trust it.
     pub id: String,
-    /// Whether it is one of our own routes below `/api`, whose errors carry code and id in the body too.
-    pub is_api: bool,
+    /// In whose shape its errors are written.
+    pub errors: Errors,
+}
+
+/// A shape of errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Errors {
+    /// Agno's.
+    Agno,
+    /// That of our own routes below `/api`: Agno's, with code and id in the body too.
+    Api,
+    /// That of OpenAI's SDKs, below `/v1`.
+    OpenAi,
+}
+
+impl Errors {
+    fn of(path: &str) -> Self {
+        let is_below =
+            |root: &str| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        match () {
+            () if is_below("/api") => Self::Api,
+            () if is_below("/v1") => Self::OpenAi,
+            () => Self::Agno,
+        }
+    }
 }
 
 impl Identity {
     /// A new id for a request of this path.
     pub(super) fn new(path: &str) -> Self {
-        let is_api = path.strip_prefix("/api").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        Self { id: random_id(), is_api }
+        Self { id: random_id(), errors: Errors::of(path) }
     }
 
     /// The id as a header's value.
@@ -65,8 +87,17 @@ mod tests {
     }
 
     #[test]
-    fn only_paths_below_api_are_of_the_api() {
-        assert!(Identity::new("/api/runs").is_api);
-        assert!(!Identity::new("/apis").is_api);
+    fn errors_have_the_shape_that_callers_of_a_path_read() {
+        for (path, errors) in [
+            ("/api", Errors::Api),
+            ("/api/runs", Errors::Api),
+            ("/apis", Errors::Agno),
+            ("/v1/responses", Errors::OpenAi),
+            ("/v1", Errors::OpenAi),
+            ("/v10", Errors::Agno),
+            ("/", Errors::Agno),
+        ] {
+            assert_eq!(Identity::new(path).errors, errors, "{path}");
+        }
     }
 }

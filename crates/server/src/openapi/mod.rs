@@ -154,7 +154,11 @@ fn responses(rule: &Rule) -> Value {
         }),
         None => json!({ "description": "Done" }),
     };
-    let problem = if rule.path.starts_with("/api/") { "ApiProblem" } else { "Problem" };
+    let problem = match rule.path {
+        path if path.starts_with("/api/") => "ApiProblem",
+        path if path.starts_with("/v1/") => "OpenAIProblem",
+        _ => "Problem",
+    };
     json!({
         "2XX": answer,
         "default": {
@@ -217,8 +221,8 @@ fn add<T: JsonSchema>(generator: &mut SchemaGenerator) {
     let _ = generator.subschema_for::<T>();
 }
 
-/// Schemas of bodies in Agno's shape, as far as clients may rely on them, and of errors.
-fn written_by_hand() -> [(String, Value); 4] {
+/// Schemas of bodies in Agno's and in OpenAI's shape, as far as clients may rely on them, and of errors.
+fn written_by_hand() -> [(String, Value); 7] {
     let text = || json!({ "type": "string" });
     let detail = json!({
         "description": "One sentence, or what is wrong with which fields",
@@ -273,6 +277,69 @@ fn written_by_hand() -> [(String, Value); 4] {
                     "status": { "type": "string", "description": "409: the run's status that does not allow it" },
                 },
                 "required": ["detail", "error_code", "request_id"],
+            }),
+        ),
+        (
+            "CreateResponse".to_owned(),
+            json!({
+                "type": "object",
+                "description": "What OpenAI's SDKs send; a parameter that is not listed is ignored or refused by its name",
+                "properties": {
+                    "model": { "type": "string", "description": "A workflow's id, agent:ID or team:ID" },
+                    "input": {
+                        "description": "A text, or messages with texts, images and files",
+                        "anyOf": [text(), { "type": "array", "items": { "type": "object" } }],
+                    },
+                    "instructions": { "type": "string", "description": "Stands before the input" },
+                    "background": { "type": "boolean", "description": "Answer at once (default false)" },
+                    "stream": { "type": "boolean", "description": "Answer with Server-Sent Events (default false)" },
+                    "previous_response_id": { "type": "string", "description": "Go on in the session of that run" },
+                    "conversation": { "type": "string", "description": "The session's id; it begins when there is none" },
+                    "metadata": { "type": "object", "additionalProperties": text() },
+                    "user": { "type": "string", "description": "The user; a credential that names one takes precedence" },
+                },
+                "required": ["model", "input"],
+            }),
+        ),
+        (
+            "Response".to_owned(),
+            json!({
+                "type": "object",
+                "description": "A run as a response of OpenAI's",
+                "properties": {
+                    "id": text(),
+                    "status": {
+                        "type": "string",
+                        "enum": ["queued", "in_progress", "completed", "incomplete", "cancelled", "failed"],
+                    },
+                    "model": text(),
+                    "output": { "type": "array", "description": "One message, once the response is over", "items": {} },
+                    "error": { "type": ["object", "null"] },
+                    "outlive": {
+                        "type": "object",
+                        "description": "The run: its id, its status, and where it waits for people",
+                        "properties": { "run_id": text(), "status": text(), "paused_step_name": text() },
+                        "required": ["run_id", "status"],
+                    },
+                },
+                "required": ["id", "status", "model", "output", "outlive"],
+            }),
+        ),
+        (
+            "OpenAIProblem".to_owned(),
+            json!({
+                "type": "object",
+                "properties": { "error": {
+                    "type": "object",
+                    "properties": {
+                        "message": text(),
+                        "type": text(),
+                        "param": { "type": ["string", "null"], "description": "The parameter: input[0].content" },
+                        "code": text(),
+                    },
+                    "required": ["message", "type", "param", "code"],
+                } },
+                "required": ["error"],
             }),
         ),
     ]

@@ -8,6 +8,7 @@ mod failure;
 pub(crate) mod hooks;
 mod operations;
 mod query;
+mod responses;
 pub(crate) mod runs;
 mod sessions;
 mod socket;
@@ -30,6 +31,7 @@ pub(crate) fn all() -> Table {
         .merge(sessions::routes())
         .merge(api::routes())
         .merge(hooks::routes())
+        .merge(responses::routes())
         .merge(openapi::routes())
         .merge(operations::routes())
 }

@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 /// The parameters as a `T`, whose fields are texts that may be absent: what each of them means is read with the
-/// functions below, so that a refusal can name it. Parameters `T` does not know are left alone.
+/// functions below, so that a refusal can name it. Parameters `T` does not know are left alone, and so are lists
+/// (`include[]`), whose name may come several times.
 pub(crate) struct Query<T>(pub(crate) T);
 
 impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Query<T> {
@@ -20,7 +21,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Query<T> {
         let malformed = || Problem::new(StatusCode::BAD_REQUEST, "query_invalid", "Invalid query");
         let pairs = urlencoded::pairs(parts.uri.query().unwrap_or_default().as_bytes()).map_err(|_| malformed())?;
         let mut texts = Map::new();
-        for (name, value) in pairs {
+        for (name, value) in pairs.into_iter().filter(|(name, _)| !name.ends_with("[]")) {
             if texts.contains_key(&name) {
                 return Err(Problem::field("multiple_values", "query", &name, "Parameter was given more than once"));
             }

@@ -339,8 +339,7 @@ pub(super) async fn finished(
 /// why; of anything else the run has more to say.
 async fn failed(reader: &Reader, run_id: &RunId) -> Result<Problem, Problem> {
     let length = reader.standing(run_id).await?.map_or(0, |standing| standing.next_index);
-    let last = reader.events(run_id, length.checked_sub(2)).stored().await?.pop();
-    Ok(match last.map(|event| event.kind) {
+    Ok(match last_event(reader, run_id, length).await? {
         Some(EventKind::WorkflowError { error, error_type: Some(kind), .. })
             if kind == FailureKind::InputCheck.code() =>
         {
@@ -351,6 +350,12 @@ async fn failed(reader: &Reader, run_id: &RunId) -> Result<Problem, Problem> {
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "run_failed", detail)
         }
     })
+}
+
+/// The last event of a log of this length, which is over.
+pub(super) async fn last_event(reader: &Reader, run_id: &RunId, length: u64) -> Result<Option<EventKind>, Error> {
+    let last = reader.events(run_id, length.checked_sub(2)).stored().await?.pop();
+    Ok(last.map(|event| event.kind))
 }
 
 /// A run in the shape of its component's kind.

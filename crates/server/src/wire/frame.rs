@@ -25,6 +25,8 @@ enum Body {
     Event(Box<RunEvent>),
     Notice(Value),
     Run(Box<WorkflowRunOutput>),
+    /// Its name is not in its data.
+    Named(&'static str, Value),
 }
 
 impl Frame {
@@ -43,6 +45,11 @@ impl Frame {
         Self { body: Body::Notice(body) }
     }
 
+    /// An event of another protocol: its name, and its data as it is.
+    pub fn named(name: &'static str, body: Value) -> Self {
+        Self { body: Body::Named(name, body) }
+    }
+
     /// Its name, for example `StepStarted` or `catch_up`.
     pub fn name(&self) -> &str {
         match &self.body {
@@ -50,6 +57,7 @@ impl Frame {
             Body::Notice(body) => body.get("event").and_then(Value::as_str).unwrap_or("message"),
             // Its data does not repeat its name: clients of Agno's would take it for an event they do not know.
             Body::Run(_) => "WorkflowRunOutput",
+            Body::Named(name, _) => name,
         }
     }
 
@@ -58,7 +66,7 @@ impl Frame {
         match &self.body {
             Body::Event(event) => event.event_index,
             Body::Notice(body) => body.get("event_index").and_then(Value::as_u64),
-            Body::Run(_) => None,
+            Body::Run(_) | Body::Named(..) => None,
         }
     }
 
@@ -87,7 +95,7 @@ impl Frame {
     pub fn value(&self) -> Value {
         match &self.body {
             Body::Event(event) => serde_json::to_value(event).expect("an event has string keys only"),
-            Body::Notice(body) => body.clone(),
+            Body::Notice(body) | Body::Named(_, body) => body.clone(),
             Body::Run(run) => serde_json::to_value(run_body(run)).expect("a run has string keys only"),
         }
     }
@@ -95,7 +103,7 @@ impl Frame {
     fn json(&self, spacing: Spacing) -> String {
         match &self.body {
             Body::Event(event) => one_line(event, spacing),
-            Body::Notice(body) => one_line(body, spacing),
+            Body::Notice(body) | Body::Named(_, body) => one_line(body, spacing),
             Body::Run(run) => one_line(&run_body(run), spacing),
         }
     }

@@ -1,4 +1,5 @@
-//! What Agno's clients expect on the wire: bodies, frames and forms, converted by hand from our own types.
+//! What clients expect on the wire: bodies, frames and forms, converted by hand from our own types. Agno's are here, those
+//! of OpenAI's SDKs in `openai`.
 //!
 //! ```text
 //! form ──► typed request        run, list, session, component ──► bodies        frame, agent ──► streams
@@ -13,6 +14,7 @@ pub mod form;
 pub mod frame;
 pub mod list;
 pub mod media;
+pub mod openai;
 pub mod run;
 pub mod session;
 

@@ -120,11 +120,15 @@ fn requests(rule: &Rule) -> Vec<(String, &'static str, &'static str)> {
         "question_id",
         "schedule_id",
         "batch_id",
+        "response_id",
+        "model_id",
     ];
     for parameter in rule.parameters() {
         assert!(known.contains(&parameter), "{} has a parameter that this test must learn: {parameter}", rule.path);
     }
-    let path = rule.path;
+    // A response has the id of its run.
+    let with_run = rule.path.replace("{response_id}", "resp_{run_id}");
+    let path = with_run.as_str();
     let has_id =
         ["{run_id}", "{session_id}", "{question_id}", "{schedule_id}", "{batch_id}"].iter().any(|id| path.contains(id));
     let mut requests = match (rule.method, path) {
@@ -137,6 +141,10 @@ fn requests(rule: &Rule) -> Vec<(String, &'static str, &'static str)> {
             }
             if path.ends_with("{batch_id}/items") {
                 paths.push((format!("{path}?content=true"), FORM, ""));
+            }
+            if path == "/v1/responses/resp_{run_id}" {
+                paths.push((format!("{path}?stream=true"), FORM, ""));
+                paths.push((format!("{path}?stream=true&starting_after=1"), FORM, ""));
             }
             paths
         }
@@ -163,6 +171,14 @@ fn requests(rule: &Rule) -> Vec<(String, &'static str, &'static str)> {
         }
         (Verb::Post, _) if path.ends_with("/pause") || path.ends_with("/trigger") => vec![(path.to_owned(), FORM, "")],
         (Verb::Post, "/api/schedules/{schedule_id}/resume") => vec![(path.to_owned(), FORM, "")],
+        (Verb::Post, "/v1/responses") => vec![
+            (path.to_owned(), JSON, r#"{"model":"echo","input":"x","previous_response_id":"resp_{run_id}"}"#),
+            (
+                path.to_owned(),
+                JSON,
+                r#"{"model":"held","input":"x","previous_response_id":"resp_{run_id}","stream":true}"#,
+            ),
+        ],
         (Verb::Post, "/api/prune") => vec![(path.to_owned(), JSON, r#"{"session_id":"{session_id}"}"#)],
         (Verb::Post, _) if path.contains("/fork") => vec![(path.to_owned(), JSON, r#"{"at":0}"#)],
         (Verb::Post, _) if path.ends_with("/answer") => vec![(path.to_owned(), JSON, r#"{"do":"retry"}"#)],
@@ -497,6 +513,8 @@ fn path_of(rule: &Rule) -> String {
         ("{agent_id}", "helper"),
         ("{team_id}", "crew"),
         ("{run_id}", NOBODY_RUN),
+        ("{response_id}", "resp_nobodys"),
+        ("{model_id}", "echo"),
     ];
     ids.iter().fold(rule.path.replace("{session_id}", NOBODY_SESSION), |path, (name, id)| path.replace(name, id))
 }
@@ -540,7 +558,7 @@ async fn bad_b09_every_route_and_action_refuses_a_caller_without_its_scope() {
                 let method = rule.method.as_str();
                 let answer = served.ask(Ask { method, path: &path, token: Some(&key), ..Ask::default() }).await;
                 assert_eq!(answer.status, 403, "{method} {path}: {answer:?}");
-                assert!(answer.text("detail").contains(&scope), "{answer:?}");
+                assert!(answer.body.contains(&scope), "{answer:?}");
             }
             refused += 1;
         }

@@ -18,6 +18,7 @@ mod problem;
 mod proxies;
 mod questions;
 mod recordings;
+mod responses;
 mod rest;
 mod retention;
 mod schedules;

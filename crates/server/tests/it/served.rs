@@ -4,7 +4,7 @@ use crate::door::UPGRADE;
 use futures::{SinkExt, StreamExt};
 use outlive_core::port::{BoxFuture, Clock, Db};
 use outlive_core::{
-    Definition, Failure, FailureKind, FieldType, HumanReview, OnTimeout, RunId, Step, Timestamp, UserInputField,
+    Definition, Failure, FailureKind, FieldType, HumanReview, OnTimeout, Retry, RunId, Step, Timestamp, UserInputField,
 };
 use outlive_db::InMemoryDb;
 use outlive_engine::{Engine, Options, Submit};
@@ -56,12 +56,14 @@ pub(crate) struct Setup {
     pub(crate) with_keys: bool,
     pub(crate) options: Options,
     pub(crate) proxies: Proxies,
+    /// The workflow `poet` is that of a later version of the program: with a step more.
+    pub(crate) is_updated: bool,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let options = Options { stream_period: Duration::from_millis(1), ..Options::default() };
-        Self { limits: Limits::default(), with_keys: true, options, proxies: Proxies::default() }
+        Self { limits: Limits::default(), with_keys: true, options, proxies: Proxies::default(), is_updated: false }
     }
 }
 
@@ -87,7 +89,7 @@ impl Served {
 
     pub(crate) async fn on(db: impl Db, setup: Setup) -> Self {
         let (release, released) = watch::channel(false);
-        let definitions = definitions(&released);
+        let definitions = definitions(&released, setup.is_updated);
         let builder = Engine::builder(Arc::new(db)).options(setup.options);
         let builder = definitions.iter().fold(builder, |builder, (_, definition)| builder.workflow(definition.clone()));
         let engine = builder.start().await.expect("the engine starts");
@@ -301,8 +303,9 @@ const FLOOD_BYTES: usize = 64 << 10;
 /// `held` tells as many events as its input says and ends when it is released; `ticks` tells them one after the other
 /// and ends; `flood` tells large ones, and then as many small ones as the second number says; `doubts` pauses, because
 /// nobody knows what it did, `asks` for input, `guarded` for another person's yes, and `late` for one at once; `waiter` tells one each two seconds and never ends; `mirror`, also as an agent and a team,
-/// answers what it was given; the others answer at once.
-fn definitions(released: &watch::Receiver<bool>) -> Vec<(Kind, Arc<Definition>)> {
+/// answers what it was given; `poet`, `doubter`, `flaky`, `sleeper` and `breaks` say text before they end, each in its own
+/// way; the others answer at once.
+fn definitions(released: &watch::Receiver<bool>, is_updated: bool) -> Vec<(Kind, Arc<Definition>)> {
     let shout = || Step::function("shout", async |_, input| Ok::<_, Failure>(input.text().to_uppercase()));
     let of = |id: &str, step: Step| {
         let definition = Definition::builder(id).id(id).step(step).build();
@@ -363,7 +366,44 @@ fn definitions(released: &watch::Receiver<bool>) -> Vec<(Kind, Arc<Definition>)>
     let guarded = guarded.human_review(HumanReview::confirmation("Really?").four_eyes());
     let late = Step::function("late", async |_, input| Ok::<_, Failure>(input.text()));
     let limited = HumanReview::confirmation("Soon?").timeout(Duration::from_millis(20)).on_timeout(OnTimeout::Skip);
+    let says = |name: &str, pieces: &'static [&'static str]| {
+        Step::function(name, async move |context, _| {
+            pieces.iter().for_each(|piece| context.say(*piece));
+            Ok::<_, Failure>(())
+        })
+    };
+    let poet = Definition::builder("poet").id("poet").step(says("draft", &["not ", "this"]));
+    let poet = poet.step(says("poem", &["roses ", "are ", "red"]));
+    let poet = if is_updated { poet.step(says("title", &["Roses"])) } else { poet };
+    let poet = poet.build().expect("a definition without problems");
+    let doubter = Step::function("doubter", async |context, _| {
+        context.say("perhaps");
+        Ok::<_, Failure>("certainly")
+    });
+    let flaky = Step::function("flaky", async |context, _| {
+        let attempt = context.step.attempt;
+        context.say(format!("attempt {attempt} "));
+        context.effects.durable().await.map_err(|_| Failure::new(FailureKind::Cancelled, "stopped"))?;
+        context.say("ends");
+        if attempt == 1 { Err(Failure::new(FailureKind::Unavailable, "not yet")) } else { Ok(()) }
+    });
+    let flaky = flaky.retry(Retry::times(1).backoff(Duration::from_millis(1)));
+    let sleeper = Step::function("sleeper", async |context, _| {
+        context.say("good ");
+        context.sleep("nap", Duration::from_millis(20)).await?;
+        context.say("morning");
+        Ok::<_, Failure>(())
+    });
+    let breaks = Step::function("breaks", async |context, _| {
+        context.say("it was ");
+        Err::<String, _>(Failure::new(FailureKind::Function, "it broke"))
+    });
     vec![
+        (Kind::Workflow, Arc::new(poet)),
+        (Kind::Workflow, of("doubter", doubter)),
+        (Kind::Workflow, of("flaky", flaky)),
+        (Kind::Workflow, of("sleeper", sleeper)),
+        (Kind::Workflow, of("breaks", breaks)),
         (Kind::Workflow, of("guarded", guarded)),
         (Kind::Workflow, of("late", late.human_review(limited))),
         (Kind::Workflow, of("asks", ask)),

@@ -34,6 +34,7 @@ async fn no_stream_is_silent_for_longer_than_fifteen_seconds() {
             // A run whose events its client is not shown, as long as the step around it goes on.
             ("POST", format!("/agents/waiter/runs/{agent}/resume"), ""),
             ("GET", format!("/api/runs/{run_id}/stream"), ""),
+            ("GET", format!("/v1/responses/resp_{run_id}?stream=true"), ""),
             ("GET", "/api/stream".to_owned(), ""),
         ] {
             let mut stream = served.send(Ask { method, path: &path, token: Some(&key), body, ..Ask::default() }).await;

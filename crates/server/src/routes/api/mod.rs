@@ -27,6 +27,7 @@ use crate::problem::Problem;
 use crate::routes::runs::find;
 use outlive_core::port::Run;
 use outlive_engine::{BulkVerb, Reader};
+pub(super) use runs::{component, may_run};
 use std::sync::Arc;
 
 const READ: Needs = Needs::scope("runs:read");

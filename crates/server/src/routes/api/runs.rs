@@ -201,13 +201,13 @@ pub(super) async fn create(
 }
 
 /// What is served under this id: a workflow, or the workflow around an agent or team.
-pub(super) fn component<'a>(state: &'a State, workflow_id: &str) -> Result<&'a Component, Problem> {
+pub(in crate::routes) fn component<'a>(state: &'a State, workflow_id: &str) -> Result<&'a Component, Problem> {
     let found = state.components.values().find(|component| component.definition.id.as_str() == workflow_id);
     found.map_or_else(|| state.component(Kind::Workflow, workflow_id), Ok)
 }
 
 /// Starting through `/api` asks for the same scope as the component's own route.
-pub(super) fn may_run(caller: &Caller, workflow_id: &DefinitionId) -> Result<(), Problem> {
+pub(in crate::routes) fn may_run(caller: &Caller, workflow_id: &DefinitionId) -> Result<(), Problem> {
     if caller.may(workflow_id, "run") {
         return Ok(());
     }

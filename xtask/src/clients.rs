@@ -1,7 +1,7 @@
-//! Agno's own clients against the `agno_app` example: an environment with Agno in `target/agno-clients`, a model server,
-//! the example, and the script that drives the clients.
+//! Others' own clients against the `agno_app` example: an environment with them in `target`, a model server, the example,
+//! and the script that drives them.
 //!
-//! Must never know what a client expects: the script does. The invariant: whatever was started here has ended when this
+//! Must never know what a client expects: the scripts do. The invariant: whatever was started here has ended when this
 //! returns.
 
 use crate::Problem;
@@ -13,60 +13,111 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// What the script needs, from the Python package index.
-const PACKAGES: &[&str] =
-    &["agno==3.1.10", "fastapi", "greenlet", "httpx", "pydantic", "python-multipart", "sqlalchemy", "websockets"];
-const SCRIPT: &str = "crates/outlive/tests/agno_clients/check.py";
-
-/// Runs the script against its own server.
-pub(crate) fn run(cargo: &Cargo) -> Result<(), Problem> {
-    drive(cargo, environment(&cargo.root().join("target").join("agno-clients"))?)
+/// Clients in Python.
+pub(crate) struct Clients {
+    /// Whose they are.
+    whose: &'static str,
+    /// The folder in `target`.
+    folder: &'static str,
+    /// What the script needs, from the Python package index.
+    packages: &'static [&'static str],
+    script: &'static str,
+    /// Runs the script, given its command, the example, and the address of a model server.
+    drive: fn(Command, PathBuf, &Path, &str) -> Result<(), Problem>,
 }
 
-/// The same as a stage of the gate, which must also pass on a machine without Python or a network: there it says so and
-/// does without.
-pub(crate) fn run_where_possible(cargo: &Cargo) -> Result<(), Problem> {
-    match environment(&cargo.root().join("target").join("agno-clients")) {
-        Ok(python) => drive(cargo, python),
-        Err(why) => {
-            println!("skipped, Agno's clients are not available here: {why}");
-            Ok(())
+pub(crate) const AGNO: Clients = Clients {
+    whose: "Agno's clients",
+    folder: "agno-clients",
+    packages: &[
+        "agno==3.1.10",
+        "fastapi",
+        "greenlet",
+        "httpx",
+        "pydantic",
+        "python-multipart",
+        "sqlalchemy",
+        "websockets",
+    ],
+    script: "crates/outlive/tests/agno_clients/check.py",
+    drive: drive_agno,
+};
+
+pub(crate) const OPENAI: Clients = Clients {
+    whose: "OpenAI's SDK",
+    folder: "openai-clients",
+    packages: &["openai==3.57.0"],
+    script: "crates/outlive/tests/openai_clients/check.py",
+    drive: drive_openai,
+};
+
+impl Clients {
+    /// Runs the script.
+    pub(crate) fn run(&self, cargo: &Cargo) -> Result<(), Problem> {
+        self.drive(cargo, environment(&self.folder(cargo), self.packages)?)
+    }
+
+    /// The same as a stage of the gate, which must also pass on a machine without Python or a network: there it says so
+    /// and does without.
+    pub(crate) fn run_where_possible(&self, cargo: &Cargo) -> Result<(), Problem> {
+        match environment(&self.folder(cargo), self.packages) {
+            Ok(python) => self.drive(cargo, python),
+            Err(why) => {
+                println!("skipped, {} are not available here: {why}", self.whose);
+                Ok(())
+            }
         }
     }
+
+    fn folder(&self, cargo: &Cargo) -> PathBuf {
+        cargo.root().join("target").join(self.folder)
+    }
+
+    fn drive(&self, cargo: &Cargo, python: PathBuf) -> Result<(), Problem> {
+        let [model_server, app] = build(cargo, ["model_server", "agno_app"])?;
+        let (_models, model_url) = Started::new(Command::new(model_server), "OPENAI_BASE_URL=")?;
+        let data = self.folder(cargo).join("data");
+        // A database of an earlier time would hold its sessions.
+        if data.exists() {
+            fs::remove_dir_all(&data).map_err(|e| format!("{} cannot be emptied: {e}", data.display()))?;
+        }
+        let mut script = Command::new(python);
+        script.arg(cargo.root().join(self.script));
+        (self.drive)(script, app, &data.join("clients.db"), &model_url)
+    }
 }
 
-fn drive(cargo: &Cargo, python: PathBuf) -> Result<(), Problem> {
-    let folder = cargo.root().join("target").join("agno-clients");
-    let [model_server, app] = build(cargo, ["model_server", "agno_app"])?;
-    let (_models, model_url) = Started::new(Command::new(model_server), "OPENAI_BASE_URL=")?;
-    let data = folder.join("data");
-    // A database of an earlier time would hold its sessions.
-    if data.exists() {
-        fs::remove_dir_all(&data).map_err(|e| format!("{} cannot be emptied: {e}", data.display()))?;
-    }
-    let (_app, address) = Started::new(serving(app, &data, &model_url)?, "serving ")?;
+/// Agno's are given the address of the example.
+fn drive_agno(mut script: Command, app: PathBuf, db: &Path, model_url: &str) -> Result<(), Problem> {
+    let (_app, address) = Started::new(serving(app, db, model_url)?, "serving ")?;
     let address = address.split(' ').next().unwrap_or_default();
-    let mut script = Command::new(python);
-    script.arg(cargo.root().join(SCRIPT)).arg(address).env("AGNO_TELEMETRY", "false");
-    succeed(&mut script, "the script with Agno's clients")
+    succeed(script.arg(address).env("AGNO_TELEMETRY", "false"), "the script with Agno's clients")
+}
+
+/// OpenAI's kill it and start it again, so they are given the program.
+fn drive_openai(mut script: Command, app: PathBuf, db: &Path, model_url: &str) -> Result<(), Problem> {
+    fs::create_dir_all(db.parent().unwrap_or(db)).map_err(|e| format!("{} cannot be made: {e}", db.display()))?;
+    script.arg(app).arg(db).env("OPENAI_BASE_URL", model_url);
+    script.env_remove("OS_SECURITY_KEY").env_remove("JWT");
+    succeed(&mut script, "the script with OpenAI's SDK")
 }
 
 /// The example, not yet started, on a port that is free now.
-fn serving(app: PathBuf, data: &Path, model_url: &str) -> Result<Command, Problem> {
+fn serving(app: PathBuf, db: &Path, model_url: &str) -> Result<Command, Problem> {
     let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let port = free.map_err(|e| format!("there is no free port: {e}"))?.port();
     let mut command = Command::new(app);
-    command.env("PORT", port.to_string()).env("AGNO_DB", data.join("clients.db"));
+    command.env("PORT", port.to_string()).env("AGNO_DB", db);
     command.env("OPENAI_BASE_URL", model_url).env("OPENAI_API_KEY", "not-a-key");
     command.env_remove("OS_SECURITY_KEY").env_remove("JWT");
     Ok(command)
 }
 
-/// A Python with [`PACKAGES`]; created the first time, then kept.
-fn environment(folder: &Path) -> Result<PathBuf, Problem> {
+/// A Python with these packages; created the first time, then kept.
+fn environment(folder: &Path, packages: &[&str]) -> Result<PathBuf, Problem> {
     let venv = folder.join("venv");
     let python = venv.join("bin").join("python");
-    let (installed, wanted) = (folder.join("installed"), PACKAGES.join("\n"));
+    let (installed, wanted) = (folder.join("installed"), packages.join("\n"));
     if python.exists() && fs::read_to_string(&installed).is_ok_and(|before| before == wanted) {
         return Ok(python);
     }
@@ -75,7 +126,7 @@ fn environment(folder: &Path) -> Result<PathBuf, Problem> {
     let mut pip = Command::new(&python);
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
         .args(["--timeout", "10", "--retries", "1"])
-        .args(PACKAGES);
+        .args(packages);
     succeed(&mut pip, "pip install")?;
     fs::write(&installed, wanted).map_err(|e| format!("{} cannot be written: {e}", installed.display()))?;
     Ok(python)
@@ -151,9 +202,9 @@ mod tests {
     }
 
     #[test]
-    fn the_script_is_where_it_is_looked_for() {
+    fn the_scripts_are_where_they_are_looked_for() {
         let cargo = Cargo::from_environment().unwrap();
-        assert!(cargo.root().join(SCRIPT).is_file());
+        assert!([AGNO, OPENAI].iter().all(|clients| cargo.root().join(clients.script).is_file()));
     }
 
     #[test]
