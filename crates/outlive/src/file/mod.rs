@@ -356,14 +356,14 @@ impl File {
     /// The models of the program's settings that the file names, whichever of its workflows uses them: each is stored with
     /// the same, so that it is read again as the same.
     fn used_profiles(&self) -> Named<Value> {
-        let named = self.node.texts_under(&["model", "fallbacks", "fallback", "summarize"]);
+        let named = self.node.texts_under(&["model", "fallbacks", "summarize"]);
         let mut names: Vec<&str> = self.settings.model.as_deref().into_iter().chain(named).collect();
         let mut used = Named::new();
         while let Some(name) = names.pop() {
             let is_own = self.document.models.contains_key(name);
             let Some(profile) = self.settings.profiles.get(name).filter(|_| !is_own) else { continue };
             if used.insert(name.to_owned(), plain(profile)).is_none() {
-                names.extend(profile.fallback.iter().map(String::as_str));
+                names.extend(profile.fallbacks.iter().map(String::as_str));
             }
         }
         used

@@ -28,7 +28,7 @@ macro_rules! thinker {
         // What an agent says comes before what its model's profile says.
         let stand_ins = if $said.fallbacks.is_empty() { $build.stand_ins($said.model.as_deref()) } else { Vec::new() };
         for (profile, place, name) in stand_ins {
-            if let Some(model) = $build.model_at(&name, &["models", &profile, "fallback", &place]) {
+            if let Some(model) = $build.model_at(&name, &["models", &profile, "fallbacks", &place]) {
                 thinker = thinker.fallback(model);
             }
         }
@@ -137,9 +137,9 @@ impl<'a> Build<'a> {
     /// The models that stand in for this one by its profile, each with the profile's name and its place there.
     pub(super) fn stand_ins(&self, model: Option<&str>) -> Vec<(String, String, String)> {
         let name = self.settings.model.as_deref().or(model).or(self.document.model.as_deref()).unwrap_or_default();
-        let fallback = self.profile(name).map(|profile| profile.fallback).unwrap_or_default();
+        let fallbacks = self.profile(name).map(|profile| profile.fallbacks).unwrap_or_default();
         let at = |(place, other): (usize, String)| (name.to_owned(), place.to_string(), other);
-        fallback.into_iter().enumerate().map(at).collect()
+        fallbacks.into_iter().enumerate().map(at).collect()
     }
 
     fn profile(&self, name: &str) -> Option<ModelProfile> {
