@@ -149,7 +149,7 @@ impl ScheduleSpec {
             input: self.input.clone(),
             session_id: self.session_id.clone().or(shared),
             user_id: schedule.user_id.as_deref().map(str::to_owned),
-            policy,
+            policy: Some(policy),
             priority: self.priority,
             concurrency_key: self.concurrency_key.clone(),
             idempotency_key: key,

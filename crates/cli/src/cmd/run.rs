@@ -46,9 +46,9 @@ pub(crate) struct Run {
     #[arg(long, value_name = "ID")]
     session: Option<String>,
     /// What to do when the session has an unfinished run: queue, reject, parallel, interrupt (cancel it) or steer (send the
-    /// input to whoever works in it)
-    #[arg(long, value_name = "POLICY", default_value = "queue", hide_default_value = true, value_parser = policy)]
-    session_policy: SessionPolicy,
+    /// input to whoever works in it) [default: as the workflow says, else queue]
+    #[arg(long, value_name = "POLICY", value_parser = policy)]
+    session_policy: Option<SessionPolicy>,
     /// With --session-policy steer: the id of the agent or team that is to hear the input
     #[arg(long, value_name = "ID")]
     steer_to: Option<String>,

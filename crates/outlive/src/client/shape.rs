@@ -141,7 +141,7 @@ impl Submission {
         self
     }
 
-    /// What to do when the session has an unfinished run; wait for it unless set.
+    /// What to do when the session has an unfinished run; as its workflow says unless set.
     pub fn session_policy(mut self, policy: SessionPolicy) -> Self {
         self.session_policy = Some(policy);
         self

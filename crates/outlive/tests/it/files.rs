@@ -144,6 +144,60 @@ fn every_thing_that_a_file_can_say_is_read() {
 }
 
 #[test]
+fn a_file_says_what_a_busy_session_does_and_how_long_runs_are_kept() {
+    let built = definitions(EVERYTHING);
+    let everything = built.iter().find(|built| &*built.name == "Everything").unwrap();
+    assert_eq!(everything.session_policy, SessionPolicy::Steer);
+    assert_eq!(everything.steer_to.as_deref(), Some("desk"), "the id of the team");
+    let kept = everything.retention;
+    assert_eq!((kept.max_age, kept.max_runs), (Some(Duration::from_secs(30 * 86_400)), Some(1000)));
+    for policy in SessionPolicy::ALL {
+        let text = with_steps("      - { step: A, agent: a }\n    session_policy: POLICY\n");
+        let built = definitions(&text.replace("POLICY", policy.as_str())).remove(0);
+        assert_eq!(built.session_policy, policy);
+    }
+    let wrong = with_steps("      - { step: A, agent: a }\n    session_policy: intterupt\n    steer_to: wrtier\n");
+    let said = problems(&wrong);
+    assert!(said.contains("\"intterupt\" is not known: did you mean \"interrupt\"?"), "{said}");
+    let said = problems(&wrong.replace("intterupt", "interrupt").replace("wrtier", "b"));
+    assert!(said.contains("unknown agent or team \"b\": did you mean \"a\"?"), "{said}");
+}
+
+#[tokio::test]
+async fn requests_of_a_busy_session_go_by_what_the_file_says() {
+    let text = with_steps(
+        "      - { step: Wait, function: clean_text, review: { confirm: Go on? } }\n    session_policy: reject\n",
+    );
+    let file = File::parse("x.yaml", text).unwrap().functions(registry()).model("demo", ScriptedModel::replies([]));
+    let workflow = file.db(InMemoryDb::new()).workflows().unwrap().remove(0);
+    let first = workflow.run("x").session_id("ada").background().await.unwrap();
+    let refused = workflow.run("y").session_id("ada").background().await.unwrap_err().to_string();
+    assert!(refused.contains("ada"), "{refused}");
+    let next = workflow.run("y").session_id("ada").session_policy(SessionPolicy::Queue).background().await.unwrap();
+    assert_ne!(first.run_id(), next.run_id());
+    workflow.run("z").session_id("ada").interrupt().background().await.unwrap();
+    assert_eq!(first.wait().await.unwrap().status, RunStatus::Cancelled);
+    workflow.shutdown().await.unwrap();
+}
+
+#[test]
+fn models_that_stand_in_have_one_word() {
+    let text = "\
+version: 1
+models: { fast: { model: demo, fallback: [demo] } }
+agents: { a: { model: fast, fallback: [demo] } }
+workflows: { w: { steps: [{ step: A, agent: a }] } }
+";
+    let said = problems(text);
+    assert_eq!(
+        said,
+        "x.yaml:2:32: unknown key \"fallback\": did you mean \"fallbacks\"?\n\
+         x.yaml:3:29: unknown key \"fallback\": did you mean \"fallbacks\"?"
+    );
+    assert_eq!(definitions(&text.replace("fallback", "fallbacks")).len(), 1);
+}
+
+#[test]
 fn files_fit_the_schema_that_editors_are_given() {
     let schema = File::schema();
     assert_eq!(schema["title"], "outlive workflow file");

@@ -60,7 +60,7 @@ pub(crate) struct Start {
     pub(crate) attachments: Attachments,
     pub(crate) idempotency_key: Option<String>,
     pub(crate) webhook: Ask,
-    pub(crate) policy: SessionPolicy,
+    pub(crate) policy: Option<SessionPolicy>,
     pub(crate) steer_to: Option<String>,
 }
 

@@ -4,12 +4,12 @@
 
 use super::super::fit::meant;
 use super::super::syntax::{self, Span};
-use super::{Build, EFFECT_MISSING, Opened, Path, What, retry};
+use super::{At, Build, EFFECT_MISSING, Opened, Path, What, retry};
 use outlive_agent::model::{self, IntoModel, ModelProfile, ScriptedModel, SharedModel};
 use outlive_agent::tool::{Call, CommandCall, HackerNewsTools, HttpCall, IntoTools, Tool, YFinanceTools};
 use outlive_agent::{Agent, PiiGuardrail, PromptInjectionGuardrail, Team};
 use outlive_core::port::Executor;
-use outlive_core::{Failure, FailureKind, ModelRequest};
+use outlive_core::{DefinitionId, Failure, FailureKind, ModelRequest};
 use serde_json::{Map, Value};
 
 /// What agents and teams have in common.
@@ -77,6 +77,9 @@ macro_rules! thinker {
         }
         if let Some(wanted) = $said.session_state {
             thinker = thinker.add_session_state_to_context(wanted);
+        }
+        if let Some(wanted) = $said.resolve_in_context {
+            thinker = thinker.resolve_in_context(wanted);
         }
         if let Some(said) = &$said.retry {
             thinker = thinker.retry(retry(said));
@@ -286,6 +289,16 @@ impl<'a> Build<'a> {
     }
 
     // Agents and teams.
+
+    /// The id of an agent or a team of the file, by its name there.
+    pub(super) fn id_of(&mut self, name: &str, at: At) -> Option<DefinitionId> {
+        let info = self.agent(name).map(|agent| agent.info()).or_else(|| Some(self.team(name)?.info()));
+        let named = self.document.agents.keys().chain(self.document.teams.keys()).map(String::as_str);
+        if !named.clone().any(|named| named == name) {
+            self.problem(at, format!("unknown agent or team {name:?}{}", meant(name, named)));
+        }
+        info?.id
+    }
 
     pub(super) fn agent(&mut self, key: &str) -> Option<Agent> {
         if let Some(agent) = self.agents.get(key) {

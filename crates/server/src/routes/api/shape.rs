@@ -58,12 +58,12 @@ pub(crate) struct CreateRun {
     /// Which of them: `end` (the last one, default) or `all`.
     #[serde(default)]
     pub(crate) webhook_events: Option<String>,
-    /// What to do when the session has an unfinished run: `queue` (default), `reject`, `parallel`, `interrupt` (cancel
-    /// it) or `steer` (send the input to it).
+    /// What to do when the session has an unfinished run: `queue`, `reject`, `parallel`, `interrupt` (cancel it) or `steer`
+    /// (send the input to it); as its workflow says when absent, `queue` unless it says anything.
     #[serde(default)]
     #[schemars(extend("enum" = ["queue", "reject", "parallel", "interrupt", "steer"]))]
     pub(crate) session_policy: Option<String>,
-    /// With `steer`: the id of the agent or team that is to hear the input; whoever executes when absent.
+    /// With `steer`: the id of the agent or team that is to hear the input; as its workflow says, or whoever executes, when absent.
     #[serde(default)]
     pub(crate) steer_to: Option<String>,
     /// Not to begin before this time (RFC 3339, or seconds since 1970).
