@@ -11,8 +11,9 @@ use crate::settings::{self, Origin, Settings};
 use clap::Args;
 use outlive::agent::model::ScriptedModel;
 use outlive::agent::outbound::Outbound;
-use outlive::core::{Definition, Failure, ModelRequest, ModelResponse, Redactor, Role, slug};
-use outlive::{Engine, Error, File, FileProblem, FileProblemKind, FileSchedule, InvalidFile};
+use outlive::core::{Definition, Failure, InvalidInput, ModelRequest, ModelResponse, Redactor, Role, slug};
+use outlive::engine::Schedule;
+use outlive::{Engine, Error, File, FileProblem, FileProblemKind, FileSchedules, InvalidFile};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -199,16 +200,18 @@ pub(crate) fn choose_store(files: &[File], settings: &mut Settings) -> Result<()
 /// # Errors
 /// The store's.
 pub(crate) async fn schedule(engine: &Engine, files: &[File], global: &Global) -> Result<(), Problem> {
-    for file in files {
-        for FileSchedule { workflow, create } in file.schedules()? {
-            let name = create.name.clone().unwrap_or_default();
-            let known = engine.reader().schedule(&name).await.ok();
-            if known.is_some_and(|known| known.workflow_id == workflow.id && known.spec == create.spec) {
-                continue;
-            }
-            engine.create_schedule(&workflow.id, create).await?;
-            output::note(global, format_args!("Scheduled {name}"));
-        }
+    let FileSchedules { created, changed, deleted } = File::declare_schedules(engine, files).await?;
+    for schedule in created {
+        output::note(global, format_args!("Scheduled {} of {}", schedule.name, schedule.workflow_id));
+    }
+    for schedule in changed {
+        output::note(global, format_args!("Changed the schedule {} of {}", schedule.name, schedule.workflow_id));
+    }
+    for Schedule { name, workflow_id, .. } in deleted {
+        output::note(
+            global,
+            format_args!("Deleted the schedule {name} of {workflow_id}: no file declares it any more; its runs stay"),
+        );
     }
     Ok(())
 }

@@ -94,7 +94,7 @@ pub(super) fn workflow_id(key: &str, workflow: &syntax::Workflow) -> String {
 
 /// A declared schedule as the engine takes it.
 pub(super) fn schedule(name: &str, declared: &syntax::Schedule) -> CreateSchedule {
-    let unset = ScheduleSpec::new(&declared.cron);
+    let unset = ScheduleSpec::new(declared.cron.trim());
     let catch_up = CatchUp::ALL.into_iter().find(|one| declared.catch_up.as_deref() == Some(one.as_str()));
     let overlap = Overlap::ALL.into_iter().find(|one| declared.overlap.as_deref() == Some(one.as_str()));
     let spec = ScheduleSpec {
@@ -107,7 +107,7 @@ pub(super) fn schedule(name: &str, declared: &syntax::Schedule) -> CreateSchedul
         concurrency_key: declared.concurrency_key.clone(),
         ..unset
     };
-    CreateSchedule { name: Some(name.to_owned()), spec, user_id: None, replaces: true }
+    CreateSchedule { name: Some(name.to_owned()), replaces: true, ..CreateSchedule::new(spec) }
 }
 
 /// Something named that is built once, and that nobody can build while it is being built.

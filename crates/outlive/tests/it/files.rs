@@ -446,6 +446,78 @@ fn what_is_missing_here_is_told_apart_from_what_is_wrong() {
     assert_eq!(file.inspect().definitions().unwrap().len(), 1);
 }
 
+// The schedules that files declare.
+
+/// A file with this one workflow and these schedules.
+fn scheduled(workflow: &str, schedules: &str) -> File {
+    let workflow = format!("{workflow}: {{ steps: [{{ step: A, agent: a }}], schedules: {{ {schedules} }} }}");
+    let text = format!("version: 1\nmodel: demo\nagents: {{ a: {{}} }}\nworkflows: {{ {workflow} }}\n");
+    let file = File::parse(format!("{}.yaml", &text.len()), text).unwrap_or_else(|error| panic!("{error}"));
+    file.model("demo", ScriptedModel::replies([]))
+}
+
+/// As `name of workflow: times`, in order, what is declared marked with a star.
+async fn all_schedules(engine: &outlive::Engine) -> Vec<String> {
+    let page = engine.reader().schedules(outlive::core::port::ScheduleFilter::default()).await.unwrap();
+    let line = |schedule: &outlive::engine::Schedule| {
+        let mark = if schedule.source.is_some() { "*" } else { "" };
+        format!("{mark}{} of {}: {}", schedule.name, schedule.workflow_id, schedule.spec.cron)
+    };
+    let mut all: Vec<_> = page.schedules.iter().map(line).collect();
+    all.sort();
+    all
+}
+
+#[tokio::test]
+async fn schedules_become_what_files_say_however_often_and_wherever_they_are_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("runs.db");
+    let engine = async |file: &File| {
+        let db: Arc<dyn Db> = Arc::new(SqliteDb::new(&path));
+        let engine = outlive::Engine::builder(db).workflow(file.definitions().unwrap().remove(0));
+        engine.start().await.unwrap()
+    };
+    let old = "daily: { cron: '0 3 * * *' }, weekly: { cron: '0 3 * * MON' }, monthly: { cron: '@monthly' }";
+    let new = "daily: { cron: '0 4 * * *' }, yearly: { cron: '@yearly' }, monthly: { cron: '@monthly' }";
+    let read = |schedules: &str| {
+        let text = scheduled("a", schedules).text().clone();
+        File::parse("a.yaml", text).unwrap().model("demo", ScriptedModel::replies([]))
+    };
+    let (one, other) = (engine(&read(old)).await, engine(&scheduled("b", "daily: { cron: '@hourly' }")).await);
+    File::declare_schedules(&other, &[scheduled("b", "daily: { cron: '@hourly' }")]).await.unwrap();
+    let made = outlive::engine::CreateSchedule {
+        name: Some("daily".to_owned()),
+        ..outlive::engine::CreateSchedule::new(outlive::engine::ScheduleSpec::new("@daily"))
+    };
+    let id = read(old).definitions().unwrap()[0].id.clone();
+    one.create_schedule(&id, made).await.unwrap();
+    let expected =
+        ["*daily of a: 0 4 * * *", "*daily of b: @hourly", "*monthly of a: @monthly", "*yearly of a: @yearly"];
+    let expected: Vec<_> = expected.into_iter().map(str::to_owned).chain(["daily of a: @daily".to_owned()]).collect();
+    // Whoever loads a file may go away at any time.
+    for polls in 0..40 {
+        File::declare_schedules(&one, &[read(old)]).await.unwrap();
+        let files = [read(new)];
+        let mut declaring = std::pin::pin!(File::declare_schedules(&one, &files));
+        for _ in 0..polls {
+            if futures::poll!(declaring.as_mut()).is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        // Two at once, in different processes.
+        let (first, second) = (engine(&files[0]).await, [read(new)]);
+        let both = tokio::join!(File::declare_schedules(&first, &second), File::declare_schedules(&one, &files));
+        both.0.and(both.1).unwrap_or_else(|error| panic!("{polls}: {error}"));
+        assert_eq!(all_schedules(&one).await, expected, "{polls}");
+        let again = File::declare_schedules(&first, &second).await.unwrap();
+        assert!(again.created.is_empty() && again.changed.is_empty() && again.deleted.is_empty(), "{again:?}");
+        first.shutdown().await.unwrap();
+    }
+    one.shutdown().await.unwrap();
+    other.shutdown().await.unwrap();
+}
+
 // On which text a run goes on.
 
 /// A step that waits for a yes, and one that says this.

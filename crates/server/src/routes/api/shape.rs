@@ -854,6 +854,8 @@ pub(crate) struct Schedule {
     pub(crate) priority: i8,
     /// The concurrency key of its runs.
     pub(crate) concurrency_key: Option<String>,
+    /// What declares it, such as the path of a workflow file; null for one that somebody made.
+    pub(crate) source: Option<String>,
     /// Whether it makes no runs until it is resumed.
     pub(crate) is_paused: bool,
     /// When it is due next; null while it is paused.
@@ -886,6 +888,7 @@ impl Schedule {
             overlap: spec.overlap.as_str(),
             priority: spec.priority,
             concurrency_key: spec.concurrency_key.clone(),
+            source: schedule.source.as_deref().map(str::to_owned),
             is_paused: schedule.is_paused(),
             next_due: schedule.next_due.map(iso_micros),
             last_due: schedule.last_due.map(iso_micros),
