@@ -76,6 +76,14 @@ pub(crate) fn read(path: &str, allowed: &Allowances, settings: &Settings) -> Res
 }
 
 /// The files at these paths: a folder stands for those in it.
+/// The same, of a file in a folder that was named.
+///
+/// # Errors
+/// As [`read`], and when it is a link that leads out of the folder.
+pub(crate) fn read_in(folder: &str, path: &str, allowed: &Allowances, settings: &Settings) -> Result<File, Problem> {
+    given(File::read_in(folder, path)?, allowed, settings)
+}
+
 ///
 /// # Errors
 /// What is wrong with their shapes, of all of them together.

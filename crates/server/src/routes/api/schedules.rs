@@ -59,7 +59,7 @@ pub(super) async fn list(caller: Caller, Query(query): Query<ListQuery>) -> Resu
 
 /// `POST /api/schedules`.
 pub(super) async fn create(caller: Caller, Body(body): Body<CreateSchedule>) -> Result<Response, Problem> {
-    let component = component(&caller.state, &body.workflow_id)?;
+    let component = component(&caller.served, &body.workflow_id)?;
     may_run(&caller, &component.definition.id)?;
     names::ids(&[("session_id", body.session_id.as_deref())])?;
     let engine = caller.engine();
