@@ -5,6 +5,7 @@
 //! this process, never by the file.
 
 use crate::cli::Global;
+use crate::cmd::questions::field_lines;
 use crate::exit::{Exit, Problem};
 use crate::output;
 use crate::settings::{self, Origin, Settings};
@@ -75,7 +76,6 @@ pub(crate) fn read(path: &str, allowed: &Allowances, settings: &Settings) -> Res
     given(File::read(path)?, allowed, settings)
 }
 
-/// The files at these paths: a folder stands for those in it.
 /// The same, of a file in a folder that was named.
 ///
 /// # Errors
@@ -84,6 +84,7 @@ pub(crate) fn read_in(folder: &str, path: &str, allowed: &Allowances, settings: 
     given(File::read_in(folder, path)?, allowed, settings)
 }
 
+/// The files at these paths: a folder stands for those in it.
 ///
 /// # Errors
 /// What is wrong with their shapes, of all of them together.
@@ -182,6 +183,18 @@ pub(crate) fn the_workflow(file: &File, name: Option<&str>) -> Result<Arc<Defini
     Err(problem.hint(format!("name one with --workflow: {}", keys.join(", "))))
 }
 
+/// An input that a workflow does not take, with what it takes.
+pub(crate) fn unfit(definition: &Definition, invalid: &InvalidInput) -> Problem {
+    let problem = Problem::new(Exit::Usage, "invalid_input", invalid);
+    let fields: Vec<_> = definition.input_schema.iter().flat_map(|input| field_lines(&input.schema)).collect();
+    match fields.is_empty() {
+        true => problem,
+        false => {
+            problem.hint(format!("{} takes JSON, as text, @FILE or -, with\n  {}", definition.id, fields.join("\n  ")))
+        }
+    }
+}
+
 /// Keeps runs where the files say, unless a flag, the environment or `outlive.toml` says otherwise.
 ///
 /// # Errors
@@ -203,7 +216,7 @@ pub(crate) fn choose_store(files: &[File], settings: &mut Settings) -> Result<()
     Ok(())
 }
 
-/// Creates the schedules of the files; those that are there and say the same are left alone.
+/// Makes the schedules of the files what the files say, and tells what that changed.
 ///
 /// # Errors
 /// The store's.

@@ -699,6 +699,14 @@ impl Runs {
         }
     }
 
+    /// Takes up unfinished runs, if this process executes.
+    pub(crate) async fn take_up(&self) -> Result<(), Problem> {
+        match self {
+            Self::Here(here) if here.role == Role::Executes => here.engine().await.map(drop),
+            Self::Here(_) | Self::There(_) => Ok(()),
+        }
+    }
+
     /// Ends this process's work on it. Unfinished runs resume elsewhere.
     pub(crate) async fn close(&self) -> Result<(), Problem> {
         match self {
