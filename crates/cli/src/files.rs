@@ -5,14 +5,16 @@
 //! this process, never by the file.
 
 use crate::cli::Global;
+use crate::cmd::questions::field_lines;
 use crate::exit::{Exit, Problem};
 use crate::output;
 use crate::settings::{self, Origin, Settings};
 use clap::Args;
 use outlive::agent::model::ScriptedModel;
 use outlive::agent::outbound::Outbound;
-use outlive::core::{Definition, Failure, ModelRequest, ModelResponse, Redactor, Role, slug};
-use outlive::{Engine, Error, File, FileProblem, FileProblemKind, FileSchedule, InvalidFile};
+use outlive::core::{Definition, Failure, InvalidInput, ModelRequest, ModelResponse, Redactor, Role, slug};
+use outlive::engine::Schedule;
+use outlive::{Engine, Error, File, FileProblem, FileProblemKind, FileSchedules, InvalidFile};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -72,6 +74,14 @@ pub(crate) fn is_file(text: &str) -> bool {
 /// What is wrong with its shape, or with a setting.
 pub(crate) fn read(path: &str, allowed: &Allowances, settings: &Settings) -> Result<File, Problem> {
     given(File::read(path)?, allowed, settings)
+}
+
+/// The same, of a file in a folder that was named.
+///
+/// # Errors
+/// As [`read`], and when it is a link that leads out of the folder.
+pub(crate) fn read_in(folder: &str, path: &str, allowed: &Allowances, settings: &Settings) -> Result<File, Problem> {
+    given(File::read_in(folder, path)?, allowed, settings)
 }
 
 /// The files at these paths: a folder stands for those in it.
@@ -173,6 +183,18 @@ pub(crate) fn the_workflow(file: &File, name: Option<&str>) -> Result<Arc<Defini
     Err(problem.hint(format!("name one with --workflow: {}", keys.join(", "))))
 }
 
+/// An input that a workflow does not take, with what it takes.
+pub(crate) fn unfit(definition: &Definition, invalid: &InvalidInput) -> Problem {
+    let problem = Problem::new(Exit::Usage, "invalid_input", invalid);
+    let fields: Vec<_> = definition.input_schema.iter().flat_map(|input| field_lines(&input.schema)).collect();
+    match fields.is_empty() {
+        true => problem,
+        false => {
+            problem.hint(format!("{} takes JSON, as text, @FILE or -, with\n  {}", definition.id, fields.join("\n  ")))
+        }
+    }
+}
+
 /// Keeps runs where the files say, unless a flag, the environment or `outlive.toml` says otherwise.
 ///
 /// # Errors
@@ -194,21 +216,23 @@ pub(crate) fn choose_store(files: &[File], settings: &mut Settings) -> Result<()
     Ok(())
 }
 
-/// Creates the schedules of the files; those that are there and say the same are left alone.
+/// Makes the schedules of the files what the files say, and tells what that changed.
 ///
 /// # Errors
 /// The store's.
 pub(crate) async fn schedule(engine: &Engine, files: &[File], global: &Global) -> Result<(), Problem> {
-    for file in files {
-        for FileSchedule { workflow, create } in file.schedules()? {
-            let name = create.name.clone().unwrap_or_default();
-            let known = engine.reader().schedule(&name).await.ok();
-            if known.is_some_and(|known| known.workflow_id == workflow.id && known.spec == create.spec) {
-                continue;
-            }
-            engine.create_schedule(&workflow.id, create).await?;
-            output::note(global, format_args!("Scheduled {name}"));
-        }
+    let FileSchedules { created, changed, deleted } = File::declare_schedules(engine, files).await?;
+    for schedule in created {
+        output::note(global, format_args!("Scheduled {} of {}", schedule.name, schedule.workflow_id));
+    }
+    for schedule in changed {
+        output::note(global, format_args!("Changed the schedule {} of {}", schedule.name, schedule.workflow_id));
+    }
+    for Schedule { name, workflow_id, .. } in deleted {
+        output::note(
+            global,
+            format_args!("Deleted the schedule {name} of {workflow_id}: no file declares it any more; its runs stay"),
+        );
     }
     Ok(())
 }

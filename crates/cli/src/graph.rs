@@ -75,11 +75,19 @@ pub(crate) fn outline(definition: &Definition) -> String {
     if let Some(about) = &definition.description {
         let _ = writeln!(text, "{about}");
     }
-    if let Some(Node::Step(leader)) = definition.leader.as_deref() {
-        let _ = writeln!(text, "led by {}", leader.executor_name);
+    if let Some(leader) = leader(definition) {
+        let _ = writeln!(text, "{leader}");
     }
     outline_of(&definition.nodes, 1, &mut text);
     text
+}
+
+/// Who leads, if somebody does.
+fn leader(definition: &Definition) -> Option<String> {
+    match definition.leader.as_deref() {
+        Some(Node::Step(leader)) => Some(format!("led by {}", leader.executor_name)),
+        _ => None,
+    }
 }
 
 fn outline_of(nodes: &[Node], depth: usize, text: &mut String) {
@@ -104,7 +112,14 @@ fn one_line(text: &str) -> String {
 pub(crate) fn mermaid(definition: &Definition) -> String {
     let mut chart = Chart { text: "flowchart TD\n".to_owned(), count: 0 };
     let begin = chart.node(&definition.name, ["([", "])"]);
-    let end = chart.sequence(&definition.nodes, vec![(begin, String::new())]);
+    let led = leader(definition).map(|title| chart.node(&title, ["{{", "}}"]));
+    let mut before = vec![(begin, String::new())];
+    if let Some(leader) = led {
+        chart.join(before, leader);
+        before = vec![(leader, "has the steps executed".to_owned())];
+    }
+    let mut end = chart.sequence(&definition.nodes, before);
+    end.extend(led.map(|leader| (leader, "answers itself".to_owned())));
     let done = chart.node("done", ["([", "])"]);
     chart.join(end, done);
     chart.text
@@ -178,7 +193,9 @@ struct Placed {
 
 /// As an SVG of boxes in boxes.
 pub(crate) fn svg(definition: &Definition) -> String {
-    let whole = stacked(definition.name.to_string(), definition.nodes.iter().map(placed).collect(), false);
+    let leader = leader(definition).map(|title| stacked(title, Vec::new(), false));
+    let children = leader.into_iter().chain(definition.nodes.iter().map(placed)).collect();
+    let whole = stacked(definition.name.to_string(), children, false);
     let (width, height) = (whole.width + 2 * GAP, whole.height + 2 * GAP);
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \

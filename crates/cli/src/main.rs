@@ -12,6 +12,7 @@ mod files;
 mod fold;
 mod graph;
 mod inputs;
+mod lines;
 mod log;
 mod output;
 mod progress;

@@ -20,8 +20,8 @@ use crate::store::{self, Store};
 use crate::style;
 use outlive::client::{self, Client, ClientError, ForkPreview, QuestionSummary, RunSummary, Submission};
 use outlive::core::port::{
-    AuditKind, BudgetFilter, BudgetPage, BudgetRaise, QuestionFilter, RunFilter, ScheduleFilter, SessionPolicy,
-    StoredBudget, StoredTick,
+    AuditKind, BudgetFilter, BudgetPage, BudgetRaise, QuestionFilter, RunFilter, ScheduleFilter, StoredBudget,
+    StoredTick,
 };
 use outlive::core::{
     Answer, Definition, DefinitionId, Remedy, RunEvent, RunId, RunStatus, SessionId, WorkflowRunOutput,
@@ -699,6 +699,14 @@ impl Runs {
         }
     }
 
+    /// Takes up unfinished runs, if this process executes.
+    pub(crate) async fn take_up(&self) -> Result<(), Problem> {
+        match self {
+            Self::Here(here) if here.role == Role::Executes => here.engine().await.map(drop),
+            Self::Here(_) | Self::There(_) => Ok(()),
+        }
+    }
+
     /// Ends this process's work on it. Unfinished runs resume elsewhere.
     pub(crate) async fn close(&self) -> Result<(), Problem> {
         match self {
@@ -810,8 +818,8 @@ fn submission(workflow_id: &DefinitionId, submit: Submit) -> Submission {
     let submission = with(submission, submit.user_id, Submission::user_id);
     let submission = with(submission, submit.steer_to, Submission::steer_to);
     let submission = match submit.policy {
-        SessionPolicy::Queue => submission,
-        policy => submission.session_policy(policy),
+        Some(policy) => submission.session_policy(policy),
+        None => submission,
     };
     let submission = with(submission, submit.concurrency_key, Submission::concurrency_key);
     let submission = match submit.start_at {

@@ -251,7 +251,7 @@ impl Settings {
             let shown = crate::style::line(&format!("models.{name}"), 80);
             let profile: ModelProfile = value.try_into().map_err(|error: toml::de::Error| {
                 // Without the source line: it may contain a secret.
-                let problem = refuse(&shown, &error.message().replace('\n', " "));
+                let problem = refuse(&shown, &meant(&error.message().replace('\n', " ")));
                 problem.hint("a key does not belong in a file: name its environment variable as api_key_variable")
             })?;
             self.models.0.insert(name, profile);
@@ -351,6 +351,19 @@ fn unknown(name: &str, path: &Path) -> Problem {
     }
 }
 
+/// What serde says of a field that it does not know, with the one that is probably meant in place of all that there are.
+fn meant(problem: &str) -> String {
+    let quoted: Vec<&str> = problem.split('`').skip(1).step_by(2).collect();
+    let (Some(field), true) = (quoted.first(), problem.starts_with("unknown field")) else { return problem.to_owned() };
+    let distance = |known: &&str| strsim::damerau_levenshtein(field, known);
+    match quoted.iter().skip(1).min_by_key(|known| distance(known)) {
+        Some(known) if distance(known) <= TYPO_MAX.min(field.chars().count() / 2) => {
+            format!("unknown field `{field}`: did you mean {known}?")
+        }
+        _ => problem.to_owned(),
+    }
+}
+
 /// The setting that `name` probably means: one that differs by a few letters, or has the same last word.
 pub(crate) fn nearest(name: &str) -> Option<&'static str> {
     let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
@@ -397,13 +410,18 @@ mod tests {
             settings.read_file(&path).map(|()| settings)
         };
         let text =
-            "[models.fast]\nmodel = \"groq:openai/gpt-oss-120b\"\ntemperature = 0.2\nfallback = [\"ollama:qwen3\"]\n";
+            "[models.fast]\nmodel = \"groq:openai/gpt-oss-120b\"\ntemperature = 0.2\nfallbacks = [\"ollama:qwen3\"]\n";
         let settings = read(text).unwrap_or_else(|problem| panic!("{}", problem.text()));
         let fast = settings.models.resolve("fast").unwrap_or_else(|problem| panic!("{problem}"));
-        assert_eq!((fast.model.info().model_provider.as_str(), fast.fallback.len()), ("Groq", 1));
+        assert_eq!((fast.model.info().model_provider.as_str(), fast.fallbacks.len()), ("Groq", 1));
         for (text, words) in [
             ("models = 7", "write a table for each model"),
-            ("[models.fast]\nmodel = \"grok:x\"\ntemprature = 1", "unknown field `temprature`"),
+            (
+                "[models.fast]\nmodel = \"grok:x\"\ntemprature = 1",
+                "unknown field `temprature`: did you mean temperature?",
+            ),
+            ("[models.fast]\nmodel = \"grok:x\"\nfallback = []", "unknown field `fallback`: did you mean fallbacks?"),
+            ("[models.fast]\nmodel = \"grok:x\"\ncolour = 1", "unknown field `colour`, expected one of"),
             ("[models.fast]\nmodel = \"groqq:x\"", "did you mean groq:x?"),
             ("[models.fast]\nmodel = \"groq:x\"\napi_key = \"gsk_secret\"", "api_key_variable"),
             ("[models.fast]\ntemperature = 1", "missing field `model`"),

@@ -122,9 +122,12 @@ impl InputSchema {
     /// [`InvalidInput`] says what is wrong with it.
     pub fn read(&self, input: Option<Value>) -> Result<Value, InvalidInput> {
         let value = match input {
-            Some(Value::String(text)) => {
-                json::read(&text).map_err(|error| InvalidInput { problem: format!("it is not JSON: {error}") })?
-            }
+            Some(Value::String(text)) => match json::read(&text) {
+                Ok(value) => value,
+                // Where text is wanted, text that is no JSON is what is meant.
+                Err(_) if self.schema.get("type").is_some_and(|kind| kind == "string") => Value::String(text),
+                Err(error) => return Err(InvalidInput { problem: format!("it is not JSON: {error}") }),
+            },
             other => other.unwrap_or_default(),
         };
         let fitted = coerce(value, &self.schema).map_err(|misfit| misfit.to_string());

@@ -214,6 +214,7 @@ pub fn cases() -> Vec<Case> {
         a_handle_hears_of_answers,
         a_schedule_is_stored_as_it_was_given,
         a_schedules_name_is_its_users_once,
+        a_declared_schedules_name_is_its_workflows_once,
         schedules_are_listed_by_creation,
         a_claim_tells_which_schedules_are_due,
         a_claim_tells_a_bounded_number_of_schedules,

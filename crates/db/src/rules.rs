@@ -7,7 +7,7 @@ use outlive_core::port::{
     QuestionFilter, QuestionState, Release, Run, RunFilter, RunPatch, SCHEDULES_MAX, ScheduleFilter, SessionFilter,
     SessionPolicy, StoredBatch, StoredQuestion, StoredSchedule,
 };
-use outlive_core::{RunId, RunStatus, SessionId, Timestamp, WorkerId};
+use outlive_core::{DefinitionId, RunId, RunStatus, SessionId, Timestamp, WorkerId};
 use std::sync::Arc;
 
 /// What a commit is checked against.
@@ -180,7 +180,13 @@ pub(crate) fn no_schedule(id: &str) -> DbError {
 
 /// Whether to create `new` is to ask for what is there.
 pub(crate) fn is_same_schedule(stored: &StoredSchedule, new: &NewSchedule) -> bool {
-    stored.text == new.text && stored.workflow_id == new.workflow_id
+    stored.text == new.text && stored.workflow_id == new.workflow_id && stored.source == new.source
+}
+
+/// Among which schedules of its user's the name of one is unique: those that somebody made, or its workflow's that are
+/// declared.
+pub(crate) fn schedule_namespace<'a>(source: Option<&str>, workflow_id: &'a DefinitionId) -> &'a str {
+    source.map_or("", |_| workflow_id.as_str())
 }
 
 /// The error for a schedule whose name another one has.

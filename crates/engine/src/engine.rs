@@ -11,7 +11,7 @@ use crate::inner::{Age, End, Inner, Stopping};
 use crate::questions::answer;
 use crate::reader::Reader;
 use outlive_core::port::{Access, Db};
-use outlive_core::{Answer, Definition, Redactor, RunId, RunStatus};
+use outlive_core::{Answer, Definition, DefinitionId, Redactor, RunId, RunStatus};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task::JoinHandle;
 
@@ -71,6 +71,12 @@ impl Engine {
         self.inner().keep(definition, Age::Newest);
         self.inner().wake.notify_one();
         self.inner().keeps.notify_one();
+    }
+
+    /// Accepts no new runs of a workflow, until it is registered again: it is unknown to whoever submits one. Runs that were
+    /// accepted are executed as before.
+    pub fn retire(&self, workflow_id: &DefinitionId) {
+        self.inner().retire(workflow_id);
     }
 
     /// The redactor that keeps secrets out of the store, for keeping the same secrets out of other places. It knows

@@ -323,11 +323,11 @@ impl Prepared {
             session_kind: session.map(|session| session.kind).unwrap_or_default(),
             idempotency_key: fork.idempotency_key.clone(),
             rerun_of: None,
-            policy: match again.policy {
-                // What goes on is no message, and nobody asked it to stop others.
+            // What goes on is no message, and nobody asked it to stop others.
+            policy: again.policy.map(|policy| match policy {
                 SessionPolicy::Steer | SessionPolicy::Interrupt => SessionPolicy::Queue,
-                SessionPolicy::Queue | SessionPolicy::Reject | SessionPolicy::Parallel => again.policy,
-            },
+                SessionPolicy::Queue | SessionPolicy::Reject | SessionPolicy::Parallel => policy,
+            }),
             steer_to: None,
             ..again
         };

@@ -11,7 +11,7 @@ use crate::queue::Queue;
 use crate::room::LowWater;
 use crate::services::Services;
 use outlive_core::port::{DbError, Lease, News, Run};
-use outlive_core::{Definition, DefinitionId, Redactor, RunId, SessionId, WorkerId};
+use outlive_core::{Definition, DefinitionId, Redactor, Retention, RunId, SessionId, WorkerId};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -23,7 +23,7 @@ use tokio::task::AbortHandle;
 pub(crate) struct Inner {
     pub(crate) services: Arc<Services>,
     pub(crate) options: Options,
-    pub(crate) definitions: RwLock<HashMap<DefinitionId, Vec<Arc<Definition>>>>,
+    definitions: RwLock<HashMap<DefinitionId, Versions>>,
     worker: RwLock<WorkerId>,
     /// Where all of the engine's own work executes.
     pub(crate) runtime: Handle,
@@ -60,6 +60,15 @@ pub(crate) struct Inner {
 pub(crate) enum Age {
     Newest,
     Older,
+}
+
+/// The versions of a workflow.
+#[derive(Default)]
+struct Versions {
+    /// The newest last.
+    known: Vec<Arc<Definition>>,
+    /// No new run is accepted.
+    is_retired: bool,
 }
 
 struct Running {
@@ -217,15 +226,30 @@ impl Inner {
         self.options.execute && self.running_len() < self.options.runs_max
     }
 
+    /// What new runs of a workflow are accepted with.
     pub(crate) fn newest(&self, id: &DefinitionId) -> Option<Arc<Definition>> {
         let definitions = self.definitions.read().unwrap_or_else(PoisonError::into_inner);
-        definitions.get(id)?.last().cloned()
+        definitions.get(id).filter(|versions| !versions.is_retired)?.known.last().cloned()
+    }
+
+    /// The workflows whose runs execute here, each with how long its runs are kept.
+    pub(crate) fn workflows(&self) -> Vec<(DefinitionId, Retention)> {
+        let definitions = self.definitions.read().unwrap_or_else(PoisonError::into_inner);
+        definitions.iter().filter_map(|(id, versions)| Some((id.clone(), versions.known.last()?.retention))).collect()
+    }
+
+    /// Accepts no new runs of a workflow until it is registered again.
+    pub(crate) fn retire(&self, id: &DefinitionId) {
+        let mut definitions = self.definitions.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(versions) = definitions.get_mut(id) {
+            versions.is_retired = true;
+        }
     }
 
     /// The definition a run was submitted to, or else the newest of its workflow: replay decides whether it fits.
     pub(crate) fn definition(&self, id: &DefinitionId, hash: &str) -> Option<Arc<Definition>> {
         let definitions = self.definitions.read().unwrap_or_else(PoisonError::into_inner);
-        let versions = definitions.get(id)?;
+        let versions = &definitions.get(id)?.known;
         versions.iter().find(|version| &*version.hash == hash).or(versions.last()).cloned()
     }
 
@@ -235,13 +259,15 @@ impl Inner {
         let versions = definitions.entry(definition.id.clone()).or_default();
         match age {
             Age::Newest => {
-                versions.retain(|known| known.hash != definition.hash);
-                versions.push(definition);
+                versions.known.retain(|known| known.hash != definition.hash);
+                versions.known.push(definition);
+                versions.is_retired = false;
             }
-            Age::Older if versions.iter().any(|known| known.hash == definition.hash) => return,
-            Age::Older => versions.insert(0, definition),
+            Age::Older if versions.known.iter().any(|known| known.hash == definition.hash) => return,
+            Age::Older => versions.known.insert(0, definition),
         }
-        let of_models = definitions.values().flatten().flat_map(|definition| definition.secrets());
+        let of_models =
+            definitions.values().flat_map(|versions| &versions.known).flat_map(|definition| definition.secrets());
         let redactor = Redactor::new(self.options.secrets.iter().cloned().chain(of_models));
         *self.services.redactor.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(redactor);
     }

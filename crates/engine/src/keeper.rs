@@ -15,7 +15,7 @@ use futures::FutureExt;
 use outlive_core::port::{Access, BatchFilter, DELETED_RUNS_MAX, RunFilter, TURN_MAX, Turn};
 use outlive_core::{DefinitionId, Retention, Timestamp};
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -96,10 +96,8 @@ impl Keeper<'_> {
 
     /// What is limited here.
     fn limits(&self) -> Vec<(Scope, Retention)> {
-        let definitions = self.inner.definitions.read().unwrap_or_else(PoisonError::into_inner);
-        let newest =
-            definitions.iter().filter_map(|(id, versions)| Some((Some(id.clone()), versions.last()?.retention)));
-        let mut limits: Vec<_> = [(None, self.inner.options.retention)].into_iter().chain(newest).collect();
+        let of_workflows = self.inner.workflows().into_iter().map(|(id, retention)| (Some(id), retention));
+        let mut limits: Vec<_> = [(None, self.inner.options.retention)].into_iter().chain(of_workflows).collect();
         limits.retain(|(_, retention)| !retention.is_unlimited());
         limits
     }

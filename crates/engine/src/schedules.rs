@@ -149,7 +149,7 @@ impl ScheduleSpec {
             input: self.input.clone(),
             session_id: self.session_id.clone().or(shared),
             user_id: schedule.user_id.as_deref().map(str::to_owned),
-            policy,
+            policy: Some(policy),
             priority: self.priority,
             concurrency_key: self.concurrency_key.clone(),
             idempotency_key: key,
@@ -176,6 +176,8 @@ pub struct Schedule {
     pub user_id: Option<Arc<str>>,
     /// What it says.
     pub spec: ScheduleSpec,
+    /// What declares it, such as the path of a file; none for one that somebody made.
+    pub source: Option<Arc<str>>,
     /// When it is due next; none while it is paused.
     pub next_due: Option<Timestamp>,
     /// The last time of it that was taken.
@@ -207,6 +209,7 @@ impl TryFrom<StoredSchedule> for Schedule {
             name: stored.name,
             workflow_id: stored.workflow_id,
             user_id: stored.user_id,
+            source: stored.source,
             next_due: stored.next_due,
             last_due: stored.last_due,
             last_run: stored.last_run,
@@ -243,12 +246,15 @@ pub struct CreateSchedule {
     pub user_id: Option<String>,
     /// Whether it takes the place of the one with its name, if there is one.
     pub replaces: bool,
+    /// What declares it, such as the path of a file; absent for one that somebody makes. A name belongs to one declared
+    /// schedule of a workflow, and to one that somebody made.
+    pub source: Option<Arc<str>>,
 }
 
 impl CreateSchedule {
     /// One that says this.
     pub fn new(spec: ScheduleSpec) -> Self {
-        Self { name: None, spec, user_id: None, replaces: false }
+        Self { name: None, spec, user_id: None, replaces: false, source: None }
     }
 }
 
@@ -266,7 +272,7 @@ impl Reader {
     /// The schedule with this id or, if there is none, the only one with this name.
     ///
     /// # Errors
-    /// [`Error::ScheduleNotFound`], [`Error::InvalidSchedule`] when several users have one with this name,
+    /// [`Error::ScheduleNotFound`], [`Error::InvalidSchedule`] when several have this name,
     /// [`Error::DamagedSchedule`], or the store's.
     pub async fn schedule(&self, id_or_name: &str) -> Result<Schedule, Error> {
         self.stored_schedule(id_or_name).await?.try_into()
@@ -284,7 +290,7 @@ impl Reader {
             (Some(found), None) => Ok(found),
             (Some(_), Some(_)) => Err(Error::InvalidSchedule {
                 field: "name",
-                problem: format!("several users have a schedule named {text:?}: give its id"),
+                problem: format!("there are several schedules named {text:?}: give the id of one"),
             }),
             (None, _) => Err(Error::ScheduleNotFound(text)),
         }
@@ -324,7 +330,7 @@ impl Engine {
         inner.check_running()?;
         let unknown = || Error::UnknownWorkflow(workflow_id.to_shared());
         let definition = inner.newest(workflow_id).ok_or_else(unknown)?;
-        let CreateSchedule { name, mut spec, user_id, replaces } = create;
+        let CreateSchedule { name, mut spec, user_id, replaces, source } = create;
         self.check_spec(&definition, &mut spec)?;
         let at = inner.services.clock.now();
         let next_due = spec.times()?.next(at).ok_or_else(|| Error::InvalidSchedule {
@@ -341,6 +347,7 @@ impl Engine {
             workflow_id: workflow_id.clone(),
             user_id,
             text: Arc::from(serde_json::json!(spec).to_string()),
+            source,
             next_due,
             replaces,
             at,

@@ -43,10 +43,10 @@ pub struct Submit {
     pub attachments: Attachments,
     /// The same key and the same request again give the same run; the same key and another request are refused.
     pub idempotency_key: Option<String>,
-    /// What to do when the session has an unfinished run.
-    pub policy: SessionPolicy,
-    /// With the policy `Steer`: the id of the agent or the team that is to hear it; none for the agent, or the team's
-    /// leader, that executes when it can be heard.
+    /// What to do when the session has an unfinished run; absent, what its workflow says.
+    pub policy: Option<SessionPolicy>,
+    /// With the policy `Steer`: the id of the agent or the team that is to hear it; absent, whom its workflow says, or the
+    /// agent, or the team's leader, that executes when it can be heard.
     pub steer_to: Option<String>,
     /// Where to send the run's events, if anywhere. The sender asks [`Engine::due_hooks`].
     pub hook: Option<NewHook>,
@@ -113,7 +113,7 @@ impl Submit {
             session_id: Some(run.info.session_id.to_string()),
             user_id: run.info.user_id.as_deref().map(str::to_owned),
             attachments,
-            policy,
+            policy: Some(policy),
             session_state: Some(session_state).filter(|state| !state.is_empty()),
             rerun_of: Some(run.info.run_id.clone()),
             priority: run.priority,
@@ -309,14 +309,19 @@ impl Inner {
         let attached =
             (submit.attachments != Attachments::default()).then(|| serde_json::json!(submit.attachments).to_string());
         let rerun_of = submit.rerun_of.clone();
+        // In a session of its own there is nothing that a workflow's policy could be about.
+        let usual = submit.session_id.as_ref().map(|_| definition.session_policy);
+        let policy = submit.policy.or(usual).unwrap_or_default();
+        let steer_to = submit.steer_to.as_deref().map(Arc::from);
+        let usual = definition.steer_to.clone().filter(|_| policy == SessionPolicy::Steer);
         let options = RequestOptions {
             attachments: submit.attachments,
             session_state: submit.session_state.clone().unwrap_or_default(),
             rerun_of: submit.rerun_of,
             forked_from: copied.as_ref().map(|copied| copied.forked_from.clone()),
             batch: placed.as_ref().map(|placed| placed.item.item.clone()),
-            policy: submit.policy,
-            steer_to: submit.steer_to.map(Arc::from),
+            policy,
+            steer_to: steer_to.clone().or(usual),
         };
         let kept =
             (options != RequestOptions::default()).then(|| Arc::<str>::from(serde_json::json!(options).to_string()));
@@ -344,7 +349,7 @@ impl Inner {
             Some(copied) => text(&(asked, "forked_from", &copied.asked)),
             None => asked,
         };
-        let asked = match &options.steer_to {
+        let asked = match &steer_to {
             Some(steer_to) => text(&(asked, "steer_to", steer_to)),
             None => asked,
         };
@@ -356,7 +361,7 @@ impl Inner {
         };
         let item = placed.map(|placed| Box::new(placed.item));
         let due_at = due(submit.start_at.max(submit.delay.map(|delay| at + delay)), at)?;
-        if due_at.is_some() && submit.policy == SessionPolicy::Steer {
+        if due_at.is_some() && policy == SessionPolicy::Steer {
             let problem = "what is sent to a run that executes cannot wait for a time: leave the time out, or queue it";
             return Err(Error::CannotBegin(problem.to_owned()));
         }
@@ -381,7 +386,7 @@ impl Inner {
             options: kept,
             definition: definition.hash.clone(),
             structure: Some(definition.structure.clone()).filter(|text| text.len() <= STRUCTURE_BYTES_MAX),
-            policy: submit.policy,
+            policy,
             session_state: state.or_else(|| definition.initial_state(submit.session_state)),
             session_kind: submit.session_kind,
             hook: submit.hook,

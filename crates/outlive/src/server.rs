@@ -93,22 +93,8 @@ impl ServerBuilder {
     /// refuses another one.
     pub fn workflow(mut self, workflow: &Workflow) -> Self {
         let definition = workflow.definition().clone();
-        let (own, here) = (workflow.db().location(), self.db.location());
-        if !is_same_place(&own, &here) {
-            let message = format!(
-                "workflow {:?} keeps its runs in {own}, this server in {here}: give both the same database",
-                &*definition.name
-            );
-            self.refusals.push(io::Error::new(io::ErrorKind::InvalidInput, message));
-        }
-        self.components.push(Component {
-            kind: Kind::Workflow,
-            id: definition.id.to_string(),
-            name: definition.name.to_string(),
-            description: definition.description.as_deref().map(str::to_owned),
-            definition,
-            details: Value::Null,
-        });
+        self.refusals.extend(elsewhere(workflow, &self.db.location()));
+        self.components.push(component(definition));
         self
     }
 
@@ -262,6 +248,8 @@ impl ServerBuilder {
             None => server,
         };
         let server = if self.is_open_to_all { server.open_to_all() } else { server };
+        #[cfg(feature = "files")]
+        let server = server.file_schema(crate::File::schema());
         let server = self.components.into_iter().fold(server, |server, component| server.component(component)).build();
         Ok(Server { engine, server, location })
     }
@@ -298,6 +286,41 @@ impl Server {
         &self.engine
     }
 
+    /// Serves these workflows in place of those before, while it goes on serving; agents and teams stay. Requests see the
+    /// ones or the others, whole. Runs of those that are left out go on, and new ones are refused.
+    ///
+    /// ```
+    /// use outlive::Server;
+    /// use outlive::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> outlive::Result<()> {
+    /// let db = InMemoryDb::new();
+    /// let workflow = |name| {
+    ///     let echo = Step::function("echo", |_, input| async move { Ok::<_, Failure>(input.text()) });
+    ///     Workflow::builder(name).db(db.clone()).step(echo).build()
+    /// };
+    /// let server = Server::builder(db.clone()).workflow(&workflow("One")?).start().await?;
+    /// server.replace_workflows(&[workflow("Two")?])?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When one has a different database; then nothing was changed.
+    pub fn replace_workflows(&self, workflows: &[Workflow]) -> Result<()> {
+        if let Some(refusal) = workflows.iter().find_map(|workflow| elsewhere(workflow, &self.location)) {
+            return Err(refusal.into());
+        }
+        let definitions = || workflows.iter().map(|workflow| workflow.definition().clone());
+        // Whoever sees one can start it, also while this is done.
+        definitions().for_each(|definition| self.engine.register(definition));
+        for gone in self.server.replace_workflows(definitions().map(component).collect()) {
+            self.engine.retire(&gone);
+        }
+        Ok(())
+    }
+
     /// Serves at this address until Ctrl-C or SIGTERM, then lets what is in flight finish. Once clients can connect, it
     /// prints the address in one line on standard error, which shows the port chosen for `127.0.0.1:0`.
     ///
@@ -328,6 +351,29 @@ impl Server {
         self.server.serve(listeners, stopping).await?;
         Ok(self.engine.shutdown().await?)
     }
+}
+
+/// A workflow, to be served.
+fn component(definition: Arc<Definition>) -> Component {
+    Component {
+        kind: Kind::Workflow,
+        id: definition.id.to_string(),
+        name: definition.name.to_string(),
+        description: definition.description.as_deref().map(str::to_owned),
+        definition,
+        details: Value::Null,
+    }
+}
+
+/// That a workflow keeps its runs elsewhere, if it does.
+fn elsewhere(workflow: &Workflow, here: &str) -> Option<io::Error> {
+    let own = workflow.db().location();
+    let name = &*workflow.definition().name;
+    (!is_same_place(&own, here)).then(|| {
+        let message =
+            format!("workflow {name:?} keeps its runs in {own}, this server in {here}: give both the same database");
+        io::Error::new(io::ErrorKind::InvalidInput, message)
+    })
 }
 
 /// Whether two locations are the same database.

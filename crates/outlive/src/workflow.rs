@@ -205,6 +205,31 @@ impl WorkflowBuilder {
         self
     }
 
+    /// What happens to a run that does not say itself ([`RunRequest::session_policy`]), when its session has an unfinished
+    /// one; it waits unless set.
+    ///
+    /// ```
+    /// use outlive::prelude::*;
+    ///
+    /// # fn main() -> outlive::Result<()> {
+    /// let agent = Agent::new("Writer").model(ScriptedModel::replies([]));
+    /// let chat = Workflow::builder("Chat").db(InMemoryDb::new()).session_policy(SessionPolicy::Steer).step(agent).build()?;
+    /// # let _ = chat;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn session_policy(mut self, policy: SessionPolicy) -> Self {
+        self.definition = self.definition.session_policy(policy);
+        self
+    }
+
+    /// The id of the agent or the team that hears what is sent to a run with [`SessionPolicy::Steer`] and does not say
+    /// itself who is to hear it; the agent, or the team's leader, that executes unless set.
+    pub fn steer_to(mut self, id: impl AsRef<str>) -> Self {
+        self.definition = self.definition.steer_to(id);
+        self
+    }
+
     /// Inputs must deserialize as a `T`: an object, or its JSON text. Steps see `T` serialized again, with defaults
     /// filled in; any other input is refused before a run exists.
     ///
@@ -756,10 +781,10 @@ impl RunRequest {
         self
     }
 
-    /// What to do when the session has an unfinished run: wait (the default), refuse, run beside it, or what
+    /// What to do when the session has an unfinished run: as [`WorkflowBuilder::session_policy`] says (the default), wait, refuse, run beside it, or what
     /// [`RunRequest::interrupt`] and [`RunRequest::steer`] say.
     pub fn session_policy(mut self, policy: SessionPolicy) -> Self {
-        self.submit.policy = policy;
+        self.submit.policy = Some(policy);
         self
     }
 

@@ -127,7 +127,7 @@ impl Session {
     /// Serves a socket until it ends. The client authenticates on it, unless no credential is required.
     pub(crate) async fn serve(state: Arc<State>, rules: RouteTable, socket: WebSocket, peer: IpAddr, visit: Visit) {
         let anonymous = state.auth.anonymous();
-        let caller = anonymous.map(|principal| Caller { state: state.clone(), principal, visit: visit.clone() });
+        let caller = anonymous.map(|principal| Caller::new(state.clone(), principal, visit.clone()));
         let mut session = Self {
             state,
             rules,
@@ -230,7 +230,8 @@ impl Session {
         let Some(rule) = self.rules.message(PATH, action) else {
             return self.nonsense(&format!("Unknown action: {}", begin(action))).await;
         };
-        let caller = Caller { visit: self.visit.message(rule.method.as_str()), ..caller };
+        let visit = self.visit.message(rule.method.as_str());
+        let caller = Caller::new(caller.state, caller.principal, visit);
         // As for a request: a key may have been revoked since the last action.
         match self.state.auth.recheck(&caller.principal).await {
             Ok(()) => {}
@@ -302,7 +303,7 @@ impl Session {
                     if self.caller.as_ref().is_some_and(|before| !is_same(&before.principal, &principal)) {
                         self.unfollow();
                     }
-                    self.caller = Some(Caller { state: self.state.clone(), principal, visit: self.visit.clone() });
+                    self.caller = Some(Caller::new(self.state.clone(), principal, self.visit.clone()));
                     return self.say(answer).await;
                 }
                 Err(error) => {
@@ -335,7 +336,7 @@ impl Session {
         };
         match started {
             Ok(started) => {
-                let settings = match caller.state.component(Kind::Workflow, &workflow_id) {
+                let settings = match caller.served.component(Kind::Workflow, &workflow_id) {
                     Ok(component) => component.definition.events.clone(),
                     Err(_) => EventSettings::default(),
                 };

@@ -60,12 +60,12 @@ pub(crate) fn idempotency_key(key: &str, place: &str, field: &str) -> Result<Str
 }
 
 /// 422 for a policy that there is not.
-pub(crate) fn session_policy(word: Option<&str>) -> Result<SessionPolicy, Problem> {
+pub(crate) fn session_policy(word: Option<&str>) -> Result<Option<SessionPolicy>, Problem> {
     let bad = || {
         let words: Vec<String> = SessionPolicy::ALL.iter().map(|policy| format!("'{}'", policy.as_str())).collect();
         Problem::field("enum", "body", "session_policy", format!("Input should be one of {}", words.join(", ")))
     };
-    word.map_or(Ok(SessionPolicy::default()), |word| SessionPolicy::parse(word).ok_or_else(bad))
+    word.map(|word| SessionPolicy::parse(word).ok_or_else(bad)).transpose()
 }
 
 /// 422 for a name too long to be shown in a list.

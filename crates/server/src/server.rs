@@ -7,15 +7,15 @@ use crate::guard::{self, GuardConfig};
 use crate::listen::{self, Proxies};
 use crate::metrics::{self, Metrics};
 use crate::routes;
-use crate::state::{AddressCheck, Component, Presentation, State};
+use crate::state::{AddressCheck, Component, Presentation, Served, State};
 use crate::streams::Streams;
 use crate::webhook::{Deliver, Sender, SigningKey, Webhooks};
 use axum::Router;
-use outlive_core::Timestamp;
+use outlive_core::{DefinitionId, Timestamp};
 use outlive_engine::{Engine, SystemClock};
-use std::collections::BTreeMap;
+use serde_json::Value;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::SystemTime;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -27,6 +27,7 @@ pub struct ServerBuilder {
     auth: Auth,
     presentation: Presentation,
     components: Vec<Component>,
+    file_schema: Option<Value>,
     limits: Limits,
     guard: GuardConfig,
     webhooks: Option<Webhooks>,
@@ -44,6 +45,12 @@ impl ServerBuilder {
     /// Serves a workflow, agent or team. Its definition must be registered with the engine where its runs execute.
     pub fn component(mut self, component: Component) -> Self {
         self.components.push(component);
+        self
+    }
+
+    /// The JSON Schema of workflow files, to be shown at `/api/schema/workflow`; nothing is there without.
+    pub fn file_schema(mut self, schema: Value) -> Self {
+        self.file_schema = Some(schema);
         self
     }
 
@@ -86,8 +93,6 @@ impl ServerBuilder {
     /// The server.
     pub fn build(self) -> Server {
         let auth = Arc::new(self.auth);
-        let components =
-            self.components.into_iter().map(|component| ((component.kind, component.id.clone()), component));
         let webhooks = self.webhooks.map(Arc::new);
         let sender = webhooks.clone().map(|webhooks| Sender::new(self.engine.clone(), webhooks));
         let metrics = Arc::<Metrics>::default();
@@ -95,7 +100,8 @@ impl ServerBuilder {
         let state = Arc::new(State {
             engine: self.engine,
             auth: auth.clone(),
-            components: components.collect::<BTreeMap<_, _>>(),
+            served: RwLock::new(Arc::new(Served::new(self.components))),
+            file_schema: self.file_schema,
             presentation: self.presentation,
             limits: self.limits.clone(),
             streams: Streams::new(self.limits.streams_per_caller_max),
@@ -108,18 +114,19 @@ impl ServerBuilder {
         });
         let routes = routes::all();
         let rules = routes.table();
-        let routes = routes.into_router(state, auth.clone());
+        let routes = routes.into_router(state.clone(), auth.clone());
         let proxies = self.guard.proxies.clone();
         let guarded = guard::guarded(routes, GuardConfig { limits: self.limits.clone(), ..self.guard });
         let router = metrics::observed(audit::watched(guarded, audit.clone()), metrics.clone());
         let (limits, is_open_to_all) = (self.limits, self.is_open_to_all);
-        Server { router, rules, auth, audit, limits, proxies, sender, metrics, is_open_to_all }
+        Server { state, router, rules, auth, audit, limits, proxies, sender, metrics, is_open_to_all }
     }
 }
 
 /// Serves runs over HTTP. Cheap to clone.
 #[derive(Clone)]
 pub struct Server {
+    state: Arc<State>,
     router: Router,
     rules: RouteTable,
     auth: Arc<Auth>,
@@ -139,12 +146,19 @@ impl Server {
             auth: Auth::new(Arc::new(SystemClock)),
             presentation: Presentation::default(),
             components: Vec::new(),
+            file_schema: None,
             limits: Limits::default(),
             guard: GuardConfig::default(),
             webhooks: None,
             media_addresses: Arc::new(|_| Ok(())),
             is_open_to_all: false,
         }
+    }
+
+    /// Serves these workflows in place of those before; agents and teams stay. A request sees the ones or the others, whole.
+    /// Their definitions must be registered with the engine. Returns those that are not served any more.
+    pub fn replace_workflows(&self, workflows: Vec<Component>) -> Vec<DefinitionId> {
+        self.state.replace_workflows(workflows)
     }
 
     /// The routes, for the caller's own server. Its connections need the limits that [`Server::serve`] gives them, and

@@ -14,7 +14,7 @@ use outlive_engine::Engine;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// What kind of thing is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -110,7 +110,9 @@ impl Default for Presentation {
 pub(crate) struct State {
     pub(crate) engine: Engine,
     pub(crate) auth: Arc<Auth>,
-    pub(crate) components: BTreeMap<(Kind, String), Component>,
+    pub(crate) served: RwLock<Arc<Served>>,
+    /// The JSON Schema of workflow files, where this program reads such files.
+    pub(crate) file_schema: Option<Value>,
     pub(crate) presentation: Presentation,
     pub(crate) limits: Limits,
     pub(crate) streams: Arc<Streams>,
@@ -125,24 +127,52 @@ pub(crate) struct State {
     pub(crate) started_at: Timestamp,
 }
 
+/// All that is served at one moment. It never changes: another takes its place, and a request looks at one of them.
+#[derive(Default)]
+pub(crate) struct Served(BTreeMap<(Kind, String), Component>);
+
 impl State {
+    /// What is served now.
+    pub(crate) fn served(&self) -> Arc<Served> {
+        self.served.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Serves these workflows in place of those before, to requests that come from now on. Returns those that are gone.
+    pub(crate) fn replace_workflows(&self, workflows: Vec<Component>) -> Vec<DefinitionId> {
+        let mut served = self.served.write().unwrap_or_else(PoisonError::into_inner);
+        let others = served.0.values().filter(|component| component.kind != Kind::Workflow).cloned();
+        let now = Served::new(others.chain(workflows));
+        let known = served.components(Kind::Workflow).map(|component| &component.definition.id);
+        let gone = known.filter(|id| now.component_of(id).is_none()).cloned().collect();
+        *served = Arc::new(now);
+        gone
+    }
+}
+
+impl Served {
+    /// These.
+    pub(crate) fn new(components: impl IntoIterator<Item = Component>) -> Self {
+        let components = components.into_iter().map(|component| ((component.kind, component.id.clone()), component));
+        Self(components.collect())
+    }
+
     /// The component with this id.
     ///
     /// # Errors
     /// 404 in Agno's words.
     pub(crate) fn component(&self, kind: Kind, id: &str) -> Result<&Component, Problem> {
         let missing = || Problem { code: "unknown_component", ..Problem::not_found(format!("{kind} not found")) };
-        self.components.get(&(kind, id.to_owned())).ok_or_else(missing)
+        self.0.get(&(kind, id.to_owned())).ok_or_else(missing)
     }
 
     /// The component whose runs have this workflow.
     pub(crate) fn component_of(&self, workflow_id: &DefinitionId) -> Option<&Component> {
-        self.components.values().find(|component| component.definition.id == *workflow_id)
+        self.0.values().find(|component| component.definition.id == *workflow_id)
     }
 
     /// The components of a kind, by id.
     pub(crate) fn components(&self, kind: Kind) -> impl Iterator<Item = &Component> {
-        self.components.values().filter(move |component| component.kind == kind)
+        self.0.values().filter(move |component| component.kind == kind)
     }
 }
 

@@ -18,12 +18,12 @@ use std::time::Duration;
 /// use outlive_agent::model::ModelProfiles;
 ///
 /// let profiles: ModelProfiles = serde_json::from_str(
-///     r#"{ "fast": { "model": "ollama:qwen3", "temperature": 0.2, "fallback": ["openai:gpt-5-mini"] } }"#,
+///     r#"{ "fast": { "model": "ollama:qwen3", "temperature": 0.2, "fallbacks": ["openai:gpt-5-mini"] } }"#,
 /// )
 /// .unwrap();
 /// let fast = profiles.resolve("fast").unwrap();
 /// assert_eq!(fast.model.info().model, "qwen3");
-/// assert_eq!(fast.fallback[0].info().model, "gpt-5-mini");
+/// assert_eq!(fast.fallbacks[0].info().model, "gpt-5-mini");
 /// assert!(profiles.resolve("fats").err().unwrap().contains("did you mean fast?"));
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -71,7 +71,7 @@ pub struct ModelProfile {
     pub background: bool,
     /// Models that are asked in its place when it cannot answer, in this order: names of profiles, or of models.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub fallback: Vec<String>,
+    pub fallbacks: Vec<String>,
     /// Any other field of the request body.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub parameters: Map<String, Value>,
@@ -88,7 +88,7 @@ pub struct ResolvedModel {
     /// The model.
     pub model: SharedModel,
     /// Those that are asked in its place when it cannot answer, in this order.
-    pub fallback: Vec<SharedModel>,
+    pub fallbacks: Vec<SharedModel>,
 }
 
 impl ModelProfiles {
@@ -99,15 +99,15 @@ impl ModelProfiles {
     /// What is wrong with the name or the profile, in words that name both.
     pub fn resolve(&self, name: &str) -> Result<ResolvedModel, String> {
         let Some(profile) = self.0.get(name.trim()) else {
-            return Ok(ResolvedModel { model: self.one(name)?, fallback: Vec::new() });
+            return Ok(ResolvedModel { model: self.one(name)?, fallbacks: Vec::new() });
         };
         let model = self.one(name)?;
-        let fallback = profile.fallback.iter().map(|other| match other.trim() == name.trim() {
+        let fallbacks = profile.fallbacks.iter().map(|other| match other.trim() == name.trim() {
             true => Err("it would stand in for itself".to_owned()),
             false => self.one(other),
         });
-        let fallback = fallback.collect::<Result<_, _>>();
-        Ok(ResolvedModel { model, fallback: fallback.map_err(|problem| format!("fallback of {name}: {problem}"))? })
+        let fallbacks = fallbacks.collect::<Result<_, _>>();
+        Ok(ResolvedModel { model, fallbacks: fallbacks.map_err(|problem| format!("fallbacks of {name}: {problem}"))? })
     }
 
     /// What is wrong with any of them, in words that begin with its name.
@@ -186,12 +186,12 @@ mod tests {
             "fast": {
                 "model": "groq:openai/gpt-oss-120b", "base_url": "http://127.0.0.1:1/v1", "api_key_variable": "HOUSE_KEY",
                 "max_output_tokens": 500, "requests_per_minute": 30, "tokens_per_minute": 9000, "timeout": "90s",
-                "fallback": ["slow", "ollama:qwen3"]
+                "fallbacks": ["slow", "ollama:qwen3"]
             },
             "slow": { "model": "anthropic:claude-opus-5-5", "thinking_budget": 2048 }
         }"#;
         let fast = profiles(text).resolve(" fast ").unwrap_or_else(|problem| panic!("{problem}"));
-        let names: Vec<_> = fast.fallback.iter().map(|model| model.info().model).collect();
+        let names: Vec<_> = fast.fallbacks.iter().map(|model| model.info().model).collect();
         assert_eq!(
             (&*fast.model.info().model, names),
             ("openai/gpt-oss-120b", vec!["claude-opus-5-5".into(), "qwen3".into()])
@@ -199,8 +199,8 @@ mod tests {
         assert_eq!(fast.model.max_output_tokens(), Some(500));
         assert_eq!((fast.model.rates().requests, fast.model.rates().tokens), (Some(30), Some(9000)));
         assert_eq!(fast.model.problems(), ["model groq:openai/gpt-oss-120b needs HOUSE_KEY, which is not set"]);
-        assert_eq!(fast.fallback[0].max_output_tokens(), Some(8192 + 2048));
-        assert!(profiles(text).resolve("openai:gpt-5.2").is_ok_and(|it| it.fallback.is_empty()), "models go without");
+        assert_eq!(fast.fallbacks[0].max_output_tokens(), Some(8192 + 2048));
+        assert!(profiles(text).resolve("openai:gpt-5.2").is_ok_and(|it| it.fallbacks.is_empty()), "models go without");
     }
 
     #[test]
@@ -214,8 +214,8 @@ mod tests {
             (r#"{"model": "openai:x", "timeout": "90"}"#, "write a time such as 90s or 5m"),
             (r#"{"model": "openai:x", "timeout": "soon"}"#, "write a time such as 90s or 5m"),
             (r#"{"model": "groq:x", "background": true}"#, "background is for openai alone"),
-            (r#"{"model": "openai:x", "fallback": ["mine"]}"#, "fallback of mine: it would stand in for itself"),
-            (r#"{"model": "openai:x", "fallback": ["mene"]}"#, "there is no model \"mene\": did you mean mine?"),
+            (r#"{"model": "openai:x", "fallbacks": ["mine"]}"#, "fallbacks of mine: it would stand in for itself"),
+            (r#"{"model": "openai:x", "fallbacks": ["mene"]}"#, "there is no model \"mene\": did you mean mine?"),
         ] {
             let problems = profiles(&format!(r#"{{"mine": {profile}}}"#)).problems();
             assert!(problems.len() == 1 && problems[0].starts_with("mine: "), "{problems:?}");

@@ -146,7 +146,7 @@ fn parsed(text: &str, what: &str) -> Result<Value, Problem> {
 }
 
 /// A field's value, of the type that the question's schema gives it. Without a schema, what is JSON is read as that.
-fn field(question: &QuestionSummary, name: &str, text: &str) -> Result<Value, Problem> {
+pub(super) fn field(question: &QuestionSummary, name: &str, text: &str) -> Result<Value, Problem> {
     let Some(schema) = &question.schema else {
         return Ok(json::parse(text.as_bytes()).unwrap_or_else(|_| Value::from(text)));
     };
@@ -158,14 +158,14 @@ fn field(question: &QuestionSummary, name: &str, text: &str) -> Result<Value, Pr
 }
 
 /// An output of the kind that is judged: text stays text.
-fn output(question: &QuestionSummary, text: &str) -> Result<Value, Problem> {
+pub(super) fn output(question: &QuestionSummary, text: &str) -> Result<Value, Problem> {
     match &question.output {
         None | Some(Value::String(_)) => Ok(Value::from(text)),
         Some(_) => parsed(text, "the output that is judged is JSON"),
     }
 }
 
-fn result(text: String) -> Result<Value, Problem> {
+pub(super) fn result(text: String) -> Result<Value, Problem> {
     match text.trim_start().starts_with(['{', '[']) {
         true => parsed(&text, "a result that begins like this is read as JSON"),
         false => Ok(Value::from(text)),

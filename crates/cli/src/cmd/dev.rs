@@ -11,16 +11,19 @@ use crate::output;
 use crate::settings::Settings;
 use crate::style;
 use clap::Args;
-use outlive::core::{Definition, Structure};
+use outlive::core::{Definition, DefinitionId, Structure};
 use outlive::engine::diff::diff;
-use outlive::{Engine, File};
+use outlive::{Engine, File, Server};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Serve workflow files while you work on them: each is taken anew when it is saved
 ///
-/// As outlive serve, on this machine. A file with a mistake is told of, and the one before goes on being served. Runs in
-/// flight go on with the text that they were accepted with; new runs take the new one.
+/// As outlive serve, on this machine. A file with a mistake is told of, and the one before goes on being served. A workflow
+/// that is new is served at once, and one that is gone takes no new runs. Runs in flight go on with the text that they were
+/// accepted with; new runs take the new one.
 #[derive(Debug, Args)]
 pub(crate) struct Dev {
     /// Workflow files, or folders with some
@@ -35,6 +38,8 @@ pub(crate) struct Dev {
 
 /// How often files are looked at.
 const LOOK_PERIOD: Duration = Duration::from_millis(250);
+/// How long a text must stay the same to be taken for whole.
+const WRITE_PERIOD: Duration = Duration::from_millis(20);
 
 impl Dev {
     fn serve(&self) -> Serve {
@@ -54,53 +59,181 @@ impl Dev {
     }
 }
 
-/// Takes files anew when they are saved, for ever.
+/// Takes files anew when they are saved, and those that are new in a folder, for ever.
 pub(super) async fn reload(
-    engine: &Engine,
+    server: &Server,
     files: &[File],
+    paths: &[String],
     allowed: &Allowances,
     settings: &Settings,
     global: &Global,
 ) {
-    let mut seen: Vec<_> = files.iter().map(|file| file.text().clone()).collect();
+    let mut watched = Watched::new(files, paths, allowed, settings, global);
     loop {
         tokio::time::sleep(LOOK_PERIOD).await;
-        for (file, seen) in files.iter().zip(&mut seen) {
-            // One that is being written is looked at again.
-            let Some(text) = files::text_of(file.name()) else { continue };
-            if *text == **seen {
-                continue;
-            }
-            *seen = Arc::from(text);
-            if let Err(problem) = take(engine, file.name(), allowed, settings, global).await {
-                // Told like any problem, and the file before goes on.
-                problem.report(global.json);
-                output::note(global, format_args!("{} stays as it was before", file.name()));
-            }
+        let changes = watched.look().await;
+        if let Err(problem) = watched.take(changes, server).await {
+            // Told like any problem, and what was served before goes on.
+            problem.report(global.json);
+            output::note(global, "What is served stays as it was before");
         }
     }
 }
 
-async fn take(
-    engine: &Engine,
-    path: &str,
-    allowed: &Allowances,
-    settings: &Settings,
-    global: &Global,
-) -> Result<(), Problem> {
-    let file = files::read(path, allowed, settings)?;
-    let definitions = file.definitions()?;
-    output::note(global, format_args!("Took {path} anew"));
-    for definition in &definitions {
-        let others = in_flight(engine, definition).await?;
-        engine.register(definition.clone());
-        if others > 0 {
-            let runs = style::counted(others, "unfinished run");
-            let id = definition.id.as_str();
-            output::note(global, format_args!("{runs} of {id} finish with the text that they began with"));
-        }
+/// The files that are served, and what they said when they were looked at last.
+struct Watched<'a> {
+    paths: &'a [String],
+    allowed: &'a Allowances,
+    settings: &'a Settings,
+    global: &'a Global,
+    /// Files as they were read last without a mistake, by name.
+    files: BTreeMap<String, File>,
+    seen: BTreeMap<String, Arc<str>>,
+    /// Those that were not there when their folder was looked at last.
+    missed: BTreeSet<String>,
+    served: BTreeMap<DefinitionId, Arc<Definition>>,
+}
+
+/// What has become of the files.
+#[derive(Default)]
+struct Changes {
+    /// Those with another text, each with the folder it is in, if that was named.
+    saved: Vec<(String, Option<String>)>,
+    gone: Vec<String>,
+}
+
+impl<'a> Watched<'a> {
+    fn new(
+        files: &[File],
+        paths: &'a [String],
+        allowed: &'a Allowances,
+        settings: &'a Settings,
+        global: &'a Global,
+    ) -> Self {
+        let named = |file: &File| (file.name().to_owned(), file.clone());
+        let seen = files.iter().map(|file| (file.name().to_owned(), file.text().clone())).collect();
+        let files: BTreeMap<_, _> = files.iter().map(named).collect();
+        let served = files.values().flat_map(|file| file.definitions().unwrap_or_default());
+        let served = served.map(|definition| (definition.id.clone(), definition)).collect();
+        Self { paths, allowed, settings, global, files, seen, missed: BTreeSet::new(), served }
     }
-    files::schedule(engine, std::slice::from_ref(&file), global).await
+
+    /// What is there now, by the name of each file, with its folder. A folder that cannot be read keeps what it had.
+    fn there(&self) -> BTreeMap<String, Option<String>> {
+        let mut there = BTreeMap::new();
+        for path in self.paths {
+            if !Path::new(path).is_dir() {
+                there.insert(path.clone(), None);
+                continue;
+            }
+            let known = || self.files.keys().filter(|name| Path::new(name).parent() == Some(Path::new(path)));
+            let listed = match File::list(path) {
+                Ok(found) => found.iter().map(|path| path.display().to_string()).collect(),
+                Err(_) => known().cloned().collect::<Vec<_>>(),
+            };
+            there.extend(listed.into_iter().map(|name| (name, Some(path.clone()))));
+        }
+        there
+    }
+
+    async fn look(&mut self) -> Changes {
+        let there = self.there();
+        let missed: BTreeSet<_> = self.files.keys().filter(|name| !there.contains_key(*name)).cloned().collect();
+        // One that is put in place of another is missed for a moment only.
+        let gone = missed.intersection(&self.missed).cloned().collect();
+        self.missed = missed;
+        let mut changes = Changes { gone, ..Changes::default() };
+        for (name, folder) in there {
+            let Some(text) = self.unseen(&name) else { continue };
+            tokio::time::sleep(WRITE_PERIOD).await;
+            // One that is being written is looked at again.
+            if files::text_of(&name).is_some_and(|now| now == text) {
+                self.seen.insert(name.clone(), Arc::from(text));
+                changes.saved.push((name, folder));
+            }
+        }
+        changes
+    }
+
+    /// What a file says now, if it said something else before.
+    fn unseen(&self, name: &str) -> Option<String> {
+        files::text_of(name).filter(|text| self.seen.get(name).is_none_or(|seen| **seen != **text))
+    }
+
+    /// Serves what the files say now. One with a mistake stays as it was before.
+    async fn take(&mut self, changes: Changes, server: &Server) -> Result<(), Problem> {
+        let mut files = self.files.clone();
+        let mut taken = Vec::new();
+        for (name, folder) in changes.saved {
+            match self.read(&name, folder.as_deref()) {
+                Ok(file) => {
+                    let said = if files.insert(name.clone(), file).is_some() { "anew" } else { "as well" };
+                    taken.push(format!("Took {name} {said}"));
+                }
+                Err(problem) => {
+                    problem.report(self.global.json);
+                    let fate = if files.contains_key(&name) { "stays as it was before" } else { "is left out" };
+                    output::note(self.global, format_args!("{name} {fate}"));
+                }
+            }
+        }
+        for name in changes.gone {
+            files.remove(&name);
+            self.seen.remove(&name);
+            taken.push(format!("{name} is gone"));
+        }
+        if taken.is_empty() {
+            return Ok(());
+        }
+        // What stands in the way may go with the next change.
+        self.files = files;
+        let files: Vec<_> = self.files.values().cloned().collect();
+        let now = files::definitions(&files)?;
+        let mut workflows = Vec::new();
+        for file in &files {
+            workflows.extend(file.clone().shared_db(server.engine().db().clone()).workflows()?);
+        }
+        server.replace_workflows(&workflows)?;
+        let now = now.into_iter().map(|definition| (definition.id.clone(), definition)).collect();
+        let before = std::mem::replace(&mut self.served, now);
+        for line in taken {
+            output::note(self.global, line);
+        }
+        self.tell(&before, server.engine()).await?;
+        files::schedule(server.engine(), &files, self.global).await
+    }
+
+    /// One file, if nothing is wrong with it.
+    fn read(&self, name: &str, folder: Option<&str>) -> Result<File, Problem> {
+        let file = match folder {
+            Some(folder) => files::read_in(folder, name, self.allowed, self.settings),
+            None => files::read(name, self.allowed, self.settings),
+        }?;
+        file.definitions()?;
+        Ok(file)
+    }
+
+    /// Says which workflows come and go, and what becomes of runs in flight.
+    async fn tell(&self, before: &BTreeMap<DefinitionId, Arc<Definition>>, engine: &Engine) -> Result<(), Problem> {
+        for id in self.served.keys().filter(|id| !before.contains_key(*id)) {
+            output::note(self.global, format_args!("{id} is served now"));
+        }
+        for (id, old) in before {
+            let now = self.served.get(id);
+            if now.is_some_and(|now| now.hash == old.hash) {
+                continue;
+            }
+            if now.is_none() {
+                output::note(self.global, format_args!("{id} takes no new runs any more"));
+            }
+            let others = in_flight(engine, old).await?;
+            if others > 0 {
+                let runs = style::counted(others, "unfinished run");
+                output::note(self.global, format_args!("{runs} of {id} finish with the text that they began with"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// How many unfinished runs there are.

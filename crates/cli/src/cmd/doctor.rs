@@ -157,7 +157,7 @@ fn about_models(settings: &Settings) -> Option<Finding> {
         // What is wrong with a profile was refused with the settings.
         let Ok(resolved) = settings.models.resolve(name) else { continue };
         let problems: Vec<_> =
-            std::iter::once(&resolved.model).chain(&resolved.fallback).flat_map(|model| model.problems()).collect();
+            std::iter::once(&resolved.model).chain(&resolved.fallbacks).flat_map(|model| model.problems()).collect();
         lacks |= !problems.is_empty();
         let state = if problems.is_empty() { "ready".to_owned() } else { problems.join("; ") };
         lines.push(format!("{name} = {}: {state}", profile.model));

@@ -56,10 +56,13 @@ fn write_new(path: &Path, text: &str) -> Result<(), Problem> {
 }
 
 fn write(path: &Path, text: &str, is_new: bool) -> Result<(), Problem> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(|error| {
+            let message = format!("the folder {} cannot be made: {error}", folder.display());
+            Problem::new(Exit::Other, "not_written", message).hint("name another one: outlive init DIR")
+        })?;
+    }
     let written = || {
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
-        }
         let mut options = File::options();
         options.write(true);
         if is_new {

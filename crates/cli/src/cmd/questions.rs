@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use outlive::client::QuestionSummary;
 use outlive::core::port::QuestionFilter;
 use outlive::core::{Answer, QuestionKind, Timestamp, content_text};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// How to name a question.
 pub(crate) const QUESTION_HELP: &str = "Full id, its first characters (4 or more), or the run, if it asks only one";
@@ -262,7 +262,7 @@ fn choices(question: &QuestionSummary) -> String {
 pub(crate) fn lines(questions: &[QuestionSummary], count_max: usize, global: &Global) -> Vec<String> {
     let mut lines = Vec::new();
     for question in questions.iter().take(count_max) {
-        lines.push(format!("{} asks: {}", style::line(about(question), 60), asked(question)));
+        lines.push(headline(question));
         if question.kind == QuestionKind::Outcome.as_str() {
             lines.push("  check with the service behind it whether it ran; then one of".to_owned());
         }
@@ -273,6 +273,11 @@ pub(crate) fn lines(questions: &[QuestionSummary], count_max: usize, global: &Gl
         lines.push(format!("and more: {all}"));
     }
     lines
+}
+
+/// Who asks, and what.
+pub(crate) fn headline(question: &QuestionSummary) -> String {
+    format!("{} asks: {}", style::line(about(question), 60), asked(question))
 }
 
 /// What is asked, on one line.
@@ -313,8 +318,8 @@ fn page(question: &QuestionSummary, global: &Global) -> String {
         let arguments = style::line(&tool.arguments.to_string(), 2000);
         fact("Tool", format!("{} {arguments}, of {}", style::line(&tool.name, 128), style::line(&tool.agent, 128)));
     }
-    for (name, field) in question.schema.iter().filter_map(|schema| schema["properties"].as_object()).flatten() {
-        fact("Field", field_line(name, field, question));
+    for line in question.schema.iter().flat_map(field_lines) {
+        fact("Field", line);
     }
     for choice in &question.choices {
         fact("Choice", style::line(choice, 200));
@@ -339,9 +344,29 @@ fn page(question: &QuestionSummary, global: &Global) -> String {
     lines.join("\n") + "\n"
 }
 
+/// The fields of an object with this schema, a line each.
+pub(crate) fn field_lines(schema: &Value) -> Vec<String> {
+    field_names(schema).into_iter().map(|name| field_line(name, schema)).collect()
+}
+
+/// The names of its fields: first those that are required, in the order in which the schema has them.
+pub(crate) fn field_names(schema: &Value) -> Vec<&str> {
+    let properties = schema["properties"].as_object();
+    let is_known = |name: &&str| properties.is_some_and(|properties| properties.contains_key(*name));
+    let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let mut names: Vec<_> = required.filter(is_known).collect();
+    for name in properties.into_iter().flat_map(Map::keys) {
+        if !names.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
+    names
+}
+
 /// `size: integer, optional, one of [38,40] (in cm)`.
-fn field_line(name: &str, field: &Value, question: &QuestionSummary) -> String {
-    let required = question.schema.as_ref().and_then(|schema| schema["required"].as_array());
+pub(crate) fn field_line(name: &str, schema: &Value) -> String {
+    let field = &schema["properties"][name];
+    let required = schema["required"].as_array();
     let is_required = required.is_some_and(|names| names.iter().any(|required| required == name));
     let mut text = format!("{name}: {}", field["type"].as_str().unwrap_or("anything"));
     if !is_required {

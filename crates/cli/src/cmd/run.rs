@@ -32,7 +32,7 @@ pub(crate) struct Run {
     /// The input: text, @FILE for a file's contents, - for standard input
     #[arg(value_name = "INPUT", conflicts_with = "json_input")]
     input: Option<String>,
-    /// The input as JSON
+    /// The input as JSON: text, @FILE or -
     #[arg(long, value_name = "JSON")]
     json_input: Option<String>,
     /// Which workflow of the file, if it has several
@@ -46,9 +46,9 @@ pub(crate) struct Run {
     #[arg(long, value_name = "ID")]
     session: Option<String>,
     /// What to do when the session has an unfinished run: queue, reject, parallel, interrupt (cancel it) or steer (send the
-    /// input to whoever works in it)
-    #[arg(long, value_name = "POLICY", default_value = "queue", hide_default_value = true, value_parser = policy)]
-    session_policy: SessionPolicy,
+    /// input to whoever works in it) [default: as the workflow says, else queue]
+    #[arg(long, value_name = "POLICY", value_parser = policy)]
+    session_policy: Option<SessionPolicy>,
     /// With --session-policy steer: the id of the agent or team that is to hear the input
     #[arg(long, value_name = "ID")]
     steer_to: Option<String>,
@@ -134,7 +134,7 @@ impl Run {
             concurrency_key: self.concurrency_key.clone(),
             ..Submit::default()
         };
-        let (runs, workflow_id) = self.open(global).await?;
+        let (runs, workflow_id) = self.open(submit.input.clone(), global).await?;
         let done = async {
             let accepted = runs.submit(&workflow_id, submit).await?;
             self.detach.go_on(&runs, &accepted, global).await
@@ -147,7 +147,7 @@ impl Run {
 
 impl Run {
     /// Where the run is started, and of what.
-    async fn open(&self, global: &Global) -> Result<(Runs, DefinitionId), Problem> {
+    async fn open(&self, input: Option<Value>, global: &Global) -> Result<(Runs, DefinitionId), Problem> {
         if !files::is_file(&self.workflow) {
             if self.of_file.is_some() || self.allowed.model.is_some() || self.allowed.allow_commands {
                 let message =
@@ -169,6 +169,8 @@ impl Run {
         }
         let definition = files::the_workflow(&file, of_file)?;
         let workflow_id = definition.id.clone();
+        // Before anything is opened.
+        definition.accept_input(input).map_err(|invalid| files::unfit(&definition, &invalid))?;
         files::choose_store(std::slice::from_ref(&file), &mut settings)?;
         Ok((Runs::open_for(vec![definition], self.detach.role(), settings).await?, workflow_id))
     }
@@ -182,7 +184,8 @@ pub(super) fn workflow_id(text: &str) -> Result<DefinitionId, Problem> {
 
 /// The input that is given as text or as JSON, if any.
 pub(super) fn given_input(input: Option<&str>, json: Option<&str>) -> Result<Option<Value>, Problem> {
-    if let Some(text) = json {
+    if let Some(given) = json {
+        let text = given_text(given, "no run takes as its input")?;
         // As a server reads it: what would be rounded, or is ambiguous, is refused.
         let value = outlive::serving::json::parse(text.as_bytes()).map_err(|problem| {
             Problem::new(Exit::Usage, "invalid_input", format!("--json-input cannot be used: {}", problem.words()))

@@ -173,8 +173,12 @@ impl Add {
             concurrency_key: self.concurrency_key.clone(),
             ..ScheduleSpec::new(&self.cron)
         };
-        let create =
-            CreateSchedule { name: self.name.clone(), spec, user_id: self.user.clone(), replaces: self.replace };
+        let create = CreateSchedule {
+            name: self.name.clone(),
+            user_id: self.user.clone(),
+            replaces: self.replace,
+            ..CreateSchedule::new(spec)
+        };
         let runs = match self.known.files.is_empty() {
             true => Runs::open_to_start(&workflow_id, Role::Accepts, global).await?,
             false => {
@@ -283,7 +287,7 @@ async fn change(name: &str, change: Change, global: &Global) -> Result<Exit, Pro
         match change {
             Change::Pause => runs.pause_schedule(name).await.map(Some),
             Change::Resume => runs.resume_schedule(name).await.map(Some),
-            Change::Delete => runs.delete_schedule(name).await.map(|()| None),
+            Change::Delete => delete(&runs, name, global).await.map(|()| None),
         }
     };
     let done = done.await;
@@ -299,6 +303,17 @@ async fn change(name: &str, change: Change, global: &Global) -> Result<Exit, Pro
             Ok(Exit::Done)
         }
     }
+}
+
+/// Deletes a schedule. One that a file declares comes back, which is told.
+async fn delete(runs: &Runs, name: &str, global: &Global) -> Result<(), Problem> {
+    let source = runs.schedule(name).await?.source;
+    runs.delete_schedule(name).await?;
+    if let Some(source) = source {
+        let source = style::line(&source, 200);
+        output::note(global, format_args!("{source} declares it: it comes back when a process loads that file"));
+    }
+    Ok(())
 }
 
 impl RunNow {
@@ -330,6 +345,9 @@ fn tell(schedule: &Schedule, global: &Global) -> Result<Exit, Problem> {
     let (catch_up, overlap) = (spec.catch_up.as_str(), spec.overlap.as_str());
     output::line(format_args!("  {DIM}policies{DIM:#}  catch-up {catch_up}, overlap {overlap}"))?;
     output::line(format_args!("  {DIM}runs{DIM:#}      {}", schedule.runs))?;
+    if let Some(source) = &schedule.source {
+        output::line(format_args!("  {DIM}source{DIM:#}    {}", style::line(source, 200)))?;
+    }
     Ok(Exit::Done)
 }
 
@@ -348,6 +366,7 @@ fn schedule_json(schedule: &Schedule) -> Value {
         "overlap": spec.overlap.as_str(),
         "priority": spec.priority,
         "concurrency_key": spec.concurrency_key,
+        "source": schedule.source,
         "is_paused": schedule.is_paused(),
         "next_due": schedule.next_due.map(times::rfc3339),
         "last_due": schedule.last_due.map(times::rfc3339),

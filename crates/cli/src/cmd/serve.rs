@@ -150,7 +150,7 @@ impl Serve {
         let has_failed = AtomicBool::new(false);
         let stopping = async {
             tokio::select! {
-                () = super::dev::reload(&engine, &files, &self.allowed, &settings, global), if self.reloads => {}
+                () = super::dev::reload(&server, &files, &self.files, &self.allowed, &settings, global), if self.reloads => {}
                 () = stop => output::note(global, "Stopping; waiting for what is in flight"),
                 () = engine.stopped() => has_failed.store(true, Ordering::Relaxed),
             }

@@ -5,15 +5,18 @@ use crate::cli::Global;
 use crate::exit::{Exit, Problem};
 use crate::files::{self, Allowances};
 use crate::graph;
+use crate::lines::{Line, differing};
 use crate::settings::Settings;
 use crate::store::Store;
 use crate::table::{self, Column, KEPT};
 use crate::{output, style};
 use clap::{Args, Subcommand, ValueEnum};
+use outlive::core::port::DbError;
 use outlive::core::{Definition, Structure};
 use outlive::engine::diff::{Outlook, Prospect, diff};
 use outlive::{File, FileProblem, FileProblemKind};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Look at workflow files, and compare a definition with its unfinished runs
@@ -99,9 +102,12 @@ struct Diff {
     /// File with the new definition, YAML or JSON; - for JSON on standard input
     #[arg(value_name = "FILE")]
     definition: String,
-    /// Which workflow of a YAML file, if it has several
+    /// Which workflow of a YAML file [default: each]
     #[arg(long = "workflow", value_name = "NAME")]
     name: Option<String>,
+    /// Show the lines, too, in which the definition differs from those that unfinished runs were accepted with
+    #[arg(long)]
+    text: bool,
 }
 
 /// The longest definition, in bytes.
@@ -228,33 +234,137 @@ fn problem_json(problem: &FileProblem) -> Value {
 
 impl Diff {
     async fn run(&self, global: &Global) -> Result<Exit, Problem> {
-        let text = match files::is_file(&self.definition) && !self.definition.ends_with(".json") {
-            true => {
-                let of = One { file: self.definition.clone(), name: self.name.clone() };
-                of.definition(global)?.to_json().to_string()
-            }
-            false => read_text(&self.definition, BYTES_MAX, "no definition has")?,
-        };
-        let structure = Structure::parse(&text).map_err(|invalid| {
-            let problems = invalid.problems.join("\n");
-            let message = format!("{} is no definition", shown(&self.definition));
-            Problem::new(Exit::Usage, "invalid_definition", message).hint(problems)
-        })?;
+        let structures = self.structures(global)?;
         let store = Store::look_at(Settings::load(global)?.db, global).await?;
-        let mut found = Vec::new();
-        let unreadable = diff(&*store.db, &structure, |prospect| found.push(prospect)).await?;
-        unreadable.iter().for_each(|problem| output::note(global, problem));
-        let can_go_on = unreadable.is_empty() && found.iter().all(|prospect| !stops(&prospect.outlook));
-        if global.json {
-            let runs: Vec<_> = found.iter().map(run_json).collect();
-            let unreadable: Vec<_> = unreadable.iter().map(ToString::to_string).collect();
-            let id = &structure.id;
-            output::json(&json!({ "workflow_id": id, "ok": can_go_on, "runs": runs, "unreadable": unreadable }))?;
-        } else {
-            tell(&structure, &found, &store, global)?;
+        let mut compared = Vec::new();
+        for structure in structures {
+            compared.push(Compared::with(structure, self.text, &store).await?);
+        }
+        for Compared { unreadable, .. } in &compared {
+            unreadable.iter().for_each(|problem| output::note(global, problem));
+        }
+        let can_go_on = compared.iter().all(Compared::can_go_on);
+        match &compared[..] {
+            [one] if global.json => output::json(&one.json())?,
+            all if global.json => {
+                let workflows: Vec<_> = all.iter().map(Compared::json).collect();
+                output::json(&json!({ "ok": can_go_on, "workflows": workflows }))?;
+            }
+            all => all.iter().try_for_each(|compared| compared.tell(&store, global))?,
         }
         Ok(if can_go_on { Exit::Done } else { Exit::WrongState })
     }
+
+    /// The new definitions.
+    fn structures(&self, global: &Global) -> Result<Vec<Structure>, Problem> {
+        let is_yaml = files::is_file(&self.definition) && !self.definition.ends_with(".json");
+        let texts = match (is_yaml, &self.name) {
+            (true, None) => {
+                let file = files::read(&self.definition, &Allowances::default(), &Settings::load(global)?)?.inspect();
+                file.definitions()?.iter().map(|definition| definition.to_json().to_string()).collect()
+            }
+            (true, name) => {
+                let of = One { file: self.definition.clone(), name: name.clone() };
+                vec![of.definition(global)?.to_json().to_string()]
+            }
+            (false, _) => vec![read_text(&self.definition, BYTES_MAX, "no definition has")?],
+        };
+        let parse = |text: &String| {
+            Structure::parse(text).map_err(|invalid| {
+                let problems = invalid.problems.join("\n");
+                let message = format!("{} is no definition", shown(&self.definition));
+                Problem::new(Exit::Usage, "invalid_definition", message).hint(problems)
+            })
+        };
+        texts.iter().map(parse).collect()
+    }
+}
+
+/// A definition beside the unfinished runs of its workflow.
+struct Compared {
+    structure: Structure,
+    found: Vec<Prospect>,
+    unreadable: Vec<DbError>,
+    /// The other texts that some of them were accepted with, each with how many were.
+    texts: Vec<(String, usize)>,
+}
+
+impl Compared {
+    async fn with(structure: Structure, with_texts: bool, store: &Store) -> Result<Self, Problem> {
+        let mut found = Vec::new();
+        let unreadable = diff(&*store.db, &structure, |prospect| found.push(prospect)).await?;
+        let mut counts = BTreeMap::new();
+        for prospect in found.iter().filter(|prospect| with_texts && prospect.run.definition != structure.hash) {
+            *counts.entry(prospect.run.definition.clone()).or_insert(0_usize) += 1;
+        }
+        let mut texts = Vec::new();
+        for (hash, count) in counts {
+            let accepted = store.db.definition(hash).await?;
+            let accepted = accepted.and_then(|text| Structure::parse(&text).ok());
+            texts.extend(accepted.map(|accepted| (text_of(&accepted), count)));
+        }
+        Ok(Self { structure, found, unreadable, texts })
+    }
+
+    fn can_go_on(&self) -> bool {
+        self.unreadable.is_empty() && self.found.iter().all(|prospect| !stops(&prospect.outlook))
+    }
+
+    fn json(&self) -> Value {
+        let runs: Vec<_> = self.found.iter().map(run_json).collect();
+        let unreadable: Vec<_> = self.unreadable.iter().map(ToString::to_string).collect();
+        let mut document = json!({
+            "workflow_id": self.structure.id,
+            "ok": self.can_go_on(),
+            "runs": runs,
+            "unreadable": unreadable,
+        });
+        let now = text_of(&self.structure);
+        let line = |line: &Line<'_>| json!({ "sign": line.sign, "line": line.number, "text": line.text });
+        let changes = self.texts.iter().map(|(text, count)| {
+            json!({ "runs": count, "lines": differing(text, &now).iter().map(line).collect::<Vec<_>>() })
+        });
+        let changes: Vec<_> = changes.collect();
+        if !changes.is_empty() {
+            document["changes"] = json!(changes);
+        }
+        document
+    }
+
+    fn tell(&self, store: &Store, global: &Global) -> Result<(), Problem> {
+        let rows: Vec<_> = self.found.iter().filter(|prospect| prospect.outlook != Outlook::GoesOn).map(row).collect();
+        if !rows.is_empty() {
+            output::write(table::table(&COLUMNS, &rows, table::width()))?;
+        }
+        let (count, id, place) = (self.found.len(), self.structure.id.as_str(), store.path.display());
+        if count == 0 {
+            output::note(global, format_args!("no unfinished run of {id} in {place}"));
+            return Ok(());
+        }
+        let runs = style::counted(count, "unfinished run");
+        output::line(format_args!("{} of {runs} of {id} can go on", count - rows.len()))?;
+        let now = text_of(&self.structure);
+        for (text, count) in &self.texts {
+            output::line(format_args!("{} began with another text:", style::counted(*count, "run")))?;
+            for Line { sign, number, text } in differing(text, &now) {
+                output::line(format_args!("{sign}{number:>5} | {}", style::clean(text)))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a definition says, for people: the text of the file that it was read from, or else its JSON.
+fn text_of(structure: &Structure) -> String {
+    let json = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
+    let Some(source) = structure.source.as_deref().map(json) else { return format!("{:#}", json(&structure.text)) };
+    let mut text = source["text"].as_str().unwrap_or_default().to_owned();
+    for part in ["model", "models"] {
+        if !source[part].is_null() {
+            text.push_str(&format!("\n{part} of the settings: {:#}", source[part]));
+        }
+    }
+    text
 }
 
 fn shown(path: &str) -> &str {
@@ -304,20 +414,6 @@ const COLUMNS: [Column; 4] = [
     Column { head: "STEP", width_min: Some(8), rank: 2 },
     Column { head: "THEN", width_min: None, rank: KEPT },
 ];
-
-fn tell(structure: &Structure, found: &[Prospect], store: &Store, global: &Global) -> Result<(), Problem> {
-    let rows: Vec<_> = found.iter().filter(|prospect| prospect.outlook != Outlook::GoesOn).map(row).collect();
-    if !rows.is_empty() {
-        output::write(table::table(&COLUMNS, &rows, table::width()))?;
-    }
-    let (count, id, place) = (found.len(), structure.id.as_str(), store.path.display());
-    if count == 0 {
-        output::note(global, format_args!("no unfinished run of {id} in {place}"));
-        return Ok(());
-    }
-    let runs = style::counted(count, "unfinished run");
-    Ok(output::line(format_args!("{} of {runs} of {id} can go on", count - rows.len()))?)
-}
 
 fn row(prospect: &Prospect) -> [String; 4] {
     let run = &prospect.run;

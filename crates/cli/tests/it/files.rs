@@ -263,6 +263,249 @@ fn a_conversation_is_runs_of_one_session() {
     assert_ne!(answers[0]["run_id"], answers[1]["run_id"]);
 }
 
+/// A conversation: these lines, and what was said.
+fn chat(place: &Place, arguments: &[&str], lines: &str) -> Done {
+    let mut command = place.command(&[&["chat"], arguments].concat());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    Done::from(child.wait_with_output().unwrap())
+}
+
+/// Asks for a yes, for fields, for a choice, and for a judgement.
+const ASKING: &str = "\
+version: 1
+model: demo
+store: sqlite:runs.db
+agents: { a: {} }
+workflows:
+  ask:
+    steps:
+      - { step: First, agent: a, review: { confirm: \"Begin?\" } }
+      - step: Fill
+        agent: a
+        review:
+          ask: Who and how many?
+          fields: [{ name: who }, { name: count, type: int }, { name: note, required: false }]
+      - router: Where
+        review: { ask: Where to? }
+        choices: [{ step: Post, agent: a }, { step: Article, agent: a }]
+      - { step: Last, agent: a, review: { output: \"Good?\", on_reject: retry } }
+";
+
+#[test]
+fn what_a_run_asks_is_asked_in_the_conversation() {
+    let place = Place::new();
+    write(&place, "ask.yaml", ASKING);
+    let lines = "hello\nperhaps\nyes\nAda\nthree\n3\n-\nPsot\npost\nno, shorter\nedit Better words\n/session\n/quit\n";
+    let done = chat(&place, &["ask.yaml"], lines).exits(0);
+    for said in [
+        "First asks: Begin? (confirmation)",
+        "That is no answer here: it takes yes, no, or no and why",
+        "who: string",
+        "count: integer",
+        "field count takes JSON of the type integer",
+        "\"Psot\" is none of the choices: did you mean \"Post\"?",
+        "1. Post",
+        "Last asks: Good?",
+    ] {
+        assert!(done.stderr.contains(said), "{said}: {}", done.stderr);
+    }
+    let mut told = done.stdout.lines();
+    assert_eq!(told.next(), Some("Better words"), "{}", done.stdout);
+    let session = told.next().unwrap();
+    let runs = place.run(&["ls", "--db", "runs.db", "--json"]).exits(0).json();
+    assert_eq!((runs["runs"].as_array().unwrap().len(), &runs["runs"][0]["status"]), (1, &json!("completed")));
+    assert_eq!(runs["runs"][0]["session_id"], session);
+}
+
+#[test]
+fn a_conversation_is_taken_up_where_it_was_left() {
+    let place = Place::new();
+    write(&place, "ask.yaml", ASKING);
+    let left = chat(&place, &["ask.yaml", "--session", "ada"], "/help\n/nonsense\nhello\nyes\n/later\n").exits(0);
+    assert!(
+        left.stderr.contains("//text says /text") && left.stderr.contains("There is no /nonsense"),
+        "{}",
+        left.stderr
+    );
+    assert!(left.stderr.contains("It waits for an answer") && left.stderr.contains("--session ada"), "{}", left.stderr);
+    let status = || place.run(&["ls", "--db", "runs.db", "--json"]).exits(0).json()["runs"][0]["status"].clone();
+    assert_eq!(status(), "paused");
+    // The rest of it, in another process, and as JSON.
+    let lines = "Grace\n2\nhurry\n2\nyes\n/new\n";
+    let done = chat(&place, &["ask.yaml", "--session", "ada", "--json"], lines).exits(0);
+    let told: Vec<serde_json::Value> = done.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds: Vec<_> = told.iter().map(|told| told["questions"][0]["kind"].as_str().unwrap_or("none")).collect();
+    assert_eq!(kinds, ["user_input", "route_selection", "output_review", "none"], "{}", done.stdout);
+    assert_eq!((&told[3]["status"], &told[3]["session_id"]), (&json!("completed"), &json!("ada")));
+    let again = chat(&place, &["ask.yaml", "--session", "ada"], "").exits(0);
+    assert!(again.stderr.contains("> hello") && again.stderr.contains("(demo, not an AI)"), "{}", again.stderr);
+}
+
+#[test]
+fn an_input_comes_from_a_file_or_a_pipe_and_its_mistakes_are_named_by_field() {
+    let place = Place::new();
+    let text = "\
+version: 1
+model: demo
+store: sqlite:runs.db
+agents: { a: {} }
+workflows:
+  plan:
+    input:
+      type: object
+      required: [topic, days]
+      properties: { topic: { type: string, description: about what }, days: { type: integer, minimum: 1 }, tags: { type: array, items: { type: string } } }
+    steps: [{ step: Plan, agent: a }]
+  words: { input: { type: string, maxLength: 20 }, steps: [{ step: Say, agent: a }] }
+";
+    write(&place, "plan.yaml", text);
+    let plan = |input: &[&str]| place.run(&[&["run", "plan.yaml", "--workflow", "plan"], input].concat());
+    for (input, said) in [
+        (&["{\"topic\": \"tea\"}"][..], "it lacks days"),
+        (&["{\"topic\": [\"tea\"], \"days\": 2}"], "at topic: it must be text, and is a list"),
+        (&["--json-input", "{\"topic\": \"tea\", \"days\": 0}"], "at days: "),
+        (&["--json-input", "{\"topic\": \"tea\", \"days\": 2, \"tags\": [\"a\", {}]}"], "at tags[1]: "),
+        (&["tea"], "it is not JSON"),
+        (&[], "it must be an object"),
+    ] {
+        let refused = plan(input).exits(2);
+        assert!(refused.stderr.contains(said), "{input:?}: {}", refused.stderr);
+        let fields = "topic: string (about what)\n    days: integer\n    tags: array, optional";
+        assert!(refused.stderr.contains(fields), "{input:?}: {}", refused.stderr);
+    }
+    assert!(!place.path("runs.db").exists(), "nothing was opened");
+    write(&place, "input.json", "{\"topic\": \"tea\", \"days\": 2}");
+    for input in [&["@input.json"][..], &["--json-input", "@input.json"]] {
+        plan(input).exits(0);
+    }
+    for input in [&["-"][..], &["--json-input", "-"]] {
+        let mut command = place.command(&[&["run", "plan.yaml", "--workflow", "plan", "--quiet"], input].concat());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(b"{\"topic\": \"tea\", \"days\": 2}").unwrap();
+        Done::from(child.wait_with_output().unwrap()).exits(0);
+    }
+    // Where text is wanted, text is what it is.
+    place.run(&["run", "plan.yaml", "--workflow", "words", "tea for two"]).exits(0);
+    let long = place.run(&["run", "plan.yaml", "--workflow", "words", "tea for two, and two for tea"]).exits(2);
+    assert!(long.stderr.contains("20"), "{}", long.stderr);
+}
+
+/// Every kind of node, with a leader.
+const EVERY_KIND: &str = "\
+version: 1
+model: demo
+agents: { a: { name: Writer } }
+teams: { t: { name: Desk, members: [a] } }
+workflows:
+  inner: { steps: [{ step: Inside, agent: a }] }
+  all:
+    name: Everything & more
+    leader: { name: Chief }
+    steps:
+      - { step: Alone, agent: a, review: { confirm: \"Go?\" } }
+      - { step: Together, team: t }
+      - { step: Asks, http: { url: https://example.org/x } }
+      - { step: Executes, command: [date], effect: read }
+      - { step: Nested, workflow: inner }
+      - { sequence: Row, steps: [{ step: R1, agent: a }, { step: R2, agent: a }] }
+      - { parallel: Sides, steps: [{ step: Left, agent: a }, { step: Right, agent: a }] }
+      - { loop: Round, max_iterations: 2, until: current_iteration > 1, steps: [{ step: L, agent: a }] }
+      - { condition: If, when: size(input) > 3, then: [{ step: Yes, agent: a }], else: [{ step: No, agent: a }] }
+      - { router: Way, select: '\"P\"', choices: [{ step: P, agent: a }, { step: Q, agent: a }] }
+      - { for_each: Each, items: '[1, 2]', steps: [{ step: E, agent: a }] }
+";
+
+#[test]
+fn a_workflow_with_every_kind_of_step_is_drawn() {
+    let place = Place::new();
+    write(&place, "all.yaml", EVERY_KIND);
+    let draw = |format: &str| {
+        place.run(&["workflow", "graph", "all.yaml", "--workflow", "all", "--format", format]).exits(0).stdout
+    };
+    let (mermaid, svg) = (draw("mermaid"), draw("svg"));
+    let names =
+        ["Alone", "Together", "Asks", "Executes", "Nested", "Inside", "Row", "R1", "R2", "Sides", "Left", "Right"];
+    let others = ["Round", "L", "If", "Yes", "No", "Way", "P", "Q", "Each", "E", "led by Chief"];
+    for name in names.into_iter().chain(others) {
+        for picture in [&mermaid, &svg] {
+            let is_there = picture.contains(&format!("{name}:")) || picture.contains(name);
+            assert!(is_there, "{name} is not in {picture}");
+        }
+    }
+    assert!(mermaid.contains("Everything &amp; more") && svg.contains("Everything &amp; more"), "{mermaid}{svg}");
+    // Each line of the one is a node or an edge between nodes that there are; the other has as many ends as beginnings.
+    let nodes: std::collections::BTreeSet<&str> = mermaid
+        .lines()
+        .skip(1)
+        .filter(|line| !line.contains("->"))
+        .map(|line| &line[2..line.find(['[', '(', '{']).unwrap()])
+        .collect();
+    for edge in mermaid.lines().filter(|line| line.contains("->")) {
+        let ends = [edge.split_whitespace().next().unwrap(), edge.split_whitespace().last().unwrap()];
+        assert!(ends.iter().all(|end| nodes.contains(end)), "{edge}");
+    }
+    for said in ["answers itself", "has the steps executed", "again", "next", "yes", "no", "(asks a person)"] {
+        assert!(mermaid.contains(said), "{said} is not in {mermaid}");
+    }
+    assert_eq!(svg.matches("<rect").count(), svg.matches("<text").count(), "{svg}");
+    assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
+}
+
+#[test]
+fn a_diff_tells_what_all_workflows_of_a_file_come_to_and_in_which_lines_it_differs() {
+    let place = Place::new();
+    let text = |line: &str| {
+        format!(
+            "version: 1\nmodel: demo\nstore: sqlite:runs.db\nagents: {{ a: {{ role: {line} }} }}\nworkflows:\n  one: {{ steps: [{{ step: A, agent: a, review: {{ confirm: Go? }} }}] }}\n  two: {{ steps: [{{ step: B, agent: a }}] }}\n"
+        )
+        .replace("Go?", "\"Go?\"")
+    };
+    write(&place, "two.yaml", &text("Writes"));
+    place.run(&["run", "two.yaml", "--workflow", "one", "x"]).exits(12);
+    place.run(&["run", "-d", "two.yaml", "--workflow", "two", "x"]).exits(0);
+    write(&place, "two.yaml", &text("Reads"));
+    let diff =
+        |more: &[&str]| place.run(&[&["--db", "runs.db", "workflow", "diff", "two.yaml"], more].concat()).exits(0);
+    let both = diff(&[]).stdout;
+    assert!(both.contains("0 of 1 unfinished run of one can go on") && both.contains("stays paused"), "{both}");
+    assert!(both.contains("1 of 1 unfinished run of two can go on"), "{both}");
+    let one = diff(&["--workflow", "two", "--text"]).stdout;
+    let expected = "\
+1 of 1 unfinished run of two can go on
+1 run began with another text:
+-    4 | agents: { a: { role: Writes } }
++    4 | agents: { a: { role: Reads } }
+";
+    assert_eq!(one, expected);
+    let json = diff(&["--json", "--text"]).json();
+    assert_eq!(json["ok"], true);
+    let change = &json["workflows"][1]["changes"][0];
+    assert_eq!((&change["runs"], &change["lines"][1]["sign"]), (&json!(1), &json!("+")), "{json}");
+}
+
+#[test]
+fn init_takes_a_folder_that_has_files_and_writes_over_none() {
+    let place = Place::new();
+    for (name, text) in [("notes.txt", "mine"), (".gitignore", "target"), (".outlive/.gitignore", "all of it")] {
+        write(&place, name, text);
+    }
+    place.run(&["init"]).exits(0);
+    for (name, text) in [("notes.txt", "mine"), (".gitignore", "target"), (".outlive/.gitignore", "all of it")] {
+        assert_eq!(std::fs::read_to_string(place.path(name)).unwrap(), text, "{name}");
+    }
+    let written = std::fs::read_to_string(place.path("workflow.yaml")).unwrap();
+    let first = written.lines().next().unwrap();
+    assert_eq!(first, "# yaml-language-server: $schema=.outlive/workflow.schema.json", "for editors");
+    assert!(place.path(".outlive/workflow.schema.json").exists());
+    write(&place, "workflow.yaml", "mine too");
+    place.run(&["init"]).exits(5);
+    assert_eq!(std::fs::read_to_string(place.path("workflow.yaml")).unwrap(), "mine too");
+    // A file where a folder is wanted.
+    let refused = place.run(&["init", "notes.txt"]).exits(1);
+    assert!(refused.stderr.contains("notes.txt"), "{}", refused.stderr);
+}
+
 #[test]
 fn a_file_is_executed_here_and_its_tools_ask_only_hosts_that_are_open() {
     let place = Place::new();

@@ -25,6 +25,8 @@ mod prune;
 #[cfg(unix)]
 mod questions;
 #[cfg(unix)]
+mod reloads;
+#[cfg(unix)]
 mod running;
 mod schedules;
 #[cfg(unix)]

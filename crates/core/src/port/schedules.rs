@@ -14,7 +14,8 @@ use std::sync::Arc;
 pub struct NewSchedule {
     /// Its id.
     pub id: Arc<str>,
-    /// What people call it. No other of its user's has this name, and where it belongs to nobody, no other of nobody's.
+    /// What people call it. No other of its user's that somebody made has this name, and where it belongs to nobody, no other
+    /// of nobody's; no other of its workflow's that is declared.
     pub name: Arc<str>,
     /// Of which workflow it makes runs.
     pub workflow_id: DefinitionId,
@@ -22,6 +23,8 @@ pub struct NewSchedule {
     pub user_id: Option<Arc<str>>,
     /// What it says, as JSON text.
     pub text: Arc<str>,
+    /// What declares it, such as the path of a file; none for one that somebody made.
+    pub source: Option<Arc<str>>,
     /// When it is due first.
     pub next_due: Timestamp,
     /// Whether it takes the place of the one with its name, if there is one: that one keeps its id, its ticks, and whether
@@ -44,6 +47,8 @@ pub struct StoredSchedule {
     pub user_id: Option<Arc<str>>,
     /// What it says, as JSON text.
     pub text: Arc<str>,
+    /// What declares it, such as the path of a file; none for one that somebody made.
+    pub source: Option<Arc<str>>,
     /// When it is due next; none while it is paused.
     pub next_due: Option<Timestamp>,
     /// The last time of it that was taken.

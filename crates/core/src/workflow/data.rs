@@ -12,6 +12,7 @@ use super::{
 use crate::budget::Budget;
 use crate::id::{DefinitionId, slug};
 use crate::json;
+use crate::port::SessionPolicy;
 use crate::retry::Retry;
 use crate::step::ExecutorKind;
 use serde::ser::{SerializeMap, Serializer};
@@ -296,6 +297,8 @@ pub(super) struct Draft {
     pub(super) timeout_ms: Option<u64>,
     pub(super) concurrency: Option<u32>,
     pub(super) session_state: Map<String, Value>,
+    pub(super) session_policy: SessionPolicy,
+    pub(super) steer_to: Option<Arc<str>>,
     pub(super) input_schema: Option<Value>,
     pub(super) events: EventSettings,
     pub(super) budgets: Vec<Budget>,
@@ -328,6 +331,8 @@ impl Reader {
             timeout_ms: fields.get("timeout_ms"),
             concurrency: fields.get("concurrency"),
             session_state: fields.object("session_state").unwrap_or_default(),
+            session_policy: fields.get("session_policy").unwrap_or_default(),
+            steer_to: fields.text("steer_to"),
             input_schema: fields.object("input_schema").map(Value::Object),
             events: EventSettings {
                 stream_executor_events: fields.get("stream_executor_events").unwrap_or(true),
@@ -707,6 +712,13 @@ impl Scalar for bool {
     const WHAT: &str = "true or false";
     fn read(value: &Value) -> Option<Self> {
         value.as_bool()
+    }
+}
+
+impl Scalar for SessionPolicy {
+    const WHAT: &str = "one of queue, reject, parallel, interrupt, steer";
+    fn read(value: &Value) -> Option<Self> {
+        Self::parse(value.as_str()?)
     }
 }
 

@@ -50,7 +50,7 @@ use crate::cel::Scope;
 use crate::failure::Failure;
 use crate::id::{DefinitionId, slug};
 use crate::log::Key;
-use crate::port::{BoxFuture, Executor, ExecutorInfo, StepContext, merge};
+use crate::port::{BoxFuture, Executor, ExecutorInfo, SessionPolicy, StepContext, merge};
 use crate::price::Prices;
 use crate::retention::Retention;
 use crate::retry::Retry;
@@ -247,6 +247,10 @@ pub struct Definition {
     pub source: Option<DefinitionSource>,
     /// State new sessions start with.
     pub session_state: Map<String, Value>,
+    /// What happens to a run that does not say itself, when its session has an unfinished one.
+    pub session_policy: SessionPolicy,
+    /// The id of the agent or the team that hears messages which do not say themselves who is to; none for whoever executes.
+    pub steer_to: Option<Arc<str>>,
     /// What inputs must look like; when absent, anything will do.
     pub input_schema: Option<InputSchema>,
     /// Which events of its runs are shown.
@@ -271,6 +275,8 @@ impl Definition {
             concurrency: None,
             retention: Retention::new(),
             session_state: Map::new(),
+            session_policy: SessionPolicy::default(),
+            steer_to: None,
             input_schema: None,
             events: EventSettings::default(),
             budgets: Vec::new(),
@@ -305,6 +311,9 @@ impl Definition {
         put("id", Some(self.id.to_string().into()));
         put("description", self.description.as_ref().map(|text| text.to_string().into()));
         put("session_state", Some(self.session_state.clone()).filter(|state| !state.is_empty()).map(Value::Object));
+        let policy = Some(self.session_policy).filter(|policy| *policy != SessionPolicy::default());
+        put("session_policy", policy.map(|policy| policy.as_str().into()));
+        put("steer_to", self.steer_to.as_ref().map(|id| id.to_string().into()));
         put("input_schema", self.input_schema.as_ref().map(|schema| schema.schema.clone()));
         put("timeout_ms", self.timeout_ms.map(Value::from));
         let EventSettings { stream_executor_events, store_events, events_to_skip } = &self.events;
@@ -394,6 +403,8 @@ pub struct DefinitionBuilder {
     concurrency: Option<u32>,
     retention: Retention,
     session_state: Map<String, Value>,
+    session_policy: SessionPolicy,
+    steer_to: Option<Arc<str>>,
     input_schema: Option<InputSchema>,
     events: EventSettings,
     budgets: Vec<Budget>,
@@ -455,6 +466,20 @@ impl DefinitionBuilder {
     /// State new sessions start with; a run's own is laid over it.
     pub fn session_state(mut self, state: Map<String, Value>) -> Self {
         self.session_state = state;
+        self
+    }
+
+    /// What happens to a run that does not say itself, when its session has an unfinished one; it waits unless set. It is
+    /// no part of what runs are pinned to.
+    pub fn session_policy(mut self, policy: SessionPolicy) -> Self {
+        self.session_policy = policy;
+        self
+    }
+
+    /// The id of the agent or the team that hears messages which do not say themselves who is to hear them; the agent, or
+    /// the team's leader, that executes unless set.
+    pub fn steer_to(mut self, id: impl AsRef<str>) -> Self {
+        self.steer_to = Some(Arc::from(id.as_ref()));
         self
     }
 
@@ -608,6 +633,8 @@ impl DefinitionBuilder {
             structure: text,
             source: self.source,
             session_state: self.session_state,
+            session_policy: self.session_policy,
+            steer_to: self.steer_to,
             input_schema: self.input_schema,
             events: self.events,
             spending,

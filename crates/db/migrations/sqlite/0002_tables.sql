@@ -201,9 +201,11 @@ CREATE TABLE {T}_schedules (
     runs        INTEGER NOT NULL,
     created_at  INTEGER NOT NULL,
     updated_at  INTEGER NOT NULL,
-    text        TEXT NOT NULL -- JSON
+    text        TEXT NOT NULL, -- JSON
+    source      TEXT -- what declares it; null: somebody made it
 ) STRICT;
-CREATE UNIQUE INDEX {T}_schedules_by_name ON {T}_schedules (name, coalesce(user_id, ''));
+CREATE UNIQUE INDEX {T}_schedules_by_name ON {T}_schedules
+    (name, coalesce(user_id, ''), iif(source IS NULL, '', workflow_id));
 CREATE INDEX {T}_schedules_due ON {T}_schedules (workflow_id, next_due) WHERE next_due IS NOT NULL;
 CREATE INDEX {T}_schedules_by_workflow ON {T}_schedules (workflow_id);
 CREATE INDEX {T}_schedules_by_user ON {T}_schedules (user_id) WHERE user_id IS NOT NULL;

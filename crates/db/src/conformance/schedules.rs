@@ -18,6 +18,7 @@ fn a_schedule(id: &str, next_due: i64) -> NewSchedule {
         workflow_id: workflow_id("flow"),
         user_id: None,
         text: Arc::from(format!(r#"{{"of":"{id}"}}"#)),
+        source: None,
         next_due: second(next_due),
         replaces: false,
         at: second(1),
@@ -79,6 +80,7 @@ pub(super) async fn a_schedule_is_stored_as_it_was_given(Stores { one: db, other
         workflow_id: new.workflow_id,
         user_id: new.user_id,
         text: new.text,
+        source: None,
         next_due: Some(second(10)),
         last_due: None,
         last_run: None,
@@ -120,6 +122,28 @@ pub(super) async fn a_schedules_name_is_its_users_once(Stores { one: db, other, 
     assert!(db.delete_schedule(Access::All, Arc::from("c1")).await.expect("asking is fine"));
     assert_eq!(&*create(&*db, named("c6", "{}")).await.id, "c6");
     assert_eq!(&*create(&*db, NewSchedule { replaces: true, ..a_schedule("c7", 10) }).await.id, "c7", "none had it");
+}
+
+pub(super) async fn a_declared_schedules_name_is_its_workflows_once(Stores { one: db, other, .. }: Stores) {
+    let named = |id: &str, workflow: &str, source: Option<&str>| NewSchedule {
+        name: Arc::from("daily"),
+        workflow_id: workflow_id(workflow),
+        source: source.map(Arc::from),
+        text: Arc::from("{}"),
+        replaces: true,
+        ..a_schedule(id, 10)
+    };
+    create(&*db, named("made", "flow", None)).await;
+    create(&*other, named("c1", "flow", Some("a.yaml"))).await;
+    create(&*db, named("c2", "other", Some("b.yaml"))).await;
+    assert_eq!(listed(&*db, Access::All, ScheduleFilter::default()).await.0, ["made", "c1", "c2"]);
+    // A file may be moved.
+    let moved = create(&*other, NewSchedule { at: second(7), ..named("c3", "flow", Some("c.yaml")) }).await;
+    assert_eq!((&*moved.id, moved.source.as_deref(), moved.updated_at), ("c1", Some("c.yaml"), second(7)));
+    let made = create(&*db, NewSchedule { text: Arc::from("[]"), ..named("c4", "other", None) }).await;
+    assert_eq!((&*made.id, made.source, made.workflow_id), ("made", None, workflow_id("other")));
+    assert_eq!(schedule_of(&*db, "c1").await, moved, "what somebody makes is another one");
+    assert_eq!(schedule_of(&*db, "c2").await.source.as_deref(), Some("b.yaml"));
 }
 
 pub(super) async fn schedules_are_listed_by_creation(Stores { one: db, other, .. }: Stores) {

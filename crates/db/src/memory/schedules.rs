@@ -105,9 +105,14 @@ impl Tables {
         }
         let own = self.schedules.rows.values_mut().filter(|row| row.schedule.user_id == new.user_id);
         let (mut count, mut named) = (0, None);
+        let namespace = rules::schedule_namespace(new.source.as_deref(), &new.workflow_id);
+        let is_named = |schedule: &StoredSchedule| {
+            let own = rules::schedule_namespace(schedule.source.as_deref(), &schedule.workflow_id);
+            schedule.name == new.name && own == namespace
+        };
         for row in own {
             count += 1;
-            named = Some(row).filter(|row| row.schedule.name == new.name).or(named);
+            named = Some(row).filter(|row| is_named(&row.schedule)).or(named);
         }
         match named {
             Some(row) if rules::is_same_schedule(&row.schedule, &new) => return Ok(row.schedule.clone()),
@@ -116,6 +121,7 @@ impl Tables {
                 let schedule = &mut row.schedule;
                 schedule.next_due = schedule.next_due.map(|_| new.next_due);
                 (schedule.workflow_id, schedule.text, schedule.updated_at) = (new.workflow_id, new.text, new.at);
+                schedule.source = new.source;
                 let schedule = schedule.clone();
                 self.changes += 1;
                 self.freed(None);
@@ -130,6 +136,7 @@ impl Tables {
             workflow_id: new.workflow_id,
             user_id: new.user_id,
             text: new.text,
+            source: new.source,
             next_due: Some(new.next_due),
             last_due: None,
             last_run: None,

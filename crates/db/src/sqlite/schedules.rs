@@ -88,7 +88,7 @@ pub(super) struct ScheduleSql {
 
 /// Columns of a schedule, in the order [`read_row`] reads them.
 const SCHEDULE: &str = "SELECT c.schedule_id, c.name, c.workflow_id, c.user_id, c.text, c.next_due, c.last_due, \
-    c.last_run, c.runs, c.created_at, c.updated_at, c.seq FROM {T}_schedules c";
+    c.last_run, c.runs, c.created_at, c.updated_at, c.seq, c.source FROM {T}_schedules c";
 
 const DUE: &str =
     "FROM {T}_schedules c INDEXED BY {T}_schedules_due WHERE c.next_due IS NOT NULL AND c.workflow_id = ?1";
@@ -101,12 +101,15 @@ impl ScheduleSql {
             table: table.to_owned(),
             insert: sql(
                 "INSERT INTO {T}_schedules (schedule_id, name, workflow_id, user_id, next_due, runs, created_at, \
-                updated_at, text) VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?6, ?7)",
+                updated_at, text, source) VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?6, ?7, ?8)",
             ),
             replace: sql("UPDATE {T}_schedules SET workflow_id = ?2, next_due = iif(next_due IS NULL, NULL, ?3), \
-                updated_at = ?4, text = ?5 WHERE seq = ?1"),
+                updated_at = ?4, text = ?5, source = ?6 WHERE seq = ?1"),
             by_id: sql(&format!("{SCHEDULE} WHERE c.schedule_id = ?1 AND (?2 IS NULL OR c.user_id = ?2)")),
-            by_name: sql(&format!("{SCHEDULE} WHERE c.name = ?1 AND coalesce(c.user_id, '') = coalesce(?2, '')")),
+            by_name: sql(&format!(
+                "{SCHEDULE} WHERE c.name = ?1 AND coalesce(c.user_id, '') = coalesce(?2, '') \
+                AND iif(c.source IS NULL, '', c.workflow_id) = ?3"
+            )),
             by_seq: sql(&format!("{SCHEDULE} WHERE c.seq = ?1")),
             // Where fewer were ever created, nothing is counted.
             count: sql("SELECT iif((SELECT max(seq) FROM {T}_schedules) < ?2, 0, \
@@ -181,6 +184,7 @@ fn read_row(row: &Row<'_>) -> Result<Numbered, Fail> {
         runs: rows::count(row.get(8)?)?,
         created_at: time(9)?.unwrap_or_default(),
         updated_at: time(10)?.unwrap_or_default(),
+        source: shown(row, 12)?,
     };
     Ok(Numbered { schedule, seq: row.get(11)? })
 }
@@ -212,14 +216,16 @@ impl Tables<'_> {
         if !access.sees(user_id) {
             return Err(rules::no_schedule(&new.id).into());
         }
-        let named = first(self.connection(), &sql.by_name, params![&*new.name, user_id], read)?;
+        let namespace = rules::schedule_namespace(new.source.as_deref(), &new.workflow_id);
+        let named = first(self.connection(), &sql.by_name, params![&*new.name, user_id, namespace], read)?;
         let count = value::<Option<i64>>(self.connection(), &sql.count, params![user_id, int(SCHEDULES_MAX)])?;
         let count = count.flatten().unwrap_or_default();
         let seq = match named {
             Some(Numbered { schedule, .. }) if rules::is_same_schedule(&schedule, new) => return Ok(schedule),
             Some(Numbered { seq, .. }) if new.replaces => {
                 let (next_due, at) = (new.next_due.as_micros(), new.at.as_micros());
-                self.execute(&sql.replace, params![seq, new.workflow_id.as_str(), next_due, at, &*new.text])?;
+                let columns = params![seq, new.workflow_id.as_str(), next_due, at, &*new.text, new.source.as_deref()];
+                self.execute(&sql.replace, columns)?;
                 seq
             }
             Some(Numbered { schedule, .. }) => return Err(rules::schedule_name_taken(&schedule).into()),
@@ -232,7 +238,8 @@ impl Tables<'_> {
                     user_id,
                     new.next_due.as_micros(),
                     new.at.as_micros(),
-                    &*new.text
+                    &*new.text,
+                    new.source.as_deref()
                 ];
                 self.execute_and_number(&sql.insert, columns)?
             }
@@ -400,7 +407,7 @@ mod tests {
         let mut expected = vec![
             (sql.due.clone(), "INDEX due (workflow_id=? AND next_due>? AND next_due<?)"),
             (sql.not_due.clone(), "INDEX due (workflow_id=? AND next_due>?)"),
-            (sql.by_name.clone(), "INDEX by_name (name=? AND <expr>=?)"),
+            (sql.by_name.clone(), "INDEX by_name (name=? AND <expr>=? AND <expr>=?)"),
             (sql.ticks.clone(), "PRIMARY KEY (schedule_seq=?)"),
         ];
         for bits in 0..8 {

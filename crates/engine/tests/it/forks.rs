@@ -578,7 +578,8 @@ async fn what_is_tried_again_is_no_message_and_stops_nobody() {
         });
         let definition = workflow([append("before", &Calls::default()), work]);
         let engine = engine(&db, &definition).await;
-        let in_session = |text: &str, policy| Submit { session_id: Some("s".to_owned()), policy, ..input(text) };
+        let in_session =
+            |text: &str, policy| Submit { session_id: Some("s".to_owned()), policy: Some(policy), ..input(text) };
         let run = engine.submit(&definition.id, in_session("first", policy)).await.unwrap();
         assert_eq!(ended(&run).await.status, RunStatus::Error);
         fails.store(false, Ordering::SeqCst);

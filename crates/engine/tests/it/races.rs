@@ -59,7 +59,7 @@ async fn trial(seed: u64) {
                 run_id: Some(format!("r{number}")),
                 session_id: Some("s".to_owned()),
                 idempotency_key: Some(format!("r{number}")),
-                policy,
+                policy: Some(policy),
                 ..Submit::default()
             };
             match engine.submit(&id, submit).await {

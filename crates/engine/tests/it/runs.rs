@@ -3,8 +3,8 @@
 use crate::stage::{Calls, append, engine, engine_with, input, slow, workflow};
 use outlive_core::port::{Access, CancelIntent, LogStore, RunStore, SessionPolicy, SessionStore, StepContext};
 use outlive_core::{
-    Attachments, EventKind, Failure, FailureKind, OnError, Retry, RunId, RunStatus, SessionId, Step, StepInput,
-    Timestamp,
+    Attachments, Definition, EventKind, Failure, FailureKind, OnError, Retry, RunId, RunStatus, SessionId, Step,
+    StepInput, Timestamp,
 };
 use outlive_db::InMemoryDb;
 use outlive_engine::testing::{broken_invariants, read_log, row_equals_fold};
@@ -138,7 +138,7 @@ async fn a_busy_session_refuses_or_runs_in_parallel_when_asked_to() {
     let db = InMemoryDb::new();
     let definition = workflow([slow("a", Duration::from_secs(9))]);
     let engine = engine(&db, &definition).await;
-    let ask = |policy| Submit { session_id: Some("s".to_owned()), policy, ..input("hi") };
+    let ask = |policy| Submit { session_id: Some("s".to_owned()), policy: Some(policy), ..input("hi") };
     let start = Instant::now();
     let first = engine.submit(&definition.id, ask(SessionPolicy::Queue)).await.unwrap();
     let refused = engine.submit(&definition.id, ask(SessionPolicy::Reject)).await;
@@ -150,6 +150,41 @@ async fn a_busy_session_refuses_or_runs_in_parallel_when_asked_to() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_workflow_says_what_a_busy_session_does_with_runs_that_say_nothing() {
+    let db = InMemoryDb::new();
+    let with = |policy| {
+        let builder = Definition::builder("Slow").step(slow("a", Duration::from_secs(9)));
+        Arc::new(builder.session_policy(policy).steer_to("desk").build().unwrap())
+    };
+    let definition = with(SessionPolicy::Reject);
+    let engine = engine(&db, &definition).await;
+    let options = async |id: &RunId| db.run(Access::All, id.clone()).await.unwrap().unwrap().request_options().unwrap();
+    let ask = |policy| Submit { session_id: Some("s".to_owned()), policy, ..input("hi") };
+    let first = engine.submit(&definition.id, ask(None)).await.unwrap();
+    let refused = engine.submit(&definition.id, ask(None)).await;
+    assert!(matches!(refused, Err(Error::SessionBusy(_))), "{refused:?}");
+    let beside = engine.submit(&definition.id, ask(Some(SessionPolicy::Parallel))).await.unwrap();
+    assert_eq!(options(beside.run_id()).await.policy, SessionPolicy::Parallel, "a request may say otherwise");
+
+    // A run is accepted with what its workflow says then, and keeps that.
+    let changed = with(SessionPolicy::Interrupt);
+    assert_eq!(changed.hash, definition.hash, "runs are not pinned to it");
+    engine.register(changed);
+    let second = engine.submit(&definition.id, ask(None)).await.unwrap();
+    assert_eq!(first.wait().await.unwrap().status, RunStatus::Cancelled);
+    assert_eq!(second.wait().await.unwrap().status, RunStatus::Completed);
+    assert_eq!(options(first.run_id()).await.policy, SessionPolicy::Reject);
+    assert_eq!(options(second.run_id()).await.policy, SessionPolicy::Interrupt);
+    engine.register(with(SessionPolicy::Steer));
+    let message = engine.submit(&definition.id, ask(None)).await.unwrap();
+    assert_eq!(options(message.run_id()).await.steer_to.as_deref(), Some("desk"));
+
+    // In a session of its own there is nothing to say, and nothing is kept of it.
+    let alone = engine.submit(&definition.id, input("hi")).await.unwrap();
+    assert!(db.run(Access::All, alone.run_id().clone()).await.unwrap().unwrap().options.is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_run_that_is_started_again_keeps_what_it_was_asked_and_names_the_first() {
     let db = InMemoryDb::new();
     let definition = workflow([append("a", &Calls::default())]);
@@ -158,7 +193,7 @@ async fn a_run_that_is_started_again_keeps_what_it_was_asked_and_names_the_first
     let stored = async |id: &RunId| db.run(Access::All, id.clone()).await.unwrap().unwrap();
     let asked = Submit {
         session_id: Some("s".to_owned()),
-        policy: SessionPolicy::Parallel,
+        policy: Some(SessionPolicy::Parallel),
         attachments: attachments.clone(),
         idempotency_key: Some("k".to_owned()),
         ..input("hi")
@@ -170,7 +205,7 @@ async fn a_run_that_is_started_again_keeps_what_it_was_asked_and_names_the_first
     let again = Submit::again(&run).unwrap();
     assert_eq!(
         (again.policy, &again.attachments, &again.input),
-        (SessionPolicy::Parallel, &attachments, &Some(json!("hi")))
+        (Some(SessionPolicy::Parallel), &attachments, &Some(json!("hi")))
     );
     let key = Some("again".to_owned());
     let second = engine.submit(&definition.id, Submit { idempotency_key: key.clone(), ..again.clone() }).await.unwrap();

@@ -93,7 +93,7 @@ fn build(steps: impl IntoIterator<Item = Step>) -> Arc<Definition> {
 }
 
 fn asks(text: &str, policy: SessionPolicy) -> Submit {
-    Submit { session_id: Some("s".to_owned()), policy, ..input(text) }
+    Submit { session_id: Some("s".to_owned()), policy: Some(policy), ..input(text) }
 }
 
 async fn ended(run: &RunHandle) -> WorkflowRunOutput {

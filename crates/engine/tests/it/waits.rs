@@ -129,7 +129,7 @@ async fn a_run_says_which_run_of_its_session_it_is_behind_and_why_that_one_is_no
     let engine = engine(&db, &definition).await;
     let first = engine.submit(&definition.id, in_session("hi", "s")).await.unwrap();
     let second = engine.submit(&definition.id, in_session("hi", "s")).await.unwrap();
-    let beside = Submit { policy: SessionPolicy::Parallel, ..in_session("hi", "s") };
+    let beside = Submit { policy: Some(SessionPolicy::Parallel), ..in_session("hi", "s") };
     let beside = engine.submit(&definition.id, beside).await.unwrap();
     settle().await;
     let told = why(&db, second.run_id(), now()).await;

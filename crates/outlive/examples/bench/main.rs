@@ -23,6 +23,8 @@
 //! bench Q1 --n 100000           that many runs that wait for people: memory, and how soon an answer shows
 //! bench T1 --n 10000 --seconds 60 that many schedules due in a minute: lateness of their runs; --processes N on one file
 //! bench S3 --runs 350000         lists over HTTP, in a file with that many runs
+//! bench F1 --n 20               `outlive run FILE`, that many times: from its start to its first accepted run
+//! bench F2 --n 1000             loads that many workflow files
 //! bench beside                  AgentOS and our server in turn, --rounds 3 times, as a table; --figures names some of
 //!                               throughput,memory,polls,start,kill; sizes by --n, --waiting, --past, --polls, --killed
 //! bench raw                     the same disk's limit: bare SQLite commits, single and grouped
@@ -32,6 +34,7 @@
 
 mod beside;
 mod disk;
+mod files;
 mod growth;
 mod limited;
 mod lists;
@@ -54,6 +57,8 @@ fn main() {
     match arguments.workload.as_str() {
         "table" => table::print(&arguments),
         "raw" => raw::print(),
+        "F1" => files::first_run(&arguments),
+        "F2" => files::load(&arguments),
         "G2" => growth::items(&arguments),
         "Q1" => people::paused(&arguments),
         "serve" | "L1" | "R1" | "R1-process" | "D1" | "D2" | "G1" | "G3" | "G4" | "map" | "desk" | "T1" | "ticker"

@@ -35,6 +35,7 @@ pub(crate) fn print(arguments: &Arguments) {
     let d2 = workload(&["D2"]);
     let q1 = workload(&["Q1"]);
     let t1 = workload(&["T1"]);
+    let [f1, f2] = ["F1", "F2"].map(|name| workload(&[name]));
     let [g1, g2, g3, g4] = ["G1", "G2", "G3", "G4"].map(|name| workload(&[name]));
     println!("| figure | measured | target | measured beside it |\n| --- | --- | --- | --- |");
     let row = |figure: &str, measured: String, target: &str, beside: String| {
@@ -221,6 +222,18 @@ pub(crate) fn print(arguments: &Arguments) {
         format!("{} ms", get(&s2, "/accepted_ms")),
         "< 50 ms",
         "over HTTP, the store's creation included".into(),
+    );
+    row(
+        "`outlive run FILE`, start to first accepted run, p50",
+        format!("{} ms", get(&f1, "/accepted/p50_ms")),
+        "≤ 50 ms",
+        format!("the store's creation included; p99 {} ms", get(&f1, "/accepted/p99_ms")),
+    );
+    row(
+        "1,000 workflow files load",
+        format!("{} s", shown(figure(&f2, "/loaded_ms") / 1e3)),
+        "≤ 1 s",
+        format!("a thousand workflows; of that reading {} s", shown(figure(&f2, "/read_ms") / 1e3)),
     );
     for (list, path) in
         [("the newest 50 of 350,000 runs", "/api/runs?limit=50"), ("their newest 20 sessions", "/sessions")]

@@ -472,7 +472,7 @@ impl Client {
                 Err(ClientError::NotFound(Refusal::of(404, "schedule_not_found", "no schedule has this name")))
             }
             (Some(_), Some(_)) => {
-                let why = "several users have a schedule with this name: give its id";
+                let why = "there are several schedules with this name: give the id of one";
                 Err(ClientError::Invalid(Refusal::of(422, "invalid_schedule", why)))
             }
         }

@@ -141,7 +141,7 @@ impl Submission {
         self
     }
 
-    /// What to do when the session has an unfinished run; wait for it unless set.
+    /// What to do when the session has an unfinished run; as its workflow says unless set.
     pub fn session_policy(mut self, policy: SessionPolicy) -> Self {
         self.session_policy = Some(policy);
         self
@@ -648,6 +648,8 @@ pub(super) struct ScheduleShape {
     user_id: Option<Arc<str>>,
     #[serde(flatten)]
     spec: ScheduleSpec,
+    #[serde(default)]
+    source: Option<Arc<str>>,
     #[serde(default, deserialize_with = "instant_if_any")]
     next_due: Option<Timestamp>,
     #[serde(default, deserialize_with = "instant_if_any")]
@@ -670,6 +672,7 @@ impl From<ScheduleShape> for Schedule {
             workflow_id: shape.workflow_id,
             user_id: shape.user_id,
             spec: shape.spec,
+            source: shape.source,
             next_due: shape.next_due,
             last_due: shape.last_due,
             last_run: shape.last_run_id,

@@ -18,8 +18,8 @@ use outlive_agent::{Agent, Team, WorkflowAgent};
 use outlive_core::cel::Scope;
 use outlive_core::{
     Block, Budget, BudgetScope, BudgetUnit, Cel, CelError, Condition, Definition, DefinitionBuilder, DefinitionSource,
-    ExecutorKind, Failure, FailureKind, ForEach, Function, HumanReview, InputSchema, Loop, Parallel, Prices, Retry,
-    Router, Step, Steps, UserInputField, slug,
+    ExecutorKind, Failure, FailureKind, ForEach, Function, HumanReview, InputSchema, Loop, Parallel, Prices, Retention,
+    Retry, Router, Step, Steps, UserInputField, slug,
 };
 use outlive_engine::{CatchUp, CreateSchedule, Overlap, ScheduleSpec};
 use serde_json::{Map, Value};
@@ -94,7 +94,7 @@ pub(super) fn workflow_id(key: &str, workflow: &syntax::Workflow) -> String {
 
 /// A declared schedule as the engine takes it.
 pub(super) fn schedule(name: &str, declared: &syntax::Schedule) -> CreateSchedule {
-    let unset = ScheduleSpec::new(&declared.cron);
+    let unset = ScheduleSpec::new(declared.cron.trim());
     let catch_up = CatchUp::ALL.into_iter().find(|one| declared.catch_up.as_deref() == Some(one.as_str()));
     let overlap = Overlap::ALL.into_iter().find(|one| declared.overlap.as_deref() == Some(one.as_str()));
     let spec = ScheduleSpec {
@@ -107,7 +107,7 @@ pub(super) fn schedule(name: &str, declared: &syntax::Schedule) -> CreateSchedul
         concurrency_key: declared.concurrency_key.clone(),
         ..unset
     };
-    CreateSchedule { name: Some(name.to_owned()), spec, user_id: None, replaces: true }
+    CreateSchedule { name: Some(name.to_owned()), replaces: true, ..CreateSchedule::new(spec) }
 }
 
 /// Something named that is built once, and that nobody can build while it is being built.
@@ -260,6 +260,21 @@ impl<'a> Build<'a> {
         if let Some(most) = said.concurrency {
             builder = builder.concurrency(most);
         }
+        if let Some(policy) = said.session_policy {
+            builder = builder.session_policy(policy);
+        }
+        if let Some(name) = &said.steer_to
+            && let Some(id) = self.id_of(name, self.value(&[&path[..], &["steer_to"]].concat()))
+        {
+            builder = builder.steer_to(id.as_str());
+        }
+        if let Some(said) = &said.retention {
+            builder = builder.retention(Retention {
+                max_age: said.max_age.map(|Span(age)| age),
+                max_runs: said.max_runs,
+                ..Retention::new()
+            });
+        }
         if let Some(history) = &said.history {
             builder = builder.add_workflow_history_to_steps(true);
             if let Some(runs) = history.runs {
@@ -280,6 +295,21 @@ impl<'a> Build<'a> {
                 let mut agent = WorkflowAgent::new(model).instructions(leader.instructions.all());
                 if let Some(name) = &leader.name {
                     agent = agent.name(name);
+                }
+                if let Some(id) = &leader.id {
+                    agent = agent.id(id);
+                }
+                if let Some(turns) = leader.turns_max {
+                    agent = agent.turns_max(turns);
+                }
+                if let Some(wanted) = leader.stream {
+                    agent = agent.stream(wanted);
+                }
+                if let Some(said) = &leader.retry {
+                    agent = agent.retry(retry(said));
+                }
+                if let Some(Span(longest)) = leader.timeout {
+                    agent = agent.timeout(longest);
                 }
                 if let Some(runs) = leader.history.as_ref().and_then(|history| history.runs) {
                     agent = agent.num_history_runs(runs);

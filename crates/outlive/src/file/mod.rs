@@ -11,6 +11,7 @@
 mod build;
 mod call;
 mod fit;
+mod schedules;
 mod schema;
 mod syntax;
 mod yaml;
@@ -25,12 +26,13 @@ use outlive_agent::tool::{IntoTools, Tool};
 use outlive_core::port::Db;
 use outlive_core::{Definition, DefinitionSource, Registry};
 use outlive_engine::CreateSchedule;
+pub use schedules::FileSchedules;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use syntax::{Document, Named};
 use yaml::{At, Misread};
 
@@ -67,7 +69,14 @@ pub struct File {
     node: Arc<yaml::Node>,
     settings: Settings,
     db: Option<Arc<dyn Db>>,
+    /// The folder that it was found in.
+    folder: Option<Arc<Path>>,
+    /// What it comes to with these settings, once somebody has asked.
+    built: Arc<OnceLock<Built>>,
 }
+
+/// Definitions, and what is wrong with them or missing for them.
+type Built = (Vec<Arc<Definition>>, Vec<(Misread, FileProblemKind)>);
 
 /// What the program gives a file. Shared with the definitions made of it, so that older texts are read with it too.
 #[derive(Clone, Default)]
@@ -103,7 +112,7 @@ struct Stored {
     text: String,
 }
 
-/// A schedule that a file declares: create it once its workflow is served.
+/// A schedule that a file declares; [`File::declare_schedules`] creates it.
 #[derive(Clone, Debug)]
 pub struct FileSchedule {
     /// The workflow's definition.
@@ -132,22 +141,9 @@ impl File {
     /// As [`File::read`], of all files together.
     pub fn read_all(folder: impl AsRef<Path>) -> Result<Vec<Self>> {
         let folder = folder.as_ref();
-        let name = folder.display().to_string();
-        let wrong = |path: &Path, message: String| {
-            let kind = FileProblemKind::Invalid;
-            FileProblem { kind, file: path.display().to_string(), line: 1, column: 1, message }
-        };
         let (mut files, mut problems) = (Vec::new(), Vec::new());
-        let paths = yaml_files(folder)
-            .map_err(|error| InvalidFile { problems: vec![wrong(folder, format!("it cannot be read: {error}"))] })?;
-        let home = folder.canonicalize().ok();
-        for path in paths {
-            // A link may lead anywhere: to a device, or to somebody else's file.
-            if path.canonicalize().ok().zip(home.as_ref()).is_none_or(|(real, home)| !real.starts_with(home)) {
-                problems.push(wrong(&path, format!("it leads out of {name}: copy it there, or name it itself")));
-                continue;
-            }
-            match Self::read(&path) {
+        for path in yaml_files(folder).map_err(|error| unlisted(folder, &error))? {
+            match Self::read_in(folder, &path) {
                 Ok(file) => files.push(file),
                 Err(crate::Error::File(invalid)) => problems.extend(invalid.problems),
                 Err(other) => return Err(other),
@@ -157,6 +153,32 @@ impl File {
             problems.push(wrong(folder, "it has no file that ends in .yaml or .yml".to_owned()));
         }
         if problems.is_empty() { Ok(files) } else { Err(InvalidFile { problems }.into()) }
+    }
+
+    /// The paths of the files that [`File::read_all`] reads.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn list(folder: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+        let folder = folder.as_ref();
+        Ok(yaml_files(folder).map_err(|error| unlisted(folder, &error))?)
+    }
+
+    /// Reads a file as one of a folder: as [`File::read_all`] reads each.
+    ///
+    /// # Errors
+    /// As [`File::read`], and when it is a link that leads out of the folder.
+    pub fn read_in(folder: impl AsRef<Path>, path: impl AsRef<Path>) -> Result<Self> {
+        let (folder, path) = (folder.as_ref(), path.as_ref());
+        let home = folder.canonicalize().ok();
+        // A link may lead anywhere: to a device, or to somebody else's file.
+        if path.canonicalize().ok().zip(home.as_ref()).is_none_or(|(real, home)| !real.starts_with(home)) {
+            let name = folder.display();
+            let problem = wrong(path, format!("it leads out of {name}: copy it there, or name it itself"));
+            return Err(InvalidFile { problems: vec![problem] }.into());
+        }
+        let file = Self::read(path)?;
+        Ok(Self { folder: home.map(Arc::from), ..file })
     }
 
     /// Reads a text and checks its shape; `name` is what problems call it.
@@ -177,7 +199,9 @@ impl File {
         match document {
             Ok(document) => {
                 let (document, node) = (Arc::new(document), Arc::new(node));
-                Ok(Self { name, text, document, node, settings: Settings::default(), db: None })
+                let settings = Settings::default();
+                let (folder, built) = (None, Arc::default());
+                Ok(Self { name, text, document, node, settings, db: None, folder, built })
             }
             Err(own) => {
                 let all = misread.into_iter().chain(Some(own).filter(|own| !own.message.is_empty()));
@@ -188,54 +212,50 @@ impl File {
 
     /// Functions, agents and teams that the file names and does not have itself.
     #[must_use]
-    pub fn functions(mut self, registry: Registry) -> Self {
-        self.settings.registry = registry;
-        self
+    pub fn functions(self, registry: Registry) -> Self {
+        self.with(|settings| settings.registry = registry)
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(&mut self.settings);
+        Self { built: Arc::default(), ..self }
     }
 
     /// A model under a name of its own: `demo`, for example.
     #[must_use]
-    pub fn model(mut self, name: impl Into<String>, model: impl IntoModel) -> Self {
-        if let Ok(model) = model.into_model() {
-            self.settings.models.insert(name.into(), model);
-        }
-        self
+    pub fn model(self, name: impl Into<String>, model: impl IntoModel) -> Self {
+        self.with(|settings| settings.models.extend(model.into_model().ok().map(|model| (name.into(), model))))
     }
 
     /// A model with settings under a name of its own, as a file has them under `models`. It is stored with the runs of the
     /// workflows that use it.
     #[must_use]
-    pub fn model_profile(mut self, name: impl Into<String>, profile: ModelProfile) -> Self {
-        self.settings.profiles.insert(name.into(), profile);
-        self
+    pub fn model_profile(self, name: impl Into<String>, profile: ModelProfile) -> Self {
+        self.with(|settings| drop(settings.profiles.insert(name.into(), profile)))
     }
 
     /// Tools under a name of their own, for agents and teams that name it.
     #[must_use]
-    pub fn tools(mut self, name: impl Into<String>, tools: impl IntoTools) -> Self {
-        self.settings.tools.insert(name.into(), tools.into_tools());
-        self
+    pub fn tools(self, name: impl Into<String>, tools: impl IntoTools) -> Self {
+        self.with(|settings| drop(settings.tools.insert(name.into(), tools.into_tools())))
     }
 
     /// Takes the place of every model that the file names.
     #[must_use]
-    pub fn every_model(mut self, name: impl Into<String>) -> Self {
-        self.settings.model = Some(name.into());
-        self
+    pub fn every_model(self, name: impl Into<String>) -> Self {
+        self.with(|settings| settings.model = Some(name.into()))
     }
 
     /// Which addresses its HTTP calls may ask; unless set, those that [`Outbound::default`] allows.
     #[must_use]
-    pub fn outbound(mut self, outbound: Outbound) -> Self {
-        self.settings.outbound = outbound;
-        self
+    pub fn outbound(self, outbound: Outbound) -> Self {
+        self.with(|settings| settings.outbound = outbound)
     }
 
     /// Lets it run programs of this machine; it must not unless set.
     #[must_use]
-    pub fn allow_commands(mut self, allowed: bool) -> Self {
-        self.settings.allows_commands = allowed;
-        self
+    pub fn allow_commands(self, allowed: bool) -> Self {
+        self.with(|settings| settings.allows_commands = allowed)
     }
 
     /// Keeps runs here, whatever the file says.
@@ -253,9 +273,8 @@ impl File {
 
     /// For looking at what it defines: keys, functions and permissions may be missing, and nothing of it can be executed.
     #[must_use]
-    pub fn inspect(mut self) -> Self {
-        self.settings.inspects = true;
-        self
+    pub fn inspect(self) -> Self {
+        self.with(|settings| settings.inspects = true)
     }
 
     /// What it was called when it was read.
@@ -285,10 +304,10 @@ impl File {
     /// # Errors
     /// [`InvalidFile`] with everything that is wrong, or missing here.
     pub fn definitions(&self) -> Result<Vec<Arc<Definition>>> {
-        let (built, problems) = self.build(None);
+        let (built, problems) = self.whole();
         match problems.is_empty() {
-            true => Ok(built),
-            false => Err(invalid(&self.name, problems).into()),
+            true => Ok(built.clone()),
+            false => Err(invalid(&self.name, problems.iter().cloned()).into()),
         }
     }
 
@@ -298,9 +317,13 @@ impl File {
     /// # Errors
     /// As [`File::definitions`], and when nothing is called this.
     pub fn definition(&self, key: &str) -> Result<Arc<Definition>> {
-        let (_, whole) = self.build(None);
+        let (built, whole) = self.whole();
         if whole.iter().any(|(_, kind)| *kind == FileProblemKind::Invalid) {
-            return Err(invalid(&self.name, whole).into());
+            return Err(invalid(&self.name, whole.iter().cloned()).into());
+        }
+        let place = self.document.workflows.keys().position(|known| known == key).filter(|_| whole.is_empty());
+        if let Some(definition) = place.and_then(|place| built.get(place)) {
+            return Ok(definition.clone());
         }
         let (mut built, mut problems) = self.build(Some(key));
         match built.pop() {
@@ -338,11 +361,13 @@ impl File {
     /// As [`File::definitions`].
     pub fn schedules(&self) -> Result<Vec<FileSchedule>> {
         let definitions = self.definitions()?;
+        let source = Some(self.place());
         let declared = self.document.workflows.values().zip(definitions);
         let each = declared.flat_map(|(workflow, definition)| {
+            let source = source.clone();
             workflow.schedules.iter().map(move |(name, schedule)| FileSchedule {
                 workflow: definition.clone(),
-                create: build::schedule(name, schedule),
+                create: CreateSchedule { source: source.clone(), ..build::schedule(name, schedule) },
             })
         });
         Ok(each.collect())
@@ -356,20 +381,25 @@ impl File {
     /// The models of the program's settings that the file names, whichever of its workflows uses them: each is stored with
     /// the same, so that it is read again as the same.
     fn used_profiles(&self) -> Named<Value> {
-        let named = self.node.texts_under(&["model", "fallbacks", "fallback", "summarize"]);
+        let named = self.node.texts_under(&["model", "fallbacks", "summarize"]);
         let mut names: Vec<&str> = self.settings.model.as_deref().into_iter().chain(named).collect();
         let mut used = Named::new();
         while let Some(name) = names.pop() {
             let is_own = self.document.models.contains_key(name);
             let Some(profile) = self.settings.profiles.get(name).filter(|_| !is_own) else { continue };
             if used.insert(name.to_owned(), plain(profile)).is_none() {
-                names.extend(profile.fallback.iter().map(String::as_str));
+                names.extend(profile.fallbacks.iter().map(String::as_str));
             }
         }
         used
     }
 
-    fn build(&self, only: Option<&str>) -> (Vec<Arc<Definition>>, Vec<(Misread, FileProblemKind)>) {
+    /// All of it, built once.
+    fn whole(&self) -> &Built {
+        self.built.get_or_init(|| self.build(None))
+    }
+
+    fn build(&self, only: Option<&str>) -> Built {
         let models = self.used_profiles();
         let source = |workflow: &str| {
             let stored = Stored {
@@ -396,6 +426,16 @@ impl std::fmt::Debug for File {
 /// A file's name without its folder: where it is has no part in what it means.
 fn short(name: &str) -> &str {
     Path::new(name).file_name().and_then(|name| name.to_str()).unwrap_or(name)
+}
+
+/// A problem of a whole file, or of a folder.
+fn wrong(path: &Path, message: String) -> FileProblem {
+    let kind = FileProblemKind::Invalid;
+    FileProblem { kind, file: path.display().to_string(), line: 1, column: 1, message }
+}
+
+fn unlisted(folder: &Path, error: &std::io::Error) -> InvalidFile {
+    InvalidFile { problems: vec![wrong(folder, format!("it cannot be read: {error}"))] }
 }
 
 fn plain(profile: &ModelProfile) -> Value {

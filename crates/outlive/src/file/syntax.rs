@@ -5,6 +5,7 @@
 
 use outlive_agent::TeamMode;
 use outlive_agent::model::ModelProfile;
+use outlive_core::port::SessionPolicy;
 use outlive_core::{FieldType, OnError, OnReject, OnTimeout, ToolEffect};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
@@ -229,6 +230,8 @@ macro_rules! thinker {
             pub(super) history: Option<History>,
             /// Whether its system message ends with the session's state
             pub(super) session_state: Option<bool>,
+            /// Whether {name} in what it is told stands for what the session's state has under that name; it does unless said
+            pub(super) resolve_in_context: Option<bool>,
             /// How patiently a model call is repeated
             pub(super) retry: Option<Retry>,
             /// How long one attempt at a model call may take
@@ -297,6 +300,13 @@ pub(super) struct Workflow {
     /// What the state of new sessions starts with
     #[serde(default)]
     pub(super) session_state: Map<String, Value>,
+    /// What happens to a run that does not say itself, when its session has an unfinished one; queue unless said
+    #[schemars(with = "Option<String>", extend("enum" = ["queue", "reject", "parallel", "interrupt", "steer"]))]
+    pub(super) session_policy: Option<SessionPolicy>,
+    /// The agent or team that hears what is sent to a run with steer, by its name in the file; whoever executes unless said
+    pub(super) steer_to: Option<String>,
+    /// How long runs that have ended are kept, beside what the settings say
+    pub(super) retention: Option<Retention>,
     /// Shows steps what earlier runs of the session were asked and came to
     pub(super) history: Option<WorkflowHistory>,
     /// What runs may use
@@ -307,6 +317,16 @@ pub(super) struct Workflow {
     /// When runs are made by themselves, while a process serves the file
     #[serde(default)]
     pub(super) schedules: Named<Schedule>,
+}
+
+/// How long runs that have ended are kept: one goes as soon as either limit does not keep it
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Retention {
+    /// Those that ended longer ago go
+    pub(super) max_age: Option<Span>,
+    /// Those accepted last stay, this many
+    pub(super) max_runs: Option<u64>,
 }
 
 /// What of earlier runs of the session steps see
@@ -349,12 +369,23 @@ pub(super) struct Leader {
     pub(super) model: Option<String>,
     /// Its name; Workflow Agent unless said
     pub(super) name: Option<String>,
+    /// Its id; made from the name unless said
+    pub(super) id: Option<String>,
     /// What it is told besides how to lead
     #[serde(default)]
     #[schemars(with = "Option<OneOrMany>")]
     pub(super) instructions: Lines,
-    /// What it sees of earlier runs of the session; 5 runs unless said
+    /// What it sees of earlier runs of the session; 5 runs unless said, none with 0
     pub(super) history: Option<History>,
+    /// Model calls in one run, at most; 50 unless said
+    #[schemars(range(min = 1))]
+    pub(super) turns_max: Option<u32>,
+    /// Whether its answer is streamed; it is unless said
+    pub(super) stream: Option<bool>,
+    /// How patiently a model call is repeated
+    pub(super) retry: Option<Retry>,
+    /// How long one attempt at a model call may take
+    pub(super) timeout: Option<Span>,
 }
 
 /// What may be used, and by whom together

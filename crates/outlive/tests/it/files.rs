@@ -144,6 +144,60 @@ fn every_thing_that_a_file_can_say_is_read() {
 }
 
 #[test]
+fn a_file_says_what_a_busy_session_does_and_how_long_runs_are_kept() {
+    let built = definitions(EVERYTHING);
+    let everything = built.iter().find(|built| &*built.name == "Everything").unwrap();
+    assert_eq!(everything.session_policy, SessionPolicy::Steer);
+    assert_eq!(everything.steer_to.as_deref(), Some("desk"), "the id of the team");
+    let kept = everything.retention;
+    assert_eq!((kept.max_age, kept.max_runs), (Some(Duration::from_secs(30 * 86_400)), Some(1000)));
+    for policy in SessionPolicy::ALL {
+        let text = with_steps("      - { step: A, agent: a }\n    session_policy: POLICY\n");
+        let built = definitions(&text.replace("POLICY", policy.as_str())).remove(0);
+        assert_eq!(built.session_policy, policy);
+    }
+    let wrong = with_steps("      - { step: A, agent: a }\n    session_policy: intterupt\n    steer_to: wrtier\n");
+    let said = problems(&wrong);
+    assert!(said.contains("\"intterupt\" is not known: did you mean \"interrupt\"?"), "{said}");
+    let said = problems(&wrong.replace("intterupt", "interrupt").replace("wrtier", "b"));
+    assert!(said.contains("unknown agent or team \"b\": did you mean \"a\"?"), "{said}");
+}
+
+#[tokio::test]
+async fn requests_of_a_busy_session_go_by_what_the_file_says() {
+    let text = with_steps(
+        "      - { step: Wait, function: clean_text, review: { confirm: Go on? } }\n    session_policy: reject\n",
+    );
+    let file = File::parse("x.yaml", text).unwrap().functions(registry()).model("demo", ScriptedModel::replies([]));
+    let workflow = file.db(InMemoryDb::new()).workflows().unwrap().remove(0);
+    let first = workflow.run("x").session_id("ada").background().await.unwrap();
+    let refused = workflow.run("y").session_id("ada").background().await.unwrap_err().to_string();
+    assert!(refused.contains("ada"), "{refused}");
+    let next = workflow.run("y").session_id("ada").session_policy(SessionPolicy::Queue).background().await.unwrap();
+    assert_ne!(first.run_id(), next.run_id());
+    workflow.run("z").session_id("ada").interrupt().background().await.unwrap();
+    assert_eq!(first.wait().await.unwrap().status, RunStatus::Cancelled);
+    workflow.shutdown().await.unwrap();
+}
+
+#[test]
+fn models_that_stand_in_have_one_word() {
+    let text = "\
+version: 1
+models: { fast: { model: demo, fallback: [demo] } }
+agents: { a: { model: fast, fallback: [demo] } }
+workflows: { w: { steps: [{ step: A, agent: a }] } }
+";
+    let said = problems(text);
+    assert_eq!(
+        said,
+        "x.yaml:2:32: unknown key \"fallback\": did you mean \"fallbacks\"?\n\
+         x.yaml:3:29: unknown key \"fallback\": did you mean \"fallbacks\"?"
+    );
+    assert_eq!(definitions(&text.replace("fallback", "fallbacks")).len(), 1);
+}
+
+#[test]
 fn files_fit_the_schema_that_editors_are_given() {
     let schema = File::schema();
     assert_eq!(schema["title"], "outlive workflow file");
@@ -390,6 +444,78 @@ fn what_is_missing_here_is_told_apart_from_what_is_wrong() {
         "{missing}"
     );
     assert_eq!(file.inspect().definitions().unwrap().len(), 1);
+}
+
+// The schedules that files declare.
+
+/// A file with this one workflow and these schedules.
+fn scheduled(workflow: &str, schedules: &str) -> File {
+    let workflow = format!("{workflow}: {{ steps: [{{ step: A, agent: a }}], schedules: {{ {schedules} }} }}");
+    let text = format!("version: 1\nmodel: demo\nagents: {{ a: {{}} }}\nworkflows: {{ {workflow} }}\n");
+    let file = File::parse(format!("{}.yaml", &text.len()), text).unwrap_or_else(|error| panic!("{error}"));
+    file.model("demo", ScriptedModel::replies([]))
+}
+
+/// As `name of workflow: times`, in order, what is declared marked with a star.
+async fn all_schedules(engine: &outlive::Engine) -> Vec<String> {
+    let page = engine.reader().schedules(outlive::core::port::ScheduleFilter::default()).await.unwrap();
+    let line = |schedule: &outlive::engine::Schedule| {
+        let mark = if schedule.source.is_some() { "*" } else { "" };
+        format!("{mark}{} of {}: {}", schedule.name, schedule.workflow_id, schedule.spec.cron)
+    };
+    let mut all: Vec<_> = page.schedules.iter().map(line).collect();
+    all.sort();
+    all
+}
+
+#[tokio::test]
+async fn schedules_become_what_files_say_however_often_and_wherever_they_are_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("runs.db");
+    let engine = async |file: &File| {
+        let db: Arc<dyn Db> = Arc::new(SqliteDb::new(&path));
+        let engine = outlive::Engine::builder(db).workflow(file.definitions().unwrap().remove(0));
+        engine.start().await.unwrap()
+    };
+    let old = "daily: { cron: '0 3 * * *' }, weekly: { cron: '0 3 * * MON' }, monthly: { cron: '@monthly' }";
+    let new = "daily: { cron: '0 4 * * *' }, yearly: { cron: '@yearly' }, monthly: { cron: '@monthly' }";
+    let read = |schedules: &str| {
+        let text = scheduled("a", schedules).text().clone();
+        File::parse("a.yaml", text).unwrap().model("demo", ScriptedModel::replies([]))
+    };
+    let (one, other) = (engine(&read(old)).await, engine(&scheduled("b", "daily: { cron: '@hourly' }")).await);
+    File::declare_schedules(&other, &[scheduled("b", "daily: { cron: '@hourly' }")]).await.unwrap();
+    let made = outlive::engine::CreateSchedule {
+        name: Some("daily".to_owned()),
+        ..outlive::engine::CreateSchedule::new(outlive::engine::ScheduleSpec::new("@daily"))
+    };
+    let id = read(old).definitions().unwrap()[0].id.clone();
+    one.create_schedule(&id, made).await.unwrap();
+    let expected =
+        ["*daily of a: 0 4 * * *", "*daily of b: @hourly", "*monthly of a: @monthly", "*yearly of a: @yearly"];
+    let expected: Vec<_> = expected.into_iter().map(str::to_owned).chain(["daily of a: @daily".to_owned()]).collect();
+    // Whoever loads a file may go away at any time.
+    for polls in 0..40 {
+        File::declare_schedules(&one, &[read(old)]).await.unwrap();
+        let files = [read(new)];
+        let mut declaring = std::pin::pin!(File::declare_schedules(&one, &files));
+        for _ in 0..polls {
+            if futures::poll!(declaring.as_mut()).is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        // Two at once, in different processes.
+        let (first, second) = (engine(&files[0]).await, [read(new)]);
+        let both = tokio::join!(File::declare_schedules(&first, &second), File::declare_schedules(&one, &files));
+        both.0.and(both.1).unwrap_or_else(|error| panic!("{polls}: {error}"));
+        assert_eq!(all_schedules(&one).await, expected, "{polls}");
+        let again = File::declare_schedules(&first, &second).await.unwrap();
+        assert!(again.created.is_empty() && again.changed.is_empty() && again.deleted.is_empty(), "{again:?}");
+        first.shutdown().await.unwrap();
+    }
+    one.shutdown().await.unwrap();
+    other.shutdown().await.unwrap();
 }
 
 // On which text a run goes on.

@@ -3,7 +3,7 @@
 use crate::audit::Visit;
 use crate::auth::{Access, AuthErrorKind, Principal};
 use crate::problem::Problem;
-use crate::state::{Kind, State};
+use crate::state::{Kind, Served, State};
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use outlive_core::DefinitionId;
@@ -20,11 +20,17 @@ const RECHECK_PATIENCE: Duration = Duration::from_secs(3);
 #[derive(Clone)]
 pub(crate) struct Caller {
     pub(crate) state: Arc<State>,
+    /// What is served, as it was when the request came.
+    pub(crate) served: Arc<Served>,
     pub(crate) principal: Principal,
     pub(crate) visit: Visit,
 }
 
 impl Caller {
+    pub(crate) fn new(state: Arc<State>, principal: Principal, visit: Visit) -> Self {
+        Self { served: state.served(), state, principal, visit }
+    }
+
     /// What this caller may read.
     pub(crate) fn reader(&self) -> Reader {
         match self.principal.access() {
@@ -43,7 +49,7 @@ impl Caller {
 
     /// Whether they may do this with what is stored under this id: the scope is that of the component it belongs to.
     pub(crate) fn may(&self, workflow_id: &DefinitionId, action: &str) -> bool {
-        match self.state.component_of(workflow_id) {
+        match self.served.component_of(workflow_id) {
             Some(component) => self.principal.may(component.kind.plural(), &component.id, action),
             // A component that is no longer served may have left runs behind.
             None => self.principal.may(Kind::Workflow.plural(), workflow_id.as_str(), action),
@@ -74,6 +80,6 @@ impl FromRequestParts<Arc<State>> for Caller {
     async fn from_request_parts(parts: &mut Parts, state: &Arc<State>) -> Result<Self, Problem> {
         let principal = Principal::from_request_parts(parts, state).await?;
         let Ok(visit) = Visit::from_request_parts(parts, state).await;
-        Ok(Self { state: state.clone(), principal, visit })
+        Ok(Self::new(state.clone(), principal, visit))
     }
 }

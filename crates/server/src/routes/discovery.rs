@@ -43,6 +43,8 @@ pub(super) fn routes() -> Table {
             get(Kind::Team, &caller, id)
         })
         .doc(doc("A team with its members", "teams"))
+        .get("/api/schema/workflow", Needs::scope("docs:read"), file_schema)
+        .doc(doc("The JSON Schema of workflow files, for editors", "api"))
 }
 
 impl State {
@@ -77,11 +79,16 @@ async fn ready(Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, Problem
 }
 
 async fn info(Shared(state): Shared<Arc<State>>) -> Json<Value> {
-    let count = |kind| state.components(kind).count();
+    let served = state.served();
+    let count = |kind| served.components(kind).count();
     let counts =
         shapes::Counts { agents: count(Kind::Agent), teams: count(Kind::Team), workflows: count(Kind::Workflow) };
     let auth = shapes::Auth { mode: state.auth.mode(), user_isolation: state.auth.is_on() };
     Json(shapes::info(state.os(), env!("CARGO_PKG_VERSION"), counts, auth))
+}
+
+async fn file_schema(Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, Problem> {
+    state.file_schema.clone().map(Json).ok_or_else(|| Problem::not_found("This program reads no workflow files"))
 }
 
 async fn config(caller: Caller) -> Json<Value> {
@@ -94,7 +101,7 @@ async fn config(caller: Caller) -> Json<Value> {
 /// The components of a kind that the caller may read.
 fn visible(caller: &Caller, kind: Kind) -> impl Iterator<Item = &Component> {
     let may = move |component: &&Component| caller.principal.may(kind.plural(), &component.id, "read");
-    caller.state.components(kind).filter(may)
+    caller.served.components(kind).filter(may)
 }
 
 fn summary(state: &State, component: &Component) -> Value {
@@ -111,7 +118,7 @@ fn list(kind: Kind, caller: &Caller) -> Response {
 
 fn get(kind: Kind, caller: &Caller, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
     let state = &caller.state;
-    let component = state.component(kind, &id)?;
+    let component = caller.served.component(kind, &id)?;
     Ok(Json(match kind {
         Kind::Workflow => shapes::workflow_detail(&component.definition, &state.presentation.db_id),
         Kind::Agent | Kind::Team => shapes::executor_detail(&component.details, state.os()),

@@ -63,7 +63,7 @@ const RUN_FORM: &[Field] = &[
         "session_policy",
         "string",
         false,
-        "For a busy session: queue (default), reject, parallel, interrupt or steer",
+        "For a busy session: queue, reject, parallel, interrupt or steer; as its workflow says when absent",
     ),
     field("steer_to", "string", false, "With steer: the id of the agent or team that is to hear the message"),
 ];

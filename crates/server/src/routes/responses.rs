@@ -15,7 +15,7 @@ use crate::json::Json as Body;
 use crate::problem::{Detail, Problem};
 use crate::sequence::Sequence;
 use crate::sse::{self, Tongue};
-use crate::state::{Component, Kind, State};
+use crate::state::{Component, Kind, Served};
 use crate::streams::StreamSlot;
 use crate::wire::openai::events::Telling;
 use crate::wire::openai::request::{Create, unknown_response};
@@ -74,7 +74,7 @@ pub(super) fn routes() -> Table {
 /// `POST /v1/responses`.
 async fn create(caller: Caller, headers: HeaderMap, Body(body): Body<Map<String, Value>>) -> Result<Response, Problem> {
     let mut create = Create::parse(body)?;
-    let component = component_of(&caller.state, &create.model)?;
+    let component = component_of(&caller.served, &create.model)?;
     may_run(&caller, &component.definition.id)?;
     let conversation = match &create.previous {
         Some(previous) => Some(conversation_of(&caller, component, previous.as_str()).await?),
@@ -115,13 +115,13 @@ async fn create(caller: Caller, headers: HeaderMap, Body(body): Body<Map<String,
 
 /// The workflow, agent or team that a model names: by the id of its runs' workflow, as everywhere, or of an agent or a team
 /// by its own, where that is nobody else's too.
-fn component_of<'a>(state: &'a State, model: &str) -> Result<&'a Component, Problem> {
+fn component_of<'a>(served: &'a Served, model: &str) -> Result<&'a Component, Problem> {
     let missing = |_| {
         let detail = format!("The model '{model:.200}' does not exist: GET /v1/models lists those that do");
         Problem { code: "unknown_component", ..Problem::not_found(detail) }
     };
-    component(state, model).or_else(|problem| {
-        let mut named = [Kind::Agent, Kind::Team].into_iter().filter_map(|kind| state.component(kind, model).ok());
+    component(served, model).or_else(|problem| {
+        let mut named = [Kind::Agent, Kind::Team].into_iter().filter_map(|kind| served.component(kind, model).ok());
         match (named.next(), named.next()) {
             (Some(one), None) => Ok(one),
             _ => Err(missing(problem)),
@@ -187,7 +187,7 @@ async fn ended(reader: &Reader, run: &Run) -> Result<Ended, Error> {
 /// Follows a run as a response's events, through its pauses, to its end.
 async fn stream(caller: &Caller, slot: StreamSlot, run: &Run, after: Option<Sequence>) -> Result<Response, Problem> {
     let reader = caller.reader();
-    let telling = Telling::new(face(run)?, speaker(&caller.state, run).await?, after);
+    let telling = Telling::new(face(run)?, speaker(caller, run).await?, after);
     // From the first, wherever the client goes on: a text that has begun is told to its end.
     let follow = Follow::from_start(&reader, run.info.run_id.clone()).through_pauses();
     let words = Words { reader, run_id: run.info.run_id.clone(), telling };
@@ -196,16 +196,16 @@ async fn stream(caller: &Caller, slot: StreamSlot, run: &Run, after: Option<Sequ
 
 /// The place of the step whose text is the run's result, where that can be said before the end: of the last step, as the
 /// run was accepted.
-async fn speaker(state: &State, run: &Run) -> Result<Option<u32>, Problem> {
+async fn speaker(caller: &Caller, run: &Run) -> Result<Option<u32>, Problem> {
     let last = |nodes: &[Node]| match nodes.last() {
         Some(Node::Step(_)) => u32::try_from(nodes.len() - 1).ok(),
         _ => None,
     };
-    let newest = state.component_of(&run.info.workflow_id).map(|component| &component.definition);
+    let newest = caller.served.component_of(&run.info.workflow_id).map(|component| &component.definition);
     if let Some(newest) = newest.filter(|newest| newest.hash == run.definition) {
         return Ok(last(&newest.nodes).filter(|_| newest.leader.is_none()));
     }
-    let accepted = state.engine.db().definition(run.definition.clone()).await?;
+    let accepted = caller.state.engine.db().definition(run.definition.clone()).await?;
     let accepted = accepted.and_then(|text| Structure::parse(&text).ok()).filter(|accepted| accepted.leader.is_none());
     Ok(accepted.and_then(|accepted| last(&accepted.nodes)))
 }
@@ -324,7 +324,7 @@ async fn input_items(
 /// The models that the caller may use.
 fn usable(caller: &Caller) -> impl Iterator<Item = &Component> {
     let kinds = [Kind::Workflow, Kind::Agent, Kind::Team].into_iter();
-    let all = kinds.flat_map(|kind| caller.state.components(kind));
+    let all = kinds.flat_map(|kind| caller.served.components(kind));
     all.filter(|component| may_run(caller, &component.definition.id).is_ok())
 }
 
@@ -340,7 +340,7 @@ async fn models(caller: Caller) -> Json<Value> {
 
 /// `GET /v1/models/{model_id}`.
 async fn model(caller: Caller, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
-    let component = component_of(&caller.state, &id)?;
+    let component = component_of(&caller.served, &id)?;
     may_run(&caller, &component.definition.id)?;
     Ok(Json(shown(&caller, component)))
 }

@@ -104,6 +104,7 @@ async fn the_views_tell_which_times_of_a_schedule_were_taken() {
         workflow_id: new_run("r1").info.workflow_id,
         user_id: None,
         text: Arc::from("{}"),
+        source: None,
         next_due: second(10),
         replaces: false,
         at: second(1),

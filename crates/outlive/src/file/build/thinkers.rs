@@ -4,12 +4,12 @@
 
 use super::super::fit::meant;
 use super::super::syntax::{self, Span};
-use super::{Build, EFFECT_MISSING, Opened, Path, What, retry};
+use super::{At, Build, EFFECT_MISSING, Opened, Path, What, retry};
 use outlive_agent::model::{self, IntoModel, ModelProfile, ScriptedModel, SharedModel};
 use outlive_agent::tool::{Call, CommandCall, HackerNewsTools, HttpCall, IntoTools, Tool, YFinanceTools};
 use outlive_agent::{Agent, PiiGuardrail, PromptInjectionGuardrail, Team};
 use outlive_core::port::Executor;
-use outlive_core::{Failure, FailureKind, ModelRequest};
+use outlive_core::{DefinitionId, Failure, FailureKind, ModelRequest};
 use serde_json::{Map, Value};
 
 /// What agents and teams have in common.
@@ -28,7 +28,7 @@ macro_rules! thinker {
         // What an agent says comes before what its model's profile says.
         let stand_ins = if $said.fallbacks.is_empty() { $build.stand_ins($said.model.as_deref()) } else { Vec::new() };
         for (profile, place, name) in stand_ins {
-            if let Some(model) = $build.model_at(&name, &["models", &profile, "fallback", &place]) {
+            if let Some(model) = $build.model_at(&name, &["models", &profile, "fallbacks", &place]) {
                 thinker = thinker.fallback(model);
             }
         }
@@ -77,6 +77,9 @@ macro_rules! thinker {
         }
         if let Some(wanted) = $said.session_state {
             thinker = thinker.add_session_state_to_context(wanted);
+        }
+        if let Some(wanted) = $said.resolve_in_context {
+            thinker = thinker.resolve_in_context(wanted);
         }
         if let Some(said) = &$said.retry {
             thinker = thinker.retry(retry(said));
@@ -137,9 +140,9 @@ impl<'a> Build<'a> {
     /// The models that stand in for this one by its profile, each with the profile's name and its place there.
     pub(super) fn stand_ins(&self, model: Option<&str>) -> Vec<(String, String, String)> {
         let name = self.settings.model.as_deref().or(model).or(self.document.model.as_deref()).unwrap_or_default();
-        let fallback = self.profile(name).map(|profile| profile.fallback).unwrap_or_default();
+        let fallbacks = self.profile(name).map(|profile| profile.fallbacks).unwrap_or_default();
         let at = |(place, other): (usize, String)| (name.to_owned(), place.to_string(), other);
-        fallback.into_iter().enumerate().map(at).collect()
+        fallbacks.into_iter().enumerate().map(at).collect()
     }
 
     fn profile(&self, name: &str) -> Option<ModelProfile> {
@@ -286,6 +289,16 @@ impl<'a> Build<'a> {
     }
 
     // Agents and teams.
+
+    /// The id of an agent or a team of the file, by its name there.
+    pub(super) fn id_of(&mut self, name: &str, at: At) -> Option<DefinitionId> {
+        let info = self.agent(name).map(|agent| agent.info()).or_else(|| Some(self.team(name)?.info()));
+        let named = self.document.agents.keys().chain(self.document.teams.keys()).map(String::as_str);
+        if !named.clone().any(|named| named == name) {
+            self.problem(at, format!("unknown agent or team {name:?}{}", meant(name, named)));
+        }
+        info?.id
+    }
 
     pub(super) fn agent(&mut self, key: &str) -> Option<Agent> {
         if let Some(agent) = self.agents.get(key) {

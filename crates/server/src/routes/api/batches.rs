@@ -67,7 +67,7 @@ pub(super) async fn create(
     Path(workflow_id): Path<String>,
     Body(body): Body<CreateBatch>,
 ) -> Result<Response, Problem> {
-    let component = component(&caller.state, &workflow_id)?;
+    let component = component(&caller.served, &workflow_id)?;
     let workflow_id = &component.definition.id;
     may_run(&caller, workflow_id)?;
     names::ids(&[("batch_id", body.batch_id.as_deref())])?;

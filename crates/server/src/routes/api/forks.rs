@@ -100,7 +100,7 @@ async fn start(caller: &Caller, run_id: &str, fork: Fork) -> Result<Response, Pr
 /// The session a fork is to belong to is one that its run could have.
 async fn check(caller: &Caller, run: &RunInfo, fork: &Fork) -> Result<(), Problem> {
     let Some(session_id) = &fork.session_id else { return Ok(()) };
-    let component = component(&caller.state, run.workflow_id.as_str())?;
+    let component = component(&caller.served, run.workflow_id.as_str())?;
     check_session(caller.engine().reader(), component, session_id, run.user_id.as_deref()).await
 }
 

@@ -9,7 +9,7 @@ use crate::problem::Problem;
 use crate::routes::caller::Caller;
 use crate::routes::query::{self, Query};
 use crate::routes::runs::{REPLAYED, check_session, find, idempotency_key, submit_run, wait};
-use crate::state::{Component, Kind, State};
+use crate::state::{Component, Kind, Served};
 use crate::webhook::Ask;
 use axum::Json;
 use axum::extract::Path;
@@ -172,7 +172,7 @@ pub(super) async fn create(
     headers: HeaderMap,
     Body(body): Body<CreateRun>,
 ) -> Result<Response, Problem> {
-    let component = component(&caller.state, &body.workflow_id)?;
+    let component = component(&caller.served, &body.workflow_id)?;
     names::ids(&[("run_id", body.run_id.as_deref()), ("session_id", body.session_id.as_deref())])?;
     let webhook = Ask { url: body.webhook_url, events: body.webhook_events };
     let engine = caller.engine();
@@ -201,9 +201,9 @@ pub(super) async fn create(
 }
 
 /// What is served under this id: a workflow, or the workflow around an agent or team.
-pub(in crate::routes) fn component<'a>(state: &'a State, workflow_id: &str) -> Result<&'a Component, Problem> {
-    let found = state.components.values().find(|component| component.definition.id.as_str() == workflow_id);
-    found.map_or_else(|| state.component(Kind::Workflow, workflow_id), Ok)
+pub(in crate::routes) fn component<'a>(served: &'a Served, workflow_id: &str) -> Result<&'a Component, Problem> {
+    let found = DefinitionId::parse(workflow_id).ok().and_then(|id| served.component_of(&id));
+    found.map_or_else(|| served.component(Kind::Workflow, workflow_id), Ok)
 }
 
 /// Starting through `/api` asks for the same scope as the component's own route.
@@ -211,7 +211,7 @@ pub(in crate::routes) fn may_run(caller: &Caller, workflow_id: &DefinitionId) ->
     if caller.may(workflow_id, "run") {
         return Ok(());
     }
-    let kind = caller.state.component_of(workflow_id).map_or(Kind::Workflow, |component| component.kind);
+    let kind = caller.served.component_of(workflow_id).map_or(Kind::Workflow, |component| component.kind);
     let detail = format!("Insufficient permissions. Required scope(s): {}:run", kind.plural());
     Err(Problem::new(StatusCode::FORBIDDEN, "insufficient_scope", detail))
 }

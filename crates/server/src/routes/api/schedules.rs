@@ -59,7 +59,7 @@ pub(super) async fn list(caller: Caller, Query(query): Query<ListQuery>) -> Resu
 
 /// `POST /api/schedules`.
 pub(super) async fn create(caller: Caller, Body(body): Body<CreateSchedule>) -> Result<Response, Problem> {
-    let component = component(&caller.state, &body.workflow_id)?;
+    let component = component(&caller.served, &body.workflow_id)?;
     may_run(&caller, &component.definition.id)?;
     names::ids(&[("session_id", body.session_id.as_deref())])?;
     let engine = caller.engine();
@@ -77,7 +77,12 @@ pub(super) async fn create(caller: Caller, Body(body): Body<CreateSchedule>) -> 
         concurrency_key: body.concurrency_key,
         ..ScheduleSpec::new(body.cron)
     };
-    let create = outlive_engine::CreateSchedule { name: body.name, spec, user_id, replaces: body.replace };
+    let create = outlive_engine::CreateSchedule {
+        name: body.name,
+        user_id,
+        replaces: body.replace,
+        ..outlive_engine::CreateSchedule::new(spec)
+    };
     let schedule = match engine.create_schedule(&component.definition.id, create).await {
         // No idempotency key is in play.
         Err(Error::Conflict(error)) => return Err(error.into()),

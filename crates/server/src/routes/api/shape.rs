@@ -58,12 +58,12 @@ pub(crate) struct CreateRun {
     /// Which of them: `end` (the last one, default) or `all`.
     #[serde(default)]
     pub(crate) webhook_events: Option<String>,
-    /// What to do when the session has an unfinished run: `queue` (default), `reject`, `parallel`, `interrupt` (cancel
-    /// it) or `steer` (send the input to it).
+    /// What to do when the session has an unfinished run: `queue`, `reject`, `parallel`, `interrupt` (cancel it) or `steer`
+    /// (send the input to it); as its workflow says when absent, `queue` unless it says anything.
     #[serde(default)]
     #[schemars(extend("enum" = ["queue", "reject", "parallel", "interrupt", "steer"]))]
     pub(crate) session_policy: Option<String>,
-    /// With `steer`: the id of the agent or team that is to hear the input; whoever executes when absent.
+    /// With `steer`: the id of the agent or team that is to hear the input; as its workflow says, or whoever executes, when absent.
     #[serde(default)]
     pub(crate) steer_to: Option<String>,
     /// Not to begin before this time (RFC 3339, or seconds since 1970).
@@ -854,6 +854,8 @@ pub(crate) struct Schedule {
     pub(crate) priority: i8,
     /// The concurrency key of its runs.
     pub(crate) concurrency_key: Option<String>,
+    /// What declares it, such as the path of a workflow file; null for one that somebody made.
+    pub(crate) source: Option<String>,
     /// Whether it makes no runs until it is resumed.
     pub(crate) is_paused: bool,
     /// When it is due next; null while it is paused.
@@ -886,6 +888,7 @@ impl Schedule {
             overlap: spec.overlap.as_str(),
             priority: spec.priority,
             concurrency_key: spec.concurrency_key.clone(),
+            source: schedule.source.as_deref().map(str::to_owned),
             is_paused: schedule.is_paused(),
             next_due: schedule.next_due.map(iso_micros),
             last_due: schedule.last_due.map(iso_micros),
