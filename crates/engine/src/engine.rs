@@ -3,11 +3,12 @@
 use crate::asked::AskedQuestion;
 use crate::cancel::cancel;
 use crate::control::Stop;
+use crate::definitions::Age;
 use crate::error::Error;
 use crate::finish::Finish;
 use crate::handle::RunHandle;
 use crate::heart::Heart;
-use crate::inner::{Age, End, Inner, Stopping};
+use crate::inner::{End, Inner, Stopping};
 use crate::questions::answer;
 use crate::reader::Reader;
 use outlive_core::port::{Access, Db};

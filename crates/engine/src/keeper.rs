@@ -15,7 +15,7 @@ use futures::FutureExt;
 use outlive_core::port::{Access, BatchFilter, RunFilter, TURN_MAX, Turn};
 use outlive_core::{DefinitionId, Retention, Timestamp};
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -96,9 +96,8 @@ impl Keeper<'_> {
 
     /// What is limited here.
     fn limits(&self) -> Vec<(Scope, Retention)> {
-        let definitions = self.inner.definitions.read().unwrap_or_else(PoisonError::into_inner);
-        let newest =
-            definitions.iter().filter_map(|(id, versions)| Some((Some(id.clone()), versions.last()?.retention)));
+        let newest = self.inner.services.definitions.all_newest();
+        let newest = newest.into_iter().map(|definition| (Some(definition.id.clone()), definition.retention));
         let mut limits: Vec<_> = [(None, self.inner.options.retention)].into_iter().chain(newest).collect();
         limits.retain(|(_, retention)| !retention.is_unlimited());
         limits

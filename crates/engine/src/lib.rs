@@ -17,6 +17,7 @@ mod cancel;
 mod clock;
 mod control;
 pub mod cron;
+mod definitions;
 pub mod diff;
 mod drive;
 mod ending;
