@@ -417,11 +417,17 @@ impl<'a> Drive<'a> {
             let own = || run.messages.iter().filter(|message| !message.from_history);
             let asked = own().find(|message| message.role == Role::User);
             let answered = own().rfind(|message| message.role == Role::Assistant && message.content.is_some());
-            for message in asked.into_iter().chain(answered) {
-                // What a provider wants back with a turn belongs to the turns before it, which are not sent; and so does
-                // the history that was told then.
+            // Without the history that was told then.
+            let said = |message: &Message| message.content.as_deref().map(|text| without_history(text).to_owned());
+            // There may have been other guardrails then.
+            let question = asked.and_then(said).map(|question| self.guarded(question));
+            let is_let_in = question != Some(None);
+            let contents = [question.flatten(), answered.and_then(said)];
+            let remembered = [asked, answered].into_iter().zip(contents).filter(|_| is_let_in);
+            for (message, content) in remembered.filter_map(|(message, content)| Some((message?, content))) {
+                // What a provider wants back with a turn belongs to the turns before it, which are not sent.
                 messages.push(Message {
-                    content: message.content.as_deref().map(|text| without_history(text).to_owned()),
+                    content,
                     from_history: true,
                     provider_data: None,
                     metrics: None,

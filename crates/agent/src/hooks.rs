@@ -168,6 +168,14 @@ impl Hook {
         }
     }
 
+    /// This input as a guardrail masks it; as it is where it masks nothing.
+    pub(crate) fn masked(&self, input: Value) -> Value {
+        match self.guard.as_ref().map(|guard| guard(&input, false)) {
+            Some(Ok(Passed::Changed(masked))) => masked,
+            Some(Ok(Passed::Unchanged) | Err(_)) | None => input,
+        }
+    }
+
     /// What would make every run fail.
     pub(crate) fn problem(&self) -> Option<String> {
         let nameless = || self.name.trim().is_empty().then(|| "it needs a name".to_owned());

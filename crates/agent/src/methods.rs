@@ -295,6 +295,10 @@ macro_rules! methods {
                 self.profile.tool_effect(tool)
             }
 
+            fn masked(&self, input: Value) -> Value {
+                self.profile.masked(input)
+            }
+
             fn models(&self) -> Vec<String> {
                 self.profile.models()
             }

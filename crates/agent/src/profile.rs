@@ -337,6 +337,11 @@ impl Profile {
             .collect()
     }
 
+    /// An input with everything masked that its guardrails would mask.
+    pub(crate) fn masked(&self, input: Value) -> Value {
+        self.pre_hooks.iter().fold(input, |input, hook| hook.masked(input))
+    }
+
     /// The workflows that its tools have executed, and its members', each once.
     pub(crate) fn workflows(&self) -> Vec<Arc<Definition>> {
         let own = self.tools.iter().filter_map(Tool::workflow);

@@ -129,6 +129,10 @@ impl Executor for WorkflowAgent {
         self.profile.problems()
     }
 
+    fn masked(&self, input: Value) -> Value {
+        self.profile.masked(input)
+    }
+
     fn models(&self) -> Vec<String> {
         self.profile.models()
     }

@@ -64,11 +64,53 @@ impl BudgetUnit {
         }
     }
 
-    /// The amount that such a number means; none when it means none.
-    pub fn amount(&self, number: &serde_json::Value) -> Option<u64> {
+    /// The amount that such a number means; money is rounded to a billionth.
+    ///
+    /// # Errors
+    /// Why it means none, in words for whoever wrote it, behind what it is about.
+    pub fn amount(&self, number: &serde_json::Value) -> Result<u64, String> {
+        let Some(float) = number.as_f64() else { return Err(format!("a number is expected ({})", self.as_str())) };
+        if let (Self::Tokens | Self::Calls, Some(amount)) = (self, number.as_u64()) {
+            return if amount <= AMOUNT_MAX { Ok(amount) } else { Err(self.problem(NoAmount::TooMuch)) };
+        }
+        self.measured(float).map_err(|why| self.problem(why))
+    }
+
+    /// The same of a number in a text.
+    ///
+    /// # Errors
+    /// As [`BudgetUnit::amount`].
+    pub fn amount_of(&self, text: &str) -> Result<u64, String> {
+        let is_number = text.bytes().all(|c| c.is_ascii_digit() || b"+-.eE".contains(&c));
+        match (serde_json::from_str(text), text.parse::<f64>()) {
+            (Ok(number), _) => self.amount(&number),
+            // Larger than any number of the machine, or with a sign or a point where JSON has none.
+            (Err(_), Ok(float)) if is_number => self.measured(float).map_err(|why| self.problem(why)),
+            _ => self.amount(&serde_json::Value::Null),
+        }
+    }
+
+    fn measured(&self, number: f64) -> Result<u64, NoAmount> {
         match self {
-            Self::Money(_) => nanos(number.as_f64()?),
-            Self::Tokens | Self::Calls => number.as_u64().filter(|amount| *amount <= AMOUNT_MAX),
+            _ if number < 0.0 => Err(NoAmount::Negative),
+            Self::Money(_) => nanos(number),
+            Self::Tokens | Self::Calls if number.is_nan() => Err(NoAmount::NotWhole),
+            Self::Tokens | Self::Calls if number >= AMOUNT_MAX as f64 => Err(NoAmount::TooMuch),
+            Self::Tokens | Self::Calls if number.fract() != 0.0 => Err(NoAmount::NotWhole),
+            Self::Tokens | Self::Calls => Ok(number as u64),
+        }
+    }
+
+    fn problem(&self, why: NoAmount) -> String {
+        let most = match self {
+            Self::Money(_) => AMOUNT_MAX / 1_000_000_000 * 1_000_000_000,
+            Self::Tokens | Self::Calls => AMOUNT_MAX,
+        };
+        match why {
+            NoAmount::Negative => "it must not be below 0".to_owned(),
+            NoAmount::NotWhole => format!("{} are counted in whole numbers", self.as_str()),
+            NoAmount::TooMuch => format!("it is more than can be counted: at most {}", self.show(most)),
+            NoAmount::TooFine => format!("it is less than can be counted: at least {}", self.show(1)),
         }
     }
 }
@@ -89,11 +131,25 @@ impl From<BudgetUnit> for String {
     }
 }
 
-/// The billionths of an amount of money; none when it is negative, endless, or more than can be counted.
-fn nanos(money: f64) -> Option<u64> {
+/// Why a number is no amount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NoAmount {
+    Negative,
+    NotWhole,
+    TooMuch,
+    TooFine,
+}
+
+/// The billionths of an amount of money, which is not negative.
+fn nanos(money: f64) -> Result<u64, NoAmount> {
     let nanos = (money * NANOS).round();
     // Compared as what it is before it becomes a whole number.
-    (nanos.is_finite() && (0.0..9.2e18).contains(&nanos)).then_some(nanos as u64)
+    match nanos {
+        _ if nanos.is_nan() => Err(NoAmount::NotWhole),
+        _ if nanos >= AMOUNT_MAX as f64 => Err(NoAmount::TooMuch),
+        _ if nanos == 0.0 && money > 0.0 => Err(NoAmount::TooFine),
+        _ => Ok(nanos as u64),
+    }
 }
 
 /// Whose use is counted together.
@@ -144,8 +200,10 @@ pub struct Budget {
     pub limit: u64,
     /// Whose use.
     pub per: BudgetScope,
-    /// Whether each day (in UTC) begins anew.
+    /// Whether each day begins anew.
     pub daily: bool,
+    /// By whose clocks days begin, as a name of the IANA time zone database; none is UTC.
+    pub time_zone: Option<Arc<str>>,
     /// Counted together by all workflows that have a budget of this name, unit and scope; none is the workflow's own.
     pub shared: Option<Arc<str>>,
 }
@@ -160,23 +218,43 @@ struct BudgetData {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     daily: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    time_zone: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     shared: Option<Arc<str>>,
 }
 
 impl TryFrom<BudgetData> for Budget {
     type Error = String;
 
-    fn try_from(BudgetData { limit, unit, per, daily, shared }: BudgetData) -> Result<Self, String> {
+    fn try_from(BudgetData { limit, unit, per, daily, time_zone, shared }: BudgetData) -> Result<Self, String> {
         let amount = unit.amount(&limit);
-        let limit = amount
-            .ok_or_else(|| format!("the limit of a budget is {limit}, which is no amount of {}", unit.as_str()))?;
-        Ok(Self { unit, limit, per, daily, shared })
+        let limit = amount.map_err(|problem| format!("the limit of a budget is {limit}: {problem}"))?;
+        Ok(Self { unit, limit, per, daily, time_zone, shared })
     }
 }
 
 impl From<Budget> for BudgetData {
-    fn from(Budget { unit, limit, per, daily, shared }: Budget) -> Self {
-        Self { limit: unit.number(limit), unit, per, daily, shared }
+    fn from(Budget { unit, limit, per, daily, time_zone, shared }: Budget) -> Self {
+        Self { limit: unit.number(limit), unit, per, daily, time_zone, shared }
+    }
+}
+
+/// A day, as a budget counts it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BudgetDay {
+    /// As `2026-11-27`.
+    pub date: Arc<str>,
+    /// When it is over.
+    pub ends_at: Timestamp,
+}
+
+impl BudgetDay {
+    /// The day in UTC.
+    pub fn utc(now: Timestamp) -> Self {
+        const DAY: i64 = 86_400;
+        let day = now.as_seconds().div_euclid(DAY);
+        let begins_at = Timestamp::from_seconds(day * DAY);
+        Self { date: Arc::from(&begins_at.to_rfc3339()[..10]), ends_at: Timestamp::from_seconds((day + 1) * DAY) }
     }
 }
 
@@ -185,8 +263,8 @@ impl From<Budget> for BudgetData {
 #[must_use = "say per what: .per_run(), .per_session(), .per_user() …"]
 pub struct Allowance {
     unit: BudgetUnit,
-    /// None when it was no amount.
-    limit: Option<u64>,
+    /// What `build()` refuses, when it was no amount: 0, or more than can be counted.
+    limit: u64,
 }
 
 impl Budget {
@@ -197,17 +275,19 @@ impl Budget {
 
     /// So much money of this currency, which is that of the prices.
     pub fn money(amount: f64, currency: impl AsRef<str>) -> Allowance {
-        Allowance { unit: BudgetUnit::Money(Arc::from(currency.as_ref())), limit: nanos(amount) }
+        let unit = BudgetUnit::Money(Arc::from(currency.as_ref()));
+        let limit = unit.measured(amount).unwrap_or_else(|why| if why == NoAmount::TooMuch { u64::MAX } else { 0 });
+        Allowance { unit, limit }
     }
 
     /// So many tokens.
     pub fn tokens(amount: u64) -> Allowance {
-        Allowance { unit: BudgetUnit::Tokens, limit: Some(amount) }
+        Allowance { unit: BudgetUnit::Tokens, limit: amount }
     }
 
     /// So many calls of models.
     pub fn calls(amount: u64) -> Allowance {
-        Allowance { unit: BudgetUnit::Calls, limit: Some(amount) }
+        Allowance { unit: BudgetUnit::Calls, limit: amount }
     }
 
     /// Counted together with the budgets of this name that other workflows have, of the same unit and scope.
@@ -216,11 +296,20 @@ impl Budget {
         Self { shared: Some(Arc::from(name.as_ref())), ..self }
     }
 
-    /// What it is among the budgets of a workflow, whatever its limit: `USD/run`, `calls/user/day`.
+    /// Days begin by the clocks of this time zone, a name of the IANA database such as `Europe/Berlin`: they have 23 or 25
+    /// hours where clocks are changed.
+    #[must_use]
+    pub fn time_zone(self, name: impl AsRef<str>) -> Self {
+        Self { time_zone: Some(Arc::from(name.as_ref())), ..self }
+    }
+
+    /// What it is among the budgets of a workflow, whatever its limit: `USD/run`, `calls/user/day`,
+    /// `calls/day@Europe/Berlin`.
     pub fn name(&self) -> String {
         let day = if self.daily { "/day" } else { "" };
+        let zone = self.time_zone.as_ref().map(|name| format!("@{name}")).unwrap_or_default();
         let shared = self.shared.as_ref().map(|name| format!("/{name}")).unwrap_or_default();
-        format!("{}/{}{day}{shared}", self.unit.as_str(), self.per.as_str())
+        format!("{}/{}{day}{zone}{shared}", self.unit.as_str(), self.per.as_str())
     }
 
     /// What is wrong with it, in words for a person.
@@ -230,9 +319,18 @@ impl Budget {
             BudgetUnit::Money(currency) if !is_currency(currency) => {
                 Some(format!("a budget has the currency {currency:?}: write its code, such as USD"))
             }
-            _ if self.limit == 0 || self.limit > AMOUNT_MAX => {
-                Some(format!("the limit of a budget ({}) must be more than 0 and a number", self.name()))
+            unit if self.limit == 0 => {
+                let least = unit.show(1);
+                Some(format!("the limit of a budget ({}) must be more than 0, at least {least}", self.name()))
             }
+            unit if self.limit > AMOUNT_MAX => {
+                let problem = unit.problem(NoAmount::TooMuch);
+                Some(format!("the limit of a budget ({}) is too large: {problem}", self.name()))
+            }
+            _ if self.time_zone.is_some() && !self.daily => Some(format!(
+                "a budget ({}) has a time zone and no days: make it one per day, or leave the time zone out",
+                self.name()
+            )),
             _ if self.shared.as_ref().is_some_and(|name| name.trim().is_empty() || name.len() > 128) => {
                 Some("the name of a shared budget must have 1 to 128 bytes".to_owned())
             }
@@ -240,9 +338,13 @@ impl Budget {
         }
     }
 
-    /// The account that a call at this time counts against.
+    /// The account that a call at this time counts against, if days are those of UTC.
     pub fn account(&self, run: &RunInfo, now: Timestamp) -> BudgetAccount {
-        const DAY: i64 = 86_400;
+        self.account_on(run, BudgetDay::utc(now))
+    }
+
+    /// The account that a call on this day counts against.
+    pub fn account_on(&self, run: &RunInfo, day: BudgetDay) -> BudgetAccount {
         let owner = match &self.shared {
             Some(name) => format!("shared:{name}"),
             None => run.workflow_id.to_string(),
@@ -253,11 +355,14 @@ impl Budget {
             BudgetScope::User => run.user_id.as_deref().unwrap_or_default(),
             BudgetScope::All => "",
         };
-        let day = self.daily.then(|| now.as_seconds().div_euclid(DAY));
-        let date = day.map(|day| Timestamp::from_seconds(day * DAY).to_rfc3339()[..10].to_owned());
+        let day = Some(day).filter(|_| self.daily);
         let unit = self.unit.as_str();
-        // What may hold any character stands last.
-        let period = date.as_deref().unwrap_or("-");
+        // What may hold any character stands last; no name of a time zone has a colon.
+        let period = match (&day, &self.time_zone) {
+            (None, _) => "-".to_owned(),
+            (Some(day), None) => day.date.to_string(),
+            (Some(day), Some(zone)) => format!("{}@{zone}", day.date),
+        };
         let id = format!("{unit}/{}/{period}/{}:{owner}/{subject}", self.per.as_str(), owner.len());
         BudgetAccount {
             id: Arc::from(id),
@@ -265,8 +370,9 @@ impl Budget {
             unit: self.unit.clone(),
             per: self.per,
             subject: Arc::from(subject),
-            day: date.map(Arc::from),
-            ends_at: day.map(|day| Timestamp::from_seconds((day + 1) * DAY)),
+            time_zone: self.time_zone.clone().filter(|_| self.daily),
+            ends_at: day.as_ref().map(|day| day.ends_at),
+            day: day.map(|day| day.date),
             user_id: run.user_id.clone().filter(|_| self.per != BudgetScope::All),
             limit: self.limit,
         }
@@ -285,7 +391,8 @@ impl fmt::Display for Budget {
             (BudgetScope::User, true) => "user and day",
             (BudgetScope::All, false) => "workflow",
             (BudgetScope::All, true) => "day",
-        })
+        })?;
+        self.time_zone.iter().try_for_each(|zone| write!(f, " ({zone})"))
     }
 }
 
@@ -305,7 +412,7 @@ impl Allowance {
         self.per(BudgetScope::User, false)
     }
 
-    /// For all runs of a day together. Days are those of UTC.
+    /// For all runs of a day together. Days are those of UTC, unless it has a [`Budget::time_zone`].
     pub fn per_day(self) -> Budget {
         self.per(BudgetScope::All, true)
     }
@@ -321,8 +428,7 @@ impl Allowance {
     }
 
     fn per(self, per: BudgetScope, daily: bool) -> Budget {
-        // No amount is none, which `build()` refuses.
-        Budget { unit: self.unit, limit: self.limit.unwrap_or(0), per, daily, shared: None }
+        Budget { unit: self.unit, limit: self.limit, per, daily, time_zone: None, shared: None }
     }
 }
 
@@ -453,6 +559,7 @@ impl fmt::Display for Over {
 mod tests {
     use super::*;
     use crate::id::{DefinitionId, RunId, SessionId};
+    use serde_json::json;
 
     fn run(user: Option<&str>) -> RunInfo {
         RunInfo {
@@ -489,6 +596,7 @@ mod tests {
                 unit.clone().per_user().shared("flow"),
                 unit.clone().per_user().shared("flow/a"),
                 unit.clone().per_user().shared("4:flow"),
+                unit.clone().per_user_per_day().time_zone("Etc/4"),
             ];
             for budget in budgets {
                 for user in users {
@@ -507,19 +615,87 @@ mod tests {
             [(0, "0.00 USD"), (250_000_000, "0.25 USD"), (5_000_000_000, "5.00 USD"), (7, "0.000000007 USD")]
         {
             assert_eq!(usd.show(amount), shown);
-            assert_eq!(usd.amount(&usd.number(amount)), Some(amount));
+            assert_eq!(usd.amount(&usd.number(amount)), Ok(amount));
         }
         assert_eq!(BudgetUnit::Calls.show(1), "1 call");
-        for none in [serde_json::json!(-1), serde_json::json!("5"), serde_json::json!(1e300), serde_json::Value::Null] {
-            assert_eq!(usd.amount(&none), None, "{none}");
-            assert_eq!(BudgetUnit::Tokens.amount(&none), None, "{none}");
+        assert_eq!((usd.amount(&json!(0.1 + 0.2)), usd.amount(&json!(0))), (Ok(300_000_000), Ok(0)));
+        assert_eq!((BudgetUnit::Calls.amount(&json!(3.0)), BudgetUnit::Calls.amount_of("3e2")), (Ok(3), Ok(300)));
+    }
+
+    #[test]
+    fn what_is_no_amount_is_refused_in_words_that_say_why() {
+        let usd = BudgetUnit::Money(Arc::from("USD"));
+        let huge = "it is more than can be counted: at most";
+        let (money, tokens) = (format!("{huge} 9223372036.00 USD"), format!("{huge} 9223372036854775807 tokens"));
+        let fine = "it is less than can be counted: at least 0.000000001 USD";
+        let (below, whole) = ("it must not be below 0", "tokens are counted in whole numbers");
+        for (number, of_money, of_tokens) in [
+            ("-1", below, below),
+            ("-0.5", below, below),
+            ("-1e300", below, below),
+            ("-1e999", below, below),
+            ("1e300", &money, &tokens),
+            ("1e999", &money, &tokens),
+            ("9223372037", &money, ""),
+            ("9223372036854775808", &money, &tokens),
+            ("18446744073709551616", &money, &tokens),
+            ("1.5", "", whole),
+            ("1e-12", fine, whole),
+            ("NaN", "a number is expected (USD)", "a number is expected (tokens)"),
+            ("inf", "a number is expected (USD)", "a number is expected (tokens)"),
+            ("five", "a number is expected (USD)", "a number is expected (tokens)"),
+            ("\"5\"", "a number is expected (USD)", "a number is expected (tokens)"),
+            ("null", "a number is expected (USD)", "a number is expected (tokens)"),
+            ("", "a number is expected (USD)", "a number is expected (tokens)"),
+        ] {
+            let told = |found: Result<u64, String>| found.err().unwrap_or_default();
+            assert_eq!(told(usd.amount_of(number)), of_money, "{number} USD");
+            assert_eq!(told(BudgetUnit::Tokens.amount_of(number)), of_tokens, "{number} tokens");
+            // The same of a number that was read elsewhere.
+            if let Ok(read) = serde_json::from_str::<serde_json::Value>(number) {
+                assert_eq!(
+                    (told(usd.amount(&read)), told(BudgetUnit::Tokens.amount(&read))),
+                    (of_money.to_owned(), of_tokens.to_owned())
+                );
+            }
         }
     }
 
     #[test]
+    fn a_time_zone_has_accounts_of_its_own_and_belongs_to_days() {
+        let now = Timestamp::from_seconds(86_400);
+        let utc = Budget::calls(3).per_user_per_day();
+        let berlin = utc.clone().time_zone("Europe/Berlin");
+        assert_eq!(berlin.to_string(), "3 calls per user and day (Europe/Berlin)");
+        assert_eq!(berlin.name(), "calls/user/day@Europe/Berlin");
+        let day = BudgetDay { date: Arc::from("1970-01-02"), ends_at: Timestamp::from_seconds(5) };
+        let (one, other) = (utc.account(&run(None), now), berlin.account_on(&run(None), day));
+        assert_eq!((&one.day, one.time_zone), (&other.day, None));
+        assert_eq!(
+            (other.time_zone.as_deref(), other.ends_at),
+            (Some("Europe/Berlin"), Some(Timestamp::from_seconds(5)))
+        );
+        assert_ne!(one.id, other.id);
+        assert!(
+            Budget::calls(3).per_run().time_zone("UTC").problem().is_some_and(|problem| problem.contains("per day"))
+        );
+    }
+
+    #[test]
     fn a_budget_that_limits_nothing_or_everything_is_refused() {
-        for bad in [Budget::usd(0.0), Budget::usd(-1.0), Budget::usd(f64::NAN), Budget::usd(1e20), Budget::calls(0)] {
-            assert!(bad.clone().per_run().problem().is_some(), "{bad:?}");
+        for (bad, why) in [
+            (Budget::usd(0.0), "more than 0, at least 0.000000001 USD"),
+            (Budget::usd(-1.0), "more than 0"),
+            (Budget::usd(f64::NEG_INFINITY), "more than 0"),
+            (Budget::usd(f64::NAN), "more than 0"),
+            (Budget::usd(1e-12), "more than 0, at least 0.000000001 USD"),
+            (Budget::usd(1e20), "more than can be counted: at most 9223372036.00 USD"),
+            (Budget::usd(f64::INFINITY), "more than can be counted"),
+            (Budget::calls(0), "more than 0, at least 1 call"),
+            (Budget::calls(u64::MAX), "more than can be counted: at most 9223372036854775807 calls"),
+        ] {
+            let problem = bad.clone().per_run().problem();
+            assert!(problem.as_ref().is_some_and(|problem| problem.contains(why)), "{bad:?}: {problem:?}");
         }
         assert!(Budget::money(1.0, "dollars").per_run().problem().is_some_and(|problem| problem.contains("USD")));
         assert_eq!(Budget::money(1.0, "EUR").per_day().problem(), None);

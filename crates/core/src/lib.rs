@@ -34,7 +34,7 @@ pub mod trace;
 mod waiting;
 mod workflow;
 
-pub use budget::{Allowance, Budget, BudgetScope, BudgetUnit, Over, Spend, Spending};
+pub use budget::{Allowance, Budget, BudgetDay, BudgetScope, BudgetUnit, Over, Spend, Spending};
 pub use cel::{Cel, CelError};
 pub use coerce::{Misfit, coerce};
 pub use event::{

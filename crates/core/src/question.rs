@@ -377,7 +377,7 @@ impl Question {
     /// What an answer adds to a budget.
     pub fn raise(&self, answer: &Answer) -> Option<u64> {
         match answer {
-            Answer::Input { values } => self.over.as_ref()?.unit.amount(values.get(RAISE_BY)?),
+            Answer::Input { values } => self.over.as_ref()?.unit.amount(values.get(RAISE_BY)?).ok(),
             _ => None,
         }
     }
@@ -399,10 +399,12 @@ impl Question {
         match answer {
             Answer::Input { values } => {
                 UserInputField::check_all(&self.fields, values)?;
-                match (self.kind, self.raise(answer)) {
-                    (QuestionKind::Budget, None | Some(0)) => {
-                        Err(format!("Field '{RAISE_BY}' must be more than 0: a budget can only be raised"))
-                    }
+                match (&self.over, values.get(RAISE_BY)) {
+                    (Some(over), Some(by)) if self.kind == QuestionKind::Budget => match over.unit.amount(by) {
+                        Ok(0) => Err(format!("Field '{RAISE_BY}' must be more than 0: a budget can only be raised")),
+                        Ok(_) => Ok(()),
+                        Err(problem) => Err(format!("Field '{RAISE_BY}' is {by}: {problem}")),
+                    },
                     _ => Ok(()),
                 }
             }

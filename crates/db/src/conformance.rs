@@ -3898,7 +3898,7 @@ async fn someone_elses_budgets_are_not_there(Stores { one: db, .. }: Stores) {
 
 async fn budgets_are_listed_in_pages_and_found_by_whose_they_are(Stores { one: db, .. }: Stores) {
     register(&*db, "w1").await;
-    let budget = Budget::usd(1.5).per_user_per_day();
+    let budget = Budget::usd(1.5).per_user_per_day().time_zone("Europe/Berlin");
     for number in 0..7 {
         let (lease, info) = spender(&*db, &format!("r{number}"), &format!("s{number}"), &format!("u{number}")).await;
         commit(&*db, posting(&lease, &info, &budget, &[reserve(number)], second(5))).await;

@@ -4,6 +4,7 @@
 //! A time that the clocks skip comes when they have moved on, and one that they show twice comes the first time; but what
 //! repeats every hour, or more often, goes by what passes and not by what clocks show.
 
+use crate::zone::zone as time_zone;
 use croner::parser::{CronParser, Seconds, Year};
 use jiff::civil::DateTime;
 use jiff::tz::{AmbiguousOffset, TimeZone};
@@ -64,11 +65,7 @@ impl Cron {
     /// # Errors
     /// What is wrong, where, and what is expected.
     pub fn parse(text: &str, zone: &str) -> Result<Self, CronError> {
-        let known = TimeZone::get(zone).ok().filter(|zone| !zone.is_unknown());
-        let zone = known.ok_or_else(|| CronError::Zone(format!(
-            "{zone:?} is no time zone that this machine knows: write a name such as Europe/Berlin or UTC, or install the \
-             time zone database (tzdata)"
-        )))?;
+        let zone = time_zone(zone).map_err(CronError::Zone)?;
         let bad = CronError::Cron;
         if text.len() > LEN_MAX {
             return Err(bad(format!("the expression has {} bytes, the limit is {LEN_MAX}", text.len())));

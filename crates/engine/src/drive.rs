@@ -4,10 +4,11 @@
 //! cancel reaches a model's HTTP request, and a run at rest costs one small task.
 
 use crate::control::{Control, Stop};
+use crate::definitions::Age;
 use crate::ending::Ending;
 use crate::flights::{Flights, Landing};
 use crate::fold::{self, Unreadable};
-use crate::inner::{Age, Inner, Place};
+use crate::inner::{Inner, Place};
 use crate::journal::Journal;
 use crate::pump::Pump;
 use crate::stats;

@@ -3,11 +3,12 @@
 use crate::asked::AskedQuestion;
 use crate::cancel::cancel;
 use crate::control::Stop;
+use crate::definitions::Age;
 use crate::error::Error;
 use crate::finish::Finish;
 use crate::handle::RunHandle;
 use crate::heart::Heart;
-use crate::inner::{Age, End, Inner, Stopping};
+use crate::inner::{End, Inner, Stopping};
 use crate::questions::answer;
 use crate::reader::Reader;
 use outlive_core::port::{Access, Db};
@@ -76,7 +77,7 @@ impl Engine {
     /// Accepts no new runs of a workflow, until it is registered again: it is unknown to whoever submits one. Runs that were
     /// accepted are executed as before.
     pub fn retire(&self, workflow_id: &DefinitionId) {
-        self.inner().retire(workflow_id);
+        self.inner().services.definitions.retire(workflow_id);
     }
 
     /// The redactor that keeps secrets out of the store, for keeping the same secrets out of other places. It knows

@@ -263,7 +263,10 @@ impl Prepared {
             return Err(Error::InputTooLong { bytes, limit });
         }
         let log = read_log(&*reader.inner.services.db, &parent).await?;
-        let cut = Cut::new(&log, parent.status, &fork.at, &fork.edit)?;
+        let mut cut = Cut::new(&log, parent.status, &fork.at, &fork.edit)?;
+        if fork.input.is_some() {
+            cut = cut.with_other_input();
+        }
         Ok(Self { parent, log, cut, definition, input })
     }
 

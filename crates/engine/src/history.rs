@@ -4,6 +4,7 @@
 //! to. Only earlier runs that are still going on could make a difference between one reading and the next; they are
 //! recorded with the run that asks, and are no history of it.
 
+use crate::definitions::Definitions;
 use outlive_core::port::{Access, Db, DbError, Run, RunFilter, run_output};
 use outlive_core::{HistoryRun, RunId, RunInfo, RunStatus};
 
@@ -12,9 +13,11 @@ const PAGE: u32 = 50;
 /// And at most: they are held in memory together.
 const RUNS_MAX: u32 = 1_000;
 
-/// The newest `limit` runs before this one, oldest first; `beside` are no history of it.
+/// The newest `limit` runs before this one, oldest first; `beside` are no history of it. What they were asked is told as
+/// the guardrails of their workflow mask it, where this engine knows that.
 pub(crate) async fn read_history(
     db: &dyn Db,
+    definitions: &Definitions,
     info: &RunInfo,
     limit: u32,
     beside: &[RunId],
@@ -39,7 +42,11 @@ pub(crate) async fn read_history(
                 break;
             }
             let output = run_output(db, &Access::All, run).await.map_err(DbError::from)?;
-            history.extend(HistoryRun::of(output));
+            let definition = definitions.of_run(&run.info.workflow_id, &run.definition);
+            history.extend(HistoryRun::of(output).map(|told| match &definition {
+                Some(definition) => HistoryRun { input: told.input.map(|input| definition.masked(input)), ..told },
+                None => told,
+            }));
         }
     }
     history.reverse();

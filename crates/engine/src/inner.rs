@@ -5,13 +5,14 @@
 //! one lease at a time, and has a place among the running exactly as long as its task lives.
 
 use crate::control::{Control, Stop};
+use crate::definitions::Age;
 use crate::error::Error;
 use crate::options::Options;
 use crate::queue::Queue;
 use crate::room::LowWater;
 use crate::services::Services;
 use outlive_core::port::{DbError, Lease, News, Run};
-use outlive_core::{Definition, DefinitionId, Redactor, Retention, RunId, SessionId, WorkerId};
+use outlive_core::{Definition, DefinitionId, Redactor, RunId, SessionId, WorkerId};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -23,7 +24,6 @@ use tokio::task::AbortHandle;
 pub(crate) struct Inner {
     pub(crate) services: Arc<Services>,
     pub(crate) options: Options,
-    definitions: RwLock<HashMap<DefinitionId, Versions>>,
     worker: RwLock<WorkerId>,
     /// Where all of the engine's own work executes.
     pub(crate) runtime: Handle,
@@ -53,22 +53,6 @@ pub(crate) struct Inner {
     pub(crate) stop: watch::Sender<Stopping>,
     /// Set when the heart has given everything back, or no longer waits for anything.
     pub(crate) ended: watch::Sender<Option<End>>,
-}
-
-/// Whether a version of a workflow is what new runs are accepted with, or one that runs were accepted with before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Age {
-    Newest,
-    Older,
-}
-
-/// The versions of a workflow.
-#[derive(Default)]
-struct Versions {
-    /// The newest last.
-    known: Vec<Arc<Definition>>,
-    /// No new run is accepted.
-    is_retired: bool,
 }
 
 struct Running {
@@ -116,7 +100,6 @@ impl Inner {
         let worker = WorkerId::new(services.clock.now(), services.chance.wide_bits());
         Arc::new(Self {
             services: Arc::new(services),
-            definitions: RwLock::default(),
             worker: RwLock::new(worker),
             runtime: Handle::current(),
             wake: Notify::new(),
@@ -228,46 +211,17 @@ impl Inner {
 
     /// What new runs of a workflow are accepted with.
     pub(crate) fn newest(&self, id: &DefinitionId) -> Option<Arc<Definition>> {
-        let definitions = self.definitions.read().unwrap_or_else(PoisonError::into_inner);
-        definitions.get(id).filter(|versions| !versions.is_retired)?.known.last().cloned()
-    }
-
-    /// The workflows whose runs execute here, each with how long its runs are kept.
-    pub(crate) fn workflows(&self) -> Vec<(DefinitionId, Retention)> {
-        let definitions = self.definitions.read().unwrap_or_else(PoisonError::into_inner);
-        definitions.iter().filter_map(|(id, versions)| Some((id.clone(), versions.known.last()?.retention))).collect()
-    }
-
-    /// Accepts no new runs of a workflow until it is registered again.
-    pub(crate) fn retire(&self, id: &DefinitionId) {
-        let mut definitions = self.definitions.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(versions) = definitions.get_mut(id) {
-            versions.is_retired = true;
-        }
+        self.services.definitions.newest(id)
     }
 
     /// The definition a run was submitted to, or else the newest of its workflow: replay decides whether it fits.
     pub(crate) fn definition(&self, id: &DefinitionId, hash: &str) -> Option<Arc<Definition>> {
-        let definitions = self.definitions.read().unwrap_or_else(PoisonError::into_inner);
-        let versions = &definitions.get(id)?.known;
-        versions.iter().find(|version| &*version.hash == hash).or(versions.last()).cloned()
+        self.services.definitions.of_run(id, hash)
     }
 
     /// Keeps a version of a workflow, and its secrets out of the store.
     pub(crate) fn keep(&self, definition: Arc<Definition>, age: Age) {
-        let mut definitions = self.definitions.write().unwrap_or_else(PoisonError::into_inner);
-        let versions = definitions.entry(definition.id.clone()).or_default();
-        match age {
-            Age::Newest => {
-                versions.known.retain(|known| known.hash != definition.hash);
-                versions.known.push(definition);
-                versions.is_retired = false;
-            }
-            Age::Older if versions.known.iter().any(|known| known.hash == definition.hash) => return,
-            Age::Older => versions.known.insert(0, definition),
-        }
-        let of_models =
-            definitions.values().flat_map(|versions| &versions.known).flat_map(|definition| definition.secrets());
+        let Some(of_models) = self.services.definitions.keep(definition, age) else { return };
         let redactor = Redactor::new(self.options.secrets.iter().cloned().chain(of_models));
         *self.services.redactor.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(redactor);
     }

@@ -251,7 +251,7 @@ impl Journal {
                 self.beside().unwrap_or_default()
             }
         };
-        read_history(db, &info, limit, &beside).await
+        read_history(db, &self.services.definitions, &info, limit, &beside).await
     }
 
     /// The earlier runs that are no history of this one, because they had not ended when it first asked; none when it has
@@ -1155,6 +1155,11 @@ impl Effects for Journal {
         if state.halted {
             return Vec::new();
         }
+        let workflow_id = state.machine.info().workflow_id.clone();
+        let masked = |content| match self.services.definitions.latest(&workflow_id) {
+            Some(definition) => definition.masked(content),
+            None => content,
+        };
         let Some(mates) = &mut state.session_mates else { return Vec::new() };
         let is_for = |message: &mut SteeringMessage| match &message.to {
             Some(id) => **id == *listener.id,
@@ -1164,7 +1169,11 @@ impl Effects for Journal {
         let mut heard = mates.heard_before(&attempt, listener.id);
         let by = Some(Arc::from(listener.id));
         let new = mates.said.extract_if(.., is_for).map(|message| SteeringMessage { heard_by: by.clone(), ..message });
-        let new: Vec<_> = new.collect();
+        let mut new: Vec<_> = new.collect();
+        for message in &mut new {
+            // It passes by whoever would have been asked first.
+            message.content = masked(std::mem::take(&mut message.content));
+        }
         mates.heard.extend(new.iter().filter_map(|message| RunId::parse(&message.run_id).ok()));
         heard.extend(new);
         if heard.is_empty() {

@@ -10,9 +10,9 @@
 
 use crate::error::Error;
 use crate::inner::{Inner, Stopping};
-use crate::retention::{BATCH, Place, Walk, before, delete, is_unused};
+use crate::retention::{BATCH, Place, Walk, before, delete, delete_batches, is_unused};
 use futures::FutureExt;
-use outlive_core::port::{Access, BatchFilter, DELETED_RUNS_MAX, RunFilter, TURN_MAX, Turn};
+use outlive_core::port::{Access, BatchFilter, RunFilter, TURN_MAX, Turn};
 use outlive_core::{DefinitionId, Retention, Timestamp};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -96,8 +96,9 @@ impl Keeper<'_> {
 
     /// What is limited here.
     fn limits(&self) -> Vec<(Scope, Retention)> {
-        let of_workflows = self.inner.workflows().into_iter().map(|(id, retention)| (Some(id), retention));
-        let mut limits: Vec<_> = [(None, self.inner.options.retention)].into_iter().chain(of_workflows).collect();
+        let newest = self.inner.services.definitions.all_newest();
+        let newest = newest.into_iter().map(|definition| (Some(definition.id.clone()), definition.retention));
+        let mut limits: Vec<_> = [(None, self.inner.options.retention)].into_iter().chain(newest).collect();
         limits.retain(|(_, retention)| !retention.is_unlimited());
         limits
     }
@@ -169,10 +170,7 @@ impl Keeper<'_> {
             let page = db.batches(Access::All, filter.clone()).await?;
             let unused = page.batches.into_iter().filter(|batch| is_unused(batch, before));
             let unused: Vec<Arc<str>> = unused.map(|batch| batch.id).collect();
-            for some in unused.chunks(DELETED_RUNS_MAX) {
-                db.delete_batches(Access::All, some.to_vec(), before).await?;
-                sleep(PAUSE).await;
-            }
+            delete_batches(self.inner, &Access::All, &unused, before).await?;
             filter.after = page.next;
             if filter.after.is_none() {
                 return Ok(None);

@@ -4,6 +4,7 @@
 //! never know what a call is. The invariant: a call is reserved for in all budgets or in none, in the commit of its
 //! intent.
 
+use crate::zone;
 use outlive_core::log::{Entry, Key, Record};
 use outlive_core::port::{BudgetAccount, BudgetChange, BudgetStep, OverBudget, Reservation};
 use outlive_core::{EventKind, Over, RunInfo, Spend, Spending, Timestamp};
@@ -62,7 +63,7 @@ impl Ledger {
         let number = self.next;
         let mut open = Vec::new();
         for budget in &self.spending.budgets {
-            let account = Arc::new(budget.account(&self.info, now));
+            let account = Arc::new(zone::account(budget, &self.info, now));
             let amount = call.spend.of(&budget.unit);
             let step = BudgetStep::Reserve { amount, is_forced: call.forced.contains(&*budget.name()) };
             self.steps.push((Some(number), BudgetChange { account: account.clone(), step }));
@@ -86,7 +87,7 @@ impl Ledger {
     pub(crate) fn raise(&mut self, name: &str, amount: u64, now: Timestamp) {
         let budget = self.spending.budgets.iter().find(|budget| budget.name() == name);
         self.steps.extend(budget.map(|budget| {
-            let account = Arc::new(budget.account(&self.info, now));
+            let account = Arc::new(zone::account(budget, &self.info, now));
             (None, BudgetChange { account, step: BudgetStep::Raise { amount } })
         }));
     }
@@ -123,8 +124,11 @@ impl Ledger {
         self.open.remove(&hold.key);
         let BudgetStep::Reserve { amount: wanted, .. } = change.step else { return None };
         let account = change.account;
-        let budget =
-            self.spending.budgets.iter().find(|budget| budget.account(&self.info, entry_at(entry)).id == account.id);
+        let budget = self
+            .spending
+            .budgets
+            .iter()
+            .find(|budget| zone::account(budget, &self.info, entry_at(entry)).id == account.id);
         let over = Over {
             name: budget.map_or_else(|| account.id.clone(), |budget| Arc::from(budget.name())),
             budget: budget.map_or_else(|| account.id.clone(), |budget| Arc::from(budget.to_string())),

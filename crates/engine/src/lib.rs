@@ -17,6 +17,7 @@ mod cancel;
 mod clock;
 mod control;
 pub mod cron;
+mod definitions;
 pub mod diff;
 mod drive;
 mod ending;
@@ -61,6 +62,7 @@ pub mod testing;
 mod ticks;
 pub mod waits;
 mod worker;
+mod zone;
 
 pub use asked::AskedQuestion;
 pub use batches::{
@@ -83,3 +85,4 @@ pub use retention::{Prune, PruneReport};
 pub use schedules::{CatchUp, CreateSchedule, Overlap, Schedule, ScheduleHandle, ScheduleSpec, SchedulesPage};
 pub use stats::Stats;
 pub use submit::Submit;
+pub use zone::{budget_problem, budget_problems};

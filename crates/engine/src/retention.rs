@@ -186,12 +186,24 @@ async fn prune_batches(reader: &Reader, prune: &Prune) -> Result<u64, Error> {
     if prune.is_preview {
         return Ok(ids.len() as u64);
     }
-    let mut deleted = 0;
+    Ok(delete_batches(inner, access, &ids, before).await?)
+}
+
+/// Deletes those of these batches that have no runs and have not changed since, a few in each transaction.
+pub(crate) async fn delete_batches(
+    inner: &Inner,
+    access: &Access,
+    ids: &[Arc<str>],
+    before: Timestamp,
+) -> Result<u64, DbError> {
+    let mut sum = 0;
     for some in ids.chunks(DELETED_RUNS_MAX) {
-        deleted += db.delete_batches(access.clone(), some.to_vec(), before).await?;
+        let deleted = inner.services.db.delete_batches(access.clone(), some.to_vec(), before).await?;
+        inner.services.counters.pruned_batches(deleted);
+        sum += deleted;
         tokio::time::sleep(PAUSE).await;
     }
-    Ok(deleted)
+    Ok(sum)
 }
 
 /// Whether a batch has no runs and was not changed since.
@@ -247,7 +259,7 @@ pub(crate) async fn delete(
         loop {
             let deleted = inner.services.db.delete_runs(access.clone(), some.to_vec(), scope.cloned()).await?;
             inner.services.hub.deleted();
-            inner.services.counters.pruned(deleted.runs, deleted.bytes);
+            inner.services.counters.pruned(deleted);
             sum.runs += deleted.runs;
             sum.bytes += deleted.bytes;
             tokio::time::sleep(PAUSE).await;

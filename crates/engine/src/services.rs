@@ -2,6 +2,7 @@
 //!
 //! It must never know a run.
 
+use crate::definitions::Definitions;
 use crate::hub::Hub;
 use crate::lease::LeaseClock;
 use crate::options::Options;
@@ -29,6 +30,7 @@ pub(crate) struct Services {
     pub(crate) redactor: RwLock<Arc<Redactor>>,
     pub(crate) observer: Option<Arc<dyn Observer>>,
     pub(crate) shares: Shares,
+    pub(crate) definitions: Definitions,
 }
 
 impl Services {
@@ -52,6 +54,7 @@ impl Services {
             counters: Counters::default(),
             redactor: RwLock::default(),
             observer,
+            definitions: Definitions::default(),
         }
     }
 

@@ -4,6 +4,7 @@
 //! the same instant need not agree with each other.
 
 use crate::tally::Tally;
+use outlive_core::port::Deleted;
 use outlive_core::{RunStatus, Usage};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -112,6 +113,8 @@ pub struct Stats {
     pub bytes_pruned: u64,
     /// Sessions without runs deleted by what is to be kept.
     pub sessions_pruned: u64,
+    /// Batches that were deleted: with their last runs, or without any.
+    pub batches_pruned: u64,
 }
 
 /// Where the parts of an engine count.
@@ -143,6 +146,7 @@ pub(crate) struct Counters {
     runs_pruned: AtomicU64,
     bytes_pruned: AtomicU64,
     sessions_pruned: AtomicU64,
+    batches_pruned: AtomicU64,
 }
 
 /// [`Usage`], counted.
@@ -220,10 +224,16 @@ impl Counters {
         }
     }
 
-    /// This many runs were deleted, and with them this many bytes.
-    pub(crate) fn pruned(&self, runs: u64, bytes: u64) {
-        self.runs_pruned.fetch_add(runs, Ordering::Relaxed);
-        self.bytes_pruned.fetch_add(bytes, Ordering::Relaxed);
+    /// Runs were deleted.
+    pub(crate) fn pruned(&self, deleted: Deleted) {
+        self.runs_pruned.fetch_add(deleted.runs, Ordering::Relaxed);
+        self.bytes_pruned.fetch_add(deleted.bytes, Ordering::Relaxed);
+        self.pruned_batches(deleted.batches);
+    }
+
+    /// This many batches were deleted.
+    pub(crate) fn pruned_batches(&self, batches: u64) {
+        self.batches_pruned.fetch_add(batches, Ordering::Relaxed);
     }
 
     /// This many sessions were deleted.
@@ -261,6 +271,7 @@ impl Counters {
             runs_pruned: read(&self.runs_pruned),
             bytes_pruned: read(&self.bytes_pruned),
             sessions_pruned: read(&self.sessions_pruned),
+            batches_pruned: read(&self.batches_pruned),
         }
     }
 }

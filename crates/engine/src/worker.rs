@@ -155,7 +155,7 @@ async fn claim(inner: &Arc<Inner>) -> Result<Instant, Error> {
         let later = Instant::now() + inner.options.scan_period;
         let room = inner.options.runs_max.saturating_sub(inner.running_len()).min(CLAIM_BATCH);
         // Without room it asks for no runs, but still tells the store which workflows it executes.
-        let workflows: Vec<_> = inner.workflows().into_iter().map(|(id, _)| id).collect();
+        let workflows = inner.services.definitions.ids();
         let claim = Claim {
             worker: inner.worker(),
             workflows: Arc::from(workflows),

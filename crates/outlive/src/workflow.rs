@@ -417,7 +417,7 @@ impl WorkflowBuilder {
     /// # Errors
     /// Every problem at once, as [`WorkflowBuilder::build`].
     pub fn definition(self) -> Result<Arc<Definition>> {
-        Ok(Arc::new(self.definition.build()?))
+        Ok(Arc::new(checked(self.definition)?))
     }
 
     /// Checks everything. Nothing is opened yet.
@@ -427,7 +427,7 @@ impl WorkflowBuilder {
     pub fn build(self) -> Result<Workflow> {
         let missing = "it has no database: give it one with .db(SqliteDb::new(\"tmp/workflow.db\"))";
         let name = self.definition.current_name();
-        let (definition, db) = match (self.definition.build(), self.db) {
+        let (definition, db) = match (checked(self.definition), self.db) {
             (Ok(definition), Some(db)) => (definition, db),
             (Ok(_), None) => {
                 return Err(InvalidDefinition { name, problems: vec![missing.to_owned()] }.into());
@@ -442,6 +442,13 @@ impl WorkflowBuilder {
         let (observer, options, engine) = (self.observer, self.options, OnceCell::new());
         Ok(Workflow { inner: Arc::new(Inner { definition, db, observer, options, engine }) })
     }
+}
+
+/// Builds a definition whose budgets this machine can count.
+fn checked(builder: DefinitionBuilder) -> Result<Definition, InvalidDefinition> {
+    let definition = builder.build()?;
+    let problems = outlive_engine::budget_problems(&definition);
+    if problems.is_empty() { Ok(definition) } else { Err(InvalidDefinition { name: definition.name, problems }) }
 }
 
 /// For [`Step::workflow`](outlive_core::Step::workflow).

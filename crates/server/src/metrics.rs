@@ -214,6 +214,7 @@ impl Page {
         self.counter("runs_cancelled_total", "Of these, those that ended CANCELLED", stats.runs_cancelled);
         self.counter("runs_pruned_total", "Runs that this process deleted after their end", stats.runs_pruned);
         self.counter("pruned_bytes_total", "Bytes of their logs, inputs and outputs", stats.bytes_pruned);
+        self.counter("batches_pruned_total", "Batches that this process deleted", stats.batches_pruned);
         self.counter("sessions_pruned_total", "Sessions without runs that this process deleted", stats.sessions_pruned);
         self.gauge("runs_executing", "Runs that execute in this process", stats.runs_executing);
         self.counter("runs_claimed_total", "Runs taken over from the store", stats.runs_claimed);

@@ -64,7 +64,7 @@ struct Raise {
     #[arg(value_name = "BUDGET", help = BUDGET_HELP)]
     budget: String,
     /// How much more: money in its currency, tokens or calls
-    #[arg(value_name = "AMOUNT")]
+    #[arg(value_name = "AMOUNT", allow_negative_numbers = true)]
     by: String,
 }
 
@@ -165,9 +165,12 @@ impl Raise {
     async fn raise(&self, runs: &Runs) -> Result<StoredBudget, Problem> {
         let seen = runs.budget(&self.budget).await?;
         let unit = &seen.account.unit;
-        let number: Option<Value> = serde_json::from_str(&self.by).ok();
-        let by = number.and_then(|number| unit.amount(&number)).filter(|by| *by > 0).ok_or_else(|| {
-            let message = format!("{:?} is no amount of {}, more than 0", self.by, unit.as_str());
+        let by = match unit.amount_of(&self.by) {
+            Ok(0) => Err("it must be more than 0: a budget can only be raised".to_owned()),
+            read => read,
+        };
+        let by = by.map_err(|problem| {
+            let message = format!("{:?} cannot be added to a budget of {}: {problem}", self.by, unit.as_str());
             Problem::new(Exit::Usage, "invalid_amount", message)
         })?;
         runs.raise_budget(&seen, by).await
@@ -191,6 +194,10 @@ fn tell(stored: &StoredBudget, global: &Global) -> Result<Exit, Problem> {
     output::line(format_args!("  {DIM}used{DIM:#}      {}", show(standing.settled)))?;
     output::line(format_args!("  {DIM}reserved{DIM:#}  {}", show(standing.reserved)))?;
     output::line(format_args!("  {DIM}left{DIM:#}      {}", show(left(stored))))?;
+    if let (Some(day), Some(ends_at)) = (&account.day, account.ends_at) {
+        let zone = style::line(account.time_zone.as_deref().unwrap_or("UTC"), 60);
+        output::line(format_args!("  {DIM}day{DIM:#}       {day} in {zone}, until {}", ends_at.to_rfc3339()))?;
+    }
     output::line(format_args!("  {DIM}changed{DIM:#}   {}", updated_at.to_rfc3339()))?;
     Ok(Exit::Done)
 }
@@ -207,6 +214,8 @@ fn budget_json(stored: &StoredBudget) -> Value {
         "shared": shared,
         "subject": Some(&account.subject).filter(|subject| !subject.is_empty()),
         "day": account.day,
+        "time_zone": account.day.as_ref().map(|_| account.time_zone.as_deref().unwrap_or("UTC")),
+        "ends_at": account.ends_at.map(times::rfc3339),
         "user_id": account.user_id,
         "limit": number(account.limit),
         "raised": number(standing.raised),

@@ -14,11 +14,12 @@ fn with_budgets() -> Place {
         .step(Agent::new("Asked").model(model))
         .budget(Budget::calls(2).per_run())
         .budget(Budget::calls(9).per_user().shared("house"))
+        .budget(Budget::calls(70).per_session_per_day().time_zone("Asia/Kathmandu"))
         .build()
         .unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        workflow.run("so?").run_id("r1").user_id("ada").await.unwrap();
+        workflow.run("so?").run_id("r1").session_id("s1").user_id("ada").await.unwrap();
         workflow.shutdown().await.unwrap();
     });
     place
@@ -40,7 +41,7 @@ fn budgets_are_the_same_here_and_there() {
         assert!(list.contains(run) && list.contains(user) && list.contains("8 calls"), "{list}");
     }
     for (arguments, id) in [
-        (&["--workflow", "oracle"][..], run),
+        (&["--workflow", "oracle", "--per", "run"][..], run),
         (&["--shared", "house"], user),
         (&["--per", "user"], user),
         (&["--of", "r1"], run),
@@ -64,9 +65,25 @@ fn budgets_are_the_same_here_and_there() {
         let missing = both(&[verb, &["--json"]].concat()).exits(3).error();
         assert_eq!(missing["code"], "budget_not_found", "{verb:?}");
     }
-    for amount in ["0", "1.5", "much", "1e99"] {
+    // The day of a budget is that of its time zone, and says so.
+    let day = both(&["budgets", "ls", "--of", "s1", "--json"]).exits(0).json()["budgets"][0].clone();
+    let id = day["id"].as_str().unwrap();
+    assert!(id.ends_with("@Asia/Kathmandu/6:oracle/s1") && day["time_zone"] == "Asia/Kathmandu", "{day}");
+    assert!(day["ends_at"].as_str().unwrap().contains("T18:15:00"), "{day}");
+    let text = both(&["budgets", "show", id]).exits(0).stdout;
+    assert!(text.contains(&format!("{} in Asia/Kathmandu, until ", day["day"].as_str().unwrap())), "{text}");
+    for (amount, why) in [
+        ("0", "more than 0"),
+        ("-3", "must not be below 0"),
+        ("1.5", "calls are counted in whole numbers"),
+        ("much", "a number is expected"),
+        ("NaN", "a number is expected"),
+        ("1e99", "more than can be counted: at most 9223372036854775807 calls"),
+        ("1e999", "more than can be counted"),
+    ] {
         let refused = both(&["budgets", "raise", run, amount, "--json"]).exits(2).error();
         assert_eq!(refused["code"], "invalid_amount", "{amount}");
+        assert!(refused["message"].as_str().unwrap().contains(why), "{refused}");
     }
     assert_eq!(both(&["budgets", "show", run, "--json"]).exits(0).json()["raised"], 3);
     let audit = place.on_runs(&["audit", "--kind", "budget_raise", "--json"]).exits(0).stdout;

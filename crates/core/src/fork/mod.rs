@@ -9,6 +9,7 @@
 
 mod calls;
 mod copy;
+mod judged;
 
 pub use calls::{CallKind, ForkCall};
 
@@ -38,7 +39,8 @@ pub enum ForkPoint {
     /// What stands before this entry is kept.
     Entry(u64),
     /// Where this step, container or call began. It is given by its key, or a step by its name; of several with that
-    /// name, the first counts. With an edited output, where it ended; with an edited answer, where it was answered.
+    /// name, the first counts. With an edited output, where it ended, or where its agent or team had answered if hooks
+    /// have looked at that; with an edited answer, where it was answered.
     At(Arc<str>),
     /// Where the run failed or was cancelled. A step that failed in a call it was making goes on with that call; any
     /// other step that failed is executed from its beginning.
@@ -81,7 +83,7 @@ pub enum ForkEdit {
 pub struct CannotFork(pub String);
 
 /// Where a log is cut.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Cut {
     /// What stands before this entry is kept.
     at: usize,
@@ -93,6 +95,8 @@ pub struct Cut {
     edited: Option<usize>,
     /// The question that is answered otherwise.
     answered: Option<Key>,
+    /// Hooks that have looked at the run's input look again: it is another.
+    has_other_input: bool,
 }
 
 impl Cut {
@@ -102,7 +106,7 @@ impl Cut {
     /// When there is no such place, or nothing to edit there.
     pub fn new(log: &[Entry], status: RunStatus, point: &ForkPoint, edit: &ForkEdit) -> Result<Self, CannotFork> {
         let most = most(log, status);
-        let at = |at| Self { at: seam(log, at), again: None, unanswered: None, edited: None, answered: None };
+        let at = |at| Self { at: seam(log, at), ..Self::default() };
         match (point, edit) {
             (ForkPoint::Entry(index), ForkEdit::Nothing) => Ok(at(within(*index, (log.len(), most))?)),
             (ForkPoint::At(place), ForkEdit::Nothing) => match log[..most].iter().position(|e| begins(e, place)) {
@@ -122,6 +126,7 @@ impl Cut {
                 let Some(index) = index.filter(|index| log[..most].get(*index).is_some_and(has_output)) else {
                     return refuse(format!("{} gave nothing back that could be edited: {EDITABLE}", named(point)));
                 };
+                let index = judged::answer_of(log, index).unwrap_or(index);
                 Ok(Self { edited: Some(index), ..at(index + 1) })
             }
             (_, ForkEdit::Answer(_)) => {
@@ -150,7 +155,7 @@ impl Cut {
             let hint = "only one that ended ERROR or CANCELLED can be tried again; run it again, or fork it";
             return refuse(format!("the run is {status}: {hint}"));
         }
-        let mut cut = Self { at: most, again: None, unanswered: None, edited: None, answered: None };
+        let mut cut = Self { at: most, ..Self::default() };
         let failed = log[most..].iter().find_map(|entry| match &entry.record {
             Some(Record::Failed { key, .. }) => Some(key.clone()),
             _ => None,
@@ -172,6 +177,12 @@ impl Cut {
         }
         cut.unanswered = ending_answer(&log[..cut.at]);
         Ok(cut)
+    }
+
+    /// The same for a fork with another input: hooks of agents and teams that go on with it look at it again.
+    #[must_use]
+    pub fn with_other_input(self) -> Self {
+        Self { has_other_input: true, ..self }
     }
 
     /// What stands before this entry is kept.
@@ -205,6 +216,7 @@ impl Cut {
         // A step has one id in all iterations: what it said before counts only from where it began last.
         let said = first.and_then(|first| log[first].event.origin.step_id.clone());
         let pieces = self.edited.and_then(|edited| told_before(log, edited));
+        let asked_again = if self.has_other_input { judged::in_flight(&log[..self.at]) } else { BTreeSet::new() };
         (0..self.at).filter(move |index| {
             let entry = &log[*index];
             let is_again = self.again.as_ref().is_some_and(|again| match &entry.record {
@@ -218,7 +230,8 @@ impl Cut {
             let is_untold = pieces.as_ref().is_some_and(|(from, run_id)| {
                 index > from && entry.event.origin.run_id == *run_id && is_text(&entry.event.kind)
             });
-            !is_again && !is_unanswered && !is_untold
+            let is_asked_again = judged::hooked(entry).is_some_and(|speaker| asked_again.contains(&speaker));
+            !is_again && !is_unanswered && !is_untold && !is_asked_again
         })
     }
 }

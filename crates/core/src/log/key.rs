@@ -210,6 +210,21 @@ impl Key {
         self.join(format_args!("{when}{number}"))
     }
 
+    /// The conversation whose hook this is about, if it is about one.
+    pub(crate) fn hooked(&self) -> Option<Self> {
+        let word = match self.parts().last() {
+            Some(Part::Word(word)) => word,
+            _ => return None,
+        };
+        let number = word.strip_prefix("pre").or_else(|| word.strip_prefix("post"))?;
+        number.parse::<u32>().ok().and_then(|_| self.outer())
+    }
+
+    /// Whether this is about a hook after a run.
+    pub(crate) fn is_post_hook(&self) -> bool {
+        self.hooked().is_some() && self.0.rsplit_once('/').is_some_and(|(_, word)| word.starts_with("post"))
+    }
+
     /// What this step's function calls `name`.
     pub fn named(&self, name: &str) -> Self {
         self.join(format_args!("k:{name}"))
@@ -438,6 +453,7 @@ mod tests {
             (agent.turn(3).fallback(0), "0/agent/t3", Part::Turn(3)),
             (agent.turn(3).fallback(2), "0/agent/t3/f2", Part::Word("f2")),
             (agent.hook("pre", 0), "0/agent/pre0", Part::Word("pre0")),
+            (agent.hook("post", 12), "0/agent/post12", Part::Word("post12")),
             (call.member().word("done"), "1~3/team/t0/1/m/done", Part::Word("done")),
             (call.member().turn(1).call(0), "1~3/team/t0/1/m/t1/0", Part::Call(0)),
             (Key::alone("team").turn(0), "team/t0", Part::Turn(0)),
@@ -469,6 +485,14 @@ mod tests {
         assert_eq!(step.speaker("agent").turn(0).outer(), Some(step.speaker("agent")));
         assert_eq!((step.outer(), Key::run().outer()), (Some(Key::run()), None));
         assert_eq!(step.named("a/b").outer(), Some(step.clone()));
+        let agent = step.speaker("agent");
+        assert_eq!(
+            [agent.hook("pre", 0), agent.hook("post", 7)].map(|key| key.hooked()),
+            [Some(agent.clone()), Some(agent)]
+        );
+        for other in [step.named("pre0"), step.speaker("agent").word("previous"), Key::parse("pre0/1"), Key::run()] {
+            assert_eq!(other.hooked(), None, "{other}");
+        }
         assert_eq!((step.attempt(4).attempt_number(), step.named("x~2").attempt_number()), (4, 1));
     }
 }

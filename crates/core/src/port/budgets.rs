@@ -27,6 +27,8 @@ pub struct BudgetAccount {
     pub subject: Arc<str>,
     /// Which day, as `2026-11-27`.
     pub day: Option<Arc<str>>,
+    /// By whose clocks; none is UTC.
+    pub time_zone: Option<Arc<str>>,
     /// When that is over.
     pub ends_at: Option<Timestamp>,
     /// Whose it is.

@@ -478,6 +478,12 @@ pub trait Executor: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// What it may be asked, with everything masked that its guardrails would mask. What runs of a workflow were asked is
+    /// told to later runs, and to whoever sums them up, as all its executors mask it.
+    fn masked(&self, input: Value) -> Value {
+        input
+    }
+
     /// The workflows that its calls may have executed: see [`Effects::run_workflow`]. Asked once, at `build()`; they
     /// belong to the definition.
     fn workflows(&self) -> Vec<Arc<Definition>> {

@@ -24,6 +24,8 @@ pub struct Deleted {
     pub runs: u64,
     /// What of their logs, inputs and outputs was deleted, in bytes.
     pub bytes: u64,
+    /// Batches whose last run was among them.
+    pub batches: u64,
     /// Whether there is more to do: the same call again goes on.
     pub more: bool,
 }

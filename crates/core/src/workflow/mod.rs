@@ -356,6 +356,11 @@ impl Definition {
         Code::executors(&self.codes).chain(&self.leads).flat_map(|executor| executor.secrets())
     }
 
+    /// What a run was asked, with everything masked that a guardrail before one of its agents or teams would mask.
+    pub fn masked(&self, input: Value) -> Value {
+        Code::executors(&self.codes).chain(&self.leads).fold(input, |input, executor| executor.masked(input))
+    }
+
     /// The executor of the step with this key, or of the leader.
     pub fn executor(&self, key: &Key) -> Option<&Arc<dyn Executor>> {
         if self.leads.is_some() && *key == Key::leader() {

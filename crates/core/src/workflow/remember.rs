@@ -160,6 +160,8 @@ impl Remembers {
             (known, None) => known.map(|known| known.text),
             (known, Some(last)) => {
                 let text = history_context(unknown, known.as_ref().map(|known| &*known.text)).unwrap_or_default();
+                // Made for whoever works in the step, so from nothing that they would not see.
+                let text = self.executor.masked(Value::from(text));
                 let text = summarize(context, &**summarizer, text).await?;
                 context.state.set(SUMMARY, json!({ "summary": text, "until": last.run_id }));
                 Some(text)
@@ -208,10 +210,10 @@ impl Summary {
 }
 
 /// Has these runs summed up: recorded calls of the step's, like its agent's own.
-async fn summarize(context: &StepContext, summarizer: &dyn Executor, text: String) -> Result<String, Failure> {
+async fn summarize(context: &StepContext, summarizer: &dyn Executor, text: Value) -> Result<String, Failure> {
     let step = StepInfo { key: context.step.key.word("summary"), ..(*context.step).clone() };
     let context = StepContext { step: Arc::new(step), state: context.state.fork(), ..context.clone() };
-    let input = StepInput { input: Some(Arc::new(Value::from(text))), ..StepInput::default() };
+    let input = StepInput { input: Some(Arc::new(text)), ..StepInput::default() };
     let summary = summarizer.execute(context, Arc::new(input)).await;
     Ok(summary.map_err(|failure| failure.context("summarizing the session's history"))?.output.text())
 }
@@ -232,6 +234,10 @@ impl Executor for Remembers {
     fn secrets(&self) -> Vec<Secret> {
         let summarizer = self.summarizer.iter().flat_map(|summarizer| summarizer.secrets());
         self.executor.secrets().into_iter().chain(summarizer).collect()
+    }
+
+    fn masked(&self, input: Value) -> Value {
+        self.executor.masked(input)
     }
 
     fn models(&self) -> Vec<String> {

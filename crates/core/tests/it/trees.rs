@@ -1,6 +1,6 @@
 //! Trees of containers: what a machine says for each kind, and that a log cut anywhere leads to the same end.
 
-use outlive_core::log::{Entry, Record};
+use outlive_core::log::{Entry, Part, Place, Record};
 use outlive_core::machine::{Task, WorkflowMachine};
 use outlive_core::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext};
 use outlive_core::testing::{Dice, Forest, play, reply};
@@ -865,6 +865,7 @@ fn cuts(log: &[Entry], dice: &mut Dice) -> Vec<usize> {
 fn a_random_tree_cut_after_any_entry_comes_to_the_same_end() {
     let mut statuses = BTreeMap::new();
     let mut kinds = BTreeMap::new();
+    let mut asked: BTreeMap<&str, u32> = BTreeMap::new();
     for seed in 0..1_600 {
         let definition = Forest::new(seed, step).grow(1 + u32::try_from(seed % 4).unwrap()).unwrap();
         let whole = Driver::new(&definition).answered(People::Late).run(play);
@@ -872,6 +873,21 @@ fn a_random_tree_cut_after_any_entry_comes_to_the_same_end() {
         *statuses.entry(whole.machine.output().status.as_str()).or_insert(0) += 1;
         for entry in &whole.log {
             *kinds.entry(entry.event.name()).or_insert(0) += 1;
+            let Some(Record::Waiting { questions, .. }) = &entry.record else { continue };
+            for question in questions {
+                for part in question.key.parts() {
+                    let place = match part {
+                        Part::Node { place: Place::Branch(_), .. } => "in a Parallel",
+                        Part::Node { place: Place::Item(_), .. } => "in a ForEach",
+                        Part::Node { place: Place::Choice(_), .. } => "in a Router",
+                        Part::Iteration(_) => "in a Loop",
+                        Part::Sequence("w") => "in a nested workflow",
+                        _ => continue,
+                    };
+                    *asked.entry(place).or_insert(0) += 1;
+                }
+                *asked.entry(question.kind.as_str()).or_insert(0) += 1;
+            }
         }
         // The order in which siblings end changes nothing but the order of the log.
         let mut driver = Driver::new(&definition).answered(People::Early);
@@ -909,6 +925,9 @@ fn a_random_tree_cut_after_any_entry_comes_to_the_same_end() {
     assert!(statuses["COMPLETED"] > 1_000 && statuses["ERROR"] > 50, "{statuses:?}");
     for kind in ["Parallel", "Steps", "Condition", "Loop", "Router"] {
         assert!(kinds[&*format!("{kind}ExecutionCompleted")] > 100, "{kinds:?}");
+    }
+    for place in ["in a Parallel", "in a ForEach", "in a Router", "in a Loop", "in a nested workflow"] {
+        assert!(asked.get(place).is_some_and(|questions| *questions > 20), "{place}: {asked:?}");
     }
 }
 

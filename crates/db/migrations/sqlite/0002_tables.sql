@@ -92,6 +92,7 @@ CREATE TABLE {T}_budgets (
     per         TEXT NOT NULL,    -- run, session, user or all
     subject     TEXT NOT NULL,    -- which run, session or user
     day         TEXT,
+    time_zone   TEXT,             -- by whose clocks; null is UTC
     ends_at     INTEGER,          -- when the day is over
     user_id     TEXT,
     session_seq INTEGER,          -- of runs and sessions: they are deleted together

@@ -228,8 +228,10 @@ impl Tables {
     }
 
     /// Takes a run that goes out of its batch; the batch goes with its last.
-    pub(super) fn leave_batch(&mut self, seq: u64) {
+    pub(super) fn leave_batch(&mut self, seq: u64) -> u64 {
+        let count = self.batches.rows.len();
         self.batches.retain(|item| item != seq);
+        (count - self.batches.rows.len()) as u64
     }
 
     /// Deletes batches without runs.

@@ -115,7 +115,7 @@ impl Tables {
             let Some(seq) = self.deletable(access, run_id) else { continue };
             deleted.runs += 1;
             deleted.bytes += self.size(seq);
-            self.leave_batch(seq);
+            deleted.batches += self.leave_batch(seq);
             self.runs.remove(&seq);
             self.run_by_id.remove(run_id);
             self.delete_budgets_of_run(run_id);

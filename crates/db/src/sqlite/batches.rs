@@ -265,8 +265,9 @@ impl Tables<'_> {
     }
 
     /// Deletes a batch whose last run is gone, if no more will come. What a run leaves behind counts as nothing.
-    pub(super) fn delete_batch_that_is_over(&self, batch: i64) -> Result<(), Fail> {
-        self.execute(&self.sql().batches.delete_over, [batch])
+    pub(super) fn delete_batch_that_is_over(&self, batch: i64) -> Result<bool, Fail> {
+        let mut statement = self.connection().prepare_cached(&self.sql().batches.delete_over)?;
+        Ok(statement.execute([batch])? > 0)
     }
 
     /// Deletes batches without runs.

@@ -46,7 +46,7 @@ pub(super) struct BudgetSql {
 
 /// Columns of an account, in the order [`read`] reads them.
 const BUDGET: &str = "SELECT account, owner, unit, per, subject, day, ends_at, user_id, amount_max, raised, reserved, \
-    settled, updated_at FROM {T}_budgets";
+    settled, updated_at, time_zone FROM {T}_budgets";
 
 impl BudgetSql {
     /// The statements for this session table, whose name was checked.
@@ -63,8 +63,8 @@ impl BudgetSql {
             standing: sql("SELECT raised, reserved, settled FROM {T}_budgets WHERE account = ?1"),
             change: sql(
                 "INSERT INTO {T}_budgets (account, owner, unit, per, subject, day, ends_at, user_id, session_seq, \
-                amount_max, raised, reserved, settled, updated_at) \
-                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) ON CONFLICT (account) DO UPDATE SET \
+                amount_max, raised, reserved, settled, updated_at, time_zone) \
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) ON CONFLICT (account) DO UPDATE SET \
                 amount_max = excluded.amount_max, raised = excluded.raised, reserved = excluded.reserved, \
                 settled = excluded.settled, updated_at = excluded.updated_at",
             ),
@@ -117,6 +117,7 @@ fn read(row: &Row<'_>) -> Result<StoredBudget, Fail> {
         per,
         subject: needed(4)?,
         day: shown(row, 5)?,
+        time_zone: shown(row, 13)?,
         ends_at: time(6)?,
         user_id: shown(row, 7)?,
         limit: amount(8)?,
@@ -157,6 +158,7 @@ impl Tables<'_> {
                 int(standing.reserved),
                 int(standing.settled),
                 at.as_micros(),
+                account.time_zone.as_deref(),
             ];
             self.execute(&sql.change, columns)?;
         }

@@ -125,12 +125,15 @@ impl Reader {
     }
 
     pub(super) fn unfinished(&self, max: u64) -> Result<Unfinished, Fail> {
-        let found = first(&self.connection, &self.sql.count_unfinished, [int(max)], |row| {
+        let found = first(&self.connection, &self.sql.count_unfinished, [], |row| {
+            // A count that was damaged must not keep the others from being read.
+            let counted =
+                |column| Ok::<_, Fail>(u64::try_from(row.get::<_, i64>(column)?).unwrap_or_default().min(max));
             Ok(Unfinished {
-                queued: count(row.get(0)?)?,
+                queued: counted(0)?,
                 queued_since: row.get::<_, Option<i64>>(1)?.map(Timestamp::from_micros),
-                running: count(row.get(2)?)?,
-                paused: count(row.get(3)?)?,
+                running: counted(2)?,
+                paused: counted(3)?,
             })
         })?;
         Ok(found.unwrap_or_default())

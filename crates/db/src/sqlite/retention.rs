@@ -248,7 +248,9 @@ impl Tables<'_> {
         if deleted.runs > 0 {
             self.deleted();
         }
-        batches.into_iter().try_for_each(|batch| self.delete_batch_that_is_over(batch))?;
+        for batch in batches {
+            deleted.batches += u64::from(self.delete_batch_that_is_over(batch)?);
+        }
         self.delete_what_numbers_could_mean()?;
         let sql = &self.sql().retention;
         definitions.iter().try_for_each(|hash| self.execute(&sql.doubt, [&**hash]))?;

@@ -246,10 +246,6 @@ const RUN: &str = "SELECT r.run_id, r.workflow_id, q.workflow_name, s.session_id
     FROM {T}_runs r JOIN {T}_run_requests q ON q.seq = r.seq JOIN {T} s ON s.seq = r.session_seq \
     LEFT JOIN outlive_workers w ON w.seq = r.worker_seq";
 const WITH_OUTPUT: &str = " LEFT JOIN {T}_run_outputs o ON o.seq = r.seq";
-/// The unfinished runs, and those among them that wait for a worker. Their rows are short: nothing long is read.
-const UNFINISHED: &str = "{T}_runs u INDEXED BY {T}_runs_unfinished WHERE u.status < 3";
-const QUEUED: &str =
-    "{T}_runs u INDEXED BY {T}_runs_unfinished WHERE u.status < 3 AND u.status = 0 AND u.worker_seq IS NULL";
 const CLAIMABLE: &str = "FROM {T}_runs INDEXED BY {T}_runs_claimable \
     WHERE worker_seq IS NULL AND status < 2 AND is_behind = 0 AND workflow_id = ?1";
 const AWAITING: &str =
@@ -424,12 +420,17 @@ impl Sql {
             have_prefix: sql(
                 "SELECT count(*) FROM (SELECT 1 FROM {T}_runs WHERE run_id >= ?1 AND run_id < ?2 LIMIT ?3)",
             ),
-            count_unfinished: sql(&format!(
-                "SELECT (SELECT count(*) FROM (SELECT 1 FROM {QUEUED} LIMIT ?1)), \
-                (SELECT q.created_at FROM {{T}}_run_requests q WHERE q.seq = (SELECT min(u.seq) FROM {QUEUED} AND u.due_at = 0)), \
-                (SELECT count(*) FROM (SELECT 1 FROM {UNFINISHED} AND u.status = 1 LIMIT ?1)), \
-                (SELECT count(*) FROM (SELECT 1 FROM {UNFINISHED} AND u.status = 2 LIMIT ?1))"
-            )),
+            // Those that are RUNNING or PAUSED are counted as they change. Of those that are PENDING, workers hold a few; they
+            // are the newest nearly always, and with the last of them the walk is over.
+            count_unfinished: sql("WITH counted AS MATERIALIZED (SELECT pending, running, paused FROM {T}_counts \
+                WHERE scope = 0 AND component_id = '' AND user_id = ''), \
+                pending AS MATERIALIZED (SELECT u.seq, u.worker_seq, u.due_at FROM {T}_runs u INDEXED BY {T}_runs_unfinished \
+                WHERE u.status < 3 AND u.status = 0 ORDER BY u.session_seq DESC, u.seq DESC \
+                LIMIT coalesce((SELECT pending FROM counted), 0)) \
+                SELECT (SELECT count(*) FROM pending WHERE worker_seq IS NULL), \
+                (SELECT q.created_at FROM {T}_run_requests q WHERE q.seq = \
+                (SELECT min(seq) FROM pending WHERE worker_seq IS NULL AND due_at = 0)), \
+                coalesce((SELECT running FROM counted), 0), coalesce((SELECT paused FROM counted), 0)"),
             pages: sql("WITH run (seq) AS MATERIALIZED (\
                 SELECT r.seq FROM {T}_runs r JOIN {T}_run_requests q ON q.seq = r.seq \
                 WHERE r.run_id = ?1 AND (?3 IS NULL OR q.user_id = ?3)) \

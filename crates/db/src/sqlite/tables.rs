@@ -919,7 +919,7 @@ impl<'c> Tables<'c> {
         for (hash, last) in definitions {
             self.execute(&self.sql.delete_definition, params![&*hash, last])?;
         }
-        batches.into_iter().try_for_each(|batch| self.delete_batch_that_is_over(batch))?;
+        batches.into_iter().try_for_each(|batch| self.delete_batch_that_is_over(batch).map(drop))?;
         self.delete_what_numbers_could_mean()
     }
 

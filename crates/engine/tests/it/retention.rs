@@ -612,6 +612,8 @@ async fn a_batch_says_which_of_its_items_were_deleted() {
     let done = prune_all(&engine, prune(of_batch(vec![]), false)).await;
     assert_eq!((done.runs, done.batches), (0, 1));
     assert!(matches!(batch.progress().await.unwrap_err(), Error::BatchNotFound(_)));
+    let stats = engine.reader().stats();
+    assert_eq!((stats.runs_pruned, stats.batches_pruned), (4, 2), "one went with its last run, one had none");
 }
 
 #[tokio::test(start_paused = true)]

@@ -814,6 +814,7 @@ pub(super) struct BudgetShape {
     subject: Option<Arc<str>>,
     #[serde(default)]
     day: Option<Arc<str>>,
+    time_zone: Option<Arc<str>>,
     #[serde(default, deserialize_with = "instant_if_any")]
     ends_at: Option<Timestamp>,
     #[serde(default)]
@@ -843,6 +844,7 @@ impl From<BudgetShape> for StoredBudget {
             per: shape.per,
             subject: shape.subject.unwrap_or_default(),
             day: shape.day,
+            time_zone: shape.time_zone.filter(|zone| &**zone != "UTC"),
             ends_at: shape.ends_at,
             user_id: shape.user_id,
         };

@@ -319,10 +319,10 @@ impl<'a> Build<'a> {
         }
         for (place, budget) in said.budgets.iter().enumerate() {
             match budget_of(budget) {
-                Some(budget) => builder = builder.budget(budget),
-                None => {
-                    let at = self.value(&[&path[..], &["budgets", &place.to_string(), "limit"]].concat());
-                    self.problem(at, "it is no amount: write 5 USD, 200000 tokens or 100 calls");
+                Ok(budget) => builder = builder.budget(budget),
+                Err((field, problem)) => {
+                    let at = self.value(&[&path[..], &["budgets", &place.to_string(), field]].concat());
+                    self.problem(at, problem);
                 }
             }
         }
@@ -652,14 +652,23 @@ fn field(said: &syntax::Field) -> UserInputField {
 }
 
 /// `5 USD`, `200000 tokens`, `100 calls`.
-fn budget_of(said: &syntax::Budget) -> Option<Budget> {
-    let (amount, unit) = said.limit.split_once(' ')?;
+///
+/// # Errors
+/// The field that is wrong, and why.
+fn budget_of(said: &syntax::Budget) -> Result<Budget, (&'static str, String)> {
+    let example = "write 5 USD, 200000 tokens or 100 calls";
+    let parts = said.limit.split_once(' ').filter(|(_, unit)| !unit.trim().is_empty());
+    let (amount, unit) = parts.ok_or_else(|| ("limit", format!("it is no amount: {example}")))?;
     let unit = BudgetUnit::from(unit.to_owned());
-    let limit = unit.amount(&serde_json::from_str(amount).ok()?)?;
-    let per = [BudgetScope::Run, BudgetScope::Session, BudgetScope::User, BudgetScope::All];
-    let per = per.into_iter().find(|per| per.as_str() == said.per)?;
-    let shared = said.shared.as_deref().map(Arc::from);
-    Some(Budget { unit, limit, per, daily: said.daily.unwrap_or_default(), shared })
+    let limit = unit.amount_of(amount).map_err(|problem| ("limit", format!("{problem}; {example}")))?;
+    let per = BudgetScope::ALL.into_iter().find(|per| per.as_str() == said.per);
+    let per = per.ok_or_else(|| ("per", "write run, session, user or all".to_owned()))?;
+    let (shared, time_zone) = (said.shared.as_deref().map(Arc::from), said.time_zone.as_deref().map(Arc::from));
+    let budget = Budget { unit, limit, per, daily: said.daily.unwrap_or_default(), time_zone, shared };
+    match outlive_engine::budget_problem(&budget) {
+        Some(problem) => Err(("time_zone", problem)),
+        None => Ok(budget),
+    }
 }
 
 /// A name in quotes after a word, at the beginning of a problem: `Loop "Polish": it has …` or `step "Draft" has …`.

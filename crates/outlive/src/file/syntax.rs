@@ -393,13 +393,15 @@ pub(super) struct Leader {
 #[serde(deny_unknown_fields)]
 pub(super) struct Budget {
     /// How much: `5 USD`, `200000 tokens` or `100 calls`
-    #[schemars(regex(pattern = r"^[0-9]+(\.[0-9]+)? ([A-Z]{3}|tokens|calls)$"))]
+    #[schemars(regex(pattern = r"^[^ ]+ ([A-Z]{3}|tokens|calls)$"))]
     pub(super) limit: String,
     /// Whose use is counted together
     #[schemars(extend("enum" = ["run", "session", "user", "all"]))]
     pub(super) per: String,
-    /// Whether each day, in UTC, begins anew
+    /// Whether each day begins anew
     pub(super) daily: Option<bool>,
+    /// By whose clocks days begin, such as Europe/Berlin; UTC unless said
+    pub(super) time_zone: Option<String>,
     /// Counted together with the budgets of this name of other workflows
     pub(super) shared: Option<String>,
 }

@@ -1,9 +1,10 @@
 //! Budgets: what calls reserve and use, whoever executes them, and what people are asked when too little is left.
 
 use outlive::core::log::{Entry, Record};
-use outlive::core::port::{Access, BudgetFilter, BudgetStanding, Db};
+use outlive::core::port::{Access, BudgetFilter, BudgetStanding, Clock, Db};
 use outlive::core::testing::Dice;
-use outlive::core::{EventKind, ModelRequest, Role, ToolCall, Usage};
+use outlive::core::{EventKind, ModelRequest, Role, Timestamp, ToolCall, Usage};
+use outlive::engine::Submit;
 use outlive::engine::testing::{Moment, TroubledDb, broken_invariants, read_log};
 use outlive::prelude::*;
 use outlive::{FailureKind, OpenQuestion, Options, Prices, QuestionKind};
@@ -104,6 +105,15 @@ fn owed(log: &[Entry]) -> (u64, u64) {
     (lost + open.into_values().sum::<u64>(), settled)
 }
 
+/// It is always the same time.
+struct Stopped(Timestamp);
+
+impl Clock for Stopped {
+    fn now(&self) -> Timestamp {
+        self.0
+    }
+}
+
 fn raise(amount: impl Into<Value>) -> Answer {
     Answer::input([("raise_by", amount.into())])
 }
@@ -176,7 +186,7 @@ async fn an_answer_that_raises_nothing_is_refused_and_the_question_stays() {
     let question = only_question(&workflow, "r1").await;
     for (answer, problem) in [
         (raise(0), "more than 0"),
-        (raise(-1), "more than 0"),
+        (raise(-1), "must not be below 0"),
         (raise("much"), "expected int"),
         (Answer::input([("more", Value::from(1))]), "was not asked for"),
         (Answer::Skip, "approve, input, reject"),
@@ -482,6 +492,10 @@ fn a_budget_that_cannot_be_kept_is_refused_when_the_workflow_is_built() {
     assert!(twice.contains("two budgets calls/run"), "{twice}");
     assert!(build(&[Budget::calls(0).per_day()]).contains("more than 0"));
     assert!(build(&[Budget::usd(f64::NAN).per_run()]).contains("more than 0"));
+    assert!(build(&[Budget::usd(1e300).per_run()]).contains("more than can be counted"));
+    let zone = build(&[Budget::calls(5).per_day().time_zone("Europe/Berlinn")]);
+    assert!(zone.contains("calls/all/day@Europe/Berlinn") && zone.contains("is no time zone"), "{zone}");
+    assert!(build(&[Budget::calls(5).per_run().time_zone("UTC")]).contains("make it one per day"));
 
     let inner = Workflow::builder("Inner").step(agent("Ask", &oracle(1))).budget(Budget::calls(1).per_run());
     let outer = Workflow::builder("Outer").db(InMemoryDb::new()).step(inner.definition().unwrap()).build();
@@ -494,10 +508,12 @@ fn budgets_are_part_of_a_definition_as_json() {
     let build = || Workflow::builder("Research").db(InMemoryDb::new()).step(agent("Ask", &oracle(1)));
     let workflow =
         build().budget(Budget::tokens(500).per_user_per_day()).budget(Budget::calls(3).per_run().shared("x"));
+    let workflow = workflow.budget(Budget::calls(9).per_day().time_zone("Europe/Berlin"));
     let json = workflow.build().unwrap().to_json();
     let expected = json!([
         { "limit": 500, "unit": "tokens", "per": "user", "daily": true },
         { "limit": 3, "unit": "calls", "per": "run", "shared": "x" },
+        { "limit": 9, "unit": "calls", "per": "all", "daily": true, "time_zone": "Europe/Berlin" },
     ]);
     assert_eq!(json["budgets"], expected);
     let registry = Registry::new().agent(Agent::new("Ask").model(oracle(1)));
@@ -511,5 +527,78 @@ fn budgets_are_part_of_a_definition_as_json() {
     let mut bad = json.clone();
     bad["budgets"] = json!([{ "limit": -1, "unit": "tokens", "per": "run" }]);
     let error = Workflow::from_json(&bad, &registry).db(InMemoryDb::new()).build().expect_err("it is no limit");
-    assert!(error.to_string().contains("budgets: the limit of a budget is -1"), "{error}");
+    assert!(error.to_string().contains("budgets: the limit of a budget is -1: it must not be below 0"), "{error}");
+    bad["budgets"] = json!([{ "limit": 1, "unit": "tokens", "per": "all", "daily": true, "time_zone": "Mars/X" }]);
+    let error = Workflow::from_json(&bad, &registry).db(InMemoryDb::new()).build().expect_err("it is no zone");
+    assert!(error.to_string().contains("\"Mars/X\" is no time zone"), "{error}");
+}
+
+/// Whoever answers is told why an amount cannot be added, and the question stays open.
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_added_to_a_budget_is_refused_in_words_that_say_why() {
+    let money = Budget::usd(1e-9).per_run();
+    for (budget, table) in [
+        (
+            money,
+            [
+                (json!(1e300), "it is more than can be counted: at most 9223372036.00 USD"),
+                (json!(-1e300), "it must not be below 0"),
+                (json!(1e-300), "it is less than can be counted: at least 0.000000001 USD"),
+                (json!(0), "must be more than 0"),
+            ],
+        ),
+        (
+            Budget::calls(1).per_run(),
+            [
+                (json!(u64::MAX), "it is more than can be counted: at most 9223372036854775807 calls"),
+                (json!(-1), "it must not be below 0"),
+                (json!(1.5), "raise_by"),
+                (json!(1e300), "raise_by"),
+            ],
+        ),
+    ] {
+        let (model, db) = (oracle(2), Arc::new(InMemoryDb::new()));
+        let builder = Workflow::builder("Research").shared_db(db).step(agent("Ask", &model)).budget(budget.clone());
+        let prices =
+            r#"{ "date": "2026-11-01", "currency": "USD", "models": { "oracle": { "input": 1, "output": 1 } } }"#;
+        let workflow = builder.prices(Prices::parse(prices).unwrap()).build().unwrap();
+        workflow.run("so?").run_id("r1").background().await.unwrap();
+        let question = only_question(&workflow, "r1").await;
+        for (by, why) in table {
+            let error = question.answer(raise(by.clone())).await.expect_err("it is no amount").to_string();
+            assert!(error.contains(why) && error.contains("raise_by"), "{budget}, {by}: {error}");
+        }
+        only_question(&workflow, "r1").await;
+        workflow.shutdown().await.unwrap();
+    }
+}
+
+/// What was used on a day counts no more on the next, by the clocks of the budget's time zone, whichever process calls.
+#[tokio::test]
+async fn a_budget_of_a_day_begins_anew_at_midnight_in_its_time_zone() {
+    let folder = tempfile::tempdir().unwrap();
+    let build = |now: i64| {
+        let model = oracle(1);
+        let budget = Budget::calls(1).per_day().time_zone("Europe/Berlin");
+        let definition = Workflow::builder("Research").step(agent("Ask", &model)).budget(budget).definition().unwrap();
+        let db: Arc<dyn Db> = Arc::new(SqliteDb::new(folder.path().join("days.db")));
+        Engine::builder(db).clock(Arc::new(Stopped(Timestamp::from_seconds(now)))).workflow(definition)
+    };
+    // 2026-03-28T23:00:00Z. The day on which clocks are put forward has 23 hours there.
+    let midnight = 1_774_738_800;
+    let mut found = Vec::new();
+    for (number, now) in [-60, 0, 23 * 3_600 - 60, 23 * 3_600].into_iter().enumerate() {
+        let engine = build(midnight + now).start().await.unwrap();
+        let submit = Submit { run_id: Some(format!("r{number}")), ..Submit::default() };
+        let run = engine.submit(&"research".parse().unwrap(), submit).await.unwrap();
+        found.push(run.wait().await.unwrap().status);
+        engine.shutdown().await.unwrap();
+    }
+    assert_eq!(found, [RunStatus::Completed, RunStatus::Completed, RunStatus::Paused, RunStatus::Completed]);
+    let db: Arc<dyn Db> = Arc::new(SqliteDb::new(folder.path().join("days.db")));
+    db.open().await.unwrap();
+    let accounts = db.budgets(Access::All, BudgetFilter::default()).await.unwrap().budgets;
+    let days: Vec<_> = accounts.iter().map(|stored| stored.account.day.clone().unwrap()).collect();
+    assert_eq!(days.iter().map(|day| &**day).collect::<Vec<_>>(), ["2026-03-28", "2026-03-29", "2026-03-30"]);
+    assert!(accounts.iter().all(|stored| stored.account.time_zone.as_deref() == Some("Europe/Berlin")));
 }

@@ -184,6 +184,145 @@ async fn a_summary_is_made_once_however_often_its_step_is_begun() {
     second.shutdown().await.unwrap();
 }
 
+/// What a guardrail masks.
+const MAIL: &str = "ada@example.org";
+
+/// An agent whose guardrail masks what it is asked; it says nothing of it.
+fn masks(asked: &Asked, name: &str) -> Agent {
+    Agent::new(name).model(answers(asked, "read")).pre_hook(PiiGuardrail::new().mask_pii(true))
+}
+
+fn answers(asked: &Asked, text: &'static str) -> impl Model + use<> {
+    let asked = asked.clone();
+    ScriptedModel::from_fn("m", move |request| {
+        asked.note(request);
+        Ok(ModelResponse::text(text))
+    })
+}
+
+impl Asked {
+    /// What was asked since the last time, all in one; nobody was asked what is masked.
+    fn masked(&self) -> String {
+        let texts = std::mem::take(&mut *self.0.lock().unwrap()).concat().join("\n");
+        assert!(!texts.contains(MAIL), "{texts}");
+        texts
+    }
+}
+
+#[tokio::test]
+async fn what_a_guardrail_masked_stays_masked_for_every_model_that_reads_the_session_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let asked = Asked::default();
+    let build = || {
+        let writer = Agent::new("Writer").model(answers(&asked, "written")).add_history_to_context(true);
+        let look = Step::function("Look", |context, input| async move {
+            let before = context.history(10).await?;
+            let said: Vec<_> = before.iter().map(|run| run.input_text()).collect();
+            Ok::<_, Failure>(format!("{}; {}", input.text(), said.join(", ")))
+        });
+        let builder = Workflow::builder("Desk").num_history_runs(1).summarize_history(answers(&asked, "a summary"));
+        let builder = builder.step(Step::new("Read").agent(masks(&asked, "Reader")));
+        // Whoever comes after it has no guardrail, and has never seen what was masked.
+        let builder = builder.step(look).step(Step::new("Write").agent(writer).add_workflow_history(true));
+        on(folder.path(), builder)
+    };
+    let ask = |workflow: &Workflow, number: u32| workflow.run(format!("{number}: I am {MAIL}")).session_id("ada");
+    let first = build();
+    for number in 1..=3 {
+        ask(&first, number).await.unwrap();
+        let told = asked.masked();
+        assert!(told.contains(&format!("{number}: I am ****")), "{told}");
+        // Shown as the one before, summed up, and told by the function.
+        let before = format!("User input: {}: I am ****", number - 1);
+        assert_eq!((told.contains(&before), told.contains("a summary")), (number > 1, number > 2), "{told}");
+        assert!(told.contains("1: I am *****"), "{told}");
+    }
+    // A process that takes the run over reads the session anew.
+    let run = ask(&first, 4).background().await.unwrap();
+    said(&run, "PreHookStarted").await;
+    let run_id = run.run_id().clone();
+    first.engine().await.unwrap().kill();
+    drop((run, first));
+    let second = build();
+    let output = ended(&second.attach(run_id.as_str()).await.unwrap()).await;
+    assert_eq!((output.status, output.text().as_str()), (RunStatus::Completed, "written"));
+    assert!(asked.masked().contains("4: I am ****"));
+    // What the caller sent is kept as it was.
+    assert_eq!(output.input.unwrap(), format!("4: I am {MAIL}"));
+    let state = second.get_session_state("ada").await.unwrap();
+    assert_eq!(state["session_summary"]["summary"], "a summary");
+    second.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_agent_that_leads_and_one_that_was_interrupted_are_told_what_was_asked_as_it_was_masked() {
+    let folder = tempfile::tempdir().unwrap();
+    let asked = Asked::default();
+    let leads = {
+        let asked = asked.clone();
+        ScriptedModel::from_fn("lead", move |request| {
+            // Its own question is its own to see; what it is told of earlier ones is not.
+            let system = request.messages.iter().find(|message| message.role == Role::System).unwrap();
+            asked.0.lock().unwrap().push(vec![system.content.clone().unwrap()]);
+            Ok(match request.messages.iter().any(|message| message.role == Role::Tool) {
+                true => ModelResponse::text("done"),
+                false => ModelResponse::calls(vec![ToolCall::new("1", "run_workflow", r#"{"query": "go on"}"#)]),
+            })
+        })
+    };
+    let builder = Workflow::builder("Newsroom").agent(WorkflowAgent::new(leads).num_history_runs(3));
+    let workflow = on(folder.path(), builder.step(Step::new("Read").agent(masks(&asked, "Reader"))));
+    for number in 1..=2 {
+        workflow.run(format!("{number}: I am {MAIL}")).session_id("ada").await.unwrap();
+        let told = asked.masked();
+        assert_eq!(told.contains("User input: 1: I am ****"), number == 2, "{told}");
+    }
+    workflow.shutdown().await.unwrap();
+
+    // Another session of another workflow: the same agent remembers what it was asked when it was interrupted.
+    let (gate, talked) = (Arc::new(Semaphore::new(0)), Asked::default());
+    let talker = Agent::new("Talker").model(looks_and_answers(&talked)).tool(look(&gate)).add_history_to_context(true);
+    let builder = Workflow::builder("Talk").step(Step::new("Talk").agent(talker));
+    let workflow = on(folder.path(), builder.step(Step::new("Read").agent(masks(&asked, "Reader"))));
+    let first = workflow.run(format!("I am {MAIL}")).session_id("bob").background().await.unwrap();
+    said(&first, "ToolCallStarted").await;
+    let second = workflow.run("And now?").session_id("bob").interrupt().background().await.unwrap();
+    assert_eq!(ended(&first).await.status, RunStatus::Cancelled);
+    gate.add_permits(9);
+    assert_eq!(ended(&second).await.status, RunStatus::Completed);
+    asked.masked();
+    let last = talked.all().pop().unwrap().join("\n");
+    assert!(!last.contains(MAIL), "{last}");
+    workflow.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_said_to_a_run_that_executes_is_masked_as_what_it_was_asked_would_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let (asked, gate) = (Asked::default(), Arc::new(Semaphore::new(0)));
+    let build = || {
+        let writer = Agent::new("Writer").model(looks_and_answers(&asked)).tool(look(&gate));
+        let builder = Workflow::builder("Desk").step(Step::new("Read").agent(masks(&asked, "Reader")));
+        on(folder.path(), builder.step(Step::new("Write").agent(writer)))
+    };
+    let first = build();
+    let run = first.run("write").session_id("ada").background().await.unwrap();
+    said(&run, "ToolCallStarted").await;
+    first.run(format!("Write to {MAIL}")).session_id("ada").steer().background().await.unwrap();
+    let run_id = run.run_id().clone();
+    first.engine().await.unwrap().kill();
+    drop((run, first));
+    gate.add_permits(9);
+    let second = build();
+    assert_eq!(ended(&second.attach(run_id.as_str()).await.unwrap()).await.status, RunStatus::Completed);
+    let told = asked.masked();
+    assert!(told.contains("Write to ****"), "{told}");
+    let db = second.engine().await.unwrap().db().clone();
+    let log = outlive::engine::testing::read_log(&*db, &run_id).await;
+    assert!(!log.iter().any(|entry| serde_json::to_string(entry).unwrap().contains(MAIL)));
+    second.shutdown().await.unwrap();
+}
+
 async fn read_names(workflow: &Workflow, run_id: &outlive::core::RunId) -> Vec<&'static str> {
     let db = workflow.engine().await.unwrap().db().clone();
     let log = outlive::engine::testing::read_log(&*db, run_id).await;

@@ -49,6 +49,25 @@ fn definitions(text: &str) -> Vec<Arc<Definition>> {
     file.model("demo", ScriptedModel::replies([])).inspect().definitions().unwrap_or_else(|error| panic!("{error}"))
 }
 
+#[test]
+fn a_budget_that_a_file_cannot_mean_is_refused_where_it_stands() {
+    for (budget, column, why) in [
+        ("{ limit: 99999999999999999999 tokens, per: run }", 18, "at most 9223372036854775807 tokens"),
+        ("{ limit: 1e300 USD, per: run }", 18, "it is more than can be counted: at most 9223372036.00 USD"),
+        ("{ limit: -5 USD, per: run }", 18, "it must not be below 0"),
+        ("{ limit: 0.0000000000001 USD, per: run }", 18, "at least 0.000000001 USD"),
+        ("{ limit: 1.5 calls, per: run }", 18, "calls are counted in whole numbers"),
+        ("{ limit: NaN USD, per: run }", 18, "a number is expected (USD); write 5 USD"),
+        ("{ limit: 5 calls, per: all, daily: true, time_zone: Berlin }", 61, "\"Berlin\" is no time zone"),
+        ("{ limit: 5 calls, per: all, time_zone: UTC }", 0, "make it one per day"),
+    ] {
+        let text = with_steps("      - { step: A, agent: a }\n    budgets:\n");
+        let told = problems(&format!("{text}      - {budget}\n"));
+        assert!(told.contains(why), "{budget}: {told}");
+        assert!(column == 0 || told.contains(&format!("9:{column}")), "{budget}: {told}");
+    }
+}
+
 #[tokio::test]
 async fn the_seed_as_a_file_makes_the_same_calls_as_the_program() {
     let mut asked = Vec::new();
@@ -135,7 +154,7 @@ fn every_thing_that_a_file_can_say_is_read() {
     }
     let spending = everything.spending.as_ref().unwrap();
     let budgets: Vec<_> = spending.budgets.iter().map(ToString::to_string).collect();
-    assert_eq!(budgets, ["5.00 USD per run", "200000 tokens per user and day"]);
+    assert_eq!(budgets, ["5.00 USD per run", "200000 tokens per user and day (Europe/Berlin)"]);
     assert_eq!((everything.concurrency, everything.timeout_ms), (Some(4), Some(3_600_000)));
     let file = File::parse("everything.yaml", EVERYTHING).unwrap().functions(registry()).inspect();
     let schedules = file.schedules().unwrap();

@@ -16,6 +16,7 @@ mod example;
 mod faults;
 mod files;
 mod fleet;
+mod fork_hooks;
 mod forks;
 mod formats;
 mod kill9;

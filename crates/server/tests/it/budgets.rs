@@ -80,13 +80,14 @@ async fn accounts_are_listed_in_pages_found_and_raised_once() {
         of_run,
         &json!([{
             "budget_id": "USD/run/-/4:flow/r1", "unit": "USD", "per": "run", "workflow_id": "flow", "shared": null,
-            "subject": "r1", "day": null, "ends_at": null, "user_id": "ada", "limit": 0.3, "raised": 0.0, "used": 0.05,
+            "subject": "r1", "day": null, "time_zone": null, "ends_at": null, "user_id": "ada", "limit": 0.3, "raised": 0.0, "used": 0.05,
             "reserved": 0.05, "left": 0.2, "updated_at": "2026-11-23T03:27:47.000000Z",
         }])
     );
     let house = &list("?shared=house").await["budgets"];
     assert_eq!((house.as_array().map(Vec::len), &house[0]["shared"]), (Some(2), &json!("house")));
     assert_eq!((&house[0]["day"], &house[0]["ends_at"]), (&json!("2026-11-23"), &json!("2026-11-24T00:00:00.000000Z")));
+    assert_eq!(house[0]["time_zone"], "UTC");
     assert_eq!(list("?workflow_id=flow").await["budgets"].as_array().map(Vec::len), Some(5));
     assert_eq!(list("?workflow_id=other").await["budgets"], json!([]));
     // In pages, each once.
@@ -121,9 +122,22 @@ async fn what_is_no_amount_or_no_account_is_refused() {
     let db = InMemoryDb::new();
     spends(&db, "r1", "ada", &budgets()).await;
     let served = Served::on(db, Setup { with_keys: false, ..Setup::default() }).await;
-    for by in [json!(0), json!(-1), json!("5"), json!(null), json!(1.5), json!(1e300)] {
-        let answer = raise(&served, None, json!({ "budget_id": "calls/user/-/4:flow/ada", "raise_by": by })).await;
-        assert!(answer.status == 422 && answer.body.contains("raise_by"), "{by}: {answer:?}");
+    let (calls, money) = ("calls/user/-/4:flow/ada", "USD/run/-/4:flow/r1");
+    for (id, by, why) in [
+        (calls, json!(0), "more than 0"),
+        (calls, json!(-1), "must not be below 0"),
+        (calls, json!("5"), "a number is expected"),
+        (calls, json!(null), "a number is expected"),
+        (calls, json!(1.5), "calls are counted in whole numbers"),
+        (calls, json!(1e300), "more than can be counted: at most 9223372036854775807 calls"),
+        (money, json!(1e300), "more than can be counted: at most 9223372036.00 USD"),
+        (money, json!(-1e300), "must not be below 0"),
+        (money, json!(1e-300), "less than can be counted: at least 0.000000001 USD"),
+        (money, json!(0.0), "more than 0"),
+    ] {
+        let answer = raise(&served, None, json!({ "budget_id": id, "raise_by": by })).await;
+        let is_said = answer.body.contains("raise_by") && answer.body.contains(why);
+        assert!(answer.status == 422 && is_said, "{by}: {answer:?}");
     }
     for id in ["", "nothing", "../r1", "calls/user/-/4:flow/ADA"] {
         let answer = raise(&served, None, json!({ "budget_id": id, "raise_by": 1 })).await;

@@ -1,8 +1,9 @@
-//! `06_advanced_concepts`: guardrails, and what `run_control` has of events, metrics, copies and JSON. Its programs that
-//! cancel, that are clients of a server, and the command line have tests of their own.
+//! `06_advanced_concepts`: guardrails, and all of `run_control` but its command line, `workflow_cli`: `outlive chat` is
+//! tested with the other commands.
 
 use super::{Ask, Kitchen, PATIENCE, Recipe, function, walked};
 use crate::serve_crash::post;
+use outlive::client::{Client, Submission};
 use outlive::prelude::*;
 use outlive::{RunEvent, Server, WorkflowBuilder};
 use serde_json::{Value, json};
@@ -283,6 +284,69 @@ async fn a_stream_without_executor_events_tells_of_steps_alone_and_a_log_of_all(
     assert_eq!((status, names(&text)), (200, told.iter().map(|name| (*name).to_owned()).collect()));
     let (status, text) = ask(&address, &format!("{runs}/r/resume"), "last_event_index=1").await;
     assert_eq!((status, names(&text)), (200, ["replay", told[2], told[3]].map(str::to_owned).to_vec()));
+    serving.abort();
+}
+
+/// `run_control/cancel_run`.
+#[tokio::test]
+async fn a_run_is_cancelled_from_elsewhere_while_its_agent_writes() {
+    let kitchen = Kitchen::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let build = || {
+        let writer = kitchen.agent("Writer", "REPLY=a-long-story CHUNKDELAY=60");
+        let workflow = Workflow::builder("Story").step(kitchen.says("Outline", "outlined"));
+        let workflow = workflow.step(Step::new("Write").agent(writer)).step(kitchen.says("Edit", "edited"));
+        workflow.db(SqliteDb::new(folder.path().join("cancelled.db"))).build().unwrap()
+    };
+    let (workflow, other) = (build(), build());
+    let run = workflow.run("A story about a cat").background().await.unwrap();
+    let mut events = run.events(None);
+    loop {
+        let event = timeout(PATIENCE, events.next()).await.expect("it goes on").unwrap().expect("it is not over");
+        if event.name() == "RunContent" && event.origin.step_name.as_deref() == Some("Write") {
+            break;
+        }
+    }
+    other.cancel_run(run.run_id().as_str(), "I have changed my mind").await.unwrap();
+    let output = timeout(PATIENCE, run.wait()).await.unwrap().unwrap();
+    assert_eq!(output.status, RunStatus::Cancelled);
+    let said: Vec<_> = output.step_results.iter().map(|step| step.text()).collect();
+    assert!(said.len() == 2 && said[0] == "outlined" && "a-long-story".starts_with(&said[1]), "{said:?}");
+    let names: Vec<_> = run.events(None).stored().await.unwrap().iter().map(RunEvent::name).collect();
+    assert_eq!(names[names.len() - 2..], ["WorkflowCancelled", "WorkflowCompleted"]);
+    workflow.shutdown().await.unwrap();
+    other.shutdown().await.unwrap();
+}
+
+/// `run_control/remote_workflow`: Agno's own `RemoteWorkflow` is one of the clients of `cargo xtask agno-clients`.
+#[tokio::test]
+async fn a_workflow_of_a_server_is_run_streamed_and_cancelled_like_one_of_ones_own() {
+    let kitchen = Kitchen::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let db = SqliteDb::new(folder.path().join("remote.db"));
+    let writer = kitchen.agent("Writer", "DELAY=60");
+    let slow = Workflow::builder("Slow").step(Step::new("Write").agent(writer)).db(db.clone()).build().unwrap();
+    let quick = Workflow::builder("Quick").step(kitchen.says("Research", "found")).db(db.clone()).build().unwrap();
+    let server = Server::builder(db).workflow(&slow).workflow(&quick).open_to_all().start().await.unwrap();
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let client = Client::builder(format!("http://{}", listener.local_addr().unwrap())).build().unwrap();
+    let serving = tokio::spawn(async move { server.serve_on(vec![listener], std::future::pending()).await });
+
+    let accepted = client.submit(&Submission::new("quick").input("What is Python?")).await.unwrap();
+    let output = timeout(PATIENCE, client.wait(&accepted.run_id)).await.unwrap().unwrap();
+    assert_eq!((output.status, output.text().as_str()), (RunStatus::Completed, "found"));
+    let mut told = Vec::new();
+    let mut stream = client.follow(&accepted.run_id, None);
+    while let Some(event) = timeout(PATIENCE, stream.next()).await.expect("it goes on").unwrap() {
+        told.push(event.name());
+    }
+    assert_eq!((told[0], told[told.len() - 1]), ("WorkflowStarted", "WorkflowCompleted"));
+
+    let accepted = client.submit(&Submission::new("slow").input("And Rust?")).await.unwrap();
+    client.cancel(&accepted.run_id, "enough").await.unwrap();
+    let output = timeout(PATIENCE, client.wait(&accepted.run_id)).await.unwrap().unwrap();
+    assert_eq!(output.status, RunStatus::Cancelled);
+    assert!(client.cancel(&"nobody".parse().unwrap(), "enough").await.is_err());
     serving.abort();
 }
 

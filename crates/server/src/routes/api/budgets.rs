@@ -69,11 +69,10 @@ pub(super) async fn raise(caller: Caller, Body(body): Body<RaiseBudget>) -> Resu
     let found = caller.reader().budget(&body.budget_id).await?;
     let unit = &found.account.unit;
     let amount = |field: &'static str, number: &serde_json::Value| {
-        let refuse = || {
-            let problem = format!("Input should be an amount of {}, 0 or more", unit.as_str());
+        unit.amount(number).map_err(|problem| {
+            let problem = format!("Input should be an amount of {}: {problem}", unit.as_str());
             Problem::field("value_error", "body", field, problem)
-        };
-        unit.amount(number).ok_or_else(refuse)
+        })
     };
     let by = amount("raise_by", &body.raise_by)?;
     if by == 0 {

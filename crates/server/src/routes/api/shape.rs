@@ -961,8 +961,10 @@ pub(crate) struct Budget {
     pub(crate) shared: Option<String>,
     /// Which run, session or user; null for all runs, and for runs without a user.
     pub(crate) subject: Option<String>,
-    /// Which day (in UTC), as `2026-11-27`; null when days are not counted by themselves.
+    /// Which day, as `2026-11-27`; null when days are not counted by themselves.
     pub(crate) day: Option<String>,
+    /// By whose clocks days begin.
+    pub(crate) time_zone: Option<String>,
     /// When that is over.
     pub(crate) ends_at: Option<String>,
     /// Whose it is.
@@ -995,6 +997,7 @@ impl Budget {
             shared: shared.map(str::to_owned),
             subject: Some(account.subject.to_string()).filter(|subject| !subject.is_empty()),
             day: account.day.as_deref().map(str::to_owned),
+            time_zone: account.day.as_ref().map(|_| account.time_zone.as_deref().unwrap_or("UTC").to_owned()),
             ends_at: account.ends_at.map(iso_micros),
             user_id: account.user_id.as_deref().map(str::to_owned),
             limit: number(account.limit),
