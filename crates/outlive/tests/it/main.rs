@@ -21,6 +21,7 @@ mod formats;
 mod kill9;
 mod limits;
 mod many;
+mod odd_files;
 mod page;
 mod results;
 mod rolling;
