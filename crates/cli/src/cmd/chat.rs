@@ -43,8 +43,9 @@ impl Chat {
         let file = files::read(&self.file, &self.allowed, &settings)?;
         let workflow = files::the_workflow(&file, self.of_file.as_deref())?;
         files::choose_store(std::slice::from_ref(&file), &mut settings)?;
+        let global = global.of_files(std::slice::from_ref(&self.file), &self.allowed, &settings);
         let runs = Runs::open_for(vec![workflow.clone()], Role::Executes, settings).await?;
-        let done = self.talk(&runs, &workflow, global).await;
+        let done = self.talk(&runs, &workflow, &global).await;
         runs.close().await?;
         done
     }
