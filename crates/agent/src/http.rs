@@ -68,6 +68,17 @@ pub async fn read_body(mut response: Response, limit: usize) -> Result<Vec<u8>, 
     Ok(body)
 }
 
+/// The beginning of a body, as far as it comes: what matters in a refusal is at its start.
+pub async fn read_start(mut response: Response, limit: usize) -> Vec<u8> {
+    let mut body = Vec::new();
+    while body.len() < limit
+        && let Ok(Some(chunk)) = response.chunk().await
+    {
+        body.extend_from_slice(&chunk[..chunk.len().min(limit - body.len())]);
+    }
+    body
+}
+
 /// The innermost cause of an error: `reqwest`'s own text names the URL, whose query may hold secrets.
 pub fn root_cause(error: &(dyn Error + 'static)) -> String {
     let mut cause = error;

@@ -17,6 +17,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Members of a team, with those of the teams in it: a few teams that share their members would be more than any machine
+/// holds.
+const MEMBERS_MAX: usize = 1_000;
+/// Teams inside each other, at most.
+const DEPTH_MAX: usize = 32;
+
 /// Instructions: one text, or a list of them.
 pub trait IntoInstructions {
     /// The texts, in order.
@@ -190,10 +196,21 @@ pub(crate) struct Profile {
     pub(crate) rate_limit_budget: Duration,
     /// A team's members; an agent has none, and is not a team without members either.
     pub(crate) members: Option<Vec<Arc<Profile>>>,
+    /// How many they are, with their own members, and how deep they go.
+    reach: Reach,
     /// How it works with them.
     pub(crate) mode: TeamMode,
     /// How often it may answer with tasks left, in that mode.
     pub(crate) iterations_max: u32,
+}
+
+/// How far a team reaches.
+#[derive(Clone, Copy, Default)]
+struct Reach {
+    members: usize,
+    depth: usize,
+    /// Members were left out, because there were too many.
+    is_exceeded: bool,
 }
 
 fn shown_name(name: &str) -> Arc<str> {
@@ -237,6 +254,7 @@ impl Profile {
             fail_on: Vec::new(),
             rate_limit_budget: Duration::from_secs(600),
             members: None,
+            reach: Reach::default(),
             mode: TeamMode::default(),
             iterations_max: 10,
         }
@@ -247,8 +265,15 @@ impl Profile {
         Self { members: Some(Vec::new()), ..Self::new(name) }
     }
 
-    /// One more in the team.
+    /// One more in the team, if there is room.
     pub(crate) fn add_member(&mut self, member: Arc<Profile>) {
+        let members = self.reach.members + 1 + member.reach.members;
+        let depth = self.reach.depth.max(1 + member.reach.depth);
+        if members > MEMBERS_MAX || depth > DEPTH_MAX {
+            self.reach.is_exceeded = true;
+            return;
+        }
+        (self.reach.members, self.reach.depth) = (members, depth);
         self.members.get_or_insert_default().push(member);
     }
 
@@ -388,6 +413,12 @@ impl Profile {
     }
 
     fn member_problems(&self) -> Vec<String> {
+        if self.reach.is_exceeded {
+            return vec![format!(
+                "it has more than {MEMBERS_MAX} members with those of its teams, or teams more than {DEPTH_MAX} deep: take \
+                 it apart"
+            )];
+        }
         if self.members.as_ref().is_some_and(Vec::is_empty) {
             return vec!["it has no members: add some with .members([..])".to_owned()];
         }

@@ -2,6 +2,7 @@
 
 use crate::cmd;
 use crate::exit::Problem;
+use crate::files::Allowances;
 use crate::settings::Settings;
 use crate::times::TimeFormat;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -111,9 +112,26 @@ pub(crate) struct Global {
     /// Longest time to wait, for example 30s or 5m; the run continues anyway
     #[arg(long, global = true, value_name = "DURATION", value_parser = crate::times::parse_duration)]
     pub(crate) timeout: Option<Duration>,
+    /// The arguments of the command that executes the runs at hand, where that is not just `worker`.
+    #[arg(skip)]
+    pub(crate) worker: Option<String>,
 }
 
 impl Global {
+    /// The same, for commands about runs of these files, which these settings say where to keep.
+    pub(crate) fn of_files(&self, files: &[String], allowed: &Allowances, settings: &Settings) -> Self {
+        let is_usual = Settings::load(self).is_ok_and(|usual| usual.db == settings.db);
+        let db = if is_usual { self.db.clone() } else { Some(settings.db.clone()) };
+        let files: Vec<_> = files.iter().map(|file| quoted(file)).collect();
+        let worker = (!files.is_empty()).then(|| format!("worker {}{}", files.join(" "), allowed.flags()));
+        Self { db, worker, ..self.clone() }
+    }
+
+    /// The command that executes the runs at hand.
+    pub(crate) fn worker(&self) -> String {
+        self.command(self.worker.as_deref().unwrap_or("worker"))
+    }
+
     /// A command of this program, ready to paste: invoked as this one was, and looking where this one looks.
     pub(crate) fn command(&self, arguments: impl Display) -> String {
         let mut command = format!("{} {arguments}", program());

@@ -4,7 +4,7 @@
 //! It must never read the syntax: that is the library's. The invariant: what a file may do is said by flags and settings of
 //! this process, never by the file.
 
-use crate::cli::Global;
+use crate::cli::{Global, quoted};
 use crate::cmd::questions::field_lines;
 use crate::exit::{Exit, Problem};
 use crate::output;
@@ -28,6 +28,14 @@ pub(crate) struct Allowances {
     /// Let files run programs of this machine
     #[arg(long)]
     pub(crate) allow_commands: bool,
+}
+
+impl Allowances {
+    /// As flags of a command, each after a space.
+    pub(crate) fn flags(&self) -> String {
+        let model = self.model.as_deref().map(|name| format!(" --model {}", quoted(name))).unwrap_or_default();
+        format!("{model}{}", if self.allow_commands { " --allow-commands" } else { "" })
+    }
 }
 
 /// The longest text that is looked at again: more than a workflow file may have.
@@ -55,6 +63,17 @@ impl Known {
             choose_store(&files, &mut settings)?;
         }
         Ok((definitions(&files)?, settings))
+    }
+
+    /// For commands about runs of these files.
+    ///
+    /// # Errors
+    /// As [`Known::load`].
+    pub(crate) fn global(&self, global: &Global) -> Result<Global, Problem> {
+        match self.files.is_empty() {
+            true => Ok(global.clone()),
+            false => Ok(global.of_files(&self.files, &self.allowed, &self.load(global)?.1)),
+        }
     }
 }
 

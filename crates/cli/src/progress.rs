@@ -7,7 +7,7 @@ use crate::fold::{RunView, StepState, StepView};
 use crate::style::{self, DIM, Mark};
 use crate::{output, times};
 use outlive::core::{EventKind, RunEvent, ToolExecution, content_text};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::io;
 use std::time::Instant;
 
@@ -100,6 +100,12 @@ impl Progress {
                 self.end_text()?;
                 output::line(step_line(Mark::Kept, name, &answered(fields).unwrap_or_default()))
             }
+            CustomEvent { fields } if retried(fields).is_some() => {
+                // What was said so far does not count.
+                self.end_text()?;
+                let why = style::line(retried(fields).unwrap_or_default(), 200);
+                output::line(format_args!("   {DIM}again: {why}{DIM:#}"))
+            }
             WorkflowError { error, .. } => {
                 self.end_text()?;
                 output::line(format_args!("{} {}", Mark::Failed.shown(), style::line(error, 400)))
@@ -143,6 +149,14 @@ impl Progress {
     pub(crate) fn end_text(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.in_text) { output::write("\n") } else { Ok(()) }
     }
+}
+
+/// Why something is tried again, if an event says so.
+fn retried(fields: &Map<String, Value>) -> Option<&str> {
+    let is_again =
+        |name: &str| ["ModelRequestRetrying", "ToolCallRetrying", "StepRetrying", "ModelFallback"].contains(&name);
+    fields.get("name").and_then(Value::as_str).filter(|name| is_again(name))?;
+    fields.get("error").and_then(Value::as_str)
 }
 
 /// `   Finance Agent: get_price {"symbol":"NVDA"} → {"price":131.2}   0.3 s`.

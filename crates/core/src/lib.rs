@@ -16,6 +16,7 @@ pub mod log;
 pub mod machine;
 mod message;
 mod metrics;
+mod mistakes;
 pub mod port;
 mod price;
 mod question;
@@ -50,6 +51,7 @@ pub use message::{
     Role, ToolCall, ToolEffect, ToolExecution, ToolResult, ToolSpec,
 };
 pub use metrics::{Metrics, ModelUsage, RunMetrics, StepMetrics, Usage};
+pub use mistakes::{SchemaMistake, schema_mistakes};
 pub use price::{LongPrice, Price, Prices};
 pub use question::{ANSWER_LEN_MAX, Answer, Answered, AskingTeam, Question, QuestionKind, ToolAsked};
 pub use redact::{Passage, REDACTED, Redactor, SECRET_LEN_MIN};

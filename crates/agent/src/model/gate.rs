@@ -33,6 +33,8 @@ const OPEN_AFTER: Duration = Duration::from_secs(60);
 const OPEN_BELOW: Duration = Duration::from_millis(1);
 /// The wait after a refusal that names none.
 const WAIT: Duration = Duration::from_secs(1);
+/// The least wait that is doubled: some servers state none, or next to none.
+const WAIT_MIN: Duration = Duration::from_millis(10);
 /// From the second refusal in a row, a wait that was not stated doubles; from this many, a stated one does too, but not
 /// beyond this.
 const PATIENCE: u32 = 5;
@@ -448,7 +450,7 @@ impl Pace {
             }
         }
         let (wait, patience) = stated.map_or((WAIT, 1), |stated| (stated, PATIENCE));
-        let doubled = wait * 2u32.pow(self.shut.saturating_sub(patience).min(16));
+        let doubled = wait.max(WAIT_MIN) * 2u32.pow(self.shut.saturating_sub(patience).min(16));
         let wait = wait.max(doubled.min(WAIT_MAX));
         // On top of what was asked for, so that callers told the same wait do not all come back at once.
         let jitter = wait.min(JITTERED_MAX).mul_f64(share(chance) / 10.0);
@@ -753,6 +755,11 @@ mod tests {
             })
         };
         assert_eq!(waits(10 * MS), [10, 10, 10, 10, 10, 20, 40, 80].map(|ms| ms * MS));
+        assert_eq!(
+            waits(Duration::ZERO),
+            waits(10 * MS),
+            "none is stated by some, and a server is not asked without end"
+        );
         assert_eq!(waits(20 * SECOND), [20, 20, 20, 20, 20, 40, 60, 60].map(|seconds| seconds * SECOND));
         assert_eq!(waits(2 * MINUTE), [2 * MINUTE; 8]);
     }

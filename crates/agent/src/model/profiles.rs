@@ -6,6 +6,8 @@
 
 use super::providers::{did_you_mean, nearest_of, split};
 use super::{IntoModel, SharedModel};
+use outlive_core::Redactor;
+use reqwest::Url;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -156,6 +158,19 @@ impl ModelProfile {
         if self.background && provider.name() != "openai" {
             return Err(format!("background is for openai alone, and {} has no such mode", self.model.trim()));
         }
+        let is_variable = |name: &&String| !name.is_empty() && !name.contains(|c: char| c == '=' || c.is_whitespace());
+        if let Some(name) = self.api_key_variable.as_ref().filter(|name| !is_variable(name)) {
+            return Err(format!("api_key_variable is {name:?}: write the name of an environment variable, or none"));
+        }
+        let has_password = |base: &String| Url::parse(base).is_ok_and(|url| url.password().is_some());
+        if self.base_url.as_ref().is_some_and(has_password) {
+            let remedy = "take it out, and name the variable of a key with api_key_variable";
+            return Err(format!("base_url holds a password, and is stored with runs: {remedy}"));
+        }
+        if let Some(name) = self.parameters.iter().find_map(|(name, value)| secret_in(name, value)) {
+            let remedy = "take it out, and name the variable of a key with api_key_variable";
+            return Err(format!("parameters hold a secret ({name}), and are stored with runs: {remedy}"));
+        }
         self.timeout()?;
         Ok(provider.open(id, self))
     }
@@ -169,6 +184,23 @@ impl ModelProfile {
         let is_named = text.trim().ends_with(|c: char| c.is_ascii_alphabetic());
         let limit = super::wire::span(text).filter(|limit| is_named && !limit.is_zero());
         limit.map(Some).ok_or_else(|| format!("timeout is {text:?}: write a time such as 90s or 5m"))
+    }
+}
+
+/// Whether what is called this is usually a secret: `api_key`, `password` and the like.
+pub fn is_secret_name(name: &str) -> bool {
+    let name = name.to_ascii_lowercase().replace('-', "_");
+    ["api_key", "apikey", "access_token", "auth_token", "password", "secret"].iter().any(|part| name.contains(part))
+}
+
+/// The name of a text within a value that is, or looks like, a secret.
+fn secret_in<'v>(name: &'v str, value: &'v Value) -> Option<&'v str> {
+    match value {
+        Value::String(text) if text.trim().is_empty() => None,
+        Value::String(text) => (is_secret_name(name) || !Redactor::default().is_clean(text)).then_some(name),
+        Value::Array(items) => items.iter().find_map(|item| secret_in(name, item)),
+        Value::Object(fields) => fields.iter().find_map(|(name, value)| secret_in(name, value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => None,
     }
 }
 
@@ -211,6 +243,12 @@ mod tests {
             (r#"{"model": "openai:x", "temperature": 3}"#, "temperature is 3: write 0 to 2"),
             (r#"{"model": "openai:x", "top_p": -1}"#, "top_p is -1: write 0 to 1"),
             (r#"{"model": "openai:x", "max_output_tokens": 0}"#, "max_output_tokens is 0"),
+            (r#"{"model": "openai:x", "base_url": "https://a:b@c.org/v1"}"#, "base_url holds a password"),
+            (
+                r#"{"model": "openai:x", "parameters": {"extra": {"Api-Key": "hunter2"}}}"#,
+                "parameters hold a secret (Api-Key)",
+            ),
+            (r#"{"model": "openai:x", "api_key_variable": ""}"#, "write the name of an environment variable, or none"),
             (r#"{"model": "openai:x", "timeout": "90"}"#, "write a time such as 90s or 5m"),
             (r#"{"model": "openai:x", "timeout": "soon"}"#, "write a time such as 90s or 5m"),
             (r#"{"model": "groq:x", "background": true}"#, "background is for openai alone"),

@@ -263,7 +263,7 @@ pub(super) fn split(name: &str) -> Result<(&'static Provider, &str), String> {
         let hint = meant.unwrap_or_else(known);
         return Err(format!("model {name:?} names the unknown provider {provider:?}: {hint}"));
     };
-    if id.is_empty() {
+    if id.is_empty() || id.contains(char::is_control) {
         return Err(format!("model {name:?} names no id: {}", known()));
     }
     Ok((found, id))
@@ -332,7 +332,7 @@ mod tests {
         ] {
             assert!(problem(name).ends_with(&format!("did you mean {meant}?")), "{}", problem(name));
         }
-        for name in ["house", "favourite:house", "openai:", ":x", ""] {
+        for name in ["house", "favourite:house", "openai:", ":x", "", "openai:x\ny"] {
             let problem = problem(name);
             assert!(problem.contains("write PROVIDER:ID") && problem.contains("llama-cpp"), "{problem}");
         }

@@ -221,7 +221,7 @@ fn refused(problem: NotAllowed) -> Failure {
 }
 
 /// Nothing came back: a refused lookup may be the cause.
-fn unreachable(url: &Url, error: &(dyn Error + 'static)) -> Failure {
+pub(crate) fn unreachable(url: &Url, error: &(dyn Error + 'static)) -> Failure {
     let mut cause = Some(error);
     while let Some(one) = cause {
         if let Some(problem) = one.downcast_ref::<NotAllowed>() {

@@ -7,12 +7,15 @@
 //!            it ends, fails or is dropped: the whole group is killed
 //! ```
 //! It must never know who calls. The invariants: an argument of a call is one argument of the program, whatever is in it;
-//! of this process's environment the program sees only what is named; nothing that it started outlives the call.
+//! of this process's environment the program sees only what is named; what it started
+//! ends with the call, unless it leaves the group.
 
 use super::template::Template;
 use outlive_core::{Failure, FailureKind, Secret};
 use serde_json::{Map, Value};
+use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
@@ -20,6 +23,8 @@ use tokio::process::{Child, Command};
 const OUTPUT_MAX: usize = 1 << 20;
 /// How much of what it complains about is kept, in bytes.
 const COMPLAINT_MAX: usize = 64 << 10;
+/// How long its output is read after it has ended, if something it has started keeps it open.
+const LINGER: Duration = Duration::from_secs(1);
 /// How much of that is told, in characters.
 const TOLD_CHARS: usize = 1_000;
 /// What a program exits with when trying again later may help: `EX_TEMPFAIL` of `sysexits.h`.
@@ -71,6 +76,9 @@ impl CommandCall {
         let mut problems: Vec<_> = missing.map(|name| format!("it needs {name}, which is not set")).collect();
         match self.argv.first() {
             None => problems.push("its command is empty: name a program".to_owned()),
+            Some(program) if program.beginning().trim().is_empty() && program.names().next().is_none() => {
+                problems.push("its command is empty: name a program".to_owned());
+            }
             Some(program) if program.names().next().is_some() => {
                 problems.push("an argument may not choose its program: name it".to_owned());
             }
@@ -150,6 +158,7 @@ fn refused(problem: String) -> Failure {
 async fn attend(mut child: Child, input: String, program: &str) -> Result<(ExitStatus, String, String), Failure> {
     let group = Group::of(&child);
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (mut output, mut complaint) = (Vec::new(), Vec::new());
     let feeding = async {
         if let Some(mut stdin) = stdin {
             // A program need not read what it is given.
@@ -157,47 +166,59 @@ async fn attend(mut child: Child, input: String, program: &str) -> Result<(ExitS
         }
         Ok(())
     };
-    let ending = async {
-        let status = child.wait().await;
-        // What it has started must not hold its output open.
-        drop(group);
-        status.map_err(|error| Failure::function(format!("{program} cannot be waited for: {error}")))
+    let reading = read(stdout, &mut output, program);
+    let complaining = async {
+        read_some(stderr, &mut complaint).await;
+        Ok(())
     };
-    let reading = async {
-        let too_long = || {
-            let message = format!("{program} wrote more than {OUTPUT_MAX} bytes, and was stopped");
-            Failure::new(FailureKind::Limit, message)
-        };
-        read(stdout, OUTPUT_MAX).await?.ok_or_else(too_long)
+    let cannot_wait = |error| Failure::function(format!("{program} cannot be waited for: {error}"));
+    let status = {
+        let mut talking = pin!(async { tokio::try_join!(feeding, reading, complaining) });
+        tokio::select! {
+            status = child.wait() => {
+                // What it has started must not hold its output open; what has left its group might.
+                drop(group);
+                if let Ok(talked) = tokio::time::timeout(LINGER, talking).await {
+                    talked?;
+                }
+                status.map_err(cannot_wait)?
+            }
+            talked = &mut talking => {
+                talked?;
+                child.wait().await.map_err(cannot_wait)?
+            }
+        }
     };
-    let complaining = async { Ok(read_some(stderr, COMPLAINT_MAX).await) };
-    let (status, (), output, complaint) = tokio::try_join!(ending, feeding, reading, complaining)?;
-    Ok((status, output, complaint))
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok((status, text(output), text(complaint)))
 }
 
-/// All of it; none when it is longer.
-async fn read(source: Option<impl AsyncRead + Unpin>, most: usize) -> Result<Option<String>, Failure> {
-    let mut bytes = Vec::new();
+/// All of it, up to a limit.
+async fn read(source: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>, program: &str) -> Result<(), Failure> {
     if let Some(source) = source {
-        let read = source.take(most as u64 + 1).read_to_end(&mut bytes).await;
+        let read = source.take(OUTPUT_MAX as u64 + 1).read_to_end(kept).await;
         read.map_err(|error| Failure::function(format!("its output cannot be read: {error}")))?;
     }
-    Ok((bytes.len() <= most).then(|| String::from_utf8_lossy(&bytes).into_owned()))
+    match kept.len() > OUTPUT_MAX {
+        true => {
+            let message = format!("{program} wrote more than {OUTPUT_MAX} bytes, and was stopped");
+            Err(Failure::new(FailureKind::Limit, message))
+        }
+        false => Ok(()),
+    }
 }
 
 /// The end of it: the rest is read and thrown away.
-async fn read_some(source: Option<impl AsyncRead + Unpin>, most: usize) -> String {
-    let mut kept = Vec::new();
+async fn read_some(source: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
     if let Some(mut source) = source {
         let mut buffer = vec![0; 8 << 10];
         while let Ok(count @ 1..) = source.read(&mut buffer).await {
             kept.extend_from_slice(&buffer[..count]);
-            if kept.len() > 2 * most {
-                kept.drain(..kept.len() - most);
+            if kept.len() > 2 * COMPLAINT_MAX {
+                kept.drain(..kept.len() - COMPLAINT_MAX);
             }
         }
     }
-    String::from_utf8_lossy(&kept).into_owned()
 }
 
 fn failed(program: &str, status: ExitStatus, complaint: &str) -> Failure {
@@ -206,10 +227,23 @@ fn failed(program: &str, status: ExitStatus, complaint: &str) -> Failure {
     let told: String = told[told.len().saturating_sub(TOLD_CHARS)..].iter().collect();
     let how = match status.code() {
         Some(code) => format!("exited with {code}"),
-        None => "was killed".to_owned(),
+        None => match signal(status) {
+            Some(signal) => format!("was killed by signal {signal}"),
+            None => "was killed".to_owned(),
+        },
     };
     let colon = if told.is_empty() { "" } else { ": " };
     Failure::new(kind, format!("{program} {how}{colon}{told}"))
+}
+
+#[cfg(unix)]
+fn signal(status: ExitStatus) -> Option<i32> {
+    std::os::unix::process::ExitStatusExt::signal(&status)
+}
+
+#[cfg(not(unix))]
+fn signal(_: ExitStatus) -> Option<i32> {
+    None
 }
 
 /// A program and all it has started; killed when this is dropped.

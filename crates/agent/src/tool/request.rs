@@ -5,17 +5,33 @@
 
 use super::template::Template;
 use crate::http::{self, BodyError};
-use crate::outbound::{Outbound, Url};
+use crate::outbound::{self, Outbound, Url};
 use outlive_core::{Failure, FailureKind, Secret};
 use reqwest::Method;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue, LOCATION};
 use serde_json::{Map, Value};
+use std::convert::Infallible;
 use std::time::SystemTime;
 
 /// The longest answer, in bytes.
 const ANSWER_MAX: usize = 1 << 20;
 /// How much of a refusal is told, in characters.
 const TOLD_CHARS: usize = 500;
+/// What some write before text, and nobody means.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// Headers that a request has of itself: another value would make it say something else to those on its way.
+const OWN_HEADERS: [&str; 10] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "idempotency-key",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
 
 /// A request, with places for a call's arguments.
 ///
@@ -73,16 +89,9 @@ impl HttpCall {
 
     /// What would make every call fail.
     pub fn problems(&self) -> Vec<String> {
-        let mut problems: Vec<_> = self.headers().err().into_iter().collect();
+        let mut problems = self.headers().err().unwrap_or_default();
         problems.extend(self.method().err());
-        let beginning = self.url.beginning();
-        let has_host = beginning.split_once("://").is_some_and(|(_, rest)| rest.contains(['/', '?']));
-        let has_places = self.url.names().next().is_some();
-        if has_places && !has_host {
-            problems.push("an argument may not choose the host of its address: write it out".to_owned());
-        } else if let Err(problem) = self.url(&Map::new()).and_then(|url| self.allowed(url)) {
-            problems.push(problem);
-        }
+        problems.extend(self.home().and_then(|url| self.allowed(url)).err());
         problems
     }
 
@@ -102,7 +111,8 @@ impl HttpCall {
     /// Dropping the future ends the request; it may have been served.
     pub async fn call(&self, arguments: &Map<String, Value>, body: &Value, key: &str) -> Result<String, Failure> {
         let refused = |problem| Failure::new(FailureKind::BadRequest, problem);
-        let (method, headers) = (self.method().map_err(refused)?, self.headers().map_err(refused)?);
+        let method = self.method().map_err(refused)?;
+        let headers = self.headers().map_err(|problems| refused(problems.join("; ")))?;
         let mut url = self.url(arguments).and_then(|url| self.allowed(url)).map_err(refused)?;
         let has_body = !matches!(self.method.as_str(), "GET" | "HEAD" | "DELETE");
         if !has_body {
@@ -114,22 +124,23 @@ impl HttpCall {
         }
         let host = url.host_str().unwrap_or_default().to_owned();
         let failure = |kind, what: String| Failure::new(kind, format!("{host} {what}"));
-        let request = self.outbound.client()?.request(method, url).headers(headers).header("idempotency-key", key);
+        let request =
+            self.outbound.client()?.request(method, url.clone()).headers(headers).header("idempotency-key", key);
         let request = if has_body { request.json(body) } else { request };
-        let response = request.send().await.map_err(|error| {
-            failure(FailureKind::Unavailable, format!("cannot be reached: {}", http::root_cause(&error)))
-        })?;
+        let response = request.send().await.map_err(|error| outbound::unreachable(&url, &error))?;
         let (status, headers) = (response.status(), response.headers().clone());
-        let body = http::read_body(response, ANSWER_MAX).await.map_err(|error| match error {
-            BodyError::TooLong { limit } => {
-                failure(FailureKind::BadResponse, format!("sent an answer of more than {limit} bytes"))
-            }
-            BodyError::Broken(cause) => failure(FailureKind::Truncated, format!("broke off its answer: {cause}")),
-        })?;
-        let body = String::from_utf8_lossy(&body).into_owned();
+        let text =
+            |bytes: &[u8]| String::from_utf8_lossy(bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes)).into_owned();
         if status.is_success() {
-            return Ok(body);
+            let body = http::read_body(response, ANSWER_MAX).await;
+            return body.map(|body| text(&body)).map_err(|error| match error {
+                BodyError::TooLong { limit } => {
+                    failure(FailureKind::BadResponse, format!("sent an answer of more than {limit} bytes"))
+                }
+                BodyError::Broken(cause) => failure(FailureKind::Truncated, format!("broke off its answer: {cause}")),
+            });
         }
+        let body = text(&http::read_start(response, 4 * TOLD_CHARS).await);
         let kind = match status.as_u16() {
             401 | 403 => FailureKind::Auth,
             408 => FailureKind::Timeout,
@@ -139,7 +150,13 @@ impl HttpCall {
         };
         let told: String = body.chars().take(TOLD_CHARS).collect();
         let colon = if told.is_empty() { "" } else { ": " };
-        let refusal = failure(kind, format!("answered {}{colon}{told}", status.as_u16()));
+        let place = headers.get(LOCATION).filter(|_| status.is_redirection());
+        let place = place.and_then(|place| self.home().ok()?.join(place.to_str().ok()?).ok());
+        let answered = match place.as_ref().and_then(Url::host_str) {
+            Some(next) => format!("answered {}: it sends on to {next}, and no call follows", status.as_u16()),
+            None => format!("answered {}{colon}{told}", status.as_u16()),
+        };
+        let refusal = failure(kind, answered);
         Err(match http::retry_after(&headers, SystemTime::now()) {
             Some(wait) if refusal.retryable => refusal.retry_after(wait),
             _ => refusal,
@@ -154,27 +171,86 @@ impl HttpCall {
         self.outbound.check(&url).map(|()| url).map_err(|no| format!("url_not_allowed: {no}"))
     }
 
-    fn url(&self, arguments: &Map<String, Value>) -> Result<Url, String> {
-        let write = |name: &str, value: String| match value.chars().all(|c| c == '.') && !value.is_empty() {
-            true => Err(format!("argument {name:?} would lead elsewhere: it may not consist of dots")),
-            false => Ok(encoded(&value)),
-        };
-        let text = self.url.fill(arguments, write)?;
-        Url::parse(&text).map_err(|error| format!("its address is not valid: {error}"))
+    /// An address of this call, whatever its arguments are: all of them have the same host.
+    fn home(&self) -> Result<Url, String> {
+        let [one, other] = ["1", "2"].map(|text| parsed(&self.filled_with(text)));
+        match (one, other) {
+            (Ok(one), Ok(other)) if origin(&one) == origin(&other) => Ok(one),
+            (Err(problem), _) if self.url.names().next().is_none() => Err(problem),
+            _ => Err("an argument may not choose the host of its address: write it out".to_owned()),
+        }
     }
 
-    fn headers(&self) -> Result<HeaderMap, String> {
-        let mut headers = HeaderMap::new();
-        for (name, value) in &self.headers {
-            let known: HeaderName = name.parse().map_err(|_| format!("{name:?} is not the name of a header"))?;
-            let value = filled(value)?;
-            let mut value = HeaderValue::from_str(&value)
-                .map_err(|_| format!("the header {name:?} holds a character that headers may not have"))?;
-            value.set_sensitive(true);
-            headers.insert(known, value);
-        }
-        Ok(headers)
+    fn filled_with(&self, text: &str) -> String {
+        let filled = self.url.fill(&Map::new(), |_, _| Ok::<_, Infallible>(text.to_owned()));
+        filled.unwrap_or_else(|never| match never {})
     }
+
+    fn url(&self, arguments: &Map<String, Value>) -> Result<Url, String> {
+        let home = self.home()?;
+        let text = self.url.fill(arguments, |_, value| Ok::<_, String>(encoded(&value)))?;
+        let given = self.filled_with("1");
+        let changed = parts(&text).zip(parts(&given)).filter(|(part, given)| part != given);
+        for (part, _) in changed {
+            let problem = match part.to_ascii_lowercase().replace("%2e", ".").as_str() {
+                "" => "a part of the path may not be empty",
+                "." | ".." => "a part of the path may not consist of dots",
+                _ => continue,
+            };
+            let names: Vec<_> = self.url.names().collect();
+            return Err(format!("argument {:?} would lead elsewhere: {problem}", names.join(", ")));
+        }
+        parsed(&text).and_then(|url| match origin(&url) == origin(&home) {
+            true => Ok(url),
+            false => Err("an argument may not choose the host of its address".to_owned()),
+        })
+    }
+
+    /// Its headers, or all that is wrong with them.
+    fn headers(&self) -> Result<HeaderMap, Vec<String>> {
+        let (mut headers, mut problems) = (HeaderMap::new(), Vec::new());
+        for (name, value) in &self.headers {
+            match header(name, value) {
+                Ok((known, _)) if headers.contains_key(&known) => {
+                    problems.push(format!("the header {name:?} is there twice: leave one out"));
+                }
+                Ok((known, value)) => drop(headers.insert(known, value)),
+                Err(found) => problems.extend(found),
+            }
+        }
+        if problems.is_empty() { Ok(headers) } else { Err(problems) }
+    }
+}
+
+fn parsed(text: &str) -> Result<Url, String> {
+    Url::parse(text).map_err(|error| format!("its address is not valid: {error}"))
+}
+
+fn origin(url: &Url) -> (&str, Option<&str>, Option<u16>) {
+    (url.scheme(), url.host_str(), url.port())
+}
+
+/// The parts of an address's path, as they are written.
+fn parts(text: &str) -> impl Iterator<Item = String> {
+    let text: String = text.chars().filter(|c| !matches!(c, '\t' | '\n' | '\r')).collect();
+    let path = text.split(['?', '#']).next().unwrap_or_default().to_owned();
+    path.split(['/', '\\']).map(str::to_owned).collect::<Vec<_>>().into_iter()
+}
+
+/// A header with the values of its variables, or all that is wrong with it.
+fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Vec<String>> {
+    let known: HeaderName = name.parse().map_err(|_| vec![format!("{name:?} is not the name of a header")])?;
+    if OWN_HEADERS.contains(&known.as_str()) {
+        return Err(vec![format!("the header {name:?} is the request's own: leave it out")]);
+    }
+    if let Some(place) = Template::parse(value).names().next() {
+        let remedy = "arguments go into the address and the body only";
+        return Err(vec![format!("the header {name:?} has a place for `{place}`: {remedy}")]);
+    }
+    let mut value = HeaderValue::from_str(&filled(value)?)
+        .map_err(|_| vec![format!("the header {name:?} holds a character that headers may not have")])?;
+    value.set_sensitive(true);
+    Ok((known, value))
 }
 
 /// A value as one part of a path or a query.
@@ -194,15 +270,23 @@ fn variables(value: &str) -> impl Iterator<Item = &str> {
     value.split("${env:").skip(1).filter_map(|rest| rest.split_once('}').map(|(name, _)| name))
 }
 
-/// With the values of variables.
-fn filled(value: &str) -> Result<String, String> {
+/// With the values of variables, or all that is wrong with them.
+fn filled(value: &str) -> Result<String, Vec<String>> {
+    let is_name = |name: &str| !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');
     let mut pieces = value.split("${env:");
     let mut text = pieces.next().unwrap_or_default().to_owned();
+    let mut problems = Vec::new();
     for piece in pieces {
-        let (name, rest) = piece.split_once('}').ok_or("`${env:` is not closed: write ${env:NAME}")?;
-        let found = std::env::var(name).map_err(|_| format!("it needs {name}, which is not set"))?;
-        text.push_str(found.trim());
-        text.push_str(rest);
+        match piece.split_once('}') {
+            Some((name, rest)) if is_name(name) => {
+                match std::env::var(name) {
+                    Ok(found) => text.push_str(found.trim()),
+                    Err(_) => problems.push(format!("it needs {name}, which is not set")),
+                }
+                text.push_str(rest);
+            }
+            _ => problems.push("`${env:` names no variable: write ${env:NAME}".to_owned()),
+        }
     }
-    Ok(text)
+    if problems.is_empty() { Ok(text) } else { Err(problems) }
 }

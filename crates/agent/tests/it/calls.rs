@@ -129,6 +129,23 @@ mod commands {
     }
 
     #[tokio::test]
+    async fn it_does_not_wait_for_what_has_left_its_group() {
+        let script = "setsid sleep 30 & echo $!; echo done";
+        let said = run(&["sh", "-c", script], json!({ "text": "x".repeat(1 << 20) })).await.unwrap();
+        let (pid, rest) = said.split_once('\n').unwrap();
+        assert_eq!(rest, "done");
+        // Only it could have ended it.
+        let _ = std::process::Command::new("kill").arg(pid).status();
+    }
+
+    #[test]
+    fn a_command_without_a_program_is_no_command() {
+        for argv in [&[][..], &[""], &[" ", "x"]] {
+            assert_eq!(CommandCall::new(argv).problems(), ["its command is empty: name a program"], "{argv:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn as_a_tool_it_takes_only_what_its_schema_lets_pass() {
         let schema = json!({ "type": "object", "required": ["n"], "properties": { "n": { "type": "integer" } } });
         let tool = Tool::calling("count", "Counts.", schema, Call::Command(CommandCall::new(["echo", "{n}"])));
@@ -200,16 +217,57 @@ async fn addresses_are_checked_and_no_argument_chooses_the_host() {
         "{url}",
         "https://api.{zone}.example.org/x",
         "https://0x7f.1/",
+        "https:///{host}/api.example.org",
+        "https:\\/{host}/api.example.org",
+        "https:/\n/{host}/x",
+        "https://api.example.org:{port}/",
+        "https://api.example.org{rest}",
         "no address",
     ] {
         assert_eq!(refused(url).len(), 1, "{url}: {:?}", refused(url));
     }
     assert!(refused("https://api.example.org/{path}").is_empty());
-    let call = HttpCall::new("GET", "https://api.example.org/a/{x}/b");
-    let dots = call.call(&fields(&json!({ "x": ".." })), &json!({}), "k").await.unwrap_err();
-    assert!(dots.message.contains("may not consist of dots"), "{}", dots.message);
+    for (url, arguments) in [
+        ("https://api.example.org/a/{x}/b", json!({ "x": ".." })),
+        ("https://api.example.org/a/{x}{y}/b", json!({ "x": ".", "y": "." })),
+        ("https://api.example.org/a/.{x}/b", json!({ "x": "." })),
+        ("https://api.example.org/a/%2e{x}/b", json!({ "x": "." })),
+        ("https://api.example.org/a/{x}", json!({ "x": "." })),
+    ] {
+        let dots = HttpCall::new("GET", url).call(&fields(&arguments), &json!({}), "k").await.unwrap_err();
+        assert!(dots.message.contains("may not consist of dots"), "{url}: {}", dots.message);
+    }
+    let all = HttpCall::new("DELETE", "https://api.example.org/users/{id}");
+    for id in [json!({ "id": "" }), json!({ "id": null }), json!({})] {
+        let all = all.call(&fields(&id), &json!({}), "k").await.unwrap_err();
+        assert!(all.message.contains("may not be empty"), "{}", all.message);
+    }
     let unset = HttpCall::new("GET", "https://api.example.org/").header("X-Key", "${env:NOBODY_SETS_THIS}");
     assert_eq!(unset.problems(), ["it needs NOBODY_SETS_THIS, which is not set"]);
+}
+
+#[tokio::test]
+async fn dots_are_fine_in_a_query_and_a_mark_before_an_answer_is_nobodys() {
+    let (address, told) = serve("HTTP/1.1 200 OK\r\ncontent-length: 10\r\nconnection: close\r\n\r\n\u{feff}{\"a\":1}");
+    let outbound = Outbound::default().allow(&address).unwrap();
+    let call = HttpCall::new("GET", format!("http://{address}/find?q={{q}}&r={{r}}")).outbound(outbound);
+    let arguments = json!({ "q": "..", "r": "" });
+    assert_eq!(call.call(&fields(&arguments), &arguments, "k").await.unwrap(), r#"{"a":1}"#);
+    assert!(told.recv().unwrap().starts_with("GET /find?q=..&r= HTTP/1.1"));
+}
+
+#[tokio::test]
+async fn a_name_that_leads_to_a_private_address_is_not_asked_again() {
+    struct Home;
+    impl reqwest::dns::Resolve for Home {
+        fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
+            Box::pin(async { Ok(Box::new(["10.0.0.1:0".parse().unwrap()].into_iter()) as _) })
+        }
+    }
+    let outbound = Outbound::default().names(std::sync::Arc::new(Home));
+    let call = HttpCall::new("GET", "https://api.example.org/").outbound(outbound);
+    let refused = call.call(&Map::new(), &json!({}), "k").await.unwrap_err();
+    assert_eq!((refused.kind, refused.retryable), (FailureKind::BadRequest, false), "{}", refused.message);
 }
 
 #[tokio::test]
@@ -219,7 +277,7 @@ async fn an_endless_answer_and_a_redirection_are_not_followed() {
     let outbound = Outbound::default().allow(&address).unwrap();
     let call = HttpCall::new("GET", format!("http://{address}/")).outbound(outbound);
     let sent_on = call.call(&Map::new(), &json!({}), "k").await.unwrap_err();
-    assert_eq!(sent_on.message, "127.0.0.1 answered 302");
+    assert_eq!(sent_on.message, "127.0.0.1 answered 302: it sends on to 169.254.169.254, and no call follows");
     let (address, _told) = serve("HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\nx");
     let outbound = Outbound::default().allow(&address).unwrap();
     let call = HttpCall::new("GET", format!("http://{address}/")).outbound(outbound);

@@ -520,6 +520,20 @@ async fn an_answer_that_anthropic_pauses_is_asked_to_go_on() {
         (0..11).for_each(|_| server.answer_next(part(json!([searching]), "pause_turn")));
         let failure = bad(claude.respond(question("hi")).await);
         assert!(failure.message.contains("paused 10 times"), "{failure:?}");
+        // It may be paused between two sentences.
+        server.reset();
+        server.answer_next(part(json!([text("First. ")]), "pause_turn"));
+        server.answer_next(part(json!([text("Then.")]), "end_turn"));
+        let answer = match is_streamed {
+            true => good(streamed(&claude, question("hi")).await).1,
+            false => good(claude.respond(question("hi")).await),
+        };
+        assert_eq!((answer.content.as_deref(), answer.finish_reason), (Some("First. Then."), FinishReason::Stop));
+        assert_eq!(sent(1)[1], json!({"role": "assistant", "content": [text("First. ")]}));
+        // A call that stands beside is answered first.
+        server.answer_next(part(json!([searching, call]), "pause_turn"));
+        let answer = good(claude.respond(question("hi")).await);
+        assert_eq!((answer.tool_calls.len(), server.log().len()), (1, 3));
     }
 }
 

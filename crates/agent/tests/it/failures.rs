@@ -279,6 +279,14 @@ async fn the_words_of_an_error_are_heard_in_every_shape() {
             assert!(failure.message.ends_with(&format!("answered 400: {words}")), "{}", failure.message);
         }
     }
+    // Of one that has no end, the beginning.
+    for failure in all_ways(PlannedAnswer::json(400, &json!({"error": "too long ".repeat(20_000)}))).await {
+        assert!(
+            failure.message.contains("answered 400: ") && failure.message.contains("too long"),
+            "{}",
+            failure.message
+        );
+    }
     let google = json!([{"error": {"message": "slow down", "details": [{"retryDelay": "7s"}]}}]);
     for failure in all_ways(PlannedAnswer::json(429, &google)).await {
         assert_eq!((failure.kind, failure.retry_after_ms), (FailureKind::RateLimit, Some(7000)), "{failure:?}");

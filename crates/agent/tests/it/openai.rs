@@ -570,3 +570,15 @@ async fn instructions_have_the_role_developer_only_where_it_is_asked_for() {
         .collect();
     assert_eq!(roles, ["system", "system", "developer", "developer"].map(|role| Some(json!(role))));
 }
+
+#[tokio::test]
+async fn an_answer_that_only_the_last_event_tells_is_passed_on_before_its_end() {
+    let server = OpenAiServer::start().await;
+    let model = OpenAIResponses::new("gpt-5.2").base_url(server.url()).api_key("");
+    let said = json!({"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "hello"}]});
+    let whole = json!({"type": "response.completed", "response": {"id": "r", "status": "completed", "output": [said]}});
+    server.answer_next(PlannedAnswer::events(format!("data: {whole}\n\n")));
+    let (deltas, answer) = good(streamed(&model, question("hi")).await);
+    assert_eq!(answer.content.as_deref(), Some("hello"));
+    assert_eq!(deltas, [ModelDelta::Content("hello".to_owned())]);
+}

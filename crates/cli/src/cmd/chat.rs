@@ -63,9 +63,10 @@ impl Chat {
         let file = files::read(&self.file, &self.allowed, &settings)?;
         let workflow = files::the_workflow(&file, self.of_file.as_deref())?;
         files::choose_store(std::slice::from_ref(&file), &mut settings)?;
+        let global = global.of_files(std::slice::from_ref(&self.file), &self.allowed, &settings);
         let runs = Runs::open_for(vec![workflow.clone()], Role::Executes, settings).await?;
         let session = self.session.clone();
-        let talk = Talk { runs: &runs, workflow: &workflow, user: self.user.clone(), session, global };
+        let talk = Talk { runs: &runs, workflow: &workflow, user: self.user.clone(), session, global: &global };
         let done = talk.to_the_end().await;
         runs.close().await?;
         done

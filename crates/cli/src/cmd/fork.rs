@@ -119,7 +119,7 @@ impl How {
                 return tell(&runs.preview_fork(&run_id, &fork).await?, global);
             }
             let accepted = runs.fork(&run_id, &fork, verb).await?;
-            self.detach.go_on(&runs, &accepted, global).await
+            self.detach.go_on(&runs, &accepted, &self.known.global(global)?).await
         };
         let done = done.await;
         runs.close().await?;

@@ -75,7 +75,7 @@ fn write(path: &Path, text: &str, is_new: bool) -> Result<(), Problem> {
     written().map_err(|error: io::Error| {
         let shown = path.display();
         match error.kind() {
-            io::ErrorKind::AlreadyExists => {
+            io::ErrorKind::AlreadyExists if path.exists() => {
                 let problem = Problem::new(Exit::WrongState, "file_exists", format!("{shown} is there already"));
                 problem.hint("name another folder: outlive init DIR")
             }

@@ -41,7 +41,7 @@ impl Rerun {
                 return super::fork::tell(&runs.preview_fork(&run_id, &Fork::at(0)).await?, global);
             }
             let accepted = runs.rerun(&run_id).await?;
-            self.detach.go_on(&runs, &accepted, global).await
+            self.detach.go_on(&runs, &accepted, &self.known.global(global)?).await
         };
         let done = done.await;
         runs.close().await?;

@@ -106,7 +106,7 @@ impl Detach {
             output::line(run_id)?;
         }
         if runs.is_waiting_for_others() {
-            let worker = global.command("worker");
+            let worker = global.worker();
             output::note(global, format_args!("Accepted; it waits for a process that executes: {worker}"));
         }
         let watch = global.command(format_args!("watch {run_id}"));
@@ -134,10 +134,10 @@ impl Run {
             concurrency_key: self.concurrency_key.clone(),
             ..Submit::default()
         };
-        let (runs, workflow_id) = self.open(submit.input.clone(), global).await?;
+        let (runs, workflow_id, global) = self.open(submit.input.clone(), global).await?;
         let done = async {
             let accepted = runs.submit(&workflow_id, submit).await?;
-            self.detach.go_on(&runs, &accepted, global).await
+            self.detach.go_on(&runs, &accepted, &global).await
         };
         let done = done.await;
         runs.close().await?;
@@ -146,8 +146,8 @@ impl Run {
 }
 
 impl Run {
-    /// Where the run is started, and of what.
-    async fn open(&self, input: Option<Value>, global: &Global) -> Result<(Runs, DefinitionId), Problem> {
+    /// Where the run is started, of what, and what further commands about it look like.
+    async fn open(&self, input: Option<Value>, global: &Global) -> Result<(Runs, DefinitionId, Global), Problem> {
         if !files::is_file(&self.workflow) {
             if self.of_file.is_some() || self.allowed.model.is_some() || self.allowed.allow_commands {
                 let message =
@@ -156,7 +156,7 @@ impl Run {
             }
             let workflow_id = workflow_id(&self.workflow)?;
             let runs = Runs::open_to_start(&workflow_id, self.detach.role(), global).await?;
-            return Ok((runs, workflow_id));
+            return Ok((runs, workflow_id, global.clone()));
         }
         let mut settings = Settings::load(global)?;
         let file = files::read(&self.workflow, &self.allowed, &settings)?;
@@ -172,7 +172,8 @@ impl Run {
         // Before anything is opened.
         definition.accept_input(input).map_err(|invalid| files::unfit(&definition, &invalid))?;
         files::choose_store(std::slice::from_ref(&file), &mut settings)?;
-        Ok((Runs::open_for(vec![definition], self.detach.role(), settings).await?, workflow_id))
+        let global = global.of_files(std::slice::from_ref(&self.workflow), &self.allowed, &settings);
+        Ok((Runs::open_for(vec![definition], self.detach.role(), settings).await?, workflow_id, global))
     }
 }
 

@@ -321,7 +321,7 @@ impl RunNow {
         let runs = Runs::open_knowing(self.detach.role(), &self.known, global).await?;
         let done = async {
             let accepted = runs.trigger_schedule(&self.schedule).await?;
-            self.detach.go_on(&runs, &accepted, global).await
+            self.detach.go_on(&runs, &accepted, &self.known.global(global)?).await
         };
         let done = done.await;
         runs.close().await?;

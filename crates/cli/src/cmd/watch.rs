@@ -43,7 +43,7 @@ pub(super) async fn watch(runs: &Runs, run_id: &RunId, global: &Global) -> Resul
         exit = show(runs, run_id, global) => exit,
         Ok(()) = tokio::signal::ctrl_c() => {
             let how = if runs.is_executing() {
-                let worker = global.command("worker");
+                let worker = global.worker();
                 format!("Stopped; the run resumes in the next process that executes: {worker}; then")
             } else {
                 format!("Detached; {}", events::left_behind(runs, run_id).await)

@@ -566,3 +566,22 @@ fn shells_and_readers_of_manuals_are_told_of_every_verb() {
     assert!(place.run(&["man"]).exits(0).stdout.contains("completions"));
     place.run(&["man", "nothing"]).exits(2);
 }
+
+#[test]
+fn what_is_hinted_at_after_a_start_looks_where_the_file_keeps_its_runs() {
+    let place = Place::new();
+    let text = "version: 1\nstore: sqlite:own.db\nworkflows:\n  w: { steps: [{ step: A, command: [echo, hi], effect: read }] }\n";
+    write(&place, "my flows/w.yaml", text);
+    let accepted = place.run(&["run", "my flows/w.yaml", "x", "-d", "--allow-commands"]).exits(0);
+    let hints: Vec<_> = accepted.stderr.lines().map(|line| line.rsplit(": ").next().unwrap()).collect();
+    let [worker, watch] = &hints[..] else { panic!("{}", accepted.stderr) };
+    assert!(worker.contains("worker 'my flows/w.yaml' --allow-commands --db 'my flows/own.db'"), "{worker}");
+    assert!(watch.contains("--db 'my flows/own.db'"), "{watch}");
+    let id = accepted.stdout.trim();
+    assert!(watch.contains(&format!("watch {id}")), "{watch}");
+    let shown = place.run(&["show", id, "--db", "my flows/own.db", "--json"]).exits(0).json();
+    assert_eq!(shown["status"], "pending", "{shown}");
+    write(&place, "file", "");
+    let refused = place.run(&["init", "file"]).exits(1);
+    assert!(!refused.stderr.contains("is there already"), "{}", refused.stderr);
+}

@@ -66,6 +66,9 @@ use std::time::Duration;
 
 /// Containers inside each other, at most.
 const DEPTH_MAX: usize = 32;
+/// Steps and containers of a workflow, with those of the workflows inside it: a few that have each other executed twice
+/// would be more than any machine holds.
+const NODES_MAX: usize = 10_000;
 
 /// A step or a container under construction: what a workflow and every container is made of.
 #[must_use]
@@ -599,8 +602,12 @@ impl DefinitionBuilder {
             let remedy = "leave the schema out, and let the first step read the query";
             problems.push(format!("the queries of an agent that leads it follow no input schema: {remedy}"));
         }
-        let mut builder =
-            TreeBuilder { problems: &mut problems, inside: Vec::new(), remembering: self.remembering.clone() };
+        let mut builder = TreeBuilder {
+            problems: &mut problems,
+            inside: Vec::new(),
+            nodes: 0,
+            remembering: self.remembering.clone(),
+        };
         if let Some(summarizer) = &self.remembering.summarizer {
             summarizer.problems().iter().for_each(|problem| builder.problem(&format!("its summarizer: {problem}")));
         }
@@ -665,6 +672,8 @@ struct TreeBuilder<'a> {
     problems: &'a mut Vec<String>,
     /// The containers around, outermost first.
     inside: Vec<String>,
+    /// How many nodes there are so far.
+    nodes: usize,
     remembering: Remembering,
 }
 
@@ -694,7 +703,22 @@ impl TreeBuilder<'_> {
         (nodes, Arc::from(codes))
     }
 
+    /// Whether there is room for so many more. That there is none is told once.
+    fn has_room(&mut self, count: usize) -> bool {
+        let is_known = self.nodes > NODES_MAX;
+        self.nodes = self.nodes.saturating_add(count);
+        if self.nodes > NODES_MAX && !is_known {
+            self.problem(&format!(
+                "there are more than {NODES_MAX} steps, those of inner workflows included: take it apart"
+            ));
+        }
+        self.nodes <= NODES_MAX
+    }
+
     fn block(&mut self, block: Block) -> Option<(Node, Code)> {
+        if !self.has_room(1) {
+            return None;
+        }
         if let Block::Step(step) = block {
             return self.step(*step);
         }
@@ -873,6 +897,9 @@ impl TreeBuilder<'_> {
         if workflow.nodes.iter().map(Node::depth).max().unwrap_or(0) + self.inside.len() >= DEPTH_MAX {
             let name = &step.name;
             self.problem(&format!("step {name:?}: containers are nested more than {DEPTH_MAX} deep: take some apart"));
+            return None;
+        }
+        if !self.has_room(workflow.nodes.iter().map(Node::count).sum()) {
             return None;
         }
         if workflow.spending.as_ref().is_some_and(|spending| !spending.budgets.is_empty()) {

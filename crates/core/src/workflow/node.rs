@@ -256,6 +256,12 @@ impl Node {
         self.settings().map_or(called, |_| 1 + inside.unwrap_or(0))
     }
 
+    /// How many nodes it is, itself included.
+    pub(super) fn count(&self) -> usize {
+        let inside = self.children(false).iter().chain(self.children(true)).chain(self.workflows());
+        1 + inside.map(Node::count).sum::<usize>()
+    }
+
     pub(crate) fn container(&self) -> Option<&dyn Container> {
         match self {
             Node::Step(_) => None,

@@ -319,6 +319,21 @@ fn everything_wrong_with_json_is_said_at_once_and_where() {
 }
 
 #[test]
+fn inner_workflows_are_counted_wherever_they_are_used() {
+    let twice = |name: &str, inner: &Arc<Definition>| {
+        let steps = ["a", "b"].map(|step| Step::new(step).workflow(inner.clone()));
+        steps.into_iter().fold(Definition::builder(name), DefinitionBuilder::step).build()
+    };
+    let mut inner = Arc::new(Definition::builder("w0").step(step("only")).build().unwrap());
+    for level in 1..=11 {
+        inner = Arc::new(twice(&format!("w{level}"), &inner).unwrap_or_else(|error| panic!("{level}: {error}")));
+    }
+    let error = twice("w12", &inner).unwrap_err().to_string();
+    assert!(error.contains("more than 10000 steps, those of inner workflows included: take it apart"), "{error}");
+    assert_eq!(error.matches("take it apart").count(), 1, "{error}");
+}
+
+#[test]
 fn a_copy_can_be_changed_without_changing_its_original() {
     let original = everything();
     let (json, hash) = (original.to_json(), original.hash.clone());

@@ -8,7 +8,7 @@ mod thinkers;
 
 use super::Settings;
 use super::call::CallStep;
-use super::fit::meant;
+use super::fit::{meant, name_problem};
 use super::syntax::{self, Common, Document, Node, Span};
 use super::yaml::{self, At, Misread, What};
 use crate::invalid::FileProblemKind;
@@ -19,7 +19,7 @@ use outlive_core::cel::Scope;
 use outlive_core::{
     Block, Budget, BudgetScope, BudgetUnit, Cel, CelError, Condition, Definition, DefinitionBuilder, DefinitionSource,
     ExecutorKind, Failure, FailureKind, ForEach, Function, HumanReview, InputSchema, Loop, Parallel, Prices, Retention,
-    Retry, Router, Step, Steps, UserInputField, slug,
+    Retry, Router, SchemaMistake, SessionId, Step, Steps, UserInputField, schema_mistakes, slug,
 };
 use outlive_engine::{CatchUp, CreateSchedule, Overlap, ScheduleSpec};
 use serde_json::{Map, Value};
@@ -49,6 +49,11 @@ macro_rules! settings {
     }};
 }
 
+/// Workflows and teams inside each other, at most.
+const INSIDE_MAX: usize = 32;
+/// All definitions of a file as JSON, in bytes: each has the whole text, and repeats what it has executed.
+const DEFINITIONS_MAX: usize = 64 << 20;
+
 /// What a path in the document consists of.
 type Path<'p> = [&'p str];
 
@@ -77,6 +82,8 @@ pub(super) fn build(
         workflows: BTreeMap::new(),
         open: Vec::new(),
         places: Vec::new(),
+        referred: Vec::new(),
+        bytes: 0,
     };
     if only.is_none() {
         build.check_all();
@@ -133,6 +140,10 @@ struct Build<'a> {
     open: Vec<Opened>,
     /// Where the nodes of the workflow in hand are, by the names on the way to them.
     places: Vec<(Vec<String>, At)>,
+    /// Steps of the workflow in hand that others of it name, and where they do.
+    referred: Vec<(String, At)>,
+    /// The definitions that are built, as JSON.
+    bytes: usize,
 }
 
 impl<'a> Build<'a> {
@@ -183,6 +194,15 @@ impl<'a> Build<'a> {
         }
     }
 
+    /// The JSON Schema at this path must mean something.
+    fn check_schema(&mut self, schema: Option<&Map<String, Value>>, path: &Path<'_>) {
+        let Some(schema) = schema else { return };
+        for SchemaMistake { path: inside, problem } in schema_mistakes(&Value::Object(schema.clone())) {
+            let whole: Vec<_> = path.iter().copied().chain(inside.iter().map(String::as_str)).collect();
+            self.problem(self.value(&whole), format!("in this JSON Schema: {problem}"));
+        }
+    }
+
     /// Two workflows with one id would be one.
     fn check_ids(&mut self) {
         let mut seen = BTreeMap::new();
@@ -200,14 +220,31 @@ impl<'a> Build<'a> {
             return built.clone();
         }
         let said = self.document.workflows.get(key)?;
+        if self.bytes > DEFINITIONS_MAX {
+            let message = format!(
+                "definition_too_large: from here on its workflows come to more than {} MiB, the text and inner workflows of \
+                 each counted: take it apart",
+                DEFINITIONS_MAX >> 20
+            );
+            let at = self.key(&["workflows", key]);
+            if self.problems.iter().all(|(known, _)| known.message != message) {
+                self.problem(at, message);
+            }
+            return None;
+        }
         self.open.push(Opened::Workflow(key.to_owned()));
-        let outer = std::mem::take(&mut self.places);
+        let outer = (std::mem::take(&mut self.places), std::mem::take(&mut self.referred));
         let before = self.problems.len();
         let builder = self.workflow_builder(key, said);
         let is_whole = self.problems[before..].iter().all(|(_, kind)| *kind == FileProblemKind::Missing);
+        // What cannot be executed is not stored either.
+        let builder = if is_whole { builder.source((self.source)(key)) } else { builder };
         let built = match builder.build() {
-            Ok(definition) if is_whole => Some(Arc::new(definition)),
-            Ok(_) => None,
+            Ok(definition) => {
+                self.bytes += definition.structure.len();
+                let is_whole = is_whole && self.check_schedules(key, said, &definition);
+                is_whole.then(|| Arc::new(definition))
+            }
             Err(invalid) => {
                 for problem in invalid.problems {
                     self.build_problem(&problem, key);
@@ -215,15 +252,40 @@ impl<'a> Build<'a> {
                 None
             }
         };
-        self.places = outer;
+        (self.places, self.referred) = outer;
         self.open.pop();
         self.workflows.insert(key.to_owned(), built.clone());
         built
     }
 
+    /// Whether the schedules of a workflow can have it make runs.
+    fn check_schedules(&mut self, key: &str, said: &syntax::Workflow, definition: &Definition) -> bool {
+        let before = self.problems.len();
+        for (name, declared) in &said.schedules {
+            let spec = schedule(name, declared).spec;
+            let at = |field| ["workflows", key, "schedules", name, field];
+            if let Err(unfit) = definition.accept_input(spec.input.clone()) {
+                self.problem(self.value(&at("input")), unfit.to_string());
+            }
+            if let Some(Err(invalid)) = spec.session_id.as_deref().map(SessionId::parse) {
+                self.problem(self.value(&at("session")), invalid.to_string());
+            }
+        }
+        self.problems.len() == before
+    }
+
     /// A problem that the builder has found, at the node that it names.
     fn build_problem(&mut self, problem: &str, key: &str) {
-        if self.is_said(problem) || problem.contains("has no model") {
+        // The schema wants all lists filled: whoever lacks something was left without it for a reason that was told.
+        let consequences = [
+            "has no model",
+            "it has no steps:",
+            "it has no branches:",
+            "it has no choices:",
+            "it has no body:",
+            "it has no members:",
+        ];
+        if self.is_said(problem) || consequences.iter().any(|words| problem.contains(words)) {
             return;
         }
         let mut names = Vec::new();
@@ -251,6 +313,7 @@ impl<'a> Build<'a> {
         if let Some(text) = &said.description {
             builder = builder.description(text);
         }
+        self.check_schema(said.input.as_ref(), &[&path[..], &["input"]].concat());
         if let Some(schema) = &said.input {
             builder = builder.input_schema(InputSchema::json(Value::Object(schema.clone())));
         }
@@ -331,14 +394,29 @@ impl<'a> Build<'a> {
         }
         for (name, declared) in &said.schedules {
             if let Err(error) = schedule(name, declared).spec.times() {
-                self.problem(self.key(&["workflows", key, "schedules", name, "cron"]), error.to_string());
+                let field = match &error {
+                    outlive_engine::Error::InvalidSchedule { field, .. } => field,
+                    _ => "cron",
+                };
+                self.problem(self.value(&["workflows", key, "schedules", name, field]), error.to_string());
             }
         }
         let fields = said.input.iter().filter_map(|schema| schema.get("properties")?.as_object()).flat_map(Map::keys);
         let fields: Vec<_> = fields.map(String::as_str).collect();
         let steps = self.nodes(&said.steps, &[&path[..], &["steps"]].concat(), &mut Vec::new(), &fields);
-        let builder = steps.into_iter().fold(builder, DefinitionBuilder::step);
-        builder.source((self.source)(key))
+        self.check_referred();
+        steps.into_iter().fold(builder, DefinitionBuilder::step)
+    }
+
+    /// Steps that are named must be there.
+    fn check_referred(&mut self) {
+        let known: BTreeSet<_> = self.places.iter().filter_map(|(path, _)| path.last().cloned()).collect();
+        for (name, at) in std::mem::take(&mut self.referred) {
+            if !known.contains(&name) {
+                let meant = meant(&name, known.iter().map(String::as_str));
+                self.problem(at, format!("unknown step {name:?}{meant}"));
+            }
+        }
     }
 
     /// What models cost, if the file says so.
@@ -356,7 +434,15 @@ impl<'a> Build<'a> {
         for (place, node) in nodes.iter().enumerate() {
             let place = place.to_string();
             let path = [path, &[&place]].concat();
-            let name = common(node).name;
+            let Common { name, review, .. } = common(node);
+            if let Some(problem) = name_problem(name) {
+                self.problem(self.key(&path), format!("its name {problem}"));
+                self.said.push("has an empty name".to_owned());
+            }
+            if review.is_some_and(|review| !review.asks()) {
+                let at = self.key(&[&path[..], &["review"]].concat());
+                self.problem(at, "it asks nothing: write confirm, ask, output or iterations, or leave it out");
+            }
             if !names.insert(name) {
                 let message = format!("two steps are named {name:?}: names identify steps, give each its own");
                 self.problem(self.key(&path), &message);
@@ -416,12 +502,16 @@ impl<'a> Build<'a> {
                 let mut each = ForEach::new(&said.name);
                 match (&said.items, &said.items_of) {
                     (Some(_), Some(_)) => self.problem(self.key(&at("items_of")), "it has `items` too: leave one out"),
-                    (None, None) => self.problem(self.key(path), "it says no list: write `items` or `items_of`"),
+                    (None, None) => {
+                        self.problem(self.key(path), "it says no list: write `items` or `items_of`");
+                        self.said.push("nothing decides for it: say how with .items(..)".to_owned());
+                    }
                     _ => {}
                 }
                 if let Some(items) = self.cel(said.items.as_deref(), Scope::Items, &at("items")) {
                     each = each.items_cel(items);
                 } else if let Some(step) = &said.items_of {
+                    self.referred.push((step.clone(), self.value(&at("items_of"))));
                     each = each.items_of(step);
                 }
                 if let Some(most) = said.concurrency {
@@ -441,15 +531,12 @@ impl<'a> Build<'a> {
     fn cel<'t>(&mut self, text: Option<&'t str>, scope: Scope, path: &Path<'_>) -> Option<&'t str> {
         let text = text?;
         if let Err(error) = Cel::compile(text, scope) {
+            let node = self.node.get(path);
             let at = self.value(path);
             match &error {
                 CelError::Invalid { mistakes, .. } => {
                     for mistake in mistakes {
-                        let mut at = at;
-                        // A text in one line begins where it stands.
-                        if mistake.line == 1 && !text.contains('\n') {
-                            at.column += mistake.column - 1;
-                        }
+                        let at = node.map_or(at, |node| node.place_in(mistake.line, mistake.column));
                         self.problem(at, format!("not valid in {scope}: {}", mistake.message));
                     }
                 }
@@ -591,6 +678,13 @@ impl<'a> Build<'a> {
             self.problem(at, format!("workflows execute each other: {circle}"));
             return None;
         }
+        if self.open.len() >= INSIDE_MAX {
+            self.problem(
+                at,
+                format!("workflows are more than {INSIDE_MAX} deep inside each other here: take them apart"),
+            );
+            return None;
+        }
         if !self.document.workflows.contains_key(name) {
             let known = self.document.workflows.keys().map(String::as_str);
             self.problem(at, format!("unknown workflow {name:?}{}", meant(name, known)));
@@ -671,11 +765,11 @@ fn budget_of(said: &syntax::Budget) -> Result<Budget, (&'static str, String)> {
     }
 }
 
-/// A name in quotes after a word, at the beginning of a problem: `Loop "Polish": it has …` or `step "Draft" has …`.
+/// A name in quotes after words, at the beginning of a problem: `Loop "Polish": it has …` or `an agent step "Draft": only …`.
 fn named(text: &str) -> Option<(String, &str)> {
-    let (word, rest) = text.split_once(' ')?;
-    let is_word = word.chars().all(|c| c.is_ascii_alphanumeric());
-    let quoted = rest.strip_prefix('"').filter(|_| is_word)?;
+    let (words, _) = text.split_once('"')?;
+    let are_words = words.chars().all(|c| c.is_ascii_alphanumeric() || c == ' ');
+    let quoted = text[words.len()..].strip_prefix('"').filter(|_| are_words && !words.is_empty())?;
     let mut end = 0;
     let mut is_escaped = false;
     for (at, c) in quoted.char_indices() {

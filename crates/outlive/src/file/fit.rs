@@ -3,9 +3,10 @@
 //! It must never know what a file means, only its shape. The invariant: without a problem, the JSON fits the schema.
 
 use super::schema::{KIND, checked, resolved};
+use super::syntax::Span;
 use super::yaml::{At, Key, Misread, Node, Plain, What, plain};
 use outlive_core::check;
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 use std::sync::Arc;
 
 type Rules = Map<String, Value>;
@@ -51,7 +52,7 @@ impl Fitting {
             (None, _) => self.json(node),
             (Some("object"), What::Map(fields)) => self.object(node, fields, rules),
             (Some("array"), What::List(items)) => self.list(node, items, rules),
-            (Some(kind @ ("string" | "integer" | "number" | "boolean")), What::Scalar { text, is_plain }) => {
+            (Some(kind @ ("string" | "integer" | "number" | "boolean")), What::Scalar { text, is_plain, .. }) => {
                 self.scalar(node, text, *is_plain, kind, rules)
             }
             (Some(kind), _) => {
@@ -88,7 +89,7 @@ impl Fitting {
             match &node.what {
                 What::Map(_) => kind == Some("object"),
                 What::List(_) => kind == Some("array"),
-                What::Scalar { text, is_plain } => match plain(text) {
+                What::Scalar { text, is_plain, .. } => match plain(text) {
                     _ if node.is_nothing() => false,
                     Plain::Bool(_) if *is_plain && kind == Some("boolean") => true,
                     _ => kind == Some("string"),
@@ -134,12 +135,13 @@ impl Fitting {
         let others = rules.get("additionalProperties");
         let is_closed = others == Some(&Value::Bool(false));
         let mut object = Map::new();
-        for (key, value) in fields {
+        // That it merges nothing was told.
+        for (key, value) in fields.iter().filter(|(key, _)| key.text != "<<") {
             match (known.and_then(|known| known.get(&key.text)), others) {
                 (Some(schema), _) => drop(object.insert(key.text.clone(), self.fit(value, schema))),
                 (None, Some(schema)) if !is_closed => {
-                    if key.text.trim().is_empty() {
-                        self.problem(key.at, "a name must not be empty");
+                    if let Some(problem) = name_problem(&key.text) {
+                        self.problem(key.at, format!("a name {problem}"));
                     }
                     drop(object.insert(key.text.clone(), self.fit(value, schema)));
                 }
@@ -184,7 +186,8 @@ impl Fitting {
             ("string", Plain::Null) if is_plain => None,
             ("string", _) => Some(Value::String(text.to_owned())),
             ("boolean", Plain::Bool(is_so)) if is_plain => Some(Value::Bool(is_so)),
-            ("integer" | "number", Plain::Number(number)) if is_plain => Some(Value::Number(number)),
+            ("integer", Plain::Number(number)) if is_plain => whole(&number).map(Value::Number),
+            ("number", Plain::Number(number)) if is_plain => Some(Value::Number(number)),
             _ => None,
         };
         let Some(value) = value else {
@@ -208,8 +211,30 @@ impl Fitting {
                 None => unfit.problem,
             };
             self.problem(node.at, message);
+        } else if rules.get("pattern").is_some_and(|pattern| pattern == Span::PATTERN) && Span::parse(text).is_none() {
+            self.problem(node.at, "it is longer than anybody waits: write at most 36500d");
         }
         value
+    }
+}
+
+/// What is wrong with a text as a name.
+pub(super) fn name_problem(name: &str) -> Option<&'static str> {
+    match name {
+        _ if name.trim().is_empty() => Some("must not be empty"),
+        _ if name.chars().any(char::is_control) => Some("is one line of text without control characters"),
+        _ => None,
+    }
+}
+
+/// A whole number, however it is written: `1e3` and `2.0` are some.
+fn whole(number: &Number) -> Option<Number> {
+    /// All whole numbers up to here are floats.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match number.as_f64() {
+        _ if !number.is_f64() => Some(number.clone()),
+        Some(float) if float.fract() == 0.0 && float.abs() <= EXACT => format!("{float:.0}").parse().ok(),
+        _ => None,
     }
 }
 

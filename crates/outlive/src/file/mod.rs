@@ -29,6 +29,7 @@ use outlive_engine::CreateSchedule;
 pub use schedules::FileSchedules;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::to_raw_value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -98,7 +99,7 @@ struct Settings {
 
 /// What is stored of a file, under the hash of a definition.
 #[derive(Serialize, Deserialize)]
-struct Stored {
+struct Stored<Text> {
     /// What the workflow is called in the file.
     workflow: String,
     /// The file's name.
@@ -109,7 +110,7 @@ struct Stored {
     /// What took the place of every model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     model: Option<String>,
-    text: String,
+    text: Text,
 }
 
 /// A schedule that a file declares; [`File::declare_schedules`] creates it.
@@ -191,7 +192,7 @@ impl File {
         let (node, mut misread) = yaml::read(&text).map_err(|misread| invalid(&name, [of_file(misread)]))?;
         let (value, unfit) = fit::fit(&node);
         misread.extend(unfit);
-        misread.extend(build::out_of_place::out_of_place(&node));
+        misread.extend(build::out_of_place::out_of_place(&node, &text));
         let document = match misread.is_empty() {
             true => Document::deserialize(value).map_err(|error| Misread::new(At::START, error.to_string())),
             false => Err(Misread::new(At::START, "")),
@@ -401,13 +402,15 @@ impl File {
 
     fn build(&self, only: Option<&str>) -> Built {
         let models = self.used_profiles();
+        // Each workflow has the text: it is written as JSON once.
+        let text = to_raw_value(&*self.text).expect("text has JSON");
         let source = |workflow: &str| {
             let stored = Stored {
                 workflow: workflow.to_owned(),
                 file: short(&self.name).to_owned(),
                 models: models.clone(),
                 model: self.settings.model.clone(),
-                text: self.text.to_string(),
+                text: &text,
             };
             let text = serde_json::to_string(&stored).expect("it has text for keys");
             let settings = self.settings.clone();
@@ -444,7 +447,7 @@ fn plain(profile: &ModelProfile) -> Value {
 
 /// Reads a stored text as the definition it was, with what the process gives files now.
 fn restore(text: &str, settings: &Settings) -> Result<Arc<Definition>, String> {
-    let stored: Stored = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let stored: Stored<String> = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let mut file = File::parse(&*stored.file, stored.text).map_err(|error| error.to_string())?;
     let profile = |(name, value): (String, Value)| {
         Ok((name, ModelProfile::deserialize(value).map_err(|error: serde_json::Error| error.to_string())?))

@@ -28,7 +28,8 @@ pub(super) fn published() -> Value {
     schema
 }
 
-/// Rids it of what a file cannot say: nothing in place of a value, and the widths of Rust's numbers.
+/// Rids it of what a file cannot say: nothing in place of a value. The widths of Rust's numbers become the most that a
+/// number may be.
 fn tidy(schema: &mut Value) {
     let Value::Object(fields) = schema else {
         if let Value::Array(items) = schema {
@@ -55,8 +56,8 @@ fn tidy(schema: &mut Value) {
         }
     }
     let has_width = |format: &Value| format.as_str().is_some_and(|text| text.contains("int") || text == "double");
-    if fields.get("format").is_some_and(has_width) {
-        fields.remove("format");
+    if fields.get("format").is_some_and(has_width) && fields.remove("format").is_some_and(|format| format == "uint32") {
+        fields.entry("maximum").or_insert(Value::from(u32::MAX));
     }
     // What is left out is left out.
     fields.remove("default");

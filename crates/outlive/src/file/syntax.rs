@@ -29,7 +29,7 @@ pub(super) struct Document {
     /// The model of agents and teams that name none: `provider:model`, or the name of one under `models`
     pub(super) model: Option<String>,
     /// Where runs are kept: `sqlite:PATH`
-    #[schemars(regex(pattern = "^sqlite:.+$"))]
+    #[schemars(regex(pattern = "^sqlite:.+$"), extend("examples" = ["sqlite:runs.db"]))]
     pub(super) store: Option<String>,
     /// Models with settings, by the names under which agents and teams use them
     #[serde(default)]
@@ -393,7 +393,7 @@ pub(super) struct Leader {
 #[serde(deny_unknown_fields)]
 pub(super) struct Budget {
     /// How much: `5 USD`, `200000 tokens` or `100 calls`
-    #[schemars(regex(pattern = r"^[^ ]+ ([A-Z]{3}|tokens|calls)$"))]
+    #[schemars(regex(pattern = r"^[^ ]+ ([A-Z]{3}|tokens|calls)$"), extend("examples" = ["5 USD"]))]
     pub(super) limit: String,
     /// Whose use is counted together
     #[schemars(extend("enum" = ["run", "session", "user", "all"]))]
@@ -472,6 +472,13 @@ pub(super) struct Review {
     pub(super) on_timeout: Option<OnTimeout>,
     /// Whether somebody else than whoever submitted the run must answer
     pub(super) four_eyes: Option<bool>,
+}
+
+impl Review {
+    /// Whether anybody is asked anything.
+    pub(super) fn asks(&self) -> bool {
+        [&self.confirm, &self.ask, &self.output, &self.iterations].into_iter().any(Option::is_some)
+    }
 }
 
 /// A field that a person fills in
@@ -665,6 +672,9 @@ node! {
 pub(super) struct Span(pub(super) Duration);
 
 impl Span {
+    /// What such a text looks like.
+    pub(super) const PATTERN: &str = "^[0-9]+(ms|s|m|h|d)$";
+
     /// None when it is no such text.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let digits = text.find(|c: char| !c.is_ascii_digit()).filter(|at| *at > 0)?;
@@ -706,7 +716,7 @@ impl JsonSchema for Span {
         json_schema!({
             "description": "A length of time: 500ms, 30s, 5m, 2h or 7d",
             "type": "string",
-            "pattern": "^[0-9]+(ms|s|m|h|d)$",
+            "pattern": Span::PATTERN,
             "examples": ["30s", "5m"],
         })
     }

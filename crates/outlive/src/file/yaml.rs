@@ -66,9 +66,20 @@ pub(super) struct Node {
 /// What a node is.
 #[derive(Clone, Debug)]
 pub(super) enum What {
-    Scalar { text: String, is_plain: bool },
+    Scalar { text: String, is_plain: bool, lines: Lines },
     List(Vec<Arc<Node>>),
     Map(Vec<(Key, Arc<Node>)>),
+}
+
+/// How the lines of a scalar stand in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lines {
+    /// In one, this many columns after its place.
+    One(usize),
+    /// Each in one of its own.
+    Kept,
+    /// Several make one.
+    Folded,
 }
 
 /// A key of a mapping and its place.
@@ -96,7 +107,8 @@ impl Node {
             What::Scalar { text, .. } => match plain(text) {
                 Plain::Null => "nothing",
                 Plain::Bool(_) => "true or false",
-                Plain::Number(_) | Plain::NoNumber => "a number",
+                Plain::Number(_) => "a number",
+                Plain::NoNumber => "no number that JSON has",
                 Plain::Text => "text",
             },
             What::List(_) => "a list",
@@ -106,7 +118,7 @@ impl Node {
 
     /// Whether nothing is written there.
     pub(super) fn is_nothing(&self) -> bool {
-        matches!(&self.what, What::Scalar { text, is_plain: true } if matches!(plain(text), Plain::Null))
+        matches!(&self.what, What::Scalar { text, is_plain: true, .. } if matches!(plain(text), Plain::Null))
     }
 
     /// As JSON, by the core schema.
@@ -115,7 +127,7 @@ impl Node {
     /// When there is a number that JSON does not have.
     pub(super) fn json(&self) -> Result<Value, Misread> {
         Ok(match &self.what {
-            What::Scalar { text, is_plain: false } => Value::String(text.clone()),
+            What::Scalar { text, is_plain: false, .. } => Value::String(text.clone()),
             What::Scalar { text, .. } => match plain(text) {
                 Plain::Null => Value::Null,
                 Plain::Bool(is_so) => Value::Bool(is_so),
@@ -131,6 +143,18 @@ impl Node {
                 Value::Object(fields.iter().map(field).collect::<Result<Map<_, _>, Misread>>()?)
             }
         })
+    }
+
+    /// The place of a line and column of its text, counted from 1, as far as it can be told.
+    pub(super) fn place_in(&self, line: usize, column: usize) -> At {
+        let At { line: first, column: begin } = self.at;
+        match self.what {
+            What::Scalar { lines: Lines::One(indent), .. } if line == 1 => {
+                At { line: first, column: begin + indent + column - 1 }
+            }
+            What::Scalar { lines: Lines::Kept, .. } => At { line: first + line - 1, column: begin + column - 1 },
+            _ => self.at,
+        }
     }
 
     /// The place of what this path leads to, or of the last of it that is there: of a key, the key's.
@@ -206,6 +230,10 @@ pub(super) fn plain(text: &str) -> Plain {
         return radix(digits, 8);
     }
     if is_all(unsigned, |c| c.is_ascii_digit()) {
+        // Octal to some, and to others a number that is written with zeros.
+        if unsigned.len() > 1 && unsigned.starts_with('0') {
+            return Plain::NoNumber;
+        }
         let number = text.strip_prefix('+').unwrap_or(text);
         let whole = number.parse::<i64>().map(Number::from).or_else(|_| number.parse::<u64>().map(Number::from));
         return whole.map_or(Plain::NoNumber, Plain::Number);
@@ -242,6 +270,9 @@ pub(super) fn read(text: &str) -> Result<(Node, Vec<Misread>), Misread> {
         return Err(Misread::new(At::START, message));
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if let Some(misread) = unseen(text) {
+        return Err(misread);
+    }
     let mut builder = Builder::default();
     let mut parser = Parser::new_from_str(text);
     while let Some(event) = parser.next_event() {
@@ -255,13 +286,29 @@ pub(super) fn read(text: &str) -> Result<(Node, Vec<Misread>), Misread> {
             }
         })?;
         builder.at = span.into();
-        builder.event(event)?;
+        builder.event(event, span)?;
     }
     let misread = builder.misread;
     match builder.done {
         Some(node) => Ok((node, misread)),
         None => Err(Misread::new(At::START, "the file is empty: begin with `version: 1`")),
     }
+}
+
+/// The first character that nobody sees and that changes what is read: YAML has no control characters, a null character
+/// would end the text, and some turn around what stands beside them.
+fn unseen(text: &str) -> Option<Misread> {
+    let is_turning = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let is_unseen = |c: char| (c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{85}')) || is_turning(c);
+    let (place, c) = text.char_indices().find(|(_, c)| is_unseen(*c))?;
+    let before = text[..place].replace("\r\n", "\n").replace('\r', "\n");
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    let at = At { line: before.matches('\n').count() + 1, column: line.chars().count() + 1 };
+    let code = u32::from(c);
+    let message = format!(
+        "the character U+{code:04X}, which nobody sees, stands here: take it out, or write \"\\u{code:04X}\" in quotes"
+    );
+    Some(Misread::new(at, message))
 }
 
 fn too_deep(at: At) -> Misread {
@@ -273,9 +320,11 @@ fn too_deep(at: At) -> Misread {
 fn hint(text: &str, at: At) -> &'static str {
     let line = text.lines().nth(at.line - 1).unwrap_or_default();
     let before = || text.lines().nth(at.line.wrapping_sub(2)).unwrap_or_default();
+    let begins_badly = line.chars().nth(at.column - 1).is_some_and(|c| matches!(c, '@' | '`' | '%' | '*' | '&' | '!'));
     let indented_by_tab = |line: &str| line.chars().take_while(|c| c.is_whitespace()).any(|c| c == '\t');
     match line {
         _ if indented_by_tab(line) || indented_by_tab(before()) => " (indent with spaces: YAML allows no tabs there)",
+        _ if begins_badly => " (put text that begins with such a character into quotes)",
         _ if line.contains(['{', '[']) && line.contains('?') => " (put text with a `?` into quotes)",
         _ if line.contains(": ") && line.matches(": ").count() > 1 => " (put text with a `: ` into quotes)",
         _ => "",
@@ -307,11 +356,18 @@ struct Builder {
 }
 
 impl Builder {
-    fn event(&mut self, event: Event<'_>) -> Result<(), Misread> {
+    fn event(&mut self, event: Event<'_>, span: Span) -> Result<(), Misread> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 self.refuse_tag(tag.is_some());
-                let what = What::Scalar { text: text.into_owned(), is_plain: style == ScalarStyle::Plain };
+                let is_plain = style == ScalarStyle::Plain;
+                let lines = match style {
+                    ScalarStyle::Literal => Lines::Kept,
+                    ScalarStyle::Folded => Lines::Folded,
+                    _ if span.end.line() > span.start.line() => Lines::Folded,
+                    _ => Lines::One(usize::from(!is_plain)),
+                };
+                let what = What::Scalar { text: text.into_owned(), is_plain, lines };
                 self.push(Node { at: self.at, what, size: 1, depth: 1 }, anchor)
             }
             Event::SequenceStart(anchor, tag) => {

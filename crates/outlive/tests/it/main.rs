@@ -22,6 +22,7 @@ mod formats;
 mod kill9;
 mod limits;
 mod many;
+mod odd_files;
 mod page;
 mod responses;
 mod results;

@@ -6,7 +6,7 @@
 //! ```
 //! It must never know a request. Invariant: a block is kept as it came, so that its signature still fits.
 
-use super::{ANSWER_FIELD, ANSWER_TOOL, KEPT, PAUSED};
+use super::{ANSWER_FIELD, ANSWER_TOOL, KEPT, PAUSED, said};
 use crate::model::wire::calls::{Calls, Doubt, Piece, text};
 use crate::model::wire::finish::{self, End};
 use crate::model::wire::turns::{counted, replayable_arguments, replayable_name};
@@ -78,9 +78,14 @@ impl Collector for Blocks {
 
     fn finish(self, done: bool) -> Result<ModelResponse, Refusal> {
         if self.stop_reason == "pause_turn" {
+            let model = self.model.clone();
             let mut part = self.into_response(FinishReason::Stop)?;
-            if let Some(data) = &mut part.provider_data {
+            // Its calls are answered first, which lets it go on as well.
+            if part.tool_calls.is_empty() {
+                let plain = || json!({"model": model, KEPT: Vec::from_iter(said(part.content.as_deref()))});
+                let mut data = part.provider_data.take().unwrap_or_else(plain);
                 data[PAUSED] = json!(true);
+                part.provider_data = Some(data);
             }
             return Ok(part);
         }

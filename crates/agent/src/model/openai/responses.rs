@@ -392,8 +392,7 @@ impl Collector for Items {
             "response.function_call_arguments.delta" => self.arguments(&event, "delta", false),
             "response.function_call_arguments.done" => self.arguments(&event, "arguments", true),
             "response.completed" | "response.incomplete" | "response.cancelled" | "response.done" => {
-                self.end(event["response"].take(), &kind);
-                Vec::new()
+                self.end(event["response"].take(), &kind)
             }
             "response.failed" | "response.error" => return Err(Refusal::Error(event["response"].take())),
             _ => Vec::new(),
@@ -450,7 +449,10 @@ impl Items {
         id.map(|id| ModelDelta::Begun(json!({ "response_id": id }))).into_iter().collect()
     }
 
-    fn end(&mut self, mut response: Value, kind: &str) {
+    /// The answer is over. Whoever was told nothing of it gets its text in one piece.
+    fn end(&mut self, mut response: Value, kind: &str) -> Vec<ModelDelta> {
+        let output = response["output"].as_array().filter(|_| self.items.is_empty());
+        let told = output.map(|output| ModelDelta::Content(self::said(output).text));
         let said = kind.trim_start_matches("response.");
         if !response.is_object() {
             response = json!({});
@@ -459,6 +461,7 @@ impl Items {
             response["status"] = json!(said);
         }
         self.last = Some(response);
+        told.into_iter().collect()
     }
 
     /// An item begins: a new one, unless its id shows that it has already begun.

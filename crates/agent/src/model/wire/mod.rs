@@ -132,8 +132,7 @@ async fn answered(
         return Ok(response);
     }
     let (status, headers, url) = (response.status().as_u16(), response.headers().clone(), response.url().clone());
-    // What matters in an error body is at its start; a broken or endless one still has its status.
-    let body = http::read_body(response, ERROR_LEN_MAX).await.unwrap_or_default();
+    let body = http::read_start(response, ERROR_LEN_MAX).await;
     Err(wording.refused(HttpAnswer { url: &url, status, headers: &headers, body: &body }))
 }
 
@@ -151,15 +150,17 @@ pub(crate) fn url(dialect: &impl Dialect, is_streamed: bool) -> Result<Url, Stri
     }
 }
 
-/// The address of this path below a base. Bases end with the version that a path begins with, or do not.
+/// The address of this path below a base. Bases end with the version that a path begins with, or with all of it, or do
+/// not.
 ///
 /// # Errors
 /// When the base is not an address, in words that follow it.
 pub(crate) fn below(base: &str, path: &[&str]) -> Result<Url, String> {
     let known = http::join(base, &[])?;
-    let last = known.path_segments().and_then(|segments| segments.rev().find(|segment| !segment.is_empty()));
-    let is_versioned = path.first().is_some_and(|version| last == Some(version));
-    http::join(base, if is_versioned { &path[1..] } else { path })
+    let segments: Vec<_> = known.path_segments().into_iter().flatten().filter(|segment| !segment.is_empty()).collect();
+    let is_there = |count: &usize| segments.ends_with(&path[..*count]);
+    let there = (1..=path.len()).rev().find(is_there).unwrap_or(0);
+    http::join(base, &path[there..])
 }
 
 /// What would make every request fail, in words.
@@ -183,4 +184,22 @@ fn answer(dialect: &impl Dialect, mut body: Value) -> Result<ModelResponse, Fail
         body = values.into_iter().next().unwrap_or_default();
     }
     dialect.answer(body).map_err(|refusal| wording(dialect).refusal(refusal))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_may_end_with_the_beginning_of_a_path_or_all_of_it() {
+        let chat = |base: &str| below(base, &["chat", "completions"]).map(String::from);
+        let messages = |base: &str| below(base, &["v1", "messages"]).map(String::from);
+        for base in ["http://h/v1", "http://h/v1/", "http://h/v1/chat/completions", "http://h/v1/chat/completions/"] {
+            assert_eq!(chat(base).as_deref(), Ok("http://h/v1/chat/completions"), "{base}");
+        }
+        for base in ["http://h", "http://h/", "http://h/v1", "http://h/v1/messages"] {
+            assert_eq!(messages(base).as_deref(), Ok("http://h/v1/messages"), "{base}");
+        }
+        assert_eq!(chat("http://h/v1?version=1").as_deref(), Ok("http://h/v1/chat/completions?version=1"));
+    }
 }

@@ -4,7 +4,7 @@
 
 use super::super::fit::meant;
 use super::super::syntax::{self, Span};
-use super::{At, Build, EFFECT_MISSING, Opened, Path, What, retry};
+use super::{At, Build, EFFECT_MISSING, INSIDE_MAX, Opened, Path, What, retry};
 use outlive_agent::model::{self, IntoModel, ModelProfile, ScriptedModel, SharedModel};
 use outlive_agent::tool::{Call, CommandCall, HackerNewsTools, HttpCall, IntoTools, Tool, YFinanceTools};
 use outlive_agent::{Agent, PiiGuardrail, PromptInjectionGuardrail, Team};
@@ -42,6 +42,8 @@ macro_rules! thinker {
             thinker = thinker.expected_output(text);
         }
         thinker = thinker.tools($build.tools(&$said.tools, &$path[..]));
+        $build.check_schema($said.input.as_ref(), &[&$path[..], &["input"]].concat());
+        $build.check_schema($said.output.as_ref(), &[&$path[..], &["output"]].concat());
         if let Some(schema) = &$said.input {
             thinker = thinker.input_schema_json("input", Value::Object(schema.clone()));
         }
@@ -188,8 +190,10 @@ impl<'a> Build<'a> {
             syntax::Tool::Command(t) => (&t.description, &t.arguments, t.effect, t.timeout, t.confirm, &t.user_input),
         };
         if let Some(problem) = outlive_agent::tool::name_problem(name) {
-            self.problem(self.key(&path), problem);
+            self.problem(self.key(&path), problem.clone());
+            self.said.push(problem);
         }
+        self.check_schema(arguments.as_ref(), &["tools", name, "arguments"]);
         let known: Vec<_> = arguments
             .iter()
             .filter_map(|schema| schema.get("properties")?.as_object())
@@ -206,6 +210,7 @@ impl<'a> Build<'a> {
         for (place, field) in user_input.iter().enumerate().filter(|(_, field)| !known.contains(&field.as_str())) {
             let at = self.value(&["tools", name, "user_input", &place.to_string()]);
             self.problem(at, format!("{field:?} is not one of its arguments{}", meant(field, known.iter().copied())));
+            self.said.push(format!("tool {name:?} has no argument {field:?}"));
         }
         let Some(effect) = effect.or_else(|| call.usual_effect()) else {
             self.problem(self.key(&path), EFFECT_MISSING);
@@ -247,7 +252,10 @@ impl<'a> Build<'a> {
     fn call_problems(&mut self, call: &Call, path: &Path<'_>) {
         for problem in call.problems() {
             let at = self.key(path);
-            match problem.ends_with("is not set") {
+            // Hosts are opened by the process, like commands.
+            let is_permission = problem.starts_with("url_not_allowed")
+                && ["has to allow", "begin with http:"].iter().any(|words| problem.contains(words));
+            match problem.ends_with("is not set") || is_permission {
                 true => self.missing(at, problem.clone()),
                 false => self.problem(at, problem.clone()),
             }
@@ -333,6 +341,13 @@ impl<'a> Build<'a> {
                 self.problem(at, format!("teams are members of each other: {circle}"));
                 continue;
             }
+            if self.open.len() >= INSIDE_MAX && self.document.teams.contains_key(name) {
+                self.problem(
+                    at,
+                    format!("teams are more than {INSIDE_MAX} deep inside each other here: take them apart"),
+                );
+                continue;
+            }
             if let Some(agent) = self.agent(name) {
                 team = team.member(agent);
             } else if let Some(member) = self.team(name) {
@@ -376,7 +391,9 @@ impl<'a> Build<'a> {
     /// What an agent or a team says is wrong with itself.
     pub(super) fn executor_problems(&mut self, executor: &impl Executor, path: &Path<'_>) {
         for problem in executor.problems() {
-            if self.is_said(&problem) || problem.contains("has no model") {
+            // A team without members lost them for reasons that were told.
+            let is_consequence = ["has no model", "it has no members"].iter().any(|words| problem.contains(words));
+            if self.is_said(&problem) || is_consequence {
                 continue;
             }
             self.problem(self.key(path), problem.clone());
