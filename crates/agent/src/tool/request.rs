@@ -73,7 +73,7 @@ impl HttpCall {
 
     /// What would make every call fail.
     pub fn problems(&self) -> Vec<String> {
-        let mut problems: Vec<_> = self.headers().err().into_iter().collect();
+        let mut problems: Vec<_> = header_map(&self.headers).err().into_iter().collect();
         problems.extend(self.method().err());
         let beginning = self.url.beginning();
         let has_host = beginning.split_once("://").is_some_and(|(_, rest)| rest.contains(['/', '?']));
@@ -102,7 +102,7 @@ impl HttpCall {
     /// Dropping the future ends the request; it may have been served.
     pub async fn call(&self, arguments: &Map<String, Value>, body: &Value, key: &str) -> Result<String, Failure> {
         let refused = |problem| Failure::new(FailureKind::BadRequest, problem);
-        let (method, headers) = (self.method().map_err(refused)?, self.headers().map_err(refused)?);
+        let (method, headers) = (self.method().map_err(refused)?, header_map(&self.headers).map_err(refused)?);
         let mut url = self.url(arguments).and_then(|url| self.allowed(url)).map_err(refused)?;
         let has_body = !matches!(self.method.as_str(), "GET" | "HEAD" | "DELETE");
         if !has_body {
@@ -162,19 +162,23 @@ impl HttpCall {
         let text = self.url.fill(arguments, write)?;
         Url::parse(&text).map_err(|error| format!("its address is not valid: {error}"))
     }
+}
 
-    fn headers(&self) -> Result<HeaderMap, String> {
-        let mut headers = HeaderMap::new();
-        for (name, value) in &self.headers {
-            let known: HeaderName = name.parse().map_err(|_| format!("{name:?} is not the name of a header"))?;
-            let value = filled(value)?;
-            let mut value = HeaderValue::from_str(&value)
-                .map_err(|_| format!("the header {name:?} holds a character that headers may not have"))?;
-            value.set_sensitive(true);
-            headers.insert(known, value);
-        }
-        Ok(headers)
+/// Headers with the values of variables, each a secret.
+///
+/// # Errors
+/// What is wrong with one of them.
+pub(super) fn header_map(headers: &[(String, String)]) -> Result<HeaderMap, String> {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        let known: HeaderName = name.parse().map_err(|_| format!("{name:?} is not the name of a header"))?;
+        let value = filled(value)?;
+        let mut value = HeaderValue::from_str(&value)
+            .map_err(|_| format!("the header {name:?} holds a character that headers may not have"))?;
+        value.set_sensitive(true);
+        map.insert(known, value);
     }
+    Ok(map)
 }
 
 /// A value as one part of a path or a query.
@@ -190,7 +194,7 @@ fn encoded(value: &str) -> String {
 }
 
 /// The names in `${env:NAME}`.
-fn variables(value: &str) -> impl Iterator<Item = &str> {
+pub(super) fn variables(value: &str) -> impl Iterator<Item = &str> {
     value.split("${env:").skip(1).filter_map(|rest| rest.split_once('}').map(|(name, _)| name))
 }
 

@@ -21,6 +21,8 @@ mod formats;
 mod kill9;
 mod limits;
 mod many;
+#[cfg(unix)]
+mod mcp;
 mod page;
 mod results;
 mod rolling;
