@@ -81,7 +81,7 @@ impl Chat {
 }
 
 /// The run's status once nothing of it goes on by itself.
-async fn at_rest(runs: &Runs, run_id: &RunId) -> Result<RunStatus, Problem> {
+pub(super) async fn at_rest(runs: &Runs, run_id: &RunId) -> Result<RunStatus, Problem> {
     let mut following = runs.follow(run_id, None).await?;
     while let Some(event) = following.next().await? {
         // A pause that has since ended is just another event.
