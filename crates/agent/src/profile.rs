@@ -440,8 +440,10 @@ impl Profile {
 
     /// The effect of the tool of this name, its own or a member's: the strictest, where several have one.
     pub(crate) fn tool_effect(&self, name: &str) -> Option<ToolEffect> {
-        let listed = || self.sources().map(|source| source.effect(name)).max_by_key(|effect| *effect as u8);
-        let own = self.tool(name).map(|tool| tool.effect).or_else(listed);
+        let listed = || self.sources().filter_map(|source| source.effect(name)).max_by_key(|effect| *effect as u8);
+        // Of a tool that was listed in another process, the worst is to be feared.
+        let unknown = || self.sources().next().map(|_| ToolEffect::Once);
+        let own = self.tool(name).map(|tool| tool.effect).or_else(listed).or_else(unknown);
         let members = self.members.iter().flatten().filter_map(|member| member.tool_effect(name));
         own.into_iter().chain(members).max_by_key(|effect| *effect as u8)
     }

@@ -24,8 +24,8 @@ pub(crate) trait ToolSource: Send + Sync + 'static {
     /// One of its tools, as it was listed.
     fn tool(&self, listed: &ListedTool) -> Tool;
 
-    /// What a repetition of a call does, as far as that is known without a listing.
-    fn effect(&self, tool: &str) -> ToolEffect;
+    /// What a repetition of a call does, by the name that models see; none for a tool that it has not listed here yet.
+    fn effect(&self, tool: &str) -> Option<ToolEffect>;
 }
 
 /// What a source has listed, as it is recorded.

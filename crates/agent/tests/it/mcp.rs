@@ -97,6 +97,8 @@ async fn an_agent_is_offered_what_a_server_lists_and_calls_it() {
         let run = agent.run("go").await.unwrap();
         assert_eq!(run.tools[0].result.as_deref(), Some("look: the sea"));
         assert_eq!(run.tools[1].result.as_deref(), Some("put: a cup"));
+        let effects = ["look", "put", "pay", "another"].map(|tool| agent.tool_effect(tool).unwrap());
+        assert_eq!(effects, [ToolEffect::Read, ToolEffect::Idempotent, ToolEffect::Once, ToolEffect::Once]);
         let asked = asked.lock().unwrap();
         let offered: Vec<_> = asked[0].tools.iter().map(|tool| tool.name.as_str()).collect();
         assert_eq!(offered, ["look", "put", "pay"]);

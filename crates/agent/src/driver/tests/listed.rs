@@ -65,8 +65,8 @@ impl ToolSource for Shop {
         tool.effect(listed.effect)
     }
 
-    fn effect(&self, _: &str) -> ToolEffect {
-        ToolEffect::Once
+    fn effect(&self, _: &str) -> Option<ToolEffect> {
+        None
     }
 }
 
@@ -224,8 +224,8 @@ async fn a_halt_ends_a_listing_that_takes_long() {
         fn tool(&self, _: &ListedTool) -> Tool {
             panic!("it lists none")
         }
-        fn effect(&self, _: &str) -> ToolEffect {
-            ToolEffect::Once
+        fn effect(&self, _: &str) -> Option<ToolEffect> {
+            None
         }
     }
     let spec =

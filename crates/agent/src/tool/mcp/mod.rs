@@ -23,7 +23,7 @@ use outlive_core::{Failure, FailureKind, Secret, ToolEffect, ToolSpec};
 use serde_json::{Value, json};
 use server::{Server, Way};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How long a call may take, unless it is said.
@@ -246,7 +246,7 @@ impl IntoTools for MCPTools {
             parameters: json!({ "type": "object", "properties": {} }),
         };
         let server = Server::shared(&name, &self.way, self.idle);
-        vec![Tool::of_source(Arc::new(Source { name, spec, server, given: Arc::new(self) }))]
+        vec![Tool::of_source(Arc::new(Source { name, spec, server, given: Arc::new(self), effects: Mutex::default() }))]
     }
 }
 
@@ -256,6 +256,8 @@ struct Source {
     spec: ToolSpec,
     server: Arc<Server>,
     given: Arc<MCPTools>,
+    /// Of the tools that were offered so far, by the names that models see.
+    effects: Mutex<BTreeMap<String, ToolEffect>>,
 }
 
 impl ToolFunction for Source {
@@ -298,15 +300,20 @@ impl ToolSource for Source {
     fn tool(&self, listed: &ListedTool) -> Tool {
         let MCPTools { effect, effects, timeout, confirm, .. } = &*self.given;
         let function = McpTool { spec: listed.spec(), calls: listed.name.clone(), server: self.server.clone() };
-        let said = effects.get(&listed.name).or(effect.as_ref()).copied();
-        let tool = Tool::from_function(function).effect(said.unwrap_or(listed.effect)).timeout(*timeout);
+        let effect = effects.get(&listed.name).or(effect.as_ref()).copied().unwrap_or(listed.effect);
+        self.effects().insert(function.spec.name.clone(), effect);
+        let tool = Tool::from_function(function).effect(effect).timeout(*timeout);
         if confirm.contains(&listed.name) { tool.requires_confirmation() } else { tool }
     }
 
-    fn effect(&self, tool: &str) -> ToolEffect {
-        let MCPTools { effect, effects, prefix, .. } = &*self.given;
-        let own = prefix.as_ref().and_then(|prefix| tool.strip_prefix(prefix.as_str())?.strip_prefix('_'));
-        effects.get(own.unwrap_or(tool)).or(effect.as_ref()).copied().unwrap_or(ToolEffect::Once)
+    fn effect(&self, tool: &str) -> Option<ToolEffect> {
+        self.effects().get(tool).copied()
+    }
+}
+
+impl Source {
+    fn effects(&self) -> MutexGuard<'_, BTreeMap<String, ToolEffect>> {
+        self.effects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
