@@ -40,6 +40,8 @@ struct State {
     /// Those who say what they ask once nobody is at work.
     tickets: Vec<(u64, oneshot::Sender<()>)>,
     next: u64,
+    /// What calls say meanwhile.
+    told: Vec<(EventKind, Origin)>,
     /// Of whoever attends to the desk: a tool may ask on a thread of its own.
     attending: Option<Waker>,
     /// Nobody attends to it any more.
@@ -141,6 +143,7 @@ impl Desk {
             open: Vec::new(),
             tickets: Vec::new(),
             next: 0,
+            told: Vec::new(),
             attending: None,
             is_closed: false,
         })))
@@ -159,6 +162,19 @@ impl Desk {
             is_stopped: Arc::default(),
             is_gone: Arc::default(),
         }
+    }
+
+    /// Has something told of a call that is at work.
+    pub(crate) fn tell(&self, event: EventKind, origin: Origin) {
+        let mut state = self.lock();
+        if !state.is_closed {
+            state.told.push((event, origin));
+            state.attending.iter().for_each(Waker::wake_by_ref);
+        }
+    }
+
+    fn take_told(&self) -> Vec<(EventKind, Origin)> {
+        std::mem::take(&mut self.lock().told)
     }
 
     /// One who is at work has this many do its work, and waits for them.
@@ -185,6 +201,10 @@ impl Desk {
         let mut asking = None;
         std::future::poll_fn(|cx| {
             loop {
+                // Before what is told of the same calls' ends.
+                for (event, origin) in self.take_told() {
+                    effects.tell(event, &origin, None);
+                }
                 if let Poll::Ready(done) = work.as_mut().poll(cx) {
                     return Poll::Ready(done);
                 }

@@ -18,6 +18,7 @@ mod machine;
 mod place;
 mod questions;
 mod spend;
+mod tools;
 mod voice;
 mod work;
 mod workflows;
@@ -28,6 +29,7 @@ use crate::model::gate::Gate;
 use crate::profile::{Profile, Shape};
 use crate::prompt;
 use crate::solo::Solo;
+use crate::tool::Tool;
 use futures::future::{Either, select};
 use machine::Machine;
 use outlive_core::json;
@@ -178,6 +180,8 @@ struct Drive<'a> {
     /// Its model, and those that stand in for it.
     models: Arc<[Chosen]>,
     specs: Vec<ToolSpec>,
+    /// Tools that were listed when it began.
+    listed: Box<[Tool]>,
     system: Option<String>,
     members: Arc<[DefinitionId]>,
     started_at: Timestamp,
@@ -208,7 +212,7 @@ impl<'a> Drive<'a> {
         let models = profile.all_models().map_err(refuse)?;
         let id = profile.id().map_err(refuse)?;
         let roster = profile.roster().map_err(refuse)?;
-        let mut specs: Vec<_> = profile.tools.iter().map(|tool| tool.spec().clone()).collect();
+        let mut specs: Vec<_> = profile.own_tools().map(|tool| tool.spec().clone()).collect();
         let voice = Voice::of(profile);
         let system = match voice {
             Voice::Agent if profile.leads.is_some() => {
@@ -245,6 +249,7 @@ impl<'a> Drive<'a> {
             task,
             id,
             specs,
+            listed: Box::default(),
             system,
         })
     }
@@ -313,6 +318,10 @@ impl<'a> Drive<'a> {
             Box::pin(self.check_input()).await?;
         }
         let before = self.start().await?;
+        if self.profile.sources().next().is_some() {
+            // Boxed, because hardly any run needs the space.
+            Box::pin(self.list_tools()).await?;
+        }
         self.machine = self.machine(self.opening(before));
         let mut retries = 0;
         loop {

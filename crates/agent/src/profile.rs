@@ -4,7 +4,7 @@
 
 use crate::hooks::Hook;
 use crate::model::{IntoModel, SharedModel};
-use crate::tool::Tool;
+use crate::tool::{Tool, ToolSource};
 use outlive_core::machine::{AgentLimits, DELEGATE_TOOL, TeamMode};
 use outlive_core::{
     Definition, DefinitionId, ExecutorKind, FinishReason, OutputSchema, Retry, Secret, ToolEffect, check, coerce, json,
@@ -459,14 +459,27 @@ impl Profile {
         }
     }
 
-    /// The tool of this name.
+    /// Its tools, but for those that are listed when it begins.
+    pub(crate) fn own_tools(&self) -> impl Iterator<Item = &Tool> {
+        self.tools.iter().filter(|tool| tool.source.is_none())
+    }
+
+    /// Whoever lists tools when it begins.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = &Arc<dyn ToolSource>> {
+        self.tools.iter().filter_map(|tool| tool.source.as_ref())
+    }
+
+    /// The tool of this name, unless it is one that is listed.
     pub(crate) fn tool(&self, name: &str) -> Option<&Tool> {
-        self.tools.iter().find(|tool| tool.spec().name == name)
+        self.own_tools().find(|tool| tool.spec().name == name)
     }
 
     /// The effect of the tool of this name, its own or a member's: the strictest, where several have one.
     pub(crate) fn tool_effect(&self, name: &str) -> Option<ToolEffect> {
-        let own = self.tool(name).map(|tool| tool.effect);
+        let listed = || self.sources().filter_map(|source| source.effect(name)).max_by_key(|effect| *effect as u8);
+        // Of a tool that was listed in another process, the worst is to be feared.
+        let unknown = || self.sources().next().map(|_| ToolEffect::Once);
+        let own = self.tool(name).map(|tool| tool.effect).or_else(listed).or_else(unknown);
         let members = self.members.iter().flatten().filter_map(|member| member.tool_effect(name));
         own.into_iter().chain(members).max_by_key(|effect| *effect as u8)
     }

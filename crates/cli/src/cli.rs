@@ -66,6 +66,7 @@ pub(crate) enum Command {
     Dev(cmd::dev::Dev),
     Serve(cmd::serve::Serve),
     Worker(cmd::worker::Worker),
+    Mcp(cmd::mcp::Mcp),
     Workflow(cmd::workflow::Workflow),
     Keys(cmd::keys::Keys),
     Audit(cmd::audit::Audit),

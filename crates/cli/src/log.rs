@@ -13,7 +13,7 @@ use outlive::core::{Redactor, Secret};
 use std::borrow::Cow;
 use std::io::{self, Write};
 use std::sync::{Arc, OnceLock};
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry;
@@ -53,10 +53,13 @@ impl Log {
             1 => "info",
             _ => "debug",
         };
-        let filter = wanted.unwrap_or(level).parse::<Targets>().map_err(|error| {
+        let wanted = wanted.unwrap_or(level);
+        let filter = wanted.parse::<Targets>().map_err(|error| {
             settings::configuration(format!("OUTLIVE_LOG cannot be read: {error}"))
                 .hint("write a level, or levels by module: OUTLIVE_LOG=info,outlive_engine=debug")
         })?;
+        // It would log what MCP servers send.
+        let filter = if wanted.contains("rmcp") { filter } else { filter.with_target("rmcp", LevelFilter::OFF) };
         let environment = Redactor::new(secrets(
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
         ));

@@ -54,7 +54,12 @@ fn start(cli: &Cli) -> Result<Exit, Problem> {
     }
     let log = Log::start(cli)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let done = runtime.block_on(cmd::run(cli, &log));
+    let done = runtime.block_on(async {
+        let done = cmd::run(cli, &log).await;
+        // Programs that this process has started end with it.
+        outlive::agent::tool::MCPTools::close_sessions().await;
+        done
+    });
     // Once it has answered, a command does not wait for other work in this process: everything is on disk.
     runtime.shutdown_background();
     done

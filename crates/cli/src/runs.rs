@@ -18,7 +18,9 @@ use crate::output;
 use crate::settings::{self, Settings, TOKEN};
 use crate::store::{self, Store};
 use crate::style;
-use outlive::client::{self, Client, ClientError, ForkPreview, QuestionSummary, RunSummary, Submission};
+use outlive::client::{
+    self, Client, ClientError, ForkPreview, QuestionSummary, RunSummary, Submission, WorkflowSummary,
+};
 use outlive::core::port::{
     AuditKind, BudgetFilter, BudgetPage, BudgetRaise, QuestionFilter, RunFilter, ScheduleFilter, StoredBudget,
     StoredTick,
@@ -188,6 +190,28 @@ impl Runs {
         let client = client(settings)?;
         output::note(global, format_args!("Using server {}", client.server()));
         Ok(Self::There(client))
+    }
+
+    /// Begins to execute, where this process does; else the first use begins it.
+    ///
+    /// # Errors
+    /// When the engine cannot be started.
+    pub(crate) async fn begin(&self) -> Result<(), Problem> {
+        match self {
+            Self::Here(here) if here.role == Role::Executes => here.engine().await.map(drop),
+            Self::Here(_) | Self::There(_) => Ok(()),
+        }
+    }
+
+    /// The workflows of the server; none where there is no server.
+    ///
+    /// # Errors
+    /// The server's.
+    pub(crate) async fn served(&self) -> Result<Vec<WorkflowSummary>, Problem> {
+        match self {
+            Self::Here(_) => Ok(Vec::new()),
+            Self::There(client) => Ok(client.workflows().await?),
+        }
     }
 
     /// Where, for people.

@@ -99,6 +99,8 @@ pub mod prelude {
     pub use outlive_agent::model::ScriptedModel;
     #[cfg(feature = "models")]
     pub use outlive_agent::model::{Claude, Gemini, OpenAIChat, OpenAIResponses};
+    #[cfg(feature = "mcp")]
+    pub use outlive_agent::tool::MCPTools;
     #[cfg(feature = "http-tools")]
     pub use outlive_agent::tool::{HackerNewsTools, YFinanceTools};
     pub use outlive_agent::tool::{Tool, ToolContext, WorkflowTools};
@@ -160,6 +162,11 @@ pub struct Retained;
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/definitions.md")]
 pub struct Definitions;
+
+/// So is that of the page about MCP.
+#[cfg(all(doctest, feature = "mcp"))]
+#[doc = include_str!("../../../docs/mcp.md")]
+pub struct Mcp;
 
 /// So is that of the page about workflows in files.
 #[cfg(all(doctest, feature = "files"))]

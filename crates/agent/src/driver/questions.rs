@@ -111,7 +111,7 @@ impl Drive<'_> {
             ..Question::default()
         };
         let told = |text: String| Some(Arc::from(text));
-        let tool = self.profile.tool(name).filter(|_| matches!(planned.given, Given::Nothing));
+        let tool = self.tool(name).filter(|_| matches!(planned.given, Given::Nothing));
         let Some(tool) = tool else {
             let failure = self.unknown_outcome(call, planned.unknown.as_deref().unwrap_or_default());
             let question = Question {

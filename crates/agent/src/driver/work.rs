@@ -7,7 +7,7 @@
 use super::place::{Place, Task};
 use super::{Drive, Retrying, drive, halted, read, result};
 use crate::desk::Caller;
-use crate::tool::{Asker, Tool, ToolContext, ToolError, panicked};
+use crate::tool::{Asker, Reporter, Tool, ToolContext, ToolError, panicked};
 use futures::future::{Either, FutureExt, join, select};
 use futures::stream::{FuturesUnordered, StreamExt};
 use outlive_core::machine::{Job, TeamCall};
@@ -197,7 +197,7 @@ impl Drive<'_> {
         }
         let recall = self.effects().recall(&key);
         let tool = match &call {
-            TeamCall::Tool(call) => self.profile.tool(&call.function.name),
+            TeamCall::Tool(call) => self.tool(&call.function.name),
             _ => None,
         };
         let (mut given, mut unknown) = (Given::Allowed(Map::new()), None);
@@ -337,7 +337,7 @@ impl Drive<'_> {
         state: SessionState,
     ) -> Result<Told, Failure> {
         let name = &call.function.name;
-        let Some(tool) = self.profile.tool(name) else {
+        let Some(tool) = self.tool(name) else {
             let known: Vec<_> = self.specs.iter().map(|spec| spec.name.as_str()).collect();
             let known = if known.is_empty() { "there are none".to_owned() } else { known.join(", ") };
             return Ok(Ok(ToolResult::error(format!("there is no tool {name:?}; the tools are: {known}"))));
@@ -354,10 +354,12 @@ impl Drive<'_> {
         self.durable().await?;
         let caller = self.place.desk.caller();
         let context = ToolContext::new(format!("{}/{key}", self.place.root), self.run_id.clone(), state);
+        let reporter = Some(Arc::new(Reporter::new(self.place.desk.clone(), self.origin.clone(), call)));
+        let context = ToolContext { reporter, ..context };
         let _leaving = caller.until_dropped();
         let asker = Asker { caller, key: key.clone(), is_once: tool.effect == ToolEffect::Once };
         match self.within(tool.timeout, &asker.caller, self.try_tool(tool, call, arguments, context, &asker)).await {
-            Ok(result) => result.map(Ok),
+            Ok(told) => told,
             Err(limit) if asker.is_once => Ok(Err(format!("has not answered within {limit:?}"))),
             Err(limit) => Ok(Ok(ToolResult::error(format!("the tool {name} has not answered within {limit:?}")))),
         }
@@ -371,7 +373,7 @@ impl Drive<'_> {
         arguments: Value,
         context: ToolContext,
         asker: &Asker,
-    ) -> Result<ToolResult, Failure> {
+    ) -> Result<Told, Failure> {
         let mut tries = 1;
         loop {
             let again = Asker { caller: asker.caller.again(), ..asker.clone() };
@@ -384,18 +386,23 @@ impl Drive<'_> {
                 return Err(halted(Halt));
             }
             let failure = match ended {
-                Ok(Ok(text)) => return Ok(ToolResult::ok(capped(text))),
+                Ok(Ok(text)) => return Ok(Ok(ToolResult::ok(capped(text)))),
                 Ok(Err(ToolError::Arguments(problem))) => {
-                    return Ok(ToolResult::error(capped(format!("the arguments do not fit: {problem}"))));
+                    return Ok(Ok(ToolResult::error(capped(format!("the arguments do not fit: {problem}")))));
                 }
                 Ok(Err(ToolError::Failed(failure))) => failure,
-                Err(panic) => return Ok(ToolResult::error(capped(panicked(&*panic)))),
+                Ok(Err(ToolError::OutcomeUnknown(what))) if asker.is_once => return Ok(Err(what)),
+                Ok(Err(ToolError::OutcomeUnknown(what))) => {
+                    let name = &call.function.name;
+                    Failure::new(FailureKind::Unavailable, format!("the tool {name} {what}"))
+                }
+                Err(panic) => return Ok(Ok(ToolResult::error(capped(panicked(&*panic))))),
             };
             let wait = TOOL_RETRY.wait(tries, failure.retry_after_ms, self.effects().chance());
             let left = |limit| asker.caller.left(limit).is_some_and(|left| wait < left);
             let has_time = tool.timeout.map_or(wait <= TOOL_WAIT_MAX, left);
             if tool.effect == ToolEffect::Once || !passes(&failure) || tries > TOOL_RETRY.times || !has_time {
-                return Ok(ToolResult::error(capped(given_up(failure, tries))));
+                return Ok(Ok(ToolResult::error(capped(given_up(failure, tries)))));
             }
             self.tell_retrying(Retrying::Tool(call), tries, &failure, wait);
             self.pause(wait).await?;

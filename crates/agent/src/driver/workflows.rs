@@ -48,7 +48,7 @@ impl Drive<'_> {
     /// The workflow that this call has executed inside the run, if the tool is one and there is a run.
     pub(super) fn workflow_of(&self, call: &ToolCall) -> Option<(&Tool, Arc<Definition>)> {
         self.place.workflow?;
-        let tool = self.profile.tool(&call.function.name)?;
+        let tool = self.tool(&call.function.name)?;
         Some((tool, tool.workflow()?))
     }
 

@@ -1,6 +1,6 @@
 //! Real servers on the loopback interface for tests: one that speaks the wire formats of
 //! OpenAI, Anthropic and Google, one that stands in for the
-//! sites of the HTTP tools.
+//! sites of the HTTP tools, one that speaks MCP.
 //!
 //! Each has its own thread and runtime, so a test may pause its clock or block its thread, and dropping the server
 //! closes every connection at once, as a crash would. Nothing here may be used outside tests.
@@ -9,12 +9,14 @@ mod anthropic;
 mod background;
 mod decide;
 mod gemini;
+mod mcp;
 mod openai;
 mod quirk;
 mod requests;
 mod sites;
 mod wire;
 
+pub use mcp::{McpFault, McpServer, mcp_command, read_ledger, serve_mcp_if_asked};
 pub use openai::{Exchange, OpenAiServer, PlannedAnswer};
 pub use quirk::Quirk;
 pub use sites::HackerNewsAndYahooServer;

@@ -24,7 +24,7 @@ const OUTPUT_MAX: usize = 1 << 20;
 /// How much of what it complains about is kept, in bytes.
 const COMPLAINT_MAX: usize = 64 << 10;
 /// How long its output is read after it has ended, if something it has started keeps it open.
-const LINGER: Duration = Duration::from_secs(1);
+pub(super) const LINGER: Duration = Duration::from_secs(1);
 /// How much of that is told, in characters.
 const TOLD_CHARS: usize = 1_000;
 /// What a program exits with when trying again later may help: `EX_TEMPFAIL` of `sysexits.h`.
@@ -110,13 +110,9 @@ impl CommandCall {
         let argv = self.argv(arguments)?;
         let (program, rest) = argv.split_first().ok_or_else(|| refused("its command is empty".to_owned()))?;
         let mut command = Command::new(program);
-        command.args(rest).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        for name in COMMON.iter().copied().chain(self.env.iter().map(String::as_str)) {
-            command.envs(std::env::var_os(name).map(|value| (name, value)));
-        }
+        command.args(rest).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        environment(&mut command, &self.env);
         command.env("OUTLIVE_IDEMPOTENCY_KEY", key).env("OUTLIVE_RUN_ID", run_id).kill_on_drop(true);
-        #[cfg(unix)]
-        command.process_group(0);
         let child = command.spawn().map_err(|error| refused(format!("{program} cannot be started: {error}")))?;
         let (status, output, complaint) = attend(child, input.to_string(), program).await?;
         match status.success() {
@@ -148,6 +144,16 @@ impl CommandCall {
         }
         Ok(argv)
     }
+}
+
+/// Gives a program these variables and those that every program sees, and no others; and a process group of its own.
+pub(super) fn environment(command: &mut Command, names: &[String]) {
+    command.env_clear();
+    for name in COMMON.iter().copied().chain(names.iter().map(String::as_str)) {
+        command.envs(std::env::var_os(name).map(|value| (name, value)));
+    }
+    #[cfg(unix)]
+    command.process_group(0);
 }
 
 fn refused(problem: String) -> Failure {
@@ -209,7 +215,7 @@ async fn read(source: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>, progra
 }
 
 /// The end of it: the rest is read and thrown away.
-async fn read_some(source: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
+pub(super) async fn read_some(source: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
     if let Some(mut source) = source {
         let mut buffer = vec![0; 8 << 10];
         while let Ok(count @ 1..) = source.read(&mut buffer).await {
@@ -223,6 +229,11 @@ async fn read_some(source: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
 
 fn failed(program: &str, status: ExitStatus, complaint: &str) -> Failure {
     let kind = if status.code() == Some(TRY_AGAIN) { FailureKind::Unavailable } else { FailureKind::Function };
+    Failure::new(kind, format!("{program} {}", last_words(status, complaint)))
+}
+
+/// How a program ended, and the end of its complaint.
+pub(super) fn last_words(status: ExitStatus, complaint: &str) -> String {
     let told: Vec<char> = complaint.trim().chars().collect();
     let told: String = told[told.len().saturating_sub(TOLD_CHARS)..].iter().collect();
     let how = match status.code() {
@@ -233,7 +244,7 @@ fn failed(program: &str, status: ExitStatus, complaint: &str) -> Failure {
         },
     };
     let colon = if told.is_empty() { "" } else { ": " };
-    Failure::new(kind, format!("{program} {how}{colon}{told}"))
+    format!("{how}{colon}{told}")
 }
 
 #[cfg(unix)]
@@ -247,13 +258,13 @@ fn signal(_: ExitStatus) -> Option<i32> {
 }
 
 /// A program and all it has started; killed when this is dropped.
-struct Group {
+pub(super) struct Group {
     #[cfg(unix)]
     leader: Option<rustix::process::Pid>,
 }
 
 impl Group {
-    fn of(child: &Child) -> Self {
+    pub(super) fn of(child: &Child) -> Self {
         #[cfg(unix)]
         let leader = child.id().and_then(|id| rustix::process::Pid::from_raw(id.try_into().ok()?));
         #[cfg(not(unix))]

@@ -7,11 +7,14 @@ mod declared;
 mod function;
 #[cfg(feature = "http-tools")]
 mod hackernews;
+#[cfg(feature = "mcp")]
+mod mcp;
 mod people;
 #[cfg(feature = "http-tools")]
 mod request;
 #[cfg(feature = "http-tools")]
 mod site;
+mod source;
 #[cfg(feature = "http-tools")]
 mod template;
 mod workflow_tools;
@@ -24,6 +27,8 @@ pub use command::CommandCall;
 pub use declared::Call;
 #[cfg(feature = "http-tools")]
 pub use hackernews::HackerNewsTools;
+#[cfg(feature = "mcp")]
+pub use mcp::MCPTools;
 #[cfg(feature = "http-tools")]
 pub use request::HttpCall;
 #[cfg(feature = "http-tools")]
@@ -32,15 +37,21 @@ pub use yfinance::YFinanceTools;
 pub use workflow_tools::{CalledWorkflow, WorkflowTools};
 
 pub(crate) use people::{Asker, Needs};
+#[cfg(any(test, feature = "mcp"))]
+pub(crate) use source::ListedTool;
+pub(crate) use source::{Listing, ToolSource, orphan};
+
+use crate::desk::Desk;
 
 use outlive_core::port::{BoxFuture, SessionState};
-use outlive_core::{Definition, Failure, RunId, Secret, ToolEffect, ToolSpec, coerce};
-use serde_json::Value;
+use outlive_core::{Definition, EventKind, Failure, Origin, RunId, Secret, ToolCall, ToolEffect, ToolSpec, coerce};
+use serde_json::{Map, Value};
 use std::any::Any;
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// How long one call may take, unless the tool says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -62,12 +73,80 @@ pub struct ToolContext {
     pub session_state: SessionState,
     /// How it asks people, where an agent calls.
     pub(crate) asker: Option<Asker>,
+    /// Whom it tells how far it is, where an agent calls.
+    pub(crate) reporter: Option<Arc<Reporter>>,
 }
 
 impl ToolContext {
     /// A context for a call that no agent makes: it can ask nobody.
     pub fn new(idempotency_key: impl Into<Arc<str>>, run_id: RunId, session_state: SessionState) -> Self {
-        Self { idempotency_key: idempotency_key.into(), run_id, session_state, asker: None }
+        Self { idempotency_key: idempotency_key.into(), run_id, session_state, asker: None, reporter: None }
+    }
+
+    /// Tells readers of the run how far the call is: `progress` of `total`, where that is known, in any unit. They see a
+    /// custom event `ToolCallProgress`, at most five in a second; those that come faster are left out. Does nothing where
+    /// no agent calls.
+    ///
+    /// ```
+    /// use outlive_agent::tool::{Tool, ToolContext};
+    ///
+    /// let copy = Tool::new("copy", "Copies all.", |(): (), context: ToolContext| async move {
+    ///     for page in 1..=3 {
+    ///         context.report_progress(f64::from(page), Some(3.0), Some("copying"));
+    ///     }
+    ///     Ok::<_, std::convert::Infallible>("copied")
+    /// });
+    /// # let _ = copy;
+    /// ```
+    pub fn report_progress(&self, progress: f64, total: Option<f64>, message: Option<&str>) {
+        if let Some(reporter) = &self.reporter {
+            reporter.report(progress, total, message);
+        }
+    }
+}
+
+/// How often a call may say how far it is.
+const REPORT_PERIOD: Duration = Duration::from_millis(200);
+/// The longest text of a report, in characters.
+const REPORT_CHARS: usize = 1_000;
+
+/// Whom a call tells how far it is.
+#[derive(Debug)]
+pub(crate) struct Reporter {
+    desk: Desk,
+    origin: Origin,
+    tool_call_id: String,
+    tool_name: String,
+    reported: Mutex<Option<Instant>>,
+}
+
+impl Reporter {
+    pub(crate) fn new(desk: Desk, origin: Origin, call: &ToolCall) -> Self {
+        let (tool_call_id, tool_name) = (call.id.clone(), call.function.name.clone());
+        Self { desk, origin, tool_call_id, tool_name, reported: Mutex::default() }
+    }
+
+    fn report(&self, progress: f64, total: Option<f64>, message: Option<&str>) {
+        let now = Instant::now();
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        if reported.is_some_and(|before| now.saturating_duration_since(before) < REPORT_PERIOD) {
+            return;
+        }
+        *reported = Some(now);
+        drop(reported);
+        let mut fields = Map::new();
+        let mut set = |name: &str, value: Value| drop(fields.insert(name.to_owned(), value));
+        set("name", "ToolCallProgress".into());
+        set("tool_call_id", self.tool_call_id.as_str().into());
+        set("tool_name", self.tool_name.as_str().into());
+        set("progress", progress.into());
+        if let Some(total) = total {
+            set("total", total.into());
+        }
+        if let Some(message) = message {
+            set("message", message.chars().take(REPORT_CHARS).collect::<String>().into());
+        }
+        self.desk.tell(EventKind::CustomEvent { fields }, self.origin.clone());
     }
 }
 
@@ -140,6 +219,10 @@ pub enum ToolError {
     /// to three times, after the wait the failure names or a second or two, as long as that fits into
     /// [`Tool::timeout`]; never for a tool that is [`ToolEffect::Once`]. The model is told the last failure.
     Failed(Failure),
+    /// Nobody knows whether the call took effect: a connection was lost before the answer came. What happened, in words
+    /// that follow "it": `lost its connection`. Where the tool is [`ToolEffect::Once`], its run pauses and a person is
+    /// asked, as after a crash; any other is called again, as after a failure that passes.
+    OutcomeUnknown(String),
 }
 
 /// A tool, shared and cheap to clone.
@@ -152,14 +235,25 @@ pub struct Tool {
     is_effect_chosen: bool,
     pub(crate) needs: Needs,
     pub(crate) timeout: Option<Duration>,
+    /// It stands for the tools of this one, which are listed when an agent begins.
+    pub(crate) source: Option<Arc<dyn ToolSource>>,
 }
 
 impl Tool {
     /// A tool with your own implementation.
     pub fn from_function(function: impl ToolFunction) -> Self {
         let (effect, timeout) = (function.effect(), function.timeout());
-        let (shown, needs) = (None, Needs::default());
-        Self { function: Arc::new(function), shown, effect, is_effect_chosen: false, needs, timeout }
+        let (shown, needs, source) = (None, Needs::default(), None);
+        Self { function: Arc::new(function), shown, effect, is_effect_chosen: false, needs, timeout, source }
+    }
+
+    /// What stands for all the tools of a source.
+    #[cfg(any(test, feature = "mcp"))]
+    pub(crate) fn of_source(source: Arc<impl ToolFunction + ToolSource>) -> Self {
+        let function: Arc<dyn ToolFunction> = source.clone();
+        let (effect, timeout) = (function.effect(), function.timeout());
+        let (shown, needs, is_effect_chosen) = (None, Needs::default(), false);
+        Self { function, shown, effect, is_effect_chosen, needs, timeout, source: Some(source) }
     }
 
     /// Name, description and argument schema as the model sees them.
@@ -247,6 +341,7 @@ impl ToolError {
         match self {
             ToolError::Arguments(message) => message,
             ToolError::Failed(failure) => &failure.message,
+            ToolError::OutcomeUnknown(what) => what,
         }
     }
 }
@@ -288,9 +383,18 @@ pub const NAME_LEN_MAX: usize = 64;
 /// What no model server would accept about these tools together, in words for a person; empty when all is well.
 pub fn problems(tools: &[Tool]) -> Vec<String> {
     let mut seen = HashSet::new();
+    let mut sources = HashSet::new();
     let mut problems = Vec::new();
     for tool in tools {
         let spec = tool.spec();
+        if let Some(source) = &tool.source {
+            let name = source.name();
+            problems.extend(tool.function.problems().iter().map(|problem| format!("tools of {name:?}: {problem}")));
+            if !sources.insert(name) {
+                problems.push(format!("two servers of tools are named {name:?}: rename one"));
+            }
+            continue;
+        }
         problems.extend(tool.people_problems());
         problems.extend(tool.function.problems().iter().map(|problem| format!("tool {:?}: {problem}", spec.name)));
         problems.extend(name_problem(&spec.name));

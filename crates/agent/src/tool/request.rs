@@ -89,7 +89,7 @@ impl HttpCall {
 
     /// What would make every call fail.
     pub fn problems(&self) -> Vec<String> {
-        let mut problems = self.headers().err().unwrap_or_default();
+        let mut problems = header_map(&self.headers).err().unwrap_or_default();
         problems.extend(self.method().err());
         problems.extend(self.home().and_then(|url| self.allowed(url)).err());
         problems
@@ -112,7 +112,7 @@ impl HttpCall {
     pub async fn call(&self, arguments: &Map<String, Value>, body: &Value, key: &str) -> Result<String, Failure> {
         let refused = |problem| Failure::new(FailureKind::BadRequest, problem);
         let method = self.method().map_err(refused)?;
-        let headers = self.headers().map_err(|problems| refused(problems.join("; ")))?;
+        let headers = header_map(&self.headers).map_err(|problems| refused(problems.join("; ")))?;
         let mut url = self.url(arguments).and_then(|url| self.allowed(url)).map_err(refused)?;
         let has_body = !matches!(self.method.as_str(), "GET" | "HEAD" | "DELETE");
         if !has_body {
@@ -205,21 +205,21 @@ impl HttpCall {
             false => Err("an argument may not choose the host of its address".to_owned()),
         })
     }
+}
 
-    /// Its headers, or all that is wrong with them.
-    fn headers(&self) -> Result<HeaderMap, Vec<String>> {
-        let (mut headers, mut problems) = (HeaderMap::new(), Vec::new());
-        for (name, value) in &self.headers {
-            match header(name, value) {
-                Ok((known, _)) if headers.contains_key(&known) => {
-                    problems.push(format!("the header {name:?} is there twice: leave one out"));
-                }
-                Ok((known, value)) => drop(headers.insert(known, value)),
-                Err(found) => problems.extend(found),
+/// Headers with the values of their variables, each a secret; or all that is wrong with them.
+pub(super) fn header_map(headers: &[(String, String)]) -> Result<HeaderMap, Vec<String>> {
+    let (mut map, mut problems) = (HeaderMap::new(), Vec::new());
+    for (name, value) in headers {
+        match header(name, value) {
+            Ok((known, _)) if map.contains_key(&known) => {
+                problems.push(format!("the header {name:?} is there twice: leave one out"));
             }
+            Ok((known, value)) => drop(map.insert(known, value)),
+            Err(found) => problems.extend(found),
         }
-        if problems.is_empty() { Ok(headers) } else { Err(problems) }
     }
+    if problems.is_empty() { Ok(map) } else { Err(problems) }
 }
 
 fn parsed(text: &str) -> Result<Url, String> {
@@ -266,7 +266,7 @@ fn encoded(value: &str) -> String {
 }
 
 /// The names in `${env:NAME}`.
-fn variables(value: &str) -> impl Iterator<Item = &str> {
+pub(super) fn variables(value: &str) -> impl Iterator<Item = &str> {
     value.split("${env:").skip(1).filter_map(|rest| rest.split_once('}').map(|(name, _)| name))
 }
 

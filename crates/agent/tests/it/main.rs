@@ -7,6 +7,8 @@ mod conversation;
 mod copies;
 mod failures;
 mod live;
+#[cfg(unix)]
+mod mcp;
 mod model_server;
 mod openai;
 mod quirk_table;

@@ -19,6 +19,7 @@ pub(crate) mod init;
 mod keep;
 pub(crate) mod keys;
 pub(crate) mod ls;
+pub(crate) mod mcp;
 pub(crate) mod output;
 pub(crate) mod prune;
 pub(crate) mod questions;
@@ -76,6 +77,7 @@ pub(crate) async fn run(cli: &Cli, log: &Log) -> Result<Exit, Problem> {
         Command::Budgets(budgets) => budgets.run(global).await,
         Command::Serve(serve) => serve.run(global, log).await,
         Command::Worker(worker) => worker.run(global, log).await,
+        Command::Mcp(mcp) => mcp.run(global).await,
         Command::Audit(audit) => audit.run(global).await,
         Command::Keys(keys) => keys.run(global).await,
         Command::Config(config) => config.run(global),

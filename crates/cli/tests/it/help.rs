@@ -5,7 +5,7 @@
 use crate::fixture::Place;
 use std::path::Path;
 
-const VERBS: [&str; 65] = [
+const VERBS: [&str; 66] = [
     "",
     "demo",
     "init",
@@ -48,6 +48,7 @@ const VERBS: [&str; 65] = [
     "dev",
     "serve",
     "worker",
+    "mcp",
     "workflow",
     "workflow ls",
     "workflow show",

@@ -19,6 +19,8 @@ mod fixture;
 mod help;
 mod json;
 mod look;
+#[cfg(unix)]
+mod mcp;
 mod once;
 #[cfg(unix)]
 mod prune;

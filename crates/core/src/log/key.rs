@@ -17,8 +17,8 @@
 //!       | "k:" name                         what a function names itself
 //!       | "q" number                        a question to people, from 0
 //!       | "lead"                            the agent that leads the run
-//!       | word                              something recorded once: started, history, content, done, error, paused,
-//!                                           continued, again, over, raised, steered; pre and post with a number: a
+//!       | word                              something recorded once: started, history, tools, content, done, error,
+//!                                           paused, continued, again, over, raised, steered; pre and post with a number: a
 //!                                           hook, from 0; f with a number: a turn's fallback model, from 1; begun
 //!                                           with a number: an answer that goes on at its provider, from 0;
 //!                                           "summary" before a conversation of its own

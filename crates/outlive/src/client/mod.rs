@@ -27,7 +27,7 @@ use outlive_engine::{CreateSchedule, Fork, Prune, PruneReport, Schedule, Schedul
 use retry::Retry;
 pub use shape::{
     Accepted, EventPage, ForkPreview, QuestionList, QuestionSummary, QuestionTool, RunDetail, RunList, RunSummary,
-    StepSummary, Submission,
+    StepSummary, Submission, WorkflowSummary,
 };
 use std::borrow::Cow;
 use std::fmt;
@@ -476,6 +476,14 @@ impl Client {
                 Err(ClientError::Invalid(Refusal::of(422, "invalid_schedule", why)))
             }
         }
+    }
+
+    /// The workflows that the server has.
+    ///
+    /// # Errors
+    /// Whatever any request can fail with.
+    pub async fn workflows(&self) -> Result<Vec<WorkflowSummary>, ClientError> {
+        self.connection.get(&["workflows"], &[]).await
     }
 
     /// The processes that execute runs, as far as the store knows.

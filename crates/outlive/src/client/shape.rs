@@ -438,6 +438,20 @@ pub struct EventPage {
     pub next_after: Option<u64>,
 }
 
+/// A workflow that a server has.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[non_exhaustive]
+pub struct WorkflowSummary {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    #[serde(default)]
+    pub name: String,
+    /// What it is for.
+    #[serde(default)]
+    pub description: Option<String>,
+}
+
 /// A question that a run asks people, or has asked.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[non_exhaustive]

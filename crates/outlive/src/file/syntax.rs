@@ -92,13 +92,71 @@ pub(super) struct Http {
     pub(super) headers: Named<String>,
 }
 
-/// A tool: an HTTP request, or a command
+/// A tool: an HTTP request, or a command; or an MCP server, which has several
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
 #[schemars(untagged)]
 pub(super) enum Tool {
     Http(HttpTool),
     Command(CommandTool),
+    Mcp(McpTools),
+}
+
+/// The tools of an MCP server, which it lists when an agent begins
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("x-kind" = "mcp"))]
+pub(super) struct McpTools {
+    /// The server: a program, or an address
+    pub(super) mcp: Mcp,
+    /// Takes only these of its tools
+    #[serde(default)]
+    pub(super) include: Vec<String>,
+    /// Leaves these of its tools out
+    #[serde(default)]
+    pub(super) exclude: Vec<String>,
+    /// Stands with `_` before the names that models see
+    pub(super) prefix: Option<String>,
+    /// What a repetition of a call does, for all tools: read, idempotent or once; as the server says unless said
+    #[schemars(with = "Option<String>", extend("enum" = ["read", "idempotent", "once"]))]
+    pub(super) effect: Option<ToolEffect>,
+    /// The same for some tools, by their names
+    #[schemars(with = "Named<Effect>")]
+    #[serde(default)]
+    pub(super) effects: Named<ToolEffect>,
+    /// How long a call may take; 60s unless said
+    pub(super) timeout: Option<Span>,
+    /// The tools whose calls a person must allow
+    #[serde(default)]
+    pub(super) confirm: Vec<String>,
+}
+
+/// For the schema alone.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+#[expect(dead_code, reason = "it only describes")]
+enum Effect {
+    Read,
+    Idempotent,
+    Once,
+}
+
+/// An MCP server: a program or an address
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Mcp {
+    /// A program and its arguments, without a shell, that speaks MCP on its standard input and output; needs
+    /// --allow-commands
+    #[serde(default)]
+    pub(super) command: Vec<String>,
+    /// Environment variables that the program is given besides PATH, HOME and the like
+    #[serde(default)]
+    pub(super) env: Vec<String>,
+    /// An address, for streamable HTTP
+    pub(super) url: Option<String>,
+    /// Headers; `${env:NAME}` stands for an environment variable
+    #[serde(default)]
+    pub(super) headers: Named<String>,
 }
 
 macro_rules! tool {

@@ -92,6 +92,10 @@ async fn a_run_is_started_followed_and_read_from_elsewhere() {
     let directory = tempfile::tempdir().unwrap();
     let running = Running::any(&directory).await;
     let client = running.client();
+    let workflows = client.workflows().await.unwrap();
+    let mut named: Vec<_> = workflows.iter().map(|workflow| (workflow.id.as_str(), workflow.name.as_str())).collect();
+    named.sort_unstable();
+    assert_eq!(named, [("asks", "Asks"), ("echo", "Echo"), ("gated", "Gated")]);
     let submission = Submission::new("echo")
         .input("hello")
         .run_id("r-1")

@@ -22,6 +22,8 @@ mod formats;
 mod kill9;
 mod limits;
 mod many;
+#[cfg(unix)]
+mod mcp;
 mod odd_files;
 mod page;
 mod responses;

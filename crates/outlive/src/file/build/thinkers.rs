@@ -6,7 +6,7 @@ use super::super::fit::meant;
 use super::super::syntax::{self, Span};
 use super::{At, Build, EFFECT_MISSING, INSIDE_MAX, Opened, Path, What, retry};
 use outlive_agent::model::{self, IntoModel, ModelProfile, ScriptedModel, SharedModel};
-use outlive_agent::tool::{Call, CommandCall, HackerNewsTools, HttpCall, IntoTools, Tool, YFinanceTools};
+use outlive_agent::tool::{Call, CommandCall, HackerNewsTools, HttpCall, IntoTools, MCPTools, Tool, YFinanceTools};
 use outlive_agent::{Agent, PiiGuardrail, PromptInjectionGuardrail, Team};
 use outlive_core::port::Executor;
 use outlive_core::{DefinitionId, Failure, FailureKind, ModelRequest};
@@ -180,6 +180,7 @@ impl<'a> Build<'a> {
     fn declared_tool(&mut self, name: &str, declared: &syntax::Tool) -> Option<Tool> {
         let path = ["tools", name];
         let (call, kind) = match declared {
+            syntax::Tool::Mcp(said) => return self.mcp(name, said),
             syntax::Tool::Http(tool) => (self.http(&tool.http, &[&path[..], &["http"]].concat()), "http"),
             syntax::Tool::Command(tool) => {
                 (self.command(&tool.command, &tool.env, &[&path[..], &["command"]].concat()), "command")
@@ -188,6 +189,7 @@ impl<'a> Build<'a> {
         let (description, arguments, effect, timeout, confirm, user_input) = match declared {
             syntax::Tool::Http(t) => (&t.description, &t.arguments, t.effect, t.timeout, t.confirm, &t.user_input),
             syntax::Tool::Command(t) => (&t.description, &t.arguments, t.effect, t.timeout, t.confirm, &t.user_input),
+            syntax::Tool::Mcp(_) => return None,
         };
         if let Some(problem) = outlive_agent::tool::name_problem(name) {
             self.problem(self.key(&path), problem.clone());
@@ -238,19 +240,68 @@ impl<'a> Build<'a> {
         call
     }
 
-    pub(super) fn command(&mut self, argv: &[String], env: &[String], path: &Path<'_>) -> Call {
+    /// What stands for the tools of an MCP server.
+    fn mcp(&mut self, name: &str, said: &syntax::McpTools) -> Option<Tool> {
+        let syntax::Mcp { command, env, url, headers } = &said.mcp;
+        let path = ["tools", name, "mcp"];
+        let tools = match url {
+            Some(_) if !command.is_empty() || !env.is_empty() => {
+                self.problem(self.key(&path), "it has a command and an address: leave one of them");
+                return None;
+            }
+            None if command.is_empty() => {
+                self.problem(self.key(&path), "it says no server: write `command: [PROGRAM]` or `url: ADDRESS`");
+                return None;
+            }
+            None => {
+                self.needs_commands(&path);
+                MCPTools::stdio(command).env(env)
+            }
+            Some(url) => {
+                let tools = MCPTools::http(url).outbound(self.settings.outbound.clone());
+                headers.iter().fold(tools, |tools, (name, value)| tools.header(name, value))
+            }
+        };
+        if url.is_none() && !headers.is_empty() {
+            self.problem(self.key(&["tools", name, "mcp", "headers"]), "a program is sent no headers: leave them out");
+        }
+        let mut tools = tools.name(name).include_tools(&said.include).exclude_tools(&said.exclude);
+        tools = said.effects.iter().fold(tools, |tools, (tool, effect)| tools.tool_effect(tool, *effect));
+        tools = tools.requires_confirmation_tools(&said.confirm);
+        if let Some(prefix) = &said.prefix {
+            tools = tools.tool_name_prefix(prefix);
+        }
+        if let Some(effect) = said.effect {
+            tools = tools.effect(effect);
+        }
+        if let Some(Span(longest)) = said.timeout {
+            tools = tools.timeout(longest);
+        }
+        self.problems_of(tools.problems(), &path);
+        tools.into_tools().pop()
+    }
+
+    fn needs_commands(&mut self, path: &Path<'_>) {
         if !self.settings.allows_commands {
             let message = "it runs a command, and commands are not allowed here: start with --allow-commands, if you trust \
                            the file";
             self.missing(self.key(path), message);
         }
+    }
+
+    pub(super) fn command(&mut self, argv: &[String], env: &[String], path: &Path<'_>) -> Call {
+        self.needs_commands(path);
         let call = Call::Command(CommandCall::new(argv).env(env));
         self.call_problems(&call, path);
         call
     }
 
     fn call_problems(&mut self, call: &Call, path: &Path<'_>) {
-        for problem in call.problems() {
+        self.problems_of(call.problems(), path);
+    }
+
+    fn problems_of(&mut self, problems: Vec<String>, path: &Path<'_>) {
+        for problem in problems {
             let at = self.key(path);
             // Hosts are opened by the process, like commands.
             let is_permission = problem.starts_with("url_not_allowed")
