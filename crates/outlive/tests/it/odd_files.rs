@@ -136,9 +136,9 @@ fn secrets_are_refused_wherever_they_stand() {
     let of_call = |http: &str| with_tool(&format!("{{ http: {{ {http} }}, description: Asks }}"));
     for text in [
         plain.replace("model: demo", &format!("model: demo # {key}")),
-        plain.replace("agent: a }", &format!("agent: a, description: AIzaSyA1234567890abcdefghijklmnopqrstuv }}")),
+        plain.replace("agent: a }", "agent: a, description: AIzaSyA1234567890abcdefghijklmnopqrstuv }"),
         plain.replace("agent: a }", "agent: a, description: 'use ghp_abcdefghijklmnopqrstuvwxyz0123456789!' }"),
-        of_model(&format!("parameters: {{ api_key: hunter2hunter2 }}")),
+        of_model("parameters: { api_key: hunter2hunter2 }"),
         of_model("base_url: 'https://user:hunter2hunter2@models.example.org/v1'"),
         of_call(&format!("url: 'https://api.example.org/', headers: {{ {key}: x }}")),
         of_call("url: 'https://api.example.org/', headers: { X-Auth-Token: hunter2hunter2 }"),
@@ -185,10 +185,6 @@ fn a_call_is_checked_before_it_is_made() {
     }
     let said = of_call("url: 'https://example.org/', headers: { A: '${env:NOBODY_1}', B: '${env:NOBODY_2}' }");
     assert!(said.contains("NOBODY_1, which is not set") && said.contains("NOBODY_2, which is not set"), "{said}");
-    let closed = invalid(&with_tool("{ http: { url: 'http://127.0.0.1:9/' }, description: Asks }"));
-    assert!(closed.is_missing(), "a host is opened by the process, like a command: {closed}");
-    let never = invalid(&with_tool("{ http: { url: 'file:///etc/passwd' }, description: Asks }"));
-    assert!(!never.is_missing(), "{never}");
 }
 
 #[test]

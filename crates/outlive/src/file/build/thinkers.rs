@@ -303,10 +303,7 @@ impl<'a> Build<'a> {
     fn problems_of(&mut self, problems: Vec<String>, path: &Path<'_>) {
         for problem in problems {
             let at = self.key(path);
-            // Hosts are opened by the process, like commands.
-            let is_permission = problem.starts_with("url_not_allowed")
-                && ["has to allow", "begin with http:"].iter().any(|words| problem.contains(words));
-            match problem.ends_with("is not set") || is_permission {
+            match problem.ends_with("is not set") {
                 true => self.missing(at, problem.clone()),
                 false => self.problem(at, problem.clone()),
             }
