@@ -336,7 +336,7 @@ impl Session {
         };
         match started {
             Ok(started) => {
-                let settings = match caller.served.component(Kind::Workflow, &workflow_id) {
+                let settings = match caller.served.known(Kind::Workflow, &workflow_id) {
                     Ok(component) => component.definition.events.clone(),
                     Err(_) => EventSettings::default(),
                 };

@@ -129,7 +129,11 @@ pub(crate) struct State {
 
 /// All that is served at one moment. It never changes: another takes its place, and a request looks at one of them.
 #[derive(Default)]
-pub(crate) struct Served(BTreeMap<(Kind, String), Component>);
+pub(crate) struct Served {
+    now: BTreeMap<(Kind, String), Component>,
+    /// Those that take no new runs any more. Their runs are shown as before.
+    before: BTreeMap<(Kind, String), Component>,
+}
 
 impl State {
     /// What is served now.
@@ -140,11 +144,13 @@ impl State {
     /// Serves these workflows in place of those before, to requests that come from now on. Returns those that are gone.
     pub(crate) fn replace_workflows(&self, workflows: Vec<Component>) -> Vec<DefinitionId> {
         let mut served = self.served.write().unwrap_or_else(PoisonError::into_inner);
-        let others = served.0.values().filter(|component| component.kind != Kind::Workflow).cloned();
-        let now = Served::new(others.chain(workflows));
-        let known = served.components(Kind::Workflow).map(|component| &component.definition.id);
-        let gone = known.filter(|id| now.component_of(id).is_none()).cloned().collect();
-        *served = Arc::new(now);
+        let others = served.now.values().filter(|component| component.kind != Kind::Workflow).cloned();
+        let mut next = Served::new(others.chain(workflows));
+        let known = served.before.iter().chain(&served.now);
+        let gone = known.filter(|(key, _)| !next.now.contains_key(key));
+        next.before = gone.map(|(key, component)| (key.clone(), component.clone())).collect();
+        let gone = next.before.values().map(|component| component.definition.id.clone()).collect();
+        *served = Arc::new(next);
         gone
     }
 }
@@ -153,27 +159,44 @@ impl Served {
     /// These.
     pub(crate) fn new(components: impl IntoIterator<Item = Component>) -> Self {
         let components = components.into_iter().map(|component| ((component.kind, component.id.clone()), component));
-        Self(components.collect())
+        Self { now: components.collect(), before: BTreeMap::new() }
     }
 
-    /// The component with this id.
+    /// The component with this id, to start a run of it.
     ///
     /// # Errors
     /// 404 in Agno's words.
     pub(crate) fn component(&self, kind: Kind, id: &str) -> Result<&Component, Problem> {
-        let missing = || Problem { code: "unknown_component", ..Problem::not_found(format!("{kind} not found")) };
-        self.0.get(&(kind, id.to_owned())).ok_or_else(missing)
+        self.now.get(&(kind, id.to_owned())).ok_or_else(|| unknown(kind))
+    }
+
+    /// The component with this id, to show runs of it: it may take no new ones any more.
+    ///
+    /// # Errors
+    /// As [`Served::component`].
+    pub(crate) fn known(&self, kind: Kind, id: &str) -> Result<&Component, Problem> {
+        self.component(kind, id).or_else(|unknown| self.before.get(&(kind, id.to_owned())).ok_or(unknown))
+    }
+
+    /// The component whose runs have this workflow, to start one.
+    pub(crate) fn starting(&self, workflow_id: &DefinitionId) -> Option<&Component> {
+        self.now.values().find(|component| component.definition.id == *workflow_id)
     }
 
     /// The component whose runs have this workflow.
     pub(crate) fn component_of(&self, workflow_id: &DefinitionId) -> Option<&Component> {
-        self.0.values().find(|component| component.definition.id == *workflow_id)
+        let before = || self.before.values().find(|component| component.definition.id == *workflow_id);
+        self.starting(workflow_id).or_else(before)
     }
 
     /// The components of a kind, by id.
     pub(crate) fn components(&self, kind: Kind) -> impl Iterator<Item = &Component> {
-        self.0.values().filter(move |component| component.kind == kind)
+        self.now.values().filter(move |component| component.kind == kind)
     }
+}
+
+fn unknown(kind: Kind) -> Problem {
+    Problem { code: "unknown_component", ..Problem::not_found(format!("{kind} not found")) }
 }
 
 impl Component {

@@ -67,7 +67,7 @@ impl Chat {
         let runs = Runs::open_for(vec![workflow.clone()], Role::Executes, settings).await?;
         let session = self.session.clone();
         let talk = Talk { runs: &runs, workflow: &workflow, user: self.user.clone(), session, global: &global };
-        let done = talk.to_the_end().await;
+        let done = talk.hold().await;
         runs.close().await?;
         done
     }
@@ -98,7 +98,8 @@ enum Asked {
 }
 
 impl Talk<'_> {
-    async fn to_the_end(mut self) -> Result<Exit, Problem> {
+    /// Takes line after line.
+    async fn hold(mut self) -> Result<Exit, Problem> {
         if let Some(session) = self.session.clone()
             && let Asked::Later = self.take_up(&session).await?
         {

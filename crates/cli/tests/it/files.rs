@@ -32,7 +32,7 @@ fn slow(says: &str) -> String {
     format!(
         "version: 1\nstore: sqlite:runs.db\nworkflows:\n  slow:\n    steps:\n      - step: Once\n        command: [sh, -c, \"echo \
          done >> first.log; echo {says}\"]\n        effect: idempotent\n      - step: Wait\n        command: [sh, -c, \"touch begun; \
-         while [ ! -e go ]; do sleep 0.05; done; echo {says}\"]\n        effect: idempotent\n"
+         while [ -e begun ] && [ ! -e go ]; do sleep 0.05; done; echo {says}\"]\n        effect: idempotent\n"
     )
 }
 

@@ -82,7 +82,7 @@ fn a_workflow_is_served_as_soon_as_it_is_written_and_one_that_is_gone_takes_no_n
     let slow = "  slow:
     steps:
       - step: Wait
-        command: [sh, -c, \"touch begun; while [ ! -e go ]; do sleep 0.05; done; echo the old text\"]
+        command: [sh, -c, \"touch begun; while [ -e begun ] && [ ! -e go ]; do sleep 0.05; done; echo the old text\"]
         effect: idempotent
 ";
     let talk = file(&[("talk", "")]);
@@ -119,6 +119,10 @@ fn a_workflow_is_served_as_soon_as_it_is_written_and_one_that_is_gone_takes_no_n
     write(&place, "go", "");
     let ended = dev.ended(&in_flight);
     assert_eq!((&ended["status"], &ended["content"]), (&json!("COMPLETED"), &json!("the old text")), "{ended}");
+    // Whoever follows it goes on doing so.
+    let polled = dev.server.get(&format!("/workflows/slow/runs/{in_flight}"));
+    assert_eq!((polled.status, &polled.json()["status"]), (200, &json!("COMPLETED")), "{}", polled.body);
+    assert_eq!(dev.server.get("/workflows/slow").status, 404);
 
     // It may come back.
     write(&place, "flows.yaml", &file(&[("slow", "")]));
@@ -281,7 +285,7 @@ fn a_newcomers_session_from_an_empty_folder_to_a_run_that_outlives_its_process()
     assert!(place.run(&["run", "workflow.yaml", "tea"]).exits(0).stdout.contains("Completed in"));
     // The edit: a step before that counts how often it is executed, and one after that takes its time.
     let count = "- { step: Count, command: [sh, -c, echo once >> count.log], effect: idempotent }\n      ";
-    let wait = "\n      - { step: Wait, command: [sh, -c, 'touch begun; while [ ! -e go ]; do sleep 0.05; done; echo done'], effect: idempotent }";
+    let wait = "\n      - { step: Wait, command: [sh, -c, 'touch begun; while [ -e begun ] && [ ! -e go ]; do sleep 0.05; done; echo done'], effect: idempotent }";
     let steps = text.find("- { step:").unwrap();
     let (before, after) = text.split_at(steps);
     let (own, rest) = after.trim_end().split_once("\n\n").unwrap_or((after.trim_end(), ""));

@@ -48,7 +48,7 @@ pub(crate) async fn post(
     Path((id, run_id)): Path<(String, String)>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let component = caller.served.component(kind, &id)?;
+    let component = caller.served.known(kind, &id)?;
     let form = ContinueForm::parse(Fields::read(request, &caller.state.limits).await?)?;
     let reader = caller.reader();
     let run = find_of(&reader, component, &run_id).await?;

@@ -276,11 +276,11 @@ pub(crate) async fn post(
         (Some(slot), is_background) => {
             let numbering = if is_background { Numbering::Shown } else { Numbering::Hidden };
             let follow = Follow::from_start(&started.reader, started.run_id.clone());
-            sse::response(&caller, slot, caller.served.component(kind, &id)?, follow, numbering, selection).await?
+            sse::response(&caller, slot, caller.served.known(kind, &id)?, follow, numbering, selection).await?
         }
         (None, true) => accepted(&started).await?,
         (None, false) => {
-            let component = caller.served.component(kind, &id)?;
+            let component = caller.served.known(kind, &id)?;
             finished(component, &started.reader, &started.run_id, Shape::Result).await?
         }
     };
@@ -398,7 +398,7 @@ pub(crate) async fn get(
     Path((id, run_id)): Path<(String, String)>,
     Query(query): Query<ReadQuery>,
 ) -> Result<Response, Problem> {
-    let component = caller.served.component(kind, &id)?;
+    let component = caller.served.known(kind, &id)?;
     let reader = caller.reader();
     let run = find_of(&reader, component, &run_id).await?;
     if query.session_id.as_deref().is_some_and(|asked| asked != run.info.session_id.as_str()) {
@@ -447,7 +447,7 @@ pub(crate) async fn list(
     Path(id): Path<String>,
     Query(query): Query<ListQuery>,
 ) -> Result<Response, Problem> {
-    let component = caller.served.component(kind, &id)?;
+    let component = caller.served.known(kind, &id)?;
     let Some(session_id) = query.session_id else {
         return Err(Problem::field("missing", "query", "session_id", "Field required"));
     };
@@ -526,7 +526,7 @@ pub(crate) async fn cancel(
     caller: Caller,
     Path((id, run_id)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
-    let component = caller.served.component(kind, &id)?;
+    let component = caller.served.known(kind, &id)?;
     let engine = caller.engine();
     let outcome = match find_of(engine.reader(), component, &run_id).await {
         Ok(found) => match engine.cancel(&found.info.run_id, "cancelled by a client").await? {
@@ -551,7 +551,7 @@ pub(crate) async fn resume(
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, Problem> {
-    let component = caller.served.component(kind, &id)?;
+    let component = caller.served.known(kind, &id)?;
     let reader = caller.reader();
     let form = ResumeForm::parse(Fields::read(request, &caller.state.limits).await?)?;
     let after = match form.last_event_index {

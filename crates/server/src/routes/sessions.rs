@@ -213,7 +213,7 @@ fn component<'a>(caller: &'a Caller, session: &Session) -> Option<&'a Component>
         SessionKind::Team => Kind::Team,
     };
     let id = session.workflow_id.as_ref()?;
-    caller.served.components(kind).find(|component| component.definition.id == *id)
+    caller.served.component_of(id).filter(|component| component.kind == kind)
 }
 
 /// A session whole, in the shape of its kind.

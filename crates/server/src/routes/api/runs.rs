@@ -202,7 +202,7 @@ pub(super) async fn create(
 
 /// What is served under this id: a workflow, or the workflow around an agent or team.
 pub(in crate::routes) fn component<'a>(served: &'a Served, workflow_id: &str) -> Result<&'a Component, Problem> {
-    let found = DefinitionId::parse(workflow_id).ok().and_then(|id| served.component_of(&id));
+    let found = DefinitionId::parse(workflow_id).ok().and_then(|id| served.starting(&id));
     found.map_or_else(|| served.component(Kind::Workflow, workflow_id), Ok)
 }
 
