@@ -22,14 +22,14 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const RUNS: &str = "/workflows/content-creation-workflow/runs";
 
 /// A server process. Killed when dropped.
-struct Process {
+pub(crate) struct Process {
     child: Child,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Process {
     /// Starts one on the world's file and waits until it accepts connections.
-    async fn start(world: &World) -> Self {
+    pub(crate) async fn start(world: &World) -> Self {
         let tests = std::env::current_exe().unwrap();
         let folder = tests.parent().and_then(|deps| deps.parent()).unwrap().join("examples");
         let program = folder.join(format!("agno_app{}", std::env::consts::EXE_SUFFIX));
@@ -56,7 +56,7 @@ impl Process {
     }
 
     /// SIGKILL, at once.
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }

@@ -4,7 +4,8 @@ use crate::door::UPGRADE;
 use futures::{SinkExt, StreamExt};
 use outlive_core::port::{BoxFuture, Clock, Db};
 use outlive_core::{
-    Definition, Failure, FailureKind, FieldType, HumanReview, OnTimeout, RunId, Step, Timestamp, UserInputField,
+    Block, Definition, Failure, FailureKind, FieldType, HumanReview, OnTimeout, Parallel, RunId, Step, Steps,
+    Timestamp, UserInputField,
 };
 use outlive_db::InMemoryDb;
 use outlive_engine::{Engine, Options, Submit};
@@ -301,14 +302,16 @@ const FLOOD_BYTES: usize = 64 << 10;
 /// `held` tells as many events as its input says and ends when it is released; `ticks` tells them one after the other
 /// and ends; `flood` tells large ones, and then as many small ones as the second number says; `doubts` pauses, because
 /// nobody knows what it did, `asks` for input, `guarded` for another person's yes, and `late` for one at once; `waiter` tells one each two seconds and never ends; `mirror`, also as an agent and a team,
-/// answers what it was given; the others answer at once.
+/// answers what it was given; what has `talk` in its name says its text piece by piece, `held-talk` the end of it once it is
+/// released; `branches` says two texts side by side; `asks-inside` and `asks-twice` ask within a container; `breaks` fails;
+/// the others answer at once.
 fn definitions(released: &watch::Receiver<bool>) -> Vec<(Kind, Arc<Definition>)> {
     let shout = || Step::function("shout", async |_, input| Ok::<_, Failure>(input.text().to_uppercase()));
     let of = |id: &str, step: Step| {
         let definition = Definition::builder(id).id(id).step(step).build();
         Arc::new(definition.expect("a definition without problems"))
     };
-    let released = released.clone();
+    let (for_talk, released) = (released.clone(), released.clone());
     let held = Step::function("held", move |context, input| {
         let mut released = released.clone();
         async move {
@@ -363,7 +366,56 @@ fn definitions(released: &watch::Receiver<bool>) -> Vec<(Kind, Arc<Definition>)>
     let guarded = guarded.human_review(HumanReview::confirmation("Really?").four_eyes());
     let late = Step::function("late", async |_, input| Ok::<_, Failure>(input.text()));
     let limited = HumanReview::confirmation("Soon?").timeout(Duration::from_millis(20)).on_timeout(OnTimeout::Skip);
+    let talk = |name: &'static str| {
+        Step::function(name, move |context, input| async move {
+            context.say(format!("{name}: "));
+            context.say(input.text());
+            Ok::<_, Failure>(())
+        })
+    };
+    let talks = Step::function("talks", async |context, input| {
+        for word in input.text().split(' ') {
+            context.say(format!("{word} "));
+            context.progress(word, None);
+        }
+        Ok::<_, Failure>(())
+    });
+    let ticking_talk = Step::function("ticking-talk", async |context, input| {
+        for n in 0..count(&input.text()) {
+            context.say(format!("{n} "));
+            context.progress(n.to_string(), None);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok::<_, Failure>(())
+    });
+    let held_talk = Step::function("held-talk", move |context, input| {
+        let mut released = for_talk.clone();
+        async move {
+            context.say(input.text());
+            context.progress("said", None);
+            let _ = released.wait_for(|released| *released).await;
+            context.say(" and out");
+            Ok::<_, Failure>(())
+        }
+    });
+    let breaks =
+        Step::function("breaks", async |_, _| Err::<String, _>(Failure::new(FailureKind::Function, "it broke")));
+    let asking = |name: &str| {
+        let step = Step::function(name, async |_, input| Ok::<_, Failure>(input.text().to_uppercase()));
+        step.human_review(HumanReview::confirmation("Really?"))
+    };
+    let nodes = |id: &str, block: Block| {
+        let definition = Definition::builder(id).id(id).step(block).build();
+        Arc::new(definition.expect("a definition without problems"))
+    };
     vec![
+        (Kind::Workflow, of("talks", talks)),
+        (Kind::Workflow, of("ticking-talk", ticking_talk)),
+        (Kind::Workflow, of("held-talk", held_talk)),
+        (Kind::Workflow, of("breaks", breaks)),
+        (Kind::Workflow, nodes("branches", Parallel::new("both").step(talk("left")).step(talk("right")).into())),
+        (Kind::Workflow, nodes("asks-inside", Steps::new("outer").step(asking("guarded")).into())),
+        (Kind::Workflow, nodes("asks-twice", Parallel::new("both").step(asking("one")).step(asking("two")).into())),
         (Kind::Workflow, of("guarded", guarded)),
         (Kind::Workflow, of("late", late.human_review(limited))),
         (Kind::Workflow, of("asks", ask)),
