@@ -6,9 +6,9 @@
 use crate::asked::AskedQuestion;
 use crate::error::Error;
 use crate::finish::Finish;
-use crate::reader::Reader;
-use outlive_core::port::{Answering, DbErrorKind, NewAnswer, QuestionFilter, StoredQuestion};
-use outlive_core::{ANSWER_LEN_MAX, Answer, RunId, json};
+use crate::reader::{READ_BYTES, Reader};
+use outlive_core::port::{Answering, DbErrorKind, LogReader, NewAnswer, QuestionFilter, StoredQuestion};
+use outlive_core::{ANSWER_LEN_MAX, Answer, Key, Page, Question, Record, RunId, json};
 use serde_json::Value;
 use std::fmt;
 use std::ops::Deref;
@@ -139,6 +139,51 @@ impl Reader {
                 Some(next) => filter.after = Some(next),
                 None => return Ok(all),
             }
+        }
+    }
+}
+
+impl Reader {
+    /// What a run had asked, and nobody had answered, before the entry at `index` of its log was written, in the order in
+    /// which it was asked. Rows say what is open now; this says what was open then.
+    ///
+    /// # Errors
+    /// [`Error::RunNotFound`], [`Error::Damaged`], or the store's.
+    pub async fn open_before(&self, run_id: &RunId, index: u64) -> Result<Vec<Arc<Question>>, Error> {
+        let run = self.record(run_id).await?.ok_or_else(|| Error::RunNotFound(run_id.clone()))?;
+        let (db, mut log) = (&self.inner.services.db, LogReader::new(&run.info, self.access.clone()));
+        let (mut open, mut next) = (OpenThen::default(), 0);
+        while next < index {
+            let pages = db.read(self.access.clone(), run_id.clone(), next, READ_BYTES).await?;
+            let Some(end) = pages.last().map(Page::end).filter(|end| *end > next) else { break };
+            for page in pages {
+                let entries = log.entries(&**db, &page).await?.into_iter();
+                let earlier =
+                    entries.filter(|entry| entry.event.event_index.is_some_and(|at| next <= at && at < index));
+                earlier.filter_map(|entry| entry.record).for_each(|record| open.fold(record));
+            }
+            next = end;
+        }
+        Ok(open.0.into_iter().map(|(_, question)| question).collect())
+    }
+}
+
+/// Questions that are open at a place of the log, each with the node that waits.
+#[derive(Default)]
+struct OpenThen(Vec<(Key, Arc<Question>)>);
+
+impl OpenThen {
+    fn fold(&mut self, record: Record) {
+        match record {
+            Record::Waiting { key, questions, .. } => {
+                self.0.extend(questions.into_iter().map(|question| (key.clone(), question)));
+            }
+            Record::Answered { key, .. } => self.0.retain(|(_, question)| question.key != key),
+            // What ends or begins again waits for nothing more, and neither does anything inside it.
+            Record::Step { key, .. } | Record::Failed { key, .. } | Record::Retry { key, .. } => {
+                self.0.retain(|(node, _)| *node != key && !node.is_inside(&key));
+            }
+            _ => {}
         }
     }
 }

@@ -26,7 +26,7 @@ use std::time::Duration;
 pub(crate) const LOOK_PERIOD: Duration = Duration::from_secs(2);
 
 /// Bytes of log read at a time.
-const READ_BYTES: usize = 256 << 10;
+pub(crate) const READ_BYTES: usize = 256 << 10;
 
 /// A caller's batch of events ends early once it has this many bytes.
 const EVENTS_BYTES_MAX: usize = 16 << 20;

@@ -10,6 +10,7 @@
 //! The one place with HTTP. It never runs a step and never reads a table: it asks the engine, as the caller whose
 //! credential it saw. The invariant: whatever a client is told about a run is on stable storage.
 
+mod agui;
 pub mod audit;
 pub mod auth;
 pub mod config;

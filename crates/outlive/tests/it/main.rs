@@ -4,6 +4,7 @@
 
 mod agno;
 mod agno_workflows;
+mod agui;
 mod background;
 mod budgets;
 mod chat;

@@ -211,6 +211,7 @@ fn schemas() -> Map<String, Value> {
     add::<shape::WorkerList>(&mut generator);
     add::<shape::AuditList>(&mut generator);
     add::<crate::routes::hooks::Webhook>(&mut generator);
+    add::<crate::wire::agui::input::RunAgentInput>(&mut generator);
     let mut schemas = generator.take_definitions(true);
     schemas.extend(written_by_hand());
     schemas

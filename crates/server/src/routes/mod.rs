@@ -1,5 +1,6 @@
 //! The table of routes: what exists, what it needs, and how it is documented.
 
+mod agui;
 pub(crate) mod api;
 pub(crate) mod caller;
 pub(crate) mod continued;
@@ -28,6 +29,7 @@ pub(crate) fn all() -> Table {
         .merge(runs_of(Kind::Agent))
         .merge(runs_of(Kind::Team))
         .merge(socket())
+        .merge(agui::routes())
         .merge(sessions::routes())
         .merge(api::routes())
         .merge(hooks::routes())

@@ -4,9 +4,11 @@
 //! recording holds names, types and order, never what a person or a model wrote. `recordings/README.md` describes the
 //! data.
 
+mod agui;
 mod compare;
 mod sse;
 
+pub use agui::Page;
 pub use compare::{Allowed, Shape, Told, differences, stream_differences};
 pub use sse::{SseEvent, parse_sse};
 

@@ -109,6 +109,12 @@ impl Frame {
     }
 }
 
+/// An event of another protocol, whose data says what it is, as one Server-Sent Event.
+pub fn data(body: &Value, id: Option<u64>) -> String {
+    let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
+    format!("{id}data: {}\n\n", one_line(body, Spacing::Compact))
+}
+
 /// Whether an event belongs in a workflow's stream that requested `stream_events=false`: the run's own beginning and
 /// end, those of the agent that leads it, and the outputs of its function steps.
 pub fn is_milestone(kind: &EventKind) -> bool {

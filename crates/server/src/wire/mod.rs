@@ -8,6 +8,7 @@
 //! rename inside the project changes no key that a client reads.
 
 pub mod agent;
+pub mod agui;
 pub mod answers;
 pub mod component;
 pub mod form;

@@ -187,6 +187,15 @@ fn requests(rule: &Rule) -> Vec<(String, &'static str, &'static str)> {
         (Verb::Post, _) if path.ends_with("/resume") => {
             vec![(path.to_owned(), FORM, ""), (path.to_owned(), FORM, "last_event_index=1&session_id={session_id}")]
         }
+        (Verb::Post, _) if path.ends_with("/agui") => vec![
+            (path.to_owned(), JSON, r#"{"threadId":"{session_id}","runId":"{run_id}","messages":[]}"#),
+            (path.to_owned(), JSON, r#"{"threadId":"{session_id}","runId":"other","messages":[]}"#),
+            (
+                path.to_owned(),
+                JSON,
+                r#"{"threadId":"{session_id}","runId":"{run_id}","forwardedProps":{"agnoBackground":{"lastEventIndex":1}}}"#,
+            ),
+        ],
         (Verb::Post, _) if path.ends_with("/rename") => {
             vec![(path.to_owned(), JSON, r#"{"session_name":"stolen"}"#)]
         }

@@ -1,5 +1,6 @@
 //! The server from outside.
 
+mod agui;
 mod api;
 mod audit;
 mod auth;

@@ -4,7 +4,8 @@ use crate::door::UPGRADE;
 use futures::{SinkExt, StreamExt};
 use outlive_core::port::{BoxFuture, Clock, Db};
 use outlive_core::{
-    Definition, Failure, FailureKind, FieldType, HumanReview, OnTimeout, Retry, RunId, Step, Timestamp, UserInputField,
+    Block, Definition, Failure, FailureKind, FieldType, HumanReview, OnTimeout, Parallel, Retry, RunId, Step, Steps,
+    Timestamp, UserInputField,
 };
 use outlive_db::InMemoryDb;
 use outlive_engine::{Engine, Options, Submit};
@@ -304,14 +305,15 @@ const FLOOD_BYTES: usize = 64 << 10;
 /// and ends; `flood` tells large ones, and then as many small ones as the second number says; `doubts` pauses, because
 /// nobody knows what it did, `asks` for input, `guarded` for another person's yes, and `late` for one at once; `waiter` tells one each two seconds and never ends; `mirror`, also as an agent and a team,
 /// answers what it was given; `poet`, `doubter`, `flaky`, `sleeper` and `breaks` say text before they end, each in its own
-/// way; the others answer at once.
+/// way; what has `talk` in its name says its text piece by piece, `held-talk` the end of it once it is released; `branches`
+/// says two texts side by side; `asks-inside` and `asks-twice` ask within a container; `fails` fails; the others answer at once.
 fn definitions(released: &watch::Receiver<bool>, is_updated: bool) -> Vec<(Kind, Arc<Definition>)> {
     let shout = || Step::function("shout", async |_, input| Ok::<_, Failure>(input.text().to_uppercase()));
     let of = |id: &str, step: Step| {
         let definition = Definition::builder(id).id(id).step(step).build();
         Arc::new(definition.expect("a definition without problems"))
     };
-    let released = released.clone();
+    let (for_talk, released) = (released.clone(), released.clone());
     let held = Step::function("held", move |context, input| {
         let mut released = released.clone();
         async move {
@@ -398,12 +400,61 @@ fn definitions(released: &watch::Receiver<bool>, is_updated: bool) -> Vec<(Kind,
         context.say("it was ");
         Err::<String, _>(Failure::new(FailureKind::Function, "it broke"))
     });
+    let talk = |name: &'static str| {
+        Step::function(name, move |context, input| async move {
+            context.say(format!("{name}: "));
+            context.say(input.text());
+            Ok::<_, Failure>(())
+        })
+    };
+    let talks = Step::function("talks", async |context, input| {
+        for word in input.text().split(' ') {
+            context.say(format!("{word} "));
+            context.progress(word, None);
+        }
+        Ok::<_, Failure>(())
+    });
+    let ticking_talk = Step::function("ticking-talk", async |context, input| {
+        for n in 0..count(&input.text()) {
+            context.say(format!("{n} "));
+            context.progress(n.to_string(), None);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok::<_, Failure>(())
+    });
+    let held_talk = Step::function("held-talk", move |context, input| {
+        let mut released = for_talk.clone();
+        async move {
+            context.say(input.text());
+            context.progress("said", None);
+            let _ = released.wait_for(|released| *released).await;
+            context.say(" and out");
+            Ok::<_, Failure>(())
+        }
+    });
+    let fails =
+        Step::function("fails", async |_, _| Err::<String, _>(Failure::new(FailureKind::Function, "it broke")));
+    let asking = |name: &str| {
+        let step = Step::function(name, async |_, input| Ok::<_, Failure>(input.text().to_uppercase()));
+        step.human_review(HumanReview::confirmation("Really?"))
+    };
+    let nodes = |id: &str, block: Block| {
+        let definition = Definition::builder(id).id(id).step(block).build();
+        Arc::new(definition.expect("a definition without problems"))
+    };
     vec![
         (Kind::Workflow, Arc::new(poet)),
         (Kind::Workflow, of("doubter", doubter)),
         (Kind::Workflow, of("flaky", flaky)),
         (Kind::Workflow, of("sleeper", sleeper)),
         (Kind::Workflow, of("breaks", breaks)),
+        (Kind::Workflow, of("talks", talks)),
+        (Kind::Workflow, of("ticking-talk", ticking_talk)),
+        (Kind::Workflow, of("held-talk", held_talk)),
+        (Kind::Workflow, of("fails", fails)),
+        (Kind::Workflow, nodes("branches", Parallel::new("both").step(talk("left")).step(talk("right")).into())),
+        (Kind::Workflow, nodes("asks-inside", Steps::new("outer").step(asking("guarded")).into())),
+        (Kind::Workflow, nodes("asks-twice", Parallel::new("both").step(asking("one")).step(asking("two")).into())),
         (Kind::Workflow, of("guarded", guarded)),
         (Kind::Workflow, of("late", late.human_review(limited))),
         (Kind::Workflow, of("asks", ask)),

@@ -3,11 +3,11 @@
 //! What may differ is listed in [`differences`], and nowhere else: an unlisted difference fails its recording's test, and
 //! so does a listed one that does not occur any more.
 
-mod app;
+pub(crate) mod app;
 mod differences;
 mod endings;
 mod given;
-mod replay;
+pub(crate) mod replay;
 mod socket;
 mod tokens;
 
