@@ -6,6 +6,7 @@ use crate::cmd::events::answered;
 use outlive::core::{EventKind, FinishReason, RunEvent, StepOutput};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// A step's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +57,10 @@ const TOOL_FAILURES_MAX: usize = 20;
 #[derive(Clone, Debug)]
 pub(crate) struct StepView {
     pub(crate) name: String,
+    /// What tells it from others of its name: the items of a ForEach.
+    id: Option<Arc<str>>,
+    /// It is made of other steps.
+    is_container: bool,
     pub(crate) state: StepState,
     /// Seconds, once it has ended and if the log says so.
     pub(crate) seconds: Option<f64>,
@@ -78,9 +83,11 @@ pub(crate) struct StepView {
 }
 
 impl StepView {
-    fn new(name: &str) -> Self {
+    fn new(event: &RunEvent) -> Self {
         Self {
-            name: name.to_owned(),
+            name: event.origin.step_name.as_deref().unwrap_or_default().to_owned(),
+            id: event.origin.step_id.clone(),
+            is_container: false,
             state: StepState::Running,
             seconds: None,
             members: BTreeSet::new(),
@@ -100,6 +107,19 @@ impl StepView {
     /// Agents and teams that a team's leader called.
     pub(crate) fn members(&self) -> usize {
         self.members.len()
+    }
+
+    /// Its id, or else its name.
+    pub(crate) fn key(&self) -> Arc<str> {
+        self.id.clone().unwrap_or_else(|| self.name.as_str().into())
+    }
+
+    /// Whether an event is about it.
+    fn is_of(&self, event: &RunEvent) -> bool {
+        match (&self.id, &event.origin.step_id) {
+            (Some(own), Some(id)) => own == id,
+            _ => event.origin.step_name.as_deref() == Some(self.name.as_str()),
+        }
     }
 
     fn is_open(&self) -> bool {
@@ -166,21 +186,22 @@ impl RunView {
     }
 
     /// The step an event is about.
-    fn step(&mut self, event: &RunEvent) -> Option<&mut StepView> {
-        let name = event.origin.step_name.as_deref()?;
-        self.steps.iter_mut().rev().find(|step| step.name == name)
+    pub(crate) fn step_of(&self, event: &RunEvent) -> Option<&StepView> {
+        self.steps.iter().rev().find(|step| step.is_of(event))
     }
 
-    /// The running step.
-    pub(crate) fn active(&self) -> Option<&StepView> {
-        self.steps.last().filter(|step| step.state == StepState::Running)
+    fn step(&mut self, event: &RunEvent) -> Option<&mut StepView> {
+        self.steps.iter_mut().rev().find(|step| step.is_of(event))
+    }
+
+    /// The steps at work, without what they are in.
+    pub(crate) fn at_work(&self) -> impl Iterator<Item = &StepView> {
+        self.steps.iter().filter(|step| step.state == StepState::Running && !step.is_container)
     }
 
     /// Whether the step an event is about has started and not ended.
     pub(crate) fn is_open(&self, event: &RunEvent) -> bool {
-        let name = event.origin.step_name.as_deref();
-        let step = self.steps.iter().rev().find(|step| Some(step.name.as_str()) == name);
-        step.is_some_and(|step| step.state == StepState::Running)
+        self.step_of(event).is_some_and(|step| step.state == StepState::Running)
     }
 
     /// Tokens of all steps.
@@ -201,16 +222,15 @@ impl RunView {
                 if let Some(step) = self.step(event).filter(|step| step.is_to_start) {
                     (step.state, step.is_to_start) = (StepState::Running, false);
                 } else {
-                    let name = event.origin.step_name.as_deref().unwrap_or_default();
-                    self.steps.push(StepView::new(name));
+                    let is_container = !matches!(event.kind, StepStarted);
+                    self.steps.push(StepView { is_container, ..StepView::new(event) });
                 }
             }
             StepPaused { .. } | RouterPaused { .. } => match self.step(event) {
                 Some(step) if step.is_open() => step.state = StepState::Waiting,
                 // It is asked about before it begins.
                 _ => {
-                    let name = event.origin.step_name.as_deref().unwrap_or_default();
-                    self.steps.push(StepView { state: StepState::Waiting, is_to_start: true, ..StepView::new(name) });
+                    self.steps.push(StepView { state: StepState::Waiting, is_to_start: true, ..StepView::new(event) });
                 }
             },
             StepContinued | StepExecutorContinued { .. } => {
@@ -299,8 +319,14 @@ impl RunView {
                     }
                 }
             }
-            WorkflowStarted
-            | WorkflowCompleted(_)
+            // What begins inside a step is a workflow.
+            WorkflowStarted => {
+                let around = event.origin.parent_step_id.as_ref();
+                for step in self.steps.iter_mut().filter(|step| around.is_some() && step.id.as_ref() == around) {
+                    step.is_container = true;
+                }
+            }
+            WorkflowCompleted(_)
             | WorkflowAgentStarted
             | WorkflowAgentCompleted { .. }
             | LoopIterationStarted { .. }
@@ -341,6 +367,9 @@ impl RunView {
 
     /// A step of this name waits, as the questions that are open say.
     pub(crate) fn waits(&mut self, name: &str) {
+        if self.steps.iter().any(|step| step.name == name && step.state == StepState::Waiting) {
+            return;
+        }
         if let Some(step) = self.steps.iter_mut().rev().find(|step| step.name == name) {
             step.state = StepState::Waiting;
         }
@@ -371,7 +400,7 @@ impl RunView {
             Some("RunResumed") if is_first_attempt(event) => {}
             Some("RunResumed") => {
                 self.resumes += 1;
-                if let Some(step) = self.steps.last_mut().filter(|step| step.state == StepState::Running) {
+                for step in self.steps.iter_mut().filter(|step| step.state == StepState::Running) {
                     step.was_resumed = true;
                 }
             }
@@ -424,6 +453,33 @@ mod tests {
             |count: usize| RunView::of(&events[..count]).steps.iter().map(|step| step.state).collect::<Vec<_>>();
         assert_eq!(states(3), [StepState::Waiting, StepState::Running]);
         assert_eq!(states(4), [StepState::Failed; 2]);
+    }
+
+    #[test]
+    fn steps_of_one_name_are_told_apart() {
+        let event = |kind: EventKind, id: &str| RunEvent {
+            created_at: 0,
+            kind,
+            origin: Origin { step_name: Some("Translate".into()), step_id: Some(id.into()), ..Origin::default() },
+            event_index: None,
+        };
+        let done = |text: &str| EventKind::StepCompleted {
+            content: json!(text),
+            content_type: "str".to_owned(),
+            step_response: std::sync::Arc::new(outlive::StepOutput::new(text)),
+        };
+        let used = || EventKind::ModelRequestCompleted(ModelRequestDone { total_tokens: 7, ..Default::default() });
+        let events = [
+            event(EventKind::StepStarted, "first"),
+            event(EventKind::StepStarted, "second"),
+            event(used(), "first"),
+            event(done("dansk"), "first"),
+        ];
+        let view = RunView::of(&events);
+        let told: Vec<_> = view.steps.iter().map(|step| (step.state, step.tokens)).collect();
+        assert_eq!(told, [(StepState::Completed, 7), (StepState::Running, 0)]);
+        assert_eq!(view.at_work().map(|step| step.key()).collect::<Vec<_>>(), ["second".into()]);
+        assert!(!view.is_open(&events[0]) && view.is_open(&events[1]));
     }
 
     #[test]

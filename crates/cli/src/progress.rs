@@ -8,7 +8,9 @@ use crate::style::{self, DIM, Mark};
 use crate::{output, times};
 use outlive::core::{EventKind, RunEvent, ToolExecution, content_text};
 use serde_json::{Map, Value};
+use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Shows a run, event by event.
@@ -18,7 +20,10 @@ pub(crate) struct Progress {
     shown_from: u64,
     kept_shown: bool,
     is_quiet: bool,
-    step_since: Instant,
+    /// When each step began that is at work.
+    since: HashMap<Arc<str>, Instant>,
+    /// What steps that work side by side have said: each is shown as a whole.
+    held: HashMap<Arc<str>, String>,
     /// Text is being streamed and its line is still open.
     in_text: bool,
 }
@@ -31,7 +36,8 @@ impl Progress {
             shown_from,
             kept_shown: shown_from == 0,
             is_quiet,
-            step_since: Instant::now(),
+            since: HashMap::new(),
+            held: HashMap::new(),
             in_text: false,
         }
     }
@@ -50,17 +56,14 @@ impl Progress {
 
     /// What an earlier process did.
     fn show_kept(&mut self) -> io::Result<()> {
-        self.step_since = Instant::now();
+        self.since = self.view.at_work().map(|step| (step.key(), Instant::now())).collect();
         if self.is_quiet {
             return Ok(());
         }
         for step in self.view.steps.iter().filter(|step| step.state == StepState::Completed) {
             output::line(step_line(Mark::Kept, &step.name, "kept from before, not run again"))?;
         }
-        match self.view.active() {
-            Some(step) => output::line(step_line(Mark::Active, &step.name, "goes on")),
-            None => Ok(()),
-        }
+        self.view.at_work().try_for_each(|step| output::line(step_line(Mark::Active, &step.name, "goes on")))
     }
 
     /// How long the run took, once it is over and if the log says so.
@@ -73,26 +76,27 @@ impl Progress {
         let name = event.origin.step_name.as_deref().unwrap_or_default();
         match &event.kind {
             StepStarted => {
-                self.step_since = Instant::now();
+                self.since.insert(key_of(event), Instant::now());
+                self.end_text()?;
                 output::line(step_line(Mark::Active, name, ""))
             }
             RunContent(delta) | TeamRunContent(delta) if event.origin.parent_run_id.is_none() => {
-                self.text(delta.content.as_deref().unwrap_or_default())
+                self.says(event, delta.content.as_deref().unwrap_or_default())
             }
             // A delegation is shown through what its member does.
             ToolCallCompleted(call) | TeamToolCallCompleted(call) if call.tool.child_run_id.is_none() => {
-                self.end_text()?;
+                self.show_held(event)?;
                 let origin = &event.origin;
                 let who = origin.agent_name.as_deref().or(origin.team_name.as_deref()).unwrap_or(name);
                 output::line(tool_line(who, &call.tool))
             }
             // A function step emits its output and then its end.
             StepCompleted { .. } | StepOutput { .. } | StepError { .. } if was_open => {
-                self.end_text()?;
-                self.step_ended()
+                self.show_held(event)?;
+                self.step_ended(event)
             }
             StepPaused { .. } | StepOutputReview { .. } | RouterPaused { .. } | StepExecutorPaused { .. } => {
-                self.end_text()?;
+                self.show_held(event)?;
                 let asks = asked(&event.kind).unwrap_or_default();
                 output::line(step_line(Mark::Paused, name, &format!("asks: {}", style::line(&asks, 200))))
             }
@@ -102,34 +106,62 @@ impl Progress {
             }
             CustomEvent { fields } if retried(fields).is_some() => {
                 // What was said so far does not count.
-                self.end_text()?;
+                self.show_held(event)?;
                 let why = style::line(retried(fields).unwrap_or_default(), 200);
                 output::line(format_args!("   {DIM}again: {why}{DIM:#}"))
             }
             WorkflowError { error, .. } => {
-                self.end_text()?;
+                self.show_all_held()?;
                 output::line(format_args!("{} {}", Mark::Failed.shown(), style::line(error, 400)))
             }
             WorkflowCancelled { reason, .. } => {
-                self.end_text()?;
+                self.show_all_held()?;
                 output::line(format_args!("{} {}", Mark::Cancelled.shown(), style::line(reason, 400)))
             }
             _ => Ok(()),
         }
     }
 
-    fn step_ended(&self) -> io::Result<()> {
-        let Some(step) = self.view.steps.last() else { return Ok(()) };
+    fn step_ended(&mut self, event: &RunEvent) -> io::Result<()> {
+        let since = self.since.remove(&key_of(event));
+        let Some(step) = self.view.step_of(event) else { return Ok(()) };
         let mark = if step.state == StepState::Completed { Mark::Done } else { Mark::Failed };
-        output::line(step_line(mark, &step.name, &self.about(step)))
+        output::line(step_line(mark, &step.name, &about(step, since)))
     }
 
-    fn about(&self, step: &StepView) -> String {
-        // The log knows best, but the duration it gives for an interrupted step is not the time anyone waited.
-        let told = step.seconds.filter(|_| !step.was_resumed);
-        let took = times::span(told.unwrap_or_else(|| self.step_since.elapsed().as_secs_f64()));
-        let facts = if step.was_resumed { "the call in flight was repeated".to_owned() } else { step_facts(step) };
-        format!("{took:>6}   {facts}")
+    /// What a step says. While others work beside it, it is held until the step ends.
+    fn says(&mut self, event: &RunEvent, text: &str) -> io::Result<()> {
+        if self.view.at_work().nth(1).is_some() {
+            self.held.entry(key_of(event)).or_default().push_str(text);
+            return Ok(());
+        }
+        self.show_said(event)?;
+        self.text(text)
+    }
+
+    fn show_said(&mut self, event: &RunEvent) -> io::Result<()> {
+        match self.held.remove(&key_of(event)) {
+            Some(said) if !said.is_empty() => {
+                self.end_text()?;
+                self.text(&said)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Shows what the step of an event has said, and ends its line.
+    fn show_held(&mut self, event: &RunEvent) -> io::Result<()> {
+        self.show_said(event)?;
+        self.end_text()
+    }
+
+    fn show_all_held(&mut self) -> io::Result<()> {
+        let keys: Vec<_> = self.view.steps.iter().map(StepView::key).collect();
+        for said in keys.iter().filter_map(|key| self.held.remove(key)).collect::<Vec<_>>() {
+            self.end_text()?;
+            self.text(&said)?;
+        }
+        self.end_text()
     }
 
     /// More of an answer, three columns in. A line is indented by its first character, so that empty ones stay empty.
@@ -157,6 +189,20 @@ fn retried(fields: &Map<String, Value>) -> Option<&str> {
         |name: &str| ["ModelRequestRetrying", "ToolCallRetrying", "StepRetrying", "ModelFallback"].contains(&name);
     fields.get("name").and_then(Value::as_str).filter(|name| is_again(name))?;
     fields.get("error").and_then(Value::as_str)
+}
+
+/// What tells an event's step from others.
+fn key_of(event: &RunEvent) -> Arc<str> {
+    let origin = &event.origin;
+    origin.step_id.clone().or_else(|| origin.step_name.clone()).unwrap_or_default()
+}
+
+fn about(step: &StepView, since: Option<Instant>) -> String {
+    // The log knows best, but the duration it gives for an interrupted step is not the time anyone waited.
+    let told = step.seconds.filter(|_| !step.was_resumed);
+    let took = told.or_else(|| since.map(|since| since.elapsed().as_secs_f64())).map(times::span).unwrap_or_default();
+    let facts = if step.was_resumed { "the call in flight was repeated".to_owned() } else { step_facts(step) };
+    format!("{took:>6}   {facts}")
 }
 
 /// `   Finance Agent: get_price {"symbol":"NVDA"} → {"price":131.2}   0.3 s`.
