@@ -105,7 +105,7 @@ async fn post_only(caller: Caller, headers: HeaderMap, Body(input): Body<RunAgen
 }
 
 fn only(served: &Served) -> Result<&Component, Problem> {
-    let mut all = Kind::ALL.into_iter().flat_map(|kind| served.components(kind));
+    let mut all = [Kind::Workflow, Kind::Agent, Kind::Team].into_iter().flat_map(|kind| served.components(kind));
     match (all.next(), all.next()) {
         (Some(only), None) => Ok(only),
         _ => {

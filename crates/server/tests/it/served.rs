@@ -432,8 +432,7 @@ fn definitions(released: &watch::Receiver<bool>, is_updated: bool) -> Vec<(Kind,
             Ok::<_, Failure>(())
         }
     });
-    let fails =
-        Step::function("fails", async |_, _| Err::<String, _>(Failure::new(FailureKind::Function, "it broke")));
+    let fails = Step::function("fails", async |_, _| Err::<String, _>(Failure::new(FailureKind::Function, "it broke")));
     let asking = |name: &str| {
         let step = Step::function(name, async |_, input| Ok::<_, Failure>(input.text().to_uppercase()));
         step.human_review(HumanReview::confirmation("Really?"))
