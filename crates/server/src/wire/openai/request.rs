@@ -467,9 +467,9 @@ mod tests {
                 "unsupported_value",
             ),
             (
-                json!({ "input": [{ "role": "user", "content": [{ "type": "input_file", "file_data": "%%%" }] }] }),
+                json!({ "input": [{ "role": "user", "content": [{ "type": "input_image", "image_url": "ftp://a" }] }] }),
                 "input.0.content.0",
-                "value_error",
+                "url_scheme",
             ),
             (json!({ "background": "yes" }), "background", "bool_type"),
             (json!({ "stream": 1 }), "stream", "bool_type"),
