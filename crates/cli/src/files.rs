@@ -4,7 +4,7 @@
 //! It must never read the syntax: that is the library's. The invariant: what a file may do is said by flags and settings of
 //! this process, never by the file.
 
-use crate::cli::Global;
+use crate::cli::{Global, quoted};
 use crate::exit::{Exit, Problem};
 use crate::output;
 use crate::settings::{self, Origin, Settings};
@@ -26,6 +26,19 @@ pub(crate) struct Allowances {
     /// Let files run programs of this machine
     #[arg(long)]
     pub(crate) allow_commands: bool,
+}
+
+impl Allowances {
+    /// The arguments of a worker with these files that may do the same.
+    pub(crate) fn worker(&self, files: &[String]) -> String {
+        let mut arguments = "worker".to_owned();
+        for (flag, value) in
+            files.iter().map(|file| ("", file)).chain(self.model.iter().map(|model| (" --model", model)))
+        {
+            arguments.push_str(&format!("{flag} {}", quoted(value)));
+        }
+        arguments + if self.allow_commands { " --allow-commands" } else { "" }
+    }
 }
 
 /// The longest text that is looked at again: more than a workflow file may have.

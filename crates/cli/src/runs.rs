@@ -13,7 +13,7 @@ use crate::cli::Global;
 use crate::cmd;
 use crate::demo;
 use crate::exit::{Exit, Problem};
-use crate::files::Known;
+use crate::files::{Allowances, Known};
 use crate::output;
 use crate::settings::{self, Settings, TOKEN};
 use crate::store::{self, Store};
@@ -71,6 +71,8 @@ pub(crate) struct Here {
     options: Options,
     /// The workflows of files that were named; else the demonstration's.
     definitions: Vec<Arc<Definition>>,
+    /// The verb, with its arguments, that executes these.
+    worker: String,
     reader: OnceLock<Reader>,
     engine: OnceCell<Engine>,
 }
@@ -166,7 +168,8 @@ impl Runs {
         }
         let (definitions, settings) = known.load(global)?;
         let store = Store::open_at(settings.db, global).await?;
-        Ok(Self::Here(Box::new(Here { definitions, ..Here::new(store, role, settings.engine) })))
+        let runs = Self::Here(Box::new(Here { definitions, ..Here::new(store, role, settings.engine) }));
+        Ok(runs.of(&known.files, &known.allowed))
     }
 
     /// Opens the database of these settings to start runs of workflows in files; a missing one is created.
@@ -218,9 +221,20 @@ impl Runs {
         matches!(self, Self::Here(_))
     }
 
-    /// Whether what this process has started waits for another to execute it.
-    pub(crate) fn is_waiting_for_others(&self) -> bool {
-        matches!(self, Self::Here(here) if here.role == Role::Accepts)
+    /// The same, with the workflows of these files.
+    pub(crate) fn of(mut self, files: &[String], allowed: &Allowances) -> Self {
+        if let Self::Here(here) = &mut self {
+            here.worker = allowed.worker(files);
+        }
+        self
+    }
+
+    /// The command that executes what this process has started, where it waits for another process to do so.
+    pub(crate) fn awaited_worker(&self, global: &Global) -> Option<String> {
+        match self {
+            Self::Here(here) if here.role == Role::Accepts => Some(global.command(&here.worker)),
+            Self::Here(_) | Self::There(_) => None,
+        }
     }
 
     /// The run that `text` names.
@@ -716,8 +730,8 @@ impl Here {
         // Ctrl-C should not take half a minute.
         let shutdown_grace = Duration::from_secs(2);
         let options = Options { execute: role == Role::Executes, shutdown_grace, ..options };
-        let definitions = Vec::new();
-        Self { store, role, options, definitions, reader: OnceLock::new(), engine: OnceCell::new() }
+        let (definitions, worker) = (Vec::new(), "worker".to_owned());
+        Self { store, role, options, definitions, worker, reader: OnceLock::new(), engine: OnceCell::new() }
     }
 
     /// Reads as the engine does if there is one; none is started to read.
