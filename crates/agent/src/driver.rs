@@ -313,7 +313,8 @@ impl<'a> Drive<'a> {
 
     /// The loop. Returns the answer; the conversation stays in the machine.
     async fn run(&mut self) -> Result<Value, Failure> {
-        if self.profile.input.is_some() || !self.profile.pre_hooks.is_empty() {
+        let is_answered = self.task.around.as_ref().is_some_and(|around| around.said.is_some());
+        if is_answered || self.profile.input.is_some() || !self.profile.pre_hooks.is_empty() {
             // Boxed, as what follows the answer is: hardly any run needs the space.
             Box::pin(self.check_input()).await?;
         }
@@ -462,7 +463,8 @@ impl<'a> Drive<'a> {
     /// The conversation up to the question.
     fn opening(&self, mut messages: Vec<Message>) -> Vec<Message> {
         let text = content_text(Some(&self.task.content));
-        let history = self.task.history.as_deref().and_then(|history| self.guarded(history.to_owned()));
+        let history = self.task.around.as_ref().and_then(|around| around.history.clone());
+        let history = history.and_then(|history| self.guarded(history));
         let text = history.into_iter().fold(text, |text, history| history + &text);
         let mut question = self.message(Role::User, text, messages.len());
         question.images.clone_from(&self.task.images);

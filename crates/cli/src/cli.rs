@@ -23,8 +23,8 @@ pub(crate) struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   outlive demo                    a sample workflow: no key, no network
-  outlive init                    a workflow file to begin with; then: outlive run workflow.yaml TOPIC
   outlive demo --crash            the same, killed in the middle; then: outlive demo --resume
+  outlive init                    a file to begin with; then: outlive run workflow.yaml TOPIC
   outlive ls status:error since:1d
   outlive events @last -f
   outlive output @last > plan.md

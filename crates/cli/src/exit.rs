@@ -241,12 +241,20 @@ impl From<ClientError> for Problem {
                 let hint = "start it with: outlive serve; or name another with --server, or a file with --db";
                 (Exit::Unreachable, "server_unreachable", hint)
             }
-            E::NotAllowed(_) => (
-                Exit::NotAllowed,
-                "not_allowed",
-                "set OUTLIVE_TOKEN to a key that may; make one beside the server: \
-                 outlive keys mint --scope runs:read,runs:write,workflows:run,questions:read,questions:answer",
-            ),
+            E::NotAllowed(refusal) => {
+                let hint = match refusal.code.as_str() {
+                    "insufficient_scope" => {
+                        "set OUTLIVE_TOKEN to a key with that scope; outlive keys mint --help lists them with the verbs \
+                         that need them, and beside the server makes one, such as: outlive keys mint --scope \
+                         runs:read,runs:write,workflows:run"
+                    }
+                    _ => {
+                        "set OUTLIVE_TOKEN to a key that may; make one beside the server: outlive keys mint --scope \
+                         runs:read,runs:write,workflows:run,questions:read,questions:answer"
+                    }
+                };
+                (Exit::NotAllowed, "not_allowed", hint)
+            }
             E::NotFound(refusal) if refusal.code == "unknown_component" => {
                 (Exit::NotFound, "not_found", "see what the server has: GET /workflows, /agents and /teams")
             }

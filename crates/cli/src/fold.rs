@@ -114,14 +114,6 @@ impl StepView {
         self.id.clone().unwrap_or_else(|| self.name.as_str().into())
     }
 
-    /// Whether an event is about it.
-    fn is_of(&self, event: &RunEvent) -> bool {
-        match (&self.id, &event.origin.step_id) {
-            (Some(own), Some(id)) => own == id,
-            _ => event.origin.step_name.as_deref() == Some(self.name.as_str()),
-        }
-    }
-
     fn is_open(&self) -> bool {
         matches!(self.state, StepState::Running | StepState::Waiting)
     }
@@ -187,11 +179,19 @@ impl RunView {
 
     /// The step an event is about.
     pub(crate) fn step_of(&self, event: &RunEvent) -> Option<&StepView> {
-        self.steps.iter().rev().find(|step| step.is_of(event))
+        self.steps.get(self.place_of(event)?)
+    }
+
+    /// By its id; what was asked before it began may have another, and is found by name.
+    fn place_of(&self, event: &RunEvent) -> Option<usize> {
+        let (id, name) = (event.origin.step_id.as_ref(), event.origin.step_name.as_deref());
+        let by_id = self.steps.iter().rposition(|step| id.is_some() && step.id.as_ref() == id);
+        by_id.or_else(|| self.steps.iter().rposition(|step| Some(step.name.as_str()) == name))
     }
 
     fn step(&mut self, event: &RunEvent) -> Option<&mut StepView> {
-        self.steps.iter_mut().rev().find(|step| step.is_of(event))
+        let place = self.place_of(event)?;
+        self.steps.get_mut(place)
     }
 
     /// The steps at work, without what they are in.

@@ -242,9 +242,12 @@ impl Runs {
         matches!(self, Self::Here(_))
     }
 
-    /// Whether what this process has started waits for another to execute it.
-    pub(crate) fn is_waiting_for_others(&self) -> bool {
-        matches!(self, Self::Here(here) if here.role == Role::Accepts)
+    /// The command that executes what this process has started, where it waits for another process to do so.
+    pub(crate) fn awaited_worker(&self, global: &Global) -> Option<String> {
+        match self {
+            Self::Here(here) if here.role == Role::Accepts => Some(global.worker()),
+            Self::Here(_) | Self::There(_) => None,
+        }
     }
 
     /// The run that `text` names.

@@ -251,8 +251,13 @@ impl Settings {
             let shown = crate::style::line(&format!("models.{name}"), 80);
             let profile: ModelProfile = value.try_into().map_err(|error: toml::de::Error| {
                 // Without the source line: it may contain a secret.
-                let problem = refuse(&shown, &meant(&error.message().replace('\n', " ")));
-                problem.hint("a key does not belong in a file: name its environment variable as api_key_variable")
+                let message = meant(&error.message().replace('\n', " "));
+                let holds_key = ["`api_key`", "`key`", "`token`", "`secret`"].iter().any(|name| message.contains(name));
+                let hint = match holds_key {
+                    true => "a key does not belong in a file: name its environment variable as api_key_variable",
+                    false => "",
+                };
+                refuse(&shown, &message).hint(hint)
             })?;
             self.models.0.insert(name, profile);
         }

@@ -500,7 +500,8 @@ impl Spending {
             if *currency != prices.currency {
                 let given = &prices.currency;
                 problems.push(format!(
-                    "a budget is in {currency}, and the prices are in {given}: give prices in {currency} with .prices(..)"
+                    "a budget is in {currency}, and the prices are in {given}: give prices in {currency} \
+                     with .prices(..), in a file under prices"
                 ));
             }
             let mut unknown: Vec<_> = models.iter().filter(|model| prices.of(model).is_none()).collect();
@@ -510,7 +511,7 @@ impl Spending {
                 let date = &prices.date;
                 format!(
                     "a budget is in {currency}, and the prices of {date} have none for model {model:?}: give prices that \
-                     have it with .prices(..), or limit tokens or calls"
+                     have it with .prices(..), in a file under prices, or limit tokens or calls"
                 )
             }));
         }

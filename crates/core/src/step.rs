@@ -195,6 +195,29 @@ impl StepInput {
         self.history.as_deref()?.context()
     }
 
+    /// What people have said about the step, as the text that is put after an agent's message: the fields they filled in,
+    /// or the output they did not take and why. None when nobody was asked.
+    ///
+    /// ```
+    /// use outlive_core::StepInput;
+    /// let additional_data = Some(serde_json::json!({ "user_input": { "colour": "red" } }));
+    /// let input = StepInput { additional_data, ..StepInput::default() };
+    /// assert_eq!(input.people_context().as_deref(), Some("User input:\n- colour: red"));
+    /// ```
+    pub fn people_context(&self) -> Option<String> {
+        let said = self.additional_data.as_ref()?.as_object()?;
+        let mut parts = Vec::new();
+        if let Some(values) = said.get("user_input").and_then(Value::as_object) {
+            let lines: Vec<_> =
+                values.iter().map(|(name, value)| format!("- {name}: {}", content_text(Some(value)))).collect();
+            parts.extend((!lines.is_empty()).then(|| format!("User input:\n{}", lines.join("\n"))));
+        }
+        let text = |name: &str| said.get(name).map(|value| content_text(Some(value))).filter(|text| !text.is_empty());
+        parts.extend(text("previous_output").map(|output| format!("Your previous output:\n{output}")));
+        parts.extend(text("rejection_feedback").map(|feedback| format!("Feedback of the reviewer:\n{feedback}")));
+        (!parts.is_empty()).then(|| parts.join("\n\n"))
+    }
+
     /// Adds the media that an earlier step made, and those inside it.
     pub(crate) fn add_media_of(&mut self, output: &StepOutput) {
         fn add(to: &mut Option<Vec<Media>>, more: &Option<Vec<Media>>) {
@@ -370,6 +393,29 @@ impl StepOutput {
     /// The content as text.
     pub fn text(&self) -> String {
         content_text(self.content.as_ref())
+    }
+
+    /// What it gave back as text: of a container what the last step inside did, of a Parallel or a ForEach what all branches
+    /// did, each under its name. None where nothing succeeded.
+    pub fn given_back(&self) -> Option<String> {
+        match self.step_type {
+            StepType::Step => (self.success && self.content.is_some()).then(|| self.text()),
+            StepType::Parallel => self.joined(),
+            _ => self.steps.iter().rev().find_map(|step| step.given_back()),
+        }
+    }
+
+    /// What the branches of the Parallel that it ends with gave back, in Agno's words.
+    pub(crate) fn joined(&self) -> Option<String> {
+        if self.step_type != StepType::Parallel {
+            return self.steps.iter().rev().find(|step| step.given_back().is_some())?.joined();
+        }
+        let part = |branch: &Arc<StepOutput>| {
+            let text = branch.given_back().filter(|text| !text.is_empty())?;
+            Some(format!("=== {} ===\n{text}", branch.step_name.as_deref().unwrap_or_default()))
+        };
+        let parts: Vec<_> = self.steps.iter().filter_map(part).collect();
+        (!parts.is_empty()).then(|| parts.join("\n\n"))
     }
 
     /// What is inside a container, by name, in the order of the definition: of a Parallel its branches.

@@ -198,7 +198,8 @@ impl<'a> Look<'a> {
                 on: Some(workflow_id.to_shared()),
                 remedy: Some(Remedy::StartWorker),
                 hint: Some(format!(
-                    "start a program that has the workflow {workflow_id}: the run then goes on by itself"
+                    "start a program that has the workflow {workflow_id}, or outlive worker with its file: the run then \
+                     goes on by itself"
                 )),
                 ..waiting(WaitsFor::Worker, reason)
             };

@@ -11,10 +11,15 @@ use outlive_core::{Failure, FailureKind, Message, ModelDelta, Record, Role, RunO
 use serde_json::Value;
 
 impl Drive<'_> {
-    /// Asks the hooks before the run. The task is then what they have made of it.
+    /// Asks the hooks before the run, also about what people have added. The task is then what they have made of it.
     pub(super) async fn check_input(&mut self) -> Result<(), Failure> {
         if let Some(shape) = &self.profile.input {
             self.task.content = fitting(shape, &self.task.content)?;
+        }
+        if let Some(said) = self.task.around.as_mut().and_then(|around| around.said.take()) {
+            let task = content_text(Some(&self.task.content));
+            let parts = [task.as_str(), &*said].into_iter().filter(|part| !part.is_empty());
+            self.task.content = parts.collect::<Vec<_>>().join("\n\n").into();
         }
         for (number, hook) in self.profile.pre_hooks.iter().enumerate() {
             let content = self.task.content.clone();

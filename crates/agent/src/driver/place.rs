@@ -117,8 +117,17 @@ pub(crate) struct Task {
     pub(super) files: Vec<Media>,
     /// What the caller notes about the run.
     pub(super) metadata: Map<String, Value>,
-    /// What earlier runs of the session were asked and came to, to be told before it.
-    pub(super) history: Option<Box<str>>,
+    /// What is told before and after it.
+    pub(super) around: Option<Box<Around>>,
+}
+
+/// What an agent is told beside its task.
+#[derive(Clone, Default)]
+pub(crate) struct Around {
+    /// What earlier runs of the session were asked and came to: told before it.
+    pub(super) history: Option<String>,
+    /// What people have said about the step: told after it, and a part of it from then on.
+    pub(super) said: Option<String>,
 }
 
 impl Task {
@@ -128,12 +137,13 @@ impl Task {
 
     /// The content of the step before, for the first step the run's input, with the step's images and files.
     pub(crate) fn of_step(input: &StepInput) -> Self {
+        let around = Around { history: input.workflow_history_context(), said: input.people_context() };
         Self {
             content: input.previous_step_content.as_ref().or(input.input.as_deref()).cloned().unwrap_or_default(),
             images: input.images.clone().unwrap_or_default(),
             files: input.files.clone().unwrap_or_default(),
             metadata: input.metadata.as_deref().cloned().unwrap_or_default(),
-            history: input.workflow_history_context().map(String::into_boxed_str),
+            around: (around.history.is_some() || around.said.is_some()).then(|| Box::new(around)),
         }
     }
 }

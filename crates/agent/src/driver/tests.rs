@@ -2,7 +2,7 @@
 
 use crate::model::{IntoModel, Limit, Model, ModelStream, ScriptedModel};
 use crate::tool::{Tool, ToolContext};
-use crate::{Agent, Team};
+use crate::{Agent, PiiGuardrail, Team};
 use outlive_core::port::{
     BoxFuture, Effects, Executed, Executor, Halt, Listener, Recall, SessionState, SteeringMessage, StepContext,
     StepInfo,
@@ -1515,6 +1515,35 @@ async fn a_leader_hears_what_is_said_to_nobody_and_a_member_what_is_said_to_it()
     };
     assert_eq!(asked(&run), ["AI trends", "to the team"]);
     assert_eq!(asked(&run.member_responses[0]), ["look", "to the member"]);
+}
+
+#[tokio::test]
+async fn an_agent_is_told_what_people_have_said_about_its_step() {
+    let given = |additional_data: Value| {
+        let (input, additional_data) = (Some(Arc::new(json!("Paint it"))), Some(additional_data));
+        Arc::new(StepInput { input, additional_data, ..StepInput::default() })
+    };
+    let asked = async |agent: &Agent, additional_data: Value| {
+        let executed = agent.execute(context(&Arc::new(Log::default())), given(additional_data)).await;
+        let Ok(executed) = executed else { panic!("it failed") };
+        executed.run.unwrap().messages[0].content.clone().unwrap()
+    };
+    let agent = || Agent::new("A").model(ScriptedModel::from_fn("m", |_| Ok(text("fine"))));
+    let filled_in = json!({ "user_input": { "colour": "red", "coats": 2 } });
+    assert_eq!(asked(&agent(), filled_in.clone()).await, "Paint it\n\nUser input:\n- coats: 2\n- colour: red");
+    let refused = json!({ "previous_output": "blue", "rejection_feedback": "too cold" });
+    assert_eq!(
+        asked(&agent(), refused).await,
+        "Paint it\n\nYour previous output:\nblue\n\nFeedback of the reviewer:\ntoo cold"
+    );
+    assert_eq!(asked(&agent(), json!({ "user_input": {}, "other": 1 })).await, "Paint it");
+    // Hooks look at it as at the rest of the input.
+    let masks = agent().pre_hook(PiiGuardrail::new().mask_pii(true));
+    let told = asked(&masks, json!({ "user_input": { "mail": "ada@example.org" } })).await;
+    assert!(told.starts_with("Paint it\n\nUser input:\n- mail: *") && !told.contains("ada@"), "{told}");
+    // The shape of an input is that of what it was asked.
+    let shaped = agent().input_schema_json("Task", json!({ "type": "string", "maxLength": 10 }));
+    assert!(asked(&shaped, filled_in).await.ends_with("- colour: red"));
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 
 use super::template::Template;
 use crate::http::{self, BodyError};
-use crate::outbound::{self, Outbound, Url};
+use crate::outbound::{self, NotAllowed, Outbound, Url};
 use outlive_core::{Failure, FailureKind, Secret};
 use reqwest::Method;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue, LOCATION};
@@ -168,7 +168,13 @@ impl HttpCall {
     }
 
     fn allowed(&self, url: Url) -> Result<Url, String> {
-        self.outbound.check(&url).map(|()| url).map_err(|no| format!("url_not_allowed: {no}"))
+        self.outbound.check(&url).map(|()| url).map_err(|no| {
+            let remedy = match no {
+                NotAllowed::Unreadable | NotAllowed::Credentials { .. } => "",
+                _ => "; the setting tool_hosts opens a host with its port, in a program .outbound(..)",
+            };
+            format!("url_not_allowed: {no}{remedy}")
+        })
     }
 
     /// An address of this call, whatever its arguments are: all of them have the same host.

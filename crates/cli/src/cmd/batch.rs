@@ -98,7 +98,7 @@ struct Ls {
 /// Show how far a batch has come, and which items have failed
 #[derive(Debug, Args)]
 struct Show {
-    #[arg(value_name = "BATCH", help = BATCH_HELP)]
+    #[arg(value_name = "BATCH", default_value = "@last", help = BATCH_HELP)]
     batch: String,
     /// How many failed items at most
     #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
@@ -108,14 +108,14 @@ struct Show {
 /// Print what each item came to, in order, as lines of JSON
 #[derive(Debug, Args)]
 struct Results {
-    #[arg(value_name = "BATCH", help = BATCH_HELP)]
+    #[arg(value_name = "BATCH", default_value = "@last", help = BATCH_HELP)]
     batch: String,
 }
 
 /// Wait until no run of a batch executes or waits to
 #[derive(Debug, Args)]
 struct Wait {
-    #[arg(value_name = "BATCH", help = BATCH_HELP)]
+    #[arg(value_name = "BATCH", default_value = "@last", help = BATCH_HELP)]
     batch: String,
 }
 
@@ -171,7 +171,7 @@ impl New {
                 Runs::open_for(definitions, role, settings).await?
             }
         };
-        let done = self.start(&runs, &workflow_id, inputs, global).await;
+        let done = self.start(&runs, &workflow_id, inputs, &known.global(global)?).await;
         runs.close().await?;
         done
     }
@@ -391,6 +391,7 @@ impl Wait {
 impl Retry {
     async fn run(&self, global: &Global) -> Result<Exit, Problem> {
         let runs = Runs::open_knowing(Role::Accepts, &self.known, global).await?;
+        let global = &self.known.global(global)?;
         let done = async {
             let batch = runs.batch(&self.batch).await?;
             let mut shown = super::these::Started::default();
@@ -400,9 +401,14 @@ impl Retry {
                 shown.tell(page.runs, &page.unreadable, global)?;
                 match page.next {
                     Some(next) => after = Some(next),
-                    None => return shown.end(global),
+                    None => break,
                 }
             }
+            let ended = shown.end(global)?;
+            if let Some(worker) = runs.awaited_worker(global) {
+                output::note(global, format_args!("A process that executes takes them: {worker}"));
+            }
+            Ok(ended)
         };
         let done = done.await;
         runs.close().await?;

@@ -46,7 +46,11 @@ impl Init {
         }
         let shown = file.display().to_string();
         output::note(global, format_args!("Wrote {shown}"));
-        output::note(global, format_args!("Run it with: outlive run {} \"a topic\"", quoted(&shown)));
+        let there = match folder.as_os_str().is_empty() {
+            true => String::new(),
+            false => format!("cd {} && ", quoted(&folder.display().to_string())),
+        };
+        output::note(global, format_args!("Run it with: {there}outlive run {FILE} \"a topic\""));
         Ok(Exit::Done)
     }
 }

@@ -225,8 +225,12 @@ fn scopes() -> String {
          prune                                          runs:delete\n  \
          questions                                      questions:read\n  \
          approve, reject, answer                        questions:read and questions:answer\n  \
-         run, rerun, retry, fork                        runs:read, runs:write and workflows:run\n  \
-         (for an agent or a team, agents:run or teams:run instead)\n\n\
+         run, rerun, retry, fork, batch                 runs:read, runs:write and workflows:run\n  \
+         (for an agent or a team, agents:run or teams:run instead)\n  \
+         schedule                                       schedules:read, schedules:write; to make runs, as for run\n  \
+         budgets                                        runs:read; raise: budgets:raise, too\n\n\
+         A key with a user reaches what is that user's. Whoever is to answer what other users' runs ask, and not in \
+         their name, needs agent_os:admin and a user of their own.\n\n\
          Example: outlive keys mint --scope runs:read,runs:write,workflows:run --expires 30d",
     );
     text

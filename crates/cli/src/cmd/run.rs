@@ -8,8 +8,8 @@ use crate::output;
 use crate::runs::{Accepted, Role, Runs};
 use crate::settings::Settings;
 use clap::Args;
-use outlive::core::DefinitionId;
 use outlive::core::port::SessionPolicy;
+use outlive::core::{DefinitionId, WaitsFor};
 use outlive::engine::Submit;
 use serde_json::{Value, json};
 use std::fs::File;
@@ -105,9 +105,11 @@ impl Detach {
         } else {
             output::line(run_id)?;
         }
-        if runs.is_waiting_for_others() {
-            let worker = global.worker();
-            output::note(global, format_args!("Accepted; it waits for a process that executes: {worker}"));
+        if let Some(worker) = runs.awaited_worker(global) {
+            let waiting = runs.standing(run_id).await?.waiting;
+            if waiting.is_some_and(|waiting| waiting.waits_for == WaitsFor::Worker) {
+                output::note(global, format_args!("Accepted; it waits for a process that executes: {worker}"));
+            }
         }
         let watch = global.command(format_args!("watch {run_id}"));
         output::note(global, format_args!("Follow it with: {watch}"));

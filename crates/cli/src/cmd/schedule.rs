@@ -37,6 +37,7 @@ enum Verb {
     Pause(Pause),
     Resume(Resume),
     Run(RunNow),
+    #[command(visible_alias = "delete")]
     Rm(Rm),
 }
 

@@ -112,7 +112,11 @@ impl Started {
                         Some("insufficient_scope") => Exit::NotAllowed,
                         _ => Exit::WrongState,
                     };
-                    self.refused.get_or_insert(Problem::new(exit, "refused", message));
+                    let hint = match exit {
+                        Exit::NotFound => "where its workflow is in a file, name that: --file FILE",
+                        _ => "",
+                    };
+                    self.refused.get_or_insert(Problem::new(exit, "refused", message).hint(hint));
                 }
             }
         }

@@ -62,6 +62,50 @@ fn a_newcomers_file_is_written_checked_run_and_changed() {
 }
 
 #[test]
+fn steps_that_work_side_by_side_are_told_apart() {
+    let place = Place::new();
+    let text = "\
+version: 1
+model: demo
+agents: { a: {} }
+workflows:
+  w:
+    steps:
+      - { parallel: P, steps: [{ step: A, agent: a }, { step: B, agent: a }] }
+      - { for_each: E, items: '[\"one\", \"two\", \"three\"]', steps: [{ step: Each, agent: a }] }
+      - { step: Last, agent: a }
+      - { step: Save, command: [cat], effect: read }
+";
+    write(&place, "w.yaml", text);
+    let run = place.run(&["run", "w.yaml", "x", "--allow-commands"]).exits(0);
+    for page in [&run.stdout, &place.run(&["show"]).exits(0).stdout] {
+        let ended = |name: &str| page.lines().filter(|line| line.starts_with(&format!(" ✓ {name} "))).count();
+        assert_eq!(["A", "B", "Each", "Last"].map(ended), [1, 1, 3, 1], "{page}");
+        assert!(!page.contains('✕'), "{page}");
+    }
+    // What each says stands as a whole, on lines of its own, before the line of its end.
+    for said in ["one", "two", "three"] {
+        let whole = format!("\n   (demo, not an AI) I was asked: {said}\n ✓ Each ");
+        assert!(run.stdout.contains(&whole), "{}", run.stdout);
+    }
+    // A program finds what each of them gave back.
+    let given = &place.run(&["output", "--json"]).exits(0).json()["content"]["previous_step_outputs"];
+    let said = |what: &str| format!("(demo, not an AI) I was asked: {what}");
+    assert_eq!(given["P"], json!([said("x"), said("x")]));
+    assert_eq!(given["E"], json!([said("one"), said("two"), said("three")]));
+}
+
+#[test]
+fn a_run_that_waits_for_a_process_names_the_one_that_takes_it() {
+    let place = Place::new();
+    write(&place, "w.yaml", "version: 1\nworkflows: { w: { steps: [{ step: S, command: [cat], effect: read }] } }\n");
+    let sent = place.run(&["run", "-d", "w.yaml", "x", "--allow-commands"]).exits(0);
+    assert!(sent.stderr.contains("outlive worker w.yaml --allow-commands"), "{}", sent.stderr);
+    let shown = place.run(&["show"]).exits(0).stdout;
+    assert!(shown.contains("or outlive worker with its file"), "{shown}");
+}
+
+#[test]
 fn what_a_file_defines_is_listed_shown_drawn_and_checked() {
     let place = Place::new();
     let text = "\
@@ -520,7 +564,7 @@ workflows:
     let address = listener.local_addr().unwrap().to_string();
     write(&place, "ask.yaml", &text.replace("ADDRESS", &address));
     let refused = place.run(&["run", "ask.yaml", "--json-input", "{\"what\": \"tea\"}"]).exits(2);
-    assert!(refused.stderr.contains("url_not_allowed"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("url_not_allowed") && refused.stderr.contains("tool_hosts"), "{}", refused.stderr);
     let there = place.run(&["run", "ask.yaml", "x", "--server", "http://127.0.0.1:1"]).exits(2);
     assert!(there.stderr.contains("a file is executed here"), "{}", there.stderr);
 

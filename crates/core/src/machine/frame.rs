@@ -33,30 +33,7 @@ impl Scope {
     /// What an agent, a team or a workflow works on. After a Parallel it is what all branches gave back, each under its
     /// name; a function, which can look for them in the outputs, is given the content of the last one.
     pub(crate) fn task(&self) -> Option<Value> {
-        self.last.as_deref().and_then(joined).map(Value::String).or_else(|| self.content.clone())
-    }
-}
-
-/// What the branches of the Parallel that an output ends with gave back, in Agno's words.
-fn joined(output: &StepOutput) -> Option<String> {
-    if output.step_type != StepType::Parallel {
-        let last = output.steps.iter().rev().find(|step| given_back(step).is_some());
-        return last.and_then(|last| joined(last));
-    }
-    let part = |branch: &Arc<StepOutput>| {
-        let text = given_back(branch).filter(|text| !text.is_empty())?;
-        Some(format!("=== {} ===\n{text}", branch.step_name.as_deref().unwrap_or_default()))
-    };
-    let parts: Vec<_> = output.steps.iter().filter_map(part).collect();
-    (!parts.is_empty()).then(|| parts.join("\n\n"))
-}
-
-/// What a step or the last step in a container gave back; none where nothing succeeded.
-fn given_back(output: &StepOutput) -> Option<String> {
-    match output.step_type {
-        StepType::Step => (output.success && output.content.is_some()).then(|| output.text()),
-        StepType::Parallel => joined(output),
-        _ => output.steps.iter().rev().find_map(|step| given_back(step)),
+        self.last.as_deref().and_then(StepOutput::joined).map(Value::String).or_else(|| self.content.clone())
     }
 }
 

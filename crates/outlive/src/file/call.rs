@@ -5,7 +5,7 @@
 
 use outlive_agent::tool::Call;
 use outlive_core::port::{BoxFuture, Executed, Executor, ExecutorInfo, Recall, StepContext};
-use outlive_core::{ExecutorKind, Failure, FailureKind, Secret, StepInput, StepOutput, ToolEffect, json};
+use outlive_core::{ExecutorKind, Failure, FailureKind, Secret, StepInput, StepOutput, StepType, ToolEffect, json};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,13 +70,22 @@ impl Executor for CallStep {
 
 /// What a step is given, as JSON.
 fn given(input: &StepInput) -> Value {
-    let outputs = input.previous_step_outputs.iter().map(|(name, output)| (name.to_string(), output.text().into()));
+    let outputs = input.previous_step_outputs.iter().map(|(name, output)| (name.to_string(), told(output)));
     json!({
         "input": input.input.as_deref(),
         "previous_step_content": input.previous_step_content,
         "previous_step_outputs": outputs.collect::<Map<String, Value>>(),
         "additional_data": input.additional_data,
     })
+}
+
+/// What an earlier step gave back; of a Parallel or a ForEach, a list of what each branch did.
+fn told(output: &StepOutput) -> Value {
+    match output.step_type {
+        StepType::Parallel => output.steps.iter().map(|branch| json!(branch.given_back())).collect(),
+        StepType::Step => output.text().into(),
+        _ => json!(output.given_back()),
+    }
 }
 
 /// Of `{input}`, `{previous_step_content}` and the fields of the run's input, what the call has places for.

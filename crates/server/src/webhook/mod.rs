@@ -110,7 +110,8 @@ impl Ask {
             Some(_) => return Err(wrong("webhook_events", "Input should be 'end' or 'all'")),
         };
         let Some(webhooks) = webhooks else {
-            let detail = "This server sends no webhooks: set its webhook secret, or leave webhook_url out";
+            let detail = "This server sends no webhooks: set its webhook secret (OUTLIVE_WEBHOOK_SECRET), or leave \
+                          webhook_url out";
             return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "webhooks_off", detail));
         };
         if url.len() > URL_BYTES_MAX {

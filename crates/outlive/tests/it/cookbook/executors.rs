@@ -48,7 +48,10 @@ const TALKS: &[Talk] = &[
         ],
         status: RunStatus::Completed,
         told: "Build() Deploy? | Deploy> Deploy(Deployer? Deploy:? | Deploy:> Deployer>) COMPLETED",
-        check: |ran| assert_eq!(ran.run.text(), "deployed"),
+        check: |ran| {
+            assert_eq!(ran.run.text(), "deployed");
+            assert!(ran.asked[0].to_string().contains("User input:\\n- environment: staging"), "{:?}", ran.asked[0]);
+        },
     },
     Talk {
         name: "dual_level_hitl/03_condition_and_tool_confirmation",

@@ -354,6 +354,8 @@ const TALKS: &[Talk] = &[
         check: |ran| {
             assert_eq!(ran.run.text(), "published: third");
             assert_eq!(ran.asked.len(), 2, "it was written twice");
+            let told = ran.asked[1].to_string();
+            assert!(told.contains("Your previous output:\\nfirst\\n\\nFeedback of the reviewer:\\nagain"), "{told}");
         },
     },
     Talk {
