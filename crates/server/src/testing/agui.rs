@@ -60,12 +60,14 @@ impl Page {
         }
         match kind {
             "RUN_STARTED" => {
-                (text("threadId")?, text("runId")?);
+                text("threadId")?;
+                text("runId")?;
                 (self.has_begun, self.end) = (true, None);
                 self.open.clear();
             }
             "RUN_FINISHED" => {
-                (text("threadId")?, text("runId")?);
+                text("threadId")?;
+                text("runId")?;
                 if let Some(open) = self.open.first() {
                     return Err(format!("{open:?} is open"));
                 }
