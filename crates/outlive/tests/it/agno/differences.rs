@@ -50,6 +50,12 @@ pub(crate) const LISTED: &[Listed] = &[
         why: "a step that failed is a step",
     },
     Listed {
+        lines: &["status: was 404, is 200"],
+        at: &[("meta", &[23])],
+        occurs: Always,
+        why: "AG-UI is always spoken, and its clients ask GET /status whether it is",
+    },
+    Listed {
         lines: &["detail.ctx: is missing"],
         at: &[("sessions", &[11, 12])],
         occurs: Always,
