@@ -1525,7 +1525,7 @@ async fn an_agent_is_told_what_people_have_said_about_its_step() {
     };
     let asked = async |agent: &Agent, additional_data: Value| {
         let executed = agent.execute(context(&Arc::new(Log::default())), given(additional_data)).await;
-        let Ok(executed) = executed else { panic!("it failed") };
+        let executed = executed.unwrap_or_else(|failed| panic!("it failed: {failed:?}"));
         executed.run.unwrap().messages[0].content.clone().unwrap()
     };
     let agent = || Agent::new("A").model(ScriptedModel::from_fn("m", |_| Ok(text("fine"))));

@@ -83,8 +83,9 @@ fn messages(events: &[Value]) -> Vec<Value> {
             "response.output_text.delta" => {
                 let message = &mut messages[place()];
                 assert_eq!(message["id"], event["item_id"]);
-                let text =
-                    format!("{}{}", message["content"][0]["text"].as_str().unwrap(), event["delta"].as_str().unwrap());
+                let text = [&message["content"][0]["text"], &event["delta"]]
+                    .map(|text| text.as_str().expect("a text"))
+                    .concat();
                 message["content"][0]["text"] = json!(text);
             }
             "response.output_text.done" => assert_eq!(messages[place()]["content"][0]["text"], event["text"]),
@@ -172,7 +173,7 @@ async fn from_every_place_a_stream_is_the_rest_of_the_whole() {
                 assert_eq!(told.last().expect("a message")["status"], "completed", "{model}");
                 assert_eq!(told.len(), messages_told, "{model}: {told:?}");
             }
-            None => assert_eq!(last["response"]["outlive"]["status"] != "RUNNING", true, "{model}: {last}"),
+            None => assert_ne!(last["response"]["outlive"]["status"], "RUNNING", "{model}: {last}"),
         }
         let before_last = told.len().saturating_sub(1);
         assert!(told[..before_last].iter().all(|message| message["status"] == "incomplete"), "{model}: {told:?}");
