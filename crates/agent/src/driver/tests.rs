@@ -1519,15 +1519,14 @@ async fn a_leader_hears_what_is_said_to_nobody_and_a_member_what_is_said_to_it()
 
 #[tokio::test]
 async fn an_agent_is_told_what_people_have_said_about_its_step() {
-    let given = |additional_data: Value| {
-        let (input, additional_data) = (Some(Arc::new(json!("Paint it"))), Some(additional_data));
-        Arc::new(StepInput { input, additional_data, ..StepInput::default() })
-    };
-    let asked = async |agent: &Agent, additional_data: Value| {
-        let executed = agent.execute(context(&Arc::new(Log::default())), given(additional_data)).await;
+    let asked_for = async |agent: &Agent, input: Value, additional_data: Value| {
+        let (input, additional_data) = (Some(Arc::new(input)), Some(additional_data));
+        let given = Arc::new(StepInput { input, additional_data, ..StepInput::default() });
+        let executed = agent.execute(context(&Arc::new(Log::default())), given).await;
         let executed = executed.unwrap_or_else(|failed| panic!("it failed: {failed:?}"));
         executed.run.unwrap().messages[0].content.clone().unwrap()
     };
+    let asked = async |agent: &Agent, said: Value| asked_for(agent, json!("Paint it"), said).await;
     let agent = || Agent::new("A").model(ScriptedModel::from_fn("m", |_| Ok(text("fine"))));
     let filled_in = json!({ "user_input": { "colour": "red", "coats": 2 } });
     assert_eq!(asked(&agent(), filled_in.clone()).await, "Paint it\n\nUser input:\n- coats: 2\n- colour: red");
@@ -1542,8 +1541,11 @@ async fn an_agent_is_told_what_people_have_said_about_its_step() {
     let told = asked(&masks, json!({ "user_input": { "mail": "ada@example.org" } })).await;
     assert!(told.starts_with("Paint it\n\nUser input:\n- mail: *") && !told.contains("ada@"), "{told}");
     // The shape of an input is that of what it was asked.
-    let shaped = agent().input_schema_json("Task", json!({ "type": "string", "maxLength": 10 }));
-    assert!(asked(&shaped, filled_in).await.ends_with("- colour: red"));
+    let schema = json!({
+        "type": "object", "properties": { "task": { "type": "string" } }, "additionalProperties": false,
+    });
+    let shaped = agent().input_schema_json("Task", schema);
+    assert!(asked_for(&shaped, json!({ "task": "Paint it" }), filled_in).await.ends_with("- colour: red"));
 }
 
 #[tokio::test]
