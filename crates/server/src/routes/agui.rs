@@ -25,7 +25,7 @@ use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use outlive_core::port::{AuditKind, QuestionFilter, QuestionState, Run, RunFilter};
-use outlive_core::{Answer, Answered, Attachments, EventKind, RunStatus, SessionId};
+use outlive_core::{Answer, Answered, EventKind, RunStatus, SessionId};
 use outlive_engine::{AskedQuestion, Error, Reader};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -172,7 +172,7 @@ async fn found(
         return Err(Problem::not_found(format!("Run {} not found in this thread", input.run_id)));
     }
     match said {
-        Said::Message { text, attachments } => start(caller, component, input, text, *attachments).await,
+        Said::Message { .. } => start(caller, component, input, said).await,
         Said::Nothing if input.messages.is_empty() => {
             let run = newest(caller, component, input).await?;
             let run = run.ok_or_else(|| Problem::not_found("The thread has no run"))?;
@@ -264,9 +264,9 @@ async fn start(
     caller: &Caller,
     component: &Component,
     input: &RunAgentInput,
-    text: String,
-    attachments: Attachments,
+    said: Said,
 ) -> Result<(Run, Since), Problem> {
+    let Said::Message { text, attachments } = said else { unreachable!("only a message begins a run") };
     input.check_tools(&external_tools(caller, component))?;
     refuse_while_asking(caller, component, input).await?;
     let ask = Start {
@@ -275,7 +275,7 @@ async fn start(
         session_id: Some(input.thread_id.clone()),
         user_id: input.user_id()?,
         session_state: input.state()?.filter(|state| !state.is_empty()),
-        attachments,
+        attachments: *attachments,
         ..Start::default()
     };
     match runs::start(caller, component.kind, &component.id, ask).await {

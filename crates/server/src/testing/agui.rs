@@ -117,9 +117,7 @@ impl Page {
             "TOOL_CALL_END" => self.closes("call", text("toolCallId")?)?,
             "TOOL_CALL_RESULT" => {
                 let (id, call, content) = (text("messageId")?, text("toolCallId")?, text("content")?);
-                let message = json!({ "id": id, "role": "tool", "toolCallId": call, "content": content });
-                let place = self.place_of_result(&message["toolCallId"]);
-                self.messages.insert(place, message);
+                self.messages.push(json!({ "id": id, "role": "tool", "toolCallId": call, "content": content }));
             }
             "STATE_SNAPSHOT" => self.state = event.get("snapshot").cloned().ok_or("it has no snapshot")?,
             "STATE_DELTA" => self.patch(event["delta"].as_array().ok_or("it has no delta")?)?,
@@ -178,16 +176,6 @@ impl Page {
         let content = message["content"].as_str().unwrap_or_default().to_owned();
         message["content"] = json!(content + delta);
         Ok(())
-    }
-
-    /// Where its client puts the result of a call.
-    fn place_of_result(&mut self, call_id: &Value) -> usize {
-        let has_call = |message: &mut Value| {
-            calls_of(message).is_some_and(|calls| calls.iter().any(|call| call["id"] == *call_id))
-        };
-        let Some(call) = self.messages.iter_mut().position(has_call) else { return self.messages.len() };
-        let results = self.messages[call + 1..].iter().take_while(|message| message["role"] == "tool");
-        call + 1 + results.count()
     }
 
     fn call(&mut self, id: &str, name: &str, parent: Option<&str>) {

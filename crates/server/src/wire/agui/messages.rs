@@ -6,7 +6,7 @@
 use super::Event;
 use serde_json::{Value, json};
 
-/// Messages in the order in which they began, the results of calls behind the calls.
+/// Messages in the order in which they began.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Messages(Vec<Value>);
 
@@ -55,8 +55,7 @@ impl Messages {
                 let message = json!({
                     "id": id, "role": "tool", "toolCallId": body["toolCallId"], "content": body["content"],
                 });
-                let place = self.place_of_result(&body["toolCallId"]);
-                self.0.insert(place, message);
+                self.0.push(message);
             }
             _ => {}
         }
@@ -64,14 +63,6 @@ impl Messages {
 
     fn find(&mut self, id: &str) -> Option<&mut Value> {
         self.0.iter_mut().find(|message| message["id"] == id)
-    }
-
-    /// Where the result of a call stands: behind the message with the call, and the results that are there.
-    fn place_of_result(&mut self, call_id: &Value) -> usize {
-        let has_call = |message: &mut Value| calls_of(message).is_some_and(|calls| has(calls, call_id));
-        let Some(place) = self.0.iter_mut().position(has_call) else { return self.0.len() };
-        let after = &self.0[place + 1..];
-        place + 1 + after.iter().take_while(|message| message["role"] == "tool").count()
     }
 
     /// A call stands with the message that it names; where there is none of that name, one begins.
@@ -92,10 +83,6 @@ impl Messages {
     }
 }
 
-fn has(calls: &[Value], id: &Value) -> bool {
-    calls.iter().any(|call| call["id"] == *id)
-}
-
 fn calls_of(message: &mut Value) -> Option<&mut Vec<Value>> {
     message.get_mut("toolCalls").and_then(Value::as_array_mut)
 }
@@ -109,28 +96,5 @@ fn append(text: &mut Value, delta: &str) {
     match text {
         Value::String(text) => text.push_str(delta),
         text => *text = Value::from(delta),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::Place;
-    use super::*;
-
-    #[test]
-    fn results_stand_behind_their_calls() {
-        let mut messages = Messages::default();
-        for body in [
-            json!({ "type": "TOOL_CALL_START", "toolCallId": "one", "toolCallName": "ask", "parentMessageId": "a" }),
-            json!({ "type": "TOOL_CALL_START", "toolCallId": "two", "toolCallName": "ask", "parentMessageId": "a" }),
-            json!({ "type": "TEXT_MESSAGE_START", "messageId": "b", "role": "assistant" }),
-            json!({ "type": "TOOL_CALL_RESULT", "messageId": "r2", "toolCallId": "two", "content": "2" }),
-            json!({ "type": "TOOL_CALL_RESULT", "messageId": "r1", "toolCallId": "one", "content": "1" }),
-            json!({ "type": "TOOL_CALL_RESULT", "messageId": "r0", "toolCallId": "nobody's", "content": "0" }),
-        ] {
-            messages.hear(&Event { place: Place::START, body });
-        }
-        let ids: Vec<_> = messages.into_vec().iter().map(|message| message["id"].clone()).collect();
-        assert_eq!(ids, ["a", "r2", "r1", "b", "r0"]);
     }
 }
