@@ -57,6 +57,7 @@ impl Template {
     }
 
     /// The text before the first place.
+    #[cfg(feature = "commands")]
     pub(super) fn beginning(&self) -> &str {
         match self.parts.first() {
             Some(Part::Text(text)) => text,
