@@ -14,11 +14,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// How long a shutdown waits for work that must drop everything: longer than one commit takes.
 const DROP_PERIOD: Duration = Duration::from_secs(5);
-/// How long it tries to release leases on a store that is full or busy.
+/// How long it tries to release leases on a store that is full or busy, and longer where the calls in flight left some of
+/// their grace.
 const RETIRE_PERIOD: Duration = Duration::from_secs(5);
 
 /// Where it beats.
@@ -92,7 +93,10 @@ async fn beat(inner: Arc<Inner>) {
         tokio::select! {
             biased;
             _ = stop.changed() => {}
-            () = inner.closed(), if stopping != Stopping::No => return inner.end(End::Retired(retire(&inner).await)),
+            () = inner.closed(), if stopping != Stopping::No => {
+                let until = deadline.unwrap_or_else(Instant::now) + RETIRE_PERIOD;
+                return inner.end(End::Retired(retire(&inner, until).await));
+            }
             () = sleep_until(next) => {
                 next = Instant::now() + inner.options.heartbeat_period;
                 renew_or_start_over(&inner).await;
@@ -165,7 +169,7 @@ async fn start_over(inner: &Inner) -> Result<(), DbError> {
 }
 
 /// Releases whatever is still held.
-async fn retire(inner: &Inner) -> Result<(), DbError> {
+async fn retire(inner: &Inner, until: Instant) -> Result<(), DbError> {
     let retiring = async {
         loop {
             match inner.services.db.retire(inner.worker(), inner.services.clock.now()).await {
@@ -175,5 +179,5 @@ async fn retire(inner: &Inner) -> Result<(), DbError> {
         }
     };
     let late = || DbError::new(DbErrorKind::Busy, "the store took too long to give this worker's leases back");
-    timeout(RETIRE_PERIOD, retiring).await.unwrap_or_else(|_| Err(late()))
+    timeout_at(until, retiring).await.unwrap_or_else(|_| Err(late()))
 }

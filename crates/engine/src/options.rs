@@ -37,7 +37,8 @@ pub struct Options {
     pub blocking_max: usize,
     /// Claims without progress after which a run ends ERROR (`poisoned`).
     pub claims_max: u32,
-    /// How long a shutdown waits for calls in flight.
+    /// How long a shutdown waits for calls in flight. What they leave of it is for a store that is too busy to take the
+    /// leases back.
     pub shutdown_grace: Duration,
     /// How long runs that have ended are kept, whatever their workflow. An engine that executes runs deletes the others.
     pub retention: Retention,

@@ -1,9 +1,9 @@
 //! Leases: kept while an engine drains and while user code starves it, lost only to whoever saw no beat for a whole lease.
 
 use crate::stage::{Calls, append, engine, engine_with, input, workflow};
-use outlive_core::port::{Access, BoxFuture, Claim, Observer, RunStore, Witness};
+use outlive_core::port::{Access, BoxFuture, Claim, DbErrorKind, Observer, RunStore, Witness};
 use outlive_core::{Definition, Entry, Failure, RunInfo, RunStatus, Step, StepInput, WorkerId};
-use outlive_db::{InMemoryDb, Operation, SqliteDb};
+use outlive_db::{Fault, InMemoryDb, Operation, SqliteDb};
 use outlive_engine::{Engine, Options, RunHandle};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -208,6 +208,26 @@ fn a_tool_that_blocks_the_only_thread_costs_no_lease() {
     assert_eq!((ended.text().as_str(), calls.count()), ("unblocked", 1));
     let stored = runtime.block_on(other.run(Access::All, run.1)).unwrap().unwrap();
     assert_eq!(stored.epoch, 1);
+}
+
+/// How long a shutdown goes on when the store is busy for `busy`, and whether it gave the leases back.
+async fn retired_after(busy: Duration) -> (Duration, bool) {
+    let (db, definition) = (InMemoryDb::new(), workflow([append("a", &Calls::default())]));
+    let begun = Instant::now();
+    db.faults(Arc::new(move |operation| {
+        let refuses = operation == Operation::Retire && begun.elapsed() < busy;
+        refuses.then_some(Fault::Refuse(DbErrorKind::Busy))
+    }));
+    let stopped = engine(&db, &definition).await.shutdown().await;
+    (begun.elapsed(), stopped.is_ok())
+}
+
+#[tokio::test(start_paused = true)]
+async fn leases_are_given_back_to_a_busy_store_as_long_as_the_grace_lasts_and_no_longer() {
+    let (took, gave_back) = retired_after(20 * SECOND).await;
+    assert!(gave_back && took < 21 * SECOND, "{took:?}");
+    let (took, gave_back) = retired_after(Duration::MAX).await;
+    assert!(!gave_back && took < 31 * SECOND, "{took:?}");
 }
 
 /// A claim that was on its way when the engine gave everything back.
