@@ -6,11 +6,17 @@ use super::{Damaged, Entry, Page, Record, Rest, old};
 use crate::event::Origin;
 use crate::json;
 use crate::run::RunInfo;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Text of earlier entries that a reader keeps in case later ones refer to it, in bytes.
 const KEPT_BYTES: usize = 64 << 10;
+
+/// Besides these it keeps what one of so many pages before referred to, such as the list of a ForEach, whatever its size...
+const USED_PAGES: u64 = 32;
+
+/// ... up to this many bytes in all.
+const USED_BYTES: usize = 4 << 20;
 
 /// Records that it keeps, and origins.
 const KEPT_RECORDS: usize = 64;
@@ -37,8 +43,10 @@ pub struct Reader {
 struct Known {
     lines: HashMap<u64, Line>,
     bytes: usize,
-    /// Lines to which the page read last refers: the next one often does too.
-    used: HashSet<u64>,
+    /// How many pages were read.
+    pages: u64,
+    /// Entries to which pages referred, each with the number of the last such page: the next ones often do too.
+    used: HashMap<u64, u64>,
     records: HashMap<u64, Arc<Record>>,
     origins: HashMap<u64, Origin>,
 }
@@ -140,14 +148,16 @@ impl Known {
         });
     }
 
-    /// Drops what is more than a reader keeps: what the last page did not refer to, or all of it.
+    /// Drops what is more than a reader keeps: what no page of late referred to, or all of it.
     fn forget(&mut self) {
-        let used = std::mem::take(&mut self.used);
-        if self.bytes > KEPT_BYTES {
-            self.lines.retain(|index, _| used.contains(index));
-            self.bytes = self.lines.values().map(Line::len).sum();
+        self.pages += 1;
+        self.used.retain(|_, page| *page + USED_PAGES >= self.pages);
+        let used_bytes: usize = self.used.keys().filter_map(|index| self.lines.get(index)).map(Line::len).sum();
+        if self.bytes - used_bytes > KEPT_BYTES {
+            self.lines.retain(|index, _| self.used.contains_key(index));
+            self.bytes = used_bytes;
         }
-        if self.bytes > KEPT_BYTES {
+        if used_bytes > USED_BYTES {
             self.lines.clear();
             self.bytes = 0;
         }
@@ -155,8 +165,12 @@ impl Known {
             self.records.clear();
         }
         if self.origins.len() > KEPT_RECORDS {
-            self.origins.retain(|index, _| used.contains(index));
+            self.origins.retain(|index, _| self.used.contains_key(index));
         }
+    }
+
+    fn note_use(&mut self, index: u64) {
+        self.used.insert(index, self.pages);
     }
 
     /// The full text of an entry.
@@ -179,7 +193,7 @@ impl Known {
             let mut texts = HashMap::new();
             let before = wanted.len();
             for entry in refs.iter().filter_map(|reference| reference.entry(next)).filter(|entry| *entry != next) {
-                self.used.insert(entry);
+                self.note_use(entry);
                 match self.lines.get(&entry) {
                     None => return Err(Unread::Missing(entry)),
                     Some(Line::Stored(_)) => wanted.push(entry),
@@ -240,7 +254,7 @@ impl Looking<'_> {
 
 impl Values for Looking<'_> {
     fn origin(&mut self, index: u64) -> Result<Origin, Unread> {
-        self.known.used.insert(index);
+        self.known.note_use(index);
         if let Some(origin) = self.known.origins.get(&index) {
             return Ok(origin.clone());
         }

@@ -211,6 +211,18 @@ fn a_writer_that_goes_on_after_another_writes_what_that_one_would() {
     }
 }
 
+/// How often whoever reads these pages one by one is sent back to an earlier one.
+fn sent_back(info: &RunInfo, pages: &[Page]) -> usize {
+    let (mut reader, mut sent_back) = (Reader::new(info), 0);
+    for page in pages {
+        while let Err(Unreadable::Missing(index)) = reader.read(page) {
+            sent_back += 1;
+            reader.learn(pages.iter().find(|page| page.end() > index).unwrap()).unwrap();
+        }
+    }
+    sent_back
+}
+
 #[test]
 fn whoever_follows_a_long_run_is_not_sent_back_again_and_again() {
     let info = info();
@@ -219,19 +231,21 @@ fn whoever_follows_a_long_run_is_not_sent_back_again_and_again() {
         step_name: Some("a name".repeat(9).into()),
         ..Origin::workflow(&info)
     };
-    let entry = |n: usize| {
-        let kind = EventKind::StepProgress { attempt: 1, content: format!("{n:0100}"), data: None };
+    let entry = |content: String, data: Option<Value>| {
+        let kind = EventKind::StepProgress { attempt: 1, content, data };
         Entry::event(RunEvent { created_at: 7, kind, origin: origin.clone(), event_index: None })
     };
-    let pages = paged(&info, &(0..3_000).map(entry).collect::<Vec<_>>(), &[1]);
-    let (mut reader, mut sent_back) = (Reader::new(&info), 0);
-    for page in &pages {
-        while let Err(Unreadable::Missing(index)) = reader.read(page) {
-            sent_back += 1;
-            reader.learn(pages.iter().find(|page| page.end() > index).unwrap()).unwrap();
-        }
-    }
-    assert_eq!(sent_back, 0);
+    let short: Vec<_> = (0..3_000).map(|n| entry(format!("{n:0100}"), None)).collect();
+    assert_eq!(sent_back(&info, &paged(&info, &short, &[1])), 0);
+
+    // A list like that of a ForEach, longer than what a reader keeps otherwise. Now and then an item is from elsewhere.
+    let item = |n: usize| format!("{n:<100}.");
+    let list = entry("the list".to_owned(), Some((0..2_000).map(item).collect()));
+    let items = (0..3_000).map(|n| entry(item(n), None));
+    let pages = paged(&info, &std::iter::once(list).chain(items).collect::<Vec<_>>(), &[1]);
+    assert!(pages[0].body.len() > 200_000, "{}", pages[0].body.len());
+    assert!(!pages[9].body.contains(&item(8)), "items stand once: {}", pages[9].body);
+    assert_eq!(sent_back(&info, &pages), 1, "when the first item asks for the list");
 }
 
 /// What the views for checking a history look for in a line must stand in it, whatever stood before.
