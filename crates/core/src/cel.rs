@@ -57,6 +57,11 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, LazyLock};
 
+/// What an expression that is compiled on the caller's stack may have: brackets and alternatives, and marks and spaces of any
+/// kind.
+const PLAIN_NESTED_MAX: usize = 2;
+const PLAIN_MARKS_MAX: usize = 8;
+
 /// A depth whose evaluation fits the caller's stack: a level takes up to 50 KiB in a debug build.
 const EASY_DEPTH: usize = 8;
 
@@ -167,8 +172,8 @@ impl Cel {
                 format!("it has {} bytes, and may have {}: use a function instead", text.len(), Self::TEXT_MAX);
             return Err(invalid(vec![Mistake { line: 1, column: 1, message }]));
         }
-        // The parser takes up to 180 KiB of stack for each level of nesting.
-        let compiled = json::with_room(|| guarded(|| check::compile(text, scope)));
+        let work = || guarded(|| check::compile(text, scope));
+        let compiled = if is_plain(text) { Ok(work()) } else { json::with_room(work) };
         let compiled = compiled.unwrap_or_else(|error| Err(format!("it cannot be compiled: no thread: {error}")));
         let compiled = compiled.map_err(|problem| CelError::Failed { text: excerpt(text, SHOWN), problem })?;
         compiled.map(|compiled| Cel(Arc::new(compiled))).map_err(invalid)
@@ -292,6 +297,14 @@ impl fmt::Display for Mistakes<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether hardly anything can be nested in it. The parser takes up to 180 KiB of stack for each level of brackets and
+/// alternatives; every other level takes an operator.
+fn is_plain(text: &str) -> bool {
+    let nests = |byte: &u8| b"([{?".contains(byte);
+    let is_mark = |byte: &u8| byte.is_ascii_whitespace() || byte.is_ascii_punctuation() && *byte != b'_';
+    text.bytes().filter(nests).count() <= PLAIN_NESTED_MAX && text.bytes().filter(is_mark).count() <= PLAIN_MARKS_MAX
 }
 
 /// Runs the library, and takes a panic of it for an error.

@@ -10,11 +10,15 @@ use jiff::civil::DateTime;
 use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{SignedDuration, Zoned};
 use outlive_core::Timestamp;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 /// The longest expression, in bytes.
 const LEN_MAX: usize = 256;
+
+/// How many expressions are kept.
+const KNOWN_MAX: usize = 64;
 
 /// The names of common expressions.
 const NAMED: [(&str, &str); 7] = [
@@ -46,7 +50,7 @@ const SKIPPED_MAX: usize = 4 * 3_600;
 /// When something is due.
 #[derive(Clone)]
 pub struct Cron {
-    cron: croner::Cron,
+    cron: Arc<croner::Cron>,
     zone: TimeZone,
     /// Whether it repeats every hour or more often.
     is_frequent: bool,
@@ -83,11 +87,7 @@ impl Cron {
         for (number, (at, field)) in fields.iter().enumerate() {
             check(missing + number, *at, field).map_err(bad)?;
         }
-        let cron = parser().parse(text).map_err(|error| bad(format!("{text:?}: {error}")))?;
-        // A date that never comes is looked for through all years, so only once.
-        if cron.find_next_occurrence(&DateTime::constant(2000, 1, 1, 0, 0, 0, 0), true).is_err() {
-            return Err(bad(format!("{text:?} never comes: there is no such date")));
-        }
+        let cron = read(text).map_err(bad)?;
         Ok(Self { cron, zone, is_frequent: fields[2 - missing].1.starts_with('*') })
     }
 
@@ -175,6 +175,27 @@ pub enum CronError {
 
 fn from_jiff(time: jiff::Timestamp) -> Timestamp {
     Timestamp::from_micros(time.as_microsecond())
+}
+
+/// What was read before, by its text.
+static KNOWN: LazyLock<Mutex<HashMap<String, Arc<croner::Cron>>>> = LazyLock::new(Mutex::default);
+
+/// Reads six fields or five. The library takes half a millisecond and 6 KB for each, so it is asked once: many schedules have
+/// the same expression.
+fn read(text: &str) -> Result<Arc<croner::Cron>, String> {
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(cron) = known.get(text) {
+        return Ok(Arc::clone(cron));
+    }
+    let cron = parser().parse(text).map_err(|error| format!("{text:?}: {error}"))?;
+    // A date that never comes is looked for through all years, so only once.
+    if cron.find_next_occurrence(&DateTime::constant(2000, 1, 1, 0, 0, 0, 0), true).is_err() {
+        return Err(format!("{text:?} never comes: there is no such date"));
+    }
+    if known.len() == KNOWN_MAX {
+        known.clear();
+    }
+    Ok(Arc::clone(known.entry(text.to_owned()).or_insert(Arc::new(cron))))
 }
 
 fn parser() -> CronParser {
