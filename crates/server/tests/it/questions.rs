@@ -220,4 +220,6 @@ async fn questions_are_found_by_how_their_ids_begin() {
         list["questions"].as_array().expect("a list").len()
     };
     assert_eq!((found(&id[..8]).await, found(id).await, found("nobodys").await, found("").await), (1, 1, 0, 1));
+    let refused = served.get("/api/questions?cursor=nobodys", "").await;
+    assert_eq!((refused.status, refused.json()["detail"][0]["loc"][1].clone()), (422, json!("cursor")), "{refused:?}");
 }

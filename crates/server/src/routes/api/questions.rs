@@ -32,16 +32,17 @@ pub(super) async fn list(caller: Caller, Query(query): Query<ListQuery>) -> Resu
         |name: &'static str| move |error: InvalidId| Problem::field("value_error", "query", name, error.to_string());
     let run_id = query.run_id.as_deref().map(RunId::parse).transpose();
     let workflow_id = query.workflow_id.as_deref().map(DefinitionId::parse).transpose();
+    let cursor = query.cursor;
     let limit = query::number("limit", query.limit.as_deref(), 1, LIMIT_MAX)?.unwrap_or(LIMIT);
     let filter = QuestionFilter {
         run_id: run_id.map_err(invalid("run_id"))?,
         workflow_id: workflow_id.map_err(invalid("workflow_id"))?,
         id_prefix: query.q.filter(|prefix| !prefix.is_empty()),
         with_settled: query::boolean("all", query.all.as_deref())?,
-        after: query.cursor,
+        after: cursor.clone(),
         limit: u32::try_from(limit).unwrap_or(u32::MAX),
     };
-    let page = caller.reader().questions(filter).await?;
+    let page = query::page("query", cursor.as_deref(), caller.reader().questions(filter).await)?;
     for asked in &page.questions {
         caller.sees(asked.user_id.as_deref(), asked.run_id.as_str());
     }
