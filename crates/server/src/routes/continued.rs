@@ -1,21 +1,31 @@
 //! Continuing a paused run as Agno's clients do: all open questions are answered at once.
 //!
-//! `/api/questions` takes each answer by itself. One way in, [`answer`], for forms and for sockets.
+//! `/api/questions` takes each answer by itself. One way in, [`find`] and [`answer`], for forms and for sockets. The
+//! invariant: whoever only answers is shown nothing of the run.
 
 use super::caller::Caller;
-use super::runs::{find_of, finished, run_id_header};
+use super::runs::{self, finished, run_id_header};
 use crate::follow::Follow;
 use crate::problem::Problem;
 use crate::sse::{self, Numbering, Selection};
 use crate::state::Kind;
 use crate::wire::answers::Requirements;
 use crate::wire::form::{ContinueForm, Fields};
-use crate::wire::run::Shape;
+use crate::wire::run::{self as shapes, Shape};
 use axum::extract::{Path, Request};
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use outlive_core::port::{AuditKind, Run};
 use outlive_core::{Question, RunStatus};
+
+/// The run with this id, for a caller who answers. Of another user's run they learn no more than what it asks: it is
+/// there as long as it asks something.
+pub(crate) async fn find(caller: &Caller, run_id: &str) -> Result<Run, Problem> {
+    let desk = caller.desk();
+    let run = runs::find(desk.reader(), run_id).await?;
+    let is_there = caller.reaches(&run.info) || !desk.reader().questions_of(&run.info.run_id).await?.is_empty();
+    if is_there { Ok(run) } else { Err(runs::missing()) }
+}
 
 /// Answers everything that a paused run asks.
 ///
@@ -31,7 +41,7 @@ pub(crate) async fn answer(caller: &Caller, run: &Run, given: &Requirements) -> 
         // Agno shows it as it is.
         RunStatus::Cancelled => return Ok(()),
     }
-    let engine = caller.engine();
+    let engine = caller.desk();
     let run_id = &run.info.run_id;
     let open = engine.questions_of(run_id).await?;
     let questions: Vec<&Question> = open.iter().map(|asked| &asked.question).collect();
@@ -50,18 +60,22 @@ pub(crate) async fn post(
 ) -> Result<Response, Problem> {
     let component = caller.served.known(kind, &id)?;
     let form = ContinueForm::parse(Fields::read(request, &caller.state.limits).await?)?;
-    let reader = caller.reader();
-    let run = find_of(&reader, component, &run_id).await?;
+    let run = find(&caller, &run_id).await?;
+    if run.info.workflow_id != component.definition.id {
+        return Err(runs::missing());
+    }
     if form.background {
         let detail = "background=true is not needed to continue a run: answer its questions at /api/questions, \
             which does not wait, or retry without background";
         return Err(Problem::new(StatusCode::CONFLICT, "background_continue", detail));
     }
-    let is_streamed = form.stream;
+    let is_shown = caller.reaches(&run.info);
+    let is_streamed = form.stream && is_shown;
     let slot = is_streamed.then(|| caller.state.streams.take(&caller.principal)).transpose()?;
     answer(&caller, &run, &form.into_requirements()).await?;
-    let run_id = run.info.run_id.clone();
+    let (reader, run_id) = (caller.reader(), run.info.run_id.clone());
     let mut response = match slot {
+        None if !is_shown => accepted(&run),
         Some(slot) => {
             let follow = Follow::after(&reader, run_id.clone(), run.next_index.checked_sub(1));
             sse::response(&caller, slot, component, follow, Numbering::Hidden, Selection::Everything).await?
@@ -71,4 +85,10 @@ pub(crate) async fn post(
     let (name, value) = run_id_header(&run_id);
     response.headers_mut().insert(name, value);
     Ok(response)
+}
+
+/// What somebody is told who may answer, and may not see what comes of it.
+fn accepted(run: &Run) -> Response {
+    let body = shapes::accepted(run.info.run_id.as_str(), run.info.session_id.as_str(), RunStatus::Running);
+    (StatusCode::ACCEPTED, axum::Json(body)).into_response()
 }

@@ -1,7 +1,9 @@
 //! Questions to people over HTTP and on sockets: listed, answered, continued as Agno's clients do.
 
-use crate::served::{Ask, Served, Setup};
+use crate::served::{Answer, Ask, Served, Setup};
+use outlive_core::{RunId, RunStatus};
 use outlive_server::auth::Scopes;
+use outlive_server::auth::scope::ALL_QUESTIONS;
 use serde_json::{Value, json};
 
 async fn open_to_everyone() -> Served {
@@ -222,4 +224,115 @@ async fn questions_are_found_by_how_their_ids_begin() {
     assert_eq!((found(&id[..8]).await, found(id).await, found("nobodys").await, found("").await), (1, 1, 0, 1));
     let refused = served.get("/api/questions?cursor=nobodys", "").await;
     assert_eq!((refused.status, refused.json()["detail"][0]["loc"][1].clone()), (422, json!("cursor")), "{refused:?}");
+}
+
+/// Says something to a question, as the holder of this key.
+async fn say_as(served: &Served, token: &str, id: &str, body: &str) -> Answer {
+    let path = format!("/api/questions/{id}/answer");
+    let content_type = "application/json";
+    served.ask(Ask { method: "POST", path: &path, token: Some(token), content_type, body, ..Ask::default() }).await
+}
+
+/// A run of ada's that asks for another person's yes: what her client has of it, its id, and its question's.
+async fn guarded(served: &Served, ada: &str) -> (Value, String, String) {
+    let run = served.post("/workflows/guarded/runs", ada, "message=hi&stream=false").await.json();
+    assert_eq!(run["status"], "PAUSED", "{run}");
+    let run_id = run["run_id"].as_str().expect("an id").to_owned();
+    let open = served.get(&format!("/api/questions?run_id={run_id}"), ada).await.json();
+    let id = open["questions"][0]["question_id"].as_str().expect("an id").to_owned();
+    let mut requirements = run["step_requirements"].clone();
+    requirements[0]["confirmed"] = json!(true);
+    (requirements, run_id, id)
+}
+
+#[tokio::test]
+async fn whoever_answers_for_all_users_reaches_their_questions_with_one_scope() {
+    let served = Served::start().await;
+    let (ada, cara) = (served.user("ada").await, served.user("cara").await);
+    let bob = served.key(Some("bob"), Scopes::parse([ALL_QUESTIONS])).await.0;
+    let (requirements, run_id, id) = guarded(&served, &ada).await;
+    let list = async |token: &str| served.get("/api/questions", token).await.json()["questions"].clone();
+    let yes = r#"{"do":"approve"}"#;
+    // Every other scope does not do.
+    assert_eq!(list(&cara).await, json!([]));
+    assert_eq!(served.get(&format!("/api/questions/{id}"), &cara).await.status, 404);
+    assert_eq!(say_as(&served, &cara, &id, yes).await.status, 404);
+    let path = format!("/workflows/guarded/runs/{run_id}/continue");
+    let unknown = served.post("/workflows/guarded/runs/nobodys/continue", &cara, &form(&requirements)).await;
+    let refused = served.post(&path, &cara, &form(&requirements)).await;
+    assert_eq!((refused.status, refused.body), (404, unknown.body));
+    // And this one does nothing else.
+    let listed = list(&bob).await;
+    assert_eq!((&listed[0]["question_id"], &listed[0]["user_id"]), (&json!(id), &json!("ada")), "{listed}");
+    let shown = served.get(&format!("/api/questions/{id}"), &bob).await;
+    assert_eq!((shown.status, &shown.json()["message"]), (200, &json!("Really?")));
+    for path in [format!("/api/runs/{run_id}"), "/api/runs".to_owned(), "/sessions".to_owned()] {
+        assert_eq!(served.get(&path, &bob).await.status, 403, "{path}");
+    }
+    for path in [path, format!("/api/runs/{run_id}/cancel"), format!("/workflows/guarded/runs/{run_id}/cancel")] {
+        assert_eq!(served.post(&path, &bob, &form(&requirements)).await.status, 403, "{path}");
+    }
+    let said = say_as(&served, &bob, &id, yes).await;
+    assert_eq!((said.status, &said.json()["answered_by"]), (200, &json!("bob")), "{said:?}");
+    let end = served.end_of(&RunId::parse(&run_id).expect("an id")).await;
+    assert_eq!(end.status, RunStatus::Completed, "{end:?}");
+}
+
+#[tokio::test]
+async fn whoever_continues_a_run_of_another_user_is_shown_nothing_of_it() {
+    let served = Served::start().await;
+    let ada = served.user("ada").await;
+    let others = served.scopes_but(None);
+    let eve = served.key(Some("eve"), Scopes::parse(others.iter().chain([ALL_QUESTIONS]))).await.0;
+    let (requirements, run_id, id) = guarded(&served, &ada).await;
+    let session = served.get(&format!("/api/runs/{run_id}"), &ada).await.text("session_id");
+    for path in [
+        format!("/api/runs/{run_id}"),
+        format!("/api/runs/{run_id}/output"),
+        format!("/api/runs/{run_id}/events"),
+        format!("/api/runs/{run_id}/stream"),
+        format!("/workflows/guarded/runs/{run_id}"),
+        format!("/sessions/{session}"),
+        format!("/v1/responses/resp_{run_id}"),
+    ] {
+        assert_eq!(served.get(&path, &eve).await.status, 404, "{path}");
+    }
+    let runs = served.get("/api/runs", &eve).await.json();
+    assert_eq!(runs["runs"], json!([]), "{runs}");
+    for verb in ["cancel", "rerun", "retry"] {
+        assert_eq!(served.post(&format!("/api/runs/{run_id}/{verb}"), &eve, "").await.status, 404, "{verb}");
+    }
+    served.post(&format!("/workflows/guarded/runs/{run_id}/cancel"), &eve, "").await;
+    let followed = served.post(&format!("/workflows/guarded/runs/{run_id}/resume"), &eve, "").await;
+    assert!(followed.body.contains("not found in buffer or database"), "{followed:?}");
+    assert_eq!(served.get(&format!("/api/questions/{id}"), &ada).await.text("state"), "open", "nothing has happened");
+
+    // Whether a stream is asked for or not.
+    let path = format!("/workflows/guarded/runs/{run_id}/continue");
+    let body = form(&requirements).replace("stream=false", "stream=true");
+    let told = served.post(&path, &eve, &body).await;
+    let nothing_more = json!({ "run_id": run_id, "session_id": session, "status": "RUNNING" });
+    assert_eq!((told.status, told.json()), (202, nothing_more));
+    let end = served.end_of(&RunId::parse(&run_id).expect("an id")).await;
+    assert_eq!(end.status, RunStatus::Completed, "{end:?}");
+    assert_eq!(served.get(&format!("/api/questions/{id}"), &ada).await.text("answered_by"), "eve");
+    // It asks nothing more, so it is not there any more.
+    let again = served.post(&path, &eve, &body).await;
+    let unknown = served.post("/workflows/guarded/runs/nobodys/continue", &eve, &body).await;
+    assert_eq!((again.status, again.body), (404, unknown.body));
+
+    let (requirements, run_id, id) = guarded(&served, &ada).await;
+    let mut socket = served.socket_of(&eve).await;
+    let ask = |action: &str| json!({ "action": action, "run_id": run_id, "step_requirements": requirements });
+    for action in ["reconnect", "cancel-workflow"] {
+        socket.say(ask(action)).await;
+        assert!(socket.event().await["error"].as_str().is_some_and(|error| error.contains("not found")), "{action}");
+    }
+    socket.say(ask("continue-workflow")).await;
+    let told = socket.event().await;
+    assert_eq!((&told["event"], &told["run_id"]), (&json!("queued"), &json!(run_id)), "{told}");
+    served.end_of(&RunId::parse(&run_id).expect("an id")).await;
+    assert_eq!(served.get(&format!("/api/questions/{id}"), &ada).await.text("answered_by"), "eve");
+    socket.say(ask("continue-workflow")).await;
+    assert_eq!(socket.event().await["error"], json!(format!("Run {run_id} not found")), "and no event of it before");
 }

@@ -1,4 +1,4 @@
-//! Questions to people: list, show, answer.
+//! Questions to people: list, show, answer. Whoever has the scope for it reaches those of all users.
 
 use super::shape::{AnswerQuestion, Question, QuestionList};
 use crate::json::Json as Body;
@@ -42,7 +42,7 @@ pub(super) async fn list(caller: Caller, Query(query): Query<ListQuery>) -> Resu
         after: cursor.clone(),
         limit: u32::try_from(limit).unwrap_or(u32::MAX),
     };
-    let page = query::page("query", cursor.as_deref(), caller.reader().questions(filter).await)?;
+    let page = query::page("query", cursor.as_deref(), caller.desk().questions(filter).await)?;
     for asked in &page.questions {
         caller.sees(asked.user_id.as_deref(), asked.run_id.as_str());
     }
@@ -56,7 +56,7 @@ fn missing() -> Problem {
 
 /// `GET /api/questions/{question_id}`.
 pub(super) async fn get(caller: Caller, Path(id): Path<String>) -> Result<Json<Question>, Problem> {
-    let asked = caller.reader().question(&id).await?.ok_or_else(missing)?;
+    let asked = caller.desk().question(&id).await?.ok_or_else(missing)?;
     caller.sees(asked.user_id.as_deref(), asked.run_id.as_str());
     Ok(Json(Question::new(&asked)))
 }
@@ -69,7 +69,7 @@ pub(super) async fn answer(
 ) -> Result<Json<Question>, Problem> {
     let id: Arc<str> = Arc::from(id);
     let given = body.into_answer()?;
-    let asked = caller.engine().answer([(id, given)], caller.principal.user_id.clone()).await?;
+    let asked = caller.desk().answer([(id, given)], caller.principal.user_id.clone()).await?;
     let asked = asked.first().ok_or_else(missing)?;
     caller.did(AuditKind::QuestionAnswer, "done", asked.run_id.as_str());
     Ok(Json(Question::new(asked)))
