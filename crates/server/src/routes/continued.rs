@@ -15,8 +15,9 @@ use crate::wire::run::{self as shapes, Shape};
 use axum::extract::{Path, Request};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use outlive_core::port::{AuditKind, Run};
+use outlive_core::port::{AuditKind, QuestionState, Run};
 use outlive_core::{Question, RunStatus};
+use outlive_engine::Error;
 
 /// The run with this id, for a caller who answers. Of another user's run they learn no more than what it asks: it is
 /// there as long as it asks something.
@@ -32,23 +33,37 @@ pub(crate) async fn find(caller: &Caller, run_id: &str) -> Result<Run, Problem> 
 /// # Errors
 /// 400 when something is not answered or does not fit, 409 when the run is not paused or somebody else was first.
 pub(crate) async fn answer(caller: &Caller, run: &Run, given: &Requirements) -> Result<(), Problem> {
-    let conflict = |why: &str| Err(Problem::new(StatusCode::CONFLICT, "run_not_paused", format!("run {why}")));
-    match run.status {
-        RunStatus::Paused => {}
-        RunStatus::Pending | RunStatus::Running => return conflict("is already running"),
-        RunStatus::Completed => return conflict("is already completed"),
-        RunStatus::Error => return conflict("has errored"),
-        // Agno shows it as it is.
-        RunStatus::Cancelled => return Ok(()),
+    if run.status != RunStatus::Paused {
+        return not_paused(run.status);
     }
-    let engine = caller.desk();
-    let run_id = &run.info.run_id;
-    let open = engine.questions_of(run_id).await?;
-    let questions: Vec<&Question> = open.iter().map(|asked| &asked.question).collect();
-    let answers = given.answers(&questions)?;
-    engine.answer(answers, caller.principal.user_id.clone()).await?;
+    let (desk, run_id) = (caller.desk(), &run.info.run_id);
+    let asked = desk.reader().asked_by(run_id).await?;
+    let settled = asked.iter().map(|asked| (&asked.question, asked.answered.as_ref().map(|before| &before.answer)));
+    if let Some(at) = given.disputed(&settled.collect::<Vec<_>>()) {
+        return Err(Error::AlreadyAnswered(Box::new(asked[at].clone())).into());
+    }
+    let open = asked.iter().filter(|asked| asked.state == QuestionState::Open);
+    let open: Vec<&Question> = open.map(|asked| &asked.question).collect();
+    if open.is_empty() {
+        // Somebody was faster.
+        return not_paused(runs::find(desk.reader(), run_id.as_str()).await?.status);
+    }
+    desk.answer(given.answers(&open)?, caller.principal.user_id.clone()).await?;
     caller.did(AuditKind::QuestionAnswer, "done", run_id.as_str());
     Ok(())
+}
+
+/// What is said of a run that asks nothing.
+fn not_paused(status: RunStatus) -> Result<(), Problem> {
+    let why = match status {
+        RunStatus::Paused => "asks nothing",
+        RunStatus::Pending | RunStatus::Running => "is already running",
+        RunStatus::Completed => "is already completed",
+        RunStatus::Error => "has errored",
+        // Agno shows it as it is.
+        RunStatus::Cancelled => return Ok(()),
+    };
+    Err(Problem::new(StatusCode::CONFLICT, "run_not_paused", format!("run {why}")))
 }
 
 /// `POST /{kind}/{id}/runs/{run_id}/continue`.
