@@ -295,7 +295,7 @@ mod tests {
                 "{scope}"
             );
             assert!(scopes.permits_for_all_users("questions"), "{scope}");
-            for resource in ["runs", "sessions", "workflows", "budgets", "all_questions"] {
+            for resource in ["runs", "sessions", "workflows", "budgets"] {
                 assert!(!scopes.permits(resource, None, "read"), "{scope} {resource}");
                 assert!(!scopes.permits_for_all_users(resource), "{scope} {resource}");
             }
