@@ -91,8 +91,10 @@ pub struct Waiting {
     pub on: Option<Arc<str>>,
     /// When it goes on by itself, where that is known.
     pub until: Option<Timestamp>,
-    /// Whether it had begun and no process executes it now, whatever its status says.
+    /// Whether it was being executed and no process executes it now, whatever its status says.
     pub is_interrupted: bool,
+    /// Whether people have answered what it paused for, and no process has taken it up since, whatever its status says.
+    pub is_answered: bool,
     /// The whole story on one line, for people.
     pub reason: String,
     /// What would end the wait; absent when there is nothing to do but wait.

@@ -130,7 +130,20 @@ impl Reader {
     /// # Errors
     /// As [`Reader::questions`].
     pub async fn questions_of(&self, run_id: &RunId) -> Result<Vec<AskedQuestion>, Error> {
-        let mut filter = QuestionFilter { run_id: Some(run_id.clone()), limit: 1_000, ..QuestionFilter::default() };
+        self.every(QuestionFilter { run_id: Some(run_id.clone()), ..QuestionFilter::default() }).await
+    }
+
+    /// Every question that a run has asked, open or not, in the order in which they were asked.
+    ///
+    /// # Errors
+    /// As [`Reader::questions`].
+    pub async fn asked_by(&self, run_id: &RunId) -> Result<Vec<AskedQuestion>, Error> {
+        self.every(QuestionFilter { run_id: Some(run_id.clone()), with_settled: true, ..QuestionFilter::default() })
+            .await
+    }
+
+    async fn every(&self, filter: QuestionFilter) -> Result<Vec<AskedQuestion>, Error> {
+        let mut filter = QuestionFilter { limit: 1_000, ..filter };
         let mut all = Vec::new();
         loop {
             let page = self.questions(filter.clone()).await?;

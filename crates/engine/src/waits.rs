@@ -3,7 +3,8 @@
 //!
 //! It knows no engine: every answer comes from the store, so any process gives the same one, even one that executes
 //! nothing. It never changes anything. The invariant: an unfinished run always waits for something, and is called
-//! interrupted exactly when it has begun, is not paused, waits for no time, and no living process holds it.
+//! interrupted exactly when it has begun, is not paused, was not answered after its pause, waits for no time, and no living
+//! process holds it.
 
 use crate::options::Options;
 use outlive_core::log::{Entry, Record};
@@ -126,16 +127,26 @@ impl<'a> Look<'a> {
     async fn alone(&self, run: &Run, depth: Depth) -> Result<Waiting, DbError> {
         let holder = self.holder(run);
         let due_at = run.due_at.filter(|due_at| *due_at > self.now && run.worker.is_none());
-        let is_interrupted = run.status == RunStatus::Running && holder.is_none() && due_at.is_none();
+        let is_unheld = run.status == RunStatus::Running && holder.is_none() && due_at.is_none();
+        let is_answered = is_unheld && self.is_answered(run).await?;
         let waiting = match (holder, due_at) {
             _ if run.cancel.is_some() => self.cancelled(run, holder.is_some()),
             _ if run.status == RunStatus::Paused => paused(run, &self.open_questions(run, depth).await?),
             (Some(holder), _) => self.executing(run, holder, depth).await?,
             (None, Some(due_at)) if run.status == RunStatus::Pending && run.epoch == 0 => scheduled(due_at),
             (None, Some(due_at)) => backing_off(due_at, &self.entries(run, depth, END).await?),
-            (None, None) => self.unheld(run),
+            (None, None) => self.unheld(run, is_answered),
         };
-        Ok(Waiting { is_interrupted, ..waiting })
+        Ok(Waiting { is_interrupted: is_unheld && !is_answered, is_answered, ..waiting })
+    }
+
+    /// Whether a RUNNING run that no process holds was answered: its pause is the last that was written of it.
+    async fn is_answered(&self, run: &Run) -> Result<bool, DbError> {
+        if run.worker.is_some() || run.claims > 0 || run.cancel.is_some() {
+            return Ok(false);
+        }
+        let last = self.entries(run, Depth::Rest, 1).await?.pop();
+        Ok(last.is_some_and(|last| matches!(last.record, Some(Record::Rest(_)))))
     }
 
     fn cancelled(&self, run: &Run, is_held: bool) -> Waiting {
@@ -175,7 +186,7 @@ impl<'a> Look<'a> {
     }
 
     /// It may be claimed, and nobody has claimed it.
-    fn unheld(&self, run: &Run) -> Waiting {
+    fn unheld(&self, run: &Run, is_answered: bool) -> Waiting {
         if let Some(limit) = run.limit.as_ref().filter(|_| run.awaits_place) {
             return limited(run, limit);
         }
@@ -191,6 +202,7 @@ impl<'a> Look<'a> {
             };
             let reason = match (run.status, &run.worker) {
                 (RunStatus::Pending, _) => nobody,
+                _ if is_answered => format!("what it asked is answered, and {nobody}"),
                 (_, Some(_)) => format!("its process ended before the run did, and {nobody}"),
                 (_, None) => format!("no process executes it: its last one gave it back, and {nobody}"),
             };
@@ -224,7 +236,6 @@ impl<'a> Look<'a> {
         waiting(WaitsFor::Room, format!("{who} its workflow takes it as soon as it has room"))
     }
 
-    /// Works on the last `count` entries of the run's log, or those before the first damaged one.
     /// What a run asks people, the first of it.
     async fn open_questions(&self, run: &Run, depth: Depth) -> Result<Vec<Question>, DbError> {
         if depth == Depth::Row {
@@ -236,6 +247,7 @@ impl<'a> Look<'a> {
         Ok(page.questions.iter().filter_map(|stored| stored.question().ok()).collect())
     }
 
+    /// The last `count` entries of the run's log, or those before the first damaged one.
     async fn entries(&self, run: &Run, depth: Depth, count: u64) -> Result<Vec<Entry>, DbError> {
         let mut entries = Vec::new();
         if depth == Depth::Row {
@@ -262,7 +274,16 @@ impl<'a> Look<'a> {
 }
 
 fn waiting(waits_for: WaitsFor, reason: String) -> Waiting {
-    Waiting { waits_for, on: None, until: None, is_interrupted: false, reason, remedy: None, hint: None }
+    Waiting {
+        waits_for,
+        on: None,
+        until: None,
+        is_interrupted: false,
+        is_answered: false,
+        reason,
+        remedy: None,
+        hint: None,
+    }
 }
 
 /// As much of a text as a reason quotes.
@@ -282,6 +303,7 @@ fn behind(head: Option<(&Run, Waiting)>) -> Waiting {
     let state = match head.status {
         RunStatus::Paused => "paused",
         _ if why.is_interrupted => "interrupted",
+        _ if why.is_answered => "answered",
         RunStatus::Pending => "pending",
         _ => "running",
     };

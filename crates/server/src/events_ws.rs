@@ -17,6 +17,7 @@ use crate::state::{Kind, State};
 use crate::wire::answers::Requirements;
 use crate::wire::frame::{self, Frame};
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use axum::http::StatusCode;
 use futures::future::{AbortHandle, Abortable, Aborted, BoxFuture};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
@@ -400,14 +401,11 @@ impl Session {
     async fn proceed(&mut self, caller: &Caller, frame: Map<String, Value>) -> Result<(), End> {
         let Some(run_id) = text(&frame, "run_id") else { return self.error("run_id is required").await };
         let not_found = format!("Run {} not found", begin(run_id));
-        let run = match find(caller, run_id, "run").await {
-            Ok(found) => caller.reader().record(&found.run_id).await,
-            Err(error) => Err(error),
-        };
-        let run = match run {
-            Ok(Some(run)) => run,
-            Ok(None) | Err(Error::RunNotFound(_) | Error::InvalidId(_)) => return self.error(&not_found).await,
-            Err(error) => return self.error(&Problem::from(error).words()).await,
+        let run = match continued::find(caller, run_id).await {
+            Ok(run) if caller.may(&run.info.workflow_id, "run") => run,
+            Ok(_) => return self.error(&not_found).await,
+            Err(problem) if problem.status == StatusCode::NOT_FOUND => return self.error(&not_found).await,
+            Err(problem) => return self.error(&problem.words()).await,
         };
         if run.status != RunStatus::Paused {
             return self.error(&format!("Run is not paused (status={})", run.status)).await;
@@ -423,6 +421,9 @@ impl Session {
         };
         if let Err(problem) = continued::answer(caller, &run, &given).await {
             return self.error(&problem.words()).await;
+        }
+        if !caller.reaches(&run.info) {
+            return self.say(frame::queued(run.info.run_id.as_str(), run.info.session_id.as_str())).await;
         }
         let (after, reader) = (run.next_index.checked_sub(1), caller.reader());
         let settings = reader.event_settings(&run.info.workflow_id);

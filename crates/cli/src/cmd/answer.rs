@@ -240,9 +240,8 @@ async fn tell(runs: &Runs, question: &QuestionSummary, global: &Global) -> Resul
         return Ok(Exit::Done);
     }
     if let Some(waiting) = run.waiting.as_ref().filter(|waiting| !waiting.waits_for.is_work()) {
-        // What was asked is answered: it is not the process that is missed.
         let word =
-            if waiting.is_interrupted { "goes on once a process takes it".to_owned() } else { format!("is {word}") };
+            if waiting.is_answered { "goes on once a process takes it".to_owned() } else { format!("is {word}") };
         output::note(global, format_args!("Run {id} {word}: {}", waiting_line(waiting, times::now())));
         for line in remedy_lines(&run, &open, global) {
             output::note(global, format_args!("  {line}"));

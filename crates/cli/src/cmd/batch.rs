@@ -1,6 +1,7 @@
 //! `outlive batch`: many inputs, each a run of its own, and how far they have come.
 
 use super::run::workflow_id;
+use super::these::Started;
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};
 use crate::files::Known;
@@ -119,7 +120,7 @@ struct Wait {
     batch: String,
 }
 
-/// Try the failed items of a batch again; their new runs take their places
+/// Try the failed items of a batch again, and show how far it has come; their new runs take their places
 #[derive(Debug, Args)]
 struct Retry {
     #[arg(value_name = "BATCH", help = BATCH_HELP)]
@@ -127,6 +128,9 @@ struct Retry {
     /// Those that were cancelled, too
     #[arg(long)]
     cancelled: bool,
+    /// Print the ids of the new runs once all are accepted, and return; the runs continue
+    #[arg(short, long)]
+    detach: bool,
     #[command(flatten)]
     known: Known,
 }
@@ -163,12 +167,11 @@ impl New {
     async fn run(&self, known: &Known, global: &Global) -> Result<Exit, Problem> {
         let workflow_id = workflow_id(&self.workflow)?;
         let inputs = Inputs::open(&self.file, self.format)?;
-        let role = if self.detach { Role::Accepts } else { Role::Executes };
         let runs = match known.files.is_empty() {
-            true => Runs::open_to_start(&workflow_id, role, global).await?,
+            true => Runs::open_to_start(&workflow_id, role(self.detach), global).await?,
             false => {
                 let (definitions, settings) = known.load(global)?;
-                Runs::open_for(definitions, role, settings).await?
+                Runs::open_for(definitions, role(self.detach), settings).await?
             }
         };
         let done = self.start(&runs, &workflow_id, inputs, &known.global(global)?).await;
@@ -216,6 +219,11 @@ impl New {
         }
         wait(runs, &batch, global).await
     }
+}
+
+/// What a process must be able to do that starts runs of a batch: whoever stays executes them.
+fn role(detach: bool) -> Role {
+    if detach { Role::Accepts } else { Role::Executes }
 }
 
 /// The next inputs, as many as are added together.
@@ -390,29 +398,34 @@ impl Wait {
 
 impl Retry {
     async fn run(&self, global: &Global) -> Result<Exit, Problem> {
-        let runs = Runs::open_knowing(Role::Accepts, &self.known, global).await?;
-        let global = &self.known.global(global)?;
-        let done = async {
-            let batch = runs.batch(&self.batch).await?;
-            let mut shown = super::these::Started::default();
-            let mut after: Option<String> = None;
-            loop {
-                let page = runs.retry_batch(&batch.id, self.cancelled, after.as_deref()).await?;
-                shown.tell(page.runs, &page.unreadable, global)?;
-                match page.next {
-                    Some(next) => after = Some(next),
-                    None => break,
-                }
-            }
-            let ended = shown.end(global)?;
-            if let Some(worker) = runs.awaited_worker(global) {
-                output::note(global, format_args!("A process that executes takes them: {worker}"));
-            }
-            Ok(ended)
-        };
-        let done = done.await;
+        let runs = Runs::open_knowing(role(self.detach), &self.known, global).await?;
+        let done = self.start(&runs, &self.known.global(global)?).await;
         runs.close().await?;
         done
+    }
+
+    async fn start(&self, runs: &Runs, global: &Global) -> Result<Exit, Problem> {
+        let batch = runs.batch(&self.batch).await?;
+        let mut started = if self.detach { Started::default() } else { Started::followed() };
+        let mut after: Option<String> = None;
+        loop {
+            let page = runs.retry_batch(&batch.id, self.cancelled, after.as_deref()).await?;
+            started.tell(page.runs, &page.unreadable, global)?;
+            match page.next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        if !self.detach {
+            output::note(global, format_args!("{} of batch {} tried again", started.count(), batch.id));
+            let exit = wait(runs, &batch, global).await?;
+            return started.refused().map_or(Ok(exit), Err);
+        }
+        let ended = started.end(global)?;
+        if let Some(worker) = runs.awaited_worker(global) {
+            output::note(global, format_args!("A process that executes takes them: {worker}"));
+        }
+        Ok(ended)
     }
 }
 

@@ -230,7 +230,7 @@ fn scopes() -> String {
          schedule                                       schedules:read, schedules:write; to make runs, as for run\n  \
          budgets                                        runs:read; raise: budgets:raise, too\n\n\
          A key with a user reaches what is that user's. Whoever is to answer what other users' runs ask, and not in \
-         their name, needs agent_os:admin and a user of their own.\n\n\
+         their name, needs all_questions:answer and a user of their own.\n\n\
          Example: outlive keys mint --scope runs:read,runs:write,workflows:run --expires 30d",
     );
     text

@@ -1,6 +1,6 @@
 //! `outlive ls`: runs, newest first.
 
-use super::{run_json, short_waiting, state};
+use super::{ANSWERED, run_json, short_waiting, state};
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};
 use crate::runs::Runs;
@@ -18,7 +18,8 @@ use std::time::Duration;
 /// List runs, newest first
 ///
 /// Filters: status:running, status:error,cancelled, workflow:NAME, session:ID, batch:ID, user:ID, since:1d. A run must match
-/// all of them. A run that had started and that nobody executes now is status:interrupted.
+/// all of them. A run that had started and that nobody executes now is status:interrupted. One whose questions are
+/// answered, and that waits for a process to go on, is shown as answered and found as status:running.
 #[derive(Debug, Args)]
 pub(crate) struct Ls {
     /// Which runs: status:…, workflow:…, session:…, batch:…, user:…, since:…
@@ -74,7 +75,10 @@ async fn read(
     now: Timestamp,
 ) -> Result<(Vec<RunSummary>, bool), Problem> {
     let is_recent = |run: &RunSummary| wanted.since.is_none_or(|since| now.since(run.created_at) <= since);
-    let is_wanted = |run: &RunSummary| wanted.states.is_empty() || wanted.states.contains(&state(run).1);
+    let is_wanted = |run: &RunSummary| {
+        let word = Some(state(run).1).filter(|word| *word != ANSWERED);
+        wanted.states.is_empty() || wanted.states.contains(&word.unwrap_or(style::status_word(run.status)))
+    };
     let mut filter = wanted.filter;
     let mut runs = Vec::new();
     loop {

@@ -125,12 +125,17 @@ fn refuse_server(cli: &Cli) -> Result<(), Problem> {
     Ok(())
 }
 
-/// A run's state in a word: its status, or `interrupted` when it is RUNNING but nobody executes it.
+/// The state of a run that people have answered, and that no process has taken up since.
+const ANSWERED: &str = "answered";
+
+/// A run's state in a word: its status, or why it is RUNNING but nobody executes it: it was `interrupted`, or what it
+/// asked is `answered`.
 pub(crate) fn state(run: &RunSummary) -> (Mark, &'static str) {
-    if run.is_interrupted() {
-        return (Mark::Interrupted, "interrupted");
+    match &run.waiting {
+        Some(waiting) if waiting.is_interrupted => (Mark::Interrupted, "interrupted"),
+        Some(waiting) if waiting.is_answered => (Mark::Open, ANSWERED),
+        _ => (Mark::of(run.status), style::status_word(run.status)),
     }
-    (Mark::of(run.status), style::status_word(run.status))
 }
 
 /// What a run is waiting for, as JSON.
@@ -139,6 +144,7 @@ fn waiting_json(waiting: &Waiting) -> Value {
         "for": waiting.waits_for,
         "on": waiting.on,
         "is_interrupted": waiting.is_interrupted,
+        "is_answered": waiting.is_answered,
         "until": waiting.until.map(times::rfc3339),
         "reason": waiting.reason,
         "remedy": waiting.remedy,

@@ -82,9 +82,25 @@ impl Where {
 pub(super) struct Started {
     shown: Vec<Value>,
     refused: Option<Problem>,
+    is_followed: bool,
 }
 
 impl Started {
+    /// New runs that are followed: what is told is what they come to, not their ids.
+    pub(super) fn followed() -> Self {
+        Self { is_followed: true, ..Self::default() }
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.shown.len()
+    }
+
+    /// The first that was refused.
+    pub(super) fn refused(self) -> Option<Problem> {
+        self.refused
+    }
+
     /// Tells the ids of new runs, or of those that match where nothing was started.
     pub(super) fn tell(&mut self, lines: Vec<BulkLine>, unreadable: &[String], global: &Global) -> Result<(), Problem> {
         unreadable.iter().for_each(|problem| output::note(global, problem));
@@ -93,7 +109,7 @@ impl Started {
             match (new_run_id, status) {
                 (Some(new), _) => {
                     let is_repeated = outcome == "repeated";
-                    if !global.json && !is_repeated {
+                    if !global.json && !is_repeated && !self.is_followed {
                         output::line(&new)?;
                     }
                     self.shown.push(json!({ "id": new, "of": run_id, "repeated": is_repeated }));

@@ -56,8 +56,10 @@ fn a_batch_is_the_same_here_and_there() {
         json!(lines.iter().map(|line| &line["status"]).collect::<Vec<_>>()),
         json!(["cancelled", "cancelled", "cancelled"])
     );
-    assert!(both(&["batch", "retry", "b1", "--json"]).exits(0).json()["runs"].as_array().unwrap().is_empty());
-    let tried = here(&["batch", "retry", "b1", "--cancelled"]).exits(0).stdout;
+    assert!(both(&["batch", "retry", "b1", "-d", "--json"]).exits(0).json()["runs"].as_array().unwrap().is_empty());
+    // There is nothing to wait for.
+    assert_eq!(both(&["batch", "retry", "b1", "--json"]).exits(11).json()["counts"]["cancelled"], 3);
+    let tried = here(&["batch", "retry", "b1", "--cancelled", "-d"]).exits(0).stdout;
     let items = both(&["batch", "results", "b1"]).exits(0).stdout;
     let runs: Vec<Value> =
         items.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["run"].clone()).collect();
@@ -71,9 +73,25 @@ fn a_batch_is_the_same_here_and_there() {
     assert_eq!(of, runs);
     there(&["cancel", "--where", "batch:b1", "status:pending"]).exits(0);
     assert_eq!(both(&["batch", "show", "b1", "--json"]).exits(0).json()["counts"]["cancelled"], 3);
+    // Whoever stays is told how far it has come, as by the batch itself.
+    let late = there(&["batch", "retry", "b1", "--cancelled", "--timeout", "50ms", "--json"]).exits(13);
+    assert_eq!(late.json()["counts"]["queued"], 3);
+    assert!(late.stderr.is_empty(), "{}", late.stderr);
+    there(&["cancel", "--where", "batch:b1", "status:pending"]).exits(0);
     let audit = here(&["audit", "--kind", "batch_change", "--json"]).exits(0).stdout;
     assert!(audit.contains("\"cancelled\"") && audit.contains("\"created\""), "{audit}");
     server.stop().exits(0);
+}
+
+#[test]
+fn a_batch_that_is_tried_again_is_executed_here_and_followed() {
+    let place = Place::new();
+    written(&place, "topics.txt", "bees\nwasps\n");
+    place.on_runs(&[&START[..], &["--id", "b1", "-d"]].concat()).exits(0);
+    place.on_runs(&["batch", "cancel", "b1"]).exits(0);
+    let done = place.on_runs(&["batch", "retry", "b1", "--cancelled"]);
+    assert!(done.stderr.contains("2 of batch b1 tried again"), "{}", done.stderr);
+    assert!(done.stdout.starts_with("b1\n") && done.stdout.contains("2 completed"), "{}", done.stdout);
 }
 
 #[test]

@@ -167,6 +167,23 @@ fn each_answer_is_kept_while_nobody_executes_and_a_new_worker_goes_on_with_it() 
             assert_eq!((&kept["state"], &kept["answered_by"]), (&json!("answered"), &who), "{case}");
             assert!(kept["answered_at"].is_string() && kept["answer"]["do"].is_string(), "{case}: {kept}");
 
+            // Nobody was interrupted: it waits for a process, in the same words everywhere.
+            let shown = way.ask(&place, &["show", "cup-1", "--json"]).exits(0).json();
+            let waiting = &shown["waiting"];
+            assert_eq!((&shown["status"], &waiting["for"]), (&json!("answered"), &json!("worker")), "{case}: {shown}");
+            assert_eq!((&waiting["is_answered"], &waiting["is_interrupted"]), (&json!(true), &json!(false)), "{case}");
+            let listed = way.ask(&place, &["ls", "status:running", "--json"]).exits(0).json();
+            assert_eq!(
+                (&listed["runs"][0]["status"], &listed["runs"][0]["waiting"]),
+                (&shown["status"], waiting),
+                "{case}: {listed}"
+            );
+            let none = way.ask(&place, &["ls", "status:interrupted", "--json"]).exits(0).json();
+            assert_eq!(none["runs"], json!([]), "{case}");
+            if let Way::There(server) = &way {
+                assert_eq!(server.get("/api/runs/cup-1").json()["waiting"], *waiting, "{case}");
+            }
+
             go_on(&place, asks);
             let shown = place.on_runs(&["show", "cup-1", "--json"]).exits(0).json();
             assert_eq!(shown["status"], status, "{case}: {shown}");

@@ -3,8 +3,8 @@
 use crate::stage::{Calls, append, engine, engine_with, input, slow, workflow};
 use outlive_core::port::{Access, CancelIntent, Clock, RunStore, SessionPolicy, StepContext};
 use outlive_core::{
-    Definition, Failure, FailureKind, Parallel, Remedy, Retry, RunId, RunStatus, Step, StepInput, Timestamp, Waiting,
-    WaitsFor,
+    Definition, Failure, FailureKind, HumanReview, Parallel, Remedy, Retry, RunId, RunStatus, Step, StepInput,
+    Timestamp, Waiting, WaitsFor,
 };
 use outlive_db::InMemoryDb;
 use outlive_engine::testing::SimulatedClock;
@@ -25,7 +25,7 @@ async fn look_at(db: &InMemoryDb, access: Access, run_id: &RunId, now: Timestamp
     // A list says the same, but for what a process is at.
     let is_held = run.worker.is_some();
     let facts = |told: &Option<Waiting>| {
-        told.as_ref().map(|told| (Some(told.waits_for).filter(|_| !is_held), told.is_interrupted))
+        told.as_ref().map(|told| (Some(told.waits_for).filter(|_| !is_held), told.is_interrupted, told.is_answered))
     };
     assert_eq!(facts(&listed), facts(&waiting), "{listed:?} {waiting:?}");
     waiting
@@ -88,6 +88,54 @@ async fn a_run_that_a_shutdown_gave_back_is_interrupted() {
     let told = why(&db, run.run_id(), now()).await;
     assert_eq!((told.waits_for, told.is_interrupted), (WaitsFor::Worker, true));
     assert!(told.reason.starts_with("no process executes it: its last one gave it back"), "{}", told.reason);
+}
+
+/// A step that asks.
+fn asks() -> Step {
+    append("ask", &Calls::default()).human_review(HumanReview::confirmation("Go on?"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_was_answered_is_not_interrupted_until_a_process_has_taken_it_up() {
+    let db = InMemoryDb::new();
+    let definition = workflow([asks(), slow("b", HOUR)]);
+    let first = engine(&db, &definition).await;
+    let run = first.submit(&definition.id, in_session("hi", "s")).await.unwrap();
+    let behind = first.submit(&definition.id, in_session("hi", "s")).await.unwrap();
+    run.wait().await.unwrap();
+    first.shutdown().await.unwrap();
+    let accepting = accepting(&db, &definition).await;
+    let told = why(&db, run.run_id(), now()).await;
+    assert_eq!((told.waits_for, told.is_answered, told.is_interrupted), (WaitsFor::Person, false, false));
+    accepting.attach(run.run_id().clone()).questions().await.unwrap()[0].approve().await.unwrap();
+    let told = why(&db, run.run_id(), now()).await;
+    assert_eq!((told.waits_for, told.is_answered, told.is_interrupted), (WaitsFor::Worker, true, false));
+    assert_eq!(told.reason, "what it asked is answered, and no process executes runs of this database");
+    let told = why(&db, behind.run_id(), now()).await;
+    assert!(told.reason.contains("that one is answered: what it asked is answered"), "{}", told.reason);
+    let second = engine(&db, &definition).await;
+    settle().await;
+    let told = why(&db, run.run_id(), now()).await;
+    assert_eq!((told.waits_for, told.is_answered, told.is_interrupted), (WaitsFor::Step, false, false));
+    second.kill();
+    db.crash(&second.worker());
+    let told = why(&db, run.run_id(), now()).await;
+    assert_eq!((told.waits_for, told.is_answered, told.is_interrupted), (WaitsFor::Worker, false, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_was_given_back_while_a_branch_executed_is_interrupted_whatever_was_answered() {
+    let db = InMemoryDb::new();
+    let parallel = Parallel::new("both").step(asks()).step(slow("b", HOUR));
+    let definition = Arc::new(Definition::builder("Example").step(parallel).build().unwrap());
+    let engine = engine_with(&db, &definition, Options { shutdown_grace: Duration::ZERO, ..Options::default() }).await;
+    let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+    settle().await;
+    engine.shutdown().await.unwrap();
+    let accepting = accepting(&db, &definition).await;
+    accepting.attach(run.run_id().clone()).questions().await.unwrap()[0].approve().await.unwrap();
+    let told = why(&db, run.run_id(), now()).await;
+    assert_eq!((told.waits_for, told.is_answered, told.is_interrupted), (WaitsFor::Worker, false, true));
 }
 
 #[tokio::test(start_paused = true)]

@@ -939,6 +939,8 @@ fn waiting<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Waiting>
         #[serde(default)]
         is_interrupted: bool,
         #[serde(default)]
+        is_answered: bool,
+        #[serde(default)]
         reason: String,
         #[serde(default)]
         remedy: Option<Value>,
@@ -951,6 +953,7 @@ fn waiting<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Waiting>
         on: told.on,
         until: told.until,
         is_interrupted: told.is_interrupted,
+        is_answered: told.is_answered,
         reason: told.reason,
         remedy: told.remedy.and_then(|remedy| serde_json::from_value::<Remedy>(remedy).ok()),
         hint: told.hint,

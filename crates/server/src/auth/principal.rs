@@ -71,6 +71,11 @@ impl Principal {
         }
     }
 
+    /// Whose questions they can reach: also everybody's with the scope for that.
+    pub fn access_to_questions(&self) -> Access {
+        if self.scopes.permits_for_all_users("questions") { Access::All } else { self.access() }
+    }
+
     /// Whether they may do `action` on `id` of `resource`, for handlers that filter a list.
     pub fn may(&self, resource: &str, id: &str, action: &str) -> bool {
         self.scopes.permits(resource, Some(id), action)

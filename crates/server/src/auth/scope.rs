@@ -16,6 +16,14 @@ pub const SCOPES_MAX: usize = 256;
 pub const ADMIN: &str = "agent_os:admin";
 const ADMIN_RESOURCE: &str = "agent_os";
 
+/// The scope that reaches what the runs of all users ask, and nothing else of them.
+pub const ALL_QUESTIONS: &str = "all_questions:answer";
+
+/// The scope that allows, on every user's data, all that scopes of this resource allow; none where only [`ADMIN`] does.
+pub fn for_all_users(resource: &str) -> Option<&'static str> {
+    (resource == "questions").then_some(ALL_QUESTIONS)
+}
+
 /// A resource, what can be done with it, and whether a scope can name one of its ids.
 pub struct Known {
     /// Its name.
@@ -28,7 +36,7 @@ pub struct Known {
     pub about: &'static str,
 }
 
-/// Every scope that some route requires. Any other grants nothing here.
+/// Every scope that some route requires, or takes instead. Any other grants nothing here.
 pub const KNOWN: &[Known] = &[
     Known {
         resource: "runs",
@@ -41,6 +49,12 @@ pub const KNOWN: &[Known] = &[
         actions: &["read", "answer"],
         has_ids: false,
         about: "what runs ask people, and answering it",
+    },
+    Known {
+        resource: "all_questions",
+        actions: &["answer"],
+        has_ids: false,
+        about: "both for the runs of all users, and nothing else of them",
     },
     Known {
         resource: "schedules",
@@ -123,7 +137,17 @@ impl Scopes {
     pub fn permits(&self, resource: &str, id: Option<&str>, action: &str) -> bool {
         let id = id.filter(|id| is_part(id));
         let asked = Grant { resource, id, action };
-        self.is_admin() || self.iter().filter_map(Grant::read).any(|grant| grant.covers(&asked))
+        self.is_admin() || self.grant(&asked) || self.permits_for_all_users(resource)
+    }
+
+    /// Whether everything that scopes of this resource allow is allowed on every user's data.
+    pub fn permits_for_all_users(&self, resource: &str) -> bool {
+        let wider = for_all_users(resource).and_then(Grant::read);
+        self.is_admin() || wider.is_some_and(|wider| self.grant(&wider))
+    }
+
+    fn grant(&self, asked: &Grant<'_>) -> bool {
+        self.iter().filter_map(Grant::read).any(|grant| grant.covers(asked))
     }
 
     /// Whether `action` is allowed on all of `resource` or on at least one id of it, which the caller then filters by.
@@ -134,7 +158,7 @@ impl Scopes {
 
     /// Whether everything that `others` allow is allowed by these: what a caller may hand on.
     pub fn covers(&self, others: &Scopes) -> bool {
-        let covered = |other: Grant<'_>| self.iter().filter_map(Grant::read).any(|grant| grant.covers(&other));
+        let covered = |other: Grant<'_>| self.grant(&other);
         self.is_admin() || others.iter().filter_map(Grant::read).all(covered)
     }
 }
@@ -260,6 +284,26 @@ mod tests {
             assert!(!is_known(text), "{text}");
         }
         assert!(known().all(|text| is_known(&text)));
+    }
+
+    #[test]
+    fn whoever_answers_for_all_users_may_do_nothing_else_for_them() {
+        for scope in [ALL_QUESTIONS, "all_questions:*"] {
+            let scopes = Scopes::parse([scope]);
+            assert!(
+                scopes.permits("questions", None, "read") && scopes.permits("questions", None, "answer"),
+                "{scope}"
+            );
+            assert!(scopes.permits_for_all_users("questions"), "{scope}");
+            for resource in ["runs", "sessions", "workflows", "budgets"] {
+                assert!(!scopes.permits(resource, None, "read"), "{scope} {resource}");
+                assert!(!scopes.permits_for_all_users(resource), "{scope} {resource}");
+            }
+        }
+        // What was granted before there was such a scope grants no more than it did.
+        for scope in ["questions:*", "questions:answer", "all_questions:x:answer", "all_questions:read"] {
+            assert!(!Scopes::parse([scope]).permits_for_all_users("questions"), "{scope}");
+        }
     }
 
     #[test]

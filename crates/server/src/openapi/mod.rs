@@ -4,6 +4,7 @@
 //! must never know a run. The page needs nothing from elsewhere and no inline script. Both are open where no credential is
 //! asked for, else behind the scope `docs:read`.
 
+use crate::auth::scope::for_all_users;
 use crate::auth::{Doc, Field, Needs, RouteTable, Routes, Rule, Verb};
 use crate::routes::api::shape;
 use crate::state::State;
@@ -92,9 +93,13 @@ fn operation(rule: &Rule) -> Value {
         Needs::Open => operation["security"] = json!([]),
         Needs::Identity => operation["security"] = json!([{ "bearer": [] }]),
         Needs::Scope(_) => {
-            let scope = scope(rule);
-            operation["security"] = json!([{ "bearer": [scope] }]);
+            let (scope, for_all_users) = (scope(rule), scope_for_all_users(rule));
+            let either = [scope.as_str(), for_all_users].into_iter().flatten();
+            operation["security"] = either.map(|scope| json!({ "bearer": [scope] })).collect();
             operation["x-scope"] = scope;
+            if let Some(for_all_users) = for_all_users {
+                operation["x-scope-for-all-users"] = Value::from(for_all_users);
+            }
         }
     }
     operation
@@ -106,6 +111,12 @@ fn scope(rule: &Rule) -> Value {
         Needs::Scope(scope) => Value::from(scope.replace(":{}:", ":")),
         Needs::Open | Needs::Identity => Value::Null,
     }
+}
+
+/// The scope that allows the same on every user's data, where there is one besides the administrator's.
+fn scope_for_all_users(rule: &Rule) -> Option<&'static str> {
+    let Needs::Scope(scope) = rule.needs else { return None };
+    scope.split(':').next().and_then(for_all_users)
 }
 
 /// `get_api_runs_run_id`.

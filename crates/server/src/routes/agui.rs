@@ -24,7 +24,7 @@ use axum::Json;
 use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use outlive_core::port::{AuditKind, QuestionFilter, QuestionState, Run, RunFilter};
+use outlive_core::port::{AuditKind, QuestionState, Run, RunFilter};
 use outlive_core::{Answer, Answered, EventKind, RunStatus, SessionId};
 use outlive_engine::{AskedQuestion, Error, Reader};
 use serde_json::{Value, json};
@@ -378,22 +378,8 @@ async fn asked_about_calls(
     let mut asked = Vec::new();
     let runs = RunFilter { limit: RUNS_MAX, ..thread(component, input)? };
     for run in reader.runs(runs).await?.runs {
-        let mut filter = QuestionFilter {
-            run_id: Some(run.info.run_id),
-            with_settled: true,
-            limit: 1_000,
-            ..QuestionFilter::default()
-        };
-        let mut of_run = Vec::new();
-        loop {
-            let page = reader.questions(filter.clone()).await?;
-            of_run.extend(page.questions.into_iter().filter(|asked| asked.question.tool.is_some()));
-            match page.next {
-                Some(next) => filter.after = Some(next),
-                None => break,
-            }
-        }
-        asked.extend(of_run.into_iter().rev());
+        let of_run = reader.asked_by(&run.info.run_id).await?;
+        asked.extend(of_run.into_iter().rev().filter(|asked| asked.question.tool.is_some()));
     }
     Ok(asked)
 }

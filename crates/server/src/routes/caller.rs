@@ -6,8 +6,8 @@ use crate::problem::Problem;
 use crate::state::{Kind, Served, State};
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use outlive_core::DefinitionId;
 use outlive_core::port::AuditKind;
+use outlive_core::{DefinitionId, RunInfo};
 use outlive_engine::{Engine, Reader};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,12 +39,27 @@ impl Caller {
         }
     }
 
-    /// The engine as this caller may use it: with [`Caller::reader`] the only way from a request to runs and sessions.
+    /// The engine as this caller may use it: with [`Caller::reader`] and [`Caller::desk`] the only way from a request to
+    /// runs and sessions.
     pub(crate) fn engine(&self) -> Engine {
-        match self.principal.access() {
+        self.engine_of(self.principal.access())
+    }
+
+    /// The engine as this caller may use it for questions. Never show anything else of a run that is found in it.
+    pub(crate) fn desk(&self) -> Engine {
+        self.engine_of(self.principal.access_to_questions())
+    }
+
+    fn engine_of(&self, access: Access) -> Engine {
+        match access {
             Access::All => self.state.engine.clone(),
             Access::User(user_id) => self.state.engine.for_user(user_id),
         }
+    }
+
+    /// Whether a run is there for this caller, and not only what it asks.
+    pub(crate) fn reaches(&self, run: &RunInfo) -> bool {
+        self.principal.access().sees(run.user_id.as_deref())
     }
 
     /// Whether they may do this with what is stored under this id: the scope is that of the component it belongs to.

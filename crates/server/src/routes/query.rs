@@ -6,6 +6,8 @@ use axum::extract::FromRequestParts;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use outlive_core::Timestamp;
+use outlive_core::port::DbErrorKind;
+use outlive_engine::Error;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -72,6 +74,17 @@ pub(super) fn instant(part: &'static str, name: &str, text: &str) -> Result<Time
     let micros = seconds.or_else(|| text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_microsecond));
     let bad = || Problem::field("datetime_parsing", part, name, "Input should be a time such as 2026-11-23T03:27:47Z");
     micros.map(Timestamp::from_micros).ok_or_else(bad)
+}
+
+/// A page of a list that was asked for with this cursor, if with any, in the query or the body.
+pub(super) fn page<T>(part: &'static str, cursor: Option<&str>, read: Result<T, Error>) -> Result<T, Problem> {
+    match read {
+        // What the port says of a cursor that no list gave out.
+        Err(Error::Db(error)) if cursor.is_some() && error.kind() == DbErrorKind::Storage => {
+            Err(Problem::field("value_error", part, "cursor", "Input should be the next_cursor of such a list"))
+        }
+        read => Ok(read?),
+    }
 }
 
 /// The words of a list separated by commas.

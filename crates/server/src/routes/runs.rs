@@ -367,7 +367,7 @@ fn shown(component: &Component, run: &WorkflowRunOutput, shape: Shape, progress:
     }
 }
 
-fn missing() -> Problem {
+pub(super) fn missing() -> Problem {
     Problem::not_found("Run not found")
 }
 

@@ -7,6 +7,7 @@ use crate::problem::Problem;
 use axum::http::StatusCode;
 use outlive_core::{Answer, Question, QuestionKind};
 use serde_json::{Map, Value};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// What a client sends to continue a run.
@@ -53,6 +54,20 @@ impl Requirements {
         }
     }
 
+    /// The newest question of a run, by its place among all that it has asked, that was settled otherwise than it is
+    /// answered here, so that this answer would be lost without a word. Clients send earlier answers along: those are the
+    /// same.
+    pub fn disputed(&self, asked: &[(&Question, Option<&Answer>)]) -> Option<usize> {
+        let mut steps = HashSet::new();
+        asked.iter().enumerate().rev().find_map(|(at, (question, before))| {
+            // The last requirement of a step is about the last that it has asked.
+            let is_last =
+                question.tool.is_some() || steps.insert((&question.step_id, question.kind == QuestionKind::Error));
+            let given = self.answer(question).filter(|_| is_last)?;
+            before.is_some_and(|before| disputes(&given, before)).then_some(at)
+        })
+    }
+
     fn answer(&self, question: &Question) -> Option<Answer> {
         if question.tool.is_some() {
             let of_steps = self.steps.iter().filter_map(|step| step.get("executor_requirements")?.as_array());
@@ -67,13 +82,35 @@ impl Requirements {
             |given: &&Map<String, Value>, name: &str, id: &str| given.get(name).and_then(Value::as_str) == Some(id);
         let by_id = all.iter().find(|given| same(given, "question_id", &question.id));
         // A step may have been asked before: the last of its requirements is the one that is open.
-        let by_step = || all.iter().rev().find(|given| same(given, "step_id", &question.step_id));
+        let is_about =
+            |given: &&Map<String, Value>| same(given, "step_id", &question.step_id) && !is_older(given, question);
+        let by_step = || all.iter().rev().find(is_about);
         let given = by_id.or_else(by_step)?;
         match question.kind {
             QuestionKind::Error => decision(given),
             _ => of_step(question, given),
         }
     }
+}
+
+/// Whether an answer says something else than the one before. Values and texts may come back changed; a yes, a no and a
+/// choice do not.
+fn disputes(given: &Answer, before: &Answer) -> bool {
+    let says_no = |answer: &Answer| matches!(answer, Answer::Reject { .. });
+    match (given, before) {
+        (_, Answer::TimedOut) => true,
+        (Answer::Retry | Answer::Skip, Answer::Retry | Answer::Skip)
+        | (Answer::Choose { .. }, Answer::Choose { .. }) => given != before,
+        _ => says_no(given) != says_no(before),
+    }
+}
+
+/// Whether this says of itself that it is about something else that the step has asked, or about an earlier time. An answer
+/// to that is none to what nobody has seen yet.
+fn is_older(given: &Map<String, Value>, question: &Question) -> bool {
+    let is_of_another = given.get("question_id").and_then(Value::as_str).is_some_and(|id| *id != *question.id);
+    let count = given.get("retry_count").and_then(Value::as_u64);
+    is_of_another || count.is_some_and(|count| count < u64::from(question.retry_count))
 }
 
 fn invalid(what: &str) -> Problem {

@@ -232,6 +232,26 @@ async fn an_administrator_who_looks_at_a_users_things_is_recorded_once_for_each(
 }
 
 #[tokio::test]
+async fn whoever_answers_for_all_users_is_recorded_as_an_administrator_is() {
+    let mut log = Audited::start().await;
+    let ada = log.served.user("ada").await;
+    let bob = log.served.key(Some("bob"), Scopes::parse(["all_questions:answer"])).await.0;
+    let run_id = log.served.post("/workflows/asks/runs", &ada, "message=hi&stream=false").await.text("run_id");
+    assert_eq!(log.served.get("/api/questions", &ada).await.status, 200);
+    let open = log.served.get("/api/questions", &bob).await.json();
+    let id = open["questions"][0]["question_id"].as_str().expect("an id");
+    assert_eq!(log.served.get(&format!("/api/questions/{id}"), &bob).await.status, 200);
+    let path = format!("/api/questions/{id}/answer");
+    let (content_type, body) = ("application/json", r#"{"do":"reject"}"#);
+    let ask = Ask { method: "POST", path: &path, token: Some(&bob), content_type, body, ..Ask::default() };
+    assert_eq!(log.served.ask(ask).await.status, 200);
+    let records = log.records(2).await;
+    let told: Vec<_> = records.iter().map(|record| (record.kind, record.user_id.as_deref())).collect();
+    assert_eq!(told, [(AuditKind::AdminRead, Some("bob")), (AuditKind::QuestionAnswer, Some("bob"))]);
+    assert!(records.iter().all(|record| record.target.as_deref() == Some(&*run_id)), "{records:?}");
+}
+
+#[tokio::test]
 async fn a_socket_that_is_refused_is_recorded() {
     let mut log = Audited::start().await;
     let (key, _) = log.served.key(Some("ada"), Scopes::parse(["workflows:read"])).await;

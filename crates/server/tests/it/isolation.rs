@@ -531,7 +531,10 @@ fn path_of(rule: &Rule) -> String {
 #[tokio::test]
 async fn the_scopes_that_are_known_are_those_that_routes_ask_for() {
     let served = Served::start().await;
-    let asked: BTreeSet<_> = served.rules.iter().filter_map(|rule| whole_scope(rule.needs)).collect();
+    let mut asked: BTreeSet<_> = served.rules.iter().filter_map(|rule| whole_scope(rule.needs)).collect();
+    let resources: Vec<_> = asked.iter().filter_map(|scope| scope.split(':').next()).collect();
+    let wider: Vec<_> = resources.into_iter().filter_map(outlive_server::auth::scope::for_all_users).collect();
+    asked.extend(wider.into_iter().map(str::to_owned));
     let known: BTreeSet<_> = outlive_server::auth::scope::known().filter(|scope| scope != "agent_os:admin").collect();
     assert_eq!(asked, known);
     for rule in served.rules.iter() {

@@ -4,8 +4,8 @@ use crate::door::UPGRADE;
 use futures::{SinkExt, StreamExt};
 use outlive_core::port::{BoxFuture, Clock, Db};
 use outlive_core::{
-    Block, Definition, Failure, FailureKind, FieldType, HumanReview, OnTimeout, Parallel, Retry, RunId, Step, Steps,
-    Timestamp, UserInputField,
+    Block, Definition, Failure, FailureKind, FieldType, HumanReview, OnReject, OnTimeout, Parallel, Retry, RunId, Step,
+    Steps, Timestamp, UserInputField,
 };
 use outlive_db::InMemoryDb;
 use outlive_engine::{Engine, Options, Submit};
@@ -303,7 +303,7 @@ const FLOOD_BYTES: usize = 64 << 10;
 
 /// `held` tells as many events as its input says and ends when it is released; `ticks` tells them one after the other
 /// and ends; `flood` tells large ones, and then as many small ones as the second number says; `doubts` pauses, because
-/// nobody knows what it did, `asks` for input, `guarded` for another person's yes, and `late` for one at once; `waiter` tells one each two seconds and never ends; `mirror`, also as an agent and a team,
+/// nobody knows what it did, `asks` for input, `guarded` for another person's yes, `redraft` whether what it wrote is good, and `late` for a yes at once; `waiter` tells one each two seconds and never ends; `mirror`, also as an agent and a team,
 /// answers what it was given; `poet`, `doubter`, `flaky`, `sleeper` and `breaks` say text before they end, each in its own
 /// way; what has `talk` in its name says its text piece by piece, `held-talk` the end of it once it is released; `branches`
 /// says two texts side by side; `asks-inside` and `asks-twice` ask within a container; `fails` fails; the others answer at once.
@@ -437,6 +437,8 @@ fn definitions(released: &watch::Receiver<bool>, is_updated: bool) -> Vec<(Kind,
         let step = Step::function(name, async |_, input| Ok::<_, Failure>(input.text().to_uppercase()));
         step.human_review(HumanReview::confirmation("Really?"))
     };
+    let redraft = Step::function("redraft", async |_, input| Ok::<_, Failure>(input.text()));
+    let redraft = redraft.human_review(HumanReview::output("Is it good?").on_reject(OnReject::Retry));
     let nodes = |id: &str, block: Block| {
         let definition = Definition::builder(id).id(id).step(block).build();
         Arc::new(definition.expect("a definition without problems"))
@@ -455,6 +457,7 @@ fn definitions(released: &watch::Receiver<bool>, is_updated: bool) -> Vec<(Kind,
         (Kind::Workflow, nodes("asks-inside", Steps::new("outer").step(asking("guarded")).into())),
         (Kind::Workflow, nodes("asks-twice", Parallel::new("both").step(asking("one")).step(asking("two")).into())),
         (Kind::Workflow, of("guarded", guarded)),
+        (Kind::Workflow, of("redraft", redraft)),
         (Kind::Workflow, of("late", late.human_review(limited))),
         (Kind::Workflow, of("asks", ask)),
         (Kind::Workflow, of("doubts", doubts)),

@@ -16,7 +16,7 @@ use axum::body::{Body as Stream, Bytes};
 use axum::extract::Path;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use outlive_core::port::{AuditKind, BatchFilter, DbErrorKind, ItemFilter, ItemPage};
+use outlive_core::port::{AuditKind, BatchFilter, ItemFilter, ItemPage};
 use outlive_core::{DefinitionId, InvalidId, RunStatus};
 use outlive_engine::{BatchHandle, BatchSpec, Bulk, BulkVerb, Error};
 use serde::Deserialize;
@@ -45,15 +45,9 @@ pub(super) async fn list(caller: Caller, Query(query): Query<ListQuery>) -> Resu
     let invalid = |error: InvalidId| Problem::field("value_error", "query", "workflow_id", error.to_string());
     let workflow_id = query.workflow_id.as_deref().map(DefinitionId::parse).transpose().map_err(invalid)?;
     let limit = query::number("limit", query.limit.as_deref(), 1, LIMIT_MAX)?.unwrap_or(LIMIT);
-    let has_cursor = query.cursor.is_some();
-    let filter = BatchFilter { workflow_id, after: query.cursor, limit: u32::try_from(limit).unwrap_or(u32::MAX) };
-    let page = match caller.reader().batches(filter).await {
-        // What the port says of a cursor that no list gave out.
-        Err(Error::Db(error)) if has_cursor && error.kind() == DbErrorKind::Storage => {
-            return Err(Problem::field("value_error", "query", "cursor", "Input should be the next_cursor of a list"));
-        }
-        page => page?,
-    };
+    let cursor = query.cursor;
+    let filter = BatchFilter { workflow_id, after: cursor.clone(), limit: u32::try_from(limit).unwrap_or(u32::MAX) };
+    let page = query::page("query", cursor.as_deref(), caller.reader().batches(filter).await)?;
     for batch in &page.batches {
         caller.sees(batch.user_id.as_deref(), &batch.id);
     }

@@ -10,9 +10,9 @@ use crate::routes::runs::idempotency_key;
 use axum::Json;
 use axum::http::HeaderMap;
 use futures::StreamExt;
-use outlive_core::port::{AuditKind, DbErrorKind, Run, RunFilter};
+use outlive_core::port::{AuditKind, Run, RunFilter};
 use outlive_core::{DefinitionId, InvalidId, RunStatus, SessionId};
-use outlive_engine::{Bulk, BulkMatches, BulkOutcome, BulkVerb, Error};
+use outlive_engine::{Bulk, BulkMatches, BulkOutcome, BulkVerb};
 use std::sync::Arc;
 
 const LIMIT: u64 = 100;
@@ -31,14 +31,7 @@ pub(super) async fn act(
 ) -> Result<Json<BulkResult>, Problem> {
     let bulk = bulk(verb, &caller, &headers, &body)?;
     let engine = caller.engine();
-    let matches = match engine.bulk_matches(&bulk).await {
-        // What the port says of a cursor that no list gave out.
-        Err(Error::Db(error)) if body.cursor.is_some() && error.kind() == DbErrorKind::Storage => {
-            let should = "Input should be the next_cursor of such a request";
-            return Err(Problem::field("value_error", "body", "cursor", should));
-        }
-        matches => matches?,
-    };
+    let matches = query::page("body", body.cursor.as_deref(), engine.bulk_matches(&bulk).await)?;
     let BulkMatches { runs, next, unreadable } = matches;
     let runs = if body.dry_run {
         for run in &runs {

@@ -1,4 +1,4 @@
-//! Questions to people: list, show, answer.
+//! Questions to people: list, show, answer. Whoever has the scope for it reaches those of all users.
 
 use super::shape::{AnswerQuestion, Question, QuestionList};
 use crate::json::Json as Body;
@@ -32,16 +32,17 @@ pub(super) async fn list(caller: Caller, Query(query): Query<ListQuery>) -> Resu
         |name: &'static str| move |error: InvalidId| Problem::field("value_error", "query", name, error.to_string());
     let run_id = query.run_id.as_deref().map(RunId::parse).transpose();
     let workflow_id = query.workflow_id.as_deref().map(DefinitionId::parse).transpose();
+    let cursor = query.cursor;
     let limit = query::number("limit", query.limit.as_deref(), 1, LIMIT_MAX)?.unwrap_or(LIMIT);
     let filter = QuestionFilter {
         run_id: run_id.map_err(invalid("run_id"))?,
         workflow_id: workflow_id.map_err(invalid("workflow_id"))?,
         id_prefix: query.q.filter(|prefix| !prefix.is_empty()),
         with_settled: query::boolean("all", query.all.as_deref())?,
-        after: query.cursor,
+        after: cursor.clone(),
         limit: u32::try_from(limit).unwrap_or(u32::MAX),
     };
-    let page = caller.reader().questions(filter).await?;
+    let page = query::page("query", cursor.as_deref(), caller.desk().questions(filter).await)?;
     for asked in &page.questions {
         caller.sees(asked.user_id.as_deref(), asked.run_id.as_str());
     }
@@ -55,7 +56,7 @@ fn missing() -> Problem {
 
 /// `GET /api/questions/{question_id}`.
 pub(super) async fn get(caller: Caller, Path(id): Path<String>) -> Result<Json<Question>, Problem> {
-    let asked = caller.reader().question(&id).await?.ok_or_else(missing)?;
+    let asked = caller.desk().question(&id).await?.ok_or_else(missing)?;
     caller.sees(asked.user_id.as_deref(), asked.run_id.as_str());
     Ok(Json(Question::new(&asked)))
 }
@@ -68,7 +69,7 @@ pub(super) async fn answer(
 ) -> Result<Json<Question>, Problem> {
     let id: Arc<str> = Arc::from(id);
     let given = body.into_answer()?;
-    let asked = caller.engine().answer([(id, given)], caller.principal.user_id.clone()).await?;
+    let asked = caller.desk().answer([(id, given)], caller.principal.user_id.clone()).await?;
     let asked = asked.first().ok_or_else(missing)?;
     caller.did(AuditKind::QuestionAnswer, "done", asked.run_id.as_str());
     Ok(Json(Question::new(asked)))

@@ -15,9 +15,9 @@ use axum::Json;
 use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use outlive_core::port::{Access, AuditKind, DbErrorKind, Order, RunFilter};
+use outlive_core::port::{Access, AuditKind, Order, RunFilter};
 use outlive_core::{Attachments, DefinitionId, RunId, RunStatus, SessionId};
-use outlive_engine::{Engine, Error, RunHandle, Submit};
+use outlive_engine::{Engine, RunHandle, Submit};
 use serde::Deserialize;
 use std::sync::Arc;
 
@@ -105,15 +105,9 @@ pub(super) fn statuses(text: Option<&str>) -> Result<Vec<RunStatus>, Problem> {
 /// `GET /api/runs`.
 pub(super) async fn list(caller: Caller, Query(query): Query<ListQuery>) -> Result<Json<RunList>, Problem> {
     let filter = query.filter(&caller.principal.access())?;
-    let (has_cursor, has_preview) = (filter.after.is_some(), filter.with_payload);
+    let (cursor, has_preview) = (filter.after.clone(), filter.with_payload);
     let reader = caller.reader();
-    let page = match reader.runs(filter).await {
-        // What the port says of a cursor that no list gave out.
-        Err(Error::Db(error)) if has_cursor && error.kind() == DbErrorKind::Storage => {
-            return Err(Problem::field("value_error", "query", "cursor", "Input should be the next_cursor of a list"));
-        }
-        page => page?,
-    };
+    let page = query::page("query", cursor.as_deref(), reader.runs(filter).await)?;
     let waitings = reader.waitings(&page.runs).await?;
     let line = if has_preview { RunLine::with_preview } else { RunLine::new };
     let (counts, counts_exact) = page.counts.map_or((Vec::new(), true), |counts| (counts.by_status, counts.is_exact));

@@ -15,7 +15,7 @@ use axum::Json;
 use axum::extract::Path;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use outlive_core::port::{AuditKind, DbErrorKind, ScheduleFilter, TICKS_MAX};
+use outlive_core::port::{AuditKind, ScheduleFilter, TICKS_MAX};
 use outlive_core::{DefinitionId, InvalidId};
 use outlive_engine::{CatchUp, Error, Overlap, ScheduleHandle, ScheduleSpec};
 use serde::Deserialize;
@@ -37,20 +37,14 @@ pub(super) async fn list(caller: Caller, Query(query): Query<ListQuery>) -> Resu
     let invalid = |error: InvalidId| Problem::field("value_error", "query", "workflow_id", error.to_string());
     let workflow_id = query.workflow_id.as_deref().map(DefinitionId::parse).transpose().map_err(invalid)?;
     let limit = query::number("limit", query.limit.as_deref(), 1, LIMIT_MAX)?.unwrap_or(LIMIT);
-    let has_cursor = query.cursor.is_some();
+    let cursor = query.cursor;
     let filter = ScheduleFilter {
         workflow_id,
         name: query.name.map(Into::into),
-        after: query.cursor,
+        after: cursor.clone(),
         limit: u32::try_from(limit).unwrap_or(u32::MAX),
     };
-    let page = match caller.reader().schedules(filter).await {
-        // What the port says of a cursor that no list gave out.
-        Err(Error::Db(error)) if has_cursor && error.kind() == DbErrorKind::Storage => {
-            return Err(Problem::field("value_error", "query", "cursor", "Input should be the next_cursor of a list"));
-        }
-        page => page?,
-    };
+    let page = query::page("query", cursor.as_deref(), caller.reader().schedules(filter).await)?;
     for schedule in &page.schedules {
         caller.sees(schedule.user_id.as_deref(), &schedule.id);
     }

@@ -404,8 +404,10 @@ pub(crate) struct WaitingFor {
     pub(crate) waits_for: &'static str,
     /// Whose name that is: the run in front, the workflow nobody has, the silent worker, the tool, the model, the step.
     pub(crate) on: Option<String>,
-    /// Whether it had begun and no process executes it now, whatever its status says.
+    /// Whether it was being executed and no process executes it now, whatever its status says.
     pub(crate) is_interrupted: bool,
+    /// Whether people have answered what it paused for, and no process has taken it up since, whatever its status says.
+    pub(crate) is_answered: bool,
     /// When it continues by itself, if known, in RFC 3339.
     pub(crate) until: Option<String>,
     /// The whole story on one line, for people.
@@ -438,6 +440,7 @@ impl WaitingFor {
             waits_for: waiting.waits_for.as_str(),
             on: waiting.on.as_deref().map(str::to_owned),
             is_interrupted: waiting.is_interrupted,
+            is_answered: waiting.is_answered,
             until: waiting.until.map(iso_micros),
             reason: waiting.reason.clone(),
             remedy: waiting.remedy.as_ref().map(RemedyLine::new),

@@ -346,6 +346,7 @@ async fn an_unfinished_run_says_what_it_waits_for() {
             "for": "step",
             "on": "wait",
             "is_interrupted": false,
+            "is_answered": false,
             "until": null,
             "reason": "step \"wait\" executes",
             "remedy": null,
