@@ -159,6 +159,41 @@ workflows:
 }
 
 #[test]
+fn a_picture_says_what_works_in_a_step() {
+    let place = Place::new();
+    let text = "\
+version: 1
+model: demo
+agents: { a: {} }
+workflows:
+  inner: { steps: [{ step: Fetch, http: { url: \"https://example.org\" }, history: true }] }
+  outer:
+    steps:
+      - { step: Clean, command: [cat], effect: read }
+      - { step: Count, function: count }
+      - { condition: Long?, when: size(input) > 9, then: [{ step: Cut, agent: a }], else: [{ step: Send, command: [cat], effect: read }] }
+      - { step: Inner, workflow: inner }
+";
+    write(&place, "w.yaml", text);
+    let outer = |verb: &[&str]| {
+        place.run(&[&["workflow"][..], verb, &["w.yaml", "--workflow", "outer"]].concat()).exits(0).stdout
+    };
+    let shown = outer(&["show"]);
+    for line in [
+        "- Clean: command\n",
+        "- Count: function count\n",
+        "- Cut: agent a\n",
+        "- Send: command\n",
+        "- Fetch: request\n",
+    ] {
+        assert!(shown.contains(line), "{line} is not in {shown}");
+    }
+    for picture in [outer(&["graph"]), outer(&["graph", "--format", "svg"])] {
+        assert!(picture.contains("Send: command") && picture.contains("Fetch: request"), "{picture}");
+    }
+}
+
+#[test]
 fn a_killed_run_goes_on_with_its_own_text_in_the_next_process() {
     let place = Place::new();
     write(&place, "slow.yaml", &slow("the old text"));
