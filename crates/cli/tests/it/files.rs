@@ -194,6 +194,39 @@ workflows:
 }
 
 #[test]
+fn a_mistyped_model_or_workflow_on_the_command_line_is_blamed_on_the_option() {
+    let place = Place::new();
+    write(
+        &place,
+        "w.yaml",
+        "version: 1\nmodel: demo\nagents: { a: {} }\nworkflows: { draft: { steps: [{ step: S, agent: a }] }, other: { steps: [{ step: S, agent: a }] } }\n",
+    );
+    for verb in
+        [&["run", "w.yaml", "x", "--workflow", "draft"][..], &["worker", "w.yaml"], &["workflow", "validate", "w.yaml"]]
+    {
+        let wrong = place.run(&[verb, &["--model", "dmeo"]].concat()).exits(2).stderr;
+        assert!(wrong.starts_with("error: --model: model \"dmeo\" names no provider"), "{wrong}");
+        assert!(wrong.contains("did you mean \"demo\"?") && !wrong.contains("w.yaml"), "{wrong}");
+        let missing = place.run(&[verb, &["--model", "openai:gpt-5.2"]].concat()).exits(7).stderr;
+        assert!(missing.starts_with("error: --model: model openai:gpt-5.2 needs OPENAI_API_KEY"), "{missing}");
+    }
+    let wrong = place.run(&["run", "w.yaml", "x", "--workflow", "darft"]).exits(2).stderr;
+    assert!(wrong.contains("did you mean \"draft\"? name one with --workflow: draft, other"), "{wrong}");
+}
+
+#[test]
+fn two_files_with_one_workflow_are_both_named() {
+    let place = Place::new();
+    let text = "version: 1\nmodel: demo\nagents: { a: {} }\nworkflows: { w: { steps: [{ step: S, agent: a }] } }\n";
+    write(&place, "one.yaml", text);
+    write(&place, "two.yaml", text);
+    let said = place.run(&["workflow", "validate", "one.yaml", "two.yaml"]).exits(2).stdout;
+    assert!(said.starts_with("two.yaml:1:1: one.yaml has a workflow with the id \"w\" too"), "{said}");
+    let said = place.run(&["worker", "one.yaml", "one.yaml"]).exits(2).stderr;
+    assert!(said.contains("one.yaml:1:1: it is named twice: name it once"), "{said}");
+}
+
+#[test]
 fn a_killed_run_goes_on_with_its_own_text_in_the_next_process() {
     let place = Place::new();
     write(&place, "slow.yaml", &slow("the old text"));
