@@ -666,6 +666,53 @@ fn bad_e06_what_is_no_file_is_named_and_not_waited_for() {
     }
 }
 
+/// What bash offers for the last word of a line.
+fn offered(place: &Place, line: &str) -> Vec<String> {
+    // As bash calls it: the words are taken apart at its word breaks.
+    let script = r#"
+        source ./outlive.bash
+        COMP_LINE=$1; COMP_POINT=${#1}
+        words=${1//@/ @ }
+        read -ra COMP_WORDS <<<"$words"
+        [[ $1 == *" " ]] && COMP_WORDS+=("")
+        COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+        complete -p outlive | grep -q _outlive_named || exit 1
+        _outlive_named outlive "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+        printf '%s\n' "${COMPREPLY[@]}"
+    "#;
+    let mut bash = std::process::Command::new("bash");
+    bash.args(["-c", script, "bash", line]).current_dir(place.path(""));
+    bash.env_clear().env("PATH", place.search_path(true)).env("OUTLIVE_DB", "runs.db");
+    let done = bash.output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_shell_offers_what_only_the_database_knows() {
+    let place = Place::with_runs();
+    let script = place.run(&["completions", "bash"]).exits(0).stdout;
+    write(&place, "outlive.bash", &script);
+    let all = ["@last", "@last-failed", "order-4", "order-3", "order-2", "order-1"];
+    assert_eq!(offered(&place, "outlive show "), all);
+    assert_eq!(offered(&place, "outlive show order-"), all[2..]);
+    assert_eq!(offered(&place, "outlive cancel order-1 --reason no order-4"), ["order-4"]);
+    // The @ is a word of its own there.
+    assert_eq!(offered(&place, "outlive events @la"), ["last", "last-failed"]);
+    assert_eq!(offered(&place, "outlive questions --run order-3"), ["order-3"]);
+    assert_eq!(offered(&place, "outlive run "), ["coffee-shop"]);
+    // What the arguments themselves say, as before.
+    assert_eq!(offered(&place, "outlive sho"), ["show"]);
+    assert!(offered(&place, "outlive show order-1 --js").contains(&"--json".to_owned()));
+    // Where there is nothing, nothing is offered and nothing said.
+    let nowhere = place.run(&["complete", "outlive --db none.db show "]).exits(0);
+    assert_eq!((nowhere.stdout.as_str(), nowhere.stderr.as_str()), ("", ""));
+    for (shell, line) in [("zsh", "compdef _outlive_named outlive"), ("fish", "(outlive complete (commandline -cp)")] {
+        assert!(place.run(&["completions", shell]).exits(0).stdout.contains(line), "{shell}");
+    }
+    assert!(!place.run(&["--help"]).exits(0).stdout.contains("complete "), "it is for scripts alone");
+}
+
 #[test]
 fn shells_and_readers_of_manuals_are_told_of_every_verb() {
     let place = Place::new();
