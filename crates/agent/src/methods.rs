@@ -159,6 +159,12 @@ macro_rules! methods {
                 self.with(|profile| profile.limits.tool_calls_max = Some(calls))
             }
 
+            /// Tool calls of one answer that are made at once, at most; 32 unless set. The others begin in their order, as
+            /// calls end. A delegation to a member is a tool call; one that waits for people keeps its place.
+            pub fn tool_calls_at_once(self, most: u32) -> Self {
+                self.with(|profile| profile.calls_at_once = most as usize)
+            }
+
             /// Model calls in one run, at most; 50 unless set. Members count for themselves.
             pub fn turns_max(self, turns: u32) -> Self {
                 self.with(|profile| profile.limits.turns_max = turns)

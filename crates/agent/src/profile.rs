@@ -20,6 +20,8 @@ use std::time::Duration;
 /// Members of a team, with those of the teams in it: a few teams that share their members would be more than any machine
 /// holds.
 const MEMBERS_MAX: usize = 1_000;
+/// Calls of one answer that are made at once, unless set.
+const CALLS_AT_ONCE: usize = 32;
 /// Teams inside each other, at most.
 const DEPTH_MAX: usize = 32;
 
@@ -181,6 +183,8 @@ pub(crate) struct Profile {
     pub(crate) post_hooks: Vec<Hook>,
     pub(crate) markdown: bool,
     pub(crate) limits: AgentLimits,
+    /// Calls of one answer that are made at once, at most.
+    pub(crate) calls_at_once: usize,
     pub(crate) stream: bool,
     /// Whether `{name}` in its system message stands for what the session's state has.
     pub(crate) resolves: bool,
@@ -243,6 +247,7 @@ impl Profile {
             post_hooks: Vec::new(),
             markdown: false,
             limits: AgentLimits::default(),
+            calls_at_once: CALLS_AT_ONCE,
             stream: true,
             resolves: true,
             shows_state: false,
@@ -397,6 +402,9 @@ impl Profile {
         let mut problems: Vec<_> = self.id().err().into_iter().collect();
         if self.limits.turns_max == 0 {
             problems.push("its turns_max is 0: allow at least one model call".to_owned());
+        }
+        if self.calls_at_once == 0 {
+            problems.push("its tool_calls_at_once is 0: allow at least one".to_owned());
         }
         problems.extend(crate::tool::problems(&self.tools));
         problems.extend(self.input.iter().chain(&self.output).filter_map(Shape::problem));

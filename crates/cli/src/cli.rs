@@ -75,6 +75,8 @@ pub(crate) enum Command {
     Config(cmd::config::Config),
     Schema(cmd::schema::Schema),
     Completions(cmd::completions::Completions),
+    #[command(hide = true)]
+    Complete(cmd::complete::Complete),
     Man(cmd::completions::Man),
     Doctor(cmd::doctor::Doctor),
     Version(cmd::version::Version),

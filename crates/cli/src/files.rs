@@ -12,7 +12,7 @@ use crate::settings::{self, Origin, Settings};
 use clap::Args;
 use outlive::agent::model::ScriptedModel;
 use outlive::agent::outbound::Outbound;
-use outlive::core::{Definition, Failure, InvalidInput, ModelRequest, ModelResponse, Redactor, Role, slug};
+use outlive::core::{Definition, Failure, InvalidInput, ModelRequest, ModelResponse, Redactor, Role, nearest, slug};
 use outlive::engine::Schedule;
 use outlive::{Engine, Error, File, FileProblem, FileProblemKind, FileSchedules, InvalidFile};
 use std::collections::{BTreeMap, BTreeSet};
@@ -133,10 +133,15 @@ fn given(file: File, allowed: &Allowances, settings: &Settings) -> Result<File, 
     for (name, profile) in &settings.models.0 {
         file = file.model_profile(name, profile.clone());
     }
-    Ok(match &allowed.model {
-        Some(name) => file.every_model(name),
-        None => file,
-    })
+    let Some(name) = &allowed.model else { return Ok(file) };
+    let file = file.every_model(name);
+    match file.every_model_problem() {
+        None => Ok(file),
+        Some((FileProblemKind::Invalid, problem)) => {
+            Err(Problem::new(Exit::Usage, "invalid_model", format!("--model: {problem}")))
+        }
+        Some((FileProblemKind::Missing, problem)) => Err(settings::configuration(format!("--model: {problem}"))),
+    }
 }
 
 /// Says back what it was asked.
@@ -158,14 +163,19 @@ fn demo() -> ScriptedModel {
 /// Everything that is wrong or missing, of all files together; two workflows with one id.
 pub(crate) fn definitions(files: &[File]) -> Result<Vec<Arc<Definition>>, Problem> {
     let (mut built, mut problems) = (Vec::new(), Vec::new());
-    let mut seen = BTreeSet::new();
+    let mut seen = BTreeMap::new();
     for file in files {
         match file.definitions() {
             Ok(definitions) => {
                 for definition in definitions {
-                    if !seen.insert(definition.id.clone()) {
-                        let message =
-                            format!("another file has a workflow with the id {:?} too", definition.id.as_str());
+                    if let Some(other) = seen.insert(definition.id.clone(), file.name()) {
+                        let id = definition.id.as_str();
+                        let message = match other == file.name() {
+                            true => "it is named twice: name it once".to_owned(),
+                            false => {
+                                format!("{other} has a workflow with the id {id:?} too: give one another name or id")
+                            }
+                        };
                         let (kind, file) = (FileProblemKind::Invalid, file.name().to_owned());
                         problems.push(FileProblem { kind, file, line: 1, column: 1, message });
                     }
@@ -176,6 +186,7 @@ pub(crate) fn definitions(files: &[File]) -> Result<Vec<Arc<Definition>>, Proble
             Err(other) => return Err(other.into()),
         }
     }
+    problems.dedup();
     if problems.is_empty() { Ok(built) } else { Err(InvalidFile { problems }.into()) }
 }
 
@@ -198,8 +209,10 @@ pub(crate) fn the_workflow(file: &File, name: Option<&str>) -> Result<Arc<Defini
         Some(name) => format!("{} has no workflow {name:?}", file.name()),
         None => format!("{} has several workflows", file.name()),
     };
+    let meant = name.and_then(|name| nearest(name, keys.iter().copied()));
+    let meant = meant.map(|meant| format!("did you mean {meant:?}? ")).unwrap_or_default();
     let problem = Problem::new(Exit::Usage, "workflow_not_named", message);
-    Err(problem.hint(format!("name one with --workflow: {}", keys.join(", "))))
+    Err(problem.hint(format!("{meant}name one with --workflow: {}", keys.join(", "))))
 }
 
 /// An input that a workflow does not take, with what it takes.

@@ -2,8 +2,27 @@
 //!
 //! It knows the tree alone. The invariant: names are data, so none can break out of a picture.
 
-use outlive::core::{Definition, ExecutorKind, Node, Rule, StepNode};
+use outlive::core::{Definition, Node, Rule, StepNode};
+use std::collections::BTreeMap;
 use std::fmt::Write;
+
+/// What works in each step, in a word, by where the step is in memory.
+struct Words(BTreeMap<*const StepNode, &'static str>);
+
+impl Words {
+    fn of(definition: &Definition) -> Self {
+        let steps = definition.steps().into_iter();
+        Self(steps.map(|(step, executor)| (std::ptr::from_ref(step), executor.word())).collect())
+    }
+
+    fn worker(&self, step: &StepNode) -> String {
+        let word = self.0.get(&std::ptr::from_ref(step)).copied().unwrap_or(step.executor_type.as_str());
+        match *step.executor_name == *step.name {
+            true => word.to_owned(),
+            false => format!("{word} {}", step.executor_name),
+        }
+    }
+}
 
 /// A node as a picture shows it: what it is, what decides, and the sequences inside.
 struct Shown<'a> {
@@ -15,7 +34,7 @@ struct Shown<'a> {
     repeats: Option<String>,
 }
 
-fn shown(node: &Node) -> Shown<'_> {
+fn shown<'a>(node: &'a Node, words: &Words) -> Shown<'a> {
     let name = node.name();
     let review = node.review().map_or("", |_| " (asks a person)");
     let rule = |rule: Option<&Rule>| match rule {
@@ -26,7 +45,7 @@ fn shown(node: &Node) -> Shown<'_> {
         None => "a person".to_owned(),
     };
     let (title, inside, is_wide, repeats) = match node {
-        Node::Step(step) => (format!("{name}: {}", worker(step)), Vec::new(), false, None),
+        Node::Step(step) => (format!("{name}: {}", words.worker(step)), Vec::new(), false, None),
         Node::Steps(inner) => (name.to_string(), vec![(String::new(), &inner.steps[..])], false, None),
         Node::Parallel(inner) => {
             let branches = inner.steps.iter().map(|step| (String::new(), std::slice::from_ref(step)));
@@ -57,18 +76,6 @@ fn shown(node: &Node) -> Shown<'_> {
     Shown { title: format!("{title}{review}"), inside, is_wide, repeats }
 }
 
-fn worker(step: &StepNode) -> String {
-    let kind = match step.executor_type {
-        ExecutorKind::Agent => "agent",
-        ExecutorKind::Team => "team",
-        _ => "function",
-    };
-    match *step.executor_name == *step.name {
-        true => kind.to_owned(),
-        false => format!("{kind} {}", step.executor_name),
-    }
-}
-
 /// As indented lines.
 pub(crate) fn outline(definition: &Definition) -> String {
     let mut text = format!("{} ({})\n", definition.name, definition.id.as_str());
@@ -78,7 +85,7 @@ pub(crate) fn outline(definition: &Definition) -> String {
     if let Some(leader) = leader(definition) {
         let _ = writeln!(text, "{leader}");
     }
-    outline_of(&definition.nodes, 1, &mut text);
+    outline_of(&definition.nodes, 1, &Words::of(definition), &mut text);
     text
 }
 
@@ -90,16 +97,16 @@ fn leader(definition: &Definition) -> Option<String> {
     }
 }
 
-fn outline_of(nodes: &[Node], depth: usize, text: &mut String) {
+fn outline_of(nodes: &[Node], depth: usize, words: &Words, text: &mut String) {
     for node in nodes {
-        let Shown { title, inside, .. } = shown(node);
+        let Shown { title, inside, .. } = shown(node, words);
         let _ = writeln!(text, "{}- {}", "  ".repeat(depth), one_line(&title));
         for (label, nodes) in inside {
             let is_labelled = !label.is_empty() && !nodes.is_empty();
             if is_labelled {
                 let _ = writeln!(text, "{}{label}:", "  ".repeat(depth + 1));
             }
-            outline_of(nodes, depth + 1 + usize::from(is_labelled), text);
+            outline_of(nodes, depth + 1 + usize::from(is_labelled), words, text);
         }
     }
 }
@@ -110,7 +117,7 @@ fn one_line(text: &str) -> String {
 
 /// As a Mermaid flow chart.
 pub(crate) fn mermaid(definition: &Definition) -> String {
-    let mut chart = Chart { text: "flowchart TD\n".to_owned(), count: 0 };
+    let mut chart = Chart { text: "flowchart TD\n".to_owned(), count: 0, words: Words::of(definition) };
     let begin = chart.node(&definition.name, ["([", "])"]);
     let led = leader(definition).map(|title| chart.node(&title, ["{{", "}}"]));
     let mut before = vec![(begin, String::new())];
@@ -131,6 +138,7 @@ type Ends = Vec<(usize, String)>;
 struct Chart {
     text: String,
     count: usize,
+    words: Words,
 }
 
 impl Chart {
@@ -152,7 +160,7 @@ impl Chart {
     }
 
     fn draw(&mut self, node: &Node, before: Ends) -> Ends {
-        let Shown { title, inside, is_wide, repeats } = shown(node);
+        let Shown { title, inside, is_wide, repeats } = shown(node, &self.words);
         let shape = match node {
             Node::Step(_) => ["[", "]"],
             Node::Condition(_) | Node::Router(_) => ["{", "}"],
@@ -194,7 +202,8 @@ struct Placed {
 /// As an SVG of boxes in boxes.
 pub(crate) fn svg(definition: &Definition) -> String {
     let leader = leader(definition).map(|title| stacked(title, Vec::new(), false));
-    let children = leader.into_iter().chain(definition.nodes.iter().map(placed)).collect();
+    let words = Words::of(definition);
+    let children = leader.into_iter().chain(definition.nodes.iter().map(|node| placed(node, &words))).collect();
     let whole = stacked(definition.name.to_string(), children, false);
     let (width, height) = (whole.width + 2 * GAP, whole.height + 2 * GAP);
     let mut text = format!(
@@ -206,12 +215,12 @@ pub(crate) fn svg(definition: &Definition) -> String {
     text
 }
 
-fn placed(node: &Node) -> Placed {
-    let Shown { title, inside, is_wide, .. } = shown(node);
+fn placed(node: &Node, words: &Words) -> Placed {
+    let Shown { title, inside, is_wide, .. } = shown(node, words);
     let lanes = inside.into_iter().filter(|(_, nodes)| !nodes.is_empty());
     let children = lanes.map(|(label, nodes)| match (label.is_empty(), nodes) {
-        (true, [only]) => placed(only),
-        _ => stacked(label, nodes.iter().map(placed).collect(), false),
+        (true, [only]) => placed(only, words),
+        _ => stacked(label, nodes.iter().map(|node| placed(node, words)).collect(), false),
     });
     stacked(title, children.collect(), is_wide)
 }

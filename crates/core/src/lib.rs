@@ -17,6 +17,7 @@ pub mod machine;
 mod message;
 mod metrics;
 mod mistakes;
+mod nearest;
 pub mod port;
 mod price;
 mod question;
@@ -52,6 +53,7 @@ pub use message::{
 };
 pub use metrics::{Metrics, ModelUsage, RunMetrics, StepMetrics, Usage};
 pub use mistakes::{SchemaMistake, schema_mistakes};
+pub use nearest::nearest;
 pub use price::{LongPrice, Price, Prices};
 pub use question::{ANSWER_LEN_MAX, Answer, Answered, AskingTeam, Question, QuestionKind, ToolAsked};
 pub use redact::{Passage, REDACTED, Redactor, SECRET_LEN_MIN};

@@ -1712,6 +1712,7 @@ fn problems_are_all_found_before_a_run() {
     assert!(all(&Agent::new(" ").model(model())).contains("name"));
     assert!(all(&Agent::new("A").model(model()).id("a b")).contains("white space"));
     assert!(all(&Agent::new("A").model(model()).turns_max(0)).contains("turns_max"));
+    assert!(all(&Agent::new("A").model(model()).tool_calls_at_once(0)).contains("tool_calls_at_once"));
     let tool = || counting("price", &Arc::default());
     assert!(all(&Agent::new("A").model(model()).tools([tool(), tool()])).contains("price"));
     let reserved = counting("delegate_task_to_member", &Arc::default());
@@ -1880,6 +1881,7 @@ async fn what_cut_an_answer_stands_on_the_run_and_in_its_events() {
 mod fallback;
 mod hooks;
 mod listed;
+mod many;
 mod modes;
 mod people;
 mod rates;

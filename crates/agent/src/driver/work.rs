@@ -168,22 +168,39 @@ impl Drive<'_> {
         one.and(other)
     }
 
-    /// Makes these calls concurrently.
+    /// Makes these calls side by side. A call is announced when its turn has come, so after a crash nobody need ask about one
+    /// that had not begun.
     async fn perform_all(&self, ready: Vec<Planned>, performed: &Done) -> Result<(), Failure> {
-        // Recorded before the first wait, so that they share one commit with the answer that asked for them.
-        ready.iter().filter(|call| matches!(call.recall, Recall::Nothing)).for_each(|new| self.announce(new));
-        self.place.desk.share(ready.len());
-        let calls = ready.into_iter().map(|planned| self.perform(planned, performed));
-        let mut working: FuturesUnordered<_> = calls.collect();
-        // A call that cannot continue must not take the others with it, and leave more calls with an unknown outcome.
+        let calls = ready.into_iter().map(|planned| {
+            let planned = self.begin(planned);
+            self.perform(planned, performed)
+        });
+        self.side_by_side(calls, |done| performed.push(done)).await
+    }
+
+    /// Does all this work: as much at once as may be, and more of it as some ends. What may begin at once is taken up before
+    /// the first wait, so that it shares one commit with the answer that asked for it.
+    async fn side_by_side<T>(
+        &self,
+        mut work: impl Iterator<Item = impl Future<Output = Result<T, Failure>>>,
+        mut done: impl FnMut(T),
+    ) -> Result<(), Failure> {
+        let desk = &self.place.desk;
+        let mut working: FuturesUnordered<_> = work.by_ref().take(self.profile.calls_at_once).collect();
+        desk.share(working.len());
+        // What cannot continue must not take the others with it, and leave more calls with an unknown outcome.
         let mut stopped = None;
-        while let Some(done) = working.next().await {
-            if !working.is_empty() {
-                self.place.desk.ends();
-            }
-            match done {
-                Ok(done) => performed.push(done),
+        while let Some(ended) = working.next().await {
+            match ended {
+                Ok(ended) => done(ended),
                 Err(failure) => drop(stopped.get_or_insert(failure)),
+            }
+            // Its hand goes to the next.
+            let next = if stopped.is_none() { work.next() } else { None };
+            match next {
+                Some(next) => working.push(next),
+                None if working.is_empty() => {}
+                None => desk.ends(),
             }
         }
         stopped.map_or(Ok(()), Err)
@@ -232,9 +249,14 @@ impl Drive<'_> {
         Failure::new(FailureKind::OutcomeUnknown, message)
     }
 
-    fn announce(&self, planned: &Planned) {
-        let started = ToolEvent { content: None, tool: Box::new(planned.execution.clone()) };
-        self.tell(self.voice.tool_started(started), Some(Record::Intent { key: planned.key.clone(), name: None }));
+    /// Announces a call that is new, as of now.
+    fn begin(&self, mut planned: Planned) -> Planned {
+        if matches!(planned.recall, Recall::Nothing) {
+            planned.execution.created_at = self.now();
+            let started = ToolEvent { content: None, tool: Box::new(planned.execution.clone()) };
+            self.tell(self.voice.tool_started(started), Some(Record::Intent { key: planned.key.clone(), name: None }));
+        }
+        planned
     }
 
     async fn perform(&self, mut planned: Planned, performed: &Done) -> Result<Performed, Failure> {
@@ -440,27 +462,12 @@ impl Drive<'_> {
 
     /// Has several members work side by side.
     async fn delegate_all(&self, jobs: &[Job], key: &Key) -> Result<(CallDone, Vec<Arc<RunOutput>>), Failure> {
-        let desk = &self.place.desk;
-        desk.share(jobs.len());
         let work = (0..).zip(jobs).map(|(number, job)| {
             let place = self.place.of_member_of(key, number);
-            async move { (number, self.delegate(job.member, job.task.clone(), place).await) }
+            async move { Ok((number, self.delegate(job.member, job.task.clone(), place).await?)) }
         });
-        let mut working: FuturesUnordered<_> = work.collect();
-        let (mut ended, mut stopped) = (Vec::with_capacity(jobs.len()), None);
-        while let Some((number, done)) = working.next().await {
-            if !working.is_empty() {
-                desk.ends();
-            }
-            match done {
-                Ok(done) => ended.push((number, done)),
-                // What the others have begun is not lost.
-                Err(failure) => drop(stopped.get_or_insert(failure)),
-            }
-        }
-        if let Some(failure) = stopped {
-            return Err(failure);
-        }
+        let mut ended = Vec::with_capacity(jobs.len());
+        self.side_by_side(work, |one| ended.push(one)).await?;
         ended.sort_by_key(|(number, _)| *number);
         let ended: Vec<_> = ended.into_iter().map(|(_, ended)| ended).collect();
         let parts: Vec<_> = ended.iter().map(|ended| told(ended)).collect();

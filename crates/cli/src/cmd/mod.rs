@@ -7,6 +7,7 @@ pub(crate) mod batch;
 pub(crate) mod budgets;
 pub(crate) mod cancel;
 pub(crate) mod chat;
+pub(crate) mod complete;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod db;
@@ -86,6 +87,7 @@ pub(crate) async fn run(cli: &Cli, log: &Log) -> Result<Exit, Problem> {
         Command::Workflow(workflow) => workflow.run(global).await,
         Command::Schema(schema) => schema.run(),
         Command::Completions(completions) => completions.run(),
+        Command::Complete(complete) => complete.run().await,
         Command::Man(man) => man.run(),
         Command::Doctor(doctor) => doctor.run(global).await,
         Command::Version(version) => version.run(global),

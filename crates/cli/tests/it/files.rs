@@ -159,6 +159,74 @@ workflows:
 }
 
 #[test]
+fn a_picture_says_what_works_in_a_step() {
+    let place = Place::new();
+    let text = "\
+version: 1
+model: demo
+agents: { a: {} }
+workflows:
+  inner: { steps: [{ step: Fetch, http: { url: \"https://example.org\" }, history: true }] }
+  outer:
+    steps:
+      - { step: Clean, command: [cat], effect: read }
+      - { step: Count, function: count }
+      - { condition: Long?, when: size(input) > 9, then: [{ step: Cut, agent: a }], else: [{ step: Send, command: [cat], effect: read }] }
+      - { step: Inner, workflow: inner }
+";
+    write(&place, "w.yaml", text);
+    let outer = |verb: &[&str]| {
+        place.run(&[&["workflow"][..], verb, &["w.yaml", "--workflow", "outer"]].concat()).exits(0).stdout
+    };
+    let shown = outer(&["show"]);
+    for line in [
+        "- Clean: command\n",
+        "- Count: function count\n",
+        "- Cut: agent a\n",
+        "- Send: command\n",
+        "- Fetch: request\n",
+    ] {
+        assert!(shown.contains(line), "{line} is not in {shown}");
+    }
+    for picture in [outer(&["graph"]), outer(&["graph", "--format", "svg"])] {
+        assert!(picture.contains("Send: command") && picture.contains("Fetch: request"), "{picture}");
+    }
+}
+
+#[test]
+fn a_mistyped_model_or_workflow_on_the_command_line_is_blamed_on_the_option() {
+    let place = Place::new();
+    write(
+        &place,
+        "w.yaml",
+        "version: 1\nmodel: demo\nagents: { a: {} }\nworkflows: { draft: { steps: [{ step: S, agent: a }] }, other: { steps: [{ step: S, agent: a }] } }\n",
+    );
+    for verb in
+        [&["run", "w.yaml", "x", "--workflow", "draft"][..], &["worker", "w.yaml"], &["workflow", "validate", "w.yaml"]]
+    {
+        let wrong = place.run(&[verb, &["--model", "dmeo"]].concat()).exits(2).stderr;
+        assert!(wrong.starts_with("error: --model: model \"dmeo\" names no provider"), "{wrong}");
+        assert!(wrong.contains("did you mean \"demo\"?") && !wrong.contains("w.yaml"), "{wrong}");
+        let missing = place.run(&[verb, &["--model", "openai:gpt-5.2"]].concat()).exits(7).stderr;
+        assert!(missing.starts_with("error: --model: model openai:gpt-5.2 needs OPENAI_API_KEY"), "{missing}");
+    }
+    let wrong = place.run(&["run", "w.yaml", "x", "--workflow", "darft"]).exits(2).stderr;
+    assert!(wrong.contains("did you mean \"draft\"? name one with --workflow: draft, other"), "{wrong}");
+}
+
+#[test]
+fn two_files_with_one_workflow_are_both_named() {
+    let place = Place::new();
+    let text = "version: 1\nmodel: demo\nagents: { a: {} }\nworkflows: { w: { steps: [{ step: S, agent: a }] } }\n";
+    write(&place, "one.yaml", text);
+    write(&place, "two.yaml", text);
+    let said = place.run(&["workflow", "validate", "one.yaml", "two.yaml"]).exits(2).stdout;
+    assert!(said.starts_with("two.yaml:1:1: one.yaml has a workflow with the id \"w\" too"), "{said}");
+    let said = place.run(&["worker", "one.yaml", "one.yaml"]).exits(2).stderr;
+    assert!(said.contains("one.yaml:1:1: it is named twice: name it once"), "{said}");
+}
+
+#[test]
 fn a_killed_run_goes_on_with_its_own_text_in_the_next_process() {
     let place = Place::new();
     write(&place, "slow.yaml", &slow("the old text"));
@@ -596,6 +664,53 @@ fn bad_e06_what_is_no_file_is_named_and_not_waited_for() {
         let refused = place.run(&["run", name, "x"]).exits(2);
         assert!(refused.stderr.contains(said), "{name}: {}", refused.stderr);
     }
+}
+
+/// What bash offers for the last word of a line.
+fn offered(place: &Place, line: &str) -> Vec<String> {
+    // As bash calls it: the words are taken apart at its word breaks.
+    let script = r#"
+        source ./outlive.bash
+        COMP_LINE=$1; COMP_POINT=${#1}
+        words=${1//@/ @ }
+        read -ra COMP_WORDS <<<"$words"
+        [[ $1 == *" " ]] && COMP_WORDS+=("")
+        COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+        complete -p outlive | grep -q _outlive_named || exit 1
+        _outlive_named outlive "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+        printf '%s\n' "${COMPREPLY[@]}"
+    "#;
+    let mut bash = std::process::Command::new("bash");
+    bash.args(["-c", script, "bash", line]).current_dir(place.path(""));
+    bash.env_clear().env("PATH", place.search_path(true)).env("OUTLIVE_DB", "runs.db");
+    let done = bash.output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_shell_offers_what_only_the_database_knows() {
+    let place = Place::with_runs();
+    let script = place.run(&["completions", "bash"]).exits(0).stdout;
+    write(&place, "outlive.bash", &script);
+    let all = ["@last", "@last-failed", "order-4", "order-3", "order-2", "order-1"];
+    assert_eq!(offered(&place, "outlive show "), all);
+    assert_eq!(offered(&place, "outlive show order-"), all[2..]);
+    assert_eq!(offered(&place, "outlive cancel order-1 --reason no order-4"), ["order-4"]);
+    // The @ is a word of its own there.
+    assert_eq!(offered(&place, "outlive events @la"), ["last", "last-failed"]);
+    assert_eq!(offered(&place, "outlive questions --run order-3"), ["order-3"]);
+    assert_eq!(offered(&place, "outlive run "), ["coffee-shop"]);
+    // What the arguments themselves say, as before.
+    assert_eq!(offered(&place, "outlive sho"), ["show"]);
+    assert!(offered(&place, "outlive show order-1 --js").contains(&"--json".to_owned()));
+    // Where there is nothing, nothing is offered and nothing said.
+    let nowhere = place.run(&["complete", "outlive --db none.db show "]).exits(0);
+    assert_eq!((nowhere.stdout.as_str(), nowhere.stderr.as_str()), ("", ""));
+    for (shell, line) in [("zsh", "compdef _outlive_named outlive"), ("fish", "(outlive complete (commandline -cp)")] {
+        assert!(place.run(&["completions", shell]).exits(0).stdout.contains(line), "{shell}");
+    }
+    assert!(!place.run(&["--help"]).exits(0).stdout.contains("complete "), "it is for scripts alone");
 }
 
 #[test]

@@ -6,15 +6,13 @@
 
 use super::syntax::{self, excerpt};
 use super::{Cel, Compiled, ENV, Mistake, Scope, budget, kinds};
+use crate::nearest::nearest;
 use ::cel::IdedExpr;
 use ::cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, LiteralValue, SourceInfo, operators};
 use std::mem;
 
 /// How deep the tree may be: an operator between three values takes two levels.
 const DEPTH_MAX: usize = 96;
-
-/// A name this different from what was written is no guess.
-const TYPO_MAX: usize = 3;
 
 /// Names of types: `type(x) == string`.
 const TYPES: &[&str] = &["bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"];
@@ -235,14 +233,6 @@ impl<'a> Check<'a> {
 /// Whether a call is one of a function. Operators have names such as `_+_`, and `@in`.
 fn is_named(call: &CallExpr) -> bool {
     call.func_name.chars().all(|letter| letter.is_alphanumeric() || ['_', '.'].contains(&letter))
-}
-
-/// The known name that was probably meant.
-fn nearest<'n>(written: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    let distance = |name: &str| strsim::damerau_levenshtein(&written.to_lowercase(), &name.to_lowercase());
-    let limit = TYPO_MAX.min(written.chars().count() / 2);
-    let guess = known.map(|name| (distance(name), name)).min_by_key(|(distance, _)| *distance);
-    guess.filter(|(distance, _)| *distance <= limit).map(|(_, name)| name)
 }
 
 fn quoted(names: &[&str]) -> String {

@@ -16,6 +16,7 @@ pub use calls::{CallKind, ForkCall};
 use crate::event::EventKind;
 use crate::id::RunId;
 use crate::log::{Entry, Key, Part, Record};
+use crate::nearest::nearest;
 use crate::question::{Answer, Question};
 use crate::run::RunStatus;
 use crate::step::StepType;
@@ -113,8 +114,9 @@ impl Cut {
                 Some(index) if matches!(log[index].record, Some(Record::Retry { .. })) => Ok(at(index + 1)),
                 Some(index) => Ok(at(index)),
                 None => {
-                    let named = named(point);
-                    refuse(format!("nothing called {named} has begun: name a step, or the key of a step or a call"))
+                    let (named, meant) = (named(point), meant(&log[..most], place));
+                    let hint = "name a step, or the key of a step or a call";
+                    refuse(format!("nothing called {named} has begun{meant}: {hint}"))
                 }
             },
             (_, ForkEdit::Output(_)) => {
@@ -124,7 +126,11 @@ impl Cut {
                     ForkPoint::Failure => None,
                 };
                 let Some(index) = index.filter(|index| log[..most].get(*index).is_some_and(has_output)) else {
-                    return refuse(format!("{} gave nothing back that could be edited: {EDITABLE}", named(point)));
+                    let meant = unknown(&log[..most], point);
+                    return refuse(format!(
+                        "{} gave nothing back that could be edited{meant}: {EDITABLE}",
+                        named(point)
+                    ));
                 };
                 let index = judged::answer_of(log, index).unwrap_or(index);
                 Ok(Self { edited: Some(index), ..at(index + 1) })
@@ -142,7 +148,8 @@ impl Cut {
                 let Some((index, key)) = answered else {
                     let hint = "name a question that was answered, by its key or its step; one that is open can be \
                                 answered in a fork without an edit";
-                    return refuse(format!("no question was answered at {}: {hint}", named(point)));
+                    let meant = unknown(&log[..most], point);
+                    return refuse(format!("no question was answered at {}{meant}: {hint}", named(point)));
                 };
                 Ok(Self { answered: Some(key), ..at(index) })
             }
@@ -256,6 +263,27 @@ fn named(point: &ForkPoint) -> String {
         },
         ForkPoint::Failure => "a failure".to_owned(),
     }
+}
+
+/// `; did you mean "Draft"?`, where nothing is called as this place is and something nearly.
+fn unknown(log: &[Entry], point: &ForkPoint) -> String {
+    match point {
+        ForkPoint::At(place) if !log.iter().any(|entry| begins(entry, place)) => meant(log, place),
+        _ => String::new(),
+    }
+}
+
+/// `; did you mean "Draft"?`, if something with nearly that name or key has begun.
+fn meant(log: &[Entry], place: &str) -> String {
+    let known = log.iter().filter_map(|entry| entry.record.as_ref()).flat_map(|record| match record {
+        Record::Intent { key, name } => vec![Some(key.as_str()), name.as_deref()],
+        Record::Begin { key, name, .. } => vec![Some(key.as_str()), Some(&**name)],
+        Record::Reserved { key, .. } => vec![Some(key.as_str())],
+        Record::Waiting { questions, .. } => questions.iter().map(|question| Some(&*question.step_name)).collect(),
+        _ => Vec::new(),
+    });
+    let nearest = nearest(place, known.flatten());
+    nearest.map(|name| format!("; did you mean {name:?}?")).unwrap_or_default()
 }
 
 /// The place before this entry; before the end of the run, for the entries that end it.

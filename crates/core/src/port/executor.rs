@@ -451,6 +451,11 @@ pub trait Executor: Send + Sync + 'static {
     /// What this is.
     fn info(&self) -> ExecutorInfo;
 
+    /// What it is, in a word for people.
+    fn word(&self) -> &'static str {
+        self.info().kind.as_str()
+    }
+
     /// What clients may know about it, in Agno's shape; none where there is nothing to tell. Never a secret.
     fn describe(&self) -> Option<Value> {
         None

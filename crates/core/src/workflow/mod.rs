@@ -364,6 +364,23 @@ impl Definition {
         Code::executors(&self.codes).chain(&self.leads).fold(input, |input, executor| executor.masked(input))
     }
 
+    /// The steps of its tree, each with its executor; not those of workflows that calls inside a step may have executed.
+    pub fn steps(&self) -> Vec<(&StepNode, &Arc<dyn Executor>)> {
+        fn collect<'a>(nodes: &'a [Node], codes: &'a [Code], all: &mut Vec<(&'a StepNode, &'a Arc<dyn Executor>)>) {
+            for (node, code) in nodes.iter().zip(codes) {
+                match (node, code) {
+                    (Node::Step(step), Code::Step { executor, .. }) => all.push((step, executor)),
+                    _ => [false, true]
+                        .into_iter()
+                        .for_each(|other| collect(node.children(other), code.children(other), all)),
+                }
+            }
+        }
+        let mut all = Vec::new();
+        collect(&self.nodes, &self.codes, &mut all);
+        all
+    }
+
     /// The executor of the step with this key, or of the leader.
     pub fn executor(&self, key: &Key) -> Option<&Arc<dyn Executor>> {
         if self.leads.is_some() && *key == Key::leader() {

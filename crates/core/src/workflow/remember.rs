@@ -223,6 +223,10 @@ impl Executor for Remembers {
         self.executor.info()
     }
 
+    fn word(&self) -> &'static str {
+        self.executor.word()
+    }
+
     fn describe(&self) -> Option<Value> {
         self.executor.describe()
     }

@@ -217,6 +217,16 @@ async fn a_retry_goes_on_with_the_failed_call_or_executes_the_failed_step_anew()
     let engine = engine(&db, &definition).await;
     let run = submitted(&engine, &definition).await;
     assert_eq!(ended(&run).await.status, RunStatus::Error);
+    for (fork, meant) in [
+        (run.fork("fials"), "nothing called \"fials\" has begun; did you mean \"fails\"?: name a step"),
+        (run.fork("1/k:ntoe"), "did you mean \"1/k:note\"?"),
+        (run.fork("fials").output(1), "could be edited; did you mean \"fails\"?"),
+        (run.fork("fails").output(1), "could be edited: name a step"),
+        (run.fork("fials").answer(Answer::Approve), "at \"fials\"; did you mean \"fails\"?"),
+    ] {
+        let refused = fork.background().await.unwrap_err().to_string();
+        assert!(refused.contains(meant), "{refused}");
+    }
     let before = calls.count();
     // In the call it was making: what it noted is kept, and so is what came before.
     works.store(true, Ordering::Relaxed);

@@ -4,12 +4,12 @@
 //! builders, so a file has no meaning of its own.
 
 pub(super) mod out_of_place;
-mod thinkers;
+pub(super) mod thinkers;
 
 use super::Settings;
 use super::call::CallStep;
 use super::fit::{meant, name_problem};
-use super::syntax::{self, Common, Document, Node, Span};
+use super::syntax::{self, Common, Document, Node, Span, SpanOrNone};
 use super::yaml::{self, At, Misread, What};
 use crate::invalid::FileProblemKind;
 use outlive_agent::model::SharedModel;
@@ -333,7 +333,7 @@ impl<'a> Build<'a> {
         }
         if let Some(said) = &said.retention {
             builder = builder.retention(Retention {
-                max_age: said.max_age.map(|Span(age)| age),
+                max_age: said.max_age.map(|SpanOrNone(age)| age),
                 max_runs: said.max_runs,
                 ..Retention::new()
             });
@@ -439,9 +439,8 @@ impl<'a> Build<'a> {
                 self.problem(self.key(&path), format!("its name {problem}"));
                 self.said.push("has an empty name".to_owned());
             }
-            if review.is_some_and(|review| !review.asks()) {
-                let at = self.key(&[&path[..], &["review"]].concat());
-                self.problem(at, "it asks nothing: write confirm, ask, output or iterations, or leave it out");
+            if let Some(review) = review {
+                self.check_review(review, node, &[&path[..], &["review"]].concat());
             }
             if !names.insert(name) {
                 let message = format!("two steps are named {name:?}: names identify steps, give each its own");
@@ -454,6 +453,37 @@ impl<'a> Build<'a> {
             inside.pop();
         }
         blocks
+    }
+
+    /// A review must ask something, and what it says must be about that.
+    fn check_review(&mut self, review: &syntax::Review, node: &Node, path: &Path<'_>) {
+        if !review.asks() {
+            self.problem(self.key(path), "it asks nothing: write confirm, ask, output or iterations, or leave it out");
+            return;
+        }
+        let is_step = matches!(node, Node::Step(_));
+        let (asks, has_fields) = (review.ask.is_some(), !review.fields.is_empty());
+        let mistakes = [
+            (
+                asks && !has_fields && is_step,
+                "ask",
+                "it says no `fields` to fill in: write some, or `confirm` for a yes or no",
+            ),
+            (has_fields && !asks, "fields", "nothing asks for them: write `ask: TEXT`, or leave them out"),
+            (
+                review.several.is_some() && !(asks && matches!(node, Node::Router(_))),
+                "several",
+                "only a router that has a person choose, with `ask`, lets several be chosen: leave it out",
+            ),
+            (
+                review.on_timeout.is_some() && review.expires_in.is_none(),
+                "on_timeout",
+                "an answer is waited for for ever: write `expires_in` too, or leave this out",
+            ),
+        ];
+        for (_, key, message) in mistakes.into_iter().filter(|(is_so, ..)| *is_so) {
+            self.problem(self.key(&[path, &[key]].concat()), message);
+        }
     }
 
     fn node(&mut self, node: &'a Node, path: &Path<'_>, inside: &mut Vec<String>, fields: &[&str]) -> Option<Block> {
@@ -712,7 +742,7 @@ fn common(node: &Node) -> Common<'_> {
 
 fn retry(said: &syntax::Retry) -> Retry {
     let retry = Retry::times(said.times);
-    let retry = said.backoff.map_or(retry, |Span(first)| retry.backoff(first));
+    let retry = said.backoff.map_or(retry, |SpanOrNone(first)| retry.backoff(first));
     said.backoff_max.map_or(retry, |Span(longest)| retry.backoff_max(longest))
 }
 
@@ -758,6 +788,9 @@ fn budget_of(said: &syntax::Budget) -> Result<Budget, (&'static str, String)> {
     let per = BudgetScope::ALL.into_iter().find(|per| per.as_str() == said.per);
     let per = per.ok_or_else(|| ("per", "write run, session, user or all".to_owned()))?;
     let (shared, time_zone) = (said.shared.as_deref().map(Arc::from), said.time_zone.as_deref().map(Arc::from));
+    if limit == 0 {
+        return Err(("limit", format!("nothing could be used: it must be more than 0; {example}")));
+    }
     let budget = Budget { unit, limit, per, daily: said.daily.unwrap_or_default(), time_zone, shared };
     match outlive_engine::budget_problem(&budget) {
         Some(problem) => Err(("time_zone", problem)),

@@ -27,6 +27,13 @@ impl Executor for CallStep {
         ExecutorInfo { kind: ExecutorKind::Function, name: self.name.clone(), id: None }
     }
 
+    fn word(&self) -> &'static str {
+        match self.call {
+            Call::Http(_) => "request",
+            Call::Command(_) => "command",
+        }
+    }
+
     fn problems(&self) -> Vec<String> {
         self.call.problems()
     }

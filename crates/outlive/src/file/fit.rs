@@ -3,7 +3,7 @@
 //! It must never know what a file means, only its shape. The invariant: without a problem, the JSON fits the schema.
 
 use super::schema::{KIND, checked, resolved};
-use super::syntax::Span;
+use super::syntax::{Span, SpanOrNone};
 use super::yaml::{At, Key, Misread, Node, Plain, What, plain};
 use outlive_core::check;
 use serde_json::{Map, Number, Value};
@@ -203,15 +203,20 @@ impl Fitting {
             }
             return value;
         }
+        let has_pattern = |wanted: &str| rules.get("pattern").is_some_and(|pattern| pattern == wanted);
         let schema = Value::Object(rules.clone());
         if let Err(unfit) = check(&value, &schema) {
             let example = rules.get("examples").and_then(|all| all.get(0)).and_then(Value::as_str);
             let message = match example {
+                Some(_) if has_pattern(Span::PATTERN) && SpanOrNone::parse(text).is_some() => {
+                    "no time at all cannot be meant: write how long, or leave the key out".to_owned()
+                }
                 Some(example) => format!("it must look like {example}"),
                 None => unfit.problem,
             };
             self.problem(node.at, message);
-        } else if rules.get("pattern").is_some_and(|pattern| pattern == Span::PATTERN) && Span::parse(text).is_none() {
+        } else if [Span::PATTERN, SpanOrNone::PATTERN].into_iter().any(has_pattern) && SpanOrNone::parse(text).is_none()
+        {
             self.problem(node.at, "it is longer than anybody waits: write at most 36500d");
         }
         value

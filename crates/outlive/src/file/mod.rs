@@ -247,6 +247,13 @@ impl File {
         self.with(|settings| settings.model = Some(name.into()))
     }
 
+    /// What is wrong with the model of [`File::every_model`], or with one that stands in for it, or missing for them here. It is
+    /// no mistake of the file, so whoever named the model is to be told.
+    pub fn every_model_problem(&self) -> Option<(FileProblemKind, String)> {
+        let (problem, kind) = build::thinkers::replacement_problem(&self.document, &self.settings)?;
+        Some((kind, problem))
+    }
+
     /// Which addresses its HTTP calls may ask; unless set, those that [`Outbound::default`] allows.
     #[must_use]
     pub fn outbound(self, outbound: Outbound) -> Self {

@@ -232,7 +232,7 @@ impl Lines {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct History {
-    /// How many earlier runs
+    /// How many earlier runs; with 0 none
     pub(super) runs: Option<u32>,
 }
 
@@ -269,7 +269,7 @@ macro_rules! thinker {
             pub(super) input: Option<Map<String, Value>>,
             /// JSON Schema that its answer must fit
             pub(super) output: Option<Map<String, Value>>,
-            /// How often an answer that does not fit is sent back; twice unless said
+            /// How often an answer that does not fit is sent back; twice unless said, with 0 never
             pub(super) output_retries: Option<u32>,
             /// What is checked before it is asked
             #[schemars(with = "Vec<Guardrail>")]
@@ -277,8 +277,11 @@ macro_rules! thinker {
             pub(super) guardrails: Vec<Guardrail>,
             /// Whether to ask for Markdown
             pub(super) markdown: Option<bool>,
-            /// Tool calls in one run, at most
+            /// Tool calls in one run, at most; with 0 none
             pub(super) tool_call_limit: Option<u32>,
+            /// Tool calls of one answer that are made at once, at most; 32 unless said
+            #[schemars(range(min = 1))]
+            pub(super) tool_calls_at_once: Option<u32>,
             /// Model calls in one run, at most; 50 unless said
             #[schemars(range(min = 1))]
             pub(super) turns_max: Option<u32>,
@@ -381,9 +384,9 @@ pub(super) struct Workflow {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Retention {
-    /// Those that ended longer ago go
-    pub(super) max_age: Option<Span>,
-    /// Those accepted last stay, this many
+    /// Those that ended longer ago go; with 0s each as soon as it has ended
+    pub(super) max_age: Option<SpanOrNone>,
+    /// Those accepted last stay, this many; with 0 none
     pub(super) max_runs: Option<u64>,
 }
 
@@ -391,9 +394,10 @@ pub(super) struct Retention {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WorkflowHistory {
-    /// How many earlier runs; 3 unless said
+    /// How many earlier runs; 3 unless said, with 0 none but what they are summed up to
     pub(super) runs: Option<u32>,
     /// About how many tokens they may take
+    #[schemars(range(min = 1))]
     pub(super) max_tokens: Option<u32>,
     /// The model that sums up those that are left out
     pub(super) summarize: Option<String>,
@@ -413,9 +417,10 @@ pub(super) enum StepHistory {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StepHistoryShown {
-    /// How many earlier runs
+    /// How many earlier runs; with 0 none
     pub(super) runs: Option<u32>,
     /// About how many tokens they may take
+    #[schemars(range(min = 1))]
     pub(super) max_tokens: Option<u32>,
 }
 
@@ -493,10 +498,10 @@ pub(super) struct Schedule {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Retry {
-    /// Tries after the first
+    /// Tries after the first; with 0 none
     pub(super) times: u32,
-    /// The wait before the second try, doubled with each further one; 1s unless said
-    pub(super) backoff: Option<Span>,
+    /// The wait before the second try, doubled with each further one; 1s unless said, with 0s at once
+    pub(super) backoff: Option<SpanOrNone>,
     /// The longest wait; 5m unless said
     pub(super) backoff_max: Option<Span>,
 }
@@ -521,7 +526,7 @@ pub(super) struct Review {
     /// What follows from a no; a router cancels and everything else is skipped unless said
     #[schemars(with = "Option<String>", extend("enum" = ["skip", "cancel", "retry", "else"]))]
     pub(super) on_reject: Option<OnReject>,
-    /// How often an output is made again; 3 unless said
+    /// How often an output is made again, or a question asked again; 3 unless said, with 0 never
     pub(super) max_retries: Option<u32>,
     /// How long an answer is waited for; for ever unless said
     pub(super) expires_in: Option<Span>,
@@ -725,11 +730,25 @@ node! {
     }
 }
 
-/// A length of time: `500ms`, `30s`, `5m`, `2h`, `7d`.
+/// A length of time that is more than none: `500ms`, `30s`, `5m`, `2h`, `7d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span(pub(super) Duration);
 
+/// The same, and none: `0s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SpanOrNone(pub(super) Duration);
+
 impl Span {
+    /// What such a text looks like.
+    pub(super) const PATTERN: &str = "^0*[1-9][0-9]*(ms|s|m|h|d)$";
+
+    /// None when it is no such text.
+    fn parse(text: &str) -> Option<Self> {
+        SpanOrNone::parse(text).map(|SpanOrNone(length)| Self(length)).filter(|Self(length)| !length.is_zero())
+    }
+}
+
+impl SpanOrNone {
     /// What such a text looks like.
     pub(super) const PATTERN: &str = "^[0-9]+(ms|s|m|h|d)$";
 
@@ -752,30 +771,31 @@ impl Span {
     }
 }
 
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Span::parse(&text).ok_or_else(|| serde::de::Error::custom("write a duration such as 30s"))
-    }
+macro_rules! span {
+    ($Name:ident $schema:literal $about:literal) => {
+        impl<'de> Deserialize<'de> for $Name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                $Name::parse(&text).ok_or_else(|| serde::de::Error::custom("write a duration such as 30s"))
+            }
+        }
+
+        impl JsonSchema for $Name {
+            fn schema_name() -> Cow<'static, str> {
+                $schema.into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({
+                    "description": $about,
+                    "type": "string",
+                    "pattern": $Name::PATTERN,
+                    "examples": ["30s", "5m"],
+                })
+            }
+        }
+    };
 }
 
-impl serde::Serialize for Span {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{}ms", self.0.as_millis()))
-    }
-}
-
-impl JsonSchema for Span {
-    fn schema_name() -> Cow<'static, str> {
-        "Duration".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "A length of time: 500ms, 30s, 5m, 2h or 7d",
-            "type": "string",
-            "pattern": Span::PATTERN,
-            "examples": ["30s", "5m"],
-        })
-    }
-}
+span!(Span "Duration" "A length of time: 500ms, 30s, 5m, 2h or 7d");
+span!(SpanOrNone "DurationOrNone" "A length of time, or none: 0s, 500ms, 30s, 5m, 2h or 7d");

@@ -68,6 +68,153 @@ fn a_budget_that_a_file_cannot_mean_is_refused_where_it_stands() {
     }
 }
 
+/// A text without its `^`, and the place of that.
+fn marked(text: &str) -> (String, String) {
+    let at = text.find('^').unwrap();
+    let (line, column) =
+        (text[..at].matches('\n').count() + 1, text[..at].rsplit('\n').next().unwrap().chars().count() + 1);
+    (text.replacen('^', "", 1), format!("x.yaml:{line}:{column}: "))
+}
+
+#[test]
+fn an_amount_that_cannot_mean_anything_is_refused_where_it_stands() {
+    const NO_TIME: &str = "no time at all cannot be meant: write how long, or leave the key out";
+    const NOT_NONE: &str = "it must be at least 1";
+    const TOO_LONG: &str = "it is longer than anybody waits: write at most 36500d";
+    let workflow = |rest: &str| with_steps(&format!("      - {{ step: A, agent: a }}\n    {rest}\n"));
+    let step = |rest: &str| with_steps(&format!("      - {{ step: A, agent: a, {rest} }}\n"));
+    let agent = |rest: &str| step("description: x").replace("a: {}", &format!("a: {{ {rest} }}"));
+    let beside_model = |rest: &str| step("description: x").replace("model: demo", &format!("model: demo\n{rest}"));
+    let tool = |rest: &str| {
+        beside_model(&format!("tools: {{ t: {{ http: {{ url: \"https://x.org\" }}, description: T, {rest} }} }}"))
+    };
+    let profile = |rest: &str| beside_model(&format!("models: {{ m: {{ model: ollama:x, {rest} }} }}"));
+    for (text, said) in [
+        (workflow("timeout: ^0s"), NO_TIME),
+        (step("timeout: ^0ms"), NO_TIME),
+        (step("retry: { times: 1, backoff_max: ^0s }"), NO_TIME),
+        (step("review: { confirm: Go?, expires_in: ^000d }"), NO_TIME),
+        (agent("timeout: ^0h"), NO_TIME),
+        (tool("timeout: ^0s"), NO_TIME),
+        (workflow("leader: { timeout: ^0s }"), NO_TIME),
+        (profile("timeout: ^0s"), "timeout is \"0s\": write a time such as 90s or 5m"),
+        (profile("max_output_tokens: ^0"), NOT_NONE),
+        (profile("requests_per_minute: ^0"), NOT_NONE),
+        (profile("tokens_per_minute: ^0"), NOT_NONE),
+        (agent("turns_max: ^0"), NOT_NONE),
+        (agent("tool_calls_at_once: ^0"), NOT_NONE),
+        (workflow("concurrency: ^0"), NOT_NONE),
+        (workflow("history: { max_tokens: ^0 }"), NOT_NONE),
+        (step("history: { runs: 1, max_tokens: ^0 }"), NOT_NONE),
+        (workflow("budgets: [{ limit: ^0 USD, per: run }]"), "nothing could be used: it must be more than 0"),
+        (workflow("budgets: [{ limit: ^0 calls, per: run }]"), "nothing could be used: it must be more than 0"),
+        (workflow("timeout: ^5 minutes"), "it must look like 30s"),
+        (workflow("timeout: ^36501d"), TOO_LONG),
+        (workflow("retention: { max_age: ^36501d }"), TOO_LONG),
+    ] {
+        let (text, place) = marked(&text);
+        let told = problems(&text);
+        assert!(told.starts_with(&format!("{place}{said}")), "{text}\n{told}\nis not {place}{said}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
+}
+
+#[test]
+fn an_amount_of_nothing_is_taken_where_it_means_something() {
+    let text = with_steps(
+        "      - { step: A, agent: a, retry: { times: 0, backoff: 0s }, history: { runs: 0 } }
+      - { step: B, agent: a, review: { output: Good?, on_reject: retry, max_retries: 0 } }
+    history: { runs: 0, summarize: demo }
+    retention: { max_age: 0s, max_runs: 0 }
+    leader: { history: { runs: 0 } }
+",
+    );
+    let agent = "a: { history: { runs: 0 }, tool_call_limit: 0, output_retries: 0, retry: { times: 2, backoff: 0s } }";
+    let built = definitions(&text.replace("a: {}", agent)).remove(0);
+    assert_eq!((built.retention.max_age, built.retention.max_runs), (Some(Duration::ZERO), Some(0)));
+    assert_eq!(built.nodes[0].retry().backoff_ms, 0);
+}
+
+#[test]
+fn a_review_asks_for_what_it_says() {
+    let review = |node: &str, rest: &str| {
+        let text = match node {
+            "router" => format!("      - {{ router: A, choices: [{{ step: B, agent: a }}], review: {{ {rest} }} }}\n"),
+            _ => format!("      - {{ step: A, agent: a, review: {{ {rest} }} }}\n"),
+        };
+        with_steps(&text)
+    };
+    for (rest, said) in [
+        ("^ask: Which?", "it says no `fields` to fill in: write some, or `confirm` for a yes or no"),
+        ("confirm: Go?, ^fields: [{ name: x }]", "nothing asks for them: write `ask: TEXT`, or leave them out"),
+        ("ask: x, fields: [{ name: x }], ^several: true", "only a router that has a person choose"),
+        ("confirm: Go?, ^several: false", "only a router that has a person choose"),
+        ("confirm: Go?, ^on_timeout: skip", "an answer is waited for for ever: write `expires_in` too"),
+    ] {
+        let (text, place) = marked(&review("step", rest));
+        let told = problems(&text);
+        assert_eq!(told.lines().count(), 1, "{told}");
+        assert!(told.starts_with(&format!("{place}{said}")), "{told}\nis not {place}{said}");
+    }
+    for (node, rest) in [
+        ("router", "ask: Which?"),
+        ("router", "ask: Which?, several: true, expires_in: 1m, on_timeout: approve"),
+        ("step", "ask: Which?, fields: [{ name: x }]"),
+        ("step", "confirm: Go?, on_reject: retry, max_retries: 2"),
+    ] {
+        assert_eq!(definitions(&review(node, rest)).len(), 1, "{rest}");
+    }
+}
+
+#[test]
+fn what_is_missing_for_a_model_that_stands_in_is_told_where_it_is_named() {
+    let profile = |text: Value| serde_json::from_value::<ModelProfile>(text).unwrap();
+    let missing = "needs NOT_SET_ANYWHERE, which is not set";
+    let own = "models:
+  fast: { model: ollama:x, fallbacks: [ollama:y, slow] }
+  slow: { model: openai:z, api_key_variable: NOT_SET_ANYWHERE }
+";
+    let text = "version: 1\nMODELSmodel: fast\nagents: { a: {}, b: { model: fast } }\nworkflows: { w: { steps: [{ step: A, agent: a }, { step: B, agent: b }] } }\n";
+    let in_file = File::parse("x.yaml", text.replace("MODELS", own)).unwrap();
+    let in_settings = || {
+        let file = File::parse("x.yaml", text.replace("MODELS", "")).unwrap();
+        let file =
+            file.model_profile("fast", profile(json!({ "model": "ollama:x", "fallbacks": ["ollama:y", "slow"] })));
+        file.model_profile("slow", profile(json!({ "model": "openai:z", "api_key_variable": "NOT_SET_ANYWHERE" })))
+    };
+    let told = |file: File| file.definitions().unwrap_err().to_string();
+    assert_eq!(told(in_file), format!("x.yaml:4:18: model openai:z {missing}"));
+    assert_eq!(told(in_settings()), format!("x.yaml:2:8: model openai:z {missing}"));
+    let by_agent =
+        File::parse("x.yaml", text.replace("MODELS", "").replace("model: fast\n", "model: ollama:x\n")).unwrap();
+    let by_agent = by_agent.model_profile(
+        "fast",
+        profile(json!({ "model": "ollama:x", "fallbacks": ["openai-chat:q"], "base_url": "http://127.0.0.1:1/v1" })),
+    );
+    assert_eq!(told(by_agent.clone()), "x.yaml:3:30: model openai-chat:q needs OPENAI_API_KEY, which is not set");
+    // A mistake in a profile stands at the key that it is about.
+    let wrong = own.replace("api_key_variable: NOT_SET_ANYWHERE", "background: ^true").replace("openai:z", "groq:z");
+    let (wrong, place) = marked(&text.replace("MODELS", &wrong));
+    let said = told(File::parse("x.yaml", wrong).unwrap());
+    assert!(said.starts_with(&format!("{place}background is for openai alone")), "{said} is not at {place}");
+}
+
+#[test]
+fn a_model_that_takes_the_place_of_all_is_no_mistake_of_the_file() {
+    let file = || File::parse("x.yaml", with_steps("      - { step: A, agent: a }\n")).unwrap();
+    let file = || file().model("demo", ScriptedModel::replies([]));
+    let problem = |name: &str| file().every_model(name).every_model_problem();
+    assert_eq!((file().every_model_problem(), problem("demo"), problem("ollama:x")), (None, None, None));
+    let (kind, wrong) = problem("dmeo").unwrap();
+    assert!(kind == FileProblemKind::Invalid && wrong.ends_with(": did you mean \"demo\"?"), "{wrong}");
+    let key = json!({ "model": "openai:x", "api_key_variable": "NOT_SET_ANYWHERE" });
+    let fast = json!({ "model": "ollama:x", "fallbacks": ["slow"] });
+    let profile = |text: Value| serde_json::from_value::<ModelProfile>(text).unwrap();
+    let file = file().model_profile("slow", profile(key)).model_profile("fast", profile(fast)).every_model("fast");
+    let missing = "model openai:x needs NOT_SET_ANYWHERE, which is not set".to_owned();
+    assert_eq!(file.every_model_problem(), Some((FileProblemKind::Missing, missing)));
+}
+
 #[tokio::test]
 async fn the_seed_as_a_file_makes_the_same_calls_as_the_program() {
     let mut asked = Vec::new();

@@ -3,8 +3,9 @@
 //! It must never know a workflow. The invariant: each is built once, and what is wrong with it is said once.
 
 use super::super::fit::meant;
-use super::super::syntax::{self, Span};
-use super::{At, Build, EFFECT_MISSING, INSIDE_MAX, Opened, Path, What, retry};
+use super::super::syntax::{self, Document, Span};
+use super::{At, Build, EFFECT_MISSING, INSIDE_MAX, Opened, Path, Settings, retry};
+use crate::invalid::FileProblemKind;
 use outlive_agent::model::{self, IntoModel, ModelProfile, ScriptedModel, SharedModel};
 use outlive_agent::tool::{Call, CommandCall, HackerNewsTools, HttpCall, IntoTools, MCPTools, Tool, YFinanceTools};
 use outlive_agent::{Agent, PiiGuardrail, PromptInjectionGuardrail, Team};
@@ -19,18 +20,8 @@ macro_rules! thinker {
         if let Some(id) = &$said.id {
             thinker = thinker.id(id);
         }
-        for (place, name) in $said.fallbacks.iter().enumerate() {
-            let place = place.to_string();
-            if let Some(model) = $build.model_at(name, &[&$path[..], &["fallbacks", &place]].concat()) {
-                thinker = thinker.fallback(model);
-            }
-        }
-        // What an agent says comes before what its model's profile says.
-        let stand_ins = if $said.fallbacks.is_empty() { $build.stand_ins($said.model.as_deref()) } else { Vec::new() };
-        for (profile, place, name) in stand_ins {
-            if let Some(model) = $build.model_at(&name, &["models", &profile, "fallbacks", &place]) {
-                thinker = thinker.fallback(model);
-            }
+        for model in $build.stand_ins($said.model.as_deref(), &$said.fallbacks, &$path[..]) {
+            thinker = thinker.fallback(model);
         }
         if let Some(text) = &$said.role {
             thinker = thinker.role(text);
@@ -65,6 +56,9 @@ macro_rules! thinker {
         if let Some(calls) = $said.tool_call_limit {
             thinker = thinker.tool_call_limit(calls);
         }
+        if let Some(calls) = $said.tool_calls_at_once {
+            thinker = thinker.tool_calls_at_once(calls);
+        }
         if let Some(turns) = $said.turns_max {
             thinker = thinker.turns_max(turns);
         }
@@ -93,62 +87,111 @@ macro_rules! thinker {
     }};
 }
 
+/// The model of this name: one that the program gave, or that of a profile, or what the name says.
+fn open(document: &Document, settings: &Settings, name: &str) -> Result<SharedModel, String> {
+    match (settings.models.get(name), profile(document, settings, name)) {
+        (Some(model), _) => Ok(model.clone()),
+        (None, Some(profile)) => match settings.models.get(&profile.model) {
+            Some(model) => Ok(model.clone()),
+            None => profile.open(),
+        },
+        (None, None) => model::parse(name),
+    }
+}
+
+fn profile<'a>(document: &'a Document, settings: &'a Settings, name: &str) -> Option<&'a ModelProfile> {
+    document.models.get(name).or_else(|| settings.profiles.get(name))
+}
+
+/// A problem with the model of this name, and what was probably meant.
+fn problem_of(document: &Document, settings: &Settings, problem: String, name: &str) -> String {
+    let names = document.models.keys().chain(settings.profiles.keys()).chain(settings.models.keys());
+    format!("{problem}{}", meant(name, names.map(String::as_str)))
+}
+
+/// What is wrong with the model that takes the place of all, or with one that stands in for it, or missing for them.
+pub(in crate::file) fn replacement_problem(
+    document: &Document,
+    settings: &Settings,
+) -> Option<(String, FileProblemKind)> {
+    let name = settings.model.as_deref()?;
+    let others = profile(document, settings, name).map(|profile| &profile.fallbacks[..]).unwrap_or_default();
+    std::iter::once(name).chain(others.iter().map(String::as_str)).find_map(|name| {
+        match open(document, settings, name) {
+            Ok(model) => Some((model.problems().into_iter().next()?, FileProblemKind::Missing)),
+            Err(problem) => Some((problem_of(document, settings, problem, name), FileProblemKind::Invalid)),
+        }
+    })
+}
+
 impl<'a> Build<'a> {
     // Models.
 
-    /// The model that a name stands for. What is wrong with it is said at its first use.
+    /// The model that a name stands for, or the one that takes the place of all. What is wrong with it is said at its first
+    /// use.
     pub(super) fn model_at(&mut self, name: &str, path: &Path<'_>) -> Option<SharedModel> {
         if self.settings.inspects {
             let known = self.document.models.get(name).map_or(name, |profile| &profile.model);
             let is_own = self.settings.models.contains_key(known) || self.settings.profiles.contains_key(known);
             if !is_own && let Err(problem) = model::parse(known) {
-                self.model_problem(problem, path);
+                self.model_problem(problem, known, path);
             }
             let id = known.split_once(':').map_or(known, |(_, id)| id.trim());
             let absent = |_: &ModelRequest| Err(Failure::new(FailureKind::Definition, "it is only looked at"));
             return ScriptedModel::from_fn(id, absent).into_model().ok();
         }
-        let name = self.settings.model.as_deref().unwrap_or(name).to_owned();
-        if let Some(model) = self.models.get(&name) {
+        let settings = self.settings;
+        self.open(settings.model.as_deref().unwrap_or(name), path)
+    }
+
+    /// The model of this name, whatever takes its place.
+    fn open(&mut self, name: &str, path: &Path<'_>) -> Option<SharedModel> {
+        if let Some(model) = self.models.get(name) {
             return model.clone();
         }
-        let found = match (self.settings.models.get(&name), self.profile(&name)) {
-            (Some(model), _) => Ok(model.clone()),
-            (None, Some(profile)) => match self.settings.models.get(&profile.model) {
-                Some(model) => Ok(model.clone()),
-                None => profile.open(),
-            },
-            (None, None) => model::parse(&name),
-        };
-        let found = found.map_err(|problem| self.model_problem(problem, path)).ok();
+        let found = open(self.document, self.settings, name);
+        let found = found.map_err(|problem| self.model_problem(problem, name, path)).ok();
         for problem in found.iter().flat_map(|model| model.problems()) {
             self.missing(self.value(path), problem.clone());
             self.said.push(problem);
         }
-        self.models.insert(name, found.clone());
+        self.models.insert(name.to_owned(), found.clone());
         found
     }
 
-    fn model_problem(&mut self, problem: String, path: &Path<'_>) {
-        let names = self.document.models.keys().chain(self.settings.profiles.keys()).chain(self.settings.models.keys());
-        let name = self.node.get(path).and_then(|node| match &node.what {
-            What::Scalar { text, .. } => Some(text.as_str()),
-            _ => None,
-        });
-        let meant = name.map(|name| meant(name, names.map(String::as_str))).unwrap_or_default();
-        self.problem(self.value(path), format!("{problem}{meant}"));
+    /// What is wrong with a model, where it is named; with a profile of the file, at the key that it is about.
+    fn model_problem(&mut self, problem: String, name: &str, path: &Path<'_>) {
+        let key = problem.split(' ').next().unwrap_or_default();
+        let own = ["models", name, key];
+        let is_own = self.document.models.contains_key(name) && self.node.get(&own).is_some();
+        let at = self.value(if is_own { &own } else { path });
+        self.problem(at, problem_of(self.document, self.settings, problem, name));
     }
 
-    /// The models that stand in for this one by its profile, each with the profile's name and its place there.
-    pub(super) fn stand_ins(&self, model: Option<&str>) -> Vec<(String, String, String)> {
-        let name = self.settings.model.as_deref().or(model).or(self.document.model.as_deref()).unwrap_or_default();
-        let fallbacks = self.profile(name).map(|profile| profile.fallbacks).unwrap_or_default();
-        let at = |(place, other): (usize, String)| (name.to_owned(), place.to_string(), other);
-        fallbacks.into_iter().enumerate().map(at).collect()
-    }
-
-    fn profile(&self, name: &str) -> Option<ModelProfile> {
-        self.document.models.get(name).or_else(|| self.settings.profiles.get(name)).cloned()
+    /// The models that stand in for that of an agent or a team: those it names itself, or else those of its model's profile.
+    /// What is wrong with one is said where it is named: in the profile, or, of a profile of the settings, where that is.
+    pub(super) fn stand_ins(&mut self, own: Option<&str>, fallbacks: &[String], path: &Path<'_>) -> Vec<SharedModel> {
+        let settings = self.settings;
+        let place = |at: usize| at.to_string();
+        if settings.model.is_none() && !fallbacks.is_empty() {
+            let named = fallbacks.iter().enumerate();
+            return named
+                .filter_map(|(at, name)| self.model_at(name, &[path, &["fallbacks", &place(at)]].concat()))
+                .collect();
+        }
+        let document = self.document;
+        let said = own.or(document.model.as_deref()).unwrap_or_default();
+        let name = settings.model.as_deref().unwrap_or(said);
+        let names = profile(document, settings, name).map(|profile| &profile.fallbacks[..]).unwrap_or_default();
+        let outside = if own.is_some() { [path, &["model"]].concat() } else { vec!["model"] };
+        let mut models = Vec::new();
+        for (at, other) in names.iter().enumerate() {
+            let at = place(at);
+            let inside = ["models", name, "fallbacks", &at];
+            let path = if document.models.contains_key(name) { &inside[..] } else { &outside };
+            models.extend(if settings.model.is_some() { self.open(other, path) } else { self.model_at(other, path) });
+        }
+        models
     }
 
     /// The model of an agent or a team: its own, or that of the file.
