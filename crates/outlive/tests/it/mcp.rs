@@ -5,7 +5,7 @@ use outlive::core::RunId;
 use outlive::core::port::QuestionFilter;
 use outlive::engine::testing::read_log;
 use outlive::prelude::*;
-use outlive::{File, FileProblemKind};
+use outlive::{File, FileProblemKind, McpProfile};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -213,6 +213,38 @@ async fn a_file_names_servers_and_programs_need_permission() {
     assert_eq!(read_ledger(&ledger(folder.path())).len(), 1);
     let steps = serde_json::to_string(&run).unwrap();
     assert!(steps.contains("look: the sea"), "{steps}");
+}
+
+#[tokio::test]
+async fn a_file_names_a_server_of_the_settings_and_a_run_keeps_the_one_that_it_began_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let command = mcp_command(&std::env::current_exe().unwrap(), "mcp::serves", &[], &ledger(folder.path()));
+    let here = McpProfile { command, ..McpProfile::default() };
+    let elsewhere = McpProfile { command: vec!["/no/such/program".to_owned()], ..McpProfile::default() };
+    let named = |server: &McpProfile| file("house").unwrap().mcp_profile("house", server.clone());
+    let Err(outlive::Error::File(refused)) = named(&here).definitions() else { panic!("commands are not allowed") };
+    assert!(refused.to_string().contains("commands are not allowed here"), "{refused}");
+    let Err(outlive::Error::File(unknown)) = file("hosue").unwrap().mcp_profile("house", here.clone()).definitions()
+    else {
+        panic!("it is unknown")
+    };
+    let message = "x.yaml:5:10: no MCP server is called \"hosue\" here: did you mean \"house\"?";
+    assert!(unknown.to_string().starts_with(message), "{unknown}");
+    assert!(unknown.problems.iter().all(|problem| problem.kind == FileProblemKind::Missing));
+
+    let allowed = named(&here).allow_commands(true);
+    let run = allowed.clone().db(InMemoryDb::new()).workflows().unwrap().remove(0).run("go").await.unwrap();
+    assert_eq!((run.text().as_str(), read_ledger(&ledger(folder.path())).len()), ("seen", 1));
+    // Another server under the name is another definition; a run goes on with its own.
+    let (own, other) =
+        (allowed.definition("w").unwrap(), named(&elsewhere).allow_commands(true).definition("w").unwrap());
+    assert_ne!(own.hash, other.hash);
+    let stored = &own.source.as_ref().unwrap().text;
+    assert_eq!(other.source.as_ref().unwrap().restore(stored).unwrap().hash, own.hash);
+    // Whoever may not run programs does not run that of the settings either.
+    let strict = file("{ url: 'https://x.example/' }").unwrap().definition("w").unwrap();
+    let refused = strict.source.as_ref().unwrap().restore(stored).unwrap_err();
+    assert!(refused.contains("commands are not allowed here"), "{refused}");
 }
 
 #[test]
