@@ -124,12 +124,22 @@ pub(crate) fn read_all(paths: &[String], allowed: &Allowances, settings: &Settin
     files.into_iter().map(|file| given(file, allowed, settings)).collect()
 }
 
+/// The addresses that tools may ask.
+///
+/// # Errors
+/// When a setting is no address.
+pub(crate) fn outbound(settings: &Settings) -> Result<Outbound, Problem> {
+    settings.tool_hosts.iter().try_fold(Outbound::default(), |outbound, host| {
+        outbound.allow(host).map_err(|invalid| settings::configuration(format!("tool_hosts: {invalid}")))
+    })
+}
+
 fn given(file: File, allowed: &Allowances, settings: &Settings) -> Result<File, Problem> {
-    let mut outbound = Outbound::default();
-    for host in &settings.tool_hosts {
-        outbound = outbound.allow(host).map_err(|invalid| settings::configuration(format!("tool_hosts: {invalid}")))?;
-    }
+    let outbound = outbound(settings)?;
     let mut file = file.model("demo", demo()).outbound(outbound).allow_commands(allowed.allow_commands);
+    for (name, server) in &settings.servers {
+        file = file.mcp_profile(name, server.clone());
+    }
     for (name, profile) in &settings.models.0 {
         file = file.model_profile(name, profile.clone());
     }

@@ -14,9 +14,11 @@ mod value;
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};
 use env_file::EnvFile;
+use outlive::McpProfile;
 use outlive::Options;
-use outlive::agent::model::{ModelProfile, ModelProfiles};
+use outlive::agent::model::ModelProfiles;
 use outlive::serving::config::Limits;
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
@@ -100,6 +102,8 @@ pub(crate) struct Settings {
     pub(crate) engine: Options,
     /// Models under names of one's own: the tables `[models.NAME]`.
     pub(crate) models: ModelProfiles,
+    /// MCP servers under names of one's own: the tables `[mcp.NAME]`.
+    pub(crate) servers: BTreeMap<String, McpProfile>,
     origins: BTreeMap<&'static str, Origin>,
 }
 
@@ -121,6 +125,7 @@ impl Default for Settings {
             limits: Limits::default(),
             engine: Options::default(),
             models: ModelProfiles::default(),
+            servers: BTreeMap::new(),
             origins: BTreeMap::new(),
         }
     }
@@ -221,7 +226,13 @@ impl Settings {
             configuration(format!("{}{place} is not TOML: {}", path.display(), error.message().replace('\n', " ")))
         })?;
         if let Some(models) = table.remove("models") {
-            self.read_models(models, path)?;
+            self.models.0.extend(profiles("models", models, path)?);
+            if let Some(problem) = self.models.problems().first() {
+                return Err(refused("models", problem, path));
+            }
+        }
+        if let Some(servers) = table.remove("mcp") {
+            self.read_servers(profiles("mcp", servers, path)?, path)?;
         }
         let mut leaves = Vec::new();
         flatten("", table, &mut leaves);
@@ -241,31 +252,20 @@ impl Settings {
         Ok(())
     }
 
-    /// Profiles of models; one of the same name replaces that of a file read before.
-    fn read_models(&mut self, models: toml::Value, path: &Path) -> Result<(), Problem> {
-        let refuse = |name: &str, problem: &str| configuration(format!("{name} ({}): {problem}", path.display()));
-        let toml::Value::Table(models) = models else {
-            return Err(refuse("models", "write a table for each model, as [models.fast]"));
-        };
-        for (name, value) in models {
-            let shown = crate::style::line(&format!("models.{name}"), 80);
-            let profile: ModelProfile = value.try_into().map_err(|error: toml::de::Error| {
-                // Without the source line: it may contain a secret.
-                let message = meant(&error.message().replace('\n', " "));
-                let holds_key = ["`api_key`", "`key`", "`token`", "`secret`"].iter().any(|name| message.contains(name));
-                let hint = match holds_key {
-                    true => "a key does not belong in a file: name its environment variable as api_key_variable",
-                    false => "",
-                };
-                refuse(&shown, &message).hint(hint)
-            })?;
-            self.models.0.insert(name, profile);
+    /// MCP servers; one of the same name replaces that of a file read before.
+    fn read_servers(&mut self, servers: Vec<(String, McpProfile)>, path: &Path) -> Result<(), Problem> {
+        for (name, server) in servers {
+            let is_legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+            if name.is_empty() || !name.chars().all(is_legal) {
+                let problem = format!("{name:?}: name a server with letters, digits, _ and -");
+                return Err(refused("mcp", &problem, path));
+            }
+            if let Some(problem) = server.problems().first() {
+                return Err(refused(&format!("mcp.{name}"), problem, path));
+            }
+            self.servers.insert(name, server);
         }
-        let problems = self.models.problems();
-        match problems.first() {
-            Some(problem) => Err(refuse("models", problem)),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     fn read_environment(&mut self, file: &EnvFile, variable: impl Fn(&str) -> Option<OsString>) -> Result<(), Problem> {
@@ -312,6 +312,37 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// What a file says under names of one's own: `[models.fast]`, `[mcp.tracker]`.
+fn profiles<T: DeserializeOwned>(kind: &str, value: toml::Value, path: &Path) -> Result<Vec<(String, T)>, Problem> {
+    let toml::Value::Table(profiles) = value else {
+        let problem = match kind {
+            "models" => "write a table for each model, as [models.fast]",
+            _ => "write a table for each server, as [mcp.tracker]",
+        };
+        return Err(refused(kind, problem, path));
+    };
+    let read = profiles.into_iter().map(|(name, value)| match value.try_into() {
+        Ok(profile) => Ok((name, profile)),
+        Err(error) => {
+            // Without the source line: it may contain a secret.
+            let message = meant(&error.message().replace('\n', " "));
+            let holds_key = ["`api_key`", "`key`", "`token`", "`secret`"].iter().any(|name| message.contains(name));
+            let hint = match kind {
+                _ if !holds_key => "",
+                "models" => "a key does not belong in a file: name its environment variable as api_key_variable",
+                _ => "a key does not belong in a file: write its environment variable into a header, as ${env:NAME}",
+            };
+            let shown = crate::style::line(&format!("{kind}.{name}"), 80);
+            Err(refused(&shown, &message, path).hint(hint))
+        }
+    });
+    read.collect()
+}
+
+fn refused(name: &str, problem: &str, path: &Path) -> Problem {
+    configuration(format!("{name} ({}): {problem}", path.display()))
 }
 
 /// Exit 7.
@@ -433,6 +464,39 @@ mod tests {
         ] {
             let problem = read(text).expect_err("a mistake").text();
             assert!(problem.contains(words) && !problem.contains("secret"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn mcp_servers_have_names_of_ones_own_and_hold_no_secret() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join(FILE_NAME);
+        let read = |text: &str| {
+            std::fs::write(&path, text).expect("a file");
+            let mut settings = Settings::default();
+            settings.read_file(&path).map(|()| settings)
+        };
+        let text = "[mcp.time]\ncommand = [\"uvx\", \"mcp-server-time\"]\n[mcp.tracker]\nurl = \"https://tracker.example.org/mcp\"\n\
+                    headers = { Authorization = \"Bearer ${env:TRACKER_TOKEN}\" }\n";
+        let settings = read(text).unwrap_or_else(|problem| panic!("{}", problem.text()));
+        assert_eq!(settings.servers["time"].command, ["uvx", "mcp-server-time"]);
+        assert_eq!(settings.servers["tracker"].url.as_deref(), Some("https://tracker.example.org/mcp"));
+        for (text, words) in [
+            ("mcp = 7", "write a table for each server"),
+            ("[mcp.a]\ncomand = []", "unknown field `comand`: did you mean command?"),
+            ("[mcp.a]\nurl = \"https://x.example/\"\ntoken = \"hunter2\"", "as ${env:NAME}"),
+            ("[mcp.a]", "mcp.a ("),
+            ("[mcp.a]", "it says no server"),
+            ("[mcp.a]\nurl = \"https://x.example/\"\ncommand = [\"x\"]", "it has a command and an address"),
+            ("[mcp.a]\ncommand = [\"x\"]\nheaders = { A = \"b\" }", "a program is sent no headers"),
+            ("[mcp.a]\nurl = \"https://x.example/\"\nheaders = { Authorization = \"Bearer hunter2\" }", "looks like a"),
+            ("[mcp.a]\nurl = \"https://a:hunter2@x.example/\"", "looks like a"),
+            ("[mcp.a]\ncommand = [\"x\", \"--key\", \"sk-abcdefghijklmnopqrstuvwxyz123456\"]", "looks like a"),
+            ("[mcp.\"a b\"]\ncommand = [\"x\"]", "letters, digits, _ and -"),
+        ] {
+            let problem = read(text).expect_err("a mistake").text();
+            assert!(problem.contains(words), "{text}: {problem}");
+            assert!(!problem.contains("hunter2") && !problem.contains("abcdefgh"), "{problem}");
         }
     }
 

@@ -48,7 +48,7 @@ pub use batches::BatchRequest;
 pub use client::{Client, ClientError};
 pub use error::{Error, Result};
 #[cfg(feature = "files")]
-pub use file::{File, FileSchedule, FileSchedules};
+pub use file::{File, FileSchedule, FileSchedules, McpProfile};
 pub use invalid::{FileProblem, FileProblemKind, InvalidFile};
 #[cfg(all(feature = "server", feature = "sqlite"))]
 pub use keys::SqliteKeys;

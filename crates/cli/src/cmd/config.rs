@@ -1,5 +1,6 @@
 //! `outlive config`: which settings are in effect, and why.
 
+use super::doctor::mcp_server;
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};
 use crate::output;
@@ -56,6 +57,15 @@ impl Config {
             } else {
                 let line = format!("{name} = {}", crate::style::line(&profile.model, 200));
                 output::line(format_args!("{line:<48} {DIM}# a model under a name of your own{DIM:#}"))?;
+            }
+        }
+        for (name, server) in &settings.servers {
+            let name = format!("mcp.{name}");
+            if global.json {
+                document.insert(name, json!(server));
+            } else {
+                let line = format!("{name} = {}", mcp_server(server));
+                output::line(format_args!("{line:<48} {DIM}# an MCP server under a name of your own{DIM:#}"))?;
             }
         }
         if global.json {

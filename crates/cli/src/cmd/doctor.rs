@@ -6,11 +6,11 @@ use crate::exit::{Exit, Problem};
 use crate::settings::{self, Settings, TABLE};
 use crate::style::{self, Mark};
 use crate::times::{self, TimeFormat};
-use crate::{output, runs, store};
+use crate::{files, output, runs, store};
 use clap::Args;
-use outlive::Otlp;
 use outlive::core::port::{Pruned, RetentionStore, RunFilter};
 use outlive::db::{Inspection, LogInspection, SqliteDb};
+use outlive::{McpProfile, Otlp};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
@@ -88,6 +88,7 @@ impl Doctor {
                 findings.push(about_settings(&mut settings));
                 findings.extend(about_variables());
                 findings.extend(about_models(&settings));
+                findings.extend(about_mcp(&settings));
                 findings.extend(about_server(&settings).await);
                 findings.push(about_traces());
                 findings.extend(about_descriptors(&settings));
@@ -164,6 +165,33 @@ fn about_models(settings: &Settings) -> Option<Finding> {
     }
     let finding = if lacks { Finding::remark } else { Finding::fine };
     (!lines.is_empty()).then(|| finding("models", lines.join("\n")))
+}
+
+/// What the MCP servers that have names lack. None is started or asked.
+fn about_mcp(settings: &Settings) -> Option<Finding> {
+    let outbound = match files::outbound(settings) {
+        Ok(outbound) => outbound,
+        Err(problem) => return Some(Finding::bad("mcp", &problem)),
+    };
+    let mut lacks = false;
+    let lines = settings.servers.iter().map(|(name, server)| {
+        let problems = server.lacks(&outbound);
+        lacks |= !problems.is_empty();
+        let state = match (&problems[..], &server.url) {
+            ([], Some(_)) => "ready".to_owned(),
+            ([], None) => "ready, where commands are allowed (--allow-commands)".to_owned(),
+            _ => problems.join("; "),
+        };
+        format!("{name} = {}: {state}", mcp_server(server))
+    });
+    let lines: Vec<_> = lines.collect();
+    let finding = if lacks { Finding::remark } else { Finding::fine };
+    (!lines.is_empty()).then(|| finding("mcp", lines.join("\n")))
+}
+
+/// A server, in a line.
+pub(crate) fn mcp_server(server: &McpProfile) -> String {
+    style::line(server.url.as_deref().unwrap_or(&server.command.join(" ")), 200)
 }
 
 /// Whether the server that the other verbs use answers and admits this caller.

@@ -28,7 +28,7 @@ use rmcp::model::{
 use rmcp::service::{RequestContext, RoleServer};
 use rmcp::transport::async_rw::AsyncRwTransport;
 use rmcp::{ServerHandler, ServiceExt};
-use schemars::{JsonSchema, SchemaGenerator};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -203,7 +203,7 @@ struct ListRuns {
     workflow: Option<String>,
     /// Only those with this status
     #[serde(default)]
-    #[schemars(with = "Option<Status>")]
+    #[schemars(schema_with = "status")]
     status: Option<RunStatus>,
     /// How many; 20 unless said
     #[serde(default)]
@@ -211,17 +211,10 @@ struct ListRuns {
     limit: Option<u32>,
 }
 
-/// For the schema alone.
-#[derive(JsonSchema)]
-#[schemars(rename_all = "UPPERCASE")]
-#[expect(dead_code, reason = "it only describes")]
-enum Status {
-    Pending,
-    Running,
-    Paused,
-    Completed,
-    Cancelled,
-    Error,
+/// A status that may be left out.
+fn status(_: &mut SchemaGenerator) -> Schema {
+    let words = RunStatus::ALL.map(|status| json!(status));
+    json_schema!({ "type": ["string", "null"], "enum": words.iter().chain([&Value::Null]).collect::<Vec<_>>() })
 }
 
 /// Answers a question that a run asks. Only with what a person has told you: the question is for them. get_run shows the

@@ -121,6 +121,44 @@ fn a_doctor_finds_nothing_wrong_where_nothing_is() {
 }
 
 #[test]
+fn mcp_servers_of_the_settings_are_shown_with_what_they_lack_and_named_by_files() {
+    let place = Place::new();
+    let address = "https://tracker.example.org/mcp";
+    write(
+        &place,
+        &format!(
+            "[mcp.time]\ncommand = [\"clock\", \"--utc\"]\n[mcp.tracker]\nurl = \"{address}\"\n\
+             headers = {{ Authorization = \"Bearer ${{env:NOBODY_SETS_THIS}}\" }}\n"
+        ),
+    );
+    let shown = place.run(&["config", "show"]).exits(0).stdout;
+    assert!(shown.contains("mcp.time = clock --utc") && shown.contains(&format!("mcp.tracker = {address}")), "{shown}");
+    let found = place.run(&["doctor", "--json"]).exits(0).json();
+    let found = found["findings"].as_array().unwrap().iter().find(|finding| finding["name"] == "mcp").unwrap();
+    assert_eq!(found["verdict"], "remark");
+    let detail = found["detail"].as_str().unwrap();
+    assert!(detail.contains("time = clock --utc: ready, where commands are allowed"), "{detail}");
+    assert!(detail.contains("tracker = https") && detail.contains("NOBODY_SETS_THIS, which is not set"), "{detail}");
+
+    let file = |server: &str| {
+        format!(
+            "version: 1\nmodel: demo\ntools: {{ t: {{ mcp: {server} }} }}\nagents: {{ a: {{ tools: [t] }} }}\n\
+             workflows: {{ w: {{ steps: [{{ step: S, agent: a }}] }} }}\n"
+        )
+    };
+    let run = |server: &str, more: &[&str]| {
+        std::fs::write(place.path("w.yaml"), file(server)).unwrap();
+        place.run(&[&["run", "w.yaml", "x"], more].concat())
+    };
+    assert!(run("time", &[]).exits(7).stderr.contains("--allow-commands"));
+    assert!(run("tracker", &[]).exits(7).stderr.contains("NOBODY_SETS_THIS, which is not set"));
+    let unknown = run("tiem", &["--allow-commands"]).exits(7).stderr;
+    assert!(unknown.contains("no MCP server is called \"tiem\" here: did you mean \"time\"?"), "{unknown}");
+    // It is looked at without any of them.
+    place.run(&["workflow", "graph", "w.yaml"]).exits(0);
+}
+
+#[test]
 fn a_doctor_names_a_damaged_file_a_foreign_one_and_a_wrong_setting() {
     let place = Place::with_runs();
     let mut bytes = std::fs::read(place.path("runs.db")).unwrap();

@@ -11,6 +11,7 @@
 mod build;
 mod call;
 mod fit;
+mod mcp;
 mod schedules;
 mod schema;
 mod syntax;
@@ -19,6 +20,7 @@ mod yaml;
 use crate::error::Result;
 use crate::invalid::{FileProblem, FileProblemKind, InvalidFile};
 use crate::workflow::Workflow;
+pub use mcp::McpProfile;
 use outlive_agent::model::ModelProfile;
 use outlive_agent::model::{IntoModel, SharedModel};
 use outlive_agent::outbound::Outbound;
@@ -89,6 +91,8 @@ struct Settings {
     tools: BTreeMap<String, Vec<Tool>>,
     /// Models of the program's settings.
     profiles: Named<ModelProfile>,
+    /// MCP servers of the program's settings.
+    servers: Named<McpProfile>,
     /// Takes the place of every model.
     model: Option<String>,
     outbound: Outbound,
@@ -107,6 +111,9 @@ struct Stored<Text> {
     /// Models of the program's settings that it uses.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     models: Named<Value>,
+    /// MCP servers of the program's settings that it uses.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    servers: Named<McpProfile>,
     /// What took the place of every model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     model: Option<String>,
@@ -233,6 +240,13 @@ impl File {
     #[must_use]
     pub fn model_profile(self, name: impl Into<String>, profile: ModelProfile) -> Self {
         self.with(|settings| drop(settings.profiles.insert(name.into(), profile)))
+    }
+
+    /// An MCP server under a name of its own, which tools of the file may give as `mcp`. It is stored with the runs of the
+    /// file's workflows; that it may run a program is for [`File::allow_commands`] to say, as for those in the file.
+    #[must_use]
+    pub fn mcp_profile(self, name: impl Into<String>, profile: McpProfile) -> Self {
+        self.with(|settings| drop(settings.servers.insert(name.into(), profile)))
     }
 
     /// Tools under a name of their own, for agents and teams that name it.
@@ -402,13 +416,22 @@ impl File {
         used
     }
 
+    /// The MCP servers of the program's settings that the file names.
+    fn used_servers(&self) -> Named<McpProfile> {
+        let named = self.document.tools.values().filter_map(|tool| match tool {
+            syntax::Tool::Mcp(syntax::McpTools { mcp: syntax::Mcp::Named(name), .. }) => Some(name),
+            _ => None,
+        });
+        named.filter_map(|name| Some((name.clone(), self.settings.servers.get(name)?.clone()))).collect()
+    }
+
     /// All of it, built once.
     fn whole(&self) -> &Built {
         self.built.get_or_init(|| self.build(None))
     }
 
     fn build(&self, only: Option<&str>) -> Built {
-        let models = self.used_profiles();
+        let (models, servers) = (self.used_profiles(), self.used_servers());
         // Each workflow has the text: it is written as JSON once.
         let text = to_raw_value(&*self.text).expect("text has JSON");
         let source = |workflow: &str| {
@@ -416,6 +439,7 @@ impl File {
                 workflow: workflow.to_owned(),
                 file: short(&self.name).to_owned(),
                 models: models.clone(),
+                servers: servers.clone(),
                 model: self.settings.model.clone(),
                 text: &text,
             };
@@ -460,7 +484,7 @@ fn restore(text: &str, settings: &Settings) -> Result<Arc<Definition>, String> {
         Ok((name, ModelProfile::deserialize(value).map_err(|error: serde_json::Error| error.to_string())?))
     };
     let profiles = stored.models.into_iter().map(profile).collect::<Result<_, String>>()?;
-    file.settings = Settings { profiles, model: stored.model, ..settings.clone() };
+    file.settings = Settings { profiles, servers: stored.servers, model: stored.model, ..settings.clone() };
     let (mut built, problems) = file.build(Some(&stored.workflow));
     match built.pop() {
         Some(definition) if problems.is_empty() => Ok(definition),

@@ -3,6 +3,7 @@
 //! It must never know what a name refers to. The invariant: a value that [`super::fit`] has let pass reads as these types,
 //! because both go by the same schema.
 
+use super::mcp::McpProfile;
 use outlive_agent::TeamMode;
 use outlive_agent::model::ModelProfile;
 use outlive_core::port::SessionPolicy;
@@ -107,7 +108,7 @@ pub(super) enum Tool {
 #[serde(deny_unknown_fields)]
 #[schemars(extend("x-kind" = "mcp"))]
 pub(super) struct McpTools {
-    /// The server: a program, or an address
+    /// The server: a program, an address, or the name of one in the settings
     pub(super) mcp: Mcp,
     /// Takes only these of its tools
     #[serde(default)]
@@ -141,22 +142,12 @@ enum Effect {
     Once,
 }
 
-/// An MCP server: a program or an address
+/// An MCP server, or the name of one in the settings: of a table `[mcp.NAME]` of outlive.toml
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Mcp {
-    /// A program and its arguments, without a shell, that speaks MCP on its standard input and output; needs
-    /// --allow-commands
-    #[serde(default)]
-    pub(super) command: Vec<String>,
-    /// Environment variables that the program is given besides PATH, HOME and the like
-    #[serde(default)]
-    pub(super) env: Vec<String>,
-    /// An address, for streamable HTTP
-    pub(super) url: Option<String>,
-    /// Headers; `${env:NAME}` stands for an environment variable
-    #[serde(default)]
-    pub(super) headers: Named<String>,
+#[serde(untagged)]
+pub(super) enum Mcp {
+    Named(String),
+    Described(McpProfile),
 }
 
 macro_rules! tool {

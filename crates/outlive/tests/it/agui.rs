@@ -7,7 +7,7 @@ use crate::serve_crash::Process;
 use crate::world::World;
 use outlive::prelude::*;
 use outlive_server::testing::{Page, parse_sse};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -184,6 +184,8 @@ async fn every_kind_of_run_is_told_so_that_a_page_takes_it_and_from_every_place_
         "REASONING_MESSAGE_CONTENT",
         "REASONING_END",
         "STATE_SNAPSHOT",
+        "SUBAGENT_STARTED",
+        "SUBAGENT_FINISHED",
         "CUSTOM",
     ] {
         assert!(kinds.contains(kind), "no run had a {kind}: {kinds:?}");
@@ -328,4 +330,72 @@ async fn a_page_follows_a_run_through_kill_minus_nine_and_keeps_no_text_that_did
         dropped += told.iter().filter(|event| event["metadata"]["outlive"]["dropped"] == true).count();
     }
     assert!(dropped > 0, "no process died in the middle of a text");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_of_a_team_are_subagents_that_are_suspended_while_people_are_asked() {
+    let send = Tool::new("send", "Sends a letter.", async |_: Map<String, Value>, _| Ok::<_, Failure>("sent"));
+    let call = |name: &str, arguments: &str| {
+        ModelResponse::calls(vec![ToolCall::new(format!("call-{name}"), name, arguments)])
+    };
+    let clerk = ScriptedModel::replies([call("send", "{}"), ModelResponse::text("It is on its way.")]);
+    let clerk = Agent::new("Clerk").id("clerk").model(clerk).tools(send.requires_confirmation());
+    let order = r#"{"member_id": "clerk", "task": "send it"}"#;
+    let leader =
+        ScriptedModel::replies([call("delegate_task_to_member", order), ModelResponse::text("The clerk has done it.")]);
+    let team = Team::new("Office").id("office").model(leader).members([clerk]);
+    let server = outlive::Server::builder(InMemoryDb::new()).team(&team).start().await.unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/agui", listener.local_addr().unwrap());
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = server.clone();
+    let running = tokio::spawn(async move {
+        let stopped = async {
+            let _ = stopped.await;
+        };
+        serving.serve_on(vec![listener], stopped).await
+    });
+    let client = client();
+    let (page, parts) = whole(&client, &url, "letters", "Send the letter").await;
+    let [(_, first), (asked, second)] = &parts[..] else { panic!("it asks once: {parts:?}") };
+    let of = |told: &[Value], kind: &str| {
+        let found: Vec<Value> = told.iter().filter(|event| event["type"] == kind).cloned().collect();
+        assert_eq!(found.len(), 1, "{kind}: {told:?}");
+        found.into_iter().next().unwrap()
+    };
+    let began = of(first, "SUBAGENT_STARTED");
+    let id = &began["subagentRunId"];
+    let delegated = first.iter().find(|event| event["toolCallName"] == "delegate_task_to_member").unwrap();
+    assert_eq!((&began["name"], &began["parentToolCallId"]), (&json!("Clerk"), &delegated["toolCallId"]));
+    assert!(delegated.get("subagentRunId").is_none() && began.get("parentSubagentRunId").is_none(), "{delegated}");
+    let sends = first.iter().find(|event| event["toolCallName"] == "send").unwrap();
+    assert_eq!(&sends["subagentRunId"], id);
+    let interrupt = &first.last().unwrap()["outcome"]["interrupts"][0];
+    assert_eq!(&interrupt["subagentRunId"], id);
+    let suspended = of(first, "SUBAGENT_FINISHED");
+    assert_eq!(suspended["outcome"], json!({ "type": "suspended", "interruptIds": [interrupt["id"]] }));
+    // It goes on as the same, and says what it has to say.
+    assert_eq!(of(second, "SUBAGENT_STARTED"), {
+        let mut again = began.clone();
+        again["metadata"] = of(second, "SUBAGENT_STARTED")["metadata"].clone();
+        again
+    });
+    let done = of(second, "SUBAGENT_FINISHED");
+    assert_eq!((&done["subagentRunId"], &done["result"]), (id, &json!("It is on its way.")));
+    let said = page.messages.iter().find(|message| message["content"] == "It is on its way.").unwrap();
+    assert_eq!(&said["subagentRunId"], id);
+    assert_eq!(page.result, "The clerk has done it.");
+    // A client of before has never heard of subagents; its events have the same places.
+    let mut of_before = asked.clone();
+    of_before["protocolVersion"] = Value::Null;
+    let told = ask(&client, &url, &of_before).await;
+    let known: Vec<&Value> =
+        second.iter().filter(|event| !event["type"].as_str().unwrap().starts_with("SUBAGENT_")).collect();
+    assert_eq!(told.len(), known.len(), "{told:?}");
+    for (old, new) in told.iter().zip(known) {
+        assert_eq!((&old["type"], &old["metadata"]), (&new["type"], &new["metadata"]));
+        assert!(!old.to_string().contains("subagent"), "{old}");
+    }
+    stop.send(()).unwrap();
+    running.await.unwrap().unwrap();
 }

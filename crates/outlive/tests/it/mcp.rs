@@ -5,7 +5,7 @@ use outlive::core::RunId;
 use outlive::core::port::QuestionFilter;
 use outlive::engine::testing::read_log;
 use outlive::prelude::*;
-use outlive::{File, FileProblemKind};
+use outlive::{File, FileProblemKind, McpProfile};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -33,8 +33,23 @@ fn executes() {
     });
 }
 
+/// Leases that lapse soon.
+fn short() -> outlive::Options {
+    outlive::Options {
+        lease_period: Duration::from_millis(1500),
+        heartbeat_period: Duration::from_millis(500),
+        scan_period: Duration::from_millis(100),
+        ..outlive::Options::default()
+    }
+}
+
 fn ledger(folder: &Path) -> PathBuf {
     folder.join("ledger")
+}
+
+/// The calls at the server, without those that were called off.
+fn calls_noted(folder: &Path) -> usize {
+    read_ledger(&ledger(folder)).iter().filter(|line| *line != "cancelled").count()
 }
 
 /// One agent that calls this tool, and then says what the tool gave.
@@ -54,7 +69,7 @@ fn workflow(folder: &Path, tool: &str, faults: &[McpFault]) -> Workflow {
     });
     let agent = Agent::new("Caller").model(model).tools(server);
     let db = SqliteDb::new(folder.join("runs.db"));
-    Workflow::builder("With MCP").db(db).step(Step::new("Call").agent(agent)).build().unwrap()
+    Workflow::builder("With MCP").db(db).options(short()).step(Step::new("Call").agent(agent)).build().unwrap()
 }
 
 /// Waits until something outside of this process is so. It fails a test that hangs, and measures nothing.
@@ -67,18 +82,47 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
     tokio::time::timeout(Duration::from_secs(60), reached).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
-/// A process that executes a run, killed with `kill -9` while a call of this tool is at the server.
-async fn killed_in_a_call(folder: &Path, tool: &str) {
+/// A process that executes a run. Killed with `kill -9` when dropped.
+struct Executing(Child);
+
+impl Executing {
+    fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.0), signal).unwrap();
+    }
+
+    async fn ended(&mut self) {
+        let ended = async {
+            while self.0.try_wait().unwrap().is_none() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), ended).await.expect("it ends by itself");
+    }
+}
+
+impl Drop for Executing {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A process that executes a run, and has a call of this tool at the server.
+async fn in_a_call(folder: &Path, tool: &str) -> Executing {
     let word = format!("{WORD}{tool}:{}", folder.display());
-    let mut child: Child = Command::new(std::env::current_exe().unwrap())
+    let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "mcp::executes", "--nocapture", &word])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
+    let executing = Executing(child);
     until("a call at the server", || !read_ledger(&ledger(folder)).is_empty()).await;
-    child.kill().unwrap();
-    child.wait().unwrap();
+    executing
+}
+
+async fn killed_in_a_call(folder: &Path, tool: &str) {
+    drop(in_a_call(folder, tool).await);
 }
 
 async fn finished(workflow: &Workflow) -> outlive::WorkflowRunOutput {
@@ -126,6 +170,41 @@ async fn a_call_that_must_not_run_twice_is_asked_about_after_kill_minus_nine() {
         assert_eq!((run.status, run.text().as_str()), (RunStatus::Completed, said));
         assert_eq!(read_ledger(&ledger(folder.path())).len(), calls);
         workflow.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_engine_beside_takes_a_call_over_as_its_effect_allows_when_the_first_is_killed_or_loses_its_lease() {
+    for (tool, is_killed) in [("look", true), ("put", false), ("pay", true), ("pay", false)] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut first = in_a_call(folder.path(), tool).await;
+        // It has a session of its own with the server, while the first still has the run.
+        let second = workflow(folder.path(), tool, &[]);
+        second.engine().await.unwrap();
+        assert_eq!(second.run("go").await.unwrap().text(), format!("it said {tool}: the sea"), "a run of its own");
+        assert_eq!(second.attach(RUN).await.unwrap().get().await.unwrap().unwrap().status, RunStatus::Running);
+        assert_eq!(calls_noted(folder.path()), 2, "it leaves the first one's run alone");
+        match is_killed {
+            true => first.signal(rustix::process::Signal::KILL),
+            false => first.signal(rustix::process::Signal::STOP),
+        }
+        let run = finished(&second).await;
+        let calls = if tool == "pay" {
+            assert_eq!(run.status, RunStatus::Paused, "{tool}: nobody knows what came of it");
+            2
+        } else {
+            assert_eq!((run.status, run.text()), (RunStatus::Completed, format!("it said {tool}: the sea")));
+            3
+        };
+        assert_eq!(calls_noted(folder.path()), calls, "{tool}");
+        if !is_killed {
+            // Once it goes on it finds that the run is another's.
+            first.signal(rustix::process::Signal::CONT);
+        }
+        first.ended().await;
+        assert_eq!(calls_noted(folder.path()), calls, "{tool}: it has not called again");
+        assert_eq!(finished(&second).await, run, "and has changed nothing");
+        second.shutdown().await.unwrap();
     }
 }
 
@@ -213,6 +292,38 @@ async fn a_file_names_servers_and_programs_need_permission() {
     assert_eq!(read_ledger(&ledger(folder.path())).len(), 1);
     let steps = serde_json::to_string(&run).unwrap();
     assert!(steps.contains("look: the sea"), "{steps}");
+}
+
+#[tokio::test]
+async fn a_file_names_a_server_of_the_settings_and_a_run_keeps_the_one_that_it_began_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let command = mcp_command(&std::env::current_exe().unwrap(), "mcp::serves", &[], &ledger(folder.path()));
+    let here = McpProfile { command, ..McpProfile::default() };
+    let elsewhere = McpProfile { command: vec!["/no/such/program".to_owned()], ..McpProfile::default() };
+    let named = |server: &McpProfile| file("house").unwrap().mcp_profile("house", server.clone());
+    let Err(outlive::Error::File(refused)) = named(&here).definitions() else { panic!("commands are not allowed") };
+    assert!(refused.to_string().contains("commands are not allowed here"), "{refused}");
+    let Err(outlive::Error::File(unknown)) = file("hosue").unwrap().mcp_profile("house", here.clone()).definitions()
+    else {
+        panic!("it is unknown")
+    };
+    let message = "x.yaml:5:10: no MCP server is called \"hosue\" here: did you mean \"house\"?";
+    assert!(unknown.to_string().starts_with(message), "{unknown}");
+    assert!(unknown.problems.iter().all(|problem| problem.kind == FileProblemKind::Missing));
+
+    let allowed = named(&here).allow_commands(true);
+    let run = allowed.clone().db(InMemoryDb::new()).workflows().unwrap().remove(0).run("go").await.unwrap();
+    assert_eq!((run.text().as_str(), read_ledger(&ledger(folder.path())).len()), ("seen", 1));
+    // Another server under the name is another definition; a run goes on with its own.
+    let (own, other) =
+        (allowed.definition("w").unwrap(), named(&elsewhere).allow_commands(true).definition("w").unwrap());
+    assert_ne!(own.hash, other.hash);
+    let stored = &own.source.as_ref().unwrap().text;
+    assert_eq!(other.source.as_ref().unwrap().restore(stored).unwrap().hash, own.hash);
+    // Whoever may not run programs does not run that of the settings either.
+    let strict = file("{ url: 'https://x.example/' }").unwrap().definition("w").unwrap();
+    let refused = strict.source.as_ref().unwrap().restore(stored).unwrap_err();
+    assert!(refused.contains("commands are not allowed here"), "{refused}");
 }
 
 #[test]

@@ -25,7 +25,7 @@ use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use outlive_core::port::{AuditKind, QuestionState, Run, RunFilter};
-use outlive_core::{Answer, Answered, EventKind, RunStatus, SessionId};
+use outlive_core::{Answer, Answered, Attachments, EventKind, RunStatus, SessionId};
 use outlive_engine::{AskedQuestion, Error, Reader};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -165,6 +165,9 @@ async fn found(
     }
     if has_answers || matches!(said, Said::Results(_)) {
         let given = given(caller, component, input, &said).await?;
+        if let Some(place) = cursor {
+            check_reached(&runs::find(&caller.reader(), given[0].0.run_id.as_str()).await?, place)?;
+        }
         let (run, pause) = answer(caller, given).await?;
         return Ok((run, cursor.map_or(Since::Pause(pause), Since::After)));
     }
@@ -172,7 +175,7 @@ async fn found(
         return Err(Problem::not_found(format!("Run {} not found in this thread", input.run_id)));
     }
     match said {
-        Said::Message { .. } => start(caller, component, input, said).await,
+        Said::Message { text, attachments } => start(caller, component, input, text, *attachments).await,
         Said::Nothing if input.messages.is_empty() => {
             let run = newest(caller, component, input).await?;
             let run = run.ok_or_else(|| Problem::not_found("The thread has no run"))?;
@@ -222,6 +225,7 @@ async fn existing(caller: &Caller, component: &Component, input: &RunAgentInput)
 /// A run that exists is followed. One that was asked something else is not meant.
 fn follows(run: Run, input: &RunAgentInput, said: &Said, cursor: Option<Place>) -> Result<(Run, Since), Problem> {
     if let Some(place) = cursor {
+        check_reached(&run, place)?;
         return Ok((run, Since::After(place)));
     }
     let asked: Option<Value> = run.input.as_deref().and_then(|text| outlive_core::json::read_stored(text).ok());
@@ -233,6 +237,20 @@ fn follows(run: Run, input: &RunAgentInput, said: &Said, cursor: Option<Place>) 
     }
     let from = snapshot(&run);
     Ok((run, from))
+}
+
+/// A client has no place from a run that the run has not reached: it is another run's, and nothing would be told until this
+/// one is as long.
+fn check_reached(run: &Run, place: Place) -> Result<(), Problem> {
+    if u64::try_from(place.index).is_ok_and(|index| index >= run.next_index) {
+        let detail = format!(
+            "Run {} has not come to the place {place}: go on after an event of this run, or leave the place out to be told \
+             what it has said so far",
+            run.info.run_id
+        );
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "unknown_place", detail));
+    }
+    Ok(())
 }
 
 fn snapshot(run: &Run) -> Since {
@@ -264,9 +282,9 @@ async fn start(
     caller: &Caller,
     component: &Component,
     input: &RunAgentInput,
-    said: Said,
+    text: String,
+    attachments: Attachments,
 ) -> Result<(Run, Since), Problem> {
-    let Said::Message { text, attachments } = said else { unreachable!("only a message begins a run") };
     input.check_tools(&external_tools(caller, component))?;
     refuse_while_asking(caller, component, input).await?;
     let ask = Start {
@@ -275,7 +293,7 @@ async fn start(
         session_id: Some(input.thread_id.clone()),
         user_id: input.user_id()?,
         session_state: input.state()?.filter(|state| !state.is_empty()),
-        attachments: *attachments,
+        attachments,
         ..Start::default()
     };
     match runs::start(caller, component.kind, &component.id, ask).await {

@@ -263,6 +263,11 @@ async fn get(caller: Caller, Path(id): Path<String>, Query(query): Query<ReadQue
     if !is_streamed {
         return Ok(Json(response(&reader, &run).await?).into_response());
     }
+    // Of another response: nothing would be told until this one has come as far.
+    if after.and_then(Sequence::index).is_some_and(|index| index >= run.next_index) {
+        let msg = "This response has not come to that event: leave starting_after out to be told all of them";
+        return Err(Problem::field("value_error", "query", "starting_after", msg));
+    }
     let slot = caller.state.streams.take(&caller.principal)?;
     stream(&caller, slot, &run, after).await
 }

@@ -4,7 +4,7 @@
 //! Written apart from what is tested, from the protocol's description. Ids of what is open decide what may come next.
 
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a page has heard.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,6 +21,10 @@ pub struct Page {
     pub end: Option<String>,
     has_begun: bool,
     open: BTreeSet<(&'static str, String)>,
+    /// The subagents that ended since the run began.
+    over: BTreeSet<String>,
+    /// Whose the open things are: a subagent's, or the run's own.
+    owners: BTreeMap<(&'static str, String), Value>,
 }
 
 impl Page {
@@ -58,12 +62,15 @@ impl Page {
             _ if self.end.is_some() => return Err("the run is over".to_owned()),
             _ => {}
         }
+        self.check_owner(kind, event)?;
         match kind {
             "RUN_STARTED" => {
                 text("threadId")?;
                 text("runId")?;
                 (self.has_begun, self.end) = (true, None);
                 self.open.clear();
+                self.owners.clear();
+                self.over.clear();
             }
             "RUN_FINISHED" => {
                 text("threadId")?;
@@ -88,7 +95,7 @@ impl Page {
             "TEXT_MESSAGE_START" => {
                 let id = text("messageId")?;
                 self.opens("message", id.clone())?;
-                self.message(&id, "assistant", event.get("name"));
+                self.message(&id, "assistant", event);
             }
             "TEXT_MESSAGE_CONTENT" => self.grows("message", &text("messageId")?, &text("delta")?)?,
             "TEXT_MESSAGE_END" => self.closes("message", text("messageId")?)?,
@@ -97,14 +104,14 @@ impl Page {
             "REASONING_MESSAGE_START" => {
                 let id = text("messageId")?;
                 self.opens("reasoning", id.clone())?;
-                self.message(&id, "reasoning", None);
+                self.message(&id, "reasoning", event);
             }
             "REASONING_MESSAGE_CONTENT" => self.grows("reasoning", &text("messageId")?, &text("delta")?)?,
             "REASONING_MESSAGE_END" => self.closes("reasoning", text("messageId")?)?,
             "TOOL_CALL_START" => {
                 let id = text("toolCallId")?;
                 self.opens("call", id.clone())?;
-                self.call(&id, &text("toolCallName")?, event["parentMessageId"].as_str());
+                self.call(&id, &text("toolCallName")?, event)?;
             }
             "TOOL_CALL_ARGS" => {
                 let (id, delta) = (text("toolCallId")?, text("delta")?);
@@ -117,7 +124,8 @@ impl Page {
             "TOOL_CALL_END" => self.closes("call", text("toolCallId")?)?,
             "TOOL_CALL_RESULT" => {
                 let (id, call, content) = (text("messageId")?, text("toolCallId")?, text("content")?);
-                self.messages.push(json!({ "id": id, "role": "tool", "toolCallId": call, "content": content }));
+                let message = json!({ "id": id, "role": "tool", "toolCallId": call, "content": content });
+                self.messages.push(owned(message, event));
             }
             "STATE_SNAPSHOT" => self.state = event.get("snapshot").cloned().ok_or("it has no snapshot")?,
             "STATE_DELTA" => self.patch(event["delta"].as_array().ok_or("it has no delta")?)?,
@@ -128,6 +136,27 @@ impl Page {
                     return Err("a message has a field that is null".to_owned());
                 }
                 self.replace(messages);
+            }
+            "SUBAGENT_STARTED" => {
+                let (id, parent) = (text("subagentRunId")?, event.get("parentSubagentRunId").and_then(Value::as_str));
+                text("name")?;
+                if self.over.contains(&id) {
+                    return Err(format!("subagent {id} has ended"));
+                }
+                if let Some(parent) = parent.filter(|parent| !self.over.contains(*parent)) {
+                    self.is_open("subagent", parent)?;
+                }
+                self.opens("subagent", id)?;
+            }
+            "SUBAGENT_FINISHED" | "SUBAGENT_ERROR" => {
+                let id = text("subagentRunId")?;
+                match (kind, event["outcome"]["type"].as_str()) {
+                    ("SUBAGENT_ERROR", _) => drop(text("message")?),
+                    (_, None | Some("success" | "suspended")) => {}
+                    (_, Some(other)) => return Err(format!("a subagent does not end as {other}")),
+                }
+                self.closes("subagent", id.clone())?;
+                self.over.insert(id);
             }
             "CUSTOM" => {
                 text("name")?;
@@ -160,13 +189,37 @@ impl Page {
         Ok(())
     }
 
-    fn message(&mut self, id: &str, role: &str, name: Option<&Value>) {
+    /// What belongs to a subagent belongs to one that has begun, and to it alone.
+    fn check_owner(&mut self, kind: &str, event: &Value) -> Result<(), String> {
+        if kind.starts_with("SUBAGENT_") || kind.starts_with("RUN_") {
+            return Ok(());
+        }
+        let owner = event.get("subagentRunId").cloned().unwrap_or_default();
+        if let Some(id) = owner.as_str().filter(|id| !self.over.contains(*id)) {
+            self.is_open("subagent", id)?;
+        }
+        let (what, name) = match kind {
+            _ if kind.starts_with("STEP_") => ("step", "stepName"),
+            _ if kind.starts_with("TEXT_") => ("message", "messageId"),
+            _ if kind.starts_with("REASONING_") => ("reasoning", "messageId"),
+            _ if kind.starts_with("TOOL_CALL_") => ("call", "toolCallId"),
+            _ => return Ok(()),
+        };
+        let id = event[name].as_str().unwrap_or_default().to_owned();
+        let own = self.owners.entry((what, id)).or_insert_with(|| owner.clone());
+        if kind == "STEP_STARTED" {
+            own.clone_from(&owner);
+        }
+        if *own == owner { Ok(()) } else { Err(format!("it is {own}'s, and not {owner}'s")) }
+    }
+
+    fn message(&mut self, id: &str, role: &str, event: &Value) {
         if !self.messages.iter().any(|message| message["id"] == id) {
             let mut message = json!({ "id": id, "role": role, "content": "" });
-            if let Some(name) = name {
+            if let Some(name) = event.get("name") {
                 message["name"] = name.clone();
             }
-            self.messages.push(message);
+            self.messages.push(owned(message, event));
         }
     }
 
@@ -178,16 +231,23 @@ impl Page {
         Ok(())
     }
 
-    fn call(&mut self, id: &str, name: &str, parent: Option<&str>) {
+    fn call(&mut self, id: &str, name: &str, event: &Value) -> Result<(), String> {
         let call = json!({ "id": id, "type": "function", "function": { "name": name, "arguments": "" } });
-        let parent = parent.unwrap_or(id);
+        let parent = event["parentMessageId"].as_str().unwrap_or(id);
         match self.messages.iter_mut().find(|message| message["id"] == parent && message["role"] == "assistant") {
+            Some(message) if message["subagentRunId"] != event["subagentRunId"] => {
+                return Err("its message is somebody else's".to_owned());
+            }
             Some(message) => match calls_of(message) {
                 Some(calls) => calls.push(call),
                 None => message["toolCalls"] = json!([call]),
             },
-            None => self.messages.push(json!({ "id": parent, "role": "assistant", "toolCalls": [call] })),
+            None => {
+                let message = json!({ "id": parent, "role": "assistant", "toolCalls": [call] });
+                self.messages.push(owned(message, event));
+            }
         }
+        Ok(())
     }
 
     /// A snapshot takes the place of everything but reasoning, of which it may have none.
@@ -222,6 +282,14 @@ impl Page {
         }
         Ok(())
     }
+}
+
+/// A message of the subagent whose event began it.
+fn owned(mut message: Value, event: &Value) -> Value {
+    if let Some(id) = event.get("subagentRunId") {
+        message["subagentRunId"] = id.clone();
+    }
+    message
 }
 
 fn calls_of(message: &mut Value) -> Option<&mut Vec<Value>> {

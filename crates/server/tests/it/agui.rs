@@ -320,6 +320,48 @@ async fn who_comes_back_for_a_run_that_is_not_there_is_told_in_the_stream() {
 }
 
 #[tokio::test]
+async fn a_place_that_the_run_has_not_come_to_is_refused_and_whoever_has_it_all_is_told_no_more() {
+    let served = open_to_everyone().await;
+    let path = "/workflows/held/agui";
+    let request = says("t", "r", "1");
+    let body = request.to_string();
+    let post = Ask { method: "POST", path, content_type: "application/json", body: &body, ..Ask::default() };
+    let mut stream = served.send(post).await;
+    begun(&mut stream).await;
+    let run_id = RunId::parse("r").expect("an id");
+    served.until_length(&run_id, 3).await;
+    let ahead = [(99, 0), (i64::MAX, u64::MAX)];
+    // While it executes, and once it is over.
+    for is_over in [false, true] {
+        if is_over {
+            served.release();
+            served.end_of(&run_id).await;
+        }
+        for place in ahead {
+            let answer = ask(&served, path, None, "", &after(request.clone(), Some(place))).await;
+            assert_eq!(refusal(&answer), (200, "unknown_place".to_owned()), "{place:?}");
+        }
+        let answer = ask(&served, path, None, "Last-Event-ID: 990000\r\n", &request).await;
+        assert_eq!(refusal(&answer), (200, "unknown_place".to_owned()));
+    }
+    let whole = events(&ask(&served, path, None, "", &after(request.clone(), Some((-1, 0)))).await.body);
+    let (index, part) = place(whole.last().expect("an end"));
+    for part in [part, part + 1, u64::MAX] {
+        let answer = ask(&served, path, None, "", &after(request.clone(), Some((index, part)))).await;
+        assert_eq!((answer.status, events(&answer.body)), (200, Vec::new()), "its stream ends at once");
+    }
+    // A wrong place answers no question.
+    let asked = talk(&served, "asks", &says("q", "q1", "hi")).await;
+    let interrupt = &page(&asked).interrupts[0];
+    let answer = resume("q", "q2", interrupt, json!({ "colour": "red" }));
+    let wrong = ask(&served, "/workflows/asks/agui", None, "", &after(answer.clone(), Some((99, 0)))).await;
+    assert_eq!(refusal(&wrong), (200, "unknown_place".to_owned()));
+    let open = served.get("/api/questions", "").await.json();
+    assert_eq!(open["questions"].as_array().map(Vec::len), Some(1), "{open}");
+    assert_eq!(page(&talk(&served, "asks", &answer).await).end.as_deref(), Some("success"));
+}
+
+#[tokio::test]
 async fn a_failure_and_a_cancel_end_a_run_as_the_client_knows_ends() {
     let served = open_to_everyone().await;
     let told = talk(&served, "fails", &says("t", "r", "hello")).await;

@@ -92,7 +92,7 @@ fn messages(events: &[Value]) -> Vec<Value> {
             "response.content_part.done" => assert_eq!(messages[place()]["content"][0], event["part"]),
             "response.output_item.done" => {
                 let message = &mut messages[place()];
-                assert_eq!(message["content"], event["item"]["content"]);
+                assert_eq!((&message["id"], &message["content"]), (&event["item"]["id"], &event["item"]["content"]));
                 *message = event["item"].clone();
             }
             _ => {}
@@ -475,6 +475,63 @@ async fn what_is_served_is_listed_as_models() {
     let done = served.created(json!({ "model": "helper", "input": "x" })).await;
     assert_eq!(done["model"], "agent:helper");
     assert_eq!(served.get("/v1/models/nobodys", "").await.status, 404);
+}
+
+#[tokio::test]
+async fn images_that_steps_made_are_items_and_other_media_stand_beside() {
+    let served = open_to_everyone().await;
+    let done = served.created(json!({ "model": "paints", "input": "two" })).await;
+    let id = done["id"].as_str().expect("an id").to_owned();
+    let output = done["output"].as_array().expect("items");
+    let kinds: Vec<&Value> = output.iter().map(|item| &item["type"]).collect();
+    assert_eq!(kinds, ["message", "image_generation_call", "image_generation_call"]);
+    assert_eq!(output_text(&done), "painted");
+    assert_eq!(
+        output[1],
+        json!({
+            "id": format!("ig_{}_0", id.trim_start_matches("resp_")), "type": "image_generation_call",
+            "status": "completed", "result": "aW1hZ2U=", "output_format": "png",
+        })
+    );
+    assert_eq!((&output[2]["id"], &output[2]["output_format"]), (&json!(format!("ig_{}_1", &id[5..])), &json!("svg")));
+    let own = &done["outlive"];
+    assert_eq!(own["images"], json!([{ "url": "https://x.example/far.png" }]));
+    assert_eq!(own["files"], json!([{ "content": "YQ==", "mime_type": "text/plain", "filename": "a.txt" }]));
+    assert!(own.get("videos").is_none() && own.get("audio").is_none(), "{own}");
+    assert_eq!(served.response(&id).await, done);
+    // A stream tells the same, from every place on.
+    let whole = served.streamed(&id, None).await;
+    assert_eq!(messages(&whole), *output);
+    assert_eq!(whole.last().expect("an end")["response"], done);
+    for (at, event) in whole.iter().enumerate() {
+        assert_eq!(served.streamed(&id, Some(number(event))).await, whole[at + 1..]);
+    }
+    // However many there are.
+    let many = served.created(json!({ "model": "paints", "input": "many" })).await;
+    assert_eq!(many["output"].as_array().map(Vec::len), Some(1 + 2000));
+    let whole = served.streamed(many["id"].as_str().expect("an id"), None).await;
+    assert_eq!(whole.last().expect("an end")["response"], many);
+    assert!(messages(&whole).len() > 100);
+}
+
+#[tokio::test]
+async fn a_number_that_a_response_has_not_come_to_is_refused() {
+    let served = open_to_everyone().await;
+    let done = served.created(json!({ "model": "echo", "input": "x" })).await;
+    let held = served.created(json!({ "model": "held", "input": "1", "background": true })).await;
+    for response in [&done, &held] {
+        let id = response["id"].as_str().expect("an id");
+        for after in ["99000", "9007199254739999"] {
+            let path = format!("/v1/responses/{id}?stream=true&starting_after={after}");
+            let answer = served.get(&path, "").await;
+            assert_eq!((answer.status, &answer.json()["error"]["param"]), (400, &json!("starting_after")), "{after}");
+        }
+    }
+    // Whoever has it all is told nothing more.
+    let id = done["id"].as_str().expect("an id");
+    let last = served.streamed(id, None).await.last().map(number);
+    assert_eq!(served.streamed(id, last).await, Vec::<Value>::new());
+    served.release();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,8 +4,8 @@ use crate::door::UPGRADE;
 use futures::{SinkExt, StreamExt};
 use outlive_core::port::{BoxFuture, Clock, Db};
 use outlive_core::{
-    Block, Definition, Failure, FailureKind, FieldType, HumanReview, OnReject, OnTimeout, Parallel, Retry, RunId, Step,
-    Steps, Timestamp, UserInputField,
+    Block, Definition, Failure, FailureKind, FieldType, HumanReview, Media, OnReject, OnTimeout, Parallel, Retry, RunId,
+    Step, StepOutput, Steps, Timestamp, UserInputField,
 };
 use outlive_db::InMemoryDb;
 use outlive_engine::{Engine, Options, Submit};
@@ -400,6 +400,19 @@ fn definitions(released: &watch::Receiver<bool>, is_updated: bool) -> Vec<(Kind,
         context.say("it was ");
         Err::<String, _>(Failure::new(FailureKind::Function, "it broke"))
     });
+    let paints = Step::function("paints", async |_, input| {
+        let image = |content: &str, kind: &str| Media {
+            content: Some(content.to_owned()),
+            mime_type: Some(kind.to_owned()),
+            ..Media::default()
+        };
+        let far = Media { url: Some("https://x.example/far.png".to_owned()), ..Media::default() };
+        let file = Media { filename: Some("a.txt".to_owned()), ..image("YQ==", "text/plain") };
+        let near = [image("aW1hZ2U=", "image/png"), image("PHN2Zy8+", "image/svg+xml")];
+        let times = if input.text() == "many" { 1000 } else { 1 };
+        let images = (0..times).flat_map(|_| near.clone()).chain([far]);
+        Ok::<_, Failure>(StepOutput::new("painted").images(images).files([file]))
+    });
     let talk = |name: &'static str| {
         Step::function(name, move |context, input| async move {
             context.say(format!("{name}: "));
@@ -449,6 +462,7 @@ fn definitions(released: &watch::Receiver<bool>, is_updated: bool) -> Vec<(Kind,
         (Kind::Workflow, of("flaky", flaky)),
         (Kind::Workflow, of("sleeper", sleeper)),
         (Kind::Workflow, of("breaks", breaks)),
+        (Kind::Workflow, of("paints", paints)),
         (Kind::Workflow, of("talks", talks)),
         (Kind::Workflow, of("ticking-talk", ticking_talk)),
         (Kind::Workflow, of("held-talk", held_talk)),

@@ -3,11 +3,12 @@
 //! It must never know a workflow. The invariant: each is built once, and what is wrong with it is said once.
 
 use super::super::fit::meant;
+use super::super::mcp::McpProfile;
 use super::super::syntax::{self, Document, Span};
-use super::{At, Build, EFFECT_MISSING, INSIDE_MAX, Opened, Path, Settings, retry};
+use super::{At, Build, EFFECT_MISSING, INSIDE_MAX, Opened, Path, Settings, What, retry};
 use crate::invalid::FileProblemKind;
 use outlive_agent::model::{self, IntoModel, ModelProfile, ScriptedModel, SharedModel};
-use outlive_agent::tool::{Call, CommandCall, HackerNewsTools, HttpCall, IntoTools, MCPTools, Tool, YFinanceTools};
+use outlive_agent::tool::{Call, CommandCall, HackerNewsTools, HttpCall, IntoTools, Tool, YFinanceTools};
 use outlive_agent::{Agent, PiiGuardrail, PromptInjectionGuardrail, Team};
 use outlive_core::port::Executor;
 use outlive_core::{DefinitionId, Failure, FailureKind, ModelRequest};
@@ -285,28 +286,20 @@ impl<'a> Build<'a> {
 
     /// What stands for the tools of an MCP server.
     fn mcp(&mut self, name: &str, said: &syntax::McpTools) -> Option<Tool> {
-        let syntax::Mcp { command, env, url, headers } = &said.mcp;
         let path = ["tools", name, "mcp"];
-        let tools = match url {
-            Some(_) if !command.is_empty() || !env.is_empty() => {
-                self.problem(self.key(&path), "it has a command and an address: leave one of them");
+        let server = match &said.mcp {
+            syntax::Mcp::Described(server) => server.clone(),
+            syntax::Mcp::Named(server) => self.server(server, &path)?,
+        };
+        let tools = match server.tools(&self.settings.outbound) {
+            Ok(tools) => tools,
+            Err(problem) => {
+                self.problem(self.key(&path), problem);
                 return None;
-            }
-            None if command.is_empty() => {
-                self.problem(self.key(&path), "it says no server: write `command: [PROGRAM]` or `url: ADDRESS`");
-                return None;
-            }
-            None => {
-                self.needs_commands(&path);
-                MCPTools::stdio(command).env(env)
-            }
-            Some(url) => {
-                let tools = MCPTools::http(url).outbound(self.settings.outbound.clone());
-                headers.iter().fold(tools, |tools, (name, value)| tools.header(name, value))
             }
         };
-        if url.is_none() && !headers.is_empty() {
-            self.problem(self.key(&["tools", name, "mcp", "headers"]), "a program is sent no headers: leave them out");
+        if server.url.is_none() {
+            self.needs_commands(&path);
         }
         let mut tools = tools.name(name).include_tools(&said.include).exclude_tools(&said.exclude);
         tools = said.effects.iter().fold(tools, |tools, (tool, effect)| tools.tool_effect(tool, *effect));
@@ -322,6 +315,18 @@ impl<'a> Build<'a> {
         }
         self.problems_of(tools.problems(), &path);
         tools.into_tools().pop()
+    }
+
+    /// An MCP server of the settings.
+    fn server(&mut self, name: &str, path: &Path<'_>) -> Option<McpProfile> {
+        let servers = &self.settings.servers;
+        let found = servers.get(name).cloned();
+        if found.is_none() {
+            let meant = meant(name, servers.keys().map(String::as_str));
+            let remedy = format!("the table [mcp.{name}] of outlive.toml says how it is reached");
+            self.missing(self.value(path), format!("no MCP server is called {name:?} here{meant} ({remedy})"));
+        }
+        found
     }
 
     fn needs_commands(&mut self, path: &Path<'_>) {

@@ -208,7 +208,10 @@ impl RunAgentInput {
             Some(Value::Array(parts)) => {
                 for part in parts {
                     match part["type"].as_str() {
-                        Some("text") => texts.push(part["text"].as_str().unwrap_or_default().to_owned()),
+                        Some("text") => match part["text"].as_str() {
+                            Some(text) => texts.push(text.to_owned()),
+                            None => return Err(wrong("messages", "a text of the last message is no text")),
+                        },
                         Some("image" | "audio" | "video" | "document" | "binary") => attach(&mut media, part)?,
                         _ => return Err(wrong("messages", "a part of the last message has no type that is known")),
                     }
@@ -385,6 +388,8 @@ mod tests {
         for bad in [
             json!([{ "role": "user" }]),
             json!([{ "role": "user", "content": [{ "type": "dance" }] }]),
+            json!([{ "role": "user", "content": [{ "type": "text", "text": 7 }] }]),
+            json!([{ "role": "user", "content": [{ "type": "text" }] }]),
             json!([{ "role": "tool", "content": "x" }]),
         ] {
             assert_eq!(said(bad.clone()).expect_err("refused").status.as_u16(), 422, "{bad}");

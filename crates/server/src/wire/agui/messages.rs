@@ -31,10 +31,10 @@ impl Messages {
                 if let Some(name) = body.get("name") {
                     message["name"] = name.clone();
                 }
-                self.0.push(message);
+                self.0.push(by(body, message));
             }
             "REASONING_MESSAGE_START" if self.find(id).is_none() => {
-                self.0.push(json!({ "id": id, "role": "reasoning", "content": "" }));
+                self.0.push(by(body, json!({ "id": id, "role": "reasoning", "content": "" })));
             }
             "TEXT_MESSAGE_CONTENT" | "REASONING_MESSAGE_CONTENT" => {
                 if let Some(message) = self.find(id) {
@@ -55,7 +55,7 @@ impl Messages {
                 let message = json!({
                     "id": id, "role": "tool", "toolCallId": body["toolCallId"], "content": body["content"],
                 });
-                self.0.push(message);
+                self.0.push(by(body, message));
             }
             _ => {}
         }
@@ -78,9 +78,17 @@ impl Messages {
                 Some(calls) => calls.push(call),
                 None => message["toolCalls"] = json!([call]),
             },
-            None => self.0.push(json!({ "id": id, "role": "assistant", "toolCalls": [call] })),
+            None => self.0.push(by(body, json!({ "id": id, "role": "assistant", "toolCalls": [call] }))),
         }
     }
+}
+
+/// A message of the subagent whose event began it.
+fn by(event: &Value, mut message: Value) -> Value {
+    if let Some(id) = event.get("subagentRunId") {
+        message["subagentRunId"] = id.clone();
+    }
+    message
 }
 
 fn calls_of(message: &mut Value) -> Option<&mut Vec<Value>> {

@@ -1,9 +1,9 @@
 //! A run's events in AG-UI's words.
 //!
-//! AG-UI tells of messages that begin, grow and end, of calls, of steps by their names, and of one run at a time, which
-//! ends when people are asked. It must never know where events come from, or to whom they go. Invariants: what is told
-//! of an entry, and its place, follow from the log up to it; what begins, ends; nothing has the name of something else
-//! that is open. That is what AG-UI's client insists on.
+//! AG-UI tells of messages that begin, grow and end, of calls, of steps by their names, of subagents, and of one run at a
+//! time, which ends when people are asked. It must never know where events come from, or to whom they go. Invariants:
+//! what is told of an entry, and its place, follow from the log up to it; what begins, ends; nothing has the name of
+//! something else that is open. That is what AG-UI's client insists on.
 
 use super::{Event, Place, error, interrupts};
 use outlive_core::{
@@ -27,12 +27,19 @@ pub struct Teller {
     prefix: String,
     /// The tools at the client.
     client_tools: BTreeSet<String>,
-    /// The client knows every way in which a run ends. Before 1.0 it knew two, and took others for mistakes.
-    knows_all_ends: bool,
+    /// The client knows every way in which a run ends, and subagents. Before 1.0 it knew two ways, and took others, and
+    /// subagents, for mistakes.
+    is_of_1_0: bool,
     at: Place,
     speakers: BTreeMap<Arc<str>, Speaker>,
-    /// The steps that are open, in order, by their ids.
-    steps: Vec<(Arc<str>, String)>,
+    /// The steps that are open, in order.
+    steps: Vec<Step>,
+    /// The subagents that are at work, in the order in which they began, and those that have ended since the run began for
+    /// the client.
+    subagents: Vec<Subagent>,
+    over: BTreeSet<Arc<str>>,
+    /// The calls that delegate, by the run that each began, with their messages.
+    delegations: BTreeMap<String, (String, String)>,
     calls: BTreeMap<String, Call>,
     /// The last text that was told, whole.
     last_text: String,
@@ -49,6 +56,8 @@ pub struct Teller {
 struct Speaker {
     name: Option<Arc<str>>,
     step_id: Option<Arc<str>>,
+    /// The subagent that it is, or is part of.
+    by: By,
     /// The message that is open, and its text.
     text: Option<(String, String)>,
     reasoning: Option<String>,
@@ -63,7 +72,46 @@ struct Speaker {
 struct Call {
     /// Its id for the client.
     id: String,
+    by: By,
     is_over: bool,
+}
+
+/// A step or a container.
+#[derive(Clone, Debug)]
+struct Step {
+    id: Arc<str>,
+    /// What it is called for the client.
+    name: String,
+    by: By,
+}
+
+impl Step {
+    fn started(&self) -> Value {
+        json!({ "type": "STEP_STARTED", "stepName": self.name })
+    }
+}
+
+/// A run inside the run: a member's of a team, or a workflow's in a step or a call.
+#[derive(Clone, Debug)]
+struct Subagent {
+    id: Arc<str>,
+    step_id: Option<Arc<str>>,
+    /// The subagent in which it is.
+    parent: By,
+    /// How its beginning is told.
+    started: Value,
+}
+
+/// The subagent whose something is; the run's own when absent.
+type By = Option<Arc<str>>;
+
+/// How a subagent ends.
+#[derive(Clone, Copy, Debug)]
+enum Ending<'a> {
+    Done(Option<&'a Value>),
+    /// It goes on after these interrupts, each with whose it is.
+    Suspended(&'a [(By, Value)]),
+    Failed(&'a str, &'a str),
 }
 
 /// What is told of one entry.
@@ -77,10 +125,13 @@ impl Teller {
             run_id: run_id.to_owned(),
             prefix: format!("{own_id}:"),
             client_tools: BTreeSet::new(),
-            knows_all_ends: false,
+            is_of_1_0: false,
             at: Place::START,
             speakers: BTreeMap::new(),
             steps: Vec::new(),
+            subagents: Vec::new(),
+            over: BTreeSet::new(),
+            delegations: BTreeMap::new(),
             calls: BTreeMap::new(),
             last_text: String::new(),
             state: None,
@@ -97,8 +148,8 @@ impl Teller {
 
     /// To a client that speaks this version of the protocol; before 1.0 it does not say.
     pub fn speaking(self, version: Option<&str>) -> Self {
-        let knows_all_ends = version.is_some_and(|version| !version.starts_with("0."));
-        Self { knows_all_ends, ..self }
+        let is_of_1_0 = version.is_some_and(|version| !version.starts_with("0."));
+        Self { is_of_1_0, ..self }
     }
 
     /// What ids of this run's messages begin with.
@@ -120,11 +171,15 @@ impl Teller {
     pub fn begin(&mut self) -> Told {
         let mut told = Vec::new();
         self.end = None;
+        self.over.clear();
         let started = self.started();
         self.say(&mut told, started);
         self.say(&mut told, json!({ "type": "STATE_SNAPSHOT" }));
-        for (_, name) in self.steps.clone() {
-            self.say(&mut told, json!({ "type": "STEP_STARTED", "stepName": name }));
+        for subagent in self.subagents.clone() {
+            self.say(&mut told, subagent.started);
+        }
+        for step in self.steps.clone() {
+            self.say_by(&mut told, &step.by, step.started());
         }
         told
     }
@@ -139,13 +194,16 @@ impl Teller {
         if self.end.is_some() {
             return told;
         }
-        told.extend(self.steps.iter().map(|(_, name)| json!({ "type": "STEP_STARTED", "stepName": name })));
+        if self.is_of_1_0 {
+            told.extend(self.subagents.iter().map(|subagent| subagent.started.clone()));
+        }
+        told.extend(self.steps.iter().map(|step| self.by(&step.by, step.started())));
         for speaker in self.speakers.values() {
             if let Some(id) = &speaker.reasoning {
-                told.extend(reasoning_starts(id));
+                told.extend(reasoning_starts(id).map(|body| self.by(&speaker.by, body)));
             }
             if let Some((id, _)) = &speaker.text {
-                told.push(text_starts(id, speaker.name.as_deref()));
+                told.push(self.by(&speaker.by, text_starts(id, speaker.name.as_deref())));
             }
         }
         told
@@ -159,7 +217,9 @@ impl Teller {
         }
         let index = event.event_index.and_then(|index| i64::try_from(index).ok()).unwrap_or(i64::MAX);
         self.at = Place { index, part: 0 };
+        self.subagent_begins(&event.origin, &mut told);
         self.tell_kind(event, open, &mut told);
+        self.subagent_ends(event, &mut told);
         told
     }
 
@@ -170,8 +230,8 @@ impl Teller {
             WorkflowCompleted(_) | WorkflowError { .. } if !event.is_terminal() => {}
             WorkflowCompleted(done) => self.completed(done.content.as_ref(), told),
             WorkflowError { error: problem, error_type, .. } => {
-                self.close_all(told);
                 let code = error_type.as_deref().unwrap_or("run_failed");
+                self.close_all(Ending::Failed(problem, code), told);
                 let mut failed = error(problem, code);
                 failed["usage"] = self.usage();
                 self.finish(failed, told);
@@ -189,11 +249,11 @@ impl Teller {
             | ParallelExecutionCompleted { .. }
             | ConditionExecutionCompleted { .. }
             | LoopExecutionCompleted { .. }
-            | RouterExecutionCompleted { .. } => self.step_ended(origin, told),
+            | RouterExecutionCompleted { .. } => self.step_ended(origin, Ending::Done(None), told),
             StepOutput { step_output } => self.step_output(origin, step_output, told),
-            StepError { .. } => {
+            StepError { error, .. } => {
                 self.custom(event, event.name(), told);
-                self.step_ended(origin, told);
+                self.step_ended(origin, Ending::Failed(error, "step_failed"), told);
             }
             StepExecutorPaused { executor_requirements, .. } => {
                 for call in executor_requirements.iter().filter_map(|asked| asked.get("tool_execution")) {
@@ -270,9 +330,26 @@ impl Teller {
         }
     }
 
+    /// What is not for this client has its place all the same.
     fn say(&mut self, told: &mut Told, body: Value) {
-        told.push(Event { place: self.at, body });
+        let is_of_subagents = body["type"].as_str().is_some_and(|kind| kind.starts_with("SUBAGENT_"));
+        if self.is_of_1_0 || !is_of_subagents {
+            told.push(Event { place: self.at, body });
+        }
         self.at.part += 1;
+    }
+
+    fn say_by(&mut self, told: &mut Told, by: &By, body: Value) {
+        let body = self.by(by, body);
+        self.say(told, body);
+    }
+
+    /// Whose something is, for a client that knows subagents.
+    fn by(&self, by: &By, mut body: Value) -> Value {
+        if let Some(id) = by.as_ref().filter(|_| self.is_of_1_0) {
+            body["subagentRunId"] = json!(id);
+        }
+        body
     }
 
     /// An id that nothing else has: of the place where it is first told.
@@ -285,7 +362,7 @@ impl Teller {
         if let Some(fields) = value.as_object_mut() {
             fields.remove("event_index");
         }
-        self.say(told, json!({ "type": "CUSTOM", "name": name, "value": value }));
+        self.say_by(told, &subagent(&event.origin), json!({ "type": "CUSTOM", "name": name, "value": value }));
     }
 
     // Text.
@@ -296,6 +373,7 @@ impl Teller {
             speaker.name =
                 [&origin.agent_name, &origin.team_name, &origin.step_name].into_iter().find_map(Clone::clone);
             speaker.step_id.clone_from(&origin.step_id);
+            speaker.by = subagent(origin);
         }
         speaker
     }
@@ -317,12 +395,13 @@ impl Teller {
                 let id = self.new_id();
                 self.speaker(origin).reasoning = Some(id.clone());
                 for body in reasoning_starts(&id) {
-                    self.say(told, body);
+                    self.say_by(told, &subagent(origin), body);
                 }
                 id
             }
         };
-        self.say(told, json!({ "type": "REASONING_MESSAGE_CONTENT", "messageId": id, "delta": delta }));
+        let body = json!({ "type": "REASONING_MESSAGE_CONTENT", "messageId": id, "delta": delta });
+        self.say_by(told, &subagent(origin), body);
     }
 
     fn text(&mut self, origin: &Origin, delta: &str, told: &mut Told) {
@@ -333,27 +412,27 @@ impl Teller {
             speaker.text = Some((id.clone(), String::new()));
             speaker.turn = Some(id.clone());
             let begun = text_starts(&id, speaker.name.as_deref());
-            self.say(told, begun);
+            self.say_by(told, &subagent(origin), begun);
         }
         let speaker = self.speaker(origin);
         speaker.has_spoken = true;
         let Some((id, text)) = &mut speaker.text else { return };
         text.push_str(delta);
         let body = json!({ "type": "TEXT_MESSAGE_CONTENT", "messageId": id, "delta": delta });
-        self.say(told, body);
+        self.say_by(told, &subagent(origin), body);
     }
 
     /// What a speaker has open ends.
     fn close(&mut self, key: &Arc<str>, told: &mut Told) {
         let Some(speaker) = self.speakers.get_mut(key) else { return };
-        let (reasoning, text) = (speaker.reasoning.take(), speaker.text.take());
+        let (by, reasoning, text) = (speaker.by.clone(), speaker.reasoning.take(), speaker.text.take());
         if let Some(id) = reasoning {
             for body in reasoning_ends(&id) {
-                self.say(told, body);
+                self.say_by(told, &by, body);
             }
         }
         if let Some((id, text)) = text {
-            self.say(told, json!({ "type": "TEXT_MESSAGE_END", "messageId": id }));
+            self.say_by(told, &by, json!({ "type": "TEXT_MESSAGE_END", "messageId": id }));
             self.last_text = text;
         }
     }
@@ -381,21 +460,26 @@ impl Teller {
             if is_meant(key, speaker) && (speaker.reasoning.is_some() || speaker.text.is_some()) {
                 speaker.has_spoken = false;
                 speaker.turn = None;
-                unfinished.push((speaker.reasoning.take(), speaker.text.take()));
+                unfinished.push((speaker.by.clone(), speaker.reasoning.take(), speaker.text.take()));
             }
         }
         let dropped = || json!({ "outlive": { "dropped": true } });
-        for (reasoning, text) in &unfinished {
+        for (by, reasoning, text) in &unfinished {
             for mut body in reasoning.iter().flat_map(|id| reasoning_ends(id)) {
                 body["metadata"] = dropped();
-                self.say(told, body);
+                self.say_by(told, by, body);
             }
             if let Some((id, _)) = text {
-                self.say(told, json!({ "type": "TEXT_MESSAGE_END", "messageId": id, "metadata": dropped() }));
+                let body = json!({ "type": "TEXT_MESSAGE_END", "messageId": id, "metadata": dropped() });
+                self.say_by(told, by, body);
             }
         }
         if !unfinished.is_empty() {
             self.say(told, json!({ "type": "MESSAGES_SNAPSHOT" }));
+        }
+        // The next attempt has runs of its own.
+        if let Some(step_id) = origin.step_id.as_ref().filter(|_| name == "StepRetrying") {
+            self.end_subagents_of(step_id, Ending::Failed("the step is tried again", "retrying"), told);
         }
     }
 
@@ -413,7 +497,12 @@ impl Teller {
 
     /// A call, told once however often it is made. Its id for the client.
     fn call(&mut self, origin: &Origin, tool: &ToolExecution, told: &mut Told) -> String {
-        self.announce(origin, &tool.tool_call_id, &tool.tool_name, &tool.tool_args, told)
+        let id = self.announce(origin, &tool.tool_call_id, &tool.tool_name, &tool.tool_args, told);
+        if let Some(run_id) = tool.child_run_id.as_ref().filter(|run_id| !self.over.contains(run_id.as_str())) {
+            let message = self.speaker(origin).turn.clone().unwrap_or_default();
+            self.delegations.insert(run_id.clone(), (id.clone(), message));
+        }
+        id
     }
 
     fn announce(&mut self, origin: &Origin, own_id: &str, name: &str, args: &Value, told: &mut Told) -> String {
@@ -423,7 +512,8 @@ impl Teller {
             Some(_) => format!("{own_id}:{}", self.at),
             None => own_id.to_owned(),
         };
-        self.calls.insert(own_id.to_owned(), Call { id: id.clone(), is_over: false });
+        let by = subagent(origin);
+        self.calls.insert(own_id.to_owned(), Call { id: id.clone(), by: by.clone(), is_over: false });
         let new_id = self.new_id();
         let speaker = self.speaker(origin);
         speaker.has_spoken = false;
@@ -433,12 +523,13 @@ impl Teller {
             Value::Null => "{}".to_owned(),
             args => args.to_string(),
         };
-        self.say(
-            told,
+        for body in [
             json!({ "type": "TOOL_CALL_START", "toolCallId": id, "toolCallName": name, "parentMessageId": parent }),
-        );
-        self.say(told, json!({ "type": "TOOL_CALL_ARGS", "toolCallId": id, "delta": args }));
-        self.say(told, json!({ "type": "TOOL_CALL_END", "toolCallId": id }));
+            json!({ "type": "TOOL_CALL_ARGS", "toolCallId": id, "delta": args }),
+            json!({ "type": "TOOL_CALL_END", "toolCallId": id }),
+        ] {
+            self.say_by(told, &by, body);
+        }
         id
     }
 
@@ -450,9 +541,11 @@ impl Teller {
 
     fn result(&mut self, origin: &Origin, tool: &ToolExecution, told: &mut Told) {
         let id = self.call(origin, tool, told);
-        if let Some(call) = self.calls.get_mut(&tool.tool_call_id) {
+        let call = self.calls.get_mut(&tool.tool_call_id);
+        let by = call.and_then(|call| {
             call.is_over = true;
-        }
+            call.by.clone()
+        });
         let body = json!({
             "type": "TOOL_CALL_RESULT",
             "messageId": self.new_id(),
@@ -460,51 +553,132 @@ impl Teller {
             "content": tool.result.as_deref().unwrap_or_default(),
             "role": "tool",
         });
-        self.say(told, body);
+        self.say_by(told, &by, body);
     }
 
     // Steps.
 
     fn step_started(&mut self, origin: &Origin, told: &mut Told) {
         let Some((id, name)) = step(origin) else { return };
-        if self.steps.iter().any(|(open, _)| *open == id) {
+        if self.steps.iter().any(|open| open.id == id) {
             return;
         }
-        let taken = |name: &str| self.steps.iter().any(|(_, open)| open == name);
+        let taken = |name: &str| self.steps.iter().any(|open| open.name == name);
         let mut shown = name.to_string();
         let mut count = 1;
         while taken(&shown) {
             count += 1;
             shown = format!("{name} ({count})");
         }
-        self.steps.push((id, shown.clone()));
-        self.say(told, json!({ "type": "STEP_STARTED", "stepName": shown }));
+        let step = Step { id, name: shown, by: subagent(origin) };
+        self.say_by(told, &step.by, step.started());
+        self.steps.push(step);
     }
 
-    fn step_ended(&mut self, origin: &Origin, told: &mut Told) {
+    fn step_ended(&mut self, origin: &Origin, ending: Ending<'_>, told: &mut Told) {
         let Some((id, _)) = step(origin) else { return };
         self.close_step(&id, told);
-        if let Some(place) = self.steps.iter().position(|(open, _)| *open == id) {
-            let (_, name) = self.steps.remove(place);
-            self.say(told, json!({ "type": "STEP_FINISHED", "stepName": name }));
+        self.end_subagents_of(&id, ending, told);
+        if let Some(place) = self.steps.iter().position(|open| open.id == id) {
+            let Step { name, by, .. } = self.steps.remove(place);
+            self.say_by(told, &by, json!({ "type": "STEP_FINISHED", "stepName": name }));
         }
     }
 
     /// A failure that is skipped is told by the output alone.
     fn step_output(&mut self, origin: &Origin, output: &StepOutput, told: &mut Told) {
         if !output.success {
-            self.step_ended(origin, told);
+            let error = output.error.as_deref().unwrap_or("the step failed");
+            self.step_ended(origin, Ending::Failed(error, "step_failed"), told);
+        }
+    }
+
+    // Subagents.
+
+    /// The subagent of an event begins, unless it has: where a workflow's events are not all streamed, its own beginning
+    /// may not be told.
+    fn subagent_begins(&mut self, origin: &Origin, told: &mut Told) {
+        let Some(id) = subagent(origin) else { return };
+        if self.over.contains(&id) || self.is_at_work(&id) {
+            return;
+        }
+        let is_member = origin.parent_run_id.is_some();
+        // A member is in its team's run, or else in the workflow's; a workflow is in the subagent whose step has it.
+        let of_step = |step_id: &Arc<str>| self.steps.iter().find(|open| open.id == *step_id)?.by.clone();
+        let team =
+            origin.parent_run_id.as_ref().map(|run_id| Arc::from(run_id.as_str())).filter(|id| self.is_at_work(id));
+        let parent = match is_member {
+            true => team.or_else(|| workflow_inside(origin).filter(|id| self.is_at_work(id))),
+            false => origin.parent_step_id.as_ref().and_then(of_step),
+        };
+        let names = [&origin.agent_name, &origin.team_name].into_iter().filter(|_| is_member);
+        let name = names.chain([&origin.workflow_name]).find_map(Clone::clone).unwrap_or_else(|| id.clone());
+        let mut started = json!({ "type": "SUBAGENT_STARTED", "subagentRunId": id, "name": name });
+        if let Some(parent) = &parent {
+            started["parentSubagentRunId"] = json!(parent);
+        }
+        if let Some((call, message)) = self.delegations.remove(&*id) {
+            started["parentToolCallId"] = json!(call);
+            started["parentMessageId"] = json!(message);
+        }
+        let step_id = if is_member { &origin.step_id } else { &origin.parent_step_id }.clone();
+        self.say(told, started.clone());
+        self.subagents.push(Subagent { id, step_id, parent, started });
+    }
+
+    fn is_at_work(&self, id: &Arc<str>) -> bool {
+        self.subagents.iter().any(|open| open.id == *id)
+    }
+
+    /// A subagent has ended with this event.
+    fn subagent_ends(&mut self, event: &RunEvent, told: &mut Told) {
+        use EventKind::*;
+        let Some(id) = subagent(&event.origin) else { return };
+        let is_member = event.origin.parent_run_id.is_some();
+        let ending = match &event.kind {
+            RunCompleted(done) | TeamRunCompleted(done) if is_member => Ending::Done(done.content.as_ref()),
+            RunError(failed) | TeamRunError(failed) if is_member => Ending::Failed(&failed.content, &failed.error_type),
+            WorkflowCompleted(done) => Ending::Done(done.content.as_ref()),
+            WorkflowError { error, error_type, .. } => {
+                Ending::Failed(error, error_type.as_deref().unwrap_or("run_failed"))
+            }
+            _ => return,
+        };
+        self.end_subagent(&id, ending, told);
+    }
+
+    /// A subagent ends, after those in it.
+    fn end_subagent(&mut self, id: &Arc<str>, ending: Ending<'_>, told: &mut Told) {
+        let inside = |open: &&Subagent| open.parent.as_ref() == Some(id);
+        while let Some(child) = self.subagents.iter().rfind(inside).map(|open| open.id.clone()) {
+            self.end_subagent(&child, ending, told);
+        }
+        if let Some(place) = self.subagents.iter().position(|open| open.id == *id) {
+            self.subagents.remove(place);
+            self.over.insert(id.clone());
+            self.say(told, ends(id, ending));
+        }
+    }
+
+    /// What has not ended in a step by itself ends with it.
+    fn end_subagents_of(&mut self, step_id: &Arc<str>, ending: Ending<'_>, told: &mut Told) {
+        let of_step = |open: &&Subagent| open.step_id.as_ref() == Some(step_id);
+        while let Some(id) = self.subagents.iter().rfind(of_step).map(|open| open.id.clone()) {
+            self.end_subagent(&id, ending, told);
         }
     }
 
     // Ends.
 
-    fn close_all(&mut self, told: &mut Told) {
+    fn close_all(&mut self, ending: Ending<'_>, told: &mut Told) {
         for key in self.speakers.keys().cloned().collect::<Vec<_>>() {
             self.close(&key, told);
         }
-        for (_, name) in self.steps.clone().into_iter().rev() {
-            self.say(told, json!({ "type": "STEP_FINISHED", "stepName": name }));
+        for Step { name, by, .. } in self.steps.clone().into_iter().rev() {
+            self.say_by(told, &by, json!({ "type": "STEP_FINISHED", "stepName": name }));
+        }
+        for subagent in self.subagents.clone().iter().rev() {
+            self.say(told, ends(&subagent.id, ending));
         }
     }
 
@@ -514,11 +688,14 @@ impl Teller {
     }
 
     fn completed(&mut self, content: Option<&Value>, told: &mut Told) {
-        self.close_all(told);
+        let cancelled = self.cancelled.take();
+        let ending = cancelled.as_deref().map_or(Ending::Done(None), |reason| Ending::Failed(reason, "cancelled"));
+        self.close_all(ending, told);
         self.steps.clear();
-        if let Some(reason) = self.cancelled.take() {
+        self.subagents.clear();
+        if let Some(reason) = cancelled {
             let mut cancelled = error(&reason, "cancelled");
-            if self.knows_all_ends {
+            if self.is_of_1_0 {
                 cancelled = self.finished();
                 cancelled["outcome"] = json!({ "type": "cancelled" });
             }
@@ -551,7 +728,7 @@ impl Teller {
 
     fn started(&self) -> Value {
         let mut started = json!({ "type": "RUN_STARTED", "threadId": self.thread_id, "runId": self.run_id });
-        if self.knows_all_ends {
+        if self.is_of_1_0 {
             started["protocolVersion"] = json!(VERSION);
         }
         started
@@ -562,26 +739,31 @@ impl Teller {
     }
 
     fn paused(&mut self, step_name: &str, open: &[Arc<Question>], told: &mut Told) {
-        self.close_all(told);
+        let calls = open.iter().map(|question| {
+            let tool = question.tool.as_ref()?;
+            self.calls.get(&tool.execution.tool_call_id).cloned()
+        });
+        let calls: Vec<Option<Call>> = calls.collect();
+        let asks = !self.is_of_client_tools(open);
+        let mut asked: Vec<(By, Value)> = Vec::new();
+        for (question, call) in open.iter().zip(&calls).filter(|_| asks) {
+            let by = call.as_ref().and_then(|call| call.by.clone());
+            let interrupt = interrupts::interrupt(question, call.as_ref().map(|call| &*call.id));
+            asked.push((by.clone(), self.by(&by, interrupt)));
+        }
+        self.close_all(Ending::Suspended(&asked), told);
         self.say(told, json!({ "type": "STATE_SNAPSHOT" }));
+        let mut asked: Vec<Value> = asked.into_iter().map(|(_, interrupt)| interrupt).collect();
         let mut finished = self.finished();
-        let call = |question: &Question| {
-            let own_id = &question.tool.as_ref()?.execution.tool_call_id;
-            self.calls.get(own_id).map(|call| call.id.clone())
-        };
-        if self.is_of_client_tools(open) {
-            if self.knows_all_ends {
-                let calls: Vec<String> = open.iter().filter_map(|question| call(question)).collect();
-                finished["outcome"] = json!({ "type": "success", "pendingToolCallIds": calls });
-            }
-        } else {
-            let mut asked: Vec<Value> =
-                open.iter().map(|question| interrupts::interrupt(question, call(question).as_deref())).collect();
+        if asks {
             if asked.is_empty() {
                 let message = format!("The run is paused at {step_name}");
                 asked.push(json!({ "id": self.new_id(), "reason": "outlive:paused", "message": message }));
             }
             finished["outcome"] = json!({ "type": "interrupt", "interrupts": asked });
+        } else if self.is_of_1_0 {
+            let calls: Vec<String> = calls.into_iter().flatten().map(|call| call.id).collect();
+            finished["outcome"] = json!({ "type": "success", "pendingToolCallIds": calls });
         }
         self.finish(finished, told);
     }
@@ -642,6 +824,38 @@ fn key(origin: &Origin) -> Arc<str> {
     let run_id = origin.run_id.as_ref().filter(|_| is_executors || origin.step_id.is_none());
     let own = run_id.map(|run_id| Arc::from(run_id.as_str())).or_else(|| origin.step_id.clone());
     own.unwrap_or_else(|| Arc::from(""))
+}
+
+/// The run inside the run that an event is of: a member's of a team, or else a workflow's in a step or a call.
+fn subagent(origin: &Origin) -> By {
+    let run_id = origin.run_id.as_ref().filter(|_| origin.parent_run_id.is_some());
+    run_id.map(|run_id| Arc::from(run_id.as_str())).or_else(|| workflow_inside(origin))
+}
+
+/// The run of the workflow in a workflow that an event is of.
+fn workflow_inside(origin: &Origin) -> By {
+    let run_id = origin.workflow_run_id.as_ref().or(origin.run_id.as_ref());
+    run_id.filter(|_| origin.nested_depth > 0).map(|run_id| Arc::from(run_id.as_str()))
+}
+
+/// How the end of a subagent is told.
+fn ends(id: &Arc<str>, ending: Ending<'_>) -> Value {
+    let mut finished = json!({ "type": "SUBAGENT_FINISHED", "subagentRunId": id });
+    match ending {
+        Ending::Done(result) => {
+            if let Some(result) = result {
+                finished["result"] = result.clone();
+            }
+        }
+        Ending::Suspended(asked) => {
+            let own = asked.iter().filter(|(by, _)| by.as_ref() == Some(id)).map(|(_, interrupt)| &interrupt["id"]);
+            finished["outcome"] = json!({ "type": "suspended", "interruptIds": own.collect::<Vec<_>>() });
+        }
+        Ending::Failed(message, code) => {
+            return json!({ "type": "SUBAGENT_ERROR", "subagentRunId": id, "message": message, "code": code });
+        }
+    }
+    finished
 }
 
 fn step(origin: &Origin) -> Option<(Arc<str>, Arc<str>)> {

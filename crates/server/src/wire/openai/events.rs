@@ -4,7 +4,7 @@
 //! accepted              ──► response.created, response.queued
 //! the run begins, goes on, or waits for people ──► response.in_progress
 //! the last step speaks  ──► output_item.added, content_part.added, output_text.delta …
-//! the run ends          ──► output_text.done, content_part.done, output_item.done, response.completed
+//! the run ends          ──► output_text.done, content_part.done, output_item.done, its images, response.completed
 //! ```
 //! It must never read a log by itself. The invariant: what is told of an entry, and its numbers, follow from the entries
 //! up to it, so that a client that comes back is told the rest of what it had begun to hear.
@@ -19,6 +19,9 @@ use crate::sequence::Sequence;
 use crate::wire::frame::Frame;
 use outlive_core::{ContentDelta, EventKind, RunEvent, StepIndex};
 use serde_json::{Value, json};
+
+/// Images that are told one by one: an entry has a thousand parts. The response that has ended has all of them.
+const IMAGES_TOLD_MAX: usize = 400;
 
 /// What has been told of a response.
 #[derive(Clone, Debug)]
@@ -117,6 +120,10 @@ impl Telling {
             self.say(&text);
         }
         self.close(end.item());
+        if has_result {
+            let images: Vec<Value> = self.face.images(&ended.run).take(IMAGES_TOLD_MAX).collect();
+            images.into_iter().for_each(|image| self.image(image));
+        }
         self.tell(end.event(), json!({ "response": self.face.ended(ended) }));
         self.told()
     }
@@ -186,6 +193,17 @@ impl Telling {
         self.tell_of_part(place, "response.output_text.done", json!({ "text": text, "logprobs": [] }));
         self.tell_of_part(place, "response.content_part.done", json!({ "part": output_text(&text) }));
         let item = message(&self.face.item_id(place), status, Some(&text));
+        self.tell("response.output_item.done", json!({ "output_index": place, "item": item }));
+    }
+
+    /// An image, which comes at once.
+    fn image(&mut self, item: Value) {
+        let place = self.begun;
+        self.begun += 1;
+        let mut begun = item.clone();
+        begun["status"] = json!("in_progress");
+        begun["result"] = Value::Null;
+        self.tell("response.output_item.added", json!({ "output_index": place, "item": begun }));
         self.tell("response.output_item.done", json!({ "output_index": place, "item": item }));
     }
 

@@ -117,7 +117,6 @@ impl Face {
         let mut body = self.body.clone();
         let (run, end) = (&ended.run, End::of(ended));
         body.insert("status".to_owned(), json!(end.word()));
-        body.insert("outlive".to_owned(), self.own(run.status, None));
         body.insert("usage".to_owned(), usage(run.used().as_ref()));
         match end {
             End::Completed => {
@@ -132,9 +131,34 @@ impl Face {
             End::Cancelled => {}
         }
         if let End::Completed | End::Incomplete(_) = end {
-            body.insert("output".to_owned(), json!([message(&self.item_id(0), end.item(), Some(&run.text()))]));
+            let message = message(&self.item_id(0), end.item(), Some(&run.text()));
+            let items: Vec<Value> = std::iter::once(message).chain(self.images(run)).collect();
+            body.insert("output".to_owned(), json!(items));
         }
+        let mut own = self.own(run.status, None);
+        for (name, media) in beside(run) {
+            own[name] = json!(media);
+        }
+        body.insert("outlive".to_owned(), own);
         Value::Object(body)
+    }
+
+    /// The images that a run has made and that are at hand, as items. OpenAI has none for other media.
+    pub(super) fn images<'a>(&'a self, run: &'a WorkflowRunOutput) -> impl Iterator<Item = Value> + 'a {
+        let contents = run.images.iter().flatten().filter_map(|image| Some((image, image.content.as_deref()?)));
+        contents.enumerate().map(|(place, (image, content))| {
+            let mut item = json!({
+                "id": format!("ig_{}_{place}", self.run_id),
+                "type": "image_generation_call",
+                "status": "completed",
+                "result": content,
+            });
+            let format = image.mime_type.as_deref().and_then(|kind| kind.strip_prefix("image/"));
+            if let Some(format) = format.map(|format| format.trim_end_matches("+xml")) {
+                item["output_format"] = json!(format);
+            }
+            item
+        })
     }
 
     /// The id of the message that is so many messages after the first.
@@ -226,6 +250,15 @@ pub(super) fn message(id: &str, status: &str, text: Option<&str>) -> Value {
 /// A text as a part of a message.
 pub(super) fn output_text(text: &str) -> Value {
     json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": [] })
+}
+
+/// The media that a run has made and that no item of OpenAI's has room for.
+fn beside(run: &WorkflowRunOutput) -> impl Iterator<Item = (&'static str, Vec<&Media>)> {
+    let images = run.images.iter().flatten().filter(|image| image.content.is_none()).collect();
+    let others = [("videos", &run.videos), ("audio", &run.audio), ("files", &run.files)];
+    let others = others.map(|(name, media)| (name, media.iter().flatten().collect()));
+    let kinds = std::iter::once(("images", images)).chain(others);
+    kinds.filter(|(_, media): &(_, Vec<_>)| !media.is_empty())
 }
 
 fn usage(used: Option<&Metrics>) -> Value {
