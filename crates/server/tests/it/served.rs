@@ -4,8 +4,8 @@ use crate::door::UPGRADE;
 use futures::{SinkExt, StreamExt};
 use outlive_core::port::{BoxFuture, Clock, Db};
 use outlive_core::{
-    Block, Definition, Failure, FailureKind, FieldType, HumanReview, Media, OnReject, OnTimeout, Parallel, Retry, RunId,
-    Step, StepOutput, Steps, Timestamp, UserInputField,
+    Block, Definition, Failure, FailureKind, FieldType, HumanReview, Media, OnReject, OnTimeout, Parallel, Retry,
+    RunId, Step, StepOutput, Steps, Timestamp, UserInputField,
 };
 use outlive_db::InMemoryDb;
 use outlive_engine::{Engine, Options, Submit};

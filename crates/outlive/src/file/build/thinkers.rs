@@ -5,7 +5,7 @@
 use super::super::fit::meant;
 use super::super::mcp::McpProfile;
 use super::super::syntax::{self, Document, Span};
-use super::{At, Build, EFFECT_MISSING, INSIDE_MAX, Opened, Path, Settings, What, retry};
+use super::{At, Build, EFFECT_MISSING, INSIDE_MAX, Opened, Path, Settings, retry};
 use crate::invalid::FileProblemKind;
 use outlive_agent::model::{self, IntoModel, ModelProfile, ScriptedModel, SharedModel};
 use outlive_agent::tool::{Call, CommandCall, HackerNewsTools, HttpCall, IntoTools, Tool, YFinanceTools};
