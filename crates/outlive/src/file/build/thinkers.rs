@@ -17,6 +17,7 @@ macro_rules! thinker {
     ($build:ident, $thinker:expr, $said:ident, $path:expr) => {{
         let mut thinker = $thinker.instructions($said.instructions.all());
         if let Some(id) = &$said.id {
+            $build.check_id(id, &$path[..]);
             thinker = thinker.id(id);
         }
         for (place, name) in $said.fallbacks.iter().enumerate() {
