@@ -294,7 +294,7 @@ impl Profile {
     }
 
     pub(crate) fn set_id(&mut self, id: &str) {
-        self.id = Some(DefinitionId::parse(id).map_err(|invalid| invalid.to_string()));
+        self.id = Some(DefinitionId::chosen(id).map_err(|invalid| invalid.to_string()));
     }
 
     pub(crate) fn set_model(&mut self, model: impl IntoModel) {

@@ -193,6 +193,7 @@ impl From<engine::Error> for Problem {
                 let hint = "make room on the disk, or lower engine.disk_free_min";
                 Self { is_retryable: true, ..Self::new(Exit::Other, "disk_low", error).hint(hint) }
             }
+            E::Nul { .. } => Self::new(Exit::Usage, "invalid_input", error),
             E::TooDeep { .. } => Self::new(Exit::Usage, "json_too_deep", error),
             E::Unreadable(unreadable) => unreadable.into(),
             E::Damaged(_) => Self::new(Exit::Other, "log_damaged", error),

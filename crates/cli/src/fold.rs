@@ -3,7 +3,7 @@
 //! Pure: events in, a picture out. Statuses are taken from the events, never inferred.
 
 use crate::cmd::events::answered;
-use outlive::core::{EventKind, FinishReason, RunEvent, StepOutput};
+use outlive::core::{EventKind, FinishReason, Follows, RunEvent, StepOutput};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(crate) enum StepState {
     Skipped,
     /// Somebody said no, or nobody answered in time, and the run continued without it.
     LeftOut,
-    /// It was at work when the run was cancelled.
+    /// It was at work when the run was cancelled, or what was answered about it cancelled the run.
     Cancelled,
 }
 
@@ -161,12 +161,14 @@ pub(crate) fn millis(seconds: f64) -> u64 {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RunView {
     pub(crate) steps: Vec<StepView>,
-    /// How often another process resumed it.
+    /// How often another process took it over.
     pub(crate) resumes: u32,
     pub(crate) error: Option<String>,
     pub(crate) cancel_reason: Option<String>,
     /// Seconds from the first claim to the end, once it has ended.
     pub(crate) seconds: Option<f64>,
+    /// Whether it has paused, and nobody has gone on with it since.
+    is_paused: bool,
 }
 
 impl RunView {
@@ -282,13 +284,16 @@ impl RunView {
             }
             // What failed and is asked about has not failed yet.
             WorkflowPaused { paused_step_name, .. } => {
+                self.is_paused = true;
                 let paused = self.steps.iter_mut().rev().find(|step| step.name == **paused_step_name);
                 if let Some(step) = paused.filter(|step| step.state == StepState::Failed) {
                     step.state = StepState::Waiting;
                 }
             }
-            CustomEvent { fields } if answered(fields).is_some() => self.answered(event, fields),
-            CustomEvent { fields } => self.custom(fields.get("name").and_then(Value::as_str), event),
+            CustomEvent { fields } => match Follows::of(&event.kind) {
+                Some(follows) => self.answered(event, follows, answered(fields)),
+                None => self.custom(fields, event),
+            },
             RunStarted(_) | TeamRunStarted(_) => {
                 let member = event.origin.parent_run_id.as_ref().and(event.origin.run_id.as_ref());
                 if let (Some(member), Some(step)) = (member.map(ToString::to_string), self.step(event)) {
@@ -375,29 +380,32 @@ impl RunView {
         }
     }
 
-    /// Somebody answered. If the step goes on, the next event says so.
-    fn answered(&mut self, event: &RunEvent, fields: &Map<String, Value>) {
-        let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
-        let (kind, word) = (text(fields.get("kind")), text(fields.get("answer").and_then(|answer| answer.get("do"))));
+    /// Somebody answered, or nobody did in time. If the step goes on, the next event says so.
+    fn answered(&mut self, event: &RunEvent, follows: Follows, words: Option<String>) {
         let Some(step) = self.step(event) else { return };
-        step.answer = answered(fields);
-        step.state = match (word.as_str(), kind.as_str()) {
-            ("skip", _) => StepState::Skipped,
-            ("reject", "error" | "outcome") => StepState::Failed,
-            // The agent hears of it, and goes on.
-            (_, "tool_confirmation" | "tool_input" | "tool_result") => step.state,
-            ("reject" | "timed_out", _) => StepState::LeftOut,
-            (_, "output_review" | "iteration_review") | ("result", _) => StepState::Completed,
-            _ => StepState::Running,
+        step.answer = words;
+        step.state = match follows {
+            Follows::GoesOn => StepState::Running,
+            Follows::Heard => step.state,
+            Follows::Done => StepState::Completed,
+            Follows::Skipped => StepState::Skipped,
+            Follows::LeftOut => StepState::LeftOut,
+            Follows::Failed => StepState::Failed,
+            Follows::Cancelled => StepState::Cancelled,
         };
     }
 
-    fn custom(&mut self, name: Option<&str>, event: &RunEvent) {
+    fn custom(&mut self, fields: &Map<String, Value>, event: &RunEvent) {
+        let name = fields.get("name").and_then(Value::as_str);
+        let was_paused = self.is_paused;
+        self.is_paused &= name != Some("RunResumed");
         match name {
             // What was kept of another run.
             Some("RunForked") => self.resumes = 0,
             // The first process that executes a fork.
-            Some("RunResumed") if is_first_attempt(event) => {}
+            Some("RunResumed") if fields.get("attempt").and_then(Value::as_u64) == Some(1) => {}
+            // It had left by itself, or the same process goes on with it.
+            Some("RunResumed") if !is_taken_over(fields, was_paused) => {}
             Some("RunResumed") => {
                 self.resumes += 1;
                 for step in self.steps.iter_mut().filter(|step| step.state == StepState::Running) {
@@ -414,12 +422,10 @@ impl RunView {
     }
 }
 
-/// Whether `RunResumed` is about the first claim of its run.
-fn is_first_attempt(event: &RunEvent) -> bool {
-    match &event.kind {
-        EventKind::CustomEvent { fields } => fields.get("attempt").and_then(Value::as_u64) == Some(1),
-        _ => false,
-    }
+/// Whether a run was taken over from another process. Older versions did not say, and of theirs all count that did not
+/// follow a pause.
+fn is_taken_over(fields: &Map<String, Value>, was_paused: bool) -> bool {
+    fields.get("taken_over").and_then(Value::as_bool).unwrap_or(!was_paused)
 }
 
 #[cfg(test)]
@@ -453,6 +459,29 @@ mod tests {
             |count: usize| RunView::of(&events[..count]).steps.iter().map(|step| step.state).collect::<Vec<_>>();
         assert_eq!(states(3), [StepState::Waiting, StepState::Running]);
         assert_eq!(states(4), [StepState::Failed; 2]);
+    }
+
+    #[test]
+    fn a_run_was_resumed_by_whoever_took_it_over() {
+        let custom = |fields: Value| RunEvent {
+            created_at: 0,
+            kind: EventKind::CustomEvent { fields: fields.as_object().cloned().unwrap_or_default() },
+            origin: Origin::default(),
+            event_index: None,
+        };
+        let resumed =
+            |taken_over: Value| custom(json!({ "name": "RunResumed", "attempt": 2, "taken_over": taken_over }));
+        let paused = json!({
+            "event": "WorkflowPaused", "status": "PAUSED", "paused_step_index": 0, "paused_step_name": "Send",
+            "step_results": [],
+        });
+        let paused = RunEvent { kind: serde_json::from_value(paused).expect("it is one"), ..custom(json!({})) };
+        let resumes = |events: &[&RunEvent]| RunView::of(events.iter().copied()).resumes;
+        let (by_another, by_itself) = (resumed(true.into()), resumed(false.into()));
+        assert_eq!(resumes(&[&by_another, &by_itself, &paused, &by_itself, &by_another]), 2);
+        // An older version's, which does not say.
+        let resumed = custom(json!({ "name": "RunResumed", "attempt": 2 }));
+        assert_eq!(resumes(&[&resumed, &paused, &resumed, &resumed]), 2);
     }
 
     #[test]

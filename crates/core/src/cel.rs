@@ -1,4 +1,4 @@
-//! Expressions in CEL, the Common Expression Language: what a condition, a router, a loop or a map step asks instead of
+//! Expressions in CEL, the Common Expression Language: what a condition, a router, a loop or a ForEach asks instead of
 //! a function.
 //!
 //! It knows which variables exist at each of these places, never where their values come from. The invariant: an
@@ -29,7 +29,7 @@
 //!
 //! # Language
 //!
-//! A condition and an end condition must give true or false, a router a name or a list of names, a map step a list. What
+//! A condition and an end condition must give true or false, a router a name or a list of names, a ForEach a list. What
 //! certainly gives something else, such as a sum, does not compile; what depends on values fails when it is evaluated.
 //!
 //! All operators of CEL; `has`, `all`, `exists`, `exists_one`, `map`, `filter`; `size`, `contains`, `startsWith`,
@@ -83,7 +83,7 @@ pub enum Scope {
     Router,
     /// A loop's end condition.
     EndCondition,
-    /// The items of a map step.
+    /// The items of a ForEach.
     Items,
 }
 
@@ -137,7 +137,7 @@ impl fmt::Display for Scope {
             Scope::Condition => "a condition",
             Scope::Router => "a router's selector",
             Scope::EndCondition => "a loop's end condition",
-            Scope::Items => "the items of a map step",
+            Scope::Items => "the items of a ForEach",
         })
     }
 }
@@ -233,7 +233,7 @@ impl Cel {
         }
     }
 
-    /// Evaluates an expression that lists the items of a map step.
+    /// Evaluates an expression that lists the items of a ForEach.
     ///
     /// # Errors
     /// As [`evaluate`](Self::evaluate), and when it gives anything but a list.

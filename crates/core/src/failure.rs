@@ -7,10 +7,11 @@ use std::time::Duration;
 
 /// Text from outside that is not a valid id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what} {problem}: give 1 to 128 bytes of text without white space")]
+#[error("{what} {problem}: {remedy}")]
 pub struct InvalidId {
     pub(crate) what: &'static str,
     pub(crate) problem: String,
+    pub(crate) remedy: &'static str,
 }
 
 /// Why a step, a model call or a tool call failed, classified by what can be done about it.

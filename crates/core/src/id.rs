@@ -15,7 +15,7 @@ use uuid::Uuid;
 pub const ID_LEN_MAX: usize = 128;
 
 macro_rules! text_id {
-    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $words:expr) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -29,6 +29,17 @@ macro_rules! text_id {
             pub fn parse(text: &str) -> Result<Self, InvalidId> {
                 check($what, text)?;
                 Ok(Self(Arc::from(text)))
+            }
+
+            /// The same for an id that somebody chooses: it must also have an address of its own, as `/api/runs/ID` is a
+            /// run's. What is stored is read with [`Self::parse`].
+            ///
+            /// # Errors
+            /// The same, and when no server could be asked for what has this id.
+            pub fn chosen(text: &str) -> Result<Self, InvalidId> {
+                let id = Self::parse(text)?;
+                check_address($what, text, $words)?;
+                Ok(id)
             }
 
             /// The id as text.
@@ -85,25 +96,32 @@ macro_rules! text_id {
 text_id!(
     /// One execution of a workflow, or of an agent or team inside one. Agno's `run_id`.
     RunId,
-    "run id"
+    "run id",
+    &RunId::WORDS
 );
 text_id!(
     /// The conversation a run belongs to. Agno's `session_id`; any text the user likes, within the limits of an id.
     SessionId,
-    "session id"
+    "session id",
+    &[]
 );
 text_id!(
     /// One process that executes runs, for as long as it lives.
     WorkerId,
-    "worker id"
+    "worker id",
+    &[]
 );
 text_id!(
     /// A workflow, agent or team: the [`slug`] of its name unless chosen. Agno's `workflow_id`, `agent_id`, `team_id`.
     DefinitionId,
-    "definition id"
+    "definition id",
+    &[]
 );
 
 impl RunId {
+    /// What stands in the place of a run's id in addresses of servers, such as `/api/runs/cancel`, and can be no run's.
+    pub const WORDS: [&str; 3] = ["cancel", "rerun", "retry"];
+
     /// A new id for a run accepted at `at`. `chance` must be fresh random bits: equal arguments give equal ids.
     pub fn new(at: Timestamp, chance: u128) -> Self {
         Self(uuid_v7(at, chance))
@@ -221,7 +239,21 @@ fn check(what: &'static str, text: &str) -> Result<(), InvalidId> {
     } else {
         return Ok(());
     };
-    Err(InvalidId { what, problem })
+    Err(InvalidId { what, problem, remedy: "give 1 to 128 bytes of text without white space" })
+}
+
+/// Refuses what cannot stand in an address, where clients and proxies take dots, slashes and semicolons for themselves.
+fn check_address(what: &'static str, text: &str, words: &[&str]) -> Result<(), InvalidId> {
+    let (problem, remedy) = if let Some(bad) = text.chars().find(|c| "/\\;".contains(*c)) {
+        (format!("contains {bad:?}"), "it stands in addresses, so leave out / \\ and ;")
+    } else if text.bytes().all(|byte| byte == b'.') {
+        ("consists of dots alone".to_owned(), "it stands in addresses, so add a letter or a digit")
+    } else if words.contains(&text) {
+        (format!("is {text:?}"), "servers have an address of this name, so choose another")
+    } else {
+        return Ok(());
+    };
+    Err(InvalidId { what, problem, remedy })
 }
 
 /// A name as an id, the way Agno makes one: lower case, runs of anything but letters and digits become one `-`.

@@ -144,6 +144,21 @@ pub fn admit(value: &mut Value) -> Result<(), TooDeep> {
     Err(TooDeep { limit: DEPTH_MAX })
 }
 
+/// Whether a text or a key in it has a NUL, which not every client and store can keep.
+pub fn has_nul(value: &Value) -> bool {
+    let mut rest = vec![value];
+    while let Some(value) = rest.pop() {
+        match value {
+            Value::String(text) if text.contains('\0') => return true,
+            Value::Object(fields) if fields.keys().any(|key| key.contains('\0')) => return true,
+            Value::Array(items) => rest.extend(items),
+            Value::Object(fields) => rest.extend(fields.values()),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    false
+}
+
 /// Whether a recursion over `value` fits any stack.
 pub(crate) fn is_easy(value: &Value) -> bool {
     is_within(value, EASY_DEPTH)

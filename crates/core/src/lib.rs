@@ -55,7 +55,7 @@ pub use metrics::{Metrics, ModelUsage, RunMetrics, StepMetrics, Usage};
 pub use mistakes::{SchemaMistake, schema_mistakes};
 pub use nearest::nearest;
 pub use price::{LongPrice, Price, Prices};
-pub use question::{ANSWER_LEN_MAX, Answer, Answered, AskingTeam, Question, QuestionKind, ToolAsked};
+pub use question::{ANSWER_LEN_MAX, Answer, Answered, AskingTeam, Follows, Question, QuestionKind, ToolAsked};
 pub use redact::{Passage, REDACTED, Redactor, SECRET_LEN_MIN};
 pub use retention::Retention;
 pub use retry::Retry;

@@ -5,6 +5,7 @@
 //! question and the answer alone, so a replay comes to the same end.
 
 use crate::budget::{BudgetUnit, Over};
+use crate::event::EventKind;
 use crate::failure::{Failure, FailureKind};
 use crate::id::SessionId;
 use crate::log::Key;
@@ -312,6 +313,55 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
+/// What became of whatever waited for an answer, as the event of the answer says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Follows {
+    /// It begins, goes on, is made again, or is asked again.
+    GoesOn,
+    /// The agent or the tool that asked hears of it. Its step goes on once all that it asks is answered.
+    Heard,
+    /// It is done, and what it gave back counts.
+    Done,
+    /// It had failed, and the run goes on without it.
+    Skipped,
+    /// It is left out.
+    LeftOut,
+    /// It has failed for good.
+    Failed,
+    /// The run is cancelled.
+    Cancelled,
+}
+
+impl Follows {
+    /// The name of the event that tells an answer.
+    pub const EVENT: &str = "QuestionAnswered";
+
+    /// What the event of an answer says; none of any other. Events that older versions wrote do not say what follows: of
+    /// those, what follows as a rule.
+    pub fn of(event: &EventKind) -> Option<Self> {
+        let EventKind::CustomEvent { fields } = event else { return None };
+        if fields.get("name")? != Self::EVENT {
+            return None;
+        }
+        let said = fields.get("follows").and_then(|follows| Self::deserialize(follows).ok());
+        let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (kind, answer) = (text(fields.get("kind")), text(fields.get("answer").and_then(|answer| answer.get("do"))));
+        Some(said.unwrap_or_else(|| Self::as_a_rule(&kind, &answer)))
+    }
+
+    fn as_a_rule(kind: &str, answer: &str) -> Self {
+        match (kind, answer) {
+            ("tool_confirmation" | "tool_input" | "tool_result" | "budget", _) => Self::Heard,
+            (_, "skip") => Self::Skipped,
+            ("error" | "outcome", "reject") => Self::Failed,
+            (_, "reject" | "timed_out") => Self::LeftOut,
+            ("output_review" | "iteration_review", _) | (_, "result") => Self::Done,
+            _ => Self::GoesOn,
+        }
+    }
+}
+
 /// What follows from an answer, for the node that waits.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Effect {
@@ -479,6 +529,19 @@ impl Question {
             (Error, Answer::Reject { .. }) => Effect::Fails(self.failed()),
             (_, Answer::Reject { .. }) => self.rejected(),
             _ => Effect::GoesOn,
+        }
+    }
+
+    /// The same for those who look on.
+    pub(crate) fn follows(&self, answer: &Answer) -> Follows {
+        match self.effect(answer) {
+            Effect::GoesOn if self.tool.is_some() || self.kind.is_of_executor() => Follows::Heard,
+            Effect::GoesOn | Effect::Decided(_) | Effect::Again | Effect::AskedAgain => Follows::GoesOn,
+            Effect::Ends(_) if self.kind == QuestionKind::Error => Follows::Skipped,
+            Effect::Ends(_) => Follows::Done,
+            Effect::LeftOut => Follows::LeftOut,
+            Effect::Cancels(_) => Follows::Cancelled,
+            Effect::Fails(_) => Follows::Failed,
         }
     }
 
@@ -752,4 +815,60 @@ pub(crate) fn requirements(asked: &[(Arc<Question>, Option<Answered>)]) -> (Vec<
         }
     }
     (steps, errors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_is_told_and_of_old_events_what_follows_as_a_rule() {
+        let told = |fields: Value| {
+            let fields = fields.as_object().cloned().unwrap_or_default();
+            Follows::of(&EventKind::CustomEvent { fields })
+        };
+        let event =
+            |kind: &str, answer: &str| json!({ "name": Follows::EVENT, "kind": kind, "answer": { "do": answer } });
+        for (kind, answer, follows) in [
+            ("confirmation", "approve", Follows::GoesOn),
+            ("confirmation", "timed_out", Follows::LeftOut),
+            ("output_review", "approve", Follows::Done),
+            ("output_review", "reject", Follows::LeftOut),
+            ("outcome", "result", Follows::Done),
+            ("outcome", "reject", Follows::Failed),
+            ("error", "skip", Follows::Skipped),
+            ("error", "retry", Follows::GoesOn),
+            ("tool_confirmation", "reject", Follows::Heard),
+            ("budget", "reject", Follows::Heard),
+        ] {
+            assert_eq!(told(event(kind, answer)), Some(follows), "{kind} {answer}");
+        }
+        let mut said = event("output_review", "timed_out");
+        for follows in [Follows::Done, Follows::Cancelled, Follows::LeftOut] {
+            said["follows"] = json!(follows);
+            assert_eq!(told(said.clone()), Some(follows));
+        }
+        said["name"] = json!("RunResumed");
+        assert_eq!(told(said), None);
+    }
+
+    #[test]
+    fn what_follows_from_silence_is_what_the_question_says() {
+        let follows =
+            |kind, on_timeout| Question { kind, on_timeout, ..Question::default() }.follows(&Answer::TimedOut);
+        use QuestionKind::{Confirmation, Error, IterationReview, OutputReview, ToolInput};
+        for (kind, on_timeout, expected) in [
+            (OutputReview, OnTimeout::Approve, Follows::Done),
+            (IterationReview, OnTimeout::Approve, Follows::Done),
+            (OutputReview, OnTimeout::Skip, Follows::LeftOut),
+            (OutputReview, OnTimeout::Cancel, Follows::Cancelled),
+            (Confirmation, OnTimeout::Approve, Follows::GoesOn),
+            (Confirmation, OnTimeout::Skip, Follows::LeftOut),
+            (Error, OnTimeout::Skip, Follows::Skipped),
+            (Error, OnTimeout::Approve, Follows::GoesOn),
+            (ToolInput, OnTimeout::Cancel, Follows::Cancelled),
+        ] {
+            assert_eq!(follows(kind, on_timeout), expected, "{kind} {on_timeout:?}");
+        }
+    }
 }

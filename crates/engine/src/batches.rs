@@ -7,7 +7,7 @@
 
 use crate::bulk::{Bulk, BulkPage, BulkRun, BulkVerb, SIDE_BY_SIDE};
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, check_given};
 use crate::reader::{LOOK_PERIOD, Reader};
 use crate::submit::{Beginning, Placed, Submit, check_key};
 use futures::{StreamExt, TryStreamExt};
@@ -376,7 +376,7 @@ impl Engine {
         check_spec(&definition, &spec)?;
         let at = inner.services.clock.now();
         let id = match &batch_id {
-            Some(text) => RunId::parse(text)?,
+            Some(text) => RunId::chosen(text)?,
             None => RunId::new(at, inner.services.chance.wide_bits()),
         };
         let id: Arc<str> = Arc::from(id.as_str());
@@ -587,7 +587,7 @@ fn given(input: Value) -> Option<Value> {
 
 fn check_input(definition: &Definition, input: Option<Value>, limit: usize) -> Result<(), Error> {
     if let Some(input) = &input {
-        json::check(input).map_err(|problem| Error::TooDeep { what: "the input", problem })?;
+        check_given("the input", input)?;
     }
     let bytes = definition.accept_input(input)?.as_ref().map_or(0, json::len);
     if bytes > limit { Err(Error::InputTooLong { bytes, limit }) } else { Ok(()) }

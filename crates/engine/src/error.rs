@@ -155,6 +155,12 @@ pub enum Error {
         /// The limit.
         problem: TooDeep,
     },
+    /// Something given has a NUL in its text, which not every client and store can keep.
+    #[error("{what} has a NUL character (U+0000), which not every client and store can keep: leave it out")]
+    Nul {
+        /// What: `the input`, `session_state`.
+        what: &'static str,
+    },
     /// A stored part of a run cannot be read.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
@@ -231,4 +237,16 @@ impl From<DbError> for Error {
             | DbErrorKind::Storage => Error::Db(error),
         }
     }
+}
+
+/// Refuses what cannot be stored and read back by everybody.
+pub(crate) fn check_given(what: &'static str, value: &serde_json::Value) -> Result<(), Error> {
+    outlive_core::json::check(value).map_err(|problem| Error::TooDeep { what, problem })?;
+    if outlive_core::json::has_nul(value) { Err(Error::Nul { what }) } else { Ok(()) }
+}
+
+/// The same of what its caller gives away.
+pub(crate) fn admit_given(what: &'static str, value: &mut serde_json::Value) -> Result<(), Error> {
+    outlive_core::json::admit(value).map_err(|problem| Error::TooDeep { what, problem })?;
+    check_given(what, value)
 }

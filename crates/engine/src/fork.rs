@@ -5,7 +5,7 @@
 //! does. The invariant: a preview and a fork of the same run at the same place agree, and a preview changes nothing.
 
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, check_given};
 use crate::fold;
 use crate::handle::RunHandle;
 use crate::questions::text_of;
@@ -294,13 +294,13 @@ impl Prepared {
         let own_session = self.parent.info.session_id.to_string();
         let session_id = fork.session_id.clone().or_else(|| is_retry.then(|| own_session.clone()));
         let run_id = match &fork.run_id {
-            Some(text) => RunId::parse(text)?,
+            Some(text) => RunId::chosen(text)?,
             None => RunId::new(at, services.chance.wide_bits()),
         };
         let info = RunInfo {
             run_id,
             session_id: match &session_id {
-                Some(text) => SessionId::parse(text)?,
+                Some(text) => SessionId::chosen(text)?,
                 None => SessionId::new(at, services.chance.wide_bits()),
             },
             workflow_name: self.definition.name.clone(),
@@ -460,12 +460,12 @@ impl Prepared {
 fn check(fork: &Fork, limit: usize) -> Result<(), Error> {
     let refused = |problem: String| Error::CannotFork(CannotFork(problem));
     if let Some(input) = &fork.input {
-        json::check(input).map_err(|problem| Error::TooDeep { what: "the input", problem })?;
+        check_given("the input", input)?;
     }
     match &fork.edit {
         ForkEdit::Nothing | ForkEdit::Answer(_) => Ok(()),
         ForkEdit::Output(output) => {
-            json::check(output).map_err(|problem| Error::TooDeep { what: "the output", problem })?;
+            check_given("the output", output)?;
             let bytes = json::len(output);
             let too_long =
                 || refused(format!("the output has {bytes} bytes, the limit is {limit}; pass a reference instead"));

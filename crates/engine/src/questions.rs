@@ -255,6 +255,9 @@ async fn give(
 pub(crate) fn text_of(answer: &Answer) -> Result<String, String> {
     let mut value = serde_json::to_value(answer).map_err(|error| error.to_string())?;
     json::admit(&mut value).map_err(|too_deep| too_deep.to_string())?;
+    if json::has_nul(&value) {
+        return Err(Error::Nul { what: "it" }.to_string());
+    }
     let text = value.to_string();
     match text.len() > ANSWER_LEN_MAX {
         true => Err(format!("it has {} bytes, the limit is {ANSWER_LEN_MAX}; pass a reference instead", text.len())),

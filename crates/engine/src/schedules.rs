@@ -6,7 +6,7 @@
 
 use crate::cron::{Cron, CronError};
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, admit_given};
 use crate::handle::RunHandle;
 use crate::reader::Reader;
 use crate::submit::{Beginning, Submit, check_key};
@@ -14,7 +14,7 @@ use outlive_core::port::{
     Access, DbErrorKind, NewSchedule, NewTick, ScheduleChange, ScheduleFilter, SessionPolicy, StoredSchedule,
     StoredTick, TickOutcome,
 };
-use outlive_core::{Definition, DefinitionId, RunId, SessionId, Timestamp, json};
+use outlive_core::{Definition, DefinitionId, RunId, SessionId, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt;
@@ -364,7 +364,7 @@ impl Engine {
     fn check_spec(&self, definition: &Definition, spec: &mut ScheduleSpec) -> Result<(), Error> {
         spec.cron = spec.cron.trim().to_owned();
         if let Some(input) = &mut spec.input {
-            json::admit(input).map_err(|problem| Error::TooDeep { what: "the input", problem })?;
+            admit_given("the input", input)?;
         }
         let input = definition.accept_input(spec.input.clone())?;
         let bytes = input.map_or(0, |input| input.to_string().len());
@@ -372,7 +372,7 @@ impl Engine {
         if bytes > limit {
             return Err(Error::InputTooLong { bytes, limit });
         }
-        spec.session_id.as_deref().map(SessionId::parse).transpose()?;
+        spec.session_id.as_deref().map(SessionId::chosen).transpose()?;
         check_key(spec.concurrency_key.as_deref())
     }
 

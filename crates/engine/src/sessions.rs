@@ -3,9 +3,8 @@
 //! It must never know more than the store tells it: another user's session is one that does not exist.
 
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, admit_given};
 use outlive_core::SessionId;
-use outlive_core::json;
 use outlive_core::port::{Access, DbErrorKind, NewSession, Session, SessionPatch};
 use serde_json::{Map, Value};
 
@@ -85,5 +84,5 @@ impl Engine {
 
 /// Refuses what is nested too deeply to be stored and read back.
 fn check_depth(fields: &mut Map<String, Value>, what: &'static str) -> Result<(), Error> {
-    fields.values_mut().try_for_each(json::admit).map_err(|problem| Error::TooDeep { what, problem })
+    fields.values_mut().try_for_each(|value| admit_given(what, value))
 }

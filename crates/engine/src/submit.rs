@@ -6,12 +6,11 @@
 use crate::drive;
 use crate::ending::Ending;
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, admit_given};
 use crate::handle::RunHandle;
 use crate::inner::Inner;
 use crate::stats;
 use outlive_core::fork::ForkedFrom;
-use outlive_core::json;
 use outlive_core::port::{
     Accepted, Access, DbError, DbErrorKind, HookEvents, NewHook, NewItem, NewLog, NewRun, NewStart, NewTick, Order,
     RequestOptions, Run, RunFilter, RunLimit, SessionKind, SessionPolicy, Unreadable,
@@ -122,14 +121,12 @@ impl Submit {
         })
     }
 
-    /// Refuses what is nested too deeply to be stored and read back.
-    fn check_depth(&mut self) -> Result<(), Error> {
-        let too_deep = |what| move |problem| Error::TooDeep { what, problem };
-        self.input.iter_mut().try_for_each(json::admit).map_err(too_deep("the input"))?;
-        let mut data = self.attachments.additional_data.iter_mut();
-        data.try_for_each(json::admit).map_err(too_deep("additional_data"))?;
+    /// Refuses what not everybody could store and read back.
+    fn check_given(&mut self) -> Result<(), Error> {
+        self.input.iter_mut().try_for_each(|input| admit_given("the input", input))?;
+        self.attachments.additional_data.iter_mut().try_for_each(|data| admit_given("additional_data", data))?;
         let mut state = self.session_state.iter_mut().flat_map(Map::values_mut);
-        state.try_for_each(json::admit).map_err(too_deep("session_state"))
+        state.try_for_each(|value| admit_given("session_state", value))
     }
 }
 
@@ -142,7 +139,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::UnknownWorkflow`], [`Error::Input`], [`Error::InputTooLong`], [`Error::TooDeep`],
-    /// [`Error::InvalidId`], [`Error::CannotBegin`], [`Error::QueueFull`],
+    /// [`Error::Nul`], [`Error::InvalidId`], [`Error::CannotBegin`], [`Error::QueueFull`],
     /// [`Error::SessionNotFound`] when the session or the run would belong to another user than this engine's,
     /// [`Error::Conflict`], [`Error::SessionBusy`], [`Error::DiskLow`], [`Error::Stopped`], or the store's error. No
     /// run exists then, unless the store says that the outcome is unknown.
@@ -208,7 +205,7 @@ impl Inner {
         beginning: Beginning,
     ) -> Result<Taken, Error> {
         self.ready()?;
-        submit.check_depth()?;
+        submit.check_given()?;
         let submit = Submit { input: definition.accept_input(submit.input)?, ..submit };
         self.queue.admit(&*self.services.db, self.options.queued_max).await?;
         let is_own_session = submit.session_id.is_none();
@@ -297,12 +294,12 @@ impl Inner {
         let known = copied.as_ref().map(|copied| &copied.info);
         let run_id = match &submit.run_id {
             _ if let Some(known) = known => known.run_id.clone(),
-            Some(text) => RunId::parse(text)?,
+            Some(text) => RunId::chosen(text)?,
             None => RunId::new(at, self.services.chance.wide_bits()),
         };
         let session_id = match &submit.session_id {
             _ if let Some(known) = known => known.session_id.clone(),
-            Some(text) => SessionId::parse(text)?,
+            Some(text) => SessionId::chosen(text)?,
             None => SessionId::new(at, self.services.chance.wide_bits()),
         };
         let input = submit.input.as_ref().map(|input| Arc::<str>::from(text(input)));

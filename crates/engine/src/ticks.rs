@@ -208,6 +208,7 @@ fn is_final(error: &Error) -> bool {
         | Error::SessionBusy(_)
         | Error::SessionNotFound(_)
         | Error::TooDeep { .. }
+        | Error::Nul { .. }
         | Error::CannotBegin(_) => true,
         Error::UnknownWorkflow(_)
         | Error::QueueFull { .. }

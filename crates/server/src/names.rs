@@ -21,7 +21,7 @@ pub(crate) fn ids(fields: &[(&'static str, Option<&str>)]) -> Result<(), Problem
     let wrong = fields.iter().filter(|(_, id)| id.is_some_and(|id| !is_id(id))).map(|(name, _)| FieldProblem {
         kind: "string_pattern_mismatch",
         loc: vec!["body".to_owned(), (*name).to_owned()],
-        msg: format!("Input should be 1 to {ID_LEN_MAX} letters, digits or . _ : -"),
+        msg: format!("Input should be 1 to {ID_LEN_MAX} letters, digits or . _ : -, and not dots alone"),
     });
     let wrong: Vec<FieldProblem> = wrong.collect();
     if wrong.is_empty() { Ok(()) } else { Err(Problem { code: "invalid_id", ..Problem::fields(wrong) }) }
@@ -29,7 +29,7 @@ pub(crate) fn ids(fields: &[(&'static str, Option<&str>)]) -> Result<(), Problem
 
 fn is_id(id: &str) -> bool {
     let is_sign = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
-    (1..=ID_LEN_MAX).contains(&id.len()) && id.bytes().all(is_sign)
+    (1..=ID_LEN_MAX).contains(&id.len()) && id.bytes().all(is_sign) && !id.bytes().all(|byte| byte == b'.')
 }
 
 /// 422 for an invalid user id.
@@ -86,7 +86,9 @@ mod tests {
         for id in ["a", "A-1", "session:7", "a.b_c", &"x".repeat(128)] {
             assert!(ids(&[("run_id", Some(id))]).is_ok(), "{id}");
         }
-        for id in ["", "a b", "a/b", "..%2f", "\"", "é", "😀", "a\0", "a\n", "\u{202e}a", &"x".repeat(129)] {
+        for id in
+            ["", "a b", "a/b", ".", "..", "...", "..%2f", "\"", "é", "😀", "a\0", "a\n", "\u{202e}a", &"x".repeat(129)]
+        {
             assert!(ids(&[("run_id", Some(id))]).is_err(), "{id:?}");
         }
         assert!(ids(&[("run_id", None)]).is_ok());

@@ -6,11 +6,13 @@ use super::these::Where;
 use crate::cli::{Global, RUN_HELP};
 use crate::exit::{Exit, Problem};
 use crate::files::Known;
+use crate::fold::RunView;
 use crate::runs::{Role, Runs};
 use crate::{output, style};
 use clap::Args;
 use outlive::Answer;
 use outlive::client::ForkPreview;
+use outlive::core::RunId;
 use outlive::core::fork::{CallKind, ForkCall, ForkEdit, ForkPoint};
 use outlive::engine::{self, BulkVerb};
 use serde_json::{Value, json};
@@ -23,7 +25,8 @@ use serde_json::{Value, json};
 pub(crate) struct Fork {
     #[arg(value_name = "RUN", help = RUN_HELP)]
     run: String,
-    /// The index of an event, the key of a step or a call, or the name of a step
+    /// The index of an event, the key of a step or a call, or the name of a step; event:, key: or step: before it says
+    /// which, where it could be several
     #[arg(value_name = "PLACE")]
     at: String,
     /// Another input for what comes after: text, @FILE for a file's contents, - for standard input
@@ -79,14 +82,32 @@ impl Fork {
             (None, Some(given)) => ForkEdit::Answer(answer(given)?),
             (None, None) => ForkEdit::Nothing,
         };
-        let at = match self.at.parse() {
-            // A step whose key is a number has a name too.
-            Ok(index) => ForkPoint::Entry(index),
-            Err(_) => ForkPoint::from(self.at.as_str()),
-        };
         let input = text(&self.input)?.map(Value::String);
-        let fork = engine::Fork { edit, input, session_id: self.session.clone(), ..engine::Fork::at(at) };
-        self.how.go(&self.run, fork, "outlive fork", global).await
+        let fork = engine::Fork { edit, input, session_id: self.session.clone(), ..engine::Fork::at(self.place()?) };
+        self.how.go(&self.run, fork, Some(self), "outlive fork", global).await
+    }
+
+    fn place(&self) -> Result<ForkPoint, Problem> {
+        let Some(index) = self.at.strip_prefix("event:") else {
+            // A step whose key is a number has a name too.
+            return Ok(self.at.parse().map_or_else(|_| ForkPoint::from(self.at.as_str()), ForkPoint::Entry));
+        };
+        index.parse().map(ForkPoint::Entry).map_err(|_| {
+            let message = format!("{:?} is no place: an event's index is a number, such as event:5", self.at);
+            Problem::new(Exit::Usage, "invalid_place", message)
+        })
+    }
+
+    /// Refuses a number that is the name of a step as well.
+    async fn check_place(&self, runs: &Runs, run_id: &RunId) -> Result<(), Problem> {
+        let Ok(index) = self.at.parse::<u64>() else { return Ok(()) };
+        let events = runs.events(run_id, None).await?;
+        if RunView::of(&events).steps.iter().all(|step| step.name != self.at) {
+            return Ok(());
+        }
+        let message = format!("{index} is the index of an event, and the name of a step of this run");
+        let hint = format!("write event:{index} for the event, or step:{} for the step", self.at);
+        Err(Problem::new(Exit::Usage, "ambiguous_place", message).hint(hint))
     }
 }
 
@@ -94,7 +115,7 @@ impl Retry {
     pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
         let verb = "outlive retry";
         let Some(run) = &self.run else { return self.all(global).await };
-        self.how.go(run, engine::Fork::retry(), verb, global).await
+        self.how.go(run, engine::Fork::retry(), None, verb, global).await
     }
 
     /// Tries all again that match, or says which these are.
@@ -108,11 +129,21 @@ impl Retry {
 }
 
 impl How {
-    async fn go(&self, run: &str, fork: engine::Fork, verb: &str, global: &Global) -> Result<Exit, Problem> {
+    async fn go(
+        &self,
+        run: &str,
+        fork: engine::Fork,
+        asked: Option<&Fork>,
+        verb: &str,
+        global: &Global,
+    ) -> Result<Exit, Problem> {
         let role = if self.preview { Role::Accepts } else { self.detach.role() };
         let runs = Runs::open_knowing(role, &self.known, global).await?;
         let done = async {
             let run_id = runs.find(run).await?.info.run_id;
+            if let Some(asked) = asked {
+                asked.check_place(&runs, &run_id).await?;
+            }
             // A server takes whom the credential names.
             let fork = engine::Fork { by: logged_in().filter(|_| runs.is_here()), ..fork };
             if self.preview {

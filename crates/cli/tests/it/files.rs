@@ -744,3 +744,40 @@ fn what_is_hinted_at_after_a_start_looks_where_the_file_keeps_its_runs() {
     let refused = place.run(&["init", "file"]).exits(1);
     assert!(!refused.stderr.contains("is there already"), "{}", refused.stderr);
 }
+
+#[cfg(unix)]
+#[test]
+fn a_number_that_is_a_steps_name_too_is_no_place_by_itself() {
+    let place = Place::new();
+    let step = |name: &str| format!("      - {{ step: '{name}', command: [echo, '{name}'], effect: read }}\n");
+    let steps = step("a") + &step("5");
+    write(&place, "w.yaml", &format!("version: 1\nstore: sqlite:runs.db\nworkflows:\n  w:\n    steps:\n{steps}"));
+    let ran = place.command(&["run", "w.yaml", "tea", "--allow-commands", "--json"]);
+    Done::of(ran).exits(0);
+    let fork = |at: &str| {
+        Done::of(place.command(&["fork", "@last", at, "--preview", "--json", "--file", "w.yaml", "--allow-commands"]))
+    };
+    let refused = fork("5").exits(2).error();
+    assert_eq!(refused["code"], "ambiguous_place");
+    assert_eq!(refused["hint"], "write event:5 for the event, or step:5 for the step");
+    let again = |at: &str| fork(at).exits(0).json()["again"].as_array().unwrap().len();
+    assert_eq!((again("1"), again("event:1"), again("step:5"), again("event:5")), (2, 2, 1, 1));
+    assert_eq!(fork("event:x").exits(2).error()["code"], "invalid_place");
+}
+
+#[cfg(unix)]
+#[test]
+fn input_with_a_nul_starts_no_run() {
+    let place = Place::new();
+    write(
+        &place,
+        "w.yaml",
+        "version: 1\nstore: sqlite:runs.db\nmodel: demo\nagents: { a: {} }\nworkflows: { w: { steps: [{ step: \
+                             S, agent: a }] } }\n",
+    );
+    write(&place, "input", "a\0b");
+    let refused = place.run(&["run", "w.yaml", "@input", "--json"]).exits(2).error();
+    assert!(refused["message"].as_str().unwrap().contains("the input has a NUL character"), "{refused}");
+    assert_eq!(place.on_runs(&["ls", "--json"]).exits(0).json()["runs"], json!([]));
+    place.run(&["run", "w.yaml", "tea", "--run-id", "..", "--json"]).exits(2);
+}

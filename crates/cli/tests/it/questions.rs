@@ -3,10 +3,12 @@
 
 use crate::fixture::{Done, Place};
 use crate::running::Running;
+use outlive::core::Block;
 use outlive::prelude::*;
 use outlive::{FieldType, UserInputField};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A step that gives back what people said about it, else its input.
 fn brew(name: &str) -> Step {
@@ -131,7 +133,7 @@ fn each_answer_is_kept_while_nobody_executes_and_a_new_worker_goes_on_with_it() 
     for (asks, line, status, step, content) in [
         ("confirmation", "approve", "completed", "completed", "a cup of tea"),
         ("confirmation", "reject --reason late", "completed", "skipped", ""),
-        ("cancel", "reject", "cancelled", "skipped", ""),
+        ("cancel", "reject", "cancelled", "cancelled", ""),
         (
             "input",
             &format!("answer {extras}"),
@@ -195,6 +197,59 @@ fn each_answer_is_kept_while_nobody_executes_and_a_new_worker_goes_on_with_it() 
             let all = place.on_runs(&["events", "cup-1", "--json"]).exits(0).stdout;
             assert!(all.replace('\\', "").contains(content), "{case}: {all}");
         }
+    }
+}
+
+#[test]
+fn what_follows_from_silence_is_shown_as_it_is_in_the_run() {
+    let soon = |review: HumanReview, on_timeout| review.timeout(Duration::from_millis(1)).on_timeout(on_timeout);
+    let output = || HumanReview::output("Is it good?");
+    let failing =
+        || Step::function("Brew", |_, _: Arc<StepInput>| async { Err::<String, _>(Failure::fatal("no kettle")) });
+    let repeated = Loop::new("Brew").step(brew("Sip")).max_iterations(3);
+    let blocks: [(Block, &str, &str); 6] = [
+        (brew("Brew").human_review(soon(output(), OnTimeout::Approve)).into(), "completed", "completed"),
+        (brew("Brew").human_review(soon(output(), OnTimeout::Skip)).into(), "completed", "skipped"),
+        (brew("Brew").human_review(soon(output(), OnTimeout::Cancel)).into(), "cancelled", "cancelled"),
+        (
+            repeated.human_review(soon(HumanReview::iterations("Enough?"), OnTimeout::Approve)).into(),
+            "completed",
+            "completed",
+        ),
+        (
+            failing().on_error(OnError::Pause).human_review(soon(HumanReview::default(), OnTimeout::Skip)).into(),
+            "completed",
+            "skipped",
+        ),
+        (
+            brew("Brew").human_review(soon(HumanReview::confirmation("Brew?"), OnTimeout::Approve)).into(),
+            "completed",
+            "completed",
+        ),
+    ];
+    let place = Place::new();
+    let mut expected = Vec::new();
+    for (number, (block, status, step)) in blocks.into_iter().enumerate() {
+        let id = format!("cup-{number}");
+        block_on(async {
+            let builder = Workflow::builder("Tea House").db(SqliteDb::new(place.path("runs.db")));
+            let workflow = builder.step(block).step(brew("Serve")).build().unwrap();
+            let run = workflow.run("tea").run_id(&id).background().await.unwrap();
+            while !run.wait().await.unwrap().status.is_terminal() {
+                tokio::task::yield_now().await;
+            }
+            workflow.shutdown().await.unwrap();
+        });
+        expected.push((id, status, step));
+    }
+    let server = Running::serve(&place, &["--no-execute", "--db", "runs.db"]);
+    for (id, status, step) in expected {
+        let shown = place.on_runs(&["show", &id, "--json"]).exits(0).json();
+        assert_eq!((&shown["status"], &shown["steps"][0]["status"]), (&json!(status), &json!(step)), "{shown}");
+        assert_eq!(shown["resumes"], 0, "nobody else has executed it: {shown}");
+        let served = server.get(&format!("/api/runs/{id}")).json();
+        let brewed = served["steps"].as_array().unwrap().iter().find(|step| step["name"] == "Brew").unwrap();
+        assert_eq!(brewed["status"], step, "{served}");
     }
 }
 

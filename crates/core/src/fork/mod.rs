@@ -40,7 +40,7 @@ pub enum ForkPoint {
     /// What stands before this entry is kept.
     Entry(u64),
     /// Where this step, container or call began. It is given by its key, or a step by its name; of several with that
-    /// name, the first counts. With an edited output, where it ended, or where its agent or team had answered if hooks
+    /// name, the first counts. `key:1` and `step:1` say which is meant where one has the key that is another's name. With an edited output, where it ended, or where its agent or team had answered if hooks
     /// have looked at that; with an edited answer, where it was answered.
     At(Arc<str>),
     /// Where the run failed or was cancelled. A step that failed in a call it was making goes on with that call; any
@@ -110,19 +110,23 @@ impl Cut {
         let at = |at| Self { at: seam(log, at), ..Self::default() };
         match (point, edit) {
             (ForkPoint::Entry(index), ForkEdit::Nothing) => Ok(at(within(*index, (log.len(), most))?)),
-            (ForkPoint::At(place), ForkEdit::Nothing) => match log[..most].iter().position(|e| begins(e, place)) {
-                Some(index) if matches!(log[index].record, Some(Record::Retry { .. })) => Ok(at(index + 1)),
-                Some(index) => Ok(at(index)),
-                None => {
-                    let (named, meant) = (named(point), meant(&log[..most], place));
-                    let hint = "name a step, or the key of a step or a call";
-                    refuse(format!("nothing called {named} has begun{meant}: {hint}"))
+            (ForkPoint::At(place), ForkEdit::Nothing) => {
+                match find(place, |place| log[..most].iter().position(|entry| begins(entry, place)))? {
+                    Some(index) if matches!(log[index].record, Some(Record::Retry { .. })) => Ok(at(index + 1)),
+                    Some(index) => Ok(at(index)),
+                    None => {
+                        let (named, meant) = (named(point), meant(&log[..most], place));
+                        let hint = "name a step, or the key of a step or a call";
+                        refuse(format!("nothing called {named} has begun{meant}: {hint}"))
+                    }
                 }
-            },
+            }
             (_, ForkEdit::Output(_)) => {
                 let index = match point {
                     ForkPoint::Entry(index) => usize::try_from(*index).ok().filter(|index| *index < most),
-                    ForkPoint::At(place) => log[..most].iter().position(|entry| ends(entry, place)),
+                    ForkPoint::At(place) => {
+                        find(place, |place| log[..most].iter().position(|entry| ends(entry, place)))?
+                    }
                     ForkPoint::Failure => None,
                 };
                 let Some(index) = index.filter(|index| log[..most].get(*index).is_some_and(has_output)) else {
@@ -138,7 +142,7 @@ impl Cut {
             (_, ForkEdit::Answer(_)) => {
                 let index = match point {
                     ForkPoint::Entry(index) => usize::try_from(*index).ok().filter(|index| *index < most),
-                    ForkPoint::At(place) => answers(&log[..most], place),
+                    ForkPoint::At(place) => find(place, |place| answers(&log[..most], place))?,
                     ForkPoint::Failure => None,
                 };
                 let answered = index.and_then(|index| match &log.get(index)?.record {
@@ -342,28 +346,63 @@ fn leads(entry: &Entry, next: Option<&Entry>) -> bool {
     }
 }
 
-/// Whether a step, a container or a call of this name or key begins here.
-fn begins(entry: &Entry, place: &str) -> bool {
-    match &entry.record {
-        Some(Record::Intent { key, name }) => key.as_str() == place || name.as_deref() == Some(place),
-        Some(Record::Reserved { key, .. }) => key.as_str() == place,
-        Some(Record::Begin { key, name, .. }) => key.as_str() == place || **name == *place,
-        Some(Record::Waiting { key, questions, .. }) => {
-            key.as_str() == place || questions.iter().any(|question| *question.step_name == *place)
+/// What a place is given by.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    Key(&'a str),
+    Step(&'a str),
+}
+
+impl Place<'_> {
+    /// Whether it is what has this key, and this name if it has one.
+    fn is(self, key: &Key, name: Option<&str>) -> bool {
+        match self {
+            Self::Key(place) => key.as_str() == place,
+            Self::Step(place) => name == Some(place),
         }
-        Some(Record::Retry { key, attempt, .. }) => key.attempt(attempt + 1).as_str() == place,
+    }
+}
+
+/// The entry for which a text stands, which is a key or a name, or says which of both.
+fn find(text: &str, by: impl Fn(Place<'_>) -> Option<usize>) -> Result<Option<usize>, CannotFork> {
+    match (by(Place::Key(text)), by(Place::Step(text))) {
+        (Some(key), Some(step)) if key != step => {
+            let named = named(&ForkPoint::from(text));
+            refuse(format!(
+                "{named} is the key of one step and the name of another: write \"key:{text}\" or \"step:{text}\""
+            ))
+        }
+        (Some(found), _) | (None, Some(found)) => Ok(Some(found)),
+        (None, None) => Ok(match text.split_once(':') {
+            Some(("key", key)) => by(Place::Key(key)),
+            Some(("step", name)) => by(Place::Step(name)),
+            _ => None,
+        }),
+    }
+}
+
+/// Whether a step, a container or a call begins here that the place names.
+fn begins(entry: &Entry, place: Place<'_>) -> bool {
+    match (&entry.record, place) {
+        (Some(Record::Intent { key, name }), _) => place.is(key, name.as_deref()),
+        (Some(Record::Reserved { key, .. }), _) => place.is(key, None),
+        (Some(Record::Begin { key, name, .. }), _) => place.is(key, Some(name)),
+        (Some(Record::Waiting { key, .. }), Place::Key(_)) => place.is(key, None),
+        (Some(Record::Waiting { questions, .. }), Place::Step(name)) => {
+            questions.iter().any(|question| *question.step_name == *name)
+        }
+        (Some(Record::Retry { key, attempt, .. }), _) => place.is(&key.attempt(attempt + 1), None),
         _ => false,
     }
 }
 
 /// Whether it ends here, whichever attempt succeeded.
-fn ends(entry: &Entry, place: &str) -> bool {
+fn ends(entry: &Entry, place: Place<'_>) -> bool {
     match &entry.record {
         Some(Record::Step { key, output, .. }) => {
-            let is_key = key.as_str() == place || key.attempt(1).as_str() == place;
-            is_key || output.step_name.as_deref() == Some(place)
+            place.is(key, output.step_name.as_deref()) || place.is(&key.attempt(1), None)
         }
-        Some(Record::Result { key, .. }) => key.as_str() == place,
+        Some(Record::Result { key, .. }) => place.is(key, None),
         _ => false,
     }
 }
@@ -379,14 +418,14 @@ fn has_output(entry: &Entry) -> bool {
     }
 }
 
-/// Where a question with this key, or of this step, was answered.
-fn answers(log: &[Entry], place: &str) -> Option<usize> {
+/// Where a question with this key or id, or of this step, was answered.
+fn answers(log: &[Entry], place: Place<'_>) -> Option<usize> {
     let mut asked: BTreeSet<&Key> = BTreeSet::new();
     log.iter().position(|entry| match &entry.record {
         Some(Record::Waiting { key, questions, .. }) => {
-            let is_there = |question: &&Arc<Question>| {
-                let keys = [question.key.as_str(), key.as_str()];
-                keys.contains(&place) || *question.id == *place || *question.step_name == *place
+            let is_there = |question: &&Arc<Question>| match place {
+                Place::Key(place) => [question.key.as_str(), key.as_str(), &*question.id].contains(&place),
+                Place::Step(name) => *question.step_name == *name,
             };
             asked.extend(questions.iter().filter(is_there).map(|question| &question.key));
             false

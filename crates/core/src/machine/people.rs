@@ -10,7 +10,7 @@ use crate::event::{EventKind, Origin, RunEvent};
 use crate::failure::{Failure, FailureKind};
 use crate::log::{Entry, Key, Part, Record};
 use crate::port::Executed;
-use crate::question::{Answer, Answered, AskingTeam, Effect, Question, QuestionKind};
+use crate::question::{Answer, Answered, AskingTeam, Effect, Follows, Question, QuestionKind};
 use crate::step::{ExecutorKind, StepIndex, StepInput, StepOutput, StepType};
 use crate::time::Timestamp;
 use crate::workflow::{HumanReview, Node, OnError, Verdict};
@@ -676,11 +676,12 @@ fn refusal(question: &Question, answer: &Answer) -> (Option<String>, Option<Valu
 /// The entry that says what somebody answered.
 fn entry_of(question: &Question, answered: &Answered, origin: Origin) -> Entry {
     let mut fields = Map::new();
-    fields.insert("name".into(), json!("QuestionAnswered"));
+    fields.insert("name".into(), json!(Follows::EVENT));
     fields.insert("question_id".into(), json!(question.id));
     fields.insert("kind".into(), json!(question.kind));
     fields.insert("answer".into(), json!(answered.answer));
     fields.insert("by".into(), json!(answered.by));
+    fields.insert("follows".into(), json!(question.follows(&answered.answer)));
     let kind = EventKind::CustomEvent { fields };
     let event = RunEvent { created_at: answered.at.as_seconds(), kind, origin, event_index: None };
     Entry::recorded(event, Record::Answered { key: question.key.clone(), answered: answered.clone() })

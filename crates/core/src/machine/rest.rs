@@ -270,11 +270,18 @@ impl WorkflowMachine {
         let mut fields = Map::new();
         fields.insert("name".into(), json!("RunResumed"));
         fields.insert("attempt".into(), json!(attempt));
+        fields.insert("taken_over".into(), json!(self.is_taken_over(claim)));
         if let Some((_, first)) = executing.first() {
             fields.insert("paths".into(), executing.iter().map(|(key, _)| json!(key)).collect());
             fields.insert("resumed_step".into(), json!(first));
         }
         Entry::recorded(self.event(EventKind::CustomEvent { fields }, at), claim.clone())
+    }
+
+    /// Whether a claim is by another worker than the one before, which had not let the run rest.
+    fn is_taken_over(&self, claim: &Record) -> bool {
+        let Record::Claimed { worker, .. } = claim else { return false };
+        self.phase == Phase::Going && self.worker.as_ref() != Some(worker)
     }
 
     /// Where the run stands, once it has ended or paused.

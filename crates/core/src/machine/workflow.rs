@@ -22,7 +22,7 @@ use super::people::People;
 use super::rest::{add_own_metrics, metrics_of};
 use crate::event::{EventKind, Origin, RunEvent, WorkflowDone};
 use crate::failure::{Failure, FailureKind};
-use crate::id::RunId;
+use crate::id::{RunId, WorkerId};
 use crate::log::{Entry, Key, Part, Record};
 use crate::metrics::{Metrics, RunMetrics};
 use crate::port::{Executed, StepInfo, merge};
@@ -53,6 +53,9 @@ pub(super) enum Phase {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkflowMachine {
     pub(super) info: Arc<RunInfo>,
+    /// Who claimed the run last.
+    #[serde(default)]
+    pub(super) worker: Option<WorkerId>,
     pub(super) input: Option<Arc<Value>>,
     pub(super) own_state: Map<String, Value>,
     pub(super) attachments: Option<Box<Attachments>>,
@@ -271,6 +274,7 @@ impl WorkflowMachine {
             created_at: created_at.as_seconds(),
             started_at: None,
             last_at: created_at,
+            worker: None,
             phase: Phase::Fresh,
             open: BTreeMap::new(),
             lead: None,
@@ -297,7 +301,8 @@ impl WorkflowMachine {
     pub fn apply(&mut self, entry: &Entry) -> Result<Applied, Mismatch> {
         let mut applied = Applied::default();
         match &entry.record {
-            Some(Record::Claimed { at, epoch, .. }) => {
+            Some(Record::Claimed { worker, at, epoch, .. }) => {
+                self.worker = Some(worker.clone());
                 // What a fork was given was done before it began.
                 if *epoch > 0 {
                     self.started_at.get_or_insert(*at);

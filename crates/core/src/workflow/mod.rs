@@ -603,7 +603,7 @@ impl DefinitionBuilder {
     pub fn build(self) -> Result<Definition, InvalidDefinition> {
         let mut problems = self.problems;
         let id = self.id.unwrap_or_else(|| slug(&self.name));
-        let id = DefinitionId::parse(&id).map_err(|e| problems.push(e.to_string())).ok();
+        let id = DefinitionId::chosen(&id).map_err(|e| problems.push(e.to_string())).ok();
         if self.steps.is_empty() {
             problems.push("it has no steps: add one with .step(..)".to_owned());
         }

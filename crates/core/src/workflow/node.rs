@@ -103,7 +103,7 @@ impl Node {
         match self {
             Node::Step(_) => StepType::Step,
             Node::Steps(_) => StepType::Steps,
-            // Agno knows no map step.
+            // Agno knows no ForEach.
             Node::Parallel(_) | Node::ForEach(_) => StepType::Parallel,
             Node::Loop(_) => StepType::Loop,
             Node::Condition(_) => StepType::Condition,

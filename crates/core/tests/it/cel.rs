@@ -330,7 +330,7 @@ fn what_certainly_fails_does_not_compile() {
         (Scope::EndCondition, "current_iteration + 1", 1, &format!("a loop's end condition {verdict} an int")),
         (Scope::Router, "has(session_state.a)", 1, names),
         (Scope::Router, "input == 'a'", 1, names),
-        (Scope::Items, "session_state", 1, "the items of a map step must give a list, and this gives a map"),
+        (Scope::Items, "session_state", 1, "the items of a ForEach must give a list, and this gives a map"),
         (Scope::Condition, "input > 3", 7, "`>` cannot take string and int"),
         (Scope::Condition, "!input", 1, "`!` cannot take string"),
         (Scope::Condition, "input + 1 == 'a'", 7, "`+` cannot take string and int"),

@@ -405,3 +405,14 @@ fn what_steps_see_of_their_session_is_part_of_the_definition_and_reaches_those_i
     let missing = "step \"a\": its history is to be summarized and nobody does it: say who with .summarize_history(..)";
     assert!(problems.iter().any(|problem| problem == missing), "{problems:?}");
 }
+
+#[test]
+fn a_definition_has_an_id_that_can_be_asked_for_and_one_that_was_stored_is_read() {
+    for bad in ["a/b", "a\\b", "a;b", ".."] {
+        let error = Definition::builder("P").id(bad).step(step("a")).build().unwrap_err();
+        assert!(error.problems[0].contains("it stands in addresses"), "{error}");
+        let mut json = Definition::builder("P").step(step("a")).build().unwrap().to_json();
+        json["id"] = json!(bad);
+        assert_eq!(Structure::from_json(&json).unwrap().id.as_str(), bad);
+    }
+}

@@ -36,6 +36,30 @@ fn an_id_from_outside_is_checked_and_the_refusal_names_it() {
 }
 
 #[test]
+fn an_id_that_somebody_chooses_has_an_address_of_its_own_and_what_is_stored_is_read() {
+    for bad in [".", "..", "....", "a/b", "/", "a\\b", "a;b"] {
+        let refused =
+            [RunId::chosen(bad).map(drop), SessionId::chosen(bad).map(drop), DefinitionId::chosen(bad).map(drop)];
+        for refused in refused {
+            let error = refused.unwrap_err().to_string();
+            assert!(error.contains("it stands in addresses"), "{bad}: {error}");
+        }
+        assert!(serde_json::from_value::<RunId>(bad.into()).is_ok() && bad.parse::<DefinitionId>().is_ok(), "{bad}");
+    }
+    for word in RunId::WORDS {
+        let error = RunId::chosen(word).unwrap_err().to_string();
+        assert_eq!(error, format!("run id is {word:?}: servers have an address of this name, so choose another"));
+        assert!(SessionId::chosen(word).is_ok() && RunId::parse(word).is_ok());
+    }
+    for good in ["bg-1", ".a", "a..b", "x@y", "größe", "a%2Fb"] {
+        assert!(RunId::chosen(good).is_ok() && SessionId::chosen(good).is_ok(), "{good}");
+    }
+    for name in ["a/b", "a\\b;c", "..a"] {
+        assert!(DefinitionId::chosen(DefinitionId::from_name(name).unwrap().as_str()).is_ok(), "{name}");
+    }
+}
+
+#[test]
 fn a_slug_is_agnos() {
     assert_eq!(slug("Content Creation Workflow"), "content-creation-workflow");
     assert_eq!(slug("  Fn -- Pipeline!"), "fn-pipeline");

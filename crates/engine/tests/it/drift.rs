@@ -286,7 +286,7 @@ fn settings(json: &Value) -> Vec<Edit> {
         ("/steps/7/workflow_name", json!("another")),
     ];
     let mut edits: Vec<Edit> = settings.into_iter().map(set).collect();
-    // A map step tells itself as a Parallel, and is none.
+    // A ForEach tells itself as a Parallel, and is none.
     let mut mapped = json.clone();
     let body = mapped["steps"][1]["steps"][0].clone();
     mapped["steps"][1] = json!({

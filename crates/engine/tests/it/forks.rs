@@ -66,6 +66,26 @@ fn without_ids(value: &mut Value) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_place_that_could_be_two_is_refused_and_both_ways_to_write_it_are_told() {
+    let (db, calls) = (InMemoryDb::new(), Calls::default());
+    let definition = workflow([append("1", &calls), append("b", &calls), append("2", &calls)]);
+    let engine = engine(&db, &definition).await;
+    let run = submitted(&engine, &definition).await;
+    ended(&run).await;
+    let again = async |place: &str| {
+        let preview = run.fork(place).preview().await;
+        preview.map(|preview| preview.again.len()).map_err(|error| error.to_string())
+    };
+    let refused = again("1").await.unwrap_err();
+    assert!(refused.contains(r#"write "key:1" or "step:1""#), "{refused}");
+    let edited = run.fork("1").output("x").preview().await.unwrap_err().to_string();
+    assert_eq!(edited, refused);
+    assert_eq!((again("key:1").await, again("step:1").await), (Ok(2), Ok(3)));
+    assert_eq!((again("2").await, again("b").await, again("step:b").await), (Ok(1), Ok(2), Ok(2)));
+    assert!(again("step:c").await.unwrap_err().contains("nothing called \"step:c\" has begun"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_fork_at_every_entry_makes_the_calls_after_it_and_comes_to_the_same_end() {
     let (db, calls) = (InMemoryDb::new(), Calls::default());
     let definition = workflow([append("a", &calls), append("b", &calls), append("c", &calls)]);

@@ -407,7 +407,42 @@ async fn a_question_whose_time_is_up_has_what_follows_from_that() {
         let error = question.answer(late).await.unwrap_err();
         assert!(error.to_string().contains("was not answered in time"), "{error}");
         is_sound(&db, &definition, &run).await;
+        let log = read_log(&db, run.run_id()).await;
+        let told = log.iter().filter_map(|entry| match &entry.event.kind {
+            EventKind::CustomEvent { fields } => fields.get("taken_over").cloned(),
+            _ => None,
+        });
+        assert!(told.clone().count() > 0 && told.into_iter().all(|is_so| is_so == false), "it went on by itself");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_says_whether_a_run_was_taken_over_or_had_come_to_rest() {
+    let taken_over = |log: &[outlive_core::log::Entry]| -> Vec<bool> {
+        let told = log.iter().filter_map(|entry| match &entry.event.kind {
+            EventKind::CustomEvent { fields } => fields.get("taken_over")?.as_bool(),
+            _ => None,
+        });
+        told.collect()
+    };
+    let (db, asks) = (InMemoryDb::new(), tells("a").human_review(HumanReview::confirmation("?")));
+    let definition = build([asks.into(), slow("b", LONG).into()]);
+    let first = engine(&db, &definition).await;
+    let run = first.submit(&definition.id, input("hi")).await.unwrap();
+    let question = only(&run).await;
+    first.shutdown().await.unwrap();
+    // Another worker goes on with what had paused, and a third takes over what the second had begun.
+    let second = engine(&db, &definition).await;
+    second.answer([(question.id().clone(), yes())], None).await.unwrap();
+    while read_log(&db, run.run_id()).await.iter().filter(|entry| entry.event.name() == "StepStarted").count() < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    second.kill();
+    db.crash(&second.worker());
+    let third = engine(&db, &definition).await;
+    let run = third.attach(run.run_id().clone());
+    assert_eq!(ended(&run).await.status, RunStatus::Completed);
+    assert_eq!(taken_over(&read_log(&db, run.run_id()).await), [false, true]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -111,6 +111,29 @@ async fn input_beyond_the_limit_is_refused_before_a_run_exists() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn text_with_a_nul_and_ids_without_an_address_are_refused_before_a_run_exists() {
+    let db = InMemoryDb::new();
+    let definition = workflow([append("a", &Calls::default())]);
+    let engine = engine(&db, &definition).await;
+    let state = || json!({ "mood": ["a\0b"] }).as_object().cloned();
+    for given in [
+        input("a\0b"),
+        Submit { input: Some(json!({ "a": [{ "b\0": 1 }] })), ..Submit::default() },
+        Submit { session_state: state(), ..input("hi") },
+    ] {
+        let error = engine.submit(&definition.id, given).await.err().unwrap();
+        assert!(error.to_string().contains("has a NUL character (U+0000)"), "{error}");
+    }
+    for id in ["..", "a/b", "retry"] {
+        let refused = engine.submit(&definition.id, Submit { run_id: Some(id.to_owned()), ..input("hi") }).await;
+        assert!(matches!(refused, Err(Error::InvalidId(_))), "{id}");
+    }
+    let refused = engine.submit(&definition.id, Submit { session_id: Some(".".to_owned()), ..input("hi") }).await;
+    assert!(matches!(refused, Err(Error::InvalidId(_))));
+    assert!(db.runs(Access::All, Default::default()).await.unwrap().runs.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn runs_of_one_session_execute_in_the_order_in_which_they_were_accepted() {
     let db = InMemoryDb::new();
     let count = Step::function("count", |context, _: Arc<StepInput>| async move {

@@ -17,9 +17,9 @@ use outlive_agent::tool::Tool;
 use outlive_agent::{Agent, Team, WorkflowAgent};
 use outlive_core::cel::Scope;
 use outlive_core::{
-    Block, Budget, BudgetScope, BudgetUnit, Cel, CelError, Condition, Definition, DefinitionBuilder, DefinitionSource,
-    ExecutorKind, Failure, FailureKind, ForEach, Function, HumanReview, InputSchema, Loop, Parallel, Prices, Retention,
-    Retry, Router, SchemaMistake, SessionId, Step, Steps, UserInputField, schema_mistakes, slug,
+    Block, Budget, BudgetScope, BudgetUnit, Cel, CelError, Condition, Definition, DefinitionBuilder, DefinitionId,
+    DefinitionSource, ExecutorKind, Failure, FailureKind, ForEach, Function, HumanReview, InputSchema, Loop, Parallel,
+    Prices, Retention, Retry, Router, SchemaMistake, SessionId, Step, Steps, UserInputField, schema_mistakes, slug,
 };
 use outlive_engine::{CatchUp, CreateSchedule, Overlap, ScheduleSpec};
 use serde_json::{Map, Value};
@@ -203,6 +203,14 @@ impl<'a> Build<'a> {
         }
     }
 
+    /// An id that is written must be one.
+    fn check_id(&mut self, id: &str, path: &Path<'_>) {
+        if let Err(invalid) = DefinitionId::chosen(id) {
+            self.problem(self.value(&[path, &["id"]].concat()), invalid.to_string());
+            self.said.push(invalid.to_string());
+        }
+    }
+
     /// Two workflows with one id would be one.
     fn check_ids(&mut self) {
         let mut seen = BTreeMap::new();
@@ -267,7 +275,7 @@ impl<'a> Build<'a> {
             if let Err(unfit) = definition.accept_input(spec.input.clone()) {
                 self.problem(self.value(&at("input")), unfit.to_string());
             }
-            if let Some(Err(invalid)) = spec.session_id.as_deref().map(SessionId::parse) {
+            if let Some(Err(invalid)) = spec.session_id.as_deref().map(SessionId::chosen) {
                 self.problem(self.value(&at("session")), invalid.to_string());
             }
         }
@@ -308,6 +316,7 @@ impl<'a> Build<'a> {
         let mut builder =
             Definition::builder(said.name.as_deref().unwrap_or(key)).session_state(said.session_state.clone());
         if let Some(id) = &said.id {
+            self.check_id(id, &path);
             builder = builder.id(id);
         }
         if let Some(text) = &said.description {
@@ -360,6 +369,7 @@ impl<'a> Build<'a> {
                     agent = agent.name(name);
                 }
                 if let Some(id) = &leader.id {
+                    self.check_id(id, &own);
                     agent = agent.id(id);
                 }
                 if let Some(turns) = leader.turns_max {

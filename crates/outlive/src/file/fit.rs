@@ -13,7 +13,7 @@ type Rules = Map<String, Value>;
 
 /// The document's JSON, and what is wrong with it.
 pub(super) fn fit(node: &Node) -> (Value, Vec<Misread>) {
-    let mut fitting = Fitting { problems: Vec::new() };
+    let mut fitting = Fitting { problems: Vec::new(), refers: None };
     let value = fitting.fit(node, checked());
     (value, fitting.problems)
 }
@@ -29,8 +29,75 @@ pub(super) fn meant<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Str
     }
 }
 
+/// Keys whose text names something that is declared elsewhere, and what.
+const REFERENCES: [(&str, &str); 9] = [
+    ("agent", "an agent under `agents`"),
+    ("team", "a team under `teams`"),
+    ("workflow", "a workflow under `workflows`"),
+    ("model", "a model, such as openai:gpt-5.2, or of one under `models`"),
+    ("summarize", "a model, such as openai:gpt-5.2, or of one under `models`"),
+    ("fallbacks", "a model, such as openai:gpt-5.2, or of one under `models`"),
+    ("tools", "a tool under `tools`"),
+    ("members", "an agent under `agents` or a team under `teams`"),
+    ("steer_to", "an agent under `agents` or a team under `teams`"),
+];
+
+/// Words of Agno's that have other names in files; of several, the one that there is.
+pub(super) const AGNOS: [(&str, &str); 42] = [
+    ("output_schema", "output"),
+    ("response_model", "output"),
+    ("input_schema", "input"),
+    ("add_history_to_context", "history"),
+    ("add_workflow_history", "history"),
+    ("add_workflow_history_to_steps", "history"),
+    ("num_history_runs", "history"),
+    ("add_session_state_to_context", "session_state"),
+    ("fallback_models", "fallbacks"),
+    ("pre_hooks", "guardrails"),
+    ("retries", "retry"),
+    ("max_retries", "retry"),
+    ("delay_between_retries", "retry"),
+    ("exponential_backoff", "retry"),
+    ("skip_on_failure", "on_error"),
+    ("executor", "function"),
+    ("human_review", "review"),
+    ("requires_confirmation", "review"),
+    ("requires_confirmation", "confirm"),
+    ("requires_user_input", "review"),
+    ("requires_user_input", "user_input"),
+    ("requires_user_input", "ask"),
+    ("requires_output_review", "review"),
+    ("requires_output_review", "output"),
+    ("requires_iteration_review", "iterations"),
+    ("confirmation_message", "confirm"),
+    ("user_input_message", "ask"),
+    ("user_input_schema", "fields"),
+    ("user_input_fields", "user_input"),
+    ("output_review_message", "output"),
+    ("iteration_review_message", "iterations"),
+    ("allow_multiple_selections", "several"),
+    ("end_condition", "until"),
+    ("evaluator", "when"),
+    ("else_steps", "else"),
+    ("selector", "select"),
+    ("forward_iteration_output", "forward_output"),
+    ("parameters", "arguments"),
+    ("include_tools", "include"),
+    ("exclude_tools", "exclude"),
+    ("tool_name_prefix", "prefix"),
+    ("timezone", "time_zone"),
+];
+
+/// What somebody meant by a key that there is not: a word of Agno's, or one with a typing error.
+fn meant_key<'a>(word: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+    let agnos = AGNOS.iter().find(|(agnos, ours)| *agnos == word && known.clone().any(|name| name == *ours));
+    agnos.map_or_else(|| meant(word, known), |(_, ours)| format!(": did you mean {ours:?}?"))
+}
+
 struct Fitting {
     problems: Vec<Misread>,
+    /// What the text in hand names.
+    refers: Option<&'static str>,
 }
 
 impl Fitting {
@@ -63,9 +130,15 @@ impl Fitting {
     }
 
     fn wrong_kind(&mut self, node: &Node, wanted: &str) {
-        let message = match node.is_nothing() {
-            true => format!("nothing is written here: write {wanted}, or leave the key out"),
-            false => format!("it must be {wanted}, and is {}", node.kind()),
+        let message = match self.refers.filter(|_| wanted == "text" && !matches!(node.what, What::Scalar { .. })) {
+            Some(what) => {
+                format!(
+                    "it must be the name of {what}, and is {}: declare it there, and write its name here",
+                    node.kind()
+                )
+            }
+            None if node.is_nothing() => format!("nothing is written here: write {wanted}, or leave the key out"),
+            None => format!("it must be {wanted}, and is {}", node.kind()),
         };
         self.problem(node.at, message);
     }
@@ -138,7 +211,12 @@ impl Fitting {
         // That it merges nothing was told.
         for (key, value) in fields.iter().filter(|(key, _)| key.text != "<<") {
             match (known.and_then(|known| known.get(&key.text)), others) {
-                (Some(schema), _) => drop(object.insert(key.text.clone(), self.fit(value, schema))),
+                (Some(schema), _) => {
+                    let refers = REFERENCES.iter().find(|(name, _)| *name == key.text).map(|(_, what)| *what);
+                    let outer = std::mem::replace(&mut self.refers, refers);
+                    object.insert(key.text.clone(), self.fit(value, schema));
+                    self.refers = outer;
+                }
                 (None, Some(schema)) if !is_closed => {
                     if let Some(problem) = name_problem(&key.text) {
                         self.problem(key.at, format!("a name {problem}"));
@@ -148,7 +226,7 @@ impl Fitting {
                 (None, None) => drop(object.insert(key.text.clone(), self.json(value))),
                 (None, Some(_)) => {
                     let names: Vec<_> = known.into_iter().flat_map(|known| known.keys().map(String::as_str)).collect();
-                    let meant = meant(&key.text, names.iter().copied());
+                    let meant = meant_key(&key.text, names.iter().copied());
                     let message = match meant.is_empty() {
                         true => format!("unknown key {:?}: there are {}", key.text, names.join(", ")),
                         false => format!("unknown key {:?}{meant}", key.text),
@@ -253,5 +331,29 @@ fn words(kind: &str) -> &'static str {
         "number" => "a number",
         "boolean" => "true or false",
         _ => "something else",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_word_that_is_proposed_is_one_of_the_schema() {
+        let (mut known, mut rest) = (BTreeSet::new(), vec![checked()]);
+        while let Some(value) = rest.pop() {
+            if let Some(properties) = value.get("properties").and_then(Value::as_object) {
+                known.extend(properties.keys().map(String::as_str));
+            }
+            match value {
+                Value::Object(fields) => rest.extend(fields.values()),
+                Value::Array(items) => rest.extend(items),
+                _ => {}
+            }
+        }
+        let proposed = AGNOS.iter().map(|(_, ours)| *ours).chain(REFERENCES.iter().map(|(key, _)| *key));
+        let unknown: Vec<_> = proposed.filter(|word| !known.contains(word)).collect();
+        assert_eq!(unknown, Vec::<&str>::new());
     }
 }

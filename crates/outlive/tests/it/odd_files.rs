@@ -277,3 +277,61 @@ fn a_problem_is_told_once_and_where_it_is() {
     );
     assert!(said.starts_with("x.yaml:6:53: the schedule's time_zone"), "{said}");
 }
+
+#[test]
+fn an_id_that_no_address_has_is_refused_where_it_is_written() {
+    let steps = "steps: [{ step: A, agent: a }]";
+    for id in ["a/b", "'a\\b'", "'a;b'", "..", "'a b'"] {
+        let workflow = format!("{HEAD}workflows:\n  w: {{ id: {id}, {steps} }}\n");
+        let agent = format!(
+            "{}workflows:\n  w: {{ {steps} }}\n",
+            HEAD.replace("{ a: {} }", &format!("{{ a: {{ id: {id} }} }}"))
+        );
+        let leader = format!("{HEAD}workflows:\n  w: {{ leader: {{ id: {id} }}, {steps} }}\n");
+        for (text, place) in [(workflow, "x.yaml:5:12: "), (agent, "x.yaml:3:20: "), (leader, "x.yaml:5:22: ")] {
+            let said = problems(&text);
+            assert!(said.starts_with(&format!("{place}definition id ")), "{id}: {said}");
+            assert_eq!(said.lines().count(), 1, "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_thing_in_place_of_its_name_and_a_word_of_agnos_are_told_with_the_remedy() {
+    let step = |step: &str| with_steps(&format!("      - {step}"));
+    let agent = |said: &str| step("{ step: A, agent: a }").replace("{ a: {} }", &format!("{{ a: {{ {said} }} }}"));
+    let declared = "declare it there, and write its name here";
+    for (text, told) in [
+        (
+            step("{ step: A, agent: { name: V, model: x } }"),
+            "7:27: it must be the name of an agent under `agents`, and is a mapping",
+        ),
+        (step("{ step: A, team: [a] }"), "7:26: it must be the name of a team under `teams`, and is a list"),
+        (
+            step("{ step: A, workflow: { steps: [] } }"),
+            "7:30: it must be the name of a workflow under `workflows`, and is a mapping",
+        ),
+        (
+            agent("model: { id: x }"),
+            "3:23: it must be the name of a model, such as openai:gpt-5.2, or of one under `models`, and is a",
+        ),
+        (agent("tools: [{ http: x }]"), "3:24: it must be the name of a tool under `tools`, and is a mapping"),
+    ] {
+        let said = problems(&text);
+        assert!(said.starts_with(&format!("x.yaml:{told}")) && said.contains(declared), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+    for (text, told) in [
+        (agent("output_schema: {}"), "3:16: unknown key \"output_schema\": did you mean \"output\"?"),
+        (agent("num_history_runs: 3"), "3:16: unknown key \"num_history_runs\": did you mean \"history\"?"),
+        (step("{ step: A, agent: a, requires_confirmation: true }"), "did you mean \"review\"?"),
+        (
+            step("{ loop: L, max_iterations: 2, end_condition: 'true', steps: [{ step: A, agent: a }] }"),
+            "did you mean \"until\"?",
+        ),
+    ] {
+        assert!(problems(&text).contains(told), "{}", problems(&text));
+    }
+    let said = problems(&step("{ for_each: F, items: 'nothing', steps: [{ step: A, agent: a }] }"));
+    assert!(said.contains("not valid in the items of a ForEach: "), "{said}");
+}

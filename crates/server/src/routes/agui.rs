@@ -25,7 +25,7 @@ use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use outlive_core::port::{AuditKind, QuestionState, Run, RunFilter};
-use outlive_core::{Answer, Answered, Attachments, EventKind, RunStatus, SessionId};
+use outlive_core::{Answer, Answered, Attachments, EventKind, Follows, RunStatus, SessionId};
 use outlive_engine::{AskedQuestion, Error, Reader};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -469,7 +469,7 @@ async fn pause(reader: &Reader, run: &Run, ids: &BTreeSet<Arc<str>>) -> Result<O
         index = event.event_index.map_or(index, |index| index + 1);
         match &event.kind {
             EventKind::WorkflowPaused { .. } => pause = event.event_index,
-            EventKind::CustomEvent { fields } if fields.get("name") == Some(&json!("QuestionAnswered")) => {
+            EventKind::CustomEvent { fields } if fields.get("name") == Some(&json!(Follows::EVENT)) => {
                 let id = fields.get("question_id").and_then(Value::as_str);
                 if id.is_some_and(|id| ids.contains(id)) {
                     break;

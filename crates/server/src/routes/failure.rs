@@ -44,6 +44,7 @@ impl From<Error> for Problem {
             Error::CannotFork(_) => Problem::new(StatusCode::CONFLICT, "cannot_fork", error.to_string()),
             Error::CannotPrune(_) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "cannot_prune", error.to_string()),
             Error::DefinitionChanged(_) => Problem::new(StatusCode::CONFLICT, "definition_changed", error.to_string()),
+            Error::Nul { .. } => Problem::new(StatusCode::BAD_REQUEST, "json_invalid", error.to_string()),
             Error::TooDeep { .. } => Problem::new(StatusCode::BAD_REQUEST, "json_too_deep", error.to_string()),
             Error::Damaged(damaged) => {
                 tracing::error!(error = %damaged, "stored entries are damaged");

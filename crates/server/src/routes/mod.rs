@@ -185,3 +185,28 @@ fn socket() -> Table {
         .message(events_ws::PATH, "continue-workflow", Needs::scope("workflows:{}:run"))
         .doc(doc("Answer all that a paused run asks, and follow it"))
 }
+
+#[cfg(test)]
+mod tests {
+    use outlive_core::RunId;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn no_word_of_an_address_can_be_an_id_in_its_place() {
+        let table = super::all().table();
+        let paths: BTreeSet<&str> = table.iter().map(|rule| rule.path).collect();
+        let is_parameter = |segment: &str| segment.starts_with('{');
+        let mut words = BTreeSet::new();
+        for (with_id, with_word) in paths.iter().flat_map(|one| paths.iter().map(move |other| (one, other))) {
+            let mut before = true;
+            for (id, word) in with_id.split('/').zip(with_word.split('/')) {
+                if before && is_parameter(id) && !is_parameter(word) {
+                    words.insert((id, word));
+                }
+                before &= id == word || (is_parameter(id) && is_parameter(word));
+            }
+        }
+        let expected = RunId::WORDS.map(|word| ("{run_id}", word));
+        assert_eq!(words, BTreeSet::from(expected), "ids of runs that cannot be asked for: add them to RunId::WORDS");
+    }
+}

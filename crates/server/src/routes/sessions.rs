@@ -326,7 +326,7 @@ async fn create(
     let engine = caller.engine();
     names::ids(&[("session_id", body.session_id.as_deref())])?;
     let session_id =
-        body.session_id.map(|id| SessionId::parse(&id)).transpose().map_err(outlive_engine::Error::from)?;
+        body.session_id.map(|id| SessionId::chosen(&id)).transpose().map_err(outlive_engine::Error::from)?;
     let new = NewSession {
         session_id: session_id.unwrap_or_else(|| engine.new_session_id()),
         kind,

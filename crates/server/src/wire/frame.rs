@@ -5,7 +5,7 @@
 //! escaped here.
 
 use super::run::{Shape, Standing, WorkflowRunBody, workflow_run};
-use outlive_core::{EventKind, RunEvent, WorkflowRunOutput};
+use outlive_core::{EventKind, Follows, RunEvent, WorkflowRunOutput};
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 use serde_json::{Value, json};
@@ -151,7 +151,7 @@ pub fn is_speech(kind: &EventKind) -> bool {
 /// Whether an event says what somebody answered, or that the run goes on with it.
 pub fn is_of_answers(kind: &EventKind) -> bool {
     let EventKind::CustomEvent { fields } = kind else { return false };
-    matches!(fields.get("name").and_then(Value::as_str), Some("QuestionAnswered" | "RunResumed"))
+    matches!(fields.get("name").and_then(Value::as_str), Some(Follows::EVENT | "RunResumed"))
 }
 
 /// The first message on a socket.

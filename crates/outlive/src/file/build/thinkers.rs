@@ -19,6 +19,7 @@ macro_rules! thinker {
     ($build:ident, $thinker:expr, $said:ident, $path:expr) => {{
         let mut thinker = $thinker.instructions($said.instructions.all());
         if let Some(id) = &$said.id {
+            $build.check_id(id, &$path[..]);
             thinker = thinker.id(id);
         }
         for model in $build.stand_ins($said.model.as_deref(), &$said.fallbacks, &$path[..]) {

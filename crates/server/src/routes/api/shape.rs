@@ -107,7 +107,7 @@ pub(crate) struct ForkRun {
 pub(crate) enum ForkPlace {
     /// The index of an entry.
     Entry(u64),
-    /// A key, or the name of a step.
+    /// A key, or the name of a step; `key:1` or `step:1` where one has the key that is another's name.
     Name(String),
 }
 
@@ -633,8 +633,8 @@ pub(crate) struct StepLine {
     pub(crate) parent_step_id: Option<String>,
     /// Depth: one more for each workflow that runs as a step of another.
     pub(crate) nested_depth: u32,
-    /// `running`, `waiting` for somebody to answer, `completed`, `error`, `cancelled`, or `skipped` because a person
-    /// said no or nobody answered in time.
+    /// `running`, `waiting` for somebody to answer, `completed`, `error`, `cancelled`, or `skipped` because of what a
+    /// person said, or because nobody answered in time.
     #[schemars(extend("enum" = ["running", "waiting", "completed", "error", "cancelled", "skipped"]))]
     pub(crate) status: &'static str,
     /// `agent`, `team`, `function`, `workflow` or `parallel`; known once it has ended.

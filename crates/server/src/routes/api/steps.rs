@@ -10,7 +10,7 @@ use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use outlive_core::port::Run;
-use outlive_core::{EventKind, RunEvent, RunStatus, StepOutput};
+use outlive_core::{EventKind, Follows, RunEvent, RunStatus, StepOutput};
 use outlive_engine::Reader;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -75,16 +75,9 @@ impl Fold {
             | EventKind::RouterPaused { .. }
             | EventKind::StepOutputReview { .. }
             | EventKind::StepExecutorPaused { .. } => self.wait(step_id, event),
-            EventKind::CustomEvent { fields } if fields.get("name").is_some_and(|name| name == "QuestionAnswered") => {
-                let kind = fields.get("kind").and_then(Value::as_str);
-                let answer = fields.get("answer").and_then(|answer| answer.get("do")).and_then(Value::as_str);
-                let feedback = fields.get("answer").and_then(|answer| answer.get("feedback")).and_then(Value::as_str);
-                if let (Some(step), Some(kind), Some(answer)) = (self.step(step_id), kind, answer) {
-                    step.status = after(kind, answer);
-                    if step.status == "skipped" {
-                        let why = if answer == "timed_out" { Some("nobody answered in time") } else { feedback };
-                        (step.error, step.ended_at) = (why.map(str::to_owned), Some(event_time(event)));
-                    }
+            EventKind::CustomEvent { fields } => {
+                if let (Some(step), Some(follows)) = (self.step(step_id), Follows::of(&event.kind)) {
+                    step.answered(follows, fields.get("answer"), event);
                 }
             }
             EventKind::StepContinued | EventKind::StepExecutorContinued { .. } => {
@@ -164,15 +157,25 @@ impl Fold {
     }
 }
 
-/// What a step is once a person has answered, as far as the log has not said more.
-fn after(kind: &str, answer: &str) -> &'static str {
-    match (kind, answer) {
-        ("output_review" | "iteration_review", "approve" | "edit") | ("outcome", "result") => "completed",
-        (_, "skip") | ("error" | "outcome", "reject" | "timed_out") => "error",
-        // The agent hears of it, and goes on.
-        ("tool_confirmation" | "tool_input" | "tool_result", _) => "running",
-        (_, "reject" | "timed_out") => "skipped",
-        _ => "running",
+impl StepLine {
+    /// Somebody answered, or nobody did in time: what follows as far as the log has not said more.
+    fn answered(&mut self, follows: Follows, answer: Option<&Value>, event: &RunEvent) {
+        self.status = match follows {
+            Follows::GoesOn => "running",
+            Follows::Heard => return,
+            Follows::Done => "completed",
+            Follows::Skipped | Follows::LeftOut => "skipped",
+            Follows::Failed => "error",
+            Follows::Cancelled => "cancelled",
+        };
+        if matches!(follows, Follows::LeftOut | Follows::Cancelled) {
+            let text = |name| answer.and_then(|answer| answer.get(name)).and_then(Value::as_str);
+            let why = if text("do") == Some("timed_out") { Some("nobody answered in time") } else { text("feedback") };
+            (self.error, self.ended_at) = (why.map(str::to_owned), Some(event_time(event)));
+        }
+        if follows != Follows::GoesOn {
+            self.ended_at.get_or_insert_with(|| event_time(event));
+        }
     }
 }
 
@@ -252,6 +255,33 @@ async fn logged_output(reader: &Reader, run: &Run, step_id: &str) -> Result<Step
 mod tests {
     use super::*;
     use outlive_core::{ExecutorKind, Origin};
+
+    #[test]
+    fn a_step_is_what_followed_from_the_answer() {
+        let event = |kind| {
+            let origin = Origin { step_id: Some("one".into()), ..Origin::default() };
+            RunEvent { created_at: 0, kind, origin, event_index: None }
+        };
+        for (follows, status, error) in [
+            (Follows::GoesOn, "running", None),
+            (Follows::Heard, "waiting", None),
+            (Follows::Done, "completed", None),
+            (Follows::Skipped, "skipped", None),
+            (Follows::LeftOut, "skipped", Some("nobody answered in time")),
+            (Follows::Failed, "error", None),
+            (Follows::Cancelled, "cancelled", Some("nobody answered in time")),
+        ] {
+            let told = json!({ "name": Follows::EVENT, "kind": "output_review", "answer": { "do": "timed_out" },
+                "follows": follows });
+            let asks = EventKind::StepOutputReview { output_review_message: None, requires_output_review: true };
+            let answered = EventKind::CustomEvent { fields: told.as_object().cloned().unwrap_or_default() };
+            let mut fold = Fold::default();
+            [EventKind::StepStarted, asks, answered].map(event).iter().for_each(|event| fold.apply(event));
+            let step = &fold.steps[0];
+            assert_eq!((step.status, step.error.as_deref()), (status, error), "{follows:?}");
+            assert_eq!(step.ended_at.is_some(), !matches!(status, "running" | "waiting"), "{follows:?}");
+        }
+    }
 
     #[test]
     fn a_step_that_waits_for_an_answer_says_so_until_the_run_is_over() {

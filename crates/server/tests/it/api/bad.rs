@@ -50,7 +50,7 @@ async fn bad_c01_unknown_and_odd_ids_are_not_found_or_refused() {
     }
     let unknown = stage.ada.post("/api/runs", json!({ "workflow_id": "nothing" })).await;
     assert_eq!(unknown.problem(), (404, "unknown_component".to_owned()));
-    for id in ["", "a b", "a/b", "\"", "😀", "a\n", &"x".repeat(129), &"x".repeat(10 << 10)] {
+    for id in ["", "a b", "a/b", ".", "..", "...", "\"", "😀", "a\n", &"x".repeat(129), &"x".repeat(10 << 10)] {
         for field in ["run_id", "session_id"] {
             let mut body = json!({ "workflow_id": "echo" });
             body[field] = json!(id);
@@ -58,6 +58,10 @@ async fn bad_c01_unknown_and_odd_ids_are_not_found_or_refused() {
             assert_eq!(answer.problem(), (422, "invalid_id".to_owned()), "{field} {id:.20}");
             assert_eq!(answer.json()["detail"][0]["loc"], json!(["body", field]));
         }
+    }
+    for word in outlive_core::RunId::WORDS {
+        let answer = stage.ada.post("/api/runs", json!({ "workflow_id": "echo", "run_id": word })).await;
+        assert_eq!(answer.problem(), (422, "invalid_id".to_owned()), "{word}");
     }
     assert_eq!(stage.admin.get_json("/api/runs").await["counts"], json!({}), "no run was half made");
 }
