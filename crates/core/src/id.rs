@@ -100,7 +100,7 @@ text_id!(
     &RunId::WORDS
 );
 text_id!(
-    /// The conversation a run belongs to. Agno's `session_id`; any text the user likes, within the limits of an id.
+    /// The conversation a run belongs to. Agno's `session_id`; any text the user likes that [`SessionId::chosen`] takes.
     SessionId,
     "session id",
     &[]

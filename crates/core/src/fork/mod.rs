@@ -40,8 +40,9 @@ pub enum ForkPoint {
     /// What stands before this entry is kept.
     Entry(u64),
     /// Where this step, container or call began. It is given by its key, or a step by its name; of several with that
-    /// name, the first counts. `key:1` and `step:1` say which is meant where one has the key that is another's name. With an edited output, where it ended, or where its agent or team had answered if hooks
-    /// have looked at that; with an edited answer, where it was answered.
+    /// name, the first counts. `key:1` and `step:1` say which is meant where one has the key that is another's name. With
+    /// an edited output, where it ended, or where its agent or team had answered if hooks have looked at that; with an
+    /// edited answer, where it was answered.
     At(Arc<str>),
     /// Where the run failed or was cancelled. A step that failed in a call it was making goes on with that call; any
     /// other step that failed is executed from its beginning.

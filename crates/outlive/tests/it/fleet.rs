@@ -55,7 +55,7 @@ async fn a_budget_of_ten_cents_is_kept_to_by_two_processes_that_are_killed_in_th
     for seed in first..first + 3 {
         let world = World::new().await;
         std::fs::create_dir_all(world.path().parent().unwrap()).unwrap();
-        let topic = format!("{} DELAY=0.02", "tides ".repeat(1000));
+        let topic = format!("{} DELAY=0.1", "tides ".repeat(1000));
         let settings = [("FLEET_BUDGET", "0.10"), ("FLEET_TOKENS", "100000000"), ("FLEET_AT_ONCE", "2")];
         let start = |count: &str| Example::fleet(&world, &[count, &topic], &settings);
         let mut pair = [start("25"), start("25")];
