@@ -247,7 +247,7 @@ fn prepare(writer: &Connection, sql: &Sql, path: &Path, place: &Place) -> Result
     let settings = "PRAGMA page_size = 4096; PRAGMA cache_size = -2048; PRAGMA journal_size_limit = 67108864; PRAGMA fullfsync = ON; \
         PRAGMA checkpoint_fullfsync = ON; PRAGMA synchronous = FULL;";
     writer.execute_batch(settings)?;
-    create(writer, sql)?;
+    create_shared(writer)?;
     // A newer format may so far be in the log only.
     if user_version(writer)? > USER_VERSION {
         return Err(place.newer(user_version(writer)?).into());
@@ -269,7 +269,9 @@ fn prepare(writer: &Connection, sql: &Sql, path: &Path, place: &Place) -> Result
 /// In one transaction and with a rollback journal, so that the header on disk always tells the truth: the file is
 /// either empty or marked as ours. When several processes do this at once, the first creates the file and the others
 /// find it done.
-fn create(writer: &Connection, sql: &Sql) -> Result<(), Fail> {
+///
+/// The tables are made later, in the log: a copy of the file without its log then shows what it lacks.
+fn create_shared(writer: &Connection) -> Result<(), Fail> {
     if user_version(writer)? != 0 {
         return Ok(());
     }
@@ -277,7 +279,7 @@ fn create(writer: &Connection, sql: &Sql) -> Result<(), Fail> {
     // marked as ours.
     drop(writer.prepare("PRAGMA auto_vacuum = INCREMENTAL")?);
     transact(writer, "EXCLUSIVE", || match user_version(writer)? {
-        0 => Ok(writer.execute_batch(&(schema::create_shared() + &schema::create_tables(&sql.table, 1)))?),
+        0 => Ok(writer.execute_batch(&schema::create_shared())?),
         _ => Ok(()),
     })
 }
