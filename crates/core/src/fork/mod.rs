@@ -111,17 +111,15 @@ impl Cut {
         let at = |at| Self { at: seam(log, at), ..Self::default() };
         match (point, edit) {
             (ForkPoint::Entry(index), ForkEdit::Nothing) => Ok(at(within(*index, (log.len(), most))?)),
-            (ForkPoint::At(place), ForkEdit::Nothing) => {
-                match find(place, |place| log[..most].iter().position(|entry| begins(entry, place)))? {
-                    Some(index) if matches!(log[index].record, Some(Record::Retry { .. })) => Ok(at(index + 1)),
-                    Some(index) => Ok(at(index)),
-                    None => {
-                        let (named, meant) = (named(point), meant(&log[..most], place));
-                        let hint = "name a step, or the key of a step or a call";
-                        refuse(format!("nothing called {named} has begun{meant}: {hint}"))
-                    }
+            (ForkPoint::At(place), ForkEdit::Nothing) => match begun(&log[..most], place)? {
+                Some(index) if matches!(log[index].record, Some(Record::Retry { .. })) => Ok(at(index + 1)),
+                Some(index) => Ok(at(index)),
+                None => {
+                    let (named, meant) = (named(point), meant(&log[..most], place));
+                    let hint = "name a step, or the key of a step or a call";
+                    refuse(format!("nothing called {named} has begun{meant}: {hint}"))
                 }
-            }
+            },
             (_, ForkEdit::Output(_)) => {
                 let index = match point {
                     ForkPoint::Entry(index) => usize::try_from(*index).ok().filter(|index| *index < most),
@@ -273,7 +271,7 @@ fn named(point: &ForkPoint) -> String {
 /// `; did you mean "Draft"?`, where nothing is called as this place is and something nearly.
 fn unknown(log: &[Entry], point: &ForkPoint) -> String {
     match point {
-        ForkPoint::At(place) if !log.iter().any(|entry| begins(entry, place)) => meant(log, place),
+        ForkPoint::At(place) if matches!(begun(log, place), Ok(None)) => meant(log, place),
         _ => String::new(),
     }
 }
@@ -380,6 +378,11 @@ fn find(text: &str, by: impl Fn(Place<'_>) -> Option<usize>) -> Result<Option<us
             _ => None,
         }),
     }
+}
+
+/// Where the step, the container or the call for which a text stands has begun.
+fn begun(log: &[Entry], text: &str) -> Result<Option<usize>, CannotFork> {
+    find(text, |place| log.iter().position(|entry| begins(entry, place)))
 }
 
 /// Whether a step, a container or a call begins here that the place names.
