@@ -115,7 +115,7 @@ text_id!(
     /// A workflow, agent or team: the [`slug`] of its name unless chosen. Agno's `workflow_id`, `agent_id`, `team_id`.
     DefinitionId,
     "definition id",
-    &[]
+    &DefinitionId::WORDS
 );
 
 impl RunId {
@@ -195,6 +195,9 @@ impl WorkerId {
 }
 
 impl DefinitionId {
+    /// What stands in the place of an id in addresses of servers, such as `/workflows/ws`, and can be none.
+    pub const WORDS: [&str; 1] = ["ws"];
+
     /// The id Agno gives a thing of this name, see [`slug`].
     ///
     /// # Errors

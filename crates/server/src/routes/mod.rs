@@ -188,7 +188,7 @@ fn socket() -> Table {
 
 #[cfg(test)]
 mod tests {
-    use outlive_core::RunId;
+    use outlive_core::{DefinitionId, RunId};
     use std::collections::BTreeSet;
 
     #[test]
@@ -206,7 +206,9 @@ mod tests {
                 before &= id == word || (is_parameter(id) && is_parameter(word));
             }
         }
-        let expected = RunId::WORDS.map(|word| ("{run_id}", word));
-        assert_eq!(words, BTreeSet::from(expected), "ids of runs that cannot be asked for: add them to RunId::WORDS");
+        let of_runs = RunId::WORDS.map(|word| ("{run_id}", word));
+        let of_workflows = DefinitionId::WORDS.map(|word| ("{workflow_id}", word));
+        let expected: BTreeSet<_> = of_runs.into_iter().chain(of_workflows).collect();
+        assert_eq!(words, expected, "ids that cannot be asked for: add them to the WORDS of their kind");
     }
 }

