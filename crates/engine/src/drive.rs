@@ -205,12 +205,16 @@ async fn prepare(
     session: Option<Arc<Map<String, Value>>>,
 ) -> Result<Option<Arc<Map<String, Value>>>, DbError> {
     let now = inner.services.clock.now();
+    let mut is_taken_over = false;
     if let (Some(Obstacle::Missing(reason)), None) = (obstacle.as_deref(), &run.cancel) {
         return wait_for_definition(inner, run, journal, reason).await;
     }
     if run.next_index > 0 {
         match replay(inner, run, journal, definition).await? {
-            Ok(()) => journal.append([journal.machine(|m| m.resumed(claim, run.attempt, now))]),
+            Ok(()) => {
+                is_taken_over = journal.machine(|m| m.is_taken_over(claim));
+                journal.append([journal.machine(|m| m.resumed(claim, run.attempt, now))]);
+            }
             // A run that cannot be read can still be cancelled.
             Err(_) if run.cancel.is_some() => journal.skip_to(run.next_index),
             Err(Unreadable::Damaged(damaged)) => {
@@ -228,7 +232,10 @@ async fn prepare(
         journal.append(journal.machine(|m| m.cancel(&cancel.reason, &|_| None, claim, now)));
         return Ok(None);
     }
-    if journal.machine(WorkflowMachine::has_questions) {
+    if is_taken_over {
+        // The worker before was told of what others have said, and may have heard nothing of it.
+        read_mail(inner, journal).await?;
+    } else if journal.machine(WorkflowMachine::has_questions) {
         read_inbox(inner, journal, Journal::answer).await?;
     }
     if let Some(Obstacle::Unreadable(failure)) = obstacle.as_deref() {

@@ -279,7 +279,7 @@ impl WorkflowMachine {
     }
 
     /// Whether a claim is by another worker than the one before, which had not let the run rest.
-    fn is_taken_over(&self, claim: &Record) -> bool {
+    pub fn is_taken_over(&self, claim: &Record) -> bool {
         let Record::Claimed { worker, .. } = claim else { return false };
         self.phase == Phase::Going && self.worker.as_ref() != Some(worker)
     }
