@@ -180,8 +180,8 @@ fn from_jiff(time: jiff::Timestamp) -> Timestamp {
 /// What was read before, by its text.
 static KNOWN: LazyLock<Mutex<HashMap<String, Arc<croner::Cron>>>> = LazyLock::new(Mutex::default);
 
-/// Reads six fields or five. The library takes half a millisecond and 6 KB for each, so it is asked once: many schedules have
-/// the same expression.
+/// Reads six fields or five. The library writes down thousands of years for each, so it is asked once: many schedules have the
+/// same expression.
 fn read(text: &str) -> Result<Arc<croner::Cron>, String> {
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(cron) = known.get(text) {
