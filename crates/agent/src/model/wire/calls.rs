@@ -106,7 +106,9 @@ impl Calls {
     /// Whether these are all calls so far once more, in order.
     fn is_repeated_by(&self, pieces: &[Piece]) -> bool {
         let same = |(call, piece): (&Open, &Piece)| {
-            call.name == piece.name
+            let is_elsewhere = call.index.zip(piece.index).is_some_and(|(known, index)| known != index);
+            !is_elsewhere
+                && call.name == piece.name
                 && call.arguments.object().is_some_and(|known| object(&piece.arguments) == Some(known))
         };
         !pieces.is_empty() && pieces.len() == self.calls.len() && self.calls.iter().zip(pieces).all(same)
@@ -353,6 +355,22 @@ mod tests {
                     json!([piece(json!(0), json!("z"), json!("buy"), json!("{\"num\":1}"))]),
                 ],
                 vec!["a buy {\"num\": 1}"],
+            ),
+            (
+                "the last event has a call like the first, at an index of its own",
+                vec![
+                    json!([piece(json!(0), json!("a"), json!("roll"), json!("{}"))]),
+                    json!([piece(json!(1), json!("b"), json!("roll"), json!("{}"))]),
+                ],
+                vec!["a roll {}", "b roll {}"],
+            ),
+            (
+                "the same without ids",
+                vec![
+                    json!([piece(json!(0), null(), json!("roll"), json!("{}"))]),
+                    json!([piece(json!(1), null(), json!("roll"), json!("{}"))]),
+                ],
+                vec!["call_x_0 roll {}", "call_x_1 roll {}"],
             ),
             (
                 "a call is repeated before the end",
