@@ -336,7 +336,8 @@ async fn a_page_follows_a_run_through_kill_minus_nine_and_keeps_no_text_that_did
 async fn members_of_a_team_are_subagents_that_are_suspended_while_people_are_asked() {
     let send = Tool::new("send", "Sends a letter.", async |_: Map<String, Value>, _| Ok::<_, Failure>("sent"));
     let call = |name: &str, arguments: &str| {
-        ModelResponse::calls(vec![ToolCall::new(format!("call-{name}"), name, arguments)])
+        // Each numbers its calls from one.
+        ModelResponse::calls(vec![ToolCall::new("call-1", name, arguments)])
     };
     let clerk = ScriptedModel::replies([call("send", "{}"), ModelResponse::text("It is on its way.")]);
     let clerk = Agent::new("Clerk").id("clerk").model(clerk).tools(send.requires_confirmation());
@@ -371,7 +372,8 @@ async fn members_of_a_team_are_subagents_that_are_suspended_while_people_are_ask
     let sends = first.iter().find(|event| event["toolCallName"] == "send").unwrap();
     assert_eq!(&sends["subagentRunId"], id);
     let interrupt = &first.last().unwrap()["outcome"]["interrupts"][0];
-    assert_eq!(&interrupt["subagentRunId"], id);
+    assert_eq!((&interrupt["subagentRunId"], &interrupt["toolCallId"]), (id, &sends["toolCallId"]));
+    assert_ne!(sends["toolCallId"], delegated["toolCallId"]);
     let suspended = of(first, "SUBAGENT_FINISHED");
     assert_eq!(suspended["outcome"], json!({ "type": "suspended", "interruptIds": [interrupt["id"]] }));
     // It goes on as the same, and says what it has to say.

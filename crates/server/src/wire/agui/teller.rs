@@ -40,7 +40,8 @@ pub struct Teller {
     over: BTreeSet<Arc<str>>,
     /// The calls that delegate, by the run that each began, with their messages.
     delegations: BTreeMap<String, (String, String)>,
-    calls: BTreeMap<String, Call>,
+    /// By whose they are, and their ids there: a member may number its calls as its leader does.
+    calls: BTreeMap<(Arc<str>, String), Call>,
     /// The last text that was told, whole.
     last_text: String,
     /// What agents were last known to see of the session's state.
@@ -255,9 +256,13 @@ impl Teller {
                 self.custom(event, event.name(), told);
                 self.step_ended(origin, Ending::Failed(error, "step_failed"), told);
             }
-            StepExecutorPaused { executor_requirements, .. } => {
-                for call in executor_requirements.iter().filter_map(|asked| asked.get("tool_execution")) {
-                    self.pending(origin, call, told);
+            StepExecutorPaused { executor_requirements, executor_run_id, .. } => {
+                for asked in executor_requirements {
+                    let run_id = asked["member_run_id"].as_str().or(executor_run_id.as_deref());
+                    let whose = run_id.map_or_else(|| key(origin), Arc::from);
+                    if let Some(call) = asked.get("tool_execution") {
+                        self.pending(whose, origin, call, told);
+                    }
                 }
                 self.custom(event, event.name(), told);
             }
@@ -497,7 +502,8 @@ impl Teller {
 
     /// A call, told once however often it is made. Its id for the client.
     fn call(&mut self, origin: &Origin, tool: &ToolExecution, told: &mut Told) -> String {
-        let id = self.announce(origin, &tool.tool_call_id, &tool.tool_name, &tool.tool_args, told);
+        let whose = (key(origin), tool.tool_call_id.clone());
+        let id = self.announce(whose, origin, &tool.tool_name, &tool.tool_args, told);
         if let Some(run_id) = tool.child_run_id.as_ref().filter(|run_id| !self.over.contains(run_id.as_str())) {
             let message = self.speaker(origin).turn.clone().unwrap_or_default();
             self.delegations.insert(run_id.clone(), (id.clone(), message));
@@ -505,15 +511,23 @@ impl Teller {
         id
     }
 
-    fn announce(&mut self, origin: &Origin, own_id: &str, name: &str, args: &Value, told: &mut Told) -> String {
-        let id = match self.calls.get(own_id) {
-            Some(call) if !call.is_over => return call.id.clone(),
-            // Servers may use an id again; a page must not.
-            Some(_) => format!("{own_id}:{}", self.at),
-            None => own_id.to_owned(),
-        };
+    fn announce(
+        &mut self,
+        whose: (Arc<str>, String),
+        origin: &Origin,
+        name: &str,
+        args: &Value,
+        told: &mut Told,
+    ) -> String {
+        if let Some(open) = self.calls.get(&whose).filter(|call| !call.is_over) {
+            return open.id.clone();
+        }
+        // Servers may use an id again; a page must not.
+        let own_id = &whose.1;
+        let is_taken = self.calls.keys().any(|(_, known)| known == own_id);
+        let id = if is_taken { format!("{own_id}:{}", self.at) } else { own_id.clone() };
         let by = subagent(origin);
-        self.calls.insert(own_id.to_owned(), Call { id: id.clone(), by: by.clone(), is_over: false });
+        self.calls.insert(whose, Call { id: id.clone(), by: by.clone(), is_over: false });
         let new_id = self.new_id();
         let speaker = self.speaker(origin);
         speaker.has_spoken = false;
@@ -534,14 +548,15 @@ impl Teller {
     }
 
     /// A call that waits for people, as a requirement has it.
-    fn pending(&mut self, origin: &Origin, call: &Value, told: &mut Told) {
+    fn pending(&mut self, whose: Arc<str>, origin: &Origin, call: &Value, told: &mut Told) {
         let text = |name: &str| call[name].as_str().unwrap_or_default();
-        self.announce(origin, text("tool_call_id"), text("tool_name"), &call["tool_args"], told);
+        let whose = (whose, text("tool_call_id").to_owned());
+        self.announce(whose, origin, text("tool_name"), &call["tool_args"], told);
     }
 
     fn result(&mut self, origin: &Origin, tool: &ToolExecution, told: &mut Told) {
         let id = self.call(origin, tool, told);
-        let call = self.calls.get_mut(&tool.tool_call_id);
+        let call = self.calls.get_mut(&(key(origin), tool.tool_call_id.clone()));
         let by = call.and_then(|call| {
             call.is_over = true;
             call.by.clone()
@@ -741,7 +756,7 @@ impl Teller {
     fn paused(&mut self, step_name: &str, open: &[Arc<Question>], told: &mut Told) {
         let calls = open.iter().map(|question| {
             let tool = question.tool.as_ref()?;
-            self.calls.get(&tool.execution.tool_call_id).cloned()
+            self.calls.get(&(tool.run_id.clone(), tool.execution.tool_call_id.clone())).cloned()
         });
         let calls: Vec<Option<Call>> = calls.collect();
         let asks = !self.is_of_client_tools(open);
