@@ -113,7 +113,7 @@ impl Demo {
         }
         let ended = tokio::select! {
             ended = self.watch(&run, earlier, global) => Followed::Ended(Box::new(ended?)),
-            Ok(()) = tokio::signal::ctrl_c() => Followed::Interrupted,
+            () = crate::stop::stopped() => Followed::Interrupted,
             () = super::events::passed(global.timeout) => Followed::TimedOut,
         };
         let resume = global.command("demo --resume");
@@ -127,11 +127,6 @@ impl Demo {
                 Ok(Exit::of(output.status))
             }
             Followed::Interrupted => {
-                // A second Ctrl-C need not wait for calls in flight: nothing is lost either way.
-                tokio::spawn(async {
-                    let _ = tokio::signal::ctrl_c().await;
-                    std::process::exit(Exit::Interrupted as i32);
-                });
                 output::note(global, format_args!("\nStopped; continue with: {resume}"));
                 Ok(Exit::Interrupted)
             }

@@ -63,7 +63,7 @@ impl Events {
         };
         tokio::select! {
             exit = told => exit,
-            Ok(()) = tokio::signal::ctrl_c() => {
+            () = crate::stop::stopped() => {
                 let how = left_behind(runs, run_id).await;
                 output::note(global, format_args!("Detached; {how}: {again}"));
                 Ok(Exit::Interrupted)

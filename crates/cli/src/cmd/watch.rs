@@ -41,7 +41,7 @@ pub(super) async fn watch(runs: &Runs, run_id: &RunId, global: &Global) -> Resul
     let again = global.command(format_args!("watch {run_id}"));
     tokio::select! {
         exit = show(runs, run_id, global) => exit,
-        Ok(()) = tokio::signal::ctrl_c() => {
+        () = crate::stop::stopped() => {
             let how = if runs.is_executing() {
                 let worker = global.worker();
                 format!("Stopped; the run resumes in the next process that executes: {worker}; then")

@@ -1,6 +1,6 @@
 //! One test for each exit code.
 
-use crate::fixture::Place;
+use crate::fixture::{Done, Place};
 
 #[test]
 fn zero_a_completed_run_prints_its_result_and_nothing_else() {
@@ -183,7 +183,7 @@ fn a_run_that_nobody_executes_is_cancelled_at_once_and_says_why() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn bad_e06_a_reader_that_goes_away_is_no_error() {
     let place = Place::with_runs();
     let mut command = place.command(&["--db", "runs.db", "events", "order-1"]);
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
@@ -232,4 +232,26 @@ fn two_a_user_and_an_input_are_checked_before_anything_is_made() {
         );
     }
     assert!(!place.path("keys.db").exists());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn bad_e06_text_that_is_none_is_refused_and_no_home_or_folder_to_write_to_is_needed() {
+    use std::os::unix::ffi::OsStrExt;
+    let place = Place::with_runs();
+    let mut odd = place.command(&["show"]);
+    odd.arg(std::ffi::OsStr::from_bytes(b"order-\xff"));
+    let refused = Done::of(odd).exits(2);
+    assert!(refused.stderr.contains("invalid UTF-8"), "{}", refused.stderr);
+    // Nobody has a home here, and nothing can be written to this folder, also by those who may do everything.
+    let in_proc = |arguments: &[&str]| {
+        let mut command = place.command(arguments);
+        command.current_dir("/proc").env_remove("HOME");
+        Done::of(command)
+    };
+    let runs = place.path("runs.db").display().to_string();
+    in_proc(&["--db", &runs, "output", "order-1"]).exits(0);
+    in_proc(&["workflow", "ls", "/proc/none.yaml"]).exits(2);
+    let refused = in_proc(&["run", "content-creation-demo", "x"]).exits(1);
+    assert!(refused.stderr.contains(".outlive") && refused.stderr.lines().count() <= 3, "{}", refused.stderr);
 }

@@ -264,6 +264,28 @@ fn a_killed_run_goes_on_with_its_own_text_in_the_next_process() {
 }
 
 #[test]
+fn bad_e08_sigterm_stops_a_run_of_a_file_as_ctrl_c_does() {
+    use rustix::process::Signal;
+    for signal in [Signal::TERM, Signal::HUP] {
+        let place = Place::new();
+        write(&place, "slow.yaml", &slow("said"));
+        let mut command = place.command(&["run", "slow.yaml", "x", "--allow-commands"]);
+        with_path(&mut command).stdout(Stdio::null()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        wait_for(&place, "begun");
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
+        let stopped = Done::from(child.wait_with_output().unwrap()).exits(130).stderr;
+        let how = ["the run resumes in the next process that executes: ", " worker slow.yaml --allow-commands"];
+        assert!(how.iter().all(|words| stopped.contains(words)), "{stopped}");
+        write(&place, "go", "");
+        let mut worker = place.command(&["worker", "slow.yaml", "--allow-commands"]);
+        let worker = Running::start(with_path(&mut worker));
+        place.run(&["--db", "runs.db", "watch", "@last"]).exits(0);
+        worker.stop().exits(0);
+    }
+}
+
+#[test]
 fn commands_are_refused_unless_they_are_allowed_also_those_of_stored_texts() {
     let place = Place::new();
     write(&place, "slow.yaml", &slow("x"));
@@ -631,8 +653,10 @@ workflows:
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     write(&place, "ask.yaml", &text.replace("ADDRESS", &address));
-    let refused = place.run(&["run", "ask.yaml", "--json-input", "{\"what\": \"tea\"}"]).exits(2);
+    let refused = place.run(&["run", "ask.yaml", "--json-input", "{\"what\": \"tea\"}"]).exits(7);
     assert!(refused.stderr.contains("url_not_allowed") && refused.stderr.contains("tool_hosts"), "{}", refused.stderr);
+    let checked = place.run(&["workflow", "validate", "ask.yaml"]).exits(0);
+    assert!(checked.stdout.contains("tool_hosts"), "{}", checked.stdout);
     let there = place.run(&["run", "ask.yaml", "x", "--server", "http://127.0.0.1:1"]).exits(2);
     assert!(there.stderr.contains("a file is executed here"), "{}", there.stderr);
 
@@ -653,6 +677,40 @@ workflows:
     assert_eq!(answering.join().unwrap(), "GET /of/green%20tea HTTP/1.1\r\n");
     let output = place.run(&["output", "@last", "--json"]).exits(0).json();
     assert_eq!(output["content"], json!({ "leaves": 2 }), "{output}");
+}
+
+#[test]
+fn what_this_machine_lacks_hides_nothing_of_a_file() {
+    let place = Place::new();
+    let text = "\
+version: 1
+model: demo
+store: sqlite:runs.db
+tools:
+  house:
+    http: { url: \"http://127.0.0.1:9/\", headers: { X-Key: \"${env:NOBODY_SETS_THIS}\" } }
+    description: Asks at home
+  desk: { mcp: { url: \"http://127.0.0.1:9/mcp\" } }
+agents: { a: { tools: [house, desk] }, b: {} }
+workflows:
+  one: { steps: [{ step: A, agent: a }] }
+  two: { steps: [{ step: B, agent: b }] }
+";
+    write(&place, "two.yaml", text);
+    let checked = place.run(&["workflow", "validate", "two.yaml"]).exits(0).stdout;
+    for lacks in ["NOBODY_SETS_THIS", "two.yaml:6:5: url_not_allowed", "two.yaml:8:11: url_not_allowed", "tool_hosts"] {
+        assert!(checked.contains(lacks), "{lacks}: {checked}");
+    }
+    let listed = place.run(&["workflow", "ls", "two.yaml", "--json"]).exits(0).json();
+    assert_eq!(listed["workflows"].as_array().unwrap().len(), 2, "{listed}");
+    let shown = place.run(&["workflow", "show", "two.yaml", "--workflow", "one"]).exits(0).stdout;
+    assert!(shown.contains("- A: agent a"), "{shown}");
+    place.run(&["workflow", "graph", "two.yaml", "--workflow", "one"]).exits(0);
+    // Whoever asks for the other workflow does not hear of it.
+    place.run(&["run", "two.yaml", "--workflow", "two", "x"]).exits(0);
+    place.run(&["--db", "runs.db", "workflow", "diff", "two.yaml"]).exits(0);
+    let refused = place.run(&["run", "two.yaml", "--workflow", "one", "x"]).exits(7);
+    assert!(refused.stderr.contains("tool_hosts"), "{}", refused.stderr);
 }
 
 #[test]

@@ -90,6 +90,17 @@ fn a_served_run_is_executed_and_is_still_there_after_sigterm() {
 }
 
 #[test]
+fn bad_e08_a_terminal_that_closes_ends_no_server() {
+    let place = Place::new();
+    let server = Running::serve(&place, &[]);
+    let process = rustix::process::Pid::from_child(&server.child);
+    rustix::process::kill_process(process, rustix::process::Signal::HUP).unwrap();
+    let run_id = server.submit();
+    place.run(&["watch", &run_id]).exits(0);
+    server.stop().exits(0);
+}
+
+#[test]
 fn what_one_process_accepts_another_executes() {
     let place = Place::new();
     let server = Running::serve(&place, &["--no-execute"]);
@@ -119,7 +130,7 @@ fn a_signal_in_the_middle_of_a_run_gives_it_to_the_next_process_at_once() {
 }
 
 #[test]
-fn e7_an_address_for_everyone_without_a_credential_is_refused_with_both_remedies() {
+fn bad_e07_an_address_for_everyone_without_a_credential_is_refused_with_both_remedies() {
     let place = Place::new();
     for addr in ["0.0.0.0:0", "[::]:0"] {
         let done = place.run(&["serve", "--addr", addr]).exits(7);
@@ -131,7 +142,7 @@ fn e7_an_address_for_everyone_without_a_credential_is_refused_with_both_remedies
 }
 
 #[test]
-fn e7_who_wants_no_credential_has_to_say_so_and_everyone_is_told() {
+fn bad_e07_who_wants_no_credential_has_to_say_so_and_everyone_is_told() {
     let place = Place::new();
     let server = Running::start(&mut place.command(&["serve", "--addr", "0.0.0.0:0", "--insecure-no-auth"]));
     let health = server.get("/health").json();
@@ -287,7 +298,7 @@ fn no_log_line_holds_a_secret_whatever_its_form() {
 }
 
 #[test]
-fn an_address_that_is_taken_or_is_none_is_named() {
+fn bad_e06_an_address_that_is_taken_or_is_none_is_named() {
     let place = Place::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
