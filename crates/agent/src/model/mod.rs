@@ -29,7 +29,7 @@ pub use http_model::HttpModel;
 #[cfg(feature = "models")]
 pub use openai::{OpenAIChat, OpenAIResponses};
 #[cfg(feature = "models")]
-pub use profiles::{ModelProfile, ModelProfiles, ResolvedModel, is_secret_name};
+pub use profiles::{ModelProfile, ModelProfiles, ResolvedModel, holds_secret, is_secret_name};
 #[cfg(feature = "models")]
 pub use providers::parse;
 pub use rates::Rates;

@@ -6,6 +6,7 @@
 
 use super::providers::{did_you_mean, nearest_of, split};
 use super::{IntoModel, SharedModel};
+use crate::http;
 use outlive_core::Redactor;
 use reqwest::Url;
 use schemars::JsonSchema;
@@ -162,10 +163,12 @@ impl ModelProfile {
         if let Some(name) = self.api_key_variable.as_ref().filter(|name| !is_variable(name)) {
             return Err(format!("api_key_variable is {name:?}: write the name of an environment variable, or none"));
         }
-        let has_password = |base: &String| Url::parse(base).is_ok_and(|url| url.password().is_some());
-        if self.base_url.as_ref().is_some_and(has_password) {
+        if self.base_url.as_ref().is_some_and(|base| holds_secret(base)) {
             let remedy = "take it out, and name the variable of a key with api_key_variable";
-            return Err(format!("base_url holds a password, and is stored with runs: {remedy}"));
+            return Err(format!("base_url holds a secret, and is stored with runs: {remedy}"));
+        }
+        if let Some(Err(problem)) = self.base_url.as_ref().map(|base| http::join(base, &[])) {
+            return Err(format!("base_url {problem}: write one such as http://127.0.0.1:8080/v1"));
         }
         if let Some(name) = self.parameters.iter().find_map(|(name, value)| secret_in(name, value)) {
             let remedy = "take it out, and name the variable of a key with api_key_variable";
@@ -187,10 +190,46 @@ impl ModelProfile {
     }
 }
 
-/// Whether what is called this is usually a secret: `api_key`, `password` and the like.
+/// Parts of the names of secrets, with `_` between words.
+const SECRET_PARTS: [&str; 17] = [
+    "api_key",
+    "apikey",
+    "access_key",
+    "accesskey",
+    "access_token",
+    "auth_key",
+    "auth_token",
+    "authorization",
+    "cookie",
+    "credential",
+    "passphrase",
+    "passwd",
+    "password",
+    "private_key",
+    "secret",
+    "signature",
+    "subscription_key",
+];
+/// Tokens of a model's vocabulary.
+const PLAIN_TOKENS: [&str; 9] = ["bos", "cls", "end", "eos", "mask", "pad", "sep", "stop", "unk"];
+
+/// Whether what is called this is usually a secret: `api_key`, `password` and the like; of a parameter, a header or a part of
+/// a query.
 pub fn is_secret_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase().replace('-', "_");
-    ["api_key", "apikey", "access_token", "auth_token", "password", "secret"].iter().any(|part| name.contains(part))
+    let is_token = name.strip_suffix("token").is_some_and(|what| !PLAIN_TOKENS.contains(&what.trim_end_matches('_')));
+    is_token || ["auth", "key", "pwd", "sig"].contains(&&*name) || SECRET_PARTS.iter().any(|part| name.contains(part))
+}
+
+/// Whether an address holds a password, a secret in its query, or, on the web, a user name, which is a key for some. A place
+/// for an argument is none.
+pub fn holds_secret(address: &str) -> bool {
+    let is_place = |value: &str| value.starts_with('{') && value.ends_with('}');
+    let is_given = |name: &str, value: &str| !value.is_empty() && !is_place(value) && is_secret_name(name);
+    Url::parse(address).is_ok_and(|url| {
+        let has_user = matches!(url.scheme(), "http" | "https") && !url.username().is_empty();
+        has_user || url.password().is_some() || url.query_pairs().any(|(name, value)| is_given(&name, &value))
+    })
 }
 
 /// The name of a text within a value that is, or looks like, a secret.
@@ -236,6 +275,21 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_is_known_by_its_name() {
+        let secrets = "api_key apiKey X-Api-Key x-goog-api-key access_key accessKeyId key token X-Auth-Token PRIVATE-TOKEN \
+                       accessToken id_token sig X-Amz-Signature X-Amz-Credential Authorization Cookie client_secret pwd passwd \
+                       Ocp-Apim-Subscription-Key auth";
+        for name in secrets.split_whitespace() {
+            assert!(is_secret_name(name), "{name}");
+        }
+        let plain =
+            "max_tokens stop_token eos_token prompt_cache_key sort_key keyword author tokens_per_minute seed format";
+        for name in plain.split_whitespace() {
+            assert!(!is_secret_name(name), "{name}");
+        }
+    }
+
+    #[test]
     fn whatever_is_wrong_with_a_profile_is_named() {
         for (profile, words) in [
             (r#"{"model": "gpt-5.2"}"#, "did you mean openai:gpt-5.2?"),
@@ -243,7 +297,11 @@ mod tests {
             (r#"{"model": "openai:x", "temperature": 3}"#, "temperature is 3: write 0 to 2"),
             (r#"{"model": "openai:x", "top_p": -1}"#, "top_p is -1: write 0 to 1"),
             (r#"{"model": "openai:x", "max_output_tokens": 0}"#, "max_output_tokens is 0"),
-            (r#"{"model": "openai:x", "base_url": "https://a:b@c.org/v1"}"#, "base_url holds a password"),
+            (r#"{"model": "openai:x", "base_url": "https://a:b@c.org/v1"}"#, "base_url holds a secret"),
+            (r#"{"model": "openai:x", "base_url": "https://a@c.org/v1"}"#, "base_url holds a secret"),
+            (r#"{"model": "openai:x", "base_url": "https://c.org/v1?key=a"}"#, "base_url holds a secret"),
+            (r#"{"model": "openai:x", "base_url": "nonsense"}"#, "base_url is not a valid address"),
+            (r#"{"model": "openai:x", "base_url": "ftp://c.org"}"#, "base_url is not an http or https address"),
             (
                 r#"{"model": "openai:x", "parameters": {"extra": {"Api-Key": "hunter2"}}}"#,
                 "parameters hold a secret (Api-Key)",

@@ -143,6 +143,16 @@ fn secrets_are_refused_wherever_they_stand() {
         of_call(&format!("url: 'https://api.example.org/', headers: {{ {key}: x }}")),
         of_call("url: 'https://api.example.org/', headers: { X-Auth-Token: hunter2hunter2 }"),
         of_call("url: 'https://api.example.org/?api_key=hunter2hunter2'"),
+        of_call("url: 'https://api.example.org/?token=hunter2hunter2'"),
+        of_call("url: 'https://api.example.org/?q=x&key=hunter2hunter2'"),
+        of_call("url: 'https://api.example.org/?access_key=hunter2hunter2'"),
+        of_call("url: 'https://hunter2hunter2@api.example.org/'"),
+        of_call("url: 'https://api.example.org/', headers: { Ocp-Apim-Subscription-Key: hunter2hunter2 }"),
+        of_model("base_url: 'https://hunter2hunter2@models.example.org/v1'"),
+        of_model("base_url: 'https://models.example.org/v1?key=hunter2hunter2'"),
+        of_model("parameters: { token: hunter2hunter2 }"),
+        with_tool("{ mcp: { url: 'https://mcp.example.org/?token=hunter2hunter2' } }"),
+        with_tool("{ command: [curl, 'https://x.example.org/?key=hunter2hunter2'], description: Asks, effect: read }"),
     ] {
         let said = problems(&text);
         assert!(said.contains("looks like a secret"), "{text}: {said}");
@@ -156,9 +166,49 @@ fn secrets_are_refused_wherever_they_stand() {
             "description: Asks",
             "description: Asks, arguments: { type: object, properties: { token: { type: string } } }",
         ),
-        of_model("parameters: { max_tokens: 100, stop_token: end }"),
+        of_model("parameters: { max_tokens: 100, stop_token: end, prompt_cache_key: news }"),
+        with_tool("{ command: [git, ls-remote, 'ssh://git@example.org/x'], description: Lists, effect: read }"),
+        plain.replace("agent: a }", "agent: a, description: 'see https://example.org/?key=NAME' }"),
     ] {
         assert!(File::parse("x.yaml", &*fine).is_ok(), "{fine}");
+    }
+}
+
+#[test]
+fn a_wait_that_is_longer_than_the_longest_is_refused() {
+    let plain = with_steps("      - { step: A, agent: a }");
+    for (text, place, words) in [
+        (
+            plain.replace("agent: a }", "agent: a, retry: { times: 2, backoff: 5m, backoff_max: 1s } }"),
+            "7:58",
+            "longer than `backoff_max`:",
+        ),
+        (plain.replace("agent: a }", "agent: a, retry: { times: 2, backoff: 10m } }"), "7:58", "5m unless said"),
+        (
+            plain.replace("{ a: {} }", "{ a: { retry: { times: 2, backoff: 2s, backoff_max: 1s } } }"),
+            "3:44",
+            "backoff_max",
+        ),
+    ] {
+        let said = problems(&text);
+        assert!(said.starts_with(&format!("x.yaml:{place}: ")) && said.contains(words), "{text}: {said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn an_address_of_a_model_is_checked_where_it_stands() {
+    for (base, words) in [
+        ("nonsense", "base_url is not a valid address"),
+        ("'ftp://models.example.org'", "base_url is not an http or https address"),
+    ] {
+        let text = format!(
+            "version: 1\nmodel: m\nmodels: {{ m: {{ model: 'ollama:x', base_url: {base} }} }}\nagents: {{ a: {{}} }}\nworkflows: \
+             {{ w: {{ steps: [{{ step: A, agent: a }}] }} }}\n"
+        );
+        let said = problems(&text);
+        assert!(said.starts_with("x.yaml:3:45: ") && said.contains(words), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
     }
 }
 

@@ -3,8 +3,7 @@
 //! A secret is known by its look, or by what it is called. It must never show what it has found.
 
 use super::{At, Misread, What, yaml};
-use outlive_agent::model::is_secret_name;
-use outlive_agent::outbound::Url;
+use outlive_agent::model::{holds_secret, is_secret_name};
 use outlive_core::Redactor;
 
 /// What stands where it must not in a text that was read as this: secrets, and variables where nothing replaces them.
@@ -26,9 +25,6 @@ struct Looking<'a> {
     found: Vec<Misread>,
 }
 
-/// Parts of the names of headers whose values are credentials.
-const CREDENTIALS: [&str; 8] =
-    ["authorization", "cookie", "api-key", "apikey", "token", "secret", "password", "access-key"];
 /// How the keys of providers and services begin, besides those that are redacted everywhere, and how many letters and
 /// digits follow at least.
 const BEGINNINGS: [(&str, usize); 16] = [
@@ -74,24 +70,21 @@ impl<'a> Looking<'a> {
         let is_header = self.path.iter().rev().nth(1) == Some(&"headers");
         let is_variable = text.contains("${env:");
         let name = self.path.last().copied().unwrap_or_default();
-        let named_as = |parts: &[&str]| parts.iter().any(|part| name.to_ascii_lowercase().contains(part));
-        let is_credential = is_header && named_as(&CREDENTIALS) && !text.trim().is_empty();
-        let is_password = self.path.contains(&"parameters") && is_secret_name(name) && !text.trim().is_empty();
-        let is_address = ["url", "base_url"].contains(&name);
+        let is_named = is_secret_name(name) && !text.trim().is_empty();
+        let is_credential = is_header && is_named;
+        let is_password = self.path.contains(&"parameters") && is_named;
+        let is_prose = self.path.iter().any(|key| PROSE.contains(key));
+        let has_address = !is_prose && text.split_whitespace().any(|word| word.contains("://") && holds_secret(word));
         let is_misnamed = names_variable(text) || text.contains("${ENV:");
         if is_header && is_misnamed && !self.is_secret(text) {
             self.found.push(Misread::new(at, "an environment variable is written ${env:NAME} here"));
-        } else if self.is_secret(text)
-            || (is_credential && !is_variable)
-            || is_password
-            || (is_address && holds_password(text))
-        {
+        } else if self.is_secret(text) || (is_credential && !is_variable) || is_password || has_address {
             self.secret(at);
         } else if is_variable && !is_header {
             let message = "${env:NAME} is replaced in headers only: write the value out, or give a command the variable \
                            with env";
             self.found.push(Misread::new(at, message));
-        } else if !is_header && names_variable(text) && !self.path.iter().any(|key| PROSE.contains(key)) {
+        } else if !is_header && names_variable(text) && !is_prose {
             let message = "no variable is replaced here, and there is no shell: write the value out";
             self.found.push(Misread::new(at, message));
         }
@@ -115,16 +108,6 @@ fn is_key(text: &str) -> bool {
         let rest = BEGINNINGS.iter().find_map(|(beginning, least)| Some((word.strip_prefix(beginning)?, *least)));
         rest.is_some_and(|(rest, least)| rest.len() >= least && rest.contains(|c: char| c.is_ascii_digit()))
     })
-}
-
-/// Whether an address holds a password, or a key in its query.
-fn holds_password(text: &str) -> bool {
-    let is_given = |name: &str, value: &str| {
-        let is_place = value.starts_with('{') && value.ends_with('}');
-        !value.is_empty() && !is_place && is_secret_name(name)
-    };
-    Url::parse(text)
-        .is_ok_and(|url| url.password().is_some() || url.query_pairs().any(|(name, value)| is_given(&name, &value)))
 }
 
 /// What is behind a `#`, and its column; perhaps text in quotes that has one.
