@@ -137,6 +137,12 @@ impl Failure {
         Self { kind, message: message.into(), retryable, retry_after_ms: None, refusal: None }
     }
 
+    /// Something that must never start twice has started, and broken off for this reason.
+    pub fn outcome_unknown(why: impl fmt::Display) -> Self {
+        let remedy = "look, then try it again or go on without it";
+        Self::new(FailureKind::OutcomeUnknown, format!("{why}, and nobody knows whether it took effect: {remedy}"))
+    }
+
     /// The user's function failed; tried again if the step has retries left.
     pub fn function(message: impl fmt::Display) -> Self {
         Self::new(FailureKind::Function, message.to_string())

@@ -597,6 +597,10 @@ async fn execute_step(
         effects: journal.clone(),
         execution: execution.clone(),
     };
+    let broken_off = |kind, why: String| match executor.starts_once() {
+        true => Failure::outcome_unknown(why),
+        false => Failure::new(kind, why),
+    };
     // Called at once: a future that called it would hold its arguments for as long as the step takes.
     let begun = catch_unwind(AssertUnwindSafe(|| executor.execute(context, step.input.clone())));
     let ended = match begun {
@@ -607,13 +611,13 @@ async fn execute_step(
             None => {
                 let limit_ms = step.timeout_ms.unwrap_or_default();
                 let message = format!("step {:?} took longer than its limit of {limit_ms} ms", step.info.step_name);
-                return Err(Failure::new(FailureKind::Timeout, message));
+                return Err(broken_off(FailureKind::Timeout, message));
             }
         },
     };
     ended.unwrap_or_else(|panic| {
         let message = format!("step {:?} panicked: {}", step.info.step_name, said(&*panic));
-        Err(Failure::new(FailureKind::Panic, message))
+        Err(broken_off(FailureKind::Panic, message))
     })
 }
 

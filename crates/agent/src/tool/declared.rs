@@ -6,7 +6,7 @@
 use super::CommandCall;
 use super::{HttpCall, Tool, ToolContext, ToolError, ToolFunction};
 use outlive_core::port::BoxFuture;
-use outlive_core::{Failure, Secret, ToolEffect, ToolSpec, check};
+use outlive_core::{Failure, FailureKind, Secret, ToolEffect, ToolSpec, check};
 use serde_json::{Map, Value, json};
 
 /// What is called.
@@ -141,7 +141,13 @@ impl ToolFunction for Declared {
             self.check(&arguments).map_err(ToolError::Arguments)?;
             let fields = arguments.as_object().ok_or_else(|| ToolError::Arguments("give an object".to_owned()))?;
             let (key, run_id) = (&context.idempotency_key, context.run_id.as_str());
-            self.call.make(fields, &arguments, key, run_id).await.map_err(ToolError::Failed)
+            let made = self.call.make(fields, &arguments, key, run_id).await;
+            made.map_err(|failure| match failure.kind {
+                FailureKind::Truncated => {
+                    ToolError::OutcomeUnknown(format!("lost its connection: {}", failure.message))
+                }
+                _ => ToolError::Failed(failure),
+            })
         })
     }
 }

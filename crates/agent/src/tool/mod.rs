@@ -30,7 +30,7 @@ pub use hackernews::HackerNewsTools;
 #[cfg(feature = "mcp")]
 pub use mcp::MCPTools;
 #[cfg(feature = "http-tools")]
-pub use request::HttpCall;
+pub use request::{HttpCall, is_lacking};
 #[cfg(feature = "http-tools")]
 pub use yfinance::YFinanceTools;
 

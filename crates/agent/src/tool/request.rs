@@ -105,7 +105,8 @@ impl HttpCall {
     /// HEAD and a DELETE; `body` is the JSON of any other. The key is sent as `Idempotency-Key`.
     ///
     /// # Errors
-    /// When the address is not allowed or cannot be reached, and when the answer is a refusal or too long.
+    /// When the address is not allowed or cannot be reached, and when the answer is a refusal or too long;
+    /// [`FailureKind::Truncated`] when the connection is lost after that, so that the call may have been served.
     ///
     /// # Cancel safety
     /// Dropping the future ends the request; it may have been served.
@@ -127,7 +128,10 @@ impl HttpCall {
         let request =
             self.outbound.client()?.request(method, url.clone()).headers(headers).header("idempotency-key", key);
         let request = if has_body { request.json(body) } else { request };
-        let response = request.send().await.map_err(|error| outbound::unreachable(&url, &error))?;
+        let response = request.send().await.map_err(|error| match error.is_connect() || error.is_builder() {
+            true => outbound::unreachable(&url, &error),
+            false => failure(FailureKind::Truncated, format!("broke off: {}", http::root_cause(&error))),
+        })?;
         let (status, headers) = (response.status(), response.headers().clone());
         let text =
             |bytes: &[u8]| String::from_utf8_lossy(bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes)).into_owned();
@@ -168,13 +172,7 @@ impl HttpCall {
     }
 
     fn allowed(&self, url: Url) -> Result<Url, String> {
-        self.outbound.check(&url).map(|()| url).map_err(|no| {
-            let remedy = match no {
-                NotAllowed::Unreadable | NotAllowed::Credentials { .. } => "",
-                _ => "; the setting tool_hosts opens a host with its port, in a program .outbound(..)",
-            };
-            format!("url_not_allowed: {no}{remedy}")
-        })
+        allowed(&self.outbound, url)
     }
 
     /// An address of this call, whatever its arguments are: all of them have the same host.
@@ -211,6 +209,23 @@ impl HttpCall {
             false => Err("an argument may not choose the host of its address".to_owned()),
         })
     }
+}
+
+/// What opens an address that is closed here.
+const OPENS: &str = "the setting tool_hosts opens a host with its port, in a program .outbound(..)";
+
+/// Whether such a problem is about what this process lacks, a variable or an open host, and not about the call itself.
+pub fn is_lacking(problem: &str) -> bool {
+    problem.ends_with("is not set") || problem.ends_with(OPENS)
+}
+
+/// An address, if it may be asked.
+pub(super) fn allowed(outbound: &Outbound, url: Url) -> Result<Url, String> {
+    outbound.check(&url).map(|()| url).map_err(|no| match &no {
+        NotAllowed::Unreadable | NotAllowed::Credentials { .. } => format!("url_not_allowed: {no}"),
+        NotAllowed::Scheme { scheme } if scheme != "http" => format!("url_not_allowed: {no}"),
+        _ => format!("url_not_allowed: {no}; {OPENS}"),
+    })
 }
 
 /// Headers with the values of their variables, each a secret; or all that is wrong with them.

@@ -283,3 +283,26 @@ async fn an_endless_answer_and_a_redirection_are_not_followed() {
     let call = HttpCall::new("GET", format!("http://{address}/")).outbound(outbound);
     assert!(call.call(&Map::new(), &json!({}), "k").await.is_err());
 }
+
+#[tokio::test]
+async fn what_was_sent_and_lost_is_told_apart_from_what_never_left() {
+    let pay = |address: &str| {
+        let outbound = Outbound::default().allow(address).unwrap();
+        HttpCall::new("POST", format!("http://{address}/pay")).outbound(outbound)
+    };
+    for answer in ["", "HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\npai"] {
+        let (address, _told) = serve(answer);
+        let lost = pay(&address).call(&Map::new(), &json!({}), "k").await.unwrap_err();
+        assert_eq!(lost.kind, FailureKind::Truncated, "{}", lost.message);
+        let tool = Tool::calling("pay", "Pays.", json!({}), Call::Http(pay(&address))).effect(ToolEffect::Once);
+        match tool.call(json!({}), context()).await {
+            Err(ToolError::OutcomeUnknown(what)) => {
+                assert!(what.starts_with("lost its connection: 127.0.0.1 broke off"), "{what}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let never = pay(&nobody).call(&Map::new(), &json!({}), "k").await.unwrap_err();
+    assert_eq!(never.kind, FailureKind::Unavailable, "{}", never.message);
+}

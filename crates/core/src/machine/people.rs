@@ -72,6 +72,12 @@ impl WorkflowMachine {
         self.people.as_ref().is_some_and(|people| people.waiting.contains_key(key))
     }
 
+    /// Whether people are asked what came of a node.
+    pub(super) fn is_outcome_asked(&self, key: &Key) -> bool {
+        let open = self.people.as_ref().and_then(|people| people.waiting.get(key));
+        open.is_some_and(|open| open.iter().any(|question| question.kind == QuestionKind::Outcome))
+    }
+
     pub(super) fn is_waiting_inside(&self, outer: &Key) -> bool {
         self.people.as_ref().is_some_and(|people| people.waiting.keys().any(|key| key == outer || key.is_inside(outer)))
     }

@@ -362,8 +362,9 @@ impl WorkflowMachine {
                     self.expect(entry, key, &first.step_name, first.step_type)?;
                 }
                 self.last_at = *at;
-                let asks_on_error = questions.iter().any(|question| question.kind == QuestionKind::Error);
-                if asks_on_error && self.container(key).is_some() {
+                let has_broken_off = |kind| matches!(kind, QuestionKind::Error | QuestionKind::Outcome);
+                let breaks_off = questions.iter().any(|question| has_broken_off(question.kind));
+                if breaks_off && self.container(key).is_some() {
                     applied.dropped = self.give_up_inside(key);
                 }
                 let judged = questions.iter().filter(|question| question.kind == QuestionKind::OutputReview);
@@ -1233,6 +1234,11 @@ impl WorkflowMachine {
                 |kind| RunEvent { created_at: at.as_seconds(), kind, origin: origin.clone(), event_index: None };
             let failures = self.failures(&failed);
             if failure.retryable && failures <= retry.times {
+                if let Some(step) = self.started_once_inside(&failed) {
+                    let why = format!("{}; that broke off step {step:?}", failure.message);
+                    say.push(self.asks_what_came(&failed, node, &Failure::outcome_unknown(why), at));
+                    return say;
+                }
                 let due_at = at + retry.wait(failures, failure.retry_after_ms, chance);
                 let mut fields = Map::new();
                 fields.insert("name".into(), json!("StepRetrying"));
@@ -1281,6 +1287,19 @@ impl WorkflowMachine {
         let failure = self.told(key, failure);
         say.push(self.failed_with(self.unfinished(failed, &failure.message), &failure, at));
         say
+    }
+
+    /// A step inside that has started what must [never start twice](crate::port::Executor::starts_once), and has not ended.
+    fn started_once_inside(&self, outer: &Key) -> Option<&str> {
+        let after = (Bound::Excluded(outer), Bound::Unbounded);
+        let inside = self.open.range::<Key, _>(after).take_while(|(key, _)| key.is_inside(outer));
+        inside.filter(|(key, _)| !self.is_waiting(key) || self.is_outcome_asked(key)).find_map(|(key, open)| {
+            let has_started = matches!(open, Open::Step(step) if step.due_at.is_none() && step.failed.is_none());
+            match self.node(key) {
+                Some(Node::Step(step)) if has_started && step.starts_once => Some(&*step.name),
+                _ => None,
+            }
+        })
     }
 
     /// A failure as told of what is around the node that failed: a step is named.

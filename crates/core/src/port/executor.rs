@@ -150,10 +150,10 @@ pub struct StepContext {
 }
 
 impl StepContext {
-    /// A key to hand to other services so that they can recognise a repetition: the same for every attempt after a
-    /// crash.
+    /// A key to hand to other services so that they can recognise a repetition: the same however often the step is
+    /// executed again, after a crash or a failed attempt. In a container that is tried again it is another.
     pub fn idempotency_key(&self) -> String {
-        format!("{}/{}", self.run.run_id, self.step.key)
+        format!("{}/{}", self.run.run_id, self.step.key.attempt(1))
     }
 
     /// Makes a call whose result is recorded under `name`: after a crash, a [sleep](StepContext::sleep) or a failed
@@ -481,6 +481,12 @@ pub trait Executor: Send + Sync + 'static {
     /// The secrets it works with, which must not be stored: keys of models. Asked for when a definition is registered.
     fn secrets(&self) -> Vec<Secret> {
         Vec::new()
+    }
+
+    /// Whether its work must never start twice by itself. Where it is dropped unfinished, at a time limit for example, it
+    /// is not tried again: people are asked what came of it. Asked for once, at `build()`.
+    fn starts_once(&self) -> bool {
+        false
     }
 
     /// What it may be asked, with everything masked that its guardrails would mask. What runs of a workflow were asked is

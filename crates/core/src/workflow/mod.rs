@@ -288,6 +288,7 @@ impl Definition {
             leader: None,
             remembering: Remembering::default(),
             source: None,
+            inspects: false,
             steps: Vec::new(),
             problems: Vec::new(),
         }
@@ -438,6 +439,7 @@ pub struct DefinitionBuilder {
     leader: Option<Box<Step>>,
     remembering: Remembering,
     source: Option<DefinitionSource>,
+    inspects: bool,
     steps: Vec<Block>,
     /// Known before it is built.
     problems: Vec<String>,
@@ -576,6 +578,12 @@ impl DefinitionBuilder {
         self
     }
 
+    /// For looking at it alone: whatever its executors report about themselves, they are never asked to work.
+    pub fn inspect(mut self) -> Self {
+        self.inspects = true;
+        self
+    }
+
     /// Adds a step or a container after the ones before.
     pub fn step(mut self, step: impl Into<Block>) -> Self {
         self.steps.push(step.into());
@@ -624,9 +632,10 @@ impl DefinitionBuilder {
             inside: Vec::new(),
             nodes: 0,
             remembering: self.remembering.clone(),
+            inspects: self.inspects,
         };
         if let Some(summarizer) = &self.remembering.summarizer {
-            summarizer.problems().iter().for_each(|problem| builder.problem(&format!("its summarizer: {problem}")));
+            builder.own_problems("its summarizer", &**summarizer);
         }
         let (nodes, codes) = builder.sequence(self.steps);
         // Whoever leads remembers by itself.
@@ -692,9 +701,17 @@ struct TreeBuilder<'a> {
     /// How many nodes there are so far.
     nodes: usize,
     remembering: Remembering,
+    inspects: bool,
 }
 
 impl TreeBuilder<'_> {
+    /// What an executor reports about itself.
+    fn own_problems(&mut self, whose: &str, executor: &dyn Executor) {
+        if !self.inspects {
+            executor.problems().iter().for_each(|problem| self.problem(&format!("{whose}: {problem}")));
+        }
+    }
+
     fn problem(&mut self, text: &str) {
         let place: Vec<_> = self.inside.iter().map(|container| format!("{container}: ")).collect();
         self.problems.push(format!("{}{text}", place.concat()));
@@ -857,8 +874,7 @@ impl TreeBuilder<'_> {
                 return None;
             }
         };
-        let own = executor.problems();
-        own.into_iter().for_each(|problem| self.problem(&format!("step {name:?}: {problem}")));
+        self.own_problems(&format!("step {name:?}"), &**executor);
         let info = executor.info();
         let (workflows, codes) = self.called(&name, executor.workflows());
         let history = step.history.within(self.remembering.wish);
@@ -872,6 +888,7 @@ impl TreeBuilder<'_> {
             executor_type: info.kind,
             executor_id: executor_id(&info),
             executor_name: info.name,
+            starts_once: executor.starts_once(),
             retry: step.retry,
             timeout_ms: step.timeout.map(millis),
             on_error: step.on_error,

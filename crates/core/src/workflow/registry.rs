@@ -311,6 +311,7 @@ impl DefinitionBuilder {
             remembering: Remembering::default(),
             // Its code is the registry's, which reads no texts.
             source: source.map(|text| DefinitionSource::new(text, |_| Err("nothing reads its text here".to_owned()))),
+            inspects: false,
             steps,
             problems: binder.problems,
         }
@@ -354,6 +355,7 @@ impl Definition {
             leader,
             remembering: self.remembering.clone(),
             source: None,
+            inspects: false,
             steps: binder.blocks(&self.nodes, &|place| Key::step(place), &Path::default(), "steps"),
             problems: binder.problems,
         }

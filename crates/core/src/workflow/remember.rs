@@ -256,6 +256,10 @@ impl Executor for Remembers {
         self.executor.tool_effect(tool)
     }
 
+    fn starts_once(&self) -> bool {
+        self.executor.starts_once()
+    }
+
     /// A copy of who works in the step: whoever builds a workflow of it says anew what that sees.
     fn deep_copy(&self) -> Option<Arc<dyn Executor>> {
         Some(self.executor.deep_copy().unwrap_or_else(|| self.executor.clone()))

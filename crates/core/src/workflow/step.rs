@@ -36,6 +36,8 @@ pub struct StepNode {
     pub executor_type: ExecutorKind,
     /// Its name.
     pub executor_name: Arc<str>,
+    /// Whether what runs inside [must never start twice](Executor::starts_once) by itself.
+    pub starts_once: bool,
     /// The id of an agent or a team.
     pub executor_id: Option<Arc<str>>,
     /// How often it is tried again.

@@ -203,6 +203,17 @@ impl<'a> Build<'a> {
         }
     }
 
+    /// No wait is longer than the longest.
+    fn check_retry(&mut self, said: Option<&syntax::Retry>, path: &Path<'_>) {
+        let Some(said) = said.filter(|said| said.backoff.is_some()) else { return };
+        let Retry { backoff_ms, backoff_ms_max, .. } = retry(said);
+        if backoff_ms > backoff_ms_max {
+            let longest = if said.backoff_max.is_some() { "" } else { ", which is 5m unless said" };
+            let message = format!("it is longer than `backoff_max`{longest}: no wait would be, so make that longer");
+            self.problem(self.value(&[path, &["retry", "backoff"]].concat()), message);
+        }
+    }
+
     /// An id that is written must be one.
     fn check_id(&mut self, id: &str, path: &Path<'_>) {
         if let Err(invalid) = DefinitionId::chosen(id) {
@@ -247,6 +258,7 @@ impl<'a> Build<'a> {
         let is_whole = self.problems[before..].iter().all(|(_, kind)| *kind == FileProblemKind::Missing);
         // What cannot be executed is not stored either.
         let builder = if is_whole { builder.source((self.source)(key)) } else { builder };
+        let builder = if self.settings.inspects { builder.inspect() } else { builder };
         let built = match builder.build() {
             Ok(definition) => {
                 self.bytes += definition.structure.len();
@@ -378,6 +390,7 @@ impl<'a> Build<'a> {
                 if let Some(wanted) = leader.stream {
                     agent = agent.stream(wanted);
                 }
+                self.check_retry(leader.retry.as_ref(), &own);
                 if let Some(said) = &leader.retry {
                     agent = agent.retry(retry(said));
                 }
@@ -444,7 +457,8 @@ impl<'a> Build<'a> {
         for (place, node) in nodes.iter().enumerate() {
             let place = place.to_string();
             let path = [path, &[&place]].concat();
-            let Common { name, review, .. } = common(node);
+            let Common { name, review, retry, .. } = common(node);
+            self.check_retry(retry, &path);
             if let Some(problem) = name_problem(name) {
                 self.problem(self.key(&path), format!("its name {problem}"));
                 self.said.push("has an empty name".to_owned());

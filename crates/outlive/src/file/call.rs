@@ -42,6 +42,10 @@ impl Executor for CallStep {
         self.call.secrets()
     }
 
+    fn starts_once(&self) -> bool {
+        self.effect == ToolEffect::Once
+    }
+
     fn execute<'a>(&'a self, context: StepContext, input: Arc<StepInput>) -> BoxFuture<'a, Result<Executed, Failure>> {
         Box::pin(async move {
             let given = given(&input);
@@ -49,10 +53,16 @@ impl Executor for CallStep {
                 let key = context.idempotency_key();
                 let places = places(&input, &self.call.names());
                 let made = self.call.make(&places, &given, &key, context.run.run_id.as_str());
-                tokio::time::timeout(LONGEST, made).await.unwrap_or_else(|_| {
-                    let message = format!("it has not ended within {} minutes", LONGEST.as_secs() / 60);
-                    Err(Failure::new(FailureKind::Timeout, message))
-                })
+                match tokio::time::timeout(LONGEST, made).await {
+                    Ok(Err(lost)) if lost.kind == FailureKind::Truncated => {
+                        Err(self.broken_off(lost.kind, lost.message))
+                    }
+                    Ok(made) => made,
+                    Err(_) => {
+                        let why = format!("it has not ended within {} minutes", LONGEST.as_secs() / 60);
+                        Err(self.broken_off(FailureKind::Timeout, why))
+                    }
+                }
             };
             let text = match self.effect {
                 ToolEffect::Read | ToolEffect::Idempotent => made.await?,
@@ -61,9 +71,7 @@ impl Executor for CallStep {
                     let name = format!("{NAME} {}", context.step.attempt);
                     let started = context.step.key.attempt(1).named(&name);
                     if matches!(context.effects.recall(&started), Recall::Started) {
-                        let message = "the process was lost during its call, and nobody knows whether that took effect: \
-                                       look, then try it again or go on without it";
-                        return Err(Failure::new(FailureKind::OutcomeUnknown, message));
+                        return Err(Failure::outcome_unknown("the process was lost during its call"));
                     }
                     // However it failed, it has started.
                     let given_up = |failure: Failure| Failure { retryable: false, ..failure };
@@ -72,6 +80,13 @@ impl Executor for CallStep {
             };
             Ok(Executed::from(output(text)))
         })
+    }
+}
+
+impl CallStep {
+    /// A call that was sent, and of which nothing more is heard.
+    fn broken_off(&self, kind: FailureKind, why: String) -> Failure {
+        if self.starts_once() { Failure::outcome_unknown(why) } else { Failure::new(kind, why) }
     }
 }
 

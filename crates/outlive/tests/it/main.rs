@@ -15,6 +15,8 @@ mod definitions;
 mod dropped;
 mod example;
 mod faults;
+mod file_calls;
+mod file_safety;
 mod files;
 mod fleet;
 mod fork_hooks;

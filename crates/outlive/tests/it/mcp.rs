@@ -265,11 +265,15 @@ async fn the_same_listing_again_costs_a_reference() {
 
 /// A file with this server, whose one agent calls `sea_look`.
 fn file(mcp: &str) -> outlive::Result<File> {
+    file_calling(mcp, "sea_look", r#"{"place": "the sea"}"#)
+}
+
+fn file_calling(mcp: &str, tool: &str, arguments: &str) -> outlive::Result<File> {
     let text = format!(
         "version: 1\nmodel: scripted\ntools:\n  desk:\n    mcp: {mcp}\n    include: [look, pay]\n    prefix: sea\n    confirm: [pay]\n    \
          effects: {{ look: once }}\n    timeout: 5m\nagents: {{ a: {{ tools: [desk] }} }}\nworkflows: {{ w: {{ steps: [{{ step: A, agent: a }}] }} }}\n"
     );
-    let call = ToolCall::new("call-1", "sea_look", r#"{"place": "the sea"}"#);
+    let call = ToolCall::new("call-1", tool, arguments);
     let model = ScriptedModel::replies([ModelResponse::calls(vec![call]), ModelResponse::text("seen")]);
     Ok(File::parse("x.yaml", text)?.model("scripted", model))
 }
@@ -292,6 +296,23 @@ async fn a_file_names_servers_and_programs_need_permission() {
     assert_eq!(read_ledger(&ledger(folder.path())).len(), 1);
     let steps = serde_json::to_string(&run).unwrap();
     assert!(steps.contains("look: the sea"), "{steps}");
+}
+
+#[tokio::test]
+async fn a_person_allows_each_call_of_a_servers_tool_that_a_file_has_confirmed() {
+    let folder = tempfile::tempdir().unwrap();
+    let command = mcp_command(&std::env::current_exe().unwrap(), "mcp::serves", &[], &ledger(folder.path()));
+    let server = format!("{{ command: {} }}", serde_json::to_string(&command).unwrap());
+    let file = file_calling(&server, "sea_pay", r#"{"bill": "the boat"}"#).unwrap().allow_commands(true);
+    let workflow = file.db(InMemoryDb::new()).workflows().unwrap().remove(0);
+    let run = workflow.run("go").background().await.unwrap();
+    assert_eq!(run.wait().await.unwrap().status, RunStatus::Paused);
+    let open = run.questions().await.unwrap().remove(0);
+    assert_eq!(open.question.kind, outlive::QuestionKind::ToolConfirmation);
+    assert!(read_ledger(&ledger(folder.path())).is_empty(), "it is asked first");
+    workflow.continue_run(run.run_id().as_str(), [(open.id().clone(), Answer::Approve)], Some("ada")).await.unwrap();
+    assert_eq!(run.wait().await.unwrap().text(), "seen");
+    assert_eq!(read_ledger(&ledger(folder.path())).len(), 1);
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ mod listing;
 mod server;
 mod stdio;
 
-use super::request::{header_map, variables};
+use super::request::{allowed, header_map, variables};
 use super::{IntoTools, ListedTool, Listing, Tool, ToolContext, ToolError, ToolFunction, ToolSource};
 use crate::outbound::{Outbound, Url};
 use outlive_core::port::BoxFuture;
@@ -233,7 +233,7 @@ impl MCPTools {
 /// The address of a server, if it may be asked.
 fn address(url: &str, outbound: &Outbound) -> Result<Url, String> {
     let url = Url::parse(url).map_err(|error| format!("its address is not valid: {error}"))?;
-    outbound.check(&url).map(|()| url).map_err(|no| format!("url_not_allowed: {no}"))
+    allowed(outbound, url)
 }
 
 impl IntoTools for MCPTools {

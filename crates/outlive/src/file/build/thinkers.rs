@@ -8,7 +8,7 @@ use super::super::syntax::{self, Document, Span};
 use super::{At, Build, EFFECT_MISSING, INSIDE_MAX, Opened, Path, Settings, retry};
 use crate::invalid::FileProblemKind;
 use outlive_agent::model::{self, IntoModel, ModelProfile, ScriptedModel, SharedModel};
-use outlive_agent::tool::{Call, CommandCall, HackerNewsTools, HttpCall, IntoTools, Tool, YFinanceTools};
+use outlive_agent::tool::{Call, CommandCall, HackerNewsTools, HttpCall, IntoTools, Tool, YFinanceTools, is_lacking};
 use outlive_agent::{Agent, PiiGuardrail, PromptInjectionGuardrail, Team};
 use outlive_core::port::Executor;
 use outlive_core::{DefinitionId, Failure, FailureKind, ModelRequest};
@@ -79,6 +79,7 @@ macro_rules! thinker {
         if let Some(wanted) = $said.resolve_in_context {
             thinker = thinker.resolve_in_context(wanted);
         }
+        $build.check_retry($said.retry.as_ref(), &$path[..]);
         if let Some(said) = &$said.retry {
             thinker = thinker.retry(retry(said));
         }
@@ -352,7 +353,7 @@ impl<'a> Build<'a> {
     fn problems_of(&mut self, problems: Vec<String>, path: &Path<'_>) {
         for problem in problems {
             let at = self.key(path);
-            match problem.ends_with("is not set") {
+            match is_lacking(&problem) {
                 true => self.missing(at, problem.clone()),
                 false => self.problem(at, problem.clone()),
             }
