@@ -918,8 +918,16 @@ impl WorkflowMachine {
             return Decision { say: vec![asks], ..Decision::default() };
         }
         match node.container() {
-            Some(_) if let Some(verdict) = self.given_verdict(key) => {
-                Decision { say: self.begun(key, Some(verdict), at), ..Decision::default() }
+            Some(container) if let Some(verdict) = self.given_verdict(key) => {
+                let say = match container.refuse(&verdict) {
+                    None => self.begun(key, Some(verdict), at),
+                    // Chosen by a person among what the definition had when they were asked.
+                    Some(problem) => {
+                        let message = format!("{} cannot begin: {problem}", titled(node));
+                        self.failed(key, &Failure::new(FailureKind::Definition, message), 0, at)
+                    }
+                };
+                Decision { say, ..Decision::default() }
             }
             None => {
                 let name = node.name().clone();
