@@ -358,7 +358,7 @@ async fn replay(
 
 fn claim_record(run: &Run, journal: &Journal, at: Timestamp) -> Record {
     let lease = journal.lease();
-    Record::Claimed { worker: lease.worker.clone(), epoch: lease.epoch, attempt: run.attempt, at }
+    Record::Claimed { worker: lease.worker.clone(), epoch: lease.epoch, attempt: run.attempt, at, state: None }
 }
 
 /// Executes the run until it rests.

@@ -372,6 +372,8 @@ impl Journal {
         if let Some(patch) = state.session.clone() {
             merge(Arc::make_mut(&mut state.session_now), &patch);
         }
+        let State { machine, session_now, .. } = &mut *state;
+        machine.begins_with(session_now);
     }
 
     /// The session's state with what branches have changed.

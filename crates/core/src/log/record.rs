@@ -31,6 +31,10 @@ pub enum Record {
         attempt: u32,
         /// When.
         at: Timestamp,
+        /// With the run's beginning: what its own state changes in its session's, key by key, where that is more than
+        /// the request says. Null removes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        state: Option<Box<Map<String, Value>>>,
     },
     /// A step is about to start, or a call is about to leave the process.
     Intent {

@@ -25,7 +25,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::id::{RunId, WorkerId};
 use crate::log::{Entry, Key, Part, Record};
 use crate::metrics::{Metrics, RunMetrics};
-use crate::port::{Executed, StepInfo, merge};
+use crate::port::{Executed, StepInfo, laid_over, merge};
 use crate::question::QuestionKind;
 use crate::run::{NestedWorkflow, RunInfo, RunOutput, RunStatus};
 use crate::step::{Attachments, ExecutorKind, StepIndex, StepInput, StepOutput, StepType, content_type};
@@ -57,7 +57,11 @@ pub struct WorkflowMachine {
     #[serde(default)]
     pub(super) worker: Option<WorkerId>,
     pub(super) input: Option<Arc<Value>>,
+    /// What the run lays over its session's state when it begins, and, once that state is known, what this changes there
+    /// beyond it.
     pub(super) own_state: Map<String, Value>,
+    #[serde(skip)]
+    laid: Option<Box<Map<String, Value>>>,
     pub(super) attachments: Option<Box<Attachments>>,
     pub(super) nodes: Arc<[Node]>,
     pub(super) is_bound: bool,
@@ -268,6 +272,7 @@ impl WorkflowMachine {
             info,
             input: input.map(Arc::new),
             own_state: Map::new(),
+            laid: None,
             attachments: Some(attachments).filter(|given| *given != Attachments::default()).map(Box::new),
             is_bound: nodes.is_some(),
             nodes: nodes.unwrap_or_else(|| Arc::from([])),
@@ -292,6 +297,13 @@ impl WorkflowMachine {
         Self { own_state: own, ..self }
     }
 
+    /// This is the session's state before the run begins.
+    pub fn begins_with(&mut self, session: &Map<String, Value>) {
+        if self.is_fresh() {
+            self.laid = Some(laid_over(session, &self.own_state)).filter(|laid| *laid != self.own_state).map(Box::new);
+        }
+    }
+
     // Folding.
 
     /// Applies one entry, in log order.
@@ -301,8 +313,9 @@ impl WorkflowMachine {
     pub fn apply(&mut self, entry: &Entry) -> Result<Applied, Mismatch> {
         let mut applied = Applied::default();
         match &entry.record {
-            Some(Record::Claimed { worker, at, epoch, .. }) => {
+            Some(Record::Claimed { worker, at, epoch, state, .. }) => {
                 self.worker = Some(worker.clone());
+                applied.session = state.as_deref().cloned().unwrap_or_default();
                 // What a fork was given was done before it began.
                 if *epoch > 0 {
                     self.started_at.get_or_insert(*at);
@@ -740,8 +753,13 @@ impl WorkflowMachine {
                     None => EventKind::WorkflowStarted,
                     Some(_) => EventKind::WorkflowAgentStarted,
                 };
-                let started = Entry::recorded(self.event(started, at), claim.clone());
-                return Decision { say: vec![started], session: self.own_state.clone(), ..Decision::default() };
+                let (mut claim, mut session) = (claim.clone(), Map::new());
+                match (&mut claim, self.laid.take()) {
+                    (Record::Claimed { state, .. }, laid @ Some(_)) => *state = laid,
+                    _ => session.clone_from(&self.own_state),
+                }
+                let started = Entry::recorded(self.event(started, at), claim);
+                return Decision { say: vec![started], session, ..Decision::default() };
             }
             Phase::Ended(status) => return Decision { end: Some(*status), ..Decision::default() },
             Phase::Going => {}

@@ -134,6 +134,30 @@ pub fn merge(state: &mut Map<String, Value>, patch: &Map<String, Value>) {
     }
 }
 
+/// What a run's own state changes in its session's when it begins, as a patch for [`merge`]: objects that both have are
+/// merged at every depth, and there null is a value; anything else is replaced, and null removes.
+///
+/// ```
+/// use outlive_core::port::{laid_over, merge};
+/// use serde_json::json;
+///
+/// let mut state = json!({ "user": { "name": "Ada", "city": "Rome" } }).as_object().unwrap().clone();
+/// let own = json!({ "user": { "city": null } }).as_object().unwrap().clone();
+/// let patch = laid_over(&state, &own);
+/// merge(&mut state, &patch);
+/// assert_eq!(state["user"], json!({ "name": "Ada", "city": null }));
+/// ```
+pub fn laid_over(state: &Map<String, Value>, own: &Map<String, Value>) -> Map<String, Value> {
+    own.iter().map(|(key, own)| (key.clone(), overlaid(state.get(key), own))).collect()
+}
+
+fn overlaid(known: Option<&Value>, own: &Value) -> Value {
+    let (Some(Value::Object(known)), Value::Object(own)) = (known, own) else { return own.clone() };
+    let mut all = known.clone();
+    all.extend(laid_over(known, own));
+    Value::Object(all)
+}
+
 /// Everything a step may use. Cheap to clone.
 #[derive(Clone)]
 pub struct StepContext {

@@ -38,7 +38,7 @@ pub use db::{
 };
 pub use effects::{Admitted, Effects, Halt, Listener, Recall, Refused, Reservation, SteeringMessage};
 pub use execution::Execution;
-pub use executor::{Executed, Executor, ExecutorInfo, SessionState, StepContext, StepInfo, merge};
+pub use executor::{Executed, Executor, ExecutorInfo, SessionState, StepContext, StepInfo, laid_over, merge};
 pub use hooks::{
     DELIVERIES_MAX, Delivery, DeliveryOutcome, DueHooks, Failing, Hook, HookEvents, HookHistory, HookMove, HookState,
     HookStore, NewHook,

@@ -37,7 +37,7 @@ fn machine(definition: &Definition) -> WorkflowMachine {
 }
 
 fn claim() -> Record {
-    Record::Claimed { worker: WorkerId::parse("w1").unwrap(), epoch: 1, attempt: 1, at: NOW }
+    Record::Claimed { worker: WorkerId::parse("w1").unwrap(), epoch: 1, attempt: 1, at: NOW, state: None }
 }
 
 /// What a step gives back, and what it changes in the session.

@@ -39,7 +39,7 @@ async fn the_views_tell_the_history_of_a_run() {
     let db = SqliteDb::new(&path);
     register(&db, "w1").await;
     let lease = start(&db, "r1", "w1").await;
-    let claimed = |worker: &str, epoch| Record::Claimed { worker: worker_id(worker), epoch, attempt: 1, at: second(1) };
+    let claimed = |worker: &str, epoch| Record::Claimed { worker: worker_id(worker), epoch, attempt: 1, at: second(1), state: None };
     let key = Key::parse("0");
     let state = None;
     let run = None;
