@@ -453,11 +453,12 @@ impl WorkflowMachine {
     /// The entry that asks what to do about a failure.
     pub(super) fn asks_after(&self, key: &Key, node: &Node, failure: &Failure, at: Timestamp) -> Entry {
         let content = format!("Step skipped due to error: {}", failure.message);
+        let state = self.container(key).map(|_| self.state_of_branches(key)).filter(|state| !state.is_empty());
         let question = Question {
             message: Some(Arc::from(failure.message.as_str())),
             output: Some(Arc::new(self.failed_output(key, node, &content, failure))),
             failure: Some(Box::new(failure.clone())),
-            state: self.container(key).map(Frame::joined_state).filter(|state| !state.is_empty()).map(Value::Object),
+            state: state.map(Value::Object),
             retry_count: key.attempt_number() - 1,
             ..self.question(key, node, QuestionKind::Error, node.review(), at)
         };

@@ -474,7 +474,7 @@ impl WorkflowMachine {
         let (content, mut unmerged) = match open {
             Some(Open::Container(mut frame)) => {
                 let state = std::mem::take(&mut frame.own_mut().state);
-                (frame.content.filter(|_| output.error.is_none()), state)
+                (Some(frame).filter(|_| output.error.is_none()).and_then(|frame| frame.given_on()), state)
             }
             _ => (output.content.clone().filter(|_| output.success), Map::new()),
         };
@@ -1273,7 +1273,8 @@ impl WorkflowMachine {
             if node.on_error() == OnError::Skip {
                 let content = format!("Step skipped due to error: {}", failure.message);
                 let output = Arc::new(self.failed_output(&failed, node, &content, failure));
-                let state = self.container(&failed).map(Frame::joined_state).filter(|state| !state.is_empty());
+                let state = self.container(&failed).map(|_| self.state_of_branches(&failed));
+                let state = state.filter(|state| !state.is_empty());
                 let kind = EventKind::StepOutput { step_output: output.clone() };
                 let record = Record::Step { key: failed, output, run: None, state: state.map(Value::Object) };
                 say.push(Entry::recorded(event(kind), record));
