@@ -84,6 +84,9 @@ pub enum Record {
         key: Key,
         /// The answer.
         value: Arc<RawValue>,
+        /// Of what a function named: it sleeps, and the answer is when that is due.
+        #[serde(default, skip_serializing_if = "is_false")]
+        sleeps: bool,
     },
     /// Something that must be said only once was said.
     Said {
@@ -146,6 +149,10 @@ pub enum Record {
     },
     /// The run ended, or paused.
     Rest(Box<Rest>),
+}
+
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// What a call that has a workflow executed says.

@@ -76,6 +76,16 @@ impl WorkflowMachine {
         self.people.as_ref().is_some_and(|people| people.waiting.keys().any(|key| key == outer || key.is_inside(outer)))
     }
 
+    /// Whether it is a function that works there, which may have given up what it has asked.
+    pub fn is_function(&self, key: &Key) -> bool {
+        matches!(self.node(key), Some(Node::Step(step)) if step.executor_type == ExecutorKind::Function)
+    }
+
+    /// Whether this question is open.
+    pub fn is_asked(&self, key: &Key) -> bool {
+        self.find_question(key).is_some()
+    }
+
     /// Whether anything waits for people.
     pub fn has_questions(&self) -> bool {
         self.people.as_ref().is_some_and(|people| !people.waiting.is_empty())
@@ -145,6 +155,10 @@ impl WorkflowMachine {
         people.given.entry(first).or_default().asked += u32::try_from(questions.len()).unwrap_or(u32::MAX);
         people.asked.extend(questions.iter().map(|question| (question.clone(), None)));
         people.waiting.entry(key.clone()).or_default().extend(questions.iter().cloned());
+        // What was over when it asked, it does not wait for.
+        if let Some(Open::Step(step)) = self.open.get_mut(key) {
+            step.sleeps.retain(|due_at| *due_at > at);
+        }
     }
 
     /// Forgets what a node that ended, or begins again, was asked and told; `inside` only: what is inside it.
@@ -235,6 +249,12 @@ impl WorkflowMachine {
             let is_open = self.open.contains_key(&node);
             let looked_at = if is_open { node.clone() } else { self.parent_key(&node) };
             self.look_at(looked_at);
+        } else if self.is_function(&node)
+            && let Some(Open::Step(step)) = self.open.get_mut(&node)
+        {
+            // It may wait for this answer alone: what else it has asked, it may have given up.
+            step.sleeps.push(Timestamp::default());
+            self.look_at(node);
         }
         self.end_waits(answered.at);
         applied
@@ -496,10 +516,10 @@ impl WorkflowMachine {
         self.asks(key, event, question, at)
     }
 
-    /// What is asked from inside a step, by its function, or by an agent about the calls it wants to make. The step is
-    /// executed again once everything is answered.
+    /// What is asked from inside a step, by its function, or by an agent about the calls it wants to make; nothing when
+    /// all of it has been asked before. The step is executed again once everything is answered.
     pub fn asked_inside(&mut self, key: &Key, questions: Vec<Question>, at: Timestamp) -> Vec<Entry> {
-        if !self.parks(key) {
+        if !self.parks(key) || questions.is_empty() {
             return Vec::new();
         }
         let Some(node) = self.node(key) else { return Vec::new() };

@@ -268,9 +268,8 @@ impl WorkflowMachine {
             .open
             .iter()
             .filter_map(|(key, open)| match open {
-                Open::Step(step) if step.due_at.is_none_or(|due_at| due_at <= at) && !self.is_waiting(key) => {
-                    Some((key, &step.name))
-                }
+                Open::Step(_) if self.is_waiting(key) && !self.is_up(key, at) => None,
+                Open::Step(step) if step.due_at.is_none_or(|due_at| due_at <= at) => Some((key, &step.name)),
                 _ => None,
             })
             .collect();
@@ -339,9 +338,9 @@ impl WorkflowMachine {
         }
         let steps: Vec<&str> = self
             .open
-            .values()
-            .filter_map(|open| match open {
-                Open::Step(step) if step.is_executing() => Some(&*step.name),
+            .iter()
+            .filter_map(|(key, open)| match open {
+                Open::Step(step) if step.is_executing() || self.is_asleep(key) => Some(&*step.name),
                 _ => None,
             })
             .collect();
