@@ -6,8 +6,9 @@
 use super::branch::Branch;
 use crate::event::Origin;
 use crate::log::{Called, Key};
+use crate::outputs::Outputs;
 use crate::run::RunInfo;
-use crate::step::{Outputs, StepOutput, StepType};
+use crate::step::{StepOutput, StepType};
 use crate::time::Timestamp;
 use crate::workflow::Verdict;
 use serde::{Deserialize, Serialize};
@@ -253,8 +254,8 @@ impl Frame {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::branch::looks;
     use crate::log::Place;
+    use crate::machine::branch::looks;
     use serde_json::json;
 
     /// Each item that ends is put away without a look at those before it; they are looked at once, at the end.
@@ -268,7 +269,8 @@ mod tests {
             // In the order in which they end, which is not that of the list.
             for place in (0..COUNT).rev() {
                 let is_it = succeeds == Some(place);
-                let output = StepOutput { success: is_it, content: is_it.then(|| json!(place)), ..StepOutput::default() };
+                let output =
+                    StepOutput { success: is_it, content: is_it.then(|| json!(place)), ..StepOutput::default() };
                 let content = output.content.clone();
                 frame.child_ended(&Key::step(0).node(Place::Item(place)), Arc::new(output), content, Map::new());
             }

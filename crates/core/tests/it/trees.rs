@@ -5,9 +5,9 @@ use outlive_core::machine::{Task, WorkflowMachine};
 use outlive_core::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext};
 use outlive_core::testing::{Dice, Forest, play, reply};
 use outlive_core::{
-    Answer, Answered, Block, Condition, Definition, EventKind, ExecutorKind, Failure, FailureKind, ForEach, Loop, OnError,
-    Parallel, Retry, Router, RunId, RunInfo, RunStatus, SessionId, Step, StepIndex, StepInput, StepOutput, StepType,
-    Steps, Timestamp, Verdict, WorkerId,
+    Answer, Answered, Block, Condition, Definition, EventKind, ExecutorKind, Failure, FailureKind, ForEach, Loop,
+    OnError, Parallel, Retry, Router, RunId, RunInfo, RunStatus, SessionId, Step, StepIndex, StepInput, StepOutput,
+    StepType, Steps, Timestamp, Verdict, WorkerId,
 };
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -1112,4 +1112,24 @@ fn of_branches_at_different_depths_the_later_one_in_the_definition_wins() {
         let expected = all.into_iter().chain([("last".to_owned(), json!("late"))]).collect();
         assert_eq!(done.session, expected, "{:?}", done.names());
     }
+}
+
+#[test]
+fn of_several_steps_with_a_name_the_one_whose_container_ended_last_is_found() {
+    // By name, the second container comes before the first.
+    let group = |name: &str| Steps::new(name).step(step("draft"));
+    let each = ForEach::new("each").items_of("draft").step(step("item"));
+    let blocks = vec![group("z").into(), group("a").into(), step("reads").into(), each.into()];
+    let definition = build("Example", blocks);
+    let (mut drafts, mut read) = (0, Vec::new());
+    let done = Driver::new(&definition).run(|input, name, _, _| {
+        drafts += u32::from(name == "draft");
+        let kept: StepInput = serde_json::from_str(&serde_json::to_string(input).unwrap()).unwrap();
+        assert_eq!(&kept, input, "its order outlives its text");
+        read.extend(input.output("draft").filter(|_| name == "reads").map(|draft| draft.text()));
+        (Ok(StepOutput::new(if name == "draft" { format!("[{drafts}]") } else { input.text() })), None)
+    });
+    assert_eq!(read, ["[2]"]);
+    let items = &done.machine.output().step_results[3].steps;
+    assert_eq!(items.iter().map(|item| item.text()).collect::<Vec<_>>(), ["2"], "a list is found in the same way");
 }
