@@ -222,7 +222,7 @@ pub(super) fn routes() -> Table {
         .doc(Doc {
             headers: KEY,
             answer: Some("AcceptedRun"),
-            ..doc("Start a run that goes on where a run failed or was cancelled; 409 when it has done neither")
+            ..doc("Start a run that goes on where a run failed, was cancelled, or skipped a failure; 409 when it has done none of that")
         })
         .post("/api/runs/{run_id}/retry/preview", READ, forks::preview_retry)
         .doc(Doc { answer: Some("ForkPreview"), ..doc("Which calls that would make again; executes nothing") })
