@@ -139,7 +139,7 @@ fn read<T: DeserializeOwned + Send>(key: &Key, value: &RawValue) -> Result<T, Fa
 
 fn result(key: Key, value: &impl Serialize) -> Record {
     let value = to_raw_value(value).expect("results are plain data with string keys");
-    Record::Result { key, value: Arc::from(value) }
+    Record::Result { key, value: Arc::from(value), sleeps: false }
 }
 
 /// What is being retried.

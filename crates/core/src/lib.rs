@@ -18,6 +18,7 @@ mod message;
 mod metrics;
 mod mistakes;
 mod nearest;
+mod outputs;
 pub mod port;
 mod price;
 mod question;
@@ -54,6 +55,7 @@ pub use message::{
 pub use metrics::{Metrics, ModelUsage, RunMetrics, StepMetrics, Usage};
 pub use mistakes::{SchemaMistake, schema_mistakes};
 pub use nearest::nearest;
+pub use outputs::Outputs;
 pub use price::{LongPrice, Price, Prices};
 pub use question::{ANSWER_LEN_MAX, Answer, Answered, AskingTeam, Follows, Question, QuestionKind, ToolAsked};
 pub use redact::{Passage, REDACTED, Redactor, SECRET_LEN_MIN};
@@ -62,9 +64,7 @@ pub use retry::Retry;
 pub use run::{NestedWorkflow, NotCompleted, RunInfo, RunInput, RunOutput, RunStatus, WorkflowRunOutput, content_text};
 pub use schema::{Unfit, check};
 pub use secret::Secret;
-pub use step::{
-    Attachments, ExecutorKind, InputSchema, InvalidInput, Outputs, StepIndex, StepInput, StepOutput, StepType,
-};
+pub use step::{Attachments, ExecutorKind, InputSchema, InvalidInput, StepIndex, StepInput, StepOutput, StepType};
 pub use time::Timestamp;
 pub use waiting::{Remedy, Waiting, WaitsFor};
 pub use workflow::{

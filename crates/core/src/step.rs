@@ -5,6 +5,7 @@ use crate::history::{History, HistoryRun};
 use crate::json;
 use crate::message::Media;
 use crate::metrics::Metrics;
+use crate::outputs::Outputs;
 use crate::run::content_text;
 use crate::schema::check;
 use serde::{Deserialize, Serialize};
@@ -149,9 +150,6 @@ pub struct InvalidInput {
     pub problem: String,
 }
 
-/// Outputs by step name. Copying it takes no time, however many there are; a copy does not see what is added later.
-pub type Outputs = rpds::RedBlackTreeMapSync<Arc<str>, Arc<StepOutput>>;
-
 /// What a step is given.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -239,17 +237,17 @@ impl StepInput {
     }
 
     /// The output of an earlier step of this name, also of one inside a container. Where several have it, the one that
-    /// stands least deep, and of these the last.
+    /// stands least deep, and of these the last: what has ended last, and inside it what stands last in the definition.
     ///
     /// ```
     /// use outlive_core::StepInput;
     /// assert!(StepInput::default().output("Research").is_none());
     /// ```
     pub fn output(&self, name: &str) -> Option<&StepOutput> {
-        let mut level: Vec<&StepOutput> = self.previous_step_outputs.values().map(|output| &**output).collect();
         if let Some(output) = self.previous_step_outputs.get(name) {
             return Some(output);
         }
+        let mut level: Vec<&StepOutput> = self.previous_step_outputs.in_order().map(|(_, output)| &**output).collect();
         while !level.is_empty() {
             level = level.iter().flat_map(|output| output.steps.iter().map(|step| &**step)).collect();
             if let Some(found) = level.iter().rev().find(|output| output.step_name.as_deref() == Some(name)) {

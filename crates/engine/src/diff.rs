@@ -18,15 +18,13 @@ pub struct Prospect {
     pub outlook: Outlook,
 }
 
-/// What becomes of an unfinished run under another definition.
+/// What becomes of an unfinished run under another definition: of one that is PAUSED, once somebody has answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outlook {
     /// It goes on, or begins.
     GoesOn,
     /// It pauses, because of this difference.
     Pauses(Mismatch),
-    /// It is paused, whatever the definition.
-    StaysPaused,
     /// Somebody wants it cancelled, and it will be.
     IsCancelled,
     /// It cannot be read, and ends ERROR.
@@ -86,9 +84,12 @@ async fn outlook(db: &dyn Db, run: &Run, structure: &Structure) -> Result<Outloo
     if run.cancel.is_some() {
         return Ok(Outlook::IsCancelled);
     }
-    if run.status == RunStatus::Paused {
-        return Ok(Outlook::StaysPaused);
-    }
+    // Where both were read from a text, a run goes on with its own.
+    let accepted = match structure.source {
+        Some(_) => db.definition(run.definition.clone()).await?.and_then(|text| Structure::parse(&text).ok()),
+        None => None,
+    };
+    let structure = accepted.as_ref().filter(|accepted| accepted.source.is_some()).unwrap_or(structure);
     let info = Arc::new(run.info.clone());
     let options = run.request_options().map(|options| options.attachments);
     let (input, attachments) = match (run.read_input(), options) {
@@ -98,11 +99,6 @@ async fn outlook(db: &dyn Db, run: &Run, structure: &Structure) -> Result<Outloo
     let nodes = Some(structure.nodes.clone());
     let machine = WorkflowMachine::new(info, nodes, input, attachments, run.created_at);
     let mut machine = machine.with_leader(structure.leader.clone());
-    // Where both were read from a text, a run goes on with its own.
-    let accepted = db.definition(run.definition.clone()).await?.filter(|_| structure.source.is_some());
-    if accepted.and_then(|text| Structure::parse(&text).ok()).is_some_and(|accepted| accepted.source.is_some()) {
-        return Ok(Outlook::GoesOn);
-    }
     let mut fit = fold::fit(db, run, Some(&structure.hash)).await?;
     let read = fold::read(db, run, |_, entries, _| {
         entries.iter().try_for_each(|entry| fit.apply(&mut machine, entry).map(drop))

@@ -358,7 +358,7 @@ async fn replay(
 
 fn claim_record(run: &Run, journal: &Journal, at: Timestamp) -> Record {
     let lease = journal.lease();
-    Record::Claimed { worker: lease.worker.clone(), epoch: lease.epoch, attempt: run.attempt, at }
+    Record::Claimed { worker: lease.worker.clone(), epoch: lease.epoch, attempt: run.attempt, at, state: None }
 }
 
 /// Executes the run until it rests.
@@ -442,7 +442,6 @@ async fn execute(
 ) -> Rest {
     journal.set_session(session);
     let mut flights = Flights::default();
-    let mut asleep: Vec<(Timestamp, Box<Execute>)> = Vec::new();
     loop {
         let mut wake = None;
         if journal.answers_call()
@@ -451,7 +450,7 @@ async fn execute(
             // Those who hold the run are told again at the next heartbeat.
             tracing::warn!(run_id = %journal.lease().run_id, %error, "what was sent to the run could not be read");
         }
-        drop_dropped(journal, &mut flights, &mut asleep);
+        drop_dropped(journal, &mut flights);
         if journal.is_halted() {
             if flights.is_empty() {
                 return Rest::Halted;
@@ -459,23 +458,26 @@ async fn execute(
         } else {
             let now = inner.services.clock.now();
             let decision = journal.decide(claim, now);
-            drop_dropped(journal, &mut flights, &mut asleep);
+            drop_dropped(journal, &mut flights);
             if decision.end.is_some() {
                 return Rest::Ended;
             }
             if !decision.start.is_empty() {
                 journal.set_progress(journal.machine(WorkflowMachine::progress));
             }
-            let due: Vec<_> = asleep.extract_if(.., |(due_at, _)| *due_at <= now).map(|(_, step)| step).collect();
-            due.iter().for_each(|step| journal.wake_step(&step.info));
-            for task in decision.start.into_iter().chain(due.into_iter().map(Task::Execute)) {
+            for task in decision.start {
                 let step_id = match &task {
-                    Task::Execute(step) => Some(step.info.step_id.clone()),
+                    Task::Execute(step) => {
+                        if step.resumes {
+                            journal.wake_step(&step.info);
+                        }
+                        Some(step.info.step_id.clone())
+                    }
                     Task::Ask(_) => None,
                 };
                 flights.start(task.key().clone(), step_id, Box::pin(fly(inner, journal, &definition, task)));
             }
-            wake = asleep.iter().map(|(due_at, _)| *due_at).chain(decision.wake).min();
+            wake = decision.wake;
             let only_waits = || flights.is_empty() || journal.machine(|machine| flights.len() == machine.parked());
             if let Some(due_at) = wake.filter(|due_at| due_at.since(now) > inner.options.park_after && only_waits()) {
                 return Rest::Park(due_at);
@@ -487,21 +489,18 @@ async fn execute(
             // Boxed, because most runs never wait for a time.
             Some(due) => Box::pin(timeout(due, flights.next(|| journal.is_called()))).await.unwrap_or(None),
         };
-        let Some((key, landing)) = landed else { continue };
-        match landing {
-            Landing::Asleep(due_at, step) => asleep.push((due_at, step)),
-            landing => land(inner, journal, &key, landing),
+        if let Some((key, landing)) = landed {
+            land(inner, journal, &key, landing);
         }
     }
 }
 
 /// Drops what is in progress for containers that have failed meanwhile, and forgets what their steps were saying.
-fn drop_dropped(journal: &Journal, flights: &mut Flights<'_>, asleep: &mut Vec<(Timestamp, Box<Execute>)>) {
+fn drop_dropped(journal: &Journal, flights: &mut Flights<'_>) {
     for key in journal.take_dropped() {
         for step_id in flights.drop_of(&key) {
             journal.forget_texts(&step_id);
         }
-        asleep.retain(|(_, step)| !step.info.key.is_inside(&key));
     }
 }
 
@@ -509,7 +508,8 @@ fn drop_dropped(journal: &Journal, flights: &mut Flights<'_>, asleep: &mut Vec<(
 fn land(inner: &Inner, journal: &Journal, key: &Key, landing: Landing) {
     let (now, chance) = (inner.services.clock.now(), inner.services.chance.bits());
     match landing {
-        Landing::Halted | Landing::Asleep(..) => {}
+        Landing::Halted => {}
+        Landing::Asleep(due_at) => journal.falls_asleep(key, due_at),
         Landing::Executed(result, state) => {
             let waits = matches!(&*result, Err(failure) if failure.kind == FailureKind::OutcomeUnknown);
             journal.conclude(|machine| machine.settle(key, *result, state, chance, now));
@@ -534,14 +534,19 @@ async fn fly(inner: &Inner, journal: &Arc<Journal>, definition: &Definition, tas
             let state = SessionState::new(journal.session_with(&step.state));
             let execution = Execution::default();
             // Asked after each poll of the function.
-            let asleep = poll_fn(|_| match execution.asleep_until() {
-                Some(due_at) if due_at.since(journal.now()) > inner.options.park_after => Poll::Ready(due_at),
-                _ => Poll::Pending,
+            let asleep = poll_fn(|_| {
+                if leaves_at_once {
+                    journal.note_doing(&step.info.key, &execution);
+                }
+                match execution.asleep_until() {
+                    Some(due_at) if due_at.since(journal.now()) > inner.options.park_after => Poll::Ready(due_at),
+                    _ => Poll::Pending,
+                }
             });
             let result = tokio::select! {
                 biased;
                 result = execute_step(journal, definition, &step, state.clone(), execution.clone()) => result,
-                due_at = asleep => return Landing::Asleep(due_at, step),
+                due_at = asleep => return Landing::Asleep(due_at),
             };
             let is_stopping = matches!(&result, Err(failure) if failure.kind == FailureKind::Cancelled);
             // A thread that nobody waits for any more is told to stop too, while the run goes on.

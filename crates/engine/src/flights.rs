@@ -5,7 +5,6 @@
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use outlive_core::log::Key;
-use outlive_core::machine::Execute;
 use outlive_core::port::{BoxFuture, Executed};
 use outlive_core::{Failure, Timestamp, Verdict};
 use serde_json::Value;
@@ -21,7 +20,7 @@ pub(crate) enum Landing {
     /// A verdict.
     Decided(Result<Verdict, Failure>),
     /// A step whose function sleeps until then, and was dropped.
-    Asleep(Timestamp, Box<Execute>),
+    Asleep(Timestamp),
     /// It was not begun, or broke off, because the run is to stop: it begins again elsewhere.
     Halted,
 }

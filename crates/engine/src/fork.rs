@@ -63,7 +63,7 @@ impl Fork {
         }
     }
 
-    /// Where the run failed or was cancelled.
+    /// Where the run failed, was cancelled, or first skipped a failure: see [`ForkPoint::Failure`].
     pub fn retry() -> Self {
         Self::at(ForkPoint::Failure)
     }
@@ -182,7 +182,8 @@ impl RunHandle {
     }
 
     /// A new run in the same session that goes on where this one failed or was cancelled. A step that failed in a call it
-    /// was making goes on with that call; any other step that failed is executed from its beginning.
+    /// was making goes on with that call; any other step that failed is executed from its beginning. Of a run that
+    /// completed with skipped failures, the items or branches that failed are executed again, and what came after.
     pub fn retry(&self) -> ForkRequest {
         ForkRequest::new(self.reader().clone(), self.run_id().clone(), Fork::retry())
     }

@@ -16,9 +16,9 @@ use crate::tally::{Count, Tally};
 use outlive_core::log::{Called, Entry, Key, Record, Writer};
 use outlive_core::machine::{CalledEnd, Decision, Fit, Mismatch, WorkflowMachine, with_branches};
 use outlive_core::port::{
-    Admitted, BoxFuture, Commit, DbError, DbErrorKind, Effects, Halt, Lease, Listener, NewQuestion, OverBudget,
-    QuestionPatch, RateLimit, Recall, Refused, Release, Reservation, RunPatch, SteeringMessage, StepInfo, Witness,
-    merge,
+    Admitted, BoxFuture, Commit, DbError, DbErrorKind, Effects, Execution, Halt, Lease, Listener, NewQuestion,
+    OverBudget, QuestionPatch, RateLimit, Recall, Refused, Release, Reservation, RunPatch, SteeringMessage, StepInfo,
+    Witness, merge,
 };
 use outlive_core::{
     Answered, Definition, EventKind, Failure, FailureKind, HistoryRun, Origin, Question, QuestionKind, RunEvent, RunId,
@@ -285,7 +285,7 @@ impl Journal {
         let fields = Map::from_iter([("name".to_owned(), Value::from("HistoryRead"))]);
         let event = self.event(EventKind::CustomEvent { fields }, &origin, at);
         let value = serde_json::value::to_raw_value(&unfinished).expect("ids are text");
-        let record = Record::Result { key: Key::run().word("history"), value: Arc::from(value) };
+        let record = Record::Result { key: Key::run().word("history"), value: Arc::from(value), sleeps: false };
         state.append(Entry::recorded(event, record).at(at));
         state.is_urgent = true;
         state.rouse();
@@ -326,7 +326,7 @@ impl Journal {
             Some(Record::Intent { key, .. } | Record::Reserved { key, .. } | Record::Said { key }) => {
                 drop(state.recorded.insert(key, Recall::Started))
             }
-            Some(Record::Result { key, value }) => {
+            Some(Record::Result { key, value, .. }) => {
                 if key.as_str().ends_with("/steered")
                     && let Ok(heard) = serde_json::from_str::<Vec<SteeringMessage>>(value.get())
                 {
@@ -372,6 +372,8 @@ impl Journal {
         if let Some(patch) = state.session.clone() {
             merge(Arc::make_mut(&mut state.session_now), &patch);
         }
+        let State { machine, session_now, .. } = &mut *state;
+        machine.begins_with(session_now);
     }
 
     /// The session's state with what branches have changed.
@@ -413,6 +415,20 @@ impl Journal {
         state.is_urgent = true;
         self.has_asked.store(true, Ordering::Relaxed);
         state.driver.iter().for_each(Waker::wake_by_ref);
+    }
+
+    /// What the function of a step is doing: asked for after each poll.
+    pub(crate) fn note_doing(&self, step: &Key, execution: &Execution) {
+        let Some(doing) = execution.doing() else { return };
+        let mut state = self.lock();
+        if state.machine.is_doing(step, doing) {
+            self.call(&mut state);
+        }
+    }
+
+    /// A function sleeps so long that it was dropped.
+    pub(crate) fn falls_asleep(&self, step: &Key, due_at: Timestamp) {
+        self.lock().machine.falls_asleep(step, due_at);
     }
 
     /// Waits for what the machine has for a call in progress.
@@ -778,7 +794,7 @@ impl State {
                 self.named.insert(key.clone(), Recall::Started);
                 true
             }
-            Some(Record::Result { key, value }) if key.is_named() => {
+            Some(Record::Result { key, value, .. }) if key.is_named() => {
                 self.named.insert(key.clone(), Recall::Done(value.clone()));
                 true
             }
@@ -1060,9 +1076,12 @@ impl Effects for Journal {
             {
                 let at = self.services.clock.now();
                 let mut state = self.lock();
-                let new: Vec<_> =
+                let mut open: Vec<_> =
                     questions.into_iter().filter(|question| !state.answers.contains_key(&question.key)).collect();
-                if !new.is_empty() && !state.halted {
+                if !open.is_empty() && !state.halted {
+                    // A function that was executed again because it had slept enough comes back to what it has asked.
+                    open.retain(|question| !state.machine.is_asked(&question.key));
+                    let new = open;
                     let unknown = new.iter().filter(|question| question.kind == QuestionKind::Outcome).count();
                     self.services.counters.outcomes_unknown.fetch_add(unknown as u64, Ordering::Relaxed);
                     for entry in state.machine.asked_inside(step, new, at) {
@@ -1082,8 +1101,9 @@ impl Effects for Journal {
                     cx.waker().wake_by_ref();
                 }
                 let answers: Option<Vec<Answered>> = keys.iter().map(|key| state.answers.get(key).cloned()).collect();
-                // A step goes on when everything that it asked was answered.
-                match answers.filter(|_| !state.machine.is_waiting(step)) {
+                // An agent goes on when everything that it asked was answered.
+                let goes_on = state.machine.is_function(step) || !state.machine.is_waiting(step);
+                match answers.filter(|_| goes_on) {
                     _ if state.halted => Poll::Ready(Err(stopping())),
                     Some(answers) => Poll::Ready(Ok(answers)),
                     None => {
@@ -1187,7 +1207,7 @@ impl Effects for Journal {
             let is_last = std::ptr::eq(message, &heard[heard.len() - 1]);
             let record = is_last.then(|| {
                 let value = serde_json::value::to_raw_value(&heard).expect("messages are plain data");
-                Record::Result { key: key.clone(), value: Arc::from(value) }
+                Record::Result { key: key.clone(), value: Arc::from(value), sleeps: false }
             });
             let event = self.event(EventKind::CustomEvent { fields }, listener.origin, at);
             state.append(Entry { event, at: Some(at), record });

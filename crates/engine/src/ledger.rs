@@ -172,6 +172,6 @@ fn refusal(over: &Over, key: Key, instead_of: &Entry) -> Entry {
     let value = Arc::from(to_raw_value(over).expect("it is plain data with string keys"));
     let mut entry = instead_of.clone();
     entry.event.kind = EventKind::CustomEvent { fields };
-    entry.record = Some(Record::Result { key, value });
+    entry.record = Some(Record::Result { key, value, sleeps: false });
     entry
 }

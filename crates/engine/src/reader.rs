@@ -16,7 +16,7 @@ use outlive_core::port::{
     Session, SessionFilter, SessionPage, run_output,
 };
 use outlive_core::{
-    DefinitionId, EventSettings, Page, RunEvent, RunId, RunStatus, SessionId, Timestamp, Waiting, WorkerId,
+    DefinitionId, Entry, EventSettings, Page, RunEvent, RunId, RunStatus, SessionId, Timestamp, Waiting, WorkerId,
     WorkflowRunOutput,
 };
 use std::sync::Arc;
@@ -247,22 +247,31 @@ impl Reader {
     /// # Errors
     /// [`Error::Damaged`], or the store's.
     pub async fn stored_events(&self, run_id: &RunId, from: u64, count: usize) -> Result<Vec<RunEvent>, Error> {
-        let mut events = Vec::new();
+        let entries = self.stored_entries(run_id, from, count).await?;
+        Ok(entries.into_iter().map(|entry| entry.event).collect())
+    }
+
+    /// The same, with what recovery knows of each.
+    ///
+    /// # Errors
+    /// As [`Self::stored_events`].
+    pub async fn stored_entries(&self, run_id: &RunId, from: u64, count: usize) -> Result<Vec<Entry>, Error> {
+        let mut stored = Vec::new();
         let (mut next, mut bytes) = (from, 0);
-        let Some(run) = self.record(run_id).await? else { return Ok(events) };
+        let Some(run) = self.record(run_id).await? else { return Ok(stored) };
         let mut reader = LogReader::new(&run.info, self.access.clone());
-        while events.len() < count && bytes <= EVENTS_BYTES_MAX {
+        while stored.len() < count && bytes <= EVENTS_BYTES_MAX {
             let pages = self.inner.services.db.read(self.access.clone(), run_id.clone(), next, READ_BYTES).await?;
             let Some(end) = pages.last().map(Page::end).filter(|end| *end > next) else { break };
             for page in pages {
                 bytes += page.body.len();
                 let entries = reader.entries(&*self.inner.services.db, &page).await?.into_iter();
-                events.extend(entries.map(|entry| entry.event).filter(|event| event.event_index >= Some(next)));
+                stored.extend(entries.filter(|entry| entry.event.event_index >= Some(next)));
             }
             next = end;
         }
-        events.truncate(count);
-        Ok(events)
+        stored.truncate(count);
+        Ok(stored)
     }
 
     /// Where a run stands; none when there is no such run. Reads no results: it takes the same for any run.

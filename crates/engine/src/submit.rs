@@ -34,7 +34,8 @@ pub struct Submit {
     pub session_id: Option<String>,
     /// Whose run it is. A restricted engine ([`Engine::for_user`]) fills in its own user and refuses another.
     pub user_id: Option<String>,
-    /// What is laid over the session's state when the run begins, key by key; null removes.
+    /// What is laid over the session's state when the run begins: objects are merged at every depth, anything else is
+    /// replaced. Null removes; inside an object it is a value.
     pub session_state: Option<Map<String, Value>>,
     /// The session's kind, if this run creates it.
     pub session_kind: SessionKind,

@@ -198,8 +198,8 @@ impl WorkflowBuilder {
         self
     }
 
-    /// Initial state of new sessions; a run's own [`RunRequest::session_state`] is merged over it key by key. Steps
-    /// read and change it through [`StepContext::state`].
+    /// Initial state of new sessions; a run's own [`RunRequest::session_state`] is laid over it. Steps read and
+    /// change it through [`StepContext::state`].
     pub fn session_state(mut self, state: Map<String, Value>) -> Self {
         self.definition = self.definition.session_state(state);
         self
@@ -727,7 +727,8 @@ impl RunRequest {
         self
     }
 
-    /// What is laid over the session's state when the run begins, key by key; null removes.
+    /// What is laid over the session's state when the run begins: objects are merged at every depth, anything else is
+    /// replaced. Null removes; inside an object it is a value.
     pub fn session_state(mut self, state: Map<String, Value>) -> Self {
         self.submit.session_state = Some(state);
         self

@@ -215,7 +215,8 @@ impl Stream {
                 let mut state = session.map(|session| session.state).unwrap_or_default();
                 // What the run lays over the session's state when it begins, its client knows already.
                 if let (-1, Some(Value::Object(own))) = (event.place.index, &self.ask.input.state) {
-                    outlive_core::port::merge(&mut state, own);
+                    let laid = outlive_core::port::laid_over(&state, own);
+                    outlive_core::port::merge(&mut state, &laid);
                 }
                 event.body["snapshot"] = Value::Object(state);
             }

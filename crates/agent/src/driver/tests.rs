@@ -56,7 +56,7 @@ impl Log {
         for record in entries.iter().filter_map(|entry| entry.record.clone()) {
             match record {
                 Record::Intent { key, .. } | Record::Said { key } => recorded.insert(key, Recall::Started),
-                Record::Result { key, value } => recorded.insert(key, Recall::Done(value)),
+                Record::Result { key, value, .. } => recorded.insert(key, Recall::Done(value)),
                 Record::Run { key, ended } => recorded.insert(key, Recall::Run(ended)),
                 Record::Waiting { questions, .. } => {
                     log.asked.lock().unwrap().extend(questions.iter().map(|question| question.key.clone()));
@@ -195,7 +195,7 @@ impl Effects for Log {
         if !heard.is_empty() {
             let value = Arc::from(serde_json::value::to_raw_value(&heard).unwrap());
             let event = EventKind::CustomEvent { fields: Default::default() };
-            self.append(event, listener.origin, Some(Record::Result { key: key.clone(), value }));
+            self.append(event, listener.origin, Some(Record::Result { key: key.clone(), value, sleeps: false }));
         }
         heard
     }

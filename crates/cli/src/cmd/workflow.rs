@@ -12,7 +12,7 @@ use crate::table::{self, Column, KEPT};
 use crate::{output, style};
 use clap::{Args, Subcommand, ValueEnum};
 use outlive::core::port::DbError;
-use outlive::core::{Definition, Structure};
+use outlive::core::{Definition, RunStatus, Structure};
 use outlive::engine::diff::{Outlook, Prospect, diff};
 use outlive::{File, FileProblem, FileProblemKind};
 use serde_json::{Value, json};
@@ -95,8 +95,8 @@ enum Format {
 /// The definition is a workflow file, or JSON as Workflow::to_json() gives it in your program. Runs that were accepted with
 /// a file go on with its text. Of others, each unfinished run of that workflow is judged
 /// by its log, as it stands now: steps it has not reached may be anything, those it has reached must be there. A run that
-/// cannot go on would pause, and the first difference is named by its path. Nothing is changed. Exit code 0 when every run
-/// can go on, 5 when one cannot.
+/// cannot go on would pause, and the first difference is named by its path; one that waits for a person would once it has
+/// its answer. Nothing is changed. Exit code 0 when every run can go on, 5 when one cannot.
 #[derive(Debug, Args)]
 struct Diff {
     /// File with the new definition, YAML or JSON; - for JSON on standard input
@@ -332,7 +332,9 @@ impl Compared {
     }
 
     fn tell(&self, store: &Store, global: &Global) -> Result<(), Problem> {
-        let rows: Vec<_> = self.found.iter().filter(|prospect| prospect.outlook != Outlook::GoesOn).map(row).collect();
+        let is_plain = |prospect: &&Prospect| prospect.outlook == Outlook::GoesOn;
+        let is_told = |prospect: &&Prospect| !is_plain(prospect) || prospect.run.status == RunStatus::Paused;
+        let rows: Vec<_> = self.found.iter().filter(is_told).map(row).collect();
         if !rows.is_empty() {
             output::write(table::table(&COLUMNS, &rows, table::width()))?;
         }
@@ -342,7 +344,8 @@ impl Compared {
             return Ok(());
         }
         let runs = style::counted(count, "unfinished run");
-        output::line(format_args!("{} of {runs} of {id} can go on", count - rows.len()))?;
+        let going_on = self.found.iter().filter(is_plain).count();
+        output::line(format_args!("{going_on} of {runs} of {id} can go on"))?;
         let now = text_of(&self.structure);
         for (text, count) in &self.texts {
             output::line(format_args!("{} began with another text:", style::counted(*count, "run")))?;
@@ -375,7 +378,7 @@ fn shown(path: &str) -> &str {
 fn stops(outlook: &Outlook) -> bool {
     match outlook {
         Outlook::Pauses(_) | Outlook::Fails(_) => true,
-        Outlook::GoesOn | Outlook::StaysPaused | Outlook::IsCancelled => false,
+        Outlook::GoesOn | Outlook::IsCancelled => false,
     }
 }
 
@@ -384,7 +387,6 @@ fn words(outlook: &Outlook) -> (&'static str, Option<String>) {
     match outlook {
         Outlook::GoesOn => ("goes_on", None),
         Outlook::Pauses(mismatch) => ("pauses", Some(mismatch.to_string())),
-        Outlook::StaysPaused => ("stays_paused", None),
         Outlook::IsCancelled => ("is_cancelled", None),
         Outlook::Fails(problem) => ("fails", Some(problem.clone())),
     }
@@ -420,9 +422,14 @@ fn row(prospect: &Prospect) -> [String; 4] {
     let then = match &prospect.outlook {
         Outlook::GoesOn => "goes on".to_owned(),
         Outlook::Pauses(mismatch) => format!("pauses: {mismatch}"),
-        Outlook::StaysPaused => "stays paused".to_owned(),
         Outlook::IsCancelled => "is cancelled".to_owned(),
         Outlook::Fails(problem) => format!("fails: {problem}"),
+    };
+    let then = match (run.status, &prospect.outlook) {
+        (RunStatus::Paused, Outlook::GoesOn | Outlook::Pauses(_) | Outlook::Fails(_)) => {
+            format!("waits for a person, then {then}")
+        }
+        _ => then,
     };
     [
         style::short_id(run.info.run_id.as_str()).to_owned(),

@@ -94,9 +94,14 @@ fn what_is_told_of_a_run_is_what_then_happens_to_it() {
             assert!(shown.contains(path), "{shown}");
             let reason: &Value = &runs[0]["reason"];
             assert!(shown.contains(reason.as_str().unwrap()), "{shown}");
-            // A paused run stays so, whatever the definition.
-            let again = told(&place, steps, &["--json"]).json();
-            assert_eq!(again["runs"][0]["outlook"], "stays_paused");
+            // It waits for a person. An answer alone does not help; the definition it began with does.
+            let again = told(&place, steps, &["--json"]).exits(5).json();
+            assert_eq!((&again["runs"][0]["outlook"], &again["runs"][0]["reason"]), (&json!("pauses"), reason));
+            let again = told(&place, steps, &[]).exits(5).stdout;
+            assert!(again.contains("waits for a person, then pauses: definition changed: "), "{again}");
+            let mended = told(&place, &["Plan", "Wait"], &[]).exits(0).stdout;
+            assert!(mended.contains("waits for a person, then goes on"), "{mended}");
+            assert!(mended.ends_with("2 of 2 unfinished runs of tea-house can go on\n"), "{mended}");
         }
     }
 }

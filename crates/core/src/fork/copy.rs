@@ -140,7 +140,7 @@ fn replace_output(entry: &mut Entry, new: &Value) -> Result<(), serde_json::Erro
                 _ => EventKind::StepOutput { step_output: output.clone() },
             };
         }
-        Some(Record::Result { key, value }) => {
+        Some(Record::Result { key, value, .. }) => {
             let text = content_text(Some(new));
             let replaced = match key.parts().last() {
                 _ if key.is_answer() => {

@@ -22,7 +22,7 @@ use crate::run::RunStatus;
 use crate::step::StepType;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The run that another was forked from, and where.
@@ -45,7 +45,8 @@ pub enum ForkPoint {
     /// edited answer, where it was answered.
     At(Arc<str>),
     /// Where the run failed or was cancelled. A step that failed in a call it was making goes on with that call; any
-    /// other step that failed is executed from its beginning.
+    /// other step that failed is executed from its beginning. Of a run that COMPLETED, where failures were skipped first:
+    /// the branches or items with one are executed from their beginning, and what came after their container.
     Failure,
 }
 
@@ -89,8 +90,8 @@ pub struct CannotFork(pub String);
 pub struct Cut {
     /// What stands before this entry is kept.
     at: usize,
-    /// The steps before it that are executed from their beginning.
-    again: Option<Key>,
+    /// The steps before it that are executed from their beginning, in all their attempts.
+    again: BTreeSet<Key>,
     /// An answer before it that is not kept: it ended the run.
     unanswered: Option<Key>,
     /// The entry whose output is replaced: the last that is kept.
@@ -161,8 +162,14 @@ impl Cut {
     }
 
     fn failure(log: &[Entry], status: RunStatus, most: usize) -> Result<Self, CannotFork> {
+        if status == RunStatus::Completed
+            && let Some(cut) = Self::skipped(&log[..most])
+        {
+            return Ok(cut);
+        }
         if !matches!(status, RunStatus::Error | RunStatus::Cancelled) {
-            let hint = "only one that ended ERROR or CANCELLED can be tried again; run it again, or fork it";
+            let hint = "only one that ended ERROR or CANCELLED, or in which a failure was skipped, can be tried again; run \
+                        it again, or fork it";
             return refuse(format!("the run is {status}: {hint}"));
         }
         let mut cut = Self { at: most, ..Self::default() };
@@ -183,10 +190,29 @@ impl Cut {
                 };
                 cut.at = log[..most].iter().rposition(is_end).unwrap_or(most);
             }
-            failed => cut.again = failed,
+            Some(key) => cut.again = attempts(&key).collect(),
+            None => {}
         }
         cut.unanswered = ending_answer(&log[..cut.at]);
         Ok(cut)
+    }
+
+    /// Where failures were skipped first, if any were: at a step that failed, or where branches of a container were
+    /// joined of which some failed, or something inside them did.
+    fn skipped(log: &[Entry]) -> Option<Self> {
+        let mut failed = (0..).zip(log).filter_map(|(index, entry)| Some((index, skipped_failure(entry)?)));
+        failed.find_map(|(index, key)| {
+            let Some(branch) = outermost_branch(key) else {
+                return Some(Self { at: seam(log, index), again: attempts(key).collect(), ..Self::default() });
+            };
+            let container = branch.outer()?;
+            // One that was tried again has forgotten what failed inside it.
+            let is_join = |entry: &Entry| matches!(&entry.record, Some(Record::Step { key, .. }) if *key == container);
+            let join = log.iter().position(is_join)?;
+            let inside = log[..join].iter().filter_map(skipped_failure).filter(|key| key.is_inside(&container));
+            let again = inside.filter_map(outermost_branch).flat_map(|branch| attempts(&branch).collect::<Vec<_>>());
+            Some(Self { at: seam(log, join), again: again.collect(), ..Self::default() })
+        })
     }
 
     /// The same for a fork with another input: hooks of agents and teams that go on with it look at it again.
@@ -220,19 +246,31 @@ impl Cut {
         asked.map(|question| &**question).filter(move |question| question.four_eyes && answered.contains(&question.key))
     }
 
+    /// Whether an entry's record belongs to what is executed from its beginning.
+    fn is_again(&self, entry: &Entry) -> bool {
+        let key = entry.record.as_ref().and_then(Record::key).filter(|_| !self.again.is_empty());
+        std::iter::successors(key.cloned(), Key::outer).any(|key| self.again.contains(&key))
+    }
+
     /// Which entries are kept, in order.
     fn kept<'a>(&'a self, log: &'a [Entry]) -> impl Iterator<Item = usize> + 'a {
-        let first = self.again.as_ref().and_then(|again| log.iter().position(|entry| is_of(entry, again)));
         // A step has one id in all iterations: what it said before counts only from where it began last.
-        let said = first.and_then(|first| log[first].event.origin.step_id.clone());
+        let mut said: BTreeMap<Arc<str>, usize> = BTreeMap::new();
+        for (index, entry) in log.iter().enumerate().filter(|(_, entry)| self.is_again(entry)) {
+            if let Some(id) = &entry.event.origin.step_id {
+                said.entry(id.clone()).or_insert(index);
+            }
+        }
         let pieces = self.edited.and_then(|edited| told_before(log, edited));
         let asked_again = if self.has_other_input { judged::in_flight(&log[..self.at]) } else { BTreeSet::new() };
         (0..self.at).filter(move |index| {
             let entry = &log[*index];
-            let is_again = self.again.as_ref().is_some_and(|again| match &entry.record {
-                Some(_) => is_of(entry, again),
-                None => first.is_some_and(|first| *index > first) && entry.event.origin.step_id == said,
-            });
+            let is_again = match &entry.record {
+                Some(_) => self.is_again(entry),
+                None => {
+                    entry.event.origin.step_id.as_ref().and_then(|id| said.get(id)).is_some_and(|from| index > from)
+                }
+            };
             let is_unanswered = match (&self.unanswered, &entry.record) {
                 (Some(question), Some(Record::Answered { key, .. })) => key == question,
                 _ => false,
@@ -244,6 +282,27 @@ impl Cut {
             !is_again && !is_unanswered && !is_untold && !is_asked_again
         })
     }
+}
+
+/// The step or container whose failure was skipped here. What failed in a call of an agent's, its agent was told.
+fn skipped_failure(entry: &Entry) -> Option<&Key> {
+    match &entry.record {
+        Some(Record::Step { key, output, .. }) if !output.success => {
+            let is_called = key.parts().any(|part| matches!(part, Part::Speaker(_)));
+            Some(key).filter(|key| !is_called && **key != Key::leader())
+        }
+        _ => None,
+    }
+}
+
+/// The outermost branch or item that something is inside of, or is.
+fn outermost_branch(key: &Key) -> Option<Key> {
+    std::iter::successors(Some(key.clone()), Key::outer).filter(Key::is_branch).last()
+}
+
+/// A step in this attempt and all before.
+fn attempts(key: &Key) -> impl Iterator<Item = Key> {
+    (1..=key.attempt_number()).map(|attempt| key.attempt(attempt))
 }
 
 /// What can be edited, in words.
@@ -473,12 +532,6 @@ fn was_calling(log: &[Entry], key: &Key) -> bool {
         }
     }
     !open.is_empty()
-}
-
-/// Whether a record belongs to a step, in whichever attempt.
-fn is_of(entry: &Entry, step: &Key) -> bool {
-    let Some(key) = entry.record.as_ref().and_then(Record::key) else { return false };
-    (1..=step.attempt_number()).map(|attempt| step.attempt(attempt)).any(|one| *key == one || key.is_inside(&one))
 }
 
 /// Where the model's call began whose answer is edited, and whose it is: what it streamed is not kept.

@@ -79,7 +79,9 @@ pub(super) fn read(line: &str, index: u64, before: Option<&str>) -> Result<Entry
 
 fn lifted(record: OldRecord, event: &RunEvent, before: Option<&str>) -> Result<Record, Unread> {
     Ok(match record {
-        OldRecord::Claimed { worker, epoch, attempt, at } => Record::Claimed { worker, epoch, attempt, at },
+        OldRecord::Claimed { worker, epoch, attempt, at } => {
+            Record::Claimed { worker, epoch, attempt, at, state: None }
+        }
         OldRecord::Intent { key } => {
             let is_step = matches!(event.kind, EventKind::StepStarted);
             Record::Intent { key, name: event.origin.step_name.clone().filter(|_| is_step) }
@@ -88,7 +90,7 @@ fn lifted(record: OldRecord, event: &RunEvent, before: Option<&str>) -> Result<R
             let ended: RunEnded = parse(value.get())?;
             Record::Run { key, ended: Arc::new(ended) }
         }
-        OldRecord::Result { key, value } => Record::Result { key, value },
+        OldRecord::Result { key, value } => Record::Result { key, value, sleeps: false },
         OldRecord::Said { key } => Record::Said { key },
         OldRecord::Step { key, run, state } => {
             let output = match &event.kind {

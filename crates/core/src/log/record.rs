@@ -31,6 +31,10 @@ pub enum Record {
         attempt: u32,
         /// When.
         at: Timestamp,
+        /// With the run's beginning: what its own state changes in its session's, key by key, where that is more than
+        /// the request says. Null removes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        state: Option<Box<Map<String, Value>>>,
     },
     /// A step is about to start, or a call is about to leave the process.
     Intent {
@@ -80,6 +84,9 @@ pub enum Record {
         key: Key,
         /// The answer.
         value: Arc<RawValue>,
+        /// Of what a function named: it sleeps, and the answer is when that is due.
+        #[serde(default, skip_serializing_if = "is_false")]
+        sleeps: bool,
     },
     /// Something that must be said only once was said.
     Said {
@@ -142,6 +149,10 @@ pub enum Record {
     },
     /// The run ended, or paused.
     Rest(Box<Rest>),
+}
+
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// What a call that has a workflow executed says.

@@ -802,6 +802,8 @@ enum KeptRecord {
         /// None when it is left out; null is a value.
         #[serde(default, deserialize_with = "is_there")]
         value: Option<Box<RawValue>>,
+        #[serde(default)]
+        sleeps: bool,
     },
 }
 
@@ -902,9 +904,9 @@ fn read_record(text: &str, event: &RunEvent, values: &mut dyn Values) -> Result<
             Record::Run { key: kept.key, ended: Arc::new(ended) }
         }
         KeptRecord::Rest(rest) => Record::Rest(Box::new(rest.rest(values)?)),
-        KeptRecord::Result { key, value } => {
+        KeptRecord::Result { key, value, sleeps } => {
             let value = value.map(Arc::from).or_else(|| result_of(&event.kind));
-            Record::Result { key, value: value.ok_or_else(|| damaged("its event tells no result"))? }
+            Record::Result { key, value: value.ok_or_else(|| damaged("its event tells no result"))?, sleeps }
         }
     })
 }

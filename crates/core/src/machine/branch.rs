@@ -65,6 +65,8 @@ impl Branch {
 
     /// What it gives on.
     pub(super) fn content(&self) -> Option<&Value> {
+        #[cfg(test)]
+        LOOKS.with(|looks| looks.set(looks.get() + 1));
         match self {
             Self::Plain(plain) => plain.content.as_ref(),
             Self::Step(output) => own_content(output),
@@ -123,6 +125,17 @@ impl Plain {
             ..StepOutput::default()
         }
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    static LOOKS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// How often this test has looked for what a branch gives on.
+#[cfg(test)]
+pub(super) fn looks() -> usize {
+    LOOKS.with(std::cell::Cell::get)
 }
 
 #[cfg(test)]

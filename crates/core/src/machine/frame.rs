@@ -6,8 +6,9 @@
 use super::branch::Branch;
 use crate::event::Origin;
 use crate::log::{Called, Key};
+use crate::outputs::Outputs;
 use crate::run::RunInfo;
-use crate::step::{Outputs, StepOutput, StepType};
+use crate::step::{StepOutput, StepType};
 use crate::time::Timestamp;
 use crate::workflow::Verdict;
 use serde::{Deserialize, Serialize};
@@ -44,7 +45,7 @@ pub(crate) struct Frame {
     pub(crate) name: Arc<str>,
     /// What its next child is given.
     pub(crate) scope: Scope,
-    /// What it gives on: the content of the last child that succeeded.
+    /// What it gives on: the content of the last child of a sequence that succeeded, or what a person made of it.
     pub(crate) content: Option<Value>,
     /// A sequence: its child has begun and has not ended.
     has_child: bool,
@@ -180,8 +181,6 @@ impl Frame {
             self.child_begun(key);
             self.is_stopped |= output.stop;
             self.own_mut().branches.insert(place, Branch::new(output, content, state));
-            // The last in the order of the definition, whichever ended last.
-            self.content = self.own().branches.values().rev().find_map(Branch::content).cloned();
             return;
         }
         self.has_child = false;
@@ -232,6 +231,14 @@ impl Frame {
         own.rounds.push(round);
     }
 
+    /// What it gives on, once it is over: of branches the content of the last in the order of the definition, whichever
+    /// ended last.
+    pub(super) fn given_on(self) -> Option<Value> {
+        let Self { content, own, .. } = self;
+        let branches = own.iter().flat_map(|own| own.branches.values().rev());
+        content.or_else(|| branches.into_iter().find_map(Branch::content).cloned())
+    }
+
     /// What the branches that ended changed in the session, in the order of the definition.
     pub(super) fn joined_state(&self) -> Map<String, Value> {
         self.own().branches.values().filter_map(Branch::state).flat_map(Map::clone).collect()
@@ -241,5 +248,34 @@ impl Frame {
     pub(super) fn outputs(&self) -> Vec<Arc<StepOutput>> {
         let branches = self.own().branches.values().map(Branch::output);
         self.own().rounds.iter().flatten().chain(&self.results).cloned().chain(branches).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Place;
+    use crate::machine::branch::looks;
+    use serde_json::json;
+
+    /// Each item that ends is put away without a look at those before it; they are looked at once, at the end.
+    #[test]
+    fn what_is_given_on_is_looked_for_once() {
+        const COUNT: u32 = 1_000;
+        for succeeds in [None, Some(0), Some(COUNT / 2)] {
+            let own = Own { verdict: Some(Verdict::Items { items: vec![json!(0); COUNT as usize] }), ..Own::default() };
+            let mut frame = Frame::new(StepType::Parallel, Arc::from("each"), Scope::default(), own);
+            let before = looks();
+            // In the order in which they end, which is not that of the list.
+            for place in (0..COUNT).rev() {
+                let is_it = succeeds == Some(place);
+                let output =
+                    StepOutput { success: is_it, content: is_it.then(|| json!(place)), ..StepOutput::default() };
+                let content = output.content.clone();
+                frame.child_ended(&Key::step(0).node(Place::Item(place)), Arc::new(output), content, Map::new());
+            }
+            assert_eq!(frame.given_on(), succeeds.map(|place| json!(place)));
+            assert!(looks() - before <= COUNT as usize, "{} looks at {COUNT} items", looks() - before);
+        }
     }
 }

@@ -82,6 +82,16 @@ impl WorkflowMachine {
         self.people.as_ref().is_some_and(|people| people.waiting.keys().any(|key| key == outer || key.is_inside(outer)))
     }
 
+    /// Whether it is a function that works there, which may have given up what it has asked.
+    pub fn is_function(&self, key: &Key) -> bool {
+        matches!(self.node(key), Some(Node::Step(step)) if step.executor_type == ExecutorKind::Function)
+    }
+
+    /// Whether this question is open.
+    pub fn is_asked(&self, key: &Key) -> bool {
+        self.find_question(key).is_some()
+    }
+
     /// Whether anything waits for people.
     pub fn has_questions(&self) -> bool {
         self.people.as_ref().is_some_and(|people| !people.waiting.is_empty())
@@ -151,6 +161,10 @@ impl WorkflowMachine {
         people.given.entry(first).or_default().asked += u32::try_from(questions.len()).unwrap_or(u32::MAX);
         people.asked.extend(questions.iter().map(|question| (question.clone(), None)));
         people.waiting.entry(key.clone()).or_default().extend(questions.iter().cloned());
+        // What was over when it asked, it does not wait for.
+        if let Some(Open::Step(step)) = self.open.get_mut(key) {
+            step.sleeps.retain(|due_at| *due_at > at);
+        }
     }
 
     /// Forgets what a node that ended, or begins again, was asked and told; `inside` only: what is inside it.
@@ -241,6 +255,12 @@ impl WorkflowMachine {
             let is_open = self.open.contains_key(&node);
             let looked_at = if is_open { node.clone() } else { self.parent_key(&node) };
             self.look_at(looked_at);
+        } else if self.is_function(&node)
+            && let Some(Open::Step(step)) = self.open.get_mut(&node)
+        {
+            // It may wait for this answer alone: what else it has asked, it may have given up.
+            step.sleeps.push(Timestamp::default());
+            self.look_at(node);
         }
         self.end_waits(answered.at);
         applied
@@ -459,11 +479,12 @@ impl WorkflowMachine {
     /// The entry that asks what to do about a failure.
     pub(super) fn asks_after(&self, key: &Key, node: &Node, failure: &Failure, at: Timestamp) -> Entry {
         let content = format!("Step skipped due to error: {}", failure.message);
+        let state = self.container(key).map(|_| self.state_of_branches(key)).filter(|state| !state.is_empty());
         let question = Question {
             message: Some(Arc::from(failure.message.as_str())),
             output: Some(Arc::new(self.failed_output(key, node, &content, failure))),
             failure: Some(Box::new(failure.clone())),
-            state: self.container(key).map(Frame::joined_state).filter(|state| !state.is_empty()).map(Value::Object),
+            state: state.map(Value::Object),
             retry_count: key.attempt_number() - 1,
             ..self.question(key, node, QuestionKind::Error, node.review(), at)
         };
@@ -501,10 +522,10 @@ impl WorkflowMachine {
         self.asks(key, event, question, at)
     }
 
-    /// What is asked from inside a step, by its function, or by an agent about the calls it wants to make. The step is
-    /// executed again once everything is answered.
+    /// What is asked from inside a step, by its function, or by an agent about the calls it wants to make; nothing when
+    /// all of it has been asked before. The step is executed again once everything is answered.
     pub fn asked_inside(&mut self, key: &Key, questions: Vec<Question>, at: Timestamp) -> Vec<Entry> {
-        if !self.parks(key) {
+        if !self.parks(key) || questions.is_empty() {
             return Vec::new();
         }
         let Some(node) = self.node(key) else { return Vec::new() };

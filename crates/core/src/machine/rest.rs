@@ -14,6 +14,7 @@ use crate::time::Timestamp;
 use crate::workflow::Node;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// What the text of a step says that was being executed, by the step's id.
@@ -50,7 +51,7 @@ impl WorkflowMachine {
     /// The outputs of the steps that ended, then of those that had begun: they failed with `error`. `failed` is the
     /// step that did, where its failure is not in the log yet.
     pub(super) fn unfinished(&self, failed: Option<(&Key, Arc<StepOutput>)>, error: &str) -> Vec<Arc<StepOutput>> {
-        unfinished_in(&self.open_by_container(), (&Key::run(), &self.root), &|key, open| match open {
+        unfinished_in(&self.open_inside(&Key::run()), (&Key::run(), &self.root), &|key, open| match open {
             Open::Step(step) => match &failed {
                 Some((failed, output)) if *failed == key => Some(output.clone()),
                 _ => step.failed.clone(),
@@ -60,15 +61,24 @@ impl WorkflowMachine {
         })
     }
 
-    /// What has begun and has not ended, by the container it is in; branches in the order of the definition.
-    fn open_by_container(&self) -> ByContainer<'_> {
+    /// What has begun inside this and has not ended, by the container it is in; branches in the order of the definition.
+    fn open_inside(&self, outer: &Key) -> ByContainer<'_> {
         let mut all = ByContainer::new();
+        // Keys inside follow their outer key at once.
+        let inside = self.open.range::<Key, _>((Bound::Excluded(outer), Bound::Unbounded));
+        let inside = inside.take_while(|(key, _)| key.is_inside(outer));
         // The leader has no output among those of the steps, nor has what a call has executed.
-        for (key, open) in self.open.iter().filter(|(key, _)| **key != Key::leader() && !key.is_called()) {
+        for (key, open) in inside.filter(|(key, _)| **key != Key::leader() && !key.is_called()) {
             all.entry(self.parent_key(key)).or_default().push((key, open));
         }
         all.values_mut().for_each(|children| children.sort_by_key(|(key, _)| key.branch()));
         all
+    }
+
+    /// What branches that ended changed in the session, in this container and in those inside it that have not ended: it
+    /// reaches the session when this one ends early.
+    pub(super) fn state_of_branches(&self, outer: &Key) -> Map<String, Value> {
+        state_inside(&self.open_inside(outer), outer, self.frame(outer))
     }
 
     /// The entries that end the run because someone asked; `partial` is what steps in progress had written so far.
@@ -88,7 +98,7 @@ impl WorkflowMachine {
         let content = content.to_owned();
         let cancelled = EventKind::WorkflowCancelled { reason: reason.to_owned(), content: content.clone() };
         let error = history::INTERRUPTED;
-        let results = unfinished_in(&self.open_by_container(), (&Key::run(), &self.root), &|key, open| {
+        let results = unfinished_in(&self.open_inside(&Key::run()), (&Key::run(), &self.root), &|key, open| {
             let step = match open {
                 Open::Step(_) => self.node(key),
                 Open::Container(frame) => return Some(Arc::new(broken_off(frame, error))),
@@ -215,10 +225,7 @@ impl WorkflowMachine {
 
     /// The run as it stands when it comes to rest.
     fn at_rest(&self, status: RunStatus, at: Timestamp) -> Rest {
-        let mut state = Map::new();
-        if status.is_terminal() {
-            state_of_branches(&self.open_by_container(), &Key::run(), &mut state);
-        }
+        let state = if status.is_terminal() { self.state_of_branches(&Key::run()) } else { Map::new() };
         Rest {
             pause: self.pause_before(),
             metrics: Some(self.metrics(at)),
@@ -261,9 +268,8 @@ impl WorkflowMachine {
             .open
             .iter()
             .filter_map(|(key, open)| match open {
-                Open::Step(step) if step.due_at.is_none_or(|due_at| due_at <= at) && !self.is_waiting(key) => {
-                    Some((key, &step.name))
-                }
+                Open::Step(_) if self.is_waiting(key) && !self.is_up(key, at) => None,
+                Open::Step(step) if step.due_at.is_none_or(|due_at| due_at <= at) => Some((key, &step.name)),
                 _ => None,
             })
             .collect();
@@ -332,9 +338,9 @@ impl WorkflowMachine {
         }
         let steps: Vec<&str> = self
             .open
-            .values()
-            .filter_map(|open| match open {
-                Open::Step(step) if step.is_executing() => Some(&*step.name),
+            .iter()
+            .filter_map(|(key, open)| match open {
+                Open::Step(step) if step.is_executing() || self.is_asleep(key) => Some(&*step.name),
                 _ => None,
             })
             .collect();
@@ -396,15 +402,17 @@ fn unfinished_in(
     outputs
 }
 
-/// What branches that ended changed in the session, where their Parallel has not: it reaches the session when the run
-/// ends early.
-fn state_of_branches(open: &ByContainer<'_>, outer: &Key, state: &mut Map<String, Value>) {
-    for (key, child) in open.get(outer).into_iter().flatten() {
-        if let Open::Container(frame) = child {
-            state.extend(frame.joined_state());
-            state_of_branches(open, key, state);
-        }
-    }
+/// What branches that ended changed in the session, in a container and in those inside it; in the order of the definition,
+/// so that the later branch wins.
+fn state_inside(open: &ByContainer<'_>, outer: &Key, frame: &Frame) -> Map<String, Value> {
+    let ended = frame.own().branches.iter();
+    let ended = ended.filter_map(|(place, branch)| Some((Some(*place), branch.state()?.clone())));
+    let begun = open.get(outer).into_iter().flatten().filter_map(|(key, child)| match child {
+        Open::Container(frame) => Some((key.branch(), state_inside(open, key, frame))),
+        _ => None,
+    });
+    let by_place: BTreeMap<Option<u32>, Map<String, Value>> = ended.chain(begun).collect();
+    by_place.into_values().flatten().collect()
 }
 
 /// A container that had begun.

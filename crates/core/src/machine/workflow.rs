@@ -25,13 +25,14 @@ use crate::failure::{Failure, FailureKind};
 use crate::id::{RunId, WorkerId};
 use crate::log::{Entry, Key, Part, Record};
 use crate::metrics::{Metrics, RunMetrics};
-use crate::port::{Executed, StepInfo, merge};
+use crate::port::{Doing, Executed, StepInfo, laid_over, merge};
 use crate::question::QuestionKind;
 use crate::run::{NestedWorkflow, RunInfo, RunOutput, RunStatus};
 use crate::step::{Attachments, ExecutorKind, StepIndex, StepInput, StepOutput, StepType, content_type};
 use crate::time::Timestamp;
 use crate::workflow::{Next, Node, OnError, StepNode, Verdict, VerdictInput};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -57,7 +58,11 @@ pub struct WorkflowMachine {
     #[serde(default)]
     pub(super) worker: Option<WorkerId>,
     pub(super) input: Option<Arc<Value>>,
+    /// What the run lays over its session's state when it begins, and, once that state is known, what this changes there
+    /// beyond it.
     pub(super) own_state: Map<String, Value>,
+    #[serde(skip)]
+    pub(super) laid: Option<Box<Map<String, Value>>>,
     pub(super) attachments: Option<Box<Attachments>>,
     pub(super) nodes: Arc<[Node]>,
     pub(super) is_bound: bool,
@@ -125,13 +130,21 @@ pub(super) struct OpenStep {
     /// It waits for people where it is, and goes on there if they answer before its run leaves memory.
     #[serde(skip)]
     is_parked: bool,
+    /// When what it sleeps for is due. While it is executed, what it sleeps for beside a question: its function says so.
+    /// After a log was folded, all that it has slept for and may still.
+    #[serde(default)]
+    pub(super) sleeps: Vec<Timestamp>,
+    /// It sleeps, and its function was dropped.
+    #[serde(skip)]
+    is_asleep: bool,
     /// The workflows that its calls have had executed, as they ended.
     pub(super) called: Option<Box<CalledEnds>>,
 }
 
 impl OpenStep {
     pub(super) fn new(name: Arc<str>, due_at: Option<Timestamp>) -> Self {
-        Self { name, due_at, failed: None, executing: None, is_parked: false, called: None }
+        let (sleeps, is_asleep) = (Vec::new(), false);
+        Self { name, due_at, failed: None, executing: None, is_parked: false, sleeps, is_asleep, called: None }
     }
 
     pub(super) fn is_executing(&self) -> bool {
@@ -228,6 +241,8 @@ pub struct Execute {
     /// What runs inside. A function may affect the outside world as soon as it starts; agents and teams wait for
     /// durability themselves, before each call.
     pub executor_type: ExecutorKind,
+    /// It was dropped while it slept, and is executed again from its beginning.
+    pub resumes: bool,
 }
 
 /// A verdict to be asked for.
@@ -268,6 +283,7 @@ impl WorkflowMachine {
             info,
             input: input.map(Arc::new),
             own_state: Map::new(),
+            laid: None,
             attachments: Some(attachments).filter(|given| *given != Attachments::default()).map(Box::new),
             is_bound: nodes.is_some(),
             nodes: nodes.unwrap_or_else(|| Arc::from([])),
@@ -292,6 +308,13 @@ impl WorkflowMachine {
         Self { own_state: own, ..self }
     }
 
+    /// This is the session's state before the run begins.
+    pub fn begins_with(&mut self, session: &Map<String, Value>) {
+        if self.is_fresh() {
+            self.laid = Some(laid_over(session, &self.own_state)).filter(|laid| *laid != self.own_state).map(Box::new);
+        }
+    }
+
     // Folding.
 
     /// Applies one entry, in log order.
@@ -301,8 +324,9 @@ impl WorkflowMachine {
     pub fn apply(&mut self, entry: &Entry) -> Result<Applied, Mismatch> {
         let mut applied = Applied::default();
         match &entry.record {
-            Some(Record::Claimed { worker, at, epoch, .. }) => {
+            Some(Record::Claimed { worker, at, epoch, state, .. }) => {
                 self.worker = Some(worker.clone());
+                applied.session = state.as_deref().cloned().unwrap_or_default();
                 // What a fork was given was done before it began.
                 if *epoch > 0 {
                     self.started_at.get_or_insert(*at);
@@ -384,6 +408,7 @@ impl WorkflowMachine {
             Some(Record::Rest(rest)) => applied.session = self.come_to_rest(rest),
             // Calls inside a step.
             Some(Record::Run { key, ended }) if ended.failure.is_some() => self.count_failed(key, &ended.run),
+            Some(Record::Result { key, value, sleeps: true }) => self.sleeps_until(key, value),
             Some(
                 Record::Intent { name: None, .. }
                 | Record::Reserved { .. }
@@ -394,6 +419,23 @@ impl WorkflowMachine {
             | None => {}
         }
         Ok(applied)
+    }
+
+    /// A step's function sleeps until then, under this name.
+    fn sleeps_until(&mut self, named: &Key, due_at: &RawValue) {
+        let Some(first) = named.outer() else { return };
+        // What a function named belongs to all attempts at its step, of which one is open.
+        let key = match self.open.contains_key(&first) {
+            true => Some(first),
+            false => {
+                let later = self.open.range(Key::parse(format!("{first}~"))..).next();
+                later.map(|(key, _)| key.clone()).filter(|key| key.attempt(1) == first)
+            }
+        };
+        let open = key.and_then(|key| self.open.get_mut(&key));
+        if let (Some(Open::Step(step)), Ok(due_at)) = (open, serde_json::from_str(due_at.get())) {
+            step.sleeps.push(due_at);
+        }
     }
 
     /// Counts what a step's agent or team used before it failed. A member's run is part of its team's.
@@ -462,7 +504,7 @@ impl WorkflowMachine {
         let (content, mut unmerged) = match open {
             Some(Open::Container(mut frame)) => {
                 let state = std::mem::take(&mut frame.own_mut().state);
-                (frame.content.filter(|_| output.error.is_none()), state)
+                (Some(frame).filter(|_| output.error.is_none()).and_then(|frame| frame.given_on()), state)
             }
             _ => (output.content.clone().filter(|_| output.success), Map::new()),
         };
@@ -505,18 +547,18 @@ impl WorkflowMachine {
     pub(super) fn again(&mut self, key: &Key, attempt: u32, due_at: Timestamp) -> Option<Key> {
         let (open, dropped) = self.forget(key);
         self.forget_people(key, true);
-        let name = match open {
-            Some(Open::Step(step)) => step.name,
-            Some(Open::Container(frame)) => frame.name.clone(),
-            Some(Open::Again(again)) => again.name,
+        let (name, sleeps) = match open {
+            Some(Open::Step(step)) => (step.name, step.sleeps),
+            Some(Open::Container(frame)) => (frame.name.clone(), Vec::new()),
+            Some(Open::Again(again)) => (again.name, Vec::new()),
             // A container that failed before it began.
-            None => self.node(key).map_or_else(|| Arc::from(""), |node| node.name().clone()),
+            None => (self.node(key).map_or_else(|| Arc::from(""), |node| node.name().clone()), Vec::new()),
         };
         let is_container = self.node(key).is_some_and(|node| node.container().is_some());
         let next = key.attempt(attempt + 1);
         let open = match is_container {
             true => Open::Again(Box::new(Again { name, due_at })),
-            false => Open::Step(Box::new(OpenStep::new(name, Some(due_at)))),
+            false => Open::Step(Box::new(OpenStep { sleeps, ..OpenStep::new(name, Some(due_at)) })),
         };
         self.open(&next, open);
         self.agenda.ready.remove(&next);
@@ -574,8 +616,9 @@ impl WorkflowMachine {
         self.agenda.ready.remove(key);
         let open = self.open.remove(key)?;
         self.agenda.executing -= u32::from(matches!(&open, Open::Step(step) if step.is_executing()));
-        if let Some(due_at) = open.due_at() {
-            self.agenda.due.remove(&(due_at, key.clone()));
+        let sleeps = if let Open::Step(step) = &open { &step.sleeps[..] } else { &[] };
+        for due_at in open.due_at().iter().chain(sleeps) {
+            self.agenda.due.remove(&(*due_at, key.clone()));
         }
         Some(open)
     }
@@ -741,8 +784,13 @@ impl WorkflowMachine {
                     None => EventKind::WorkflowStarted,
                     Some(_) => EventKind::WorkflowAgentStarted,
                 };
-                let started = Entry::recorded(self.event(started, at), claim.clone());
-                return Decision { say: vec![started], session: self.own_state.clone(), ..Decision::default() };
+                let (mut claim, mut session) = (claim.clone(), Map::new());
+                match (&mut claim, self.laid.take()) {
+                    (Record::Claimed { state, .. }, laid @ Some(_)) => *state = laid,
+                    _ => session.clone_from(&self.own_state),
+                }
+                let started = Entry::recorded(self.event(started, at), claim);
+                return Decision { say: vec![started], session, ..Decision::default() };
             }
             Phase::Ended(status) => return Decision { end: Some(*status), ..Decision::default() },
             Phase::Going => {}
@@ -786,6 +834,9 @@ impl WorkflowMachine {
         for (key, open) in &self.open {
             let due_at = open.due_at();
             self.agenda.due.extend(due_at.map(|due_at| (due_at, key.clone())));
+            if let (Open::Step(step), true) = (open, self.is_waiting(key)) {
+                self.agenda.due.extend(step.sleeps.iter().map(|due_at| (*due_at, key.clone())));
+            }
             if due_at.is_none() || matches!(open, Open::Container(_)) {
                 self.agenda.ready.insert(key.clone());
             }
@@ -797,9 +848,11 @@ impl WorkflowMachine {
         if !self.has_questions() {
             return false;
         }
-        let is_due = |(key, open): (&Key, &Open)| {
+        let is_due = |(key, open): (&Key, &Open)| match open {
+            Open::Container(_) => false,
+            Open::Step(step) if !step.sleeps.is_empty() => true,
             // What waits at a later attempt was due once.
-            open.due_at().is_some() && !matches!(open, Open::Container(_)) && !self.is_waiting(key)
+            Open::Step(_) | Open::Again(_) => open.due_at().is_some() && !self.is_waiting(key),
         };
         !self.is_at_work() && !self.open.iter().any(is_due)
     }
@@ -814,7 +867,7 @@ impl WorkflowMachine {
     /// What a node that changed makes necessary.
     fn look(&mut self, key: &Key, at: Timestamp) -> Decision {
         match self.open.get(key) {
-            _ if self.is_waiting(key) => Decision::default(),
+            _ if self.is_waiting(key) && !self.is_up(key, at) => Decision::default(),
             _ if *key == Key::run() => self.advance_run(at),
             Some(Open::Step(_)) => self.execute(key),
             Some(Open::Container(_)) => self.advance(key, at),
@@ -919,8 +972,16 @@ impl WorkflowMachine {
             return Decision { say: vec![asks], ..Decision::default() };
         }
         match node.container() {
-            Some(_) if let Some(verdict) = self.given_verdict(key) => {
-                Decision { say: self.begun(key, Some(verdict), at), ..Decision::default() }
+            Some(container) if let Some(verdict) = self.given_verdict(key) => {
+                let say = match container.refuse(&verdict) {
+                    None => self.begun(key, Some(verdict), at),
+                    // Chosen by a person among what the definition had when they were asked.
+                    Some(problem) => {
+                        let message = format!("{} cannot begin: {problem}", titled(node));
+                        self.failed(key, &Failure::new(FailureKind::Definition, message), 0, at)
+                    }
+                };
+                Decision { say, ..Decision::default() }
             }
             None => {
                 let name = node.name().clone();
@@ -1019,15 +1080,15 @@ impl WorkflowMachine {
     pub(super) fn execute(&mut self, key: &Key) -> Decision {
         let Some(Node::Step(node)) = self.node(key) else { return Decision::default() };
         let (timeout_ms, executor_type, name) = (node.timeout_ms, node.executor_type, node.name.clone());
-        match self.open.get_mut(key) {
+        match self.open.get(key) {
             Some(Open::Step(step)) if step.is_parked => {
-                step.is_parked = false;
-                self.agenda.executing += 1;
+                self.unparks(key);
                 return Decision::default();
             }
             Some(Open::Step(step)) if !step.is_executing() => {}
             _ => return Decision::default(),
         }
+        self.forget_sleeps(key);
         let begun = self.agenda.begun.take().filter(|begun| begun.0 == *key);
         let origin = begun.map_or_else(|| self.origin(key, &name, false), |begun| begun.1);
         let info = StepInfo {
@@ -1041,6 +1102,7 @@ impl WorkflowMachine {
         let info = Arc::new(info);
         let Some(Open::Step(step)) = self.open.get_mut(key) else { return Decision::default() };
         step.executing = Some(info.clone());
+        let resumes = std::mem::take(&mut step.is_asleep);
         self.agenda.executing += 1;
         let step = Execute {
             info,
@@ -1048,6 +1110,7 @@ impl WorkflowMachine {
             state: self.branch_state(key),
             timeout_ms,
             executor_type,
+            resumes,
         };
         Decision { start: vec![Task::Execute(Box::new(step))], ..Decision::default() }
     }
@@ -1091,6 +1154,73 @@ impl WorkflowMachine {
         self.agenda.executing -= u32::from(step.is_executing());
         step.is_parked = true;
         true
+    }
+
+    /// The function of a step is doing this now. Whether that is news.
+    pub fn is_doing(&mut self, key: &Key, doing: Doing) -> bool {
+        let waits = self.is_waiting(key);
+        let Some(Open::Step(step)) = self.open.get(key) else { return false };
+        if step.executing.is_none() {
+            return false;
+        }
+        let was = (step.is_parked, step.sleeps.clone());
+        self.forget_sleeps(key);
+        match doing {
+            Doing::Works => self.unparks(key),
+            // Whoever has an answer goes on, and has only not noticed it yet.
+            Doing::Asks | Doing::AsksUntil(_) if !waits => {}
+            Doing::Asks => {
+                self.parks(key);
+            }
+            Doing::AsksUntil(due_at) => {
+                self.parks(key);
+                self.sleeps(key, due_at);
+            }
+        }
+        matches!(self.open.get(key), Some(Open::Step(step)) if (step.is_parked, &step.sleeps) != (was.0, &was.1))
+    }
+
+    /// The function of a step sleeps, and was dropped: it is executed again when it is due, or when what it has asked is
+    /// answered.
+    pub fn falls_asleep(&mut self, key: &Key, due_at: Timestamp) {
+        if self.lands(key).is_none() {
+            return;
+        }
+        self.forget_sleeps(key);
+        self.sleeps(key, due_at);
+        if let Some(Open::Step(step)) = self.open.get_mut(key) {
+            step.is_asleep = true;
+        }
+    }
+
+    fn sleeps(&mut self, key: &Key, due_at: Timestamp) {
+        let Some(Open::Step(step)) = self.open.get_mut(key) else { return };
+        step.sleeps.push(due_at);
+        self.agenda.due.insert((due_at, key.clone()));
+    }
+
+    fn forget_sleeps(&mut self, key: &Key) {
+        let Some(Open::Step(step)) = self.open.get_mut(key) else { return };
+        for due_at in step.sleeps.drain(..) {
+            self.agenda.due.remove(&(due_at, key.clone()));
+        }
+    }
+
+    /// Whether a step that waits for people is to be executed all the same: it slept beside that, and has slept enough.
+    pub(super) fn is_up(&self, key: &Key, at: Timestamp) -> bool {
+        let Some(Open::Step(step)) = self.open.get(key) else { return false };
+        step.executing.is_none() && step.sleeps.iter().any(|due_at| *due_at <= at)
+    }
+
+    /// Whether it sleeps, for whatever, and its function was dropped.
+    pub(super) fn is_asleep(&self, key: &Key) -> bool {
+        matches!(self.open.get(key), Some(Open::Step(step)) if step.is_asleep && !self.is_waiting(key))
+    }
+
+    fn unparks(&mut self, key: &Key) {
+        let Some(Open::Step(step)) = self.open.get_mut(key) else { return };
+        self.agenda.executing += u32::from(step.is_parked);
+        step.is_parked = false;
     }
 
     pub(super) fn is_parked(&self, key: &Key) -> bool {
@@ -1253,7 +1383,8 @@ impl WorkflowMachine {
             if node.on_error() == OnError::Skip {
                 let content = format!("Step skipped due to error: {}", failure.message);
                 let output = Arc::new(self.failed_output(&failed, node, &content, failure));
-                let state = self.container(&failed).map(Frame::joined_state).filter(|state| !state.is_empty());
+                let state = self.container(&failed).map(|_| self.state_of_branches(&failed));
+                let state = state.filter(|state| !state.is_empty());
                 let kind = EventKind::StepOutput { step_output: output.clone() };
                 let record = Record::Step { key: failed, output, run: None, state: state.map(Value::Object) };
                 say.push(Entry::recorded(event(kind), record));

@@ -12,6 +12,17 @@ use std::time::Duration;
 /// Longest name of a call, a sleep or a question, in bytes.
 const NAME_LEN_MAX: usize = 128;
 
+/// What a function that is executed is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doing {
+    /// It works, or makes a call.
+    Works,
+    /// All it does is wait for people.
+    Asks,
+    /// It waits for people, or for this time.
+    AsksUntil(Timestamp),
+}
+
 /// What one execution of a function has done so far. Copies are about the same execution.
 #[derive(Clone, Debug, Default)]
 pub struct Execution(Arc<Mutex<Notes>>);
@@ -26,6 +37,7 @@ struct Notes {
     sleeps: Vec<Timestamp>,
     /// Questions that are open.
     asks: usize,
+    has_asked: bool,
     /// Since when.
     asking_since: Option<Timestamp>,
     /// How long it has waited for people before.
@@ -41,6 +53,17 @@ impl Execution {
         notes.sleeps.iter().min().copied().filter(|_| notes.calls == 0)
     }
 
+    /// What it is doing, as far as is known here; nothing to tell before it has asked people.
+    pub fn doing(&self) -> Option<Doing> {
+        let notes = self.lock();
+        let waits = if notes.asks == 0 || notes.calls > 0 {
+            Doing::Works
+        } else {
+            notes.sleeps.iter().min().copied().map_or(Doing::Asks, Doing::AsksUntil)
+        };
+        notes.has_asked.then_some(waits)
+    }
+
     /// How long it has waited for people, and whether it does now.
     pub fn waited(&self, now: Timestamp) -> (Duration, bool) {
         let notes = self.lock();
@@ -51,6 +74,7 @@ impl Execution {
     pub fn asks(&self, now: Timestamp) {
         let mut notes = self.lock();
         notes.asks += 1;
+        notes.has_asked = true;
         notes.asking_since.get_or_insert(now);
     }
 

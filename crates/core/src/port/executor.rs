@@ -134,6 +134,30 @@ pub fn merge(state: &mut Map<String, Value>, patch: &Map<String, Value>) {
     }
 }
 
+/// What a run's own state changes in its session's when it begins, as a patch for [`merge`]: objects that both have are
+/// merged at every depth, and there null is a value; anything else is replaced, and null removes.
+///
+/// ```
+/// use outlive_core::port::{laid_over, merge};
+/// use serde_json::json;
+///
+/// let mut state = json!({ "user": { "name": "Ada", "city": "Rome" } }).as_object().unwrap().clone();
+/// let own = json!({ "user": { "city": null } }).as_object().unwrap().clone();
+/// let patch = laid_over(&state, &own);
+/// merge(&mut state, &patch);
+/// assert_eq!(state["user"], json!({ "name": "Ada", "city": null }));
+/// ```
+pub fn laid_over(state: &Map<String, Value>, own: &Map<String, Value>) -> Map<String, Value> {
+    own.iter().map(|(key, own)| (key.clone(), overlaid(state.get(key), own))).collect()
+}
+
+fn overlaid(known: Option<&Value>, own: &Value) -> Value {
+    let (Some(Value::Object(known)), Value::Object(own)) = (known, own) else { return own.clone() };
+    let mut all = known.clone();
+    all.extend(laid_over(known, own));
+    Value::Object(all)
+}
+
 /// Everything a step may use. Cheap to clone.
 #[derive(Clone)]
 pub struct StepContext {
@@ -202,7 +226,7 @@ impl StepContext {
         let mut value = serde_json::to_value(&result).map_err(|error| unkept(error.to_string()))?;
         json::admit(&mut value).map_err(|too_deep| unkept(too_deep.to_string()))?;
         let value = serde_json::value::to_raw_value(&value).map_err(|error| unkept(error.to_string()))?;
-        let record = Record::Result { key, value: Arc::from(value) };
+        let record = Record::Result { key, value: Arc::from(value), sleeps: false };
         self.effects.tell(self.about("FunctionCallCompleted", name, None), &self.origin(), Some(record));
         Ok(result)
     }
@@ -210,7 +234,8 @@ impl StepContext {
     /// Waits for this long, across crashes: when it is due is recorded under `name`. A long sleep costs no memory: the
     /// function is dropped, and executed again from its beginning when it is due, as after a crash. The step's time
     /// limit then begins anew. Beside a [call](StepContext::once) that is being made, the function sleeps where it is;
-    /// of several sleeps the first that is due counts.
+    /// of several sleeps the first that is due counts, and beside a [question](StepContext::ask) the answer, if it comes
+    /// before.
     ///
     /// # Errors
     /// [`FailureKind::Definition`] when the name is empty, longer than 128 bytes or used before in this execution.
@@ -222,9 +247,10 @@ impl StepContext {
         let due_at = match self.effects.recall(&key) {
             Recall::Done(value) => recorded(name, value.get())?,
             _ => {
+                let _recording = self.execution.calling();
                 let due_at = self.effects.now() + wait;
                 let value = serde_json::value::to_raw_value(&due_at).expect("a time is a number");
-                let record = Record::Result { key, value: Arc::from(value) };
+                let record = Record::Result { key, value: Arc::from(value), sleeps: true };
                 self.effects.tell(self.about("StepSleeping", name, Some(due_at)), &self.origin(), Some(record));
                 self.durable().await?;
                 due_at
@@ -245,6 +271,9 @@ impl StepContext {
     /// once under `name`, and so is its answer: when the function is executed again from its beginning, as after a crash
     /// or a long wait, it gets the same. What is asked is a confirmation, or fields to fill in, with their time limit;
     /// what follows from the answer is the function's to decide, but for a time-out that cancels the run.
+    ///
+    /// Beside a [sleep](StepContext::sleep), it waits for whatever comes first. A question that the function waits for no
+    /// more stays open until the step ends.
     ///
     /// ```
     /// use outlive_core::port::StepContext;
@@ -269,9 +298,9 @@ impl StepContext {
         let limit = review.timeout_ms.map(Duration::from_millis);
         let due_at = limit.map(|limit| self.effects.now() + limit);
         let question = Question { key, due_at, ..Question::of_review(name, review)? };
-        self.execution.asks(self.effects.now());
+        let asking = Asking::begun(self);
         let answers = self.effects.ask(&self.step.key, vec![question]).await;
-        self.execution.is_answered(self.effects.now());
+        drop(asking);
         let answered = answers.inspect_err(|failure| {
             if failure.kind == FailureKind::Cancelled {
                 self.execution.halt();
@@ -410,6 +439,22 @@ impl StepContext {
     /// The origin of this step's own events.
     pub fn origin(&self) -> Origin {
         self.step.origin.clone()
+    }
+}
+
+/// A function waits for people until this is dropped.
+struct Asking<'a>(&'a StepContext);
+
+impl<'a> Asking<'a> {
+    fn begun(context: &'a StepContext) -> Self {
+        context.execution.asks(context.effects.now());
+        Self(context)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.execution.is_answered(self.0.effects.now());
     }
 }
 

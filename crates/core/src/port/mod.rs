@@ -37,8 +37,8 @@ pub use db::{
     SessionPage, SessionPatch, SessionPolicy, SessionSort, SessionStore, Total, Unfinished, Watcher,
 };
 pub use effects::{Admitted, Effects, Halt, Listener, Recall, Refused, Reservation, SteeringMessage};
-pub use execution::Execution;
-pub use executor::{Executed, Executor, ExecutorInfo, SessionState, StepContext, StepInfo, merge};
+pub use execution::{Doing, Execution};
+pub use executor::{Executed, Executor, ExecutorInfo, SessionState, StepContext, StepInfo, laid_over, merge};
 pub use hooks::{
     DELIVERIES_MAX, Delivery, DeliveryOutcome, DueHooks, Failing, Hook, HookEvents, HookHistory, HookMove, HookState,
     HookStore, NewHook,

@@ -166,7 +166,10 @@ fn entry(content: &str) -> Entry {
     let kind = EventKind::WorkflowError { error: content.to_owned(), error_type: None, refusal: None };
     let event = RunEvent { created_at: 7, kind, origin, event_index: None };
     let value = to_raw_value(&json!({"content": content, "rate": 0.1, "big": u64::MAX})).unwrap();
-    Entry::recorded(event, Record::Result { key: Key::parse("0/olv_0123456789abcdefghij"), value: Arc::from(value) })
+    Entry::recorded(
+        event,
+        Record::Result { key: Key::parse("0/olv_0123456789abcdefghij"), value: Arc::from(value), sleeps: false },
+    )
 }
 
 #[test]
@@ -181,7 +184,7 @@ fn a_page_loses_secrets_and_keeps_the_names_the_log_is_folded_by() {
     let EventKind::WorkflowError { error, .. } = &read[1].event.kind else { panic!("another event") };
     assert_eq!(error, "[redacted]");
     assert_eq!(read[1].event.origin, entries[1].event.origin);
-    let Some(Record::Result { key, value }) = &read[1].record else { panic!("another record") };
+    let Some(Record::Result { key, value, .. }) = &read[1].record else { panic!("another record") };
     assert_eq!(key.as_str(), "0/olv_0123456789abcdefghij");
     let value: Value = serde_json::from_str(value.get()).unwrap();
     assert_eq!(value, json!({"content": "[redacted]", "rate": 0.1, "big": u64::MAX}));
@@ -546,8 +549,11 @@ fn a_secret_under_many_levels_goes_and_the_levels_stay() {
         let fields = Map::from_iter([("value".to_owned(), nested(CANARY, depth))]);
         let event = EventKind::CustomEvent { fields };
         let event = RunEvent { created_at: 1, kind: event, origin: Origin::default(), event_index: None };
-        let record =
-            Record::Result { key: Key::parse("k"), value: to_raw_value(&nested(CANARY, depth)).unwrap().into() };
+        let record = Record::Result {
+            key: Key::parse("k"),
+            value: to_raw_value(&nested(CANARY, depth)).unwrap().into(),
+            sleeps: false,
+        };
         let page = page(&redactor(), 0, &[Entry::recorded(event, record)]);
         assert!(!page.body.contains("canary"), "{depth}");
         let entries = page.decode(&info()).unwrap();

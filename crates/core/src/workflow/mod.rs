@@ -50,7 +50,7 @@ use crate::cel::Scope;
 use crate::failure::Failure;
 use crate::id::{DefinitionId, slug};
 use crate::log::Key;
-use crate::port::{BoxFuture, Executor, ExecutorInfo, SessionPolicy, StepContext, merge};
+use crate::port::{BoxFuture, Executor, ExecutorInfo, SessionPolicy, StepContext, laid_over, merge};
 use crate::price::Prices;
 use crate::retention::Retention;
 use crate::retry::Retry;
@@ -348,10 +348,11 @@ impl Definition {
     }
 
     /// What a session starts with when a run of this workflow creates it: the workflow's state, with the run's `own`
-    /// laid over it key by key; null removes. None when that leaves nothing.
+    /// [laid over](laid_over) it. None when that leaves nothing.
     pub fn initial_state(&self, own: Option<Map<String, Value>>) -> Option<Map<String, Value>> {
         let mut state = self.session_state.clone();
-        merge(&mut state, &own.unwrap_or_default());
+        let laid = laid_over(&state, &own.unwrap_or_default());
+        merge(&mut state, &laid);
         Some(state).filter(|state| !state.is_empty())
     }
 

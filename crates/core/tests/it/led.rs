@@ -50,7 +50,7 @@ fn machine(definition: Option<&Definition>) -> WorkflowMachine {
 }
 
 fn claim() -> Record {
-    Record::Claimed { worker: WorkerId::parse("w1").unwrap(), epoch: 1, attempt: 1, at: NOW }
+    Record::Claimed { worker: WorkerId::parse("w1").unwrap(), epoch: 1, attempt: 1, at: NOW, state: None }
 }
 
 fn call(number: u32) -> Key {

@@ -381,7 +381,7 @@ fn any_entries(info: &RunInfo, chance: &mut Chance, count: usize) -> Vec<Entry> 
                 message.metrics = Some(Metrics { usage: response.usage, duration, ..Metrics::default() });
                 messages.push(message);
                 let value = Arc::from(serde_json::value::to_raw_value(&response).unwrap());
-                (EventKind::ModelRequestCompleted(done), Some(Record::Result { key, value }))
+                (EventKind::ModelRequestCompleted(done), Some(Record::Result { key, value, sleeps: false }))
             }
             3 => {
                 let call = ToolCall::new("c1", "search", r#"{"topic":"everything that is known about it, and more"}"#);
@@ -404,7 +404,10 @@ fn any_entries(info: &RunInfo, chance: &mut Chance, count: usize) -> Vec<Entry> 
                 message.tool_call_error = Some(result.is_error);
                 messages.push(message);
                 let event = ToolEvent { content: Some("done".into()), tool };
-                (EventKind::ToolCallCompleted(event), Some(Record::Result { key, value: Arc::from(value.unwrap()) }))
+                (
+                    EventKind::ToolCallCompleted(event),
+                    Some(Record::Result { key, value: Arc::from(value.unwrap()), sleeps: false }),
+                )
             }
             4 => {
                 let fields = (0..chance.below(14)).map(|n| (format!("field {n}"), chance.value(&texts)));
@@ -490,7 +493,7 @@ fn a_result_that_is_null_is_read_again() {
     let info = info();
     for value in ["null", "0", "\"\"", "[]", "{}", "false"] {
         let value = serde_json::value::RawValue::from_string(value.to_owned()).unwrap();
-        let record = Record::Result { key: Key::step(0).named("call"), value: Arc::from(value) };
+        let record = Record::Result { key: Key::step(0).named("call"), value: Arc::from(value), sleeps: false };
         let origin = Origin::workflow(&info);
         let kind = EventKind::CustomEvent { fields: Default::default() };
         let event = RunEvent { created_at: 1_700_000_000, kind, origin, event_index: None };
@@ -520,7 +523,7 @@ fn an_answer_that_was_streamed_stands_once() {
     let value = Arc::from(serde_json::value::to_raw_value(&answer).unwrap());
     let done = EventKind::ModelRequestCompleted(ModelRequestDone::default());
     let mut entries: Vec<Entry> = pieces.iter().map(piece).collect();
-    entries.push(entry(done, Some(Record::Result { key: Key::parse("0/agent/t0"), value })));
+    entries.push(entry(done, Some(Record::Result { key: Key::parse("0/agent/t0"), value, sleeps: false })));
     let pages = paged(&info, &entries, &[1]);
     let body = &pages.last().unwrap().body;
     assert!(!body.contains("piece") && body.len() < 400, "{body}");

@@ -31,7 +31,7 @@ fn machine(steps: Vec<Step>) -> WorkflowMachine {
 }
 
 fn claim() -> Record {
-    Record::Claimed { worker: WorkerId::parse("w1").unwrap(), epoch: 1, attempt: 1, at: NOW }
+    Record::Claimed { worker: WorkerId::parse("w1").unwrap(), epoch: 1, attempt: 1, at: NOW, state: None }
 }
 
 /// Runs a machine to its rest; `execute` plays the executors. Returns the log.

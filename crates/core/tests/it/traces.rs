@@ -134,7 +134,13 @@ fn model_calls_carry_what_they_cost() {
 
 /// The entry with which the next process goes on.
 fn resumed(attempt: u32, at: Timestamp) -> Entry {
-    let claim = Record::Claimed { worker: WorkerId::new(at, u128::from(attempt)), epoch: attempt.into(), attempt, at };
+    let claim = Record::Claimed {
+        worker: WorkerId::new(at, u128::from(attempt)),
+        epoch: attempt.into(),
+        attempt,
+        at,
+        state: None,
+    };
     let mut fields = Map::new();
     fields.insert("name".into(), json!("RunResumed"));
     let kind = EventKind::CustomEvent { fields };

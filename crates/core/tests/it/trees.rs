@@ -5,9 +5,9 @@ use outlive_core::machine::{Task, WorkflowMachine};
 use outlive_core::port::{BoxFuture, Executed, Executor, ExecutorInfo, StepContext};
 use outlive_core::testing::{Dice, Forest, play, reply};
 use outlive_core::{
-    Answered, Block, Condition, Definition, EventKind, ExecutorKind, Failure, FailureKind, ForEach, Loop, OnError,
-    Parallel, Retry, Router, RunId, RunInfo, RunStatus, SessionId, Step, StepIndex, StepInput, StepOutput, StepType,
-    Steps, Timestamp, Verdict, WorkerId,
+    Answer, Answered, Block, Condition, Definition, EventKind, ExecutorKind, Failure, FailureKind, ForEach, Loop,
+    OnError, Parallel, Retry, Router, RunId, RunInfo, RunStatus, SessionId, Step, StepIndex, StepInput, StepOutput,
+    StepType, Steps, Timestamp, Verdict, WorkerId,
 };
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -37,7 +37,7 @@ fn machine(definition: &Definition) -> WorkflowMachine {
 }
 
 fn claim() -> Record {
-    Record::Claimed { worker: WorkerId::parse("w1").unwrap(), epoch: 1, attempt: 1, at: NOW }
+    Record::Claimed { worker: WorkerId::parse("w1").unwrap(), epoch: 1, attempt: 1, at: NOW, state: None }
 }
 
 /// What a step gives back, and what it changes in the session.
@@ -1051,4 +1051,85 @@ fn what_waits_at_a_later_attempt_lets_the_run_rest_too() {
         let after = Driver::after(&definition, &done.log[..waits]).run(play);
         assert_eq!(ending(&after), ending(&done));
     }
+}
+
+/// Each step changes a key of its own and one that all change; what it is named `fails` fails.
+fn changing(fails: &'static str) -> impl Fn(&StepInput, &str, u32, &Map<String, Value>) -> Ended {
+    move |input, name, _, _| {
+        let name = if name == "item" { input.text() } else { name.to_owned() };
+        match name == fails {
+            true => (Err(Failure::fatal("no power")), None),
+            false => (Ok(StepOutput::new(name.clone())), Some(json!({ name.as_str(): 1, "last": name }))),
+        }
+    }
+}
+
+#[test]
+fn what_completed_branches_changed_outlives_a_container_around_theirs_that_is_skipped() {
+    let each = || ForEach::new("each").items(|_| ["one", "two", "three"]).concurrency(1).step(step("item"));
+    let expected = json!({ "a": 1, "one": 1, "two": 1, "last": "two" });
+    for deep in [false, true] {
+        let inside = || match deep {
+            false => Steps::new("group").step(step("a")).step(each()),
+            true => Steps::new("group").step(step("a")).step(Condition::new("yes").when_always(true).step(each())),
+        };
+        let definition = build("Example", vec![inside().on_error(OnError::Skip).into(), step("after").into()]);
+        let mut done = Driver::new(&definition).run(changing("three"));
+        assert_eq!(done.machine.output().status, RunStatus::Completed);
+        assert_eq!(done.session.remove("after"), Some(json!(1)));
+        done.session.insert("last".to_owned(), json!("two"));
+        assert_eq!(Value::Object(done.session), expected, "skipped, deep: {deep}");
+
+        // The same where a person says that it is to be skipped.
+        let definition = build("Example", vec![inside().on_error(OnError::Pause).into()]);
+        let mut asking = Driver::new(&definition).run(changing("three"));
+        let key = asking.machine.questions()[0].key.clone();
+        let answered = Answered { answer: Answer::Skip, by: None, at: NOW };
+        let say = asking.machine.answer(&key, &answered);
+        asking.append(say);
+        assert_eq!(Value::Object(asking.session), expected, "left out by a person, deep: {deep}");
+
+        // And where the whole run ends with it.
+        let definition = build("Example", vec![inside().into()]);
+        let failed = Driver::new(&definition).run(changing("three"));
+        assert_eq!(failed.machine.output().status, RunStatus::Error);
+        assert_eq!(Value::Object(failed.session), expected, "failed, deep: {deep}");
+    }
+}
+
+#[test]
+fn of_branches_at_different_depths_the_later_one_in_the_definition_wins() {
+    let outer = || {
+        let inner = Parallel::new("inner").step(step("inside")).step(step("fails"));
+        let group = Steps::new("group").step(step("g")).step(inner);
+        Parallel::new("outer").step(step("early")).step(group).step(step("late"))
+    };
+    let (skips, fails) = (outer().on_error(OnError::Skip), outer());
+    for block in [skips, fails] {
+        let definition = build("Example", vec![block.into()]);
+        let done = Driver::new(&definition).run(changing("fails"));
+        let all = ["early", "inside", "late"].map(|name| (name.to_owned(), json!(1)));
+        let expected = all.into_iter().chain([("last".to_owned(), json!("late"))]).collect();
+        assert_eq!(done.session, expected, "{:?}", done.names());
+    }
+}
+
+#[test]
+fn of_several_steps_with_a_name_the_one_whose_container_ended_last_is_found() {
+    // By name, the second container comes before the first.
+    let group = |name: &str| Steps::new(name).step(step("draft"));
+    let each = ForEach::new("each").items_of("draft").step(step("item"));
+    let blocks = vec![group("z").into(), group("a").into(), step("reads").into(), each.into()];
+    let definition = build("Example", blocks);
+    let (mut drafts, mut read) = (0, Vec::new());
+    let done = Driver::new(&definition).run(|input, name, _, _| {
+        drafts += u32::from(name == "draft");
+        let kept: StepInput = serde_json::from_str(&serde_json::to_string(input).unwrap()).unwrap();
+        assert_eq!(&kept, input, "its order outlives its text");
+        read.extend(input.output("draft").filter(|_| name == "reads").map(|draft| draft.text()));
+        (Ok(StepOutput::new(if name == "draft" { format!("[{drafts}]") } else { input.text() })), None)
+    });
+    assert_eq!(read, ["[2]"]);
+    let items = &done.machine.output().step_results[3].steps;
+    assert_eq!(items.iter().map(|item| item.text()).collect::<Vec<_>>(), ["2"], "a list is found in the same way");
 }

@@ -5,13 +5,15 @@
 //! and once more right before, each time finishing in a fresh engine. It compares outputs and counts calls.
 
 use crate::engine::Engine;
+use crate::error::Error;
+use crate::handle::RunHandle;
 use crate::options::Options;
 use crate::submit::Submit;
 use outlive_core::log::{Entry, Key, Record};
 use outlive_core::machine::WorkflowMachine;
 use outlive_core::port::{Access, Clock, Db, LogReader, Run, run_output};
 use outlive_core::{
-    Attachments, Definition, EventKind, Question, RunId, RunStatus, Timestamp, WorkerId, WorkflowRunOutput,
+    Answer, Attachments, Definition, EventKind, Question, RunId, RunStatus, Timestamp, WorkerId, WorkflowRunOutput,
 };
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -146,7 +148,7 @@ async fn crash(stage: &impl Stage, subject: &Subject<'_>, index: u64, moment: Mo
     let handle = submit(&engine, subject).await;
     tokio::select! {
         () = crashing.crashed() => {}
-        _ = handle.wait() => panic!("the run ended before entry {index}: its log must not depend on chance"),
+        Ok(_) = ended(&engine, &handle) => panic!("the run ended before entry {index}: its log must not depend on chance"),
     }
     let worker = engine.worker();
     engine.kill();
@@ -164,7 +166,7 @@ async fn start(db: Arc<dyn Db>, subject: &Subject<'_>) -> Engine {
     builder.start().await.expect("the store opens")
 }
 
-async fn submit(engine: &Engine, subject: &Subject<'_>) -> crate::handle::RunHandle {
+async fn submit(engine: &Engine, subject: &Subject<'_>) -> RunHandle {
     let definition = (subject.build)();
     let request = Submit {
         run_id: Some("0193e4a2-0000-7000-8000-000000000001".to_owned()),
@@ -178,8 +180,20 @@ async fn submit(engine: &Engine, subject: &Subject<'_>) -> crate::handle::RunHan
 /// Submits (or finds, by its key) the run and waits for its end.
 async fn finish(engine: &Engine, subject: &Subject<'_>) -> WorkflowRunOutput {
     let handle = submit(engine, subject).await;
-    let ended = tokio::time::timeout(Duration::from_secs(600), handle.wait()).await;
+    let ended = tokio::time::timeout(Duration::from_secs(600), ended(engine, &handle)).await;
     ended.expect("the run ends").expect("the store works")
+}
+
+/// How a run ends. Whenever it pauses because of questions that can be answered with a yes, all of them are.
+async fn ended(engine: &Engine, handle: &RunHandle) -> Result<WorkflowRunOutput, Error> {
+    loop {
+        let output = handle.wait().await?;
+        let open = if output.status == RunStatus::Paused { handle.questions().await? } else { Vec::new() };
+        if open.is_empty() || open.iter().any(|open| open.question.check(&Answer::Approve).is_err()) {
+            return Ok(output);
+        }
+        engine.answer(open.iter().map(|open| (open.id().clone(), Answer::Approve)), None).await?;
+    }
 }
 
 /// The whole log of a run.

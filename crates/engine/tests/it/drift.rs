@@ -8,14 +8,14 @@ use outlive_core::port::{
     SessionKind, SessionPolicy, StepContext,
 };
 use outlive_core::{
-    Block, Condition, Definition, EventKind, ExecutorKind, Failure, ForEach, Function, Key, Loop, Page, Parallel,
-    Registry, Retry, Router, RunId, RunInfo, RunStatus, SessionId, Step, StepInput, StepOutput, Steps, Structure,
-    Timestamp, WorkerId,
+    Answer, Block, Condition, Definition, EventKind, ExecutorKind, Failure, ForEach, Function, HumanReview, Key, Loop,
+    Page, Parallel, QuestionKind, Registry, Retry, Router, RunId, RunInfo, RunStatus, SessionId, Step, StepInput,
+    StepOutput, Steps, Structure, Timestamp, WorkerId,
 };
 use outlive_db::{InMemoryDb, SqliteDb};
 use outlive_engine::diff::{Outlook, diff};
 use outlive_engine::testing::read_log;
-use outlive_engine::{Engine, Options, Submit};
+use outlive_engine::{Engine, OpenQuestion, Options, Submit};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -510,4 +510,119 @@ async fn what_failed_before_it_began_has_not_been_reached() {
         assert_eq!(ended.status, RunStatus::Completed, "{nodes}: {}", ended.text());
         engine.shutdown().await.unwrap();
     }
+}
+
+/// A tree in which people are asked at every turn: by a step before it begins, by a function in a branch, about an item's
+/// output, and before a choice.
+fn asking() -> Definition {
+    let confirmed = step("first").human_review(HumanReview::confirmation("Begin?"));
+    let each = ForEach::new("each").items(|_| ["a", "b"]).step(step("item").human_review(HumanReview::output("Fine?")));
+    let router = Router::new("channel").choice(step("post")).choice(step("tweet"));
+    Definition::builder("Example")
+        .step(confirmed)
+        .step(Parallel::new("research").step(Step::function("asks", ask)).step(step("web")))
+        .step(each)
+        .step(router.human_review(HumanReview::selection("Where?")))
+        .step(step("last"))
+        .build()
+        .unwrap()
+}
+
+async fn ask(context: StepContext, _: Arc<StepInput>) -> Result<&'static str, Failure> {
+    context.ask("go", HumanReview::confirmation("Go?")).await?;
+    Ok("asked")
+}
+
+/// Answers everything that a run asks. Of choices, the first is taken that this definition has.
+async fn answer_all(engine: &Engine, run_id: &RunId, json: &Value) {
+    for open in engine.attach(run_id.clone()).questions().await.unwrap() {
+        let is_there = |choice: &&Arc<str>| json.to_string().contains(&format!("\"name\":\"{choice}\""));
+        let answer = match open.question.kind {
+            QuestionKind::RouteSelection => {
+                Answer::Choose { choices: open.question.choices.iter().find(is_there).cloned().into_iter().collect() }
+            }
+            _ => Answer::Approve,
+        };
+        engine.answer([(open.id().clone(), answer)], None).await.unwrap();
+    }
+}
+
+/// Places at which a run waits for people: what is told of it is what happens once they have answered.
+#[tokio::test(start_paused = true)]
+async fn what_is_told_of_a_run_that_waits_for_people_is_what_follows_their_answers() {
+    let json = asking().to_json();
+    let registry = |json: &Value| registry(json).executor(Function::new("asks", ask));
+    let (mut stopped, mut went_on) = (0, 0);
+    for (number, edit) in edits(&json).iter().enumerate() {
+        let Ok(definition) = Definition::from_json(&edit.json, &registry(&edit.json)) else { continue };
+        let definition = Arc::new(definition);
+        // One of the pauses, each time another.
+        let answered = number % 4;
+        let db: Arc<dyn Db> = Arc::new(InMemoryDb::new());
+        let first = Arc::new(Definition::from_json(&json, &registry(&json)).unwrap());
+        let engine = Engine::builder(db.clone()).workflow(first.clone()).start().await.unwrap();
+        let run_id = engine.submit(&first.id, Submit::default()).await.unwrap().run_id().clone();
+        let place = format!("{}, after {answered} pauses", edit.name);
+        for pause in 0..=answered {
+            let output = engine.attach(run_id.clone()).wait().await.unwrap();
+            assert_eq!(output.status, RunStatus::Paused, "{place}: pause {pause}");
+            if pause < answered {
+                answer_all(&engine, &run_id, &json).await;
+            }
+        }
+        engine.shutdown().await.unwrap();
+
+        let mut told = Vec::new();
+        let structure = Structure::from_json(&definition.to_json()).unwrap();
+        diff(&*db, &structure, |prospect| told.push(prospect.outlook)).await.unwrap();
+        let engine = Engine::builder(db.clone()).workflow(definition).start().await.unwrap();
+        let is_stopped = loop {
+            answer_all(&engine, &run_id, &edit.json).await;
+            let output = tokio::time::timeout(PATIENCE, engine.attach(run_id.clone()).wait()).await;
+            let output = output.unwrap_or_else(|_| panic!("{place}: it hangs")).unwrap();
+            let is_changed = |open: &OpenQuestion| open.question.kind == QuestionKind::Definition;
+            let open = engine.attach(run_id.clone()).questions().await.unwrap();
+            match output.status {
+                RunStatus::Completed => break false,
+                RunStatus::Paused if open.iter().any(is_changed) => break true,
+                RunStatus::Paused => {}
+                other => panic!("{place}: {other}: {}", output.text()),
+            }
+        };
+        match (&told[..], is_stopped) {
+            ([Outlook::Pauses(mismatch)], true) => {
+                assert_eq!(pause_of(&*db, &run_id).await, mismatch.to_string(), "{place}");
+                stopped += 1;
+            }
+            ([Outlook::GoesOn], false) => went_on += 1,
+            other => panic!("{place}: {other:?}"),
+        }
+        engine.shutdown().await.unwrap();
+    }
+    assert!(stopped > 10 && went_on > 10, "{stopped} stopped, {went_on} went on");
+}
+
+/// What was open to be chosen when the run paused may be gone when somebody chooses it.
+#[tokio::test(start_paused = true)]
+async fn a_choice_that_is_gone_by_the_time_it_is_made_fails_the_run_and_says_so() {
+    let flow = |other: &str| {
+        let router = Router::new("channel").choice(step("post")).choice(step(other));
+        let router = router.human_review(HumanReview::selection("Where?"));
+        Arc::new(Definition::builder("Example").step(router).build().unwrap())
+    };
+    let (was, is) = (flow("tweet"), flow("article"));
+    let db: Arc<dyn Db> = Arc::new(InMemoryDb::new());
+    let first = Engine::builder(db.clone()).workflow(was.clone()).start().await.unwrap();
+    let run_id = first.submit(&was.id, Submit::default()).await.unwrap().run_id().clone();
+    assert_eq!(first.attach(run_id.clone()).wait().await.unwrap().status, RunStatus::Paused);
+    first.shutdown().await.unwrap();
+
+    let second = Engine::builder(db.clone()).workflow(is).start().await.unwrap();
+    let run = second.attach(run_id);
+    let id = run.questions().await.unwrap()[0].id().clone();
+    second.answer([(id, Answer::Choose { choices: vec!["tweet".into()] })], None).await.unwrap();
+    let ended = tokio::time::timeout(PATIENCE, run.wait()).await.unwrap().unwrap();
+    assert_eq!(ended.status, RunStatus::Error, "{}", ended.text());
+    let why = r#"Router "channel" cannot begin: it chose "tweet", which is not among its choices: post, article"#;
+    assert_eq!(ended.text(), why);
 }

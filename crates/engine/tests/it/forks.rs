@@ -5,8 +5,8 @@ use outlive_core::fork::{CallKind, ForkedFrom};
 use outlive_core::log::Entry;
 use outlive_core::port::{Access, Clock, Db, RunStore, SessionPolicy, SessionStore, StepContext};
 use outlive_core::{
-    Answer, Definition, EventKind, Failure, HumanReview, Loop, Parallel, Retry, RunId, RunStatus, Step, StepInput,
-    StepOutput, WorkflowRunOutput,
+    Answer, Definition, EventKind, Failure, ForEach, HumanReview, Loop, OnError, Parallel, Retry, RunId, RunStatus,
+    Step, StepInput, StepOutput, Steps, WorkflowRunOutput,
 };
 use outlive_db::InMemoryDb;
 use outlive_engine::testing::{
@@ -621,4 +621,81 @@ async fn what_is_tried_again_is_no_message_and_stops_nobody() {
         assert_eq!(calls.count(), 3, "{policy:?}");
         is_sound(&db, &definition, run.run_id(), &again).await;
     }
+}
+
+/// A step that fails for these inputs until the world is well, and then says what it was given.
+fn fragile(name: &'static str, bad: &'static [&'static str], is_well: &Arc<AtomicBool>, calls: &Calls) -> Step {
+    let (is_well, calls) = (is_well.clone(), calls.clone());
+    let step = Step::function(name, move |context: StepContext, input: Arc<StepInput>| {
+        let (is_well, calls) = (is_well.clone(), calls.clone());
+        async move {
+            calls.note();
+            let text = input.text();
+            if bad.contains(&text.as_str()) && !is_well.load(Ordering::Relaxed) {
+                return Err(Failure::function("not now"));
+            }
+            context.say(format!("{text} "));
+            context.state.set(text.as_str(), context.step.attempt);
+            Ok(format!("{text}!"))
+        }
+    });
+    step.retry(Retry::times(1)).on_error(OnError::Skip)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_completed_with_skipped_failures_is_tried_again_for_what_failed_alone() {
+    let (db, items, after) = (InMemoryDb::new(), Calls::default(), Calls::default());
+    let is_well = Arc::new(AtomicBool::new(false));
+    let deep = ForEach::new("deep").items(|_| ["x", "y"]).step(fragile("leaf", &["y"], &is_well, &items));
+    let each = ForEach::new("each")
+        .items(|_| ["a", "b", "c", "d", "e"])
+        .step(fragile("item", &["b", "d"], &is_well, &items))
+        .concurrency(2);
+    let both = Parallel::new("both").step(Steps::new("inner").step(deep)).step(append("beside", &after));
+    let builder = Definition::builder("Example").step(each).step(both).step(append("last", &after));
+    let definition = Arc::new(builder.build().unwrap());
+    let engine = engine(&db, &definition).await;
+    let run = submitted(&engine, &definition).await;
+    let first = ended(&run).await;
+    assert_eq!((first.status, items.count(), after.count()), (RunStatus::Completed, 5 + 2 + 2 + 1, 2));
+    let texts = |output: &WorkflowRunOutput| {
+        output.step_results[0].steps.iter().map(|item| (item.text(), item.success)).collect::<Vec<_>>()
+    };
+    assert_eq!(texts(&first).iter().filter(|(_, success)| !success).count(), 2);
+
+    // What the ForEach could not do is done, and then everything after it.
+    let again = run.retry().background().await.unwrap();
+    let second = ended(&again).await;
+    assert_eq!((second.status, items.count() - 10, after.count() - 2), (RunStatus::Completed, 4 + 2 + 1, 2));
+    is_sound(&db, &definition, run.run_id(), &again).await;
+
+    is_well.store(true, Ordering::Relaxed);
+    let before = (items.count(), after.count());
+    let third = run.retry().background().await.unwrap();
+    let well = ended(&third).await;
+    let expected: Vec<_> = ["a!", "b!", "c!", "d!", "e!"].iter().map(|text| ((*text).to_owned(), true)).collect();
+    assert_eq!(texts(&well), expected);
+    assert_eq!((items.count() - before.0, after.count() - before.1), (2 + 2, 2), "two items, and the Parallel");
+    is_sound(&db, &definition, run.run_id(), &third).await;
+    let preview = run.retry().preview().await.unwrap();
+    let kept: Vec<_> = preview.kept.iter().map(|call| call.key.to_string()).collect();
+    assert_eq!(kept, ["0/e0", "0/e2", "0/e4"]);
+
+    // Once nothing has failed, there is nothing to try again.
+    let refused = third.retry().background().await.unwrap_err().to_string();
+    assert!(refused.contains("or in which a failure was skipped"), "{refused}");
+
+    // Of branches around others, the outermost is executed from its beginning.
+    is_well.store(false, Ordering::Relaxed);
+    let deep = ForEach::new("deep").items(|_| ["x", "y"]).step(fragile("leaf", &["y"], &is_well, &items));
+    let both = Parallel::new("both").step(Steps::new("inner").step(deep)).step(append("beside", &after));
+    let last = fragile("last", &[], &is_well, &items);
+    let definition = Arc::new(Definition::builder("Other").step(both).step(last).build().unwrap());
+    let engine = crate::stage::engine(&db, &definition).await;
+    let run = submitted(&engine, &definition).await;
+    ended(&run).await;
+    let before = (items.count(), after.count());
+    is_well.store(true, Ordering::Relaxed);
+    assert_eq!(ended(&run.retry().background().await.unwrap()).await.status, RunStatus::Completed);
+    assert_eq!((items.count() - before.0, after.count() - before.1), (2 + 1, 0), "what stood beside it is kept");
 }

@@ -1,12 +1,15 @@
 //! What functions record under names of their own: calls that are made once, and sleeps.
 
 use crate::stage::{Calls, append, engine, input, slow, workflow};
-use futures::future::{Either, select};
-use outlive_core::port::{Access, RunStore, StepContext};
-use outlive_core::{Definition, Entry, Failure, OnError, Parallel, Retry, RunStatus, Step, Steps};
+use futures::future::{Either, join, select};
+use outlive_core::port::{Access, Clock, RunStore, StepContext};
+use outlive_core::{
+    Answer, Definition, Entry, Failure, HumanReview, OnError, Parallel, Record, Retry, RunStatus, Step, StepInput,
+    Steps, Timestamp,
+};
 use outlive_db::InMemoryDb;
 use outlive_engine::testing::{SimulatedClock, TroubledDb, broken_invariants, poll_and_drop, read_log};
-use outlive_engine::{Engine, Options};
+use outlive_engine::{Engine, Options, RunHandle};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -330,5 +333,154 @@ async fn a_cancel_ends_a_sleep_in_place_and_one_that_is_parked() {
         let begun = tokio::time::Instant::now();
         assert_eq!(run.wait().await.unwrap().status, RunStatus::Cancelled);
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+}
+
+/// Asks, waits no longer than this for the answer, and has more to do then.
+fn asks_until(limit: Duration) -> Step {
+    Step::function("asks", move |context: StepContext, _| async move {
+        let asked = context.ask("go", HumanReview::confirmation("Go?"));
+        let outcome = match select(pin!(asked), pin!(context.sleep("limit", limit))).await {
+            Either::Left((answer, _)) => format!("{:?}", answer?),
+            Either::Right((slept, _)) => slept.map(|()| "nobody answered".to_owned())?,
+        };
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        Ok::<_, Failure>(outcome)
+    })
+}
+
+/// The id of the only question that is open, as soon as there is one.
+async fn question(run: &RunHandle) -> Arc<str> {
+    loop {
+        if let [open] = &run.questions().await.unwrap()[..] {
+            return open.id().clone();
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// When the step of this name ended.
+fn ended_at(log: &[Entry], name: &str) -> Timestamp {
+    let is_end = |entry: &&Entry| match &entry.record {
+        Some(Record::Step { output, .. }) => output.step_name.as_deref() == Some(name),
+        _ => false,
+    };
+    log.iter().find(is_end).expect("it has ended").time()
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_question_and_a_sleep_in_one_function_the_first_to_end_counts() {
+    for limit in [MINUTE, Duration::from_secs(4)] {
+        for (has_sibling, is_answered) in [(false, false), (false, true), (true, false), (true, true)] {
+            for is_killed in [false, true] {
+                let place = format!("{limit:?}, sibling {has_sibling}, answered {is_answered}, killed {is_killed}");
+                let (db, clock) = (InMemoryDb::new(), SimulatedClock::start());
+                let parallel = Parallel::new("par").step(asks_until(limit));
+                let parallel = if has_sibling { parallel.step(slow("work", 3 * MINUTE)) } else { parallel };
+                let definition = Arc::new(Definition::builder("Example").step(parallel).build().unwrap());
+                let mut engine = heir(&db, &definition, clock).await;
+                let begun = clock.now();
+                let run_id = engine.submit(&definition.id, input("hi")).await.unwrap().run_id().clone();
+                let id = question(&engine.attach(run_id.clone())).await;
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                let stored = db.run(Access::All, run_id.clone()).await.unwrap().unwrap();
+                assert_eq!(stored.status, RunStatus::Running, "{place}: it goes on by itself");
+                let leaves = limit == MINUTE && !has_sibling;
+                assert_eq!((stored.worker.is_none(), stored.due_at.is_some()), (leaves, leaves), "{place}");
+                if is_killed {
+                    engine.kill();
+                    db.crash(&engine.worker());
+                    engine = heir(&db, &definition, clock).await;
+                }
+                if is_answered {
+                    engine.answer([(id, Answer::Approve)], None).await.unwrap();
+                }
+                let run = engine.attach(run_id);
+                let ended = tokio::time::timeout(HOUR, run.wait()).await.expect("it ends").unwrap();
+                assert_eq!(ended.status, RunStatus::Completed, "{place}: {}", ended.text());
+                let log = read_log(&db, run.run_id()).await;
+                assert_eq!(broken_invariants(&log, &ended), Vec::<String>::new(), "{place}");
+                let asked = |entry: &&Entry| matches!(entry.record, Some(Record::Waiting { .. }));
+                assert_eq!(log.iter().filter(asked).count(), 1, "{place}: it is asked once");
+                let expected = if is_answered { "Approve" } else { "nobody answered" };
+                assert_eq!(ended.step_results[0].steps[0].text(), expected, "{place}");
+                let took = ended_at(&log, "asks").since(begun);
+                let least = if is_answered { Duration::ZERO } else { limit };
+                // A process that takes over may have to wait until the lease of the one before is over.
+                assert!(took >= least && took < least + MINUTE, "{place}: after {took:?}");
+                assert!(run.questions().await.unwrap().is_empty(), "{place}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_asks_pauses_once_its_function_does_nothing_else() {
+    let (db, made) = (InMemoryDb::new(), Calls::default());
+    let counted = made.clone();
+    let either = Step::function("either", move |context: StepContext, _| {
+        let counted = counted.clone();
+        async move {
+            let call = context.once("call", || async {
+                counted.note();
+                tokio::time::sleep(MINUTE).await;
+                Ok("called".to_owned())
+            });
+            match select(pin!(context.ask("stop", HumanReview::confirmation("Stop?"))), pin!(call)).await {
+                Either::Left((answer, _)) => answer.map(|answer| format!("{answer:?}")),
+                Either::Right((called, _)) => called,
+            }
+        }
+    });
+    let both = Step::function("both", |context: StepContext, input: Arc<StepInput>| async move {
+        let asked = context.ask("go", HumanReview::confirmation("Go?"));
+        let (answer, slept) = join(asked, context.sleep("least", HOUR)).await;
+        slept?;
+        Ok::<_, Failure>(format!("{} {:?}", input.text(), answer?))
+    });
+    let (definition, clock) = (workflow([either, both]), SimulatedClock::start());
+    let engine = heir(&db, &definition, clock).await;
+    let begun = clock.now();
+    let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+    let paused = tokio::time::timeout(10 * HOUR, run.wait()).await.expect("it rests").unwrap();
+    assert_eq!((paused.status, made.count()), (RunStatus::Paused, 1));
+    let waited = clock.now().since(begun);
+    assert!(waited > HOUR && waited < HOUR + 2 * MINUTE, "it had something to wait for until then: {waited:?}");
+    let id = question(&run).await;
+    engine.answer([(id, Answer::Approve)], None).await.unwrap();
+    let ended = tokio::time::timeout(HOUR, run.wait()).await.expect("it ends").unwrap();
+    assert_eq!((ended.status, ended.text().as_str()), (RunStatus::Completed, "called Approve"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_function_that_has_given_up_a_question_goes_on_with_the_answer_to_another() {
+    for is_killed in [false, true] {
+        let (db, clock) = (InMemoryDb::new(), SimulatedClock::start());
+        let step = Step::function("step", |context: StepContext, _| async move {
+            let first = context.ask("first", HumanReview::confirmation("Do you know?"));
+            if let Either::Left((answer, _)) = select(pin!(first), pin!(context.sleep("limit", HOUR))).await {
+                return Ok(format!("first: {:?}", answer?));
+            }
+            let second = context.ask("second", HumanReview::confirmation("Do you, then?")).await?;
+            Ok::<_, Failure>(format!("second: {second:?}"))
+        });
+        let definition = workflow([step]);
+        let mut engine = heir(&db, &definition, clock).await;
+        let run_id = engine.submit(&definition.id, input("hi")).await.unwrap().run_id().clone();
+        let paused = engine.attach(run_id.clone()).wait().await.unwrap();
+        assert_eq!(paused.status, RunStatus::Paused, "{}", paused.text());
+        let open = engine.attach(run_id.clone()).questions().await.unwrap();
+        assert_eq!(open.len(), 2);
+        if is_killed {
+            engine.kill();
+            db.crash(&engine.worker());
+            engine = heir(&db, &definition, clock).await;
+        }
+        let second = open.iter().find(|open| open.question.message.as_deref() == Some("Do you, then?")).unwrap();
+        engine.answer([(second.id().clone(), Answer::Approve)], None).await.unwrap();
+        let run = engine.attach(run_id);
+        let ended = tokio::time::timeout(HOUR, run.wait()).await.expect("it ends").unwrap();
+        assert_eq!((ended.status, ended.text().as_str()), (RunStatus::Completed, "second: Approve"));
+        assert!(run.questions().await.unwrap().is_empty(), "nobody needs to answer the first any more");
     }
 }

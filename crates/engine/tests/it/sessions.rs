@@ -2,8 +2,9 @@
 
 use crate::stage::{Calls, append, engine, input, slow, workflow};
 use outlive_core::port::{Access, LogStore, RunStore, SessionKind, SessionStore};
-use outlive_core::{Failure, RunStatus, SessionId, Step, StepInput};
+use outlive_core::{Definition, Failure, Record, RunStatus, SessionId, Step, StepInput};
 use outlive_db::{Fault, InMemoryDb, Operation};
+use outlive_engine::testing::read_log;
 use outlive_engine::{Error, RunHandle, Submit};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -206,4 +207,44 @@ async fn a_runs_own_state_is_laid_over_its_sessions_once_when_it_begins() {
 
     let again = Submit::again(&db.run(Access::All, run.run_id().clone()).await.unwrap().unwrap()).unwrap();
     assert_eq!(again.session_state.unwrap()["topic"], "b");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runs_own_state_is_merged_with_its_sessions_at_every_depth() {
+    let db = InMemoryDb::new();
+    let see = Step::function("see", |context, _| async move { Ok::<_, Failure>(Value::Object(context.state.all())) });
+    let begins = json!({ "user": { "name": "Ada", "likes": { "tea": 1, "rain": 2 } }, "list": [1, 2], "gone": 1 });
+    let builder = Definition::builder("Example").session_state(begins.as_object().unwrap().clone());
+    let definition = Arc::new(builder.step(see).step(slow("wait", HOUR)).build().unwrap());
+    let first = engine(&db, &definition).await;
+    let submit = |state: Value| Submit { session_state: state.as_object().cloned(), ..in_session("s") };
+    let state = async || Value::Object(db.session(Access::All, session_id("s")).await.unwrap().unwrap().state);
+
+    // Over what new sessions begin with, and over what is there.
+    let own = json!({ "user": { "likes": { "tea": 3 } }, "gone": null });
+    let run = first.submit(&definition.id, submit(own)).await.unwrap();
+    run.wait().await.unwrap();
+    let now = json!({ "user": { "name": "Ada", "likes": { "tea": 3, "rain": 2 } }, "list": [1, 2] });
+    assert_eq!(state().await, now);
+    let own = json!({ "user": { "likes": { "rain": null }, "city": { "at": "Rome" } }, "list": [3], "none": null });
+    let run = first.submit(&definition.id, submit(own)).await.unwrap();
+    said(&run, "StepCompleted").await;
+    let now = json!({
+        "user": { "name": "Ada", "likes": { "tea": 3, "rain": null }, "city": { "at": "Rome" } }, "list": [3]
+    });
+    assert_eq!(state().await, now);
+    // Another engine that takes the run over finds it, and the log says what was changed.
+    first.shutdown().await.unwrap();
+    let second = engine(&db, &definition).await;
+    let ended = second.attach(run.run_id().clone()).wait().await.unwrap();
+    assert_eq!(ended.step_results[0].content, Some(now.clone()));
+    assert_eq!(state().await, now);
+    let log = read_log(&db, run.run_id()).await;
+    let Some(Record::Claimed { state: Some(laid), .. }) = &log[0].record else { panic!("{:?}", log[0]) };
+    assert_eq!(laid["user"], now["user"]);
+    // A fork from before its first step begins with the same, whatever the session has become since.
+    let other = json!({ "user": "nobody" });
+    second.submit(&definition.id, submit(other)).await.unwrap().wait().await.unwrap();
+    let fork = second.attach(run.run_id().clone()).fork("see").background().await.unwrap();
+    assert_eq!(fork.wait().await.unwrap().step_results[0].content, Some(now));
 }

@@ -36,7 +36,7 @@ async fn ask(context: &StepContext, turn: u32, takes: Duration) {
     tokio::time::sleep(takes).await;
     let value = Arc::from(serde_json::value::to_raw_value(&json!("answer")).unwrap());
     let done = ModelRequestDone::new(&info, USAGE, None);
-    tell(EventKind::ModelRequestCompleted(done), Some(Record::Result { key, value }));
+    tell(EventKind::ModelRequestCompleted(done), Some(Record::Result { key, value, sleeps: false }));
 }
 
 fn asking(turns: u32, takes: Duration) -> Step {

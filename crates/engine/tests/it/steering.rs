@@ -64,7 +64,7 @@ impl Talker {
             let piece = ContentDelta { content: Some(format!("{turn} ")), ..ContentDelta::default() };
             context.effects.stream(EventKind::RunContent(piece), &origin);
             sleep(self.takes).await;
-            let record = Record::Result { key, value: Arc::from(to_raw_value(&turn).unwrap()) };
+            let record = Record::Result { key, value: Arc::from(to_raw_value(&turn).unwrap()), sleeps: false };
             context.effects.tell(EventKind::StepStarted, &origin, Some(record));
         }
         Ok(heard)
@@ -184,7 +184,7 @@ async fn what_a_paused_or_parked_run_is_told_waits_until_it_goes_on() {
 /// What an entry says was heard.
 fn heard_in(entry: &Entry) -> Option<Vec<Value>> {
     match &entry.record {
-        Some(Record::Result { key, value }) if key.as_str().ends_with("/steered") => {
+        Some(Record::Result { key, value, .. }) if key.as_str().ends_with("/steered") => {
             serde_json::from_str(value.get()).ok()
         }
         _ => None,

@@ -93,7 +93,8 @@ impl Submission {
         self
     }
 
-    /// State the session starts with, if this run creates it.
+    /// What is laid over the session's state when the run begins: objects are merged at every depth, anything else is
+    /// replaced. Null removes; inside an object it is a value.
     pub fn session_state(mut self, state: Map<String, Value>) -> Self {
         self.session_state = Some(state);
         self

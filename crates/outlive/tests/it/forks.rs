@@ -278,11 +278,11 @@ async fn forked_everywhere(build: impl Fn(&ScriptedModel, &Arc<AtomicUsize>) -> 
     let mut edits = 0;
     for (index, entry) in (0..).zip(&log) {
         let said = match &entry.record {
-            Some(Record::Result { key, value }) if matches!(key.parts().last(), Some(Part::Call(_))) => {
+            Some(Record::Result { key, value, .. }) if matches!(key.parts().last(), Some(Part::Call(_))) => {
                 let value: serde_json::Value = serde_json::from_str(value.get()).unwrap();
                 value["content"].clone()
             }
-            Some(Record::Result { key, value }) if key.is_named() => serde_json::from_str(value.get()).unwrap(),
+            Some(Record::Result { key, value, .. }) if key.is_named() => serde_json::from_str(value.get()).unwrap(),
             _ => continue,
         };
         let place = format!("{name}, {:?} is {said} again", entry.record);

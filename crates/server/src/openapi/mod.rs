@@ -218,6 +218,7 @@ fn schemas() -> Map<String, Value> {
     add::<shape::BulkResult>(&mut generator);
     add::<shape::RunList>(&mut generator);
     add::<shape::RunDetail>(&mut generator);
+    add::<shape::StepPage>(&mut generator);
     add::<shape::EventPage>(&mut generator);
     add::<shape::WorkerList>(&mut generator);
     add::<shape::AuditList>(&mut generator);

@@ -50,7 +50,12 @@ const RUN_FORM: &[Field] = &[
     field("session_id", "string", false, "The session; created when absent"),
     field("user_id", "string", false, "The user; a credential that names one takes precedence"),
     field("run_id", "string", false, "The run's id; generated when absent, 409 when it is taken"),
-    field("session_state", "string", false, "JSON object merged over the session's state when the session starts"),
+    field(
+        "session_state",
+        "string",
+        false,
+        "JSON object laid over the session's state when the run begins: objects are merged, null removes a key",
+    ),
     field("additional_data", "string", false, "JSON object that steps see; unknown fields are added to it"),
     field("metadata", "string", false, "JSON object that is shown with the run"),
     field("dependencies", "string", false, "JSON object that function steps see"),

@@ -39,7 +39,13 @@ async fn the_views_tell_the_history_of_a_run() {
     let db = SqliteDb::new(&path);
     register(&db, "w1").await;
     let lease = start(&db, "r1", "w1").await;
-    let claimed = |worker: &str, epoch| Record::Claimed { worker: worker_id(worker), epoch, attempt: 1, at: second(1) };
+    let claimed = |worker: &str, epoch| Record::Claimed {
+        worker: worker_id(worker),
+        epoch,
+        attempt: 1,
+        at: second(1),
+        state: None,
+    };
     let key = Key::parse("0");
     let state = None;
     let run = None;
@@ -51,7 +57,7 @@ async fn the_views_tell_the_history_of_a_run() {
     let call = key.turn(0);
     let second_page = [
         entry(EventKind::RunContentCompleted, Some(Record::Intent { key: call.clone(), name: None })),
-        entry(EventKind::RunContentCompleted, Some(Record::Result { key: call, value })),
+        entry(EventKind::RunContentCompleted, Some(Record::Result { key: call, value, sleeps: false })),
     ];
     let third = [
         entry(EventKind::StepStarted, Some(claimed("w2", 2))),

@@ -102,6 +102,12 @@ const EVENTS_QUERY: &[Field] = &[
     field("kind", "string", false, "Only events of these names, separated by commas"),
     field("limit", "integer", false, "At most this many, 1 to 1000 (default 200)"),
 ];
+const STEPS_QUERY: &[Field] = &[
+    field("parent", "string", false, "Only steps directly in this one; empty: only those in none"),
+    field("status", "string", false, "Only steps of these statuses, separated by commas"),
+    field("limit", "integer", false, "At most this many, 1 to 1000 (default 100)"),
+    field("cursor", "string", false, "Continue after the page that returned this as `next_cursor`"),
+];
 const OUTPUT_QUERY: &[Field] = &[field("format", "string", false, "json (default), md or text")];
 const WAIT_QUERY: &[Field] =
     &[field("wait", "string", false, "Wait for the run's end, at most this long: 30s, 500ms; up to a minute")];
@@ -169,6 +175,12 @@ pub(super) fn routes() -> Table {
             answer: Some("Run"),
             ..doc("A run's output, or its state until it has one; supports Range and ETag")
         })
+        .get("/api/runs/{run_id}/steps", READ, steps::list)
+        .doc(Doc {
+            query: STEPS_QUERY,
+            answer: Some("StepPage"),
+            ..doc("Steps of a run, a page at a time: all, or those of one container, such as the items of a ForEach")
+        })
         .get("/api/runs/{run_id}/steps/{step_id}/output", READ, steps::output)
         .doc(Doc {
             query: OUTPUT_QUERY,
@@ -210,7 +222,7 @@ pub(super) fn routes() -> Table {
         .doc(Doc {
             headers: KEY,
             answer: Some("AcceptedRun"),
-            ..doc("Start a run that goes on where a run failed or was cancelled; 409 when it has done neither")
+            ..doc("Start a run that goes on where a run failed, was cancelled, or skipped a failure; 409 when it has done none of that")
         })
         .post("/api/runs/{run_id}/retry/preview", READ, forks::preview_retry)
         .doc(Doc { answer: Some("ForkPreview"), ..doc("Which calls that would make again; executes nothing") })

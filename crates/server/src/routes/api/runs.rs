@@ -136,7 +136,7 @@ pub(super) async fn get(
     let has_steps = query::boolean("steps", query.steps.as_deref().or(Some("true")))?;
     let reader = caller.reader();
     let run = show(&caller, &reader, &run_id).await?;
-    let steps = if has_steps { Some(steps::lines(&reader, &run).await?) } else { None };
+    let steps = if has_steps { Some(steps::first(&reader, &run).await?) } else { None };
     let waiting = reader.waiting(&run).await?;
     Ok(Json(RunDetail::new(&run, waiting.as_ref(), steps)))
 }

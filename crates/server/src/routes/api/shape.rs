@@ -606,17 +606,21 @@ pub(crate) struct RunDetail {
     pub(crate) error: Option<String>,
     /// Hash of the definition it executes.
     pub(crate) definition: String,
-    /// The steps that have started, in order; absent with `steps=false`.
+    /// The steps that have started, in order, 1,000 at most; absent with `steps=false`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) steps: Option<Vec<StepLine>>,
+    /// Where there are more: the `cursor` with which `/api/runs/{run_id}/steps` goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) next_steps: Option<String>,
 }
 
 impl RunDetail {
-    pub(super) fn new(run: &Run, waiting: Option<&Waiting>, steps: Option<Vec<StepLine>>) -> Self {
+    pub(super) fn new(run: &Run, waiting: Option<&Waiting>, steps: Option<(Vec<StepLine>, Option<String>)>) -> Self {
         let mut line = RunLine::new(run, waiting);
         let input = readable(run.read_input(), &mut line.unreadable).flatten();
         let error = readable(run_error(run), &mut line.unreadable).flatten();
-        Self { line, input, error, definition: run.definition.to_string(), steps }
+        let (steps, next_steps) = steps.map_or((None, None), |(steps, next)| (Some(steps), next));
+        Self { line, input, error, definition: run.definition.to_string(), steps, next_steps }
     }
 }
 
@@ -629,6 +633,8 @@ pub(crate) struct StepLine {
     pub(crate) name: String,
     /// Its place: a number at the top level, `[container, child]` inside a container.
     pub(crate) index: Value,
+    /// Of an item of a ForEach: its place in the list, from 0.
+    pub(crate) item: Option<u32>,
     /// The container it is in.
     pub(crate) parent_step_id: Option<String>,
     /// Depth: one more for each workflow that runs as a step of another.
@@ -653,6 +659,17 @@ pub(crate) struct StepLine {
     pub(crate) has_output: bool,
     /// Index of the event that started it.
     pub(crate) first_seq: u64,
+}
+
+/// A page of a run's steps.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct StepPage {
+    /// The steps, in the order in which they started.
+    pub(crate) steps: Vec<StepLine>,
+    /// How many of them there are by status, whatever the page and the status that was asked for.
+    pub(crate) counts: BTreeMap<&'static str, u64>,
+    /// `cursor` of the next page; null when there is none yet.
+    pub(crate) next_cursor: Option<String>,
 }
 
 /// The time of an event, which is whole seconds.

@@ -1,39 +1,109 @@
 //! The steps of a run, folded from its log, and what one of them gave back.
 
 use super::range::{self, Payload};
-use super::shape::{StepLine, event_time};
+use super::shape::{StepLine, StepPage, event_time};
 use super::show;
 use crate::problem::Problem;
 use crate::routes::caller::Caller;
-use crate::routes::query::Query;
+use crate::routes::query::{self, Query};
+use axum::Json;
 use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
+use outlive_core::log::{Part, Place};
 use outlive_core::port::Run;
-use outlive_core::{EventKind, Follows, RunEvent, RunStatus, StepOutput};
+use outlive_core::{Entry, EventKind, Follows, Key, Record, RunEvent, RunStatus, StepOutput};
 use outlive_engine::Reader;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// Events held in memory at once.
 const WINDOW: u64 = 512;
 
+/// Steps on a page, and in the answer about a run.
+const LIMIT: u64 = 100;
+const LIMIT_MAX: usize = 1_000;
+
+const STATUSES: [&str; 6] = ["running", "waiting", "completed", "error", "cancelled", "skipped"];
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct StepsQuery {
+    parent: Option<String>,
+    status: Option<String>,
+    limit: Option<String>,
+    cursor: Option<String>,
+}
+
+/// `GET /api/runs/{run_id}/steps`.
+pub(super) async fn list(
+    caller: Caller,
+    Path(run_id): Path<String>,
+    Query(query): Query<StepsQuery>,
+) -> Result<Json<StepPage>, Problem> {
+    let limit = query::number("limit", query.limit.as_deref(), 1, LIMIT_MAX as u64)?.unwrap_or(LIMIT);
+    let from = query::index("cursor", query.cursor.as_deref())?.unwrap_or_default();
+    let statuses: Vec<&str> = query::words(query.status.as_deref()).collect();
+    if statuses.iter().any(|status| !STATUSES.contains(status)) {
+        let known = "Input should be running, waiting, completed, error, cancelled or skipped";
+        return Err(Problem::field("enum", "query", "status", known));
+    }
+    let reader = caller.reader();
+    let run = show(&caller, &reader, &run_id).await?;
+    let mut steps = lines(&reader, &run).await?;
+    if let Some(parent) = query.parent.as_deref() {
+        if !parent.is_empty() && steps.iter().all(|step| step.step_id != parent) {
+            return Err(Problem::not_found("Step not found"));
+        }
+        steps.retain(|step| step.parent_step_id.as_deref().unwrap_or_default() == parent);
+    }
+    let mut counts = BTreeMap::new();
+    steps.iter().for_each(|step| *counts.entry(step.status).or_insert(0) += 1);
+    let is_asked_for = |step: &StepLine| statuses.is_empty() || statuses.contains(&step.status);
+    // A step keeps its place: what starts later comes after it.
+    let mut found = (0_u64..).zip(steps).filter(|(place, step)| *place >= from && is_asked_for(step)).peekable();
+    let mut page = Vec::new();
+    while let Some((_, step)) = found.next_if(|_| (page.len() as u64) < limit) {
+        page.push(step);
+    }
+    let next_cursor = found.peek().map(|(place, _)| place.to_string());
+    Ok(Json(StepPage { steps: page, counts, next_cursor }))
+}
+
+/// The first steps as of the moment `run` was read, and where the others begin, if there are any.
+pub(super) async fn first(reader: &Reader, run: &Run) -> Result<(Vec<StepLine>, Option<String>), Problem> {
+    let mut steps = lines(reader, run).await?;
+    let next = (steps.len() > LIMIT_MAX).then(|| LIMIT_MAX.to_string());
+    steps.truncate(LIMIT_MAX);
+    Ok((steps, next))
+}
+
 /// The steps as of the moment `run` was read.
-pub(super) async fn lines(reader: &Reader, run: &Run) -> Result<Vec<StepLine>, Problem> {
+async fn lines(reader: &Reader, run: &Run) -> Result<Vec<StepLine>, Problem> {
     let mut fold = Fold::default();
     let mut from = 0;
     while from < run.next_index {
-        let count = WINDOW.min(run.next_index - from);
-        let events = reader.stored_events(&run.info.run_id, from, usize::try_from(count).unwrap_or(usize::MAX)).await?;
-        if events.is_empty() {
+        let count = usize::try_from(WINDOW.min(run.next_index - from)).unwrap_or(usize::MAX);
+        let entries = reader.stored_entries(&run.info.run_id, from, count).await?;
+        if entries.is_empty() {
             break;
         }
-        from += events.len() as u64;
-        events.iter().for_each(|event| fold.apply(event));
+        from += entries.len() as u64;
+        for entry in &entries {
+            fold.apply(&entry.event);
+            fold.note_item(entry);
+        }
     }
     Ok(fold.finish(run.status))
+}
+
+/// Which item of a list this is.
+fn item(key: &Key) -> Option<u32> {
+    match key.parts().last() {
+        Some(Part::Node { place: Place::Item(item), .. }) => Some(item),
+        _ => None,
+    }
 }
 
 /// Steps by their events.
@@ -93,6 +163,24 @@ impl Fold {
         self.places.get(step_id).map(|place| &mut self.steps[*place])
     }
 
+    /// A step of a list says where it stands there.
+    fn note_item(&mut self, entry: &Entry) {
+        let Some(Record::Intent { key, name: Some(_) } | Record::Begin { key, .. } | Record::Waiting { key, .. }) =
+            &entry.record
+        else {
+            return;
+        };
+        let origin = &entry.event.origin;
+        // A nested workflow begins inside its step.
+        let step_id = match entry.event.kind {
+            EventKind::WorkflowStarted => origin.parent_step_id.as_deref(),
+            _ => origin.step_id.as_deref(),
+        };
+        if let (Some(item), Some(step)) = (item(key), step_id.and_then(|step_id| self.step(step_id))) {
+            step.item = Some(item);
+        }
+    }
+
     fn begin(&mut self, step_id: &str, event: &RunEvent) {
         self.note(step_id, event);
         if let Some(step) = self.step(step_id) {
@@ -119,6 +207,7 @@ impl Fold {
             step_id: step_id.to_owned(),
             name: origin.step_name.as_deref().unwrap_or_default().to_owned(),
             index: json!(origin.step_index),
+            item: None,
             parent_step_id: origin.parent_step_id.as_deref().map(str::to_owned),
             nested_depth: origin.nested_depth,
             status: "running",

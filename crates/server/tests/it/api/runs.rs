@@ -1,8 +1,10 @@
 //! Starting, reading, cancelling and repeating one run.
 
-use super::stage::Stage;
+use super::stage::{Stage, serving_one};
 use axum::http::StatusCode;
+use outlive_core::{Definition, Failure, ForEach, OnError, RunId, Step, StepInput, Steps};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 #[tokio::test]
 async fn a_run_is_started_and_read() {
@@ -412,5 +414,66 @@ async fn a_run_is_sent_to_the_one_that_executes_or_takes_its_place() {
     for (id, status) in [(&*run_id, "CANCELLED"), (&*waits, "CANCELLED"), (last, "COMPLETED")] {
         stage.ended(id).await;
         assert_eq!(stage.ada.get_json(&format!("/api/runs/{id}")).await["status"], status, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn the_steps_of_a_run_are_read_a_page_at_a_time_and_items_say_which_they_are() {
+    const COUNT: usize = 1_050;
+    let item = Step::function("item", |_, input: Arc<StepInput>| async move {
+        let text = input.text();
+        if text.ends_with("50") { Err(Failure::fatal("no power")) } else { Ok(text) }
+    });
+    let each = ForEach::new("each").items(|_| (0..COUNT).map(|item| item.to_string()).collect::<Vec<_>>());
+    let each = each.step(item.on_error(OnError::Skip)).concurrency(64);
+    let last = Step::function("last", |_, input: Arc<StepInput>| async move { Ok::<_, Failure>(input.text()) });
+    let group = Steps::new("group").step(each);
+    let definition = Definition::builder("List").step(group).step(last).build().expect("a definition");
+    let (engine, client) = serving_one(Arc::new(definition)).await;
+    let run_id = client.start("list", "x").await;
+    engine.attach(RunId::parse(&run_id).expect("an id")).wait().await.expect("it ends");
+
+    let run = client.get_json(&format!("/api/runs/{run_id}")).await;
+    assert_eq!(run["steps"].as_array().expect("steps").len(), 1_000);
+    let path = format!("/api/runs/{run_id}/steps");
+    let rest = client.get_json(&format!("{path}?cursor={}", run["next_steps"].as_str().expect("there are more"))).await;
+    let names = |page: &Value| {
+        let steps = page["steps"].as_array().expect("steps").iter();
+        steps.map(|step| step["name"].as_str().expect("a name").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!((names(&rest).len(), names(&rest).pop(), &rest["next_cursor"]), (53, Some("last".into()), &Value::Null));
+
+    let outer = client.get_json(&format!("{path}?parent=")).await;
+    assert_eq!((names(&outer), &outer["counts"]), (vec!["group".into(), "last".into()], &json!({ "completed": 2 })));
+    let inside = |step_id: &Value| format!("{path}?parent={}", step_id.as_str().expect("an id"));
+    let group = client.get_json(&inside(&outer["steps"][0]["step_id"])).await;
+    assert_eq!(names(&group), ["each"]);
+    assert_eq!(group["steps"][0]["item"], Value::Null);
+    let items = inside(&group["steps"][0]["step_id"]);
+
+    // All items, in pages.
+    let (mut cursor, mut seen) = (Some(String::new()), Vec::new());
+    while let Some(from) = cursor {
+        let more = if from.is_empty() { String::new() } else { format!("&cursor={from}") };
+        let page = client.get_json(&format!("{items}&limit=400{more}")).await;
+        assert_eq!(page["counts"], json!({ "completed": 1_040, "error": 10 }));
+        seen.extend(
+            page["steps"].as_array().expect("steps").iter().map(|step| step["item"].as_u64().expect("a place")),
+        );
+        cursor = page["next_cursor"].as_str().map(str::to_owned);
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, (0..COUNT as u64).collect::<Vec<_>>());
+
+    // Those that failed.
+    let failed = client.get_json(&format!("{items}&status=error,cancelled&limit=3")).await;
+    let places: Vec<_> = failed["steps"].as_array().expect("steps").iter().map(|step| step["item"].clone()).collect();
+    assert_eq!(places, [json!(50), json!(150), json!(250)]);
+    let cursor = failed["next_cursor"].as_str().expect("there are more");
+    let failed = client.get_json(&format!("{items}&status=error&limit=100&cursor={cursor}")).await;
+    assert_eq!((failed["steps"].as_array().expect("steps").len(), &failed["next_cursor"]), (7, &Value::Null));
+
+    for (query, status) in [("?parent=nothing", 404), ("?status=good", 422), ("?limit=0", 422), ("?cursor=-1", 422)] {
+        assert_eq!(client.get(&format!("{path}{query}")).await.problem().0, status, "{query}");
     }
 }

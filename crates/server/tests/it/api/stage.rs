@@ -255,7 +255,15 @@ impl Stage {
     }
 }
 
-fn serving(engine: &Engine, definitions: [Arc<Definition>; 3]) -> outlive_server::ServerBuilder {
+/// A client of a server of this one workflow, which asks for no credentials, and its engine.
+pub(crate) async fn serving_one(definition: Arc<Definition>) -> (Engine, Client) {
+    let builder = Engine::builder(Arc::new(InMemoryDb::new())).workflow(definition.clone());
+    let engine = builder.start().await.expect("an engine");
+    let router = serving(&engine, [definition]).build().router();
+    (engine, Client { router, token: String::new() })
+}
+
+fn serving<const N: usize>(engine: &Engine, definitions: [Arc<Definition>; N]) -> outlive_server::ServerBuilder {
     definitions.into_iter().fold(Server::builder(engine.clone()), |server, definition| {
         server.component(Component {
             kind: Kind::Workflow,
