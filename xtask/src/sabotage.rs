@@ -45,6 +45,12 @@ const SABOTAGES: &[Sabotage] = &[
         filter: "sweep::",
         breaks: "nobody sees an event that is not in the log",
     },
+    Sabotage {
+        package: "outlive-engine",
+        defect: "skip-lease-check",
+        filter: "hearts::",
+        breaks: "a worker whose lease has run out begins no call",
+    },
 ];
 
 /// The feature that has the defects compiled in.

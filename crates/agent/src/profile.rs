@@ -120,7 +120,7 @@ impl Shape {
     fn problem(&self) -> Option<String> {
         let is_schema = self.schema.schema.is_object() || self.schema.schema == Value::Bool(true);
         let name = &self.schema.name;
-        (!is_schema).then(|| format!("its schema {name:?} is no JSON Schema: give an object"))
+        (!is_schema).then(|| format!("its schema {name:?} is not a JSON Schema: give an object"))
     }
 }
 

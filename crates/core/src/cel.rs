@@ -343,7 +343,7 @@ fn problem(error: &ExecutionError) -> String {
             format!("{} and {} cannot be compared", left.type_of(), right.type_of())
         }
         E::UnsupportedKeyType(value) => format!("{} cannot be the key of a map", value.type_of()),
-        E::UnsupportedIndex(index, of) => format!("{} is no index of {}", index.type_of(), of.type_of()),
+        E::UnsupportedIndex(index, of) => format!("{} is not an index of {}", index.type_of(), of.type_of()),
         E::IndexOutOfBounds(_) => "an index is out of bounds: ask with `size()` how long the list is".to_owned(),
         E::DivisionByZero(_) | E::RemainderByZero(_) => "a division by zero".to_owned(),
         E::Overflow(..) => "a number does not fit in 64 bits".to_owned(),

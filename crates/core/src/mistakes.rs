@@ -23,7 +23,7 @@ pub struct SchemaMistake {
 /// let schema = json!({ "type": "object", "properties": { "age": { "type": "int" } } });
 /// let mistakes = schema_mistakes(&schema);
 /// assert_eq!(mistakes[0].path, ["properties", "age", "type"]);
-/// assert!(mistakes[0].problem.starts_with("\"int\" is no type"));
+/// assert!(mistakes[0].problem.starts_with("\"int\" is not a type"));
 /// ```
 pub fn schema_mistakes(schema: &Value) -> Vec<SchemaMistake> {
     let mut looking = Looking { root: schema, path: Vec::new(), found: Vec::new() };
@@ -119,7 +119,7 @@ impl<'a> Looking<'a> {
             Some(name) if TYPES.contains(&name) => {}
             Some(name) => {
                 let shown: String = name.chars().take(40).collect();
-                self.mistake(format!("{shown:?} is no type: there are {}", TYPES.join(", ")));
+                self.mistake(format!("{shown:?} is not a type: there are {}", TYPES.join(", ")));
             }
             None => self.mistake(format!("it must be one of {}", TYPES.join(", "))),
         }

@@ -397,7 +397,7 @@ mod tests {
         assert!(Cron::parse(&long, "UTC").expect_err("too long").to_string().contains("limit is 256"));
         for zone in ["Mars/X", "Etc/Unknown", "", "../../etc/passwd", "Europe/Berlin "] {
             let error = Cron::parse("* * * * *", zone).expect_err(zone).to_string();
-            assert!(error.contains("is no time zone") && error.contains("Europe/Berlin or UTC"), "{zone}: {error}");
+            assert!(error.contains("is not a time zone") && error.contains("Europe/Berlin or UTC"), "{zone}: {error}");
         }
     }
 }

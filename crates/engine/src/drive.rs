@@ -724,8 +724,9 @@ impl Inner {
         match self.services.commit(&commit).await {
             Ok(()) if due_at.is_none() => self.wake.notify_one(),
             Ok(()) => {}
+            // Held and executed by nobody: this worker takes it up again.
             Err(error) => {
-                tracing::error!(%run_id, %error, "the run's lease cannot be released: it waits for this process to end")
+                tracing::error!(%run_id, %error, "the run's lease could not be released: the run goes on here in a moment")
             }
         }
     }

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 /// One engine, whoever holds it.
 pub(crate) struct Inner {
@@ -35,8 +36,8 @@ pub(crate) struct Inner {
     pub(crate) news: Notify,
     /// Notified when there may be other limits to what is kept.
     pub(crate) keeps: Notify,
-    /// Runs this worker held at the last comparison without executing them, by epoch.
-    pub(crate) strays: Mutex<HashMap<RunId, u64>>,
+    /// Runs this worker held at the last comparison without executing them.
+    pub(crate) strays: Mutex<HashMap<RunId, Stray>>,
     /// Runs submitted here that this process could not take at once.
     pub(crate) unleased: AtomicUsize,
     /// A run that crashed its workers executes here; the next of its kind waits.
@@ -53,6 +54,14 @@ pub(crate) struct Inner {
     pub(crate) stop: watch::Sender<Stopping>,
     /// Set when the heart has given everything back, or no longer waits for anything.
     pub(crate) ended: watch::Sender<Option<End>>,
+}
+
+/// A run that is held and not executed here: its lease, and from when on it is driven anew. Until then a submit or a claim
+/// may be about to start it.
+#[derive(Clone, Copy)]
+pub(crate) struct Stray {
+    pub(crate) epoch: u64,
+    pub(crate) due: Instant,
 }
 
 struct Running {
@@ -346,17 +355,17 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            // Nothing executes it now: the next comparison finds it.
-            let mut strays = self.inner.strays.lock().unwrap_or_else(PoisonError::into_inner);
-            strays.insert(self.run_id.clone(), self.epoch);
-        }
         let mut running = self.inner.running();
         if running.get(&self.run_id).is_some_and(|running| running.epoch == self.epoch) {
             running.remove(&self.run_id);
         }
         let is_empty = running.is_empty();
         drop(running);
+        if std::thread::panicking() {
+            // Nobody is about to start it: the next comparison does.
+            let mut strays = self.inner.strays.lock().unwrap_or_else(PoisonError::into_inner);
+            strays.insert(self.run_id.clone(), Stray { epoch: self.epoch, due: Instant::now() });
+        }
         self.inner.services.hub.publish_gone(&self.run_id);
         if self.is_suspect {
             self.inner.suspects.fetch_sub(1, Ordering::Relaxed);

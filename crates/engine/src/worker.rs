@@ -6,7 +6,7 @@
 use crate::control::Stop;
 use crate::drive;
 use crate::error::Error;
-use crate::inner::{Inner, Stopping};
+use crate::inner::{Inner, Stopping, Stray};
 use crate::{rates, ticks};
 use outlive_core::port::{BoxFuture, Claim, DbError, Lease, Run};
 use outlive_core::{RunId, Timestamp, WorkerId};
@@ -76,9 +76,9 @@ async fn read_wishes(inner: &Inner) -> Result<(), DbError> {
 
 /// Compares what the store says this worker holds with what it executes.
 ///
-/// A run that is held, and was not executing at the last comparison either, is a stray: its submit was lost track of,
-/// its driver panicked, or it could not be released. It is claimed anew, so that nothing left of its driver can write,
-/// and driven. A run that executes and is no longer held was taken or deleted.
+/// A run that has been held for a heartbeat's period without executing is a stray: its submit was lost track of, its driver
+/// panicked, or it could not be released. It is claimed anew, so that nothing left of its driver can write, and driven. A
+/// run that executes and is no longer held was taken or deleted.
 async fn compare(inner: &Arc<Inner>) -> Result<(), DbError> {
     read_wishes(inner).await?;
     rates::give_back(&inner.services).await?;
@@ -101,12 +101,13 @@ async fn compare(inner: &Arc<Inner>) -> Result<(), DbError> {
     Ok(())
 }
 
-/// What is held without executing, both now and at the last comparison; first-time cases are noted.
+/// What has been held without executing since a comparison that was a heartbeat's period ago; newer cases are noted. News
+/// make comparisons follow each other at once, so their number says nothing.
 fn strays(inner: &Inner, worker: WorkerId, held: HashMap<RunId, u64>) -> Vec<Lease> {
     if inner.is_stopping() {
         return Vec::new();
     }
-    let executing = inner.executing();
+    let (executing, now) = (inner.executing(), Instant::now());
     let mut noted = inner.strays.lock().unwrap_or_else(PoisonError::into_inner);
     let before = std::mem::take(&mut *noted);
     let mut strays = Vec::new();
@@ -114,10 +115,12 @@ fn strays(inner: &Inner, worker: WorkerId, held: HashMap<RunId, u64>) -> Vec<Lea
         if executing.contains_key(&run_id) {
             continue;
         }
-        if before.get(&run_id) == Some(&epoch) {
+        let known = before.get(&run_id).filter(|stray| stray.epoch == epoch);
+        let stray = known.copied().unwrap_or(Stray { epoch, due: now + inner.options.heartbeat_period });
+        if stray.due <= now {
             strays.push(Lease { run_id, worker: worker.clone(), epoch });
         } else {
-            noted.insert(run_id, epoch);
+            noted.insert(run_id, stray);
         }
     }
     strays

@@ -15,7 +15,7 @@ pub(crate) fn zone(name: &str) -> Result<TimeZone, String> {
     let known = TimeZone::get(name).ok().filter(|zone| !zone.is_unknown());
     known.ok_or_else(|| {
         format!(
-            "{name:?} is no time zone that this machine knows: write a name such as Europe/Berlin or UTC, or install the \
+            "{name:?} is not a time zone that this machine knows: write a name such as Europe/Berlin or UTC, or install the \
              time zone database (tzdata)"
         )
     })
@@ -103,7 +103,7 @@ mod tests {
     fn a_zone_that_nobody_knows_is_refused_by_name() {
         for name in ["Mars/X", "Etc/Unknown", "", "../../etc/passwd", "Europe/Berlin ", "+02:00"] {
             let problem = budget_problem(&Budget::calls(1).per_day().time_zone(name)).expect(name);
-            assert!(problem.contains("is no time zone") && problem.contains("Europe/Berlin or UTC"), "{problem}");
+            assert!(problem.contains("is not a time zone") && problem.contains("Europe/Berlin or UTC"), "{problem}");
         }
     }
 }

@@ -10,6 +10,7 @@ mod purity;
 mod routes;
 mod rows;
 mod sources;
+mod sweeps;
 mod weight;
 mod words;
 
@@ -40,6 +41,7 @@ pub(crate) fn run(cargo: &Cargo) -> Result<(), Problem> {
         sources::lints_inherited(&files),
         routes::check(&files),
         rows::check(&files),
+        sweeps::check(&files),
         words::check(&files),
         links::check(&files, &|path| cargo.root().join(path).exists()),
         readme::check(text("README.md")),

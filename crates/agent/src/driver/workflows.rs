@@ -85,7 +85,7 @@ impl Drive<'_> {
 
     fn called(&self, tool: &Tool, workflow: &Definition, call: &ToolCall, given: &Given) -> Result<Called, String> {
         let mut arguments =
-            call.arguments().map_err(|problem| format!("the arguments are no JSON object: {problem}"))?;
+            call.arguments().map_err(|problem| format!("the arguments are not a JSON object: {problem}"))?;
         if let Given::Allowed(values) = given {
             tool.fill_in(&mut arguments, values);
         }

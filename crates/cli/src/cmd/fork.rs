@@ -93,7 +93,7 @@ impl Fork {
             return Ok(self.at.parse().map_or_else(|_| ForkPoint::from(self.at.as_str()), ForkPoint::Entry));
         };
         index.parse().map(ForkPoint::Entry).map_err(|_| {
-            let message = format!("{:?} is no place: an event's index is a number, such as event:5", self.at);
+            let message = format!("{:?} is not a place: an event's index is a number, such as event:5", self.at);
             Problem::new(Exit::Usage, "invalid_place", message)
         })
     }

@@ -153,7 +153,7 @@ impl Run {
         if !files::is_file(&self.workflow) {
             if self.of_file.is_some() || self.allowed.model.is_some() || self.allowed.allow_commands {
                 let message =
-                    format!("{} is no file: --workflow, --model and --allow-commands are for files", self.workflow);
+                    format!("{} is not a file: --workflow, --model and --allow-commands are for files", self.workflow);
                 return Err(Problem::new(Exit::Usage, "usage", message));
             }
             let workflow_id = workflow_id(&self.workflow)?;

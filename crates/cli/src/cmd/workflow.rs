@@ -272,7 +272,7 @@ impl Diff {
         let parse = |text: &String| {
             Structure::parse(text).map_err(|invalid| {
                 let problems = invalid.problems.join("\n");
-                let message = format!("{} is no definition", shown(&self.definition));
+                let message = format!("{} is not a definition", shown(&self.definition));
                 Problem::new(Exit::Usage, "invalid_definition", message).hint(problems)
             })
         };

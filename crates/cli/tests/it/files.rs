@@ -297,7 +297,7 @@ fn commands_are_refused_unless_they_are_allowed_also_those_of_stored_texts() {
     );
     assert!(!place.path("runs.db").exists(), "nothing was opened");
     let named = place.run(&["run", "content-creation-demo", "x", "--allow-commands"]).exits(2);
-    assert!(named.stderr.contains("is no file"), "{}", named.stderr);
+    assert!(named.stderr.contains("is not a file"), "{}", named.stderr);
 
     let mut command = place.command(&["run", "-d", "slow.yaml", "x", "--allow-commands"]);
     let accepted = Done::of({
@@ -434,7 +434,7 @@ fn what_a_run_asks_is_asked_in_the_conversation() {
     let done = chat(&place, &["ask.yaml"], lines).exits(0);
     for said in [
         "First asks: Begin? (confirmation)",
-        "That is no answer here: it takes yes, no, or no and why",
+        "That is not an answer here: it takes yes, no, or no and why",
         "who: string",
         "count: integer",
         "field count takes JSON of the type integer",

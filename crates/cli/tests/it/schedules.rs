@@ -101,7 +101,7 @@ fn a_schedule_that_cannot_be_is_refused_and_nothing_is_made() {
     let add = |more: &[&str]| place.on_runs(&[&["schedule", "add"], more, &["--json"]].concat());
     let told = |done: Done| done.exits(2).error()["message"].as_str().unwrap().to_owned();
     assert!(told(add(&["content-creation-demo", "60 * * * *"])).contains("at character 1: \"60\" is no minute"));
-    assert!(told(add(&["content-creation-demo", "@daily", "--tz", "Mars/X"])).contains("is no time zone"));
+    assert!(told(add(&["content-creation-demo", "@daily", "--tz", "Mars/X"])).contains("is not a time zone"));
     assert!(told(add(&["content-creation-demo", "0 0 30 2 *"])).contains("never comes"));
     add(&["content-creation-demo", "@daily", "--overlap", "never"]).exits(2);
     add(&["tea-shop", "@daily"]).exits(3);

@@ -58,7 +58,7 @@ pub(super) fn to_json(value: CelValue) -> Result<Value, String> {
         CelValue::Bytes(_) => {
             return Err("it gives bytes, which JSON does not have: make text of them with `string()`".to_owned());
         }
-        _ => return Err("it gives something that is no JSON value".to_owned()),
+        _ => return Err("it gives something that is not a JSON value".to_owned()),
     })
 }
 

@@ -93,8 +93,8 @@ fn message(theirs: &str) -> Option<String> {
 fn unreadable(token: &str) -> String {
     match token.chars().next() {
         Some('=') => "`=` compares nothing: write `==`".to_owned(),
-        Some('&') => "`&` is no operator: write `&&`".to_owned(),
-        Some('|') => "`|` is no operator: write `||`".to_owned(),
+        Some('&') => "`&` is not an operator: write `&&`".to_owned(),
+        Some('|') => "`|` is not an operator: write `||`".to_owned(),
         Some('\'' | '"') if token.contains('\\') => "this text has an unknown escape, or no closing quote".to_owned(),
         Some('\'' | '"') => "this text has no closing quote".to_owned(),
         _ => format!("`{}` has no meaning in CEL", excerpt(token, PIECE)),

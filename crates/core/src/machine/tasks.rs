@@ -203,7 +203,7 @@ impl TaskList {
             "completed" => TaskStatus::Completed,
             "failed" => TaskStatus::Failed,
             other => {
-                let problem = format!("{other:?} is no status: choose pending, in_progress, completed or failed");
+                let problem = format!("{other:?} is not a status: choose pending, in_progress, completed or failed");
                 return Err(problem);
             }
         };
@@ -394,7 +394,7 @@ mod tests {
             (
                 "update_task_status",
                 json!({ "task_id": "1", "status": "done" }),
-                "\"done\" is no status: choose pending, in_progress, completed or failed",
+                "\"done\" is not a status: choose pending, in_progress, completed or failed",
             ),
             (
                 "update_task_status",

@@ -211,7 +211,7 @@ fn mistakes_are_told_with_their_place() {
         ("input ==", vec![at(1, 9, "the expression ends too early")]),
         ("", vec![at(1, 1, "the expression ends too early")]),
         ("input = 'a'", vec![at(1, 7, "`=` compares nothing: write `==`")]),
-        ("true & false", vec![at(1, 6, "`&` is no operator: write `&&`")]),
+        ("true & false", vec![at(1, 6, "`&` is not an operator: write `&&`")]),
         ("input == 'abc", vec![at(1, 10, "this text has no closing quote")]),
         ("input.contains('x'", vec![at(1, 19, "`)` is missing")]),
         ("true\n&& size(]", vec![at(2, 9, "`]` is not expected here")]),

@@ -1,12 +1,16 @@
 //! Leases: kept while an engine drains and while user code starves it, lost only to whoever saw no beat for a whole lease.
 
-use crate::stage::{Calls, append, engine, engine_with, input, workflow};
+use crate::stage::{Calls, append, engine, engine_with, input, slow, workflow};
 use outlive_core::port::{Access, BoxFuture, Claim, DbErrorKind, Observer, RunStore, Witness};
-use outlive_core::{Definition, Entry, Failure, RunInfo, RunStatus, Step, StepInput, WorkerId};
+use outlive_core::{Definition, Entry, Failure, RunId, RunInfo, RunStatus, Step, StepInput, WorkerId};
 use outlive_db::{Fault, InMemoryDb, Operation, SqliteDb};
-use outlive_engine::{Engine, Options, RunHandle};
+use outlive_engine::testing::{SimulatedClock, TroubledDb};
+use outlive_engine::{Engine, Options, RunHandle, Submit};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -90,7 +94,7 @@ async fn a_run_whose_driver_panicked_is_driven_on() {
     let (db, calls) = (InMemoryDb::new(), Calls::default());
     let definition = workflow([append("a", &calls), append("b", &calls)]);
     let builder = Engine::builder(Arc::new(db.clone())).workflow(definition.clone());
-    let clock = Arc::new(outlive_engine::testing::SimulatedClock::start());
+    let clock = Arc::new(SimulatedClock::start());
     let engine = builder.clock(clock).observer(Arc::new(Bomb(AtomicBool::new(false)))).start().await.unwrap();
     let begun = Instant::now();
     let run = engine.submit(&definition.id, input("hi")).await.unwrap();
@@ -115,6 +119,65 @@ async fn a_run_that_is_held_and_that_nobody_drives_is_driven() {
     let stray = engine.attach(outlive_core::RunId::parse("stray").unwrap());
     let ended = tokio::time::timeout(60 * SECOND, stray.wait()).await.expect("it is driven").unwrap();
     assert_eq!((ended.status, calls.count()), (RunStatus::Completed, 2));
+}
+
+/// Another engine's cancels make this one compare what it holds with what it executes as often as they come.
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_accepted_and_about_to_start_is_left_to_whoever_starts_it() {
+    let (db, calls) = (InMemoryDb::new(), Calls::default());
+    let definition = workflow([slow("a", 3600 * SECOND)]);
+    let quick = Arc::new(Definition::builder("Quick").step(append("b", &calls)).build().unwrap());
+    let builder = Engine::builder(TroubledDb::yielding(Arc::new(db.clone()))).workflow(definition.clone());
+    let builder = builder.workflow(quick.clone()).clock(Arc::new(SimulatedClock::start()));
+    let engine = builder.start().await.unwrap();
+    let twin = engine_with(&db, &definition, Options { execute: false, ..Options::default() }).await;
+    let mut unwanted = Vec::new();
+    for _ in 0..4 {
+        let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+        said(&run, "StepStarted").await;
+        unwanted.push(run);
+    }
+
+    let chosen = RunId::parse("chosen").unwrap();
+    let submit = Submit { run_id: Some(chosen.to_string()), ..input("hi") };
+    let mut submitting = pin!(engine.submit(&quick.id, submit));
+    let stored = async || db.run(Access::All, chosen.clone()).await.unwrap();
+    while stored().await.is_none() {
+        assert!(poll_fn(|cx| Poll::Ready(submitting.as_mut().poll(cx).is_pending())).await, "it waits at the store");
+        tokio::task::yield_now().await;
+    }
+    for run in unwanted {
+        twin.cancel(run.run_id(), "enough").await.unwrap();
+        assert_eq!(run.wait().await.unwrap().status, RunStatus::Cancelled);
+    }
+    assert_eq!(stored().await.unwrap().epoch, 1, "it was taken for one that nobody drives");
+    let run = submitting.await.unwrap();
+    assert_eq!((run.wait().await.unwrap().text(), calls.count()), ("hi b".to_owned(), 1));
+    assert_eq!(stored().await.unwrap().epoch, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_intent_took_longer_to_store_than_the_lease_lasts_waits_for_the_lease() {
+    let (db, calls) = (InMemoryDb::new(), Calls::default());
+    let definition = workflow([append("a", &calls)]);
+    let engine = engine(&db, &definition).await;
+    let begun = Instant::now();
+    db.faults(Arc::new(move |operation| {
+        let is_busy = match operation {
+            Operation::Commit => begun.elapsed() < 20 * SECOND,
+            Operation::Heartbeat => begun.elapsed() < 40 * SECOND,
+            _ => false,
+        };
+        is_busy.then_some(Fault::Refuse(DbErrorKind::Busy))
+    }));
+    let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+    said(&run, "StepStarted").await;
+    assert!(begun.elapsed() > 15 * SECOND, "the lease ran out before the intent was stored: {:?}", begun.elapsed());
+    tokio::time::sleep(10 * SECOND).await;
+    assert_eq!(calls.count(), 0, "somebody else may execute it");
+    assert_eq!(run.wait().await.unwrap().text(), "hi a");
+    assert!(begun.elapsed() >= 40 * SECOND, "{:?}", begun.elapsed());
+    assert_eq!(calls.count(), 1);
 }
 
 #[tokio::test(start_paused = true)]

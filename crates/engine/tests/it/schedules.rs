@@ -411,7 +411,7 @@ async fn a_schedule_that_cannot_be_is_refused_with_its_reason() {
     let bad = ScheduleSpec { cron: "0 25 * * *".to_owned(), ..good.clone() };
     let long = "n".repeat(201);
     for (spec, name, field, part) in [
-        (zone, None, "time_zone", "is no time zone"),
+        (zone, None, "time_zone", "is not a time zone"),
         (never, None, "cron", "never comes"),
         (bad, None, "cron", "at character 3"),
         (good.clone(), Some(" "), "name", "empty"),

@@ -501,7 +501,7 @@ fn segment(id: &str) -> Result<&str, ClientError> {
     let unusable = |why: &str| ClientError::Unusable { what: "the id", why: why.to_owned() };
     match id {
         "" => Err(unusable("it is empty")),
-        "." | ".." => Err(unusable("it is no id")),
+        "." | ".." => Err(unusable("it is not an id")),
         id => Ok(id),
     }
 }

@@ -806,7 +806,7 @@ fn field(said: &syntax::Field) -> UserInputField {
 fn budget_of(said: &syntax::Budget) -> Result<Budget, (&'static str, String)> {
     let example = "write 5 USD, 200000 tokens or 100 calls";
     let parts = said.limit.split_once(' ').filter(|(_, unit)| !unit.trim().is_empty());
-    let (amount, unit) = parts.ok_or_else(|| ("limit", format!("it is no amount: {example}")))?;
+    let (amount, unit) = parts.ok_or_else(|| ("limit", format!("it is not an amount: {example}")))?;
     let unit = BudgetUnit::from(unit.to_owned());
     let limit = unit.amount_of(amount).map_err(|problem| ("limit", format!("{problem}; {example}")))?;
     let per = BudgetScope::ALL.into_iter().find(|per| per.as_str() == said.per);

@@ -494,7 +494,7 @@ fn a_budget_that_cannot_be_kept_is_refused_when_the_workflow_is_built() {
     assert!(build(&[Budget::usd(f64::NAN).per_run()]).contains("more than 0"));
     assert!(build(&[Budget::usd(1e300).per_run()]).contains("more than can be counted"));
     let zone = build(&[Budget::calls(5).per_day().time_zone("Europe/Berlinn")]);
-    assert!(zone.contains("calls/all/day@Europe/Berlinn") && zone.contains("is no time zone"), "{zone}");
+    assert!(zone.contains("calls/all/day@Europe/Berlinn") && zone.contains("is not a time zone"), "{zone}");
     assert!(build(&[Budget::calls(5).per_run().time_zone("UTC")]).contains("make it one per day"));
 
     let inner = Workflow::builder("Inner").step(agent("Ask", &oracle(1))).budget(Budget::calls(1).per_run());
@@ -530,7 +530,7 @@ fn budgets_are_part_of_a_definition_as_json() {
     assert!(error.to_string().contains("budgets: the limit of a budget is -1: it must not be below 0"), "{error}");
     bad["budgets"] = json!([{ "limit": 1, "unit": "tokens", "per": "all", "daily": true, "time_zone": "Mars/X" }]);
     let error = Workflow::from_json(&bad, &registry).db(InMemoryDb::new()).build().expect_err("it is no zone");
-    assert!(error.to_string().contains("\"Mars/X\" is no time zone"), "{error}");
+    assert!(error.to_string().contains("\"Mars/X\" is not a time zone"), "{error}");
 }
 
 /// Whoever answers is told why an amount cannot be added, and the question stays open.

@@ -58,7 +58,7 @@ fn a_budget_that_a_file_cannot_mean_is_refused_where_it_stands() {
         ("{ limit: 0.0000000000001 USD, per: run }", 18, "at least 0.000000001 USD"),
         ("{ limit: 1.5 calls, per: run }", 18, "calls are counted in whole numbers"),
         ("{ limit: NaN USD, per: run }", 18, "a number is expected (USD); write 5 USD"),
-        ("{ limit: 5 calls, per: all, daily: true, time_zone: Berlin }", 61, "\"Berlin\" is no time zone"),
+        ("{ limit: 5 calls, per: all, daily: true, time_zone: Berlin }", 61, "\"Berlin\" is not a time zone"),
         ("{ limit: 5 calls, per: all, time_zone: UTC }", 0, "make it one per day"),
     ] {
         let text = with_steps("      - { step: A, agent: a }\n    budgets:\n");

@@ -8,7 +8,8 @@ use super::{DeliverError, Webhooks};
 use crate::wire::frame::Frame;
 use outlive_core::port::{DbErrorKind, Delivery, DeliveryOutcome, Failing, Hook, HookEvents, HookMove, HookState};
 use outlive_core::{RunEvent, Timestamp};
-use outlive_engine::{Changes, Engine, Error};
+use outlive_engine::{Changes, Engine, Error, RunStanding};
+use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -121,12 +122,9 @@ impl Sender {
             // Asked before the log is read: the log of a run that was over then is whole.
             let Some(run) = self.engine.reader().standing(&hook.run_id).await? else { return Ok(()) };
             let is_over = run.status.is_terminal();
-            let from = match hook.events {
-                HookEvents::All => hook.next_index,
-                HookEvents::End if run.is_at_rest => hook.next_index.max(run.next_index.saturating_sub(1)),
-                HookEvents::End => run.next_index,
-            };
-            let events = self.engine.reader().stored_events(&hook.run_id, from, EVENTS_MAX).await?;
+            let due = due(&hook, &run);
+            let count = usize::try_from(due.end - due.start).map_or(EVENTS_MAX, |count| count.min(EVENTS_MAX));
+            let events = self.engine.reader().stored_events(&hook.run_id, due.start, count).await?;
             if events.is_empty() {
                 let state = if is_over { HookState::Done } else { HookState::Open };
                 let step = HookMove { state, not_before: None, ..unmoved(&hook) };
@@ -169,6 +167,18 @@ impl Sender {
             ("webhook-timestamp", at.as_seconds().to_string()),
             ("webhook-signature", signature),
         ]
+    }
+}
+
+/// What to post of a run that stands like this: everything from where the hook is, or only the event with which it came to
+/// rest. What the run does after that is left for the next look.
+fn due(hook: &Hook, run: &RunStanding) -> Range<u64> {
+    match hook.events {
+        HookEvents::All => hook.next_index..u64::MAX,
+        HookEvents::End => {
+            let end = if run.is_at_rest { run.next_index } else { 0 };
+            hook.next_index.max(end.saturating_sub(1)).min(end)..end
+        }
     }
 }
 
@@ -229,7 +239,7 @@ fn backoff(attempts: u32, chance: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use outlive_core::RunId;
+    use outlive_core::{DefinitionId, RunId, RunStatus, SessionId};
 
     fn hook(failing: Option<Failing>) -> Hook {
         Hook {
@@ -248,6 +258,31 @@ mod tests {
         let attempt = failing.map_or(1, |failing| failing.attempts + 1);
         let delivery = Delivery { event_index: 3, attempt, at: now, took: Duration::ZERO, outcome };
         after(&hook(failing), delivery, now, 0)
+    }
+
+    #[test]
+    fn of_a_webhook_for_the_end_only_the_event_of_a_rest_is_due() {
+        let at = |next_index, is_at_rest| RunStanding {
+            run_id: RunId::parse("r1").expect("an id"),
+            workflow_id: DefinitionId::parse("w").expect("an id"),
+            session_id: SessionId::parse("s").expect("an id"),
+            user_id: None,
+            status: RunStatus::Paused,
+            next_index,
+            progress: None,
+            attempt: 1,
+            worker: None,
+            is_at_rest,
+            created_at: SINCE,
+            updated_at: SINCE,
+        };
+        let ends = |next_index| Hook { events: HookEvents::End, next_index, ..hook(None) };
+        assert_eq!(due(&ends(0), &at(8, true)), 7..8);
+        assert_eq!(due(&ends(7), &at(8, true)), 7..8);
+        for told in [due(&ends(8), &at(8, true)), due(&ends(0), &at(8, false)), due(&ends(3), &at(0, true))] {
+            assert!(told.is_empty(), "{told:?}");
+        }
+        assert_eq!(due(&hook(None), &at(8, false)), 3..u64::MAX);
     }
 
     const SINCE: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);

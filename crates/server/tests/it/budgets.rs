@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A run of this user whose calls have used a sixth of each budget, and reserve another.
-async fn spends(db: &InMemoryDb, id: &str, user: &str, budgets: &[Budget]) {
+pub(crate) async fn spends(db: &InMemoryDb, id: &str, user: &str, budgets: &[Budget]) {
     let at = Timestamp::from_seconds(1_795_404_467);
     let worker = WorkerId::parse("w1").expect("an id");
     db.heartbeat(worker.clone(), at, Duration::from_secs(3600)).await.expect("registered");

@@ -9,6 +9,7 @@ use outlive_core::port::{BoxFuture, Clock};
 use outlive_core::{Definition, Failure, FailureKind, RunId, Step, StepInput, Timestamp};
 use outlive_db::InMemoryDb;
 use outlive_engine::Engine;
+use outlive_engine::testing::TroubledDb;
 use outlive_server::Server;
 use outlive_server::state::{Component, Kind};
 use outlive_server::webhook::{Deliver, DeliverError, SigningKey};
@@ -176,7 +177,7 @@ async fn engine(db: InMemoryDb, clock: Arc<TestClock>) -> Engine {
     builder.workflow(definition()).start().await.expect("an engine")
 }
 
-fn server(engine: &Engine, receiver: Option<Arc<Receiver>>) -> Server {
+fn server(engine: &Engine, receiver: Option<Arc<dyn Deliver>>) -> Server {
     let builder = Server::builder(engine.clone()).component(Component {
         kind: Kind::Workflow,
         id: "echo".to_owned(),
@@ -194,7 +195,11 @@ fn server(engine: &Engine, receiver: Option<Arc<Receiver>>) -> Server {
 async fn process(db: InMemoryDb, receiver: &Arc<Receiver>) -> Process {
     let clock = TestClock::new();
     let engine = engine(db, clock.clone()).await;
-    let server = server(&engine, Some(receiver.clone()));
+    sends(clock, engine, receiver.clone())
+}
+
+fn sends(clock: Arc<TestClock>, engine: Engine, receiver: Arc<dyn Deliver>) -> Process {
+    let server = server(&engine, Some(receiver));
     let sender = server.clone();
     let sending = tokio::spawn(async move { sender.send_webhooks(std::future::pending()).await });
     Process { clock, engine, server, sending }
@@ -304,6 +309,49 @@ async fn a_pause_is_posted_as_a_pause_and_the_end_later() {
     assert_eq!(process.settled(&run_id).await["state"], "done");
     let posted: Vec<Value> = receiver.posted().iter().map(|posted| posted.event()["event"].clone()).collect();
     assert_eq!(posted, ["WorkflowPaused", "WorkflowCompleted"]);
+}
+
+/// A receiver that answers the run's question before it says that it has the message, and dawdles.
+struct Answers {
+    engine: Engine,
+    dawdles: usize,
+    names: Mutex<Vec<String>>,
+}
+
+impl Deliver for Answers {
+    fn check(&self, _: &str) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn post(&self, _: &str, _: Vec<(&'static str, String)>, body: String) -> BoxFuture<'_, Result<u16, DeliverError>> {
+        let event: Value = serde_json::from_str(&body).expect("JSON");
+        let run_id = RunId::parse(event["run_id"].as_str().expect("an id")).expect("an id");
+        self.names.lock().expect("nobody panics while holding it").push(event["event"].to_string());
+        Box::pin(async move {
+            for question in self.engine.attach(run_id).questions().await.expect("readable") {
+                question.result("known").await.expect("it is answered");
+            }
+            for _ in 0..self.dawdles {
+                tokio::task::yield_now().await;
+            }
+            Ok(204)
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_rests_are_posted_whenever_the_run_goes_on_during_a_delivery() {
+    for dawdles in 0..60 {
+        let clock = TestClock::new();
+        let builder = Engine::builder(TroubledDb::yielding(Arc::new(InMemoryDb::new()))).clock(clock.clone());
+        let engine = builder.workflow(definition()).start().await.expect("an engine");
+        let receiver = Arc::new(Answers { engine: engine.clone(), dawdles, names: Mutex::default() });
+        let process = sends(clock, engine, receiver.clone());
+        let run_id = process.start_with("pause", "end").await;
+        assert_eq!(process.settled(&run_id).await["state"], "done");
+        let names = receiver.names.lock().expect("nobody panics while holding it");
+        assert_eq!(*names, [r#""WorkflowPaused""#, r#""WorkflowCompleted""#], "the receiver yields {dawdles} times");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -142,7 +142,7 @@ impl Blocks {
 
     fn open(&mut self, index: u64, block: Value) -> Result<Vec<ModelDelta>, Refusal> {
         if !block.is_object() {
-            return Err(Refusal::Garbage("a block of an answer that is no object".to_owned()));
+            return Err(Refusal::Garbage("a block of an answer that is not an object".to_owned()));
         }
         let is_same = |known: &&Block| {
             let is = |name: &str| block[name] != "" && known.value[name] == block[name];

@@ -333,7 +333,7 @@ impl Session {
                 FailureKind::BadResponse,
                 "the tool asks for input while it is called, which is not possible here",
             )),
-            Ok(_) => Err(ended(FailureKind::BadResponse, "the server sent an answer that is no tool's result")),
+            Ok(_) => Err(ended(FailureKind::BadResponse, "the server sent an answer that is not the result of a tool")),
             Err(error) => Err(self.trouble(&error)),
         }
     }

@@ -115,7 +115,7 @@ impl<'a> Filled<'a> {
             _ if self.may("choose") => self.chosen(typed)?,
             _ => {
                 let words: Vec<_> = self.question.answers.iter().filter_map(|one| words(one, self.question)).collect();
-                return Err(format!("That is no answer here: it takes {}", words.join(", ")));
+                return Err(format!("That is not an answer here: it takes {}", words.join(", ")));
             }
         };
         Ok(Said::Answer(answer))

@@ -210,7 +210,7 @@ impl RunAgentInput {
                     match part["type"].as_str() {
                         Some("text") => match part["text"].as_str() {
                             Some(text) => texts.push(text.to_owned()),
-                            None => return Err(wrong("messages", "a text of the last message is no text")),
+                            None => return Err(wrong("messages", "a text of the last message is not text")),
                         },
                         Some("image" | "audio" | "video" | "document" | "binary") => attach(&mut media, part)?,
                         _ => return Err(wrong("messages", "a part of the last message has no type that is known")),
