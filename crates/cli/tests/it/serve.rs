@@ -177,7 +177,7 @@ fn revoking_a_key_says_which_schedules_of_its_user_still_make_runs() {
         let token = format!("authorization: Bearer {}", key["key"].as_str().unwrap());
         let told = server.ask("POST", "/api/schedules", &[&token, "content-type: application/json"], &body.to_string());
         assert!(told.status < 300, "{}", told.body);
-        told.json()["id"].as_str().unwrap().to_owned()
+        told.json()["schedule_id"].as_str().unwrap().to_owned()
     };
     let (yearly, paused) = (add(&ada, "yearly"), add(&ada, "paused"));
     let others = add(&bob, "others");
