@@ -96,6 +96,7 @@ fn own_tool(tool: &Tool) -> Value {
     let mut line = tool_line(tool.spec());
     let needs = &tool.needs;
     let flags = [
+        (needs.four_eyes, "four_eyes"),
         (needs.confirmation, "requires_confirmation"),
         (needs.user_input, "requires_user_input"),
         (needs.external_execution, "external_execution"),

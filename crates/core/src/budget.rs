@@ -548,6 +548,13 @@ pub struct Over {
     pub wanted: u64,
 }
 
+impl Over {
+    /// Whether its budget is that of one run, and not one that runs share.
+    pub fn is_of_run(&self) -> bool {
+        self.name.split('/').nth(1) == Some(BudgetScope::Run.as_str())
+    }
+}
+
 impl fmt::Display for Over {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let show = |amount| self.unit.show(amount);

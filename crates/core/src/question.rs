@@ -704,10 +704,8 @@ impl Question {
             all.insert("reason".into(), json!(failure.message));
             all.insert("error_type".into(), json!(failure.kind.code()));
         }
-        // A step may ask several at once, which Agno's cannot: they are told apart by this.
-        if self.key.is_named()
-            || matches!(self.kind, QuestionKind::Outcome | QuestionKind::Definition | QuestionKind::Budget)
-        {
+        // A step may ask again, and several things at once: they are told apart by this. Calls have ids of their own.
+        if !is_tool {
             all.insert("question_id".into(), json!(self.id));
         }
         fields
@@ -728,6 +726,7 @@ impl Question {
             "error_type": failure.kind.code(),
             "retry_count": self.retry_count,
             "decision": decision,
+            "question_id": self.id,
         })
     }
 }

@@ -29,9 +29,9 @@ const NAME_LEN_MAX: usize = 200;
 #[serde(rename_all = "snake_case")]
 pub enum CatchUp {
     /// Nothing: only what is to come counts.
-    #[default]
     Skip,
     /// One run for all of them.
+    #[default]
     One,
     /// A run for each of the newest hundred, the oldest first.
     All,

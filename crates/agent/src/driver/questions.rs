@@ -104,15 +104,16 @@ impl Drive<'_> {
         let call = tool_call(&planned.call);
         let (name, arguments) = (&call.function.name, &planned.execution.tool_args);
         let title = self.profile.title();
+        let tool = self.tool(name);
         let asked = Question {
             // In Agno's words; what follows is for the model to decide.
             on_reject: OnReject::Cancel,
+            four_eyes: tool.is_some_and(|tool| tool.needs.four_eyes),
             tool: Some(Box::new(self.asked(planned))),
             ..Question::default()
         };
         let told = |text: String| Some(Arc::from(text));
-        let tool = self.tool(name).filter(|_| matches!(planned.given, Given::Nothing));
-        let Some(tool) = tool else {
+        let Some(tool) = tool.filter(|_| matches!(planned.given, Given::Nothing)) else {
             let failure = self.unknown_outcome(call, planned.unknown.as_deref().unwrap_or_default());
             let question = Question {
                 kind: QuestionKind::Outcome,

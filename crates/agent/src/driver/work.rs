@@ -379,7 +379,8 @@ impl Drive<'_> {
         let reporter = Some(Arc::new(Reporter::new(self.place.desk.clone(), self.origin.clone(), call)));
         let context = ToolContext { reporter, ..context };
         let _leaving = caller.until_dropped();
-        let asker = Asker { caller, key: key.clone(), is_once: tool.effect == ToolEffect::Once };
+        let (is_once, four_eyes) = (tool.effect == ToolEffect::Once, tool.needs.four_eyes);
+        let asker = Asker { caller, key: key.clone(), is_once, four_eyes };
         match self.within(tool.timeout, &asker.caller, self.try_tool(tool, call, arguments, context, &asker)).await {
             Ok(told) => told,
             Err(limit) if asker.is_once => Ok(Err(format!("has not answered within {limit:?}"))),

@@ -20,6 +20,8 @@ pub(crate) struct Needs {
     fields: Vec<Arc<str>>,
     pub(crate) external_execution: bool,
     pub(crate) is_silent: bool,
+    /// Whether somebody else than whoever submitted the run must answer.
+    pub(crate) four_eyes: bool,
     /// How long an answer is waited for.
     pub(crate) timeout: Option<Duration>,
 }
@@ -123,6 +125,21 @@ impl Tool {
         self
     }
 
+    /// Whoever submitted the run must not answer what is asked about calls of this tool, or what it asks itself.
+    ///
+    /// ```
+    /// use outlive_agent::tool::{Tool, ToolContext};
+    /// use std::convert::Infallible;
+    ///
+    /// let pay = Tool::new("pay", "Pays.", |(): (), _: ToolContext| async { Ok::<_, Infallible>("paid") });
+    /// let pay = pay.requires_confirmation().four_eyes();
+    /// # let _ = pay;
+    /// ```
+    pub fn four_eyes(mut self) -> Self {
+        self.needs.four_eyes = true;
+        self
+    }
+
     /// The fields that a person fills in, as the schema of the arguments types them.
     pub(crate) fn input_fields(&self) -> Vec<UserInputField> {
         let parameters = &self.function.spec().parameters;
@@ -221,7 +238,9 @@ impl ToolContext {
         }
         asker.caller.names().take_name(name)?;
         let limit = review.timeout_ms.map(Duration::from_millis);
-        let question = Question { key: asker.key.named(name), ..Question::of_review(name, review)? };
+        let asked = Question::of_review(name, review)?;
+        let four_eyes = asked.four_eyes || asker.four_eyes;
+        let question = Question { key: asker.key.named(name), four_eyes, ..asked };
         let answered = asker.caller.ask(vec![(question, limit)], None).await?;
         answered.into_iter().next().map(|answered| answered.answer).ok_or_else(Failure::default)
     }
@@ -252,6 +271,7 @@ pub(crate) struct Asker {
     pub(crate) caller: Caller,
     pub(crate) key: Key,
     pub(crate) is_once: bool,
+    pub(crate) four_eyes: bool,
 }
 
 /// What a property of an arguments' schema takes.

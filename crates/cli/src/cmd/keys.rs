@@ -9,7 +9,7 @@ use crate::style::{self, DIM};
 use crate::{output, store, times};
 use clap::{Args, Subcommand};
 use outlive::SqliteKeys;
-use outlive::core::port::AuditKind;
+use outlive::core::port::{Access, AuditKind, ScheduleFilter, ScheduleStore, StoredSchedule};
 use outlive::db::SqliteDb;
 use outlive::serving::auth::key::{KeyRecord, KeyStore, NewKey};
 use outlive::serving::auth::scope::{KNOWN, Scopes, is_known, known};
@@ -123,12 +123,37 @@ impl Revoke {
             return Err(problem.hint(format!("see them all with: {}", global.command("keys ls"))));
         }
         store::note(db, AuditKind::KeyRevoke, "done", "outlive keys revoke", &self.id).await?;
+        let left = self.schedules(db, keys).await?;
         if global.json {
-            output::json(&json!({ "id": self.id, "revoked": true }))?;
-        } else {
-            output::line(format_args!("{} revoked", style::line(&self.id, 60)))?;
+            let ids: Vec<&str> = left.iter().map(|schedule| &*schedule.id).collect();
+            output::json(&json!({ "id": self.id, "revoked": true, "schedules": ids }))?;
+            return Ok(Exit::Done);
+        }
+        output::line(format_args!("{} revoked", style::line(&self.id, 60)))?;
+        if !left.is_empty() {
+            let pause = global.command("schedule pause ID");
+            output::note(global, format_args!("Its user's schedules still make runs; to stop one: {pause}"));
+        }
+        for schedule in &left {
+            output::line(format_args!("  {}  {}", schedule.id, style::line(&schedule.name, 60)))?;
         }
         Ok(Exit::Done)
+    }
+
+    /// The schedules of the key's user that make runs: no key is needed for that.
+    async fn schedules(&self, db: &SqliteDb, keys: &SqliteKeys) -> Result<Vec<StoredSchedule>, Problem> {
+        let record = keys.list().await?.into_iter().find(|record| *record.id == *self.id);
+        let Some(user) = record.and_then(|record| record.key.user_id) else { return Ok(Vec::new()) };
+        let mut filter = ScheduleFilter { limit: 1_000, ..ScheduleFilter::default() };
+        let mut left = Vec::new();
+        loop {
+            let page = db.schedules(Access::User(user.clone()), filter.clone()).await?;
+            left.extend(page.schedules.into_iter().filter(|schedule| schedule.next_due.is_some()));
+            match page.next {
+                Some(next) => filter.after = Some(next),
+                None => return Ok(left),
+            }
+        }
     }
 }
 

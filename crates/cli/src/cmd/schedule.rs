@@ -63,7 +63,7 @@ struct Add {
     #[arg(long, visible_alias = "tz", value_name = "ZONE", default_value = "UTC")]
     time_zone: String,
     /// What becomes of times that no process was there to take: skip, one run for all of them, or all
-    #[arg(long, value_name = "POLICY", default_value = "skip", value_parser = catch_up)]
+    #[arg(long, value_name = "POLICY", default_value = "one", value_parser = catch_up)]
     catch_up: CatchUp,
     /// What happens while its run before has not come to rest: skip, queue or allow
     #[arg(long, value_name = "POLICY", default_value = "skip", value_parser = overlap)]

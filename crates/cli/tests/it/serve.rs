@@ -2,7 +2,7 @@
 
 use crate::fixture::{Done, Place};
 use crate::running::{KEY, PATIENCE, RUNS, Running};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::io::{Read, Seek, Write};
 use std::net::TcpListener;
 
@@ -172,6 +172,34 @@ fn the_security_key_is_asked_for_and_a_weak_one_is_remarked() {
     command.env("OS_SECURITY_KEY", "hunter2");
     let done = Running::start(&mut command).stop().exits(0);
     assert!(done.stderr.contains("shorter than 32") && !done.stderr.contains("hunter2"), "{}", done.stderr);
+}
+
+#[test]
+fn revoking_a_key_says_which_schedules_of_its_user_still_make_runs() {
+    let place = Place::new();
+    let mint = |user| {
+        let scopes = "schedules:*,workflows:run";
+        place.run(&["keys", "mint", "--scope", scopes, "--user", user, "--json"]).exits(0).json()
+    };
+    let (ada, bob) = (mint("ada"), mint("bob"));
+    let server = Running::serve(&place, &[]);
+    let add = |key: &Value, name: &str| -> String {
+        let body = json!({ "workflow_id": "content-creation-demo", "cron": "@yearly", "name": name, "input": "tea" });
+        let token = format!("authorization: Bearer {}", key["key"].as_str().unwrap());
+        let told = server.ask("POST", "/api/schedules", &[&token, "content-type: application/json"], &body.to_string());
+        assert!(told.status < 300, "{}", told.body);
+        told.json()["schedule_id"].as_str().unwrap().to_owned()
+    };
+    let (yearly, paused) = (add(&ada, "yearly"), add(&ada, "paused"));
+    let others = add(&bob, "others");
+    place.run(&["schedule", "pause", &paused]).exits(0);
+    let told = place.run(&["keys", "revoke", ada["id"].as_str().unwrap()]).exits(0);
+    assert!(told.stderr.contains("Its user's schedules still make runs"), "{}", told.stderr);
+    assert!(told.stdout.contains(&yearly) && told.stdout.contains("yearly"), "{}", told.stdout);
+    assert!(![&paused, &others].iter().any(|id| told.stdout.contains(*id)), "{}", told.stdout);
+    let told = place.run(&["keys", "revoke", bob["id"].as_str().unwrap(), "--json"]).exits(0).json();
+    assert_eq!(told["schedules"], json!([others]));
+    server.stop().exits(0);
 }
 
 #[test]

@@ -510,6 +510,7 @@ impl WorkflowMachine {
             message: Some(Arc::from(failure.message.as_str())),
             output: Some(Arc::new(output)),
             failure: Some(Box::new(failure.clone())),
+            four_eyes: node.review().is_some_and(|review| review.four_eyes),
             ..self.question(key, node, QuestionKind::Outcome, None, at)
         };
         let event = EventKind::StepExecutorPaused {
@@ -552,6 +553,8 @@ impl WorkflowMachine {
                 step_index: own.step_index,
                 step_type: own.step_type,
                 input: own.input,
+                // What a second person must allow, nobody gets around inside.
+                four_eyes: question.four_eyes || own.four_eyes,
                 ..question
             }
         };

@@ -4,9 +4,9 @@ use crate::stage::{Calls, append, engine, engine_with, input, slow, workflow};
 use outlive_core::port::{Access, QuestionFilter, QuestionState, RunStore, StepContext};
 use outlive_core::testing::Dice;
 use outlive_core::{
-    Answer, Block, Condition, Definition, EventKind, Failure, FieldType, ForEach, HumanReview, Loop, OnError, OnReject,
-    OnTimeout, Parallel, QuestionKind, Retry, Router, RunId, RunStatus, SessionId, Step, StepInput, StepOutput, Steps,
-    UserInputField, WorkflowRunOutput,
+    Answer, Block, Condition, Definition, EventKind, Failure, FailureKind, FieldType, ForEach, HumanReview, Loop,
+    OnError, OnReject, OnTimeout, Parallel, QuestionKind, Retry, Router, RunId, RunStatus, SessionId, Step, StepInput,
+    StepOutput, Steps, UserInputField, WorkflowRunOutput,
 };
 use outlive_db::InMemoryDb;
 use outlive_engine::testing::{broken_invariants, read_log, row_equals_fold};
@@ -917,9 +917,31 @@ async fn whoever_submitted_a_run_does_not_answer_under_four_eyes() {
         let answer = context.ask("sure", HumanReview::confirmation("Sure?").four_eyes()).await?;
         Ok::<_, Failure>(answer.as_str())
     });
-    let definition = build([guarded.into(), inside.into()]);
+    // What a step's own four eyes guard is also what is asked inside it.
+    let around = Step::function("around", |context: StepContext, _: Arc<StepInput>| async move {
+        context.ask("sure", HumanReview::confirmation("Sure?")).await?;
+        Ok::<_, Failure>("approve")
+    });
+    let around = around.human_review(HumanReview::confirmation("?").four_eyes());
+    let doubtful = Step::function("doubtful", |_, _: Arc<StepInput>| async {
+        Err::<String, _>(Failure::new(FailureKind::OutcomeUnknown, "it may have been paid"))
+    });
+    let doubtful = doubtful.human_review(HumanReview::confirmation("?").four_eyes());
+    let definition = build([around.into(), doubtful.into()]);
     let engine = engine(&db, &definition).await;
     let request = Submit { user_id: Some("ada".to_owned()), ..input("hi") };
+    let run = engine.submit(&definition.id, request.clone()).await.unwrap();
+    for answer in [yes(), yes(), yes(), Answer::Result { result: "it was".into() }] {
+        let question = only(&run).await;
+        let error = question.clone().by("ada").answer(answer.clone()).await.unwrap_err();
+        assert!(matches!(error, Error::NotYoursToAnswer { .. }), "{error:?}");
+        question.by("bob").answer(answer).await.unwrap();
+    }
+    assert_eq!(ended(&run).await.text(), "it was");
+
+    let db = InMemoryDb::new();
+    let definition = build([guarded.into(), inside.into()]);
+    let engine = self::engine(&db, &definition).await;
     let run = engine.submit(&definition.id, request).await.unwrap();
     for _ in 0..2 {
         let question = only(&run).await;

@@ -244,7 +244,8 @@ async fn what_was_missed_is_left_out_made_up_for_once_or_one_by_one() {
     assert_eq!(runs, 100);
     assert!(notes[0].contains("1000 or more before"), "{notes:?}");
     // A time of long ago, alone.
-    for (policy, expected) in [(CatchUp::Skip, 0), (CatchUp::One, 1), (CatchUp::All, 1)] {
+    let usual = ScheduleSpec::new("@daily").catch_up;
+    for (policy, expected) in [(CatchUp::Skip, 0), (CatchUp::One, 1), (CatchUp::All, 1), (usual, 1)] {
         let (db, calls) = (InMemoryDb::new(), Calls::default());
         let definition = workflow([append("a", &calls)]);
         let clock = SetClock::start();

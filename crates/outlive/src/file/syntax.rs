@@ -130,6 +130,9 @@ pub(super) struct McpTools {
     /// The tools whose calls a person must allow
     #[serde(default)]
     pub(super) confirm: Vec<String>,
+    /// Those for which that must be somebody else than whoever submitted the run
+    #[serde(default)]
+    pub(super) four_eyes: Vec<String>,
 }
 
 /// For the schema alone.
@@ -170,6 +173,8 @@ macro_rules! tool {
             pub(super) timeout: Option<Span>,
             /// Whether a person must allow each call
             pub(super) confirm: Option<bool>,
+            /// Whether that must be somebody else than whoever submitted the run
+            pub(super) four_eyes: Option<bool>,
             /// The arguments that a person fills in
             #[serde(default)]
             pub(super) user_input: Vec<String>,
@@ -473,7 +478,7 @@ pub(super) struct Schedule {
     pub(super) input: Value,
     /// The session of its runs; each has its own unless said
     pub(super) session: Option<String>,
-    /// What becomes of times that pass while no process is there; skip unless said
+    /// What becomes of times that pass while no process is there; one run for all of them unless said
     #[schemars(with = "Option<String>", extend("enum" = ["skip", "one", "all"]))]
     pub(super) catch_up: Option<String>,
     /// What happens while its run before has not come to rest; skip unless said

@@ -5,6 +5,7 @@
 mod agno;
 mod agno_workflows;
 mod agui;
+mod answers;
 mod background;
 mod budgets;
 mod chat;

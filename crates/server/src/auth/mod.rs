@@ -29,5 +29,6 @@ pub use error::{AuthError, AuthErrorKind};
 pub use outlive_core::Secret;
 pub use outlive_core::port::Access;
 pub use principal::{Principal, PrincipalKind};
+pub(crate) use rules::permit;
 pub use rules::{Doc, Field, Needs, RouteTable, Routes, Rule, Verb, authorize};
 pub use scope::Scopes;

@@ -286,10 +286,17 @@ impl<S: Clone + Send + Sync + 'static> Default for Routes<S> {
 /// # Errors
 /// 403 that names the missing scope.
 pub fn authorize(principal: &Principal, rule: &Rule, parameters: &[(&str, &str)]) -> Result<(), Problem> {
-    let scope = match rule.needs {
-        Needs::Open | Needs::Identity => return Ok(()),
-        Needs::Scope(scope) => scope,
-    };
+    match rule.needs {
+        Needs::Open | Needs::Identity => Ok(()),
+        Needs::Scope(scope) => permit(principal, scope, parameters),
+    }
+}
+
+/// Decides whether a caller has a [scope](Needs::scope), where only the request says whether it takes one.
+///
+/// # Errors
+/// As [`authorize`].
+pub(crate) fn permit(principal: &Principal, scope: &str, parameters: &[(&str, &str)]) -> Result<(), Problem> {
     let wanted = Wanted::read(scope);
     let scopes = &principal.scopes;
     let permitted = match wanted.id {

@@ -66,7 +66,7 @@ pub const KNOWN: &[Known] = &[
         resource: "budgets",
         actions: &["raise"],
         has_ids: false,
-        about: "adding to what budgets have, beside answering questions",
+        about: "adding to what budgets have, also with an answer",
     },
     Known {
         resource: "workflows",

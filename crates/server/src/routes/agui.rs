@@ -375,10 +375,22 @@ async fn given(
                     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
                 })
             };
-            let Some(asked) = asked.iter().find(is_of) else {
-                return Err(Problem::not_found(format!(
-                    "No run of this thread waits for the result of the call {call}"
-                )));
+            let fitting: Vec<&AskedQuestion> = asked.iter().filter(is_of).collect();
+            let open = fitting.iter().filter(|asked| asked.state == QuestionState::Open).copied();
+            let asked = match open.collect::<Vec<_>>()[..] {
+                [one] => one,
+                // It may be a repetition, of what was asked last.
+                [] => *fitting.first().ok_or_else(|| {
+                    Problem::not_found(format!("No run of this thread waits for the result of the call {call}"))
+                })?,
+                [ref several @ ..] => {
+                    let ids: Vec<&str> = several.iter().map(|asked| &**asked.id()).collect();
+                    let detail = format!(
+                        "Several calls of this thread have the id {call} and wait: answer the interrupts {} in resume",
+                        ids.join(" and ")
+                    );
+                    return Err(Problem::new(StatusCode::BAD_REQUEST, "ambiguous_call", detail));
+                }
             };
             let answer = interrupts::of_result(&asked.question, content, *is_error);
             given.push((asked.clone(), answer.map_err(|problem| invalid(asked, problem))?));
@@ -418,6 +430,7 @@ async fn answer(caller: &Caller, given: Vec<Given>) -> Result<(Run, u64), Proble
             _ => check_same(&asked, &answer)?,
         }
     }
+    new.iter().try_for_each(|(asked, answer)| caller.may_answer(&asked.question, answer))?;
     if !new.is_empty() {
         let open = engine.questions_of(&run_id).await?;
         let missing: Vec<&str> = open.iter().map(|asked| &**asked.id()).filter(|id| !ids.contains(*id)).collect();

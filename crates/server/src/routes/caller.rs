@@ -1,13 +1,13 @@
 //! Who is calling, and what they may see.
 
 use crate::audit::Visit;
-use crate::auth::{Access, AuthErrorKind, Principal};
+use crate::auth::{Access, AuthErrorKind, Principal, permit};
 use crate::problem::Problem;
 use crate::state::{Kind, Served, State};
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use outlive_core::port::AuditKind;
-use outlive_core::{DefinitionId, RunInfo};
+use outlive_core::{Answer, DefinitionId, Question, RunInfo};
 use outlive_engine::{Engine, Reader};
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,6 +69,27 @@ impl Caller {
             // A component that is no longer served may have left runs behind.
             None => self.principal.may(Kind::Workflow.plural(), workflow_id.as_str(), action),
         }
+    }
+
+    /// Whether they may give this answer: what lifts a budget that runs share takes the scope for that as well.
+    ///
+    /// # Errors
+    /// 403 that names the missing scope.
+    pub(crate) fn may_answer(&self, question: &Question, answer: &Answer) -> Result<(), Problem> {
+        let is_shared = question.over.as_ref().is_some_and(|over| !over.is_of_run());
+        match answer {
+            Answer::Reject { .. } => Ok(()),
+            _ if is_shared => self.must_have("budgets:raise"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether they have a scope that their route does not ask for by itself.
+    ///
+    /// # Errors
+    /// 403 that names it.
+    pub(crate) fn must_have(&self, scope: &str) -> Result<(), Problem> {
+        permit(&self.principal, scope, &[])
     }
 
     /// Notes in the audit log what the caller did to `target`.

@@ -38,17 +38,19 @@ pub(crate) async fn answer(caller: &Caller, run: &Run, given: &Requirements) -> 
     }
     let (desk, run_id) = (caller.desk(), &run.info.run_id);
     let asked = desk.reader().asked_by(run_id).await?;
-    let settled = asked.iter().map(|asked| (&asked.question, asked.answered.as_ref().map(|before| &before.answer)));
-    if let Some(at) = given.disputed(&settled.collect::<Vec<_>>()) {
-        return Err(Error::AlreadyAnswered(Box::new(asked[at].clone())).into());
-    }
     let open = asked.iter().filter(|asked| asked.state == QuestionState::Open);
     let open: Vec<&Question> = open.map(|asked| &asked.question).collect();
+    let settled = asked.iter().map(|asked| (&asked.question, asked.answered.as_ref().map(|before| &before.answer)));
+    if let Some(at) = given.disputed(&settled.collect::<Vec<_>>(), &open) {
+        return Err(Error::AlreadyAnswered(Box::new(asked[at].clone())).into());
+    }
     if open.is_empty() {
         // Somebody was faster.
         return not_paused(runs::find(desk.reader(), run_id.as_str()).await?.status);
     }
-    desk.answer(given.answers(&open)?, caller.principal.user_id.clone()).await?;
+    let answers = given.answers(&open)?;
+    open.iter().zip(&answers).try_for_each(|(question, (_, answer))| caller.may_answer(question, answer))?;
+    desk.answer(answers, caller.principal.user_id.clone()).await?;
     caller.did(AuditKind::QuestionAnswer, "done", run_id.as_str());
     Ok(())
 }

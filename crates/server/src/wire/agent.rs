@@ -1,12 +1,15 @@
 //! An agent or a team served alone, seen through the one-step workflow that it runs as.
 //!
 //! Clients of `/agents` and `/teams` see the run of the agent or team alone: under the id of the workflow run, because
-//! that is the id by which it is found again, and without anything that speaks of the workflow. It must never know where
-//! events and runs come from. The invariant: every run that ends shows an event that says so.
+//! that is the id by which it is found again, and without anything that speaks of the workflow. What is asked beside the
+//! calls that it wants to make is shown as if it were one. It must never know where events and runs come from. The
+//! invariant: every run that ends or waits for people shows an event that says so.
 
 use super::frame::Frame;
-use super::run::{Shape, Standing, executor_requirements, executor_run, without_nulls};
-use outlive_core::{EventKind, Origin, RunEvent, RunId, RunOutput, RunStatus, WorkflowRunOutput};
+use super::run::{Shape, Standing, executor_run, without_nulls};
+use outlive_core::{
+    EventKind, Follows, Origin, RunEvent, RunId, RunOutput, RunStatus, ToolCall, ToolExecution, WorkflowRunOutput,
+};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -79,12 +82,24 @@ pub struct View {
     members: BTreeSet<RunId>,
     /// The agent has said how its run ended.
     has_ended: bool,
+    /// What was answered.
+    answered: BTreeSet<String>,
+    /// How far this has told of a pause that the agent does not tell itself.
+    pause: Pause,
+}
+
+/// A pause for what is asked beside calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pause {
+    No,
+    Told,
+    Over,
 }
 
 impl View {
     /// A view on a run of this agent or team.
     pub fn new(face: Face) -> Self {
-        Self { face, members: BTreeSet::new(), has_ended: false }
+        Self { face, members: BTreeSet::new(), has_ended: false, answered: BTreeSet::new(), pause: Pause::No }
     }
 
     /// The event as the client sees it; nothing when it speaks of the workflow or its step.
@@ -93,7 +108,6 @@ impl View {
         match &event.kind {
             EventKind::WorkflowStarted
             | EventKind::WorkflowCompleted(_)
-            | EventKind::WorkflowPaused { .. }
             | EventKind::WorkflowAgentStarted
             | EventKind::WorkflowAgentCompleted { .. }
             | EventKind::StepStarted
@@ -101,7 +115,6 @@ impl View {
             | EventKind::StepCompleted { .. }
             | EventKind::StepError { .. }
             | EventKind::StepPaused { .. }
-            | EventKind::StepContinued
             | EventKind::StepOutputReview { .. }
             | EventKind::StepExecutorPaused { .. }
             | EventKind::StepExecutorContinued { .. }
@@ -118,6 +131,25 @@ impl View {
             | EventKind::LoopExecutionCompleted { .. }
             | EventKind::RouterExecutionStarted { .. }
             | EventKind::RouterExecutionCompleted { .. } => return None,
+            EventKind::WorkflowPaused { step_requirements, .. } => {
+                return self.pauses(&event, step_requirements.as_deref().unwrap_or_default());
+            }
+            EventKind::StepContinued => {
+                if self.pause != Pause::Told {
+                    return None;
+                }
+                self.pause = Pause::Over;
+                return Some(self.own(&event, "RunContinued", Map::new()));
+            }
+            EventKind::RunContinued | EventKind::TeamRunContinued
+                if is_own && std::mem::replace(&mut self.pause, Pause::No) == Pause::Over =>
+            {
+                return None;
+            }
+            EventKind::CustomEvent { fields } if Follows::of(&event.kind).is_some() => {
+                let id = fields.get("question_id").and_then(Value::as_str);
+                self.answered.extend(id.map(str::to_owned));
+            }
             EventKind::WorkflowCancelled { reason, .. } => {
                 let body = self.ending(&event, "RunCancelled", "reason", reason);
                 return Some(body);
@@ -200,6 +232,33 @@ impl View {
             EventKind::WorkflowError { error_type, .. } => error_type.as_deref(),
             _ => None,
         };
+        let fields = [(key.to_owned(), json!(text)), ("error_type".to_owned(), json!(error_type))];
+        self.own(event, name, fields.into_iter().collect())
+    }
+
+    /// That the run waits for people, where the agent has not said so itself: for more than calls that it wants to make.
+    fn pauses(&mut self, event: &RunEvent, steps: &[Value]) -> Option<Frame> {
+        let open: Vec<Value> = requirements(steps, event.created_at)
+            .into_iter()
+            .filter(|asked| !asked["id"].as_str().is_some_and(|id| self.answered.contains(id)))
+            .collect();
+        let is_of_call = |asked: &Value| asked["tool_execution"]["tool_call_id"] != asked["id"];
+        self.pause = if open.iter().all(is_of_call) { Pause::No } else { Pause::Told };
+        if self.pause == Pause::No {
+            return None;
+        }
+        let tools: Vec<&Value> = open.iter().map(|asked| &asked["tool_execution"]).collect();
+        let told = tools.iter().filter_map(|tool| tool["tool_args"][MESSAGE].as_str());
+        let fields = [
+            ("content".to_owned(), json!(told.collect::<Vec<_>>().join("\n"))),
+            ("tools".to_owned(), json!(tools)),
+            ("requirements".to_owned(), json!(open)),
+        ];
+        Some(self.own(event, "RunPaused", fields.into_iter().collect()))
+    }
+
+    /// An event of the agent's, in place of one that speaks of the workflow.
+    fn own(&self, event: &RunEvent, name: &str, fields: Map<String, Value>) -> Frame {
         let mut body = Map::new();
         body.insert("created_at".to_owned(), json!(event.created_at));
         body.insert("event".to_owned(), json!(self.face.event(name)));
@@ -208,8 +267,7 @@ impl View {
         body.insert("run_id".to_owned(), json!(event.origin.run_id));
         body.insert("session_id".to_owned(), json!(event.origin.session_id));
         body.insert("nested_depth".to_owned(), json!(0));
-        body.insert(key.to_owned(), json!(text));
-        body.insert("error_type".to_owned(), json!(error_type));
+        body.extend(fields);
         body.insert("event_index".to_owned(), json!(event.event_index.map(shown_index)));
         Frame::notice(without_nulls(Value::Object(body)))
     }
@@ -217,12 +275,13 @@ impl View {
 
 /// A run of an agent or team as a body.
 pub fn run(run: &WorkflowRunOutput, face: &Face, shape: Shape, standing: Standing<'_>) -> Value {
+    let asked = requirements(run.step_requirements.as_deref().unwrap_or_default(), run.created_at);
     let mut body = match own_run(run) {
         Some(own) => {
-            let own = executor_run(&own, shape).asking(executor_requirements(run, None));
+            let own = executor_run(&own, shape).asking(asked.iter().collect());
             serde_json::to_value(own).expect("a run has string keys only")
         }
-        None => unfinished(run, face, shape),
+        None => unfinished(run, face, shape, asked),
     };
     if let (Some(progress), RunStatus::Running) = (standing.progress, run.status) {
         body["progress"] = json!(progress);
@@ -252,13 +311,44 @@ pub fn own_run(run: &WorkflowRunOutput) -> Option<RunOutput> {
     Some(own)
 }
 
+/// The argument of a question that is shown as a call.
+const MESSAGE: &str = "message";
+
+/// What an agent or a team asks people, or asked them, as its clients answer it: about the calls that it wants to make,
+/// and of whatever else it asks as if that were a call whose id is the question's.
+fn requirements(steps: &[Value], at: i64) -> Vec<Value> {
+    let of_step = |step: &Value| match step["executor_requirements"].as_array() {
+        Some(calls) => calls.clone(),
+        None => as_call(step, at).into_iter().collect(),
+    };
+    steps.iter().flat_map(of_step).collect()
+}
+
+fn as_call(step: &Value, at: i64) -> Option<Value> {
+    let id = step["question_id"].as_str()?;
+    let is_input = step["requires_user_input"] == true;
+    let message = ["user_input_message", "confirmation_message", "reason"].iter().find_map(|name| step[name].as_str());
+    let call = ToolCall::new(id, "ask", json!({ MESSAGE: message.unwrap_or_default() }).to_string());
+    let call = ToolExecution {
+        requires_confirmation: (!is_input).then_some(true),
+        confirmed: step["confirmed"].as_bool(),
+        confirmation_note: step["rejection_feedback"].as_str().map(str::to_owned),
+        requires_user_input: is_input.then_some(true),
+        user_input_schema: step.get("user_input_schema").cloned(),
+        answered: step["user_input"].is_object().then_some(true),
+        ..ToolExecution::started(&call, at)
+    };
+    let confirmation = step["confirmed"].clone();
+    Some(without_nulls(json!({ "id": id, "tool_execution": call, "confirmation": confirmation })))
+}
+
 /// An object that holds something. Agno leaves empty ones out here, and writes them for the runs of a workflow's steps.
 fn without_nothing(object: Option<Value>) -> Option<Value> {
     object.filter(|object| *object != json!({}))
 }
 
 /// A run that has not ended, or ended before the agent had anything to say.
-fn unfinished(run: &WorkflowRunOutput, face: &Face, shape: Shape) -> Value {
+fn unfinished(run: &WorkflowRunOutput, face: &Face, shape: Shape, asked: Vec<Value>) -> Value {
     let mut body = json!({
         "run_id": run.run_id,
         "session_id": run.session_id,
@@ -278,6 +368,9 @@ fn unfinished(run: &WorkflowRunOutput, face: &Face, shape: Shape) -> Value {
     body[face.name_key()] = json!(face.name);
     if shape != Shape::Result {
         body["events"] = json!(run.events);
+    }
+    if !asked.is_empty() {
+        body["requirements"] = Value::Array(asked);
     }
     if face.voice == Voice::Team {
         body["member_responses"] = json!([]);

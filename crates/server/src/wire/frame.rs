@@ -140,6 +140,8 @@ pub fn is_speech(kind: &EventKind) -> bool {
             | EventKind::TeamRunContent(_)
             | EventKind::CustomEvent { .. }
             | EventKind::StepProgress { .. }
+            | EventKind::RunPaused(_)
+            | EventKind::TeamRunPaused(_)
             | EventKind::RunError(_)
             | EventKind::TeamRunError(_)
             | EventKind::WorkflowError { .. }

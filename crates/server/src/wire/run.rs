@@ -52,9 +52,8 @@ impl<'a> Serialize for WorkflowRunBody<'a> {
         let has_media = shape != Shape::Polled && run.status != RunStatus::Paused;
         let has_ended = run.status.is_terminal();
         let media = |media: &'a Option<Vec<Media>>| has_media.then(|| media.as_deref().unwrap_or_default());
-        let executed = |executor: &'a Arc<RunOutput>| {
-            executor_run(executor, shape).asking(executor_requirements(run, Some(executor)))
-        };
+        let executed =
+            |executor: &'a Arc<RunOutput>| executor_run(executor, shape).asking(executor_requirements(run, executor));
         WorkflowRunKeys {
             input: run.input.as_ref(),
             content: run.content.as_ref().filter(|_| has_ended),
@@ -153,13 +152,13 @@ pub fn executor_run(run: &RunOutput, shape: Shape) -> ExecutorRunBody<'_> {
     ExecutorRunBody { run, shape, workflow_id: None, requirements: Vec::new() }
 }
 
-/// What an executor's run asks people, or asked them; of all executors where none is named.
-pub fn executor_requirements<'a>(run: &'a WorkflowRunOutput, executor: Option<&RunOutput>) -> Vec<&'a Value> {
+/// What the run of one of a workflow's executors asks people, or asked them.
+fn executor_requirements<'a>(run: &'a WorkflowRunOutput, executor: &RunOutput) -> Vec<&'a Value> {
     fn is_of(run: &RunOutput, id: &Value) -> bool {
         id.as_str() == Some(run.run_id.as_str()) || run.member_responses.iter().any(|member| is_of(member, id))
     }
     let steps = run.step_requirements.iter().flatten();
-    let asking = steps.filter(|step| executor.is_none_or(|executor| is_of(executor, &step["executor_run_id"])));
+    let asking = steps.filter(|step| is_of(executor, &step["executor_run_id"]));
     asking.filter_map(|step| step["executor_requirements"].as_array()).flatten().collect()
 }
 

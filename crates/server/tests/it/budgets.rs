@@ -117,6 +117,55 @@ async fn accounts_are_listed_in_pages_found_and_raised_once() {
     assert_eq!((&lines[0]["target"], &lines[0]["outcome"]), (&json!(id), &json!("by 1.00 USD")));
 }
 
+/// A run that asks about this budget, the id of its question, and its requirements.
+async fn asks_about(served: &Served, token: &str, budget: &str) -> (String, String, Value) {
+    let form = format!("message={budget}&stream=false");
+    let run = served.post("/workflows/overspends/runs", token, &form).await.json();
+    let run_id = run["run_id"].as_str().expect("an id").to_owned();
+    let open = served.get(&format!("/api/questions?run_id={run_id}"), token).await.json();
+    let id = open["questions"][0]["question_id"].as_str().expect("an id").to_owned();
+    (run_id, id, run["step_requirements"].clone())
+}
+
+#[tokio::test]
+async fn only_who_may_raise_budgets_lifts_one_that_runs_share_with_an_answer() {
+    let served = Served::start().await;
+    let limited = served.key(Some("ada"), served.scopes_but(Some("budgets:raise"))).await.0;
+    let free = served.user("ada").await;
+    let post = async |token: &str, path: &str, body: Value| {
+        let (body, content_type) = (body.to_string(), "application/json");
+        served.ask(Ask { method: "POST", path, token: Some(token), content_type, body: &body, ..Ask::default() }).await
+    };
+    let answer =
+        async |token: &str, id: &str, body: Value| post(token, &format!("/api/questions/{id}/answer"), body).await;
+    let lifts = [json!({ "do": "approve" }), json!({ "do": "input", "values": { "raise_by": 3 } })];
+    for budget in ["calls/user", "calls/user/day", "calls/session", "calls/day", "calls/all/house"] {
+        let (run_id, id, mut requirements) = asks_about(&served, &limited, budget).await;
+        for lift in &lifts {
+            let refused = answer(&limited, &id, lift.clone()).await;
+            assert_eq!(refused.status, 403, "{budget}: {refused:?}");
+            assert!(refused.text("detail").ends_with("budgets:raise"), "{refused:?}");
+        }
+        requirements[0]["confirmed"] = json!(true);
+        let text: String = requirements.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let path = format!("/workflows/overspends/runs/{run_id}/continue");
+        let refused = served.post(&path, &limited, &format!("stream=false&step_requirements={text}")).await;
+        assert_eq!(refused.status, 403, "{budget}: {refused:?}");
+        assert_eq!(answer(&limited, &id, json!({ "do": "reject" })).await.status, 200, "a no lifts nothing");
+        served.end_of(&RunId::parse(&run_id).expect("an id")).await;
+        // Nor does a fork lead around it.
+        let (path, fork) = (format!("/api/runs/{run_id}/fork"), json!({ "at": "spend", "answer": lifts[0] }));
+        let refused = post(&limited, &path, fork.clone()).await;
+        assert_eq!(refused.status, 403, "{budget}: {refused:?}");
+        assert_eq!(post(&free, &path, fork).await.status, 202);
+    }
+    let (_, id, _) = asks_about(&served, &free, "calls/user").await;
+    assert_eq!(answer(&free, &id, lifts[1].clone()).await.status, 200);
+    // Whoever may begin another run may go on with this one.
+    let (_, id, _) = asks_about(&served, &limited, "calls/run").await;
+    assert_eq!(answer(&limited, &id, lifts[0].clone()).await.status, 200);
+}
+
 #[tokio::test]
 async fn what_is_no_amount_or_no_account_is_refused() {
     let db = InMemoryDb::new();

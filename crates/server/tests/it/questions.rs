@@ -30,8 +30,12 @@ async fn say(served: &Served, id: &str, body: Value) -> (u16, Value) {
 }
 
 fn form(requirements: &Value) -> String {
+    sent("step_requirements", requirements, false)
+}
+
+fn sent(field: &str, requirements: &Value, stream: bool) -> String {
     let text: String = requirements.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
-    format!("stream=false&step_requirements={text}")
+    format!("stream={stream}&{field}={text}")
 }
 
 #[tokio::test]
@@ -399,6 +403,115 @@ async fn an_answer_to_what_was_asked_before_is_none_to_what_is_asked_now() {
     assert_eq!((done.status, &done.json()["status"]), (200, &json!("COMPLETED")), "{done:?}");
 }
 
+#[tokio::test]
+async fn a_yes_to_one_iteration_is_none_to_the_next() {
+    let served = open_to_everyone().await;
+    let run = paused(&served, "again").await;
+    let path = format!("/workflows/again/runs/{}/continue", run["run_id"].as_str().expect("an id"));
+    let yes = |run: &Value| {
+        let mut last = run["step_requirements"].as_array().and_then(|all| all.last()).expect("a requirement").clone();
+        last["confirmed"] = json!(true);
+        form(&json!([last]))
+    };
+    let first = yes(&run);
+    let next = served.post(&path, "", &first).await.json();
+    assert_eq!(next["status"], "PAUSED", "{next}");
+    // It comes once more, from somebody who has not seen what the first came to.
+    let stale = served.post(&path, "", &first).await;
+    assert_eq!(
+        (stale.status, stale.text("detail")),
+        (400, "Cannot continue run - unresolved step requirements: ['each']".to_owned())
+    );
+    let done = served.post(&path, "", &yes(&next)).await.json();
+    assert_eq!(done["status"], "COMPLETED", "{done}");
+}
+
+#[tokio::test]
+async fn an_agent_that_asks_in_the_middle_of_its_work_says_so_and_is_continued() {
+    let served = open_to_everyone().await;
+    let names = |events: &str| -> Vec<String> {
+        let names = events.lines().filter_map(|line| line.strip_prefix("event: "));
+        names.filter(|name| *name != "CustomEvent").map(str::to_owned).collect()
+    };
+    let last = |events: &str| -> Value {
+        let last = events.lines().filter_map(|line| line.strip_prefix("data: ")).next_back().expect("an event");
+        serde_json::from_str(last).expect("JSON")
+    };
+    for stream_events in [true, false] {
+        let form = format!("message=hi&stream=true&stream_events={stream_events}");
+        let begun = served.post("/agents/asker/runs", "", &form).await;
+        assert_eq!(names(&begun.body), ["RunPaused"], "{begun:?}");
+        let paused = last(&begun.body);
+        let requirement = &paused["requirements"][0];
+        assert_eq!(
+            (&paused["content"], &paused["agent_id"], &requirement["tool_execution"]["tool_args"]),
+            (&json!("Sure?"), &json!("asker"), &json!({ "message": "Sure?" }))
+        );
+        assert_eq!(requirement["tool_execution"]["requires_confirmation"], true);
+        let run_id = paused["run_id"].as_str().expect("an id");
+        let shown = served.get(&format!("/agents/asker/runs/{run_id}"), "").await.json();
+        assert_eq!(
+            (&shown["status"], &shown["requirements"][0]["id"]),
+            (&json!("PAUSED"), &requirement["id"]),
+            "{shown}"
+        );
+        let path = format!("/agents/asker/runs/{run_id}/continue");
+        assert_eq!(served.post(&path, "", "stream=false&tools=[]").await.status, 400);
+
+        // As Agno's clients do: the call with its answer.
+        let mut call = requirement["tool_execution"].clone();
+        call["confirmed"] = json!(true);
+        let on = served.post(&path, "", &sent("tools", &json!([call]), stream_events)).await;
+        let now = match stream_events {
+            true => {
+                assert_eq!(names(&on.body), ["RunContinued", "RunPaused"], "{on:?}");
+                last(&on.body)
+            }
+            false => on.json(),
+        };
+        // The first is settled; in the run it stays, with its answer.
+        let mut asked = now["requirements"].as_array().and_then(|all| all.last()).expect("one").clone();
+        assert_eq!(asked["tool_execution"]["user_input_schema"][0]["name"], "colour", "{now}");
+        asked["tool_execution"]["user_input_schema"][0]["value"] = json!("red");
+        let done = served.post(&path, "", &sent("requirements", &json!([asked]), false)).await.json();
+        assert_eq!((&done["status"], &done["content"]), (&json!("COMPLETED"), &json!("it is red")), "{done}");
+        let answers: Vec<&Value> = (0..2).map(|at| &done["requirements"][at]["tool_execution"]).collect();
+        assert_eq!((&answers[0]["confirmed"], &answers[1]["answered"]), (&json!(true), &json!(true)), "{done}");
+    }
+    let begun = served.post("/agents/asker/runs", "", "message=hi&stream=false").await.json();
+    let mut asked = begun["requirements"][0].clone();
+    asked["confirmation"] = json!(false);
+    let path = format!("/agents/asker/runs/{}/continue", begun["run_id"].as_str().expect("an id"));
+    let done = served.post(&path, "", &sent("requirements", &json!([asked]), false)).await.json();
+    assert_eq!(done["content"], "then not", "{done}");
+}
+
+#[tokio::test]
+async fn a_fork_with_another_answer_takes_the_scope_of_answering() {
+    let served = Served::start().await;
+    let ada = served.user("ada").await;
+    let mute = served.key(Some("ada"), served.scopes_but(Some("questions:answer"))).await.0;
+    let run = served.post("/workflows/asks/runs", &ada, "message=hi&stream=false").await.json();
+    let run_id = run["run_id"].as_str().expect("an id");
+    let open = served.get(&format!("/api/questions?run_id={run_id}"), &ada).await.json();
+    let id = open["questions"][0]["question_id"].as_str().expect("an id");
+    assert_eq!(say_as(&served, &ada, id, r#"{"do":"reject"}"#).await.status, 200);
+    served.end_of(&RunId::parse(run_id).expect("an id")).await;
+    let path = format!("/api/runs/{run_id}/fork");
+    let fork = async |token: &str, body: Value| {
+        let (body, content_type) = (body.to_string(), "application/json");
+        served
+            .ask(Ask { method: "POST", path: &path, token: Some(token), content_type, body: &body, ..Ask::default() })
+            .await
+    };
+    let other = json!({ "at": "ask", "answer": { "do": "input", "values": { "colour": "red" } } });
+    let refused = fork(&mute, other.clone()).await;
+    assert_eq!(refused.status, 403, "{refused:?}");
+    assert!(refused.text("detail").ends_with("questions:answer"), "{refused:?}");
+    assert_eq!(fork(&mute, json!({ "at": "ask" })).await.status, 202, "nothing is answered");
+    assert_eq!(fork(&ada, other).await.status, 202);
+}
+
 /// What one of many tried at once, and what was said to it.
 struct Tried {
     by: String,
@@ -407,7 +520,7 @@ struct Tried {
 }
 
 /// One trial of everything at once on a run that asks twice: clients that continue it with all answers, people who give
-/// one, a cancel, a deletion. Whoever is told that it is done has done it, and nobody else has.
+/// one, a cancel, a deletion, and some who only look on. Whoever is told that it is done has done it, and nobody else has.
 async fn trial(served: Arc<Served>, keys: Arc<[String]>, seed: u64) {
     let mut dice = Dice(seed);
     let run_id = served.submit("asks-twice", "hi").await;
@@ -429,7 +542,7 @@ async fn trial(served: Arc<Served>, keys: Arc<[String]>, seed: u64) {
     let mut tasks = tokio::task::JoinSet::new();
     let (mut cancels, mut deletes) = (false, false);
     for (number, key) in keys.iter().enumerate() {
-        let (pauses, what) = (dice.below(200), dice.below(10));
+        let (pauses, what) = (dice.below(200), dice.below(11));
         // A deletion leaves little to look at.
         if what == 9 && dice.below(4) > 0 {
             continue;
@@ -453,6 +566,7 @@ async fn trial(served: Arc<Served>, keys: Arc<[String]>, seed: u64) {
                     let path = format!("/sessions/{session_id}");
                     served.ask(Ask { method: "DELETE", path: &path, token: Some(&key), ..Ask::default() }).await
                 }
+                10 => served.post(&format!("/workflows/asks-twice/runs/{run_id}/resume"), &key, "").await,
                 _ => {
                     let path = format!("/workflows/asks-twice/runs/{run_id}/continue");
                     served.post(&path, &key, &form(&requirements)).await
@@ -524,7 +638,7 @@ async fn of_all_who_continue_answer_cancel_and_delete_at_once_each_is_told_the_t
     }
     let keys: Arc<[String]> = keys.into();
     let mut trials = tokio::task::JoinSet::new();
-    for seed in first..first + 400 {
+    for seed in first..first + 1_000 {
         if trials.len() == 4 {
             trials.join_next().await.expect("one of them").expect("no panic");
         }

@@ -4,8 +4,8 @@ use crate::door::UPGRADE;
 use futures::{SinkExt, StreamExt};
 use outlive_core::port::{BoxFuture, Clock, Db};
 use outlive_core::{
-    Block, Definition, Failure, FailureKind, FieldType, HumanReview, Media, OnReject, OnTimeout, Parallel, Retry,
-    RunId, Step, StepOutput, Steps, Timestamp, UserInputField,
+    Answer as Said, Block, BudgetUnit, Definition, Failure, FailureKind, FieldType, HumanReview, Loop, Media, OnReject,
+    OnTimeout, Over, Parallel, Question, Retry, RunId, Step, StepOutput, Steps, Timestamp, UserInputField,
 };
 use outlive_db::InMemoryDb;
 use outlive_engine::{Engine, Options, Submit};
@@ -306,7 +306,9 @@ const FLOOD_BYTES: usize = 64 << 10;
 /// nobody knows what it did, `asks` for input, `guarded` for another person's yes, `redraft` whether what it wrote is good, and `late` for a yes at once; `waiter` tells one each two seconds and never ends; `mirror`, also as an agent and a team,
 /// answers what it was given; `poet`, `doubter`, `flaky`, `sleeper` and `breaks` say text before they end, each in its own
 /// way; what has `talk` in its name says its text piece by piece, `held-talk` the end of it once it is released; `branches`
-/// says two texts side by side; `asks-inside` and `asks-twice` ask within a container; `fails` fails; the others answer at once.
+/// says two texts side by side; `asks-inside` and `asks-twice` ask within a container, `again` before each of two
+/// iterations; `asker`, an agent, asks in the middle of its work; `overspends` asks about the budget that its input names;
+/// `fails` fails; the others answer at once.
 fn definitions(released: &watch::Receiver<bool>, is_updated: bool) -> Vec<(Kind, Arc<Definition>)> {
     let shout = || Step::function("shout", async |_, input| Ok::<_, Failure>(input.text().to_uppercase()));
     let of = |id: &str, step: Step| {
@@ -454,6 +456,30 @@ fn definitions(released: &watch::Receiver<bool>, is_updated: bool) -> Vec<(Kind,
     };
     let redraft = Step::function("redraft", async |_, input| Ok::<_, Failure>(input.text()));
     let redraft = redraft.human_review(HumanReview::output("Is it good?").on_reject(OnReject::Retry));
+    let asker = Step::function("asker", async |context, _| {
+        let sure = context.ask("sure", HumanReview::confirmation("Sure?")).await?;
+        if matches!(sure, Said::Reject { .. }) {
+            return Ok("then not".to_owned());
+        }
+        let colour = HumanReview::user_input("Which colour?", [UserInputField::new("colour")]);
+        match context.ask("colour", colour).await? {
+            Said::Input { values } => Ok(format!("it is {}", values["colour"].as_str().unwrap_or_default())),
+            other => Err(Failure::fatal(other.as_str())),
+        }
+    });
+    let overspends = Step::function("spend", async |context, input| {
+        let over = Over {
+            name: input.text().into(),
+            budget: "5 calls".into(),
+            unit: BudgetUnit::Calls,
+            limit: 5,
+            used: 5,
+            wanted: 1,
+        };
+        let question = Question::of_budget(context.step.key.named("over"), "it", over);
+        let answered = context.effects.ask(&context.step.key, vec![question]).await?;
+        Ok::<_, Failure>(answered[0].answer.as_str())
+    });
     let nodes = |id: &str, block: Block| {
         let definition = Definition::builder(id).id(id).step(block).build();
         Arc::new(definition.expect("a definition without problems"))
@@ -472,6 +498,9 @@ fn definitions(released: &watch::Receiver<bool>, is_updated: bool) -> Vec<(Kind,
         (Kind::Workflow, nodes("branches", Parallel::new("both").step(talk("left")).step(talk("right")).into())),
         (Kind::Workflow, nodes("asks-inside", Steps::new("outer").step(asking("guarded")).into())),
         (Kind::Workflow, nodes("asks-twice", Parallel::new("both").step(asking("one")).step(asking("two")).into())),
+        (Kind::Workflow, nodes("again", Loop::new("again").step(asking("each")).max_iterations(2).into())),
+        (Kind::Workflow, of("overspends", overspends)),
+        (Kind::Agent, of("agent:asker", asker)),
         (Kind::Workflow, of("guarded", guarded)),
         (Kind::Workflow, of("redraft", redraft)),
         (Kind::Workflow, of("late", late.human_review(limited))),

@@ -107,6 +107,42 @@ fn paused(entries: &[Entry]) -> Vec<outlive_core::RunWaits> {
 }
 
 #[tokio::test]
+async fn four_eyes_of_a_tool_hold_for_all_that_is_asked_about_its_calls_and_in_them() {
+    let asks = |tool: Tool| async move {
+        let model = ScriptedModel::replies([calls([("delete", r#"{"of":"/x"}"#)]), text("done")]);
+        let log = Arc::new(Log::default());
+        failed(&Agent::new("Careful").model(model).tool(tool), &log).await;
+        questions(&log.entries()).iter().map(|question| question.four_eyes).collect::<Vec<_>>()
+    };
+    let count = Arc::new(AtomicUsize::new(0));
+    let inside = || {
+        Tool::new("delete", "for tests", |_: Of, context: ToolContext| async move {
+            context.ask("sure", HumanReview::confirmation("Sure?")).await?;
+            Ok::<_, Failure>("deleted")
+        })
+    };
+    let doubtful = || {
+        let silent = Tool::new("delete", "for tests", |_: Of, _: ToolContext| async {
+            std::future::pending::<()>().await;
+            Ok::<_, Failure>("never")
+        });
+        silent.effect(ToolEffect::Once).timeout(Duration::from_millis(1))
+    };
+    let tools = || {
+        [
+            counting("delete", &count).requires_confirmation(),
+            counting("delete", &count).requires_user_input(),
+            counting("delete", &count).external_execution(),
+            inside(),
+            doubtful(),
+        ]
+    };
+    for (plain, guarded) in tools().into_iter().zip(tools().map(Tool::four_eyes)) {
+        assert_eq!((asks(plain).await, asks(guarded).await), (vec![false], vec![true]));
+    }
+}
+
+#[tokio::test]
 async fn a_tool_that_requires_confirmation_is_called_once_a_person_has_agreed() {
     let (agent, count) = careful(Tool::requires_confirmation);
     let log = Arc::new(Log::default());

@@ -68,6 +68,7 @@ pub struct MCPTools {
     effect: Option<ToolEffect>,
     effects: BTreeMap<String, ToolEffect>,
     confirm: Vec<String>,
+    four_eyes: Vec<String>,
 }
 
 impl MCPTools {
@@ -94,6 +95,7 @@ impl MCPTools {
             effect: None,
             effects: BTreeMap::new(),
             confirm: Vec::new(),
+            four_eyes: Vec::new(),
         }
     }
 
@@ -188,6 +190,13 @@ impl MCPTools {
     #[must_use]
     pub fn requires_confirmation_tools<T: Into<String>>(mut self, names: impl IntoIterator<Item = T>) -> Self {
         self.confirm.extend(names.into_iter().map(Into::into));
+        self
+    }
+
+    /// Whoever submitted the run must not answer what is asked about calls of these tools; see [`Tool::four_eyes`].
+    #[must_use]
+    pub fn four_eyes_tools<T: Into<String>>(mut self, names: impl IntoIterator<Item = T>) -> Self {
+        self.four_eyes.extend(names.into_iter().map(Into::into));
         self
     }
 
@@ -298,11 +307,12 @@ impl ToolSource for Source {
     }
 
     fn tool(&self, listed: &ListedTool) -> Tool {
-        let MCPTools { effect, effects, timeout, confirm, .. } = &*self.given;
+        let MCPTools { effect, effects, timeout, confirm, four_eyes, .. } = &*self.given;
         let function = McpTool { spec: listed.spec(), calls: listed.name.clone(), server: self.server.clone() };
         let effect = effects.get(&listed.name).or(effect.as_ref()).copied().unwrap_or(listed.effect);
         self.effects().insert(function.spec.name.clone(), effect);
         let tool = Tool::from_function(function).effect(effect).timeout(*timeout);
+        let tool = if four_eyes.contains(&listed.name) { tool.four_eyes() } else { tool };
         if confirm.contains(&listed.name) { tool.requires_confirmation() } else { tool }
     }
 

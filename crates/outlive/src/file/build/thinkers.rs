@@ -11,7 +11,7 @@ use outlive_agent::model::{self, IntoModel, ModelProfile, ScriptedModel, SharedM
 use outlive_agent::tool::{Call, CommandCall, HackerNewsTools, HttpCall, IntoTools, Tool, YFinanceTools, is_lacking};
 use outlive_agent::{Agent, PiiGuardrail, PromptInjectionGuardrail, Team};
 use outlive_core::port::Executor;
-use outlive_core::{DefinitionId, Failure, FailureKind, ModelRequest};
+use outlive_core::{DefinitionId, Failure, FailureKind, ModelRequest, ToolEffect};
 use serde_json::{Map, Value};
 
 /// What agents and teams have in common.
@@ -266,6 +266,11 @@ impl<'a> Build<'a> {
         };
         let schema = Value::Object(arguments.clone().unwrap_or_default());
         let mut tool = Tool::calling(name, description, schema, call).effect(effect);
+        let four_eyes = match declared {
+            syntax::Tool::Http(tool) => tool.four_eyes,
+            syntax::Tool::Command(tool) => tool.four_eyes,
+            syntax::Tool::Mcp(_) => None,
+        };
         if let Some(Span(longest)) = timeout {
             tool = tool.timeout(longest);
         }
@@ -274,6 +279,13 @@ impl<'a> Build<'a> {
         }
         if !user_input.is_empty() {
             tool = tool.user_input_fields(user_input);
+        }
+        if four_eyes == Some(true) {
+            if confirm != Some(true) && user_input.is_empty() && effect != ToolEffect::Once {
+                let problem = "nobody is asked about its calls: write `confirm: true` too, or leave this out";
+                self.problem(self.key(&["tools", name, "four_eyes"]), problem);
+            }
+            tool = tool.four_eyes();
         }
         Some(tool)
     }
@@ -305,7 +317,7 @@ impl<'a> Build<'a> {
         }
         let mut tools = tools.name(name).include_tools(&said.include).exclude_tools(&said.exclude);
         tools = said.effects.iter().fold(tools, |tools, (tool, effect)| tools.tool_effect(tool, *effect));
-        tools = tools.requires_confirmation_tools(&said.confirm);
+        tools = tools.requires_confirmation_tools(&said.confirm).four_eyes_tools(&said.four_eyes);
         if let Some(prefix) = &said.prefix {
             tools = tools.tool_name_prefix(prefix);
         }

@@ -571,6 +571,12 @@ pub(crate) const LISTED: &[Listed] = &[
         why: "there is no second queue: the words name what there is",
     },
     Listed {
+        lines: &["step_requirements.question_id: is new"],
+        at: &[("hitl", ANY), ("hitl_loop_retry", ANY)],
+        occurs: Always,
+        why: "a requirement says which question it is about",
+    },
+    Listed {
         lines: &["step_requirements.confirmed: was bool, is null"],
         at: &[("hitl", &[29])],
         occurs: Always,

@@ -90,11 +90,24 @@ async fn start(caller: &Caller, run_id: &str, fork: Fork) -> Result<Response, Pr
     let engine = caller.engine();
     let run = find(engine.reader(), run_id).await?;
     may_run(caller, &run.info.workflow_id)?;
+    may_answer(caller, &run.info, &fork).await?;
     check(caller, &run.info, &fork).await?;
+    let is_answer = matches!(fork.edit, ForkEdit::Answer(_));
     let handle = engine.fork(&run.info.run_id, fork).await?;
     let answer = told(&engine, &handle, None).await?;
     caller.did(AuditKind::RunFork, "accepted", run.info.run_id.as_str());
+    if is_answer {
+        caller.did(AuditKind::QuestionAnswer, "in a fork", handle.run_id().as_str());
+    }
     Ok(answer)
+}
+
+/// Another answer takes the scope of answering, and of lifting a budget where the run has asked for that.
+async fn may_answer(caller: &Caller, run: &RunInfo, fork: &Fork) -> Result<(), Problem> {
+    let ForkEdit::Answer(answer) = &fork.edit else { return Ok(()) };
+    caller.must_have("questions:answer")?;
+    let asked = caller.engine().reader().asked_by(&run.run_id).await?;
+    asked.iter().try_for_each(|asked| caller.may_answer(&asked.question, answer))
 }
 
 /// The session a fork is to belong to is one that its run could have.

@@ -69,6 +69,8 @@ pub(super) async fn answer(
 ) -> Result<Json<Question>, Problem> {
     let id: Arc<str> = Arc::from(id);
     let given = body.into_answer()?;
+    let asked = caller.desk().question(&id).await?.ok_or_else(missing)?;
+    caller.may_answer(&asked.question, &given)?;
     let asked = caller.desk().answer([(id, given)], caller.principal.user_id.clone()).await?;
     let asked = asked.first().ok_or_else(missing)?;
     caller.did(AuditKind::QuestionAnswer, "done", asked.run_id.as_str());

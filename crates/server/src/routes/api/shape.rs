@@ -826,7 +826,7 @@ pub(crate) struct CreateSchedule {
     /// The user it belongs to, and its runs; a credential that names one takes precedence.
     #[serde(default)]
     pub(crate) user_id: Option<String>,
-    /// What becomes of times that nobody was there to take: `skip` (default), `one` run for all, or `all`.
+    /// What becomes of times that nobody was there to take: `skip`, `one` run for all (default), or `all`.
     #[serde(default)]
     #[schemars(extend("enum" = ["skip", "one", "all"]))]
     pub(crate) catch_up: Option<String>,
