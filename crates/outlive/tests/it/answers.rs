@@ -106,7 +106,7 @@ async fn of_two_calls_of_one_id_side_by_side_the_one_that_was_allowed_is_made() 
             unnamed[at]["executor_requirements"][0].as_object_mut().unwrap().remove("id");
         }
         let (status, told) = served.go_on(&run, &unnamed).await;
-        assert_eq!((status, &told["error_code"]), (400, &json!("ambiguous_requirement")), "{told}");
+        assert!(status == 400 && told["detail"].as_str().unwrap().contains("2 questions are open"), "{told}");
         for at in 0..2 {
             let id = answered[at]["executor_requirements"][0]["id"].as_str().unwrap();
             assert!(told["detail"].as_str().unwrap().contains(id), "{told}");
@@ -132,7 +132,7 @@ async fn of_two_calls_of_one_id_one_after_the_other_each_has_its_own_answer() {
         assert_eq!((status, &now["status"]), (200, &json!("PAUSED")), "{now}");
         // Once more, from a client that has not heard of the second.
         let (status, told) = served.go_on(&run, &answered).await;
-        assert_eq!((status, &told["error_code"]), (400, &json!("unresolved_requirements")), "{told}");
+        assert!(status == 400 && told["detail"].as_str().unwrap().contains("unresolved"), "{told}");
         let mut last = now["step_requirements"].clone();
         let step = last.as_array_mut().unwrap().last_mut().unwrap();
         let calls = step["executor_requirements"].as_array_mut().unwrap();

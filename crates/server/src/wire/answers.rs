@@ -62,7 +62,9 @@ impl Requirements {
         let mut taken: HashSet<Place<'_>> = open.iter().map(|question| Place::of(question)).collect();
         asked.iter().enumerate().rev().find_map(|(at, (question, before))| {
             let is_last = taken.insert(Place::of(question));
-            let given = self.by_id(question).or_else(|| self.by_place(question).filter(|_| is_last))?;
+            // Agno's clients send what a step was told before along changed; that of a call stays.
+            let named = self.by_id(question).filter(|_| is_last || question.tool.is_some());
+            let given = named.or_else(|| self.by_place(question).filter(|_| is_last))?;
             let given = read(question, given)?;
             before.is_some_and(|before| disputes(&given, before)).then_some(at)
         })

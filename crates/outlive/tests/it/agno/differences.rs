@@ -577,6 +577,12 @@ pub(crate) const LISTED: &[Listed] = &[
         why: "a requirement says which question it is about",
     },
     Listed {
+        lines: &["error_requirements[].question_id: is new"],
+        at: &[("hitl", &[45, 47])],
+        occurs: Always,
+        why: "a requirement says which question it is about",
+    },
+    Listed {
         lines: &["step_requirements.confirmed: was bool, is null"],
         at: &[("hitl", &[29])],
         occurs: Always,
