@@ -1339,7 +1339,7 @@ async fn an_answer_is_checked_against_all_of_its_schema_and_corrected_as_often_a
         .collect();
     assert_eq!(keys, ["0/agent/t0", "0/agent/t1"], "each a call of its own");
     let bad = Agent::new("A").model(ask(0, &[]).1).output_schema_json("Plan", json!("text"));
-    assert!(bad.problems().join("").contains("no JSON Schema"));
+    assert!(bad.problems().join("").contains("is not a JSON Schema"));
 }
 
 #[tokio::test]

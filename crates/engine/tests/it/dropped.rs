@@ -292,6 +292,7 @@ const CHANGES: &[Change] = &[
             drop(engine.questions(QuestionFilter::default()).await);
             drop(engine.question(question.id()).await);
             drop(engine.questions_of(&question.run_id).await);
+            drop(reader.stored_entries(ended.run_id(), 0, 10).await);
             drop(reader.asked_by(&question.run_id).await);
             drop(reader.open_before(&question.run_id, 9).await);
             drop(engine.session(&session("ended")).await);

@@ -131,7 +131,7 @@ fn agents_and_teams_of_a_file_are_those_of_the_builders() {
     let weather = Tool::calling("weather", "The weather in a city", place, Call::Http(get));
     let post = HttpCall::new("POST", "https://api.example.org/mail");
     let letter = schema(json!({ "to": text(), "text": text() }));
-    let send = Tool::calling("send", "Sends a mail", letter, Call::Http(post)).requires_confirmation();
+    let send = Tool::calling("send", "Sends a mail", letter, Call::Http(post)).requires_confirmation().four_eyes();
     let words = schema(json!({ "text": text() }));
     let count = Tool::calling("count", "Counts words", words, Call::Command(CommandCall::new(["wc", "-w"])));
     let mut title = schema(json!({ "title": text() }));

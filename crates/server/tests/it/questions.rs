@@ -464,7 +464,7 @@ async fn an_agent_that_asks_in_the_middle_of_its_work_says_so_and_is_continued()
         let on = served.post(&path, "", &sent("tools", &json!([call]), stream_events)).await;
         let now = match stream_events {
             true => {
-                assert_eq!(names(&on.body), ["RunContinued", "RunPaused"], "{on:?}");
+                assert_eq!(names(&on.body), ["RunPaused"], "{on:?}");
                 last(&on.body)
             }
             false => on.json(),

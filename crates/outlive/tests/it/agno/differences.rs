@@ -572,12 +572,12 @@ pub(crate) const LISTED: &[Listed] = &[
     },
     Listed {
         lines: &["step_requirements.question_id: is new"],
-        at: &[("hitl", ANY), ("hitl_loop_retry", ANY)],
+        at: &[("websocket", &[18]), ("hitl", ANY), ("hitl_loop_retry", ANY)],
         occurs: Always,
         why: "a requirement says which question it is about",
     },
     Listed {
-        lines: &["error_requirements[].question_id: is new"],
+        lines: &["error_requirements.question_id: is new"],
         at: &[("hitl", &[45, 47])],
         occurs: Always,
         why: "a requirement says which question it is about",
