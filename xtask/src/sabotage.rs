@@ -1,8 +1,8 @@
 //! Breaks one promise at a time and demands that the tests notice.
 //!
-//! One build has them all, behind a feature; a variable takes one safeguard out at a time. Must never count anything but a failed test as
-//! noticed: code that does not compile, a hang or a crash of the test program is an error. The invariant: no sabotage can
-//! reach a program anyone would install.
+//! The tests' build has them all, behind a feature; a variable takes one safeguard out at a time. Must never count anything
+//! but a failed test as noticed: code that does not compile, a hang or a crash of the test program is an error. The
+//! invariant: no sabotage can reach a program anyone would install.
 
 use crate::Problem;
 use crate::cargo::Cargo;
@@ -42,7 +42,7 @@ const SABOTAGES: &[Sabotage] = &[
     Sabotage {
         package: "outlive-engine",
         defect: "publish-before-append",
-        filter: "sweep::",
+        filter: "sweep::a_chain",
         breaks: "nobody sees an event that is not in the log",
     },
     Sabotage {
@@ -97,7 +97,7 @@ enum End {
 
 fn verdict(sabotage: &Sabotage, end: End) -> Result<&'static str, Problem> {
     let Sabotage { package, defect, filter, breaks } = sabotage;
-    let again = format!("{VARIABLE}={defect} cargo test -p {package} --test it --features {FEATURE} {filter}");
+    let again = format!("{VARIABLE}={defect} cargo test -p {package} --test it {filter}");
     match end {
         End::TestsFailed => Ok("noticed"),
         End::Passed => Err(format!("{defect} was not noticed; a test must fail when this is broken: {breaks}")),
@@ -106,26 +106,12 @@ fn verdict(sabotage: &Sabotage, end: End) -> Result<&'static str, Problem> {
     }
 }
 
-/// Builds the test programs of every crate that has a sabotage, together.
+/// The test programs as `cargo xtask test` builds them: our own tests turn the feature on, so nothing is built again.
 fn build(cargo: &Cargo) -> Result<Vec<Program>, Problem> {
-    let mut arguments: Vec<String> =
-        ["test", "--no-run", "--locked", "--message-format", "json-render-diagnostics", "--test", "it"]
-            .map(str::to_owned)
-            .into();
-    let mut packages: Vec<&str> = SABOTAGES.iter().map(|sabotage| sabotage.package).collect();
-    packages.sort_unstable();
-    packages.dedup();
-    for package in packages {
-        arguments.extend([
-            "-p".to_owned(),
-            package.to_owned(),
-            "--features".to_owned(),
-            format!("{package}/{FEATURE}"),
-        ]);
-    }
-    eprintln!("$ cargo {}", arguments.join(" "));
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    Ok(programs(&cargo.read(&arguments)?))
+    const TESTS: [&str; 7] =
+        ["test", "--workspace", "--no-run", "--locked", "--message-format=json-render-diagnostics", "--test", "it"];
+    eprintln!("$ cargo {}", TESTS.join(" "));
+    Ok(programs(&cargo.read(&TESTS)?))
 }
 
 fn wait(mut command: Command, deadline: Duration) -> Result<End, Problem> {
