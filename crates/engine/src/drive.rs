@@ -452,6 +452,10 @@ async fn execute(
         }
         drop_dropped(journal, &mut flights);
         if journal.is_halted() {
+            // What is still in progress in a run that is over has nothing to say any more.
+            if journal.machine(WorkflowMachine::ended).is_some() {
+                return Rest::Ended;
+            }
             if flights.is_empty() {
                 return Rest::Halted;
             }

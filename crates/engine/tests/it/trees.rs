@@ -756,6 +756,24 @@ async fn a_drain_waits_for_every_step_in_progress_and_drops_what_a_failure_makes
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_run_that_ends_during_a_drain_says_nothing_after_its_end() {
+    let fails = Step::function("fails", |_, _: Arc<StepInput>| async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        Err::<String, _>(Failure::fatal("no"))
+    });
+    let definition = build([Parallel::new("par").step(fails).step(slow("slow", Duration::from_secs(2))).into()]);
+    let db = InMemoryDb::new();
+    let engine = engine(&db, &definition).await;
+    let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    engine.shutdown().await.unwrap();
+    let log = read_log(&db, run.run_id()).await;
+    assert_eq!(log.last().unwrap().event.name(), "WorkflowError", "{:?}", log.last());
+    let stored = db.run(Access::All, run.run_id().clone()).await.unwrap().unwrap();
+    assert_eq!((stored.status, stored.worker), (RunStatus::Error, None));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_run_leaves_memory_when_a_branch_backs_off_and_no_sibling_executes() {
     const MINUTE: Duration = Duration::from_secs(60);
     let flaky = Step::function("flaky", |context, _: Arc<StepInput>| async move {
