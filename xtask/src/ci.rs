@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 type Stage = (&'static str, fn(&Cargo) -> Result<(), Problem>);
 
-/// From cheap to expensive. The README's commands come last because they need a release build.
+/// From cheap to expensive, and what was built for one stage is there for the next.
 const STAGES: &[Stage] = &[
     ("tidy", tidy::run),
     ("lint", lint),

@@ -139,7 +139,7 @@ fn succeed(command: &mut Command, what: &str) -> Result<(), Problem> {
 
 /// Builds examples as the tests of the workspace do, and says where they are.
 fn build<const N: usize>(cargo: &Cargo, names: [&str; N]) -> Result<[PathBuf; N], Problem> {
-    let options = ["build", "--workspace", "--locked", "--message-format=json-render-diagnostics"];
+    let options = ["build", "--workspace", "--profile", "test", "--locked", "--message-format=json-render-diagnostics"];
     let examples = names.iter().flat_map(|name| ["--example", name]);
     let messages = cargo.read(&options.into_iter().chain(examples).collect::<Vec<_>>())?;
     let mut paths = Vec::with_capacity(N);

@@ -69,7 +69,7 @@ const TASKS: &[Task] = &[
         run: |cargo, _| clients::OPENAI.run(cargo),
     },
     Task { name: "bench", help: "the benchmark, as published binaries are built; arguments are passed on", run: bench },
-    Task { name: "demo", help: "the demonstration, in release mode; arguments are passed on", run: demo },
+    Task { name: "demo", help: "the demonstration; arguments are passed on", run: demo },
     Task { name: "help", help: "this text", run: |_, _| help() },
 ];
 
@@ -122,9 +122,9 @@ fn lint(cargo: &Cargo) -> Result<(), Problem> {
 fn bench(cargo: &Cargo, rest: &[String]) -> Result<(), Problem> {
     // Two of its rows are about the program itself.
     if matches!(rest.first().map(String::as_str), None | Some("table" | "F1")) {
-        cargo.run(&["build", "--profile", "dist", "--locked", "-p", "outlive-cli"])?;
+        cargo.run(&["build", "--release", "--locked", "-p", "outlive-cli"])?;
     }
-    passing_on(cargo, &["run", "--profile", "dist", "--locked", "-p", "outlive", "--example", "bench", "--"], rest)
+    passing_on(cargo, &["run", "--release", "--locked", "-p", "outlive", "--example", "bench", "--"], rest)
 }
 
 fn demo(cargo: &Cargo, rest: &[String]) -> Result<(), Problem> {

@@ -44,7 +44,7 @@ pub(crate) fn run(cargo: &Cargo, programs: &[String]) -> Result<(), Problem> {
         Some(programs) => record(&cargo.root().join(programs), &folder.0)?,
         None => {
             let root = folder.0.display().to_string();
-            cargo.run(&["install", "--locked", "--quiet", "--path", "crates/cli", "--root", &root])?;
+            cargo.run(&["install", "--locked", "--debug", "--quiet", "--path", "crates/cli", "--root", &root])?;
             record(&folder.0.join("bin"), &folder.0)?
         }
     };

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 /// Runs the main job on the embedded store.
-pub(crate) const DEMO: &str = "cargo run --release --locked -p outlive-cli -- demo";
+pub(crate) const DEMO: &str = "cargo run --locked -p outlive-cli -- demo";
 /// Runs every test.
 pub(crate) const TEST: &str = "cargo test --workspace --locked";
 

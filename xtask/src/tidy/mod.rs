@@ -47,7 +47,6 @@ pub(crate) fn run(cargo: &Cargo) -> Result<(), Problem> {
         readme::check(text("README.md")),
         sabotage::check(&members),
         weight::pinned(text("Cargo.lock")),
-        weight::optimised(text("Cargo.toml")),
     ]
     .concat();
     for problem in &problems {

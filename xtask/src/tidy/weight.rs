@@ -1,5 +1,4 @@
-//! What a build costs must not grow by accident, nor what is published become slower: a pin that `cargo update` would
-//! remove, and packages that one profile leaves unoptimised and the other must not.
+//! What a build costs must not grow by accident: a pin that `cargo update` would remove.
 //!
 //! It must never know what a package does. The invariant: what it asks for is in decision 016.
 
@@ -18,17 +17,6 @@ pub(super) fn pinned(lock: &str) -> Vec<Problem> {
     vec![format!("Cargo.lock: {name} must stay at {version}0: cargo update -p {name} --precise {version}0")]
 }
 
-/// Looks in the text of `Cargo.toml` for packages that `release` sets and `dist`, which inherits from it, does not.
-pub(super) fn optimised(manifest: &str) -> Vec<Problem> {
-    let set = |profile: &str| -> Vec<&str> {
-        let begin = format!("[profile.{profile}.package.");
-        manifest.lines().filter_map(|line| line.strip_prefix(&*begin)?.strip_suffix(']')).collect()
-    };
-    let in_dist = set("dist");
-    let forgotten = set("release").into_iter().filter(|package| !in_dist.contains(package));
-    forgotten.map(|package| format!("Cargo.toml: [profile.dist.package.{package}] must set its opt-level")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,13 +26,5 @@ mod tests {
         assert!(pinned("name = \"idna_adapter\"\nversion = \"1.1.0\"\n").is_empty());
         assert!(pinned("name = \"other\"\nversion = \"9\"\n").is_empty());
         assert_eq!(pinned("name = \"idna_adapter\"\nversion = \"1.2.2\"\n").len(), 1);
-    }
-
-    #[test]
-    fn a_package_left_unoptimised_in_dist_is_found() {
-        let release = "[profile.release.package.jiff]\nopt-level = 0\n";
-        assert_eq!(optimised(release).len(), 1);
-        assert_eq!(optimised(&format!("{release}[profile.dist.package.idna]\nopt-level = 3\n")).len(), 1);
-        assert!(optimised(&format!("{release}[profile.dist.package.jiff]\nopt-level = 3\n")).is_empty());
     }
 }

@@ -1,6 +1,6 @@
 //! Workflow files: how soon the program of the command line accepts the first run of one, and how long many take to load.
 //!
-//! The program is the one beside this one, built with the same profile: `cargo build --profile dist -p outlive-cli`.
+//! The program is the one beside this one, built with the same profile: `cargo build --release -p outlive-cli`.
 
 use crate::measure::{Arguments, folder, latencies, report, rounded};
 use outlive::File;
@@ -99,6 +99,6 @@ fn one_first_run(program: &Path) -> Duration {
 fn program() -> PathBuf {
     let here = std::env::current_exe().expect("this program has a path");
     let program = here.ancestors().nth(2).expect("it is in a folder of the profile's").join("outlive");
-    assert!(program.is_file(), "build it first, with the same profile: cargo build --profile dist -p outlive-cli");
+    assert!(program.is_file(), "build it first, with the same profile: cargo build --release -p outlive-cli");
     program
 }
