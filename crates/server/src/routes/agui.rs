@@ -383,7 +383,7 @@ async fn given(
                 [] => *fitting.first().ok_or_else(|| {
                     Problem::not_found(format!("No run of this thread waits for the result of the call {call}"))
                 })?,
-                [ref several @ ..] => {
+                ref several => {
                     let ids: Vec<&str> = several.iter().map(|asked| &**asked.id()).collect();
                     let detail = format!(
                         "Several calls of this thread have the id {call} and wait: answer the interrupts {} in resume",
