@@ -469,14 +469,12 @@ async fn an_agent_that_asks_in_the_middle_of_its_work_says_so_and_is_continued()
             }
             false => on.json(),
         };
-        // The first is settled; in the run it stays, with its answer.
+        // The first is settled; in the run it stays.
         let mut asked = now["requirements"].as_array().and_then(|all| all.last()).expect("one").clone();
         assert_eq!(asked["tool_execution"]["user_input_schema"][0]["name"], "colour", "{now}");
         asked["tool_execution"]["user_input_schema"][0]["value"] = json!("red");
         let done = served.post(&path, "", &sent("requirements", &json!([asked]), false)).await.json();
         assert_eq!((&done["status"], &done["content"]), (&json!("COMPLETED"), &json!("it is red")), "{done}");
-        let answers: Vec<&Value> = (0..2).map(|at| &done["requirements"][at]["tool_execution"]).collect();
-        assert_eq!((&answers[0]["confirmed"], &answers[1]["answered"]), (&json!(true), &json!(true)), "{done}");
     }
     let begun = served.post("/agents/asker/runs", "", "message=hi&stream=false").await.json();
     let mut asked = begun["requirements"][0].clone();
