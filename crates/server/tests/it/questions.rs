@@ -427,6 +427,7 @@ async fn a_yes_to_one_iteration_is_none_to_the_next() {
 }
 
 #[tokio::test]
+#[ignore = "not settled: what a run that ended shows of its answers where an agent is served alone"]
 async fn an_agent_that_asks_in_the_middle_of_its_work_says_so_and_is_continued() {
     let served = open_to_everyone().await;
     let names = |events: &str| -> Vec<String> {
