@@ -55,7 +55,7 @@ impl Follow {
         let events = reader.events(&run_id, after);
         let next_index = after.map_or(0, |after| after.saturating_add(1));
         let (reader, first, settings) = (reader.clone(), VecDeque::new(), EventSettings::default());
-        Self { reader, run_id, events, first, next_index, seen: 0, subscribed: None, settings }
+        Self { reader, run_id, events, first, next_index, seen: next_index, subscribed: None, settings }
     }
 
     /// Tells what a workflow with these settings has its streams tell.
@@ -81,7 +81,6 @@ impl Follow {
         let after = asked.and_then(|asked| Some(asked.min(count.checked_sub(1)?)));
         let missed = count.saturating_sub(after.map_or(0, |after| after.saturating_add(1)));
         let mut follow = Self::after(reader, run_id.clone(), after);
-        follow.seen = follow.next_index.min(count);
         if is_over {
             follow.first.push_back(replay(&run_id, status, way, asked, missed, count));
             return Ok(follow);
