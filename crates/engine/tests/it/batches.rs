@@ -51,6 +51,13 @@ async fn insist<T>(ask: impl AsyncFn() -> Result<T, Error>) -> T {
     }
 }
 
+/// Waits for every run there is.
+async fn all_end(engine: &Engine, db: &dyn Db) {
+    for run in all_runs(db).await {
+        engine.attach(run.info.run_id).wait().await.unwrap();
+    }
+}
+
 /// The runs of a store, oldest first.
 async fn all_runs(db: &dyn Db) -> Vec<outlive_core::port::Run> {
     let mut filter = RunFilter { limit: 1_000, order: Order::OldestFirst, ..RunFilter::default() };
@@ -411,13 +418,13 @@ async fn what_is_done_to_all_that_match_is_done_to_each_once() {
     assert_eq!(all_runs(&db).await.len(), 30);
     // Those that fail again are not come across on the same way.
     assert_eq!(walk(&retry).await.len(), 15);
-    tokio::time::sleep(SECOND).await;
+    all_end(&engine, &db).await;
     assert_eq!(all_runs(&db).await.len(), 45);
     let again = walk(&retry).await;
     let repeated =
         |run: &outlive_engine::BulkRun| matches!(run.outcome, Ok(BulkOutcome::Started { is_repeated: true, .. }));
     assert_eq!((again.len(), again.iter().filter(|run| repeated(run)).count()), (30, 15));
-    tokio::time::sleep(SECOND).await;
+    all_end(&engine, &db).await;
     // With a key, whoever lost the answer starts nothing twice.
     is_cured.store(true, Ordering::Relaxed);
     let before = all_runs(&db).await.len();
@@ -426,7 +433,7 @@ async fn what_is_done_to_all_that_match_is_done_to_each_once() {
     let rerun = Bulk { filter, idempotency_key: Some("k".to_owned()), ..Bulk::new(BulkVerb::Rerun) };
     assert!(walk(&rerun).await.iter().all(|run| run.outcome.is_ok()));
     assert!(walk(&rerun).await.iter().any(repeated));
-    tokio::time::sleep(SECOND).await;
+    all_end(&engine, &db).await;
     assert_eq!(all_runs(&db).await.len(), before + 2, "the run, and the second time the one that it made");
     // What has ended is not to be cancelled.
     assert!(walk(&Bulk::new(BulkVerb::Cancel)).await.is_empty());

@@ -1,6 +1,6 @@
 //! Workflows that the calls of a step have executed inside its run: each once, whatever happens to processes.
 
-use crate::stage::{Calls, MemoryStage, append, engine, input, slow, workflow};
+use crate::stage::{Calls, append, engine, input, slow, swept, workflow};
 use futures::FutureExt;
 use futures::future::join_all;
 use outlive_core::log::Called;
@@ -10,7 +10,7 @@ use outlive_core::{
     StepOutput, content_text,
 };
 use outlive_db::InMemoryDb;
-use outlive_engine::testing::{SimulatedClock, Subject, crash_after_each_entry, read_log};
+use outlive_engine::testing::read_log;
 use serde_json::{Value, json};
 use std::pin::pin;
 use std::sync::Arc;
@@ -109,13 +109,7 @@ async fn workflows_in_calls_survive_a_crash_at_every_entry() {
             .step(append("e", &calls));
         Arc::new(Definition::builder("Example").step(parallel).step(counts("f", &calls)).build().unwrap())
     };
-    let subject = Subject {
-        build: &build,
-        request: input("hi"),
-        clock: Arc::new(SimulatedClock::start()),
-        calls: &|| calls.count(),
-    };
-    let sweep = crash_after_each_entry(|| MemoryStage(InMemoryDb::new()), subject).await;
+    let sweep = swept(&calls, build).await;
     assert!(sweep.entries > 20 && sweep.repeated_calls > 0, "{sweep:?}");
 }
 

@@ -1,13 +1,13 @@
 //! Functions on threads of their own, text that functions say, errors of every kind, and media from step to step.
 
-use crate::stage::{Calls, append, engine, engine_with, input, slow, workflow};
+use crate::stage::{Calls, append, engine, engine_with, input, slow, swept, workflow};
 use outlive_core::port::{Access, BoxFuture, Executed, Executor, ExecutorInfo, LogStore, RunStore, StepContext};
 use outlive_core::{
     Attachments, Blocking, Condition, Definition, EventKind, Failure, ForEach, Loop, Media, OnError, Parallel, Retry,
     Router, RunEvent, RunStatus, Secret, Step, StepInput, StepOutput, Steps, WorkflowRunOutput,
 };
 use outlive_db::InMemoryDb;
-use outlive_engine::testing::{SimulatedClock, Subject, broken_invariants, crash_after_each_entry, read_log};
+use outlive_engine::testing::{broken_invariants, read_log};
 use outlive_engine::{Engine, Options, RunHandle, Submit};
 use serde_json::{Map, json};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -511,9 +511,7 @@ async fn media_of_the_run_and_of_each_step_reach_what_follows_and_the_result_has
 
 #[tokio::test(start_paused = true)]
 async fn media_survive_a_crash_at_every_entry() {
-    let subject =
-        Subject { build: &draws, request: input("hi"), clock: Arc::new(SimulatedClock::start()), calls: &|| 0 };
-    let sweep = crash_after_each_entry(|| crate::stage::MemoryStage(InMemoryDb::new()), subject).await;
+    let sweep = swept(&Calls::default(), draws).await;
     assert!(sweep.entries > 30, "{sweep:?}");
 }
 

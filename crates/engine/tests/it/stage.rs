@@ -3,7 +3,7 @@
 use outlive_core::port::{Db, NewRun, NewStart, Run, SessionKind, SessionPolicy};
 use outlive_core::{Definition, Failure, RunId, RunInfo, SessionId, Step, StepInput, StepOutput, WorkerId};
 use outlive_db::{InMemoryDb, SqliteDb};
-use outlive_engine::testing::{SimulatedClock, Stage};
+use outlive_engine::testing::{SimulatedClock, Stage, Subject, Sweep, crash_after_each_entry};
 use outlive_engine::{Engine, Options, Submit};
 use serde_json::Value;
 use std::sync::Arc;
@@ -22,6 +22,13 @@ impl Calls {
     pub(crate) fn count(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
+}
+
+/// Crashes a run of this at every entry, in memory; these are the calls that it makes.
+pub(crate) async fn swept(calls: &Calls, build: impl Fn() -> Arc<Definition> + Sync) -> Sweep {
+    let clock = Arc::new(SimulatedClock::start());
+    let subject = Subject { build: &build, request: input("hi"), clock, calls: &|| calls.count() };
+    crash_after_each_entry(|| MemoryStage(InMemoryDb::new()), subject).await
 }
 
 /// A step that appends its name to what it is given.

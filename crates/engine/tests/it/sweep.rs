@@ -1,13 +1,11 @@
 //! A crash after each entry, and before.
 
-use crate::stage::{Calls, MemoryStage, append, input, workflow};
+use crate::stage::{Calls, append, swept, workflow};
 use outlive_core::port::StepContext;
 use outlive_core::{
     Condition, Definition, Failure, ForEach, HumanReview, Loop, OnError, Parallel, Retry, Router, Step, StepInput,
     StepOutput, Steps,
 };
-use outlive_db::InMemoryDb;
-use outlive_engine::testing::{SimulatedClock, Subject, crash_after_each_entry};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,13 +13,7 @@ use std::time::Duration;
 async fn a_chain_of_functions_survives_a_crash_at_every_entry() {
     let calls = Calls::default();
     let build = || workflow([append("a", &calls), append("b", &calls), append("c", &calls)]);
-    let subject = Subject {
-        build: &build,
-        request: input("hi"),
-        clock: Arc::new(SimulatedClock::start()),
-        calls: &|| calls.count(),
-    };
-    let sweep = crash_after_each_entry(|| MemoryStage(InMemoryDb::new()), subject).await;
+    let sweep = swept(&calls, build).await;
     assert_eq!((sweep.entries, sweep.crashes), (11, 22));
     assert!(sweep.repeated_calls > 0, "a crash between intent and result repeats the call");
 }
@@ -56,13 +48,7 @@ async fn retries_state_and_an_early_stop_survive_a_crash_at_every_entry() {
         });
         workflow([flaky.retry(Retry::times(2).backoff(Duration::from_secs(60))), stop, append("never", &calls)])
     };
-    let subject = Subject {
-        build: &build,
-        request: input("hi"),
-        clock: Arc::new(SimulatedClock::start()),
-        calls: &|| calls.count(),
-    };
-    let sweep = crash_after_each_entry(|| MemoryStage(InMemoryDb::new()), subject).await;
+    let sweep = swept(&calls, build).await;
     assert!(sweep.entries >= 7, "{sweep:?}");
 }
 
@@ -98,14 +84,7 @@ fn every_kind(calls: &Calls) -> Arc<Definition> {
 #[tokio::test(start_paused = true)]
 async fn every_kind_of_container_survives_a_crash_at_every_entry() {
     let calls = Calls::default();
-    let build = || every_kind(&calls);
-    let subject = Subject {
-        build: &build,
-        request: input("hi"),
-        clock: Arc::new(SimulatedClock::start()),
-        calls: &|| calls.count(),
-    };
-    let sweep = crash_after_each_entry(|| MemoryStage(InMemoryDb::new()), subject).await;
+    let sweep = swept(&calls, || every_kind(&calls)).await;
     assert!(sweep.entries > 70, "{sweep:?}");
     assert!(sweep.repeated_calls > 0, "{sweep:?}");
 }
@@ -134,14 +113,7 @@ fn asking(calls: &Calls) -> Arc<Definition> {
 #[tokio::test(start_paused = true)]
 async fn what_people_are_asked_in_branches_and_items_survives_a_crash_at_every_entry() {
     let calls = Calls::default();
-    let build = || asking(&calls);
-    let subject = Subject {
-        build: &build,
-        request: input("hi"),
-        clock: Arc::new(SimulatedClock::start()),
-        calls: &|| calls.count(),
-    };
-    let sweep = crash_after_each_entry(|| MemoryStage(InMemoryDb::new()), subject).await;
+    let sweep = swept(&calls, || asking(&calls)).await;
     assert!(sweep.entries > 50, "{sweep:?}");
 }
 
@@ -185,13 +157,7 @@ async fn named_calls_and_sleeps_survive_a_crash_at_every_entry() {
         let beside = Parallel::new("beside").step(calling("one", &calls, 0)).step(calling("two", &calls, 1)).step(says);
         Arc::new(Definition::builder("Example").step(calling("alone", &calls, 1)).step(beside).build().unwrap())
     };
-    let subject = Subject {
-        build: &build,
-        request: input("hi"),
-        clock: Arc::new(SimulatedClock::start()),
-        calls: &|| calls.count(),
-    };
-    let sweep = crash_after_each_entry(|| MemoryStage(InMemoryDb::new()), subject).await;
+    let sweep = swept(&calls, build).await;
     assert!(sweep.entries > 30, "{sweep:?}");
     assert!(sweep.repeated_calls > 0, "some calls were in flight: {sweep:?}");
 }
