@@ -109,8 +109,8 @@ async fn a_crash_at_every_entry_asks_for_no_answer_that_was_recorded() {
 #[tokio::test]
 async fn a_run_that_is_cancelled_ends_its_answer_and_one_that_moves_on_does_not() {
     let server = OpenAiServer::start().await;
-    let begins = async |workflow: &Workflow, id: &str| {
-        let run = workflow.run(format!("{id} CHUNKS=30 CHUNKDELAY=0.02")).run_id(id).background().await.unwrap();
+    let begins = async |workflow: &Workflow, id: &str, pace: &str| {
+        let run = workflow.run(format!("{id} {pace}")).run_id(id).background().await.unwrap();
         let mut events = run.events(None);
         while let Some(event) = events.next().await.unwrap() {
             if let EventKind::CustomEvent { fields } = event.kind
@@ -123,8 +123,9 @@ async fn a_run_that_is_cancelled_ends_its_answer_and_one_that_moves_on_does_not(
     };
     let db = InMemoryDb::new();
     let first = workflow(&server, Arc::new(db.clone()), true);
-    let cancelled = begins(&first, "r1").await;
-    let moved = begins(&first, "r2").await;
+    // One answer is under way for as long as the test needs, the other comes to an end.
+    let cancelled = begins(&first, "r1", "CHUNKS=3 CHUNKDELAY=60").await;
+    let moved = begins(&first, "r2", "CHUNKS=30 CHUNKDELAY=0.02").await;
     first.attach("r1").await.unwrap().cancel("not needed").await.unwrap();
     server.wait_until(|log| log.iter().any(|exchange| exchange.path.ends_with("/cancel"))).await;
     assert!(server.is_cancelled(&cancelled));
