@@ -94,6 +94,13 @@ pub(super) fn build(
     (built, build.problems)
 }
 
+/// What is wrong with a document in which something is left out, as far as that can be said without the program.
+pub(super) fn problems_apart(document: &Document, node: &yaml::Node) -> Vec<Misread> {
+    let settings = Settings { inspects: true, apart: true, ..Settings::default() };
+    let source = |_: &str| DefinitionSource::new(String::new(), |_| Err("it is only looked at".to_owned()));
+    build(document, node, &settings, &source, None).1.into_iter().map(|(misread, _)| misread).collect()
+}
+
 /// The id of a workflow, whether or not it can be built.
 pub(super) fn workflow_id(key: &str, workflow: &syntax::Workflow) -> String {
     workflow.id.clone().unwrap_or_else(|| slug(workflow.name.as_deref().unwrap_or(key)))

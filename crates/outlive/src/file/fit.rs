@@ -1,21 +1,63 @@
 //! A tree against the schema: every problem at its place, and JSON of the types that the schema wants.
 //!
-//! It must never know what a file means, only its shape. The invariant: without a problem, the JSON fits the schema.
+//! It must never know what a file means, only its shape. The invariant: the JSON fits the schema but for the lengths of lists
+//! and mappings; what does not is left out of it, or has a stand-in, and its place is remembered.
 
 use super::schema::{KIND, checked, resolved};
 use super::syntax::{Span, SpanOrNone};
 use super::yaml::{At, Key, Misread, Node, Plain, What, plain};
 use outlive_core::check;
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Number, Value, json};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 type Rules = Map<String, Value>;
 
+/// How a tree fits the schema.
+pub(super) struct Fitted {
+    pub(super) value: Value,
+    pub(super) problems: Vec<Misread>,
+    /// Where something was left out or has a stand-in: whatever else is said of these places may follow from that.
+    pub(super) doubtful: BTreeSet<At>,
+    /// Whether a part of the document that declares names is not known by its own.
+    pub(super) lacks_names: bool,
+}
+
 /// The document's JSON, and what is wrong with it.
-pub(super) fn fit(node: &Node) -> (Value, Vec<Misread>) {
-    let mut fitting = Fitting { problems: Vec::new(), refers: None };
+pub(super) fn fit(node: &Node) -> Fitted {
+    let mut fitting = Fitting { problems: Vec::new(), doubtful: BTreeSet::new(), refers: None };
     let value = fitting.fit(node, checked());
-    (value, fitting.problems)
+    let is_known = |(key, _): &(Key, Arc<Node>)| value.as_ref().is_some_and(|value| value.get(&key.text).is_some());
+    let lacks_names = !matches!(&node.what, What::Map(fields) if fields.iter().all(is_known));
+    let value = value.unwrap_or_default();
+    Fitted { value, problems: fitting.problems, doubtful: fitting.doubtful, lacks_names }
+}
+
+/// The least that fits a schema.
+fn stand_in(schema: &'static Value) -> Value {
+    let Some(rules) = resolved(schema) else { return Value::Null };
+    if let Some(choices) = rules.get("anyOf").or_else(|| rules.get("oneOf")).and_then(Value::as_array) {
+        return choices.first().map(stand_in).unwrap_or_default();
+    }
+    if let Some(one) = ["enum", "examples"].iter().find_map(|key| rules.get(*key)?.get(0)) {
+        return one.clone();
+    }
+    match rules.get("type").and_then(Value::as_str) {
+        Some("object") => {
+            let of = |name: &'static str| Some((name.to_owned(), stand_in(rules.get("properties")?.get(name)?)));
+            Value::Object(required(rules).filter_map(of).collect())
+        }
+        Some("array") => json!([]),
+        Some("string") => json!(""),
+        Some("boolean") => json!(false),
+        Some("integer" | "number") => rules.get("minimum").cloned().unwrap_or(json!(1)),
+        _ => Value::Null,
+    }
+}
+
+/// The keys that an object must have.
+fn required(rules: &'static Rules) -> impl Iterator<Item = &'static str> {
+    rules.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
 }
 
 /// `: did you mean "agent"?`, if one is near.
@@ -96,6 +138,7 @@ fn meant_key<'a>(word: &str, known: impl Iterator<Item = &'a str> + Clone) -> St
 
 struct Fitting {
     problems: Vec<Misread>,
+    doubtful: BTreeSet<At>,
     /// What the text in hand names.
     refers: Option<&'static str>,
 }
@@ -105,28 +148,34 @@ impl Fitting {
         self.problems.push(Misread::new(at, message));
     }
 
-    fn fit(&mut self, node: &Node, schema: &'static Value) -> Value {
+    /// Its JSON, unless it is nothing of the kind that the schema wants.
+    fn fit(&mut self, node: &Node, schema: &'static Value) -> Option<Value> {
         // Anything.
-        let Some(rules) = resolved(schema) else { return self.json(node) };
+        let Some(rules) = resolved(schema) else { return Some(self.json(node)) };
         let choices = rules.get("anyOf").or_else(|| rules.get("oneOf")).and_then(Value::as_array);
         if let Some(choices) = choices {
-            return match self.choose(node, choices) {
-                Some(choice) => self.fit(node, choice),
-                None => Value::Null,
-            };
+            return self.choose(node, choices).and_then(|choice| self.fit(node, choice));
         }
         match (rules.get("type").and_then(Value::as_str), &node.what) {
-            (None, _) => self.json(node),
-            (Some("object"), What::Map(fields)) => self.object(node, fields, rules),
-            (Some("array"), What::List(items)) => self.list(node, items, rules),
+            (None, _) => Some(self.json(node)),
+            (Some("object"), What::Map(fields)) => Some(self.object(node, fields, rules)),
+            (Some("array"), What::List(items)) => Some(self.list(node, items, rules)),
             (Some(kind @ ("string" | "integer" | "number" | "boolean")), What::Scalar { text, is_plain, .. }) => {
                 self.scalar(node, text, *is_plain, kind, rules)
             }
             (Some(kind), _) => {
                 self.wrong_kind(node, words(kind));
-                Value::Null
+                None
             }
         }
+    }
+
+    /// Its JSON, or what stands for it.
+    fn fit_or_stand_in(&mut self, node: &Node, schema: &'static Value) -> Value {
+        self.fit(node, schema).unwrap_or_else(|| {
+            self.doubtful.insert(node.at);
+            stand_in(schema)
+        })
     }
 
     fn wrong_kind(&mut self, node: &Node, wanted: &str) {
@@ -214,14 +263,19 @@ impl Fitting {
                 (Some(schema), _) => {
                     let refers = REFERENCES.iter().find(|(name, _)| *name == key.text).map(|(_, what)| *what);
                     let outer = std::mem::replace(&mut self.refers, refers);
-                    object.insert(key.text.clone(), self.fit(value, schema));
+                    match self.fit(value, schema) {
+                        Some(value) => drop(object.insert(key.text.clone(), value)),
+                        None => self.doubtful.extend([node.at, value.at]),
+                    }
+                    self.doubt_key(key, value);
                     self.refers = outer;
                 }
                 (None, Some(schema)) if !is_closed => {
                     if let Some(problem) = name_problem(&key.text) {
                         self.problem(key.at, format!("a name {problem}"));
                     }
-                    drop(object.insert(key.text.clone(), self.fit(value, schema)));
+                    object.insert(key.text.clone(), self.fit_or_stand_in(value, schema));
+                    self.doubt_key(key, value);
                 }
                 (None, None) => drop(object.insert(key.text.clone(), self.json(value))),
                 (None, Some(_)) => {
@@ -232,11 +286,17 @@ impl Fitting {
                         false => format!("unknown key {:?}{meant}", key.text),
                     };
                     self.problem(key.at, message);
+                    self.doubtful.insert(node.at);
                 }
             }
         }
-        let required = rules.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
-        for name in required.filter(|name| !fields.iter().any(|(key, _)| key.text == **name)) {
+        for name in required(rules) {
+            if let (false, Some(schema)) = (object.contains_key(name), known.and_then(|known| known.get(name))) {
+                object.insert(name.to_owned(), stand_in(schema));
+                self.doubtful.insert(node.at);
+            }
+        }
+        for name in required(rules).filter(|name| !fields.iter().any(|(key, _)| key.text == **name)) {
             let about = known.and_then(|known| known.get(name)).and_then(|schema| schema.get("description")?.as_str());
             let about = about.map(|text| format!(" ({})", text.split(['.', ':']).next().unwrap_or(text)));
             self.problem(node.at, format!("{name:?} is missing{}", about.unwrap_or_default()));
@@ -247,19 +307,26 @@ impl Fitting {
         Value::Object(object)
     }
 
+    /// What is said of a thing may stand at its key.
+    fn doubt_key(&mut self, key: &Key, value: &Node) {
+        if self.doubtful.contains(&value.at) {
+            self.doubtful.insert(key.at);
+        }
+    }
+
     fn list(&mut self, node: &Node, items: &[Arc<Node>], rules: &'static Rules) -> Value {
         if rules.contains_key("minItems") && items.is_empty() {
             self.problem(node.at, "the list is empty: write at least one");
         }
         let schema = rules.get("items");
         let item = |item: &Arc<Node>| match schema {
-            Some(schema) => self.fit(item, schema),
+            Some(schema) => self.fit_or_stand_in(item, schema),
             None => self.json(item),
         };
         Value::Array(items.iter().map(item).collect())
     }
 
-    fn scalar(&mut self, node: &Node, text: &str, is_plain: bool, kind: &str, rules: &'static Rules) -> Value {
+    fn scalar(&mut self, node: &Node, text: &str, is_plain: bool, kind: &str, rules: &'static Rules) -> Option<Value> {
         let value = match (kind, plain(text)) {
             ("string", Plain::Null) if is_plain => None,
             ("string", _) => Some(Value::String(text.to_owned())),
@@ -270,7 +337,7 @@ impl Fitting {
         };
         let Some(value) = value else {
             self.wrong_kind(node, words(kind));
-            return Value::Null;
+            return None;
         };
         if let Some(choices) = rules.get("enum").and_then(Value::as_array) {
             let names: Vec<_> = choices.iter().filter_map(Value::as_str).collect();
@@ -278,8 +345,9 @@ impl Fitting {
                 let meant = meant(text, names.iter().copied());
                 let among = format!("it must be one of {}", names.join(", "));
                 self.problem(node.at, if meant.is_empty() { among } else { format!("{text:?} is not known{meant}") });
+                return None;
             }
-            return value;
+            return Some(value);
         }
         let has_pattern = |wanted: &str| rules.get("pattern").is_some_and(|pattern| pattern == wanted);
         let schema = Value::Object(rules.clone());
@@ -293,11 +361,13 @@ impl Fitting {
                 None => unfit.problem,
             };
             self.problem(node.at, message);
-        } else if [Span::PATTERN, SpanOrNone::PATTERN].into_iter().any(has_pattern) && SpanOrNone::parse(text).is_none()
-        {
-            self.problem(node.at, "it is longer than anybody waits: write at most 36500d");
+            return None;
         }
-        value
+        if [Span::PATTERN, SpanOrNone::PATTERN].into_iter().any(has_pattern) && SpanOrNone::parse(text).is_none() {
+            self.problem(node.at, "it is longer than anybody waits: write at most 36500d");
+            return None;
+        }
+        Some(value)
     }
 }
 

@@ -20,6 +20,7 @@ mod yaml;
 use crate::error::Result;
 use crate::invalid::{FileProblem, FileProblemKind, InvalidFile};
 use crate::workflow::Workflow;
+use fit::Fitted;
 pub use mcp::McpProfile;
 use outlive_agent::model::ModelProfile;
 use outlive_agent::model::{IntoModel, SharedModel};
@@ -99,6 +100,8 @@ struct Settings {
     allows_commands: bool,
     /// Looks at the structure alone: nothing that is missing matters.
     inspects: bool,
+    /// Knows nothing of what the program gives: models and tools that the file does not have may be the program's.
+    apart: bool,
 }
 
 /// What is stored of a file, under the hash of a definition.
@@ -133,8 +136,9 @@ impl File {
     /// Reads a file and checks its shape.
     ///
     /// # Errors
-    /// [`InvalidFile`] with everything that is wrong with its shape; that the file cannot be read is told as a problem of
-    /// its first line.
+    /// [`InvalidFile`] when something is wrong with its shape, with whatever else is wrong that does not follow from that;
+    /// models and tools that it does not have itself are looked up later. That the file cannot be read is told as a problem
+    /// of its first line.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let name = path.display().to_string();
@@ -197,23 +201,28 @@ impl File {
         let (name, text) = (name.into(), text.into());
         let of_file = |misread: Misread| (misread, FileProblemKind::Invalid);
         let (node, mut misread) = yaml::read(&text).map_err(|misread| invalid(&name, [of_file(misread)]))?;
-        let (value, unfit) = fit::fit(&node);
-        misread.extend(unfit);
-        misread.extend(build::out_of_place::out_of_place(&node, &text));
-        let document = match misread.is_empty() {
-            true => Document::deserialize(value).map_err(|error| Misread::new(At::START, error.to_string())),
-            false => Err(Misread::new(At::START, "")),
-        };
-        match document {
-            Ok(document) => {
+        let Fitted { value, problems, doubtful, lacks_names } = fit::fit(&node);
+        misread.extend(problems);
+        let out_of_place = build::out_of_place::out_of_place(&node, &text);
+        // Who says more might say a secret.
+        let says_more = out_of_place.is_empty() && !lacks_names;
+        misread.extend(out_of_place);
+        let document = Document::deserialize(value);
+        match (document, misread.is_empty()) {
+            (Ok(document), true) => {
                 let (document, node) = (Arc::new(document), Arc::new(node));
                 let settings = Settings::default();
                 let (folder, built) = (None, Arc::default());
                 Ok(Self { name, text, document, node, settings, db: None, folder, built })
             }
-            Err(own) => {
-                let all = misread.into_iter().chain(Some(own).filter(|own| !own.message.is_empty()));
-                Err(invalid(&name, all.map(of_file)).into())
+            (Ok(document), false) => {
+                let rest = if says_more { build::problems_apart(&document, &node) } else { Vec::new() };
+                misread.extend(rest.into_iter().filter(|problem| !doubtful.contains(&problem.at)));
+                Err(invalid(&name, misread.into_iter().map(of_file)).into())
+            }
+            (Err(error), is_fit) => {
+                misread.extend(is_fit.then(|| Misread::new(At::START, error.to_string())));
+                Err(invalid(&name, misread.into_iter().map(of_file)).into())
             }
         }
     }

@@ -443,16 +443,7 @@ workflows:
         when: previous_step_contents.contains(\"x\")
         then: [{ step: X, agent: writer }]
 ";
-    // Its shape first: nothing more can be said of a file whose shape is unclear.
-    let shape = problems(text);
-    assert_eq!(
-        shape,
-        "x.yaml:19:9: \"max_iterations\" is missing (Iterations, at most)\n\
-         x.yaml:22:16: the list is empty: write at least one"
-    );
-    let text = text.replace("loop: Endless\n", "loop: Endless\n        max_iterations: 2\n");
-    let text = text.replace("steps: []", "steps: [{ step: Y, agent: writer }]");
-    let said = problems(&text);
+    let said = problems(text);
     for expected in [
         "x.yaml:3:40: model \"opnai:gpt-5.2\" names the unknown provider",
         "x.yaml:5:28: teams are members of each other: blue → red → blue",
@@ -463,11 +454,56 @@ workflows:
         "x.yaml:14:9: it does nothing: give it one of agent, team, function, workflow, http, command",
         "x.yaml:15:30: \"red\" is a team: write `team: red`",
         "x.yaml:18:33: workflows execute each other: a → b → a",
-        "x.yaml:27:15: not valid in a condition:",
+        "x.yaml:19:9: \"max_iterations\" is missing (Iterations, at most)",
+        "x.yaml:22:16: the list is empty: write at least one",
+        "x.yaml:26:15: not valid in a condition:",
     ] {
         assert!(said.lines().any(|line| line.starts_with(expected)), "{expected}\nis not in\n{said}");
     }
-    assert_eq!(said.lines().count(), 10, "each once: {said}");
+    assert_eq!(said.lines().count(), 12, "each once: {said}");
+    // Those that are left when its shape is right are the same.
+    let shaped = text.replace("loop: Endless\n", "loop: Endless\n        max_iterations: 2\n");
+    let shaped = problems(&shaped.replace("steps: []", "steps: [{ step: Y, agent: writer }]"));
+    assert_eq!(shaped.lines().count(), 10, "{shaped}");
+}
+
+#[test]
+fn bad_e03_what_follows_from_a_wrong_shape_is_not_told_and_nothing_is_that_only_the_program_knows() {
+    for (text, expected) in [
+        // A step, an agent and a tool that are not quite there are still there for those who name them.
+        (
+            "version: 1
+model: demo
+tools: { look: { htpp: { url: https://api.example.org }, description: Looks } }
+agents: { a: { tools: [look, lookup], modle: demo }, b: 7 }
+teams: { t: { members: [a, b, c] } }
+workflows:
+  w:
+    steps:
+      - { step: A, agnet: a }
+      - { step: B, agent: b, timeout: soon }
+      - { for_each: C, items_of: A, steps: [{ step: D, team: t }] }
+      - { agent: a }
+      - { condition: E, when: [1], then: [{ step: F, agent: a, retry: yes }] }
+",
+            &["3:18", "4:39", "4:57", "5:31", "9:20", "10:39", "12:11", "13:31", "13:71"][..],
+        ),
+        // Where names may be declared under a key that is not known, none is missing.
+        ("version: 1\nagentss: { a: {} }\nworkflows: { w: { steps: [{ step: A, agent: a }] } }\n", &["2:1"]),
+        // A model, a tool and an MCP server may be the program's.
+        (
+            "version: 1
+agents: { a: { model: fast, tools: [own] }, b: { model: opnai:x, colour: red } }
+workflows: { w: { steps: [{ step: A, agent: a }, { step: B, agent: b }] } }
+",
+            &["2:57", "2:66"],
+        ),
+    ] {
+        let said = problems(text);
+        let places: Vec<_> = said.lines().map(|line| line.split(": ").next().unwrap()).collect();
+        let expected: Vec<_> = expected.iter().map(|place| format!("x.yaml:{place}")).collect();
+        assert_eq!(places, expected, "{said}");
+    }
 }
 
 #[test]

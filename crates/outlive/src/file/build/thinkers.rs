@@ -136,7 +136,11 @@ impl<'a> Build<'a> {
         if self.settings.inspects {
             let known = self.document.models.get(name).map_or(name, |profile| &profile.model);
             let is_own = self.settings.models.contains_key(known) || self.settings.profiles.contains_key(known);
-            if !is_own && let Err(problem) = model::parse(known) {
+            let may_be_given = self.settings.apart && !known.contains(':');
+            if !is_own
+                && !may_be_given
+                && let Err(problem) = model::parse(known)
+            {
                 self.model_problem(problem, known, path);
             }
             let id = known.split_once(':').map_or(known, |(_, id)| id.trim());
@@ -395,6 +399,7 @@ impl<'a> Build<'a> {
                 (Some(_), _) => tools.extend(self.tool(name)),
                 (None, "hackernews") => tools.extend(HackerNewsTools::default().into_tools()),
                 (None, "yfinance") => tools.extend(YFinanceTools::default().into_tools()),
+                (None, _) if self.settings.apart => {}
                 (None, _) => {
                     let known = self.document.tools.keys().chain(self.settings.tools.keys()).map(String::as_str);
                     let known = known.chain(["hackernews", "yfinance"]);
