@@ -231,9 +231,11 @@ pub(crate) fn unfit(definition: &Definition, invalid: &InvalidInput) -> Problem 
     let fields: Vec<_> = definition.input_schema.iter().flat_map(|input| field_lines(&input.schema)).collect();
     match fields.is_empty() {
         true => problem,
-        false => {
-            problem.hint(format!("{} takes JSON, as text, @FILE or -, with\n  {}", definition.id, fields.join("\n  ")))
-        }
+        false => problem.hint(format!(
+            "{} takes JSON, as text, @FILE or -, or --field NAME=VALUE, with\n  {}",
+            definition.id,
+            fields.join("\n  ")
+        )),
     }
 }
 

@@ -81,7 +81,7 @@ struct To {
 const ANSWER_USAGE: &str = "outlive answer <QUESTION> [OPTIONS] \
     <--input NAME=VALUE... | --edit TEXT | --choose NAME... | --retry | --skip | --result TEXT>";
 
-fn pair(text: &str) -> Result<(String, String), String> {
+pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("write it as NAME=VALUE".to_owned()),

@@ -11,7 +11,7 @@ use clap::Args;
 use outlive::core::port::SessionPolicy;
 use outlive::core::{DefinitionId, WaitsFor};
 use outlive::engine::Submit;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::fs::File;
 use std::io::Read;
 use std::time::Duration;
@@ -29,12 +29,8 @@ pub(crate) struct Run {
     /// The workflow: a YAML file, or its id or name; agent:ID and team:ID for what is served alone
     #[arg(value_name = "FILE|NAME")]
     workflow: String,
-    /// The input: text, @FILE for a file's contents, - for standard input
-    #[arg(value_name = "INPUT", conflicts_with = "json_input")]
-    input: Option<String>,
-    /// The input as JSON: text, @FILE or -
-    #[arg(long, value_name = "JSON")]
-    json_input: Option<String>,
+    #[command(flatten)]
+    input: Input,
     /// Which workflow of the file, if it has several
     #[arg(long = "workflow", value_name = "NAME")]
     of_file: Option<String>,
@@ -67,6 +63,21 @@ pub(crate) struct Run {
     /// Where the workflow limits how many of its runs execute at once: those with the same key count together
     #[arg(long, value_name = "KEY")]
     concurrency_key: Option<String>,
+}
+
+/// What a run is to work on.
+#[derive(Debug, Args)]
+pub(super) struct Input {
+    /// The input: text, @FILE for a file's contents, - for standard input
+    #[arg(value_name = "INPUT", conflicts_with_all = ["json_input", "field"])]
+    input: Option<String>,
+    /// The input as JSON: text, @FILE or -
+    #[arg(long, value_name = "JSON", conflicts_with = "field")]
+    json_input: Option<String>,
+    /// A field of the input; may be given several times. Numbers, true, false, lists and objects are read as JSON, unless
+    /// the workflow is known to want text
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = super::answer::pair)]
+    field: Vec<(String, String)>,
 }
 
 /// Whether to stay.
@@ -124,8 +135,9 @@ fn policy(word: &str) -> Result<SessionPolicy, String> {
 
 impl Run {
     pub(crate) async fn run(&self, global: &Global) -> Result<Exit, Problem> {
+        let (runs, workflow_id, input, global) = self.open(global).await?;
         let submit = Submit {
-            input: given_input(self.input.as_deref(), self.json_input.as_deref())?,
+            input,
             session_id: self.session.clone(),
             user_id: self.user.clone(),
             idempotency_key: self.idempotency_key.clone(),
@@ -136,7 +148,6 @@ impl Run {
             concurrency_key: self.concurrency_key.clone(),
             ..Submit::default()
         };
-        let (runs, workflow_id, global) = self.open(submit.input.clone(), global).await?;
         let done = async {
             let accepted = runs.submit(&workflow_id, submit).await?;
             self.detach.go_on(&runs, &accepted, &global).await
@@ -148,8 +159,8 @@ impl Run {
 }
 
 impl Run {
-    /// Where the run is started, of what, and what further commands about it look like.
-    async fn open(&self, input: Option<Value>, global: &Global) -> Result<(Runs, DefinitionId, Global), Problem> {
+    /// Where the run is started, of what, with what input, and what further commands about it look like.
+    async fn open(&self, global: &Global) -> Result<(Runs, DefinitionId, Option<Value>, Global), Problem> {
         if !files::is_file(&self.workflow) {
             if self.of_file.is_some() || self.allowed.model.is_some() || self.allowed.allow_commands {
                 let message =
@@ -157,8 +168,9 @@ impl Run {
                 return Err(Problem::new(Exit::Usage, "usage", message));
             }
             let workflow_id = workflow_id(&self.workflow)?;
+            let input = self.input.given(None)?;
             let runs = Runs::open_to_start(&workflow_id, self.detach.role(), global).await?;
-            return Ok((runs, workflow_id, global.clone()));
+            return Ok((runs, workflow_id, input, global.clone()));
         }
         let mut settings = Settings::load(global)?;
         let file = files::read(&self.workflow, &self.allowed, &settings)?;
@@ -171,11 +183,12 @@ impl Run {
         }
         let definition = files::the_workflow(&file, of_file)?;
         let workflow_id = definition.id.clone();
+        let input = self.input.given(definition.input_schema.as_ref().map(|input| &input.schema))?;
         // Before anything is opened.
-        definition.accept_input(input).map_err(|invalid| files::unfit(&definition, &invalid))?;
+        definition.accept_input(input.clone()).map_err(|invalid| files::unfit(&definition, &invalid))?;
         files::choose_store(std::slice::from_ref(&file), &mut settings)?;
         let global = global.of_files(std::slice::from_ref(&self.workflow), &self.allowed, &settings);
-        Ok((Runs::open_for(vec![definition], self.detach.role(), settings).await?, workflow_id, global))
+        Ok((Runs::open_for(vec![definition], self.detach.role(), settings).await?, workflow_id, input, global))
     }
 }
 
@@ -185,18 +198,38 @@ pub(super) fn workflow_id(text: &str) -> Result<DefinitionId, Problem> {
     id.map_err(|error| Problem::new(Exit::Usage, "invalid_id", error))
 }
 
-/// The input that is given as text or as JSON, if any.
-pub(super) fn given_input(input: Option<&str>, json: Option<&str>) -> Result<Option<Value>, Problem> {
-    if let Some(given) = json {
-        let text = given_text(given, "no run takes as its input")?;
-        // As a server reads it: what would be rounded, or is ambiguous, is refused.
-        let value = outlive::serving::json::parse(text.as_bytes()).map_err(|problem| {
-            Problem::new(Exit::Usage, "invalid_input", format!("--json-input cannot be used: {}", problem.words()))
-        })?;
-        return Ok(Some(value));
+impl Input {
+    /// The input that is given as text, as JSON or by its fields, if any. What the schema calls text is not read as JSON.
+    ///
+    /// # Errors
+    /// When it cannot be read, is no JSON, or names a field twice.
+    pub(super) fn given(&self, schema: Option<&Value>) -> Result<Option<Value>, Problem> {
+        const TOO_LONG: &str = "no run takes as its input";
+        let parsed = |text: &str| outlive::serving::json::parse(text.as_bytes());
+        if let Some(given) = &self.json_input {
+            let text = given_text(given, TOO_LONG)?;
+            // As a server reads it: what would be rounded, or is ambiguous, is refused.
+            let value = parsed(&text)
+                .map_err(|problem| invalid(format!("--json-input cannot be used: {}", problem.words())))?;
+            return Ok(Some(value));
+        }
+        if let Some(input) = &self.input {
+            return Ok(Some(Value::String(given_text(input, TOO_LONG)?)));
+        }
+        let mut fields = Map::new();
+        for (name, text) in &self.field {
+            let is_text = schema.is_some_and(|schema| schema["properties"][name]["type"] == "string");
+            let value = if is_text { None } else { parsed(text).ok() };
+            if fields.insert(name.clone(), value.unwrap_or_else(|| Value::from(text.as_str()))).is_some() {
+                return Err(invalid(format!("field {name} is given twice")));
+            }
+        }
+        Ok(Some(Value::Object(fields)).filter(|_| !self.field.is_empty()))
     }
-    let Some(input) = input else { return Ok(None) };
-    Ok(Some(Value::String(given_text(input, "no run takes as its input")?)))
+}
+
+fn invalid(message: String) -> Problem {
+    Problem::new(Exit::Usage, "invalid_input", message)
 }
 
 /// A text as it is given: `@FILE` for a file's contents, `-` for standard input.

@@ -1,6 +1,6 @@
 //! `outlive schedule`: runs at times given by cron.
 
-use super::run::{Detach, given_input, workflow_id};
+use super::run::{Detach, Input, workflow_id};
 use crate::cli::Global;
 use crate::exit::{Exit, Problem};
 use crate::files::Known;
@@ -50,12 +50,8 @@ struct Add {
     /// When: minute, hour, day of the month, month, day of the week, with seconds before them if wanted; or @daily
     #[arg(value_name = "CRON")]
     cron: String,
-    /// The input of its runs: text, @FILE for a file's contents, - for standard input
-    #[arg(value_name = "INPUT", conflicts_with = "json_input")]
-    input: Option<String>,
-    /// The input as JSON
-    #[arg(long, value_name = "JSON")]
-    json_input: Option<String>,
+    #[command(flatten)]
+    input: Input,
     /// What to call it [default: the workflow and its times]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -166,7 +162,7 @@ impl Add {
         let workflow_id = workflow_id(&self.workflow)?;
         let spec = ScheduleSpec {
             time_zone: self.time_zone.clone(),
-            input: given_input(self.input.as_deref(), self.json_input.as_deref())?,
+            input: self.input.given(None)?,
             session_id: self.session.clone(),
             catch_up: self.catch_up,
             overlap: self.overlap,

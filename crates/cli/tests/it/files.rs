@@ -502,6 +502,8 @@ workflows:
         (&["--json-input", "{\"topic\": \"tea\", \"days\": 2, \"tags\": [\"a\", {}]}"], "at tags[1]: "),
         (&["tea"], "it is not JSON"),
         (&[], "it must be an object"),
+        (&["-f", "topic=tea", "-f", "days=soon"], "at days: "),
+        (&["--field", "topic=tea"], "it lacks days"),
     ] {
         let refused = plan(input).exits(2);
         assert!(refused.stderr.contains(said), "{input:?}: {}", refused.stderr);
@@ -512,6 +514,30 @@ workflows:
     write(&place, "input.json", "{\"topic\": \"tea\", \"days\": 2}");
     for input in [&["@input.json"][..], &["--json-input", "@input.json"]] {
         plan(input).exits(0);
+    }
+    // The topic is text and the days are none, whatever they look like; a value may have = in it, and be nothing.
+    let fields = place.run(&[
+        "run",
+        "plan.yaml",
+        "--workflow",
+        "plan",
+        "-f",
+        "topic=007",
+        "-f",
+        "days=2",
+        "--field",
+        "tags=[\"a=b\", \"\"]",
+    ]);
+    assert!(fields.exits(0).stdout.contains("\"topic\":\"007\""));
+    for (refused, said) in [
+        (&["-f", "topic=tea", "-f", "topic=mate", "-f", "days=2"][..], "field topic is given twice"),
+        (&["-f", "topic"], "write it as NAME=VALUE"),
+        (&["-f", "=tea"], "write it as NAME=VALUE"),
+        (&["tea", "-f", "topic=tea"], "cannot be used with"),
+        (&["--json-input", "{}", "-f", "topic=tea"], "cannot be used with"),
+    ] {
+        let refused = plan(refused).exits(2);
+        assert!(refused.stderr.contains(said), "{}", refused.stderr);
     }
     for input in [&["-"][..], &["--json-input", "-"]] {
         let mut command = place.command(&[&["run", "plan.yaml", "--workflow", "plan", "--quiet"], input].concat());
