@@ -109,7 +109,7 @@ fn help() -> Result<(), Problem> {
 
 /// Many tests wait for a disk, a child or a timer: with as many threads as cores, those would wait too.
 fn test(cargo: &Cargo) -> Result<(), Problem> {
-    let threads = 2 * std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = 3 * std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     cargo.run_with(&[("RUST_TEST_THREADS", &threads.to_string())], &readme::arguments(readme::TEST))
 }
 

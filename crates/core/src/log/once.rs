@@ -264,7 +264,7 @@ impl Line<'_> {
         self.keep_to(self.full.len());
         if !self.refs.is_empty() {
             let brace = self.to.pop();
-            debug_assert_eq!(brace, Some(b'}'), "a line is an object");
+            assert_eq!(brace, Some(b'}'), "a line is an object");
             self.to.extend_from_slice(REFS.as_bytes());
             self.to.extend_from_slice(self.refs.as_bytes());
             self.to.extend_from_slice(b"\"}");

@@ -343,13 +343,12 @@ impl Tables<'_> {
     /// Looks a little further for a run of a definition in doubt. A run that is accepted meanwhile takes the doubt away.
     fn settle_doubt(&self) -> Result<(), Fail> {
         let sql = &self.sql().retention;
-        let found = first(self.connection(), &sql.in_doubt, [], |row| Ok((row.get::<_, Arc<str>>(0)?, row.get(1)?)))?;
+        let found: Option<(Arc<str>, i64)> =
+            first(self.connection(), &sql.in_doubt, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let Some((hash, from)) = found else { return Ok(()) };
         let columns = params![&*hash, from, int(WINDOW)];
         let window: Option<(Option<i64>, Option<i64>)> =
             first(self.connection(), &sql.window, columns, |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let from: i64 = from;
-        debug_assert!(from > 0);
         match window.unwrap_or_default() {
             (Some(run), _) => self.execute(&sql.found, params![&*hash, run]),
             (None, Some(last)) => self.execute(&sql.found, params![&*hash, -(last + 1)]),
