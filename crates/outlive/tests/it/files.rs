@@ -468,7 +468,7 @@ workflows:
 }
 
 #[test]
-fn bad_e03_what_follows_from_a_wrong_shape_is_not_told_and_nothing_is_that_only_the_program_knows() {
+fn what_follows_from_a_wrong_shape_is_not_told_and_nothing_is_that_only_the_program_knows() {
     for (text, expected) in [
         // A step, an agent and a tool that are not quite there are still there for those who name them.
         (
