@@ -19,7 +19,7 @@ pub(super) struct Fitted {
     pub(super) problems: Vec<Misread>,
     /// Where something was left out or has a stand-in: whatever else is said of these places may follow from that.
     pub(super) doubtful: BTreeSet<At>,
-    /// Whether a part of the document that declares names is not known by its own.
+    /// Whether a key of the file itself was left out: what other parts name may be declared under it.
     pub(super) lacks_names: bool,
 }
 

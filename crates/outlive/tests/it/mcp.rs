@@ -90,7 +90,7 @@ impl Executing {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.0), signal).unwrap();
     }
 
-    /// Stops it where it has not locked the file: nobody could write before it goes on.
+    /// Stops it while it does not hold the file's write lock: otherwise nobody could write until it goes on.
     fn stop_between_commits(&self, db: &Path) {
         let file = rusqlite::Connection::open(db).unwrap();
         file.busy_timeout(Duration::from_secs(60)).unwrap();
