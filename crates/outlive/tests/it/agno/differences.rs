@@ -45,7 +45,7 @@ pub(crate) const LISTED: &[Listed] = &[
     },
     Listed {
         lines: &["step_results.step_type: was null, is string"],
-        at: &[("errors", &[1]), ("resume_from_database", &[7]), ("run_background_poll", &[24])],
+        at: &[("errors", &[1]), ("resume_from_database", &[7]), ("run_background_poll", &[23, 24])],
         occurs: Always,
         why: "a step that failed is a step",
     },
