@@ -111,10 +111,14 @@ impl Cut {
         let most = most(log, status);
         let at = |at| Self { at: seam(log, at), ..Self::default() };
         match (point, edit) {
-            (ForkPoint::Entry(index), ForkEdit::Nothing) => Ok(at(within(*index, (log.len(), most))?)),
+            (ForkPoint::Entry(index), ForkEdit::Nothing) => {
+                Ok(at(within(*index, (log.len(), most))?).before_four_eyes(log))
+            }
             (ForkPoint::At(place), ForkEdit::Nothing) => match begun(&log[..most], place)? {
-                Some(index) if matches!(log[index].record, Some(Record::Retry { .. })) => Ok(at(index + 1)),
-                Some(index) => Ok(at(index)),
+                Some(index) if matches!(log[index].record, Some(Record::Retry { .. })) => {
+                    Ok(at(index + 1).before_four_eyes(log))
+                }
+                Some(index) => Ok(at(index).before_four_eyes(log)),
                 None => {
                     let (named, meant) = (named(point), meant(&log[..most], place));
                     let hint = "name a step, or the key of a step or a call";
@@ -194,7 +198,8 @@ impl Cut {
             None => {}
         }
         cut.unanswered = ending_answer(&log[..cut.at]);
-        Ok(cut)
+        // One that failed goes on; one that was cancelled begins something again.
+        Ok(if status == RunStatus::Cancelled { cut.before_four_eyes(log) } else { cut })
     }
 
     /// Where failures were skipped first, if any were: at a step that failed, or where branches of a container were
@@ -229,6 +234,30 @@ impl Cut {
     /// The question that is answered otherwise.
     pub fn answered(&self) -> Option<&Key> {
         self.answered.as_ref()
+    }
+
+    /// Goes back to where something was asked under four eyes whose answer would be kept without the end of what it
+    /// allowed: it allowed one execution, and a fork would be another.
+    fn before_four_eyes(mut self, log: &[Entry]) -> Self {
+        // What stood beside it may lose its end by that.
+        while let Some(at) = self.first_unspent(log) {
+            self.at = seam(log, at);
+        }
+        self
+    }
+
+    /// Where the first answer under four eyes is kept without the end of what it allowed.
+    fn first_unspent(&self, log: &[Entry]) -> Option<usize> {
+        let kept = &log[..self.at];
+        let is_spent = |question: &&Question| {
+            let guarded = question.key.outer().unwrap_or_else(Key::run);
+            kept.iter().any(|entry| is_end_of(entry, &guarded))
+        };
+        let unspent = self.under_four_eyes(log).filter(|question| !is_spent(question));
+        let unspent: BTreeSet<&Key> = unspent.map(|question| &question.key).collect();
+        let is_answer =
+            |entry: &Entry| matches!(&entry.record, Some(Record::Answered { key, .. }) if unspent.contains(key));
+        kept.iter().position(is_answer)
     }
 
     /// The questions whose answers are kept, and which whoever submitted the run must not answer.
@@ -466,6 +495,15 @@ fn ends(entry: &Entry, place: Place<'_>) -> bool {
             place.is(key, output.step_name.as_deref()) || place.is(&key.attempt(1), None)
         }
         Some(Record::Result { key, .. }) => place.is(key, None),
+        _ => false,
+    }
+}
+
+/// Whether a step in any of its attempts, an iteration or a call ended here.
+fn is_end_of(entry: &Entry, what: &Key) -> bool {
+    match &entry.record {
+        Some(Record::Step { key, .. } | Record::Failed { key, .. }) => key.attempt(1) == what.attempt(1),
+        Some(Record::Iteration { key, goes_on: Some(_) } | Record::Result { key, sleeps: false, .. }) => key == what,
         _ => false,
     }
 }

@@ -976,6 +976,80 @@ async fn whoever_submitted_a_run_does_not_answer_under_four_eyes() {
     assert!(problem.contains("four eyes"), "{problem}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_was_approved_under_four_eyes_is_executed_once_however_often_the_run_is_forked() {
+    let db = InMemoryDb::new();
+    let calls = Calls::default();
+    let review = || HumanReview::confirmation("?").four_eyes();
+    let pays = |name: &'static str| {
+        let calls = calls.clone();
+        Step::function(name, move |_, _: Arc<StepInput>| {
+            calls.note();
+            async { Ok::<_, Failure>("paid") }
+        })
+    };
+    let begun = calls.clone();
+    let asks = Step::function("asks", move |context: StepContext, _: Arc<StepInput>| {
+        let begun = begun.clone();
+        async move {
+            context.ask("sure", HumanReview::confirmation("Sure?").four_eyes()).await?;
+            begun.note();
+            Ok::<_, Failure>("paid")
+        }
+    });
+    let chosen =
+        Condition::new("chosen").when_always(true).step(tells("before")).step(pays("in")).human_review(review());
+    let repeated = Loop::new("repeated").max_iterations(1).step(pays("each")).human_review(review());
+    let beside = Parallel::new("beside").step(pays("one").human_review(review())).step(tells("other")).step(asks);
+    let blocks = [pays("first").human_review(review()).into(), chosen.into(), repeated.into(), beside.into()];
+    let definition = build(blocks);
+    let engine = engine(&db, &definition).await;
+    let request = Submit { user_id: Some("ada".to_owned()), ..input("hi") };
+    let run = engine.submit(&definition.id, request).await.unwrap();
+    while ended(&run).await.status == RunStatus::Paused {
+        for question in run.questions().await.unwrap() {
+            question.by("bob").approve().await.unwrap();
+        }
+    }
+    assert_eq!(ended(&run).await.status, RunStatus::Completed);
+    let paid = calls.count();
+    assert_eq!(paid, 5);
+    for at in 0..read_log(&db, run.run_id()).await.len() as u64 {
+        let fork = run.fork(at).by("ada").background().await.unwrap();
+        let status = ended(&fork).await.status;
+        assert_eq!(calls.count(), paid, "at {at}: nobody has approved it again");
+        is_sound(&db, &definition, &fork).await;
+        if status == RunStatus::Paused {
+            assert!(!fork.questions().await.unwrap().is_empty(), "at {at}");
+            fork.cancel("enough").await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_approved_under_four_eyes_and_cancelled_is_asked_again_when_it_is_tried_again() {
+    let db = InMemoryDb::new();
+    let calls = Calls::default();
+    let (begun, at_work) = (calls.clone(), Arc::new(tokio::sync::Notify::new()));
+    let told = at_work.clone();
+    let pays = Step::function("pays", move |_, _: Arc<StepInput>| {
+        begun.note();
+        told.notify_one();
+        std::future::pending::<Result<String, Failure>>()
+    });
+    let definition = build([pays.human_review(HumanReview::confirmation("?").four_eyes()).into()]);
+    let engine = engine(&db, &definition).await;
+    let request = Submit { user_id: Some("ada".to_owned()), ..input("hi") };
+    let run = engine.submit(&definition.id, request).await.unwrap();
+    only(&run).await.by("bob").approve().await.unwrap();
+    at_work.notified().await;
+    run.cancel("enough").await.unwrap();
+    assert_eq!(ended(&run).await.status, RunStatus::Cancelled);
+    let again = run.retry().by("ada").background().await.unwrap();
+    only(&again).await;
+    assert_eq!(calls.count(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_function_that_blocks_asks_and_goes_on_in_place_or_from_its_beginning() {
     for is_beside in [false, true] {
