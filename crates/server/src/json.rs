@@ -8,13 +8,15 @@ use axum::extract::{FromRequest, OptionalFromRequest, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use bytes::Bytes;
 use outlive_core::json;
-use serde::Deserializer;
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::error::Category;
 use serde_path_to_error::{Path, Segment};
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::fmt;
+use std::marker::PhantomData;
 
 /// How deep arrays and objects may be nested: as deep as a value may be, plus a few levels of the body itself.
 pub const DEPTH_MAX: usize = json::DEPTH_MAX + 8;
@@ -22,8 +24,8 @@ pub const DEPTH_MAX: usize = json::DEPTH_MAX + 8;
 /// Levels that are read on the caller's stack.
 const EASY_DEPTH: usize = 64;
 
-/// A body of JSON as a `T`. Refused are: another content type (415), nothing (422), text that is not JSON, is too deep
-/// or ambiguous (400, with line and column), and JSON that is no `T` (422, with the field).
+/// A body of JSON, an object, as a `T`. Refused are: another content type (415), nothing (422), text that is not JSON, is
+/// too deep or ambiguous (400, with line and column), and JSON that is no object or no `T` (422, with the field).
 #[derive(Clone, Copy, Debug)]
 pub struct Json<T>(
     /// The value.
@@ -34,7 +36,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        parse(&read(request, state).await?).map(Self)
+        parse_object(&read(request, state).await?).map(Self)
     }
 }
 
@@ -44,7 +46,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> OptionalFromRequest<S> for Json
 
     async fn from_request(request: Request, state: &S) -> Result<Option<Self>, Problem> {
         let body = read(request, state).await?;
-        if body.is_empty() { Ok(None) } else { parse(&body).map(Self).map(Some) }
+        if body.is_empty() { Ok(None) } else { parse_object(&body).map(Self).map(Some) }
     }
 }
 
@@ -59,6 +61,50 @@ async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Prob
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", detail));
     }
     Ok(body)
+}
+
+fn parse_object<T: DeserializeOwned + Send>(text: &[u8]) -> Result<T, Problem> {
+    parse::<InObject<T>>(text).map(|InObject(value)| value)
+}
+
+/// What is written as an object: serde would take an array's elements for a type's fields, in their order.
+struct InObject<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for InObject<T> {
+    fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
+        object(reader).map(Self)
+    }
+}
+
+/// Reads a field whose type is written as an object, and as nothing else.
+///
+/// # Errors
+/// The reader's.
+pub fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(reader: D) -> Result<T, D::Error> {
+    reader.deserialize_map(OnlyObject(PhantomData))
+}
+
+/// [`object`] where the field may be missing or null.
+///
+/// # Errors
+/// The reader's.
+pub fn optional_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(reader: D) -> Result<Option<T>, D::Error> {
+    let given = Option::<InObject<T>>::deserialize(reader)?;
+    Ok(given.map(|InObject(value)| value))
+}
+
+struct OnlyObject<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for OnlyObject<T> {
+    type Value = T;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<T, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(fields))
+    }
 }
 
 /// Reads one JSON text strictly. `["body", …]` is where problems with fields are said to be.

@@ -55,8 +55,8 @@ async fn bad_a04_values_are_kept_exactly_or_refused() {
         let answer = server.ask(post_request("/json", JSON, body)).await;
         assert_eq!((answer.status, answer.header("x-error-code")), (400, Some("json_invalid")), "{body}");
     }
-    let kept = server.ask(post_request("/json", JSON, "[18446744073709551615,-0.0,\"\\ud83d\\ude00\"]")).await;
-    assert_eq!(kept.body, "[18446744073709551615,-0.0,\"😀\"]");
+    let kept = server.ask(post_request("/json", JSON, "{\"a\":[18446744073709551615,-0.0,\"\\ud83d\\ude00\"]}")).await;
+    assert_eq!(kept.body, "{\"a\":[18446744073709551615,-0.0,\"😀\"]}");
 }
 
 #[tokio::test]
@@ -74,6 +74,16 @@ async fn bad_a05_a_misfit_names_the_field_and_not_the_value() {
     let expected =
         json!([{ "type": "value_error", "loc": ["body", "count"], "msg": "Input should be a valid integer" }]);
     assert_eq!(answer.json()["detail"], expected);
+}
+
+#[tokio::test]
+async fn bad_a05_an_array_is_no_object_whose_fields_stand_in_order() {
+    let server = Server::start(Limits::default()).await;
+    for body in ["[1]", "[]", " [ 1 ]", "1", "null"] {
+        let answer = server.ask(post_request("/typed", JSON, body)).await;
+        let expected = json!([{ "type": "value_error", "loc": ["body"], "msg": "Input should be an object" }]);
+        assert_eq!((answer.status, &answer.json()["detail"]), (422, &expected), "{body}");
+    }
 }
 
 #[tokio::test]

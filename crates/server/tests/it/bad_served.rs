@@ -42,6 +42,25 @@ fn place(answer: &Answer) -> String {
 }
 
 #[tokio::test]
+async fn bad_a05_an_array_is_no_filter_and_no_answer() {
+    let served = open_to_everyone().await;
+    let run_id = served.submit("echo", "hi").await;
+    let (fork, many) = (format!("/api/runs/{run_id}/fork"), ["cancel", "rerun", "retry"]);
+    let mut refused = vec![
+        (fork.clone(), json!({ "at": 0, "answer": ["approve"] }), "body.answer"),
+        (fork, json!([0]), "body"),
+        ("/api/runs".to_owned(), json!(["echo"]), "body"),
+        ("/api/schedules".to_owned(), json!(["echo", "@daily"]), "body"),
+    ];
+    refused.extend(many.map(|verb| (format!("/api/runs/{verb}"), json!({ "filter": [] }), "body.filter")));
+    for (path, body, at) in refused {
+        let answer = served.post_json(&path, &body).await;
+        assert_eq!((answer.status, &*place(&answer)), (422, at), "{path} {body}");
+    }
+    assert_eq!(runs(&served).await, 1);
+}
+
+#[tokio::test]
 async fn bad_a04_a_form_has_text_and_json_that_any_store_keeps_or_is_refused() {
     let served = open_to_everyone().await;
     for fields in ["message=a%00", "message=%ff", "message=x&%00=1", "message=x&note=%C3", "message=%ed%a0%80"] {

@@ -91,7 +91,7 @@ pub(crate) struct ForkRun {
     #[serde(default)]
     pub(crate) output: Option<Value>,
     /// Another answer.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::json::optional_object")]
     pub(crate) answer: Option<AnswerQuestion>,
     /// The session of the new run [default: a new one, with the state as it was there].
     #[serde(default)]

@@ -191,6 +191,7 @@ pub(crate) struct RetryItems {
 #[serde(deny_unknown_fields)]
 pub(crate) struct BulkRuns {
     /// Which: all that match. An empty one matches every run.
+    #[serde(deserialize_with = "crate::json::object")]
     pub(crate) filter: BulkFilter,
     /// Only tells which runs these are (default false).
     #[serde(default)]
