@@ -4,6 +4,7 @@
 
 use crate::cargo::Cargo;
 use crate::{Problem, clients, lint, readme, sabotage, test, tidy};
+use std::thread;
 use std::time::{Duration, Instant};
 
 type Stage = (&'static str, fn(&Cargo) -> Result<(), Problem>);
@@ -19,9 +20,12 @@ const STAGES: &[Stage] = &[
     ("readme", readme::run),
 ];
 
-/// Runs every stage.
+/// Runs every stage. What two of them need from the network comes while others compile; if it cannot be had, they say so.
 pub(crate) fn run(cargo: &Cargo, _: &[String]) -> Result<(), Problem> {
-    stages(STAGES, cargo)
+    thread::scope(|scope| {
+        scope.spawn(|| clients::environment(cargo));
+        stages(STAGES, cargo)
+    })
 }
 
 fn stages(stages: &[Stage], cargo: &Cargo) -> Result<(), Problem> {

@@ -12,6 +12,7 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 /// Clients in Python.
 pub(crate) struct Clients {
@@ -19,26 +20,27 @@ pub(crate) struct Clients {
     whose: &'static str,
     /// The folder in `target`.
     folder: &'static str,
-    /// What the script needs, from the Python package index.
-    packages: &'static [&'static str],
     script: &'static str,
     /// Runs the script, given its command, the example, and the address of a model server.
     drive: fn(Command, PathBuf, &Path, &str) -> Result<(), Problem>,
 }
 
+/// What the scripts need, from the Python package index.
+const PACKAGES: &[&str] = &[
+    "agno==3.1.10",
+    "fastapi",
+    "greenlet",
+    "httpx",
+    "openai==3.57.0",
+    "pydantic",
+    "python-multipart",
+    "sqlalchemy",
+    "websockets",
+];
+
 pub(crate) const AGNO: Clients = Clients {
     whose: "Agno's clients",
     folder: "agno-clients",
-    packages: &[
-        "agno==3.1.10",
-        "fastapi",
-        "greenlet",
-        "httpx",
-        "pydantic",
-        "python-multipart",
-        "sqlalchemy",
-        "websockets",
-    ],
     script: "crates/outlive/tests/agno_clients/check.py",
     drive: drive_agno,
 };
@@ -46,7 +48,6 @@ pub(crate) const AGNO: Clients = Clients {
 pub(crate) const OPENAI: Clients = Clients {
     whose: "OpenAI's SDK",
     folder: "openai-clients",
-    packages: &["openai==3.57.0"],
     script: "crates/outlive/tests/openai_clients/check.py",
     drive: drive_openai,
 };
@@ -54,13 +55,13 @@ pub(crate) const OPENAI: Clients = Clients {
 impl Clients {
     /// Runs the script.
     pub(crate) fn run(&self, cargo: &Cargo) -> Result<(), Problem> {
-        self.drive(cargo, environment(&self.folder(cargo), self.packages)?)
+        self.drive(cargo, environment(cargo)?)
     }
 
     /// The same as a stage of the gate, which must also pass on a machine without Python or a network: there it says so
     /// and does without.
     pub(crate) fn run_where_possible(&self, cargo: &Cargo) -> Result<(), Problem> {
-        match environment(&self.folder(cargo), self.packages) {
+        match environment(cargo) {
             Ok(python) => self.drive(cargo, python),
             Err(why) => {
                 println!("skipped, {} are not available here: {why}", self.whose);
@@ -69,14 +70,10 @@ impl Clients {
         }
     }
 
-    fn folder(&self, cargo: &Cargo) -> PathBuf {
-        cargo.root().join("target").join(self.folder)
-    }
-
     fn drive(&self, cargo: &Cargo, python: PathBuf) -> Result<(), Problem> {
         let [model_server, app] = build(cargo, ["model_server", "agno_app"])?;
         let (_models, model_url) = Started::new(Command::new(model_server), "OPENAI_BASE_URL=")?;
-        let data = self.folder(cargo).join("data");
+        let data = cargo.root().join("target").join(self.folder);
         // A database of an earlier time would hold its sessions.
         if data.exists() {
             fs::remove_dir_all(&data).map_err(|e| format!("{} cannot be emptied: {e}", data.display()))?;
@@ -113,20 +110,24 @@ fn serving(app: PathBuf, db: &Path, model_url: &str) -> Result<Command, Problem>
     Ok(command)
 }
 
-/// A Python with these packages; created the first time, then kept.
-fn environment(folder: &Path, packages: &[&str]) -> Result<PathBuf, Problem> {
+/// A Python with what the scripts need; created the first time, then kept. Whoever asks while it is created waits.
+pub(crate) fn environment(cargo: &Cargo) -> Result<PathBuf, Problem> {
+    static CREATION: Mutex<()> = Mutex::new(());
+    let _one = CREATION.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = cargo.root().join("target").join("python-clients");
     let venv = folder.join("venv");
     let python = venv.join("bin").join("python");
-    let (installed, wanted) = (folder.join("installed"), packages.join("\n"));
+    let (installed, wanted) = (folder.join("installed"), PACKAGES.join("\n"));
     if python.exists() && fs::read_to_string(&installed).is_ok_and(|before| before == wanted) {
         return Ok(python);
     }
-    fs::create_dir_all(folder).map_err(|e| format!("{} cannot be made: {e}", folder.display()))?;
+    fs::create_dir_all(&folder).map_err(|e| format!("{} cannot be made: {e}", folder.display()))?;
     succeed(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv), "python3 -m venv")?;
     let mut pip = Command::new(&python);
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+    // Most of it is never imported: what is gets compiled then.
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"])
         .args(["--timeout", "10", "--retries", "1"])
-        .args(packages);
+        .args(PACKAGES);
     succeed(&mut pip, "pip install")?;
     fs::write(&installed, wanted).map_err(|e| format!("{} cannot be written: {e}", installed.display()))?;
     Ok(python)

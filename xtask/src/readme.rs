@@ -159,7 +159,10 @@ fn example(cargo: &Cargo, page: &str, folder: &Path) -> Result<(), Problem> {
     let dependencies = block(page, "toml").ok_or("README.md: no ```toml block")?;
     let root = cargo.root().display().to_string();
     let dependencies = dependencies.replace("../outlive/", &format!("{root}/"));
-    let manifest = format!("[package]\nname = \"packing\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n{dependencies}");
+    let package = "[package]\nname = \"packing\"\nversion = \"0.1.0\"\nedition = \"2024\"\n";
+    let workspace = fs::read_to_string(cargo.root().join("Cargo.toml")).map_err(|e| format!("Cargo.toml: {e}"))?;
+    // With the workspace's profile, much of what its own commands have built is there.
+    let manifest = format!("{package}\n{dependencies}\n{}", sections(&workspace, "profile.dev"));
     let project = folder.join("packing");
     let write = || {
         fs::create_dir_all(project.join("src"))?;
@@ -182,6 +185,18 @@ fn example(cargo: &Cargo, page: &str, folder: &Path) -> Result<(), Problem> {
         true => Ok(()),
         false => Err(format!("the example ended with {} and printed {printed:?}, not {EXAMPLE_SAYS:?}", output.status)),
     }
+}
+
+/// The tables of a manifest that have this name, or one that begins with it.
+fn sections(manifest: &str, name: &str) -> String {
+    let mut is_wanted = false;
+    let lines = manifest.lines().filter(|line| {
+        if let Some(table) = line.strip_prefix('[') {
+            is_wanted = table.strip_prefix(name).is_some_and(|rest| rest.starts_with(['.', ']']));
+        }
+        is_wanted
+    });
+    lines.flat_map(|line| [line, "\n"]).collect()
 }
 
 /// The page's first block of this language.
@@ -252,6 +267,14 @@ mod tests {
         assert!(judge("outlive ls", 3, "completed").is_err());
         assert!(judge("outlive demo --crash", KILLED, "").is_ok());
         assert!(judge("outlive demo --crash", 0, "Completed").is_err());
+    }
+
+    #[test]
+    fn the_tables_of_a_name_are_found() {
+        let manifest = "[package]\nname = \"a\"\n[profile.dev]\ndebug = 1\n\n[profile.development]\nlto = true\n\
+                        [profile.dev.package]\nb.debug = 0\n[profile.test]\ndebug = 2\n";
+        let expected = "[profile.dev]\ndebug = 1\n\n[profile.dev.package]\nb.debug = 0\n";
+        assert_eq!(sections(manifest, "profile.dev"), expected);
     }
 
     #[test]
