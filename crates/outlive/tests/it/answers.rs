@@ -4,6 +4,8 @@
 use crate::agno::replay::{client, form};
 use outlive::Server;
 use outlive::core::{Block, ModelRequest, Role};
+use outlive::engine::Submit;
+use outlive::engine::testing::read_log;
 use outlive::prelude::*;
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
@@ -183,4 +185,31 @@ async fn a_pages_result_for_an_id_that_two_calls_have_is_refused_and_the_interru
     let (status, told) = ask("r3", json!([user]), resume.collect()).await;
     assert!(status == 200 && told.contains("RUN_FINISHED") && !told.contains("interrupts"), "{told}");
     served.serving.abort();
+}
+
+#[tokio::test]
+async fn a_call_that_was_approved_under_four_eyes_is_made_once_wherever_its_run_is_forked() {
+    let (db, deleted) = (InMemoryDb::new(), Deleted::default());
+    let step = janitor("one", 3, delete(&deleted).four_eyes());
+    let workflow = Workflow::builder("Clean").id("clean").db(db.clone()).step(step).build().unwrap();
+    let engine = workflow.engine().await.unwrap();
+    let request = Submit { input: Some(json!("hi")), user_id: Some("ada".to_owned()), ..Submit::default() };
+    let run = engine.submit(&"clean".parse().unwrap(), request).await.unwrap();
+    let rests = async |run: &RunHandle| timeout(PATIENCE, run.wait()).await.expect("it rests").unwrap().status;
+    for answer in [Answer::Approve, Answer::reject("keep it"), Answer::Approve] {
+        assert_eq!(rests(&run).await, RunStatus::Paused);
+        run.questions().await.unwrap().remove(0).by("bob").answer(answer).await.unwrap();
+    }
+    assert_eq!(rests(&run).await, RunStatus::Completed);
+    let once = ["one 0", "one 2"];
+    assert_eq!(*deleted.lock().unwrap(), once);
+    let length = read_log(&db, run.run_id()).await.len() as u64;
+    for at in 0..length {
+        let fork = run.fork(at).by("ada").background().await.unwrap();
+        let status = rests(&fork).await;
+        assert_eq!(*deleted.lock().unwrap(), once, "at {at}: nobody has approved it again");
+        // What was decided about calls that have ended is kept.
+        assert!(status == RunStatus::Paused || at + 2 >= length, "at {at}: {status}");
+    }
+    assert_eq!(rests(&run.fork(length - 1).background().await.unwrap()).await, RunStatus::Completed);
 }
