@@ -32,8 +32,8 @@ use batches::*;
 use outlive_core::port::{
     AUDIT_LIMIT, Accepted, Access, Answering, AuditFilter, AuditKind, AuditPage, AuditRecord, BUDGET_KEPT, BoxFuture,
     BudgetChange, BudgetFilter, BudgetStanding, BudgetStep, COUNT_MAX, CancelIntent, Cancelled, Claim, Claimed, Commit,
-    Db, DbError, DbErrorKind, Delivery, DeliveryOutcome, DueHooks, Failing, Hook, HookEvents, HookMove, HookState,
-    Lease, LivingWorker, NewAnswer, NewHook, NewLog, NewQuestion, NewRun, NewSession, NewStart, News, Order,
+    Db, DbError, DbErrorKind, Delivery, DeliveryOutcome, DueHooks, Failing, FirstPage, Hook, HookEvents, HookMove,
+    HookState, Lease, LivingWorker, NewAnswer, NewHook, NewLog, NewQuestion, NewRun, NewSession, NewStart, News, Order,
     QuestionFilter, QuestionPatch, QuestionState, Release, Run, RunCounts, RunFilter, RunLimit, RunPatch, Session,
     SessionFilter, SessionKind, SessionPatch, SessionPolicy, SessionSort, StoredAnswer, StoredQuestion, TIMED_OUT,
     Unfinished,
@@ -156,6 +156,7 @@ pub fn cases() -> Vec<Case> {
         runs_with_a_limit_are_let_in_as_others_leave,
         a_place_under_a_limit_outlives_its_worker,
         a_log_that_a_run_begins_with_is_there_at_once,
+        what_a_run_says_first_is_stored_with_it_if_it_begins_at_once,
         a_run_to_be_cancelled_ends_cancelled,
         a_log_is_read_from_the_middle_of_a_page,
         a_read_is_bounded_but_never_empty_handed,
@@ -423,14 +424,14 @@ async fn register(db: &dyn Db, worker: &str) {
 
 async fn accept(db: &dyn Db, run: NewRun) {
     match db.create_run(Access::All, run, None).await {
-        Ok(Accepted::New { lease: None }) => {}
+        Ok(Accepted::New { lease: None, .. }) => {}
         other => panic!("expected a new run without a lease, got {other:?}"),
     }
 }
 
 async fn start(db: &dyn Db, run: NewRun, worker: &str) -> Lease {
     match db.create_run(Access::All, run, Some(worker_id(worker))).await {
-        Ok(Accepted::New { lease: Some(lease) }) => lease,
+        Ok(Accepted::New { lease: Some(lease), .. }) => lease,
         other => panic!("expected a new run with a lease, got {other:?}"),
     }
 }
@@ -507,7 +508,7 @@ async fn a_dead_worker_gets_no_lease_with_a_new_run(Stores { one: db, .. }: Stor
     register(&*db, "w1").await;
     db.retire(worker_id("w1"), second(1)).await.expect("a worker retires");
     match db.create_run(Access::All, new_run("r1"), Some(worker_id("w1"))).await {
-        Ok(Accepted::New { lease: None }) => {}
+        Ok(Accepted::New { lease: None, .. }) => {}
         other => panic!("expected a run without a lease, got {other:?}"),
     }
     assert_eq!(run_of(&*db, "r1").await.worker, None);
@@ -574,7 +575,7 @@ async fn a_queued_run_waits_for_the_runs_before_it(Stores { one: db, .. }: Store
     for id in ["r2", "r3"] {
         let new = in_session(id, "s", SessionPolicy::Queue);
         match db.create_run(Access::All, new, Some(worker_id("w1"))).await {
-            Ok(Accepted::New { lease: None }) => {}
+            Ok(Accepted::New { lease: None, .. }) => {}
             other => panic!("a run behind another must wait, got {other:?}"),
         }
     }
@@ -1431,11 +1432,11 @@ async fn a_run_that_begins_later_is_claimed_when_it_is_due(Stores { one: db, .. 
         ..new_run(id)
     };
     let accepted = db.create_run(Access::All, later("r1", 50), Some(worker_id("w1"))).await.expect("it is accepted");
-    assert!(matches!(accepted, Accepted::New { lease: None }), "{accepted:?}");
+    assert!(matches!(accepted, Accepted::New { lease: None, .. }), "{accepted:?}");
     let run = run_of(&*db, "r1").await;
     assert_eq!((run.due_at, run.status, run.is_behind), (Some(second(50)), RunStatus::Pending, false));
     let now = db.create_run(Access::All, later("r2", 0), Some(worker_id("w1"))).await.expect("it is accepted");
-    assert!(matches!(now, Accepted::New { lease: Some(_) }), "its time has come: {now:?}");
+    assert!(matches!(now, Accepted::New { lease: Some(_), .. }), "its time has come: {now:?}");
     let claimed = claim(&*db, claim_of("w1", second(49))).await;
     assert_eq!((ids(&claimed), claimed.next_due), (vec![], Some(second(50))));
     let claimed = claim(&*db, claim_of("w1", second(50))).await;
@@ -1477,7 +1478,7 @@ fn limited(id: &str, key: &str, max: u32) -> NewRun {
 async fn runs_with_a_limit_are_let_in_as_others_leave(Stores { one: db, other, .. }: Stores) {
     register(&*db, "w1").await;
     let accepted = db.create_run(Access::All, limited("r1", "k", 2), Some(worker_id("w1"))).await;
-    assert!(matches!(accepted, Ok(Accepted::New { lease: None })), "a claim lets it in: {accepted:?}");
+    assert!(matches!(accepted, Ok(Accepted::New { lease: None, .. })), "a claim lets it in: {accepted:?}");
     for id in ["r2", "r3", "r4", "r5"] {
         accept(&*db, limited(id, "k", 2)).await;
     }
@@ -1575,7 +1576,7 @@ async fn a_log_that_a_run_begins_with_is_there_at_once(Stores { one: db, other, 
     let log = NewLog { pages: vec![page(0, 3), page(3, 2)], questions, answer };
     let start = NewStart { log: Some(Box::new(log)), ..NewStart::default() };
     let accepted = db.create_run(Access::All, NewRun { start, ..new_run("r1") }, Some(worker_id("w1"))).await;
-    let Ok(Accepted::New { lease: Some(lease) }) = accepted else { panic!("{accepted:?}") };
+    let Ok(Accepted::New { lease: Some(lease), .. }) = accepted else { panic!("{accepted:?}") };
     let run = run_of(&*other, "r1").await;
     assert_eq!((run.next_index, run.status, run.epoch), (5, RunStatus::Pending, 1));
     let pages = other.read(Access::All, run_id("r1"), 0, 1 << 20).await.expect("the log is read");
@@ -1593,6 +1594,48 @@ async fn a_log_that_a_run_begins_with_is_there_at_once(Stores { one: db, other, 
     next.page = Some(page(5, 1));
     commit(&*db, next).await;
     assert_eq!(run_of(&*db, "r1").await.next_index, 6);
+}
+
+async fn what_a_run_says_first_is_stored_with_it_if_it_begins_at_once(Stores { one: db, other, .. }: Stores) {
+    register(&*db, "w1").await;
+    let first = || Box::new(FirstPage { page: page(0, 3), progress: Some(Arc::from("Step 1")), at: second(1) });
+    let says = |id: &str, start: NewStart| NewRun { start: NewStart { first: Some(first()), ..start }, ..new_run(id) };
+    let create =
+        async |new: NewRun, worker: Option<&str>| match db.create_run(Access::All, new, worker.map(worker_id)).await {
+            Ok(Accepted::New { lease, has_begun }) => (lease, has_begun),
+            other => panic!("it is new: {other:?}"),
+        };
+    let (lease, has_begun) = create(says("r1", NewStart::default()), Some("w1")).await;
+    let (lease, run) = (lease.expect("nothing is in the way"), run_of(&*other, "r1").await);
+    assert!(has_begun);
+    assert_eq!((run.status, run.next_index, run.epoch, run.claims), (RunStatus::Running, 3, 1, 1));
+    assert_eq!((run.progress.as_deref(), run.updated_at), (Some("Step 1"), second(1)));
+    let pages = other.read(Access::All, run_id("r1"), 0, 1 << 20).await.expect("the log is read");
+    assert_eq!(pages.iter().map(|page| &*page.body).collect::<Vec<_>>(), [&*page(0, 3).body]);
+    let counted = RunFilter { with_counts: true, ..RunFilter::default() };
+    let counts = other.runs(Access::All, counted).await.expect("runs are counted").counts.expect("they were asked for");
+    assert_eq!(counts.by_status, [(RunStatus::Running, 1)]);
+    let mut next = commit_of(&lease);
+    next.page = Some(page(3, 1));
+    commit(&*db, next).await;
+    finish(&*db, &lease).await;
+
+    // Otherwise nothing of it was said.
+    let later = NewStart { due_at: Some(second(50)), ..NewStart::default() };
+    for (id, start, worker) in [("r2", NewStart::default(), None), ("r3", later, Some("w1"))] {
+        let (lease, has_begun) = create(says(id, start), worker).await;
+        assert!(lease.is_none() && !has_begun, "{id}");
+        let run = run_of(&*other, id).await;
+        assert_eq!((run.status, run.next_index, run.progress), (RunStatus::Pending, 0, None), "{id}");
+        assert!(other.read(Access::All, run_id(id), 0, 1 << 20).await.expect("the log is read").is_empty(), "{id}");
+    }
+    let mut gap = says("r4", NewStart::default());
+    gap.start.first.as_mut().expect("it is there").page = page(1, 2);
+    expect_kind(db.create_run(Access::All, gap, Some(worker_id("w1"))).await, DbErrorKind::Storage);
+    let log = NewLog { pages: vec![page(0, 3)], ..NewLog::default() };
+    let both = says("r4", NewStart { log: Some(Box::new(log)), ..NewStart::default() });
+    expect_kind(db.create_run(Access::All, both, Some(worker_id("w1"))).await, DbErrorKind::Storage);
+    assert!(db.run(Access::All, run_id("r4")).await.expect("it is read").is_none());
 }
 
 async fn a_run_is_behind_while_an_earlier_one_of_its_session_is_unfinished(Stores { one: db, other, .. }: Stores) {

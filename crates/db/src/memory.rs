@@ -20,9 +20,9 @@ use budgets::Budgets;
 use hooks::HookRow;
 use outlive_core::port::{
     Accepted, Access, AuditRecord, BoxFuture, COUNT_MAX, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError,
-    DbErrorKind, Health, Lease, Life, LivingWorker, LogStore, NewRun, NewSession, News, Order, QuestionPatch, Run,
-    RunCounts, RunFilter, RunPage, RunStore, Session, SessionFilter, SessionPage, SessionPatch, SessionPolicy,
-    SessionSort, SessionStore, Unfinished, Watcher, merge,
+    DbErrorKind, FirstPage, Health, Lease, Life, LivingWorker, LogStore, NewRun, NewSession, News, Order,
+    QuestionPatch, Run, RunCounts, RunFilter, RunPage, RunPatch, RunStore, Session, SessionFilter, SessionPage,
+    SessionPatch, SessionPolicy, SessionSort, SessionStore, Unfinished, Watcher, merge,
 };
 use outlive_core::{DefinitionId, Page, RunId, RunStatus, SessionId, Timestamp, WorkerId};
 use questions::Questions;
@@ -505,6 +505,7 @@ impl Tables {
 
     fn create_run(&mut self, access: &Access, new: NewRun, worker: Option<WorkerId>) -> Result<Accepted, DbError> {
         rules::check_owner(access, &new, None)?;
+        rules::check_first(&new)?;
         let tick = new.start.tick.clone();
         tick.iter().try_for_each(|tick| self.check_due(tick))?;
         let by_key = new.idempotency_key.as_ref().and_then(|key| self.run_by_key.get(key));
@@ -535,7 +536,7 @@ impl Tables {
             None => false,
         };
 
-        let (at, policy, run_id) = (new.at, new.policy, new.info.run_id.clone());
+        let (at, policy, run_id, begins) = (new.at, new.policy, new.info.run_id.clone(), new.start.first.clone());
         let waits = is_behind || rules::waits_to_start(&new.start, at);
         self.ran(&run_id, worker.as_ref());
         if !is_behind && (!is_alive || waits) {
@@ -556,7 +557,17 @@ impl Tables {
             return Ok(Accepted::Steers { into });
         }
         let lease = worker.filter(|_| is_alive && !waits).map(|worker| self.take(seq, &worker, at).1);
-        Ok(Accepted::New { lease })
+        let has_begun = match (begins, &lease) {
+            (Some(first), Some(lease)) => {
+                let FirstPage { page, progress, at } = *first;
+                let patch = RunPatch { status: Some(RunStatus::Running), progress, ..RunPatch::default() };
+                let commit = Commit { lease: lease.clone(), page: Some(page), patch, session: None, at };
+                self.commit(commit)?;
+                true
+            }
+            _ => false,
+        };
+        Ok(Accepted::New { lease, has_begun })
     }
 
     /// Asks for every unfinished run of a session to be cancelled.

@@ -24,6 +24,19 @@ pub(crate) struct Standing {
     pub(crate) has_cancel: bool,
 }
 
+/// What a run says first is the beginning of its log.
+///
+/// # Errors
+/// `Storage`, where there is another beginning.
+pub(crate) fn check_first(new: &NewRun) -> Result<(), DbError> {
+    let Some(first) = &new.start.first else { return Ok(()) };
+    if new.start.log.is_none() && first.page.first_index == 0 && first.page.count > 0 {
+        return Ok(());
+    }
+    let message = format!("what run {} says first is not the beginning of its log", new.info.run_id);
+    Err(DbError::new(DbErrorKind::Storage, message))
+}
+
 /// Whether the commit may happen to a run in this state.
 ///
 /// # Errors

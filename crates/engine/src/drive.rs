@@ -9,15 +9,15 @@ use crate::ending::Ending;
 use crate::flights::{Flights, Landing};
 use crate::fold::{self, Unreadable};
 use crate::inner::{Inner, Place};
-use crate::journal::Journal;
+use crate::journal::{InFlight, Journal};
 use crate::pump::Pump;
 use crate::stats;
 use futures::FutureExt;
 use outlive_core::log::{Key, Record};
-use outlive_core::machine::{Ask, Execute, Task, WorkflowMachine};
+use outlive_core::machine::{Ask, Decision, Execute, Task, WorkflowMachine};
 use outlive_core::port::{
-    Access, BoxFuture, Commit, DbError, DbErrorKind, Effects, Executed, Execution, Lease, Release, RequestOptions, Run,
-    RunPatch, SessionState, SteeringMessage, StepContext,
+    Access, BoxFuture, Commit, DbError, DbErrorKind, Effects, Executed, Execution, FirstPage, Lease, Release,
+    RequestOptions, Run, RunPatch, SessionState, SteeringMessage, StepContext,
 };
 use outlive_core::{
     Answered, Definition, ExecutorKind, Failure, FailureKind, Question, RunStatus, Structure, Timestamp, Verdict, json,
@@ -60,6 +60,60 @@ pub(crate) fn start(
 ) {
     inner
         .start(run, lease, is_suspect, |place, run, lease, control| drive(place, run, lease, control, session, ending));
+}
+
+/// A run that has begun, and is stored with what it says first.
+pub(crate) struct Begun {
+    journal: Arc<Journal>,
+    claim: Record,
+    definition: Arc<Definition>,
+    session: Arc<Map<String, Value>>,
+    /// What it does first.
+    start: Vec<Task>,
+    in_flight: InFlight,
+}
+
+/// Begins a run that has not been stored yet, if it begins with functions: their start has to be on disk before they are
+/// called, and is stored with the run. `session` is the state of its session, which is new.
+pub(crate) fn begin(
+    inner: &Inner,
+    run: &Run,
+    lease: Lease,
+    session: Arc<Map<String, Value>>,
+    ending: Arc<Ending>,
+    definition: &Arc<Definition>,
+) -> Option<(FirstPage, Box<Begun>)> {
+    let (journal, obstacle) = open(inner, run, lease, Some(ending), Some(definition));
+    if obstacle.is_some() {
+        return None;
+    }
+    let now = inner.services.clock.now();
+    let claim = claim_record(run, &journal, now);
+    journal.set_session(session.clone());
+    let Decision { start, wake, end, .. } = journal.decide(&claim, now);
+    let is_function = |task: &Task| matches!(task, Task::Execute(step) if step.executor_type == ExecutorKind::Function);
+    if start.is_empty() || !start.iter().all(is_function) || wake.is_some() || end.is_some() {
+        return None;
+    }
+    journal.set_progress(journal.machine(WorkflowMachine::progress));
+    let (first, in_flight) = journal.begin_first()?;
+    let definition = definition.clone();
+    Some((first, Box::new(Begun { journal, claim, definition, session, start, in_flight })))
+}
+
+/// Executes a run that has begun and is stored.
+pub(crate) fn go_on(inner: &Arc<Inner>, run: Run, begun: Box<Begun>) {
+    let lease = begun.journal.lease().clone();
+    inner.start(run, lease, false, |place, _, lease, control| async move {
+        let inner = place.inner();
+        let Begun { journal, claim, definition, session, start, in_flight } = *begun;
+        journal.end_commit(in_flight);
+        let mut pump = Pump::new(journal);
+        let attended = attend(inner, &mut pump, &control, &claim, definition, Work { session, start }).await;
+        if let Err(error) = attended {
+            Box::pin(inner.give_up(lease, &error)).await;
+        }
+    });
 }
 
 /// Drives a claimed run until it ends, parks or is lost.
@@ -164,7 +218,7 @@ async fn drive_once(
         None => pump.flush().await,
         Some(session) => {
             let definition = definition.expect("prepare() ends runs without a definition");
-            attend(inner, &mut pump, control, &claim, definition, session).await
+            attend(inner, &mut pump, control, &claim, definition, Work { session, start: Vec::new() }).await
         }
     }
 }
@@ -361,6 +415,14 @@ fn claim_record(run: &Run, journal: &Journal, at: Timestamp) -> Record {
     Record::Claimed { worker: lease.worker.clone(), epoch: lease.epoch, attempt: run.attempt, at, state: None }
 }
 
+/// What a run begins its work with.
+struct Work {
+    /// The state of its session.
+    session: Arc<Map<String, Value>>,
+    /// What it was told to start already.
+    start: Vec<Task>,
+}
+
 /// Executes the run until it rests.
 async fn attend(
     inner: &Arc<Inner>,
@@ -368,22 +430,22 @@ async fn attend(
     control: &Control,
     claim: &Record,
     definition: Arc<Definition>,
-    session: Arc<Map<String, Value>>,
+    work: Work,
 ) -> Result<(), DbError> {
     let journal = pump.journal().clone();
     let rest = {
         let journal = &journal;
         let deadline = deadline(inner, journal, &definition);
         // The futures are made inside: one that is moved in would be held twice, for as long as the run takes.
-        let work = Box::pin(async move {
+        let working = Box::pin(async move {
             tokio::select! {
                 biased;
                 stop = control.stopped(journal) => Rest::Stopped(stop),
-                rest = execute(inner, journal, definition, claim, session) => rest,
+                rest = execute(inner, journal, definition, claim, work) => rest,
                 limit = deadline => Rest::TimedOut(limit),
             }
         });
-        pump.run(work).await?
+        pump.run(working).await?
     };
     let now = inner.services.clock.now();
     match rest {
@@ -438,10 +500,16 @@ async fn execute(
     journal: &Arc<Journal>,
     definition: Arc<Definition>,
     claim: &Record,
-    session: Arc<Map<String, Value>>,
+    work: Work,
 ) -> Rest {
-    journal.set_session(session);
     let mut flights = Flights::default();
+    // What has begun knows its session.
+    if work.start.is_empty() {
+        journal.set_session(work.session);
+    }
+    for task in work.start {
+        take_off(inner, journal, &definition, &mut flights, task);
+    }
     loop {
         let mut wake = None;
         if journal.answers_call()
@@ -470,16 +538,7 @@ async fn execute(
                 journal.set_progress(journal.machine(WorkflowMachine::progress));
             }
             for task in decision.start {
-                let step_id = match &task {
-                    Task::Execute(step) => {
-                        if step.resumes {
-                            journal.wake_step(&step.info);
-                        }
-                        Some(step.info.step_id.clone())
-                    }
-                    Task::Ask(_) => None,
-                };
-                flights.start(task.key().clone(), step_id, Box::pin(fly(inner, journal, &definition, task)));
+                take_off(inner, journal, &definition, &mut flights, task);
             }
             wake = decision.wake;
             let only_waits = || flights.is_empty() || journal.machine(|machine| flights.len() == machine.parked());
@@ -497,6 +556,26 @@ async fn execute(
             land(inner, journal, &key, landing);
         }
     }
+}
+
+/// Begins one thing the machine asked for.
+fn take_off<'a>(
+    inner: &'a Inner,
+    journal: &'a Arc<Journal>,
+    definition: &'a Definition,
+    flights: &mut Flights<'a>,
+    task: Task,
+) {
+    let step_id = match &task {
+        Task::Execute(step) => {
+            if step.resumes {
+                journal.wake_step(&step.info);
+            }
+            Some(step.info.step_id.clone())
+        }
+        Task::Ask(_) => None,
+    };
+    flights.start(task.key().clone(), step_id, Box::pin(fly(inner, journal, definition, task)));
 }
 
 /// Drops what is in progress for containers that have failed meanwhile, and forgets what their steps were saying.

@@ -16,9 +16,9 @@ use crate::tally::{Count, Tally};
 use outlive_core::log::{Called, Entry, Key, Record, Writer};
 use outlive_core::machine::{CalledEnd, Decision, Fit, Mismatch, WorkflowMachine, with_branches};
 use outlive_core::port::{
-    Admitted, BoxFuture, Commit, DbError, DbErrorKind, Effects, Execution, Halt, Lease, Listener, NewQuestion,
-    OverBudget, QuestionPatch, RateLimit, Recall, Refused, Release, Reservation, RunPatch, SteeringMessage, StepInfo,
-    Witness, merge,
+    Admitted, BoxFuture, Commit, DbError, DbErrorKind, Effects, Execution, FirstPage, Halt, Lease, Listener,
+    NewQuestion, OverBudget, QuestionPatch, RateLimit, Recall, Refused, Release, Reservation, RunPatch,
+    SteeringMessage, StepInfo, Witness, merge,
 };
 use outlive_core::{
     Answered, Definition, EventKind, Failure, FailureKind, HistoryRun, Origin, Question, QuestionKind, RunEvent, RunId,
@@ -157,7 +157,7 @@ impl Mates {
 }
 
 /// What is needed to finish a commit.
-struct InFlight {
+pub(crate) struct InFlight {
     end: u64,
     /// The run has ended, or is paused.
     rests: bool,
@@ -592,6 +592,16 @@ impl Journal {
     ///
     /// # Cancel safety
     /// The commit may or may not happen. Only drop this when giving the run up.
+    /// Takes what a new run says first, to be stored with it; none when more than entries follows from it.
+    pub(crate) fn begin_first(&self) -> Option<(FirstPage, InFlight)> {
+        let (Commit { page, patch, session, at, .. }, in_flight) = self.begin_commit()?;
+        let RunPatch { status, progress, output, is_progress, release, questions, taken_in, budgets } = patch;
+        let is_plain = status == Some(RunStatus::Running) && !is_progress && taken_in.is_empty() && budgets.is_empty();
+        let is_more = session.is_some() || output.is_some() || release.is_some() || questions.is_some();
+        let page = page.filter(|_| is_plain && !is_more && in_flight.posting.is_none())?;
+        Some((FirstPage { page, progress, at }, in_flight))
+    }
+
     pub(crate) async fn write(self: Arc<Self>) -> Result<(), DbError> {
         // Entries are encoded only once there is room: ten thousand runs that wake at once would otherwise hold ten
         // thousand encoded pages. Boxed for the same reason.
@@ -733,7 +743,7 @@ impl Journal {
     }
 
     /// The commit is durable: notifies those who waited for it, then everyone else.
-    fn end_commit(&self, mut in_flight: InFlight) {
+    pub(crate) fn end_commit(&self, mut in_flight: InFlight) {
         if let Some(tally) = &in_flight.tally {
             self.services.counters.tallied(tally);
         }

@@ -12,8 +12,8 @@ use crate::inner::Inner;
 use crate::stats;
 use outlive_core::fork::ForkedFrom;
 use outlive_core::port::{
-    Accepted, Access, DbError, DbErrorKind, HookEvents, NewHook, NewItem, NewLog, NewRun, NewStart, NewTick, Order,
-    RequestOptions, Run, RunFilter, RunLimit, SessionKind, SessionPolicy, Unreadable,
+    Accepted, Access, DbError, DbErrorKind, HookEvents, Lease, NewHook, NewItem, NewLog, NewRun, NewStart, NewTick,
+    Order, RequestOptions, Run, RunFilter, RunLimit, SessionKind, SessionPolicy, Unreadable,
 };
 use outlive_core::{Attachments, Definition, DefinitionId, RunId, RunInfo, RunStatus, SessionId, Timestamp, WorkerId};
 use serde::Serialize;
@@ -211,12 +211,20 @@ impl Inner {
         self.queue.admit(&*self.services.db, self.options.queued_max).await?;
         let is_own_session = submit.session_id.is_none();
         let own = access.user().map(|user_id| user_id.to_string());
-        let new = self.new_run(definition, Submit { user_id: submit.user_id.or(own), ..submit }, beginning)?;
+        let mut new = self.new_run(definition, Submit { user_id: submit.user_id.or(own), ..submit }, beginning)?;
         let state = Arc::new(new.session_state.clone().unwrap_or_default());
         let is_message = new.policy == SessionPolicy::Steer;
-        let run = Run::accepted(&new);
+        let mut run = Run::accepted(&new);
         let worker = self.has_room().then(|| self.worker());
         let session_id = new.info.session_id.clone();
+        let ending = worker.as_ref().map(|_| Arc::<Ending>::default());
+        let mut begun = None;
+        if let (Some(worker), Some(ending), true) = (&worker, &ending, is_own_session && begins_at_once(&new)) {
+            let lease = Lease { run_id: new.info.run_id.clone(), worker: worker.clone(), epoch: 1 };
+            run = run.taken(&lease);
+            let first = drive::begin(self, &run, lease, state.clone(), ending.clone(), definition);
+            (new.start.first, begun) = first.map(|(page, begun)| (Box::new(page), begun)).unzip();
+        }
         let accepted = self.create_run(access.clone(), new, worker).await.map_err(|error| {
             let is_foreign = error.kind() == DbErrorKind::NotFound;
             if is_foreign { Error::SessionNotFound(session_id) } else { error.into() }
@@ -227,7 +235,7 @@ impl Inner {
             stats::add(&self.services.counters.runs_accepted);
             self.services.hub.changed(&run.info.run_id);
         }
-        let mut ending = None;
+        let mut told = None;
         let run_id = match accepted {
             Accepted::Existing(run_id) => match is_message {
                 true => match self.steered_by(access, &run_id).await? {
@@ -239,14 +247,18 @@ impl Inner {
                 },
                 false => run_id,
             },
-            Accepted::New { lease: Some(lease) } => {
-                let run_id = lease.run_id.clone();
-                ending = Some(Arc::<Ending>::default());
-                let run = Run { epoch: lease.epoch, claims: 1, attempt: 1, worker: Some(lease.worker.clone()), ..run };
-                drive::start(self, run, lease, is_own_session.then_some(state), ending.clone(), false);
+            Accepted::New { lease: Some(lease), has_begun } => {
+                let (run_id, run) = (lease.run_id.clone(), run.taken(&lease));
+                told = ending;
+                match begun.filter(|_| has_begun) {
+                    Some(begun) => drive::go_on(self, run, begun),
+                    None => {
+                        drive::start(self, run, lease, is_own_session.then_some(state), told.clone(), false);
+                    }
+                }
                 run_id
             }
-            Accepted::New { lease: None } => {
+            Accepted::New { lease: None, .. } => {
                 self.queue.joined();
                 self.unleased.fetch_add(1, Ordering::Relaxed);
                 self.wake.notify_one();
@@ -258,7 +270,7 @@ impl Inner {
                 into
             }
         };
-        Ok(Taken { run_id, is_repeated, ending, steers })
+        Ok(Taken { run_id, is_repeated, ending: told, steers })
     }
 
     /// The run that has heard this message, or may still hear it; none when it is a run of its own.
@@ -388,7 +400,7 @@ impl Inner {
             session_state: state.or_else(|| definition.initial_state(submit.session_state)),
             session_kind: submit.session_kind,
             hook: submit.hook,
-            start: NewStart { due_at, priority: submit.priority, limit, log, tick, item },
+            start: NewStart { due_at, priority: submit.priority, limit, log, first: None, tick, item },
             at,
         })
     }
@@ -403,10 +415,16 @@ impl Inner {
         if crate::sabotage::is_on("ack-before-commit") {
             let inner = self.clone();
             tokio::spawn(async move { inner.services.db.create_run(access, new, None).await });
-            return Ok(Accepted::New { lease: None });
+            return Ok(Accepted::New { lease: None, has_begun: false });
         }
         self.services.db.create_run(access, new, worker).await
     }
+}
+
+/// Whether nothing but a lack of room is in the way of a run in a session of its own.
+fn begins_at_once(new: &NewRun) -> bool {
+    let NewStart { due_at, limit, log, .. } = &new.start;
+    due_at.is_none() && limit.is_none() && log.is_none()
 }
 
 /// When a run begins that is not to begin before this time: a time that has passed is now.

@@ -262,6 +262,8 @@ pub struct NewStart {
     pub limit: Option<Arc<RunLimit>>,
     /// What its log begins with.
     pub log: Option<Box<NewLog>>,
+    /// What it says first if it begins at once.
+    pub first: Option<Box<FirstPage>>,
     /// The time of a schedule of which this run comes: taken in the same transaction.
     pub tick: Option<Box<NewTick>>,
     /// The item of a batch of which this run comes.
@@ -307,8 +309,20 @@ pub struct NewLog {
     pub answer: Option<NewAnswer>,
 }
 
+/// What a run says first. It is stored with the run if that comes with a lease, under its epoch, and makes it RUNNING;
+/// otherwise it was never said.
+#[derive(Clone, Debug)]
+pub struct FirstPage {
+    /// The entries, from 0 on. None of them is a result.
+    pub page: Page,
+    /// As [`RunPatch::progress`].
+    pub progress: Option<Arc<str>>,
+    /// When.
+    pub at: Timestamp,
+}
+
 impl NewStart {
-    /// The index that the run's next entry gets.
+    /// The index that the run's next entry gets, unless it begins at once.
     pub fn next_index(&self) -> u64 {
         self.log.as_ref().and_then(|log| log.pages.last()).map_or(0, Page::end)
     }
@@ -322,6 +336,8 @@ pub enum Accepted {
     New {
         /// The right to execute it.
         lease: Option<Lease>,
+        /// Whether what it says first is stored.
+        has_begun: bool,
     },
     /// It is on stable storage, behind this run, which may take it in (policy `Steer`).
     Steers {
@@ -437,6 +453,12 @@ impl Run {
             progress: None,
             output: None,
         }
+    }
+
+    /// The same, as it is when the lease that comes with it has been taken.
+    #[must_use]
+    pub fn taken(self, lease: &Lease) -> Self {
+        Self { epoch: lease.epoch, claims: 1, attempt: 1, worker: Some(lease.worker.clone()), ..self }
     }
 
     /// Whether none of it executes, and none will until somebody acts: it has ended, or it is paused, its lease was

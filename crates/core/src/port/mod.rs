@@ -31,10 +31,10 @@ pub use budgets::{
 };
 pub use clock::{Chance, Clock};
 pub use db::{
-    Accepted, Access, COUNT_MAX, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, Health,
-    Lease, Life, LivingWorker, LogStore, NewLog, NewRun, NewSession, NewStart, News, Order, Release, RequestOptions,
-    Room, Run, RunCounts, RunFilter, RunLimit, RunPage, RunPatch, RunStore, Session, SessionFilter, SessionKind,
-    SessionPage, SessionPatch, SessionPolicy, SessionSort, SessionStore, Total, Unfinished, Watcher,
+    Accepted, Access, COUNT_MAX, CancelIntent, Cancelled, Claim, Claimed, Commit, Db, DbError, DbErrorKind, FirstPage,
+    Health, Lease, Life, LivingWorker, LogStore, NewLog, NewRun, NewSession, NewStart, News, Order, Release,
+    RequestOptions, Room, Run, RunCounts, RunFilter, RunLimit, RunPage, RunPatch, RunStore, Session, SessionFilter,
+    SessionKind, SessionPage, SessionPatch, SessionPolicy, SessionSort, SessionStore, Total, Unfinished, Watcher,
 };
 pub use effects::{Admitted, Effects, Halt, Listener, Recall, Refused, Reservation, SteeringMessage};
 pub use execution::{Doing, Execution};

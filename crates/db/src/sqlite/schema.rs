@@ -318,7 +318,8 @@ impl Sql {
             insert_run: sql(
                 "INSERT INTO {T}_runs (run_id, session_seq, workflow_id, status, is_behind, epoch, worker_seq, \
                 claims, attempt, due_at, next_index, updated_at, user_id, priority, limit_key, limit_max, batch_seq, \
-                batch_item) VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?5, ?5, ?9, ?10, ?7, ?8, ?11, ?12, ?13, ?14, ?15)",
+                batch_item, progress) VALUES (?1, ?2, ?3, ?16, ?4, ?5, ?6, ?5, ?5, ?9, ?10, ?7, ?8, ?11, ?12, ?13, ?14, ?15, \
+                ?17)",
             ),
             insert_request: sql("INSERT INTO {T}_run_requests (seq, workflow_name, user_id, definition, fingerprint, \
                 idempotency_key, created_at, options, input) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"),

@@ -49,6 +49,9 @@ pub(super) struct Tables<'c> {
     changes: Changes,
 }
 
+/// The epoch of a lease that comes with its run.
+const FIRST_EPOCH: u64 = 1;
+
 /// What a run has for its place: none goes before it; an earlier one of its session does; one does, and may take it in;
 /// or it has not been let in under its limit.
 const FREE: i64 = 0;
@@ -321,6 +324,7 @@ impl<'c> Tables<'c> {
         worker: Option<&WorkerId>,
     ) -> Result<Accepted, Fail> {
         rules::check_owner(access, new, None)?;
+        rules::check_first(new)?;
         let number = worker.map(|worker| self.number(worker)).transpose()?.flatten();
         let there = self.surroundings(new, number)?;
         let tick = new.start.tick.as_deref().map(|tick| Ok::<_, Fail>((self.due_schedule(tick)?, tick))).transpose()?;
@@ -384,9 +388,10 @@ impl<'c> Tables<'c> {
         let lease = worker.filter(|_| holder.is_some()).map(|worker| Lease {
             run_id: new.info.run_id.clone(),
             worker: worker.clone(),
-            epoch: 1,
+            epoch: FIRST_EPOCH,
         });
-        Ok(Accepted::New { lease })
+        let has_begun = lease.is_some() && new.start.first.is_some();
+        Ok(Accepted::New { lease, has_begun })
     }
 
     /// What is asked before anything is written; `number` is the worker's.
@@ -438,7 +443,10 @@ impl<'c> Tables<'c> {
         let claims = i64::from(holder.is_some());
         let user_id = info.user_id.as_deref();
         let start = &new.start;
-        let (due_at, next_index) = (due_column(start.due_at), int(start.next_index()));
+        let first = start.first.as_deref().filter(|_| holder.is_some());
+        let status = if first.is_some() { RunStatus::Running } else { RunStatus::Pending };
+        let next_index = first.map_or(start.next_index(), |first| first.page.end());
+        let (due_at, next_index) = (due_column(start.due_at), int(next_index));
         let (limit_key, limit_max) =
             (start.limit.as_ref().map(|limit| &*limit.key), start.limit.as_ref().map(|limit| limit.max));
         item.map_or(Ok(()), |item| self.enter_batch(item))?;
@@ -449,7 +457,7 @@ impl<'c> Tables<'c> {
             place,
             claims,
             holder,
-            at,
+            first.map_or(at, |first| first.at.as_micros()),
             user_id,
             due_at,
             next_index,
@@ -458,6 +466,8 @@ impl<'c> Tables<'c> {
             limit_max,
             item.map(|item| item.batch),
             item.map(|item| item.item),
+            status_column(status),
+            first.and_then(|first| first.progress.as_deref()),
         ];
         let seq = self.execute_and_number(&self.sql.insert_run, columns)?;
         let columns = params![
@@ -485,7 +495,14 @@ impl<'c> Tables<'c> {
             self.patch_questions(seq, &patch, new.at)?;
             log.answer.iter().try_for_each(|answer| self.give(answer, new.at))?;
         }
-        self.changes.runs(Arc::from(workflow_id), info.user_id.clone(), RunStatus::Pending, 1);
+        for (first_index, count, body) in first.iter().flat_map(|first| first.page.rows()) {
+            self.execute(&self.sql.append, params![seq, int(first_index), count, int(FIRST_EPOCH), body])?;
+        }
+        self.changes.runs(Arc::from(workflow_id), info.user_id.clone(), status, 1);
+        if let Some(item) = item.filter(|_| status != RunStatus::Pending) {
+            self.changes.batch(item.batch, RunStatus::Pending, -1);
+            self.changes.batch(item.batch, status, 1);
+        }
         new.hook.as_ref().map_or(Ok(()), |hook| self.insert_hook(seq, hook))
     }
 

@@ -4,8 +4,8 @@ use outlive_core::port::{
     Accepted, Access, Answering, AuditFilter, AuditPage, AuditRecord, AuditStore, BatchChange, BatchFilter, BatchPage,
     BatchStore, BoxFuture, BudgetFilter, BudgetPage, BudgetRaise, BudgetStore, CancelIntent, Cancelled, Claim, Claimed,
     Commit, Db, DbError, Deleted, DueHooks, Health, Hook, HookHistory, HookMove, HookStore, IdleSessions, ItemFilter,
-    ItemPage, Lease, LivingWorker, LogStore, NewAnswer, NewBatch, NewRun, NewSchedule, NewSession, NewTick, Pruned,
-    QuestionFilter, QuestionPage, QuestionStore, RateStore, RetentionStore, Run, RunFilter, RunPage, RunStore,
+    ItemPage, Lease, LivingWorker, LogStore, NewAnswer, NewBatch, NewRun, NewSchedule, NewSession, NewStart, NewTick,
+    Pruned, QuestionFilter, QuestionPage, QuestionStore, RateStore, RetentionStore, Run, RunFilter, RunPage, RunStore,
     ScheduleChange, ScheduleFilter, SchedulePage, ScheduleStore, Session, SessionFilter, SessionPage, SessionPatch,
     SessionStore, ShareRequest, ShareReturn, Sharing, StoredBatch, StoredBudget, StoredQuestion, StoredSchedule,
     StoredTick, Turn, Unfinished, Watcher,
@@ -62,6 +62,11 @@ impl TroubledDb {
         self.crashed.notified().await;
     }
 
+    /// Whether it has still to die, at a commit: what a run says first is one then, and not part of its creation.
+    fn may_crash(&self) -> bool {
+        self.at.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     fn crash_at(&self, page: Option<&Page>) -> Option<Moment> {
         let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
         let (index, moment) = (*at)?;
@@ -80,6 +85,8 @@ impl RunStore for TroubledDb {
         run: NewRun,
         worker: Option<WorkerId>,
     ) -> BoxFuture<'_, Result<Accepted, DbError>> {
+        let first = run.start.first.filter(|_| !self.may_crash());
+        let run = NewRun { start: NewStart { first, ..run.start }, ..run };
         self.pass(self.inner.create_run(access, run, worker))
     }
     fn run(&self, access: Access, run_id: RunId) -> BoxFuture<'_, Result<Option<Run>, DbError>> {

@@ -156,7 +156,7 @@ async fn put(db: &dyn Db, of: &Original, kept: usize, definition: &Definition, i
         at,
     };
     let accepted = db.create_run(Access::All, new, Some(worker)).await.unwrap();
-    let Accepted::New { lease: Some(lease) } = accepted else { panic!("the run is new") };
+    let Accepted::New { lease: Some(lease), .. } = accepted else { panic!("the run is new") };
     let body: String = of.lines[..kept].iter().flat_map(|line| [line, "\n"]).collect();
     let page = Page { first_index: 0, count: u32::try_from(kept).unwrap(), body: Arc::from(body) };
     let status = (kept > 0).then_some(RunStatus::Running);

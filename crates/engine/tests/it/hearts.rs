@@ -159,7 +159,8 @@ async fn a_run_that_is_accepted_and_about_to_start_is_left_to_whoever_starts_it(
 #[tokio::test(start_paused = true)]
 async fn a_call_whose_intent_took_longer_to_store_than_the_lease_lasts_waits_for_the_lease() {
     let (db, calls) = (InMemoryDb::new(), Calls::default());
-    let definition = workflow([append("a", &calls)]);
+    // The first intent is stored with the run.
+    let definition = workflow([slow("before", SECOND), append("a", &calls)]);
     let engine = engine(&db, &definition).await;
     let begun = Instant::now();
     db.faults(Arc::new(move |operation| {
@@ -171,7 +172,7 @@ async fn a_call_whose_intent_took_longer_to_store_than_the_lease_lasts_waits_for
         is_busy.then_some(Fault::Refuse(DbErrorKind::Busy))
     }));
     let run = engine.submit(&definition.id, input("hi")).await.unwrap();
-    said(&run, "StepStarted").await;
+    said(&run, "StepCompleted").await;
     assert!(begun.elapsed() > 15 * SECOND, "the lease ran out before the intent was stored: {:?}", begun.elapsed());
     tokio::time::sleep(10 * SECOND).await;
     assert_eq!(calls.count(), 0, "somebody else may execute it");

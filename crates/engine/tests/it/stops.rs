@@ -28,10 +28,11 @@ async fn a_cancelled_run_ends_within_a_second_and_drops_what_was_in_flight() {
         }
     }
     let db = InMemoryDb::new();
-    let dropped = Arc::new(Notify::new());
-    let guard = dropped.clone();
+    let (dropped, begun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (guard, tells) = (dropped.clone(), begun.clone());
     let step = Step::function("a", move |_, _: Arc<StepInput>| {
         let guard = Dropped(guard.clone());
+        tells.notify_one();
         async move {
             tokio::time::sleep(HOUR).await;
             drop(guard);
@@ -41,7 +42,7 @@ async fn a_cancelled_run_ends_within_a_second_and_drops_what_was_in_flight() {
     let definition = workflow([step, append("b", &Calls::default())]);
     let engine = engine(&db, &definition).await;
     let run = engine.submit(&definition.id, input("hi")).await.unwrap();
-    said(&run, "StepStarted").await;
+    begun.notified().await;
     let start = Instant::now();
     assert_eq!(run.cancel("enough").await.unwrap(), None);
     let ended = run.wait().await.unwrap();
@@ -122,11 +123,19 @@ async fn a_wish_to_cancel_that_is_durable_wins_over_an_end_that_is_not() {
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_lets_calls_in_flight_end_and_gives_the_lease_back_at_once() {
     let db = InMemoryDb::new();
-    let calls = Calls::default();
-    let definition = workflow([slow("a", Duration::from_secs(3)), append("b", &calls)]);
+    let (calls, begun) = (Calls::default(), Arc::new(Notify::new()));
+    let tells = begun.clone();
+    let slow = Step::function("a", move |_, input: Arc<StepInput>| {
+        tells.notify_one();
+        async move {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            Ok::<_, Failure>(input.text())
+        }
+    });
+    let definition = workflow([slow, append("b", &calls)]);
     let first = engine(&db, &definition).await;
     let run = first.submit(&definition.id, input("hi")).await.unwrap();
-    said(&run, "StepStarted").await;
+    begun.notified().await;
     first.shutdown().await.unwrap();
     assert_eq!(calls.count(), 0, "nothing new starts");
     let stored = db.run(Access::All, run.run_id().clone()).await.unwrap().unwrap();

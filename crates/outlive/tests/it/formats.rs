@@ -143,7 +143,8 @@ async fn a_log_of_an_older_program_goes_on_after_each_of_its_entries() {
             start: NewStart::default(),
             at,
         };
-        let Accepted::New { lease: Some(lease) } = db.create_run(Access::All, new, Some(worker)).await.unwrap() else {
+        let Accepted::New { lease: Some(lease), .. } = db.create_run(Access::All, new, Some(worker)).await.unwrap()
+        else {
             panic!("the run is new");
         };
         let body = lines[..kept].iter().flat_map(|line| [line, "\n"]).collect::<String>();

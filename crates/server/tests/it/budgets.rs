@@ -38,7 +38,7 @@ pub(crate) async fn spends(db: &InMemoryDb, id: &str, user: &str, budgets: &[Bud
         start: NewStart::default(),
         at,
     };
-    let Ok(Accepted::New { lease: Some(lease) }) = db.create_run(Access::All, run, Some(worker)).await else {
+    let Ok(Accepted::New { lease: Some(lease), .. }) = db.create_run(Access::All, run, Some(worker)).await else {
         panic!("it is new")
     };
     let steps = |budget: &Budget| {

@@ -97,7 +97,7 @@ async fn register(db: &SqliteDb, worker: &str) {
 
 async fn start(db: &SqliteDb, id: &str, worker: &str) -> Lease {
     match db.create_run(Access::All, new_run(id), Some(worker_id(worker))).await.unwrap() {
-        Accepted::New { lease: Some(lease) } => lease,
+        Accepted::New { lease: Some(lease), .. } => lease,
         other => panic!("expected a lease, got {other:?}"),
     }
 }

@@ -150,7 +150,7 @@ async fn a_watcher_added_before_opening_hears_of_others() {
     one.watch(Arc::new(move |told| drop(sender.send(told))));
     one.open().await.unwrap();
     let accepted = two.create_run(Access::All, super::new_run("r1"), None).await.unwrap();
-    assert!(matches!(accepted, Accepted::New { lease: None }));
+    assert!(matches!(accepted, Accepted::New { lease: None, .. }));
     let told = tokio::time::timeout(std::time::Duration::from_secs(10), news.recv()).await.unwrap();
     assert_eq!(told, Some(outlive_core::port::News::Anything));
 }
