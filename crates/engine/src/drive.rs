@@ -83,6 +83,8 @@ pub(crate) fn begin(
     ending: Arc<Ending>,
     definition: &Arc<Definition>,
 ) -> Option<(FirstPage, Box<Begun>)> {
+    // An observer may start a task of its own.
+    let _runtime = inner.runtime.enter();
     let (journal, obstacle) = open(inner, run, lease, Some(ending), Some(definition));
     if obstacle.is_some() {
         return None;
