@@ -12,7 +12,7 @@ use crate::settings::{self, Origin, Settings};
 use clap::Args;
 use outlive::agent::model::ScriptedModel;
 use outlive::agent::outbound::Outbound;
-use outlive::core::{Definition, Failure, InvalidInput, ModelRequest, ModelResponse, Redactor, Role, nearest, slug};
+use outlive::core::{Definition, Failure, InvalidInput, ModelRequest, ModelResponse, Role, nearest, slug};
 use outlive::engine::Schedule;
 use outlive::{Engine, Error, File, FileProblem, FileProblemKind, FileSchedules, InvalidFile};
 use std::collections::{BTreeMap, BTreeSet};
@@ -187,7 +187,7 @@ pub(crate) fn definitions(files: &[File]) -> Result<Vec<Arc<Definition>>, Proble
                             }
                         };
                         let (kind, file) = (FileProblemKind::Invalid, file.name().to_owned());
-                        problems.push(FileProblem { kind, file, line: 1, column: 1, message });
+                        problems.push(FileProblem { kind, file, line: 1, column: 1, message, excerpt: None });
                     }
                     built.push(definition);
                 }
@@ -289,15 +289,10 @@ pub(crate) fn text_of(path: &str) -> Option<String> {
 
 /// Problems beside the lines they are about.
 pub(crate) fn shown(problems: &[FileProblem]) -> String {
-    let redactor = Redactor::new([]);
     let mut text = String::new();
-    let mut texts: BTreeMap<&str, Option<String>> = BTreeMap::new();
     for problem in problems {
         text.push_str(&format!("{problem}\n"));
-        let line = texts.entry(&problem.file).or_insert_with(|| text_of(&problem.file));
-        let line = line.as_deref().and_then(|text| text.lines().nth(problem.line.saturating_sub(1)));
-        // A line with a secret is not repeated.
-        let line = line.filter(|line| redactor.text(line) == *line && !problem.message.contains("secret"));
+        let line = problem.excerpt.as_deref();
         if let Some(line) = line.filter(|line| !line.trim().is_empty() && line.chars().count() <= 200) {
             let number = problem.line;
             let before: String = line.chars().take(problem.column.saturating_sub(1)).collect();

@@ -26,6 +26,8 @@ pub struct FileProblem {
     pub column: usize,
     /// What is wrong there, and what to do about it.
     pub message: String,
+    /// The line as it stands in the file; none of a text that was not read as a workflow file, and none that may hold a secret.
+    pub excerpt: Option<String>,
 }
 
 impl fmt::Display for FileProblem {

@@ -159,9 +159,10 @@ impl ModelProfile {
         if self.background && provider.name() != "openai" {
             return Err(format!("background is for openai alone, and {} has no such mode", self.model.trim()));
         }
-        let is_variable = |name: &&String| !name.is_empty() && !name.contains(|c: char| c == '=' || c.is_whitespace());
-        if let Some(name) = self.api_key_variable.as_ref().filter(|name| !is_variable(name)) {
-            return Err(format!("api_key_variable is {name:?}: write the name of an environment variable, or none"));
+        // A key that stands here by mistake is not repeated.
+        if self.api_key_variable.as_ref().is_some_and(|name| name != "none" && !is_variable(name)) {
+            let remedy = "write its name in capitals, such as HOUSE_KEY, or none";
+            return Err(format!("api_key_variable has not the form of an environment variable: {remedy}"));
         }
         if self.base_url.as_ref().is_some_and(|base| holds_secret(base)) {
             let remedy = "take it out, and name the variable of a key with api_key_variable";
@@ -188,6 +189,12 @@ impl ModelProfile {
         let limit = super::wire::span(text).filter(|limit| is_named && !limit.is_zero());
         limit.map(Some).ok_or_else(|| format!("timeout is {text:?}: write a time such as 90s or 5m"))
     }
+}
+
+/// Whether it has the form of the name of a variable that holds a key.
+fn is_variable(name: &str) -> bool {
+    let is_one = |c: u8| c.is_ascii_uppercase() || c.is_ascii_digit() || c == b'_';
+    name.bytes().all(is_one) && name.starts_with(|c: char| !c.is_ascii_digit())
 }
 
 /// Parts of the names of secrets, with `_` between words.
@@ -306,7 +313,11 @@ mod tests {
                 r#"{"model": "openai:x", "parameters": {"extra": {"Api-Key": "hunter2"}}}"#,
                 "parameters hold a secret (Api-Key)",
             ),
-            (r#"{"model": "openai:x", "api_key_variable": ""}"#, "write the name of an environment variable, or none"),
+            (r#"{"model": "openai:x", "api_key_variable": ""}"#, "such as HOUSE_KEY, or none"),
+            (
+                r#"{"model": "openai:x", "api_key_variable": "hunter2hunter2"}"#,
+                "has not the form of an environment variable",
+            ),
             (r#"{"model": "openai:x", "timeout": "90"}"#, "write a time such as 90s or 5m"),
             (r#"{"model": "openai:x", "timeout": "soon"}"#, "write a time such as 90s or 5m"),
             (r#"{"model": "groq:x", "background": true}"#, "background is for openai alone"),

@@ -224,7 +224,7 @@ impl Validate {
 }
 
 fn problem_json(problem: &FileProblem) -> Value {
-    let FileProblem { kind, file, line, column, message } = problem;
+    let FileProblem { kind, file, line, column, message, .. } = problem;
     let kind = match kind {
         FileProblemKind::Invalid => "invalid",
         FileProblemKind::Missing => "missing",

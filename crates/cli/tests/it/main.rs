@@ -31,6 +31,7 @@ mod reloads;
 #[cfg(unix)]
 mod running;
 mod schedules;
+mod secrets;
 #[cfg(unix)]
 mod serve;
 #[cfg(unix)]

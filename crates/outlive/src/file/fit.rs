@@ -4,8 +4,10 @@
 //! and mappings; what does not is left out of it, or has a stand-in, and its place is remembered.
 
 use super::schema::{KIND, checked, resolved};
+use super::secrets;
 use super::syntax::{Span, SpanOrNone};
 use super::yaml::{At, Key, Misread, Node, Plain, What, plain};
+use outlive_agent::model::is_secret_name;
 use outlive_core::check;
 use serde_json::{Map, Number, Value, json};
 use std::collections::BTreeSet;
@@ -85,7 +87,7 @@ const REFERENCES: [(&str, &str); 9] = [
 ];
 
 /// Words of Agno's that have other names in files; of several, the one that there is.
-pub(super) const AGNOS: [(&str, &str); 42] = [
+pub(super) const AGNOS: [(&str, &str); 43] = [
     ("output_schema", "output"),
     ("response_model", "output"),
     ("input_schema", "input"),
@@ -128,6 +130,7 @@ pub(super) const AGNOS: [(&str, &str); 42] = [
     ("exclude_tools", "exclude"),
     ("tool_name_prefix", "prefix"),
     ("timezone", "time_zone"),
+    ("api_key", "api_key_variable"),
 ];
 
 /// What somebody meant by a key that there is not: a word of Agno's, or one with a typing error.
@@ -278,6 +281,10 @@ impl Fitting {
                     self.doubt_key(key, value);
                 }
                 (None, None) => drop(object.insert(key.text.clone(), self.json(value))),
+                (None, Some(_)) if is_secret(key, value, known) => {
+                    self.problems.push(Misread::hiding(key.at, value.last_line, secrets::MESSAGE));
+                    self.doubtful.insert(node.at);
+                }
                 (None, Some(_)) => {
                     let names: Vec<_> = known.into_iter().flat_map(|known| known.keys().map(String::as_str)).collect();
                     let meant = meant_key(&key.text, names.iter().copied());
@@ -369,6 +376,16 @@ impl Fitting {
         }
         Some(value)
     }
+}
+
+/// Whether a key that there is not is called like a secret, and has one; `api_key: HOUSE_KEY` only names a variable.
+fn is_secret(key: &Key, value: &Node, known: Option<&Rules>) -> bool {
+    const NAMES: &str = "api_key_variable";
+    let What::Scalar { text, .. } = &value.what else { return false };
+    let is_meant = known.is_some_and(|known| known.contains_key(NAMES))
+        && meant_key(&key.text, std::iter::once(NAMES)).contains(NAMES)
+        && secrets::is_variable_of_key(text);
+    is_secret_name(&key.text) && !text.trim().is_empty() && !value.is_nothing() && !is_meant
 }
 
 /// What is wrong with a text as a name.

@@ -14,6 +14,7 @@ mod fit;
 mod mcp;
 mod schedules;
 mod schema;
+mod secrets;
 mod syntax;
 mod yaml;
 
@@ -30,6 +31,7 @@ use outlive_core::port::Db;
 use outlive_core::{Definition, DefinitionSource, Registry};
 use outlive_engine::CreateSchedule;
 pub use schedules::FileSchedules;
+use secrets::Excerpts;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::to_raw_value;
@@ -142,7 +144,7 @@ impl File {
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let name = path.display().to_string();
-        let text = read_text(path).map_err(|misread| invalid(&name, [(misread, FileProblemKind::Invalid)]))?;
+        let text = read_text(path).map_err(|misread| invalid(&name, "", [(misread, FileProblemKind::Invalid)]))?;
         Self::parse(name, text)
     }
 
@@ -200,12 +202,12 @@ impl File {
     pub fn parse(name: impl Into<String>, text: impl Into<Arc<str>>) -> Result<Self> {
         let (name, text) = (name.into(), text.into());
         let of_file = |misread: Misread| (misread, FileProblemKind::Invalid);
-        let (node, mut misread) = yaml::read(&text).map_err(|misread| invalid(&name, [of_file(misread)]))?;
+        let (node, mut misread) = yaml::read(&text).map_err(|misread| invalid(&name, &text, [of_file(misread)]))?;
         let Fitted { value, problems, doubtful, lacks_names } = fit::fit(&node);
         misread.extend(problems);
         let out_of_place = build::out_of_place::out_of_place(&node, &text);
         // Who says more might say a secret.
-        let says_more = out_of_place.is_empty() && !lacks_names;
+        let says_more = out_of_place.is_empty() && misread.iter().all(|found| found.hides_to.is_none()) && !lacks_names;
         misread.extend(out_of_place);
         let document = Document::deserialize(value);
         match (document, misread.is_empty()) {
@@ -218,11 +220,11 @@ impl File {
             (Ok(document), false) => {
                 let rest = if says_more { build::problems_apart(&document, &node) } else { Vec::new() };
                 misread.extend(rest.into_iter().filter(|problem| !doubtful.contains(&problem.at)));
-                Err(invalid(&name, misread.into_iter().map(of_file)).into())
+                Err(invalid(&name, &text, misread.into_iter().map(of_file)).into())
             }
             (Err(error), is_fit) => {
                 misread.extend(is_fit.then(|| Misread::new(At::START, error.to_string())));
-                Err(invalid(&name, misread.into_iter().map(of_file)).into())
+                Err(invalid(&name, &text, misread.into_iter().map(of_file)).into())
             }
         }
     }
@@ -338,7 +340,7 @@ impl File {
         let (built, problems) = self.whole();
         match problems.is_empty() {
             true => Ok(built.clone()),
-            false => Err(invalid(&self.name, problems.iter().cloned()).into()),
+            false => Err(invalid(&self.name, &self.text, problems.iter().cloned()).into()),
         }
     }
 
@@ -350,7 +352,7 @@ impl File {
     pub fn definition(&self, key: &str) -> Result<Arc<Definition>> {
         let (built, whole) = self.whole();
         if whole.iter().any(|(_, kind)| *kind == FileProblemKind::Invalid) {
-            return Err(invalid(&self.name, whole.iter().cloned()).into());
+            return Err(invalid(&self.name, &self.text, whole.iter().cloned()).into());
         }
         let place = self.document.workflows.keys().position(|known| known == key).filter(|_| whole.is_empty());
         if let Some(definition) = place.and_then(|place| built.get(place)) {
@@ -362,9 +364,9 @@ impl File {
             None if problems.is_empty() => {
                 problems
                     .push((Misread::new(At::START, format!("it has no workflow {key:?}")), FileProblemKind::Invalid));
-                Err(invalid(&self.name, problems).into())
+                Err(invalid(&self.name, &self.text, problems).into())
             }
-            _ => Err(invalid(&self.name, problems).into()),
+            _ => Err(invalid(&self.name, &self.text, problems).into()),
         }
     }
 
@@ -380,7 +382,8 @@ impl File {
             (None, Some(path)) => Arc::new(outlive_db::SqliteDb::new(path)),
             _ => {
                 let message = "it says nowhere to keep runs: write `store: sqlite:runs.db`, or give it a database";
-                return Err(invalid(&self.name, [(Misread::new(At::START, message), FileProblemKind::Invalid)]).into());
+                let problem = (Misread::new(At::START, message), FileProblemKind::Invalid);
+                return Err(invalid(&self.name, &self.text, [problem]).into());
             }
         };
         Ok(definitions.into_iter().map(|definition| Workflow::of_definition(definition, db.clone())).collect())
@@ -474,7 +477,7 @@ fn short(name: &str) -> &str {
 /// A problem of a whole file, or of a folder.
 fn wrong(path: &Path, message: String) -> FileProblem {
     let kind = FileProblemKind::Invalid;
-    FileProblem { kind, file: path.display().to_string(), line: 1, column: 1, message }
+    FileProblem { kind, file: path.display().to_string(), line: 1, column: 1, message, excerpt: None }
 }
 
 fn unlisted(folder: &Path, error: &std::io::Error) -> InvalidFile {
@@ -497,14 +500,22 @@ fn restore(text: &str, settings: &Settings) -> Result<Arc<Definition>, String> {
     let (mut built, problems) = file.build(Some(&stored.workflow));
     match built.pop() {
         Some(definition) if problems.is_empty() => Ok(definition),
-        _ => Err(invalid(&stored.file, problems).to_string()),
+        _ => {
+            let invalid = invalid(&stored.file, "", problems);
+            Err(invalid.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+        }
     }
 }
 
-fn invalid(file: &str, problems: impl IntoIterator<Item = (Misread, FileProblemKind)>) -> InvalidFile {
-    let problem = |(Misread { at, message }, kind)| {
+/// The problems of a file with this text; what may be a secret is not repeated.
+fn invalid(file: &str, text: &str, problems: impl IntoIterator<Item = (Misread, FileProblemKind)>) -> InvalidFile {
+    let problems: Vec<_> = problems.into_iter().collect();
+    let excerpts = Excerpts::new(text, problems.iter().map(|(misread, _)| misread));
+    let problem = |(Misread { at, message, .. }, kind)| {
         let At { line, column } = at;
-        FileProblem { kind, file: file.to_owned(), line, column, message }
+        let message = if secrets::is_in(&message) { secrets::MESSAGE.to_owned() } else { message };
+        let excerpt = excerpts.line(line).map(str::to_owned);
+        FileProblem { kind, file: file.to_owned(), line, column, message, excerpt }
     };
     let mut problems: Vec<_> = problems.into_iter().map(problem).collect();
     problems.sort_by_key(|problem| (problem.line, problem.column));

@@ -44,11 +44,18 @@ impl From<Span> for At {
 pub(super) struct Misread {
     pub(super) at: At,
     pub(super) message: String,
+    /// The last line of what must not be shown, which begins there.
+    pub(super) hides_to: Option<usize>,
 }
 
 impl Misread {
     pub(super) fn new(at: At, message: impl Into<String>) -> Self {
-        Self { at, message: message.into() }
+        Self { at, message: message.into(), hides_to: None }
+    }
+
+    /// Of something that may be a secret, and ends on this line.
+    pub(super) fn hiding(at: At, last_line: usize, message: impl Into<String>) -> Self {
+        Self { hides_to: Some(last_line), ..Self::new(at, message) }
     }
 }
 
@@ -56,6 +63,8 @@ impl Misread {
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) at: At,
+    /// The last line of a scalar.
+    pub(super) last_line: usize,
     pub(super) what: What,
     /// Nodes that it is made of, itself included.
     size: usize,
@@ -368,7 +377,7 @@ impl Builder {
                     _ => Lines::One(usize::from(!is_plain)),
                 };
                 let what = What::Scalar { text: text.into_owned(), is_plain, lines };
-                self.push(Node { at: self.at, what, size: 1, depth: 1 }, anchor)
+                self.push(Node { at: self.at, last_line: span.end.line(), what, size: 1, depth: 1 }, anchor)
             }
             Event::SequenceStart(anchor, tag) => {
                 self.refuse_tag(tag.is_some());
@@ -384,7 +393,7 @@ impl Builder {
                     OpenWhat::List(items) => What::List(items),
                     OpenWhat::Map { fields, .. } => What::Map(fields),
                 };
-                self.push(Node { at, what, size: size + 1, depth: depth + 1 }, anchor)
+                self.push(Node { at, last_line: at.line, what, size: size + 1, depth: depth + 1 }, anchor)
             }
             Event::Alias(anchor) => {
                 let known = self.anchors.get(&anchor).cloned();

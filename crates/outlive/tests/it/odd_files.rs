@@ -153,6 +153,12 @@ fn secrets_are_refused_wherever_they_stand() {
         of_model("parameters: { token: hunter2hunter2 }"),
         with_tool("{ mcp: { url: 'https://mcp.example.org/?token=hunter2hunter2' } }"),
         with_tool("{ command: [curl, 'https://x.example.org/?key=hunter2hunter2'], description: Asks, effect: read }"),
+        with_tool("{ command: [psql, --password=hunter2hunter2], description: Asks, effect: read }"),
+        with_tool("{ command: [psql, --password, hunter2hunter2], description: Asks, effect: read }"),
+        with_tool("{ mcp: { command: [server, --token=hunter2hunter2] } }"),
+        of_model("api_key: hunter2hunter2"),
+        format!("{plain}password: hunter2hunter2\n"),
+        format!("{plain}{key}: x\n"),
     ] {
         let said = problems(&text);
         assert!(said.contains("looks like a secret"), "{text}: {said}");
@@ -160,6 +166,15 @@ fn secrets_are_refused_wherever_they_stand() {
     }
     let said = problems(&of_call("url: 'https://api.example.org/', headers: { Authorization: 'Bearer ${TOKEN}' }"));
     assert!(said.contains("written ${env:NAME} here"), "{said}");
+    for variable in ["env: [hunter2hunter2], command: [psql]", "command: [psql], env: ['hunter2 hunter2']"] {
+        let said = problems(&with_tool(&format!("{{ {variable}, description: Asks, effect: read }}")));
+        assert!(
+            said.contains("here stands the name of an environment variable") && !said.contains("hunter2"),
+            "{said}"
+        );
+    }
+    let said = problems(&of_model("api_key: HOUSE_KEY"));
+    assert!(said.contains("unknown key \"api_key\": did you mean \"api_key_variable\"?"), "{said}");
     for fine in [
         plain.replace("model: demo", "model: demo # the token is in the environment, see https://example.org/#tokens"),
         of_call("url: 'https://api.example.org/?token={token}'").replace(
@@ -167,6 +182,14 @@ fn secrets_are_refused_wherever_they_stand() {
             "description: Asks, arguments: { type: object, properties: { token: { type: string } } }",
         ),
         of_model("parameters: { max_tokens: 100, stop_token: end, prompt_cache_key: news }"),
+        with_tool("{ command: [sort, --key=2, '--token={t}', --token-file=/x], description: Sorts, effect: read }")
+            .replace(
+                "description: Sorts",
+                "description: Sorts, arguments: { type: object, properties: { t: { type: string } } }",
+            ),
+        with_tool(
+            "{ command: [sh, -c, 'curl --token=$TOKEN'], env: [TOKEN, http_proxy], description: A, effect: read }",
+        ),
         with_tool("{ command: [git, ls-remote, 'ssh://git@example.org/x'], description: Lists, effect: read }"),
         plain.replace("agent: a }", "agent: a, description: 'see https://example.org/?key=NAME' }"),
     ] {
