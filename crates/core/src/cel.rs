@@ -11,6 +11,7 @@
 //! | Variable | Type | What it holds |
 //! |---|---|---|
 //! | `input` | string | the run's input; JSON text if it is no text |
+//! | `input_data` | any | the same as JSON: a map has its fields; text that is a JSON map or list is read, other text stays text |
 //! | `previous_step_content` | string | the output of the step before; JSON text if it is no text, empty if there is none |
 //! | `previous_step_outputs` | map of strings | the same of every step so far, by the step's name |
 //! | `additional_data` | map | what the run was given besides its input; empty if nothing |
@@ -92,6 +93,7 @@ impl Scope {
     pub fn variables(self) -> &'static [&'static str] {
         const ROUTER: &[&str] = &[
             "input",
+            "input_data",
             "previous_step_content",
             "previous_step_outputs",
             "additional_data",
@@ -100,7 +102,7 @@ impl Scope {
         ];
         match self {
             Scope::Router => ROUTER,
-            Scope::Condition | Scope::Items => &ROUTER[..5],
+            Scope::Condition | Scope::Items => &ROUTER[..6],
             Scope::EndCondition => {
                 &["current_iteration", "max_iterations", "all_success", "last_step_content", "step_outputs"]
             }

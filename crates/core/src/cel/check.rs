@@ -115,7 +115,12 @@ impl<'a> Check<'a> {
             Expr::Select(select) => {
                 self.expr(&select.operand);
                 if let Some(kind) = kinds::of(&select.operand, &self.locals).filter(|kind| *kind != "map") {
-                    let message = format!("{} has no field `{}`", syntax::a(kind), excerpt(&select.field, 40));
+                    let field = excerpt(&select.field, 40);
+                    let hint = match is_input(&select.operand) {
+                        true => format!(": did you mean `input_data.{field}`?"),
+                        false => String::new(),
+                    };
+                    let message = format!("{} has no field `{field}`{hint}", syntax::a(kind));
                     self.mistake(self.offset(expr.id), message);
                 }
             }
@@ -129,7 +134,8 @@ impl<'a> Check<'a> {
     fn whole(&mut self, expr: &IdedExpr) {
         let (wanted, kinds) = self.scope.wanted();
         for (part, kind) in kinds::others(expr, kinds) {
-            let message = format!("{} must give {wanted}, and this gives {}", self.scope, syntax::a(kind));
+            let hint = if is_input(part) { ": `input_data` is the input as JSON" } else { "" };
+            let message = format!("{} must give {wanted}, and this gives {}{hint}", self.scope, syntax::a(kind));
             self.mistake(self.begin(part), message);
         }
     }
@@ -233,6 +239,11 @@ impl<'a> Check<'a> {
 /// Whether a call is one of a function. Operators have names such as `_+_`, and `@in`.
 fn is_named(call: &CallExpr) -> bool {
     call.func_name.chars().all(|letter| letter.is_alphanumeric() || ['_', '.'].contains(&letter))
+}
+
+/// The input as text, where perhaps its JSON was meant.
+fn is_input(expr: &IdedExpr) -> bool {
+    matches!(&expr.expr, Expr::Ident(name) if name.trim_start_matches('.') == "input")
 }
 
 fn quoted(names: &[&str]) -> String {

@@ -103,9 +103,11 @@ fn unreadable(token: &str) -> String {
 
 /// That a function or an operator cannot take values of these kinds.
 pub(super) fn not_for(function: &str, kinds: &[String]) -> String {
+    let of = kinds.first().map_or("value", String::as_str);
     let kinds = kinds.join(" and ");
     match function.trim_start_matches('@') {
         "_[_]" => format!("`[]` cannot take {kinds}"),
+        "." => format!("{} has no fields", a(of)),
         name if name.contains('_') && !name.starts_with(char::is_alphabetic) => {
             format!("`{}` cannot take {kinds}", name.replace('_', ""))
         }

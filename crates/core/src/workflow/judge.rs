@@ -270,6 +270,7 @@ impl VerdictInput {
         };
         match name {
             "input" => self.input.input_text().into(),
+            "input_data" => as_data(self.input.input.as_deref()),
             "previous_step_content" => content_text(self.input.previous_step_content.as_ref()).into(),
             "previous_step_outputs" => self
                 .input
@@ -294,6 +295,13 @@ impl VerdictInput {
             _ => Value::Null,
         }
     }
+}
+
+/// An input as JSON: a text that is some is read.
+fn as_data(input: Option<&Value>) -> Value {
+    let whole = input.cloned().unwrap_or_default();
+    let text = whole.as_str().filter(|text| text.trim_start().starts_with(['{', '[']));
+    text.and_then(|text| json::read(text).ok()).unwrap_or(whole)
 }
 
 impl fmt::Debug for Decider {

@@ -15,6 +15,7 @@ fn variables(value: Value) -> Map<String, Value> {
 fn before_step() -> Map<String, Value> {
     variables(json!({
         "input": "URGENT: the printer is on fire",
+        "input_data": {"topic": "printers", "floors": [1, 2]},
         "previous_step_content": "TECHNICAL: no ink",
         "previous_step_outputs": {"Research": "three sources", "Draft": ""},
         "additional_data": {"priority": 8, "route": "Billing", "tags": ["vip", "eu"], "nested": {"deep": [1, 2.5]}},
@@ -189,7 +190,7 @@ fn mistakes_are_told_with_their_place() {
             vec![at(
                 1,
                 1,
-                "a condition has no variable `banana`, only `input`, `previous_step_content`, `previous_step_outputs`, \
+                "a condition has no variable `banana`, only `input`, `input_data`, `previous_step_content`, `previous_step_outputs`, \
                  `additional_data`, `session_state`",
             )],
         ),
@@ -202,7 +203,7 @@ fn mistakes_are_told_with_their_place() {
             vec![at(
                 1,
                 18,
-                "a condition has no variable `x`, only `input`, `previous_step_content`, `previous_step_outputs`, `additional_data`, `session_state`",
+                "a condition has no variable `x`, only `input`, `input_data`, `previous_step_content`, `previous_step_outputs`, `additional_data`, `session_state`",
             )],
         ),
         ("[1].exists(item, itm > 0)", vec![at(1, 18, "a condition has no variable `itm`; did you mean `item`?")]),
@@ -227,7 +228,7 @@ fn mistakes_are_told_with_their_place() {
                 at(
                     1,
                     1,
-                    "a condition has no variable `optional`, only `input`, `previous_step_content`, `previous_step_outputs`, `additional_data`, `session_state`",
+                    "a condition has no variable `optional`, only `input`, `input_data`, `previous_step_content`, `previous_step_outputs`, `additional_data`, `session_state`",
                 ),
                 at(1, 10, "there is no function `none`"),
             ],
@@ -266,6 +267,10 @@ fn what_fails_says_why_and_shows_no_value() {
             "additional_data.tier == 'gold' ? 'a' : 'b'",
             "there is no key `tier`: ask with `has()`, or with `in`, whether it is there",
         ),
+        (
+            "input_data.tier == 'gold' ? 'a' : 'b'",
+            "there is no key `tier`: ask with `has()`, or with `in`, whether it is there",
+        ),
         ("additional_data.route > 3 ? 'a' : 'b'", "`>` cannot take string and int"),
         ("additional_data.route + 3", "this operator cannot take string and int"),
         ("additional_data.tags.contains('vip') ? 'a' : 'b'", "`contains` cannot take list and string"),
@@ -291,6 +296,25 @@ fn what_fails_says_why_and_shows_no_value() {
 
     let error = Cel::compile("input", Scope::Router).unwrap().evaluate(&Map::new()).unwrap_err();
     assert_eq!(error.to_string(), "the CEL expression `input` failed: `input` has no value");
+}
+
+#[test]
+fn fields_of_the_input_are_read_and_missed_by_name() {
+    let given = before_step();
+    for text in [
+        "input_data.topic == 'printers' && !has(input_data.price)",
+        "2 in input_data.floors && size(input_data.floors) == 2",
+        "'topic' in input_data",
+    ] {
+        assert!(bool_of(text, Scope::Condition, &given), "{text}");
+    }
+    let floors = Cel::compile("input_data.floors", Scope::Items).unwrap();
+    assert_eq!(floors.evaluate_list(&given).unwrap(), [json!(1), json!(2)]);
+    let plain = variables(json!({ "input_data": "tea" }));
+    for text in ["has(input_data.topic)", "input_data.topic == 'tea'"] {
+        let error = Cel::compile(text, Scope::Condition).unwrap().evaluate_bool(&plain).unwrap_err();
+        assert_eq!(error.to_string(), format!("the CEL expression `{text}` failed: a string has no fields"));
+    }
 }
 
 #[test]
@@ -321,22 +345,30 @@ fn what_decides_or_chooses_nothing_is_refused() {
 #[test]
 fn what_certainly_fails_does_not_compile() {
     let verdict = "must give true or false, and this gives";
+    let as_data = ": `input_data` is the input as JSON";
     let names = "a router's selector must give a name or a list of names, and this gives a bool";
     for (scope, text, column, message) in [
-        (Scope::Condition, "input", 1, &*format!("a condition {verdict} a string")),
+        (Scope::Condition, "input", 1, &*format!("a condition {verdict} a string{as_data}")),
         (Scope::Condition, "size(input)", 1, &format!("a condition {verdict} an int")),
         (Scope::Condition, "true ? 1 > 0 : 'no'", 16, &format!("a condition {verdict} a string")),
         (Scope::EndCondition, "step_outputs.map(n, n)", 1, &format!("a loop's end condition {verdict} a list")),
         (Scope::EndCondition, "current_iteration + 1", 1, &format!("a loop's end condition {verdict} an int")),
         (Scope::Router, "has(session_state.a)", 1, names),
         (Scope::Router, "input == 'a'", 1, names),
+        (
+            Scope::Items,
+            "input",
+            1,
+            &format!("the items of a ForEach must give a list, and this gives a string{as_data}"),
+        ),
         (Scope::Items, "session_state", 1, "the items of a ForEach must give a list, and this gives a map"),
         (Scope::Condition, "input > 3", 7, "`>` cannot take string and int"),
         (Scope::Condition, "!input", 1, "`!` cannot take string"),
         (Scope::Condition, "input + 1 == 'a'", 7, "`+` cannot take string and int"),
         (Scope::Condition, "previous_step_outputs.contains('a')", 23, "`contains` cannot take map and string"),
-        (Scope::Condition, "input.topic == 'a'", 6, "a string has no field `topic`"),
-        (Scope::Condition, "has(input.topic)", 4, "a string has no field `topic`"),
+        (Scope::Condition, "input.topic == 'a'", 6, "a string has no field `topic`: did you mean `input_data.topic`?"),
+        (Scope::Condition, "has(input.topic)", 4, "a string has no field `topic`: did you mean `input_data.topic`?"),
+        (Scope::Condition, "previous_step_content.topic == 'a'", 22, "a string has no field `topic`"),
         (Scope::Condition, "'a' in input", 5, "`in` cannot take string and string"),
     ] {
         let expected = vec![Mistake { line: 1, column, message: message.to_owned() }];

@@ -9,6 +9,7 @@ use outlive::{File, FileProblemKind, InvalidFile, WorkflowRunOutput};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 const CONTENT: &str = include_str!("files/content.yaml");
@@ -465,6 +466,40 @@ workflows:
     let shaped = text.replace("loop: Endless\n", "loop: Endless\n        max_iterations: 2\n");
     let shaped = problems(&shaped.replace("steps: []", "steps: [{ step: Y, agent: writer }]"));
     assert_eq!(shaped.lines().count(), 10, "{shaped}");
+}
+
+#[tokio::test]
+async fn fields_of_the_input_reach_expressions_of_files_programs_and_inner_workflows() {
+    let text = "\
+version: 1
+model: demo
+agents: { a: {} }
+workflows:
+  outer: { steps: [{ step: Inner, workflow: inner }] }
+  inner:
+    steps:
+      - { for_each: Each, items: input_data.topics, steps: [{ step: A, agent: a }] }
+      - { condition: Many?, when: 'has(input_data.n) && input_data.n > 3', then: [{ step: B, agent: a }] }
+";
+    let input = json!({ "topics": ["tea", "milk"], "n": 4 });
+    for key in ["inner", "outer"] {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = calls.clone();
+        let demo = ScriptedModel::from_fn("demo", move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, Failure>(ModelResponse::text("said"))
+        });
+        let file = File::parse("x.yaml", text).unwrap().model("demo", demo).db(InMemoryDb::new());
+        let workflows = file.workflows().unwrap();
+        let workflow = workflows.iter().find(|workflow| workflow.definition().id.as_str() == key).unwrap();
+        workflow.run(input.clone()).await.unwrap();
+        assert_eq!(calls.load(Ordering::Relaxed), 3, "{key}");
+    }
+    let work = |name: &'static str| Step::function(name, move |_, _| async move { Ok::<_, Failure>(name) });
+    let router = Router::new("Which").select_cel("input_data.n > 3 ? 'Many' : 'Few'");
+    let workflow = Workflow::builder("w").db(InMemoryDb::new()).step(router.choice(work("Many")).choice(work("Few")));
+    let run = workflow.build().unwrap().run(input).await.unwrap();
+    assert!(format!("{run:?}").contains("\"Many\"") && !format!("{run:?}").contains("\"Few\""), "{run:?}");
 }
 
 #[test]
