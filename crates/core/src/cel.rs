@@ -186,6 +186,11 @@ impl Cel {
         &self.0.text
     }
 
+    /// The texts that it may give and that are written out in it: as a whole, as one of several, or in a list.
+    pub fn texts(&self) -> Vec<&str> {
+        check::texts(&self.0.expr)
+    }
+
     /// Evaluates the expression with these variables; those it does not read may be absent.
     ///
     /// # Errors

@@ -269,6 +269,18 @@ fn children(expr: &IdedExpr) -> Vec<&IdedExpr> {
     }
 }
 
+/// What [`Cel::texts`] gives.
+pub(super) fn texts(expr: &IdedExpr) -> Vec<&str> {
+    match &expr.expr {
+        Expr::Literal(LiteralValue::String(text)) => vec![text.inner()],
+        Expr::List(list) => list.elements.iter().flat_map(texts).collect(),
+        Expr::Call(call) if call.func_name == operators::CONDITIONAL => {
+            call.args.iter().skip(1).flat_map(texts).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// Levels of a tree.
 fn depth(expr: &IdedExpr) -> usize {
     1 + children(expr).into_iter().map(depth).max().unwrap_or(0)

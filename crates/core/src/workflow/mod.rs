@@ -46,7 +46,7 @@ pub use step::{Blocking, Function, OnError, Step, StepNode};
 pub use steps::{Steps, StepsNode};
 
 use crate::budget::{Budget, Spending};
-use crate::cel::Scope;
+use crate::cel::{Cel, Scope};
 use crate::failure::Failure;
 use crate::id::{DefinitionId, slug};
 use crate::log::Key;
@@ -798,6 +798,7 @@ impl TreeBuilder<'_> {
             }
             Block::Router(Router { settings, select, choices }) => {
                 let asks = settings.review.as_ref().is_some_and(|review| review.requires_user_input);
+                self.choices(select.as_ref(), &choices);
                 let decider = match select {
                     None if asks => Some(None),
                     select => self.decider(select, "select", Scope::Router, &settings.name).map(Some),
@@ -844,6 +845,16 @@ impl TreeBuilder<'_> {
             self.problem(&format!("it has no {what}"));
         }
         self.sequence(blocks)
+    }
+
+    /// Whatever a selector has written out must be a choice.
+    fn choices(&mut self, select: Option<&Decider>, choices: &[Block]) {
+        let Some(Decider::Cel(text)) = select else { return };
+        let Ok(cel) = Cel::compile(text, Scope::Router) else { return };
+        let known: Vec<&str> = choices.iter().map(|choice| &**choice.name()).collect();
+        for name in cel.texts().into_iter().filter(|name| !known.contains(name) && !known.is_empty()) {
+            self.problem(&format!("it may choose {name:?}, which is not among its choices: {}", known.join(", ")));
+        }
     }
 
     fn decider(

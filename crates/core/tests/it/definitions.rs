@@ -416,3 +416,16 @@ fn a_definition_has_an_id_that_can_be_asked_for_and_one_that_was_stored_is_read(
         assert_eq!(Structure::from_json(&json).unwrap().id.as_str(), bad);
     }
 }
+
+#[test]
+fn what_a_selector_has_written_out_is_one_of_the_choices() {
+    let router = |select: &str| Router::new("r").select_cel(select).choice(step("a")).choice(step("b"));
+    let build = |select: &str| Definition::builder("P").step(router(select)).build();
+    for fine in ["'a'", "['b', 'a']", "size(input) > 3 ? 'a' : 'b'", "input", "'c' + input", "[]"] {
+        assert!(build(fine).is_ok(), "{fine}");
+    }
+    for wrong in ["'c'", "['a', 'c']", "input == 'c' ? 'c' : 'a'"] {
+        let problems = build(wrong).unwrap_err().problems;
+        assert_eq!(problems, ["Router \"r\": it may choose \"c\", which is not among its choices: a, b"], "{wrong}");
+    }
+}

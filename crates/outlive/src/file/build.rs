@@ -3,6 +3,7 @@
 //! It must never execute or open anything. The invariant: what is built is what a program would build with the same
 //! builders, so a file has no meaning of its own.
 
+mod order;
 pub(super) mod out_of_place;
 pub(super) mod thinkers;
 
@@ -434,18 +435,23 @@ impl<'a> Build<'a> {
         let fields = said.input.iter().filter_map(|schema| schema.get("properties")?.as_object()).flat_map(Map::keys);
         let fields: Vec<_> = fields.map(String::as_str).collect();
         let steps = self.nodes(&said.steps, &[&path[..], &["steps"]].concat(), &mut Vec::new(), &fields);
-        self.check_referred();
+        self.check_referred(&said.steps, &path);
         steps.into_iter().fold(builder, DefinitionBuilder::step)
     }
 
-    /// Steps that are named must be there.
-    fn check_referred(&mut self) {
+    /// Steps that are named must be there, and have ended.
+    fn check_referred(&mut self, steps: &[Node], path: &Path<'_>) {
         let known: BTreeSet<_> = self.places.iter().filter_map(|(path, _)| path.last().cloned()).collect();
         for (name, at) in std::mem::take(&mut self.referred) {
             if !known.contains(&name) {
                 let meant = meant(&name, known.iter().map(String::as_str));
                 self.problem(at, format!("unknown step {name:?}{meant}"));
             }
+        }
+        for (place, name) in order::too_early(steps).into_iter().filter(|(_, name)| known.contains(*name)) {
+            let place: Vec<_> = place.iter().map(String::as_str).collect();
+            let at = self.value(&[path, &["steps"], &place, &["items_of"]].concat());
+            self.problem(at, format!("{name:?} has not ended when this begins: name a step before it"));
         }
     }
 
@@ -554,6 +560,7 @@ impl<'a> Build<'a> {
                 let choices = self.nodes(&said.choices, &at("choices"), inside, fields);
                 let mut router = Router::new(&said.name);
                 if let Some(select) = self.cel(said.select.as_deref(), Scope::Router, &at("select")) {
+                    self.check_choices(select, &said.choices, &at("select"));
                     router = router.select_cel(select);
                 }
                 settings!(choices.into_iter().fold(router, Router::choice), said.common()).into()
@@ -606,6 +613,17 @@ impl<'a> Build<'a> {
             self.said.push(error.to_string());
         }
         Some(text)
+    }
+
+    /// Whatever a selector has written out must be a choice.
+    fn check_choices(&mut self, select: &str, choices: &[Node], path: &Path<'_>) {
+        let Ok(cel) = Cel::compile(select, Scope::Router) else { return };
+        let known: Vec<_> = choices.iter().map(|choice| common(choice).name).collect();
+        for name in cel.texts().into_iter().filter(|name| !known.contains(name) && !known.is_empty()) {
+            let meant = meant(name, known.iter().copied());
+            self.problem(self.value(path), format!("{name:?} is not among its choices{meant}"));
+            self.said.push(format!("{name:?}, which is not among its choices"));
+        }
     }
 
     fn step(&mut self, said: &'a syntax::Step, path: &Path<'_>, fields: &[&str]) -> Option<Step> {

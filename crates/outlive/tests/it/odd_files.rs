@@ -302,6 +302,34 @@ fn a_mistake_in_cel_has_its_place_in_every_style_of_text() {
 }
 
 #[test]
+fn a_list_comes_from_a_step_that_has_ended() {
+    let of = |step: &str| format!("{{ for_each: E, items_of: {step}, steps: [{{ step: I, agent: a }}] }}");
+    let step = |name: &str| format!("{{ step: {name}, agent: a }}");
+    let (e, s, t) = (of("S"), step("S"), step("T"));
+    for (steps, is_fine) in [
+        (format!("[{s}, {e}]"), true),
+        (format!("[{e}, {s}]"), false),
+        (format!("[{{ parallel: P, steps: [{s}, {t}] }}, {e}]"), true),
+        (format!("[{{ parallel: P, steps: [{s}, {e}] }}]"), false),
+        (format!("[{{ parallel: S, steps: [{t}, {e}] }}]"), false),
+        (format!("[{{ sequence: Q, steps: [{s}, {t}, {e}] }}]"), true),
+        (format!("[{{ sequence: Q, steps: [{e}] }}, {s}]"), false),
+        // What may be before it in another iteration, or in another order, is.
+        (format!("[{{ loop: L, max_iterations: 2, steps: [{e}, {s}] }}]"), true),
+        (format!("[{{ loop: L, max_iterations: 2, steps: [{e}] }}, {s}]"), false),
+        (format!("[{{ router: R, select: step_choices, choices: [{e}, {s}] }}]"), true),
+        (format!("[{{ condition: C, when: 'true', then: [{s}], else: [{e}] }}]"), false),
+        (format!("[{{ condition: C, when: 'true', then: [{s}], else: [{t}] }}, {e}]"), true),
+        (format!("[{{ for_each: F, items: '[1]', steps: [{s}, {e}] }}]"), true),
+        (format!("[{{ for_each: F, items: '[1]', steps: [{e}, {s}] }}]"), false),
+    ] {
+        let file = File::parse("x.yaml", format!("{HEAD}workflows: {{ w: {{ steps: {steps} }} }}\n")).unwrap();
+        let built = file.model("demo", ScriptedModel::replies([])).definitions();
+        assert_eq!(built.is_ok(), is_fine, "{steps}: {:?}", built.err());
+    }
+}
+
+#[test]
 fn a_problem_is_told_once_and_where_it_is() {
     for (step, told) in [
         ("{ step: A, agent: a, function: f }", "x.yaml:7:9: it has agent and function: leave one of them"),
@@ -310,6 +338,18 @@ fn a_problem_is_told_once_and_where_it_is() {
         ("{ step: A, agent: a, <<: { timeout: 5s } }", "x.yaml:7:30: `<<` merges nothing"),
         ("{ for_each: R, steps: [{ step: A, agent: a }] }", "x.yaml:7:9: it says no list"),
         ("{ for_each: R, items_of: B, steps: [{ step: A, agent: a }] }", "x.yaml:7:34: unknown step \"B\""),
+        (
+            "{ for_each: R, items_of: S, steps: [{ step: S, agent: a }] }",
+            "x.yaml:7:34: \"S\" has not ended when this begins: name a step before it",
+        ),
+        (
+            "{ router: R, select: '\"Nope\"', choices: [{ step: Note, agent: a }] }",
+            "x.yaml:7:30: \"Nope\" is not among its choices: did you mean \"Note\"?",
+        ),
+        (
+            "{ router: R, select: 'size(input) > 9 ? [\"B\"] : \"Other\"', choices: [{ step: B, agent: a }] }",
+            "x.yaml:7:30: \"Other\" is not among its choices",
+        ),
         ("{ step: A, agent: a, review: {} }", "x.yaml:7:30: it asks nothing"),
         ("{ step: A, agent: a, review: { confirm: Go?, on_reject: else } }", "x.yaml:7:9: an agent step \"A\": only a"),
         ("{ step: @a, agent: a }", "x.yaml:7:17: it is not YAML"),
