@@ -65,7 +65,7 @@ fn required(rules: &'static Rules) -> impl Iterator<Item = &'static str> {
 /// `: did you mean "agent"?`, if one is near.
 pub(super) fn meant<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
     let distance = |name: &str| strsim::damerau_levenshtein(word, name);
-    let nearest = known.map(|name| (distance(name), name)).min();
+    let nearest = known.filter(|name| *name != word).map(|name| (distance(name), name)).min();
     let allowed = (word.chars().count() / 3 + 1).min(3);
     match nearest {
         Some((far, name)) if far <= allowed => format!(": did you mean {name:?}?"),
@@ -260,6 +260,7 @@ impl Fitting {
         let others = rules.get("additionalProperties");
         let is_closed = others == Some(&Value::Bool(false));
         let mut object = Map::new();
+        let mut mistyped = Vec::new();
         // That it merges nothing was told.
         for (key, value) in fields.iter().filter(|(key, _)| key.text != "<<") {
             match (known.and_then(|known| known.get(&key.text)), others) {
@@ -294,6 +295,7 @@ impl Fitting {
                     };
                     self.problem(key.at, message);
                     self.doubtful.insert(node.at);
+                    mistyped.push(meant);
                 }
             }
         }
@@ -303,7 +305,11 @@ impl Fitting {
                 self.doubtful.insert(node.at);
             }
         }
-        for name in required(rules).filter(|name| !fields.iter().any(|(key, _)| key.text == **name)) {
+        let is_there = |name: &str| {
+            let is_meant = format!("did you mean {name:?}?");
+            fields.iter().any(|(key, _)| key.text == name) || mistyped.iter().any(|meant| meant.contains(&is_meant))
+        };
+        for name in required(rules).filter(|name| !is_there(name)) {
             let about = known.and_then(|known| known.get(name)).and_then(|schema| schema.get("description")?.as_str());
             let about = about.map(|text| format!(" ({})", text.split(['.', ':']).next().unwrap_or(text)));
             self.problem(node.at, format!("{name:?} is missing{}", about.unwrap_or_default()));

@@ -289,9 +289,10 @@ pub(super) fn read(text: &str) -> Result<(Node, Vec<Misread>), Misread> {
             // What is missing at the end is missing on the last line.
             let line = error.marker().line().clamp(1, text.lines().count().max(1));
             let at = At { line, column: error.marker().col() + 1 };
-            match error.info() {
-                "recursion limit exceeded" => too_deep(at),
-                info => Misread::new(at, format!("it is not YAML: {info}{}", hint(text, at))),
+            match (error.info(), tab(text, line)) {
+                ("recursion limit exceeded", _) => too_deep(at),
+                (info, Some(tab)) => Misread::new(tab, format!("it is not YAML: {info}{TABS}")),
+                (info, None) => Misread::new(at, format!("it is not YAML: {info}{}", hint(text, at))),
             }
         })?;
         builder.at = span.into();
@@ -325,14 +326,26 @@ fn too_deep(at: At) -> Misread {
     Misread::new(at, message)
 }
 
+const TABS: &str = " (indent with spaces: YAML allows no tabs there)";
+
+/// The tab by which this line is indented, or one beside it: a scalar goes on below the line that it is told of.
+fn tab(text: &str, line: usize) -> Option<At> {
+    let lines: Vec<_> = text.lines().collect();
+    let indented = |number: usize| {
+        let line = lines.get(number.checked_sub(1)?)?;
+        let column = line.chars().take_while(|c| c.is_whitespace()).position(|c| c == '\t')? + 1;
+        Some(At { line: number, column })
+    };
+    let below = (line + 1..=lines.len()).find(|number| !lines[number - 1].trim().is_empty());
+    let below = below.and_then(indented).filter(|at| at.column == 1);
+    indented(line).or_else(|| indented(line - 1)).or(below)
+}
+
 /// What often is behind a mistake on this line.
 fn hint(text: &str, at: At) -> &'static str {
     let line = text.lines().nth(at.line - 1).unwrap_or_default();
-    let before = || text.lines().nth(at.line.wrapping_sub(2)).unwrap_or_default();
     let begins_badly = line.chars().nth(at.column - 1).is_some_and(|c| matches!(c, '@' | '`' | '%' | '*' | '&' | '!'));
-    let indented_by_tab = |line: &str| line.chars().take_while(|c| c.is_whitespace()).any(|c| c == '\t');
     match line {
-        _ if indented_by_tab(line) || indented_by_tab(before()) => " (indent with spaces: YAML allows no tabs there)",
         _ if begins_badly => " (put text that begins with such a character into quotes)",
         _ if line.contains(['{', '[']) && line.contains('?') => " (put text with a `?` into quotes)",
         _ if line.contains(": ") && line.matches(": ").count() > 1 => " (put text with a `: ` into quotes)",
@@ -551,6 +564,8 @@ mod tests {
             ("a: 1\n---\nb: 2", 2, "second document"),
             ("? [a]\n: 1", 1, "key must be text"),
             ("a:\n\tb: 1", 2, "no tabs"),
+            ("a: 1\n\tb: demo\nc: {}\n", 2, "no tabs"),
+            ("a: 1\n\n\tb: demo\n", 3, "no tabs"),
             ("", 1, "empty"),
             ("a: [1, 2", 1, "not YAML"),
         ] {

@@ -201,6 +201,24 @@ fn what_is_missing_for_a_model_that_stands_in_is_told_where_it_is_named() {
 }
 
 #[test]
+fn a_suggestion_is_another_name_and_made_for_names_only() {
+    for models in [
+        "a: { model: ollama:x }, b: { model: ollama:y, timeout: '5' }",
+        "a: { model: ollama:x }, b: { model: ollama:y, temperature: 1.5, top_p: 0.5, timeout: soon }",
+        "a: { model: ollama:x }, b: { model: b }",
+    ] {
+        let text = format!(
+            "version: 1\nmodels: {{ {models} }}\nagents: {{ x: {{ model: b }} }}\nworkflows: {{ w: {{ steps: [{{ step: A, \
+             agent: x }}] }} }}\n"
+        );
+        let said = problems(&text);
+        assert!(!said.contains("did you mean \""), "{said}");
+    }
+    let said = problems("version: 1\nworkflwos: { w: { steps: [] } }\n");
+    assert_eq!(said, "x.yaml:2:1: unknown key \"workflwos\": did you mean \"workflows\"?");
+}
+
+#[test]
 fn a_model_that_takes_the_place_of_all_is_no_mistake_of_the_file() {
     let file = || File::parse("x.yaml", with_steps("      - { step: A, agent: a }\n")).unwrap();
     let file = || file().model("demo", ScriptedModel::replies([]));

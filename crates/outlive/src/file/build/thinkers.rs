@@ -106,8 +106,11 @@ fn profile<'a>(document: &'a Document, settings: &'a Settings, name: &str) -> Op
     document.models.get(name).or_else(|| settings.profiles.get(name))
 }
 
-/// A problem with the model of this name, and what was probably meant.
+/// A problem with the model of this name, and, unless something is called that, what was probably meant.
 fn problem_of(document: &Document, settings: &Settings, problem: String, name: &str) -> String {
+    if settings.models.contains_key(name) || profile(document, settings, name).is_some() {
+        return problem;
+    }
     let names = document.models.keys().chain(settings.profiles.keys()).chain(settings.models.keys());
     format!("{problem}{}", meant(name, names.map(String::as_str)))
 }
