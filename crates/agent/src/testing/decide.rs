@@ -57,6 +57,7 @@ impl Conversation {
             Some(Value::Array(items)) => items.iter().for_each(|item| conversation.item(item)),
             _ => {}
         }
+        conversation.output_schema = conversation.output_schema.or_else(|| schema_in_words(&conversation.system));
         conversation
     }
 
@@ -191,6 +192,12 @@ impl Conversation {
         let (print, words) = (print >> 32, words.join(" "));
         format!("Answer {print:08x} from {} tool results: {words}.", self.results)
     }
+}
+
+/// The schema that instructions ask for, where the format of an answer cannot say it.
+fn schema_in_words(system: &str) -> Option<Value> {
+    let (_, rest) = system.rsplit_once("JSON Schema:\n")?;
+    Conversation::json_after(rest).filter(Value::is_object)
 }
 
 impl OfferedTool {

@@ -318,6 +318,11 @@ impl McpServer {
         lock(&self.shared).opened
     }
 
+    /// How many of them were not ended by their client.
+    pub fn open_sessions(&self) -> usize {
+        lock(&self.shared).sessions.len()
+    }
+
     /// Forgets all sessions, as a server does that was started again.
     pub fn forget_sessions(&self) {
         lock(&self.shared).sessions.clear();

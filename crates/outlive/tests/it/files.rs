@@ -1004,12 +1004,17 @@ fn a_tool_that_runs_a_command_needs_the_permission_however_its_workflow_is_built
 
 #[test]
 fn no_key_is_in_what_is_stored() {
+    // A variable that every test has stands for one with a key: its value is looked for.
+    let canary = std::env::var("CARGO_MANIFEST_DIR").unwrap();
     let text = CONTENT.replace(
         "model: openai:gpt-5.2",
-        "model: fast\nmodels: { fast: { model: openai:gpt-5.2, api_key_variable: SOME_KEY } }",
+        "model: fast\nmodels: { fast: { model: openai:gpt-5.2, api_key_variable: CARGO_MANIFEST_DIR } }\ntools:\n  look:\n    \
+         http: { url: 'https://example.org', headers: { X-Key: '${env:CARGO_MANIFEST_DIR}' } }\n    description: Looks",
     );
-    let built = definitions(&text).remove(0);
+    let file = File::parse("x.yaml", text).unwrap().functions(registry());
+    let built = file.definitions().unwrap_or_else(|error| panic!("{error}")).remove(0);
     let stored: Value = serde_json::from_str(&built.source.as_ref().unwrap().text).unwrap();
     assert_eq!(stored["workflow"], "content-creation");
-    assert!(built.structure.contains("SOME_KEY"), "the name of the variable is");
+    assert!(built.structure.contains("CARGO_MANIFEST_DIR"), "the name of the variable is");
+    assert!(!built.structure.contains(&canary) && !format!("{built:?}").contains(&canary), "its value is not");
 }
