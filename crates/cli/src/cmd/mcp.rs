@@ -29,8 +29,8 @@ use rmcp::service::{RequestContext, RoleServer};
 use rmcp::transport::async_rw::AsyncRwTransport;
 use rmcp::{ServerHandler, ServiceExt};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +61,11 @@ pub(crate) struct Mcp {
     #[arg(long, value_name = "ID", value_parser = super::user)]
     user: Option<String>,
 }
+
+/// How answers are written.
+const ANSWERS: &str = "write {\"do\": \"approve\"}, {\"do\": \"reject\", \"feedback\": …}, {\"do\": \"input\", \"values\": {…}}, {\"do\": \
+     \"edit\", \"output\": …}, {\"do\": \"choose\", \"choices\": […]}, {\"do\": \"retry\"}, {\"do\": \"skip\"} or {\"do\": \"result\", \
+     \"result\": …}";
 
 /// A workflow that can be started.
 #[derive(Clone, Debug)]
@@ -183,6 +188,7 @@ struct WaitForRun {
     /// At most this long; 30 unless said, 600 at most
     #[serde(default)]
     #[schemars(range(min = 0, max = 600))]
+    #[serde(deserialize_with = "seconds")]
     timeout_seconds: Option<u64>,
 }
 
@@ -208,6 +214,7 @@ struct ListRuns {
     /// How many; 20 unless said
     #[serde(default)]
     #[schemars(range(min = 1, max = 100))]
+    #[serde(deserialize_with = "runs")]
     limit: Option<u32>,
 }
 
@@ -226,6 +233,7 @@ struct AnswerQuestion {
     question_id: String,
     /// One of the answers that the question takes
     #[schemars(with = "GivenAnswer")]
+    #[serde(deserialize_with = "given_answer")]
     answer: Answer,
 }
 
@@ -454,6 +462,35 @@ fn object(fields: &[(&str, &str)]) -> Map<String, Value> {
     let properties: Map<String, Value> = fields.iter().map(field).collect();
     let schema = json!({ "type": "object", "properties": properties, "required": required });
     schema.as_object().cloned().unwrap_or_default()
+}
+
+/// An answer, also by its name alone where that is all of it.
+fn given_answer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Answer, D::Error> {
+    let given = match Value::deserialize(deserializer)? {
+        Value::String(name) => json!({ "do": name }),
+        given => given,
+    };
+    Answer::deserialize(given).map_err(|error| D::Error::custom(format!("answer: {error}: {ANSWERS}")))
+}
+
+/// A number of seconds, if any.
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    whole(deserializer, "timeout_seconds", 0, WAIT_MAX)
+}
+
+/// A number of runs, if any.
+fn runs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let count = whole(deserializer, "limit", 1, u64::from(LIST_MAX))?;
+    Ok(count.map(|count| u32::try_from(count).unwrap_or(u32::MAX)))
+}
+
+fn whole<'de, D: Deserializer<'de>>(given: D, name: &str, least: u64, most: u64) -> Result<Option<u64>, D::Error> {
+    let given = Value::deserialize(given)?;
+    match given.as_u64() {
+        _ if given.is_null() => Ok(None),
+        Some(count) => Ok(Some(count)),
+        None => Err(D::Error::custom(format!("{name} is {given}: write a whole number from {least} to {most}"))),
+    }
 }
 
 /// The arguments of a call.

@@ -151,8 +151,11 @@ fn an_assistant_starts_a_run_comes_back_for_it_after_a_kill_and_answers_what_it_
     assert_eq!(question["answers"], json!(["approve", "reject"]));
     let wrong =
         second.refused("answer_question", json!({ "question_id": question["id"], "answer": { "do": "perhaps" } }));
-    assert!(wrong.starts_with("the arguments do not fit: "), "{wrong}");
-    second.call("answer_question", json!({ "question_id": question["id"], "answer": { "do": "approve" } }));
+    assert!(wrong.starts_with("the arguments do not fit: ") && wrong.contains(r#"{"do": "approve"}"#), "{wrong}");
+    let wrong = second.refused("answer_question", json!({ "question_id": question["id"], "answer": "perhaps" }));
+    assert!(wrong.contains("perhaps") && wrong.contains(r#"{"do": "approve"}"#), "{wrong}");
+    // As the question lists it.
+    second.call("answer_question", json!({ "question_id": question["id"], "answer": question["answers"][0] }));
     let done = second.call("wait_for_run", json!({ "run_id": run_id, "timeout_seconds": 60 }));
     assert_eq!((&done["status"], &done["content"]), (&json!("COMPLETED"), &json!("served")), "{done}");
     assert_eq!(second.call("get_run", json!({ "run_id": &run_id[..8] }))["content"], "served");
@@ -171,6 +174,10 @@ fn what_an_assistant_says_wrong_is_told_in_words_and_nothing_is_lost() {
     assert!(unknown.contains("there is no workflow coffee") && unknown.contains("there are: tea"), "{unknown}");
     let unfit = assistant.refused("start_run", json!({ "workflow": "tea", "input": { "cups": 1 } }));
     assert!(unfit.contains("cup"), "{unfit}");
+    let never = assistant.refused("wait_for_run", json!({ "run_id": "x", "timeout_seconds": -1 }));
+    assert!(never.contains("timeout_seconds is -1: write a whole number from 0 to 600"), "{never}");
+    let never = assistant.refused("list_runs", json!({ "limit": "many" }));
+    assert!(never.contains("limit is \"many\": write a whole number from 1 to 100"), "{never}");
     let extra = assistant.refused("get_run", json!({ "run": "x" }));
     assert!(extra.contains("unknown field `run`"), "{extra}");
     assert!(assistant.refused("get_run", json!({ "run_id": "no-such-run" })).contains("there is no run no-such-run"));
