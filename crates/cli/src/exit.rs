@@ -96,6 +96,12 @@ impl Problem {
         self
     }
 
+    /// Adds more of what to do about it.
+    pub(crate) fn also(self, more: impl Display) -> Self {
+        let hint = self.hint.as_deref().map_or_else(|| more.to_string(), |hint| format!("{hint}\n{more}"));
+        self.hint(hint)
+    }
+
     /// Whether the problem is that the reader has gone away.
     pub(crate) fn is_silent(&self) -> bool {
         self.is_silent

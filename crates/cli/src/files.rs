@@ -16,7 +16,7 @@ use outlive::core::{Definition, Failure, InvalidInput, ModelRequest, ModelRespon
 use outlive::engine::Schedule;
 use outlive::{Engine, Error, File, FileProblem, FileProblemKind, FileSchedules, InvalidFile};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What the files may do here.
@@ -76,6 +76,9 @@ impl Known {
         }
     }
 }
+
+/// Files that are looked at for where they keep their runs.
+const FILES_MAX: usize = 50;
 
 /// How much of what it was asked the demonstration's model says.
 const ECHO_CHARS: usize = 400;
@@ -212,7 +215,7 @@ pub(crate) fn the_workflow(file: &File, name: Option<&str>) -> Result<Arc<Defini
         (Some(name), _) => known.iter().find(|(key, id)| *key == name || *id == name || *id == slug(name)),
     };
     if let Some((key, _)) = found {
-        return Ok(file.definition(key)?);
+        return file.definition(key).map_err(|error| unstarted(error.into()));
     }
     let keys: Vec<_> = known.iter().map(|(key, _)| *key).collect();
     let message = match name {
@@ -223,6 +226,18 @@ pub(crate) fn the_workflow(file: &File, name: Option<&str>) -> Result<Arc<Defini
     let meant = meant.map(|meant| format!("did you mean {meant:?}? ")).unwrap_or_default();
     let problem = Problem::new(Exit::Usage, "workflow_not_named", message);
     Err(problem.hint(format!("{meant}name one with --workflow: {}", keys.join(", "))))
+}
+
+/// That something is missing here, with what to do about it.
+fn unstarted(problem: Problem) -> Problem {
+    let Some(invalid) = problem.invalid_file().filter(|invalid| invalid.is_missing()) else { return problem };
+    let unset: Vec<_> = invalid.problems.iter().filter(|problem| problem.message.ends_with("set")).collect();
+    let remedy = match unset.iter().any(|problem| problem.message.starts_with("model ")) {
+        true => ": export the variable, or try it without a key with --model demo",
+        false if !unset.is_empty() => ": export the variable",
+        false => "",
+    };
+    problem.also(format!("No run was started{remedy}"))
 }
 
 /// An input that a workflow does not take, with what it takes.
@@ -237,6 +252,17 @@ pub(crate) fn unfit(definition: &Definition, invalid: &InvalidInput) -> Problem 
             fields.join("\n  ")
         )),
     }
+}
+
+/// The files of this folder that have kept runs in a database of their own, each with that.
+pub(crate) fn stores_here() -> Vec<(String, PathBuf)> {
+    let paths = File::list(".").unwrap_or_default();
+    let kept = |path: PathBuf| {
+        let path = path.strip_prefix(".").map(Path::to_owned).unwrap_or(path);
+        let db = File::read(&path).ok()?.store().filter(|db| db.exists())?;
+        Some((path.display().to_string(), db))
+    };
+    paths.into_iter().take(FILES_MAX).filter_map(kept).collect()
 }
 
 /// Keeps runs where the files say, unless a flag, the environment or `outlive.toml` says otherwise.

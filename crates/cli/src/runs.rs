@@ -9,7 +9,7 @@
 
 mod many;
 
-use crate::cli::Global;
+use crate::cli::{Global, quoted};
 use crate::cmd;
 use crate::demo;
 use crate::exit::{Exit, Problem};
@@ -32,6 +32,7 @@ use outlive::engine::{
     CreateSchedule, Engine, EngineBuilder, EventStream, Fork, Options, Prune, PruneReport, Reader, RunHandle, Schedule,
     SchedulesPage, Submit,
 };
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::OnceCell;
@@ -222,6 +223,15 @@ impl Runs {
         }
     }
 
+    /// A command, looking where these runs are.
+    fn command(&self, command: impl std::fmt::Display) -> String {
+        match self {
+            Self::Here(here) if here.store.path == Path::new(settings::DB) => command.to_string(),
+            Self::Here(_) => format!("{command} --db {}", quoted(&self.place())),
+            Self::There(_) => format!("{command} --server {}", quoted(&self.place())),
+        }
+    }
+
     /// Where else to look for runs when there are none.
     pub(crate) fn remark_on_nothing(&self, global: &Global) -> Result<Option<&'static str>, Problem> {
         Ok(match self {
@@ -282,7 +292,7 @@ impl Runs {
         }
         let missing = || {
             let message = format!("there is no run {text} in {}", self.place());
-            Problem::new(Exit::NotFound, "run_not_found", message).hint("see them all with: outlive ls")
+            Problem::new(Exit::NotFound, "run_not_found", message).hint(self.command("see them all with: outlive ls"))
         };
         if text.len() < PREFIX_LEN_MIN {
             return Err(missing().hint(format!("an id prefix needs at least {PREFIX_LEN_MIN} characters")));
@@ -549,7 +559,7 @@ impl Runs {
                 let (_, word) = cmd::state(run);
                 let problem =
                     Problem::new(Exit::WrongState, "no_open_question", format!("run {id} is {word} and asks nothing"));
-                Err(problem.hint(format!("see what it asked: outlive questions --all --run {id}")))
+                Err(problem.hint(self.command(format!("see what it asked: outlive questions --all --run {id}"))))
             }
             1 => Ok(open.remove(0)),
             _ => Err(ambiguous_question(&format!("run {id} asks several questions"), &open, next.is_some())),
@@ -560,7 +570,7 @@ impl Runs {
         let missing = || {
             let message = format!("there is no question {text} and no such run in {}", self.place());
             Problem::new(Exit::NotFound, "question_not_found", message)
-                .hint("see them all with: outlive questions --all")
+                .hint(self.command("see them all with: outlive questions --all"))
         };
         if text.len() < PREFIX_LEN_MIN {
             return Err(missing().hint(format!("an id prefix needs at least {PREFIX_LEN_MIN} characters")));

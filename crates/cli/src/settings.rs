@@ -31,7 +31,7 @@ pub(crate) const TOKEN: &str = "OUTLIVE_TOKEN";
 /// The file's name; it is looked for in this directory and its parents.
 pub(crate) const FILE_NAME: &str = "outlive.toml";
 /// Where runs are kept by default.
-const DB: &str = ".outlive/data.db";
+pub(crate) const DB: &str = ".outlive/data.db";
 /// Where `outlive demo` keeps its runs.
 pub(crate) const DEMO_DB: &str = "demo.db";
 /// The user's file, relative to their settings directory.

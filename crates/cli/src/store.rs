@@ -1,8 +1,9 @@
 //! A local database: opened only if it exists, and read without an engine. Commands record what they do to it in its
 //! audit log.
 
-use crate::cli::Global;
+use crate::cli::{Global, quoted};
 use crate::exit::{Exit, Problem};
+use crate::files;
 use crate::settings::Settings;
 use crate::times;
 use outlive::core::port::{Access, AuditKind, AuditRecord, AuditStore, Db, DbError, LogReader};
@@ -77,6 +78,11 @@ pub(crate) fn existing(path: &Path, global: &Global) -> Result<SqliteDb, Problem
     if !path.exists() {
         let message = format!("no database at {}", path.display());
         let problem = Problem::new(Exit::NotFound, "database_not_found", message);
+        let elsewhere = if global.db.is_none() { files::stores_here() } else { Vec::new() };
+        if let [(file, db), ..] = &elsewhere[..] {
+            let db = db.display().to_string();
+            return Err(problem.hint(format!("{file} keeps its runs in {db}: name it with --db {}", quoted(&db))));
+        }
         let make = Global { db: Some(path.to_owned()), ..global.clone() }.command("demo");
         return Err(problem.hint(format!("name the file with --db, or make one: {make}")));
     }

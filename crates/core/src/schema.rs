@@ -4,6 +4,7 @@
 //! reference that leads nowhere. It must never change a value ([`coerce`](crate::coerce) does), and what it says never
 //! repeats one: a value may be private.
 
+use crate::nearest::nearest;
 use regex_lite::Regex;
 use serde_json::{Map, Value};
 use std::collections::HashSet;
@@ -116,7 +117,11 @@ impl<'a> Checking<'a> {
         let required = list(rules, "required").iter().filter_map(Value::as_str);
         let missing: Vec<_> = required.filter(|name| !fields.contains_key(*name)).collect();
         if !missing.is_empty() {
-            return unfit(format!("it lacks {}", names(&missing)));
+            let known = |name: &&String| rules.get("properties").is_some_and(|known| known.get(*name).is_some());
+            let mistyped = fields.keys().filter(|name| !known(name));
+            let mistyped = mistyped.filter_map(|name| Some((name, nearest(name, missing.iter().copied())?))).next();
+            let meant = mistyped.map(|(name, meant)| format!(", and has {name:?}: did you mean {meant:?}?"));
+            return unfit(format!("it lacks {}{}", names(&missing), meant.unwrap_or_default()));
         }
         for (name, others) in rules.get("dependentRequired").and_then(Value::as_object).into_iter().flatten() {
             let others = others.as_array().into_iter().flatten().filter_map(Value::as_str);
@@ -329,6 +334,7 @@ fn written(value: &Value) -> String {
 
 fn check_size(size: usize, rules: &Map<String, Value>, least: &str, most: &str, what: &str) -> Result<(), Unfit> {
     let limit = |name: &str| rules.get(name).and_then(Value::as_u64);
+    let what = if size == 1 { &what[..what.len() - 1] } else { what };
     let size = size as u64;
     match (limit(least), limit(most)) {
         (Some(least), _) if size < least => unfit(format!("it has {size} {what}, and needs at least {least}")),
@@ -407,6 +413,7 @@ mod tests {
             (with("boss", json!({ "name": "Eve" })), ""),
             (json!([]), "it must be an object, and is a list"),
             (json!({}), "it lacks name"),
+            (json!({ "naem": "Ada" }), "it lacks name, and has \"naem\": did you mean \"name\"?"),
             (with("name", json!("A")), "at name: it has 1 characters, and needs at least 2"),
             (with("name", json!("Ääääa")), "at name: it has 5 characters, and may have at most 4"),
             (with("name", json!("ada")), "at name: it does not match the pattern ^[A-Z]"),

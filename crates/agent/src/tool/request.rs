@@ -190,18 +190,31 @@ impl HttpCall {
         filled.unwrap_or_else(|never| match never {})
     }
 
+    /// Why an address that is filled in leads elsewhere than the one that was written.
+    fn leads_elsewhere(&self, text: &str) -> Option<&'static str> {
+        let given = self.filled_with("1");
+        let changed = parts(text).zip(parts(&given)).filter(|(part, given)| part != given);
+        changed.into_iter().find_map(|(part, _)| match part.to_ascii_lowercase().replace("%2e", ".").as_str() {
+            "" => Some("a part of the path may not be empty"),
+            "." | ".." => Some("a part of the path may not consist of dots"),
+            _ => None,
+        })
+    }
+
     fn url(&self, arguments: &Map<String, Value>) -> Result<Url, String> {
         let home = self.home()?;
         let text = self.url.fill(arguments, |_, value| Ok::<_, String>(encoded(&value)))?;
-        let given = self.filled_with("1");
-        let changed = parts(&text).zip(parts(&given)).filter(|(part, given)| part != given);
-        for (part, _) in changed {
-            let problem = match part.to_ascii_lowercase().replace("%2e", ".").as_str() {
-                "" => "a part of the path may not be empty",
-                "." | ".." => "a part of the path may not consist of dots",
-                _ => continue,
+        if let Some(problem) = self.leads_elsewhere(&text) {
+            let alone = |only: &&str| {
+                let write =
+                    |name: &str, value: String| Ok::<_, Infallible>(if name == *only { value } else { "1".to_owned() });
+                let text = self.url.fill(arguments, |name, value| write(name, encoded(&value)));
+                self.leads_elsewhere(&text.unwrap_or_else(|never| match never {})).is_some()
             };
             let names: Vec<_> = self.url.names().collect();
+            let mut guilty: Vec<_> = names.iter().copied().filter(alone).collect();
+            guilty.dedup();
+            let names = if guilty.is_empty() { names } else { guilty };
             return Err(format!("argument {:?} would lead elsewhere: {problem}", names.join(", ")));
         }
         parsed(&text).and_then(|url| match origin(&url) == origin(&home) {

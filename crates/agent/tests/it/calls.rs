@@ -237,6 +237,15 @@ async fn addresses_are_checked_and_no_argument_chooses_the_host() {
         let dots = HttpCall::new("GET", url).call(&fields(&arguments), &json!({}), "k").await.unwrap_err();
         assert!(dots.message.contains("may not consist of dots"), "{url}: {}", dots.message);
     }
+    for (arguments, guilty) in [
+        (json!({ "a": "..", "b": "x" }), r#"argument "a" would"#),
+        (json!({ "a": "x", "b": "" }), r#"argument "b" would"#),
+        (json!({ "a": "", "b": ".." }), r#"argument "a, b" would"#),
+    ] {
+        let call = HttpCall::new("GET", "https://api.example.org/{a}/x/{b}?c={c}");
+        let elsewhere = call.call(&fields(&arguments), &json!({}), "k").await.unwrap_err();
+        assert!(elsewhere.message.contains(guilty), "{guilty}: {}", elsewhere.message);
+    }
     let all = HttpCall::new("DELETE", "https://api.example.org/users/{id}");
     for id in [json!({ "id": "" }), json!({ "id": null }), json!({})] {
         let all = all.call(&fields(&id), &json!({}), "k").await.unwrap_err();

@@ -229,7 +229,9 @@ impl<'a> Watched<'a> {
             let others = in_flight(engine, old).await?;
             if others > 0 {
                 let runs = style::counted(others, "unfinished run");
-                output::note(self.global, format_args!("{runs} of {id} finish with the text that they began with"));
+                let go_on =
+                    if others == 1 { "finishes with the text that it" } else { "finish with the text that they" };
+                output::note(self.global, format_args!("{runs} of {id} {go_on} began with"));
             }
         }
         Ok(())

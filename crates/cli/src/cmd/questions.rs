@@ -78,6 +78,7 @@ impl List {
             Some(run) => Some(runs.find(run).await?.info.run_id),
             None => None,
         };
+        let asker = run_id.clone();
         let filter = QuestionFilter { run_id, with_settled: self.all, ..QuestionFilter::default() };
         let (questions, has_more) = self.read(runs, filter).await?;
         if global.json {
@@ -86,15 +87,27 @@ impl List {
             return Ok(Exit::Done);
         }
         if questions.is_empty() {
-            let what = if self.all { "no question was asked" } else { "no question is open" };
-            output::note(global, format_args!("{what} in {}", runs.place()));
+            let place = runs.place();
+            let remark = match (&asker, self.all) {
+                (None, false) => format!("no question is open in {place}"),
+                (None, true) => format!("no question was asked in {place}"),
+                (Some(run), true) => format!("run {run} has asked nothing"),
+                (Some(run), false) => {
+                    let all = global.command(format_args!("questions --all --run {run}"));
+                    format!("run {run} asks nothing now; see what it has asked with: {all}")
+                }
+            };
+            output::note(global, remark);
             return Ok(Exit::Done);
         }
         let now = times::now();
         let rows: Vec<_> = questions.iter().map(|question| row(question, self.all, global, now)).collect();
         output::write(table::table(&COLUMNS, &rows, table::width()))?;
         if has_more {
-            output::note(global, format_args!("more with: -n {}", self.limit.saturating_mul(5)));
+            let flags = if self.all { " --all" } else { "" };
+            let run = asker.map(|run| format!(" --run {run}")).unwrap_or_default();
+            let more = format!("questions{flags}{run} -n {}", self.limit.saturating_mul(5));
+            output::note(global, format_args!("more with: {}", global.command(more)));
         }
         Ok(Exit::Done)
     }

@@ -181,10 +181,14 @@ impl Show {
 impl Graph {
     fn run(&self, global: &Global) -> Result<Exit, Problem> {
         let definition = self.of.definition(global)?;
-        output::write(match self.format {
-            Format::Mermaid => graph::mermaid(&definition),
-            Format::Svg => graph::svg(&definition),
-        })?;
+        let (format, text) = match self.format {
+            Format::Mermaid => ("mermaid", graph::mermaid(&definition)),
+            Format::Svg => ("svg", graph::svg(&definition)),
+        };
+        match global.json {
+            true => output::json(&json!({ "id": definition.id, "format": format, "graph": text }))?,
+            false => output::write(text)?,
+        }
         Ok(Exit::Done)
     }
 }

@@ -812,6 +812,90 @@ fn shells_and_readers_of_manuals_are_told_of_every_verb() {
 }
 
 #[test]
+fn what_a_file_lacks_here_is_told_with_its_remedy_and_its_runs_are_found() {
+    let place = Place::new();
+    let text = "\
+version: 1
+model: openai:gpt-5.2
+store: sqlite:own.db
+agents: { a: {} }
+workflows:
+  w:
+    input: { type: object, required: [topic], properties: { topic: { type: string } } }
+    steps: [{ step: A, agent: a }]
+";
+    write(&place, "w.yaml", text);
+    let refused = place.run(&["run", "w.yaml", "-f", "topic=tea"]).exits(7).stderr;
+    let remedy = "No run was started: export the variable, or try it without a key with --model demo";
+    assert!(refused.contains("needs OPENAI_API_KEY, which is not set") && refused.contains(remedy), "{refused}");
+    assert!(!place.path("own.db").exists());
+    let mistyped = place.run(&["run", "w.yaml", "-f", "topci=tea", "--model", "demo"]).exits(2).stderr;
+    assert!(mistyped.contains("it lacks topic, and has \"topci\": did you mean \"topic\"?"), "{mistyped}");
+    place.run(&["run", "w.yaml", "-f", "topic=tea", "--model", "demo"]).exits(0);
+    for verb in ["ls", "questions"] {
+        let lost = place.run(&[verb]).stderr;
+        assert!(lost.contains("w.yaml keeps its runs in own.db: name it with --db own.db"), "{lost}");
+    }
+    let graph = place.run(&["workflow", "graph", "w.yaml", "--json"]).exits(0).json();
+    assert_eq!((&graph["id"], &graph["format"]), (&json!("w"), &json!("mermaid")), "{graph}");
+    assert!(graph["graph"].as_str().unwrap().starts_with("flowchart"), "{graph}");
+}
+
+#[test]
+fn who_looks_for_questions_is_told_of_the_run_that_was_named() {
+    let place = Place::new();
+    let text = "\
+version: 1
+model: demo
+store: sqlite:own.db
+agents: { a: {} }
+workflows:
+  asks: { steps: [{ step: A, agent: a, review: { confirm: Go? } }] }
+  works: { steps: [{ step: A, agent: a }] }
+";
+    write(&place, "w.yaml", text);
+    place.run(&["run", "w.yaml", "--workflow", "asks", "x"]).exits(12);
+    place.run(&["run", "w.yaml", "--workflow", "works", "x"]).exits(0);
+    let none = place.run(&["questions", "--db", "own.db", "--run", "@last"]).exits(0).stderr;
+    assert!(none.contains(" asks nothing now; ") && none.contains("--db own.db"), "{none}");
+    assert!(!none.contains("no question is open"), "another run's is: {none}");
+    let unknown = place.run(&["questions", "--db", "own.db", "--run", "no-such-run"]).stderr;
+    assert!(unknown.contains("outlive ls --db own.db"), "{unknown}");
+    let unknown = place.run(&["approve", "--db", "own.db", "no-such-question"]).stderr;
+    assert!(unknown.contains("outlive questions --all --db own.db"), "{unknown}");
+}
+
+#[test]
+fn a_run_waits_for_whatever_its_text_needs_of_the_process() {
+    let place = Place::new();
+    let text = "\
+version: 1
+model: openai:gpt-5.2
+store: sqlite:runs.db
+tools:
+  look:
+    http: { url: \"https://example.org\", headers: { X-Key: \"${env:LOOK_KEY}\" } }
+    description: Looks
+agents: { a: { tools: [look] } }
+workflows: { w: { steps: [{ step: A, agent: a }] } }
+";
+    write(&place, "w.yaml", text);
+    let mut command = place.command(&["run", "-d", "w.yaml", "x"]);
+    command.env("OPENAI_API_KEY", "canary-7f3a-canary").env("LOOK_KEY", "canary-9b1c-canary");
+    let run_id = Done::of(command).exits(0).stdout.trim().to_owned();
+    let harmless = "version: 1\nmodel: demo\nstore: sqlite:runs.db\nagents: { a: {} }\n";
+    write(&place, "w.yaml", &format!("{harmless}workflows: {{ w: {{ steps: [{{ step: B, agent: a }}] }} }}\n"));
+    let worker = Running::start(&mut place.command(&["worker", "w.yaml"]));
+    let waits = place.on_runs(&["watch", &run_id]).exits(12).stderr;
+    for needs in ["OPENAI_API_KEY, which is not set; ", "LOOK_KEY, which is not set"] {
+        assert!(waits.contains(needs), "{needs}: {waits}");
+    }
+    worker.stop().exits(0);
+    let stored = std::fs::read(place.path("runs.db")).unwrap();
+    assert!(!String::from_utf8_lossy(&stored).contains("canary"), "no key is stored");
+}
+
+#[test]
 fn what_is_hinted_at_after_a_start_looks_where_the_file_keeps_its_runs() {
     let place = Place::new();
     let text = "version: 1\nstore: sqlite:own.db\nworkflows:\n  w: { steps: [{ step: A, command: [echo, hi], effect: read }] }\n";

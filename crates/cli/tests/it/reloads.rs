@@ -101,7 +101,7 @@ fn a_workflow_is_served_as_soon_as_it_is_written_and_one_that_is_gone_takes_no_n
     assert_eq!(dev.hear("Took "), "Took flows.yaml anew");
     dev.hear("report is served now");
     dev.hear("slow takes no new runs any more");
-    dev.hear("1 unfinished run of slow finish with the text that they began with");
+    dev.hear("1 unfinished run of slow finishes with the text that it began with");
     assert_eq!(dev.workflows(), ["report", "talk"]);
     let detail = dev.server.get("/workflows/report").json();
     assert_eq!(detail["input_schema"]["required"], json!(["topic"]), "{detail}");
