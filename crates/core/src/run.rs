@@ -245,7 +245,7 @@ pub struct WorkflowRunOutput {
     pub created_at: i64,
     /// Where it stands.
     pub status: RunStatus,
-    /// CANCELLED only: `PENDING` (before it started) or `EXECUTING`.
+    /// CANCELLED only: `PENDING` (before it started), `EXECUTING`, or `PAUSED` (ended by the answer it paused for).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancellation_stage: Option<String>,
     /// PAUSED: the step that waits.
@@ -340,7 +340,11 @@ impl WorkflowRunOutput {
             }
             (requirements, errors) = (pause.requirements, pause.errors);
         }
-        let stage = if rest.was_pending { "PENDING" } else { "EXECUTING" };
+        let stage = match (rest.was_pending, rest.was_paused) {
+            (true, _) => "PENDING",
+            (false, true) => "PAUSED",
+            (false, false) => "EXECUTING",
+        };
         let mut made = StepInput::default();
         rest.results.iter().filter(|output| output.error.is_none()).for_each(|output| made.add_media_of(output));
         Self {

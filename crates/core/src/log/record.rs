@@ -217,6 +217,9 @@ pub struct Rest {
     /// CANCELLED before anything had been said.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub was_pending: bool,
+    /// CANCELLED by an answer to what the run had paused for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub was_paused: bool,
     /// PAUSED: where, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause: Option<Pause>,
@@ -371,6 +374,7 @@ impl Rest {
             content: None,
             error_type: None,
             was_pending: false,
+            was_paused: false,
             pause: None,
             metrics: None,
             metadata: None,

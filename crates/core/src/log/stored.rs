@@ -530,6 +530,8 @@ pub(super) struct LeanRest<'a> {
     error_type: Option<&'a str>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     was_pending: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    was_paused: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pause: Option<&'a Pause>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -593,6 +595,7 @@ impl<'a> LeanRest<'a> {
             content_at,
             error_type: rest.error_type.as_deref(),
             was_pending: rest.was_pending,
+            was_paused: rest.was_paused,
             pause: rest.pause.as_ref(),
             metrics: rest.metrics.as_ref(),
             metadata: rest.metadata.as_ref(),
@@ -777,6 +780,8 @@ pub(super) struct KeptRest {
     #[serde(default)]
     was_pending: bool,
     #[serde(default)]
+    was_paused: bool,
+    #[serde(default)]
     pause: Option<Pause>,
     #[serde(default)]
     metrics: Option<RunMetrics>,
@@ -951,6 +956,7 @@ impl KeptRest {
             content,
             error_type: self.error_type,
             was_pending: self.was_pending,
+            was_paused: self.was_paused,
             pause: self.pause,
             metrics: self.metrics,
             metadata: self.metadata,

@@ -307,7 +307,7 @@ impl WorkflowMachine {
     /// How an answer ends the run, if one does.
     pub(super) fn ended_by_answer(&self, claim: &Record, chance: u64, at: Timestamp) -> Option<Vec<Entry>> {
         match self.people.as_ref()?.ends.as_ref()? {
-            Ends::Cancelled(reason) => Some(self.cancel_as(reason, reason, &|_| None, claim, at)),
+            Ends::Cancelled(reason) => Some(self.cancel_by_answer(reason, claim, at)),
             Ends::Failed(key, failure) => {
                 let failure = Failure { retryable: false, ..failure.clone() };
                 Some(self.failed_for_good(key, &failure, chance, at))

@@ -20,6 +20,15 @@ use std::sync::Arc;
 /// What the text of a step says that was being executed, by the step's id.
 pub type PartialText<'a> = &'a dyn Fn(&str) -> Option<String>;
 
+/// Why a run is cancelled.
+struct Cancel<'a> {
+    /// What it came to.
+    content: &'a str,
+    reason: &'a str,
+    /// It had paused for the answer that ends it.
+    was_paused: bool,
+}
+
 impl WorkflowMachine {
     /// Folds how the run came to rest. Returns what reaches the session with it.
     pub(super) fn come_to_rest(&mut self, rest: &Rest) -> Map<String, Value> {
@@ -83,20 +92,19 @@ impl WorkflowMachine {
 
     /// The entries that end the run because someone asked; `partial` is what steps in progress had written so far.
     pub fn cancel(&self, reason: &str, partial: PartialText<'_>, claim: &Record, at: Timestamp) -> Vec<Entry> {
-        self.cancel_as(&format!("Run {} was cancelled", self.info.run_id), reason, partial, claim, at)
+        let content = format!("Run {} was cancelled", self.info.run_id);
+        self.cancelled(Cancel { content: &content, reason, was_paused: false }, partial, claim, at)
     }
 
-    /// As [`Self::cancel`], with this as what the run came to.
-    pub(super) fn cancel_as(
-        &self,
-        content: &str,
-        reason: &str,
-        partial: PartialText<'_>,
-        claim: &Record,
-        at: Timestamp,
-    ) -> Vec<Entry> {
-        let content = content.to_owned();
-        let cancelled = EventKind::WorkflowCancelled { reason: reason.to_owned(), content: content.clone() };
+    /// The entries that end the run because of an answer.
+    pub(super) fn cancel_by_answer(&self, reason: &str, claim: &Record, at: Timestamp) -> Vec<Entry> {
+        let cancel = Cancel { content: reason, reason, was_paused: self.paused().is_some() };
+        self.cancelled(cancel, &|_| None, claim, at)
+    }
+
+    fn cancelled(&self, cancel: Cancel<'_>, partial: PartialText<'_>, claim: &Record, at: Timestamp) -> Vec<Entry> {
+        let content = cancel.content.to_owned();
+        let cancelled = EventKind::WorkflowCancelled { reason: cancel.reason.to_owned(), content: content.clone() };
         let error = history::INTERRUPTED;
         let results = unfinished_in(&self.open_inside(&Key::run()), (&Key::run(), &self.root), &|key, open| {
             let step = match open {
@@ -120,6 +128,7 @@ impl WorkflowMachine {
         let rest = Rest {
             content: Some(Value::String(content)),
             was_pending: self.phase == Phase::Fresh,
+            was_paused: cancel.was_paused,
             results,
             ..self.at_rest(RunStatus::Cancelled, at)
         };

@@ -1,6 +1,8 @@
-//! The comparer: where an answer differs from a recorded one in keys, types or order.
+//! The comparer: where an answer differs from a recorded one in keys, types or order, and in the values that a client
+//! relies on.
 //!
-//! It must never look at values. The invariant: whatever is not listed as allowed is reported.
+//! It must never know which values these are: it compares those the recording has. The invariant: whatever is not listed
+//! as allowed is reported.
 
 use super::KeySets;
 use serde::Deserialize;
@@ -194,6 +196,61 @@ fn join(path: &str, key: &str) -> String {
 
 fn at(path: &str) -> &str {
     if path.is_empty() { "the body" } else { path }
+}
+
+/// Where the values of `actual` differ from recorded ones, one line each. Where nothing is recorded, nothing is compared.
+pub fn value_differences(recorded: &Value, actual: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    compare_values("", recorded, actual, &mut found);
+    found
+}
+
+/// As [`value_differences`], with the recorded values of a stream's events by name, each compared with the event of that
+/// name that fits best: the order of events is not its concern.
+pub fn told_value_differences(recorded: &BTreeMap<String, Vec<Value>>, actual: &[Told]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (name, values) in recorded {
+        let told: Vec<_> = actual.iter().filter(|told| told.name == *name).collect();
+        for value in values {
+            let candidates = told.iter().map(|told| {
+                let mut found = Vec::new();
+                compare_values(name, value, &told.body, &mut found);
+                found
+            });
+            for line in candidates.min_by_key(Vec::len).unwrap_or_default() {
+                if !found.contains(&line) {
+                    found.push(line);
+                }
+            }
+        }
+    }
+    found
+}
+
+fn compare_values(path: &str, recorded: &Value, actual: &Value, found: &mut Vec<String>) {
+    match (recorded, actual) {
+        (Value::Object(keys), Value::Object(object)) => {
+            for (key, value) in keys {
+                compare_values(&join(path, key), value, object.get(key).unwrap_or(&Value::Null), found);
+            }
+        }
+        (Value::Array(recorded), Value::Array(values)) => {
+            if recorded.len() != values.len() {
+                found.push(format!("{path}: were {}, are {}", recorded.len(), values.len()));
+            }
+            for (recorded, value) in recorded.iter().zip(values) {
+                compare_values(&format!("{path}[]"), recorded, value, found);
+            }
+        }
+        (recorded, actual) if recorded == actual => {}
+        (Value::Object(_) | Value::Array(_), actual) => found.push(format!("{path}: was there, is {}", kind(actual))),
+        (recorded, actual) => {
+            let line = format!("{path}: was {recorded}, is {actual}");
+            if !found.contains(&line) {
+                found.push(line);
+            }
+        }
+    }
 }
 
 /// One event of a stream as a client got it.

@@ -1,15 +1,15 @@
 //! What AgentOS answered, to hold a live server against: recorded exchanges as shapes, and the comparer.
 //!
 //! For tests alone. It must never know how a server is reached: whoever replays sends the requests. The invariant: a
-//! recording holds names, types and order, never what a person or a model wrote. `recordings/README.md` describes the
-//! data.
+//! recording holds names, types, order and the values clients decide by, never what a person or a model wrote.
+//! `recordings/README.md` describes the data.
 
 mod agui;
 mod compare;
 mod sse;
 
 pub use agui::Page;
-pub use compare::{Allowed, Shape, Told, differences, stream_differences};
+pub use compare::{Allowed, Shape, Told, differences, stream_differences, told_value_differences, value_differences};
 pub use sse::{SseEvent, parse_sse};
 
 use serde::Deserialize;
@@ -164,6 +164,11 @@ pub struct Response {
     pub content_type: Option<String>,
     /// The shape of a body; none for an empty one and for a stream.
     pub body: Option<Shape>,
+    /// The values of a body that are the same whichever model, clock or machine there is.
+    pub values: Option<Value>,
+    /// Such values of a stream's events, by name.
+    #[serde(default)]
+    pub told: BTreeMap<String, Vec<Value>>,
     /// The text under `detail` that clients show, where it is short.
     pub detail: Option<String>,
     /// A stream's event names in order.

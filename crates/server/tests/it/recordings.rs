@@ -2,6 +2,7 @@
 
 use outlive_server::testing::{
     Allowed, Line, Shape, Talk, Told, differences, fill, load, names, parse_sse, stream_differences,
+    told_value_differences, value_differences,
 };
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -133,6 +134,34 @@ fn what_is_under_a_key_can_be_left_alone() {
     assert_eq!(found(recorded.clone(), actual.clone(), &[]).len(), 2);
     assert_eq!(found(recorded.clone(), actual.clone(), &[Allowed::Under("state")]), Vec::<String>::new());
     assert_eq!(found(recorded, actual, &[Allowed::Under("steps.state")]), ["state: was object, is string"]);
+}
+
+#[test]
+fn values_are_compared_where_there_are_any() {
+    let recorded = json!({ "status": "PAUSED", "steps": [{ "success": true }, {}], "asked": [{ "confirmed": true }] });
+    let same = json!({ "status": "PAUSED", "steps": [{ "success": true }, { "success": false }], "asked": [
+        { "confirmed": true, "at": 7 }
+    ], "at": 7 });
+    assert_eq!(value_differences(&recorded, &same), Vec::<String>::new());
+    let other = json!({ "status": "RUNNING", "steps": [{ "success": false }] });
+    let expected = [
+        "asked: was there, is null",
+        "status: was \"PAUSED\", is \"RUNNING\"",
+        "steps: were 2, are 1",
+        "steps[].success: was true, is false",
+    ];
+    assert_eq!(value_differences(&recorded, &other), expected);
+}
+
+#[test]
+fn recorded_values_of_events_are_looked_for_among_those_of_their_name() {
+    let told = |name: &str, step: &str| Told { name: name.to_owned(), body: json!({ "step_name": step }) };
+    let recorded: BTreeMap<_, _> =
+        [("StepStarted".to_owned(), vec![json!({ "step_name": "a" }), json!({ "step_name": "b" })])].into();
+    let both = [told("StepStarted", "b"), told("StepStarted", "a")];
+    assert_eq!(told_value_differences(&recorded, &both), Vec::<String>::new());
+    let one = [told("StepStarted", "a"), told("StepCompleted", "b")];
+    assert_eq!(told_value_differences(&recorded, &one), ["StepStarted.step_name: was \"b\", is \"a\""]);
 }
 
 fn told(names: &[&str]) -> Vec<Told> {
