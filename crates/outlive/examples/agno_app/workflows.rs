@@ -12,9 +12,8 @@ use outlive::{Function, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The two endpoints of one model server.
@@ -128,7 +127,7 @@ pub(crate) fn workflows(models: &Models, db: &Arc<dyn Db>) -> Result<Vec<Workflo
 }
 
 /// Those that stop and ask a person.
-fn asking_people(
+pub(crate) fn asking_people(
     models: &Models,
     on_db: impl Fn(&str) -> outlive::WorkflowBuilder,
 ) -> impl IntoIterator<Item = outlive::WorkflowBuilder> {
@@ -385,18 +384,11 @@ fn boom() -> impl Executor {
     Function::new("boom", async |_, _| -> Done { Err(Failure::function("scripted step failure")) })
 }
 
-/// Fails twice for each input, then succeeds.
+/// Fails twice, then succeeds.
 fn flaky() -> impl Executor {
-    let attempts: Mutex<HashMap<String, u32>> = Mutex::default();
-    Function::new("flaky", move |_, input: Arc<StepInput>| {
-        let mut attempts = attempts.lock().unwrap_or_else(PoisonError::into_inner);
-        let attempt = attempts.entry(input.input_text()).or_default();
-        *attempt += 1;
-        let ended = match *attempt {
-            1 | 2 => Err(Failure::function(format!("flaky attempt {attempt}"))),
-            _ => done(format!("ok after {attempt}")),
-        };
-        async move { ended }
+    Function::new("flaky", async |context: StepContext, _| match context.step.attempt {
+        attempt @ (1 | 2) => Err(Failure::function(format!("flaky attempt {attempt}"))),
+        attempt => done(format!("ok after {attempt}")),
     })
 }
 

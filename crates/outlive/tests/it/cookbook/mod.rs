@@ -1,5 +1,5 @@
 //! Every program of Agno's workflow cookbook, expressed with the prelude: one file for each folder, and two for the one
-//! whose programs ask people ([`talk`]).
+//! whose programs ask people ([`talk`]). So do workflows of the `agno_app` example ([`app`]).
 //!
 //! A folder is a table of recipes: a workflow as its user builds it, and what is asked of it, in one session. Three tests
 //! walk each table, so a new line has them all:
@@ -11,6 +11,7 @@
 //! Databases are SQLite files, models are asked over HTTP.
 
 mod advanced;
+mod app;
 mod basic;
 mod branching;
 mod cel;

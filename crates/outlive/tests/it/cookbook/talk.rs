@@ -2,6 +2,7 @@
 //! line has them all:
 //!
 //! - each asks what it should, comes to what it should, and tells it in Agno's order ([`outline`]);
+//! - those that stream in Agno tell the same, in that order, to whoever follows them from question to question;
 //! - each leaves the same log when it is stopped at every question, its engine is gone, somebody answers while nobody
 //!   executes anything, and a fresh engine goes on with the file;
 //! - each survives crashes at places all over its log;
@@ -271,6 +272,50 @@ pub(crate) async fn come_to_the_same_when_stopped_at_each_question(talks: &'stat
     assert!(told.is_empty(), "told in another order: {told:#?}");
 }
 
+/// Those whose programs stream tell everything, in order, to whoever follows them: to each question, and on after its
+/// answer.
+pub(crate) async fn tell_who_follows_them(talks: &'static [Talk]) {
+    let mut told = Vec::new();
+    for talk in talks.iter().filter(|talk| talk.name.contains("stream")) {
+        let (kitchen, stage) = (Kitchen::new().await, FileStage::new());
+        let desk = Desk::open(talk, &kitchen, &stage, true);
+        let events = followed(talk, &desk.workflow).await;
+        let run = desk.workflow.attach("talk").await.unwrap();
+        let log = desk.log(&run).await;
+        assert!(events.iter().eq(log.iter().map(|entry| &entry.event)), "{}: nothing twice, nothing lost", talk.name);
+        assert_eq!(run.wait().await.unwrap().status, talk.status, "{}", talk.name);
+        told.push((talk.name, outline(&events), talk.told));
+        desk.workflow.shutdown().await.unwrap();
+    }
+    assert!(!told.is_empty(), "none of them streams");
+    told.retain(|(_, is, should)| is != should);
+    assert!(told.is_empty(), "told in another order: {told:#?}");
+}
+
+/// What its client is told, stream by stream.
+async fn followed(talk: &Talk, workflow: &Workflow) -> Vec<RunEvent> {
+    let mut told: Vec<RunEvent> = Vec::new();
+    let mut events = workflow.run(talk.input).run_id("talk").session_id("talk").stream().await.unwrap();
+    let mut turns = talk.turns.iter();
+    loop {
+        while let Some(event) = timeout(PATIENCE, events.next()).await.expect("it goes on").unwrap() {
+            told.push(event);
+        }
+        let last = told.last().expect("it has begun");
+        if last.name() != "WorkflowPaused" {
+            assert_eq!(turns.count(), 0, "{}: it asks less", talk.name);
+            return told;
+        }
+        let run = workflow.attach("talk").await.unwrap();
+        let question = run.questions().await.unwrap().into_iter().next().expect("it asks");
+        let (expected, answer) = turns.next().unwrap_or_else(|| panic!("{}: {}", talk.name, asked(&question.question)));
+        assert_eq!(asked(&question.question), *expected, "{}", talk.name);
+        let answers = [(question.id().clone(), answer())];
+        let run = workflow.continue_run("talk", answers, Some("ada")).await.unwrap();
+        events = run.events(last.event_index);
+    }
+}
+
 /// What was answered, by question.
 type Script = BTreeMap<Key, Answer>;
 
@@ -379,6 +424,11 @@ macro_rules! talked_through {
         #[tokio::test]
         async fn each_comes_to_the_same_when_it_is_stopped_at_each_question() {
             crate::cookbook::talk::come_to_the_same_when_stopped_at_each_question($talks).await;
+        }
+
+        #[tokio::test]
+        async fn those_that_stream_tell_everything_in_order_to_who_follows_them() {
+            crate::cookbook::talk::tell_who_follows_them($talks).await;
         }
 
         #[tokio::test]
