@@ -106,6 +106,16 @@ async fn is_sound(db: &dyn Db, parent: &RunId, fork: &RunHandle) -> Vec<Entry> {
 
 #[tokio::test]
 async fn a_fork_at_every_entry_of_a_run_of_40_calls_makes_the_calls_after_it() {
+    forked_at_every_entry("bees").await;
+}
+
+#[tokio::test]
+async fn a_fork_at_every_entry_of_a_run_of_40_calls_with_another_input_makes_the_calls_after_it() {
+    forked_at_every_entry("wasps").await;
+}
+
+/// Each fork works on this input, as far as what was recorded does not speak of the other.
+async fn forked_at_every_entry(input: &str) {
     let (world, stage) = (World::default(), FileStage::new());
     let engine = world.start(stage.open()).await;
     let run = submitted(&engine).await;
@@ -115,7 +125,10 @@ async fn a_fork_at_every_entry_of_a_run_of_40_calls_makes_the_calls_after_it() {
     let log = read_log(&*db, run.run_id()).await;
     let mut least = 40;
     for at in 0..log.len() as u64 {
-        let (before, request) = (world.count(), run.fork(at));
+        let (before, mut request) = (world.count(), run.fork(at));
+        if input != "bees" {
+            request = request.input(input);
+        }
         let preview = request.preview().await.unwrap();
         assert_eq!(preview.kept.len() + preview.again.len(), 40, "at {at}");
         let once = preview.again.iter().filter(|call| call.kind == CallKind::Tool).count();
@@ -123,6 +136,10 @@ async fn a_fork_at_every_entry_of_a_run_of_40_calls_makes_the_calls_after_it() {
         let fork = request.background().await.unwrap();
         let output = fork.wait().await.unwrap();
         assert_eq!((output.status, output.text()), (RunStatus::Completed, whole.text()), "at {at}");
+        assert_eq!(output.input, Some(json!(input)), "at {at}");
+        let asked = output.step_results[0].text();
+        assert!(asked == format!("{input}.") || asked == "bees.", "at {at}: {asked}");
+        assert_eq!(asked == "bees.", input == "bees" || preview.again.len() < 40, "at {at}");
         assert_eq!(world.count() - before, preview.again.len(), "at {at} of {}", log.len());
         assert!(preview.again.len() <= least, "at {at}");
         least = preview.again.len();
