@@ -18,7 +18,7 @@ use outlive_db::InMemoryDb;
 use outlive_engine::testing::{
     Moment, SimulatedClock, Stage, TroubledDb, broken_invariants, in_flight, normal, read_log, row_equals_fold,
 };
-use outlive_engine::{Engine, Error, Fork, Options, RunHandle, Submit, SystemClock};
+use outlive_engine::{Engine, Error, Fork, OpenQuestion, Options, RunHandle, Submit, SystemClock};
 use serde_json::{Map, Value, json};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -39,6 +39,15 @@ enum Trouble {
     Cancel,
 }
 
+/// When people answer.
+#[derive(Clone, Copy, Debug)]
+enum People {
+    /// Once nothing else of the run executes.
+    AtRest,
+    /// As soon as they are asked, whatever else executes.
+    AtOnce,
+}
+
 /// A random tree, and what its processes do.
 struct Tree<'a> {
     seed: u64,
@@ -47,13 +56,20 @@ struct Tree<'a> {
     unit: Duration,
     calls: Calls,
     asks: Calls,
+    /// While there is trouble.
+    people: People,
+    /// Answers to what the run had not paused for.
+    early: Calls,
     /// A step that always fails.
     broken: Arc<Mutex<Option<String>>>,
 }
 
 impl<'a> Tree<'a> {
     fn new(seed: u64, clock: &'a Arc<dyn Clock>, unit: Duration) -> Self {
-        Self { seed, clock, unit, calls: Calls::default(), asks: Calls::default(), broken: Arc::default() }
+        // Every other one of those that ask at all.
+        let people = if seed % 10 == 2 { People::AtOnce } else { People::AtRest };
+        let [calls, asks, early] = [(); 3].map(|()| Calls::default());
+        Self { seed, clock, unit, calls, asks, people, early, broken: Arc::default() }
     }
 
     fn definition(&self) -> Arc<Definition> {
@@ -124,7 +140,7 @@ async fn submit(engine: &Engine) -> RunHandle {
 }
 
 /// Waits until the log has come to this entry, or the run to its end; meanwhile, people answer.
-async fn reaches(run: &RunHandle, index: u64) {
+async fn reaches(run: &RunHandle, index: u64, people: People) {
     let mut events = run.events(None).through_pauses();
     let come = async {
         while let Some(event) = timeout(PATIENCE, events.next()).await.expect("it goes on").unwrap() {
@@ -135,12 +151,20 @@ async fn reaches(run: &RunHandle, index: u64) {
     };
     tokio::select! {
         () = come => {}
-        _ = answered(run) => {}
+        _ = answered(run, people) => {}
     }
 }
 
-/// Answers whatever the run asks once it rests, until it has ended or asks nothing.
-async fn answered(run: &RunHandle) -> Result<WorkflowRunOutput, Error> {
+/// Answers whatever the run asks, until it has ended or asks nothing.
+async fn answered(run: &RunHandle, people: People) -> Result<WorkflowRunOutput, Error> {
+    if let People::AtOnce = people {
+        let mut events = run.events(None).through_pauses();
+        while let Some(event) = events.next().await? {
+            if event.name().ends_with("Paused") || event.name() == "StepOutputReview" {
+                answer(run.questions().await?).await?;
+            }
+        }
+    }
     loop {
         let output = run.wait().await?;
         let open = run.questions().await?;
@@ -149,15 +173,20 @@ async fn answered(run: &RunHandle) -> Result<WorkflowRunOutput, Error> {
             assert_eq!(output, stored, "who waits here is told what the store says");
             return Ok(output);
         }
-        for question in open {
-            let given = reply(&question.question);
-            // Another process that dies may have been told already.
-            match question.answer(given).await {
-                Ok(()) | Err(Error::AlreadyAnswered(_)) => {}
-                Err(error) => return Err(error),
-            }
+        answer(open).await?;
+    }
+}
+
+async fn answer(open: Vec<OpenQuestion>) -> Result<(), Error> {
+    for question in open {
+        let given = reply(&question.question);
+        // Another process that dies may have been told already.
+        match question.answer(given).await {
+            Ok(()) | Err(Error::AlreadyAnswered(_)) => {}
+            Err(error) => return Err(error),
         }
     }
+    Ok(())
 }
 
 /// How a run ended.
@@ -169,10 +198,10 @@ struct End {
 }
 
 impl End {
-    async fn of(engine: &Engine, place: &str) -> Self {
+    async fn of(engine: &Engine, people: People, place: &str) -> Self {
         let run = submit(engine).await;
         let db = engine.db();
-        let output = timeout(PATIENCE, answered(&run)).await;
+        let output = timeout(PATIENCE, answered(&run, people)).await;
         let output = output.unwrap_or_else(|_| panic!("{place}: it does not end")).unwrap();
         let log = read_log(&**db, run.run_id()).await;
         let session = db.session(Access::All, "tree".parse().unwrap()).await.unwrap().unwrap().state;
@@ -193,9 +222,26 @@ impl End {
     fn lasting(&self) -> Value {
         let mut output = self.output.clone();
         output.step_executor_runs.sort_by(|one, other| one.run_id.cmp(&other.run_id));
-        // Which of several answers came first decides where it paused last.
+        // Which of several answers came first decides where it paused last, if at all.
         (output.paused_step_index, output.paused_step_name, output.pause_kind) = (None, None, None);
+        output.cancellation_stage = None;
         json!({ "output": normal(&output), "session": self.session })
+    }
+
+    /// Answers to what the run had not paused for.
+    fn early_answers(&self) -> usize {
+        let (mut asked, mut early) = (Vec::new(), 0);
+        for entry in &self.log {
+            if entry.event.name() == "WorkflowPaused" {
+                asked.clear();
+            }
+            match &entry.record {
+                Some(Record::Waiting { questions, .. }) => asked.extend(questions.iter().map(|asked| &asked.key)),
+                Some(Record::Answered { key, .. }) => early += usize::from(asked.contains(&key)),
+                _ => {}
+            }
+        }
+        early
     }
 
     /// Verdicts recorded after this process took the run.
@@ -241,7 +287,7 @@ impl End {
 async fn compare(tree: &Tree<'_>, calm: impl Stage, stage: impl Stage) -> RunStatus {
     let (seed, definition) = (tree.seed, tree.definition());
     let engine = tree.start(calm.open()).await;
-    let whole = End::of(&engine, &format!("seed {seed}")).await;
+    let whole = End::of(&engine, People::AtRest, &format!("seed {seed}")).await;
     whole.is_sound(&engine, &definition, &format!("seed {seed}")).await;
     engine.shutdown().await.unwrap();
     let needed = tree.calls.count();
@@ -263,7 +309,8 @@ async fn compare(tree: &Tree<'_>, calm: impl Stage, stage: impl Stage) -> RunSta
     let place = format!("seed {seed}, {troubles:?} of {} entries", whole.log.len());
     let engine = tree.start(stage.open()).await;
     let (asked, begun) = (tree.asks.count(), engine.worker());
-    let end = End::of(&engine, &place).await;
+    let end = End::of(&engine, tree.people, &place).await;
+    (0..end.early_answers()).for_each(|_| tree.early.note());
     end.is_sound(&engine, &definition, &place).await;
     engine.shutdown().await.unwrap();
     let is_cancelled = troubles.iter().any(|(trouble, _)| matches!(trouble, Trouble::Cancel));
@@ -298,7 +345,7 @@ async fn strike(tree: &Tree<'_>, stage: &impl Stage, trouble: Trouble, index: u6
         let run = submit(&engine).await;
         tokio::select! {
             () = crashing.crashed() => {}
-            _ = answered(&run) => {}
+            _ = answered(&run, tree.people) => {}
         }
         return gone(stage, engine, run, &*db).await;
     }
@@ -306,17 +353,17 @@ async fn strike(tree: &Tree<'_>, stage: &impl Stage, trouble: Trouble, index: u6
     let run = submit(&engine).await;
     match trouble {
         Trouble::Crash(_) => {}
-        Trouble::Drain => reaches(&run, index).await,
+        Trouble::Drain => reaches(&run, index, tree.people).await,
         Trouble::Cancel => {
-            reaches(&run, index).await;
+            reaches(&run, index, tree.people).await;
             engine.cancel(run.run_id(), "enough").await.unwrap();
         }
         Trouble::Heir => {
             let heir = tree.start(stage.open()).await;
-            reaches(&run, index).await;
+            reaches(&run, index, tree.people).await;
             let repeatable = gone(stage, engine, run, &*db).await;
             let run = submit(&heir).await;
-            reaches(&run, index + 3).await;
+            reaches(&run, index + 3, tree.people).await;
             heir.shutdown().await.unwrap();
             return repeatable;
         }
@@ -339,17 +386,19 @@ async fn gone(stage: &impl Stage, engine: Engine, run: RunHandle, db: &dyn Db) -
 
 fn tries(seeds: Range<u64>) {
     let all = seeds.end - seeds.start;
-    let mut completed = 0;
+    let (mut completed, mut early) = (0, 0);
     for seed in seeds {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         completed += runtime.block_on(async {
             let clock: Arc<dyn Clock> = Arc::new(SimulatedClock::start());
             let tree = Tree::new(seed, &clock, Duration::from_millis(20));
             let status = compare(&tree, MemoryStage(InMemoryDb::new()), MemoryStage(InMemoryDb::new())).await;
+            early += tree.early.count();
             u64::from(status == RunStatus::Completed)
         });
     }
     assert!(completed > all / 2, "{completed}");
+    assert!(early > 20, "{early} answers beside steps that executed");
 }
 
 #[test]
@@ -388,7 +437,7 @@ fn alike(mut value: Value) -> Value {
 async fn forked(tree: &Tree<'_>) {
     let (seed, definition, stage) = (tree.seed, tree.definition(), MemoryStage(InMemoryDb::new()));
     let engine = tree.start(stage.open()).await;
-    let whole = End::of(&engine, &format!("seed {seed}")).await;
+    let whole = End::of(&engine, People::AtRest, &format!("seed {seed}")).await;
     engine.shutdown().await.unwrap();
     let needed = tree.calls.count();
     let mut dice = Dice(seed);
@@ -408,7 +457,7 @@ async fn forked(tree: &Tree<'_>) {
         let ended = timeout(PATIENCE, async {
             tokio::select! {
                 () = crashing.crashed() => None,
-                output = answered(&fork) => Some(output.unwrap()),
+                output = answered(&fork, People::AtRest) => Some(output.unwrap()),
             }
         });
         let ended = ended.await.unwrap_or_else(|_| panic!("{place}: it does not end"));
@@ -420,7 +469,7 @@ async fn forked(tree: &Tree<'_>) {
             None => {
                 in_flight = gone(&stage, engine, fork, &*db).await;
                 let engine = tree.start(stage.open()).await;
-                let output = timeout(PATIENCE, answered(&engine.attach(id.parse().unwrap()))).await;
+                let output = timeout(PATIENCE, answered(&engine.attach(id.parse().unwrap()), People::AtRest)).await;
                 let output = output.unwrap_or_else(|_| panic!("{place}: it does not end after a crash")).unwrap();
                 engine.shutdown().await.unwrap();
                 output
@@ -483,7 +532,7 @@ fn difference(one: &Value, other: &Value, path: String) -> Option<String> {
 async fn edited(tree: &Tree<'_>) {
     let (seed, definition, stage) = (tree.seed, tree.definition(), MemoryStage(InMemoryDb::new()));
     let engine = tree.start(stage.open()).await;
-    let whole = End::of(&engine, &format!("seed {seed}")).await;
+    let whole = End::of(&engine, People::AtRest, &format!("seed {seed}")).await;
     let run = engine.attach("tree".parse().unwrap());
     let mut dice = Dice(seed);
     let start = dice.below(whole.log.len() as u64);
@@ -498,7 +547,7 @@ async fn edited(tree: &Tree<'_>) {
     for (number, request) in edits.take(3).enumerate() {
         let place = format!("seed {seed}, edit {number} from {start}: {}", whole.log.len());
         let fork = request.background().await.unwrap_or_else(|error| panic!("{place}: {error}"));
-        let output = timeout(PATIENCE, answered(&fork)).await;
+        let output = timeout(PATIENCE, answered(&fork, People::AtRest)).await;
         let output = output.unwrap_or_else(|_| panic!("{place}: it does not end")).unwrap();
         is_same(&**engine.db(), (fork.run_id().clone(), output), &definition, Some(&whole), &place).await;
     }
@@ -511,7 +560,7 @@ async fn tried_again(tree: &Tree<'_>) -> bool {
     let (seed, definition, stage) = (tree.seed, tree.definition(), MemoryStage(InMemoryDb::new()));
     let calm = MemoryStage(InMemoryDb::new());
     let engine = tree.start(calm.open()).await;
-    let whole = End::of(&engine, &format!("seed {seed}")).await;
+    let whole = End::of(&engine, People::AtRest, &format!("seed {seed}")).await;
     engine.shutdown().await.unwrap();
     if whole.output.status != RunStatus::Completed {
         return false;
@@ -527,7 +576,7 @@ async fn tried_again(tree: &Tree<'_>) -> bool {
     let cancels = names.is_empty() || dice.below(3) == 0;
     let what = if cancels {
         let at = dice.below(whole.log.len() as u64);
-        reaches(&run, at).await;
+        reaches(&run, at, People::AtRest).await;
         engine.cancel(run.run_id(), "enough").await.unwrap();
         format!("cancelled at {at}")
     } else {
@@ -536,13 +585,13 @@ async fn tried_again(tree: &Tree<'_>) -> bool {
         format!("{name:?} fails")
     };
     let place = format!("seed {seed}, {what}");
-    let output = timeout(PATIENCE, answered(&run)).await;
+    let output = timeout(PATIENCE, answered(&run, People::AtRest)).await;
     let output = output.unwrap_or_else(|_| panic!("{place}: it does not end")).unwrap();
     *tree.broken.lock().unwrap() = None;
     let is_over = !matches!(output.status, RunStatus::Error | RunStatus::Cancelled);
     if !is_over {
         let again = run.retry().background().await.unwrap_or_else(|error| panic!("{place}: {error}"));
-        let output = timeout(PATIENCE, answered(&again)).await;
+        let output = timeout(PATIENCE, answered(&again, People::AtRest)).await;
         let output = output.unwrap_or_else(|_| panic!("{place}: it does not end when tried again")).unwrap();
         // In a later attempt at a container, its steps are other ones, and people say other things; what somebody has
         // left out stays so.
