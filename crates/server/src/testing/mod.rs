@@ -118,7 +118,7 @@ pub enum Talk {
         /// What was sent.
         request: Request,
         /// What came back.
-        response: Response,
+        response: Box<Response>,
     },
     /// A socket.
     Socket {

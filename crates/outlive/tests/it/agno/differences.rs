@@ -389,7 +389,7 @@ pub(crate) const LISTED: &[Listed] = &[
             r#"content: was "Background execution failed: scripted step failure", is "step \"boom\": scripted step failure""#,
             r#"content: was "scripted step failure", is "step \"boom\": scripted step failure""#,
         ],
-        at: &[("resume_from_database", &[7]), ("run_background_poll", &[24])],
+        at: &[("resume_from_database", &[7]), ("run_background_poll", &[23, 24])],
         occurs: AtTimes,
         why: "why a run failed is read without its steps, and is the same whoever executed it",
     },
