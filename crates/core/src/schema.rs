@@ -414,7 +414,7 @@ mod tests {
             (json!([]), "it must be an object, and is a list"),
             (json!({}), "it lacks name"),
             (json!({ "naem": "Ada" }), "it lacks name, and has \"naem\": did you mean \"name\"?"),
-            (with("name", json!("A")), "at name: it has 1 characters, and needs at least 2"),
+            (with("name", json!("A")), "at name: it has 1 character, and needs at least 2"),
             (with("name", json!("Ääääa")), "at name: it has 5 characters, and may have at most 4"),
             (with("name", json!("ada")), "at name: it does not match the pattern ^[A-Z]"),
             (with("age", json!("36")), "at age: it must be a whole number, and is text"),
