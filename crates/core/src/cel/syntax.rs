@@ -107,7 +107,7 @@ pub(super) fn not_for(function: &str, kinds: &[String]) -> String {
     let kinds = kinds.join(" and ");
     match function.trim_start_matches('@') {
         "_[_]" => format!("`[]` cannot take {kinds}"),
-        "." => format!("{} has no fields", a(of)),
+        "." | "_._" => format!("{} has no fields", a(of)),
         name if name.contains('_') && !name.starts_with(char::is_alphabetic) => {
             format!("`{}` cannot take {kinds}", name.replace('_', ""))
         }

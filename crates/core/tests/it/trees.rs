@@ -825,7 +825,7 @@ fn ending(driver: &Driver<'_>) -> Value {
     // Where it paused before it ended depends on when people answer.
     if output.status.is_terminal() {
         let told = value["output"].as_object_mut().unwrap();
-        for field in ["paused_step_index", "paused_step_name", "pause_kind"] {
+        for field in ["paused_step_index", "paused_step_name", "pause_kind", "cancellation_stage"] {
             told.remove(field);
         }
     }
