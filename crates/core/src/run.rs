@@ -41,12 +41,12 @@ impl RunStatus {
     ///    │           │            │
     ///    ├───────────┼────────────┤
     ///    ▼           ▼            ▼
-    ///   Completed (from Running only), Cancelled, Error
+    ///   Completed (not from Paused; from Pending when a run executes nothing), Cancelled, Error
     /// ```
     pub const fn next(self) -> &'static [RunStatus] {
         use RunStatus::*;
         match self {
-            Pending => &[Running, Paused, Cancelled, Error],
+            Pending => &[Running, Paused, Completed, Cancelled, Error],
             Running => &[Paused, Completed, Cancelled, Error],
             Paused => &[Running, Cancelled, Error],
             Completed | Cancelled | Error => &[],

@@ -20,7 +20,7 @@ use outlive_core::port::{
     RequestOptions, Run, RunPatch, SessionState, SteeringMessage, StepContext,
 };
 use outlive_core::{
-    Answered, Definition, ExecutorKind, Failure, FailureKind, Question, RunStatus, Structure, Timestamp, Verdict, json,
+    Answered, Definition, ExecutorKind, Failure, FailureKind, Question, Structure, Timestamp, Verdict, json,
 };
 use serde_json::{Map, Value};
 use std::any::Any;
@@ -210,12 +210,7 @@ async fn drive_once(
     if run.next_index > 0 && run.epoch > 1 {
         inner.services.counters.recoveries.add(begun.elapsed());
     }
-    // A fork may have nothing left to do, and only a run that is RUNNING can end.
-    let begins_late = run.status == RunStatus::Pending && run.next_index > 0;
     drop(run);
-    if begins_late && prepared.is_some() {
-        pump.flush().await?;
-    }
     match prepared {
         None => pump.flush().await,
         Some(session) => {

@@ -72,6 +72,7 @@ fn every_arrow_of_the_status_table_and_no_other_is_allowed() {
     let arrows = [
         (Pending, Running),
         (Pending, Paused),
+        (Pending, Completed),
         (Pending, Cancelled),
         (Pending, Error),
         (Running, Paused),

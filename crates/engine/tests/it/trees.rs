@@ -10,9 +10,9 @@ use outlive_core::port::{
 };
 use outlive_core::testing::{Dice, Forest, play, reply};
 use outlive_core::{
-    Answer, Block, Condition, ContentDelta, Definition, EventKind, ExecutorKind, Failure, Key, Loop, ModelInfo, Node,
-    OnError, Origin, Parallel, Retry, RunId, RunStatus, Step, StepInput, StepOutput, StepType, Steps, WorkerId,
-    WorkflowRunOutput, content_text,
+    Answer, Block, Condition, ContentDelta, Definition, EventKind, ExecutorKind, Failure, ForEach, Key, Loop,
+    ModelInfo, Node, OnError, Origin, Parallel, Retry, Router, RunId, RunStatus, Step, StepInput, StepOutput, StepType,
+    Steps, WorkerId, WorkflowRunOutput, content_text,
 };
 use outlive_db::InMemoryDb;
 use outlive_engine::testing::{
@@ -845,4 +845,33 @@ async fn a_run_leaves_memory_when_a_branch_backs_off_and_no_sibling_executes() {
     assert_eq!((output.status, branches), (RunStatus::Completed, vec!["there".to_owned(), "hi".to_owned()]));
     let log = read_log(&db, run.run_id()).await;
     assert_eq!(log.iter().filter(|entry| entry.event.name() == "StepStarted").count(), 2, "nothing was begun twice");
+}
+
+#[tokio::test]
+async fn a_run_that_executes_nothing_completes() {
+    let work = || speaks("work", 1);
+    let condition = || Condition::new("no").when_cel("false").step(work());
+    let nothing: Vec<Block> = vec![
+        condition().into(),
+        Condition::new("never").when_always(false).step(work()).into(),
+        ForEach::new("none").items_cel("[]").step(work()).into(),
+        Router::new("nowhere").select_cel("[]").choice(work()).into(),
+        Steps::new("all").step(condition()).into(),
+        Parallel::new("both").step(condition()).step(Condition::new("neither").when_cel("false").step(work())).into(),
+        Loop::new("again").max_iterations(2).step(condition()).into(),
+    ];
+    for block in nothing {
+        let definition = build([block]);
+        let (memory, file) = (MemoryStage(InMemoryDb::new()), FileStage::new());
+        for db in [memory.open(), file.open()] {
+            let engine = Engine::builder(db.clone()).workflow(definition.clone()).start().await.unwrap();
+            let run = engine.submit(&definition.id, input("hi")).await.unwrap();
+            let ended = timeout(PATIENCE, run.wait()).await.expect("it ends").unwrap();
+            assert_eq!(ended.status, RunStatus::Completed, "{ended:?}");
+            let log = read_log(&*db, run.run_id()).await;
+            assert_eq!(broken_invariants(&log, &ended), Vec::<String>::new());
+            let again = run.fork(log.len() as u64 - 1).background().await.unwrap();
+            assert_eq!(again.wait().await.unwrap().status, RunStatus::Completed);
+        }
+    }
 }
