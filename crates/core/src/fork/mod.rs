@@ -169,7 +169,7 @@ impl Cut {
         if status == RunStatus::Completed
             && let Some(cut) = Self::skipped(&log[..most])
         {
-            return Ok(cut);
+            return Ok(cut.before_four_eyes(log));
         }
         if !matches!(status, RunStatus::Error | RunStatus::Cancelled) {
             let hint = "only one that ended ERROR or CANCELLED, or in which a failure was skipped, can be tried again; run \
@@ -181,8 +181,9 @@ impl Cut {
             Some(Record::Failed { key, .. }) => Some(key.clone()),
             _ => None,
         });
+        let goes_on = failed.as_ref().is_some_and(|key| was_calling(&log[..most], key));
         match failed {
-            Some(key) if was_calling(&log[..most], &key) => {
+            Some(key) if goes_on => {
                 let is_end = |entry: &Entry| match &entry.record {
                     Some(Record::Run { key: done, ended }) => {
                         ended.failure.is_some()
@@ -198,8 +199,8 @@ impl Cut {
             None => {}
         }
         cut.unanswered = ending_answer(&log[..cut.at]);
-        // One that failed goes on; one that was cancelled begins something again.
-        Ok(if status == RunStatus::Cancelled { cut.before_four_eyes(log) } else { cut })
+        // Whoever goes on with a call repeats nothing that had ended.
+        Ok(if goes_on { cut } else { cut.before_four_eyes(log) })
     }
 
     /// Where failures were skipped first, if any were: at a step that failed, or where branches of a container were

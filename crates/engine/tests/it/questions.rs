@@ -1050,6 +1050,47 @@ async fn what_was_approved_under_four_eyes_and_cancelled_is_asked_again_when_it_
     assert_eq!(calls.count(), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_was_approved_under_four_eyes_and_failed_inside_is_asked_again_when_it_is_tried_again() {
+    let db = InMemoryDb::new();
+    let calls = Calls::default();
+    let review = || HumanReview::confirmation("?").four_eyes();
+    let pays = || append("pays", &calls);
+    let broken = |on_error| fails("fails", u32::MAX).on_error(on_error);
+    let containers: [(Block, RunStatus); 4] = [
+        (
+            Parallel::new("p").step(pays()).step(broken(OnError::Skip)).human_review(review()).into(),
+            RunStatus::Completed,
+        ),
+        (
+            Loop::new("l").max_iterations(1).step(broken(OnError::Skip)).step(pays()).human_review(review()).into(),
+            RunStatus::Completed,
+        ),
+        (
+            Condition::new("c")
+                .when_always(true)
+                .step(Steps::new("s").step(pays()).step(broken(OnError::Fail)))
+                .human_review(review())
+                .into(),
+            RunStatus::Error,
+        ),
+        (Parallel::new("p").step(pays()).step(broken(OnError::Fail)).human_review(review()).into(), RunStatus::Error),
+    ];
+    for (container, status) in containers {
+        let definition = build([container]);
+        let engine = engine(&db, &definition).await;
+        let request = Submit { user_id: Some("ada".to_owned()), ..input("hi") };
+        let run = engine.submit(&definition.id, request).await.unwrap();
+        only(&run).await.by("bob").approve().await.unwrap();
+        assert_eq!(ended(&run).await.status, status);
+        let paid = calls.count();
+        let again = run.retry().by("ada").background().await.unwrap();
+        only(&again).await;
+        assert_eq!(calls.count(), paid, "nobody has approved it again");
+        engine.shutdown().await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_function_that_blocks_asks_and_goes_on_in_place_or_from_its_beginning() {
     for is_beside in [false, true] {
